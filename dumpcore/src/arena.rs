@@ -1,0 +1,124 @@
+//! The arena: all the memory that a dump ever uses, handed over while the kernel was healthy.
+//!
+//! Whatever the dump changes lies in here: driver state, rings, buffers, the dump's own stack. The rest
+//! of memory stays as it was at the crash.
+
+use core::mem::{align_of, size_of};
+use core::ptr::NonNull;
+
+use crate::dma::DmaBuffer;
+
+/// The arena does not have that many bytes left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfArena {
+    /// How many were asked for.
+    pub bytes: usize,
+}
+
+impl From<OutOfArena> for crate::device::DeviceError {
+    fn from(error: OutOfArena) -> Self {
+        crate::device::DeviceError::OutOfArena { bytes: error.bytes }
+    }
+}
+
+/// Memory from which pieces are taken, from the front, once and for all.
+#[derive(Debug)]
+pub struct Arena<'a> {
+    start: NonNull<u8>,
+    bus: u64,
+    physical: u64,
+    length: usize,
+    used: usize,
+    _memory: core::marker::PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: the arena is the only handle to the memory it has not given away.
+unsafe impl Send for Arena<'_> {}
+
+impl<'a> Arena<'a> {
+    /// What an arena should have for one disk and the default configuration: 1 MiB.
+    pub const DEFAULT_SIZE: usize = 1 << 20;
+
+    /// An arena over `memory`, which stands at `physical` in RAM and at `bus` for devices (usually the same).
+    ///
+    /// # Safety
+    /// The memory is physically contiguous, `physical` and `bus` are its addresses, and they stay so.
+    pub unsafe fn new(memory: &'a mut [u8], physical: u64, bus: u64) -> Arena<'a> {
+        memory.fill(0);
+        let length = memory.len();
+        Arena {
+            start: NonNull::from(memory).cast(),
+            bus,
+            physical,
+            length,
+            used: 0,
+            _memory: core::marker::PhantomData,
+        }
+    }
+
+    /// Size in bytes, the part given away included.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Bytes given away, those lost to alignment included.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Physical address of the first byte.
+    pub fn physical(&self) -> u64 {
+        self.physical
+    }
+
+    /// The next `bytes` bytes whose bus and virtual addresses are multiples of `align` (a power of two).
+    fn take(&mut self, bytes: usize, align: usize) -> Result<(NonNull<u8>, u64), OutOfArena> {
+        let out = OutOfArena { bytes };
+        let here = (self.start.as_ptr() as usize).checked_add(self.used).ok_or(out)?;
+        let skip = here.checked_next_multiple_of(align).ok_or(out)?.wrapping_sub(here);
+        let first = self.used.checked_add(skip).ok_or(out)?;
+        let end = first.checked_add(bytes).filter(|end| *end <= self.length).ok_or(out)?;
+        let bus = self.bus.checked_add(first as u64).ok_or(out)?;
+        if !bus.is_multiple_of(align as u64) && align <= crate::format::PAGE_SIZE {
+            return Err(out);
+        }
+        self.used = end;
+        // SAFETY: first is inside the memory.
+        Ok((unsafe { self.start.add(first) }, bus))
+    }
+
+    /// Memory for a device to read and write, zeroed. `align` is a power of two, at most a page.
+    ///
+    /// # Errors
+    /// If not that much is left, or if bus and virtual addresses are not aligned alike.
+    pub fn dma(&mut self, bytes: usize, align: usize) -> Result<DmaBuffer, OutOfArena> {
+        let (start, bus) = self.take(bytes, align.min(crate::format::PAGE_SIZE))?;
+        // SAFETY: take() gives each byte away once; new() has zeroed the memory and was promised its address. The
+        // buffer has no lifetime, but it can only be used through what borrows the arena for 'a: a dump.
+        Ok(unsafe { DmaBuffer::new(start, bus, bytes) })
+    }
+
+    /// Moves a value into the arena, for as long as the arena's memory lives. It is never dropped.
+    ///
+    /// # Errors
+    /// If it does not fit.
+    pub fn place<T>(&mut self, value: T) -> Result<&'a mut T, OutOfArena> {
+        let (start, _) = self.take(size_of::<T>(), align_of::<T>())?;
+        let slot = start.cast::<T>();
+        // SAFETY: take() gave us these bytes alone, aligned for T and alive for 'a.
+        unsafe {
+            slot.write(value);
+            Ok(&mut *slot.as_ptr())
+        }
+    }
+
+    /// Plain bytes, zeroed.
+    ///
+    /// # Errors
+    /// If not that much is left.
+    pub fn bytes(&mut self, bytes: usize, align: usize) -> Result<&'a mut [u8], OutOfArena> {
+        let (start, _) = self.take(bytes, align)?;
+        // SAFETY: take() gave us these bytes alone, zeroed by new() and alive for 'a.
+        Ok(unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), bytes) })
+    }
+}

@@ -1,0 +1,518 @@
+//! `crash()`: the one entry, the order of its steps, and what happens when one fails.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::arm::{Armed, Dump, STACK_PAINT, Sealed, Step, Vitals, state};
+use crate::console::{Describe, Line};
+use crate::device::{DeviceError, Health};
+use crate::display_by_describe;
+use crate::format::frame::Kind;
+use crate::format::header::{Arch, Header, Incomplete, Status, Trigger, put_text};
+use crate::integrity;
+use crate::partition::io::Pool;
+use crate::partition::place::{self, Place, Unfit};
+use crate::partition::verify::{Verify, every_block, sample};
+use crate::partition::window::Window;
+use crate::platform::{Lacks, Nanoseconds, Platform, Registers, ResetPolicy};
+use crate::record::{self, Progress, say};
+use crate::stream::writer::{Counts, Writer};
+use crate::stream::{Ended, notes, pages};
+use crate::wait::{SECOND, Wait};
+
+/// Time at the end of the budget that is kept for closing the dump: an eighth, at most this.
+const CLOSING: Nanoseconds = 5 * SECOND;
+
+/// What the kernel knows of its crash.
+#[derive(Clone, Copy, Debug)]
+pub struct Crash<'a> {
+    /// What made it call.
+    pub trigger: Trigger,
+    /// The panic message.
+    pub message: &'a str,
+    /// The registers of the calling CPU, as they were at the crash.
+    pub registers: &'a Registers,
+}
+
+/// How a dump ended. On most kernels nobody sees it, since the reset policy comes first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Nothing was armed, or the one dump of this boot has been made.
+    NotArmed,
+    /// Another CPU is dumping: the caller should wait for its end, open to its NMI.
+    OtherCpu {
+        /// Which.
+        cpu: u32,
+    },
+    /// The dump itself crashed on this CPU. What it had written is a dump in progress.
+    Nested,
+    /// Nothing was written, not a block.
+    Refused(Refusal),
+    /// A dump was begun and ended early, in order.
+    Incomplete(Incomplete),
+    /// A dump was begun and could not be closed: it stays one in progress, readable as far as it came.
+    Unclosed(DeviceError),
+    /// A whole dump is on the medium.
+    Complete,
+}
+
+/// Why nothing was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The armed state was changed since it was sealed.
+    Seal {
+        /// Its checksum when armed.
+        armed: u32,
+        /// Its checksum now.
+        now: u32,
+    },
+    /// The dump path's own code or read-only data was changed.
+    Code {
+        /// Its checksum when armed.
+        armed: u32,
+        /// Its checksum now.
+        now: u32,
+    },
+    /// The device cannot be used.
+    Unusable(DeviceError),
+    /// The device could not be taken over.
+    Takeover(DeviceError),
+    /// The partition may not be written.
+    Unfit(Unfit),
+    /// The first header could not be written.
+    Begin(DeviceError),
+}
+
+impl Describe for Refusal {
+    fn describe(&self, line: &mut Line) {
+        match *self {
+            Refusal::Seal { armed, now } => {
+                line.text("the armed state was changed: its checksum was ").hex(armed.into());
+                line.text(", is ").hex(now.into());
+            }
+            Refusal::Code { armed, now } => {
+                line.text("the dump's own code was changed: its checksum was ").hex(armed.into());
+                line.text(", is ").hex(now.into());
+            }
+            Refusal::Unusable(error) => {
+                line.text("the disk cannot be used: ");
+                error.describe(line);
+            }
+            Refusal::Takeover(error) => {
+                line.text("the disk could not be taken over: ");
+                error.describe(line);
+            }
+            Refusal::Unfit(unfit) => unfit.describe(line),
+            Refusal::Begin(error) => {
+                line.text("the first block could not be written: ");
+                error.describe(line);
+            }
+        }
+    }
+}
+
+display_by_describe!(Refusal);
+
+/// Set while any dump of this kernel runs.
+static CRASHDUMP_MODE: AtomicBool = AtomicBool::new(false);
+
+/// Whether a dump is running: drivers poll then, console and log code takes no locks.
+pub fn crashdump_mode() -> bool {
+    CRASHDUMP_MODE.load(Ordering::Acquire)
+}
+
+impl<'a> Dump<'a> {
+    /// Dumps, from the moment of the crash to the reset policy. Interrupts must be off on this CPU.
+    ///
+    /// May be called by several CPUs at once, and again by code that crashes inside the dump.
+    pub fn crash(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
+        let cpu = platform.cpu();
+        let mine = state::DUMPING | cpu.wrapping_shl(8);
+        if let Err(found) =
+            self.state.compare_exchange(state::ARMED, mine, Ordering::Acquire, Ordering::Acquire)
+        {
+            return match found & state::MASK {
+                state::DUMPING if found == mine => self.crashed_inside(platform, crash),
+                state::DUMPING => Outcome::OtherCpu { cpu: found >> 8 },
+                _ => {
+                    say(platform, |line| {
+                        line.text(if found == state::SPENT { "already dumped" } else { "not armed" });
+                    });
+                    Outcome::NotArmed
+                }
+            };
+        }
+        // SAFETY: this CPU alone moved the state from ARMED to DUMPING.
+        let Some(armed) = (unsafe { self.take_armed() }) else {
+            say(platform, |line| {
+                line.text("refused: the pointer to the armed state was changed");
+            });
+            return Outcome::NotArmed;
+        };
+        let outcome = on_own_stack(armed, platform, crash, cpu);
+        self.state.store(state::SPENT, Ordering::Release);
+        outcome
+    }
+
+    /// A crash inside the dump: a short record, and the reset policy. The second time, not even the record.
+    fn crashed_inside(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
+        let before = self.nested.fetch_add(1, Ordering::AcqRel);
+        let vitals = self.vitals();
+        if before == 0 {
+            say(platform, |line| {
+                line.text("crashed itself while ");
+                line.text(vitals.and_then(Vitals::step).map_or("beginning", Step::name));
+                line.text(": ").text(first_line(crash.message));
+            });
+        }
+        platform.reset(vitals.map_or(ResetPolicy::Reset, Vitals::reset));
+        Outcome::Nested
+    }
+}
+
+/// The first line of a message.
+fn first_line(message: &str) -> &str {
+    message.lines().next().unwrap_or_default()
+}
+
+/// Runs the dump on the stack in the arena, if the platform can switch to it.
+fn on_own_stack(armed: &mut Armed<'_>, platform: &dyn Platform, crash: &Crash<'_>, cpu: u32) -> Outcome {
+    let begin = platform.now();
+    CRASHDUMP_MODE.store(true, Ordering::Release);
+    say(platform, |line| {
+        line.text("cpu ").decimal(cpu.into()).text(" crashed: ").text(first_line(crash.message));
+    });
+    armed.vitals.enter(Step::Seal);
+    let now = armed.digest();
+    let stack = core::mem::take(&mut armed.stack);
+    let painted = Painted { start: stack.as_ptr(), length: stack.len() };
+    // The crashed stack is being dumped too: what is learnt from here on stays in the arena.
+    let mut run = |own_stack: bool| {
+        let lacks = if own_stack { Lacks::empty() } else { Lacks::STACK };
+        let outcome = if now == armed.crc {
+            Running { platform, crash, cpu, begin, lacks }.run(armed)
+        } else {
+            Outcome::Refused(Refusal::Seal { armed: armed.crc, now })
+        };
+        armed.outcome = outcome;
+        if let Outcome::Refused(refusal) = &outcome {
+            record::refused(platform, refusal);
+        } else if own_stack {
+            let (used, length) = (painted.used(), painted.length);
+            say(platform, |line| {
+                line.text("used ")
+                    .decimal(used as u64)
+                    .text(" of ")
+                    .decimal(length as u64)
+                    .text(" bytes of stack, ");
+                line.decimal(armed.sealed.arena_used as u64).text(" of ");
+                line.decimal(armed.sealed.arena_length as u64).text(" bytes of arena, ");
+                line.decimal(armed.pool.deepest() as u64).text(" requests in flight");
+            });
+        }
+        platform.reset(armed.vitals.reset());
+    };
+    if !platform.on_stack(stack, &mut || run(true)) {
+        run(false);
+    }
+    if let Some(queues) = armed.sealed.config.queues {
+        queues.set_crashdump_mode(false);
+    }
+    CRASHDUMP_MODE.store(false, Ordering::Release);
+    armed.outcome
+}
+
+/// The dump's stack, to see how much of it was used.
+struct Painted {
+    start: *const u8,
+    length: usize,
+}
+
+impl Painted {
+    /// Bytes used, counted from the first byte whose paint is gone.
+    fn used(&self) -> usize {
+        let mut clean = 0_usize;
+        while clean < self.length {
+            // SAFETY: inside the stack, which lies in the arena. Volatile, since it is in use as a stack.
+            let byte = unsafe { self.start.add(clean).read_volatile() };
+            if byte != STACK_PAINT {
+                break;
+            }
+            clean = clean.wrapping_add(1);
+        }
+        self.length.saturating_sub(clean)
+    }
+}
+
+/// A dump under way.
+struct Running<'r> {
+    platform: &'r dyn Platform,
+    crash: &'r Crash<'r>,
+    cpu: u32,
+    begin: Nanoseconds,
+    lacks: Lacks,
+}
+
+impl Running<'_> {
+    /// All steps behind the seal.
+    fn run(&mut self, armed: &mut Armed<'_>) -> Outcome {
+        let platform = self.platform;
+        let budget = armed.sealed.config.budget;
+        let queues = armed.sealed.config.queues;
+        if let Some(queues) = queues {
+            queues.set_crashdump_mode(true);
+        }
+        let wait = Wait::new(platform, queues, self.begin.saturating_add(budget));
+
+        armed.vitals.enter(Step::Freeze);
+        platform.freeze_cpus(&wait);
+        self.see_what_is_lacking(armed.sealed.config.log_tail);
+
+        armed.vitals.enter(Step::Code);
+        let (now, _) = integrity::code(platform);
+        if now != armed.sealed.code_crc {
+            return Outcome::Refused(Refusal::Code { armed: armed.sealed.code_crc, now });
+        }
+
+        armed.vitals.enter(Step::Takeover);
+        match armed.device.sanity_check(&wait) {
+            Health::Healthy => (),
+            Health::Risky(error) => say(platform, |line| {
+                line.text("the disk looks risky: ");
+                error.describe(line);
+            }),
+            Health::Unusable(error) => return Outcome::Refused(Refusal::Unusable(error)),
+        }
+        if let Err(error) = armed.device.quiesce(&wait) {
+            return Outcome::Refused(Refusal::Takeover(error));
+        }
+        say(platform, |line| {
+            line.text("took over ").text(armed.device.name());
+        });
+
+        let vitals = armed.vitals;
+        let (mut window, pool, header, sealed) = armed.open();
+        vitals.enter(Step::Verify);
+        let place = match self.check(&mut window, pool, sealed, &wait) {
+            Ok(place) => place,
+            Err(unfit) => {
+                // Reads of a check that ended early may still be under way. Nothing depends on how this ends.
+                if pool.settle(&mut window, &wait).is_ok() {
+                    let _ = window.device().shutdown(&wait);
+                }
+                return Outcome::Refused(Refusal::Unfit(unfit));
+            }
+        };
+        self.write(&mut window, pool, header, (sealed, vitals), place, &wait)
+    }
+
+    /// What the dump will have to do without.
+    fn see_what_is_lacking(&mut self, log_tail: u64) {
+        let platform = self.platform;
+        let silent = |cpu: u32| cpu != self.cpu && platform.registers(cpu).is_none();
+        let facts = [
+            (Lacks::CODE_CHECK, platform.code_ranges().is_empty()),
+            (Lacks::OTHER_CPUS, (0..platform.cpus()).any(silent)),
+            (Lacks::WALL_CLOCK, platform.wall_clock().is_none()),
+            (Lacks::LOG, log_tail > 0 && platform.log_length() == 0),
+            (Lacks::BUILD_ID, platform.build_id().is_empty()),
+        ];
+        for (what, lacking) in facts {
+            self.lacks.set(what, lacking);
+        }
+    }
+
+    /// Checks that the partition is the right one and that what will be written is free.
+    fn check(
+        &self,
+        window: &mut Window<'_>,
+        pool: &mut Pool,
+        sealed: &Sealed<'_>,
+        wait: &Wait<'_>,
+    ) -> Result<Place, Unfit> {
+        let end = sealed.first_block.saturating_add(sealed.blocks);
+        let blocks = window.device().geometry().blocks;
+        if end > blocks {
+            return Err(Unfit::BeyondDevice { end, blocks });
+        }
+        place::check_label(window, Some(&sealed.uuid), wait)?;
+        let place = place::find(window, pool, &sealed.uuid, wait)?;
+        let free = (place.block, window.blocks());
+        match sealed.config.verify {
+            Verify::All => {
+                let mut progress = Progress::new(self.platform, "checked");
+                every_block(window, pool, &sealed.uuid, free, wait, &mut |done, all| {
+                    progress.tell(done, all)
+                })?;
+            }
+            Verify::Sample { every } => sample(window, &sealed.uuid, free, every, wait)?,
+            Verify::Ahead => {
+                // The front header and the block behind it, so that a dump can begin and be closed.
+                let begin = (place.block, place.block.saturating_add(2));
+                every_block(window, pool, &sealed.uuid, begin, wait, &mut |_, _| ())?;
+            }
+        }
+        Ok(place)
+    }
+
+    /// What the header says from the first moment on.
+    fn begin_header(&self, header: &mut Header, sealed: &Sealed<'_>, place: Place, span: usize) {
+        let platform = self.platform;
+        header.status = (Status::InProgress as u32).into();
+        header.uuid = sealed.uuid;
+        header.nonce = self.nonce(sealed, place).into();
+        header.sequence = place.sequence.into();
+        header.first_block = place.block.into();
+        header.total_pages = sealed.pages.into();
+        header.wall_clock = platform.wall_clock().unwrap_or(0).into();
+        header.uptime = self.begin.into();
+        header.elapsed = platform.now().saturating_sub(self.begin).into();
+        header.arch = (Arch::current() as u32).into();
+        header.cpus = platform.cpus().into();
+        header.crashing_cpu = self.cpu.into();
+        header.trigger = (self.crash.trigger as u32).into();
+        header.window_blocks = (span as u32).into();
+        let id = platform.build_id();
+        let id = id.get(..id.len().min(header.build_id.len())).unwrap_or_default();
+        header.build_id_len = (id.len() as u32).into();
+        for (slot, byte) in header.build_id.iter_mut().zip(id) {
+            *slot = *byte;
+        }
+        put_text(&mut header.system, platform.system());
+        put_text(&mut header.message, self.crash.message);
+    }
+
+    /// A number that no other dump of the partition has: it holds the sequence, and times besides.
+    fn nonce(&self, sealed: &Sealed<'_>, place: Place) -> u64 {
+        let mut mix = crate::format::checksum::Xxh64::new(self.platform.wall_clock().unwrap_or(0));
+        let identity = u64::from_le_bytes(sealed.uuid.first_chunk().copied().unwrap_or_default());
+        mix.stripe([self.begin, self.platform.now(), place.block, identity]);
+        (mix.finish(32) << 16) | u64::from(place.sequence & 0xffff)
+    }
+
+    /// Writes the dump.
+    fn write(
+        &self,
+        window: &mut Window<'_>,
+        pool: &mut Pool,
+        header: &mut Header,
+        (sealed, vitals): (&Sealed<'_>, &Vitals),
+        place: Place,
+        wait: &Wait<'_>,
+    ) -> Outcome {
+        let platform = self.platform;
+        vitals.enter(Step::Begin);
+        self.begin_header(header, sealed, place, pool.span());
+        if let Err(error) = window.write(place.block, |block| header.to_block(Kind::Front, block), wait) {
+            return Outcome::Refused(Refusal::Begin(error));
+        }
+        say(platform, |line| {
+            line.text("dump ").decimal(place.sequence.into()).text(" begins at block ").decimal(place.block);
+            line.text(", ").decimal(sealed.pages / 256).text(" MiB of memory");
+        });
+
+        let budget = sealed.config.budget;
+        let stop_at = self.begin.saturating_add(budget.saturating_sub(CLOSING.min(budget / 8)));
+        let identity = (sealed.uuid, header.nonce.get());
+        let next = place.block.saturating_add(1);
+        let mut writer = Writer::new(window, pool, identity, next, sealed.config.verify, stop_at);
+        let mut ended = self.stream(&mut writer, (sealed, vitals), wait).err();
+
+        vitals.enter(Step::Close);
+        // What is still open is whole as far as it goes, unless the device or the partition failed us.
+        if matches!(ended, Some(Ended::Full | Ended::Budget)) {
+            ended = writer.close_chunk(wait).err().or(ended);
+        }
+        writer.abandon();
+        ended = writer.drain(wait).err().or(ended);
+        let (next, chunks, counts) = (writer.next(), writer.chunks(), writer.counts());
+        if let Some(Ended::Device(_)) = ended {
+            // Requests may hang in the device: only a reset gets them out, and the headers in.
+            if let Err(error) = pool.reset(window, wait) {
+                return self.unclosed(error);
+            }
+        }
+        self.finish_header(header, ended, (next, chunks, counts));
+        if let Err(error) = close(window, header, wait) {
+            return self.unclosed(error);
+        }
+        let took = platform.now().saturating_sub(self.begin);
+        record::summary(platform, counts, (place.block, header.end_block.get()), took);
+        say(platform, |line| match &ended {
+            None => {
+                line.text("complete");
+            }
+            Some(ended) => {
+                line.text("incomplete: ");
+                ended.describe(line);
+            }
+        });
+        match ended {
+            None => Outcome::Complete,
+            Some(ended) => Outcome::Incomplete(ended.reason()),
+        }
+    }
+
+    /// Notes, then memory.
+    fn stream(
+        &self,
+        writer: &mut Writer<'_, '_>,
+        (sealed, vitals): (&Sealed<'_>, &Vitals),
+        wait: &Wait<'_>,
+    ) -> Result<(), Ended> {
+        let facts = notes::Facts {
+            crash: self.crash,
+            crashing_cpu: self.cpu,
+            ram: sealed.ram,
+            arena: sealed.arena,
+            lacks: self.lacks,
+            log_tail: sealed.config.log_tail,
+        };
+        notes::write(writer, self.platform, &facts, wait)?;
+        // From here on, a power cut leaves at least the notes.
+        writer.drain(wait)?;
+        writer.window().device().flush(wait).map_err(Ended::Device)?;
+
+        vitals.enter(Step::Memory);
+        let mut progress = Progress::new(self.platform, "dumped");
+        let memory = (sealed.ram, sealed.arena);
+        pages::write(writer, self.platform, memory, wait, &mut |done| progress.tell(done, sealed.pages))?;
+        writer.drain(wait)
+    }
+
+    /// What the header says in the end.
+    fn finish_header(
+        &self,
+        header: &mut Header,
+        ended: Option<Ended>,
+        (next, chunks, counts): (u64, u64, Counts),
+    ) {
+        let status = if ended.is_none() { Status::Complete } else { Status::Incomplete };
+        header.status = (status as u32).into();
+        header.incomplete = (ended.map_or(Incomplete::No, |ended| ended.reason()) as u32).into();
+        header.end_block = next.saturating_add(1).into();
+        header.chunks = chunks.into();
+        header.data_pages = counts.data.into();
+        header.zero_pages = counts.zero.into();
+        header.excluded_pages = counts.arena.into();
+        header.unreadable_pages = counts.unreadable.into();
+        header.elapsed = self.platform.now().saturating_sub(self.begin).into();
+    }
+
+    /// The dump stays one in progress.
+    fn unclosed(&self, error: DeviceError) -> Outcome {
+        say(self.platform, |line| {
+            line.text("incomplete, and its headers could not be closed: ");
+            error.describe(line);
+        });
+        Outcome::Unclosed(error)
+    }
+}
+
+/// Writes the back header, then, when the medium has all that, the front header once more.
+fn close(window: &mut Window<'_>, header: &Header, wait: &Wait<'_>) -> Result<(), DeviceError> {
+    let back = header.end_block.get().saturating_sub(1);
+    window.write(back, |block| header.to_block(Kind::Back, block), wait)?;
+    window.device().flush(wait)?;
+    window.write(header.first_block.get(), |block| header.to_block(Kind::Front, block), wait)?;
+    window.device().shutdown(wait)
+}

@@ -1,0 +1,161 @@
+//! Private timer and tasklet queues, for a driver that keeps its own code through a dump.
+//!
+//! A driver that was written for a running kernel defers work: it arms timers and schedules tasklets, and
+//! waits for them. In a crashed kernel nobody runs those. As in the 2004 diskdump, such a driver calls these
+//! queues instead: in normal operation they hand through to the kernel's own
+//! ([`HostQueues`]); in crashdump mode they hold only what was added since the crash, and the
+//! [bounded wait](crate::wait) runs it.
+//!
+//! Both have a fixed capacity; full is an error. Entries are named by their owner's [`Handler`]: a
+//! function and one word, compared together. A handler may add, change and delete entries, also its own.
+
+mod tasklets;
+mod timers;
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::platform::{Nanoseconds, Platform};
+
+pub use tasklets::TASKLET_CAPACITY;
+pub use timers::TIMER_CAPACITY;
+
+/// What is called: a function, and a word for it (often the address of the driver's state).
+#[derive(Clone, Copy, Debug)]
+pub struct Handler {
+    /// The function.
+    pub run: fn(usize),
+    /// Its argument.
+    pub word: usize,
+}
+
+impl PartialEq for Handler {
+    fn eq(&self, other: &Handler) -> bool {
+        core::ptr::fn_addr_eq(self.run, other.run) && self.word == other.word
+    }
+}
+
+impl Eq for Handler {}
+
+/// Why an entry was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeferError {
+    /// All entries are in use; holds how many there are.
+    Full {
+        /// The capacity.
+        capacity: usize,
+    },
+    /// In normal operation: the platform has no queues of its own.
+    NoHostQueues,
+    /// The queue was in use at the moment of the call: an interrupt or nested crash caught it half changed.
+    Busy,
+}
+
+/// The kernel's own timers and tasklets, to which the private queues hand through in normal operation.
+pub trait HostQueues: Sync {
+    /// Calls the handler once, at `expires` on the platform's clock; moves it if it is already waiting.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    fn set_timer(&self, handler: Handler, expires: Nanoseconds) -> Result<(), DeferError>;
+
+    /// Forgets a waiting handler; says whether it was waiting.
+    fn delete_timer(&self, handler: Handler) -> bool;
+
+    /// Calls the handler soon, once, however often it is scheduled before.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    fn schedule_tasklet(&self, handler: Handler) -> Result<(), DeferError>;
+}
+
+/// The queues. A dump has one of each; a driver keeps a reference.
+pub struct Queues {
+    crashed: AtomicBool,
+    timers: timers::Timers,
+    tasklets: tasklets::Tasklets,
+}
+
+impl Queues {
+    /// Empty queues in normal operation.
+    pub const fn new() -> Queues {
+        Queues {
+            crashed: AtomicBool::new(false),
+            timers: timers::Timers::new(),
+            tasklets: tasklets::Tasklets::new(),
+        }
+    }
+
+    /// Whether entries are kept here (crashdump mode) and not handed through.
+    pub fn crashdump_mode(&self) -> bool {
+        self.crashed.load(Ordering::Acquire)
+    }
+
+    /// Enters or leaves crashdump mode, with empty queues.
+    pub(crate) fn set_crashdump_mode(&self, crashed: bool) {
+        self.timers.clear();
+        self.tasklets.clear();
+        self.crashed.store(crashed, Ordering::Release);
+    }
+
+    /// The kernel's own queues in normal operation, `None` in crashdump mode.
+    fn host<'a>(&self, platform: &'a dyn Platform) -> Result<Option<&'a dyn HostQueues>, DeferError> {
+        if self.crashdump_mode() {
+            return Ok(None);
+        }
+        platform.host_queues().map(Some).ok_or(DeferError::NoHostQueues)
+    }
+
+    /// Adds a timer: calls `handler` once at `expires` on the platform's clock. One that is already waiting is
+    /// moved, so this is `add_timer` and `mod_timer` in one.
+    ///
+    /// # Errors
+    /// If the queue is full, busy, or not there.
+    pub fn set_timer(
+        &self,
+        platform: &dyn Platform,
+        handler: Handler,
+        expires: Nanoseconds,
+    ) -> Result<(), DeferError> {
+        match self.host(platform)? {
+            Some(host) => host.set_timer(handler, expires),
+            None => self.timers.set(handler, expires),
+        }
+    }
+
+    /// Deletes a timer; says whether it was waiting.
+    ///
+    /// # Errors
+    /// If the queue is busy or not there.
+    pub fn delete_timer(&self, platform: &dyn Platform, handler: Handler) -> Result<bool, DeferError> {
+        match self.host(platform)? {
+            Some(host) => Ok(host.delete_timer(handler)),
+            None => self.timers.delete(handler),
+        }
+    }
+
+    /// Schedules a tasklet: calls `handler` soon, once, however often it is scheduled before.
+    ///
+    /// # Errors
+    /// If the queue is full, busy, or not there.
+    pub fn schedule_tasklet(&self, platform: &dyn Platform, handler: Handler) -> Result<(), DeferError> {
+        match self.host(platform)? {
+            Some(host) => host.schedule_tasklet(handler),
+            None => self.tasklets.schedule(handler),
+        }
+    }
+
+    /// Runs what is due: in crashdump mode, each timer whose time has come, and the tasklets that were scheduled
+    /// before the call. Work that reschedules itself runs again at the next call, so this always ends.
+    pub(crate) fn run(&self, now: Nanoseconds) {
+        if self.crashdump_mode() {
+            self.timers.run(now);
+            self.tasklets.run();
+        }
+    }
+}
+
+impl Default for Queues {
+    fn default() -> Self {
+        Self::new()
+    }
+}

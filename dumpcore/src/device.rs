@@ -1,0 +1,251 @@
+//! What a disk driver has to be able to do to receive a dump.
+//!
+//! This is the 2004 `disk_dump_device_ops` made safe and pipelined. A driver has `rw_block`; one that can keep
+//! several requests in flight also has `submit` and `poll`.
+
+use crate::console::{Describe, Line};
+use crate::display_by_describe;
+use crate::dma::DmaBuffer;
+use crate::integrity::Digest;
+use crate::wait::{TimedOut, Wait};
+
+/// How large a device is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    /// Whole 4096-byte blocks.
+    pub blocks: u64,
+}
+
+/// What a device says of itself before it is touched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Health {
+    /// It answers as it should.
+    Healthy,
+    /// It may work; the reason says what is odd.
+    Risky(DeviceError),
+    /// It cannot be used.
+    Unusable(DeviceError),
+}
+
+/// Which way the data goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// From the device into memory.
+    Read,
+    /// From memory to the device.
+    Write,
+}
+
+/// What can go wrong with a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeviceError {
+    /// Registers read as all ones: the device is no longer there.
+    Gone,
+    /// Something did not happen within its deadline.
+    TimedOut {
+        /// What was waited for.
+        what: &'static str,
+        /// For how long, in nanoseconds.
+        after: u64,
+    },
+    /// The device reported failure.
+    Status {
+        /// What was being done.
+        what: &'static str,
+        /// The device's own code.
+        code: u32,
+    },
+    /// The device answered something that its specification does not allow.
+    Protocol {
+        /// Which field or register.
+        what: &'static str,
+        /// What it held.
+        value: u64,
+    },
+    /// The device is of a kind, or in a mode, that this driver does not serve.
+    Unsupported {
+        /// What it would have to be.
+        what: &'static str,
+        /// What it said.
+        value: u64,
+    },
+    /// A request reaches beyond the end of the device.
+    OutOfRange {
+        /// The first block behind the request.
+        end: u64,
+        /// The device's size in blocks.
+        blocks: u64,
+    },
+    /// A buffer is empty, not a whole number of blocks, or larger than the device takes.
+    BadBuffer {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// No room for another request; poll first.
+    QueueFull,
+    /// The device was not quiesced, or has failed for good.
+    NotReady,
+    /// The arena is too small for the driver.
+    OutOfArena {
+        /// Bytes that were asked for.
+        bytes: usize,
+    },
+}
+
+impl Describe for DeviceError {
+    fn describe(&self, line: &mut Line) {
+        match *self {
+            DeviceError::Gone => line.text("the device is gone (all ones)"),
+            DeviceError::TimedOut { what, after } => {
+                line.text(what).text(" did not happen within ").decimal(after / 1_000_000).text(" ms")
+            }
+            DeviceError::Status { what, code } => {
+                line.text("the device failed to ").text(what).text(", its code is ").decimal(code.into())
+            }
+            DeviceError::Protocol { what, value } => {
+                line.text("the device gave ").text(what).text(" the impossible value ").hex(value)
+            }
+            DeviceError::Unsupported { what, value } => {
+                line.text("unsupported: needs ").text(what).text(", the device has ").hex(value)
+            }
+            DeviceError::OutOfRange { end, blocks } => line
+                .text("a request reaches block ")
+                .decimal(end)
+                .text(" of a device with ")
+                .decimal(blocks)
+                .text(" blocks"),
+            DeviceError::BadBuffer { length } => {
+                line.text("a buffer of ").decimal(length as u64).text(" bytes is not what the device takes")
+            }
+            DeviceError::QueueFull => line.text("the queue is full"),
+            DeviceError::NotReady => line.text("the device was not made ready"),
+            DeviceError::OutOfArena { bytes } => {
+                line.text("the arena has no room for ").decimal(bytes as u64).text(" more bytes")
+            }
+        };
+    }
+}
+
+display_by_describe!(DeviceError);
+
+impl From<TimedOut> for DeviceError {
+    fn from(timed_out: TimedOut) -> DeviceError {
+        DeviceError::TimedOut { what: timed_out.what, after: timed_out.after }
+    }
+}
+
+/// A transfer of whole blocks. The buffer belongs to the device until it comes back in a [`Completion`].
+#[derive(Debug)]
+pub struct Request {
+    /// The caller's name for it; comes back in the completion.
+    pub id: u32,
+    /// Which way.
+    pub direction: Direction,
+    /// First block on the device, in units of 4096 bytes.
+    pub block: u64,
+    /// From or into where; a multiple of 4096 bytes.
+    pub buffer: DmaBuffer,
+}
+
+/// A finished [`Request`].
+#[derive(Debug)]
+pub struct Completion {
+    /// The request's id.
+    pub id: u32,
+    /// The request's buffer.
+    pub buffer: DmaBuffer,
+    /// Whether all of it was transferred.
+    pub result: Result<(), DeviceError>,
+}
+
+/// A request that was not accepted, with its buffer.
+#[derive(Debug)]
+pub struct Rejected {
+    /// The request.
+    pub request: Request,
+    /// Why.
+    pub error: DeviceError,
+}
+
+/// A disk that can receive a dump.
+///
+/// The order of calls: `seal` by `arm()`; after the crash `seal` again, `sanity_check`, `quiesce`, any number of
+/// transfers, `shutdown`. Nothing but `seal` and `sanity_check` happens before `quiesce`.
+///
+/// A driver never panics, never waits but through its [`Wait`], and trusts nothing that the device wrote.
+pub trait DumpDevice: Send {
+    /// What the device is called on the console, such as `virtio-blk 00:04.0`.
+    fn name(&self) -> &str;
+
+    /// Its size. Before `quiesce`, as `arm()` found it; afterwards, as the device now says.
+    fn geometry(&self) -> Geometry;
+
+    /// Feeds everything into `digest` that must be the same at the crash as it was when armed: register
+    /// addresses, queue addresses, size. Not what changes in use.
+    fn seal(&self, digest: &mut Digest);
+
+    /// Looks at the device without changing it. Called after the crash, while another driver's requests may be in
+    /// flight.
+    fn sanity_check(&mut self, wait: &Wait<'_>) -> Health;
+
+    /// Takes the controller over by reset, whatever driver held it, and leaves it polled, with interrupts
+    /// masked.
+    ///
+    /// # Errors
+    /// Why the device cannot be used. It may be called again.
+    fn quiesce(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError>;
+
+    /// Transfers one block and returns when it is done (though perhaps only in the device's cache). Never
+    /// called while submitted requests are in flight.
+    ///
+    /// # Errors
+    /// Why it was not transferred. The buffer, which must be 4096 bytes, comes back either way, unless the
+    /// device may still be using it.
+    fn rw_block(
+        &mut self,
+        direction: Direction,
+        block: u64,
+        buffer: DmaBuffer,
+        wait: &Wait<'_>,
+    ) -> (Option<DmaBuffer>, Result<(), DeviceError>);
+
+    /// How many requests can be in flight, at least 1. The same from before `arm()` on: buffers are made for it.
+    fn depth(&self) -> usize {
+        1
+    }
+
+    /// Bytes in a request, at most; a multiple of 4096. The same from before `arm()` on.
+    fn max_transfer(&self) -> usize {
+        usize::MAX & !(crate::format::BLOCK_SIZE - 1)
+    }
+
+    /// Starts a request. A device that finishes it at once returns the completion; otherwise `poll` does later.
+    /// The default does the whole transfer by `rw_block`.
+    ///
+    /// # Errors
+    /// The request, if it was not accepted.
+    fn submit(&mut self, request: Request, wait: &Wait<'_>) -> Result<Option<Completion>, Rejected> {
+        crate::partition::io::transfer_by_blocks(self, request, wait).map(Some)
+    }
+
+    /// The next finished request, if there is one. Never waits.
+    ///
+    /// # Errors
+    /// The device itself has failed, not just one request; none of those in flight will come back.
+    fn poll(&mut self) -> Result<Option<Completion>, DeviceError> {
+        Ok(None)
+    }
+
+    /// Returns when the medium, not only a cache, has everything that completed before. Never called while requests
+    /// are in flight.
+    ///
+    /// # Errors
+    /// Why that is not certain.
+    fn flush(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError>;
+
+    /// Flushes and leaves the device at rest. The last call.
+    ///
+    /// # Errors
+    /// Why it is not certain that the medium has everything.
+    fn shutdown(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError>;
+}

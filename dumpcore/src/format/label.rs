@@ -1,0 +1,79 @@
+//! Block 0 of a dump partition: who it belongs to and how large it is.
+
+use static_assertions::const_assert_eq;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::frame::{self, Kind, Malformed};
+use super::{BLOCK_SIZE, Block, Uuid, VERSION};
+
+/// The smallest partition that can hold a dump: label, two headers, one chunk with one page.
+pub const MIN_BLOCKS: u64 = 5;
+
+/// The label's layout on disk.
+#[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Label {
+    /// `DISKDMPL`.
+    pub magic: [u8; 8],
+    /// [`VERSION`].
+    pub version: U32,
+    /// [`BLOCK_SIZE`].
+    pub block_size: U32,
+    /// The partition's identity; pattern and dumps repeat it.
+    pub uuid: Uuid,
+    /// Size of the partition in blocks, this one included.
+    pub blocks: U64,
+    /// When the label was laid, seconds since 1970-01-01 UTC; 0 when unknown.
+    pub created: U64,
+    /// A name for people, UTF-8, padded with zeros.
+    pub name: [u8; 64],
+    /// Zero.
+    pub reserved: [u8; 3980],
+    /// CRC-32 of all bytes before.
+    pub crc: U32,
+}
+const_assert_eq!(size_of::<Label>(), BLOCK_SIZE);
+
+impl Label {
+    /// A label for a partition of `blocks` blocks. A name longer than 64 bytes is cut at a character.
+    pub fn new(uuid: Uuid, blocks: u64, created: u64, name: &str) -> Label {
+        let mut label = Label::new_zeroed();
+        label.magic = Kind::Label.magic();
+        label.version = VERSION.into();
+        label.block_size = (BLOCK_SIZE as u32).into();
+        label.uuid = uuid;
+        label.blocks = blocks.into();
+        label.created = created.into();
+        super::header::put_text(&mut label.name, name);
+        label
+    }
+
+    /// The label as a block, with its checksum.
+    pub fn to_block(&self, block: &mut Block) {
+        block.copy_from_slice(self.as_bytes());
+        frame::seal(block);
+    }
+
+    /// The label in a block.
+    ///
+    /// # Errors
+    /// What [`frame::check`] says, or a block size or partition size that no label may have.
+    pub fn parse(block: &Block) -> Result<&Label, Malformed> {
+        frame::check(block, Kind::Label)?;
+        let label = Label::ref_from_bytes(block.as_slice())
+            .map_err(|_| Malformed::Field { name: "label", value: 0 })?;
+        if label.block_size.get() as usize != BLOCK_SIZE {
+            return Err(Malformed::Field { name: "block_size", value: label.block_size.get().into() });
+        }
+        if label.blocks.get() < MIN_BLOCKS {
+            return Err(Malformed::Field { name: "blocks", value: label.blocks.get() });
+        }
+        Ok(label)
+    }
+
+    /// The name, as far as it is UTF-8.
+    pub fn name(&self) -> &str {
+        super::header::text(&self.name)
+    }
+}

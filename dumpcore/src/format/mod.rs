@@ -1,0 +1,45 @@
+//! Every byte on disk, described once.
+//!
+//! A dump partition is a row of 4096-byte blocks, numbered from 0. All integers are little-endian.
+//!
+//! | block | what |
+//! | --- | --- |
+//! | 0 | [`Label`](label::Label): says that this partition belongs to us; no dump ever writes it |
+//! | 1 … | dumps, one behind another; then, to the end, the [pattern](pattern) |
+//!
+//! A dump is a [front header](header), [chunks](chunk) without a gap, and a back header equal to the
+//! front one. A chunk is one header block and up to [`chunk::MAX_PAYLOAD_BLOCKS`] payload blocks, each with
+//! a checksum of its own in the chunk's header. What a notes chunk carries is in [`note`].
+//!
+//! Every block but a chunk's payload begins with an 8-byte magic and ends with the CRC-32 (IEEE, the one of
+//! zlib and Ethernet) of its first 4092 bytes, see [`frame`].
+//!
+//! Kernel side and `savecore` both use this module; it knows no device and contains no unsafe code.
+
+#![forbid(unsafe_code)]
+
+pub mod checksum;
+pub mod chunk;
+pub mod frame;
+pub mod header;
+pub mod label;
+pub mod note;
+pub mod pattern;
+
+/// Bytes in a block, the unit of everything on the partition.
+pub const BLOCK_SIZE: usize = 4096;
+
+/// Bytes in a page of memory as dumped. The same as a block, on purpose: a page is a block.
+pub const PAGE_SIZE: usize = 4096;
+
+/// [`PAGE_SIZE`] as addresses are counted.
+pub const PAGE_BYTES: u64 = PAGE_SIZE as u64;
+
+/// Version of the format that this crate writes, and the only one it reads.
+pub const VERSION: u32 = 1;
+
+/// One block's bytes.
+pub type Block = [u8; BLOCK_SIZE];
+
+/// Identity of a dump partition, chosen by `savecore format` (RFC 9562, version 4).
+pub type Uuid = [u8; 16];

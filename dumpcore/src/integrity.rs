@@ -1,0 +1,51 @@
+//! Checksums of the dump path's own code and of the sealed armed state.
+
+use crate::platform::{CodeRange, Platform};
+
+/// A running CRC-32 over everything that must not change between `arm()` and `crash()`.
+#[derive(Clone, Debug)]
+pub struct Digest {
+    crc: crc32fast::Hasher,
+}
+
+impl Digest {
+    /// Nothing taken in yet.
+    pub fn new() -> Digest {
+        Digest { crc: crc32fast::Hasher::new() }
+    }
+
+    /// Takes in bytes.
+    pub fn bytes(&mut self, bytes: &[u8]) -> &mut Digest {
+        self.crc.update(bytes);
+        self
+    }
+
+    /// Takes in a number.
+    pub fn number(&mut self, number: u64) -> &mut Digest {
+        self.bytes(&number.to_le_bytes())
+    }
+
+    /// The checksum of all that was taken in.
+    pub fn finish(self) -> u32 {
+        self.crc.finalize()
+    }
+}
+
+impl Default for Digest {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// CRC-32 of all code ranges that the platform names, and their number of bytes.
+pub fn code(platform: &dyn Platform) -> (u32, u64) {
+    let mut digest = Digest::new();
+    let mut bytes = 0_u64;
+    for CodeRange { start, length } in platform.code_ranges() {
+        // SAFETY: Platform::code_ranges promises that the range is readable; code and read-only data do not change.
+        let range = unsafe { core::slice::from_raw_parts(*start, *length) };
+        digest.number(*start as u64).number(*length as u64).bytes(range);
+        bytes = bytes.wrapping_add(*length as u64);
+    }
+    (digest.finish(), bytes)
+}

@@ -1,0 +1,4 @@
+//! Which memory is dumped: the RAM map as `arm()` takes it over, and one page's way into a buffer.
+
+pub mod map;
+pub mod page;

@@ -1,0 +1,69 @@
+//! One page's way into a buffer: looked at, copied and checksummed in one go.
+
+use core::ptr::NonNull;
+
+use crate::format::checksum::Xxh64;
+use crate::format::{Block, PAGE_SIZE};
+
+/// Words in a page.
+const WORDS: usize = PAGE_SIZE / size_of::<u64>();
+
+/// Words looked at between two decisions.
+const GROUP: usize = 8;
+
+/// Reads one word of a page.
+///
+/// # Safety
+/// `page` is good for reading [`PAGE_SIZE`] bytes by aligned 8-byte reads, and `word` is below [`WORDS`].
+#[inline(always)]
+unsafe fn read(page: NonNull<u64>, word: usize) -> u64 {
+    // SAFETY: the caller's promise. Volatile: memory of a crashed machine may still change under us, and each word
+    // must be read once.
+    unsafe { page.add(word).read_volatile() }
+}
+
+/// Whether a page holds only zeros. Most pages that do not say so in their first words.
+///
+/// # Safety
+/// `page` is good for reading [`PAGE_SIZE`] bytes by aligned 8-byte reads.
+pub unsafe fn is_zero(page: NonNull<u8>) -> bool {
+    let page = page.cast::<u64>();
+    for group in (0..WORDS).step_by(GROUP) {
+        let mut any = 0;
+        for word in 0..GROUP {
+            // SAFETY: group + word is below WORDS; the rest is the caller's promise.
+            any |= unsafe { read(page, group.wrapping_add(word)) };
+        }
+        if any != 0 {
+            return false;
+        }
+    }
+    true
+}
+
+/// Copies a page into a block and returns the copy's checksum for a block at `position`. What is summed is what was
+/// copied, even if the page changes meanwhile.
+///
+/// # Safety
+/// `page` is good for reading [`PAGE_SIZE`] bytes by aligned 8-byte reads.
+pub unsafe fn copy(page: NonNull<u8>, to: &mut Block, position: u64) -> u64 {
+    let page = page.cast::<u64>();
+    let mut sum = Xxh64::new(position);
+    for (stripe, slot) in to.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let first = stripe.wrapping_mul(4);
+        // SAFETY: a block has WORDS / 4 stripes, so first + 3 is below WORDS; the rest is the caller's promise.
+        let words = unsafe {
+            [
+                read(page, first),
+                read(page, first.wrapping_add(1)),
+                read(page, first.wrapping_add(2)),
+                read(page, first.wrapping_add(3)),
+            ]
+        };
+        sum.stripe(words.map(u64::to_le));
+        for (bytes, word) in slot.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *bytes = word.to_ne_bytes();
+        }
+    }
+    sum.finish(PAGE_SIZE as u64)
+}

@@ -1,0 +1,217 @@
+//! Where a dump may begin: the label is checked, and dumps that nobody has harvested yet are passed over.
+
+use crate::console::{Describe, Line};
+use crate::device::DeviceError;
+use crate::display_by_describe;
+use crate::format::frame::{Kind, Malformed};
+use crate::format::header::{Header, Status};
+use crate::format::label::Label;
+use crate::format::{Block, Uuid, pattern};
+use crate::partition::io::Pool;
+use crate::partition::verify::scan;
+use crate::partition::window::Window;
+use crate::wait::Wait;
+
+/// Blocks that the smallest dump takes: front header, a chunk of two, back header.
+pub const SMALLEST_DUMP: u64 = 4;
+
+/// Why the partition may not be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unfit {
+    /// The device did not answer a read.
+    Device {
+        /// Of which block.
+        block: u64,
+        /// What it said.
+        error: DeviceError,
+    },
+    /// The time budget was spent before everything was checked.
+    Budget,
+    /// Block 0 is not a label.
+    NoLabel(Malformed),
+    /// Block 0 is the label of another partition.
+    OtherLabel {
+        /// First eight bytes of the uuid found.
+        found: u64,
+        /// First eight bytes of the uuid expected.
+        expected: u64,
+    },
+    /// The label was laid for a partition of another size.
+    OtherSize {
+        /// Blocks that the label says.
+        label: u64,
+        /// Blocks that the partition has.
+        partition: u64,
+    },
+    /// The partition reaches beyond the end of the device.
+    BeyondDevice {
+        /// First block behind the partition.
+        end: u64,
+        /// Blocks that the device has.
+        blocks: u64,
+    },
+    /// A block is neither the pattern nor part of a dump.
+    Foreign {
+        /// Which.
+        block: u64,
+    },
+    /// Unharvested dumps leave too little room.
+    NoRoom {
+        /// Free blocks.
+        free: u64,
+    },
+}
+
+impl Describe for Malformed {
+    fn describe(&self, line: &mut Line) {
+        match *self {
+            Malformed::Magic { found } => line.text("it begins with ").hex(found),
+            Malformed::Crc { stored, computed } => {
+                line.text("its checksum is ").hex(stored.into()).text(", its bytes say ").hex(computed.into())
+            }
+            Malformed::Version { found } => line.text("its format version is ").decimal(found.into()),
+            Malformed::Field { name, value } => {
+                line.text("its field ").text(name).text(" holds ").decimal(value)
+            }
+        };
+    }
+}
+
+impl Describe for Unfit {
+    fn describe(&self, line: &mut Line) {
+        match *self {
+            Unfit::Device { block, error } => {
+                line.text("block ").decimal(block).text(" could not be read: ");
+                error.describe(line);
+            }
+            Unfit::Budget => {
+                line.text("the time budget was spent before the partition was checked");
+            }
+            Unfit::NoLabel(malformed) => {
+                line.text("block 0 is not a label (");
+                malformed.describe(line);
+                line.text("); lay one with `savecore format`");
+            }
+            Unfit::OtherLabel { found, expected } => {
+                line.text("the label is of another partition: its uuid begins with ").hex(found);
+                line.text(", armed was ").hex(expected);
+            }
+            Unfit::OtherSize { label, partition } => {
+                line.text("the label is for ").decimal(label).text(" blocks, the partition has ");
+                line.decimal(partition);
+            }
+            Unfit::BeyondDevice { end, blocks } => {
+                line.text("the partition ends at block ")
+                    .decimal(end)
+                    .text(", the device at ")
+                    .decimal(blocks);
+            }
+            Unfit::Foreign { block } => {
+                line.text("block ").decimal(block).text(" does not hold its pattern");
+            }
+            Unfit::NoRoom { free } => {
+                line.text("only ").decimal(free).text(" blocks are free; harvest with `savecore save`");
+            }
+        }
+    }
+}
+
+display_by_describe!(Malformed, Unfit);
+
+/// First eight bytes of a uuid, as people read them.
+fn head(uuid: &Uuid) -> u64 {
+    u64::from_be_bytes(uuid.first_chunk().copied().unwrap_or_default())
+}
+
+/// Reads and checks the label; returns its uuid.
+///
+/// # Errors
+/// If there is none, or it is for another partition than `expected`, or for another size.
+pub fn check_label(window: &mut Window<'_>, expected: Option<&Uuid>, wait: &Wait<'_>) -> Result<Uuid, Unfit> {
+    let blocks = window.blocks();
+    let block = window.read(0, wait).map_err(|error| Unfit::Device { block: 0, error })?;
+    let label = Label::parse(block).map_err(Unfit::NoLabel)?;
+    if let Some(expected) = expected
+        && label.uuid != *expected
+    {
+        return Err(Unfit::OtherLabel { found: head(&label.uuid), expected: head(expected) });
+    }
+    if label.blocks.get() != blocks {
+        return Err(Unfit::OtherSize { label: label.blocks.get(), partition: blocks });
+    }
+    Ok(label.uuid)
+}
+
+/// Where the next dump begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Its first block.
+    pub block: u64,
+    /// Its number among the dumps of the partition, from 1.
+    pub sequence: u32,
+}
+
+/// Passes over the dumps that are there and finds the first free block.
+///
+/// # Errors
+/// If something else than dumps lies in front of the pattern, or too little is free.
+pub fn find(window: &mut Window<'_>, pool: &mut Pool, uuid: &Uuid, wait: &Wait<'_>) -> Result<Place, Unfit> {
+    let mut place = Place { block: 1, sequence: 1 };
+    // Each turn passes over at least two blocks.
+    while place.block < window.blocks() {
+        if wait.expired() {
+            return Err(Unfit::Budget);
+        }
+        let at = place.block;
+        let block = window.read(at, wait).map_err(|error| Unfit::Device { block: at, error })?;
+        if pattern::matches(block, uuid, at) {
+            break;
+        }
+        let Some(header) = front_header(block, uuid, at) else { return Err(Unfit::Foreign { block: at }) };
+        place.sequence = header.sequence.get().saturating_add(1);
+        let end = header.end_block.get();
+        if header.status() == Status::InProgress {
+            place = behind_unfinished(window, pool, uuid, place, wait)?;
+            break;
+        }
+        if end <= at || end > window.blocks() {
+            return Err(Unfit::Foreign { block: at });
+        }
+        place.block = end;
+    }
+    let free = window.blocks().saturating_sub(place.block);
+    if free < SMALLEST_DUMP {
+        return Err(Unfit::NoRoom { free });
+    }
+    Ok(place)
+}
+
+/// The front header in block `at`, if it is one of this partition, in its place.
+fn front_header<'b>(block: &'b Block, uuid: &Uuid, at: u64) -> Option<&'b Header> {
+    let header = Header::parse(block, Kind::Front).ok()?;
+    (header.uuid == *uuid && header.first_block.get() == at).then_some(header)
+}
+
+/// Behind a dump that nobody closed. Its writer kept many blocks in flight, and the disk's cache may have lost any of
+/// them, so its end is only certain behind the last block that is not the pattern.
+fn behind_unfinished(
+    window: &mut Window<'_>,
+    pool: &mut Pool,
+    uuid: &Uuid,
+    unfinished: Place,
+    wait: &Wait<'_>,
+) -> Result<Place, Unfit> {
+    let first = unfinished.block.saturating_add(1);
+    let mut place = Place { block: first, sequence: unfinished.sequence };
+    let range = (first, window.blocks());
+    scan(window, pool, range, wait, &mut |_, _| (), &mut |number, block| {
+        if !pattern::matches(block, uuid, number) {
+            place.block = place.block.max(number.saturating_add(1));
+            if let Some(header) = front_header(block, uuid, number) {
+                place.sequence = place.sequence.max(header.sequence.get().saturating_add(1));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(place)
+}

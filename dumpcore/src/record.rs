@@ -1,0 +1,76 @@
+//! What the console is told, in whole lines: the beginning, the progress, and the outcome with its reason.
+
+use crate::console::{Describe, Line};
+use crate::platform::{Nanoseconds, Platform};
+use crate::stream::writer::Counts;
+use crate::wait::SECOND;
+
+/// How often progress is told.
+const EVERY: Nanoseconds = SECOND;
+
+/// Pages in a mebibyte.
+const PAGES_PER_MIB: u64 = 256;
+
+/// Prints one line, with our name in front.
+pub fn say(platform: &dyn Platform, words: impl FnOnce(&mut Line)) {
+    let mut line = Line::new();
+    line.text("diskdump: ");
+    words(&mut line);
+    platform.console(line.as_str());
+    platform.console("\n");
+}
+
+/// Appends seconds with two digits behind the point.
+pub fn seconds(line: &mut Line, span: Nanoseconds) {
+    let hundredths = (span % SECOND) / 10_000_000;
+    line.decimal(span / SECOND).text(if hundredths < 10 { ".0" } else { "." }).decimal(hundredths).text(" s");
+}
+
+/// Tells how far long work has come, about once a second.
+pub struct Progress<'p> {
+    platform: &'p dyn Platform,
+    what: &'static str,
+    begin: Nanoseconds,
+    told: Nanoseconds,
+}
+
+impl<'p> Progress<'p> {
+    /// Progress of `what`, which begins now.
+    pub fn new(platform: &'p dyn Platform, what: &'static str) -> Progress<'p> {
+        let now = platform.now();
+        Progress { platform, what, begin: now, told: now }
+    }
+
+    /// `done` of `all` pages or blocks are done.
+    pub fn tell(&mut self, done: u64, all: u64) {
+        let now = self.platform.now();
+        if now.saturating_sub(self.told) < EVERY {
+            return;
+        }
+        self.told = now;
+        say(self.platform, |line| {
+            let percent = done.saturating_mul(100).checked_div(all).unwrap_or(100);
+            line.text(self.what).text(" ").decimal(percent).text("%, ");
+            line.decimal(done / PAGES_PER_MIB).text(" of ").decimal(all / PAGES_PER_MIB).text(" MiB, ");
+            seconds(line, now.saturating_sub(self.begin));
+        });
+    }
+}
+
+/// Prints what a closed dump holds.
+pub(crate) fn summary(platform: &dyn Platform, counts: Counts, blocks: (u64, u64), took: Nanoseconds) {
+    say(platform, |line| {
+        line.decimal(counts.data).text(" pages written, ").decimal(counts.zero).text(" zero, ");
+        line.decimal(counts.unreadable).text(" unreadable; blocks ");
+        line.decimal(blocks.0).text(" to ").decimal(blocks.1.saturating_sub(1)).text(", ");
+        seconds(line, took);
+    });
+}
+
+/// Prints why nothing was written.
+pub(crate) fn refused(platform: &dyn Platform, why: &dyn Describe) {
+    say(platform, |line| {
+        line.text("refused: ");
+        why.describe(line);
+    });
+}

@@ -1,0 +1,370 @@
+//! The simulated disk.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Numbers;
+use crate::device::{Completion, DeviceError, Direction, DumpDevice, Geometry, Health, Rejected, Request};
+use crate::dma::DmaBuffer;
+use crate::format::{BLOCK_SIZE, Block, Uuid, label::Label, pattern};
+use crate::integrity::Digest;
+use crate::wait::{SECOND, Wait};
+
+/// How a disk misbehaves. Requests and blocks are counted from 0, since `quiesce`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DiskFault {
+    /// It does not.
+    None,
+    /// The power is cut after so many blocks were written; nothing happens afterwards. With `torn`, half of the
+    /// next block is written too.
+    PowerCut {
+        /// Blocks written in all.
+        after_blocks: u64,
+        /// Whether the next one is torn.
+        torn: bool,
+    },
+    /// The n-th read request reports an error.
+    ReadError(u64),
+    /// The n-th write request reports an error, and has written half of its blocks.
+    WriteError(u64),
+    /// From the n-th request on, nothing completes any more.
+    Stuck(u64),
+    /// From the n-th request on, the device is gone.
+    Gone(u64),
+    /// It says Unusable before it is taken over.
+    Unusable,
+    /// It cannot be taken over.
+    NoQuiesce,
+    /// Flushes fail.
+    NoFlush,
+    /// After quiesce it has only so many blocks.
+    Shrinks(u64),
+    /// Completions come with an id that was never given.
+    WrongId(u64),
+}
+
+struct State {
+    bytes: Vec<u8>,
+    fault: DiskFault,
+    off: bool,
+    reads: u64,
+    writes: u64,
+    blocks_written: u64,
+    quiesced: bool,
+    queue: Vec<Request>,
+    /// With a write-back cache: what each block held at the last flush.
+    cached: Option<BTreeMap<u64, Block>>,
+    numbers: Numbers,
+    flushes: u64,
+}
+
+/// The disk itself; clones are handles to the same one.
+#[derive(Clone)]
+pub struct Disk {
+    state: Arc<Mutex<State>>,
+}
+
+impl Disk {
+    /// A disk with these bytes, a whole number of blocks. `seed` decides in which order requests complete and what a
+    /// lost cache takes with it.
+    pub fn new(bytes: Vec<u8>, seed: u64) -> Disk {
+        Disk {
+            state: Arc::new(Mutex::new(State {
+                bytes,
+                fault: DiskFault::None,
+                off: false,
+                reads: 0,
+                writes: 0,
+                blocks_written: 0,
+                quiesced: false,
+                queue: Vec::new(),
+                cached: None,
+                numbers: Numbers::new(seed),
+                flushes: 0,
+            })),
+        }
+    }
+
+    /// A disk of `disk_blocks` pseudo-random blocks, on which `blocks` blocks from `first` on are a freshly
+    /// formatted dump partition.
+    pub fn formatted(disk_blocks: u64, first: u64, blocks: u64, uuid: &Uuid, seed: u64) -> Disk {
+        let mut numbers = Numbers::new(seed);
+        let mut bytes = vec![0; disk_blocks as usize * BLOCK_SIZE];
+        for word in bytes.as_chunks_mut::<8>().0 {
+            *word = numbers.number().to_le_bytes();
+        }
+        for number in 0..blocks {
+            let at = (first + number) as usize;
+            let Some(block) = bytes.as_chunks_mut::<BLOCK_SIZE>().0.get_mut(at) else { continue };
+            if number == 0 {
+                Label::new(*uuid, blocks, 1, "simulated").to_block(block);
+            } else {
+                pattern::fill(block, uuid, number);
+            }
+        }
+        Disk::new(bytes, seed)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets how it misbehaves.
+    pub fn set_fault(&self, fault: DiskFault) {
+        self.state().fault = fault;
+    }
+
+    /// Gives it a write-back cache, which a power cut loses in part, in any order.
+    pub fn set_write_back(&self) {
+        self.state().cached = Some(BTreeMap::new());
+    }
+
+    /// Switches it off, as the machine's reset does.
+    pub fn switch_off(&self) {
+        self.state().off = true;
+    }
+
+    /// Switches it on again, with faults and requests forgotten.
+    pub fn switch_on(&self) {
+        let mut state = self.state();
+        state.off = false;
+        state.fault = DiskFault::None;
+        state.queue.clear();
+        state.quiesced = false;
+    }
+
+    /// Its bytes now.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.state().bytes.clone()
+    }
+
+    /// Changes its bytes.
+    pub fn change(&self, change: impl FnOnce(&mut Vec<u8>)) {
+        change(&mut self.state().bytes);
+    }
+
+    /// Blocks written since it was made.
+    pub fn blocks_written(&self) -> u64 {
+        self.state().blocks_written
+    }
+
+    /// Flushes since it was made.
+    pub fn flushes(&self) -> u64 {
+        self.state().flushes
+    }
+
+    /// A driver for it that keeps up to `depth` requests in flight; with 1, one that only has `rw_block`.
+    pub fn device(&self, depth: usize) -> SimDevice {
+        let blocks = self.state().bytes.len() as u64 / BLOCK_SIZE as u64;
+        SimDevice { disk: self.clone(), depth, blocks }
+    }
+}
+
+impl State {
+    fn check(&mut self) -> Result<(), DeviceError> {
+        let requests = self.reads + self.writes;
+        if self.off || matches!(self.fault, DiskFault::Gone(from) if requests >= from) {
+            return Err(DeviceError::Gone);
+        }
+        if !self.quiesced {
+            return Err(DeviceError::NotReady);
+        }
+        Ok(())
+    }
+
+    fn stuck(&self) -> bool {
+        matches!(self.fault, DiskFault::Stuck(from) if self.reads + self.writes >= from)
+    }
+
+    /// The power goes: a write-back cache loses any of what was not flushed.
+    fn cut(&mut self) {
+        self.off = true;
+        for (number, before) in self.cached.take().unwrap_or_default() {
+            if self.numbers.below(2) == 0
+                && let Some(block) = self.bytes.as_chunks_mut::<BLOCK_SIZE>().0.get_mut(number as usize)
+            {
+                *block = before;
+            }
+        }
+    }
+
+    fn write_block(&mut self, number: u64, bytes: &Block) -> Result<(), DeviceError> {
+        let mut length = BLOCK_SIZE;
+        let mut cut = false;
+        if let DiskFault::PowerCut { after_blocks, torn } = self.fault
+            && self.blocks_written >= after_blocks
+        {
+            cut = true;
+            length = if torn { BLOCK_SIZE / 2 } else { 0 };
+        }
+        if let Some(block) = self.bytes.as_chunks_mut::<BLOCK_SIZE>().0.get_mut(number as usize) {
+            if let Some(cached) = &mut self.cached {
+                cached.entry(number).or_insert(*block);
+            }
+            block[..length].copy_from_slice(&bytes[..length]);
+        }
+        if cut {
+            self.cut();
+            return Err(DeviceError::Gone);
+        }
+        self.blocks_written += 1;
+        Ok(())
+    }
+
+    fn transfer(
+        &mut self,
+        direction: Direction,
+        first: u64,
+        buffer: &mut DmaBuffer,
+    ) -> Result<(), DeviceError> {
+        let disk_blocks = self.bytes.len() as u64 / BLOCK_SIZE as u64;
+        let count = buffer.blocks().len() as u64;
+        let end = first.saturating_add(count);
+        if count == 0 || end > disk_blocks {
+            return Err(DeviceError::OutOfRange { end, blocks: disk_blocks });
+        }
+        match direction {
+            Direction::Read => {
+                let failed = matches!(self.fault, DiskFault::ReadError(n) if n == self.reads);
+                self.reads += 1;
+                if failed {
+                    return Err(DeviceError::Status { what: "read", code: 1 });
+                }
+                let from = first as usize * BLOCK_SIZE;
+                let length = buffer.len();
+                buffer.bytes_mut().copy_from_slice(&self.bytes[from..from + length]);
+            }
+            Direction::Write => {
+                let failed = matches!(self.fault, DiskFault::WriteError(n) if n == self.writes);
+                self.writes += 1;
+                let done = if failed { count / 2 } else { count };
+                for (number, block) in (first..first + done).zip(buffer.blocks()) {
+                    self.write_block(number, block)?;
+                }
+                if failed {
+                    return Err(DeviceError::Status { what: "write", code: 1 });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The driver of a simulated disk.
+pub struct SimDevice {
+    disk: Disk,
+    depth: usize,
+    blocks: u64,
+}
+
+impl DumpDevice for SimDevice {
+    fn name(&self) -> &str {
+        "simulated disk"
+    }
+
+    fn geometry(&self) -> Geometry {
+        Geometry { blocks: self.blocks }
+    }
+
+    fn seal(&self, digest: &mut Digest) {
+        digest.number(self.depth as u64);
+    }
+
+    fn sanity_check(&mut self, _: &Wait<'_>) -> Health {
+        match self.disk.state().fault {
+            DiskFault::Unusable => Health::Unusable(DeviceError::Gone),
+            DiskFault::Gone(0) => Health::Unusable(DeviceError::Gone),
+            _ => Health::Healthy,
+        }
+    }
+
+    fn quiesce(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> {
+        let mut state = self.disk.state();
+        if state.off {
+            return Err(DeviceError::Gone);
+        }
+        match state.fault {
+            DiskFault::NoQuiesce => return Err(DeviceError::TimedOut { what: "the reset", after: SECOND }),
+            DiskFault::Gone(from) if state.reads + state.writes >= from => return Err(DeviceError::Gone),
+            DiskFault::Shrinks(blocks) => self.blocks = blocks,
+            _ => (),
+        }
+        state.queue.clear();
+        state.quiesced = true;
+        Ok(())
+    }
+
+    fn rw_block(
+        &mut self,
+        direction: Direction,
+        block: u64,
+        mut buffer: DmaBuffer,
+        wait: &Wait<'_>,
+    ) -> (Option<DmaBuffer>, Result<(), DeviceError>) {
+        let mut state = self.disk.state();
+        assert!(state.queue.is_empty(), "rw_block while requests are in flight");
+        assert_eq!(buffer.len(), BLOCK_SIZE, "rw_block moves one block");
+        if let Err(error) = state.check() {
+            return (Some(buffer), Err(error));
+        }
+        if state.stuck() {
+            drop(state);
+            let timed_out = wait.until("a simulated block", SECOND, || None::<()>);
+            return (None, timed_out.map_err(Into::into));
+        }
+        let result = state.transfer(direction, block, &mut buffer);
+        (Some(buffer), result)
+    }
+
+    fn depth(&self) -> usize {
+        self.depth
+    }
+
+    fn submit(&mut self, request: Request, wait: &Wait<'_>) -> Result<Option<Completion>, Rejected> {
+        if self.depth <= 1 {
+            return crate::partition::io::transfer_by_blocks(self, request, wait).map(Some);
+        }
+        let mut state = self.disk.state();
+        if let Err(error) = state.check() {
+            return Err(Rejected { request, error });
+        }
+        assert!(state.queue.len() < self.depth, "more requests than the device's depth");
+        state.queue.push(request);
+        Ok(None)
+    }
+
+    fn poll(&mut self) -> Result<Option<Completion>, DeviceError> {
+        let mut state = self.disk.state();
+        state.check()?;
+        if state.queue.is_empty() || state.stuck() || state.numbers.below(3) == 0 {
+            return Ok(None);
+        }
+        let waiting = state.queue.len() as u64;
+        let pick = state.numbers.below(waiting) as usize;
+        let mut request = state.queue.swap_remove(pick);
+        let lies = matches!(state.fault, DiskFault::WrongId(n) if n == state.reads + state.writes);
+        let result = state.transfer(request.direction, request.block, &mut request.buffer);
+        let id = if lies { request.id.wrapping_add(77) } else { request.id };
+        Ok(Some(Completion { id, buffer: request.buffer, result }))
+    }
+
+    fn flush(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> {
+        let mut state = self.disk.state();
+        state.check()?;
+        assert!(state.queue.is_empty(), "flush while requests are in flight");
+        if state.fault == DiskFault::NoFlush {
+            return Err(DeviceError::Status { what: "flush", code: 1 });
+        }
+        state.flushes += 1;
+        if let Some(cached) = &mut state.cached {
+            cached.clear();
+        }
+        Ok(())
+    }
+
+    fn shutdown(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        self.flush(wait)?;
+        self.disk.state().quiesced = false;
+        Ok(())
+    }
+}

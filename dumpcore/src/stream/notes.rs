@@ -1,0 +1,162 @@
+//! The small facts, written before any memory: what a person needs even if nothing else arrives.
+
+use zerocopy::IntoBytes;
+
+use crate::crash::Crash;
+use crate::format::PAGE_BYTES;
+use crate::format::note::{CpuCondition, CpuState, MemoryRange, NoteHeader, NoteKind, RangeKind, TextPart};
+use crate::memory::map::PfnRange;
+use crate::platform::{Lacks, Platform, Registers};
+use crate::stream::Ended;
+use crate::stream::writer::Writer;
+use crate::wait::Wait;
+
+/// Bytes of text in one record, at most; a multiple of 8.
+const TEXT_PIECE: usize = 4096;
+
+/// Bytes of a record with `length` bytes inside, header and padding included.
+const fn record_bytes(length: usize) -> usize {
+    length.next_multiple_of(8).saturating_add(size_of::<NoteHeader>())
+}
+
+/// Copies as much as fits; the lengths are equal, and a copy that insists on it could panic.
+fn lay(to: &mut [u8], from: &[u8]) {
+    for (slot, byte) in to.iter_mut().zip(from) {
+        *slot = *byte;
+    }
+}
+
+/// Writes one record of `length` bytes, which `fill` lays out.
+fn record(
+    writer: &mut Writer<'_, '_>,
+    kind: NoteKind,
+    length: usize,
+    wait: &Wait<'_>,
+    fill: impl FnOnce(&mut [u8]),
+) -> Result<(), Ended> {
+    writer.notes(record_bytes(length), wait, |room| {
+        let (header, rest) = room.split_at_mut(size_of::<NoteHeader>().min(room.len()));
+        let laid = NoteHeader { kind: (kind as u32).into(), length: (length as u32).into() };
+        lay(header, laid.as_bytes());
+        if let Some(inside) = rest.get_mut(..length) {
+            fill(inside);
+        }
+    })
+}
+
+/// Writes a text in pieces.
+fn text(writer: &mut Writer<'_, '_>, kind: NoteKind, text: &[u8], wait: &Wait<'_>) -> Result<(), Ended> {
+    let mut offset = 0_u64;
+    for piece in text.chunks(TEXT_PIECE) {
+        let part = TextPart { offset: offset.into() };
+        let length = size_of::<TextPart>().saturating_add(piece.len());
+        record(writer, kind, length, wait, |room| {
+            let (head, body) = room.split_at_mut(size_of::<TextPart>().min(room.len()));
+            lay(head, part.as_bytes());
+            lay(body, piece);
+        })?;
+        offset = offset.saturating_add(piece.len() as u64);
+    }
+    Ok(())
+}
+
+/// Writes the last `tail` bytes of the kernel log.
+fn log(
+    writer: &mut Writer<'_, '_>,
+    platform: &dyn Platform,
+    tail: u64,
+    wait: &Wait<'_>,
+) -> Result<(), Ended> {
+    let length = platform.log_length();
+    let begin = length.saturating_sub(tail);
+    let mut at = begin;
+    // Each turn moves on by at least one byte, towards `length`.
+    while at < length {
+        let want = length.saturating_sub(at).min(TEXT_PIECE as u64) as usize;
+        let part = TextPart { offset: at.saturating_sub(begin).into() };
+        let mut got = 0;
+        record(writer, NoteKind::Log, size_of::<TextPart>().saturating_add(want), wait, |room| {
+            let (head, body) = room.split_at_mut(size_of::<TextPart>().min(room.len()));
+            lay(head, part.as_bytes());
+            got = platform.log(at, body).min(body.len());
+        })?;
+        if got == 0 {
+            break;
+        }
+        at = at.saturating_add(got as u64);
+    }
+    Ok(())
+}
+
+/// One CPU's registers as a note.
+fn cpu_state(cpu: u32, condition: CpuCondition, registers: &Registers) -> CpuState {
+    CpuState {
+        cpu: cpu.into(),
+        condition: (condition as u32).into(),
+        general: registers.general.map(Into::into),
+        control: registers.control.map(Into::into),
+    }
+}
+
+/// What the notes tell.
+pub(crate) struct Facts<'f> {
+    pub(crate) crash: &'f Crash<'f>,
+    pub(crate) crashing_cpu: u32,
+    pub(crate) ram: &'f [PfnRange],
+    pub(crate) arena: PfnRange,
+    pub(crate) lacks: Lacks,
+    pub(crate) log_tail: u64,
+}
+
+/// Writes all notes, most telling first.
+///
+/// # Errors
+/// Why the stream ended.
+pub(crate) fn write(
+    writer: &mut Writer<'_, '_>,
+    platform: &dyn Platform,
+    facts: &Facts<'_>,
+    wait: &Wait<'_>,
+) -> Result<(), Ended> {
+    text(writer, NoteKind::Message, facts.crash.message.as_bytes(), wait)?;
+
+    let crashed = cpu_state(facts.crashing_cpu, CpuCondition::Crashing, facts.crash.registers);
+    record(writer, NoteKind::Cpu, size_of::<CpuState>(), wait, |room| {
+        lay(room, crashed.as_bytes());
+    })?;
+    for cpu in (0..platform.cpus()).filter(|cpu| *cpu != facts.crashing_cpu) {
+        let state = match platform.registers(cpu) {
+            Some(registers) => cpu_state(cpu, CpuCondition::Stopped, &registers),
+            None => cpu_state(cpu, CpuCondition::Silent, &Registers::ZERO),
+        };
+        record(writer, NoteKind::Cpu, size_of::<CpuState>(), wait, |room| {
+            lay(room, state.as_bytes());
+        })?;
+    }
+
+    let lacks = facts.lacks.bits().to_le_bytes();
+    record(writer, NoteKind::Lacks, lacks.len(), wait, |room| lay(room, &lacks))?;
+    for (kind, bytes) in
+        [(NoteKind::System, platform.system().as_bytes()), (NoteKind::BuildId, platform.build_id())]
+    {
+        let bytes = bytes.get(..bytes.len().min(TEXT_PIECE)).unwrap_or_default();
+        record(writer, kind, bytes.len(), wait, |room| lay(room, bytes))?;
+    }
+
+    let ram = facts.ram.iter().map(|range| (*range, RangeKind::Ram));
+    for (range, kind) in ram.chain([(facts.arena, RangeKind::Arena)]) {
+        let laid = MemoryRange {
+            start: range.start.saturating_mul(PAGE_BYTES).into(),
+            end: range.end.saturating_mul(PAGE_BYTES).into(),
+            kind: (kind as u32).into(),
+            reserved: 0.into(),
+        };
+        record(writer, NoteKind::MemoryRange, size_of::<MemoryRange>(), wait, |room| {
+            lay(room, laid.as_bytes());
+        })?;
+    }
+
+    log(writer, platform, facts.log_tail, wait)?;
+    text(writer, NoteKind::Vmcoreinfo, platform.vmcoreinfo(), wait)?;
+    writer.close_chunk(wait)
+}

@@ -1,0 +1,421 @@
+//! The writer: one chunk is filled while others are on their way to the disk.
+
+use zerocopy::little_endian::U64;
+
+use crate::device::Direction;
+use crate::dma::DmaBuffer;
+use crate::format::chunk::{ChunkHeader, ChunkKind, MAX_PAYLOAD_BLOCKS, MAX_RUNS, Run, RunKind};
+use crate::format::{BLOCK_SIZE, Block, Uuid, checksum, frame};
+use crate::partition::io::Pool;
+use crate::partition::verify::{Verify, every_block};
+use crate::partition::window::Window;
+use crate::platform::Nanoseconds;
+use crate::stream::Ended;
+use crate::wait::Wait;
+
+/// With [`Verify::Ahead`], so many blocks are checked at a time (8 MiB).
+const ZONE_BLOCKS: u64 = 2048;
+
+/// The chunk that is being filled.
+struct Open {
+    kind: ChunkKind,
+    slot: usize,
+    buffer: DmaBuffer,
+    /// Payload blocks that it may have.
+    capacity: usize,
+    /// Payload blocks that it has.
+    payload: usize,
+    /// Bytes of payload in use.
+    bytes: usize,
+    /// Runs that it has.
+    runs: usize,
+}
+
+/// Pages in the chunks that were sent, by what became of them.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Counts {
+    /// Pages whose bytes were sent.
+    pub data: u64,
+    /// Pages of zeros.
+    pub zero: u64,
+    /// Pages of the arena.
+    pub arena: u64,
+    /// Pages that could not be read.
+    pub unreadable: u64,
+}
+
+impl Counts {
+    fn add(&mut self, run: &Run) {
+        let count = match run.kind() {
+            RunKind::Data => &mut self.data,
+            RunKind::Zero => &mut self.zero,
+            RunKind::Arena => &mut self.arena,
+            RunKind::Unreadable => &mut self.unreadable,
+        };
+        *count = count.saturating_add(run.count.get().into());
+    }
+}
+
+/// Writes chunks one behind another.
+pub struct Writer<'w, 'd> {
+    window: &'w mut Window<'d>,
+    pool: &'w mut Pool,
+    uuid: Uuid,
+    nonce: u64,
+    /// Where the next chunk goes.
+    next: u64,
+    /// Blocks before this one may be written.
+    verified: u64,
+    /// Chunks so far.
+    chunks: u64,
+    counts: Counts,
+    /// Moment after which no chunk is begun.
+    stop_at: Nanoseconds,
+    open: Option<Open>,
+}
+
+impl<'w, 'd> Writer<'w, 'd> {
+    /// A writer that begins at block `next`. With [`Verify::Ahead`], nothing has been checked yet; otherwise all that
+    /// will be.
+    pub fn new(
+        window: &'w mut Window<'d>,
+        pool: &'w mut Pool,
+        (uuid, nonce): (Uuid, u64),
+        next: u64,
+        verify: Verify,
+        stop_at: Nanoseconds,
+    ) -> Writer<'w, 'd> {
+        let verified = if verify == Verify::Ahead { next } else { window.blocks() };
+        Writer {
+            window,
+            pool,
+            uuid,
+            nonce,
+            next,
+            verified,
+            chunks: 0,
+            counts: Counts::default(),
+            stop_at,
+            open: None,
+        }
+    }
+
+    /// The partition.
+    pub fn window(&mut self) -> &mut Window<'d> {
+        self.window
+    }
+
+    /// The first block behind what was written.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Chunks written.
+    pub fn chunks(&self) -> u64 {
+        self.chunks
+    }
+
+    /// Pages in the chunks written.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Most requests that were in flight at once.
+    pub fn deepest(&self) -> usize {
+        self.pool.deepest()
+    }
+
+    /// Makes sure that blocks before `end` may be written; with [`Verify::Ahead`] it looks.
+    ///
+    /// # Errors
+    /// A block that does not hold its pattern, or why that could not be seen.
+    pub fn verify_up_to(&mut self, end: u64, wait: &Wait<'_>) -> Result<(), Ended> {
+        if end <= self.verified {
+            return Ok(());
+        }
+        self.drain(wait)?;
+        let zone = end.max(self.verified.saturating_add(ZONE_BLOCKS)).min(self.window.blocks());
+        let range = (self.verified, zone);
+        every_block(self.window, self.pool, &self.uuid, range, wait, &mut |_, _| ()).map_err(|unfit| {
+            // Reads may still be under way; their buffers are needed again.
+            let _ = self.pool.drain(self.window, wait);
+            match unfit {
+                crate::partition::place::Unfit::Device { error, .. } => Ended::Device(error),
+                crate::partition::place::Unfit::Budget => Ended::Budget,
+                other => Ended::Pattern(other),
+            }
+        })?;
+        self.verified = zone;
+        Ok(())
+    }
+
+    /// Whether it is time to close the dump.
+    pub fn out_of_time(&self, wait: &Wait<'_>) -> bool {
+        wait.now() >= self.stop_at
+    }
+
+    /// A free buffer, once one is.
+    fn buffer(&mut self, wait: &Wait<'_>) -> Result<(usize, DmaBuffer), Ended> {
+        // Each turn brings one buffer back, so there are at most as many turns as buffers.
+        loop {
+            if self.pool.has_room()
+                && let Some(taken) = self.pool.take()
+            {
+                return Ok(taken);
+            }
+            let done = self.pool.next(self.window, wait).map_err(Ended::Device)?;
+            let Some(done) = done else {
+                // Nothing is free and nothing is in flight: the device has kept every buffer.
+                return Err(Ended::Device(crate::device::DeviceError::NotReady));
+            };
+            self.pool.give_back(done.slot, done.buffer);
+            done.result.map_err(Ended::Device)?;
+        }
+    }
+
+    /// Begins a chunk, unless time or room is up.
+    fn begin(&mut self, kind: ChunkKind, wait: &Wait<'_>) -> Result<(), Ended> {
+        wait.breathe();
+        if self.out_of_time(wait) {
+            return Err(Ended::Budget);
+        }
+        // Header, at least one block of payload, and the back header that closes the dump.
+        let room = self.window.blocks().saturating_sub(self.next).saturating_sub(2);
+        if room == 0 {
+            return Err(Ended::Full);
+        }
+        let (slot, mut buffer) = self.buffer(wait)?;
+        let blocks = (buffer.len() / BLOCK_SIZE).saturating_sub(1);
+        let capacity = MAX_PAYLOAD_BLOCKS.min(blocks).min(room as usize);
+        if let Some((first, payload)) = buffer.blocks_mut().split_first_mut() {
+            if let Some(header) = ChunkHeader::of_mut(first) {
+                header.clear();
+                header.kind = (kind as u32).into();
+                header.nonce = self.nonce.into();
+                header.index = self.chunks.into();
+                header.block = self.next.into();
+            }
+            if kind == ChunkKind::Notes {
+                payload.as_flattened_mut().fill(0);
+            }
+        }
+        self.open = Some(Open { kind, slot, buffer, capacity, payload: 0, bytes: 0, runs: 0 });
+        Ok(())
+    }
+
+    /// Seals the open chunk and sends it on its way.
+    ///
+    /// # Errors
+    /// Why it could not be sent; the chunk is lost.
+    pub fn close_chunk(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        if open.runs == 0 && open.bytes == 0 {
+            self.pool.give_back(open.slot, open.buffer);
+            return Ok(());
+        }
+        if open.kind == ChunkKind::Notes {
+            sum_notes(&mut open, self.next.saturating_add(1));
+        }
+        let count = (open.payload as u64).saturating_add(1);
+        if let Some(first) = open.buffer.blocks_mut().first_mut() {
+            if let Some(header) = ChunkHeader::of_mut(first) {
+                header.payload_blocks = (open.payload as u32).into();
+                header.payload_bytes = (open.bytes as u64).into();
+                header.run_count = (open.runs as u32).into();
+            }
+            frame::seal(first);
+        }
+        let mut counts = self.counts;
+        if let Some(header) = header(&mut open.buffer) {
+            header.runs().iter().for_each(|run| counts.add(run));
+        }
+        // The back header has to fit behind, and may go nowhere unchecked either.
+        let end = self.next.saturating_add(count);
+        if let Err(ended) = self.verify_up_to(end.saturating_add(1), wait) {
+            self.pool.give_back(open.slot, open.buffer);
+            return Err(ended);
+        }
+        let started = self
+            .pool
+            .start(self.window, Direction::Write, open.slot, open.buffer, (self.next, count), wait)
+            .map_err(Ended::Device)?;
+        self.counts = counts;
+        self.next = end;
+        self.chunks = self.chunks.saturating_add(1);
+        if let Some(done) = started {
+            self.pool.give_back(done.slot, done.buffer);
+            done.result.map_err(Ended::Device)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that was sent has arrived.
+    ///
+    /// # Errors
+    /// The first that did not.
+    pub fn drain(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
+        self.pool.drain(self.window, wait).map_err(Ended::Device)
+    }
+
+    /// Makes sure that a chunk of `kind` is open and takes one more run that starts with `pfn`, or block of payload.
+    fn ready(&mut self, kind: ChunkKind, payload: bool, run: bool, wait: &Wait<'_>) -> Result<(), Ended> {
+        if let Some(open) = &self.open {
+            let full = (payload && open.payload >= open.capacity) || (run && open.runs >= MAX_RUNS);
+            if !full {
+                return Ok(());
+            }
+            self.close_chunk(wait)?;
+        }
+        self.begin(kind, wait)
+    }
+
+    /// Whether the open chunk's last run can take `pfn` as its next page of `kind`.
+    fn continues(&mut self, kind: RunKind, pfn: u64) -> bool {
+        let Some(open) = &mut self.open else { return false };
+        let Some(last) = open.runs.checked_sub(1) else { return false };
+        let Some(run) = header(&mut open.buffer).and_then(|header| header.runs.get(last).copied()) else {
+            return false;
+        };
+        run.kind.get() == kind as u32
+            && run.pfn.get().saturating_add(run.count.get().into()) == pfn
+            && run.count.get() < u32::MAX
+    }
+
+    /// Notes in the open chunk that `count` pages from `pfn` on are of `kind`. The chunk has room.
+    fn note_run(&mut self, kind: RunKind, pfn: u64, count: u32) {
+        let continues = self.continues(kind, pfn);
+        let Some(open) = &mut self.open else { return };
+        let place = if continues { open.runs.saturating_sub(1) } else { open.runs };
+        let Some(run) = header(&mut open.buffer).and_then(|header| header.runs.get_mut(place)) else {
+            return;
+        };
+        if continues {
+            run.count = run.count.get().saturating_add(count).into();
+        } else {
+            *run = Run { pfn: pfn.into(), count: count.into(), kind: (kind as u32).into() };
+            open.runs = open.runs.saturating_add(1);
+        }
+    }
+
+    /// Puts pages without payload on record.
+    ///
+    /// # Errors
+    /// Why the stream ended.
+    pub fn absent(&mut self, kind: RunKind, pfn: u64, count: u32, wait: &Wait<'_>) -> Result<(), Ended> {
+        let joins = self.continues(kind, pfn) && {
+            let last = self.open.as_mut().and_then(|open| {
+                let last = open.runs.checked_sub(1)?;
+                header(&mut open.buffer)?.runs.get(last).copied()
+            });
+            last.is_some_and(|run| run.count.get().checked_add(count).is_some())
+        };
+        if !joins {
+            self.ready(ChunkKind::Memory, false, true, wait)?;
+        }
+        self.note_run(kind, pfn, count);
+        Ok(())
+    }
+
+    /// Writes a page: `fill` lays its bytes into a block and returns their checksum for that block's number.
+    ///
+    /// # Errors
+    /// Why the stream ended.
+    pub fn page(
+        &mut self,
+        pfn: u64,
+        wait: &Wait<'_>,
+        fill: impl FnOnce(&mut Block, u64) -> u64,
+    ) -> Result<(), Ended> {
+        let new_run = !self.continues(RunKind::Data, pfn);
+        self.ready(ChunkKind::Memory, true, new_run, wait)?;
+        let next = self.next;
+        if let Some(open) = &mut self.open {
+            let place = open.payload;
+            let position = next.saturating_add(1).saturating_add(place as u64);
+            if let Some((first, payload)) = open.buffer.blocks_mut().split_first_mut()
+                && let Some(block) = payload.get_mut(place)
+            {
+                let sum = fill(block, position);
+                set_sum(first, place, sum);
+            }
+            open.payload = place.saturating_add(1);
+            open.bytes = open.bytes.saturating_add(BLOCK_SIZE);
+        }
+        self.note_run(RunKind::Data, pfn, 1);
+        Ok(())
+    }
+
+    /// Gives room for `bytes` bytes in a notes chunk to `fill`. More than a chunk can hold is not given: ask
+    /// [`notes_room`](Writer::notes_room) first.
+    ///
+    /// # Errors
+    /// Why the stream ended.
+    pub fn notes(
+        &mut self,
+        bytes: usize,
+        wait: &Wait<'_>,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), Ended> {
+        if self.notes_room(wait)? < bytes {
+            self.close_chunk(wait)?;
+        }
+        if self.notes_room(wait)? < bytes {
+            return Err(Ended::Full);
+        }
+        if let Some(open) = &mut self.open {
+            let begin = open.bytes;
+            let end = begin.saturating_add(bytes);
+            let payload = open.buffer.bytes_mut().get_mut(BLOCK_SIZE..).unwrap_or_default();
+            if let Some(room) = payload.get_mut(begin..end) {
+                fill(room);
+                open.bytes = end;
+                open.payload = end.div_ceil(BLOCK_SIZE);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that the open notes chunk still takes; begins one if none is open.
+    ///
+    /// # Errors
+    /// Why the stream ended.
+    pub fn notes_room(&mut self, wait: &Wait<'_>) -> Result<usize, Ended> {
+        if self.open.is_none() {
+            self.begin(ChunkKind::Notes, wait)?;
+        }
+        let room = self
+            .open
+            .as_ref()
+            .map_or(0, |open| open.capacity.saturating_mul(BLOCK_SIZE).saturating_sub(open.bytes));
+        Ok(room)
+    }
+
+    /// Forgets the open chunk: the stream ended before it was full, and for a reason that keeps it from being
+    /// written.
+    pub fn abandon(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.pool.give_back(open.slot, open.buffer);
+        }
+    }
+}
+
+/// The header of a chunk in its buffer.
+fn header(buffer: &mut DmaBuffer) -> Option<&mut ChunkHeader> {
+    ChunkHeader::of_mut(buffer.blocks_mut().first_mut()?)
+}
+
+/// Sets the checksums of a notes chunk, whose payload begins at block `first`. A page's is made when it is copied.
+fn sum_notes(open: &mut Open, first: u64) {
+    if let Some((header, payload)) = open.buffer.blocks_mut().split_first_mut() {
+        for (place, block) in payload.iter().take(open.payload).enumerate() {
+            set_sum(header, place, checksum::block_sum(block, first.saturating_add(place as u64)));
+        }
+    }
+}
+
+/// Sets the checksum of a payload block in the chunk's header.
+fn set_sum(first: &mut Block, place: usize, sum: u64) {
+    if let Some(slot) = ChunkHeader::of_mut(first).and_then(|header| header.sums.get_mut(place)) {
+        *slot = U64::new(sum);
+    }
+}

@@ -1,0 +1,120 @@
+//! The one bounded wait.
+//!
+//! Nothing in a dump waits in any other way. While it waits, it runs the private timers and tasklets and pats the
+//! watchdog. It ends at its deadline, at the end of the dump's budget, or, should the clock stand still,
+//! after a number of looks.
+
+use core::cell::Cell;
+
+use crate::deferred::Queues;
+use crate::platform::{Nanoseconds, Platform};
+
+/// One millisecond in nanoseconds.
+pub const MILLISECOND: Nanoseconds = 1_000_000;
+/// One second in nanoseconds.
+pub const SECOND: Nanoseconds = 1_000_000_000;
+
+/// How often the watchdog is patted while waiting.
+const PAT_EVERY: Nanoseconds = MILLISECOND / 2;
+
+/// So many looks at a clock that does not move mean that it never will. A look costs at least some nanoseconds, so
+/// this is at most seconds.
+const LOOKS_AT_DEAD_CLOCK: u32 = 50_000_000;
+
+/// Something did not happen in time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TimedOut {
+    /// What was waited for.
+    pub what: &'static str,
+    /// How long, in nanoseconds; 0 if the clock stood still.
+    pub after: Nanoseconds,
+}
+
+/// The way to wait, bound to the platform, the private queues and the end of the budget.
+pub struct Wait<'a> {
+    platform: &'a dyn Platform,
+    queues: Option<&'a Queues>,
+    end: Nanoseconds,
+    patted: Cell<Nanoseconds>,
+}
+
+impl<'a> Wait<'a> {
+    /// A wait that ends at `end` on the platform's clock at the latest, and runs `queues` meanwhile.
+    pub fn new(platform: &'a dyn Platform, queues: Option<&'a Queues>, end: Nanoseconds) -> Wait<'a> {
+        Wait { platform, queues, end, patted: Cell::new(0) }
+    }
+
+    /// The platform.
+    pub fn platform(&self) -> &'a dyn Platform {
+        self.platform
+    }
+
+    /// Nanoseconds on the platform's clock.
+    pub fn now(&self) -> Nanoseconds {
+        self.platform.now()
+    }
+
+    /// Whether the budget is spent.
+    pub fn expired(&self) -> bool {
+        self.now() >= self.end
+    }
+
+    /// Looks with `look` until it gives something, for at most `limit` nanoseconds and within the budget. It
+    /// is looked at least once, and once more after the deadline, so that a machine that was held up for long does
+    /// not miss what has happened.
+    ///
+    /// # Errors
+    /// If it did not happen; `what` names it.
+    pub fn until<T>(
+        &self,
+        what: &'static str,
+        limit: Nanoseconds,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> Result<T, TimedOut> {
+        let begin = self.now();
+        let deadline = begin.saturating_add(limit).min(self.end);
+        let mut seen = begin;
+        let mut still = 0_u32;
+        loop {
+            let now = self.now();
+            if let Some(found) = look() {
+                return Ok(found);
+            }
+            if now >= deadline {
+                return Err(TimedOut { what, after: now.saturating_sub(begin) });
+            }
+            if now == seen {
+                still = still.saturating_add(1);
+                if still >= LOOKS_AT_DEAD_CLOCK {
+                    return Err(TimedOut { what, after: 0 });
+                }
+            } else {
+                seen = now;
+                still = 0;
+            }
+            self.breathe_at(now);
+            core::hint::spin_loop();
+        }
+    }
+
+    /// Lets time pass: `span` nanoseconds, or until the budget is spent.
+    pub fn pause(&self, span: Nanoseconds) {
+        // Nothing is looked for, so running out of time is the purpose.
+        let _ = self.until("a pause", span, || None::<()>);
+    }
+
+    /// What has to go on during long work that does not wait: watchdog, timers, tasklets.
+    pub fn breathe(&self) {
+        self.breathe_at(self.now());
+    }
+
+    fn breathe_at(&self, now: Nanoseconds) {
+        if now.wrapping_sub(self.patted.get()) >= PAT_EVERY {
+            self.patted.set(now);
+            self.platform.pat_watchdog();
+        }
+        if let Some(queues) = self.queues {
+            queues.run(now);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The private queues: what a 2004 diskdump driver needs of them, and their bounds.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use dumpcore::arm::{Config, Ownership, Target};
+use dumpcore::crash::Outcome;
+use dumpcore::deferred::{DeferError, Handler, Queues, TASKLET_CAPACITY, TIMER_CAPACITY};
+use dumpcore::device::{DeviceError, Direction, DumpDevice, Geometry, Health};
+use dumpcore::dma::DmaBuffer;
+use dumpcore::integrity::Digest;
+use dumpcore::sim::{Disk, Machine};
+use dumpcore::wait::{MILLISECOND, Wait};
+use dumpcore::{Platform, ResetPolicy, platform::RamRange};
+
+const UUID: [u8; 16] = *b"deferred tests..";
+
+/// What a test saw from inside a dump.
+static SEEN: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+static FAILED: AtomicUsize = AtomicUsize::new(0);
+
+fn count(word: usize) {
+    SEEN[word].fetch_add(1, Ordering::Relaxed);
+}
+
+fn nothing(_: usize) {}
+
+fn expect(what: bool) {
+    if !what {
+        FAILED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A driver of the 2004 kind: its requests are finished by a timer, which schedules a tasklet.
+struct OldDriver {
+    inner: dumpcore::sim::SimDevice,
+    queues: &'static Queues,
+    machine: &'static Machine,
+}
+
+impl OldDriver {
+    fn timer(word: usize) -> Handler {
+        Handler { run: count, word }
+    }
+
+    /// All that a driver may do with the queues, seen from crashdump mode.
+    fn exercise(&self, wait: &Wait<'_>) {
+        let (queues, machine) = (self.queues, self.machine);
+        expect(queues.crashdump_mode());
+        let now = machine.now();
+        // Timers: in time, not early, moved, deleted.
+        expect(queues.set_timer(machine, Self::timer(0), now + MILLISECOND).is_ok());
+        expect(queues.set_timer(machine, Self::timer(1), now + 3600 * 1000 * MILLISECOND).is_ok());
+        expect(queues.set_timer(machine, Self::timer(2), now).is_ok());
+        expect(queues.set_timer(machine, Self::timer(2), now + 3600 * 1000 * MILLISECOND).is_ok());
+        expect(queues.set_timer(machine, Self::timer(3), now + MILLISECOND).is_ok());
+        expect(queues.delete_timer(machine, Self::timer(3)) == Ok(true));
+        expect(queues.delete_timer(machine, Self::timer(3)) == Ok(false));
+        expect(queues.schedule_tasklet(machine, Self::timer(4)).is_ok());
+        expect(queues.schedule_tasklet(machine, Self::timer(4)).is_ok());
+        wait.pause(5 * MILLISECOND);
+        // Full is an error, and the entries that are in stay in.
+        for word in 0..TIMER_CAPACITY - 2 {
+            expect(queues.set_timer(machine, Handler { run: nothing, word }, u64::MAX).is_ok());
+        }
+        let one_more = Handler { run: nothing, word: 999 };
+        let full = queues.set_timer(machine, one_more, u64::MAX);
+        expect(full == Err(DeferError::Full { capacity: TIMER_CAPACITY }));
+        for word in 0..TASKLET_CAPACITY {
+            expect(queues.schedule_tasklet(machine, Handler { run: nothing, word }).is_ok());
+        }
+        let full = queues.schedule_tasklet(machine, one_more);
+        expect(full == Err(DeferError::Full { capacity: TASKLET_CAPACITY }));
+        wait.pause(MILLISECOND);
+        expect(queues.schedule_tasklet(machine, one_more).is_ok());
+    }
+}
+
+impl DumpDevice for OldDriver {
+    fn name(&self) -> &str {
+        "a 2004 driver"
+    }
+    fn geometry(&self) -> Geometry {
+        self.inner.geometry()
+    }
+    fn seal(&self, digest: &mut Digest) {
+        self.inner.seal(digest);
+    }
+    fn sanity_check(&mut self, wait: &Wait<'_>) -> Health {
+        self.inner.sanity_check(wait)
+    }
+    fn quiesce(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        if self.queues.crashdump_mode() {
+            self.exercise(wait);
+        }
+        self.inner.quiesce(wait)
+    }
+    fn rw_block(
+        &mut self,
+        direction: Direction,
+        block: u64,
+        buffer: DmaBuffer,
+        wait: &Wait<'_>,
+    ) -> (Option<DmaBuffer>, Result<(), DeviceError>) {
+        self.inner.rw_block(direction, block, buffer, wait)
+    }
+    fn flush(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        self.inner.flush(wait)
+    }
+    fn shutdown(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        self.inner.shutdown(wait)
+    }
+}
+
+#[test]
+fn in_a_dump_the_queues_run_the_drivers_timers_and_tasklets_and_nothing_else() {
+    let disk = Disk::formatted(512, 0, 512, &UUID, 1);
+    let machine = Machine::new(vec![RamRange { start: 0, end: 2 << 20 }], 1 << 20, &disk);
+    machine.fill_page(400, 1);
+    let machine: &'static Machine = machine;
+    let queues: &'static Queues = Box::leak(Box::new(Queues::new()));
+
+    // In normal operation they hand through, and this kernel has none of its own.
+    let handler = OldDriver::timer(7);
+    assert_eq!(queues.set_timer(machine, handler, 0), Err(DeferError::NoHostQueues));
+    assert_eq!(queues.schedule_tasklet(machine, handler), Err(DeferError::NoHostQueues));
+
+    let driver = Box::leak(Box::new(OldDriver { inner: disk.device(1), queues, machine }));
+    let target = Target {
+        device: driver,
+        first_block: 0,
+        blocks: 512,
+        uuid: Some(UUID),
+        ownership: Ownership::Exclusive,
+    };
+    let config = Config { queues: Some(queues), reset: ResetPolicy::Return, ..Config::default() };
+    machine.dump().arm(machine, target, machine.arena(), config).unwrap();
+    assert_eq!(machine.panic("with timers"), Outcome::Complete);
+
+    assert_eq!(FAILED.load(Ordering::Relaxed), 0, "an expectation inside the dump failed");
+    let seen: Vec<u64> = SEEN.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+    assert_eq!(seen, [1, 0, 0, 0, 1, 0, 0, 0], "timer 0 and tasklet 4 ran, each once");
+    assert!(!queues.crashdump_mode(), "a dump that returns leaves crashdump mode");
+}

@@ -1,0 +1,387 @@
+//! Dumps on a simulated machine: no foreign block is ever changed, every fault has its name and its end.
+
+use dumpcore::arm::{ArmError, Config, Ownership, Target};
+use dumpcore::crash::{Outcome, Refusal};
+use dumpcore::device::DeviceError;
+use dumpcore::format::frame::{Kind, Malformed};
+use dumpcore::format::header::{Header, Incomplete, Status};
+use dumpcore::format::{BLOCK_SIZE, pattern};
+use dumpcore::partition::place::Unfit;
+use dumpcore::platform::RamRange;
+use dumpcore::sim::{Disk, DiskFault, Machine, MachineFault};
+use dumpcore::wait::SECOND;
+use dumpcore::{ResetPolicy, Verify};
+use proptest::prelude::*;
+
+const UUID: [u8; 16] = *b"dump tests......";
+const FIRST: u64 = 3;
+const BLOCKS: u64 = 300;
+const DISK_BLOCKS: u64 = 320;
+const ARENA: usize = 256 << 10;
+
+fn ram() -> Vec<RamRange> {
+    // A hole, odd ends, and a range that begins inside another.
+    vec![
+        RamRange { start: 0x1000, end: 0x10_0000 },
+        RamRange { start: 0x20_0123, end: 0x2f_0fff },
+        RamRange { start: 0x28_0000, end: 0x2a_0000 },
+    ]
+}
+
+fn machine(disk: &Disk, filled: u64) -> &'static mut Machine {
+    let machine = Machine::new(ram(), ARENA, disk);
+    for page in 0..filled {
+        machine.fill_page(0x201 + page, 1);
+    }
+    machine
+}
+
+fn config() -> Config<'static> {
+    Config { budget: 60 * SECOND, reset: ResetPolicy::Return, ..Config::default() }
+}
+
+fn arm(
+    machine: &'static Machine,
+    disk: &Disk,
+    config: Config<'static>,
+    depth: usize,
+) -> Result<(), ArmError> {
+    let target = Target {
+        device: Box::leak(Box::new(disk.device(depth))),
+        first_block: FIRST,
+        blocks: BLOCKS,
+        uuid: Some(UUID),
+        ownership: Ownership::Shared,
+    };
+    machine.dump().arm(machine, target, machine.arena(), config).map(|_| ())
+}
+
+fn formatted() -> Disk {
+    Disk::formatted(DISK_BLOCKS, FIRST, BLOCKS, &UUID, 11)
+}
+
+/// Arms, spoils something, crashes; the disk's bytes before and after, and the outcome.
+fn spoilt(
+    config: Config<'static>,
+    spoil: impl FnOnce(&mut Machine, &Disk),
+) -> (Outcome, Vec<u8>, Vec<u8>, String) {
+    let disk = formatted();
+    let machine = machine(&disk, 40);
+    spoil(machine, &disk);
+    let machine: &'static Machine = machine;
+    arm(machine, &disk, config, 4).unwrap();
+    let before = disk.bytes();
+    let outcome = machine.panic("spoilt");
+    (outcome, before, disk.bytes(), machine.console_text())
+}
+
+fn flip(disk: &Disk, block: u64, bit: usize) {
+    disk.change(|bytes| bytes[block as usize * BLOCK_SIZE + bit / 8] ^= 1 << (bit % 8));
+}
+
+fn at(bytes: &[u8], block: u64) -> &[u8; BLOCK_SIZE] {
+    &bytes.as_chunks().0[(FIRST + block) as usize]
+}
+
+#[test]
+fn a_healthy_machine_gets_a_complete_dump_with_equal_headers() {
+    let disk = formatted();
+    let machine = machine(&disk, 40);
+    arm(machine, &disk, config(), 4).unwrap();
+    assert_eq!(machine.panic("well\nsecond line"), Outcome::Complete);
+    let bytes = disk.bytes();
+    let front = Header::parse(at(&bytes, 1), Kind::Front).unwrap();
+    let back = Header::parse(at(&bytes, front.end_block.get() - 1), Kind::Back).unwrap();
+    assert!(front.agrees_with(back));
+    assert_eq!(front.status(), Status::Complete);
+    assert_eq!(front.data_pages.get(), 40);
+    assert_eq!(front.message(), "well\nsecond line");
+    // 0x1000..0x100000 and 0x201000..0x2f0000, the third range lying inside the second.
+    assert_eq!(front.total_pages.get(), 0xff + 0xef);
+    assert_eq!(front.excluded_pages.get(), ARENA as u64 / 4096);
+    let told = front.data_pages.get() + front.zero_pages.get() + front.excluded_pages.get();
+    assert_eq!(told, front.total_pages.get());
+    assert!(machine.pats() > 0, "the watchdog was patted");
+}
+
+#[test]
+fn a_block_of_the_pattern_that_is_wrong_anywhere_refuses_and_leaves_every_byte() {
+    for block in [1, 2, BLOCKS / 2, BLOCKS - 1] {
+        let (outcome, before, after, console) =
+            spoilt(config(), |_, disk| flip(disk, FIRST + block, 4096 * 3 + 5));
+        assert_eq!(outcome, Outcome::Refused(Refusal::Unfit(Unfit::Foreign { block })));
+        assert_eq!(before, after);
+        assert!(console.contains(&format!("refused: block {block} does not hold its pattern")), "{console}");
+    }
+}
+
+#[test]
+fn a_damaged_label_refuses_and_leaves_every_byte() {
+    let (outcome, before, after, _) = spoilt(config(), |_, disk| flip(disk, FIRST, 900));
+    assert!(matches!(outcome, Outcome::Refused(Refusal::Unfit(Unfit::NoLabel(Malformed::Crc { .. })))));
+    assert_eq!(before, after);
+}
+
+#[test]
+fn an_unformatted_partition_refuses_and_leaves_every_byte() {
+    let (outcome, before, after, _) = spoilt(config(), |_, disk| disk.change(|bytes| bytes.fill(0)));
+    assert!(matches!(outcome, Outcome::Refused(Refusal::Unfit(Unfit::NoLabel(Malformed::Magic { .. })))));
+    assert_eq!(before, after);
+}
+
+#[test]
+fn the_label_of_another_disk_refuses_and_leaves_every_byte() {
+    let (outcome, before, after, _) = spoilt(config(), |_, disk| {
+        let other = Disk::formatted(DISK_BLOCKS, FIRST, BLOCKS, b"another disk....", 1);
+        disk.change(|bytes| *bytes = other.bytes());
+    });
+    assert!(matches!(outcome, Outcome::Refused(Refusal::Unfit(Unfit::OtherLabel { .. }))));
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_partition_larger_than_the_disk_refuses_when_armed_and_when_crashed() {
+    let disk = Disk::formatted(BLOCKS, FIRST, BLOCKS, &UUID, 1);
+    let unarmed = machine(&disk, 1);
+    let end = FIRST + BLOCKS;
+    let beyond = Unfit::BeyondDevice { end, blocks: BLOCKS };
+    assert_eq!(arm(unarmed, &disk, config(), 4), Err(ArmError::Unfit(beyond)));
+
+    let (outcome, before, after, _) = spoilt(config(), |_, disk| disk.set_fault(DiskFault::Shrinks(end - 1)));
+    let beyond = Unfit::BeyondDevice { end, blocks: end - 1 };
+    assert_eq!(outcome, Outcome::Refused(Refusal::Unfit(beyond)));
+    assert_eq!(before, after);
+}
+
+#[test]
+fn one_wrong_bit_of_code_refuses_and_leaves_every_byte() {
+    let disk = formatted();
+    let machine = machine(&disk, 40);
+    arm(machine, &disk, config(), 4).unwrap();
+    machine.corrupt_code(12_345);
+    let before = disk.bytes();
+    assert!(matches!(machine.panic("code"), Outcome::Refused(Refusal::Code { .. })));
+    assert_eq!(before, disk.bytes());
+}
+
+#[test]
+fn a_device_that_is_gone_stuck_or_unusable_refuses_within_its_deadline() {
+    for (fault, expected) in [
+        (DiskFault::Gone(0), Refusal::Unusable(DeviceError::Gone)),
+        (DiskFault::Unusable, Refusal::Unusable(DeviceError::Gone)),
+        (DiskFault::NoQuiesce, Refusal::Takeover(DeviceError::TimedOut { what: "the reset", after: SECOND })),
+        (
+            DiskFault::ReadError(0),
+            Refusal::Unfit(Unfit::Device { block: 0, error: DeviceError::Status { what: "read", code: 1 } }),
+        ),
+    ] {
+        let (outcome, before, after, _) = spoilt(config(), |_, disk| disk.set_fault(fault));
+        assert_eq!(outcome, Outcome::Refused(expected));
+        assert_eq!(before, after);
+    }
+    let disk = formatted();
+    let machine = machine(&disk, 40);
+    machine.set_tick(100_000);
+    let machine: &'static Machine = machine;
+    arm(machine, &disk, config(), 4).unwrap();
+    disk.set_fault(DiskFault::Stuck(3));
+    let (before, begin) = (disk.bytes(), machine.clock());
+    assert!(matches!(
+        machine.panic("stuck"),
+        Outcome::Refused(Refusal::Unfit(Unfit::Device { error: DeviceError::TimedOut { .. }, .. }))
+    ));
+    assert_eq!(before, disk.bytes());
+    assert!(machine.clock() - begin < 60 * SECOND);
+}
+
+#[test]
+fn a_second_dump_goes_behind_the_first_and_a_third_finds_no_room() {
+    let disk = formatted();
+    for (sequence, message) in [(1, "first"), (2, "second")] {
+        let machine = machine(&disk, 120);
+        arm(machine, &disk, config(), 4).unwrap();
+        assert_eq!(machine.panic(message), Outcome::Complete, "{}", machine.console_text());
+        disk.switch_on();
+        let bytes = disk.bytes();
+        let mut block = 1;
+        for _ in 1..sequence {
+            block = Header::parse(at(&bytes, block), Kind::Front).unwrap().end_block.get();
+        }
+        let front = Header::parse(at(&bytes, block), Kind::Front).unwrap();
+        assert_eq!((front.sequence.get(), front.message()), (sequence, message));
+    }
+    let machine = machine(&disk, 120);
+    arm(machine, &disk, config(), 4).unwrap();
+    let before = disk.bytes();
+    let outcome = machine.panic("third");
+    // What is left holds a shorter dump, or none.
+    match outcome {
+        Outcome::Incomplete(Incomplete::Full) => (),
+        Outcome::Refused(Refusal::Unfit(Unfit::NoRoom { .. })) => assert_eq!(before, disk.bytes()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_dump_behind_one_that_was_cut_off_does_not_touch_it() {
+    for cut in [1, 2, 5, 30, 70, 100] {
+        let disk = formatted();
+        let first = machine(&disk, 120);
+        arm(first, &disk, config(), 4).unwrap();
+        disk.set_fault(DiskFault::PowerCut { after_blocks: cut, torn: true });
+        first.panic("cut off");
+        disk.switch_on();
+        let before = disk.bytes();
+
+        let second = machine(&disk, 60);
+        arm(second, &disk, config(), 4).unwrap();
+        let outcome = second.panic("behind");
+        assert_eq!(outcome, Outcome::Complete, "cut {cut}: {}", second.console_text());
+        let after = disk.bytes();
+        for block in 0..DISK_BLOCKS as usize {
+            let (was, is) =
+                (&before[block * BLOCK_SIZE..][..BLOCK_SIZE], &after[block * BLOCK_SIZE..][..BLOCK_SIZE]);
+            let number = (block as u64).wrapping_sub(FIRST);
+            let was_free = pattern::matches(was.try_into().unwrap(), &UUID, number);
+            assert!(was == is || was_free, "block {number} was changed, cut {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_crash_inside_the_dump_is_told_and_writes_nothing_more() {
+    let mut told = 0;
+    for looks in (0..2000).step_by(7) {
+        let disk = formatted();
+        let machine = machine(&disk, 40);
+        // The looks at the clock while arming do not count.
+        machine.set_fault(MachineFault::NestedCrash(looks));
+        let machine: &'static Machine = machine;
+        arm(machine, &disk, config(), 4).unwrap();
+        machine.panic("outer");
+        let console = machine.console_text();
+        if console.contains("crashed itself while ") {
+            assert!(console.contains(": a crash inside the dump"), "{console}");
+            told += 1;
+        }
+    }
+    assert!(told > 5, "only {told} of the crashes fell into a dump");
+}
+
+#[test]
+fn a_clock_that_stands_still_ends_the_dump_all_the_same() {
+    let disk = formatted();
+    let machine = machine(&disk, 40);
+    machine.set_fault(MachineFault::DeadClock(30));
+    let machine: &'static Machine = machine;
+    arm(machine, &disk, config(), 4).unwrap();
+    disk.set_fault(DiskFault::Stuck(5));
+    let outcome = machine.panic("dead clock");
+    assert!(matches!(outcome, Outcome::Refused(_) | Outcome::Unclosed(_)), "{outcome:?}");
+}
+
+#[test]
+fn what_is_armed_twice_or_without_a_uuid_or_with_too_little_is_refused_by_name() {
+    let disk = formatted();
+    let first: &'static Machine = machine(&disk, 1);
+    arm(first, &disk, config(), 4).unwrap();
+    let again = Target {
+        device: Box::leak(Box::new(disk.device(1))),
+        first_block: FIRST,
+        blocks: BLOCKS,
+        uuid: None,
+        ownership: Ownership::Shared,
+    };
+    let other: &'static Machine = machine(&disk, 1);
+    assert_eq!(first.dump().arm(first, again, other.arena(), config()), Err(ArmError::AlreadyArmed));
+
+    let target = |blocks, uuid| Target {
+        device: Box::leak(Box::new(disk.device(1))),
+        first_block: FIRST,
+        blocks,
+        uuid,
+        ownership: Ownership::Shared,
+    };
+    let try_arm = |arena, target, config| {
+        let machine: &'static Machine = Machine::new(ram(), arena, &disk);
+        machine.dump().arm(machine, target, machine.arena(), config).unwrap_err()
+    };
+    assert_eq!(try_arm(ARENA, target(BLOCKS, None), config()), ArmError::UuidMissing);
+    assert_eq!(try_arm(ARENA, target(4, Some(UUID)), config()), ArmError::TooSmall { blocks: 4 });
+    assert!(matches!(try_arm(32 << 10, target(BLOCKS, Some(UUID)), config()), ArmError::Arena(_)));
+    let no_time = Config { budget: 0, ..config() };
+    assert_eq!(try_arm(ARENA, target(BLOCKS, Some(UUID)), no_time), ArmError::NoTime);
+}
+
+fn faults() -> impl Strategy<Value = DiskFault> {
+    prop_oneof![
+        Just(DiskFault::None),
+        (0..200_u64, any::<bool>())
+            .prop_map(|(after_blocks, torn)| DiskFault::PowerCut { after_blocks, torn }),
+        (0..30_u64).prop_map(DiskFault::ReadError),
+        (0..20_u64).prop_map(DiskFault::WriteError),
+        (0..40_u64).prop_map(DiskFault::Stuck),
+        (0..40_u64).prop_map(DiskFault::Gone),
+        (0..40_u64).prop_map(DiskFault::WrongId),
+        Just(DiskFault::NoFlush),
+        Just(DiskFault::NoQuiesce),
+    ]
+}
+
+fn verifies() -> impl Strategy<Value = Verify> {
+    prop_oneof![
+        Just(Verify::All),
+        Just(Verify::Ahead),
+        (0..70_u64).prop_map(|every| Verify::Sample { every }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Law 1, for any fault, any configuration and any spoilt block.
+    #[test]
+    fn no_block_is_ever_changed_that_was_not_pattern(
+        fault in faults(),
+        verify in verifies(),
+        spoil in proptest::option::of((1..BLOCKS, 0..BLOCK_SIZE * 8)),
+        depth in 1..6_usize,
+        filled in 0..200_u64,
+        write_back: bool,
+        nested in proptest::option::of(0..3000_u64),
+        seed: u64,
+    ) {
+        let disk = Disk::formatted(DISK_BLOCKS, FIRST, BLOCKS, &UUID, seed);
+        if let Some((block, bit)) = spoil {
+            flip(&disk, FIRST + block, bit);
+        }
+        if write_back {
+            disk.set_write_back();
+        }
+        let machine = machine(&disk, filled);
+        machine.set_tick(20_000);
+        if let Some(looks) = nested {
+            machine.set_fault(MachineFault::NestedCrash(looks));
+        }
+        let machine: &'static Machine = machine;
+        arm(machine, &disk, Config { verify, ..config() }, depth).unwrap();
+        disk.set_fault(fault);
+        let (before, begin) = (disk.bytes(), machine.clock());
+        let outcome = machine.panic("any fault");
+        let after = disk.bytes();
+
+        prop_assert!(machine.clock() - begin < 130 * SECOND, "it took {} s", (machine.clock() - begin) / SECOND);
+        if matches!(outcome, Outcome::Refused(refusal) if !matches!(refusal, Refusal::Begin(_))) {
+            prop_assert_eq!(&before, &after);
+        }
+        for block in 0..DISK_BLOCKS {
+            let was = &before.as_chunks::<BLOCK_SIZE>().0[block as usize];
+            let is = &after.as_chunks::<BLOCK_SIZE>().0[block as usize];
+            let inside = (FIRST + 1..FIRST + BLOCKS).contains(&block);
+            let was_free = inside && pattern::matches(was, &UUID, block - FIRST);
+            // A sample may miss a spoilt block: that is the risk its user takes.
+            let sampled = matches!(verify, Verify::Sample { .. }) && inside;
+            prop_assert!(was == is || was_free || sampled, "block {} was changed", block);
+        }
+    }
+}
