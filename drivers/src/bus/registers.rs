@@ -1,0 +1,40 @@
+//! The one way to a device's registers.
+
+use dumpcore::integrity::Digest;
+
+/// A window of registers, addressed by byte offset from its start. Values have the CPU's byte order, registers have
+/// little-endian, as PCI has it.
+///
+/// An access that is not wholly inside the window, or not aligned to its own size, touches nothing: it reads as all
+/// ones, which is also what a device that is gone reads as, and a write is dropped.
+pub trait Registers: Send {
+    /// Size of the window in bytes.
+    fn length(&self) -> usize;
+
+    /// Reads 8 bits.
+    fn read8(&self, offset: usize) -> u8;
+
+    /// Reads 16 bits.
+    fn read16(&self, offset: usize) -> u16;
+
+    /// Reads 32 bits.
+    fn read32(&self, offset: usize) -> u32;
+
+    /// Reads 64 bits in one access. Not every device allows that; then read two halves.
+    fn read64(&self, offset: usize) -> u64;
+
+    /// Writes 8 bits.
+    fn write8(&self, offset: usize, value: u8);
+
+    /// Writes 16 bits.
+    fn write16(&self, offset: usize, value: u16);
+
+    /// Writes 32 bits.
+    fn write32(&self, offset: usize, value: u32);
+
+    /// Writes 64 bits in one access. Not every device allows that; then write two halves.
+    fn write64(&self, offset: usize, value: u64);
+
+    /// Feeds what must not change while armed: where the window is, and its size.
+    fn seal(&self, digest: &mut Digest);
+}

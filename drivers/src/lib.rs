@@ -1,0 +1,38 @@
+//! Polled, self-checking disk drivers for crash dumps.
+//!
+//! Each driver takes its controller over from whatever driver held it, by reset, and then only polls: no
+//! interrupt, no allocation, no wait but through [`Wait`](dumpcore::wait::Wait). Whatever the device writes is
+//! untrusted.
+//!
+//! - [`bus`]: what a controller stands on: registers, PCI, memory that is shared with the device.
+//! - [`virtio`]: virtio 1.2 over PCI, and its disk, [`VirtioBlk`].
+//!
+//! All registers go through [`Registers`] and all configuration space through [`ConfigSpace`], so that a
+//! register-level fake can stand in for the hardware; with the feature `test-utils` there is one in `fake`.
+
+#![cfg_attr(not(any(test, feature = "test-utils")), no_std)]
+#![warn(missing_docs)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::arithmetic_side_effects,
+        clippy::string_slice
+    )
+)]
+
+pub mod bus;
+#[cfg(any(test, feature = "test-utils"))]
+// The fakes run in tests on a host only, where a panic is a failed test.
+#[allow(clippy::arithmetic_side_effects, clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
+pub mod fake;
+pub mod virtio;
+
+pub use bus::mmio::Mmio;
+pub use bus::pci::{ConfigSpace, Function};
+pub use bus::registers::Registers;
+pub use virtio::blk::VirtioBlk;

@@ -1,0 +1,224 @@
+//! The split virtqueue (virtio 1.2, 2.7).
+//!
+//! Descriptors are handed out in fixed runs, so nothing has to be linked, searched or believed: a request owns its run
+//! from [`publish`](Queue::publish) until [`pop`](Queue::pop) gives it back. Everything that decides is kept out of
+//! the device's reach; of what the device writes, only the used ring is read, and checked.
+
+use dumpcore::device::DeviceError;
+use dumpcore::integrity::Digest;
+use static_assertions::const_assert_eq;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::bus::barrier;
+use crate::bus::shared::Shared;
+
+/// Descriptors in a queue, at most.
+pub const QUEUE_MAX: u16 = 64;
+
+/// Bytes of shared memory that a queue takes, aligned to [`QUEUE_ALIGN`].
+pub const QUEUE_BYTES: usize = USED + 4 + QUEUE_MAX as usize * size_of::<UsedElement>() + 2;
+/// Alignment of a queue's memory in bytes.
+pub const QUEUE_ALIGN: usize = 16;
+
+// Where the parts are. The used ring, which the device writes, begins on a cache line of its own.
+const DESCRIPTORS: usize = 0;
+const AVAILABLE: usize = DESCRIPTORS + QUEUE_MAX as usize * size_of::<Descriptor>();
+const USED: usize = (AVAILABLE + 4 + QUEUE_MAX as usize * 2 + 2).next_multiple_of(64);
+
+/// Offset of the index in both rings (2.7.6, 2.7.8); the entries follow at 4.
+const RING_INDEX: usize = 2;
+const RING_ENTRIES: usize = 4;
+/// Available ring flags: no interrupts, please.
+const NO_INTERRUPT: u16 = 1;
+/// Used ring flags: no notifications, please.
+const NO_NOTIFY: u16 = 1;
+
+/// Descriptor flags: another one follows.
+const NEXT: u16 = 1;
+/// Descriptor flags: the device writes.
+const WRITE: u16 = 2;
+
+/// A piece of memory for the device (2.7.5). Little-endian.
+#[derive(Clone, Copy, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Descriptor {
+    address: u64,
+    length: u32,
+    flags: u16,
+    next: u16,
+}
+const_assert_eq!(size_of::<Descriptor>(), 16);
+
+/// What the device says of a finished request (2.7.8). Little-endian.
+#[derive(Clone, Copy, FromBytes, KnownLayout)]
+#[repr(C)]
+struct UsedElement {
+    id: u32,
+    length: u32,
+}
+const_assert_eq!(size_of::<UsedElement>(), 8);
+
+/// A piece of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// Bus address.
+    pub address: u64,
+    /// Bytes.
+    pub length: u32,
+    /// Whether the device writes it; else it reads it.
+    pub writable: bool,
+}
+
+/// A request that the device says it has finished.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Used {
+    /// The run that was published.
+    pub run: u16,
+    /// Bytes the device says it wrote. Not checked: what is plausible depends on the request.
+    pub length: u32,
+}
+
+/// One split virtqueue.
+pub struct Queue {
+    memory: Shared,
+    /// Descriptors in use, a power of two, at most [`QUEUE_MAX`]; 0 before [`start`](Queue::start).
+    size: u16,
+    /// Descriptors in a run.
+    run_length: u16,
+    /// Which runs the device has.
+    in_flight: u64,
+    /// Our own index of the available ring, free-running.
+    available: u16,
+    /// The used index as the device last showed it.
+    used_seen: u16,
+    /// How far we have taken from the used ring.
+    used_taken: u16,
+}
+
+impl Queue {
+    /// A queue in memory of at least [`QUEUE_BYTES`] bytes, aligned to [`QUEUE_ALIGN`].
+    pub fn new(memory: Shared) -> Queue {
+        Queue { memory, size: 0, run_length: 1, in_flight: 0, available: 0, used_seen: 0, used_taken: 0 }
+    }
+
+    /// Empties the queue. Only while the device does not use it: after its reset. `size` is a power of two, at
+    /// most [`QUEUE_MAX`]; `run_length` is how many pieces a request has at most.
+    pub fn start(&mut self, size: u16, run_length: u16) {
+        self.memory.clear();
+        self.memory.write(AVAILABLE, NO_INTERRUPT.to_le());
+        self.size = size.min(QUEUE_MAX);
+        self.run_length = run_length.max(1);
+        self.in_flight = 0;
+        self.available = 0;
+        self.used_seen = 0;
+        self.used_taken = 0;
+    }
+
+    /// Bus address of the descriptors.
+    pub fn descriptors(&self) -> u64 {
+        self.memory.bus_address(DESCRIPTORS)
+    }
+
+    /// Bus address of the available ring, which the driver writes.
+    pub fn available_ring(&self) -> u64 {
+        self.memory.bus_address(AVAILABLE)
+    }
+
+    /// Bus address of the used ring, which the device writes.
+    pub fn used_ring(&self) -> u64 {
+        self.memory.bus_address(USED)
+    }
+
+    /// How many requests fit.
+    pub fn runs(&self) -> u16 {
+        self.size.checked_div(self.run_length).unwrap_or(0)
+    }
+
+    /// How many requests the device has.
+    pub fn in_flight(&self) -> u16 {
+        self.in_flight.count_ones() as u16
+    }
+
+    /// A run that the device does not have.
+    pub fn free_run(&self) -> Option<u16> {
+        let run = self.in_flight.trailing_ones() as u16;
+        (run < self.runs()).then_some(run)
+    }
+
+    /// Gives a request to the device. `run` comes from [`free_run`](Queue::free_run); of `pieces`, those that the device
+    /// writes come last. Pieces beyond the run's length are left out. Tells whether the device wants to be notified.
+    pub fn publish(&mut self, run: u16, pieces: impl Iterator<Item = Piece>) -> bool {
+        let head = run.wrapping_mul(self.run_length);
+        let mut pieces = pieces.take(self.run_length.into()).peekable();
+        let mut at = head;
+        while let Some(piece) = pieces.next() {
+            let next = at.wrapping_add(1);
+            let more = if pieces.peek().is_some() { NEXT } else { 0 };
+            let flags = more | if piece.writable { WRITE } else { 0 };
+            let descriptor = Descriptor {
+                address: piece.address.to_le(),
+                length: piece.length.to_le(),
+                flags: flags.to_le(),
+                next: if more == 0 { 0 } else { next.to_le() },
+            };
+            let offset = usize::from(at).wrapping_mul(size_of::<Descriptor>()).wrapping_add(DESCRIPTORS);
+            self.memory.write(offset, descriptor);
+            at = next;
+        }
+        self.in_flight |= 1_u64.checked_shl(run.into()).unwrap_or(0);
+        let slot = self.slot(AVAILABLE, self.available, size_of::<u16>());
+        self.memory.write(slot, head.to_le());
+        self.available = self.available.wrapping_add(1);
+        // The request before its announcement.
+        barrier::publish();
+        self.memory.write(AVAILABLE.wrapping_add(RING_INDEX), self.available.to_le());
+        // The announcement before the look whether the device sleeps (2.7.10.1), and before the notification.
+        barrier::full();
+        let flags = self.memory.read::<u16>(USED).map_or(0, u16::from_le);
+        flags & NO_NOTIFY == 0
+    }
+
+    /// Where the entry for a free-running index is in a ring.
+    fn slot(&self, ring: usize, index: u16, entry: usize) -> usize {
+        let place = index & self.size.wrapping_sub(1);
+        usize::from(place).wrapping_mul(entry).wrapping_add(ring).wrapping_add(RING_ENTRIES)
+    }
+
+    /// The next request that the device has finished. With nothing new this is one read of memory.
+    ///
+    /// # Errors
+    /// [`DeviceError::Protocol`] if the device says it finished more than it was given, or something it was not given.
+    /// The queue cannot be used afterwards, until [`start`](Queue::start).
+    #[inline]
+    pub fn pop(&mut self) -> Result<Option<Used>, DeviceError> {
+        if self.used_taken == self.used_seen {
+            let index = self.memory.read::<u16>(USED + RING_INDEX).map_or(self.used_seen, u16::from_le);
+            if index == self.used_seen {
+                return Ok(None);
+            }
+            if index.wrapping_sub(self.used_taken) > self.in_flight() {
+                return Err(DeviceError::Protocol { what: "its used index", value: index.into() });
+            }
+            self.used_seen = index;
+            // The index before what it announces.
+            barrier::observe();
+        }
+        let slot = self.slot(USED, self.used_taken, size_of::<UsedElement>());
+        let element = self.memory.read(slot).unwrap_or(UsedElement { id: u32::MAX, length: 0 });
+        let id = u32::from_le(element.id);
+        let run = id.checked_div(self.run_length.into()).unwrap_or(u32::MAX);
+        let bit = 1_u64.checked_shl(run).unwrap_or(0);
+        let head = run.checked_mul(self.run_length.into());
+        if head != Some(id) || self.in_flight & bit == 0 {
+            return Err(DeviceError::Protocol { what: "a finished request's id", value: id.into() });
+        }
+        self.used_taken = self.used_taken.wrapping_add(1);
+        self.in_flight &= !bit;
+        Ok(Some(Used { run: run as u16, length: u32::from_le(element.length) }))
+    }
+
+    /// Feeds where its memory is.
+    pub fn seal(&self, digest: &mut Digest) {
+        self.memory.seal(digest);
+    }
+}
