@@ -1,0 +1,124 @@
+//! Time: nanoseconds from the time stamp counter, seconds of the day from the CMOS clock.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use x86_64::instructions::port::Port;
+
+/// Frequency of the interval timer, in Hz.
+const PIT_HZ: u64 = 1_193_182;
+/// How long the counter is measured, in ticks of the interval timer: 50 ms.
+const MEASURE: u16 = (PIT_HZ / 20) as u16;
+
+/// The counter when the kernel started.
+static START: AtomicU64 = AtomicU64::new(0);
+/// Nanoseconds per count, times 2^32.
+static SCALE: AtomicU64 = AtomicU64::new(1 << 32);
+
+fn counter() -> u64 {
+    // SAFETY: every x86_64 CPU has the instruction, and it has no effect.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Measures the time stamp counter against channel 2 of the interval timer (Intel 8254).
+pub(crate) fn init() {
+    let mut gate = Port::<u8>::new(0x61);
+    let mut command = Port::<u8>::new(0x43);
+    let mut channel = Port::<u8>::new(0x42);
+    // SAFETY: the ports are those of the PC's interval timer and its gate, which nobody else uses.
+    let counts = unsafe {
+        // Gate on, speaker off; then mode 0: output rises when the count is over.
+        let before = gate.read();
+        gate.write((before & !2) | 1);
+        command.write(0b1011_0000);
+        channel.write(MEASURE as u8);
+        channel.write((MEASURE >> 8) as u8);
+        let begin = counter();
+        while gate.read() & 0x20 == 0 {
+            core::hint::spin_loop();
+        }
+        counter() - begin
+    };
+    let nanoseconds = u64::from(MEASURE) * 1_000_000_000 / PIT_HZ;
+    let scale = ((u128::from(nanoseconds) << 32) / u128::from(counts.max(1))) as u64;
+    SCALE.store(scale.max(1), Ordering::Relaxed);
+    START.store(counter(), Ordering::Relaxed);
+}
+
+/// Nanoseconds since the kernel started. The counters of all CPUs run together (in QEMU, and on every CPU with an
+/// invariant counter). Writes no memory: the dump reads memory while it asks.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn now() -> u64 {
+    let counts = counter().wrapping_sub(START.load(Ordering::Relaxed));
+    ((u128::from(counts) * u128::from(SCALE.load(Ordering::Relaxed))) >> 32) as u64
+}
+
+/// Lets time pass, in the healthy kernel.
+pub(crate) fn pause(nanoseconds: u64) {
+    let end = now() + nanoseconds;
+    while now() < end {
+        core::hint::spin_loop();
+    }
+}
+
+/// Seconds since 1970-01-01 UTC by the CMOS clock (Motorola MC146818), which QEMU runs in UTC. `None` if it does
+/// not answer sensibly.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn wall_clock() -> Option<u64> {
+    // An update of the registers takes 2 ms at most. Two equal readings outside of one are a time.
+    let mut last = None;
+    for _ in 0..10_000 {
+        if cmos(0x0a) & 0x80 != 0 {
+            continue;
+        }
+        let reading = [0x00, 0x02, 0x04, 0x07, 0x08, 0x09].map(cmos);
+        if last == Some(reading) {
+            return seconds_since_1970(reading, cmos(0x0b));
+        }
+        last = Some(reading);
+    }
+    None
+}
+
+#[unsafe(link_section = ".dump_path.text")]
+fn cmos(register: u8) -> u8 {
+    // SAFETY: index and data port of the CMOS clock; reading a register changes nothing. The index keeps NMIs on.
+    unsafe {
+        Port::<u8>::new(0x70).write(register);
+        Port::<u8>::new(0x71).read()
+    }
+}
+
+/// `mode` is register B: bit 2, binary and not BCD; bit 1, 24 hours and not 12.
+#[unsafe(link_section = ".dump_path.text")]
+fn seconds_since_1970(reading: [u8; 6], mode: u8) -> Option<u64> {
+    let number = |byte: u8| {
+        u64::from(if mode & 4 != 0 { byte } else { (byte >> 4).wrapping_mul(10).wrapping_add(byte & 15) })
+    };
+    let [second, minute, hour, day, month, year] = reading;
+    let mut hours = number(hour & 0x7f);
+    if mode & 2 == 0 {
+        hours = (hours % 12).wrapping_add(if hour & 0x80 != 0 { 12 } else { 0 });
+    }
+    let (month, year) = (number(month), number(year).wrapping_add(2000));
+    if !(1..=12).contains(&month) {
+        return None;
+    }
+    // Days before this one, in years that begin in March, so that the leap day comes last.
+    let (year, month) =
+        if month > 2 { (year, month.wrapping_sub(3)) } else { (year.wrapping_sub(1), month.wrapping_add(9)) };
+    let days = year
+        .wrapping_mul(365)
+        .wrapping_add(year / 4)
+        .wrapping_sub(year / 100)
+        .wrapping_add(year / 400)
+        .wrapping_add(month.wrapping_mul(153).wrapping_add(2) / 5)
+        .wrapping_add(number(day))
+        // From 1 March of year 0 to 1 January 1970, and the day itself.
+        .wrapping_sub(719_469);
+    Some(
+        days.wrapping_mul(86400)
+            .wrapping_add(hours.wrapping_mul(3600))
+            .wrapping_add(number(minute).wrapping_mul(60))
+            .wrapping_add(number(second)),
+    )
+}

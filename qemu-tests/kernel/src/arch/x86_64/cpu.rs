@@ -1,0 +1,63 @@
+//! Which CPU is this, and how many are there.
+//!
+//! The number comes from the CPU's own APIC id (CPUID leaf 1), not from memory or a segment base: a
+//! crashed kernel may have lost both.
+
+use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+/// CPUs that the kernel serves, at most.
+pub(crate) const MAX_CPUS: usize = 8;
+
+static APIC_IDS: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
+static COUNT: AtomicUsize = AtomicUsize::new(1);
+
+fn own_apic_id() -> u8 {
+    (core::arch::x86_64::__cpuid(1).ebx >> 24) as u8
+}
+
+/// Makes the CPUs known: this one becomes number 0, the others follow in ACPI's order. Not yet counted
+/// as in use.
+pub(crate) fn init(apic_ids: &[u8]) {
+    let own = own_apic_id();
+    let others = apic_ids.iter().copied().filter(|id| *id != own);
+    for (slot, id) in APIC_IDS.iter().zip(core::iter::once(own).chain(others)) {
+        slot.store(id, Ordering::Relaxed);
+    }
+}
+
+/// Counts this many CPUs as in use.
+pub(crate) fn set_count(count: usize) {
+    COUNT.store(count, Ordering::Release);
+}
+
+/// How many CPUs are in use.
+pub(crate) fn count() -> usize {
+    COUNT.load(Ordering::Acquire)
+}
+
+/// APIC id of a CPU.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn apic_id(cpu: usize) -> u8 {
+    APIC_IDS.get(cpu).map_or(0, |id| id.load(Ordering::Relaxed))
+}
+
+/// Number of the CPU that this runs on.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn number() -> usize {
+    let own = own_apic_id();
+    APIC_IDS.iter().take(MAX_CPUS).position(|id| id.load(Ordering::Relaxed) == own).unwrap_or(0)
+}
+
+/// No interrupts on this CPU from now on.
+pub(crate) fn disable_interrupts() {
+    x86_64::instructions::interrupts::disable();
+}
+
+/// Waits for ever, without interrupts; an NMI still gets through.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn halt() -> ! {
+    loop {
+        disable_interrupts();
+        x86_64::instructions::hlt();
+    }
+}

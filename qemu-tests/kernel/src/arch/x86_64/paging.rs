@@ -1,0 +1,210 @@
+//! Page tables: the kernel in the upper half, all RAM in the direct map, devices beside it.
+//!
+//! | virtual | what |
+//! | --- | --- |
+//! | `DIRECT_MAP` + physical | RAM, and device registers where a driver asked for them |
+//! | `KERNEL_BASE` + physical | the kernel: text read-only, data not executable |
+//!
+//! Every entry has its accessed and dirty bits set beforehand. The CPU sets them otherwise, and then a dump
+//! would change the page tables that it is about to read.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use x86_64::registers::control::{Cr3, Cr3Flags};
+use x86_64::structures::paging::mapper::MapToError;
+use x86_64::structures::paging::{
+    FrameAllocator, Mapper, OffsetPageTable, Page, PageSize, PageTable, PageTableFlags, PhysFrame, Size2MiB,
+    Size4KiB,
+};
+use x86_64::{PhysAddr, VirtAddr};
+
+use super::stack;
+use crate::memory;
+
+/// Where physical address 0 is seen.
+pub(crate) const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
+/// Virtual minus physical address of the kernel's own image, as in linker.ld.
+pub(crate) const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
+
+/// Bits that every entry of a table has.
+const TABLE: PageTableFlags =
+    PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE).union(PageTableFlags::ACCESSED);
+/// Bits that every page has.
+const PAGE: PageTableFlags =
+    PageTableFlags::PRESENT.union(PageTableFlags::ACCESSED).union(PageTableFlags::DIRTY);
+
+static ROOT: AtomicU64 = AtomicU64::new(0);
+
+/// How a range of physical memory is to be seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Program code.
+    Execute,
+    /// Constants.
+    Read,
+    /// Data.
+    Write,
+    /// Device registers: uncached.
+    Device,
+}
+
+impl Access {
+    fn flags(self) -> PageTableFlags {
+        match self {
+            Access::Execute => PAGE,
+            Access::Read => PAGE | PageTableFlags::NO_EXECUTE,
+            Access::Write => PAGE | PageTableFlags::NO_EXECUTE | PageTableFlags::WRITABLE,
+            Access::Device => {
+                PAGE | PageTableFlags::NO_EXECUTE
+                    | PageTableFlags::WRITABLE
+                    | PageTableFlags::NO_CACHE
+                    | PageTableFlags::WRITE_THROUGH
+            }
+        }
+    }
+}
+
+/// Where a physical address is seen in the direct map.
+pub(crate) const fn direct(physical: u64) -> *mut u8 {
+    DIRECT_MAP.wrapping_add(physical) as *mut u8
+}
+
+/// The physical address of something in the kernel's image or the direct map.
+pub(crate) fn physical(address: *const u8) -> u64 {
+    let address = address as u64;
+    if address >= KERNEL_BASE { address - KERNEL_BASE } else { address - DIRECT_MAP }
+}
+
+struct TableFrames;
+
+// SAFETY: memory::take gives each frame away once.
+unsafe impl FrameAllocator<Size4KiB> for TableFrames {
+    fn allocate_frame(&mut self) -> Option<PhysFrame> {
+        let frame = memory::take(1, 1)?;
+        // SAFETY: the frame is ours, and lies in the direct map: the boot tables show the first GiB, from which
+        // frames are taken first, and the final ones show all.
+        unsafe { direct(frame).write_bytes(0, 4096) };
+        Some(PhysFrame::containing_address(PhysAddr::new(frame)))
+    }
+}
+
+/// Maps a range; both addresses and the length are multiples of 4096. What is mapped already stays as it is.
+fn map(
+    tables: &mut OffsetPageTable<'_>,
+    to: u64,
+    from: u64,
+    length: u64,
+    access: Access,
+) -> Result<(), &'static str> {
+    let mut done = 0;
+    while done < length {
+        let (to, from, left) = (to + done, from + done, length - done);
+        let large = to.is_multiple_of(Size2MiB::SIZE)
+            && from.is_multiple_of(Size2MiB::SIZE)
+            && left >= Size2MiB::SIZE;
+        done += if large {
+            map_page::<Size2MiB>(tables, to, from, access.flags())?;
+            Size2MiB::SIZE
+        } else {
+            map_page::<Size4KiB>(tables, to, from, access.flags())?;
+            Size4KiB::SIZE
+        };
+    }
+    Ok(())
+}
+
+fn map_page<'t, S: PageSize>(
+    tables: &mut OffsetPageTable<'t>,
+    to: u64,
+    from: u64,
+    flags: PageTableFlags,
+) -> Result<(), &'static str>
+where
+    OffsetPageTable<'t>: Mapper<S>,
+{
+    let page = Page::<S>::containing_address(VirtAddr::new(to));
+    let frame = PhysFrame::<S>::containing_address(PhysAddr::new(from));
+    // SAFETY: the direct map and the kernel's image show memory at addresses that nothing else uses; which parts of
+    // it may be written is for their owners to keep.
+    match unsafe { tables.map_to_with_table_flags(page, frame, flags, TABLE, &mut TableFrames) } {
+        Ok(flush) => {
+            flush.flush();
+            Ok(())
+        }
+        Err(MapToError::PageAlreadyMapped(_) | MapToError::ParentEntryHugePage) => Ok(()),
+        Err(MapToError::FrameAllocationFailed) => Err("no memory for page tables"),
+    }
+}
+
+/// The tables in use.
+///
+/// # Safety
+/// Only one caller at a time: on the boot CPU, while the others wait.
+unsafe fn tables() -> OffsetPageTable<'static> {
+    // SAFETY: ROOT is a table of ours, in the direct map; the caller keeps others away.
+    let root = unsafe { &mut *(direct(ROOT.load(Ordering::Relaxed)) as *mut PageTable) };
+    // SAFETY: the direct map shows every table.
+    unsafe { OffsetPageTable::new(root, VirtAddr::new(DIRECT_MAP)) }
+}
+
+/// Makes the final tables and goes over to them. The first MiB stays visible at 0 too, for the startup of
+/// other CPUs, until [`forget_identity`].
+///
+/// # Safety
+/// Once, on the boot CPU, on the boot tables, before other CPUs run.
+pub(crate) unsafe fn init() -> Result<(), &'static str> {
+    let root = TableFrames.allocate_frame().ok_or("no memory for page tables")?;
+    ROOT.store(root.start_address().as_u64(), Ordering::Relaxed);
+    // SAFETY: we are alone.
+    let mut tables = unsafe { tables() };
+    for part in memory::kernel_image() {
+        map(&mut tables, part.start, part.start - KERNEL_BASE, part.end - part.start, part.access)?;
+    }
+    for guard in stack::guards() {
+        let page = Page::<Size4KiB>::containing_address(VirtAddr::new(guard));
+        // Not flushed: these tables are not in use yet.
+        tables.unmap(page).map_err(|_| "a stack has no page of its own to guard it")?.1.ignore();
+    }
+    for range in memory::ram().iter() {
+        map(&mut tables, DIRECT_MAP + range.start, range.start, range.end - range.start, Access::Write)?;
+    }
+    map(&mut tables, 0, 0, 0x9_f000, Access::Execute)?;
+    // SAFETY: the new tables show the code, the stack and all that we have pointers to.
+    unsafe { Cr3::write(root, Cr3Flags::empty()) };
+    Ok(())
+}
+
+/// Takes the first MiB away from address 0 again, so that a null pointer faults.
+///
+/// # Safety
+/// On the boot CPU, when no other CPU runs on addresses below 1 MiB any more. The others must call
+/// [`refresh`] before they rely on it.
+pub(crate) unsafe fn forget_identity() {
+    // SAFETY: we are alone in changing tables.
+    let mut tables = unsafe { tables() };
+    tables.level_4_table_mut()[0].set_unused();
+    refresh();
+}
+
+/// Forgets translations that this CPU has cached.
+pub(crate) fn refresh() {
+    x86_64::instructions::tlb::flush_all();
+}
+
+/// Physical address of the root table.
+pub(crate) fn root() -> u64 {
+    ROOT.load(Ordering::Relaxed)
+}
+
+/// Makes `length` bytes at a physical address visible and says where: ACPI tables, device registers.
+///
+/// # Safety
+/// On the boot CPU while booting. The address is that of a device, or of memory that nobody else uses.
+pub(crate) unsafe fn map_physical(from: u64, length: u64, access: Access) -> Result<*mut u8, &'static str> {
+    let first = from & !0xfff;
+    let end = (from + length).next_multiple_of(4096);
+    // SAFETY: we are alone in changing tables.
+    let mut tables = unsafe { tables() };
+    map(&mut tables, DIRECT_MAP + first, first, end - first, access)?;
+    Ok(direct(from))
+}

@@ -1,0 +1,64 @@
+//! Stacks: one for each CPU, more for exceptions that must not trust it, and the way to another stack.
+
+use core::cell::UnsafeCell;
+
+use super::cpu::{self, MAX_CPUS};
+
+/// Bytes of a CPU's stack, as in boot.s. The lowest page is not mapped, so that an overflow faults.
+pub(crate) const SIZE: usize = 0x10000;
+const GUARD: usize = 4096;
+/// Bytes of an exception's own stack.
+const EXCEPTION_SIZE: usize = 0x4000;
+
+#[repr(C, align(4096))]
+struct Stacks<const N: usize>([UnsafeCell<[u8; N]>; MAX_CPUS]);
+// SAFETY: memory for stacks; each is used by one CPU only.
+unsafe impl<const N: usize> Sync for Stacks<N> {}
+
+#[unsafe(export_name = "cpu_stacks")]
+static CPU: Stacks<SIZE> = Stacks([const { UnsafeCell::new([0; SIZE]) }; MAX_CPUS]);
+static NMI: Stacks<EXCEPTION_SIZE> = Stacks([const { UnsafeCell::new([0; EXCEPTION_SIZE]) }; MAX_CPUS]);
+static DOUBLE_FAULT: Stacks<EXCEPTION_SIZE> =
+    Stacks([const { UnsafeCell::new([0; EXCEPTION_SIZE]) }; MAX_CPUS]);
+
+/// End of a CPU's stack.
+pub(crate) fn top(cpu: usize) -> u64 {
+    CPU.0[cpu].get() as u64 + SIZE as u64
+}
+
+/// Ends of a CPU's stacks for NMI and double fault.
+pub(crate) fn exception_tops(cpu: usize) -> [u64; 2] {
+    [
+        NMI.0[cpu].get() as u64 + EXCEPTION_SIZE as u64,
+        DOUBLE_FAULT.0[cpu].get() as u64 + EXCEPTION_SIZE as u64,
+    ]
+}
+
+/// The lowest page of each CPU's stack, which is not to be mapped.
+pub(crate) fn guards() -> impl Iterator<Item = u64> {
+    CPU.0.iter().map(|stack| stack.get() as u64)
+}
+
+/// First usable byte of this CPU's own stack.
+pub(crate) fn bottom() -> *mut u8 {
+    CPU.0[cpu::number()].get().cast::<u8>().wrapping_add(GUARD)
+}
+
+/// Calls `run` with `word` on the stack that ends at `top`, and comes back.
+///
+/// # Safety
+/// `top` is the 16-byte aligned end of memory that nobody else uses and that is large enough.
+#[unsafe(naked)]
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) unsafe extern "C" fn call_on(top: *mut u8, run: extern "C" fn(*mut u8), word: *mut u8) {
+    core::arch::naked_asm!(
+        "push rbp",
+        "mov rbp, rsp",
+        "mov rsp, rdi",
+        "mov rdi, rdx",
+        "call rsi",
+        "mov rsp, rbp",
+        "pop rbp",
+        "ret",
+    )
+}

@@ -1,0 +1,54 @@
+//! The test kernel: boots in QEMU with 1 to 8 CPUs, arms a dump, and crashes as its command line says.
+//!
+//! It is an example too: this is what a small kernel needs in order to have crash dumps. Its author's part is
+//! one `impl dumpcore::Platform` (`platform.rs`), one call of `arm` (`arm.rs`) and one of `crash`
+//! (`panic.rs`). The rest is a kernel like any other:
+//!
+//! | file | what it tells |
+//! | --- | --- |
+//! | `start.rs` | the order in which the kernel comes up |
+//! | `arch/x86_64/` | entry, page tables, exceptions, CPUs, clock, ACPI, ports |
+//! | `command_line.rs` | what can be asked of it |
+//! | `memory.rs`, `heap.rs`, `log.rs` | RAM, the heap, the kernel log |
+//! | `platform.rs` | what the kernel lends to the dump |
+//! | `arm.rs` | finding the disk and arming the dump, while healthy |
+//! | `panic.rs` | the way into the dump, and what happens behind it |
+//! | `witness.rs` | what a debugger must find in the core |
+//! | `scenario/` | the ways to crash, and the benches |
+//!
+//! Lines on the serial console that begin with `testkernel: ` are read by the test harness.
+
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
+mod arch;
+#[cfg(target_os = "none")]
+mod arm;
+#[cfg(target_os = "none")]
+mod command_line;
+#[cfg(target_os = "none")]
+mod heap;
+#[cfg(target_os = "none")]
+mod log;
+#[cfg(target_os = "none")]
+mod memory;
+#[cfg(target_os = "none")]
+mod panic;
+#[cfg(target_os = "none")]
+mod platform;
+#[cfg(target_os = "none")]
+mod scenario;
+#[cfg(target_os = "none")]
+mod start;
+#[cfg(target_os = "none")]
+mod witness;
+
+/// On a host there is nothing to run.
+#[cfg(not(target_os = "none"))]
+fn main() -> std::process::ExitCode {
+    eprintln!("test-kernel is a kernel, not a program: run it in QEMU with `cargo xtask qemu`");
+    std::process::ExitCode::from(2)
+}

@@ -1,0 +1,187 @@
+//! What this kernel lends to the dump: the one `impl Platform` that every kernel writes.
+//!
+//! From `crash()` on, these methods run on a dead kernel. They take no lock, allocate nothing, write no
+//! memory but the caller's, and cannot panic (unless a scenario asks for just that).
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use dumpcore::platform::{CodeRange, Nanoseconds, RamRange};
+use dumpcore::wait::{SECOND, Wait};
+use dumpcore::{Platform, Registers, ResetPolicy};
+
+use crate::arch::apic::{self, Ipi};
+use crate::arch::{clock, cpu, interrupts, paging, power, serial, stack};
+use crate::memory::{self, linker_symbol};
+use crate::{log, scenario};
+
+/// How long the other CPUs may take to stop, all together.
+const FREEZE_PATIENCE: Nanoseconds = SECOND;
+
+/// The kernel, as the dump sees it. Made once, while the kernel is healthy.
+pub(crate) struct KernelPlatform {
+    code: [CodeRange; 2],
+    build_id: &'static [u8],
+}
+
+static PLATFORM: spin::Once<KernelPlatform> = spin::Once::new();
+
+/// The platform.
+pub(crate) fn get() -> &'static KernelPlatform {
+    PLATFORM.call_once(KernelPlatform::new)
+}
+
+impl KernelPlatform {
+    fn new() -> KernelPlatform {
+        let range =
+            |start: u64, end: u64| CodeRange { start: start as *const u8, length: (end - start) as usize };
+        let code = [
+            range(linker_symbol!(__dump_path_text_start), linker_symbol!(__dump_path_text_end)),
+            range(linker_symbol!(__dump_path_rodata_start), linker_symbol!(__dump_path_rodata_end)),
+        ];
+        let note = range(linker_symbol!(__build_id_start), linker_symbol!(__build_id_end));
+        // SAFETY: the linker script puts the build id's ELF note between these symbols; constants do not change.
+        let note = unsafe { core::slice::from_raw_parts(note.start, note.length) };
+        // Behind the note's header (12 bytes) and its name ("GNU" and a zero) comes the id.
+        KernelPlatform { code, build_id: note.get(16..).unwrap_or_default() }
+    }
+}
+
+// SAFETY: page() gives pointers into the direct map, only for RAM, which stays mapped; code_ranges() names
+// parts of the kernel's image; on_stack() calls its closure exactly once.
+unsafe impl Platform for KernelPlatform {
+    fn now(&self) -> Nanoseconds {
+        clock::now()
+    }
+
+    fn console(&self, text: &str) {
+        SABOTAGE.at_console();
+        serial::write_raw(text);
+    }
+
+    fn ram(&self, visit: &mut dyn FnMut(RamRange)) {
+        memory::ram().iter().for_each(|range| visit(*range));
+    }
+
+    fn page(&self, pfn: u64) -> Option<NonNull<u8>> {
+        SABOTAGE.at_page();
+        let address = pfn.checked_mul(memory::FRAME)?;
+        memory::ram()
+            .iter()
+            .any(|range| (range.start..range.end).contains(&address))
+            .then(|| NonNull::new(paging::direct(address)))?
+    }
+
+    fn reset(&self, policy: ResetPolicy) {
+        scenario::footprint::report();
+        match policy {
+            ResetPolicy::Reset => power::reset(),
+            ResetPolicy::PowerOff => power::power_off(),
+            ResetPolicy::Halt => {
+                serial::write_raw("testkernel: halted\n");
+                cpu::halt()
+            }
+            ResetPolicy::Return => {}
+        }
+    }
+
+    fn cpu(&self) -> u32 {
+        cpu::number() as u32
+    }
+
+    fn cpus(&self) -> u32 {
+        cpu::count() as u32
+    }
+
+    fn freeze_cpus(&self, wait: &Wait<'_>) {
+        let own = cpu::number();
+        let others = || (0..cpu::count()).filter(move |number| *number != own);
+        others().for_each(|number| apic::send(cpu::apic_id(number), Ipi::Nmi));
+        let stopped = || others().all(|number| interrupts::stopped(number).is_some()).then_some(());
+        // A CPU that stays silent shows in the dump: it has no registers there.
+        let _ = wait.until("stopping the other CPUs", FREEZE_PATIENCE, stopped);
+    }
+
+    fn registers(&self, cpu: u32) -> Option<Registers> {
+        interrupts::stopped(cpu as usize)
+    }
+
+    fn log(&self, offset: u64, piece: &mut [u8]) -> usize {
+        log::read(offset, piece)
+    }
+
+    fn log_length(&self) -> u64 {
+        log::length() as u64
+    }
+
+    fn wall_clock(&self) -> Option<u64> {
+        clock::wall_clock()
+    }
+
+    fn build_id(&self) -> &[u8] {
+        self.build_id
+    }
+
+    fn system(&self) -> &str {
+        concat!("diskdump-testkernel ", env!("CARGO_PKG_VERSION"))
+    }
+
+    fn code_ranges(&self) -> &[CodeRange] {
+        &self.code
+    }
+
+    fn on_stack(&self, stack: &mut [u8], run: &mut dyn FnMut()) -> bool {
+        let mut run = run;
+        let top = stack.as_mut_ptr_range().end;
+        let word = (&raw mut run).cast::<u8>();
+        // SAFETY: the stack is the caller's to lend, and aligned as it promises; `run` outlives the call.
+        unsafe { stack::call_on(top, run_closure, word) };
+        true
+    }
+}
+
+/// Runs on the other stack; `word` points to the closure's reference.
+#[unsafe(link_section = ".dump_path.text")]
+extern "C" fn run_closure(word: *mut u8) {
+    // SAFETY: on_stack() passes a pointer to its own `run`, and waits.
+    let run = unsafe { &mut *word.cast::<&mut dyn FnMut()>() };
+    run();
+}
+
+/// Lets the dump itself panic, for the scenarios that ask for it. A kernel in use has nothing like this.
+pub(crate) struct Sabotage {
+    console: AtomicBool,
+    pages: AtomicU32,
+}
+
+/// Idle, unless a scenario sets it off.
+pub(crate) static SABOTAGE: Sabotage = Sabotage { console: AtomicBool::new(false), pages: AtomicU32::new(0) };
+
+impl Sabotage {
+    /// The next line on the console panics.
+    pub(crate) fn set_console(&self) {
+        self.console.store(true, Ordering::Relaxed);
+    }
+
+    /// The `pages`th look at a page from now on panics.
+    pub(crate) fn set_pages(&self, pages: u32) {
+        self.pages.store(pages, Ordering::Relaxed);
+    }
+
+    fn at_console(&self) {
+        if self.console.load(Ordering::Relaxed) {
+            self.console.store(false, Ordering::Relaxed);
+            panic!("the console panics, as the scenario asks");
+        }
+    }
+
+    fn at_page(&self) {
+        let left = self.pages.load(Ordering::Relaxed);
+        if left > 0 {
+            self.pages.store(left - 1, Ordering::Relaxed);
+            if left == 1 {
+                panic!("the memory access panics, as the scenario asks");
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! How much of the crashing code's stack a dump uses: the stack below is painted, and looked at afterwards.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::arch::stack;
+use crate::log::Text;
+
+/// What the stack is painted with.
+const PAINT: u64 = 0x7061_696e_7465_6421;
+/// Bytes below `paint`'s caller that `paint` uses itself and cannot paint.
+const OWN: u64 = 512;
+
+static ENABLED: AtomicBool = AtomicBool::new(false);
+/// Stack pointer of `paint`'s caller; 0 if not painted, or reported already.
+static BEGIN: AtomicU64 = AtomicU64::new(0);
+
+/// From now on, a crash is measured.
+pub(crate) fn enable() {
+    ENABLED.store(true, Ordering::Relaxed);
+}
+
+/// Paints the stack below the caller, if that was asked for.
+#[inline(never)]
+pub(crate) fn paint() {
+    if !ENABLED.swap(false, Ordering::Relaxed) {
+        return;
+    }
+    let here: u64;
+    // SAFETY: reads the frame pointer.
+    unsafe { core::arch::asm!("mov {}, rsp", out(reg) here) };
+    let here = here & !7;
+    BEGIN.store(here, Ordering::Relaxed);
+    let mut at = stack::bottom() as u64;
+    while at < here - OWN {
+        // SAFETY: below the stack pointer, inside this CPU's stack: unused, and interrupts are off.
+        unsafe { (at as *mut u64).write_volatile(PAINT) };
+        at += 8;
+    }
+}
+
+/// Says how deep the stack was used since `paint`, once.
+pub(crate) fn report() {
+    let begin = BEGIN.swap(0, Ordering::Relaxed);
+    if begin == 0 {
+        return;
+    }
+    let bottom = stack::bottom() as u64;
+    let mut at = bottom;
+    // SAFETY: inside this CPU's stack, whose words are all initialised.
+    while at < begin && unsafe { (at as *const u64).read_volatile() } == PAINT {
+        at += 8;
+    }
+    let mut line = Text::<128>::new();
+    // Cannot fail: Text takes what fits.
+    let _ = core::fmt::Write::write_fmt(
+        &mut line,
+        format_args!("testkernel: stack used={} of={}\n", begin - at, begin - bottom),
+    );
+    crate::arch::serial::write_raw(line.as_str());
+}

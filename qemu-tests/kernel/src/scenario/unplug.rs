@@ -1,0 +1,41 @@
+//! The disk is unplugged while the kernel runs: the hotplug controller of QEMU's machine `pc` (QEMU, docs/specs/
+//! acpi_pci_hotplug: ports from 0xae00).
+
+use dump_drivers::bus::pci::Function;
+use x86_64::instructions::port::Port;
+
+use crate::arch::clock;
+use crate::arm::{self, Armed};
+use crate::log::log;
+
+/// One bit for each slot of the selected bus that is to be emptied.
+const DOWN: u16 = 0xae04;
+/// A slot's bit written here empties it.
+const EJECT: u16 = 0xae08;
+/// How long somebody has to ask for the removal, in nanoseconds.
+const PATIENCE: u64 = 60_000_000_000;
+
+/// Waits until the disk's removal is asked for, allows it, and returns when the disk is gone.
+pub(crate) fn wait(armed: &Armed) -> Result<(), &'static str> {
+    let function = armed.function.ok_or("there is no disk to unplug")?;
+    let slot = 1_u32 << function.address.device();
+    let deadline = clock::now() + PATIENCE;
+    log!("testkernel: waiting for unplug");
+    // SAFETY: ports of the hotplug controller; only its bit for our slot is used.
+    while unsafe { Port::<u32>::new(DOWN).read() } & slot == 0 {
+        if clock::now() > deadline {
+            return Err("nobody unplugged the disk (is this machine `pc`?)");
+        }
+        core::hint::spin_loop();
+    }
+    // SAFETY: as above.
+    unsafe { Port::<u32>::new(EJECT).write(slot) };
+    while Function::at(&arm::pci(), function.address).is_some() {
+        if clock::now() > deadline {
+            return Err("the disk does not go away");
+        }
+        core::hint::spin_loop();
+    }
+    log!("testkernel: the disk is gone");
+    Ok(())
+}
