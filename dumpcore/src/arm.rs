@@ -4,6 +4,8 @@ use core::mem::size_of;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
+use zerocopy::{Immutable, IntoBytes};
+
 use crate::arena::{Arena, OutOfArena};
 use crate::console::{Describe, Line};
 use crate::crash::Outcome;
@@ -179,54 +181,49 @@ impl Describe for ArmError {
 
 display_by_describe!(ArmError);
 
-/// What was accepted when armed, and must be unchanged at the crash.
-pub(crate) struct Sealed<'a> {
+/// What was accepted when armed, and must be unchanged at the crash. Plain numbers without padding, so that their
+/// bytes can be checked before any of them is believed.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct Sealed {
     pub(crate) first_block: u64,
     pub(crate) blocks: u64,
     pub(crate) uuid: Uuid,
-    pub(crate) config: Config<'a>,
-    pub(crate) ram: &'a [PfnRange],
-    pub(crate) arena: PfnRange,
+    /// See [`Sealed::verify`].
+    verify: u64,
+    every: u64,
+    pub(crate) budget: Nanoseconds,
+    pub(crate) log_tail: u64,
+    arena_start: u64,
+    arena_end: u64,
     pub(crate) pages: u64,
-    pub(crate) code_crc: u32,
-    pub(crate) arena_used: usize,
-    pub(crate) arena_length: usize,
+    pub(crate) code_crc: u64,
+    pub(crate) arena_used: u64,
+    pub(crate) arena_length: u64,
 }
 
-impl Sealed<'_> {
-    fn digest(&self, digest: &mut Digest) {
-        let config = &self.config;
-        let (verify, every) = match config.verify {
+impl Sealed {
+    /// How a [`Verify`] is stored.
+    fn verify_numbers(verify: Verify) -> (u64, u64) {
+        match verify {
             Verify::All => (0, 0),
             Verify::Ahead => (1, 0),
             Verify::Sample { every } => (2, every),
-        };
-        let queues = config.queues.map_or(0, |queues| core::ptr::from_ref(queues) as u64);
-        for number in [
-            self.first_block,
-            self.blocks,
-            verify,
-            every,
-            config.budget,
-            config.request_timeout,
-            config.reset as u64,
-            config.log_tail,
-            queues,
-            self.arena.start,
-            self.arena.end,
-            self.pages,
-            self.code_crc.into(),
-            self.arena_used as u64,
-            self.arena_length as u64,
-            self.ram.as_ptr() as u64,
-            self.ram.len() as u64,
-        ] {
-            digest.number(number);
         }
-        digest.bytes(&self.uuid);
-        for range in self.ram {
-            digest.number(range.start).number(range.end);
+    }
+
+    /// How much of the pattern is checked.
+    pub(crate) fn verify(&self) -> Verify {
+        match self.verify {
+            1 => Verify::Ahead,
+            2 => Verify::Sample { every: self.every },
+            _ => Verify::All,
         }
+    }
+
+    /// The arena's pages.
+    pub(crate) fn arena(&self) -> PfnRange {
+        PfnRange { start: self.arena_start, end: self.arena_end }
     }
 }
 
@@ -303,8 +300,13 @@ impl Vitals {
 
 /// Everything that a dump uses; it lives in the arena, and so does all it points to.
 pub(crate) struct Armed<'a> {
-    pub(crate) sealed: Sealed<'a>,
-    pub(crate) crc: u32,
+    pub(crate) sealed: Sealed,
+    /// CRC-32 of the sealed numbers and of all pointers.
+    numbers_crc: u32,
+    /// CRC-32 of what the pointers lead to.
+    targets_crc: u32,
+    pub(crate) ram: &'a [PfnRange],
+    pub(crate) queues: Option<&'a Queues>,
     pub(crate) device: &'a mut dyn DumpDevice,
     pub(crate) pool: Pool,
     pub(crate) scratch: Option<DmaBuffer>,
@@ -316,33 +318,58 @@ pub(crate) struct Armed<'a> {
 }
 
 impl Armed<'_> {
-    /// The checksum of everything that must not change.
-    pub(crate) fn digest(&self) -> u32 {
+    /// The checksum of all numbers and pointers; follows none of them.
+    fn numbers(&self) -> u32 {
         let mut digest = Digest::new();
-        self.sealed.digest(&mut digest);
+        digest.bytes(self.sealed.as_bytes());
+        digest.number(self.ram.as_ptr() as u64).number(self.ram.len() as u64);
+        digest.number(self.queues.map_or(0, |queues| core::ptr::from_ref(queues) as u64));
+        let device: *const dyn DumpDevice = core::ptr::from_ref(&*self.device);
+        // SAFETY: a pointer to a trait object is two words, its data and its methods; any two words are two numbers.
+        let device: [usize; 2] = unsafe { core::mem::transmute(device) };
+        device.iter().for_each(|word| {
+            digest.number(*word as u64);
+        });
         self.pool.seal(&mut digest);
-        if let Some(scratch) = &self.scratch {
-            digest.number(scratch.address().as_ptr() as u64).number(scratch.bus_address());
-        }
+        digest.number(self.scratch.as_ref().map_or(0, |buffer| buffer.address().as_ptr() as u64));
+        digest.number(self.scratch.as_ref().map_or(0, DmaBuffer::bus_address));
+        digest.number(self.scratch.as_ref().map_or(0, |buffer| buffer.len() as u64));
         digest.number(core::ptr::from_ref::<Header>(self.header) as u64);
         digest.number(self.stack.as_ptr() as u64).number(self.stack.len() as u64);
-        digest.number(core::ptr::from_ref(&*self.device).cast::<u8>() as u64);
-        // The device's methods: its vtable is read-only data, the pointer to it is not.
-        let device: *const dyn DumpDevice = core::ptr::from_ref(&*self.device);
-        // SAFETY: a pointer to a trait object is two words, and any two words are two numbers.
-        let words: [usize; 2] = unsafe { core::mem::transmute(device) };
-        for word in words {
-            digest.number(word as u64);
+        digest.number(core::ptr::from_ref(self.vitals) as u64);
+        digest.finish()
+    }
+
+    /// The checksum of what the pointers lead to: the memory map, and what the device's driver must find unchanged.
+    fn targets(&self) -> u32 {
+        let mut digest = Digest::new();
+        for range in self.ram {
+            digest.number(range.start).number(range.end);
         }
         self.device.seal(&mut digest);
         digest.finish()
     }
 
-    /// The window onto the partition, and the buffers to use it with.
-    pub(crate) fn open(&mut self) -> (Window<'_>, &mut Pool, &mut Header, &Sealed<'_>) {
-        let sealed = &self.sealed;
-        let window = Window::new(self.device, sealed.first_block, sealed.blocks, &mut self.scratch);
-        (window, &mut self.pool, self.header, sealed)
+    /// Seals the armed state.
+    fn seal(&mut self) {
+        self.numbers_crc = self.numbers();
+        self.targets_crc = self.targets();
+    }
+
+    /// Whether the seal is whole: first the numbers, and only then what they lead to.
+    ///
+    /// # Errors
+    /// The checksum when armed, and now.
+    pub(crate) fn check_seal(&self) -> Result<(), (u32, u32)> {
+        let numbers = self.numbers();
+        if numbers != self.numbers_crc {
+            return Err((self.numbers_crc, numbers));
+        }
+        let targets = self.targets();
+        if targets != self.targets_crc {
+            return Err((self.targets_crc, targets));
+        }
+        Ok(())
     }
 }
 
@@ -395,6 +422,12 @@ impl<'a> Dump<'a> {
         }
         // SAFETY: the pointer is what arm() stored: a value in the arena, borrowed for 'a, that nobody else uses.
         NonNull::new(armed).map(|mut armed| unsafe { armed.as_mut() })
+    }
+
+    /// Where the armed state lies, and its size: for tests that spoil it.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub fn armed_state(&self) -> (*mut u8, usize) {
+        (self.armed.load(Ordering::Acquire).cast(), size_of::<Armed<'_>>())
     }
 
     /// The vitals, once armed.
@@ -525,21 +558,26 @@ fn prepare<'a>(
     };
 
     let (code_crc, code_bytes) = integrity::code(platform);
+    let (verify, every) = Sealed::verify_numbers(config.verify);
+    let arena_used = arena.used().saturating_add(state_bytes).min(arena.length());
     let sealed = Sealed {
         first_block,
         blocks,
         uuid,
-        config,
-        ram,
-        arena: arena_pages,
+        verify,
+        every,
+        budget: config.budget,
+        log_tail: config.log_tail,
+        arena_start: arena_pages.start,
+        arena_end: arena_pages.end,
         pages,
-        code_crc,
-        arena_used: arena.used().saturating_add(state_bytes).min(arena.length()),
-        arena_length: arena.length(),
+        code_crc: code_crc.into(),
+        arena_used: arena_used as u64,
+        arena_length: arena.length() as u64,
     };
     let report = ArmReport {
-        arena_used: sealed.arena_used,
-        arena_length: sealed.arena_length,
+        arena_used,
+        arena_length: arena.length(),
         buffers: count,
         payload: payload.saturating_mul(BLOCK_SIZE),
         pages,
@@ -547,7 +585,10 @@ fn prepare<'a>(
     };
     let armed = arena.place(Armed {
         sealed,
-        crc: 0,
+        numbers_crc: 0,
+        targets_crc: 0,
+        ram,
+        queues: config.queues,
         device,
         pool,
         scratch,
@@ -556,7 +597,7 @@ fn prepare<'a>(
         vitals,
         outcome: Outcome::NotArmed,
     })?;
-    armed.crc = armed.digest();
+    armed.seal();
     Ok((armed, report))
 }
 

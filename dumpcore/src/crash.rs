@@ -9,6 +9,7 @@ use crate::display_by_describe;
 use crate::format::frame::Kind;
 use crate::format::header::{Arch, Header, Incomplete, Status, Trigger, put_text};
 use crate::integrity;
+use crate::memory::map::PfnRange;
 use crate::partition::io::Pool;
 use crate::partition::place::{self, Place, Unfit};
 use crate::partition::verify::{Verify, every_block, sample};
@@ -148,7 +149,7 @@ impl<'a> Dump<'a> {
             });
             return Outcome::NotArmed;
         };
-        let outcome = on_own_stack(armed, platform, crash, cpu);
+        let outcome = checked(armed, self.vitals(), platform, crash, cpu);
         self.state.store(state::SPENT, Ordering::Release);
         outcome
     }
@@ -174,25 +175,36 @@ fn first_line(message: &str) -> &str {
     message.lines().next().unwrap_or_default()
 }
 
-/// Runs the dump on the stack in the arena, if the platform can switch to it.
-fn on_own_stack(armed: &mut Armed<'_>, platform: &dyn Platform, crash: &Crash<'_>, cpu: u32) -> Outcome {
+/// Checks the seal, then runs the dump on the stack in the arena, if the platform can switch to it.
+fn checked(
+    armed: &mut Armed<'_>,
+    vitals: Option<&Vitals>,
+    platform: &dyn Platform,
+    crash: &Crash<'_>,
+    cpu: u32,
+) -> Outcome {
     let begin = platform.now();
     CRASHDUMP_MODE.store(true, Ordering::Release);
     say(platform, |line| {
         line.text("cpu ").decimal(cpu.into()).text(" crashed: ").text(first_line(crash.message));
     });
-    armed.vitals.enter(Step::Seal);
-    let now = armed.digest();
+    if let Some(vitals) = vitals {
+        vitals.enter(Step::Seal);
+    }
+    if let Err((armed, now)) = armed.check_seal() {
+        // Not even the stack in the arena can be trusted then.
+        let refusal = Refusal::Seal { armed, now };
+        record::refused(platform, &refusal);
+        platform.reset(vitals.map_or(ResetPolicy::Reset, Vitals::reset));
+        CRASHDUMP_MODE.store(false, Ordering::Release);
+        return Outcome::Refused(refusal);
+    }
     let stack = core::mem::take(&mut armed.stack);
     let painted = Painted { start: stack.as_ptr(), length: stack.len() };
     // The crashed stack is being dumped too: what is learnt from here on stays in the arena.
     let mut run = |own_stack: bool| {
         let lacks = if own_stack { Lacks::empty() } else { Lacks::STACK };
-        let outcome = if now == armed.crc {
-            Running { platform, crash, cpu, begin, lacks }.run(armed)
-        } else {
-            Outcome::Refused(Refusal::Seal { armed: armed.crc, now })
-        };
+        let outcome = Running { platform, crash, cpu, begin, lacks }.run(armed);
         armed.outcome = outcome;
         if let Outcome::Refused(refusal) = &outcome {
             record::refused(platform, refusal);
@@ -204,8 +216,8 @@ fn on_own_stack(armed: &mut Armed<'_>, platform: &dyn Platform, crash: &Crash<'_
                     .text(" of ")
                     .decimal(length as u64)
                     .text(" bytes of stack, ");
-                line.decimal(armed.sealed.arena_used as u64).text(" of ");
-                line.decimal(armed.sealed.arena_length as u64).text(" bytes of arena, ");
+                line.decimal(armed.sealed.arena_used).text(" of ");
+                line.decimal(armed.sealed.arena_length).text(" bytes of arena, ");
                 line.decimal(armed.pool.deepest() as u64).text(" requests in flight");
             });
         }
@@ -214,7 +226,7 @@ fn on_own_stack(armed: &mut Armed<'_>, platform: &dyn Platform, crash: &Crash<'_
     if !platform.on_stack(stack, &mut || run(true)) {
         run(false);
     }
-    if let Some(queues) = armed.sealed.config.queues {
+    if let Some(queues) = armed.queues {
         queues.set_crashdump_mode(false);
     }
     CRASHDUMP_MODE.store(false, Ordering::Release);
@@ -256,8 +268,8 @@ impl Running<'_> {
     /// All steps behind the seal.
     fn run(&mut self, armed: &mut Armed<'_>) -> Outcome {
         let platform = self.platform;
-        let budget = armed.sealed.config.budget;
-        let queues = armed.sealed.config.queues;
+        let budget = armed.sealed.budget;
+        let queues = armed.queues;
         if let Some(queues) = queues {
             queues.set_crashdump_mode(true);
         }
@@ -265,12 +277,13 @@ impl Running<'_> {
 
         armed.vitals.enter(Step::Freeze);
         platform.freeze_cpus(&wait);
-        self.see_what_is_lacking(armed.sealed.config.log_tail);
+        self.see_what_is_lacking(armed.sealed.log_tail);
 
         armed.vitals.enter(Step::Code);
         let (now, _) = integrity::code(platform);
-        if now != armed.sealed.code_crc {
-            return Outcome::Refused(Refusal::Code { armed: armed.sealed.code_crc, now });
+        let expected = armed.sealed.code_crc;
+        if u64::from(now) != expected {
+            return Outcome::Refused(Refusal::Code { armed: expected as u32, now });
         }
 
         armed.vitals.enter(Step::Takeover);
@@ -290,7 +303,12 @@ impl Running<'_> {
         });
 
         let vitals = armed.vitals;
-        let (mut window, pool, header, sealed) = armed.open();
+        let (sealed, ram) = (&armed.sealed, armed.ram);
+        let (mut window, pool, header) = (
+            Window::new(armed.device, sealed.first_block, sealed.blocks, &mut armed.scratch),
+            &mut armed.pool,
+            &mut *armed.header,
+        );
         vitals.enter(Step::Verify);
         let place = match self.check(&mut window, pool, sealed, &wait) {
             Ok(place) => place,
@@ -302,7 +320,7 @@ impl Running<'_> {
                 return Outcome::Refused(Refusal::Unfit(unfit));
             }
         };
-        self.write(&mut window, pool, header, (sealed, vitals), place, &wait)
+        self.write(&mut window, pool, header, (sealed, ram, vitals), place, &wait)
     }
 
     /// What the dump will have to do without.
@@ -326,7 +344,7 @@ impl Running<'_> {
         &self,
         window: &mut Window<'_>,
         pool: &mut Pool,
-        sealed: &Sealed<'_>,
+        sealed: &Sealed,
         wait: &Wait<'_>,
     ) -> Result<Place, Unfit> {
         let end = sealed.first_block.saturating_add(sealed.blocks);
@@ -337,7 +355,7 @@ impl Running<'_> {
         place::check_label(window, Some(&sealed.uuid), wait)?;
         let place = place::find(window, pool, &sealed.uuid, wait)?;
         let free = (place.block, window.blocks());
-        match sealed.config.verify {
+        match sealed.verify() {
             Verify::All => {
                 let mut progress = Progress::new(self.platform, "checked");
                 every_block(window, pool, &sealed.uuid, free, wait, &mut |done, all| {
@@ -355,7 +373,7 @@ impl Running<'_> {
     }
 
     /// What the header says from the first moment on.
-    fn begin_header(&self, header: &mut Header, sealed: &Sealed<'_>, place: Place, span: usize) {
+    fn begin_header(&self, header: &mut Header, sealed: &Sealed, place: Place, span: usize) {
         let platform = self.platform;
         header.status = (Status::InProgress as u32).into();
         header.uuid = sealed.uuid;
@@ -382,7 +400,7 @@ impl Running<'_> {
     }
 
     /// A number that no other dump of the partition has: it holds the sequence, and times besides.
-    fn nonce(&self, sealed: &Sealed<'_>, place: Place) -> u64 {
+    fn nonce(&self, sealed: &Sealed, place: Place) -> u64 {
         let mut mix = crate::format::checksum::Xxh64::new(self.platform.wall_clock().unwrap_or(0));
         let identity = u64::from_le_bytes(sealed.uuid.first_chunk().copied().unwrap_or_default());
         mix.stripe([self.begin, self.platform.now(), place.block, identity]);
@@ -395,7 +413,7 @@ impl Running<'_> {
         window: &mut Window<'_>,
         pool: &mut Pool,
         header: &mut Header,
-        (sealed, vitals): (&Sealed<'_>, &Vitals),
+        (sealed, ram, vitals): (&Sealed, &[PfnRange], &Vitals),
         place: Place,
         wait: &Wait<'_>,
     ) -> Outcome {
@@ -410,12 +428,12 @@ impl Running<'_> {
             line.text(", ").decimal(sealed.pages / 256).text(" MiB of memory");
         });
 
-        let budget = sealed.config.budget;
+        let budget = sealed.budget;
         let stop_at = self.begin.saturating_add(budget.saturating_sub(CLOSING.min(budget / 8)));
         let identity = (sealed.uuid, header.nonce.get());
         let next = place.block.saturating_add(1);
-        let mut writer = Writer::new(window, pool, identity, next, sealed.config.verify, stop_at);
-        let mut ended = self.stream(&mut writer, (sealed, vitals), wait).err();
+        let mut writer = Writer::new(window, pool, identity, next, sealed.verify(), stop_at);
+        let mut ended = self.stream(&mut writer, (sealed, ram, vitals), wait).err();
 
         vitals.enter(Step::Close);
         // What is still open is whole as far as it goes, unless the device or the partition failed us.
@@ -456,16 +474,16 @@ impl Running<'_> {
     fn stream(
         &self,
         writer: &mut Writer<'_, '_>,
-        (sealed, vitals): (&Sealed<'_>, &Vitals),
+        (sealed, ram, vitals): (&Sealed, &[PfnRange], &Vitals),
         wait: &Wait<'_>,
     ) -> Result<(), Ended> {
         let facts = notes::Facts {
             crash: self.crash,
             crashing_cpu: self.cpu,
-            ram: sealed.ram,
-            arena: sealed.arena,
+            ram,
+            arena: sealed.arena(),
             lacks: self.lacks,
-            log_tail: sealed.config.log_tail,
+            log_tail: sealed.log_tail,
         };
         notes::write(writer, self.platform, &facts, wait)?;
         // From here on, a power cut leaves at least the notes.
@@ -474,7 +492,7 @@ impl Running<'_> {
 
         vitals.enter(Step::Memory);
         let mut progress = Progress::new(self.platform, "dumped");
-        let memory = (sealed.ram, sealed.arena);
+        let memory = (ram, sealed.arena());
         pages::write(writer, self.platform, memory, wait, &mut |done| progress.tell(done, sealed.pages))?;
         writer.drain(wait)
     }

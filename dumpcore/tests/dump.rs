@@ -313,6 +313,40 @@ fn what_is_armed_twice_or_without_a_uuid_or_with_too_little_is_refused_by_name()
     assert_eq!(try_arm(ARENA, target(BLOCKS, Some(UUID)), no_time), ArmError::NoTime);
 }
 
+#[test]
+fn one_wrong_bit_of_the_armed_state_refuses_or_does_not_matter() {
+    let mut refused = 0;
+    let bits = 8 * {
+        let disk = formatted();
+        let machine = machine(&disk, 1);
+        arm(machine, &disk, config(), 4).unwrap();
+        machine.dump().armed_state().1
+    };
+    for bit in (0..bits).step_by(11) {
+        let disk = formatted();
+        let machine: &'static Machine = machine(&disk, 10);
+        arm(machine, &disk, config(), 4).unwrap();
+        let (state, _) = machine.dump().armed_state();
+        // SAFETY: inside the armed state, which nobody uses now. What the flip makes of it is looked at as numbers first.
+        unsafe {
+            let byte = state.add(bit / 8);
+            byte.write_volatile(byte.read_volatile() ^ 1 << (bit % 8));
+        }
+        let before = disk.bytes();
+        match machine.panic("spoilt state") {
+            Outcome::Refused(Refusal::Seal { .. }) => {
+                refused += 1;
+                assert_eq!(before, disk.bytes());
+            }
+            // Padding, and what only the dump itself writes.
+            Outcome::Complete => (),
+            other => panic!("bit {bit}: {other:?}"),
+        }
+    }
+    // Most of the rest are slots for buffers that there are not.
+    assert!(refused > bits / 11 / 4, "{refused} of {} flips were noticed", bits / 11);
+}
+
 fn faults() -> impl Strategy<Value = DiskFault> {
     prop_oneof![
         Just(DiskFault::None),

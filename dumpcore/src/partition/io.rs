@@ -87,8 +87,9 @@ impl Pool {
         bytes / BLOCK_SIZE
     }
 
-    /// Addresses of all buffers that are here, for the seal.
+    /// Everything that must be the same at the crash: the bounds, and where each buffer is.
     pub fn seal(&self, digest: &mut crate::integrity::Digest) {
+        digest.number(self.depth as u64).number(self.timeout).number(self.in_flight as u64);
         for slot in &self.slots {
             if let Slot::Free(buffer) = slot {
                 digest.number(buffer.address().as_ptr() as u64);
