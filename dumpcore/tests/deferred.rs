@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dumpcore::arm::{Config, Ownership, Target};
 use dumpcore::crash::Outcome;
-use dumpcore::deferred::{DeferError, Handler, Queues, TASKLET_CAPACITY, TIMER_CAPACITY};
+use dumpcore::deferred::{DeferError, Handler, HostQueues, Queues, TASKLET_CAPACITY, TIMER_CAPACITY};
 use dumpcore::device::{DeviceError, Direction, DumpDevice, Geometry, Health};
 use dumpcore::dma::DmaBuffer;
 use dumpcore::integrity::Digest;
@@ -109,6 +109,54 @@ impl DumpDevice for OldDriver {
     fn shutdown(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.inner.shutdown(wait)
     }
+}
+
+/// A kernel with timers and tasklets of its own, which only keeps a list of what it was asked.
+#[derive(Default)]
+struct Host {
+    asked: std::sync::Mutex<Vec<String>>,
+}
+
+impl HostQueues for Host {
+    fn set_timer(&self, handler: Handler, expires: u64) -> Result<(), DeferError> {
+        self.asked.lock().unwrap().push(format!("set {} at {expires}", handler.word));
+        Ok(())
+    }
+    fn delete_timer(&self, handler: Handler) -> bool {
+        self.asked.lock().unwrap().push(format!("delete {}", handler.word));
+        true
+    }
+    fn schedule_tasklet(&self, handler: Handler) -> Result<(), DeferError> {
+        self.asked.lock().unwrap().push(format!("schedule {}", handler.word));
+        Err(DeferError::Full { capacity: 1 })
+    }
+}
+
+// SAFETY: page() gives nothing.
+unsafe impl Platform for Host {
+    fn now(&self) -> u64 {
+        0
+    }
+    fn console(&self, _: &str) {}
+    fn ram(&self, _: &mut dyn FnMut(RamRange)) {}
+    fn page(&self, _: u64) -> Option<std::ptr::NonNull<u8>> {
+        None
+    }
+    fn reset(&self, _: ResetPolicy) {}
+    fn host_queues(&self) -> Option<&dyn HostQueues> {
+        Some(self)
+    }
+}
+
+#[test]
+fn in_normal_operation_the_queues_hand_through_to_the_kernels_own() {
+    let (host, queues) = (Host::default(), Queues::new());
+    let handler = Handler { run: nothing, word: 5 };
+    assert!(!queues.crashdump_mode());
+    assert_eq!(queues.set_timer(&host, handler, 77), Ok(()));
+    assert_eq!(queues.delete_timer(&host, handler), Ok(true));
+    assert_eq!(queues.schedule_tasklet(&host, handler), Err(DeferError::Full { capacity: 1 }));
+    assert_eq!(*host.asked.lock().unwrap(), ["set 5 at 77", "delete 5", "schedule 5"]);
 }
 
 #[test]
