@@ -1,0 +1,96 @@
+//! `savecore clear`: lays the pattern again over dumps without saving them.
+
+use std::io::Write;
+
+use anyhow::{Context, bail};
+use savecore::partition;
+use savecore::source::Access;
+
+use super::{TargetArguments, ask, search};
+use crate::Finding;
+use crate::output::{Bar, count, harmless, json, out, warning};
+
+/// Lay the pattern again over all dumps on TARGET without saving them, after asking
+#[derive(clap::Args)]
+#[command(after_help = crate::EXIT_CODES)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    target: TargetArguments,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    /// Look at every block for dumps, not only in front of the first free block
+    #[arg(long)]
+    search: bool,
+}
+
+#[derive(serde::Serialize)]
+struct Result<'a> {
+    target: &'a str,
+    cleared: u64,
+    blocks: u64,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
+    let mut target = arguments.target.open(Access::Write)?;
+    let shown = target.name().to_owned();
+    let mut bar = Bar::new();
+    let partition =
+        partition::scan_with(&target, search(arguments.search), &mut bar).with_context(|| shown.clone())?;
+    for range in &partition.foreign {
+        warning(&format!(
+            "{shown}: blocks {} to {} belong to no dump and stay as they are; `savecore format` lays everything anew",
+            range.start,
+            range.end - 1
+        ));
+    }
+    let number = partition.dumps.len() as u64;
+    if number == 0 {
+        if arguments.json {
+            json(&Result { target: &shown, cleared: 0, blocks: 0 })?;
+        } else {
+            writeln!(out(), "{shown}: no dump")?;
+        }
+        return Ok(Finding::Negative);
+    }
+    let waiting = partition.waiting().count() as u64;
+    if !arguments.yes && waiting > 0 {
+        let messages: Vec<String> =
+            partition.waiting().map(|found| harmless(found.header.message()).replace('\n', " ")).collect();
+        let question = format!(
+            "{shown} holds {} that nobody has saved:\n  {}\nThrow away?",
+            count(waiting, "dump", "dumps"),
+            messages.join("\n  ")
+        );
+        match ask(&question)? {
+            Some(true) => {}
+            Some(false) => {
+                warning(&format!("{shown} was left as it is"));
+                return Ok(Finding::Negative);
+            }
+            None => bail!(
+                "{shown} holds {} that nobody has saved, and there is no terminal to ask on: add --yes to throw away; nothing was changed",
+                count(waiting, "dump", "dumps")
+            ),
+        }
+    }
+    let uuid = partition.uuid();
+    // From the last to the first, so that no gap is in front of a dump at any moment.
+    for found in partition.dumps.iter().rev() {
+        partition::clear(&mut target, &uuid, found, &mut bar).with_context(|| shown.clone())?;
+    }
+    let blocks = partition.dumps.iter().map(|found| found.blocks()).sum();
+    if arguments.json {
+        json(&Result { target: &shown, cleared: number, blocks })?;
+    } else {
+        writeln!(
+            out(),
+            "{shown}: {} cleared, {blocks} blocks are free again",
+            count(number, "dump", "dumps")
+        )?;
+    }
+    Ok(Finding::Good)
+}

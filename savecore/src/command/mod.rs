@@ -1,0 +1,50 @@
+//! The subcommands, one file each, and what they share.
+
+pub(crate) mod check;
+pub(crate) mod clear;
+pub(crate) mod format;
+pub(crate) mod info;
+pub(crate) mod save;
+mod story;
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use savecore::Error;
+use savecore::partition::Search;
+use savecore::source::{Access, Target};
+
+/// The target, as all subcommands take it.
+#[derive(clap::Args)]
+pub(crate) struct TargetArguments {
+    /// Block device, image file, or disk
+    pub(crate) target: PathBuf,
+    /// Partition of TARGET: its number, name or GUID
+    #[arg(long, short, value_name = "N|NAME|GUID")]
+    pub(crate) partition: Option<String>,
+}
+
+impl TargetArguments {
+    pub(crate) fn open(&self, access: Access) -> Result<Target, Error> {
+        Target::open(&self.target, self.partition.as_deref(), access)
+    }
+}
+
+/// How far to look for dumps.
+fn search(whole: bool) -> Search {
+    if whole { Search::Whole } else { Search::Quick }
+}
+
+/// Asks a question on a terminal; `None` if there is nobody to ask.
+fn ask(question: &str) -> anyhow::Result<Option<bool>> {
+    if !io::stdin().is_terminal() {
+        return Ok(None);
+    }
+    let mut stderr = io::stderr();
+    write!(stderr, "{question} [y/N] ").context("cannot ask")?;
+    stderr.flush().context("cannot ask")?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
+    Ok(Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")))
+}

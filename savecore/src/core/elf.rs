@@ -1,0 +1,261 @@
+//! Writes a dump as an ELF core (ELF gABI; Linux's vmcore is one).
+//!
+//! | where | what |
+//! | --- | --- |
+//! | 0 | ELF header, ET_CORE |
+//! | 64 | program headers: one PT_NOTE, then PT_LOADs for virtual addresses, then for physical ones |
+//! | behind | section header 0, only if there are 65535 program headers or more (PN_XNUM) |
+//! | behind | notes |
+//! | next multiple of 4096 | every page whose content is known, once, by physical address; zero pages are holes |
+//!
+//! Segments for virtual addresses come from the page tables of the CPU that crashed, and share their bytes with the
+//! segments for physical addresses. A page whose content is not known is in no segment, so that a debugger says
+//! that it cannot read it, instead of showing zeros.
+//!
+//! A physical segment needs a virtual address too. With page tables at hand it is [`PHYSICAL_WINDOW`] plus the physical
+//! address: not canonical, so no mapping can be there, and a null pointer of the dead kernel stays one. Without page
+//! tables it is the physical address itself.
+//!
+//! All segments have p_align 0: `crash` takes a core whose first PT_LOAD is aligned for the old netdump kind.
+
+use std::ops::ControlFlow;
+
+use dumpcore::format::header::Arch;
+use dumpcore::format::{BLOCK_SIZE, PAGE_SIZE};
+use object::elf::{
+    ELFCLASS64, ELFDATA2LSB, ELFMAG, ELFOSABI_NONE, ET_CORE, EV_CURRENT, FileHeader64, Ident, PF_R, PF_W,
+    PF_X, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64, SHT_NULL, SectionHeader64,
+};
+use object::pod::bytes_of;
+use object::{LittleEndian, U16, U32, U64};
+
+use super::Sink;
+use super::layout::{Layout, Segment};
+use super::notes::notes;
+use super::pagetable::{self, Root, Walked};
+use crate::Error;
+use crate::dump::{Dump, PageState};
+use crate::source::Progress;
+
+/// Where physical memory is found in a core with virtual segments: physical address 0 is at this address.
+pub const PHYSICAL_WINDOW: u64 = 1 << 62;
+
+/// Virtual segments, at most. Debuggers become slow long before.
+const MAX_VIRTUAL: usize = 1 << 20;
+
+/// Bytes of pages that are gathered before they are written.
+const GATHER: usize = 1 << 20;
+
+const EHDR: u64 = size_of::<FileHeader64<LittleEndian>>() as u64;
+const PHDR: u64 = size_of::<ProgramHeader64<LittleEndian>>() as u64;
+const SHDR: u64 = size_of::<SectionHeader64<LittleEndian>>() as u64;
+const LE: LittleEndian = LittleEndian;
+
+/// What was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// Segments for virtual addresses.
+    pub virtual_segments: u64,
+    /// Segments for physical addresses.
+    pub physical_segments: u64,
+    /// Length of the file in bytes, holes included.
+    pub length: u64,
+    /// How the walk over the page tables went; `None` if there was no root to begin at.
+    pub walked: Option<Walked>,
+}
+
+/// Writes a dump as an ELF core. Takes constant memory but for the segments.
+///
+/// # Errors
+/// If the file cannot be written, the dump cannot be read any more, or no file can hold it.
+pub fn write(dump: &Dump<'_>, out: &mut dyn Sink, progress: &mut dyn Progress) -> Result<Written, Error> {
+    let layout = Layout::new(dump);
+    let (virtuals, walked) = virtual_segments(dump, &layout);
+    let notes = notes(dump);
+    let physical_base = if virtuals.is_empty() { 0 } else { PHYSICAL_WINDOW };
+
+    let count = 1 + virtuals.len() as u64 + layout.extents.len() as u64;
+    let extended = count >= u64::from(PN_XNUM);
+    let table_end = EHDR + count * PHDR;
+    let notes_at = table_end + if extended { SHDR } else { 0 };
+    let data_at = (notes_at + notes.len() as u64).next_multiple_of(PAGE_SIZE as u64);
+    let too_large = Error::TooLarge { pages: layout.pages };
+    let length = layout.pages.checked_mul(PAGE_SIZE as u64).and_then(|bytes| bytes.checked_add(data_at));
+    let Some(length) = length.filter(|length| i64::try_from(*length).is_ok()) else { return Err(too_large) };
+    let stored_count = u32::try_from(count).map_err(|_| too_large)?;
+
+    let mut head = Stream { out: &mut *out, offset: 0, bytes: Vec::with_capacity(GATHER) };
+    let arch = Arch::from_number(dump.found().header.arch.get()).unwrap_or(Arch::X86_64);
+    head.push(bytes_of(&file_header(arch, stored_count, table_end)))?;
+    head.push(bytes_of(&program_header(PT_NOTE, notes_at, 0, 0, notes.len() as u64)))?;
+    let segment = |segment: &Segment| {
+        let bytes = segment.count * PAGE_SIZE as u64;
+        let offset = data_at + segment.rank * PAGE_SIZE as u64;
+        program_header(PT_LOAD, offset, segment.virt, segment.pfn * PAGE_SIZE as u64, bytes)
+    };
+    for part in &virtuals {
+        head.push(bytes_of(&segment(part)))?;
+    }
+    for extent in &layout.extents {
+        let virt = (extent.pfn * PAGE_SIZE as u64).wrapping_add(physical_base);
+        let part = Segment { virt, pfn: extent.pfn, count: extent.count, rank: extent.rank };
+        head.push(bytes_of(&segment(&part)))?;
+    }
+    if extended {
+        head.push(bytes_of(&section_header(stored_count)))?;
+    }
+    head.push(&notes)?;
+    head.flush()?;
+
+    let mut pages = Stream { out: &mut *out, offset: 0, bytes: Vec::with_capacity(GATHER) };
+    dump.for_each_data_page(progress, &mut |pfn, bytes| {
+        // A page with data is a known page, so it has a place.
+        let Some(rank) = layout.rank(pfn) else { return Ok(()) };
+        pages.seek(data_at + rank * PAGE_SIZE as u64)?;
+        pages.push(bytes)
+    })?;
+    pages.flush()?;
+    out.set_len(length).map_err(Error::Core)?;
+    Ok(Written {
+        virtual_segments: virtuals.len() as u64,
+        physical_segments: layout.extents.len() as u64,
+        length,
+        walked,
+    })
+}
+
+/// What the page tables of the CPU that crashed map, as far as it is known memory; of another CPU if that one's
+/// registers are lost.
+fn virtual_segments(dump: &Dump<'_>, layout: &Layout) -> (Vec<Segment>, Option<Walked>) {
+    let header = &dump.found().header;
+    if Arch::from_number(header.arch.get()) != Some(Arch::X86_64) {
+        return (Vec::new(), None);
+    }
+    let facts = dump.facts();
+    let crashing = facts.crashing(header.crashing_cpu.get()).and_then(Root::of);
+    let Some(root) = crashing.or_else(|| facts.cpus.iter().find_map(Root::of)) else {
+        return (Vec::new(), None);
+    };
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut read = |pfn| match dump.read_page(pfn) {
+        Ok(PageState::Data(bytes)) => Some(bytes),
+        // A table of zeros maps nothing.
+        Ok(PageState::Zero) => Some(Box::new([0; BLOCK_SIZE])),
+        _ => None,
+    };
+    let walked = pagetable::walk(root, &mut read, &mut |mapping| {
+        for part in layout.clip(mapping) {
+            let bytes = |segment: &Segment| segment.count * PAGE_SIZE as u64;
+            let full = segments.len() >= MAX_VIRTUAL;
+            match segments.last_mut() {
+                Some(last)
+                    if last.virt.checked_add(bytes(last)) == Some(part.virt)
+                        && last.pfn + last.count == part.pfn =>
+                {
+                    last.count += part.count;
+                }
+                _ if full => return ControlFlow::Break(()),
+                _ => segments.push(part),
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    (segments, Some(walked))
+}
+
+fn file_header(arch: Arch, count: u32, sections_at: u64) -> FileHeader64<LittleEndian> {
+    let extended = count >= u32::from(PN_XNUM);
+    FileHeader64 {
+        e_ident: Ident {
+            magic: ELFMAG,
+            class: ELFCLASS64,
+            data: ELFDATA2LSB,
+            version: EV_CURRENT,
+            os_abi: ELFOSABI_NONE,
+            abi_version: 0,
+            padding: [0; 7],
+        },
+        e_type: U16::new(LE, ET_CORE),
+        e_machine: U16::new(LE, arch as u16),
+        e_version: U32::new(LE, EV_CURRENT.into()),
+        e_entry: U64::new(LE, 0),
+        e_phoff: U64::new(LE, EHDR),
+        e_shoff: U64::new(LE, if extended { sections_at } else { 0 }),
+        e_flags: U32::new(LE, 0),
+        e_ehsize: U16::new(LE, EHDR as u16),
+        e_phentsize: U16::new(LE, PHDR as u16),
+        e_phnum: U16::new(LE, u16::try_from(count).unwrap_or(PN_XNUM)),
+        e_shentsize: U16::new(LE, if extended { SHDR as u16 } else { 0 }),
+        e_shnum: U16::new(LE, u16::from(extended)),
+        e_shstrndx: U16::new(LE, 0),
+    }
+}
+
+/// Section header 0, which holds a number of program headers that the ELF header has no room for.
+fn section_header(count: u32) -> SectionHeader64<LittleEndian> {
+    SectionHeader64 {
+        sh_name: U32::new(LE, 0),
+        sh_type: U32::new(LE, SHT_NULL),
+        sh_flags: U64::new(LE, 0),
+        sh_addr: U64::new(LE, 0),
+        sh_offset: U64::new(LE, 0),
+        // e_shnum is 1 and stands in the ELF header; e_phnum stands here.
+        sh_size: U64::new(LE, 0),
+        sh_link: U32::new(LE, 0),
+        sh_info: U32::new(LE, count),
+        sh_addralign: U64::new(LE, 0),
+        sh_entsize: U64::new(LE, 0),
+    }
+}
+
+fn program_header(
+    kind: u32,
+    offset: u64,
+    virt: u64,
+    phys: u64,
+    length: u64,
+) -> ProgramHeader64<LittleEndian> {
+    let (flags, align) = if kind == PT_LOAD { (PF_R | PF_W | PF_X, 0) } else { (0, 4) };
+    ProgramHeader64 {
+        p_type: U32::new(LE, kind),
+        p_flags: U32::new(LE, flags),
+        p_offset: U64::new(LE, offset),
+        p_vaddr: U64::new(LE, virt),
+        p_paddr: U64::new(LE, phys),
+        p_filesz: U64::new(LE, length),
+        p_memsz: U64::new(LE, length),
+        p_align: U64::new(LE, align),
+    }
+}
+
+/// Gathers bytes that follow one another and writes them in large pieces.
+struct Stream<'o> {
+    out: &'o mut dyn Sink,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl Stream<'_> {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.bytes.extend_from_slice(bytes);
+        if self.bytes.len() >= GATHER { self.flush() } else { Ok(()) }
+    }
+
+    /// Goes on at `offset`.
+    fn seek(&mut self, offset: u64) -> Result<(), Error> {
+        if self.offset + self.bytes.len() as u64 != offset {
+            self.flush()?;
+            self.offset = offset;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        if !self.bytes.is_empty() {
+            self.out.write_at(self.offset, &self.bytes).map_err(Error::Core)?;
+            self.offset += self.bytes.len() as u64;
+            self.bytes.clear();
+        }
+        Ok(())
+    }
+}

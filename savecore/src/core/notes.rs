@@ -1,0 +1,90 @@
+//! The notes of a core: registers as Linux's `struct elf_prstatus`, our own facts, VMCOREINFO.
+
+use dumpcore::format::header::{Arch, Trigger};
+use dumpcore::format::note::{CpuCondition, CpuState};
+use object::elf::NT_PRSTATUS;
+
+use crate::dump::{Dump, Report, condition};
+
+/// Owner of the note with our own facts.
+pub const FACTS_NAME: &str = "DISKDUMP";
+
+/// Type of the note with our own facts: a [`Report`] as JSON. Tools look at the type before the owner, so it is none
+/// of those that cores have (`DUMP`, little-endian).
+pub const FACTS_TYPE: u32 = 0x504d_5544;
+
+/// Where things stand in `struct elf_prstatus` (Linux, include/linux/elfcore.h), which differs by architecture only in
+/// the number of registers.
+const CURSIG: usize = 12;
+const PID: usize = 32;
+const REGISTERS: usize = 112;
+
+/// How many general registers an `elf_prstatus` has.
+fn register_count(arch: Arch) -> usize {
+    match arch {
+        Arch::X86_64 => 27,
+        Arch::Aarch64 => 34,
+        Arch::Riscv64 => 32,
+    }
+}
+
+/// The signal that a debugger shows as the reason (signal(7)).
+fn signal(trigger: u32) -> u32 {
+    match Trigger::from_number(trigger) {
+        Some(Trigger::Fault) => 11,
+        Some(Trigger::Request) => 5,
+        Some(Trigger::Watchdog) => 14,
+        Some(Trigger::Panic) | None => 6,
+    }
+}
+
+fn prstatus(state: &CpuState, arch: Arch, signal: u32) -> Vec<u8> {
+    let count = register_count(arch);
+    // Behind the registers stand pr_fpvalid, zero, and padding.
+    let mut bytes = vec![0; REGISTERS + count * 8 + 8];
+    bytes[CURSIG..CURSIG + 2].copy_from_slice(&(signal as u16).to_le_bytes());
+    // Never 0, which debuggers take for "no thread".
+    bytes[PID..PID + 4].copy_from_slice(&state.cpu.get().wrapping_add(1).to_le_bytes());
+    for (slot, register) in bytes[REGISTERS..].chunks_exact_mut(8).zip(&state.general[..count]) {
+        slot.copy_from_slice(&register.get().to_le_bytes());
+    }
+    bytes
+}
+
+/// Appends a note (ELF gABI, "Note Section"), padded to 4 bytes.
+fn push(notes: &mut Vec<u8>, name: &str, kind: u32, bytes: &[u8]) {
+    for number in [name.len() as u32 + 1, bytes.len() as u32, kind] {
+        notes.extend_from_slice(&number.to_le_bytes());
+    }
+    notes.extend_from_slice(name.as_bytes());
+    notes.push(0);
+    notes.resize(notes.len().next_multiple_of(4), 0);
+    notes.extend_from_slice(bytes);
+    notes.resize(notes.len().next_multiple_of(4), 0);
+}
+
+/// All notes: the CPU that crashed first, since debuggers select the first; then the others in order. CPUs that did not
+/// answer have no registers, and no note: zeros would look like a CPU at address 0. The facts name them.
+pub(super) fn notes(dump: &Dump<'_>) -> Vec<u8> {
+    let header = &dump.found().header;
+    let arch = Arch::from_number(header.arch.get()).unwrap_or(Arch::X86_64);
+    let facts = dump.facts();
+    let mut notes = Vec::new();
+    let crashing = facts.crashing(header.crashing_cpu.get());
+    let others = facts.cpus.iter().filter(|state| Some(state.cpu) != crashing.map(|state| state.cpu));
+    for state in crashing.into_iter().chain(others) {
+        if condition(state) == CpuCondition::Silent {
+            continue;
+        }
+        let crashed = condition(state) == CpuCondition::Crashing;
+        let signal = if crashed { signal(header.trigger.get()) } else { 0 };
+        push(&mut notes, "CORE", NT_PRSTATUS, &prstatus(state, arch, signal));
+    }
+    if !facts.vmcoreinfo.is_empty() {
+        push(&mut notes, "VMCOREINFO", 0, &facts.vmcoreinfo);
+    }
+    // A structure of numbers and texts: turning it into JSON cannot fail.
+    let json = serde_json::to_vec(&Report::new(dump)).unwrap_or_default();
+    push(&mut notes, FACTS_NAME, FACTS_TYPE, &json);
+    notes
+}

@@ -1,0 +1,358 @@
+//! A dump's facts as one structure: for `--json`, for the note inside a core file, and for people.
+
+use std::fmt::Write;
+
+use dumpcore::format::header::{Arch, Incomplete, Status, Trigger};
+use dumpcore::format::note::{CpuCondition, RangeKind};
+use dumpcore::platform::Lacks;
+use serde::Serialize;
+
+use super::{Condition, Dump, Fate, condition};
+use crate::partition::Ending;
+
+/// Ranges of missing pages and damaged blocks that a report lists.
+const MAX_LISTED: usize = 256;
+
+/// What is known of a dump. Numbers that may exceed 2^53, which JSON readers lose, are hexadecimal texts.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Report {
+    /// Number among the dumps of the partition, from 1.
+    pub sequence: u32,
+    /// The dump's own number.
+    pub nonce: String,
+    /// First block on the partition.
+    pub first_block: u64,
+    /// First block behind it.
+    pub end_block: u64,
+    /// `complete`, `incomplete` (ended early, in order), `unfinished` (the machine stopped in the middle) or `saved`.
+    pub status: &'static str,
+    /// Why it is incomplete.
+    pub reason: Option<&'static str>,
+    /// Whether every page is known and nothing is damaged.
+    pub whole: bool,
+    /// Whether something is damaged that the machine's stopping does not explain.
+    pub damaged: bool,
+    /// What became of the headers, if one is lost.
+    pub headers: Option<&'static str>,
+    /// `panic`, `fault`, `request` or `watchdog`.
+    pub trigger: &'static str,
+    /// The panic message.
+    pub message: String,
+    /// Name and release of the kernel.
+    pub system: String,
+    /// The kernel's build id, hexadecimal.
+    pub build_id: String,
+    /// The architecture.
+    pub arch: &'static str,
+    /// When it crashed, UTC; `None` when the machine had no clock.
+    pub time: Option<String>,
+    /// The same in seconds since 1970-01-01; 0 when unknown.
+    pub wall_clock: u64,
+    /// Seconds on the machine's own clock at the crash.
+    pub uptime_seconds: f64,
+    /// Seconds that the dump took.
+    pub elapsed_seconds: f64,
+    /// CPUs that the machine had.
+    pub cpu_count: u32,
+    /// The CPU that crashed.
+    pub crashing_cpu: u32,
+    /// What is known of each CPU.
+    pub cpus: Vec<CpuReport>,
+    /// The memory map.
+    pub memory: Vec<MemoryReport>,
+    /// Pages by fate.
+    pub pages: PagesReport,
+    /// Pages that should be there and are not; the first of them if there are very many.
+    pub missing: Vec<MissingReport>,
+    /// Missing pages that `missing` does not list.
+    pub missing_unlisted: u64,
+    /// Blocks of the partition that are not what they should be; the first of them if there are very many.
+    pub damage: Vec<DamageReport>,
+    /// Bad blocks that `damage` does not list.
+    pub damage_unlisted: u64,
+    /// Chunks that were found.
+    pub chunks: u64,
+    /// Chunks that should be there, if the headers say.
+    pub chunks_expected: Option<u64>,
+    /// Whether notes (registers, texts, memory map) are lost.
+    pub notes_damaged: bool,
+    /// Bytes of the kernel's log in the dump.
+    pub log_bytes: u64,
+    /// Whether the dump has VMCOREINFO.
+    pub vmcoreinfo: bool,
+    /// What the kernel could not offer to the dump; `None` if the dump does not say.
+    pub lacks: Option<Vec<&'static str>>,
+}
+
+/// What is known of a CPU.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct CpuReport {
+    /// Its number, from 0.
+    pub cpu: u32,
+    /// `crashing`, `stopped` or `silent`.
+    pub condition: &'static str,
+    /// Instruction pointer, hexadecimal; `None` for a silent CPU.
+    pub ip: Option<String>,
+    /// Stack pointer, hexadecimal; `None` for a silent CPU.
+    pub sp: Option<String>,
+}
+
+/// A range of physical memory.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct MemoryReport {
+    /// First byte, hexadecimal.
+    pub start: String,
+    /// First byte behind it, hexadecimal.
+    pub end: String,
+    /// `ram` or `arena`.
+    pub kind: &'static str,
+}
+
+/// Pages by fate, see [`Pages`](super::Pages).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[expect(missing_docs, reason = "documented where they are counted")]
+pub struct PagesReport {
+    pub total: u64,
+    pub data: u64,
+    pub zero: u64,
+    pub arena: u64,
+    pub unreadable: u64,
+    pub damaged: u64,
+    pub not_written: u64,
+    pub absent: u64,
+}
+
+/// Consecutive missing pages.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct MissingReport {
+    /// Physical address of the first byte, hexadecimal.
+    pub start: String,
+    /// First byte behind them, hexadecimal.
+    pub end: String,
+    /// How many pages.
+    pub pages: u64,
+    /// `unreadable`, `damaged`, `not written` or `absent`.
+    pub why: &'static str,
+}
+
+/// Consecutive bad blocks.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct DamageReport {
+    /// The first.
+    pub block: u64,
+    /// How many.
+    pub count: u64,
+    /// `not written`, `damaged` or `unreadable`.
+    pub what: &'static str,
+}
+
+/// The name of an architecture.
+pub fn arch_name(arch: u32) -> &'static str {
+    match Arch::from_number(arch) {
+        Some(Arch::X86_64) => "x86_64",
+        Some(Arch::Aarch64) => "aarch64",
+        Some(Arch::Riscv64) => "riscv64",
+        None => "unknown",
+    }
+}
+
+/// A number as addresses are written.
+pub fn hex(number: u64) -> String {
+    format!("{number:#x}")
+}
+
+/// Seconds since 1970-01-01 as UTC, if a date can say it and it is known (not 0).
+pub fn utc(seconds: u64) -> Option<jiff::Timestamp> {
+    let seconds = i64::try_from(seconds).ok().filter(|seconds| *seconds != 0)?;
+    jiff::Timestamp::from_second(seconds).ok()
+}
+
+fn trigger_name(number: u32) -> &'static str {
+    match Trigger::from_number(number) {
+        Some(Trigger::Panic) => "panic",
+        Some(Trigger::Fault) => "fault",
+        Some(Trigger::Request) => "request",
+        Some(Trigger::Watchdog) => "watchdog",
+        None => "unknown",
+    }
+}
+
+fn reason_text(incomplete: Incomplete) -> Option<&'static str> {
+    match incomplete {
+        Incomplete::No => None,
+        Incomplete::Full => Some("the partition was full"),
+        Incomplete::Budget => Some("the time budget was spent"),
+        Incomplete::Device => Some("the device failed"),
+        Incomplete::Pattern => Some("a block ahead did not hold its pattern"),
+    }
+}
+
+fn headers_text(ending: Ending) -> Option<&'static str> {
+    match ending {
+        Ending::Closed | Ending::Open | Ending::Saved => None,
+        Ending::AlmostClosed => Some("the machine stopped before the front header was closed"),
+        Ending::BackLost => Some("the back header is damaged"),
+        Ending::FrontLost => Some("the front header is damaged"),
+        Ending::BothLost => Some("the front header is damaged and there is no back header"),
+    }
+}
+
+/// The names of what a platform lacks.
+fn lacks_text(bits: u32) -> Vec<&'static str> {
+    let lacks = Lacks::from_bits_truncate(bits);
+    let names = [
+        (Lacks::CODE_CHECK, "no check of the dump's own code"),
+        (Lacks::OTHER_CPUS, "other CPUs could not be stopped"),
+        (Lacks::WALL_CLOCK, "no wall clock"),
+        (Lacks::LOG, "no kernel log"),
+        (Lacks::BUILD_ID, "no build id"),
+        (Lacks::STACK, "no stack of its own"),
+    ];
+    names.into_iter().filter(|(flag, _)| lacks.contains(*flag)).map(|(_, name)| name).collect()
+}
+
+/// Where instruction and stack pointer are among the general registers.
+fn pointers(arch: u32) -> (usize, usize) {
+    match Arch::from_number(arch) {
+        Some(Arch::Aarch64) => (32, 31),
+        Some(Arch::Riscv64) => (0, 2),
+        Some(Arch::X86_64) | None => (16, 19),
+    }
+}
+
+impl Report {
+    /// All that is known of a dump.
+    pub fn new(dump: &Dump<'_>) -> Report {
+        let found = dump.found();
+        let header = &found.header;
+        let facts = dump.facts();
+        let (chunks, chunks_expected) = dump.chunks();
+        let message = if facts.message.is_empty() { header.message() } else { &facts.message };
+        let system = if facts.system.is_empty() { header.system() } else { &facts.system };
+        let build_id = if facts.build_id.is_empty() { header.build_id() } else { &facts.build_id };
+        let pages = dump.pages();
+        Report {
+            sequence: header.sequence.get(),
+            nonce: format!("{:016x}", header.nonce.get()),
+            first_block: found.first,
+            end_block: found.end,
+            status: match (found.ending, header.status()) {
+                (Ending::AlmostClosed | Ending::Open | Ending::BothLost, _) => "unfinished",
+                (_, Status::Complete) => "complete",
+                (_, Status::Incomplete) => "incomplete",
+                (_, Status::Saved) => "saved",
+                (_, Status::InProgress) => "unfinished",
+            },
+            reason: reason_text(header.incomplete()),
+            whole: dump.is_whole(),
+            damaged: dump.is_damaged(),
+            headers: headers_text(found.ending),
+            trigger: if found.ending == Ending::BothLost {
+                "unknown"
+            } else {
+                trigger_name(header.trigger.get())
+            },
+            message: message.to_owned(),
+            system: system.to_owned(),
+            build_id: build_id.iter().fold(String::new(), |mut text, byte| {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "{byte:02x}");
+                text
+            }),
+            arch: arch_name(header.arch.get()),
+            time: utc(header.wall_clock.get()).map(|time| time.to_string()),
+            wall_clock: header.wall_clock.get(),
+            uptime_seconds: header.uptime.get() as f64 / 1e9,
+            elapsed_seconds: header.elapsed.get() as f64 / 1e9,
+            cpu_count: header.cpus.get().max(facts.cpus.len() as u32),
+            crashing_cpu: facts
+                .crashing(header.crashing_cpu.get())
+                .map_or(header.crashing_cpu.get(), |state| state.cpu.get()),
+            cpus: cpus(dump),
+            memory: facts
+                .memory
+                .iter()
+                .map(|range| MemoryReport {
+                    start: hex(range.pfn << 12),
+                    end: format!("{:#x}", u128::from(range.end) << 12),
+                    kind: match range.kind {
+                        RangeKind::Ram => "ram",
+                        RangeKind::Arena => "arena",
+                    },
+                })
+                .collect(),
+            pages: PagesReport {
+                total: pages.total,
+                data: pages.data,
+                zero: pages.zero,
+                arena: pages.arena,
+                unreadable: pages.unreadable,
+                damaged: pages.damaged,
+                not_written: pages.not_written,
+                absent: pages.absent,
+            },
+            missing: missing(dump),
+            missing_unlisted: dump.missing_untold()
+                + dump.missing().iter().skip(MAX_LISTED).map(|missing| missing.count).sum::<u64>(),
+            damage: damage(dump),
+            damage_unlisted: dump.damage_untold()
+                + dump.damage().iter().skip(MAX_LISTED).map(|damage| damage.count).sum::<u64>(),
+            chunks,
+            chunks_expected,
+            notes_damaged: facts.damaged || facts.torn,
+            log_bytes: facts.log.len() as u64,
+            vmcoreinfo: !facts.vmcoreinfo.is_empty(),
+            lacks: facts.lacks.map(lacks_text),
+        }
+    }
+}
+
+fn cpus(dump: &Dump<'_>) -> Vec<CpuReport> {
+    let (ip, sp) = pointers(dump.found().header.arch.get());
+    let cpus = dump.facts().cpus.iter().map(|state| {
+        let condition = condition(state);
+        let register = |index: usize| {
+            (condition != CpuCondition::Silent)
+                .then(|| state.general.get(index).map(|value| hex(value.get())))
+        };
+        CpuReport {
+            cpu: state.cpu.get(),
+            condition: match condition {
+                CpuCondition::Crashing => "crashing",
+                CpuCondition::Stopped => "stopped",
+                CpuCondition::Silent => "silent",
+            },
+            ip: register(ip).flatten(),
+            sp: register(sp).flatten(),
+        }
+    });
+    cpus.collect()
+}
+
+fn missing(dump: &Dump<'_>) -> Vec<MissingReport> {
+    let listed = dump.missing().iter().take(MAX_LISTED).map(|missing| MissingReport {
+        start: hex(missing.pfn << 12),
+        end: format!("{:#x}", u128::from(missing.pfn + missing.count) << 12),
+        pages: missing.count,
+        why: match missing.fate {
+            Some(Fate::Unreadable) => "unreadable",
+            Some(Fate::NotWritten) => "not written",
+            Some(_) => "damaged",
+            None => "absent",
+        },
+    });
+    listed.collect()
+}
+
+fn damage(dump: &Dump<'_>) -> Vec<DamageReport> {
+    let listed = dump.damage().iter().take(MAX_LISTED).map(|damage| DamageReport {
+        block: damage.block,
+        count: damage.count,
+        what: match damage.condition {
+            Condition::NotWritten | Condition::Good => "not written",
+            Condition::Damaged => "damaged",
+            Condition::Unreadable => "unreadable",
+        },
+    });
+    listed.collect()
+}

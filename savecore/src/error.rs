@@ -1,0 +1,132 @@
+//! What can go wrong, each as one line: what failed, on what, why, what to do.
+
+use std::io;
+
+use crate::source::Content;
+
+/// Why something could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A target could not be opened.
+    #[error("cannot open {target}: {error}")]
+    Open {
+        /// Which.
+        target: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// A target is a directory, a character device or the like.
+    #[error("{target} is neither a file nor a block device")]
+    NotAFile {
+        /// Which.
+        target: String,
+    },
+    /// A target is mounted, used as swap, attached to a loop device, or held open exclusively.
+    #[error("{target} is {user}: nothing was changed")]
+    InUse {
+        /// Which.
+        target: String,
+        /// By whom, in words that follow "is".
+        user: String,
+    },
+    /// Another savecore works on the target.
+    #[error("another savecore is at work on {target}: try again when it is done")]
+    Locked {
+        /// Which.
+        target: String,
+    },
+    /// A disk's partition table is missing or bad.
+    #[error("the partition table of {target} cannot be used: {why}")]
+    PartitionTable {
+        /// Which disk.
+        target: String,
+        /// Why.
+        why: String,
+    },
+    /// The partition asked for is not there, or is not the only one of its name.
+    #[error("{target} has {hits} partitions called \"{wanted}\", but one is needed; there are: {present}")]
+    NoSuchPartition {
+        /// Which disk.
+        target: String,
+        /// What was asked for.
+        wanted: String,
+        /// How many have that name.
+        hits: usize,
+        /// What there is.
+        present: String,
+    },
+    /// A whole disk was given.
+    #[error("{target} is a disk with partitions: say which with --partition; there are: {present}")]
+    WhichPartition {
+        /// Which disk.
+        target: String,
+        /// What there is.
+        present: String,
+    },
+    /// A partition does not start where a block starts.
+    #[error("{target} starts at byte {start}, not at a multiple of 4096: no dump can go there")]
+    Unaligned {
+        /// Which.
+        target: String,
+        /// Where it starts on the disk.
+        start: u64,
+    },
+    /// A partition is smaller than the smallest dump.
+    #[error("{target} is too small for a dump: {bytes} bytes, at least 20480 are needed")]
+    TooSmall {
+        /// Which.
+        target: String,
+        /// Its size.
+        bytes: u64,
+    },
+    /// There is no label.
+    #[error("it is not a dump partition, it holds {holds}; `savecore format` makes it one")]
+    Unformatted {
+        /// What is there instead.
+        holds: Content,
+    },
+    /// The label is for a partition of another size.
+    #[error(
+        "its label is for {label} blocks, but it has {partition}: resized or copied in part; format it again"
+    )]
+    OtherSize {
+        /// Blocks that the label says.
+        label: u64,
+        /// Blocks that there are.
+        partition: u64,
+    },
+    /// A block could not be read.
+    #[error("block {block} cannot be read: {error}")]
+    Read {
+        /// Which.
+        block: u64,
+        /// Why.
+        error: io::Error,
+    },
+    /// A block could not be written.
+    #[error("block {block} cannot be written: {error}")]
+    Write {
+        /// Which, or the first of several.
+        block: u64,
+        /// Why.
+        error: io::Error,
+    },
+    /// The medium could not be made to keep what was written.
+    #[error("what was written cannot be made safe: {0}")]
+    Sync(io::Error),
+    /// A block gave other bytes than a moment ago.
+    #[error("block {block} read well at first and does not any more; the dump was left as it is")]
+    Unsteady {
+        /// Which.
+        block: u64,
+    },
+    /// The core file could not be written.
+    #[error("the core cannot be written: {0}")]
+    Core(io::Error),
+    /// The pages lie so far apart that no file can hold them.
+    #[error("the dump claims {pages} pages, more than a file can hold")]
+    TooLarge {
+        /// How many.
+        pages: u64,
+    },
+}

@@ -1,0 +1,21 @@
+//! savecore: from a dump partition to a core file.
+//!
+//! The way of a dump through this crate:
+//!
+//! 1. [`source`]: a partition, an image file or a simulation's memory gives blocks.
+//! 2. [`partition`]: the label is read, the dumps are found.
+//! 3. [`dump`]: a dump is walked over, checked, and its pages are indexed.
+//! 4. [`core`]: it becomes an ELF core, with segments from the crashed kernel's own page tables.
+//! 5. [`store`]: the file gets its name, and it and its name are made safe.
+//! 6. [`partition`] again: the pattern is laid over what was harvested.
+//!
+//! What lies on a partition is untrusted: it can make reading fail, never panic, loop, or take memory without bound.
+
+pub mod core;
+pub mod dump;
+mod error;
+pub mod partition;
+pub mod source;
+pub mod store;
+
+pub use error::Error;

@@ -1,0 +1,104 @@
+//! The `savecore` command: arguments in, one of [`command`]'s subcommands, an exit code out.
+
+mod command;
+mod output;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use command::{check, clear, format, info, save};
+
+/// Harvests crash dumps from a dump partition, and makes partitions ready for them.
+#[derive(Parser)]
+#[command(version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; check: armed, or whole dumps wait
+  1  not so: check: not armed, damaged or unfinished; info, save, clear: no dump there; format, clear: you said no
+  2  error: bad arguments, a target that cannot be used, a file that cannot be written; one line says which
+
+TARGET is a block device, an image file, or a disk or its image of which --partition names a partition
+by number, name or GUID.";
+
+#[derive(Subcommand)]
+enum Command {
+    Format(format::Arguments),
+    Check(check::Arguments),
+    Info(info::Arguments),
+    Save(save::Arguments),
+    Clear(clear::Arguments),
+}
+
+/// What a subcommand found, other than an error.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Finding {
+    /// Done, all well.
+    Good,
+    /// Done, and the answer is no.
+    Negative,
+    /// Some was done and some failed; the errors were told.
+    Failed,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return bad_arguments(&error),
+    };
+    let result = match cli.command {
+        Command::Format(arguments) => format::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Info(arguments) => info::run(&arguments),
+        Command::Save(arguments) => save::run(&arguments),
+        Command::Clear(arguments) => clear::run(&arguments),
+    };
+    match result {
+        Ok(Finding::Good) => ExitCode::SUCCESS,
+        Ok(Finding::Negative) => ExitCode::from(1),
+        Ok(Finding::Failed) => ExitCode::from(2),
+        // Whoever read our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&one_line(&format!("{error:#}")));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Help and version go out as they are; an error becomes one line.
+fn bad_arguments(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A closed pipe is no failure here either.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            output::error("say what to do: format, check, info, save or clear; `savecore --help` tells more");
+            ExitCode::from(2)
+        }
+        _ => {
+            let text = error.render().to_string();
+            let head = text.split("\n\n").next().unwrap_or_default();
+            let head = head.strip_prefix("error: ").unwrap_or(head);
+            output::error(&format!("{}; `savecore --help` tells more", one_line(head)));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,134 @@
+//! What people see: colours on a terminal only, progress bars on a terminal only, one line for an error.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use savecore::source::Progress;
+
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
+pub(crate) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const STRONG: Style = Style::new().bold();
+pub(crate) const FAINT: Style = Style::new().dimmed();
+
+/// Standard output; colours are taken out where nobody would see them.
+pub(crate) fn out() -> impl Write {
+    anstream::AutoStream::auto(io::stdout().lock())
+}
+
+/// Text in a style.
+pub(crate) fn paint(style: Style, text: impl Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Says in one line on standard error that something failed.
+pub(crate) fn error(line: &str) {
+    say(BAD, "error", line);
+}
+
+/// Says in one line on standard error that something is not as it should be.
+pub(crate) fn warning(line: &str) {
+    say(WARNING, "warning", line);
+}
+
+fn say(style: Style, kind: &str, line: &str) {
+    // With standard error closed there is nobody left to tell.
+    let _ = writeln!(anstream::stderr(), "savecore: {}: {line}", paint(style, kind));
+}
+
+/// Prints a value as JSON, for machines.
+pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    let text = serde_json::to_string_pretty(value)?;
+    writeln!(out, "{text}")?;
+    Ok(())
+}
+
+/// A progress bar on standard error, if that is a terminal; else nothing.
+pub(crate) struct Bar {
+    bar: Option<ProgressBar>,
+}
+
+impl Bar {
+    pub(crate) fn new() -> Bar {
+        Bar { bar: None }
+    }
+}
+
+impl Progress for Bar {
+    fn begin(&mut self, what: &str, total: u64) {
+        self.end();
+        if !io::stderr().is_terminal() {
+            return;
+        }
+        let bar = ProgressBar::with_draw_target(Some(total * 4096), ProgressDrawTarget::stderr());
+        let template = "{msg:<26} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_message(what.to_owned());
+        // What is done at once needs no bar.
+        bar.enable_steady_tick(Duration::from_millis(250));
+        self.bar = Some(bar);
+    }
+
+    fn advance(&mut self, blocks: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(blocks * 4096);
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A size as people say it.
+pub(crate) fn size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if value.fract() == 0.0 || value >= 100.0 {
+        format!("{value:.0} {}", units[unit])
+    } else {
+        format!("{value:.1} {}", units[unit])
+    }
+}
+
+/// Pages as people say them.
+pub(crate) fn pages(count: u64) -> String {
+    let unit = if count == 1 { "page" } else { "pages" };
+    format!("{count} {unit} ({})", size(count.saturating_mul(4096)))
+}
+
+/// A number of things.
+pub(crate) fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// Text from a dead kernel without its control characters, which a terminal would obey.
+pub(crate) fn harmless(text: &str) -> String {
+    text.chars()
+        .flat_map(|character| {
+            let obeyed = character.is_control() && character != '\n' && character != '\t';
+            let escaped: Vec<char> =
+                if obeyed { character.escape_default().collect() } else { vec![character] };
+            escaped
+        })
+        .collect()
+}

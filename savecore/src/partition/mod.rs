@@ -1,0 +1,113 @@
+//! What is on a dump partition: its label, the dumps behind one another, and what does not belong there.
+
+mod check;
+mod lay;
+mod scan;
+
+use std::ops::Range;
+
+use dumpcore::format::header::{Header, Status};
+use dumpcore::format::label::Label;
+use dumpcore::format::{Block, Uuid};
+
+pub use check::{BadBlock, Check, Verdict, check};
+pub use lay::{Plan, clear, format, mark_saved};
+pub(crate) use scan::chunk_at;
+pub use scan::{Search, read_label, scan, scan_with};
+
+/// A partition whose label is whole.
+pub struct Partition {
+    /// The label.
+    pub label: Box<Label>,
+    /// Size in blocks.
+    pub blocks: u64,
+    /// The dumps, in the order in which they lie there.
+    pub dumps: Vec<Found>,
+    /// Blocks in front of the free ones that are neither pattern nor part of a dump.
+    pub foreign: Vec<Range<u64>>,
+    /// First block of the pattern that reaches to the end, as far as the search looked.
+    pub free: u64,
+}
+
+impl Partition {
+    /// The partition's identity.
+    pub fn uuid(&self) -> Uuid {
+        self.label.uuid
+    }
+
+    /// The dumps that nobody has harvested yet.
+    pub fn waiting(&self) -> impl Iterator<Item = &Found> {
+        self.dumps.iter().filter(|found| found.header.status() != Status::Saved)
+    }
+}
+
+/// A dump's place and headers; what it holds is told by [`Dump`](crate::dump::Dump).
+#[derive(Clone)]
+pub struct Found {
+    /// The front header; the back one if only that is left or the front one was not closed any more; with both lost,
+    /// what the chunks tell.
+    pub header: Box<Header>,
+    /// First block.
+    pub first: u64,
+    /// First block behind it.
+    pub end: u64,
+    /// What became of its two headers.
+    pub ending: Ending,
+}
+
+/// What became of a dump's headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// Front and back say the same: the dump was closed.
+    Closed,
+    /// The machine stopped between the last chunk and closing the front header: the back header counts.
+    AlmostClosed,
+    /// The machine stopped in the middle.
+    Open,
+    /// The front header was closed, but the back one is lost or says something else.
+    BackLost,
+    /// The front header is lost; the back one tells the facts.
+    FrontLost,
+    /// Both headers are lost, only chunks are left.
+    BothLost,
+    /// Harvested; its blocks were being freed.
+    Saved,
+}
+
+impl Ending {
+    /// Whether a header is damaged, rather than just not written any more.
+    pub fn is_damaged(self) -> bool {
+        matches!(self, Ending::BackLost | Ending::FrontLost | Ending::BothLost)
+    }
+
+    /// Whether the dump's writer could finish it.
+    pub fn is_finished(self) -> bool {
+        !matches!(self, Ending::Open | Ending::BothLost)
+    }
+}
+
+impl Found {
+    /// Its blocks.
+    pub fn range(&self) -> Range<u64> {
+        self.first..self.end
+    }
+
+    /// Blocks that it takes.
+    pub fn blocks(&self) -> u64 {
+        self.end - self.first
+    }
+}
+
+/// A front header of partition `uuid` that says it stands in block `at`.
+pub(crate) fn front_at<'b>(block: &'b Block, uuid: &Uuid, at: u64) -> Option<&'b Header> {
+    Header::parse(block, dumpcore::format::frame::Kind::Front)
+        .ok()
+        .filter(|header| header.uuid == *uuid && header.first_block.get() == at)
+}
+
+/// A back header of partition `uuid` that says it stands in block `at`.
+pub(crate) fn back_at<'b>(block: &'b Block, uuid: &Uuid, at: u64) -> Option<&'b Header> {
+    Header::parse(block, dumpcore::format::frame::Kind::Back)
+        .ok()
+        .filter(|header| header.uuid == *uuid && Some(header.end_block.get()) == at.checked_add(1))
+}

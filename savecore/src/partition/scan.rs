@@ -1,0 +1,270 @@
+//! Finds the dumps of a partition, also those whose headers are damaged.
+
+use std::ops::Range;
+
+use dumpcore::format::checksum::block_sum;
+use dumpcore::format::chunk::ChunkHeader;
+use dumpcore::format::header::{Header, Status};
+use dumpcore::format::label::Label;
+use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
+
+use super::{Ending, Found, Partition, back_at, front_at};
+use crate::Error;
+use crate::source::{Progress, Reader, Source, recognise};
+
+/// How far to look for dumps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Search {
+    /// Up to the first free block, where the next dump would go: where all dumps are, as long as nothing is damaged.
+    Quick,
+    /// At every block of the partition.
+    Whole,
+}
+
+/// A header's `window_blocks` is not believed beyond this; the kernel side believes no more either.
+const MAX_WINDOW: u64 = 1 << 16;
+
+/// The window of a dump that has lost both headers.
+const DEFAULT_WINDOW: u64 = 4096;
+
+/// Reads the label.
+///
+/// # Errors
+/// If there is none, it cannot be read, or is for another size.
+pub fn read_label(source: &dyn Source) -> Result<Box<Label>, Error> {
+    let mut block: [Block; 1] = [[0; BLOCK_SIZE]];
+    source.read(0, &mut block).map_err(|error| Error::Read { block: 0, error })?;
+    let Ok(label) = Label::parse(&block[0]) else {
+        return Err(Error::Unformatted { holds: recognise(source) });
+    };
+    if label.blocks.get() != source.blocks() {
+        return Err(Error::OtherSize { label: label.blocks.get(), partition: source.blocks() });
+    }
+    Ok(Box::new(label.clone()))
+}
+
+/// Finds the dumps up to the first free block.
+///
+/// # Errors
+/// See [`read_label`]. Blocks that cannot be read are no error: they count as damaged.
+pub fn scan(source: &dyn Source) -> Result<Partition, Error> {
+    scan_with(source, Search::Quick, &mut ())
+}
+
+/// Finds the dumps, as far as `search` says.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_with(
+    source: &dyn Source,
+    search: Search,
+    progress: &mut dyn Progress,
+) -> Result<Partition, Error> {
+    let label = read_label(source)?;
+    let mut partition =
+        Partition { blocks: source.blocks(), label, dumps: Vec::new(), foreign: Vec::new(), free: 1 };
+    let mut scanner = Scanner { reader: Reader::new(source), uuid: partition.uuid() };
+    if search == Search::Whole {
+        progress.begin("looking for dumps", partition.blocks);
+    }
+    let mut at = 1;
+    while at < partition.blocks {
+        let from = at;
+        match scanner.look(at) {
+            Look::Pattern if search == Search::Quick => break,
+            Look::Pattern => at += 1,
+            Look::Front(header) => {
+                let found = scanner.extent(header, at);
+                at = found.end;
+                partition.free = at;
+                partition.dumps.push(found);
+            }
+            Look::Other => {
+                let (bad, found) = scanner.recover(at, search);
+                at = bad.end;
+                if !bad.is_empty() {
+                    partition.foreign.push(bad);
+                }
+                if let Some(found) = found {
+                    at = found.end;
+                    partition.dumps.push(found);
+                }
+                partition.free = at;
+            }
+        }
+        if search == Search::Whole {
+            progress.advance(at - from);
+        }
+    }
+    if search == Search::Whole {
+        progress.end();
+    }
+    Ok(partition)
+}
+
+/// What stands where a dump could begin.
+enum Look {
+    Pattern,
+    Front(Box<Header>),
+    Other,
+}
+
+struct Scanner<'s> {
+    reader: Reader<'s>,
+    uuid: Uuid,
+}
+
+impl Scanner<'_> {
+    fn look(&mut self, at: u64) -> Look {
+        let uuid = self.uuid;
+        match self.reader.block(at) {
+            Ok(block) if pattern::matches(block, &uuid, at) => Look::Pattern,
+            Ok(block) => match front_at(block, &uuid, at) {
+                Some(header) => Look::Front(Box::new(header.clone())),
+                None => Look::Other,
+            },
+            Err(_) => Look::Other,
+        }
+    }
+
+    /// How far the dump behind this front header reaches.
+    fn extent(&mut self, header: Box<Header>, first: u64) -> Found {
+        let end = header.end_block.get();
+        if header.status() != Status::InProgress && end > first && end <= self.reader.blocks() {
+            let uuid = self.uuid;
+            let ending = match self.reader.block(end - 1).map(|block| back_at(block, &uuid, end - 1)) {
+                _ if header.status() == Status::Saved => Ending::Saved,
+                Ok(Some(back)) if back.agrees_with(&header) => Ending::Closed,
+                _ => Ending::BackLost,
+            };
+            return Found { header, first, end, ending };
+        }
+        let window = u64::from(header.window_blocks.get()).clamp(1, MAX_WINDOW);
+        let nonce = header.nonce.get();
+        let (end, back) = self.unfinished(first + 1, nonce, window);
+        match (header.status(), back) {
+            (Status::InProgress, Some(back)) => {
+                Found { header: back, first, end, ending: Ending::AlmostClosed }
+            }
+            (Status::InProgress, None) => Found { header, first, end, ending: Ending::Open },
+            (Status::Saved, _) => Found { header, first, end, ending: Ending::Saved },
+            // Closed, but at a place that does not exist.
+            _ => Found { header, first, end, ending: Ending::BackLost },
+        }
+    }
+
+    /// The end of a dump that nobody closed: behind the last block that is not pattern, in front of the first
+    /// `window` pattern blocks, at its back header, or where another dump begins.
+    fn unfinished(&mut self, from: u64, nonce: u64, window: u64) -> (u64, Option<Box<Header>>) {
+        let uuid = self.uuid;
+        let (mut end, mut at) = (from, from);
+        // Payload is not looked into: it is memory, and memory may hold anything.
+        let mut payload: Range<u64> = 0..0;
+        let mut sums = Vec::new();
+        while at < self.reader.blocks() && at - end < window {
+            let Ok(block) = self.reader.block(at) else {
+                at += 1;
+                end = at;
+                continue;
+            };
+            if pattern::matches(block, &uuid, at) {
+                at += 1;
+                continue;
+            }
+            let expected = payload.contains(&at).then(|| sums.get((at - payload.start) as usize)).flatten();
+            if expected.is_none_or(|sum| block_sum(block, at) != *sum) {
+                if front_at(block, &uuid, at).is_some_and(|other| other.nonce.get() != nonce) {
+                    break;
+                }
+                if let Some(back) = back_at(block, &uuid, at).filter(|back| back.nonce.get() == nonce) {
+                    return (at + 1, Some(Box::new(back.clone())));
+                }
+            }
+            if !payload.contains(&at)
+                && let Some(chunk) = chunk_at(block, nonce, at)
+            {
+                payload = at + 1..at + 1 + u64::from(chunk.payload_blocks.get());
+                sums = chunk.sums().iter().map(|sum| sum.get()).collect();
+            }
+            at += 1;
+            end = at;
+        }
+        (end, None)
+    }
+
+    /// Block `at` is neither pattern nor front header: gives the blocks that belong to nothing, and the dump behind
+    /// them that has lost its front header, if there is one.
+    fn recover(&mut self, at: u64, search: Search) -> (Range<u64>, Option<Found>) {
+        let uuid = self.uuid;
+        let mut last = at;
+        let mut next = at;
+        while next < self.reader.blocks() && (search == Search::Whole || next - last <= DEFAULT_WINDOW) {
+            let here = next;
+            next += 1;
+            let Ok(block) = self.reader.block(here) else {
+                last = next;
+                continue;
+            };
+            if pattern::matches(block, &uuid, here) {
+                if search == Search::Whole {
+                    break;
+                }
+                continue;
+            }
+            last = next;
+            if here > at && front_at(block, &uuid, here).is_some() {
+                return (at..here, None);
+            }
+            if let Some(back) = back_at(block, &uuid, here) {
+                let header = Box::new(back.clone());
+                return self.recovered(at, here, header, here + 1, Ending::FrontLost);
+            }
+            let Ok(chunk) = ChunkHeader::parse(block) else { continue };
+            if chunk.block.get() != here {
+                continue;
+            }
+            let nonce = chunk.nonce.get();
+            let (end, back) = self.unfinished(here, nonce, DEFAULT_WINDOW);
+            return match back {
+                Some(back) => self.recovered(at, here, back, end, Ending::FrontLost),
+                None => {
+                    let header = Box::new(from_chunks(&uuid, nonce, at));
+                    self.recovered(at, here, header, end, Ending::BothLost)
+                }
+            };
+        }
+        (at..last, None)
+    }
+
+    /// A dump without front header: `at` is the first block that belongs to nothing, `here` its first whole one.
+    fn recovered(
+        &self,
+        at: u64,
+        here: u64,
+        header: Box<Header>,
+        end: u64,
+        ending: Ending,
+    ) -> (Range<u64>, Option<Found>) {
+        let stated = header.first_block.get();
+        let first = if stated >= at && stated <= here { stated } else { at };
+        (at..first, Some(Found { header, first, end, ending }))
+    }
+}
+
+/// A chunk header of dump `nonce` that says it stands in block `at`.
+pub(crate) fn chunk_at(block: &Block, nonce: u64, at: u64) -> Option<&ChunkHeader> {
+    ChunkHeader::parse(block).ok().filter(|chunk| chunk.nonce.get() == nonce && chunk.block.get() == at)
+}
+
+/// What can be said in a header about a dump that has lost both of its own.
+fn from_chunks(uuid: &Uuid, nonce: u64, first: u64) -> Header {
+    let mut header = Header::new();
+    header.status = (Status::InProgress as u32).into();
+    header.uuid = *uuid;
+    header.nonce = nonce.into();
+    header.first_block = first.into();
+    header.arch = (dumpcore::format::header::Arch::X86_64 as u32).into();
+    header.trigger = (dumpcore::format::header::Trigger::Panic as u32).into();
+    header.window_blocks = (DEFAULT_WINDOW as u32).into();
+    header
+}

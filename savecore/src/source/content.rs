@@ -1,0 +1,151 @@
+//! Recognises what a partition holds, so that a person is told before it is overwritten.
+
+use std::fmt;
+
+use dumpcore::format::frame::Kind;
+use dumpcore::format::label::Label;
+use dumpcore::format::{BLOCK_SIZE, Block};
+
+use super::Source;
+
+/// What a partition holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// Only zeros, as far as samples over the whole partition say.
+    Zeros,
+    /// Our label, whole.
+    Label {
+        /// The name in it.
+        name: String,
+        /// The uuid in it.
+        uuid: uuid::Uuid,
+    },
+    /// Blocks of our format, but no whole label: the remains of an interrupted format, or a damaged label.
+    Remains,
+    /// Something that others make and that has a name.
+    Known(&'static str),
+    /// Data that nobody here knows.
+    Other,
+    /// The first blocks cannot be read.
+    Unreadable,
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Content::Zeros => f.write_str("nothing but zeros"),
+            Content::Label { name, uuid } if name.is_empty() => write!(f, "a dump partition's label, {uuid}"),
+            Content::Label { name, uuid } => {
+                write!(f, "the label of dump partition \"{}\", {uuid}", name.escape_debug())
+            }
+            Content::Remains => f.write_str("a dump partition without a whole label"),
+            Content::Known(name) => f.write_str(name),
+            Content::Other => f.write_str("unknown data"),
+            Content::Unreadable => f.write_str("blocks that cannot be read"),
+        }
+    }
+}
+
+/// Offset, bytes there, name. The more specific ones come first.
+const SIGNATURES: &[(usize, &[u8], &str)] = &[
+    (0, b"LUKS\xba\xbe", "a LUKS volume"),
+    (512, b"LABELONE", "an LVM physical volume"),
+    (0, b"LABELONE", "an LVM physical volume"),
+    (1024, b"LABELONE", "an LVM physical volume"),
+    (1536, b"LABELONE", "an LVM physical volume"),
+    (4086, b"SWAPSPACE2", "swap space"),
+    (4086, b"SWAP-SPACE", "swap space"),
+    (16374, b"SWAPSPACE2", "swap space"),
+    (65526, b"SWAPSPACE2", "swap space"),
+    (0, b"XFSB", "an XFS file system"),
+    (0x10040, b"_BHRfS_M", "a btrfs file system"),
+    (1024, &[0x10, 0x20, 0xf5, 0xf2], "an F2FS file system"),
+    (4096 + 0x18, &[0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca], "a bcachefs file system"),
+    (4096, &[0xfc, 0x4e, 0x2b, 0xa9], "a member of a Linux RAID"),
+    (0, &[0xfc, 0x4e, 0x2b, 0xa9], "a member of a Linux RAID"),
+    (3, b"NTFS    ", "an NTFS file system"),
+    (3, b"EXFAT   ", "an exFAT file system"),
+    (82, b"FAT32   ", "a FAT file system"),
+    (54, b"FAT16   ", "a FAT file system"),
+    (54, b"FAT12   ", "a FAT file system"),
+    (0, b"hsqs", "a squashfs file system"),
+    (0x8001, b"CD001", "an ISO 9660 file system"),
+    (0x400, b"\xe2\xe1\xf5\xe0", "an EROFS file system"),
+    (512, b"EFI PART", "a GUID partition table"),
+    (4096, b"EFI PART", "a GUID partition table"),
+    (0, b"QFI\xfb", "a qcow2 disk image"),
+    (0, b"\x7fELF", "an ELF file"),
+];
+
+/// Bytes that hold all signatures.
+const HEAD_BLOCKS: u64 = 48;
+
+/// Blocks looked at, spread over the partition, before it is called empty.
+const SAMPLES: u64 = 1024;
+
+/// Looks at the partition's head for signatures, and at samples of the rest.
+pub fn recognise(source: &dyn Source) -> Content {
+    let blocks = source.blocks();
+    let mut head = vec![[0; BLOCK_SIZE]; blocks.min(HEAD_BLOCKS) as usize];
+    if head.is_empty() {
+        return Content::Zeros;
+    }
+    if source.read(0, &mut head).is_err() {
+        return Content::Unreadable;
+    }
+    if let Ok(label) = Label::parse(&head[0]) {
+        return Content::Label { name: label.name().to_owned(), uuid: uuid::Uuid::from_bytes(label.uuid) };
+    }
+    if head.iter().take(3).any(|block| Kind::of(block).is_some()) {
+        return Content::Remains;
+    }
+    let bytes = head.as_flattened();
+    for (offset, signature, name) in SIGNATURES {
+        if bytes.get(*offset..offset + signature.len()) == Some(*signature) {
+            return Content::Known(name);
+        }
+    }
+    // ext2, 3, 4: s_magic 0xef53 in the super block at 1024; two bytes say little, so the block size is looked at too.
+    if bytes.get(1080..1082) == Some(&[0x53, 0xef]) && bytes.get(1024 + 24).is_some_and(|log| *log <= 6) {
+        return Content::Known("an ext2, ext3 or ext4 file system");
+    }
+    if zfs(bytes) {
+        return Content::Known("a member of a ZFS pool");
+    }
+    if bytes.get(510..512) == Some(&[0x55, 0xaa]) {
+        return Content::Known("a boot sector");
+    }
+    if bytes.iter().any(|byte| *byte != 0) {
+        return Content::Other;
+    }
+    let mut block: [Block; 1] = [[0; BLOCK_SIZE]];
+    let step = (blocks / SAMPLES).max(1);
+    let spread = (0..SAMPLES).map(|sample| sample * step).take_while(|at| *at < blocks);
+    for at in spread.chain([blocks - 1]) {
+        match source.read(at, &mut block) {
+            Ok(()) if block[0].iter().all(|byte| *byte == 0) => {}
+            Ok(()) => return Content::Other,
+            Err(_) => return Content::Unreadable,
+        }
+    }
+    Content::Zeros
+}
+
+/// ZFS keeps a ring of uberblocks from 128 KiB on, 1 KiB apart.
+fn zfs(bytes: &[u8]) -> bool {
+    let ring = bytes.get(128 << 10..).unwrap_or_default();
+    ring.chunks_exact(1024).any(|slot| slot.starts_with(&0x00ba_b10c_u64.to_le_bytes()))
+}
+
+/// One block in a few words, for a message about a block that should not be there.
+pub fn describe_block(block: &Block) -> &'static str {
+    match Kind::of(block) {
+        Some(Kind::Label) => "a label",
+        Some(Kind::Front) => "a dump's front header",
+        Some(Kind::Back) => "a dump's back header",
+        Some(Kind::Chunk) => "a chunk's header",
+        Some(Kind::Pattern) => "a pattern block that is damaged or from another place",
+        None if block.iter().all(|byte| *byte == 0) => "zeros",
+        None => "foreign data",
+    }
+}

@@ -1,0 +1,97 @@
+//! Where a dump comes from: a row of 4096-byte blocks in a partition, an image file, or memory.
+
+mod content;
+mod file;
+mod gpt;
+mod in_use;
+mod reader;
+
+use std::io;
+
+use dumpcore::format::{BLOCK_SIZE, Block};
+
+pub use content::{Content, describe_block, recognise};
+pub use file::{Access, Target};
+pub use gpt::{Slot, find as find_partition};
+pub use reader::Reader;
+
+/// Blocks that are read or written together (1 MiB).
+pub const BATCH: usize = 256;
+
+/// A dump partition, block by block. Block 0 is the partition's first, wherever on a disk that is.
+pub trait Source {
+    /// Size in blocks; a last piece smaller than a block does not count.
+    fn blocks(&self) -> u64;
+
+    /// Reads consecutive blocks from number `first` on.
+    ///
+    /// # Errors
+    /// What the medium says, or [`io::ErrorKind::UnexpectedEof`] beyond its end.
+    fn read(&self, first: u64, into: &mut [Block]) -> io::Result<()>;
+
+    /// Writes consecutive blocks from number `first` on.
+    ///
+    /// # Errors
+    /// What the medium says, or [`io::ErrorKind::UnexpectedEof`] beyond its end; then nothing is written.
+    fn write(&mut self, first: u64, from: &[Block]) -> io::Result<()>;
+
+    /// Returns when the medium, not a cache, has everything written so far.
+    ///
+    /// # Errors
+    /// What the medium says.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// Whether `count` blocks from `first` on lie within `blocks`.
+fn within(blocks: u64, first: u64, count: usize) -> io::Result<()> {
+    match first.checked_add(count as u64) {
+        Some(end) if end <= blocks => Ok(()),
+        _ => Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("blocks {first} to {} of {blocks} do not exist", first.saturating_add(count as u64)),
+        )),
+    }
+}
+
+/// A partition in memory, as a simulation leaves it.
+impl Source for Vec<u8> {
+    fn blocks(&self) -> u64 {
+        (self.len() / BLOCK_SIZE) as u64
+    }
+
+    fn read(&self, first: u64, into: &mut [Block]) -> io::Result<()> {
+        within(self.blocks(), first, into.len())?;
+        let start = first as usize * BLOCK_SIZE;
+        let bytes = into.as_flattened_mut();
+        bytes.copy_from_slice(&self[start..start + bytes.len()]);
+        Ok(())
+    }
+
+    fn write(&mut self, first: u64, from: &[Block]) -> io::Result<()> {
+        within(self.blocks(), first, from.len())?;
+        let start = first as usize * BLOCK_SIZE;
+        let bytes = from.as_flattened();
+        self[start..start + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Hears how far a long work got. `()` hears nothing.
+pub trait Progress {
+    /// A work of `total` blocks begins.
+    fn begin(&mut self, what: &str, total: u64);
+    /// `blocks` more are done.
+    fn advance(&mut self, blocks: u64);
+    /// The work is over.
+    fn end(&mut self);
+}
+
+impl Progress for () {
+    fn begin(&mut self, _what: &str, _total: u64) {}
+    fn advance(&mut self, _blocks: u64) {}
+    fn end(&mut self) {}
+}

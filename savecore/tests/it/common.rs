@@ -1,0 +1,353 @@
+//! A machine with memory and a writer of dumps, both made from the format's definition alone, to test savecore against.
+
+use std::collections::BTreeMap;
+
+use dumpcore::format::checksum::block_sum;
+use dumpcore::format::chunk::{ChunkHeader, ChunkKind, Run, RunKind};
+use dumpcore::format::frame::{self, Kind};
+use dumpcore::format::header::{Header, Incomplete, Status, put_text};
+use dumpcore::format::note::{CpuCondition, CpuState, MemoryRange, NoteKind, RangeKind};
+use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
+use savecore::partition::{self, Plan};
+use zerocopy::{FromZeros, IntoBytes};
+
+pub(crate) const UUID: Uuid = *b"0123456789abcdef";
+
+/// What a page of the machine is.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Page {
+    Data(Box<Block>),
+    Zero,
+    Arena,
+    Unreadable,
+}
+
+impl std::fmt::Debug for Page {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Page::Data(bytes) => write!(f, "Data({:02x?}…)", &bytes[..4]),
+            page => write!(f, "{:?}", page.kind()),
+        }
+    }
+}
+
+impl Page {
+    /// A page of recognisable bytes.
+    pub(crate) fn of(seed: u64) -> Page {
+        let mut block = Box::new([0; BLOCK_SIZE]);
+        let mut word = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        for slot in block.as_chunks_mut::<8>().0 {
+            *slot = word.to_le_bytes();
+            word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        }
+        Page::Data(block)
+    }
+
+    fn kind(&self) -> RunKind {
+        match self {
+            Page::Data(_) => RunKind::Data,
+            Page::Zero => RunKind::Zero,
+            Page::Arena => RunKind::Arena,
+            Page::Unreadable => RunKind::Unreadable,
+        }
+    }
+}
+
+/// A machine and how its dump is written.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    pub(crate) pages: BTreeMap<u64, Page>,
+    pub(crate) cpus: Vec<CpuState>,
+    pub(crate) message: String,
+    pub(crate) log: String,
+    pub(crate) vmcoreinfo: String,
+    pub(crate) nonce: u64,
+    pub(crate) sequence: u32,
+    pub(crate) window: u32,
+    pub(crate) wall_clock: u64,
+    pub(crate) incomplete: Incomplete,
+    /// Pages with data in a chunk, at most 64.
+    pub(crate) chunk_pages: usize,
+    /// Chunks of memory are rotated by so many, since their order is free.
+    pub(crate) rotate: usize,
+}
+
+impl Machine {
+    pub(crate) fn new() -> Machine {
+        Machine {
+            pages: BTreeMap::new(),
+            cpus: (0..2).map(cpu).collect(),
+            message: "attempt to kill the idle task\nin line two".to_owned(),
+            log: "[0.000] hello\n[1.234] panic: attempt to kill the idle task\n".to_owned(),
+            vmcoreinfo: String::new(),
+            nonce: 0x1122_3344_5566_7788,
+            sequence: 1,
+            window: 8,
+            wall_clock: 1_795_329_162,
+            incomplete: Incomplete::No,
+            chunk_pages: 5,
+            rotate: 0,
+        }
+    }
+
+    /// A machine with some of everything.
+    pub(crate) fn small() -> Machine {
+        let mut machine = Machine::new();
+        for pfn in 1..40 {
+            machine.pages.insert(pfn, Page::of(pfn));
+        }
+        for pfn in (10..14).chain([20, 22]) {
+            machine.pages.insert(pfn, Page::Zero);
+        }
+        machine.pages.insert(30, Page::Unreadable);
+        machine.pages.insert(31, Page::Arena);
+        for pfn in 0x10_0000..0x10_0010 {
+            machine.pages.insert(pfn, Page::of(pfn));
+        }
+        machine
+    }
+}
+
+/// A CPU that was stopped; number 0 crashed.
+pub(crate) fn cpu(number: u32) -> CpuState {
+    let mut state = CpuState::new_zeroed();
+    state.cpu = number.into();
+    let condition = if number == 0 { CpuCondition::Crashing } else { CpuCondition::Stopped };
+    state.condition = (condition as u32).into();
+    for (index, register) in state.general.iter_mut().take(27).enumerate() {
+        *register = (0x1000 * u64::from(number + 1) + index as u64).into();
+    }
+    // cs, eflags, ss as in a kernel.
+    (state.general[17], state.general[18], state.general[20]) = (0x08.into(), 0x46.into(), 0x10.into());
+    state
+}
+
+/// A formatted partition in memory.
+pub(crate) fn partition(blocks: u64) -> Vec<u8> {
+    let mut disk = vec![0; blocks as usize * BLOCK_SIZE];
+    let plan = Plan { uuid: UUID, name: "test".to_owned(), created: 1_795_000_000 };
+    partition::format(&mut disk, &plan, &mut ()).unwrap();
+    disk
+}
+
+pub(crate) fn block(disk: &[u8], number: u64) -> &Block {
+    disk[number as usize * BLOCK_SIZE..][..BLOCK_SIZE].try_into().unwrap()
+}
+
+pub(crate) fn block_mut(disk: &mut [u8], number: u64) -> &mut Block {
+    (&mut disk[number as usize * BLOCK_SIZE..][..BLOCK_SIZE]).try_into().unwrap()
+}
+
+/// Lays the pattern again, as if the block had never been written.
+pub(crate) fn unwrite(disk: &mut [u8], number: u64) {
+    pattern::fill(block_mut(disk, number), &UUID, number);
+}
+
+/// A dump as it was written.
+#[derive(Clone, Debug)]
+pub(crate) struct Written {
+    pub(crate) first: u64,
+    pub(crate) end: u64,
+    /// Blocks of the chunk headers.
+    pub(crate) chunks: Vec<u64>,
+    /// For each page with data: its chunk header's block and its own.
+    pub(crate) places: BTreeMap<u64, (u64, u64)>,
+}
+
+fn note(notes: &mut Vec<u8>, kind: NoteKind, parts: &[&[u8]]) {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    notes.extend((kind as u32).to_le_bytes());
+    notes.extend((length as u32).to_le_bytes());
+    notes.extend(parts.concat());
+    notes.resize(notes.len().next_multiple_of(8), 0);
+}
+
+/// Ranges of consecutive pages of which `select` says the same kind.
+fn ranges(machine: &Machine) -> Vec<(u64, u64, RangeKind)> {
+    let mut ranges: Vec<(u64, u64, RangeKind)> = Vec::new();
+    for (pfn, page) in &machine.pages {
+        let kind = if *page == Page::Arena { RangeKind::Arena } else { RangeKind::Ram };
+        match ranges.last_mut() {
+            Some(last) if last.1 == *pfn && last.2 == kind => last.1 += 1,
+            _ => ranges.push((*pfn, pfn + 1, kind)),
+        }
+    }
+    ranges
+}
+
+fn notes_of(machine: &Machine) -> Vec<u8> {
+    let mut notes = Vec::new();
+    for (start, end, kind) in ranges(machine) {
+        let range = MemoryRange {
+            start: (start * 4096).into(),
+            end: (end * 4096).into(),
+            kind: (kind as u32).into(),
+            reserved: 0.into(),
+        };
+        note(&mut notes, NoteKind::MemoryRange, &[range.as_bytes()]);
+    }
+    for cpu in &machine.cpus {
+        note(&mut notes, NoteKind::Cpu, &[cpu.as_bytes()]);
+    }
+    let texts = [
+        (NoteKind::Message, &machine.message),
+        (NoteKind::Log, &machine.log),
+        (NoteKind::Vmcoreinfo, &machine.vmcoreinfo),
+    ];
+    for (kind, text) in texts {
+        for (index, piece) in text.as_bytes().chunks(37).enumerate() {
+            note(&mut notes, kind, &[&(index as u64 * 37).to_le_bytes(), piece]);
+        }
+    }
+    note(&mut notes, NoteKind::System, &[b"testkernel 0.1"]);
+    note(&mut notes, NoteKind::BuildId, &[&[0xab; 20]]);
+    note(&mut notes, NoteKind::Lacks, &[&4_u32.to_le_bytes()]);
+    notes
+}
+
+struct Writer<'d> {
+    disk: &'d mut [u8],
+    nonce: u64,
+    at: u64,
+    chunks: Vec<u64>,
+}
+
+impl Writer<'_> {
+    fn chunk(&mut self, kind: ChunkKind, runs: &[Run], payload: &[Block], bytes: usize) -> u64 {
+        let mut header = ChunkHeader::new();
+        header.kind = (kind as u32).into();
+        header.nonce = self.nonce.into();
+        header.index = (self.chunks.len() as u64).into();
+        header.block = self.at.into();
+        header.payload_blocks = (payload.len() as u32).into();
+        header.payload_bytes = (bytes as u64).into();
+        header.run_count = (runs.len() as u32).into();
+        header.runs[..runs.len()].copy_from_slice(runs);
+        for (index, bytes) in payload.iter().enumerate() {
+            let number = self.at + 1 + index as u64;
+            header.sums[index] = block_sum(bytes, number).into();
+            *block_mut(self.disk, number) = *bytes;
+        }
+        let at = self.at;
+        let slot = block_mut(self.disk, at);
+        slot.copy_from_slice(header.as_bytes());
+        frame::seal(slot);
+        self.chunks.push(at);
+        self.at += 1 + payload.len() as u64;
+        at
+    }
+}
+
+/// The memory chunks' content: runs, and the pages with data.
+fn memory_chunks(machine: &Machine) -> Vec<(Vec<Run>, Vec<u64>)> {
+    let mut chunks = vec![(Vec::<Run>::new(), Vec::new())];
+    for (pfn, page) in &machine.pages {
+        let (runs, data) = chunks.last_mut().unwrap();
+        let is_data = page.kind() == RunKind::Data;
+        let full = (is_data && data.len() == machine.chunk_pages) || runs.len() == 200;
+        if full {
+            chunks.push(Default::default());
+        }
+        let (runs, data) = chunks.last_mut().unwrap();
+        if is_data {
+            data.push(*pfn);
+        }
+        match runs.last_mut() {
+            Some(last)
+                if last.kind() == page.kind() && last.pfn.get() + u64::from(last.count.get()) == *pfn =>
+            {
+                last.count = (last.count.get() + 1).into();
+            }
+            _ => runs.push(Run { pfn: (*pfn).into(), count: 1.into(), kind: (page.kind() as u32).into() }),
+        }
+    }
+    chunks.retain(|(runs, _)| !runs.is_empty());
+    chunks
+}
+
+/// Writes a whole dump of `machine` from block `first` on.
+pub(crate) fn write_dump(disk: &mut [u8], first: u64, machine: &Machine) -> Written {
+    let mut writer = Writer { disk, nonce: machine.nonce, at: first + 1, chunks: Vec::new() };
+    let notes = notes_of(machine);
+    assert!(notes.len() <= 64 * BLOCK_SIZE, "a test's notes fit one chunk");
+    let mut payload = vec![[0; BLOCK_SIZE]; notes.len().div_ceil(BLOCK_SIZE)];
+    payload.as_flattened_mut()[..notes.len()].copy_from_slice(&notes);
+    writer.chunk(ChunkKind::Notes, &[], &payload, notes.len());
+
+    let mut places = BTreeMap::new();
+    let mut chunks = memory_chunks(machine);
+    let turn = machine.rotate % chunks.len().max(1);
+    chunks.rotate_left(turn);
+    for (runs, pfns) in &chunks {
+        let payload: Vec<Block> = pfns
+            .iter()
+            .map(|pfn| match &machine.pages[pfn] {
+                Page::Data(bytes) => **bytes,
+                page => panic!("{page:?} has no bytes"),
+            })
+            .collect();
+        let at = writer.chunk(ChunkKind::Memory, runs, &payload, payload.len() * BLOCK_SIZE);
+        for (index, pfn) in pfns.iter().enumerate() {
+            places.insert(*pfn, (at, at + 1 + index as u64));
+        }
+    }
+    let end = writer.at + 1;
+    let chunks = writer.chunks;
+    let header = header(machine, first, end, chunks.len() as u64);
+    header.to_block(Kind::Back, block_mut(disk, end - 1));
+    header.to_block(Kind::Front, block_mut(disk, first));
+    Written { first, end, chunks, places }
+}
+
+fn header(machine: &Machine, first: u64, end: u64, chunks: u64) -> Header {
+    let count = |kind: RunKind| machine.pages.values().filter(|page| page.kind() == kind).count() as u64;
+    let mut header = Header::new();
+    let status = if machine.incomplete == Incomplete::No { Status::Complete } else { Status::Incomplete };
+    header.status = (status as u32).into();
+    header.uuid = UUID;
+    header.nonce = machine.nonce.into();
+    header.sequence = machine.sequence.into();
+    header.incomplete = (machine.incomplete as u32).into();
+    header.first_block = first.into();
+    header.end_block = end.into();
+    header.chunks = chunks.into();
+    header.data_pages = count(RunKind::Data).into();
+    header.zero_pages = count(RunKind::Zero).into();
+    header.excluded_pages = count(RunKind::Arena).into();
+    header.unreadable_pages = count(RunKind::Unreadable).into();
+    header.total_pages = (machine.pages.len() as u64).into();
+    header.wall_clock = machine.wall_clock.into();
+    header.uptime = 12_345_678_900.into();
+    header.elapsed = 840_000_000.into();
+    header.arch = 62.into();
+    header.cpus = (machine.cpus.len() as u32).into();
+    header.crashing_cpu = 0.into();
+    header.trigger = 1.into();
+    header.window_blocks = machine.window.into();
+    header.build_id_len = 20.into();
+    header.build_id[..20].fill(0xab);
+    put_text(&mut header.system, "testkernel 0.1");
+    put_text(&mut header.message, &machine.message);
+    header
+}
+
+/// Makes of a closed dump what is there when the machine stops in the middle: the front header as it was at the
+/// beginning, and of the other blocks those of which `kept` says so.
+pub(crate) fn stop_in_the_middle(disk: &mut [u8], written: &Written, kept: impl Fn(u64) -> bool) {
+    let mut front = Header::parse(block(disk, written.first), Kind::Front).unwrap().clone();
+    front.status = (Status::InProgress as u32).into();
+    front.incomplete = 0.into();
+    front.end_block = 0.into();
+    front.chunks = 0.into();
+    front.data_pages = 0.into();
+    front.zero_pages = 0.into();
+    front.excluded_pages = 0.into();
+    front.unreadable_pages = 0.into();
+    front.elapsed = 0.into();
+    front.to_block(Kind::Front, block_mut(disk, written.first));
+    for number in written.first + 1..written.end {
+        if !kept(number) {
+            unwrite(disk, number);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Tests of savecore as a library and as a command, against dumps made from the format's definition.
+
+mod cli;
+mod common;
+mod core;
+mod damage;
+mod roundtrip;

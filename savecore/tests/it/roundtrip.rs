@@ -1,0 +1,126 @@
+//! What savecore gives back equals the machine's memory.
+
+use std::collections::BTreeMap;
+
+use dumpcore::format::header::Incomplete;
+use proptest::prelude::*;
+use savecore::core::elf;
+use savecore::dump::{Dump, PageState};
+use savecore::partition::{self, Ending, Verdict};
+
+use crate::common::{Machine, Page, UUID, partition, write_dump};
+use crate::core::Core;
+
+/// What `read_page` should say of a page of an undamaged dump.
+pub(crate) fn expected(page: Option<&Page>) -> PageState {
+    match page {
+        None => PageState::Absent,
+        Some(Page::Data(bytes)) => PageState::Data(bytes.clone()),
+        Some(Page::Zero) => PageState::Zero,
+        Some(Page::Arena) => PageState::Arena,
+        Some(Page::Unreadable) => PageState::Unreadable,
+    }
+}
+
+pub(crate) fn page() -> impl Strategy<Value = Page> {
+    prop_oneof![
+        4 => any::<u64>().prop_map(Page::of),
+        2 => Just(Page::Zero),
+        1 => Just(Page::Arena),
+        1 => Just(Page::Unreadable),
+    ]
+}
+
+pub(crate) fn machine() -> impl Strategy<Value = Machine> {
+    let low = prop::collection::btree_map(0_u64..80, page(), 1..60);
+    let high = prop::collection::btree_map((1_u64 << 20)..(1 << 20) + 40, page(), 0..30);
+    (low, high, 1_usize..=64, any::<usize>(), any::<u64>(), 1_u32..20).prop_map(
+        |(low, high, chunk_pages, rotate, nonce, window)| {
+            let mut machine = Machine::new();
+            machine.pages = low.into_iter().chain(high).collect::<BTreeMap<_, _>>();
+            Machine { chunk_pages, rotate, nonce, window, ..machine }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn a_whole_dump_gives_back_the_memory_and_its_core_too(machine in machine()) {
+        let mut disk = partition(400);
+        let written = write_dump(&mut disk, 1, &machine);
+        let found = partition::scan(&disk).unwrap();
+        prop_assert_eq!(found.dumps.len(), 1);
+        prop_assert_eq!(found.dumps[0].ending, Ending::Closed);
+        prop_assert_eq!(found.free, written.end);
+        prop_assert!(found.foreign.is_empty());
+        let dump = Dump::open(&disk, &found, &found.dumps[0]);
+        for pfn in (0..100).chain((1 << 20) - 5..(1 << 20) + 50) {
+            prop_assert_eq!(dump.read_page(pfn).unwrap(), expected(machine.pages.get(&pfn)), "page {}", pfn);
+        }
+        let unreadable = machine.pages.values().filter(|page| **page == Page::Unreadable).count() as u64;
+        prop_assert_eq!(dump.pages().total, machine.pages.len() as u64);
+        prop_assert_eq!(dump.pages().missing(), unreadable);
+        prop_assert_eq!(dump.missing().iter().map(|missing| missing.count).sum::<u64>(), unreadable);
+        prop_assert_eq!(dump.is_whole(), unreadable == 0);
+        prop_assert!(!dump.is_damaged());
+
+        let mut core = Vec::new();
+        elf::write(&dump, &mut core, &mut ()).unwrap();
+        let core = Core::parse(&core);
+        for pfn in (0..100).chain((1 << 20) - 5..(1 << 20) + 50) {
+            let known = match machine.pages.get(&pfn) {
+                Some(Page::Data(bytes)) => Some(bytes.to_vec()),
+                Some(Page::Zero) => Some(vec![0; 4096]),
+                _ => None,
+            };
+            prop_assert_eq!(core.physical(pfn * 4096, 4096), known, "page {}", pfn);
+        }
+    }
+
+    #[test]
+    fn check_calls_a_partition_with_whole_dumps_waiting_and_after_clearing_armed(machine in machine()) {
+        let empty = partition(400);
+        let mut disk = empty.clone();
+        prop_assert_eq!(partition::check(&disk, &mut ()).unwrap().verdict, Verdict::Armed);
+        write_dump(&mut disk, 1, &machine);
+        let check = partition::check(&disk, &mut ()).unwrap();
+        prop_assert_eq!(check.verdict, Verdict::Waiting);
+        partition::clear(&mut disk, &UUID, &check.partition.dumps[0], &mut ()).unwrap();
+        prop_assert!(disk == empty, "the pattern is not as it was");
+    }
+}
+
+#[test]
+fn notes_come_back_as_they_were_given() {
+    let mut disk = partition(200);
+    let mut machine = Machine::small();
+    machine.vmcoreinfo = "OSRELEASE=0.1\nPAGESIZE=4096\n".to_owned();
+    machine.incomplete = Incomplete::Budget;
+    write_dump(&mut disk, 1, &machine);
+    let partition = partition::scan(&disk).unwrap();
+    let dump = Dump::open(&disk, &partition, &partition.dumps[0]);
+    let facts = dump.facts();
+    assert_eq!(facts.message, machine.message);
+    assert_eq!(facts.log, machine.log.as_bytes());
+    assert_eq!(facts.vmcoreinfo, machine.vmcoreinfo.as_bytes());
+    assert_eq!(facts.system, "testkernel 0.1");
+    assert_eq!(facts.cpus, machine.cpus);
+    assert_eq!(facts.lacks, Some(4));
+    assert!(!facts.damaged && !facts.torn && !dump.is_damaged() && !dump.is_whole());
+}
+
+#[test]
+fn dumps_behind_one_another_are_all_found() {
+    let mut disk = partition(500);
+    let mut at = 1;
+    for sequence in 1..=3 {
+        let machine = Machine { sequence, nonce: sequence.into(), ..Machine::small() };
+        at = write_dump(&mut disk, at, &machine).end;
+    }
+    let partition = partition::scan(&disk).unwrap();
+    let found: Vec<_> = partition.dumps.iter().map(|found| found.header.sequence.get()).collect();
+    assert_eq!(found, [1, 2, 3]);
+    assert_eq!(partition.free, at);
+}
