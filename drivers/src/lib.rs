@@ -36,3 +36,8 @@ pub use bus::mmio::Mmio;
 pub use bus::pci::{ConfigSpace, Function};
 pub use bus::registers::Registers;
 pub use virtio::blk::VirtioBlk;
+
+/// The integration that the README shows, compiled so that it stays true.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

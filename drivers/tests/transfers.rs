@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use common::*;
 use dump_drivers::fake::{DmaMemory, Fault, Plan};
-use dumpcore::device::{Completion, DeviceError, Direction, DumpDevice, Request};
+use dumpcore::device::{Completion, DeviceError, Direction, DumpDevice, Gather, Request};
+use dumpcore::dma::DmaBuffer;
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -101,8 +102,8 @@ enum Expect {
     Read { block: u64, count: usize },
 }
 
-/// Bytes that a run takes at most: a buffer for each step.
-const ARENA: usize = 4 << 20;
+/// Bytes that a run takes at most: a buffer for each step, scattered ones more than twice.
+const ARENA: usize = 8 << 20;
 /// Arenas of runs that are over, driver and device with them.
 static SPARE: Mutex<Vec<DmaMemory>> = Mutex::new(Vec::new());
 
@@ -164,7 +165,8 @@ impl Run {
         let bytes = completion.buffer.bytes();
         match expect {
             Expect::Written { block, bytes: written } => {
-                assert_eq!(bytes, written, "a write leaves its buffer as it was");
+                let whole = completion.gather.is_some() || bytes.len() == written.len();
+                assert!(whole && written.starts_with(bytes), "a write leaves its buffer as it was");
                 for (at, piece) in (block..).zip(written.chunks(BLOCK)) {
                     // Of a write that failed, nobody knows how far it came.
                     if completion.result.is_ok() {
@@ -199,6 +201,29 @@ impl Run {
         Ok(())
     }
 
+    /// Leaves the first block in the buffer, and spreads the others over memory, in extents of one to three blocks.
+    fn scatter(&mut self, buffer: DmaBuffer, seed: u8) -> (DmaBuffer, Option<Gather>) {
+        let (first, rest) = buffer.split(BLOCK);
+        let mut table = self.rig.arena.dma(BLOCK, BLOCK).expect("room");
+        let mut bytes = rest.bytes();
+        let mut count = 0;
+        for entry in table.bytes_mut().as_chunks_mut::<16>().0 {
+            if bytes.is_empty() {
+                break;
+            }
+            let blocks = (1 + (seed as usize + count) % 3).min(bytes.len() / BLOCK);
+            let (now, later) = bytes.split_at(blocks * BLOCK);
+            // A block between two extents, so that they do not lie one behind the other.
+            let mut extent = self.rig.arena.dma((blocks + 1) * BLOCK, BLOCK).expect("room");
+            extent.bytes_mut()[..now.len()].copy_from_slice(now);
+            entry[..8].copy_from_slice(&extent.bus_address().to_ne_bytes());
+            entry[8..].copy_from_slice(&(now.len() as u64).to_ne_bytes());
+            bytes = later;
+            count += 1;
+        }
+        (first, Some(Gather::new(table, count)))
+    }
+
     fn submit(
         &mut self,
         direction: Direction,
@@ -211,13 +236,16 @@ impl Run {
         }
         self.drain(self.rig.disk.depth() - 1)?;
         let buffer = self.rig.filled(count, seed);
+        // Some writes of several blocks come from scattered memory.
+        let scatter = direction == Direction::Write && count > 1 && seed.is_multiple_of(3);
         let expect = match direction {
             Direction::Write => Expect::Written { block, bytes: buffer.bytes().to_vec() },
             Direction::Read => Expect::Read { block, count },
         };
         let id = self.next;
         self.next += 1;
-        let request = Request { id, direction, block, buffer };
+        let (buffer, gather) = if scatter { self.scatter(buffer, seed) } else { (buffer, None) };
+        let request = Request { id, direction, block, buffer, gather };
         let at_once = match self.rig.disk.submit(request, &wait(&self.rig.platform)) {
             Ok(at_once) => at_once,
             Err(rejected) => {
@@ -356,7 +384,7 @@ fn as_many_requests_as_promised_are_taken_and_not_one_more() {
             run.submit(Direction::Write, at * 2, 2, at as u8).unwrap();
         }
         let buffer = run.rig.buffer(1);
-        let request = Request { id: 999, direction: Direction::Read, block: 0, buffer };
+        let request = Request { id: 999, direction: Direction::Read, block: 0, buffer, gather: None };
         let rejected = run.rig.disk.submit(request, &wait(&run.rig.platform)).unwrap_err();
         assert_eq!((rejected.request.id, rejected.error), (999, DeviceError::QueueFull));
         let buffer = run.rig.buffer(1);
@@ -398,7 +426,7 @@ fn the_largest_transfer_is_taken_whatever_the_device_takes_at_once() {
         rig.quiesce().unwrap();
         let count = rig.disk.max_transfer() / BLOCK;
         let buffer = rig.filled(count, 3);
-        let request = Request { id: 1, direction: Direction::Write, block: 11, buffer };
+        let request = Request { id: 1, direction: Direction::Write, block: 11, buffer, gather: None };
         rig.disk.submit(request, &wait(&rig.platform)).unwrap();
         let disk = &mut rig.disk;
         let done = wait(&rig.platform).until("it", TIMEOUT, || disk.poll().transpose()).unwrap().unwrap();
@@ -407,7 +435,7 @@ fn the_largest_transfer_is_taken_whatever_the_device_takes_at_once() {
         rig.assert_within_the_rules();
         let buffer = rig.buffer(count + 1);
         let length = buffer.len();
-        let request = Request { id: 2, direction: Direction::Write, block: 0, buffer };
+        let request = Request { id: 2, direction: Direction::Write, block: 0, buffer, gather: None };
         let rejected = rig.disk.submit(request, &wait(&rig.platform)).unwrap_err();
         assert_eq!(rejected.error, DeviceError::BadBuffer { length });
     }

@@ -493,7 +493,9 @@ impl Running<'_> {
         vitals.enter(Step::Memory);
         let mut progress = Progress::new(self.platform, "dumped");
         let memory = (ram, sealed.arena());
-        pages::write(writer, self.platform, memory, wait, &mut |done| progress.tell(done, sealed.pages))?;
+        let still = !self.lacks.intersects(Lacks::STACK | Lacks::OTHER_CPUS);
+        let tell = &mut |done| progress.tell(done, sealed.pages);
+        pages::write(writer, self.platform, memory, still, wait, tell)?;
         writer.drain(wait)
     }
 

@@ -3,6 +3,8 @@
 //! This is the 2004 `disk_dump_device_ops` made safe and pipelined. A driver has `rw_block`; one that can keep
 //! several requests in flight also has `submit` and `poll`.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::console::{Describe, Line};
 use crate::display_by_describe;
 use crate::dma::DmaBuffer;
@@ -134,6 +136,47 @@ impl From<TimedOut> for DeviceError {
     }
 }
 
+/// RAM outside of the arena that a device reads straight from where it is. The layout in a [`Gather`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Extent {
+    /// Where the device sees the first byte.
+    pub bus: u64,
+    /// Bytes, a multiple of 4096.
+    pub length: u64,
+}
+
+/// A list of [`Extent`]s, kept in the arena for as long as the device needs it.
+#[derive(Debug)]
+pub struct Gather {
+    table: DmaBuffer,
+    count: usize,
+}
+
+impl Gather {
+    /// The first `count` extents in `table`, which begins at a multiple of 8; more than fit are left out.
+    pub fn new(table: DmaBuffer, count: usize) -> Gather {
+        Gather { table, count }
+    }
+
+    /// The extents.
+    pub fn extents(&self) -> &[Extent] {
+        let (entries, _) = self.table.bytes().as_chunks::<{ size_of::<Extent>() }>();
+        let used = entries.get(..self.count.min(entries.len())).unwrap_or_default();
+        <[Extent]>::ref_from_bytes(used.as_flattened()).unwrap_or_default()
+    }
+
+    /// Bytes in all extents.
+    pub fn length(&self) -> u64 {
+        self.extents().iter().fold(0, |sum, extent| extent.length.saturating_add(sum))
+    }
+
+    /// The memory that holds the list.
+    pub fn into_table(self) -> DmaBuffer {
+        self.table
+    }
+}
+
 /// A transfer of whole blocks. The buffer belongs to the device until it comes back in a [`Completion`].
 #[derive(Debug)]
 pub struct Request {
@@ -145,6 +188,16 @@ pub struct Request {
     pub block: u64,
     /// From or into where; a multiple of 4096 bytes.
     pub buffer: DmaBuffer,
+    /// RAM whose bytes follow those of the buffer. Only for writes, and only to a device with
+    /// [`max_extents`](DumpDevice::max_extents).
+    pub gather: Option<Gather>,
+}
+
+impl Request {
+    /// Bytes in all.
+    pub fn length(&self) -> u64 {
+        (self.buffer.len() as u64).saturating_add(self.gather.as_ref().map_or(0, Gather::length))
+    }
 }
 
 /// A finished [`Request`].
@@ -154,6 +207,8 @@ pub struct Completion {
     pub id: u32,
     /// The request's buffer.
     pub buffer: DmaBuffer,
+    /// The request's list of extents.
+    pub gather: Option<Gather>,
     /// Whether all of it was transferred.
     pub result: Result<(), DeviceError>,
 }
@@ -217,6 +272,11 @@ pub trait DumpDevice: Send {
     /// Bytes in a request, at most; a multiple of 4096. The same from before `arm()` on.
     fn max_transfer(&self) -> usize {
         usize::MAX & !(crate::format::BLOCK_SIZE - 1)
+    }
+
+    /// Extents that a request may have; 0 for a device that only takes buffers from the arena.
+    fn max_extents(&self) -> usize {
+        0
     }
 
     /// Starts a request. A device that finishes it at once returns the completion; otherwise `poll` does later.

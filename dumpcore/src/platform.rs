@@ -107,6 +107,17 @@ pub unsafe trait Platform: Sync {
     /// Called only for pages inside what [`ram`](Platform::ram) named.
     fn page(&self, pfn: u64) -> Option<NonNull<u8>>;
 
+    /// Where a device sees the page, if nothing changes it any more: neither a device that still runs, nor any method of
+    /// this platform, such as a console's buffer. Such a page is written from where it is, which is faster; every other
+    /// one is copied first. Called only when all other CPUs have stopped and the dump has a stack of its own. Where
+    /// DMA is not coherent, the page has to be clean in the caches.
+    ///
+    /// A page that changes all the same is found out by its checksum, and lost.
+    fn still(&self, pfn: u64) -> Option<u64> {
+        let _ = pfn;
+        None
+    }
+
     /// Carries out the policy. On a real machine every policy but [`ResetPolicy::Return`] never comes back.
     fn reset(&self, policy: ResetPolicy);
 

@@ -383,6 +383,7 @@ proptest! {
         filled in 0..200_u64,
         write_back: bool,
         nested in proptest::option::of(0..3000_u64),
+        still in proptest::option::of(2..9_u64),
         seed: u64,
     ) {
         let disk = Disk::formatted(DISK_BLOCKS, FIRST, BLOCKS, &UUID, seed);
@@ -394,6 +395,9 @@ proptest! {
         }
         let machine = machine(&disk, filled);
         machine.set_tick(20_000);
+        if let Some(every) = still {
+            machine.make_still(every);
+        }
         if let Some(looks) = nested {
             machine.set_fault(MachineFault::NestedCrash(looks));
         }

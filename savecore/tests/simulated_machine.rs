@@ -23,6 +23,8 @@ struct Memory {
     ram: Vec<RamRange>,
     filled: BTreeSet<u64>,
     unreadable: BTreeSet<u64>,
+    /// All pages but every so many-th are read by the disk where they are.
+    still: Option<u64>,
     seed: u64,
 }
 
@@ -47,6 +49,7 @@ prop_compose! {
         high: bool,
         filled in proptest::collection::btree_set(0..0x240_u64, 0..120),
         unreadable in proptest::collection::btree_set(0..0x240_u64, 0..4),
+        still in proptest::option::of(2..9_u64),
         seed: u64,
     ) -> Memory {
         let mut ram = vec![RamRange { start: start * PAGE_BYTES, end: (start + 0x40) * PAGE_BYTES }];
@@ -55,7 +58,7 @@ prop_compose! {
             let start = first * PAGE_BYTES + before;
             ram.push(RamRange { start, end: start + pages * PAGE_BYTES + behind });
         }
-        Memory { ram, filled, unreadable, seed }
+        Memory { ram, filled, unreadable, still, seed }
     }
 }
 
@@ -70,7 +73,12 @@ fn machine(memory: &Memory, disk: &Disk) -> &'static mut Machine {
     }
     let mut stopped = Registers::ZERO;
     stopped.general[16] = 0x1234;
-    machine.set_cpus(vec![Some(Registers::ZERO), Some(stopped), None]);
+    // Pages are only still when all CPUs are.
+    let third = memory.still.map(|_| stopped);
+    machine.set_cpus(vec![Some(Registers::ZERO), Some(stopped), third]);
+    if let Some(every) = memory.still {
+        machine.make_still(every);
+    }
     machine.set_log((0..20_000_u32).flat_map(|line| format!("{line}\n").into_bytes()).collect());
     machine
 }
@@ -242,6 +250,7 @@ fn the_power_is_cut_after_every_single_write_and_each_prefix_is_a_dump() {
         ram: vec![RamRange { start: 0, end: 0x60_0000 }],
         filled: (0x90..0x150).collect(),
         unreadable: BTreeSet::new(),
+        still: Some(7),
         seed: 3,
     };
     let blocks = 300;

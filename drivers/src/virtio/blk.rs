@@ -1,7 +1,9 @@
 //! The virtio block device (virtio 1.2, 5.2) as a disk that receives a dump.
 
 use dumpcore::arena::Arena;
-use dumpcore::device::{Completion, DeviceError, Direction, DumpDevice, Geometry, Health, Rejected, Request};
+use dumpcore::device::{
+    Completion, DeviceError, Direction, DumpDevice, Gather, Geometry, Health, Rejected, Request,
+};
 use dumpcore::dma::DmaBuffer;
 use dumpcore::format::BLOCK_SIZE;
 use dumpcore::integrity::Digest;
@@ -87,6 +89,10 @@ const OVERHEAD: u16 = 2;
 const SLOTS: usize = 16;
 /// Runs that the largest queue has at most.
 const RUNS: usize = (QUEUE_MAX / (OVERHEAD + 1)) as usize;
+/// Pieces of scattered memory that one round should take.
+const SCATTERED: usize = 16;
+/// Extents in a request at most: the smallest, of a block each, reach the largest transfer.
+const MAX_EXTENTS: usize = MAX_TRANSFER / BLOCK_SIZE;
 /// Bytes in a request at most. More would not be faster.
 const MAX_TRANSFER: usize = 1 << 20;
 
@@ -104,9 +110,33 @@ impl Work {
     /// Bytes of data.
     fn length(&self) -> usize {
         match self {
-            Work::Transfer(request) => request.buffer.len(),
+            Work::Transfer(request) => request.length() as usize,
             Work::Flush => 0,
         }
+    }
+
+    /// Where its data is, in order: bus address and bytes.
+    fn parts(&self) -> impl Iterator<Item = (u64, usize)> + '_ {
+        let request = match self {
+            Work::Transfer(request) => Some(request),
+            Work::Flush => None,
+        };
+        let buffer = request.map(|request| (request.buffer.bus_address(), request.buffer.len()));
+        let extents = request.and_then(|request| request.gather.as_ref()).map_or(&[][..], Gather::extents);
+        buffer.into_iter().chain(extents.iter().map(|extent| (extent.bus, extent.length as usize)))
+    }
+
+    /// The pieces of at most `size` bytes that hold its data behind the first `done` bytes, and as many bytes as are
+    /// in each.
+    fn pieces(&self, done: usize, size: usize) -> impl Iterator<Item = (u64, usize)> + '_ {
+        let mut before = done;
+        self.parts().flat_map(move |(start, length)| {
+            let skip = before.min(length);
+            before = before.saturating_sub(skip);
+            (skip..length).step_by(size.max(1)).map(move |offset| {
+                (start.wrapping_add(offset as u64), length.saturating_sub(offset).min(size))
+            })
+        })
     }
 }
 
@@ -142,6 +172,8 @@ struct Terms {
     piece: usize,
     /// Bytes that the device takes at once at most.
     round: usize,
+    /// Pieces of data that it takes at once at most.
+    pieces: usize,
 }
 
 /// A virtio disk behind PCI: takes it over, and polls.
@@ -192,7 +224,7 @@ pub fn find<C: ConfigSpace + ?Sized>(config: &C, index: usize) -> Option<Functio
 }
 
 impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
-    /// Looks at a virtio disk and carves what it needs from the arena, about 3 KiB. Does not write to the device.
+    /// Looks at a virtio disk and carves what it needs from the arena, about 5 KiB. Does not write to the device.
     ///
     /// `map` maps so many bytes at a physical address for device registers: uncached, readable and writable, on every
     /// CPU and for ever. Memory decoding has to be on, as any kernel or firmware leaves it. `request_timeout` is how
@@ -237,7 +269,7 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
             timeout: request_timeout,
             armed_sectors: sectors,
             sectors,
-            terms: Terms { flush: true, piece: MAX_TRANSFER, round: MAX_TRANSFER },
+            terms: Terms { flush: true, piece: MAX_TRANSFER, round: MAX_TRANSFER, pieces: 1 },
             ready: false,
             idle: 0,
         })
@@ -326,18 +358,15 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
             let Some(slot) = waiting.max_by_key(|slot| now.wrapping_sub(slot.turn)) else { return };
             let Some(work) = &slot.work else { return };
 
-            let (kind, start, block) = match work {
-                Work::Transfer(Request { direction: Direction::Read, buffer, block, .. }) => {
-                    (TYPE_IN, buffer.bus_address(), *block)
-                }
-                Work::Transfer(Request { direction: Direction::Write, buffer, block, .. }) => {
-                    (TYPE_OUT, buffer.bus_address(), *block)
-                }
-                Work::Flush => (TYPE_FLUSH, 0, 0),
+            let (kind, block) = match work {
+                Work::Transfer(Request { direction: Direction::Read, block, .. }) => (TYPE_IN, *block),
+                Work::Transfer(Request { direction: Direction::Write, block, .. }) => (TYPE_OUT, *block),
+                Work::Flush => (TYPE_FLUSH, 0),
             };
-            let round = work.length().saturating_sub(slot.done).min(self.terms.round);
             let sector = block.wrapping_mul(SECTORS_IN_BLOCK).wrapping_add(slot.done as u64 / SECTOR);
-            let first = start.wrapping_add(slot.done as u64);
+            let Terms { piece, round, pieces, .. } = self.terms;
+            let round = whole_blocks(work.pieces(slot.done, piece).take(pieces), round);
+            let work_pieces = work.pieces(slot.done, piece);
             slot.round = round;
             slot.run = Some(run);
 
@@ -347,11 +376,11 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
             self.requests.write(header_at, header);
             self.requests.write(status_at, STATUS_UNWRITTEN);
 
-            let size = self.terms.piece;
-            let data = (0..round).step_by(size.max(1)).map(|offset| Piece {
-                address: first.wrapping_add(offset as u64),
-                length: round.saturating_sub(offset).min(size) as u32,
-                writable: kind == TYPE_IN,
+            let mut left = round;
+            let data = work_pieces.map_while(|(address, length)| {
+                let length = length.min(left);
+                left = left.saturating_sub(length);
+                (length > 0).then_some(Piece { address, length: length as u32, writable: kind == TYPE_IN })
             });
             let header = Piece {
                 address: self.requests.bus_address(header_at),
@@ -371,12 +400,18 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
         if !self.ready {
             return Err(Rejected { request, error: DeviceError::NotReady });
         }
-        let length = request.buffer.len();
-        if length == 0 || !length.is_multiple_of(BLOCK_SIZE) || length > MAX_TRANSFER {
+        let length = request.length() as usize;
+        let extents = request.gather.as_ref().map_or(&[][..], Gather::extents);
+        let ragged = |bytes: u64| bytes == 0 || !bytes.is_multiple_of(BLOCK_SIZE as u64);
+        let bad = ragged(request.buffer.len() as u64)
+            || extents.iter().any(|extent| ragged(extent.length))
+            || length > MAX_TRANSFER
+            || (!extents.is_empty() && request.direction == Direction::Read);
+        if bad {
             return Err(Rejected { request, error: DeviceError::BadBuffer { length } });
         }
         let blocks = self.geometry().blocks;
-        let end = request.block.saturating_add(request.buffer.blocks().len() as u64);
+        let end = request.block.saturating_add((length / BLOCK_SIZE) as u64);
         if end > blocks {
             return Err(Rejected { request, error: DeviceError::OutOfRange { end, blocks } });
         }
@@ -428,8 +463,8 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
         // The next round of this one, or whoever has waited longest.
         self.serve();
         Ok(over.map(|work| match work {
-            Work::Transfer(Request { id, buffer, .. }) => {
-                Finished::Transfer(Completion { id, buffer, result })
+            Work::Transfer(Request { id, buffer, gather, .. }) => {
+                Finished::Transfer(Completion { id, buffer, gather, result })
             }
             Work::Flush => Finished::Flush(result),
         }))
@@ -459,6 +494,12 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
             Err(timed_out) => Err(self.fail(timed_out.into())),
         }
     }
+}
+
+/// Bytes in these pieces, at most `limit`, down to a whole block: what a request moves ends where a block does.
+fn whole_blocks(pieces: impl Iterator<Item = (u64, usize)>, limit: usize) -> usize {
+    let bytes = pieces.fold(0_usize, |sum, (_, length)| sum.saturating_add(length));
+    bytes.min(limit) & !BLOCK_SIZE.wrapping_sub(1)
 }
 
 fn read_capacity<R: Registers, C: ConfigSpace>(transport: &Transport<R, C>) -> Result<u64, DeviceError> {
@@ -500,11 +541,12 @@ fn negotiate(size: u16, size_max: u32, seg_max: u32, flush: bool) -> Result<(Ter
         let what = "segments of which a request can hold a block";
         return Err(DeviceError::Unsupported { what, value: size_max.into() });
     }
-    // Large requests, but four of them in flight.
+    // Large requests out of scattered memory, but four of them in flight.
     let quarter = usize::from((size / 4).saturating_sub(OVERHEAD));
-    let pieces = MAX_TRANSFER.div_ceil(piece).min(quarter.max(least)).min(room);
+    let wanted = MAX_TRANSFER.div_ceil(piece).max(SCATTERED);
+    let pieces = wanted.min(quarter.max(least)).min(room);
     let round = pieces.saturating_mul(piece).min(MAX_TRANSFER) & !BLOCK_SIZE.wrapping_sub(1);
-    Ok((Terms { flush, piece, round }, pieces as u16))
+    Ok((Terms { flush, piece, round, pieces }, pieces as u16))
 }
 
 /// What became of a request, by its status byte and by how much the device says it wrote, which is at most the
@@ -601,7 +643,9 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for VirtioBlk<R, C> {
         if self.ready && !self.is_idle() {
             return (Some(buffer), Err(DeviceError::QueueFull));
         }
-        if let Err(Rejected { request, error }) = self.transfer(Request { id: 0, direction, block, buffer }) {
+        if let Err(Rejected { request, error }) =
+            self.transfer(Request { id: 0, direction, block, buffer, gather: None })
+        {
             return (Some(request.buffer), Err(error));
         }
         let what = match direction {
@@ -623,6 +667,11 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for VirtioBlk<R, C> {
     /// 1 MiB, whatever the device takes at once: a larger request goes to it in rounds.
     fn max_transfer(&self) -> usize {
         MAX_TRANSFER
+    }
+
+    /// As many as the largest transfer has blocks: what the device does not take at once goes to it in rounds.
+    fn max_extents(&self) -> usize {
+        MAX_EXTENTS
     }
 
     fn submit(&mut self, request: Request, _: &Wait<'_>) -> Result<Option<Completion>, Rejected> {

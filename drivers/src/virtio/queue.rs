@@ -13,7 +13,7 @@ use crate::bus::barrier;
 use crate::bus::shared::Shared;
 
 /// Descriptors in a queue, at most.
-pub const QUEUE_MAX: u16 = 64;
+pub const QUEUE_MAX: u16 = 128;
 
 /// Bytes of shared memory that a queue takes, aligned to [`QUEUE_ALIGN`].
 pub const QUEUE_BYTES: usize = USED + 4 + QUEUE_MAX as usize * size_of::<UsedElement>() + 2;
@@ -131,7 +131,7 @@ impl Queue {
 
     /// How many requests fit.
     pub fn runs(&self) -> u16 {
-        self.size.checked_div(self.run_length).unwrap_or(0)
+        self.size.checked_div(self.run_length).unwrap_or(0).min(u64::BITS as u16)
     }
 
     /// How many requests the device has.

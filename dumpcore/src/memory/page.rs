@@ -22,6 +22,23 @@ unsafe fn read(page: NonNull<u64>, word: usize) -> u64 {
     unsafe { page.add(word).read_volatile() }
 }
 
+/// Reads four words of a page.
+///
+/// # Safety
+/// As [`read`], for `first` and the three words behind it.
+#[inline(always)]
+unsafe fn stripe(page: NonNull<u64>, first: usize) -> [u64; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        [
+            read(page, first),
+            read(page, first.wrapping_add(1)),
+            read(page, first.wrapping_add(2)),
+            read(page, first.wrapping_add(3)),
+        ]
+    }
+}
+
 /// Whether a page holds only zeros. Most pages that do not say so in their first words.
 ///
 /// # Safety
@@ -49,21 +66,29 @@ pub unsafe fn is_zero(page: NonNull<u8>) -> bool {
 pub unsafe fn copy(page: NonNull<u8>, to: &mut Block, position: u64) -> u64 {
     let page = page.cast::<u64>();
     let mut sum = Xxh64::new(position);
-    for (stripe, slot) in to.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let first = stripe.wrapping_mul(4);
+    for (place, slot) in to.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let first = place.wrapping_mul(4);
         // SAFETY: a block has WORDS / 4 stripes, so first + 3 is below WORDS; the rest is the caller's promise.
-        let words = unsafe {
-            [
-                read(page, first),
-                read(page, first.wrapping_add(1)),
-                read(page, first.wrapping_add(2)),
-                read(page, first.wrapping_add(3)),
-            ]
-        };
+        let words = unsafe { stripe(page, first) };
         sum.stripe(words.map(u64::to_le));
         for (bytes, word) in slot.as_chunks_mut::<8>().0.iter_mut().zip(words) {
             *bytes = word.to_ne_bytes();
         }
+    }
+    sum.finish(PAGE_SIZE as u64)
+}
+
+/// The checksum of a page that a device will read from where it is, for a block at `position`.
+///
+/// # Safety
+/// `page` is good for reading [`PAGE_SIZE`] bytes by aligned 8-byte reads.
+pub unsafe fn sum(page: NonNull<u8>, position: u64) -> u64 {
+    let page = page.cast::<u64>();
+    let mut sum = Xxh64::new(position);
+    for first in (0..WORDS).step_by(4) {
+        // SAFETY: first is a multiple of 4 below WORDS, which is one too; the rest is the caller's promise.
+        let words = unsafe { stripe(page, first) };
+        sum.stripe(words.map(u64::to_le));
     }
     sum.finish(PAGE_SIZE as u64)
 }

@@ -1,6 +1,6 @@
 //! Many requests in flight, from a fixed pool of buffers.
 
-use crate::device::{Completion, DeviceError, Direction, DumpDevice, Rejected, Request};
+use crate::device::{Completion, DeviceError, Direction, DumpDevice, Gather, Rejected, Request};
 use crate::dma::DmaBuffer;
 use crate::format::BLOCK_SIZE;
 use crate::partition::window::Window;
@@ -23,6 +23,15 @@ enum Slot {
     InFlight { block: u64, rest: DmaBuffer },
 }
 
+/// What a transfer moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Load {
+    /// The buffer's first so many blocks.
+    Blocks(u64),
+    /// The buffer's first block, then the RAM that the first so many extents in its second block name.
+    Gathered(usize),
+}
+
 /// A finished transfer, its buffer whole again.
 #[derive(Debug)]
 pub struct Done {
@@ -32,7 +41,7 @@ pub struct Done {
     pub buffer: DmaBuffer,
     /// First block, relative to the partition.
     pub block: u64,
-    /// How many blocks.
+    /// How many blocks went from or into the buffer.
     pub count: u64,
     /// Whether all of it was transferred.
     pub result: Result<(), DeviceError>,
@@ -122,8 +131,8 @@ impl Pool {
         self.in_flight < self.depth
     }
 
-    /// Starts a transfer of the first `count` blocks of a taken buffer. A transfer that is done at once comes
-    /// back.
+    /// Starts a transfer between a taken buffer and the blocks from `block` on. A transfer that is done at once
+    /// comes back.
     ///
     /// # Errors
     /// Why it was not started; the buffer is free again.
@@ -133,11 +142,21 @@ impl Pool {
         direction: Direction,
         slot: usize,
         buffer: DmaBuffer,
-        (block, count): (u64, u64),
+        (block, load): (u64, Load),
         wait: &Wait<'_>,
     ) -> Result<Option<Done>, DeviceError> {
-        let (part, rest) = buffer.split((count as usize).saturating_mul(BLOCK_SIZE));
-        let request = Request { id: slot as u32, direction, block, buffer: part };
+        let (part, gather, rest) = match load {
+            Load::Blocks(count) => {
+                let (part, rest) = buffer.split((count as usize).saturating_mul(BLOCK_SIZE));
+                (part, None, rest)
+            }
+            Load::Gathered(count) => {
+                let (part, rest) = buffer.split(BLOCK_SIZE);
+                let (table, rest) = rest.split(BLOCK_SIZE);
+                (part, Some(Gather::new(table, count)), rest)
+            }
+        };
+        let request = Request { id: slot as u32, direction, block, buffer: part, gather };
         match window.submit(request, wait) {
             Ok(at_once) => {
                 if let Some(place) = self.slots.get_mut(slot) {
@@ -148,8 +167,9 @@ impl Pool {
                 at_once.map(|completion| self.finish(completion)).transpose()
             }
             Err(Rejected { request, error }) => {
-                let buffer = request.buffer.join(rest).unwrap_or_else(|(left, _)| left);
-                self.give_back(slot, buffer);
+                if let Ok(buffer) = whole(request.buffer, request.gather, rest) {
+                    self.give_back(slot, buffer);
+                }
                 Err(error)
             }
         }
@@ -157,7 +177,7 @@ impl Pool {
 
     /// Takes a completion apart: it must be for a request in flight and bring that request's buffer.
     fn finish(&mut self, completion: Completion) -> Result<Done, DeviceError> {
-        let Completion { id, buffer, result } = completion;
+        let Completion { id, buffer, gather, result } = completion;
         let slot = id as usize;
         let wrong = DeviceError::Protocol { what: "a completion's id", value: id.into() };
         let place = self.slots.get_mut(slot).ok_or(wrong)?;
@@ -165,7 +185,7 @@ impl Pool {
             Slot::InFlight { block, rest } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 let count = (buffer.len() / BLOCK_SIZE) as u64;
-                let buffer = buffer.join(rest).map_err(|_| wrong)?;
+                let buffer = whole(buffer, gather, rest).map_err(|()| wrong)?;
                 Ok(Done { slot, buffer, block, count, result })
             }
             other => {
@@ -233,16 +253,29 @@ impl Pool {
     }
 }
 
+/// A buffer put together again.
+fn whole(part: DmaBuffer, gather: Option<Gather>, rest: DmaBuffer) -> Result<DmaBuffer, ()> {
+    let front = match gather {
+        Some(gather) => part.join(gather.into_table()).map_err(|_| ())?,
+        None => part,
+    };
+    front.join(rest).map_err(|_| ())
+}
+
 /// A whole request by `rw_block`, one block after another: the default of [`DumpDevice::submit`].
 ///
 /// # Errors
-/// Never; a block that fails is told in the completion.
+/// The request, if it names RAM outside of its buffer. A block that fails is told in the completion.
 pub fn transfer_by_blocks<D: DumpDevice + ?Sized>(
     device: &mut D,
     request: Request,
     wait: &Wait<'_>,
 ) -> Result<Completion, Rejected> {
-    let Request { id, direction, block, buffer } = request;
+    if request.gather.is_some() {
+        let length = request.length() as usize;
+        return Err(Rejected { request, error: DeviceError::BadBuffer { length } });
+    }
+    let Request { id, direction, block, buffer, gather } = request;
     // Blocks that are done are joined on the left, those to come are split from the right.
     let (mut done, mut rest) = buffer.split(0);
     let mut at = block;
@@ -255,10 +288,10 @@ pub fn transfer_by_blocks<D: DumpDevice + ?Sized>(
         };
         if let Err(error) = result {
             let buffer = done.join(behind).unwrap_or_else(|(left, _)| left);
-            return Ok(Completion { id, buffer, result: Err(error) });
+            return Ok(Completion { id, buffer, gather, result: Err(error) });
         }
         rest = behind;
         at = at.wrapping_add(1);
     }
-    Ok(Completion { id, buffer: done, result: Ok(()) })
+    Ok(Completion { id, buffer: done, gather, result: Ok(()) })
 }

@@ -2,7 +2,7 @@
 
 use crate::device::{DeviceError, Direction};
 use crate::format::{BLOCK_SIZE, Block, Uuid, pattern};
-use crate::partition::io::{Done, Pool};
+use crate::partition::io::{Done, Load, Pool};
 use crate::partition::place::Unfit;
 use crate::partition::window::Window;
 use crate::wait::Wait;
@@ -53,8 +53,9 @@ pub fn scan(
         let failed = |error| Unfit::Device { block: next, error };
         let done = if let Some((slot, buffer)) = free {
             let count = to.saturating_sub(next).min((buffer.len() / BLOCK_SIZE) as u64);
-            let done =
-                pool.start(window, Direction::Read, slot, buffer, (next, count), wait).map_err(failed)?;
+            let done = pool
+                .start(window, Direction::Read, slot, buffer, (next, Load::Blocks(count)), wait)
+                .map_err(failed)?;
             next = next.saturating_add(count);
             done
         } else {

@@ -50,7 +50,7 @@ impl<'w> Window<'w> {
     /// # Errors
     /// The request, if it leaves the partition or the device does not take it.
     pub fn submit(&mut self, request: Request, wait: &Wait<'_>) -> Result<Option<Completion>, Rejected> {
-        let count = (request.buffer.len() as u64).div_ceil(crate::format::BLOCK_SIZE as u64);
+        let count = request.length().div_ceil(crate::format::BLOCK_SIZE as u64);
         let block = match self.locate(request.block, count) {
             Ok(block) => block,
             Err(error) => return Err(Rejected { request, error }),

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Numbers;
-use crate::device::{Completion, DeviceError, Direction, DumpDevice, Geometry, Health, Rejected, Request};
+use crate::device::{
+    Completion, DeviceError, Direction, DumpDevice, Extent, Gather, Geometry, Health, Rejected, Request,
+};
 use crate::dma::DmaBuffer;
 use crate::format::{BLOCK_SIZE, Block, Uuid, label::Label, pattern};
 use crate::integrity::Digest;
@@ -216,9 +218,12 @@ impl State {
         direction: Direction,
         first: u64,
         buffer: &mut DmaBuffer,
+        gather: Option<&Gather>,
     ) -> Result<(), DeviceError> {
         let disk_blocks = self.bytes.len() as u64 / BLOCK_SIZE as u64;
-        let count = buffer.blocks().len() as u64;
+        let extents = gather.map_or(&[][..], Gather::extents);
+        let outside: Vec<Block> = extents.iter().flat_map(memory_of).collect();
+        let count = buffer.blocks().len() as u64 + outside.len() as u64;
         let end = first.saturating_add(count);
         if count == 0 || end > disk_blocks {
             return Err(DeviceError::OutOfRange { end, blocks: disk_blocks });
@@ -238,7 +243,7 @@ impl State {
                 let failed = matches!(self.fault, DiskFault::WriteError(n) if n == self.writes);
                 self.writes += 1;
                 let done = if failed { count / 2 } else { count };
-                for (number, block) in (first..first + done).zip(buffer.blocks()) {
+                for (number, block) in (first..first + done).zip(buffer.blocks().iter().chain(&outside)) {
                     self.write_block(number, block)?;
                 }
                 if failed {
@@ -248,6 +253,16 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// What a simulated device reads at a bus address: simulated pages have their host's.
+fn memory_of(extent: &Extent) -> Vec<Block> {
+    let pages = extent.bus..extent.bus + extent.length;
+    let read = |address: u64| {
+        // SAFETY: Machine::still gave this address of a page of the machine, which is never freed.
+        unsafe { *(address as *const Block) }
+    };
+    pages.step_by(BLOCK_SIZE).map(read).collect()
 }
 
 /// The driver of a simulated disk.
@@ -312,12 +327,16 @@ impl DumpDevice for SimDevice {
             let timed_out = wait.until("a simulated block", SECOND, || None::<()>);
             return (None, timed_out.map_err(Into::into));
         }
-        let result = state.transfer(direction, block, &mut buffer);
+        let result = state.transfer(direction, block, &mut buffer, None);
         (Some(buffer), result)
     }
 
     fn depth(&self) -> usize {
         self.depth
+    }
+
+    fn max_extents(&self) -> usize {
+        if self.depth > 1 { crate::format::chunk::MAX_PAYLOAD_BLOCKS } else { 0 }
     }
 
     fn submit(&mut self, request: Request, wait: &Wait<'_>) -> Result<Option<Completion>, Rejected> {
@@ -343,9 +362,10 @@ impl DumpDevice for SimDevice {
         let pick = state.numbers.below(waiting) as usize;
         let mut request = state.queue.swap_remove(pick);
         let lies = matches!(state.fault, DiskFault::WrongId(n) if n == state.reads + state.writes);
-        let result = state.transfer(request.direction, request.block, &mut request.buffer);
+        let Request { direction, block, buffer, gather, .. } = &mut request;
+        let result = state.transfer(*direction, *block, buffer, gather.as_ref());
         let id = if lies { request.id.wrapping_add(77) } else { request.id };
-        Ok(Some(Completion { id, buffer: request.buffer, result }))
+        Ok(Some(Completion { id, buffer: request.buffer, gather: request.gather, result }))
     }
 
     fn flush(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> {

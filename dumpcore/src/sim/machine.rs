@@ -53,6 +53,8 @@ pub struct Machine {
     dump: &'static Dump<'static>,
     arena: Mutex<Option<(&'static mut [u8], u64)>>,
     pats: AtomicU64,
+    still_every: u64,
+    own_stack: bool,
 }
 
 impl Machine {
@@ -89,6 +91,8 @@ impl Machine {
             dump: Box::leak(Box::new(Dump::new())),
             arena: Mutex::new(Some((memory, physical))),
             pats: AtomicU64::new(0),
+            still_every: 0,
+            own_stack: false,
         }))
     }
 
@@ -116,6 +120,13 @@ impl Machine {
     /// Sets the time between two looks at the clock, in nanoseconds.
     pub fn set_tick(&mut self, tick: u64) {
         self.tick = tick;
+    }
+
+    /// Lets it switch stacks (in name only), and makes all pages but every `every`-th still ones, which a device may
+    /// read where they are.
+    pub fn make_still(&mut self, every: u64) {
+        self.still_every = every;
+        self.own_stack = true;
     }
 
     /// Gives it other CPUs; the first entry is the one that crashes, `None` one that does not stop.
@@ -184,8 +195,7 @@ impl Machine {
     }
 }
 
-// SAFETY: page() gives aligned pages that live as long as the machine; the code range is a leaked box; on_stack is not
-// implemented.
+// SAFETY: page() gives aligned pages that live as long as the machine; the code range is a leaked box; on_stack calls once or not at all.
 unsafe impl Platform for Machine {
     fn now(&self) -> u64 {
         let looks = self.looks.fetch_add(1, Ordering::Relaxed);
@@ -212,6 +222,19 @@ unsafe impl Platform for Machine {
         let known = self.ram.iter().any(|range| range.start <= address && address + PAGE_BYTES <= range.end);
         assert!(known, "page {pfn:#x} was asked for, which is not whole in the RAM map");
         self.page_bytes(pfn).map(|bytes| NonNull::from(bytes).cast())
+    }
+
+    fn still(&self, pfn: u64) -> Option<u64> {
+        assert!(self.own_stack && self.cpus.iter().all(Option::is_some), "asked too early");
+        let still = self.still_every > 0 && !pfn.is_multiple_of(self.still_every);
+        self.page_bytes(pfn).filter(|_| still).map(|bytes| bytes.as_ptr() as u64)
+    }
+
+    fn on_stack(&self, _: &mut [u8], run: &mut dyn FnMut()) -> bool {
+        if self.own_stack {
+            run();
+        }
+        self.own_stack
     }
 
     fn reset(&self, _: ResetPolicy) {

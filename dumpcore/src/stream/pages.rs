@@ -8,7 +8,7 @@ use crate::stream::Ended;
 use crate::stream::writer::Writer;
 use crate::wait::Wait;
 
-/// Streams all pages of `ram` but those of `arena`. `progress` is told, every now and then, how many pages were looked
+/// Streams all pages of `ram` but those of `arena`; with `may_be_still`, pages that nothing changes are not copied. `progress` is told, every now and then, how many pages were looked
 /// at.
 ///
 /// # Errors
@@ -17,13 +17,15 @@ pub(crate) fn write(
     writer: &mut Writer<'_, '_>,
     platform: &dyn Platform,
     (ram, arena): (&[PfnRange], PfnRange),
+    may_be_still: bool,
     wait: &Wait<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), Ended> {
+    let may_be_still = may_be_still && writer.takes_still_pages();
     let mut looked_at = 0_u64;
     for range in ram {
         for pfn in range.start..range.end {
-            one(writer, platform, pfn, arena, wait)?;
+            one(writer, platform, pfn, (arena, may_be_still), wait)?;
             looked_at = looked_at.saturating_add(1);
             if looked_at.is_multiple_of(256) {
                 // Memory full of zeros writes nothing for long: the watchdog has to hear of us all the same.
@@ -43,7 +45,7 @@ fn one(
     writer: &mut Writer<'_, '_>,
     platform: &dyn Platform,
     pfn: u64,
-    arena: PfnRange,
+    (arena, may_be_still): (PfnRange, bool),
     wait: &Wait<'_>,
 ) -> Result<(), Ended> {
     if arena.contains(pfn) {
@@ -55,6 +57,12 @@ fn one(
     // SAFETY: Platform::page promises a page that is good for aligned 8-byte reads until its next call.
     if unsafe { page::is_zero(memory) } {
         return writer.absent(RunKind::Zero, pfn, 1, wait);
+    }
+    if may_be_still && let Some(bus) = platform.still(pfn) {
+        return writer.still_page(pfn, bus, wait, |position| {
+            // SAFETY: as above.
+            unsafe { page::sum(memory, position) }
+        });
     }
     writer.page(pfn, wait, |block, position| {
         // SAFETY: as above.

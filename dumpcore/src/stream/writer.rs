@@ -1,12 +1,13 @@
 //! The writer: one chunk is filled while others are on their way to the disk.
 
+use zerocopy::FromBytes;
 use zerocopy::little_endian::U64;
 
-use crate::device::Direction;
+use crate::device::{Direction, Extent};
 use crate::dma::DmaBuffer;
 use crate::format::chunk::{ChunkHeader, ChunkKind, MAX_PAYLOAD_BLOCKS, MAX_RUNS, Run, RunKind};
 use crate::format::{BLOCK_SIZE, Block, Uuid, checksum, frame};
-use crate::partition::io::Pool;
+use crate::partition::io::{Load, Pool};
 use crate::partition::verify::{Verify, every_block};
 use crate::partition::window::Window;
 use crate::platform::Nanoseconds;
@@ -21,14 +22,60 @@ struct Open {
     kind: ChunkKind,
     slot: usize,
     buffer: DmaBuffer,
-    /// Payload blocks that it may have.
-    capacity: usize,
+    /// Payload blocks that the partition has room for.
+    room: usize,
+    /// Its pages are not copied: the buffer's second block lists where they are.
+    still: bool,
+    /// Entries in that list.
+    extents: usize,
     /// Payload blocks that it has.
     payload: usize,
     /// Bytes of payload in use.
     bytes: usize,
     /// Runs that it has.
     runs: usize,
+}
+
+impl Open {
+    /// Payload blocks that fit into its buffer, and the partition.
+    fn copied_capacity(&self) -> usize {
+        (self.buffer.len() / BLOCK_SIZE).saturating_sub(1).min(self.room)
+    }
+
+    /// Whether it takes one more page of this sort; a chunk that has none yet becomes of the sort that comes first.
+    fn takes(&mut self, still: bool, still_capacity: usize) -> bool {
+        if self.payload == 0 {
+            self.still = still;
+        }
+        let capacity = if still { still_capacity.min(self.room) } else { self.copied_capacity() };
+        self.still == still && self.payload < capacity
+    }
+
+    /// One more page is in it.
+    fn took_a_page(&mut self) {
+        self.payload = self.payload.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(BLOCK_SIZE);
+    }
+
+    /// Adds a page to the list of those that the device reads where they are.
+    fn add_extent(&mut self, bus: u64) {
+        let table = self.buffer.blocks_mut().get_mut(1).map(<[u8; BLOCK_SIZE]>::as_mut_slice);
+        let Some(table) = table.and_then(|bytes| <[Extent]>::mut_from_bytes(bytes).ok()) else { return };
+        let last = self.extents.checked_sub(1).and_then(|last| table.get_mut(last));
+        if let Some(last) = last
+            && last.bus.wrapping_add(last.length) == bus
+        {
+            last.length = last.length.saturating_add(BLOCK_SIZE as u64);
+        } else if let Some(slot) = table.get_mut(self.extents) {
+            *slot = Extent { bus, length: BLOCK_SIZE as u64 };
+            self.extents = self.extents.saturating_add(1);
+        }
+    }
+}
+
+/// The number of the block that payload block `place` of a chunk at `chunk` stands in.
+fn position(chunk: u64, place: usize) -> u64 {
+    chunk.saturating_add(1).saturating_add(place as u64)
 }
 
 /// Pages in the chunks that were sent, by what became of them.
@@ -66,6 +113,8 @@ pub struct Writer<'w, 'd> {
     next: u64,
     /// Blocks before this one may be written.
     verified: u64,
+    /// Payload blocks in a chunk whose pages are not copied; 0 if the device cannot read them where they are.
+    still_capacity: usize,
     /// Chunks so far.
     chunks: u64,
     counts: Counts,
@@ -85,6 +134,12 @@ impl<'w, 'd> Writer<'w, 'd> {
         verify: Verify,
         stop_at: Nanoseconds,
     ) -> Writer<'w, 'd> {
+        let device = window.device();
+        let still_capacity = if device.max_extents() >= MAX_PAYLOAD_BLOCKS {
+            (device.max_transfer() / BLOCK_SIZE).saturating_sub(1).min(MAX_PAYLOAD_BLOCKS)
+        } else {
+            0
+        };
         let verified = if verify == Verify::Ahead { next } else { window.blocks() };
         Writer {
             window,
@@ -93,6 +148,7 @@ impl<'w, 'd> Writer<'w, 'd> {
             nonce,
             next,
             verified,
+            still_capacity,
             chunks: 0,
             counts: Counts::default(),
             stop_at,
@@ -185,8 +241,7 @@ impl<'w, 'd> Writer<'w, 'd> {
             return Err(Ended::Full);
         }
         let (slot, mut buffer) = self.buffer(wait)?;
-        let blocks = (buffer.len() / BLOCK_SIZE).saturating_sub(1);
-        let capacity = MAX_PAYLOAD_BLOCKS.min(blocks).min(room as usize);
+        let room = usize::try_from(room).unwrap_or(MAX_PAYLOAD_BLOCKS).min(MAX_PAYLOAD_BLOCKS);
         if let Some((first, payload)) = buffer.blocks_mut().split_first_mut() {
             if let Some(header) = ChunkHeader::of_mut(first) {
                 header.clear();
@@ -199,7 +254,8 @@ impl<'w, 'd> Writer<'w, 'd> {
                 payload.as_flattened_mut().fill(0);
             }
         }
-        self.open = Some(Open { kind, slot, buffer, capacity, payload: 0, bytes: 0, runs: 0 });
+        self.open =
+            Some(Open { kind, slot, buffer, room, still: false, extents: 0, payload: 0, bytes: 0, runs: 0 });
         Ok(())
     }
 
@@ -214,7 +270,7 @@ impl<'w, 'd> Writer<'w, 'd> {
             return Ok(());
         }
         if open.kind == ChunkKind::Notes {
-            sum_notes(&mut open, self.next.saturating_add(1));
+            sum_notes(&mut open, self.next);
         }
         let count = (open.payload as u64).saturating_add(1);
         if let Some(first) = open.buffer.blocks_mut().first_mut() {
@@ -235,9 +291,10 @@ impl<'w, 'd> Writer<'w, 'd> {
             self.pool.give_back(open.slot, open.buffer);
             return Err(ended);
         }
+        let load = if open.still { Load::Gathered(open.extents) } else { Load::Blocks(count) };
         let started = self
             .pool
-            .start(self.window, Direction::Write, open.slot, open.buffer, (self.next, count), wait)
+            .start(self.window, Direction::Write, open.slot, open.buffer, (self.next, load), wait)
             .map_err(Ended::Device)?;
         self.counts = counts;
         self.next = end;
@@ -257,16 +314,23 @@ impl<'w, 'd> Writer<'w, 'd> {
         self.pool.drain(self.window, wait).map_err(Ended::Device)
     }
 
-    /// Makes sure that a chunk of `kind` is open and takes one more run that starts with `pfn`, or block of payload.
-    fn ready(&mut self, kind: ChunkKind, payload: bool, run: bool, wait: &Wait<'_>) -> Result<(), Ended> {
-        if let Some(open) = &self.open {
-            let full = (payload && open.payload >= open.capacity) || (run && open.runs >= MAX_RUNS);
-            if !full {
+    /// Makes sure that a memory chunk is open and takes one more run, if `run`, and one more page, if `page`:
+    /// `Some(true)` for one that is not copied.
+    fn ready(&mut self, page: Option<bool>, run: bool, wait: &Wait<'_>) -> Result<(), Ended> {
+        if let Some(open) = &mut self.open {
+            let fits = open.kind == ChunkKind::Memory
+                && !(run && open.runs >= MAX_RUNS)
+                && page.is_none_or(|still| open.takes(still, self.still_capacity));
+            if fits {
                 return Ok(());
             }
             self.close_chunk(wait)?;
         }
-        self.begin(kind, wait)
+        self.begin(ChunkKind::Memory, wait)?;
+        if let Some(open) = &mut self.open {
+            open.still = page == Some(true);
+        }
+        Ok(())
     }
 
     /// Whether the open chunk's last run can take `pfn` as its next page of `kind`.
@@ -310,7 +374,7 @@ impl<'w, 'd> Writer<'w, 'd> {
             last.is_some_and(|run| run.count.get().checked_add(count).is_some())
         };
         if !joins {
-            self.ready(ChunkKind::Memory, false, true, wait)?;
+            self.ready(None, true, wait)?;
         }
         self.note_run(kind, pfn, count);
         Ok(())
@@ -327,19 +391,47 @@ impl<'w, 'd> Writer<'w, 'd> {
         fill: impl FnOnce(&mut Block, u64) -> u64,
     ) -> Result<(), Ended> {
         let new_run = !self.continues(RunKind::Data, pfn);
-        self.ready(ChunkKind::Memory, true, new_run, wait)?;
+        self.ready(Some(false), new_run, wait)?;
         let next = self.next;
         if let Some(open) = &mut self.open {
             let place = open.payload;
-            let position = next.saturating_add(1).saturating_add(place as u64);
             if let Some((first, payload)) = open.buffer.blocks_mut().split_first_mut()
                 && let Some(block) = payload.get_mut(place)
             {
-                let sum = fill(block, position);
-                set_sum(first, place, sum);
+                set_sum(first, place, fill(block, position(next, place)));
             }
-            open.payload = place.saturating_add(1);
-            open.bytes = open.bytes.saturating_add(BLOCK_SIZE);
+            open.took_a_page();
+        }
+        self.note_run(RunKind::Data, pfn, 1);
+        Ok(())
+    }
+
+    /// Whether the device can read pages from where they are.
+    pub fn takes_still_pages(&self) -> bool {
+        self.still_capacity > 0
+    }
+
+    /// Writes a page that the device reads at `bus`: `sum` gives its checksum for a block's number.
+    ///
+    /// # Errors
+    /// Why the stream ended.
+    pub fn still_page(
+        &mut self,
+        pfn: u64,
+        bus: u64,
+        wait: &Wait<'_>,
+        sum: impl FnOnce(u64) -> u64,
+    ) -> Result<(), Ended> {
+        let new_run = !self.continues(RunKind::Data, pfn);
+        self.ready(Some(true), new_run, wait)?;
+        let next = self.next;
+        if let Some(open) = &mut self.open {
+            let place = open.payload;
+            open.add_extent(bus);
+            if let Some(first) = open.buffer.blocks_mut().first_mut() {
+                set_sum(first, place, sum(position(next, place)));
+            }
+            open.took_a_page();
         }
         self.note_run(RunKind::Data, pfn, 1);
         Ok(())
@@ -386,7 +478,7 @@ impl<'w, 'd> Writer<'w, 'd> {
         let room = self
             .open
             .as_ref()
-            .map_or(0, |open| open.capacity.saturating_mul(BLOCK_SIZE).saturating_sub(open.bytes));
+            .map_or(0, |open| open.copied_capacity().saturating_mul(BLOCK_SIZE).saturating_sub(open.bytes));
         Ok(room)
     }
 
@@ -404,11 +496,11 @@ fn header(buffer: &mut DmaBuffer) -> Option<&mut ChunkHeader> {
     ChunkHeader::of_mut(buffer.blocks_mut().first_mut()?)
 }
 
-/// Sets the checksums of a notes chunk, whose payload begins at block `first`. A page's is made when it is copied.
-fn sum_notes(open: &mut Open, first: u64) {
+/// Sets the checksums of a notes chunk at block `chunk`. A page's is made when it is copied.
+fn sum_notes(open: &mut Open, chunk: u64) {
     if let Some((header, payload)) = open.buffer.blocks_mut().split_first_mut() {
         for (place, block) in payload.iter().take(open.payload).enumerate() {
-            set_sum(header, place, checksum::block_sum(block, first.saturating_add(place as u64)));
+            set_sum(header, place, checksum::block_sum(block, position(chunk, place)));
         }
     }
 }

@@ -72,6 +72,12 @@ unsafe impl Platform for KernelPlatform {
             .then(|| NonNull::new(paging::direct(address)))?
     }
 
+    fn still(&self, pfn: u64) -> Option<u64> {
+        // With the other CPUs stopped and the one disk in the dump's hands, nothing writes to memory any more, this
+        // file included. Devices see RAM where the CPU does.
+        pfn.checked_mul(memory::FRAME)
+    }
+
     fn reset(&self, policy: ResetPolicy) {
         scenario::footprint::report();
         match policy {

@@ -109,7 +109,7 @@ impl Writer<'_> {
             self.reap()?;
         }
         let buffer = self.free.pop().ok_or("no buffer")?;
-        let request = Request { id: 0, direction: Direction::Write, block, buffer };
+        let request = Request { id: 0, direction: Direction::Write, block, buffer, gather: None };
         match self.device.submit(request, &self.wait) {
             Ok(Some(done)) => self.take(done),
             Ok(None) => {
