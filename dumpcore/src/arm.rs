@@ -2,7 +2,7 @@
 
 use core::mem::size_of;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use zerocopy::{Immutable, IntoBytes};
 
@@ -272,15 +272,30 @@ impl Step {
 pub(crate) struct Vitals {
     step: AtomicU32,
     reset: AtomicU32,
+    /// When each step was entered, by its number; 0 for those that were not.
+    entered: [AtomicU64; Step::ALL.len() + 1],
 }
 
 impl Vitals {
     fn new(reset: ResetPolicy) -> Vitals {
-        Vitals { step: AtomicU32::new(0), reset: AtomicU32::new(reset as u32) }
+        Vitals {
+            step: AtomicU32::new(0),
+            reset: AtomicU32::new(reset as u32),
+            entered: [const { AtomicU64::new(0) }; Step::ALL.len() + 1],
+        }
     }
 
-    pub(crate) fn enter(&self, step: Step) {
+    /// A step begins `now`.
+    pub(crate) fn enter(&self, step: Step, now: Nanoseconds) {
         self.step.store(step as u32, Ordering::Relaxed);
+        if let Some(entered) = self.entered.get(step as usize) {
+            entered.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// When a step began; 0 if it has not.
+    pub(crate) fn entered(&self, step: Step) -> Nanoseconds {
+        self.entered.get(step as usize).map_or(0, |entered| entered.load(Ordering::Relaxed))
     }
 
     pub(crate) fn step(&self) -> Option<Step> {

@@ -189,7 +189,7 @@ fn checked(
         line.text("cpu ").decimal(cpu.into()).text(" crashed: ").text(first_line(crash.message));
     });
     if let Some(vitals) = vitals {
-        vitals.enter(Step::Seal);
+        vitals.enter(Step::Seal, begin);
     }
     if let Err((armed, now)) = armed.check_seal() {
         // Not even the stack in the arena can be trusted then.
@@ -275,18 +275,18 @@ impl Running<'_> {
         }
         let wait = Wait::new(platform, queues, self.begin.saturating_add(budget));
 
-        armed.vitals.enter(Step::Freeze);
+        armed.vitals.enter(Step::Freeze, platform.now());
         platform.freeze_cpus(&wait);
         self.see_what_is_lacking(armed.sealed.log_tail);
 
-        armed.vitals.enter(Step::Code);
+        armed.vitals.enter(Step::Code, platform.now());
         let (now, _) = integrity::code(platform);
         let expected = armed.sealed.code_crc;
         if u64::from(now) != expected {
             return Outcome::Refused(Refusal::Code { armed: expected as u32, now });
         }
 
-        armed.vitals.enter(Step::Takeover);
+        armed.vitals.enter(Step::Takeover, platform.now());
         match armed.device.sanity_check(&wait) {
             Health::Healthy => (),
             Health::Risky(error) => say(platform, |line| {
@@ -309,7 +309,7 @@ impl Running<'_> {
             &mut armed.pool,
             &mut *armed.header,
         );
-        vitals.enter(Step::Verify);
+        vitals.enter(Step::Verify, platform.now());
         let place = match self.check(&mut window, pool, sealed, &wait) {
             Ok(place) => place,
             Err(unfit) => {
@@ -401,7 +401,7 @@ impl Running<'_> {
 
     /// A number that no other dump of the partition has: it holds the sequence, and times besides.
     fn nonce(&self, sealed: &Sealed, place: Place) -> u64 {
-        let mut mix = crate::format::checksum::Xxh64::new(self.platform.wall_clock().unwrap_or(0));
+        let mut mix = crate::format::checksum::Sum64::new(self.platform.wall_clock().unwrap_or(0));
         let identity = u64::from_le_bytes(sealed.uuid.first_chunk().copied().unwrap_or_default());
         mix.stripe([self.begin, self.platform.now(), place.block, identity]);
         (mix.finish(32) << 16) | u64::from(place.sequence & 0xffff)
@@ -418,7 +418,7 @@ impl Running<'_> {
         wait: &Wait<'_>,
     ) -> Outcome {
         let platform = self.platform;
-        vitals.enter(Step::Begin);
+        vitals.enter(Step::Begin, platform.now());
         self.begin_header(header, sealed, place, pool.span());
         if let Err(error) = window.write(place.block, |block| header.to_block(Kind::Front, block), wait) {
             return Outcome::Refused(Refusal::Begin(error));
@@ -435,7 +435,7 @@ impl Running<'_> {
         let mut writer = Writer::new(window, pool, identity, next, sealed.verify(), stop_at);
         let mut ended = self.stream(&mut writer, (sealed, ram, vitals), wait).err();
 
-        vitals.enter(Step::Close);
+        vitals.enter(Step::Close, platform.now());
         // What is still open is whole as far as it goes, unless the device or the partition failed us.
         if matches!(ended, Some(Ended::Full | Ended::Budget)) {
             ended = writer.close_chunk(wait).err().or(ended);
@@ -455,6 +455,7 @@ impl Running<'_> {
         }
         let took = platform.now().saturating_sub(self.begin);
         record::summary(platform, counts, (place.block, header.end_block.get()), took);
+        self.phases(vitals, took);
         say(platform, |line| match &ended {
             None => {
                 line.text("complete");
@@ -490,7 +491,7 @@ impl Running<'_> {
         writer.drain(wait)?;
         writer.window().device().flush(wait).map_err(Ended::Device)?;
 
-        vitals.enter(Step::Memory);
+        vitals.enter(Step::Memory, wait.now());
         let mut progress = Progress::new(self.platform, "dumped");
         let memory = (ram, sealed.arena());
         let still = !self.lacks.intersects(Lacks::STACK | Lacks::OTHER_CPUS);
@@ -516,6 +517,23 @@ impl Running<'_> {
         header.excluded_pages = counts.arena.into();
         header.unreadable_pages = counts.unreadable.into();
         header.elapsed = self.platform.now().saturating_sub(self.begin).into();
+    }
+
+    /// Prints where the time went.
+    fn phases(&self, vitals: &Vitals, took: Nanoseconds) {
+        let since = |from: Nanoseconds, to: Nanoseconds| to.saturating_sub(from);
+        let (write, close) = (vitals.entered(Step::Begin), vitals.entered(Step::Close));
+        let verify = vitals.entered(Step::Verify);
+        say(self.platform, |line| {
+            line.text("took over in ");
+            record::seconds(line, since(self.begin, verify));
+            line.text(", checked in ");
+            record::seconds(line, since(verify, write));
+            line.text(", wrote in ");
+            record::seconds(line, since(write, close));
+            line.text(", closed in ");
+            record::seconds(line, since(close, self.begin.saturating_add(took)));
+        });
     }
 
     /// The dump stays one in progress.

@@ -11,11 +11,11 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 use super::frame::{self, Kind, Malformed};
 use super::{BLOCK_SIZE, Block, VERSION};
 
-/// Payload blocks in a chunk, at most (256 KiB).
-pub const MAX_PAYLOAD_BLOCKS: usize = 64;
+/// Payload blocks in a chunk, at most (512 KiB).
+pub const MAX_PAYLOAD_BLOCKS: usize = 128;
 
 /// Runs in a chunk, at most.
-pub const MAX_RUNS: usize = 219;
+pub const MAX_RUNS: usize = 188;
 
 /// What a chunk carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,12 +99,12 @@ pub struct ChunkHeader {
     pub run_count: U32,
     /// Bytes of payload in use; the rest of the last block is zero.
     pub payload_bytes: U64,
-    /// XXH64 of each payload block, seeded with the number of the block it stands in.
+    /// [Checksum](super::checksum) of each payload block, seeded with the number of the block it stands in.
     pub sums: [U64; MAX_PAYLOAD_BLOCKS],
     /// What happened to which pages.
     pub runs: [Run; MAX_RUNS],
     /// Zero.
-    pub reserved: [u8; 20],
+    pub reserved: [u8; 4],
     /// CRC-32 of all bytes before.
     pub crc: U32,
 }

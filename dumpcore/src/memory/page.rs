@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use crate::format::checksum::Xxh64;
+use crate::format::checksum::Sum64;
 use crate::format::{Block, PAGE_SIZE};
 
 /// Words in a page.
@@ -65,7 +65,7 @@ pub unsafe fn is_zero(page: NonNull<u8>) -> bool {
 /// `page` is good for reading [`PAGE_SIZE`] bytes by aligned 8-byte reads.
 pub unsafe fn copy(page: NonNull<u8>, to: &mut Block, position: u64) -> u64 {
     let page = page.cast::<u64>();
-    let mut sum = Xxh64::new(position);
+    let mut sum = Sum64::new(position);
     for (place, slot) in to.as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let first = place.wrapping_mul(4);
         // SAFETY: a block has WORDS / 4 stripes, so first + 3 is below WORDS; the rest is the caller's promise.
@@ -84,7 +84,7 @@ pub unsafe fn copy(page: NonNull<u8>, to: &mut Block, position: u64) -> u64 {
 /// `page` is good for reading [`PAGE_SIZE`] bytes by aligned 8-byte reads.
 pub unsafe fn sum(page: NonNull<u8>, position: u64) -> u64 {
     let page = page.cast::<u64>();
-    let mut sum = Xxh64::new(position);
+    let mut sum = Sum64::new(position);
     for first in (0..WORDS).step_by(4) {
         // SAFETY: first is a multiple of 4 below WORDS, which is one too; the rest is the caller's promise.
         let words = unsafe { stripe(page, first) };

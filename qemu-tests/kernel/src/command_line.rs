@@ -104,6 +104,8 @@ pub(crate) struct Options {
     pub(crate) bench_bytes: u64,
     /// `bench.request=N`, bytes in one request.
     pub(crate) bench_request: usize,
+    /// `bench.depth=N`: requests in flight at most.
+    pub(crate) bench_depth: usize,
 }
 
 impl Options {
@@ -127,6 +129,7 @@ impl Options {
         live_blocks: 0,
         bench_bytes: 64 << 20,
         bench_request: 64 << 10,
+        bench_depth: usize::MAX,
     };
 
     /// Reads the command line.
@@ -178,6 +181,7 @@ impl Options {
             "live.blocks" => self.live_blocks = value.parse().ok()?,
             "bench.bytes" => self.bench_bytes = value.parse().ok()?,
             "bench.request" => self.bench_request = value.parse().ok()?,
+            "bench.depth" => self.bench_depth = value.parse().ok().filter(|depth| *depth > 0)?,
             _ => return None,
         }
         Some(())

@@ -47,6 +47,7 @@ fn bring_up(ram: memory::RamMap, rsdp: u64) -> Result<(), &'static str> {
         apic::init()?;
         acpi::read(rsdp)?
     };
+    apic::mask_legacy();
     apic::enable();
     heap::init()?;
     clock::init();

@@ -66,7 +66,7 @@ pub(crate) struct Machine {
     pub(crate) window: u32,
     pub(crate) wall_clock: u64,
     pub(crate) incomplete: Incomplete,
-    /// Pages with data in a chunk, at most 64.
+    /// Pages with data in a chunk, at most [`MAX_PAYLOAD_BLOCKS`](dumpcore::format::chunk::MAX_PAYLOAD_BLOCKS).
     pub(crate) chunk_pages: usize,
     /// Chunks of memory are rotated by so many, since their order is free.
     pub(crate) rotate: usize,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use dumpcore::format::chunk::MAX_RUNS;
 use dumpcore::format::note::{CpuCondition, CpuState};
 use object::LittleEndian as LE;
 use object::elf::{FileHeader64, PT_LOAD, PT_NOTE, ProgramHeader64};
@@ -374,15 +375,15 @@ fn more_pages_than_a_file_can_hold_are_refused_by_name() {
         let mut disk = partition(chunks + 10);
         write_dump(&mut disk, 1, &machine);
         let mut header = (*partition::scan(&disk).unwrap().dumps[0].header).clone();
-        // Chunks without payload, each of which claims 219 * 16 TiB of zeros.
+        // Chunks without payload, each of which claims as many times 16 TiB of zeros as it has runs.
         for index in 0..chunks {
             let mut chunk = ChunkHeader::new();
             chunk.kind = (ChunkKind::Memory as u32).into();
             chunk.nonce = machine.nonce.into();
             chunk.index = index.into();
             chunk.block = (2 + index).into();
-            chunk.run_count = 219.into();
-            for (run, number) in chunk.runs.iter_mut().zip(index * 219..) {
+            chunk.run_count = (MAX_RUNS as u32).into();
+            for (run, number) in chunk.runs.iter_mut().zip(index * MAX_RUNS as u64..) {
                 let count = u32::MAX;
                 *run = Run { pfn: (number * u64::from(count)).into(), count: count.into(), kind: 2.into() };
             }

@@ -40,8 +40,8 @@ pub(crate) fn report_dump(nanoseconds: u64) {
     }
 }
 
-/// Plain polled writes over the dump partition, with as many requests in flight as the arena and the device
-/// allow, and a shutdown. Destroys what is there, so it needs a partition without a dump to lose.
+/// Plain polled writes over the dump partition, with as many requests in flight as the arena, the device and
+/// `bench.depth=` allow, and a shutdown. Destroys what is there, so it needs a partition without a dump to lose.
 pub(crate) fn plain(armed: Armed, options: &Options) -> Result<(), &'static str> {
     let (device, mut arena) = armed.disk.ok_or("there is no disk")?;
     let first = options.disk_first.ok_or("there is no disk.first=")?;
@@ -54,7 +54,7 @@ pub(crate) fn plain(armed: Armed, options: &Options) -> Result<(), &'static str>
     }
     let wait = Wait::new(platform::get(), None, clock::now() + 600 * SECOND);
     device.quiesce(&wait).map_err(|_| "the disk could not be taken over")?;
-    let mut free = buffers(&mut arena, request, device.depth())?;
+    let mut free = buffers(&mut arena, request, device.depth().min(options.bench_depth))?;
     let depth = free.len();
 
     let begin = clock::now();
@@ -175,8 +175,11 @@ pub(crate) fn checksums(bytes: u64) -> Result<(), &'static str> {
     measure("crc32", &mut |block, _| {
         black_box(crc32fast::hash(block));
     });
-    measure("xxh64", &mut |block, position| {
+    measure("sum64", &mut |block, position| {
         black_box(checksum::block_sum(block, position));
+    });
+    measure("xxh64", &mut |block, position| {
+        black_box(xxhash_rust::xxh64::xxh64(block, position));
     });
     measure("fletcher4", &mut |block, _| {
         black_box(fletcher4(block));

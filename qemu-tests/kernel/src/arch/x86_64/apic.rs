@@ -1,5 +1,7 @@
 //! The local APIC, as far as starting and stopping CPUs needs it (Intel SDM vol. 3, chapter 11, xAPIC mode).
 
+use x86_64::instructions::port::Port;
+
 use super::paging::{self, Access};
 
 /// Where QEMU has it, on every CPU.
@@ -28,6 +30,15 @@ pub(crate) enum Ipi {
 pub(crate) unsafe fn init() -> Result<(), &'static str> {
     // SAFETY: these are the APIC's registers.
     unsafe { paging::map_physical(BASE, 4096, Access::Device) }.map(|_| ())
+}
+
+/// Masks the two old interrupt controllers (8259A, OCW1), which firmware leaves with the timer's line open. This kernel
+/// polls; a line that stays pending for ever costs a virtual CPU time at every step.
+pub(crate) fn mask_legacy() {
+    for port in [0x21, 0xa1] {
+        // SAFETY: the mask registers of the two controllers; nothing waits for their interrupts.
+        unsafe { Port::<u8>::new(port).write(0xff) };
+    }
 }
 
 /// Switches this CPU's APIC on.
