@@ -1,0 +1,359 @@
+//! Raw disk images with a partition table: the dump partition between two that belong to somebody else.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use dumpcore::format::{BLOCK_SIZE, Block};
+use gpt::disk::LogicalBlockSize;
+use xxhash_rust::xxh3::Xxh3Default;
+
+/// The name of the dump partition.
+pub const DUMP: &str = "dump";
+/// The partition in front of it.
+pub const FOREIGN_BEFORE: &str = "foreign-before";
+/// The partition behind it.
+pub const FOREIGN_AFTER: &str = "foreign-after";
+
+/// Size of each foreign partition, in blocks of 4096 bytes (1 MiB).
+const FOREIGN_BLOCKS: u64 = 256;
+/// Blocks in front of the first partition and behind the last: room for the partition tables.
+const TABLE_BLOCKS: u64 = 256;
+const SECTORS_PER_BLOCK: u64 = BLOCK_SIZE as u64 / 512;
+
+/// Consecutive blocks of 4096 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    /// The first block, counted from the beginning of the disk.
+    pub first: u64,
+    /// How many.
+    pub blocks: u64,
+}
+
+impl Extent {
+    /// Whether this block is one of them.
+    pub fn contains(self, block: u64) -> bool {
+        (self.first..self.first.saturating_add(self.blocks)).contains(&block)
+    }
+}
+
+/// A disk image.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// The image file.
+    pub path: PathBuf,
+    /// Where the dump partition is.
+    pub dump: Extent,
+}
+
+impl Disk {
+    /// Makes an image, replacing what is at `path`: three partitions, [`DUMP`] of `blocks` blocks in the middle, zero;
+    /// the foreign ones full of numbers that follow from their position.
+    ///
+    /// # Errors
+    /// If the image cannot be written; the error names it.
+    pub fn create(path: &Path, blocks: u64) -> Result<Disk> {
+        let name = || format!("cannot make the disk image {}", path.display());
+        let before = Extent { first: TABLE_BLOCKS, blocks: FOREIGN_BLOCKS };
+        let dump = Extent { first: before.first + before.blocks, blocks };
+        let disk = Disk { path: path.to_path_buf(), dump };
+        let after = disk.foreign_after();
+        // A new file, so that not one old byte is left, and the untouched parts take no room.
+        if path.exists() {
+            fs::remove_file(path).with_context(name)?;
+        }
+        let mut file =
+            OpenOptions::new().read(true).write(true).create_new(true).open(path).with_context(name)?;
+        let total = after.first + after.blocks + TABLE_BLOCKS;
+        file.set_len(total * BLOCK_SIZE as u64).with_context(name)?;
+        let sectors = u32::try_from(total * SECTORS_PER_BLOCK - 1).unwrap_or(u32::MAX);
+        gpt::mbr::ProtectiveMBR::with_lb_size(sectors).overwrite_lba0(&mut file).with_context(name)?;
+        let mut table = gpt::GptConfig::new()
+            .writable(true)
+            .logical_block_size(LogicalBlockSize::Lb512)
+            .create_from_device(&mut file, None)
+            .with_context(name)?;
+        for (id, (label, extent)) in
+            (1..).zip([(FOREIGN_BEFORE, before), (DUMP, dump), (FOREIGN_AFTER, after)])
+        {
+            let (first, length) = (extent.first * SECTORS_PER_BLOCK, extent.blocks * SECTORS_PER_BLOCK);
+            table
+                .add_partition_at(label, id, first, length, gpt::partition_types::LINUX_FS, 0)
+                .with_context(name)?;
+        }
+        table.write().with_context(name)?;
+        for extent in [before, after] {
+            for block in extent.first..extent.first + extent.blocks {
+                file.write_all_at(&foreign(block), block * BLOCK_SIZE as u64).with_context(name)?;
+            }
+        }
+        Ok(disk)
+    }
+
+    /// The same image under another name; unwritten parts stay unwritten.
+    ///
+    /// # Errors
+    /// If it cannot be copied.
+    pub fn copy(&self, path: &Path) -> Result<Disk> {
+        fs::copy(&self.path, path)
+            .with_context(|| format!("cannot copy {} to {}", self.path.display(), path.display()))?;
+        Ok(Disk { path: path.to_path_buf(), dump: self.dump })
+    }
+
+    /// A number that changes with any bit of the image, and with its length.
+    ///
+    /// # Errors
+    /// If the image cannot be read.
+    pub fn fingerprint(&self) -> Result<u128> {
+        self.hash(|_| true)
+    }
+
+    /// The same, the dump partition left out: partition tables and foreign partitions.
+    ///
+    /// # Errors
+    /// If the image cannot be read.
+    pub fn foreign_fingerprint(&self) -> Result<u128> {
+        self.hash(|block| !self.dump.contains(block))
+    }
+
+    /// The same, the dump partition and [`FOREIGN_AFTER`] left out.
+    ///
+    /// # Errors
+    /// If the image cannot be read.
+    pub fn rest_fingerprint(&self) -> Result<u128> {
+        let after = self.foreign_after();
+        self.hash(|block| !self.dump.contains(block) && !after.contains(block))
+    }
+
+    /// Where the partition behind the dump partition is.
+    pub fn foreign_after(&self) -> Extent {
+        Extent { first: self.dump.first + self.dump.blocks, blocks: FOREIGN_BLOCKS }
+    }
+
+    /// Blocks of [`FOREIGN_AFTER`] that no longer hold what they were made with, nor one byte repeated: `marker`.
+    ///
+    /// # Errors
+    /// If the image cannot be read.
+    pub fn spoiled(&self, marker: u8) -> Result<Vec<u64>> {
+        let file = File::open(&self.path).with_context(|| format!("cannot open {}", self.path.display()))?;
+        let after = self.foreign_after();
+        let mut spoiled = Vec::new();
+        for number in after.first..after.first + after.blocks {
+            let mut block = [0; BLOCK_SIZE];
+            file.read_exact_at(&mut block, number * BLOCK_SIZE as u64)
+                .with_context(|| format!("cannot read {}", self.path.display()))?;
+            if block != foreign(number) && block != [marker; BLOCK_SIZE] {
+                spoiled.push(number);
+            }
+        }
+        Ok(spoiled)
+    }
+
+    /// Hashes the length, and the blocks that `wanted` by their numbers.
+    fn hash(&self, wanted: impl Fn(u64) -> bool) -> Result<u128> {
+        let name = || format!("cannot read the disk image {}", self.path.display());
+        let mut file = File::open(&self.path).with_context(name)?;
+        let mut hash = Xxh3Default::new();
+        hash.update(&file.metadata().with_context(name)?.len().to_le_bytes());
+        let mut buffer = vec![0; 256 * BLOCK_SIZE];
+        let mut number = 0;
+        loop {
+            // Filled to the end, so that blocks stay whole, but for the last of an image of odd length.
+            let mut length = 0;
+            while let Some(room) = buffer.get_mut(length..).filter(|room| !room.is_empty()) {
+                match file.read(room).with_context(name)? {
+                    0 => break,
+                    more => length += more,
+                }
+            }
+            if length == 0 {
+                return Ok(hash.digest128());
+            }
+            for block in buffer.get(..length).unwrap_or_default().chunks(BLOCK_SIZE) {
+                if wanted(number) {
+                    hash.update(block);
+                }
+                number += 1;
+            }
+        }
+    }
+
+    /// Reads block `number` of the dump partition.
+    ///
+    /// # Errors
+    /// If it is outside, or cannot be read.
+    pub fn read(&self, number: u64) -> Result<Block> {
+        let mut block = [0; BLOCK_SIZE];
+        File::open(&self.path)
+            .and_then(|file| file.read_exact_at(&mut block, self.offset(number)?))
+            .with_context(|| format!("cannot read block {number} of {}", self.path.display()))?;
+        Ok(block)
+    }
+
+    /// Writes block `number` of the dump partition.
+    ///
+    /// # Errors
+    /// If it is outside, or cannot be written.
+    pub fn write(&self, number: u64, block: &Block) -> Result<()> {
+        OpenOptions::new()
+            .write(true)
+            .open(&self.path)
+            .and_then(|file| file.write_all_at(block, self.offset(number)?))
+            .with_context(|| format!("cannot write block {number} of {}", self.path.display()))
+    }
+
+    /// Turns one bit over: bit `bit` (0 to 32767, counted from the lowest bit of the first byte) of block `number` of the dump
+    /// partition.
+    ///
+    /// # Errors
+    /// If there is no such bit, or the image cannot be changed.
+    pub fn flip(&self, number: u64, bit: usize) -> Result<()> {
+        let mut block = self.read(number)?;
+        let Some(byte) = block.get_mut(bit / 8) else { bail!("a block has no bit {bit}") };
+        *byte ^= 1 << (bit % 8);
+        self.write(number, &block)
+    }
+
+    /// Cuts the image off behind so many blocks of the dump partition, as a disk smaller than its partition table says.
+    ///
+    /// # Errors
+    /// If the image cannot be changed.
+    pub fn truncate(&self, blocks: u64) -> Result<()> {
+        OpenOptions::new()
+            .write(true)
+            .open(&self.path)
+            .and_then(|file| file.set_len((self.dump.first + blocks) * BLOCK_SIZE as u64))
+            .with_context(|| format!("cannot shorten {}", self.path.display()))
+    }
+
+    /// Where block `number` of the dump partition begins in the image, in bytes.
+    fn offset(&self, number: u64) -> std::io::Result<u64> {
+        if number >= self.dump.blocks {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                format!("the dump partition has {} blocks", self.dump.blocks),
+            ));
+        }
+        Ok((self.dump.first + number) * BLOCK_SIZE as u64)
+    }
+}
+
+/// What block `number` of the disk holds in a foreign partition: a row of numbers (splitmix64) that follow from it.
+fn foreign(number: u64) -> Block {
+    let mut block = [0; BLOCK_SIZE];
+    let mut state = number.wrapping_mul(0x1234_5678_9abc_def1);
+    for slot in block.as_chunks_mut::<8>().0 {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = state;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        *slot = (word ^ (word >> 31)).to_le_bytes();
+    }
+    block
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn disk(folder: &tempfile::TempDir, blocks: u64) -> Disk {
+        Disk::create(&folder.path().join("disk.raw"), blocks).unwrap()
+    }
+
+    #[test]
+    fn the_table_names_three_partitions_where_we_say_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk(&folder, 1000);
+        let table = gpt::GptConfig::new().open(&disk.path).unwrap();
+        let found: Vec<_> = table
+            .partitions()
+            .values()
+            .filter(|entry| entry.is_used())
+            .map(|entry| (entry.name.as_str(), entry.first_lba / 8, entry.last_lba / 8 + 1))
+            .collect();
+        let (first, end) = (disk.dump.first, disk.dump.first + 1000);
+        assert_eq!(
+            found,
+            [(FOREIGN_BEFORE, first - 256, first), (DUMP, first, end), (FOREIGN_AFTER, end, end + 256)]
+        );
+        assert!(table.primary_header().is_ok() && table.backup_header().is_ok());
+    }
+
+    #[test]
+    fn the_dump_partition_begins_as_zeros() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk(&folder, 300);
+        assert!((0..300).all(|number| disk.read(number).unwrap() == [0; BLOCK_SIZE]));
+    }
+
+    #[test]
+    fn blocks_outside_the_dump_partition_cannot_be_reached() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk(&folder, 300);
+        let before = disk.fingerprint().unwrap();
+        assert!(disk.write(300, &[1; BLOCK_SIZE]).is_err());
+        assert!(disk.flip(0, 8 * BLOCK_SIZE).is_err());
+        assert_eq!(disk.fingerprint().unwrap(), before);
+    }
+
+    #[test]
+    fn a_shortened_image_has_another_fingerprint() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk(&folder, 300);
+        let before = disk.fingerprint().unwrap();
+        disk.truncate(299).unwrap();
+        assert_ne!(disk.fingerprint().unwrap(), before);
+        assert!(disk.read(298).is_ok() && disk.read(299).is_err());
+    }
+
+    #[test]
+    fn only_old_bytes_and_the_marker_are_unspoiled() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk(&folder, 300);
+        let rest = disk.rest_fingerprint().unwrap();
+        assert!(disk.spoiled(b'L').unwrap().is_empty());
+        let file = OpenOptions::new().write(true).open(&disk.path).unwrap();
+        let first = disk.foreign_after().first;
+        file.write_all_at(&[b'L'; BLOCK_SIZE], first * BLOCK_SIZE as u64).unwrap();
+        assert!(disk.spoiled(b'L').unwrap().is_empty());
+        file.write_all_at(b"D", (first + 1) * BLOCK_SIZE as u64 + 77).unwrap();
+        assert_eq!(disk.spoiled(b'L').unwrap(), [first + 1]);
+        assert_eq!(disk.rest_fingerprint().unwrap(), rest);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn any_flipped_bit_shows_in_the_fingerprint_and_only_there(
+            blocks in 5_u64..400, number in 0_u64..400, bit in 0_usize..8 * BLOCK_SIZE,
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let disk = disk(&folder, blocks);
+            let (whole, foreign) = (disk.fingerprint().unwrap(), disk.foreign_fingerprint().unwrap());
+            disk.flip(number % blocks, bit).unwrap();
+            prop_assert_ne!(disk.fingerprint().unwrap(), whole);
+            prop_assert_eq!(disk.foreign_fingerprint().unwrap(), foreign);
+            disk.flip(number % blocks, bit).unwrap();
+            prop_assert_eq!(disk.fingerprint().unwrap(), whole);
+        }
+
+        #[test]
+        fn any_foreign_byte_shows_in_the_foreign_fingerprint(blocks in 5_u64..400, at in 0_u64..4 << 20) {
+            let folder = tempfile::tempdir().unwrap();
+            let disk = disk(&folder, blocks);
+            let foreign = disk.foreign_fingerprint().unwrap();
+            let file = OpenOptions::new().read(true).write(true).open(&disk.path).unwrap();
+            let begin = disk.dump.first * BLOCK_SIZE as u64;
+            let at = if at < begin { at } else { at + disk.dump.blocks * BLOCK_SIZE as u64 };
+            prop_assume!(at < file.metadata().unwrap().len());
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+            prop_assert_ne!(disk.foreign_fingerprint().unwrap(), foreign);
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The QEMU matrix: real machines that crash, and what has to be true afterwards.
+//!
+//! A [scenario](scenarios) makes a [disk image](image), boots the test kernel in a [machine](machine), lets it crash, and
+//! looks at what is left: the serial log, the image's [fingerprint](image::Disk::fingerprint), what
+//! [savecore] says, what [gdb](debugger) shows, and whether the [core equals the machine's memory](compare).
+//!
+//! To add an architecture, a controller or a scenario is to add a row: [`machine::ARCHITECTURES`],
+//! [`machine::CONTROLLERS`], [`scenarios::ALL`].
+
+pub mod compare;
+pub mod debugger;
+pub mod image;
+pub mod machine;
+pub mod process;
+pub mod qmp;
+pub mod savecore;
+pub mod scenarios;
+pub mod serial;

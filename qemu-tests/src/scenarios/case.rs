@@ -1,0 +1,244 @@
+//! What a running scenario has at hand.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use dumpcore::format::label::Label;
+
+use super::{Programs, STACK_LIMIT};
+use crate::image::Disk;
+use crate::machine::Machine;
+use crate::savecore::{Answer, Savecore};
+use crate::serial::Serial;
+
+/// Blocks of a dump partition where its size does not matter: 48 MiB.
+pub(super) const USUAL_BLOCKS: u64 = 12 * 1024;
+
+/// Exit codes of QEMU when the kernel ends it through isa-debug-exit: twice the kernel's value, and one.
+pub(super) mod exit {
+    /// The machine was reset, with `-no-reboot`.
+    pub(in crate::scenarios) const RESET: i32 = 0;
+    /// A whole dump.
+    pub(in crate::scenarios) const COMPLETE: i32 = 3;
+    /// A dump that ended early.
+    pub(in crate::scenarios) const INCOMPLETE: i32 = 5;
+    /// Not a block was written.
+    pub(in crate::scenarios) const REFUSED: i32 = 7;
+    /// The dump itself crashed.
+    pub(in crate::scenarios) const NESTED: i32 = 11;
+    /// `arm()` had refused, so there was nothing to dump with.
+    pub(in crate::scenarios) const NOT_ARMED: i32 = 9;
+}
+
+/// A running scenario.
+#[derive(Debug)]
+pub struct Case {
+    /// The programs under test.
+    pub programs: Programs,
+    /// This scenario's own folder.
+    pub folder: PathBuf,
+    /// savecore.
+    pub savecore: Savecore,
+    end: Instant,
+}
+
+/// A machine that crashed and is gone.
+#[derive(Debug)]
+pub struct Crashed {
+    /// QEMU's exit code.
+    pub code: i32,
+    /// What the machine said.
+    pub serial: Serial,
+}
+
+impl Case {
+    /// A scenario with a fresh folder.
+    ///
+    /// # Errors
+    /// If the folder cannot be made.
+    pub fn new(programs: &Programs, name: &str, limit: Duration) -> Result<Case> {
+        let folder = programs.folder.join(name);
+        let say = || format!("cannot make a fresh folder {}", folder.display());
+        if folder.exists() {
+            fs::remove_dir_all(&folder).with_context(say)?;
+        }
+        fs::create_dir_all(&folder).with_context(say)?;
+        let savecore = Savecore::new(&programs.savecore, &folder, limit);
+        Ok(Case { programs: programs.clone(), folder, savecore, end: Instant::now() + limit })
+    }
+
+    /// What is left until the deadline.
+    pub fn left(&self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
+    }
+
+    /// Removes disk images, saved memory and core files.
+    pub fn forget_large_files(&self) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            // What stays is removed before the next run.
+            if path.is_dir() {
+                let _ = fs::remove_dir_all(&path);
+            } else if path.extension().is_some_and(|extension| extension == "raw" || extension == "memory") {
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+
+    /// A fresh disk image with an empty dump partition.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn blank(&self, name: &str, blocks: u64) -> Result<Disk> {
+        Disk::create(&self.folder.join(format!("{name}.raw")), blocks)
+    }
+
+    /// A fresh disk image whose dump partition has label and pattern.
+    ///
+    /// # Errors
+    /// If it cannot be made, or savecore fails.
+    pub fn formatted(&self, name: &str, blocks: u64) -> Result<Disk> {
+        let disk = self.blank(name, blocks)?;
+        self.savecore.format(&disk)?;
+        Ok(disk)
+    }
+
+    /// A machine with one CPU that boots the test kernel with this disk, crashes in this way, and gives the
+    /// outcome as its exit code.
+    pub fn machine(&self, disk: &Disk, scenario: &str) -> Machine {
+        Machine::new(&self.programs.kernel)
+            .disk(disk)
+            .word(format!("scenario={scenario}"))
+            .word("reset=return")
+    }
+
+    /// The same, armed without a look at the disk, as beside a live driver: whatever is wrong with
+    /// the partition is found at the crash.
+    ///
+    /// # Errors
+    /// If the partition has no label, whose uuid is needed.
+    pub fn unlooked(&self, disk: &Disk, scenario: &str) -> Result<Machine> {
+        Ok(self.machine(disk, scenario).word("disk.shared").word(format!("disk.uuid={}", uuid(disk)?)))
+    }
+
+    /// Runs a machine to its end.
+    ///
+    /// # Errors
+    /// If it does not end in time, or with another exit code than `code`.
+    pub fn crash(&self, machine: &Machine, name: &str, code: i32) -> Result<Crashed> {
+        let crashed = self.crash_any(machine, name)?;
+        if crashed.code != code {
+            bail!(
+                "the machine ended with exit code {} instead of {code}; its last line: `{}`; log: {}",
+                crashed.code,
+                crashed.serial.last(),
+                crashed.serial.path().display()
+            );
+        }
+        Ok(crashed)
+    }
+
+    /// Runs a machine to its end, whatever its exit code.
+    ///
+    /// # Errors
+    /// If it does not end in time.
+    pub fn crash_any(&self, machine: &Machine, name: &str) -> Result<Crashed> {
+        let mut running = machine.start(&self.folder, name)?;
+        let code = running.wait_exit(self.left())?;
+        let crashed = Crashed { code, serial: running.serial };
+        // Whatever way a dump goes, its stack is small.
+        if let Some(used) = crashed.stack_used()
+            && used > STACK_LIMIT
+        {
+            bail!("the dump used {used} bytes of its stack, more than {STACK_LIMIT}");
+        }
+        Ok(crashed)
+    }
+
+    /// Saves the dumps of a disk; there must be `count`. Gives the core files, oldest first.
+    ///
+    /// # Errors
+    /// If savecore fails, or saves another number of them.
+    pub fn save(&self, disk: &Disk, name: &str, count: usize) -> Result<(Vec<PathBuf>, Answer)> {
+        let (cores, answer) = self.savecore.save(disk, &self.folder.join(name), false)?;
+        if cores.len() != count {
+            bail!("savecore saved {} dumps instead of {count}; log: {}", cores.len(), answer.log.display());
+        }
+        Ok((cores, answer))
+    }
+
+    /// Makes sure that check finds the partition whole and free.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn check_armed(&self, disk: &Disk) -> Result<()> {
+        let answer = self.savecore.expect(0, "check", disk, &[])?;
+        match answer.value.get("verdict").and_then(serde_json::Value::as_str) {
+            Some("armed") => Ok(()),
+            _ => bail!("check says {} instead of armed; log: {}", answer.value, answer.log.display()),
+        }
+    }
+}
+
+impl Crashed {
+    /// Bytes that the dump used of its own stack, if it said so: `diskdump: used N of N bytes of stack, …`.
+    pub fn stack_used(&self) -> Option<u64> {
+        let line = &self.serial.find("bytes of stack")?.text;
+        line.split(' ').find_map(|word| word.parse().ok())
+    }
+
+    /// The first line with this text.
+    ///
+    /// # Errors
+    /// If there is none; the error names the log.
+    pub fn said(&self, needle: &str) -> Result<&str> {
+        match self.serial.find(needle) {
+            Some(line) => Ok(&line.text),
+            None => bail!(
+                "the guest never said `{needle}`; its last line: `{}`; log: {}",
+                self.serial.last(),
+                self.serial.path().display()
+            ),
+        }
+    }
+
+    /// Makes sure that no line has this text.
+    ///
+    /// # Errors
+    /// If one has.
+    pub fn never_said(&self, needle: &str) -> Result<()> {
+        match self.serial.find(needle) {
+            Some(line) => {
+                bail!("the guest said `{}`; log: {}", line.text, self.serial.path().display())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The uuid in a disk's label, as 32 hexadecimal digits.
+///
+/// # Errors
+/// If there is no label.
+pub(super) fn uuid(disk: &Disk) -> Result<String> {
+    let block = disk.read(0)?;
+    match Label::parse(&block) {
+        Ok(label) => Ok(label.uuid.iter().map(|byte| format!("{byte:02x}")).collect()),
+        Err(error) => bail!("{} has no label: {error}", disk.path.display()),
+    }
+}
+
+/// Fails with `why` unless `good`.
+///
+/// # Errors
+/// If not `good`.
+pub(super) fn ensure(good: bool, why: impl FnOnce() -> String) -> Result<()> {
+    if good { Ok(()) } else { bail!(why()) }
+}
+
+/// Bytes in MiB, rounded, for people.
+pub(super) fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}

@@ -1,0 +1,412 @@
+//! Dumps that come through, whole or in part. After each, what belongs to others is bit by bit what it was.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use dumpcore::format::BLOCK_SIZE;
+use serde_json::Value;
+
+use super::case::{Case, Crashed, USUAL_BLOCKS, ensure, exit, mib};
+use crate::compare::{self, Core};
+use crate::debugger;
+use crate::image::Disk;
+use crate::machine::{DRIVE_ID, Machine};
+use crate::serial;
+
+/// The most arena that a dump may need: the default, 1 MiB.
+pub const ARENA_LIMIT: u64 = 1 << 20;
+/// The most stack that a dump may need: half of what a Linux kernel has.
+pub const STACK_LIMIT: u64 = 8 << 10;
+
+/// The machine crashes with exit code `code`; the foreign parts of the disk must stay what they are.
+fn crash(case: &Case, disk: &Disk, machine: &Machine, name: &str, code: i32) -> Result<Crashed> {
+    let before = disk.foreign_fingerprint()?;
+    let crashed = case.crash(machine, name, code)?;
+    ensure(disk.foreign_fingerprint()? == before, || {
+        "blocks outside of the dump partition were changed".to_owned()
+    })?;
+    Ok(crashed)
+}
+
+/// What `savecore info` says of the dumps on a disk; there must be `count`.
+fn info(case: &Case, disk: &Disk, count: usize) -> Result<Vec<Value>> {
+    let answer = case.savecore.expect(0, "info", disk, &[])?;
+    let dumps = answer.value.get("dumps").and_then(Value::as_array).cloned().unwrap_or_default();
+    ensure(dumps.len() == count, || {
+        format!(
+            "savecore info speaks of {} dumps instead of {count}; log: {}",
+            dumps.len(),
+            answer.log.display()
+        )
+    })?;
+    Ok(dumps)
+}
+
+/// A text in what savecore says of a dump.
+fn text<'a>(dump: &'a Value, key: &str) -> &'a str {
+    dump.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A number in what savecore says of a dump, by its path such as `pages.data`.
+fn number(dump: &Value, path: &str) -> Result<u64> {
+    path.split('.')
+        .try_fold(dump, |value, key| value.get(key))
+        .and_then(Value::as_u64)
+        .with_context(|| format!("savecore info does not say {path}"))
+}
+
+/// Makes sure that a field of what savecore says has this value.
+fn says(dump: &Value, key: &str, expected: &str) -> Result<()> {
+    ensure(text(dump, key) == expected, || {
+        format!("savecore says {key} is `{}` instead of `{expected}`", text(dump, key))
+    })
+}
+
+/// Makes sure that readelf is content with a core, and that it holds the registers of so many CPUs.
+fn readable(case: &Case, core: &Path, cpus: usize) -> Result<()> {
+    let text = debugger::readelf(core, &case.folder, case.left())?;
+    let found = debugger::prstatus_notes(&text);
+    ensure(found == cpus, || format!("the core has the registers of {found} CPUs instead of {cpus}"))
+}
+
+/// A whole dump: harvested, and its core readable. Gives the core, and what savecore said of it.
+fn whole(case: &Case, disk: &Disk, cpus: usize) -> Result<(PathBuf, Value)> {
+    let dumps = info(case, disk, 1)?;
+    let dump = dumps.into_iter().next().context("no dump")?;
+    says(&dump, "status", "complete")?;
+    ensure(dump.get("whole") == Some(&Value::Bool(true)), || {
+        "savecore says the dump is not whole".to_owned()
+    })?;
+    ensure(number(&dump, "cpu_count")? == cpus as u64, || {
+        "savecore says another number of CPUs than the machine has".to_owned()
+    })?;
+    let (cores, _) = case.save(disk, "cores", 1)?;
+    let core = cores.into_iter().next().context("no core")?;
+    readable(case, &core, cpus)?;
+    Ok((core, dump))
+}
+
+/// A dump that ended early: harvested, its core readable. Gives what savecore said of it.
+fn partial(case: &Case, disk: &Disk, status: &str, cpus: usize) -> Result<(PathBuf, Value)> {
+    let dumps = info(case, disk, 1)?;
+    let dump = dumps.into_iter().next().context("no dump")?;
+    says(&dump, "status", status)?;
+    let data = number(&dump, "pages.data")?;
+    ensure(data > 0, || "the dump holds not a page".to_owned())?;
+    let (cores, _) = case.save(disk, "cores", 1)?;
+    let core = cores.into_iter().next().context("no core")?;
+    readable(case, &core, cpus)?;
+    Ok((core, dump))
+}
+
+/// Facts of a whole dump, for its line.
+fn facts(core: &Path, dump: &Value) -> Result<String> {
+    let covered = compare::bytes(&Core::open(core)?.covers());
+    let written = number(dump, "pages.data")? * BLOCK_SIZE as u64;
+    let seconds = dump.get("elapsed_seconds").and_then(Value::as_f64).unwrap_or_default();
+    Ok(format!("{} of memory, {} written, {seconds:.2} s in the guest", mib(covered), mib(written)))
+}
+
+pub(super) fn panic(case: &Case, kind: &'static str, cpus: u32, memory: u32) -> Result<String> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    // The last CPU, so that it is not always the one that booted.
+    let machine = case
+        .machine(&disk, "panic")
+        .kind(kind)
+        .cpus(cpus)
+        .memory(memory)
+        .word(format!("cpu={}", cpus - 1))
+        .word("reset=reset");
+    let crashed = crash(case, &disk, &machine, "crash", exit::RESET)?;
+    crashed.said("diskdump: complete")?;
+    let (core, dump) = whole(case, &disk, cpus as usize)?;
+    says(&dump, "trigger", "panic")?;
+    ensure(text(&dump, "message").contains("panics, as the command line asks"), || {
+        format!("savecore says the message was `{}`", text(&dump, "message"))
+    })?;
+    ensure(number(&dump, "crashing_cpu")? == u64::from(cpus - 1), || "another CPU crashed".to_owned())?;
+    // All RAM but the arena, and what the firmware keeps for itself.
+    let covered = compare::bytes(&Core::open(&core)?.covers());
+    let least = (u64::from(memory) << 20) - (4 << 20);
+    ensure(covered >= least, || format!("the core has only {} of {memory} MiB of RAM", mib(covered)))?;
+    case.check_armed(&disk)?;
+    facts(&core, &dump)
+}
+
+pub(super) fn above_4_gib(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    let machine = case.machine(&disk, "panic").cpus(2).memory(6144);
+    crash(case, &disk, &machine, "crash", exit::COMPLETE)?;
+    let (core, dump) = whole(case, &disk, 2)?;
+    let covers = Core::open(&core)?.covers();
+    let low = compare::without(&covers, std::slice::from_ref(&(4 << 30..u64::MAX)));
+    let high = compare::bytes(&covers) - compare::bytes(&low);
+    ensure(high > 2 << 30, || format!("the core has only {} above 4 GiB", mib(high)))?;
+    Ok(format!("{} above 4 GiB; {}", mib(high), facts(&core, &dump)?))
+}
+
+pub(super) fn fault(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    let machine = case.machine(&disk, "fault").cpus(2).word("cpu=1");
+    crash(case, &disk, &machine, "crash", exit::COMPLETE)?;
+    let (core, dump) = whole(case, &disk, 2)?;
+    says(&dump, "trigger", "fault")?;
+    // The faulting instruction is in the function that was made to fault, not in the handler.
+    let shown =
+        debugger::gdb(&case.programs.kernel, &core, &["thread 2", "bt 1"], &case.folder, case.left())?;
+    ensure(shown.contains("crash_by_fault"), || {
+        format!("gdb does not show the faulting function; log: {}", case.folder.join("gdb.log").display())
+    })?;
+    Ok(text(&dump, "message").to_owned())
+}
+
+/// Crashes a guest with four CPUs and reads what its dump needed.
+///
+/// # Errors
+/// If the dump fails, or the guest does not say.
+pub fn measure_footprint(case: &Case) -> Result<Footprint> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    let machine = case.machine(&disk, "footprint").cpus(4).memory(512);
+    Footprint::of(&crash(case, &disk, &machine, "crash", exit::COMPLETE)?)
+}
+
+pub(super) fn footprint(case: &Case) -> Result<String> {
+    let footprint = measure_footprint(case)?;
+    let (arena, stack) = (footprint.arena, footprint.stack());
+    ensure(arena <= ARENA_LIMIT, || format!("the arena is {arena} bytes, more than 1 MiB"))?;
+    ensure(stack <= STACK_LIMIT, || format!("the dump used {stack} bytes of stack, more than 8 KiB"))?;
+    Ok(format!(
+        "arena {arena} of {ARENA_LIMIT} bytes; stack {stack} of {STACK_LIMIT} ({} of the crashing code's, {} of the dump's own)",
+        footprint.borrowed, footprint.own
+    ))
+}
+
+/// What a dump needed, as the guest measured it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Footprint {
+    /// Bytes of arena.
+    pub arena: u64,
+    /// Bytes of the crashing code's stack, from `crash()` on.
+    pub borrowed: u64,
+    /// Bytes of the dump's own stack, in the arena.
+    pub own: u64,
+}
+
+impl Footprint {
+    /// All stack used from `crash()` on.
+    pub fn stack(self) -> u64 {
+        self.borrowed + self.own
+    }
+
+    /// Reads it from the lines of the guest: `diskdump: used N of N bytes of stack, N of N bytes of arena, …` and
+    /// `testkernel: stack used=N of=N`.
+    ///
+    /// # Errors
+    /// If the guest did not say.
+    pub fn of(crashed: &Crashed) -> Result<Footprint> {
+        let own = crashed.said("bytes of stack, ")?;
+        let numbers: Vec<u64> = own.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
+        let [own_used, _, _, arena, ..] = numbers.as_slice() else {
+            anyhow::bail!("cannot read the footprint in `{own}`");
+        };
+        let line = crashed.said("testkernel: stack used=")?;
+        let borrowed = serial::number(line, "used").context("cannot read how much stack was used")?;
+        Ok(Footprint { arena: *arena, borrowed, own: *own_used })
+    }
+}
+
+pub(super) fn nested_after_write(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    let machine = case.machine(&disk, "nested-after-write").cpus(2).memory(256);
+    let crashed = crash(case, &disk, &machine, "crash", exit::NESTED)?;
+    crashed.said("crashed itself while")?;
+    let (_, dump) = partial(case, &disk, "unfinished", 2)?;
+    Ok(format!("{} pages saved", number(&dump, "pages.data")?))
+}
+
+pub(super) fn double_panic(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    let machine = case.machine(&disk, "double-panic").cpus(4).memory(256);
+    let crashed = crash(case, &disk, &machine, "crash", exit::COMPLETE)?;
+    let begun = crashed.serial.lines().iter().filter(|line| line.text.contains("begins at block")).count();
+    ensure(begun == 1, || format!("{begun} dumps were begun"))?;
+    let (core, dump) = whole(case, &disk, 4)?;
+    facts(&core, &dump)
+}
+
+pub(super) fn two_dumps(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    let machine = case.machine(&disk, "panic").cpus(2).memory(256);
+    crash(case, &disk, &machine, "first", exit::COMPLETE)?;
+    crash(case, &disk, &machine.word("cpu=1"), "second", exit::COMPLETE)?;
+    let dumps = info(case, &disk, 2)?;
+    let (mut end, mut places) = (1, Vec::new());
+    for (dump, cpu) in dumps.iter().zip(0..) {
+        says(dump, "status", "complete")?;
+        ensure(number(dump, "crashing_cpu")? == cpu, || "the dumps are not in their order".to_owned())?;
+        let first = number(dump, "first_block")?;
+        ensure(first == end, || format!("a dump begins at block {first} instead of {end}"))?;
+        end = number(dump, "end_block")?;
+        places.push(format!("{first} to {}", end - 1));
+    }
+    let (cores, _) = case.save(&disk, "cores", 2)?;
+    for core in &cores {
+        readable(case, core, 2)?;
+    }
+    case.check_armed(&disk)?;
+    Ok(format!("blocks {}; both saved", places.join(" and ")))
+}
+
+pub(super) fn harvest_and_again(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    let fresh = disk.fingerprint()?;
+    let machine = case.machine(&disk, "panic").cpus(2).memory(256);
+    let mut facts = Vec::new();
+    for name in ["first", "second"] {
+        crash(case, &disk, &machine, name, exit::COMPLETE)?;
+        let (_, answer) = case.save(&disk, name, 1)?;
+        case.check_armed(&disk)?;
+        ensure(disk.fingerprint()? == fresh, || {
+            "the partition is not what it was after its formatting".to_owned()
+        })?;
+        facts.push(format!("{:.1} s", answer.took.as_secs_f32()));
+    }
+    Ok(format!("harvested in {}; the image is as freshly formatted", facts.join(" and ")))
+}
+
+pub(super) fn full_partition(case: &Case) -> Result<String> {
+    // 16 MiB for 64 MiB of filled memory.
+    let disk = case.formatted("disk", 4096)?;
+    let machine = case.machine(&disk, "panic").cpus(2).memory(256).word("fill=64");
+    let crashed = crash(case, &disk, &machine, "crash", exit::INCOMPLETE)?;
+    crashed.said("diskdump: incomplete")?;
+    let (core, dump) = partial(case, &disk, "incomplete", 2)?;
+    says(&dump, "reason", "the partition was full")?;
+    let pages = number(&dump, "pages.data")?;
+    // Headers, checksums and notes take a few blocks in a hundred.
+    ensure(pages > 3800, || format!("only {pages} pages are in a partition of 4096 blocks"))?;
+    let shown =
+        debugger::gdb(&case.programs.kernel, &core, &["info threads", "bt"], &case.folder, case.left())?;
+    ensure(shown.contains("crash_by_panic"), || {
+        format!("gdb shows no backtrace; log: {}", case.folder.join("gdb.log").display())
+    })?;
+    Ok(format!("{pages} pages in 4096 blocks; gdb shows the backtrace"))
+}
+
+pub(super) fn budget(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", 6 * USUAL_BLOCKS)?;
+    // 192 MiB to write at 16 MiB a second, and four seconds for it.
+    let machine = case
+        .machine(&disk, "panic")
+        .cpus(2)
+        .memory(512)
+        .word("fill=192")
+        .word("verify=ahead")
+        .word("budget=4000")
+        .drive("throttling.bps-write=16777216");
+    let crashed = crash(case, &disk, &machine, "crash", exit::INCOMPLETE)?;
+    crashed.said("diskdump: incomplete")?;
+    let (_, dump) = partial(case, &disk, "incomplete", 2)?;
+    says(&dump, "reason", "the time budget was spent")?;
+    let seconds = dump.get("elapsed_seconds").and_then(Value::as_f64).context("no duration")?;
+    ensure(seconds <= 4.0, || format!("the dump took {seconds:.1} s of a budget of 4 s"))?;
+    Ok(format!("{} pages in {seconds:.1} s of 4 s", number(&dump, "pages.data")?))
+}
+
+pub(super) fn stuck_midway(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", 2 * USUAL_BLOCKS)?;
+    // Slow enough to be caught in the middle, then stopped for good: a byte a second.
+    let machine = case
+        .machine(&disk, "panic")
+        .cpus(2)
+        .memory(256)
+        .word("fill=64")
+        .word("timeout=1000")
+        .word("budget=20000")
+        .word("verify=ahead")
+        .drive("throttling.bps-write=16777216");
+    let foreign = disk.foreign_fingerprint()?;
+    let mut running = machine.start(&case.folder, "crash")?;
+    running.wait_for("diskdump: dumped", case.left())?;
+    running.qmp.throttle(DRIVE_ID, 1, 1)?;
+    let begin = std::time::Instant::now();
+    let code = running.wait_exit(case.left())?;
+    let took = begin.elapsed().as_secs_f32();
+    running.serial.update()?;
+    let crashed = Crashed { code, serial: running.serial };
+    let said = crashed.said("diskdump: incomplete")?.trim_start_matches("diskdump: ").to_owned();
+    ensure(took < 20.0, || format!("it took {took:.1} s to end, with a budget of 20 s"))?;
+    ensure(disk.foreign_fingerprint()? == foreign, || {
+        "blocks outside of the dump partition were changed".to_owned()
+    })?;
+    let dumps = info(case, &disk, 1)?;
+    let dump = dumps.first().context("no dump")?;
+    let status = text(dump, "status").to_owned();
+    ensure(["incomplete", "unfinished"].contains(&status.as_str()), || {
+        format!("savecore says it is {status}")
+    })?;
+    let (cores, _) = case.save(&disk, "cores", 1)?;
+    readable(case, cores.first().context("no core")?, 2)?;
+    Ok(format!("{} pages saved; ended {took:.1} s later: {said}", number(dump, "pages.data")?))
+}
+
+pub(super) fn takeover_live(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    // The live driver writes the partition behind ours, and is slowed down so that it is caught with requests in flight.
+    let live = disk.foreign_after();
+    let machine = case
+        .unlooked(&disk, "shared-live")?
+        .cpus(2)
+        .memory(256)
+        .word(format!("live.first={}", live.first))
+        .word(format!("live.blocks={}", live.blocks))
+        .drive("throttling.bps-write=8388608");
+    let before = disk.rest_fingerprint()?;
+    let crashed = case.crash(&machine, "crash", exit::COMPLETE)?;
+    ensure(disk.rest_fingerprint()? == before, || {
+        "blocks outside of the dump partition and the live driver's were changed".to_owned()
+    })?;
+    // Each of the live driver's blocks is old or written by it; none has a byte of the dump.
+    let spoiled = disk.spoiled(b'L')?;
+    ensure(spoiled.is_empty(), || format!("blocks of the live driver hold something else: {spoiled:?}"))?;
+    let live = crashed.said("testkernel: live driver")?.trim_start_matches("testkernel: ").to_owned();
+    let (core, dump) = whole(case, &disk, 2)?;
+    Ok(format!("{live}; {}", facts(&core, &dump)?))
+}
+
+pub(super) fn verify_ahead(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    let machine = case.machine(&disk, "panic").cpus(2).memory(256).word("fill=24").word("verify=ahead");
+    crash(case, &disk, &machine, "good", exit::COMPLETE)?;
+    let (_, dump) = whole(case, &disk, 2)?;
+    let whole_pages = number(&dump, "pages.data")?;
+    // A foreign block in the way: everything in front of it is dumped, the block itself stays.
+    let foreign = 4000;
+    disk.flip(foreign, 9)?;
+    let before = disk.read(foreign)?;
+    let crashed = crash(case, &disk, &machine, "foreign", exit::INCOMPLETE)?;
+    crashed.said("diskdump: incomplete")?;
+    ensure(disk.read(foreign)? == before, || format!("the foreign block {foreign} was overwritten"))?;
+    let dumps = info(case, &disk, 1)?;
+    let dump = dumps.first().context("no dump")?;
+    says(dump, "status", "incomplete")?;
+    says(dump, "reason", "a block ahead did not hold its pattern")?;
+    let pages = number(dump, "pages.data")?;
+    ensure(pages > 0 && pages < whole_pages, || format!("{pages} pages of {whole_pages} were dumped"))?;
+    Ok(format!("whole: {whole_pages} pages; stopped at foreign block {foreign}: {pages} pages"))
+}
+
+pub(super) fn verify_sample(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    let machine = case.machine(&disk, "panic").cpus(2).memory(256).word("verify=sample:64");
+    crash(case, &disk, &machine, "good", exit::COMPLETE)?;
+    let (core, dump) = whole(case, &disk, 2)?;
+    // Block 1 is the first sample, block 1 + 64 * 100 one of the others.
+    let foreign = 1 + 64 * 100;
+    disk.flip(foreign, 9)?;
+    let before = disk.fingerprint()?;
+    let crashed = crash(case, &disk, &machine, "foreign", exit::REFUSED)?;
+    crashed.said(&format!("block {foreign} does not hold its pattern"))?;
+    ensure(disk.fingerprint()? == before, || "a refused dump changed the image".to_owned())?;
+    Ok(format!("{}; refused at block {foreign}", facts(&core, &dump)?))
+}

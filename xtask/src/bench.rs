@@ -1,0 +1,408 @@
+//! `cargo xtask bench`: what a dump costs, measured in the guest, against its yardsticks.
+//!
+//! Both sides of a ratio are measured in turn, run by run, since a shared machine's speed wanders; the medians count.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use dumpcore::format::BLOCK_SIZE;
+use dumpcore::format::chunk::MAX_PAYLOAD_BLOCKS;
+use qemu_tests::image::Disk;
+use qemu_tests::machine::Machine;
+use qemu_tests::savecore::Savecore;
+use qemu_tests::scenarios::{self, Case, Footprint, Programs};
+use qemu_tests::serial;
+use serde_json::{Value, json};
+
+use crate::{build, setup, ui};
+
+/// A bench.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Name {
+    /// A dump against plain polled writes, and against QEMU's dump-guest-memory
+    Dump,
+    /// The checksum of bulk data against others
+    Checksum,
+    /// Arena and stack
+    Footprint,
+}
+
+/// Runs of each side.
+const RUNS: usize = 7;
+/// Bytes of a plain write: as a dump's own, a chunk's header and its payload.
+const REQUEST: usize = (1 + MAX_PAYLOAD_BLOCKS) * BLOCK_SIZE;
+/// MiB of noise that the guest holds, so that much has to be written.
+const FILL: u32 = 448;
+/// MiB of RAM of the guest.
+const MEMORY: u32 = 512;
+/// One run that takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(120);
+/// How much of plain writing a dump must reach.
+const DUMP_GOAL: f64 = 0.7;
+
+/// A result: ours against theirs. What a bench does not have is `None`.
+#[derive(Clone, Debug)]
+struct Row {
+    bench: &'static str,
+    name: String,
+    unit: &'static str,
+    ours: f64,
+    theirs: Option<f64>,
+    ratio: Option<f64>,
+    goal: Option<f64>,
+    met: Option<bool>,
+}
+
+impl Row {
+    /// A rate against another: larger is better, the ratio is ours by theirs.
+    fn rate(bench: &'static str, name: &str, ours: f64, theirs: f64, goal: Option<f64>) -> Row {
+        let ratio = ours / theirs;
+        Row {
+            bench,
+            name: name.to_owned(),
+            unit: "MB/s",
+            ours,
+            theirs: Some(theirs),
+            ratio: Some(ratio),
+            goal,
+            met: goal.map(|goal| ratio >= goal),
+        }
+    }
+
+    /// A size that must not exceed its goal.
+    fn size(bench: &'static str, name: &str, ours: u64, goal: u64) -> Row {
+        Row {
+            bench,
+            name: name.to_owned(),
+            unit: "bytes",
+            ours: ours as f64,
+            theirs: None,
+            ratio: None,
+            goal: Some(goal as f64),
+            met: Some(ours <= goal),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let round = |number: f64| (number * 1000.0).round() / 1000.0;
+        // Sizes are whole numbers and look like it.
+        let whole =
+            |number: f64| if self.unit == "bytes" { json!(number as u64) } else { json!(round(number)) };
+        json!({
+            "bench": self.bench,
+            "name": self.name,
+            "unit": self.unit,
+            "ours": whole(self.ours),
+            "theirs": self.theirs.map(whole),
+            "ratio": self.ratio.map(round),
+            "goal": self.goal.map(whole),
+            "met": self.met,
+        })
+    }
+
+    fn cells(&self) -> [String; 7] {
+        let number = |value: Option<f64>, digits: usize| {
+            value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+        };
+        // A goal of a rate is a ratio, a goal of a size is a size.
+        let goal_digits = if self.ratio.is_some() { 2 } else { 0 };
+        let met = match self.met {
+            Some(true) => "yes",
+            Some(false) => "NO",
+            None => "-",
+        };
+        [
+            self.name.clone(),
+            number(Some(self.ours), 0),
+            number(self.theirs, 0),
+            self.unit.to_owned(),
+            number(self.ratio, 2),
+            number(self.goal, goal_digits),
+            met.to_owned(),
+        ]
+    }
+}
+
+/// The task.
+pub(crate) fn task(name: Option<Name>, json: bool) -> Result<bool> {
+    setup::ensure(&[crate::toolchain::TARGETS[0]])?;
+    if !json {
+        ui::running("building the test kernel and savecore");
+    }
+    let programs = build::programs()?;
+    let chosen = match name {
+        Some(name) => vec![name],
+        None => Name::value_variants().to_vec(),
+    };
+    let mut met = true;
+    for name in chosen {
+        let rows = match name {
+            Name::Dump => dump(&programs, json)?,
+            Name::Checksum => checksum(&programs, json)?,
+            Name::Footprint => footprint(&programs)?,
+        };
+        met &= rows.iter().all(|row| row.met != Some(false));
+        if json {
+            for row in &rows {
+                // Not through the screen's colours: for a program.
+                println!("{}", row.json());
+            }
+        } else {
+            table(name, &rows);
+        }
+    }
+    Ok(met)
+}
+
+/// Prints rows as columns.
+fn table(name: Name, rows: &[Row]) {
+    let title = name.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+    ui::section(&format!("\r{title}: {}", about(name)));
+    let head = ["", "ours", "theirs", "unit", "ratio", "goal", "met"].map(str::to_owned);
+    let lines: Vec<[String; 7]> = std::iter::once(head).chain(rows.iter().map(Row::cells)).collect();
+    let widths: Vec<usize> = (0..7)
+        .map(|column| {
+            lines
+                .iter()
+                .filter_map(|line| line.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    for line in &lines {
+        let cells: Vec<String> = line
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(column, (cell, width))| {
+                // Names and units from the left, numbers from the right.
+                if matches!(column, 0 | 3) { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+            })
+            .collect();
+        ui::text(format!("  {}", cells.join("  ")).trim_end());
+    }
+}
+
+fn about(name: Name) -> String {
+    match name {
+        Name::Dump => format!(
+            "{FILL} MiB of noise in a guest of {MEMORY} MiB, panic to shutdown of the disk; medians of {RUNS} runs"
+        ),
+        Name::Checksum => format!("4096-byte blocks of noise in the guest; medians of {RUNS} runs"),
+        Name::Footprint => "what a dump needs of memory".to_owned(),
+    }
+}
+
+/// A guest to be measured, and its folder.
+struct Guest<'a> {
+    programs: &'a Programs,
+    folder: PathBuf,
+    disk: Disk,
+}
+
+impl<'a> Guest<'a> {
+    fn new(programs: &'a Programs) -> Result<Guest<'a>> {
+        let folder = programs.folder.join("bench");
+        if folder.exists() {
+            fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+        }
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        // Room for the noise, all else that the kernel holds, headers and checksums.
+        let blocks = u64::from(MEMORY) * 256 + 4096;
+        let disk = Disk::create(&folder.join("disk.raw"), blocks)?;
+        Ok(Guest { programs, folder, disk })
+    }
+
+    fn format(&self) -> Result<()> {
+        // What the last run left there is not worth a question.
+        let savecore = Savecore::new(&self.programs.savecore, &self.folder, LIMIT);
+        savecore.expect(0, "format", &self.disk, &["--yes", "--force"])?;
+        Ok(())
+    }
+
+    fn machine(&self, scenario: &str) -> Machine {
+        Machine::new(&self.programs.kernel)
+            .cpus(1)
+            .memory(MEMORY)
+            .resident()
+            .disk(&self.disk)
+            .word(format!("scenario={scenario}"))
+            .word("reset=return")
+    }
+
+    /// Runs a guest to its end; gives the rates that it measured, by name, in MB/s.
+    fn rates(&self, machine: &Machine, quiet: bool, what: &str) -> Result<Vec<(String, f64)>> {
+        if !quiet {
+            ui::running(what);
+        }
+        let mut running = machine.start(&self.folder, "bench")?;
+        running.wait_exit(LIMIT)?;
+        let rates: Vec<(String, f64)> = running
+            .serial
+            .lines()
+            .iter()
+            .filter(|line| line.text.contains("testkernel: bench name="))
+            .filter_map(|line| {
+                let name = serial::value(&line.text, "name")?.to_owned();
+                let bytes = serial::number(&line.text, "bytes")? as f64;
+                let nanoseconds = serial::number(&line.text, "ns")?.max(1) as f64;
+                Some((name, bytes * 1000.0 / nanoseconds))
+            })
+            .collect();
+        anyhow::ensure!(
+            !rates.is_empty(),
+            "{what}: the guest measured nothing, its last line: `{}`; log: {}",
+            running.serial.last(),
+            running.serial.path().display()
+        );
+        Ok(rates)
+    }
+
+    /// The rate with this name.
+    fn rate(&self, machine: &Machine, quiet: bool, name: &str) -> Result<f64> {
+        let rates = self.rates(machine, quiet, name)?;
+        let found = rates.iter().find(|(found, _)| found == name).map(|(_, rate)| *rate);
+        found.with_context(|| format!("the guest did not measure {name}; log: {}", self.folder.display()))
+    }
+}
+
+/// The middle one; of an even number the mean of the two in the middle.
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_unstable_by(f64::total_cmp);
+    let middle = numbers.len() / 2;
+    let at = |index: usize| numbers.get(index).copied().unwrap_or(f64::NAN);
+    if numbers.len() % 2 == 1 { at(middle) } else { f64::midpoint(at(middle.wrapping_sub(1)), at(middle)) }
+}
+
+fn dump(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
+    let guest = Guest::new(programs)?;
+    let bytes = u64::from(FILL) << 20;
+    let (mut plain, mut pipelined) = (Vec::new(), Vec::new());
+    let (mut unverified, mut verified, mut qemu) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        // Both write the same blocks of an image that the host has in its cache.
+        // "One at a time" is the yardstick: submit, poll, next. The other writes the same few cached buffers over and
+        // over with all of them in flight, which nothing that reads all of memory can reach.
+        for (depth, rates) in [(1, &mut plain), (16, &mut pipelined)] {
+            guest.format()?;
+            let machine = guest
+                .machine("bench-plain")
+                .word(format!("bench.bytes={bytes}"))
+                .word(format!("bench.request={REQUEST}"))
+                .word(format!("bench.depth={depth}"));
+            rates.push(guest.rate(&machine, quiet, "plain")?);
+        }
+        for (verify, rates) in [("sample:1000000000", &mut unverified), ("all", &mut verified)] {
+            guest.format()?;
+            let machine =
+                guest.machine("bench-dump").word(format!("fill={FILL}")).word(format!("verify={verify}"));
+            rates.push(guest.rate(&machine, quiet, "dump")?);
+        }
+        qemu.push(dump_guest_memory(&guest, bytes, quiet)?);
+    }
+    let (plain, pipelined, qemu) = (median(plain), median(pipelined), median(qemu));
+    let (unverified, verified) = (median(unverified), median(verified));
+    // The folder holds a gigabyte.
+    let _ = fs::remove_dir_all(&guest.folder);
+    Ok(vec![
+        Row::rate(
+            "dump",
+            "verification off / plain writes, one at a time",
+            unverified,
+            plain,
+            Some(DUMP_GOAL),
+        ),
+        Row::rate("dump", "verify all / plain writes, one at a time", verified, plain, None),
+        Row::rate("dump", "verification off / plain writes in flight", unverified, pipelined, None),
+        Row::rate("dump", "verification off / dump-guest-memory", unverified, qemu, None),
+        Row::rate("dump", "verify all / dump-guest-memory", verified, qemu, None),
+    ])
+}
+
+/// QEMU's own dump of the same guest, standing still: the same noise, by the time that QEMU takes.
+fn dump_guest_memory(guest: &Guest<'_>, bytes: u64, quiet: bool) -> Result<f64> {
+    if !quiet {
+        ui::running("dump-guest-memory");
+    }
+    let machine = guest.machine("halt-only").word(format!("fill={FILL}"));
+    let mut running = machine.start(&guest.folder, "bench")?;
+    running.wait_for("testkernel: halted", LIMIT)?;
+    let path = guest.folder.join("qemu.memory");
+    let took = running.qmp.dump_guest_memory(&path)?;
+    fs::remove_file(&path).with_context(|| format!("QEMU wrote no {}", path.display()))?;
+    Ok(bytes as f64 / 1e6 / took.as_secs_f64())
+}
+
+fn checksum(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
+    let guest = Guest::new(programs)?;
+    let machine = guest.machine("bench-checksum").word(format!("bench.bytes={}", 256 << 20));
+    let mut all: Vec<(String, Vec<f64>)> = Vec::new();
+    for _ in 0..RUNS {
+        for (name, rate) in guest.rates(&machine, quiet, "checksums")? {
+            match all.iter_mut().find(|(found, _)| *found == name) {
+                Some((_, rates)) => rates.push(rate),
+                None => all.push((name, vec![rate])),
+            }
+        }
+    }
+    let _ = fs::remove_dir_all(&guest.folder);
+    let rates: Vec<(String, f64)> = all.into_iter().map(|(name, rates)| (name, median(rates))).collect();
+    let ours = rates
+        .iter()
+        .find(|(name, _)| name == "sum64")
+        .map(|(_, rate)| *rate)
+        .context("the guest did not measure sum64")?;
+    Ok(rates
+        .iter()
+        .filter(|(name, _)| name != "sum64")
+        .map(|(name, rate)| {
+            // Headers have a CRC-32; for bulk data it would have to be beaten, or there is no reason for another.
+            let goal = (name == "crc32").then_some(1.0);
+            Row::rate("checksum", &format!("sum64 / {name}"), ours, *rate, goal)
+        })
+        .collect())
+}
+
+fn footprint(programs: &Programs) -> Result<Vec<Row>> {
+    let case = Case::new(programs, "bench-footprint", LIMIT)?;
+    let footprint: Footprint = scenarios::measure_footprint(&case)?;
+    case.forget_large_files();
+    Ok(vec![
+        Row::size("footprint", "arena", footprint.arena, scenarios::ARENA_LIMIT),
+        Row::size("footprint", "stack from crash() on", footprint.stack(), scenarios::STACK_LIMIT),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_one_whatever_the_order() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(vec![7.0]), 7.0);
+        assert!(median(Vec::new()).is_nan());
+    }
+
+    #[test]
+    fn a_goal_is_met_from_its_value_on() {
+        assert_eq!(Row::rate("dump", "a", 70.0, 100.0, Some(0.7)).met, Some(true));
+        assert_eq!(Row::rate("dump", "a", 69.0, 100.0, Some(0.7)).met, Some(false));
+        assert_eq!(Row::rate("dump", "a", 69.0, 100.0, None).met, None);
+        assert_eq!(Row::size("footprint", "stack", 8192, 8192).met, Some(true));
+        assert_eq!(Row::size("footprint", "stack", 8193, 8192).met, Some(false));
+    }
+
+    #[test]
+    fn the_machine_form_has_all_keys() {
+        let value = Row::size("footprint", "arena", 5, 8).json();
+        let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, ["bench", "goal", "met", "name", "ours", "ratio", "theirs", "unit"]);
+    }
+}

@@ -1,0 +1,115 @@
+//! Building what the other tasks run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use qemu_tests::scenarios::Programs;
+
+use crate::CannotBegin;
+use crate::toolchain::{TARGETS, Toolchain, host_cargo, logged};
+
+/// A build that takes longer hangs.
+const BUILD_LIMIT: Duration = Duration::from_secs(900);
+
+/// rustc's flags for the test kernel: it lives at a fixed address, and its stacks can be walked.
+const KERNEL_FLAGS: &[&str] = &["-C", "relocation-model=static", "-C", "force-frame-pointers=yes"];
+
+/// The workspace.
+pub(crate) fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
+
+/// Cargo's target folder.
+pub(crate) fn target_folder() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => root().join(folder),
+        None => root().join("target"),
+    }
+}
+
+/// The target folder of bare-metal builds: another compiler may do them.
+pub(crate) fn bare_folder() -> PathBuf {
+    target_folder().join("bare")
+}
+
+/// Where the logs of builds and tests are kept.
+pub(crate) fn log_folder() -> Result<PathBuf> {
+    let folder = target_folder().join("xtask");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Builds savecore; gives its path.
+pub(crate) fn savecore() -> Result<PathBuf> {
+    let mut cargo = host_cargo();
+    cargo.args(["build", "--quiet", "--package", "savecore", "--bin", "savecore", "--message-format=json"]);
+    let output = logged(cargo, "build savecore", BUILD_LIMIT)?.success("building savecore")?;
+    executable(&output.stdout, "savecore").context("cargo did not say where it put savecore")
+}
+
+/// Builds the test kernel; gives its path.
+pub(crate) fn kernel() -> Result<PathBuf> {
+    let target = TARGETS[0];
+    let toolchain = Toolchain::find(target).ok_or_else(|| {
+        CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
+    })?;
+    let mut cargo = toolchain.cargo("build", target, KERNEL_FLAGS);
+    cargo.args(["--release", "--quiet", "--package", "test-kernel", "--message-format=json"]);
+    let output = logged(cargo, "build test-kernel", BUILD_LIMIT)?.success("building the test kernel")?;
+    executable(&output.stdout, "test-kernel").context("cargo did not say where it put the test kernel")
+}
+
+/// Lints the test kernel with the target's own clippy; `None` if this toolchain has none.
+pub(crate) fn lint_kernel() -> Result<Option<()>> {
+    let target = TARGETS[0];
+    let Some(toolchain) = Toolchain::find(target).filter(|found| *found != Toolchain::Debian) else {
+        return Ok(None);
+    };
+    let mut cargo = toolchain.cargo("clippy", target, KERNEL_FLAGS);
+    cargo.args(["--release", "--quiet", "--package", "test-kernel", "--", "--deny", "warnings"]);
+    logged(cargo, "clippy test-kernel", BUILD_LIMIT)?.success("linting the test kernel")?;
+    Ok(Some(()))
+}
+
+/// Builds dumpcore and the drivers, as a kernel would, for a bare-metal target.
+pub(crate) fn libraries(target: &str) -> Result<()> {
+    let toolchain = Toolchain::find(target).ok_or_else(|| {
+        CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
+    })?;
+    let mut cargo = toolchain.cargo("build", target, &[]);
+    cargo.args(["--release", "--quiet", "--lib", "--package", "dumpcore", "--package", "dump-drivers"]);
+    logged(cargo, &format!("build for {target}"), BUILD_LIMIT)?.success(&format!("building for {target}"))?;
+    Ok(())
+}
+
+/// Builds what the scenarios run.
+pub(crate) fn programs() -> Result<Programs> {
+    Ok(Programs { kernel: kernel()?, savecore: savecore()?, folder: target_folder().join("qemu") })
+}
+
+/// The program `name` in cargo's JSON messages (The Cargo Book, "External tools").
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == name)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_found_among_other_messages() {
+        let messages = "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"other\"},\"executable\":\"/x\"}\n\
+                        noise\n\
+                        {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"savecore\"},\"executable\":null}\n\
+                        {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"savecore\"},\"executable\":\"/y\"}\n";
+        assert_eq!(executable(messages, "savecore"), Some(PathBuf::from("/y")));
+        assert_eq!(executable(messages, "third"), None);
+    }
+}

@@ -1,0 +1,89 @@
+//! `cargo xtask`: the project's tasks, one file each.
+
+mod bench;
+mod build;
+mod demo;
+mod qemu;
+mod setup;
+mod test;
+mod toolchain;
+mod ui;
+
+use std::fmt;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// diskdump's tasks.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true,
+    after_help = "Exit codes: 0 done and good; 1 something failed (a test, a scenario, a goal); \
+                  2 bad argument, or a tool is missing."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what is missing: QEMU, gdb, readelf, a bare-metal Rust toolchain
+    Setup,
+    /// Crash a kernel in QEMU, dump its memory, and show it in gdb
+    Demo,
+    /// Everything: format, lints, unit tests and properties, bare-metal builds, the QEMU matrix
+    Test,
+    /// The scenarios of the QEMU matrix
+    Qemu {
+        /// Only scenarios whose name contains this
+        filter: Option<String>,
+        /// Name and describe the scenarios, run none
+        #[arg(long)]
+        list: bool,
+    },
+    /// Measure
+    Bench {
+        /// Which: dump, checksum or footprint; all if left out
+        name: Option<bench::Name>,
+        /// One JSON object a line: bench, name, unit, ours, theirs, ratio, goal, met
+        #[arg(long)]
+        json: bool,
+    },
+    /// The same as test; a missing tool is an error, not a skip
+    Ci,
+}
+
+/// The task could not begin: a bad argument, or a missing tool. Exit code 2.
+#[derive(Debug)]
+pub(crate) struct CannotBegin(pub(crate) String);
+
+impl fmt::Display for CannotBegin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for CannotBegin {}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Setup => setup::task(),
+        Task::Demo => demo::task(),
+        Task::Test => test::task(test::on_ci()),
+        Task::Qemu { filter, list } => qemu::task(filter.as_deref(), list),
+        Task::Bench { name, json } => bench::task(name, json),
+        Task::Ci => test::task(true),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            ui::error(&format!("{error:#}"));
+            let cannot_begin = error.chain().any(|cause| cause.is::<CannotBegin>());
+            ExitCode::from(if cannot_begin { 2 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! `cargo xtask setup`: makes a fresh Debian or Ubuntu machine able to run everything here.
+
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::CannotBegin;
+use crate::toolchain::{TARGETS, Toolchain, clean, logged};
+use crate::ui::{self, Mark};
+
+/// A program that is needed, and the Debian package that it is in.
+struct Tool {
+    program: &'static str,
+    package: &'static str,
+}
+
+const TOOLS: [Tool; 3] = [
+    Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" },
+    Tool { program: "gdb", package: "gdb" },
+    Tool { program: "readelf", package: "binutils" },
+];
+
+/// Debian's own Rust, for machines without rustup.
+const DEBIAN_RUST: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld"];
+
+/// What is still missing: Debian packages, and Rust targets.
+#[derive(Debug, Default)]
+struct Missing {
+    packages: Vec<&'static str>,
+    targets: Vec<&'static str>,
+}
+
+impl Missing {
+    fn look(targets: &[&'static str]) -> Missing {
+        Missing {
+            packages: TOOLS.iter().filter(|tool| !in_path(tool.program)).map(|tool| tool.package).collect(),
+            targets: targets.iter().copied().filter(|target| Toolchain::find(target).is_none()).collect(),
+        }
+    }
+
+    fn nothing(&self) -> bool {
+        self.packages.is_empty() && self.targets.is_empty()
+    }
+}
+
+/// Whether a program is there.
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+/// The task: all that any other task needs.
+pub(crate) fn task() -> Result<bool> {
+    ui::section("setup");
+    ensure_all()?;
+    for tool in TOOLS {
+        ui::done(Mark::Ok, tool.program, &format!("package {}", tool.package), None);
+    }
+    for target in TARGETS {
+        if let Some(toolchain) = Toolchain::find(target) {
+            ui::done(Mark::Ok, target, toolchain.describe(), None);
+        }
+    }
+    Ok(true)
+}
+
+/// Installs what is missing for all targets, and the targets in the active toolchain too if rustup can: they build
+/// faster there, and clippy can look at the test kernel.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn ensure_all() -> Result<()> {
+    let better: Vec<&str> =
+        TARGETS.into_iter().filter(|target| Toolchain::find(target) != Some(Toolchain::Installed)).collect();
+    if !better.is_empty() && in_path("rustup") {
+        add_targets(&better, false);
+    }
+    ensure(&TARGETS)
+}
+
+/// Installs what is missing for these targets; silent if nothing is.
+///
+/// # Errors
+/// [`CannotBegin`] with the command to be typed, if it cannot be installed from here.
+pub(crate) fn ensure(targets: &[&'static str]) -> Result<()> {
+    let mut missing = Missing::look(targets);
+    if missing.nothing() {
+        return Ok(());
+    }
+    if !missing.targets.is_empty() && in_path("rustup") {
+        add_targets(&missing.targets, true);
+        missing = Missing::look(targets);
+    }
+    let mut packages = missing.packages.clone();
+    if !missing.targets.is_empty() {
+        packages.extend(DEBIAN_RUST);
+    }
+    if packages.is_empty() {
+        return Ok(());
+    }
+    // The owner of our own process is whoever we run as.
+    let root = std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0);
+    let debian = in_path("apt-get");
+    if !root || !debian {
+        return Err(CannotBegin(advice(&missing, &packages, debian)).into());
+    }
+    install(&packages)?;
+    let left = Missing::look(targets);
+    if left.nothing() {
+        return Ok(());
+    }
+    let mut packages = left.packages.clone();
+    if !left.targets.is_empty() {
+        packages.extend(DEBIAN_RUST);
+    }
+    Err(CannotBegin(advice(&left, &packages, debian)).into())
+}
+
+/// Asks rustup for the targets' libraries, and if that fails, and `source` says so, for their source. Both may fail where
+/// there is no way to rustup's server; what then is still missing shows.
+fn add_targets(targets: &[&str], source: bool) {
+    let mut attempts = vec![("rustup target add", ["target", "add"].as_slice(), targets)];
+    if source {
+        attempts.push(("rustup component add", &["component", "add"], &["rust-src"]));
+    }
+    for (what, command, names) in attempts {
+        let begin = Instant::now();
+        ui::running(what);
+        let mut rustup = clean("rustup");
+        // Offline it has to give up soon, as there are other ways.
+        rustup.args(command).args(names).env("RUSTUP_MAX_RETRIES", "0");
+        let result = logged(rustup, what, Duration::from_secs(120))
+            .and_then(|output| output.success(what).map(|_| ()));
+        let took = Some(begin.elapsed());
+        match result {
+            Ok(()) => {
+                ui::done(Mark::Ok, what, &names.join(" "), took);
+                return;
+            }
+            Err(error) => ui::done(Mark::Skipped, what, &format!("{error:#}"), took),
+        }
+    }
+}
+
+/// Installs Debian packages.
+fn install(packages: &[&str]) -> Result<()> {
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    let steps = [
+        ("apt-get update", apt(&["update"])),
+        ("apt-get install", apt(&[&["install", "--yes", "--no-install-recommends"], packages].concat())),
+    ];
+    for (what, command) in steps {
+        let begin = Instant::now();
+        ui::running(what);
+        let result = logged(command, what, Duration::from_secs(540))?.success(what);
+        let failed = result.is_err();
+        let facts = if what.ends_with("update") { String::new() } else { packages.join(" ") };
+        ui::done(if failed { Mark::Failed } else { Mark::Ok }, what, &facts, Some(begin.elapsed()));
+        result.map_err(|error| CannotBegin(format!("{error:#}")))?;
+    }
+    Ok(())
+}
+
+/// What a person has to type, in one line.
+fn advice(missing: &Missing, packages: &[&str], debian: bool) -> String {
+    let what: Vec<&str> = missing.packages.iter().chain(&missing.targets).copied().collect();
+    let what = what.join(", ");
+    // With rustup the targets are the shorter way, and the only one outside Debian.
+    let mut commands = Vec::new();
+    let rust = !missing.targets.is_empty();
+    if rust && (in_path("rustup") || !debian) {
+        commands.push(format!("rustup target add {}", missing.targets.join(" ")));
+    }
+    if debian {
+        let list = if rust && !in_path("rustup") { packages } else { &missing.packages };
+        if !list.is_empty() {
+            commands.push(format!("sudo apt-get install --no-install-recommends {}", list.join(" ")));
+        }
+        return format!("missing: {what}; as root, or by hand: {}", commands.join(" && "));
+    }
+    if !missing.packages.is_empty() {
+        commands.push("your package manager's way to install QEMU for x86_64, gdb and binutils".to_owned());
+    }
+    format!("missing: {what}; this is not Debian or Ubuntu, so by hand: {}", commands.join(", and "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_on_debian_is_a_command_that_names_exactly_what_is_missing() {
+        let missing = Missing { packages: vec!["gdb"], targets: vec![] };
+        let text = advice(&missing, &["gdb"], true);
+        assert!(text.ends_with("sudo apt-get install --no-install-recommends gdb"), "{text}");
+    }
+
+    #[test]
+    fn advice_elsewhere_does_not_speak_of_apt() {
+        let missing = Missing { packages: vec!["gdb"], targets: vec!["x86_64-unknown-none"] };
+        let text = advice(&missing, &["gdb"], false);
+        assert!(
+            text.contains("rustup target add x86_64-unknown-none") && !text.contains("apt-get"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_missing() {
+        assert!(!in_path("no-such-program"));
+        assert!(in_path("sh"));
+    }
+}

@@ -1,0 +1,259 @@
+//! `cargo xtask test` and `ci`: everything that can be checked, and one line of numbers at the end.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use qemu_tests::scenarios;
+
+use crate::qemu::Count;
+use crate::toolchain::{TARGETS, host_cargo, logged};
+use crate::ui::{self, Mark};
+use crate::{CannotBegin, build, qemu, setup};
+
+/// A section that takes longer hangs.
+const SECTION_LIMIT: Duration = Duration::from_secs(1200);
+
+/// What a step gives: its facts, or the reason why it was skipped.
+enum Step {
+    Done(String),
+    Skipped(String),
+}
+
+/// Whether this runs on a continuous-integration machine, where nothing may be skipped for want of a tool.
+pub(crate) fn on_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"))
+}
+
+/// The task. With `strict`, a missing tool is an error; else what needs it is skipped and counted.
+pub(crate) fn task(strict: bool) -> Result<bool> {
+    let begin = Instant::now();
+    let mut count = Count::default();
+
+    ui::section("setup");
+    let ready = match setup::ensure_all() {
+        Ok(()) => {
+            ui::done(Mark::Ok, "tools and toolchain", "", None);
+            true
+        }
+        Err(error) if strict || !error.is::<CannotBegin>() => return Err(error),
+        Err(error) => {
+            ui::done(Mark::Skipped, "tools and toolchain", &format!("{error:#}"), None);
+            false
+        }
+    };
+
+    ui::section("format and lints");
+    step(&mut count, "format", || {
+        let mut cargo = host_cargo();
+        cargo.args(["fmt", "--all", "--", "--check", "--files-with-diff"]);
+        let output = logged(cargo, "fmt", SECTION_LIMIT)?;
+        let files: Vec<&str> = output
+            .stdout
+            .lines()
+            .filter_map(|line| line.rsplit('/').next())
+            .filter(|name| name.ends_with(".rs"))
+            .collect();
+        if !files.is_empty() {
+            bail!("{} files are not formatted: {}; run: cargo fmt --all", files.len(), files.join(" "));
+        }
+        output.success("cargo fmt --all --check")?;
+        Ok(Step::Done(String::new()))
+    });
+    step(&mut count, "clippy", || {
+        let mut cargo = host_cargo();
+        cargo.args(["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"]);
+        logged(cargo, "clippy", SECTION_LIMIT)?.success("cargo clippy --all-targets")?;
+        Ok(Step::Done(String::new()))
+    });
+    step(&mut count, "clippy of the test kernel", || {
+        Ok(match build::lint_kernel()? {
+            Some(()) => Step::Done(String::new()),
+            None => Step::Skipped(
+                "this bare-metal toolchain has no clippy; rustup has: `rustup target add`".into(),
+            ),
+        })
+    });
+
+    ui::section("unit tests and properties");
+    for (name, cargo) in unit_tests() {
+        units(&mut count, name, cargo);
+    }
+
+    ui::section("bare metal, without alloc");
+    for target in TARGETS {
+        step(&mut count, target, || {
+            if !ready && crate::toolchain::Toolchain::find(target).is_none() {
+                return Ok(Step::Skipped(format!("no toolchain for {target}; `cargo xtask setup`")));
+            }
+            build::libraries(target)?;
+            Ok(Step::Done("dumpcore, dump-drivers".to_owned()))
+        });
+    }
+
+    ui::section("QEMU matrix");
+    let all = scenarios::matching("");
+    if ready {
+        ui::running("building the test kernel and savecore");
+        match build::programs() {
+            Ok(programs) => {
+                ui::done(Mark::Ok, "test kernel and savecore", "", None);
+                count.passed += 1;
+                count += qemu::run(&all, &programs);
+            }
+            Err(error) => {
+                count.failed += 1;
+                ui::done(Mark::Failed, "test kernel and savecore", &format!("{error:#}"), None);
+                ui::done(Mark::Failed, "QEMU matrix", "nothing to run it with", None);
+                count.failed += all.len();
+            }
+        }
+    } else {
+        ui::done(Mark::Skipped, "QEMU matrix", "tools are missing, see setup above", None);
+        count.skipped += all.len();
+    }
+
+    ui::text(&format!("took {} s", begin.elapsed().as_secs()));
+    ui::text(&count.to_string());
+    Ok(count.failed == 0)
+}
+
+/// Runs one step, prints its line, counts it.
+fn step(count: &mut Count, name: &str, run: impl FnOnce() -> Result<Step>) {
+    ui::running(name);
+    let begin = Instant::now();
+    let result = run();
+    let took = Some(begin.elapsed());
+    match result {
+        Ok(Step::Done(facts)) => {
+            count.passed += 1;
+            ui::done(Mark::Ok, name, &facts, took);
+        }
+        Ok(Step::Skipped(why)) => {
+            count.skipped += 1;
+            ui::done(Mark::Skipped, name, &why, took);
+        }
+        Err(error) => {
+            count.failed += 1;
+            ui::done(Mark::Failed, name, &format!("{error:#}"), took);
+        }
+    }
+}
+
+/// The ways to run the unit tests: nextest if it is there, since it kills a test that hangs and runs them in parallel.
+fn unit_tests() -> Vec<(&'static str, Command)> {
+    let with = |arguments: &[&str]| {
+        let mut cargo = host_cargo();
+        cargo.args(arguments).env("CARGO_TERM_COLOR", "never");
+        cargo
+    };
+    let nextest = with(&["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
+    let doc = ("doc tests", with(&["test", "--doc", "--no-fail-fast"]));
+    if nextest {
+        vec![("unit tests, properties", with(&["nextest", "run", "--no-fail-fast"])), doc]
+    } else {
+        vec![("unit tests, properties", with(&["test", "--all-targets", "--no-fail-fast"])), doc]
+    }
+}
+
+/// Runs a test program and counts what it counted.
+fn units(count: &mut Count, name: &str, cargo: Command) {
+    ui::running(name);
+    let begin = Instant::now();
+    let result = logged(cargo, name, SECTION_LIMIT);
+    let took = Some(begin.elapsed());
+    let output = match result {
+        Ok(output) => output,
+        Err(error) => {
+            count.failed += 1;
+            ui::done(Mark::Failed, name, &format!("{error:#}"), took);
+            return;
+        }
+    };
+    let said = format!("{}\n{}", output.stdout, output.stderr);
+    let mut found = counted(&said);
+    if output.status.success() {
+        *count += found;
+        ui::done(Mark::Ok, name, &found.to_string(), took);
+        return;
+    }
+    // A test program that does not even build has counted nothing.
+    found.failed = found.failed.max(1);
+    *count += found;
+    let names = failures(&said);
+    let why = if names.is_empty() { "it did not build or was killed".to_owned() } else { names.join(", ") };
+    let facts = format!("{found}: {why}; log: {0} and {0}.err", output.log.display());
+    ui::done(Mark::Failed, name, &facts, took);
+}
+
+/// Adds up the summaries of nextest (`3 tests run: 2 passed, 1 failed, 0 skipped`) and of the standard test harness
+/// (`test result: ok. 2 passed; 1 failed; 0 ignored; …`).
+fn counted(text: &str) -> Count {
+    let mut count = Count::default();
+    for line in text.lines() {
+        let Some(summary) = line
+            .split_once("test result: ")
+            .map(|(_, rest)| rest)
+            .or_else(|| line.split_once(" run: ").filter(|_| line.contains("Summary")).map(|(_, rest)| rest))
+        else {
+            continue;
+        };
+        let words: Vec<&str> =
+            summary.split([' ', ',', ';', '.', '(', ')']).filter(|word| !word.is_empty()).collect();
+        for pair in words.windows(2) {
+            let [number, word] = pair else { continue };
+            let Ok(number) = number.parse::<usize>() else { continue };
+            match *word {
+                "passed" => count.passed += number,
+                "failed" | "timed" => count.failed += number,
+                "ignored" | "skipped" => count.skipped += number,
+                _ => {}
+            }
+        }
+    }
+    count
+}
+
+/// The names of tests that failed.
+fn failures(text: &str) -> Vec<String> {
+    let mut names: Vec<String> = text
+        .lines()
+        .filter_map(|line| {
+            let line = line.trim();
+            if let Some(rest) = line.strip_prefix("FAIL [").or_else(|| line.strip_prefix("TIMEOUT [")) {
+                return Some(rest.split_once(']')?.1.trim().to_owned());
+            }
+            Some(line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?.to_owned())
+        })
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_summaries_are_counted() {
+        let nextest = "     Summary [   0.437s] 27 tests run: 25 passed, 1 failed, 1 timed out, 2 skipped";
+        assert_eq!(counted(nextest), Count { passed: 25, failed: 2, skipped: 2 });
+        let harness = "test result: FAILED. 3 passed; 1 failed; 4 ignored; 0 measured; 9 filtered out; finished in 0.1s\n\
+                       test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
+        assert_eq!(counted(harness), Count { passed: 5, failed: 1, skipped: 4 });
+        assert_eq!(counted("3 passed by the door"), Count::default());
+    }
+
+    #[test]
+    fn failed_tests_are_named_once() {
+        let text = "        FAIL [   0.010s] dumpcore wait::tests::ends\n        FAIL [   0.010s] dumpcore wait::tests::ends\n\
+                    test crash::nested ... FAILED\ntest good ... ok";
+        assert_eq!(failures(text), ["crash::nested", "dumpcore wait::tests::ends"]);
+    }
+
+    #[test]
+    fn the_last_line_has_its_exact_form() {
+        assert_eq!(Count { passed: 3, failed: 0, skipped: 1 }.to_string(), "3 passed, 0 failed, 1 skipped");
+    }
+}

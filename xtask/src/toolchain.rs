@@ -1,0 +1,176 @@
+//! Which Rust toolchain builds for bare metal.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+/// Bare-metal targets that dumpcore and the drivers build for; the first is the test kernel's.
+pub(crate) const TARGETS: [&str; 3] =
+    ["x86_64-unknown-none", "aarch64-unknown-none-softfloat", "riscv64gc-unknown-none-elf"];
+
+/// The oldest compiler that will do, by its minor version: the workspace's rust-version.
+const OLDEST: u32 = 95;
+
+/// A way to build for a bare-metal target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Toolchain {
+    /// The active toolchain has the target's core library.
+    Installed,
+    /// The active toolchain has the library's source, and builds it.
+    Source,
+    /// Debian's packages rustc-web, cargo-web and rust-web-src.
+    Debian,
+}
+
+/// What `cargo run` leaves in the environment of its child, and what a build for another target must not inherit.
+const INHERITED: [&str; 8] = [
+    "CARGO",
+    "RUSTC",
+    "RUSTDOC",
+    "RUSTUP_TOOLCHAIN",
+    "RUST_RECURSION_COUNT",
+    "RUSTFLAGS",
+    "CARGO_ENCODED_RUSTFLAGS",
+    "LD_LIBRARY_PATH",
+];
+
+/// A command without what `cargo run` has left in our environment.
+pub(crate) fn clean(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for name in INHERITED {
+        command.env_remove(name);
+    }
+    for (name, _) in std::env::vars_os() {
+        let prefixes = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+        if prefixes.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Cargo of the active toolchain.
+pub(crate) fn host_cargo() -> Command {
+    let mut command = clean("cargo");
+    command.current_dir(crate::build::root());
+    command
+}
+
+impl Toolchain {
+    /// The best one for `target` that is there, `None` if none is.
+    pub(crate) fn find(target: &str) -> Option<Toolchain> {
+        let active = sysroot(clean("rustc"));
+        if let Some(root) = &active {
+            if root.join("lib/rustlib").join(target).join("lib").is_dir() {
+                return Some(Toolchain::Installed);
+            }
+            if has_source(root) && has_linker(root) {
+                return Some(Toolchain::Source);
+            }
+        }
+        let debian = sysroot(clean("/usr/bin/rustc"))?;
+        let young = version(clean("/usr/bin/rustc")).is_some_and(|minor| minor >= OLDEST);
+        let whole = Path::new("/usr/bin/cargo").exists() && Path::new("/usr/bin/ld.lld").exists();
+        (young && whole && has_source(&debian)).then_some(Toolchain::Debian)
+    }
+
+    /// What it is, in few words.
+    pub(crate) fn describe(self) -> &'static str {
+        match self {
+            Toolchain::Installed => "the active toolchain, target installed",
+            Toolchain::Source => "the active toolchain, core built from rust-src",
+            Toolchain::Debian => "Debian's rustc-web, core built from rust-web-src",
+        }
+    }
+
+    /// `cargo COMMAND --target TARGET` with this toolchain; `flags` are rustc's, for this target alone.
+    pub(crate) fn cargo(self, command: &str, target: &str, flags: &[&str]) -> Command {
+        let mut flags = flags.to_vec();
+        let mut cargo = match self {
+            Toolchain::Installed | Toolchain::Source => clean("cargo"),
+            Toolchain::Debian => {
+                let mut cargo = clean("/usr/bin/cargo");
+                cargo.env("PATH", "/usr/bin:/bin").env("RUSTC", "/usr/bin/rustc");
+                // Debian's rustc comes without rust-lld, which the targets ask for.
+                flags.extend(["-C", "linker=ld.lld"]);
+                cargo
+            }
+        };
+        cargo.current_dir(crate::build::root());
+        cargo.args([command, "--target", target]).arg("--target-dir").arg(crate::build::bare_folder());
+        if self != Toolchain::Installed {
+            cargo.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=core,alloc");
+        }
+        let variable = format!("CARGO_TARGET_{}_RUSTFLAGS", target.to_uppercase().replace('-', "_"));
+        cargo.env(variable, flags.join(" "));
+        cargo
+    }
+}
+
+/// Where a compiler keeps its libraries.
+fn sysroot(mut rustc: Command) -> Option<PathBuf> {
+    let output = rustc.args(["--print", "sysroot"]).stderr(Stdio::null()).output().ok()?;
+    let path = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| PathBuf::from(path.trim()))
+}
+
+/// A compiler's minor version: 95 in 1.95.0.
+fn version(mut rustc: Command) -> Option<u32> {
+    let output = rustc.arg("--version").stderr(Stdio::null()).output().ok()?;
+    minor(&String::from_utf8(output.stdout).ok()?)
+}
+
+/// The minor version in `rustc 1.95.0 (…)`.
+fn minor(text: &str) -> Option<u32> {
+    text.split_whitespace().nth(1)?.split('.').nth(1)?.parse().ok()
+}
+
+/// Whether the standard library's source is there.
+fn has_source(sysroot: &Path) -> bool {
+    sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file()
+}
+
+/// Whether the toolchain brings the linker that bare-metal targets ask for. (Debian's does not.)
+fn has_linker(sysroot: &Path) -> bool {
+    let hosts = std::fs::read_dir(sysroot.join("lib/rustlib")).into_iter().flatten().flatten();
+    hosts.map(|host| host.path().join("bin/rust-lld")).any(|linker| linker.is_file())
+}
+
+/// Runs a command to its end with its output in `log`, its last words in the error.
+pub(crate) fn logged(
+    mut command: Command,
+    what: &str,
+    limit: std::time::Duration,
+) -> Result<qemu_tests::process::Output> {
+    let folder = crate::build::log_folder()?;
+    let name: String = what.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let log = folder.join(format!("{name}.log"));
+    qemu_tests::process::run(&mut command, limit, &log).with_context(|| format!("{what} failed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_minor_version_is_read_from_all_forms() {
+        assert_eq!(minor("rustc 1.95.0 (f2d3ce0bd 2026-03-21)"), Some(95));
+        assert_eq!(minor("rustc 1.96.0-nightly"), Some(96));
+        assert_eq!(minor("not rustc"), None);
+        assert_eq!(minor(""), None);
+    }
+
+    #[test]
+    fn a_bare_build_inherits_no_compiler_choice() {
+        let command = Toolchain::Debian.cargo("build", "x86_64-unknown-none", &["-C", "a=b"]);
+        let variables: Vec<_> = command.get_envs().collect();
+        let value = |name: &str| {
+            variables.iter().find(|(key, _)| *key == name).and_then(|(_, value)| *value).map(|v| v.to_owned())
+        };
+        assert_eq!(value("RUSTUP_TOOLCHAIN"), None);
+        assert!(variables.iter().any(|(key, value)| *key == "RUSTUP_TOOLCHAIN" && value.is_none()));
+        assert_eq!(value("RUSTC").unwrap(), "/usr/bin/rustc");
+        assert_eq!(value("CARGO_TARGET_X86_64_UNKNOWN_NONE_RUSTFLAGS").unwrap(), "-C a=b -C linker=ld.lld");
+    }
+}

@@ -1,0 +1,74 @@
+//! How the tasks speak to a person: one line for each thing that was done, with its result and its time.
+//!
+//! Colours go through `anstream`, which leaves them out in pipes and under NO_COLOR.
+
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+
+/// How something ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mark {
+    /// As it should.
+    Ok,
+    /// Not as it should.
+    Failed,
+    /// It was not done.
+    Skipped,
+}
+
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+
+/// Lines of parallel work must not mix.
+static SCREEN: Mutex<()> = Mutex::new(());
+
+/// Writes to standard output. Whoever closed it (`| head`) wants no more, and the task goes on to its exit code.
+fn put(text: &str) {
+    let mut out = anstream::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// A headline.
+pub(crate) fn section(title: &str) {
+    let _screen = SCREEN.lock();
+    put(&format!("{BOLD}{title}{BOLD:#}\n"));
+}
+
+/// Says what is being done now; on a terminal only, where [`done`] replaces it.
+pub(crate) fn running(what: &str) {
+    if std::io::stdout().is_terminal() {
+        let _screen = SCREEN.lock();
+        put(&format!("\r\x1b[K  {DIM}…{DIM:#}     {what}"));
+    }
+}
+
+/// One finished thing: what, how it ended, its facts in few words, and how long it took.
+pub(crate) fn done(mark: Mark, what: &str, facts: &str, took: Option<Duration>) {
+    let _screen = SCREEN.lock();
+    let (color, word) = match mark {
+        Mark::Ok => (AnsiColor::Green, "ok  "),
+        Mark::Failed => (AnsiColor::Red, "FAIL"),
+        Mark::Skipped => (AnsiColor::Yellow, "skip"),
+    };
+    let style = Style::new().fg_color(Some(color.into()));
+    let took = took.map_or_else(String::new, |took| format!("{:>6.1} s", took.as_secs_f32()));
+    let clear = if std::io::stdout().is_terminal() { "\r\x1b[K" } else { "" };
+    let line = format!("{clear}  {style}{word}{style:#}  {what:<32} {took:>8}  {facts}");
+    put(&format!("{}\n", line.trim_end()));
+}
+
+/// Text that stands for itself.
+pub(crate) fn text(text: &str) {
+    let _screen = SCREEN.lock();
+    put(&format!("{text}\n"));
+}
+
+/// An error, on standard error.
+pub(crate) fn error(text: &str) {
+    let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
+    // If not even this can be said, the exit code says it.
+    let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {text}");
+}
