@@ -47,7 +47,11 @@ impl Line {
     /// Appends a number in hexadecimal, with `0x`.
     pub fn hex(&mut self, number: u64) -> &mut Line {
         self.text("0x");
-        let digits = (64_u32.saturating_sub(number.leading_zeros())).div_ceil(4).max(1);
+        self.digits(number, (64_u32.saturating_sub(number.leading_zeros())).div_ceil(4).max(1))
+    }
+
+    /// Appends a number in hexadecimal, of `digits` digits.
+    pub fn digits(&mut self, number: u64, digits: u32) -> &mut Line {
         for place in (0..digits).rev() {
             let digit = (number >> place.wrapping_mul(4)) & 0xf;
             let digit = b"0123456789abcdef".get(digit as usize).copied().unwrap_or(b'?');

@@ -35,7 +35,7 @@ proptest! {
     fn the_checksum_is_what_the_format_says(block in block(), position: u64) {
         // Written once more from the words of the format, in another way.
         let words: Vec<u128> = block.chunks(8).map(|b| u64::from_le_bytes(b.try_into().unwrap()).into()).collect();
-        let fold = |x: u128, y: u128| (x * y) % (1 << 64) ^ (x * y) / (1 << 64);
+        let fold = |x: u128, y: u128| ((x * y) % (1 << 64)) ^ ((x * y) >> 64);
         let (k1, k2, k3) = (0x8bb84b93962eacc9_u128, 0x4b33a62ed433d4a3_u128, 0x4d5a2da51de1aa47_u128);
         let seed = u128::from(position);
         let lane = |first: usize, key: u128| {

@@ -93,8 +93,8 @@ impl Describe for Unfit {
                 line.text("); lay one with `savecore format`");
             }
             Unfit::OtherLabel { found, expected } => {
-                line.text("the label is of another partition: its uuid begins with ").hex(found);
-                line.text(", armed was ").hex(expected);
+                line.text("the label is of another partition: its uuid begins with ").digits(found >> 32, 8);
+                line.text(", armed was ").digits(expected >> 32, 8);
             }
             Unfit::OtherSize { label, partition } => {
                 line.text("the label is for ").decimal(label).text(" blocks, the partition has ");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dumpcore::format::checksum::block_sum;
-use dumpcore::format::chunk::{ChunkHeader, ChunkKind, Run, RunKind};
+use dumpcore::format::chunk::{ChunkHeader, ChunkKind, MAX_RUNS, Run, RunKind};
 use dumpcore::format::frame::{self, Kind};
 use dumpcore::format::header::{Header, Incomplete, Status, put_text};
 use dumpcore::format::note::{CpuCondition, CpuState, MemoryRange, NoteKind, RangeKind};
@@ -244,7 +244,7 @@ fn memory_chunks(machine: &Machine) -> Vec<(Vec<Run>, Vec<u64>)> {
     for (pfn, page) in &machine.pages {
         let (runs, data) = chunks.last_mut().unwrap();
         let is_data = page.kind() == RunKind::Data;
-        let full = (is_data && data.len() == machine.chunk_pages) || runs.len() == 200;
+        let full = (is_data && data.len() == machine.chunk_pages) || runs.len() == MAX_RUNS;
         if full {
             chunks.push(Default::default());
         }

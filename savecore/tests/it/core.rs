@@ -371,7 +371,7 @@ fn more_pages_than_a_file_can_hold_are_refused_by_name() {
     }
 
     let machine = Machine::small();
-    for (chunks, fits) in [(100_u64, true), (2500, false)] {
+    for (chunks, fits) in [(100_u64, true), (3000, false)] {
         let mut disk = partition(chunks + 10);
         write_dump(&mut disk, 1, &machine);
         let mut header = (*partition::scan(&disk).unwrap().dumps[0].header).clone();
@@ -397,7 +397,7 @@ fn more_pages_than_a_file_can_hold_are_refused_by_name() {
         header.to_block(Kind::Front, crate::common::block_mut(&mut disk, 1));
         let partition = partition::scan(&disk).unwrap();
         let dump = Dump::open(&disk, &partition, &partition.dumps[0]);
-        assert_eq!(dump.pages().zero, chunks * 219 * u64::from(u32::MAX));
+        assert_eq!(dump.pages().zero, chunks * MAX_RUNS as u64 * u64::from(u32::MAX));
         match elf::write(&dump, &mut Nothing, &mut ()) {
             Ok(_) => assert!(fits),
             Err(error) => assert!(!fits && matches!(error, Error::TooLarge { .. }), "{error}"),
