@@ -170,9 +170,10 @@ impl<'a> Dump<'a> {
     }
 }
 
-/// The first line of a message.
+/// The first line of a message. (What `core` has for this can panic, as far as the compiler knows.)
 fn first_line(message: &str) -> &str {
-    message.lines().next().unwrap_or_default()
+    let end = message.bytes().position(|byte| byte == b'\n').unwrap_or(message.len());
+    message.get(..end).unwrap_or_default()
 }
 
 /// Checks the seal, then runs the dump on the stack in the arena, if the platform can switch to it.

@@ -45,7 +45,7 @@ impl OldDriver {
     /// All that a driver may do with the queues, seen from crashdump mode.
     fn exercise(&self, wait: &Wait<'_>) {
         let (queues, machine) = (self.queues, self.machine);
-        expect(queues.crashdump_mode());
+        expect(queues.crashdump_mode() && dumpcore::crashdump_mode());
         let now = machine.now();
         // Timers: in time, not early, moved, deleted.
         expect(queues.set_timer(machine, Self::timer(0), now + MILLISECOND).is_ok());

@@ -189,7 +189,8 @@ impl Header {
 
     /// The header as a front ([`Kind::Front`]) or back ([`Kind::Back`]) block, with its checksum.
     pub fn to_block(&self, kind: Kind, block: &mut Block) {
-        block.copy_from_slice(self.as_bytes());
+        // Both have a block's size, so this cannot fail.
+        let _ = self.write_to(block.as_mut_slice());
         if let Some(magic) = block.first_chunk_mut::<8>() {
             *magic = kind.magic();
         }

@@ -51,7 +51,8 @@ impl Label {
 
     /// The label as a block, with its checksum.
     pub fn to_block(&self, block: &mut Block) {
-        block.copy_from_slice(self.as_bytes());
+        // Both have a block's size, so this cannot fail.
+        let _ = self.write_to(block.as_mut_slice());
         frame::seal(block);
     }
 
