@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::arm::{Armed, Dump, STACK_PAINT, Sealed, Step, Vitals, state};
 use crate::console::{Describe, Line};
+use crate::deferred::Queues;
 use crate::device::{DeviceError, Health};
 use crate::display_by_describe;
 use crate::format::frame::Kind;
@@ -136,7 +137,11 @@ impl<'a> Dump<'a> {
                 state::DUMPING => Outcome::OtherCpu { cpu: found >> 8 },
                 _ => {
                     say(platform, |line| {
-                        line.text(if found == state::SPENT { "already dumped" } else { "not armed" });
+                        line.text(if found == state::SPENT {
+                            "the one dump of this boot was tried already"
+                        } else {
+                            "not armed"
+                        });
                     });
                     Outcome::NotArmed
                 }
@@ -147,6 +152,7 @@ impl<'a> Dump<'a> {
             say(platform, |line| {
                 line.text("refused: the pointer to the armed state was changed");
             });
+            platform.reset(self.vitals().map_or(ResetPolicy::Reset, Vitals::reset));
             return Outcome::NotArmed;
         };
         let outcome = checked(armed, self.vitals(), platform, crash, cpu);
@@ -311,8 +317,8 @@ impl Running<'_> {
             &mut *armed.header,
         );
         vitals.enter(Step::Verify, platform.now());
-        let place = match self.check(&mut window, pool, sealed, &wait) {
-            Ok(place) => place,
+        let (place, verify) = match self.check(&mut window, pool, (sealed, queues), &wait) {
+            Ok(checked) => checked,
             Err(unfit) => {
                 // Reads of a check that ended early may still be under way. Nothing depends on how this ends.
                 if pool.settle(&mut window, &wait).is_ok() {
@@ -321,7 +327,7 @@ impl Running<'_> {
                 return Outcome::Refused(Refusal::Unfit(unfit));
             }
         };
-        self.write(&mut window, pool, header, (sealed, ram, vitals), place, &wait)
+        self.write(&mut window, pool, header, (sealed, ram, vitals), (place, verify), &wait)
     }
 
     /// What the dump will have to do without.
@@ -340,14 +346,15 @@ impl Running<'_> {
         }
     }
 
-    /// Checks that the partition is the right one and that what will be written is free.
+    /// Checks that the partition is the right one and that what will be written is free. Says what is still to be
+    /// checked while writing.
     fn check(
         &self,
         window: &mut Window<'_>,
         pool: &mut Pool,
-        sealed: &Sealed,
+        (sealed, queues): (&Sealed, Option<&Queues>),
         wait: &Wait<'_>,
-    ) -> Result<Place, Unfit> {
+    ) -> Result<(Place, Verify), Unfit> {
         let end = sealed.first_block.saturating_add(sealed.blocks);
         let blocks = window.device().geometry().blocks;
         if end > blocks {
@@ -356,13 +363,28 @@ impl Running<'_> {
         place::check_label(window, Some(&sealed.uuid), wait)?;
         let place = place::find(window, pool, &sealed.uuid, wait)?;
         let free = (place.block, window.blocks());
-        match sealed.verify() {
-            Verify::All => {
-                let mut progress = Progress::new(self.platform, "checked");
-                every_block(window, pool, &sealed.uuid, free, wait, &mut |done, all| {
-                    progress.tell(done, all)
-                })?;
+        let mut verify = sealed.verify();
+        if verify == Verify::All {
+            // A slow disk must not leave us with a checked partition and no time to write.
+            let half = self.begin.saturating_add(sealed.budget / 2);
+            let until_half = Wait::new(self.platform, queues, half);
+            let mut progress = Progress::new(self.platform, "checked");
+            let tell = &mut |done, all| progress.tell(done, all);
+            match every_block(window, pool, &sealed.uuid, free, &until_half, tell) {
+                Err(Unfit::Budget) => {
+                    say(self.platform, |line| {
+                        line.text(
+                            "checking takes half the time budget: from here on, just ahead of each write",
+                        );
+                    });
+                    pool.settle(window, wait).map_err(|error| Unfit::Device { block: free.0, error })?;
+                    verify = Verify::Ahead;
+                }
+                checked => checked?,
             }
+        }
+        match verify {
+            Verify::All => (),
             Verify::Sample { every } => sample(window, &sealed.uuid, free, every, wait)?,
             Verify::Ahead => {
                 // The front header and the block behind it, so that a dump can begin and be closed.
@@ -370,7 +392,7 @@ impl Running<'_> {
                 every_block(window, pool, &sealed.uuid, begin, wait, &mut |_, _| ())?;
             }
         }
-        Ok(place)
+        Ok((place, verify))
     }
 
     /// What the header says from the first moment on.
@@ -415,7 +437,7 @@ impl Running<'_> {
         pool: &mut Pool,
         header: &mut Header,
         (sealed, ram, vitals): (&Sealed, &[PfnRange], &Vitals),
-        place: Place,
+        (place, verify): (Place, Verify),
         wait: &Wait<'_>,
     ) -> Outcome {
         let platform = self.platform;
@@ -433,7 +455,7 @@ impl Running<'_> {
         let stop_at = self.begin.saturating_add(budget.saturating_sub(CLOSING.min(budget / 8)));
         let identity = (sealed.uuid, header.nonce.get());
         let next = place.block.saturating_add(1);
-        let mut writer = Writer::new(window, pool, identity, next, sealed.verify(), stop_at);
+        let mut writer = Writer::new(window, pool, identity, next, verify, stop_at);
         let mut ended = self.stream(&mut writer, (sealed, ram, vitals), wait).err();
 
         vitals.enter(Step::Close, platform.now());

@@ -269,6 +269,35 @@ fn a_crash_inside_the_dump_is_told_and_writes_nothing_more() {
 }
 
 #[test]
+fn a_check_that_takes_half_the_budget_goes_on_just_ahead_of_each_write() {
+    for foreign in [None, Some(BLOCKS - 30)] {
+        let disk = formatted();
+        if let Some(block) = foreign {
+            flip(&disk, FIRST + block, 9);
+        }
+        let machine = machine(&disk, 40);
+        // So slow that reading the whole partition alone takes more than half of it.
+        machine.set_tick(1_000_000);
+        let machine: &'static Machine = machine;
+        arm(machine, &disk, Config { budget: 90 * 1_000_000, ..config() }, 4).unwrap();
+        let before = disk.bytes();
+        let outcome = machine.panic("slow");
+        let console = machine.console_text();
+        assert!(console.contains("checking takes half the time budget"), "{console}");
+        // Whether all of it could be written is a matter of speed; that something was, is not.
+        assert!(
+            matches!(outcome, Outcome::Complete | Outcome::Incomplete(Incomplete::Budget)),
+            "{outcome:?}"
+        );
+        let after = disk.bytes();
+        Header::parse(at(&after, 1), Kind::Front).unwrap();
+        if let Some(block) = foreign {
+            assert_eq!(at(&before, block), at(&after, block));
+        }
+    }
+}
+
+#[test]
 fn a_clock_that_stands_still_ends_the_dump_all_the_same() {
     let disk = formatted();
     let machine = machine(&disk, 40);

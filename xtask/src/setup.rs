@@ -23,7 +23,7 @@ const TOOLS: [Tool; 3] = [
 ];
 
 /// Debian's own Rust, for machines without rustup.
-const DEBIAN_RUST: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld"];
+const DEBIAN_RUST: [&str; 5] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy", "lld"];
 
 /// What is still missing: Debian packages, and Rust targets.
 #[derive(Debug, Default)]

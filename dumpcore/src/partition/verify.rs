@@ -10,7 +10,8 @@ use crate::wait::Wait;
 /// How much of the pattern is checked, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verify {
-    /// Every free block of the partition, before the first write. The default, and what the 2004 diskdump did.
+    /// Every free block of the partition, before the first write. The default, and what the 2004 diskdump did. If
+    /// that takes half the time budget, it goes on as [`Ahead`](Verify::Ahead), so that time is left to write.
     All,
     /// Every block, just ahead of the write that overwrites it. Starts writing at once.
     Ahead,
@@ -50,7 +51,9 @@ pub fn scan(
             return Err(Unfit::Budget);
         }
         let free = if next < to && pool.has_room() { pool.take() } else { None };
-        let failed = |error| Unfit::Device { block: next, error };
+        // A wait that the end of the budget cut short says nothing of the device.
+        let failed =
+            |error| if wait.expired() { Unfit::Budget } else { Unfit::Device { block: next, error } };
         let done = if let Some((slot, buffer)) = free {
             let count = to.saturating_sub(next).min((buffer.len() / BLOCK_SIZE) as u64);
             let done = pool
