@@ -42,7 +42,9 @@ impl<'a> Arena<'a> {
     /// An arena over `memory`, which stands at `physical` in RAM and at `bus` for devices (usually the same).
     ///
     /// # Safety
-    /// The memory is physically contiguous, `physical` and `bus` are its addresses, and they stay so.
+    /// The memory is physically contiguous, `physical` and `bus` are its addresses, and they stay so. It is never used for
+    /// anything else again, not even when the arena is gone: buffers taken from it have no lifetime, and devices may hold
+    /// them.
     pub unsafe fn new(memory: &'a mut [u8], physical: u64, bus: u64) -> Arena<'a> {
         memory.fill(0);
         let length = memory.len();

@@ -298,6 +298,22 @@ fn a_check_that_takes_half_the_budget_goes_on_just_ahead_of_each_write() {
 }
 
 #[test]
+fn a_long_dump_tells_its_progress_and_where_the_time_went() {
+    let disk = formatted();
+    let machine = machine(&disk, 40);
+    machine.set_tick(20_000_000);
+    let machine: &'static Machine = machine;
+    arm(machine, &disk, config(), 4).unwrap();
+    assert_eq!(machine.panic("slow"), Outcome::Complete);
+    let console = machine.console_text();
+    for told in ["diskdump: checked ", " of 1 MiB, ", "diskdump: took over in 0.", "wrote in ", "closed in "]
+    {
+        assert!(console.contains(told), "{told}: {console}");
+    }
+    assert!(console.lines().all(|line| line.starts_with("diskdump: ")), "{console}");
+}
+
+#[test]
 fn a_clock_that_stands_still_ends_the_dump_all_the_same() {
     let disk = formatted();
     let machine = machine(&disk, 40);
