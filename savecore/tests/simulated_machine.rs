@@ -122,6 +122,17 @@ fn partition_of(disk: &Disk, blocks: u64) -> Vec<u8> {
     bytes[FIRST as usize * BLOCK_SIZE..][..blocks as usize * BLOCK_SIZE].to_vec()
 }
 
+/// Frees all dumps; the partition is then as it was when it was formatted.
+fn assert_all_is_freed(image: &[u8], fresh: &[u8]) {
+    let mut image = image.to_vec();
+    let partition = partition::scan(&image).expect("the label is as it was");
+    for found in partition.dumps.iter().rev() {
+        partition::clear(&mut image, &UUID, found, &mut ()).expect("memory can be written");
+    }
+    assert!(partition.foreign.is_empty(), "blocks that belong to no dump: {:?}", partition.foreign);
+    assert!(image == fresh, "something is left of the dump");
+}
+
 /// Compares what savecore reads with the machine; says how many pages were there.
 fn compare(
     memory: &Memory,
@@ -191,8 +202,10 @@ proptest! {
     ) {
         let blocks = 400;
         let disk = Disk::formatted(blocks + 10, FIRST, blocks, &UUID, seed);
+        let fresh = partition_of(&disk, blocks);
         let (machine, outcome) = crash(&memory, &disk, blocks, verify, DiskFault::None, depth);
         prop_assert_eq!(outcome, Outcome::Complete, "{}", machine.console_text());
+        assert_all_is_freed(&partition_of(&disk, blocks), &fresh);
         let there = compare(&memory, machine, &partition_of(&disk, blocks), true)?;
         prop_assert!(there.is_some());
     }
@@ -227,7 +240,16 @@ proptest! {
             machine.set_fault(MachineFault::NestedCrash(looks));
         }
         let machine: &'static Machine = machine;
+        let fresh = partition_of(&disk, blocks);
         let outcome = crash_on(machine, &disk, blocks, verify, fault, depth, budget);
+        let after = partition_of(&disk, blocks);
+        // A dump without its first block is looked for only when asked to.
+        if write_back || !matches!(outcome, Outcome::Refused(_)) {
+            let begun = partition::scan(&after).expect("the label is as it was").dumps.first().map(|dump| dump.first);
+            if begun == Some(1) {
+                assert_all_is_freed(&after, &fresh);
+            }
+        }
         let whole = outcome == Outcome::Complete;
         let there = compare(&memory, machine, &partition_of(&disk, blocks), whole || {
             // The last block of all may have arrived before the failure was noticed.
@@ -281,6 +303,9 @@ fn the_power_is_cut_after_every_single_write_and_each_prefix_is_a_dump() {
                 assert!(there.is_some(), "after {after_blocks} writes nothing could be read");
             }
             most = most.max(there.unwrap_or(0));
+            if there.is_some() {
+                assert_all_is_freed(&image, &before[FIRST as usize * BLOCK_SIZE..][..image.len()]);
+            }
             let (after, end) = (disk.bytes(), (FIRST + blocks) as usize * BLOCK_SIZE);
             assert!(
                 before[..(FIRST as usize + 1) * BLOCK_SIZE] == after[..(FIRST as usize + 1) * BLOCK_SIZE]
@@ -289,4 +314,41 @@ fn the_power_is_cut_after_every_single_write_and_each_prefix_is_a_dump() {
         }
         assert!(most > 150, "the longest prefix has only {most} pages");
     }
+}
+
+#[test]
+fn a_cache_that_lost_much_of_an_unfinished_dump_leaves_no_block_behind_and_no_overlap() {
+    let memory = Memory {
+        ram: vec![RamRange { start: 0, end: 0x60_0000 }],
+        filled: (0x40..0x500).collect(),
+        unreadable: BTreeSet::new(),
+        still: None,
+        seed: 9,
+    };
+    let blocks = 4000;
+    let disk = Disk::formatted(blocks + 10, FIRST, blocks, &UUID, 5);
+    let fresh = partition_of(&disk, blocks);
+    crash(&memory, &disk, blocks, Verify::All, DiskFault::PowerCut { after_blocks: 1100, torn: false }, 2);
+    // What lay in the disk's cache is lost, and more of it than was ever in flight together.
+    let hole = 40..900;
+    disk.change(|bytes| {
+        let partition = &mut bytes[FIRST as usize * BLOCK_SIZE..];
+        let bytes = hole.start * BLOCK_SIZE..hole.end * BLOCK_SIZE;
+        partition[bytes.clone()].copy_from_slice(&fresh[bytes]);
+    });
+    disk.switch_on();
+    let image = partition_of(&disk, blocks);
+    let partition = partition::scan(&image).expect("the label is as it was");
+    let [found] = &partition.dumps[..] else { panic!("{} dumps", partition.dumps.len()) };
+    assert!(found.header.window_blocks.get() < hole.len() as u32, "the hole is a large one");
+    assert!(found.end > hole.end as u64, "what is behind the hole belongs to the dump");
+    assert_all_is_freed(&image, &fresh);
+
+    // The next dump goes behind all of it, and both are freed.
+    let (_, outcome) = crash(&memory, &disk, blocks, Verify::All, DiskFault::None, 2);
+    assert_eq!(outcome, Outcome::Complete);
+    let image = partition_of(&disk, blocks);
+    let partition = partition::scan(&image).expect("the label is as it was");
+    assert_eq!(partition.dumps.iter().map(|dump| dump.first).collect::<Vec<_>>(), [1, found.end]);
+    assert_all_is_freed(&image, &fresh);
 }

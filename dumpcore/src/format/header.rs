@@ -160,8 +160,7 @@ pub struct Header {
     pub crashing_cpu: U32,
     /// A [`Trigger`].
     pub trigger: U32,
-    /// Distance in blocks within which writes were in flight together. Behind an unfinished dump, the first
-    /// run of this many pattern blocks is its end.
+    /// Blocks that were in flight together, at most: so many may be torn or missing where an unfinished dump ends.
     pub window_blocks: U32,
     /// Bytes of `build_id` in use, at most 32.
     pub build_id_len: U32,

@@ -3,6 +3,7 @@
 use crate::device::{Completion, DeviceError, Direction, DumpDevice, Gather, Rejected, Request};
 use crate::dma::DmaBuffer;
 use crate::format::BLOCK_SIZE;
+use crate::format::chunk::MAX_PAYLOAD_BLOCKS;
 use crate::partition::window::Window;
 use crate::platform::Nanoseconds;
 use crate::wait::Wait;
@@ -87,13 +88,10 @@ impl Pool {
         self.deepest
     }
 
-    /// Blocks that all buffers together have.
+    /// Blocks that can be in flight together: in each buffer's name the largest chunk.
     pub fn span(&self) -> usize {
-        let bytes = self.slots.iter().fold(0_usize, |sum, slot| match slot {
-            Slot::Free(buffer) => sum.saturating_add(buffer.len()),
-            _ => sum,
-        });
-        bytes / BLOCK_SIZE
+        let buffers = self.slots.iter().filter(|slot| matches!(slot, Slot::Free(_))).count();
+        buffers.min(self.depth).saturating_mul(MAX_PAYLOAD_BLOCKS.saturating_add(1))
     }
 
     /// Everything that must be the same at the crash: the bounds, and where each buffer is.

@@ -21,11 +21,8 @@ pub enum Search {
     Whole,
 }
 
-/// A header's `window_blocks` is not believed beyond this; the kernel side believes no more either.
-const MAX_WINDOW: u64 = 1 << 16;
-
-/// The window of a dump that has lost both headers.
-const DEFAULT_WINDOW: u64 = 4096;
+/// How far to look, without being asked to look everywhere, for a dump that has lost its front header.
+const RECOVERY_BLOCKS: u64 = 4096;
 
 /// Reads the label.
 ///
@@ -139,9 +136,8 @@ impl Scanner<'_> {
             };
             return Found { header, first, end, ending };
         }
-        let window = u64::from(header.window_blocks.get()).clamp(1, MAX_WINDOW);
         let nonce = header.nonce.get();
-        let (end, back) = self.unfinished(first + 1, nonce, window);
+        let (end, back) = self.unfinished(first + 1, nonce);
         match (header.status(), back) {
             (Status::InProgress, Some(back)) => {
                 Found { header: back, first, end, ending: Ending::AlmostClosed }
@@ -153,15 +149,16 @@ impl Scanner<'_> {
         }
     }
 
-    /// The end of a dump that nobody closed: behind the last block that is not pattern, in front of the first
-    /// `window` pattern blocks, at its back header, or where another dump begins.
-    fn unfinished(&mut self, from: u64, nonce: u64, window: u64) -> (u64, Option<Box<Header>>) {
+    /// The end of a dump that nobody closed: at its back header, or behind the last block that is not pattern, up to
+    /// where another dump begins. Many writes were in flight together, and the disk's cache may have lost any of
+    /// them, so pattern in between ends nothing.
+    fn unfinished(&mut self, from: u64, nonce: u64) -> (u64, Option<Box<Header>>) {
         let uuid = self.uuid;
         let (mut end, mut at) = (from, from);
         // Payload is not looked into: it is memory, and memory may hold anything.
         let mut payload: Range<u64> = 0..0;
         let mut sums = Vec::new();
-        while at < self.reader.blocks() && at - end < window {
+        while at < self.reader.blocks() {
             let Ok(block) = self.reader.block(at) else {
                 at += 1;
                 end = at;
@@ -198,7 +195,7 @@ impl Scanner<'_> {
         let uuid = self.uuid;
         let mut last = at;
         let mut next = at;
-        while next < self.reader.blocks() && (search == Search::Whole || next - last <= DEFAULT_WINDOW) {
+        while next < self.reader.blocks() && (search == Search::Whole || next - last <= RECOVERY_BLOCKS) {
             let here = next;
             next += 1;
             let Ok(block) = self.reader.block(here) else {
@@ -224,7 +221,7 @@ impl Scanner<'_> {
                 continue;
             }
             let nonce = chunk.nonce.get();
-            let (end, back) = self.unfinished(here, nonce, DEFAULT_WINDOW);
+            let (end, back) = self.unfinished(here, nonce);
             return match back {
                 Some(back) => self.recovered(at, here, back, end, Ending::FrontLost),
                 None => {
@@ -265,6 +262,6 @@ fn from_chunks(uuid: &Uuid, nonce: u64, first: u64) -> Header {
     header.first_block = first.into();
     header.arch = (dumpcore::format::header::Arch::X86_64 as u32).into();
     header.trigger = (dumpcore::format::header::Trigger::Panic as u32).into();
-    header.window_blocks = (DEFAULT_WINDOW as u32).into();
+    header.window_blocks = 1.into();
     header
 }
