@@ -4,7 +4,7 @@
 //!
 //! 1. While the kernel is healthy, [`Dump::arm`] takes everything over that a dump will need and seals it
 //!    ([`arm`], [`arena`], [`integrity`]).
-//! 2. The kernel crashes and calls [`Dump::crash`] ([`crash`]): the other CPUs are frozen, crashdump mode begins.
+//! 2. The kernel crashes and calls [`Dump::crash`] ([`crash`]): crashdump mode begins, the other CPUs are frozen (`steps`).
 //! 3. The seal and the dump path's own code are checked ([`integrity`]).
 //! 4. The target is taken over ([`device`]), its label and pattern are checked ([`partition`]).
 //! 5. Memory is streamed out ([`memory`], [`stream`], [`format`](mod@format)), waiting only in [`wait`].
@@ -30,6 +30,7 @@
 
 pub mod arena;
 pub mod arm;
+mod armed;
 pub mod console;
 pub mod crash;
 pub mod deferred;
@@ -45,6 +46,7 @@ pub mod record;
 #[cfg(any(test, feature = "test-utils"))]
 #[allow(clippy::indexing_slicing, clippy::expect_used, clippy::panic, clippy::arithmetic_side_effects)]
 pub mod sim;
+mod steps;
 pub mod stream;
 pub mod wait;
 

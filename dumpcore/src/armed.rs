@@ -1,0 +1,227 @@
+//! The armed state: what `arm()` accepted, sealed, and the little that a crash inside the dump may look at.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use zerocopy::{Immutable, IntoBytes};
+
+use crate::crash::Outcome;
+use crate::deferred::Queues;
+use crate::device::DumpDevice;
+use crate::dma::DmaBuffer;
+use crate::format::Uuid;
+use crate::format::header::Header;
+use crate::integrity::Digest;
+use crate::memory::map::PfnRange;
+use crate::partition::io::Pool;
+use crate::partition::verify::Verify;
+use crate::platform::{Nanoseconds, ResetPolicy};
+
+/// What the stack is painted with, so that its use can be measured.
+pub(crate) const STACK_PAINT: u8 = 0xa5;
+
+/// What was accepted when armed, and must be unchanged at the crash. Plain numbers without padding, so that their
+/// bytes can be checked before any of them is believed.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct Sealed {
+    pub(crate) first_block: u64,
+    pub(crate) blocks: u64,
+    pub(crate) uuid: Uuid,
+    /// See [`Sealed::verify`].
+    pub(crate) verify: u64,
+    pub(crate) every: u64,
+    pub(crate) budget: Nanoseconds,
+    pub(crate) log_tail: u64,
+    pub(crate) arena_start: u64,
+    pub(crate) arena_end: u64,
+    pub(crate) pages: u64,
+    pub(crate) code_crc: u64,
+    pub(crate) arena_used: u64,
+    pub(crate) arena_length: u64,
+}
+
+impl Sealed {
+    /// How a [`Verify`] is stored.
+    pub(crate) fn verify_numbers(verify: Verify) -> (u64, u64) {
+        match verify {
+            Verify::All => (0, 0),
+            Verify::Ahead => (1, 0),
+            Verify::Sample { every } => (2, every),
+        }
+    }
+
+    /// How much of the pattern is checked.
+    pub(crate) fn verify(&self) -> Verify {
+        match self.verify {
+            1 => Verify::Ahead,
+            2 => Verify::Sample { every: self.every },
+            _ => Verify::All,
+        }
+    }
+
+    /// The arena's pages.
+    pub(crate) fn arena(&self) -> PfnRange {
+        PfnRange { start: self.arena_start, end: self.arena_end }
+    }
+}
+
+/// Where a dump is, for the record of a dump that crashes itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum Step {
+    Seal = 1,
+    Freeze = 2,
+    Code = 3,
+    Takeover = 4,
+    Verify = 5,
+    Begin = 6,
+    Memory = 7,
+    Close = 8,
+}
+
+impl Step {
+    const ALL: [Step; 8] = [
+        Step::Seal,
+        Step::Freeze,
+        Step::Code,
+        Step::Takeover,
+        Step::Verify,
+        Step::Begin,
+        Step::Memory,
+        Step::Close,
+    ];
+
+    /// What the dump does in this step, for people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Step::Seal => "checking its seal",
+            Step::Freeze => "stopping the other CPUs",
+            Step::Code => "checking its code",
+            Step::Takeover => "taking the disk over",
+            Step::Verify => "checking the partition",
+            Step::Begin => "writing its first blocks",
+            Step::Memory => "writing memory",
+            Step::Close => "closing the dump",
+        }
+    }
+}
+
+/// The little that a crash inside the dump may still look at. Outside of [`Armed`], which the dump has borrowed.
+pub(crate) struct Vitals {
+    step: AtomicU32,
+    reset: AtomicU32,
+    /// When each step was entered, by its number; 0 for those that were not.
+    entered: [AtomicU64; Step::ALL.len() + 1],
+}
+
+impl Vitals {
+    pub(crate) fn new(reset: ResetPolicy) -> Vitals {
+        Vitals {
+            step: AtomicU32::new(0),
+            reset: AtomicU32::new(reset as u32),
+            entered: [const { AtomicU64::new(0) }; Step::ALL.len() + 1],
+        }
+    }
+
+    /// A step begins `now`.
+    pub(crate) fn enter(&self, step: Step, now: Nanoseconds) {
+        self.step.store(step as u32, Ordering::Relaxed);
+        if let Some(entered) = self.entered.get(step as usize) {
+            entered.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// When a step began; 0 if it has not.
+    pub(crate) fn entered(&self, step: Step) -> Nanoseconds {
+        self.entered.get(step as usize).map_or(0, |entered| entered.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn step(&self) -> Option<Step> {
+        let number = self.step.load(Ordering::Relaxed);
+        Step::ALL.into_iter().find(|step| *step as u32 == number)
+    }
+
+    /// The reset policy; a reset, if what is stored is none.
+    pub(crate) fn reset(&self) -> ResetPolicy {
+        let number = self.reset.load(Ordering::Relaxed);
+        [ResetPolicy::Reset, ResetPolicy::PowerOff, ResetPolicy::Halt, ResetPolicy::Return]
+            .into_iter()
+            .find(|policy| *policy as u32 == number)
+            .unwrap_or(ResetPolicy::Reset)
+    }
+}
+
+/// Everything that a dump uses; it lives in the arena, and so does all it points to.
+pub(crate) struct Armed<'a> {
+    pub(crate) sealed: Sealed,
+    /// CRC-32 of the sealed numbers and of all pointers.
+    pub(crate) numbers_crc: u32,
+    /// CRC-32 of what the pointers lead to.
+    pub(crate) targets_crc: u32,
+    pub(crate) ram: &'a [PfnRange],
+    pub(crate) queues: Option<&'a Queues>,
+    pub(crate) device: &'a mut dyn DumpDevice,
+    pub(crate) pool: Pool,
+    pub(crate) scratch: Option<DmaBuffer>,
+    pub(crate) header: &'a mut Header,
+    pub(crate) stack: &'a mut [u8],
+    pub(crate) vitals: &'a Vitals,
+    /// How the dump ended.
+    pub(crate) outcome: Outcome,
+}
+
+impl Armed<'_> {
+    /// The checksum of all numbers and pointers; follows none of them.
+    fn numbers(&self) -> u32 {
+        let mut digest = Digest::new();
+        digest.bytes(self.sealed.as_bytes());
+        digest.number(self.ram.as_ptr() as u64).number(self.ram.len() as u64);
+        digest.number(self.queues.map_or(0, |queues| core::ptr::from_ref(queues) as u64));
+        let device: *const dyn DumpDevice = core::ptr::from_ref(&*self.device);
+        // SAFETY: a pointer to a trait object is two words, its data and its methods; any two words are two numbers.
+        let device: [usize; 2] = unsafe { core::mem::transmute(device) };
+        device.iter().for_each(|word| {
+            digest.number(*word as u64);
+        });
+        self.pool.seal(&mut digest);
+        digest.number(self.scratch.as_ref().map_or(0, |buffer| buffer.address().as_ptr() as u64));
+        digest.number(self.scratch.as_ref().map_or(0, DmaBuffer::bus_address));
+        digest.number(self.scratch.as_ref().map_or(0, |buffer| buffer.len() as u64));
+        digest.number(core::ptr::from_ref::<Header>(self.header) as u64);
+        digest.number(self.stack.as_ptr() as u64).number(self.stack.len() as u64);
+        digest.number(core::ptr::from_ref(self.vitals) as u64);
+        digest.finish()
+    }
+
+    /// The checksum of what the pointers lead to: the memory map, and what the device's driver must find unchanged.
+    fn targets(&self) -> u32 {
+        let mut digest = Digest::new();
+        for range in self.ram {
+            digest.number(range.start).number(range.end);
+        }
+        self.device.seal(&mut digest);
+        digest.finish()
+    }
+
+    /// Seals the armed state.
+    pub(crate) fn seal(&mut self) {
+        self.numbers_crc = self.numbers();
+        self.targets_crc = self.targets();
+    }
+
+    /// Whether the seal is whole: first the numbers, and only then what they lead to.
+    ///
+    /// # Errors
+    /// The checksum when armed, and now.
+    pub(crate) fn check_seal(&self) -> Result<(), (u32, u32)> {
+        let numbers = self.numbers();
+        if numbers != self.numbers_crc {
+            return Err((self.numbers_crc, numbers));
+        }
+        let targets = self.targets();
+        if targets != self.targets_crc {
+            return Err((self.targets_crc, targets));
+        }
+        Ok(())
+    }
+}
