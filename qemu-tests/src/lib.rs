@@ -1,6 +1,6 @@
 //! The QEMU matrix: real machines that crash, and what has to be true afterwards.
 //!
-//! A [scenario](scenarios) makes a [disk image](image), boots the test kernel in a [machine](machine), lets it crash, and
+//! A [scenario](scenarios) makes a [disk image](image), boots the test kernel in a [machine], lets it crash, and
 //! looks at what is left: the serial log, the image's [fingerprint](image::Disk::fingerprint), what
 //! [savecore] says, what [gdb](debugger) shows, and whether the [core equals the machine's memory](compare).
 //!

@@ -73,6 +73,13 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
         Ok(Step::Done(build::lint_kernel()?.to_owned()))
     });
 
+    step(&mut count, "documentation", || {
+        let mut cargo = host_cargo();
+        cargo.args(["doc", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "--deny warnings");
+        logged(cargo, "doc", SECTION_LIMIT)?.success("cargo doc --no-deps")?;
+        Ok(Step::Done(String::new()))
+    });
+
     ui::section("unit tests and properties");
     for (name, cargo) in unit_tests() {
         units(&mut count, name, cargo);

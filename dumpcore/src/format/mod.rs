@@ -5,7 +5,7 @@
 //! | block | what |
 //! | --- | --- |
 //! | 0 | [`Label`](label::Label): says that this partition belongs to us; no dump ever writes it |
-//! | 1 … | dumps, one behind another; then, to the end, the [pattern](pattern) |
+//! | 1 … | dumps, one behind another; then, to the end, the [pattern] |
 //!
 //! A dump is a [front header](header), [chunks](chunk) without a gap, and a back header equal to the
 //! front one. A chunk is one header block and up to [`chunk::MAX_PAYLOAD_BLOCKS`] payload blocks, each with

@@ -217,7 +217,13 @@ impl Footprint {
 
 pub(super) fn nested_after_write(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
-    let machine = case.machine(&disk, "nested-after-write").cpus(2).memory(256);
+    // Behind many chunks, since the last few may still be on their way to the disk.
+    let machine = case
+        .machine(&disk, "nested-after-write")
+        .cpus(2)
+        .memory(256)
+        .word("fill=16")
+        .word("nested.page=12000");
     let crashed = crash(case, &disk, &machine, "crash", exit::NESTED)?;
     crashed.said("crashed itself while")?;
     let (_, dump) = partial(case, &disk, "unfinished", 2)?;

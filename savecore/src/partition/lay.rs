@@ -9,7 +9,7 @@ use super::{Ending, Found};
 use crate::Error;
 use crate::source::{BATCH, Progress, Source};
 
-/// What [`format`] lays.
+/// What [`format()`] lays.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The partition's identity.
