@@ -2,6 +2,8 @@
 
 use core::ptr::NonNull;
 
+use static_assertions::const_assert;
+
 use crate::format::checksum::Sum64;
 use crate::format::{Block, PAGE_SIZE};
 
@@ -10,6 +12,10 @@ const WORDS: usize = PAGE_SIZE / size_of::<u64>();
 
 /// Words looked at between two decisions.
 const GROUP: usize = 8;
+
+/// Stripes of four words that are summed in one turn: a CPU that is emulated pays for each turn.
+const STRIPES: usize = 8;
+const_assert!(WORDS.is_multiple_of(4 * STRIPES));
 
 /// Reads one word of a page.
 ///
@@ -66,13 +72,15 @@ pub unsafe fn is_zero(page: NonNull<u8>) -> bool {
 pub unsafe fn copy(page: NonNull<u8>, to: &mut Block, position: u64) -> u64 {
     let page = page.cast::<u64>();
     let mut sum = Sum64::new(position);
-    for (place, slot) in to.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let first = place.wrapping_mul(4);
-        // SAFETY: a block has WORDS / 4 stripes, so first + 3 is below WORDS; the rest is the caller's promise.
-        let words = unsafe { stripe(page, first) };
-        sum.stripe(words.map(u64::to_le));
-        for (bytes, word) in slot.as_chunks_mut::<8>().0.iter_mut().zip(words) {
-            *bytes = word.to_ne_bytes();
+    for (turn, slot) in to.as_chunks_mut::<{ 32 * STRIPES }>().0.iter_mut().enumerate() {
+        for (part, slot) in slot.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let at = turn.wrapping_mul(STRIPES).wrapping_add(part).wrapping_mul(4);
+            // SAFETY: a block has WORDS / 4 stripes, so at + 3 is below WORDS; the rest is the caller's promise.
+            let words = unsafe { stripe(page, at) };
+            sum.stripe(words.map(u64::to_le));
+            for (bytes, word) in slot.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+                *bytes = word.to_ne_bytes();
+            }
         }
     }
     sum.finish(PAGE_SIZE as u64)
@@ -85,10 +93,13 @@ pub unsafe fn copy(page: NonNull<u8>, to: &mut Block, position: u64) -> u64 {
 pub unsafe fn sum(page: NonNull<u8>, position: u64) -> u64 {
     let page = page.cast::<u64>();
     let mut sum = Sum64::new(position);
-    for first in (0..WORDS).step_by(4) {
-        // SAFETY: first is a multiple of 4 below WORDS, which is one too; the rest is the caller's promise.
-        let words = unsafe { stripe(page, first) };
-        sum.stripe(words.map(u64::to_le));
+    for first in (0..WORDS).step_by(4 * STRIPES) {
+        for part in 0..STRIPES {
+            let at = first.wrapping_add(part.wrapping_mul(4));
+            // SAFETY: at + 3 is below WORDS, a multiple of 4 * STRIPES; the rest is the caller's promise.
+            let words = unsafe { stripe(page, at) };
+            sum.stripe(words.map(u64::to_le));
+        }
     }
     sum.finish(PAGE_SIZE as u64)
 }

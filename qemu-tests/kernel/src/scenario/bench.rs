@@ -191,6 +191,10 @@ pub(crate) fn checksums(bytes: u64) -> Result<(), &'static str> {
         }
         black_box(&mut *copy);
     });
+    measure("still-page", &mut |block, position| {
+        // SAFETY: as below.
+        black_box(unsafe { dumpcore::memory::page::sum(NonNull::from(block).cast(), position) });
+    });
     let mut stored = alloc::boxed::Box::new([0; BLOCK_SIZE]);
     measure("page", &mut |block, position| {
         // SAFETY: the frame is ours, and a frame is an aligned page.
