@@ -48,7 +48,9 @@ pub(crate) fn task() -> Result<bool> {
         Ok((core, "core file written, pattern laid again".to_owned()))
     })?;
     let shown = step("open the core in gdb", || {
-        Ok((debugger::gdb(&kernel, &core, &COMMANDS, &folder, LIMIT)?, String::new()))
+        let shown = debugger::gdb(&kernel, &core, &COMMANDS, &folder, LIMIT)?;
+        complete(&shown).with_context(|| format!("log: {}", folder.join("gdb.log").display()))?;
+        Ok((shown, format!("{CPUS} backtraces, the variable, the list")))
     })?;
 
     ui::text("");
@@ -62,6 +64,16 @@ pub(crate) fn task() -> Result<bool> {
     ui::text(&format!("look round gdb {} {}", kernel.display(), core.display()));
     ui::text(&format!("took {:.1} s", begin.elapsed().as_secs_f32()));
     Ok(true)
+}
+
+/// Whether gdb shows all that the demo is for.
+fn complete(shown: &str) -> Result<()> {
+    let calls = (0..CPUS).map(|cpu| format!("witness_outer (cpu={cpu}, "));
+    let values = ["the kernel remembers", "0x5749544e45535321", "index: 2, value: 4"].map(str::to_owned);
+    match calls.chain(values).find(|part| !shown.contains(part.as_str())) {
+        Some(part) => bail!("gdb does not show `{part}`"),
+        None => Ok(()),
+    }
 }
 
 const COMMANDS: [&str; 6] = [
@@ -183,6 +195,15 @@ mod tests {
             "  $1 = 5",
         ];
         assert_eq!(pleasant(shown), expected);
+    }
+
+    #[test]
+    fn a_backtrace_or_a_value_that_is_missing_fails_the_demo() {
+        let calls: String = (0..CPUS).map(|cpu| format!("#3 witness_outer (cpu={cpu}, token=1)\n")).collect();
+        let values = "\"the kernel remembers\" 0x5749544e45535321 {index: 2, value: 4}";
+        assert!(complete(&format!("{calls}{values}")).is_ok());
+        assert!(complete(&calls).is_err());
+        assert!(complete(values).is_err());
     }
 
     #[test]

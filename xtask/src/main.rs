@@ -12,6 +12,7 @@ mod ui;
 use std::fmt;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 /// diskdump's tasks.
@@ -68,8 +69,36 @@ impl fmt::Display for CannotBegin {
 
 impl std::error::Error for CannotBegin {}
 
+/// Help goes out as it is; a bad argument becomes one line.
+fn bad_arguments(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp => {
+            // A closed pipe is no failure.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            ui::error(
+                "say what to do: setup, demo, test, qemu, bench or ci; `cargo xtask --help` tells more",
+            );
+            ExitCode::from(2)
+        }
+        _ => {
+            let text = error.render().to_string();
+            let head = text.split("\n\n").next().unwrap_or_default();
+            let words: Vec<&str> = head.strip_prefix("error: ").unwrap_or(head).split_whitespace().collect();
+            ui::error(&format!("{}; `cargo xtask --help` tells more", words.join(" ")));
+            ExitCode::from(2)
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let result = match Arguments::parse().task {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return bad_arguments(&error),
+    };
+    let result = match arguments.task {
         Task::Setup => setup::task(),
         Task::Demo => demo::task(),
         Task::Test => test::task(test::on_ci()),

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use qemu_tests::scenarios;
 
 use crate::qemu::Count;
@@ -13,6 +13,9 @@ use crate::{CannotBegin, build, qemu, setup};
 
 /// A section that takes longer hangs.
 const SECTION_LIMIT: Duration = Duration::from_secs(1200);
+
+/// What the demo may take when everything is built.
+const DEMO_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a step gives: its facts, or the reason why it was skipped.
 enum Step {
@@ -104,6 +107,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
             Ok(programs) => {
                 ui::done(Mark::Ok, "test kernel and savecore", "", None);
                 count.passed += 1;
+                step(&mut count, "demo", demo);
                 count += qemu::run(&all, &programs);
             }
             Err(error) => {
@@ -121,6 +125,19 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     ui::text(&format!("took {} s", begin.elapsed().as_secs()));
     ui::text(&count.to_string());
     Ok(count.failed == 0)
+}
+
+/// The demo, as a person runs it; everything is built by now.
+fn demo() -> Result<Step> {
+    let begin = Instant::now();
+    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+    command.arg("demo");
+    logged(command, "demo", SECTION_LIMIT)?.success("cargo xtask demo")?;
+    let took = begin.elapsed();
+    if took > DEMO_LIMIT {
+        bail!("it took {:.0} s, {} are allowed", took.as_secs_f32(), DEMO_LIMIT.as_secs());
+    }
+    Ok(Step::Done(format!("of {} s allowed", DEMO_LIMIT.as_secs())))
 }
 
 /// Runs one step, prints its line, counts it.
