@@ -110,7 +110,7 @@ pub enum ArmError {
     AlreadyArmed,
     /// The arena is too small.
     Arena(OutOfArena),
-    /// The arena does not begin at a page of RAM, so it cannot be left out of the dump.
+    /// The arena is not made of whole pages, so it cannot be left out of the dump.
     ArenaMisaligned {
         /// Its physical address.
         physical: u64,
@@ -314,7 +314,7 @@ fn prepare<'a>(
         return Err(ArmError::Unfit(Unfit::BeyondDevice { end, blocks: device_blocks }));
     }
     let physical = arena.physical();
-    if !physical.is_multiple_of(PAGE_BYTES) {
+    if !physical.is_multiple_of(PAGE_BYTES) || !(arena.length() as u64).is_multiple_of(PAGE_BYTES) {
         return Err(ArmError::ArenaMisaligned { physical });
     }
     let arena_pages = PfnRange {

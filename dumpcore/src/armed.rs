@@ -110,6 +110,8 @@ impl Step {
 pub(crate) struct Vitals {
     step: AtomicU32,
     reset: AtomicU32,
+    /// The same with all bits turned round, so that a stray write shows.
+    reset_turned: AtomicU32,
     /// When each step was entered, by its number; 0 for those that were not.
     entered: [AtomicU64; Step::ALL.len() + 1],
 }
@@ -119,6 +121,7 @@ impl Vitals {
         Vitals {
             step: AtomicU32::new(0),
             reset: AtomicU32::new(reset as u32),
+            reset_turned: AtomicU32::new(!(reset as u32)),
             entered: [const { AtomicU64::new(0) }; Step::ALL.len() + 1],
         }
     }
@@ -141,9 +144,12 @@ impl Vitals {
         Step::ALL.into_iter().find(|step| *step as u32 == number)
     }
 
-    /// The reset policy; a reset, if what is stored is none.
+    /// The reset policy; a reset, if what is stored was changed.
     pub(crate) fn reset(&self) -> ResetPolicy {
         let number = self.reset.load(Ordering::Relaxed);
+        if number != !self.reset_turned.load(Ordering::Relaxed) {
+            return ResetPolicy::Reset;
+        }
         [ResetPolicy::Reset, ResetPolicy::PowerOff, ResetPolicy::Halt, ResetPolicy::Return]
             .into_iter()
             .find(|policy| *policy as u32 == number)

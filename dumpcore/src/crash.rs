@@ -40,7 +40,8 @@ pub enum Outcome {
     Refused(Refusal),
     /// A dump was begun and ended early, in order.
     Incomplete(Incomplete),
-    /// A dump was begun and could not be closed: it stays one in progress, readable as far as it came.
+    /// A dump was begun, or perhaps not even that, and could not be closed: it stays one in progress, readable as far
+    /// as it came.
     Unclosed(DeviceError),
     /// A whole dump is on the medium.
     Complete,
@@ -69,8 +70,8 @@ pub enum Refusal {
     Takeover(DeviceError),
     /// The partition may not be written.
     Unfit(Unfit),
-    /// The first header could not be written.
-    Begin(DeviceError),
+    /// The pointer to the armed state was changed.
+    Pointer,
 }
 
 impl Describe for Refusal {
@@ -93,9 +94,8 @@ impl Describe for Refusal {
                 error.describe(line);
             }
             Refusal::Unfit(unfit) => unfit.describe(line),
-            Refusal::Begin(error) => {
-                line.text("the first block could not be written: ");
-                error.describe(line);
+            Refusal::Pointer => {
+                line.text("the pointer to the armed state was changed");
             }
         }
     }
@@ -138,21 +138,24 @@ impl<'a> Dump<'a> {
         }
         // SAFETY: this CPU alone moved the state from ARMED to DUMPING.
         let Some(armed) = (unsafe { self.take_armed() }) else {
-            say(platform, |line| {
-                line.text("refused: the pointer to the armed state was changed");
-            });
+            record::refused(platform, &Refusal::Pointer);
+            self.state.store(state::SPENT, Ordering::Release);
             platform.reset(self.vitals().map_or(ResetPolicy::Reset, Vitals::reset));
-            return Outcome::NotArmed;
+            return Outcome::Refused(Refusal::Pointer);
         };
         let outcome = checked(armed, self.vitals(), platform, crash, cpu);
         self.state.store(state::SPENT, Ordering::Release);
         outcome
     }
 
-    /// A crash inside the dump: a short record, and the reset policy. The second time, not even the record.
+    /// A crash inside the dump: a short record, and the reset policy. The second time, not even the record, and the third
+    /// time nothing, since then it is the reset that crashes.
     fn crashed_inside(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
         let before = self.nested.fetch_add(1, Ordering::AcqRel);
         let vitals = self.vitals();
+        if before > 1 {
+            return Outcome::Nested;
+        }
         if before == 0 {
             say(platform, |line| {
                 line.text("crashed itself while ");

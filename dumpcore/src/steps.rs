@@ -19,8 +19,9 @@ use crate::stream::writer::{Counts, Writer};
 use crate::stream::{Ended, notes, pages};
 use crate::wait::{SECOND, Wait};
 
-/// Time at the end of the budget that is kept for closing the dump: an eighth, at most this.
-const CLOSING: Nanoseconds = 5 * SECOND;
+/// Time at the end of the budget that is kept for closing the dump: an eighth, at most this. A disk may have gigabytes in
+/// its cache by then.
+const CLOSING: Nanoseconds = 60 * SECOND;
 
 /// A dump under way.
 pub(crate) struct Running<'r> {
@@ -87,7 +88,7 @@ impl Running<'_> {
                 return Outcome::Refused(Refusal::Unfit(unfit));
             }
         };
-        self.write(&mut window, pool, header, (sealed, ram, vitals), (place, verify), &wait)
+        self.write(&mut window, pool, header, (sealed, ram, vitals, queues), (place, verify), &wait)
     }
 
     /// What the dump will have to do without.
@@ -158,6 +159,8 @@ impl Running<'_> {
     /// What the header says from the first moment on.
     fn begin_header(&self, header: &mut Header, sealed: &Sealed, place: Place, span: usize) {
         let platform = self.platform;
+        // It lay in memory since it was armed, outside of the seal.
+        header.clear();
         header.status = (Status::InProgress as u32).into();
         header.uuid = sealed.uuid;
         header.nonce = self.nonce(sealed, place).into();
@@ -196,7 +199,7 @@ impl Running<'_> {
         window: &mut Window<'_>,
         pool: &mut Pool,
         header: &mut Header,
-        (sealed, ram, vitals): (&Sealed, &[PfnRange], &Vitals),
+        (sealed, ram, vitals, queues): (&Sealed, &[PfnRange], &Vitals, Option<&Queues>),
         (place, verify): (Place, Verify),
         wait: &Wait<'_>,
     ) -> Outcome {
@@ -204,7 +207,11 @@ impl Running<'_> {
         vitals.enter(Step::Begin, platform.now());
         self.begin_header(header, sealed, place, pool.span());
         if let Err(error) = window.write(place.block, |block| header.to_block(Kind::Front, block), wait) {
-            return Outcome::Refused(Refusal::Begin(error));
+            // Whether it arrived is not known, and it may still be on its way: the device is stopped.
+            if pool.reset(window, wait).is_ok() {
+                let _ = window.device().shutdown(wait);
+            }
+            return self.unclosed(error);
         }
         say(platform, |line| {
             line.text("dump ").decimal(place.sequence.into()).text(" begins at block ").decimal(place.block);
@@ -216,7 +223,12 @@ impl Running<'_> {
         let identity = (sealed.uuid, header.nonce.get());
         let next = place.block.saturating_add(1);
         let mut writer = Writer::new(window, pool, identity, next, verify, stop_at);
-        let mut ended = self.stream(&mut writer, (sealed, ram, vitals), wait).err();
+        // What hangs in the stream must not use up the time that closing needs.
+        let stream_wait = Wait::new(platform, queues, stop_at);
+        let mut ended = self.stream(&mut writer, (sealed, ram, vitals), &stream_wait).err();
+        if matches!(ended, Some(Ended::Device(DeviceError::TimedOut { .. }))) && stream_wait.expired() {
+            ended = Some(Ended::Budget);
+        }
 
         vitals.enter(Step::Close, platform.now());
         // What is still open is whole as far as it goes, unless the device or the partition failed us.
@@ -224,7 +236,9 @@ impl Running<'_> {
             ended = writer.close_chunk(wait).err().or(ended);
         }
         writer.abandon();
-        ended = writer.drain(wait).err().or(ended);
+        if !matches!(ended, Some(Ended::Device(_))) {
+            ended = writer.drain(wait).err().or(ended);
+        }
         let (next, chunks, counts) = (writer.next(), writer.chunks(), writer.counts());
         if let Some(Ended::Device(_)) = ended {
             // Requests may hang in the device: only a reset gets them out, and the headers in.
@@ -269,6 +283,8 @@ impl Running<'_> {
             lacks: self.lacks,
             log_tail: sealed.log_tail,
         };
+        // Nothing of the dump may be on the medium before its first block, or the next dump would not see it.
+        writer.window().device().flush(wait).map_err(Ended::Device)?;
         notes::write(writer, self.platform, &facts, wait)?;
         // From here on, a power cut leaves at least the notes.
         writer.drain(wait)?;

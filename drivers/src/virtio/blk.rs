@@ -89,6 +89,8 @@ const OVERHEAD: u16 = 2;
 const SLOTS: usize = 16;
 /// Runs that the largest queue has at most.
 const RUNS: usize = (QUEUE_MAX / (OVERHEAD + 1)) as usize;
+/// A flush may take so many times as long as a request: there may be gigabytes in the cache.
+const FLUSH_TIMES: u64 = 12;
 /// Pieces of scattered memory that one round should take.
 const SCATTERED: usize = 16;
 /// Extents in a request at most: the smallest, of a block each, reach the largest transfer.
@@ -450,12 +452,15 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
             Some(Work::Transfer(Request { direction: Direction::Write, .. })) => ("write", 0),
             Some(Work::Flush) | None => ("flush", 0),
         };
-        if used.length as usize > data.saturating_add(1) {
+        // What it says that it wrote matters where it had data to write. (Some devices count a write's own data.)
+        let reads = data > 0;
+        if reads && used.length as usize > data.saturating_add(1) {
             // It says that it wrote more than it was given. If so, nothing around the buffer can be trusted.
             let error = DeviceError::Protocol { what: "its length written", value: used.length.into() };
             return Err(self.fail(error));
         }
-        let result = outcome(what, status, used.length, data);
+        let written = if reads { used.length } else { 1 };
+        let result = outcome(what, status, written, data);
         slot.done = slot.done.saturating_add(slot.round);
         slot.run = None;
         let more = slot.work.as_ref().is_some_and(|work| slot.done < work.length());
@@ -481,8 +486,12 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
     }
 
     /// Waits for the only request in flight.
-    fn wait_for_it(&mut self, what: &'static str, wait: &Wait<'_>) -> Result<Finished, DeviceError> {
-        let limit = self.timeout;
+    fn wait_for_it(
+        &mut self,
+        what: &'static str,
+        limit: Nanoseconds,
+        wait: &Wait<'_>,
+    ) -> Result<Finished, DeviceError> {
         let waited = wait.until(what, limit, || match self.finished() {
             Ok(None) => None,
             Ok(Some(finished)) => Some(Ok(finished)),
@@ -652,7 +661,7 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for VirtioBlk<R, C> {
             Direction::Read => "a virtio-blk read",
             Direction::Write => "a virtio-blk write",
         };
-        match self.wait_for_it(what, wait) {
+        match self.wait_for_it(what, self.timeout, wait) {
             Ok(Finished::Transfer(completion)) => (Some(completion.buffer), completion.result),
             Ok(Finished::Flush(result)) => (None, result),
             Err(error) => (None, Err(error)),
@@ -697,7 +706,8 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for VirtioBlk<R, C> {
             return Err(DeviceError::QueueFull);
         }
         self.take(Work::Flush).map_err(|(_, error)| error)?;
-        match self.wait_for_it("a virtio-blk flush", wait)? {
+        let limit = self.timeout.saturating_mul(FLUSH_TIMES);
+        match self.wait_for_it("a virtio-blk flush", limit, wait)? {
             Finished::Flush(result) => result,
             Finished::Transfer(_) => Err(self.fail(DeviceError::NotReady)),
         }

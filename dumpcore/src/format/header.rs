@@ -181,9 +181,15 @@ impl Header {
     /// An empty front header.
     pub fn new() -> Header {
         let mut header = Header::new_zeroed();
-        header.magic = Kind::Front.magic();
-        header.version = VERSION.into();
+        header.clear();
         header
+    }
+
+    /// Empties the header in place (it is too large for a small stack).
+    pub fn clear(&mut self) {
+        self.zero();
+        self.magic = Kind::Front.magic();
+        self.version = VERSION.into();
     }
 
     /// The header as a front ([`Kind::Front`]) or back ([`Kind::Back`]) block, with its checksum.

@@ -183,7 +183,8 @@ impl Pool {
             Slot::InFlight { block, rest } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 let count = (buffer.len() / BLOCK_SIZE) as u64;
-                let buffer = whole(buffer, gather, rest).map_err(|()| wrong)?;
+                // A device that kept the buffer has said why.
+                let buffer = whole(buffer, gather, rest).map_err(|()| result.err().unwrap_or(wrong))?;
                 Ok(Done { slot, buffer, block, count, result })
             }
             other => {

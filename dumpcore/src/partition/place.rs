@@ -167,7 +167,15 @@ pub fn find(window: &mut Window<'_>, pool: &mut Pool, uuid: &Uuid, wait: &Wait<'
         if pattern::matches(block, uuid, at) {
             break;
         }
-        let Some(header) = front_header(block, uuid, at) else { return Err(Unfit::Foreign { block: at }) };
+        let claims = Kind::of(block) == Some(Kind::Front);
+        let Some(header) = front_header(block, uuid, at) else {
+            if !claims {
+                return Err(Unfit::Foreign { block: at });
+            }
+            // A front header that was torn while it was written: its dump is there, and stays.
+            place = behind_unfinished(window, pool, uuid, place, wait)?;
+            break;
+        };
         place.sequence = header.sequence.get().saturating_add(1);
         let end = header.end_block.get();
         if header.status() == Status::InProgress {

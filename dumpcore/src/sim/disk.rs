@@ -31,6 +31,8 @@ pub enum DiskFault {
     WriteError(u64),
     /// From the n-th request on, nothing completes any more.
     Stuck(u64),
+    /// From the n-th request on, nothing completes any more, until the device is taken over again.
+    StuckOnce(u64),
     /// From the n-th request on, the device is gone.
     Gone(u64),
     /// It says Unusable before it is taken over.
@@ -175,7 +177,8 @@ impl State {
     }
 
     fn stuck(&self) -> bool {
-        matches!(self.fault, DiskFault::Stuck(from) if self.reads + self.writes >= from)
+        let requests = self.reads + self.writes;
+        matches!(self.fault, DiskFault::Stuck(from) | DiskFault::StuckOnce(from) if requests >= from)
     }
 
     /// The power goes: a write-back cache loses any of what was not flushed.
@@ -302,6 +305,7 @@ impl DumpDevice for SimDevice {
             DiskFault::NoQuiesce => return Err(DeviceError::TimedOut { what: "the reset", after: SECOND }),
             DiskFault::Gone(from) if state.reads + state.writes >= from => return Err(DeviceError::Gone),
             DiskFault::Shrinks(blocks) => self.blocks = blocks,
+            DiskFault::StuckOnce(_) if state.stuck() => state.fault = DiskFault::None,
             _ => (),
         }
         state.queue.clear();

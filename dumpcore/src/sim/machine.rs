@@ -52,6 +52,7 @@ pub struct Machine {
     nested: AtomicBool,
     dump: &'static Dump<'static>,
     arena: Mutex<Option<(&'static mut [u8], u64)>>,
+    arena_memory: (*mut u8, usize),
     pats: AtomicU64,
     still_every: u64,
     own_stack: bool,
@@ -89,6 +90,7 @@ impl Machine {
             fault: MachineFault::None,
             nested: AtomicBool::new(false),
             dump: Box::leak(Box::new(Dump::new())),
+            arena_memory: (memory.as_mut_ptr(), arena),
             arena: Mutex::new(Some((memory, physical))),
             pats: AtomicU64::new(0),
             still_every: 0,
@@ -110,6 +112,11 @@ impl Machine {
         let (memory, physical) = taken.expect("the arena is handed over once");
         // SAFETY: simulated devices use no bus addresses, and simulated physical memory is where we say it is.
         unsafe { Arena::new(memory, physical, physical) }
+    }
+
+    /// Where its arena lies, and its size: for tests that spoil it.
+    pub fn arena_memory(&self) -> (*mut u8, usize) {
+        self.arena_memory
     }
 
     /// Sets how it misbehaves.
@@ -194,6 +201,9 @@ impl Machine {
         self.dump.crash(self, &Crash { trigger: Trigger::Panic, message, registers: &registers })
     }
 }
+
+// SAFETY: the pointer is only handed out; who follows it makes sure that nobody else does.
+unsafe impl Sync for Machine {}
 
 // SAFETY: page() gives aligned pages that live as long as the machine; the code range is a leaked box; on_stack calls once or not at all.
 unsafe impl Platform for Machine {

@@ -1,18 +1,21 @@
 //! The small facts, written before any memory: what a person needs even if nothing else arrives.
 
+use static_assertions::const_assert;
 use zerocopy::IntoBytes;
 
 use crate::crash::Crash;
-use crate::format::PAGE_BYTES;
 use crate::format::note::{CpuCondition, CpuState, MemoryRange, NoteHeader, NoteKind, RangeKind, TextPart};
+use crate::format::{BLOCK_SIZE, PAGE_BYTES};
 use crate::memory::map::PfnRange;
 use crate::platform::{Lacks, Platform, Registers};
 use crate::stream::Ended;
 use crate::stream::writer::Writer;
 use crate::wait::Wait;
 
-/// Bytes of text in one record, at most; a multiple of 8.
-const TEXT_PIECE: usize = 4096;
+/// Bytes of text in one record, at most; a multiple of 8. With its headers it fits into one block, the smallest payload
+/// that a small arena leaves to a chunk.
+const TEXT_PIECE: usize = BLOCK_SIZE - size_of::<NoteHeader>() - size_of::<TextPart>() - 8;
+const_assert!(TEXT_PIECE.is_multiple_of(8));
 
 /// Bytes of a record with `length` bytes inside, header and padding included.
 const fn record_bytes(length: usize) -> usize {
