@@ -64,12 +64,19 @@ fn main() -> ExitCode {
         Ok(Finding::Good) => ExitCode::SUCCESS,
         Ok(Finding::Negative) => ExitCode::from(1),
         Ok(Finding::Failed) => ExitCode::from(2),
-        // Whoever read our output has seen enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&one_line(&format!("{error:#}")));
             ExitCode::from(2)
         }
+    }
+}
+
+/// What became of printing. Whether somebody reads to the end changes neither what was done nor what was found, so a
+/// closed pipe is no failure, and the exit code is that of the finding.
+fn printed(result: anyhow::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        result => result,
     }
 }
 

@@ -1,16 +1,16 @@
 //! `savecore check`: is a partition armed, whole, dumped, damaged?
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use anyhow::Context;
 use savecore::Error;
-use savecore::dump::{Report, utc};
-use savecore::partition::{self, Check, Verdict};
-use savecore::source::Access;
+use savecore::dump::{Dump, Report, utc};
+use savecore::partition::{self, Check, Search, Verdict};
+use savecore::source::{Access, Target};
 
 use super::{TargetArguments, story};
-use crate::Finding;
 use crate::output::{BAD, Bar, GOOD, WARNING, count, harmless, json, out, paint, size};
+use crate::{Finding, printed};
 
 /// Read every block of TARGET and say: unformatted, armed, dumps waiting, or damaged
 #[derive(clap::Args)]
@@ -49,38 +49,60 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let shown = target.name();
     match partition::check(&target, &mut Bar::new()) {
         Ok(check) => {
-            if arguments.json {
-                print_json(shown, &check)?;
-            } else {
-                print_text(shown, &check)?;
-            }
+            printed(if arguments.json { print_json(shown, &check) } else { print_text(shown, &check) })?;
             let good = matches!(check.verdict, Verdict::Armed | Verdict::Waiting);
             Ok(if good { Finding::Good } else { Finding::Negative })
         }
-        Err(error @ (Error::Unformatted { .. } | Error::OtherSize { .. })) => {
-            let unformatted = matches!(error, Error::Unformatted { .. });
-            let verdict = if unformatted { "unformatted" } else { "damaged" };
-            if arguments.json {
-                json(&Result {
-                    target: shown,
-                    verdict,
-                    why: Some(error.to_string()),
-                    uuid: None,
-                    name: None,
-                    created: None,
-                    blocks: None,
-                    free_blocks: None,
-                    bad_blocks: 0,
-                    first_bad: None,
-                    dumps: &[],
-                })?;
-            } else {
-                writeln!(out(), "{shown}: {}: {error}", paint(BAD, verdict))?;
-            }
-            Ok(Finding::Negative)
-        }
-        Err(error) => Err(error).with_context(|| shown.to_owned()),
+        Err(error) => without_label(arguments, &target, error),
     }
+}
+
+/// The label cannot be used, as `error` says. A dump may be there nevertheless; then the way out is told.
+fn without_label(arguments: &Arguments, target: &Target, error: Error) -> anyhow::Result<Finding> {
+    let shown = target.name();
+    let mut bar = Bar::new();
+    let (verdict, why, uuid, dumps) = match (partition::salvage(target, Search::Quick, &mut bar), error) {
+        (Ok(partition), error) => {
+            let uuid = partition.uuid();
+            let dumps: Vec<_> = partition
+                .dumps
+                .iter()
+                .map(|found| Report::new(&Dump::open_with(target, uuid, found, &mut bar)))
+                .collect();
+            let fault = partition.defect.map_or_else(|| error.to_string(), |defect| defect.to_string());
+            let why = match partition.waiting().count() as u64 {
+                0 => format!("{fault}; `savecore format` lays it anew"),
+                waiting => format!(
+                    "{fault}, and {} there: `savecore save --keep` first, then `savecore format --force`",
+                    count(waiting, "dump waits", "dumps wait")
+                ),
+            };
+            ("damaged", why, Some(uuid::Uuid::from_bytes(uuid)), dumps)
+        }
+        (Err(_), error @ Error::Unformatted { .. }) => ("unformatted", error.to_string(), None, Vec::new()),
+        (Err(_), error @ Error::OtherSize { .. }) => ("damaged", error.to_string(), None, Vec::new()),
+        (Err(_), error) => return Err(error).with_context(|| shown.to_owned()),
+    };
+    printed(if arguments.json {
+        json(&Result {
+            target: shown,
+            verdict,
+            why: Some(why),
+            uuid,
+            name: None,
+            created: None,
+            blocks: None,
+            free_blocks: None,
+            bad_blocks: 0,
+            first_bad: None,
+            dumps: &dumps,
+        })
+    } else {
+        writeln!(out(), "{shown}: {}: {why}", paint(BAD, verdict))
+            .and_then(|()| print_dumps(&mut out(), &dumps))
+            .map_err(anyhow::Error::from)
+    })?;
+    Ok(Finding::Negative)
 }
 
 fn verdict_name(check: &Check) -> &'static str {
@@ -102,6 +124,13 @@ fn why(check: &Check) -> Option<String> {
     }
     if check.verdict != Verdict::Damaged {
         return None;
+    }
+    let foreign = |dump: &Report| dump.first_foreign.map(|first| (first, dump.foreign_blocks));
+    if let Some((first, blocks)) = check.dumps.iter().find_map(foreign) {
+        let others = if blocks == 1 { String::new() } else { format!("; {blocks} such blocks") };
+        return Some(format!(
+            "block {first} is foreign, too far behind an unfinished dump to be torn by the power cut{others}; `savecore save` gets out what is readable and leaves them"
+        ));
     }
     let why = if check.dumps.iter().any(|dump| dump.damaged) {
         "a dump is damaged; `savecore save` gets out what is readable"
@@ -164,7 +193,12 @@ fn print_text(shown: &str, check: &Check) -> anyhow::Result<()> {
     let bytes = check.partition.blocks * 4096;
     let uuid = uuid::Uuid::from_bytes(label.uuid);
     writeln!(out, "  {name}{}, {} blocks, uuid {uuid}{laid}", size(bytes), check.partition.blocks)?;
-    for dump in &check.dumps {
+    print_dumps(&mut out, &check.dumps)?;
+    Ok(())
+}
+
+fn print_dumps(out: &mut impl Write, dumps: &[Report]) -> io::Result<()> {
+    for dump in dumps {
         let place = format!("blocks {} to {}", dump.first_block, dump.end_block - 1);
         writeln!(out, "  dump {} ({place}): {}, {}", dump.sequence, story::state(dump), story::when(dump))?;
     }

@@ -7,8 +7,8 @@ use savecore::partition;
 use savecore::source::Access;
 
 use super::{TargetArguments, ask, search};
-use crate::Finding;
 use crate::output::{Bar, count, harmless, json, out, warning};
+use crate::{Finding, printed};
 
 /// Lay the pattern again over all dumps on TARGET without saving them, after asking
 #[derive(clap::Args)]
@@ -38,8 +38,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let mut target = arguments.target.open(Access::Write)?;
     let shown = target.name().to_owned();
     let mut bar = Bar::new();
-    let partition =
-        partition::scan_with(&target, search(arguments.search), &mut bar).with_context(|| shown.clone())?;
+    let partition = match partition::scan_with(&target, search(arguments.search), &mut bar) {
+        Ok(partition) => partition,
+        Err(error) => match partition::waiting(&target) {
+            // What the error says, to format, would be refused because of the dump.
+            Ok((1.., Some(defect))) => bail!(
+                "{shown}: {defect}, so nothing can be cleared: `savecore save --keep` first, then `savecore format --force`"
+            ),
+            _ => return Err(error).with_context(|| shown.clone()),
+        },
+    };
     for range in &partition.foreign {
         warning(&format!(
             "{shown}: blocks {} to {} belong to no dump and stay as they are; `savecore format` lays everything anew",
@@ -49,11 +57,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     }
     let number = partition.dumps.len() as u64;
     if number == 0 {
-        if arguments.json {
-            json(&Result { target: &shown, cleared: 0, blocks: 0 })?;
+        printed(if arguments.json {
+            json(&Result { target: &shown, cleared: 0, blocks: 0 })
         } else {
-            writeln!(out(), "{shown}: no dump")?;
-        }
+            writeln!(out(), "{shown}: no dump").map_err(anyhow::Error::from)
+        })?;
         return Ok(Finding::Negative);
     }
     let waiting = partition.waiting().count() as u64;
@@ -83,14 +91,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         partition::clear(&mut target, &uuid, found, &mut bar).with_context(|| shown.clone())?;
     }
     let blocks = partition.dumps.iter().map(|found| found.blocks()).sum();
-    if arguments.json {
-        json(&Result { target: &shown, cleared: number, blocks })?;
+    printed(if arguments.json {
+        json(&Result { target: &shown, cleared: number, blocks })
     } else {
-        writeln!(
-            out(),
-            "{shown}: {} cleared, {blocks} blocks are free again",
-            count(number, "dump", "dumps")
-        )?;
-    }
+        let dumps = count(number, "dump", "dumps");
+        writeln!(out(), "{shown}: {dumps} cleared, {blocks} blocks are free again")
+            .map_err(anyhow::Error::from)
+    })?;
     Ok(Finding::Good)
 }

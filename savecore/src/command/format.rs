@@ -4,16 +4,13 @@ use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use dumpcore::format::frame::Kind;
-use dumpcore::format::header::{Header, Status};
-use dumpcore::format::{BLOCK_SIZE, Block};
-use savecore::Error;
+use dumpcore::format::BLOCK_SIZE;
 use savecore::partition::{self, Plan};
-use savecore::source::{Access, Content, Source, Target, recognise};
+use savecore::source::{Access, Content, Source, recognise};
 
 use super::{TargetArguments, ask};
-use crate::Finding;
 use crate::output::{Bar, GOOD, count, json, out, paint, size, warning};
+use crate::{Finding, printed};
 
 /// Make TARGET a dump partition: lay label and pattern over all of it, after asking
 #[derive(clap::Args)]
@@ -55,12 +52,24 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let mut target = arguments.target.open(Access::Write)?;
     let shown = target.name().to_owned();
     let content = recognise(&target);
-    let waiting = waiting(&target);
+    let (waiting, defect) = match partition::waiting(&target) {
+        Ok(waiting) => waiting,
+        Err(_) if arguments.force => (0, None),
+        Err(error) => bail!(
+            "{shown} may hold a dump, but {error}: add --force to format it and lose what is there; nothing was changed"
+        ),
+    };
     if waiting > 0 && !arguments.force {
-        bail!(
-            "{shown} holds {} that nobody has saved: save first (`savecore save`), or add --force to lose it",
-            count(waiting, "dump", "dumps")
-        );
+        let dumps = count(waiting, "dump", "dumps");
+        match defect {
+            None => bail!(
+                "{shown} holds {dumps} that nobody has saved: save first (`savecore save`), or add --force to lose it"
+            ),
+            // A dump there stays after it is saved, so this refusal would come again without --force.
+            Some(defect) => bail!(
+                "{shown} holds {dumps} that nobody has saved: save first (`savecore save --keep`), then add --force, since {defect}"
+            ),
+        }
     }
     let bytes = target.blocks() * BLOCK_SIZE as u64;
     if !arguments.yes {
@@ -86,7 +95,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let plan = Plan { uuid: uuid.into_bytes(), name: arguments.name.clone(), created };
     partition::format(&mut target, &plan, &mut Bar::new()).with_context(|| shown.clone())?;
     let blocks = target.blocks();
-    if arguments.json {
+    printed(if arguments.json {
         json(&Result {
             target: &shown,
             held: content.to_string(),
@@ -94,24 +103,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             name: &arguments.name,
             blocks,
             bytes,
-        })?;
+        })
     } else {
         let verdict = paint(GOOD, "is a dump partition now");
-        writeln!(out(), "{shown} {verdict}: {}, {blocks} blocks, uuid {uuid}", size(bytes))?;
-    }
+        writeln!(out(), "{shown} {verdict}: {}, {blocks} blocks, uuid {uuid}", size(bytes))
+            .map_err(anyhow::Error::from)
+    })?;
     Ok(Finding::Good)
-}
-
-/// Dumps that nobody has saved. With the label gone, at least the first one is seen.
-fn waiting(target: &Target) -> u64 {
-    match partition::scan(target) {
-        Ok(partition) => partition.waiting().count() as u64,
-        Err(Error::Unformatted { .. } | Error::OtherSize { .. }) => {
-            let mut block: [Block; 1] = [[0; BLOCK_SIZE]];
-            let read = target.read(1, &mut block);
-            let front = read.ok().and_then(|()| Header::parse(&block[0], Kind::Front).ok());
-            u64::from(front.is_some_and(|front| front.status() != Status::Saved))
-        }
-        Err(_) => 0,
-    }
 }

@@ -2,15 +2,14 @@
 
 use std::io::Write;
 
-use anyhow::Context;
 use savecore::dump::{Dump, Report};
-use savecore::partition;
-use savecore::source::Access;
+use savecore::partition::Partition;
+use savecore::source::{Access, Target};
 
-use super::{TargetArguments, search};
-use crate::Finding;
+use super::{TargetArguments, salvage};
 use crate::command::story;
 use crate::output::{Bar, FAINT, WARNING, harmless, json, out, paint};
+use crate::{Finding, printed};
 
 /// Tell what is known of each dump on TARGET
 #[derive(clap::Args)]
@@ -38,14 +37,18 @@ struct Result<'a> {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let target = arguments.target.open(Access::Read)?;
-    let shown = target.name().to_owned();
     let mut bar = Bar::new();
-    let partition =
-        partition::scan_with(&target, search(arguments.search), &mut bar).with_context(|| shown.clone())?;
+    let partition = salvage(&target, arguments.search, &mut bar)?;
+    printed(print(arguments, &target, &partition, &mut bar))?;
+    Ok(if partition.dumps.is_empty() { Finding::Negative } else { Finding::Good })
+}
+
+fn print(arguments: &Arguments, target: &Target, partition: &Partition, bar: &mut Bar) -> anyhow::Result<()> {
+    let shown = target.name();
     let uuid = partition.uuid();
     let mut reports = Vec::new();
     for (index, found) in partition.dumps.iter().enumerate() {
-        let dump = Dump::open_with(&target, uuid, found, &mut bar);
+        let dump = Dump::open_with(target, uuid, found, bar);
         let report = Report::new(&dump);
         if arguments.json {
             reports.push(report);
@@ -65,7 +68,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         }
     }
     if arguments.json {
-        json(&Result { target: &shown, uuid: uuid::Uuid::from_bytes(uuid), dumps: &reports })?;
+        json(&Result { target: shown, uuid: uuid::Uuid::from_bytes(uuid), dumps: &reports })?;
     }
     for range in &partition.foreign {
         if !arguments.json {
@@ -73,11 +76,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             writeln!(out(), "{}", paint(WARNING, text))?;
         }
     }
-    if partition.dumps.is_empty() {
-        if !arguments.json {
-            writeln!(out(), "{shown}: no dump")?;
-        }
-        return Ok(Finding::Negative);
+    if partition.dumps.is_empty() && !arguments.json {
+        writeln!(out(), "{shown}: no dump")?;
     }
-    Ok(Finding::Good)
+    Ok(())
 }

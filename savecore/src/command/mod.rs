@@ -12,8 +12,10 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use savecore::Error;
-use savecore::partition::Search;
+use savecore::partition::{self, Partition, Search};
 use savecore::source::{Access, Target};
+
+use crate::output::{Bar, warning};
 
 /// The target, as all subcommands take it.
 #[derive(clap::Args)]
@@ -29,6 +31,16 @@ impl TargetArguments {
     pub(crate) fn open(&self, access: Access) -> Result<Target, Error> {
         Target::open(&self.target, self.partition.as_deref(), access)
     }
+}
+
+/// Finds the dumps to be read, also on a target whose label cannot be used; of such a one it warns.
+fn salvage(target: &Target, whole: bool, bar: &mut Bar) -> anyhow::Result<Partition> {
+    let shown = target.name();
+    let partition = partition::salvage(target, search(whole), bar).with_context(|| shown.to_owned())?;
+    if let Some(defect) = partition.defect {
+        warning(&format!("{shown}: {defect}: what is there is read, and nothing is written on it"));
+    }
+    Ok(partition)
 }
 
 /// How far to look for dumps.

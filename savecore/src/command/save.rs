@@ -10,9 +10,9 @@ use savecore::partition::{self, Ending, Found};
 use savecore::source::{Access, Target};
 use savecore::store::{Stored, stem, store};
 
-use super::{TargetArguments, search, story};
+use super::{TargetArguments, salvage, story};
 use crate::output::{self, Bar, GOOD, WARNING, count, json, out, paint, size, warning};
-use crate::{Finding, is_broken_pipe};
+use crate::{Finding, printed};
 
 /// Write each waiting dump on TARGET to a core file, and free its blocks when the file is safe
 #[derive(clap::Args)]
@@ -80,8 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let mut target = arguments.target.open(access)?;
     let shown = target.name().to_owned();
     let mut bar = Bar::new();
-    let partition =
-        partition::scan_with(&target, search(arguments.search), &mut bar).with_context(|| shown.clone())?;
+    let partition = salvage(&target, arguments.search, &mut bar)?;
     let uuid = partition.uuid();
     for range in &partition.foreign {
         warning(&format!("{shown}: blocks {} to {} belong to no dump", range.start, range.end - 1));
@@ -99,6 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         saved.kept_because = match (&saved.error, arguments.keep) {
             (Some(_), _) => Some("it could not be saved"),
             (None, true) => Some("--keep was given"),
+            (None, false) if let Some(defect) = partition.defect => Some(defect.clause()),
             (None, false) if saved.dump.damaged && !arguments.clear_damaged => {
                 Some("it is damaged; --clear-damaged or `savecore clear` frees it")
             }
@@ -116,22 +116,17 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         }
     }
     let mut finished_clears = 0;
-    if !arguments.keep {
+    if !arguments.keep && partition.defect.is_none() {
         finished_clears = free(&mut target, &uuid, &partition.dumps, &fates, &mut results, &mut bar)
             .with_context(|| shown.clone())?;
     }
-    let printed = if arguments.json {
+    let told = if arguments.json {
         let uuid = uuid::Uuid::from_bytes(uuid);
         json(&Result { target: &shown, uuid, dumps: &results, finished_clears })
     } else {
         print_text(&shown, &results, finished_clears).map_err(anyhow::Error::from)
     };
-    // Whether somebody reads to the end does not change what was done.
-    if let Err(error) = printed
-        && !is_broken_pipe(&error)
-    {
-        return Err(error);
-    }
+    printed(told)?;
     for saved in &results {
         warn(&shown, saved);
     }
@@ -279,6 +274,12 @@ fn warn(shown: &str, saved: &Saved) {
     }
     if saved.dump.notes_damaged {
         warning(&format!("{shown}: dump {number}: notes are missing; registers and texts may not be whole"));
+    }
+    if let Some(first) = saved.dump.first_foreign {
+        let blocks = count(saved.dump.foreign_blocks, "block", "blocks");
+        warning(&format!(
+            "{shown}: dump {number}: {blocks} behind it, from block {first} on, likely foreign; --clear-damaged would free them too"
+        ));
     }
     if saved.dump.damaged {
         warning(&format!("{shown}: dump {number} is damaged; `savecore info` says where"));

@@ -44,6 +44,15 @@ pub struct DamagedBlocks {
     pub condition: Condition,
 }
 
+/// Blocks so far behind the last whole one of an unfinished dump that its writer cannot have left them torn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Foreign {
+    /// The first, counted from the partition's start.
+    pub first: u64,
+    /// How many, from there to the dump's end; they need not be consecutive.
+    pub count: u64,
+}
+
 /// Consecutive pages of RAM whose content is not known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Missing {
@@ -114,6 +123,7 @@ pub struct Dump<'s> {
     missing_untold: u64,
     damage: Vec<DamagedBlocks>,
     damage_untold: u64,
+    foreign: Option<Foreign>,
     /// Whether there is damage that the machine's stopping in the middle does not explain.
     unexplained: bool,
     chunks: u64,
@@ -134,13 +144,14 @@ impl<'s> Dump<'s> {
     ) -> Dump<'s> {
         let mut builder = index::Builder::new(MAX_RUNS);
         let mut notes = notes::Builder::new();
-        let mut damage = Damages::default();
+        let mut damage = Damages::new(found);
         let mut chunks = 0;
         progress.begin("checking the dump", found.blocks());
         let done: Result<(), std::convert::Infallible> = walk(source, &uuid, found, &mut |step| {
             match step {
                 Step::Chunk { block, header } => {
                     chunks += 1;
+                    damage.push(block, Condition::Good);
                     for run in header.runs() {
                         let fate = match run.kind() {
                             RunKind::Data => continue,
@@ -173,6 +184,7 @@ impl<'s> Dump<'s> {
         });
         let Ok(()) = done;
         progress.end();
+        damage.split();
         let mut dump = Dump {
             source,
             uuid,
@@ -185,10 +197,11 @@ impl<'s> Dump<'s> {
             unexplained: false,
             damage: damage.told,
             damage_untold: damage.untold,
+            foreign: damage.foreign,
             chunks,
         };
         dump.count();
-        dump.judge(damage.first, damage.unreadable);
+        dump.judge(damage.unreadable);
         dump
     }
 
@@ -236,6 +249,12 @@ impl<'s> Dump<'s> {
     /// Damaged blocks that [`Dump::damage`] leaves out.
     pub fn damage_untold(&self) -> u64 {
         self.damage_untold
+    }
+
+    /// Blocks that count as the dump's, because nothing else says where it ends, and that are likely not: they are
+    /// neither pattern nor whole, and lie further behind its last whole block than its writer ever was ahead.
+    pub fn foreign(&self) -> Option<Foreign> {
+        self.foreign
     }
 
     /// Whether something is damaged that a machine which stopped in the middle does not explain: there may be more to
@@ -370,18 +389,15 @@ impl<'s> Dump<'s> {
         (self.missing, self.missing_untold) = (missing.list, missing.untold);
     }
 
-    fn judge(&mut self, first_damaged: Option<u64>, unreadable: bool) {
+    fn judge(&mut self, unreadable: bool) {
         let ending = self.found.ending;
         let (found, stated) = self.chunks();
         let incomplete_index = self.index.dropped > 0;
         let lost = unreadable || incomplete_index;
         self.unexplained = lost
             || match ending {
-                Ending::Open | Ending::AlmostClosed => {
-                    // A block that was being written when the power went may be torn.
-                    let window = u64::from(self.found.header.window_blocks.get());
-                    first_damaged.is_some_and(|block| block.saturating_add(window) < self.found.end)
-                }
+                // A block that was being written when the power went may be torn.
+                Ending::Open | Ending::AlmostClosed => self.foreign.is_some(),
                 Ending::Closed => {
                     !self.damage.is_empty()
                         || stated.is_some_and(|stated| stated != found)
@@ -396,21 +412,40 @@ impl<'s> Dump<'s> {
 }
 
 /// Gathers bad blocks.
-#[derive(Default)]
 struct Damages {
     told: Vec<DamagedBlocks>,
     untold: u64,
-    /// The first block that is neither good nor just not written.
-    first: Option<u64>,
+    /// The last block that proves that the dump's writer was there.
+    proven: u64,
+    /// How far behind `proven` a torn block may lie.
+    window: u64,
+    foreign: Option<Foreign>,
     unreadable: bool,
 }
 
 impl Damages {
+    fn new(found: &Found) -> Damages {
+        let window = match found.ending {
+            Ending::Open => u64::from(found.header.window_blocks.get()),
+            // A back header proves all in front of it; and where headers are lost, the window's size is not known.
+            _ => u64::MAX,
+        };
+        Damages { told: Vec::new(), untold: 0, proven: found.first, window, foreign: None, unreadable: false }
+    }
+
     fn push(&mut self, block: u64, condition: Condition) {
         match condition {
-            Condition::Good => return,
+            Condition::Good => {
+                self.proven = block;
+                // What lies between proven blocks was in flight with them.
+                self.foreign = None;
+                return;
+            }
             Condition::NotWritten => {}
-            Condition::Damaged => self.first = self.first.or(Some(block)),
+            Condition::Damaged if block > self.proven.saturating_add(self.window) => {
+                self.foreign.get_or_insert(Foreign { first: block, count: 0 }).count += 1;
+            }
+            Condition::Damaged => {}
             Condition::Unreadable => self.unreadable = true,
         }
         if let Some(last) = self.told.last_mut()
@@ -422,6 +457,19 @@ impl Damages {
             self.told.push(DamagedBlocks { block, count: 1, condition });
         } else {
             self.untold += 1;
+        }
+    }
+
+    /// Parts blocks that may be torn from foreign ones right behind them, so that each is told as what it is.
+    fn split(&mut self) {
+        let Some(Foreign { first, .. }) = self.foreign else { return };
+        let across = |damage: &DamagedBlocks| damage.block < first && first < damage.block + damage.count;
+        if let Some(index) = self.told.iter().position(across) {
+            let mut behind = self.told[index];
+            behind.count -= first - behind.block;
+            behind.block = first;
+            self.told[index].count -= behind.count;
+            self.told.insert(index + 1, behind);
         }
     }
 }

@@ -70,6 +70,10 @@ pub struct Report {
     pub damage: Vec<DamageReport>,
     /// Bad blocks that `damage` does not list.
     pub damage_unlisted: u64,
+    /// Blocks at an unfinished dump's end that it likely did not write.
+    pub foreign_blocks: u64,
+    /// The first of them, counted from the partition's start.
+    pub first_foreign: Option<u64>,
     /// Chunks that were found.
     pub chunks: u64,
     /// Chunks that should be there, if the headers say.
@@ -142,7 +146,7 @@ pub struct DamageReport {
     pub block: u64,
     /// How many.
     pub count: u64,
-    /// `not written`, `damaged` or `unreadable`.
+    /// `not written`, `damaged`, `unreadable`, or `foreign`: see [`Dump::foreign`].
     pub what: &'static str,
 }
 
@@ -297,6 +301,8 @@ impl Report {
             damage: damage(dump),
             damage_unlisted: dump.damage_untold()
                 + dump.damage().iter().skip(MAX_LISTED).map(|damage| damage.count).sum::<u64>(),
+            foreign_blocks: dump.foreign().map_or(0, |foreign| foreign.count),
+            first_foreign: dump.foreign().map(|foreign| foreign.first),
             chunks,
             chunks_expected,
             notes_damaged: facts.damaged || facts.torn,
@@ -350,6 +356,9 @@ fn damage(dump: &Dump<'_>) -> Vec<DamageReport> {
         count: damage.count,
         what: match damage.condition {
             Condition::NotWritten | Condition::Good => "not written",
+            Condition::Damaged if dump.foreign().is_some_and(|foreign| damage.block >= foreign.first) => {
+                "foreign"
+            }
             Condition::Damaged => "damaged",
             Condition::Unreadable => "unreadable",
         },

@@ -4,6 +4,7 @@ mod check;
 mod lay;
 mod scan;
 
+use std::fmt;
 use std::ops::Range;
 
 use dumpcore::format::header::{Header, Status};
@@ -13,12 +14,14 @@ use dumpcore::format::{Block, Uuid};
 pub use check::{BadBlock, Check, Verdict, check};
 pub use lay::{Plan, clear, format, mark_saved};
 pub(crate) use scan::chunk_at;
-pub use scan::{Search, read_label, scan, scan_with};
+pub use scan::{Search, read_label, salvage, scan, scan_with, waiting};
 
-/// A partition whose label is whole.
+/// A partition and what was found on it.
 pub struct Partition {
-    /// The label.
+    /// The label; with a damaged one, what the first dump's front header tells of it.
     pub label: Box<Label>,
+    /// Why nothing may be written here; only [`salvage`] gives such a partition.
+    pub defect: Option<Defect>,
     /// Size in blocks.
     pub blocks: u64,
     /// The dumps, in the order in which they lie there.
@@ -38,6 +41,53 @@ impl Partition {
     /// The dumps that nobody has harvested yet.
     pub fn waiting(&self) -> impl Iterator<Item = &Found> {
         self.dumps.iter().filter(|found| found.header.status() != Status::Saved)
+    }
+}
+
+/// Why a partition's label cannot be used, though there is a dump to be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Defect {
+    /// Block 0 holds no whole label.
+    LabelDamaged,
+    /// Block 0 cannot be read.
+    LabelUnreadable,
+    /// The partition has fewer blocks than its label says: it was copied in part, or made smaller.
+    Short {
+        /// Blocks that the label says.
+        label: u64,
+        /// Blocks that there are.
+        partition: u64,
+    },
+    /// The partition has more blocks than its label says: it was made larger.
+    Long {
+        /// Blocks that the label says.
+        label: u64,
+        /// Blocks that there are.
+        partition: u64,
+    },
+}
+
+impl Defect {
+    /// Why nothing is written, in a clause without numbers.
+    pub fn clause(self) -> &'static str {
+        match self {
+            Defect::LabelDamaged => "its label is damaged",
+            Defect::LabelUnreadable => "its label cannot be read",
+            Defect::Short { .. } => "the target is shorter than its label says",
+            Defect::Long { .. } => "the target is longer than its label says",
+        }
+    }
+}
+
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.clause())?;
+        match self {
+            Defect::LabelDamaged | Defect::LabelUnreadable => Ok(()),
+            Defect::Short { label, partition } | Defect::Long { label, partition } => {
+                write!(f, " ({partition} blocks, not {label})")
+            }
+        }
     }
 }
 

@@ -4,13 +4,14 @@ use std::ops::Range;
 
 use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::ChunkHeader;
+use dumpcore::format::frame::Kind;
 use dumpcore::format::header::{Header, Status};
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
 
-use super::{Ending, Found, Partition, back_at, front_at};
+use super::{Defect, Ending, Found, Partition, back_at, front_at};
 use crate::Error;
-use crate::source::{Progress, Reader, Source, recognise};
+use crate::source::{First, Progress, Reader, Source, recognise};
 
 /// How far to look for dumps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,8 +59,86 @@ pub fn scan_with(
     progress: &mut dyn Progress,
 ) -> Result<Partition, Error> {
     let label = read_label(source)?;
-    let mut partition =
-        Partition { blocks: source.blocks(), label, dumps: Vec::new(), foreign: Vec::new(), free: 1 };
+    Ok(scan_behind(source, label, search, progress))
+}
+
+/// Finds the dumps of a partition on which nothing may be written any more, because its label is damaged or for
+/// another size: a dump needs its label only for the uuid, and its front header in block 1 repeats that. Of a whole
+/// partition, the same as [`scan_with`].
+///
+/// # Errors
+/// Those of [`read_label`], if there is no dump to be had in spite of them.
+pub fn salvage(source: &dyn Source, search: Search, progress: &mut dyn Progress) -> Result<Partition, Error> {
+    let error = match read_label(source) {
+        Ok(label) => return Ok(scan_behind(source, label, search, progress)),
+        Err(error) => error,
+    };
+    let mut block: [Block; 1] = [[0; BLOCK_SIZE]];
+    let (label, defect) = match error {
+        Error::OtherSize { label: stated, partition: blocks } => {
+            let Ok(()) = source.read(0, &mut block) else { return Err(error) };
+            let Ok(label) = Label::parse(&block[0]) else { return Err(error) };
+            let defect = if blocks < stated {
+                Defect::Short { label: stated, partition: blocks }
+            } else {
+                Defect::Long { label: stated, partition: blocks }
+            };
+            (label.clone(), defect)
+        }
+        Error::Unformatted { .. } | Error::Read { .. } => {
+            let Ok(()) = source.read(1, &mut block) else { return Err(error) };
+            let Some(front) = first_front(&block[0]) else { return Err(error) };
+            let unreadable = matches!(error, Error::Read { .. });
+            let defect = if unreadable { Defect::LabelUnreadable } else { Defect::LabelDamaged };
+            (Label::new(front.uuid, source.blocks(), 0, ""), defect)
+        }
+        _ => return Err(error),
+    };
+    // What lies behind the partition's own end was never part of it.
+    let source = First { source, blocks: source.blocks().min(label.blocks.get()) };
+    let partition = scan_behind(&source, Box::new(label), search, progress);
+    if partition.dumps.is_empty() {
+        return Err(error);
+    }
+    Ok(Partition { defect: Some(defect), ..partition })
+}
+
+/// Dumps that nobody has saved, also when the label cannot be used.
+///
+/// # Errors
+/// [`Error::Read`] if there is no label and the place of the first dump cannot be read, so that nobody can tell.
+pub fn waiting(source: &dyn Source) -> Result<(u64, Option<Defect>), Error> {
+    match salvage(source, Search::Quick, &mut ()) {
+        Ok(partition) => Ok((partition.waiting().count() as u64, partition.defect)),
+        // The label said where to look, and nothing is there.
+        Err(Error::OtherSize { .. }) => Ok((0, None)),
+        Err(_) => {
+            let mut block: [Block; 1] = [[0; BLOCK_SIZE]];
+            source.read(1, &mut block).map_err(|error| Error::Read { block: 1, error })?;
+            Ok((0, None))
+        }
+    }
+}
+
+/// A front header in block 1, of whatever partition it says.
+fn first_front(block: &Block) -> Option<&Header> {
+    Header::parse(block, Kind::Front).ok().filter(|header| header.first_block.get() == 1)
+}
+
+fn scan_behind(
+    source: &dyn Source,
+    label: Box<Label>,
+    search: Search,
+    progress: &mut dyn Progress,
+) -> Partition {
+    let mut partition = Partition {
+        blocks: source.blocks(),
+        label,
+        defect: None,
+        dumps: Vec::new(),
+        foreign: Vec::new(),
+        free: 1,
+    };
     let mut scanner = Scanner { reader: Reader::new(source), uuid: partition.uuid() };
     if search == Search::Whole {
         progress.begin("looking for dumps", partition.blocks);
@@ -96,7 +175,7 @@ pub fn scan_with(
     if search == Search::Whole {
         progress.end();
     }
-    Ok(partition)
+    partition
 }
 
 /// What stands where a dump could begin.
@@ -220,12 +299,15 @@ impl Scanner<'_> {
             if chunk.block.get() != here {
                 continue;
             }
-            let nonce = chunk.nonce.get();
+            let (nonce, index) = (chunk.nonce.get(), chunk.index.get());
             let (end, back) = self.unfinished(here, nonce);
             return match back {
                 Some(back) => self.recovered(at, here, back, end, Ending::FrontLost),
                 None => {
-                    let header = Box::new(from_chunks(&uuid, nonce, at));
+                    // In front of a dump's first chunk stood its front header. What lies further in front is not
+                    // known to be the dump's, and must not be freed with it.
+                    let first = if index == 0 { (here - 1).max(at) } else { here };
+                    let header = Box::new(from_chunks(&uuid, nonce, first));
                     self.recovered(at, here, header, end, Ending::BothLost)
                 }
             };
@@ -242,8 +324,9 @@ impl Scanner<'_> {
         end: u64,
         ending: Ending,
     ) -> (Range<u64>, Option<Found>) {
-        let stated = header.first_block.get();
-        let first = if stated >= at && stated <= here { stated } else { at };
+        // A header that says the dump begins behind its own blocks is not believed; one that says it began in front of
+        // `at` is, but the blocks there are pattern or another dump's.
+        let first = header.first_block.get().clamp(at, here);
         (at..first, Some(Found { header, first, end, ending }))
     }
 }

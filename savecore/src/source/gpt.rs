@@ -43,7 +43,9 @@ const MAX_ENTRIES: u32 = 4096;
 /// Whether the headers at both ends, where there are any, speak of a table as the `gpt` crate can read it: it panics
 /// over entries of another size, and reads as many as it is told to.
 fn headers_are_sane(file: &File, sector: u64, size: u64) -> bool {
-    [sector, size.saturating_sub(sector)].into_iter().all(|at| {
+    // Of a size that is not a multiple of sectors the crate looks for the backup at the multiple below.
+    let last = size.saturating_sub(sector) / sector * sector;
+    [sector, last].into_iter().all(|at| {
         let mut header = [0; 92];
         if file.read_exact_at(&mut header, at).is_err() || !header.starts_with(b"EFI PART") {
             return true;

@@ -42,6 +42,32 @@ pub trait Source {
     fn sync(&mut self) -> io::Result<()>;
 }
 
+/// The first blocks of another source; nothing can be written there.
+pub(crate) struct First<'s> {
+    pub(crate) source: &'s dyn Source,
+    /// How many; not more than the other has.
+    pub(crate) blocks: u64,
+}
+
+impl Source for First<'_> {
+    fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    fn read(&self, first: u64, into: &mut [Block]) -> io::Result<()> {
+        within(self.blocks, first, into.len())?;
+        self.source.read(first, into)
+    }
+
+    fn write(&mut self, _first: u64, _from: &[Block]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Whether `count` blocks from `first` on lie within `blocks`.
 fn within(blocks: u64, first: u64, count: usize) -> io::Result<()> {
     match first.checked_add(count as u64) {

@@ -213,9 +213,10 @@ fn format_and_clear_ask_on_a_terminal_and_do_what_they_are_told() {
 fn format_keeps_a_waiting_dump_unless_forced_even_if_the_label_is_gone() {
     let place = Place::new();
     let mut disk = with_dump(&Machine::small());
-    for _ in 0..2 {
+    for way in ["(`savecore save`), or add --force", "(`savecore save --keep`), then add --force"] {
         let image = place.image("image", &disk);
         fails(["format", &image, "--yes"], "nobody has saved: save first");
+        fails(["format", &image, "--yes"], way);
         assert!(fs::read(&image).unwrap() == disk);
         disk[20] ^= 1;
     }
@@ -223,6 +224,88 @@ fn format_keeps_a_waiting_dump_unless_forced_even_if_the_label_is_gone() {
     let (code, stdout, _) = run(["format", &image, "--yes", "--force"]);
     assert_eq!(code, 0, "{stdout}");
     assert_eq!(run(["check", &image]).0, 0);
+}
+
+/// Info and save get the dump out and write nothing on the target, clear refuses, check names the way out, and
+/// that way leads to a partition in order.
+fn assert_way_out(disk: &[u8], clause: &str) {
+    let place = Place::new();
+    let image = place.image("image", disk);
+    let warns = |stderr: &str| {
+        let warnings = stderr.lines().filter(|line| line.contains(clause));
+        assert_eq!(warnings.count(), 1, "{stderr}");
+    };
+    let (code, stdout, stderr) = run(["info", &image]);
+    assert_eq!((code, stdout.contains("attempt to kill the idle task")), (0, true), "{stdout}{stderr}");
+    warns(&stderr);
+    let (code, stdout, _) = run(["check", &image]);
+    assert_eq!(code, 1);
+    assert!(stdout.contains(clause), "{stdout}");
+    let way = "`savecore save --keep` first, then `savecore format --force`";
+    assert!(stdout.contains(way), "{stdout}");
+    let (code, stdout, _) = run(["check", &image, "--json"]);
+    let result = json(&stdout);
+    assert_eq!(
+        (code, &result["verdict"], &result["uuid"]),
+        (1, &Value::from("damaged"), &uuid_text().into())
+    );
+    assert_eq!(result["dumps"].as_array().unwrap().len(), 1);
+    fails(["clear", &image, "--yes"], way);
+    for (directory, arguments) in
+        [("plain", &[][..]), ("damaged", &["--clear-damaged"]), ("whole", &["--search"])]
+    {
+        fs::create_dir(place.path(directory)).unwrap();
+        let out = place.text(directory);
+        let (code, stdout, stderr) = run(["save", &image, "-o", &out, "--json"].iter().chain(arguments));
+        assert_eq!(code, 0, "{stderr}");
+        warns(&stderr);
+        let dump = &json(&stdout)["dumps"][0];
+        assert_eq!((&dump["kept_because"], &dump["cleared"]), (&clause.into(), &false.into()));
+        assert_eq!(place.cores(directory).len(), 2);
+    }
+    assert!(fs::read(&image).unwrap() == disk, "the target was changed");
+    assert_eq!(run(["save", &image, "-o", &place.out(), "--keep"]).0, 0);
+    fails(["format", &image, "--yes"], "save first (`savecore save --keep`), then add --force");
+    assert!(fs::read(&image).unwrap() == disk, "the target was changed");
+    assert_eq!(run(["format", &image, "--yes", "--force"]).0, 0);
+    assert_eq!(run(["check", &image]).0, 0);
+}
+
+#[test]
+fn a_dump_behind_a_damaged_label_is_saved_and_the_target_stays_as_it_is() {
+    let mut disk = with_dump(&Machine::small());
+    disk[20] ^= 1;
+    assert_way_out(&disk, "its label is damaged");
+    disk[..BLOCK_SIZE].fill(0);
+    assert_way_out(&disk, "its label is damaged");
+}
+
+#[test]
+fn a_dump_on_a_target_of_another_size_is_saved_and_the_target_stays_as_it_is() {
+    let mut disk = with_dump(&Machine::small());
+    disk.resize(220 * BLOCK_SIZE, 0);
+    assert_way_out(&disk, "the target is longer than its label says");
+    // With all of the dump, and with a part of it.
+    for blocks in [150, 40] {
+        disk.truncate(blocks * BLOCK_SIZE);
+        assert_way_out(&disk, "the target is shorter than its label says");
+    }
+}
+
+#[test]
+fn a_core_saved_from_behind_a_damaged_label_is_the_same_as_with_a_whole_one() {
+    let place = Place::new();
+    let mut disk = with_dump(&Machine::small());
+    let mut cores = Vec::new();
+    for directory in ["whole", "damaged"] {
+        fs::create_dir(place.path(directory)).unwrap();
+        let image = place.image("image", &disk);
+        assert_eq!(run(["save", &image, "-o", &place.text(directory)]).0, 0);
+        let files = place.cores(directory);
+        cores.push(files.iter().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>());
+        disk[20] ^= 1;
+    }
+    assert!(cores[0] == cores[1]);
 }
 
 #[test]
@@ -482,6 +565,40 @@ fn an_unfinished_dump_is_saved_with_what_is_there() {
 }
 
 #[test]
+fn foreign_blocks_far_behind_an_unfinished_dump_are_named_and_not_freed_without_being_told_to() {
+    let place = Place::new();
+    let machine = Machine { window: 1, ..Machine::small() };
+    let mut disk = formatted(1000);
+    let written = write_dump(&mut disk, 1, &machine);
+    stop_in_the_middle(&mut disk, &written, |number| number == 2);
+    block_mut(&mut disk, 900).fill(0x5a);
+    block_mut(&mut disk, 903).fill(0x5a);
+    let image = place.image("image", &disk);
+    let (code, stdout, _) = run(["check", &image, "--json"]);
+    let result = json(&stdout);
+    assert_eq!((code, &result["verdict"]), (1, &Value::from("damaged")));
+    let dump = &result["dumps"][0];
+    assert_eq!((&dump["first_foreign"], &dump["foreign_blocks"]), (&Value::from(900), &Value::from(2)));
+    assert!(result["why"].as_str().unwrap().starts_with("block 900 is foreign"), "{stdout}");
+    let (_, stdout, _) = run(["info", &image]);
+    assert!(stdout.contains("block 900: foreign") && stdout.contains("block 903: foreign"), "{stdout}");
+
+    let (code, stdout, stderr) = run(["save", &image, "-o", &place.out(), "--json"]);
+    assert_eq!(code, 0);
+    assert!(stderr.contains("dump 1 is damaged"), "{stderr}");
+    assert!(stderr.contains("dump 1: 2 blocks behind it, from block 900 on, likely foreign"), "{stderr}");
+    let result = json(&stdout);
+    assert!(result["dumps"][0]["kept_because"].as_str().unwrap().contains("--clear-damaged"), "{stdout}");
+    let damage = result["dumps"][0]["dump"]["damage"].as_array().unwrap();
+    assert!(damage.iter().any(|damage| damage["block"] == 900 && damage["what"] == "foreign"), "{stdout}");
+    assert!(fs::read(&image).unwrap() == disk, "a block was changed");
+    assert_eq!(place.cores("out").iter().filter(|core| core.extension() == Some("elf".as_ref())).count(), 1);
+
+    assert_eq!(run(["save", &image, "-o", &place.out(), "--clear-damaged"]).0, 0);
+    assert!(fs::read(&image).unwrap() == formatted(1000));
+}
+
+#[test]
 fn only_one_savecore_works_on_a_target_at_a_time() {
     let place = Place::new();
     let disk = with_dump(&Machine::small());
@@ -544,18 +661,48 @@ fn check_names_the_first_bad_block() {
     assert_eq!((code, &json(&stdout)["verdict"]), (1, &Value::from("unformatted")));
 }
 
+/// The exit code of a command of whose output nobody reads anything; it must have no complaint about that.
+fn unread(arguments: &[&str]) -> i32 {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut child = savecore(arguments).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert!(!stderr.contains("error"), "{arguments:?}: {stderr}");
+    child.wait().unwrap().code().expect("no signal")
+}
+
 #[test]
-fn a_reader_that_has_seen_enough_is_no_failure() {
+fn the_exit_code_is_the_same_when_nobody_reads_the_output() {
     let place = Place::new();
     let image = place.image("image", &with_dump(&Machine::small()));
     for arguments in [vec!["info", &image], vec!["info", &image, "--json"], vec!["check", &image]] {
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
-        let mut child = savecore(&arguments).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
-        let mut stderr = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""), "{arguments:?}");
+        assert_eq!(unread(&arguments), 0, "{arguments:?}");
     }
+    let mut disk = formatted(50);
+    let armed = place.image("armed", &disk);
+    block_mut(&mut disk, 20).fill(0);
+    let damaged = place.image("damaged", &disk);
+    let unformatted = place.image("unformatted", &vec![0; 50 * BLOCK_SIZE]);
+    let out = place.out();
+    for format in [&[][..], &["--json"]] {
+        for (code, arguments) in [
+            (0, &["check", &armed][..]),
+            (1, &["check", &damaged]),
+            (1, &["check", &unformatted]),
+            (1, &["info", &armed]),
+            (1, &["clear", &armed]),
+            (1, &["save", &armed, "-o", &out]),
+        ] {
+            let arguments = [arguments, format].concat();
+            assert_eq!(unread(&arguments), code, "{arguments:?}");
+            assert_eq!(run(&arguments).0, code, "{arguments:?}");
+        }
+    }
+    assert_eq!(unread(&["clear", &image, "--yes"]), 0);
+    assert!(fs::read(&image).unwrap() == formatted(200));
+    assert_eq!(unread(&["format", &unformatted, "--yes"]), 0);
+    assert_eq!(run(["check", &unformatted]).0, 0);
 }
 
 #[test]
@@ -593,4 +740,20 @@ fn a_hostile_partition_table_is_an_error_in_one_line() {
             assert!(fs::read(&image).unwrap() == disk);
         }
     }
+
+    // A size that is not a multiple of sectors, a primary header that is not whole, and a backup that is, with
+    // entries of 256 bytes.
+    let mut disk = whole.clone();
+    disk[512 + 16] ^= 1;
+    let backup = disk.len() - 512;
+    disk[backup + 84..][..4].copy_from_slice(&256_u32.to_le_bytes());
+    disk[backup + 16..][..4].fill(0);
+    let header = crc32fast::hash(&disk[backup..backup + 92]);
+    disk[backup + 16..][..4].copy_from_slice(&header.to_le_bytes());
+    disk.extend([0; 100]);
+    fs::write(&image, &disk).unwrap();
+    let (code, _, stderr) = run(["format", &image, "--partition", "1"]);
+    assert_eq!((code, stderr.lines().count()), (2, 1), "{stderr}");
+    assert!(stderr.contains("speaks of entries"), "{stderr}");
+    assert!(fs::read(&image).unwrap() == disk);
 }

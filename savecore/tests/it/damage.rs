@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use savecore::Error;
 use savecore::core::elf;
 use savecore::dump::{Dump, PageState, Report};
-use savecore::partition::{self, Ending, Search, Verdict};
+use savecore::partition::{self, Defect, Ending, Search, Verdict};
 use savecore::source::Source;
 
 use crate::common::{
@@ -260,6 +260,77 @@ fn with_both_headers_lost_the_chunks_still_give_all_pages() {
 }
 
 #[test]
+fn with_both_headers_lost_what_lies_in_front_of_the_dump_is_not_freed_with_it() {
+    let machine = Machine::small();
+    for lost_chunks in 0..2 {
+        let mut disk = partition(300);
+        for number in 1..10 {
+            block_mut(&mut disk, number).fill(0xc3);
+        }
+        let written = write_dump(&mut disk, 10, &machine);
+        block_mut(&mut disk, written.end - 1).fill(0x55);
+        block_mut(&mut disk, written.first).fill(0x55);
+        // Without its first chunk it is not known where the dump began.
+        let first = written.chunks[lost_chunks] - u64::from(lost_chunks == 0);
+        for number in written.first + 1..written.chunks[lost_chunks] {
+            block_mut(&mut disk, number).fill(0x66);
+        }
+        for search in [Search::Quick, Search::Whole] {
+            let mut disk = disk.clone();
+            let partition = partition::scan_with(&disk, search, &mut ()).unwrap();
+            let [found] = &partition.dumps[..] else { panic!("{} dumps", partition.dumps.len()) };
+            assert_eq!((found.first, found.end, found.ending), (first, written.end, Ending::BothLost));
+            assert_eq!(partition.foreign, vec![1..first]);
+            assert_all_that_is_left(&Dump::open(&disk, &partition, found), &machine, &written, |number| {
+                number >= written.chunks[lost_chunks]
+            });
+            let before = disk.clone();
+            partition::clear(&mut disk, &UUID, found, &mut ()).unwrap();
+            let kept = ..first as usize * BLOCK_SIZE;
+            assert!(disk[kept] == before[kept], "a block in front of the dump was changed");
+        }
+    }
+}
+
+#[test]
+fn an_unproven_block_is_torn_within_the_window_and_foreign_behind_it() {
+    let machine = Machine { window: 4, ..Machine::small() };
+    let mut whole = partition(300);
+    let written = write_dump(&mut whole, 1, &machine);
+    let last = 24;
+    // Between the dump's whole blocks and behind them, inside the last chunk's payload and outside of it.
+    for bad in written.first + 1..200 {
+        let mut disk = whole.clone();
+        stop_in_the_middle(&mut disk, &written, |number| number <= last);
+        let header = written.chunks.contains(&bad);
+        block_mut(&mut disk, bad).fill(0x77);
+        let partition = partition::scan(&disk).unwrap();
+        let found = &partition.dumps[0];
+        let dump = Dump::open(&disk, &partition, found);
+        // A chunk whose header is gone proves nothing, and nor does its payload.
+        if header && bad <= last {
+            continue;
+        }
+        let proven = if bad == last { last - 1 } else { last };
+        assert_eq!((found.ending, found.end), (Ending::Open, bad.max(last) + 1));
+        assert_eq!(dump.is_damaged(), bad > proven + 4, "block {bad}");
+        let foreign = dump.foreign().map(|foreign| (foreign.first, foreign.count));
+        assert_eq!(foreign, (bad > proven + 4).then_some((bad, 1)), "block {bad}");
+    }
+    // A run of bad blocks over the window's edge is told in two parts.
+    let mut disk = whole.clone();
+    stop_in_the_middle(&mut disk, &written, |number| number <= last);
+    for number in last + 1..last + 11 {
+        block_mut(&mut disk, number).fill(0x77);
+    }
+    let partition = partition::scan(&disk).unwrap();
+    let report = Report::new(&Dump::open(&disk, &partition, &partition.dumps[0]));
+    let told: Vec<_> = report.damage.iter().map(|damage| (damage.block, damage.count, damage.what)).collect();
+    assert_eq!(told, [(last + 1, 4, "damaged"), (last + 5, 6, "foreign")]);
+    assert_eq!((report.first_foreign, report.foreign_blocks), (Some(last + 5), 6));
+}
+
+#[test]
 fn a_lost_chunk_header_costs_its_chunk_and_no_other() {
     let machine = Machine::small();
     for lost in 0..8 {
@@ -305,12 +376,92 @@ fn check_finds_one_wrong_bit_in_any_block() {
 }
 
 #[test]
-fn a_damaged_label_and_one_for_another_size_are_refused() {
+fn without_a_dump_a_damaged_label_and_one_for_another_size_are_refused() {
+    let salvage = |disk: &Vec<u8>| partition::salvage(disk, Search::Quick, &mut ());
     let mut disk = partition(40);
     disk.truncate(30 * BLOCK_SIZE);
     assert!(matches!(partition::scan(&disk), Err(Error::OtherSize { label: 40, partition: 30 })));
+    assert!(matches!(salvage(&disk), Err(Error::OtherSize { label: 40, partition: 30 })));
     disk[70] ^= 1;
     assert!(matches!(partition::scan(&disk), Err(Error::Unformatted { .. })));
+    assert!(matches!(salvage(&disk), Err(Error::Unformatted { .. })));
+    assert_eq!(partition::waiting(&disk).unwrap(), (0, None));
+}
+
+#[test]
+fn two_dumps_behind_a_damaged_label_are_read_as_if_it_were_whole() {
+    let machine = machine_of_two();
+    let mut disk = partition(300);
+    let first = write_dump(&mut disk, 1, &machine[0]);
+    write_dump(&mut disk, first.end, &machine[1]);
+    let whole = partition::scan(&disk).unwrap();
+    for bit in [0, 70 * 8, BLOCK_SIZE * 8 - 1] {
+        let mut disk = disk.clone();
+        disk[bit / 8] ^= 1 << (bit % 8);
+        assert!(matches!(partition::scan(&disk), Err(Error::Unformatted { .. })));
+        let salvaged = partition::salvage(&disk, Search::Quick, &mut ()).unwrap();
+        assert_eq!((salvaged.defect, salvaged.uuid()), (Some(Defect::LabelDamaged), UUID));
+        assert_eq!(partition::waiting(&disk).unwrap(), (2, Some(Defect::LabelDamaged)));
+        for ((found, as_before), machine) in salvaged.dumps.iter().zip(&whole.dumps).zip(&machine) {
+            assert_eq!((found.range(), found.ending), (as_before.range(), Ending::Closed));
+            let dump = Dump::open(&disk, &salvaged, found);
+            assert!(!dump.is_damaged());
+            for (pfn, page) in &machine.pages {
+                assert_eq!(dump.read_page(*pfn).unwrap(), expected(Some(page)), "page {pfn}");
+            }
+        }
+        assert_eq!(salvaged.dumps.len(), 2);
+    }
+}
+
+fn machine_of_two() -> [Machine; 2] {
+    let mut second = Machine::small();
+    (second.nonce, second.sequence) = (7, 2);
+    [Machine::small(), second]
+}
+
+#[test]
+fn a_copy_cut_anywhere_gives_all_pages_that_it_holds_and_nothing_wrong() {
+    let machine = Machine::small();
+    let mut disk = partition(150);
+    let written = write_dump(&mut disk, 1, &machine);
+    for blocks in 5..150 {
+        let cut = disk[..blocks as usize * BLOCK_SIZE].to_vec();
+        let salvaged = partition::salvage(&cut, Search::Quick, &mut ()).unwrap();
+        assert_eq!(salvaged.defect, Some(Defect::Short { label: 150, partition: blocks }));
+        assert_eq!(salvaged.dumps.len(), 1, "{blocks} blocks");
+        let dump = Dump::open(&cut, &salvaged, &salvaged.dumps[0]);
+        assert!(dump.found().end <= blocks);
+        assert_eq!(dump.is_damaged(), blocks < written.end, "{blocks} blocks");
+        assert_nothing_wrong(&dump, &machine);
+        assert_all_that_is_left(&dump, &machine, &written, |number| number < blocks);
+    }
+}
+
+#[test]
+fn what_lies_behind_the_end_that_the_label_says_is_not_part_of_a_dump() {
+    let mut disk = partition(100);
+    let written = write_dump(&mut disk, 1, &Machine::small());
+    stop_in_the_middle(&mut disk, &written, |number| number < 30);
+    disk.resize(150 * BLOCK_SIZE, 7);
+    let salvaged = partition::salvage(&disk, Search::Quick, &mut ()).unwrap();
+    assert_eq!(salvaged.defect, Some(Defect::Long { label: 100, partition: 150 }));
+    assert_eq!(salvaged.dumps[0].range(), 1..30);
+}
+
+#[test]
+fn a_dump_behind_a_label_that_cannot_be_read_is_seen_and_without_block_1_nobody_can_tell() {
+    let mut disk = partition(150);
+    let mut source = Faulty { disk: disk.clone(), writes_left: 0, unreadable: vec![0] };
+    assert_eq!(partition::waiting(&source).unwrap(), (0, None));
+    write_dump(&mut disk, 1, &Machine::small());
+    source.disk = disk;
+    assert_eq!(partition::waiting(&source).unwrap(), (1, Some(Defect::LabelUnreadable)));
+    assert!(matches!(partition::scan(&source), Err(Error::Read { block: 0, .. })));
+    let salvaged = partition::salvage(&source, Search::Quick, &mut ()).unwrap();
+    assert!(!Dump::open(&source, &salvaged, &salvaged.dumps[0]).is_damaged());
+    source.unreadable.push(1);
+    assert!(matches!(partition::waiting(&source), Err(Error::Read { block: 1, .. })));
 }
 
 /// A disk that fails after some writes, and one that has sectors that cannot be read.
