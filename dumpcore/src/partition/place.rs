@@ -90,7 +90,7 @@ impl Describe for Unfit {
             Unfit::NoLabel(malformed) => {
                 line.text("block 0 is not a label (");
                 malformed.describe(line);
-                line.text("); lay one with `savecore format`");
+                line.text("); `savecore check` tells more");
             }
             Unfit::OtherLabel { found, expected } => {
                 line.text("the label is of another partition: its uuid begins with ").digits(found >> 32, 8);
