@@ -222,8 +222,8 @@ impl Running<'_> {
         let stop_at = self.begin.saturating_add(budget.saturating_sub(CLOSING.min(budget / 8)));
         let identity = (sealed.uuid, header.nonce.get());
         let next = place.block.saturating_add(1);
-        let mut writer = Writer::new(window, pool, identity, next, verify, stop_at);
-        // What hangs in the stream must not use up the time that closing needs.
+        let mut writer = Writer::new(window, pool, identity, next, verify);
+        // No chunk is begun after that, and what hangs in the stream does not use up the time that closing needs.
         let stream_wait = Wait::new(platform, queues, stop_at);
         let mut ended = self.stream(&mut writer, (sealed, ram, vitals), &stream_wait).err();
         if matches!(ended, Some(Ended::Device(DeviceError::TimedOut { .. }))) && stream_wait.expired() {

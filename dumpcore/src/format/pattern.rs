@@ -6,7 +6,7 @@
 
 use static_assertions::const_assert;
 
-use super::frame::{self, Kind};
+use super::frame::Kind;
 use super::{BLOCK_SIZE, Block, Uuid};
 
 /// Where the generated words begin: behind magic (8), block number (8) and uuid (16).
@@ -59,9 +59,4 @@ pub fn matches(bytes: &Block, uuid: &Uuid, block: u64) -> bool {
         }
     }
     difference == 0
-}
-
-/// Whether a block claims to be a pattern block, whatever partition and position it names.
-pub fn claims(bytes: &Block) -> bool {
-    frame::Kind::of(bytes) == Some(Kind::Pattern)
 }

@@ -30,7 +30,7 @@ pub(crate) fn write(
             if looked_at.is_multiple_of(256) {
                 // Memory full of zeros writes nothing for long: the watchdog has to hear of us all the same.
                 wait.breathe();
-                if writer.out_of_time(wait) {
+                if wait.expired() {
                     return Err(Ended::Budget);
                 }
                 progress(looked_at);
@@ -49,14 +49,14 @@ fn one(
     wait: &Wait<'_>,
 ) -> Result<(), Ended> {
     if arena.contains(pfn) {
-        return writer.absent(RunKind::Arena, pfn, 1, wait);
+        return writer.absent(RunKind::Arena, pfn, wait);
     }
     let Some(memory) = platform.page(pfn) else {
-        return writer.absent(RunKind::Unreadable, pfn, 1, wait);
+        return writer.absent(RunKind::Unreadable, pfn, wait);
     };
     // SAFETY: Platform::page promises a page that is good for aligned 8-byte reads until its next call.
     if unsafe { page::is_zero(memory) } {
-        return writer.absent(RunKind::Zero, pfn, 1, wait);
+        return writer.absent(RunKind::Zero, pfn, wait);
     }
     if may_be_still && let Some(bus) = platform.still(pfn) {
         return writer.still_page(pfn, bus, wait, |position| {

@@ -10,7 +10,6 @@ use crate::format::{BLOCK_SIZE, Block, Uuid, checksum, frame};
 use crate::partition::io::{Load, Pool};
 use crate::partition::verify::{Verify, every_block};
 use crate::partition::window::Window;
-use crate::platform::Nanoseconds;
 use crate::stream::Ended;
 use crate::wait::Wait;
 
@@ -118,8 +117,6 @@ pub struct Writer<'w, 'd> {
     /// Chunks so far.
     chunks: u64,
     counts: Counts,
-    /// Moment after which no chunk is begun.
-    stop_at: Nanoseconds,
     open: Option<Open>,
 }
 
@@ -132,7 +129,6 @@ impl<'w, 'd> Writer<'w, 'd> {
         (uuid, nonce): (Uuid, u64),
         next: u64,
         verify: Verify,
-        stop_at: Nanoseconds,
     ) -> Writer<'w, 'd> {
         let device = window.device();
         let still_capacity = if device.max_extents() >= MAX_PAYLOAD_BLOCKS {
@@ -151,7 +147,6 @@ impl<'w, 'd> Writer<'w, 'd> {
             still_capacity,
             chunks: 0,
             counts: Counts::default(),
-            stop_at,
             open: None,
         }
     }
@@ -174,11 +169,6 @@ impl<'w, 'd> Writer<'w, 'd> {
     /// Pages in the chunks written.
     pub fn counts(&self) -> Counts {
         self.counts
-    }
-
-    /// Most requests that were in flight at once.
-    pub fn deepest(&self) -> usize {
-        self.pool.deepest()
     }
 
     /// Makes sure that blocks before `end` may be written; with [`Verify::Ahead`] it looks.
@@ -205,11 +195,6 @@ impl<'w, 'd> Writer<'w, 'd> {
         Ok(())
     }
 
-    /// Whether it is time to close the dump.
-    pub fn out_of_time(&self, wait: &Wait<'_>) -> bool {
-        wait.now() >= self.stop_at
-    }
-
     /// A free buffer, once one is.
     fn buffer(&mut self, wait: &Wait<'_>) -> Result<(usize, DmaBuffer), Ended> {
         // Each turn brings one buffer back, so there are at most as many turns as buffers.
@@ -229,10 +214,10 @@ impl<'w, 'd> Writer<'w, 'd> {
         }
     }
 
-    /// Begins a chunk, unless time or room is up.
+    /// Begins a chunk, unless time (the wait's own) or room is up.
     fn begin(&mut self, kind: ChunkKind, wait: &Wait<'_>) -> Result<(), Ended> {
         wait.breathe();
-        if self.out_of_time(wait) {
+        if wait.expired() {
             return Err(Ended::Budget);
         }
         // Header, at least one block of payload, and the back header that closes the dump.
@@ -345,8 +330,8 @@ impl<'w, 'd> Writer<'w, 'd> {
             && run.count.get() < u32::MAX
     }
 
-    /// Notes in the open chunk that `count` pages from `pfn` on are of `kind`. The chunk has room.
-    fn note_run(&mut self, kind: RunKind, pfn: u64, count: u32) {
+    /// Notes in the open chunk that page `pfn` is of `kind`. The chunk has room.
+    fn note_run(&mut self, kind: RunKind, pfn: u64) {
         let continues = self.continues(kind, pfn);
         let Some(open) = &mut self.open else { return };
         let place = if continues { open.runs.saturating_sub(1) } else { open.runs };
@@ -354,29 +339,22 @@ impl<'w, 'd> Writer<'w, 'd> {
             return;
         };
         if continues {
-            run.count = run.count.get().saturating_add(count).into();
+            run.count = run.count.get().saturating_add(1).into();
         } else {
-            *run = Run { pfn: pfn.into(), count: count.into(), kind: (kind as u32).into() };
+            *run = Run { pfn: pfn.into(), count: 1.into(), kind: (kind as u32).into() };
             open.runs = open.runs.saturating_add(1);
         }
     }
 
-    /// Puts pages without payload on record.
+    /// Puts a page without payload on record.
     ///
     /// # Errors
     /// Why the stream ended.
-    pub fn absent(&mut self, kind: RunKind, pfn: u64, count: u32, wait: &Wait<'_>) -> Result<(), Ended> {
-        let joins = self.continues(kind, pfn) && {
-            let last = self.open.as_mut().and_then(|open| {
-                let last = open.runs.checked_sub(1)?;
-                header(&mut open.buffer)?.runs.get(last).copied()
-            });
-            last.is_some_and(|run| run.count.get().checked_add(count).is_some())
-        };
-        if !joins {
+    pub fn absent(&mut self, kind: RunKind, pfn: u64, wait: &Wait<'_>) -> Result<(), Ended> {
+        if !self.continues(kind, pfn) {
             self.ready(None, true, wait)?;
         }
-        self.note_run(kind, pfn, count);
+        self.note_run(kind, pfn);
         Ok(())
     }
 
@@ -402,7 +380,7 @@ impl<'w, 'd> Writer<'w, 'd> {
             }
             open.took_a_page();
         }
-        self.note_run(RunKind::Data, pfn, 1);
+        self.note_run(RunKind::Data, pfn);
         Ok(())
     }
 
@@ -433,7 +411,7 @@ impl<'w, 'd> Writer<'w, 'd> {
             }
             open.took_a_page();
         }
-        self.note_run(RunKind::Data, pfn, 1);
+        self.note_run(RunKind::Data, pfn);
         Ok(())
     }
 

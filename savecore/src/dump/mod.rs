@@ -21,9 +21,7 @@ use crate::source::{Progress, Source};
 
 pub use index::{Fate, Index, PageRun};
 pub use notes::{Facts, Range, condition};
-pub use report::{
-    CpuReport, DamageReport, MemoryReport, MissingReport, PagesReport, Report, arch_name, hex, utc,
-};
+pub use report::{CpuReport, DamageReport, MemoryReport, MissingReport, Report, arch_name, hex, utc};
 pub use walk::{Condition, Step, walk};
 
 /// Runs of pages that are kept in memory, at most: 16 bytes each, so 512 MiB. A dump of 1 TiB in which a run
@@ -65,7 +63,7 @@ pub struct Missing {
 }
 
 /// Pages by fate.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize)]
 pub struct Pages {
     /// Pages of RAM that the machine had.
     pub total: u64,

@@ -7,7 +7,7 @@ use dumpcore::format::note::{CpuCondition, RangeKind};
 use dumpcore::platform::Lacks;
 use serde::Serialize;
 
-use super::{Condition, Dump, Fate, condition};
+use super::{Condition, Dump, Fate, Pages, condition};
 use crate::partition::Ending;
 
 /// Ranges of missing pages and damaged blocks that a report lists.
@@ -61,7 +61,7 @@ pub struct Report {
     /// The memory map.
     pub memory: Vec<MemoryReport>,
     /// Pages by fate.
-    pub pages: PagesReport,
+    pub pages: Pages,
     /// Pages that should be there and are not; the first of them if there are very many.
     pub missing: Vec<MissingReport>,
     /// Missing pages that `missing` does not list.
@@ -110,20 +110,6 @@ pub struct MemoryReport {
     pub end: String,
     /// `ram` or `arena`.
     pub kind: &'static str,
-}
-
-/// Pages by fate, see [`Pages`](super::Pages).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[expect(missing_docs, reason = "documented where they are counted")]
-pub struct PagesReport {
-    pub total: u64,
-    pub data: u64,
-    pub zero: u64,
-    pub arena: u64,
-    pub unreadable: u64,
-    pub damaged: u64,
-    pub not_written: u64,
-    pub absent: u64,
 }
 
 /// Consecutive missing pages.
@@ -285,16 +271,7 @@ impl Report {
                     },
                 })
                 .collect(),
-            pages: PagesReport {
-                total: pages.total,
-                data: pages.data,
-                zero: pages.zero,
-                arena: pages.arena,
-                unreadable: pages.unreadable,
-                damaged: pages.damaged,
-                not_written: pages.not_written,
-                absent: pages.absent,
-            },
+            pages,
             missing: missing(dump),
             missing_unlisted: dump.missing_untold()
                 + dump.missing().iter().skip(MAX_LISTED).map(|missing| missing.count).sum::<u64>(),

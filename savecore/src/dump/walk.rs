@@ -1,7 +1,5 @@
 //! Walks over the blocks of a dump, chunk by chunk, around whatever is damaged.
 
-use std::io;
-
 use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::{ChunkHeader, ChunkKind, RunKind};
 use dumpcore::format::frame::Kind;
@@ -70,14 +68,18 @@ pub enum Step<'a> {
     },
 }
 
-/// What a block holds whose checksum should be `sum`.
+/// What block `number` of a dump that ends at `end` holds, whose checksum should be `sum`.
 fn judge<'b>(
-    read: io::Result<&'b Block>,
+    reader: &'b mut Reader<'_>,
     uuid: &Uuid,
+    end: u64,
     number: u64,
     sum: u64,
 ) -> (Condition, Option<&'b Block>) {
-    match read {
+    if number >= end {
+        return (Condition::NotWritten, None);
+    }
+    match reader.block(number) {
         Err(_) => (Condition::Unreadable, None),
         Ok(block) if block_sum(block, number) == sum => (Condition::Good, Some(block)),
         Ok(block) if pattern::matches(block, uuid, number) => (Condition::NotWritten, None),
@@ -154,11 +156,7 @@ fn memory<E>(
     for run in chunk.runs().iter().filter(|run| run.kind() == RunKind::Data) {
         for (pfn, sum) in (run.pfn.get()..).take(run.count.get() as usize).zip(&mut sums) {
             block += 1;
-            let (condition, bytes) = if block < end {
-                judge(reader.block(block), uuid, block, sum.get())
-            } else {
-                (Condition::NotWritten, None)
-            };
+            let (condition, bytes) = judge(reader, uuid, end, block, sum.get());
             visit(Step::Page { pfn, block, condition, bytes })?;
         }
     }
@@ -177,11 +175,7 @@ fn notes<E>(
     for (block, sum) in (at + 1..).zip(chunk.sums()) {
         let used = left.min(dumpcore::format::BLOCK_SIZE);
         left -= used;
-        let (condition, bytes) = if block < end {
-            judge(reader.block(block), uuid, block, sum.get())
-        } else {
-            (Condition::NotWritten, None)
-        };
+        let (condition, bytes) = judge(reader, uuid, end, block, sum.get());
         visit(Step::Notes { block, used, condition, bytes })?;
     }
     visit(Step::NotesEnd)
