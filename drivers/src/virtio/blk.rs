@@ -354,6 +354,7 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
 
     /// Gives the device what waits, oldest first, while the queue has room.
     fn serve(&mut self) {
+        // Each turn takes a free run, and a queue has only so many.
         while let Some(run) = self.queue.free_run() {
             let now = self.turns;
             let waiting = self.slots.iter_mut().filter(|slot| slot.work.is_some() && slot.run.is_none());
@@ -390,8 +391,9 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
                 writable: false,
             };
             let status = Piece { address: self.requests.bus_address(status_at), length: 1, writable: true };
-            let pieces = core::iter::once(header).chain(data).chain(core::iter::once(status));
-            if self.queue.publish(run, pieces) {
+            let mut pieces = core::iter::once(header).chain(data).chain(core::iter::once(status));
+            // By reference: this is deep on a small stack.
+            if self.queue.publish(run, &mut pieces) {
                 self.transport.notify();
             }
         }

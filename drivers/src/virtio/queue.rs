@@ -151,6 +151,7 @@ impl Queue {
         let head = run.wrapping_mul(self.run_length);
         let mut pieces = pieces.take(self.run_length.into()).peekable();
         let mut at = head;
+        // Each turn takes a piece, of at most as many as a run has descriptors.
         while let Some(piece) = pieces.next() {
             let next = at.wrapping_add(1);
             let more = if pieces.peek().is_some() { NEXT } else { 0 };

@@ -472,8 +472,12 @@ impl<C: ConfigSpace + ?Sized> Iterator for Functions<'_, C> {
     type Item = Function;
 
     fn next(&mut self) -> Option<Function> {
-        while self.next <= u32::from(u16::MAX) {
-            let bits = self.next as u16;
+        for place in self.next..=u32::from(u16::MAX) {
+            if place < self.next {
+                // Of a device that is one function only.
+                continue;
+            }
+            let bits = place as u16;
             let address = Address {
                 bus: (bits >> 8) as u8,
                 device: (bits >> 3) as u8 & 0x1f,
@@ -482,7 +486,7 @@ impl<C: ConfigSpace + ?Sized> Iterator for Functions<'_, C> {
             let found = Function::at(self.config, address);
             let alone = address.function == 0
                 && (found.is_none() || self.config.read8(address, HEADER_TYPE) & HEADER_MULTI_FUNCTION == 0);
-            self.next = self.next.wrapping_add(if alone { 8 } else { 1 });
+            self.next = place.wrapping_add(if alone { 8 } else { 1 });
             if found.is_some() {
                 return found;
             }
