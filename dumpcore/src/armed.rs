@@ -2,18 +2,28 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use zerocopy::little_endian::U32;
 use zerocopy::{Immutable, IntoBytes};
 
+use crate::console::{Describe, Line};
 use crate::crash::Outcome;
+use crate::crew::Crew;
+use crate::crew::foreman::Kept;
+use crate::crew::job::{Unit, Workshop};
 use crate::deferred::Queues;
 use crate::device::DumpDevice;
-use crate::dma::DmaBuffer;
 use crate::format::Uuid;
-use crate::format::header::Header;
+use crate::format::chunk::Encoding;
+use crate::format::crypt::{Key, PublicKey};
+use crate::format::header::{Header, put_text};
+use crate::format::metrics::{MAX_REFUSALS, Refused};
 use crate::integrity::Digest;
+use crate::memory::class::Level;
 use crate::memory::map::PfnRange;
 use crate::partition::io::Pool;
-use crate::partition::verify::Verify;
+use crate::partition::lane::MAX_TARGETS;
+use crate::partition::verify::{Checker, Verify};
+use crate::partition::window::Scratch;
 use crate::platform::{Nanoseconds, ResetPolicy};
 
 /// What the stack is painted with, so that its use can be measured.
@@ -24,9 +34,6 @@ pub(crate) const STACK_PAINT: u8 = 0xa5;
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Sealed {
-    pub(crate) first_block: u64,
-    pub(crate) blocks: u64,
-    pub(crate) uuid: Uuid,
     /// See [`Sealed::verify`].
     pub(crate) verify: u64,
     pub(crate) every: u64,
@@ -38,6 +45,57 @@ pub(crate) struct Sealed {
     pub(crate) code_crc: u64,
     pub(crate) arena_used: u64,
     pub(crate) arena_length: u64,
+    /// [`Level`]'s bits.
+    pub(crate) level: u64,
+    /// An [`Encoding`].
+    pub(crate) encoding: u64,
+    pub(crate) patience: Nanoseconds,
+    /// 1 if risky devices may be used.
+    pub(crate) allow_risky: u64,
+    /// 1 to go over all healthy targets at once.
+    pub(crate) stripe: u64,
+    /// 1 if the platform knows classes of pages.
+    pub(crate) classes: u64,
+}
+
+/// What was accepted of one target.
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct SealedTarget {
+    pub(crate) first_block: u64,
+    pub(crate) blocks: u64,
+    pub(crate) uuid: Uuid,
+    /// Zeros if dumps are not encrypted.
+    pub(crate) recipient: PublicKey,
+    pub(crate) ephemeral: PublicKey,
+}
+
+/// A target.
+pub(crate) struct ArmedTarget<'a> {
+    pub(crate) sealed: SealedTarget,
+    pub(crate) device: &'a mut dyn DumpDevice,
+    pub(crate) scratch: Scratch,
+    pub(crate) header: &'a mut Header,
+    pub(crate) checker: &'a mut Checker,
+    pub(crate) key: Option<Key>,
+}
+
+impl ArmedTarget<'_> {
+    fn seal(&self, digest: &mut Digest) {
+        digest.bytes(self.sealed.as_bytes());
+        let device: *const dyn DumpDevice = core::ptr::from_ref(&*self.device);
+        // SAFETY: a pointer to a trait object is two words, its data and its methods; any two words are two numbers.
+        let device: [usize; 2] = unsafe { core::mem::transmute(device) };
+        device.iter().for_each(|word| {
+            digest.number(*word as u64);
+        });
+        self.scratch.seal(digest);
+        digest.number(core::ptr::from_ref::<Header>(self.header) as u64);
+        digest.number(core::ptr::from_ref::<Checker>(self.checker) as u64);
+        if let Some(key) = &self.key {
+            digest.bytes(key.bytes());
+        }
+    }
 }
 
 impl Sealed {
@@ -57,6 +115,16 @@ impl Sealed {
             2 => Verify::Sample { every: self.every },
             _ => Verify::All,
         }
+    }
+
+    /// Which memory is left out.
+    pub(crate) fn level(&self) -> Level {
+        Level::from_bits_truncate(self.level as u32)
+    }
+
+    /// How memory is stored.
+    pub(crate) fn encoding(&self) -> Encoding {
+        Encoding::from_number(self.encoding as u32).unwrap_or(Encoding::Plain)
     }
 
     /// The arena's pages.
@@ -134,6 +202,13 @@ impl Vitals {
         }
     }
 
+    /// A step has not begun: this is another attempt.
+    pub(crate) fn clear(&self, step: Step) {
+        if let Some(entered) = self.entered.get(step as usize) {
+            entered.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// When a step began; 0 if it has not.
     pub(crate) fn entered(&self, step: Step) -> Nanoseconds {
         self.entered.get(step as usize).map_or(0, |entered| entered.load(Ordering::Relaxed))
@@ -157,6 +232,31 @@ impl Vitals {
     }
 }
 
+/// Targets that have no dump, or not a whole one, and why.
+pub(crate) struct Refusals {
+    pub(crate) count: u32,
+    pub(crate) first: [Refused; MAX_REFUSALS],
+}
+
+impl Refusals {
+    pub(crate) const NONE: Refusals = Refusals {
+        count: 0,
+        first: [const { Refused { target: U32::new(0), begun: U32::new(0), why: [0; 120] } }; MAX_REFUSALS],
+    };
+
+    /// Adds one.
+    pub(crate) fn add(&mut self, target: usize, begun: bool, why: &dyn Describe) {
+        if let Some(slot) = self.first.get_mut(self.count as usize) {
+            let mut line = Line::new();
+            why.describe(&mut line);
+            slot.target = (target as u32).into();
+            slot.begun = u32::from(begun).into();
+            put_text(&mut slot.why, line.as_str());
+        }
+        self.count = self.count.saturating_add(1);
+    }
+}
+
 /// Everything that a dump uses; it lives in the arena, and so does all it points to.
 pub(crate) struct Armed<'a> {
     pub(crate) sealed: Sealed,
@@ -166,46 +266,58 @@ pub(crate) struct Armed<'a> {
     pub(crate) targets_crc: u32,
     pub(crate) ram: &'a [PfnRange],
     pub(crate) queues: Option<&'a Queues>,
-    pub(crate) device: &'a mut dyn DumpDevice,
+    pub(crate) targets: [Option<ArmedTarget<'a>>; MAX_TARGETS],
     pub(crate) pool: Pool,
-    pub(crate) scratch: Option<DmaBuffer>,
-    pub(crate) header: &'a mut Header,
+    pub(crate) crew: Option<&'a Crew<'a>>,
+    /// What this CPU works on itself.
+    pub(crate) own: &'a mut Unit<'a>,
+    pub(crate) workshop: Workshop<'a>,
+    pub(crate) kept: &'a mut Kept,
     pub(crate) stack: &'a mut [u8],
     pub(crate) vitals: &'a Vitals,
+    pub(crate) refusals: &'a mut Refusals,
+    /// Dumps that were begun since the keys were made. Under the seal, like the keys: a number that came again would make a
+    /// nonce come again.
+    pub(crate) attempts: u32,
     /// How the dump ended.
     pub(crate) outcome: Outcome,
 }
 
-impl Armed<'_> {
+impl<'a> Armed<'a> {
     /// The checksum of all numbers and pointers; follows none of them.
     fn numbers(&self) -> u32 {
         let mut digest = Digest::new();
         digest.bytes(self.sealed.as_bytes());
         digest.number(self.ram.as_ptr() as u64).number(self.ram.len() as u64);
         digest.number(self.queues.map_or(0, |queues| core::ptr::from_ref(queues) as u64));
-        let device: *const dyn DumpDevice = core::ptr::from_ref(&*self.device);
-        // SAFETY: a pointer to a trait object is two words, its data and its methods; any two words are two numbers.
-        let device: [usize; 2] = unsafe { core::mem::transmute(device) };
-        device.iter().for_each(|word| {
-            digest.number(*word as u64);
-        });
+        for target in self.targets.iter().flatten() {
+            target.seal(&mut digest);
+        }
         self.pool.seal(&mut digest);
-        digest.number(self.scratch.as_ref().map_or(0, |buffer| buffer.address().as_ptr() as u64));
-        digest.number(self.scratch.as_ref().map_or(0, DmaBuffer::bus_address));
-        digest.number(self.scratch.as_ref().map_or(0, |buffer| buffer.len() as u64));
-        digest.number(core::ptr::from_ref::<Header>(self.header) as u64);
+        digest.number(self.crew.map_or(0, |crew| core::ptr::from_ref(crew) as u64));
+        digest.number(core::ptr::from_ref::<Unit<'a>>(self.own) as u64);
+        self.workshop.seal(&mut digest);
+        digest.number(core::ptr::from_ref::<Kept>(self.kept) as u64);
         digest.number(self.stack.as_ptr() as u64).number(self.stack.len() as u64);
         digest.number(core::ptr::from_ref(self.vitals) as u64);
+        digest.number(core::ptr::from_ref::<Refusals>(self.refusals) as u64);
+        digest.number(self.attempts.into());
         digest.finish()
     }
 
-    /// The checksum of what the pointers lead to: the memory map, and what the device's driver must find unchanged.
+    /// The checksum of what the pointers lead to: the memory map, the helpers' places, and what the devices' drivers must find unchanged.
     fn targets(&self) -> u32 {
         let mut digest = Digest::new();
         for range in self.ram {
             digest.number(range.start).number(range.end);
         }
-        self.device.seal(&mut digest);
+        for target in self.targets.iter().flatten() {
+            target.device.seal(&mut digest);
+        }
+        self.own.seal(&mut digest);
+        if let Some(crew) = self.crew {
+            crew.seal(&mut digest);
+        }
         digest.finish()
     }
 
@@ -213,6 +325,12 @@ impl Armed<'_> {
     pub(crate) fn seal(&mut self) {
         self.numbers_crc = self.numbers();
         self.targets_crc = self.targets();
+    }
+
+    /// Makes ready for another dump.
+    pub(crate) fn renew(&mut self) {
+        self.pool.renew();
+        self.seal();
     }
 
     /// Whether the seal is whole: first the numbers, and only then what they lead to.

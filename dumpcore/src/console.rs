@@ -19,6 +19,7 @@ impl Line {
     /// Appends text; bytes that are neither printable ASCII nor part of valid UTF-8 do not occur in a `str`.
     pub fn text(&mut self, text: &str) -> &mut Line {
         let mut room = Line::CAPACITY.saturating_sub(self.used).min(text.len());
+        // Each turn goes back by one byte, and a text begins with a whole character.
         while !text.is_char_boundary(room) {
             room = room.saturating_sub(1);
         }

@@ -27,7 +27,7 @@ pub struct Crash<'a> {
 /// How a dump ended. On most kernels nobody sees it, since the reset policy comes first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// Nothing was armed, or the one dump of this boot has been made.
+    /// Nothing is armed, or an earlier dump found the armed state harmed.
     NotArmed,
     /// Another CPU is dumping: the caller should wait for its end, open to its NMI.
     OtherCpu {
@@ -66,6 +66,8 @@ pub enum Refusal {
     },
     /// The device cannot be used.
     Unusable(DeviceError),
+    /// The device says that it is risky, and risky ones are not allowed.
+    Risky(DeviceError),
     /// The device could not be taken over.
     Takeover(DeviceError),
     /// The partition may not be written.
@@ -87,6 +89,10 @@ impl Describe for Refusal {
             }
             Refusal::Unusable(error) => {
                 line.text("the disk cannot be used: ");
+                error.describe(line);
+            }
+            Refusal::Risky(error) => {
+                line.text("the disk is risky, which is not allowed: ");
                 error.describe(line);
             }
             Refusal::Takeover(error) => {
@@ -114,8 +120,36 @@ pub fn crashdump_mode() -> bool {
 impl<'a> Dump<'a> {
     /// Dumps, from the moment of the crash to the reset policy. Interrupts must be off on this CPU.
     ///
-    /// May be called by several CPUs at once, and again by code that crashes inside the dump.
+    /// May be called by several CPUs at once, and again by code that crashes inside the dump. Should the policy be to
+    /// return, the dump is armed again: the next crash dumps behind this one.
     pub fn crash(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
+        self.dump(platform, crash, false)
+    }
+
+    /// Dumps a live kernel, which goes on afterwards: the other CPUs are frozen, memory is written, the device is shut down,
+    /// the CPUs are [resumed](Platform::resume_cpus), and the dump is armed again. The disk must be the dump's own, or one
+    /// whose driver can take it back. Interrupts must be off on this CPU.
+    ///
+    /// A crash inside of it is a crash: then comes the reset policy.
+    pub fn snapshot(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
+        self.dump(platform, crash, true)
+    }
+
+    /// What a stopped CPU may do when it has recorded its registers: helps the dump that stopped it, on a stack in the
+    /// arena, until that is over. Returns at once if there is nothing to help with. The caller then stays stopped; or,
+    /// if the kernel [goes on](Dump::resumes), waits to be resumed.
+    pub fn help(&self, platform: &dyn Platform) {
+        if let Some(crew) = self.crew() {
+            crew.help(platform, &|| self.state.load(Ordering::Acquire) & state::MASK == state::DUMPING);
+        }
+    }
+
+    /// Whether the dump that runs is one of a [live kernel](Dump::snapshot).
+    pub fn resumes(&self) -> bool {
+        self.resumes.load(Ordering::Acquire)
+    }
+
+    fn dump(&self, platform: &dyn Platform, crash: &Crash<'_>, resumes: bool) -> Outcome {
         let cpu = platform.cpu();
         let mine = state::DUMPING | cpu.wrapping_shl(8);
         if let Err(found) =
@@ -127,24 +161,39 @@ impl<'a> Dump<'a> {
                 _ => {
                     say(platform, |line| {
                         line.text(if found == state::SPENT {
-                            "the one dump of this boot was tried already"
+                            "the armed state was found harmed before"
                         } else {
                             "not armed"
                         });
                     });
+                    if found == state::SPENT && !resumes {
+                        platform.reset(self.vitals().map_or(ResetPolicy::Reset, Vitals::reset));
+                    }
                     Outcome::NotArmed
                 }
             };
         }
-        // SAFETY: this CPU alone moved the state from ARMED to DUMPING.
+        self.resumes.store(resumes, Ordering::Release);
+        self.nested.store(0, Ordering::Release);
+        // SAFETY: this CPU alone moved the state from ARMED to DUMPING, and uses it only until the state moves on.
         let Some(armed) = (unsafe { self.take_armed() }) else {
             record::refused(platform, &Refusal::Pointer);
             self.state.store(state::SPENT, Ordering::Release);
-            platform.reset(self.vitals().map_or(ResetPolicy::Reset, Vitals::reset));
+            if !resumes {
+                platform.reset(self.vitals().map_or(ResetPolicy::Reset, Vitals::reset));
+            }
             return Outcome::Refused(Refusal::Pointer);
         };
-        let outcome = checked(armed, self.vitals(), platform, crash, cpu);
-        self.state.store(state::SPENT, Ordering::Release);
+        let outcome = checked(armed, self.vitals(), platform, (crash, resumes), cpu);
+        let harmed = matches!(outcome, Outcome::Refused(Refusal::Seal { .. }));
+        if !harmed {
+            armed.renew();
+        }
+        self.state.store(if harmed { state::SPENT } else { state::ARMED }, Ordering::Release);
+        // With a harmed seal, nobody was frozen.
+        if resumes && !harmed {
+            platform.resume_cpus();
+        }
         outcome
     }
 
@@ -179,13 +228,14 @@ fn checked(
     armed: &mut Armed<'_>,
     vitals: Option<&Vitals>,
     platform: &dyn Platform,
-    crash: &Crash<'_>,
+    (crash, resumes): (&Crash<'_>, bool),
     cpu: u32,
 ) -> Outcome {
     let begin = platform.now();
     CRASHDUMP_MODE.store(true, Ordering::Release);
     say(platform, |line| {
-        line.text("cpu ").decimal(cpu.into()).text(" crashed: ").text(first_line(crash.message));
+        let what = if resumes { " asks for a dump: " } else { " crashed: " };
+        line.text("cpu ").decimal(cpu.into()).text(what).text(first_line(crash.message));
     });
     if let Some(vitals) = vitals {
         vitals.enter(Step::Seal, begin);
@@ -194,7 +244,9 @@ fn checked(
         // Not even the stack in the arena can be trusted then.
         let refusal = Refusal::Seal { armed, now };
         record::refused(platform, &refusal);
-        platform.reset(vitals.map_or(ResetPolicy::Reset, Vitals::reset));
+        if !resumes {
+            platform.reset(vitals.map_or(ResetPolicy::Reset, Vitals::reset));
+        }
         CRASHDUMP_MODE.store(false, Ordering::Release);
         return Outcome::Refused(refusal);
     }
@@ -203,33 +255,39 @@ fn checked(
     // The crashed stack is being dumped too: what is learnt from here on stays in the arena.
     let mut run = |own_stack: bool| {
         let lacks = if own_stack { Lacks::empty() } else { Lacks::STACK };
-        let outcome = Running { platform, crash, cpu, begin, lacks }.run(armed);
+        let outcome = Running { platform, crash, cpu, begin, lacks, code_checked: 0 }.run(armed);
         armed.outcome = outcome;
         if let Outcome::Refused(refusal) = &outcome {
             record::refused(platform, refusal);
         } else if own_stack {
-            let (used, length) = (painted.used(), painted.length);
-            say(platform, |line| {
-                line.text("used ")
-                    .decimal(used as u64)
-                    .text(" of ")
-                    .decimal(length as u64)
-                    .text(" bytes of stack, ");
-                line.decimal(armed.sealed.arena_used).text(" of ");
-                line.decimal(armed.sealed.arena_length).text(" bytes of arena, ");
-                line.decimal(armed.pool.deepest() as u64).text(" requests in flight");
-            });
+            tell_footprint(platform, armed, &painted);
         }
-        platform.reset(armed.vitals.reset());
+        if !resumes {
+            platform.reset(armed.vitals.reset());
+        }
     };
     if !platform.on_stack(stack, &mut || run(true)) {
         run(false);
     }
+    stack.fill(STACK_PAINT);
+    armed.stack = stack;
     if let Some(queues) = armed.queues {
         queues.set_crashdump_mode(false);
     }
     CRASHDUMP_MODE.store(false, Ordering::Release);
     armed.outcome
+}
+
+/// Says what the dump used of the memory that it was given. In a frame of its own, so that the dump need not carry it along.
+#[inline(never)]
+fn tell_footprint(platform: &dyn Platform, armed: &Armed<'_>, painted: &Painted) {
+    say(platform, |line| {
+        line.text("used ").decimal(painted.used() as u64);
+        line.text(" of ").decimal(painted.length as u64).text(" bytes of stack, ");
+        line.decimal(armed.sealed.arena_used).text(" of ");
+        line.decimal(armed.sealed.arena_length).text(" bytes of arena, ");
+        line.decimal(armed.pool.deepest() as u64).text(" requests in flight");
+    });
 }
 
 /// The dump's stack, to see how much of it was used.
@@ -241,15 +299,12 @@ struct Painted {
 impl Painted {
     /// Bytes used, counted from the first byte whose paint is gone.
     fn used(&self) -> usize {
-        let mut clean = 0_usize;
-        while clean < self.length {
+        let is_clean = |at: &usize| {
             // SAFETY: inside the stack, which lies in the arena. Volatile, since it is in use as a stack.
-            let byte = unsafe { self.start.add(clean).read_volatile() };
-            if byte != STACK_PAINT {
-                break;
-            }
-            clean = clean.wrapping_add(1);
-        }
+            let byte = unsafe { self.start.add(*at).read_volatile() };
+            byte == STACK_PAINT
+        };
+        let clean = (0..self.length).take_while(is_clean).count();
         self.length.saturating_sub(clean)
     }
 }

@@ -244,7 +244,8 @@ pub trait DumpDevice: Send {
     fn sanity_check(&mut self, wait: &Wait<'_>) -> Health;
 
     /// Takes the controller over by reset, whatever driver held it, and leaves it polled, with interrupts
-    /// masked.
+    /// masked. On success, the device touches no memory any more, and the driver has forgotten the buffers of requests that were
+    /// in flight: they are the caller's again. After a failure, nothing but `quiesce` is called.
     ///
     /// # Errors
     /// Why the device cannot be used. It may be called again.

@@ -16,7 +16,39 @@ pub struct DmaBuffer {
 // SAFETY: a buffer is the only handle to its memory, so moving it moves the memory.
 unsafe impl Send for DmaBuffer {}
 
+/// Where a buffer is: what is kept of one that was given away.
+#[derive(Clone, Copy, Debug)]
+pub struct DmaPlace {
+    start: NonNull<u8>,
+    bus: u64,
+    length: usize,
+}
+
+// SAFETY: three numbers; touching what they name takes a DmaBuffer.
+unsafe impl Send for DmaPlace {}
+
+impl DmaPlace {
+    /// The buffer once more.
+    ///
+    /// # Safety
+    /// Whoever had the buffer will not touch its memory any more, and no device writes to it any more.
+    pub unsafe fn buffer(&self) -> DmaBuffer {
+        // SAFETY: the place is that of a buffer, for which new() was promised the rest.
+        unsafe { DmaBuffer::new(self.start, self.bus, self.length) }
+    }
+
+    /// Everything that must be the same at the crash.
+    pub fn seal(&self, digest: &mut crate::integrity::Digest) {
+        digest.number(self.start.as_ptr() as u64).number(self.bus).number(self.length as u64);
+    }
+}
+
 impl DmaBuffer {
+    /// Where it is.
+    pub fn place(&self) -> DmaPlace {
+        DmaPlace { start: self.start, bus: self.bus, length: self.length }
+    }
+
     /// A buffer over `length` bytes at `start`, which a device sees at bus address `bus`.
     ///
     /// # Safety

@@ -1,17 +1,18 @@
 //! Checksums of the dump path's own code and of the sealed armed state.
 
+use crate::format::crc::Crc32;
 use crate::platform::{CodeRange, Platform};
 
 /// A running CRC-32 over everything that must not change between `arm()` and `crash()`.
 #[derive(Clone, Debug)]
 pub struct Digest {
-    crc: crc32fast::Hasher,
+    crc: Crc32,
 }
 
 impl Digest {
     /// Nothing taken in yet.
     pub fn new() -> Digest {
-        Digest { crc: crc32fast::Hasher::new() }
+        Digest { crc: Crc32::new() }
     }
 
     /// Takes in bytes.
@@ -27,7 +28,7 @@ impl Digest {
 
     /// The checksum of all that was taken in.
     pub fn finish(self) -> u32 {
-        self.crc.finalize()
+        self.crc.finish()
     }
 }
 

@@ -6,7 +6,9 @@
 use core::ptr::NonNull;
 
 pub use crate::deferred::HostQueues;
+use crate::format::Block;
 use crate::format::note::{CONTROL_REGISTERS, GENERAL_REGISTERS};
+pub use crate::memory::class::{ClassRun, PageClass};
 use crate::wait::Wait;
 
 /// Nanoseconds.
@@ -28,7 +30,22 @@ bitflags::bitflags! {
         const BUILD_ID = 1 << 4;
         /// No stack of its own: the dump ran on the stack of the code that crashed.
         const STACK = 1 << 5;
+        /// No guarded copy: a page that faults when it is read would have ended the dump.
+        const GUARD = 1 << 6;
+        /// No page classes: memory went out in order of address, and no dump level could leave any out.
+        const CLASSES = 1 << 7;
     }
+}
+
+/// What became of a guarded copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guarded {
+    /// The page was copied.
+    Copied,
+    /// Reading it faulted, and the fault was caught.
+    Faulted,
+    /// The platform has no guard; nothing was read.
+    Unguarded,
 }
 
 /// A range of bytes that must not change between `arm()` and `crash()`: code, or read-only data.
@@ -89,7 +106,8 @@ pub enum ResetPolicy {
 ///
 /// # Implementation safety
 /// - [`page`](Platform::page) gives a pointer that is good for reading 4096 bytes, by aligned 8-byte volatile reads,
-///   until the next call of `page`.
+///   until the next call of `page` on the same CPU; of a page that [`still`](Platform::still) vouches for, until the
+///   end of the dump.
 /// - [`code_ranges`](Platform::code_ranges) names memory that is always readable.
 /// - [`on_stack`](Platform::on_stack) calls its closure exactly once, or not at all and returns false.
 pub unsafe trait Platform: Sync {
@@ -104,13 +122,37 @@ pub unsafe trait Platform: Sync {
     fn ram(&self, visit: &mut dyn FnMut(RamRange));
 
     /// Where the page with this frame number (physical address / 4096) can be read, or `None` if it cannot.
-    /// Called only for pages inside what [`ram`](Platform::ram) named.
+    /// Called only for pages inside what [`ram`](Platform::ram) named, by the CPU that dumps and by those that
+    /// [help](crate::Dump::help).
     fn page(&self, pfn: u64) -> Option<NonNull<u8>>;
+
+    /// Copies the page at `from`, which [`page`](Platform::page) gave, so that a fault while reading (machine check,
+    /// hole, unmapped) is caught and told. Every page is copied this way, but for those that
+    /// [`still`](Platform::still) vouches for.
+    fn guarded_copy(&self, from: NonNull<u8>, to: &mut Block) -> Guarded {
+        let (_, _) = (from, to);
+        Guarded::Unguarded
+    }
+
+    /// Whether [`guarded_copy`](Platform::guarded_copy) is guarded.
+    fn has_guard(&self) -> bool {
+        false
+    }
+
+    /// What the page is used for, and how many pages from it on are used for the same. The answer must follow from
+    /// what does not change any more, and be the same whenever it is asked for: a dump goes over memory once for each
+    /// [pass](PageClass::pass), and what changed its class in between would be written twice, or not at all.
+    fn class(&self, pfn: u64) -> ClassRun {
+        let _ = pfn;
+        ClassRun { class: PageClass::Unknown, pages: u64::MAX }
+    }
 
     /// Where a device sees the page, if nothing changes it any more: neither a device that still runs, nor any method of
     /// this platform, such as a console's buffer. Such a page is written from where it is, which is faster; every other
-    /// one is copied first. Called only when all other CPUs have stopped and the dump has a stack of its own. Where
-    /// DMA is not coherent, the page has to be clean in the caches.
+    /// one is copied first. Called only when all other CPUs have stopped and the dump has a stack of its own, also by
+    /// those that help. Where DMA is not coherent, the page has to be clean in the caches. A platform with a
+    /// [guard](Platform::guarded_copy) reads the page under it first, a word in each cache line, and
+    /// answers `None` if that faults.
     ///
     /// A page that changes all the same is found out by its checksum, and lost.
     fn still(&self, pfn: u64) -> Option<u64> {
@@ -133,9 +175,26 @@ pub unsafe trait Platform: Sync {
 
     /// Stops all other CPUs and makes them record their registers. `wait` is the way to wait for them.
     /// CPUs that do not answer within a bound of the platform's choice stay [`registers`](Platform::registers)
-    /// = `None`.
+    /// = `None`. A CPU that has stopped may call [`Dump::help`](crate::Dump::help).
     fn freeze_cpus(&self, wait: &Wait<'_>) {
         let _ = wait;
+    }
+
+    /// Lets the CPUs that [`freeze_cpus`](Platform::freeze_cpus) stopped go on where they were: the dump of a live
+    /// kernel is over.
+    fn resume_cpus(&self) {}
+
+    /// Fills `bytes` with numbers that nobody can guess, and says whether it could. Called by `arm()`, for a partition
+    /// whose dumps have to be encrypted.
+    fn entropy(&self, bytes: &mut [u8; 32]) -> bool {
+        let _ = bytes;
+        false
+    }
+
+    /// Lets a CPU that [helps](crate::Dump::help) and finds nothing to do rest for about this many nanoseconds: in a virtual
+    /// machine, or on one of two threads of a core, it would only take time from the CPU that writes.
+    fn rest(&self, nanoseconds: Nanoseconds) {
+        let _ = nanoseconds;
     }
 
     /// The registers that another CPU recorded when it was stopped, `None` if it did not.

@@ -1,8 +1,10 @@
 //! What the console is told, in whole lines: the beginning, the progress, and the outcome with its reason.
 
 use crate::console::{Describe, Line};
+use crate::crew::foreman::Tally;
+use crate::format::chunk::RunKind;
 use crate::platform::{Nanoseconds, Platform};
-use crate::stream::writer::Counts;
+use crate::stream::writer::Written;
 use crate::wait::SECOND;
 
 /// How often progress is told.
@@ -11,7 +13,8 @@ const EVERY: Nanoseconds = SECOND;
 /// Pages in a mebibyte.
 const PAGES_PER_MIB: u64 = 256;
 
-/// Prints one line, with our name in front.
+/// Prints one line, with our name in front. Not inlined: the line is on the stack only while it is printed.
+#[inline(never)]
 pub fn say(platform: &dyn Platform, words: impl FnOnce(&mut Line)) {
     let mut line = Line::new();
     line.text("diskdump: ");
@@ -58,12 +61,37 @@ impl<'p> Progress<'p> {
 }
 
 /// Prints what a closed dump holds.
-pub(crate) fn summary(platform: &dyn Platform, counts: Counts, blocks: (u64, u64), took: Nanoseconds) {
+pub(crate) fn summary(platform: &dyn Platform, written: &Written, blocks: (u64, u64), took: Nanoseconds) {
+    let counts = &written.counts;
     say(platform, |line| {
-        line.decimal(counts.data).text(" pages written, ").decimal(counts.zero).text(" zero, ");
-        line.decimal(counts.unreadable).text(" unreadable; blocks ");
+        line.decimal(counts.of(RunKind::Data)).text(" pages written, ");
+        line.decimal(counts.of(RunKind::Zero)).text(" zero, ");
+        line.decimal(counts.left_out()).text(" left out, ");
+        line.decimal(counts.unreadable()).text(" unreadable; blocks ");
         line.decimal(blocks.0).text(" to ").decimal(blocks.1.saturating_sub(1)).text(", ");
         seconds(line, took);
+    });
+    if written.packed_from > 0 {
+        say(platform, |line| {
+            line.text("packed ").decimal(written.packed_from >> 20).text(" MiB into ");
+            line.decimal(written.packed_to >> 20).text(" MiB");
+        });
+    }
+}
+
+/// Prints what other CPUs did.
+pub(crate) fn helpers(platform: &dyn Platform, tally: &Tally) {
+    if tally.helpers == 0 {
+        return;
+    }
+    say(platform, |line| {
+        line.decimal(tally.helpers as u64).text(" CPUs helped with ").decimal(tally.by_helpers);
+        line.text(" of ").decimal(tally.units).text(" units");
+        if tally.lost > 0 {
+            line.text("; ")
+                .decimal(tally.lost as u64)
+                .text(" of them did not finish, their units were done again");
+        }
     });
 }
 

@@ -19,7 +19,7 @@ const PAT_EVERY: Nanoseconds = MILLISECOND / 2;
 
 /// So many looks at a clock that does not move mean that it never will. A look costs at least some nanoseconds, so
 /// this is at most seconds.
-const LOOKS_AT_DEAD_CLOCK: u32 = 50_000_000;
+const LOOKS_AT_DEAD_CLOCK: u32 = 10_000_000;
 
 /// Something did not happen in time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,18 +30,29 @@ pub struct TimedOut {
     pub after: Nanoseconds,
 }
 
+/// How long a CPU that helps rests between two looks: at first, and at most.
+const REST: (Nanoseconds, Nanoseconds) = (1_000, 100_000);
+
 /// The way to wait, bound to the platform, the private queues and the end of the budget.
 pub struct Wait<'a> {
     platform: &'a dyn Platform,
     queues: Option<&'a Queues>,
     end: Nanoseconds,
     patted: Cell<Nanoseconds>,
+    /// Whether this is a CPU that helps, and not the one that dumps.
+    aside: bool,
 }
 
 impl<'a> Wait<'a> {
     /// A wait that ends at `end` on the platform's clock at the latest, and runs `queues` meanwhile.
     pub fn new(platform: &'a dyn Platform, queues: Option<&'a Queues>, end: Nanoseconds) -> Wait<'a> {
-        Wait { platform, queues, end, patted: Cell::new(0) }
+        Wait { platform, queues, end, patted: Cell::new(0), aside: false }
+    }
+
+    /// A wait for a CPU that helps: it pats no watchdog and runs no queues, which is for the one that dumps; and it
+    /// [rests](Platform::rest) between looks, the longer the less there is to see.
+    pub fn aside(platform: &'a dyn Platform, end: Nanoseconds) -> Wait<'a> {
+        Wait { platform, queues: None, end, patted: Cell::new(0), aside: true }
     }
 
     /// The platform.
@@ -75,6 +86,8 @@ impl<'a> Wait<'a> {
         let deadline = begin.saturating_add(limit).min(self.end);
         let mut seen = begin;
         let mut still = 0_u32;
+        let (mut rest, longest) = REST;
+        // Each turn looks once, until the deadline, or until the clock has stood still for long.
         loop {
             let now = self.now();
             if let Some(found) = look() {
@@ -93,6 +106,10 @@ impl<'a> Wait<'a> {
                 still = 0;
             }
             self.breathe_at(now);
+            if self.aside {
+                self.platform.rest(rest);
+                rest = rest.saturating_mul(2).min(longest);
+            }
             core::hint::spin_loop();
         }
     }
@@ -109,7 +126,7 @@ impl<'a> Wait<'a> {
     }
 
     fn breathe_at(&self, now: Nanoseconds) {
-        if now.wrapping_sub(self.patted.get()) >= PAT_EVERY {
+        if !self.aside && now.wrapping_sub(self.patted.get()) >= PAT_EVERY {
             self.patted.set(now);
             self.platform.pat_watchdog();
         }

@@ -178,10 +178,11 @@ fn in_a_dump_the_queues_run_the_drivers_timers_and_tasklets_and_nothing_else() {
         first_block: 0,
         blocks: 512,
         uuid: Some(UUID),
+        recipient: None,
         ownership: Ownership::Exclusive,
     };
     let config = Config { queues: Some(queues), reset: ResetPolicy::Return, ..Config::default() };
-    machine.dump().arm(machine, target, machine.arena(), config).unwrap();
+    machine.dump().arm(machine, [target], machine.arena(), config).unwrap();
     assert_eq!(machine.panic("with timers"), Outcome::Complete);
 
     assert_eq!(FAILED.load(Ordering::Relaxed), 0, "an expectation inside the dump failed");

@@ -1,12 +1,18 @@
 //! What is on disk is what the format says, and nothing else is taken for it.
 
-use dumpcore::format::chunk::ChunkHeader;
+use chacha20poly1305::XChaCha20Poly1305;
+use chacha20poly1305::aead::{AeadInOut, KeyInit};
+use dumpcore::format::chunk::{ChunkHeader, MAX_UNIT_PAGES, Packing, RunKind, UnitHeader, Units};
+use dumpcore::format::crypt::{self, Key, Place};
 use dumpcore::format::frame::{self, Kind, Malformed};
 use dumpcore::format::header::{Arch, Header, Status, Trigger};
 use dumpcore::format::label::Label;
 use dumpcore::format::note::Notes;
-use dumpcore::format::{BLOCK_SIZE, Block, checksum, pattern};
+use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, VERSION, checksum, pattern};
+use dumpcore::memory::class::{Level, PageClass};
+use dumpcore::stream::lz4::{Table, compress};
 use proptest::prelude::*;
+use zerocopy::IntoBytes;
 
 fn block() -> impl Strategy<Value = Box<Block>> {
     any::<u64>().prop_map(|seed| {
@@ -37,14 +43,14 @@ proptest! {
         let words: Vec<u128> = block.chunks(8).map(|b| u64::from_le_bytes(b.try_into().unwrap()).into()).collect();
         let fold = |x: u128, y: u128| ((x * y) % (1 << 64)) ^ ((x * y) >> 64);
         let (k1, k2, k3) = (0x8bb84b93962eacc9_u128, 0x4b33a62ed433d4a3_u128, 0x4d5a2da51de1aa47_u128);
-        let seed = u128::from(position);
-        let lane = |first: usize, key: u128| {
-            (0..128).fold(fold(seed ^ k3, key), |lane, stripe| {
+        let lane = |first: usize, begin: u128, key: u128| {
+            (0..128).fold(begin, |lane, stripe| {
                 let at = 4 * stripe + first;
                 fold(lane ^ words[at], words[at + 1] ^ key)
             })
         };
-        let sum = fold(lane(0, k1) ^ 4096, lane(2, k2) ^ k3);
+        let content = fold(lane(0, k2, k1) ^ 4096, lane(2, k1, k2) ^ k3);
+        let sum = fold(content ^ k1, u128::from(position) ^ k3);
         prop_assert_eq!(u128::from(checksum::block_sum(&block, position)), sum);
     }
 
@@ -76,9 +82,11 @@ proptest! {
         let page = Aligned(*block);
         let mut copy = [0; BLOCK_SIZE];
         // SAFETY: the page is aligned, whole, and stays.
-        let sum = unsafe { dumpcore::memory::page::copy(core::ptr::NonNull::from(&page.0).cast(), &mut copy, position) };
+        unsafe { dumpcore::memory::page::copy(core::ptr::NonNull::from(&page.0).cast(), &mut copy) };
         prop_assert_eq!(&copy, &page.0);
-        prop_assert_eq!(sum, checksum::block_sum(&copy, position));
+        // SAFETY: as above.
+        let sum = unsafe { dumpcore::memory::page::sum(core::ptr::NonNull::from(&page.0).cast()) };
+        prop_assert_eq!(checksum::placed(sum, position), checksum::block_sum(&copy, position));
     }
 
     #[test]
@@ -140,7 +148,7 @@ proptest! {
         let mut block = *block;
         block[..8].copy_from_slice(&Kind::ALL[magic].magic());
         if version {
-            block[8..12].copy_from_slice(&1_u32.to_le_bytes());
+            block[8..12].copy_from_slice(&VERSION.to_le_bytes());
         }
         if sealed {
             frame::seal(&mut block);
@@ -151,6 +159,142 @@ proptest! {
         let _ = ChunkHeader::parse(&block);
         let walked: usize = Notes::new(&block).map(|(_, bytes)| bytes.len() + 8).sum();
         prop_assert!(walked <= BLOCK_SIZE);
+        let mut units = Units::new(&block);
+        let walked: usize = units.by_ref().map(|unit| unit.stored + size_of::<UnitHeader>()).sum();
+        prop_assert!(walked + units.rest().len() <= BLOCK_SIZE);
+    }
+
+    #[test]
+    fn units_are_walked_as_they_were_laid_and_a_bad_one_ends_the_walk(
+        laid in proptest::collection::vec((1..=MAX_UNIT_PAGES, any::<bool>(), 1..PAGE_SIZE), 0..6),
+        bad in proptest::option::of((0..6_usize, 0..5_u8)),
+    ) {
+        let mut payload = Vec::new();
+        let mut good = Vec::new();
+        let mut spoilt = false;
+        for (number, (pages, packed, length)) in laid.into_iter().enumerate() {
+            let raw = pages * PAGE_SIZE;
+            let (stored, packing) = if packed { (length, Packing::Lz4) } else { (raw, Packing::Stored) };
+            let mut header = UnitHeader {
+                stored: (stored as u32).into(),
+                pages: (pages as u16).into(),
+                packing: (packing as u16).into(),
+            };
+            if let Some((_, how)) = bad.filter(|(at, _)| *at == number) {
+                spoilt = true;
+                match how {
+                    0 => header.stored = 0.into(),
+                    1 => header.pages = 0.into(),
+                    2 => header.pages = (MAX_UNIT_PAGES as u16 + 1).into(),
+                    3 => header.packing = 2.into(),
+                    // As long as its pages, or longer than the payload.
+                    _ => header.stored = (raw as u32 + u32::from(!packed)).into(),
+                }
+            }
+            if !spoilt {
+                good.push((payload.len() + size_of::<UnitHeader>(), stored, pages, packing));
+            }
+            payload.extend_from_slice(header.as_bytes());
+            payload.resize(payload.len() + stored.next_multiple_of(8), 0);
+        }
+        let mut units = Units::new(&payload);
+        let found: Vec<_> =
+            units.by_ref().map(|unit| (unit.offset, unit.stored, unit.pages, unit.packing)).collect();
+        prop_assert_eq!(found, good);
+        prop_assert_eq!(units.rest().is_empty(), !spoilt);
+    }
+
+    #[test]
+    fn a_chunk_is_sealed_as_any_other_xchacha20_poly1305_does_it(
+        (secret, ephemeral_secret) in any::<([u8; 32], [u8; 32])>(),
+        (attempt, nonce, index) in any::<(u32, u64, u64)>(),
+        associated in 0..9_usize,
+        blocks in 0..3_usize,
+        seed: u64,
+    ) {
+        let (recipient, ephemeral) = (crypt::public_key(&secret), crypt::public_key(&ephemeral_secret));
+        let key = Key::agree(&ephemeral_secret, &recipient, &ephemeral, &recipient).unwrap();
+        let mut numbers = dumpcore::sim::Numbers::new(seed);
+        let mut bytes = |length: usize| -> Vec<u8> { (0..length).map(|_| numbers.number() as u8).collect() };
+        let (associated, text) = (bytes(16 * associated), bytes(64 * blocks));
+
+        let mut sealed = text.clone();
+        let place = Place { attempt, nonce, index };
+        let tag = key.seal(&place, &associated, &mut sealed).unwrap();
+        let mut long_nonce = [0; 24];
+        long_nonce[..4].copy_from_slice(&attempt.to_le_bytes());
+        long_nonce[8..16].copy_from_slice(&nonce.to_le_bytes());
+        long_nonce[16..].copy_from_slice(&index.to_le_bytes());
+        let judge = XChaCha20Poly1305::new(key.bytes().into());
+        let mut judged = text.clone();
+        let judged_tag =
+            judge.encrypt_inout_detached(&long_nonce.into(), &associated, judged.as_mut_slice().into()).unwrap();
+        prop_assert_eq!(&sealed, &judged);
+        prop_assert_eq!(tag.as_slice(), judged_tag.as_slice());
+
+        // The holder of the other secret opens it.
+        let theirs = Key::agree(&secret, &ephemeral, &ephemeral, &recipient).unwrap();
+        prop_assert!(theirs.open(&place, &associated, &mut sealed, &tag));
+        prop_assert_eq!(sealed, text);
+    }
+
+    #[test]
+    fn nothing_opens_that_was_changed_or_stands_elsewhere(
+        secret: [u8; 32],
+        change in 0..6_u8,
+        bit in 0..8 * 64_usize,
+    ) {
+        let (public, ephemeral) = (crypt::public_key(&secret), crypt::public_key(&[7; 32]));
+        let key = Key::agree(&[7; 32], &public, &ephemeral, &public).unwrap();
+        let mut place = Place { attempt: 1, nonce: 2, index: 3 };
+        let (mut associated, mut bytes) = ([5; 64], [6; 64]);
+        let mut tag = key.seal(&place, &associated, &mut bytes).unwrap();
+        match change {
+            0 => associated[bit / 8] ^= 1 << (bit % 8),
+            1 => bytes[bit / 8] ^= 1 << (bit % 8),
+            2 => tag[bit / 8 % 16] ^= 1 << (bit % 8),
+            3 => place.attempt ^= 1 << (bit % 32),
+            4 => place.nonce ^= 1 << (bit % 64),
+            _ => place.index ^= 1 << (bit % 64),
+        }
+        let before = bytes;
+        prop_assert!(!key.open(&place, &associated, &mut bytes, &tag));
+        prop_assert_eq!(bytes, before, "what does not open stays as it is");
+    }
+
+    #[test]
+    fn a_unit_is_packed_as_any_lz4_decoder_reads_it_or_not_at_all(
+        pieces in proptest::collection::vec((0..4_u8, 0..3000_usize, any::<u64>()), 0..8),
+        room in 0..20_000_usize,
+    ) {
+        let mut input = Vec::new();
+        for (kind, length, seed) in pieces {
+            let mut numbers = dumpcore::sim::Numbers::new(seed);
+            match kind {
+                0 => input.resize(input.len() + length, seed as u8),
+                1 => input.extend((0..length).map(|_| numbers.number() as u8)),
+                2 => input.extend((0..length).map(|_| numbers.below(3) as u8)),
+                // A repetition of something earlier.
+                _ => {
+                    let from = numbers.below(input.len() as u64 + 1) as usize;
+                    let again = input[from..input.len().min(from + length)].to_vec();
+                    input.extend(again);
+                }
+            }
+        }
+        let mut output = vec![0xaa; room];
+        let mut table = Table::new();
+        // What it held before must not matter.
+        let _ = compress(&[1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 9, 9, 9], &mut [0; 100], &mut table);
+        if let Some(length) = compress(&input, &mut output, &mut table) {
+            let mut unpacked = vec![0; input.len()];
+            let count = lz4_flex::block::decompress_into(&output[..length], &mut unpacked);
+            prop_assert_eq!(count.ok(), Some(input.len()));
+            prop_assert_eq!(&unpacked, &input);
+            prop_assert!(output[length..].iter().all(|byte| *byte == 0xaa));
+        } else {
+            prop_assert!(room < lz4_flex::block::get_maximum_output_size(input.len()), "there was room");
+        }
     }
 
     #[test]
@@ -179,4 +323,31 @@ fn an_unknown_version_is_refused_by_its_number() {
     label.version = 9.into();
     label.to_block(&mut block);
     assert_eq!(Label::parse(&block).err(), Some(Malformed::Version { found: 9 }));
+}
+
+#[test]
+fn a_level_leaves_out_what_makedumpfile_leaves_out_at_it_and_never_the_kernel() {
+    use PageClass::{
+        Cache, CachePrivate, Device, Free, KernelData, KernelText, PageTable, Slab, Stack, Unknown, User,
+    };
+    let all =
+        [KernelText, KernelData, Stack, PageTable, Slab, User, Cache, CachePrivate, Free, Device, Unknown];
+    for bits in 0..64 {
+        let level = Level::from_bits(bits).unwrap();
+        let kernel_only = bits & 32 != 0;
+        for class in all {
+            let expected = match class {
+                Device => Some(RunKind::Device),
+                Cache if kernel_only || bits & 6 != 0 => Some(RunKind::Cache),
+                CachePrivate if kernel_only || bits & 4 != 0 => Some(RunKind::CachePrivate),
+                User if kernel_only || bits & 8 != 0 => Some(RunKind::User),
+                Free if kernel_only || bits & 16 != 0 => Some(RunKind::Free),
+                Unknown if kernel_only => Some(RunKind::NotKernel),
+                _ => None,
+            };
+            assert_eq!(level.leaves_out(class), expected, "level {bits}, {class:?}");
+            assert!(expected.is_none_or(RunKind::is_left_out));
+            assert!(!(class.is_kernel() && expected.is_some()));
+        }
+    }
 }

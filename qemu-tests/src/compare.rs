@@ -209,6 +209,19 @@ pub fn compare(core: &Core, machine: &dyn Memory, except: &[Range]) -> Result<Co
     Ok(Compared { bytes: compared, different: pages, different_pages })
 }
 
+/// Whether a page holds what the test kernel fills page frame `pfn` with (`fill.kind=random`): numbers that follow
+/// from it (SplitMix64, Steele, Lea and Flood, 2014).
+pub fn is_filled(pfn: u64, page: &[u8]) -> bool {
+    let mix = |seed: u64| {
+        let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    let words = page.as_chunks::<8>().0.iter().zip(pfn * 512..);
+    !page.is_empty() && words.into_iter().all(|(word, seed)| u64::from_le_bytes(*word) == mix(seed))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,7 +21,8 @@ pub const FOREIGN_AFTER: &str = "foreign-after";
 const FOREIGN_BLOCKS: u64 = 256;
 /// Blocks in front of the first partition and behind the last: room for the partition tables.
 const TABLE_BLOCKS: u64 = 256;
-const SECTORS_PER_BLOCK: u64 = BLOCK_SIZE as u64 / 512;
+/// Sectors of 512 bytes in a block.
+pub const SECTORS_PER_BLOCK: u64 = BLOCK_SIZE as u64 / 512;
 
 /// Consecutive blocks of 4096 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -180,6 +181,41 @@ impl Disk {
         }
     }
 
+    /// Whether these blocks of the dump partition hold the same in both images.
+    ///
+    /// # Errors
+    /// If one of them cannot be read.
+    pub fn same_blocks(&self, other: &Disk, mut blocks: std::ops::Range<u64>) -> Result<bool> {
+        blocks.try_fold(true, |same, number| Ok(same && self.read(number)? == other.read(number)?))
+    }
+
+    /// Whether one of these texts stands anywhere in the image; the first one that does.
+    ///
+    /// # Errors
+    /// If the image cannot be read.
+    pub fn finds<'t>(&self, texts: &[&'t [u8]]) -> Result<Option<&'t [u8]>> {
+        let name = || format!("cannot read the disk image {}", self.path.display());
+        let mut file = File::open(&self.path).with_context(name)?;
+        let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
+        let mut window = Vec::new();
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            let length = file.read(&mut piece).with_context(name)?;
+            if length == 0 {
+                return Ok(None);
+            }
+            window.extend_from_slice(piece.get(..length).unwrap_or_default());
+            for text in texts {
+                if memchr::memmem::find(&window, text).is_some() {
+                    return Ok(Some(text));
+                }
+            }
+            // A text may reach from one piece into the next.
+            let keep = window.len().saturating_sub(longest.saturating_sub(1));
+            window.drain(..keep);
+        }
+    }
+
     /// Reads block `number` of the dump partition.
     ///
     /// # Errors
@@ -324,8 +360,29 @@ mod tests {
         assert_eq!(disk.rest_fingerprint().unwrap(), rest);
     }
 
+    #[test]
+    fn only_blocks_that_hold_the_same_are_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk(&folder, 300);
+        let copy = disk.copy(&folder.path().join("copy.raw")).unwrap();
+        copy.flip(100, 5).unwrap();
+        assert!(disk.same_blocks(&copy, 0..100).unwrap() && disk.same_blocks(&copy, 101..300).unwrap());
+        assert!(!disk.same_blocks(&copy, 0..300).unwrap());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn a_text_is_found_wherever_it_stands(at in 0_usize..300 * BLOCK_SIZE - 16) {
+            let folder = tempfile::tempdir().unwrap();
+            let disk = disk(&folder, 300);
+            let texts: [&[u8]; 2] = [b"not to be found", b"a known plaintext"];
+            prop_assert_eq!(disk.finds(&texts).unwrap(), None);
+            let file = OpenOptions::new().write(true).open(&disk.path).unwrap();
+            file.write_all_at(texts[1], disk.dump.first * BLOCK_SIZE as u64 + at as u64).unwrap();
+            prop_assert_eq!(disk.finds(&texts).unwrap(), Some(texts[1]));
+        }
 
         #[test]
         fn any_flipped_bit_shows_in_the_fingerprint_and_only_there(

@@ -8,15 +8,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::image::Disk;
+use crate::image::{Disk, SECTORS_PER_BLOCK};
 use crate::process::{Guarded, LOOK_EVERY};
 use crate::qmp::Qmp;
 use crate::serial::{Line, Serial};
 
-/// The id of the dump disk's device, for QMP.
-pub const DISK_ID: &str = "dumpdisk";
+/// The id of a disk's device, for QMP, by the disk's number.
+pub fn disk_id(number: usize) -> String {
+    format!("dumpdisk{number}")
+}
+
 /// The id of its drive, the part behind the controller.
-pub const DRIVE_ID: &str = "dumpdrive";
+pub fn drive_id(number: usize) -> String {
+    format!("dumpdrive{number}")
+}
 
 /// An architecture that the matrix runs on.
 #[derive(Debug)]
@@ -57,6 +62,52 @@ pub static CONTROLLERS: &[Controller] = &[Controller { name: "virtio-blk", devic
 /// The virtio-blk row.
 pub static VIRTIO_BLK: &Controller = &CONTROLLERS[0];
 
+/// A disk of a machine.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    /// Its image.
+    pub disk: Disk,
+    /// More of QEMU's `-drive` options, each `key=value`.
+    pub options: Vec<String>,
+    /// Which writes to it fail.
+    pub fails: Option<Fails>,
+}
+
+/// Which writes to a disk fail, with an I/O error (QEMU's driver blkdebug).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fails {
+    /// All.
+    EveryWrite,
+    /// Those that reach this block of the disk, of 4096 bytes.
+    WritesTo(u64),
+}
+
+impl Attached {
+    /// QEMU's `-drive` argument.
+    fn drive(&self, number: usize) -> String {
+        let path = escaped(&self.disk.path);
+        let mut drive = format!("if=none,id={},format=raw,", drive_id(number));
+        match self.fails {
+            None => drive.push_str(&format!("file={path}")),
+            Some(fails) => {
+                // Without an event to wait for, the rule holds from the start.
+                drive.push_str(&format!(
+                    "file.driver=blkdebug,file.image.driver=file,file.image.filename={path},\
+                     file.inject-error.0.event=none,file.inject-error.0.iotype=write,file.inject-error.0.errno=5"
+                ));
+                if let Fails::WritesTo(block) = fails {
+                    drive.push_str(&format!(",file.inject-error.0.sector={}", block * SECTORS_PER_BLOCK));
+                }
+            }
+        }
+        for option in &self.options {
+            drive.push(',');
+            drive.push_str(option);
+        }
+        drive
+    }
+}
+
 /// What a machine is made of.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -68,16 +119,18 @@ pub struct Machine {
     pub cpus: u32,
     /// RAM in MiB.
     pub memory: u32,
-    /// The controller of the dump disk.
+    /// QEMU's model of the CPUs; its usual one if `None`.
+    pub model: Option<&'static str>,
+    /// The controller of the disks.
     pub controller: &'static Controller,
     /// The kernel's ELF file.
     pub kernel: PathBuf,
     /// The kernel's command line, word by word.
     pub words: Vec<String>,
-    /// The dump disk.
-    pub disk: Option<Disk>,
-    /// More of QEMU's `-drive` options for the dump disk, each `key=value`.
-    pub drive: Vec<String>,
+    /// The disks, in the order in which the kernel numbers them.
+    pub disks: Vec<Attached>,
+    /// More arguments for QEMU.
+    pub arguments: Vec<&'static str>,
     /// Whether the host's memory is all there before the guest starts, so that a measurement in the guest does not
     /// pay for it.
     pub resident: bool,
@@ -91,11 +144,12 @@ impl Machine {
             kind: "pc",
             cpus: 1,
             memory: 128,
+            model: None,
             controller: VIRTIO_BLK,
             kernel: kernel.to_path_buf(),
             words: Vec::new(),
-            disk: None,
-            drive: Vec::new(),
+            disks: Vec::new(),
+            arguments: Vec::new(),
             resident: false,
         }
     }
@@ -121,12 +175,35 @@ impl Machine {
         self
     }
 
-    /// With this disk, and a command line that says where its dump partition is.
+    /// With CPUs that can do all that QEMU can, such as making random numbers.
+    #[must_use]
+    pub fn able(mut self) -> Machine {
+        self.model = Some("max");
+        self
+    }
+
+    /// With one more disk, and a command line that says where its dump partition is.
     #[must_use]
     pub fn disk(mut self, disk: &Disk) -> Machine {
-        self.words.push(format!("disk.first={}", disk.dump.first));
-        self.words.push(format!("disk.blocks={}", disk.dump.blocks));
-        self.disk = Some(disk.clone());
+        let number = self.disks.len();
+        self.disks.push(Attached { disk: disk.clone(), options: Vec::new(), fails: None });
+        self.word(disk_word(number, &format!("first={}", disk.dump.first)))
+            .word(disk_word(number, &format!("blocks={}", disk.dump.blocks)))
+    }
+
+    /// With this disk in the place of the first one; the command line stays as it is.
+    #[must_use]
+    pub fn exchange(mut self, disk: &Disk) -> Machine {
+        if let Some(first) = self.disks.first_mut() {
+            first.disk = disk.clone();
+        }
+        self
+    }
+
+    /// With a watchdog that sends an NMI when it bites.
+    #[must_use]
+    pub fn watchdog(mut self) -> Machine {
+        self.arguments.extend(["-device", "i6300esb", "-action", "watchdog=inject-nmi"]);
         self
     }
 
@@ -142,10 +219,21 @@ impl Machine {
         self
     }
 
-    /// With one of QEMU's `-drive` options more, such as `throttling.bps-total=1000000`.
+    /// With one of QEMU's `-drive` options more for the last disk, such as `throttling.bps-total=1000000`.
     #[must_use]
     pub fn drive(mut self, option: impl Into<String>) -> Machine {
-        self.drive.push(option.into());
+        if let Some(last) = self.disks.last_mut() {
+            last.options.push(option.into());
+        }
+        self
+    }
+
+    /// With a last disk on which writes fail.
+    #[must_use]
+    pub fn fails(mut self, fails: Fails) -> Machine {
+        if let Some(last) = self.disks.last_mut() {
+            last.fails = Some(fails);
+        }
         self
     }
 
@@ -177,17 +265,19 @@ impl Machine {
                 .arg(format!("memory-backend-ram,id=ram,size={}M,prealloc=on", self.memory))
                 .args(["-machine", "memory-backend=ram"]);
         }
-        if let Some(disk) = &self.disk {
-            let mut drive = format!("file={},if=none,id={DRIVE_ID},format=raw", escaped(&disk.path));
-            for option in &self.drive {
-                drive.push(',');
-                drive.push_str(option);
-            }
-            command
-                .args(["-drive", &drive])
-                .arg("-device")
-                .arg(format!("{},drive={DRIVE_ID},id={DISK_ID}", self.controller.device));
+        if let Some(model) = self.model {
+            command.args(["-cpu", model]);
         }
+        for (number, attached) in self.disks.iter().enumerate() {
+            let id = drive_id(number);
+            command.args(["-drive", &attached.drive(number)]).arg("-device").arg(format!(
+                "{},drive={id},id={}",
+                self.controller.device,
+                disk_id(number)
+            ));
+        }
+        // Behind the disks, whose numbers go by their places.
+        command.args(&self.arguments);
         command
     }
 
@@ -221,6 +311,11 @@ impl Machine {
         }
         Ok(Running { child, qmp, serial, ended: None })
     }
+}
+
+/// A word of the kernel's command line about a disk: `disk.first=0` for the first, `disk1.first=0` for the second.
+pub fn disk_word(number: usize, word: &str) -> String {
+    if number == 0 { format!("disk.{word}") } else { format!("disk{number}.{word}") }
 }
 
 /// A path inside a QEMU option, where a comma ends a value unless it is doubled.
@@ -320,6 +415,30 @@ mod tests {
         assert!(words.windows(2).any(|pair| pair == ["-accel", "tcg"]));
         assert!(words.windows(2).any(|pair| pair == ["-smp", "8"]));
         assert!(words.contains(&"file:/a,,b/serial".to_owned()));
+    }
+
+    #[test]
+    fn each_disk_has_its_own_drive_device_and_words() {
+        let disk = |name: &str| Disk {
+            path: PathBuf::from(name),
+            dump: crate::image::Extent { first: 512, blocks: 100 },
+        };
+        let machine = Machine::new(Path::new("k"))
+            .disk(&disk("a"))
+            .drive("throttling.bps-total=1")
+            .disk(&disk("b"))
+            .fails(Fails::WritesTo(600));
+        assert_eq!(
+            machine.words,
+            ["disk.first=512", "disk.blocks=100", "disk1.first=512", "disk1.blocks=100"]
+        );
+        let command = machine.command(Path::new("serial"));
+        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        let drive = |part: &str| words.iter().filter(|word| word.contains(part)).count();
+        assert_eq!(drive("id=dumpdrive0,format=raw,file=a,throttling.bps-total=1"), 1);
+        assert_eq!(drive("file.image.filename=b"), 1);
+        assert_eq!(drive("sector=4800"), 1);
+        assert!(words.contains(&"virtio-blk-pci,drive=dumpdrive1,id=dumpdisk1".to_owned()));
     }
 
     #[test]

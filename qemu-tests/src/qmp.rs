@@ -90,6 +90,22 @@ impl Qmp {
         self.command("stop", json!({}), Duration::from_secs(10)).map(|_| ())
     }
 
+    /// Lets a stopped guest go on.
+    ///
+    /// # Errors
+    /// As [`Qmp::command`].
+    pub fn go_on(&mut self) -> Result<()> {
+        self.command("cont", json!({}), Duration::from_secs(10)).map(|_| ())
+    }
+
+    /// Presses the NMI button.
+    ///
+    /// # Errors
+    /// As [`Qmp::command`].
+    pub fn inject_nmi(&mut self) -> Result<()> {
+        self.command("inject-nmi", json!({}), Duration::from_secs(10)).map(|_| ())
+    }
+
     /// Saves `length` bytes of physical memory from `start` into a file.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! savecore, run as a person runs it: by its command line, with `--json`.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +10,52 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::image::{DUMP, Disk};
-use crate::process;
+use crate::process::{self, Output};
+
+/// What a subcommand is run over.
+pub trait Targets {
+    /// Its words on the command line.
+    fn words(&self) -> Vec<OsString>;
+}
+
+/// The dump partition of a disk.
+impl Targets for Disk {
+    fn words(&self) -> Vec<OsString> {
+        vec![self.path.clone().into(), "--partition".into(), DUMP.into()]
+    }
+}
+
+/// The dump partitions of several disks.
+impl Targets for [&Disk] {
+    fn words(&self) -> Vec<OsString> {
+        let paths = self.iter().map(|disk| disk.path.clone().into());
+        paths.chain(["--partition".into(), DUMP.into()]).collect()
+    }
+}
+
+/// A file that is a partition of its own.
+impl Targets for Path {
+    fn words(&self) -> Vec<OsString> {
+        vec![self.into()]
+    }
+}
+
+/// A pair of keys that savecore has made.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// The file with the secret one.
+    pub file: PathBuf,
+    /// The public one, as `format --recipient` takes it.
+    pub public: String,
+}
+
+impl Keys {
+    /// The public key's 32 bytes, as 64 hexadecimal digits.
+    pub fn digits(&self) -> &str {
+        // A checksum stands behind them.
+        self.public.split_once(':').and_then(|(_, digits)| digits.get(..64)).unwrap_or_default()
+    }
+}
 
 /// The command, and where its output is kept.
 #[derive(Debug)]
@@ -46,30 +92,68 @@ impl Savecore {
         }
     }
 
-    /// Runs a subcommand over the dump partition of a disk.
+    /// Runs a subcommand.
     ///
     /// # Errors
     /// If it cannot be run, does not end, or is killed by a signal. An exit code is not an error here.
-    pub fn run(&self, subcommand: &str, disk: &Disk, more: &[&str]) -> Result<Answer> {
-        let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let log = self.folder.join(format!("savecore-{number}-{subcommand}.log"));
-        let mut command = Command::new(&self.program);
-        command.arg(subcommand).arg(&disk.path).args(["--partition", DUMP, "--json"]).args(more);
-        let output = process::run(&mut command, self.limit, &log)?;
+    pub fn run<T: Targets + ?Sized>(&self, subcommand: &str, on: &T, more: &[&str]) -> Result<Answer> {
+        let mut command = self.command(subcommand);
+        command.args(on.words()).arg("--json").args(more);
+        let output = self.output(&mut command, subcommand)?;
         let Some(code) = output.status.code() else {
-            bail!("savecore {subcommand} was killed ({}); log: {}", output.status, log.display());
+            bail!("savecore {subcommand} was killed ({}); log: {}", output.status, output.log.display());
         };
         let value = serde_json::from_str(&output.stdout).unwrap_or(Value::Null);
         let errors = output.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
-        Ok(Answer { code, value, errors, took: output.took, log })
+        Ok(Answer { code, value, errors, took: output.took, log: output.log })
+    }
+
+    fn command(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(subcommand);
+        command
+    }
+
+    /// Runs a command line, its output kept under the subcommand's name.
+    fn output(&self, command: &mut Command, subcommand: &str) -> Result<Output> {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        process::run(command, self.limit, &self.folder.join(format!("savecore-{number}-{subcommand}.log")))
+    }
+
+    /// What a subcommand says to a person, if it ends with exit code 0.
+    ///
+    /// # Errors
+    /// As [`Savecore::run`], or if it fails.
+    pub fn tell<T: Targets + ?Sized>(&self, subcommand: &str, on: &T, more: &[&str]) -> Result<String> {
+        let mut command = self.command(subcommand);
+        command.args(on.words()).args(more);
+        Ok(self.output(&mut command, subcommand)?.success(&format!("savecore {subcommand}"))?.stdout)
+    }
+
+    /// Makes a pair of keys, the secret one in the file `name` of our folder.
+    ///
+    /// # Errors
+    /// If savecore fails.
+    pub fn keygen(&self, name: &str) -> Result<Keys> {
+        let file = self.folder.join(name);
+        let mut command = self.command("keygen");
+        command.arg(&file);
+        let output = self.output(&mut command, "keygen")?.success("savecore keygen")?;
+        Ok(Keys { file, public: output.stdout.trim().to_owned() })
     }
 
     /// Runs a subcommand that must end with exit code `code`.
     ///
     /// # Errors
     /// As [`Savecore::run`], or if it ends with another one.
-    pub fn expect(&self, code: i32, subcommand: &str, disk: &Disk, more: &[&str]) -> Result<Answer> {
-        let answer = self.run(subcommand, disk, more)?;
+    pub fn expect<T: Targets + ?Sized>(
+        &self,
+        code: i32,
+        subcommand: &str,
+        on: &T,
+        more: &[&str],
+    ) -> Result<Answer> {
+        let answer = self.run(subcommand, on, more)?;
         if answer.code != code {
             bail!(
                 "savecore {subcommand} ended with {} instead of {code}: {} {}; log: {}",
@@ -90,27 +174,55 @@ impl Savecore {
         self.expect(0, "format", disk, &["--yes"])
     }
 
+    /// The same, so that dumps are encrypted.
+    ///
+    /// # Errors
+    /// If savecore fails.
+    pub fn format_for(&self, disk: &Disk, keys: &Keys) -> Result<Answer> {
+        self.expect(0, "format", disk, &["--yes", "--recipient", &keys.public])
+    }
+
     /// Saves all dumps into the folder `into`; gives the core files, oldest first.
     ///
     /// # Errors
     /// If savecore fails, or does not say where it put the cores.
     pub fn save(&self, disk: &Disk, into: &Path, keep: bool) -> Result<(Vec<PathBuf>, Answer)> {
-        std::fs::create_dir_all(into).with_context(|| format!("cannot create {}", into.display()))?;
-        let folder = into.to_str().context("a folder whose name is not UTF-8")?;
-        let mut more = vec!["-o", folder];
-        more.extend(keep.then_some("--keep"));
-        let answer = self.expect(0, "save", disk, &more)?;
-        let cores: Vec<PathBuf> = answer
-            .value
-            .get("dumps")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(|dump| dump.get("file")?.as_str().map(PathBuf::from))
-            .collect();
+        let (cores, answer) = self.save_from(disk, into, if keep { &["--keep"] } else { &[] })?;
         if cores.is_empty() {
             bail!("savecore save named no core file; log: {}", answer.log.display());
         }
         Ok((cores, answer))
+    }
+
+    /// Saves all dumps of all targets into the folder `into`; gives the core files, those dumps left out that have none.
+    ///
+    /// # Errors
+    /// If savecore fails.
+    pub fn save_from<T: Targets + ?Sized>(
+        &self,
+        on: &T,
+        into: &Path,
+        more: &[&str],
+    ) -> Result<(Vec<PathBuf>, Answer)> {
+        std::fs::create_dir_all(into).with_context(|| format!("cannot create {}", into.display()))?;
+        let mut words = vec!["-o", into.to_str().context("a folder whose name is not UTF-8")?];
+        words.extend(more);
+        let answer = self.expect(0, "save", on, &words)?;
+        let dumps = answer.value.get("dumps").and_then(Value::as_array).into_iter().flatten();
+        let cores = dumps.filter_map(|dump| dump.get("file")?.as_str().map(PathBuf::from)).collect();
+        Ok((cores, answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_key_is_what_stands_between_its_name_and_its_checksum() {
+        let digits = "5a".repeat(32);
+        let keys = Keys { file: PathBuf::new(), public: format!("diskdump-public:{digits}00c0ffee") };
+        assert_eq!(keys.digits(), digits);
+        assert_eq!(Keys { public: "nonsense".to_owned(), ..keys }.digits(), "");
     }
 }

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use dumpcore::format::VERSION;
+
 use crate::source::Content;
 
 /// Why something could not be done.
@@ -85,6 +87,16 @@ pub enum Error {
         /// What is there instead.
         holds: Content,
     },
+    /// Something on the partition is of a version of the format that is not known here.
+    #[error(
+        "its {what} is of format version {found}, and this savecore reads version {VERSION}: use the savecore that belongs to the kernel"
+    )]
+    Version {
+        /// What.
+        what: &'static str,
+        /// Its version.
+        found: u32,
+    },
     /// The label is for a partition of another size.
     #[error(
         "its label is for {label} blocks, but it has {partition}: resized or copied in part; format it again"
@@ -120,6 +132,9 @@ pub enum Error {
         /// Which.
         block: u64,
     },
+    /// An encrypted dump was not opened.
+    #[error("the dump is encrypted and was not opened: give the identity that it is for")]
+    Sealed,
     /// The core file could not be written.
     #[error("the core cannot be written: {0}")]
     Core(io::Error),

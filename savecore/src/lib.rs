@@ -4,7 +4,7 @@
 //!
 //! 1. [`source`]: a partition, an image file or a simulation's memory gives blocks.
 //! 2. [`partition`]: the label is read, the dumps are found.
-//! 3. [`dump`]: a dump is walked over, checked, and its pages are indexed.
+//! 3. [`dump`]: a dump is walked over, checked, opened with an [`Identity`] if it is encrypted, and its pages are indexed.
 //! 4. [`core`]: it becomes an ELF core, with segments from the crashed kernel's own page tables.
 //! 5. [`store`]: the file gets its name, and it and its name are made safe.
 //! 6. [`partition`] again: the pattern is laid over what was harvested.
@@ -14,8 +14,10 @@
 pub mod core;
 pub mod dump;
 mod error;
+mod identity;
 pub mod partition;
 pub mod source;
 pub mod store;
 
 pub use error::Error;
+pub use identity::Identity;

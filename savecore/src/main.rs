@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use command::{check, clear, format, info, save};
+use command::{check, clear, format, info, keygen, save};
 
 /// Harvests crash dumps from a dump partition, and makes partitions ready for them.
 #[derive(Parser)]
@@ -21,15 +21,16 @@ struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done; check: armed, or whole dumps wait
+  0  done; check: armed, or whole dumps wait, or a whole copy
   1  not so: check: not armed, damaged or unfinished; info, save, clear: no dump there; format, clear: you said no
-  2  error: bad arguments, a target that cannot be used, a file that cannot be written; one line says which
+  2  error: bad arguments, a target or key that cannot be used, a file that cannot be written; one line says which
 
 TARGET is a block device, an image file, or a disk or its image of which --partition names a partition
 by number, name or GUID.";
 
 #[derive(Subcommand)]
 enum Command {
+    Keygen(keygen::Arguments),
     Format(format::Arguments),
     Check(check::Arguments),
     Info(info::Arguments),
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Err(error) => return bad_arguments(&error),
     };
     let result = match cli.command {
+        Command::Keygen(arguments) => keygen::run(&arguments),
         Command::Format(arguments) => format::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
@@ -93,7 +95,9 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
             ExitCode::SUCCESS
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            output::error("say what to do: format, check, info, save or clear; `savecore --help` tells more");
+            output::error(
+                "say what to do: keygen, format, check, info, save or clear; `savecore --help` tells more",
+            );
             ExitCode::from(2)
         }
         _ => {

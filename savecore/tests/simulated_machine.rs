@@ -1,28 +1,48 @@
 //! The whole way on a simulated machine: what savecore gives back equals the memory, or says what is missing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use dumpcore::arm::{Config, Ownership, Target};
 use dumpcore::crash::Outcome;
+use dumpcore::format::chunk::{ChunkHeader, Encoding, RunKind};
+use dumpcore::format::frame::{self, Kind};
 use dumpcore::format::{BLOCK_SIZE, PAGE_BYTES};
 use dumpcore::platform::{RamRange, Registers};
-use dumpcore::sim::{Disk, DiskFault, Machine, MachineFault};
+use dumpcore::sim::{Disk, DiskFault, Helper, Machine, MachineFault};
 use dumpcore::wait::{MILLISECOND, SECOND};
-use dumpcore::{ResetPolicy, Verify};
+use dumpcore::{Level, PageClass, ResetPolicy, Verify};
+use object::LittleEndian as LE;
+use object::elf::{FileHeader64, PT_LOAD};
+use object::read::elf::{FileHeader, ProgramHeader};
 use proptest::prelude::*;
-use savecore::dump::{Dump, PageState};
-use savecore::partition;
+use savecore::Identity;
+use savecore::core::elf;
+use savecore::dump::{Dump, Encryption, Fate, PageState, Part, gather};
+use savecore::partition::{self, Partition};
 
-const UUID: [u8; 16] = *b"the whole way...";
+const UUIDS: [[u8; 16]; 3] = [*b"the whole way, 0", *b"the whole way, 1", *b"the whole way, 2"];
+const SECRET: [u8; 32] = [0x5e; 32];
 const FIRST: u64 = 2;
-const ARENA: usize = 128 << 10;
+const ARENA: usize = 512 << 10;
+
+/// What a page holds, or is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Content {
+    Random,
+    Packable,
+    Unreadable,
+    Faulty,
+}
 
 /// A machine's memory, in pages.
 #[derive(Clone, Debug)]
 struct Memory {
     ram: Vec<RamRange>,
-    filled: BTreeSet<u64>,
-    unreadable: BTreeSet<u64>,
+    /// By their place among the pages of RAM.
+    contents: BTreeMap<usize, Content>,
+    /// Places among the pages of RAM, and what those are used for.
+    classes: Vec<(Range<usize>, PageClass)>,
     /// All pages but every so many-th are read by the disk where they are.
     still: Option<u64>,
     seed: u64,
@@ -35,151 +55,117 @@ impl Memory {
         self.ram.iter().flat_map(whole).collect()
     }
 
-    fn arena(&self) -> std::ops::Range<u64> {
-        let first = self.ram[0].start.div_ceil(PAGE_BYTES);
-        first..first + ARENA as u64 / PAGE_BYTES
+    /// One range, full of this from page `filled.start` up to `filled.end`.
+    fn plain(pages: u64, filled: Range<usize>, content: Content, still: Option<u64>) -> Memory {
+        Memory {
+            ram: vec![RamRange { start: 0, end: pages * PAGE_BYTES }],
+            contents: filled.map(|place| (place, content)).collect(),
+            classes: Vec::new(),
+            still,
+            seed: 3,
+        }
     }
+}
+
+fn page_classes() -> impl Strategy<Value = PageClass> {
+    use PageClass::{
+        Cache, CachePrivate, Device, Free, KernelData, KernelText, PageTable, Slab, Stack, Unknown, User,
+    };
+    prop::sample::select(vec![
+        KernelText,
+        KernelData,
+        Stack,
+        PageTable,
+        Slab,
+        User,
+        Cache,
+        CachePrivate,
+        Free,
+        Device,
+        Unknown,
+    ])
 }
 
 prop_compose! {
     /// Ranges with odd ends, holes and overlaps, the first with room for the arena.
     fn memories()(
         start in 0..8_u64,
-        others in proptest::collection::vec((0x80..0x200_u64, 0..0x40_u64, 0..0x1000_u64, 0..0x1000_u64), 0..5),
+        others in proptest::collection::vec((0x100..0x240_u64, 0..0x40_u64, 0..0x1000_u64, 0..0x1000_u64), 0..5),
         high: bool,
-        filled in proptest::collection::btree_set(0..0x240_u64, 0..120),
-        unreadable in proptest::collection::btree_set(0..0x240_u64, 0..4),
+        contents in proptest::collection::vec((0x80..0x240_usize, 1..20_usize, prop_oneof![
+            4 => Just(Content::Random),
+            6 => Just(Content::Packable),
+            1 => Just(Content::Unreadable),
+            1 => Just(Content::Faulty),
+        ]), 0..12),
+        classes in proptest::collection::vec((0..0x200_usize, 1..90_usize, page_classes()), 0..12),
         still in proptest::option::of(2..9_u64),
         seed: u64,
     ) -> Memory {
-        let mut ram = vec![RamRange { start: start * PAGE_BYTES, end: (start + 0x40) * PAGE_BYTES }];
+        let mut ram = vec![RamRange { start: start * PAGE_BYTES, end: (start + 0xa0) * PAGE_BYTES }];
         for (first, pages, before, behind) in others {
-            let first = if high && first > 0x100 { first + 0x10_0000 } else { first };
+            let first = if high && first > 0x1a0 { first + 0x10_0000 } else { first };
             let start = first * PAGE_BYTES + before;
             ram.push(RamRange { start, end: start + pages * PAGE_BYTES + behind });
         }
-        Memory { ram, filled, unreadable, still, seed }
+        let mut all = BTreeMap::new();
+        for (first, pages, content) in contents {
+            let pages = if matches!(content, Content::Random | Content::Packable) { pages } else { pages / 8 + 1 };
+            all.extend((first..first + pages).map(|place| (place, content)));
+        }
+        let classes = classes.into_iter().map(|(first, pages, class)| (first..first + pages, class)).collect();
+        Memory { ram, contents: all, classes, still, seed }
     }
 }
 
-fn machine(memory: &Memory, disk: &Disk) -> &'static mut Machine {
-    let machine = Machine::new(memory.ram.clone(), ARENA, disk);
-    let pfns: Vec<u64> = memory.pfns().into_iter().collect();
-    for pick in &memory.filled {
-        machine.fill_page(pfns[*pick as usize % pfns.len()], memory.seed);
-    }
-    for pick in &memory.unreadable {
-        machine.make_unreadable(pfns[*pick as usize % pfns.len()]);
-    }
-    let mut stopped = Registers::ZERO;
-    stopped.general[16] = 0x1234;
-    // Pages are only still when all CPUs are.
-    let third = memory.still.map(|_| stopped);
-    machine.set_cpus(vec![Some(Registers::ZERO), Some(stopped), third]);
-    if let Some(every) = memory.still {
-        machine.make_still(every);
-    }
-    machine.set_log((0..20_000_u32).flat_map(|line| format!("{line}\n").into_bytes()).collect());
-    machine
-}
-
-fn crash(
-    memory: &Memory,
-    disk: &Disk,
-    blocks: u64,
+/// How it is dumped.
+#[derive(Clone, Debug)]
+struct Way {
     verify: Verify,
-    fault: DiskFault,
-    depth: usize,
-) -> (&'static Machine, Outcome) {
-    let machine: &'static Machine = machine(memory, disk);
-    (machine, crash_on(machine, disk, blocks, verify, fault, depth, 60 * SECOND))
-}
-
-fn crash_on(
-    machine: &'static Machine,
-    disk: &Disk,
-    blocks: u64,
-    verify: Verify,
-    fault: DiskFault,
+    level: Level,
+    encoding: Encoding,
+    helpers: Vec<Helper>,
+    /// Whether each disk demands encryption.
+    sealed: Vec<bool>,
+    stripe: bool,
     depth: usize,
     budget: u64,
-) -> Outcome {
-    let target = Target {
-        device: Box::leak(Box::new(disk.device(depth))),
-        first_block: FIRST,
-        blocks,
-        uuid: Some(UUID),
-        ownership: Ownership::Shared,
-    };
-    let config = Config { verify, budget, reset: ResetPolicy::Return, ..Config::default() };
-    machine.dump().arm(machine, target, machine.arena(), config).expect("it can be armed");
-    disk.set_fault(fault);
-    machine.panic("the whole way")
+    blocks: u64,
+    tick: u64,
+    nested: Option<u64>,
+    write_back: bool,
+    /// Of the first disk.
+    fault: DiskFault,
 }
 
-fn partition_of(disk: &Disk, blocks: u64) -> Vec<u8> {
-    let bytes = disk.bytes();
-    bytes[FIRST as usize * BLOCK_SIZE..][..blocks as usize * BLOCK_SIZE].to_vec()
-}
-
-/// Frees all dumps; the partition is then as it was when it was formatted.
-fn assert_all_is_freed(image: &[u8], fresh: &[u8]) {
-    let mut image = image.to_vec();
-    let partition = partition::scan(&image).expect("the label is as it was");
-    for found in partition.dumps.iter().rev() {
-        partition::clear(&mut image, &UUID, found, &mut ()).expect("memory can be written");
-    }
-    assert!(partition.foreign.is_empty(), "blocks that belong to no dump: {:?}", partition.foreign);
-    assert!(image == fresh, "something is left of the dump");
-}
-
-/// Compares what savecore reads with the machine; says how many pages were there.
-fn compare(
-    memory: &Memory,
-    machine: &Machine,
-    image: &Vec<u8>,
-    whole: bool,
-) -> Result<Option<usize>, TestCaseError> {
-    let partition = partition::scan(image).expect("the label is as it was");
-    let Some(found) = partition.dumps.last() else { return Ok(None) };
-    let dump = Dump::open(image, &partition, found);
-    let mut there = 0;
-    for pfn in memory.pfns() {
-        let state = dump.read_page(pfn).expect("memory can be read");
-        let truth = machine.page_bytes(pfn);
-        match state {
-            PageState::Data(bytes) => {
-                prop_assert_eq!(Some(&*bytes), truth, "page {:#x}", pfn);
-                there += 1;
-            }
-            PageState::Zero => {
-                prop_assert!(truth.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0)), "page {pfn:#x}");
-                there += 1;
-            }
-            PageState::Arena => prop_assert!(memory.arena().contains(&pfn), "page {pfn:#x}"),
-            PageState::Unreadable => prop_assert!(truth.is_none(), "page {pfn:#x}"),
-            PageState::Damaged | PageState::NotWritten | PageState::Absent => {
-                prop_assert!(!whole, "page {pfn:#x} is missing from a whole dump");
-            }
+impl Default for Way {
+    fn default() -> Way {
+        Way {
+            verify: Verify::All,
+            level: Level::ZERO,
+            encoding: Encoding::Units,
+            helpers: Vec::new(),
+            sealed: vec![false],
+            stripe: false,
+            depth: 4,
+            budget: 60 * SECOND,
+            blocks: 400,
+            tick: 1_000,
+            nested: None,
+            write_back: false,
+            fault: DiskFault::None,
         }
     }
-    // What is not RAM is not in the dump.
-    let pfns = memory.pfns();
-    for pfn in (0..0x300).chain(0x10_0100..0x10_0300).filter(|pfn| !pfns.contains(pfn)) {
-        prop_assert!(matches!(dump.read_page(pfn).expect("memory can be read"), PageState::Absent));
-    }
-    if whole {
-        let lost = pfns.iter().any(|pfn| !memory.arena().contains(pfn) && machine.page_bytes(*pfn).is_none());
-        prop_assert_eq!(dump.is_whole(), !lost, "an unreadable page is a missing one");
-        let facts = dump.facts();
-        prop_assert_eq!(facts.message.as_str(), "the whole way");
-        prop_assert_eq!(facts.cpus.len(), 3);
-        prop_assert!(facts.log.ends_with(b"19998\n19999\n"));
-        prop_assert_eq!(facts.log.len(), 64 << 10);
-    } else {
-        prop_assert!(!dump.is_whole(), "a dump that was cut off says so");
-    }
-    Ok(Some(there))
+}
+
+fn helpers() -> impl Strategy<Value = Vec<Helper>> {
+    let helper = prop_oneof![
+        3 => Just(Helper::Works),
+        1 => (0..20 * MILLISECOND).prop_map(Helper::Late),
+        1 => (0..60_u64).prop_map(Helper::Dies),
+        1 => (0..60_u64, 0..SECOND).prop_map(|(look, span)| Helper::Stalls { look, span }),
+    ];
+    proptest::collection::vec(helper, 2)
 }
 
 fn verifies() -> impl Strategy<Value = Verify> {
@@ -190,31 +176,290 @@ fn verifies() -> impl Strategy<Value = Verify> {
     ]
 }
 
+prop_compose! {
+    fn ways()(
+        verify in verifies(),
+        // Not the kernel only: most of these machines have none.
+        level in 0..32_u32,
+        any_level: bool,
+        units: bool,
+        helpers in helpers(),
+        sealed in proptest::collection::vec(any::<bool>(), 1..4),
+        stripe: bool,
+        depth in 1..6_usize,
+    ) -> Way {
+        // A dump is striped over disks with the same key only.
+        let sealed = if stripe { vec![sealed[0]; sealed.len()] } else { sealed };
+        Way {
+            verify,
+            level: if any_level { Level::from_bits_truncate(level) } else { Level::ZERO },
+            encoding: if units { Encoding::Units } else { Encoding::Plain },
+            helpers,
+            sealed,
+            stripe,
+            depth,
+            ..Way::default()
+        }
+    }
+}
+
+/// A machine that may crash now.
+struct World<'w> {
+    memory: &'w Memory,
+    way: &'w Way,
+    machine: &'static Machine,
+    disks: Vec<Disk>,
+}
+
+/// Scanned partitions, and their bytes.
+struct Images {
+    bytes: Vec<Vec<u8>>,
+    partitions: Vec<Partition>,
+}
+
+impl Images {
+    fn of(bytes: Vec<Vec<u8>>) -> Images {
+        let scan = |image: &Vec<u8>| partition::scan(image).expect("the label is as it was");
+        let partitions = bytes.iter().map(scan).collect();
+        Images { bytes, partitions }
+    }
+
+    /// All dumps, each with its stripes.
+    fn dumps(&self, identity: Option<&Identity>) -> Vec<Dump<'_>> {
+        let part = |(partition, dump): &(usize, usize)| Part {
+            source: &self.bytes[*partition],
+            uuid: self.partitions[*partition].uuid(),
+            found: self.partitions[*partition].dumps[*dump].clone(),
+        };
+        let open = |places: &Vec<(usize, usize)>| {
+            Dump::open_parts(places.iter().map(part).collect(), identity, &mut ())
+        };
+        gather(&self.partitions).iter().map(open).collect()
+    }
+}
+
+impl<'w> World<'w> {
+    fn new(memory: &'w Memory, way: &'w Way, seed: u64) -> World<'w> {
+        let disks: Vec<Disk> = way
+            .sealed
+            .iter()
+            .zip(&UUIDS)
+            .map(|(sealed, uuid)| {
+                let disk = Disk::formatted(way.blocks + 10, FIRST, way.blocks, uuid, seed);
+                if *sealed {
+                    disk.demand_encryption(FIRST, &Identity(SECRET).public_key());
+                }
+                if way.write_back {
+                    disk.set_write_back();
+                }
+                disk
+            })
+            .collect();
+        let machine = Machine::new(memory.ram.clone(), ARENA, &disks[0]);
+        disks.iter().skip(1).for_each(|disk| machine.add_disk(disk));
+        let pfns: Vec<u64> = memory.pfns().into_iter().collect();
+        for (place, content) in &memory.contents {
+            let pfn = pfns[place % pfns.len()];
+            match content {
+                Content::Random => machine.fill_page(pfn, memory.seed),
+                Content::Packable => machine.fill_page_packable(pfn, memory.seed),
+                Content::Unreadable => machine.make_unreadable(pfn),
+                Content::Faulty => machine.make_faulty(pfn),
+            }
+        }
+        for (places, class) in &memory.classes {
+            for place in places.clone() {
+                let pfn = pfns[place % pfns.len()];
+                machine.set_class(pfn..pfn + 1, *class);
+            }
+        }
+        machine.set_guard();
+        machine.set_entropy(seed);
+        machine.set_helpers(&way.helpers);
+        let mut stopped = Registers::ZERO;
+        stopped.general[16] = 0x1234;
+        // Pages are only still when all CPUs are.
+        let third = memory.still.map(|_| stopped);
+        machine.set_cpus(vec![Some(Registers::ZERO), Some(stopped), third]);
+        if let Some(every) = memory.still {
+            machine.make_still(every);
+        }
+        machine.set_log((0..20_000_u32).flat_map(|line| format!("{line}\n").into_bytes()).collect());
+        machine.set_tick(way.tick);
+        if let Some(looks) = way.nested {
+            machine.set_fault(MachineFault::NestedCrash(looks));
+        }
+        World { memory, way, machine, disks }
+    }
+
+    fn arm(&self) {
+        let Way { verify, level, encoding, stripe, budget, .. } = *self.way;
+        let target = |((disk, uuid), sealed): ((&Disk, &[u8; 16]), &bool)| Target {
+            device: Box::leak(Box::new(disk.device(self.way.depth))),
+            first_block: FIRST,
+            blocks: self.way.blocks,
+            uuid: Some(*uuid),
+            recipient: sealed.then(|| Identity(SECRET).public_key()),
+            ownership: Ownership::Shared,
+        };
+        let targets: Vec<Target<'static>> =
+            self.disks.iter().zip(&UUIDS).zip(&self.way.sealed).map(target).collect();
+        let reset = ResetPolicy::Return;
+        let config = Config { verify, level, encoding, stripe, budget, reset, ..Config::default() };
+        let machine = self.machine;
+        machine.dump().arm(machine, targets, machine.arena(), config).expect("it can be armed");
+        self.disks[0].set_fault(self.way.fault);
+    }
+
+    fn crash(&self) -> Outcome {
+        self.machine.panic("the whole way")
+    }
+
+    /// What lies on the partitions now.
+    fn images(&self) -> Vec<Vec<u8>> {
+        let partition = |disk: &Disk| {
+            disk.bytes()[FIRST as usize * BLOCK_SIZE..][..self.way.blocks as usize * BLOCK_SIZE].to_vec()
+        };
+        self.disks.iter().map(partition).collect()
+    }
+
+    /// What a page's state is if the dump has it.
+    fn truth(&self, pfn: u64) -> PageState {
+        let machine = self.machine;
+        if machine.arena_pages().contains(&pfn) {
+            return PageState::Arena;
+        }
+        match self.way.level.leaves_out(machine.class_of(pfn)) {
+            Some(RunKind::Cache) => return PageState::LeftOut(Fate::Cache),
+            Some(RunKind::CachePrivate) => return PageState::LeftOut(Fate::CachePrivate),
+            Some(RunKind::User) => return PageState::LeftOut(Fate::User),
+            Some(RunKind::Free) => return PageState::LeftOut(Fate::Free),
+            Some(RunKind::Device) => return PageState::LeftOut(Fate::Device),
+            Some(other) => panic!("{other:?}"),
+            None => (),
+        }
+        match machine.page_bytes(pfn) {
+            Some(bytes) if bytes.iter().all(|byte| *byte == 0) => PageState::Zero,
+            Some(bytes) => PageState::Data(Box::new(bytes)),
+            None if machine.is_faulty(pfn) => PageState::Faulted,
+            None => PageState::Unreadable,
+        }
+    }
+
+    /// Compares a dump with the machine; says how many pages were there. A whole one has everything.
+    fn compare(&self, dump: &Dump<'_>, whole: bool) -> Result<usize, TestCaseError> {
+        let mut there = 0;
+        let pfns = self.memory.pfns();
+        let mut lost = false;
+        for pfn in &pfns {
+            let state = dump.read_page(*pfn).expect("memory can be read");
+            let truth = self.truth(*pfn);
+            lost |= matches!(truth, PageState::Unreadable | PageState::Faulted);
+            match state {
+                PageState::Damaged | PageState::NotWritten | PageState::Absent => {
+                    prop_assert!(!whole, "page {pfn:#x} is missing from a whole dump");
+                }
+                state => {
+                    there += usize::from(matches!(state, PageState::Data(_) | PageState::Zero));
+                    prop_assert!(state == truth, "page {:#x} is {:?}", pfn, brief(&state));
+                }
+            }
+        }
+        // What is not RAM is not in the dump.
+        for pfn in (0..0x300).chain(0x10_0100..0x10_0300).filter(|pfn| !pfns.contains(pfn)) {
+            prop_assert!(matches!(dump.read_page(pfn).expect("memory can be read"), PageState::Absent));
+        }
+        if whole {
+            prop_assert_eq!(dump.is_whole(), !lost, "an unreadable page is a missing one");
+            let facts = dump.facts();
+            prop_assert_eq!(facts.message.as_str(), "the whole way");
+            prop_assert_eq!(facts.cpus.len(), 3);
+            prop_assert!(facts.log.ends_with(b"19998\n19999\n"));
+            prop_assert_eq!(facts.log.len(), 64 << 10);
+        } else {
+            prop_assert!(!dump.is_whole(), "a dump that was cut off says so");
+        }
+        Ok(there)
+    }
+
+    /// The core has each page that is known, and no other.
+    fn compare_core(&self, dump: &Dump<'_>) -> Result<(), TestCaseError> {
+        let mut core = Vec::new();
+        elf::write(dump, &mut core, &mut ()).expect("memory can be written");
+        let header = FileHeader64::<LE>::parse(&*core).expect("it is a core");
+        let mut found = BTreeMap::new();
+        for segment in header.program_headers(LE, &*core).expect("it has segments") {
+            if segment.p_type(LE) == PT_LOAD {
+                let bytes = segment.data(LE, &*core).expect("its bytes are there");
+                let first = segment.p_paddr(LE) / PAGE_BYTES;
+                found.extend((first..).zip(bytes.as_chunks::<BLOCK_SIZE>().0));
+            }
+        }
+        for pfn in self.memory.pfns() {
+            let truth = match self.truth(pfn) {
+                PageState::Data(bytes) => Some(bytes),
+                PageState::Zero => Some(Box::new([0; BLOCK_SIZE])),
+                _ => None,
+            };
+            prop_assert!(found.remove(&pfn) == truth.as_deref(), "page {:#x} of the core", pfn);
+        }
+        prop_assert!(found.is_empty(), "pages that are no RAM: {:x?}", found.keys());
+        Ok(())
+    }
+}
+
+/// A page's state without its bytes.
+fn brief(state: &PageState) -> String {
+    match state {
+        PageState::Data(bytes) => format!("data that begins {:x?}", &bytes[..8]),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Frees all dumps; the partition is then as it was when it was formatted.
+fn assert_all_is_freed(image: &[u8], fresh: &[u8]) {
+    let mut image = image.to_vec();
+    let partition = partition::scan(&image).expect("the label is as it was");
+    for found in partition.dumps.iter().rev() {
+        partition::clear(&mut image, &partition.uuid(), found, &mut ()).expect("memory can be written");
+    }
+    assert!(partition.foreign.is_empty(), "blocks that belong to no dump: {:?}", partition.foreign);
+    assert!(image == fresh, "something is left of the dump");
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 120, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_complete_dump_gives_back_all_memory(
-        memory in memories(),
-        verify in verifies(),
-        depth in 1..6_usize,
-        seed: u64,
-    ) {
-        let blocks = 400;
-        let disk = Disk::formatted(blocks + 10, FIRST, blocks, &UUID, seed);
-        let fresh = partition_of(&disk, blocks);
-        let (machine, outcome) = crash(&memory, &disk, blocks, verify, DiskFault::None, depth);
-        prop_assert_eq!(outcome, Outcome::Complete, "{}", machine.console_text());
-        assert_all_is_freed(&partition_of(&disk, blocks), &fresh);
-        let there = compare(&memory, machine, &partition_of(&disk, blocks), true)?;
-        prop_assert!(there.is_some());
+    fn a_complete_dump_gives_back_all_memory(memory in memories(), way in ways(), seed: u64) {
+        let world = World::new(&memory, &way, seed);
+        let fresh = world.images();
+        world.arm();
+        prop_assert_eq!(world.crash(), Outcome::Complete, "{}", world.machine.console_text());
+        let images = Images::of(world.images());
+        for (image, fresh) in images.bytes.iter().zip(&fresh) {
+            assert_all_is_freed(image, fresh);
+        }
+        let identity = Identity(SECRET);
+        let dumps = images.dumps(Some(&identity));
+        prop_assert_eq!(dumps.len(), 1);
+        prop_assert_eq!(dumps[0].parts().len(), if way.stripe { way.sealed.len() } else { 1 });
+        world.compare(&dumps[0], true)?;
+        world.compare_core(&dumps[0])?;
+        // Without the key, it is seen to be complete all the same.
+        let lost = world.machine.looks() == 0 || dumps[0].pages().missing() > 0;
+        let unopened = &images.dumps(None)[0];
+        let sealed = if way.stripe { way.sealed.contains(&true) } else { way.sealed[0] };
+        if sealed && !lost {
+            prop_assert_eq!(unopened.encryption(), Encryption::Sealed);
+            prop_assert!(unopened.is_whole() && !unopened.is_damaged());
+        }
     }
 
     #[test]
     fn a_dump_that_failed_gives_back_what_it_has_and_says_what_it_has_not(
         memory in memories(),
-        verify in verifies(),
-        depth in 1..6_usize,
+        way in ways(),
         fault in prop_oneof![
             (0..200_u64, any::<bool>()).prop_map(|(after_blocks, torn)| DiskFault::PowerCut { after_blocks, torn }),
             (0..20_u64).prop_map(DiskFault::WriteError),
@@ -230,90 +475,142 @@ proptest! {
         budget in prop_oneof![Just(60 * SECOND), (0..40 * MILLISECOND).prop_map(|time| time + 1)],
         seed: u64,
     ) {
-        let disk = Disk::formatted(blocks + 10, FIRST, blocks, &UUID, seed);
-        if write_back {
-            disk.set_write_back();
-        }
-        let machine = machine(&memory, &disk);
-        machine.set_tick(20_000);
-        if let Some(looks) = nested {
-            machine.set_fault(MachineFault::NestedCrash(looks));
-        }
-        let machine: &'static Machine = machine;
-        let fresh = partition_of(&disk, blocks);
-        let outcome = crash_on(machine, &disk, blocks, verify, fault, depth, budget);
-        let after = partition_of(&disk, blocks);
-        // A dump without its first block is looked for only when asked to.
-        if write_back || !matches!(outcome, Outcome::Refused(_)) {
-            let begun = partition::scan(&after).expect("the label is as it was").dumps.first().map(|dump| dump.first);
-            if begun == Some(1) {
-                assert_all_is_freed(&after, &fresh);
+        let way = Way { fault, blocks, write_back, nested, budget, tick: 20_000, ..way };
+        let world = World::new(&memory, &way, seed);
+        Disk::share_power(&world.disks);
+        let fresh = world.images();
+        world.arm();
+        let outcome = world.crash();
+        let images = Images::of(world.images());
+        for ((image, partition), fresh) in images.bytes.iter().zip(&images.partitions).zip(&fresh) {
+            // A dump without its first block is looked for only when asked to.
+            if partition.dumps.first().is_some_and(|dump| dump.first == 1) {
+                assert_all_is_freed(image, fresh);
             }
         }
-        let whole = outcome == Outcome::Complete;
-        let there = compare(&memory, machine, &partition_of(&disk, blocks), whole || {
+        let identity = Identity(SECRET);
+        let mut complete = false;
+        let dumps = images.dumps(Some(&identity));
+        for dump in &dumps {
+            let pages = dump.pages();
+            let lost = pages.unreadable + pages.faulted;
             // The last block of all may have arrived before the failure was noticed.
-            let image = partition_of(&disk, blocks);
-            let partition = partition::scan(&image).expect("the label is as it was");
-            partition.dumps.last().is_some_and(|found| Dump::open(&image, &partition, found).is_whole())
-        })?;
-        if whole {
-            prop_assert!(there.is_some());
+            let whole = dump.is_whole()
+                || (lost > 0 && pages.missing() == lost && !dump.is_damaged() && dump.missing_stripes().is_empty()
+                    && dump.parts().iter().all(|part| part.found.header.status() == dumpcore::format::header::Status::Complete));
+            complete |= whole;
+            world.compare(dump, whole)?;
+        }
+        if outcome == Outcome::Complete {
+            prop_assert!(complete, "a complete dump is whole\n{}", world.machine.console_text());
         }
         if matches!(outcome, Outcome::Refused(_)) && !matches!(fault, DiskFault::PowerCut { .. }) {
-            prop_assert_eq!(there, None, "refused, and yet there is a dump");
+            prop_assert_eq!(dumps.len(), 0, "refused, and yet there is a dump");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_byte_of_a_sealed_dump_is_changed_nothing_false_comes_out(
+        memory in memories(),
+        way in ways(),
+        changes in proptest::collection::vec((any::<u64>(), 0..BLOCK_SIZE, 1..=255_u8, any::<bool>()), 12),
+        seed: u64,
+    ) {
+        let way = Way { sealed: vec![true; way.sealed.len()], ..way };
+        let world = World::new(&memory, &way, seed);
+        world.arm();
+        prop_assert_eq!(world.crash(), Outcome::Complete, "{}", world.machine.console_text());
+        let identity = Identity(SECRET);
+        let clean = world.images();
+        let ends: Vec<u64> = Images::of(clean.clone())
+            .partitions
+            .iter()
+            .map(|partition| partition.dumps.last().map_or(0, |found| found.end))
+            .collect();
+        for (place, at, bits, cover_up) in changes {
+            let mut bytes = clean.clone();
+            let disk = place as usize % bytes.len();
+            if ends[disk] == 0 {
+                continue;
+            }
+            let block = (1 + place / 7 % (ends[disk] - 1)) as usize;
+            let changed = &mut bytes[disk].as_chunks_mut::<BLOCK_SIZE>().0[block];
+            changed[at] ^= bits;
+            if cover_up && Kind::of(changed).is_some() {
+                frame::seal(changed);
+            }
+            let images = Images::of(bytes);
+            for dump in images.dumps(Some(&identity)) {
+                let untouched = images.bytes == clean;
+                // Whatever is shown is true, and whatever is wrong is told.
+                for pfn in memory.pfns() {
+                    let state = dump.read_page(pfn).expect("memory can be read");
+                    let missing = matches!(
+                        state,
+                        PageState::Damaged | PageState::NotWritten | PageState::Absent | PageState::Sealed
+                    );
+                    prop_assert!(missing || state == world.truth(pfn), "page {:#x} is {}", pfn, brief(&state));
+                }
+                let told = !dump.is_whole() || dump.authentic() != Some(true) || dump.is_damaged();
+                // Checksums that fit no payload say nothing.
+                let idle = cover_up && at >= core::mem::offset_of!(ChunkHeader, sums);
+                prop_assert!(told || untouched || idle, "disk {}, block {}, byte {}", disk, block, at);
+            }
         }
     }
 }
 
 #[test]
 fn the_power_is_cut_after_every_single_write_and_each_prefix_is_a_dump() {
-    let memory = Memory {
-        ram: vec![RamRange { start: 0, end: 0x60_0000 }],
-        filled: (0x90..0x150).collect(),
-        unreadable: BTreeSet::new(),
-        still: Some(7),
-        seed: 3,
-    };
-    let blocks = 300;
-    let disk = Disk::formatted(blocks + 10, FIRST, blocks, &UUID, 5);
-    let (_, outcome) = crash(&memory, &disk, blocks, Verify::All, DiskFault::None, 4);
-    assert_eq!(outcome, Outcome::Complete);
-    let writes = disk.blocks_written();
-    assert!(writes > 200, "the dump has {writes} writes");
-
-    for (torn, write_back) in [(false, false), (true, false), (true, true)] {
+    let memory = Memory::plain(0x400, 0x120..0x1e0, Content::Random, Some(7));
+    let plain = Way { encoding: Encoding::Plain, blocks: 300, ..Way::default() };
+    let sealed = Way { encoding: Encoding::Units, sealed: vec![true], ..plain.clone() };
+    // Every write once; the variants of it every third.
+    for (way, torn, write_back, every) in
+        [(&plain, true, false, 1), (&plain, true, true, 3), (&sealed, false, false, 3)]
+    {
+        let world = World::new(&memory, way, 5);
+        world.arm();
+        assert_eq!(world.crash(), Outcome::Complete);
+        let writes = world.disks[0].blocks_written();
+        assert!(writes > 200, "the dump has {writes} writes");
         let mut most = 0;
-        for after_blocks in 0..writes {
-            let disk = Disk::formatted(blocks + 10, FIRST, blocks, &UUID, after_blocks);
-            if write_back {
-                disk.set_write_back();
-            }
-            let before = disk.bytes();
-            let cut = DiskFault::PowerCut { after_blocks, torn };
-            let (machine, _) = crash(&memory, &disk, blocks, Verify::All, cut, 4);
-            let image = partition_of(&disk, blocks);
-            let whole = {
-                let partition = partition::scan(&image).expect("the label is as it was");
-                if !write_back && let Some(found) = partition.dumps.first().filter(|found| found.first == 1) {
-                    let dump = Dump::open(&image, &partition, found);
-                    // A front header that was torn when it was closed is another story.
-                    let torn_front = found.ending.is_damaged();
+        for after_blocks in (0..writes).step_by(every) {
+            let fault = DiskFault::PowerCut { after_blocks, torn };
+            let way = Way { fault, write_back, ..way.clone() };
+            let world = World::new(&memory, &way, after_blocks);
+            let before = world.disks[0].bytes();
+            let fresh = world.images();
+            world.arm();
+            world.crash();
+            let images = Images::of(world.images());
+            let identity = Identity(SECRET);
+            let dumps = images.dumps(Some(&identity));
+            let mut there = None;
+            if let Some(dump) = dumps.last() {
+                // A front header that was torn when it was closed is another story.
+                if !write_back && dump.found().first == 1 {
+                    let torn_front = dump.found().ending.is_damaged();
                     assert!(torn_front || !dump.is_damaged(), "after {after_blocks} writes, torn {torn}");
-                    assert_eq!(dump.foreign(), None, "after {after_blocks} writes, torn {torn}");
+                    assert!(dump.foreign().is_empty(), "after {after_blocks} writes, torn {torn}");
                 }
-                partition.dumps.last().is_some_and(|found| Dump::open(&image, &partition, found).is_whole())
-            };
-            assert!(!whole || after_blocks + 2 >= writes, "whole after {after_blocks} of {writes} writes");
-            let there = compare(&memory, machine, &image, whole).expect("what is there is right");
-            if !write_back && after_blocks > 40 {
+                let whole = dump.is_whole();
+                assert!(
+                    !whole || after_blocks + 2 >= writes,
+                    "whole after {after_blocks} of {writes} writes"
+                );
+                there = Some(world.compare(dump, whole).expect("what is there is right"));
+                assert_all_is_freed(&images.bytes[0], &fresh[0]);
+            }
+            if !write_back && after_blocks > 60 {
                 assert!(there.is_some(), "after {after_blocks} writes nothing could be read");
             }
             most = most.max(there.unwrap_or(0));
-            if there.is_some() {
-                assert_all_is_freed(&image, &before[FIRST as usize * BLOCK_SIZE..][..image.len()]);
-            }
-            let (after, end) = (disk.bytes(), (FIRST + blocks) as usize * BLOCK_SIZE);
+            let (after, end) = (world.disks[0].bytes(), (FIRST + way.blocks) as usize * BLOCK_SIZE);
             assert!(
                 before[..(FIRST as usize + 1) * BLOCK_SIZE] == after[..(FIRST as usize + 1) * BLOCK_SIZE]
             );
@@ -324,27 +621,50 @@ fn the_power_is_cut_after_every_single_write_and_each_prefix_is_a_dump() {
 }
 
 #[test]
+fn a_dump_of_a_live_kernel_and_the_one_of_its_crash_both_give_back_what_was_in_memory_then() {
+    for sealed in [vec![false], vec![true, true]] {
+        let memory = Memory::plain(0x200, 0x100..0x180, Content::Packable, Some(7));
+        let way = Way { stripe: sealed.len() > 1, sealed, blocks: 700, ..Way::default() };
+        let world = World::new(&memory, &way, 5);
+        world.arm();
+        assert_eq!(world.machine.snapshot("the whole way"), Outcome::Complete);
+        let identity = Identity(SECRET);
+        let alive = Images::of(world.images());
+        world.compare(&alive.dumps(Some(&identity))[0], true).expect("the first dump is right");
+        for pfn in 0x140..0x1a0 {
+            world.machine.fill_page(pfn, 99);
+        }
+        assert_eq!(world.crash(), Outcome::Complete, "{}", world.machine.console_text());
+        let both = Images::of(world.images());
+        let dumps = both.dumps(Some(&identity));
+        assert_eq!(dumps.len(), 2);
+        world.compare(&dumps[1], true).expect("the second dump is right");
+        let alive = alive.dumps(Some(&identity));
+        for pfn in memory.pfns() {
+            let read = |dump: &Dump<'_>| dump.read_page(pfn).expect("memory can be read");
+            assert!(read(&dumps[0]) == read(&alive[0]), "page {pfn:#x} of the first dump");
+        }
+    }
+}
+
+#[test]
 fn a_cache_that_lost_much_of_an_unfinished_dump_leaves_no_block_behind_and_no_overlap() {
-    let memory = Memory {
-        ram: vec![RamRange { start: 0, end: 0x60_0000 }],
-        filled: (0x40..0x500).collect(),
-        unreadable: BTreeSet::new(),
-        still: None,
-        seed: 9,
-    };
-    let blocks = 4000;
-    let disk = Disk::formatted(blocks + 10, FIRST, blocks, &UUID, 5);
-    let fresh = partition_of(&disk, blocks);
-    crash(&memory, &disk, blocks, Verify::All, DiskFault::PowerCut { after_blocks: 1100, torn: false }, 2);
+    let memory = Memory::plain(0x600, 0xa0..0x560, Content::Random, None);
+    let cut = DiskFault::PowerCut { after_blocks: 1100, torn: false };
+    let way = Way { encoding: Encoding::Plain, blocks: 4000, depth: 2, fault: cut, ..Way::default() };
+    let world = World::new(&memory, &way, 5);
+    let fresh = world.images().remove(0);
+    world.arm();
+    world.crash();
     // What lay in the disk's cache is lost, and more of it than was ever in flight together.
     let hole = 40..900;
-    disk.change(|bytes| {
+    world.disks[0].change(|bytes| {
         let partition = &mut bytes[FIRST as usize * BLOCK_SIZE..];
         let bytes = hole.start * BLOCK_SIZE..hole.end * BLOCK_SIZE;
         partition[bytes.clone()].copy_from_slice(&fresh[bytes]);
     });
-    disk.switch_on();
-    let image = partition_of(&disk, blocks);
+    world.disks[0].switch_on();
+    let image = world.images().remove(0);
     let partition = partition::scan(&image).expect("the label is as it was");
     let [found] = &partition.dumps[..] else { panic!("{} dumps", partition.dumps.len()) };
     assert!(found.header.window_blocks.get() < hole.len() as u32, "the hole is a large one");
@@ -352,9 +672,8 @@ fn a_cache_that_lost_much_of_an_unfinished_dump_leaves_no_block_behind_and_no_ov
     assert_all_is_freed(&image, &fresh);
 
     // The next dump goes behind all of it, and both are freed.
-    let (_, outcome) = crash(&memory, &disk, blocks, Verify::All, DiskFault::None, 2);
-    assert_eq!(outcome, Outcome::Complete);
-    let image = partition_of(&disk, blocks);
+    assert_eq!(world.crash(), Outcome::Complete);
+    let image = world.images().remove(0);
     let partition = partition::scan(&image).expect("the label is as it was");
     assert_eq!(partition.dumps.iter().map(|dump| dump.first).collect::<Vec<_>>(), [1, found.end]);
     assert_all_is_freed(&image, &fresh);

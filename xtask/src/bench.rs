@@ -2,6 +2,8 @@
 //!
 //! Both sides of a ratio are measured in turn, run by run, since a shared machine's speed wanders; the medians count.
 
+pub(crate) mod engine;
+
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,10 +16,10 @@ use qemu_tests::image::Disk;
 use qemu_tests::machine::Machine;
 use qemu_tests::savecore::Savecore;
 use qemu_tests::scenarios::{self, Case, Footprint, Programs};
-use qemu_tests::serial;
+use qemu_tests::serial::{self, Serial};
 use serde_json::{Value, json};
 
-use crate::{build, setup, ui};
+use crate::{CannotBegin, build, setup, ui};
 
 /// A bench.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -28,6 +30,8 @@ pub(crate) enum Name {
     Checksum,
     /// Arena and stack
     Footprint,
+    /// What each stage of a dump costs, against what it is built on
+    Engine,
 }
 
 /// Runs of each side.
@@ -72,6 +76,11 @@ impl Row {
         }
     }
 
+    /// A proportion that stands for itself.
+    fn proportion(bench: &'static str, name: &str, unit: &'static str, ours: f64) -> Row {
+        Row { bench, name: name.to_owned(), unit, ours, theirs: None, ratio: None, goal: None, met: None }
+    }
+
     /// A size that must not exceed its goal.
     fn size(bench: &'static str, name: &str, ours: u64, goal: u64) -> Row {
         Row {
@@ -107,6 +116,7 @@ impl Row {
         let number = |value: Option<f64>, digits: usize| {
             value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
         };
+        let digits = if matches!(self.unit, "to 1" | "of 1") { 2 } else { 0 };
         // A goal of a rate is a ratio, a goal of a size is a size.
         let goal_digits = if self.ratio.is_some() { 2 } else { 0 };
         let met = match self.met {
@@ -116,8 +126,8 @@ impl Row {
         };
         [
             self.name.clone(),
-            number(Some(self.ours), 0),
-            number(self.theirs, 0),
+            number(Some(self.ours), digits),
+            number(self.theirs, digits),
             self.unit.to_owned(),
             number(self.ratio, 2),
             number(self.goal, goal_digits),
@@ -127,7 +137,10 @@ impl Row {
 }
 
 /// The task.
-pub(crate) fn task(name: Option<Name>, json: bool) -> Result<bool> {
+pub(crate) fn task(name: Option<Name>, part: Option<engine::Part>, json: bool) -> Result<bool> {
+    if part.is_some() && name != Some(Name::Engine) {
+        return Err(CannotBegin("only `bench engine` has parts".to_owned()).into());
+    }
     setup::ensure(&[crate::toolchain::TARGETS[0]])?;
     if !json {
         ui::running("building the test kernel and savecore");
@@ -143,6 +156,7 @@ pub(crate) fn task(name: Option<Name>, json: bool) -> Result<bool> {
             Name::Dump => dump(&programs, json)?,
             Name::Checksum => checksum(&programs, json)?,
             Name::Footprint => footprint(&programs)?,
+            Name::Engine => engine::rows(&programs, part, json)?,
         };
         met &= rows.iter().all(|row| row.met != Some(false));
         if json {
@@ -194,6 +208,7 @@ fn about(name: Name) -> String {
         ),
         Name::Checksum => format!("4096-byte blocks of noise in the guest; medians of {RUNS} runs"),
         Name::Footprint => "what a dump needs of memory".to_owned(),
+        Name::Engine => engine::about(),
     }
 }
 
@@ -202,62 +217,80 @@ struct Guest<'a> {
     programs: &'a Programs,
     folder: PathBuf,
     disk: Disk,
+    /// MiB of RAM.
+    memory: u32,
+    /// Bytes a second that the disk does, `None` for as fast as the host is.
+    disk_speed: Option<u64>,
 }
 
 impl<'a> Guest<'a> {
     fn new(programs: &'a Programs) -> Result<Guest<'a>> {
+        Guest::with_memory(programs, MEMORY)
+    }
+
+    /// A guest with so many MiB of RAM.
+    fn with_memory(programs: &'a Programs, memory: u32) -> Result<Guest<'a>> {
         let folder = programs.folder.join("bench");
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
         }
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         // Room for the noise, all else that the kernel holds, headers and checksums.
-        let blocks = u64::from(MEMORY) * 256 + 4096;
+        let blocks = u64::from(memory) * 256 + 4096;
         let disk = Disk::create(&folder.join("disk.raw"), blocks)?;
-        Ok(Guest { programs, folder, disk })
+        Ok(Guest { programs, folder, disk, memory, disk_speed: None })
+    }
+
+    fn savecore(&self) -> Savecore {
+        Savecore::new(&self.programs.savecore, &self.folder, LIMIT)
     }
 
     fn format(&self) -> Result<()> {
         // What the last run left there is not worth a question.
-        let savecore = Savecore::new(&self.programs.savecore, &self.folder, LIMIT);
-        savecore.expect(0, "format", &self.disk, &["--yes", "--force"])?;
+        self.savecore().expect(0, "format", &self.disk, &["--yes", "--force"])?;
         Ok(())
     }
 
     fn machine(&self, scenario: &str) -> Machine {
-        Machine::new(&self.programs.kernel)
+        let machine = Machine::new(&self.programs.kernel)
             .cpus(1)
-            .memory(MEMORY)
+            .memory(self.memory)
             .resident()
             .disk(&self.disk)
             .word(format!("scenario={scenario}"))
-            .word("reset=return")
+            .word("reset=return");
+        match self.disk_speed {
+            Some(speed) => machine.drive(format!("throttling.bps-total={speed}")),
+            None => machine,
+        }
     }
 
-    /// Runs a guest to its end; gives the rates that it measured, by name, in MB/s.
-    fn rates(&self, machine: &Machine, quiet: bool, what: &str) -> Result<Vec<(String, f64)>> {
+    /// Runs a guest to its end; gives what it said.
+    fn run(&self, machine: &Machine, quiet: bool, what: &str) -> Result<Serial> {
         if !quiet {
             ui::running(what);
         }
         let mut running = machine.start(&self.folder, "bench")?;
         running.wait_exit(LIMIT)?;
-        let rates: Vec<(String, f64)> = running
-            .serial
-            .lines()
-            .iter()
-            .filter(|line| line.text.contains("testkernel: bench name="))
+        Ok(running.serial)
+    }
+
+    /// Runs a guest to its end; gives the rates that it measured, by name, in MB/s.
+    fn rates(&self, machine: &Machine, quiet: bool, what: &str) -> Result<Vec<(String, f64)>> {
+        let serial = self.run(machine, quiet, what)?;
+        let rates: Vec<(String, f64)> = measured(&serial)
             .filter_map(|line| {
-                let name = serial::value(&line.text, "name")?.to_owned();
-                let bytes = serial::number(&line.text, "bytes")? as f64;
-                let nanoseconds = serial::number(&line.text, "ns")?.max(1) as f64;
+                let name = serial::value(line, "name")?.to_owned();
+                let bytes = serial::number(line, "bytes")? as f64;
+                let nanoseconds = serial::number(line, "ns")?.max(1) as f64;
                 Some((name, bytes * 1000.0 / nanoseconds))
             })
             .collect();
         anyhow::ensure!(
             !rates.is_empty(),
             "{what}: the guest measured nothing, its last line: `{}`; log: {}",
-            running.serial.last(),
-            running.serial.path().display()
+            serial.last(),
+            serial.path().display()
         );
         Ok(rates)
     }
@@ -268,6 +301,15 @@ impl<'a> Guest<'a> {
         let found = rates.iter().find(|(found, _)| found == name).map(|(_, rate)| *rate);
         found.with_context(|| format!("the guest did not measure {name}; log: {}", self.folder.display()))
     }
+}
+
+/// The lines in which a guest says what it measured: `testkernel: bench name=NAME bytes=N ns=N …`.
+fn measured(serial: &Serial) -> impl Iterator<Item = &str> {
+    serial
+        .lines()
+        .iter()
+        .map(|line| line.text.as_str())
+        .filter(|line| line.contains("testkernel: bench name="))
 }
 
 /// The middle one; of an even number the mean of the two in the middle.

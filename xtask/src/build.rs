@@ -11,7 +11,7 @@ use crate::CannotBegin;
 use crate::toolchain::{TARGETS, Toolchain, host_cargo, logged};
 
 /// A build that takes longer hangs.
-const BUILD_LIMIT: Duration = Duration::from_secs(900);
+pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(900);
 
 /// rustc's flags for the test kernel: it lives at a fixed address, and its stacks can be walked.
 const KERNEL_FLAGS: &[&str] = &["-C", "relocation-model=static", "-C", "force-frame-pointers=yes"];
@@ -101,7 +101,7 @@ pub(crate) fn programs() -> Result<Programs> {
 }
 
 /// The program `name` in cargo's JSON messages (The Cargo Book, "External tools").
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+pub(crate) fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())

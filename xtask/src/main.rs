@@ -3,6 +3,8 @@
 mod bench;
 mod build;
 mod demo;
+mod loops;
+mod panic_free;
 mod qemu;
 mod setup;
 mod test;
@@ -47,8 +49,10 @@ enum Task {
     },
     /// Measure
     Bench {
-        /// Which: dump, checksum or footprint; all if left out
+        /// Which: dump, checksum, footprint or engine; all if left out
         name: Option<bench::Name>,
+        /// Of engine, only this part
+        part: Option<bench::engine::Part>,
         /// One JSON object a line: bench, name, unit, ours, theirs, ratio, goal, met
         #[arg(long)]
         json: bool,
@@ -103,7 +107,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::task(),
         Task::Test => test::task(test::on_ci()),
         Task::Qemu { filter, list } => qemu::task(filter.as_deref(), list),
-        Task::Bench { name, json } => bench::task(name, json),
+        Task::Bench { name, part, json } => bench::task(name, part, json),
         Task::Ci => test::task(true),
     };
     match result {

@@ -9,7 +9,7 @@ use qemu_tests::scenarios;
 use crate::qemu::Count;
 use crate::toolchain::{TARGETS, host_cargo, logged};
 use crate::ui::{self, Mark};
-use crate::{CannotBegin, build, qemu, setup};
+use crate::{CannotBegin, build, loops, panic_free, qemu, setup};
 
 /// A section that takes longer hangs.
 const SECTION_LIMIT: Duration = Duration::from_secs(1200);
@@ -76,6 +76,8 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
         Ok(Step::Done(build::lint_kernel()?.to_owned()))
     });
 
+    step(&mut count, "loops are bounded", || Ok(Step::Done(loops::check()?)));
+
     step(&mut count, "documentation", || {
         let mut cargo = host_cargo();
         cargo.args(["doc", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "--deny warnings");
@@ -96,6 +98,16 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
             }
             build::libraries(target)?;
             Ok(Step::Done("dumpcore, dump-drivers".to_owned()))
+        });
+    }
+
+    ui::section("no panic can be reached from the dump path");
+    for target in TARGETS {
+        step(&mut count, target, || {
+            if !ready && crate::toolchain::Toolchain::find(target).is_none() {
+                return Ok(Step::Skipped(format!("no toolchain for {target}; `cargo xtask setup`")));
+            }
+            Ok(Step::Done(panic_free::check(target)?))
         });
     }
 
@@ -162,7 +174,8 @@ fn step(count: &mut Count, name: &str, run: impl FnOnce() -> Result<Step>) {
     }
 }
 
-/// The ways to run the unit tests: nextest if it is there, since it kills a test that hangs and runs them in parallel.
+/// The ways to run the unit tests: nextest if it is there, since it kills a test that hangs and runs them in parallel. The
+/// model checker goes through the orders in which CPUs can get at the slots of the crew.
 fn unit_tests() -> Vec<(&'static str, Command)> {
     let with = |arguments: &[&str]| {
         let mut cargo = host_cargo();
@@ -170,12 +183,19 @@ fn unit_tests() -> Vec<(&'static str, Command)> {
         cargo
     };
     let nextest = with(&["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
-    let doc = ("doc tests", with(&["test", "--doc", "--no-fail-fast"]));
-    if nextest {
-        vec![("unit tests, properties", with(&["nextest", "run", "--no-fail-fast"])), doc]
+    let all = if nextest {
+        with(&["nextest", "run", "--no-fail-fast"])
     } else {
-        vec![("unit tests, properties", with(&["test", "--all-targets", "--no-fail-fast"])), doc]
-    }
+        with(&["test", "--all-targets", "--no-fail-fast"])
+    };
+    // Another dumpcore, whose atomics are loom's, so it has a target folder of its own.
+    let mut loom = with(&["test", "--package", "dumpcore", "--release", "--test", "loom", "--no-fail-fast"]);
+    loom.env("RUSTFLAGS", "--cfg loom").arg("--target-dir").arg(build::target_folder().join("loom"));
+    vec![
+        ("unit tests, properties", all),
+        ("doc tests", with(&["test", "--doc", "--no-fail-fast"])),
+        ("lock-free parts under loom", loom),
+    ]
 }
 
 /// Runs a test program and counts what it counted.

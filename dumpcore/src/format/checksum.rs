@@ -6,13 +6,15 @@
 //!
 //! ```text
 //! fold(x, y) = low half of x · y  ⊕  high half of x · y
-//! first  lane: a ← fold(a ⊕ w0, w1 ⊕ K1), begun with a = fold(seed ⊕ K3, K1)
-//! second lane: b ← fold(b ⊕ w2, w3 ⊕ K2), begun with b = fold(seed ⊕ K3, K2)
-//! sum = fold(a ⊕ length, b ⊕ K3)
+//! first  lane: a ← fold(a ⊕ w0, w1 ⊕ K1), begun with a = K2
+//! second lane: b ← fold(b ⊕ w2, w3 ⊕ K2), begun with b = K1
+//! content = fold(a ⊕ length, b ⊕ K3)
+//! sum = fold(content ⊕ K1, number of the block ⊕ K3)
 //! ```
 //!
-//! A block's checksum is seeded with the number of the block it stands in, so that a block in the wrong place is as
-//! wrong as a damaged one. It finds damage; it does not keep out somebody who computes it.
+//! The number of the block goes in last: a CPU that helps can sum a page before anybody knows where it will stand. A
+//! block in the wrong place is as wrong as a damaged one. The sum finds damage; it does not keep out somebody who
+//! computes it: that is what [encryption](super::crypt) is for.
 
 use super::Block;
 
@@ -38,8 +40,8 @@ fn fold(x: u64, y: u64) -> u64 {
 impl Sum64 {
     /// A fresh state.
     #[inline(always)]
-    pub fn new(seed: u64) -> Sum64 {
-        Sum64 { a: fold(seed ^ K3, K1), b: fold(seed ^ K3, K2) }
+    pub fn new() -> Sum64 {
+        Sum64 { a: K2, b: K1 }
     }
 
     /// Takes in one 32-byte stripe, as four little-endian words.
@@ -50,16 +52,28 @@ impl Sum64 {
         self.b = fold(self.b ^ w2, w3 ^ K2);
     }
 
-    /// The checksum; `length` is the number of bytes taken in, a multiple of 32.
+    /// The checksum of the content alone; `length` is the number of bytes taken in, a multiple of 32.
     #[inline(always)]
     pub fn finish(self, length: u64) -> u64 {
         fold(self.a ^ length, self.b ^ K3)
     }
 }
 
+impl Default for Sum64 {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The checksum of a block with this `content` sum that stands in block number `position` of the partition.
+#[inline(always)]
+pub fn placed(content: u64, position: u64) -> u64 {
+    fold(content ^ K1, position ^ K3)
+}
+
 /// The checksum of a payload block that stands in block number `position` of the partition.
 pub fn block_sum(block: &Block, position: u64) -> u64 {
-    let mut state = Sum64::new(position);
+    let mut state = Sum64::new();
     for stripe in block.as_chunks::<32>().0 {
         let mut words = [0; 4];
         for (word, bytes) in words.iter_mut().zip(stripe.as_chunks::<8>().0) {
@@ -67,5 +81,5 @@ pub fn block_sum(block: &Block, position: u64) -> u64 {
         }
         state.stripe(words);
     }
-    state.finish(block.len() as u64)
+    placed(state.finish(block.len() as u64), position)
 }

@@ -77,7 +77,7 @@ pub enum Malformed {
 /// CRC-32 (IEEE) of a framed block's bytes, as it belongs at [`CRC_OFFSET`].
 pub fn crc(block: &Block) -> u32 {
     let (covered, _) = block.split_at(CRC_OFFSET);
-    crc32fast::hash(covered)
+    super::crc::hash(covered)
 }
 
 /// Stamps the CRC-32 into a finished block.

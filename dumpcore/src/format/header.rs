@@ -4,11 +4,14 @@
 //! behind the last chunk; then, when the medium has all that, the front header once more, now equal to
 //! the back one but for the magic and the checksum. A dump whose two headers differ was not finished.
 
-use static_assertions::const_assert_eq;
+use static_assertions::{const_assert, const_assert_eq};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::chunk::Encoding;
+use super::crypt::{Cipher, PublicKey, Tag};
 use super::frame::{self, Kind, Malformed};
+use super::metrics::Metrics;
 use super::{BLOCK_SIZE, Block, Uuid, VERSION};
 
 /// How far a dump got.
@@ -71,12 +74,16 @@ pub enum Trigger {
     Request = 3,
     /// A watchdog bit.
     Watchdog = 4,
+    /// A non-maskable interrupt: somebody pressed the button, or the hardware reports an error.
+    Nmi = 5,
+    /// A fault that the kernel survived: it goes on after the dump.
+    Oops = 6,
 }
 
 impl Trigger {
     /// The trigger with this number.
     pub fn from_number(number: u32) -> Option<Trigger> {
-        [Trigger::Panic, Trigger::Fault, Trigger::Request, Trigger::Watchdog]
+        [Trigger::Panic, Trigger::Fault, Trigger::Request, Trigger::Watchdog, Trigger::Nmi, Trigger::Oops]
             .into_iter()
             .find(|trigger| *trigger as u32 == number)
     }
@@ -140,9 +147,9 @@ pub struct Header {
     pub data_pages: U64,
     /// Pages that held only zeros and take no room.
     pub zero_pages: U64,
-    /// Pages left out on purpose (the dump's own arena).
+    /// Pages left out on purpose: the dump's own arena, devices, and what the level excludes.
     pub excluded_pages: U64,
-    /// Pages that the memory map calls RAM but that could not be read.
+    /// Pages that the memory map calls RAM but that could not be read, or faulted.
     pub unreadable_pages: U64,
     /// Pages of RAM in the memory map, whatever became of them.
     pub total_pages: U64,
@@ -168,14 +175,46 @@ pub struct Header {
     pub build_id: [u8; 32],
     /// The kernel's name and release, UTF-8, padded with zeros.
     pub system: [u8; 128],
-    /// The panic message, UTF-8, padded with zeros, cut at a character; whole in the notes.
+    /// The panic message, UTF-8, padded with zeros, cut at a character; whole in the notes. Zeros in a dump that is
+    /// encrypted: there it stands in the notes alone.
     pub message: [u8; 1024],
+    /// A [`Cipher`].
+    pub cipher: U32,
+    /// Number of the attempt to dump since the key was made; part of the cipher's nonce.
+    pub attempt: U32,
+    /// The ephemeral public key of an encrypted dump.
+    pub ephemeral: PublicKey,
+    /// Which of the devices that the dump is striped over this is, from 0.
+    pub stripe: U32,
+    /// How many devices the dump is striped over, at least 1. Their dumps have the same nonce.
+    pub stripes: U32,
+    /// The dump level, see [`level`](crate::memory::class::Level).
+    pub level: U32,
+    /// An [`Encoding`]: how memory was to be written.
+    pub encoding: U32,
+    /// What the dump took and met, as far as that is known by now.
+    pub metrics: Metrics,
     /// Zero.
-    pub reserved: [u8; 2748],
+    pub reserved: [u8; RESERVED],
+    /// Authenticates all bytes between magic and this of an encrypted dump's header; zeros in others.
+    pub tag: Tag,
+    /// Zero.
+    pub padding: U32,
     /// CRC-32 of all bytes before.
     pub crc: U32,
 }
 const_assert_eq!(size_of::<Header>(), BLOCK_SIZE);
+
+/// First byte that a header's tag covers, behind the magic; and the tag itself.
+pub const TAGGED: core::ops::Range<usize> = 8..frame::CRC_OFFSET - 4 - size_of::<Tag>();
+const_assert!((TAGGED.end - TAGGED.start).is_multiple_of(16));
+const_assert_eq!(core::mem::offset_of!(Header, tag), TAGGED.end);
+
+/// What is left of the block.
+const RESERVED: usize = BLOCK_SIZE - 1344 - 76 - size_of::<Metrics>() - 4;
+
+/// What each pass wrote, by its number.
+pub const PASSES: [&str; 4] = ["notes", "stacks and page tables", "kernel data", "the rest"];
 
 impl Header {
     /// An empty front header.
@@ -190,6 +229,7 @@ impl Header {
         self.zero();
         self.magic = Kind::Front.magic();
         self.version = VERSION.into();
+        self.stripes = 1.into();
     }
 
     /// The header as a front ([`Kind::Front`]) or back ([`Kind::Back`]) block, with its checksum.
@@ -221,6 +261,9 @@ impl Header {
             ("trigger", header.trigger.get(), Trigger::from_number(header.trigger.get()).is_some()),
             ("build_id_len", header.build_id_len.get(), header.build_id_len.get() <= 32),
             ("window_blocks", header.window_blocks.get(), header.window_blocks.get() > 0),
+            ("cipher", header.cipher.get(), Cipher::from_number(header.cipher.get()).is_some()),
+            ("encoding", header.encoding.get(), Encoding::from_number(header.encoding.get()).is_some()),
+            ("stripe", header.stripe.get(), header.stripe.get() < header.stripes.get()),
         ];
         for (name, value, allowed) in fields {
             if !allowed {
@@ -262,6 +305,11 @@ impl Header {
         text(&self.message)
     }
 
+    /// Whether the dump is encrypted.
+    pub fn is_sealed(&self) -> bool {
+        self.cipher.get() != Cipher::None as u32
+    }
+
     /// Whether `self` and `other` say the same, whatever their magics and checksums.
     pub fn agrees_with(&self, other: &Header) -> bool {
         self.as_bytes().get(8..frame::CRC_OFFSET) == other.as_bytes().get(8..frame::CRC_OFFSET)
@@ -277,6 +325,7 @@ impl Default for Header {
 /// Copies text into a zero-padded field, cut at a character boundary where it does not fit.
 pub fn put_text(field: &mut [u8], text: &str) {
     let mut length = text.len().min(field.len());
+    // Each turn goes back by one byte, and a text begins with a whole character.
     while !text.is_char_boundary(length) {
         length = length.saturating_sub(1);
     }

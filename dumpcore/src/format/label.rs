@@ -4,6 +4,7 @@ use static_assertions::const_assert_eq;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::crypt::{Cipher, PublicKey};
 use super::frame::{self, Kind, Malformed};
 use super::{BLOCK_SIZE, Block, Uuid, VERSION};
 
@@ -28,8 +29,14 @@ pub struct Label {
     pub created: U64,
     /// A name for people, UTF-8, padded with zeros.
     pub name: [u8; 64],
+    /// A [`Cipher`]: whether dumps on this partition have to be encrypted.
+    pub cipher: U32,
     /// Zero.
-    pub reserved: [u8; 3980],
+    pub padding: U32,
+    /// The public key to which they are encrypted (X25519, RFC 7748); zeros if they are not.
+    pub recipient: PublicKey,
+    /// Zero.
+    pub reserved: [u8; 3940],
     /// CRC-32 of all bytes before.
     pub crc: U32,
 }
@@ -70,7 +77,21 @@ impl Label {
         if label.blocks.get() < MIN_BLOCKS {
             return Err(Malformed::Field { name: "blocks", value: label.blocks.get() });
         }
+        if Cipher::from_number(label.cipher.get()).is_none() {
+            return Err(Malformed::Field { name: "cipher", value: label.cipher.get().into() });
+        }
         Ok(label)
+    }
+
+    /// The public key to which dumps have to be encrypted, if they have to be.
+    pub fn recipient(&self) -> Option<&PublicKey> {
+        (self.cipher.get() == Cipher::X25519XChaCha20Poly1305 as u32).then_some(&self.recipient)
+    }
+
+    /// Demands that dumps be encrypted to `recipient`.
+    pub fn set_recipient(&mut self, recipient: &PublicKey) {
+        self.cipher = (Cipher::X25519XChaCha20Poly1305 as u32).into();
+        self.recipient = *recipient;
     }
 
     /// The name, as far as it is UTF-8.

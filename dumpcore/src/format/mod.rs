@@ -20,9 +20,12 @@
 
 pub mod checksum;
 pub mod chunk;
+pub mod crc;
+pub mod crypt;
 pub mod frame;
 pub mod header;
 pub mod label;
+pub mod metrics;
 pub mod note;
 pub mod pattern;
 
@@ -36,7 +39,7 @@ pub const PAGE_SIZE: usize = 4096;
 pub const PAGE_BYTES: u64 = PAGE_SIZE as u64;
 
 /// Version of the format that this crate writes, and the only one it reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// One block's bytes.
 pub type Block = [u8; BLOCK_SIZE];

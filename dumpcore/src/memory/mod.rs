@@ -1,4 +1,5 @@
 //! Which memory is dumped: the RAM map as `arm()` takes it over, and one page's way into a buffer.
 
+pub mod class;
 pub mod map;
 pub mod page;

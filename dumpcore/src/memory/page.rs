@@ -1,4 +1,4 @@
-//! One page's way into a buffer: looked at, copied and checksummed in one go.
+//! One page: looked at, copied, summed.
 
 use core::ptr::NonNull;
 
@@ -64,35 +64,28 @@ pub unsafe fn is_zero(page: NonNull<u8>) -> bool {
     true
 }
 
-/// Copies a page into a block and returns the copy's checksum for a block at `position`. What is summed is what was
-/// copied, even if the page changes meanwhile.
+/// Copies a page into a block, each word once.
 ///
 /// # Safety
 /// `page` is good for reading [`PAGE_SIZE`] bytes by aligned 8-byte reads.
-pub unsafe fn copy(page: NonNull<u8>, to: &mut Block, position: u64) -> u64 {
+pub unsafe fn copy(page: NonNull<u8>, to: &mut Block) {
     let page = page.cast::<u64>();
-    let mut sum = Sum64::new(position);
-    for (turn, slot) in to.as_chunks_mut::<{ 32 * STRIPES }>().0.iter_mut().enumerate() {
-        for (part, slot) in slot.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            let at = turn.wrapping_mul(STRIPES).wrapping_add(part).wrapping_mul(4);
-            // SAFETY: a block has WORDS / 4 stripes, so at + 3 is below WORDS; the rest is the caller's promise.
-            let words = unsafe { stripe(page, at) };
-            sum.stripe(words.map(u64::to_le));
-            for (bytes, word) in slot.as_chunks_mut::<8>().0.iter_mut().zip(words) {
-                *bytes = word.to_ne_bytes();
-            }
+    for (turn, slot) in to.as_chunks_mut::<{ 8 * GROUP }>().0.iter_mut().enumerate() {
+        for (part, bytes) in slot.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let at = turn.wrapping_mul(GROUP).wrapping_add(part);
+            // SAFETY: a block has WORDS words, so at is below WORDS; the rest is the caller's promise.
+            *bytes = unsafe { read(page, at) }.to_ne_bytes();
         }
     }
-    sum.finish(PAGE_SIZE as u64)
 }
 
-/// The checksum of a page that a device will read from where it is, for a block at `position`.
+/// The checksum of the content of a page that a device will read from where it is.
 ///
 /// # Safety
 /// `page` is good for reading [`PAGE_SIZE`] bytes by aligned 8-byte reads.
-pub unsafe fn sum(page: NonNull<u8>, position: u64) -> u64 {
+pub unsafe fn sum(page: NonNull<u8>) -> u64 {
     let page = page.cast::<u64>();
-    let mut sum = Sum64::new(position);
+    let mut sum = Sum64::new();
     for first in (0..WORDS).step_by(4 * STRIPES) {
         for part in 0..STRIPES {
             let at = first.wrapping_add(part.wrapping_mul(4));

@@ -1,27 +1,33 @@
 //! Many requests in flight, from a fixed pool of buffers.
 
 use crate::device::{Completion, DeviceError, Direction, DumpDevice, Gather, Rejected, Request};
-use crate::dma::DmaBuffer;
+use crate::dma::{DmaBuffer, DmaPlace};
 use crate::format::BLOCK_SIZE;
 use crate::format::chunk::MAX_PAYLOAD_BLOCKS;
-use crate::partition::window::Window;
+use crate::partition::lane::{Lanes, MAX_TARGETS};
 use crate::platform::Nanoseconds;
 use crate::wait::Wait;
 
 /// Buffers in a pool, at most.
 pub const MAX_BUFFERS: usize = 16;
 
+/// Buffers that reads leave alone, if there are more. What a read hung in is lost with its device, for
+/// the device may write to it at any time; the next target needs some too.
+const KEPT_FROM_READS: usize = 2;
+
 /// Where a buffer is.
 #[derive(Debug)]
 enum Slot {
-    /// There is no such buffer.
+    /// There is no such buffer, or it is lost: with a CPU or a device that may still use it.
     None,
     /// Here.
     Free(DmaBuffer),
     /// With the caller, who took it.
     Taken,
-    /// With the device: from which block of the partition on, and the part of the buffer that stayed here.
-    InFlight { block: u64, rest: DmaBuffer },
+    /// With a device: from which block of its partition on, and the part of the buffer that stayed here.
+    InFlight { lane: usize, direction: Direction, block: u64, rest: DmaBuffer },
+    /// A device has it and will not give it back.
+    Kept { lane: usize, direction: Direction },
 }
 
 /// What a transfer moves.
@@ -40,6 +46,10 @@ pub struct Done {
     pub slot: usize,
     /// The buffer.
     pub buffer: DmaBuffer,
+    /// Which lane.
+    pub lane: usize,
+    /// Which way it went.
+    pub direction: Direction,
     /// First block, relative to the partition.
     pub block: u64,
     /// How many blocks went from or into the buffer.
@@ -48,39 +58,61 @@ pub struct Done {
     pub result: Result<(), DeviceError>,
 }
 
+/// A device that failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Failed {
+    /// Which lane it is in.
+    pub lane: usize,
+    /// How.
+    pub error: DeviceError,
+}
+
 /// A fixed set of equal buffers.
 #[derive(Debug)]
 pub struct Pool {
+    places: [Option<DmaPlace>; MAX_BUFFERS],
     slots: [Slot; MAX_BUFFERS],
-    in_flight: usize,
+    /// Requests in flight in each lane.
+    in_flight: [usize; MAX_TARGETS],
     /// Most requests that were in flight at once.
     deepest: usize,
-    depth: usize,
     timeout: Nanoseconds,
 }
 
 impl Pool {
-    /// An empty pool; at most `depth` requests will be in flight, each for at most `timeout`.
-    pub fn new(depth: usize, timeout: Nanoseconds) -> Pool {
+    /// An empty pool; for `timeout`, nothing at all may come back before a device is taken to hang.
+    pub fn new(timeout: Nanoseconds) -> Pool {
         Pool {
+            places: [None; MAX_BUFFERS],
             slots: [const { Slot::None }; MAX_BUFFERS],
-            in_flight: 0,
+            in_flight: [0; MAX_TARGETS],
             deepest: 0,
-            depth: depth.max(1),
             timeout,
         }
     }
 
     /// Adds a buffer; one that does not fit is forgotten.
     pub fn add(&mut self, buffer: DmaBuffer) {
-        if let Some(slot) = self.slots.iter_mut().find(|slot| matches!(slot, Slot::None)) {
+        let slots = self.places.iter_mut().zip(&mut self.slots);
+        if let Some((place, slot)) = slots.into_iter().find(|(place, _)| place.is_none()) {
+            *place = Some(buffer.place());
             *slot = Slot::Free(buffer);
         }
     }
 
+    /// How long nothing may come back, in nanoseconds.
+    pub fn timeout(&self) -> Nanoseconds {
+        self.timeout
+    }
+
     /// How many requests are in flight.
     pub fn in_flight(&self) -> usize {
-        self.in_flight
+        self.in_flight.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    /// How many requests are in flight in a lane.
+    pub fn in_flight_in(&self, lane: usize) -> usize {
+        self.in_flight.get(lane).copied().unwrap_or(0)
     }
 
     /// Most requests that were in flight at once.
@@ -88,19 +120,31 @@ impl Pool {
         self.deepest
     }
 
+    /// How many buffers there are.
+    pub fn buffers(&self) -> usize {
+        self.slots.iter().filter(|slot| !matches!(slot, Slot::None)).count()
+    }
+
     /// Blocks that can be in flight together: in each buffer's name the largest chunk.
     pub fn span(&self) -> usize {
-        let buffers = self.slots.iter().filter(|slot| matches!(slot, Slot::Free(_))).count();
-        buffers.min(self.depth).saturating_mul(MAX_PAYLOAD_BLOCKS.saturating_add(1))
+        self.buffers().saturating_mul(MAX_PAYLOAD_BLOCKS.saturating_add(1))
     }
 
     /// Everything that must be the same at the crash: the bounds, and where each buffer is.
     pub fn seal(&self, digest: &mut crate::integrity::Digest) {
-        digest.number(self.depth as u64).number(self.timeout).number(self.in_flight as u64);
+        digest.number(self.timeout);
+        for count in &self.in_flight {
+            digest.number(*count as u64);
+        }
+        for place in self.places.iter().flatten() {
+            place.seal(digest);
+        }
         for slot in &self.slots {
-            if let Slot::Free(buffer) = slot {
-                digest.number(buffer.address().as_ptr() as u64);
-                digest.number(buffer.bus_address()).number(buffer.len() as u64);
+            match slot {
+                Slot::Free(buffer) => buffer.place().seal(digest),
+                Slot::None | Slot::Taken | Slot::InFlight { .. } | Slot::Kept { .. } => {
+                    digest.number(0);
+                }
             }
         }
     }
@@ -117,6 +161,14 @@ impl Pool {
         None
     }
 
+    /// A free buffer to read into, unless `most` are being read into, or those that are left are kept for writes.
+    pub fn take_to_read(&mut self, most: usize) -> Option<(usize, DmaBuffer)> {
+        let reading = |slot: &&Slot| matches!(slot, Slot::InFlight { direction: Direction::Read, .. });
+        let reads = self.slots.iter().filter(reading).count();
+        let most = self.buffers().saturating_sub(KEPT_FROM_READS).min(most).max(1);
+        if reads >= most { None } else { self.take() }
+    }
+
     /// Gives a taken buffer back.
     pub fn give_back(&mut self, slot: usize, buffer: DmaBuffer) {
         if let Some(place) = self.slots.get_mut(slot) {
@@ -124,25 +176,30 @@ impl Pool {
         }
     }
 
-    /// Whether another request may be started.
-    pub fn has_room(&self) -> bool {
-        self.in_flight < self.depth
+    /// A taken buffer will not come back: a CPU that stalled has it.
+    pub fn lose(&mut self, slot: usize) {
+        if let Some(place) = self.slots.get_mut(slot) {
+            *place = Slot::None;
+        }
     }
 
-    /// Starts a transfer between a taken buffer and the blocks from `block` on. A transfer that is done at once
+    /// Starts a transfer between a taken buffer and the blocks of a lane from `block` on. A transfer that is done at once
     /// comes back.
     ///
     /// # Errors
     /// Why it was not started; the buffer is free again.
     pub fn start(
         &mut self,
-        window: &mut Window<'_>,
-        direction: Direction,
-        slot: usize,
-        buffer: DmaBuffer,
+        lanes: &mut Lanes<'_>,
+        (lane, direction): (usize, Direction),
+        (slot, buffer): (usize, DmaBuffer),
         (block, load): (u64, Load),
         wait: &Wait<'_>,
-    ) -> Result<Option<Done>, DeviceError> {
+    ) -> Result<Option<Done>, Failed> {
+        let Some(window) = lanes.get_mut(lane).map(|lane| &mut lane.window) else {
+            self.give_back(slot, buffer);
+            return Err(Failed { lane, error: DeviceError::NotReady });
+        };
         let (part, gather, rest) = match load {
             Load::Blocks(count) => {
                 let (part, rest) = buffer.split((count as usize).saturating_mul(BLOCK_SIZE));
@@ -158,34 +215,43 @@ impl Pool {
         match window.submit(request, wait) {
             Ok(at_once) => {
                 if let Some(place) = self.slots.get_mut(slot) {
-                    *place = Slot::InFlight { block, rest };
-                    self.in_flight = self.in_flight.saturating_add(1);
-                    self.deepest = self.deepest.max(self.in_flight);
+                    *place = Slot::InFlight { lane, direction, block, rest };
+                    if let Some(count) = self.in_flight.get_mut(lane) {
+                        *count = count.saturating_add(1);
+                    }
+                    self.deepest = self.deepest.max(self.in_flight());
                 }
-                at_once.map(|completion| self.finish(completion)).transpose()
+                at_once.map(|completion| self.finish(lane, completion)).transpose()
             }
             Err(Rejected { request, error }) => {
-                if let Ok(buffer) = whole(request.buffer, request.gather, rest) {
-                    self.give_back(slot, buffer);
+                match whole(request.buffer, request.gather, rest) {
+                    Ok(buffer) => self.give_back(slot, buffer),
+                    Err(()) => self.lose(slot),
                 }
-                Err(error)
+                Err(Failed { lane, error })
             }
         }
     }
 
-    /// Takes a completion apart: it must be for a request in flight and bring that request's buffer.
-    fn finish(&mut self, completion: Completion) -> Result<Done, DeviceError> {
+    /// Takes a completion apart: it must be for a request in flight in this lane and bring that request's buffer.
+    fn finish(&mut self, lane: usize, completion: Completion) -> Result<Done, Failed> {
         let Completion { id, buffer, gather, result } = completion;
         let slot = id as usize;
-        let wrong = DeviceError::Protocol { what: "a completion's id", value: id.into() };
+        let wrong =
+            Failed { lane, error: DeviceError::Protocol { what: "a completion's id", value: id.into() } };
         let place = self.slots.get_mut(slot).ok_or(wrong)?;
         match core::mem::replace(place, Slot::Taken) {
-            Slot::InFlight { block, rest } => {
-                self.in_flight = self.in_flight.saturating_sub(1);
+            Slot::InFlight { lane: of, direction, block, rest } if of == lane => {
+                if let Some(count) = self.in_flight.get_mut(lane) {
+                    *count = count.saturating_sub(1);
+                }
                 let count = (buffer.len() / BLOCK_SIZE) as u64;
-                // A device that kept the buffer has said why.
-                let buffer = whole(buffer, gather, rest).map_err(|()| result.err().unwrap_or(wrong))?;
-                Ok(Done { slot, buffer, block, count, result })
+                let Ok(buffer) = whole(buffer, gather, rest) else {
+                    // A device that kept the buffer has said why.
+                    *place = Slot::Kept { lane, direction };
+                    return Err(Failed { lane, error: result.err().unwrap_or(wrong.error) });
+                };
+                Ok(Done { slot, buffer, lane, direction, block, count, result })
             }
             other => {
                 *place = other;
@@ -194,61 +260,117 @@ impl Pool {
         }
     }
 
+    /// The next finished transfer of any lane, if there is one.
+    ///
+    /// # Errors
+    /// A device failed.
+    pub fn poll(&mut self, lanes: &mut Lanes<'_>, wait: &Wait<'_>) -> Result<Option<Done>, Failed> {
+        for (number, lane) in lanes.iter_mut() {
+            if self.in_flight_in(number) == 0 {
+                continue;
+            }
+            let polled = lane.window.poll(wait).map_err(|error| Failed { lane: number, error })?;
+            if let Some(completion) = polled {
+                return self.finish(number, completion).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// A lane that has requests in flight: to blame when nothing comes.
+    pub fn waiting_for(&self) -> usize {
+        self.in_flight.iter().position(|count| *count > 0).unwrap_or(0)
+    }
+
     /// Waits for the next finished transfer; `None` if none is in flight.
     ///
     /// # Errors
-    /// Nothing finished in time, or the device failed.
-    pub fn next(&mut self, window: &mut Window<'_>, wait: &Wait<'_>) -> Result<Option<Done>, DeviceError> {
-        if self.in_flight == 0 {
+    /// Nothing finished in time, or a device failed.
+    pub fn next(&mut self, lanes: &mut Lanes<'_>, wait: &Wait<'_>) -> Result<Option<Done>, Failed> {
+        if self.in_flight() == 0 {
             return Ok(None);
         }
-        let found = wait.until("a request to the disk", self.timeout, || window.poll(wait).transpose())?;
-        self.finish(found?).map(Some)
+        let lane = self.waiting_for();
+        let timeout = self.timeout;
+        wait.until("a request to the disk", timeout, || self.poll(lanes, wait).transpose())
+            .map_err(|error| Failed { lane, error: error.into() })?
+            .map(Some)
     }
 
-    /// Gets everything out of the device: waits for it, and where it does not come, resets the device. The buffers
-    /// that it kept are lost.
+    /// Gets everything of a lane out of its device: waits for it, and where it does not come, resets the device.
     ///
     /// # Errors
     /// Why the device could not be reset.
-    pub fn settle(&mut self, window: &mut Window<'_>, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        // A transfer that failed is out of the device, and that is all that counts here.
-        let _ = self.drain(window, wait);
-        if self.in_flight == 0 {
-            return Ok(());
+    pub fn settle(&mut self, lanes: &mut Lanes<'_>, lane: usize, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        let kept = |slot: &Slot| matches!(slot, Slot::Kept { lane: of, .. } if *of == lane);
+        if self.slots.iter().any(kept) {
+            return self.reset(lanes, lane, wait);
         }
-        self.reset(window, wait)
+        // Each turn takes a transfer in. One that failed is out of the device, and that is all that counts here.
+        while self.in_flight_in(lane) > 0 {
+            match self.next(lanes, wait) {
+                Ok(Some(done)) => self.give_back(done.slot, done.buffer),
+                Ok(None) | Err(_) => return self.reset(lanes, lane, wait),
+            }
+        }
+        Ok(())
     }
 
-    /// Resets the device; what was in flight never comes back, and its buffers are lost.
+    /// Resets the device of a lane; what was in flight never comes back.
     ///
     /// # Errors
-    /// Why the device could not be reset.
-    pub fn reset(&mut self, window: &mut Window<'_>, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        self.forget();
-        window.device().quiesce(wait)
+    /// Why the device could not be reset. Buffers that it reads from are free all the same, those that it may write to are lost.
+    pub fn reset(&mut self, lanes: &mut Lanes<'_>, lane: usize, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        let here = lanes.get_mut(lane).ok_or(DeviceError::NotReady)?;
+        let stopped = here.window.quiesce(wait);
+        // What a device reads late must not be what somebody else's partition gets in the clear.
+        let secret = here.lock.is_some();
+        self.recover(lane, stopped.is_ok(), secret);
+        stopped
     }
 
-    fn forget(&mut self) {
+    /// Frees the buffers of a lane whose device has been stopped, or given up.
+    fn recover(&mut self, lane: usize, stopped: bool, secret: bool) {
+        for (slot, place) in self.slots.iter_mut().zip(&self.places) {
+            let direction = match slot {
+                Slot::InFlight { lane: of, direction, .. } | Slot::Kept { lane: of, direction }
+                    if *of == lane =>
+                {
+                    *direction
+                }
+                _ => continue,
+            };
+            // A device that could not be stopped may still read what it was to write, which makes what it writes to its own
+            // blocks wrong, and nothing else.
+            let ours = stopped || (direction == Direction::Write && !secret);
+            *slot = match place.filter(|_| ours) {
+                Some(place) => {
+                    // SAFETY: a driver that has been quiesced has forgotten its buffers, and its device touches no memory. One
+                    // that could not be is not called any more, but to be quiesced, and its device does not write here.
+                    Slot::Free(unsafe { place.buffer() })
+                }
+                None => Slot::None,
+            };
+        }
+        if let Some(count) = self.in_flight.get_mut(lane) {
+            *count = 0;
+        }
+    }
+
+    /// Makes ready for other lanes: what is still in a device's hands is lost.
+    pub fn forget_lanes(&mut self) {
         for slot in &mut self.slots {
-            if matches!(slot, Slot::InFlight { .. } | Slot::Taken) {
+            if matches!(slot, Slot::InFlight { .. } | Slot::Kept { .. }) {
                 *slot = Slot::None;
             }
         }
-        self.in_flight = 0;
+        self.in_flight = [0; MAX_TARGETS];
     }
 
-    /// Waits for everything in flight and frees its buffers, whatever became of it.
-    ///
-    /// # Errors
-    /// The first transfer that failed, or why waiting ended early.
-    pub fn drain(&mut self, window: &mut Window<'_>, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        let mut first = Ok(());
-        while let Some(done) = self.next(window, wait)? {
-            first = first.and(done.result);
-            self.give_back(done.slot, done.buffer);
-        }
-        first
+    /// Makes ready for another dump: the numbers begin again. Nothing may be in flight.
+    pub fn renew(&mut self) {
+        self.forget_lanes();
+        self.deepest = 0;
     }
 }
 
@@ -278,6 +400,7 @@ pub fn transfer_by_blocks<D: DumpDevice + ?Sized>(
     // Blocks that are done are joined on the left, those to come are split from the right.
     let (mut done, mut rest) = buffer.split(0);
     let mut at = block;
+    // Each turn transfers one block.
     while !rest.is_empty() {
         let (piece, behind) = rest.split(BLOCK_SIZE);
         let (piece, result) = device.rw_block(direction, at, piece, wait);

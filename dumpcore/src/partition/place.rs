@@ -3,12 +3,13 @@
 use crate::console::{Describe, Line};
 use crate::device::DeviceError;
 use crate::display_by_describe;
+use crate::format::crypt::PublicKey;
 use crate::format::frame::{Kind, Malformed};
 use crate::format::header::{Header, Status};
 use crate::format::label::Label;
 use crate::format::{Block, Uuid, pattern};
-use crate::partition::io::Pool;
-use crate::partition::verify::scan;
+use crate::partition::lane::Lane;
+use crate::partition::traffic::Traffic;
 use crate::partition::window::Window;
 use crate::wait::Wait;
 
@@ -54,6 +55,13 @@ pub enum Unfit {
     Foreign {
         /// Which.
         block: u64,
+    },
+    /// The label demands that dumps be encrypted to a public key, or to none, other than what was armed for.
+    OtherRecipient {
+        /// First eight bytes of the public key in the label; 0 if it demands no encryption.
+        label: u64,
+        /// First eight bytes of the one that was armed for; 0 for none.
+        armed: u64,
     },
     /// Unharvested dumps leave too little room.
     NoRoom {
@@ -106,6 +114,13 @@ impl Describe for Unfit {
                     .text(", the device at ")
                     .decimal(blocks);
             }
+            Unfit::OtherRecipient { label: 0, .. } => {
+                line.text("the label demands no encryption, but it was armed for it; arm again");
+            }
+            Unfit::OtherRecipient { label, armed } => {
+                line.text("the label demands encryption to the key that begins with ").digits(label >> 32, 8);
+                line.text(", armed was ").digits(armed >> 32, 8);
+            }
             Unfit::Foreign { block } => {
                 line.text("block ").decimal(block).text(" does not hold its pattern");
             }
@@ -118,16 +133,29 @@ impl Describe for Unfit {
 
 display_by_describe!(Malformed, Unfit);
 
-/// First eight bytes of a uuid, as people read them.
-fn head(uuid: &Uuid) -> u64 {
-    u64::from_be_bytes(uuid.first_chunk().copied().unwrap_or_default())
+/// First eight bytes of a uuid or key, as people read them.
+fn head(bytes: &[u8]) -> u64 {
+    u64::from_be_bytes(bytes.first_chunk().copied().unwrap_or_default())
 }
 
-/// Reads and checks the label; returns its uuid.
+/// What the label says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Labelled {
+    /// The partition's identity.
+    pub uuid: Uuid,
+    /// The public key that it demands dumps to be encrypted to.
+    pub recipient: Option<PublicKey>,
+}
+
+/// Reads and checks the label.
 ///
 /// # Errors
 /// If there is none, or it is for another partition than `expected`, or for another size.
-pub fn check_label(window: &mut Window<'_>, expected: Option<&Uuid>, wait: &Wait<'_>) -> Result<Uuid, Unfit> {
+pub fn check_label(
+    window: &mut Window<'_>,
+    expected: Option<&Uuid>,
+    wait: &Wait<'_>,
+) -> Result<Labelled, Unfit> {
     let blocks = window.blocks();
     let block = window.read(0, wait).map_err(|error| Unfit::Device { block: 0, error })?;
     let label = Label::parse(block).map_err(Unfit::NoLabel)?;
@@ -139,7 +167,19 @@ pub fn check_label(window: &mut Window<'_>, expected: Option<&Uuid>, wait: &Wait
     if label.blocks.get() != blocks {
         return Err(Unfit::OtherSize { label: label.blocks.get(), partition: blocks });
     }
-    Ok(label.uuid)
+    Ok(Labelled { uuid: label.uuid, recipient: label.recipient().copied() })
+}
+
+/// Checks that the label demands the encryption that was armed for.
+///
+/// # Errors
+/// If it does not.
+pub fn check_recipient(label: Option<&PublicKey>, armed: Option<&PublicKey>) -> Result<(), Unfit> {
+    if label == armed {
+        return Ok(());
+    }
+    let head = |key: Option<&PublicKey>| key.map_or(0, |key| head(key.as_slice()));
+    Err(Unfit::OtherRecipient { label: head(label), armed: head(armed) })
 }
 
 /// Where the next dump begins.
@@ -149,48 +189,57 @@ pub struct Place {
     pub block: u64,
     /// Its number among the dumps of the partition, from 1.
     pub sequence: u32,
+    /// Blocks from the first one up to this are known to hold their pattern, because they had to be looked at.
+    pub free_to: u64,
 }
 
-/// Passes over the dumps that are there and finds the first free block.
+/// Passes over the dumps of a lane and finds the first free block. Nothing may be in flight.
 ///
 /// # Errors
 /// If something else than dumps lies in front of the pattern, or too little is free.
-pub fn find(window: &mut Window<'_>, pool: &mut Pool, uuid: &Uuid, wait: &Wait<'_>) -> Result<Place, Unfit> {
-    let mut place = Place { block: 1, sequence: 1 };
+pub fn find(traffic: &mut Traffic<'_, '_, '_, '_>, lane: usize, wait: &Wait<'_>) -> Result<Place, Unfit> {
+    let mut place = Place { block: 1, sequence: 1, free_to: 1 };
+    let gone = Unfit::Device { block: 1, error: DeviceError::NotReady };
+    let (blocks, uuid) = {
+        let Lane { window, uuid, .. } = traffic.lanes.get_mut(lane).ok_or(gone)?;
+        (window.blocks(), *uuid)
+    };
     // Each turn passes over at least two blocks.
-    while place.block < window.blocks() {
+    while place.block < blocks {
         if wait.expired() {
             return Err(Unfit::Budget);
         }
         let at = place.block;
+        let window = &mut traffic.lanes.get_mut(lane).ok_or(gone)?.window;
         let block = window.read(at, wait).map_err(|error| Unfit::Device { block: at, error })?;
-        if pattern::matches(block, uuid, at) {
+        if pattern::matches(block, &uuid, at) {
             break;
         }
         let claims = Kind::of(block) == Some(Kind::Front);
-        let Some(header) = front_header(block, uuid, at) else {
+        let Some(header) = front_header(block, &uuid, at) else {
             if !claims {
                 return Err(Unfit::Foreign { block: at });
             }
             // A front header that was torn while it was written: its dump is there, and stays.
-            place = behind_unfinished(window, pool, uuid, place, wait)?;
+            place = behind_unfinished(traffic, (lane, blocks), &uuid, place, wait)?;
             break;
         };
         place.sequence = header.sequence.get().saturating_add(1);
         let end = header.end_block.get();
         if header.status() == Status::InProgress {
-            place = behind_unfinished(window, pool, uuid, place, wait)?;
+            place = behind_unfinished(traffic, (lane, blocks), &uuid, place, wait)?;
             break;
         }
-        if end <= at || end > window.blocks() {
+        if end <= at || end > blocks {
             return Err(Unfit::Foreign { block: at });
         }
         place.block = end;
     }
-    let free = window.blocks().saturating_sub(place.block);
+    let free = blocks.saturating_sub(place.block);
     if free < SMALLEST_DUMP {
         return Err(Unfit::NoRoom { free });
     }
+    place.free_to = place.free_to.max(place.block);
     Ok(place)
 }
 
@@ -203,23 +252,21 @@ fn front_header<'b>(block: &'b Block, uuid: &Uuid, at: u64) -> Option<&'b Header
 /// Behind a dump that nobody closed. Its writer kept many blocks in flight, and the disk's cache may have lost any of
 /// them, so its end is only certain behind the last block that is not the pattern.
 fn behind_unfinished(
-    window: &mut Window<'_>,
-    pool: &mut Pool,
+    traffic: &mut Traffic<'_, '_, '_, '_>,
+    (lane, blocks): (usize, u64),
     uuid: &Uuid,
     unfinished: Place,
     wait: &Wait<'_>,
 ) -> Result<Place, Unfit> {
     let first = unfinished.block.saturating_add(1);
-    let mut place = Place { block: first, sequence: unfinished.sequence };
-    let range = (first, window.blocks());
-    scan(window, pool, range, wait, &mut |_, _| (), &mut |number, block| {
+    let mut place = Place { block: first, sequence: unfinished.sequence, free_to: blocks };
+    traffic.scan(lane, (first, blocks), wait, &mut |number, block| {
         if !pattern::matches(block, uuid, number) {
             place.block = place.block.max(number.saturating_add(1));
             if let Some(header) = front_header(block, uuid, number) {
                 place.sequence = place.sequence.max(header.sequence.get().saturating_add(1));
             }
         }
-        Ok(())
     })?;
     Ok(place)
 }

@@ -1,8 +1,8 @@
-//! How much of the pattern is checked before blocks are overwritten, and the check itself.
+//! How much of the pattern is checked before blocks are overwritten, and how far a check has come.
 
-use crate::device::{DeviceError, Direction};
-use crate::format::{BLOCK_SIZE, Block, Uuid, pattern};
-use crate::partition::io::{Done, Load, Pool};
+use crate::format::Uuid;
+use crate::format::pattern;
+use crate::partition::io::MAX_BUFFERS;
 use crate::partition::place::Unfit;
 use crate::partition::window::Window;
 use crate::wait::Wait;
@@ -13,7 +13,7 @@ pub enum Verify {
     /// Every free block of the partition, before the first write. The default, and what the 2004 diskdump did. If
     /// that takes half the time budget, it goes on as [`Ahead`](Verify::Ahead), so that time is left to write.
     All,
-    /// Every block, just ahead of the write that overwrites it. Starts writing at once.
+    /// Every block, ahead of the write that overwrites it, while others are being written. Starts writing at once.
     Ahead,
     /// Before the first write, every `every`-th free block, and always the first and the last. Quick, and a
     /// risk that its user takes.
@@ -23,100 +23,142 @@ pub enum Verify {
     },
 }
 
-/// Who is told how far a check has come: blocks done, blocks in all.
-pub type Progress<'p> = dyn FnMut(u64, u64) + 'p;
+/// A check of the blocks from one up to another, with many reads under way at once, which finish in any order.
+#[derive(Debug)]
+pub struct Checker {
+    /// Blocks before this one hold their pattern.
+    frontier: u64,
+    /// The next block to be read.
+    next: u64,
+    /// The first one not to be checked.
+    end: u64,
+    /// The first one known not to hold its pattern.
+    bad: Option<u64>,
+    /// Ranges behind the frontier that hold their pattern; empty ones are free entries.
+    good: [(u64, u64); RANGES],
+    /// Ranges that have to be read again.
+    again: [(u64, u64); RANGES],
+}
 
-/// What looks at a block: its number, its bytes. An error ends the scan.
-pub type Visit<'v> = dyn FnMut(u64, &Block) -> Result<(), Unfit> + 'v;
+/// Reads that can be under way or with helpers at once, and more.
+const RANGES: usize = 2 * MAX_BUFFERS;
 
-/// Reads every block from `from` up to, not including, `to`, many at once, and shows each to `visit`, not always in
-/// order. After an error, reads may still be in flight.
-///
-/// # Errors
-/// What `visit` says, a read that failed, or the end of the budget.
-pub fn scan(
-    window: &mut Window<'_>,
-    pool: &mut Pool,
-    (from, to): (u64, u64),
-    wait: &Wait<'_>,
-    progress: &mut Progress<'_>,
-    visit: &mut Visit<'_>,
-) -> Result<(), Unfit> {
-    let mut next = from;
-    let mut checked = 0_u64;
-    let all = to.saturating_sub(from);
-    // Each turn starts a read or takes one in, and there are only so many blocks.
-    while next < to || pool.in_flight() > 0 {
-        if wait.expired() {
-            return Err(Unfit::Budget);
+impl Checker {
+    /// A check of the blocks from `from` up to, not including, `to`.
+    pub fn new(from: u64, to: u64) -> Checker {
+        let none = [(0, 0); RANGES];
+        Checker { frontier: from, next: from, end: to, bad: None, good: none, again: none }
+    }
+
+    /// Begins another check, of the blocks from `from` up to, not including, `to`; in place, since this is large for a small
+    /// stack.
+    pub fn begin(&mut self, from: u64, to: u64) {
+        (self.frontier, self.next, self.end, self.bad) = (from, from, to, None);
+        self.good.fill((0, 0));
+        self.again.fill((0, 0));
+    }
+
+    /// Blocks before this one hold their pattern, and may be written.
+    pub fn frontier(&self) -> u64 {
+        self.frontier
+    }
+
+    /// Whether everything has been checked.
+    pub fn is_done(&self) -> bool {
+        self.frontier >= self.end
+    }
+
+    /// The next range to be read, of at most `most` blocks, none of them at `limit` or behind.
+    pub fn next_read(&mut self, most: u64, limit: u64) -> Option<(u64, u64)> {
+        if let Some(range) = self.again.iter_mut().find(|(from, to)| from < to) {
+            let block = range.0;
+            let count = range.1.saturating_sub(block).min(most);
+            range.0 = block.saturating_add(count);
+            return Some((block, count));
         }
-        let free = if next < to && pool.has_room() { pool.take() } else { None };
-        // A wait that the end of the budget cut short says nothing of the device.
-        let failed =
-            |error| if wait.expired() { Unfit::Budget } else { Unfit::Device { block: next, error } };
-        let done = if let Some((slot, buffer)) = free {
-            let count = to.saturating_sub(next).min((buffer.len() / BLOCK_SIZE) as u64);
-            let done = pool
-                .start(window, Direction::Read, slot, buffer, (next, Load::Blocks(count)), wait)
-                .map_err(failed)?;
-            next = next.saturating_add(count);
-            done
-        } else {
-            // Nothing in flight and no buffer free would turn for ever: the device has kept them all.
-            Some(pool.next(window, wait).map_err(failed)?.ok_or(failed(DeviceError::NotReady))?)
-        };
-        if let Some(done) = done {
-            checked = checked.saturating_add(done.count);
-            show(pool, done, visit)?;
-            wait.breathe();
-            progress(checked, all);
+        let end = self.end.min(limit);
+        let count = end.saturating_sub(self.next).min(most);
+        if count == 0 {
+            return None;
+        }
+        let block = self.next;
+        self.next = block.saturating_add(count);
+        Some((block, count))
+    }
+
+    /// A range that was read could not be checked, and has to be read again.
+    pub fn read_again(&mut self, block: u64, count: u64) {
+        if let Some(free) = self.again.iter_mut().find(|(from, to)| from >= to) {
+            *free = (block, block.saturating_add(count));
         }
     }
-    Ok(())
-}
 
-/// Shows the blocks of a finished read and gives its buffer back.
-fn show(pool: &mut Pool, done: Done, visit: &mut Visit<'_>) -> Result<(), Unfit> {
-    let mut result = done.result.map_err(|error| Unfit::Device { block: done.block, error });
-    if result.is_ok() {
-        let numbers = done.block..done.block.saturating_add(done.count);
-        result =
-            done.buffer.blocks().iter().zip(numbers).try_for_each(|(block, number)| visit(number, block));
+    /// A range holds its pattern.
+    pub fn is_good(&mut self, block: u64, count: u64) {
+        // What touches is joined: then there are never more ranges than gaps, which are reads and checks under way.
+        let mut whole = (block, block.saturating_add(count));
+        if count == 0 {
+            return;
+        }
+        for range in self.good.iter_mut().filter(|(from, to)| from < to) {
+            if range.1 == whole.0 {
+                whole.0 = range.0;
+                *range = (0, 0);
+            } else if range.0 == whole.1 {
+                whole.1 = range.1;
+                *range = (0, 0);
+            }
+        }
+        if let Some(free) = self.good.iter_mut().find(|(from, to)| from >= to) {
+            *free = whole;
+        }
+        // Each turn takes a range out.
+        while let Some(range) = self.good.iter_mut().find(|(from, to)| from < to && *from <= self.frontier) {
+            self.frontier = self.frontier.max(range.1);
+            *range = (0, 0);
+        }
     }
-    pool.give_back(done.slot, done.buffer);
-    result
+
+    /// A block does not hold its pattern. Nothing behind it needs to be looked at: no dump gets past it.
+    pub fn is_bad(&mut self, block: u64) {
+        let first = self.bad.map_or(block, |bad| bad.min(block));
+        self.bad = Some(first);
+        self.end = self.end.min(first);
+    }
+
+    /// The first block before `end` that does not hold its pattern, as far as is known.
+    pub fn bad_before(&self, end: u64) -> Option<u64> {
+        self.bad.filter(|bad| *bad < end)
+    }
+
+    /// Everything is taken to hold its pattern.
+    pub fn trust(&mut self) {
+        self.begin(self.end, self.end);
+    }
+
+    /// Begins anew at the frontier: reads that were under way are forgotten, what is known to be bad is not.
+    pub fn restart(&mut self) {
+        let bad = self.bad;
+        self.begin(self.frontier, self.end);
+        self.bad = bad;
+    }
 }
 
-/// Checks that every block from `from` up to, not including, `to` holds its pattern.
+/// Checks every `every`-th block from `from` on, and the last before `to`. Nothing may be in flight.
 ///
 /// # Errors
-/// A block that does not, a read that failed, or the end of the budget.
-pub fn every_block(
-    window: &mut Window<'_>,
-    pool: &mut Pool,
-    uuid: &Uuid,
-    range: (u64, u64),
-    wait: &Wait<'_>,
-    progress: &mut Progress<'_>,
-) -> Result<(), Unfit> {
-    scan(window, pool, range, wait, progress, &mut |number, block| {
-        if pattern::matches(block, uuid, number) { Ok(()) } else { Err(Unfit::Foreign { block: number }) }
-    })
-}
-
-/// Checks every `every`-th block from `from` on, and the last before `to`.
-///
-/// # Errors
-/// As [`every_block`].
+/// A block that does not hold its pattern, a read that failed, or the end of the budget.
 pub fn sample(
     window: &mut Window<'_>,
     uuid: &Uuid,
     (from, to): (u64, u64),
     every: u64,
     wait: &Wait<'_>,
-) -> Result<(), Unfit> {
+) -> Result<u64, Unfit> {
     let last = to.saturating_sub(1);
     let mut at = from;
+    let mut checked = 0_u64;
+    // Each turn goes on by at least one block.
     while at < to {
         if wait.expired() {
             return Err(Unfit::Budget);
@@ -125,10 +167,11 @@ pub fn sample(
         if !pattern::matches(block, uuid, at) {
             return Err(Unfit::Foreign { block: at });
         }
+        checked = checked.saturating_add(1);
         wait.breathe();
         // The step behind the last sample lands on the last block, and the one behind that ends the loop.
         let step = at.saturating_add(every.max(1));
         at = if at < last { step.min(last) } else { to };
     }
-    Ok(())
+    Ok(checked)
 }

@@ -1,26 +1,47 @@
 //! The only way to a device's blocks: numbers are relative to the partition, and none reaches beyond it.
 
 use crate::device::{Completion, DeviceError, Direction, DumpDevice, Rejected, Request};
-use crate::dma::DmaBuffer;
+use crate::dma::{DmaBuffer, DmaPlace};
 use crate::format::Block;
 use crate::wait::Wait;
+
+/// One block of DMA memory for transfers that stand alone.
+#[derive(Debug)]
+pub struct Scratch {
+    place: DmaPlace,
+    /// `None` while a device has kept it.
+    buffer: Option<DmaBuffer>,
+}
+
+impl Scratch {
+    /// Over a buffer of one block.
+    pub fn new(buffer: DmaBuffer) -> Scratch {
+        Scratch { place: buffer.place(), buffer: Some(buffer) }
+    }
+
+    /// Everything that must be the same at the crash.
+    pub fn seal(&self, digest: &mut crate::integrity::Digest) {
+        self.place.seal(digest);
+        if let Some(buffer) = &self.buffer {
+            buffer.place().seal(digest);
+        }
+    }
+}
 
 /// A partition of a device.
 pub struct Window<'w> {
     device: &'w mut dyn DumpDevice,
     first: u64,
     blocks: u64,
-    /// One block of DMA memory for transfers that stand alone.
-    scratch: &'w mut Option<DmaBuffer>,
+    scratch: &'w mut Scratch,
 }
 
 impl<'w> Window<'w> {
     /// The `blocks` blocks from `first` on.
     pub fn new(
         device: &'w mut dyn DumpDevice,
-        first: u64,
-        blocks: u64,
-        scratch: &'w mut Option<DmaBuffer>,
+        (first, blocks): (u64, u64),
+        scratch: &'w mut Scratch,
     ) -> Window<'w> {
         Window { device, first, blocks, scratch }
     }
@@ -30,9 +51,28 @@ impl<'w> Window<'w> {
         self.blocks
     }
 
+    /// First block behind the partition, on the device.
+    pub fn end_on_device(&self) -> u64 {
+        self.first.saturating_add(self.blocks)
+    }
+
     /// The device.
     pub fn device(&mut self) -> &mut dyn DumpDevice {
         self.device
+    }
+
+    /// Takes the device over, or resets it. Nothing is in flight afterwards.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn quiesce(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        self.device.quiesce(wait)?;
+        if self.scratch.buffer.is_none() {
+            // SAFETY: the device had kept it; DumpDevice::quiesce has just stopped the device and made its driver forget
+            // its buffers.
+            self.scratch.buffer = Some(unsafe { self.scratch.place.buffer() });
+        }
+        Ok(())
     }
 
     /// Where `count` blocks from `block` on stand on the device.
@@ -55,10 +95,13 @@ impl<'w> Window<'w> {
             Ok(block) => block,
             Err(error) => return Err(Rejected { request, error }),
         };
-        if request.direction == Direction::Write {
-            wait.platform().clean_for_device(request.buffer.bytes());
+        // Before a read too: a line that is written back later would fall into what the device has read.
+        wait.platform().clean_for_device(request.buffer.bytes());
+        let at_once = self.device.submit(Request { block, ..request }, wait)?;
+        if let Some(completion) = &at_once {
+            wait.platform().invalidate_from_device(completion.buffer.bytes());
         }
-        self.device.submit(Request { block, ..request }, wait)
+        Ok(at_once)
     }
 
     /// The next finished request.
@@ -76,13 +119,13 @@ impl<'w> Window<'w> {
     /// One block, now. No submitted request may be in flight.
     fn transfer(&mut self, direction: Direction, block: u64, wait: &Wait<'_>) -> Result<(), DeviceError> {
         let place = self.locate(block, 1)?;
-        let buffer = self.scratch.take().ok_or(DeviceError::NotReady)?;
+        let buffer = self.scratch.buffer.take().ok_or(DeviceError::NotReady)?;
         wait.platform().clean_for_device(buffer.bytes());
         let (buffer, result) = self.device.rw_block(direction, place, buffer, wait);
         if let Some(buffer) = &buffer {
             wait.platform().invalidate_from_device(buffer.bytes());
         }
-        *self.scratch = buffer;
+        self.scratch.buffer = buffer;
         result
     }
 
@@ -92,7 +135,7 @@ impl<'w> Window<'w> {
     /// Why it could not be read.
     pub fn read(&mut self, block: u64, wait: &Wait<'_>) -> Result<&Block, DeviceError> {
         self.transfer(Direction::Read, block, wait)?;
-        self.scratch.as_ref().and_then(|buffer| buffer.blocks().first()).ok_or(DeviceError::NotReady)
+        self.scratch.buffer.as_ref().and_then(|buffer| buffer.blocks().first()).ok_or(DeviceError::NotReady)
     }
 
     /// Writes one block, which `fill` lays out. No submitted request may be in flight.
@@ -107,6 +150,7 @@ impl<'w> Window<'w> {
     ) -> Result<(), DeviceError> {
         let bytes = self
             .scratch
+            .buffer
             .as_mut()
             .and_then(|buffer| buffer.blocks_mut().first_mut())
             .ok_or(DeviceError::NotReady)?;

@@ -1,26 +1,27 @@
 //! The simulated disk.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::Numbers;
 use crate::device::{
     Completion, DeviceError, Direction, DumpDevice, Extent, Gather, Geometry, Health, Rejected, Request,
 };
 use crate::dma::DmaBuffer;
+use crate::format::crypt::PublicKey;
 use crate::format::{BLOCK_SIZE, Block, Uuid, label::Label, pattern};
 use crate::integrity::Digest;
 use crate::wait::{SECOND, Wait};
 
-/// How a disk misbehaves. Requests and blocks are counted from 0, since `quiesce`.
+/// How a disk misbehaves. Requests and blocks are counted from 0, since it was told so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DiskFault {
     /// It does not.
     None,
-    /// The power is cut after so many blocks were written; nothing happens afterwards. With `torn`, half of the
-    /// next block is written too.
+    /// The power is cut after so many blocks were written, also that of all disks on the [same
+    /// supply](Disk::share_power); nothing happens afterwards. With `torn`, half of the next block is written too.
     PowerCut {
-        /// Blocks written in all.
+        /// Blocks written.
         after_blocks: u64,
         /// Whether the next one is torn.
         torn: bool,
@@ -50,10 +51,18 @@ pub enum DiskFault {
 struct State {
     bytes: Vec<u8>,
     fault: DiskFault,
+    risky: bool,
     off: bool,
+    /// Requests since the fault was set.
     reads: u64,
     writes: u64,
+    /// Blocks written when the fault was set, and by now.
+    written_before: u64,
     blocks_written: u64,
+    /// Every write that reached the disk, in order.
+    journal: Vec<(u64, Box<Block>)>,
+    /// Other disks on the same power supply.
+    neighbours: Vec<Weak<Mutex<State>>>,
     quiesced: bool,
     queue: Vec<Request>,
     /// With a write-back cache: what each block held at the last flush.
@@ -76,10 +85,14 @@ impl Disk {
             state: Arc::new(Mutex::new(State {
                 bytes,
                 fault: DiskFault::None,
+                risky: false,
                 off: false,
                 reads: 0,
                 writes: 0,
+                written_before: 0,
                 blocks_written: 0,
+                journal: Vec::new(),
+                neighbours: Vec::new(),
                 quiesced: false,
                 queue: Vec::new(),
                 cached: None,
@@ -113,9 +126,37 @@ impl Disk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lays the label of its partition, which begins at block `first`, anew: dumps have to be encrypted to `recipient`.
+    ///
+    /// # Panics
+    /// If there is no label.
+    pub fn demand_encryption(&self, first: u64, recipient: &PublicKey) {
+        let mut state = self.state();
+        let block = &mut state.bytes.as_chunks_mut::<BLOCK_SIZE>().0[first as usize];
+        let mut label = Label::parse(block).expect("a formatted partition").clone();
+        label.set_recipient(recipient);
+        label.to_block(block);
+    }
+
     /// Sets how it misbehaves.
     pub fn set_fault(&self, fault: DiskFault) {
-        self.state().fault = fault;
+        let mut state = self.state();
+        state.fault = fault;
+        (state.reads, state.writes) = (0, 0);
+        state.written_before = state.blocks_written;
+    }
+
+    /// Makes it say that it looks risky, whatever else is wrong with it.
+    pub fn set_risky(&self) {
+        self.state().risky = true;
+    }
+
+    /// Hangs these disks on one power supply: when it is cut for one of them, it is for all.
+    pub fn share_power(disks: &[Disk]) {
+        for disk in disks {
+            let others = disks.iter().filter(|other| !Arc::ptr_eq(&other.state, &disk.state));
+            disk.state().neighbours = others.map(|other| Arc::downgrade(&other.state)).collect();
+        }
     }
 
     /// Gives it a write-back cache, which a power cut loses in part, in any order.
@@ -152,6 +193,11 @@ impl Disk {
         self.state().blocks_written
     }
 
+    /// Every block that was written since this was asked last: its number and what it then held.
+    pub fn take_journal(&self) -> Vec<(u64, Box<Block>)> {
+        core::mem::take(&mut self.state().journal)
+    }
+
     /// Flushes since it was made.
     pub fn flushes(&self) -> u64 {
         self.state().flushes
@@ -181,8 +227,16 @@ impl State {
         matches!(self.fault, DiskFault::Stuck(from) | DiskFault::StuckOnce(from) if requests >= from)
     }
 
-    /// The power goes: a write-back cache loses any of what was not flushed.
+    /// The power goes, here and for the neighbours.
     fn cut(&mut self) {
+        self.lose_power();
+        for neighbour in self.neighbours.iter().filter_map(Weak::upgrade) {
+            neighbour.lock().unwrap_or_else(PoisonError::into_inner).lose_power();
+        }
+    }
+
+    /// A write-back cache loses any of what was not flushed.
+    fn lose_power(&mut self) {
         self.off = true;
         for (number, before) in self.cached.take().unwrap_or_default() {
             if self.numbers.below(2) == 0
@@ -197,7 +251,7 @@ impl State {
         let mut length = BLOCK_SIZE;
         let mut cut = false;
         if let DiskFault::PowerCut { after_blocks, torn } = self.fault
-            && self.blocks_written >= after_blocks
+            && self.blocks_written - self.written_before >= after_blocks
         {
             cut = true;
             length = if torn { BLOCK_SIZE / 2 } else { 0 };
@@ -207,6 +261,9 @@ impl State {
                 cached.entry(number).or_insert(*block);
             }
             block[..length].copy_from_slice(&bytes[..length]);
+            if length > 0 {
+                self.journal.push((number, Box::new(*block)));
+            }
         }
         if cut {
             self.cut();
@@ -289,9 +346,14 @@ impl DumpDevice for SimDevice {
     }
 
     fn sanity_check(&mut self, _: &Wait<'_>) -> Health {
-        match self.disk.state().fault {
+        let state = self.disk.state();
+        match state.fault {
+            _ if state.off => Health::Unusable(DeviceError::Gone),
             DiskFault::Unusable => Health::Unusable(DeviceError::Gone),
             DiskFault::Gone(0) => Health::Unusable(DeviceError::Gone),
+            _ if state.risky => {
+                Health::Risky(DeviceError::Protocol { what: "the simulated health", value: 1 })
+            }
             _ => Health::Healthy,
         }
     }

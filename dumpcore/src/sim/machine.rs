@@ -1,25 +1,27 @@
 //! The simulated machine.
 
+use core::ops::Range;
 use core::ptr::NonNull;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
 
+use super::cpus::{Helper, Others, this_cpu};
+use super::memory::{Content, Memory, is_restless_version};
 use super::{Disk, Numbers};
 use crate::arena::Arena;
 use crate::arm::Dump;
 use crate::crash::{Crash, Outcome};
 use crate::format::header::Trigger;
-use crate::format::{PAGE_BYTES, PAGE_SIZE};
-use crate::platform::{CodeRange, Platform, RamRange, Registers, ResetPolicy};
+use crate::format::{Block, PAGE_BYTES, PAGE_SIZE};
+use crate::platform::{ClassRun, CodeRange, Guarded, PageClass, Platform, RamRange, Registers, ResetPolicy};
 use crate::wait::Wait;
 
-/// A page, aligned as one.
+/// Bytes as aligned as a page.
 #[derive(Clone)]
 #[repr(C, align(4096))]
-struct Page([u8; PAGE_SIZE]);
-
-static ZERO_PAGE: Page = Page([0; PAGE_SIZE]);
+struct Aligned([u8; PAGE_SIZE]);
 
 /// How a machine misbehaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +30,8 @@ pub enum MachineFault {
     None,
     /// The code that handles the crash crashes itself, at the n-th look at the clock.
     NestedCrash(u64),
+    /// The code that handles the crash crashes itself, when it looks at a page for the n-th time.
+    NestedCrashAtPage(u64),
     /// The clock stands still from the n-th look on.
     DeadClock(u64),
 }
@@ -35,27 +39,38 @@ pub enum MachineFault {
 /// A machine with memory, a clock that moves on at each look, and a console.
 pub struct Machine {
     ram: Vec<RamRange>,
-    pages: BTreeMap<u64, Box<Page>>,
-    unreadable: BTreeSet<u64>,
+    memory: Memory,
     /// Registers of the CPUs; `None` for one that does not stop.
     cpus: Vec<Option<Registers>>,
+    others: Others,
+    /// Itself, for the threads of its other CPUs.
+    this: OnceLock<&'static Machine>,
     log: Vec<u8>,
-    code: Mutex<Box<[u8]>>,
+    code: &'static [AtomicU8],
     code_ranges: [CodeRange; 1],
     clock: AtomicU64,
     /// Nanoseconds between two looks at the clock.
     tick: u64,
     looks: AtomicU64,
+    /// The crashing CPU's looks at pages in the dump that runs.
+    looks_at_pages: AtomicU64,
     console: Mutex<String>,
-    disk: Disk,
+    disks: Vec<Disk>,
     fault: MachineFault,
     nested: AtomicBool,
     dump: &'static Dump<'static>,
     arena: Mutex<Option<(&'static mut [u8], u64)>>,
-    arena_memory: (*mut u8, usize),
+    arena_memory: (AtomicPtr<u8>, usize),
+    arena_pages: Range<u64>,
+    /// Parts of the arena that CPUs run on.
+    stacks: Mutex<Vec<Range<usize>>>,
     pats: AtomicU64,
+    resets: AtomicU64,
     still_every: u64,
     own_stack: bool,
+    helper_stacks: bool,
+    guard: bool,
+    entropy: Mutex<Option<Numbers>>,
 }
 
 impl Machine {
@@ -67,34 +82,43 @@ impl Machine {
     /// If the arena does not fit.
     pub fn new(ram: Vec<RamRange>, arena: usize, disk: &Disk) -> &'static mut Machine {
         let pages = arena.div_ceil(PAGE_SIZE);
-        let memory = vec![ZERO_PAGE.clone(); pages].leak();
+        let memory = vec![Aligned([0; PAGE_SIZE]); pages].leak();
         // SAFETY: the leaked pages are plain bytes that nobody else has.
         let memory = unsafe { core::slice::from_raw_parts_mut(memory.as_mut_ptr().cast::<u8>(), arena) };
-        let code: Box<[u8]> = (0..4096_u32).map(|byte| byte.wrapping_mul(31) as u8).collect();
-        let code_ranges = [CodeRange { start: code.as_ptr(), length: code.len() }];
+        let code: Vec<AtomicU8> =
+            (0..4096_u32).map(|byte| AtomicU8::new(byte.wrapping_mul(31) as u8)).collect();
+        let code: &'static [AtomicU8] = code.leak();
         let physical = ram[0].start.next_multiple_of(PAGE_BYTES);
         assert!(physical + arena as u64 <= ram[0].end, "the arena lies in the first range");
         Box::leak(Box::new(Machine {
             ram,
-            pages: BTreeMap::new(),
-            unreadable: BTreeSet::new(),
+            memory: Memory::default(),
             cpus: vec![Some(Registers::ZERO)],
+            others: Others::default(),
+            this: OnceLock::new(),
             log: b"booted\n".to_vec(),
-            code: Mutex::new(code),
-            code_ranges,
+            code,
+            code_ranges: [CodeRange { start: code.as_ptr().cast(), length: code.len() }],
             clock: AtomicU64::new(1_000_000_000),
             tick: 1_000,
             looks: AtomicU64::new(0),
+            looks_at_pages: AtomicU64::new(0),
             console: Mutex::new(String::new()),
-            disk: disk.clone(),
+            disks: vec![disk.clone()],
             fault: MachineFault::None,
             nested: AtomicBool::new(false),
             dump: Box::leak(Box::new(Dump::new())),
-            arena_memory: (memory.as_mut_ptr(), arena),
+            arena_memory: (AtomicPtr::new(memory.as_mut_ptr()), arena),
             arena: Mutex::new(Some((memory, physical))),
+            arena_pages: physical / PAGE_BYTES..physical / PAGE_BYTES + pages as u64,
+            stacks: Mutex::new(Vec::new()),
             pats: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
             still_every: 0,
             own_stack: false,
+            helper_stacks: true,
+            guard: false,
+            entropy: Mutex::new(None),
         }))
     }
 
@@ -116,7 +140,17 @@ impl Machine {
 
     /// Where its arena lies, and its size: for tests that spoil it.
     pub fn arena_memory(&self) -> (*mut u8, usize) {
-        self.arena_memory
+        (self.arena_memory.0.load(Ordering::Relaxed), self.arena_memory.1)
+    }
+
+    /// Page frames of its arena.
+    pub fn arena_pages(&self) -> Range<u64> {
+        self.arena_pages.clone()
+    }
+
+    /// Adds a disk.
+    pub fn add_disk(&mut self, disk: &Disk) {
+        self.disks.push(disk.clone());
     }
 
     /// Sets how it misbehaves.
@@ -129,11 +163,32 @@ impl Machine {
         self.tick = tick;
     }
 
-    /// Lets it switch stacks (in name only), and makes all pages but every `every`-th still ones, which a device may
-    /// read where they are.
+    /// Lets the CPU that crashes switch stacks (in name only), and makes all pages but every `every`-th still ones,
+    /// which a device may read where they are; 0 for none.
     pub fn make_still(&mut self, every: u64) {
         self.still_every = every;
         self.own_stack = true;
+    }
+
+    /// Keeps the other CPUs from switching stacks.
+    pub fn deny_helper_stacks(&mut self) {
+        self.helper_stacks = false;
+    }
+
+    /// Gives it a guard: faults of a guarded copy are caught.
+    pub fn set_guard(&mut self) {
+        self.guard = true;
+    }
+
+    /// Gives each CPU one mapping through which it sees all pages but the still ones: a page is gone when the next one is
+    /// asked for.
+    pub fn set_one_window(&mut self) {
+        self.memory.one_window = true;
+    }
+
+    /// Gives it numbers that nobody can guess but who knows `seed`.
+    pub fn set_entropy(&mut self, seed: u64) {
+        self.entropy = Mutex::new(Some(Numbers::new(seed)));
     }
 
     /// Gives it other CPUs; the first entry is the one that crashes, `None` one that does not stop.
@@ -141,43 +196,90 @@ impl Machine {
         self.cpus = cpus;
     }
 
+    /// Gives it other CPUs, from number 1 on, that do so when they were stopped.
+    pub fn set_helpers(&mut self, helpers: &[Helper]) {
+        self.cpus.resize(self.cpus.len().max(helpers.len() + 1), Some(Registers::ZERO));
+        self.others = Others::new(helpers);
+    }
+
     /// Sets the kernel log.
     pub fn set_log(&mut self, log: Vec<u8>) {
         self.log = log;
     }
 
-    /// Fills a page with pseudo-random bytes that follow from `seed`.
-    pub fn fill_page(&mut self, pfn: u64, seed: u64) {
+    /// Fills a page with pseudo-random bytes that follow from `seed`; nothing packs them.
+    pub fn fill_page(&self, pfn: u64, seed: u64) {
         let mut numbers = Numbers::new(seed ^ pfn);
-        let mut page = Box::new(ZERO_PAGE.clone());
-        for word in page.0.as_chunks_mut::<8>().0 {
-            *word = numbers.number().to_le_bytes();
-        }
-        self.pages.insert(pfn, page);
+        self.memory.fill(pfn, core::iter::repeat_with(|| numbers.number()));
+    }
+
+    /// Fills a page with words that follow from `seed` and repeat, as those of a kernel do.
+    pub fn fill_page_packable(&self, pfn: u64, seed: u64) {
+        let mut numbers = Numbers::new(seed ^ pfn);
+        let bases: Vec<u64> = (0..4).map(|_| numbers.number()).collect();
+        let word = || bases[numbers.below(4) as usize] ^ numbers.below(16);
+        self.memory.fill(pfn, core::iter::repeat_with(word));
     }
 
     /// Sets a page's bytes.
-    pub fn set_page(&mut self, pfn: u64, bytes: [u8; PAGE_SIZE]) {
-        self.pages.insert(pfn, Box::new(Page(bytes)));
+    pub fn set_page(&self, pfn: u64, bytes: [u8; PAGE_SIZE]) {
+        self.memory.fill(pfn, bytes.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word)));
     }
 
     /// Makes a page unreadable.
     pub fn make_unreadable(&mut self, pfn: u64) {
-        self.unreadable.insert(pfn);
+        self.memory.make_unreadable(pfn);
     }
 
-    /// What a page holds; `None` if it is unreadable.
-    pub fn page_bytes(&self, pfn: u64) -> Option<&[u8; PAGE_SIZE]> {
-        if self.unreadable.contains(&pfn) {
-            return None;
-        }
-        Some(&self.pages.get(&pfn).map_or(&ZERO_PAGE, |page| page).0)
+    /// Makes a page one that faults when it is read. Who reads it without a guard ends the test's process.
+    pub fn make_faulty(&mut self, pfn: u64) {
+        self.memory.make_faulty(pfn);
+    }
+
+    /// Makes a page one that changes whenever it is looked at, as one that a running CPU or device writes to.
+    pub fn make_restless(&mut self, pfn: u64) {
+        self.memory.make_restless(pfn);
+    }
+
+    /// Says what pages are used for. All that was not said of is [`PageClass::Unknown`].
+    pub fn set_class(&mut self, pfns: Range<u64>, class: PageClass) {
+        self.memory.set_class(pfns, class);
+    }
+
+    /// Makes its answers speak of at most `longest` pages together, often of fewer, down to 0. Without that, they speak of
+    /// as many as there are.
+    pub fn set_longest_class_run(&mut self, longest: u64) {
+        self.memory.set_longest_run(longest);
+    }
+
+    /// What a page is used for.
+    pub fn class_of(&self, pfn: u64) -> PageClass {
+        self.memory.class(pfn).class
+    }
+
+    /// What a page holds; `None` if it is unreadable, faulty or restless.
+    pub fn page_bytes(&self, pfn: u64) -> Option<[u8; PAGE_SIZE]> {
+        self.memory.bytes(pfn)
+    }
+
+    /// Whether a page cannot be reached.
+    pub fn is_unreadable(&self, pfn: u64) -> bool {
+        matches!(self.memory.content(pfn), Content::Unreadable)
+    }
+
+    /// Whether reading a page faults.
+    pub fn is_faulty(&self, pfn: u64) -> bool {
+        matches!(self.memory.content(pfn), Content::Faulty)
+    }
+
+    /// Whether the bytes are those of a restless page at one moment, and not a mixture of several.
+    pub fn is_restless_version(&self, pfn: u64, bytes: &[u8; PAGE_SIZE]) -> bool {
+        matches!(self.memory.content(pfn), Content::Restless) && is_restless_version(pfn, bytes)
     }
 
     /// Flips one bit of the dump path's code.
     pub fn corrupt_code(&self, bit: usize) {
-        let mut code = self.code.lock().unwrap_or_else(PoisonError::into_inner);
-        code[bit / 8] ^= 1 << (bit % 8);
+        self.code[bit / 8].fetch_xor(1 << (bit % 8), Ordering::Relaxed);
     }
 
     /// What was printed on the console.
@@ -190,31 +292,128 @@ impl Machine {
         self.pats.load(Ordering::Relaxed)
     }
 
+    /// How often it was reset.
+    pub fn resets(&self) -> u64 {
+        self.resets.load(Ordering::Relaxed)
+    }
+
+    /// How many CPUs went on where they were stopped.
+    pub fn resumed(&self) -> u64 {
+        self.others.resumed()
+    }
+
+    /// How often other CPUs looked at pages.
+    pub fn looks_of_helpers(&self) -> u64 {
+        self.others.looks()
+    }
+
     /// Nanoseconds on its clock, without moving it.
     pub fn clock(&self) -> u64 {
         self.clock.load(Ordering::Relaxed)
     }
 
-    /// Lets it panic.
-    pub fn panic(&self, message: &str) -> Outcome {
+    /// Looks at the clock so far.
+    pub fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
+    }
+
+    /// Lets it panic, and waits for the CPUs that come back from helping.
+    ///
+    /// # Panics
+    /// If a CPU does not come back, or was asked for something that is not allowed.
+    pub fn panic(&'static self, message: &str) -> Outcome {
+        self.run(|| self.crash(message))
+    }
+
+    /// Dumps it alive, and waits for the CPUs that come back from helping.
+    ///
+    /// # Panics
+    /// As [`panic`](Machine::panic).
+    pub fn snapshot(&'static self, message: &str) -> Outcome {
+        let registers = Registers::ZERO;
+        self.run(|| {
+            self.dump.snapshot(self, &Crash { trigger: Trigger::Oops, message, registers: &registers })
+        })
+    }
+
+    fn run(&'static self, dump: impl FnOnce() -> Outcome) -> Outcome {
+        self.this.get_or_init(|| self);
+        let outcome = dump();
+        self.looks_at_pages.store(0, Ordering::SeqCst);
+        self.others.come_back();
+        outcome
+    }
+
+    fn crash(&self, message: &str) -> Outcome {
         let registers = self.cpus.first().copied().flatten().unwrap_or(Registers::ZERO);
         self.dump.crash(self, &Crash { trigger: Trigger::Panic, message, registers: &registers })
     }
+
+    pub(super) fn others(&self) -> &Others {
+        &self.others
+    }
+
+    pub(super) fn looks_at_pages(&self) -> u64 {
+        self.looks_at_pages.load(Ordering::SeqCst)
+    }
+
+    /// Somebody looks at a page.
+    fn look(&self) {
+        if this_cpu() > 0 {
+            return self.others.look(self);
+        }
+        let looks = self.looks_at_pages.fetch_add(1, Ordering::SeqCst);
+        if matches!(self.fault, MachineFault::NestedCrashAtPage(at) if looks >= at) {
+            self.crash_once();
+        }
+    }
+
+    fn crash_once(&self) {
+        if !self.nested.swap(true, Ordering::Relaxed) {
+            self.crash("a crash inside the dump");
+        }
+    }
+
+    /// Panics if nothing is known of a page.
+    fn check_known(&self, pfn: u64) {
+        let address = pfn * PAGE_BYTES;
+        let known = self.ram.iter().any(|range| range.start <= address && address + PAGE_BYTES <= range.end);
+        assert!(known, "page {pfn:#x} was asked for, which is not whole in the RAM map");
+    }
+
+    /// Panics if a page may not be asked for.
+    fn check(&self, pfn: u64) {
+        self.check_known(pfn);
+        assert!(!self.arena_pages.contains(&pfn), "page {pfn:#x} was asked for, which is in the arena");
+        assert!(self.class_of(pfn) != PageClass::Device, "page {pfn:#x} was asked for, which is a device's");
+    }
+
+    fn is_still(&self, pfn: u64) -> bool {
+        self.still_every > 0
+            && !pfn.is_multiple_of(self.still_every)
+            && matches!(self.memory.content(pfn), Content::Page(_))
+    }
 }
 
-// SAFETY: the pointer is only handed out; who follows it makes sure that nobody else does.
-unsafe impl Sync for Machine {}
-
-// SAFETY: page() gives aligned pages that live as long as the machine; the code range is a leaked box; on_stack calls once or not at all.
+// SAFETY: page() gives aligned pages that live as long as the machine, or the CPU's own window, or what faults; the code
+// range is leaked; on_stack calls once or not at all.
 unsafe impl Platform for Machine {
     fn now(&self) -> u64 {
+        if this_cpu() > 0 {
+            // The others take the host's time, not the machine's. Whoever waits leaves it to those that work.
+            self.others.look_at_clock();
+            thread::yield_now();
+            return self.clock();
+        }
         let looks = self.looks.fetch_add(1, Ordering::Relaxed);
         match self.fault {
-            MachineFault::NestedCrash(at) if looks >= at && !self.nested.swap(true, Ordering::Relaxed) => {
-                self.panic("a crash inside the dump");
-            }
+            MachineFault::NestedCrash(at) if looks >= at => self.crash_once(),
             MachineFault::DeadClock(at) if looks >= at => return self.clock(),
             _ => (),
+        }
+        if looks.is_multiple_of(256) && self.others.are_busy() {
+            // A CPU that waits for others looks much faster than a thread of the host works.
+            thread::sleep(Duration::from_micros(20));
         }
         self.clock.fetch_add(self.tick, Ordering::Relaxed)
     }
@@ -228,27 +427,71 @@ unsafe impl Platform for Machine {
     }
 
     fn page(&self, pfn: u64) -> Option<NonNull<u8>> {
-        let address = pfn * PAGE_BYTES;
-        let known = self.ram.iter().any(|range| range.start <= address && address + PAGE_BYTES <= range.end);
-        assert!(known, "page {pfn:#x} was asked for, which is not whole in the RAM map");
-        self.page_bytes(pfn).map(|bytes| NonNull::from(bytes).cast())
+        self.look();
+        self.check(pfn);
+        let page = self.memory.give(pfn, self.is_still(pfn));
+        assert!(self.guard || !self.is_faulty(pfn), "a machine with faulty pages needs a guard");
+        page
+    }
+
+    fn has_guard(&self) -> bool {
+        self.guard
+    }
+
+    fn guarded_copy(&self, from: NonNull<u8>, to: &mut Block) -> Guarded {
+        if !self.guard {
+            return Guarded::Unguarded;
+        }
+        self.look();
+        if self.memory.copy_given(from, to) { Guarded::Copied } else { Guarded::Faulted }
+    }
+
+    fn class(&self, pfn: u64) -> ClassRun {
+        self.check_known(pfn);
+        self.memory.class(pfn)
     }
 
     fn still(&self, pfn: u64) -> Option<u64> {
         assert!(self.own_stack && self.cpus.iter().all(Option::is_some), "asked too early");
-        let still = self.still_every > 0 && !pfn.is_multiple_of(self.still_every);
-        self.page_bytes(pfn).filter(|_| still).map(|bytes| bytes.as_ptr() as u64)
+        self.look();
+        self.check(pfn);
+        match self.memory.content(pfn) {
+            Content::Page(page) if self.is_still(pfn) => Some(core::ptr::from_ref(page).addr() as u64),
+            _ => None,
+        }
     }
 
-    fn on_stack(&self, _: &mut [u8], run: &mut dyn FnMut()) -> bool {
-        if self.own_stack {
-            run();
+    fn on_stack(&self, stack: &mut [u8], run: &mut dyn FnMut()) -> bool {
+        let can = if this_cpu() == 0 { self.own_stack } else { self.helper_stacks };
+        if !can {
+            return false;
         }
-        self.own_stack
+        let mine = stack.as_ptr_range();
+        let mine = mine.start.addr()..mine.end.addr();
+        let (arena, length) = self.arena_memory();
+        assert!(
+            arena.addr() <= mine.start && mine.end <= arena.addr() + length,
+            "a stack outside of the arena"
+        );
+        assert!(mine.start.is_multiple_of(16) && mine.len() >= 1024, "a stack that is none: {mine:x?}");
+        {
+            let mut stacks = self.stacks.lock().unwrap_or_else(PoisonError::into_inner);
+            let taken = stacks.iter().any(|other| mine.start < other.end && other.start < mine.end);
+            assert!(!taken, "two CPUs run on one stack");
+            stacks.push(mine.clone());
+        }
+        run();
+        self.stacks.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != mine);
+        true
     }
 
     fn reset(&self, _: ResetPolicy) {
-        self.disk.switch_off();
+        self.resets.fetch_add(1, Ordering::Relaxed);
+        self.disks.iter().for_each(Disk::switch_off);
+    }
+
+    fn cpu(&self) -> u32 {
+        this_cpu()
     }
 
     fn cpus(&self) -> u32 {
@@ -256,7 +499,21 @@ unsafe impl Platform for Machine {
     }
 
     fn freeze_cpus(&self, wait: &Wait<'_>) {
+        if let Some(this) = self.this.get() {
+            self.others.stop(this);
+        }
         wait.pause(10_000);
+    }
+
+    fn resume_cpus(&self) {
+        self.others.resume();
+    }
+
+    fn entropy(&self, bytes: &mut [u8; 32]) -> bool {
+        let mut entropy = self.entropy.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(numbers) = entropy.as_mut() else { return false };
+        bytes.as_chunks_mut::<8>().0.iter_mut().for_each(|word| *word = numbers.number().to_le_bytes());
+        true
     }
 
     fn registers(&self, cpu: u32) -> Option<Registers> {

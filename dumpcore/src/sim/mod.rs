@@ -1,11 +1,14 @@
-//! A simulated machine on which a dump runs without hardware: memory, clock, console, and a disk that fails,
-//! tears and lies as it is told.
+//! A simulated machine on which a dump runs without hardware: memory, clock, console, CPUs that help or fail, and disks
+//! that fail, tear and lie as they are told.
 //!
-//! It is made for properties: whatever memory, configuration and fault, what reaches the disk must be right.
+//! It is made for properties: whatever memory, configuration and fault, what reaches the disks must be right.
 
+mod cpus;
 mod disk;
 mod machine;
+mod memory;
 
+pub use cpus::Helper;
 pub use disk::{Disk, DiskFault, SimDevice};
 pub use machine::{Machine, MachineFault};
 

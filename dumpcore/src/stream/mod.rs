@@ -2,6 +2,7 @@
 //!
 //! [`notes`] and [`pages`] select and encode into chunks; [`writer`] seals a chunk and queues it.
 
+pub mod lz4;
 pub mod notes;
 pub mod pages;
 pub mod writer;
@@ -17,10 +18,20 @@ pub enum Ended {
     Full,
     /// The time budget is spent but for what closing takes.
     Budget,
-    /// The device failed.
-    Device(DeviceError),
+    /// A device failed.
+    Device {
+        /// Which lane it is in.
+        lane: usize,
+        /// How.
+        error: DeviceError,
+    },
     /// A block ahead does not hold its pattern.
-    Pattern(Unfit),
+    Pattern {
+        /// Which lane it is in.
+        lane: usize,
+        /// Which block.
+        unfit: Unfit,
+    },
 }
 
 impl Ended {
@@ -29,8 +40,8 @@ impl Ended {
         match self {
             Ended::Full => Incomplete::Full,
             Ended::Budget => Incomplete::Budget,
-            Ended::Device(_) => Incomplete::Device,
-            Ended::Pattern(_) => Incomplete::Pattern,
+            Ended::Device { .. } => Incomplete::Device,
+            Ended::Pattern { .. } => Incomplete::Pattern,
         }
     }
 }
@@ -44,8 +55,8 @@ impl crate::console::Describe for Ended {
             Ended::Budget => {
                 line.text("the time budget is spent");
             }
-            Ended::Device(error) => error.describe(line),
-            Ended::Pattern(unfit) => unfit.describe(line),
+            Ended::Device { error, .. } => error.describe(line),
+            Ended::Pattern { unfit, .. } => unfit.describe(line),
         }
     }
 }

@@ -31,7 +31,7 @@ fn lay(to: &mut [u8], from: &[u8]) {
 
 /// Writes one record of `length` bytes, which `fill` lays out.
 fn record(
-    writer: &mut Writer<'_, '_>,
+    writer: &mut Writer<'_, '_, '_, '_>,
     kind: NoteKind,
     length: usize,
     wait: &Wait<'_>,
@@ -48,7 +48,12 @@ fn record(
 }
 
 /// Writes a text in pieces.
-fn text(writer: &mut Writer<'_, '_>, kind: NoteKind, text: &[u8], wait: &Wait<'_>) -> Result<(), Ended> {
+fn text(
+    writer: &mut Writer<'_, '_, '_, '_>,
+    kind: NoteKind,
+    text: &[u8],
+    wait: &Wait<'_>,
+) -> Result<(), Ended> {
     let mut offset = 0_u64;
     for piece in text.chunks(TEXT_PIECE) {
         let part = TextPart { offset: offset.into() };
@@ -65,7 +70,7 @@ fn text(writer: &mut Writer<'_, '_>, kind: NoteKind, text: &[u8], wait: &Wait<'_
 
 /// Writes the last `tail` bytes of the kernel log.
 fn log(
-    writer: &mut Writer<'_, '_>,
+    writer: &mut Writer<'_, '_, '_, '_>,
     platform: &dyn Platform,
     tail: u64,
     wait: &Wait<'_>,
@@ -81,7 +86,14 @@ fn log(
         record(writer, NoteKind::Log, size_of::<TextPart>().saturating_add(want), wait, |room| {
             let (head, body) = room.split_at_mut(size_of::<TextPart>().min(room.len()));
             lay(head, part.as_bytes());
-            got = platform.log(at, body).min(body.len());
+            // Each turn gets at least one byte more, until there are no more.
+            while let Some(rest) = body.get_mut(got..).filter(|rest| !rest.is_empty()) {
+                let more = platform.log(at.saturating_add(got as u64), rest).min(rest.len());
+                if more == 0 {
+                    break;
+                }
+                got = got.saturating_add(more);
+            }
         })?;
         if got == 0 {
             break;
@@ -91,15 +103,42 @@ fn log(
     Ok(())
 }
 
-/// One CPU's registers as a note.
-fn cpu_state(cpu: u32, condition: CpuCondition, registers: &Registers) -> CpuState {
-    CpuState {
-        cpu: cpu.into(),
-        condition: (condition as u32).into(),
-        general: registers.general.map(Into::into),
-        control: registers.control.map(Into::into),
+/// Writes one CPU's registers, word by word: a whole [`CpuState`] is large for a small stack.
+fn cpu(
+    writer: &mut Writer<'_, '_, '_, '_>,
+    (cpu, condition): (u32, CpuCondition),
+    registers: &Registers,
+    wait: &Wait<'_>,
+) -> Result<(), Ended> {
+    record(writer, NoteKind::Cpu, size_of::<CpuState>(), wait, |room| {
+        let (head, words) = room.split_at_mut(core::mem::offset_of!(CpuState, general).min(room.len()));
+        let numbers = [cpu, condition as u32];
+        for (slot, number) in head.as_chunks_mut::<4>().0.iter_mut().zip(numbers) {
+            *slot = number.to_le_bytes();
+        }
+        let all = registers.general.iter().chain(&registers.control);
+        for (slot, word) in words.as_chunks_mut::<8>().0.iter_mut().zip(all) {
+            *slot = word.to_le_bytes();
+        }
+    })
+}
+
+/// Writes the registers of a CPU that was to be stopped.
+#[inline(never)]
+fn other_cpu(
+    writer: &mut Writer<'_, '_, '_, '_>,
+    platform: &dyn Platform,
+    number: u32,
+    wait: &Wait<'_>,
+) -> Result<(), Ended> {
+    match &platform.registers(number) {
+        Some(registers) => cpu(writer, (number, CpuCondition::Stopped), registers, wait),
+        None => cpu(writer, (number, CpuCondition::Silent), &NO_REGISTERS, wait),
     }
 }
+
+/// Those of a CPU that did not answer.
+static NO_REGISTERS: Registers = Registers::ZERO;
 
 /// What the notes tell.
 pub(crate) struct Facts<'f> {
@@ -115,26 +154,19 @@ pub(crate) struct Facts<'f> {
 ///
 /// # Errors
 /// Why the stream ended.
+#[inline(never)]
 pub(crate) fn write(
-    writer: &mut Writer<'_, '_>,
+    writer: &mut Writer<'_, '_, '_, '_>,
     platform: &dyn Platform,
     facts: &Facts<'_>,
     wait: &Wait<'_>,
 ) -> Result<(), Ended> {
     text(writer, NoteKind::Message, facts.crash.message.as_bytes(), wait)?;
 
-    let crashed = cpu_state(facts.crashing_cpu, CpuCondition::Crashing, facts.crash.registers);
-    record(writer, NoteKind::Cpu, size_of::<CpuState>(), wait, |room| {
-        lay(room, crashed.as_bytes());
-    })?;
-    for cpu in (0..platform.cpus()).filter(|cpu| *cpu != facts.crashing_cpu) {
-        let state = match platform.registers(cpu) {
-            Some(registers) => cpu_state(cpu, CpuCondition::Stopped, &registers),
-            None => cpu_state(cpu, CpuCondition::Silent, &Registers::ZERO),
-        };
-        record(writer, NoteKind::Cpu, size_of::<CpuState>(), wait, |room| {
-            lay(room, state.as_bytes());
-        })?;
+    let crashing = facts.crashing_cpu;
+    cpu(writer, (crashing, CpuCondition::Crashing), facts.crash.registers, wait)?;
+    for number in (0..platform.cpus()).filter(|number| *number != crashing) {
+        other_cpu(writer, platform, number, wait)?;
     }
 
     let lacks = facts.lacks.bits().to_le_bytes();

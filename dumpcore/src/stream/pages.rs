@@ -1,71 +1,237 @@
-//! Memory itself, page by page in order of address.
+//! Memory itself, in passes: the pages that a debugger needs first go out first.
 
-use crate::format::chunk::RunKind;
+use crate::crew::job::{LOOK_PAGES, Look, UNIT_PAGES, Way, Workshop, copied};
+use crate::format::chunk::{Encoding, RunKind};
+use crate::format::header::PASSES;
+use crate::memory::class::{ClassRun, Level};
 use crate::memory::map::PfnRange;
-use crate::memory::page;
-use crate::platform::Platform;
+use crate::platform::{Nanoseconds, Platform};
 use crate::stream::Ended;
 use crate::stream::writer::Writer;
 use crate::wait::Wait;
 
-/// Streams all pages of `ram` but those of `arena`; with `may_be_still`, pages that nothing changes are not copied. `progress` is told, every now and then, how many pages were looked
-/// at.
+/// Which memory goes out, and how.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan<'p> {
+    pub(crate) ram: &'p [PfnRange],
+    pub(crate) arena: PfnRange,
+    pub(crate) level: Level,
+    pub(crate) encoding: Encoding,
+    /// Whether the platform may be asked which pages are still.
+    pub(crate) may_be_still: bool,
+}
+
+/// Pages on their way to become chunks.
+struct Pages<'s, 'w, 'l, 'c, 'a, 'k> {
+    writer: &'s mut Writer<'w, 'l, 'c, 'a>,
+    platform: &'s dyn Platform,
+    /// What this CPU packs with.
+    workshop: &'s mut Workshop<'k>,
+    way: Way,
+    batch: [u64; LOOK_PAGES],
+    count: usize,
+}
+
+/// Streams all pages of the plan. `progress` is told, every now and then, how many pages were looked at; `passed` gets the
+/// time that each pass took.
 ///
 /// # Errors
 /// Why the stream ended; the writer's last chunk may still be open.
 pub(crate) fn write(
-    writer: &mut Writer<'_, '_>,
+    writer: &mut Writer<'_, '_, '_, '_>,
     platform: &dyn Platform,
-    (ram, arena): (&[PfnRange], PfnRange),
-    may_be_still: bool,
+    plan: &Plan<'_>,
+    workshop: &mut Workshop<'_>,
+    wait: &Wait<'_>,
+    progress: &mut dyn FnMut(u64),
+    passed: &mut [Nanoseconds; PASSES.len()],
+) -> Result<(), Ended> {
+    let way = match plan.encoding {
+        Encoding::Units => Way::Pack,
+        Encoding::Plain if plan.may_be_still && writer.takes_still_pages() => Way::Sum,
+        Encoding::Plain => Way::Copy,
+    };
+    let mut pages = Pages { writer, platform, workshop, way, batch: [0; LOOK_PAGES], count: 0 };
+    let mut looked_at = 0_u64;
+    for (pass, time) in passed.iter_mut().enumerate().skip(1) {
+        let begin = wait.now();
+        let result = one_pass(&mut pages, plan, pass, wait, &mut |more| {
+            looked_at = looked_at.saturating_add(more);
+            progress(looked_at);
+        });
+        *time = wait.now().saturating_sub(begin);
+        result?;
+    }
+    Ok(())
+}
+
+/// The pages of one pass, in order of address.
+fn one_pass(
+    pages: &mut Pages<'_, '_, '_, '_, '_, '_>,
+    plan: &Plan<'_>,
+    pass: usize,
     wait: &Wait<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), Ended> {
-    let may_be_still = may_be_still && writer.takes_still_pages();
-    let mut looked_at = 0_u64;
-    for range in ram {
-        for pfn in range.start..range.end {
-            one(writer, platform, pfn, (arena, may_be_still), wait)?;
-            looked_at = looked_at.saturating_add(1);
-            if looked_at.is_multiple_of(256) {
-                // Memory full of zeros writes nothing for long: the watchdog has to hear of us all the same.
+    pages.writer.begin_pass(pass, wait)?;
+    let mut turns = 0_u32;
+    for range in plan.ram {
+        let mut at = range.start;
+        // Each turn goes on by at least one page.
+        while at < range.end {
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(256) {
+                // A memory of short runs, none of which belong to this pass, takes time too.
                 wait.breathe();
                 if wait.expired() {
                     return Err(Ended::Budget);
                 }
-                progress(looked_at);
             }
+            let (end, left_out, belongs) = next_run(pages.platform, plan, at, range.end);
+            if belongs == pass {
+                match left_out {
+                    Some(kind) => {
+                        pages.writer.absent(kind, at, end.saturating_sub(at), wait)?;
+                        progress(end.saturating_sub(at));
+                    }
+                    None => (at..end).try_for_each(|pfn| pages.feed(pfn, wait, progress))?,
+                }
+            }
+            at = end;
         }
     }
-    writer.close_chunk(wait)
+    pages.finish(wait)?;
+    pages.writer.close_chunk(wait)
 }
 
-/// One page.
-fn one(
-    writer: &mut Writer<'_, '_>,
+/// The pages from `at` on with the same class: where they end, why they are left out, if they are, and their pass.
+fn next_run(
     platform: &dyn Platform,
-    pfn: u64,
-    (arena, may_be_still): (PfnRange, bool),
-    wait: &Wait<'_>,
-) -> Result<(), Ended> {
-    if arena.contains(pfn) {
-        return writer.absent(RunKind::Arena, pfn, wait);
+    plan: &Plan<'_>,
+    at: u64,
+    range_end: u64,
+) -> (u64, Option<RunKind>, usize) {
+    let last = PASSES.len().saturating_sub(1);
+    if plan.arena.contains(at) {
+        return (plan.arena.end.min(range_end), Some(RunKind::Arena), last);
     }
-    let Some(memory) = platform.page(pfn) else {
-        return writer.absent(RunKind::Unreadable, pfn, wait);
-    };
-    // SAFETY: Platform::page promises a page that is good for aligned 8-byte reads until its next call.
-    if unsafe { page::is_zero(memory) } {
-        return writer.absent(RunKind::Zero, pfn, wait);
+    let border = if at < plan.arena.start { range_end.min(plan.arena.start) } else { range_end };
+    let ClassRun { class, pages } = platform.class(at);
+    let end = at.saturating_add(pages.max(1)).min(border);
+    (end, plan.level.leaves_out(class), class.pass())
+}
+
+impl Pages<'_, '_, '_, '_, '_, '_> {
+    /// Pages that are looked at together.
+    fn batch_size(&self) -> usize {
+        if self.way == Way::Pack { UNIT_PAGES } else { LOOK_PAGES }
     }
-    if may_be_still && let Some(bus) = platform.still(pfn) {
-        return writer.still_page(pfn, bus, wait, |position| {
-            // SAFETY: as above.
-            unsafe { page::sum(memory, position) }
-        });
+
+    /// Takes one page.
+    fn feed(&mut self, pfn: u64, wait: &Wait<'_>, progress: &mut dyn FnMut(u64)) -> Result<(), Ended> {
+        if let Some(slot) = self.batch.get_mut(self.count) {
+            *slot = pfn;
+            self.count = self.count.saturating_add(1);
+        }
+        if self.count < self.batch_size() {
+            return Ok(());
+        }
+        progress(self.count as u64);
+        self.send(wait)
     }
-    writer.page(pfn, wait, |block, position| {
-        // SAFETY: as above.
-        unsafe { page::copy(memory, block, position) }
-    })
+
+    /// Gives the batch to a helper, or does it here.
+    fn send(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
+        // Memory full of zeros writes nothing for long: the watchdog has to hear of us all the same.
+        wait.breathe();
+        if wait.expired() {
+            return Err(Ended::Budget);
+        }
+        self.writer.traffic().tick(wait)?;
+        // Each turn takes in a unit that is done, and none is posted meanwhile.
+        while self.collect(wait)? {}
+        let count = core::mem::take(&mut self.count);
+        let Pages { writer, batch, way, .. } = self;
+        let pfns = batch.get(..count).unwrap_or_default();
+        let foreman = &mut writer.traffic().foreman;
+        if *way != Way::Copy && foreman.post_pages(*way, pfns) {
+            return Ok(());
+        }
+        foreman.own.set(*way, pfns);
+        self.work(wait)
+    }
+
+    /// Does what lies in the own unit.
+    fn work(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
+        let foreman = &mut self.writer.traffic().foreman;
+        foreman.own.work(self.workshop, self.platform);
+        foreman.tally.units = foreman.tally.units.saturating_add(1);
+        self.put(wait)
+    }
+
+    /// Takes in a unit that is done, or does one that a helper does not finish.
+    fn collect(&mut self, wait: &Wait<'_>) -> Result<bool, Ended> {
+        let foreman = &mut self.writer.traffic().foreman;
+        if foreman.collect_pages() {
+            return self.put(wait).map(|()| true);
+        }
+        if foreman.pages_outstanding() > 0 && foreman.pages_to_redo(wait.now()) {
+            return self.work(wait).map(|()| true);
+        }
+        Ok(false)
+    }
+
+    /// Puts what came out of the own unit into chunks.
+    fn put(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
+        let (packed, _, _) = self.writer.traffic().foreman.own.packed();
+        if packed > 0 {
+            if self.writer.ready_for_unit(wait)? {
+                self.writer.put_own_unit();
+                return Ok(());
+            }
+            // No chunk takes a whole unit here: page by page, then.
+            self.writer.traffic().foreman.own.unpack();
+        }
+        let mut place = 0;
+        // Each turn takes one page, and a unit has only so many.
+        while let Some((pfn, look)) = self.writer.traffic().foreman.own.look(place) {
+            match look {
+                Look::Absent(kind) => self.writer.absent(kind, pfn, 1, wait)?,
+                Look::Still { bus, content } => self.writer.still_page(pfn, bus, content, wait)?,
+                Look::Moving | Look::Packed => {
+                    let platform = self.platform;
+                    self.writer.page(pfn, wait, |block| copied(platform, pfn, block))?;
+                }
+            }
+            place = place.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Sends what is left, and waits for the helpers.
+    fn finish(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
+        if self.count > 0 {
+            self.send(wait)?;
+        }
+        // Each turn brings a unit to its end, and none is posted meanwhile.
+        while self.writer.traffic().foreman.pages_outstanding() > 0 {
+            if self.collect(wait)? {
+                continue;
+            }
+            if self.writer.traffic().foreman.withdraw_pages() {
+                self.work(wait)?;
+                continue;
+            }
+            // All are in the hands of helpers, who finish or are given up when their time is over.
+            let foreman = &mut self.writer.traffic().foreman;
+            let now = foreman.wait_for_pages(wait);
+            if wait.expired() {
+                return Err(Ended::Budget);
+            }
+            if foreman.pages_to_redo(now) {
+                self.work(wait)?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,24 +1,32 @@
 //! The writer: one chunk is filled while others are on their way to the disk.
 
-use zerocopy::FromBytes;
 use zerocopy::little_endian::U64;
+use zerocopy::{FromBytes, IntoBytes};
 
-use crate::device::{Direction, Extent};
+use crate::crew::job::{Look, OUT_BYTES, UNIT_PAGES};
+use crate::device::Extent;
 use crate::dma::DmaBuffer;
-use crate::format::chunk::{ChunkHeader, ChunkKind, MAX_PAYLOAD_BLOCKS, MAX_RUNS, Run, RunKind};
-use crate::format::{BLOCK_SIZE, Block, Uuid, checksum, frame};
-use crate::partition::io::{Load, Pool};
-use crate::partition::verify::{Verify, every_block};
-use crate::partition::window::Window;
+use crate::format::chunk::{
+    ChunkHeader, ChunkKind, Encoding, MAX_CHUNK_PAGES, MAX_PAYLOAD_BLOCKS, MAX_RUNS, Packing, Run, RunKind,
+    UnitHeader,
+};
+use crate::format::crypt::Cipher;
+use crate::format::header::PASSES;
+use crate::format::{BLOCK_SIZE, Block, checksum, frame};
+use crate::partition::io::Load;
+use crate::partition::lane::MAX_TARGETS;
+use crate::partition::traffic::Traffic;
 use crate::stream::Ended;
 use crate::wait::Wait;
 
-/// With [`Verify::Ahead`], so many blocks are checked at a time (8 MiB).
-const ZONE_BLOCKS: u64 = 2048;
+/// Bytes that a unit takes in a payload, at most.
+const UNIT_ROOM: usize = size_of::<UnitHeader>() + OUT_BYTES;
 
 /// The chunk that is being filled.
 struct Open {
     kind: ChunkKind,
+    encoding: Encoding,
+    lane: usize,
     slot: usize,
     buffer: DmaBuffer,
     /// Payload blocks that the partition has room for.
@@ -27,18 +35,25 @@ struct Open {
     still: bool,
     /// Entries in that list.
     extents: usize,
-    /// Payload blocks that it has.
+    /// Payload blocks that it has, but for one with units.
     payload: usize,
     /// Bytes of payload in use.
     bytes: usize,
     /// Runs that it has.
     runs: usize,
+    /// Pages in its payload.
+    pages: u64,
 }
 
 impl Open {
     /// Payload blocks that fit into its buffer, and the partition.
     fn copied_capacity(&self) -> usize {
         (self.buffer.len() / BLOCK_SIZE).saturating_sub(1).min(self.room)
+    }
+
+    /// Bytes of payload that still fit.
+    fn left(&self) -> usize {
+        self.copied_capacity().saturating_mul(BLOCK_SIZE).saturating_sub(self.bytes)
     }
 
     /// Whether it takes one more page of this sort; a chunk that has none yet becomes of the sort that comes first.
@@ -54,6 +69,7 @@ impl Open {
     fn took_a_page(&mut self) {
         self.payload = self.payload.saturating_add(1);
         self.bytes = self.bytes.saturating_add(BLOCK_SIZE);
+        self.pages = self.pages.saturating_add(1);
     }
 
     /// Adds a page to the list of those that the device reads where they are.
@@ -70,6 +86,11 @@ impl Open {
             self.extents = self.extents.saturating_add(1);
         }
     }
+
+    /// The payload's bytes.
+    fn payload_mut(&mut self) -> &mut [u8] {
+        self.buffer.bytes_mut().get_mut(BLOCK_SIZE..).unwrap_or_default()
+    }
 }
 
 /// The number of the block that payload block `place` of a chunk at `chunk` stands in.
@@ -77,170 +98,190 @@ fn position(chunk: u64, place: usize) -> u64 {
     chunk.saturating_add(1).saturating_add(place as u64)
 }
 
-/// Pages in the chunks that were sent, by what became of them.
+/// Pages in the chunks that were closed, by what became of them: [`RunKind`]'s numbers begin at 1.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Counts {
-    /// Pages whose bytes were sent.
-    pub data: u64,
-    /// Pages of zeros.
-    pub zero: u64,
-    /// Pages of the arena.
-    pub arena: u64,
-    /// Pages that could not be read.
-    pub unreadable: u64,
-}
+pub struct Counts([u64; RunKind::ALL.len()]);
 
 impl Counts {
     fn add(&mut self, run: &Run) {
-        let count = match run.kind() {
-            RunKind::Data => &mut self.data,
-            RunKind::Zero => &mut self.zero,
-            RunKind::Arena => &mut self.arena,
-            RunKind::Unreadable => &mut self.unreadable,
-        };
-        *count = count.saturating_add(run.count.get().into());
+        let place = (run.kind() as usize).wrapping_sub(1);
+        if let Some(count) = self.0.get_mut(place) {
+            *count = count.saturating_add(run.count.get().into());
+        }
+    }
+
+    /// Pages of a kind.
+    pub fn of(&self, kind: RunKind) -> u64 {
+        self.0.get((kind as usize).wrapping_sub(1)).copied().unwrap_or(0)
+    }
+
+    /// All kinds with their counts.
+    pub fn all(&self) -> &[u64; RunKind::ALL.len()] {
+        &self.0
+    }
+
+    /// Pages that were left out on purpose.
+    pub fn left_out(&self) -> u64 {
+        let kinds = RunKind::ALL.into_iter().filter(|kind| kind.is_left_out());
+        kinds.fold(0, |sum, kind| sum.saturating_add(self.of(kind)))
+    }
+
+    /// Pages that could not be read.
+    pub fn unreadable(&self) -> u64 {
+        self.of(RunKind::Unreadable).saturating_add(self.of(RunKind::Faulted))
+    }
+
+    /// Pages of all kinds.
+    pub fn sum(&self) -> u64 {
+        self.0.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 }
 
+/// What the writer has done.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Written {
+    /// Pages by fate.
+    pub counts: Counts,
+    /// Bytes that each pass sent, chunk headers included.
+    pub bytes: [u64; PASSES.len()],
+    /// Pages that each pass spoke of.
+    pub pages: [u64; PASSES.len()],
+    /// Bytes of memory that were packed.
+    pub packed_from: u64,
+    /// Bytes that they took then.
+    pub packed_to: u64,
+    /// Units that did not shrink.
+    pub units_stored: u64,
+}
+
+/// Which dump it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// Its nonce.
+    pub nonce: u64,
+    /// Number of the attempt.
+    pub attempt: u32,
+}
+
 /// Writes chunks one behind another.
-pub struct Writer<'w, 'd> {
-    window: &'w mut Window<'d>,
-    pool: &'w mut Pool,
-    uuid: Uuid,
-    nonce: u64,
-    /// Where the next chunk goes.
-    next: u64,
-    /// Blocks before this one may be written.
-    verified: u64,
-    /// Payload blocks in a chunk whose pages are not copied; 0 if the device cannot read them where they are.
+pub struct Writer<'w, 'l, 'c, 'a> {
+    traffic: Traffic<'w, 'l, 'c, 'a>,
+    identity: Identity,
+    /// Payload blocks in a chunk whose pages are not copied; 0 if not all devices can read them where they are.
     still_capacity: usize,
-    /// Chunks so far.
+    /// Chunks so far, in all lanes.
     chunks: u64,
-    counts: Counts,
+    /// The lane that comes next.
+    turn: usize,
+    /// The pass that is being written.
+    pass: usize,
+    written: Written,
     open: Option<Open>,
 }
 
-impl<'w, 'd> Writer<'w, 'd> {
-    /// A writer that begins at block `next`. With [`Verify::Ahead`], nothing has been checked yet; otherwise all that
-    /// will be.
-    pub fn new(
-        window: &'w mut Window<'d>,
-        pool: &'w mut Pool,
-        (uuid, nonce): (Uuid, u64),
-        next: u64,
-        verify: Verify,
-    ) -> Writer<'w, 'd> {
-        let device = window.device();
-        let still_capacity = if device.max_extents() >= MAX_PAYLOAD_BLOCKS {
-            (device.max_transfer() / BLOCK_SIZE).saturating_sub(1).min(MAX_PAYLOAD_BLOCKS)
-        } else {
-            0
-        };
-        let verified = if verify == Verify::Ahead { next } else { window.blocks() };
+impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
+    /// A writer that goes on where each lane says.
+    pub fn new(traffic: Traffic<'w, 'l, 'c, 'a>, identity: Identity) -> Writer<'w, 'l, 'c, 'a> {
+        let mut still_capacity = MAX_PAYLOAD_BLOCKS;
+        for (_, lane) in traffic.lanes.iter_mut() {
+            let device = lane.window.device();
+            // What is encrypted is copied first.
+            let takes = if device.max_extents() >= MAX_PAYLOAD_BLOCKS && lane.lock.is_none() {
+                (device.max_transfer() / BLOCK_SIZE).saturating_sub(1)
+            } else {
+                0
+            };
+            still_capacity = still_capacity.min(takes);
+        }
         Writer {
-            window,
-            pool,
-            uuid,
-            nonce,
-            next,
-            verified,
+            traffic,
+            identity,
             still_capacity,
             chunks: 0,
-            counts: Counts::default(),
+            turn: 0,
+            pass: 0,
+            written: Written::default(),
             open: None,
         }
     }
 
-    /// The partition.
-    pub fn window(&mut self) -> &mut Window<'d> {
-        self.window
+    /// What it writes with.
+    pub fn traffic(&mut self) -> &mut Traffic<'w, 'l, 'c, 'a> {
+        &mut self.traffic
     }
 
-    /// The first block behind what was written.
-    pub fn next(&self) -> u64 {
-        self.next
+    /// What it writes with, and what it has done so far.
+    pub fn parts(&mut self) -> (&mut Traffic<'w, 'l, 'c, 'a>, &Written) {
+        (&mut self.traffic, &self.written)
     }
 
-    /// Chunks written.
-    pub fn chunks(&self) -> u64 {
-        self.chunks
-    }
-
-    /// Pages in the chunks written.
-    pub fn counts(&self) -> Counts {
-        self.counts
-    }
-
-    /// Makes sure that blocks before `end` may be written; with [`Verify::Ahead`] it looks.
+    /// Chunks that follow belong to another pass. The open one is closed.
     ///
     /// # Errors
-    /// A block that does not hold its pattern, or why that could not be seen.
-    pub fn verify_up_to(&mut self, end: u64, wait: &Wait<'_>) -> Result<(), Ended> {
-        if end <= self.verified {
-            return Ok(());
-        }
-        self.drain(wait)?;
-        let zone = end.max(self.verified.saturating_add(ZONE_BLOCKS)).min(self.window.blocks());
-        let range = (self.verified, zone);
-        every_block(self.window, self.pool, &self.uuid, range, wait, &mut |_, _| ()).map_err(|unfit| {
-            // Reads may still be under way; their buffers are needed again.
-            let _ = self.pool.drain(self.window, wait);
-            match unfit {
-                crate::partition::place::Unfit::Device { error, .. } => Ended::Device(error),
-                crate::partition::place::Unfit::Budget => Ended::Budget,
-                other => Ended::Pattern(other),
-            }
-        })?;
-        self.verified = zone;
+    /// Why the stream ended.
+    pub fn begin_pass(&mut self, pass: usize, wait: &Wait<'_>) -> Result<(), Ended> {
+        self.close_chunk(wait)?;
+        self.pass = pass;
         Ok(())
     }
 
-    /// A free buffer, once one is.
-    fn buffer(&mut self, wait: &Wait<'_>) -> Result<(usize, DmaBuffer), Ended> {
-        // Each turn brings one buffer back, so there are at most as many turns as buffers.
-        loop {
-            if self.pool.has_room()
-                && let Some(taken) = self.pool.take()
-            {
-                return Ok(taken);
+    /// The next lane in turn that has room, and how much.
+    fn choose_lane(&mut self) -> Option<(usize, u64)> {
+        for step in 0..MAX_TARGETS {
+            let number = self.turn.wrapping_add(step) % MAX_TARGETS;
+            let room = self.traffic.lanes.get(number).map_or(0, |lane| lane.room());
+            if room > 0 {
+                self.turn = number.wrapping_add(1);
+                return Some((number, room));
             }
-            let done = self.pool.next(self.window, wait).map_err(Ended::Device)?;
-            let Some(done) = done else {
-                // Nothing is free and nothing is in flight: the device has kept every buffer.
-                return Err(Ended::Device(crate::device::DeviceError::NotReady));
-            };
-            self.pool.give_back(done.slot, done.buffer);
-            done.result.map_err(Ended::Device)?;
         }
+        None
     }
 
     /// Begins a chunk, unless time (the wait's own) or room is up.
-    fn begin(&mut self, kind: ChunkKind, wait: &Wait<'_>) -> Result<(), Ended> {
+    fn begin(&mut self, kind: ChunkKind, encoding: Encoding, wait: &Wait<'_>) -> Result<(), Ended> {
         wait.breathe();
         if wait.expired() {
             return Err(Ended::Budget);
         }
-        // Header, at least one block of payload, and the back header that closes the dump.
-        let room = self.window.blocks().saturating_sub(self.next).saturating_sub(2);
-        if room == 0 {
-            return Err(Ended::Full);
-        }
-        let (slot, mut buffer) = self.buffer(wait)?;
+        let (lane, room) = self.choose_lane().ok_or(Ended::Full)?;
+        let (slot, mut buffer) = self.traffic.buffer(wait)?;
         let room = usize::try_from(room).unwrap_or(MAX_PAYLOAD_BLOCKS).min(MAX_PAYLOAD_BLOCKS);
+        let here = self.traffic.lanes.get(lane);
+        let (block, lock) = here.map_or((0, None), |lane| (lane.next, lane.lock));
         if let Some((first, payload)) = buffer.blocks_mut().split_first_mut() {
             if let Some(header) = ChunkHeader::of_mut(first) {
                 header.clear();
                 header.kind = (kind as u32).into();
-                header.nonce = self.nonce.into();
+                header.encoding = (encoding as u32).into();
+                header.nonce = self.identity.nonce.into();
+                header.attempt = self.identity.attempt.into();
                 header.index = self.chunks.into();
-                header.block = self.next.into();
+                header.pass = (self.pass as u32).into();
+                header.block = block.into();
+                if let Some(lock) = lock {
+                    header.cipher = (Cipher::X25519XChaCha20Poly1305 as u32).into();
+                    header.ephemeral = *lock.ephemeral;
+                }
             }
             if kind == ChunkKind::Notes {
                 payload.as_flattened_mut().fill(0);
             }
         }
-        self.open =
-            Some(Open { kind, slot, buffer, room, still: false, extents: 0, payload: 0, bytes: 0, runs: 0 });
+        self.open = Some(Open {
+            kind,
+            encoding,
+            lane,
+            slot,
+            buffer,
+            room,
+            still: false,
+            extents: 0,
+            payload: 0,
+            bytes: 0,
+            runs: 0,
+            pages: 0,
+        });
         Ok(())
     }
 
@@ -251,42 +292,62 @@ impl<'w, 'd> Writer<'w, 'd> {
     pub fn close_chunk(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         if open.runs == 0 && open.bytes == 0 {
-            self.pool.give_back(open.slot, open.buffer);
+            self.traffic.pool.give_back(open.slot, open.buffer);
             return Ok(());
         }
-        if open.kind == ChunkKind::Notes {
-            sum_notes(&mut open, self.next);
-        }
-        let count = (open.payload as u64).saturating_add(1);
-        if let Some(first) = open.buffer.blocks_mut().first_mut() {
-            if let Some(header) = ChunkHeader::of_mut(first) {
-                header.payload_blocks = (open.payload as u32).into();
-                header.payload_bytes = (open.bytes as u64).into();
-                header.run_count = (open.runs as u32).into();
+        let lane = open.lane;
+        let here = self.traffic.lanes.get(lane);
+        let (next, lock) = here.map_or((0, None), |lane| (lane.next, lane.lock));
+        open.payload = open.bytes.div_ceil(BLOCK_SIZE);
+        if !open.still {
+            // What the last block has behind the payload.
+            let (used, end) = (open.bytes, open.payload.saturating_mul(BLOCK_SIZE));
+            if let Some(rest) = open.payload_mut().get_mut(used..end) {
+                rest.fill(0);
             }
+        }
+        let (payload, bytes, runs) = (open.payload, open.bytes, open.runs);
+        if let Some(header) = header(&mut open.buffer) {
+            header.payload_blocks = (payload as u32).into();
+            header.payload_bytes = (bytes as u64).into();
+            header.run_count = (runs as u32).into();
+        }
+        if let Some((first, blocks)) = open.buffer.blocks_mut().split_first_mut() {
+            let blocks = blocks.get_mut(..if open.still { 0 } else { payload }).unwrap_or_default();
+            let sealed = lock.is_none_or(|lock| lock.key.seal_chunk(first, blocks.as_flattened_mut()));
+            if !sealed {
+                // Cannot be, since blocks are what the cipher takes; but nothing goes out in the clear instead.
+                self.traffic.pool.give_back(open.slot, open.buffer);
+                return Err(Ended::Full);
+            }
+            place_sums(first, blocks, (next, open.still, payload));
             frame::seal(first);
         }
-        let mut counts = self.counts;
-        if let Some(header) = header(&mut open.buffer) {
-            header.runs().iter().for_each(|run| counts.add(run));
-        }
+        let count = (payload as u64).saturating_add(1);
         // The back header has to fit behind, and may go nowhere unchecked either.
-        let end = self.next.saturating_add(count);
-        if let Err(ended) = self.verify_up_to(end.saturating_add(1), wait) {
-            self.pool.give_back(open.slot, open.buffer);
+        let end = next.saturating_add(count);
+        if let Err(ended) = self.traffic.check_up_to(lane, end.saturating_add(1), wait) {
+            self.traffic.pool.give_back(open.slot, open.buffer);
             return Err(ended);
         }
-        let load = if open.still { Load::Gathered(open.extents) } else { Load::Blocks(count) };
-        let started = self
-            .pool
-            .start(self.window, Direction::Write, open.slot, open.buffer, (self.next, load), wait)
-            .map_err(Ended::Device)?;
-        self.counts = counts;
-        self.next = end;
+        // From here on these blocks may hold the chunk, even if the write fails.
+        if let Some(lane) = self.traffic.lanes.get_mut(lane) {
+            lane.next = end;
+            lane.chunks = lane.chunks.saturating_add(1);
+        }
         self.chunks = self.chunks.saturating_add(1);
-        if let Some(done) = started {
-            self.pool.give_back(done.slot, done.buffer);
-            done.result.map_err(Ended::Device)?;
+        if let Some(header) = header(&mut open.buffer) {
+            for run in header.runs() {
+                self.written.counts.add(run);
+                if let Some(pages) = self.written.pages.get_mut(self.pass) {
+                    *pages = pages.saturating_add(run.count.get().into());
+                }
+            }
+        }
+        let load = if open.still { Load::Gathered(open.extents) } else { Load::Blocks(count) };
+        self.traffic.write(lane, (open.slot, open.buffer), (next, load), wait)?;
+        if let Some(sent) = self.written.bytes.get_mut(self.pass) {
+            *sent = sent.saturating_add(count.saturating_mul(BLOCK_SIZE as u64));
         }
         Ok(())
     }
@@ -296,26 +357,100 @@ impl<'w, 'd> Writer<'w, 'd> {
     /// # Errors
     /// The first that did not.
     pub fn drain(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
-        self.pool.drain(self.window, wait).map_err(Ended::Device)
+        self.traffic.drain(wait)
     }
 
-    /// Makes sure that a memory chunk is open and takes one more run, if `run`, and one more page, if `page`:
-    /// `Some(true)` for one that is not copied.
+    /// Makes sure that a memory chunk with one page a block is open and takes one more run, if `run`, and one more page,
+    /// if `page`: `Some(true)` for one that is not copied. Pages without payload go into a chunk with units too.
     fn ready(&mut self, page: Option<bool>, run: bool, wait: &Wait<'_>) -> Result<(), Ended> {
         if let Some(open) = &mut self.open {
             let fits = open.kind == ChunkKind::Memory
                 && !(run && open.runs >= MAX_RUNS)
-                && page.is_none_or(|still| open.takes(still, self.still_capacity));
+                && page.is_none_or(|still| {
+                    open.encoding == Encoding::Plain && open.takes(still, self.still_capacity)
+                });
             if fits {
                 return Ok(());
             }
             self.close_chunk(wait)?;
         }
-        self.begin(ChunkKind::Memory, wait)?;
+        self.begin(ChunkKind::Memory, Encoding::Plain, wait)?;
         if let Some(open) = &mut self.open {
             open.still = page == Some(true);
         }
         Ok(())
+    }
+
+    /// Makes sure that a chunk is open that takes a whole unit. `false` if none can, because partition or buffer are
+    /// too small.
+    ///
+    /// # Errors
+    /// Why the stream ended.
+    pub fn ready_for_unit(&mut self, wait: &Wait<'_>) -> Result<bool, Ended> {
+        let fits = |open: &Open| {
+            open.kind == ChunkKind::Memory
+                && (open.encoding == Encoding::Units || open.payload == 0)
+                && open.left() >= UNIT_ROOM
+                && open.runs.saturating_add(UNIT_PAGES) <= MAX_RUNS
+                && open.pages.saturating_add(UNIT_PAGES as u64) <= MAX_CHUNK_PAGES
+        };
+        if !self.open.as_ref().is_some_and(fits) {
+            self.close_chunk(wait)?;
+            self.begin(ChunkKind::Memory, Encoding::Units, wait)?;
+        }
+        let Some(open) = &mut self.open else { return Ok(false) };
+        if !fits(open) {
+            return Ok(false);
+        }
+        open.encoding = Encoding::Units;
+        open.still = false;
+        if let Some(header) = header(&mut open.buffer) {
+            header.encoding = (Encoding::Units as u32).into();
+        }
+        Ok(true)
+    }
+
+    /// Puts the foreman's own unit into the open chunk, which is [ready](Writer::ready_for_unit) for it.
+    pub fn put_own_unit(&mut self) {
+        let mut place = 0;
+        // Each turn takes one page, and a unit has only so many.
+        while let Some((pfn, look)) = self.traffic.foreman.own.look(place) {
+            match look {
+                Look::Packed => self.note_run(RunKind::Data, pfn, 1),
+                Look::Absent(kind) => self.note_run(kind, pfn, 1),
+                Look::Still { .. } | Look::Moving => (),
+            }
+            place = place.saturating_add(1);
+        }
+        let Writer { traffic, open, written, .. } = self;
+        let (pages, packing, bytes) = traffic.foreman.own.packed();
+        let Some(open) = open else { return };
+        let stored = bytes.len().next_multiple_of(8);
+        let begin = open.bytes;
+        let end = begin.saturating_add(size_of::<UnitHeader>()).saturating_add(stored);
+        let header = UnitHeader {
+            stored: (bytes.len() as u32).into(),
+            pages: (pages as u16).into(),
+            packing: (packing as u16).into(),
+        };
+        let Some(room) = open.payload_mut().get_mut(begin..end) else { return };
+        let (head, body) = room.split_at_mut(size_of::<UnitHeader>().min(room.len()));
+        for (slot, byte) in head.iter_mut().zip(header.as_bytes()) {
+            *slot = *byte;
+        }
+        let (body, padding) = body.split_at_mut(bytes.len().min(body.len()));
+        for (slot, byte) in body.iter_mut().zip(bytes) {
+            *slot = *byte;
+        }
+        padding.fill(0);
+        open.bytes = end;
+        open.pages = open.pages.saturating_add(pages as u64);
+        let raw = (pages as u64).saturating_mul(BLOCK_SIZE as u64);
+        written.packed_from = written.packed_from.saturating_add(raw);
+        written.packed_to = written.packed_to.saturating_add(bytes.len() as u64);
+        if packing == Packing::Stored {
+            written.units_stored = written.units_stored.saturating_add(1);
+        }
     }
 
     /// Whether the open chunk's last run can take `pfn` as its next page of `kind`.
@@ -327,11 +462,11 @@ impl<'w, 'd> Writer<'w, 'd> {
         };
         run.kind.get() == kind as u32
             && run.pfn.get().saturating_add(run.count.get().into()) == pfn
-            && run.count.get() < u32::MAX
+            && run.count.get() < u32::MAX / 2
     }
 
-    /// Notes in the open chunk that page `pfn` is of `kind`. The chunk has room.
-    fn note_run(&mut self, kind: RunKind, pfn: u64) {
+    /// Notes in the open chunk that `count` pages from `pfn` on are of `kind`. The chunk has room.
+    fn note_run(&mut self, kind: RunKind, pfn: u64, count: u32) {
         let continues = self.continues(kind, pfn);
         let Some(open) = &mut self.open else { return };
         let place = if continues { open.runs.saturating_sub(1) } else { open.runs };
@@ -339,26 +474,33 @@ impl<'w, 'd> Writer<'w, 'd> {
             return;
         };
         if continues {
-            run.count = run.count.get().saturating_add(1).into();
+            run.count = run.count.get().saturating_add(count).into();
         } else {
-            *run = Run { pfn: pfn.into(), count: 1.into(), kind: (kind as u32).into() };
+            *run = Run { pfn: pfn.into(), count: count.into(), kind: (kind as u32).into() };
             open.runs = open.runs.saturating_add(1);
         }
     }
 
-    /// Puts a page without payload on record.
+    /// Puts pages without payload on record.
     ///
     /// # Errors
     /// Why the stream ended.
-    pub fn absent(&mut self, kind: RunKind, pfn: u64, wait: &Wait<'_>) -> Result<(), Ended> {
-        if !self.continues(kind, pfn) {
-            self.ready(None, true, wait)?;
+    pub fn absent(&mut self, kind: RunKind, pfn: u64, count: u64, wait: &Wait<'_>) -> Result<(), Ended> {
+        let (mut pfn, mut left) = (pfn, count);
+        // Each turn puts some of them on record.
+        while left > 0 {
+            let part = u32::try_from(left).unwrap_or(u32::MAX).min(u32::MAX / 2);
+            if !self.continues(kind, pfn) {
+                self.ready(None, true, wait)?;
+            }
+            self.note_run(kind, pfn, part);
+            pfn = pfn.saturating_add(part.into());
+            left = left.saturating_sub(part.into());
         }
-        self.note_run(kind, pfn);
         Ok(())
     }
 
-    /// Writes a page: `fill` lays its bytes into a block and returns their checksum for that block's number.
+    /// Writes a page that `fill` copies into a block, or puts on record why it could not.
     ///
     /// # Errors
     /// Why the stream ended.
@@ -366,57 +508,53 @@ impl<'w, 'd> Writer<'w, 'd> {
         &mut self,
         pfn: u64,
         wait: &Wait<'_>,
-        fill: impl FnOnce(&mut Block, u64) -> u64,
+        fill: impl FnOnce(&mut Block) -> Result<(), RunKind>,
     ) -> Result<(), Ended> {
-        let new_run = !self.continues(RunKind::Data, pfn);
-        self.ready(Some(false), new_run, wait)?;
-        let next = self.next;
-        if let Some(open) = &mut self.open {
-            let place = open.payload;
-            if let Some((first, payload)) = open.buffer.blocks_mut().split_first_mut()
-                && let Some(block) = payload.get_mut(place)
-            {
-                set_sum(first, place, fill(block, position(next, place)));
+        // The run that it needs is not known before it has been read.
+        self.ready(Some(false), true, wait)?;
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let place = open.payload;
+        let block = open.buffer.blocks_mut().get_mut(place.saturating_add(1));
+        let kind = match block.map(fill) {
+            Some(Ok(())) => {
+                open.took_a_page();
+                RunKind::Data
             }
-            open.took_a_page();
-        }
-        self.note_run(RunKind::Data, pfn);
+            Some(Err(kind)) => kind,
+            None => RunKind::Unreadable,
+        };
+        self.note_run(kind, pfn, 1);
         Ok(())
     }
 
-    /// Whether the device can read pages from where they are.
+    /// Whether all devices can read pages from where they are.
     pub fn takes_still_pages(&self) -> bool {
         self.still_capacity > 0
     }
 
-    /// Writes a page that the device reads at `bus`: `sum` gives its checksum for a block's number.
+    /// Writes a page that the device reads at `bus`, and whose content has this checksum.
     ///
     /// # Errors
     /// Why the stream ended.
-    pub fn still_page(
-        &mut self,
-        pfn: u64,
-        bus: u64,
-        wait: &Wait<'_>,
-        sum: impl FnOnce(u64) -> u64,
-    ) -> Result<(), Ended> {
+    pub fn still_page(&mut self, pfn: u64, bus: u64, content: u64, wait: &Wait<'_>) -> Result<(), Ended> {
         let new_run = !self.continues(RunKind::Data, pfn);
         self.ready(Some(true), new_run, wait)?;
-        let next = self.next;
         if let Some(open) = &mut self.open {
             let place = open.payload;
             open.add_extent(bus);
-            if let Some(first) = open.buffer.blocks_mut().first_mut() {
-                set_sum(first, place, sum(position(next, place)));
+            if let Some(header) = header(&mut open.buffer)
+                && let Some(sum) = header.sums.get_mut(place)
+            {
+                // Of the content alone; its place goes in when the chunk is closed.
+                *sum = content.into();
             }
             open.took_a_page();
         }
-        self.note_run(RunKind::Data, pfn);
+        self.note_run(RunKind::Data, pfn, 1);
         Ok(())
     }
 
-    /// Gives room for `bytes` bytes in a notes chunk to `fill`. More than a chunk can hold is not given: ask
-    /// [`notes_room`](Writer::notes_room) first.
+    /// Gives room for `bytes` bytes in a notes chunk to `fill`; what no chunk can hold ends the stream.
     ///
     /// # Errors
     /// Why the stream ended.
@@ -435,11 +573,9 @@ impl<'w, 'd> Writer<'w, 'd> {
         if let Some(open) = &mut self.open {
             let begin = open.bytes;
             let end = begin.saturating_add(bytes);
-            let payload = open.buffer.bytes_mut().get_mut(BLOCK_SIZE..).unwrap_or_default();
-            if let Some(room) = payload.get_mut(begin..end) {
+            if let Some(room) = open.payload_mut().get_mut(begin..end) {
                 fill(room);
                 open.bytes = end;
-                open.payload = end.div_ceil(BLOCK_SIZE);
             }
         }
         Ok(())
@@ -449,22 +585,18 @@ impl<'w, 'd> Writer<'w, 'd> {
     ///
     /// # Errors
     /// Why the stream ended.
-    pub fn notes_room(&mut self, wait: &Wait<'_>) -> Result<usize, Ended> {
+    fn notes_room(&mut self, wait: &Wait<'_>) -> Result<usize, Ended> {
         if self.open.is_none() {
-            self.begin(ChunkKind::Notes, wait)?;
+            self.begin(ChunkKind::Notes, Encoding::Plain, wait)?;
         }
-        let room = self
-            .open
-            .as_ref()
-            .map_or(0, |open| open.copied_capacity().saturating_mul(BLOCK_SIZE).saturating_sub(open.bytes));
-        Ok(room)
+        Ok(self.open.as_ref().map_or(0, Open::left))
     }
 
     /// Forgets the open chunk: the stream ended before it was full, and for a reason that keeps it from being
     /// written.
     pub fn abandon(&mut self) {
         if let Some(open) = self.open.take() {
-            self.pool.give_back(open.slot, open.buffer);
+            self.traffic.pool.give_back(open.slot, open.buffer);
         }
     }
 }
@@ -474,18 +606,17 @@ fn header(buffer: &mut DmaBuffer) -> Option<&mut ChunkHeader> {
     ChunkHeader::of_mut(buffer.blocks_mut().first_mut()?)
 }
 
-/// Sets the checksums of a notes chunk at block `chunk`. A page's is made when it is copied.
-fn sum_notes(open: &mut Open, chunk: u64) {
-    if let Some((header, payload)) = open.buffer.blocks_mut().split_first_mut() {
-        for (place, block) in payload.iter().take(open.payload).enumerate() {
-            set_sum(header, place, checksum::block_sum(block, position(chunk, place)));
+/// Sets the checksums of a chunk at block `chunk`: of what its payload blocks hold, or, for pages that are `still`, of
+/// what was found when they were looked at.
+fn place_sums(first: &mut Block, blocks: &[Block], (chunk, still, payload): (u64, bool, usize)) {
+    let Some(header) = ChunkHeader::of_mut(first) else { return };
+    if still {
+        for (place, sum) in header.sums.iter_mut().take(payload).enumerate() {
+            *sum = U64::new(checksum::placed(sum.get(), position(chunk, place)));
         }
-    }
-}
-
-/// Sets the checksum of a payload block in the chunk's header.
-fn set_sum(first: &mut Block, place: usize, sum: u64) {
-    if let Some(slot) = ChunkHeader::of_mut(first).and_then(|header| header.sums.get_mut(place)) {
-        *slot = U64::new(sum);
+    } else {
+        for (place, (sum, block)) in header.sums.iter_mut().zip(blocks).enumerate() {
+            *sum = U64::new(checksum::block_sum(block, position(chunk, place)));
+        }
     }
 }

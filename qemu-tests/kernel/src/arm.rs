@@ -1,5 +1,6 @@
-//! Arming the dump while the kernel is healthy: an arena, a disk, and one call of `arm`.
+//! Arming the dump while the kernel is healthy: an arena, one or more disks, and one call of `arm`.
 
+use alloc::vec::Vec;
 use core::ptr::NonNull;
 
 use dump_drivers::bus::pci::{Function, PortIo};
@@ -7,13 +8,14 @@ use dump_drivers::virtio::blk;
 use dump_drivers::{Mmio, VirtioBlk};
 use dumpcore::device::DeviceError;
 use dumpcore::wait::{MILLISECOND, SECOND};
-use dumpcore::{Arena, Config, Dump, DumpDevice, Ownership, Target};
+use dumpcore::{Arena, Config, Dump, DumpDevice, Encoding, Ownership, PageClass, Target};
 
+use crate::arch::cpu;
 use crate::arch::paging::{self, Access};
 use crate::command_line::{Options, Scenario};
 use crate::log::log;
 use crate::panic::give_up;
-use crate::{memory, platform};
+use crate::{memory, platform, stop};
 
 /// The dump. One static, known to the panic handler.
 pub(crate) static DUMP: Dump<'static> = Dump::new();
@@ -24,11 +26,9 @@ pub(crate) struct Armed {
     pub(crate) arena_start: u64,
     /// First physical address behind it.
     pub(crate) arena_end: u64,
-    /// Where in the arena the driver's part ends and the dump's own begins, in bytes.
-    pub(crate) state_offset: u64,
-    /// Which PCI function the disk is.
+    /// Which PCI function the first disk is.
     pub(crate) function: Option<Function>,
-    /// The disk and the rest of the arena, if they were left to a bench.
+    /// The first disk and the rest of the arena, if they were left to a bench.
     pub(crate) disk: Option<(&'static mut dyn DumpDevice, Arena<'static>)>,
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn pci() -> PortIo {
 }
 
 /// Makes device registers visible.
-fn map_device(physical: u64, length: usize) -> Option<Mmio> {
+pub(crate) fn map_device(physical: u64, length: usize) -> Option<Mmio> {
     // SAFETY: a driver asks for its device's registers, while the kernel boots.
     let start = unsafe { paging::map_physical(physical, length as u64, Access::Device) }.ok()?;
     // SAFETY: mapped just now, uncached, for ever.
@@ -49,13 +49,13 @@ fn map_device(physical: u64, length: usize) -> Option<Mmio> {
 
 /// Arms the dump as the command line says. A refusal is reported, and the kernel goes on without a dump.
 pub(crate) fn arm(options: &Options) -> Armed {
-    let mut armed = Armed { arena_start: 0, arena_end: 0, state_offset: 0, function: None, disk: None };
-    let Some(first_block) = options.disk_first else {
+    let mut armed = Armed { arena_start: 0, arena_end: 0, function: None, disk: None };
+    if options.disks.iter().all(|disk| disk.first.is_none()) {
         log!("testkernel: not armed: the command line has no disk.first=");
         return armed;
-    };
+    }
     // The arena is taken from ordinary RAM: whole pages in a row, which a device can reach.
-    let Some(memory) = memory::take_bytes(options.arena_kib << 10, 1) else {
+    let Some(memory) = memory::take_bytes(options.arena_kib << 10, 1, PageClass::KernelData) else {
         give_up(format_args!("arena={}: there is not so much free RAM in a row", options.arena_kib));
     };
     let physical = paging::physical(memory.as_ptr());
@@ -64,61 +64,88 @@ pub(crate) fn arm(options: &Options) -> Armed {
     // SAFETY: the frames lie in a row, at this physical address, which is also the one that devices use.
     let mut arena = unsafe { Arena::new(memory, physical, physical) };
 
-    // The driver goes into the arena too: from the crash on, all that changes is in there.
-    let timeout = options.timeout_ms.map_or(10 * SECOND, |ms| ms.saturating_mul(MILLISECOND));
-    let device = match open_disk(&mut armed, timeout, &mut arena) {
-        Ok(device) => device,
-        Err(error) => {
-            log!("testkernel: arm refused: {error}");
-            return armed;
+    // Stacks of stopped CPUs and drivers go into the arena too: from the crash on, all that changes is in there.
+    for cpu in 0..if cpu::count() > 1 { cpu::count() } else { 0 } {
+        match arena.bytes(stop::STACK, 16) {
+            Ok(stack) => stop::lend_stack(cpu, stack),
+            Err(_) => give_up(format_args!("arena={}: too small", options.arena_kib)),
         }
-    };
-    armed.state_offset = arena.used().next_multiple_of(8) as u64;
-    if options.scenario == Scenario::BenchPlain {
-        armed.disk = Some((device, arena));
+    }
+    let timeout = options.timeout_ms.map_or(10 * SECOND, |ms| ms.saturating_mul(MILLISECOND));
+    let mut targets = Vec::new();
+    for (number, disk) in options.disks.iter().enumerate() {
+        let Some(first_block) = disk.first else { continue };
+        let (function, device) = match open_disk(number, timeout, &mut arena) {
+            Ok(opened) => opened,
+            Err(error) => {
+                log!("testkernel: arm refused: disk {number}: {error}");
+                return armed;
+            }
+        };
+        armed.function.get_or_insert(function);
+        targets.push(Target {
+            device,
+            first_block,
+            blocks: disk.blocks,
+            uuid: disk.uuid,
+            recipient: disk.recipient,
+            ownership: if disk.shared { Ownership::Shared } else { Ownership::Exclusive },
+        });
+    }
+    if matches!(options.scenario, Scenario::BenchPlain | Scenario::BenchReads | Scenario::BenchVerify) {
+        armed.disk = targets.into_iter().next().map(|target| (target.device, arena));
         return armed;
     }
 
-    let name = alloc::string::String::from(device.name());
-    let target = Target {
-        device,
-        first_block,
-        blocks: options.disk_blocks,
-        uuid: options.disk_uuid,
-        ownership: if options.disk_shared { Ownership::Shared } else { Ownership::Exclusive },
-    };
-    let defaults = Config::default();
-    let config = Config {
-        verify: options.verify,
-        budget: options.budget_ms.map_or(defaults.budget, |ms| ms.saturating_mul(MILLISECOND)),
-        request_timeout: timeout,
-        reset: options.reset,
-        log_tail: options.log_bytes.unwrap_or(defaults.log_tail),
-        queues: None,
-    };
-    match DUMP.arm(platform::get(), target, arena, config) {
+    let names: Vec<_> =
+        targets.iter().map(|target| alloc::string::String::from(target.device.name())).collect();
+    let name = names.join(", ");
+    match DUMP.arm(platform::get(), targets, arena, config(options, timeout)) {
         Ok(report) => log!(
-            "testkernel: armed arena_used={} pages={} code_bytes={} arena={:#x}-{:#x} device={name}",
+            "testkernel: armed arena_used={} pages={} code_bytes={} arena={:#x}-{:#x} helpers={} targets={} encoding={} device={name}",
             report.arena_used,
             report.pages,
             report.code_bytes,
             armed.arena_start,
             armed.arena_end,
+            report.helpers,
+            report.targets,
+            if report.encoding == Encoding::Units { "lz4" } else { "plain" },
         ),
         Err(error) => log!("testkernel: arm refused: {error}"),
     }
     armed
 }
 
-/// The first virtio disk, with its driver in the arena.
+/// How to dump: as the command line says, and else as usual.
+fn config(options: &Options, request_timeout: u64) -> Config<'static> {
+    let usual = Config::default();
+    Config {
+        verify: options.verify,
+        budget: options.budget_ms.map_or(usual.budget, |ms| ms.saturating_mul(MILLISECOND)),
+        request_timeout,
+        reset: options.reset,
+        log_tail: options.log_bytes.unwrap_or(usual.log_tail),
+        queues: None,
+        level: options.level.unwrap_or(usual.level),
+        encoding: options.encoding.unwrap_or(usual.encoding),
+        helpers: options.helpers.unwrap_or(usual.helpers),
+        helper_patience: options
+            .patience_ms
+            .map_or(usual.helper_patience, |ms| ms.saturating_mul(MILLISECOND)),
+        allow_risky: options.risky.unwrap_or(usual.allow_risky),
+        stripe: options.stripe.unwrap_or(usual.stripe),
+    }
+}
+
+/// The virtio disk with this number, with its driver in the arena.
 fn open_disk(
-    armed: &mut Armed,
+    number: usize,
     timeout: u64,
     arena: &mut Arena<'static>,
-) -> Result<&'static mut dyn DumpDevice, DeviceError> {
-    let function =
-        blk::find(&pci(), 0).ok_or(DeviceError::Unsupported { what: "a virtio disk", value: 0 })?;
-    armed.function = Some(function);
+) -> Result<(Function, &'static mut dyn DumpDevice), DeviceError> {
+    let nothing = DeviceError::Unsupported { what: "a virtio disk", value: 0 };
+    let function = blk::find(&pci(), number).ok_or(nothing)?;
     let disk = VirtioBlk::open(pci(), function, map_device, arena, timeout)?;
-    Ok(arena.place(disk)?)
+    Ok((function, arena.place(disk)?))
 }

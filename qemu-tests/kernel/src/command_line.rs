@@ -1,7 +1,11 @@
 //! The command line: words `key=value` or flags, all listed here.
 
 use dumpcore::format::Uuid;
-use dumpcore::{ResetPolicy, Verify};
+use dumpcore::format::crypt::PublicKey;
+use dumpcore::{Encoding, Level, PageClass, ResetPolicy, Verify};
+
+/// Disks that a dump can have.
+pub(crate) const MAX_DISKS: usize = 4;
 
 /// What the kernel does after it has armed the dump.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,17 +32,43 @@ pub(crate) enum Scenario {
     SharedLive,
     /// A panic, and a look at how much stack the dump used.
     Footprint,
+    /// A dump of the live kernel, asked for by the CPU `cpu=`, `dumps=` times; everything goes on after each.
+    Snapshot,
+    /// A fault that the kernel survives, dumped, `dumps=` times.
+    Oops,
+    /// Waits for an NMI from outside (`nmi=`).
+    Nmi,
+    /// The watchdog (`watchdog=`) is patted for a second, and then starves.
+    Watchdog,
+    /// A panic, and when its dump comes back (`reset=return`), another one.
+    TwoCrashes,
+    /// A panic in a kernel some of whose memory faults when it is read (`bad.pages=`).
+    BadMemory,
+    /// A panic, and a CPU that helps with the dump stops dead in the middle (`helpers.die=`).
+    DeadHelper,
+    /// A panic, and a CPU that helps with the dump is late once (`helpers.stall=`).
+    LateHelper,
+    /// A panic; the first disk goes when somebody unplugs it during the dump.
+    Unplug,
     /// No crash: all CPUs stand still.
     HaltOnly,
     /// No crash: plain polled writes with the dump's driver over the dump partition.
     BenchPlain,
+    /// No crash: plain polled reads over the same.
+    BenchReads,
+    /// No crash: the dump's own check of the pattern over the same.
+    BenchVerify,
     /// A panic, timed.
     BenchDump,
     /// No crash: checksums and copies over RAM, timed.
     BenchChecksum,
+    /// No crash: LZ4 alone over what `fill=` has filled.
+    BenchLz4,
+    /// No crash: the dump's own packing of pages over the same.
+    BenchPack,
 }
 
-const SCENARIOS: [(&str, Scenario); 15] = [
+const SCENARIOS: [(&str, Scenario); 28] = [
     ("panic", Scenario::Panic),
     ("fault", Scenario::Fault),
     ("overflow", Scenario::Overflow),
@@ -50,11 +80,59 @@ const SCENARIOS: [(&str, Scenario); 15] = [
     ("device-gone", Scenario::DeviceGone),
     ("shared-live", Scenario::SharedLive),
     ("footprint", Scenario::Footprint),
+    ("snapshot", Scenario::Snapshot),
+    ("oops", Scenario::Oops),
+    ("nmi", Scenario::Nmi),
+    ("watchdog", Scenario::Watchdog),
+    ("two-crashes", Scenario::TwoCrashes),
+    ("bad-memory", Scenario::BadMemory),
+    ("dead-helper", Scenario::DeadHelper),
+    ("late-helper", Scenario::LateHelper),
+    ("unplug", Scenario::Unplug),
     ("halt-only", Scenario::HaltOnly),
     ("bench-plain", Scenario::BenchPlain),
+    ("bench-reads", Scenario::BenchReads),
+    ("bench-verify", Scenario::BenchVerify),
     ("bench-dump", Scenario::BenchDump),
     ("bench-checksum", Scenario::BenchChecksum),
+    ("bench-lz4", Scenario::BenchLz4),
+    ("bench-pack", Scenario::BenchPack),
 ];
+
+const CLASSES: [(&str, PageClass); 6] = [
+    ("user", PageClass::User),
+    ("cache", PageClass::Cache),
+    ("cacheprivate", PageClass::CachePrivate),
+    ("free", PageClass::Free),
+    ("unknown", PageClass::Unknown),
+    ("data", PageClass::KernelData),
+];
+
+/// What `fill=` fills memory with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FillKind {
+    /// Noise.
+    Random,
+    /// What a kernel's memory looks like, of which LZ4 makes a third.
+    Text,
+    /// Zeros.
+    Zero,
+}
+
+/// A dump partition and its disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DiskOptions {
+    /// `disk.first=N`, `disk1.first=N`, …: first 4096-byte block of the dump partition. A disk without it is not used.
+    pub(crate) first: Option<u64>,
+    /// `….blocks=N`: its size in blocks.
+    pub(crate) blocks: u64,
+    /// `….uuid=HEX`: its label's uuid, 32 digits.
+    pub(crate) uuid: Option<Uuid>,
+    /// `….shared`: a normal driver uses the disk too.
+    pub(crate) shared: bool,
+    /// `….recipient=HEX`: the public key that its label has, 64 digits; for a shared disk.
+    pub(crate) recipient: Option<PublicKey>,
+}
 
 impl Scenario {
     /// Its name on the command line.
@@ -70,14 +148,8 @@ pub(crate) struct Options {
     pub(crate) scenario: Scenario,
     /// `cpu=N`: which CPU crashes.
     pub(crate) cpu: usize,
-    /// `disk.first=N`: first 4096-byte block of the dump partition. Without it, no dump is armed.
-    pub(crate) disk_first: Option<u64>,
-    /// `disk.blocks=N`: its size in blocks.
-    pub(crate) disk_blocks: u64,
-    /// `disk.uuid=HEX`: its label's uuid, 32 digits.
-    pub(crate) disk_uuid: Option<Uuid>,
-    /// `disk.shared`: a normal driver uses the disk too.
-    pub(crate) disk_shared: bool,
+    /// The virtio disks, in the order of their PCI addresses. Without one, no dump is armed.
+    pub(crate) disks: [DiskOptions; MAX_DISKS],
     /// `verify=all|ahead|sample:N`.
     pub(crate) verify: Verify,
     /// `budget=MS`: for the whole dump.
@@ -90,9 +162,39 @@ pub(crate) struct Options {
     pub(crate) log_bytes: Option<u64>,
     /// `arena=KIB`.
     pub(crate) arena_kib: usize,
-    /// `fill=MIB`: RAM filled with pseudo-random data before the crash.
+    /// `level=N`: which memory is left out, in makedumpfile's bits and one more.
+    pub(crate) level: Option<Level>,
+    /// `encoding=plain|lz4`.
+    pub(crate) encoding: Option<Encoding>,
+    /// `helpers=N`: CPUs that help, at most.
+    pub(crate) helpers: Option<usize>,
+    /// `patience=MS`: for one unit of a helper's work.
+    pub(crate) patience_ms: Option<u64>,
+    /// `stripe=0|1`: over all disks at once.
+    pub(crate) stripe: Option<bool>,
+    /// `risky=0|1`: whether a disk may be used that says it is risky.
+    pub(crate) risky: Option<bool>,
+    /// `fill=MIB`: RAM filled before the crash.
     pub(crate) fill_mib: u64,
-    /// `state-offset=N`: which byte of the armed state `corrupt-state` harms.
+    /// `fill.class=user|cache|cacheprivate|free|unknown|data`: what that memory is called.
+    pub(crate) fill_class: PageClass,
+    /// `fill.kind=random|text|zero`: what it is filled with.
+    pub(crate) fill_kind: FillKind,
+    /// `bad.pages=N`: so many pages in the middle of it fault when they are read.
+    pub(crate) bad_pages: Option<u64>,
+    /// `helpers.die=N`: the first helper that looks at its Nth page stops there for ever.
+    pub(crate) helper_dies: Option<u32>,
+    /// `helpers.stall=MS`: the first helper that looks at its 10th page is late by that.
+    pub(crate) helper_stalls_ms: Option<u64>,
+    /// `asleep=N`: just before the crash, the virtio disk with this number goes to sleep, so that it looks risky.
+    pub(crate) asleep: Option<usize>,
+    /// `dumps=N`: how many dumps a scenario that survives them makes.
+    pub(crate) dumps: u32,
+    /// `nmi=crash|snapshot`: what an NMI from outside is taken for.
+    pub(crate) nmi_crashes: bool,
+    /// `watchdog=MS`: starts the watchdog, in any scenario.
+    pub(crate) watchdog_ms: Option<u32>,
+    /// `state-offset=N`: which byte `corrupt-state` harms, counted from the memory map in the armed state.
     pub(crate) state_offset: u64,
     /// `nested.page=N`.
     pub(crate) nested_page: u32,
@@ -109,20 +211,34 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    const DEFAULT: Options = Options {
+    /// What is not asked for.
+    pub(crate) const DEFAULT: Options = Options {
         scenario: Scenario::Panic,
         cpu: 0,
-        disk_first: None,
-        disk_blocks: 0,
-        disk_uuid: None,
-        disk_shared: false,
+        disks: [DiskOptions { first: None, blocks: 0, uuid: None, shared: false, recipient: None };
+            MAX_DISKS],
         verify: Verify::All,
         budget_ms: None,
         timeout_ms: None,
         reset: ResetPolicy::Reset,
         log_bytes: None,
         arena_kib: 1024,
+        level: None,
+        encoding: None,
+        helpers: None,
+        patience_ms: None,
+        stripe: None,
+        risky: None,
         fill_mib: 0,
+        fill_class: PageClass::User,
+        fill_kind: FillKind::Random,
+        bad_pages: None,
+        helper_dies: None,
+        helper_stalls_ms: None,
+        asleep: None,
+        dumps: 1,
+        nmi_crashes: true,
+        watchdog_ms: None,
         state_offset: 0,
         nested_page: 1000,
         live_first: 0,
@@ -146,13 +262,22 @@ impl Options {
 
     fn take(&mut self, word: &str) -> Option<()> {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        if let Some((disk, key)) = key.strip_prefix("disk").and_then(|rest| rest.split_once('.')) {
+            let number: usize = if disk.is_empty() { 0 } else { disk.parse().ok()? };
+            let disk = self.disks.get_mut(number)?;
+            match key {
+                "first" => disk.first = Some(value.parse().ok()?),
+                "blocks" => disk.blocks = value.parse().ok()?,
+                "uuid" => disk.uuid = Some(hex(value)?),
+                "shared" if !word.contains('=') => disk.shared = true,
+                "recipient" => disk.recipient = Some(hex(value)?),
+                _ => return None,
+            }
+            return Some(());
+        }
         match key {
             "scenario" => self.scenario = SCENARIOS.iter().find(|(name, _)| *name == value)?.1,
             "cpu" => self.cpu = value.parse().ok()?,
-            "disk.first" => self.disk_first = Some(value.parse().ok()?),
-            "disk.blocks" => self.disk_blocks = value.parse().ok()?,
-            "disk.uuid" => self.disk_uuid = Some(uuid(value)?),
-            "disk.shared" if word == key => self.disk_shared = true,
             "verify" => {
                 self.verify = match value.split_once(':') {
                     None if value == "all" => Verify::All,
@@ -174,7 +299,41 @@ impl Options {
             }
             "log" => self.log_bytes = Some(value.parse().ok()?),
             "arena" => self.arena_kib = value.parse().ok().filter(|kib| (1..=1 << 20).contains(kib))?,
+            "level" => self.level = Some(Level::from_bits(value.parse().ok()?)?),
+            "encoding" => {
+                self.encoding = match value {
+                    "plain" => Some(Encoding::Plain),
+                    "lz4" => Some(Encoding::Units),
+                    _ => return None,
+                }
+            }
+            "helpers" => self.helpers = Some(value.parse().ok()?),
+            "patience" => self.patience_ms = Some(value.parse().ok()?),
+            "stripe" => self.stripe = Some(switch(value)?),
+            "risky" => self.risky = Some(switch(value)?),
             "fill" => self.fill_mib = value.parse().ok()?,
+            "fill.class" => self.fill_class = CLASSES.iter().find(|(name, _)| *name == value)?.1,
+            "fill.kind" => {
+                self.fill_kind = match value {
+                    "random" => FillKind::Random,
+                    "text" => FillKind::Text,
+                    "zero" => FillKind::Zero,
+                    _ => return None,
+                }
+            }
+            "bad.pages" => self.bad_pages = Some(value.parse().ok()?),
+            "helpers.die" => self.helper_dies = Some(value.parse().ok()?),
+            "helpers.stall" => self.helper_stalls_ms = Some(value.parse().ok()?),
+            "asleep" => self.asleep = Some(value.parse().ok()?),
+            "dumps" => self.dumps = value.parse().ok()?,
+            "nmi" => {
+                self.nmi_crashes = match value {
+                    "crash" => true,
+                    "snapshot" => false,
+                    _ => return None,
+                }
+            }
+            "watchdog" => self.watchdog_ms = Some(value.parse().ok()?),
             "state-offset" => self.state_offset = value.parse().ok()?,
             "nested.page" => self.nested_page = value.parse().ok()?,
             "live.first" => self.live_first = value.parse().ok()?,
@@ -188,12 +347,21 @@ impl Options {
     }
 }
 
-/// 32 hexadecimal digits, dashes between them allowed.
-fn uuid(text: &str) -> Option<Uuid> {
-    let mut uuid = Uuid::default();
+/// 0 or 1.
+fn switch(text: &str) -> Option<bool> {
+    match text {
+        "0" => Some(false),
+        "1" => Some(true),
+        _ => None,
+    }
+}
+
+/// `N` bytes as hexadecimal digits, dashes between them allowed.
+fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
     let mut digits = text.chars().filter(|letter| *letter != '-');
-    for byte in &mut uuid {
+    for byte in &mut bytes {
         *byte = (digits.next()?.to_digit(16)? << 4 | digits.next()?.to_digit(16)?) as u8;
     }
-    digits.next().is_none().then_some(uuid)
+    digits.next().is_none().then_some(bytes)
 }

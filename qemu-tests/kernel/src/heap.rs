@@ -2,6 +2,7 @@
 
 use core::alloc::{GlobalAlloc, Layout};
 
+use dumpcore::PageClass;
 use linked_list_allocator::Heap;
 use spin::Mutex;
 
@@ -31,7 +32,7 @@ static HEAP: LockedHeap = LockedHeap(Mutex::new(Heap::empty()));
 
 /// Gives the heap its memory.
 pub(crate) fn init() -> Result<(), &'static str> {
-    let memory = memory::take_bytes(SIZE, 1).ok_or("no memory for the heap")?;
+    let memory = memory::take_bytes(SIZE, 1, PageClass::Slab).ok_or("no memory for the heap")?;
     // SAFETY: the memory is nobody else's, for ever, and this happens once.
     unsafe { HEAP.0.lock().init(memory.as_mut_ptr(), memory.len()) };
     Ok(())

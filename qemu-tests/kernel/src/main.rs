@@ -9,10 +9,12 @@
 //! | `start.rs` | the order in which the kernel comes up |
 //! | `arch/x86_64/` | entry, page tables, exceptions, CPUs, clock, ACPI, ports |
 //! | `command_line.rs` | what can be asked of it |
-//! | `memory.rs`, `heap.rs`, `log.rs` | RAM, the heap, the kernel log |
+//! | `memory.rs`, `heap.rs`, `log.rs` | RAM and what it is used for, the heap, the kernel log |
 //! | `platform.rs` | what the kernel lends to the dump |
-//! | `arm.rs` | finding the disk and arming the dump, while healthy |
-//! | `panic.rs` | the way into the dump, and what happens behind it |
+//! | `stop.rs` | stopping the other CPUs, which then help, and letting them go on |
+//! | `watchdog.rs` | a hardware watchdog |
+//! | `arm.rs` | finding the disks and arming the dump, while healthy |
+//! | `panic.rs` | the ways into the dump, and what happens behind it |
 //! | `witness.rs` | what a debugger must find in the core |
 //! | `scenario/` | the ways to crash, and the benches |
 //!
@@ -43,6 +45,10 @@ mod platform;
 mod scenario;
 #[cfg(target_os = "none")]
 mod start;
+#[cfg(target_os = "none")]
+mod stop;
+#[cfg(target_os = "none")]
+mod watchdog;
 #[cfg(target_os = "none")]
 mod witness;
 

@@ -1,9 +1,13 @@
-//! RAM: what there is, and what of it is free. Frames are taken, and never given back.
+//! RAM: what there is, what of it is free, and what the rest is used for. Frames are taken, and never given back.
 
-use dumpcore::platform::RamRange;
+use core::sync::atomic::{AtomicU8, Ordering};
+
+use dumpcore::PageClass;
+use dumpcore::platform::{ClassRun, RamRange};
 use spin::{Mutex, Once};
 
 use crate::arch::paging::{self, Access, KERNEL_BASE};
+use crate::arch::stack;
 
 /// Ranges of RAM that a map holds.
 const RANGES: usize = 128;
@@ -61,6 +65,30 @@ static RAM: Once<RamMap> = Once::new();
 /// The part of it that nobody uses.
 static FREE: Mutex<RamMap> = Mutex::new(RamMap::new());
 
+/// What each frame is used for: a byte for each, the place of its class in [`CLASSES`]. A kernel that has a structure for
+/// each page would keep this there.
+///
+/// A byte is always one class or another, so the dump reads it without a lock, whoever died while changing it.
+static USES: Once<&'static [AtomicU8]> = Once::new();
+/// The classes that frames have here, those that nobody has marked first.
+const CLASSES: [PageClass; 10] = [
+    PageClass::Unknown,
+    PageClass::Free,
+    PageClass::KernelText,
+    PageClass::KernelData,
+    PageClass::Stack,
+    PageClass::PageTable,
+    PageClass::Slab,
+    PageClass::User,
+    PageClass::Cache,
+    PageClass::CachePrivate,
+];
+/// What they are called on the console.
+const NAMES: [&str; CLASSES.len()] =
+    ["unknown", "free", "text", "data", "stack", "pagetable", "slab", "user", "cache", "cacheprivate"];
+/// Frames in a row of one class are counted up to this many (16 MiB), so that an answer does not take long.
+const LONGEST_RUN: usize = 4096;
+
 /// A part of the kernel's image.
 pub(crate) struct ImagePart {
     /// First virtual address.
@@ -69,6 +97,8 @@ pub(crate) struct ImagePart {
     pub(crate) end: u64,
     /// How it is mapped.
     pub(crate) access: Access,
+    /// What it is used for.
+    pub(crate) class: PageClass,
 }
 
 /// Address of a symbol of linker.ld.
@@ -89,21 +119,61 @@ pub(crate) fn kernel_image() -> [ImagePart; 3] {
     let data = linker_symbol!(__data_start);
     let end = linker_symbol!(__kernel_end);
     [
-        ImagePart { start: text, end: rodata, access: Access::Execute },
-        ImagePart { start: rodata, end: data, access: Access::Read },
-        ImagePart { start: data, end, access: Access::Write },
+        ImagePart { start: text, end: rodata, access: Access::Execute, class: PageClass::KernelText },
+        ImagePart { start: rodata, end: data, access: Access::Read, class: PageClass::KernelText },
+        ImagePart { start: data, end, access: Access::Write, class: PageClass::KernelData },
     ]
 }
 
-/// Makes all RAM known, and all of it free but the kernel and the first MiB.
+/// Makes all RAM known, and all of it free but the kernel and the first MiB. On the boot page tables, which show the first
+/// GiB.
 pub(crate) fn init(ram: RamMap) -> Result<(), &'static str> {
     let mut free = ram.clone();
     free.remove(RamRange { start: 0, end: FIRST_FREE })?;
     let [first, _, last] = kernel_image();
     free.remove(RamRange { start: first.start - KERNEL_BASE, end: last.end - KERNEL_BASE })?;
-    *FREE.lock() = free;
+    let frames = ram.iter().last().map_or(0, |last| last.end / FRAME);
+    *FREE.lock() = free.clone();
     RAM.call_once(|| ram);
+
+    let bytes =
+        take_bytes(frames as usize, 1, PageClass::KernelData).ok_or("no memory for the map of uses")?;
+    let own = paging::physical(bytes.as_ptr());
+    // SAFETY: an AtomicU8 is laid out as a u8, and the bytes are ours for ever.
+    let uses = unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast(), frames as usize) };
+    USES.call_once(|| uses);
+    free.iter().for_each(|range| mark(*range, PageClass::Free));
+    mark(RamRange { start: own, end: own + bytes.len() as u64 }, PageClass::KernelData);
+    for part in kernel_image() {
+        mark(RamRange { start: part.start - KERNEL_BASE, end: part.end - KERNEL_BASE }, part.class);
+    }
+    for stacks in stack::all() {
+        let range = RamRange { start: stacks.start - KERNEL_BASE, end: stacks.end - KERNEL_BASE };
+        mark(range, PageClass::Stack);
+    }
     Ok(())
+}
+
+/// Says what a range is used for from now on.
+fn mark(range: RamRange, class: PageClass) {
+    let number = CLASSES.iter().position(|other| *other == class).unwrap_or(0) as u8;
+    let uses = USES.get().copied().unwrap_or_default();
+    let frames = (range.start / FRAME) as usize..(range.end / FRAME) as usize;
+    for slot in uses.get(frames).unwrap_or_default() {
+        slot.store(number, Ordering::Relaxed);
+    }
+}
+
+/// What a frame and those behind it are used for. For the dump: takes no lock, and cannot panic.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn class(pfn: u64) -> ClassRun {
+    let uses = USES.get().copied().unwrap_or_default();
+    let row = usize::try_from(pfn).ok().and_then(|first| uses.get(first..)).unwrap_or_default();
+    let mut numbers = row.iter().take(LONGEST_RUN).map(|slot| slot.load(Ordering::Relaxed));
+    let first = numbers.next().unwrap_or(0);
+    let class = CLASSES.get(usize::from(first)).copied().unwrap_or(PageClass::Unknown);
+    let more = numbers.take_while(|number| *number == first).count();
+    ClassRun { class, pages: (more as u64).saturating_add(1) }
 }
 
 /// All RAM.
@@ -112,21 +182,38 @@ pub(crate) fn ram() -> &'static RamMap {
     RAM.get().unwrap_or(&NONE)
 }
 
+/// Pages of RAM in each class, with its name.
+pub(crate) fn classes() -> [(&'static str, u64); CLASSES.len()] {
+    let mut counts = NAMES.map(|name| (name, 0));
+    let uses = USES.get().copied().unwrap_or_default();
+    for range in ram().iter() {
+        let frames = (range.start / FRAME) as usize..(range.end / FRAME) as usize;
+        for slot in uses.get(frames).unwrap_or_default() {
+            if let Some((_, count)) = counts.get_mut(usize::from(slot.load(Ordering::Relaxed))) {
+                *count += 1;
+            }
+        }
+    }
+    counts
+}
+
 /// Takes `frames` frames in a row, the lowest that are free, aligned to `align` frames. Gives the physical address.
-pub(crate) fn take(frames: u64, align: u64) -> Option<u64> {
+pub(crate) fn take(frames: u64, align: u64, class: PageClass) -> Option<u64> {
     let mut free = FREE.lock();
     let length = frames * FRAME;
     let start = free.iter().find_map(|range| {
         let start = range.start.next_multiple_of(align * FRAME);
         (start + length <= range.end).then_some(start)
     })?;
-    free.remove(RamRange { start, end: start + length }).ok()?;
+    let taken = RamRange { start, end: start + length };
+    free.remove(taken).ok()?;
+    mark(taken, class);
     Some(start)
 }
 
 /// Takes the free frame that comes after `part` of `parts` of all free memory, so that frames taken with
 /// different parts lie scattered over all of RAM.
-pub(crate) fn take_scattered(part: u64, parts: u64) -> Option<u64> {
+pub(crate) fn take_scattered(part: u64, parts: u64, class: PageClass) -> Option<u64> {
     let mut free = FREE.lock();
     let total: u64 = free.iter().map(|range| range.end - range.start).sum();
     let mut offset = (total / parts * part) & !(FRAME - 1);
@@ -138,13 +225,15 @@ pub(crate) fn take_scattered(part: u64, parts: u64) -> Option<u64> {
         offset -= length;
         None
     })?;
-    free.remove(RamRange { start, end: start + FRAME }).ok()?;
+    let taken = RamRange { start, end: start + FRAME };
+    free.remove(taken).ok()?;
+    mark(taken, class);
     Some(start)
 }
 
 /// Takes as many frames as there are, up to `frames`, and calls `visit` with the physical address of each.
 /// Returns how many there were.
-pub(crate) fn take_many(frames: u64, mut visit: impl FnMut(u64)) -> u64 {
+pub(crate) fn take_many(frames: u64, class: PageClass, mut visit: impl FnMut(u64)) -> u64 {
     let mut left = frames;
     while left > 0 {
         let piece = {
@@ -154,6 +243,7 @@ pub(crate) fn take_many(frames: u64, mut visit: impl FnMut(u64)) -> u64 {
             if free.remove(piece).is_err() {
                 break;
             }
+            mark(piece, class);
             piece
         };
         for frame in (piece.start..piece.end).step_by(FRAME as usize) {
@@ -165,9 +255,9 @@ pub(crate) fn take_many(frames: u64, mut visit: impl FnMut(u64)) -> u64 {
 }
 
 /// Takes frames in a row and gives them as bytes, zeroed, in the direct map.
-pub(crate) fn take_bytes(bytes: usize, align: u64) -> Option<&'static mut [u8]> {
+pub(crate) fn take_bytes(bytes: usize, align: u64, class: PageClass) -> Option<&'static mut [u8]> {
     let bytes = bytes.next_multiple_of(FRAME as usize);
-    let start = paging::direct(take(bytes as u64 / FRAME, align)?);
+    let start = paging::direct(take(bytes as u64 / FRAME, align, class)?);
     // SAFETY: the frames are ours alone, RAM, and in the direct map for ever.
     unsafe {
         start.write_bytes(0, bytes);

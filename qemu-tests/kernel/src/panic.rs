@@ -1,4 +1,5 @@
-//! The way into the dump: a panic, or a fault, calls `crash()`; and what happens when that comes back.
+//! The ways into the dump: a panic, or a fault, calls `crash()`; a kernel that goes on, `snapshot()`. And what happens when
+//! they come back.
 
 use core::cell::UnsafeCell;
 use core::fmt::Write;
@@ -10,7 +11,7 @@ use dumpcore::{Crash, Outcome, Platform, Registers};
 use crate::arch::cpu::MAX_CPUS;
 use crate::arch::{clock, cpu, power, registers, serial};
 use crate::log::{Text, log};
-use crate::{arm, platform, scenario};
+use crate::{arm, platform, scenario, watchdog};
 
 /// Bytes of a panic message that are kept.
 const MESSAGE: usize = 512;
@@ -35,51 +36,109 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     }
 }
 
-/// The end of this kernel: dumps its memory, then does as the command line says.
-pub(crate) fn crash(trigger: Trigger, words: core::fmt::Arguments<'_>, registers: &Registers) -> ! {
-    cpu::disable_interrupts();
-    let begin = clock::now();
-    let number = cpu::number();
-    let depth = DEPTH[number].fetch_add(1, Ordering::Relaxed);
-    let Some(slot) = MESSAGES.0[number].get(depth) else {
-        // Even the way to the reset crashes.
-        power::reset()
-    };
-    // SAFETY: this crash's own, see Messages.
-    let message = unsafe { &mut *slot.get() };
-    // Cannot fail: Text takes what fits.
-    let _ = message.write_fmt(words);
-    if depth == 0 {
-        log!("testkernel: crash on CPU {number}: {}", message.as_str());
-    }
-    scenario::footprint::paint();
+/// A message being written, for this crash on this CPU.
+struct Told {
+    cpu: usize,
+    depth: usize,
+    message: &'static str,
+}
 
-    let crash = Crash { trigger, message: message.as_str(), registers };
-    let outcome = arm::DUMP.crash(platform::get(), &crash);
-
-    // Only here if the policy is to return, if there was nothing to dump to, or if another CPU dumps.
-    if let Outcome::OtherCpu { .. } = outcome {
-        // That CPU stops this one by NMI, and finds it here.
-        cpu::halt()
+impl Told {
+    /// Writes the message down and says it, unless this is a crash inside another one. `None` if even the way to the reset
+    /// crashes.
+    fn new(what: &str, words: core::fmt::Arguments<'_>) -> Option<Told> {
+        let cpu = cpu::number();
+        let depth = DEPTH[cpu].fetch_add(1, Ordering::Relaxed);
+        // SAFETY: this crash's own, see Messages.
+        let text = unsafe { &mut *MESSAGES.0[cpu].get(depth)?.get() };
+        *text = Text::new();
+        // Cannot fail: Text takes what fits.
+        let _ = text.write_fmt(words);
+        let told = Told { cpu, depth, message: text.as_str() };
+        if depth == 0 {
+            log!("testkernel: {what} on CPU {cpu}: {}", told.message);
+        }
+        Some(told)
     }
-    scenario::bench::report_dump(clock::now().saturating_sub(begin));
-    scenario::footprint::report();
-    let (name, exit) = match outcome {
-        Outcome::Complete => ("complete", 1),
+
+    /// It is over, and the kernel is still there.
+    fn over(self, outcome: &Outcome) {
+        DEPTH[self.cpu].store(self.depth, Ordering::Relaxed);
+        scenario::survive::note(outcome);
+        serial::write_raw("testkernel: outcome ");
+        serial::write_raw(name_and_exit(outcome).0);
+        serial::write_raw("\n");
+    }
+}
+
+/// The exit value of a whole dump.
+pub(crate) const EXIT_COMPLETE: u32 = 1;
+
+/// How an outcome is called, and the exit value for it.
+pub(crate) fn name_and_exit(outcome: &Outcome) -> (&'static str, u32) {
+    match outcome {
+        Outcome::Complete => ("complete", EXIT_COMPLETE),
         Outcome::Incomplete(_) => ("incomplete", 2),
         Outcome::Refused(_) => ("refused", 3),
         Outcome::Unclosed(_) => ("unclosed", 7),
         Outcome::NotArmed => ("not-armed", 4),
         Outcome::Nested => ("nested", 5),
         Outcome::OtherCpu { .. } => ("other-cpu", 6),
-    };
-    serial::write_raw("testkernel: outcome ");
-    serial::write_raw(name);
-    serial::write_raw("\n");
-    if outcome == Outcome::NotArmed {
-        platform::get().reset(scenario::reset_policy());
     }
-    power::exit(exit)
+}
+
+/// The end of this kernel: dumps its memory, then does as the command line says.
+pub(crate) fn crash(trigger: Trigger, words: core::fmt::Arguments<'_>, registers: &Registers) -> ! {
+    cpu::disable_interrupts();
+    let begin = clock::now();
+    let Some(told) = Told::new("crash", words) else { power::reset() };
+    scenario::footprint::paint();
+
+    let crash = Crash { trigger, message: told.message, registers };
+    let outcome = loop {
+        match arm::DUMP.crash(platform::get(), &crash) {
+            // That CPU stops this one by NMI, and finds it here: for good, or for as long as a dump of the live kernel
+            // takes. Then it is our turn.
+            Outcome::OtherCpu { .. } => core::hint::spin_loop(),
+            outcome => break outcome,
+        }
+    };
+
+    // Only here if the policy is to return, or if there was nothing to dump to.
+    scenario::bench::report_dump(clock::now().saturating_sub(begin));
+    scenario::footprint::report();
+    told.over(&outcome);
+    watchdog::report();
+    if outcome == Outcome::NotArmed {
+        platform::get().reset(scenario::options().reset);
+    }
+    scenario::survive::crash_again();
+    power::exit(scenario::survive::exit_value())
+}
+
+/// Dumps the memory of the live kernel, and goes on.
+pub(crate) fn snapshot(trigger: Trigger, words: core::fmt::Arguments<'_>, registers: &Registers) {
+    let Some(told) = Told::new("dump of the live kernel", words) else { return };
+    let crash = Crash { trigger, message: told.message, registers };
+    let outcome = arm::DUMP.snapshot(platform::get(), &crash);
+    told.over(&outcome);
+    watchdog::report();
+    watchdog::pat();
+}
+
+/// An NMI from outside: the watchdog's bite, or somebody has pressed the button.
+pub(crate) fn nmi(registers: &Registers) {
+    let (trigger, message) = if watchdog::is_starved() {
+        // It stands still after its bite. From here on the dump pats it.
+        watchdog::restart();
+        (Trigger::Watchdog, "the watchdog was not patted in time")
+    } else {
+        (Trigger::Nmi, "an NMI from outside asks for a dump")
+    };
+    if scenario::options().nmi_crashes {
+        crash(trigger, format_args!("{message}"), registers)
+    }
+    snapshot(trigger, format_args!("{message}"), registers);
 }
 
 /// The kernel cannot go on, and it is not a crash but a mistake in how it was started: says so and ends.

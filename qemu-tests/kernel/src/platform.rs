@@ -4,19 +4,17 @@
 //! memory but the caller's, and cannot panic (unless a scenario asks for just that).
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use dumpcore::platform::{CodeRange, Nanoseconds, RamRange};
-use dumpcore::wait::{SECOND, Wait};
+use dumpcore::format::Block;
+use dumpcore::platform::{ClassRun, CodeRange, Guarded, Nanoseconds, RamRange};
+use dumpcore::wait::Wait;
 use dumpcore::{Platform, Registers, ResetPolicy};
 
-use crate::arch::apic::{self, Ipi};
-use crate::arch::{clock, cpu, interrupts, paging, power, serial, stack};
+use crate::arch::cpu::MAX_CPUS;
+use crate::arch::{apic, clock, cpu, guard, paging, power, random, serial, stack};
 use crate::memory::{self, linker_symbol};
-use crate::{log, scenario};
-
-/// How long the other CPUs may take to stop, all together.
-const FREEZE_PATIENCE: Nanoseconds = SECOND;
+use crate::{log, scenario, stop, watchdog};
 
 /// The kernel, as the dump sees it. Made once, while the kernel is healthy.
 pub(crate) struct KernelPlatform {
@@ -72,10 +70,23 @@ unsafe impl Platform for KernelPlatform {
             .then(|| NonNull::new(paging::direct(address)))?
     }
 
+    fn has_guard(&self) -> bool {
+        true
+    }
+
+    fn guarded_copy(&self, from: NonNull<u8>, to: &mut Block) -> Guarded {
+        if guard::copy(from, to) { Guarded::Copied } else { Guarded::Faulted }
+    }
+
+    fn class(&self, pfn: u64) -> ClassRun {
+        memory::class(pfn)
+    }
+
     fn still(&self, pfn: u64) -> Option<u64> {
-        // With the other CPUs stopped and the one disk in the dump's hands, nothing writes to memory any more, this
-        // file included. Devices see RAM where the CPU does.
-        pfn.checked_mul(memory::FRAME)
+        // With the other CPUs stopped and the disks in the dump's hands, nothing writes to memory any more, this file
+        // included. Devices see RAM where the CPU does.
+        let address = pfn.checked_mul(memory::FRAME)?;
+        NonNull::new(paging::direct(address)).is_some_and(guard::probe).then_some(address)
     }
 
     fn reset(&self, policy: ResetPolicy) {
@@ -100,16 +111,28 @@ unsafe impl Platform for KernelPlatform {
     }
 
     fn freeze_cpus(&self, wait: &Wait<'_>) {
-        let own = cpu::number();
-        let others = || (0..cpu::count()).filter(move |number| *number != own);
-        others().for_each(|number| apic::send(cpu::apic_id(number), Ipi::Nmi));
-        let stopped = || others().all(|number| interrupts::stopped(number).is_some()).then_some(());
-        // A CPU that stays silent shows in the dump: it has no registers there.
-        let _ = wait.until("stopping the other CPUs", FREEZE_PATIENCE, stopped);
+        stop::freeze(wait);
+    }
+
+    fn rest(&self, nanoseconds: Nanoseconds) {
+        apic::nap(nanoseconds);
+    }
+
+    fn resume_cpus(&self) {
+        stop::resume();
+    }
+
+    fn entropy(&self, bytes: &mut [u8; 32]) -> bool {
+        random::fill(bytes)
     }
 
     fn registers(&self, cpu: u32) -> Option<Registers> {
-        interrupts::stopped(cpu as usize)
+        stop::registers(cpu as usize)
+    }
+
+    fn pat_watchdog(&self) {
+        SABOTAGE.at_watchdog();
+        watchdog::reload();
     }
 
     fn log(&self, offset: u64, piece: &mut [u8]) -> usize {
@@ -154,14 +177,29 @@ extern "C" fn run_closure(word: *mut u8) {
     run();
 }
 
-/// Lets the dump itself panic, for the scenarios that ask for it. A kernel in use has nothing like this.
+/// Spoils the dump from inside, for the scenarios that ask for it. A kernel in use has nothing like this.
 pub(crate) struct Sabotage {
     console: AtomicBool,
     pages: AtomicU32,
+    /// At which of its looks at a page a helper is harmed; 0 if none is, or one was.
+    helper_page: AtomicU32,
+    /// How many looks each has had.
+    helper_looks: [AtomicU32; MAX_CPUS],
+    /// How long it is late, in nanoseconds; 0 for ever.
+    helper_late: AtomicU64,
+    /// The PCI slot that may be emptied, as a bit.
+    slot: AtomicU32,
 }
 
 /// Idle, unless a scenario sets it off.
-pub(crate) static SABOTAGE: Sabotage = Sabotage { console: AtomicBool::new(false), pages: AtomicU32::new(0) };
+pub(crate) static SABOTAGE: Sabotage = Sabotage {
+    console: AtomicBool::new(false),
+    pages: AtomicU32::new(0),
+    helper_page: AtomicU32::new(0),
+    helper_looks: [const { AtomicU32::new(0) }; MAX_CPUS],
+    helper_late: AtomicU64::new(0),
+    slot: AtomicU32::new(0),
+};
 
 impl Sabotage {
     /// The next line on the console panics.
@@ -172,6 +210,17 @@ impl Sabotage {
     /// The `pages`th look at a page from now on panics.
     pub(crate) fn set_pages(&self, pages: u32) {
         self.pages.store(pages, Ordering::Relaxed);
+    }
+
+    /// The first helper that looks at its `page`th page is late by so many nanoseconds, or never comes back.
+    pub(crate) fn set_helper(&self, page: u32, late: Option<Nanoseconds>) {
+        self.helper_late.store(late.unwrap_or(0), Ordering::Relaxed);
+        self.helper_page.store(page, Ordering::Relaxed);
+    }
+
+    /// The disk in this PCI slot goes during the dump, when somebody asks for it.
+    pub(crate) fn set_unplug(&self, slot: u32) {
+        self.slot.store(slot, Ordering::Relaxed);
     }
 
     fn at_console(&self) {
@@ -188,6 +237,32 @@ impl Sabotage {
             if left == 1 {
                 panic!("the memory access panics, as the scenario asks");
             }
+        }
+        let page = self.helper_page.load(Ordering::Relaxed);
+        if page > 0 {
+            self.at_helpers_page(page);
+        }
+    }
+
+    fn at_helpers_page(&self, page: u32) {
+        let own = cpu::number();
+        let Some(looks) = self.helper_looks.get(own).filter(|_| stop::registers(own).is_some()) else {
+            return;
+        };
+        let now = looks.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if now != page || self.helper_page.swap(0, Ordering::Relaxed) == 0 {
+            return;
+        }
+        match self.helper_late.load(Ordering::Relaxed) {
+            0 => cpu::halt(),
+            late => clock::pause(late),
+        }
+    }
+
+    fn at_watchdog(&self) {
+        let slot = self.slot.load(Ordering::Relaxed);
+        if slot != 0 {
+            scenario::unplug::eject_if_asked(slot);
         }
     }
 }

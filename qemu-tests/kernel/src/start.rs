@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::arch::{acpi, apic, boot, clock, cpu, paging, serial, smp, tables};
+use crate::arch::{acpi, apic, boot, clock, cpu, interrupts, paging, serial, smp, tables};
 use crate::command_line::Options;
 use crate::log::log;
 use crate::panic::give_up;
@@ -49,6 +49,8 @@ fn bring_up(ram: memory::RamMap, rsdp: u64) -> Result<(), &'static str> {
     };
     apic::mask_legacy();
     apic::enable();
+    apic::connect_nmi();
+    interrupts::enable_machine_checks();
     heap::init()?;
     clock::init();
     cpu::init(&acpi.apic_ids[..acpi.cpus]);

@@ -10,6 +10,8 @@ use alloc::vec::Vec;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use dumpcore::PageClass;
+
 use crate::arch::paging;
 use crate::{memory, scenario};
 
@@ -81,7 +83,7 @@ pub(crate) fn build() {
     }
     let mut pages = [0; PAGES];
     for (part, slot) in pages.iter_mut().enumerate() {
-        if let Some(frame) = memory::take_scattered(part as u64, PAGES as u64) {
+        if let Some(frame) = memory::take_scattered(part as u64, PAGES as u64, PageClass::KernelData) {
             // SAFETY: the frame was taken just now.
             unsafe { fill_page(frame) };
             // In front of the pattern, the page says what it is.

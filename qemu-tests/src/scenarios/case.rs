@@ -9,9 +9,9 @@ use dumpcore::format::label::Label;
 
 use super::{Programs, STACK_LIMIT};
 use crate::image::Disk;
-use crate::machine::Machine;
+use crate::machine::{Machine, disk_word};
 use crate::savecore::{Answer, Savecore};
-use crate::serial::Serial;
+use crate::serial::{self, Serial};
 
 /// Blocks of a dump partition where its size does not matter: 48 MiB.
 pub(super) const USUAL_BLOCKS: u64 = 12 * 1024;
@@ -30,6 +30,8 @@ pub(super) mod exit {
     pub(in crate::scenarios) const NESTED: i32 = 11;
     /// `arm()` had refused, so there was nothing to dump with.
     pub(in crate::scenarios) const NOT_ARMED: i32 = 9;
+    /// Blocks were written, and the headers could not be closed.
+    pub(in crate::scenarios) const UNCLOSED: i32 = 15;
 }
 
 /// A running scenario.
@@ -108,10 +110,12 @@ impl Case {
     /// A machine with one CPU that boots the test kernel with this disk, crashes in this way, and gives the
     /// outcome as its exit code.
     pub fn machine(&self, disk: &Disk, scenario: &str) -> Machine {
-        Machine::new(&self.programs.kernel)
-            .disk(disk)
-            .word(format!("scenario={scenario}"))
-            .word("reset=return")
+        self.machine_without(scenario).disk(disk)
+    }
+
+    /// The same, without a disk.
+    pub fn machine_without(&self, scenario: &str) -> Machine {
+        Machine::new(&self.programs.kernel).word(format!("scenario={scenario}")).word("reset=return")
     }
 
     /// The same, armed without a look at the disk, as beside a live driver: whatever is wrong with
@@ -120,7 +124,17 @@ impl Case {
     /// # Errors
     /// If the partition has no label, whose uuid is needed.
     pub fn unlooked(&self, disk: &Disk, scenario: &str) -> Result<Machine> {
-        Ok(self.machine(disk, scenario).word("disk.shared").word(format!("disk.uuid={}", uuid(disk)?)))
+        self.and_unlooked(self.machine_without(scenario), disk)
+    }
+
+    /// One more disk for a machine, armed without a look at it.
+    ///
+    /// # Errors
+    /// If the partition has no label, whose uuid is needed.
+    pub fn and_unlooked(&self, machine: Machine, disk: &Disk) -> Result<Machine> {
+        let number = machine.disks.len();
+        let uuid = format!("uuid={}", uuid(disk)?);
+        Ok(machine.disk(disk).word(disk_word(number, "shared")).word(disk_word(number, &uuid)))
     }
 
     /// Runs a machine to its end.
@@ -148,12 +162,7 @@ impl Case {
         let mut running = machine.start(&self.folder, name)?;
         let code = running.wait_exit(self.left())?;
         let crashed = Crashed { code, serial: running.serial };
-        // Whatever way a dump goes, its stack is small.
-        if let Some(used) = crashed.stack_used()
-            && used > STACK_LIMIT
-        {
-            bail!("the dump used {used} bytes of its stack, more than {STACK_LIMIT}");
-        }
+        crashed.small_stack()?;
         Ok(crashed)
     }
 
@@ -183,6 +192,28 @@ impl Case {
 }
 
 impl Crashed {
+    /// Makes sure that the dump's stack is small, whatever way the dump went.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn small_stack(&self) -> Result<()> {
+        match self.stack_used() {
+            Some(used) if used > STACK_LIMIT => {
+                bail!("the dump used {used} bytes of its stack, more than {STACK_LIMIT}")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How many pages the kernel says it has of a class, in `testkernel: classes user=N …`.
+    ///
+    /// # Errors
+    /// If it did not say.
+    pub fn class(&self, name: &str) -> Result<u64> {
+        let line = self.said("testkernel: classes ")?;
+        serial::number(line, name).with_context(|| format!("the kernel does not count class {name}: {line}"))
+    }
+
     /// Bytes that the dump used of its own stack, if it said so: `diskdump: used N of N bytes of stack, …`.
     pub fn stack_used(&self) -> Option<u64> {
         let line = &self.serial.find("bytes of stack")?.text;

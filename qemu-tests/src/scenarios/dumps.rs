@@ -1,111 +1,19 @@
 //! Dumps that come through, whole or in part. After each, what belongs to others is bit by bit what it was.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context, Result};
-use dumpcore::format::BLOCK_SIZE;
 use serde_json::Value;
 
 use super::case::{Case, Crashed, USUAL_BLOCKS, ensure, exit, mib};
+use super::judge::{crash, facts, info, number, partial, readable, says, text, whole};
 use crate::compare::{self, Core};
 use crate::debugger;
-use crate::image::Disk;
-use crate::machine::{DRIVE_ID, Machine};
+use crate::machine::drive_id;
 use crate::serial;
 
 /// The most arena that a dump may need: the default, 1 MiB.
 pub const ARENA_LIMIT: u64 = 1 << 20;
 /// The most stack that a dump may need: half of what a Linux kernel has.
 pub const STACK_LIMIT: u64 = 8 << 10;
-
-/// The machine crashes with exit code `code`; the foreign parts of the disk must stay what they are.
-fn crash(case: &Case, disk: &Disk, machine: &Machine, name: &str, code: i32) -> Result<Crashed> {
-    let before = disk.foreign_fingerprint()?;
-    let crashed = case.crash(machine, name, code)?;
-    ensure(disk.foreign_fingerprint()? == before, || {
-        "blocks outside of the dump partition were changed".to_owned()
-    })?;
-    Ok(crashed)
-}
-
-/// What `savecore info` says of the dumps on a disk; there must be `count`.
-fn info(case: &Case, disk: &Disk, count: usize) -> Result<Vec<Value>> {
-    let answer = case.savecore.expect(0, "info", disk, &[])?;
-    let dumps = answer.value.get("dumps").and_then(Value::as_array).cloned().unwrap_or_default();
-    ensure(dumps.len() == count, || {
-        format!(
-            "savecore info speaks of {} dumps instead of {count}; log: {}",
-            dumps.len(),
-            answer.log.display()
-        )
-    })?;
-    Ok(dumps)
-}
-
-/// A text in what savecore says of a dump.
-fn text<'a>(dump: &'a Value, key: &str) -> &'a str {
-    dump.get(key).and_then(Value::as_str).unwrap_or_default()
-}
-
-/// A number in what savecore says of a dump, by its path such as `pages.data`.
-fn number(dump: &Value, path: &str) -> Result<u64> {
-    path.split('.')
-        .try_fold(dump, |value, key| value.get(key))
-        .and_then(Value::as_u64)
-        .with_context(|| format!("savecore info does not say {path}"))
-}
-
-/// Makes sure that a field of what savecore says has this value.
-fn says(dump: &Value, key: &str, expected: &str) -> Result<()> {
-    ensure(text(dump, key) == expected, || {
-        format!("savecore says {key} is `{}` instead of `{expected}`", text(dump, key))
-    })
-}
-
-/// Makes sure that readelf is content with a core, and that it holds the registers of so many CPUs.
-fn readable(case: &Case, core: &Path, cpus: usize) -> Result<()> {
-    let text = debugger::readelf(core, &case.folder, case.left())?;
-    let found = debugger::prstatus_notes(&text);
-    ensure(found == cpus, || format!("the core has the registers of {found} CPUs instead of {cpus}"))
-}
-
-/// A whole dump: harvested, and its core readable. Gives the core, and what savecore said of it.
-fn whole(case: &Case, disk: &Disk, cpus: usize) -> Result<(PathBuf, Value)> {
-    let dumps = info(case, disk, 1)?;
-    let dump = dumps.into_iter().next().context("no dump")?;
-    says(&dump, "status", "complete")?;
-    ensure(dump.get("whole") == Some(&Value::Bool(true)), || {
-        "savecore says the dump is not whole".to_owned()
-    })?;
-    ensure(number(&dump, "cpu_count")? == cpus as u64, || {
-        "savecore says another number of CPUs than the machine has".to_owned()
-    })?;
-    let (cores, _) = case.save(disk, "cores", 1)?;
-    let core = cores.into_iter().next().context("no core")?;
-    readable(case, &core, cpus)?;
-    Ok((core, dump))
-}
-
-/// A dump that ended early: harvested, its core readable. Gives what savecore said of it.
-fn partial(case: &Case, disk: &Disk, status: &str, cpus: usize) -> Result<(PathBuf, Value)> {
-    let dumps = info(case, disk, 1)?;
-    let dump = dumps.into_iter().next().context("no dump")?;
-    says(&dump, "status", status)?;
-    let data = number(&dump, "pages.data")?;
-    ensure(data > 0, || "the dump holds not a page".to_owned())?;
-    let (cores, _) = case.save(disk, "cores", 1)?;
-    let core = cores.into_iter().next().context("no core")?;
-    readable(case, &core, cpus)?;
-    Ok((core, dump))
-}
-
-/// Facts of a whole dump, for its line.
-fn facts(core: &Path, dump: &Value) -> Result<String> {
-    let covered = compare::bytes(&Core::open(core)?.covers());
-    let written = number(dump, "pages.data")? * BLOCK_SIZE as u64;
-    let seconds = dump.get("elapsed_seconds").and_then(Value::as_f64).unwrap_or_default();
-    Ok(format!("{} of memory, {} written, {seconds:.2} s in the guest", mib(covered), mib(written)))
-}
 
 pub(super) fn panic(case: &Case, kind: &'static str, cpus: u32, memory: u32) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
@@ -117,7 +25,7 @@ pub(super) fn panic(case: &Case, kind: &'static str, cpus: u32, memory: u32) -> 
         .memory(memory)
         .word(format!("cpu={}", cpus - 1))
         .word("reset=reset");
-    let crashed = crash(case, &disk, &machine, "crash", exit::RESET)?;
+    let crashed = crash(case, &machine, "crash", exit::RESET)?;
     crashed.said("diskdump: complete")?;
     let (core, dump) = whole(case, &disk, cpus as usize)?;
     says(&dump, "trigger", "panic")?;
@@ -136,7 +44,7 @@ pub(super) fn panic(case: &Case, kind: &'static str, cpus: u32, memory: u32) -> 
 pub(super) fn above_4_gib(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
     let machine = case.machine(&disk, "panic").cpus(2).memory(6144);
-    crash(case, &disk, &machine, "crash", exit::COMPLETE)?;
+    crash(case, &machine, "crash", exit::COMPLETE)?;
     let (core, dump) = whole(case, &disk, 2)?;
     let covers = Core::open(&core)?.covers();
     let low = compare::without(&covers, std::slice::from_ref(&(4 << 30..u64::MAX)));
@@ -148,7 +56,7 @@ pub(super) fn above_4_gib(case: &Case) -> Result<String> {
 pub(super) fn fault(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
     let machine = case.machine(&disk, "fault").cpus(2).word("cpu=1");
-    crash(case, &disk, &machine, "crash", exit::COMPLETE)?;
+    crash(case, &machine, "crash", exit::COMPLETE)?;
     let (core, dump) = whole(case, &disk, 2)?;
     says(&dump, "trigger", "fault")?;
     // The faulting instruction is in the function that was made to fault, not in the handler.
@@ -160,14 +68,23 @@ pub(super) fn fault(case: &Case) -> Result<String> {
     Ok(text(&dump, "message").to_owned())
 }
 
-/// Crashes a guest with four CPUs and reads what its dump needed.
+/// Crashes a guest with four CPUs and reads what its dump needed: with helpers, packed, encrypted, checked while it is
+/// written.
 ///
 /// # Errors
 /// If the dump fails, or the guest does not say.
 pub fn measure_footprint(case: &Case) -> Result<Footprint> {
-    let disk = case.formatted("disk", USUAL_BLOCKS)?;
-    let machine = case.machine(&disk, "footprint").cpus(4).memory(512);
-    Footprint::of(&crash(case, &disk, &machine, "crash", exit::COMPLETE)?)
+    let disk = case.blank("disk", USUAL_BLOCKS)?;
+    case.savecore.format_for(&disk, &case.savecore.keygen("secret.key")?)?;
+    let machine = case
+        .machine(&disk, "footprint")
+        .able()
+        .cpus(4)
+        .memory(512)
+        .word("fill=24")
+        .word("encoding=lz4")
+        .word("verify=ahead");
+    Footprint::of(&crash(case, &machine, "crash", exit::COMPLETE)?)
 }
 
 pub(super) fn footprint(case: &Case) -> Result<String> {
@@ -224,7 +141,7 @@ pub(super) fn nested_after_write(case: &Case) -> Result<String> {
         .memory(256)
         .word("fill=16")
         .word("nested.page=12000");
-    let crashed = crash(case, &disk, &machine, "crash", exit::NESTED)?;
+    let crashed = crash(case, &machine, "crash", exit::NESTED)?;
     crashed.said("crashed itself while")?;
     let (_, dump) = partial(case, &disk, "unfinished", 2)?;
     Ok(format!("{} pages saved", number(&dump, "pages.data")?))
@@ -233,7 +150,7 @@ pub(super) fn nested_after_write(case: &Case) -> Result<String> {
 pub(super) fn double_panic(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
     let machine = case.machine(&disk, "double-panic").cpus(4).memory(256);
-    let crashed = crash(case, &disk, &machine, "crash", exit::COMPLETE)?;
+    let crashed = crash(case, &machine, "crash", exit::COMPLETE)?;
     let begun = crashed.serial.lines().iter().filter(|line| line.text.contains("begins at block")).count();
     ensure(begun == 1, || format!("{begun} dumps were begun"))?;
     let (core, dump) = whole(case, &disk, 4)?;
@@ -243,8 +160,8 @@ pub(super) fn double_panic(case: &Case) -> Result<String> {
 pub(super) fn two_dumps(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
     let machine = case.machine(&disk, "panic").cpus(2).memory(256);
-    crash(case, &disk, &machine, "first", exit::COMPLETE)?;
-    crash(case, &disk, &machine.word("cpu=1"), "second", exit::COMPLETE)?;
+    crash(case, &machine, "first", exit::COMPLETE)?;
+    crash(case, &machine.word("cpu=1"), "second", exit::COMPLETE)?;
     let dumps = info(case, &disk, 2)?;
     let (mut end, mut places) = (1, Vec::new());
     for (dump, cpu) in dumps.iter().zip(0..) {
@@ -269,7 +186,7 @@ pub(super) fn harvest_and_again(case: &Case) -> Result<String> {
     let machine = case.machine(&disk, "panic").cpus(2).memory(256);
     let mut facts = Vec::new();
     for name in ["first", "second"] {
-        crash(case, &disk, &machine, name, exit::COMPLETE)?;
+        crash(case, &machine, name, exit::COMPLETE)?;
         let (_, answer) = case.save(&disk, name, 1)?;
         case.check_armed(&disk)?;
         ensure(disk.fingerprint()? == fresh, || {
@@ -284,7 +201,7 @@ pub(super) fn full_partition(case: &Case) -> Result<String> {
     // 16 MiB for 64 MiB of filled memory.
     let disk = case.formatted("disk", 4096)?;
     let machine = case.machine(&disk, "panic").cpus(2).memory(256).word("fill=64");
-    let crashed = crash(case, &disk, &machine, "crash", exit::INCOMPLETE)?;
+    let crashed = crash(case, &machine, "crash", exit::INCOMPLETE)?;
     crashed.said("diskdump: incomplete")?;
     let (core, dump) = partial(case, &disk, "incomplete", 2)?;
     says(&dump, "reason", "the partition was full")?;
@@ -310,7 +227,7 @@ pub(super) fn budget(case: &Case) -> Result<String> {
         .word("verify=ahead")
         .word("budget=4000")
         .drive("throttling.bps-write=16777216");
-    let crashed = crash(case, &disk, &machine, "crash", exit::INCOMPLETE)?;
+    let crashed = crash(case, &machine, "crash", exit::INCOMPLETE)?;
     crashed.said("diskdump: incomplete")?;
     let (_, dump) = partial(case, &disk, "incomplete", 2)?;
     says(&dump, "reason", "the time budget was spent")?;
@@ -334,7 +251,7 @@ pub(super) fn stuck_midway(case: &Case) -> Result<String> {
     let foreign = disk.foreign_fingerprint()?;
     let mut running = machine.start(&case.folder, "crash")?;
     running.wait_for("diskdump: dumped", case.left())?;
-    running.qmp.throttle(DRIVE_ID, 1, 1)?;
+    running.qmp.throttle(&drive_id(0), 1, 1)?;
     let begin = std::time::Instant::now();
     let code = running.wait_exit(case.left())?;
     let took = begin.elapsed().as_secs_f32();
@@ -383,14 +300,14 @@ pub(super) fn takeover_live(case: &Case) -> Result<String> {
 pub(super) fn verify_ahead(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
     let machine = case.machine(&disk, "panic").cpus(2).memory(256).word("fill=24").word("verify=ahead");
-    crash(case, &disk, &machine, "good", exit::COMPLETE)?;
+    crash(case, &machine, "good", exit::COMPLETE)?;
     let (_, dump) = whole(case, &disk, 2)?;
     let whole_pages = number(&dump, "pages.data")?;
     // A foreign block in the way: everything in front of it is dumped, the block itself stays.
     let foreign = 4000;
     disk.flip(foreign, 9)?;
     let before = disk.read(foreign)?;
-    let crashed = crash(case, &disk, &machine, "foreign", exit::INCOMPLETE)?;
+    let crashed = crash(case, &machine, "foreign", exit::INCOMPLETE)?;
     crashed.said("diskdump: incomplete")?;
     ensure(disk.read(foreign)? == before, || format!("the foreign block {foreign} was overwritten"))?;
     let dumps = info(case, &disk, 1)?;
@@ -405,13 +322,13 @@ pub(super) fn verify_ahead(case: &Case) -> Result<String> {
 pub(super) fn verify_sample(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
     let machine = case.machine(&disk, "panic").cpus(2).memory(256).word("verify=sample:64");
-    crash(case, &disk, &machine, "good", exit::COMPLETE)?;
+    crash(case, &machine, "good", exit::COMPLETE)?;
     let (core, dump) = whole(case, &disk, 2)?;
     // Block 1 is the first sample, block 1 + 64 * 100 one of the others.
     let foreign = 1 + 64 * 100;
     disk.flip(foreign, 9)?;
     let before = disk.fingerprint()?;
-    let crashed = crash(case, &disk, &machine, "foreign", exit::REFUSED)?;
+    let crashed = crash(case, &machine, "foreign", exit::REFUSED)?;
     crashed.said(&format!("block {foreign} does not hold its pattern"))?;
     ensure(disk.fingerprint()? == before, || "a refused dump changed the image".to_owned())?;
     Ok(format!("{}; refused at block {foreign}", facts(&core, &dump)?))

@@ -1,14 +1,26 @@
 //! The matrix: every row a name, a line that says what it proves, a deadline, and a function.
 //!
 //! - `case.rs`: what a running scenario has at hand
+//! - `judge.rs`: what a dump is held against
 //! - `dumps.rs`: dumps that come through, whole or in part
 //! - `refusals.rs`: what must not be written, and is not
 //! - `readers.rs`: gdb, readelf, and the machine itself, as judges of a core
+//! - `selection.rs`: which memory a dump has
+//! - `engine.rs`: how it is made
+//! - `sealed.rs`: encrypted dumps
+//! - `failover.rs`: several disks
+//! - `survive.rs`: dumps of kernels that go on
 
 mod case;
 mod dumps;
+mod engine;
+mod failover;
+mod judge;
 mod readers;
 mod refusals;
+mod sealed;
+mod selection;
+mod survive;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -171,6 +183,12 @@ pub static ALL: &[Scenario] = &[
         play: refusals::nested_before_write,
     },
     Scenario {
+        name: "refuse-no-entropy",
+        about: "a label that demands encryption, and a CPU without random numbers",
+        deadline: 60,
+        play: refusals::no_entropy,
+    },
+    Scenario {
         name: "nested-after-write",
         about: "a panic inside the dump after its first write leaves a dump that savecore reads",
         deadline: 60,
@@ -229,6 +247,150 @@ pub static ALL: &[Scenario] = &[
         about: "every n-th block checked: whole on a good partition, refused when a sampled block is foreign",
         deadline: 120,
         play: dumps::verify_sample,
+    },
+    Scenario {
+        name: "levels",
+        about: "each dump level leaves out the pages that the kernel counts for it, and no others",
+        deadline: 120,
+        play: selection::levels,
+    },
+    Scenario {
+        name: "level-31",
+        about: "level 31: not one page that the kernel filled for users is in the core, and all others are",
+        deadline: 60,
+        play: selection::level_31,
+    },
+    Scenario {
+        name: "level-kernel-only",
+        about: "level 32: the kernel's own pages are in the core, no others, and gdb needs no more",
+        deadline: 90,
+        play: selection::kernel_only,
+    },
+    Scenario {
+        name: "passes",
+        about: "a partition too small: stacks, page tables and the kernel are complete, the rest is not; gdb shows all CPUs",
+        deadline: 90,
+        play: selection::passes,
+    },
+    Scenario {
+        name: "packed",
+        about: "LZ4: the dump takes less than half of its memory, and the core equals the machine",
+        deadline: 90,
+        play: engine::packed,
+    },
+    Scenario {
+        name: "pipelined",
+        about: "checked ahead while it is written: several requests in flight, and no block written that was not read",
+        deadline: 90,
+        play: engine::pipelined,
+    },
+    Scenario {
+        name: "helpers",
+        about: "three stopped CPUs do part of the work, and the core equals the machine",
+        deadline: 90,
+        play: engine::helpers,
+    },
+    Scenario {
+        name: "helper-dead",
+        about: "a helping CPU that dies costs the units that it had taken",
+        deadline: 90,
+        play: |case| engine::lost_helper(case, "dead-helper"),
+    },
+    Scenario {
+        name: "helper-late",
+        about: "a helping CPU that comes back too late harms nothing",
+        deadline: 90,
+        play: |case| engine::lost_helper(case, "late-helper"),
+    },
+    Scenario {
+        name: "sealed",
+        about: "encrypted: no known text on the disk, no bit changed unnoticed, and with the key the core equals the machine",
+        deadline: 120,
+        play: sealed::sealed,
+    },
+    Scenario {
+        name: "sealed-control",
+        about: "the scan for known texts finds them in a dump that is not encrypted",
+        deadline: 60,
+        play: sealed::plain_is_found,
+    },
+    Scenario {
+        name: "sealed-shared",
+        about: "a disk that nobody looked at before the crash: encrypted if the kernel was given the key, else refused",
+        deadline: 60,
+        play: sealed::shared,
+    },
+    Scenario {
+        name: "failover-io-error",
+        about: "a write error in the middle: the first dump is closed, the second disk has a whole one",
+        deadline: 90,
+        play: failover::io_error,
+    },
+    Scenario {
+        name: "failover-unplugged",
+        about: "a disk pulled in the middle: the second has a whole dump, the first is still read",
+        deadline: 90,
+        play: failover::unplugged,
+    },
+    Scenario {
+        name: "failover-all-fail",
+        about: "no disk works: the console says why of each, and no image changes",
+        deadline: 60,
+        play: failover::all_fail,
+    },
+    Scenario {
+        name: "failover-risky",
+        about: "a disk that sleeps is used last, and only if that is allowed",
+        deadline: 90,
+        play: failover::risky,
+    },
+    Scenario {
+        name: "striped",
+        about: "two disks at once: both are closed, and make one core that equals the machine",
+        deadline: 90,
+        play: failover::striped,
+    },
+    Scenario {
+        name: "bad-memory",
+        about: "pages that fault when they are read are told of, and all else is in the core",
+        deadline: 90,
+        play: engine::bad_memory,
+    },
+    Scenario {
+        name: "snapshot",
+        about: "a live kernel dumped twice: all CPUs go on, the second dump lies behind the first",
+        deadline: 90,
+        play: survive::snapshot,
+    },
+    Scenario {
+        name: "oops",
+        about: "a fault that the kernel survives is dumped, and the kernel goes on",
+        deadline: 60,
+        play: survive::oops,
+    },
+    Scenario {
+        name: "nmi",
+        about: "the NMI button makes a dump, of a kernel that goes on or not",
+        deadline: 90,
+        play: survive::nmi,
+    },
+    Scenario {
+        name: "watchdog",
+        about: "a watchdog's bite makes a dump, which keeps it quiet",
+        deadline: 90,
+        play: survive::watchdog,
+    },
+    Scenario {
+        name: "two-crashes",
+        about: "a crash after a dump goes behind it, and leaves it as it is, byte by byte",
+        deadline: 60,
+        play: survive::two_crashes,
+    },
+    Scenario {
+        name: "metrics",
+        about: "a dump's numbers agree with one another, with savecore's count, and with what the console said",
+        deadline: 90,
+        play: engine::metrics,
     },
 ];
 

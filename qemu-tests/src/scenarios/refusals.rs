@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::case::{Case, Crashed, USUAL_BLOCKS, ensure, exit};
 use crate::image::Disk;
-use crate::machine::{DISK_ID, Machine};
+use crate::machine::{Machine, disk_id};
 
 /// Crashes the machine, which must end with one of these exit codes and say why, and must leave the disk as it was.
 fn refused(case: &Case, disk: &Disk, machine: &Machine, codes: &[i32], reason: &str) -> Result<Crashed> {
@@ -79,17 +79,15 @@ pub(super) fn label_of_another_disk(case: &Case) -> Result<String> {
     let ours = case.formatted("ours", USUAL_BLOCKS)?;
     let other = case.formatted("other", USUAL_BLOCKS)?;
     // Armed for one disk, crashed with the other in its place.
-    let (armed, found) = (
-        case.unlooked(&ours, "panic")?,
-        Machine { disk: Some(other.clone()), ..case.unlooked(&ours, "panic")? },
-    );
+    let armed = case.unlooked(&ours, "panic")?;
+    let found = armed.clone().exchange(&other);
     let reason = "the label is of another partition";
     let crashed = refused(case, &other, &found, &[exit::REFUSED], reason)?;
     let facts = facts(&crashed, reason)?;
     // This disk's label over the other disk's pattern, as after a bad copy.
     let label = ours.read(0)?;
     other.write(0, &label)?;
-    let found = Machine { disk: Some(other.clone()), ..armed };
+    let found = armed.exchange(&other);
     refused(case, &other, &found, &[exit::REFUSED], "block 1 does not hold its pattern")?;
     Ok(facts)
 }
@@ -118,7 +116,7 @@ pub(super) fn device_gone(case: &Case) -> Result<String> {
     let crashed = judged(&disk, &[exit::REFUSED], reason, || {
         let mut running = machine.start(&case.folder, "refused")?;
         running.wait_for("testkernel: waiting for unplug", case.left())?;
-        running.qmp.device_del(DISK_ID)?;
+        running.qmp.device_del(&disk_id(0))?;
         let code = running.wait_exit(case.left())?;
         Ok(Crashed { code, serial: running.serial })
     })?;
@@ -147,6 +145,17 @@ pub(super) fn nested_before_write(case: &Case) -> Result<String> {
     let machine = case.machine(&disk, "nested-before-write");
     let reason = "crashed itself while";
     let crashed = refused(case, &disk, &machine, &[exit::NESTED], reason)?;
+    case.check_armed(&disk)?;
+    facts(&crashed, reason)
+}
+
+pub(super) fn no_entropy(case: &Case) -> Result<String> {
+    let disk = case.blank("disk", USUAL_BLOCKS)?;
+    case.savecore.format_for(&disk, &case.savecore.keygen("secret.key")?)?;
+    // QEMU's usual CPU cannot make random numbers.
+    let machine = case.machine(&disk, "panic");
+    let reason = "no entropy";
+    let crashed = refused(case, &disk, &machine, &[exit::NOT_ARMED], reason)?;
     case.check_armed(&disk)?;
     facts(&crashed, reason)
 }

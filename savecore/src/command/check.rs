@@ -5,10 +5,12 @@ use std::io::{self, Write};
 use anyhow::Context;
 use savecore::Error;
 use savecore::dump::{Dump, Report, utc};
-use savecore::partition::{self, Check, Search, Verdict};
+use savecore::partition::{self, Check, Partition, Search, Verdict};
 use savecore::source::{Access, Target};
 
-use super::{TargetArguments, story};
+use super::keys::public_text;
+use super::targets::{IdentityArguments, Opener, identity};
+use super::{TargetArguments, is_copy, story};
 use crate::output::{BAD, Bar, GOOD, WARNING, count, harmless, json, out, paint, size};
 use crate::{Finding, printed};
 
@@ -18,6 +20,8 @@ use crate::{Finding, printed};
 pub(crate) struct Arguments {
     #[command(flatten)]
     target: TargetArguments,
+    #[command(flatten)]
+    identity: IdentityArguments,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -37,6 +41,8 @@ struct Result<'a> {
     uuid: Option<uuid::Uuid>,
     name: Option<&'a str>,
     created: Option<String>,
+    /// The public key to which dumps are encrypted.
+    recipient: Option<String>,
     blocks: Option<u64>,
     free_blocks: Option<u64>,
     bad_blocks: u64,
@@ -44,31 +50,95 @@ struct Result<'a> {
     dumps: &'a [Report],
 }
 
+impl<'a> Result<'a> {
+    /// What can be said without a look at every block.
+    fn of_label(
+        target: &'a str,
+        verdict: &'static str,
+        why: Option<String>,
+        partition: Option<&Partition>,
+    ) -> Result<'a> {
+        Result {
+            target,
+            verdict,
+            why,
+            uuid: partition.map(|partition| uuid::Uuid::from_bytes(partition.uuid())),
+            name: None,
+            created: None,
+            recipient: partition.and_then(|partition| partition.label.recipient()).map(public_text),
+            blocks: None,
+            free_blocks: None,
+            bad_blocks: 0,
+            first_bad: None,
+            dumps: &[],
+        }
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
+    let opener = arguments.identity.read()?;
     let target = arguments.target.open(Access::Read)?;
     let shown = target.name();
-    match partition::check(&target, &mut Bar::new()) {
+    if let Some(opener) = &opener {
+        // An error here is one of the check too, which says more about it.
+        if let Ok(partition) = partition::salvage(&target, Search::Quick, &mut ()) {
+            opener.refuse_wrong(shown, &partition)?;
+        }
+    }
+    if is_copy(arguments.target.path()) {
+        return check_copy(arguments, &target, opener.as_ref());
+    }
+    match partition::check_with(&target, identity(opener.as_ref()), &mut Bar::new()) {
         Ok(check) => {
             printed(if arguments.json { print_json(shown, &check) } else { print_text(shown, &check) })?;
             let good = matches!(check.verdict, Verdict::Armed | Verdict::Waiting);
             Ok(if good { Finding::Good } else { Finding::Negative })
         }
-        Err(error) => without_label(arguments, &target, error),
+        Err(error) => without_label(arguments, &target, opener.as_ref(), error),
     }
 }
 
-/// The label cannot be used, as `error` says. A dump may be there nevertheless; then the way out is told.
-fn without_label(arguments: &Arguments, target: &Target, error: Error) -> anyhow::Result<Finding> {
+/// A sealed copy is no partition to dump on: what counts is whether its dump is whole.
+fn check_copy(arguments: &Arguments, target: &Target, opener: Option<&Opener>) -> anyhow::Result<Finding> {
     let shown = target.name();
     let mut bar = Bar::new();
-    let (verdict, why, uuid, dumps) = match (partition::salvage(target, Search::Quick, &mut bar), error) {
+    let partition = partition::salvage(target, Search::Quick, &mut bar).with_context(|| shown.to_owned())?;
+    let dumps = reports(target, &partition, opener, &mut bar);
+    let whole = !dumps.is_empty() && dumps.iter().all(|dump| !dump.damaged && dump.status != "unfinished");
+    let (verdict, style) = if whole { ("copy", GOOD) } else { ("damaged", BAD) };
+    let why = "a copy of an encrypted dump: `savecore save --identity FILE` opens it";
+    printed(if arguments.json {
+        json(&Result {
+            dumps: &dumps,
+            ..Result::of_label(shown, verdict, Some(why.to_owned()), Some(&partition))
+        })
+    } else {
+        writeln!(out(), "{shown}: {}: {why}", paint(style, if whole { "whole" } else { "damaged" }))
+            .and_then(|()| print_dumps(&mut out(), &dumps))
+            .map_err(anyhow::Error::from)
+    })?;
+    Ok(if whole { Finding::Good } else { Finding::Negative })
+}
+
+fn reports(target: &Target, partition: &Partition, opener: Option<&Opener>, bar: &mut Bar) -> Vec<Report> {
+    let report =
+        |found| Report::new(&Dump::open_with(target, partition.uuid(), found, identity(opener), bar));
+    partition.dumps.iter().map(report).collect()
+}
+
+/// The label cannot be used, as `error` says. A dump may be there nevertheless; then the way out is told.
+fn without_label(
+    arguments: &Arguments,
+    target: &Target,
+    opener: Option<&Opener>,
+    error: Error,
+) -> anyhow::Result<Finding> {
+    let shown = target.name();
+    let mut bar = Bar::new();
+    let (verdict, why, partition, dumps) = match (partition::salvage(target, Search::Quick, &mut bar), error)
+    {
         (Ok(partition), error) => {
-            let uuid = partition.uuid();
-            let dumps: Vec<_> = partition
-                .dumps
-                .iter()
-                .map(|found| Report::new(&Dump::open_with(target, uuid, found, &mut bar)))
-                .collect();
+            let dumps = reports(target, &partition, opener, &mut bar);
             let fault = partition.defect.map_or_else(|| error.to_string(), |defect| defect.to_string());
             let why = match partition.waiting().count() as u64 {
                 0 => format!("{fault}; `savecore format` lays it anew"),
@@ -77,26 +147,15 @@ fn without_label(arguments: &Arguments, target: &Target, error: Error) -> anyhow
                     count(waiting, "dump waits", "dumps wait")
                 ),
             };
-            ("damaged", why, Some(uuid::Uuid::from_bytes(uuid)), dumps)
+            ("damaged", why, Some(partition), dumps)
         }
         (Err(_), error @ Error::Unformatted { .. }) => ("unformatted", error.to_string(), None, Vec::new()),
+        (Err(_), error @ Error::Version { .. }) => ("other-version", error.to_string(), None, Vec::new()),
         (Err(_), error @ Error::OtherSize { .. }) => ("damaged", error.to_string(), None, Vec::new()),
         (Err(_), error) => return Err(error).with_context(|| shown.to_owned()),
     };
     printed(if arguments.json {
-        json(&Result {
-            target: shown,
-            verdict,
-            why: Some(why),
-            uuid,
-            name: None,
-            created: None,
-            blocks: None,
-            free_blocks: None,
-            bad_blocks: 0,
-            first_bad: None,
-            dumps: &dumps,
-        })
+        json(&Result { dumps: &dumps, ..Result::of_label(shown, verdict, Some(why), partition.as_ref()) })
     } else {
         writeln!(out(), "{shown}: {}: {why}", paint(BAD, verdict))
             .and_then(|()| print_dumps(&mut out(), &dumps))
@@ -115,6 +174,9 @@ fn verdict_name(check: &Check) -> &'static str {
 
 /// Why a partition is not in order, in a sentence.
 fn why(check: &Check) -> Option<String> {
+    if let Some(other) = &check.partition.other_version {
+        return Some(format!("{other}; use the savecore of that version"));
+    }
     if let Some(bad) = &check.first_bad {
         let others = match check.bad_blocks {
             1 => String::new(),
@@ -148,10 +210,6 @@ fn print_json(shown: &str, check: &Check) -> anyhow::Result<()> {
     let label = &check.partition.label;
     let used: u64 = check.partition.dumps.iter().map(|found| found.blocks()).sum();
     json(&Result {
-        target: shown,
-        verdict: verdict_name(check),
-        why: why(check),
-        uuid: Some(uuid::Uuid::from_bytes(label.uuid)),
         name: Some(label.name()),
         created: utc(label.created.get()).map(|time| time.to_string()),
         blocks: Some(check.partition.blocks),
@@ -159,6 +217,7 @@ fn print_json(shown: &str, check: &Check) -> anyhow::Result<()> {
         bad_blocks: check.bad_blocks,
         first_bad: check.first_bad.as_ref().map(|bad| BadBlock { block: bad.block, holds: &bad.holds }),
         dumps: &check.dumps,
+        ..Result::of_label(shown, verdict_name(check), why(check), Some(&check.partition))
     })
 }
 
@@ -193,6 +252,9 @@ fn print_text(shown: &str, check: &Check) -> anyhow::Result<()> {
     let bytes = check.partition.blocks * 4096;
     let uuid = uuid::Uuid::from_bytes(label.uuid);
     writeln!(out, "  {name}{}, {} blocks, uuid {uuid}{laid}", size(bytes), check.partition.blocks)?;
+    if let Some(recipient) = label.recipient() {
+        writeln!(out, "  dumps are encrypted to {}", public_text(recipient))?;
+    }
     print_dumps(&mut out, &check.dumps)?;
     Ok(())
 }

@@ -48,6 +48,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             _ => return Err(error).with_context(|| shown.clone()),
         },
     };
+    if let Some(other) = &partition.other_version {
+        warning(&format!("{shown}: {other}: it stays as it is"));
+    }
     for range in &partition.foreign {
         warning(&format!(
             "{shown}: blocks {} to {} belong to no dump and stay as they are; `savecore format` lays everything anew",

@@ -8,7 +8,7 @@ use dumpcore::format::BLOCK_SIZE;
 use savecore::partition::{self, Plan};
 use savecore::source::{Access, Content, Source, recognise};
 
-use super::{TargetArguments, ask};
+use super::{TargetArguments, ask, keys};
 use crate::output::{Bar, GOOD, count, json, out, paint, size, warning};
 use crate::{Finding, printed};
 
@@ -24,6 +24,9 @@ pub(crate) struct Arguments {
     /// The partition's identity; a random one if not given
     #[arg(long)]
     uuid: Option<uuid::Uuid>,
+    /// Encrypt dumps to this public key, of `savecore keygen`; or to the one in this file
+    #[arg(long, value_name = "KEY|FILE")]
+    recipient: Option<String>,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -41,6 +44,8 @@ struct Result<'a> {
     held: String,
     uuid: uuid::Uuid,
     name: &'a str,
+    /// The public key to which dumps are encrypted.
+    recipient: Option<String>,
     blocks: u64,
     bytes: u64,
 }
@@ -49,6 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     if arguments.name.len() > 64 {
         bail!("a name has 64 bytes at most, this one has {}", arguments.name.len());
     }
+    let recipient = arguments.recipient.as_deref().map(keys::recipient).transpose()?;
     let mut target = arguments.target.open(Access::Write)?;
     let shown = target.name().to_owned();
     let content = recognise(&target);
@@ -71,6 +77,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             ),
         }
     }
+    let encrypted_before = partition::read_label(&target).is_ok_and(|label| label.recipient().is_some());
+    if encrypted_before && recipient.is_none() {
+        warning(&format!(
+            "{shown}: dumps there were encrypted; without --recipient they will be in the clear"
+        ));
+    }
     let bytes = target.blocks() * BLOCK_SIZE as u64;
     if !arguments.yes {
         let lost = match (&content, waiting) {
@@ -92,21 +104,24 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     }
     let uuid = arguments.uuid.unwrap_or_else(uuid::Uuid::new_v4);
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    let plan = Plan { uuid: uuid.into_bytes(), name: arguments.name.clone(), created };
+    let plan = Plan { uuid: uuid.into_bytes(), name: arguments.name.clone(), created, recipient };
     partition::format(&mut target, &plan, &mut Bar::new()).with_context(|| shown.clone())?;
     let blocks = target.blocks();
+    let recipient = recipient.as_ref().map(keys::public_text);
     printed(if arguments.json {
         json(&Result {
             target: &shown,
             held: content.to_string(),
             uuid,
             name: &arguments.name,
+            recipient,
             blocks,
             bytes,
         })
     } else {
         let verdict = paint(GOOD, "is a dump partition now");
-        writeln!(out(), "{shown} {verdict}: {}, {blocks} blocks, uuid {uuid}", size(bytes))
+        let sealed = recipient.map_or(String::new(), |key| format!("\n  dumps are encrypted to {key}"));
+        writeln!(out(), "{shown} {verdict}: {}, {blocks} blocks, uuid {uuid}{sealed}", size(bytes))
             .map_err(anyhow::Error::from)
     })?;
     Ok(Finding::Good)

@@ -2,21 +2,25 @@
 
 use std::io::Write;
 
-use savecore::dump::{Dump, Report};
-use savecore::partition::Partition;
-use savecore::source::{Access, Target};
+use savecore::dump::{Dump, Encryption, Report};
+use savecore::source::Access;
 
-use super::{TargetArguments, salvage};
-use crate::command::story;
-use crate::output::{Bar, FAINT, WARNING, harmless, json, out, paint};
+use super::keys::public_text;
+use super::story;
+use super::targets::{IdentityArguments, Opener, Targets, TargetsArguments, identity, warn_bare};
+use crate::output::{Bar, FAINT, STRONG, WARNING, harmless, json, out, paint, warning};
 use crate::{Finding, printed};
 
 /// Tell what is known of each dump on TARGET
+///
+/// Of an encrypted dump without --identity, that is what its header says, and whether it is whole.
 #[derive(clap::Args)]
-#[command(after_help = crate::EXIT_CODES)]
+#[command(verbatim_doc_comment, after_help = crate::EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    target: TargetArguments,
+    targets: TargetsArguments,
+    #[command(flatten)]
+    identity: IdentityArguments,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -29,37 +33,107 @@ pub(crate) struct Arguments {
 }
 
 #[derive(serde::Serialize)]
-struct Result<'a> {
+struct TargetResult<'a> {
     target: &'a str,
     uuid: uuid::Uuid,
-    dumps: &'a [Report],
+    /// The public key to which its dumps are encrypted.
+    recipient: Option<String>,
+}
+
+#[derive(serde::Serialize)]
+struct DumpResult<'a> {
+    /// The targets that it is on, by stripe.
+    on: Vec<&'a str>,
+    #[serde(flatten)]
+    report: Report,
+}
+
+#[derive(serde::Serialize)]
+struct Result<'a> {
+    targets: Vec<TargetResult<'a>>,
+    dumps: Vec<DumpResult<'a>>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
-    let target = arguments.target.open(Access::Read)?;
+    let opener = arguments.identity.read()?;
     let mut bar = Bar::new();
-    let partition = salvage(&target, arguments.search, &mut bar)?;
-    printed(print(arguments, &target, &partition, &mut bar))?;
-    Ok(if partition.dumps.is_empty() { Finding::Negative } else { Finding::Good })
+    let targets =
+        Targets::open(&arguments.targets, Access::Read, arguments.search, opener.as_ref(), &mut bar)?;
+    let dumps = targets.dumps();
+    printed(if arguments.json {
+        print_json(&targets, &dumps, opener.as_ref(), &mut bar)
+    } else {
+        print_text(arguments, &targets, &dumps, opener.as_ref(), &mut bar)
+    })?;
+    Ok(if dumps.is_empty() { Finding::Negative } else { Finding::Good })
 }
 
-fn print(arguments: &Arguments, target: &Target, partition: &Partition, bar: &mut Bar) -> anyhow::Result<()> {
-    let shown = target.name();
-    let uuid = partition.uuid();
-    let mut reports = Vec::new();
-    for (index, found) in partition.dumps.iter().enumerate() {
-        let dump = Dump::open_with(target, uuid, found, bar);
-        let report = Report::new(&dump);
-        if arguments.json {
-            reports.push(report);
-            continue;
-        }
+/// Opens a dump and says what is wrong with how it is encrypted.
+fn open<'t>(
+    targets: &'t Targets,
+    places: &[(usize, usize)],
+    opener: Option<&Opener>,
+    bar: &mut Bar,
+) -> (Dump<'t>, Report) {
+    let dump = Dump::open_parts(targets.parts(places), identity(opener), bar);
+    let report = Report::new(&dump);
+    let names = targets.names(places).join(", ");
+    if targets.is_bare(places) {
+        warn_bare(&names, report.sequence);
+    }
+    if let (Encryption::Refused, Some(opener)) = (dump.encryption(), opener) {
+        warning(&format!(
+            "{names}: dump {}: {} opens nothing of it: it is encrypted to another key, or all of it was changed",
+            report.sequence,
+            opener.file()
+        ));
+    }
+    (dump, report)
+}
+
+fn print_json(
+    targets: &Targets,
+    dumps: &[Vec<(usize, usize)>],
+    opener: Option<&Opener>,
+    bar: &mut Bar,
+) -> anyhow::Result<()> {
+    let mut results = Vec::new();
+    for places in dumps {
+        let (_, report) = open(targets, places, opener, bar);
+        results.push(DumpResult { on: targets.names(places), report });
+    }
+    let all = targets.targets.iter().zip(&targets.partitions);
+    let result = all.map(|(target, partition)| TargetResult {
+        target: target.name(),
+        uuid: uuid::Uuid::from_bytes(partition.uuid()),
+        recipient: partition.label.recipient().map(public_text),
+    });
+    json(&Result { targets: result.collect(), dumps: results })
+}
+
+fn print_text(
+    arguments: &Arguments,
+    targets: &Targets,
+    dumps: &[Vec<(usize, usize)>],
+    opener: Option<&Opener>,
+    bar: &mut Bar,
+) -> anyhow::Result<()> {
+    for (index, places) in dumps.iter().enumerate() {
+        let (dump, report) = open(targets, places, opener, bar);
         let mut out = out();
         if index > 0 {
             writeln!(out)?;
         }
+        // With one target there is nothing to be told apart.
+        if targets.targets.len() > 1 {
+            writeln!(out, "{}", paint(STRONG, targets.names(places).join(", ")))?;
+        }
         story::tell(&mut out, &report)?;
-        if arguments.log {
+        match dump.encryption() {
+            Encryption::None | Encryption::Opened => {}
+            Encryption::Sealed | Encryption::Refused => tell_key(&mut out, targets, places)?,
+        }
+        if arguments.log && dump.encryption() != Encryption::Sealed {
             let log = String::from_utf8_lossy(&dump.facts().log).into_owned();
             writeln!(out, "  {}", paint(FAINT, "log"))?;
             for line in harmless(&log).lines() {
@@ -67,17 +141,25 @@ fn print(arguments: &Arguments, target: &Target, partition: &Partition, bar: &mu
             }
         }
     }
-    if arguments.json {
-        json(&Result { target: shown, uuid: uuid::Uuid::from_bytes(uuid), dumps: &reports })?;
-    }
-    for range in &partition.foreign {
-        if !arguments.json {
+    let mut out = out();
+    for (target, partition) in targets.targets.iter().zip(&targets.partitions) {
+        for range in &partition.foreign {
             let text = format!("blocks {} to {} belong to no dump", range.start, range.end - 1);
-            writeln!(out(), "{}", paint(WARNING, text))?;
+            writeln!(out, "{}", paint(WARNING, text))?;
+        }
+        if partition.dumps.is_empty() {
+            writeln!(out, "{}: no dump", target.name())?;
         }
     }
-    if partition.dumps.is_empty() && !arguments.json {
-        writeln!(out(), "{shown}: no dump")?;
-    }
+    out.flush()?;
+    Ok(())
+}
+
+/// Tells which key opens a dump that is not open.
+fn tell_key(out: &mut impl Write, targets: &Targets, places: &[(usize, usize)]) -> anyhow::Result<()> {
+    let labels = places.iter().map(|place| &targets.partitions[place.0].label);
+    let key = labels.filter_map(|label| label.recipient()).next();
+    let key = key.map_or("the label does not name it".to_owned(), public_text);
+    writeln!(out, "  {} {key}", paint(FAINT, format_args!("{:<9}", "key")))?;
     Ok(())
 }

@@ -4,18 +4,20 @@ pub(crate) mod check;
 pub(crate) mod clear;
 pub(crate) mod format;
 pub(crate) mod info;
+pub(crate) mod keygen;
+mod keys;
 pub(crate) mod save;
+mod sealed;
 mod story;
+mod targets;
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use savecore::Error;
-use savecore::partition::{self, Partition, Search};
+use savecore::partition::Search;
 use savecore::source::{Access, Target};
-
-use crate::output::{Bar, warning};
 
 /// The target, as all subcommands take it.
 #[derive(clap::Args)]
@@ -28,19 +30,18 @@ pub(crate) struct TargetArguments {
 }
 
 impl TargetArguments {
+    pub(crate) fn path(&self) -> &Path {
+        &self.target
+    }
+
     pub(crate) fn open(&self, access: Access) -> Result<Target, Error> {
         Target::open(&self.target, self.partition.as_deref(), access)
     }
 }
 
-/// Finds the dumps to be read, also on a target whose label cannot be used; of such a one it warns.
-fn salvage(target: &Target, whole: bool, bar: &mut Bar) -> anyhow::Result<Partition> {
-    let shown = target.name();
-    let partition = partition::salvage(target, search(whole), bar).with_context(|| shown.to_owned())?;
-    if let Some(defect) = partition.defect {
-        warning(&format!("{shown}: {defect}: what is there is read, and nothing is written on it"));
-    }
-    Ok(partition)
+/// Whether a file is the copy of an encrypted dump that `savecore save` carried away, by its name.
+fn is_copy(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == sealed::EXTENSION)
 }
 
 /// How far to look for dumps.

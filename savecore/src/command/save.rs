@@ -1,25 +1,36 @@
 //! `savecore save`: every waiting dump becomes a core file; when that is safe, its blocks are freed.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use savecore::core::elf::{self, Written};
-use savecore::dump::{Dump, Report};
-use savecore::partition::{self, Ending, Found};
-use savecore::source::{Access, Target};
+use savecore::dump::{Dump, Encryption, Report};
+use savecore::partition::{self, Ending};
+use savecore::source::Access;
 use savecore::store::{Stored, stem, store};
 
-use super::{TargetArguments, salvage, story};
+use super::keys::public_text;
+use super::targets::{
+    IdentityArguments, Opener, Targets, TargetsArguments, identity, missing_stripes, warn_bare,
+};
+use super::{sealed, story};
 use crate::output::{self, Bar, GOOD, WARNING, count, json, out, paint, size, warning};
 use crate::{Finding, printed};
 
 /// Write each waiting dump on TARGET to a core file, and free its blocks when the file is safe
+///
+/// Of an encrypted dump without --identity, what is written is a copy, still encrypted, whose name
+/// ends in ".sealed": a TARGET for `savecore save --identity`, wherever the key is. The stripes of a
+/// dump become one core if all the TARGETs that they are on are given.
 #[derive(clap::Args)]
-#[command(after_help = crate::EXIT_CODES)]
+#[command(verbatim_doc_comment, after_help = crate::EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    target: TargetArguments,
+    targets: TargetsArguments,
+    #[command(flatten)]
+    identity: IdentityArguments,
     /// Directory for the core files
     #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
@@ -40,8 +51,13 @@ pub(crate) struct Arguments {
 /// What became of one dump.
 #[derive(serde::Serialize)]
 struct Saved {
+    /// The targets that it is on, by stripe.
+    on: Vec<String>,
     file: Option<PathBuf>,
     log: Option<PathBuf>,
+    /// Copies of an encrypted dump, one of each stripe.
+    sealed: Vec<PathBuf>,
+    /// Bytes of the core or the copies, holes included.
     bytes: Option<u64>,
     virtual_segments: Option<u64>,
     physical_segments: Option<u64>,
@@ -49,26 +65,38 @@ struct Saved {
     missing_tables: Option<u64>,
     already_there: bool,
     cleared: bool,
-    kept_because: Option<&'static str>,
+    kept_because: Option<String>,
     error: Option<String>,
+    unencrypted_despite_label: bool,
     dump: Report,
+    /// Parts of it that still stand on their targets.
+    #[serde(skip)]
+    parts: usize,
 }
 
 #[derive(serde::Serialize)]
-struct Result<'a> {
+struct TargetResult<'a> {
     target: &'a str,
     uuid: uuid::Uuid,
-    dumps: &'a [Saved],
+    /// The public key to which its dumps are encrypted.
+    recipient: Option<String>,
     /// Dumps that an earlier run had saved, and that were freed now.
     finished_clears: u64,
 }
 
-/// What may happen to a dump's blocks.
+#[derive(serde::Serialize)]
+struct Result<'a> {
+    targets: Vec<TargetResult<'a>>,
+    dumps: &'a [Saved],
+}
+
+/// What may happen to a dump's blocks on one target.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// It stays.
+    /// They stay.
     Keep,
-    /// It is saved and may go; the number is its place in the list of results, if this run saved it.
+    /// What they hold is saved and they may go; the number is the dump's place in the list of results, if this run saved
+    /// it.
     Free(Option<usize>),
 }
 
@@ -76,75 +104,120 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     if !arguments.output.is_dir() {
         bail!("{} is not a directory: nothing was saved", arguments.output.display());
     }
-    let access = if arguments.keep { Access::Read } else { Access::Write };
-    let mut target = arguments.target.open(access)?;
-    let shown = target.name().to_owned();
+    let opener = arguments.identity.read()?;
     let mut bar = Bar::new();
-    let partition = salvage(&target, arguments.search, &mut bar)?;
-    let uuid = partition.uuid();
-    for range in &partition.foreign {
-        warning(&format!("{shown}: blocks {} to {} belong to no dump", range.start, range.end - 1));
+    let access = if arguments.keep { Access::Read } else { Access::Write };
+    let mut targets = Targets::open(&arguments.targets, access, arguments.search, opener.as_ref(), &mut bar)?;
+    for (target, partition) in targets.targets.iter().zip(&targets.partitions) {
+        for range in &partition.foreign {
+            let shown = target.name();
+            warning(&format!("{shown}: blocks {} to {} belong to no dump", range.start, range.end - 1));
+        }
     }
     let mut results = Vec::new();
-    let mut fates = Vec::new();
-    for found in &partition.dumps {
-        if found.ending == Ending::Saved {
-            fates.push(Fate::Free(None));
+    let fates = targets.partitions.iter().map(|partition| vec![Fate::Keep; partition.dumps.len()]);
+    let mut fates: Vec<Vec<Fate>> = fates.collect();
+    for places in targets.dumps() {
+        let (saved_before, waiting): (Vec<_>, Vec<_>) =
+            places.into_iter().partition(|place| targets.found(*place).ending == Ending::Saved);
+        for (target, dump) in saved_before.iter().copied() {
+            fates[target][dump] = Fate::Free(None);
+        }
+        if waiting.is_empty() {
             continue;
         }
-        let dump = Dump::open_with(&target, uuid, found, &mut bar);
-        let mut saved = save(arguments, &dump, &mut bar);
-        drop(dump);
-        saved.kept_because = match (&saved.error, arguments.keep) {
-            (Some(_), _) => Some("it could not be saved"),
-            (None, true) => Some("--keep was given"),
-            (None, false) if let Some(defect) = partition.defect => Some(defect.clause()),
-            (None, false) if saved.dump.damaged && !arguments.clear_damaged => {
-                Some("it is damaged; --clear-damaged or `savecore clear` frees it")
-            }
-            (None, false) => None,
-        };
+        if !saved_before.is_empty() {
+            let shown = targets.names(&waiting).join(", ");
+            warning(&format!(
+                "{shown}: another stripe of a dump here was harvested before, and this one was not"
+            ));
+        }
+        let mut saved = save(arguments, &targets, &waiting, opener.as_ref(), &mut bar);
+        saved.kept_because = kept_because(arguments, &targets, &waiting, &saved);
         if let Some(error) = &saved.error {
-            output::error(&format!("{shown}: dump {}: {error}", saved.dump.sequence));
+            output::error(&format!("{}: dump {}: {error}", saved.on.join(", "), saved.dump.sequence));
         }
         let free = saved.kept_because.is_none();
-        fates.push(if free { Fate::Free(Some(results.len())) } else { Fate::Keep });
+        for (target, dump) in waiting {
+            if free {
+                fates[target][dump] = Fate::Free(Some(results.len()));
+                // From now on an interrupted run is finished by the next one, without saving again.
+                let found = &targets.partitions[target].dumps[dump];
+                let target = &mut targets.targets[target];
+                partition::mark_saved(target, found).with_context(|| target.name().to_owned())?;
+            }
+        }
         results.push(saved);
-        if free {
-            // From now on an interrupted run is finished by the next one, without saving again.
-            partition::mark_saved(&mut target, found).with_context(|| shown.clone())?;
+    }
+    let mut finished = vec![0; targets.targets.len()];
+    if !arguments.keep {
+        for (index, finished) in finished.iter_mut().enumerate() {
+            if targets.partitions[index].defect.is_none() && !targets.copies[index] {
+                *finished = free(&mut targets, index, &fates[index], &mut results, &mut bar)?;
+            }
         }
     }
-    let mut finished_clears = 0;
-    if !arguments.keep && partition.defect.is_none() {
-        finished_clears = free(&mut target, &uuid, &partition.dumps, &fates, &mut results, &mut bar)
-            .with_context(|| shown.clone())?;
-    }
     let told = if arguments.json {
-        let uuid = uuid::Uuid::from_bytes(uuid);
-        json(&Result { target: &shown, uuid, dumps: &results, finished_clears })
+        print_json(&targets, &finished, &results)
     } else {
-        print_text(&shown, &results, finished_clears).map_err(anyhow::Error::from)
+        print_text(&targets, &finished, &results).map_err(anyhow::Error::from)
     };
     printed(told)?;
     for saved in &results {
-        warn(&shown, saved);
+        warn(saved);
     }
     Ok(if results.iter().any(|saved| saved.error.is_some()) {
         Finding::Failed
-    } else if results.is_empty() && finished_clears == 0 {
+    } else if results.is_empty() && finished.iter().all(|finished| *finished == 0) {
         Finding::Negative
     } else {
         Finding::Good
     })
 }
 
+/// Why a dump that was just saved, or could not be, stays where it is.
+fn kept_because(
+    arguments: &Arguments,
+    targets: &Targets,
+    places: &[(usize, usize)],
+    saved: &Saved,
+) -> Option<String> {
+    if saved.error.is_some() {
+        return Some("it could not be saved".to_owned());
+    }
+    if arguments.keep {
+        return Some("--keep was given".to_owned());
+    }
+    if places.iter().any(|place| targets.copies[place.0]) {
+        return Some("a sealed copy is never changed".to_owned());
+    }
+    if let Some(defect) = places.iter().find_map(|place| targets.partitions[place.0].defect) {
+        return Some(defect.clause().to_owned());
+    }
+    if arguments.clear_damaged {
+        return None;
+    }
+    if let Some(missing) = missing_stripes(&saved.dump) {
+        return Some(format!("{missing}; --clear-damaged or `savecore clear` frees what is here"));
+    }
+    let damaged = "it is damaged; --clear-damaged or `savecore clear` frees it";
+    saved.dump.damaged.then(|| damaged.to_owned())
+}
+
 /// Writes one dump's files.
-fn save(arguments: &Arguments, dump: &Dump<'_>, bar: &mut Bar) -> Saved {
-    let stem = stem(dump);
+fn save(
+    arguments: &Arguments,
+    targets: &Targets,
+    places: &[(usize, usize)],
+    opener: Option<&Opener>,
+    bar: &mut Bar,
+) -> Saved {
+    let dump = Dump::open_parts(targets.parts(places), identity(opener), bar);
     let mut saved = Saved {
+        on: targets.names(places).into_iter().map(str::to_owned).collect(),
         file: None,
         log: None,
+        sealed: Vec::new(),
         bytes: None,
         virtual_segments: None,
         physical_segments: None,
@@ -153,50 +226,114 @@ fn save(arguments: &Arguments, dump: &Dump<'_>, bar: &mut Bar) -> Saved {
         cleared: false,
         kept_because: None,
         error: None,
-        dump: Report::new(dump),
+        unencrypted_despite_label: targets.is_bare(places),
+        dump: Report::new(&dump),
+        parts: places.len(),
     };
-    let log = &dump.facts().log;
-    if !log.is_empty() {
-        let name = format!("{stem}.log");
-        let mut write = |mut file: &std::fs::File| file.write_all(log).map_err(savecore::Error::Core);
-        match store(&arguments.output, &name, &mut write) {
-            Ok(_) => saved.log = Some(arguments.output.join(name)),
-            Err(error) => {
-                saved.error = Some(error.to_string());
-                return saved;
-            }
+    let done = match dump.encryption() {
+        Encryption::None | Encryption::Opened => save_core(arguments, &dump, &mut saved, bar),
+        Encryption::Sealed if places.iter().any(|place| targets.copies[place.0]) => {
+            Err("it is a sealed copy already: --identity FILE opens it".to_owned())
         }
-    }
-    let name = format!("{stem}.elf");
-    let written: std::result::Result<(Stored, Written), _> =
-        store(&arguments.output, &name, &mut |mut file| elf::write(dump, &mut file, bar));
-    match written {
-        Ok((stored, written)) => {
-            saved.file = Some(arguments.output.join(name));
-            saved.bytes = Some(written.length);
-            saved.virtual_segments = Some(written.virtual_segments);
-            saved.physical_segments = Some(written.physical_segments);
-            saved.missing_tables = written.walked.map(|walked| walked.missing);
-            saved.already_there = stored == Stored::AlreadyThere;
+        Encryption::Sealed => save_sealed(arguments, &dump, &mut saved, bar),
+        Encryption::Refused => {
+            let file = opener.map_or("--identity", Opener::file);
+            Err(format!(
+                "{file} opens nothing of it: it is encrypted to another key, or all of it was changed"
+            ))
         }
-        Err(error) => saved.error = Some(error.to_string()),
-    }
+    };
+    saved.error = done.err();
     saved
 }
 
-/// Frees dumps from the last one on, up to the first that is kept, so that no gap is in front of a dump: the kernel
-/// looks for free blocks behind the last one. Gives the number of dumps that an earlier run had saved.
+/// The start of the names of a dump's files.
+fn stem_of(dump: &Dump<'_>) -> String {
+    let numbers: Vec<String> = dump.missing_stripes().iter().map(|stripe| (stripe + 1).to_string()).collect();
+    match numbers.as_slice() {
+        [] => stem(dump),
+        // It has another name than the whole dump, which may be saved yet.
+        numbers => format!("{}-without-stripe-{}", stem(dump), numbers.join("-")),
+    }
+}
+
+/// Writes log and core.
+fn save_core(
+    arguments: &Arguments,
+    dump: &Dump<'_>,
+    saved: &mut Saved,
+    bar: &mut Bar,
+) -> std::result::Result<(), String> {
+    let stem = stem_of(dump);
+    let log = &dump.facts().log;
+    if !log.is_empty() {
+        let name = format!("{stem}.log");
+        let mut write = |mut file: &File| file.write_all(log).map_err(savecore::Error::Core);
+        store(&arguments.output, &name, &mut write).map_err(|error| error.to_string())?;
+        saved.log = Some(arguments.output.join(name));
+    }
+    let name = format!("{stem}.elf");
+    let (stored, written): (Stored, Written) =
+        store(&arguments.output, &name, &mut |mut file| elf::write(dump, &mut file, bar))
+            .map_err(|error| error.to_string())?;
+    saved.file = Some(arguments.output.join(name));
+    saved.bytes = Some(written.length);
+    saved.virtual_segments = Some(written.virtual_segments);
+    saved.physical_segments = Some(written.physical_segments);
+    saved.missing_tables = written.walked.map(|walked| walked.missing);
+    saved.already_there = stored == Stored::AlreadyThere;
+    Ok(())
+}
+
+/// Writes a copy of each part of an encrypted dump.
+fn save_sealed(
+    arguments: &Arguments,
+    dump: &Dump<'_>,
+    saved: &mut Saved,
+    bar: &mut Bar,
+) -> std::result::Result<(), String> {
+    let stripes = saved.dump.stripes;
+    let mut bytes = 0;
+    saved.already_there = true;
+    for part in dump.parts() {
+        let alone;
+        let original = if let [_] = dump.parts() {
+            dump
+        } else {
+            alone = Dump::open_with(part.source, part.uuid, &part.found, None, bar);
+            &alone
+        };
+        let stripe = match stripes {
+            0 | 1 => String::new(),
+            _ => format!("-stripe-{}-of-{stripes}", part.found.header.stripe.get() + 1),
+        };
+        let name = format!("{}{stripe}.{}", stem(dump), sealed::EXTENSION);
+        let mut write = |file: &File| sealed::carry_away(part, original, file, bar);
+        let (stored, length) =
+            store(&arguments.output, &name, &mut write).map_err(|error| error.to_string())?;
+        saved.sealed.push(arguments.output.join(name));
+        saved.already_there &= stored == Stored::AlreadyThere;
+        bytes += length;
+    }
+    saved.bytes = Some(bytes);
+    Ok(())
+}
+
+/// Frees dumps of a target from the last one on, up to the first that is kept, so that no gap is in front of a dump: the
+/// kernel looks for free blocks behind the last one. Gives the number of dumps that an earlier run had saved.
 fn free(
-    target: &mut Target,
-    uuid: &dumpcore::format::Uuid,
-    dumps: &[Found],
+    targets: &mut Targets,
+    index: usize,
     fates: &[Fate],
     results: &mut [Saved],
     bar: &mut Bar,
-) -> std::result::Result<u64, savecore::Error> {
+) -> anyhow::Result<u64> {
+    let partition = &targets.partitions[index];
+    let target = &mut targets.targets[index];
+    let uuid = partition.uuid();
     let mut finished = 0;
     let mut behind_is_kept = false;
-    for (found, fate) in dumps.iter().zip(fates).rev() {
+    for (found, fate) in partition.dumps.iter().zip(fates).rev() {
         let Fate::Free(result) = fate else {
             behind_is_kept = true;
             continue;
@@ -204,61 +341,111 @@ fn free(
         let saved = result.and_then(|index| results.get_mut(index));
         if behind_is_kept {
             if let Some(saved) = saved {
-                saved.kept_because = Some("a dump behind it is kept; it is marked as saved");
+                saved.kept_because = Some("a dump behind it is kept; it is marked as saved".to_owned());
             }
             continue;
         }
-        partition::clear(target, uuid, found, bar)?;
+        partition::clear(target, &uuid, found, bar).with_context(|| target.name().to_owned())?;
         match saved {
-            Some(saved) => saved.cleared = true,
+            Some(saved) => {
+                saved.parts -= 1;
+                saved.cleared = saved.parts == 0;
+            }
             None => finished += 1,
         }
     }
     Ok(finished)
 }
 
-fn print_text(shown: &str, results: &[Saved], finished_clears: u64) -> io::Result<()> {
+fn print_json(targets: &Targets, finished: &[u64], results: &[Saved]) -> anyhow::Result<()> {
+    let mut all = Vec::new();
+    for ((target, partition), finished) in targets.targets.iter().zip(&targets.partitions).zip(finished) {
+        all.push(TargetResult {
+            target: target.name(),
+            uuid: uuid::Uuid::from_bytes(partition.uuid()),
+            recipient: partition.label.recipient().map(public_text),
+            finished_clears: *finished,
+        });
+    }
+    json(&Result { targets: all, dumps: results })
+}
+
+fn print_text(targets: &Targets, finished: &[u64], results: &[Saved]) -> io::Result<()> {
     let mut out = out();
-    if finished_clears > 0 {
-        let dumps = count(finished_clears, "dump that was", "dumps that were");
-        writeln!(out, "{shown}: finished clearing {dumps} saved before")?;
-    } else if results.is_empty() {
-        writeln!(out, "{shown}: no dump")?;
+    for ((target, partition), finished) in targets.targets.iter().zip(&targets.partitions).zip(finished) {
+        let shown = target.name();
+        if *finished > 0 {
+            let dumps = count(*finished, "dump that was", "dumps that were");
+            writeln!(out, "{shown}: finished clearing {dumps} saved before")?;
+        } else if partition.waiting().next().is_none() {
+            writeln!(out, "{shown}: no dump")?;
+        }
     }
     for saved in results {
-        let (Some(file), Some(bytes)) = (&saved.file, saved.bytes) else { continue };
-        let style = if saved.dump.whole { GOOD } else { WARNING };
-        let verb = if saved.already_there { "already saved as" } else { "saved as" };
-        writeln!(
-            out,
-            "{} {}",
-            paint(style, format_args!("dump {} {verb}", saved.dump.sequence)),
-            file.display()
-        )?;
-        writeln!(out, "  {}, {}", story::state(&saved.dump), story::when(&saved.dump))?;
-        if let Some(log) = &saved.log {
-            writeln!(out, "  the kernel's log: {}", log.display())?;
-        }
-        let pages = saved.dump.pages;
-        let known = output::pages(pages.data + pages.zero);
-        writeln!(out, "  {known} known of {}; file of {}, holes included", pages.total, size(bytes))?;
-        match saved.kept_because {
-            Some(why) => writeln!(out, "  not cleared on {shown}: {why}")?,
-            None => writeln!(out, "  cleared on {shown}")?,
-        }
+        print_saved(&mut out, saved)?;
     }
     out.flush()
 }
 
+fn print_saved(out: &mut impl Write, saved: &Saved) -> io::Result<()> {
+    let (None, Some(bytes)) = (&saved.error, saved.bytes) else { return Ok(()) };
+    let number = saved.dump.sequence;
+    let style = if saved.dump.whole { GOOD } else { WARNING };
+    let verb = if saved.already_there { "already saved as" } else { "saved as" };
+    match &saved.file {
+        Some(file) => {
+            writeln!(out, "{} {}", paint(style, format_args!("dump {number} {verb}")), file.display())?;
+        }
+        None => {
+            let what = format!("dump {number}, still encrypted, {verb}");
+            writeln!(out, "{} {}", paint(style, what), listed(&saved.sealed))?;
+        }
+    }
+    writeln!(out, "  {}, {}", story::state(&saved.dump), story::when(&saved.dump))?;
+    if let Some(log) = &saved.log {
+        writeln!(out, "  the kernel's log: {}", log.display())?;
+    }
+    if saved.file.is_some() {
+        let pages = saved.dump.pages;
+        let known = output::pages(pages.data + pages.zero);
+        writeln!(out, "  {known} known of {}; file of {}, holes included", pages.total, size(bytes))?;
+    } else {
+        let files = listed(&saved.sealed);
+        writeln!(out, "  where the key is: savecore save --identity FILE -o DIR {files}")?;
+    }
+    let on = saved.on.join(", ");
+    match &saved.kept_because {
+        Some(why) => writeln!(out, "  not cleared on {on}: {why}"),
+        None => writeln!(out, "  cleared on {on}"),
+    }
+}
+
+fn listed(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
+}
+
 /// Says on standard error what is missing.
-fn warn(shown: &str, saved: &Saved) {
+fn warn(saved: &Saved) {
     if saved.error.is_some() {
         return;
     }
+    let shown = saved.on.join(", ");
     let number = saved.dump.sequence;
     let pages = saved.dump.pages;
+    if saved.unencrypted_despite_label {
+        warn_bare(&shown, number);
+    }
+    if let Some(missing) = missing_stripes(&saved.dump) {
+        warning(&format!("{shown}: dump {number}: {missing}: what is on it is missing"));
+    }
+    if saved.dump.authentic == Some(false) {
+        warning(&format!(
+            "{shown}: dump {number}: its header is not what was written: do not trust what it says"
+        ));
+    }
     let parts = [
         (pages.unreadable, "not readable for the kernel"),
+        (pages.faulted, "faulted when the kernel read them"),
         (pages.damaged, "damaged in the dump"),
         (pages.not_written, "not written in time"),
         (pages.absent, "not in the dump"),
@@ -289,7 +476,7 @@ fn warn(shown: &str, saved: &Saved) {
             "{shown}: dump {number}: {} missing; what they map is there by physical address only",
             count(tables, "page table is", "page tables are")
         )),
-        (None, _) if saved.dump.arch == "x86_64" => warning(&format!(
+        (None, Some(_)) if saved.dump.arch == "x86_64" => warning(&format!(
             "{shown}: dump {number}: no CPU's page tables are known; memory is there by physical address only"
         )),
         _ => {}

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use savecore::dump::{CpuReport, Report};
+use savecore::dump::{CpuReport, MetricsReport, Report};
 
 use crate::output::{BAD, FAINT, GOOD, STRONG, WARNING, count, harmless, pages, paint, size};
 
@@ -22,6 +22,21 @@ pub(crate) fn state(report: &Report) -> String {
     };
     if let Some(headers) = report.headers {
         text = format!("{text}; {headers}");
+    }
+    match report.encryption {
+        "sealed" => text.push_str("; encrypted, and not opened: --identity opens it"),
+        "opened" => text.push_str("; encrypted, and opened"),
+        "refused" => text.push_str("; encrypted, and not for this identity or damaged all over"),
+        _ => {}
+    }
+    if report.authentic == Some(false) && report.encryption == "opened" {
+        text.push_str("; its headers are not as the dump wrote them");
+    }
+    for stripe in report.missing_stripes.iter().take(SHOWN) {
+        text.push_str(&format!("; stripe {} of {} was not given", u64::from(*stripe) + 1, report.stripes));
+    }
+    if report.missing_stripes.len() > SHOWN {
+        text.push_str("; nor were others");
     }
     if report.damaged {
         text.push_str("; damaged");
@@ -81,7 +96,7 @@ pub(crate) fn tell(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     row(out, "state", &format!("{}{elapsed}", paint(style, state(report))))?;
     if report.status == "saved" {
         // Its blocks are being freed: what is still there tells nothing.
-        return row(out, "place", &place(report));
+        return tell_place(out, report);
     }
     tell_cpus(out, report)?;
     tell_pages(out, report)?;
@@ -91,12 +106,24 @@ pub(crate) fn tell(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         Some(lacks) if lacks.is_empty() => row(out, "lacks", "nothing")?,
         Some(lacks) => row(out, "lacks", &lacks.join(", "))?,
     }
-    row(out, "place", &place(report))
+    if let Some(metrics) = &report.metrics {
+        tell_metrics(out, metrics)?;
+    }
+    tell_place(out, report)
 }
 
-fn place(report: &Report) -> String {
-    let blocks = report.end_block - report.first_block;
-    format!("blocks {} to {}, {}", report.first_block, report.end_block - 1, size(blocks * 4096))
+fn tell_place(out: &mut dyn Write, report: &Report) -> io::Result<()> {
+    for (index, part) in report.parts.iter().enumerate() {
+        let blocks = part.end_block - part.first_block;
+        let mut text =
+            format!("blocks {} to {}, {}", part.first_block, part.end_block - 1, size(blocks * 4096));
+        if report.stripes > 1 {
+            let (stripe, uuid) = (u64::from(part.stripe) + 1, part.uuid);
+            text.push_str(&format!(" of partition {uuid}: stripe {stripe} of {}", report.stripes));
+        }
+        row(out, if index == 0 { "place" } else { "" }, &text)?;
+    }
+    Ok(())
 }
 
 fn tell_cpus(out: &mut dyn Write, report: &Report) -> io::Result<()> {
@@ -127,7 +154,12 @@ fn tell_pages(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         row(out, "", &format!("and {} more ranges", report.memory.len() - SHOWN))?;
     }
     let all = report.pages;
-    let fates = [(all.data, "with data"), (all.zero, "zero"), (all.arena, "left out (the dump's own arena)")];
+    let fates = [
+        (all.data, "with data"),
+        (all.sealed, "with data, encrypted"),
+        (all.zero, "zero"),
+        (all.left_out(), "left out"),
+    ];
     let told: Vec<String> = fates
         .iter()
         .filter(|(number, _)| *number > 0)
@@ -135,8 +167,21 @@ fn tell_pages(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         .collect();
     let total = size(all.total.saturating_mul(4096));
     row(out, "pages", &format!("{} in all ({total}): {}", all.total, told.join(", ")))?;
+    let reasons = [
+        (all.free, "free"),
+        (all.user, "of user processes"),
+        (all.cache, "of the page cache"),
+        (all.cache_private, "of the page cache with private data"),
+        (all.not_kernel, "not known to be the kernel's"),
+        (all.device, "a device's"),
+        (all.arena, "the dump's own arena"),
+    ];
+    for (number, reason) in reasons.into_iter().filter(|(number, _)| *number > 0) {
+        row(out, "left out", &format!("{} {reason}", pages(number)))?;
+    }
     let fates = [
         (all.unreadable, "the kernel could not read"),
+        (all.faulted, "faulted when the kernel read them"),
         (all.damaged, "damaged in the dump"),
         (all.not_written, "not written in time"),
         (all.absent, "not in the dump"),
@@ -161,7 +206,11 @@ fn tell_damage(out: &mut dyn Write, report: &Report) -> io::Result<()> {
             _ => format!("blocks {} to {}", damage.block, damage.block + damage.count - 1),
         };
         let style = if damage.what == "not written" { WARNING } else { BAD };
-        row(out, "damage", &format!("{place}: {}", paint(style, damage.what)))?;
+        let stripe = match report.stripes {
+            0 | 1 => String::new(),
+            _ => format!("stripe {}, ", u64::from(damage.stripe) + 1),
+        };
+        row(out, "damage", &format!("{stripe}{place}: {}", paint(style, &damage.what)))?;
     }
     if report.damage.len() > SHOWN || report.damage_unlisted > 0 {
         row(out, "", "and more; --json lists them")?;
@@ -173,6 +222,65 @@ fn tell_damage(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     if report.notes_damaged {
         let text = "notes are missing: registers, texts and the memory map may not be whole";
         row(out, "damage", &paint(WARNING, text))?;
+    }
+    Ok(())
+}
+
+/// What the dump took and met.
+fn tell_metrics(out: &mut dyn Write, metrics: &MetricsReport) -> io::Result<()> {
+    let phases: Vec<String> = (metrics.phases.iter())
+        .filter(|phase| phase.seconds > 0.0)
+        .map(|phase| format!("{} {:.3} s", phase.name, phase.seconds))
+        .collect();
+    if !phases.is_empty() {
+        row(out, "time", &phases.join(", "))?;
+    }
+    for pass in metrics.passes.iter().filter(|pass| pass.pages > 0 || pass.bytes > 0) {
+        let speed = match pass.megabytes_per_second {
+            Some(speed) => format!(" ({speed:.0} MB/s)"),
+            None => String::new(),
+        };
+        let (number, bytes) = (pages(pass.pages), size(pass.bytes));
+        row(
+            out,
+            "pass",
+            &format!("{}: {number}, {bytes} written in {:.3} s{speed}", pass.name, pass.seconds),
+        )?;
+    }
+    if let Some(ratio) = metrics.compression {
+        let (from, to) = (size(metrics.packed_from), size(metrics.packed_to));
+        let stored = match metrics.units_stored {
+            0 => String::new(),
+            units => format!("; {} did not shrink", count(units, "unit", "units")),
+        };
+        row(out, "packed", &format!("{from} into {to}, {ratio:.2} to 1{stored}"))?;
+    }
+    if metrics.helpers > 0 {
+        let helpers = count(metrics.helpers.into(), "other CPU", "other CPUs");
+        let mut text =
+            format!("{helpers} did {} of {} units of work", metrics.units_by_helpers, metrics.units);
+        if metrics.helpers_lost > 0 || metrics.units_redone > 0 {
+            let redone = count(metrics.units_redone, "unit was", "units were");
+            text.push_str(&format!("; {} did not finish, {redone} done again", metrics.helpers_lost));
+        }
+        row(out, "help", &text)?;
+    }
+    let device = format!(
+        "target {}, at most {} of {} buffers in flight, {} of pattern checked",
+        u64::from(metrics.target) + 1,
+        metrics.depth,
+        metrics.buffers,
+        count(metrics.checked_blocks, "block", "blocks")
+    );
+    row(out, "device", &device)?;
+    for refused in &metrics.refused {
+        let begun = if refused.begun { " (a dump was begun there)" } else { "" };
+        let target = u64::from(refused.target) + 1;
+        row(out, "refused", &format!("target {target}: {}{begun}", harmless(&refused.why)))?;
+    }
+    let untold = u64::from(metrics.refusals).saturating_sub(metrics.refused.len() as u64);
+    if untold > 0 {
+        row(out, "", &format!("and {}", count(untold, "more target", "more targets")))?;
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ use super::layout::{Layout, Segment};
 use super::notes::notes;
 use super::pagetable::{self, Root, Walked};
 use crate::Error;
-use crate::dump::{Dump, PageState};
+use crate::dump::{Dump, Encryption, PageState};
 use crate::source::Progress;
 
 /// Where physical memory is found in a core with virtual segments: physical address 0 is at this address.
@@ -67,8 +67,12 @@ pub struct Written {
 /// Writes a dump as an ELF core. Takes constant memory but for the segments.
 ///
 /// # Errors
-/// If the file cannot be written, the dump cannot be read any more, or no file can hold it.
+/// If the dump is encrypted and was not opened, the file cannot be written, the dump cannot be read any more, or no file
+/// can hold it.
 pub fn write(dump: &Dump<'_>, out: &mut dyn Sink, progress: &mut dyn Progress) -> Result<Written, Error> {
+    if matches!(dump.encryption(), Encryption::Sealed | Encryption::Refused) {
+        return Err(Error::Sealed);
+    }
     let layout = Layout::new(dump);
     let (virtuals, walked) = virtual_segments(dump, &layout);
     let notes = notes(dump);

@@ -31,7 +31,8 @@ fn register_count(arch: Arch) -> usize {
 /// The signal that a debugger shows as the reason (signal(7)).
 fn signal(trigger: u32) -> u32 {
     match Trigger::from_number(trigger) {
-        Some(Trigger::Fault) => 11,
+        Some(Trigger::Fault | Trigger::Oops) => 11,
+        Some(Trigger::Nmi) => 7,
         Some(Trigger::Request) => 5,
         Some(Trigger::Watchdog) => 14,
         Some(Trigger::Panic) | None => 6,

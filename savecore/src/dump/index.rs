@@ -1,7 +1,12 @@
-//! Which page is where: runs of pages, 16 bytes each, sorted by page frame number.
+//! Which page is where: runs of pages, 16 bytes each, sorted by page frame number, and the chunks that they stand in.
+//!
+//! A page's place is its number among the pages with bytes in the dump, in the order of the walk over its chunks. So
+//! pages that follow one another in memory and in the dump are one run, however they are packed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+
+use dumpcore::format::chunk::RunKind;
 
 /// What became of a page.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -13,33 +18,105 @@ pub enum Fate {
     Zero = 1,
     /// It belonged to the dump's own arena and was left out.
     Arena = 2,
-    /// The kernel could not read it.
+    /// The kernel had no way to read it.
     Unreadable = 3,
     /// Its bytes were written and are damaged now.
     Damaged = 4,
     /// It was to be written, and the machine stopped before.
     NotWritten = 5,
+    /// Reading it faulted.
+    Faulted = 6,
+    /// Left out by the dump level: page cache without private data.
+    Cache = 7,
+    /// Left out by the dump level: page cache with private data.
+    CachePrivate = 8,
+    /// Left out by the dump level: memory of user processes.
+    User = 9,
+    /// Left out by the dump level: free memory.
+    Free = 10,
+    /// Left out by the dump level: not known to be the kernel's.
+    NotKernel = 11,
+    /// Never read: a device's.
+    Device = 12,
+    /// Its bytes are in the dump, encrypted, and there is no identity to open it.
+    Sealed = 13,
 }
 
 impl Fate {
+    /// All fates, in the order of their numbers.
+    pub const ALL: [Fate; 14] = [
+        Fate::Data,
+        Fate::Zero,
+        Fate::Arena,
+        Fate::Unreadable,
+        Fate::Damaged,
+        Fate::NotWritten,
+        Fate::Faulted,
+        Fate::Cache,
+        Fate::CachePrivate,
+        Fate::User,
+        Fate::Free,
+        Fate::NotKernel,
+        Fate::Device,
+        Fate::Sealed,
+    ];
+
     /// Whether the page's content is known.
     pub fn is_present(self) -> bool {
         matches!(self, Fate::Data | Fate::Zero)
     }
 
-    fn from_bits(bits: u128) -> Fate {
-        match bits & 7 {
-            0 => Fate::Data,
-            1 => Fate::Zero,
-            2 => Fate::Arena,
-            3 => Fate::Unreadable,
-            4 => Fate::Damaged,
-            _ => Fate::NotWritten,
+    /// Whether the page was left out on purpose.
+    pub fn is_left_out(self) -> bool {
+        matches!(
+            self,
+            Fate::Arena
+                | Fate::Cache
+                | Fate::CachePrivate
+                | Fate::User
+                | Fate::Free
+                | Fate::NotKernel
+                | Fate::Device
+        )
+    }
+
+    /// Whether the page should be known and is not.
+    pub fn is_missing(self) -> bool {
+        matches!(self, Fate::Unreadable | Fate::Faulted | Fate::Damaged | Fate::NotWritten)
+    }
+
+    /// What a chunk's header says became of the pages of a run; of data, what becomes of it is not known yet.
+    pub(super) fn of(kind: RunKind) -> Fate {
+        match kind {
+            RunKind::Data => Fate::Data,
+            RunKind::Zero => Fate::Zero,
+            RunKind::Arena => Fate::Arena,
+            RunKind::Unreadable => Fate::Unreadable,
+            RunKind::Faulted => Fate::Faulted,
+            RunKind::Cache => Fate::Cache,
+            RunKind::CachePrivate => Fate::CachePrivate,
+            RunKind::User => Fate::User,
+            RunKind::Free => Fate::Free,
+            RunKind::NotKernel => Fate::NotKernel,
+            RunKind::Device => Fate::Device,
         }
+    }
+
+    /// Of a page that is named twice, the fate with the lower rank is believed: what is known first, what is lost last.
+    fn rank(self) -> u8 {
+        match self {
+            Fate::Data | Fate::Zero => 0,
+            Fate::Damaged | Fate::NotWritten => 2,
+            _ => 1,
+        }
+    }
+
+    fn from_bits(bits: u128) -> Fate {
+        Fate::ALL.get((bits & FATE_MASK) as usize).copied().unwrap_or(Fate::Damaged)
     }
 }
 
-/// Consecutive pages with the same fate; if their bytes are somewhere, in consecutive blocks.
+/// Consecutive pages with the same fate; if their bytes are in the dump, in consecutive places.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PageRun {
     /// Page frame number of the first.
@@ -48,8 +125,8 @@ pub struct PageRun {
     pub count: u64,
     /// What became of them.
     pub fate: Fate,
-    /// The block of the first page's bytes; for pages without bytes, of the chunk header that speaks of them.
-    pub block: u64,
+    /// The place of the first page's bytes; for pages without bytes, of those that come next.
+    pub place: u64,
 }
 
 impl PageRun {
@@ -58,22 +135,17 @@ impl PageRun {
         self.pfn + self.count
     }
 
-    /// Whether each page has a block of its own.
-    fn has_blocks(&self) -> bool {
-        matches!(self.fate, Fate::Data | Fate::Damaged | Fate::NotWritten)
-    }
-
     /// The part of the run between two page frame numbers that lie within it.
     fn part(&self, from: u64, to: u64) -> PageRun {
-        let block = if self.has_blocks() { self.block + (from - self.pfn) } else { self.block };
-        PageRun { pfn: from, count: to - from, fate: self.fate, block }
+        let place = if self.fate == Fate::Data { self.place + (from - self.pfn) } else { self.place };
+        PageRun { pfn: from, count: to - from, fate: self.fate, place }
     }
 
     /// Appends `next` if it goes on where this run ends.
     fn join(&mut self, next: &PageRun) -> bool {
         let joins = self.end() == next.pfn
             && self.fate == next.fate
-            && (!self.has_blocks() || self.block + self.count == next.block)
+            && (self.fate != Fate::Data || self.place + self.count == next.place)
             && self.count + next.count <= MAX_COUNT;
         if joins {
             self.count += next.count;
@@ -82,25 +154,30 @@ impl PageRun {
     }
 }
 
-/// A run in 128 bits, ordered by page frame number, then by block: pfn 52, block 40, count 33, fate 3.
+/// A run in 128 bits, ordered by page frame number, then by place: pfn 52, place 40, count 32, fate 4.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Packed(u128);
 
 const PFN_BITS: u32 = 52;
-const BLOCK_BITS: u32 = 40;
-const COUNT_BITS: u32 = 33;
-const FATE_BITS: u32 = 3;
-const _: () = assert!(PFN_BITS + BLOCK_BITS + COUNT_BITS + FATE_BITS == u128::BITS);
+const PLACE_BITS: u32 = 40;
+const COUNT_BITS: u32 = 32;
+const FATE_BITS: u32 = 4;
+const _: () = assert!(PFN_BITS + PLACE_BITS + COUNT_BITS + FATE_BITS == u128::BITS);
+const _: () = assert!(Fate::ALL.len() <= 1 << FATE_BITS);
+const FATE_MASK: u128 = (1 << FATE_BITS) - 1;
 const MAX_COUNT: u64 = (1 << COUNT_BITS) - 1;
 
-/// The largest partition that an index can speak of: 4 PiB.
-pub(super) const MAX_BLOCKS: u64 = 1 << BLOCK_BITS;
+/// Pages with bytes that an index can speak of, at most: 4 PiB.
+const MAX_PLACES: u64 = 1 << PLACE_BITS;
+
+/// Chunks that are kept in memory, at most: 24 bytes each, so 192 MiB. As many full ones hold 4 TiB.
+const MAX_CHUNKS: usize = 8 << 20;
 
 impl Packed {
     fn new(run: PageRun) -> Packed {
-        debug_assert!(run.pfn < 1 << PFN_BITS && run.block < MAX_BLOCKS && run.count <= MAX_COUNT);
-        let bits = u128::from(run.pfn) << (BLOCK_BITS + COUNT_BITS + FATE_BITS)
-            | u128::from(run.block) << (COUNT_BITS + FATE_BITS)
+        debug_assert!(run.pfn < 1 << PFN_BITS && run.place < MAX_PLACES && run.count <= MAX_COUNT);
+        let bits = u128::from(run.pfn) << (PLACE_BITS + COUNT_BITS + FATE_BITS)
+            | u128::from(run.place) << (COUNT_BITS + FATE_BITS)
             | u128::from(run.count) << FATE_BITS
             | run.fate as u128;
         Packed(bits)
@@ -108,12 +185,23 @@ impl Packed {
 
     fn run(self) -> PageRun {
         PageRun {
-            pfn: (self.0 >> (BLOCK_BITS + COUNT_BITS + FATE_BITS)) as u64,
-            block: (self.0 >> (COUNT_BITS + FATE_BITS)) as u64 & (MAX_BLOCKS - 1),
+            pfn: (self.0 >> (PLACE_BITS + COUNT_BITS + FATE_BITS)) as u64,
+            place: (self.0 >> (COUNT_BITS + FATE_BITS)) as u64 & (MAX_PLACES - 1),
             count: (self.0 >> FATE_BITS) as u64 & MAX_COUNT,
             fate: Fate::from_bits(self.0),
         }
     }
+}
+
+/// A chunk with pages whose bytes are in its payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ChunkPlace {
+    /// The place of its first page.
+    pub(super) first: u64,
+    /// The block of its header.
+    pub(super) block: u64,
+    /// Which of the dump's parts it is on.
+    pub(super) part: u32,
 }
 
 /// Collects runs as they come.
@@ -121,6 +209,8 @@ impl Packed {
 pub(super) struct Builder {
     runs: Vec<Packed>,
     last: Option<PageRun>,
+    chunks: Vec<ChunkPlace>,
+    places: u64,
     limit: usize,
     dropped: u64,
 }
@@ -129,6 +219,26 @@ impl Builder {
     /// A builder that keeps `limit` runs at most.
     pub(super) fn new(limit: usize) -> Builder {
         Builder { limit, ..Builder::default() }
+    }
+
+    /// Takes in a chunk of which `pages` pages stand in its payload. The place of the first of them; `None` if there is
+    /// no room for another chunk.
+    pub(super) fn chunk(&mut self, part: u32, block: u64, pages: u64) -> Option<u64> {
+        let first = self.places;
+        let end = first.checked_add(pages).filter(|end| *end < MAX_PLACES)?;
+        if pages > 0 {
+            if self.chunks.len() >= MAX_CHUNKS {
+                return None;
+            }
+            self.chunks.push(ChunkPlace { first, block, part });
+            self.places = end;
+        }
+        Some(first)
+    }
+
+    /// Counts pages that there is no room for.
+    pub(super) fn drop_pages(&mut self, pages: u64) {
+        self.dropped = self.dropped.saturating_add(pages);
     }
 
     /// Takes a run in.
@@ -144,14 +254,14 @@ impl Builder {
     }
 
     fn keep(&mut self, run: PageRun) {
-        if self.runs.len() < self.limit && run.block < MAX_BLOCKS {
+        if self.runs.len() < self.limit {
             self.runs.push(Packed::new(run));
         } else {
-            self.dropped += run.count;
+            self.drop_pages(run.count);
         }
     }
 
-    /// Sorts the runs; of pages that were named twice, the first block with good bytes wins.
+    /// Sorts the runs; of pages that were named twice, the first with known content wins.
     pub(super) fn finish(mut self) -> Index {
         if let Some(last) = self.last.take() {
             self.keep(last);
@@ -162,7 +272,8 @@ impl Builder {
         let named: u64 = runs.iter().map(|run| run.run().count).fold(0, u64::saturating_add);
         let runs = if overlaps { resolve(&runs) } else { runs };
         let kept: u64 = runs.iter().map(|run| run.run().count).fold(0, u64::saturating_add);
-        Index { runs, duplicates: named.saturating_sub(kept), dropped: self.dropped }
+        let duplicates = named.saturating_sub(kept);
+        Index { runs, chunks: self.chunks, duplicates, dropped: self.dropped }
     }
 }
 
@@ -170,8 +281,8 @@ impl Builder {
 fn resolve(sorted: &[Packed]) -> Vec<Packed> {
     let mut resolved = Vec::with_capacity(sorted.len());
     let mut last: Option<PageRun> = None;
-    // Runs that reach over `at`: those with known content first, then those in lower blocks.
-    let mut open: BinaryHeap<Reverse<(bool, u64, usize)>> = BinaryHeap::new();
+    // Runs that reach over `at`: those with known content first, then those in lower places.
+    let mut open: BinaryHeap<Reverse<(u8, u64, usize)>> = BinaryHeap::new();
     let mut next = 0;
     let mut at = 0;
     loop {
@@ -186,7 +297,7 @@ fn resolve(sorted: &[Packed]) -> Vec<Packed> {
         }
         while let Some(run) = sorted.get(next).map(|run| run.run()).filter(|run| run.pfn <= at) {
             if run.end() > at {
-                open.push(Reverse((!run.fate.is_present(), run.block, next)));
+                open.push(Reverse((run.fate.rank(), run.place, next)));
             }
             next += 1;
         }
@@ -211,6 +322,7 @@ fn resolve(sorted: &[Packed]) -> Vec<Packed> {
 /// Runs of pages without overlap, sorted by page frame number.
 pub struct Index {
     runs: Vec<Packed>,
+    chunks: Vec<ChunkPlace>,
     /// Namings of pages that others had named before.
     pub duplicates: u64,
     /// Pages that there was no room for: the dump is more fragmented than any real one.
@@ -230,10 +342,21 @@ impl Index {
         (pfn < run.end()).then_some(run)
     }
 
-    /// The block of a page's bytes, if it has some.
-    pub fn block_of(&self, pfn: u64) -> Option<u64> {
+    /// The place of a page's bytes, if they are known.
+    pub fn place_of(&self, pfn: u64) -> Option<u64> {
         let run = self.find(pfn)?;
-        (run.fate == Fate::Data).then(|| run.block + (pfn - run.pfn))
+        (run.fate == Fate::Data).then(|| run.place + (pfn - run.pfn))
+    }
+
+    /// Chunks with pages whose bytes are in their payload, in the order of the walk.
+    pub(super) fn chunks(&self) -> &[ChunkPlace] {
+        &self.chunks
+    }
+
+    /// The chunk in which a place is.
+    pub(super) fn chunk_of(&self, place: u64) -> Option<ChunkPlace> {
+        let behind = self.chunks.partition_point(|chunk| chunk.first <= place);
+        self.chunks.get(behind.checked_sub(1)?).copied()
     }
 }
 
@@ -244,7 +367,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn run() -> impl Strategy<Value = (u64, u64, u8)> {
-        (0_u64..60, 1_u64..12, 0_u8..6)
+        (0_u64..60, 1_u64..12, 0_u8..14)
     }
 
     proptest! {
@@ -253,16 +376,16 @@ mod tests {
             named in prop::collection::vec(run(), 0..40)
         ) {
             let mut builder = Builder::new(1000);
-            let mut expected: BTreeMap<u64, (bool, u64, Fate)> = BTreeMap::new();
+            let mut expected: BTreeMap<u64, (u8, u64, Fate)> = BTreeMap::new();
             for (number, (pfn, count, fate)) in named.iter().enumerate() {
                 let fate = Fate::from_bits(u128::from(*fate));
-                let run = PageRun { pfn: *pfn, count: *count, fate, block: 1 + number as u64 * 100 };
+                let run = PageRun { pfn: *pfn, count: *count, fate, place: 1 + number as u64 * 100 };
                 builder.push(run);
                 for page in 0..*count {
-                    let block = if run.has_blocks() { run.block + page } else { run.block };
-                    let order = (!fate.is_present(), block, fate);
+                    let place = if fate == Fate::Data { run.place + page } else { run.place };
+                    let order = (fate.rank(), place, fate);
                     let known = expected.entry(pfn + page).or_insert(order);
-                    // Compared by the run's first block, as runs are; a hundred apart, so pages agree with that.
+                    // Compared by the run's first place, as runs are; a hundred apart, so pages agree with that.
                     if (order.0, order.1 / 100) < (known.0, known.1 / 100) {
                         *known = order;
                     }
@@ -277,10 +400,10 @@ mod tests {
             for pfn in 0..80 {
                 match (index.find(pfn), expected.get(&pfn)) {
                     (None, None) => {}
-                    (Some(run), Some((_, block, fate))) => {
+                    (Some(run), Some((_, place, fate))) => {
                         prop_assert_eq!(run.fate, *fate);
-                        if run.has_blocks() {
-                            prop_assert_eq!(run.block + pfn - run.pfn, *block);
+                        if run.fate == Fate::Data {
+                            prop_assert_eq!(run.place + pfn - run.pfn, *place);
                         }
                     }
                     (found, known) => prop_assert!(false, "page {}: {:?}, expected {:?}", pfn, found, known),
@@ -290,9 +413,9 @@ mod tests {
 
         #[test]
         fn packing_loses_nothing(
-            pfn in 0_u64..1 << 52, count in 1_u64..=1 << 32, block in 0_u64..1 << 40, fate in 0_u8..6
+            pfn in 0_u64..1 << 52, count in 1_u64..1 << 32, place in 0_u64..1 << 40, fate in 0_u8..14
         ) {
-            let run = PageRun { pfn, count, fate: Fate::from_bits(u128::from(fate)), block };
+            let run = PageRun { pfn, count, fate: Fate::from_bits(u128::from(fate)), place };
             prop_assert_eq!(Packed::new(run).run(), run);
         }
     }
@@ -301,9 +424,32 @@ mod tests {
     fn runs_beyond_the_limit_are_counted_not_kept() {
         let mut builder = Builder::new(2);
         for number in 0..5 {
-            builder.push(PageRun { pfn: number * 10, count: 3, fate: Fate::Zero, block: 1 });
+            builder.push(PageRun { pfn: number * 10, count: 3, fate: Fate::Zero, place: 1 });
         }
         let index = builder.finish();
         assert_eq!((index.runs().count(), index.dropped), (2, 9));
+    }
+
+    #[test]
+    fn every_place_is_found_in_its_chunk() {
+        let mut builder = Builder::new(10);
+        let sizes = [3, 0, 1, 128, 5];
+        for (block, pages) in (1..).zip(sizes) {
+            builder.chunk(0, block, pages).unwrap();
+        }
+        let index = builder.finish();
+        let expected: Vec<u64> =
+            (1..).zip(sizes).flat_map(|(block, pages)| (0..pages).map(move |_| block)).collect();
+        let found: Vec<u64> =
+            (0..137).map(|place| index.chunk_of(place).map_or(0, |chunk| chunk.block)).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn pages_beyond_the_last_place_have_none() {
+        let mut builder = Builder::new(10);
+        assert_eq!(builder.chunk(0, 1, MAX_PLACES - 2), Some(0));
+        assert_eq!(builder.chunk(0, 2, 2), None);
+        assert_eq!(builder.chunk(0, 3, 1), Some(MAX_PLACES - 2));
     }
 }

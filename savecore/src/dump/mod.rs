@@ -1,66 +1,51 @@
 //! A decoded dump: which page is where and what became of it, the registers, the texts, and what is damaged.
 //!
-//! Opening a dump reads it once, from front to back, and checks every checksum. Nothing of its memory is kept, only
-//! where it stands; so even a large dump takes little memory here.
+//! Opening a dump reads it once, from front to back, checks every checksum, and opens and unpacks every chunk. Nothing of
+//! its memory is kept, only where it stands; so even a large dump takes little memory here: 16 bytes for each run of
+//! pages, 24 for each chunk, and no more than 32 million runs and 8 million chunks.
+//!
+//! Of an encrypted dump, nothing is believed that is not authentic: a chunk whose tag is wrong costs all of its pages.
 
+mod cache;
+mod chunk;
+mod damage;
 mod index;
+mod metrics;
 mod notes;
 mod report;
+mod stripes;
 mod walk;
 
+use std::cell::RefCell;
 use std::io;
 
-use dumpcore::format::chunk::RunKind;
+use dumpcore::format::chunk::{ChunkHeader, ChunkKind, RunKind};
 use dumpcore::format::header::Status;
 use dumpcore::format::note::RangeKind;
-use dumpcore::format::{BLOCK_SIZE, Block, Uuid};
+use dumpcore::format::{Block, Uuid};
 
-use crate::Error;
-use crate::partition::{Ending, Found, Partition};
-use crate::source::{Progress, Source};
+use crate::identity::is_authentic;
+use crate::partition::{Ending, Found, Partition, chunk_at};
+use crate::source::{Progress, Reader, Source};
+use crate::{Error, Identity};
+use cache::Cache;
+use chunk::{Chunk, Lock, Room, State};
+use damage::{Damages, Indices, Missings};
+use walk::{Step, walk};
 
+pub use chunk::Condition;
+pub use damage::{DamagedBlocks, Foreign, Missing};
 pub use index::{Fate, Index, PageRun};
+pub use metrics::{MetricsReport, PassReport, PhaseReport, RefusalReport};
 pub use notes::{Facts, Range, condition};
-pub use report::{CpuReport, DamageReport, MemoryReport, MissingReport, Report, arch_name, hex, utc};
-pub use walk::{Condition, Step, walk};
+pub use report::{
+    CpuReport, DamageReport, MemoryReport, MissingReport, PartReport, Report, arch_name, hex, utc,
+};
+pub use stripes::{Part, gather};
 
 /// Runs of pages that are kept in memory, at most: 16 bytes each, so 512 MiB. A dump of 1 TiB in which a run
 /// is 128 KiB long on average has 8 million.
 const MAX_RUNS: usize = 32 << 20;
-
-/// Places of damage, and ranges of missing pages, that are told one by one; more are only counted.
-const MAX_TOLD: usize = 4096;
-
-/// Consecutive blocks that are not what they should be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DamagedBlocks {
-    /// The first, counted from the partition's start.
-    pub block: u64,
-    /// How many.
-    pub count: u64,
-    /// What they are.
-    pub condition: Condition,
-}
-
-/// Blocks so far behind the last whole one of an unfinished dump that its writer cannot have left them torn.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Foreign {
-    /// The first, counted from the partition's start.
-    pub first: u64,
-    /// How many, from there to the dump's end; they need not be consecutive.
-    pub count: u64,
-}
-
-/// Consecutive pages of RAM whose content is not known.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Missing {
-    /// Page frame number of the first.
-    pub pfn: u64,
-    /// How many.
-    pub count: u64,
-    /// Their fate; `None` if the dump does not speak of them at all.
-    pub fate: Option<Fate>,
-}
 
 /// Pages by fate.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize)]
@@ -73,20 +58,61 @@ pub struct Pages {
     pub zero: u64,
     /// Pages left out as the dump's own arena.
     pub arena: u64,
-    /// Pages that the kernel could not read.
+    /// Pages left out by the dump level: page cache without private data.
+    pub cache: u64,
+    /// Pages left out by the dump level: page cache with private data.
+    pub cache_private: u64,
+    /// Pages left out by the dump level: memory of user processes.
+    pub user: u64,
+    /// Pages left out by the dump level: free memory.
+    pub free: u64,
+    /// Pages left out by the dump level: not known to be the kernel's.
+    pub not_kernel: u64,
+    /// Pages left out as a device's.
+    pub device: u64,
+    /// Pages whose bytes are in the dump, encrypted, and that were not opened.
+    pub sealed: u64,
+    /// Pages that the kernel had no way to read.
     pub unreadable: u64,
+    /// Pages that faulted when the kernel read them.
+    pub faulted: u64,
     /// Pages whose bytes are damaged in the dump.
     pub damaged: u64,
     /// Pages that were to be written when the machine stopped.
     pub not_written: u64,
-    /// Pages that the dump does not speak of: it ended before them, or the chunk that did is lost.
+    /// Pages that the dump does not speak of: it ended before them, or the chunk or stripe that did is lost.
     pub absent: u64,
 }
 
 impl Pages {
-    /// Pages that should be in the dump and are not.
+    /// Pages that should be in the dump and are not. Neither those left out on purpose nor those that are there
+    /// encrypted.
     pub fn missing(&self) -> u64 {
-        self.unreadable + self.damaged + self.not_written + self.absent
+        self.unreadable + self.faulted + self.damaged + self.not_written + self.absent
+    }
+
+    /// Pages left out on purpose.
+    pub fn left_out(&self) -> u64 {
+        self.arena + self.cache + self.cache_private + self.user + self.free + self.not_kernel + self.device
+    }
+
+    fn of(&mut self, fate: Fate) -> &mut u64 {
+        match fate {
+            Fate::Data => &mut self.data,
+            Fate::Zero => &mut self.zero,
+            Fate::Arena => &mut self.arena,
+            Fate::Unreadable => &mut self.unreadable,
+            Fate::Damaged => &mut self.damaged,
+            Fate::NotWritten => &mut self.not_written,
+            Fate::Faulted => &mut self.faulted,
+            Fate::Cache => &mut self.cache,
+            Fate::CachePrivate => &mut self.cache_private,
+            Fate::User => &mut self.user,
+            Fate::Free => &mut self.free,
+            Fate::NotKernel => &mut self.not_kernel,
+            Fate::Device => &mut self.device,
+            Fate::Sealed => &mut self.sealed,
+        }
     }
 }
 
@@ -99,21 +125,40 @@ pub enum PageState {
     Zero,
     /// Unknown: the dump's own arena.
     Arena,
-    /// Unknown: the kernel could not read it.
+    /// Unknown: left out on purpose, by the dump level or as a device's; the fate says why.
+    LeftOut(Fate),
+    /// Unknown: the kernel had no way to read it.
     Unreadable,
+    /// Unknown: it faulted when the kernel read it.
+    Faulted,
     /// Unknown: its bytes in the dump are damaged.
     Damaged,
     /// Unknown: the machine stopped before it was written.
     NotWritten,
+    /// Unknown: it is encrypted, and there is no identity to open it.
+    Sealed,
     /// Unknown: the dump does not speak of it.
     Absent,
 }
 
+/// Whether a dump is encrypted, and could be opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Encryption {
+    /// It is not encrypted.
+    None,
+    /// It is encrypted, and no identity was given.
+    Sealed,
+    /// It is encrypted, and something in it could be opened.
+    Opened,
+    /// It is encrypted, and nothing in it could be opened: not for this identity, or damaged all over.
+    Refused,
+}
+
 /// A dump, read and checked.
 pub struct Dump<'s> {
-    source: &'s dyn Source,
-    uuid: Uuid,
-    found: Found,
+    parts: Vec<Part<'s>>,
+    lock: Lock,
+    cache: RefCell<Cache<'s>>,
     facts: Facts,
     index: Index,
     pages: Pages,
@@ -121,96 +166,131 @@ pub struct Dump<'s> {
     missing_untold: u64,
     damage: Vec<DamagedBlocks>,
     damage_untold: u64,
-    foreign: Option<Foreign>,
+    foreign: Vec<Foreign>,
     /// Whether there is damage that the machine's stopping in the middle does not explain.
     unexplained: bool,
     chunks: u64,
+    encryption: Encryption,
+    authentic: Option<bool>,
+    stripes: u32,
+    missing_stripes: Vec<u32>,
 }
 
 impl<'s> Dump<'s> {
-    /// Reads and checks a dump of a partition.
+    /// Reads and checks a dump of a partition, or the one stripe of it that lies there.
     pub fn open(source: &'s dyn Source, partition: &Partition, found: &Found) -> Dump<'s> {
-        Dump::open_with(source, partition.uuid(), found, &mut ())
+        Dump::open_with(source, partition.uuid(), found, None, &mut ())
     }
 
-    /// As [`Dump::open`], and tells `progress` how far it got.
+    /// As [`Dump::open`]; opens an encrypted dump with an identity, and tells `progress` how far it got.
     pub fn open_with(
         source: &'s dyn Source,
         uuid: Uuid,
         found: &Found,
+        identity: Option<&Identity>,
         progress: &mut dyn Progress,
     ) -> Dump<'s> {
-        let mut builder = index::Builder::new(MAX_RUNS);
-        let mut notes = notes::Builder::new();
-        let mut damage = Damages::new(found);
-        let mut chunks = 0;
-        progress.begin("checking the dump", found.blocks());
-        let done: Result<(), std::convert::Infallible> = walk(source, &uuid, found, &mut |step| {
-            match step {
-                Step::Chunk { block, header } => {
-                    chunks += 1;
-                    damage.push(block, Condition::Good);
-                    for run in header.runs() {
-                        let fate = match run.kind() {
-                            RunKind::Data => continue,
-                            RunKind::Zero => Fate::Zero,
-                            RunKind::Arena => Fate::Arena,
-                            RunKind::Unreadable => Fate::Unreadable,
-                        };
-                        let (pfn, count) = (run.pfn.get(), u64::from(run.count.get()));
-                        builder.push(PageRun { pfn, count, fate, block });
-                    }
-                }
-                Step::Page { pfn, block, condition, .. } => {
-                    let fate = match condition {
-                        Condition::Good => Fate::Data,
-                        Condition::NotWritten => Fate::NotWritten,
-                        Condition::Damaged | Condition::Unreadable => Fate::Damaged,
-                    };
-                    builder.push(PageRun { pfn, count: 1, fate, block });
-                    damage.push(block, condition);
-                }
-                Step::Notes { block, used, condition, bytes } => {
-                    notes.block(bytes.map(|bytes| &bytes[..used]));
-                    damage.push(block, condition);
-                }
-                Step::NotesEnd => notes.chunk_end(),
-                Step::Gap { block, condition } => damage.push(block, condition),
-                Step::Done { blocks } => progress.advance(blocks),
-            }
-            Ok(())
+        Dump::open_parts(vec![Part { source, uuid, found: found.clone() }], identity, progress)
+    }
+
+    /// Reads and checks a dump that is striped over several partitions; [`gather`] says what belongs together. The first
+    /// part's header speaks for all.
+    ///
+    /// # Panics
+    /// Without any part.
+    pub fn open_parts(
+        mut parts: Vec<Part<'s>>,
+        identity: Option<&Identity>,
+        progress: &mut dyn Progress,
+    ) -> Dump<'s> {
+        assert!(!parts.is_empty(), "a dump has a part");
+        let nonce = parts[0].found.header.nonce;
+        parts.retain(|part| part.found.header.nonce == nonce);
+        let mut lock = match parts.iter().any(|part| part.found.header.is_sealed()) {
+            true => lock(&parts, identity),
+            false => Lock::Open,
+        };
+        let reading = Reading::of(&parts, &lock, progress).unwrap_or_else(|Encrypted| {
+            // The headers are lost, or lie. Now that encrypted chunks are expected, none is a surprise.
+            lock = self::lock(&parts, identity);
+            Reading::of(&parts, &lock, progress).unwrap_or_else(|Encrypted| Reading::new(&parts))
         });
-        let Ok(()) = done;
-        progress.end();
-        damage.split();
+        Dump::put_together(parts, lock, reading)
+    }
+
+    fn put_together(parts: Vec<Part<'s>>, lock: Lock, reading: Reading) -> Dump<'s> {
+        let (stripes, missing_stripes) = stripes::missing(&parts);
+        let authentic = authentic(&parts, &lock);
+        let encryption = match &lock {
+            Lock::Open => Encryption::None,
+            Lock::Closed => Encryption::Sealed,
+            Lock::Key(_) if reading.opened || authentic == Some(true) => Encryption::Opened,
+            Lock::Key(_) => Encryption::Refused,
+        };
         let mut dump = Dump {
-            source,
-            uuid,
-            found: found.clone(),
-            facts: notes.finish(),
-            index: builder.finish(),
+            lock,
+            cache: RefCell::default(),
+            facts: reading.notes.finish(),
+            index: reading.builder.finish(),
             pages: Pages::default(),
             missing: Vec::new(),
             missing_untold: 0,
             unexplained: false,
-            damage: damage.told,
-            damage_untold: damage.untold,
-            foreign: damage.foreign,
-            chunks,
+            damage: Vec::new(),
+            damage_untold: 0,
+            foreign: Vec::new(),
+            chunks: reading.parts.iter().map(|(chunks, _)| chunks).sum(),
+            encryption,
+            authentic,
+            stripes,
+            missing_stripes,
+            parts,
         };
         dump.count();
-        dump.judge(damage.unreadable);
+        dump.judge(&reading.parts, &reading.indices);
+        for (_, mut damage) in reading.parts {
+            damage.split();
+            dump.damage.append(&mut damage.told);
+            dump.damage_untold += damage.untold;
+            dump.foreign.extend(damage.foreign);
+        }
         dump
     }
 
-    /// Where the dump lies, and its header.
+    /// Where the dump lies, and its header; of a striped one, the first part's.
     pub fn found(&self) -> &Found {
-        &self.found
+        &self.parts[0].found
     }
 
-    /// Identity of the partition that it lies on.
+    /// Identity of the partition that it lies on; of a striped one, the first part's.
     pub fn uuid(&self) -> Uuid {
-        self.uuid
+        self.parts[0].uuid
+    }
+
+    /// What of it lies where.
+    pub fn parts(&self) -> &[Part<'s>] {
+        &self.parts
+    }
+
+    /// How many partitions the dump is striped over.
+    pub fn stripes(&self) -> u32 {
+        self.stripes
+    }
+
+    /// Stripes, numbered from 0, that are not among the parts; the first of them if there are very many.
+    pub fn missing_stripes(&self) -> &[u32] {
+        &self.missing_stripes
+    }
+
+    /// Whether it is encrypted, and was opened.
+    pub fn encryption(&self) -> Encryption {
+        self.encryption
+    }
+
+    /// Whether the headers of an encrypted dump are what the dump wrote; `None` if nobody can tell: without an identity,
+    /// and once savecore itself has changed them.
+    pub fn authentic(&self) -> Option<bool> {
+        self.authentic
     }
 
     /// The small facts.
@@ -228,8 +308,8 @@ impl<'s> Dump<'s> {
         self.pages
     }
 
-    /// Pages of RAM whose content is not known, by address, without the arena. Not all of them in a dump with very
-    /// many such ranges: [`Dump::missing_untold`] has the number of pages left out.
+    /// Pages of RAM that should be known and are not, by address. Not all of them in a dump with very many such ranges:
+    /// [`Dump::missing_untold`] has the number of pages left out.
     pub fn missing(&self) -> &[Missing] {
         &self.missing
     }
@@ -250,9 +330,10 @@ impl<'s> Dump<'s> {
     }
 
     /// Blocks that count as the dump's, because nothing else says where it ends, and that are likely not: they are
-    /// neither pattern nor whole, and lie further behind its last whole block than its writer ever was ahead.
-    pub fn foreign(&self) -> Option<Foreign> {
-        self.foreign
+    /// neither pattern nor whole, and lie further behind its last whole block than its writer ever was ahead. At most one
+    /// place for each part.
+    pub fn foreign(&self) -> &[Foreign] {
+        &self.foreign
     }
 
     /// Whether something is damaged that a machine which stopped in the middle does not explain: there may be more to
@@ -261,37 +342,46 @@ impl<'s> Dump<'s> {
         self.unexplained
     }
 
-    /// Whether every page of RAM is known, the dump's own arena excepted, and nothing is damaged.
+    /// Whether every page of RAM is known that was not left out on purpose, and nothing is damaged. Of an encrypted dump
+    /// without an identity, whether it is all there, as far as its checksums tell.
     pub fn is_whole(&self) -> bool {
-        self.found.ending.is_finished()
+        let closed = |part: &Part<'_>| {
+            part.found.ending.is_finished() && part.found.header.status() != Status::Incomplete
+        };
+        self.parts.iter().all(closed)
+            && self.missing_stripes.is_empty()
             && !self.unexplained
             && self.damage.is_empty()
             && self.pages.missing() == 0
-            && self.found.header.status() != Status::Incomplete
     }
 
     /// Chunks that were found, and how many there should be if the headers say.
     pub fn chunks(&self) -> (u64, Option<u64>) {
-        let stated = self.found.header.chunks.get();
-        (self.chunks, (self.found.header.status() != Status::InProgress && stated > 0).then_some(stated))
+        let mut stated = self.parts.iter().map(|part| stated_chunks(&part.found));
+        (self.chunks, stated.try_fold(0_u64, |sum, chunks| Some(sum.saturating_add(chunks?))))
     }
 
     /// What a page holds.
     ///
     /// # Errors
-    /// If its block could be read when the dump was opened and cannot be any more.
+    /// If it could be read when the dump was opened and cannot be any more.
     pub fn read_page(&self, pfn: u64) -> io::Result<PageState> {
         let Some(run) = self.index.find(pfn) else { return Ok(PageState::Absent) };
         Ok(match run.fate {
             Fate::Zero => PageState::Zero,
             Fate::Arena => PageState::Arena,
             Fate::Unreadable => PageState::Unreadable,
+            Fate::Faulted => PageState::Faulted,
             Fate::Damaged => PageState::Damaged,
             Fate::NotWritten => PageState::NotWritten,
+            Fate::Sealed => PageState::Sealed,
+            Fate::Cache | Fate::CachePrivate | Fate::User | Fate::Free | Fate::NotKernel | Fate::Device => {
+                PageState::LeftOut(run.fate)
+            }
             Fate::Data => {
-                let mut block: Box<[Block; 1]> = Box::new([[0; BLOCK_SIZE]]);
-                self.source.read(run.block + (pfn - run.pfn), &mut block[..])?;
-                PageState::Data(Box::new(block[0]))
+                let place = run.place + (pfn - run.pfn);
+                let mut cache = self.cache.borrow_mut();
+                PageState::Data(cache.page(&self.parts, &self.lock, &self.index, place)?)
             }
         })
     }
@@ -299,52 +389,64 @@ impl<'s> Dump<'s> {
     /// Reads the dump once more, in the order of its blocks, and gives each page that [`Index`] calls data to `visit`.
     ///
     /// # Errors
-    /// [`Error::Unsteady`] if a block's checksum is not right any more, and the first error of `visit`.
+    /// [`Error::Unsteady`] if a page is not there any more as it was, and the first error of `visit`.
     pub fn for_each_data_page(
         &self,
         progress: &mut dyn Progress,
         visit: &mut dyn FnMut(u64, &Block) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut pages = 0_u64;
-        progress.begin("writing the core", self.found.blocks());
-        walk(self.source, &self.uuid, &self.found, &mut |step| match step {
-            Step::Page { pfn, block, condition, bytes } if self.index.block_of(pfn) == Some(block) => {
-                let (Condition::Good, Some(bytes)) = (condition, bytes) else {
-                    return Err(Error::Unsteady { block });
-                };
-                pages += 1;
-                visit(pfn, bytes)
-            }
-            Step::Done { blocks } => {
-                progress.advance(blocks);
-                Ok(())
-            }
-            _ => Ok(()),
-        })?;
+        let mut room = Room::new();
+        let mut places = self.index.chunks().iter().peekable();
+        progress.begin("writing the core", self.blocks());
+        for (number, part) in (0..).zip(&self.parts) {
+            walk(part.source, &part.uuid, &part.found, &self.lock, &mut |step| match step {
+                Step::Chunk(chunk) => {
+                    let block = chunk.block;
+                    // Chunks without pages have no place.
+                    let is_here = |place: &&index::ChunkPlace| (place.part, place.block) == (number, block);
+                    let Some(place) = places.next_if(is_here) else { return Ok(()) };
+                    chunk.pieces(&mut room, &mut |piece| {
+                        for (number, pfn) in (0..piece.count).zip(piece.pfn..) {
+                            if self.index.place_of(pfn) != Some(place.first + piece.first + number) {
+                                continue;
+                            }
+                            let page = piece.bytes.ok().and_then(|bytes| bytes.get(number as usize));
+                            visit(pfn, page.ok_or(Error::Unsteady { block })?)?;
+                            pages += 1;
+                        }
+                        Ok(())
+                    })
+                }
+                Step::Done { blocks } => {
+                    progress.advance(blocks);
+                    Ok(())
+                }
+                Step::Gap { .. } => Ok(()),
+            })?;
+        }
         progress.end();
         // A chunk header that is gone now would take its pages with it silently.
         if pages != self.index.runs().filter(|run| run.fate == Fate::Data).map(|run| run.count).sum::<u64>() {
-            return Err(Error::Unsteady { block: self.found.first });
+            return Err(Error::Unsteady { block: self.found().first });
         }
         Ok(())
+    }
+
+    fn blocks(&self) -> u64 {
+        self.parts.iter().map(|part| part.found.blocks()).sum()
     }
 
     /// Counts pages by fate and lists the missing ones.
     fn count(&mut self) {
         let mut pages = Pages::default();
+        let mut named = 0;
         for run in self.index.runs() {
-            *match run.fate {
-                Fate::Data => &mut pages.data,
-                Fate::Zero => &mut pages.zero,
-                Fate::Arena => &mut pages.arena,
-                Fate::Unreadable => &mut pages.unreadable,
-                Fate::Damaged => &mut pages.damaged,
-                Fate::NotWritten => &mut pages.not_written,
-            } += run.count;
+            *pages.of(run.fate) += run.count;
+            named += run.count;
         }
         let mut missing = Missings::default();
         let mut runs = self.index.runs().peekable();
-        let mut named_arena = 0;
         for range in &self.facts.memory {
             let mut at = range.pfn;
             while at < range.end {
@@ -357,8 +459,9 @@ impl<'s> Dump<'s> {
                     None => runs.peek().map_or(range.end, |run| run.pfn.min(range.end)),
                 };
                 if covered.is_none() {
+                    named += until - at;
                     if range.kind == RangeKind::Arena {
-                        named_arena += until - at;
+                        pages.arena += until - at;
                     } else {
                         pages.absent += until - at;
                         missing.push(Missing { pfn: at, count: until - at, fate: None });
@@ -370,15 +473,7 @@ impl<'s> Dump<'s> {
         for run in runs {
             missing.push_run(run, run.pfn);
         }
-        pages.arena += named_arena;
-        let named = pages.data
-            + pages.zero
-            + pages.arena
-            + pages.unreadable
-            + pages.damaged
-            + pages.not_written
-            + pages.absent;
-        let stated = self.found.header.total_pages.get();
+        let stated = self.parts.iter().map(|part| part.found.header.total_pages.get()).max().unwrap_or(0);
         // Without the whole memory map, the header still says how much there was.
         pages.absent += stated.saturating_sub(named);
         pages.total = named.max(stated);
@@ -387,115 +482,177 @@ impl<'s> Dump<'s> {
         (self.missing, self.missing_untold) = (missing.list, missing.untold);
     }
 
-    fn judge(&mut self, unreadable: bool) {
-        let ending = self.found.ending;
-        let (found, stated) = self.chunks();
-        let incomplete_index = self.index.dropped > 0;
-        let lost = unreadable || incomplete_index;
-        self.unexplained = lost
-            || match ending {
-                // A block that was being written when the power went may be torn.
-                Ending::Open | Ending::AlmostClosed => self.foreign.is_some(),
-                Ending::Closed => {
-                    !self.damage.is_empty()
-                        || stated.is_some_and(|stated| stated != found)
-                        || self.facts.damaged
-                }
-                Ending::BackLost | Ending::FrontLost | Ending::BothLost => true,
-                Ending::Saved => false,
-            };
-        // What is left of a harvested dump does not matter any more.
-        self.unexplained &= ending != Ending::Saved;
-    }
-}
-
-/// Gathers bad blocks.
-struct Damages {
-    told: Vec<DamagedBlocks>,
-    untold: u64,
-    /// The last block that proves that the dump's writer was there.
-    proven: u64,
-    /// How far behind `proven` a torn block may lie.
-    window: u64,
-    foreign: Option<Foreign>,
-    unreadable: bool,
-}
-
-impl Damages {
-    fn new(found: &Found) -> Damages {
-        let window = match found.ending {
-            Ending::Open => u64::from(found.header.window_blocks.get()),
-            // A back header proves all in front of it; and where headers are lost, the window's size is not known.
-            _ => u64::MAX,
+    fn judge(&mut self, read: &[(u64, Damages)], indices: &Indices) {
+        let all_stripes = self.missing_stripes.is_empty();
+        let closed = self.parts.iter().all(|part| part.found.ending == Ending::Closed);
+        let of_part = |(part, (chunks, damage)): (&Part<'_>, &(u64, Damages))| match part.found.ending {
+            _ if damage.unexplained => true,
+            // A block that was being written when the power went may be torn.
+            Ending::Open | Ending::AlmostClosed => damage.foreign.is_some(),
+            Ending::Closed => {
+                !damage.told.is_empty()
+                    || stated_chunks(&part.found).is_some_and(|stated| stated != *chunks)
+                    // Notes may be on a stripe that is not here.
+                    || (self.facts.damaged && all_stripes)
+            }
+            Ending::BackLost | Ending::FrontLost | Ending::BothLost => true,
+            Ending::Saved => false,
         };
-        Damages { told: Vec::new(), untold: 0, proven: found.first, window, foreign: None, unreadable: false }
+        let any_part = self.parts.iter().zip(read).any(of_part);
+        let disordered = indices.wrong || (closed && all_stripes && !indices.complete());
+        self.unexplained = any_part || disordered || self.index.dropped > 0 || self.authentic == Some(false);
+        // What is left of a harvested dump does not matter any more.
+        self.unexplained &= !self.is_saved();
     }
 
-    fn push(&mut self, block: u64, condition: Condition) {
-        match condition {
-            Condition::Good => {
-                self.proven = block;
-                // What lies between proven blocks was in flight with them.
-                self.foreign = None;
-                return;
-            }
-            Condition::NotWritten => {}
-            Condition::Damaged if block > self.proven.saturating_add(self.window) => {
-                self.foreign.get_or_insert(Foreign { first: block, count: 0 }).count += 1;
-            }
-            Condition::Damaged => {}
-            Condition::Unreadable => self.unreadable = true,
-        }
-        if let Some(last) = self.told.last_mut()
-            && last.condition == condition
-            && last.block + last.count == block
-        {
-            last.count += 1;
-        } else if self.told.len() < MAX_TOLD {
-            self.told.push(DamagedBlocks { block, count: 1, condition });
-        } else {
-            self.untold += 1;
-        }
-    }
-
-    /// Parts blocks that may be torn from foreign ones right behind them, so that each is told as what it is.
-    fn split(&mut self) {
-        let Some(Foreign { first, .. }) = self.foreign else { return };
-        let across = |damage: &DamagedBlocks| damage.block < first && first < damage.block + damage.count;
-        if let Some(index) = self.told.iter().position(across) {
-            let mut behind = self.told[index];
-            behind.count -= first - behind.block;
-            behind.block = first;
-            self.told[index].count -= behind.count;
-            self.told.insert(index + 1, behind);
-        }
+    /// Whether it was harvested: the first part is only marked when all of it is safe.
+    fn is_saved(&self) -> bool {
+        self.parts.iter().any(|part| part.found.ending == Ending::Saved)
     }
 }
 
-/// Gathers missing pages.
-#[derive(Default)]
-struct Missings {
-    list: Vec<Missing>,
-    untold: u64,
+/// Chunks that a part's header states, if it is closed.
+fn stated_chunks(found: &Found) -> Option<u64> {
+    let stated = found.header.chunks.get();
+    (found.header.status() != Status::InProgress && stated > 0).then_some(stated)
 }
 
-impl Missings {
-    fn push_run(&mut self, run: PageRun, pfn: u64) {
-        if !run.fate.is_present() && run.fate != Fate::Arena {
-            self.push(Missing { pfn, count: run.end() - pfn, fate: Some(run.fate) });
+/// Whether the headers of an encrypted dump are what the dump wrote.
+fn authentic(parts: &[Part<'_>], lock: &Lock) -> Option<bool> {
+    let Lock::Key(key) = lock else { return None };
+    let of_part = |part: &Part<'_>| {
+        let header = &part.found.header;
+        let tells = part.found.ending != Ending::BothLost && header.status() != Status::Saved;
+        let holds = |key| header.is_sealed() && is_authentic(key, header);
+        tells.then(|| key.as_ref().is_some_and(holds))
+    };
+    let told: Vec<bool> = parts.iter().filter_map(of_part).collect();
+    (!told.is_empty()).then(|| told.iter().all(|authentic| *authentic))
+}
+
+/// What is needed to read an encrypted dump. All of its chunks have the same key: whoever can write on a partition could
+/// make chunks for the label's public key, but not with the ephemeral key of an authentic header.
+fn lock(parts: &[Part<'_>], identity: Option<&Identity>) -> Lock {
+    let Some(identity) = identity else { return Lock::Closed };
+    let usable = |part: &&Part<'_>| {
+        identity.opens(&part.found) == Some(true)
+            || (part.found.header.is_sealed() && part.found.header.status() == Status::Saved)
+    };
+    let header = parts.iter().find(usable).map(|part| part.found.header.ephemeral);
+    // Without a header that can be trusted, each chunk still has what is needed to open it.
+    let ephemeral = header.or_else(|| parts.iter().find_map(|part| Some(first_chunk(part)?.ephemeral)));
+    Lock::Key(ephemeral.and_then(|ephemeral| identity.key(&ephemeral)))
+}
+
+/// The header of the first encrypted chunk of a part.
+fn first_chunk(part: &Part<'_>) -> Option<Box<ChunkHeader>> {
+    let mut reader = Reader::new(part.source);
+    let nonce = part.found.header.nonce.get();
+    let mut sealed = part.found.range().filter_map(|at| {
+        let chunk = chunk_at(reader.block(at).ok()?, nonce, at)?;
+        chunk.is_sealed().then(|| Box::new(chunk.clone()))
+    });
+    sealed.next()
+}
+
+/// An encrypted chunk was met in a dump that was taken for one that is not.
+struct Encrypted;
+
+/// What reading a dump gives.
+struct Reading {
+    builder: index::Builder,
+    notes: notes::Builder,
+    indices: Indices,
+    /// For each part, its chunks, and its bad blocks.
+    parts: Vec<(u64, Damages)>,
+    /// Whether any encrypted chunk could be opened.
+    opened: bool,
+}
+
+impl Reading {
+    fn new(parts: &[Part<'_>]) -> Reading {
+        Reading {
+            builder: index::Builder::new(MAX_RUNS),
+            notes: notes::Builder::new(),
+            indices: Indices::new(parts.iter().map(|part| part.found.blocks()).sum()),
+            parts: parts.iter().map(|part| (0, Damages::new(&part.found))).collect(),
+            opened: false,
         }
     }
 
-    fn push(&mut self, missing: Missing) {
-        if let Some(last) = self.list.last_mut()
-            && last.fate == missing.fate
-            && last.pfn + last.count == missing.pfn
-        {
-            last.count += missing.count;
-        } else if self.list.len() < MAX_TOLD {
-            self.list.push(missing);
-        } else {
-            self.untold += missing.count;
+    fn of(parts: &[Part<'_>], lock: &Lock, progress: &mut dyn Progress) -> Result<Reading, Encrypted> {
+        let mut reading = Reading::new(parts);
+        let mut room = Room::new();
+        progress.begin("checking the dump", parts.iter().map(|part| part.found.blocks()).sum());
+        for (number, part) in (0..).zip(parts) {
+            let (mut chunks, mut damage) = (0, Damages::new(&part.found));
+            walk(part.source, &part.uuid, &part.found, lock, &mut |step| {
+                match step {
+                    Step::Chunk(chunk) if chunk.header.is_sealed() && matches!(lock, Lock::Open) => {
+                        return Err(Encrypted);
+                    }
+                    Step::Chunk(chunk) => {
+                        let tampered = chunk.state == State::Tampered;
+                        chunks += u64::from(!tampered);
+                        reading.chunk(number, chunk, &mut room);
+                        damage
+                            .push(chunk.block, if tampered { Condition::Tampered } else { Condition::Good });
+                        for (block, condition) in (chunk.block + 1..).zip(&chunk.conditions) {
+                            let good = *condition == Condition::Good;
+                            damage
+                                .push(block, if good && tampered { Condition::Tampered } else { *condition });
+                        }
+                    }
+                    Step::Gap { block, condition } => damage.push(block, condition),
+                    Step::Done { blocks } => progress.advance(blocks),
+                }
+                Ok(())
+            })?;
+            if let Some(slot) = reading.parts.get_mut(number as usize) {
+                *slot = (chunks, damage);
+            }
         }
+        progress.end();
+        Ok(reading)
+    }
+
+    fn chunk(&mut self, part: u32, chunk: &mut Chunk, room: &mut Room) {
+        self.opened |= chunk.header.is_sealed() && chunk.state == State::Readable;
+        if chunk.state != State::Tampered {
+            self.indices.insert(chunk.header.index.get());
+        }
+        match (chunk.header.kind(), chunk.state) {
+            (ChunkKind::Notes, State::Sealed) => self.notes.sealed(),
+            (ChunkKind::Notes, State::Readable) => {
+                for index in 0..chunk.conditions.len() {
+                    self.notes.block(chunk.bytes(index));
+                }
+                self.notes.chunk_end();
+            }
+            (ChunkKind::Notes, State::Torn | State::Tampered) => self.notes.lost(),
+            (ChunkKind::Memory, _) => self.memory(part, chunk, room),
+        }
+    }
+
+    fn memory(&mut self, part: u32, chunk: &mut Chunk, room: &mut Room) {
+        let pages = chunk.data_pages();
+        let first = self.builder.chunk(part, chunk.block, pages);
+        let place = first.unwrap_or(0);
+        let lost = chunk.lost();
+        for run in chunk.header.runs().iter().filter(|run| run.kind() != RunKind::Data) {
+            let fate = lost.unwrap_or(Fate::of(run.kind()));
+            let (pfn, count) = (run.pfn.get(), run.count.get().into());
+            self.builder.push(PageRun { pfn, count, fate, place });
+        }
+        if first.is_none() {
+            return self.builder.drop_pages(pages);
+        }
+        let builder = &mut self.builder;
+        let done: Result<(), std::convert::Infallible> = chunk.pieces(room, &mut |piece| {
+            let fate = piece.bytes.map_or_else(|fate| fate, |_| Fate::Data);
+            builder.push(PageRun { pfn: piece.pfn, count: piece.count, fate, place: place + piece.first });
+            Ok(())
+        });
+        let Ok(()) = done;
     }
 }

@@ -135,6 +135,17 @@ impl Builder {
         self.whole = true;
     }
 
+    /// A chunk was met that is whole, and that nobody can open.
+    pub(super) fn sealed(&mut self) {
+        self.chunks += 1;
+    }
+
+    /// A chunk was met of which nothing can be used.
+    pub(super) fn lost(&mut self) {
+        self.chunks += 1;
+        self.facts.damaged = true;
+    }
+
     /// Takes a record in; false if it is not what its kind says.
     fn record(&mut self, kind: u32, record: &[u8]) -> bool {
         let Some(kind) = NoteKind::from_number(kind) else {

@@ -2,13 +2,16 @@
 
 use std::fmt::Write;
 
+use dumpcore::format::VERSION;
+use dumpcore::format::chunk::Encoding;
 use dumpcore::format::header::{Arch, Incomplete, Status, Trigger};
 use dumpcore::format::note::{CpuCondition, RangeKind};
 use dumpcore::platform::Lacks;
 use serde::Serialize;
 
-use super::{Condition, Dump, Fate, Pages, condition};
-use crate::partition::Ending;
+use super::metrics::MetricsReport;
+use super::{Condition, Dump, Encryption, Fate, Pages, condition};
+use crate::partition::{Ending, Found};
 
 /// Ranges of missing pages and damaged blocks that a report lists.
 const MAX_LISTED: usize = 256;
@@ -20,7 +23,15 @@ pub struct Report {
     pub sequence: u32,
     /// The dump's own number.
     pub nonce: String,
-    /// First block on the partition.
+    /// Which of its stripes this is, from 0; of several parts, the first's.
+    pub stripe: u32,
+    /// How many partitions it is striped over.
+    pub stripes: u32,
+    /// Stripes, from 0, that were not given; the first of them if there are very many.
+    pub missing_stripes: Vec<u32>,
+    /// Where it lies.
+    pub parts: Vec<PartReport>,
+    /// First block on the partition; of several parts, the first's.
     pub first_block: u64,
     /// First block behind it.
     pub end_block: u64,
@@ -28,13 +39,18 @@ pub struct Report {
     pub status: &'static str,
     /// Why it is incomplete.
     pub reason: Option<&'static str>,
-    /// Whether every page is known and nothing is damaged.
+    /// Whether every page is known that was not left out on purpose, and nothing is damaged; see [`Dump::is_whole`].
     pub whole: bool,
     /// Whether something is damaged that the machine's stopping does not explain.
     pub damaged: bool,
     /// What became of the headers, if one is lost.
     pub headers: Option<&'static str>,
-    /// `panic`, `fault`, `request` or `watchdog`.
+    /// `none`, `sealed` (encrypted, no identity was given), `opened` or `refused` (nothing in it can be opened with the
+    /// identity that was given).
+    pub encryption: &'static str,
+    /// Whether the headers of an encrypted dump are as the dump wrote them; `None` if nobody can tell.
+    pub authentic: Option<bool>,
+    /// `panic`, `fault`, `request`, `watchdog`, `nmi` or `oops`.
     pub trigger: &'static str,
     /// The panic message.
     pub message: String,
@@ -60,6 +76,11 @@ pub struct Report {
     pub cpus: Vec<CpuReport>,
     /// The memory map.
     pub memory: Vec<MemoryReport>,
+    /// The dump level: bits 1 zero pages, 2 page cache, 4 page cache with private data too, 8 user memory, 16 free
+    /// memory, 32 all but the kernel's. `None` if the headers are lost.
+    pub level: Option<u32>,
+    /// `plain` or `units` (compressed). `None` if the headers are lost.
+    pub encoding: Option<&'static str>,
     /// Pages by fate.
     pub pages: Pages,
     /// Pages that should be there and are not; the first of them if there are very many.
@@ -86,6 +107,23 @@ pub struct Report {
     pub vmcoreinfo: bool,
     /// What the kernel could not offer to the dump; `None` if the dump does not say.
     pub lacks: Option<Vec<&'static str>>,
+    /// What the dump took and met, if the headers say; of several parts, the first's.
+    pub metrics: Option<MetricsReport>,
+}
+
+/// What of a dump lies on one partition.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct PartReport {
+    /// The partition's identity.
+    pub uuid: uuid::Uuid,
+    /// Which stripe this is, from 0.
+    pub stripe: u32,
+    /// First block on the partition.
+    pub first_block: u64,
+    /// First block behind it.
+    pub end_block: u64,
+    /// As in [`Report::status`].
+    pub status: &'static str,
 }
 
 /// What is known of a CPU.
@@ -121,19 +159,22 @@ pub struct MissingReport {
     pub end: String,
     /// How many pages.
     pub pages: u64,
-    /// `unreadable`, `damaged`, `not written` or `absent`.
+    /// `unreadable`, `faulted`, `damaged`, `not written` or `absent`.
     pub why: &'static str,
 }
 
 /// Consecutive bad blocks.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct DamageReport {
+    /// The stripe that they are on, from 0.
+    pub stripe: u32,
     /// The first.
     pub block: u64,
     /// How many.
     pub count: u64,
-    /// `not written`, `damaged`, `unreadable`, or `foreign`: see [`Dump::foreign`].
-    pub what: &'static str,
+    /// `not written`, `damaged`, `tampered with or damaged` (in an encrypted dump: whole, but not what was written),
+    /// `contradicts itself`, of another format version, `unreadable`, or `foreign`: see [`Dump::foreign`].
+    pub what: String,
 }
 
 /// The name of an architecture.
@@ -163,6 +204,8 @@ fn trigger_name(number: u32) -> &'static str {
         Some(Trigger::Fault) => "fault",
         Some(Trigger::Request) => "request",
         Some(Trigger::Watchdog) => "watchdog",
+        Some(Trigger::Nmi) => "nmi",
+        Some(Trigger::Oops) => "oops",
         None => "unknown",
     }
 }
@@ -187,6 +230,23 @@ fn headers_text(ending: Ending) -> Option<&'static str> {
     }
 }
 
+fn status_name(found: &Found) -> &'static str {
+    match (found.ending, found.header.status()) {
+        (Ending::AlmostClosed | Ending::Open | Ending::BothLost, _) => "unfinished",
+        (_, Status::Complete) => "complete",
+        (_, Status::Incomplete) => "incomplete",
+        (_, Status::Saved) => "saved",
+        (_, Status::InProgress) => "unfinished",
+    }
+}
+
+/// The status that is true of all parts: saved if one is, since the first is only marked when all of it is safe; else
+/// the worst.
+fn status(dump: &Dump<'_>) -> &'static str {
+    let is = |status: &&str| dump.parts().iter().any(|part| status_name(&part.found) == *status);
+    ["saved", "unfinished", "incomplete"].into_iter().find(is).unwrap_or("complete")
+}
+
 /// The names of what a platform lacks.
 fn lacks_text(bits: u32) -> Vec<&'static str> {
     let lacks = Lacks::from_bits_truncate(bits);
@@ -197,6 +257,8 @@ fn lacks_text(bits: u32) -> Vec<&'static str> {
         (Lacks::LOG, "no kernel log"),
         (Lacks::BUILD_ID, "no build id"),
         (Lacks::STACK, "no stack of its own"),
+        (Lacks::GUARD, "no guard against bad memory"),
+        (Lacks::CLASSES, "no word on what pages are for"),
     ];
     names.into_iter().filter(|(flag, _)| lacks.contains(*flag)).map(|(_, name)| name).collect()
 }
@@ -221,27 +283,37 @@ impl Report {
         let system = if facts.system.is_empty() { header.system() } else { &facts.system };
         let build_id = if facts.build_id.is_empty() { header.build_id() } else { &facts.build_id };
         let pages = dump.pages();
+        let has_header = found.ending != Ending::BothLost;
         Report {
             sequence: header.sequence.get(),
             nonce: format!("{:016x}", header.nonce.get()),
+            stripe: header.stripe.get(),
+            stripes: dump.stripes(),
+            missing_stripes: dump.missing_stripes().to_vec(),
+            parts: (dump.parts().iter())
+                .map(|part| PartReport {
+                    uuid: uuid::Uuid::from_bytes(part.uuid),
+                    stripe: part.found.header.stripe.get(),
+                    first_block: part.found.first,
+                    end_block: part.found.end,
+                    status: status_name(&part.found),
+                })
+                .collect(),
             first_block: found.first,
             end_block: found.end,
-            status: match (found.ending, header.status()) {
-                (Ending::AlmostClosed | Ending::Open | Ending::BothLost, _) => "unfinished",
-                (_, Status::Complete) => "complete",
-                (_, Status::Incomplete) => "incomplete",
-                (_, Status::Saved) => "saved",
-                (_, Status::InProgress) => "unfinished",
-            },
-            reason: reason_text(header.incomplete()),
+            status: status(dump),
+            reason: dump.parts().iter().find_map(|part| reason_text(part.found.header.incomplete())),
             whole: dump.is_whole(),
             damaged: dump.is_damaged(),
-            headers: headers_text(found.ending),
-            trigger: if found.ending == Ending::BothLost {
-                "unknown"
-            } else {
-                trigger_name(header.trigger.get())
+            headers: dump.parts().iter().find_map(|part| headers_text(part.found.ending)),
+            encryption: match dump.encryption() {
+                Encryption::None => "none",
+                Encryption::Sealed => "sealed",
+                Encryption::Opened => "opened",
+                Encryption::Refused => "refused",
             },
+            authentic: dump.authentic(),
+            trigger: if has_header { trigger_name(header.trigger.get()) } else { "unknown" },
             message: message.to_owned(),
             system: system.to_owned(),
             build_id: build_id.iter().fold(String::new(), |mut text, byte| {
@@ -271,6 +343,12 @@ impl Report {
                     },
                 })
                 .collect(),
+            level: has_header.then(|| header.level.get()),
+            encoding: match Encoding::from_number(header.encoding.get()).filter(|_| has_header) {
+                Some(Encoding::Units) => Some("units"),
+                Some(Encoding::Plain) => Some("plain"),
+                None => None,
+            },
             pages,
             missing: missing(dump),
             missing_unlisted: dump.missing_untold()
@@ -278,14 +356,15 @@ impl Report {
             damage: damage(dump),
             damage_unlisted: dump.damage_untold()
                 + dump.damage().iter().skip(MAX_LISTED).map(|damage| damage.count).sum::<u64>(),
-            foreign_blocks: dump.foreign().map_or(0, |foreign| foreign.count),
-            first_foreign: dump.foreign().map(|foreign| foreign.first),
+            foreign_blocks: dump.foreign().iter().map(|foreign| foreign.count).sum(),
+            first_foreign: dump.foreign().first().map(|foreign| foreign.first),
             chunks,
             chunks_expected,
             notes_damaged: facts.damaged || facts.torn,
             log_bytes: facts.log.len() as u64,
             vmcoreinfo: !facts.vmcoreinfo.is_empty(),
             lacks: facts.lacks.map(lacks_text),
+            metrics: MetricsReport::of(&header.metrics),
         }
     }
 }
@@ -319,6 +398,7 @@ fn missing(dump: &Dump<'_>) -> Vec<MissingReport> {
         pages: missing.count,
         why: match missing.fate {
             Some(Fate::Unreadable) => "unreadable",
+            Some(Fate::Faulted) => "faulted",
             Some(Fate::NotWritten) => "not written",
             Some(_) => "damaged",
             None => "absent",
@@ -328,17 +408,25 @@ fn missing(dump: &Dump<'_>) -> Vec<MissingReport> {
 }
 
 fn damage(dump: &Dump<'_>) -> Vec<DamageReport> {
-    let listed = dump.damage().iter().take(MAX_LISTED).map(|damage| DamageReport {
-        block: damage.block,
-        count: damage.count,
-        what: match damage.condition {
-            Condition::NotWritten | Condition::Good => "not written",
-            Condition::Damaged if dump.foreign().is_some_and(|foreign| damage.block >= foreign.first) => {
-                "foreign"
-            }
-            Condition::Damaged => "damaged",
-            Condition::Unreadable => "unreadable",
-        },
+    let listed = dump.damage().iter().take(MAX_LISTED).map(|damage| {
+        let foreign = (dump.foreign().iter())
+            .any(|foreign| foreign.stripe == damage.stripe && damage.block >= foreign.first);
+        DamageReport {
+            stripe: damage.stripe,
+            block: damage.block,
+            count: damage.count,
+            what: match damage.condition {
+                Condition::NotWritten | Condition::Good => "not written".to_owned(),
+                Condition::Damaged if foreign => "foreign".to_owned(),
+                Condition::Damaged => "damaged".to_owned(),
+                Condition::Tampered => "tampered with or damaged".to_owned(),
+                Condition::Garbled => "contradicts itself".to_owned(),
+                Condition::OtherVersion(found) => {
+                    format!("format version {found}; this savecore reads version {VERSION}")
+                }
+                Condition::Unreadable => "unreadable".to_owned(),
+            },
+        }
     });
     listed.collect()
 }

@@ -1,59 +1,16 @@
 //! Walks over the blocks of a dump, chunk by chunk, around whatever is damaged.
 
-use dumpcore::format::checksum::block_sum;
-use dumpcore::format::chunk::{ChunkHeader, ChunkKind, RunKind};
 use dumpcore::format::frame::Kind;
-use dumpcore::format::{Block, Uuid, pattern};
+use dumpcore::format::{Uuid, pattern};
 
-use crate::partition::{Ending, Found, chunk_at};
+use super::chunk::{Chunk, Condition, Lock};
+use crate::partition::{Ending, Found, chunk_at, other_version};
 use crate::source::{Reader, Source};
 
-/// What a block of a dump turned out to be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Condition {
-    /// Its checksum is right.
-    Good,
-    /// It still holds the pattern: the machine stopped before it was written.
-    NotWritten,
-    /// It holds something else than what was written.
-    Damaged,
-    /// The medium does not give it.
-    Unreadable,
-}
-
 /// A step of the walk.
-pub enum Step<'a> {
-    /// A chunk begins.
-    Chunk {
-        /// The block of its header.
-        block: u64,
-        /// Its header.
-        header: &'a ChunkHeader,
-    },
-    /// A page of a memory chunk.
-    Page {
-        /// Its page frame number.
-        pfn: u64,
-        /// The block of the partition that it stands in.
-        block: u64,
-        /// What that block is.
-        condition: Condition,
-        /// Its bytes, if they are good.
-        bytes: Option<&'a Block>,
-    },
-    /// A block of a notes chunk.
-    Notes {
-        /// The block of the partition.
-        block: u64,
-        /// How many of its bytes are in use.
-        used: usize,
-        /// What it is.
-        condition: Condition,
-        /// Its bytes, if they are good.
-        bytes: Option<&'a Block>,
-    },
-    /// A notes chunk is over.
-    NotesEnd,
+pub(super) enum Step<'a> {
+    /// A chunk.
+    Chunk(&'a mut Chunk),
     /// A block where a chunk's or the dump's header should stand, and does not.
     Gap {
         /// Which.
@@ -68,33 +25,15 @@ pub enum Step<'a> {
     },
 }
 
-/// What block `number` of a dump that ends at `end` holds, whose checksum should be `sum`.
-fn judge<'b>(
-    reader: &'b mut Reader<'_>,
-    uuid: &Uuid,
-    end: u64,
-    number: u64,
-    sum: u64,
-) -> (Condition, Option<&'b Block>) {
-    if number >= end {
-        return (Condition::NotWritten, None);
-    }
-    match reader.block(number) {
-        Err(_) => (Condition::Unreadable, None),
-        Ok(block) if block_sum(block, number) == sum => (Condition::Good, Some(block)),
-        Ok(block) if pattern::matches(block, uuid, number) => (Condition::NotWritten, None),
-        Ok(_) => (Condition::Damaged, None),
-    }
-}
-
 /// Walks over a dump and tells `visit` what it meets, in the order of the blocks.
 ///
 /// # Errors
 /// The first error of `visit`. What cannot be read is a step, not an error.
-pub fn walk<E>(
+pub(super) fn walk<E>(
     source: &dyn Source,
     uuid: &Uuid,
     found: &Found,
+    lock: &Lock,
     visit: &mut dyn FnMut(Step<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut reader = Reader::new(source);
@@ -112,14 +51,10 @@ pub fn walk<E>(
         // The reader's window moves on while the header is still needed.
         let chunk = chunk.map(|chunk| Box::new(chunk.clone()));
         match (chunk, read) {
-            (Some(chunk), _) => {
-                visit(Step::Chunk { block: at, header: &chunk })?;
-                let payload = u64::from(chunk.payload_blocks.get());
-                match chunk.kind() {
-                    ChunkKind::Memory => memory(&mut reader, uuid, found.end, at, &chunk, visit)?,
-                    ChunkKind::Notes => notes(&mut reader, uuid, found.end, at, &chunk, visit)?,
-                }
-                at = found.end.min(at + 1 + payload);
+            (Some(header), _) => {
+                let mut chunk = Chunk::read(&mut reader, uuid, found.end, at, header, lock);
+                visit(Step::Chunk(&mut chunk))?;
+                at = found.end.min(at + 1 + u64::from(chunk.header.payload_blocks.get()));
             }
             (None, Ok(block)) => {
                 let is_end = at + 1 == found.end && Kind::of(block) == Some(Kind::Back);
@@ -127,7 +62,7 @@ pub fn walk<E>(
                     let condition = if pattern::matches(block, uuid, at) {
                         Condition::NotWritten
                     } else {
-                        Condition::Damaged
+                        other_version(block).map_or(Condition::Damaged, Condition::OtherVersion)
                     };
                     visit(Step::Gap { block: at, condition })?;
                 }
@@ -141,42 +76,4 @@ pub fn walk<E>(
         visit(Step::Done { blocks: at - from })?;
     }
     Ok(())
-}
-
-fn memory<E>(
-    reader: &mut Reader<'_>,
-    uuid: &Uuid,
-    end: u64,
-    at: u64,
-    chunk: &ChunkHeader,
-    visit: &mut dyn FnMut(Step<'_>) -> Result<(), E>,
-) -> Result<(), E> {
-    let mut block = at;
-    let mut sums = chunk.sums().iter();
-    for run in chunk.runs().iter().filter(|run| run.kind() == RunKind::Data) {
-        for (pfn, sum) in (run.pfn.get()..).take(run.count.get() as usize).zip(&mut sums) {
-            block += 1;
-            let (condition, bytes) = judge(reader, uuid, end, block, sum.get());
-            visit(Step::Page { pfn, block, condition, bytes })?;
-        }
-    }
-    Ok(())
-}
-
-fn notes<E>(
-    reader: &mut Reader<'_>,
-    uuid: &Uuid,
-    end: u64,
-    at: u64,
-    chunk: &ChunkHeader,
-    visit: &mut dyn FnMut(Step<'_>) -> Result<(), E>,
-) -> Result<(), E> {
-    let mut left = chunk.payload_bytes.get() as usize;
-    for (block, sum) in (at + 1..).zip(chunk.sums()) {
-        let used = left.min(dumpcore::format::BLOCK_SIZE);
-        left -= used;
-        let (condition, bytes) = judge(reader, uuid, end, block, sum.get());
-        visit(Step::Notes { block, used, condition, bytes })?;
-    }
-    visit(Step::NotesEnd)
 }

@@ -3,9 +3,9 @@
 use dumpcore::format::{BLOCK_SIZE, Block, pattern};
 
 use super::{Partition, Search, scan_with};
-use crate::Error;
 use crate::dump::{Dump, Report};
 use crate::source::{Progress, Reader, Source, describe_block};
+use crate::{Error, Identity};
 
 /// What a partition is good for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,13 +44,25 @@ pub struct Check {
 /// Reads every block of a partition.
 ///
 /// # Errors
-/// If it has no label, or one for another size. Blocks that cannot be read are part of the verdict.
+/// If it has no label, or one for another size or of another version. Blocks that cannot be read are part of the verdict.
 pub fn check(source: &dyn Source, progress: &mut dyn Progress) -> Result<Check, Error> {
+    check_with(source, None, progress)
+}
+
+/// As [`check`]; with an identity, encrypted dumps are opened and what is in them is checked too.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_with(
+    source: &dyn Source,
+    identity: Option<&Identity>,
+    progress: &mut dyn Progress,
+) -> Result<Check, Error> {
     let partition = scan_with(source, Search::Whole, progress)?;
     let uuid = partition.uuid();
     let mut dumps = Vec::new();
     for found in &partition.dumps {
-        dumps.push(Report::new(&Dump::open_with(source, uuid, found, progress)));
+        dumps.push(Report::new(&Dump::open_with(source, uuid, found, identity, progress)));
     }
     let mut bad_blocks = 0;
     let mut first_bad = None;

@@ -1,5 +1,6 @@
 //! Lays label and pattern, and lays the pattern again over dumps that were harvested.
 
+use dumpcore::format::crypt::PublicKey;
 use dumpcore::format::frame::Kind;
 use dumpcore::format::header::Status;
 use dumpcore::format::label::Label;
@@ -18,6 +19,8 @@ pub struct Plan {
     pub name: String,
     /// Now, in seconds since 1970-01-01 UTC; 0 when unknown.
     pub created: u64,
+    /// The public key to which dumps have to be encrypted; `None` if they have not to be.
+    pub recipient: Option<PublicKey>,
 }
 
 /// Makes a dump partition of the whole source. An old label goes first and the new one comes last, each made safe,
@@ -41,7 +44,11 @@ pub fn format(source: &mut dyn Source, plan: &Plan, progress: &mut dyn Progress)
     }
     source.sync().map_err(Error::Sync)?;
     let mut block = [0; BLOCK_SIZE];
-    Label::new(plan.uuid, blocks, plan.created, &plan.name).to_block(&mut block);
+    let mut label = Label::new(plan.uuid, blocks, plan.created, &plan.name);
+    if let Some(recipient) = &plan.recipient {
+        label.set_recipient(recipient);
+    }
+    label.to_block(&mut block);
     write(source, 0, &[block])?;
     source.sync().map_err(Error::Sync)?;
     progress.advance(1);

@@ -7,11 +7,12 @@ mod scan;
 use std::fmt;
 use std::ops::Range;
 
+use dumpcore::format::frame::{self, Kind, Malformed};
 use dumpcore::format::header::{Header, Status};
 use dumpcore::format::label::Label;
-use dumpcore::format::{Block, Uuid};
+use dumpcore::format::{Block, Uuid, VERSION};
 
-pub use check::{BadBlock, Check, Verdict, check};
+pub use check::{BadBlock, Check, Verdict, check, check_with};
 pub use lay::{Plan, clear, format, mark_saved};
 pub(crate) use scan::chunk_at;
 pub use scan::{Search, read_label, salvage, scan, scan_with, waiting};
@@ -28,6 +29,9 @@ pub struct Partition {
     pub dumps: Vec<Found>,
     /// Blocks in front of the free ones that are neither pattern nor part of a dump.
     pub foreign: Vec<Range<u64>>,
+    /// The first block of a dump that is of another version of the format, if the search met one: there is a dump that
+    /// cannot be read here.
+    pub other_version: Option<OtherVersion>,
     /// First block of the pattern that reaches to the end, as far as the search looked.
     pub free: u64,
 }
@@ -41,6 +45,24 @@ impl Partition {
     /// The dumps that nobody has harvested yet.
     pub fn waiting(&self) -> impl Iterator<Item = &Found> {
         self.dumps.iter().filter(|found| found.header.status() != Status::Saved)
+    }
+}
+
+/// A block of another version of the format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OtherVersion {
+    /// Which.
+    pub block: u64,
+    /// What it is.
+    pub kind: &'static str,
+    /// Its version.
+    pub found: u32,
+}
+
+impl fmt::Display for OtherVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let OtherVersion { block, kind, found } = self;
+        write!(f, "block {block} is {kind} of format version {found}; this savecore reads version {VERSION}")
     }
 }
 
@@ -150,14 +172,23 @@ impl Found {
 
 /// A front header of partition `uuid` that says it stands in block `at`.
 pub(crate) fn front_at<'b>(block: &'b Block, uuid: &Uuid, at: u64) -> Option<&'b Header> {
-    Header::parse(block, dumpcore::format::frame::Kind::Front)
+    Header::parse(block, Kind::Front)
         .ok()
         .filter(|header| header.uuid == *uuid && header.first_block.get() == at)
 }
 
 /// A back header of partition `uuid` that says it stands in block `at`.
 pub(crate) fn back_at<'b>(block: &'b Block, uuid: &Uuid, at: u64) -> Option<&'b Header> {
-    Header::parse(block, dumpcore::format::frame::Kind::Back)
+    Header::parse(block, Kind::Back)
         .ok()
         .filter(|header| header.uuid == *uuid && Some(header.end_block.get()) == at.checked_add(1))
+}
+
+/// The version of a whole header or chunk header that is of another version than this one.
+pub(crate) fn other_version(block: &Block) -> Option<u32> {
+    let kind = Kind::of(block).filter(|kind| matches!(kind, Kind::Front | Kind::Back | Kind::Chunk))?;
+    match frame::check(block, kind) {
+        Err(Malformed::Version { found }) => Some(found),
+        _ => None,
+    }
 }

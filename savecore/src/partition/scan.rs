@@ -4,14 +4,14 @@ use std::ops::Range;
 
 use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::ChunkHeader;
-use dumpcore::format::frame::Kind;
+use dumpcore::format::frame::{Kind, Malformed};
 use dumpcore::format::header::{Header, Status};
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
 
-use super::{Defect, Ending, Found, Partition, back_at, front_at};
+use super::{Defect, Ending, Found, OtherVersion, Partition, back_at, front_at, other_version};
 use crate::Error;
-use crate::source::{First, Progress, Reader, Source, recognise};
+use crate::source::{First, Progress, Reader, Source, describe_block, recognise};
 
 /// How far to look for dumps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,12 +28,14 @@ const RECOVERY_BLOCKS: u64 = 4096;
 /// Reads the label.
 ///
 /// # Errors
-/// If there is none, it cannot be read, or is for another size.
+/// If there is none, it cannot be read, or is for another size or of another version.
 pub fn read_label(source: &dyn Source) -> Result<Box<Label>, Error> {
     let mut block: [Block; 1] = [[0; BLOCK_SIZE]];
     source.read(0, &mut block).map_err(|error| Error::Read { block: 0, error })?;
-    let Ok(label) = Label::parse(&block[0]) else {
-        return Err(Error::Unformatted { holds: recognise(source) });
+    let label = match Label::parse(&block[0]) {
+        Ok(label) => label,
+        Err(Malformed::Version { found }) => return Err(Error::Version { what: "label", found }),
+        Err(_) => return Err(Error::Unformatted { holds: recognise(source) }),
     };
     if label.blocks.get() != source.blocks() {
         return Err(Error::OtherSize { label: label.blocks.get(), partition: source.blocks() });
@@ -103,19 +105,26 @@ pub fn salvage(source: &dyn Source, search: Search, progress: &mut dyn Progress)
     Ok(Partition { defect: Some(defect), ..partition })
 }
 
-/// Dumps that nobody has saved, also when the label cannot be used.
+/// Dumps that nobody has saved, also when the label cannot be used; one that is of another version of the format counts.
 ///
 /// # Errors
-/// [`Error::Read`] if there is no label and the place of the first dump cannot be read, so that nobody can tell.
+/// If nobody can tell: [`Error::Read`] if there is no label and the place of the first dump cannot be read,
+/// [`Error::Version`] if the label is of another version and a dump seems to be there.
 pub fn waiting(source: &dyn Source) -> Result<(u64, Option<Defect>), Error> {
     match salvage(source, Search::Quick, &mut ()) {
-        Ok(partition) => Ok((partition.waiting().count() as u64, partition.defect)),
+        Ok(partition) => {
+            let others = u64::from(partition.other_version.is_some());
+            Ok((partition.waiting().count() as u64 + others, partition.defect))
+        }
         // The label said where to look, and nothing is there.
         Err(Error::OtherSize { .. }) => Ok((0, None)),
-        Err(_) => {
+        Err(error) => {
             let mut block: [Block; 1] = [[0; BLOCK_SIZE]];
             source.read(1, &mut block).map_err(|error| Error::Read { block: 1, error })?;
-            Ok((0, None))
+            match error {
+                Error::Version { .. } if Kind::of(&block[0]) != Some(Kind::Pattern) => Err(error),
+                _ => Ok((0, None)),
+            }
         }
     }
 }
@@ -137,9 +146,11 @@ fn scan_behind(
         defect: None,
         dumps: Vec::new(),
         foreign: Vec::new(),
+        other_version: None,
         free: 1,
     };
-    let mut scanner = Scanner { reader: Reader::new(source), uuid: partition.uuid() };
+    let uuid = partition.uuid();
+    let mut scanner = Scanner { reader: Reader::new(source), uuid, other_version: None };
     if search == Search::Whole {
         progress.begin("looking for dumps", partition.blocks);
     }
@@ -175,6 +186,7 @@ fn scan_behind(
     if search == Search::Whole {
         progress.end();
     }
+    partition.other_version = scanner.other_version;
     partition
 }
 
@@ -188,6 +200,8 @@ enum Look {
 struct Scanner<'s> {
     reader: Reader<'s>,
     uuid: Uuid,
+    /// The first block met that is of another version.
+    other_version: Option<OtherVersion>,
 }
 
 impl Scanner<'_> {
@@ -288,6 +302,10 @@ impl Scanner<'_> {
                 continue;
             }
             last = next;
+            if let Some(found) = other_version(block) {
+                let other = OtherVersion { block: here, kind: describe_block(block), found };
+                self.other_version.get_or_insert(other);
+            }
             if here > at && front_at(block, &uuid, here).is_some() {
                 return (at..here, None);
             }
@@ -299,15 +317,15 @@ impl Scanner<'_> {
             if chunk.block.get() != here {
                 continue;
             }
-            let (nonce, index) = (chunk.nonce.get(), chunk.index.get());
-            let (end, back) = self.unfinished(here, nonce);
+            let (chunk, index) = (Box::new(chunk.clone()), chunk.index.get());
+            let (end, back) = self.unfinished(here, chunk.nonce.get());
             return match back {
                 Some(back) => self.recovered(at, here, back, end, Ending::FrontLost),
                 None => {
                     // In front of a dump's first chunk stood its front header. What lies further in front is not
                     // known to be the dump's, and must not be freed with it.
                     let first = if index == 0 { (here - 1).max(at) } else { here };
-                    let header = Box::new(from_chunks(&uuid, nonce, first));
+                    let header = Box::new(from_chunk(&uuid, &chunk, first));
                     self.recovered(at, here, header, end, Ending::BothLost)
                 }
             };
@@ -337,14 +355,17 @@ pub(crate) fn chunk_at(block: &Block, nonce: u64, at: u64) -> Option<&ChunkHeade
 }
 
 /// What can be said in a header about a dump that has lost both of its own.
-fn from_chunks(uuid: &Uuid, nonce: u64, first: u64) -> Header {
+fn from_chunk(uuid: &Uuid, chunk: &ChunkHeader, first: u64) -> Header {
     let mut header = Header::new();
     header.status = (Status::InProgress as u32).into();
     header.uuid = *uuid;
-    header.nonce = nonce.into();
+    header.nonce = chunk.nonce;
     header.first_block = first.into();
     header.arch = (dumpcore::format::header::Arch::X86_64 as u32).into();
     header.trigger = (dumpcore::format::header::Trigger::Panic as u32).into();
     header.window_blocks = 1.into();
+    header.cipher = chunk.cipher;
+    header.attempt = chunk.attempt;
+    header.ephemeral = chunk.ephemeral;
     header
 }

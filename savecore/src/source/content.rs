@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use dumpcore::format::frame::Kind;
+use dumpcore::format::frame::{Kind, Malformed};
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block};
 
@@ -20,6 +20,8 @@ pub enum Content {
         /// The uuid in it.
         uuid: uuid::Uuid,
     },
+    /// Our label, of another version of the format.
+    OtherVersion(u32),
     /// Blocks of our format, but no whole label: the remains of an interrupted format, or a damaged label.
     Remains,
     /// Something that others make and that has a name.
@@ -38,6 +40,7 @@ impl fmt::Display for Content {
             Content::Label { name, uuid } => {
                 write!(f, "the label of dump partition \"{}\", {uuid}", name.escape_debug())
             }
+            Content::OtherVersion(found) => write!(f, "a dump partition's label of format version {found}"),
             Content::Remains => f.write_str("a dump partition without a whole label"),
             Content::Known(name) => f.write_str(name),
             Content::Other => f.write_str("unknown data"),
@@ -93,8 +96,13 @@ pub fn recognise(source: &dyn Source) -> Content {
     if source.read(0, &mut head).is_err() {
         return Content::Unreadable;
     }
-    if let Ok(label) = Label::parse(&head[0]) {
-        return Content::Label { name: label.name().to_owned(), uuid: uuid::Uuid::from_bytes(label.uuid) };
+    match Label::parse(&head[0]) {
+        Ok(label) => {
+            let uuid = uuid::Uuid::from_bytes(label.uuid);
+            return Content::Label { name: label.name().to_owned(), uuid };
+        }
+        Err(Malformed::Version { found }) => return Content::OtherVersion(found),
+        Err(_) => {}
     }
     if head.iter().take(3).any(|block| Kind::of(block).is_some()) {
         return Content::Remains;

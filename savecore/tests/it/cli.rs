@@ -1,5 +1,8 @@
 //! The command, run as a person or a boot script runs it.
 
+mod keys;
+mod sealed;
+
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -127,8 +130,8 @@ fn every_bad_argument_and_bad_target_is_one_line_and_exit_code_2() {
 
 #[test]
 fn help_and_version_are_no_errors_and_help_tells_the_exit_codes() {
-    for arguments in [vec!["--help"], vec!["save", "--help"], vec!["format", "--help"]] {
-        let (code, stdout, stderr) = run(&arguments);
+    for arguments in [&["--help"][..], &["save", "--help"], &["format", "--help"], &["keygen", "--help"]] {
+        let (code, stdout, stderr) = run(arguments);
         assert_eq!((code, stderr.as_str()), (0, ""));
         assert!(stdout.contains("Exit codes:") && stdout.contains("  2  error"), "{stdout}");
     }
@@ -661,6 +664,45 @@ fn check_names_the_first_bad_block() {
     assert_eq!((code, &json(&stdout)["verdict"]), (1, &Value::from("unformatted")));
 }
 
+#[test]
+fn a_partition_or_dump_of_another_version_is_told_by_name_and_left_as_it_is() {
+    let place = Place::new();
+    let version = |disk: &mut Vec<u8>, number: u64| {
+        let bytes = block_mut(disk, number);
+        bytes[8..12].copy_from_slice(&1_u32.to_le_bytes());
+        dumpcore::format::frame::seal(bytes);
+    };
+    let mut label = formatted(200);
+    version(&mut label, 0);
+    let mut dump = formatted(200);
+    let written = write_dump(&mut dump, 1, &Machine::small());
+    for number in [written.first, written.end - 1].into_iter().chain(written.chunks) {
+        version(&mut dump, number);
+    }
+    for (disk, text, verdict) in [
+        (label, "its label is of format version 1, and this savecore reads version 2", "other-version"),
+        (dump, "a dump's front header of format version 1; this savecore reads version 2", "damaged"),
+    ] {
+        let image = place.image("image", &disk);
+        let (code, stdout, stderr) = run(["check", &image]);
+        assert_eq!((code, stdout.contains(text)), (1, true), "{stdout}{stderr}");
+        assert_eq!(json(&run(["check", &image, "--json"]).1)["verdict"], verdict);
+        for command in [&["info", &image][..], &["save", &image, "-o", &place.out()]] {
+            let (code, stdout, stderr) = run(command);
+            assert!(code > 0 && stderr.contains(text), "{command:?} {code} {stdout}{stderr}");
+        }
+        assert_ne!(run(["clear", &image, "--yes"]).0, 0);
+        assert!(place.cores("out").is_empty());
+        assert!(fs::read(&image).unwrap() == disk, "it was changed");
+    }
+    // What may be a dump is not formatted over.
+    let image = place.text("image");
+    let before = fs::read(&image).unwrap();
+    assert_eq!(run(["format", &image, "--yes"]).0, 2);
+    assert!(fs::read(&image).unwrap() == before);
+    assert_eq!(run(["format", &image, "--yes", "--force"]).0, 0);
+}
+
 /// The exit code of a command of whose output nobody reads anything; it must have no complaint about that.
 fn unread(arguments: &[&str]) -> i32 {
     let (reader, writer) = std::io::pipe().unwrap();
@@ -699,6 +741,8 @@ fn the_exit_code_is_the_same_when_nobody_reads_the_output() {
             assert_eq!(run(&arguments).0, code, "{arguments:?}");
         }
     }
+    assert_eq!(unread(&["keygen", &place.text("identity")]), 0);
+    assert!(place.path("identity").exists());
     assert_eq!(unread(&["clear", &image, "--yes"]), 0);
     assert!(fs::read(&image).unwrap() == formatted(200));
     assert_eq!(unread(&["format", &unformatted, "--yes"]), 0);
@@ -709,7 +753,8 @@ fn the_exit_code_is_the_same_when_nobody_reads_the_output() {
 fn colours_are_for_terminals_and_for_who_wants_them() {
     let place = Place::new();
     let image = place.image("image", &formatted(20));
-    let output = savecore(["check", &image]).env("CLICOLOR_FORCE", "1").output().unwrap();
+    let output =
+        savecore(["check", &image]).env("CLICOLOR_FORCE", "1").env_remove("NO_COLOR").output().unwrap();
     assert!(String::from_utf8(output.stdout).unwrap().contains("\x1b[1m\x1b[32marmed\x1b[0m"));
     let output =
         savecore(["check", &image]).env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1").output().unwrap();

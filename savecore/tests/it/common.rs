@@ -3,12 +3,18 @@
 use std::collections::BTreeMap;
 
 use dumpcore::format::checksum::block_sum;
-use dumpcore::format::chunk::{ChunkHeader, ChunkKind, MAX_RUNS, Run, RunKind};
+use dumpcore::format::chunk::{
+    ChunkHeader, ChunkKind, Encoding, MAX_PAYLOAD_BLOCKS, MAX_RUNS, Packing, Run, RunKind, UnitHeader,
+};
+use dumpcore::format::crypt::{Cipher, Key, SecretKey, public_key};
 use dumpcore::format::frame::{self, Kind};
 use dumpcore::format::header::{Header, Incomplete, Status, put_text};
 use dumpcore::format::note::{CpuCondition, CpuState, MemoryRange, NoteKind, RangeKind};
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
-use savecore::partition::{self, Plan};
+use savecore::Identity;
+use savecore::dump::Dump;
+use savecore::partition::{self, Found, Partition, Plan};
+use savecore::source::Source;
 use zerocopy::{FromZeros, IntoBytes};
 
 pub(crate) const UUID: Uuid = *b"0123456789abcdef";
@@ -20,6 +26,9 @@ pub(crate) enum Page {
     Zero,
     Arena,
     Unreadable,
+    Faulted,
+    /// Left out, and why.
+    LeftOut(RunKind),
 }
 
 impl std::fmt::Debug for Page {
@@ -43,13 +52,49 @@ impl Page {
         Page::Data(block)
     }
 
-    fn kind(&self) -> RunKind {
+    /// A page that can be compressed.
+    pub(crate) fn dull(seed: u64) -> Page {
+        let mut block = Box::new([0; BLOCK_SIZE]);
+        for (number, slot) in block.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            *slot = if number % 100 == 7 { seed } else { 0x2020_2020 }.to_le_bytes();
+        }
+        Page::Data(block)
+    }
+
+    pub(crate) fn kind(&self) -> RunKind {
         match self {
             Page::Data(_) => RunKind::Data,
             Page::Zero => RunKind::Zero,
             Page::Arena => RunKind::Arena,
             Page::Unreadable => RunKind::Unreadable,
+            Page::Faulted => RunKind::Faulted,
+            Page::LeftOut(reason) => *reason,
         }
+    }
+}
+
+/// How a dump is encrypted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Seal {
+    /// The secret key that opens it.
+    pub(crate) secret: SecretKey,
+    /// The secret half of the ephemeral key, which a kernel forgets.
+    pub(crate) ephemeral: SecretKey,
+    pub(crate) attempt: u32,
+}
+
+impl Seal {
+    pub(crate) fn new() -> Seal {
+        Seal { secret: [7; 32], ephemeral: [9; 32], attempt: 3 }
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        Identity(self.secret)
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        let recipient = public_key(&self.secret);
+        Key::agree(&self.ephemeral, &recipient, &public_key(&self.ephemeral), &recipient).unwrap()
     }
 }
 
@@ -70,6 +115,9 @@ pub(crate) struct Machine {
     pub(crate) chunk_pages: usize,
     /// Chunks of memory are rotated by so many, since their order is free.
     pub(crate) rotate: usize,
+    /// Pages in a unit; `None` for one page a block.
+    pub(crate) unit_pages: Option<usize>,
+    pub(crate) seal: Option<Seal>,
 }
 
 impl Machine {
@@ -87,7 +135,19 @@ impl Machine {
             incomplete: Incomplete::No,
             chunk_pages: 5,
             rotate: 0,
+            unit_pages: None,
+            seal: None,
         }
+    }
+
+    /// The identity for which the dump is encrypted, if it is.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        self.seal.as_ref().map(Seal::identity)
+    }
+
+    /// Opens a dump of this machine.
+    pub(crate) fn open<'s>(&self, disk: &'s dyn Source, partition: &Partition, found: &Found) -> Dump<'s> {
+        Dump::open_with(disk, partition.uuid(), found, self.identity().as_ref(), &mut ())
     }
 
     /// A machine with some of everything.
@@ -125,7 +185,7 @@ pub(crate) fn cpu(number: u32) -> CpuState {
 /// A formatted partition in memory.
 pub(crate) fn partition(blocks: u64) -> Vec<u8> {
     let mut disk = vec![0; blocks as usize * BLOCK_SIZE];
-    let plan = Plan { uuid: UUID, name: "test".to_owned(), created: 1_795_000_000 };
+    let plan = Plan { uuid: UUID, name: "test".to_owned(), created: 1_795_000_000, recipient: None };
     partition::format(&mut disk, &plan, &mut ()).unwrap();
     disk
 }
@@ -150,8 +210,11 @@ pub(crate) struct Written {
     pub(crate) end: u64,
     /// Blocks of the chunk headers.
     pub(crate) chunks: Vec<u64>,
-    /// For each page with data: its chunk header's block and its own.
+    /// For each page with data: its chunk header's block and the first one that its bytes stand in.
     pub(crate) places: BTreeMap<u64, (u64, u64)>,
+    /// For each page with data: all blocks without which it cannot be read.
+    pub(crate) needs: BTreeMap<u64, Vec<u64>>,
+    pub(crate) seal: Option<Seal>,
 }
 
 fn note(notes: &mut Vec<u8>, kind: NoteKind, parts: &[&[u8]]) {
@@ -205,37 +268,144 @@ fn notes_of(machine: &Machine) -> Vec<u8> {
     notes
 }
 
-struct Writer<'d> {
-    disk: &'d mut [u8],
-    nonce: u64,
-    at: u64,
-    chunks: Vec<u64>,
+/// Where a stripe is written.
+pub(crate) struct Stripe<'d> {
+    pub(crate) disk: &'d mut Vec<u8>,
+    pub(crate) first: u64,
 }
 
-impl Writer<'_> {
-    fn chunk(&mut self, kind: ChunkKind, runs: &[Run], payload: &[Block], bytes: usize) -> u64 {
+struct Writer<'w, 'd> {
+    machine: &'w Machine,
+    stripes: &'w mut [Stripe<'d>],
+    at: Vec<u64>,
+    written: Vec<Written>,
+    chunks: u64,
+}
+
+impl Writer<'_, '_> {
+    /// Writes a chunk where it is its turn; gives the stripe and the block of its header.
+    fn chunk(
+        &mut self,
+        kind: ChunkKind,
+        encoding: Encoding,
+        runs: &[Run],
+        mut payload: Vec<Block>,
+        bytes: usize,
+    ) -> (usize, u64) {
+        let stripe = self.chunks as usize % self.stripes.len();
+        let at = self.at[stripe];
         let mut header = ChunkHeader::new();
         header.kind = (kind as u32).into();
-        header.nonce = self.nonce.into();
-        header.index = (self.chunks.len() as u64).into();
-        header.block = self.at.into();
+        header.encoding = (encoding as u32).into();
+        header.nonce = self.machine.nonce.into();
+        header.index = self.chunks.into();
+        header.block = at.into();
+        header.pass = 1.into();
         header.payload_blocks = (payload.len() as u32).into();
         header.payload_bytes = (bytes as u64).into();
         header.run_count = (runs.len() as u32).into();
         header.runs[..runs.len()].copy_from_slice(runs);
-        for (index, bytes) in payload.iter().enumerate() {
-            let number = self.at + 1 + index as u64;
-            header.sums[index] = block_sum(bytes, number).into();
-            *block_mut(self.disk, number) = *bytes;
+        let disk = &mut *self.stripes[stripe].disk;
+        if let Some(seal) = &self.machine.seal {
+            header.cipher = (Cipher::X25519XChaCha20Poly1305 as u32).into();
+            header.attempt = seal.attempt.into();
+            header.ephemeral = public_key(&seal.ephemeral);
+            let mut block = [0; BLOCK_SIZE];
+            block.copy_from_slice(header.as_bytes());
+            assert!(seal.key().seal_chunk(&mut block, payload.as_flattened_mut()));
+            header = ChunkHeader::of(&block).unwrap().clone();
         }
-        let at = self.at;
-        let slot = block_mut(self.disk, at);
+        for (index, bytes) in payload.iter().enumerate() {
+            let number = at + 1 + index as u64;
+            header.sums[index] = block_sum(bytes, number).into();
+            *block_mut(disk, number) = *bytes;
+        }
+        let slot = block_mut(disk, at);
         slot.copy_from_slice(header.as_bytes());
         frame::seal(slot);
-        self.chunks.push(at);
-        self.at += 1 + payload.len() as u64;
-        at
+        self.written[stripe].chunks.push(at);
+        self.chunks += 1;
+        self.at[stripe] += 1 + payload.len() as u64;
+        (stripe, at)
     }
+
+    /// Writes pages into a chunk, and notes where they are.
+    fn memory(&mut self, runs: &[Run], pfns: &[u64]) {
+        let pages: Vec<Block> = pfns
+            .iter()
+            .map(|pfn| match &self.machine.pages[pfn] {
+                Page::Data(bytes) => **bytes,
+                page => panic!("{page:?} has no bytes"),
+            })
+            .collect();
+        // For each page, the bytes of the payload that it stands in, and where the headers of units up to it stand.
+        let mut places: Vec<(std::ops::Range<usize>, Vec<usize>)> = Vec::new();
+        let (encoding, bytes) = match self.machine.unit_pages {
+            None => {
+                places.extend(
+                    (0..pages.len()).map(|page| (page * BLOCK_SIZE..(page + 1) * BLOCK_SIZE, Vec::new())),
+                );
+                (Encoding::Plain, pages.as_flattened().to_vec())
+            }
+            Some(unit_pages) => {
+                let mut bytes = Vec::new();
+                let mut headers = Vec::new();
+                for unit in pages.chunks(unit_pages) {
+                    headers.push(bytes.len());
+                    let place = put_unit(&mut bytes, unit);
+                    places.extend(unit.iter().map(|_| (place.clone(), headers.clone())));
+                }
+                (Encoding::Units, bytes)
+            }
+        };
+        let mut payload = vec![[0; BLOCK_SIZE]; bytes.len().div_ceil(BLOCK_SIZE)];
+        assert!(payload.len() <= MAX_PAYLOAD_BLOCKS);
+        payload.as_flattened_mut()[..bytes.len()].copy_from_slice(&bytes);
+        let blocks = payload.len();
+        let (stripe, at) = self.chunk(ChunkKind::Memory, encoding, runs, payload, bytes.len());
+        let written = &mut self.written[stripe];
+        let block_of = |byte: usize| at + 1 + (byte / BLOCK_SIZE) as u64;
+        for (pfn, (bytes, headers)) in pfns.iter().zip(places) {
+            written.places.insert(*pfn, (at, block_of(bytes.start)));
+            let mut needs = vec![at];
+            if self.machine.seal.is_some() {
+                needs.extend((at + 1..).take(blocks));
+            } else {
+                needs.extend(headers.into_iter().map(block_of));
+                needs.extend(block_of(bytes.start)..=block_of(bytes.end - 1));
+            }
+            written.needs.insert(*pfn, needs);
+        }
+    }
+}
+
+/// Appends a unit with these pages; gives the place of its bytes.
+pub(crate) fn put_unit(bytes: &mut Vec<u8>, pages: &[Block]) -> std::ops::Range<usize> {
+    let raw = pages.as_flattened();
+    let packed = lz4_flex::block::compress(raw);
+    let (packing, stored) =
+        if packed.len() < raw.len() { (Packing::Lz4, &packed[..]) } else { (Packing::Stored, raw) };
+    put_packed(bytes, pages.len() as u16, packing, stored)
+}
+
+/// Appends a unit that claims to be `pages` pages.
+pub(crate) fn put_packed(
+    bytes: &mut Vec<u8>,
+    pages: u16,
+    packing: Packing,
+    stored: &[u8],
+) -> std::ops::Range<usize> {
+    let header = UnitHeader {
+        stored: (stored.len() as u32).into(),
+        pages: pages.into(),
+        packing: (packing as u16).into(),
+    };
+    bytes.extend(header.as_bytes());
+    let start = bytes.len();
+    bytes.extend(stored);
+    let place = start..bytes.len();
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    place
 }
 
 /// The memory chunks' content: runs, and the pages with data.
@@ -266,37 +436,57 @@ fn memory_chunks(machine: &Machine) -> Vec<(Vec<Run>, Vec<u64>)> {
 }
 
 /// Writes a whole dump of `machine` from block `first` on.
-pub(crate) fn write_dump(disk: &mut [u8], first: u64, machine: &Machine) -> Written {
-    let mut writer = Writer { disk, nonce: machine.nonce, at: first + 1, chunks: Vec::new() };
+pub(crate) fn write_dump(disk: &mut Vec<u8>, first: u64, machine: &Machine) -> Written {
+    write_striped(&mut [Stripe { disk, first }], machine).remove(0)
+}
+
+/// Writes a whole dump of `machine`, striped over several partitions.
+pub(crate) fn write_striped(stripes: &mut [Stripe<'_>], machine: &Machine) -> Vec<Written> {
+    let at = stripes.iter().map(|stripe| stripe.first + 1).collect();
+    let empty = |stripe: &Stripe<'_>| Written {
+        first: stripe.first,
+        end: 0,
+        chunks: Vec::new(),
+        places: BTreeMap::new(),
+        needs: BTreeMap::new(),
+        seal: machine.seal.clone(),
+    };
+    let written = stripes.iter().map(empty).collect();
+    let mut writer = Writer { machine, stripes, at, written, chunks: 0 };
     let notes = notes_of(machine);
     assert!(notes.len() <= 64 * BLOCK_SIZE, "a test's notes fit one chunk");
     let mut payload = vec![[0; BLOCK_SIZE]; notes.len().div_ceil(BLOCK_SIZE)];
     payload.as_flattened_mut()[..notes.len()].copy_from_slice(&notes);
-    writer.chunk(ChunkKind::Notes, &[], &payload, notes.len());
+    writer.chunk(ChunkKind::Notes, Encoding::Plain, &[], payload, notes.len());
 
-    let mut places = BTreeMap::new();
     let mut chunks = memory_chunks(machine);
     let turn = machine.rotate % chunks.len().max(1);
     chunks.rotate_left(turn);
     for (runs, pfns) in &chunks {
-        let payload: Vec<Block> = pfns
-            .iter()
-            .map(|pfn| match &machine.pages[pfn] {
-                Page::Data(bytes) => **bytes,
-                page => panic!("{page:?} has no bytes"),
-            })
-            .collect();
-        let at = writer.chunk(ChunkKind::Memory, runs, &payload, payload.len() * BLOCK_SIZE);
-        for (index, pfn) in pfns.iter().enumerate() {
-            places.insert(*pfn, (at, at + 1 + index as u64));
-        }
+        writer.memory(runs, pfns);
     }
-    let end = writer.at + 1;
-    let chunks = writer.chunks;
-    let header = header(machine, first, end, chunks.len() as u64);
-    header.to_block(Kind::Back, block_mut(disk, end - 1));
-    header.to_block(Kind::Front, block_mut(disk, first));
-    Written { first, end, chunks, places }
+    let Writer { at, mut written, .. } = writer;
+    for (number, (stripe, written)) in (0..).zip(stripes.iter_mut().zip(&mut written)) {
+        written.end = at[number as usize] + 1;
+        let mut header = header(machine, written.first, written.end, written.chunks.len() as u64);
+        header.stripe = number.into();
+        header.stripes = (at.len() as u32).into();
+        close(stripe.disk, machine.seal.as_ref(), &header);
+    }
+    written
+}
+
+/// Writes both headers of a dump as they are when it is closed.
+pub(crate) fn close(disk: &mut [u8], seal: Option<&Seal>, header: &Header) {
+    let mut header = header.clone();
+    if let Some(seal) = seal {
+        let closed = header.status() != Status::InProgress;
+        header.tag = seal.key().header_tag(&header, closed).unwrap();
+    }
+    if header.end_block.get() > 0 {
+        header.to_block(Kind::Back, block_mut(disk, header.end_block.get() - 1));
+    }
+    header.to_block(Kind::Front, block_mut(disk, header.first_block.get()));
 }
 
 fn header(machine: &Machine, first: u64, end: u64, chunks: u64) -> Header {
@@ -313,8 +503,9 @@ fn header(machine: &Machine, first: u64, end: u64, chunks: u64) -> Header {
     header.chunks = chunks.into();
     header.data_pages = count(RunKind::Data).into();
     header.zero_pages = count(RunKind::Zero).into();
-    header.excluded_pages = count(RunKind::Arena).into();
-    header.unreadable_pages = count(RunKind::Unreadable).into();
+    header.excluded_pages =
+        RunKind::ALL.into_iter().filter(|kind| kind.is_left_out()).map(count).sum::<u64>().into();
+    header.unreadable_pages = (count(RunKind::Unreadable) + count(RunKind::Faulted)).into();
     header.total_pages = (machine.pages.len() as u64).into();
     header.wall_clock = machine.wall_clock.into();
     header.uptime = 12_345_678_900.into();
@@ -327,7 +518,16 @@ fn header(machine: &Machine, first: u64, end: u64, chunks: u64) -> Header {
     header.build_id_len = 20.into();
     header.build_id[..20].fill(0xab);
     put_text(&mut header.system, "testkernel 0.1");
-    put_text(&mut header.message, &machine.message);
+    let encoding = if machine.unit_pages.is_some() { Encoding::Units } else { Encoding::Plain };
+    header.encoding = (encoding as u32).into();
+    match &machine.seal {
+        None => put_text(&mut header.message, &machine.message),
+        Some(seal) => {
+            header.cipher = (Cipher::X25519XChaCha20Poly1305 as u32).into();
+            header.attempt = seal.attempt.into();
+            header.ephemeral = public_key(&seal.ephemeral);
+        }
+    }
     header
 }
 
@@ -344,7 +544,7 @@ pub(crate) fn stop_in_the_middle(disk: &mut [u8], written: &Written, kept: impl 
     front.excluded_pages = 0.into();
     front.unreadable_pages = 0.into();
     front.elapsed = 0.into();
-    front.to_block(Kind::Front, block_mut(disk, written.first));
+    close(disk, written.seal.as_ref(), &front);
     for number in written.first + 1..written.end {
         if !kept(number) {
             unwrite(disk, number);

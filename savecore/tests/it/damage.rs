@@ -6,19 +6,19 @@ use dumpcore::format::header::{Header, Status};
 use proptest::prelude::*;
 use savecore::Error;
 use savecore::core::elf;
-use savecore::dump::{Dump, PageState, Report};
+use savecore::dump::{Dump, Encryption, PageState, Report};
 use savecore::partition::{self, Defect, Ending, Search, Verdict};
 use savecore::source::Source;
 
 use crate::common::{
-    Machine, Page, UUID, Written, block, block_mut, partition, stop_in_the_middle, unwrite, write_dump,
+    Machine, Page, Seal, UUID, Written, block, block_mut, partition, stop_in_the_middle, unwrite, write_dump,
 };
 use crate::core::Core;
-use crate::roundtrip::{expected, machine};
+use crate::roundtrip::{expected, machine, pfns};
 
 /// Each page is as in the machine, or said to be unknown, or nothing is said of it.
-fn assert_nothing_wrong(dump: &Dump<'_>, machine: &Machine) {
-    for pfn in (0..100).chain((1 << 20) - 5..(1 << 20) + 50) {
+pub(crate) fn assert_nothing_wrong(dump: &Dump<'_>, machine: &Machine) {
+    for pfn in pfns() {
         let state = dump.read_page(pfn).unwrap();
         let allowed = match state {
             PageState::Damaged | PageState::NotWritten | PageState::Absent => true,
@@ -28,26 +28,26 @@ fn assert_nothing_wrong(dump: &Dump<'_>, machine: &Machine) {
     }
 }
 
-/// Pages whose bytes and whose chunk's header are among the blocks that are left.
-fn assert_all_that_is_left(
+/// Pages are known all of whose blocks are among those that are left.
+pub(crate) fn assert_all_that_is_left(
     dump: &Dump<'_>,
     machine: &Machine,
     written: &Written,
     left: impl Fn(u64) -> bool,
 ) {
-    for (pfn, (header, bytes)) in &written.places {
-        if left(*header) && left(*bytes) {
+    for (pfn, needs) in &written.needs {
+        if needs.iter().all(|number| left(*number)) {
             assert_eq!(dump.read_page(*pfn).unwrap(), expected(machine.pages.get(pfn)), "page {pfn}");
         }
     }
 }
 
 /// Writes the core and compares it with what the dump says.
-fn assert_core_agrees(dump: &Dump<'_>) {
+pub(crate) fn assert_core_agrees(dump: &Dump<'_>) {
     let mut core = Vec::new();
     elf::write(dump, &mut core, &mut ()).unwrap();
     let core = Core::parse(&core);
-    for pfn in (0..100).chain((1 << 20) - 5..(1 << 20) + 50) {
+    for pfn in pfns() {
         let known = match dump.read_page(pfn).unwrap() {
             PageState::Data(bytes) => Some(bytes.to_vec()),
             PageState::Zero => Some(vec![0; 4096]),
@@ -57,44 +57,60 @@ fn assert_core_agrees(dump: &Dump<'_>) {
     }
 }
 
-/// Every page of the machine is known or listed as missing.
+/// Every page of the machine is known, left out on purpose, or listed as missing.
 fn assert_missing_is_named(dump: &Dump<'_>, machine: &Machine) {
     let pages = dump.pages();
     assert_eq!(pages.total, machine.pages.len() as u64);
-    assert_eq!(pages.data + pages.zero + pages.arena + pages.missing(), pages.total);
+    assert_eq!(pages.data + pages.zero + pages.left_out() + pages.missing(), pages.total);
     if dump.facts().damaged {
         return;
     }
     for pfn in machine.pages.keys() {
         let listed =
             dump.missing().iter().any(|missing| (missing.pfn..missing.pfn + missing.count).contains(pfn));
-        let unknown =
-            !matches!(dump.read_page(*pfn).unwrap(), PageState::Data(_) | PageState::Zero | PageState::Arena);
-        // The arena is in the memory map too, and no loss.
-        let lost = unknown && machine.pages[pfn] != Page::Arena;
+        let lost = match dump.read_page(*pfn).unwrap() {
+            PageState::Data(_) | PageState::Zero | PageState::Arena | PageState::LeftOut(_) => false,
+            // The arena is in the memory map too, and no loss.
+            PageState::Absent => machine.pages[pfn] != Page::Arena,
+            _ => true,
+        };
         assert_eq!(listed, lost, "page {pfn}");
     }
 }
 
+/// [`Machine::small`], written in each of the ways there are.
+fn small_machines() -> Vec<Machine> {
+    let forms = [(None, false), (Some(3), false), (None, true), (Some(8), true)];
+    let form = |(unit_pages, sealed): (Option<usize>, bool)| {
+        let mut machine = Machine { unit_pages, seal: sealed.then(Seal::new), ..Machine::small() };
+        for pfn in [3, 4, 7, 8, 9, 15, 16] {
+            machine.pages.insert(pfn, Page::dull(pfn));
+        }
+        machine
+    };
+    forms.into_iter().map(form).collect()
+}
+
 #[test]
 fn a_dump_cut_off_behind_any_block_gives_its_beginning() {
-    let machine = Machine::small();
-    let mut whole = partition(150);
-    let written = write_dump(&mut whole, 1, &machine);
-    for cut in written.first + 1..written.end {
-        let mut disk = whole.clone();
-        stop_in_the_middle(&mut disk, &written, |number| number < cut);
-        let partition = partition::scan(&disk).unwrap();
-        assert_eq!(partition.dumps.len(), 1, "cut at {cut}");
-        let found = &partition.dumps[0];
-        assert_eq!((found.ending, found.end), (Ending::Open, cut));
-        let dump = Dump::open(&disk, &partition, found);
-        assert!(!dump.is_whole() && !dump.is_damaged(), "cut at {cut}");
-        assert_nothing_wrong(&dump, &machine);
-        assert_all_that_is_left(&dump, &machine, &written, |number| number < cut);
-        assert_missing_is_named(&dump, &machine);
-        if cut % 5 == 0 {
-            assert_core_agrees(&dump);
+    for machine in small_machines() {
+        let mut whole = partition(150);
+        let written = write_dump(&mut whole, 1, &machine);
+        for cut in written.first + 1..written.end {
+            let mut disk = whole.clone();
+            stop_in_the_middle(&mut disk, &written, |number| number < cut);
+            let partition = partition::scan(&disk).unwrap();
+            assert_eq!(partition.dumps.len(), 1, "cut at {cut}");
+            let found = &partition.dumps[0];
+            assert_eq!((found.ending, found.end), (Ending::Open, cut));
+            let dump = machine.open(&disk, &partition, found);
+            assert!(!dump.is_whole() && !dump.is_damaged(), "cut at {cut}");
+            assert_nothing_wrong(&dump, &machine);
+            assert_all_that_is_left(&dump, &machine, &written, |number| number < cut);
+            assert_missing_is_named(&dump, &machine);
+            if cut % 5 == 0 {
+                assert_core_agrees(&dump);
+            }
         }
     }
 }
@@ -147,7 +163,7 @@ proptest! {
         stop_in_the_middle(&mut disk, &written, left);
         let partition = partition::scan(&disk).unwrap();
         prop_assert_eq!(partition.dumps.len(), 1);
-        let dump = Dump::open(&disk, &partition, &partition.dumps[0]);
+        let dump = machine.open(&disk, &partition, &partition.dumps[0]);
         assert_nothing_wrong(&dump, &machine);
         assert_all_that_is_left(&dump, &machine, &written, left);
         assert_missing_is_named(&dump, &machine);
@@ -173,7 +189,7 @@ proptest! {
         let twice = hit.windows(2).any(|pair| pair[0] == pair[1]);
         let partition = partition::scan_with(&disk, Search::Whole, &mut ()).unwrap();
         for found in &partition.dumps {
-            let dump = Dump::open(&disk, &partition, found);
+            let dump = machine.open(&disk, &partition, found);
             assert_nothing_wrong(&dump, &machine);
             prop_assert!(dump.is_damaged() || twice);
             if partition.dumps.len() == 1 {
@@ -212,13 +228,16 @@ proptest! {
             for found in &partition.dumps {
                 prop_assert!(found.first >= next && found.end > found.first && found.end <= 300);
                 next = found.end;
-                let dump = Dump::open(&disk, &partition, found);
+                let dump = machine.open(&disk, &partition, found);
                 Report::new(&dump);
                 for pfn in 0..90 {
                     dump.read_page(pfn).unwrap();
                 }
                 if dump.pages().data + dump.pages().zero < 10_000 {
-                    elf::write(&dump, &mut Vec::new(), &mut ()).unwrap();
+                    match elf::write(&dump, &mut Vec::new(), &mut ()) {
+                        Err(Error::Sealed) => prop_assert_eq!(dump.encryption(), Encryption::Refused),
+                        result => drop(result.unwrap()),
+                    }
                 }
             }
         }
@@ -244,19 +263,21 @@ fn a_damaged_front_header_hides_no_page() {
 
 #[test]
 fn with_both_headers_lost_the_chunks_still_give_all_pages() {
-    let machine = Machine::small();
-    let mut disk = partition(300);
-    let written = write_dump(&mut disk, 1, &machine);
-    block_mut(&mut disk, written.first).fill(0x55);
-    block_mut(&mut disk, written.end - 1).fill(0x55);
-    let partition = partition::scan(&disk).unwrap();
-    assert_eq!(partition.dumps.len(), 1);
-    assert_eq!(partition.dumps[0].ending, Ending::BothLost);
-    let dump = Dump::open(&disk, &partition, &partition.dumps[0]);
-    assert!(dump.is_damaged());
-    assert_eq!(dump.pages().missing(), 1);
-    assert_eq!(dump.facts().message, machine.message);
-    assert_all_that_is_left(&dump, &machine, &written, |_| true);
+    for machine in small_machines() {
+        let mut disk = partition(300);
+        let written = write_dump(&mut disk, 1, &machine);
+        block_mut(&mut disk, written.first).fill(0x55);
+        block_mut(&mut disk, written.end - 1).fill(0x55);
+        let partition = partition::scan(&disk).unwrap();
+        assert_eq!(partition.dumps.len(), 1);
+        assert_eq!(partition.dumps[0].ending, Ending::BothLost);
+        let dump = machine.open(&disk, &partition, &partition.dumps[0]);
+        assert!(dump.is_damaged());
+        assert_eq!(dump.authentic(), None);
+        assert_eq!(dump.pages().missing(), 1);
+        assert_eq!(dump.facts().message, machine.message);
+        assert_all_that_is_left(&dump, &machine, &written, |_| true);
+    }
 }
 
 #[test]
@@ -314,7 +335,7 @@ fn an_unproven_block_is_torn_within_the_window_and_foreign_behind_it() {
         let proven = if bad == last { last - 1 } else { last };
         assert_eq!((found.ending, found.end), (Ending::Open, bad.max(last) + 1));
         assert_eq!(dump.is_damaged(), bad > proven + 4, "block {bad}");
-        let foreign = dump.foreign().map(|foreign| (foreign.first, foreign.count));
+        let foreign = dump.foreign().first().map(|foreign| (foreign.first, foreign.count));
         assert_eq!(foreign, (bad > proven + 4).then_some((bad, 1)), "block {bad}");
     }
     // A run of bad blocks over the window's edge is told in two parts.
@@ -325,24 +346,25 @@ fn an_unproven_block_is_torn_within_the_window_and_foreign_behind_it() {
     }
     let partition = partition::scan(&disk).unwrap();
     let report = Report::new(&Dump::open(&disk, &partition, &partition.dumps[0]));
-    let told: Vec<_> = report.damage.iter().map(|damage| (damage.block, damage.count, damage.what)).collect();
+    let told: Vec<_> =
+        report.damage.iter().map(|damage| (damage.block, damage.count, damage.what.as_str())).collect();
     assert_eq!(told, [(last + 1, 4, "damaged"), (last + 5, 6, "foreign")]);
     assert_eq!((report.first_foreign, report.foreign_blocks), (Some(last + 5), 6));
 }
 
 #[test]
 fn a_lost_chunk_header_costs_its_chunk_and_no_other() {
-    let machine = Machine::small();
-    for lost in 0..8 {
+    let all = small_machines();
+    for (machine, lost) in all.iter().flat_map(|machine| (0..8).map(move |lost| (machine, lost))) {
         let mut disk = partition(300);
-        let written = write_dump(&mut disk, 1, &machine);
+        let written = write_dump(&mut disk, 1, machine);
         let header = written.chunks[lost];
         block_mut(&mut disk, header)[9] ^= 0x10;
         let partition = partition::scan(&disk).unwrap();
-        let dump = Dump::open(&disk, &partition, &partition.dumps[0]);
+        let dump = machine.open(&disk, &partition, &partition.dumps[0]);
         assert!(dump.is_damaged());
-        assert_all_that_is_left(&dump, &machine, &written, |number| number != header);
-        assert_nothing_wrong(&dump, &machine);
+        assert_all_that_is_left(&dump, machine, &written, |number| number != header);
+        assert_nothing_wrong(&dump, machine);
         assert_core_agrees(&dump);
         let report = Report::new(&dump);
         assert_eq!(report.chunks + 1, report.chunks_expected.unwrap());
@@ -553,7 +575,7 @@ fn sectors_that_cannot_be_read_cost_their_page_alone() {
 #[test]
 fn an_interrupted_format_leaves_no_label() {
     let old = partition(50);
-    let plan = partition::Plan { uuid: [9; 16], name: String::new(), created: 0 };
+    let plan = partition::Plan { uuid: [9; 16], name: String::new(), created: 0, recipient: None };
     for writes in 0..50 {
         let mut source = Faulty { disk: old.clone(), writes_left: writes, unreadable: Vec::new() };
         partition::format(&mut source, &plan, &mut ()).unwrap_err();

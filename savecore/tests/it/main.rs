@@ -4,4 +4,8 @@ mod cli;
 mod common;
 mod core;
 mod damage;
+mod facts;
 mod roundtrip;
+mod sealed;
+mod stripes;
+mod units;

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use dumpcore::format::chunk::{MAX_UNIT_PAGES, RunKind};
 use dumpcore::format::header::Incomplete;
 use proptest::prelude::*;
 use savecore::core::elf;
-use savecore::dump::{Dump, PageState};
+use savecore::dump::{Dump, Encryption, Fate, PageState};
 use savecore::partition::{self, Ending, Verdict};
 
-use crate::common::{Machine, Page, UUID, partition, write_dump};
+use crate::common::{Machine, Page, Seal, UUID, partition, write_dump};
 use crate::core::Core;
 
 /// What `read_page` should say of a page of an undamaged dump.
@@ -19,28 +20,63 @@ pub(crate) fn expected(page: Option<&Page>) -> PageState {
         Some(Page::Zero) => PageState::Zero,
         Some(Page::Arena) => PageState::Arena,
         Some(Page::Unreadable) => PageState::Unreadable,
+        Some(Page::Faulted) => PageState::Faulted,
+        Some(Page::LeftOut(reason)) => PageState::LeftOut(match reason {
+            RunKind::Cache => Fate::Cache,
+            RunKind::CachePrivate => Fate::CachePrivate,
+            RunKind::User => Fate::User,
+            RunKind::Free => Fate::Free,
+            RunKind::NotKernel => Fate::NotKernel,
+            RunKind::Device => Fate::Device,
+            other => panic!("{other:?} is no reason"),
+        }),
     }
 }
 
 pub(crate) fn page() -> impl Strategy<Value = Page> {
     prop_oneof![
         4 => any::<u64>().prop_map(Page::of),
-        2 => Just(Page::Zero),
+        4 => any::<u64>().prop_map(Page::dull),
+        3 => Just(Page::Zero),
         1 => Just(Page::Arena),
         1 => Just(Page::Unreadable),
+        1 => Just(Page::Faulted),
+        2 => (5..RunKind::ALL.len()).prop_map(|index| Page::LeftOut(RunKind::ALL[index])),
     ]
 }
 
 pub(crate) fn machine() -> impl Strategy<Value = Machine> {
     let low = prop::collection::btree_map(0_u64..80, page(), 1..60);
     let high = prop::collection::btree_map((1_u64 << 20)..(1 << 20) + 40, page(), 0..30);
-    (low, high, 1_usize..=64, any::<usize>(), any::<u64>(), 1_u32..20).prop_map(
-        |(low, high, chunk_pages, rotate, nonce, window)| {
+    let form = (prop::option::of(1_usize..=MAX_UNIT_PAGES), prop::option::of(any::<u32>()));
+    (low, high, 1_usize..=64, any::<usize>(), any::<u64>(), 1_u32..20, form).prop_map(
+        |(low, high, chunk_pages, rotate, nonce, window, (unit_pages, attempt))| {
             let mut machine = Machine::new();
             machine.pages = low.into_iter().chain(high).collect::<BTreeMap<_, _>>();
-            Machine { chunk_pages, rotate, nonce, window, ..machine }
+            let seal = attempt.map(|attempt| Seal { attempt, ..Seal::new() });
+            Machine { chunk_pages, rotate, nonce, window, unit_pages, seal, ..machine }
         },
     )
+}
+
+/// The page frames that [`machine`] may have, and some around them.
+pub(crate) fn pfns() -> impl Iterator<Item = u64> {
+    (0..100).chain((1 << 20) - 5..(1 << 20) + 50)
+}
+
+/// What a page's place in the core should hold.
+pub(crate) fn known(page: Option<&Page>) -> Option<Vec<u8>> {
+    match page {
+        Some(Page::Data(bytes)) => Some(bytes.to_vec()),
+        Some(Page::Zero) => Some(vec![0; 4096]),
+        _ => None,
+    }
+}
+
+/// Pages that should be in a dump and are not.
+pub(crate) fn missing_from_the_start(machine: &Machine) -> u64 {
+    let is_missing = |page: &&Page| matches!(page, Page::Unreadable | Page::Faulted);
+    machine.pages.values().filter(is_missing).count() as u64
 }
 
 proptest! {
@@ -55,27 +91,29 @@ proptest! {
         prop_assert_eq!(found.dumps[0].ending, Ending::Closed);
         prop_assert_eq!(found.free, written.end);
         prop_assert!(found.foreign.is_empty());
-        let dump = Dump::open(&disk, &found, &found.dumps[0]);
-        for pfn in (0..100).chain((1 << 20) - 5..(1 << 20) + 50) {
+        let dump = machine.open(&disk, &found, &found.dumps[0]);
+        for pfn in pfns() {
             prop_assert_eq!(dump.read_page(pfn).unwrap(), expected(machine.pages.get(&pfn)), "page {}", pfn);
         }
-        let unreadable = machine.pages.values().filter(|page| **page == Page::Unreadable).count() as u64;
+        let missing = missing_from_the_start(&machine);
         prop_assert_eq!(dump.pages().total, machine.pages.len() as u64);
-        prop_assert_eq!(dump.pages().missing(), unreadable);
-        prop_assert_eq!(dump.missing().iter().map(|missing| missing.count).sum::<u64>(), unreadable);
-        prop_assert_eq!(dump.is_whole(), unreadable == 0);
+        prop_assert_eq!(dump.pages().missing(), missing);
+        let kept = dump.pages().data + dump.pages().zero + missing;
+        prop_assert_eq!(dump.pages().left_out(), machine.pages.len() as u64 - kept);
+        prop_assert_eq!(dump.missing().iter().map(|missing| missing.count).sum::<u64>(), missing);
+        prop_assert_eq!(dump.is_whole(), missing == 0);
         prop_assert!(!dump.is_damaged());
+        let (encryption, authentic) = match machine.seal {
+            Some(_) => (Encryption::Opened, Some(true)),
+            None => (Encryption::None, None),
+        };
+        prop_assert_eq!((dump.encryption(), dump.authentic()), (encryption, authentic));
 
         let mut core = Vec::new();
         elf::write(&dump, &mut core, &mut ()).unwrap();
         let core = Core::parse(&core);
-        for pfn in (0..100).chain((1 << 20) - 5..(1 << 20) + 50) {
-            let known = match machine.pages.get(&pfn) {
-                Some(Page::Data(bytes)) => Some(bytes.to_vec()),
-                Some(Page::Zero) => Some(vec![0; 4096]),
-                _ => None,
-            };
-            prop_assert_eq!(core.physical(pfn * 4096, 4096), known, "page {}", pfn);
+        for pfn in pfns() {
+            prop_assert_eq!(core.physical(pfn * 4096, 4096), known(machine.pages.get(&pfn)), "page {}", pfn);
         }
     }
 

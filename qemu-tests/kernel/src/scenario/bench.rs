@@ -1,23 +1,26 @@
-//! The benches: the same driver without a dump, a dump, and what a checksum costs. One line each:
-//! `testkernel: bench name=NAME bytes=N ns=N`.
+//! The benches: the same driver without a dump, a dump, and what its stages cost. One line each:
+//! `testkernel: bench name=NAME bytes=N ns=N`, and where pages are packed, ` packed=N` bytes.
 
 use core::hint::black_box;
-use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use dumpcore::crew::job::{self, OUT_BYTES, UNIT_PAGES, Unit, Way, Workshop};
 use dumpcore::device::{Completion, Direction, Request};
 use dumpcore::dma::DmaBuffer;
-use dumpcore::format::checksum;
-use dumpcore::format::{BLOCK_SIZE, Block};
+use dumpcore::format::label::Label;
+use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, Uuid, checksum, pattern};
+use dumpcore::stream::lz4;
 use dumpcore::wait::{SECOND, Wait};
-use dumpcore::{Arena, DumpDevice};
+use dumpcore::{Arena, DumpDevice, PageClass};
 
 use crate::arch::{clock, paging};
 use crate::arm::Armed;
 use crate::command_line::Options;
 use crate::log::log;
+use crate::scenario::fill::Filled;
 use crate::{memory, platform, witness};
 
 fn report(name: &str, bytes: u64, nanoseconds: u64) {
@@ -40,43 +43,63 @@ pub(crate) fn report_dump(nanoseconds: u64) {
     }
 }
 
-/// Plain polled writes over the dump partition, with as many requests in flight as the arena, the device and
-/// `bench.depth=` allow, and a shutdown. Destroys what is there, so it needs a partition without a dump to lose.
-pub(crate) fn plain(armed: Armed, options: &Options) -> Result<(), &'static str> {
+/// What is done to the blocks of the dump partition.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transfer {
+    /// They are written. Destroys what is there.
+    Write,
+    /// They are read.
+    Read,
+    /// They are read and compared with their pattern, as a dump does before it writes.
+    Verify,
+}
+
+/// Plain polled transfers over the dump partition, with as many requests in flight as the arena, the device and
+/// `bench.depth=` allow, and a shutdown.
+pub(crate) fn transfer(armed: Armed, options: &Options, transfer: Transfer) -> Result<(), &'static str> {
     let (device, mut arena) = armed.disk.ok_or("there is no disk")?;
-    let first = options.disk_first.ok_or("there is no disk.first=")?;
+    let [disk, ..] = options.disks;
+    let first = disk.first.ok_or("there is no disk.first=")?;
     let request = options.bench_request.min(device.max_transfer()) & !(BLOCK_SIZE - 1);
-    // The label stays.
-    let (first, blocks) = (first + 1, options.disk_blocks.saturating_sub(1));
     let blocks_each = (request / BLOCK_SIZE) as u64;
-    if blocks_each == 0 || blocks < blocks_each {
+    // The label stays.
+    if blocks_each == 0 || disk.blocks < 1 + blocks_each {
         return Err("bench.request= is less than a block, or more than the partition has");
     }
     let wait = Wait::new(platform::get(), None, clock::now() + 600 * SECOND);
     device.quiesce(&wait).map_err(|_| "the disk could not be taken over")?;
-    let mut free = buffers(&mut arena, request, device.depth().min(options.bench_depth))?;
+    let label = arena.dma(BLOCK_SIZE, BLOCK_SIZE).map_err(|_| "the arena has no room for the label")?;
+    let (label, read) = device.rw_block(Direction::Read, first, label, &wait);
+    read.map_err(|_| "the label cannot be read")?;
+    let label = label.as_ref().and_then(|buffer| Label::parse(buffer.blocks().first()?).ok());
+    let uuid = label.ok_or("the partition has no label")?.uuid;
+    let free = buffers(&mut arena, request, device.depth().min(options.bench_depth))?;
     let depth = free.len();
 
     let begin = clock::now();
-    let mut writer = Writer { device, wait, request, free: &mut free, flying: 0 };
-    let mut written = 0;
-    let mut block = 0;
-    while written < options.bench_bytes {
-        if block + blocks_each > blocks {
-            block = 0;
+    let mut transfers = Transfers { device, wait, transfer, first, uuid, free, flying: 0 };
+    let (mut done, mut block) = (0, 1);
+    while done < options.bench_bytes {
+        if block + blocks_each > disk.blocks {
+            block = 1;
         }
-        writer.write(first + block)?;
+        transfers.start(block)?;
         block += blocks_each;
-        written += request as u64;
+        done += request as u64;
     }
-    while writer.flying > 0 {
-        writer.reap()?;
+    while transfers.flying > 0 {
+        transfers.reap()?;
     }
-    let Writer { device, wait, .. } = writer;
+    let Transfers { device, wait, .. } = transfers;
     device.shutdown(&wait).map_err(|_| "the disk could not be shut down")?;
     let nanoseconds = clock::now() - begin;
     log!("testkernel: request={request} depth={depth}");
-    report("plain", written, nanoseconds);
+    let name = match transfer {
+        Transfer::Write => "plain",
+        Transfer::Read => "reads",
+        Transfer::Verify => "verify",
+    };
+    report(name, done, nanoseconds);
     Ok(())
 }
 
@@ -95,64 +118,127 @@ fn buffers(arena: &mut Arena<'_>, request: usize, depth: usize) -> Result<Vec<Dm
 }
 
 /// Requests in flight, and buffers for more.
-struct Writer<'a> {
+struct Transfers<'a> {
     device: &'a mut dyn DumpDevice,
     wait: Wait<'a>,
-    request: usize,
-    free: &'a mut Vec<DmaBuffer>,
+    transfer: Transfer,
+    /// The partition's first block on the disk.
+    first: u64,
+    uuid: Uuid,
+    free: Vec<DmaBuffer>,
     flying: usize,
 }
 
-impl Writer<'_> {
-    fn write(&mut self, block: u64) -> Result<(), &'static str> {
+impl Transfers<'_> {
+    /// Starts a request over the blocks of the partition from `block` on.
+    fn start(&mut self, block: u64) -> Result<(), &'static str> {
         while self.free.is_empty() {
             self.reap()?;
         }
         let buffer = self.free.pop().ok_or("no buffer")?;
-        let request = Request { id: 0, direction: Direction::Write, block, buffer, gather: None };
+        let direction = if self.transfer == Transfer::Write { Direction::Write } else { Direction::Read };
+        let id = u32::try_from(block).map_err(|_| "the partition is too large for a bench")?;
+        let request = Request { id, direction, block: self.first + block, buffer, gather: None };
         match self.device.submit(request, &self.wait) {
             Ok(Some(done)) => self.take(done),
             Ok(None) => {
                 self.flying += 1;
                 Ok(())
             }
-            Err(_) => Err("the disk did not accept a write"),
+            Err(_) => Err("the disk did not accept a request"),
         }
     }
 
     /// Waits for one request.
     fn reap(&mut self) -> Result<(), &'static str> {
-        let Writer { device, wait, .. } = self;
+        let Transfers { device, wait, .. } = self;
         let done = wait
-            .until("a write", 10 * SECOND, || device.poll().transpose())
-            .map_err(|_| "a write did not finish")?
+            .until("a transfer", 10 * SECOND, || device.poll().transpose())
+            .map_err(|_| "a transfer did not finish")?
             .map_err(|_| "the disk failed")?;
         self.flying -= 1;
         self.take(done)
     }
 
     fn take(&mut self, done: Completion) -> Result<(), &'static str> {
-        done.result.map_err(|_| "a write failed")?;
-        if done.buffer.len() != self.request {
-            return Err("the driver gave another buffer back");
+        done.result.map_err(|_| "a transfer failed")?;
+        if self.transfer == Transfer::Verify {
+            let mut blocks = (u64::from(done.id)..).zip(done.buffer.blocks());
+            if !blocks.all(|(number, block)| pattern::matches(block, &self.uuid, number)) {
+                return Err("the partition is not full of its pattern");
+            }
         }
         self.free.push(done.buffer);
         Ok(())
     }
 }
 
+/// LZ4 alone over what was filled, in units of several sizes: the dump's own, and a library's for comparison.
+pub(crate) fn lz4(filled: &Filled) -> Result<(), &'static str> {
+    let mut out = alloc::vec![0; lz4_flex::block::get_maximum_output_size(16 * PAGE_SIZE)];
+    let mut table = Box::new(lz4::Table::new());
+    for (pages, name) in [(1, "lz4-1"), (2, "lz4-2"), (4, "lz4-4"), (8, "lz4-8"), (15, "lz4-15")] {
+        pack_each(filled, pages, name, |raw| {
+            // A unit that does not shrink is stored as it is.
+            lz4::compress(raw, &mut out[..raw.len() - 1], &mut table).unwrap_or(raw.len())
+        })?;
+    }
+    for (pages, name) in [(8, "lz4-flex-8"), (16, "lz4-flex-16")] {
+        pack_each(filled, pages, name, |raw| {
+            lz4_flex::block::compress_into(raw, &mut out).map_or(raw.len(), |packed| packed.min(raw.len()))
+        })?;
+    }
+    Ok(())
+}
+
+/// The dump's own packing, as each CPU does it: look, copy under the guard, compress.
+pub(crate) fn pack(filled: &Filled) -> Result<(), &'static str> {
+    let mut out = alloc::vec![0; OUT_BYTES];
+    let mut staging = alloc::vec![[0; BLOCK_SIZE]; UNIT_PAGES];
+    let mut table = Box::new(lz4::Table::new());
+    let mut unit = Unit::new(&mut out);
+    let mut workshop = Workshop { staging: &mut staging, table: Some(&mut table) };
+    pack_each(filled, UNIT_PAGES, "pack", |raw| {
+        let first = paging::physical(raw.as_ptr()) / memory::FRAME;
+        let pfns: [u64; UNIT_PAGES] = core::array::from_fn(|page| first + page as u64);
+        unit.set(Way::Pack, &pfns);
+        unit.work(&mut workshop, platform::get());
+        unit.packed().2.len()
+    })
+}
+
+/// Times `pack` over what was filled, in units of so many pages; it gives how many bytes it made of each.
+fn pack_each(
+    filled: &Filled,
+    pages: usize,
+    name: &str,
+    mut pack: impl FnMut(&[u8]) -> usize,
+) -> Result<(), &'static str> {
+    let (mut bytes, mut packed) = (0, 0);
+    let begin = clock::now();
+    for piece in filled.pieces() {
+        for unit in piece.chunks_exact(pages * PAGE_SIZE) {
+            bytes += unit.len() as u64;
+            packed += pack(unit) as u64;
+        }
+    }
+    let nanoseconds = clock::now() - begin;
+    if bytes == 0 {
+        return Err("it needs a fill=");
+    }
+    log!("testkernel: bench name={name} bytes={bytes} ns={nanoseconds} packed={packed}");
+    Ok(())
+}
+
 /// Checksums and copies over RAM, block by block as a dump would: first over pages of zeros, then over noise.
 pub(crate) fn checksums(bytes: u64) -> Result<(), &'static str> {
     let frames = (bytes / BLOCK_SIZE as u64).max(1);
-    let mut ranges: Vec<Range<u64>> = Vec::new();
-    let taken = memory::take_many(frames, |frame| match ranges.last_mut() {
-        Some(last) if last.end == frame => last.end += BLOCK_SIZE as u64,
-        _ => ranges.push(frame..frame + BLOCK_SIZE as u64),
-    });
-    if taken < frames {
+    let mut filled = Filled::default();
+    // What it is called matters to nobody: there is no dump.
+    if memory::take_many(frames, PageClass::User, |frame| filled.add(frame)) < frames {
         return Err("there is not so much free RAM");
     }
-    let addresses = || ranges.iter().flat_map(|range| range.clone().step_by(BLOCK_SIZE));
+    let addresses = || filled.frames();
     for frame in addresses() {
         // SAFETY: the frame is ours, and in the direct map.
         unsafe { paging::direct(frame).write_bytes(0, BLOCK_SIZE) };
@@ -191,16 +277,17 @@ pub(crate) fn checksums(bytes: u64) -> Result<(), &'static str> {
         }
         black_box(&mut *copy);
     });
-    measure("still-page", &mut |block, position| {
-        // SAFETY: as below.
-        black_box(unsafe { dumpcore::memory::page::sum(NonNull::from(block).cast(), position) });
-    });
-    let mut stored = alloc::boxed::Box::new([0; BLOCK_SIZE]);
-    measure("page", &mut |block, position| {
+    measure("still-page", &mut |block, _| {
         // SAFETY: the frame is ours, and a frame is an aligned page.
-        black_box(unsafe {
-            dumpcore::memory::page::copy(NonNull::from(block).cast(), &mut stored, position)
-        });
+        black_box(unsafe { dumpcore::memory::page::sum(NonNull::from(block).cast()) });
+    });
+    let mut stored = Box::new([0; BLOCK_SIZE]);
+    let platform = platform::get();
+    measure("page", &mut |block, position| {
+        let pfn = paging::physical(block.as_ptr()) / memory::FRAME;
+        if job::copied(platform, pfn, &mut stored).is_ok() {
+            black_box(checksum::block_sum(&stored, position));
+        }
     });
     Ok(())
 }

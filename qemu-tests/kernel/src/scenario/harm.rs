@@ -1,8 +1,12 @@
 //! Harm done to the dump before it begins, one bit at a time, or while it runs.
 
+use dump_drivers::bus::pci::Command;
+use dump_drivers::virtio::blk;
+
 use crate::arch::{paging, power};
-use crate::arm::Armed;
+use crate::arm::{self, Armed};
 use crate::log::log;
+use crate::memory;
 use crate::platform::SABOTAGE;
 
 /// Flips one bit in the dump path's code, through the direct map, as the code itself is mapped read-only: in
@@ -14,10 +18,21 @@ pub(crate) fn code() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Flips one bit in the sealed armed state: `offset` bytes behind the driver's part of the arena. At 0 stands the
-/// memory map that arm() has made.
+/// Flips one bit in the sealed armed state: `offset` bytes behind the beginning of the memory map that arm() has made,
+/// which is found in the arena by what it must hold.
 pub(crate) fn state(armed: &Armed, offset: u64) -> Result<(), &'static str> {
-    let address = armed.arena_start + armed.state_offset + offset;
+    let mut ranges = memory::ram().iter();
+    let (Some(first), Some(second)) = (ranges.next(), ranges.next()) else {
+        return Err("there is not enough RAM to recognise its map");
+    };
+    let begin = [first.start, first.end, second.start].map(|address| address / memory::FRAME);
+    let words = ((armed.arena_end - armed.arena_start) / 8) as usize;
+    // SAFETY: the arena is RAM in the direct map, and while the kernel is healthy nobody changes it.
+    let arena =
+        unsafe { core::slice::from_raw_parts(paging::direct(armed.arena_start).cast::<u64>(), words) };
+    let map = arena.windows(begin.len()).position(|window| window == begin);
+    let map = map.ok_or("nothing is armed, or the memory map is not in the arena")?;
+    let address = armed.arena_start + 8 * map as u64 + offset;
     if address >= armed.arena_end {
         return Err("state-offset= is outside of the arena");
     }
@@ -30,6 +45,15 @@ fn flip(physical: u64) {
     let byte = paging::direct(physical);
     // SAFETY: RAM in the direct map. Whoever owns it is to be harmed.
     unsafe { byte.write_volatile(byte.read_volatile() ^ 0x10) };
+}
+
+/// The virtio disk with this number does not decode its registers any more, as if the crash had come in the middle of its
+/// reset.
+pub(crate) fn send_to_sleep(number: usize) -> Result<(), &'static str> {
+    let function = blk::find(&arm::pci(), number).ok_or("there is no such disk")?;
+    function
+        .change_command(&arm::pci(), Command::empty(), Command::MEMORY)
+        .map_err(|_| "its PCI command cannot be changed")
 }
 
 /// The dump panics with its first line on the console, before it has written a block.

@@ -8,6 +8,7 @@ use alloc::vec;
 use core::ptr::NonNull;
 
 use dump_drivers::bus::pci::{Address, ConfigSpace};
+use dumpcore::PageClass;
 use dumpcore::format::BLOCK_SIZE;
 use virtio_drivers::device::blk::{BlkReq, BlkResp, SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::transport::pci::PciTransport;
@@ -30,7 +31,8 @@ struct KernelHal;
 // since devices see physical memory as it is.
 unsafe impl Hal for KernelHal {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
-        let memory = memory::take_bytes(pages * PAGE_SIZE, 1).expect("no memory for the normal driver");
+        let memory = memory::take_bytes(pages * PAGE_SIZE, 1, PageClass::KernelData)
+            .expect("no memory for the normal driver");
         (paging::physical(memory.as_ptr()), NonNull::from(memory).cast())
     }
 
@@ -113,8 +115,8 @@ pub(crate) fn fly(options: &Options) -> Result<(), &'static str> {
         let from = options.live_blocks * request / requests;
         let to = options.live_blocks * (request + 1) / requests;
         // What a request needs lives for ever, as the device may use it at any time.
-        let bytes =
-            memory::take_bytes((to - from) as usize * BLOCK_SIZE, 1).ok_or("no memory for the writes")?;
+        let bytes = memory::take_bytes((to - from) as usize * BLOCK_SIZE, 1, PageClass::KernelData)
+            .ok_or("no memory for the writes")?;
         bytes.fill(b'L');
         let header = Box::leak(Box::new(BlkReq::default()));
         let response = Box::leak(Box::new(BlkResp::default()));

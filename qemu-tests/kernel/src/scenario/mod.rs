@@ -3,28 +3,33 @@
 //! | file | which |
 //! | --- | --- |
 //! | `harm.rs` | corrupt-code, corrupt-state, nested-… |
-//! | `unplug.rs` | device-gone |
+//! | `unplug.rs` | device-gone, unplug |
 //! | `live.rs` | shared-live |
+//! | `fill.rs` | bad-memory |
+//! | `survive.rs` | snapshot, oops, nmi, watchdog, two-crashes |
 //! | `footprint.rs` | footprint |
-//! | `bench.rs` | bench-plain, bench-dump, bench-checksum |
+//! | `bench.rs` | bench-… |
 
 pub(crate) mod bench;
+mod fill;
 pub(crate) mod footprint;
 mod harm;
 mod live;
-mod unplug;
+pub(crate) mod survive;
+pub(crate) mod unplug;
 
+use core::fmt::Write;
 use core::sync::atomic::{AtomicU8, Ordering};
-
-use dumpcore::ResetPolicy;
 
 use crate::arch::cpu::MAX_CPUS;
 use crate::arch::{clock, cpu, power, serial};
 use crate::arm::Armed;
 use crate::command_line::{Options, Scenario};
-use crate::log::log;
+use crate::log::{Text, log};
 use crate::panic::give_up;
-use crate::{memory, witness};
+use crate::platform::SABOTAGE;
+use crate::scenario::bench::Transfer;
+use crate::{memory, watchdog, witness};
 
 /// The options, for the CPUs that wait.
 static OPTIONS: spin::Once<Options> = spin::Once::new();
@@ -40,53 +45,75 @@ enum Order {
     Panic = 1,
     Fault = 2,
     Overflow = 3,
+    Snapshot = 4,
+    Oops = 5,
 }
 
-/// What is to happen when the crash is over.
-pub(crate) fn reset_policy() -> ResetPolicy {
-    OPTIONS.get().map_or(ResetPolicy::Return, |options| options.reset)
+/// At which of its looks at a page a helper is harmed, unless `helpers.die=` says.
+const HELPER_PAGE: u32 = 10;
+/// How late a helper is in `scenario=late-helper`, in ms, unless `helpers.stall=` says.
+const HELPER_LATE: u64 = 3000;
+/// After how many ms without a pat the watchdog bites in `scenario=watchdog`, unless `watchdog=` says.
+const WATCHDOG: u32 = 2000;
+
+/// What was asked for; before it is known, the usual.
+pub(crate) fn options() -> &'static Options {
+    OPTIONS.get().unwrap_or(&Options::DEFAULT)
 }
 
 /// Does what comes before the crash, on the boot CPU. Benches without a crash end here.
 pub(crate) fn prepare(options: &Options, armed: Armed) {
     OPTIONS.call_once(|| options.clone());
-    if options.fill_mib > 0 {
-        // SAFETY: take_many gives frames that are ours.
-        let frames = memory::take_many(options.fill_mib << 8, |frame| unsafe { witness::fill_page(frame) });
-        if frames < options.fill_mib << 8 {
-            give_up(format_args!(
-                "fill={}: there are only {} MiB of free RAM",
-                options.fill_mib,
-                frames >> 8
-            ));
-        }
-        log!("testkernel: filled {} MiB", options.fill_mib);
+    if let Err(why) = prepare_scenario(options, armed) {
+        give_up(format_args!("scenario {}: {why}", options.scenario.name()));
     }
-    let result = match options.scenario {
+}
+
+fn prepare_scenario(options: &Options, armed: Armed) -> Result<(), &'static str> {
+    let filled = fill::fill(options)?;
+    let watchdog = options.watchdog_ms.or((options.scenario == Scenario::Watchdog).then_some(WATCHDOG));
+    watchdog.map_or(Ok(()), watchdog::start)?;
+    let late = options.helper_stalls_ms.or((options.scenario == Scenario::LateHelper).then_some(HELPER_LATE));
+    if let Some(late) = late {
+        SABOTAGE.set_helper(HELPER_PAGE, Some(late.max(1) * 1_000_000));
+    } else if options.scenario == Scenario::DeadHelper || options.helper_dies.is_some() {
+        SABOTAGE.set_helper(options.helper_dies.unwrap_or(HELPER_PAGE), None);
+    }
+    match options.scenario {
         Scenario::Panic
         | Scenario::Fault
         | Scenario::Overflow
         | Scenario::DoublePanic
         | Scenario::NestedBeforeWrite
         | Scenario::NestedAfterWrite
+        | Scenario::Snapshot
+        | Scenario::Oops
+        | Scenario::Nmi
+        | Scenario::Watchdog
+        | Scenario::TwoCrashes
+        | Scenario::BadMemory
+        | Scenario::DeadHelper
+        | Scenario::LateHelper
         | Scenario::HaltOnly => Ok(()),
         Scenario::CorruptCode => harm::code(),
         Scenario::CorruptState => harm::state(&armed, options.state_offset),
         Scenario::DeviceGone => unplug::wait(&armed),
+        Scenario::Unplug => unplug::slot(&armed).map(|slot| SABOTAGE.set_unplug(slot)),
         Scenario::SharedLive => live::start(&armed, options),
         Scenario::Footprint => {
             footprint::enable();
             Ok(())
         }
-        Scenario::BenchPlain => bench::plain(armed, options).map(|()| power::exit(0)),
+        Scenario::BenchPlain => bench::transfer(armed, options, Transfer::Write).map(|()| power::exit(0)),
+        Scenario::BenchReads => bench::transfer(armed, options, Transfer::Read).map(|()| power::exit(0)),
+        Scenario::BenchVerify => bench::transfer(armed, options, Transfer::Verify).map(|()| power::exit(0)),
         Scenario::BenchDump => {
             bench::enable(options.fill_mib << 20);
             Ok(())
         }
         Scenario::BenchChecksum => bench::checksums(options.bench_bytes).map(|()| power::exit(0)),
-    };
-    if let Err(why) = result {
-        give_up(format_args!("scenario {}: {why}", options.scenario.name()));
+        Scenario::BenchLz4 => bench::lz4(&filled).map(|()| power::exit(0)),
+        Scenario::BenchPack => bench::pack(&filled).map(|()| power::exit(0)),
     }
 }
 
@@ -104,13 +131,15 @@ pub(crate) fn wait_and_crash(own: usize) -> ! {
             order if order == Order::Overflow as u8 => {
                 crash_by_overflow(own as u64);
             }
-            _ => core::hint::spin_loop(),
+            order if order == Order::Snapshot as u8 => survive::snapshots(options()),
+            order if order == Order::Oops as u8 => survive::oopses(options()),
+            _ => survive::work(own),
         }
     }
 }
 
 fn give_orders() {
-    let Some(options) = OPTIONS.get() else { return };
+    let options = options();
     while witness::standing() < cpu::count() {
         core::hint::spin_loop();
     }
@@ -121,6 +150,10 @@ fn give_orders() {
         cpu::halt();
     }
     log!("testkernel: crashing scenario={} cpu={}", options.scenario.name(), options.cpu);
+    tell_classes();
+    if let Some(number) = options.asleep {
+        harm::send_to_sleep(number).unwrap_or_else(|why| give_up(format_args!("asleep={number}: {why}")));
+    }
     match options.scenario {
         Scenario::NestedBeforeWrite => harm::before_write(),
         Scenario::NestedAfterWrite => harm::after_write(options.nested_page),
@@ -131,7 +164,17 @@ fn give_orders() {
         }
         _ => {}
     }
+    let waited = match options.scenario {
+        Scenario::Nmi => survive::wait_for_button(options),
+        Scenario::Watchdog => survive::starve_watchdog(options),
+        _ => Ok(()),
+    };
+    if let Err(why) = waited {
+        give_up(format_args!("scenario {}: {why}", options.scenario.name()));
+    }
     let order = match options.scenario {
+        Scenario::Snapshot => Order::Snapshot,
+        Scenario::Oops => Order::Oops,
         Scenario::Fault => Order::Fault,
         Scenario::Overflow => Order::Overflow,
         _ => Order::Panic,
@@ -140,6 +183,16 @@ fn give_orders() {
         ORDERS[(options.cpu + 1) % cpu::count()].store(order as u8, Ordering::Release);
     }
     ORDERS[options.cpu].store(order as u8, Ordering::Release);
+}
+
+/// What memory is used for, from here on until the end.
+fn tell_classes() {
+    let mut line = Text::<256>::new();
+    for (name, pages) in memory::classes() {
+        // Cannot fail: Text takes what fits.
+        let _ = write!(line, " {name}={pages}");
+    }
+    log!("testkernel: classes{}", line.as_str());
 }
 
 #[unsafe(no_mangle)]

@@ -1,4 +1,4 @@
-//! The disk is unplugged while the kernel runs: the hotplug controller of QEMU's machine `pc` (QEMU, docs/specs/
+//! The disk is unplugged, while the kernel runs or while it dumps: the hotplug controller of QEMU's machine `pc` (QEMU, docs/specs/
 //! acpi_pci_hotplug: ports from 0xae00).
 
 use dump_drivers::bus::pci::Function;
@@ -15,21 +15,36 @@ const EJECT: u16 = 0xae08;
 /// How long somebody has to ask for the removal, in nanoseconds.
 const PATIENCE: u64 = 60_000_000_000;
 
+/// The disk's slot, as a bit.
+pub(crate) fn slot(armed: &Armed) -> Result<u32, &'static str> {
+    Ok(1 << armed.function.ok_or("there is no disk to unplug")?.address.device())
+}
+
+/// Allows the removal of what is in this slot, if it was asked for. For the dump, in the scenario that wants it.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn eject_if_asked(slot: u32) -> bool {
+    // SAFETY: ports of the hotplug controller; only its bit for our slot is used.
+    unsafe {
+        let asked = Port::<u32>::new(DOWN).read() & slot != 0;
+        if asked {
+            Port::<u32>::new(EJECT).write(slot);
+        }
+        asked
+    }
+}
+
 /// Waits until the disk's removal is asked for, allows it, and returns when the disk is gone.
 pub(crate) fn wait(armed: &Armed) -> Result<(), &'static str> {
     let function = armed.function.ok_or("there is no disk to unplug")?;
-    let slot = 1_u32 << function.address.device();
+    let slot = slot(armed)?;
     let deadline = clock::now() + PATIENCE;
     log!("testkernel: waiting for unplug");
-    // SAFETY: ports of the hotplug controller; only its bit for our slot is used.
-    while unsafe { Port::<u32>::new(DOWN).read() } & slot == 0 {
+    while !eject_if_asked(slot) {
         if clock::now() > deadline {
             return Err("nobody unplugged the disk (is this machine `pc`?)");
         }
         core::hint::spin_loop();
     }
-    // SAFETY: as above.
-    unsafe { Port::<u32>::new(EJECT).write(slot) };
     while Function::at(&arm::pci(), function.address).is_some() {
         if clock::now() > deadline {
             return Err("the disk does not go away");

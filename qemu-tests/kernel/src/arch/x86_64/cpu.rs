@@ -53,6 +53,13 @@ pub(crate) fn disable_interrupts() {
     x86_64::instructions::interrupts::disable();
 }
 
+/// Rests until the next interrupt, and takes it. One that came in just before the call ends the rest at once.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn rest() {
+    x86_64::instructions::interrupts::enable_and_hlt();
+    disable_interrupts();
+}
+
 /// Waits for ever, without interrupts; an NMI still gets through.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn halt() -> ! {

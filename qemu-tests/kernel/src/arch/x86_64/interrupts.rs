@@ -1,15 +1,14 @@
-//! Exceptions: a fault becomes a crash, with the registers of the code that faulted; an NMI stops the CPU.
+//! Exceptions: a fault becomes a crash, with the registers of the code that faulted, unless that code has announced it;
+//! an NMI stops the CPU, or somebody has pressed the button.
 
-use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, Ordering};
-
-use dumpcore::Registers;
+use dumpcore::crashdump_mode;
 use dumpcore::format::header::Trigger;
-use x86_64::registers::control::Cr2;
+use x86_64::registers::control::{Cr2, Cr4, Cr4Flags};
+use x86_64::registers::model_specific::Msr;
 
-use super::cpu::{self, MAX_CPUS};
-use super::registers;
-use crate::panic;
+use super::guard::{self, Known};
+use super::{apic, cpu, registers};
+use crate::{panic, stop};
 
 core::arch::global_asm!(include_str!("vectors.s"), options(att_syntax));
 
@@ -38,6 +37,14 @@ pub(crate) struct Frame {
 pub(crate) const NMI: u64 = 2;
 /// Vector of the double fault.
 pub(crate) const DOUBLE_FAULT: u64 = 8;
+/// Vector of the general protection fault.
+pub(crate) const GENERAL_PROTECTION: u64 = 13;
+/// Vector of the page fault.
+pub(crate) const PAGE_FAULT: u64 = 14;
+/// Vector of the machine check.
+pub(crate) const MACHINE_CHECK: u64 = 18;
+/// Vector of the one interrupt that is not an exception: another CPU, or the timer, ends this one's rest.
+pub(crate) const WAKE: u64 = 32;
 
 const NAMES: [&str; 32] = [
     "divide error",
@@ -74,15 +81,45 @@ const NAMES: [&str; 32] = [
     "reserved",
 ];
 
-/// Called by every stub.
+/// Called by every stub. When it returns, the interrupted code goes on at `frame.rip`.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".dump_path.text")]
-extern "C" fn exception(frame: &Frame) -> ! {
-    cpu::disable_interrupts();
-    let registers = registers::of_frame(frame);
-    if frame.vector == NMI {
-        stop(&registers);
+extern "C" fn exception(frame: &mut Frame) {
+    // First what a dump runs into when it reads memory. It has little stack, and runs on several CPUs.
+    let known = guard::known(frame.vector, frame.rip);
+    if frame.vector == MACHINE_CHECK && end_machine_check() && crashdump_mode() {
+        // Something that another CPU or a device has met: this one was only told.
+        return;
     }
+    match known {
+        Some(Known::Unreadable { fixup }) => frame.rip = fixup,
+        Some(Known::Stumbled { behind }) => {
+            oops(frame);
+            frame.rip = behind;
+        }
+        None if frame.vector == NMI => nmi(frame),
+        None if frame.vector == WAKE => apic::end_interrupt(),
+        None => fault(frame),
+    }
+}
+
+/// An NMI: another CPU dumps and wants this one stopped, or it comes from outside.
+#[inline(never)]
+#[unsafe(link_section = ".dump_path.text")]
+fn nmi(frame: &Frame) {
+    if stop::is_asked(cpu::number()) {
+        stop::stop(&registers::of_frame(frame));
+    } else if !crashdump_mode() {
+        // While a dump runs, the button asks for what is under way already.
+        panic::nmi(&registers::of_frame(frame));
+    }
+}
+
+/// A fault that nobody has announced.
+#[inline(never)]
+#[unsafe(link_section = ".dump_path.text")]
+fn fault(frame: &Frame) -> ! {
+    cpu::disable_interrupts();
     let name = NAMES.get(frame.vector as usize).copied().unwrap_or("unknown");
     panic::crash(
         Trigger::Fault,
@@ -92,41 +129,41 @@ extern "C" fn exception(frame: &Frame) -> ! {
             frame.error,
             Cr2::read_raw()
         ),
-        &registers,
+        &registers::of_frame(frame),
     )
 }
 
-/// What each CPU recorded when it was stopped.
-struct Stopped {
-    done: AtomicBool,
-    registers: UnsafeCell<Registers>,
+/// A fault that the kernel survives, as one in a process would be: it is dumped all the same.
+#[inline(never)]
+fn oops(frame: &Frame) {
+    panic::snapshot(
+        Trigger::Oops,
+        format_args!("oops at {:#x}, address {:#x}", frame.rip, Cr2::read_raw()),
+        &registers::of_frame(frame),
+    );
 }
 
-// SAFETY: `registers` is written once, by its own CPU, before `done`, and read only behind it.
-unsafe impl Sync for Stopped {}
-
-static STOPPED: [Stopped; MAX_CPUS] =
-    [const { Stopped { done: AtomicBool::new(false), registers: UnsafeCell::new(Registers::ZERO) } };
-        MAX_CPUS];
-
-/// Records this CPU's registers and stops it. From the store of `done` on it writes nothing: its memory
-/// is about to be dumped.
-#[unsafe(link_section = ".dump_path.text")]
-fn stop(registers: &Registers) -> ! {
-    if let Some(slot) = STOPPED.get(cpu::number())
-        && !slot.done.load(Ordering::Relaxed)
-    {
-        // SAFETY: `done` is not set, so nobody reads; only this CPU writes.
-        unsafe { *slot.registers.get() = *registers };
-        slot.done.store(true, Ordering::Release);
+/// Has this CPU raise machine checks as exceptions; a CPU that does not is reset by one.
+pub(crate) fn enable_machine_checks() {
+    // CPUID leaf 1, edx bit 7: the exception; bit 14: the registers that tell about it.
+    let wanted = 1 << 7 | 1 << 14;
+    if core::arch::x86_64::__cpuid(1).edx & wanted == wanted {
+        // SAFETY: there is a handler for it, with a stack of its own.
+        unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::MACHINE_CHECK_EXCEPTION)) };
     }
-    cpu::halt()
 }
 
-/// The registers that a CPU recorded when it was stopped, `None` if it was not.
+/// Ends a machine check (Intel SDM vol. 3, 16.3.1.2: IA32_MCG_STATUS), so that another one does not reset the machine. Says
+/// whether the interrupted code has nothing to do with it.
 #[unsafe(link_section = ".dump_path.text")]
-pub(crate) fn stopped(cpu: usize) -> Option<Registers> {
-    let slot = STOPPED.get(cpu)?;
-    // SAFETY: written before `done` was set, and never again.
-    slot.done.load(Ordering::Acquire).then(|| unsafe { *slot.registers.get() })
+fn end_machine_check() -> bool {
+    let mut status = Msr::new(0x17a);
+    // SAFETY: a CPU that raises the exception has the register, and its only bit to be written ends the machine check.
+    let before = unsafe {
+        let before = status.read();
+        status.write(0);
+        before
+    };
+    // Bit 0: the interrupted code can go on where it was. Bit 1: it has met the error itself.
+    before & 0b11 == 0b01
 }

@@ -10,6 +10,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use dumpcore::PageClass;
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::mapper::MapToError;
 use x86_64::structures::paging::{
@@ -80,7 +81,7 @@ struct TableFrames;
 // SAFETY: memory::take gives each frame away once.
 unsafe impl FrameAllocator<Size4KiB> for TableFrames {
     fn allocate_frame(&mut self) -> Option<PhysFrame> {
-        let frame = memory::take(1, 1)?;
+        let frame = memory::take(1, 1, PageClass::PageTable)?;
         // SAFETY: the frame is ours, and lies in the direct map: the boot tables show the first GiB, from which
         // frames are taken first, and the final ones show all.
         unsafe { direct(frame).write_bytes(0, 4096) };
@@ -134,6 +135,30 @@ where
         Err(MapToError::PageAlreadyMapped(_) | MapToError::ParentEntryHugePage) => Ok(()),
         Err(MapToError::FrameAllocationFailed) => Err("no memory for page tables"),
     }
+}
+
+/// Takes `count` frames out of the direct map, so that reading them faults. A large page around them is divided first.
+/// Other CPUs must call [`refresh`] before they see it.
+///
+/// # Safety
+/// On the boot CPU while booting. The frames are the caller's, and nobody reads them but a dump.
+pub(crate) unsafe fn hide(first: u64, count: u64) -> Result<(), &'static str> {
+    // SAFETY: we are alone in changing tables.
+    let mut tables = unsafe { tables() };
+    for physical in (first..).step_by(4096).take(count as usize) {
+        let address = VirtAddr::new(DIRECT_MAP + physical);
+        let large = Page::<Size2MiB>::containing_address(address);
+        if let Ok((_, flush)) = tables.unmap(large) {
+            flush.flush();
+            let (to, from) = (large.start_address().as_u64(), physical & !(Size2MiB::SIZE - 1));
+            for done in (0..Size2MiB::SIZE).step_by(4096) {
+                map_page::<Size4KiB>(&mut tables, to + done, from + done, Access::Write.flags())?;
+            }
+        }
+        let page = Page::<Size4KiB>::containing_address(address);
+        tables.unmap(page).map_err(|_| "a frame is not in the direct map")?.1.flush();
+    }
+    Ok(())
 }
 
 /// The tables in use.

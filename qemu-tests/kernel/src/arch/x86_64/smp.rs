@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::apic::{self, Ipi};
 use super::cpu::MAX_CPUS;
-use super::{clock, cpu, paging, stack, tables};
+use super::{clock, cpu, interrupts, paging, stack, tables};
 use crate::memory::linker_symbol;
 
 core::arch::global_asm!(include_str!("trampoline.s"), options(att_syntax));
@@ -69,6 +69,7 @@ pub(crate) unsafe fn start_others(count: usize, entry: fn(usize) -> !) -> usize 
 extern "C" fn first_steps(number: usize) -> ! {
     // SAFETY: once on this CPU, with its own number.
     unsafe { tables::load(number) };
+    interrupts::enable_machine_checks();
     apic::enable();
     // SAFETY: ENTRY was written before this CPU was started.
     let entry = unsafe { *ENTRY.0.get() };

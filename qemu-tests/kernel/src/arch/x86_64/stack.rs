@@ -1,6 +1,7 @@
 //! Stacks: one for each CPU, more for exceptions that must not trust it, and the way to another stack.
 
 use core::cell::UnsafeCell;
+use core::ops::Range;
 
 use super::cpu::{self, MAX_CPUS};
 
@@ -20,18 +21,26 @@ static CPU: Stacks<SIZE> = Stacks([const { UnsafeCell::new([0; SIZE]) }; MAX_CPU
 static NMI: Stacks<EXCEPTION_SIZE> = Stacks([const { UnsafeCell::new([0; EXCEPTION_SIZE]) }; MAX_CPUS]);
 static DOUBLE_FAULT: Stacks<EXCEPTION_SIZE> =
     Stacks([const { UnsafeCell::new([0; EXCEPTION_SIZE]) }; MAX_CPUS]);
+static MACHINE_CHECK: Stacks<EXCEPTION_SIZE> =
+    Stacks([const { UnsafeCell::new([0; EXCEPTION_SIZE]) }; MAX_CPUS]);
 
 /// End of a CPU's stack.
 pub(crate) fn top(cpu: usize) -> u64 {
     CPU.0[cpu].get() as u64 + SIZE as u64
 }
 
-/// Ends of a CPU's stacks for NMI and double fault.
-pub(crate) fn exception_tops(cpu: usize) -> [u64; 2] {
-    [
-        NMI.0[cpu].get() as u64 + EXCEPTION_SIZE as u64,
-        DOUBLE_FAULT.0[cpu].get() as u64 + EXCEPTION_SIZE as u64,
-    ]
+/// Ends of a CPU's stacks for NMI, double fault and machine check.
+pub(crate) fn exception_tops(cpu: usize) -> [u64; 3] {
+    [&NMI, &DOUBLE_FAULT, &MACHINE_CHECK].map(|stacks| stacks.0[cpu].get() as u64 + EXCEPTION_SIZE as u64)
+}
+
+/// Where all these stacks lie.
+pub(crate) fn all() -> [Range<u64>; 4] {
+    fn place<const N: usize>(stacks: &'static Stacks<N>) -> Range<u64> {
+        let start = core::ptr::from_ref(stacks) as u64;
+        start..start + size_of::<Stacks<N>>() as u64
+    }
+    [place(&CPU), place(&NMI), place(&DOUBLE_FAULT), place(&MACHINE_CHECK)]
 }
 
 /// The lowest page of each CPU's stack, which is not to be mapped.

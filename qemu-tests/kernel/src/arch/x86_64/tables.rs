@@ -10,7 +10,7 @@ use x86_64::structures::idt::InterruptDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
 
 use super::cpu::MAX_CPUS;
-use super::interrupts::{DOUBLE_FAULT, NMI};
+use super::interrupts::{DOUBLE_FAULT, MACHINE_CHECK, NMI, WAKE};
 use super::stack;
 use crate::memory::linker_symbol;
 
@@ -19,6 +19,7 @@ const STUB: u64 = 16;
 /// Entries of the interrupt stack table, numbered from 0.
 const NMI_STACK: u16 = 0;
 const DOUBLE_FAULT_STACK: u16 = 1;
+const MACHINE_CHECK_STACK: u16 = 2;
 
 struct Tables {
     segments: GlobalDescriptorTable,
@@ -45,9 +46,10 @@ static TABLES: [Slot; MAX_CPUS] = [const {
 pub(crate) unsafe fn load(cpu: usize) {
     // SAFETY: this CPU's slot, used once.
     let tables: &'static mut Tables = unsafe { &mut *TABLES[cpu].0.get() };
-    let [nmi, double_fault] = stack::exception_tops(cpu);
+    let [nmi, double_fault, machine_check] = stack::exception_tops(cpu);
     tables.task.interrupt_stack_table[usize::from(NMI_STACK)] = VirtAddr::new(nmi);
     tables.task.interrupt_stack_table[usize::from(DOUBLE_FAULT_STACK)] = VirtAddr::new(double_fault);
+    tables.task.interrupt_stack_table[usize::from(MACHINE_CHECK_STACK)] = VirtAddr::new(machine_check);
 
     let Tables { segments, task, exceptions } = tables;
     let code = segments.append(Descriptor::kernel_code_segment());
@@ -69,8 +71,8 @@ pub(crate) unsafe fn load(cpu: usize) {
     let stubs = linker_symbol!(exception_stubs);
     let stub = |vector: u64| VirtAddr::new(stubs + STUB * vector);
 
-    // SAFETY: vectors.s has a stub for each; those with an error code know of it, and none returns. The two stacks
-    // are of this CPU and for this exception only.
+    // SAFETY: vectors.s has a stub for each; those with an error code know of it. The three stacks are of this CPU and
+    // for this exception only.
     unsafe {
         exceptions.divide_error.set_handler_addr(stub(0));
         exceptions.debug.set_handler_addr(stub(1));
@@ -88,10 +90,11 @@ pub(crate) unsafe fn load(cpu: usize) {
         exceptions.page_fault.set_handler_addr(stub(14));
         exceptions.x87_floating_point.set_handler_addr(stub(16));
         exceptions.alignment_check.set_handler_addr(stub(17));
-        exceptions.machine_check.set_handler_addr(stub(18));
+        exceptions.machine_check.set_handler_addr(stub(MACHINE_CHECK)).set_stack_index(MACHINE_CHECK_STACK);
         exceptions.simd_floating_point.set_handler_addr(stub(19));
         exceptions.virtualization.set_handler_addr(stub(20));
         exceptions.cp_protection_exception.set_handler_addr(stub(21));
+        exceptions[WAKE as u8].set_handler_addr(stub(WAKE));
     }
     exceptions.load();
 }

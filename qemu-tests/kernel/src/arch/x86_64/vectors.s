@@ -1,5 +1,5 @@
-# One stub for each of the 32 exceptions: brings the stack to the shape of `Frame` in interrupts.rs and calls
-# `exception`, which does not return. NMI (2) has a stub of its own kind.
+# One stub for each of the 32 exceptions and one for the interrupt WAKE: brings the stack to the shape of `Frame` in interrupts.rs and calls
+# `exception`. Where that returns, the code goes on that was interrupted.
 
 .section .dump_path.text, "ax", @progbits
 .code64
@@ -7,7 +7,7 @@
 .global exception_stubs
 exception_stubs:
 .set vector, 0
-.rept 32
+.rept 33
     .balign 16
     # These push an error code themselves (Intel SDM vol. 3, table 6-1).
     .if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21)
@@ -36,7 +36,48 @@ exception_common:
     pushq %r14
     pushq %r15
     cld
+    # Kept by the callee: where the frame is.
+    movq %rsp, %rbx
     movq %rsp, %rdi
     andq $-16, %rsp
     callq exception
-    ud2
+    movq %rbx, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
+    popq %r11
+    popq %r10
+    popq %r9
+    popq %r8
+    # Above rax, rcx, rdx, rsi, rdi: vector (40), error (48), rip (56), cs (64), flags (72), rsp (80), ss (88).
+    cmpq $2, 40(%rsp)
+    je back_from_nmi
+
+    # iretq lets NMIs in again, and this fault may have come inside of an NMI's handler, which must stay alone. The
+    # interrupted code is the kernel's too, so an ordinary return does: its address goes where its stack ends.
+    movq 80(%rsp), %rax
+    movq 56(%rsp), %rcx
+    subq $8, %rax
+    movq %rcx, (%rax)
+    movq %rax, 80(%rsp)
+    popq %rax
+    popq %rcx
+    popq %rdx
+    popq %rsi
+    popq %rdi
+    leaq 32(%rsp), %rsp
+    popfq
+    movq (%rsp), %rsp
+    ret
+
+back_from_nmi:
+    popq %rax
+    popq %rcx
+    popq %rdx
+    popq %rsi
+    popq %rdi
+    addq $16, %rsp
+    iretq

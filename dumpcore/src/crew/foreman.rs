@@ -1,0 +1,317 @@
+//! The crashing CPU's side of the crew: posts, collects, and sees who does not finish in time.
+
+use super::Crew;
+use super::job::{Check, LOOK_PAGES, Unit, Way};
+use super::slots::{MAX_SLOTS, Owner, State, Ticket};
+use crate::partition::io::Done;
+use crate::platform::Nanoseconds;
+use crate::wait::Wait;
+
+/// What was read and is being checked: enough to read it again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reading {
+    /// The buffer's number in the pool.
+    pub slot: usize,
+    /// Which lane.
+    pub lane: usize,
+    /// First block.
+    pub block: u64,
+    /// How many.
+    pub count: u64,
+}
+
+/// What was posted, kept so that it can be done again. Lives in the arena.
+pub struct Kept {
+    pages: [[u64; LOOK_PAGES]; MAX_SLOTS],
+    counts: [usize; MAX_SLOTS],
+    ways: [Way; MAX_SLOTS],
+    readings: [Option<Reading>; MAX_SLOTS],
+    /// Since when a job has been seen in a helper's hands.
+    units_since: [Option<(Ticket, Nanoseconds)>; MAX_SLOTS],
+    checks_since: [Option<(Ticket, Nanoseconds)>; MAX_SLOTS],
+}
+
+impl Kept {
+    /// Nothing.
+    pub const fn new() -> Kept {
+        Kept {
+            pages: [[0; LOOK_PAGES]; MAX_SLOTS],
+            counts: [0; MAX_SLOTS],
+            ways: [Way::Copy; MAX_SLOTS],
+            readings: [None; MAX_SLOTS],
+            units_since: [None; MAX_SLOTS],
+            checks_since: [None; MAX_SLOTS],
+        }
+    }
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A finished check.
+#[derive(Debug)]
+pub struct Checked {
+    /// What was read.
+    pub read: Done,
+    /// The first block that is not the pattern.
+    pub bad: Option<u64>,
+}
+
+/// What the crew did.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Tally {
+    /// Units and checks, whoever did them.
+    pub units: u64,
+    /// Those that helpers did.
+    pub by_helpers: u64,
+    /// Those that had to be done again.
+    pub redone: u64,
+    /// Most helpers that were there.
+    pub helpers: usize,
+    /// Helpers that did not finish what they had taken.
+    pub lost: usize,
+}
+
+/// The one that gives out the work.
+pub struct Foreman<'c, 'a> {
+    /// What this CPU works on itself, and what it has collected.
+    pub own: &'c mut &'a mut Unit<'a>,
+    crew: Option<&'c Crew<'a>>,
+    units: Option<Owner<'c, &'a mut Unit<'a>>>,
+    checks: Option<Owner<'c, Check>>,
+    kept: &'c mut Kept,
+    patience: Nanoseconds,
+    /// What was done.
+    pub tally: Tally,
+}
+
+/// The first job that a helper has had in hands for too long, and that helper. At the end of time, all are late.
+fn late<T>(
+    owner: &Owner<'_, T>,
+    since: &mut [Option<(Ticket, Nanoseconds)>; MAX_SLOTS],
+    (now, patience): (Nanoseconds, Nanoseconds),
+) -> Option<(Ticket, u32)> {
+    for (ticket, state) in owner.jobs() {
+        if let State::Taken(helper) = state
+            && now == Nanoseconds::MAX
+        {
+            return Some((ticket, helper));
+        }
+        let (Some(seen), State::Taken(helper)) = (since.get_mut(ticket.slot()), state) else { continue };
+        match seen {
+            Some((of, begin)) if *of == ticket => {
+                if now.saturating_sub(*begin) > patience {
+                    return Some((ticket, helper));
+                }
+            }
+            _ => *seen = Some((ticket, now)),
+        }
+    }
+    None
+}
+
+/// Gives up the first job that is late, and its helper. The number of its slot.
+fn overdue<T>(
+    crew: &Crew<'_>,
+    owner: &mut Owner<'_, T>,
+    since: &mut [Option<(Ticket, Nanoseconds)>; MAX_SLOTS],
+    time: (Nanoseconds, Nanoseconds),
+) -> Option<usize> {
+    let (ticket, helper) = late(owner, since, time)?;
+    // It may have finished in this very moment.
+    owner.give_up(ticket).then(|| {
+        crew.dismiss(helper);
+        ticket.slot()
+    })
+}
+
+impl<'c, 'a> Foreman<'c, 'a> {
+    /// A foreman of a crew, or of nobody.
+    pub fn new(
+        crew: Option<&'c Crew<'a>>,
+        own: &'c mut &'a mut Unit<'a>,
+        kept: &'c mut Kept,
+        patience: Nanoseconds,
+    ) -> Foreman<'c, 'a> {
+        kept.units_since = [None; MAX_SLOTS];
+        kept.checks_since = [None; MAX_SLOTS];
+        Foreman {
+            own,
+            crew,
+            units: crew.and_then(|crew| crew.units.owner()),
+            checks: crew.and_then(|crew| crew.checks.owner()),
+            kept,
+            patience,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Whether anybody is here to help.
+    fn helped(&mut self) -> bool {
+        let present = self.crew.map_or(0, Crew::present);
+        self.tally.helpers = self.tally.helpers.max(present);
+        present > 0
+    }
+
+    /// Offers pages to the helpers; false if nobody can take them now.
+    pub fn post_pages(&mut self, way: Way, pfns: &[u64]) -> bool {
+        if !self.helped() {
+            return false;
+        }
+        let Some(units) = &mut self.units else { return false };
+        let Some(ticket) = units.post(|unit| unit.set(way, pfns)) else { return false };
+        let slot = ticket.slot();
+        if let (Some(pages), Some(count), Some(kept_way)) =
+            (self.kept.pages.get_mut(slot), self.kept.counts.get_mut(slot), self.kept.ways.get_mut(slot))
+        {
+            for (kept, pfn) in pages.iter_mut().zip(pfns) {
+                *kept = *pfn;
+            }
+            *count = pfns.len();
+            *kept_way = way;
+        }
+        true
+    }
+
+    /// Makes a unit that is done the own one, if there is one.
+    pub fn collect_pages(&mut self) -> bool {
+        let own = &mut *self.own;
+        let Some(units) = &mut self.units else { return false };
+        if units.collect(|unit| core::mem::swap(unit, own)).is_none() {
+            return false;
+        }
+        self.tally.units = self.tally.units.saturating_add(1);
+        self.tally.by_helpers = self.tally.by_helpers.saturating_add(1);
+        true
+    }
+
+    /// Whether a unit is done and waits to be collected.
+    fn pages_done(&self) -> bool {
+        self.units.as_ref().is_some_and(|units| units.jobs().any(|(_, state)| state == State::Done))
+    }
+
+    /// Whether a helper has had pages for too long.
+    fn pages_late(&mut self, now: Nanoseconds) -> bool {
+        let since = &mut self.kept.units_since;
+        self.units.as_ref().is_some_and(|units| late(units, since, (now, self.patience)).is_some())
+    }
+
+    /// Waits until a unit is done or late, and says when that was: should time be up, or stand still, all that helpers
+    /// hold is late by any measure.
+    pub fn wait_for_pages(&mut self, wait: &Wait<'_>) -> Nanoseconds {
+        let patience = self.patience.saturating_mul(2);
+        let over = wait.until("other CPUs", patience, || {
+            let now = wait.now();
+            (self.pages_done() || self.pages_late(now)).then_some(now)
+        });
+        over.unwrap_or(Nanoseconds::MAX)
+    }
+
+    /// Puts the pages of a unit that a helper does not finish into the own one, to be done now.
+    pub fn pages_to_redo(&mut self, now: Nanoseconds) -> bool {
+        let (Some(crew), Some(units)) = (self.crew, &mut self.units) else { return false };
+        let Some(slot) = overdue(crew, units, &mut self.kept.units_since, (now, self.patience)) else {
+            return false;
+        };
+        let (Some(pages), Some(count), Some(way)) =
+            (self.kept.pages.get(slot), self.kept.counts.get(slot), self.kept.ways.get(slot))
+        else {
+            return false;
+        };
+        self.own.set(*way, pages.get(..*count).unwrap_or_default());
+        self.tally.redone = self.tally.redone.saturating_add(1);
+        self.tally.lost = self.tally.lost.saturating_add(1);
+        true
+    }
+
+    /// Makes a unit that nobody has begun the own one, to be done now.
+    pub fn withdraw_pages(&mut self) -> bool {
+        let own = &mut *self.own;
+        let Some(units) = &mut self.units else { return false };
+        units.withdraw(|unit| core::mem::swap(unit, own)).is_some()
+    }
+
+    /// Units that are neither collected nor given up.
+    pub fn pages_outstanding(&self) -> usize {
+        self.units.as_ref().map_or(0, Owner::outstanding)
+    }
+
+    /// Forgets all units: the stream has ended, and nobody wants them. Those that helpers do not finish in time are given
+    /// up.
+    pub fn forget_pages(&mut self, wait: &Wait<'_>) {
+        // Each turn brings a unit to its end, and none is posted meanwhile.
+        while self.pages_outstanding() > 0 {
+            if self.collect_pages() || self.withdraw_pages() {
+                continue;
+            }
+            let now = self.wait_for_pages(wait);
+            if self.pages_to_redo(now) {
+                self.own.set(Way::Copy, &[]);
+            }
+        }
+    }
+
+    /// Offers what was read to the helpers.
+    ///
+    /// # Errors
+    /// The read, if nobody can take it now.
+    pub fn post_check(&mut self, read: Done, uuid: &crate::format::Uuid) -> Result<(), Done> {
+        if !self.helped() {
+            return Err(read);
+        }
+        let Some(checks) = &mut self.checks else { return Err(read) };
+        let reading = Reading { slot: read.slot, lane: read.lane, block: read.block, count: read.count };
+        let mut read = Some(read);
+        let posted = checks.post(|check| {
+            check.read = read.take();
+            check.uuid = *uuid;
+            check.bad = None;
+        });
+        match (posted, read) {
+            (Some(ticket), _) => {
+                if let Some(kept) = self.kept.readings.get_mut(ticket.slot()) {
+                    *kept = Some(reading);
+                }
+                Ok(())
+            }
+            (None, Some(read)) => Err(read),
+            // Not posted means not filled.
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// A check that is done.
+    pub fn collect_check(&mut self) -> Option<Checked> {
+        let (read, bad) = self.checks.as_mut()?.collect(|check| (check.read.take(), check.bad))?;
+        self.tally.by_helpers = self.tally.by_helpers.saturating_add(1);
+        self.tally.units = self.tally.units.saturating_add(1);
+        read.map(|read| Checked { read, bad })
+    }
+
+    /// Does a check that nobody has begun.
+    pub fn do_check(&mut self) -> Option<Checked> {
+        let (read, bad) = self.checks.as_mut()?.withdraw(|check| {
+            check.work();
+            (check.read.take(), check.bad)
+        })?;
+        self.tally.units = self.tally.units.saturating_add(1);
+        read.map(|read| Checked { read, bad })
+    }
+
+    /// A check that a helper does not finish: its buffer is lost with it, and it has to be read again.
+    pub fn check_to_redo(&mut self, now: Nanoseconds) -> Option<Reading> {
+        let (crew, checks) = (self.crew?, self.checks.as_mut()?);
+        let slot = overdue(crew, checks, &mut self.kept.checks_since, (now, self.patience))?;
+        self.tally.redone = self.tally.redone.saturating_add(1);
+        self.tally.lost = self.tally.lost.saturating_add(1);
+        self.kept.readings.get(slot).copied().flatten()
+    }
+
+    /// Checks that are neither collected nor given up.
+    pub fn checks_outstanding(&self) -> usize {
+        self.checks.as_ref().map_or(0, Owner::outstanding)
+    }
+}

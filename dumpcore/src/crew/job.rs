@@ -1,0 +1,252 @@
+//! The work that a CPU can do beside the one that writes: check what was read, look at pages, pack them.
+//!
+//! The crashing CPU does the same with the same functions when nobody helps.
+
+use core::ptr::NonNull;
+
+use crate::format::chunk::{Packing, RunKind};
+use crate::format::{Block, PAGE_SIZE, Uuid, pattern};
+use crate::integrity::Digest;
+use crate::memory::page;
+use crate::partition::io::Done;
+use crate::platform::{Guarded, Platform};
+use crate::stream::lz4;
+
+/// Pages that are packed together. Chosen by `cargo xtask bench engine`: twice as many save little more, and cost twice the arena.
+pub const UNIT_PAGES: usize = 8;
+
+/// Pages that are looked at together where they are not packed.
+pub const LOOK_PAGES: usize = 32;
+
+/// What came out of a look at a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Look {
+    /// It has no payload.
+    Absent(RunKind),
+    /// It can be written from where it is.
+    Still {
+        /// Where a device sees it.
+        bus: u64,
+        /// The checksum of its content.
+        content: u64,
+    },
+    /// It has to be copied by the CPU that writes.
+    Moving,
+    /// It is in the unit.
+    Packed,
+}
+
+/// What is to be done with pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// Pack them: at most [`UNIT_PAGES`].
+    Pack,
+    /// Sum those that are [still](Platform::still), leave the others: at most [`LOOK_PAGES`].
+    Sum,
+    /// Leave all: they have to be copied.
+    Copy,
+}
+
+/// Some pages, and what came out of them.
+#[derive(Debug)]
+pub struct Unit<'a> {
+    way: Way,
+    pfns: [u64; LOOK_PAGES],
+    looks: [Look; LOOK_PAGES],
+    count: usize,
+    /// The packed pages, if any were packed.
+    out: &'a mut [u8],
+    stored: usize,
+    packed: usize,
+    packing: Packing,
+}
+
+impl<'a> Unit<'a> {
+    /// No pages; `out` has room for [`UNIT_PAGES`] pages, or is empty if none are packed.
+    pub fn new(out: &'a mut [u8]) -> Unit<'a> {
+        Unit {
+            way: Way::Copy,
+            pfns: [0; LOOK_PAGES],
+            looks: [Look::Moving; LOOK_PAGES],
+            count: 0,
+            out,
+            stored: 0,
+            packed: 0,
+            packing: Packing::Stored,
+        }
+    }
+
+    /// Where it writes to: must be the same at the crash.
+    pub fn seal(&self, digest: &mut Digest) {
+        digest.number(self.out.as_ptr() as u64).number(self.out.len() as u64);
+    }
+
+    /// Takes pages in.
+    pub fn set(&mut self, way: Way, pfns: &[u64]) {
+        self.way = way;
+        self.count = pfns.len().min(LOOK_PAGES);
+        for (slot, pfn) in self.pfns.iter_mut().zip(pfns) {
+            *slot = *pfn;
+        }
+    }
+
+    /// A page and what came out, by its place in the unit.
+    pub fn look(&self, place: usize) -> Option<(u64, Look)> {
+        if place >= self.count {
+            return None;
+        }
+        Some((*self.pfns.get(place)?, *self.looks.get(place)?))
+    }
+
+    /// Forgets the packed bytes: the pages are to be copied.
+    pub fn unpack(&mut self) {
+        self.packed = 0;
+        self.stored = 0;
+    }
+
+    /// How many pages were packed, how, and their bytes.
+    pub fn packed(&self) -> (usize, Packing, &[u8]) {
+        (self.packed, self.packing, self.out.get(..self.stored).unwrap_or_default())
+    }
+
+    /// Does the work.
+    pub fn work(&mut self, workshop: &mut Workshop<'_>, platform: &dyn Platform) {
+        self.stored = 0;
+        self.packed = 0;
+        let way = self.way;
+        for (pfn, look) in self.pfns.iter().zip(&mut self.looks).take(self.count) {
+            *look = match way {
+                Way::Pack => match workshop.staging.get_mut(self.packed) {
+                    Some(block) => match copied(platform, *pfn, block) {
+                        Ok(()) => {
+                            self.packed = self.packed.saturating_add(1);
+                            Look::Packed
+                        }
+                        Err(kind) => Look::Absent(kind),
+                    },
+                    None => Look::Moving,
+                },
+                Way::Sum => summed(platform, *pfn),
+                Way::Copy => Look::Moving,
+            };
+        }
+        let raw = workshop.staging.get(..self.packed).unwrap_or_default().as_flattened();
+        let Some(table) = workshop.table.as_deref_mut() else { return };
+        if raw.is_empty() {
+            return;
+        }
+        // A unit that does not shrink is stored as it is.
+        let most = raw.len().saturating_sub(1).min(self.out.len());
+        let out = self.out.get_mut(..most).unwrap_or_default();
+        match lz4::compress(raw, out, table) {
+            Some(stored) => {
+                self.packing = Packing::Lz4;
+                self.stored = stored;
+            }
+            None => {
+                self.packing = Packing::Stored;
+                for (slot, byte) in self.out.iter_mut().zip(raw) {
+                    *slot = *byte;
+                }
+                self.stored = raw.len();
+            }
+        }
+    }
+}
+
+/// What a CPU needs to pack pages.
+#[derive(Debug)]
+pub struct Workshop<'a> {
+    /// Copies of the pages of one unit.
+    pub staging: &'a mut [Block],
+    /// The compressor's memory; `None`, and no staging, if nothing is packed.
+    pub table: Option<&'a mut lz4::Table>,
+}
+
+impl Workshop<'_> {
+    /// Where it is: must be the same at the crash.
+    pub fn seal(&self, digest: &mut Digest) {
+        digest.number(self.staging.as_ptr() as u64).number(self.staging.len() as u64);
+        let table = self.table.as_deref();
+        digest.number(table.map_or(0, |table| core::ptr::from_ref(table) as u64));
+    }
+}
+
+/// Copies a page, under the platform's guard where it has one.
+///
+/// # Errors
+/// Why it has no payload: it is zero, or could not be read.
+pub fn copied(platform: &dyn Platform, pfn: u64, block: &mut Block) -> Result<(), RunKind> {
+    let Some(memory) = platform.page(pfn) else { return Err(RunKind::Unreadable) };
+    match platform.guarded_copy(memory, block) {
+        Guarded::Copied => (),
+        Guarded::Faulted => return Err(RunKind::Faulted),
+        // SAFETY: Platform::page promises a page that is good for aligned 8-byte reads until its next call.
+        Guarded::Unguarded => unsafe { page::copy(memory, block) },
+    }
+    if is_zero(block) { Err(RunKind::Zero) } else { Ok(()) }
+}
+
+/// Whether a copied page holds only zeros.
+fn is_zero(block: &Block) -> bool {
+    let start = NonNull::from(block).cast::<u8>();
+    if start.as_ptr().cast::<u64>().is_aligned() {
+        // SAFETY: a block is as long as a page, and aligned for words, as just seen and as every block in the arena is.
+        unsafe { page::is_zero(start) }
+    } else {
+        block.iter().all(|byte| *byte == 0)
+    }
+}
+
+/// Looks at a page where it is, if the platform vouches for it.
+fn summed(platform: &dyn Platform, pfn: u64) -> Look {
+    let Some(bus) = platform.still(pfn) else { return Look::Moving };
+    let Some(memory) = platform.page(pfn) else { return Look::Absent(RunKind::Unreadable) };
+    // SAFETY: Platform::page promises a page that is good for aligned 8-byte reads until its next call.
+    unsafe {
+        if page::is_zero(memory) {
+            Look::Absent(RunKind::Zero)
+        } else {
+            Look::Still { bus, content: page::sum(memory) }
+        }
+    }
+}
+
+/// Blocks that were read, to be compared with their pattern.
+#[derive(Debug)]
+pub struct Check {
+    /// What was read; `None` in an empty slot.
+    pub read: Option<Done>,
+    /// The partition's.
+    pub uuid: Uuid,
+    /// The first block that is not the pattern.
+    pub bad: Option<u64>,
+}
+
+impl Check {
+    /// Nothing to check.
+    pub fn new() -> Check {
+        Check { read: None, uuid: [0; 16], bad: None }
+    }
+
+    /// Does the work.
+    pub fn work(&mut self) {
+        self.bad = self.read.as_ref().and_then(|read| first_foreign(read, &self.uuid));
+    }
+}
+
+impl Default for Check {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The first block of a read that is not the pattern.
+pub fn first_foreign(read: &Done, uuid: &Uuid) -> Option<u64> {
+    let numbers = read.block..read.block.saturating_add(read.count);
+    let mut blocks = read.buffer.blocks().iter().zip(numbers);
+    blocks.find(|(block, number)| !pattern::matches(block, uuid, *number)).map(|(_, number)| number)
+}
+
+/// Bytes of output that a unit needs at most.
+pub const OUT_BYTES: usize = UNIT_PAGES * PAGE_SIZE;

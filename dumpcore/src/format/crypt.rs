@@ -1,0 +1,244 @@
+//! Encryption of a dump to a public key: the private key never is on the machine that crashes.
+//!
+//! When armed, the kernel makes an ephemeral key pair of X25519 (RFC 7748), agrees with the label's public key on a
+//! shared secret, and forgets the ephemeral secret. The key of all dumps until the next arming is
+//!
+//! ```text
+//! key = SHA-256("diskdump 2 chunk key" · shared secret · ephemeral public key · recipient's public key)
+//! ```
+//!
+//! Each chunk is sealed by XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03; RFC 8439) with the nonce
+//!
+//! ```text
+//! attempt (u64) · the dump's nonce (u64) · index (u64), little-endian
+//! ```
+//!
+//! The attempt counts up with each dump that is begun with a key, and the index with each chunk of a dump, so no nonce
+//! comes twice. The associated data are the chunk's header up to its tag, so the runs are in the clear, and cannot be
+//! changed; the payload blocks' checksums are of the encrypted bytes, so that anybody can tell a whole dump from a damaged
+//! one. A dump's headers are authenticated the same way, without a payload, see [`header_index`].
+//!
+//! What this does not do: hide which page frames are zero or left out, how large memory is, which kernel it was; or say who
+//! made the dump: whoever knows the public key can make one.
+
+use chacha20::cipher::array::Array;
+use chacha20::cipher::{KeyIvInit, StreamCipherCore};
+use chacha20::variants::Ietf;
+use chacha20::{ChaChaCore, R20, hchacha};
+use poly1305::Poly1305;
+use poly1305::universal_hash::{KeyInit, UniversalHash};
+use sha2::Digest as _;
+use zerocopy::IntoBytes;
+use zeroize::Zeroizing;
+
+use super::Block;
+use super::chunk::{ChunkHeader, TAG_OFFSET};
+use super::header::{Header, TAGGED};
+
+/// A public key of X25519.
+pub type PublicKey = [u8; 32];
+
+/// A secret key of X25519.
+pub type SecretKey = [u8; 32];
+
+/// What authenticates a chunk or a header (Poly1305).
+pub type Tag = [u8; 16];
+
+/// How a payload is encrypted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Cipher {
+    /// Not at all.
+    None = 0,
+    /// As described [above](self).
+    X25519XChaCha20Poly1305 = 1,
+}
+
+impl Cipher {
+    /// The cipher with this number.
+    pub fn from_number(number: u32) -> Option<Cipher> {
+        [Cipher::None, Cipher::X25519XChaCha20Poly1305].into_iter().find(|cipher| *cipher as u32 == number)
+    }
+}
+
+/// The public key that belongs to a secret one.
+pub fn public_key(secret: &SecretKey) -> PublicKey {
+    x25519_dalek::x25519(*secret, x25519_dalek::X25519_BASEPOINT_BYTES)
+}
+
+/// The key of chunks and headers.
+#[derive(Clone)]
+pub struct Key([u8; 32]);
+
+impl Key {
+    /// The key on which the holder of `secret` agrees with the holder of `other`'s secret; one of them is the
+    /// `recipient`, the other the maker of the `ephemeral` key. `None` for a public key with which no secret is shared
+    /// (RFC 7748, section 6.1).
+    pub fn agree(
+        secret: &SecretKey,
+        other: &PublicKey,
+        ephemeral: &PublicKey,
+        recipient: &PublicKey,
+    ) -> Option<Key> {
+        let shared = Zeroizing::new(x25519_dalek::x25519(*secret, *other));
+        if *shared == [0; 32] {
+            return None;
+        }
+        let mut hash = sha2::Sha256::new();
+        hash.update(b"diskdump 2 chunk key");
+        hash.update(*shared);
+        hash.update(ephemeral);
+        hash.update(recipient);
+        Some(Key(hash.finalize().into()))
+    }
+
+    /// The key's bytes, for a seal over the memory that holds it.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// Where in the life of a key something is sealed: makes the cipher's nonce.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Number of the attempt to dump since the key was made.
+    pub attempt: u32,
+    /// The dump's nonce.
+    pub nonce: u64,
+    /// The chunk's index, or [`header_index`].
+    pub index: u64,
+}
+
+impl Place {
+    fn bytes(&self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        let words = [self.attempt.into(), self.nonce, self.index];
+        for (slot, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *slot = u64::to_le_bytes(word);
+        }
+        bytes
+    }
+}
+
+/// The index under which the header of stripe number `stripe` is authenticated, begun or closed: those at the end, where
+/// no chunk's is.
+pub fn header_index(stripe: u32, closed: bool) -> u64 {
+    u64::MAX.saturating_sub(u64::from(stripe).saturating_mul(2)).saturating_sub(u64::from(!closed))
+}
+
+/// The two ciphers of one message, set up, and what Poly1305 has taken in of it.
+struct Message {
+    cipher: ChaChaCore<R20, Ietf>,
+    mac: Poly1305,
+}
+
+impl Message {
+    /// Begins a message (draft-irtf-cfrg-xchacha-03, section 2.3; RFC 8439, section 2.8) with its associated data.
+    /// `None` unless that is a multiple of 16 bytes.
+    fn begin(key: &Key, place: &Place, associated: &[u8]) -> Option<Message> {
+        let nonce = place.bytes();
+        let (head, tail) = nonce.split_first_chunk::<16>()?;
+        let subkey = hchacha::<R20>(&key.0.into(), head.into());
+        let mut short = [0; 12];
+        for (slot, byte) in short.iter_mut().skip(4).zip(tail) {
+            *slot = *byte;
+        }
+        let mut cipher = ChaChaCore::<R20, Ietf>::new(&subkey, &short.into());
+        // The first block of the key stream makes Poly1305's key.
+        let mut first = Default::default();
+        cipher.write_keystream_block(&mut first);
+        let first: [u8; 64] = first.into();
+        let mut mac = Poly1305::new(first.first_chunk::<32>()?.into());
+        let (blocks, rest) = Array::slice_as_chunks(associated);
+        mac.update(blocks);
+        rest.is_empty().then_some(Message { cipher, mac })
+    }
+
+    /// Takes the encrypted bytes in; `None` unless they are a multiple of 64.
+    fn authenticate(&mut self, bytes: &[u8]) -> Option<()> {
+        let (blocks, rest) = Array::slice_as_chunks(bytes);
+        self.mac.update(blocks);
+        rest.is_empty().then_some(())
+    }
+
+    /// Encrypts, or decrypts; `None`, with nothing changed, unless the bytes are a multiple of 64.
+    fn apply(&mut self, bytes: &mut [u8]) -> Option<()> {
+        let (blocks, rest) = Array::slice_as_chunks_mut(bytes);
+        if !rest.is_empty() {
+            return None;
+        }
+        self.cipher.apply_keystream_blocks(blocks);
+        Some(())
+    }
+
+    fn tag(mut self, associated: usize, bytes: usize) -> Tag {
+        let lengths = u128::from(associated as u64) | u128::from(bytes as u64).wrapping_shl(64);
+        self.mac.update(&[lengths.to_le_bytes().into()]);
+        self.mac.finalize().into()
+    }
+}
+
+impl Key {
+    /// Encrypts `bytes` in place and returns what authenticates them together with `associated`. `None` unless `bytes` are
+    /// a multiple of 64 and `associated` of 16: blocks and headers are.
+    pub fn seal(&self, place: &Place, associated: &[u8], bytes: &mut [u8]) -> Option<Tag> {
+        let mut message = Message::begin(self, place, associated)?;
+        message.apply(bytes)?;
+        message.authenticate(bytes)?;
+        Some(message.tag(associated.len(), bytes.len()))
+    }
+
+    /// Decrypts `bytes` in place if they and `associated` are what was sealed; leaves them as they are if not.
+    pub fn open(&self, place: &Place, associated: &[u8], bytes: &mut [u8], tag: &Tag) -> bool {
+        let expected = || {
+            let mut message = Message::begin(self, place, associated)?;
+            message.authenticate(bytes)?;
+            Some(message.tag(associated.len(), bytes.len()))
+        };
+        let Some(expected) = expected() else { return false };
+        // All bytes are compared, so that the time taken says nothing of the first that differs.
+        let difference = expected.iter().zip(tag).fold(0, |any, (ours, theirs)| any | (ours ^ theirs));
+        if difference != 0 {
+            return false;
+        }
+        Message::begin(self, place, associated).and_then(|mut message| message.apply(bytes)).is_some()
+    }
+
+    /// Seals a chunk: encrypts the payload blocks, and sets the tag in the header. All of the header in front of its tag
+    /// has to be as it will be stored; the checksums are made afterwards, of what the payload is now.
+    pub fn seal_chunk(&self, header: &mut Block, payload: &mut [u8]) -> bool {
+        let (associated, _) = header.split_at(TAG_OFFSET);
+        let Some(place) = ChunkHeader::of(header).map(place_of) else { return false };
+        let Some(tag) = self.seal(&place, associated, payload) else { return false };
+        if let Some(header) = ChunkHeader::of_mut(header) {
+            header.tag = tag;
+        }
+        true
+    }
+
+    /// Opens a sealed chunk: decrypts the payload blocks if they and the header are what was sealed.
+    pub fn open_chunk(&self, header: &ChunkHeader, payload: &mut [u8]) -> bool {
+        let (associated, _) = header.as_bytes().split_at_checked(TAG_OFFSET).unwrap_or_default();
+        self.open(&place_of(header), associated, payload, &header.tag)
+    }
+
+    /// What authenticates a header in its present state. `closed` for one that is not in progress.
+    pub fn header_tag(&self, header: &Header, closed: bool) -> Option<Tag> {
+        self.seal(&header_place(header, closed), header.as_bytes().get(TAGGED)?, &mut [])
+    }
+
+    /// Whether a header is what the dump wrote.
+    pub fn is_authentic(&self, header: &Header, closed: bool) -> bool {
+        let associated = header.as_bytes().get(TAGGED).unwrap_or_default();
+        self.open(&header_place(header, closed), associated, &mut [], &header.tag)
+    }
+}
+
+fn place_of(header: &ChunkHeader) -> Place {
+    Place { attempt: header.attempt.get(), nonce: header.nonce.get(), index: header.index.get() }
+}
+
+fn header_place(header: &Header, closed: bool) -> Place {
+    let index = header_index(header.stripe.get(), closed);
+    Place { attempt: header.attempt.get(), nonce: header.nonce.get(), index }
+}

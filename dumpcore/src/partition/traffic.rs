@@ -1,0 +1,372 @@
+//! All that goes between memory and the devices of a dump at once: writes, the reads that check ahead of them, and the
+//! checks that other CPUs do.
+
+use crate::crew::foreman::{Checked, Foreman};
+use crate::crew::job::first_foreign;
+use crate::device::{DeviceError, Direction};
+use crate::dma::DmaBuffer;
+use crate::format::{BLOCK_SIZE, Block};
+use crate::partition::io::{Done, Failed, Load, Pool};
+use crate::partition::lane::{Lanes, MAX_TARGETS};
+use crate::partition::place::Unfit;
+use crate::platform::Nanoseconds;
+use crate::stream::Ended;
+use crate::wait::Wait;
+
+/// How far ahead of the writes is read: 16 MiB.
+const AHEAD_BLOCKS: u64 = 4096;
+
+/// Buffers that a dump can go on with: one is filled while another is written or read into.
+const ENOUGH_BUFFERS: usize = 2;
+
+/// The pool, the lanes, and the helpers.
+pub struct Traffic<'t, 'l, 'c, 'a> {
+    /// The buffers.
+    pub pool: &'t mut Pool,
+    /// The partitions.
+    pub lanes: &'t mut Lanes<'l>,
+    /// The other CPUs.
+    pub foreman: &'t mut Foreman<'c, 'a>,
+    /// Blocks that were checked.
+    pub checked: u64,
+}
+
+/// A failed device as the end of a stream.
+pub fn device_failed(failed: Failed) -> Ended {
+    Ended::Device { lane: failed.lane, error: failed.error }
+}
+
+/// Who is told how far a check has come: blocks done, blocks in all.
+pub type Tell<'p> = dyn FnMut(u64, u64) + 'p;
+
+/// What looks at a block: its number, its bytes.
+pub type Visit<'v> = dyn FnMut(u64, &Block) + 'v;
+
+impl Traffic<'_, '_, '_, '_> {
+    /// Takes in one thing that has happened, if one has: a check that is done or late, a transfer. Never waits.
+    ///
+    /// # Errors
+    /// A device failed.
+    fn step(&mut self, wait: &Wait<'_>) -> Result<bool, Ended> {
+        if let Some(checked) = self.foreman.collect_check() {
+            self.take_checked(checked);
+            return Ok(true);
+        }
+        if self.foreman.checks_outstanding() > 0
+            && let Some(reading) = self.foreman.check_to_redo(wait.now())
+        {
+            self.pool.lose(reading.slot);
+            if let Some(lane) = self.lanes.get_mut(reading.lane) {
+                lane.checker.read_again(reading.block, reading.count);
+            }
+            return Ok(true);
+        }
+        match self.pool.poll(self.lanes, wait).map_err(device_failed)? {
+            Some(done) => self.take_in(done).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Takes a finished transfer in.
+    fn take_in(&mut self, done: Done) -> Result<(), Ended> {
+        if let Err(error) = done.result {
+            let lane = done.lane;
+            self.pool.give_back(done.slot, done.buffer);
+            return Err(Ended::Device { lane, error });
+        }
+        if done.direction == Direction::Write {
+            self.pool.give_back(done.slot, done.buffer);
+            return Ok(());
+        }
+        let Some(uuid) = self.lanes.get(done.lane).map(|lane| lane.uuid) else {
+            self.pool.give_back(done.slot, done.buffer);
+            return Ok(());
+        };
+        // A helper that does not finish keeps its buffer: enough to go on with must be left whatever they do.
+        let spare = self.pool.buffers() > self.foreman.checks_outstanding().saturating_add(ENOUGH_BUFFERS);
+        let unposted = if spare { self.foreman.post_check(done, &uuid).err() } else { Some(done) };
+        if let Some(read) = unposted {
+            let bad = first_foreign(&read, &uuid);
+            self.foreman.tally.units = self.foreman.tally.units.saturating_add(1);
+            self.take_checked(Checked { read, bad });
+        }
+        Ok(())
+    }
+
+    /// Takes in blocks that were read and compared.
+    fn take_checked(&mut self, checked: Checked) {
+        let Checked { read, bad } = checked;
+        let (lane, block, count) = (read.lane, read.block, read.count);
+        self.pool.give_back(read.slot, read.buffer);
+        self.checked = self.checked.saturating_add(count);
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            // A bad block far ahead harms nobody who does not get there.
+            match bad {
+                Some(bad) => {
+                    lane.checker.is_good(block, bad.saturating_sub(block));
+                    lane.checker.is_bad(bad);
+                }
+                None => lane.checker.is_good(block, count),
+            }
+        }
+    }
+
+    /// Waits until something has happened, and takes it in.
+    ///
+    /// # Errors
+    /// Nothing did in time, or a device failed.
+    fn turn(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
+        let lane = self.pool.waiting_for();
+        if self.pool.in_flight() == 0 && self.foreman.checks_outstanding() == 0 {
+            // Nothing is free and nothing is under way: devices or helpers have kept every buffer.
+            return Err(Ended::Device { lane, error: DeviceError::NotReady });
+        }
+        let timeout = self.pool.timeout();
+        wait.until("a request to the disk", timeout, || match self.step(wait) {
+            Ok(false) => {
+                // Rather than wait, this CPU does what nobody has begun.
+                let checked = self.foreman.do_check()?;
+                self.take_checked(checked);
+                Some(Ok(true))
+            }
+            other => Some(other),
+        })
+        .map_err(|error| Ended::Device { lane, error: error.into() })?
+        .map(|_| ())
+    }
+
+    /// Starts reads ahead in a lane up to block `limit`, at most `most_reads` at once.
+    fn read_ahead(
+        &mut self,
+        lane: usize,
+        (limit, most_reads): (u64, usize),
+        wait: &Wait<'_>,
+    ) -> Result<(), Ended> {
+        // Each turn starts a read, until there is no buffer or nothing to read.
+        while let Some(here) = self.lanes.get_mut(lane)
+            && !here.checker.is_done()
+            && self.pool.in_flight_in(lane) < here.window.device().depth()
+            && let Some((slot, buffer)) = self.pool.take_to_read(most_reads)
+        {
+            let Some(here) = self.lanes.get_mut(lane) else { break };
+            let most = (buffer.len() / BLOCK_SIZE) as u64;
+            let Some((block, count)) = here.checker.next_read(most, limit) else {
+                self.pool.give_back(slot, buffer);
+                break;
+            };
+            let load = (block, Load::Blocks(count));
+            let started = self.pool.start(self.lanes, (lane, Direction::Read), (slot, buffer), load, wait);
+            if let Some(done) = started.map_err(device_failed)? {
+                self.take_in(done)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a lane's blocks before `end` may be written, and reads on ahead of that.
+    ///
+    /// # Errors
+    /// A block that does not hold its pattern, or why that could not be seen.
+    pub fn check_up_to(&mut self, lane: usize, end: u64, wait: &Wait<'_>) -> Result<(), Ended> {
+        // Each turn takes a read in, and there are only so many up to `end`.
+        loop {
+            // Half of the buffers are for the writes.
+            let most = self.pool.buffers() / 2;
+            self.read_ahead(lane, (end.saturating_add(AHEAD_BLOCKS), most), wait)?;
+            let Some(here) = self.lanes.get(lane) else { return Ok(()) };
+            if let Some(block) = here.checker.bad_before(end) {
+                return Err(Ended::Pattern { lane, unfit: Unfit::Foreign { block } });
+            }
+            if here.checker.frontier() >= end {
+                return Ok(());
+            }
+            self.turn(wait)?;
+        }
+    }
+
+    /// Checks all of a lane that is to be checked, and tells how far it has come.
+    ///
+    /// # Errors
+    /// As [`check_up_to`](Traffic::check_up_to). When the wait has ended, reads may still be in flight.
+    pub fn check_all(&mut self, lane: usize, wait: &Wait<'_>, tell: &mut Tell<'_>) -> Result<(), Ended> {
+        let begin = self.lanes.get(lane).map_or(0, |lane| lane.checker.frontier());
+        // Each turn takes a read in, and there are only so many.
+        loop {
+            self.read_ahead(lane, (u64::MAX, usize::MAX), wait)?;
+            let Some(here) = self.lanes.get(lane) else { return Ok(()) };
+            if let Some(block) = here.checker.bad_before(u64::MAX) {
+                return Err(Ended::Pattern { lane, unfit: Unfit::Foreign { block } });
+            }
+            if here.checker.is_done() {
+                return Ok(());
+            }
+            if wait.expired() {
+                return Err(Ended::Budget);
+            }
+            wait.breathe();
+            let all = here.window.blocks().saturating_sub(begin);
+            tell(here.checker.frontier().saturating_sub(begin), all);
+            self.turn(wait)?;
+        }
+    }
+
+    /// A free buffer, once there is one.
+    ///
+    /// # Errors
+    /// A device failed, or nothing came back in time.
+    pub fn buffer(&mut self, wait: &Wait<'_>) -> Result<(usize, DmaBuffer), Ended> {
+        // Each turn brings something to its end, and there is only so much under way.
+        loop {
+            if let Some(taken) = self.pool.take() {
+                return Ok(taken);
+            }
+            self.turn(wait)?;
+        }
+    }
+
+    /// Writes a buffer's blocks to a lane from `block` on.
+    ///
+    /// # Errors
+    /// A device failed.
+    pub fn write(
+        &mut self,
+        lane: usize,
+        buffer: (usize, DmaBuffer),
+        load: (u64, Load),
+        wait: &Wait<'_>,
+    ) -> Result<(), Ended> {
+        let depth = self.lanes.get_mut(lane).map_or(1, |lane| lane.window.device().depth());
+        // Each turn brings something to its end, and there is only so much under way.
+        while self.pool.in_flight_in(lane) >= depth {
+            if let Err(ended) = self.turn(wait) {
+                self.pool.give_back(buffer.0, buffer.1);
+                return Err(ended);
+            }
+        }
+        let started = self.pool.start(self.lanes, (lane, Direction::Write), buffer, load, wait);
+        match started.map_err(device_failed)? {
+            Some(done) => self.take_in(done),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes in whatever has happened without waiting for more.
+    ///
+    /// # Errors
+    /// A device failed, or nothing came back in time.
+    pub fn tick(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
+        self.step(wait).map(|_| ())
+    }
+
+    /// Waits until nothing is under way any more, checks included.
+    ///
+    /// # Errors
+    /// The first that failed; others may still be under way.
+    pub fn drain(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
+        // Each turn brings something to its end, and nothing is started.
+        while self.pool.in_flight() > 0 || self.foreman.checks_outstanding() > 0 {
+            self.turn(wait)?;
+        }
+        Ok(())
+    }
+
+    /// Gets everything out of all devices and helpers, whatever became of it: checks that were begun are forgotten.
+    ///
+    /// Says for each lane whose device could not be stopped why; that one must not be used any more.
+    pub fn settle(&mut self, wait: &Wait<'_>) -> [Option<DeviceError>; MAX_TARGETS] {
+        let mut stuck = [None; MAX_TARGETS];
+        for (number, stuck) in stuck.iter_mut().enumerate() {
+            if self.lanes.get(number).is_some() {
+                *stuck = self.pool.settle(self.lanes, number, wait).err();
+            }
+        }
+        self.forget_checks(wait);
+        for (_, lane) in self.lanes.iter_mut() {
+            lane.checker.restart();
+        }
+        stuck
+    }
+
+    /// Waits for checks that helpers still do; those that they do not finish are lost with their buffers.
+    fn forget_checks(&mut self, wait: &Wait<'_>) {
+        let timeout = self.pool.timeout();
+        let over = wait.until("other CPUs", timeout, || {
+            let done = self.foreman.collect_check().or_else(|| self.foreman.do_check());
+            if let Some(Checked { read, .. }) = done {
+                self.pool.give_back(read.slot, read.buffer);
+            } else if let Some(reading) = self.foreman.check_to_redo(wait.now()) {
+                self.pool.lose(reading.slot);
+            }
+            (self.foreman.checks_outstanding() == 0).then_some(())
+        });
+        if over.is_err() {
+            // Should time be up, or stand still, all that helpers hold is late. Each turn brings one to its end.
+            while let Some(Checked { read, .. }) =
+                self.foreman.collect_check().or_else(|| self.foreman.do_check())
+            {
+                self.pool.give_back(read.slot, read.buffer);
+            }
+            // Each turn gives one up.
+            while let Some(reading) = self.foreman.check_to_redo(Nanoseconds::MAX) {
+                self.pool.lose(reading.slot);
+            }
+        }
+    }
+
+    /// Reads every block of a lane from `from` up to, not including, `to`, many at once, and shows each to `visit`, not
+    /// always in order. Nothing else may be under way. After an error, reads may still be in flight.
+    ///
+    /// # Errors
+    /// A read that failed, or the end of the budget.
+    pub fn scan(
+        &mut self,
+        lane: usize,
+        (from, to): (u64, u64),
+        wait: &Wait<'_>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Unfit> {
+        let mut next = from;
+        let depth = self.lanes.get_mut(lane).map_or(1, |lane| lane.window.device().depth());
+        // Each turn starts a read or takes one in, and there are only so many blocks.
+        while next < to || self.pool.in_flight() > 0 {
+            if wait.expired() {
+                return Err(Unfit::Budget);
+            }
+            // A wait that the end of the budget cut short says nothing of the device.
+            let failed = |failed: Failed| {
+                if wait.expired() {
+                    Unfit::Budget
+                } else {
+                    Unfit::Device { block: next, error: failed.error }
+                }
+            };
+            let room = next < to && self.pool.in_flight_in(lane) < depth;
+            let free = if room { self.pool.take_to_read(usize::MAX) } else { None };
+            let done = if let Some((slot, buffer)) = free {
+                let count = to.saturating_sub(next).min((buffer.len() / BLOCK_SIZE) as u64);
+                let load = (next, Load::Blocks(count));
+                let started =
+                    self.pool.start(self.lanes, (lane, Direction::Read), (slot, buffer), load, wait);
+                let done = started.map_err(failed)?;
+                next = next.saturating_add(count);
+                done
+            } else {
+                // Nothing in flight and no buffer free would turn for ever: the device has kept them all.
+                let kept = Failed { lane, error: DeviceError::NotReady };
+                Some(self.pool.next(self.lanes, wait).map_err(failed)?.ok_or(failed(kept))?)
+            };
+            if let Some(done) = done {
+                let result = done.result.map_err(|error| Unfit::Device { block: done.block, error });
+                if result.is_ok() {
+                    let numbers = done.block..done.block.saturating_add(done.count);
+                    done.buffer.blocks().iter().zip(numbers).for_each(|(block, number)| visit(number, block));
+                    self.checked = self.checked.saturating_add(done.count);
+                }
+                self.pool.give_back(done.slot, done.buffer);
+                result?;
+                wait.breathe();
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,270 @@
+//! The other CPUs of the simulated machine: threads that help with a dump, or fail to.
+//!
+//! The CPU that crashes is the thread that calls [`Machine::panic`]; only its looks at the clock make time pass.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Machine;
+use crate::crash::{Crash, Outcome};
+use crate::format::header::Trigger;
+use crate::platform::Registers;
+
+/// What another CPU does when it was stopped. A look is a call of one of the methods that a page is read by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Helper {
+    /// It helps.
+    Works,
+    /// It never asks for work.
+    StaysAway,
+    /// It asks for work so many nanoseconds after it was stopped, or when the dump is over.
+    Late(u64),
+    /// It stops for ever at its n-th look.
+    Dies(u64),
+    /// At its n-th look it stops for so long, or until the dump is over; then it goes on as if nothing had happened.
+    Stalls {
+        /// The look, from 0.
+        look: u64,
+        /// Nanoseconds on the machine's clock.
+        span: u64,
+    },
+    /// It stops at its n-th look and goes on in the middle of the next dump.
+    Sleeps(u64),
+    /// It crashes itself at its n-th look, calls `crash()`, and stops for ever.
+    Crashes(u64),
+}
+
+/// Where the thread of another CPU is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Whereabouts {
+    /// There is none: the CPU does what it always does.
+    Running,
+    /// Stopped, and about to help, helping, or waiting to be resumed.
+    Stopped,
+    /// As [`Helper::Sleeps`] says.
+    Asleep,
+    /// It will never do anything again.
+    Dead,
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Others {
+    plans: Vec<Helper>,
+    whereabouts: Mutex<Vec<Whereabouts>>,
+    /// Threads that have something to do.
+    busy: AtomicUsize,
+    /// What threads found to be wrong.
+    failures: Mutex<Vec<String>>,
+    /// Dumps that are over.
+    over: AtomicU64,
+    /// Calls of `resume_cpus`.
+    resumes: AtomicU64,
+    /// CPUs that went on where they were.
+    resumed: AtomicU64,
+    /// Helpers' looks at pages.
+    looks: AtomicU64,
+    /// Threads that have come to wait for work.
+    arrived: AtomicUsize,
+}
+
+/// What a thread knows of itself.
+#[derive(Clone, Copy)]
+struct Me {
+    cpu: u32,
+    plan: Helper,
+    looks: u64,
+    /// Dumps that were over when it was stopped.
+    over: u64,
+    /// Whether it has looked at the clock, as everybody does who waits.
+    arrived: bool,
+}
+
+thread_local! {
+    /// `None` for the CPU that crashes.
+    static ME: Cell<Option<Me>> = const { Cell::new(None) };
+}
+
+/// The number of the CPU that this runs on.
+pub(super) fn this_cpu() -> u32 {
+    ME.get().map_or(0, |me| me.cpu)
+}
+
+/// Real time that a thread takes between two looks at what it waits for.
+const NAP: Duration = Duration::from_micros(20);
+
+/// Real time in which a CPU comes back from helping when the dump is over.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Others {
+    pub(super) fn new(plans: &[Helper]) -> Others {
+        let whereabouts = Mutex::new(vec![Whereabouts::Running; plans.len()]);
+        Others { plans: plans.to_vec(), whereabouts, ..Others::default() }
+    }
+
+    /// Whether any thread has something to do.
+    pub(super) fn are_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn resumed(&self) -> u64 {
+        self.resumed.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn resume(&self) {
+        self.resumes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn fail(&self, what: String) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    fn is(&self, helper: usize, now: Whereabouts) {
+        let mut all = self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = all.get_mut(helper) {
+            let busy = |where_: Whereabouts| usize::from(where_ == Whereabouts::Stopped);
+            self.busy.fetch_add(busy(now), Ordering::Relaxed);
+            self.busy.fetch_sub(busy(*slot), Ordering::Relaxed);
+            *slot = now;
+        }
+    }
+
+    fn any(&self, at: Whereabouts) -> bool {
+        self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner).contains(&at)
+    }
+
+    /// Stops them: each that runs gets its invitation to help.
+    pub(super) fn stop(&self, machine: &'static Machine) {
+        self.arrived.store(0, Ordering::SeqCst);
+        let mut expected = 0;
+        for (number, plan) in self.plans.iter().enumerate() {
+            let state = self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner).get(number).copied();
+            if state != Some(Whereabouts::Running) {
+                continue;
+            }
+            self.is(number, Whereabouts::Stopped);
+            let over = self.over.load(Ordering::SeqCst);
+            let me = Me { cpu: number as u32 + 1, plan: *plan, looks: 0, over, arrived: false };
+            expected += usize::from(!matches!(plan, Helper::StaysAway | Helper::Late(_)));
+            let resumes = self.resumes.load(Ordering::SeqCst);
+            let thread = thread::Builder::new().name(format!("cpu {}", me.cpu)).stack_size(512 << 10);
+            let spawned = thread.spawn(move || machine.others().stopped(machine, me, resumes));
+            spawned.expect("a thread for each CPU");
+        }
+        // A host that is busy may let them begin when all is over. A CPU is no thread: it is there.
+        let begin = Instant::now();
+        while self.arrived.load(Ordering::SeqCst) < expected && begin.elapsed() < PATIENCE {
+            thread::sleep(NAP);
+        }
+    }
+
+    /// This CPU looks at the clock, as it does first of all when it waits for work.
+    pub(super) fn look_at_clock(&self) {
+        let Some(me) = ME.get().filter(|me| !me.arrived) else { return };
+        ME.set(Some(Me { arrived: true, ..me }));
+        self.arrived.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The life of a CPU from its stop until it goes on.
+    fn stopped(&self, machine: &'static Machine, me: Me, resumes: u64) {
+        ME.set(Some(me));
+        let help = || match me.plan {
+            Helper::StaysAway => (),
+            plan => {
+                if let Helper::Late(span) = plan {
+                    self.idle(machine, me, span);
+                }
+                machine.dump().help(machine);
+            }
+        };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(help)) {
+            self.fail(format!("cpu {}: {}", me.cpu, message(&*panic)));
+        }
+        self.look_at_clock();
+        // It waits to be resumed; a machine whose dump is over for good has no use for it any more.
+        let resumed = || self.resumes.load(Ordering::SeqCst) != resumes;
+        while !resumed() && self.over.load(Ordering::SeqCst) == me.over {
+            thread::sleep(NAP);
+        }
+        if resumed() {
+            self.resumed.fetch_add(1, Ordering::SeqCst);
+        }
+        self.is(me.cpu as usize - 1, Whereabouts::Running);
+    }
+
+    /// Lets time pass, until the dump is over.
+    fn idle(&self, machine: &Machine, me: Me, span: u64) {
+        let end = machine.clock().saturating_add(span);
+        while machine.clock() < end && self.over.load(Ordering::SeqCst) == me.over {
+            thread::sleep(NAP);
+        }
+    }
+
+    /// This CPU looks at a page: what its plan says happens.
+    pub(super) fn look(&self, machine: &Machine) {
+        let Some(mut me) = ME.get() else { return };
+        let look = me.looks;
+        me.looks += 1;
+        ME.set(Some(me));
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        match me.plan {
+            Helper::Dies(at) if at == look => self.die(me),
+            Helper::Stalls { look: at, span } if at == look => self.idle(machine, me, span),
+            Helper::Sleeps(at) if at == look => {
+                self.is(me.cpu as usize - 1, Whereabouts::Asleep);
+                while self.over.load(Ordering::SeqCst) == me.over || machine.looks_at_pages() < 30 {
+                    thread::sleep(NAP);
+                }
+                self.is(me.cpu as usize - 1, Whereabouts::Stopped);
+            }
+            // Who was given up may come here when all is over; that crash would be one of its own.
+            Helper::Crashes(at) if at == look && self.over.load(Ordering::SeqCst) == me.over => {
+                let registers = Registers::ZERO;
+                let crash =
+                    Crash { trigger: Trigger::Fault, message: "a helper crashes", registers: &registers };
+                let outcome = machine.dump().crash(machine, &crash);
+                if outcome != (Outcome::OtherCpu { cpu: 0 }) {
+                    self.fail(format!("a helper that crashes is told {outcome:?}"));
+                }
+                self.die(me);
+            }
+            _ => (),
+        }
+    }
+
+    fn die(&self, me: Me) {
+        self.is(me.cpu as usize - 1, Whereabouts::Dead);
+        loop {
+            thread::park();
+        }
+    }
+
+    /// A dump is over: waits for the CPUs that come back from it.
+    ///
+    /// # Panics
+    /// If one does not, or if anything was found to be wrong.
+    pub(super) fn come_back(&self) {
+        self.over.fetch_add(1, Ordering::SeqCst);
+        let begin = Instant::now();
+        while self.any(Whereabouts::Stopped) {
+            assert!(begin.elapsed() < PATIENCE, "a CPU does not come back from helping");
+            thread::sleep(NAP);
+        }
+        let failures = core::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner));
+        assert!(failures.is_empty(), "{failures:?}");
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic")
+}

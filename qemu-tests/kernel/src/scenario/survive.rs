@@ -1,0 +1,137 @@
+//! Dumps that the kernel survives: it goes on afterwards, and proves that all of it does.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use dumpcore::Outcome;
+use dumpcore::format::header::Trigger;
+
+use crate::arch::cpu::MAX_CPUS;
+use crate::arch::{clock, cpu, guard, power, registers};
+use crate::command_line::{Options, Scenario};
+use crate::log::log;
+use crate::scenario::options;
+use crate::{panic, watchdog};
+
+/// Where nothing is mapped, for `scenario=oops`.
+const NOWHERE: u64 = 0x1000;
+/// How long the other CPUs may take to go on, in nanoseconds.
+const RESUME_PATIENCE: u64 = 10_000_000_000;
+/// How long somebody has to press the button, in nanoseconds.
+const BUTTON_PATIENCE: u64 = 60_000_000_000;
+/// How long the watchdog is patted before it starves, in nanoseconds.
+const PATTED: u64 = 1_000_000_000;
+
+/// The work of each CPU: how often it has been round its loop.
+static WORK: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+/// Dumps that have come back, whole or not.
+static DUMPS: AtomicU32 = AtomicU32::new(0);
+/// The exit value of the first dump that was not complete; 0 if all were.
+static FAILED: AtomicU32 = AtomicU32::new(0);
+
+/// A CPU does a little work.
+pub(crate) fn work(own: usize) {
+    if let Some(work) = WORK.get(own) {
+        work.fetch_add(1, Ordering::Relaxed);
+    }
+    core::hint::spin_loop();
+}
+
+/// A dump has come back.
+pub(crate) fn note(outcome: &Outcome) {
+    DUMPS.fetch_add(1, Ordering::Relaxed);
+    let (_, exit) = panic::name_and_exit(outcome);
+    if exit != panic::EXIT_COMPLETE {
+        // The first one stays.
+        let _ = FAILED.compare_exchange(0, exit, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+/// The exit value of all dumps that have come back.
+pub(crate) fn exit_value() -> u32 {
+    match FAILED.load(Ordering::Relaxed) {
+        0 => panic::EXIT_COMPLETE,
+        failed => failed,
+    }
+}
+
+/// `scenario=snapshot`.
+pub(crate) fn snapshots(options: &Options) -> ! {
+    for number in 1..=options.dumps {
+        let count = options.dumps;
+        panic::snapshot(
+            Trigger::Request,
+            format_args!("dump {number} of {count} of the live kernel, as the command line asks"),
+            &registers::here(),
+        );
+        prove_alive();
+    }
+    power::exit(exit_value())
+}
+
+/// `scenario=oops`.
+pub(crate) fn oopses(options: &Options) -> ! {
+    for _ in 0..options.dumps {
+        guard::oops(NOWHERE);
+        prove_alive();
+    }
+    power::exit(exit_value())
+}
+
+/// `scenario=two-crashes`: the first dump has come back, and the kernel crashes once more.
+pub(crate) fn crash_again() {
+    if options().scenario == Scenario::TwoCrashes && DUMPS.load(Ordering::Relaxed) == 1 {
+        panic!("CPU {} panics again, as the command line asks", cpu::number());
+    }
+}
+
+/// `scenario=nmi`: what comes of it is in `panic::nmi`, and if that is a crash, it does not come back.
+pub(crate) fn wait_for_button(options: &Options) -> Result<(), &'static str> {
+    wait_for_nmis(options.dumps, || {
+        log!("testkernel: waiting for nmi");
+    })
+}
+
+/// `scenario=watchdog`, with the watchdog started.
+pub(crate) fn starve_watchdog(options: &Options) -> Result<(), &'static str> {
+    wait_for_nmis(options.dumps, || {
+        let fed = clock::now() + PATTED;
+        while clock::now() < fed {
+            watchdog::pat();
+            work(cpu::number());
+        }
+        log!("testkernel: nobody pats the watchdog any more");
+    })
+}
+
+/// Waits for `count` dumps that NMIs bring about, each after `begin`.
+fn wait_for_nmis(count: u32, begin: impl Fn()) -> Result<(), &'static str> {
+    for _ in 0..count {
+        let dumps = DUMPS.load(Ordering::Relaxed);
+        begin();
+        let deadline = clock::now() + BUTTON_PATIENCE;
+        while DUMPS.load(Ordering::Relaxed) == dumps {
+            if clock::now() > deadline {
+                return Err("no NMI came");
+            }
+            work(cpu::number());
+        }
+        prove_alive();
+    }
+    power::exit(exit_value())
+}
+
+/// Waits until each other CPU works again, and says how many CPUs do, this one included.
+fn prove_alive() {
+    let own = cpu::number();
+    let done = || WORK.each_ref().map(|work| work.load(Ordering::Relaxed));
+    let before = done();
+    let running = || {
+        let now = done();
+        (0..cpu::count()).filter(|cpu| *cpu == own || now[*cpu] > before[*cpu]).count()
+    };
+    let deadline = clock::now() + RESUME_PATIENCE;
+    while running() < cpu::count() && clock::now() < deadline {
+        core::hint::spin_loop();
+    }
+    log!("testkernel: resumed cpus={}", running());
+}

@@ -1,0 +1,153 @@
+//! Stopping the other CPUs for a dump, and letting them go on behind it.
+//!
+//! Each freeze has a number. A CPU that is asked to obey it records its registers, leaves for a stack in the dump's arena,
+//! says that it has obeyed, and from there on changes no memory but the arena: its own stack is dumped too. There it
+//! helps with the dump. Behind the dump of a live kernel it goes on where it was; otherwise it stays where it is.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use dumpcore::Registers;
+use dumpcore::platform::Nanoseconds;
+use dumpcore::wait::{SECOND, Wait};
+
+use crate::arch::apic::{self, Ipi};
+use crate::arch::cpu::{self, MAX_CPUS};
+use crate::arch::stack;
+use crate::{arm, platform};
+
+/// How long the other CPUs may take to stop, all together.
+const PATIENCE: Nanoseconds = SECOND;
+
+/// Bytes of a stopped CPU's stack in the arena. Below it, help gives it a larger one.
+pub(crate) const STACK: usize = 2048;
+
+/// In [`Slot::obeyed`]: this CPU never goes on.
+const FOR_GOOD: u32 = 1 << 31;
+
+/// One CPU.
+struct Slot {
+    /// Number of the freeze that it is to obey.
+    asked: AtomicU32,
+    /// Number of the freeze that it obeys or has obeyed last, with [`FOR_GOOD`] or not. 0 if none.
+    obeyed: AtomicU32,
+    /// What it recorded then.
+    registers: UnsafeCell<Registers>,
+    /// End of its stack in the arena; null without an arena.
+    stack: AtomicPtr<u8>,
+}
+
+// SAFETY: `registers` is written by its own CPU alone, in front of the store to `obeyed`, and read behind it by the CPU
+// that froze it, until that lets it go on.
+unsafe impl Sync for Slot {}
+
+static SLOTS: [Slot; MAX_CPUS] = [const {
+    Slot {
+        asked: AtomicU32::new(0),
+        obeyed: AtomicU32::new(0),
+        registers: UnsafeCell::new(Registers::ZERO),
+        stack: AtomicPtr::new(core::ptr::null_mut()),
+    }
+}; MAX_CPUS];
+
+/// Number of the last freeze.
+static FREEZES: AtomicU32 = AtomicU32::new(0);
+/// Number of the last freeze that is over.
+static RESUMED: AtomicU32 = AtomicU32::new(0);
+
+/// Gives a CPU its stack for being stopped.
+pub(crate) fn lend_stack(cpu: usize, stack: &'static mut [u8]) {
+    if let Some(slot) = SLOTS.get(cpu) {
+        slot.stack.store(stack.as_mut_ptr_range().end, Ordering::Release);
+    }
+}
+
+/// Stops all other CPUs. One that stays silent shows in the dump: it has no registers there.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn freeze(wait: &Wait<'_>) {
+    let number = FREEZES.load(Ordering::Relaxed).wrapping_add(1);
+    FREEZES.store(number, Ordering::Relaxed);
+    let own = cpu::number();
+    let others = || (0..cpu::count()).filter(move |cpu| *cpu != own);
+    for cpu in others().filter(|cpu| registers(*cpu).is_none()) {
+        if let Some(slot) = SLOTS.get(cpu) {
+            slot.asked.store(number, Ordering::Release);
+            apic::send(cpu::apic_id(cpu), Ipi::Nmi);
+        }
+    }
+    let stopped = || others().all(|cpu| registers(cpu).is_some()).then_some(());
+    let _ = wait.until("stopping the other CPUs", PATIENCE, stopped);
+}
+
+/// Lets all CPUs go on that did not stop for good.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn resume() {
+    let number = FREEZES.load(Ordering::Relaxed);
+    RESUMED.store(number, Ordering::Release);
+    for (cpu, slot) in SLOTS.iter().enumerate() {
+        if slot.obeyed.load(Ordering::Relaxed) == number {
+            apic::send(cpu::apic_id(cpu), Ipi::Wake);
+        }
+    }
+}
+
+/// The registers that a CPU recorded when it was stopped, `None` if it is not.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn registers(cpu: usize) -> Option<Registers> {
+    let slot = SLOTS.get(cpu)?;
+    let obeyed = slot.obeyed.load(Ordering::Acquire);
+    let stopped = obeyed != 0 && (obeyed & FOR_GOOD != 0 || obeyed == FREEZES.load(Ordering::Relaxed));
+    // SAFETY: recorded in front of the store to `obeyed`, and not changed before the next freeze.
+    stopped.then(|| unsafe { *slot.registers.get() })
+}
+
+/// Whether a CPU has a freeze to obey.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn is_asked(cpu: usize) -> bool {
+    let Some(slot) = SLOTS.get(cpu) else { return false };
+    let obeyed = slot.obeyed.load(Ordering::Relaxed);
+    obeyed & FOR_GOOD == 0 && slot.asked.load(Ordering::Acquire) != obeyed
+}
+
+/// What a stopped CPU takes along to its stack in the arena.
+struct Stand {
+    slot: &'static Slot,
+    number: u32,
+    resumes: bool,
+}
+
+/// Stops this CPU, in its NMI's handler. Comes back behind the dump of a live kernel.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn stop(registers: &Registers) {
+    let Some(slot) = SLOTS.get(cpu::number()) else { cpu::halt() };
+    let number = slot.asked.load(Ordering::Acquire);
+    // SAFETY: `obeyed` is not `number` yet, so nobody reads; only this CPU writes.
+    unsafe { *slot.registers.get() = *registers };
+    // Asked now, when the dump is certainly waiting for us, and not when it may be over.
+    let mut stand = Stand { slot, number, resumes: arm::DUMP.resumes() };
+    let top = slot.stack.load(Ordering::Acquire);
+    if top.is_null() {
+        // Nothing was armed, so nobody can have asked.
+        cpu::halt();
+    }
+    // SAFETY: the stack was lent to this CPU for this, and it is not stopped twice at once.
+    unsafe { stack::call_on(top, stand_by, (&raw mut stand).cast()) }
+}
+
+/// On the stack in the arena. From the first store on, the memory that is dumped stays as it is.
+#[unsafe(link_section = ".dump_path.text")]
+extern "C" fn stand_by(stand: *mut u8) {
+    // SAFETY: stop() passes its own `stand`, and waits.
+    let stand = unsafe { &*stand.cast::<Stand>() };
+    let word = if stand.resumes { stand.number } else { stand.number | FOR_GOOD };
+    stand.slot.obeyed.store(word, Ordering::Release);
+    arm::DUMP.help(platform::get());
+    if !stand.resumes {
+        cpu::halt();
+    }
+    // Bounded by the dump: its budget ends it, and then it resumes or resets us.
+    while RESUMED.load(Ordering::Acquire) < stand.number {
+        // Not at full speed: a virtual CPU that spins takes the host's time from the one that dumps.
+        cpu::rest();
+    }
+}

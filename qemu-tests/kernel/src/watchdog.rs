@@ -1,0 +1,122 @@
+//! A hardware watchdog: the Intel 6300ESB's, which QEMU has as `-device i6300esb`.
+//!
+//! The healthy kernel pats it; so does a dump, by `Platform::pat_watchdog`. When nobody does, it bites: with QEMU's
+//! `-action watchdog=inject-nmi`, by an NMI.
+//!
+//! Specification: Intel 6300ESB I/O Controller Hub datasheet (300641), chapter 16.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use dump_drivers::bus::pci::{Bar, Function, functions};
+use dump_drivers::{ConfigSpace, Mmio, Registers};
+use spin::Once;
+
+use crate::arch::{clock, pci, serial};
+use crate::arm;
+
+/// Vendor and device.
+const ID: (u16, u16) = (0x8086, 0x25ab);
+/// In configuration space: how the timer works, 16 bits.
+const CONFIG: u16 = 0x60;
+/// Of that: no interrupt at the end of the first stage. The other bits, zeros: a tick of [`TICK`], and a bite at the end of the
+/// second stage.
+const CONFIG_ONLY_BITE: u16 = 0x3;
+/// 2^15 PCI clocks of 30 ns, in nanoseconds.
+const TICK: u64 = 983_040;
+/// In configuration space: the timer's switch, 8 bits.
+const LOCK: u8 = 0x68;
+/// Of that: the timer runs.
+const LOCK_ENABLE: u8 = 1 << 1;
+/// Registers: the length of each stage in ticks, 20 bits.
+const STAGE_1: usize = 0x00;
+const STAGE_2: usize = 0x04;
+/// The register that starts the first stage again, 16 bits.
+const RELOAD: usize = 0x0c;
+/// Of that: start again.
+const RELOAD_NOW: u16 = 1 << 8;
+/// Each write has to be announced by these two to [`RELOAD`].
+const ANNOUNCE: [u16; 2] = [0x80, 0x86];
+/// Bytes of registers.
+const LENGTH: usize = 0x10;
+
+/// A watchdog that runs.
+struct Watchdog {
+    function: Function,
+    registers: Mmio,
+    /// Nanoseconds that it may go without a pat, in both stages together.
+    patience: u64,
+}
+
+// SAFETY: a pat is a few writes to its registers. Two CPUs that pat at once can at worst lose a pat.
+unsafe impl Sync for Watchdog {}
+
+static WATCHDOG: Once<Watchdog> = Once::new();
+/// When the healthy kernel patted last, in nanoseconds.
+static PATTED: AtomicU64 = AtomicU64::new(0);
+
+/// Finds the watchdog and starts it: it bites when nobody pats it for `milliseconds`.
+pub(crate) fn start(milliseconds: u32) -> Result<(), &'static str> {
+    let function = functions(&arm::pci())
+        .find(|function| (function.vendor, function.device) == ID)
+        .ok_or("there is no watchdog (QEMU: -device i6300esb)")?;
+    let Some(Bar::Memory { address, .. }) = function.bar(&arm::pci(), 0) else {
+        return Err("the watchdog has no registers");
+    };
+    let registers = arm::map_device(address, LENGTH).ok_or("the watchdog's registers cannot be mapped")?;
+    let patience = u64::from(milliseconds) * 1_000_000;
+    WATCHDOG.call_once(|| Watchdog { function, registers, patience });
+    restart();
+    Ok(())
+}
+
+impl Watchdog {
+    /// A write that the watchdog accepts.
+    fn announced(&self, write: impl FnOnce(&Mmio)) {
+        ANNOUNCE.iter().for_each(|word| self.registers.write16(RELOAD, *word));
+        write(&self.registers);
+    }
+}
+
+/// Sets a watchdog going again that was started before: one that has bitten stands still, and has forgotten its stages.
+pub(crate) fn restart() {
+    if let Some(watchdog) = WATCHDOG.get() {
+        let ticks = (watchdog.patience / 2 / TICK).clamp(1, 0xf_ffff) as u32;
+        for stage in [STAGE_1, STAGE_2] {
+            watchdog.announced(|registers| registers.write32(stage, ticks));
+        }
+        arm::pci().write16(watchdog.function.address, CONFIG, CONFIG_ONLY_BITE);
+        pci::write8(watchdog.function.address, LOCK, LOCK_ENABLE);
+        pat();
+    }
+}
+
+/// Says that the healthy kernel is alive.
+pub(crate) fn pat() {
+    PATTED.store(clock::now(), Ordering::Relaxed);
+    reload();
+}
+
+/// Starts the watchdog's time again, if there is one. For the dump: changes no memory.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn reload() {
+    if let Some(watchdog) = WATCHDOG.get() {
+        watchdog.announced(|registers| registers.write16(RELOAD, RELOAD_NOW));
+    }
+}
+
+/// Whether the kernel has not patted the watchdog in time, so that an NMI is its bite. Two clocks are compared that
+/// nobody has set by one another, so three quarters of its patience count.
+pub(crate) fn is_starved() -> bool {
+    let since = clock::now().saturating_sub(PATTED.load(Ordering::Relaxed));
+    WATCHDOG.get().is_some_and(|watchdog| since >= watchdog.patience / 4 * 3)
+}
+
+/// Says after a dump whether the watchdog kept quiet, if there is one: it stands still after a bite.
+pub(crate) fn report() {
+    if let Some(watchdog) = WATCHDOG.get() {
+        let runs = pci::read8(watchdog.function.address, LOCK) & LOCK_ENABLE != 0;
+        let state =
+            if runs { "testkernel: the watchdog kept quiet\n" } else { "testkernel: the watchdog bit\n" };
+        serial::write_raw(state);
+    }
+}

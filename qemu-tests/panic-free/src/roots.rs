@@ -1,0 +1,85 @@
+//! Where the dump path is entered.
+
+use core::hint::black_box;
+use core::panic::PanicInfo;
+
+use dump_drivers::bus::pci::Ecam;
+use dump_drivers::{ConfigSpace, Mmio, VirtioBlk};
+use dumpcore::deferred::{Handler, Queues};
+use dumpcore::platform::Nanoseconds;
+use dumpcore::wait::Wait;
+use dumpcore::{Crash, Dump, DumpDevice, Platform};
+
+use crate::outside::{Least, Slowest};
+
+/// What a kernel brings, unknown to the optimiser.
+pub(crate) struct Outside<'a> {
+    dump: &'a Dump<'static>,
+    platform: &'a dyn Platform,
+    crash: Crash<'a>,
+    queues: &'a Queues,
+    handler: Handler,
+    time: Nanoseconds,
+    least: &'a Least,
+    slowest: &'a mut Slowest,
+    ecam_disk: &'a mut VirtioBlk<Mmio, Ecam<Mmio>>,
+    #[cfg(target_arch = "x86_64")]
+    port_disk: &'a mut VirtioBlk<Mmio, dump_drivers::bus::pci::PortIo>,
+}
+
+/// The entry, by the name that linkers look for.
+#[unsafe(no_mangle)]
+fn _start(outside: &mut Outside<'_>) {
+    dump(outside);
+    platform(outside.least);
+    device(outside.slowest);
+    disk(outside.ecam_disk);
+    #[cfg(target_arch = "x86_64")]
+    disk(outside.port_disk);
+    deferred(outside);
+}
+
+/// What a kernel calls, on the CPU that dumps and on those that were stopped.
+fn dump(outside: &Outside<'_>) {
+    black_box(outside.dump.crash(outside.platform, &outside.crash));
+    black_box(outside.dump.snapshot(outside.platform, &outside.crash));
+    outside.dump.help(outside.platform);
+    black_box(outside.dump.resumes());
+    black_box(dumpcore::crashdump_mode());
+}
+
+/// Links all methods of a platform, also those that it does not define itself.
+fn platform(platform: &dyn Platform) {
+    black_box(platform);
+}
+
+/// Links all methods of a device, also those that it does not define itself.
+fn device(device: &mut dyn DumpDevice) {
+    black_box(device);
+}
+
+fn disk<C: ConfigSpace>(disk: &mut VirtioBlk<Mmio, C>) {
+    device(disk);
+}
+
+/// What a driver calls that keeps its own code through a dump.
+fn deferred(outside: &Outside<'_>) {
+    let Outside { platform, queues, handler, time, .. } = outside;
+    let _ = black_box(queues.set_timer(*platform, *handler, *time));
+    let _ = black_box(queues.delete_timer(*platform, *handler));
+    let _ = black_box(queues.schedule_tasklet(*platform, *handler));
+    let wait = Wait::new(*platform, Some(queues), *time);
+    wait.pause(*time);
+}
+
+/// Linked only if a panic can be reached. Never inlined, so that its name is there to be found; and it looks at what it is
+/// told, so that the places of panics are there too.
+#[panic_handler]
+#[inline(never)]
+fn panicked(info: &PanicInfo<'_>) -> ! {
+    black_box(info);
+    // Bounded: never run.
+    loop {
+        core::hint::spin_loop();
+    }
+}

@@ -1,0 +1,345 @@
+//! One chunk, read whole: checked block by block, opened if it is sealed, and taken apart into pages.
+
+use dumpcore::format::checksum::block_sum;
+use dumpcore::format::chunk::{ChunkHeader, Encoding, Packing, Run, RunKind, Unit, Units};
+use dumpcore::format::crypt::Key;
+use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
+
+use super::index::Fate;
+use crate::source::Reader;
+
+/// What a block of a dump turned out to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Condition {
+    /// Its checksum is right.
+    Good,
+    /// It still holds the pattern: the machine stopped before it was written.
+    NotWritten,
+    /// It holds something else than what was written.
+    Damaged,
+    /// Its checksum is right, but it is part of an encrypted dump and nobody with the dump's key wrote it there.
+    Tampered,
+    /// Its checksum is right, but what it holds contradicts itself.
+    Garbled,
+    /// It is a whole block of another version of the format.
+    OtherVersion(u32),
+    /// The medium does not give it.
+    Unreadable,
+}
+
+/// What is needed to read a dump's chunks.
+pub(super) enum Lock {
+    /// The dump is not encrypted.
+    Open,
+    /// It is encrypted, and there is no identity.
+    Closed,
+    /// It is encrypted, and this is its key; `None` if there cannot be one.
+    Key(Option<Key>),
+}
+
+/// What may be done with a chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    /// Its bytes are known, as far as its blocks are good.
+    Readable,
+    /// It is encrypted and whole, and nobody can open it.
+    Sealed,
+    /// It is encrypted, and cannot be opened because not all of its blocks are good.
+    Torn,
+    /// It is not what belongs there, though its checksums are right.
+    Tampered,
+}
+
+/// A chunk.
+pub(super) struct Chunk {
+    /// The block of its header.
+    pub(super) block: u64,
+    /// Its header.
+    pub(super) header: Box<ChunkHeader>,
+    /// What its payload blocks are.
+    pub(super) conditions: Vec<Condition>,
+    /// What may be done with it.
+    pub(super) state: State,
+    /// What becomes of all its pages, if what its header says of them may not be believed.
+    lost: Option<Fate>,
+    /// The payload, in the clear if it could be opened. Blocks that are not good are zeros.
+    payload: Vec<Block>,
+}
+
+/// Consecutive data pages of a chunk that stand in its payload together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Segment {
+    /// Number of the first among the data pages of the chunk.
+    pub(super) first: u64,
+    /// How many.
+    pub(super) pages: u64,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    /// Bytes of the payload.
+    Unit(Unit),
+    /// Nothing that can be used.
+    Lost(Fate),
+}
+
+/// Consecutive pages with the same fate.
+pub(super) struct Piece<'a> {
+    /// Page frame number of the first.
+    pub(super) pfn: u64,
+    /// Number of the first among the data pages of the chunk.
+    pub(super) first: u64,
+    /// How many.
+    pub(super) count: u64,
+    /// Their bytes, or why there are none.
+    pub(super) bytes: Result<&'a [Block], Fate>,
+}
+
+/// Room for an unpacked unit.
+pub(super) type Room = Vec<Block>;
+
+impl Chunk {
+    /// Reads the chunk of a dump that ends at block `end`, whose header stands in `block`.
+    pub(super) fn read(
+        reader: &mut Reader<'_>,
+        uuid: &Uuid,
+        end: u64,
+        block: u64,
+        header: Box<ChunkHeader>,
+        lock: &Lock,
+    ) -> Chunk {
+        let mut payload = Vec::with_capacity(header.sums().len());
+        let mut conditions = Vec::with_capacity(header.sums().len());
+        for (number, sum) in (block + 1..).zip(header.sums()) {
+            let (condition, bytes) = judge(reader, uuid, end, number, sum.get());
+            conditions.push(condition);
+            payload.push(bytes.copied().unwrap_or([0; BLOCK_SIZE]));
+        }
+        let whole = conditions.iter().all(|condition| *condition == Condition::Good);
+        let state = match (lock, header.is_sealed(), whole) {
+            (Lock::Open, false, _) => State::Readable,
+            (Lock::Open, true, _) | (_, false, _) => State::Tampered,
+            (_, true, false) => State::Torn,
+            (Lock::Closed, true, true) => State::Sealed,
+            (Lock::Key(key), true, true) => {
+                let opens = |key: &Key| key.open_chunk(&header, payload.as_flattened_mut());
+                if key.as_ref().is_some_and(opens) { State::Readable } else { State::Tampered }
+            }
+        };
+        let mut chunk = Chunk { block, header, conditions, state, lost: None, payload };
+        chunk.lost = match (lock, state) {
+            (_, State::Tampered) => Some(Fate::Damaged),
+            (Lock::Key(_), State::Torn) => chunk.worst(0, chunk.conditions.len()),
+            _ => None,
+        };
+        chunk
+    }
+
+    /// What becomes of all its pages, data or not, if what its header says of them may not be believed.
+    pub(super) fn lost(&self) -> Option<Fate> {
+        self.lost
+    }
+
+    /// The used bytes of payload block `index`, if they are known.
+    pub(super) fn bytes(&self, index: usize) -> Option<&[u8]> {
+        let is_known = self.state == State::Readable && self.conditions.get(index) == Some(&Condition::Good);
+        let start = index * BLOCK_SIZE;
+        let used = (self.header.payload_bytes.get() as usize).saturating_sub(start).min(BLOCK_SIZE);
+        self.payload.get(index).filter(|_| is_known).map(|block| &block[..used])
+    }
+
+    /// Pages whose bytes should be in the payload.
+    pub(super) fn data_pages(&self) -> u64 {
+        data_pages(&self.header)
+    }
+
+    /// Where the data pages stand: all of them, in order. Takes a time and room that the payload's size bounds.
+    pub(super) fn segments(&mut self) -> Vec<Segment> {
+        let pages = self.data_pages();
+        let mut segments = Vec::new();
+        let lost = match self.state {
+            State::Readable if self.header.encoding() == Encoding::Units => return self.units(pages),
+            State::Readable => {
+                for (first, condition) in (0..pages).zip(&self.conditions) {
+                    let offset = first as usize * BLOCK_SIZE;
+                    let unit = Unit { offset, stored: BLOCK_SIZE, pages: 1, packing: Packing::Stored };
+                    let what = lost_with(*condition).map_or(What::Unit(unit), What::Lost);
+                    segments.push(Segment { first, pages: 1, what });
+                }
+                return segments;
+            }
+            State::Sealed => Fate::Sealed,
+            State::Tampered => Fate::Damaged,
+            State::Torn => self.worst(0, self.conditions.len()).unwrap_or(Fate::Damaged),
+        };
+        if pages > 0 {
+            segments.push(Segment { first: 0, pages, what: What::Lost(lost) });
+        }
+        segments
+    }
+
+    /// [`Chunk::segments`] of a chunk with units. Notes where they contradict themselves.
+    fn units(&mut self, pages: u64) -> Vec<Segment> {
+        let mut segments = Vec::new();
+        let used = self.header.payload_bytes.get() as usize;
+        let payload = self.payload.as_flattened().get(..used).unwrap_or_default();
+        let (mut first, mut more) = (0, false);
+        // Where a block is not good there are zeros, which are no unit.
+        let mut units = Units::new(payload);
+        for unit in units.by_ref() {
+            let (from, to) = (unit.offset / BLOCK_SIZE, (unit.offset + unit.stored).div_ceil(BLOCK_SIZE));
+            let what = self.worst(from, to).map_or(What::Unit(unit), What::Lost);
+            let count = (unit.pages as u64).min(pages - first);
+            more = count < unit.pages as u64;
+            if count > 0 {
+                segments.push(Segment { first, pages: count, what });
+            }
+            first += count;
+            if more {
+                break;
+            }
+        }
+        let rest = units.rest().len();
+        if rest == 0 && first == pages && !more {
+            return segments;
+        }
+        let at = (used - rest) / BLOCK_SIZE;
+        // The units broke off, or are more or fewer than there are pages.
+        let at = at.min(self.conditions.len().saturating_sub(1));
+        let lost = self.conditions.get(at).copied().and_then(lost_with);
+        if lost.is_none()
+            && let Some(condition) = self.conditions.get_mut(at)
+        {
+            *condition = Condition::Garbled;
+        }
+        if first < pages {
+            let what = What::Lost(lost.unwrap_or(Fate::Damaged));
+            segments.push(Segment { first, pages: pages - first, what });
+        }
+        segments
+    }
+
+    /// What becomes of bytes in some of the payload blocks; `None` if they are all good.
+    fn worst(&self, from: usize, to: usize) -> Option<Fate> {
+        let blocks = self.conditions.get(from..to).unwrap_or_default();
+        let mut fates = blocks.iter().copied().filter_map(lost_with);
+        let first = fates.next()?;
+        // Damage is worse than not having been written.
+        Some(if fates.all(|fate| fate == first) { first } else { Fate::Damaged })
+    }
+
+    /// The pages of a segment, or why they are not known. `room` is for those that have to be unpacked.
+    pub(super) fn unpack<'a>(&'a self, segment: &Segment, room: &'a mut Room) -> Result<&'a [Block], Fate> {
+        let unit = match segment.what {
+            What::Unit(unit) => unit,
+            What::Lost(fate) => return Err(fate),
+        };
+        let stored = self.payload.as_flattened().get(unit.offset..unit.offset + unit.stored);
+        let stored = stored.ok_or(Fate::Damaged)?;
+        let pages = match unit.packing {
+            Packing::Stored => stored.as_chunks::<BLOCK_SIZE>().0,
+            Packing::Lz4 => {
+                // At most `MAX_UNIT_PAGES`.
+                room.resize(unit.pages, [0; BLOCK_SIZE]);
+                let room = room.as_flattened_mut();
+                let length = room.len();
+                match lz4_flex::block::decompress_into(stored, room) {
+                    Ok(unpacked) if unpacked == length => {}
+                    _ => return Err(Fate::Damaged),
+                }
+                room.as_chunks::<BLOCK_SIZE>().0
+            }
+        };
+        pages.get(..segment.pages as usize).ok_or(Fate::Damaged)
+    }
+
+    /// Gives all data pages to `visit`, in order. Notes units that do not unpack.
+    ///
+    /// # Errors
+    /// The first error of `visit`.
+    pub(super) fn pieces<E>(
+        &mut self,
+        room: &mut Room,
+        visit: &mut dyn FnMut(Piece<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let segments = self.segments();
+        let mut garbled = Vec::new();
+        let mut cursor = Cursor { runs: self.header.runs().iter(), pfn: 0, left: 0 };
+        for segment in segments {
+            let bytes = self.unpack(&segment, room);
+            if let (What::Unit(unit), Err(_)) = (segment.what, &bytes) {
+                garbled.push(unit.offset / BLOCK_SIZE);
+            }
+            let mut done = 0;
+            while done < segment.pages {
+                let Some((pfn, count)) = cursor.take(segment.pages - done) else { break };
+                let part = done as usize..(done + count) as usize;
+                let bytes = bytes.and_then(|pages| pages.get(part).ok_or(Fate::Damaged));
+                visit(Piece { pfn, first: segment.first + done, count, bytes })?;
+                done += count;
+            }
+        }
+        for block in garbled {
+            if let Some(condition) = self.conditions.get_mut(block) {
+                *condition = Condition::Garbled;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pages whose bytes should be in the payload behind this header.
+pub(super) fn data_pages(header: &ChunkHeader) -> u64 {
+    let data = header.runs().iter().filter(|run| run.kind() == RunKind::Data);
+    data.map(|run| u64::from(run.count.get())).sum()
+}
+
+/// What becomes of a page whose bytes are in such a block.
+fn lost_with(condition: Condition) -> Option<Fate> {
+    match condition {
+        Condition::Good => None,
+        Condition::NotWritten => Some(Fate::NotWritten),
+        _ => Some(Fate::Damaged),
+    }
+}
+
+/// Walks over the data pages of runs.
+struct Cursor<'a> {
+    runs: std::slice::Iter<'a, Run>,
+    pfn: u64,
+    left: u64,
+}
+
+impl Cursor<'_> {
+    /// The next consecutive pages, at most `most`: page frame number of the first, and how many.
+    fn take(&mut self, most: u64) -> Option<(u64, u64)> {
+        if self.left == 0 {
+            let run = self.runs.find(|run| run.kind() == RunKind::Data)?;
+            (self.pfn, self.left) = (run.pfn.get(), run.count.get().into());
+        }
+        let (pfn, count) = (self.pfn, self.left.min(most));
+        self.pfn += count;
+        self.left -= count;
+        Some((pfn, count))
+    }
+}
+
+/// What block `number` of a dump that ends at `end` holds, whose checksum should be `sum`.
+pub(super) fn judge<'b>(
+    reader: &'b mut Reader<'_>,
+    uuid: &Uuid,
+    end: u64,
+    number: u64,
+    sum: u64,
+) -> (Condition, Option<&'b Block>) {
+    if number >= end {
+        return (Condition::NotWritten, None);
+    }
+    match reader.block(number) {
+        Err(_) => (Condition::Unreadable, None),
+        Ok(block) if block_sum(block, number) == sum => (Condition::Good, Some(block)),
+        Ok(block) if pattern::matches(block, uuid, number) => (Condition::NotWritten, None),
+        Ok(_) => (Condition::Damaged, None),
+    }
+}

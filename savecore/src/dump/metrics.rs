@@ -1,0 +1,159 @@
+//! What a dump took and met, in numbers, as its header says.
+
+use std::collections::BTreeMap;
+
+use dumpcore::format::chunk::RunKind;
+use dumpcore::format::header::{PASSES, text};
+use dumpcore::format::metrics::{Metrics, PHASES};
+use serde::Serialize;
+use zerocopy::IntoBytes;
+
+/// What a dump took and met.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct MetricsReport {
+    /// Its phases, in order.
+    pub phases: Vec<PhaseReport>,
+    /// Its passes over memory, in order.
+    pub passes: Vec<PassReport>,
+    /// Pages by what became of them when they were written, those that there are.
+    pub pages: BTreeMap<&'static str, u64>,
+    /// Blocks of the pattern that were checked.
+    pub checked_blocks: u64,
+    /// Bytes of memory that went into compression.
+    pub packed_from: u64,
+    /// Bytes that came out.
+    pub packed_to: u64,
+    /// The former divided by the latter; `None` without compression.
+    pub compression: Option<f64>,
+    /// Units of work.
+    pub units: u64,
+    /// Units that other CPUs did.
+    pub units_by_helpers: u64,
+    /// Units that were done again because the CPU that had them did not finish in time.
+    pub units_redone: u64,
+    /// Units that did not shrink.
+    pub units_stored: u64,
+    /// Other CPUs that came to help.
+    pub helpers: u32,
+    /// Those that did not finish what they had taken.
+    pub helpers_lost: u32,
+    /// Requests that were in flight together, at most.
+    pub depth: u32,
+    /// Buffers for them.
+    pub buffers: u32,
+    /// The device's place in the list of targets, from 0.
+    pub target: u32,
+    /// Targets that were tried before.
+    pub refusals: u32,
+    /// The first of them.
+    pub refused: Vec<RefusalReport>,
+}
+
+/// A phase of a dump.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct PhaseReport {
+    /// What it was for.
+    pub name: &'static str,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+/// A pass over memory.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct PassReport {
+    /// What it wrote.
+    pub name: &'static str,
+    /// Pages that it spoke of.
+    pub pages: u64,
+    /// Bytes that it sent to the device.
+    pub bytes: u64,
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// Million bytes a second; `None` if it took no time.
+    pub megabytes_per_second: Option<f64>,
+}
+
+/// A device that was tried before.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct RefusalReport {
+    /// Its place in the list of targets, from 0.
+    pub target: u32,
+    /// Whether a dump was begun on it.
+    pub begun: bool,
+    /// Why it has no whole dump.
+    pub why: String,
+}
+
+fn seconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e9
+}
+
+/// The name of what became of pages.
+fn kind_name(kind: RunKind) -> &'static str {
+    match kind {
+        RunKind::Data => "data",
+        RunKind::Zero => "zero",
+        RunKind::Arena => "arena",
+        RunKind::Unreadable => "unreadable",
+        RunKind::Faulted => "faulted",
+        RunKind::Cache => "cache",
+        RunKind::CachePrivate => "cache_private",
+        RunKind::User => "user",
+        RunKind::Free => "free",
+        RunKind::NotKernel => "not_kernel",
+        RunKind::Device => "device",
+    }
+}
+
+impl MetricsReport {
+    /// The numbers of a header; `None` if it has none, as that of a dump that was only begun.
+    pub(super) fn of(metrics: &Metrics) -> Option<MetricsReport> {
+        if metrics.as_bytes().iter().all(|byte| *byte == 0) {
+            return None;
+        }
+        let phases = PHASES.iter().zip(&metrics.phases);
+        let passes = PASSES.iter().zip(&metrics.passes);
+        let pages = RunKind::ALL.into_iter().zip(&metrics.pages);
+        let (packed_from, packed_to) = (metrics.packed_from.get(), metrics.packed_to.get());
+        Some(MetricsReport {
+            phases: phases.map(|(name, time)| PhaseReport { name, seconds: seconds(time.get()) }).collect(),
+            passes: passes
+                .map(|(name, pass)| {
+                    let (bytes, time) = (pass.bytes.get(), pass.time.get());
+                    PassReport {
+                        name,
+                        pages: pass.pages.get(),
+                        bytes,
+                        seconds: seconds(time),
+                        megabytes_per_second: (time > 0).then(|| bytes as f64 * 1e3 / time as f64),
+                    }
+                })
+                .collect(),
+            pages: pages
+                .filter(|(_, number)| number.get() > 0)
+                .map(|(kind, number)| (kind_name(kind), number.get()))
+                .collect(),
+            checked_blocks: metrics.checked.get(),
+            packed_from,
+            packed_to,
+            compression: (packed_to > 0).then(|| packed_from as f64 / packed_to as f64),
+            units: metrics.units.get(),
+            units_by_helpers: metrics.units_by_helpers.get(),
+            units_redone: metrics.units_redone.get(),
+            units_stored: metrics.units_stored.get(),
+            helpers: metrics.helpers.get(),
+            helpers_lost: metrics.helpers_lost.get(),
+            depth: metrics.depth.get(),
+            buffers: metrics.buffers.get(),
+            target: metrics.target.get(),
+            refusals: metrics.refusals.get(),
+            refused: (metrics.refused.iter().take(metrics.refusals.get() as usize))
+                .map(|refused| RefusalReport {
+                    target: refused.target.get(),
+                    begun: refused.begun.get() != 0,
+                    why: text(&refused.why).to_owned(),
+                })
+                .collect(),
+        })
+    }
+}

@@ -1,0 +1,85 @@
+//! A dump may be striped over several partitions: its chunks went to them in turn, and each has headers of its own.
+
+use dumpcore::format::Uuid;
+
+use crate::partition::{Ending, Found, Partition};
+use crate::source::Source;
+
+/// Missing stripes that are told one by one, at most.
+const MAX_TOLD: usize = 64;
+
+/// What of a dump lies on one partition.
+pub struct Part<'s> {
+    /// The partition.
+    pub source: &'s dyn Source,
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Where the dump lies on it, and its header there.
+    pub found: Found,
+}
+
+/// The number of stripes that a header states; `None` if there is no header.
+fn stripes(found: &Found) -> Option<u32> {
+    (found.ending != Ending::BothLost).then(|| found.header.stripes.get())
+}
+
+/// Whether two of these have the same dump's nonce, and headers that are no reason to say that they are not two of its
+/// stripes.
+fn belongs(group: &[&Found], other: &Found) -> bool {
+    let Some(first) = group.first() else { return false };
+    let Some(number) = group.iter().find_map(|found| stripes(found)) else { return false };
+    first.header.nonce == other.header.nonce
+        && number > 1
+        && (group.len() as u64) < u64::from(number)
+        && match stripes(other) {
+            None => true,
+            Some(stated) => {
+                let taken =
+                    |found: &&Found| stripes(found).is_some() && found.header.stripe == other.header.stripe;
+                stated == number && !group.iter().any(taken)
+            }
+        }
+}
+
+/// Says which dumps of several partitions are stripes of the same one. Each dump is named once, by the number of its
+/// partition and its place in [`Partition::dumps`]; those that belong together, in the order of their stripes.
+pub fn gather<'p>(partitions: impl IntoIterator<Item = &'p Partition>) -> Vec<Vec<(usize, usize)>> {
+    let partitions = partitions.into_iter().enumerate();
+    let all = partitions.flat_map(|(partition, scanned)| {
+        scanned.dumps.iter().enumerate().map(move |(dump, found)| ((partition, dump), found))
+    });
+    // Of those without a header nobody knows which stripe they are: they go where there is room.
+    let (lost, told): (Vec<_>, Vec<_>) = all.partition(|(_, found)| stripes(found).is_none());
+    let mut groups: Vec<Vec<((usize, usize), &Found)>> = Vec::new();
+    for (place, found) in told.into_iter().chain(lost) {
+        let fits = |group: &&mut Vec<((usize, usize), &Found)>| {
+            let members: Vec<&Found> = group.iter().map(|(_, found)| *found).collect();
+            belongs(&members, found)
+        };
+        match groups.iter_mut().find(fits) {
+            Some(group) => group.push((place, found)),
+            None => groups.push(vec![(place, found)]),
+        }
+    }
+    let mut places: Vec<Vec<(usize, usize)>> = Vec::new();
+    for mut group in groups {
+        group.sort_by_key(|(place, found)| (stripes(found).is_none(), found.header.stripe.get(), *place));
+        places.push(group.into_iter().map(|(place, _)| place).collect());
+    }
+    places.sort_by_key(|group| group.iter().copied().min());
+    places
+}
+
+/// How many stripes a dump has, and which of them are not among its parts; the first of them if there are very many.
+pub(super) fn missing(parts: &[Part<'_>]) -> (u32, Vec<u32>) {
+    let number = parts.iter().filter_map(|part| stripes(&part.found)).max().unwrap_or(1);
+    let there = |stripe: &u32| {
+        let is_it =
+            |part: &Part<'_>| stripes(&part.found).is_some() && part.found.header.stripe.get() == *stripe;
+        parts.iter().any(is_it)
+    };
+    if parts.iter().all(|part| stripes(&part.found).is_none()) {
+        return (number, Vec::new());
+    }
+    (number, (0..number).filter(|stripe| !there(stripe)).take(MAX_TOLD).collect())
+}

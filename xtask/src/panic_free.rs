@@ -1,0 +1,261 @@
+//! Whether a panic can be reached from the dump path: package panic-free is linked for bare metal, and what was linked is
+//! searched for panics. Those that the optimiser can rule out are gone by then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use object::elf;
+use object::read::{Object, ObjectSection, ObjectSymbol, RelocationTarget};
+use object::{Architecture, File, RelocationFlags, SectionFlags, SectionKind, SymbolKind};
+
+use crate::CannotBegin;
+use crate::build::{BUILD_LIMIT, executable};
+use crate::toolchain::{Toolchain, logged};
+
+/// Parts of names that must be among what was linked: else nothing was checked.
+const EXPECTED: [&str; 4] =
+    ["dumpcore::steps", "dumpcore::crew", "VirtioBlk", "panic_free::outside::Slowest"];
+
+/// A path in a place of a panic is not longer.
+const LONGEST_PATH: u64 = 1024;
+
+/// So many panics are named; the others are counted.
+const NAMED: usize = 8;
+
+/// Checks one target. Says how much was checked.
+///
+/// # Errors
+/// The panics that can be reached, and where they come from. Or the check does not work.
+pub(crate) fn check(target: &str) -> Result<String> {
+    let linked = Linked::read(&build(target, &[])?)?;
+    for name in EXPECTED {
+        ensure!(linked.has(name), "nothing of {name} was linked, so nothing was checked");
+    }
+    let found = linked.panics();
+    if !found.is_empty() {
+        let mut names: Vec<&str> = found.iter().take(NAMED).map(String::as_str).collect();
+        let more = format!("and {} more", found.len().saturating_sub(NAMED));
+        if found.len() > NAMED {
+            names.push(&more);
+        }
+        bail!("a panic can be reached: {}", names.join("; "));
+    }
+
+    // The negative control, behind it, so that the program without it is not mistaken for the one with it.
+    let control = Linked::read(&build(target, &["--features", "control"])?)?.panics();
+    if !control.iter().any(|panic| panic.contains("panic_bounds_check") && panic.contains("outside.rs")) {
+        bail!(
+            "the check does not work: it did not find the panic that is there for it; {}",
+            control.join("; ")
+        );
+    }
+    Ok(format!("{} KiB of code; the control's panic was found", linked.code / 1024))
+}
+
+/// Builds what is looked at; gives its path.
+fn build(target: &str, features: &[&str]) -> Result<PathBuf> {
+    let toolchain = Toolchain::find(target).ok_or_else(|| {
+        CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
+    })?;
+    let mut cargo = toolchain.cargo("build", target, &[]);
+    cargo.args(["--profile", "panic-free", "--quiet", "--package", "panic-free", "--message-format=json"]);
+    cargo.args(features);
+    let output = logged(cargo, &format!("panic-free for {target}"), BUILD_LIMIT)?
+        .success(&format!("building panic-free for {target}"))?;
+    executable(&output.stdout, "panic-free").context("cargo did not say where it put panic-free")
+}
+
+/// Whether a function is part of the way into a panic: the handler, what calls it, and what calls that.
+fn is_panic(name: &str) -> bool {
+    let plain = name.split("::<").next().unwrap_or(name);
+    let of_core = name.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "core");
+    let fails = name.contains("::panicking::") || plain.ends_with("_fail") || plain.ends_with("_failed");
+    (of_core && fails) || plain.ends_with("rust_begin_unwind")
+}
+
+/// A function in the program.
+struct Function {
+    start: u64,
+    end: u64,
+    name: String,
+}
+
+/// What was linked.
+struct Linked {
+    /// In order of address.
+    functions: Vec<Function>,
+    /// Which address refers to which.
+    references: Vec<(u64, u64)>,
+    /// Where the program keeps the places (file, line, column) that it would report panics at.
+    places: BTreeMap<u64, String>,
+    /// Bytes of code.
+    code: u64,
+}
+
+impl Linked {
+    fn read(path: &PathBuf) -> Result<Linked> {
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Linked::parse(&bytes).with_context(|| format!("cannot make sense of {}", path.display()))
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Linked> {
+        let file = File::parse(bytes)?;
+        let mut functions: Vec<Function> = file
+            .symbols()
+            .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.size() > 0)
+            .filter_map(|symbol| {
+                let name = format!("{:#}", rustc_demangle::demangle(symbol.name().ok()?));
+                let start = symbol.address();
+                Some(Function { start, end: start.checked_add(symbol.size())?, name })
+            })
+            .collect();
+        functions.sort_unstable_by_key(|function| function.start);
+        let code = file
+            .sections()
+            .filter(|section| section.kind() == SectionKind::Text)
+            .map(|text| text.size())
+            .sum();
+        let references = references(&file);
+        let places = places(&file, &references);
+        Ok(Linked { functions, references, places, code })
+    }
+
+    fn has(&self, part: &str) -> bool {
+        self.functions.iter().any(|function| function.name.contains(part))
+    }
+
+    /// The function that an address is in.
+    fn function(&self, address: u64) -> Option<&Function> {
+        let behind = self.functions.partition_point(|function| function.start <= address);
+        self.functions.get(behind.checked_sub(1)?).filter(|function| address < function.end)
+    }
+
+    /// The functions that call a panic, with the places in the source that it may name, and the panic.
+    fn panics(&self) -> Vec<String> {
+        let mut callers: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        let mut places: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        // The optimiser moves a place that is the only one from the caller into the panic, or into what that calls.
+        let mut moved: BTreeSet<&str> = BTreeSet::new();
+        for (at, to) in &self.references {
+            let Some(from) = self.function(*at) else { continue };
+            if let Some(place) = self.places.get(to) {
+                if is_panic(&from.name) {
+                    moved.insert(place);
+                } else {
+                    places.entry(&from.name).or_default().insert(place);
+                }
+            }
+            let called = self.function(*to).filter(|called| called.start == *to && is_panic(&called.name));
+            if let Some(panic) = called.filter(|_| !is_panic(&from.name)) {
+                callers.entry(&from.name).or_default().insert(&panic.name);
+            }
+        }
+        let join = |words: &BTreeSet<&str>| words.iter().copied().collect::<Vec<_>>().join(", ");
+        let mut lines: Vec<String> = callers
+            .iter()
+            .map(|(caller, panics)| match places.get(caller).unwrap_or(&moved) {
+                places if places.is_empty() => format!("{caller} calls {}", join(panics)),
+                places => format!("{caller} ({}) calls {}", join(places), join(panics)),
+            })
+            .collect();
+        if lines.is_empty() {
+            lines.extend(
+                self.functions.iter().map(|function| &function.name).filter(|name| is_panic(name)).cloned(),
+            );
+        }
+        lines
+    }
+}
+
+/// Which address refers to which. The linker keeps that if it is told to (`--emit-relocs`).
+fn references(file: &File<'_>) -> Vec<(u64, u64)> {
+    let mut references = Vec::new();
+    for section in file.sections() {
+        // What is in memory when the program runs; debug information is not.
+        let SectionFlags::Elf { sh_flags } = section.flags() else { continue };
+        if sh_flags & u64::from(elf::SHF_ALLOC) == 0 {
+            continue;
+        }
+        for (at, relocation) in section.relocations() {
+            let RelocationTarget::Symbol(index) = relocation.target() else { continue };
+            let Ok(symbol) = file.symbol_by_index(index) else { continue };
+            // On x86-64 a relative one counts from the end of the instruction's field, 4 bytes on.
+            let behind = match (file.architecture(), relocation.flags()) {
+                (Architecture::X86_64, RelocationFlags::Elf { r_type }) if r_type != elf::R_X86_64_64 => 4,
+                _ => 0,
+            };
+            let to = symbol.address().wrapping_add_signed(relocation.addend()).wrapping_add(behind);
+            references.push((at, to));
+        }
+    }
+    references
+}
+
+/// The places that panics would name, by the address where each is kept: a `core::panic::Location` is the address and
+/// length of a path, then line and column.
+fn places(file: &File<'_>, references: &[(u64, u64)]) -> BTreeMap<u64, String> {
+    references
+        .iter()
+        .filter_map(|(at, path)| {
+            let number = |offset: u64, size: u64| -> Option<u64> {
+                let bytes = bytes_at(file, at.checked_add(offset)?, size)?;
+                Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+            };
+            let length = number(8, 8).filter(|length| *length <= LONGEST_PATH)?;
+            let (line, column) = (number(16, 4)?, number(20, 4)?);
+            let path = std::str::from_utf8(bytes_at(file, *path, length)?).ok()?.trim_end_matches('\0');
+            // A dependency's path without where this machine keeps it.
+            let kept = path.split_once("/registry/src/").and_then(|(_, rest)| rest.split_once('/'));
+            let path = kept.map_or(path, |(_, path)| path);
+            path.ends_with(".rs").then(|| (*at, format!("{path}:{line}:{column}")))
+        })
+        .collect()
+}
+
+/// Bytes of the program at an address.
+fn bytes_at<'a>(file: &File<'a>, address: u64, size: u64) -> Option<&'a [u8]> {
+    file.sections().find_map(|section| section.data_range(address, size).ok().flatten())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways_into_a_panic_are_told_from_other_functions() {
+        for name in [
+            "core::panicking::panic_fmt",
+            "core::panicking::panic_const::panic_const_div_by_zero",
+            "core::panicking::assert_failed::<usize, usize>",
+            "core::slice::index::slice_index_fail",
+            "core::slice::copy_from_slice_impl::len_mismatch_fail",
+            "<[u8]>::copy_from_slice::core::len_mismatch_fail",
+            "core::str::slice_error_fail",
+            "core::option::expect_failed",
+            "core::result::unwrap_failed",
+            "__rustc::rust_begin_unwind",
+            "rust_begin_unwind",
+        ] {
+            assert!(is_panic(name), "{name}");
+        }
+        for name in [
+            "dumpcore::crash::panicking",
+            "dumpcore::device::has_failed",
+            "<dump_drivers::virtio::blk::VirtioBlk<R, C>>::fail",
+            "core::fmt::write",
+            "memcpy",
+        ] {
+            assert!(!is_panic(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn panics_of_an_ordinary_program_are_found() {
+        let linked = Linked::read(&std::env::current_exe().unwrap()).unwrap();
+        assert!(linked.has("xtask::panic_free::tests"));
+        let found = linked.panics();
+        assert!(found.iter().any(|panic| panic.contains("core::panicking::panic_fmt")), "{found:?}");
+    }
+}
