@@ -465,11 +465,11 @@ fn look_at_memory<'a>(platform: &dyn Platform, arena: &mut Arena<'a>) -> Result<
 /// Takes what one CPU packs with; nothing, if nothing is packed.
 fn workshop<'a>(arena: &mut Arena<'a>, encoding: Encoding) -> Result<Workshop<'a>, OutOfArena> {
     if encoding == Encoding::Plain {
-        return Ok(Workshop { staging: &mut [], table: None });
+        return Ok(Workshop::new(&mut [], None));
     }
     let staging = arena.bytes(OUT_BYTES, PAGE_SIZE)?;
     let table = arena.place(lz4::Table::new())?;
-    Ok(Workshop { staging: staging.as_chunks_mut().0, table: Some(table) })
+    Ok(Workshop::new(staging.as_chunks_mut().0, Some(table)))
 }
 
 /// Takes a unit of work.

@@ -161,9 +161,16 @@ pub struct Workshop<'a> {
     pub staging: &'a mut [Block],
     /// The compressor's memory; `None`, and no staging, if nothing is packed.
     pub table: Option<&'a mut lz4::Table>,
+    /// Pages that the crashing CPU has gathered for the next unit.
+    pub batch: [u64; LOOK_PAGES],
 }
 
-impl Workshop<'_> {
+impl<'a> Workshop<'a> {
+    /// To pack with, or only to gather pages.
+    pub fn new(staging: &'a mut [Block], table: Option<&'a mut lz4::Table>) -> Workshop<'a> {
+        Workshop { staging, table, batch: [0; LOOK_PAGES] }
+    }
+
     /// Where it is: must be the same at the crash.
     pub fn seal(&self, digest: &mut Digest) {
         digest.number(self.staging.as_ptr() as u64).number(self.staging.len() as u64);

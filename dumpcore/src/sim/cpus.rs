@@ -81,8 +81,8 @@ struct Me {
     looks: u64,
     /// Dumps that were over when it was stopped.
     over: u64,
-    /// Whether it has looked at the clock, as everybody does who waits.
-    arrived: bool,
+    /// Looks at the clock, which everybody takes who waits.
+    clock_looks: u64,
 }
 
 thread_local! {
@@ -153,7 +153,7 @@ impl Others {
             }
             self.is(number, Whereabouts::Stopped);
             let over = self.over.load(Ordering::SeqCst);
-            let me = Me { cpu: number as u32 + 1, plan: *plan, looks: 0, over, arrived: false };
+            let me = Me { cpu: number as u32 + 1, plan: *plan, looks: 0, over, clock_looks: 0 };
             expected += usize::from(!matches!(plan, Helper::StaysAway | Helper::Late(_)));
             let resumes = self.resumes.load(Ordering::SeqCst);
             let thread = thread::Builder::new().name(format!("cpu {}", me.cpu)).stack_size(512 << 10);
@@ -167,11 +167,17 @@ impl Others {
         }
     }
 
-    /// This CPU looks at the clock, as it does first of all when it waits for work.
+    /// This CPU looks at the clock, as it does first of all when it waits for work. Who waits leaves the host's time to
+    /// those that work.
     pub(super) fn look_at_clock(&self) {
-        let Some(me) = ME.get().filter(|me| !me.arrived) else { return };
-        ME.set(Some(Me { arrived: true, ..me }));
-        self.arrived.fetch_add(1, Ordering::SeqCst);
+        let Some(me) = ME.get() else { return };
+        ME.set(Some(Me { clock_looks: me.clock_looks + 1, ..me }));
+        if me.clock_looks == 0 {
+            self.arrived.fetch_add(1, Ordering::SeqCst);
+        }
+        if me.clock_looks % 16 == 15 {
+            thread::sleep(NAP);
+        }
     }
 
     /// The life of a CPU from its stop until it goes on.

@@ -28,7 +28,7 @@ struct Pages<'s, 'w, 'l, 'c, 'a, 'k> {
     /// What this CPU packs with.
     workshop: &'s mut Workshop<'k>,
     way: Way,
-    batch: [u64; LOOK_PAGES],
+    /// Pages in the workshop's batch.
     count: usize,
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn write(
         Encoding::Plain if plan.may_be_still && writer.takes_still_pages() => Way::Sum,
         Encoding::Plain => Way::Copy,
     };
-    let mut pages = Pages { writer, platform, workshop, way, batch: [0; LOOK_PAGES], count: 0 };
+    let mut pages = Pages { writer, platform, workshop, way, count: 0 };
     let mut looked_at = 0_u64;
     for (pass, time) in passed.iter_mut().enumerate().skip(1) {
         let begin = wait.now();
@@ -129,7 +129,7 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
 
     /// Takes one page.
     fn feed(&mut self, pfn: u64, wait: &Wait<'_>, progress: &mut dyn FnMut(u64)) -> Result<(), Ended> {
-        if let Some(slot) = self.batch.get_mut(self.count) {
+        if let Some(slot) = self.workshop.batch.get_mut(self.count) {
             *slot = pfn;
             self.count = self.count.saturating_add(1);
         }
@@ -151,8 +151,8 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
         // Each turn takes in a unit that is done, and none is posted meanwhile.
         while self.collect(wait)? {}
         let count = core::mem::take(&mut self.count);
-        let Pages { writer, batch, way, .. } = self;
-        let pfns = batch.get(..count).unwrap_or_default();
+        let Pages { writer, workshop, way, .. } = self;
+        let pfns = workshop.batch.get(..count).unwrap_or_default();
         let foreman = &mut writer.traffic().foreman;
         if *way != Way::Copy && foreman.post_pages(*way, pfns) {
             return Ok(());

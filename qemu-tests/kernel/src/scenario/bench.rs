@@ -197,7 +197,7 @@ pub(crate) fn pack(filled: &Filled) -> Result<(), &'static str> {
     let mut staging = alloc::vec![[0; BLOCK_SIZE]; UNIT_PAGES];
     let mut table = Box::new(lz4::Table::new());
     let mut unit = Unit::new(&mut out);
-    let mut workshop = Workshop { staging: &mut staging, table: Some(&mut table) };
+    let mut workshop = Workshop::new(&mut staging, Some(&mut table));
     pack_each(filled, UNIT_PAGES, "pack", |raw| {
         let first = paging::physical(raw.as_ptr()) / memory::FRAME;
         let pfns: [u64; UNIT_PAGES] = core::array::from_fn(|page| first + page as u64);
