@@ -361,7 +361,7 @@ impl Running<'_> {
                 match checked.map_err(|ended| in_time(ended, &until_half)) {
                     Ok(()) => return Ok(()),
                     Err(Ended::Budget) => (),
-                    Err(ended) => return Err(unfit(ended)),
+                    Err(ended) => return Err(unfit(ended, traffic, number)),
                 }
                 say(self.platform, |line| {
                     line.text("checking takes half the time budget: from here on, just ahead of each write");
@@ -381,8 +381,10 @@ impl Running<'_> {
         }
         // The front header and the block behind it, so that a dump can begin and be closed. What is read on ahead is
         // taken in too: the headers are written with nothing in flight.
-        traffic.check_up_to(number, place.block.saturating_add(2), wait).map_err(unfit)?;
-        traffic.drain(wait).map_err(unfit)
+        traffic
+            .check_up_to(number, place.block.saturating_add(2), wait)
+            .and_then(|()| traffic.drain(wait))
+            .map_err(|ended| unfit(ended, traffic, number))
     }
 
     /// What a lane's header says from the first moment on.
@@ -803,12 +805,13 @@ fn in_time(ended: Ended, wait: &Wait<'_>) -> Ended {
     }
 }
 
-/// Why a check that ended early makes the partition unfit.
-fn unfit(ended: Ended) -> Unfit {
+/// Why a check of a lane that ended early makes its partition unfit: it came as far as its frontier.
+fn unfit(ended: Ended, traffic: &Traffic<'_, '_, '_, '_>, lane: usize) -> Unfit {
+    let block = traffic.lanes.get(lane).map_or(0, |lane| lane.checker.frontier());
     match ended {
         Ended::Full => Unfit::NoRoom { free: 0 },
         Ended::Budget => Unfit::Budget,
-        Ended::Device { error, .. } => Unfit::Device { block: 0, error },
+        Ended::Device { error, .. } => Unfit::Device { block, error },
         Ended::Pattern { unfit, .. } => unfit,
     }
 }

@@ -68,22 +68,7 @@ impl Memory {
 }
 
 fn page_classes() -> impl Strategy<Value = PageClass> {
-    use PageClass::{
-        Cache, CachePrivate, Device, Free, KernelData, KernelText, PageTable, Slab, Stack, Unknown, User,
-    };
-    prop::sample::select(vec![
-        KernelText,
-        KernelData,
-        Stack,
-        PageTable,
-        Slab,
-        User,
-        Cache,
-        CachePrivate,
-        Free,
-        Device,
-        Unknown,
-    ])
+    prop::sample::select(PageClass::ALL.to_vec())
 }
 
 prop_compose! {

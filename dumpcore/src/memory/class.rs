@@ -79,6 +79,21 @@ impl Level {
 }
 
 impl PageClass {
+    /// All classes.
+    pub const ALL: [PageClass; 11] = [
+        PageClass::KernelText,
+        PageClass::KernelData,
+        PageClass::Stack,
+        PageClass::PageTable,
+        PageClass::Slab,
+        PageClass::User,
+        PageClass::Cache,
+        PageClass::CachePrivate,
+        PageClass::Free,
+        PageClass::Device,
+        PageClass::Unknown,
+    ];
+
     /// Whether it is known to be the kernel's.
     pub fn is_kernel(self) -> bool {
         matches!(
