@@ -20,11 +20,16 @@ pub struct Reading {
     pub count: u64,
 }
 
+/// Pages that were posted.
+struct Posted {
+    way: Way,
+    count: usize,
+    pages: [u64; LOOK_PAGES],
+}
+
 /// What was posted, kept so that it can be done again. Lives in the arena.
 pub struct Kept {
-    pages: [[u64; LOOK_PAGES]; MAX_SLOTS],
-    counts: [usize; MAX_SLOTS],
-    ways: [Way; MAX_SLOTS],
+    pages: [Posted; MAX_SLOTS],
     readings: [Option<Reading>; MAX_SLOTS],
     /// Since when a job has been seen in a helper's hands.
     units_since: [Option<(Ticket, Nanoseconds)>; MAX_SLOTS],
@@ -35,9 +40,7 @@ impl Kept {
     /// Nothing.
     pub const fn new() -> Kept {
         Kept {
-            pages: [[0; LOOK_PAGES]; MAX_SLOTS],
-            counts: [0; MAX_SLOTS],
-            ways: [Way::Copy; MAX_SLOTS],
+            pages: [const { Posted { way: Way::Copy, count: 0, pages: [0; LOOK_PAGES] } }; MAX_SLOTS],
             readings: [None; MAX_SLOTS],
             units_since: [None; MAX_SLOTS],
             checks_since: [None; MAX_SLOTS],
@@ -163,15 +166,12 @@ impl<'c, 'a> Foreman<'c, 'a> {
         }
         let Some(units) = &mut self.units else { return false };
         let Some(ticket) = units.post(|unit| unit.set(way, pfns)) else { return false };
-        let slot = ticket.slot();
-        if let (Some(pages), Some(count), Some(kept_way)) =
-            (self.kept.pages.get_mut(slot), self.kept.counts.get_mut(slot), self.kept.ways.get_mut(slot))
-        {
-            for (kept, pfn) in pages.iter_mut().zip(pfns) {
-                *kept = *pfn;
+        if let Some(kept) = self.kept.pages.get_mut(ticket.slot()) {
+            for (slot, pfn) in kept.pages.iter_mut().zip(pfns) {
+                *slot = *pfn;
             }
-            *count = pfns.len();
-            *kept_way = way;
+            kept.count = pfns.len();
+            kept.way = way;
         }
         true
     }
@@ -216,12 +216,8 @@ impl<'c, 'a> Foreman<'c, 'a> {
         let Some(slot) = overdue(crew, units, &mut self.kept.units_since, (now, self.patience)) else {
             return false;
         };
-        let (Some(pages), Some(count), Some(way)) =
-            (self.kept.pages.get(slot), self.kept.counts.get(slot), self.kept.ways.get(slot))
-        else {
-            return false;
-        };
-        self.own.set(*way, pages.get(..*count).unwrap_or_default());
+        let Some(kept) = self.kept.pages.get(slot) else { return false };
+        self.own.set(kept.way, kept.pages.get(..kept.count).unwrap_or_default());
         self.tally.redone = self.tally.redone.saturating_add(1);
         self.tally.lost = self.tally.lost.saturating_add(1);
         true
@@ -270,17 +266,14 @@ impl<'c, 'a> Foreman<'c, 'a> {
             check.uuid = *uuid;
             check.bad = None;
         });
-        match (posted, read) {
-            (Some(ticket), _) => {
-                if let Some(kept) = self.kept.readings.get_mut(ticket.slot()) {
-                    *kept = Some(reading);
-                }
-                Ok(())
-            }
-            (None, Some(read)) => Err(read),
+        let Some(ticket) = posted else {
             // Not posted means not filled.
-            (None, None) => Ok(()),
+            return read.map_or(Ok(()), Err);
+        };
+        if let Some(kept) = self.kept.readings.get_mut(ticket.slot()) {
+            *kept = Some(reading);
         }
+        Ok(())
     }
 
     /// A check that is done.

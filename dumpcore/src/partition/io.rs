@@ -319,7 +319,8 @@ impl Pool {
     /// Resets the device of a lane; what was in flight never comes back.
     ///
     /// # Errors
-    /// Why the device could not be reset. Buffers that it reads from are free all the same, those that it may write to are lost.
+    /// Why the device could not be reset. Buffers that it reads from are free all the same, unless the lane's dump is
+    /// encrypted; those that it may write to are lost.
     pub fn reset(&mut self, lanes: &mut Lanes<'_>, lane: usize, wait: &Wait<'_>) -> Result<(), DeviceError> {
         let here = lanes.get_mut(lane).ok_or(DeviceError::NotReady)?;
         let stopped = here.window.quiesce(wait);

@@ -9,7 +9,7 @@ use dumpcore::format::label::Label;
 
 use super::{Programs, STACK_LIMIT};
 use crate::image::Disk;
-use crate::machine::{Machine, disk_word};
+use crate::machine::{Machine, Running, disk_word};
 use crate::savecore::{Answer, Savecore};
 use crate::serial::{self, Serial};
 
@@ -53,6 +53,21 @@ pub struct Crashed {
     pub code: i32,
     /// What the machine said.
     pub serial: Serial,
+}
+
+impl Crashed {
+    /// The same, if that was its exit code.
+    fn ended_with(self, code: i32) -> Result<Crashed> {
+        ensure(self.code == code, || {
+            format!(
+                "the machine ended with exit code {} instead of {code}; its last line: `{}`; log: {}",
+                self.code,
+                self.serial.last(),
+                self.serial.path().display()
+            )
+        })?;
+        Ok(self)
+    }
 }
 
 impl Case {
@@ -142,16 +157,16 @@ impl Case {
     /// # Errors
     /// If it does not end in time, or with another exit code than `code`.
     pub fn crash(&self, machine: &Machine, name: &str, code: i32) -> Result<Crashed> {
-        let crashed = self.crash_any(machine, name)?;
-        if crashed.code != code {
-            bail!(
-                "the machine ended with exit code {} instead of {code}; its last line: `{}`; log: {}",
-                crashed.code,
-                crashed.serial.last(),
-                crashed.serial.path().display()
-            );
-        }
-        Ok(crashed)
+        self.crash_any(machine, name)?.ended_with(code)
+    }
+
+    /// Waits for the end of a machine that runs.
+    ///
+    /// # Errors
+    /// If it does not end in time, or with another exit code than `code`.
+    pub fn end(&self, mut running: Running, code: i32) -> Result<Crashed> {
+        let ended = running.wait_exit(self.left())?;
+        Crashed { code: ended, serial: running.serial }.ended_with(code)
     }
 
     /// Runs a machine to its end, whatever its exit code.

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::case::{Case, Crashed, USUAL_BLOCKS, ensure, exit, mib};
+use super::case::{Case, USUAL_BLOCKS, ensure, exit, mib};
 use super::judge::{
     counts, crash, foreign_parts, halt, info, is_whole, number, only, partial, same_foreign_parts, says,
     text, whole,
@@ -65,11 +65,7 @@ pub(super) fn unplugged(case: &Case) -> Result<String> {
     let mut running = machine.start(&case.folder, "crash")?;
     running.wait_for("diskdump: dumped", case.left())?;
     running.qmp.device_del(&disk_id(0))?;
-    let code = running.wait_exit(case.left())?;
-    let crashed = Crashed { code, serial: running.serial };
-    ensure(code == exit::COMPLETE, || {
-        format!("the machine ended with exit code {code}; log: {}", crashed.serial.path().display())
-    })?;
+    case.end(running, exit::COMPLETE)?;
     same_foreign_parts(&machine, &before)?;
     let (_, dump) = whole(case, &second, 2)?;
     counts(&dump, "metrics.target", 1)?;

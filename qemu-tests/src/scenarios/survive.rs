@@ -46,11 +46,7 @@ pub(super) fn snapshot(case: &Case) -> Result<String> {
     let (memory, _, arena) = take_memory(case, &mut running, &first, "live")?;
     let then = disk.copy(&case.folder.join("first.raw"))?;
     running.qmp.go_on()?;
-    let code = running.wait_exit(case.left())?;
-    let crashed = Crashed { code, serial: running.serial };
-    ensure(code == exit::COMPLETE, || {
-        format!("the machine ended with exit code {code}; log: {}", crashed.serial.path().display())
-    })?;
+    let crashed = case.end(running, exit::COMPLETE)?;
     same_foreign_parts(&machine, &before)?;
     all_went_on(&crashed, 2, 4)?;
 
@@ -95,11 +91,7 @@ fn press(case: &Case, machine: &Machine, name: &str, when: &str) -> Result<Crash
     let mut running = machine.start(&case.folder, name)?;
     running.wait_for(when, case.left())?;
     running.qmp.inject_nmi()?;
-    let code = running.wait_exit(case.left())?;
-    let crashed = Crashed { code, serial: running.serial };
-    ensure(code == exit::COMPLETE, || {
-        format!("the machine ended with exit code {code}; log: {}", crashed.serial.path().display())
-    })?;
+    let crashed = case.end(running, exit::COMPLETE)?;
     crashed.small_stack()?;
     crashed.never_said("crashed itself")?;
     same_foreign_parts(machine, &before)?;
@@ -158,10 +150,7 @@ pub(super) fn two_crashes(case: &Case) -> Result<String> {
     running.qmp.stop()?;
     let then = disk.copy(&case.folder.join("first.raw"))?;
     running.qmp.go_on()?;
-    let code = running.wait_exit(case.left())?;
-    ensure(code == exit::COMPLETE, || {
-        format!("the machine ended with exit code {code}; log: {}", running.serial.path().display())
-    })?;
+    case.end(running, exit::COMPLETE)?;
     same_foreign_parts(&machine, &before)?;
     let dumps = info(case, &disk, 2)?;
     in_a_row(&dumps)?;
