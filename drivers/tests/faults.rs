@@ -5,7 +5,7 @@
 mod common;
 
 use common::*;
-use dump_drivers::fake::{Fault, Plan};
+use dump_drivers::fake::{Fault, Plan, Tick as _};
 use dumpcore::device::{DeviceError, Direction, DumpDevice, Request};
 
 fn opens(plan: Plan) -> Result<(), DeviceError> {
@@ -220,7 +220,7 @@ fn a_duplicate_among_many_in_flight_ends_the_device_by_name() {
     let mut seen = vec![];
     let error = loop {
         rig.fake.tick();
-        match rig.disk.poll() {
+        match rig.disk.poll(&wait(&rig.platform)) {
             Ok(Some(completion)) => seen.push(completion.id),
             Ok(None) => {}
             Err(error) => break error,
@@ -229,7 +229,7 @@ fn a_duplicate_among_many_in_flight_ends_the_device_by_name() {
     assert_eq!(seen, [0, 1]);
     // Request 1's descriptors are the second run, of 18: header, 16 pieces, status.
     assert_eq!(Err(error), protocol("a finished request's id", 18));
-    assert_eq!(rig.disk.poll().unwrap_err(), DeviceError::NotReady);
+    assert_eq!(rig.disk.poll(&wait(&rig.platform)).unwrap_err(), DeviceError::NotReady);
     recovers(&mut rig);
 }
 
@@ -289,7 +289,7 @@ fn a_device_that_asks_for_a_reset_is_named() {
 #[test]
 fn a_disk_that_shrinks_is_seen_and_not_written_beyond() {
     let mut rig = Rig::ready(Plan::with(Fault::CapacityShrinks(8 * 10 + 7)));
-    assert_eq!(rig.disk.geometry().blocks, 10);
+    assert_eq!(rig.disk.geometry().unwrap().blocks, 10);
     assert_eq!(rig.write_block(10, 1), Err(DeviceError::OutOfRange { end: 11, blocks: 10 }));
     assert_eq!(rig.write_block(u64::MAX, 1), Err(DeviceError::OutOfRange { end: u64::MAX, blocks: 10 }));
     rig.write_block(9, 1).unwrap();
@@ -330,7 +330,7 @@ fn a_device_that_goes_while_it_is_polled_is_noticed() {
     let request = Request { id: 1, direction: Direction::Write, block: 0, buffer, gather: None };
     rig.disk.submit(request, &wait(&rig.platform)).unwrap();
     rig.fake.unplug();
-    let polls = (0..100_000).position(|_| match rig.disk.poll() {
+    let polls = (0..100_000).position(|_| match rig.disk.poll(&wait(&rig.platform)) {
         Ok(None) => false,
         Ok(Some(_)) => panic!("a completion from nowhere"),
         Err(error) => {

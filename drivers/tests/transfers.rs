@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use common::*;
-use dump_drivers::fake::{DmaMemory, Fault, Plan};
+use dump_drivers::fake::{DmaMemory, Fault, Plan, Tick as _};
 use dumpcore::device::{Completion, DeviceError, Direction, DumpDevice, Gather, Request};
 use dumpcore::dma::DmaBuffer;
 use proptest::prelude::*;
@@ -195,7 +195,7 @@ impl Run {
         while self.in_flight.len() > left {
             let wait = wait(&self.rig.platform);
             let disk = &mut self.rig.disk;
-            let completion = wait.until("a request", TIMEOUT, || disk.poll().transpose())??;
+            let completion = wait.until("a request", TIMEOUT, || disk.poll(&wait).transpose())??;
             self.finish(completion)?;
         }
         Ok(())
@@ -267,7 +267,7 @@ impl Run {
             Step::Poll { times } => {
                 for _ in 0..times {
                     self.rig.fake.tick();
-                    if let Some(completion) = self.rig.disk.poll()? {
+                    if let Some(completion) = self.rig.disk.poll(&wait(&self.rig.platform))? {
                         self.finish(completion)?;
                     }
                 }
@@ -429,7 +429,8 @@ fn the_largest_transfer_is_taken_whatever_the_device_takes_at_once() {
         let request = Request { id: 1, direction: Direction::Write, block: 11, buffer, gather: None };
         rig.disk.submit(request, &wait(&rig.platform)).unwrap();
         let disk = &mut rig.disk;
-        let done = wait(&rig.platform).until("it", TIMEOUT, || disk.poll().transpose()).unwrap().unwrap();
+        let polling = wait(&rig.platform);
+        let done = polling.until("it", TIMEOUT, || disk.poll(&polling).transpose()).unwrap().unwrap();
         done.result.unwrap();
         assert!(rig.fake.disk()[11 * BLOCK..][..count * BLOCK] == pattern(count, 3));
         rig.assert_within_the_rules();

@@ -14,7 +14,7 @@ use crate::crew::foreman::{Foreman, Kept};
 use crate::crew::job::{OUT_BYTES, UNIT_PAGES, Unit, Workshop};
 use crate::crew::{Crew, HELPER_STACK, Helper, MAX_HELPERS};
 use crate::deferred::Queues;
-use crate::device::{DeviceError, DumpDevice, Health};
+use crate::device::{DeviceError, DumpDevice, Geometry, Health};
 use crate::display_by_describe;
 use crate::format::chunk::{Encoding, MAX_PAYLOAD_BLOCKS};
 use crate::format::crypt::{self, Key, PublicKey, SecretKey};
@@ -718,10 +718,10 @@ fn take_target<'a>(
         return Err(ArmError::TooSmall { target: number, blocks });
     }
     let end = first_block.saturating_add(blocks);
-    let device_blocks = device.geometry().blocks;
-    if end > device_blocks {
-        let unfit = Unfit::BeyondDevice { end, blocks: device_blocks };
-        return Err(ArmError::Unfit { target: number, unfit });
+    if let Some(Geometry { blocks }) = device.geometry()
+        && end > blocks
+    {
+        return Err(ArmError::Unfit { target: number, unfit: Unfit::BeyondDevice { end, blocks } });
     }
     Ok(ArmedTarget {
         sealed: SealedTarget { first_block, blocks, uuid: [0; 16], recipient: [0; 32], ephemeral: [0; 32] },
@@ -750,8 +750,8 @@ fn look(
         return Err(device(error));
     }
     let found = window.quiesce(wait).map_err(device).and_then(|()| {
-        let found = place::check_label(&mut window, uuid, wait).map_err(unfit)?;
-        Ok(found)
+        place::check_size(&mut window).map_err(unfit)?;
+        place::check_label(&mut window, uuid, wait).map_err(unfit)
     });
     let mut lanes = Lanes::new();
     let uuid = found.as_ref().map_or([0; 16], |found| found.uuid);

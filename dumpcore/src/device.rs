@@ -228,12 +228,18 @@ pub struct Rejected {
 /// transfers, `shutdown`. Nothing but `seal` and `sanity_check` happens before `quiesce`.
 ///
 /// A driver never panics, never waits but through its [`Wait`], and trusts nothing that the device wrote.
+///
+/// Where DMA is not coherent, dumpcore cleans and invalidates the buffers of requests; memory of the driver's own that it
+/// shares with the device (rings, tables, status) is the driver's to clean and invalidate, by
+/// [`Platform::clean_for_device`](crate::Platform::clean_for_device) and
+/// [`Platform::invalidate_from_device`](crate::Platform::invalidate_from_device).
 pub trait DumpDevice: Send {
     /// What the device is called on the console, such as `virtio-blk 00:04.0`.
     fn name(&self) -> &str;
 
-    /// Its size. Before `quiesce`, as `arm()` found it; afterwards, as the device now says.
-    fn geometry(&self) -> Geometry;
+    /// Its size. Before `quiesce`, as it was found when opened, or `None` if it takes a command to the device to find
+    /// out; afterwards, as the device now says.
+    fn geometry(&self) -> Option<Geometry>;
 
     /// Feeds everything into `digest` that must be the same at the crash as it was when armed: register
     /// addresses, queue addresses, size. Not what changes in use.
@@ -289,11 +295,13 @@ pub trait DumpDevice: Send {
         crate::partition::io::transfer_by_blocks(self, request, wait).map(Some)
     }
 
-    /// The next finished request, if there is one. Never waits.
+    /// The next finished request, if there is one. Never waits: `wait` is for a driver that keeps its own timers and
+    /// tasklets, and for the [platform](Wait::platform)'s cache maintenance.
     ///
     /// # Errors
     /// The device itself has failed, not just one request; none of those in flight will come back.
-    fn poll(&mut self) -> Result<Option<Completion>, DeviceError> {
+    fn poll(&mut self, wait: &Wait<'_>) -> Result<Option<Completion>, DeviceError> {
+        let _ = wait;
         Ok(None)
     }
 

@@ -3,6 +3,7 @@
 use core::ptr::NonNull;
 
 use crate::format::BLOCK_SIZE;
+use crate::platform::Platform;
 
 /// A piece of the arena with an owner. Whoever has it may touch the memory; a request in flight has given it
 /// to the device, so that nobody else can.
@@ -69,6 +70,16 @@ impl DmaBuffer {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: the promise given to new(); the exclusive borrow of self makes this the only access.
         unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+    }
+
+    /// Makes its bytes visible to a device that will read them, or ready for one that will write them.
+    pub fn clean_for_device(&self, platform: &dyn Platform) {
+        platform.clean_for_device(self.start.as_ptr(), self.length);
+    }
+
+    /// Makes what a device wrote visible in its bytes.
+    pub fn invalidate_from_device(&self, platform: &dyn Platform) {
+        platform.invalidate_from_device(self.start.as_ptr(), self.length);
     }
 
     /// The bytes as blocks; what is behind the last whole block is left out.

@@ -255,14 +255,17 @@ pub unsafe trait Platform: Sync {
         None
     }
 
-    /// Makes what was written to `bytes` visible to devices, before they are told to look. Needed where DMA is not
-    /// coherent.
-    fn clean_for_device(&self, bytes: &[u8]) {
-        let _ = bytes;
+    /// Makes what was written to the `length` bytes at `start` visible to devices, before they are told to look: cleans the
+    /// cache lines that hold them, and drops them (clean and invalidate), so that none is written back later over
+    /// what a device writes. Needed where DMA is not coherent. The memory is part of the arena, or of what a driver was
+    /// given beside it, and shares no cache line (of 64 bytes) with what the other side writes.
+    fn clean_for_device(&self, start: *const u8, length: usize) {
+        let (_, _) = (start, length);
     }
 
-    /// Makes what a device wrote to `bytes` visible to the CPU. Needed where DMA is not coherent.
-    fn invalidate_from_device(&self, bytes: &[u8]) {
-        let _ = bytes;
+    /// Makes what a device wrote to the `length` bytes at `start` visible to the CPU: drops the cache lines that hold
+    /// them. Needed where DMA is not coherent. The memory is as for [`clean_for_device`](Platform::clean_for_device).
+    fn invalidate_from_device(&self, start: *const u8, length: usize) {
+        let (_, _) = (start, length);
     }
 }

@@ -337,11 +337,7 @@ impl Running<'_> {
         let gone = Unfit::Device { block: 0, error: DeviceError::NotReady };
         let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
         let (uuid, recipient) = (lane.uuid, lane.lock.map(|lock| lock.recipient));
-        let end = lane.window.end_on_device();
-        let on_device = lane.window.device().geometry().blocks;
-        if end > on_device {
-            return Err(Unfit::BeyondDevice { end, blocks: on_device });
-        }
+        place::check_size(&mut lane.window)?;
         let label = place::check_label(&mut lane.window, Some(&uuid), wait)?;
         place::check_recipient(label.recipient.as_ref(), recipient)?;
         let place = place::find(traffic, number, wait)?;

@@ -79,7 +79,7 @@ impl DumpDevice for OldDriver {
     fn name(&self) -> &str {
         "a 2004 driver"
     }
-    fn geometry(&self) -> Geometry {
+    fn geometry(&self) -> Option<Geometry> {
         self.inner.geometry()
     }
     fn seal(&self, digest: &mut Digest) {

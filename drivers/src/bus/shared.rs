@@ -4,13 +4,19 @@ use core::ptr::NonNull;
 
 use dumpcore::dma::DmaBuffer;
 use dumpcore::integrity::Digest;
+use dumpcore::platform::Platform;
 use volatile::VolatilePtr;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Bytes in a cache line, at most: what DMA that is not coherent has to keep apart.
+pub const LINE: usize = 64;
 
 /// Shared memory: every access is volatile and bounded, and no reference into it is ever made, since the device may
 /// write at any moment.
 ///
-/// It must be coherent: what the device writes is seen by the CPU without cache maintenance.
+/// Where DMA is not coherent, what was written has to be [cleaned](Shared::clean) before the device is told, and what the
+/// device writes [invalidated](Shared::invalidate) before it is read. So that neither harms the other's bytes, what the
+/// driver writes and what the device writes never share a [`LINE`].
 #[derive(Debug)]
 pub struct Shared {
     memory: DmaBuffer,
@@ -49,11 +55,43 @@ impl Shared {
         }
     }
 
-    /// Zeroes all of it. Only while the device cannot reach it.
-    pub fn clear(&mut self) {
+    /// Makes `length` bytes that were written at an offset visible to the device.
+    #[inline]
+    pub fn clean(&self, offset: usize, length: usize, platform: &dyn Platform) {
+        if let Some(start) = self.range(offset, length) {
+            platform.clean_for_device(start, length);
+        }
+    }
+
+    /// Makes `length` bytes that the device may have written at an offset visible to the CPU.
+    #[inline]
+    pub fn invalidate(&self, offset: usize, length: usize, platform: &dyn Platform) {
+        if let Some(start) = self.range(offset, length) {
+            platform.invalidate_from_device(start, length);
+        }
+    }
+
+    fn range(&self, offset: usize, length: usize) -> Option<*const u8> {
+        let inside = offset.checked_add(length).is_some_and(|end| end <= self.memory.len());
+        inside.then(|| self.memory.address().as_ptr().wrapping_add(offset).cast_const())
+    }
+
+    /// Zeroes all of it, for the device too. Only while the device cannot reach it.
+    pub fn clear(&mut self, platform: &dyn Platform) {
         for offset in 0..self.memory.len() {
             self.write(offset, 0_u8);
         }
+        self.clean(0, self.memory.len(), platform);
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.memory.is_empty()
     }
 
     /// Where the device sees the byte at an offset.

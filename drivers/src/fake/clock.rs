@@ -1,24 +1,40 @@
-//! A platform that is only a clock, advanced by hand: each look at it lets a step pass, for the fake device too.
+//! A platform that is only a clock, advanced by hand: each look at it lets a step pass, for the fake device too. Where its
+//! memory is not coherent, it does the cache maintenance.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dumpcore::platform::{Nanoseconds, Platform, RamRange, ResetPolicy};
 
-use super::VirtioBlkFake;
+use super::{DmaMemory, Tick};
 
 /// Time, and a device that lives in it.
 pub struct ClockPlatform {
     now: AtomicU64,
     step: Nanoseconds,
-    device: Option<VirtioBlkFake>,
+    device: Option<Box<dyn Tick>>,
+    memory: Option<DmaMemory>,
     pats: AtomicU64,
 }
 
 impl ClockPlatform {
-    /// A clock that moves by `step` nanoseconds with each look, and `device` with it.
-    pub fn new(step: Nanoseconds, device: Option<VirtioBlkFake>) -> ClockPlatform {
-        ClockPlatform { now: AtomicU64::new(1), step, device, pats: AtomicU64::new(0) }
+    /// A clock that moves by `step` nanoseconds with each look.
+    pub fn new(step: Nanoseconds) -> ClockPlatform {
+        ClockPlatform { now: AtomicU64::new(1), step, device: None, memory: None, pats: AtomicU64::new(0) }
+    }
+
+    /// With a device that lives in the same time.
+    #[must_use]
+    pub fn with(mut self, device: impl Tick + 'static) -> ClockPlatform {
+        self.device = Some(Box::new(device));
+        self
+    }
+
+    /// With the caches of this memory.
+    #[must_use]
+    pub fn over(mut self, memory: DmaMemory) -> ClockPlatform {
+        self.memory = Some(memory);
+        self
     }
 
     /// The time, without moving it.
@@ -32,7 +48,7 @@ impl ClockPlatform {
     }
 }
 
-// SAFETY: there is no memory and no code to make promises about, and on_stack is the default.
+// SAFETY: there is no memory to be read and no code to make promises about, and on_stack is the default.
 unsafe impl Platform for ClockPlatform {
     fn now(&self) -> Nanoseconds {
         if let Some(device) = &self.device {
@@ -53,5 +69,17 @@ unsafe impl Platform for ClockPlatform {
 
     fn pat_watchdog(&self) {
         self.pats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn clean_for_device(&self, start: *const u8, length: usize) {
+        if let Some(memory) = &self.memory {
+            memory.clean(start, length);
+        }
+    }
+
+    fn invalidate_from_device(&self, start: *const u8, length: usize) {
+        if let Some(memory) = &self.memory {
+            memory.invalidate(start, length);
+        }
     }
 }

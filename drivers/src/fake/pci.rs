@@ -1,10 +1,11 @@
-//! Configuration space of the fake disk, laid out as QEMU lays out its own.
+//! Configuration space of a fake device, as QEMU's devices have it.
 
 use crate::bus::pci::{
     Address, CAPABILITY_MSI, CAPABILITY_MSI_X, CAPABILITY_POWER, CAPABILITY_VENDOR, Command,
 };
 
-pub(super) const PLACE: (u8, u8, u8) = (0, 4, 0);
+/// Where the device is: bus, device, function.
+const PLACE: (u8, u8, u8) = (0, 4, 0);
 
 /// BAR 4, 64-bit: the virtio structures.
 pub(super) const VIRTIO_BAR: u64 = 0x8_0000_0000;
@@ -22,31 +23,83 @@ const ISR: u8 = 0x50;
 const DEVICE: u8 = 0x60;
 const NOTIFY: u8 = 0x70;
 
+/// A base address register.
+#[derive(Clone, Copy)]
+struct BarBits {
+    /// Bytes, a power of two; 0 for a register that is not there.
+    size: u64,
+    io: bool,
+    wide: bool,
+}
+
+impl BarBits {
+    const NONE: BarBits = BarBits { size: 0, io: false, wide: false };
+}
+
 /// 256 bytes, and which of them a driver may change.
-pub(super) struct ConfigBytes {
+pub struct ConfigBytes {
     bytes: [u8; 256],
+    bars: [BarBits; 6],
+    /// The BAR that [`move_bar`](ConfigBytes::move_bar) moves: the first.
+    first: Option<u8>,
     /// Writes to the enable bits of MSI and MSI-X do nothing.
-    pub(super) msi_stuck: bool,
+    pub msi_stuck: bool,
 }
 
 impl ConfigBytes {
-    pub(super) fn new(device_id: u16, modern: bool, notify_multiplier: u32) -> ConfigBytes {
-        let mut this = ConfigBytes { bytes: [0; 256], msi_stuck: false };
-        this.put16(0x00, 0x1af4);
-        this.put16(0x02, device_id);
-        this.put16(0x04, (Command::MEMORY | Command::BUS_MASTER).bits());
+    /// A function in use, with power management, MSI and MSI-X (both enabled, though a real driver enables one: the
+    /// takeover has to cope with either). `class` is base class, subclass and programming interface, 8 bits each.
+    pub fn new(vendor: u16, device: u16, class: u32) -> ConfigBytes {
+        let mut this =
+            ConfigBytes { bytes: [0; 256], bars: [BarBits::NONE; 6], first: None, msi_stuck: false };
+        this.put16(0x00, vendor);
+        this.put16(0x02, device);
+        this.put16(0x04, Command::BUS_MASTER.bits());
         this.put16(0x06, 1 << 4);
-        this.put32(0x08, 0x0100_0001);
-        this.put32(0x14, MSI_X_BAR);
-        this.put32(0x20, VIRTIO_BAR as u32 | 0xc);
-        this.put32(0x24, (VIRTIO_BAR >> 32) as u32);
+        this.put32(0x08, class << 8 | 1);
         this.bytes[0x34] = MSI;
         this.capability(MSI, CAPABILITY_MSI, POWER);
         this.capability(POWER, CAPABILITY_POWER, MSI_X);
-        this.capability(MSI_X, CAPABILITY_MSI_X, if modern { NOTIFY } else { 0 });
-        // Both enabled, though a real driver enables one: the takeover has to cope with either.
+        this.capability(MSI_X, CAPABILITY_MSI_X, 0);
         this.put16(MSI + 2, 1);
         this.put16(MSI_X + 2, 1 << 15 | 2);
+        this
+    }
+
+    /// With a memory BAR of `size` bytes (a power of two, at least 16) at `address`, a 64-bit one if that is beyond 4 GiB.
+    #[must_use]
+    pub fn memory_bar(mut self, index: u8, address: u64, size: u64) -> ConfigBytes {
+        let wide = address >> 32 != 0;
+        let at = 0x10 + index * 4;
+        self.put32(at, address as u32 | if wide { 4 } else { 0 });
+        if wide {
+            self.put32(at + 4, (address >> 32) as u32);
+        }
+        self.bars[usize::from(index)] = BarBits { size, io: false, wide };
+        self.first = self.first.or(Some(index));
+        self.set_command(self.command() | Command::MEMORY);
+        self
+    }
+
+    /// With a port BAR of `size` ports (a power of two, at least 4).
+    #[must_use]
+    pub fn port_bar(mut self, index: u8, port: u32, size: u64) -> ConfigBytes {
+        self.put32(0x10 + index * 4, port | 1);
+        self.bars[usize::from(index)] = BarBits { size, io: true, wide: false };
+        self.first = self.first.or(Some(index));
+        self.set_command(self.command() | Command::IO);
+        self
+    }
+
+    /// A virtio device as QEMU lays it out.
+    pub(super) fn virtio(device_id: u16, modern: bool, notify_multiplier: u32) -> ConfigBytes {
+        let mut this = ConfigBytes::new(0x1af4, device_id, 0x01_00_00)
+            .memory_bar(4, VIRTIO_BAR, VIRTIO_BAR_SIZE.into())
+            .memory_bar(1, MSI_X_BAR.into(), MSI_X_BAR_SIZE.into());
+        this.put32(0x20, VIRTIO_BAR as u32 | 0xc);
+        if modern {
+            this.capability(MSI_X, CAPABILITY_MSI_X, NOTIFY);
+        }
         for (at, next, kind, offset, length) in [
             (NOTIFY, DEVICE, 2, 0x3000, 0x1000_u32),
             (DEVICE, ISR, 4, 0x2000, 0x1000),
@@ -69,45 +122,61 @@ impl ConfigBytes {
         self.bytes[usize::from(at) + 1] = next;
     }
 
-    /// The last capability points back to the first.
+    /// The last capability of virtio points back to the first.
     pub(super) fn tie_a_loop(&mut self) {
         self.bytes[usize::from(COMMON) + 1] = MSI;
     }
 
-    /// Somebody moves the BAR.
-    pub(super) fn move_bar(&mut self) {
-        self.put32(0x24, 9);
+    /// Somebody moves the first BAR.
+    pub fn move_bar(&mut self) {
+        if let Some(index) = self.first {
+            let at = 0x10 + index * 4;
+            let bits = self.bars[usize::from(index)];
+            let at = if bits.wide { at + 4 } else { at };
+            let step = if bits.wide { 1 } else { bits.size as u32 };
+            self.put32(at, self.get32(at).wrapping_add(step));
+        }
     }
 
     /// The function sleeps in D3.
-    pub(super) fn sleep(&mut self) {
+    pub fn sleep(&mut self) {
         self.put16(POWER + 4, 3);
     }
 
-    pub(super) fn asleep(&self) -> bool {
+    /// Whether it sleeps.
+    pub fn asleep(&self) -> bool {
         self.get16(POWER + 4) & 3 != 0
     }
 
     /// Whether any interrupt could still be raised.
-    pub(super) fn interrupts_on(&self) -> bool {
+    pub fn interrupts_on(&self) -> bool {
         !self.command().contains(Command::INTERRUPT_DISABLE)
             || self.get16(MSI + 2) & 1 != 0
             || self.get16(MSI_X + 2) & (1 << 15) != 0
     }
 
-    pub(super) fn command(&self) -> Command {
+    /// The command register.
+    pub fn command(&self) -> Command {
         Command::from_bits_retain(self.get16(4))
     }
 
-    pub(super) fn set_command(&mut self, command: Command) {
+    /// Sets the command register.
+    pub fn set_command(&mut self, command: Command) {
         self.put16(4, command.bits());
     }
 
-    fn put16(&mut self, at: u8, value: u16) {
+    /// Writes 8 bits of its own, such as a register that only this kind of device has.
+    pub fn put8(&mut self, at: u8, value: u8) {
+        self.bytes[usize::from(at)] = value;
+    }
+
+    /// Writes 16 bits.
+    pub fn put16(&mut self, at: u8, value: u16) {
         self.bytes[usize::from(at)..][..2].copy_from_slice(&value.to_le_bytes());
     }
 
-    fn put32(&mut self, at: u8, value: u32) {
+    /// Writes 32 bits.
+    pub fn put32(&mut self, at: u8, value: u32) {
         self.bytes[usize::from(at)..][..4].copy_from_slice(&value.to_le_bytes());
     }
 
@@ -119,18 +188,41 @@ impl ConfigBytes {
         u32::from(self.get16(at + 2)) << 16 | u32::from(self.get16(at))
     }
 
+    /// Which BAR, and which offset in it, `length` bytes at a physical address are.
+    pub(super) fn locate(&self, physical: u64, length: usize) -> Option<(u8, u64)> {
+        (0_u8..).zip(&self.bars).find_map(|(index, bar)| {
+            if bar.size == 0 || bar.io {
+                return None;
+            }
+            let at = 0x10 + index * 4;
+            let high = if bar.wide { u64::from(self.get32(at + 4)) << 32 } else { 0 };
+            let offset = physical.checked_sub(high | u64::from(self.get32(at) & !0xf))?;
+            (offset.checked_add(length as u64)? <= bar.size).then_some((index, offset))
+        })
+    }
+
+    /// What has to be on in the command register for a BAR to be reached. Ports that are no BAR count as ports.
+    pub(super) fn decoding(&self, bar: u8) -> Command {
+        match self.bars.get(usize::from(bar)) {
+            Some(bits) if bits.size > 0 && !bits.io => Command::MEMORY,
+            _ => Command::IO,
+        }
+    }
+
     pub(super) fn here(address: Address) -> bool {
         (address.bus(), address.device(), address.function()) == PLACE
     }
 
-    pub(super) fn read32(&self, offset: u16) -> u32 {
+    /// Reads 32 bits, as the driver does.
+    pub fn read32(&self, offset: u16) -> u32 {
         match u8::try_from(offset) {
             Ok(offset) if offset.is_multiple_of(4) => self.get32(offset),
             _ => u32::MAX,
         }
     }
 
-    pub(super) fn write16(&mut self, offset: u16, value: u16) {
+    /// Writes 16 bits, as the driver does.
+    pub fn write16(&mut self, offset: u16, value: u16) {
         let Ok(at) = u8::try_from(offset) else { return };
         match at {
             4 => self.put16(4, value & 0x0407),
@@ -143,11 +235,20 @@ impl ConfigBytes {
         }
     }
 
-    pub(super) fn write32(&mut self, offset: u16, value: u32) {
-        match offset {
-            0x14 => self.put32(0x14, value & !(MSI_X_BAR_SIZE - 1)),
-            0x20 => self.put32(0x20, value & !(VIRTIO_BAR_SIZE - 1) | 0xc),
-            0x24 => self.put32(0x24, value),
+    /// Writes 32 bits, as the driver does.
+    pub fn write32(&mut self, offset: u16, value: u32) {
+        let Ok(at) = u8::try_from(offset) else { return };
+        let Some(index) = at.checked_sub(0x10).filter(|place| place.is_multiple_of(4)).map(|place| place / 4)
+        else {
+            return;
+        };
+        let upper = |index: u8| index.checked_sub(1).and_then(|below| self.bars.get(usize::from(below)));
+        match (self.bars.get(usize::from(index)), upper(index)) {
+            (Some(bar), _) if bar.size > 0 => {
+                let fixed = self.get32(at) & if bar.io { 0x3 } else { 0xf };
+                self.put32(at, value & !(bar.size as u32).wrapping_sub(1) | fixed);
+            }
+            (Some(_), Some(below)) if below.wide => self.put32(at, value),
             _ => {}
         }
     }

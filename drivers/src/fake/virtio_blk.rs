@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use dumpcore::format::BLOCK_SIZE;
 use dumpcore::integrity::Digest;
 
+use super::Tick;
 use super::memory::DmaMemory;
 use super::pci::{ConfigBytes, VIRTIO_BAR};
 use crate::bus::pci::{Address, Command, ConfigSpace};
@@ -194,7 +195,7 @@ impl VirtioBlkFake {
     /// A disk of `blocks` 4096-byte blocks of zeros that reaches `memory`, in use by another driver.
     pub fn new(memory: DmaMemory, blocks: u64, plan: Plan) -> VirtioBlkFake {
         let modern = !plan.faults.contains(&Fault::LegacyOnly);
-        let mut config = ConfigBytes::new(plan.device_id, modern, plan.notify_multiplier);
+        let mut config = ConfigBytes::virtio(plan.device_id, modern, plan.notify_multiplier);
         if plan.faults.contains(&Fault::CapabilityLoop) {
             config.tie_a_loop();
         }
@@ -242,11 +243,6 @@ impl VirtioBlkFake {
     pub fn map(&self, physical: u64, length: usize) -> Option<Window> {
         physical.checked_sub(VIRTIO_BAR)?;
         Some(Window { device: self.clone(), physical, length })
-    }
-
-    /// Lets a moment pass.
-    pub fn tick(&self) {
-        self.lock().tick();
     }
 
     /// Replaces the plan's faults.
@@ -356,6 +352,12 @@ impl VirtioBlkFake {
     /// What the driver did against the specification.
     pub fn violations(&self) -> Vec<String> {
         self.lock().violations.clone()
+    }
+}
+
+impl Tick for VirtioBlkFake {
+    fn tick(&self) {
+        self.lock().tick();
     }
 }
 

@@ -7,16 +7,16 @@ use dumpcore::device::{
 use dumpcore::dma::DmaBuffer;
 use dumpcore::format::BLOCK_SIZE;
 use dumpcore::integrity::Digest;
-use dumpcore::platform::Nanoseconds;
+use dumpcore::platform::{Nanoseconds, Platform};
 use dumpcore::wait::Wait;
 use static_assertions::const_assert_eq;
 use zerocopy::{Immutable, IntoBytes, KnownLayout};
 
 use super::queue::{Piece, QUEUE_ALIGN, QUEUE_BYTES, QUEUE_MAX, Queue};
 use super::transport::{Feature, Status, Transport, VENDOR};
-use crate::bus::pci::{Command, ConfigSpace, Function, functions};
+use crate::bus::pci::{ConfigSpace, Function, functions};
 use crate::bus::registers::Registers;
-use crate::bus::shared::Shared;
+use crate::bus::shared::{LINE, Shared};
 
 /// PCI device id of a modern-only block device (4.1.2).
 const MODERN: u16 = 0x1042;
@@ -98,9 +98,20 @@ const MAX_EXTENTS: usize = MAX_TRANSFER / BLOCK_SIZE;
 /// Bytes in a request at most. More would not be faster.
 const MAX_TRANSFER: usize = 1 << 20;
 
-/// Where the status bytes, which the device writes, begin: on a cache line of their own.
-const STATUSES: usize = (RUNS * size_of::<Header>()).next_multiple_of(64);
-const REQUESTS_BYTES: usize = STATUSES + RUNS;
+/// Where the status bytes, which the device writes, begin. Each has a cache line of its own: one is made ready while the
+/// device writes another.
+const STATUSES: usize = (RUNS * size_of::<Header>()).next_multiple_of(LINE);
+const REQUESTS_BYTES: usize = STATUSES + RUNS * LINE;
+
+/// Where the header of a run is.
+fn header_at(run: u16) -> usize {
+    usize::from(run).wrapping_mul(size_of::<Header>())
+}
+
+/// Where the status byte of a run is.
+fn status_at(run: u16) -> usize {
+    usize::from(run).wrapping_mul(LINE).wrapping_add(STATUSES)
+}
 
 /// What the driver was asked to do.
 enum Work {
@@ -190,7 +201,7 @@ struct Terms {
 /// [`rw_block`](DumpDevice::rw_block) or [`flush`](DumpDevice::flush) that does not end) ends its use: everything
 /// is [`DeviceError::NotReady`] until `quiesce` succeeds again.
 ///
-/// Memory shared with the device has to be coherent, as it is for virtio on every machine with coherent PCI.
+/// DMA need not be coherent: rings, headers and status bytes are cleaned and invalidated through the platform.
 pub struct VirtioBlk<R, C> {
     transport: Transport<R, C>,
     queue: Queue,
@@ -226,7 +237,7 @@ pub fn find<C: ConfigSpace + ?Sized>(config: &C, index: usize) -> Option<Functio
 }
 
 impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
-    /// Looks at a virtio disk and carves what it needs from the arena, about 5 KiB. Does not write to the device.
+    /// Looks at a virtio disk and carves what it needs from the arena, about 7 KiB. Does not write to the device.
     ///
     /// `map` maps so many bytes at a physical address for device registers: uncached, readable and writable, on every
     /// CPU and for ever. Memory decoding has to be on, as any kernel or firmware leaves it. `request_timeout` is how
@@ -255,8 +266,8 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
             request_timeout,
         )?;
         let sectors = read_capacity(&transport)?;
-        let queue = Queue::new(Shared::new(arena.dma(QUEUE_BYTES, QUEUE_ALIGN.max(64))?));
-        let requests = Shared::new(arena.dma(REQUESTS_BYTES, 64)?);
+        let queue = Queue::new(Shared::new(arena.dma(QUEUE_BYTES, QUEUE_ALIGN.max(LINE))?));
+        let requests = Shared::new(arena.dma(REQUESTS_BYTES, LINE)?);
         let mut name = *b"virtio-blk 00:00.0";
         for (slot, byte) in name.iter_mut().rev().zip(function.address.text().iter().rev()) {
             *slot = *byte;
@@ -278,7 +289,7 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
     }
 
     /// After a reset: features, limits, the queue, start.
-    fn set_up(&mut self) -> Result<(), DeviceError> {
+    fn set_up(&mut self, platform: &dyn Platform) -> Result<(), DeviceError> {
         let offered = self.transport.offered_features()?;
         let general = Feature::from_bits_truncate(offered);
         let special = BlkFeature::from_bits_truncate(offered);
@@ -315,7 +326,7 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
         }
         let (terms, pieces) = negotiate(size, size_max, seg_max, special.contains(BlkFeature::FLUSH))?;
         self.terms = terms;
-        self.queue.start(size, pieces.saturating_add(OVERHEAD));
+        self.queue.start(size, pieces.saturating_add(OVERHEAD), platform);
         self.transport.set_up_queue(
             offer,
             size,
@@ -332,13 +343,18 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
         self.transport.explain(error)
     }
 
+    /// Size in blocks of 4096 bytes.
+    fn blocks(&self) -> u64 {
+        self.sectors / SECTORS_IN_BLOCK
+    }
+
     /// Whether nothing is in flight.
     fn is_idle(&self) -> bool {
         self.slots.iter().all(|slot| slot.work.is_none())
     }
 
     /// Takes a request; back if there is no room.
-    fn take(&mut self, work: Work) -> Result<(), (Work, DeviceError)> {
+    fn take(&mut self, work: Work, platform: &dyn Platform) -> Result<(), (Work, DeviceError)> {
         if !self.ready {
             return Err((work, DeviceError::NotReady));
         }
@@ -348,12 +364,12 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
         self.turns = self.turns.wrapping_add(1);
         *slot = Slot { work: Some(work), turn: self.turns, ..Slot::FREE };
         self.idle = 0;
-        self.serve();
+        self.serve(platform);
         Ok(())
     }
 
     /// Gives the device what waits, oldest first, while the queue has room.
-    fn serve(&mut self) {
+    fn serve(&mut self, platform: &dyn Platform) {
         // Each turn takes a free run, and a queue has only so many.
         while let Some(run) = self.queue.free_run() {
             let now = self.turns;
@@ -373,11 +389,12 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
             slot.round = round;
             slot.run = Some(run);
 
-            let header_at = usize::from(run).wrapping_mul(size_of::<Header>());
-            let status_at = usize::from(run).wrapping_add(STATUSES);
+            let (header_at, status_at) = (header_at(run), status_at(run));
             let header = Header { kind: kind.to_le(), reserved: 0, sector: sector.to_le() };
             self.requests.write(header_at, header);
             self.requests.write(status_at, STATUS_UNWRITTEN);
+            self.requests.clean(header_at, size_of::<Header>(), platform);
+            self.requests.clean(status_at, size_of::<u8>(), platform);
 
             let mut left = round;
             let data = work_pieces.map_while(|(address, length)| {
@@ -393,14 +410,14 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
             let status = Piece { address: self.requests.bus_address(status_at), length: 1, writable: true };
             let mut pieces = core::iter::once(header).chain(data).chain(core::iter::once(status));
             // By reference: this is deep on a small stack.
-            if self.queue.publish(run, &mut pieces) {
+            if self.queue.publish(run, &mut pieces, platform) {
                 self.transport.notify();
             }
         }
     }
 
     /// Starts a transfer; back if it cannot be.
-    fn transfer(&mut self, request: Request) -> Result<(), Rejected> {
+    fn transfer(&mut self, request: Request, platform: &dyn Platform) -> Result<(), Rejected> {
         if !self.ready {
             return Err(Rejected { request, error: DeviceError::NotReady });
         }
@@ -414,12 +431,12 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
         if bad {
             return Err(Rejected { request, error: DeviceError::BadBuffer { length } });
         }
-        let blocks = self.geometry().blocks;
+        let blocks = self.blocks();
         let end = request.block.saturating_add((length / BLOCK_SIZE) as u64);
         if end > blocks {
             return Err(Rejected { request, error: DeviceError::OutOfRange { end, blocks } });
         }
-        match self.take(Work::Transfer(request)) {
+        match self.take(Work::Transfer(request), platform) {
             Err((Work::Transfer(request), error)) => Err(Rejected { request, error }),
             // take() gives back what it was given, so there is no other failure.
             Err((Work::Flush, _)) | Ok(()) => Ok(()),
@@ -427,11 +444,11 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
     }
 
     /// The next request that is over.
-    fn finished(&mut self) -> Result<Option<Finished>, DeviceError> {
+    fn finished(&mut self, platform: &dyn Platform) -> Result<Option<Finished>, DeviceError> {
         if !self.ready {
             return Err(DeviceError::NotReady);
         }
-        let used = match self.queue.pop() {
+        let used = match self.queue.pop(platform) {
             Ok(Some(used)) => used,
             Ok(None) => {
                 self.idle = self.idle.wrapping_add(1);
@@ -443,7 +460,8 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
             Err(error) => return Err(self.fail(error)),
         };
         self.idle = 0;
-        let status_at = usize::from(used.run).wrapping_add(STATUSES);
+        let status_at = status_at(used.run);
+        self.requests.invalidate(status_at, size_of::<u8>(), platform);
         let status = self.requests.read::<u8>(status_at).unwrap_or(STATUS_UNWRITTEN);
         let owner = self.slots.iter_mut().find(|slot| slot.run == Some(used.run));
         // The queue knows what is in flight, and so do the slots.
@@ -468,7 +486,7 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
         let more = slot.work.as_ref().is_some_and(|work| slot.done < work.length());
         let over = if result.is_err() || !more { slot.work.take() } else { None };
         // The next round of this one, or whoever has waited longest.
-        self.serve();
+        self.serve(platform);
         Ok(over.map(|work| match work {
             Work::Transfer(Request { id, buffer, gather, .. }) => {
                 Finished::Transfer(Completion { id, buffer, gather, result })
@@ -494,7 +512,7 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
         limit: Nanoseconds,
         wait: &Wait<'_>,
     ) -> Result<Finished, DeviceError> {
-        let waited = wait.until(what, limit, || match self.finished() {
+        let waited = wait.until(what, limit, || match self.finished(wait.platform()) {
             Ok(None) => None,
             Ok(Some(finished)) => Some(Ok(finished)),
             Err(error) => Some(Err(error)),
@@ -576,8 +594,8 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for VirtioBlk<R, C> {
         core::str::from_utf8(&self.name).unwrap_or_default()
     }
 
-    fn geometry(&self) -> Geometry {
-        Geometry { blocks: self.sectors / SECTORS_IN_BLOCK }
+    fn geometry(&self) -> Option<Geometry> {
+        Some(Geometry { blocks: self.blocks() })
     }
 
     fn seal(&self, digest: &mut Digest) {
@@ -588,21 +606,9 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for VirtioBlk<R, C> {
     }
 
     fn sanity_check(&mut self, _: &Wait<'_>) -> Health {
-        if let Err(error) = self.transport.check_place() {
-            return Health::Unusable(self.transport.explain_by_presence(error));
-        }
-        match self.transport.power_state() {
-            // Its registers do not answer, but it can be woken.
-            Ok(0) => {}
-            Ok(state) => {
-                return Health::Risky(DeviceError::Protocol { what: "its power state", value: state.into() });
-            }
-            Err(error) => return Health::Unusable(error),
-        }
-        let command = self.transport.command();
-        let odd = DeviceError::Protocol { what: "its PCI command", value: command.bits().into() };
-        if !command.contains(Command::MEMORY) {
-            return Health::Risky(odd);
+        match self.transport.pci().health() {
+            Health::Healthy => {}
+            otherwise => return otherwise,
         }
         match self.transport.status() {
             Err(gone) => Health::Unusable(gone),
@@ -610,9 +616,7 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for VirtioBlk<R, C> {
                 Health::Risky(DeviceError::Status { what: "stay in operation", code: status.bits().into() })
             }
             // A device at rest needs no bus mastering; one that somebody uses does.
-            Ok(status) if status.contains(Status::DRIVER_OK) && !command.contains(Command::BUS_MASTER) => {
-                Health::Risky(odd)
-            }
+            Ok(status) if status.contains(Status::DRIVER_OK) => self.transport.pci().health_in_use(),
             Ok(_) => Health::Healthy,
         }
     }
@@ -620,14 +624,14 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for VirtioBlk<R, C> {
     fn quiesce(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.ready = false;
         // The registers are not known to be where they were, so an error is explained without looking at them.
-        self.transport.take_over(wait).map_err(|error| self.transport.explain_by_presence(error))?;
+        self.transport.take_over(wait).map_err(|error| self.transport.pci().explain(error))?;
         // The reset is confirmed. Buffers that were in flight are forgotten, not given back: whoever gave them has
         // been told so.
         for slot in &mut self.slots {
             *slot = Slot::FREE;
         }
         self.idle = 0;
-        match self.set_up() {
+        match self.set_up(wait.platform()) {
             Ok(()) => {
                 self.ready = true;
                 Ok(())
@@ -655,7 +659,7 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for VirtioBlk<R, C> {
             return (Some(buffer), Err(DeviceError::QueueFull));
         }
         if let Err(Rejected { request, error }) =
-            self.transfer(Request { id: 0, direction, block, buffer, gather: None })
+            self.transfer(Request { id: 0, direction, block, buffer, gather: None }, wait.platform())
         {
             return (Some(request.buffer), Err(error));
         }
@@ -685,12 +689,12 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for VirtioBlk<R, C> {
         MAX_EXTENTS
     }
 
-    fn submit(&mut self, request: Request, _: &Wait<'_>) -> Result<Option<Completion>, Rejected> {
-        self.transfer(request).map(|()| None)
+    fn submit(&mut self, request: Request, wait: &Wait<'_>) -> Result<Option<Completion>, Rejected> {
+        self.transfer(request, wait.platform()).map(|()| None)
     }
 
-    fn poll(&mut self) -> Result<Option<Completion>, DeviceError> {
-        match self.finished()? {
+    fn poll(&mut self, wait: &Wait<'_>) -> Result<Option<Completion>, DeviceError> {
+        match self.finished(wait.platform())? {
             Some(Finished::Transfer(completion)) => Ok(Some(completion)),
             Some(Finished::Flush(_)) | None => Ok(None),
         }
@@ -707,7 +711,7 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for VirtioBlk<R, C> {
         if !self.is_idle() {
             return Err(DeviceError::QueueFull);
         }
-        self.take(Work::Flush).map_err(|(_, error)| error)?;
+        self.take(Work::Flush, wait.platform()).map_err(|(_, error)| error)?;
         let limit = self.timeout.saturating_mul(FLUSH_TIMES);
         match self.wait_for_it("a virtio-blk flush", limit, wait)? {
             Finished::Flush(result) => result,

@@ -6,6 +6,7 @@
 
 use dumpcore::device::DeviceError;
 use dumpcore::integrity::Digest;
+use dumpcore::platform::Platform;
 use static_assertions::const_assert_eq;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -103,9 +104,10 @@ impl Queue {
 
     /// Empties the queue. Only while the device does not use it: after its reset. `size` is a power of two, at
     /// most [`QUEUE_MAX`]; `run_length` is how many pieces a request has at most.
-    pub fn start(&mut self, size: u16, run_length: u16) {
-        self.memory.clear();
+    pub fn start(&mut self, size: u16, run_length: u16, platform: &dyn Platform) {
+        self.memory.clear(platform);
         self.memory.write(AVAILABLE, NO_INTERRUPT.to_le());
+        self.memory.clean(AVAILABLE, size_of::<u16>(), platform);
         self.size = size.min(QUEUE_MAX);
         self.run_length = run_length.max(1);
         self.in_flight = 0;
@@ -147,7 +149,12 @@ impl Queue {
 
     /// Gives a request to the device. `run` comes from [`free_run`](Queue::free_run); of `pieces`, those that the device
     /// writes come last. Pieces beyond the run's length are left out. Tells whether the device wants to be notified.
-    pub fn publish(&mut self, run: u16, pieces: impl Iterator<Item = Piece>) -> bool {
+    pub fn publish(
+        &mut self,
+        run: u16,
+        pieces: impl Iterator<Item = Piece>,
+        platform: &dyn Platform,
+    ) -> bool {
         let head = run.wrapping_mul(self.run_length);
         let mut pieces = pieces.take(self.run_length.into()).peekable();
         let mut at = head;
@@ -167,14 +174,21 @@ impl Queue {
             at = next;
         }
         self.in_flight |= 1_u64.checked_shl(run.into()).unwrap_or(0);
+        let first = usize::from(head).wrapping_mul(size_of::<Descriptor>()).wrapping_add(DESCRIPTORS);
+        let count = usize::from(at.wrapping_sub(head));
+        self.memory.clean(first, count.wrapping_mul(size_of::<Descriptor>()), platform);
         let slot = self.slot(AVAILABLE, self.available, size_of::<u16>());
         self.memory.write(slot, head.to_le());
+        self.memory.clean(slot, size_of::<u16>(), platform);
         self.available = self.available.wrapping_add(1);
         // The request before its announcement.
         barrier::publish();
-        self.memory.write(AVAILABLE.wrapping_add(RING_INDEX), self.available.to_le());
+        let index = AVAILABLE.wrapping_add(RING_INDEX);
+        self.memory.write(index, self.available.to_le());
+        self.memory.clean(index, size_of::<u16>(), platform);
         // The announcement before the look whether the device sleeps (2.7.10.1), and before the notification.
         barrier::full();
+        self.memory.invalidate(USED, size_of::<u16>(), platform);
         let flags = self.memory.read::<u16>(USED).map_or(0, u16::from_le);
         flags & NO_NOTIFY == 0
     }
@@ -191,8 +205,9 @@ impl Queue {
     /// [`DeviceError::Protocol`] if the device says it finished more than it was given, or something it was not given.
     /// The queue cannot be used afterwards, until [`start`](Queue::start).
     #[inline]
-    pub fn pop(&mut self) -> Result<Option<Used>, DeviceError> {
+    pub fn pop(&mut self, platform: &dyn Platform) -> Result<Option<Used>, DeviceError> {
         if self.used_taken == self.used_seen {
+            self.memory.invalidate(USED, RING_ENTRIES, platform);
             let index = self.memory.read::<u16>(USED + RING_INDEX).map_or(self.used_seen, u16::from_le);
             if index == self.used_seen {
                 return Ok(None);
@@ -205,6 +220,7 @@ impl Queue {
             barrier::observe();
         }
         let slot = self.slot(USED, self.used_taken, size_of::<UsedElement>());
+        self.memory.invalidate(slot, size_of::<UsedElement>(), platform);
         let element = self.memory.read(slot).unwrap_or(UsedElement { id: u32::MAX, length: 0 });
         let id = u32::from_le(element.id);
         let run = id.checked_div(self.run_length.into()).unwrap_or(u32::MAX);

@@ -3,19 +3,13 @@
 use dumpcore::device::DeviceError;
 use dumpcore::integrity::Digest;
 use dumpcore::platform::Nanoseconds;
-use dumpcore::wait::{MILLISECOND, Wait};
+use dumpcore::wait::Wait;
 
-use crate::bus::pci::{
-    Address, Bar, CAPABILITY_MSI, CAPABILITY_MSI_X, CAPABILITY_POWER, CAPABILITY_VENDOR, Command,
-    ConfigSpace, Function,
-};
+use crate::bus::pci::{Bar, CAPABILITY_VENDOR, Command, ConfigSpace, Function, PciDevice};
 use crate::bus::registers::Registers;
 
 /// PCI vendor of every virtio device.
 pub const VENDOR: u16 = 0x1af4;
-
-/// A function that was asleep may be touched after so long (PCI Power Management 1.2, 5.6.1).
-const WAKE: Nanoseconds = 10 * MILLISECOND;
 
 /// How often two reads around a changing configuration are repeated.
 const CONFIG_TRIES: u32 = 16;
@@ -151,9 +145,6 @@ struct Found {
     notify: Option<Region>,
     isr: Option<Region>,
     device: Option<Region>,
-    power: Option<u8>,
-    msi: Option<u8>,
-    msi_x: Option<u8>,
 }
 
 impl Found {
@@ -161,26 +152,20 @@ impl Found {
         let mut found = Found::default();
         for capability in function.capabilities(config) {
             let capability = capability?;
+            if capability.id != CAPABILITY_VENDOR {
+                continue;
+            }
             let at = capability.at;
-            match capability.id {
-                CAPABILITY_POWER => found.power = found.power.or(Some(at)),
-                CAPABILITY_MSI => found.msi = found.msi.or(Some(at)),
-                CAPABILITY_MSI_X => found.msi_x = found.msi_x.or(Some(at)),
-                CAPABILITY_VENDOR => {
-                    let kind =
-                        config.read8(function.address, u16::from(at).wrapping_add(capability::CONFIG_TYPE));
-                    let slot = match kind {
-                        capability::COMMON => &mut found.common,
-                        capability::NOTIFY => &mut found.notify,
-                        capability::ISR => &mut found.isr,
-                        capability::DEVICE => &mut found.device,
-                        _ => continue,
-                    };
-                    if slot.is_none() {
-                        *slot = Region::read(config, function, at);
-                    }
-                }
-                _ => {}
+            let kind = config.read8(function.address, u16::from(at).wrapping_add(capability::CONFIG_TYPE));
+            let slot = match kind {
+                capability::COMMON => &mut found.common,
+                capability::NOTIFY => &mut found.notify,
+                capability::ISR => &mut found.isr,
+                capability::DEVICE => &mut found.device,
+                _ => continue,
+            };
+            if slot.is_none() {
+                *slot = Region::read(config, function, at);
             }
         }
         Ok(found)
@@ -198,12 +183,8 @@ pub struct QueueOffer {
 
 /// A virtio device on PCI: its registers, and how to silence and reset it.
 pub struct Transport<R, C> {
-    config: C,
-    function: Function,
+    pci: PciDevice<C>,
     regions: [Region; 4],
-    power: Option<u8>,
-    msi: Option<u8>,
-    msi_x: Option<u8>,
     common: R,
     notify: R,
     isr: R,
@@ -231,13 +212,8 @@ impl<R: Registers, C: ConfigSpace> Transport<R, C> {
         device_limit: u32,
         timeout: Nanoseconds,
     ) -> Result<Transport<R, C>, DeviceError> {
-        function.check_present(&config)?;
-        let command = function.command(&config);
-        if !command.contains(Command::MEMORY) {
-            let what = "memory decoding on in its PCI command";
-            return Err(DeviceError::Unsupported { what, value: command.bits().into() });
-        }
-        let found = Found::look(&config, &function)?;
+        let pci = PciDevice::open(config, function, Command::MEMORY)?;
+        let found = Found::look(pci.config(), &function)?;
         let (Some(common_at), Some(notify_at), Some(isr_at), Some(device_at)) =
             (found.common, found.notify, found.isr, found.device)
         else {
@@ -254,13 +230,9 @@ impl<R: Registers, C: ConfigSpace> Transport<R, C> {
         let device =
             device_at.map(&mut map, "its device configuration length", device_least, device_limit)?;
         Ok(Transport {
-            notify_multiplier: config.read32(function.address, multiplier_at),
-            config,
-            function,
+            notify_multiplier: pci.config().read32(function.address, multiplier_at),
+            pci,
             regions: [common_at, notify_at, isr_at, device_at],
-            power: found.power,
-            msi: found.msi,
-            msi_x: found.msi_x,
             common,
             notify,
             isr,
@@ -270,56 +242,21 @@ impl<R: Registers, C: ConfigSpace> Transport<R, C> {
         })
     }
 
-    /// Where it is on the bus.
-    pub fn address(&self) -> Address {
-        self.function.address
+    /// The function on the bus.
+    pub fn pci(&self) -> &PciDevice<C> {
+        &self.pci
     }
 
     /// Feeds everything that stays.
     pub fn seal(&self, digest: &mut Digest) {
-        self.config.seal(digest);
-        self.function.seal(digest);
+        self.pci.seal(digest);
         for region in &self.regions {
             region.seal(digest);
-        }
-        for capability in [self.power, self.msi, self.msi_x] {
-            digest.number(capability.unwrap_or(0).into());
         }
         for window in [&self.common, &self.notify, &self.isr, &self.device] {
             window.seal(digest);
         }
         digest.number(self.notify_multiplier.into()).number(self.timeout);
-    }
-
-    /// Looks, without changing anything, whether function and registers are where they were.
-    ///
-    /// # Errors
-    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if a BAR moved.
-    pub fn check_place(&self) -> Result<(), DeviceError> {
-        self.function.check_present(&self.config)?;
-        for region in &self.regions {
-            match self.function.bar(&self.config, region.bar) {
-                Some(Bar::Memory { address, .. }) if address == region.bar_address => {}
-                Some(Bar::Memory { address, .. }) => {
-                    return Err(DeviceError::Protocol { what: "its base address", value: address });
-                }
-                _ => return Err(DeviceError::Protocol { what: "its base address", value: 0 }),
-            }
-        }
-        Ok(())
-    }
-
-    /// The PCI power state, 0 if it is awake or does not say.
-    ///
-    /// # Errors
-    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if the capability is not where it was.
-    pub fn power_state(&self) -> Result<u8, DeviceError> {
-        self.power.map_or(Ok(0), |power| self.function.power_state(&self.config, power))
-    }
-
-    /// The PCI command register.
-    pub fn command(&self) -> Command {
-        self.function.command(&self.config)
     }
 
     /// Device status.
@@ -339,14 +276,6 @@ impl<R: Registers, C: ConfigSpace> Transport<R, C> {
         Ok(())
     }
 
-    /// A better reason for an error, if there is one: the function no longer answers.
-    pub fn explain_by_presence(&self, error: DeviceError) -> DeviceError {
-        match self.function.check_present(&self.config) {
-            Err(DeviceError::Gone) => DeviceError::Gone,
-            _ => error,
-        }
-    }
-
     /// A better reason for an error, if there is one: the function no longer answers, or the device has given up.
     pub fn explain(&self, error: DeviceError) -> DeviceError {
         match self.status() {
@@ -354,7 +283,7 @@ impl<R: Registers, C: ConfigSpace> Transport<R, C> {
             Ok(status) if status.contains(Status::NEEDS_RESET) => {
                 DeviceError::Status { what: "stay in operation", code: status.bits().into() }
             }
-            Ok(_) => self.explain_by_presence(error),
+            Ok(_) => self.pci.explain(error),
         }
     }
 
@@ -364,21 +293,12 @@ impl<R: Registers, C: ConfigSpace> Transport<R, C> {
     /// # Errors
     /// [`DeviceError::Gone`], [`DeviceError::TimedOut`] if the reset does not end, [`DeviceError::Protocol`].
     pub fn take_over(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        self.function.check_present(&self.config)?;
-        if let Some(power) = self.power
-            && self.function.wake(&self.config, power)?
-        {
-            wait.pause(WAKE);
-        }
-        self.check_place()?;
         // Without bus mastering, nothing of the old driver's can arrive while the reset is under way.
-        let quiet = Command::MEMORY | Command::INTERRUPT_DISABLE;
-        self.function.change_command(&self.config, quiet, Command::BUS_MASTER)?;
-        self.function.mask_interrupts(&self.config, self.msi, self.msi_x)?;
+        self.pci.silence(wait)?;
         self.reset(wait)?;
         // Reading acknowledges an interrupt that is still pending (4.1.4.5).
         let _ = self.isr.read8(0);
-        self.function.change_command(&self.config, Command::BUS_MASTER, Command::empty())
+        self.pci.let_access_memory()
     }
 
     /// Resets the device and waits until it has (4.1.4.3.2: until the status reads 0).
@@ -399,9 +319,9 @@ impl<R: Registers, C: ConfigSpace> Transport<R, C> {
     /// # Errors
     /// [`DeviceError::Gone`] or [`DeviceError::TimedOut`]; bus mastering is switched off even so.
     pub fn retire(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        self.function.check_present(&self.config)?;
+        self.pci.function().check_present(self.pci.config())?;
         let reset = self.reset(wait);
-        self.function.change_command(&self.config, Command::empty(), Command::BUS_MASTER)?;
+        self.pci.keep_from_memory()?;
         reset
     }
 
@@ -409,7 +329,7 @@ impl<R: Registers, C: ConfigSpace> Transport<R, C> {
     pub fn give_up(&self) {
         // Nothing is left to do if even this fails.
         let _ = self.add_status(Status::FAILED);
-        let _ = self.function.change_command(&self.config, Command::empty(), Command::BUS_MASTER);
+        let _ = self.pci.keep_from_memory();
     }
 
     /// After a reset: greets the device and reads what it offers (3.1.1, steps 2 to 4).

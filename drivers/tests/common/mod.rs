@@ -40,7 +40,7 @@ impl Rig {
         let mut arena = memory.arena();
         let fake = VirtioBlkFake::new(memory, blocks, plan);
         let disk = open(&fake, &mut arena)?;
-        let platform = ClockPlatform::new(STEP, Some(fake.clone()));
+        let platform = ClockPlatform::new(STEP).with(fake.clone()).over(memory);
         Ok(Rig { memory, fake, platform, arena, disk })
     }
 

@@ -1,7 +1,7 @@
 //! Where a dump may begin: the label is checked, and dumps that nobody has harvested yet are passed over.
 
 use crate::console::{Describe, Line};
-use crate::device::DeviceError;
+use crate::device::{DeviceError, Geometry};
 use crate::display_by_describe;
 use crate::format::crypt::PublicKey;
 use crate::format::frame::{Kind, Malformed};
@@ -136,6 +136,18 @@ display_by_describe!(Malformed, Unfit);
 /// First eight bytes of a uuid or key, as people read them.
 fn head(bytes: &[u8]) -> u64 {
     u64::from_be_bytes(bytes.first_chunk().copied().unwrap_or_default())
+}
+
+/// Checks that the partition lies within the device, which has been quiesced.
+///
+/// # Errors
+/// [`Unfit::BeyondDevice`] if it does not.
+pub fn check_size(window: &mut Window<'_>) -> Result<(), Unfit> {
+    let end = window.end_on_device();
+    match window.device().geometry() {
+        Some(Geometry { blocks }) if end <= blocks => Ok(()),
+        size => Err(Unfit::BeyondDevice { end, blocks: size.map_or(0, |size| size.blocks) }),
+    }
 }
 
 /// What the label says.

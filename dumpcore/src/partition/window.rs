@@ -96,10 +96,10 @@ impl<'w> Window<'w> {
             Err(error) => return Err(Rejected { request, error }),
         };
         // Before a read too: a line that is written back later would fall into what the device has read.
-        wait.platform().clean_for_device(request.buffer.bytes());
+        request.buffer.clean_for_device(wait.platform());
         let at_once = self.device.submit(Request { block, ..request }, wait)?;
         if let Some(completion) = &at_once {
-            wait.platform().invalidate_from_device(completion.buffer.bytes());
+            completion.buffer.invalidate_from_device(wait.platform());
         }
         Ok(at_once)
     }
@@ -109,9 +109,9 @@ impl<'w> Window<'w> {
     /// # Errors
     /// The device has failed.
     pub fn poll(&mut self, wait: &Wait<'_>) -> Result<Option<Completion>, DeviceError> {
-        let completion = self.device.poll()?;
+        let completion = self.device.poll(wait)?;
         if let Some(completion) = &completion {
-            wait.platform().invalidate_from_device(completion.buffer.bytes());
+            completion.buffer.invalidate_from_device(wait.platform());
         }
         Ok(completion)
     }
@@ -120,10 +120,10 @@ impl<'w> Window<'w> {
     fn transfer(&mut self, direction: Direction, block: u64, wait: &Wait<'_>) -> Result<(), DeviceError> {
         let place = self.locate(block, 1)?;
         let buffer = self.scratch.buffer.take().ok_or(DeviceError::NotReady)?;
-        wait.platform().clean_for_device(buffer.bytes());
+        buffer.clean_for_device(wait.platform());
         let (buffer, result) = self.device.rw_block(direction, place, buffer, wait);
         if let Some(buffer) = &buffer {
-            wait.platform().invalidate_from_device(buffer.bytes());
+            buffer.invalidate_from_device(wait.platform());
         }
         self.scratch.buffer = buffer;
         result

@@ -337,8 +337,8 @@ impl DumpDevice for SimDevice {
         "simulated disk"
     }
 
-    fn geometry(&self) -> Geometry {
-        Geometry { blocks: self.blocks }
+    fn geometry(&self) -> Option<Geometry> {
+        Some(Geometry { blocks: self.blocks })
     }
 
     fn seal(&self, digest: &mut Digest) {
@@ -418,7 +418,7 @@ impl DumpDevice for SimDevice {
         Ok(None)
     }
 
-    fn poll(&mut self) -> Result<Option<Completion>, DeviceError> {
+    fn poll(&mut self, _: &Wait<'_>) -> Result<Option<Completion>, DeviceError> {
         let mut state = self.disk.state();
         state.check()?;
         if state.queue.is_empty() || state.stuck() || state.numbers.below(3) == 0 {

@@ -2,6 +2,7 @@
 //!
 //! Offsets and bits are those of the PCI Local Bus Specification 3.0, chapter 6, and PCI Express Base 5.0, chapter 7.
 
+mod device;
 mod ecam;
 #[cfg(target_arch = "x86_64")]
 mod port_io;
@@ -9,6 +10,7 @@ mod port_io;
 use dumpcore::device::DeviceError;
 use dumpcore::integrity::Digest;
 
+pub use device::PciDevice;
 pub use ecam::Ecam;
 #[cfg(target_arch = "x86_64")]
 pub use port_io::PortIo;

@@ -153,7 +153,7 @@ impl Transfers<'_> {
     fn reap(&mut self) -> Result<(), &'static str> {
         let Transfers { device, wait, .. } = self;
         let done = wait
-            .until("a transfer", 10 * SECOND, || device.poll().transpose())
+            .until("a transfer", 10 * SECOND, || device.poll(wait).transpose())
             .map_err(|_| "a transfer did not finish")?
             .map_err(|_| "the disk failed")?;
         self.flying -= 1;
