@@ -13,7 +13,7 @@ use crate::process;
 /// # Errors
 /// If gdb cannot be started, complains, or is still running after `limit`. The log is `gdb.log` in `folder`.
 pub fn gdb(kernel: &Path, core: &Path, commands: &[&str], folder: &Path, limit: Duration) -> Result<String> {
-    let mut command = Command::new("gdb");
+    let mut command = Command::new("gdb-multiarch");
     // No configuration of the person who runs this, no pager, no symbol server, no colours, no line folding.
     command.args(["-nx", "-batch", "-q"]);
     for setting in ["pagination off", "width 0", "debuginfod enabled off", "style enabled off"] {

@@ -93,6 +93,17 @@ impl Disk {
         Ok(disk)
     }
 
+    /// Makes the image larger, until its size is a power of two.
+    ///
+    /// # Errors
+    /// If it cannot be.
+    pub fn round_up(&self) -> Result<()> {
+        let name = || format!("cannot make the disk image {} larger", self.path.display());
+        let file = OpenOptions::new().write(true).open(&self.path).with_context(name)?;
+        let length = file.metadata().with_context(name)?.len();
+        file.set_len(length.next_power_of_two()).with_context(name)
+    }
+
     /// The same image under another name; unwritten parts stay unwritten.
     ///
     /// # Errors

@@ -4,9 +4,10 @@
 //! looks at what is left: the serial log, the image's [fingerprint](image::Disk::fingerprint), what
 //! [savecore] says, what [gdb](debugger) shows, and whether the [core equals the machine's memory](compare).
 //!
-//! To add an architecture, a controller or a scenario is to add a row: [`machine::ARCHITECTURES`],
-//! [`machine::CONTROLLERS`], [`scenarios::ALL`].
+//! To add an architecture, a device or a scenario is to add a row: [`bed::ARCHITECTURES`],
+//! [`bed::DEVICES`], [`scenarios::ALL`].
 
+pub mod bed;
 pub mod compare;
 pub mod debugger;
 pub mod image;

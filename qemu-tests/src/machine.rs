@@ -8,59 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::bed::{Bed, Device, drive_id};
 use crate::image::{Disk, SECTORS_PER_BLOCK};
 use crate::process::{Guarded, LOOK_EVERY};
 use crate::qmp::Qmp;
 use crate::serial::{Line, Serial};
-
-/// The id of a disk's device, for QMP, by the disk's number.
-pub fn disk_id(number: usize) -> String {
-    format!("dumpdisk{number}")
-}
-
-/// The id of its drive, the part behind the controller.
-pub fn drive_id(number: usize) -> String {
-    format!("dumpdrive{number}")
-}
-
-/// An architecture that the matrix runs on.
-#[derive(Debug)]
-pub struct Architecture {
-    /// Its name.
-    pub name: &'static str,
-    /// Its QEMU.
-    pub qemu: &'static str,
-    /// The Rust target of the test kernel.
-    pub target: &'static str,
-    /// Arguments that every machine of it gets.
-    pub arguments: &'static [&'static str],
-}
-
-/// All architectures. The `isa-debug-exit` device is how a kernel ends QEMU with an exit code of its choice.
-pub static ARCHITECTURES: &[Architecture] = &[Architecture {
-    name: "x86_64",
-    qemu: "qemu-system-x86_64",
-    target: "x86_64-unknown-none",
-    arguments: &["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"],
-}];
-
-/// The x86_64 row.
-pub static X86_64: &Architecture = &ARCHITECTURES[0];
-
-/// A disk controller that the matrix runs on.
-#[derive(Debug)]
-pub struct Controller {
-    /// Its name.
-    pub name: &'static str,
-    /// QEMU's `-device` argument for a disk on it, without drive and id.
-    pub device: &'static str,
-}
-
-/// All controllers.
-pub static CONTROLLERS: &[Controller] = &[Controller { name: "virtio-blk", device: "virtio-blk-pci" }];
-
-/// The virtio-blk row.
-pub static VIRTIO_BLK: &Controller = &CONTROLLERS[0];
 
 /// A disk of a machine.
 #[derive(Clone, Debug)]
@@ -69,17 +21,19 @@ pub struct Attached {
     pub disk: Disk,
     /// More of QEMU's `-drive` options, each `key=value`.
     pub options: Vec<String>,
-    /// Which writes to it fail.
+    /// Which requests to it fail.
     pub fails: Option<Fails>,
 }
 
-/// Which writes to a disk fail, with an I/O error (QEMU's driver blkdebug).
+/// Which requests to a disk fail, with an I/O error (QEMU's driver blkdebug).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fails {
-    /// All.
+    /// All writes.
     EveryWrite,
-    /// Those that reach this block of the disk, of 4096 bytes.
+    /// Writes that reach this block of the disk, of 4096 bytes.
     WritesTo(u64),
+    /// Reads that do.
+    ReadsOf(u64),
 }
 
 impl Attached {
@@ -90,12 +44,17 @@ impl Attached {
         match self.fails {
             None => drive.push_str(&format!("file={path}")),
             Some(fails) => {
+                let (kind, block) = match fails {
+                    Fails::EveryWrite => ("write", None),
+                    Fails::WritesTo(block) => ("write", Some(block)),
+                    Fails::ReadsOf(block) => ("read", Some(block)),
+                };
                 // Without an event to wait for, the rule holds from the start.
                 drive.push_str(&format!(
                     "file.driver=blkdebug,file.image.driver=file,file.image.filename={path},\
-                     file.inject-error.0.event=none,file.inject-error.0.iotype=write,file.inject-error.0.errno=5"
+                     file.inject-error.0.event=none,file.inject-error.0.iotype={kind},file.inject-error.0.errno=5"
                 ));
-                if let Fails::WritesTo(block) = fails {
+                if let Some(block) = block {
                     drive.push_str(&format!(",file.inject-error.0.sector={}", block * SECTORS_PER_BLOCK));
                 }
             }
@@ -111,8 +70,8 @@ impl Attached {
 /// What a machine is made of.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    /// Its architecture.
-    pub architecture: &'static Architecture,
+    /// Its architecture, and what its disks hang on.
+    pub bed: Bed,
     /// QEMU's machine type: `pc` or `q35` on x86_64.
     pub kind: &'static str,
     /// How many CPUs.
@@ -121,8 +80,6 @@ pub struct Machine {
     pub memory: u32,
     /// QEMU's model of the CPUs; its usual one if `None`.
     pub model: Option<&'static str>,
-    /// The controller of the disks.
-    pub controller: &'static Controller,
     /// The kernel's ELF file.
     pub kernel: PathBuf,
     /// The kernel's command line, word by word.
@@ -137,15 +94,14 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A `pc` with 1 CPU and 128 MiB that boots `kernel`, without a disk.
-    pub fn new(kernel: &Path) -> Machine {
+    /// A machine with 1 CPU and 128 MiB that boots `kernel`, without a disk.
+    pub fn new(bed: Bed, kernel: &Path) -> Machine {
         Machine {
-            architecture: X86_64,
-            kind: "pc",
+            bed,
+            kind: bed.machine().unwrap_or(bed.architecture.kind),
             cpus: 1,
             memory: 128,
-            model: None,
-            controller: VIRTIO_BLK,
+            model: bed.architecture.model,
             kernel: kernel.to_path_buf(),
             words: Vec::new(),
             disks: Vec::new(),
@@ -178,16 +134,24 @@ impl Machine {
     /// With CPUs that can do all that QEMU can, such as making random numbers.
     #[must_use]
     pub fn able(mut self) -> Machine {
-        self.model = Some("max");
+        self.model = Some(self.bed.architecture.able);
         self
     }
 
     /// With one more disk, and a command line that says where its dump partition is.
     #[must_use]
-    pub fn disk(mut self, disk: &Disk) -> Machine {
+    pub fn disk(self, disk: &Disk) -> Machine {
+        let Device { driver, .. } = self.bed.device;
+        self.disk_on(disk, driver)
+    }
+
+    /// The same, with another driver of the test kernel's.
+    #[must_use]
+    pub fn disk_on(mut self, disk: &Disk, driver: &str) -> Machine {
         let number = self.disks.len();
         self.disks.push(Attached { disk: disk.clone(), options: Vec::new(), fails: None });
-        self.word(disk_word(number, &format!("first={}", disk.dump.first)))
+        self.word(disk_word(number, &format!("on={driver}")))
+            .word(disk_word(number, &format!("first={}", disk.dump.first)))
             .word(disk_word(number, &format!("blocks={}", disk.dump.blocks)))
     }
 
@@ -228,7 +192,7 @@ impl Machine {
         self
     }
 
-    /// With a last disk on which writes fail.
+    /// With a last disk on which requests fail.
     #[must_use]
     pub fn fails(mut self, fails: Fails) -> Machine {
         if let Some(last) = self.disks.last_mut() {
@@ -246,7 +210,7 @@ impl Machine {
 
     /// QEMU's command line.
     fn command(&self, serial: &Path) -> Command {
-        let mut command = Command::new(self.architecture.qemu);
+        let mut command = Command::new(self.bed.architecture.qemu);
         command
             .args(["-accel", "tcg", "-machine", self.kind])
             .args(["-smp", &self.cpus.to_string()])
@@ -255,7 +219,7 @@ impl Machine {
             .args(["-qmp", "stdio"])
             .arg("-serial")
             .arg(format!("file:{}", escaped(serial)))
-            .args(self.architecture.arguments)
+            .args(self.bed.architecture.arguments)
             .arg("-kernel")
             .arg(&self.kernel)
             .args(["-append", &self.words.join(" ")]);
@@ -269,12 +233,7 @@ impl Machine {
             command.args(["-cpu", model]);
         }
         for (number, attached) in self.disks.iter().enumerate() {
-            let id = drive_id(number);
-            command.args(["-drive", &attached.drive(number)]).arg("-device").arg(format!(
-                "{},drive={id},id={}",
-                self.controller.device,
-                disk_id(number)
-            ));
+            command.args(["-drive", &attached.drive(number)]).args((self.bed.device.arguments)(number));
         }
         // Behind the disks, whose numbers go by their places.
         command.args(&self.arguments);
@@ -403,13 +362,17 @@ mod tests {
 
     #[test]
     fn a_later_word_replaces_an_earlier_one_of_the_same_key() {
-        let machine = Machine::new(Path::new("k")).word("reset=reset").word("disk.shared").word("reset=halt");
+        let machine = Machine::new(Bed::usual(), Path::new("k"))
+            .word("reset=reset")
+            .word("disk.shared")
+            .word("reset=halt");
         assert_eq!(machine.words, ["disk.shared", "reset=halt"]);
     }
 
     #[test]
     fn the_command_line_never_lets_the_guest_reboot_and_never_uses_kvm() {
-        let command = Machine::new(Path::new("k")).kind("q35").cpus(8).command(Path::new("/a,b/serial"));
+        let command =
+            Machine::new(Bed::usual(), Path::new("k")).kind("q35").cpus(8).command(Path::new("/a,b/serial"));
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         assert!(words.contains(&"-no-reboot".to_owned()));
         assert!(words.windows(2).any(|pair| pair == ["-accel", "tcg"]));
@@ -423,14 +386,21 @@ mod tests {
             path: PathBuf::from(name),
             dump: crate::image::Extent { first: 512, blocks: 100 },
         };
-        let machine = Machine::new(Path::new("k"))
+        let machine = Machine::new(Bed::usual(), Path::new("k"))
             .disk(&disk("a"))
             .drive("throttling.bps-total=1")
             .disk(&disk("b"))
             .fails(Fails::WritesTo(600));
         assert_eq!(
             machine.words,
-            ["disk.first=512", "disk.blocks=100", "disk1.first=512", "disk1.blocks=100"]
+            [
+                "disk.on=virtio-blk",
+                "disk.first=512",
+                "disk.blocks=100",
+                "disk1.on=virtio-blk",
+                "disk1.first=512",
+                "disk1.blocks=100"
+            ]
         );
         let command = machine.command(Path::new("serial"));
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -439,15 +409,5 @@ mod tests {
         assert_eq!(drive("file.image.filename=b"), 1);
         assert_eq!(drive("sector=4800"), 1);
         assert!(words.contains(&"virtio-blk-pci,drive=dumpdrive1,id=dumpdisk1".to_owned()));
-    }
-
-    #[test]
-    fn rows_have_different_names() {
-        let mut names: Vec<_> = ARCHITECTURES.iter().map(|row| row.name).collect();
-        names.extend(CONTROLLERS.iter().map(|row| row.name));
-        let count = names.len();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), count);
     }
 }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use dumpcore::format::BLOCK_SIZE;
 use dumpcore::format::chunk::MAX_PAYLOAD_BLOCKS;
+use qemu_tests::bed::{Bed, X86_64};
 use qemu_tests::image::Disk;
 use qemu_tests::machine::Machine;
 use qemu_tests::savecore::Savecore;
@@ -145,7 +146,7 @@ pub(crate) fn task(name: Option<Name>, part: Option<engine::Part>, json: bool) -
     if !json {
         ui::running("building the test kernel and savecore");
     }
-    let programs = build::programs()?;
+    let programs = build::programs([X86_64])?;
     let chosen = match name {
         Some(name) => vec![name],
         None => Name::value_variants().to_vec(),
@@ -252,7 +253,7 @@ impl<'a> Guest<'a> {
     }
 
     fn machine(&self, scenario: &str) -> Machine {
-        let machine = Machine::new(&self.programs.kernel)
+        let machine = Machine::new(Bed::usual(), self.programs.kernel(X86_64))
             .cpus(1)
             .memory(self.memory)
             .resident()
@@ -410,7 +411,7 @@ fn checksum(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
 }
 
 fn footprint(programs: &Programs) -> Result<Vec<Row>> {
-    let case = Case::new(programs, "bench-footprint", LIMIT)?;
+    let case = Case::new(programs, Bed::usual(), "bench-footprint", LIMIT)?;
     let footprint: Footprint = scenarios::measure_footprint(&case)?;
     case.forget_large_files();
     Ok(vec![

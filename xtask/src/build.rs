@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use qemu_tests::bed::Architecture;
 use qemu_tests::scenarios::Programs;
 
 use crate::CannotBegin;
-use crate::toolchain::{TARGETS, Toolchain, host_cargo, logged};
+use crate::toolchain::{Toolchain, host_cargo, logged};
 
 /// A build that takes longer hangs.
 pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(900);
@@ -50,21 +51,24 @@ pub(crate) fn savecore() -> Result<PathBuf> {
     executable(&output.stdout, "savecore").context("cargo did not say where it put savecore")
 }
 
-/// Builds the test kernel; gives its path.
-pub(crate) fn kernel() -> Result<PathBuf> {
-    let target = TARGETS[0];
+/// Builds the test kernel for an architecture; gives its path.
+pub(crate) fn kernel(architecture: &Architecture) -> Result<PathBuf> {
+    let target = architecture.target;
     let toolchain = Toolchain::find(target).ok_or_else(|| {
         CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
     })?;
     let mut cargo = toolchain.cargo("build", target, KERNEL_FLAGS);
     cargo.args(["--release", "--quiet", "--package", "test-kernel", "--message-format=json"]);
-    let output = logged(cargo, "build test-kernel", BUILD_LIMIT)?.success("building the test kernel")?;
-    executable(&output.stdout, "test-kernel").context("cargo did not say where it put the test kernel")
+    let what = format!("the test kernel for {}", architecture.name);
+    let output = logged(cargo, &format!("build test-kernel {}", architecture.name), BUILD_LIMIT)?
+        .success(&format!("building {what}"))?;
+    executable(&output.stdout, "test-kernel")
+        .with_context(|| format!("cargo did not say where it put {what}"))
 }
 
-/// Lints the test kernel: with clippy where the toolchain has it, else with the compiler's own warnings. Says with which.
-pub(crate) fn lint_kernel() -> Result<&'static str> {
-    let target = TARGETS[0];
+/// Lints the test kernel for a target: with clippy where the toolchain has it, else with the compiler's own warnings. Says
+/// with which.
+pub(crate) fn lint_kernel(target: &str) -> Result<&'static str> {
     let toolchain = Toolchain::find(target).ok_or_else(|| {
         CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
     })?;
@@ -95,9 +99,15 @@ pub(crate) fn libraries(target: &str) -> Result<()> {
     Ok(())
 }
 
-/// Builds what the scenarios run.
-pub(crate) fn programs() -> Result<Programs> {
-    Ok(Programs { kernel: kernel()?, savecore: savecore()?, folder: target_folder().join("qemu") })
+/// Builds what scenarios on these architectures run.
+pub(crate) fn programs<'a>(architectures: impl IntoIterator<Item = &'a Architecture>) -> Result<Programs> {
+    let mut kernels = Vec::new();
+    for architecture in architectures {
+        if kernels.iter().all(|(name, _)| *name != architecture.name) {
+            kernels.push((architecture.name, kernel(architecture)?));
+        }
+    }
+    Ok(Programs { kernels, savecore: savecore()?, folder: target_folder().join("qemu") })
 }
 
 /// The program `name` in cargo's JSON messages (The Cargo Book, "External tools").

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use qemu_tests::bed::{Bed, X86_64};
 use qemu_tests::debugger;
 use qemu_tests::image::Disk;
 use qemu_tests::machine::{Machine, Running};
@@ -26,7 +27,7 @@ pub(crate) fn task() -> Result<bool> {
     let begin = Instant::now();
     ui::section("diskdump demo: a kernel crashes, its memory is saved, gdb opens it");
     step("tools and toolchain", || Ok((setup::ensure(&[crate::toolchain::TARGETS[0]])?, String::new())))?;
-    let kernel = step("build the test kernel", || Ok((build::kernel()?, String::new())))?;
+    let kernel = step("build the test kernel", || Ok((build::kernel(X86_64)?, String::new())))?;
     let savecore = step("build savecore", || Ok((build::savecore()?, String::new())))?;
 
     let folder = build::target_folder().join("demo");
@@ -103,7 +104,7 @@ fn step<T>(what: &str, run: impl FnOnce() -> Result<(T, String)>) -> Result<T> {
 
 /// Boots the kernel, lets it panic and dump, and tells what happens as the guest tells it.
 fn crash(kernel: &Path, disk: &Disk, folder: &Path) -> Result<()> {
-    let machine = Machine::new(kernel)
+    let machine = Machine::new(Bed::usual(), kernel)
         .cpus(CPUS)
         .memory(MEMORY)
         .disk(disk)

@@ -46,6 +46,9 @@ enum Task {
         /// Name and describe the scenarios, run none
         #[arg(long)]
         list: bool,
+        /// Print the matrix as a table, and put it into the README.
+        #[arg(long, conflicts_with_all = ["list", "filter"])]
+        table: bool,
     },
     /// Measure
     Bench {
@@ -106,7 +109,14 @@ fn main() -> ExitCode {
         Task::Setup => setup::task(),
         Task::Demo => demo::task(),
         Task::Test => test::task(test::on_ci()),
-        Task::Qemu { filter, list } => qemu::task(filter.as_deref(), list),
+        Task::Qemu { filter, list, table } => {
+            let show = match (list, table) {
+                (_, true) => qemu::Show::Table,
+                (true, _) => qemu::Show::List,
+                _ => qemu::Show::Run,
+            };
+            qemu::task(filter.as_deref(), show)
+        }
         Task::Bench { name, part, json } => bench::task(name, part, json),
         Task::Ci => test::task(true),
     };

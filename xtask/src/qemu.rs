@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use anyhow::Result;
-use qemu_tests::scenarios::{self, Programs, Scenario};
+use anyhow::{Context, Result, bail};
+use qemu_tests::scenarios::{self, Programs, Row};
 
 use crate::ui::{self, Mark};
 use crate::{CannotBegin, build, setup};
@@ -38,58 +38,112 @@ impl std::fmt::Display for Count {
     }
 }
 
+/// Where the README's table of the matrix begins and ends.
+const TABLE: [&str; 2] = ["<!-- matrix: cargo xtask qemu --table -->", "<!-- end of the matrix -->"];
+
+/// What to do with the matrix, other than to run it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) enum Show {
+    /// Run it.
+    #[default]
+    Run,
+    /// The names of the rows, and what they prove.
+    List,
+    /// The matrix as a table, and put it into the README.
+    Table,
+}
+
 /// The task.
-pub(crate) fn task(filter: Option<&str>, list: bool) -> Result<bool> {
+pub(crate) fn task(filter: Option<&str>, show: Show) -> Result<bool> {
+    if show == Show::Table {
+        ui::text(scenarios::table().trim_end());
+        write_readme()?;
+        return Ok(true);
+    }
     let chosen = scenarios::matching(filter.unwrap_or_default());
     if chosen.is_empty() {
         return Err(CannotBegin(format!(
-            "no scenario's name contains `{}`; `cargo xtask qemu --list` names them",
+            "no row's name contains `{}`; `cargo xtask qemu --list` names them",
             filter.unwrap_or_default()
         ))
         .into());
     }
-    if list {
-        let width = chosen.iter().map(|scenario| scenario.name.len()).max().unwrap_or_default();
-        for scenario in chosen {
-            ui::text(&format!("{:<width$}  {}", scenario.name, scenario.about));
+    if show == Show::List {
+        let width = chosen.iter().map(|row| row.name().len()).max().unwrap_or_default();
+        for row in chosen {
+            ui::text(&format!("{:<width$}  {}", row.name(), row.scenario.about));
         }
         return Ok(true);
     }
-    setup::ensure(&[crate::toolchain::TARGETS[0]])?;
+    let targets: Vec<&str> = chosen.iter().map(|row| row.bed.architecture.target).collect();
+    setup::ensure(&targets)?;
     ui::running("building the test kernel and savecore");
-    let programs = build::programs()?;
+    let programs = build::programs(chosen.iter().map(|row| row.bed.architecture))?;
     ui::section("QEMU matrix");
     let count = run(&chosen, &programs);
     ui::text(&count.to_string());
     Ok(count.failed == 0)
 }
 
-/// Runs scenarios, [`AT_A_TIME`] at a time, and prints a line for each.
-pub(crate) fn run(chosen: &[&'static Scenario], programs: &Programs) -> Count {
+/// The README, and where the table is in it.
+fn readme_table() -> Result<(std::path::PathBuf, String, std::ops::Range<usize>)> {
+    let path = build::root().join("README.md");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let [begin, end] = TABLE.map(|mark| text.find(mark));
+    let (Some(begin), Some(end)) = (begin.map(|begin| begin + TABLE[0].len()), end) else {
+        bail!("{} has no place for the matrix, between `{}` and `{}`", path.display(), TABLE[0], TABLE[1]);
+    };
+    Ok((path, text, begin..end))
+}
+
+/// Makes sure that the README's table is that of the matrix; gives how many rows it has.
+///
+/// # Errors
+/// If it is not.
+pub(crate) fn readme() -> Result<String> {
+    let (path, text, place) = readme_table()?;
+    if text.get(place).map(str::trim) != Some(scenarios::table().trim()) {
+        bail!(
+            "the matrix in {} is not the one that there is; `cargo xtask qemu --table` mends it",
+            path.display()
+        );
+    }
+    Ok(format!("{} rows", scenarios::rows().len()))
+}
+
+fn write_readme() -> Result<()> {
+    let (path, mut text, place) = readme_table()?;
+    text.replace_range(place, &format!("\n\n{}\n\n", scenarios::table().trim()));
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Runs rows, [`AT_A_TIME`] at a time, and prints a line for each.
+pub(crate) fn run(chosen: &[Row], programs: &Programs) -> Count {
     let next = AtomicUsize::new(0);
     let count = Mutex::new(Count::default());
     let worker = || {
-        while let Some(scenario) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-            ui::running(scenario.name);
+        while let Some(row) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let name = row.name();
+            ui::running(&name);
             let begin = Instant::now();
-            let result = scenarios::run(scenario, programs);
+            let result = scenarios::run(row, programs);
             let took = Some(begin.elapsed());
             let mut count = count.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             match result {
                 Ok(facts) => {
                     count.passed += 1;
-                    ui::done(Mark::Ok, scenario.name, &facts, took);
+                    ui::done(Mark::Ok, &name, &facts, took);
                 }
                 Err(error) => {
                     count.failed += 1;
-                    let folder = programs.folder.join(scenario.name);
+                    let folder = programs.folder.join(&name);
                     let mut again = format!("{error:#}");
                     // Most errors name the very file.
                     if !again.contains(&folder.display().to_string()) {
                         again.push_str(&format!("; logs: {}", folder.display()));
                     }
-                    again.push_str(&format!("; again: cargo xtask qemu {}", scenario.name));
-                    ui::done(Mark::Failed, scenario.name, &again, took);
+                    again.push_str(&format!("; again: cargo xtask qemu {name}"));
+                    ui::done(Mark::Failed, &name, &again, took);
                 }
             }
         }

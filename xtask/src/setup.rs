@@ -16,9 +16,13 @@ struct Tool {
     package: &'static str,
 }
 
-const TOOLS: [Tool; 3] = [
+const TOOLS: [Tool; 5] = [
     Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" },
-    Tool { program: "gdb", package: "gdb" },
+    Tool { program: "qemu-system-aarch64", package: "qemu-system-arm" },
+    // With it comes OpenSBI, the firmware of QEMU's riscv64 machine.
+    Tool { program: "qemu-system-riscv64", package: "qemu-system-misc" },
+    // It knows all architectures.
+    Tool { program: "gdb-multiarch", package: "gdb-multiarch" },
     Tool { program: "readelf", package: "binutils" },
 ];
 

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use qemu_tests::bed::ARCHITECTURES;
 use qemu_tests::scenarios;
 
 use crate::qemu::Count;
@@ -69,12 +70,15 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
         logged(cargo, "clippy", SECTION_LIMIT)?.success("cargo clippy --all-targets")?;
         Ok(Step::Done(String::new()))
     });
-    step(&mut count, "lints of the test kernel", || {
-        if !ready && crate::toolchain::Toolchain::find(TARGETS[0]).is_none() {
-            return Ok(Step::Skipped(format!("no toolchain for {}; `cargo xtask setup`", TARGETS[0])));
-        }
-        Ok(Step::Done(build::lint_kernel()?.to_owned()))
-    });
+    for architecture in ARCHITECTURES {
+        let target = architecture.target;
+        step(&mut count, &format!("lints of the test kernel for {}", architecture.name), || {
+            if !ready && crate::toolchain::Toolchain::find(target).is_none() {
+                return Ok(Step::Skipped(format!("no toolchain for {target}; `cargo xtask setup`")));
+            }
+            Ok(Step::Done(build::lint_kernel(target)?.to_owned()))
+        });
+    }
 
     step(&mut count, "loops are bounded", || Ok(Step::Done(loops::check()?)));
 
@@ -115,11 +119,12 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     let all = scenarios::matching("");
     if ready {
         ui::running("building the test kernel and savecore");
-        match build::programs() {
+        match build::programs(ARCHITECTURES) {
             Ok(programs) => {
                 ui::done(Mark::Ok, "test kernel and savecore", "", None);
                 count.passed += 1;
                 step(&mut count, "demo", demo);
+                step(&mut count, "the README's table is the matrix", || qemu::readme().map(Step::Done));
                 count += qemu::run(&all, &programs);
             }
             Err(error) => {

@@ -1,17 +1,13 @@
 //! Arming the dump while the kernel is healthy: an arena, one or more disks, and one call of `arm`.
 
 use alloc::vec::Vec;
-use core::ptr::NonNull;
 
 use dump_drivers::bus::pci::{Function, PortIo};
-use dump_drivers::virtio::blk;
-use dump_drivers::{Mmio, VirtioBlk};
-use dumpcore::device::DeviceError;
 use dumpcore::wait::{MILLISECOND, SECOND};
 use dumpcore::{Arena, Config, Dump, DumpDevice, Encoding, Ownership, PageClass, Target};
 
 use crate::arch::cpu;
-use crate::arch::paging::{self, Access};
+use crate::arch::paging;
 use crate::command_line::{Options, Scenario};
 use crate::log::log;
 use crate::panic::give_up;
@@ -37,14 +33,6 @@ pub(crate) fn pci() -> PortIo {
     // SAFETY: the kernel runs in ring 0 on a PC. Only the boot CPU uses the ports while the kernel is healthy, and
     // afterwards only the CPU that dumps.
     unsafe { PortIo::new() }
-}
-
-/// Makes device registers visible.
-pub(crate) fn map_device(physical: u64, length: usize) -> Option<Mmio> {
-    // SAFETY: a driver asks for its device's registers, while the kernel boots.
-    let start = unsafe { paging::map_physical(physical, length as u64, Access::Device) }.ok()?;
-    // SAFETY: mapped just now, uncached, for ever.
-    Some(unsafe { Mmio::new(NonNull::new(start)?, length) })
 }
 
 /// Arms the dump as the command line says. A refusal is reported, and the kernel goes on without a dump.
@@ -75,14 +63,17 @@ pub(crate) fn arm(options: &Options) -> Armed {
     let mut targets = Vec::new();
     for (number, disk) in options.disks.iter().enumerate() {
         let Some(first_block) = disk.first else { continue };
-        let (function, device) = match open_disk(number, timeout, &mut arena) {
+        let driver = disk.driver;
+        // The drivers count their own disks.
+        let before = options.disks.iter().take(number).filter(|other| other.driver.name == driver.name);
+        let (function, device) = match driver.open(before.count(), timeout, &mut arena) {
             Ok(opened) => opened,
             Err(error) => {
                 log!("testkernel: arm refused: disk {number}: {error}");
                 return armed;
             }
         };
-        armed.function.get_or_insert(function);
+        armed.function = armed.function.or(function);
         targets.push(Target {
             device,
             first_block,
@@ -136,16 +127,4 @@ fn config(options: &Options, request_timeout: u64) -> Config<'static> {
         allow_risky: options.risky.unwrap_or(usual.allow_risky),
         stripe: options.stripe.unwrap_or(usual.stripe),
     }
-}
-
-/// The virtio disk with this number, with its driver in the arena.
-fn open_disk(
-    number: usize,
-    timeout: u64,
-    arena: &mut Arena<'static>,
-) -> Result<(Function, &'static mut dyn DumpDevice), DeviceError> {
-    let nothing = DeviceError::Unsupported { what: "a virtio disk", value: 0 };
-    let function = blk::find(&pci(), number).ok_or(nothing)?;
-    let disk = VirtioBlk::open(pci(), function, map_device, arena, timeout)?;
-    Ok((function, arena.place(disk)?))
 }

@@ -1,5 +1,6 @@
 //! The command line: words `key=value` or flags, all listed here.
 
+use crate::disks::{DRIVERS, Driver};
 use dumpcore::format::Uuid;
 use dumpcore::format::crypt::PublicKey;
 use dumpcore::{Encoding, Level, PageClass, ResetPolicy, Verify};
@@ -120,9 +121,11 @@ pub(crate) enum FillKind {
 }
 
 /// A dump partition and its disk.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct DiskOptions {
-    /// `disk.first=N`, `disk1.first=N`, …: first 4096-byte block of the dump partition. A disk without it is not used.
+    /// `disk.on=NAME`, `disk1.on=NAME`, …: its driver.
+    pub(crate) driver: &'static Driver,
+    /// `….first=N`: first 4096-byte block of the dump partition. A disk without it is not used.
     pub(crate) first: Option<u64>,
     /// `….blocks=N`: its size in blocks.
     pub(crate) blocks: u64,
@@ -142,13 +145,13 @@ impl Scenario {
 }
 
 /// All that can be asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Options {
     /// `scenario=NAME`.
     pub(crate) scenario: Scenario,
     /// `cpu=N`: which CPU crashes.
     pub(crate) cpu: usize,
-    /// The virtio disks, in the order of their PCI addresses. Without one, no dump is armed.
+    /// The disks, those of one driver in the order of the bus. Without one, no dump is armed.
     pub(crate) disks: [DiskOptions; MAX_DISKS],
     /// `verify=all|ahead|sample:N`.
     pub(crate) verify: Verify,
@@ -215,8 +218,14 @@ impl Options {
     pub(crate) const DEFAULT: Options = Options {
         scenario: Scenario::Panic,
         cpu: 0,
-        disks: [DiskOptions { first: None, blocks: 0, uuid: None, shared: false, recipient: None };
-            MAX_DISKS],
+        disks: [DiskOptions {
+            driver: &DRIVERS[0],
+            first: None,
+            blocks: 0,
+            uuid: None,
+            shared: false,
+            recipient: None,
+        }; MAX_DISKS],
         verify: Verify::All,
         budget_ms: None,
         timeout_ms: None,
@@ -266,6 +275,7 @@ impl Options {
             let number: usize = if disk.is_empty() { 0 } else { disk.parse().ok()? };
             let disk = self.disks.get_mut(number)?;
             match key {
+                "on" => disk.driver = DRIVERS.iter().find(|driver| driver.name == value)?,
                 "first" => disk.first = Some(value.parse().ok()?),
                 "blocks" => disk.blocks = value.parse().ok()?,
                 "uuid" => disk.uuid = Some(hex(value)?),

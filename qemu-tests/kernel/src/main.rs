@@ -13,7 +13,8 @@
 //! | `platform.rs` | what the kernel lends to the dump |
 //! | `stop.rs` | stopping the other CPUs, which then help, and letting them go on |
 //! | `watchdog.rs` | a hardware watchdog |
-//! | `arm.rs` | finding the disks and arming the dump, while healthy |
+//! | `disks.rs` | the disks that can receive a dump, and their drivers |
+//! | `arm.rs` | arming the dump, while healthy |
 //! | `panic.rs` | the ways into the dump, and what happens behind it |
 //! | `witness.rs` | what a debugger must find in the core |
 //! | `scenario/` | the ways to crash, and the benches |
@@ -31,6 +32,8 @@ mod arch;
 mod arm;
 #[cfg(target_os = "none")]
 mod command_line;
+#[cfg(target_os = "none")]
+mod disks;
 #[cfg(target_os = "none")]
 mod heap;
 #[cfg(target_os = "none")]

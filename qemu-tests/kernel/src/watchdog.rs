@@ -12,7 +12,7 @@ use dump_drivers::{ConfigSpace, Mmio, Registers};
 use spin::Once;
 
 use crate::arch::{clock, pci, serial};
-use crate::arm;
+use crate::{arm, disks};
 
 /// Vendor and device.
 const ID: (u16, u16) = (0x8086, 0x25ab);
@@ -62,7 +62,7 @@ pub(crate) fn start(milliseconds: u32) -> Result<(), &'static str> {
     let Some(Bar::Memory { address, .. }) = function.bar(&arm::pci(), 0) else {
         return Err("the watchdog has no registers");
     };
-    let registers = arm::map_device(address, LENGTH).ok_or("the watchdog's registers cannot be mapped")?;
+    let registers = disks::map_device(address, LENGTH).ok_or("the watchdog's registers cannot be mapped")?;
     let patience = u64::from(milliseconds) * 1_000_000;
     WATCHDOG.call_once(|| Watchdog { function, registers, patience });
     restart();

@@ -1,13 +1,14 @@
 //! What a running scenario has at hand.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use dumpcore::format::label::Label;
 
 use super::{Programs, STACK_LIMIT};
+use crate::bed::Bed;
 use crate::image::Disk;
 use crate::machine::{Machine, Running, disk_word};
 use crate::savecore::{Answer, Savecore};
@@ -39,6 +40,8 @@ pub(super) mod exit {
 pub struct Case {
     /// The programs under test.
     pub programs: Programs,
+    /// What it runs on.
+    pub bed: Bed,
     /// This scenario's own folder.
     pub folder: PathBuf,
     /// savecore.
@@ -75,7 +78,7 @@ impl Case {
     ///
     /// # Errors
     /// If the folder cannot be made.
-    pub fn new(programs: &Programs, name: &str, limit: Duration) -> Result<Case> {
+    pub fn new(programs: &Programs, bed: Bed, name: &str, limit: Duration) -> Result<Case> {
         let folder = programs.folder.join(name);
         let say = || format!("cannot make a fresh folder {}", folder.display());
         if folder.exists() {
@@ -83,7 +86,12 @@ impl Case {
         }
         fs::create_dir_all(&folder).with_context(say)?;
         let savecore = Savecore::new(&programs.savecore, &folder, limit);
-        Ok(Case { programs: programs.clone(), folder, savecore, end: Instant::now() + limit })
+        Ok(Case { programs: programs.clone(), bed, folder, savecore, end: Instant::now() + limit })
+    }
+
+    /// The test kernel.
+    pub fn kernel(&self) -> &Path {
+        self.programs.kernel(self.bed.architecture)
     }
 
     /// What is left until the deadline.
@@ -109,7 +117,11 @@ impl Case {
     /// # Errors
     /// If it cannot be made.
     pub fn blank(&self, name: &str, blocks: u64) -> Result<Disk> {
-        Disk::create(&self.folder.join(format!("{name}.raw")), blocks)
+        let disk = Disk::create(&self.folder.join(format!("{name}.raw")), blocks)?;
+        if self.bed.device.power_of_two {
+            disk.round_up()?;
+        }
+        Ok(disk)
     }
 
     /// A fresh disk image whose dump partition has label and pattern.
@@ -130,7 +142,7 @@ impl Case {
 
     /// The same, without a disk.
     pub fn machine_without(&self, scenario: &str) -> Machine {
-        Machine::new(&self.programs.kernel).word(format!("scenario={scenario}")).word("reset=return")
+        Machine::new(self.bed, self.kernel()).word(format!("scenario={scenario}")).word("reset=return")
     }
 
     /// The same, armed without a look at the disk, as beside a live driver: whatever is wrong with

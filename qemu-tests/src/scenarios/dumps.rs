@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use super::case::{Case, Crashed, USUAL_BLOCKS, ensure, exit, mib};
 use super::judge::{crash, facts, info, number, partial, readable, says, text, whole};
+use crate::bed::drive_id;
 use crate::compare::{self, Core};
 use crate::debugger;
-use crate::machine::drive_id;
 use crate::serial;
 
 /// The most arena that a dump may need: the default, 1 MiB.
@@ -60,8 +60,7 @@ pub(super) fn fault(case: &Case) -> Result<String> {
     let (core, dump) = whole(case, &disk, 2)?;
     says(&dump, "trigger", "fault")?;
     // The faulting instruction is in the function that was made to fault, not in the handler.
-    let shown =
-        debugger::gdb(&case.programs.kernel, &core, &["thread 2", "bt 1"], &case.folder, case.left())?;
+    let shown = debugger::gdb(case.kernel(), &core, &["thread 2", "bt 1"], &case.folder, case.left())?;
     ensure(shown.contains("crash_by_fault"), || {
         format!("gdb does not show the faulting function; log: {}", case.folder.join("gdb.log").display())
     })?;
@@ -210,8 +209,7 @@ pub(super) fn full_partition(case: &Case) -> Result<String> {
     let pages = number(&dump, "pages.data")?;
     // Headers, checksums and notes take a few blocks in a hundred.
     ensure(pages > 3800, || format!("only {pages} pages are in a partition of 4096 blocks"))?;
-    let shown =
-        debugger::gdb(&case.programs.kernel, &core, &["info threads", "bt"], &case.folder, case.left())?;
+    let shown = debugger::gdb(case.kernel(), &core, &["info threads", "bt"], &case.folder, case.left())?;
     ensure(shown.contains("crash_by_panic"), || {
         format!("gdb shows no backtrace; log: {}", case.folder.join("gdb.log").display())
     })?;

@@ -8,7 +8,8 @@ use super::judge::{
     counts, crash, foreign_parts, halt, info, is_whole, number, only, partial, same_foreign_parts, says,
     text, whole,
 };
-use crate::machine::{Fails, disk_id};
+use crate::bed::disk_id;
+use crate::machine::Fails;
 
 /// The block of the partition that cannot be written: a third into what is to be written.
 const SPOT: u64 = 3000;

@@ -1,4 +1,5 @@
-//! The matrix: every row a name, a line that says what it proves, a deadline, and a function.
+//! The matrix: scenarios, each with a name, a line that says what it proves, a deadline and a function, on every
+//! [bed](crate::bed) where they prove something.
 //!
 //! - `case.rs`: what a running scenario has at hand
 //! - `judge.rs`: what a dump is held against
@@ -10,8 +11,11 @@
 //! - `sealed.rs`: encrypted dumps
 //! - `failover.rs`: several disks
 //! - `survive.rs`: dumps of kernels that go on
+//! - `devices.rs`: what every disk has to go through
+//! - `table.rs`: the matrix as a table
 
 mod case;
+mod devices;
 mod dumps;
 mod engine;
 mod failover;
@@ -21,394 +25,567 @@ mod refusals;
 mod sealed;
 mod selection;
 mod survive;
+mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
 
 pub use case::{Case, Crashed};
+pub use table::table;
+
+use crate::bed::{ARCHITECTURES, Architecture, Bed, DEVICES, VIRTIO_BLK, X86_64};
 pub use dumps::{ARENA_LIMIT, Footprint, STACK_LIMIT, measure_footprint};
 
 /// The programs under test, and where scenarios keep their files.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    /// The test kernel.
-    pub kernel: PathBuf,
+    /// The test kernel for each architecture that it was built for.
+    pub kernels: Vec<(&'static str, PathBuf)>,
     /// The savecore command.
     pub savecore: PathBuf,
-    /// Each scenario has a folder of its name in it, with serial logs, images and outputs, kept until the next run.
+    /// Each row has a folder of its name in it, with serial logs, images and outputs, kept until the next run.
     pub folder: PathBuf,
 }
 
-/// A row of the matrix.
+impl Programs {
+    /// The test kernel for an architecture; a path that names nothing, if it was not built.
+    pub fn kernel(&self, architecture: &Architecture) -> &Path {
+        let of = self.kernels.iter().find(|(name, _)| *name == architecture.name);
+        of.map_or(Path::new("test-kernel"), |(_, path)| path)
+    }
+}
+
+/// Where a scenario proves something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Beds {
+    /// On the usual bed: what it is about has nothing to do with devices or architectures.
+    Usual,
+    /// On each architecture, on the device that all have.
+    Architectures,
+    /// On each device, on the usual architecture.
+    Devices,
+    /// On each device of each architecture.
+    All,
+}
+
+impl Beds {
+    fn has(self, bed: Bed) -> bool {
+        let (architecture, device) =
+            (bed.architecture.name == X86_64.name, bed.device.name == VIRTIO_BLK.name);
+        match self {
+            Beds::Usual => architecture && device,
+            Beds::Architectures => device,
+            Beds::Devices => architecture,
+            Beds::All => true,
+        }
+    }
+}
+
+/// What happens to a machine, and what has to be true afterwards.
 #[derive(Debug)]
 pub struct Scenario {
     /// Its name.
     pub name: &'static str,
     /// What it proves, in one line.
     pub about: &'static str,
+    /// Where.
+    pub beds: Beds,
     /// What it may take, in seconds; everything that it started is killed then.
     pub deadline: u64,
     /// What it does; gives the facts worth a line.
     pub play: fn(&Case) -> Result<String>,
 }
 
-/// All rows.
+impl Scenario {
+    /// Why it cannot be played on a bed.
+    pub fn impossible(&self, bed: Bed) -> Option<&'static str> {
+        let pulled = if self.name == devices::PULLED { (bed.device.pulled)(0).err() } else { None };
+        bed.machine().err().or(pulled)
+    }
+}
+
+/// A row of the matrix: a scenario on a bed.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// What happens.
+    pub scenario: &'static Scenario,
+    /// Where.
+    pub bed: Bed,
+}
+
+impl Row {
+    /// Its name: architecture, device and scenario, such as `x86_64/virtio-blk/gdb`.
+    pub fn name(&self) -> String {
+        format!("{}/{}/{}", self.bed.architecture.name, self.bed.device.name, self.scenario.name)
+    }
+}
+
+/// All rows, those that are possible.
+pub fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for architecture in ARCHITECTURES {
+        for device in DEVICES {
+            let bed = Bed { architecture, device };
+            let here =
+                ALL.iter().filter(|scenario| scenario.beds.has(bed) && scenario.impossible(bed).is_none());
+            rows.extend(here.map(|scenario| Row { scenario, bed }));
+        }
+    }
+    rows
+}
+
+/// All scenarios.
 pub static ALL: &[Scenario] = &[
+    Scenario {
+        name: "demo",
+        about: "a panic with two CPUs: every byte of RAM in the core is the byte that QEMU has; the first block is written within a second",
+        beds: Beds::All,
+        deadline: 120,
+        play: devices::demo,
+    },
+    Scenario {
+        name: "write-error",
+        about: "a block that cannot be written: the dump is closed in order, and all in front of it is read",
+        beds: Beds::Devices,
+        deadline: 90,
+        play: devices::write_error,
+    },
+    Scenario {
+        name: "read-error",
+        about: "a block of the pattern that cannot be read: refused by its number, not a byte changed",
+        beds: Beds::Devices,
+        deadline: 90,
+        play: devices::read_error,
+    },
+    Scenario {
+        name: devices::PULLED,
+        about: "the disk is pulled in the middle of the dump: it ends in time, and what is there is read",
+        beds: Beds::Devices,
+        deadline: 90,
+        play: devices::pulled,
+    },
+    Scenario {
+        name: "one-block-less",
+        about: "a disk that ends one block in front of its partition's end: refused, not a byte changed",
+        beds: Beds::Devices,
+        deadline: 60,
+        play: devices::one_block_less,
+    },
     Scenario {
         name: "panic-pc-1cpu",
         about: "one CPU on a pc: a panic becomes a whole core",
+        beds: Beds::Usual,
         deadline: 60,
         play: |case| dumps::panic(case, "pc", 1, 128),
     },
     Scenario {
         name: "panic-pc-4cpu",
         about: "four CPUs on a pc: each one's registers are in the core",
+        beds: Beds::Usual,
         deadline: 60,
         play: |case| dumps::panic(case, "pc", 4, 512),
     },
     Scenario {
         name: "panic-q35-8cpu",
         about: "eight CPUs on a q35",
+        beds: Beds::Usual,
         deadline: 90,
         play: |case| dumps::panic(case, "q35", 8, 512),
     },
     Scenario {
         name: "panic-6g",
         about: "RAM above 4 GiB is in the core",
+        beds: Beds::Usual,
         deadline: 150,
         play: dumps::above_4_gib,
     },
     Scenario {
         name: "fault",
         about: "a processor fault is dumped as one, with the registers of the faulting instruction",
+        beds: Beds::Architectures,
         deadline: 60,
         play: dumps::fault,
     },
     Scenario {
         name: "gdb",
         about: "gdb shows each CPU's named functions with arguments, a global, a followed list; readelf is clean",
+        beds: Beds::Architectures,
         deadline: 90,
         play: readers::gdb,
     },
     Scenario {
         name: "equals-machine",
         about: "every byte of RAM in the core is the byte that QEMU has, the arena excepted",
+        beds: Beds::Usual,
         deadline: 120,
         play: |case| readers::equals_machine(case, "pc", 4, 256),
     },
     Scenario {
         name: "equals-machine-high",
         about: "the same on a q35 with RAM on both sides of 4 GiB",
+        beds: Beds::Usual,
         deadline: 180,
         play: |case| readers::equals_machine(case, "q35", 2, 3072),
     },
     Scenario {
         name: "footprint",
         about: "arena at most 1 MiB, stack from crash() on at most 8 KiB",
+        beds: Beds::All,
         deadline: 60,
         play: dumps::footprint,
     },
     Scenario {
         name: "refuse-unformatted",
         about: "a partition without a label is not armed and not written",
+        beds: Beds::Usual,
         deadline: 60,
         play: refusals::unformatted,
     },
     Scenario {
         name: "refuse-pattern-first",
         about: "one wrong bit in the first pattern block",
+        beds: Beds::Usual,
         deadline: 60,
         play: |case| refusals::pattern(case, |_| 1),
     },
     Scenario {
         name: "refuse-pattern-middle",
         about: "one wrong bit in a middle pattern block",
+        beds: Beds::Usual,
         deadline: 60,
         play: |case| refusals::pattern(case, |blocks| blocks / 2),
     },
     Scenario {
         name: "refuse-pattern-last",
         about: "one wrong bit in the last pattern block",
+        beds: Beds::Usual,
         deadline: 60,
         play: |case| refusals::pattern(case, |blocks| blocks - 1),
     },
     Scenario {
         name: "refuse-label-damaged",
         about: "one wrong bit in the label",
+        beds: Beds::Usual,
         deadline: 60,
         play: refusals::label_damaged,
     },
     Scenario {
         name: "refuse-label-of-another-disk",
         about: "another disk's label, and this disk's label over another disk's pattern",
+        beds: Beds::Usual,
         deadline: 90,
         play: refusals::label_of_another_disk,
     },
     Scenario {
         name: "refuse-larger-than-disk",
         about: "a partition that reaches beyond the end of the disk",
+        beds: Beds::Usual,
         deadline: 60,
         play: refusals::larger_than_disk,
     },
     Scenario {
         name: "refuse-code-corrupted",
         about: "one wrong bit in the dump path's own code",
+        beds: Beds::Usual,
         deadline: 60,
         play: |case| refusals::by_kernel(case, "corrupt-code", "the dump's own code was changed"),
     },
     Scenario {
         name: "refuse-state-corrupted",
         about: "one wrong bit in the armed state",
+        beds: Beds::Usual,
         deadline: 60,
         play: |case| refusals::by_kernel(case, "corrupt-state", "the armed state was changed"),
     },
     Scenario {
         name: "refuse-device-gone",
         about: "the controller reads as all ones",
+        beds: Beds::Usual,
         deadline: 60,
         play: refusals::device_gone,
     },
     Scenario {
         name: "refuse-device-stuck",
         about: "a disk that never completes a request: given up within the deadline",
+        beds: Beds::Devices,
         deadline: 90,
         play: refusals::device_stuck,
     },
     Scenario {
         name: "refuse-nested-before-write",
         about: "a panic inside the dump before its first write ends in a record, not in a write",
+        beds: Beds::Usual,
         deadline: 60,
         play: refusals::nested_before_write,
     },
     Scenario {
         name: "refuse-no-entropy",
         about: "a label that demands encryption, and a CPU without random numbers",
+        beds: Beds::Usual,
         deadline: 60,
         play: refusals::no_entropy,
     },
     Scenario {
         name: "nested-after-write",
         about: "a panic inside the dump after its first write leaves a dump that savecore reads",
+        beds: Beds::Usual,
         deadline: 60,
         play: dumps::nested_after_write,
     },
     Scenario {
         name: "double-panic",
         about: "two CPUs panic at once: one dumps, both are in the core",
+        beds: Beds::Usual,
         deadline: 60,
         play: dumps::double_panic,
     },
     Scenario {
         name: "two-dumps",
         about: "a second crash before the harvest goes behind the first; both are saved",
+        beds: Beds::Usual,
         deadline: 120,
         play: dumps::two_dumps,
     },
     Scenario {
         name: "harvest-and-again",
         about: "the harvest lays the pattern again, check says armed, and the next crash dumps",
+        beds: Beds::Usual,
         deadline: 120,
         play: dumps::harvest_and_again,
     },
     Scenario {
         name: "full-partition",
         about: "a partition smaller than memory gives a smaller dump that gdb opens",
+        beds: Beds::Usual,
         deadline: 60,
         play: dumps::full_partition,
     },
     Scenario {
         name: "budget",
         about: "a dump that runs out of time is closed in order and readable",
+        beds: Beds::Devices,
         deadline: 90,
         play: dumps::budget,
     },
     Scenario {
         name: "stuck-midway",
         about: "a disk that stops completing requests in the middle of a dump: given up in time, what is there is read",
+        beds: Beds::Usual,
         deadline: 90,
         play: dumps::stuck_midway,
     },
     Scenario {
         name: "takeover-live",
         about: "the disk is taken over from a driver with requests in flight",
+        beds: Beds::Usual,
         deadline: 60,
         play: dumps::takeover_live,
     },
     Scenario {
         name: "verify-ahead",
         about: "checked just ahead of each write: whole on a good partition, stops in front of a foreign block",
+        beds: Beds::Usual,
         deadline: 120,
         play: dumps::verify_ahead,
     },
     Scenario {
         name: "verify-sample",
         about: "every n-th block checked: whole on a good partition, refused when a sampled block is foreign",
+        beds: Beds::Usual,
         deadline: 120,
         play: dumps::verify_sample,
     },
     Scenario {
         name: "levels",
         about: "each dump level leaves out the pages that the kernel counts for it, and no others",
+        beds: Beds::Usual,
         deadline: 120,
         play: selection::levels,
     },
     Scenario {
         name: "level-31",
         about: "level 31: not one page that the kernel filled for users is in the core, and all others are",
+        beds: Beds::Usual,
         deadline: 60,
         play: selection::level_31,
     },
     Scenario {
         name: "level-kernel-only",
         about: "level 32: the kernel's own pages are in the core, no others, and gdb needs no more",
+        beds: Beds::Usual,
         deadline: 90,
         play: selection::kernel_only,
     },
     Scenario {
         name: "passes",
         about: "a partition too small: stacks, page tables and the kernel are complete, the rest is not; gdb shows all CPUs",
+        beds: Beds::Usual,
         deadline: 90,
         play: selection::passes,
     },
     Scenario {
         name: "packed",
         about: "LZ4: the dump takes less than half of its memory, and the core equals the machine",
+        beds: Beds::Usual,
         deadline: 90,
         play: engine::packed,
     },
     Scenario {
         name: "pipelined",
         about: "checked ahead while it is written: several requests in flight, and no block written that was not read",
+        beds: Beds::Usual,
         deadline: 90,
         play: engine::pipelined,
     },
     Scenario {
         name: "helpers",
         about: "three stopped CPUs do part of the work, and the core equals the machine",
+        beds: Beds::Usual,
         deadline: 90,
         play: engine::helpers,
     },
     Scenario {
         name: "helper-dead",
         about: "a helping CPU that dies costs the units that it had taken",
+        beds: Beds::Usual,
         deadline: 90,
         play: |case| engine::lost_helper(case, "dead-helper"),
     },
     Scenario {
         name: "helper-late",
         about: "a helping CPU that comes back too late harms nothing",
+        beds: Beds::Usual,
         deadline: 90,
         play: |case| engine::lost_helper(case, "late-helper"),
     },
     Scenario {
         name: "sealed",
         about: "encrypted: no known text on the disk, no bit changed unnoticed, and with the key the core equals the machine",
+        beds: Beds::Usual,
         deadline: 120,
         play: sealed::sealed,
     },
     Scenario {
         name: "sealed-control",
         about: "the scan for known texts finds them in a dump that is not encrypted",
+        beds: Beds::Usual,
         deadline: 60,
         play: sealed::plain_is_found,
     },
     Scenario {
         name: "sealed-shared",
         about: "a disk that nobody looked at before the crash: encrypted if the kernel was given the key, else refused",
+        beds: Beds::Usual,
         deadline: 60,
         play: sealed::shared,
     },
     Scenario {
         name: "failover-io-error",
         about: "a write error in the middle: the first dump is closed, the second disk has a whole one",
+        beds: Beds::Devices,
         deadline: 90,
         play: failover::io_error,
     },
     Scenario {
         name: "failover-unplugged",
         about: "a disk pulled in the middle: the second has a whole dump, the first is still read",
+        beds: Beds::Usual,
         deadline: 90,
         play: failover::unplugged,
     },
     Scenario {
         name: "failover-all-fail",
         about: "no disk works: the console says why of each, and no image changes",
+        beds: Beds::Usual,
         deadline: 60,
         play: failover::all_fail,
     },
     Scenario {
         name: "failover-risky",
         about: "a disk that sleeps is used last, and only if that is allowed",
+        beds: Beds::Usual,
         deadline: 90,
         play: failover::risky,
     },
     Scenario {
         name: "striped",
         about: "two disks at once: both are closed, and make one core that equals the machine",
+        beds: Beds::Usual,
         deadline: 90,
         play: failover::striped,
     },
     Scenario {
         name: "bad-memory",
         about: "pages that fault when they are read are told of, and all else is in the core",
+        beds: Beds::Usual,
         deadline: 90,
         play: engine::bad_memory,
     },
     Scenario {
         name: "snapshot",
         about: "a live kernel dumped twice: all CPUs go on, the second dump lies behind the first",
+        beds: Beds::Usual,
         deadline: 90,
         play: survive::snapshot,
     },
     Scenario {
         name: "oops",
         about: "a fault that the kernel survives is dumped, and the kernel goes on",
+        beds: Beds::Usual,
         deadline: 60,
         play: survive::oops,
     },
     Scenario {
         name: "nmi",
         about: "the NMI button makes a dump, of a kernel that goes on or not",
+        beds: Beds::Usual,
         deadline: 90,
         play: survive::nmi,
     },
     Scenario {
         name: "watchdog",
         about: "a watchdog's bite makes a dump, which keeps it quiet",
+        beds: Beds::Usual,
         deadline: 90,
         play: survive::watchdog,
     },
     Scenario {
         name: "two-crashes",
         about: "a crash after a dump goes behind it, and leaves it as it is, byte by byte",
+        beds: Beds::Usual,
         deadline: 60,
         play: survive::two_crashes,
     },
     Scenario {
         name: "metrics",
         about: "a dump's numbers agree with one another, with savecore's count, and with what the console said",
+        beds: Beds::Usual,
         deadline: 90,
         play: engine::metrics,
     },
 ];
 
-/// The rows whose name contains `filter`; a row of exactly that name stands for itself alone.
-pub fn matching(filter: &str) -> Vec<&'static Scenario> {
-    if let Some(exact) = ALL.iter().find(|scenario| scenario.name == filter) {
-        return vec![exact];
+/// The rows whose name contains `filter`; those of exactly that name, or whose scenario has it, stand for themselves
+/// alone.
+pub fn matching(filter: &str) -> Vec<Row> {
+    let all = rows();
+    let exact: Vec<Row> =
+        all.iter().filter(|row| row.name() == filter || row.scenario.name == filter).copied().collect();
+    if !exact.is_empty() {
+        return exact;
     }
-    ALL.iter().filter(|scenario| scenario.name.contains(filter)).collect()
+    all.into_iter().filter(|row| row.name().contains(filter)).collect()
 }
 
 /// Runs a row in a fresh folder of its name. Its disk images go when it succeeds, since they are large.
 ///
 /// # Errors
 /// If what it proves does not hold, or its deadline passes.
-pub fn run(scenario: &Scenario, programs: &Programs) -> Result<String> {
-    let case = Case::new(programs, scenario.name, Duration::from_secs(scenario.deadline))?;
-    let facts = (scenario.play)(&case)?;
+pub fn run(row: &Row, programs: &Programs) -> Result<String> {
+    let case = Case::new(programs, row.bed, &row.name(), Duration::from_secs(row.scenario.deadline))?;
+    let facts = (row.scenario.play)(&case)?;
     case.forget_large_files();
     Ok(facts)
 }
@@ -428,9 +605,17 @@ mod tests {
 
     #[test]
     fn an_exact_name_wins_over_a_part() {
-        assert_eq!(matching("gdb").len(), 1);
+        assert_eq!(matching("x86_64/virtio-blk/gdb").len(), 1);
+        assert!(matching("gdb").iter().all(|row| row.scenario.name == "gdb"));
         assert!(matching("refuse-").len() > 5);
         assert!(matching("no such scenario").is_empty());
-        assert_eq!(matching("").len(), ALL.len());
+        assert_eq!(matching("").len(), rows().len());
+    }
+
+    #[test]
+    fn every_scenario_is_played_somewhere() {
+        for scenario in ALL {
+            assert!(rows().iter().any(|row| row.scenario.name == scenario.name), "{}", scenario.name);
+        }
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn kernel_in_gdb(case: &Case, core: &Path, cpus: u64, crashed: u64) -
         "print $nodes",
         "print $sum",
     ];
-    let shown = debugger::gdb(&case.programs.kernel, core, &commands, &case.folder, case.left())?;
+    let shown = debugger::gdb(case.kernel(), core, &commands, &case.folder, case.left())?;
     let log = case.folder.join("gdb.log");
     let must = |part: &str| {
         ensure(shown.contains(part), || format!("gdb does not show `{part}`; log: {}", log.display()))

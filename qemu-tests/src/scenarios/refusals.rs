@@ -3,11 +3,18 @@
 use anyhow::Result;
 
 use super::case::{Case, Crashed, USUAL_BLOCKS, ensure, exit};
+use crate::bed::disk_id;
 use crate::image::Disk;
-use crate::machine::{Machine, disk_id};
+use crate::machine::Machine;
 
 /// Crashes the machine, which must end with one of these exit codes and say why, and must leave the disk as it was.
-fn refused(case: &Case, disk: &Disk, machine: &Machine, codes: &[i32], reason: &str) -> Result<Crashed> {
+pub(super) fn refused(
+    case: &Case,
+    disk: &Disk,
+    machine: &Machine,
+    codes: &[i32],
+    reason: &str,
+) -> Result<Crashed> {
     judged(disk, codes, reason, || case.crash_any(machine, "refused"))
 }
 
@@ -41,7 +48,7 @@ fn judged(
 }
 
 /// The facts of a refusal: its reason, as the guest said it.
-fn facts(crashed: &Crashed, reason: &str) -> Result<String> {
+pub(super) fn facts(crashed: &Crashed, reason: &str) -> Result<String> {
     let line = crashed.said(reason)?;
     let said = line.trim_start_matches("diskdump: ").trim_start_matches("testkernel: ");
     Ok(format!("image unchanged; {said}"))

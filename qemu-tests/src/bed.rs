@@ -1,0 +1,152 @@
+//! What the matrix runs on: architectures, and the disks that QEMU offers on each.
+
+/// An architecture.
+#[derive(Debug)]
+pub struct Architecture {
+    /// Its name.
+    pub name: &'static str,
+    /// Its QEMU.
+    pub qemu: &'static str,
+    /// The Rust target of the test kernel.
+    pub target: &'static str,
+    /// QEMU's machine type where nothing else is asked for.
+    pub kind: &'static str,
+    /// QEMU's model of the CPUs, its usual one if `None`.
+    pub model: Option<&'static str>,
+    /// A model of CPUs that can do all that QEMU can, such as making random numbers.
+    pub able: &'static str,
+    /// Arguments that every machine of it gets. They let a kernel end QEMU with an exit code: twice its own, and one.
+    pub arguments: &'static [&'static str],
+}
+
+/// All architectures.
+pub static ARCHITECTURES: &[Architecture] = &[Architecture {
+    name: "x86_64",
+    qemu: "qemu-system-x86_64",
+    target: "x86_64-unknown-none",
+    kind: "pc",
+    model: None,
+    able: "max",
+    arguments: &["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"],
+}];
+
+/// The x86_64 row.
+pub static X86_64: &Architecture = &ARCHITECTURES[0];
+
+/// A disk and what it hangs on.
+#[derive(Debug)]
+pub struct Device {
+    /// Its name.
+    pub name: &'static str,
+    /// The test kernel's name of the driver (`disk.on=`).
+    pub driver: &'static str,
+    /// QEMU's machine type that has it on an architecture, or why there is none.
+    pub machine: fn(&Architecture) -> Result<&'static str, &'static str>,
+    /// QEMU's arguments for the disk with this number.
+    pub arguments: fn(usize) -> Vec<String>,
+    /// What is pulled out to have the disk gone, or why it cannot be.
+    pub pulled: fn(usize) -> Result<String, &'static str>,
+    /// Whether QEMU takes only disks whose size is a power of two.
+    pub power_of_two: bool,
+}
+
+/// The id of a disk's device, for QMP, by the disk's number.
+pub fn disk_id(number: usize) -> String {
+    format!("dumpdisk{number}")
+}
+
+/// The id of its drive, the part behind the controller.
+pub fn drive_id(number: usize) -> String {
+    format!("dumpdrive{number}")
+}
+
+/// A `-device` that is the whole disk.
+fn alone(number: usize, device: &str) -> Vec<String> {
+    vec!["-device".into(), format!("{device},drive={},id={}", drive_id(number), disk_id(number))]
+}
+
+/// A disk on a controller of its own.
+fn on_controller(number: usize, controller: &str, bus: &str, disk: &str) -> Vec<String> {
+    let hba = controller_id(number);
+    let bus = bus.replace("HBA", &hba);
+    let mut arguments = vec!["-device".into(), format!("{controller},id={hba}")];
+    arguments.extend(alone(number, &format!("{disk}{bus}")));
+    arguments
+}
+
+fn controller_id(number: usize) -> String {
+    format!("hba{number}")
+}
+
+fn usual(architecture: &Architecture) -> Result<&'static str, &'static str> {
+    Ok(architecture.kind)
+}
+
+fn itself(number: usize) -> Result<String, &'static str> {
+    Ok(disk_id(number))
+}
+
+fn its_controller(number: usize) -> Result<String, &'static str> {
+    Ok(controller_id(number))
+}
+
+/// All devices. Those that the test kernel finds in the order of the bus come one after the other in QEMU too.
+pub static DEVICES: &[Device] = &[Device {
+    name: "virtio-blk",
+    driver: "virtio-blk",
+    machine: usual,
+    arguments: |number| alone(number, "virtio-blk-pci"),
+    pulled: itself,
+    power_of_two: false,
+}];
+
+/// The virtio-blk row.
+pub static VIRTIO_BLK: &Device = &DEVICES[0];
+
+/// Where a row of the matrix runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Bed {
+    /// The architecture.
+    pub architecture: &'static Architecture,
+    /// The device.
+    pub device: &'static Device,
+}
+
+impl Bed {
+    /// Where a row runs that would prove no more anywhere else.
+    pub fn usual() -> Bed {
+        Bed { architecture: X86_64, device: VIRTIO_BLK }
+    }
+
+    /// QEMU's machine type, or why the device is not on this architecture.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn machine(&self) -> Result<&'static str, &'static str> {
+        (self.device.machine)(self.architecture)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_different_names() {
+        let mut names: Vec<_> = ARCHITECTURES.iter().map(|row| row.name).collect();
+        names.extend(DEVICES.iter().map(|row| row.name));
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn every_device_is_somewhere_and_names_its_drive() {
+        for device in DEVICES {
+            assert!(ARCHITECTURES.iter().any(|architecture| (device.machine)(architecture).is_ok()));
+            let words = (device.arguments)(2).join(" ");
+            assert!(words.contains("drive=dumpdrive2") && words.contains("id=dumpdisk2"), "{words}");
+        }
+    }
+}

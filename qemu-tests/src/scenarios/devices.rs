@@ -1,0 +1,114 @@
+//! What every disk has to go through, on every machine that has it.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::case::{Case, USUAL_BLOCKS, ensure, exit, mib};
+use super::judge::{
+    crash, foreign_parts, halt, info, is_whole, number, partial, same_foreign_parts, says, text,
+};
+use super::refusals;
+use crate::machine::Fails;
+
+/// The scenario that needs a disk which can be pulled out.
+pub(super) const PULLED: &str = "pulled";
+
+/// A block of the partition in the middle of what is to be written.
+const SPOT: u64 = 2500;
+
+/// Phases of a dump after which its first block is written: freeze, code check, takeover, pattern check, notes.
+const FIRST_WRITTEN: usize = 5;
+
+/// Seconds from the crash to the first block written, at most.
+const FIRST_WRITE: f64 = 1.0;
+
+pub(super) fn demo(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    // Checked ahead, so that the check of the whole partition is not counted to the first write.
+    let machine = case.machine(&disk, "panic").cpus(2).word("cpu=1").word("fill=16").word("verify=ahead");
+    let halted = halt(case, &machine, "diskdump: complete", &disk, &[])?;
+    is_whole(&halted.dump)?;
+    // Up to the phase in which the first header and the notes are written, and with it.
+    let phases = halted.dump.pointer("/metrics/phases").and_then(Value::as_array);
+    let phases = phases.context("the dump does not say what took how long")?.iter().take(FIRST_WRITTEN);
+    let first: f64 = phases.filter_map(|phase| phase.get("seconds").and_then(Value::as_f64)).sum();
+    let (cores, _) = case.save(&disk, "cores", 1)?;
+    let compared = halted.equals(cores.first().context("no core")?)?;
+    // Nothing may be missing but the arena, and what the firmware keeps.
+    let least = halted.bytes() - halted.arena_bytes();
+    ensure(compared.bytes >= least, || {
+        format!("only {} of {} were compared", mib(compared.bytes), mib(least))
+    })?;
+    ensure(first <= FIRST_WRITE, || format!("the first block was written {first:.2} s after the crash"))?;
+    case.check_armed(&disk)?;
+    Ok(format!("{} bytes compared, none differs; first block written after {first:.3} s", compared.bytes))
+}
+
+pub(super) fn write_error(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    let machine = case
+        .machine(&disk, "panic")
+        .fails(Fails::WritesTo(disk.dump.first + SPOT))
+        .cpus(2)
+        .word("fill=24")
+        .word("encoding=plain");
+    let crashed = crash(case, &machine, "crash", exit::INCOMPLETE)?;
+    let said = crashed.said("diskdump: incomplete: ")?.trim_start_matches("diskdump: ").to_owned();
+    let (_, dump) = partial(case, &disk, "incomplete", 2)?;
+    says(&dump, "reason", "the device failed")?;
+    let damage = dump.get("damage").and_then(Value::as_array).cloned().unwrap_or_default();
+    let lost = damage.iter().any(|damage| {
+        let (first, count) = (number(damage, "block").unwrap_or(0), number(damage, "count").unwrap_or(0));
+        text(damage, "what") == "not written" && (first..first + count).contains(&SPOT)
+    });
+    ensure(lost, || format!("savecore does not say that block {SPOT} is lost: {damage:?}"))?;
+    Ok(format!("{} pages in front of block {SPOT}; {said}", number(&dump, "pages.data")?))
+}
+
+pub(super) fn read_error(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    let machine = case.unlooked(&disk, "panic")?.fails(Fails::ReadsOf(disk.dump.first + SPOT));
+    // Which of the blocks in one request it was, the device does not say.
+    let reason = "cannot be read: ";
+    let crashed = refusals::refused(case, &disk, &machine, &[exit::REFUSED], reason)?;
+    refusals::facts(&crashed, reason)
+}
+
+pub(super) fn pulled(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", 2 * USUAL_BLOCKS)?;
+    // Slow enough to be caught in the middle.
+    let machine = case
+        .machine(&disk, "unplug")
+        .drive("throttling.bps-write=8388608")
+        .cpus(2)
+        .word("fill=48")
+        .word("verify=ahead")
+        .word("timeout=3000")
+        .word("budget=20000");
+    let before = foreign_parts(&machine)?;
+    let mut running = machine.start(&case.folder, "crash")?;
+    running.wait_for("diskdump: dumped", case.left())?;
+    let pulled = (case.bed.device.pulled)(0).map_err(anyhow::Error::msg)?;
+    running.qmp.device_del(&pulled)?;
+    let begin = std::time::Instant::now();
+    let code = running.wait_exit(case.left())?;
+    let took = begin.elapsed().as_secs_f32();
+    ensure([exit::UNCLOSED, exit::INCOMPLETE].contains(&code), || {
+        format!("the machine ended with exit code {code}; its last line: `{}`", running.serial.last())
+    })?;
+    ensure(took < 20.0, || format!("it took {took:.1} s to give up, with a budget of 20 s"))?;
+    same_foreign_parts(&machine, &before)?;
+    let status =
+        info(case, &disk, 1)?.first().map(|dump| text(dump, "status").to_owned()).unwrap_or_default();
+    let (_, dump) = partial(case, &disk, &status, 2)?;
+    Ok(format!("{status}: {} pages read; ended {took:.1} s later", number(&dump, "pages.data")?))
+}
+
+pub(super) fn one_block_less(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    let machine = case.unlooked(&disk, "panic")?;
+    disk.truncate(disk.dump.blocks - 1)?;
+    let reason = "the partition ends at block";
+    let crashed = refusals::refused(case, &disk, &machine, &[exit::NOT_ARMED, exit::REFUSED], reason)?;
+    refusals::facts(&crashed, reason)
+}
