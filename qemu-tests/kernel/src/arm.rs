@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use dump_drivers::bus::pci::{Function, PortIo};
+use dump_drivers::bus::pci::Function;
 use dumpcore::wait::{MILLISECOND, SECOND};
 use dumpcore::{Arena, Config, Dump, DumpDevice, Encoding, Ownership, PageClass, Target};
 
@@ -26,13 +26,6 @@ pub(crate) struct Armed {
     pub(crate) function: Option<Function>,
     /// The first disk and the rest of the arena, if they were left to a bench.
     pub(crate) disk: Option<(&'static mut dyn DumpDevice, Arena<'static>)>,
-}
-
-/// Access to PCI configuration space.
-pub(crate) fn pci() -> PortIo {
-    // SAFETY: the kernel runs in ring 0 on a PC. Only the boot CPU uses the ports while the kernel is healthy, and
-    // afterwards only the CPU that dumps.
-    unsafe { PortIo::new() }
 }
 
 /// Arms the dump as the command line says. A refusal is reported, and the kernel goes on without a dump.

@@ -5,6 +5,8 @@ use dumpcore::format::Uuid;
 use dumpcore::format::crypt::PublicKey;
 use dumpcore::{Encoding, Level, PageClass, ResetPolicy, Verify};
 
+use crate::arch::MISSING;
+
 /// Disks that a dump can have.
 pub(crate) const MAX_DISKS: usize = 4;
 
@@ -53,6 +55,8 @@ pub(crate) enum Scenario {
     Unplug,
     /// No crash: all CPUs stand still.
     HaltOnly,
+    /// No crash: a device's interrupts reach their handler.
+    Interrupt,
     /// No crash: plain polled writes with the dump's driver over the dump partition.
     BenchPlain,
     /// No crash: plain polled reads over the same.
@@ -69,7 +73,7 @@ pub(crate) enum Scenario {
     BenchPack,
 }
 
-const SCENARIOS: [(&str, Scenario); 28] = [
+const SCENARIOS: [(&str, Scenario); 29] = [
     ("panic", Scenario::Panic),
     ("fault", Scenario::Fault),
     ("overflow", Scenario::Overflow),
@@ -91,6 +95,7 @@ const SCENARIOS: [(&str, Scenario); 28] = [
     ("late-helper", Scenario::LateHelper),
     ("unplug", Scenario::Unplug),
     ("halt-only", Scenario::HaltOnly),
+    ("interrupt", Scenario::Interrupt),
     ("bench-plain", Scenario::BenchPlain),
     ("bench-reads", Scenario::BenchReads),
     ("bench-verify", Scenario::BenchVerify),
@@ -260,7 +265,7 @@ impl Options {
     /// Reads the command line.
     ///
     /// # Errors
-    /// The first word that is not understood.
+    /// The first word that is not understood, or that asks for what this machine does not have.
     pub(crate) fn parse(line: &str) -> Result<Options, &str> {
         let mut options = Options::DEFAULT;
         for word in line.split_ascii_whitespace() {
@@ -271,6 +276,9 @@ impl Options {
 
     fn take(&mut self, word: &str) -> Option<()> {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        if MISSING.iter().any(|missing| *missing == word || *missing == key) {
+            return None;
+        }
         if let Some((disk, key)) = key.strip_prefix("disk").and_then(|rest| rest.split_once('.')) {
             let number: usize = if disk.is_empty() { 0 } else { disk.parse().ok()? };
             let disk = self.disks.get_mut(number)?;

@@ -9,7 +9,7 @@ use dumpcore::device::DeviceError;
 use dumpcore::{Arena, DumpDevice};
 
 use crate::arch::paging::{self, Access};
-use crate::arm::pci;
+use crate::arch::pci;
 
 /// A disk, opened by its driver in the arena, and which PCI function it is, if it is one.
 pub(crate) type Opened = (Option<Function>, &'static mut dyn DumpDevice);
@@ -54,7 +54,7 @@ fn none(what: &'static str) -> DeviceError {
 }
 
 fn virtio_blk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
-    let function = blk::find(&pci(), number).ok_or(none("a virtio disk"))?;
-    let disk = VirtioBlk::open(pci(), function, map_device, arena, timeout)?;
+    let function = blk::find(&pci::config(), number).ok_or(none("a virtio disk"))?;
+    let disk = VirtioBlk::open(pci::config(), function, map_device, arena, timeout)?;
     Ok((Some(function), arena.place(disk)?))
 }

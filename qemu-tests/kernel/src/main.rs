@@ -7,7 +7,7 @@
 //! | file | what it tells |
 //! | --- | --- |
 //! | `start.rs` | the order in which the kernel comes up |
-//! | `arch/x86_64/` | entry, page tables, exceptions, CPUs, clock, ACPI, ports |
+//! | `arch/` | one folder per architecture: entry, page tables, exceptions, CPUs, clock, buses |
 //! | `command_line.rs` | what can be asked of it |
 //! | `memory.rs`, `heap.rs`, `log.rs` | RAM and what it is used for, the heap, the kernel log |
 //! | `platform.rs` | what the kernel lends to the dump |

@@ -1,20 +1,19 @@
 //! RAM: what there is, what of it is free, and what the rest is used for. Frames are taken, and never given back.
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use dumpcore::PageClass;
 use dumpcore::platform::{ClassRun, RamRange};
 use spin::{Mutex, Once};
 
-use crate::arch::paging::{self, Access, KERNEL_BASE};
+use crate::arch::paging::{self, Access};
 use crate::arch::stack;
 
 /// Ranges of RAM that a map holds.
 const RANGES: usize = 128;
 /// Bytes in a frame.
 pub(crate) const FRAME: u64 = 4096;
-/// The kernel takes no frame below this: the first MiB belongs to firmware tables and to the startup of CPUs.
-const FIRST_FREE: u64 = 1 << 20;
 
 /// Ranges of RAM, page-aligned, ascending.
 #[derive(Clone)]
@@ -101,7 +100,7 @@ pub(crate) struct ImagePart {
     pub(crate) class: PageClass,
 }
 
-/// Address of a symbol of linker.ld.
+/// Address of a symbol of image.ld.
 macro_rules! linker_symbol {
     ($name:ident) => {{
         unsafe extern "C" {
@@ -111,6 +110,19 @@ macro_rules! linker_symbol {
     }};
 }
 pub(crate) use linker_symbol;
+
+impl ImagePart {
+    /// Where it lies in RAM.
+    pub(crate) fn physical(&self) -> RamRange {
+        physical(self.start..self.end)
+    }
+}
+
+/// Where a part of the kernel's image lies in RAM.
+fn physical(part: Range<u64>) -> RamRange {
+    let start = paging::physical(part.start as *const u8);
+    RamRange { start, end: start + (part.end - part.start) }
+}
 
 /// The kernel's image, in parts.
 pub(crate) fn kernel_image() -> [ImagePart; 3] {
@@ -125,13 +137,13 @@ pub(crate) fn kernel_image() -> [ImagePart; 3] {
     ]
 }
 
-/// Makes all RAM known, and all of it free but the kernel and the first MiB. On the boot page tables, which show the first
-/// GiB.
-pub(crate) fn init(ram: RamMap) -> Result<(), &'static str> {
+/// Makes all RAM known, and all of it free but the kernel and what is `taken`. On the boot page tables, which show the first GiB
+/// of RAM.
+pub(crate) fn init(ram: RamMap, taken: &RamMap) -> Result<(), &'static str> {
     let mut free = ram.clone();
-    free.remove(RamRange { start: 0, end: FIRST_FREE })?;
+    taken.iter().try_for_each(|range| free.remove(*range))?;
     let [first, _, last] = kernel_image();
-    free.remove(RamRange { start: first.start - KERNEL_BASE, end: last.end - KERNEL_BASE })?;
+    free.remove(RamRange { start: first.physical().start, end: last.physical().end })?;
     let frames = ram.iter().last().map_or(0, |last| last.end / FRAME);
     *FREE.lock() = free.clone();
     RAM.call_once(|| ram);
@@ -145,11 +157,10 @@ pub(crate) fn init(ram: RamMap) -> Result<(), &'static str> {
     free.iter().for_each(|range| mark(*range, PageClass::Free));
     mark(RamRange { start: own, end: own + bytes.len() as u64 }, PageClass::KernelData);
     for part in kernel_image() {
-        mark(RamRange { start: part.start - KERNEL_BASE, end: part.end - KERNEL_BASE }, part.class);
+        mark(part.physical(), part.class);
     }
     for stacks in stack::all() {
-        let range = RamRange { start: stacks.start - KERNEL_BASE, end: stacks.end - KERNEL_BASE };
-        mark(range, PageClass::Stack);
+        mark(physical(stacks), PageClass::Stack);
     }
     Ok(())
 }

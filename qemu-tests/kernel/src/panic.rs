@@ -126,21 +126,6 @@ pub(crate) fn snapshot(trigger: Trigger, words: core::fmt::Arguments<'_>, regist
     watchdog::pat();
 }
 
-/// An NMI from outside: the watchdog's bite, or somebody has pressed the button.
-pub(crate) fn nmi(registers: &Registers) {
-    let (trigger, message) = if watchdog::is_starved() {
-        // It stands still after its bite. From here on the dump pats it.
-        watchdog::restart();
-        (Trigger::Watchdog, "the watchdog was not patted in time")
-    } else {
-        (Trigger::Nmi, "an NMI from outside asks for a dump")
-    };
-    if scenario::options().nmi_crashes {
-        crash(trigger, format_args!("{message}"), registers)
-    }
-    snapshot(trigger, format_args!("{message}"), registers);
-}
-
 /// The kernel cannot go on, and it is not a crash but a mistake in how it was started: says so and ends.
 pub(crate) fn give_up(why: core::fmt::Arguments<'_>) -> ! {
     log!("testkernel: error: {why}");

@@ -12,7 +12,7 @@ use dumpcore::wait::Wait;
 use dumpcore::{Platform, Registers, ResetPolicy};
 
 use crate::arch::cpu::MAX_CPUS;
-use crate::arch::{apic, clock, cpu, guard, paging, power, random, serial, stack};
+use crate::arch::{cache, clock, cpu, guard, hotplug, paging, power, random, serial, stack};
 use crate::memory::{self, linker_symbol};
 use crate::{log, scenario, stop, watchdog};
 
@@ -86,7 +86,9 @@ unsafe impl Platform for KernelPlatform {
         // With the other CPUs stopped and the disks in the dump's hands, nothing writes to memory any more, this file
         // included. Devices see RAM where the CPU does.
         let address = pfn.checked_mul(memory::FRAME)?;
-        NonNull::new(paging::direct(address)).is_some_and(guard::probe).then_some(address)
+        let page = NonNull::new(paging::direct(address)).filter(|page| guard::probe(*page))?;
+        cache::clean(page.as_ptr(), memory::FRAME as usize);
+        Some(address)
     }
 
     fn reset(&self, policy: ResetPolicy) {
@@ -115,7 +117,7 @@ unsafe impl Platform for KernelPlatform {
     }
 
     fn rest(&self, nanoseconds: Nanoseconds) {
-        apic::nap(nanoseconds);
+        cpu::nap(nanoseconds);
     }
 
     fn resume_cpus(&self) {
@@ -157,6 +159,14 @@ unsafe impl Platform for KernelPlatform {
 
     fn code_ranges(&self) -> &[CodeRange] {
         &self.code
+    }
+
+    fn clean_for_device(&self, start: *const u8, length: usize) {
+        cache::clean(start, length);
+    }
+
+    fn invalidate_from_device(&self, start: *const u8, length: usize) {
+        cache::invalidate(start, length);
     }
 
     fn on_stack(&self, stack: &mut [u8], run: &mut dyn FnMut()) -> bool {
@@ -262,7 +272,7 @@ impl Sabotage {
     fn at_watchdog(&self) {
         let slot = self.slot.load(Ordering::Relaxed);
         if slot != 0 {
-            scenario::unplug::eject_if_asked(slot);
+            hotplug::eject_if_asked(slot);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::arch::{acpi, apic, boot, clock, cpu, interrupts, paging, serial, smp, tables};
+use crate::arch::{self, BootInfo, boot, cpu, interrupts, paging, serial};
 use crate::command_line::Options;
 use crate::log::log;
 use crate::panic::give_up;
@@ -11,18 +11,20 @@ use crate::{arm, heap, memory, scenario, witness};
 /// The other CPUs may go on.
 static READY: AtomicBool = AtomicBool::new(false);
 
-/// From boot.s, on the boot CPU's own stack, with the boot page tables.
+/// From the architecture's entry, on the boot CPU's own stack, with the boot page tables: with what the machine handed over
+/// there, and the number that the machine has for this CPU, where the entry knows it.
 #[unsafe(no_mangle)]
-extern "C" fn kernel_start(start_info: u32) -> ! {
+extern "C" fn kernel_start(handed_over: u64, boot_cpu: u64) -> ! {
     serial::init();
     // SAFETY: once, here, on the boot CPU.
-    unsafe { tables::load(0) };
-    // SAFETY: the number comes from boot.s, and nothing was written since.
-    let boot = unsafe { boot::read(start_info) }.unwrap_or_else(|why| give_up(format_args!("{why}")));
+    unsafe { interrupts::load(0) };
+    // SAFETY: the numbers come from the entry, and nothing was written since.
+    let boot =
+        unsafe { boot::read(handed_over, boot_cpu) }.unwrap_or_else(|why| give_up(format_args!("{why}")));
     log!("testkernel: starts: {}", boot.command_line);
     let options = Options::parse(boot.command_line)
         .unwrap_or_else(|word| give_up(format_args!("bad word on the command line: {word}")));
-    bring_up(boot.ram, boot.rsdp).unwrap_or_else(|why| give_up(format_args!("{why}")));
+    bring_up(&boot).unwrap_or_else(|why| give_up(format_args!("{why}")));
     log!("testkernel: up cpus={} ram={} MiB", cpu::count(), ram_mib());
     if options.cpu >= cpu::count() {
         give_up(format_args!(
@@ -39,27 +41,11 @@ extern "C" fn kernel_start(start_info: u32) -> ! {
     witness::stand(0)
 }
 
-fn bring_up(ram: memory::RamMap, rsdp: u64) -> Result<(), &'static str> {
-    memory::init(ram)?;
-    // SAFETY: once and in this order, on the boot CPU, while no other runs.
-    let acpi = unsafe {
-        paging::init()?;
-        apic::init()?;
-        acpi::read(rsdp)?
-    };
-    apic::mask_legacy();
-    apic::enable();
-    apic::connect_nmi();
-    interrupts::enable_machine_checks();
-    heap::init()?;
-    clock::init();
-    cpu::init(&acpi.apic_ids[..acpi.cpus]);
-    // SAFETY: the first MiB is visible at 0 until the next line; then all CPUs have left it.
-    unsafe {
-        smp::start_others(acpi.cpus, other_cpu);
-        paging::forget_identity();
-    }
-    Ok(())
+fn bring_up(boot: &BootInfo) -> Result<(), &'static str> {
+    memory::init(boot.ram.clone(), &boot.taken)?;
+    // SAFETY: once, on the boot CPU, behind memory::init().
+    unsafe { arch::bring_up(boot, other_cpu)? };
+    heap::init()
 }
 
 /// What every other CPU does: waits until the kernel is up, then stands where a crash will find it.

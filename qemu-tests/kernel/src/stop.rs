@@ -11,9 +11,8 @@ use dumpcore::Registers;
 use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::{SECOND, Wait};
 
-use crate::arch::apic::{self, Ipi};
 use crate::arch::cpu::{self, MAX_CPUS};
-use crate::arch::stack;
+use crate::arch::{smp, stack};
 use crate::{arm, platform};
 
 /// How long the other CPUs may take to stop, all together.
@@ -72,7 +71,7 @@ pub(crate) fn freeze(wait: &Wait<'_>) {
     for cpu in others().filter(|cpu| registers(*cpu).is_none()) {
         if let Some(slot) = SLOTS.get(cpu) {
             slot.asked.store(number, Ordering::Release);
-            apic::send(cpu::apic_id(cpu), Ipi::Nmi);
+            smp::ask_to_stop(cpu);
         }
     }
     let stopped = || others().all(|cpu| registers(cpu).is_some()).then_some(());
@@ -86,7 +85,7 @@ pub(crate) fn resume() {
     RESUMED.store(number, Ordering::Release);
     for (cpu, slot) in SLOTS.iter().enumerate() {
         if slot.obeyed.load(Ordering::Relaxed) == number {
-            apic::send(cpu::apic_id(cpu), Ipi::Wake);
+            smp::wake(cpu);
         }
     }
 }
@@ -116,7 +115,7 @@ struct Stand {
     resumes: bool,
 }
 
-/// Stops this CPU, in its NMI's handler. Comes back behind the dump of a live kernel.
+/// Stops this CPU, in the handler of the interrupt that asked it to. Comes back behind the dump of a live kernel.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn stop(registers: &Registers) {
     let Some(slot) = SLOTS.get(cpu::number()) else { cpu::halt() };

@@ -12,7 +12,7 @@ use dump_drivers::{ConfigSpace, Mmio, Registers};
 use spin::Once;
 
 use crate::arch::{clock, pci, serial};
-use crate::{arm, disks};
+use crate::disks;
 
 /// Vendor and device.
 const ID: (u16, u16) = (0x8086, 0x25ab);
@@ -56,10 +56,10 @@ static PATTED: AtomicU64 = AtomicU64::new(0);
 
 /// Finds the watchdog and starts it: it bites when nobody pats it for `milliseconds`.
 pub(crate) fn start(milliseconds: u32) -> Result<(), &'static str> {
-    let function = functions(&arm::pci())
+    let function = functions(&pci::config())
         .find(|function| (function.vendor, function.device) == ID)
         .ok_or("there is no watchdog (QEMU: -device i6300esb)")?;
-    let Some(Bar::Memory { address, .. }) = function.bar(&arm::pci(), 0) else {
+    let Some(Bar::Memory { address, .. }) = function.bar(&pci::config(), 0) else {
         return Err("the watchdog has no registers");
     };
     let registers = disks::map_device(address, LENGTH).ok_or("the watchdog's registers cannot be mapped")?;
@@ -84,7 +84,7 @@ pub(crate) fn restart() {
         for stage in [STAGE_1, STAGE_2] {
             watchdog.announced(|registers| registers.write32(stage, ticks));
         }
-        arm::pci().write16(watchdog.function.address, CONFIG, CONFIG_ONLY_BITE);
+        pci::config().write16(watchdog.function.address, CONFIG, CONFIG_ONLY_BITE);
         pci::write8(watchdog.function.address, LOCK, LOCK_ENABLE);
         pat();
     }
@@ -106,6 +106,7 @@ pub(crate) fn reload() {
 
 /// Whether the kernel has not patted the watchdog in time, so that an NMI is its bite. Two clocks are compared that
 /// nobody has set by one another, so three quarters of its patience count.
+#[allow(dead_code, reason = "it takes an NMI to ask, and not every architecture has one")]
 pub(crate) fn is_starved() -> bool {
     let since = clock::now().saturating_sub(PATTED.load(Ordering::Relaxed));
     WATCHDOG.get().is_some_and(|watchdog| since >= watchdog.patience / 4 * 3)

@@ -1,5 +1,67 @@
-//! What depends on the processor: one folder per architecture, and the same names in each.
+//! What depends on the processor and its machine: one folder per architecture, with the same names in each. Nothing outside
+//! of this folder knows which one it is.
+//!
+//! | name | what every architecture offers there |
+//! | --- | --- |
+//! | `boot` | the entry, which calls `kernel_start`; `read`: what the machine handed over, a [`BootInfo`] |
+//! | `bring_up` | from the boot page tables to all CPUs running, in an order of its own; after `memory::init` |
+//! | `interrupts` | exceptions, which become crashes; `load` makes this CPU take them |
+//! | `irq` | interrupts of devices, for normal drivers: `register`, `enable` |
+//! | `paging` | page tables: the direct map (`direct`, `physical`), `map_physical`, `hide`, `refresh` |
+//! | `cache` | `clean` and `invalidate`, for devices that do not look into the CPUs' caches |
+//! | `stack` | the CPUs' stacks (`all`, `bottom`), the stack pointer, `call_on` another stack |
+//! | `cpu` | which CPU is this (`number`, `count`, [`cpu::MAX_CPUS`]); `rest`, `nap`, `halt`, `disable_interrupts` |
+//! | `smp` | other CPUs: `ask_to_stop`, `wake` |
+//! | `registers` | a CPU's registers as a dump has them: `here` |
+//! | `guard` | reading what may not be readable: `copy`, `probe`; `oops`, `store!` |
+//! | `clock` | `now`, `pause`, `wall_clock` |
+//! | `random` | `fill` with numbers that nobody can guess |
+//! | `serial` | the console: `init`, `write`, `write_raw` |
+//! | `power` | `reset`, `power_off`, `exit` |
+//! | `pci` | configuration space: the type `Config`, `config`, `read8`, `write8` |
+//! | `hotplug` | `eject_if_asked` |
+//! | `virtio_mmio` | virtio devices without a bus, [`VirtioMmio`] |
+//! | `MISSING` | words of the command line, or their keys, that ask for what the machine does not have |
 
+#[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+#[cfg(target_arch = "x86_64")]
 pub(crate) use x86_64::*;
+
+use crate::memory::RamMap;
+
+/// What the machine handed over at the entry, copied out of the memory that it lay in.
+pub(crate) struct BootInfo {
+    /// The command line.
+    pub(crate) command_line: &'static str,
+    /// RAM that the firmware left to the kernel.
+    pub(crate) ram: RamMap,
+    /// What of it the kernel must not use for anything else. It is dumped all the same.
+    pub(crate) taken: RamMap,
+    /// Where the tables lie that describe the machine, as a physical address: ACPI's root pointer, or the device tree. 0 if
+    /// unknown.
+    pub(crate) tables: u64,
+}
+
+/// Registers of a virtio device that is on no bus (virtio 1.2, 4.2).
+#[derive(Clone, Copy)]
+#[allow(dead_code, reason = "no driver of this kernel uses one yet")]
+pub(crate) struct VirtioMmio {
+    /// Physical address of its registers.
+    pub(crate) address: u64,
+    /// Bytes of registers.
+    pub(crate) length: usize,
+    /// Its interrupt line, for [`irq::register_line`].
+    pub(crate) line: u32,
+}
+
+/// How a device's interrupt comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(dead_code, reason = "an architecture may have only one of them")]
+pub(crate) enum Delivery {
+    /// As a message (MSI or MSI-X): once for each event.
+    Message,
+    /// By a line, which the device holds until its driver quiets it, and which others may share.
+    Line,
+}

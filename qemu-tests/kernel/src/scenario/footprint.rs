@@ -25,10 +25,7 @@ pub(crate) fn paint() {
     if !ENABLED.swap(false, Ordering::Relaxed) {
         return;
     }
-    let here: u64;
-    // SAFETY: reads the frame pointer.
-    unsafe { core::arch::asm!("mov {}, rsp", out(reg) here) };
-    let here = here & !7;
+    let here = stack::pointer();
     BEGIN.store(here, Ordering::Relaxed);
     let mut at = stack::bottom() as u64;
     while at < here - OWN {

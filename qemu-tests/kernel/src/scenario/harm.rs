@@ -1,10 +1,12 @@
 //! Harm done to the dump before it begins, one bit at a time, or while it runs.
 
+use alloc::vec::Vec;
+
 use dump_drivers::bus::pci::Command;
 use dump_drivers::virtio::blk;
 
-use crate::arch::{paging, power};
-use crate::arm::{self, Armed};
+use crate::arch::{paging, pci, power};
+use crate::arm::Armed;
 use crate::log::log;
 use crate::memory;
 use crate::platform::SABOTAGE;
@@ -21,16 +23,18 @@ pub(crate) fn code() -> Result<(), &'static str> {
 /// Flips one bit in the sealed armed state: `offset` bytes behind the beginning of the memory map that arm() has made,
 /// which is found in the arena by what it must hold.
 pub(crate) fn state(armed: &Armed, offset: u64) -> Result<(), &'static str> {
-    let mut ranges = memory::ram().iter();
-    let (Some(first), Some(second)) = (ranges.next(), ranges.next()) else {
-        return Err("there is not enough RAM to recognise its map");
-    };
-    let begin = [first.start, first.end, second.start].map(|address| address / memory::FRAME);
+    // Frames of the first ranges; a machine may have only one.
+    let begin: Vec<u64> = memory::ram()
+        .iter()
+        .flat_map(|range| [range.start, range.end])
+        .map(|address| address / memory::FRAME)
+        .take(3)
+        .collect();
     let words = ((armed.arena_end - armed.arena_start) / 8) as usize;
     // SAFETY: the arena is RAM in the direct map, and while the kernel is healthy nobody changes it.
     let arena =
         unsafe { core::slice::from_raw_parts(paging::direct(armed.arena_start).cast::<u64>(), words) };
-    let map = arena.windows(begin.len()).position(|window| window == begin);
+    let map = arena.windows(begin.len()).position(|window| window == begin.as_slice());
     let map = map.ok_or("nothing is armed, or the memory map is not in the arena")?;
     let address = armed.arena_start + 8 * map as u64 + offset;
     if address >= armed.arena_end {
@@ -50,9 +54,9 @@ fn flip(physical: u64) {
 /// The virtio disk with this number does not decode its registers any more, as if the crash had come in the middle of its
 /// reset.
 pub(crate) fn send_to_sleep(number: usize) -> Result<(), &'static str> {
-    let function = blk::find(&arm::pci(), number).ok_or("there is no such disk")?;
+    let function = blk::find(&pci::config(), number).ok_or("there is no such disk")?;
     function
-        .change_command(&arm::pci(), Command::empty(), Command::MEMORY)
+        .change_command(&pci::config(), Command::empty(), Command::MEMORY)
         .map_err(|_| "its PCI command cannot be changed")
 }
 

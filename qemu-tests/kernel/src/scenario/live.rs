@@ -16,7 +16,8 @@ use virtio_drivers::transport::pci::bus::{Command, ConfigurationAccess, DeviceFu
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
 use crate::arch::paging::{self, Access};
-use crate::arm::{self, Armed};
+use crate::arch::pci;
+use crate::arm::Armed;
 use crate::command_line::Options;
 use crate::log::log;
 use crate::memory;
@@ -66,12 +67,12 @@ impl Configuration {
 
 impl ConfigurationAccess for Configuration {
     fn read_word(&self, function: DeviceFunction, offset: u8) -> u32 {
-        Self::address(function).map_or(u32::MAX, |address| arm::pci().read32(address, offset.into()))
+        Self::address(function).map_or(u32::MAX, |address| pci::config().read32(address, offset.into()))
     }
 
     fn write_word(&mut self, function: DeviceFunction, offset: u8, data: u32) {
         if let Some(address) = Self::address(function) {
-            arm::pci().write32(address, offset.into(), data);
+            pci::config().write32(address, offset.into(), data);
         }
     }
 

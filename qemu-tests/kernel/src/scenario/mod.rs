@@ -5,6 +5,7 @@
 //! | `harm.rs` | corrupt-code, corrupt-state, nested-… |
 //! | `unplug.rs` | device-gone, unplug |
 //! | `live.rs` | shared-live |
+//! | `interrupt.rs` | interrupt |
 //! | `fill.rs` | bad-memory |
 //! | `survive.rs` | snapshot, oops, nmi, watchdog, two-crashes |
 //! | `footprint.rs` | footprint |
@@ -14,6 +15,7 @@ pub(crate) mod bench;
 mod fill;
 pub(crate) mod footprint;
 mod harm;
+mod interrupt;
 mod live;
 pub(crate) mod survive;
 pub(crate) mod unplug;
@@ -22,11 +24,11 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use crate::arch::cpu::MAX_CPUS;
-use crate::arch::{clock, cpu, power, serial};
+use crate::arch::{clock, cpu, guard, power, serial};
 use crate::arm::Armed;
 use crate::command_line::{Options, Scenario};
 use crate::log::{Text, log};
-use crate::panic::give_up;
+use crate::panic::{EXIT_COMPLETE, give_up};
 use crate::platform::SABOTAGE;
 use crate::scenario::bench::Transfer;
 use crate::{memory, watchdog, witness};
@@ -100,6 +102,7 @@ fn prepare_scenario(options: &Options, armed: Armed) -> Result<(), &'static str>
         Scenario::DeviceGone => unplug::wait(&armed),
         Scenario::Unplug => unplug::slot(&armed).map(|slot| SABOTAGE.set_unplug(slot)),
         Scenario::SharedLive => live::start(&armed, options),
+        Scenario::Interrupt => interrupt::run().map(|()| power::exit(EXIT_COMPLETE)),
         Scenario::Footprint => {
             footprint::enable();
             Ok(())
@@ -207,7 +210,7 @@ extern "C" fn crash_by_panic(cpu: u32) -> ! {
 extern "C" fn crash_by_fault(cpu: u32, address: *mut u64) -> ! {
     core::hint::black_box((&cpu, &address));
     // SAFETY: none; that is the point. Nothing is mapped at 0, so the CPU faults right here.
-    unsafe { core::arch::asm!("mov [{}], {}", in(reg) address, in(reg) u64::from(cpu)) };
+    unsafe { guard::store!(address, u64::from(cpu)) };
     panic!("a write through a null pointer did not fault");
 }
 

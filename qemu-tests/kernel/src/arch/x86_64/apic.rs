@@ -2,7 +2,6 @@
 
 use x86_64::instructions::port::Port;
 
-use super::cpu;
 use super::interrupts::WAKE;
 use super::paging::{self, Access};
 
@@ -73,15 +72,14 @@ pub(crate) fn end_interrupt() {
     write(END, 0);
 }
 
-/// Rests for so many nanoseconds, or until another CPU ends it. The timer of QEMU counts nanoseconds; a real one is slower,
-/// and has to be measured.
+/// Has the interrupt [`WAKE`] come in so many nanoseconds. The timer of QEMU counts nanoseconds; a real one is slower, and has
+/// to be measured.
 #[unsafe(link_section = ".dump_path.text")]
-pub(crate) fn nap(nanoseconds: u64) {
+pub(crate) fn alarm(nanoseconds: u64) {
     write(TIMER, WAKE as u32);
     write(TIMER_DIVIDE, TIMER_DIVIDE_BY_1);
     // A count of 0 would be none.
     write(TIMER_COUNT, u32::try_from(nanoseconds).unwrap_or(u32::MAX).max(1));
-    cpu::rest();
 }
 
 /// Sends to the CPU with this APIC id. Bounded: a command that the APIC does not take is given up.

@@ -5,10 +5,13 @@
 use dumpcore::platform::RamRange;
 
 use super::paging::direct;
+use crate::arch::BootInfo;
 use crate::memory::RamMap;
 
 core::arch::global_asm!(include_str!("boot.s"), options(att_syntax));
 
+/// The kernel uses nothing below this: the first MiB belongs to firmware tables and to the startup of CPUs.
+const FIRST_FREE: u64 = 1 << 20;
 /// Bytes of command line that are looked at.
 const COMMAND_LINE_LIMIT: usize = 2048;
 
@@ -41,25 +44,15 @@ const MAGIC: u32 = 0x336e_c578;
 /// XEN_HVM_MEMMAP_TYPE_RAM, the same number as in an E820 map.
 const KIND_RAM: u32 = 1;
 
-/// What the machine handed over, copied out of the memory that it lay in.
-pub(crate) struct BootInfo {
-    /// The command line.
-    pub(crate) command_line: &'static str,
-    /// Physical address of ACPI's RSDP, 0 if unknown.
-    pub(crate) rsdp: u64,
-    /// RAM that the firmware left to us.
-    pub(crate) ram: RamMap,
-}
-
 static COMMAND_LINE: spin::Once<([u8; COMMAND_LINE_LIMIT], usize)> = spin::Once::new();
 
 /// Reads the start info. The boot page tables show the first GiB, where all of it lies.
 ///
 /// # Safety
 /// `start_info` is what the entry found in ebx, and nothing has been written to RAM outside of the kernel since.
-pub(crate) unsafe fn read(start_info: u32) -> Result<BootInfo, &'static str> {
+pub(crate) unsafe fn read(start_info: u64, _: u64) -> Result<BootInfo, &'static str> {
     // SAFETY: the boot protocol: ebx points to this structure, which stays until the kernel reuses that RAM.
-    let info = unsafe { &*(direct(start_info.into()) as *const StartInfo) };
+    let info = unsafe { &*(direct(start_info) as *const StartInfo) };
     if info.magic != MAGIC {
         return Err("not booted by PVH (bad magic in the start info)");
     }
@@ -92,5 +85,7 @@ pub(crate) unsafe fn read(start_info: u32) -> Result<BootInfo, &'static str> {
     });
     let command_line = core::str::from_utf8(&command_line.0[..command_line.1])
         .map_err(|_| "the command line is not UTF-8")?;
-    Ok(BootInfo { command_line, rsdp: info.rsdp, ram })
+    let mut taken = RamMap::new();
+    taken.add(RamRange { start: 0, end: FIRST_FREE })?;
+    Ok(BootInfo { command_line, ram, taken, tables: info.rsdp })
 }

@@ -66,7 +66,9 @@ long_mode:
     movw %ax, %fs
     movw %ax, %gs
     movabsq $(cpu_stacks + 0x10000), %rsp
+    # The arguments of kernel_start; the boot CPU needs no number here.
     movl %ebp, %edi
+    xorl %esi, %esi
     xorl %ebp, %ebp
     movabsq $kernel_start, %rax
     movabsq $enter_kernel, %rdx

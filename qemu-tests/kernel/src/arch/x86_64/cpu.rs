@@ -5,6 +5,8 @@
 
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
+use super::apic;
+
 /// CPUs that the kernel serves, at most.
 pub(crate) const MAX_CPUS: usize = 8;
 
@@ -58,6 +60,13 @@ pub(crate) fn disable_interrupts() {
 pub(crate) fn rest() {
     x86_64::instructions::interrupts::enable_and_hlt();
     disable_interrupts();
+}
+
+/// Rests for so many nanoseconds, or until another CPU ends it.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn nap(nanoseconds: u64) {
+    apic::alarm(nanoseconds);
+    rest();
 }
 
 /// Waits for ever, without interrupts; an NMI still gets through.

@@ -65,3 +65,11 @@ pub(crate) fn oops(nowhere: u64) {
     // SAFETY: nothing is mapped there, so nothing is written; the handler knows the instruction and goes on behind it.
     unsafe { stumble(nowhere) }
 }
+
+/// One store instruction, which the compiler knows nothing about: what it does at that address is the caller's affair.
+macro_rules! store {
+    ($address:expr, $value:expr) => {
+        core::arch::asm!("mov [{}], {}", in(reg) $address, in(reg) $value, options(nostack, preserves_flags))
+    };
+}
+pub(crate) use store;

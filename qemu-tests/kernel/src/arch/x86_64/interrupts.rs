@@ -1,14 +1,15 @@
 //! Exceptions: a fault becomes a crash, with the registers of the code that faulted, unless that code has announced it;
 //! an NMI stops the CPU, or somebody has pressed the button.
 
-use dumpcore::crashdump_mode;
 use dumpcore::format::header::Trigger;
+use dumpcore::{Registers, crashdump_mode};
 use x86_64::registers::control::{Cr2, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
 use super::guard::{self, Known};
-use super::{apic, cpu, registers};
-use crate::{panic, stop};
+pub(crate) use super::tables::load;
+use super::{apic, cpu, irq, registers};
+use crate::{panic, scenario, stop, watchdog};
 
 core::arch::global_asm!(include_str!("vectors.s"), options(att_syntax));
 
@@ -99,6 +100,7 @@ extern "C" fn exception(frame: &mut Frame) {
         }
         None if frame.vector == NMI => nmi(frame),
         None if frame.vector == WAKE => apic::end_interrupt(),
+        None if frame.vector >= irq::FIRST => irq::take(frame.vector),
         None => fault(frame),
     }
 }
@@ -111,8 +113,23 @@ fn nmi(frame: &Frame) {
         stop::stop(&registers::of_frame(frame));
     } else if !crashdump_mode() {
         // While a dump runs, the button asks for what is under way already.
-        panic::nmi(&registers::of_frame(frame));
+        pressed(&registers::of_frame(frame));
     }
+}
+
+/// An NMI from outside: the watchdog's bite, or somebody has pressed the button.
+fn pressed(registers: &Registers) {
+    let (trigger, message) = if watchdog::is_starved() {
+        // It stands still after its bite. From here on the dump pats it.
+        watchdog::restart();
+        (Trigger::Watchdog, "the watchdog was not patted in time")
+    } else {
+        (Trigger::Nmi, "an NMI from outside asks for a dump")
+    };
+    if scenario::options().nmi_crashes {
+        panic::crash(trigger, format_args!("{message}"), registers)
+    }
+    panic::snapshot(trigger, format_args!("{message}"), registers);
 }
 
 /// A fault that nobody has announced.

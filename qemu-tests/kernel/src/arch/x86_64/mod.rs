@@ -1,12 +1,15 @@
 //! x86_64: the PC as QEMU builds it (machines `pc` and `q35`).
 
-pub(crate) mod acpi;
-pub(crate) mod apic;
+mod acpi;
+mod apic;
 pub(crate) mod boot;
+pub(crate) mod cache;
 pub(crate) mod clock;
 pub(crate) mod cpu;
 pub(crate) mod guard;
+pub(crate) mod hotplug;
 pub(crate) mod interrupts;
+pub(crate) mod irq;
 pub(crate) mod paging;
 pub(crate) mod pci;
 pub(crate) mod power;
@@ -15,4 +18,40 @@ pub(crate) mod registers;
 pub(crate) mod serial;
 pub(crate) mod smp;
 pub(crate) mod stack;
-pub(crate) mod tables;
+mod tables;
+
+use super::{BootInfo, VirtioMmio};
+
+/// A PC has all that can be asked for.
+pub(crate) const MISSING: &[&str] = &[];
+
+/// A PC has none.
+#[allow(dead_code, reason = "no driver of this kernel uses one yet")]
+pub(crate) fn virtio_mmio() -> &'static [VirtioMmio] {
+    &[]
+}
+
+/// Goes over to the final page tables, and starts the other CPUs, which call `others` with their numbers.
+///
+/// # Safety
+/// Once, on the boot CPU, behind `memory::init`.
+pub(crate) unsafe fn bring_up(boot: &BootInfo, others: fn(usize) -> !) -> Result<(), &'static str> {
+    // SAFETY: once and in this order, on the boot CPU, while no other runs.
+    let acpi = unsafe {
+        paging::init()?;
+        apic::init()?;
+        acpi::read(boot.tables)?
+    };
+    apic::mask_legacy();
+    apic::enable();
+    apic::connect_nmi();
+    interrupts::enable_machine_checks();
+    clock::init();
+    cpu::init(&acpi.apic_ids[..acpi.cpus]);
+    // SAFETY: the first MiB is visible at 0 until the next line; then all CPUs have left it.
+    unsafe {
+        smp::start_others(acpi.cpus, others);
+        paging::forget_identity();
+    }
+    Ok(())
+}

@@ -24,7 +24,7 @@ use crate::memory;
 
 /// Where physical address 0 is seen.
 pub(crate) const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
-/// Virtual minus physical address of the kernel's own image, as in linker.ld.
+/// Virtual minus physical address of the kernel's own image, as in layout.ld.
 pub(crate) const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
 
 /// Bits that every entry of a table has.
@@ -183,7 +183,7 @@ pub(crate) unsafe fn init() -> Result<(), &'static str> {
     // SAFETY: we are alone.
     let mut tables = unsafe { tables() };
     for part in memory::kernel_image() {
-        map(&mut tables, part.start, part.start - KERNEL_BASE, part.end - part.start, part.access)?;
+        map(&mut tables, part.start, part.physical().start, part.end - part.start, part.access)?;
     }
     for guard in stack::guards() {
         let page = Page::<Size4KiB>::containing_address(VirtAddr::new(guard));

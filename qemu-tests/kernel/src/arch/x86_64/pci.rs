@@ -1,7 +1,17 @@
-//! Configuration space, one byte at a time: disk drivers do not need that, the watchdog does.
+//! Configuration space. One byte at a time disk drivers do not need it; the watchdog does.
 
-use dump_drivers::bus::pci::Address;
+use dump_drivers::bus::pci::{Address, PortIo};
 use x86_64::instructions::port::Port;
+
+/// The way to configuration space: ports.
+pub(crate) type Config = PortIo;
+
+/// The way to configuration space.
+pub(crate) fn config() -> Config {
+    // SAFETY: the kernel runs in ring 0 on a PC. Only the boot CPU uses the ports while the kernel is healthy, and
+    // afterwards only the CPU that dumps.
+    unsafe { PortIo::new() }
+}
 
 /// Names the register, and gives the port through which its bytes go.
 fn select(address: Address, offset: u8) -> u16 {

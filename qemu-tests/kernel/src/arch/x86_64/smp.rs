@@ -65,6 +65,18 @@ pub(crate) unsafe fn start_others(count: usize, entry: fn(usize) -> !) -> usize 
     running
 }
 
+/// Has a CPU look at once whether it is to stop, whatever it does.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn ask_to_stop(cpu: usize) {
+    apic::send(cpu::apic_id(cpu), Ipi::Nmi);
+}
+
+/// Ends a CPU's rest.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn wake(cpu: usize) {
+    apic::send(cpu::apic_id(cpu), Ipi::Wake);
+}
+
 /// Where a CPU arrives from the trampoline.
 extern "C" fn first_steps(number: usize) -> ! {
     // SAFETY: once on this CPU, with its own number.

@@ -53,6 +53,15 @@ pub(crate) fn bottom() -> *mut u8 {
     CPU.0[cpu::number()].get().cast::<u8>().wrapping_add(GUARD)
 }
 
+/// The stack pointer, right here.
+#[inline(always)]
+pub(crate) fn pointer() -> u64 {
+    let here: u64;
+    // SAFETY: reads the stack pointer.
+    unsafe { core::arch::asm!("mov {}, rsp", out(reg) here, options(nomem, nostack, preserves_flags)) };
+    here
+}
+
 /// Calls `run` with `word` on the stack that ends at `top`, and comes back.
 ///
 /// # Safety

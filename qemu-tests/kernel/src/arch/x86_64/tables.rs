@@ -11,7 +11,7 @@ use x86_64::structures::tss::TaskStateSegment;
 
 use super::cpu::MAX_CPUS;
 use super::interrupts::{DOUBLE_FAULT, MACHINE_CHECK, NMI, WAKE};
-use super::stack;
+use super::{irq, stack};
 use crate::memory::linker_symbol;
 
 /// Bytes from one stub in vectors.s to the next.
@@ -95,6 +95,9 @@ pub(crate) unsafe fn load(cpu: usize) {
         exceptions.virtualization.set_handler_addr(stub(20));
         exceptions.cp_protection_exception.set_handler_addr(stub(21));
         exceptions[WAKE as u8].set_handler_addr(stub(WAKE));
+        for vector in irq::FIRST..irq::FIRST + irq::VECTORS as u64 {
+            exceptions[vector as u8].set_handler_addr(stub(vector));
+        }
     }
     exceptions.load();
 }

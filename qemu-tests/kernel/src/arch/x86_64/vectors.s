@@ -1,4 +1,4 @@
-# One stub for each of the 32 exceptions and one for the interrupt WAKE: brings the stack to the shape of `Frame` in interrupts.rs and calls
+# One stub for each of the 32 exceptions, one for the interrupt WAKE and 8 for those of devices: brings the stack to the shape of `Frame` in interrupts.rs and calls
 # `exception`. Where that returns, the code goes on that was interrupted.
 
 .section .dump_path.text, "ax", @progbits
@@ -7,7 +7,7 @@
 .global exception_stubs
 exception_stubs:
 .set vector, 0
-.rept 33
+.rept 41
     .balign 16
     # These push an error code themselves (Intel SDM vol. 3, table 6-1).
     .if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21)
