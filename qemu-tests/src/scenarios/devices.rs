@@ -69,7 +69,7 @@ pub(super) fn read_error(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
     let machine = case.unlooked(&disk, "panic")?.fails(Fails::ReadsOf(disk.dump.first + SPOT));
     // Which of the blocks in one request it was, the device does not say.
-    let reason = "cannot be read: ";
+    let reason = " could not be read: ";
     let crashed = refusals::refused(case, &disk, &machine, &[exit::REFUSED], reason)?;
     refusals::facts(&crashed, reason)
 }

@@ -1,0 +1,9 @@
+//! What every driver has to go through, with a fake of its controller: whatever the controller is like within its
+//! specification, what was written is what is read; whatever it does wrong, the driver ends in time, has no other block
+//! written, and works again after the next takeover. With coherent DMA, and without.
+//!
+//! A driver joins by a [`Kind`](kind::Kind) and a line `battery!(…)`.
+#![allow(missing_docs)]
+
+mod kind;
+mod run;

@@ -1,0 +1,619 @@
+//! The battery.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use dump_drivers::bus::pci::Command;
+use dump_drivers::fake::{DmaMemory, FakeDisk as _, Tick as _, Trouble};
+use dumpcore::device::{Completion, DeviceError, Direction, DumpDevice as _, Gather, Health, Request};
+use dumpcore::dma::DmaBuffer;
+use dumpcore::wait::Wait;
+use proptest::prelude::*;
+
+use super::kind::{BLOCK, BLOCKS, Kind, Rig, TIMEOUT, pattern};
+
+/// One thing that a dump does with a disk.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Write { block: u64, count: usize, seed: u8 },
+    Read { block: u64, count: usize },
+    Poll { times: u8 },
+    Flush,
+    OneBlock { block: u64, seed: u8 },
+}
+
+pub fn step() -> impl Strategy<Value = Step> {
+    let place =
+        (0..BLOCKS, 1..12_usize).prop_map(|(block, count)| (block, count.min((BLOCKS - block) as usize)));
+    prop_oneof![
+        5 => (place.clone(), any::<u8>()).prop_map(|((block, count), seed)| Step::Write { block, count, seed }),
+        3 => place.prop_map(|(block, count)| Step::Read { block, count }),
+        2 => (1..8_u8).prop_map(|times| Step::Poll { times }),
+        1 => Just(Step::Flush),
+        1 => (0..BLOCKS, any::<u8>()).prop_map(|(block, seed)| Step::OneBlock { block, seed }),
+    ]
+}
+
+/// Each trouble once, at this request or access.
+fn all_troubles(at: u32) -> [Trouble; 13] {
+    [
+        Trouble::NeverReady,
+        Trouble::NeverResets,
+        Trouble::GoneAtAccess(at * 17 + 1),
+        Trouble::NeverCompletes(at),
+        Trouble::WrongId(at),
+        Trouble::Duplicate(at),
+        Trouble::NeverAsked(at),
+        Trouble::Short(at),
+        Trouble::Status(at),
+        Trouble::StatusFrom(at),
+        Trouble::Fails(at),
+        Trouble::Shrinks(u64::from(at) + 1),
+        Trouble::MsiStuck,
+    ]
+}
+
+fn trouble() -> impl Strategy<Value = Trouble> {
+    (0..13_usize, 0..12_u32).prop_map(|(which, at)| all_troubles(at)[which])
+}
+
+/// What a request in flight was for.
+enum Expect {
+    Written { block: u64, bytes: Vec<u8> },
+    Read { block: u64, count: usize },
+}
+
+/// Bytes that a run takes at most: a buffer for each step, scattered ones more than twice.
+const ARENA: usize = 8 << 20;
+/// Memory of runs that are over, driver and device with them: coherent, and not.
+static SPARE: [Mutex<Vec<DmaMemory>>; 2] = [Mutex::new(Vec::new()), Mutex::new(Vec::new())];
+
+/// Runs steps and keeps the books.
+struct Run<K: Kind> {
+    rig: Rig<K>,
+    spare: &'static Mutex<Vec<DmaMemory>>,
+    /// Blocks whose content is known.
+    model: BTreeMap<u64, Vec<u8>>,
+    /// Blocks that a write was ever asked for.
+    asked: Vec<bool>,
+    in_flight: BTreeMap<u32, Expect>,
+    next: u32,
+    /// Whether lies are part of the game: then a completion may come early, and its data with it.
+    faulty: bool,
+}
+
+impl<K: Kind> Drop for Run<K> {
+    fn drop(&mut self) {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(self.rig.memory);
+    }
+}
+
+impl<K: Kind> Run<K> {
+    fn new(seed: u64, coherent: bool, troubles: Vec<Trouble>) -> Run<K> {
+        let faulty = !troubles.is_empty();
+        let spare = &SPARE[usize::from(coherent)];
+        let memory = spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let fresh = if coherent { DmaMemory::leak } else { DmaMemory::incoherent };
+        let rig = Rig::<K>::over(memory.unwrap_or_else(|| fresh(ARENA)), seed);
+        let all = pattern(BLOCKS as usize, 200);
+        rig.fake.fill(&all);
+        rig.fake.set_troubles(troubles);
+        let model = (0..BLOCKS).zip(all.chunks(BLOCK).map(<[u8]>::to_vec)).collect();
+        let asked = vec![false; BLOCKS as usize];
+        Run { rig, spare, model, asked, in_flight: BTreeMap::new(), next: 0, faulty }
+    }
+
+    fn overlaps(&self, block: u64, count: usize) -> bool {
+        let end = block + count as u64;
+        self.in_flight.values().any(|expect| {
+            let (other, many) = match expect {
+                Expect::Written { block, bytes } => (*block, (bytes.len() / BLOCK) as u64),
+                Expect::Read { block, count } => (*block, *count as u64),
+            };
+            other < end && block < other + many
+        })
+    }
+
+    fn finish(&mut self, completion: Completion) -> Result<(), DeviceError> {
+        let expect =
+            self.in_flight.remove(&completion.id).expect("only what was asked for completes, and once");
+        completion.buffer.invalidate_from_device(&self.rig.platform);
+        let bytes = completion.buffer.bytes();
+        match expect {
+            Expect::Written { block, bytes: written } => {
+                let whole = completion.gather.is_some() || bytes.len() == written.len();
+                assert!(whole && written.starts_with(bytes), "a write leaves its buffer as it was");
+                for (at, piece) in (block..).zip(written.chunks(BLOCK)) {
+                    // Of a write that failed, nobody knows how far it came.
+                    if completion.result.is_ok() {
+                        self.model.insert(at, piece.to_vec());
+                    } else {
+                        self.model.remove(&at);
+                    }
+                }
+            }
+            Expect::Read { block, count } => {
+                assert_eq!(bytes.len(), count * BLOCK);
+                if completion.result.is_ok() {
+                    for (at, piece) in (block..).zip(bytes.chunks(BLOCK)) {
+                        if let Some(known) = self.model.get(&at) {
+                            assert!(self.faulty || known == piece, "block {at} reads as it was written");
+                        }
+                    }
+                }
+            }
+        }
+        completion.result
+    }
+
+    /// Waits until at most `left` requests are in flight.
+    fn drain(&mut self, left: usize) -> Result<(), DeviceError> {
+        while self.in_flight.len() > left {
+            let completion = self.rig.timed("a request", |disk, wait| {
+                wait.until("a request", 4 * TIMEOUT, || disk.poll(wait).transpose())
+            })??;
+            self.finish(completion)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the first block in the buffer, and spreads the others over memory, in extents of one to three blocks.
+    fn scatter(&mut self, buffer: DmaBuffer, seed: u8) -> (DmaBuffer, Option<Gather>) {
+        let (first, rest) = buffer.split(BLOCK);
+        let mut table = self.rig.arena.dma(BLOCK, BLOCK).expect("room");
+        let mut bytes = rest.bytes();
+        let mut count = 0;
+        for entry in table.bytes_mut().as_chunks_mut::<16>().0 {
+            if bytes.is_empty() {
+                break;
+            }
+            let blocks = (1 + (seed as usize + count) % 3).min(bytes.len() / BLOCK);
+            let (now, later) = bytes.split_at(blocks * BLOCK);
+            // A block between two extents, so that they do not lie one behind the other.
+            let mut extent = self.rig.arena.dma((blocks + 1) * BLOCK, BLOCK).expect("room");
+            extent.bytes_mut()[..now.len()].copy_from_slice(now);
+            // Pages that are written from where they are have to be clean.
+            extent.clean_for_device(&self.rig.platform);
+            entry[..8].copy_from_slice(&extent.bus_address().to_ne_bytes());
+            entry[8..].copy_from_slice(&(now.len() as u64).to_ne_bytes());
+            bytes = later;
+            count += 1;
+        }
+        (first, Some(Gather::new(table, count)))
+    }
+
+    fn submit(
+        &mut self,
+        direction: Direction,
+        block: u64,
+        count: usize,
+        seed: u8,
+    ) -> Result<(), DeviceError> {
+        if self.overlaps(block, count) {
+            self.drain(0)?;
+        }
+        self.drain(self.rig.disk.depth() - 1)?;
+        let count = count.min(self.rig.disk.max_transfer() / BLOCK);
+        let buffer = self.rig.filled(count, seed);
+        // Some writes of several blocks come from scattered memory.
+        let can = self.rig.disk.max_extents() >= count;
+        let scatter = can && direction == Direction::Write && count > 1 && seed.is_multiple_of(3);
+        let expect = match direction {
+            Direction::Write => Expect::Written { block, bytes: buffer.bytes().to_vec() },
+            Direction::Read => Expect::Read { block, count },
+        };
+        let id = self.next;
+        self.next += 1;
+        let (buffer, gather) = if scatter { self.scatter(buffer, seed) } else { (buffer, None) };
+        buffer.clean_for_device(&self.rig.platform);
+        let request = Request { id, direction, block, buffer, gather };
+        let at_once = match self.rig.timed("submit", |disk, wait| disk.submit(request, wait)) {
+            Ok(at_once) => at_once,
+            Err(rejected) => {
+                assert_eq!(rejected.request.id, id);
+                return Err(rejected.error);
+            }
+        };
+        if direction == Direction::Write {
+            self.asked[block as usize..][..count].fill(true);
+        }
+        self.in_flight.insert(id, expect);
+        at_once.map_or(Ok(()), |completion| self.finish(completion))
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), DeviceError> {
+        match *step {
+            Step::Write { block, count, seed } => self.submit(Direction::Write, block, count, seed),
+            Step::Read { block, count } => self.submit(Direction::Read, block, count, 0),
+            Step::Poll { times } => {
+                for _ in 0..times {
+                    self.rig.fake.tick();
+                    if let Some(completion) = self.rig.timed("poll", |disk, wait| disk.poll(wait))? {
+                        self.finish(completion)?;
+                    }
+                }
+                Ok(())
+            }
+            Step::Flush => {
+                self.drain(0)?;
+                self.rig.flush()?;
+                let (medium, disk) = (self.rig.fake.medium(), self.rig.fake.disk());
+                assert!(self.faulty || medium == disk, "flushed");
+                Ok(())
+            }
+            Step::OneBlock { block, seed } => {
+                self.drain(0)?;
+                self.asked[block as usize] = true;
+                self.model.remove(&block);
+                self.rig.write_block(block, seed)?;
+                self.model.insert(block, pattern(1, seed));
+                let read = self.rig.read_block(block)?;
+                assert!(self.faulty || read == pattern(1, seed));
+                Ok(())
+            }
+        }
+    }
+
+    fn run(&mut self, steps: &[Step]) -> Result<(), DeviceError> {
+        self.rig.quiesce()?;
+        for step in steps {
+            self.step(step)?;
+        }
+        self.drain(0)?;
+        self.rig.shutdown()
+    }
+
+    /// Nothing was written that nobody asked for, and what was said to be done is done.
+    fn check_disk(&self) {
+        self.rig.assert_within_the_rules();
+        assert!(self.rig.fake.touched().iter().all(|block| self.asked[*block as usize]), "a foreign block");
+        let disk = self.rig.fake.disk();
+        let original = pattern(BLOCKS as usize, 200);
+        for block in 0..BLOCKS as usize {
+            let range = block * BLOCK..(block + 1) * BLOCK;
+            if !self.asked[block] {
+                assert!(disk[range.clone()] == original[range.clone()], "block {block} was never asked for");
+            }
+            if let Some(known) = self.model.get(&(block as u64))
+                && !self.faulty
+                && !self.overlaps(block as u64, 1)
+            {
+                assert!(disk[range] == known[..], "block {block}");
+            }
+        }
+    }
+}
+
+pub fn what_is_written_is_read<K: Kind>(seed: u64, coherent: bool, steps: &[Step]) {
+    let mut run = Run::<K>::new(seed, coherent, Vec::new());
+    run.run(steps).expect("a device without faults");
+    run.check_disk();
+    assert!(run.rig.fake.medium() == run.rig.fake.disk(), "all on the medium");
+    assert!(!run.rig.fake.command().contains(Command::BUS_MASTER), "at rest");
+}
+
+pub fn only_blocks_asked_for_are_written<K: Kind>(
+    seed: u64,
+    coherent: bool,
+    troubles: Vec<Trouble>,
+    steps: &[Step],
+) {
+    let troubles: Vec<Trouble> = troubles.into_iter().filter(|trouble| K::knows(*trouble)).collect();
+    let mut run = Run::<K>::new(seed, coherent, troubles);
+    let result = run.run(steps);
+    run.check_disk();
+    if result.is_err() {
+        // However it failed, the last call ends too, and a device that has recovered works again.
+        let _ = run.rig.shutdown();
+        run.check_disk();
+        // Whatever was found while it was still faulty, quiesce may be called again.
+        let again = run.rig.quiesce();
+        let gone = run.rig.fake.is_gone();
+        assert!(!gone || again.is_err() || run.rig.read_block(0).is_err());
+        run.rig.fake.set_troubles(Vec::new());
+        if !gone {
+            run.in_flight.clear();
+            run.rig.quiesce().expect("a device that has recovered");
+            run.rig.fake.fill(&pattern(1, 1));
+            assert!(run.rig.read_block(0).expect("reads") == pattern(1, 1));
+        }
+    }
+}
+
+pub fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 1..30)
+}
+
+pub fn troubles() -> impl Strategy<Value = Vec<Trouble>> {
+    prop::collection::vec(trouble(), 1..3)
+}
+
+pub fn opening_writes_to_nothing<K: Kind>() {
+    for seed in 0..8 {
+        let rig = Rig::<K>::open(seed);
+        assert_eq!(rig.fake.writes(), 0);
+        assert!(rig.disk.name().starts_with(K::NAME), "{}", rig.disk.name());
+        assert!(rig.disk.geometry().is_none_or(|geometry| geometry.blocks == BLOCKS));
+        assert!(rig.arena.used() <= K::ARENA, "{} bytes of arena", rig.arena.used());
+        assert!(size_of::<K::Disk>() <= 4096, "{} bytes of driver", size_of::<K::Disk>());
+        rig.assert_within_the_rules();
+    }
+}
+
+pub fn a_look_writes_to_nothing_and_tells<K: Kind>() {
+    let look = |change: &dyn Fn(&Rig<K>)| {
+        let mut rig = Rig::<K>::open(0);
+        change(&rig);
+        let health = rig.timed("sanity_check", |disk, wait| disk.sanity_check(wait));
+        assert_eq!(rig.fake.writes(), 0);
+        health
+    };
+    assert_eq!(look(&|_| {}), Health::Healthy);
+    assert_eq!(look(&|rig| rig.fake.unplug()), Health::Unusable(DeviceError::Gone));
+    let asleep = look(&|rig| rig.fake.sleep());
+    assert!(
+        matches!(asleep, Health::Risky(DeviceError::Protocol { what: "its power state", .. })),
+        "{asleep:?}"
+    );
+    let moved = look(&|rig| rig.fake.move_bar());
+    assert!(
+        matches!(moved, Health::Unusable(DeviceError::Protocol { what: "its base address", .. })),
+        "{moved:?}"
+    );
+    let undecoded = look(&|rig| rig.fake.set_command(Command::empty()));
+    assert!(matches!(undecoded, Health::Risky(_)), "{undecoded:?}");
+}
+
+pub fn a_used_device_is_taken_over_without_an_interrupt_left_on<K: Kind>() {
+    for seed in 0..8 {
+        let mut rig = Rig::<K>::open(seed);
+        let sealed = rig.seal();
+        if seed & 2 != 0 {
+            rig.fake.sleep();
+        }
+        rig.quiesce().expect("quiesces");
+        assert!(!rig.fake.interrupts_on());
+        assert_eq!(rig.disk.geometry().map(|geometry| geometry.blocks), Some(BLOCKS));
+        rig.write_block(3, 9).expect("writes");
+        assert!(rig.read_block(3).expect("reads") == pattern(1, 9));
+        rig.shutdown().expect("shuts down");
+        assert!(rig.fake.medium() == rig.fake.disk(), "flushed");
+        assert!(matches!(rig.write_block(3, 1), Err(DeviceError::NotReady)));
+        assert_eq!(rig.seal(), sealed, "use does not break the seal");
+        rig.assert_within_the_rules();
+    }
+}
+
+pub fn what_the_old_driver_had_in_flight_never_arrives<K: Kind>() {
+    for seed in 0..8 {
+        let mut rig = Rig::<K>::open(seed);
+        let victim = rig.buffer(1);
+        for ticks in 1..400 {
+            rig.fake.foreign_request(victim.bus_address(), 16, ticks * 3);
+        }
+        rig.quiesce().expect("quiesces");
+        rig.let_time_pass(2000);
+        victim.invalidate_from_device(&rig.platform);
+        // Not even during the reset: the function was no bus master then.
+        assert!(victim.bytes().iter().all(|byte| *byte == 0));
+    }
+}
+
+/// Each trouble by its name: an error, or all is right.
+pub fn each_trouble_ends_in_an_error_or_in_the_right_data<K: Kind>() {
+    for at in 0..4 {
+        for trouble in all_troubles(at).into_iter().filter(|trouble| K::knows(*trouble)) {
+            let mut rig = Rig::<K>::open(u64::from(at));
+            rig.fake.set_troubles(vec![trouble]);
+            let quiesced = rig.quiesce();
+            let fatal = matches!(trouble, Trouble::NeverReady | Trouble::NeverResets | Trouble::MsiStuck)
+                || matches!(trouble, Trouble::GoneAtAccess(at) if at < 20);
+            assert!(!fatal || quiesced.is_err(), "{trouble:?} was overlooked");
+            let begun = quiesced.is_ok();
+            let (mut written, mut failed) = (Vec::new(), quiesced.err());
+            for block in 0..6 {
+                match rig.write_block(block, block as u8) {
+                    Ok(()) => written.push(block),
+                    Err(error) => failed = failed.or(Some(error)),
+                }
+            }
+            for block in written {
+                match rig.read_block(block) {
+                    Ok(bytes) => assert!(bytes == pattern(1, block as u8), "{trouble:?}: block {block}"),
+                    Err(error) => failed = failed.or(Some(error)),
+                }
+            }
+            let told =
+                matches!(trouble, Trouble::StatusFrom(_) | Trouble::NeverCompletes(_) | Trouble::Shrinks(_));
+            assert!(!told || failed.is_some(), "{trouble:?} was overlooked");
+            match trouble {
+                Trouble::StatusFrom(_) if begun => {
+                    assert!(matches!(failed, Some(DeviceError::Status { .. })), "{trouble:?}: {failed:?}");
+                }
+                Trouble::Shrinks(_) if begun => {
+                    assert!(
+                        matches!(failed, Some(DeviceError::OutOfRange { .. })),
+                        "{trouble:?}: {failed:?}"
+                    );
+                }
+                _ => {}
+            }
+            assert!(rig.fake.touched().iter().all(|block| *block < 6));
+            rig.assert_within_the_rules();
+            if !rig.fake.is_gone() {
+                rig.fake.set_troubles(Vec::new());
+                rig.quiesce().unwrap_or_else(|error| panic!("after {trouble:?}: {error}"));
+                rig.write_block(9, 3).unwrap_or_else(|error| panic!("after {trouble:?}: {error}"));
+                assert!(rig.read_block(9).expect("reads again") == pattern(1, 3));
+                rig.assert_within_the_rules();
+            }
+        }
+    }
+}
+
+pub fn a_device_pulled_at_any_moment_is_noticed<K: Kind>() {
+    for seed in 0..4 {
+        let mut rig = Rig::<K>::ready(seed);
+        rig.fake.unplug();
+        assert_eq!(rig.write_block(1, 1), Err(DeviceError::Gone));
+        let result = rig.flush();
+        assert!(matches!(result, Err(DeviceError::Gone | DeviceError::NotReady)), "{result:?}");
+        assert_eq!(rig.quiesce(), Err(DeviceError::Gone));
+        assert!(rig.shutdown().is_err());
+
+        // With a request in flight, too.
+        let mut rig = Rig::<K>::ready(seed);
+        rig.fake.set_troubles(vec![Trouble::NeverCompletes(0)]);
+        let buffer = rig.filled(1, 1);
+        let request = Request { id: 7, direction: Direction::Write, block: 0, buffer, gather: None };
+        let submitted = rig.timed("submit", |disk, wait| disk.submit(request, wait).map(|_| ()));
+        if submitted.is_ok() {
+            rig.fake.unplug();
+            let end = Wait::new(&rig.platform, None, u64::MAX);
+            let seen = end.until("the end", K::LIMIT * 4, || match rig.disk.poll(&end) {
+                Ok(None) => None,
+                Ok(Some(completion)) => Some(completion.result),
+                Err(error) => Some(Err(error)),
+            });
+            assert_eq!(seen, Ok(Err(DeviceError::Gone)));
+        }
+    }
+}
+
+pub fn a_request_given_up_never_touches_its_buffer_after_the_next_takeover<K: Kind>() {
+    if !K::knows(Trouble::NeverCompletes(0)) {
+        return;
+    }
+    for seed in 0..4 {
+        let mut rig = Rig::<K>::ready(seed);
+        rig.fake.fill(&pattern(BLOCKS as usize, 77));
+        rig.fake.set_troubles(vec![Trouble::NeverCompletes(0)]);
+        let buffer = rig.buffer(1);
+        let place = buffer.place();
+        let (kept, result) = rig.one(Direction::Read, 5, buffer);
+        assert!(result.is_err());
+        rig.fake.set_troubles(Vec::new());
+        rig.quiesce().expect("quiesces again");
+        drop(kept);
+        // SAFETY: the device had kept it, and the takeover has made driver and device forget it.
+        let mut again = unsafe { place.buffer() };
+        again.bytes_mut().fill(0x5a);
+        again.clean_for_device(&rig.platform);
+        rig.let_time_pass(3000);
+        rig.write_block(6, 1).expect("works again");
+        again.invalidate_from_device(&rig.platform);
+        assert!(again.bytes().iter().all(|byte| *byte == 0x5a));
+        rig.assert_within_the_rules();
+    }
+}
+
+pub fn what_is_not_a_request_is_rejected<K: Kind>() {
+    let mut rig = Rig::<K>::ready(0);
+    let disk = |rig: &mut Rig<K>, block, buffer| {
+        let request = Request { id: 3, direction: Direction::Write, block, buffer, gather: None };
+        rig.timed("submit", |disk, wait| disk.submit(request, wait)).expect_err("rejected").error
+    };
+    let buffer = rig.buffer(2);
+    assert_eq!(
+        disk(&mut rig, BLOCKS - 1, buffer),
+        DeviceError::OutOfRange { end: BLOCKS + 1, blocks: BLOCKS }
+    );
+    let buffer = rig.buffer(1);
+    assert!(matches!(disk(&mut rig, u64::MAX, buffer), DeviceError::OutOfRange { .. }));
+    for odd in [0, 512, BLOCK - 1, BLOCK + 512] {
+        let (buffer, _) = rig.buffer(2).split(odd);
+        assert_eq!(disk(&mut rig, 0, buffer), DeviceError::BadBuffer { length: odd });
+    }
+    let two = rig.buffer(2);
+    assert_eq!(rig.one(Direction::Read, 0, two).1, Err(DeviceError::BadBuffer { length: 2 * BLOCK }));
+    let one = rig.buffer(1);
+    let beyond = rig.one(Direction::Write, BLOCKS, one).1;
+    assert_eq!(beyond, Err(DeviceError::OutOfRange { end: BLOCKS + 1, blocks: BLOCKS }));
+    assert!(rig.fake.touched().is_empty());
+}
+
+pub fn as_many_requests_as_promised_are_taken<K: Kind>() {
+    for seed in 0..8 {
+        let mut run = Run::<K>::new(seed, true, Vec::new());
+        run.rig.quiesce().expect("quiesces");
+        let depth = run.rig.disk.depth();
+        for at in 0..depth as u64 {
+            run.submit(Direction::Write, at * 2, 2, at as u8).expect("room");
+        }
+        run.drain(0).expect("all of them complete");
+        run.check_disk();
+    }
+}
+
+/// All of it for one kind.
+#[macro_export]
+macro_rules! battery {
+    ($kind:ty) => {
+        use proptest::prelude::*;
+
+        use $crate::run;
+
+        proptest! {
+            #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+            #[test]
+            fn what_is_written_is_read_whatever_the_device_is_like(
+                seed: u64, coherent: bool, steps in run::steps(),
+            ) {
+                run::what_is_written_is_read::<$kind>(seed, coherent, &steps);
+            }
+
+            #[test]
+            fn whatever_the_device_does_wrong_only_blocks_asked_for_are_written_and_all_ends_in_time(
+                seed: u64, coherent: bool, troubles in run::troubles(), steps in run::steps(),
+            ) {
+                run::only_blocks_asked_for_are_written::<$kind>(seed, coherent, troubles, &steps);
+            }
+        }
+
+        #[test]
+        fn opening_writes_to_nothing() {
+            run::opening_writes_to_nothing::<$kind>();
+        }
+
+        #[test]
+        fn a_look_writes_to_nothing_and_tells() {
+            run::a_look_writes_to_nothing_and_tells::<$kind>();
+        }
+
+        #[test]
+        fn a_used_device_is_taken_over_without_an_interrupt_left_on() {
+            run::a_used_device_is_taken_over_without_an_interrupt_left_on::<$kind>();
+        }
+
+        #[test]
+        fn what_the_old_driver_had_in_flight_never_arrives() {
+            run::what_the_old_driver_had_in_flight_never_arrives::<$kind>();
+        }
+
+        #[test]
+        fn each_trouble_ends_in_an_error_or_in_the_right_data() {
+            run::each_trouble_ends_in_an_error_or_in_the_right_data::<$kind>();
+        }
+
+        #[test]
+        fn a_device_pulled_at_any_moment_is_noticed() {
+            run::a_device_pulled_at_any_moment_is_noticed::<$kind>();
+        }
+
+        #[test]
+        fn a_request_given_up_never_touches_its_buffer_after_the_next_takeover() {
+            run::a_request_given_up_never_touches_its_buffer_after_the_next_takeover::<$kind>();
+        }
+
+        #[test]
+        fn what_is_not_a_request_is_rejected() {
+            run::what_is_not_a_request_is_rejected::<$kind>();
+        }
+
+        #[test]
+        fn as_many_requests_as_promised_are_taken() {
+            run::as_many_requests_as_promised_are_taken::<$kind>();
+        }
+    };
+}
