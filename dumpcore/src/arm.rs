@@ -18,20 +18,20 @@ use crate::device::{DeviceError, DumpDevice, Geometry, Health};
 use crate::display_by_describe;
 use crate::format::chunk::{Encoding, MAX_PAYLOAD_BLOCKS};
 use crate::format::crypt::{self, Key, PublicKey, SecretKey};
-use crate::format::header::Header;
 use crate::format::label::MIN_BLOCKS;
 use crate::format::{BLOCK_SIZE, PAGE_BYTES, PAGE_SIZE, Uuid};
 use crate::integrity;
 use crate::memory::class::{ClassRun, Level, PageClass};
 use crate::memory::map::{self, PfnRange};
 use crate::partition::io::{MAX_BUFFERS, Pool};
-use crate::partition::lane::{Lane, Lanes, MAX_TARGETS};
+use crate::partition::lane::{Books, Lane, Lanes, MAX_TARGETS};
 use crate::partition::place::{self, Labelled, Unfit};
 use crate::partition::traffic::Traffic;
-use crate::partition::verify::{Checker, Verify};
+use crate::partition::verify::Verify;
 use crate::partition::window::{Scratch, Window};
 use crate::platform::{Nanoseconds, Platform, ResetPolicy};
 use crate::stream::lz4;
+use crate::stream::writer::Written;
 use crate::wait::{SECOND, Wait};
 
 /// Bytes of the stack that the dump runs on.
@@ -599,6 +599,7 @@ fn prepare<'a>(
     let vitals = arena.place(Vitals::new(config.reset))?;
     let refusals = arena.place(Refusals::NONE)?;
     let kept = arena.place(Kept::new())?;
+    let written = arena.place(Written::default())?;
     let stack = arena.bytes(STACK_SIZE, 64)?;
     stack.fill(STACK_PAINT);
 
@@ -697,6 +698,7 @@ fn prepare<'a>(
         own,
         workshop: own_workshop,
         kept,
+        written,
         stack,
         vitals,
         refusals,
@@ -727,8 +729,7 @@ fn take_target<'a>(
         sealed: SealedTarget { first_block, blocks, uuid: [0; 16], recipient: [0; 32], ephemeral: [0; 32] },
         device,
         scratch: Scratch::new(arena.dma(BLOCK_SIZE, BLOCK_SIZE)?),
-        header: arena.place(Header::new())?,
-        checker: arena.place(Checker::new(0, 0))?,
+        books: arena.place(Books::new())?,
         key: None,
     })
 }
@@ -755,7 +756,7 @@ fn look(
     });
     let mut lanes = Lanes::new();
     let uuid = found.as_ref().map_or([0; 16], |found| found.uuid);
-    lanes.push(Lane::new(number, window, uuid, None, (target.header, target.checker)));
+    lanes.push(Lane::new(number, window, &uuid, None, target.books));
     let mut traffic = Traffic { pool, lanes: &mut lanes, foreman, checked: 0 };
     let placed = match &found {
         Ok(_) => place::find(&mut traffic, 0, wait).map(|_| ()).map_err(unfit),

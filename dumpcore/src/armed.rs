@@ -15,16 +15,17 @@ use crate::device::DumpDevice;
 use crate::format::Uuid;
 use crate::format::chunk::Encoding;
 use crate::format::crypt::{Key, PublicKey};
-use crate::format::header::{Header, put_text};
+use crate::format::header::put_text;
 use crate::format::metrics::{MAX_REFUSALS, Refused};
 use crate::integrity::Digest;
 use crate::memory::class::Level;
 use crate::memory::map::PfnRange;
 use crate::partition::io::Pool;
-use crate::partition::lane::MAX_TARGETS;
-use crate::partition::verify::{Checker, Verify};
+use crate::partition::lane::{Books, MAX_TARGETS};
+use crate::partition::verify::Verify;
 use crate::partition::window::Scratch;
 use crate::platform::{Nanoseconds, ResetPolicy};
+use crate::stream::writer::Written;
 
 /// What the stack is painted with, so that its use can be measured.
 pub(crate) const STACK_PAINT: u8 = 0xa5;
@@ -75,8 +76,7 @@ pub(crate) struct ArmedTarget<'a> {
     pub(crate) sealed: SealedTarget,
     pub(crate) device: &'a mut dyn DumpDevice,
     pub(crate) scratch: Scratch,
-    pub(crate) header: &'a mut Header,
-    pub(crate) checker: &'a mut Checker,
+    pub(crate) books: &'a mut Books,
     pub(crate) key: Option<Key>,
 }
 
@@ -90,8 +90,7 @@ impl ArmedTarget<'_> {
             digest.number(*word as u64);
         });
         self.scratch.seal(digest);
-        digest.number(core::ptr::from_ref::<Header>(self.header) as u64);
-        digest.number(core::ptr::from_ref::<Checker>(self.checker) as u64);
+        digest.number(core::ptr::from_ref::<Books>(self.books) as u64);
         if let Some(key) = &self.key {
             digest.bytes(key.bytes());
         }
@@ -273,6 +272,8 @@ pub(crate) struct Armed<'a> {
     pub(crate) own: &'a mut Unit<'a>,
     pub(crate) workshop: Workshop<'a>,
     pub(crate) kept: &'a mut Kept,
+    /// What the dump under way has written.
+    pub(crate) written: &'a mut Written,
     pub(crate) stack: &'a mut [u8],
     pub(crate) vitals: &'a Vitals,
     pub(crate) refusals: &'a mut Refusals,
@@ -298,6 +299,7 @@ impl<'a> Armed<'a> {
         digest.number(core::ptr::from_ref::<Unit<'a>>(self.own) as u64);
         self.workshop.seal(&mut digest);
         digest.number(core::ptr::from_ref::<Kept>(self.kept) as u64);
+        digest.number(core::ptr::from_ref::<Written>(self.written) as u64);
         digest.number(self.stack.as_ptr() as u64).number(self.stack.len() as u64);
         digest.number(core::ptr::from_ref(self.vitals) as u64);
         digest.number(core::ptr::from_ref::<Refusals>(self.refusals) as u64);

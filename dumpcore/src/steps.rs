@@ -247,6 +247,7 @@ impl Running<'_> {
             own,
             workshop,
             kept,
+            written,
             vitals,
             refusals,
             attempts,
@@ -299,7 +300,7 @@ impl Running<'_> {
             return Attempt { outcome: Outcome::Refused(last), go_on: true };
         }
         *attempts = attempts.saturating_add(1);
-        self.write(traffic, &shared, workshop, (refusals, out, *attempts), wait)
+        self.write(traffic, &shared, (workshop, written), (refusals, out, *attempts), wait)
     }
 
     /// Takes a target's device over and makes a lane of it.
@@ -311,7 +312,7 @@ impl Running<'_> {
         target: &'t mut ArmedTarget<'_>,
         wait: &Wait<'_>,
     ) -> Result<(), DeviceError> {
-        let ArmedTarget { sealed, device, scratch, header, checker, key } = target;
+        let ArmedTarget { sealed, device, scratch, books, key } = target;
         let mut window = Window::new(*device, (sealed.first_block, sealed.blocks), scratch);
         window.quiesce(wait)?;
         say(self.platform, |line| {
@@ -319,7 +320,7 @@ impl Running<'_> {
         });
         let lock =
             key.as_ref().map(|key| Lock { key, ephemeral: &sealed.ephemeral, recipient: &sealed.recipient });
-        lanes.push(Lane::new(number, window, sealed.uuid, lock, (header, checker)));
+        lanes.push(Lane::new(number, window, &sealed.uuid, lock, books));
         Ok(())
     }
 
@@ -336,16 +337,16 @@ impl Running<'_> {
         let sealed = shared.sealed;
         let gone = Unfit::Device { block: 0, error: DeviceError::NotReady };
         let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
-        let (uuid, recipient) = (lane.uuid, lane.lock.map(|lock| lock.recipient));
+        let (uuid, recipient) = (lane.books.uuid, lane.lock.map(|lock| lock.recipient));
         place::check_size(&mut lane.window)?;
         let label = place::check_label(&mut lane.window, Some(&uuid), wait)?;
         place::check_recipient(label.recipient.as_ref(), recipient)?;
         let place = place::find(traffic, number, wait)?;
         let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
         let blocks = lane.window.blocks();
-        lane.place = place;
-        lane.next = place.block.saturating_add(1);
-        lane.checker.begin(place.free_to.max(place.block), blocks);
+        lane.books.place = place;
+        lane.books.next = place.block.saturating_add(1);
+        lane.books.checker.begin(place.free_to.max(place.block), blocks);
         match sealed.verify() {
             Verify::All => {
                 // A slow disk must not leave us with a checked partition and no time to write.
@@ -367,9 +368,9 @@ impl Running<'_> {
                 }
             }
             Verify::Sample { every } => {
-                let range = (lane.checker.frontier(), blocks);
+                let range = (lane.books.checker.frontier(), blocks);
                 let checked = sample(&mut lane.window, &uuid, range, every, wait)?;
-                lane.checker.trust();
+                lane.books.checker.trust();
                 traffic.checked = traffic.checked.saturating_add(checked);
                 return Ok(());
             }
@@ -388,14 +389,14 @@ impl Running<'_> {
     fn begin_header(&self, lane: &mut Lane<'_>, shared: &Shared<'_>, which: &Which, span: usize) {
         let platform = self.platform;
         let sealed = shared.sealed;
-        let header = &mut *lane.header;
+        let header = &mut lane.books.header;
         // It lay in memory since it was armed, outside of the seal.
         header.clear();
         header.status = (Status::InProgress as u32).into();
-        header.uuid = lane.uuid;
+        header.uuid = lane.books.uuid;
         header.nonce = which.identity.nonce.into();
-        header.sequence = lane.place.sequence.into();
-        header.first_block = lane.place.block.into();
+        header.sequence = lane.books.place.sequence.into();
+        header.first_block = lane.books.place.block.into();
         header.total_pages = sealed.pages.into();
         header.wall_clock = platform.wall_clock().unwrap_or(0).into();
         header.uptime = self.begin.into();
@@ -430,10 +431,10 @@ impl Running<'_> {
     /// A number that no other dump of the partition has: it holds the sequence, and times besides.
     fn nonce(&self, lane: &Lane<'_>) -> u64 {
         let mut mix = crate::format::checksum::Sum64::new();
-        let identity = u64::from_le_bytes(lane.uuid.first_chunk().copied().unwrap_or_default());
-        mix.stripe([self.begin, self.platform.now(), lane.place.block, identity]);
+        let identity = u64::from_le_bytes(lane.books.uuid.first_chunk().copied().unwrap_or_default());
+        mix.stripe([self.begin, self.platform.now(), lane.books.place.block, identity]);
         mix.stripe([self.platform.wall_clock().unwrap_or(0), 0, 0, 0]);
-        (mix.finish(64) << 16) | u64::from(lane.place.sequence & 0xffff)
+        (mix.finish(64) << 16) | u64::from(lane.books.place.sequence & 0xffff)
     }
 
     /// From when on no chunk is begun.
@@ -448,7 +449,7 @@ impl Running<'_> {
         &self,
         mut traffic: Traffic<'_, '_, '_, '_>,
         shared: &Shared<'_>,
-        workshop: &mut Workshop<'_>,
+        (workshop, written): (&mut Workshop<'_>, &mut Written),
         (refusals, out, attempt): (&mut Refusals, &mut Set, u32),
         wait: &Wait<'_>,
     ) -> Attempt {
@@ -461,7 +462,7 @@ impl Running<'_> {
         };
 
         let stop_at = self.stop_at(sealed);
-        let mut writer = Writer::new(traffic, identity);
+        let mut writer = Writer::new(traffic, identity, written);
         // No chunk is begun after that, and what hangs in the stream does not use up the time that closing needs.
         let stream_wait = Wait::new(platform, shared.queues, stop_at);
         let mut passed = [0; PASSES.len()];
@@ -500,7 +501,7 @@ impl Running<'_> {
             let stripe = traffic.lanes.iter().take_while(|(before, _)| *before < number).count() as u32;
             let Some(lane) = traffic.lanes.get_mut(number) else { continue };
             self.begin_header(lane, shared, &Which { identity, stripe, stripes }, span);
-            let (header, place) = (&*lane.header, lane.place);
+            let (header, place) = (&lane.books.header, lane.books.place);
             if let Err(error) =
                 lane.window.write(place.block, |block| header.to_block(Kind::Front, block), wait)
             {
@@ -640,7 +641,7 @@ impl Running<'_> {
             .lanes
             .iter()
             .next()
-            .map_or((0, 0), |(_, lane)| (lane.place.block, lane.header.end_block.get()));
+            .map_or((0, 0), |(_, lane)| (lane.books.place.block, lane.books.header.end_block.get()));
         record::summary(platform, written, (first, end), took);
         record::helpers(platform, &tally);
         self.phases(shared.vitals, took);
@@ -669,8 +670,8 @@ impl Running<'_> {
         refusals: &Refusals,
         buffers: usize,
     ) {
-        let (next, chunks, target) = (lane.next, lane.chunks, lane.target);
-        let header = &mut *lane.header;
+        let (next, chunks, target) = (lane.books.next, lane.books.chunks, lane.target);
+        let header = &mut lane.books.header;
         let Numbers { ended, written, passed, checked, tally, depth } = numbers;
         let counts = &written.counts;
         let status = if ended.is_none() { Status::Complete } else { Status::Incomplete };
@@ -803,7 +804,7 @@ fn in_time(ended: Ended, wait: &Wait<'_>) -> Ended {
 
 /// Why a check of a lane that ended early makes its partition unfit: it came as far as its frontier.
 fn unfit(ended: Ended, traffic: &Traffic<'_, '_, '_, '_>, lane: usize) -> Unfit {
-    let block = traffic.lanes.get(lane).map_or(0, |lane| lane.checker.frontier());
+    let block = traffic.lanes.get(lane).map_or(0, |lane| lane.books.checker.frontier());
     match ended {
         Ended::Full => Unfit::NoRoom { free: 0 },
         Ended::Budget => Unfit::Budget,
@@ -831,7 +832,7 @@ fn close(lanes: &mut Lanes<'_>, wait: &Wait<'_>) -> Result<(), (usize, DeviceErr
     for number in 0..MAX_TARGETS {
         let Some(lane) = lanes.get_mut(number) else { continue };
         let target = lane.target;
-        let header = &*lane.header;
+        let header = &lane.books.header;
         let back = header.end_block.get().saturating_sub(1);
         let closed = lane
             .window
@@ -847,7 +848,7 @@ fn close(lanes: &mut Lanes<'_>, wait: &Wait<'_>) -> Result<(), (usize, DeviceErr
     }
     for (_, lane) in lanes.iter_mut() {
         let target = lane.target;
-        let header = &*lane.header;
+        let header = &lane.books.header;
         // Where another stripe could not be closed, the dump is not complete, and no header says so.
         let closed = if first.is_ok() {
             lane.window.write(header.first_block.get(), |block| header.to_block(Kind::Front, block), wait)

@@ -21,51 +21,80 @@ pub struct Lock<'l> {
     pub recipient: &'l PublicKey,
 }
 
+/// What is known of a lane's partition, and of the dump there. It lives in the arena, not on the stack.
+pub struct Books {
+    /// The label's uuid.
+    pub uuid: Uuid,
+    /// What the dump's headers say.
+    pub header: Header,
+    /// Where the dump begins.
+    pub place: Place,
+    /// Where its next chunk goes.
+    pub next: u64,
+    /// Chunks that it has.
+    pub chunks: u64,
+    /// What of the partition has been checked.
+    pub checker: Checker,
+}
+
+impl Books {
+    /// Empty ones.
+    pub fn new() -> Books {
+        Books {
+            uuid: [0; 16],
+            header: Header::new(),
+            place: Place::NOWHERE,
+            next: 0,
+            chunks: 0,
+            checker: Checker::new(0, 0),
+        }
+    }
+}
+
+impl Default for Books {
+    fn default() -> Books {
+        Books::new()
+    }
+}
+
 /// One partition that is written.
 pub struct Lane<'l> {
     /// Its place in the list of targets.
     pub target: usize,
     /// The only way to its blocks.
     pub window: Window<'l>,
-    /// The label's uuid.
-    pub uuid: Uuid,
     /// How its chunks are encrypted, if they are.
     pub lock: Option<Lock<'l>>,
-    /// What its headers say.
-    pub header: &'l mut Header,
-    /// Where its dump begins.
-    pub place: Place,
-    /// Where its next chunk goes.
-    pub next: u64,
-    /// Chunks that it has.
-    pub chunks: u64,
-    /// What of it has been checked.
-    pub checker: &'l mut Checker,
+    /// What is known of it.
+    pub books: &'l mut Books,
 }
 
 impl<'l> Lane<'l> {
-    /// A lane of which nothing is known yet.
+    /// A lane of which nothing is known yet but its label's uuid.
     pub fn new(
         target: usize,
         window: Window<'l>,
-        uuid: Uuid,
+        uuid: &Uuid,
         lock: Option<Lock<'l>>,
-        (header, checker): (&'l mut Header, &'l mut Checker),
+        books: &'l mut Books,
     ) -> Lane<'l> {
-        let place = Place { block: 0, sequence: 0, free_to: 0 };
-        checker.begin(0, 0);
-        Lane { target, window, uuid, lock, header, place, next: 0, chunks: 0, checker }
+        books.uuid = *uuid;
+        books.place = Place::NOWHERE;
+        books.next = 0;
+        books.chunks = 0;
+        books.checker.begin(0, 0);
+        Lane { target, window, lock, books }
     }
 
     /// Blocks of payload that the next chunk may have: behind it, the back header has to fit.
     pub fn room(&self) -> u64 {
-        self.window.blocks().saturating_sub(self.next).saturating_sub(2)
+        self.window.blocks().saturating_sub(self.books.next).saturating_sub(2)
     }
 
     /// Authenticates the header as it is now, if the dump is encrypted. `closed` when it is not in progress any more.
     pub fn sign_header(&mut self, closed: bool) {
         if let Some(lock) = self.lock {
-            self.header.tag = lock.key.header_tag(self.header, closed).unwrap_or_default();
+            self.books.header.tag = lock.key.header_tag(&self.books.header, closed).unwrap_or_default();
         }
     }
 }

@@ -205,6 +205,11 @@ pub struct Place {
     pub free_to: u64,
 }
 
+impl Place {
+    /// Not found yet.
+    pub const NOWHERE: Place = Place { block: 0, sequence: 0, free_to: 0 };
+}
+
 /// Passes over the dumps of a lane and finds the first free block. Nothing may be in flight.
 ///
 /// # Errors
@@ -213,8 +218,8 @@ pub fn find(traffic: &mut Traffic<'_, '_, '_, '_>, lane: usize, wait: &Wait<'_>)
     let mut place = Place { block: 1, sequence: 1, free_to: 1 };
     let gone = Unfit::Device { block: 1, error: DeviceError::NotReady };
     let (blocks, uuid) = {
-        let Lane { window, uuid, .. } = traffic.lanes.get_mut(lane).ok_or(gone)?;
-        (window.blocks(), *uuid)
+        let Lane { window, books, .. } = traffic.lanes.get_mut(lane).ok_or(gone)?;
+        (window.blocks(), books.uuid)
     };
     // Each turn passes over at least two blocks.
     while place.block < blocks {

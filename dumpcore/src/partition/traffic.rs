@@ -57,7 +57,7 @@ impl Traffic<'_, '_, '_, '_> {
         {
             self.pool.lose(reading.slot);
             if let Some(lane) = self.lanes.get_mut(reading.lane) {
-                lane.checker.read_again(reading.block, reading.count);
+                lane.books.checker.read_again(reading.block, reading.count);
             }
             return Ok(true);
         }
@@ -78,7 +78,7 @@ impl Traffic<'_, '_, '_, '_> {
             self.pool.give_back(done.slot, done.buffer);
             return Ok(());
         }
-        let Some(uuid) = self.lanes.get(done.lane).map(|lane| lane.uuid) else {
+        let Some(uuid) = self.lanes.get(done.lane).map(|lane| lane.books.uuid) else {
             self.pool.give_back(done.slot, done.buffer);
             return Ok(());
         };
@@ -103,10 +103,10 @@ impl Traffic<'_, '_, '_, '_> {
             // A bad block far ahead harms nobody who does not get there.
             match bad {
                 Some(bad) => {
-                    lane.checker.is_good(block, bad.saturating_sub(block));
-                    lane.checker.is_bad(bad);
+                    lane.books.checker.is_good(block, bad.saturating_sub(block));
+                    lane.books.checker.is_bad(bad);
                 }
-                None => lane.checker.is_good(block, count),
+                None => lane.books.checker.is_good(block, count),
             }
         }
     }
@@ -144,13 +144,13 @@ impl Traffic<'_, '_, '_, '_> {
     ) -> Result<(), Ended> {
         // Each turn starts a read, until there is no buffer or nothing to read.
         while let Some(here) = self.lanes.get_mut(lane)
-            && !here.checker.is_done()
+            && !here.books.checker.is_done()
             && self.pool.in_flight_in(lane) < here.window.device().depth()
             && let Some((slot, buffer)) = self.pool.take_to_read(most_reads)
         {
             let Some(here) = self.lanes.get_mut(lane) else { break };
             let most = (buffer.len() / BLOCK_SIZE) as u64;
-            let Some((block, count)) = here.checker.next_read(most, limit) else {
+            let Some((block, count)) = here.books.checker.next_read(most, limit) else {
                 self.pool.give_back(slot, buffer);
                 break;
             };
@@ -174,10 +174,10 @@ impl Traffic<'_, '_, '_, '_> {
             let most = self.pool.buffers() / 2;
             self.read_ahead(lane, (end.saturating_add(AHEAD_BLOCKS), most), wait)?;
             let Some(here) = self.lanes.get(lane) else { return Ok(()) };
-            if let Some(block) = here.checker.bad_before(end) {
+            if let Some(block) = here.books.checker.bad_before(end) {
                 return Err(Ended::Pattern { lane, unfit: Unfit::Foreign { block } });
             }
-            if here.checker.frontier() >= end {
+            if here.books.checker.frontier() >= end {
                 return Ok(());
             }
             self.turn(wait)?;
@@ -189,15 +189,15 @@ impl Traffic<'_, '_, '_, '_> {
     /// # Errors
     /// As [`check_up_to`](Traffic::check_up_to). When the wait has ended, reads may still be in flight.
     pub fn check_all(&mut self, lane: usize, wait: &Wait<'_>, tell: &mut Tell<'_>) -> Result<(), Ended> {
-        let begin = self.lanes.get(lane).map_or(0, |lane| lane.checker.frontier());
+        let begin = self.lanes.get(lane).map_or(0, |lane| lane.books.checker.frontier());
         // Each turn takes a read in, and there are only so many.
         loop {
             self.read_ahead(lane, (u64::MAX, usize::MAX), wait)?;
             let Some(here) = self.lanes.get(lane) else { return Ok(()) };
-            if let Some(block) = here.checker.bad_before(u64::MAX) {
+            if let Some(block) = here.books.checker.bad_before(u64::MAX) {
                 return Err(Ended::Pattern { lane, unfit: Unfit::Foreign { block } });
             }
-            if here.checker.is_done() {
+            if here.books.checker.is_done() {
                 return Ok(());
             }
             if wait.expired() {
@@ -205,7 +205,7 @@ impl Traffic<'_, '_, '_, '_> {
             }
             wait.breathe();
             let all = here.window.blocks().saturating_sub(begin);
-            tell(here.checker.frontier().saturating_sub(begin), all);
+            tell(here.books.checker.frontier().saturating_sub(begin), all);
             self.turn(wait)?;
         }
     }
@@ -282,7 +282,7 @@ impl Traffic<'_, '_, '_, '_> {
         }
         self.forget_checks(wait);
         for (_, lane) in self.lanes.iter_mut() {
-            lane.checker.restart();
+            lane.books.checker.restart();
         }
         stuck
     }

@@ -175,13 +175,18 @@ pub struct Writer<'w, 'l, 'c, 'a> {
     turn: usize,
     /// The pass that is being written.
     pass: usize,
-    written: Written,
+    written: &'w mut Written,
     open: Option<Open>,
 }
 
 impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
-    /// A writer that goes on where each lane says.
-    pub fn new(traffic: Traffic<'w, 'l, 'c, 'a>, identity: Identity) -> Writer<'w, 'l, 'c, 'a> {
+    /// A writer that goes on where each lane says, and counts in `written`.
+    pub fn new(
+        traffic: Traffic<'w, 'l, 'c, 'a>,
+        identity: Identity,
+        written: &'w mut Written,
+    ) -> Writer<'w, 'l, 'c, 'a> {
+        *written = Written::default();
         let mut still_capacity = MAX_PAYLOAD_BLOCKS;
         for (_, lane) in traffic.lanes.iter_mut() {
             let device = lane.window.device();
@@ -193,16 +198,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             };
             still_capacity = still_capacity.min(takes);
         }
-        Writer {
-            traffic,
-            identity,
-            still_capacity,
-            chunks: 0,
-            turn: 0,
-            pass: 0,
-            written: Written::default(),
-            open: None,
-        }
+        Writer { traffic, identity, still_capacity, chunks: 0, turn: 0, pass: 0, written, open: None }
     }
 
     /// What it writes with.
@@ -212,7 +208,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
 
     /// What it writes with, and what it has done so far.
     pub fn parts(&mut self) -> (&mut Traffic<'w, 'l, 'c, 'a>, &Written) {
-        (&mut self.traffic, &self.written)
+        (&mut self.traffic, self.written)
     }
 
     /// Chunks that follow belong to another pass. The open one is closed.
@@ -248,7 +244,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         let (slot, mut buffer) = self.traffic.buffer(wait)?;
         let room = usize::try_from(room).unwrap_or(MAX_PAYLOAD_BLOCKS).min(MAX_PAYLOAD_BLOCKS);
         let here = self.traffic.lanes.get(lane);
-        let (block, lock) = here.map_or((0, None), |lane| (lane.next, lane.lock));
+        let (block, lock) = here.map_or((0, None), |lane| (lane.books.next, lane.lock));
         if let Some((first, payload)) = buffer.blocks_mut().split_first_mut() {
             if let Some(header) = ChunkHeader::of_mut(first) {
                 header.clear();
@@ -297,7 +293,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         }
         let lane = open.lane;
         let here = self.traffic.lanes.get(lane);
-        let (next, lock) = here.map_or((0, None), |lane| (lane.next, lane.lock));
+        let (next, lock) = here.map_or((0, None), |lane| (lane.books.next, lane.lock));
         open.payload = open.bytes.div_ceil(BLOCK_SIZE);
         if !open.still {
             // What the last block has behind the payload.
@@ -332,8 +328,8 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         }
         // From here on these blocks may hold the chunk, even if the write fails.
         if let Some(lane) = self.traffic.lanes.get_mut(lane) {
-            lane.next = end;
-            lane.chunks = lane.chunks.saturating_add(1);
+            lane.books.next = end;
+            lane.books.chunks = lane.books.chunks.saturating_add(1);
         }
         self.chunks = self.chunks.saturating_add(1);
         if let Some(header) = header(&mut open.buffer) {
