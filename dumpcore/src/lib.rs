@@ -3,7 +3,7 @@
 //! The story, in order, and where each part is told:
 //!
 //! 1. While the kernel is healthy, [`Dump::arm`] takes everything over that a dump will need and seals it
-//!    ([`arm`], [`arena`], [`integrity`]).
+//!    ([`arm`], [`arena`], [`integrity`]); [`locate`] finds the partition.
 //! 2. The kernel crashes and calls [`Dump::crash`] ([`crash`]): crashdump mode begins, the other CPUs are frozen (`steps`).
 //! 3. The seal and the dump path's own code are checked ([`integrity`]).
 //! 4. The target is taken over ([`device`]), its label and pattern are checked ([`partition`]).
@@ -39,6 +39,7 @@ pub mod device;
 pub mod dma;
 pub mod format;
 pub mod integrity;
+pub mod locate;
 pub mod memory;
 pub mod partition;
 pub mod platform;
