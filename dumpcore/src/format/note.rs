@@ -28,6 +28,8 @@ pub enum NoteKind {
     Lacks = 7,
     /// A [`TextPart`]: VMCOREINFO as Linux defines it (Documentation/admin-guide/kdump/vmcoreinfo.rst).
     Vmcoreinfo = 8,
+    /// u32: an [`Arch`](super::header::Arch), for a dump that loses its headers.
+    Machine = 9,
 }
 
 impl NoteKind {
@@ -42,6 +44,7 @@ impl NoteKind {
             NoteKind::BuildId,
             NoteKind::Lacks,
             NoteKind::Vmcoreinfo,
+            NoteKind::Machine,
         ]
         .into_iter()
         .find(|kind| *kind as u32 == number)

@@ -4,6 +4,7 @@ use static_assertions::const_assert;
 use zerocopy::IntoBytes;
 
 use crate::crash::Crash;
+use crate::format::header::Arch;
 use crate::format::note::{CpuCondition, CpuState, MemoryRange, NoteHeader, NoteKind, RangeKind, TextPart};
 use crate::format::{BLOCK_SIZE, PAGE_BYTES};
 use crate::memory::map::PfnRange;
@@ -137,6 +138,9 @@ fn other_cpu(
     }
 }
 
+/// The architecture.
+static MACHINE: [u8; 4] = (Arch::current() as u32).to_le_bytes();
+
 /// Those of a CPU that did not answer.
 static NO_REGISTERS: Registers = Registers::ZERO;
 
@@ -163,6 +167,7 @@ pub(crate) fn write(
 ) -> Result<(), Ended> {
     text(writer, NoteKind::Message, facts.crash.message.as_bytes(), wait)?;
 
+    record(writer, NoteKind::Machine, MACHINE.len(), wait, |room| lay(room, &MACHINE))?;
     let crashing = facts.crashing_cpu;
     cpu(writer, (crashing, CpuCondition::Crashing), facts.crash.registers, wait)?;
     for number in (0..platform.cpus()).filter(|number| *number != crashing) {

@@ -20,7 +20,7 @@ use std::cell::RefCell;
 use std::io;
 
 use dumpcore::format::chunk::{ChunkHeader, ChunkKind, RunKind};
-use dumpcore::format::header::Status;
+use dumpcore::format::header::{Arch, Status};
 use dumpcore::format::note::RangeKind;
 use dumpcore::format::{Block, Uuid};
 
@@ -291,6 +291,14 @@ impl<'s> Dump<'s> {
     /// and once savecore itself has changed them.
     pub fn authentic(&self) -> Option<bool> {
         self.authentic
+    }
+
+    /// The architecture of the crashed kernel; `None` if headers and notes are lost.
+    pub fn arch(&self) -> Option<Arch> {
+        let mut headers =
+            self.parts.iter().map(|part| &part.found).filter(|found| found.ending != Ending::BothLost);
+        let stated = headers.find_map(|found| Arch::from_number(found.header.arch.get()));
+        stated.or(self.facts.arch)
     }
 
     /// The small facts.

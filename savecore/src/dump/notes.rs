@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dumpcore::format::header::Arch;
 use dumpcore::format::note::{CpuCondition, CpuState, MemoryRange, NoteKind, Notes, RangeKind, TextPart};
 use zerocopy::FromBytes;
 
@@ -36,6 +37,8 @@ pub struct Facts {
     pub build_id: Vec<u8>,
     /// VMCOREINFO, as the kernel wrote it.
     pub vmcoreinfo: Vec<u8>,
+    /// The architecture, if the dump says.
+    pub arch: Option<Arch>,
     /// The bits of [`Lacks`](dumpcore::platform::Lacks), if the dump says.
     pub lacks: Option<u32>,
     /// Whether notes are damaged or missing, so that other facts may be.
@@ -185,6 +188,12 @@ impl Builder {
                 let bits = record.try_into().map(u32::from_le_bytes);
                 self.facts.lacks = bits.ok().or(self.facts.lacks);
                 bits.is_ok()
+            }
+            NoteKind::Machine => {
+                let number = record.try_into().map(u32::from_le_bytes);
+                let arch = number.ok().and_then(Arch::from_number);
+                self.facts.arch = arch.or(self.facts.arch);
+                arch.is_some()
             }
         }
     }

@@ -58,7 +58,7 @@ pub struct Report {
     pub system: String,
     /// The kernel's build id, hexadecimal.
     pub build_id: String,
-    /// The architecture.
+    /// The architecture: `x86_64`, `aarch64`, `riscv64`, or `unknown` if headers and notes are lost.
     pub arch: &'static str,
     /// When it crashed, UTC; `None` when the machine had no clock.
     pub time: Option<String>,
@@ -133,9 +133,9 @@ pub struct CpuReport {
     pub cpu: u32,
     /// `crashing`, `stopped` or `silent`.
     pub condition: &'static str,
-    /// Instruction pointer, hexadecimal; `None` for a silent CPU.
+    /// Instruction pointer, hexadecimal; `None` for a silent CPU or an unknown architecture.
     pub ip: Option<String>,
-    /// Stack pointer, hexadecimal; `None` for a silent CPU.
+    /// Stack pointer, hexadecimal; `None` for a silent CPU or an unknown architecture.
     pub sp: Option<String>,
 }
 
@@ -178,8 +178,8 @@ pub struct DamageReport {
 }
 
 /// The name of an architecture.
-pub fn arch_name(arch: u32) -> &'static str {
-    match Arch::from_number(arch) {
+pub fn arch_name(arch: Option<Arch>) -> &'static str {
+    match arch {
         Some(Arch::X86_64) => "x86_64",
         Some(Arch::Aarch64) => "aarch64",
         Some(Arch::Riscv64) => "riscv64",
@@ -264,11 +264,11 @@ fn lacks_text(bits: u32) -> Vec<&'static str> {
 }
 
 /// Where instruction and stack pointer are among the general registers.
-fn pointers(arch: u32) -> (usize, usize) {
-    match Arch::from_number(arch) {
-        Some(Arch::Aarch64) => (32, 31),
-        Some(Arch::Riscv64) => (0, 2),
-        Some(Arch::X86_64) | None => (16, 19),
+fn pointers(arch: Arch) -> (usize, usize) {
+    match arch {
+        Arch::X86_64 => (16, 19),
+        Arch::Aarch64 => (32, 31),
+        Arch::Riscv64 => (0, 2),
     }
 }
 
@@ -321,7 +321,7 @@ impl Report {
                 let _ = write!(text, "{byte:02x}");
                 text
             }),
-            arch: arch_name(header.arch.get()),
+            arch: arch_name(dump.arch()),
             time: utc(header.wall_clock.get()).map(|time| time.to_string()),
             wall_clock: header.wall_clock.get(),
             uptime_seconds: header.uptime.get() as f64 / 1e9,
@@ -370,13 +370,11 @@ impl Report {
 }
 
 fn cpus(dump: &Dump<'_>) -> Vec<CpuReport> {
-    let (ip, sp) = pointers(dump.found().header.arch.get());
+    let pointers = dump.arch().map(pointers);
     let cpus = dump.facts().cpus.iter().map(|state| {
         let condition = condition(state);
-        let register = |index: usize| {
-            (condition != CpuCondition::Silent)
-                .then(|| state.general.get(index).map(|value| hex(value.get())))
-        };
+        let known = pointers.filter(|_| condition != CpuCondition::Silent);
+        let register = |index: usize| state.general.get(index).map(|value| hex(value.get()));
         CpuReport {
             cpu: state.cpu.get(),
             condition: match condition {
@@ -384,8 +382,8 @@ fn cpus(dump: &Dump<'_>) -> Vec<CpuReport> {
                 CpuCondition::Stopped => "stopped",
                 CpuCondition::Silent => "silent",
             },
-            ip: register(ip).flatten(),
-            sp: register(sp).flatten(),
+            ip: known.and_then(|(ip, _)| register(ip)),
+            sp: known.and_then(|(_, sp)| register(sp)),
         }
     });
     cpus.collect()

@@ -361,7 +361,6 @@ fn from_chunk(uuid: &Uuid, chunk: &ChunkHeader, first: u64) -> Header {
     header.uuid = *uuid;
     header.nonce = chunk.nonce;
     header.first_block = first.into();
-    header.arch = (dumpcore::format::header::Arch::X86_64 as u32).into();
     header.trigger = (dumpcore::format::header::Trigger::Panic as u32).into();
     header.window_blocks = 1.into();
     header.cipher = chunk.cipher;
