@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use savecore::core::elf::{self, Written};
+use savecore::core::elf::{self, Unwalked, Written};
 use savecore::dump::{Dump, Encryption, Report};
 use savecore::partition::{self, Ending};
 use savecore::source::Access;
@@ -63,6 +63,8 @@ struct Saved {
     physical_segments: Option<u64>,
     /// Page tables that the dump does not have; `None` if no page tables were walked.
     missing_tables: Option<u64>,
+    /// Why page tables, or those of one half of the address space, were not walked.
+    unwalked: Option<String>,
     already_there: bool,
     cleared: bool,
     kept_because: Option<String>,
@@ -72,6 +74,9 @@ struct Saved {
     /// Parts of it that still stand on their targets.
     #[serde(skip)]
     parts: usize,
+    /// What a person should know about page tables.
+    #[serde(skip)]
+    tables_warnings: Vec<String>,
 }
 
 #[derive(serde::Serialize)]
@@ -222,6 +227,7 @@ fn save(
         virtual_segments: None,
         physical_segments: None,
         missing_tables: None,
+        unwalked: None,
         already_there: false,
         cleared: false,
         kept_because: None,
@@ -229,6 +235,7 @@ fn save(
         unencrypted_despite_label: targets.is_bare(places),
         dump: Report::new(&dump),
         parts: places.len(),
+        tables_warnings: Vec::new(),
     };
     let done = match dump.encryption() {
         Encryption::None | Encryption::Opened => save_core(arguments, &dump, &mut saved, bar),
@@ -281,6 +288,8 @@ fn save_core(
     saved.virtual_segments = Some(written.virtual_segments);
     saved.physical_segments = Some(written.physical_segments);
     saved.missing_tables = written.walked.map(|walked| walked.missing);
+    saved.unwalked = written.unwalked.map(|why| why.to_string());
+    saved.tables_warnings = tables_warnings(&written);
     saved.already_there = stored == Stored::AlreadyThere;
     Ok(())
 }
@@ -471,14 +480,32 @@ fn warn(saved: &Saved) {
     if saved.dump.damaged {
         warning(&format!("{shown}: dump {number} is damaged; `savecore info` says where"));
     }
-    match (saved.missing_tables, saved.virtual_segments) {
-        (Some(tables), _) if tables > 0 => warning(&format!(
-            "{shown}: dump {number}: {} missing; what they map is there by physical address only",
-            count(tables, "page table is", "page tables are")
-        )),
-        (None, Some(_)) if saved.dump.arch == "x86_64" => warning(&format!(
-            "{shown}: dump {number}: no CPU's page tables are known; memory is there by physical address only"
+    for text in &saved.tables_warnings {
+        warning(&format!("{shown}: dump {number}: {text}"));
+    }
+}
+
+/// What a person should know about the page tables behind a core.
+fn tables_warnings(written: &Written) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let only = "is there by physical address only";
+    match written.unwalked {
+        Some(Unwalked::Refused(why)) if written.walked.is_some() => {
+            warnings.push(format!("the page tables of one half of the address space cannot be read: {why}"));
+        }
+        Some(Unwalked::Refused(why)) => {
+            warnings.push(format!("the page tables cannot be read: {why}; memory {only}"));
+        }
+        Some(why @ Unwalked::Unknown) => warnings.push(format!("{why}; memory {only}")),
+        // Without page tables in use, physical addresses are the kernel's own.
+        Some(Unwalked::Off) | None => {}
+    }
+    match written.walked {
+        Some(walked) if walked.missing > 0 => warnings.push(format!(
+            "{} missing; what they map {only}",
+            count(walked.missing, "page table is", "page tables are")
         )),
         _ => {}
     }
+    warnings
 }

@@ -12,9 +12,9 @@
 //! segments for physical addresses. A page whose content is not known is in no segment, so that a debugger says
 //! that it cannot read it, instead of showing zeros.
 //!
-//! A physical segment needs a virtual address too. With page tables at hand it is [`PHYSICAL_WINDOW`] plus the physical
-//! address: not canonical, so no mapping can be there, and a null pointer of the dead kernel stays one. Without page
-//! tables it is the physical address itself.
+//! A physical segment needs a virtual address too. With page tables at hand it is [`physical_window`] plus the physical
+//! address: no mapping can be there, and a null pointer of the dead kernel stays one. Without page tables it is the
+//! physical address itself.
 //!
 //! All segments have p_align 0: `crash` takes a core whose first PT_LOAD is aligned for the old netdump kind.
 
@@ -23,8 +23,8 @@ use std::ops::ControlFlow;
 use dumpcore::format::header::Arch;
 use dumpcore::format::{BLOCK_SIZE, PAGE_SIZE};
 use object::elf::{
-    ELFCLASS64, ELFDATA2LSB, ELFMAG, ELFOSABI_NONE, ET_CORE, EV_CURRENT, FileHeader64, Ident, PF_R, PF_W,
-    PF_X, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64, SHT_NULL, SectionHeader64,
+    ELFCLASS64, ELFDATA2LSB, ELFMAG, ELFOSABI_NONE, EM_NONE, ET_CORE, EV_CURRENT, FileHeader64, Ident, PF_R,
+    PF_W, PF_X, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64, SHT_NULL, SectionHeader64,
 };
 use object::pod::bytes_of;
 use object::{LittleEndian, U16, U32, U64};
@@ -32,13 +32,21 @@ use object::{LittleEndian, U16, U32, U64};
 use super::Sink;
 use super::layout::{Layout, Segment};
 use super::notes::notes;
-use super::pagetable::{self, Root, Walked};
+use super::pagetable::{self, Paging, Refused, Walked};
 use crate::Error;
 use crate::dump::{Dump, Encryption, PageState};
 use crate::source::Progress;
 
-/// Where physical memory is found in a core with virtual segments: physical address 0 is at this address.
-pub const PHYSICAL_WINDOW: u64 = 1 << 62;
+/// Where physical memory is found in a core with virtual segments: physical address 0 is at this address, to which the
+/// architecture can map nothing.
+pub fn physical_window(arch: Option<Arch>) -> u64 {
+    match arch {
+        // Debuggers leave the topmost byte out of account, since the processor may. Mapped addresses end at 2^52.
+        Some(Arch::Aarch64) => 1 << 54,
+        // Mapped addresses end at 2^56.
+        Some(Arch::X86_64 | Arch::Riscv64) | None => 1 << 62,
+    }
+}
 
 /// Virtual segments, at most. Debuggers become slow long before.
 const MAX_VIRTUAL: usize = 1 << 20;
@@ -62,6 +70,22 @@ pub struct Written {
     pub length: u64,
     /// How the walk over the page tables went; `None` if there was no root to begin at.
     pub walked: Option<Walked>,
+    /// Why there was none, or none for one half of the address space.
+    pub unwalked: Option<Unwalked>,
+}
+
+/// Why page tables were not walked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unwalked {
+    /// No CPU's control registers are in the dump.
+    #[error("no CPU's page tables are known")]
+    Unknown,
+    /// The CPU used physical addresses.
+    #[error("the CPU had no page tables in use")]
+    Off,
+    /// They are not of a kind that can be walked.
+    #[error(transparent)]
+    Refused(#[from] Refused),
 }
 
 /// Writes a dump as an ELF core. Takes constant memory but for the segments.
@@ -74,9 +98,9 @@ pub fn write(dump: &Dump<'_>, out: &mut dyn Sink, progress: &mut dyn Progress) -
         return Err(Error::Sealed);
     }
     let layout = Layout::new(dump);
-    let (virtuals, walked) = virtual_segments(dump, &layout);
+    let (virtuals, walked, unwalked) = virtual_segments(dump, &layout);
     let notes = notes(dump);
-    let physical_base = if virtuals.is_empty() { 0 } else { PHYSICAL_WINDOW };
+    let physical_base = if virtuals.is_empty() { 0 } else { physical_window(dump.arch()) };
 
     let count = 1 + virtuals.len() as u64 + layout.extents.len() as u64;
     let extended = count >= u64::from(PN_XNUM);
@@ -89,8 +113,7 @@ pub fn write(dump: &Dump<'_>, out: &mut dyn Sink, progress: &mut dyn Progress) -
     let stored_count = u32::try_from(count).map_err(|_| too_large)?;
 
     let mut head = Stream { out: &mut *out, offset: 0, bytes: Vec::with_capacity(GATHER) };
-    let arch = Arch::from_number(dump.found().header.arch.get()).unwrap_or(Arch::X86_64);
-    head.push(bytes_of(&file_header(arch, stored_count, table_end)))?;
+    head.push(bytes_of(&file_header(dump.arch(), stored_count, table_end)))?;
     head.push(bytes_of(&program_header(PT_NOTE, notes_at, 0, 0, notes.len() as u64)))?;
     let segment = |segment: &Segment| {
         let bytes = segment.count * PAGE_SIZE as u64;
@@ -125,21 +148,35 @@ pub fn write(dump: &Dump<'_>, out: &mut dyn Sink, progress: &mut dyn Progress) -
         physical_segments: layout.extents.len() as u64,
         length,
         walked,
+        unwalked,
     })
 }
 
-/// What the page tables of the CPU that crashed map, as far as it is known memory; of another CPU if that one's
-/// registers are lost.
-fn virtual_segments(dump: &Dump<'_>, layout: &Layout) -> (Vec<Segment>, Option<Walked>) {
-    let header = &dump.found().header;
-    if Arch::from_number(header.arch.get()) != Some(Arch::X86_64) {
-        return (Vec::new(), None);
-    }
+/// The page tables of the CPU that crashed; those of another one if its own are not known.
+fn paging(dump: &Dump<'_>) -> Paging {
+    let Some(arch) = dump.arch() else { return Paging::Unknown };
     let facts = dump.facts();
-    let crashing = facts.crashing(header.crashing_cpu.get()).and_then(Root::of);
-    let Some(root) = crashing.or_else(|| facts.cpus.iter().find_map(Root::of)) else {
-        return (Vec::new(), None);
+    let crashing = facts.crashing(dump.found().header.crashing_cpu.get());
+    let all = crashing.into_iter().chain(&facts.cpus).map(|state| Paging::of(arch, state));
+    all.min_by_key(|paging| match paging {
+        Paging::On { roots, .. } if !roots.is_empty() => 0,
+        Paging::On { .. } => 1,
+        Paging::Off => 2,
+        Paging::Unknown => 3,
+    })
+    .unwrap_or(Paging::Unknown)
+}
+
+/// What page tables map, as far as it is known memory; how the walk went; and why something was not walked.
+fn virtual_segments(dump: &Dump<'_>, layout: &Layout) -> (Vec<Segment>, Option<Walked>, Option<Unwalked>) {
+    let (roots, refused) = match paging(dump) {
+        Paging::Unknown => return (Vec::new(), None, Some(Unwalked::Unknown)),
+        Paging::Off => return (Vec::new(), None, Some(Unwalked::Off)),
+        Paging::On { roots, refused } => (roots, refused.map(Unwalked::Refused)),
     };
+    if roots.is_empty() {
+        return (Vec::new(), None, refused);
+    }
     let mut segments: Vec<Segment> = Vec::new();
     let mut read = |pfn| match dump.read_page(pfn) {
         Ok(PageState::Data(bytes)) => Some(bytes),
@@ -147,7 +184,7 @@ fn virtual_segments(dump: &Dump<'_>, layout: &Layout) -> (Vec<Segment>, Option<W
         Ok(PageState::Zero) => Some(Box::new([0; BLOCK_SIZE])),
         _ => None,
     };
-    let walked = pagetable::walk(root, &mut read, &mut |mapping| {
+    let walked = pagetable::walk(&roots, &mut read, &mut |mapping| {
         for part in layout.clip(mapping) {
             let bytes = |segment: &Segment| segment.count * PAGE_SIZE as u64;
             let full = segments.len() >= MAX_VIRTUAL;
@@ -164,10 +201,10 @@ fn virtual_segments(dump: &Dump<'_>, layout: &Layout) -> (Vec<Segment>, Option<W
         }
         ControlFlow::Continue(())
     });
-    (segments, Some(walked))
+    (segments, Some(walked), refused)
 }
 
-fn file_header(arch: Arch, count: u32, sections_at: u64) -> FileHeader64<LittleEndian> {
+fn file_header(arch: Option<Arch>, count: u32, sections_at: u64) -> FileHeader64<LittleEndian> {
     let extended = count >= u32::from(PN_XNUM);
     FileHeader64 {
         e_ident: Ident {
@@ -180,11 +217,13 @@ fn file_header(arch: Arch, count: u32, sections_at: u64) -> FileHeader64<LittleE
             padding: [0; 7],
         },
         e_type: U16::new(LE, ET_CORE),
-        e_machine: U16::new(LE, arch as u16),
+        e_machine: U16::new(LE, arch.map_or(EM_NONE, |arch| arch as u16)),
         e_version: U32::new(LE, EV_CURRENT.into()),
         e_entry: U64::new(LE, 0),
         e_phoff: U64::new(LE, EHDR),
         e_shoff: U64::new(LE, if extended { sections_at } else { 0 }),
+        // RISC-V's flags name the calling convention for floating-point registers, of which a dump has none; gdb takes it
+        // from the kernel's own file.
         e_flags: U32::new(LE, 0),
         e_ehsize: U16::new(LE, EHDR as u16),
         e_phentsize: U16::new(LE, PHDR as u16),

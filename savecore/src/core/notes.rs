@@ -68,15 +68,13 @@ fn push(notes: &mut Vec<u8>, name: &str, kind: u32, bytes: &[u8]) {
 /// answer have no registers, and no note: zeros would look like a CPU at address 0. The facts name them.
 pub(super) fn notes(dump: &Dump<'_>) -> Vec<u8> {
     let header = &dump.found().header;
-    let arch = Arch::from_number(header.arch.get()).unwrap_or(Arch::X86_64);
     let facts = dump.facts();
     let mut notes = Vec::new();
     let crashing = facts.crashing(header.crashing_cpu.get());
     let others = facts.cpus.iter().filter(|state| Some(state.cpu) != crashing.map(|state| state.cpu));
     for state in crashing.into_iter().chain(others) {
-        if condition(state) == CpuCondition::Silent {
-            continue;
-        }
+        // Registers of an unknown architecture have no order.
+        let Some(arch) = dump.arch().filter(|_| condition(state) != CpuCondition::Silent) else { continue };
         let crashed = condition(state) == CpuCondition::Crashing;
         let signal = if crashed { signal(header.trigger.get()) } else { 0 };
         push(&mut notes, "CORE", NT_PRSTATUS, &prstatus(state, arch, signal));

@@ -8,7 +8,7 @@ use dumpcore::format::chunk::{
 };
 use dumpcore::format::crypt::{Cipher, Key, SecretKey, public_key};
 use dumpcore::format::frame::{self, Kind};
-use dumpcore::format::header::{Header, Incomplete, Status, put_text};
+use dumpcore::format::header::{Arch, Header, Incomplete, Status, put_text};
 use dumpcore::format::note::{CpuCondition, CpuState, MemoryRange, NoteKind, RangeKind};
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
 use savecore::Identity;
@@ -101,6 +101,7 @@ impl Seal {
 /// A machine and how its dump is written.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
+    pub(crate) arch: Arch,
     pub(crate) pages: BTreeMap<u64, Page>,
     pub(crate) cpus: Vec<CpuState>,
     pub(crate) message: String,
@@ -123,6 +124,7 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn new() -> Machine {
         Machine {
+            arch: Arch::X86_64,
             pages: BTreeMap::new(),
             cpus: (0..2).map(cpu).collect(),
             message: "attempt to kill the idle task\nin line two".to_owned(),
@@ -264,6 +266,7 @@ fn notes_of(machine: &Machine) -> Vec<u8> {
     }
     note(&mut notes, NoteKind::System, &[b"testkernel 0.1"]);
     note(&mut notes, NoteKind::BuildId, &[&[0xab; 20]]);
+    note(&mut notes, NoteKind::Machine, &[&(machine.arch as u32).to_le_bytes()]);
     note(&mut notes, NoteKind::Lacks, &[&4_u32.to_le_bytes()]);
     notes
 }
@@ -510,7 +513,7 @@ fn header(machine: &Machine, first: u64, end: u64, chunks: u64) -> Header {
     header.wall_clock = machine.wall_clock.into();
     header.uptime = 12_345_678_900.into();
     header.elapsed = 840_000_000.into();
-    header.arch = 62.into();
+    header.arch = (machine.arch as u32).into();
     header.cpus = (machine.cpus.len() as u32).into();
     header.crashing_cpu = 0.into();
     header.trigger = 1.into();

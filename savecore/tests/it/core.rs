@@ -4,16 +4,19 @@ use std::fs;
 use std::process::Command;
 
 use dumpcore::format::chunk::MAX_RUNS;
-use dumpcore::format::note::{CpuCondition, CpuState};
+use dumpcore::format::header::Arch;
+use dumpcore::format::note::CpuCondition;
 use object::LittleEndian as LE;
-use object::elf::{FileHeader64, PT_LOAD, PT_NOTE, ProgramHeader64};
+use object::elf::{FileHeader64, NT_PRSTATUS, PT_LOAD, PT_NOTE, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
-use savecore::core::elf::{self, PHYSICAL_WINDOW, Written};
+use proptest::prelude::*;
+use savecore::core::elf::{self, Unwalked, Written, physical_window};
 use savecore::core::{FACTS_NAME, FACTS_TYPE, Sink};
 use savecore::dump::Dump;
 use savecore::partition;
+use zerocopy::IntoBytes;
 
-use crate::common::{Machine, Page, cpu, partition, write_dump};
+use crate::common::{Machine, Page, block_mut, cpu, partition, write_dump};
 
 /// A core as the object crate reads it.
 pub(crate) struct Core<'d> {
@@ -59,7 +62,7 @@ impl<'d> Core<'d> {
     }
 
     /// Owner, type and bytes of each note.
-    fn notes(&self) -> Vec<(String, u32, Vec<u8>)> {
+    pub(crate) fn notes(&self) -> Vec<(String, u32, Vec<u8>)> {
         assert_eq!(self.segments[0].p_type(LE), PT_NOTE);
         let mut notes = self.segments[0].notes(LE, self.data).unwrap().unwrap();
         let mut all = Vec::new();
@@ -74,7 +77,7 @@ impl<'d> Core<'d> {
     }
 }
 
-fn core_of(disk: &Vec<u8>) -> (Vec<u8>, Written) {
+pub(crate) fn core_of(disk: &Vec<u8>) -> (Vec<u8>, Written) {
     let partition = partition::scan(disk).unwrap();
     let dump = Dump::open(disk, &partition, &partition.dumps[0]);
     let mut core = Vec::new();
@@ -91,65 +94,136 @@ fn table(entries: &[(usize, u64)]) -> Page {
     Page::Data(bytes)
 }
 
-fn paging(state: &mut CpuState, root: u64) {
-    state.control[0] = 0x8000_0011.into();
-    state.control[2] = (root << 12 | 0x18).into();
-    state.control[3] = 0x20.into();
-    state.control[4] = 0xd00.into();
+/// A kernel whose memory is mapped as [`mapped`] says.
+struct Kernel {
+    arch: Arch,
+    /// Where pages 16 to 31 are mapped as small pages.
+    small: u64,
+    /// Where the first 2 MiB of memory are mapped as a large page.
+    large: u64,
+    /// Indices on the way to the first small page, from the second level down, and to the large one.
+    tops: (usize, usize),
+    /// An entry that points to a table, one that maps a page, and one that maps a large page.
+    entries: fn(u64) -> [u64; 3],
+    /// Control registers, with the topmost table in a page.
+    control: fn(u64) -> [u64; 8],
+    /// What gdb calls the architecture, and the program counter; and where that stands among the registers.
+    gdb: (&'static str, &'static str, usize),
+    /// Bytes of an NT_PRSTATUS note, and registers in it.
+    prstatus: (usize, usize),
 }
 
-/// Kernel memory at pages 16 to 31, mapped at 0xffff_8000_0000_0000 + 2 MiB as small pages; page 20 is not mapped;
-/// and the first 2 MiB of memory mapped at 0xffff_ffff_8000_0000.
-fn mapped() -> Machine {
+const KERNELS: [Kernel; 3] = [
+    Kernel {
+        arch: Arch::X86_64,
+        small: 0xffff_8000_0020_0000,
+        large: 0xffff_ffff_8000_0000,
+        tops: (256, 511),
+        entries: |pfn| [pfn << 12 | 3, pfn << 12 | 3, pfn << 12 | 0x83],
+        control: |root| [0x8000_0011, 0, root << 12 | 0x18, 0x20, 0xd00, 0, 0, 0],
+        gdb: ("i386:x86-64", "$rip", 16),
+        prstatus: (336, 27),
+    },
+    Kernel {
+        arch: Arch::Aarch64,
+        small: 0xffff_ff80_0020_0000,
+        large: 0xffff_ffff_8000_0000,
+        tops: (0, 510),
+        entries: |pfn| [pfn << 12 | 3, pfn << 12 | 0x703, pfn << 12 | 0x701],
+        control: |root| [(root + 1) << 12, 1 << 48 | root << 12, 0x5_b519_3519, 0x34d5_d91d, 0, 0, 0, 0],
+        gdb: ("aarch64", "$pc", 32),
+        prstatus: (392, 34),
+    },
+    Kernel {
+        arch: Arch::Riscv64,
+        small: 0xffff_ffc0_0020_0000,
+        large: 0xffff_ffff_8000_0000,
+        tops: (256, 510),
+        entries: |pfn| [pfn << 10 | 1, pfn << 10 | 0xcf, pfn << 10 | 0xcf],
+        control: |root| [8 << 60 | root, 0x2_0000_0100, 0, 0, 0, 0, 0, 0],
+        gdb: ("riscv:rv64", "$pc", 0),
+        prstatus: (376, 32),
+    },
+];
+
+/// Kernel memory at pages 16 to 31, mapped as small pages; page 20 is not mapped; and the first 2 MiB of memory mapped
+/// as a large one.
+fn mapped(kernel: &Kernel) -> Machine {
     let mut machine = Machine::new();
+    machine.arch = kernel.arch;
     for pfn in 16..32 {
         machine.pages.insert(pfn, Page::of(pfn));
     }
     machine.pages.insert(24, Page::Zero);
     machine.pages.insert(26, Page::Unreadable);
-    machine.pages.insert(0x100, table(&[(256, 0x101 << 12 | 3), (511, 0x104 << 12 | 3)]));
-    machine.pages.insert(0x101, table(&[(0, 0x102 << 12 | 3)]));
-    machine.pages.insert(0x102, table(&[(1, 0x103 << 12 | 3)]));
-    let small: Vec<_> = (0..16).filter(|n| *n != 4).map(|n| (n, (16 + n as u64) << 12 | 3)).collect();
-    machine.pages.insert(0x103, table(&small));
-    machine.pages.insert(0x104, table(&[(510, 0x105 << 12 | 3)]));
-    machine.pages.insert(0x105, table(&[(0, 0x83)]));
-    paging(&mut machine.cpus[0], 0x100);
+    let to = |pfn| (kernel.entries)(pfn)[0];
+    let (small, large) = kernel.tops;
+    machine.pages.insert(0x100, table(&[(small, to(0x101)), (large, to(0x104))]));
+    if kernel.arch == Arch::X86_64 {
+        // One level more.
+        machine.pages.insert(0x101, table(&[(0, to(0x102))]));
+        machine.pages.insert(0x104, table(&[(510, to(0x105))]));
+    } else {
+        machine.pages.insert(0x100, table(&[(small, to(0x102)), (large, to(0x105))]));
+        // Used on aarch64 alone, whose lower half has tables of its own: the first GiB of memory at 1 GiB.
+        machine.pages.insert(0x101, table(&[(1, (kernel.entries)(0)[2])]));
+        machine.pages.insert(0x104, Page::of(1));
+    }
+    machine.pages.insert(0x102, table(&[(1, to(0x103))]));
+    let pages: Vec<_> =
+        (0..16).filter(|n| *n != 4).map(|n| (n, (kernel.entries)(16 + n as u64)[1])).collect();
+    machine.pages.insert(0x103, table(&pages));
+    machine.pages.insert(0x105, table(&[(0, (kernel.entries)(0)[2])]));
+    machine.cpus[0].control = (kernel.control)(0x100).map(Into::into);
+    for (number, cpu) in machine.cpus.iter_mut().enumerate() {
+        for (index, register) in cpu.general.iter_mut().take(kernel.prstatus.1).enumerate().skip(27) {
+            *register = (0x1000 * (number as u64 + 1) + index as u64).into();
+        }
+    }
     machine
 }
 
 #[test]
 fn virtual_segments_show_what_the_page_tables_map_and_nothing_else() {
-    let machine = mapped();
-    let mut disk = partition(200);
-    write_dump(&mut disk, 1, &machine);
-    let (core, written) = core_of(&disk);
-    let core = Core::parse(&core);
-    let base = 0xffff_8000_0020_0000;
-    for pfn in 16..32_u64 {
-        let known = match &machine.pages[&pfn] {
-            Page::Data(bytes) => Some(bytes.to_vec()),
-            Page::Zero => Some(vec![0; 4096]),
-            _ => None,
+    for kernel in &KERNELS {
+        let machine = mapped(kernel);
+        let mut disk = partition(200);
+        write_dump(&mut disk, 1, &machine);
+        let (core, written) = core_of(&disk);
+        let core = Core::parse(&core);
+        let window = physical_window(Some(kernel.arch));
+        for pfn in 16..32_u64 {
+            let known = match &machine.pages[&pfn] {
+                Page::Data(bytes) => Some(bytes.to_vec()),
+                Page::Zero => Some(vec![0; 4096]),
+                _ => None,
+            };
+            let mapped = if pfn == 20 { None } else { known.clone() };
+            assert_eq!(core.virt(kernel.small + (pfn - 16) * 4096, 4096), mapped, "page {pfn}");
+            assert_eq!(core.virt(kernel.large + pfn * 4096, 4096), known, "page {pfn}");
+            assert_eq!(core.virt(window + pfn * 4096, 4096), known, "page {pfn}");
+            assert_eq!(core.physical(pfn * 4096, 4096), known, "page {pfn}");
+        }
+        // Pages 16-19, 21-25 and 27-31 by small pages; 16-25, 27-31, 0x100-0x105 by the large one.
+        let (segments, tables) = match kernel.arch {
+            Arch::X86_64 => (6, 6),
+            // The same by the lower half's.
+            Arch::Aarch64 => (9, 5),
+            Arch::Riscv64 => (6, 4),
         };
-        let mapped = if pfn == 20 { None } else { known.clone() };
-        assert_eq!(core.virt(base + (pfn - 16) * 4096, 4096), mapped, "page {pfn}");
-        assert_eq!(core.virt(0xffff_ffff_8000_0000 + pfn * 4096, 4096), known, "page {pfn}");
-        assert_eq!(core.virt(PHYSICAL_WINDOW + pfn * 4096, 4096), known, "page {pfn}");
-        assert_eq!(core.physical(pfn * 4096, 4096), known, "page {pfn}");
+        assert_eq!((written.virtual_segments, written.physical_segments), (segments, 3));
+        let walked = written.walked.map(|walked| (walked.tables, walked.missing));
+        assert_eq!((walked, written.unwalked), (Some((tables, 0)), None));
+        assert_eq!(core.virt((1 << 30) + (17 << 12), 4096).is_some(), kernel.arch == Arch::Aarch64);
+        assert_eq!(core.virt(0, 8), None, "a null pointer must not be readable");
+        let first = core.loads().next().unwrap();
+        assert_eq!(first.p_align(LE), 0, "crash would take it for the netdump kind");
     }
-    // Pages 16-19, 21-25 and 27-31 by small pages; 16-25, 27-31, 0x100-0x105 by the large one.
-    assert_eq!(written.virtual_segments, 6);
-    assert_eq!(written.physical_segments, 3);
-    assert_eq!(written.walked.map(|walked| (walked.tables, walked.missing)), Some((6, 0)));
-    assert_eq!(core.virt(0, 8), None, "a null pointer must not be readable");
-    let first = core.loads().next().unwrap();
-    assert_eq!(first.p_align(LE), 0, "crash would take it for the netdump kind");
 }
 
 #[test]
 fn without_page_tables_memory_is_there_by_physical_address() {
-    let mut machine = mapped();
+    let mut machine = mapped(&KERNELS[0]);
     let mut disk = partition(200);
     machine.pages.remove(&0x100);
     write_dump(&mut disk, 1, &machine);
@@ -159,6 +233,79 @@ fn without_page_tables_memory_is_there_by_physical_address() {
     let core = Core::parse(&core);
     assert_eq!(core.virt(16 << 12, 4096), core.physical(16 << 12, 4096));
     assert!(core.virt(16 << 12, 4096).is_some());
+}
+
+#[test]
+fn why_page_tables_were_not_walked_is_said_by_name() {
+    let written = |arch, control: [u64; 8]| {
+        let mut machine = Machine::small();
+        machine.arch = arch;
+        machine.cpus[0].control = control.map(Into::into);
+        let mut disk = partition(200);
+        write_dump(&mut disk, 1, &machine);
+        let (core, written) = core_of(&disk);
+        let core = Core::parse(&core);
+        assert_eq!(core.virt(1 << 12, 4096), core.physical(1 << 12, 4096));
+        assert_eq!((written.virtual_segments, written.walked), (0, None));
+        written.unwalked.unwrap()
+    };
+    for kernel in &KERNELS {
+        assert_eq!(written(kernel.arch, [0; 8]), Unwalked::Unknown);
+    }
+    assert_eq!(written(Arch::X86_64, [0x11, 0, 0, 0, 0, 0, 0, 0]), Unwalked::Off);
+    assert_eq!(written(Arch::Aarch64, [0, 0, 0, 0x30d0_0800, 0, 0, 0, 0]), Unwalked::Off);
+    assert_eq!(written(Arch::Riscv64, [0, 0x2_0000_0000, 0, 0, 0, 0, 0, 0]), Unwalked::Off);
+    let refused = written(Arch::Riscv64, [11 << 60, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(refused.to_string(), "satp has mode 11, which is none of bare, Sv39, Sv48 and Sv57");
+}
+
+#[test]
+fn a_dump_that_lost_its_headers_knows_its_architecture_from_its_notes() {
+    for kernel in &KERNELS {
+        let machine = mapped(kernel);
+        let mut disk = partition(200);
+        let dump = write_dump(&mut disk, 1, &machine);
+        for header in [dump.first, dump.end - 1] {
+            block_mut(&mut disk, header).fill(0x55);
+        }
+        let (core, written) = core_of(&disk);
+        let core = Core::parse(&core);
+        assert_eq!(core.header.e_machine(LE), kernel.arch as u16);
+        assert_eq!(core.notes()[0].2.len(), kernel.prstatus.0);
+        assert!(written.virtual_segments > 0);
+    }
+}
+
+#[test]
+fn without_headers_and_notes_no_architecture_is_made_up() {
+    let machine = Machine::small();
+    let mut disk = partition(200);
+    let dump = write_dump(&mut disk, 1, &machine);
+    for lost in [dump.first, dump.end - 1, dump.chunks[0] + 1] {
+        block_mut(&mut disk, lost).fill(0x55);
+    }
+    let (core, written) = core_of(&disk);
+    assert_eq!(written.unwalked, Some(Unwalked::Unknown));
+    let parsed = Core::parse(&core);
+    assert_eq!(parsed.header.e_machine(LE), 0);
+    let [(owner, _, facts)] = &parsed.notes()[..] else { panic!("registers of no architecture") };
+    assert_eq!(owner, FACTS_NAME);
+    let facts: serde_json::Value = serde_json::from_slice(facts).unwrap();
+    assert_eq!(facts["arch"], "unknown");
+    assert!(parsed.physical(2 << 12, 4096).is_some());
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("core.elf");
+    fs::write(&path, &core).unwrap();
+    // gdb takes the architecture that it is told, or the kernel's own.
+    let Page::Data(bytes) = &machine.pages[&2] else { unreachable!() };
+    let word = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
+    let core = format!("core-file {}", path.display());
+    let (text, errors) = tool(
+        "gdb-multiarch",
+        &["-nx", "-batch", "-ex", "set architecture aarch64", "-ex", &core, "-ex", "x/1gx 0x2008"],
+    );
+    assert!(text.contains(&format!("0x2008:\t0x{word:016x}")), "{text}{errors}");
 }
 
 #[test]
@@ -193,6 +340,53 @@ fn the_crashing_cpu_comes_first_and_silent_ones_have_no_registers() {
     assert_eq!(facts["cpus"][3]["condition"], "silent");
     assert_eq!(facts["pages"]["unreadable"], 1);
     assert_eq!(core.header.e_machine(LE), 62);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn registers_come_through_a_dump_into_the_notes_of_the_core_on_every_architecture(
+        kernel in 0..KERNELS.len(),
+        cpus in prop::collection::vec((any::<bool>(), prop::array::uniform32(any::<u64>()), any::<[u64; 2]>()), 1..6),
+        crashing in any::<prop::sample::Index>(),
+    ) {
+        let kernel = &KERNELS[kernel];
+        let crashing = crashing.index(cpus.len());
+        let mut machine = Machine::small();
+        machine.arch = kernel.arch;
+        machine.cpus = (0..).map(cpu).take(cpus.len()).collect();
+        for (number, (state, (answers, some, more))) in machine.cpus.iter_mut().zip(&cpus).enumerate() {
+            let condition = match (number == crashing, answers) {
+                (true, _) => CpuCondition::Crashing,
+                (false, true) => CpuCondition::Stopped,
+                (false, false) => CpuCondition::Silent,
+            };
+            state.condition = (condition as u32).into();
+            for (slot, value) in state.general.iter_mut().zip(some.iter().chain(more)) {
+                *slot = (*value).into();
+            }
+        }
+        let mut disk = partition(200);
+        write_dump(&mut disk, 1, &machine);
+        let scanned = partition::scan(&disk).unwrap();
+        let dump = Dump::open(&disk, &scanned, &scanned.dumps[0]);
+        prop_assert_eq!(&dump.facts().cpus, &machine.cpus);
+        let (core, _) = core_of(&disk);
+        let core = Core::parse(&core);
+        prop_assert_eq!(core.header.e_machine(LE), kernel.arch as u16);
+        let notes = core.notes();
+        let registers: Vec<_> = notes.iter().filter(|(_, kind, _)| *kind == NT_PRSTATUS).collect();
+        let others = (0..cpus.len()).filter(|number| *number != crashing && cpus[*number].0);
+        let order: Vec<usize> = [crashing].into_iter().chain(others).collect();
+        prop_assert_eq!(registers.len(), order.len());
+        let (length, count) = kernel.prstatus;
+        for (number, (owner, _, note)) in order.into_iter().zip(registers) {
+            prop_assert_eq!((owner.as_str(), note.len()), ("CORE", length));
+            prop_assert_eq!(&note[32..36], &(number as u32 + 1).to_le_bytes());
+            prop_assert_eq!(&note[112..112 + count * 8], machine.cpus[number].general[..count].as_bytes());
+            prop_assert!(note[112 + count * 8..].iter().all(|byte| *byte == 0));
+        }
+    }
 }
 
 #[test]
@@ -231,7 +425,6 @@ fn merge(disk: &Vec<u8>) -> Vec<u8> {
     use dumpcore::format::chunk::{ChunkHeader, ChunkKind};
     use dumpcore::format::frame::{Kind, seal};
     use dumpcore::format::header::Header;
-    use zerocopy::IntoBytes;
 
     let scanned = partition::scan(disk).unwrap();
     let mut merged = partition(disk.len() as u64 / 4096);
@@ -282,55 +475,56 @@ fn tool(name: &str, arguments: &[&str]) -> (String, String) {
 
 #[test]
 fn readelf_and_gdb_open_the_core_and_read_registers_and_memory() {
-    let machine = mapped();
-    let mut disk = partition(200);
-    write_dump(&mut disk, 1, &machine);
-    let (core, _) = core_of(&disk);
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("core.elf");
-    fs::write(&path, &core).unwrap();
-    let path = path.to_str().unwrap();
+    for kernel in &KERNELS {
+        let machine = mapped(kernel);
+        let mut disk = partition(200);
+        write_dump(&mut disk, 1, &machine);
+        let (core, _) = core_of(&disk);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("core.elf");
+        fs::write(&path, &core).unwrap();
+        let path = path.to_str().unwrap();
 
-    let (text, errors) = tool("readelf", &["-W", "-l", "-n", path]);
-    assert_eq!(errors, "", "readelf complains");
-    assert!(!text.to_lowercase().contains("warning") && !text.contains("corrupt"), "{text}");
-    assert_eq!(text.matches("NT_PRSTATUS").count(), 2, "{text}");
-    assert_eq!(text.matches("  LOAD ").count(), 9, "{text}");
+        let (text, errors) = tool("readelf", &["-W", "-l", "-n", path]);
+        assert_eq!(errors, "", "readelf complains");
+        assert!(!text.to_lowercase().contains("warning") && !text.contains("corrupt"), "{text}");
+        assert_eq!(text.matches("NT_PRSTATUS").count(), 2, "{text}");
+        let loads = if kernel.arch == Arch::Aarch64 { 12 } else { 9 };
+        assert_eq!(text.matches("  LOAD ").count(), loads, "{text}");
 
-    let Page::Data(bytes) = &machine.pages[&17] else { unreachable!() };
-    let word = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
-    let (text, errors) = tool(
-        "gdb",
-        &[
-            "-nx",
-            "-batch",
-            "-ex",
-            "set architecture i386:x86-64",
-            "-ex",
-            &format!("core-file {path}"),
-            "-ex",
-            "info threads",
-            "-ex",
-            "p/x $rip",
-            "-ex",
-            "thread 2",
-            "-ex",
-            "p/x $rip",
-            "-ex",
-            "x/1gx 0xffff800000201008",
-            "-ex",
-            "x/1gx 0x4000000000011008",
-            "-ex",
-            "x/1gx 0xffff800000208000",
-            "-ex",
-            "x/1gx 0xffff800000204000",
-        ],
-    );
-    assert!(text.contains("$1 = 0x1010") && text.contains("$2 = 0x2010"), "{text}{errors}");
-    assert!(text.contains(&format!("0xffff800000201008:\t0x{word:016x}")), "{text}{errors}");
-    assert!(text.contains(&format!("0x4000000000011008:\t0x{word:016x}")), "{text}{errors}");
-    assert!(text.contains("0xffff800000208000:\t0x0000000000000000"), "{text}{errors}");
-    assert!(errors.contains("Cannot access memory at address 0xffff800000204000"), "{text}{errors}");
+        let Page::Data(bytes) = &machine.pages[&17] else { unreachable!() };
+        let word = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
+        let (name, pc, place) = kernel.gdb;
+        let [mapped, window, zeros, unmapped] = [
+            kernel.small + 0x1008,
+            physical_window(Some(kernel.arch)) + 0x1_1008,
+            kernel.small + 0x8000,
+            kernel.small + 0x4000,
+        ];
+        let commands = [
+            format!("core-file {path}"),
+            "show architecture".to_owned(),
+            "info threads".to_owned(),
+            format!("p/x {pc}"),
+            "thread 2".to_owned(),
+            format!("p/x {pc}"),
+            format!("x/1gx {mapped:#x}"),
+            format!("x/1gx {window:#x}"),
+            format!("x/1gx {zeros:#x}"),
+            format!("x/1gx {unmapped:#x}"),
+        ];
+        let arguments = commands.iter().flat_map(|command| ["-ex", command.as_str()]);
+        let arguments: Vec<&str> = ["-nx", "-batch"].into_iter().chain(arguments).collect();
+        let (text, errors) = tool("gdb-multiarch", &arguments);
+        let both = format!("{text}{errors}");
+        assert!(text.contains(&format!("(currently \"{name}\")")), "{both}");
+        assert!(text.contains(&format!("$1 = {:#x}", 0x1000 + place)), "{both}");
+        assert!(text.contains(&format!("$2 = {:#x}", 0x2000 + place)), "{both}");
+        assert!(text.contains(&format!("{mapped:#x}:\t0x{word:016x}")), "{both}");
+        assert!(text.contains(&format!("{window:#x}:\t0x{word:016x}")), "{both}");
+        assert!(text.contains(&format!("{zeros:#x}:\t0x0000000000000000")), "{both}");
+        assert!(errors.contains(&format!("Cannot access memory at address {unmapped:#x}")), "{both}");
+    }
 }
 
 #[test]
@@ -358,7 +552,6 @@ fn more_pages_than_a_file_can_hold_are_refused_by_name() {
     use dumpcore::format::chunk::{ChunkHeader, ChunkKind, Run};
     use dumpcore::format::frame::{Kind, seal};
     use savecore::Error;
-    use zerocopy::IntoBytes;
 
     struct Nothing;
     impl Sink for Nothing {

@@ -5,6 +5,7 @@ mod common;
 mod core;
 mod damage;
 mod facts;
+mod judged_by_qemu;
 mod roundtrip;
 mod sealed;
 mod stripes;
