@@ -9,4 +9,5 @@ mod judged_by_qemu;
 mod roundtrip;
 mod sealed;
 mod stripes;
+mod translated_by_qemu;
 mod units;
