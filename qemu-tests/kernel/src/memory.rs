@@ -48,7 +48,7 @@ impl RamMap {
     }
 
     /// Takes a part out, which may lie anywhere.
-    fn remove(&mut self, hole: RamRange) -> Result<(), &'static str> {
+    pub(crate) fn remove(&mut self, hole: RamRange) -> Result<(), &'static str> {
         let before = self.clone();
         self.count = 0;
         for range in before.iter() {

@@ -9,7 +9,7 @@ use dumpcore::format::header::Trigger;
 use dumpcore::{Crash, Outcome, Platform, Registers};
 
 use crate::arch::cpu::MAX_CPUS;
-use crate::arch::{clock, cpu, power, registers, serial};
+use crate::arch::{clock, cpu, interrupts, power, registers, serial};
 use crate::log::{Text, log};
 use crate::{arm, platform, scenario, watchdog};
 
@@ -97,9 +97,9 @@ pub(crate) fn crash(trigger: Trigger, words: core::fmt::Arguments<'_>, registers
     let crash = Crash { trigger, message: told.message, registers };
     let outcome = loop {
         match arm::DUMP.crash(platform::get(), &crash) {
-            // That CPU stops this one by NMI, and finds it here: for good, or for as long as a dump of the live kernel
-            // takes. Then it is our turn.
-            Outcome::OtherCpu { .. } => core::hint::spin_loop(),
+            // That CPU stops this one, and finds it here: for good, or for as long as a dump of the live kernel takes.
+            // Then it is our turn.
+            Outcome::OtherCpu { .. } => interrupts::stand_aside(registers),
             outcome => break outcome,
         }
     };

@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | `boot` | the entry, which calls `kernel_start`; `read`: what the machine handed over, a [`BootInfo`] |
 //! | `bring_up` | from the boot page tables to all CPUs running, in an order of its own; after `memory::init` |
-//! | `interrupts` | exceptions, which become crashes; `load` makes this CPU take them |
+//! | `interrupts` | exceptions, which become crashes; `load` makes this CPU take them; `stand_aside` |
 //! | `irq` | interrupts of devices, for normal drivers: `register`, `enable` |
 //! | `paging` | page tables: the direct map (`direct`, `physical`), `map_physical`, `hide`, `refresh` |
 //! | `cache` | `clean` and `invalidate`, for devices that do not look into the CPUs' caches |
@@ -23,6 +23,8 @@
 //! | `virtio_mmio` | virtio devices without a bus, [`VirtioMmio`] |
 //! | `MISSING` | words of the command line, or their keys, that ask for what the machine does not have |
 
+#[cfg(not(target_arch = "x86_64"))]
+mod virt;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 

@@ -117,6 +117,12 @@ fn nmi(frame: &Frame) {
     }
 }
 
+/// Waits a moment for the dump of another CPU, which stops this one by NMI.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn stand_aside(_: &Registers) {
+    core::hint::spin_loop();
+}
+
 /// An NMI from outside: the watchdog's bite, or somebody has pressed the button.
 fn pressed(registers: &Registers) {
     let (trigger, message) = if watchdog::is_starved() {
