@@ -23,11 +23,15 @@
 //! | `virtio_mmio` | virtio devices without a bus, [`VirtioMmio`] |
 //! | `MISSING` | words of the command line, or their keys, that ask for what the machine does not have |
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 #[cfg(not(target_arch = "x86_64"))]
 mod virt;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) use aarch64::*;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_64::*;
 

@@ -1,0 +1,166 @@
+// The entry, at the physical address, MMU and caches off: at EL1, or at EL2, which is left at once. Builds page tables that show the
+// first GiB, where the devices are, and the GiB of RAM that the kernel lies in, at its own address (TTBR0), in the direct map and
+// where the kernel is linked (TTBR1); switches the MMU on and goes up. The final tables are made later, in Rust.
+//
+// x0 is 0, or the address of the device tree (Linux, Documentation/arch/arm64/booting.rst). QEMU gives an ELF file 0, and leaves the
+// tree at the beginning of RAM.
+
+.set RAM, 0x40000000
+.set STACK, 0x10000
+.set EXCEPTION_STACK, 0x4000
+
+// Block entries: valid, accessed; RAM also attribute 1 and inner shareable. Devices are attribute 0 and never executed.
+.set BLOCK_RAM, 0x705
+.set BLOCK_DEVICE, 0x401
+.set TABLE, 3
+
+.section .boot.text, "ax", %progbits
+.global start
+start:
+    msr daifset, #15
+    mov x20, x0
+    bl leave_el2
+
+    adrp x0, boot_l0
+    adrp x1, boot_l1_low
+    adrp x2, boot_l1_high
+    orr x3, x1, #TABLE
+    str x3, [x0]
+    orr x3, x2, #TABLE
+    str x3, [x0, #511 * 8]
+    mov x3, #BLOCK_DEVICE
+    movk x3, #0x60, lsl #48
+    str x3, [x1]
+    mov x3, #BLOCK_RAM
+    movk x3, #RAM >> 16, lsl #16
+    str x3, [x1, #8]
+    str x3, [x2, #511 * 8]
+    dsb sy
+    bl enable_mmu
+
+    ldr x16, =start_high
+    br x16
+
+// The same for every other CPU: x0 is the address in the kernel of its words: stack, stack for exceptions, number, function.
+.global start_other
+start_other:
+    msr daifset, #15
+    mov x20, x0
+    bl leave_el2
+    bl enable_mmu
+    ldr x16, =start_other_high
+    br x16
+
+// Goes down to EL1, if this is EL2; uses x0 and x1.
+leave_el2:
+    mrs x0, CurrentEL
+    cmp x0, #2 << 2
+    b.ne 1f
+    // EL1 is 64-bit; its counters, its interrupt controller's registers and its identity are the CPU's own.
+    mov x0, #1 << 31
+    msr hcr_el2, x0
+    mov x0, #3
+    msr cnthctl_el2, x0
+    msr cntvoff_el2, xzr
+    msr vttbr_el2, xzr
+    mrs x0, midr_el1
+    msr vpidr_el2, x0
+    mrs x0, mpidr_el1
+    msr vmpidr_el2, x0
+    mov x0, #0x33ff
+    msr cptr_el2, x0
+    msr hstr_el2, xzr
+    mrs x0, id_aa64pfr0_el1
+    ubfx x0, x0, #24, #4
+    cbz x0, 2f
+    // ICC_SRE_EL2: registers instead of memory, also for EL1.
+    mrs x0, S3_4_C12_C9_5
+    mov x1, #9
+    orr x0, x0, x1
+    msr S3_4_C12_C9_5, x0
+    isb
+2:  mov x0, #0x3c5
+    msr spsr_el2, x0
+    msr elr_el2, x30
+    mov x0, #0x0800
+    movk x0, #0x30d0, lsl #16
+    msr sctlr_el1, x0
+    eret
+1:  ret
+
+// Uses x0 to x3.
+enable_mmu:
+    // Attributes: 0 device, nGnRnE; 1 memory, write-back.
+    mov x0, #0xff00
+    msr mair_el1, x0
+    adrp x0, boot_l0
+    msr ttbr0_el1, x0
+    msr ttbr1_el1, x0
+    // 48-bit addresses in both halves, pages of 4 KiB, tables read through the caches, and as many physical bits as the CPU has,
+    // up to 48.
+    ldr x1, =0xb5103510
+    mrs x2, id_aa64mmfr0_el1
+    and x2, x2, #15
+    cmp x2, #5
+    mov x3, #5
+    csel x2, x2, x3, lo
+    orr x1, x1, x2, lsl #32
+    msr tcr_el1, x1
+    tlbi vmalle1
+    dsb sy
+    ic iallu
+    dsb sy
+    isb
+    // MMU, caches, checks of the stack pointer's alignment; the rest as the architecture wants it.
+    ldr x1, =0x30d0180d
+    msr sctlr_el1, x1
+    isb
+    ret
+.ltorg
+
+.section .text.start_high, "ax", %progbits
+start_high:
+    // Exceptions have a stack of their own; the kernel runs on SP_EL0.
+    msr spsel, #1
+    ldr x0, =exception_stacks + EXCEPTION_STACK
+    mov sp, x0
+    msr spsel, #0
+    ldr x0, =cpu_stacks + STACK
+    mov sp, x0
+    mov x0, x20
+    cbnz x0, 1f
+    mov x0, #RAM
+1:  mrs x1, mpidr_el1
+    ldr x16, =kernel_start
+    b enter_kernel
+
+start_other_high:
+    ldp x1, x2, [x20]
+    msr spsel, #1
+    mov sp, x2
+    msr spsel, #0
+    mov sp, x1
+    ldp x0, x16, [x20, #16]
+    b enter_kernel
+.ltorg
+
+// Where every CPU comes from, as a debugger sees it: calls x16, and has no caller itself.
+.section .text.enter_kernel, "ax", %progbits
+.global enter_kernel
+.type enter_kernel, %function
+enter_kernel:
+    .cfi_startproc
+    .cfi_undefined x30
+    mov x29, xzr
+    mov x30, xzr
+    blr x16
+    brk #1
+    .cfi_endproc
+.size enter_kernel, . - enter_kernel
+
+.section .bss.boot, "aw", %nobits
+    .balign 4096
+.global boot_l0
+boot_l0: .skip 4096
+boot_l1_low: .skip 4096
+boot_l1_high: .skip 4096

@@ -1,0 +1,272 @@
+//! Page tables (48-bit addresses, pages of 4 KiB): the kernel in the upper half, all RAM in the direct map, devices beside it.
+//!
+//! | virtual | what |
+//! | --- | --- |
+//! | `DIRECT_MAP` + physical | RAM, and device registers where a driver asked for them |
+//! | `KERNEL_BASE` + physical | the kernel: text read-only, data not executable |
+//!
+//! The lower half is switched off. Every entry has its access flag set beforehand, and no CPU is told to set flags itself: then
+//! a dump would change the page tables that it is about to read.
+//!
+//! Specification: Arm Architecture Reference Manual (DDI 0487), D8.3 (descriptors) and D8.14 (changing them).
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use dumpcore::PageClass;
+
+use super::{serial, stack};
+use crate::memory;
+
+/// Where physical address 0 is seen.
+pub(crate) const DIRECT_MAP: u64 = 0xffff_0000_0000_0000;
+/// Virtual minus physical address of the kernel's own image, as in layout.ld.
+const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
+/// Physical addresses that the direct map shows: what is above has the kernel's addresses.
+const DIRECT_END: u64 = 1 << 46;
+
+/// Bytes of a page, and of the block that an entry of level 2 can map.
+const PAGE: u64 = 4096;
+const BLOCK: u64 = 512 * PAGE;
+/// The level of pages, and of those blocks.
+const PAGES: u32 = 3;
+const BLOCKS: u32 = 2;
+
+/// In an entry: valid; leads to a table, or on the last level to a page.
+const VALID: u64 = 1 << 0;
+const TABLE: u64 = 1 << 1;
+/// The attributes as boot.s has set them up: memory that is cached; else device, in order and without early acknowledgement.
+const CACHED: u64 = 1 << 2;
+const READ_ONLY: u64 = 1 << 7;
+const INNER_SHAREABLE: u64 = 0b11 << 8;
+const ACCESSED: u64 = 1 << 10;
+/// Not executed by the kernel, and by nothing else.
+const KERNEL_NO_EXECUTE: u64 = 1 << 53;
+const USER_NO_EXECUTE: u64 = 1 << 54;
+/// The physical address in an entry.
+const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+
+/// In TCR_EL1: the lower half is off.
+const LOWER_OFF: u64 = 1 << 7;
+
+static ROOT: AtomicU64 = AtomicU64::new(0);
+
+/// How a range of physical memory is to be seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Program code.
+    Execute,
+    /// Constants.
+    Read,
+    /// Data.
+    Write,
+    /// Device registers.
+    Device,
+}
+
+impl Access {
+    fn bits(self) -> u64 {
+        const MEMORY: u64 = VALID | ACCESSED | USER_NO_EXECUTE | CACHED | INNER_SHAREABLE;
+        match self {
+            Access::Execute => MEMORY | READ_ONLY,
+            Access::Read => MEMORY | READ_ONLY | KERNEL_NO_EXECUTE,
+            Access::Write => MEMORY | KERNEL_NO_EXECUTE,
+            Access::Device => VALID | ACCESSED | USER_NO_EXECUTE | KERNEL_NO_EXECUTE,
+        }
+    }
+}
+
+/// Where a physical address is seen in the direct map.
+pub(crate) const fn direct(physical: u64) -> *mut u8 {
+    DIRECT_MAP.wrapping_add(physical) as *mut u8
+}
+
+/// The physical address of something in the kernel's image or the direct map.
+pub(crate) fn physical(address: *const u8) -> u64 {
+    let address = address as u64;
+    if address >= KERNEL_BASE { address - KERNEL_BASE } else { address - DIRECT_MAP }
+}
+
+/// An entry of a table.
+#[derive(Clone, Copy)]
+struct Entry(u64);
+
+impl Entry {
+    /// The one for a virtual address in a table of this level, 0 to 3.
+    fn of(table: u64, address: u64, level: u32) -> Entry {
+        Entry(table + 8 * (address >> (39 - 9 * level) & 511))
+    }
+
+    fn read(self) -> u64 {
+        // SAFETY: tables lie in the direct map; only the boot CPU changes them, and only through here.
+        unsafe { direct(self.0).cast::<u64>().read_volatile() }
+    }
+
+    fn write(self, value: u64) {
+        // SAFETY: as above. What was written is seen by the next walk of any CPU.
+        unsafe {
+            direct(self.0).cast::<u64>().write_volatile(value);
+            asm!("dsb ishst", "isb", options(nostack, preserves_flags));
+        }
+    }
+}
+
+fn new_table() -> Result<u64, &'static str> {
+    let frame = memory::take(1, 1, PageClass::PageTable).ok_or("no memory for page tables")?;
+    // SAFETY: the frame is ours, and in the direct map of the boot tables, from whose part of RAM frames are taken first, and
+    // of the final ones.
+    unsafe { direct(frame).write_bytes(0, PAGE as usize) };
+    Ok(frame)
+}
+
+/// The entry of a level for an address, to which tables are made; or of a level above, if that maps a block.
+fn find(address: u64, level: u32) -> Result<(Entry, u32), &'static str> {
+    let mut table = ROOT.load(Ordering::Relaxed);
+    for above in 0..level {
+        let entry = Entry::of(table, address, above);
+        let value = entry.read();
+        if value & (VALID | TABLE) == VALID {
+            return Ok((entry, above));
+        }
+        table = value & ADDRESS;
+        if value & VALID == 0 {
+            table = new_table()?;
+            entry.write(table | TABLE | VALID);
+        }
+    }
+    Ok((Entry::of(table, address, level), level))
+}
+
+/// Maps a range; both addresses and the length are multiples of 4096. What is mapped already stays as it is.
+fn map(to: u64, from: u64, length: u64, access: Access) -> Result<(), &'static str> {
+    let mut done = 0;
+    while done < length {
+        let (to, from, left) = (to + done, from + done, length - done);
+        let large = to.is_multiple_of(BLOCK) && from.is_multiple_of(BLOCK) && left >= BLOCK;
+        let (level, size, kind) = if large { (BLOCKS, BLOCK, 0) } else { (PAGES, PAGE, TABLE) };
+        let (entry, _) = find(to, level)?;
+        if entry.read() & VALID == 0 {
+            entry.write(from | access.bits() | kind);
+        }
+        done += size;
+    }
+    Ok(())
+}
+
+/// Divides the block of the direct map around a physical address into pages. Whoever uses the block must not do so meanwhile: an
+/// entry has to be taken away before another kind of entry takes its place.
+fn divide(entry: Entry, physical: u64) -> Result<(), &'static str> {
+    let first = physical & !(BLOCK - 1);
+    let table = new_table()?;
+    if [entry.0, table].iter().any(|place| place & !(BLOCK - 1) == first) {
+        return Err("the frames lie among page tables");
+    }
+    for (index, page) in (first..first + BLOCK).step_by(PAGE as usize).enumerate() {
+        Entry(table + 8 * index as u64).write(page | Access::Write.bits() | TABLE);
+    }
+    entry.write(0);
+    forget_everywhere();
+    entry.write(table | TABLE | VALID);
+    Ok(())
+}
+
+/// Takes `count` frames out of the direct map, so that reading them faults. A block around them is divided first.
+///
+/// # Safety
+/// On the boot CPU while booting. The frames are the caller's, nobody reads them but a dump, and nobody uses what is
+/// less than 2 MiB away.
+pub(crate) unsafe fn hide(first: u64, count: u64) -> Result<(), &'static str> {
+    for physical in (first..).step_by(PAGE as usize).take(count as usize) {
+        let (entry, level) = find(DIRECT_MAP + physical, PAGES)?;
+        if level != PAGES {
+            divide(entry, physical)?;
+        }
+        let (entry, _) = find(DIRECT_MAP + physical, PAGES)?;
+        if entry.read() & VALID == 0 {
+            return Err("a frame is not in the direct map");
+        }
+        entry.write(0);
+    }
+    forget_everywhere();
+    Ok(())
+}
+
+/// Makes the final tables and goes over to them.
+///
+/// # Safety
+/// Once, on the boot CPU, on the boot tables, before other CPUs run.
+pub(super) unsafe fn init() -> Result<(), &'static str> {
+    ROOT.store(new_table()?, Ordering::Relaxed);
+    for part in memory::kernel_image() {
+        map(part.start, part.start - KERNEL_BASE, part.end - part.start, part.access)?;
+    }
+    for guard in stack::guards() {
+        let (entry, level) = find(guard, PAGES)?;
+        if level != PAGES {
+            return Err("a stack has no page of its own to guard it");
+        }
+        entry.write(0);
+    }
+    for range in memory::ram().iter() {
+        if range.end > DIRECT_END {
+            return Err("there is more RAM than the direct map can show");
+        }
+        map(DIRECT_MAP + range.start, range.start, range.end - range.start, Access::Write)?;
+    }
+    // SAFETY: on the boot CPU, before the tables are in use; they show the code, the stacks and all that we have pointers to.
+    unsafe {
+        serial::map()?;
+        adopt();
+    }
+    Ok(())
+}
+
+/// Goes over to the final tables on this CPU, and switches the lower half off.
+///
+/// # Safety
+/// On the boot tables, and nothing of the lower half is used any more.
+pub(super) unsafe fn adopt() {
+    // SAFETY: the caller's promise. Only the low half's walks end with the one bit. Translations of the boot tables do not say
+    // anything else of what both show, but for rights, and are forgotten behind.
+    unsafe {
+        asm!(
+            "mrs {old}, tcr_el1",
+            "orr {old}, {old}, {off}",
+            "msr tcr_el1, {old}",
+            "msr ttbr0_el1, xzr",
+            "msr ttbr1_el1, {root}",
+            "isb",
+            "tlbi vmalle1",
+            "dsb nsh",
+            "isb",
+            old = out(reg) _,
+            off = in(reg) LOWER_OFF,
+            root = in(reg) ROOT.load(Ordering::Relaxed),
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Forgets translations that this CPU has cached.
+pub(crate) fn refresh() {
+    // SAFETY: they are read from the tables again.
+    unsafe { asm!("tlbi vmalle1", "dsb nsh", "isb", options(nostack, preserves_flags)) };
+}
+
+/// Forgets translations that any CPU has cached.
+fn forget_everywhere() {
+    // SAFETY: they are read from the tables again.
+    unsafe { asm!("dsb ishst", "tlbi vmalle1is", "dsb ish", "isb", options(nostack, preserves_flags)) };
+}
+
+/// Makes `length` bytes at a physical address visible and says where: device registers.
+///
+/// # Safety
+/// On the boot CPU while booting. The address is that of a device, or of memory that nobody else uses.
+pub(crate) unsafe fn map_physical(from: u64, length: u64, access: Access) -> Result<*mut u8, &'static str> {
+    let first = from & !(PAGE - 1);
+    let end = from.checked_add(length).filter(|end| *end <= DIRECT_END);
+    let end = end.ok_or("a device lies beyond the direct map")?.next_multiple_of(PAGE);
+    map(DIRECT_MAP + first, first, end - first, access)?;
+    Ok(direct(from))
+}

@@ -1,0 +1,86 @@
+//! The serial console: QEMU's first PL011 (Arm PrimeCell UART, DDI 0183), polled. Errors in the device tree are told through it, so
+//! its place is known without one.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use super::paging::{self, Access, direct};
+
+/// Where its registers are.
+const BASE: u64 = 0x0900_0000;
+/// Registers: data, flags, line control, control, interrupts.
+const DATA: usize = 0x00;
+const FLAGS: usize = 0x18;
+const LINE: usize = 0x2c;
+const CONTROL: usize = 0x30;
+const INTERRUPTS: usize = 0x38;
+/// In the flags: no room for a byte to send.
+const FULL: u32 = 1 << 5;
+/// Line control: 8 bits, buffers on.
+const EIGHT_BITS: u32 = 0b11 << 5 | 1 << 4;
+/// Control: sends and receives, on.
+const ON: u32 = 1 << 9 | 1 << 8 | 1;
+/// Looks at a transmitter that does not become ready, before the byte is written anyway.
+const PATIENCE: u32 = 100_000;
+
+static BUSY: AtomicBool = AtomicBool::new(false);
+
+fn register(offset: usize) -> *mut u32 {
+    direct(BASE).wrapping_add(offset).cast()
+}
+
+/// 8 bits, no parity, at the rate that the firmware has set; no interrupts. The boot tables show all devices.
+pub(crate) fn init() {
+    for (offset, value) in [(CONTROL, 0), (INTERRUPTS, 0), (LINE, EIGHT_BITS), (CONTROL, ON)] {
+        // SAFETY: registers of the console, which is ours.
+        unsafe { register(offset).write_volatile(value) };
+    }
+}
+
+/// Makes the registers visible in the final page tables.
+///
+/// # Safety
+/// On the boot CPU while booting.
+pub(super) unsafe fn map() -> Result<(), &'static str> {
+    // SAFETY: the registers of the console; the caller is booting.
+    unsafe { paging::map_physical(BASE, 4096, Access::Device) }.map(|_| ())
+}
+
+/// Writes text, whole lines in one piece. A CPU that died while writing is waited for a moment only.
+pub(crate) fn write(text: &str) {
+    let mut ours = false;
+    for _ in 0..1_000_000 {
+        ours = BUSY.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        if ours {
+            break;
+        }
+        core::hint::spin_loop();
+    }
+    write_raw(text);
+    if ours {
+        BUSY.store(false, Ordering::Release);
+    }
+}
+
+/// Writes text at once. For the dump: takes no lock and changes no memory.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn write_raw(text: &str) {
+    for byte in text.bytes() {
+        if byte == b'\n' {
+            put(b'\r');
+        }
+        put(byte);
+    }
+}
+
+#[unsafe(link_section = ".dump_path.text")]
+fn put(byte: u8) {
+    for _ in 0..PATIENCE {
+        // SAFETY: reading the flags of the console has no side effect.
+        if unsafe { register(FLAGS).read_volatile() } & FULL == 0 {
+            break;
+        }
+        core::hint::spin_loop();
+    }
+    // SAFETY: the transmit register of the console.
+    unsafe { register(DATA).write_volatile(byte.into()) };
+}

@@ -1,0 +1,91 @@
+//! Stacks: one for each CPU, one more for its exceptions, which must not trust it, and the way to another stack.
+
+use core::cell::UnsafeCell;
+use core::ops::Range;
+
+use super::cpu::{self, MAX_CPUS};
+
+/// Bytes of a CPU's stack, as in boot.s. The lowest page is not mapped, so that an overflow faults.
+const SIZE: usize = 0x10000;
+const GUARD: usize = 4096;
+/// Bytes of the stack for its exceptions, as in boot.s.
+const EXCEPTION_SIZE: usize = 0x4000;
+
+#[repr(C, align(4096))]
+struct Stacks<const N: usize>([UnsafeCell<[u8; N]>; MAX_CPUS]);
+// SAFETY: memory for stacks; each is used by one CPU only.
+unsafe impl<const N: usize> Sync for Stacks<N> {}
+
+#[unsafe(export_name = "cpu_stacks")]
+static CPU: Stacks<SIZE> = Stacks([const { UnsafeCell::new([0; SIZE]) }; MAX_CPUS]);
+#[unsafe(export_name = "exception_stacks")]
+static EXCEPTION: Stacks<EXCEPTION_SIZE> = Stacks([const { UnsafeCell::new([0; EXCEPTION_SIZE]) }; MAX_CPUS]);
+
+/// End of a CPU's stack.
+pub(super) fn top(cpu: usize) -> u64 {
+    CPU.0[cpu].get() as u64 + SIZE as u64
+}
+
+/// End of a CPU's stack for exceptions.
+pub(super) fn exception_top(cpu: usize) -> u64 {
+    EXCEPTION.0[cpu].get() as u64 + EXCEPTION_SIZE as u64
+}
+
+/// Where all these stacks lie.
+pub(crate) fn all() -> [Range<u64>; 2] {
+    fn place<const N: usize>(stacks: &'static Stacks<N>) -> Range<u64> {
+        let start = core::ptr::from_ref(stacks) as u64;
+        start..start + size_of::<Stacks<N>>() as u64
+    }
+    [place(&CPU), place(&EXCEPTION)]
+}
+
+/// The lowest page of each CPU's stack, which is not to be mapped.
+pub(super) fn guards() -> impl Iterator<Item = u64> {
+    CPU.0.iter().map(|stack| stack.get() as u64)
+}
+
+/// First usable byte of this CPU's own stack.
+pub(crate) fn bottom() -> *mut u8 {
+    CPU.0[cpu::number()].get().cast::<u8>().wrapping_add(GUARD)
+}
+
+/// The stack pointer, right here.
+#[inline(always)]
+pub(crate) fn pointer() -> u64 {
+    let here: u64;
+    // SAFETY: reads the stack pointer.
+    unsafe { core::arch::asm!("mov {}, sp", out(reg) here, options(nomem, nostack, preserves_flags)) };
+    here
+}
+
+/// Calls `run` with `word` on the stack that ends at `top`, and comes back. Exceptions in there use the same stack: a dump's
+/// change nothing else.
+///
+/// # Safety
+/// `top` is the 16-byte aligned end of memory that nobody else uses and that is large enough.
+#[unsafe(naked)]
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) unsafe extern "C" fn call_on(top: *mut u8, run: extern "C" fn(*mut u8), word: *mut u8) {
+    core::arch::naked_asm!(
+        "stp x29, x30, [sp, #-48]!",
+        "stp x19, x20, [sp, #16]",
+        "str x21, [sp, #32]",
+        "mov x29, sp",
+        // This stack, which of the two stack pointers it has, and where SP_EL1 was; that may be the same.
+        "mov x19, sp",
+        "mrs x20, spsel",
+        "msr spsel, #1",
+        "mov x21, sp",
+        "mov sp, x0",
+        "mov x0, x2",
+        "blr x1",
+        "mov sp, x21",
+        "msr spsel, x20",
+        "mov sp, x19",
+        "ldp x19, x20, [sp, #16]",
+        "ldr x21, [sp, #32]",
+        "ldp x29, x30, [sp], #48",
+        "ret",
+    )
+}
