@@ -20,15 +20,26 @@ pub struct Architecture {
 }
 
 /// All architectures.
-pub static ARCHITECTURES: &[Architecture] = &[Architecture {
-    name: "x86_64",
-    qemu: "qemu-system-x86_64",
-    target: "x86_64-unknown-none",
-    kind: "pc",
-    model: None,
-    able: "max",
-    arguments: &["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"],
-}];
+pub static ARCHITECTURES: &[Architecture] = &[
+    Architecture {
+        name: "x86_64",
+        qemu: "qemu-system-x86_64",
+        target: "x86_64-unknown-none",
+        kind: "pc",
+        model: None,
+        able: "max",
+        arguments: &["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"],
+    },
+    Architecture {
+        name: "aarch64",
+        qemu: "qemu-system-aarch64",
+        target: "aarch64-unknown-none-softfloat",
+        kind: "virt,gic-version=3",
+        model: Some("cortex-a57"),
+        able: "max",
+        arguments: &["-semihosting-config", "enable=on,target=native"],
+    },
+];
 
 /// The x86_64 row.
 pub static X86_64: &Architecture = &ARCHITECTURES[0];
