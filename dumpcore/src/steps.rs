@@ -272,9 +272,28 @@ impl Running<'_> {
         vitals.enter(Step::Verify, platform.now());
         let mut foreman = Foreman::new(*crew, own, kept, sealed.patience);
         let mut traffic = Traffic { pool, lanes: &mut lanes, foreman: &mut foreman, checked: 0 };
+        self.check_all(&mut traffic, &shared, (refusals, out, alone), &mut last, wait);
+        if traffic.lanes.is_empty() {
+            return Attempt { outcome: Outcome::Refused(last), go_on: true };
+        }
+        *attempts = attempts.saturating_add(1);
+        self.write(traffic, &shared, (workshop, written), (refusals, out, *attempts), wait)
+    }
+
+    /// Checks the partition of each lane. Lanes whose partition is not fit for a dump are removed, and so are those whose
+    /// device gets stuck; `last` is why.
+    #[inline(never)]
+    fn check_all(
+        &self,
+        traffic: &mut Traffic<'_, '_, '_, '_>,
+        shared: &Shared<'_>,
+        (refusals, out, alone): (&mut Refusals, &mut Set, bool),
+        last: &mut Refusal,
+        wait: &Wait<'_>,
+    ) {
         for number in 0..MAX_TARGETS {
             let Some(target) = traffic.lanes.get(number).map(|lane| lane.target) else { continue };
-            let Err(unfit) = self.check(&mut traffic, number, &shared, wait) else { continue };
+            let Err(unfit) = self.check(traffic, number, shared, wait) else { continue };
             // Reads of a check that ended early may still be under way.
             let stuck = traffic.settle(wait);
             if let Some(lane) = traffic.lanes.get_mut(number)
@@ -284,23 +303,18 @@ impl Running<'_> {
                 let _ = lane.window.device().shutdown(wait);
             }
             traffic.lanes.remove(number);
-            last = Refusal::Unfit(unfit);
+            *last = Refusal::Unfit(unfit);
             out.add(target);
-            self.refuse(refusals, (target, alone), &last);
+            self.refuse(refusals, (target, alone), last);
             for (number, error) in stuck.into_iter().enumerate() {
                 let Some(error) = error else { continue };
                 let Some(target) = traffic.lanes.get(number).map(|lane| lane.target) else { continue };
                 traffic.lanes.remove(number);
-                last = Refusal::Takeover(error);
+                *last = Refusal::Takeover(error);
                 out.add(target);
-                self.refuse(refusals, (target, alone), &last);
+                self.refuse(refusals, (target, alone), last);
             }
         }
-        if traffic.lanes.is_empty() {
-            return Attempt { outcome: Outcome::Refused(last), go_on: true };
-        }
-        *attempts = attempts.saturating_add(1);
-        self.write(traffic, &shared, (workshop, written), (refusals, out, *attempts), wait)
     }
 
     /// Takes a target's device over and makes a lane of it.
