@@ -39,6 +39,16 @@ pub static ARCHITECTURES: &[Architecture] = &[
         able: "max",
         arguments: &["-semihosting-config", "enable=on,target=native"],
     },
+    // The machine has SiFive's test device, by which a kernel can end QEMU; and its firmware, OpenSBI, as `-bios default`.
+    Architecture {
+        name: "riscv64",
+        qemu: "qemu-system-riscv64",
+        target: "riscv64gc-unknown-none-elf",
+        kind: "virt",
+        model: None,
+        able: "rv64",
+        arguments: &[],
+    },
 ];
 
 /// The x86_64 row.

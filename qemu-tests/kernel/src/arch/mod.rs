@@ -25,6 +25,8 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(target_arch = "riscv64")]
+mod riscv64;
 #[cfg(not(target_arch = "x86_64"))]
 mod virt;
 #[cfg(target_arch = "x86_64")]
@@ -32,6 +34,8 @@ mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) use aarch64::*;
+#[cfg(target_arch = "riscv64")]
+pub(crate) use riscv64::*;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_64::*;
 
@@ -47,6 +51,7 @@ pub(crate) struct BootInfo {
     pub(crate) taken: RamMap,
     /// Where the tables lie that describe the machine, as a physical address: ACPI's root pointer, or the device tree. 0 if
     /// unknown.
+    #[allow(dead_code, reason = "an entry that has to read the device tree itself leaves nothing to look up")]
     pub(crate) tables: u64,
 }
 

@@ -148,12 +148,15 @@ fn assign(config: &Config, function: Function, windows: &mut Windows) -> Result<
 pub(crate) fn line(function: &Function) -> Option<u32> {
     let host = host()?;
     let pin = config().read8(function.address, PIN);
+    if pin == 0 {
+        return None;
+    }
     let mut mask = device_tree::cells(host, "interrupt-map-mask");
     let mask: [u32; 4] = core::array::from_fn(|_| mask.next().unwrap_or(0));
     let own = [u32::from(function.address.bits()) << 8, 0, 0, u32::from(pin)];
     let mut map = device_tree::cells(host, "interrupt-map");
-    // Each turn takes an entry; the last one ends it.
-    while pin != 0 {
+    // Each turn takes an entry; without one it ends.
+    loop {
         let mut entry = [0; 4];
         for cell in &mut entry {
             *cell = map.next()?;
@@ -173,7 +176,6 @@ pub(crate) fn line(function: &Function) -> Option<u32> {
             return irq::line(interrupt);
         }
     }
-    None
 }
 
 /// Reads 8 bits. On the boot CPU, while nobody dumps.

@@ -1,0 +1,81 @@
+//! Stacks: one for each CPU, another for when that one is used up, and the way to another stack.
+
+use core::cell::UnsafeCell;
+use core::ops::Range;
+
+use super::cpu::{self, MAX_CPUS};
+
+/// Bytes of a CPU's stacks, as in boot.s. From the bottom: a page that is not mapped, the emergency stack, another page that is
+/// not mapped, the stack.
+const SIZE: usize = 0x20000;
+/// Where the emergency stack ends, and the second page that is not mapped begins; as in boot.s.
+const EMERGENCY_END: usize = 0x5000;
+const PAGE: usize = 4096;
+
+#[repr(C, align(4096))]
+struct Stacks([UnsafeCell<[u8; SIZE]>; MAX_CPUS]);
+// SAFETY: memory for stacks; each is used by one CPU only.
+unsafe impl Sync for Stacks {}
+
+#[unsafe(export_name = "cpu_stacks")]
+static STACKS: Stacks = Stacks([const { UnsafeCell::new([0; SIZE]) }; MAX_CPUS]);
+
+/// The CPU whose emergency stack ends here.
+#[unsafe(link_section = ".dump_path.text")]
+pub(super) fn owner(end: u64) -> usize {
+    let number = end.wrapping_sub((&raw const STACKS) as u64) / SIZE as u64;
+    if number < MAX_CPUS as u64 { number as usize } else { 0 }
+}
+
+/// Whether a stack pointer is so near to the end of its CPU's stack that a trap leaves the stack.
+pub(super) fn is_used_up(stack_pointer: u64) -> bool {
+    let guard = STACKS.0[cpu::number()].get() as u64 + EMERGENCY_END as u64;
+    (guard..guard + 2 * PAGE as u64).contains(&stack_pointer)
+}
+
+/// Where all these stacks lie, each CPU's in a range of its own.
+pub(crate) fn all() -> [Range<u64>; MAX_CPUS] {
+    STACKS.0.each_ref().map(|stack| stack.get() as u64..stack.get() as u64 + SIZE as u64)
+}
+
+/// The pages between the stacks, which are not to be mapped.
+pub(crate) fn guards() -> impl Iterator<Item = u64> {
+    STACKS.0.iter().flat_map(|stack| [0, EMERGENCY_END].map(|offset| stack.get() as u64 + offset as u64))
+}
+
+/// First usable byte of this CPU's own stack.
+pub(crate) fn bottom() -> *mut u8 {
+    STACKS.0[cpu::number()].get().cast::<u8>().wrapping_add(EMERGENCY_END + PAGE)
+}
+
+/// The stack pointer of the caller.
+#[inline(always)]
+pub(crate) fn pointer() -> u64 {
+    let here: u64;
+    // SAFETY: reads the stack pointer.
+    unsafe { core::arch::asm!("mv {}, sp", out(reg) here, options(nomem, nostack)) };
+    here
+}
+
+/// Calls `run` with `word` on the stack that ends at `top`, and comes back.
+///
+/// # Safety
+/// `top` is the 16-byte aligned end of memory that nobody else uses and that is large enough.
+#[unsafe(naked)]
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) unsafe extern "C" fn call_on(top: *mut u8, run: extern "C" fn(*mut u8), word: *mut u8) {
+    core::arch::naked_asm!(
+        "addi sp, sp, -16",
+        "sd ra, 8(sp)",
+        "sd s0, 0(sp)",
+        "mv s0, sp",
+        "mv sp, a0",
+        "mv a0, a2",
+        "jalr a1",
+        "mv sp, s0",
+        "ld ra, 8(sp)",
+        "ld s0, 0(sp)",
+        "addi sp, sp, 16",
+        "ret",
+    )
+}
