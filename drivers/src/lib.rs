@@ -5,7 +5,7 @@
 //! untrusted.
 //!
 //! - [`bus`]: what a controller stands on: registers, PCI, memory that is shared with the device.
-//! - [`virtio`]: virtio 1.2 over PCI, and its disk, [`VirtioBlk`].
+//! - [`virtio`]: virtio 1.2 over PCI and MMIO, and its disks, [`VirtioBlk`] and [`VirtioBlkMmio`].
 //!
 //! All registers go through [`Registers`] and all configuration space through [`ConfigSpace`], so that a
 //! register-level fake can stand in for the hardware; with the feature `test-utils` there is one in `fake`.
@@ -35,7 +35,7 @@ pub mod virtio;
 pub use bus::mmio::Mmio;
 pub use bus::pci::{ConfigSpace, Function};
 pub use bus::registers::Registers;
-pub use virtio::blk::VirtioBlk;
+pub use virtio::blk::{VirtioBlk, VirtioBlkMmio};
 
 /// The integration that the README shows, compiled so that it stays true.
 #[cfg(doctest)]

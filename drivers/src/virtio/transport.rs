@@ -1,58 +1,14 @@
-//! virtio over PCI, modern (virtio 1.2, 4.1): where the registers are, reset, negotiation, notification.
+//! What a virtio driver needs of the bus that its device is on: reset, negotiation, one queue, notification.
+//!
+//! A [`Transport`] brings the registers; the order in which virtio 1.2 wants them used (3.1.1) is written once, here.
 
-use dumpcore::device::DeviceError;
+use dumpcore::device::{DeviceError, Health};
 use dumpcore::integrity::Digest;
 use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::Wait;
 
-use crate::bus::pci::{Bar, CAPABILITY_VENDOR, Command, ConfigSpace, Function, PciDevice};
-use crate::bus::registers::Registers;
-
-/// PCI vendor of every virtio device.
-pub const VENDOR: u16 = 0x1af4;
-
 /// How often two reads around a changing configuration are repeated.
 const CONFIG_TRIES: u32 = 16;
-
-/// Bytes of the notification window that are mapped at most. Queue 0, the only one here, is near its start.
-const NOTIFY_MAPPED: u32 = 64 << 10;
-
-/// Common configuration structure (4.1.4.3).
-mod common {
-    pub(super) const DEVICE_FEATURE_SELECT: usize = 0x00;
-    pub(super) const DEVICE_FEATURE: usize = 0x04;
-    pub(super) const DRIVER_FEATURE_SELECT: usize = 0x08;
-    pub(super) const DRIVER_FEATURE: usize = 0x0c;
-    pub(super) const CONFIG_MSIX_VECTOR: usize = 0x10;
-    pub(super) const NUM_QUEUES: usize = 0x12;
-    pub(super) const DEVICE_STATUS: usize = 0x14;
-    pub(super) const CONFIG_GENERATION: usize = 0x15;
-    pub(super) const QUEUE_SELECT: usize = 0x16;
-    pub(super) const QUEUE_SIZE: usize = 0x18;
-    pub(super) const QUEUE_MSIX_VECTOR: usize = 0x1a;
-    pub(super) const QUEUE_ENABLE: usize = 0x1c;
-    pub(super) const QUEUE_NOTIFY_OFF: usize = 0x1e;
-    pub(super) const QUEUE_DESC: usize = 0x20;
-    pub(super) const QUEUE_DRIVER: usize = 0x28;
-    pub(super) const QUEUE_DEVICE: usize = 0x30;
-    pub(super) const SIZE: u32 = 0x38;
-    /// In both vector registers: none.
-    pub(super) const NO_VECTOR: u16 = 0xffff;
-}
-
-/// Virtio's PCI capability (4.1.4), offsets from its start.
-mod capability {
-    pub(super) const CONFIG_TYPE: u16 = 3;
-    pub(super) const BAR: u16 = 4;
-    pub(super) const OFFSET: u16 = 8;
-    pub(super) const LENGTH: u16 = 12;
-    pub(super) const NOTIFY_MULTIPLIER: u16 = 16;
-
-    pub(super) const COMMON: u8 = 1;
-    pub(super) const NOTIFY: u8 = 2;
-    pub(super) const ISR: u8 = 3;
-    pub(super) const DEVICE: u8 = 4;
-}
 
 bitflags::bitflags! {
     /// Device status (2.1).
@@ -88,202 +44,147 @@ bitflags::bitflags! {
     }
 }
 
-/// A part of a memory BAR, as a virtio capability names it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Region {
-    bar: u8,
-    bar_address: u64,
-    address: u64,
-    length: u32,
-    /// Where the capability stands.
-    at: u8,
-}
-
-impl Region {
-    /// Reads the capability at `at`; `None` if it names something that cannot be used.
-    fn read<C: ConfigSpace>(config: &C, function: &Function, at: u8) -> Option<Region> {
-        let field = |offset: u16| u16::from(at).wrapping_add(offset);
-        let bar = config.read8(function.address, field(capability::BAR));
-        let offset = config.read32(function.address, field(capability::OFFSET));
-        let length = config.read32(function.address, field(capability::LENGTH));
-        // A device may offer the same structure twice, in ports and in memory. Memory is what we use.
-        let Some(Bar::Memory { address: bar_address, .. }) = function.bar(config, bar) else { return None };
-        let address = bar_address.checked_add(offset.into())?;
-        address.checked_add(length.into())?;
-        Some(Region { bar, bar_address, address, length, at })
-    }
-
-    /// Maps the first `limit` bytes of it, or fewer if it is smaller; at least `least` of them.
-    fn map<R>(
-        &self,
-        map: &mut impl FnMut(u64, usize) -> Option<R>,
-        what: &'static str,
-        least: u32,
-        limit: u32,
-    ) -> Result<R, DeviceError> {
-        if self.length < least {
-            return Err(DeviceError::Protocol { what, value: self.length.into() });
-        }
-        map(self.address, self.length.min(limit) as usize)
-            .ok_or(DeviceError::Unsupported { what: "a BAR that can be mapped", value: self.address })
-    }
-
-    fn seal(&self, digest: &mut Digest) {
-        digest
-            .number(self.bar.into())
-            .number(self.bar_address)
-            .number(self.address)
-            .number(self.length.into())
-            .number(self.at.into());
-    }
-}
-
-/// The first usable capability of each kind.
-#[derive(Default)]
-struct Found {
-    common: Option<Region>,
-    notify: Option<Region>,
-    isr: Option<Region>,
-    device: Option<Region>,
-}
-
-impl Found {
-    fn look<C: ConfigSpace>(config: &C, function: &Function) -> Result<Found, DeviceError> {
-        let mut found = Found::default();
-        for capability in function.capabilities(config) {
-            let capability = capability?;
-            if capability.id != CAPABILITY_VENDOR {
-                continue;
-            }
-            let at = capability.at;
-            let kind = config.read8(function.address, u16::from(at).wrapping_add(capability::CONFIG_TYPE));
-            let slot = match kind {
-                capability::COMMON => &mut found.common,
-                capability::NOTIFY => &mut found.notify,
-                capability::ISR => &mut found.isr,
-                capability::DEVICE => &mut found.device,
-                _ => continue,
-            };
-            if slot.is_none() {
-                *slot = Region::read(config, function, at);
-            }
-        }
-        Ok(found)
-    }
-}
-
 /// What the device says of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QueueOffer {
+    /// Which queue.
+    pub index: u16,
     /// Descriptors at most; 0 if there is no such queue.
     pub size: u16,
-    /// Which notification register is its own.
+    /// On PCI, which notification register is its own.
     pub notify_off: u16,
 }
 
-/// A virtio device on PCI: its registers, and how to silence and reset it.
-pub struct Transport<R, C> {
-    pci: PciDevice<C>,
-    regions: [Region; 4],
-    common: R,
-    notify: R,
-    isr: R,
-    device: R,
-    notify_multiplier: u32,
-    /// Nanoseconds that a reset may take.
-    timeout: Nanoseconds,
-    /// Where queue 0 is notified; learned by `set_up_queue`.
-    doorbell: usize,
+impl QueueOffer {
+    /// # Errors
+    /// [`DeviceError::Protocol`] if it is larger than a queue can be (2.7).
+    pub(super) fn checked(self) -> Result<QueueOffer, DeviceError> {
+        if self.size > 1 << 15 {
+            return Err(DeviceError::Protocol { what: "its queue size", value: self.size.into() });
+        }
+        Ok(self)
+    }
 }
 
-impl<R: Registers, C: ConfigSpace> Transport<R, C> {
-    /// Finds and maps the registers. Reads configuration space only, changes nothing: another driver may be using the
-    /// device. `map` maps so many bytes at a physical address, uncached, for reading and writing.
-    /// `device_least` is how many bytes of device configuration are needed, `device_limit` how many are of use.
+/// Bus addresses of a queue's three parts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rings {
+    /// The descriptors.
+    pub descriptors: u64,
+    /// The available ring, which the driver writes.
+    pub driver: u64,
+    /// The used ring, which the device writes.
+    pub device: u64,
+}
+
+/// A virtio device on its bus.
+pub trait Transport: Send {
+    /// Feeds everything that stays.
+    fn seal(&self, digest: &mut Digest);
+
+    /// Where the device is, for its name: such as `00:04.0`.
+    fn place(&self) -> Place;
+
+    /// Nanoseconds that a reset may take.
+    fn timeout(&self) -> Nanoseconds;
+
+    /// The status register; all ones if nothing answers.
+    fn read_status(&self) -> u8;
+
+    /// Writes the status register.
+    fn write_status(&self, status: u8);
+
+    /// One half of what the device offers: features 0 to 31 if `half` is 0, 32 to 63 if it is 1.
+    fn read_features(&self, half: u32) -> u32;
+
+    /// Accepts one half of the features.
+    fn write_features(&self, half: u32, features: u32);
+
+    /// Changes with the device's configuration.
+    fn generation(&self) -> u32;
+
+    /// Reads 32 bits of the device's own configuration; all ones beyond its end.
+    fn configuration32(&self, offset: usize) -> u32;
+
+    /// What the device offers as a queue.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if the device is legacy or cannot be mapped, [`DeviceError::Protocol`] if its
-    /// capabilities contradict the specification, [`DeviceError::Gone`].
-    pub fn open(
-        config: C,
-        function: Function,
-        mut map: impl FnMut(u64, usize) -> Option<R>,
-        device_least: u32,
-        device_limit: u32,
-        timeout: Nanoseconds,
-    ) -> Result<Transport<R, C>, DeviceError> {
-        let pci = PciDevice::open(config, function, Command::MEMORY)?;
-        let found = Found::look(pci.config(), &function)?;
-        let (Some(common_at), Some(notify_at), Some(isr_at), Some(device_at)) =
-            (found.common, found.notify, found.isr, found.device)
-        else {
-            return Err(DeviceError::Unsupported {
-                what: "a modern virtio device (1.0 or later) with memory BARs, not a legacy one",
-                value: function.device.into(),
-            });
-        };
-        let multiplier_at = u16::from(notify_at.at).wrapping_add(capability::NOTIFY_MULTIPLIER);
-        let common =
-            common_at.map(&mut map, "its common configuration length", common::SIZE, common::SIZE)?;
-        let notify = notify_at.map(&mut map, "its notification length", 2, NOTIFY_MAPPED)?;
-        let isr = isr_at.map(&mut map, "its ISR length", 1, 1)?;
-        let device =
-            device_at.map(&mut map, "its device configuration length", device_least, device_limit)?;
-        Ok(Transport {
-            notify_multiplier: pci.config().read32(function.address, multiplier_at),
-            pci,
-            regions: [common_at, notify_at, isr_at, device_at],
-            common,
-            notify,
-            isr,
-            device,
-            timeout,
-            doorbell: 0,
-        })
-    }
+    /// [`DeviceError::Protocol`] if it has no such queue or one larger than 32768, [`DeviceError::Gone`].
+    fn queue_offer(&self, index: u16) -> Result<QueueOffer, DeviceError>;
 
-    /// The function on the bus.
-    pub fn pci(&self) -> &PciDevice<C> {
-        &self.pci
-    }
+    /// Gives a queue its size and its rings, and enables it. It is the one that is [notified](Transport::notify).
+    ///
+    /// # Errors
+    /// [`DeviceError::Protocol`] if its notification register is not where it can be reached, or if size or enabling do
+    /// not take; [`DeviceError::Gone`].
+    fn set_up_queue(&mut self, offer: QueueOffer, size: u16, rings: &Rings) -> Result<(), DeviceError>;
 
-    /// Feeds everything that stays.
-    pub fn seal(&self, digest: &mut Digest) {
-        self.pci.seal(digest);
-        for region in &self.regions {
-            region.seal(digest);
-        }
-        for window in [&self.common, &self.notify, &self.isr, &self.device] {
-            window.seal(digest);
-        }
-        digest.number(self.notify_multiplier.into()).number(self.timeout);
-    }
+    /// Tells the device that the queue has something new.
+    fn notify(&self);
+
+    /// What can be said of the device without reading its own registers.
+    fn health(&self) -> Health;
+
+    /// For a device that somebody drives: odd, unless it may access memory.
+    fn health_in_use(&self) -> Health;
+
+    /// A better reason for an error, if there is one: the device no longer answers. Its own registers are not looked at.
+    fn explain_place(&self, error: DeviceError) -> DeviceError;
+
+    /// As far as the bus can: wakes the device, keeps it from memory, and keeps its interrupts from the CPU. The reset comes
+    /// next, then [`wake_silent`](Transport::wake_silent).
+    ///
+    /// # Errors
+    /// [`DeviceError::Gone`], [`DeviceError::Protocol`] if something is not where it was or does not take.
+    fn silence(&self, wait: &Wait<'_>) -> Result<(), DeviceError>;
+
+    /// After a reset: forgets an interrupt that is still pending, and lets the device access memory.
+    ///
+    /// # Errors
+    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if it does not take.
+    fn wake_silent(&self) -> Result<(), DeviceError>;
+
+    /// Keeps the device from memory, where the bus can.
+    ///
+    /// # Errors
+    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if it does not take.
+    fn keep_from_memory(&self) -> Result<(), DeviceError>;
+
+    /// Whether the device is still there.
+    ///
+    /// # Errors
+    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if another one is.
+    fn check_present(&self) -> Result<(), DeviceError>;
 
     /// Device status.
     ///
     /// # Errors
     /// [`DeviceError::Gone`] if it reads as all ones.
-    pub fn status(&self) -> Result<Status, DeviceError> {
-        match self.common.read8(common::DEVICE_STATUS) {
+    fn status(&self) -> Result<Status, DeviceError> {
+        match self.read_status() {
             u8::MAX => Err(DeviceError::Gone),
             status => Ok(Status::from_bits_retain(status)),
         }
     }
 
+    /// Adds to the device status.
+    ///
+    /// # Errors
+    /// [`DeviceError::Gone`].
     fn add_status(&self, add: Status) -> Result<(), DeviceError> {
         let status = self.status()?.union(add);
-        self.common.write8(common::DEVICE_STATUS, status.bits());
+        self.write_status(status.bits());
         Ok(())
     }
 
-    /// A better reason for an error, if there is one: the function no longer answers, or the device has given up.
-    pub fn explain(&self, error: DeviceError) -> DeviceError {
+    /// A better reason for an error, if there is one: the device no longer answers, or has given up.
+    fn explain(&self, error: DeviceError) -> DeviceError {
         match self.status() {
             Err(gone) => gone,
             Ok(status) if status.contains(Status::NEEDS_RESET) => {
                 DeviceError::Status { what: "stay in operation", code: status.bits().into() }
             }
-            Ok(_) => self.pci.explain(error),
+            Ok(_) => self.explain_place(error),
         }
     }
 
@@ -292,22 +193,20 @@ impl<R: Registers, C: ConfigSpace> Transport<R, C> {
     ///
     /// # Errors
     /// [`DeviceError::Gone`], [`DeviceError::TimedOut`] if the reset does not end, [`DeviceError::Protocol`].
-    pub fn take_over(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        // Without bus mastering, nothing of the old driver's can arrive while the reset is under way.
-        self.pci.silence(wait)?;
+    fn take_over(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        // Where the bus can keep it from memory, nothing of the old driver's arrives while the reset is under way.
+        self.silence(wait)?;
         self.reset(wait)?;
-        // Reading acknowledges an interrupt that is still pending (4.1.4.5).
-        let _ = self.isr.read8(0);
-        self.pci.let_access_memory()
+        self.wake_silent()
     }
 
-    /// Resets the device and waits until it has (4.1.4.3.2: until the status reads 0).
+    /// Resets the device and waits until it has (4.1.4.3.2, 4.2.2.2: until the status reads 0).
     ///
     /// # Errors
     /// [`DeviceError::Gone`] or [`DeviceError::TimedOut`].
-    pub fn reset(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        self.common.write8(common::DEVICE_STATUS, 0);
-        wait.until("a virtio reset", self.timeout, || match self.status() {
+    fn reset(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        self.write_status(0);
+        wait.until("a virtio reset", self.timeout(), || match self.status() {
             Ok(status) if status.is_empty() => Some(Ok(())),
             Ok(_) => None,
             Err(gone) => Some(Err(gone)),
@@ -317,45 +216,46 @@ impl<R: Registers, C: ConfigSpace> Transport<R, C> {
     /// Leaves the device reset and unable to access memory.
     ///
     /// # Errors
-    /// [`DeviceError::Gone`] or [`DeviceError::TimedOut`]; bus mastering is switched off even so.
-    pub fn retire(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        self.pci.function().check_present(self.pci.config())?;
+    /// [`DeviceError::Gone`] or [`DeviceError::TimedOut`]; it is kept from memory even so.
+    fn retire(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        self.check_present()?;
         let reset = self.reset(wait);
-        self.pci.keep_from_memory()?;
+        self.keep_from_memory()?;
         reset
     }
 
     /// Tells the device that the driver has given up, and keeps it from memory.
-    pub fn give_up(&self) {
+    fn give_up(&self) {
         // Nothing is left to do if even this fails.
         let _ = self.add_status(Status::FAILED);
-        let _ = self.pci.keep_from_memory();
+        let _ = self.keep_from_memory();
     }
 
     /// After a reset: greets the device and reads what it offers (3.1.1, steps 2 to 4).
     ///
     /// # Errors
-    /// [`DeviceError::Gone`].
-    pub fn offered_features(&self) -> Result<u64, DeviceError> {
+    /// [`DeviceError::Gone`], or [`DeviceError::Unsupported`] if the device is not a modern one.
+    fn offered_features(&self) -> Result<u64, DeviceError> {
         self.add_status(Status::ACKNOWLEDGE)?;
         self.add_status(Status::DRIVER)?;
-        self.common.write32(common::DEVICE_FEATURE_SELECT, 0);
-        let low = self.common.read32(common::DEVICE_FEATURE);
-        self.common.write32(common::DEVICE_FEATURE_SELECT, 1);
-        let high = self.common.read32(common::DEVICE_FEATURE);
+        let low = self.read_features(0);
+        let high = self.read_features(1);
         self.status()?;
-        Ok(u64::from(high) << 32 | u64::from(low))
+        let offered = u64::from(high) << 32 | u64::from(low);
+        if !Feature::from_bits_truncate(offered).contains(Feature::VERSION_1) {
+            return Err(DeviceError::Unsupported { what: "virtio 1.0 or later", value: offered });
+        }
+        Ok(offered)
     }
 
-    /// Accepts features (3.1.1, steps 4 to 6).
+    /// Accepts of what was offered the features that any device may have, and `special` (3.1.1, steps 4 to 6).
     ///
     /// # Errors
     /// [`DeviceError::Unsupported`] if the device does not agree, [`DeviceError::Gone`].
-    pub fn accept_features(&self, features: u64) -> Result<(), DeviceError> {
-        self.common.write32(common::DRIVER_FEATURE_SELECT, 0);
-        self.common.write32(common::DRIVER_FEATURE, features as u32);
-        self.common.write32(common::DRIVER_FEATURE_SELECT, 1);
-        self.common.write32(common::DRIVER_FEATURE, (features >> 32) as u32);
+    fn accept_features(&self, offered: u64, special: u64) -> Result<(), DeviceError> {
+        let features = Feature::from_bits_truncate(offered).bits() | special;
+        self.write_features(0, features as u32);
+        self.write_features(1, (features >> 32) as u32);
         self.add_status(Status::FEATURES_OK)?;
         let status = self.status()?;
         if !status.contains(Status::FEATURES_OK) {
@@ -371,92 +271,31 @@ impl<R: Registers, C: ConfigSpace> Transport<R, C> {
     ///
     /// # Errors
     /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if it never settles.
-    pub fn device_config<T>(&self, read: impl Fn(&R) -> T) -> Result<T, DeviceError> {
+    fn configuration<V>(&self, read: impl Fn(&Self) -> V) -> Result<V, DeviceError>
+    where
+        Self: Sized,
+    {
         for _ in 0..CONFIG_TRIES {
-            let before = self.common.read8(common::CONFIG_GENERATION);
-            let value = read(&self.device);
-            let after = self.common.read8(common::CONFIG_GENERATION);
+            let before = self.generation();
+            let value = read(self);
+            let after = self.generation();
             if before == after {
                 // All ones everywhere would agree too.
                 self.status()?;
                 return Ok(value);
             }
         }
-        let generation = self.common.read8(common::CONFIG_GENERATION);
         Err(self.explain(DeviceError::Protocol {
             what: "its configuration generation, again and again,",
-            value: generation.into(),
+            value: self.generation().into(),
         }))
-    }
-
-    /// What the device offers as queue 0.
-    ///
-    /// # Errors
-    /// [`DeviceError::Protocol`] if it has no queue or one larger than 32768, [`DeviceError::Gone`].
-    pub fn queue_offer(&self) -> Result<QueueOffer, DeviceError> {
-        let queues = self.common.read16(common::NUM_QUEUES);
-        if queues == 0 {
-            return Err(DeviceError::Protocol { what: "its number of queues", value: 0 });
-        }
-        self.common.write16(common::QUEUE_SELECT, 0);
-        let size = self.common.read16(common::QUEUE_SIZE);
-        let notify_off = self.common.read16(common::QUEUE_NOTIFY_OFF);
-        self.status()?;
-        if size > 1 << 15 {
-            return Err(DeviceError::Protocol { what: "its queue size", value: size.into() });
-        }
-        Ok(QueueOffer { size, notify_off })
-    }
-
-    /// Gives queue 0 its size and the bus addresses of its three parts, and enables it.
-    ///
-    /// # Errors
-    /// [`DeviceError::Protocol`] if the notification register is outside its window, or if size or enabling do not
-    /// take; [`DeviceError::Gone`].
-    pub fn set_up_queue(
-        &mut self,
-        offer: QueueOffer,
-        size: u16,
-        descriptors: u64,
-        driver: u64,
-        device: u64,
-    ) -> Result<(), DeviceError> {
-        let doorbell = u64::from(offer.notify_off).wrapping_mul(self.notify_multiplier.into());
-        let inside = doorbell.checked_add(2).is_some_and(|end| end <= self.notify.length() as u64);
-        if !inside || doorbell & 1 != 0 {
-            return Err(DeviceError::Protocol { what: "its notification offset", value: doorbell });
-        }
-        self.doorbell = doorbell as usize;
-        self.common.write16(common::CONFIG_MSIX_VECTOR, common::NO_VECTOR);
-        self.common.write16(common::QUEUE_SELECT, 0);
-        self.common.write16(common::QUEUE_SIZE, size);
-        self.common.write16(common::QUEUE_MSIX_VECTOR, common::NO_VECTOR);
-        for (register, address) in [
-            (common::QUEUE_DESC, descriptors),
-            (common::QUEUE_DRIVER, driver),
-            (common::QUEUE_DEVICE, device),
-        ] {
-            // Two halves: a device need not take 64 bits at once (4.1.3.1).
-            self.common.write32(register, address as u32);
-            self.common.write32(register.wrapping_add(4), (address >> 32) as u32);
-        }
-        let taken = self.common.read16(common::QUEUE_SIZE);
-        if taken != size {
-            return Err(DeviceError::Protocol { what: "its queue size", value: taken.into() });
-        }
-        self.common.write16(common::QUEUE_ENABLE, 1);
-        let enabled = self.common.read16(common::QUEUE_ENABLE);
-        if enabled != 1 {
-            return Err(DeviceError::Protocol { what: "its queue enable register", value: enabled.into() });
-        }
-        Ok(())
     }
 
     /// Starts the device (3.1.1, step 8).
     ///
     /// # Errors
     /// [`DeviceError::Gone`], or [`DeviceError::Status`] if the device fails at once.
-    pub fn start(&self) -> Result<(), DeviceError> {
+    fn start(&self) -> Result<(), DeviceError> {
         self.add_status(Status::DRIVER_OK)?;
         let status = self.status()?;
         if status.contains(Status::NEEDS_RESET) || !status.contains(Status::DRIVER_OK) {
@@ -464,10 +303,42 @@ impl<R: Registers, C: ConfigSpace> Transport<R, C> {
         }
         Ok(())
     }
+}
 
-    /// Tells the device that queue 0 has something new (4.1.5.2).
-    #[inline]
-    pub fn notify(&self) {
-        self.notify.write16(self.doorbell, 0);
+/// Where a device is, as text.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    bytes: [u8; Place::CAPACITY],
+    used: usize,
+}
+
+impl Place {
+    /// Bytes at most: an address in hexadecimal.
+    pub(super) const CAPACITY: usize = 16;
+
+    /// The first bytes of a text; what does not fit is cut.
+    pub fn new(text: &[u8]) -> Place {
+        let mut place = Place { bytes: [0; Place::CAPACITY], used: text.len().min(Place::CAPACITY) };
+        for (slot, byte) in place.bytes.iter_mut().zip(text) {
+            *slot = *byte;
+        }
+        place
+    }
+
+    /// An address in hexadecimal, without leading zeros.
+    pub fn hexadecimal(address: u64) -> Place {
+        let digits = 64_u32.saturating_sub(address.leading_zeros()).div_ceil(4).max(1);
+        let mut place = Place { bytes: [0; Place::CAPACITY], used: 0 };
+        for (digit, slot) in (0..digits).rev().zip(&mut place.bytes) {
+            let value = address.wrapping_shr(digit.wrapping_mul(4)) & 0xf;
+            *slot = b"0123456789abcdef".get(value as usize).copied().unwrap_or(b'?');
+            place.used = place.used.saturating_add(1);
+        }
+        place
+    }
+
+    /// The text.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.used).unwrap_or_default()
     }
 }
