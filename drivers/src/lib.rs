@@ -5,7 +5,7 @@
 //! untrusted.
 //!
 //! - [`bus`]: what a controller stands on: registers, PCI, memory that is shared with the device.
-//! - [`virtio`]: virtio 1.2 over PCI and MMIO, and its disks, [`VirtioBlk`] and [`VirtioBlkMmio`].
+//! - [`virtio`]: virtio 1.2 over PCI and MMIO, and its disks, [`VirtioBlk`] and [`VirtioScsi`].
 //!
 //! All registers go through [`Registers`] and all configuration space through [`ConfigSpace`], so that a
 //! register-level fake can stand in for the hardware; with the feature `test-utils` there is one in `fake`.
@@ -36,6 +36,7 @@ pub use bus::mmio::Mmio;
 pub use bus::pci::{ConfigSpace, Function};
 pub use bus::registers::Registers;
 pub use virtio::blk::{VirtioBlk, VirtioBlkMmio};
+pub use virtio::scsi::{VirtioScsi, VirtioScsiMmio};
 
 /// The integration that the README shows, compiled so that it stays true.
 #[cfg(doctest)]

@@ -1,0 +1,566 @@
+//! The virtio SCSI host (virtio 1.2, 5.6), and a disk on it that receives a dump.
+//!
+//! Commands are those of SPC-4 and SBC-3. The control and event queues are left disabled: nothing is ever aborted but by
+//! reset, and what would be told as an event comes as a unit attention, too.
+
+use dumpcore::arena::Arena;
+use dumpcore::device::{DeviceError, Direction};
+use dumpcore::format::BLOCK_SIZE;
+use dumpcore::integrity::Digest;
+use dumpcore::platform::Nanoseconds;
+use dumpcore::wait::Wait;
+use static_assertions::const_assert_eq;
+use zerocopy::{Immutable, IntoBytes, KnownLayout};
+
+use super::disk::{Disk, Limits, Names, Order, Protocol, Verdict};
+use super::mmio::{self, MmioSlot, MmioTransport};
+use super::pci::{self, PciTransport};
+use super::sense::{Action, Failure, Sense, Words};
+use super::transport::Transport;
+use crate::bus::pci::{ConfigSpace, Function};
+use crate::bus::registers::Registers;
+use crate::bus::shared::Shared;
+
+/// A SCSI disk on a virtio host behind PCI. About 12 KiB of arena.
+pub type VirtioScsi<R, C> = Disk<PciTransport<R, C>, Scsi>;
+/// A SCSI disk on a virtio host behind MMIO. About 12 KiB of arena.
+pub type VirtioScsiMmio<R> = Disk<MmioTransport<R>, Scsi>;
+
+/// PCI device ids: of a modern-only SCSI host (4.1.2), and of a transitional one, which has the modern registers too.
+const PCI_DEVICES: [u16; 2] = [0x1048, 0x1004];
+/// Device id of a SCSI host (5), and what is said of another.
+const DEVICE: (u32, &str) = (8, "a virtio SCSI host");
+
+/// Device configuration (5.6.4).
+mod configuration {
+    /// Pieces of data in a command at most.
+    pub(super) const SEG_MAX: usize = 4;
+    /// Sectors of 512 bytes in a transfer at most: a hint.
+    pub(super) const MAX_SECTORS: usize = 8;
+    /// Commands at once for a disk at most: a hint.
+    pub(super) const CMD_PER_LUN: usize = 12;
+    /// Bytes of sense data in an answer.
+    pub(super) const SENSE_SIZE: usize = 20;
+    /// Bytes of a command descriptor block.
+    pub(super) const CDB_SIZE: usize = 24;
+    /// The largest channel, 16 bits, and the largest target, 16 bits.
+    pub(super) const MAX_CHANNEL_AND_TARGET: usize = 28;
+    /// The largest logical unit number.
+    pub(super) const MAX_LUN: usize = 32;
+    pub(super) const SIZE: u32 = 36;
+}
+
+/// Sense data and command descriptor blocks have these sizes after a reset (5.6.4).
+const SENSE_SIZE: u32 = 96;
+const CDB_SIZE: u32 = 32;
+
+/// What stands before the data of every command (5.6.6.1).
+#[derive(Clone, Copy, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Header {
+    lun: [u8; 8],
+    /// The driver's own name for it, unique while it is in flight.
+    id: [u8; 8],
+    task_attribute: u8,
+    priority: u8,
+    crn: u8,
+    /// Command descriptor block.
+    cdb: [u8; 16],
+    rest: [u8; 16],
+}
+const_assert_eq!(size_of::<Header>(), 51);
+
+/// The answer to every command (5.6.6.1).
+pub(super) mod response {
+    /// Bytes of sense data that are there, 32 bits.
+    pub(in super::super) const SENSE_LENGTH: usize = 0;
+    /// Bytes of data that were not transferred, 32 bits.
+    pub(in super::super) const RESIDUAL: usize = 4;
+    /// SCSI status.
+    pub(in super::super) const STATUS: usize = 10;
+    /// What became of the command on its way.
+    pub(in super::super) const RESPONSE: usize = 11;
+    pub(in super::super) const SENSE: usize = 12;
+    pub(in super::super) const SIZE: usize = 12 + super::SENSE_SIZE as usize;
+    /// What stands in place of a response before the device writes its own.
+    pub(in super::super) const UNWRITTEN: u8 = 0xff;
+}
+
+/// Operation codes (SPC-4, SBC-3).
+mod operation {
+    pub(super) const TEST_UNIT_READY: u8 = 0x00;
+    pub(super) const INQUIRY: u8 = 0x12;
+    pub(super) const MODE_SENSE_6: u8 = 0x1a;
+    pub(super) const SYNCHRONIZE_CACHE_10: u8 = 0x35;
+    pub(super) const READ_16: u8 = 0x88;
+    pub(super) const WRITE_16: u8 = 0x8a;
+    pub(super) const SERVICE_ACTION_IN_16: u8 = 0x9e;
+    /// With the former: READ CAPACITY (16).
+    pub(super) const READ_CAPACITY_16: u8 = 0x10;
+    pub(super) const REPORT_LUNS: u8 = 0xa0;
+}
+
+/// Logical units of a target that are looked at, if none was named.
+const LISTED: usize = 63;
+/// Where the answer to REPORT LUNS is, and its length: eight bytes, and eight for each.
+const LIST: (usize, usize) = (0, 8 + LISTED * 8);
+/// Where the other answers are, and the length of the longest.
+const ANSWER: (usize, usize) = (LIST.1.next_multiple_of(64), 36);
+
+/// Bytes that the answers have: INQUIRY (the standard data), MODE SENSE (the header), READ CAPACITY.
+const INQUIRY_BYTES: u8 = 36;
+const MODE_BYTES: u8 = 4;
+const CAPACITY_BYTES: u8 = 32;
+
+/// So many TEST UNIT READYs are tried until one succeeds, with a pause between them.
+const READY_TRIES: u32 = 32;
+
+/// A logical unit of a SCSI host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lun {
+    target: u8,
+    lun: u16,
+}
+
+impl Lun {
+    /// Target 0 to 255, logical unit number 0 to 16383; `None` if out of range.
+    pub const fn new(target: u8, lun: u16) -> Option<Lun> {
+        if lun < 1 << 14 { Some(Lun { target, lun }) } else { None }
+    }
+
+    /// The target, 0 to 255.
+    pub const fn target(self) -> u8 {
+        self.target
+    }
+
+    /// The logical unit number, 0 to 16383.
+    pub const fn lun(self) -> u16 {
+        self.lun
+    }
+
+    /// As virtio has it (5.6.6.1): 1, the target, and the number in flat space format.
+    const fn address(self) -> [u8; 8] {
+        [1, self.target, 0x40 | (self.lun >> 8) as u8, self.lun as u8, 0, 0, 0, 0]
+    }
+}
+
+/// The `index`th virtio SCSI host on the PCI bus, counted from 0 in the order of the bus.
+pub fn find<C: ConfigSpace + ?Sized>(config: &C, index: usize) -> Option<Function> {
+    pci::find(config, PCI_DEVICES, index)
+}
+
+/// The `index`th virtio SCSI host, counted from 0, among the MMIO windows at these physical addresses. `map` maps so
+/// many bytes at a physical address, uncached, for reading and writing, on every CPU and for ever. Empty windows are
+/// passed over.
+pub fn find_mmio<R: Registers>(
+    windows: impl IntoIterator<Item = u64>,
+    map: impl FnMut(u64, usize) -> Option<R>,
+    index: usize,
+) -> Option<MmioSlot<R>> {
+    mmio::find(windows, map, DEVICE.0, index)
+}
+
+impl<R: Registers, C: ConfigSpace> VirtioScsi<R, C> {
+    /// Looks at a virtio SCSI host and carves what it needs from the arena. Does not write to the device.
+    ///
+    /// `disk` is which disk on it: `None` is the first that is found by [`quiesce`](dumpcore::DumpDevice::quiesce), in the
+    /// order of targets and of what they list (of each, the first 63 units), and that one from then on. Its size is not
+    /// known before. `map` maps so many bytes at a physical address for device registers: uncached, readable and writable,
+    /// on every CPU and for ever. Memory decoding has to be on. `request_timeout` is how many nanoseconds a reset, the
+    /// search for the disk or one block may take.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] if it is not a virtio SCSI host, or legacy, or cannot be mapped, or does not decode memory;
+    /// [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities make no sense; [`DeviceError::OutOfArena`].
+    pub fn open(
+        config: C,
+        function: Function,
+        disk: Option<Lun>,
+        map: impl FnMut(u64, usize) -> Option<R>,
+        arena: &mut Arena<'_>,
+        request_timeout: Nanoseconds,
+    ) -> Result<VirtioScsi<R, C>, DeviceError> {
+        pci::check_kind(&function, PCI_DEVICES, DEVICE.1)?;
+        let size = configuration::SIZE;
+        let transport = PciTransport::open(config, function, map, size, size, request_timeout)?;
+        Disk::new(transport, Scsi::new(disk), arena, request_timeout)
+    }
+}
+
+impl<R: Registers> VirtioScsiMmio<R> {
+    /// As [`VirtioScsi::open`], of what [`find_mmio`] found.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] if it is not a virtio SCSI host, or legacy; [`DeviceError::Gone`];
+    /// [`DeviceError::OutOfArena`].
+    pub fn open_mmio(
+        slot: MmioSlot<R>,
+        disk: Option<Lun>,
+        arena: &mut Arena<'_>,
+        request_timeout: Nanoseconds,
+    ) -> Result<VirtioScsiMmio<R>, DeviceError> {
+        let transport = MmioTransport::open(slot, DEVICE, request_timeout)?;
+        Disk::new(transport, Scsi::new(disk), arena, request_timeout)
+    }
+}
+
+/// What a SCSI disk can be asked besides transfers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ScsiCommand {
+    /// Which logical units a target has.
+    ReportLuns,
+    /// What a logical unit is.
+    Inquiry,
+    /// Whether it can be used.
+    TestUnitReady,
+    /// Whether it can be written.
+    ModeSense,
+    /// How large it is.
+    ReadCapacity,
+    /// Bring what is in the cache to the medium.
+    SynchronizeCache,
+}
+
+/// How a disk on a virtio SCSI host is spoken to.
+#[derive(Debug)]
+pub struct Scsi {
+    /// The disk that was named.
+    named: Option<Lun>,
+    /// The disk, from when it was found.
+    found: Option<Lun>,
+    /// The logical unit that commands go to.
+    at: Lun,
+    /// The host's largest target and logical unit number.
+    largest: Lun,
+    /// Size in blocks of 4096 bytes, as the disk last said.
+    blocks: Option<u64>,
+    /// The disk's own blocks in one of 4096 bytes.
+    parts: u32,
+}
+
+/// The host's first.
+const FIRST: Lun = Lun { target: 0, lun: 0 };
+
+impl Scsi {
+    fn new(named: Option<Lun>) -> Scsi {
+        Scsi { named, found: None, at: FIRST, largest: FIRST, blocks: None, parts: 1 }
+    }
+
+    /// The command descriptor block for an order: 16 bytes, the first in the highest bits.
+    fn block(&self, order: Order<ScsiCommand>) -> u128 {
+        // An 8-bit operation code, and the byte at a place.
+        let begin = |code: u8| u128::from(code) << 120;
+        let byte = |at: u32, value: u8| u128::from(value) << 120_u32.saturating_sub(at.saturating_mul(8));
+        match order {
+            Order::Transfer { direction, block, bytes } => {
+                let code = match direction {
+                    Direction::Read => operation::READ_16,
+                    Direction::Write => operation::WRITE_16,
+                };
+                let first = block.wrapping_mul(self.parts.into());
+                let count = (bytes / BLOCK_SIZE) as u32;
+                let count = count.wrapping_mul(self.parts);
+                begin(code) | u128::from(first) << 48 | u128::from(count) << 16
+            }
+            Order::Command(ScsiCommand::ReportLuns) => {
+                begin(operation::REPORT_LUNS) | u128::from(LIST.1 as u32) << 48
+            }
+            Order::Command(ScsiCommand::Inquiry) => begin(operation::INQUIRY) | byte(4, INQUIRY_BYTES),
+            Order::Command(ScsiCommand::TestUnitReady) => begin(operation::TEST_UNIT_READY),
+            // All pages, without block descriptors; but the header only.
+            Order::Command(ScsiCommand::ModeSense) => {
+                begin(operation::MODE_SENSE_6) | byte(1, 0x08) | byte(2, 0x3f) | byte(4, MODE_BYTES)
+            }
+            Order::Command(ScsiCommand::ReadCapacity) => {
+                begin(operation::SERVICE_ACTION_IN_16)
+                    | byte(1, operation::READ_CAPACITY_16)
+                    | byte(13, CAPACITY_BYTES)
+            }
+            // Of no blocks from the first on, which means all.
+            Order::Command(ScsiCommand::SynchronizeCache) => begin(operation::SYNCHRONIZE_CACHE_10),
+        }
+    }
+}
+
+impl Protocol for Scsi {
+    type Command = ScsiCommand;
+
+    const NAMES: Names =
+        Names { kind: "virtio-scsi", read: "a virtio-scsi read", write: "a virtio-scsi write" };
+    /// Behind the control and the event queue.
+    const QUEUE: u16 = 2;
+    const HEADER: usize = size_of::<Header>();
+    const FOOTER: usize = response::SIZE;
+    const ANSWERS: usize = ANSWER.0 + ANSWER.1;
+    const FOOTER_FIRST: bool = true;
+    const FLUSH: ScsiCommand = ScsiCommand::SynchronizeCache;
+
+    fn blocks(&self) -> Option<u64> {
+        self.blocks
+    }
+
+    fn seal(&self, digest: &mut Digest) {
+        let named = self.named.unwrap_or(FIRST);
+        digest.number(self.named.is_some().into()).number(named.target.into()).number(named.lun.into());
+    }
+
+    fn negotiate(&mut self, transport: &impl Transport) -> Result<Limits, DeviceError> {
+        let offered = transport.offered_features()?;
+        // None of its own: data goes one way, and nothing is plugged in while a dump is written.
+        transport.accept_features(offered, 0)?;
+        let (sense, cdb) = transport.configuration(|device| {
+            (
+                device.configuration32(configuration::SENSE_SIZE),
+                device.configuration32(configuration::CDB_SIZE),
+            )
+        })?;
+        if sense != SENSE_SIZE {
+            return Err(DeviceError::Protocol { what: "its size of sense data", value: sense.into() });
+        }
+        if cdb != CDB_SIZE {
+            return Err(DeviceError::Protocol { what: "its size of commands", value: cdb.into() });
+        }
+        let (seg_max, max_sectors, most, target, lun) = transport.configuration(|device| {
+            (
+                device.configuration32(configuration::SEG_MAX),
+                device.configuration32(configuration::MAX_SECTORS),
+                device.configuration32(configuration::CMD_PER_LUN),
+                device.configuration32(configuration::MAX_CHANNEL_AND_TARGET) >> 16,
+                device.configuration32(configuration::MAX_LUN),
+            )
+        })?;
+        self.largest = Lun { target: target.min(0xff) as u8, lun: lun.min(0x3fff) as u16 };
+        Ok(Limits {
+            // Whether there is a cache only the command tells.
+            flush: true,
+            size_max: u32::MAX,
+            seg_max,
+            round: (max_sectors as usize).saturating_mul(512),
+            most: most.min(u16::MAX.into()) as u16,
+        })
+    }
+
+    #[inline(never)]
+    fn explore<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        find_disk(disk, wait)?;
+        become_ready(disk, wait)?;
+        check_writable(disk, wait)?;
+        read_capacity(disk, wait)
+    }
+
+    fn command(command: ScsiCommand) -> (&'static str, usize, usize) {
+        let (at, none) = (ANSWER.0, 0);
+        match command {
+            ScsiCommand::ReportLuns => ("a list of SCSI units", LIST.0, LIST.1),
+            ScsiCommand::Inquiry => ("a SCSI inquiry", at, INQUIRY_BYTES.into()),
+            ScsiCommand::TestUnitReady => ("a SCSI test", at, none),
+            ScsiCommand::ModeSense => ("a SCSI mode sense", at, MODE_BYTES.into()),
+            ScsiCommand::ReadCapacity => ("a SCSI read capacity", at, CAPACITY_BYTES.into()),
+            ScsiCommand::SynchronizeCache => ("a virtio-scsi flush", at, none),
+        }
+    }
+
+    fn prepare(&self, order: Order<ScsiCommand>, requests: &mut Shared, header: usize, footer: usize) {
+        let content = Header {
+            lun: self.at.address(),
+            // Where the header is: no other command in flight has it there.
+            id: (header as u64).to_le_bytes(),
+            // Simple: in whatever order the disk likes.
+            task_attribute: 0,
+            priority: 0,
+            crn: 0,
+            cdb: self.block(order).to_be_bytes(),
+            rest: [0; 16],
+        };
+        requests.write(header, content);
+        requests.write(footer.wrapping_add(response::RESPONSE), response::UNWRITTEN);
+    }
+
+    fn judge(&self, order: Order<ScsiCommand>, requests: &Shared, footer: usize, written: u32) -> Verdict {
+        let (words, data, comes_in) = match order {
+            Order::Transfer { direction: Direction::Read, bytes, .. } => (Words::Read, bytes, true),
+            Order::Transfer { direction: Direction::Write, bytes, .. } => (Words::Write, bytes, false),
+            Order::Command(ScsiCommand::SynchronizeCache) => (Words::Flush, 0, false),
+            Order::Command(command) => (Words::Answer, Scsi::command(command).2, true),
+        };
+        // Hosts differ in what they count, but into memory no more can go than there is room for.
+        if comes_in && written as usize > data.saturating_add(response::SIZE) {
+            // If so, nothing around the buffer can be trusted.
+            return Verdict::Fatal(DeviceError::Protocol {
+                what: "its length written",
+                value: written.into(),
+            });
+        }
+        let word = |at: usize| requests.read::<u32>(footer.wrapping_add(at)).map_or(u32::MAX, u32::from_le);
+        let byte = |at: usize| requests.read::<u8>(footer.wrapping_add(at)).unwrap_or(u8::MAX);
+        let residual = word(response::RESIDUAL);
+        let failure = match (byte(response::RESPONSE), byte(response::STATUS)) {
+            (0, Failure::CHECK_CONDITION) => {
+                let length = word(response::SENSE_LENGTH).min(SENSE_SIZE) as usize;
+                let sense = |at: usize| byte(response::SENSE.wrapping_add(at));
+                Failure::Sense(Sense::decode(length, sense))
+            }
+            (0, Failure::GOOD) => Failure::None,
+            (0, status) => Failure::Status(status),
+            (response, _) => Failure::Response(response),
+        };
+        let flush = matches!(order, Order::Command(ScsiCommand::SynchronizeCache));
+        let error = || failure.error(words);
+        match failure.action() {
+            // A disk that does not know the command has no cache (SBC-3, 4.15).
+            Action::Fail if flush && failure.is_unknown_command() => Verdict::Done(0),
+            Action::Fail => Verdict::Failed(error()),
+            Action::Again => Verdict::Again(error()),
+            Action::Later => Verdict::Later(error()),
+            Action::Accept if matches!(order, Order::Command(_)) => {
+                Verdict::Done(data.saturating_sub(residual as usize))
+            }
+            Action::Accept if residual == 0 => Verdict::Done(0),
+            Action::Accept => Verdict::Failed(DeviceError::Protocol {
+                what: "its count of bytes not transferred",
+                value: residual.into(),
+            }),
+        }
+    }
+}
+
+/// One command, and how many bytes were answered. If the unit only fails the command, that is the inner error: the host goes
+/// on.
+fn ask<T: Transport>(
+    disk: &mut Disk<T, Scsi>,
+    command: ScsiCommand,
+    wait: &Wait<'_>,
+) -> Result<Result<usize, DeviceError>, DeviceError> {
+    match disk.ask(command, disk.timeout(), wait) {
+        Err(error) if !disk.is_ready() => Err(error),
+        result => Ok(result),
+    }
+}
+
+/// The byte at an offset of the answer.
+fn byte<T: Transport>(disk: &Disk<T, Scsi>, offset: usize) -> u8 {
+    disk.answer(ANSWER.0.wrapping_add(offset))
+}
+
+/// A number at an offset of the answer, 32 bits.
+fn word<T: Transport>(disk: &Disk<T, Scsi>, offset: usize) -> u32 {
+    u32::from_be(disk.answer(ANSWER.0.wrapping_add(offset)))
+}
+
+/// Addresses the disk that was named, or found before, or else the first that there is.
+fn find_disk<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Result<(), DeviceError> {
+    let largest = disk.protocol.largest;
+    if let Some(lun) = disk.protocol.found.or(disk.protocol.named) {
+        if lun.target > largest.target || lun.lun > largest.lun {
+            let value = u64::from(largest.target) << 16 | u64::from(largest.lun);
+            return Err(DeviceError::Unsupported { what: "a SCSI host with such a unit", value });
+        }
+        disk.protocol.at = lun;
+        let kind = inquire(disk, wait)??;
+        if kind != 0 {
+            return Err(DeviceError::Unsupported { what: "a SCSI disk", value: kind.into() });
+        }
+        disk.protocol.found = Some(lun);
+        return Ok(());
+    }
+    let begin = wait.now();
+    let mut units = 0_u64;
+    for target in 0..=largest.target {
+        let after = wait.now().saturating_sub(begin);
+        if after > disk.timeout() {
+            return Err(DeviceError::TimedOut { what: "a search for a SCSI disk", after });
+        }
+        disk.protocol.at = Lun { target, lun: 0 };
+        // Of most targets there is nothing.
+        let Ok(answered) = ask(disk, ScsiCommand::ReportLuns, wait)? else { continue };
+        let listed = u32::from_be(disk.answer(LIST.0)) as usize;
+        let listed = listed.min(answered.saturating_sub(8)) / 8;
+        for place in 0..listed.min(LISTED) {
+            let entry = place.saturating_mul(8).saturating_add(LIST.0).saturating_add(8);
+            // Peripheral and flat space addresses name units (SAM-5, 4.7), others something else.
+            let entry = u32::from_be(disk.answer(entry)) >> 16;
+            if entry >> 14 > 1 || entry & 0x3fff > largest.lun.into() {
+                continue;
+            }
+            let lun = Lun { target, lun: (entry & 0x3fff) as u16 };
+            units = units.saturating_add(1);
+            disk.protocol.at = lun;
+            if inquire(disk, wait)? == Ok(0) {
+                disk.protocol.found = Some(lun);
+                return Ok(());
+            }
+        }
+    }
+    Err(DeviceError::Unsupported { what: "a SCSI disk on one of its units", value: units })
+}
+
+/// What a unit is: 0 for a disk. The upper three bits say whether it is there.
+fn inquire<T: Transport>(
+    disk: &mut Disk<T, Scsi>,
+    wait: &Wait<'_>,
+) -> Result<Result<u8, DeviceError>, DeviceError> {
+    let answer = ask(disk, ScsiCommand::Inquiry, wait)?;
+    Ok(answer.and_then(|answered| long_enough(answered, 1)).map(|()| byte(disk, 0)))
+}
+
+/// Waits until the disk can be used. After a reset it has something to say about that first.
+fn become_ready<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Result<(), DeviceError> {
+    let mut last = DeviceError::NotReady;
+    for _ in 0..READY_TRIES {
+        match ask(disk, ScsiCommand::TestUnitReady, wait)? {
+            Ok(_) => return Ok(()),
+            Err(error) => last = error,
+        }
+        // Another attention may follow at once; a disk that spins up takes its time.
+        let attention = matches!(last, DeviceError::Status { code, .. } if Sense::is_attention(code));
+        if !attention {
+            wait.pause(disk.timeout() / u64::from(READY_TRIES));
+        }
+    }
+    Err(last)
+}
+
+/// Refuses a disk that cannot be written.
+fn check_writable<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Result<(), DeviceError> {
+    // A disk need not know the command.
+    let answered = ask(disk, ScsiCommand::ModeSense, wait)?.unwrap_or(0);
+    let specific = byte(disk, 2);
+    // Device-specific parameter: write protect (SBC-3, 6.4.1).
+    if answered >= 3 && specific & 0x80 != 0 {
+        let what = "a disk that can be written";
+        return Err(DeviceError::Unsupported { what, value: specific.into() });
+    }
+    Ok(())
+}
+
+/// Learns the disk's size and the size of its blocks.
+fn read_capacity<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Result<(), DeviceError> {
+    let answered = ask(disk, ScsiCommand::ReadCapacity, wait)??;
+    // As far as the byte that tells of protection.
+    long_enough(answered, 13)?;
+    let last = u64::from(word(disk, 0)) << 32 | u64::from(word(disk, 4));
+    let (block, protection) = (word(disk, 8), byte(disk, 12));
+    if protection & 1 != 0 {
+        let what = "a disk formatted without protection information";
+        return Err(DeviceError::Unsupported { what, value: protection.into() });
+    }
+    if !matches!(block, 512 | 1024 | 2048 | 4096) {
+        let what = "a disk with blocks of 512 to 4096 bytes";
+        return Err(DeviceError::Unsupported { what, value: block.into() });
+    }
+    let Some(count) = last.checked_add(1) else {
+        return Err(DeviceError::Protocol { what: "its last block", value: last });
+    };
+    let parts = (BLOCK_SIZE as u32).checked_div(block).unwrap_or(1);
+    disk.protocol.parts = parts;
+    disk.protocol.blocks = count.checked_div(parts.into());
+    Ok(())
+}
+
+/// Whether an answer has the bytes that are needed.
+fn long_enough(answered: usize, needed: usize) -> Result<(), DeviceError> {
+    if answered >= needed {
+        return Ok(());
+    }
+    Err(DeviceError::Protocol { what: "the length of its answer", value: answered as u64 })
+}
