@@ -5,7 +5,7 @@
 mod common;
 
 use common::*;
-use dump_drivers::fake::{Fault, Plan, Tick as _};
+use dump_drivers::fake::{FakeDisk as _, Fault, Front, Plan, Tick as _, Trouble};
 use dumpcore::device::{DeviceError, Direction, DumpDevice, Request};
 
 fn opens(plan: Plan) -> Result<(), DeviceError> {
@@ -22,8 +22,8 @@ fn quiesces(plan: Plan) -> Result<(), DeviceError> {
 }
 
 /// One write, the first request of a device that is ready.
-fn writes(fault: Fault) -> Result<(), DeviceError> {
-    let mut rig = Rig::ready(Plan::with(fault));
+fn writes(plan: impl Into<Plan>) -> Result<(), DeviceError> {
+    let mut rig = Rig::ready(plan.into());
     let begin = rig.platform.peek();
     let result = rig.write_block(7, 1);
     assert!(rig.platform.peek() - begin < 2 * TIMEOUT, "not in time");
@@ -60,7 +60,7 @@ fn is_unsupported(result: Result<(), DeviceError>, part: &str) -> bool {
 
 #[test]
 fn a_reset_that_never_ends_times_out() {
-    let result = quiesces(Plan::with(Fault::NeverResets));
+    let result = quiesces(Plan::troubled(Trouble::NeverResets));
     assert!(
         matches!(result, Err(DeviceError::TimedOut { what: "a virtio reset", after }) if after >= TIMEOUT)
     );
@@ -73,7 +73,7 @@ fn a_device_that_refuses_the_features_is_unsupported() {
 
 #[test]
 fn a_legacy_device_is_refused_by_name() {
-    let plan = Plan { device_id: 0x1001, ..Plan::with(Fault::LegacyOnly) };
+    let plan = Plan { front: Front::Pci(0x1001), ..Plan::with(Fault::LegacyOnly) };
     assert!(is_unsupported(opens(plan), "legacy"));
     assert!(is_unsupported(quiesces(Plan::with(Fault::NotVersion1)), "virtio 1.0"));
 }
@@ -146,7 +146,7 @@ fn odd_configurations_are_refused_by_name() {
         Err(as_explained(DeviceError::Status { what: "start", code: 0x4b }))
     );
     assert!(matches!(
-        quiesces(Plan::with(Fault::MsiStuck)),
+        quiesces(Plan::troubled(Trouble::MsiStuck)),
         Err(DeviceError::Protocol { what: "its MSI control", .. })
     ));
 }
@@ -163,11 +163,11 @@ fn as_explained(error: DeviceError) -> DeviceError {
 
 #[test]
 fn requests_that_never_complete_time_out_and_their_buffers_stay_lost() {
-    let result = writes(Fault::NeverCompletes(0));
+    let result = writes(Trouble::NeverCompletes(0));
     assert!(
         matches!(result, Err(DeviceError::TimedOut { what: "a virtio-blk write", after }) if after >= TIMEOUT)
     );
-    let mut rig = Rig::ready(Plan::with(Fault::NeverCompletes(0)));
+    let mut rig = Rig::ready(Plan::troubled(Trouble::NeverCompletes(0)));
     let buffer = rig.buffer(1);
     let wait = wait(&rig.platform);
     let (buffer, _) = rig.disk.rw_block(Direction::Read, 0, buffer, &wait);
@@ -180,7 +180,7 @@ fn requests_that_never_complete_time_out_and_their_buffers_stay_lost() {
 
 #[test]
 fn a_flush_that_never_ends_times_out() {
-    let mut rig = Rig::ready(Plan::with(Fault::NeverCompletes(1)));
+    let mut rig = Rig::ready(Plan::troubled(Trouble::NeverCompletes(1)));
     rig.write_block(7, 1).unwrap();
     let result = rig.disk.shutdown(&wait(&rig.platform));
     assert!(matches!(result, Err(DeviceError::TimedOut { what: "a virtio-blk flush", .. })));
@@ -200,7 +200,7 @@ fn a_used_index_that_jumps_ends_the_device_by_name() {
     for jump in [2, 63, 64, 256, 0x8000, u16::MAX] {
         assert_eq!(writes(Fault::IndexJumps(0, jump)), protocol("its used index", jump.into()));
     }
-    assert_eq!(writes(Fault::Duplicate(0)), protocol("its used index", 2));
+    assert_eq!(writes(Trouble::Duplicate(0)), protocol("its used index", 2));
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn a_duplicate_among_many_in_flight_ends_the_device_by_name() {
     // The double of request 1 comes while request 2 is in flight, so the index alone does not tell.
     let plan = Plan {
         delay: (3, 0),
-        faults: vec![Fault::Duplicate(1), Fault::NeverCompletes(2)],
+        troubles: vec![Trouble::Duplicate(1), Trouble::NeverCompletes(2)],
         ..Plan::default()
     };
     let mut rig = Rig::ready(plan);
@@ -283,7 +283,7 @@ fn a_status_byte_left_unwritten_is_no_success() {
 #[test]
 fn a_device_that_asks_for_a_reset_is_named() {
     let error = Err(DeviceError::Status { what: "stay in operation", code: 0x4f });
-    assert_eq!(writes(Fault::NeedsReset(0)), error);
+    assert_eq!(writes(Trouble::Fails(0)), error);
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn a_device_that_goes_at_any_access_is_gone_and_nothing_else() {
     let mut ended_well = false;
     for access in 1..1_000 {
         let mut rig = Rig::open(Plan::default()).unwrap();
-        rig.fake.set_faults(vec![Fault::GoneAtAccess(access)]);
+        rig.fake.set_troubles(vec![Trouble::GoneAtAccess(access)]);
         let begin = rig.platform.peek();
         let result = life(&mut rig);
         assert!(rig.platform.peek() - begin < 5 * TIMEOUT);
@@ -325,7 +325,7 @@ fn a_device_that_goes_at_any_access_is_gone_and_nothing_else() {
 
 #[test]
 fn a_device_that_goes_while_it_is_polled_is_noticed() {
-    let mut rig = Rig::ready(Plan::with(Fault::NeverCompletes(0)));
+    let mut rig = Rig::ready(Plan::troubled(Trouble::NeverCompletes(0)));
     let buffer = rig.filled(1, 1);
     let request = Request { id: 1, direction: Direction::Write, block: 0, buffer, gather: None };
     rig.disk.submit(request, &wait(&rig.platform)).unwrap();

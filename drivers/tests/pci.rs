@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use dump_drivers::bus::pci::{Address, Bar, Capability, Command, ConfigSpace, Ecam, Function, functions};
 use dump_drivers::bus::registers::Registers;
-use dump_drivers::fake::{DmaMemory, Plan, VirtioBlkFake};
+use dump_drivers::fake::{DmaMemory, FakeDisk as _, Plan, VirtioFake};
 use dump_drivers::virtio::blk;
 use dumpcore::device::DeviceError;
 use dumpcore::integrity::Digest;
@@ -110,7 +110,7 @@ fn base_addresses_are_decoded_as_the_specification_says() {
 
 #[test]
 fn sizing_restores_everything() {
-    let fake = VirtioBlkFake::new(DmaMemory::leak(4096), 1, Plan::default());
+    let fake = VirtioFake::virtio(DmaMemory::leak(4096), 1, Plan::default());
     let function = blk::find(&fake, 0).unwrap();
     let before: Vec<u32> = (0..64).map(|word| fake.read32(function.address, word * 4)).collect();
     assert_eq!(function.size_bar(&fake, 4), Ok(Some(0x4000)));

@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use dump_drivers::bus::pci::Command;
-use dump_drivers::fake::{Fault, Plan, Tick as _};
+use dump_drivers::fake::{FakeDisk as _, Fault, Front, Plan, Tick as _};
 use dumpcore::device::Direction::{Read, Write};
 use dumpcore::device::{DeviceError, DumpDevice, Health, Request};
 
@@ -28,8 +28,9 @@ fn sanity_check_writes_to_nothing_and_finds_a_device_in_use_healthy() {
 
 #[test]
 fn quiesce_takes_a_used_device_over_without_an_interrupt_left_on() {
-    for device_id in [0x1042, 0x1001] {
-        let mut rig = Rig::open(Plan { device_id, reset_ticks: 7, ..Plan::default() }).unwrap();
+    for device in [0x1042, 0x1001] {
+        let mut rig =
+            Rig::open(Plan { front: Front::Pci(device), reset_ticks: 7, ..Plan::default() }).unwrap();
         rig.quiesce().unwrap();
         assert!(!rig.fake.interrupts_on());
         assert_eq!(rig.fake.status(), 0x0f);

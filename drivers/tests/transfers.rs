@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use common::*;
-use dump_drivers::fake::{DmaMemory, Fault, Plan, Tick as _};
+use dump_drivers::fake::{DmaMemory, FakeDisk as _, Fault, Plan, Tick as _, Trouble};
 use dumpcore::device::{Completion, DeviceError, Direction, DumpDevice, Gather, Request};
 use dumpcore::dma::DmaBuffer;
 use proptest::prelude::*;
@@ -72,27 +72,44 @@ fn plan() -> impl Strategy<Value = Plan> {
         )
 }
 
+/// What goes wrong: of this kind of device, or of any.
+#[derive(Clone, Copy, Debug)]
+enum Wrong {
+    Fault(Fault),
+    Trouble(Trouble),
+}
+
+fn wrong() -> impl Strategy<Value = Wrong> {
+    prop_oneof![fault().prop_map(Wrong::Fault), trouble().prop_map(Wrong::Trouble)]
+}
+
 fn fault() -> impl Strategy<Value = Fault> {
     let number = 0..12_u32;
     prop_oneof![
-        (1..400_u32).prop_map(Fault::GoneAtAccess),
-        number.clone().prop_map(Fault::NeverCompletes),
         (number.clone(), prop_oneof![0..70_u32, any::<u32>()]).prop_map(|(at, id)| Fault::WrongId(at, id)),
-        number.clone().prop_map(Fault::Duplicate),
         (number.clone(), any::<u16>()).prop_map(|(at, by)| Fault::IndexJumps(at, by)),
         number.clone().prop_map(Fault::ShortLength),
         number.clone().prop_map(Fault::LongLength),
         (number.clone(), 1..=255_u8).prop_map(|(at, code)| Fault::Status(at, code)),
-        number.clone().prop_map(Fault::StatusUnwritten),
-        number.prop_map(Fault::NeedsReset),
-        Just(Fault::NeverResets),
+        number.prop_map(Fault::StatusUnwritten),
         Just(Fault::FeaturesRefused),
         Just(Fault::ReadOnly),
         Just(Fault::NotifyOutside),
         Just(Fault::GenerationRuns),
         Just(Fault::QueueStaysDisabled),
-        Just(Fault::MsiStuck),
         (8..BLOCKS * 8).prop_map(Fault::CapacityShrinks),
+    ]
+}
+
+fn trouble() -> impl Strategy<Value = Trouble> {
+    let number = 0..12_u32;
+    prop_oneof![
+        (1..400_u32).prop_map(Trouble::GoneAtAccess),
+        number.clone().prop_map(Trouble::NeverCompletes),
+        number.clone().prop_map(Trouble::Duplicate),
+        number.prop_map(Trouble::Fails),
+        Just(Trouble::NeverResets),
+        Just(Trouble::MsiStuck),
     ]
 }
 
@@ -128,7 +145,7 @@ impl Drop for Run {
 
 impl Run {
     fn new(plan: Plan) -> Result<Run, DeviceError> {
-        let faulty = !plan.faults.is_empty();
+        let faulty = !plan.faults.is_empty() || !plan.troubles.is_empty();
         let memory = SPARE
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -343,10 +360,17 @@ proptest! {
     #[test]
     fn whatever_the_device_does_wrong_only_blocks_asked_for_are_written_and_all_ends_in_time(
         plan in plan(),
-        faults in prop::collection::vec(fault(), 1..3),
+        wrongs in prop::collection::vec(wrong(), 1..3),
         steps in prop::collection::vec(step(), 1..30),
     ) {
-        let Ok(mut run) = Run::new(Plan { faults, ..plan }) else { return Ok(()) };
+        let (mut faults, mut troubles) = (Vec::new(), Vec::new());
+        for wrong in wrongs {
+            match wrong {
+                Wrong::Fault(fault) => faults.push(fault),
+                Wrong::Trouble(trouble) => troubles.push(trouble),
+            }
+        }
+        let Ok(mut run) = Run::new(Plan { faults, troubles, ..plan }) else { return Ok(()) };
         let begin = run.rig.platform.peek();
         let result = run.run(&steps);
         // One wait of the test's, one flush, which may take twelve times as long, some requests that took their time.
@@ -467,7 +491,7 @@ fn indexes_that_wrap_are_followed() {
 
 #[test]
 fn waiting_pats_the_watchdog() {
-    let mut rig = Rig::ready(Plan::with(Fault::NeverCompletes(0)));
+    let mut rig = Rig::ready(Plan::troubled(Trouble::NeverCompletes(0)));
     let before = rig.platform.pats();
     rig.write_block(0, 0).unwrap_err();
     assert!(rig.platform.pats() - before >= TIMEOUT / 1_000_000);

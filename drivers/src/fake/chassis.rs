@@ -131,6 +131,11 @@ impl Chassis {
         self.medium.clone_from(&self.disk);
     }
 
+    /// What was written goes to the medium, of a disk that has no cache.
+    pub fn write_through(&mut self) {
+        self.medium.clone_from(&self.disk);
+    }
+
     /// Forgets what other drivers had in flight: for the controller's reset.
     pub fn forget_foreign(&mut self) {
         self.foreign.clear();

@@ -13,13 +13,13 @@ mod chassis;
 mod clock;
 mod memory;
 mod pci;
-mod virtio_blk;
+mod virtio;
 
-pub use chassis::{Chassis, Fake, Model};
+pub use chassis::{Chassis, Fake, Model, Window};
 pub use clock::ClockPlatform;
 pub use memory::DmaMemory;
 pub use pci::ConfigBytes;
-pub use virtio_blk::{Fault, Plan, VirtioBlkFake, Window};
+pub use virtio::{Fault, Front, MMIO_WINDOW, Plan, ScsiPlan, Virtio, VirtioFake};
 
 use crate::bus::pci::Command;
 

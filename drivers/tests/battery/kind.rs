@@ -18,6 +18,8 @@ pub const BLOCKS: u64 = 64;
 pub trait Kind {
     /// What the disk's name begins with.
     const NAME: &'static str;
+    /// Whether it is a PCI function, which can sleep, move, and be kept from memory.
+    const ON_PCI: bool = true;
     /// Bytes of arena that the driver may carve, at most.
     const ARENA: usize = 48 << 10;
     /// Nanoseconds that any one call may take, at most: the longest of the controller's own deadlines, some requests, a

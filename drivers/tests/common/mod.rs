@@ -2,7 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 use dump_drivers::VirtioBlk;
-use dump_drivers::fake::{ClockPlatform, DmaMemory, Plan, VirtioBlkFake, Window};
+use dump_drivers::fake::{ClockPlatform, DmaMemory, FakeDisk as _, Plan, Virtio, VirtioFake, Window};
 use dump_drivers::virtio::blk;
 use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Direction, DumpDevice};
@@ -17,11 +17,11 @@ pub const TIMEOUT: u64 = 5 * MILLISECOND;
 pub const BLOCK: usize = 4096;
 pub const BLOCKS: u64 = 64;
 
-pub type Disk = VirtioBlk<Window, VirtioBlkFake>;
+pub type Disk = VirtioBlk<Window<Virtio>, VirtioFake>;
 
 pub struct Rig {
     pub memory: DmaMemory,
-    pub fake: VirtioBlkFake,
+    pub fake: VirtioFake,
     pub platform: ClockPlatform,
     pub arena: Arena<'static>,
     pub disk: Disk,
@@ -38,7 +38,7 @@ impl Rig {
 
     pub fn over(memory: DmaMemory, plan: Plan, blocks: u64) -> Result<Rig, DeviceError> {
         let mut arena = memory.arena();
-        let fake = VirtioBlkFake::new(memory, blocks, plan);
+        let fake = VirtioFake::virtio(memory, blocks, plan);
         let disk = open(&fake, &mut arena)?;
         let platform = ClockPlatform::new(STEP).with(fake.clone()).over(memory);
         Ok(Rig { memory, fake, platform, arena, disk })
@@ -87,7 +87,7 @@ impl Rig {
     }
 }
 
-pub fn open(fake: &VirtioBlkFake, arena: &mut Arena<'static>) -> Result<Disk, DeviceError> {
+pub fn open(fake: &VirtioFake, arena: &mut Arena<'static>) -> Result<Disk, DeviceError> {
     let function = blk::find(fake, 0).ok_or(DeviceError::Gone)?;
     VirtioBlk::open(fake.clone(), function, |at, length| fake.map(at, length), arena, TIMEOUT)
 }

@@ -1,0 +1,219 @@
+//! What a fake virtio device is like, and what it does wrong.
+
+use super::super::Trouble;
+
+/// What goes wrong beside [`Trouble`]. Requests are counted as there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// The device takes FEATURES_OK away again.
+    FeaturesRefused,
+    /// This request completes under another id.
+    WrongId(u32, u32),
+    /// With this request, the used index moves on by so many.
+    IndexJumps(u32, u16),
+    /// For this request, one byte less is reported than was written.
+    ShortLength(u32),
+    /// For this request, one byte more is reported than there was room for.
+    LongLength(u32),
+    /// This request's status byte, or SCSI response, is not written.
+    StatusUnwritten(u32),
+    /// After the next reset, the disk has so many sectors.
+    CapacityShrinks(u64),
+    /// The last capability points to the first.
+    CapabilityLoop,
+    /// There are no modern registers: no capabilities on PCI, version 1 on MMIO.
+    LegacyOnly,
+    /// The device has the modern registers, but not VERSION_1.
+    NotVersion1,
+    /// The disk is read-only.
+    ReadOnly,
+    /// The queue's notification register is beyond the notification structure.
+    NotifyOutside,
+    /// The configuration generation changes at every look.
+    GenerationRuns,
+    /// The queue's enable register stays 0.
+    QueueStaysDisabled,
+    /// The queue's enable register is 1 after a reset.
+    QueueStaysEnabled,
+    /// The queue size register does not take what is written.
+    QueueSizeStuck,
+    /// There is not a single queue.
+    NoQueues,
+    /// The device fails when it is told to start.
+    NeverStarts,
+    /// virtio-blk: this request fails with the given status byte and moves no data.
+    Status(u32, u8),
+    /// virtio-scsi: this request fails with sense data of this form (0x70 to 0x73), key, additional code and qualifier, and
+    /// moves no data, unless the key is that of a recovered error.
+    Sense(u32, u8, u8, (u8, u8)),
+    /// virtio-scsi: this request and all behind it get this SCSI status, and move no data.
+    ScsiStatusFrom(u32, u8),
+    /// virtio-scsi: this request gets this SCSI status, and moves no data.
+    ScsiStatus(u32, u8),
+    /// virtio-scsi: this request gets this response, and moves no data.
+    Response(u32, u8),
+    /// virtio-scsi: this request gets a residual count, though all is moved.
+    Residual(u32, u32),
+    /// virtio-scsi: commands with this operation code fail with this sense key, additional code and qualifier.
+    Operation(u8, u8, (u8, u8)),
+    /// virtio-scsi: answers to commands are so many bytes long at most.
+    ShortAnswers(u32),
+}
+
+/// What the device hangs on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Front {
+    /// A PCI function with this device id.
+    Pci(u16),
+    /// A window of registers.
+    Mmio,
+}
+
+/// A SCSI host, and the disk on it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScsiPlan {
+    /// Where the disk is: target and unit.
+    pub disk: (u8, u16),
+    /// Units that are something else: target, unit, and the first byte of their inquiry data.
+    pub others: Vec<(u8, u16, u8)>,
+    /// The largest target.
+    pub max_target: u16,
+    /// The largest unit.
+    pub max_lun: u32,
+    /// Most sectors in a transfer.
+    pub max_sectors: u32,
+    /// Most commands at once.
+    pub cmd_per_lun: u32,
+    /// Bytes of sense data.
+    pub sense_size: u32,
+    /// Bytes of a command descriptor block.
+    pub cdb_size: u32,
+    /// Bytes in a block of the disk.
+    pub block: u32,
+    /// The protection byte of READ CAPACITY.
+    pub protection: u8,
+    /// So many unit attentions come first after a reset.
+    pub attentions: u32,
+    /// So many commands find the disk becoming ready, behind those.
+    pub not_ready: u32,
+    /// Sense data has descriptor format.
+    pub descriptors: bool,
+    /// The disk knows SYNCHRONIZE CACHE.
+    pub flush: bool,
+    /// The disk knows MODE SENSE.
+    pub mode_sense: bool,
+}
+
+impl Default for ScsiPlan {
+    fn default() -> ScsiPlan {
+        ScsiPlan {
+            disk: (0, 0),
+            others: Vec::new(),
+            max_target: 255,
+            max_lun: 16383,
+            max_sectors: 0xffff,
+            cmd_per_lun: 128,
+            sense_size: 96,
+            cdb_size: 32,
+            block: 512,
+            protection: 0,
+            attentions: 1,
+            not_ready: 0,
+            descriptors: false,
+            flush: true,
+            mode_sense: true,
+        }
+    }
+}
+
+/// What kind of device, and its faults.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What it hangs on.
+    pub front: Front,
+    /// A SCSI host; else a block device.
+    pub scsi: Option<ScsiPlan>,
+    /// Size of the queue.
+    pub queue_size: u16,
+    /// Bytes between notification registers.
+    pub notify_multiplier: u32,
+    /// Which notification register.
+    pub notify_off: u16,
+    /// Most bytes in a segment, if limited.
+    pub size_max: Option<u32>,
+    /// Most segments, if limited.
+    pub seg_max: Option<u32>,
+    /// Block size, if told.
+    pub blk_size: Option<u32>,
+    /// Whether there is a cache to flush. What is not flushed is lost at reset.
+    pub flush: bool,
+    /// Other features that are offered and have to be accepted.
+    pub required_features: u64,
+    /// Looks at the clock until a request completes: the shortest, and how many more there may be.
+    pub delay: (u32, u32),
+    /// Whether requests complete in any order.
+    pub shuffle: bool,
+    /// The device asks not to be notified, and looks for itself.
+    pub no_notify: bool,
+    /// Looks at the clock until a reset is done.
+    pub reset_ticks: u32,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+    /// What goes wrong with disks of any kind.
+    pub troubles: Vec<Trouble>,
+    /// For delays and order.
+    pub seed: u64,
+}
+
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan {
+            front: Front::Pci(0x1042),
+            scsi: None,
+            queue_size: 256,
+            notify_multiplier: 4,
+            notify_off: 0,
+            size_max: None,
+            seg_max: Some(254),
+            blk_size: Some(512),
+            flush: true,
+            required_features: 0,
+            delay: (0, 0),
+            shuffle: false,
+            no_notify: false,
+            reset_ticks: 0,
+            faults: Vec::new(),
+            troubles: Vec::new(),
+            seed: 1,
+        }
+    }
+}
+
+impl Plan {
+    /// A device without special traits but for one fault.
+    pub fn with(fault: Fault) -> Plan {
+        Plan { faults: vec![fault], ..Plan::default() }
+    }
+
+    /// A device without special traits but for one trouble.
+    pub fn troubled(trouble: Trouble) -> Plan {
+        Plan { troubles: vec![trouble], ..Plan::default() }
+    }
+
+    /// A SCSI host without special traits.
+    pub fn scsi() -> Plan {
+        Plan { front: Front::Pci(0x1048), scsi: Some(ScsiPlan::default()), ..Plan::default() }
+    }
+}
+
+impl From<Fault> for Plan {
+    fn from(fault: Fault) -> Plan {
+        Plan::with(fault)
+    }
+}
+
+impl From<Trouble> for Plan {
+    fn from(trouble: Trouble) -> Plan {
+        Plan::troubled(trouble)
+    }
+}
