@@ -112,14 +112,35 @@ fn its_controller(number: usize) -> Result<String, &'static str> {
 }
 
 /// All devices. Those that the test kernel finds in the order of the bus come one after the other in QEMU too.
-pub static DEVICES: &[Device] = &[Device {
-    name: "virtio-blk",
-    driver: "virtio-blk",
-    machine: usual,
-    arguments: |number| alone(number, "virtio-blk-pci"),
-    pulled: itself,
-    power_of_two: false,
-}];
+pub static DEVICES: &[Device] = &[
+    Device {
+        name: "virtio-blk",
+        driver: "virtio-blk",
+        machine: usual,
+        arguments: |number| alone(number, "virtio-blk-pci"),
+        pulled: itself,
+        power_of_two: false,
+    },
+    Device {
+        name: "virtio-scsi",
+        driver: "virtio-scsi",
+        machine: usual,
+        arguments: |number| on_controller(number, "virtio-scsi-pci", ",bus=HBA.0", "scsi-hd"),
+        pulled: its_controller,
+        power_of_two: false,
+    },
+    Device {
+        name: "virtio-scsi-4k",
+        driver: "virtio-scsi",
+        machine: usual,
+        arguments: |number| {
+            let large = ",bus=HBA.0,logical_block_size=4096,physical_block_size=4096";
+            on_controller(number, "virtio-scsi-pci", large, "scsi-hd")
+        },
+        pulled: its_controller,
+        power_of_two: false,
+    },
+];
 
 /// The virtio-blk row.
 pub static VIRTIO_BLK: &Device = &DEVICES[0];

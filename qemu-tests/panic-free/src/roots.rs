@@ -4,7 +4,9 @@ use core::hint::black_box;
 use core::panic::PanicInfo;
 
 use dump_drivers::bus::pci::Ecam;
-use dump_drivers::{ConfigSpace, Mmio, VirtioBlk};
+#[cfg(target_arch = "x86_64")]
+use dump_drivers::bus::pci::PortIo;
+use dump_drivers::{Mmio, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio};
 use dumpcore::deferred::{Handler, Queues};
 use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::Wait;
@@ -22,9 +24,14 @@ pub(crate) struct Outside<'a> {
     time: Nanoseconds,
     least: &'a Least,
     slowest: &'a mut Slowest,
-    ecam_disk: &'a mut VirtioBlk<Mmio, Ecam<Mmio>>,
+    ecam_blk: &'a mut VirtioBlk<Mmio, Ecam<Mmio>>,
+    ecam_scsi: &'a mut VirtioScsi<Mmio, Ecam<Mmio>>,
+    mmio_blk: &'a mut VirtioBlkMmio<Mmio>,
+    mmio_scsi: &'a mut VirtioScsiMmio<Mmio>,
     #[cfg(target_arch = "x86_64")]
-    port_disk: &'a mut VirtioBlk<Mmio, dump_drivers::bus::pci::PortIo>,
+    port_blk: &'a mut VirtioBlk<Mmio, PortIo>,
+    #[cfg(target_arch = "x86_64")]
+    port_scsi: &'a mut VirtioScsi<Mmio, PortIo>,
 }
 
 /// The entry, by the name that linkers look for.
@@ -33,9 +40,14 @@ fn _start(outside: &mut Outside<'_>) {
     dump(outside);
     platform(outside.least);
     device(outside.slowest);
-    disk(outside.ecam_disk);
+    device(outside.ecam_blk);
+    device(outside.ecam_scsi);
+    device(outside.mmio_blk);
+    device(outside.mmio_scsi);
     #[cfg(target_arch = "x86_64")]
-    disk(outside.port_disk);
+    device(outside.port_blk);
+    #[cfg(target_arch = "x86_64")]
+    device(outside.port_scsi);
     deferred(outside);
 }
 
@@ -56,10 +68,6 @@ fn platform(platform: &dyn Platform) {
 /// Links all methods of a device, also those that it does not define itself.
 fn device(device: &mut dyn DumpDevice) {
     black_box(device);
-}
-
-fn disk<C: ConfigSpace>(disk: &mut VirtioBlk<Mmio, C>) {
-    device(disk);
 }
 
 /// What a driver calls that keeps its own code through a dump.
