@@ -131,6 +131,11 @@ impl Fake<Virtio> {
 }
 
 impl Virtio {
+    /// Makes it another device, from the next reset on.
+    pub fn set_plan(&mut self, plan: Plan) {
+        self.plan = plan;
+    }
+
     fn has(&self, fault: Fault) -> bool {
         self.plan.faults.contains(&fault)
     }
