@@ -56,9 +56,18 @@ impl Disk {
     /// # Errors
     /// If the image cannot be written; the error names it.
     pub fn create(path: &Path, blocks: u64) -> Result<Disk> {
+        Disk::create_at(path, TABLE_BLOCKS + FOREIGN_BLOCKS, blocks, 0)
+    }
+
+    /// The same with a [`DUMP`] partition that begins, by the table, `odd` sectors behind block `first`, behind the one in
+    /// front of it. Only what is written of the image takes room.
+    ///
+    /// # Errors
+    /// If the image cannot be written; the error names it.
+    pub fn create_at(path: &Path, first: u64, blocks: u64, odd: u64) -> Result<Disk> {
         let name = || format!("cannot make the disk image {}", path.display());
         let before = Extent { first: TABLE_BLOCKS, blocks: FOREIGN_BLOCKS };
-        let dump = Extent { first: before.first + before.blocks, blocks };
+        let dump = Extent { first, blocks };
         let disk = Disk { path: path.to_path_buf(), dump };
         let after = disk.foreign_after();
         // A new file, so that not one old byte is left, and the untouched parts take no room.
@@ -80,6 +89,8 @@ impl Disk {
             (1..).zip([(FOREIGN_BEFORE, before), (DUMP, dump), (FOREIGN_AFTER, after)])
         {
             let (first, length) = (extent.first * SECTORS_PER_BLOCK, extent.blocks * SECTORS_PER_BLOCK);
+            let odd = if label == DUMP { odd } else { 0 };
+            let (first, length) = (first + odd, length - odd);
             table
                 .add_partition_at(label, id, first, length, gpt::partition_types::LINUX_FS, 0)
                 .with_context(name)?;
@@ -102,6 +113,27 @@ impl Disk {
         let file = OpenOptions::new().write(true).open(&self.path).with_context(name)?;
         let length = file.metadata().with_context(name)?.len();
         file.set_len(length.next_power_of_two()).with_context(name)
+    }
+
+    /// Whether the foreign partitions are what they were when the image was made.
+    ///
+    /// # Errors
+    /// If the image cannot be read.
+    pub fn foreign_parts_are_whole(&self) -> Result<bool> {
+        let file = File::open(&self.path).with_context(|| format!("cannot open {}", self.path.display()))?;
+        let before = Extent { first: TABLE_BLOCKS, blocks: FOREIGN_BLOCKS };
+        let mut block = [0; BLOCK_SIZE];
+        for extent in [before, self.foreign_after()] {
+            for number in extent.first..extent.first + extent.blocks {
+                let at = number * BLOCK_SIZE as u64;
+                file.read_exact_at(&mut block, at)
+                    .with_context(|| format!("cannot read {}", self.path.display()))?;
+                if block != foreign(number) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// The same image under another name; unwritten parts stay unwritten.

@@ -155,6 +155,15 @@ impl Machine {
             .word(disk_word(number, &format!("blocks={}", disk.dump.blocks)))
     }
 
+    /// With one more disk, whose dump partition the test kernel has to find by this (`name:dump`).
+    #[must_use]
+    pub fn disk_by(mut self, disk: &Disk, by: &str) -> Machine {
+        let number = self.disks.len();
+        self.disks.push(Attached { disk: disk.clone(), options: Vec::new(), fails: None });
+        let driver = self.bed.device.driver;
+        self.word(disk_word(number, &format!("on={driver}"))).word(disk_word(number, &format!("find={by}")))
+    }
+
     /// With this disk in the place of the first one; the command line stays as it is.
     #[must_use]
     pub fn exchange(mut self, disk: &Disk) -> Machine {

@@ -11,7 +11,7 @@ use crate::arch::paging;
 use crate::command_line::{Options, Scenario};
 use crate::log::log;
 use crate::panic::give_up;
-use crate::{memory, platform, stop};
+use crate::{disks, memory, platform, stop};
 
 /// The dump. One static, known to the panic handler.
 pub(crate) static DUMP: Dump<'static> = Dump::new();
@@ -31,7 +31,7 @@ pub(crate) struct Armed {
 /// Arms the dump as the command line says. A refusal is reported, and the kernel goes on without a dump.
 pub(crate) fn arm(options: &Options) -> Armed {
     let mut armed = Armed { arena_start: 0, arena_end: 0, function: None, disk: None };
-    if options.disks.iter().all(|disk| disk.first.is_none()) {
+    if options.disks.iter().all(|disk| disk.first.is_none() && disk.find.is_none()) {
         log!("testkernel: not armed: the command line has no disk.first=");
         return armed;
     }
@@ -55,11 +55,18 @@ pub(crate) fn arm(options: &Options) -> Armed {
     let timeout = options.timeout_ms.map_or(10 * SECOND, |ms| ms.saturating_mul(MILLISECOND));
     let mut targets = Vec::new();
     for (number, disk) in options.disks.iter().enumerate() {
-        let Some(first_block) = disk.first else { continue };
+        if disk.first.is_none() && disk.find.is_none() {
+            continue;
+        }
         let driver = disk.driver;
         // The drivers count their own disks.
         let before = options.disks.iter().take(number).filter(|other| other.driver.name == driver.name);
-        let (function, device) = match driver.open(before.count(), timeout, &mut arena) {
+        let before = before.count();
+        let Some(count) = disk.pci.map_or(Some(before), |address| driver.number_at(address)) else {
+            log!("testkernel: arm refused: disk {number}: no {} at that place", driver.name);
+            return armed;
+        };
+        let (function, device) = match driver.open(count, timeout, &mut arena) {
             Ok(opened) => opened,
             Err(error) => {
                 log!("testkernel: arm refused: disk {number}: {error}");
@@ -67,10 +74,21 @@ pub(crate) fn arm(options: &Options) -> Armed {
             }
         };
         armed.function = armed.function.or(function);
+        let place = match &disk.find {
+            Some(by) => disks::locate(device, by, &mut arena),
+            None => Ok((disk.first.unwrap_or(0), disk.blocks)),
+        };
+        let (first_block, blocks) = match place {
+            Ok(place) => place,
+            Err(why) => {
+                log!("testkernel: arm refused: disk {number}: {why}");
+                return armed;
+            }
+        };
         targets.push(Target {
             device,
             first_block,
-            blocks: disk.blocks,
+            blocks,
             uuid: disk.uuid,
             recipient: disk.recipient,
             ownership: if disk.shared { Ownership::Shared } else { Ownership::Exclusive },

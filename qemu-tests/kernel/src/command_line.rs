@@ -1,8 +1,10 @@
 //! The command line: words `key=value` or flags, all listed here.
 
 use crate::disks::{DRIVERS, Driver};
+use dump_drivers::bus::pci::Address;
 use dumpcore::format::Uuid;
 use dumpcore::format::crypt::PublicKey;
+use dumpcore::locate::By;
 use dumpcore::{Encoding, Level, PageClass, ResetPolicy, Verify};
 
 use crate::arch::MISSING;
@@ -130,6 +132,11 @@ pub(crate) enum FillKind {
 pub(crate) struct DiskOptions {
     /// `disk.on=NAME`, `disk1.on=NAME`, …: its driver.
     pub(crate) driver: &'static Driver,
+    /// `….pci=BUS:DEVICE.FUNCTION`: the PCI function that the driver takes; else its disks are counted.
+    pub(crate) pci: Option<Address>,
+    /// `….find=name:TEXT|guid:HEX|label:HEX`: how the dump partition is found on the disk; else it is where `first` and
+    /// `blocks` say.
+    pub(crate) find: Option<By<'static>>,
     /// `….first=N`: first 4096-byte block of the dump partition. A disk without it is not used.
     pub(crate) first: Option<u64>,
     /// `….blocks=N`: its size in blocks.
@@ -225,6 +232,8 @@ impl Options {
         cpu: 0,
         disks: [DiskOptions {
             driver: &DRIVERS[0],
+            pci: None,
+            find: None,
             first: None,
             blocks: 0,
             uuid: None,
@@ -266,7 +275,7 @@ impl Options {
     ///
     /// # Errors
     /// The first word that is not understood, or that asks for what this machine does not have.
-    pub(crate) fn parse(line: &str) -> Result<Options, &str> {
+    pub(crate) fn parse(line: &'static str) -> Result<Options, &'static str> {
         let mut options = Options::DEFAULT;
         for word in line.split_ascii_whitespace() {
             options.take(word).ok_or(word)?;
@@ -274,7 +283,7 @@ impl Options {
         Ok(options)
     }
 
-    fn take(&mut self, word: &str) -> Option<()> {
+    fn take(&mut self, word: &'static str) -> Option<()> {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         if MISSING.iter().any(|missing| *missing == word || *missing == key) {
             return None;
@@ -284,6 +293,15 @@ impl Options {
             let disk = self.disks.get_mut(number)?;
             match key {
                 "on" => disk.driver = DRIVERS.iter().find(|driver| driver.name == value)?,
+                "pci" => disk.pci = Some(Address::from_text(value)?),
+                "find" => {
+                    disk.find = match value.split_once(':')? {
+                        ("name", name) => Some(By::Name(name)),
+                        ("guid", guid) => Some(By::Guid(hex(guid)?)),
+                        ("label", uuid) => Some(By::Label(hex(uuid)?)),
+                        _ => return None,
+                    }
+                }
                 "first" => disk.first = Some(value.parse().ok()?),
                 "blocks" => disk.blocks = value.parse().ok()?,
                 "uuid" => disk.uuid = Some(hex(value)?),

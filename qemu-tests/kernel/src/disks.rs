@@ -1,15 +1,22 @@
 //! The disks that can receive a dump, and their drivers.
 
+use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
 use core::ptr::NonNull;
 
-use dump_drivers::bus::pci::Function;
+use dump_drivers::bus::pci::{Address, Function};
 use dump_drivers::virtio::{blk, scsi};
 use dump_drivers::{Mmio, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio};
 use dumpcore::device::DeviceError;
+use dumpcore::format::BLOCK_SIZE;
+use dumpcore::locate::{self, By, Polled};
+use dumpcore::wait::Wait;
 use dumpcore::{Arena, DumpDevice};
 
 use crate::arch::paging::{self, Access};
 use crate::arch::{pci, virtio_mmio};
+use crate::platform;
 
 /// A disk, opened by its driver in the arena, and which PCI function it is, if it is one.
 pub(crate) type Opened = (Option<Function>, &'static mut dyn DumpDevice);
@@ -21,18 +28,34 @@ type Open = fn(usize, u64, &mut Arena<'static>) -> Result<Opened, DeviceError>;
 pub(crate) struct Driver {
     /// Its name on the command line (`disk.on=`).
     pub(crate) name: &'static str,
+    /// The PCI function of the disk with this number, for a driver whose disks are on PCI.
+    function: Option<fn(usize) -> Option<Function>>,
     open: Open,
 }
 
 /// All drivers; the first is the one that is used if nothing is said.
 pub(crate) static DRIVERS: [Driver; 4] = [
-    Driver { name: "virtio-blk", open: virtio_blk },
-    Driver { name: "virtio-blk-mmio", open: virtio_blk_mmio },
-    Driver { name: "virtio-scsi", open: virtio_scsi },
-    Driver { name: "virtio-scsi-mmio", open: virtio_scsi_mmio },
+    Driver {
+        name: "virtio-blk",
+        function: Some(|number| blk::find(&pci::config(), number)),
+        open: virtio_blk,
+    },
+    Driver { name: "virtio-blk-mmio", function: None, open: virtio_blk_mmio },
+    Driver {
+        name: "virtio-scsi",
+        function: Some(|number| scsi::find(&pci::config(), number)),
+        open: virtio_scsi,
+    },
+    Driver { name: "virtio-scsi-mmio", function: None, open: virtio_scsi_mmio },
 ];
 
 impl Driver {
+    /// The number of the disk at this place on the bus.
+    pub(crate) fn number_at(&self, address: Address) -> Option<usize> {
+        let function = self.function?;
+        (0..).map_while(function).position(|function| function.address == address)
+    }
+
     /// Opens the disk with this number, counted from 0 in the order of the bus among the disks that the driver finds.
     /// Reads only: another driver may be using it. `timeout` is for one request, in nanoseconds.
     pub(crate) fn open(
@@ -56,6 +79,22 @@ pub(crate) fn map_device(physical: u64, length: usize) -> Option<Mmio> {
 /// The error of a driver that does not find so many disks.
 fn none(what: &'static str) -> DeviceError {
     DeviceError::Unsupported { what, value: 0 }
+}
+
+/// Finds the dump partition of a disk that nobody uses yet, by the dump's own driver, and leaves the disk at rest. Gives
+/// its first block, and how many it has.
+pub(crate) fn locate(
+    device: &mut dyn DumpDevice,
+    by: &By<'_>,
+    arena: &mut Arena<'static>,
+) -> Result<(u64, u64), String> {
+    let wait = Wait::new(platform::get(), None, u64::MAX);
+    let buffer = arena.dma(BLOCK_SIZE, BLOCK_SIZE).map_err(|_| "the arena is too small".to_owned())?;
+    device.quiesce(&wait).map_err(|error| error.to_string())?;
+    let mut scratch = Box::new([0; BLOCK_SIZE]);
+    let found = locate::find(&mut Polled::new(device, &wait, buffer), by, &mut scratch);
+    device.shutdown(&wait).map_err(|error| error.to_string())?;
+    found.map(|found| (found.first_block, found.blocks)).map_err(|error| error.to_string())
 }
 
 fn virtio_blk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {

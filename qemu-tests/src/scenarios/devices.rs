@@ -3,15 +3,19 @@
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::case::{Case, USUAL_BLOCKS, ensure, exit, mib};
+use super::case::{Case, Crashed, USUAL_BLOCKS, ensure, exit, mib, uuid};
 use super::judge::{
-    crash, foreign_parts, halt, info, is_whole, number, partial, same_foreign_parts, says, text,
+    crash, foreign_parts, halt, info, is_whole, number, partial, same_foreign_parts, says, text, whole,
 };
 use super::refusals;
-use crate::machine::Fails;
+use crate::image::Disk;
+use crate::machine::{Fails, disk_word};
 
 /// The scenario that needs a disk which can be pulled out.
 pub(super) const PULLED: &str = "pulled";
+
+/// The scenario that needs a disk of more than 2 TiB.
+pub(super) const FAR_AWAY: &str = "far";
 
 /// A block of the partition in the middle of what is to be written.
 const SPOT: u64 = 2500;
@@ -110,5 +114,43 @@ pub(super) fn one_block_less(case: &Case) -> Result<String> {
     disk.truncate(disk.dump.blocks - 1)?;
     let reason = "the partition ends at block";
     let crashed = refusals::refused(case, &disk, &machine, &[exit::NOT_ARMED, exit::REFUSED], reason)?;
+    refusals::facts(&crashed, reason)
+}
+
+/// The block that a partition begins at which lies behind 2 TiB, where 32 bits of sectors end.
+const FAR: u64 = (2 << 40) / 4096 + 4096;
+
+pub(super) fn far(case: &Case) -> Result<String> {
+    let disk = Disk::create_at(&case.folder.join("disk.raw"), FAR, USUAL_BLOCKS, 0)?;
+    case.savecore.format(&disk)?;
+    let machine = case.machine_without("panic").cpus(2).word("fill=8");
+    let found = machine.clone().disk_by(&disk, "name:dump");
+    let crashed = case.crash(&found, "by-name", exit::COMPLETE)?;
+    let place = found_at(&crashed).map(str::to_owned);
+    whole(case, &disk, 2)?;
+    // The other way: by the label, on the function at that place of the bus.
+    let uuid = uuid(&disk)?;
+    let mut found = machine.disk_by(&disk, &format!("label:{uuid}"));
+    if let Some(place) = &place {
+        found = found.word(disk_word(0, &format!("pci={place}")));
+    }
+    case.crash(&found, "by-label", exit::COMPLETE)?;
+    let (_, dump) = whole(case, &disk, 2)?;
+    ensure(disk.foreign_parts_are_whole()?, || "blocks of a foreign partition were changed".to_owned())?;
+    let at = place.map_or(String::new(), |place| format!(" at {place}"));
+    Ok(format!("from block {FAR} on, by name and by label{at}; {} pages", number(&dump, "pages.data")?))
+}
+
+/// Where on the bus the disk is, as the guest said when it armed.
+fn found_at(crashed: &Crashed) -> Option<&str> {
+    let line = crashed.said("testkernel: armed").ok()?;
+    line.rsplit(' ').next().filter(|place| place.contains(':') && place.contains('.'))
+}
+
+pub(super) fn odd_start(case: &Case) -> Result<String> {
+    let disk = Disk::create_at(&case.folder.join("disk.raw"), 1024, USUAL_BLOCKS, 1)?;
+    let machine = case.machine_without("panic").disk_by(&disk, "name:dump");
+    let reason = "the partition begins at sector 8193 of 512 bytes, which is not a multiple of 4096 bytes";
+    let crashed = refusals::refused(case, &disk, &machine, &[exit::NOT_ARMED], reason)?;
     refusals::facts(&crashed, reason)
 }

@@ -101,8 +101,12 @@ pub struct Scenario {
 impl Scenario {
     /// Why it cannot be played on a bed.
     pub fn impossible(&self, bed: Bed) -> Option<&'static str> {
-        let pulled = if self.name == devices::PULLED { (bed.device.pulled)(0).err() } else { None };
-        bed.machine().err().or(pulled)
+        let special = match self.name {
+            devices::PULLED => (bed.device.pulled)(0).err(),
+            devices::FAR_AWAY if bed.device.power_of_two => Some("the largest of its kind has 2 TiB"),
+            _ => None,
+        };
+        bed.machine().err().or(special)
     }
 }
 
@@ -172,6 +176,20 @@ pub static ALL: &[Scenario] = &[
         beds: Beds::Devices,
         deadline: 60,
         play: devices::one_block_less,
+    },
+    Scenario {
+        name: devices::FAR_AWAY,
+        about: "a partition behind 2 TiB, found by its name in the partition table, and by its label on the disk at a place of the bus",
+        beds: Beds::Devices,
+        deadline: 120,
+        play: devices::far,
+    },
+    Scenario {
+        name: "refuse-odd-start",
+        about: "a partition that does not begin at a block of 4096 bytes is refused by its sector",
+        beds: Beds::Usual,
+        deadline: 60,
+        play: devices::odd_start,
     },
     Scenario {
         name: "panic-pc-1cpu",

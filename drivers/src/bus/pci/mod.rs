@@ -101,6 +101,14 @@ impl Address {
         (self.bus as u16) << 8 | (self.device as u16) << 3 | self.function as u16
     }
 
+    /// From text like `00:04.0`: bus and device in hexadecimal, function; `None` if it is no such text.
+    pub fn from_text(text: &str) -> Option<Address> {
+        let (bus, rest) = text.split_once(':')?;
+        let (device, function) = rest.split_once('.')?;
+        let number = |digits: &str| u8::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'));
+        Address::new(number(bus)?, number(device)?, number(function)?)
+    }
+
     /// As text: `00:04.0`.
     pub const fn text(self) -> [u8; 7] {
         [

@@ -51,7 +51,10 @@ pub(crate) struct BootInfo {
     pub(crate) taken: RamMap,
     /// Where the tables lie that describe the machine, as a physical address: ACPI's root pointer, or the device tree. 0 if
     /// unknown.
-    #[allow(dead_code, reason = "an entry that has to read the device tree itself leaves nothing to look up")]
+    #[allow(
+        dead_code,
+        reason = "an entry that has to read the device tree itself leaves nothing to look up"
+    )]
     pub(crate) tables: u64,
 }
 
