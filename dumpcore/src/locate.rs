@@ -19,6 +19,8 @@ use crate::wait::Wait;
 
 /// Sizes of the sectors in which a table counts.
 const SECTOR_SIZES: [u64; 2] = [512, 4096];
+/// Bytes to blocks.
+const BLOCK_SHIFT: u32 = BLOCK_SIZE.trailing_zeros();
 /// Entries that a table may have here; 128 are usual.
 const MAX_ENTRIES: u32 = 4096;
 /// Bytes in an entry at least (table 5.6), and at most here.
@@ -255,7 +257,7 @@ struct Reader<'r> {
 impl Reader<'_> {
     /// `length` bytes at a byte of the disk, as far as they are in one block.
     fn bytes(&mut self, at: u64, length: usize) -> Result<&[u8], NotFound> {
-        let block = at / BLOCK_SIZE as u64;
+        let block = at >> BLOCK_SHIFT;
         if self.block != Some(block) {
             let blocks = self.disk.blocks();
             if block >= blocks {
@@ -265,7 +267,7 @@ impl Reader<'_> {
             self.disk.read(block, self.bytes).map_err(|error| NotFound::Device { block, error })?;
             self.block = Some(block);
         }
-        let offset = (at % BLOCK_SIZE as u64) as usize;
+        let offset = at.wrapping_sub(block << BLOCK_SHIFT) as usize;
         let bytes = self.bytes.get(offset..).unwrap_or_default();
         Ok(bytes.get(..length.min(bytes.len())).unwrap_or_default())
     }
@@ -375,7 +377,7 @@ impl Reader<'_> {
         if !start.is_multiple_of(block) {
             return Err(NotFound::OddStart { sector: first, sector_size });
         }
-        Ok((start / block, end.saturating_sub(start) / block))
+        Ok((start >> BLOCK_SHIFT, end.saturating_sub(start) >> BLOCK_SHIFT))
     }
 
     /// What the label in a partition's first block says, if it is one.

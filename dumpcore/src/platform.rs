@@ -150,7 +150,7 @@ pub unsafe trait Platform: Sync {
     /// Where a device sees the page, if nothing changes it any more: neither a device that still runs, nor any method of
     /// this platform, such as a console's buffer. Such a page is written from where it is, which is faster; every other
     /// one is copied first. Called only when all other CPUs have stopped and the dump has a stack of its own, also by
-    /// those that help. Where DMA is not coherent, the page has to be clean in the caches. A platform with a
+    /// those that help. dumpcore [cleans](Platform::clean_for_device) the page. A platform with a
     /// [guard](Platform::guarded_copy) reads the page under it first, a word in each cache line, and
     /// answers `None` if that faults.
     ///
@@ -257,7 +257,7 @@ pub unsafe trait Platform: Sync {
 
     /// Makes what was written to the `length` bytes at `start` visible to devices, before they are told to look: cleans the
     /// cache lines that hold them, and drops them (clean and invalidate), so that none is written back later over
-    /// what a device writes. Needed where DMA is not coherent. The memory is part of the arena, or of what a driver was
+    /// what a device writes. Needed where DMA is not coherent. The memory is a page that is [still](Platform::still), or part of the arena or of what a driver was
     /// given beside it, and shares no cache line (of 64 bytes) with what the other side writes.
     fn clean_for_device(&self, start: *const u8, length: usize) {
         let (_, _) = (start, length);

@@ -214,6 +214,7 @@ fn summed(platform: &dyn Platform, pfn: u64) -> Look {
         if page::is_zero(memory) {
             Look::Absent(RunKind::Zero)
         } else {
+            platform.clean_for_device(memory.as_ptr(), PAGE_SIZE);
             Look::Still { bus, content: page::sum(memory) }
         }
     }

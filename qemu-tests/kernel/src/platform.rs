@@ -86,9 +86,7 @@ unsafe impl Platform for KernelPlatform {
         // With the other CPUs stopped and the disks in the dump's hands, nothing writes to memory any more, this file
         // included. Devices see RAM where the CPU does.
         let address = pfn.checked_mul(memory::FRAME)?;
-        let page = NonNull::new(paging::direct(address)).filter(|page| guard::probe(*page))?;
-        cache::clean(page.as_ptr(), memory::FRAME as usize);
-        Some(address)
+        NonNull::new(paging::direct(address)).is_some_and(guard::probe).then_some(address)
     }
 
     fn reset(&self, policy: ResetPolicy) {
