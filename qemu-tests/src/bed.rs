@@ -46,7 +46,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
         target: "riscv64gc-unknown-none-elf",
         kind: "virt",
         model: None,
-        able: "rv64",
+        able: "rv64,zkr=true",
         arguments: &[],
     },
 ];

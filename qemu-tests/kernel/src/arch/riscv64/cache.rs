@@ -9,6 +9,7 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use super::cpu;
 use crate::arch::virt::device_tree;
 
 /// Bytes of a block that the instructions work on; 0 if the CPUs do not have them.
@@ -17,16 +18,13 @@ static BLOCK: AtomicU64 = AtomicU64::new(0);
 /// Learns whether the CPUs can, all of them.
 pub(super) fn init() {
     let mut block = None;
-    device_tree::each_cpu(|cpu, _| {
-        let has = device_tree::text(cpu, "riscv,isa")
-            .is_some_and(|isa| isa.split('_').any(|part| part == "zicbom"));
-        let own =
-            device_tree::number(cpu, "riscv,cbom-block-size").filter(|size| has && size.is_power_of_two());
-        let own = own.map_or(0, u64::from);
+    device_tree::each_cpu(|node, _| {
+        let size = device_tree::number(node, "riscv,cbom-block-size").filter(|size| size.is_power_of_two());
         // The smallest, so that none is left out.
-        block = Some(block.map_or(own, |block: u64| block.min(own)));
+        block = [block, size].into_iter().flatten().min();
     });
-    BLOCK.store(block.unwrap_or(0), Ordering::Relaxed);
+    let block = block.filter(|_| cpu::all_have("zicbom")).map_or(0, u64::from);
+    BLOCK.store(block, Ordering::Relaxed);
 }
 
 /// What is to be done to a block.

@@ -46,6 +46,16 @@ pub(super) fn init() {
     KNOWN.store(known, Ordering::Relaxed);
 }
 
+/// Whether all CPUs have an extension, by its name in lower case.
+pub(super) fn all_have(extension: &str) -> bool {
+    let mut all = true;
+    device_tree::each_cpu(|node, _| {
+        let isa = device_tree::text(node, "riscv,isa").unwrap_or_default();
+        all &= isa.split('_').any(|part| part == extension);
+    });
+    all
+}
+
 /// How many CPUs there are, of those that the kernel serves.
 pub(super) fn known() -> usize {
     KNOWN.load(Ordering::Relaxed)

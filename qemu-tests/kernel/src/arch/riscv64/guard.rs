@@ -1,12 +1,12 @@
 //! Reading memory that may not be readable: a fault in guard.s ends there, and is told as a result.
 //!
-//! This is what Linux calls an exception table, with two entries. It holds no state, so all CPUs can use it at once.
+//! This is what Linux calls an exception table, with three entries. It holds no state, so all CPUs can use it at once.
 
 use core::ptr::NonNull;
 
 use dumpcore::format::Block;
 
-use super::interrupts::{LOAD_ACCESS, LOAD_PAGE, STORE_ACCESS, STORE_PAGE};
+use super::interrupts::{ILLEGAL, LOAD_ACCESS, LOAD_PAGE, STORE_ACCESS, STORE_PAGE};
 use crate::memory::linker_symbol;
 
 core::arch::global_asm!(include_str!("guard.s"));
@@ -14,12 +14,13 @@ core::arch::global_asm!(include_str!("guard.s"));
 unsafe extern "C" {
     fn guarded_copy(to: *mut u8, from: *const u8) -> u32;
     fn guarded_probe(unused: u64, from: *const u8) -> u32;
+    safe fn guarded_seed() -> u64;
     fn stumble(address: u64);
 }
 
 /// What a fault in guard.s means.
 pub(super) enum Known {
-    /// Memory could not be read: go on at this address, where the result is 1.
+    /// Something could not be read: go on at this address, which makes it the result.
     Unreadable {
         /// See there.
         fixup: u64,
@@ -34,6 +35,9 @@ pub(super) enum Known {
 /// Whether a fault of this cause at `pc` is one that guard.s knows of.
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn known(cause: u64, pc: u64) -> Option<Known> {
+    if cause == ILLEGAL && pc == linker_symbol!(seed_begin) {
+        return Some(Known::Unreadable { fixup: linker_symbol!(seed_fault) });
+    }
     if !matches!(cause, LOAD_ACCESS | STORE_ACCESS | LOAD_PAGE | STORE_PAGE) {
         return None;
     }
@@ -59,6 +63,11 @@ pub(crate) fn copy(from: NonNull<u8>, to: &mut Block) -> bool {
 pub(crate) fn probe(page: NonNull<u8>) -> bool {
     // SAFETY: it only reads, and reading may fault.
     unsafe { guarded_probe(0, page.as_ptr()) == 0 }
+}
+
+/// Looks at the CPU's entropy source once; gives what the CSR `seed` holds.
+pub(super) fn seed() -> u64 {
+    guarded_seed()
 }
 
 /// Writes to an address where nothing is; the fault is dumped, and then this returns.

@@ -56,6 +56,22 @@ guarded_fault:
     ret
 .size guarded_probe, . - guarded_probe
 
+# guarded_seed: reads the entropy source (the CSR `seed`, which has to be written to be read); what a source gives that is out of
+# order, if the CPU has none or the firmware keeps it for itself.
+    .balign 16
+.global guarded_seed
+.type guarded_seed, @function
+guarded_seed:
+.global seed_begin
+seed_begin:
+    csrrw a0, 0x015, zero
+    ret
+.global seed_fault
+seed_fault:
+    li a0, 3 << 30
+    ret
+.size guarded_seed, . - guarded_seed
+
 # stumble: writes through a0, which is the bug that `scenario=oops` asks for. The kernel goes on behind it.
     .balign 16
 .global stumble

@@ -36,6 +36,8 @@ const SOFTWARE: u64 = INTERRUPT | 1;
 const TIMER: u64 = INTERRUPT | 5;
 /// A device, by the interrupt controller.
 const EXTERNAL: u64 = INTERRUPT | 9;
+/// Exception: there is no such instruction, or not here.
+pub(super) const ILLEGAL: u64 = 2;
 /// Exceptions: memory cannot be read, or written, though it is mapped.
 pub(super) const LOAD_ACCESS: u64 = 5;
 pub(super) const STORE_ACCESS: u64 = 7;
