@@ -3,6 +3,8 @@
 # switches it on and goes up. The final tables are made later, in Rust.
 
 .set KERNEL_BASE, 0xffffffff00000000
+# In sstatus: the state of the floating-point unit, of which 0 is off.
+.set STATUS_FLOATING, 3 << 13
 .set STACK, 0x20000
 .set STACK_SHIFT, 17
 .set EMERGENCY_END, 0x5000
@@ -25,6 +27,8 @@
 _start:
     csrw sie, zero
     csrci sstatus, 2
+    li t0, STATUS_FLOATING
+    csrc sstatus, t0
     # Entries: valid, readable, writable, executable, accessed, dirty (0xcf). The direct map: 254 GiB from entry 256 on.
     lla t0, boot_root
     li t1, 0xcf
@@ -63,6 +67,8 @@ _start:
 other_start:
     csrw sie, zero
     csrci sstatus, 2
+    li t0, STATUS_FLOATING
+    csrc sstatus, t0
     lla t0, other_satp
     ld t0, (t0)
     go_up
