@@ -14,6 +14,12 @@
 .set BLOCK_DEVICE, 0x401
 .set TABLE, 3
 
+// In TCR_EL1: a half is not translated.
+.set LOWER_OFF, 1 << 7
+.set UPPER_OFF, 1 << 23
+// As in layout.ld.
+.set KERNEL_BASE, 0xffffffff80000000
+
 .section .boot.text, "ax", %progbits
 .global start
 start:
@@ -35,6 +41,18 @@ start:
     movk x3, #RAM >> 16, lsl #16
     str x3, [x1, #8]
     str x3, [x2, #511 * 8]
+    // They were written past the caches, which must not know anything older. The three follow each other.
+    dsb sy
+    mrs x1, ctr_el0
+    ubfx x1, x1, #16, #4
+    mov x2, #4
+    lsl x1, x2, x1
+    add x2, x0, #3 * 4096
+    // Each turn drops a line.
+1:  dc ivac, x0
+    add x0, x0, x1
+    cmp x0, x2
+    b.lo 1b
     dsb sy
     bl enable_mmu
 
@@ -143,6 +161,43 @@ start_other_high:
     ldp x0, x16, [x20, #16]
     b enter_kernel
 .ltorg
+
+// Goes over from the boot tables to those whose root is in x0, and switches the lower half off. What both show they show in entries
+// of different sizes, which must not be cached together (Arm ARM, D8.14.1): so from the lower half, while the upper one is off.
+.section .boot.text, "ax", %progbits
+.global adopt_tables
+.type adopt_tables, %function
+adopt_tables:
+    mrs x5, daif
+    msr daifset, #15
+    ldr x2, =KERNEL_BASE
+    adr x1, 1f
+    sub x1, x1, x2
+    br x1
+1:  mrs x3, tcr_el1
+    orr x4, x3, #UPPER_OFF
+    msr tcr_el1, x4
+    isb
+    tlbi vmalle1
+    dsb nsh
+    isb
+    msr ttbr1_el1, x0
+    msr tcr_el1, x3
+    isb
+    adr x1, 2f
+    add x1, x1, x2
+    br x1
+2:  orr x3, x3, #LOWER_OFF
+    msr tcr_el1, x3
+    msr ttbr0_el1, xzr
+    isb
+    tlbi vmalle1
+    dsb nsh
+    isb
+    msr daif, x5
+    ret
+.ltorg
+.size adopt_tables, . - adopt_tables
 
 // Where every CPU comes from, as a debugger sees it: calls x16, and has no caller itself.
 .section .text.enter_kernel, "ax", %progbits

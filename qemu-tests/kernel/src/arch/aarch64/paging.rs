@@ -46,9 +46,6 @@ const USER_NO_EXECUTE: u64 = 1 << 54;
 /// The physical address in an entry.
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
-/// In TCR_EL1: the lower half is off.
-const LOWER_OFF: u64 = 1 << 7;
-
 static ROOT: AtomicU64 = AtomicU64::new(0);
 
 /// How a range of physical memory is to be seen.
@@ -226,25 +223,12 @@ pub(super) unsafe fn init() -> Result<(), &'static str> {
 /// # Safety
 /// On the boot tables, and nothing of the lower half is used any more.
 pub(super) unsafe fn adopt() {
-    // SAFETY: the caller's promise. Only the low half's walks end with the one bit. Translations of the boot tables do not say
-    // anything else of what both show, but for rights, and are forgotten behind.
-    unsafe {
-        asm!(
-            "mrs {old}, tcr_el1",
-            "orr {old}, {old}, {off}",
-            "msr tcr_el1, {old}",
-            "msr ttbr0_el1, xzr",
-            "msr ttbr1_el1, {root}",
-            "isb",
-            "tlbi vmalle1",
-            "dsb nsh",
-            "isb",
-            old = out(reg) _,
-            off = in(reg) LOWER_OFF,
-            root = in(reg) ROOT.load(Ordering::Relaxed),
-            options(nostack, preserves_flags),
-        );
+    unsafe extern "C" {
+        /// In boot.s.
+        fn adopt_tables(root: u64);
     }
+    // SAFETY: the caller's promise. The tables show all that the kernel uses, where the boot tables show it.
+    unsafe { adopt_tables(ROOT.load(Ordering::Relaxed)) }
 }
 
 /// Forgets translations that this CPU has cached.

@@ -95,6 +95,7 @@ fn find_by(is: impl Fn(&Node) -> bool) -> Option<Node> {
 }
 
 /// Calls `visit` for each device of this kind.
+#[allow(dead_code, reason = "no driver of this kernel uses a device without a bus yet")]
 pub(crate) fn each(compatible: &str, mut visit: impl FnMut(Node)) {
     each_node(&mut |node| {
         if node.is_compatible(compatible) {
@@ -154,6 +155,7 @@ pub(crate) fn text(node: Node, property: &str) -> Option<&'static str> {
 }
 
 /// The number by which others call a child of a node.
+#[allow(dead_code, reason = "only riscv64 needs it")]
 pub(crate) fn child_handle(node: Node, name: &str) -> Option<u32> {
     node.child(name)?.phandle().ok()?
 }
@@ -202,6 +204,7 @@ pub(crate) fn taken() -> Result<RamMap, &'static str> {
 }
 
 /// The virtio devices that are on no bus, in the order of their addresses. A place for one may be empty: its device id is 0.
+#[allow(dead_code, reason = "no driver of this kernel uses one yet")]
 pub(crate) fn virtio_mmio() -> &'static [VirtioMmio] {
     static FOUND: spin::Once<Vec<VirtioMmio>> = spin::Once::new();
     FOUND.call_once(|| {
