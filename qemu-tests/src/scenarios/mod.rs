@@ -255,6 +255,13 @@ pub static ALL: &[Scenario] = &[
         play: dumps::footprint,
     },
     Scenario {
+        name: "interrupt",
+        about: "no dump: a device's interrupts reach a handler of the healthy kernel, as a driver that is taken over needs them",
+        beds: Beds::Architectures,
+        deadline: 60,
+        play: survive::interrupt,
+    },
+    Scenario {
         name: "refuse-unformatted",
         about: "a partition without a label is not armed and not written",
         beds: Beds::Usual,

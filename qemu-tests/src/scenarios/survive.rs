@@ -167,3 +167,10 @@ pub(super) fn two_crashes(case: &Case) -> Result<String> {
     }
     Ok(format!("blocks {} to {} unchanged by the second; both saved", blocks.start, blocks.end - 1))
 }
+
+pub(super) fn interrupt(case: &Case) -> Result<String> {
+    let mut machine = case.machine_without("interrupt").cpus(2);
+    machine.arguments.extend(["-device", "edu"]);
+    let crashed = case.crash(&machine, "raised", exit::COMPLETE)?;
+    Ok(crashed.said("interrupts arrived")?.trim_start_matches("testkernel: ").to_owned())
+}

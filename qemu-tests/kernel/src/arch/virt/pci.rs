@@ -178,17 +178,23 @@ pub(crate) fn line(function: &Function) -> Option<u32> {
     }
 }
 
-/// Reads 8 bits. On the boot CPU, while nobody dumps.
-pub(crate) fn read8(address: Address, offset: u8) -> u8 {
-    config().read8(address, offset.into())
+/// Where a function's byte in configuration space is seen; `None` if it is not on bus 0.
+fn byte(address: Address, offset: u8) -> Option<NonNull<u8>> {
+    let start = NonNull::new(START.load(Ordering::Relaxed) as *mut u8).filter(|_| address.bus() == 0)?;
+    // SAFETY: init() has mapped the configuration space of bus 0, and the offset, of 20 bits, is in it.
+    Some(unsafe { start.add(usize::from(address.bits()) << 12 | usize::from(offset)) })
 }
 
-/// Writes 8 bits. On the boot CPU, while nobody dumps.
+/// Reads 8 bits, and no more: to some devices that makes a difference. On the boot CPU, while nobody dumps.
+pub(crate) fn read8(address: Address, offset: u8) -> u8 {
+    // SAFETY: a register of configuration space, mapped.
+    byte(address, offset).map_or(u8::MAX, |byte| unsafe { byte.read_volatile() })
+}
+
+/// Writes 8 bits, and no more. On the boot CPU, while nobody dumps.
 pub(crate) fn write8(address: Address, offset: u8, value: u8) {
-    let start = START.load(Ordering::Relaxed) as *mut u8;
-    if !start.is_null() && address.bus() == 0 {
-        let register = usize::from(address.bits()) << 12 | usize::from(offset);
-        // SAFETY: a register of bus 0, whose configuration space init() has mapped.
-        unsafe { start.add(register).write_volatile(value) };
+    if let Some(byte) = byte(address, offset) {
+        // SAFETY: as above.
+        unsafe { byte.write_volatile(value) };
     }
 }
