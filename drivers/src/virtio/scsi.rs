@@ -514,7 +514,7 @@ fn become_ready<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Resu
         // Another attention may follow at once; a disk that spins up takes its time.
         let attention = matches!(last, DeviceError::Status { code, .. } if Sense::is_attention(code));
         if !attention {
-            wait.pause(disk.timeout() / u64::from(READY_TRIES));
+            wait.pause(disk.timeout().checked_div(READY_TRIES.into()).unwrap_or(0));
         }
     }
     Err(last)
