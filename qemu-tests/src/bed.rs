@@ -19,6 +19,9 @@ pub struct Architecture {
     pub arguments: &'static [&'static str],
 }
 
+/// QEMU's virtio devices on no bus are legacy ones, unless told otherwise.
+const MODERN_MMIO: &str = "virtio-mmio.force-legacy=false";
+
 /// All architectures.
 pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
@@ -37,7 +40,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
         kind: "virt,gic-version=3",
         model: Some("cortex-a57"),
         able: "max",
-        arguments: &["-semihosting-config", "enable=on,target=native"],
+        arguments: &["-semihosting-config", "enable=on,target=native", "-global", MODERN_MMIO],
     },
     // The machine has SiFive's test device, by which a kernel can end QEMU; and its firmware, OpenSBI, as `-bios default`.
     Architecture {
@@ -47,7 +50,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
         kind: "virt",
         model: None,
         able: "rv64,zkr=true",
-        arguments: &[],
+        arguments: &["-global", MODERN_MMIO],
     },
 ];
 
@@ -103,6 +106,14 @@ fn usual(architecture: &Architecture) -> Result<&'static str, &'static str> {
     Ok(architecture.kind)
 }
 
+/// A machine that has virtio devices on no bus.
+fn without_bus(architecture: &Architecture) -> Result<&'static str, &'static str> {
+    match architecture.name {
+        "x86_64" => Err("pc and q35 have no virtio-mmio"),
+        _ => Ok(architecture.kind),
+    }
+}
+
 fn itself(number: usize) -> Result<String, &'static str> {
     Ok(disk_id(number))
 }
@@ -122,6 +133,14 @@ pub static DEVICES: &[Device] = &[
         power_of_two: false,
     },
     Device {
+        name: "virtio-blk-mmio",
+        driver: "virtio-blk-mmio",
+        machine: without_bus,
+        arguments: |number| alone(number, &format!("virtio-blk-device,bus=virtio-mmio-bus.{number}")),
+        pulled: |_| Err("what is on no bus cannot be pulled"),
+        power_of_two: false,
+    },
+    Device {
         name: "virtio-scsi",
         driver: "virtio-scsi",
         machine: usual,
@@ -138,6 +157,17 @@ pub static DEVICES: &[Device] = &[
             on_controller(number, "virtio-scsi-pci", large, "scsi-hd")
         },
         pulled: its_controller,
+        power_of_two: false,
+    },
+    Device {
+        name: "virtio-scsi-mmio",
+        driver: "virtio-scsi-mmio",
+        machine: without_bus,
+        arguments: |number| {
+            let host = format!("virtio-scsi-device,bus=virtio-mmio-bus.{number}");
+            on_controller(number, &host, ",bus=HBA.0", "scsi-hd")
+        },
+        pulled: |_| Err("what is on no bus cannot be pulled"),
         power_of_two: false,
     },
 ];
