@@ -5,6 +5,7 @@
 //! untrusted.
 //!
 //! - [`bus`]: what a controller stands on: registers, PCI, memory that is shared with the device.
+//! - [`nvme`]: NVM Express over PCI, and its disk, [`NvmeDisk`].
 //! - [`virtio`]: virtio 1.2 over PCI and MMIO, and its disks, [`VirtioBlk`] and [`VirtioScsi`].
 //!
 //! All registers go through [`Registers`] and all configuration space through [`ConfigSpace`], so that a
@@ -30,11 +31,13 @@ pub mod bus;
 // The fakes run in tests on a host only, where a panic is a failed test.
 #[allow(clippy::arithmetic_side_effects, clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
 pub mod fake;
+pub mod nvme;
 pub mod virtio;
 
 pub use bus::mmio::Mmio;
 pub use bus::pci::{ConfigSpace, Function};
 pub use bus::registers::Registers;
+pub use nvme::disk::NvmeDisk;
 pub use virtio::blk::{VirtioBlk, VirtioBlkMmio};
 pub use virtio::scsi::{VirtioScsi, VirtioScsiMmio};
 

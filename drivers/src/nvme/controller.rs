@@ -1,0 +1,599 @@
+//! The controller: taken over by reset, asked what it has, given a pair of queues for data, and shut down.
+
+use dumpcore::arena::Arena;
+use dumpcore::device::{DeviceError, Health};
+use dumpcore::integrity::Digest;
+use dumpcore::platform::{Nanoseconds, Platform};
+use dumpcore::wait::Wait;
+
+use super::command::{
+    COMPLETION, Finished, OF_ACTIVE, OF_CONTROLLER, OF_DESCRIPTORS, OF_NAMESPACE, Submission,
+};
+use super::queue::Pair;
+use super::registers::{
+    ACQ, AQA, ASQ, CAP, CC, CC_ALL_SETS, CC_ENABLE, CC_ENTRIES, CC_SHUTDOWN, CC_SHUTDOWN_NORMAL, CRTO, CSTS,
+    Capabilities, DOORBELLS, INTMS, SETS_NVM, SETS_SEVERAL, Status, admin_sizes, ready_timeout,
+};
+use crate::bus::pci::{Command, ConfigSpace, Function, PciDevice};
+use crate::bus::registers::Registers;
+use crate::bus::shared::Shared;
+
+/// Bytes in a memory page, as the controller is told. Lists of pages are made for it.
+pub(super) const PAGE: usize = 4096;
+
+/// The controller's numbers of the queues.
+const ADMIN: u16 = 0;
+const DATA: u16 = 1;
+/// Entries of the admin queues: commands go one at a time.
+const ADMIN_ENTRIES: u16 = 8;
+/// Entries of the queues for data, at most.
+const DATA_ENTRIES: u16 = 32;
+
+// The shared memory: each queue begins with a page. What the device tells of itself is read where later lists of pages are.
+const ADMIN_SUBMISSIONS: usize = 0;
+const ADMIN_COMPLETIONS: usize = PAGE;
+const SUBMISSIONS: usize = 2 * PAGE;
+const COMPLETIONS: usize = 3 * PAGE;
+/// Where the owner's lists begin.
+pub(super) const LISTS: usize = 4 * PAGE;
+static_assertions::const_assert!(DATA_ENTRIES as usize * size_of::<Submission>() <= PAGE);
+static_assertions::const_assert!(DATA_ENTRIES as usize * COMPLETION <= PAGE);
+
+/// The registers are in this base address register (2.1.10).
+const BAR: u8 = 0;
+
+/// What Identify tells of the controller (5.15.2.2): offsets.
+mod of_controller {
+    /// Largest transfer, as a power of two of pages; 0 for no limit. 8 bits.
+    pub(super) const MDTS: usize = 77;
+    /// How long a shutdown may take, in microseconds. 32 bits.
+    pub(super) const RTD3E: usize = 88;
+    /// What it is for; 0 in controllers older than 1.4. 8 bits.
+    pub(super) const CNTRLTYPE: usize = 111;
+    /// Bytes in entries of submission and completion queues, as powers of two: the least in bits 0 to 3, the most in 4
+    /// to 7. 8 bits each.
+    pub(super) const SQES: usize = 512;
+    pub(super) const CQES: usize = 513;
+    /// Volatile write cache: in bit 0, whether there is one. 8 bits.
+    pub(super) const VWC: usize = 525;
+
+    /// Types: not said, and one for data.
+    pub(super) const NOT_SAID: u8 = 0;
+    pub(super) const FOR_DATA: u8 = 1;
+}
+
+/// What Identify tells of a namespace (5.15.2.1): offsets.
+mod of_namespace {
+    /// Size in logical blocks. 64 bits.
+    pub(super) const NSZE: usize = 0;
+    /// Which format: its number in bits 0 to 3 and, as bits 4 and 5 of it, in 5 and 6. 8 bits.
+    pub(super) const FLBAS: usize = 26;
+    /// Protection information: in bits 0 to 2, its type. 8 bits.
+    pub(super) const DPS: usize = 29;
+    /// Attributes: in bit 0, whether it is write-protected. 8 bits.
+    pub(super) const NSATTR: usize = 99;
+    /// The formats, 32 bits each: bytes of metadata in bits 0 to 15, bytes in a logical block, as a power of two, in 16 to
+    /// 23.
+    pub(super) const LBAF: usize = 128;
+}
+
+/// What Identify tells of a namespace's names (5.15.2.3): descriptors, one behind another.
+mod descriptor {
+    /// Which, 8 bits; 0 ends the list.
+    pub(super) const NIDT: usize = 0;
+    /// Bytes of it, 8 bits.
+    pub(super) const NIDL: usize = 1;
+    /// Where the bytes begin.
+    pub(super) const NID: usize = 4;
+    /// The descriptor that names the command set (2.0), and its value for the one with reads and writes.
+    pub(super) const COMMAND_SET: u8 = 4;
+    pub(super) const NVM: u8 = 0;
+    /// The kinds there are: so many in a list at most.
+    pub(super) const KINDS: usize = 4;
+}
+
+/// What the controller told of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Traits {
+    /// Bytes in a command at most, if limited.
+    pub(super) largest: usize,
+    /// There is a cache that loses what it holds when the power goes.
+    pub(super) cache: bool,
+    /// How long a shutdown may take.
+    pub(super) shutdown: Nanoseconds,
+}
+
+/// What the controller told of a namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Namespace {
+    /// Its number.
+    pub(super) id: u32,
+    /// Size in logical blocks.
+    pub(super) size: u64,
+    /// Bytes in a logical block, as a power of two: 9 to 12.
+    pub(super) shift: u32,
+}
+
+/// How a command is called when it does not end, and when it fails.
+type Called = (&'static str, &'static str);
+
+/// A controller on PCI.
+pub(super) struct Controller<R, C> {
+    pci: PciDevice<C>,
+    registers: R,
+    doorbells: R,
+    /// Bytes between two doorbells, as when opened.
+    stride: usize,
+    timeout: Nanoseconds,
+    memory: Shared,
+    admin: Pair,
+    data: Pair,
+    /// Id of the last admin command.
+    named: u16,
+}
+
+impl<R: Registers, C: ConfigSpace> Controller<R, C> {
+    /// Looks, and takes so many bytes from the arena beside the queues; as [`NvmeDisk::open`](super::disk::NvmeDisk::open).
+    pub(super) fn open(
+        config: C,
+        function: Function,
+        mut map: impl FnMut(u64, usize) -> Option<R>,
+        arena: &mut Arena<'_>,
+        lists: usize,
+        timeout: Nanoseconds,
+    ) -> Result<Controller<R, C>, DeviceError> {
+        let pci = PciDevice::open(config, function, Command::MEMORY)?;
+        let registers = pci.map(BAR, 0, DOORBELLS, &mut map)?;
+        let capabilities = capabilities(&registers)?;
+        check_modes(capabilities)?;
+        let stride = capabilities.stride();
+        // Two doorbells each for the two pairs of queues.
+        let doorbells = pci.map(BAR, DOORBELLS as u64, stride.saturating_mul(4), &mut map)?;
+        let memory = Shared::new(arena.dma(LISTS.saturating_add(lists), PAGE)?);
+        Ok(Controller {
+            pci,
+            registers,
+            doorbells,
+            stride,
+            timeout,
+            memory,
+            admin: Pair::new(ADMIN, ADMIN_SUBMISSIONS, ADMIN_COMPLETIONS),
+            data: Pair::new(DATA, SUBMISSIONS, COMPLETIONS),
+            named: 0,
+        })
+    }
+
+    /// The function on the bus.
+    pub(super) fn pci(&self) -> &PciDevice<C> {
+        &self.pci
+    }
+
+    /// The memory that is shared with the controller; the owner's part is from [`LISTS`] on.
+    pub(super) fn memory(&mut self) -> &mut Shared {
+        &mut self.memory
+    }
+
+    /// Feeds everything that stays.
+    pub(super) fn seal(&self, digest: &mut Digest) {
+        self.pci.seal(digest);
+        self.registers.seal(digest);
+        self.doorbells.seal(digest);
+        self.memory.seal(digest);
+        digest.number(self.stride as u64).number(self.timeout);
+    }
+
+    /// Looks without changing anything.
+    pub(super) fn health(&self) -> Health {
+        match self.pci.health() {
+            Health::Healthy => {}
+            otherwise => return otherwise,
+        }
+        match self.status() {
+            Err(gone) => Health::Unusable(gone),
+            Ok(status) if status.contains(Status::FATAL) => Health::Risky(failed(status)),
+            // One that works needs bus mastering; one at rest does not.
+            Ok(status) if status.contains(Status::READY) => self.pci.health_in_use(),
+            Ok(_) => Health::Healthy,
+        }
+    }
+
+    /// Controller status.
+    fn status(&self) -> Result<Status, DeviceError> {
+        match self.registers.read32(CSTS) {
+            u32::MAX => Err(DeviceError::Gone),
+            status => Ok(Status::from_bits_retain(status)),
+        }
+    }
+
+    /// A better reason for an error, if there is one: the function no longer answers, or the controller has given up.
+    pub(super) fn explain(&self, error: DeviceError) -> DeviceError {
+        match self.status() {
+            Err(gone) => gone,
+            Ok(status) if status.contains(Status::FATAL) => failed(status),
+            Ok(_) => self.pci.explain(error),
+        }
+    }
+
+    /// Silences the function. Without bus mastering, nothing of the old driver's can arrive while the controller is
+    /// [reset](Controller::reset), which comes next.
+    pub(super) fn silence(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        self.pci.silence(wait)
+    }
+
+    /// Resets the controller (7.3.2). When this has succeeded, it has forgotten all that was in flight.
+    pub(super) fn reset(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        let capabilities = capabilities(&self.registers)?;
+        check_modes(capabilities)?;
+        if capabilities.stride() != self.stride {
+            let value = capabilities.stride() as u64;
+            return Err(DeviceError::Protocol { what: "its doorbell stride", value });
+        }
+        self.disable(capabilities, wait)
+    }
+
+    /// Starts the controller, which has just been reset, with admin queues of our own (7.6.1).
+    pub(super) fn start(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        let capabilities = capabilities(&self.registers)?;
+        // A queue for data has 2 entries at least (3.1.1), though one entry is what the smallest number says.
+        let entries = capabilities.entries();
+        if entries < 2 {
+            return Err(DeviceError::Protocol { what: "its largest queue", value: entries.into() });
+        }
+        self.memory.clear(wait.platform());
+        self.admin.start(ADMIN_ENTRIES);
+        self.data.start(entries.min(DATA_ENTRIES.into()) as u16);
+        self.registers.write32(INTMS, u32::MAX);
+        self.registers.write32(AQA, admin_sizes(ADMIN_ENTRIES));
+        self.write64(ASQ, self.admin.submissions(&self.memory));
+        self.write64(ACQ, self.admin.completions(&self.memory));
+        self.pci.let_access_memory()?;
+        self.enable(capabilities, wait)
+    }
+
+    /// Two halves: a controller need not take 64 bits at once.
+    fn write64(&self, register: usize, value: u64) {
+        self.registers.write32(register, value as u32);
+        self.registers.write32(register.saturating_add(4), (value >> 32) as u32);
+    }
+
+    /// Stops whatever the controller does, and forgets all queues (7.3.2).
+    #[inline(never)]
+    fn disable(&self, capabilities: Capabilities, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        let limit = capabilities.patience();
+        let configuration = self.registers.read32(CC);
+        if configuration & CC_ENABLE != 0 {
+            // One that is just being started must have come up before it may be stopped (3.1.5). One that does not come up is
+            // stopped all the same.
+            let _ = self.until("the start before an NVMe reset", limit, wait, |status| {
+                status.intersects(Status::READY | Status::FATAL)
+            });
+            self.registers.write32(CC, configuration & !(CC_ENABLE | CC_SHUTDOWN));
+        }
+        self.until("an NVMe reset", limit, wait, |status| !status.contains(Status::READY))
+    }
+
+    /// Lets the controller work, whose registers have been set.
+    #[inline(never)]
+    fn enable(&self, capabilities: Capabilities, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        let mut limit = capabilities.patience();
+        if capabilities.has_ready_timeout() {
+            limit = limit.max(ready_timeout(self.registers.read32(CRTO)));
+        }
+        let nvm = capabilities.command_sets() & SETS_NVM != 0;
+        let sets = if nvm { 0 } else { CC_ALL_SETS };
+        self.registers.write32(CC, CC_ENTRIES | sets | CC_ENABLE);
+        self.until("an NVMe start", limit, wait, |status| status.intersects(Status::READY | Status::FATAL))?;
+        match self.status()? {
+            status if status.contains(Status::FATAL) => {
+                Err(DeviceError::Status { what: "start", code: status.bits() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for a status.
+    fn until(
+        &self,
+        what: &'static str,
+        limit: Nanoseconds,
+        wait: &Wait<'_>,
+        reached: impl Fn(Status) -> bool,
+    ) -> Result<(), DeviceError> {
+        wait.until(what, limit, || match self.status() {
+            Err(gone) => Some(Err(gone)),
+            Ok(status) => reached(status).then_some(Ok(())),
+        })?
+    }
+
+    /// One admin command, from beginning to end. What failed, and may not fail again, is tried twice.
+    #[inline(never)]
+    fn administer(
+        &mut self,
+        command: &mut Submission,
+        (noun, verb): Called,
+        wait: &Wait<'_>,
+    ) -> Result<(), DeviceError> {
+        let mut code = 0;
+        for _ in 0..2 {
+            self.named = self.named.wrapping_add(1) & 0x7fff;
+            let id = self.named;
+            command.name(id);
+            self.admin.push(&mut self.memory, command, wait.platform());
+            self.tell_tails();
+            let limit = self.timeout;
+            let finished = wait.until(noun, limit, || self.pop_admin(wait.platform()).transpose())??;
+            if finished.id != id {
+                return Err(DeviceError::Protocol {
+                    what: "a finished command's id",
+                    value: finished.id.into(),
+                });
+            }
+            if finished.status == 0 {
+                return Ok(());
+            }
+            code = finished.status;
+            if finished.for_good {
+                break;
+            }
+        }
+        Err(DeviceError::Status { what: verb, code: code.into() })
+    }
+
+    fn pop_admin(&mut self, platform: &dyn Platform) -> Result<Option<Finished>, DeviceError> {
+        let popped = self.admin.pop(&self.memory, platform);
+        if let Some(head) = self.admin.tell_head(true) {
+            self.ring(self.admin.id(), 1, head);
+        }
+        popped
+    }
+
+    /// Has 4096 bytes written to where the lists are later.
+    fn identify(
+        &mut self,
+        what: u32,
+        namespace: u32,
+        called: Called,
+        wait: &Wait<'_>,
+    ) -> Result<(), DeviceError> {
+        let page = self.memory.bus_address(LISTS);
+        self.administer(&mut Submission::identify(what, namespace).at(page, 0), called, wait)?;
+        self.memory.invalidate(LISTS, PAGE, wait.platform());
+        Ok(())
+    }
+
+    /// A byte of what was told.
+    fn told8(&self, at: usize) -> u8 {
+        self.memory.read::<u8>(LISTS.saturating_add(at)).unwrap_or(0)
+    }
+
+    /// 32 bits of what was told.
+    fn told32(&self, at: usize) -> u32 {
+        self.memory.read::<u32>(LISTS.saturating_add(at)).map_or(0, u32::from_le)
+    }
+
+    /// Asks what the controller is like.
+    #[inline(never)]
+    pub(super) fn traits(&mut self, wait: &Wait<'_>) -> Result<Traits, DeviceError> {
+        let called = ("an NVMe controller's description", "describe itself");
+        self.identify(OF_CONTROLLER, 0, called, wait)?;
+        let kind = self.told8(of_controller::CNTRLTYPE);
+        if kind != of_controller::NOT_SAID && kind != of_controller::FOR_DATA {
+            return Err(DeviceError::Unsupported { what: "a controller for data", value: kind.into() });
+        }
+        let (submission, completion) = (self.told8(of_controller::SQES), self.told8(of_controller::CQES));
+        if !(submission & 0xf <= 6 && 6 <= submission >> 4 && completion & 0xf <= 4 && 4 <= completion >> 4) {
+            let value = u64::from(completion) << 8 | u64::from(submission);
+            return Err(DeviceError::Protocol { what: "its sizes of queue entries", value });
+        }
+        let largest = match self.told8(of_controller::MDTS) {
+            0 => usize::MAX,
+            power => PAGE.checked_shl(power.into()).filter(|bytes| *bytes >= PAGE).unwrap_or(usize::MAX),
+        };
+        Ok(Traits {
+            largest,
+            cache: self.told8(of_controller::VWC) & 1 != 0,
+            shutdown: Nanoseconds::from(self.told32(of_controller::RTD3E)).saturating_mul(1_000),
+        })
+    }
+
+    /// Asks for the first active namespace.
+    #[inline(never)]
+    pub(super) fn first_namespace(&mut self, wait: &Wait<'_>) -> Result<u32, DeviceError> {
+        let called = ("an NVMe list of namespaces", "list its namespaces");
+        self.identify(OF_ACTIVE, 0, called, wait)?;
+        match self.told32(0) {
+            0 => Err(DeviceError::Unsupported { what: "a namespace", value: 0 }),
+            // Reserved, and all namespaces together (6.1.1).
+            id @ 0xffff_fffe.. => {
+                Err(DeviceError::Protocol { what: "a namespace's number", value: id.into() })
+            }
+            id => Ok(id),
+        }
+    }
+
+    /// Asks what a namespace is like, and refuses what cannot be written in plain blocks.
+    #[inline(never)]
+    pub(super) fn namespace(&mut self, id: u32, wait: &Wait<'_>) -> Result<Namespace, DeviceError> {
+        let called = ("an NVMe namespace's description", "describe a namespace");
+        self.identify(OF_NAMESPACE, id, called, wait)?;
+        let (low, high) =
+            (self.told32(of_namespace::NSZE), self.told32(of_namespace::NSZE.saturating_add(4)));
+        let size = u64::from(high) << 32 | u64::from(low);
+        if size == 0 {
+            return Err(DeviceError::Unsupported { what: "an active namespace", value: id.into() });
+        }
+        let format = self.told8(of_namespace::FLBAS);
+        let number = usize::from(format & 0xf | (format >> 1 & 0x30));
+        let format = self.told32(number.saturating_mul(4).saturating_add(of_namespace::LBAF));
+        if format & 0xffff != 0 {
+            let what = "a namespace without metadata";
+            return Err(DeviceError::Unsupported { what, value: (format & 0xffff).into() });
+        }
+        let protection = self.told8(of_namespace::DPS);
+        if protection & 0x7 != 0 {
+            let what = "a namespace without protection information";
+            return Err(DeviceError::Unsupported { what, value: protection.into() });
+        }
+        let shift = format >> 16 & 0xff;
+        if shift < 9 {
+            // Smaller ones there are none (5.15.2.1).
+            return Err(DeviceError::Protocol {
+                what: "its block size, as a power of two,",
+                value: shift.into(),
+            });
+        }
+        if shift > 12 {
+            let what = "blocks of 4096 bytes or less, as a power of two at most 12";
+            return Err(DeviceError::Unsupported { what, value: shift.into() });
+        }
+        let attributes = self.told8(of_namespace::NSATTR);
+        if attributes & 1 != 0 {
+            let what = "a namespace that can be written";
+            return Err(DeviceError::Unsupported { what, value: attributes.into() });
+        }
+        self.check_command_set(id, wait)?;
+        Ok(Namespace { id, size, shift })
+    }
+
+    /// Where namespaces may be of several kinds, such as zoned ones, looks that this one is read and written plainly.
+    #[inline(never)]
+    fn check_command_set(&mut self, id: u32, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        if capabilities(&self.registers)?.command_sets() & SETS_SEVERAL == 0 {
+            return Ok(());
+        }
+        let called = ("an NVMe namespace's names", "name a namespace");
+        self.identify(OF_DESCRIPTORS, id, called, wait)?;
+        let mut at = 0_usize;
+        for _ in 0..descriptor::KINDS {
+            let kind = self.told8(at.saturating_add(descriptor::NIDT));
+            let length = self.told8(at.saturating_add(descriptor::NIDL));
+            at = at.saturating_add(descriptor::NID);
+            if kind == 0 {
+                break;
+            }
+            let set = self.told8(at);
+            if kind == descriptor::COMMAND_SET && set != descriptor::NVM {
+                let what = "a namespace of the NVM command set";
+                return Err(DeviceError::Unsupported { what, value: set.into() });
+            }
+            at = at.saturating_add(length.into());
+        }
+        Ok(())
+    }
+
+    /// Makes the queues for data, and empties what the lists will use.
+    #[inline(never)]
+    pub(super) fn make_queues(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        let called = ("an NVMe number of queues", "have a pair of queues");
+        match self.administer(&mut Submission::one_queue_pair(), called, wait) {
+            // One that cannot tell how many there are has one all the same, or fails to make it.
+            Ok(()) | Err(DeviceError::Status { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let (id, entries) = (self.data.id(), self.data.size());
+        let base = self.data.completions(&self.memory);
+        let mut create = Submission::create_completion_queue(id, entries).at(base, 0);
+        self.administer(&mut create, ("an NVMe completion queue", "make a completion queue"), wait)?;
+        let base = self.data.submissions(&self.memory);
+        let mut create = Submission::create_submission_queue(id, entries).at(base, 0);
+        self.administer(&mut create, ("an NVMe submission queue", "make a submission queue"), wait)
+    }
+
+    /// Whether a command for data more fits into the queue.
+    pub(super) fn has_room(&self) -> bool {
+        self.data.has_room()
+    }
+
+    /// Queues a command for data; [`tell_tails`](Controller::tell_tails) is for when there are no more of them.
+    pub(super) fn push(&mut self, command: &Submission, platform: &dyn Platform) {
+        self.data.push(&mut self.memory, command, platform);
+    }
+
+    /// Tells the controller of new commands.
+    pub(super) fn tell_tails(&mut self) {
+        if let Some(tail) = self.admin.tell_tail() {
+            self.ring(self.admin.id(), 0, tail);
+        }
+        if let Some(tail) = self.data.tell_tail() {
+            self.ring(self.data.id(), 0, tail);
+        }
+    }
+
+    /// Tells the controller of completions that were taken: if there are many, or if there is time to.
+    pub(super) fn tell_head(&mut self, idle: bool) {
+        if let Some(head) = self.data.tell_head(idle) {
+            self.ring(self.data.id(), 1, head);
+        }
+    }
+
+    /// The next command for data that is over.
+    pub(super) fn pop(&mut self, platform: &dyn Platform) -> Result<Option<Finished>, DeviceError> {
+        self.data.pop(&self.memory, platform)
+    }
+
+    /// Writes the doorbell of a queue (3.1.16): `side` is 0 for submissions, 1 for completions.
+    fn ring(&self, queue: u16, side: usize, value: u16) {
+        let doorbell = usize::from(queue).saturating_mul(2).saturating_add(side);
+        self.doorbells.write32(doorbell.saturating_mul(self.stride), value.into());
+    }
+
+    /// Tells the controller that the power may go (7.6.2), and keeps it from memory. The queues go with the next reset.
+    #[inline(never)]
+    pub(super) fn shut_down(&self, limit: Nanoseconds, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        self.pci.function().check_present(self.pci.config())?;
+        let rested = self.rest(limit, wait);
+        self.pci.keep_from_memory()?;
+        rested
+    }
+
+    fn rest(&self, limit: Nanoseconds, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        if !self.status()?.contains(Status::READY) {
+            return Ok(());
+        }
+        let configuration = self.registers.read32(CC) & !CC_SHUTDOWN;
+        self.registers.write32(CC, configuration | CC_SHUTDOWN_NORMAL);
+        self.until("an NVMe shutdown", limit, wait, |status| {
+            status.contains(Status::FATAL)
+                || status.contains(Status::SHUT_DOWN) && !status.contains(Status::SHUTTING_DOWN)
+        })?;
+        match self.status()? {
+            status if status.contains(Status::FATAL) => Err(failed(status)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Stops a controller that cannot be used, as far as it lets itself be stopped.
+    pub(super) fn give_up(&self) {
+        self.registers.write32(CC, 0);
+        // Nothing is left to do if even this fails.
+        let _ = self.pci.keep_from_memory();
+    }
+}
+
+/// A controller that has failed as a whole.
+fn failed(status: Status) -> DeviceError {
+    DeviceError::Status { what: "stay in operation", code: status.bits() }
+}
+
+/// The capabilities, in two halves: a controller need not give 64 bits at once.
+fn capabilities(registers: &impl Registers) -> Result<Capabilities, DeviceError> {
+    let (low, high) = (registers.read32(CAP), registers.read32(CAP.saturating_add(4)));
+    if low == u32::MAX && high == u32::MAX {
+        return Err(DeviceError::Gone);
+    }
+    Ok(Capabilities(u64::from(high) << 32 | u64::from(low)))
+}
+
+/// Whether the controller can be driven in the one way that is known here.
+fn check_modes(capabilities: Capabilities) -> Result<(), DeviceError> {
+    let page = capabilities.least_page();
+    if page > 0 {
+        let what = "memory pages of 4096 bytes, as a power of two of that 0";
+        return Err(DeviceError::Unsupported { what, value: page.into() });
+    }
+    let sets = capabilities.command_sets();
+    if sets & (SETS_NVM | SETS_SEVERAL) == 0 {
+        return Err(DeviceError::Unsupported { what: "the NVM command set", value: sets.into() });
+    }
+    Ok(())
+}

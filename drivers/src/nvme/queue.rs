@@ -1,0 +1,161 @@
+//! A submission queue and its completion queue (4.1). Which entries are new in the latter is told by a bit in them, the
+//! phase, which changes with each turn around the queue.
+
+use dumpcore::device::DeviceError;
+use dumpcore::platform::Platform;
+
+use super::command::{COMPLETION, COMPLETION_QUEUE, COMPLETION_STATUS, Finished, Submission, phase};
+use crate::bus::barrier;
+use crate::bus::shared::Shared;
+
+/// Indexes and memory of a pair of queues. Commands have ids; which of them are in flight is for the owner to know.
+pub(super) struct Pair {
+    /// The controller's number for both queues.
+    id: u16,
+    /// Where they begin in the shared memory.
+    submission: usize,
+    completion: usize,
+    /// Entries in each; 0 before [`start`](Pair::start).
+    size: u16,
+    /// Where the next command goes.
+    tail: u16,
+    /// What the controller was told of that.
+    told_tail: u16,
+    /// Where the next completion is expected, and its phase.
+    head: u16,
+    phase: u32,
+    /// Commands in flight.
+    in_flight: u16,
+    /// Completions that were taken and the controller was not told so.
+    untold: u16,
+}
+
+impl Pair {
+    /// Queues with this number at these offsets of the shared memory, both multiples of 4096.
+    pub(super) fn new(id: u16, submission: usize, completion: usize) -> Pair {
+        Pair {
+            id,
+            submission,
+            completion,
+            size: 0,
+            tail: 0,
+            told_tail: 0,
+            head: 0,
+            phase: 1,
+            in_flight: 0,
+            untold: 0,
+        }
+    }
+
+    /// Empty, with so many entries, at least 2. The memory has been zeroed, and the controller does not use it.
+    pub(super) fn start(&mut self, size: u16) {
+        *self = Pair { size, ..Pair::new(self.id, self.submission, self.completion) };
+    }
+
+    pub(super) fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// Entries.
+    pub(super) fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// Bus address of the submission queue.
+    pub(super) fn submissions(&self, memory: &Shared) -> u64 {
+        memory.bus_address(self.submission)
+    }
+
+    /// Bus address of the completion queue.
+    pub(super) fn completions(&self, memory: &Shared) -> u64 {
+        memory.bus_address(self.completion)
+    }
+
+    /// Whether a command more fits. A full queue has an entry less than its size (4.1.2); and a completion needs an entry,
+    /// too.
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight.saturating_add(self.untold).saturating_add(1) < self.size
+    }
+
+    /// Puts a command into the queue, if there is room. The controller does not know yet.
+    pub(super) fn push(&mut self, memory: &mut Shared, command: &Submission, platform: &dyn Platform) {
+        if !self.has_room() {
+            return;
+        }
+        let size = size_of::<Submission>();
+        let at = usize::from(self.tail).saturating_mul(size).saturating_add(self.submission);
+        memory.write(at, *command);
+        memory.clean(at, size, platform);
+        self.tail = self.behind(self.tail);
+        self.in_flight = self.in_flight.saturating_add(1);
+    }
+
+    /// The entry behind this one.
+    fn behind(&self, index: u16) -> u16 {
+        let next = index.saturating_add(1);
+        if next < self.size { next } else { 0 }
+    }
+
+    /// What to tell the controller of new commands.
+    pub(super) fn tell_tail(&mut self) -> Option<u16> {
+        if self.told_tail == self.tail {
+            return None;
+        }
+        self.told_tail = self.tail;
+        // The commands before their announcement, in memory and then by a register.
+        barrier::full();
+        Some(self.tail)
+    }
+
+    /// What to tell the controller of completions that were taken: at once if there are many, else when there is
+    /// nothing better to do.
+    pub(super) fn tell_head(&mut self, idle: bool) -> Option<u16> {
+        let many = self.untold.saturating_mul(2) >= self.size;
+        if self.untold == 0 || !(idle || many) {
+            return None;
+        }
+        self.untold = 0;
+        Some(self.head)
+    }
+
+    /// The next completion. With nothing new this is one read of memory.
+    ///
+    /// # Errors
+    /// [`DeviceError::Protocol`] if it is not for a queue like this one, or though nothing is in flight.
+    #[inline]
+    pub(super) fn pop(
+        &mut self,
+        memory: &Shared,
+        platform: &dyn Platform,
+    ) -> Result<Option<Finished>, DeviceError> {
+        let at = usize::from(self.head).saturating_mul(COMPLETION).saturating_add(self.completion);
+        memory.invalidate(at, COMPLETION, platform);
+        let Some(last) = memory.read::<u32>(at.saturating_add(COMPLETION_STATUS)).map(u32::from_le) else {
+            return Ok(None);
+        };
+        if phase(last) != self.phase || self.size == 0 {
+            return Ok(None);
+        }
+        // The phase before what it announces: the rest, and data.
+        barrier::observe();
+        memory.invalidate(at, COMPLETION, platform);
+        let queue = memory.read::<u32>(at.saturating_add(COMPLETION_QUEUE)).map_or(u32::MAX, u32::from_le);
+        if queue >> 16 != self.id.into() {
+            return Err(DeviceError::Protocol { what: "a completion's queue", value: (queue >> 16).into() });
+        }
+        if queue & 0xffff >= self.size.into() {
+            return Err(DeviceError::Protocol { what: "its queue's head", value: (queue & 0xffff).into() });
+        }
+        let finished = Finished::read(last);
+        let Some(left) = self.in_flight.checked_sub(1) else {
+            return Err(DeviceError::Protocol { what: "a finished command's id", value: finished.id.into() });
+        };
+        self.in_flight = left;
+        self.untold = self.untold.saturating_add(1);
+        self.head = self.behind(self.head);
+        if self.head == 0 {
+            self.phase ^= 1;
+        }
+        Ok(Some(finished))
+    }
+}
