@@ -170,6 +170,25 @@ pub static DEVICES: &[Device] = &[
         pulled: |_| Err("what is on no bus cannot be pulled"),
         power_of_two: false,
     },
+    Device {
+        name: "nvme",
+        driver: "nvme",
+        machine: usual,
+        arguments: |number| alone(number, &format!("nvme,serial=disk{number}")),
+        pulled: itself,
+        power_of_two: false,
+    },
+    Device {
+        name: "nvme-4k",
+        driver: "nvme",
+        machine: usual,
+        arguments: |number| {
+            let large = ",bus=HBA,logical_block_size=4096,physical_block_size=4096";
+            on_controller(number, &format!("nvme,serial=disk{number}"), large, "nvme-ns")
+        },
+        pulled: its_controller,
+        power_of_two: false,
+    },
 ];
 
 /// The virtio-blk row.

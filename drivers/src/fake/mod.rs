@@ -12,12 +12,14 @@
 mod chassis;
 mod clock;
 mod memory;
+mod nvme;
 mod pci;
 mod virtio;
 
 pub use chassis::{Chassis, Fake, Model, Window};
 pub use clock::ClockPlatform;
 pub use memory::DmaMemory;
+pub use nvme::{NvmeFake, NvmeFault, NvmeModel, NvmePlan};
 pub use pci::ConfigBytes;
 pub use virtio::{Fault, Front, MMIO_WINDOW, Plan, ScsiPlan, Virtio, VirtioFake};
 

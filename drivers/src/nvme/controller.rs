@@ -11,8 +11,9 @@ use super::command::{
 };
 use super::queue::Pair;
 use super::registers::{
-    ACQ, AQA, ASQ, CAP, CC, CC_ALL_SETS, CC_ENABLE, CC_ENTRIES, CC_SHUTDOWN, CC_SHUTDOWN_NORMAL, CRTO, CSTS,
-    Capabilities, DOORBELLS, INTMS, SETS_NVM, SETS_SEVERAL, Status, admin_sizes, ready_timeout,
+    ACQ, AQA, ASQ, CAP, CC, CC_ALL_SETS, CC_ENABLE, CC_ENTRIES, CC_SHUTDOWN, CC_SHUTDOWN_ABRUPT,
+    CC_SHUTDOWN_NORMAL, CRTO, CSTS, Capabilities, DOORBELLS, INTMS, SETS_NVM, SETS_SEVERAL, Status,
+    admin_sizes, ready_timeout,
 };
 use crate::bus::pci::{Command, ConfigSpace, Function, PciDevice};
 use crate::bus::registers::Registers;
@@ -538,20 +539,27 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
     }
 
     /// Tells the controller that the power may go (7.6.2), and keeps it from memory. The queues go with the next reset.
+    /// `idle` says that nothing is in flight.
     #[inline(never)]
-    pub(super) fn shut_down(&self, limit: Nanoseconds, wait: &Wait<'_>) -> Result<(), DeviceError> {
+    pub(super) fn shut_down(
+        &self,
+        idle: bool,
+        limit: Nanoseconds,
+        wait: &Wait<'_>,
+    ) -> Result<(), DeviceError> {
         self.pci.function().check_present(self.pci.config())?;
-        let rested = self.rest(limit, wait);
+        let how = if idle { CC_SHUTDOWN_NORMAL } else { CC_SHUTDOWN_ABRUPT };
+        let rested = self.rest(how, limit, wait);
         self.pci.keep_from_memory()?;
         rested
     }
 
-    fn rest(&self, limit: Nanoseconds, wait: &Wait<'_>) -> Result<(), DeviceError> {
+    fn rest(&self, how: u32, limit: Nanoseconds, wait: &Wait<'_>) -> Result<(), DeviceError> {
         if !self.status()?.contains(Status::READY) {
             return Ok(());
         }
         let configuration = self.registers.read32(CC) & !CC_SHUTDOWN;
-        self.registers.write32(CC, configuration | CC_SHUTDOWN_NORMAL);
+        self.registers.write32(CC, configuration | how);
         self.until("an NVMe shutdown", limit, wait, |status| {
             status.contains(Status::FATAL)
                 || status.contains(Status::SHUT_DOWN) && !status.contains(Status::SHUTTING_DOWN)

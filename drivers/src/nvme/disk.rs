@@ -626,7 +626,8 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for NvmeDisk<R, C> {
         let flushed = self.flush(wait);
         self.ready = false;
         let limit = self.timeout.saturating_mul(FLUSH_TIMES).max(self.shutdown);
-        let rested = self.controller.shut_down(limit, wait);
+        let idle = flushed.is_ok() && self.is_idle();
+        let rested = self.controller.shut_down(idle, limit, wait);
         flushed.and(rested)
     }
 }

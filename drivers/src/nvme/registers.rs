@@ -80,9 +80,10 @@ pub(super) fn ready_timeout(crto: u32) -> Nanoseconds {
 pub(super) const CC_ENABLE: u32 = 1 << 0;
 /// CC.CSS: all command sets that the controller has.
 pub(super) const CC_ALL_SETS: u32 = 6 << 4;
-/// CC.SHN: its bits, and that a normal shutdown is wanted.
+/// CC.SHN: its bits; a shutdown when nothing is in flight; and one when something may be.
 pub(super) const CC_SHUTDOWN: u32 = 3 << 14;
 pub(super) const CC_SHUTDOWN_NORMAL: u32 = 1 << 14;
+pub(super) const CC_SHUTDOWN_ABRUPT: u32 = 2 << 14;
 /// CC.IOSQES and CC.IOCQES: entries of 64 and of 16 bytes.
 pub(super) const CC_ENTRIES: u32 = 6 << 16 | 4 << 20;
 

@@ -6,5 +6,6 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod kind;
+mod nvme;
 mod run;
 mod virtio;

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use dump_drivers::bus::pci::{Address, Function};
 use dump_drivers::virtio::{blk, scsi};
-use dump_drivers::{Mmio, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio};
+use dump_drivers::{Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio, nvme};
 use dumpcore::device::DeviceError;
 use dumpcore::format::BLOCK_SIZE;
 use dumpcore::locate::{self, By, Polled};
@@ -34,22 +34,23 @@ pub(crate) struct Driver {
 }
 
 /// All drivers; the first is the one that is used if nothing is said.
-pub(crate) static DRIVERS: [Driver; 4] = [
-    Driver {
-        name: "virtio-blk",
-        function: Some(|number| blk::find(&pci::config(), number)),
-        open: virtio_blk,
-    },
-    Driver { name: "virtio-blk-mmio", function: None, open: virtio_blk_mmio },
-    Driver {
-        name: "virtio-scsi",
-        function: Some(|number| scsi::find(&pci::config(), number)),
-        open: virtio_scsi,
-    },
-    Driver { name: "virtio-scsi-mmio", function: None, open: virtio_scsi_mmio },
+pub(crate) static DRIVERS: &[Driver] = &[
+    Driver::on_pci("virtio-blk", |number| blk::find(&pci::config(), number), virtio_blk),
+    Driver::on_no_bus("virtio-blk-mmio", virtio_blk_mmio),
+    Driver::on_pci("virtio-scsi", |number| scsi::find(&pci::config(), number), virtio_scsi),
+    Driver::on_no_bus("virtio-scsi-mmio", virtio_scsi_mmio),
+    Driver::on_pci("nvme", |number| nvme::find(&pci::config(), number), nvme_disk),
 ];
 
 impl Driver {
+    const fn on_pci(name: &'static str, function: fn(usize) -> Option<Function>, open: Open) -> Driver {
+        Driver { name, function: Some(function), open }
+    }
+
+    const fn on_no_bus(name: &'static str, open: Open) -> Driver {
+        Driver { name, function: None, open }
+    }
+
     /// The number of the disk at this place on the bus.
     pub(crate) fn number_at(&self, address: Address) -> Option<usize> {
         let function = self.function?;
@@ -124,4 +125,11 @@ fn virtio_scsi_mmio(number: usize, timeout: u64, arena: &mut Arena<'static>) -> 
 /// Where the machine has virtio registers that are on no bus.
 fn windows() -> impl Iterator<Item = u64> {
     virtio_mmio().iter().map(|window| window.address)
+}
+
+/// The first namespace of a controller.
+fn nvme_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
+    let function = nvme::disk::find(&pci::config(), number).ok_or(none("an NVMe controller"))?;
+    let disk = NvmeDisk::open(pci::config(), function, None, map_device, arena, timeout)?;
+    Ok((Some(function), arena.place(disk)?))
 }

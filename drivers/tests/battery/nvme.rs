@@ -1,0 +1,70 @@
+//! NVMe.
+
+use dump_drivers::NvmeDisk;
+use dump_drivers::fake::{DmaMemory, NvmeFake, NvmeModel, NvmePlan, Window};
+use dump_drivers::nvme::disk;
+use dumpcore::arena::Arena;
+use dumpcore::device::DeviceError;
+use dumpcore::wait::{MILLISECOND, SECOND};
+
+use crate::battery;
+use crate::kind::{Kind, TIMEOUT};
+
+struct Nvme;
+
+impl Kind for Nvme {
+    const NAME: &'static str = "nvme 00:04.0";
+    /// A start that has to be awaited, a reset and a start, of 500 ms each; some admin commands, each tried twice.
+    const LIMIT: u64 = 3 * SECOND / 2 + 16 * TIMEOUT + 20 * MILLISECOND;
+    type Fake = NvmeFake;
+    type Disk = NvmeDisk<Window<NvmeModel>, NvmeFake>;
+
+    fn fake(memory: DmaMemory, blocks: u64, seed: u64) -> NvmeFake {
+        NvmeFake::nvme(memory, blocks, plan(seed))
+    }
+
+    fn open(fake: &NvmeFake, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError> {
+        let function = disk::find(fake, 0).ok_or(DeviceError::Gone)?;
+        NvmeDisk::open(fake.clone(), function, None, |at, length| fake.map(at, length), arena, TIMEOUT)
+    }
+}
+
+/// A controller as the specification allows them.
+fn plan(seed: u64) -> NvmePlan {
+    // Each choice takes its part of the number.
+    let mut rest = seed;
+    let mut below = |count: u64| {
+        let choice = rest % count;
+        rest /= count;
+        choice as usize
+    };
+    let mqes = [1, 2, 4, 15, 62, 63, 1023, u16::MAX][below(8)];
+    let stride = [0, 1, 3, 15][below(4)];
+    let mdts = [0, 1, 2, 7, 255][below(5)];
+    let shift = 9 + below(4) as u8;
+    let (cache, shuffle) = (below(2) == 0, below(2) == 0);
+    let (command_sets, namespace) = ([0x01, 0x41, 0x40][below(3)], [1, 7, 0x1234_5678][below(3)]);
+    let (format, more) = ([0, 3, 15, 16, 63][below(5)], below(2) as u64);
+    let (ticks, kind) = ([0, 1, 40][below(3)], below(2) as u8);
+    let delay = [(0, 0), (0, 3), (3, 20)][below(3)];
+    NvmePlan {
+        mqes,
+        stride,
+        mdts,
+        shift,
+        cache,
+        shuffle,
+        command_sets,
+        namespace,
+        format,
+        // Less than a block of the driver's.
+        more: if shift < 12 { more } else { 0 },
+        ticks,
+        kind,
+        delay,
+        seed,
+        ..NvmePlan::default()
+    }
+}
+
+battery!(Nvme);
