@@ -15,8 +15,14 @@ use crate::build::{BUILD_LIMIT, executable};
 use crate::toolchain::{Toolchain, logged};
 
 /// Parts of names that must be among what was linked: else nothing was checked.
-const EXPECTED: [&str; 5] =
-    ["dumpcore::steps", "dumpcore::crew", "virtio::disk", "virtio::scsi", "panic_free::outside::Slowest"];
+const EXPECTED: [&str; 6] = [
+    "dumpcore::steps",
+    "dumpcore::crew",
+    "nvme::disk",
+    "virtio::disk",
+    "virtio::scsi",
+    "panic_free::outside::Slowest",
+];
 
 /// A path in a place of a panic is not longer.
 const LONGEST_PATH: u64 = 1024;

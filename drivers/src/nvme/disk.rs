@@ -86,11 +86,12 @@ fn pieces(request: &Request, from: usize) -> impl Iterator<Item = (u64, usize)> 
         before = before.saturating_sub(skip);
         let first = start.wrapping_add(skip as u64);
         let length = length.saturating_sub(skip);
-        // As if the first page began at its border.
+        // As if the first page began at its border; of nothing, there is no page.
         let ahead = first as usize & PAGE.wrapping_sub(1);
-        (0..length.saturating_add(ahead)).step_by(PAGE).map(move |border| {
+        let pages = if length > 0 { length.saturating_add(ahead) } else { 0 };
+        (0..pages).step_by(PAGE).map(move |border| {
             let begin = border.max(ahead);
-            let end = border.saturating_add(PAGE).min(length.saturating_add(ahead));
+            let end = border.saturating_add(PAGE).min(pages);
             (first.wrapping_add(begin.saturating_sub(ahead) as u64), end.saturating_sub(begin))
         })
     })
@@ -410,6 +411,10 @@ impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
                 let (from, limit) = (command.from as usize, command.length as usize);
                 let stretch = stretch(request, (from, limit), controller.memory(), list, platform);
                 command.length = stretch.length as u32;
+                if command.length == 0 {
+                    // No block at all cannot be said in a command: it would move one. So the request hangs, in the driver.
+                    return 0;
+                }
                 let scale = BLOCK_SIZE.ilog2().saturating_sub(namespace.shift);
                 let begin = from.wrapping_shr(namespace.shift) as u64;
                 let address = request.block.wrapping_shl(scale).wrapping_add(begin);

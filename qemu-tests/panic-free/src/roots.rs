@@ -6,7 +6,7 @@ use core::panic::PanicInfo;
 use dump_drivers::bus::pci::Ecam;
 #[cfg(target_arch = "x86_64")]
 use dump_drivers::bus::pci::PortIo;
-use dump_drivers::{Mmio, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio};
+use dump_drivers::{Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio};
 use dumpcore::deferred::{Handler, Queues};
 use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::Wait;
@@ -26,12 +26,15 @@ pub(crate) struct Outside<'a> {
     slowest: &'a mut Slowest,
     ecam_blk: &'a mut VirtioBlk<Mmio, Ecam<Mmio>>,
     ecam_scsi: &'a mut VirtioScsi<Mmio, Ecam<Mmio>>,
+    ecam_nvme: &'a mut NvmeDisk<Mmio, Ecam<Mmio>>,
     mmio_blk: &'a mut VirtioBlkMmio<Mmio>,
     mmio_scsi: &'a mut VirtioScsiMmio<Mmio>,
     #[cfg(target_arch = "x86_64")]
     port_blk: &'a mut VirtioBlk<Mmio, PortIo>,
     #[cfg(target_arch = "x86_64")]
     port_scsi: &'a mut VirtioScsi<Mmio, PortIo>,
+    #[cfg(target_arch = "x86_64")]
+    port_nvme: &'a mut NvmeDisk<Mmio, PortIo>,
 }
 
 /// The entry, by the name that linkers look for.
@@ -42,12 +45,15 @@ fn _start(outside: &mut Outside<'_>) {
     device(outside.slowest);
     device(outside.ecam_blk);
     device(outside.ecam_scsi);
+    device(outside.ecam_nvme);
     device(outside.mmio_blk);
     device(outside.mmio_scsi);
     #[cfg(target_arch = "x86_64")]
     device(outside.port_blk);
     #[cfg(target_arch = "x86_64")]
     device(outside.port_scsi);
+    #[cfg(target_arch = "x86_64")]
+    device(outside.port_nvme);
     deferred(outside);
 }
 
