@@ -4,8 +4,8 @@
 
 use dump_drivers::NvmeDisk;
 use dump_drivers::fake::{
-    ClockPlatform, DmaMemory, FakeDisk as _, NvmeFake, NvmeFault, NvmeModel, NvmePlan,
-    Tick as _, Trouble, Window,
+    ClockPlatform, DmaMemory, FakeDisk as _, NvmeFake, NvmeFault, NvmeModel, NvmePlan, Tick as _, Trouble,
+    Window,
 };
 use dump_drivers::nvme::disk;
 use dumpcore::arena::Arena;

@@ -37,8 +37,8 @@ const SUBMISSIONS: usize = 2 * PAGE;
 const COMPLETIONS: usize = 3 * PAGE;
 /// Where the owner's lists begin.
 pub(super) const LISTS: usize = 4 * PAGE;
-static_assertions::const_assert!(DATA_ENTRIES as usize * size_of::<Submission>() <= PAGE);
-static_assertions::const_assert!(DATA_ENTRIES as usize * COMPLETION <= PAGE);
+static_assertions::const_assert!(size_of::<Submission>().saturating_mul(DATA_ENTRIES as usize) <= PAGE);
+static_assertions::const_assert!(COMPLETION.saturating_mul(DATA_ENTRIES as usize) <= PAGE);
 
 /// The registers are in this base address register (2.1.10).
 const BAR: u8 = 0;

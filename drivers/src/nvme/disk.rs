@@ -342,7 +342,7 @@ impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
             return Err(DeviceError::BadBuffer { length: length as usize });
         }
         let blocks = self.blocks();
-        let end = request.block.saturating_add(length / BLOCK_SIZE as u64);
+        let end = request.block.saturating_add((length as usize / BLOCK_SIZE) as u64);
         if end > blocks {
             return Err(DeviceError::OutOfRange { end, blocks });
         }
