@@ -181,7 +181,7 @@ pub static DEVICES: &[Device] = &[
     Device {
         name: "nvme-4k",
         driver: "nvme",
-        machine: usual,
+        machine: |architecture| Ok(if architecture.name == "x86_64" { "q35" } else { architecture.kind }),
         arguments: |number| {
             let large = ",bus=HBA,logical_block_size=4096,physical_block_size=4096";
             on_controller(number, &format!("nvme,serial=disk{number}"), large, "nvme-ns")
