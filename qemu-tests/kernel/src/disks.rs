@@ -39,7 +39,7 @@ pub(crate) static DRIVERS: &[Driver] = &[
     Driver::on_no_bus("virtio-blk-mmio", virtio_blk_mmio),
     Driver::on_pci("virtio-scsi", |number| scsi::find(&pci::config(), number), virtio_scsi),
     Driver::on_no_bus("virtio-scsi-mmio", virtio_scsi_mmio),
-    Driver::on_pci("nvme", |number| nvme::find(&pci::config(), number), nvme_disk),
+    Driver::on_pci("nvme", |number| nvme::disk::find(&pci::config(), number), nvme_disk),
 ];
 
 impl Driver {
