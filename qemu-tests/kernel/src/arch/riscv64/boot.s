@@ -29,6 +29,15 @@ _start:
     csrci sstatus, 2
     li t0, STATUS_FLOATING
     csrc sstatus, t0
+    # The first one here boots. Another one was started by it: OpenSBI up to 1.1 lets a hart go before it has written down where
+    # to, and then that comes here.
+    lla t0, boot_taken
+    li t1, 1
+    .option push
+    .option arch, +a
+    amoswap.w t0, t1, (t0)
+    .option pop
+    bnez t0, other_start
     # Entries: valid, readable, writable, executable, accessed, dirty (0xcf). The direct map: 254 GiB from entry 256 on.
     lla t0, boot_root
     li t1, 0xcf
@@ -62,7 +71,7 @@ _start:
     lla t1, first_steps
     j enter_kernel
 
-# A hart that was started by another: a0 is its number for the firmware, a1 its number for us.
+# A hart that was started by another, which has left in memory what this one has to know.
 .global other_start
 other_start:
     csrw sie, zero
@@ -72,15 +81,16 @@ other_start:
     lla t0, other_satp
     ld t0, (t0)
     go_up
+    lla a0, other_number
+    ld a0, (a0)
     lla t0, cpu_stacks
     li t1, STACK
-    slli t2, a1, STACK_SHIFT
+    slli t2, a0, STACK_SHIFT
     add t0, t0, t2
     add sp, t0, t1
     li t1, EMERGENCY_END
     add t0, t0, t1
     csrw sscratch, t0
-    mv a0, a1
     lla t1, other_first_steps
     j enter_kernel
 
@@ -99,9 +109,13 @@ enter_kernel:
 
 .section .data.boot, "aw", @progbits
     .balign 8
-# What satp is for the CPUs that are started later.
+# What satp is for the CPUs that are started later, and the number for us of the one that is being started.
 .global other_satp
 other_satp: .quad 0
+.global other_number
+other_number: .quad 0
+# Whether a hart has come to boot.
+boot_taken: .word 0
 
 .section .bss.boot, "aw", @nobits
     .balign 4096

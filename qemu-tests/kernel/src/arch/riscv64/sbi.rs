@@ -64,9 +64,9 @@ pub(super) fn send_ipi(hart: u64) {
     let _ = call(IPI, 0, [1, hart, 0]);
 }
 
-/// Starts a hart at a physical address, with paging off and `word` in a1.
-pub(super) fn start_hart(hart: u64, at: u64, word: u64) -> Result<(), u64> {
-    match call(HSM, 0, [hart, at, word]) {
+/// Starts a hart at a physical address, with paging off. With OpenSBI up to 1.1 it may come to the kernel's entry instead.
+pub(super) fn start_hart(hart: u64, at: u64) -> Result<(), u64> {
+    match call(HSM, 0, [hart, at, 0]) {
         0 => Ok(()),
         error => Err(error),
     }

@@ -23,6 +23,9 @@ unsafe extern "C" {
     /// In boot.s.
     #[link_name = "other_satp"]
     static OTHER_SATP: AtomicU64;
+    /// In boot.s.
+    #[link_name = "other_number"]
+    static OTHER_NUMBER: AtomicU64;
 }
 
 /// Starts the CPUs 1 to `count - 1`, one after another; each calls `entry` with its number. Returns how many CPUs
@@ -38,7 +41,9 @@ pub(super) unsafe fn start_others(count: usize, entry: fn(usize) -> !) -> usize 
     let start = paging::physical(linker_symbol!(other_start) as *const u8);
     let mut running = 1;
     for number in 1..count.min(MAX_CPUS) {
-        if let Err(error) = sbi::start_hart(cpu::hart(number), start, number as u64) {
+        // SAFETY: as above. The CPU before has read it.
+        unsafe { OTHER_NUMBER.store(number as u64, Ordering::Release) };
+        if let Err(error) = sbi::start_hart(cpu::hart(number), start) {
             crate::log::log!("testkernel: CPU {number} does not start: SBI error {}", error as i64);
             break;
         }
