@@ -51,7 +51,7 @@ static GIVEN: AtomicUsize = AtomicUsize::new(0);
 
 /// Has `call` called with `data` on this CPU, with interrupts off, whenever the function sends its message number `entry`; with
 /// MSI there is only number 0. Not while a dump runs: then nobody is called, and a driver that lives on has to look for
-/// itself what it has missed.
+/// itself what it has missed. Some devices look for their messages only when they are switched on, so this comes before that.
 ///
 /// # Errors
 /// If the function sends no messages, or all vectors are in use.
