@@ -5,6 +5,7 @@
 //! untrusted.
 //!
 //! - [`bus`]: what a controller stands on: registers, PCI, memory that is shared with the device.
+//! - [`ata`]: ATA disks behind a PCI IDE controller, by bus-master DMA or PIO: [`Ata`].
 //! - [`nvme`]: NVM Express over PCI, and its disk, [`NvmeDisk`].
 //! - [`virtio`]: virtio 1.2 over PCI and MMIO, and its disks, [`VirtioBlk`] and [`VirtioScsi`].
 //!
@@ -26,6 +27,7 @@
     )
 )]
 
+pub mod ata;
 pub mod bus;
 #[cfg(any(test, feature = "test-utils"))]
 // The fakes run in tests on a host only, where a panic is a failed test.
@@ -34,8 +36,11 @@ pub mod fake;
 pub mod nvme;
 pub mod virtio;
 
+pub use ata::disk::Ata;
 pub use bus::mmio::Mmio;
 pub use bus::pci::{ConfigSpace, Function};
+#[cfg(target_arch = "x86_64")]
+pub use bus::ports::PortWindow;
 pub use bus::registers::Registers;
 pub use nvme::disk::NvmeDisk;
 pub use virtio::blk::{VirtioBlk, VirtioBlkMmio};

@@ -3,5 +3,7 @@
 pub mod barrier;
 pub mod mmio;
 pub mod pci;
+#[cfg(target_arch = "x86_64")]
+pub mod ports;
 pub mod registers;
 pub mod shared;

@@ -35,6 +35,22 @@ pub trait Registers: Send {
     /// Writes 64 bits in one access. Not every device allows that; then write two halves.
     fn write64(&self, offset: usize, value: u64);
 
+    /// Reads 16 bits at one offset again and again, into one pair of bytes after another: a data port. Bytes keep the
+    /// device's order. A last odd byte stays as it was.
+    fn read16s(&self, offset: usize, bytes: &mut [u8]) {
+        for pair in bytes.as_chunks_mut::<2>().0 {
+            *pair = self.read16(offset).to_le_bytes();
+        }
+    }
+
+    /// Writes one pair of bytes after another to 16 bits at one offset: a data port. Bytes keep the device's order. A last
+    /// odd byte is left out.
+    fn write16s(&self, offset: usize, bytes: &[u8]) {
+        for pair in bytes.as_chunks::<2>().0 {
+            self.write16(offset, u16::from_le_bytes(*pair));
+        }
+    }
+
     /// Feeds what must not change while armed: where the window is, and its size.
     fn seal(&self, digest: &mut Digest);
 }

@@ -54,6 +54,12 @@ impl DmaMemory {
         DmaMemory { bus: LOW_BUS, ..self }
     }
 
+    /// Where devices see it beyond 4 GiB.
+    #[must_use]
+    pub fn high(self) -> DmaMemory {
+        DmaMemory { bus: BUS, ..self }
+    }
+
     /// An arena over all of it, zeroed. Again only after everything made with an earlier one is gone.
     pub fn arena(&self) -> Arena<'static> {
         // SAFETY: leaked, so it is there for ever; the caller uses one arena of it at a time, and the fake device touches it

@@ -9,6 +9,7 @@
 //! - `pci.rs`: configuration space
 //! - the others: one controller each
 
+mod ata;
 mod chassis;
 mod clock;
 mod memory;
@@ -16,6 +17,7 @@ mod nvme;
 mod pci;
 mod virtio;
 
+pub use ata::{AtaModel, AtaPlan};
 pub use chassis::{Chassis, Fake, Model, Window};
 pub use clock::ClockPlatform;
 pub use memory::DmaMemory;

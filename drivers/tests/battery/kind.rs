@@ -28,6 +28,12 @@ pub trait Kind {
     type Fake: FakeDisk + Clone + 'static;
     type Disk: DumpDevice;
 
+    /// Whether the memory is below 4 GiB.
+    fn is_low(seed: u64) -> bool {
+        let _ = seed;
+        false
+    }
+
     /// A controller in use by another driver, with a disk of `blocks` blocks. `seed` chooses what it is like among all that
     /// its specification allows: sizes, limits, delays, order.
     fn fake(memory: DmaMemory, blocks: u64, seed: u64) -> Self::Fake;
@@ -53,6 +59,7 @@ pub struct Rig<K: Kind> {
 impl<K: Kind> Rig<K> {
     /// Opened.
     pub fn over(memory: DmaMemory, seed: u64) -> Rig<K> {
+        let memory = if K::is_low(seed) { memory.low() } else { memory.high() };
         let mut arena = memory.arena();
         let fake = K::fake(memory, BLOCKS, seed);
         let disk = K::open(&fake, &mut arena).expect("opens");

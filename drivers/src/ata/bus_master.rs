@@ -1,0 +1,132 @@
+//! DMA: a table says where in memory the data is, and the controller moves them when the device asks for it.
+
+use dumpcore::device::Direction;
+use dumpcore::integrity::Digest;
+
+use crate::bus::registers::Registers;
+use crate::bus::shared::Shared;
+
+/// Ports of both channels together.
+pub(super) const PORTS: u16 = 16;
+
+/// Registers of a channel (Bus Master IDE, 2), from its own offset on.
+mod register {
+    pub(super) const COMMAND: usize = 0;
+    pub(super) const STATUS: usize = 2;
+    /// Where the table is, 32 bits.
+    pub(super) const TABLE: usize = 4;
+    /// From one channel to the other.
+    pub(super) const STRIDE: usize = 8;
+}
+
+/// Command: go.
+const START: u8 = 1 << 0;
+/// Command: to memory.
+const TO_MEMORY: u8 = 1 << 3;
+
+bitflags::bitflags! {
+    /// Bus master status.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(super) struct MasterStatus: u8 {
+        /// The table is not used up yet.
+        const ACTIVE = 1 << 0;
+        /// An access to memory failed. Written as 1 to clear.
+        const ERROR = 1 << 1;
+        /// The device interrupted. Written as 1 to clear.
+        const INTERRUPT = 1 << 2;
+        /// Whoever set the controller up says that a drive can do DMA: kept as they are.
+        const CAPABLE = 1 << 5 | 1 << 6;
+        const _ = !0;
+    }
+}
+
+/// Bytes that a piece ends at a multiple of, so that none crosses one.
+pub(super) const BOUNDARY: u64 = 1 << 16;
+/// Table: the last piece.
+const LAST: u64 = 1 << 63;
+/// Bytes in an entry.
+const ENTRY: usize = 8;
+/// Pieces that a command takes at most: the smallest, of 4 KiB, reach the largest request, with some to spare for buffers that
+/// are not aligned to pages.
+pub(super) const ENTRIES: usize = 512;
+/// Bytes in the table. Aligned to itself, it does not cross [`BOUNDARY`] either.
+pub(super) const TABLE_BYTES: usize = ENTRIES * ENTRY;
+
+/// Whether the controller reaches that memory: 32-bit addresses, and pairs of bytes.
+pub(super) fn reaches(bus: u64, length: u64) -> bool {
+    bus & 1 == 0 && bus.checked_add(length).is_some_and(|end| end <= 1 << 32)
+}
+
+/// Writes the pieces, of which none crosses [`BOUNDARY`] or is empty, into the table, with as many bytes in all at most.
+/// Gives the number of bytes of the table in use.
+pub(super) fn lay_table(
+    table: &mut Shared,
+    bytes: usize,
+    pieces: impl Iterator<Item = (u64, usize)>,
+) -> usize {
+    let mut left = bytes;
+    let mut at = 0_usize;
+    for (bus, length) in pieces {
+        let length = length.min(left);
+        if length == 0 || at >= TABLE_BYTES {
+            break;
+        }
+        left = left.saturating_sub(length);
+        let last = if left == 0 { LAST } else { 0 };
+        // A length of 64 KiB is written as 0.
+        let entry = u64::from(length as u16) << 32 | u64::from(bus as u32) | last;
+        table.write(at, entry.to_le());
+        at = at.saturating_add(ENTRY);
+    }
+    at
+}
+
+/// Both channels' registers.
+pub(super) struct BusMaster<R> {
+    registers: R,
+}
+
+impl<R: Registers> BusMaster<R> {
+    pub(super) fn new(registers: R) -> BusMaster<R> {
+        BusMaster { registers }
+    }
+
+    pub(super) fn seal(&self, digest: &mut Digest) {
+        self.registers.seal(digest);
+    }
+
+    pub(super) fn status(&self, channel: u8) -> MasterStatus {
+        MasterStatus::from_bits_retain(self.registers.read8(at(channel, register::STATUS)))
+    }
+
+    /// Stops a channel, and clears what it said.
+    pub(super) fn stop(&self, channel: u8) {
+        self.registers.write8(at(channel, register::COMMAND), 0);
+        let kept = self.status(channel).intersection(MasterStatus::CAPABLE);
+        let clear = kept | MasterStatus::ERROR | MasterStatus::INTERRUPT;
+        self.registers.write8(at(channel, register::STATUS), clear.bits());
+    }
+
+    /// Makes a channel ready: which table, which way. Ahead of the device's command.
+    pub(super) fn prepare(&self, channel: u8, table: u32, direction: Direction) {
+        self.stop(channel);
+        self.registers.write32(at(channel, register::TABLE), table);
+        self.registers.write8(at(channel, register::COMMAND), way(direction));
+    }
+
+    /// Lets it go. Behind the device's command.
+    pub(super) fn start(&self, channel: u8, direction: Direction) {
+        self.registers.write8(at(channel, register::COMMAND), way(direction) | START);
+    }
+}
+
+fn at(channel: u8, offset: usize) -> usize {
+    usize::from(channel).wrapping_mul(register::STRIDE).wrapping_add(offset)
+}
+
+fn way(direction: Direction) -> u8 {
+    match direction {
+        Direction::Read => TO_MEMORY,
+        Direction::Write => 0,
+    }
+}

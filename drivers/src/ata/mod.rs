@@ -1,0 +1,12 @@
+//! ATA disks behind a PCI IDE controller: ATA/ATAPI Command Set (ATA8-ACS), the parallel transport (ATA8-APT), PCI IDE
+//! Controller Specification 1.0, Programming Interface for Bus Master IDE Controller 1.0.
+//!
+//! - [`disk`]: the disk that receives a dump, and how its controller is found.
+//! - `channel`: one channel's registers: select, command, status, software reset.
+//! - `bus_master`: DMA.
+//! - `identify`: what a disk says of itself.
+
+mod bus_master;
+mod channel;
+pub mod disk;
+mod identify;

@@ -1,0 +1,46 @@
+//! ATA disks behind an IDE controller.
+
+use dump_drivers::Ata;
+use dump_drivers::ata::disk::{self, Ram};
+use dump_drivers::fake::{AtaModel, AtaPlan, Window, DmaMemory, Fake, Trouble};
+use dumpcore::arena::Arena;
+use dumpcore::device::DeviceError;
+
+use crate::battery;
+use crate::kind::{Kind, TIMEOUT};
+
+struct Ide;
+
+impl Kind for Ide {
+    const NAME: &'static str = "ata 00:04.0";
+    /// A reset of two channels and two identifications, or a flush.
+    const LIMIT: u64 = 12 * TIMEOUT + TIMEOUT / 5;
+    type Fake = Fake<AtaModel>;
+    type Disk = Ata<Window<AtaModel>, Fake<AtaModel>>;
+
+    fn is_low(seed: u64) -> bool {
+        !seed.is_multiple_of(5)
+    }
+
+    fn fake(memory: DmaMemory, blocks: u64, seed: u64) -> Fake<AtaModel> {
+        Fake::ata(memory, blocks, AtaPlan::any(seed), seed)
+    }
+
+    fn open(fake: &Fake<AtaModel>, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError> {
+        let function = disk::find(fake, 0).ok_or(DeviceError::Gone)?;
+        let (place, dma) = fake.with(|_, model| (model.plan.place, model.plan.dma && model.plan.masters));
+        let low = dma && arena.physical() < 1 << 32;
+        let ram = if low { Ram::Low } else { Ram::Anywhere };
+        let ports = |first, length| fake.at_port(first, length);
+        // Either chosen, or the only disk that is to be found.
+        let chosen = (place & 1 == 0).then_some(place);
+        Ata::open(fake.clone(), function, chosen, ports, ram, arena, TIMEOUT)
+    }
+
+    /// Requests have no ids, and there is one at a time.
+    fn knows(trouble: Trouble) -> bool {
+        !matches!(trouble, Trouble::WrongId(_) | Trouble::Duplicate(_) | Trouble::NeverAsked(_))
+    }
+}
+
+battery!(Ide);
