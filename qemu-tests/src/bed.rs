@@ -189,6 +189,18 @@ pub static DEVICES: &[Device] = &[
         pulled: |_| Err("QEMU's q35 lets nothing go that is not behind a root port"),
         power_of_two: false,
     },
+    Device {
+        name: "ata",
+        driver: "ata",
+        machine: |architecture| match architecture.name {
+            "x86_64" => Ok("pc"),
+            _ => Err("QEMU has no PCI IDE controller with port space there"),
+        },
+        // The controller of pc: two channels, two disks on each.
+        arguments: |number| alone(number, &format!("ide-hd,bus=ide.{},unit={}", number / 2, number % 2)),
+        pulled: |_| Err("QEMU does not pull IDE disks"),
+        power_of_two: false,
+    },
 ];
 
 /// The virtio-blk row.

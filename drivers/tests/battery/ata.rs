@@ -2,7 +2,7 @@
 
 use dump_drivers::Ata;
 use dump_drivers::ata::disk::{self, Ram};
-use dump_drivers::fake::{AtaModel, AtaPlan, Window, DmaMemory, Fake, Trouble};
+use dump_drivers::fake::{AtaModel, AtaPlan, DmaMemory, Fake, Trouble, Window};
 use dumpcore::arena::Arena;
 use dumpcore::device::DeviceError;
 

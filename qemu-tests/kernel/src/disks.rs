@@ -5,8 +5,12 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use core::ptr::NonNull;
 
+#[cfg(target_arch = "x86_64")]
+use dump_drivers::ata::disk::Ram;
 use dump_drivers::bus::pci::{Address, Function};
 use dump_drivers::virtio::{blk, scsi};
+#[cfg(target_arch = "x86_64")]
+use dump_drivers::{Ata, PortWindow, ata};
 use dump_drivers::{Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio, nvme};
 use dumpcore::device::DeviceError;
 use dumpcore::format::BLOCK_SIZE;
@@ -16,6 +20,8 @@ use dumpcore::{Arena, DumpDevice};
 
 use crate::arch::paging::{self, Access};
 use crate::arch::{pci, virtio_mmio};
+#[cfg(target_arch = "x86_64")]
+use crate::memory;
 use crate::platform;
 
 /// A disk, opened by its driver in the arena, and which PCI function it is, if it is one.
@@ -40,6 +46,8 @@ pub(crate) static DRIVERS: &[Driver] = &[
     Driver::on_pci("virtio-scsi", |number| scsi::find(&pci::config(), number), virtio_scsi),
     Driver::on_no_bus("virtio-scsi-mmio", virtio_scsi_mmio),
     Driver::on_pci("nvme", |number| nvme::disk::find(&pci::config(), number), nvme_disk),
+    #[cfg(target_arch = "x86_64")]
+    Driver::on_pci("ata", |number| ata::disk::find(&pci::config(), number / IDE_DISKS), ata_disk),
 ];
 
 impl Driver {
@@ -131,5 +139,22 @@ fn windows() -> impl Iterator<Item = u64> {
 fn nvme_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
     let function = nvme::disk::find(&pci::config(), number).ok_or(none("an NVMe controller"))?;
     let disk = NvmeDisk::open(pci::config(), function, None, map_device, arena, timeout)?;
+    Ok((Some(function), arena.place(disk)?))
+}
+
+/// Disks that an IDE controller has at most.
+#[cfg(target_arch = "x86_64")]
+const IDE_DISKS: usize = 4;
+
+/// The disks of the first IDE controller have the numbers 0 to 3, whether they are there or not.
+#[cfg(target_arch = "x86_64")]
+fn ata_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
+    let function = ata::disk::find(&pci::config(), number / IDE_DISKS).ok_or(none("an IDE controller"))?;
+    // SAFETY: the kernel runs in ring 0, and nobody else uses these ports: the driver asks for its device's.
+    let ports = |first, length| Some(unsafe { PortWindow::new(first, length) });
+    let low = memory::ram().iter().all(|range| range.end <= 1 << 32);
+    let ram = if low { Ram::Low } else { Ram::Anywhere };
+    let place = Some((number % IDE_DISKS) as u8);
+    let disk = Ata::open(pci::config(), function, place, ports, ram, arena, timeout)?;
     Ok((Some(function), arena.place(disk)?))
 }

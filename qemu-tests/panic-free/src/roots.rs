@@ -3,10 +3,12 @@
 use core::hint::black_box;
 use core::panic::PanicInfo;
 
+#[cfg(target_arch = "x86_64")]
+use dump_drivers::PortWindow;
 use dump_drivers::bus::pci::Ecam;
 #[cfg(target_arch = "x86_64")]
 use dump_drivers::bus::pci::PortIo;
-use dump_drivers::{Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio};
+use dump_drivers::{Ata, Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio};
 use dumpcore::deferred::{Handler, Queues};
 use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::Wait;
@@ -35,6 +37,9 @@ pub(crate) struct Outside<'a> {
     port_scsi: &'a mut VirtioScsi<Mmio, PortIo>,
     #[cfg(target_arch = "x86_64")]
     port_nvme: &'a mut NvmeDisk<Mmio, PortIo>,
+    ecam_ata: &'a mut Ata<Mmio, Ecam<Mmio>>,
+    #[cfg(target_arch = "x86_64")]
+    port_ata: &'a mut Ata<PortWindow, PortIo>,
 }
 
 /// The entry, by the name that linkers look for.
@@ -54,6 +59,9 @@ fn _start(outside: &mut Outside<'_>) {
     device(outside.port_scsi);
     #[cfg(target_arch = "x86_64")]
     device(outside.port_nvme);
+    device(outside.ecam_ata);
+    #[cfg(target_arch = "x86_64")]
+    device(outside.port_ata);
     deferred(outside);
 }
 
