@@ -824,8 +824,7 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for Ata<R, C> {
         for (channel, registers) in (0..).zip(&self.channels) {
             let Some(registers) = registers.as_ref().filter(|_| here(channel)) else { continue };
             let status = registers.status();
-            // Whichever device is selected: without one, nobody drives the bus.
-            if status.floats() || status.is_empty() {
+            if status.floats() {
                 continue;
             }
             found = found.or(Some(status));
@@ -837,7 +836,8 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for Ata<R, C> {
             }
         }
         match found {
-            None => Health::Unusable(DeviceError::Gone),
+            // Nobody drives the bus; but then, it may only be that a device is selected that is not there.
+            None => Health::Risky(DeviceError::Gone),
             Some(status) if !status.contains(Status::BSY) && status.contains(Status::DF) => {
                 Health::Risky(DeviceError::Status { what: "stay in operation", code: status.bits().into() })
             }

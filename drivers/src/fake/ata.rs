@@ -236,6 +236,11 @@ impl AtaModel {
         self.moved
     }
 
+    /// Whoever used the channel last has selected this place.
+    pub fn select(&mut self, place: u8) {
+        self.channels[usize::from(place >> 1)].device = place << 4 & 1 << 4;
+    }
+
     /// Whether any bus master still has something to do.
     pub fn masters_active(&self) -> bool {
         self.masters.iter().any(|master| master.status & ACTIVE != 0)
