@@ -34,6 +34,7 @@ pub mod bus;
 #[allow(clippy::arithmetic_side_effects, clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
 pub mod fake;
 pub mod nvme;
+mod rounds;
 pub mod virtio;
 
 pub use ata::disk::Ata;
@@ -43,6 +44,7 @@ pub use bus::pci::{ConfigSpace, Function};
 pub use bus::ports::PortWindow;
 pub use bus::registers::Registers;
 pub use nvme::disk::NvmeDisk;
+pub use rounds::Ram;
 pub use virtio::blk::{VirtioBlk, VirtioBlkMmio};
 pub use virtio::scsi::{VirtioScsi, VirtioScsiMmio};
 

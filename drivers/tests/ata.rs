@@ -3,9 +3,9 @@
 
 use std::ptr::NonNull;
 
-use dump_drivers::Ata;
-use dump_drivers::ata::disk::{self, Ram};
+use dump_drivers::ata::disk;
 use dump_drivers::fake::{AtaModel, AtaPlan, ClockPlatform, DmaMemory, Fake, FakeDisk as _, Trouble, Window};
+use dump_drivers::{Ata, Ram};
 use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Direction, DumpDevice as _, Gather, Health, Request};
 use dumpcore::dma::DmaBuffer;
@@ -386,7 +386,9 @@ fn a_bus_master_somewhat_behind_the_disk_is_waited_for_but_not_for_ever() {
 #[test]
 fn a_disk_that_is_not_the_selected_device_is_taken_even_so() {
     for (place, nobody, healthy) in [(0, 0x7f, true), (1, 0, true), (1, 0x7f, false)] {
-        let mut rig = Rig::sized(AtaPlan { place, nobody, ..AtaPlan::default() }, Some(place), BLOCKS);
+        // Even if the reset takes its time to say so.
+        let plan = AtaPlan { place, nobody, sluggish: place == 0, delay: (450, 0), ..AtaPlan::default() };
+        let mut rig = Rig::sized(plan, Some(place), BLOCKS);
         // The other device of the channel, which is not there.
         rig.fake.with(|_, model| model.select(place ^ 1));
         let health = rig.disk.sanity_check(&Wait::new(&rig.world, None, u64::MAX));

@@ -5,6 +5,7 @@ use dumpcore::integrity::Digest;
 
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
+use crate::rounds::ENTRIES;
 
 /// Ports of both channels together.
 pub(super) const PORTS: u16 = 16;
@@ -40,16 +41,11 @@ bitflags::bitflags! {
     }
 }
 
-/// Bytes that a piece ends at a multiple of, so that none crosses one.
-pub(super) const BOUNDARY: u64 = 1 << 16;
 /// Table: the last piece.
 const LAST: u64 = 1 << 63;
 /// Bytes in an entry.
 const ENTRY: usize = 8;
-/// Pieces that a command takes at most: the smallest, of 4 KiB, reach the largest request, with some to spare for buffers that
-/// are not aligned to pages.
-pub(super) const ENTRIES: usize = 512;
-/// Bytes in the table. Aligned to itself, it does not cross [`BOUNDARY`] either.
+/// Bytes in the table. Aligned to itself, it does not cross 64 KiB.
 pub(super) const TABLE_BYTES: usize = ENTRIES * ENTRY;
 
 /// Whether the controller reaches that memory: 32-bit addresses, and pairs of bytes.
@@ -57,7 +53,7 @@ pub(super) fn reaches(bus: u64, length: u64) -> bool {
     bus & 1 == 0 && bus.checked_add(length).is_some_and(|end| end <= 1 << 32)
 }
 
-/// Writes the pieces, of which none crosses [`BOUNDARY`] or is empty, into the table, with as many bytes in all at most.
+/// Writes the pieces, of which none crosses 64 KiB or is empty, into the table, with as many bytes in all at most.
 /// Gives the number of bytes of the table in use.
 pub(super) fn lay_table(
     table: &mut Shared,

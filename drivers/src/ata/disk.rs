@@ -1,16 +1,14 @@
 //! An ATA disk that receives a dump.
 
 use dumpcore::arena::Arena;
-use dumpcore::device::{
-    Completion, DeviceError, Direction, DumpDevice, Gather, Geometry, Health, Rejected, Request,
-};
+use dumpcore::device::{Completion, DeviceError, Direction, DumpDevice, Geometry, Health, Rejected, Request};
 use dumpcore::dma::DmaBuffer;
 use dumpcore::format::{BLOCK_SIZE, PAGE_SIZE};
 use dumpcore::integrity::Digest;
 use dumpcore::platform::{Nanoseconds, Platform};
 use dumpcore::wait::{MILLISECOND, Wait};
 
-use super::bus_master::{self, BOUNDARY, BusMaster, ENTRIES, MasterStatus, TABLE_BYTES};
+use super::bus_master::{self, BusMaster, MasterStatus, TABLE_BYTES};
 use super::channel::{
     COMMAND_PORTS, CONTROL_PORTS, Channel, Command, RESET_HELD, RESET_LONGEST, RESET_QUIET, Signature, Status,
 };
@@ -19,6 +17,7 @@ use crate::bus::barrier;
 use crate::bus::pci::{self, Bar, ConfigSpace, Function, PciDevice, functions};
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
+use crate::rounds::{self, MAX_TRANSFER, Ram};
 
 /// Base class and subclass of an IDE controller.
 const CLASS_IDE: u32 = 0x0101;
@@ -43,24 +42,14 @@ const WRITES: [(u8, u8); 3] = [(0xca, 0x35), (0x30, 0x34), (0xc5, 0x39)];
 /// Sectors that a command takes at most with 28-bit addresses.
 const NARROW_SECTORS: usize = 256;
 /// Requests that the driver takes at once. The disk has one of them; those behind it are begun without delay.
-const DEPTH: usize = 4;
-/// Bytes in a request at most.
-const MAX_TRANSFER: usize = 1 << 20;
-/// Extents in a request at most: the smallest, of a block each, reach the largest transfer.
-const MAX_EXTENTS: usize = MAX_TRANSFER / BLOCK_SIZE;
+const DEPTH: usize = 16;
 /// A flush may take so many times as long as a request.
 const FLUSH_TIMES: u64 = 12;
 /// When the disk has finished, the controller has what it was given within this time, in memory or out of it.
 const MASTER_LAGS: Nanoseconds = MILLISECOND;
-
-/// Where the RAM is that extents name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ram {
-    /// All of it below 4 GiB, and devices see it at its physical addresses: it is written from where it is.
-    Low,
-    /// Anywhere: it is copied into buffers of the arena first.
-    Anywhere,
-}
+/// A device that says nothing at all may still do so within this time after a reset: what a channel is told is late in an
+/// emulator that has much else to do.
+const APPEARS: Nanoseconds = 500 * MILLISECOND;
 
 /// Which disk of a controller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,76 +95,6 @@ enum Step {
     Round,
     /// The disk has been reset.
     Fresh,
-}
-
-/// Where some bytes of a request are.
-enum Spot {
-    /// In its buffer, at this offset.
-    Buffer(usize),
-    /// In RAM, at this bus address.
-    Ram(u64),
-}
-
-/// The parts of a request, in order: bus address and bytes.
-fn parts(request: &Request) -> impl Iterator<Item = (u64, usize)> + '_ {
-    let extents = request.gather.as_ref().map_or(&[][..], Gather::extents);
-    core::iter::once((request.buffer.bus_address(), request.buffer.len()))
-        .chain(extents.iter().map(|extent| (extent.bus, extent.length as usize)))
-}
-
-/// The pieces of a request behind its first `done` bytes, none across a [`BOUNDARY`].
-fn pieces(request: &Request, done: usize) -> impl Iterator<Item = (u64, usize)> + '_ {
-    let mut before = done;
-    parts(request).flat_map(move |(start, length)| {
-        let skip = before.min(length);
-        before = before.saturating_sub(skip);
-        let mut at = start.wrapping_add(skip as u64);
-        let mut left = length.saturating_sub(skip) as u64;
-        core::iter::from_fn(move || {
-            let piece = left.min(BOUNDARY.saturating_sub(at & BOUNDARY.wrapping_sub(1)));
-            let here = at;
-            at = at.wrapping_add(piece);
-            left = left.saturating_sub(piece);
-            (piece > 0).then_some((here, piece as usize))
-        })
-    })
-}
-
-/// Whole blocks behind the first `done` bytes that one table can name, 0 if it cannot name the first.
-#[inline(never)]
-fn in_reach(request: &Request, done: usize) -> usize {
-    let reached = pieces(request, done)
-        .take(ENTRIES)
-        .take_while(|(bus, length)| bus_master::reaches(*bus, *length as u64))
-        .fold(0_usize, |sum, (_, length)| sum.saturating_add(length));
-    reached & !BLOCK_SIZE.wrapping_sub(1)
-}
-
-/// Bytes behind the first `done` ones, as far as the part goes that begins there or before.
-fn in_part(request: &Request, done: usize) -> usize {
-    let mut before = done;
-    for (_, length) in parts(request) {
-        if before < length {
-            return length.saturating_sub(before);
-        }
-        before = before.saturating_sub(length);
-    }
-    0
-}
-
-fn spot(request: &Request, at: usize) -> Spot {
-    let length = request.buffer.len();
-    if at < length {
-        return Spot::Buffer(at);
-    }
-    let mut before = at.saturating_sub(length);
-    for extent in request.gather.as_ref().map_or(&[][..], Gather::extents) {
-        if (before as u64) < extent.length {
-            return Spot::Ram(extent.bus.wrapping_add(before as u64));
-        }
-        before = before.saturating_sub(extent.length as usize);
-    }
-    Spot::Buffer(length)
 }
 
 /// A disk behind a PCI IDE controller: takes it over, and polls.
@@ -384,10 +303,10 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         if status.intersects(Status::BSY | Status::DRQ) || !status.contains(Status::DRDY) {
             return Err(DeviceError::Protocol { what: "its status at rest", value: status.bits().into() });
         }
-        let reached = if terms.dma { in_reach(request, self.done) } else { 0 };
+        let reached = if terms.dma { rounds::in_reach(request, self.done, bus_master::reaches) } else { 0 };
         let dma = reached > 0;
         let most = if terms.wide { MAX_TRANSFER } else { NARROW_SECTORS.saturating_mul(terms.sector) };
-        let round = if dma { reached } else { in_part(request, self.done) }.min(most);
+        let round = if dma { reached } else { rounds::in_part(request, self.done) }.min(most);
 
         let direction = request.direction;
         let codes = match direction {
@@ -430,7 +349,7 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
     #[inline(never)]
     fn lay_table(&mut self, round: usize, platform: &dyn Platform) {
         if let Some(request) = self.requests.get(self.oldest).and_then(Option::as_ref) {
-            let used = bus_master::lay_table(&mut self.table, round, pieces(request, self.done));
+            let used = bus_master::lay_table(&mut self.table, round, rounds::pieces(request, self.done));
             self.table.clean(0, used, platform);
         }
     }
@@ -518,26 +437,9 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         let channel = self.channels.get(usize::from(place.channel)).and_then(Option::as_ref);
         let request = self.requests.get_mut(self.oldest).and_then(Option::as_mut);
         let (Some(channel), Some(request)) = (channel, request) else { return Err(DeviceError::NotReady) };
-        let outside = DeviceError::BadBuffer { length: at };
-        match (request.direction, spot(request, at)) {
-            (Direction::Read, Spot::Buffer(at)) => {
-                let bytes =
-                    request.buffer.bytes_mut().get_mut(at..at.saturating_add(sector)).ok_or(outside)?;
-                channel.read_data(bytes);
-                // Where DMA is not coherent, what dumpcore takes for the device's bytes in RAM is the CPU's in the cache.
-                platform.clean_for_device(bytes.as_ptr(), bytes.len());
-            }
-            (Direction::Write, Spot::Buffer(at)) => {
-                channel.write_data(request.buffer.bytes().get(at..at.saturating_add(sector)).ok_or(outside)?);
-            }
-            (Direction::Write, Spot::Ram(bus)) => {
-                let copy = self.copy.bytes_mut().get_mut(..sector).ok_or(outside)?;
-                copy_ram(bus, copy, platform).ok_or(outside)?;
-                channel.write_data(copy);
-            }
-            (Direction::Read, Spot::Ram(_)) => return Err(outside),
-        }
-        Ok(())
+        let take = |bytes: &mut [u8]| channel.read_data(bytes);
+        let give = |bytes: &[u8]| channel.write_data(bytes);
+        rounds::move_sector(request, (at, sector), self.copy.bytes_mut(), take, give, platform)
     }
 
     /// Goes on with a reset.
@@ -557,7 +459,7 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
                     if status.floats() {
                         return Err(DeviceError::Gone);
                     }
-                    if !status.contains(Status::BSY) {
+                    if !status.is_empty() && !status.contains(Status::BSY) {
                         return Ok(Step::Fresh);
                     }
                 }
@@ -651,45 +553,22 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
 
     /// Takes a transfer; back if it cannot be.
     fn take(&mut self, request: Request, platform: &dyn Platform) -> Result<(), Rejected> {
-        let error = match self.check(&request) {
-            Ok(()) => DeviceError::QueueFull,
-            Err(error) => return Err(Rejected { request, error }),
-        };
+        if !self.ready {
+            return Err(Rejected { request, error: DeviceError::NotReady });
+        }
+        if let Err(error) = rounds::check(&request, self.blocks(), self.ram) {
+            return Err(Rejected { request, error });
+        }
         let from = self.oldest;
         let mut places = (0..DEPTH).map(|turn| from.wrapping_add(turn) % DEPTH);
         let free = places.find(|place| self.requests.get(*place).is_some_and(Option::is_none));
         let Some(slot) = free.and_then(|place| self.requests.get_mut(place)) else {
-            return Err(Rejected { request, error });
+            return Err(Rejected { request, error: DeviceError::QueueFull });
         };
         *slot = Some(request);
         if self.phase == Phase::Rest {
             // Should it not be taken, the next look finds that again.
             let _ = self.begin(platform);
-        }
-        Ok(())
-    }
-
-    /// Whether a request can be taken.
-    fn check(&self, request: &Request) -> Result<(), DeviceError> {
-        if !self.ready {
-            return Err(DeviceError::NotReady);
-        }
-        let length = request.length() as usize;
-        let extents = request.gather.as_ref().map_or(&[][..], Gather::extents);
-        let ragged = |bytes: u64| bytes == 0 || !bytes.is_multiple_of(BLOCK_SIZE as u64);
-        let strange = |bus: u64| !bus.is_multiple_of(PAGE_SIZE as u64);
-        let bad = ragged(request.buffer.len() as u64)
-            || extents.iter().any(|extent| ragged(extent.length) || strange(extent.bus))
-            || length > MAX_TRANSFER
-            || extents.len() > self.max_extents()
-            || (!extents.is_empty() && request.direction == Direction::Read);
-        if bad {
-            return Err(DeviceError::BadBuffer { length });
-        }
-        let blocks = self.blocks();
-        let end = request.block.saturating_add((length / BLOCK_SIZE) as u64);
-        if end > blocks {
-            return Err(DeviceError::OutOfRange { end, blocks });
         }
         Ok(())
     }
@@ -712,9 +591,12 @@ fn identify<R: Registers>(
     wait: &Wait<'_>,
 ) -> Result<Option<Terms>, DeviceError> {
     channel.quiet("an ATA device at rest", limit, wait)?;
-    channel.select(device);
-    let status = channel.status();
-    if status.is_empty() || status.floats() {
+    let appeared = wait.until("an ATA device", limit.min(APPEARS), || {
+        channel.select(device);
+        let status = channel.status();
+        (!status.is_empty()).then(|| !status.floats())
+    });
+    if appeared != Ok(true) {
         return Ok(None);
     }
     channel.idle("an ATA device at rest", limit, wait)?;
@@ -747,23 +629,6 @@ fn identify<R: Registers>(
         terms.multiple = 1;
     }
     Ok(Some(terms))
-}
-
-/// Copies RAM, which is the same at its bus and at its physical address, into `copy`, all of it in one page.
-fn copy_ram(bus: u64, copy: &mut [u8], platform: &dyn Platform) -> Option<()> {
-    let page = platform.page(bus / PAGE_SIZE as u64)?;
-    let offset = bus as usize % PAGE_SIZE;
-    let (words, _) = copy.as_chunks_mut::<8>();
-    if !offset.is_multiple_of(8) || offset.saturating_add(words.as_flattened().len()) > PAGE_SIZE {
-        return None;
-    }
-    for (index, word) in words.iter_mut().enumerate() {
-        let at = offset.saturating_add(index.saturating_mul(8));
-        // SAFETY: the platform said that the page can be read, by words; this one is inside. It came in an extent, so
-        // Platform::still() vouches for it.
-        *word = unsafe { page.add(at).cast::<u64>().read_volatile() }.to_ne_bytes();
-    }
-    Some(())
 }
 
 /// A channel's registers, if they are ports.
@@ -899,7 +764,7 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for Ata<R, C> {
         }
     }
 
-    /// 4: the disk has one request, and the next ones wait for it to be done.
+    /// 16: the disk has one request, and the next ones wait for it to be done.
     fn depth(&self) -> usize {
         DEPTH
     }
@@ -911,10 +776,7 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for Ata<R, C> {
 
     /// As many as the largest transfer has blocks, if all RAM is in the controller's reach.
     fn max_extents(&self) -> usize {
-        match self.ram {
-            Ram::Low => MAX_EXTENTS,
-            Ram::Anywhere => 0,
-        }
+        self.ram.max_extents()
     }
 
     fn submit(&mut self, request: Request, wait: &Wait<'_>) -> Result<Option<Completion>, Rejected> {

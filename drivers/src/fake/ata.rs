@@ -43,6 +43,8 @@ pub struct AtaPlan {
     pub packets: u8,
     /// What nobody's status reads as: 0x7f, 0xff or 0.
     pub nobody: u8,
+    /// A reset selects the first device, and lets another be selected, only when it is over.
+    pub sluggish: bool,
     /// Bytes in a sector.
     pub sector: usize,
     /// 48-bit addresses.
@@ -77,6 +79,7 @@ impl Default for AtaPlan {
             place: 0,
             packets: 0,
             nobody: 0x7f,
+            sluggish: false,
             sector: 512,
             wide: true,
             dma: true,
@@ -108,6 +111,7 @@ impl AtaPlan {
             place: below(4) as u8,
             packets: below(16) as u8,
             nobody: [0x7f, 0xff, 0][below(3) as usize],
+            sluggish: below(3) == 0,
             sector: 512 << below(4),
             wide: below(4) != 0,
             dma: below(4) != 0,
@@ -316,6 +320,10 @@ impl AtaModel {
         if place == self.plan.place && !self.floating && self.disk_status() & (BSY | DRQ) != 0 {
             chassis.violation(format!("register {offset} was written while the disk was busy"));
         }
+        let resets = matches!(self.doing, Doing::Held | Doing::Wakes { .. });
+        if channel == self.channel() && self.plan.sluggish && resets && place != self.plan.place {
+            return;
+        }
         let registers = &mut self.channels[channel];
         let keep = |register: &mut [u8; 2]| *register = [value, register[0]];
         match offset {
@@ -349,7 +357,9 @@ impl AtaModel {
             if registers.held == 0 {
                 chassis.violation("SRST was not held for 5 us");
             }
-            registers.device = 0;
+            if !(ours && self.plan.sluggish) {
+                registers.device = 0;
+            }
             registers.count = [1, 0];
             registers.low = [1, 0];
             registers.mid = [0; 2];
@@ -743,6 +753,8 @@ impl Model for AtaModel {
         }
         match &mut self.doing {
             Doing::Wakes { ticks: 0 } => {
+                let channel = self.channel();
+                self.channels[channel].device = 0;
                 self.status = DRDY | 0x10;
                 self.error = 1;
                 self.doing = Doing::Rest;

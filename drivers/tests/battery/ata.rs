@@ -1,8 +1,8 @@
 //! ATA disks behind an IDE controller.
 
-use dump_drivers::Ata;
-use dump_drivers::ata::disk::{self, Ram};
+use dump_drivers::ata::disk;
 use dump_drivers::fake::{AtaModel, AtaPlan, DmaMemory, Fake, Trouble, Window};
+use dump_drivers::{Ata, Ram};
 use dumpcore::arena::Arena;
 use dumpcore::device::DeviceError;
 

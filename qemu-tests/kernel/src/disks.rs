@@ -5,12 +5,10 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use core::ptr::NonNull;
 
-#[cfg(target_arch = "x86_64")]
-use dump_drivers::ata::disk::Ram;
 use dump_drivers::bus::pci::{Address, Function};
 use dump_drivers::virtio::{blk, scsi};
 #[cfg(target_arch = "x86_64")]
-use dump_drivers::{Ata, PortWindow, ata};
+use dump_drivers::{Ata, PortWindow, Ram, ata};
 use dump_drivers::{Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio, nvme};
 use dumpcore::device::DeviceError;
 use dumpcore::format::BLOCK_SIZE;
