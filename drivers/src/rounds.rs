@@ -75,19 +75,20 @@ fn parts(request: &Request) -> impl Iterator<Item = (u64, usize)> + '_ {
 /// The pieces of a request behind its first `done` bytes, none across a [`BOUNDARY`].
 pub(crate) fn pieces(request: &Request, done: usize) -> impl Iterator<Item = (u64, usize)> + '_ {
     let mut before = done;
-    parts(request).flat_map(move |(start, length)| {
-        let skip = before.min(length);
-        before = before.saturating_sub(skip);
-        let mut at = start.wrapping_add(skip as u64);
-        let mut left = length.saturating_sub(skip) as u64;
-        core::iter::from_fn(move || {
-            let piece = left.min(BOUNDARY.saturating_sub(at & BOUNDARY.wrapping_sub(1)));
-            let here = at;
-            at = at.wrapping_add(piece);
-            left = left.saturating_sub(piece);
-            (piece > 0).then_some((here, piece as usize))
+    parts(request)
+        .flat_map(move |(start, length)| {
+            let skip = before.min(length);
+            before = before.saturating_sub(skip);
+            let first = start.saturating_add(skip as u64);
+            let end = start.saturating_add(length as u64);
+            let between = first / BOUNDARY..end.div_ceil(BOUNDARY);
+            between.map(move |number| {
+                let from = first.max(number.saturating_mul(BOUNDARY));
+                let to = end.min(number.saturating_add(1).saturating_mul(BOUNDARY));
+                (from, to.saturating_sub(from) as usize)
+            })
         })
-    })
+        .filter(|(_, length)| *length > 0)
 }
 
 /// Bytes in whole blocks behind the first `done` bytes that one table can name, of memory that the hardware `reaches`; 0

@@ -15,8 +15,9 @@ use crate::build::{BUILD_LIMIT, executable};
 use crate::toolchain::{Toolchain, logged};
 
 /// Parts of names that must be among what was linked: else nothing was checked.
-const EXPECTED: [&str; 6] = [
+const EXPECTED: [&str; 7] = [
     "dumpcore::steps",
+    "ata::disk",
     "dumpcore::crew",
     "nvme::disk",
     "virtio::disk",
