@@ -4,6 +4,7 @@
 //! interrupt, no allocation, no wait but through [`Wait`](dumpcore::wait::Wait). Whatever the device writes is
 //! untrusted.
 //!
+//! - [`ahci`]: Serial ATA disks behind AHCI 1.3.1, [`AhciDisk`].
 //! - [`bus`]: what a controller stands on: registers, PCI, memory that is shared with the device.
 //! - [`ata`]: ATA disks behind a PCI IDE controller, by bus-master DMA or PIO: [`Ata`].
 //! - [`nvme`]: NVM Express over PCI, and its disk, [`NvmeDisk`].
@@ -27,6 +28,7 @@
     )
 )]
 
+pub mod ahci;
 pub mod ata;
 pub mod bus;
 #[cfg(any(test, feature = "test-utils"))]
@@ -37,6 +39,7 @@ pub mod nvme;
 mod rounds;
 pub mod virtio;
 
+pub use ahci::disk::AhciDisk;
 pub use ata::disk::Ata;
 pub use bus::mmio::Mmio;
 pub use bus::pci::{ConfigSpace, Function};

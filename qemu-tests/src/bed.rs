@@ -171,6 +171,26 @@ pub static DEVICES: &[Device] = &[
         power_of_two: false,
     },
     Device {
+        name: "ahci",
+        driver: "ahci",
+        machine: usual,
+        arguments: |number| on_controller(number, "ich9-ahci", ",bus=HBA.0", "ide-hd"),
+        pulled: its_controller,
+        power_of_two: false,
+    },
+    Device {
+        name: "ahci-q35",
+        driver: "ahci",
+        // It has an HBA of its own besides, whose ports are empty.
+        machine: |architecture| match architecture.name {
+            "x86_64" => Ok("q35"),
+            _ => Err("there is no q35"),
+        },
+        arguments: |number| on_controller(number, "ich9-ahci", ",bus=HBA.3", "ide-hd"),
+        pulled: |_| Err("a q35 does not let go of what is on its root bus"),
+        power_of_two: false,
+    },
+    Device {
         name: "nvme",
         driver: "nvme",
         machine: usual,

@@ -19,6 +19,7 @@ const EXPECTED: [&str; 7] = [
     "dumpcore::steps",
     "ata::disk",
     "dumpcore::crew",
+    "ahci::disk",
     "nvme::disk",
     "virtio::disk",
     "virtio::scsi",

@@ -60,6 +60,12 @@ impl DmaMemory {
         DmaMemory { bus: BUS, ..self }
     }
 
+    /// The same memory, with its second half at 4 GiB and beyond.
+    #[must_use]
+    pub fn astride(self) -> DmaMemory {
+        DmaMemory { bus: (1 << 32) - (self.length / 2 / ALIGN * ALIGN) as u64, ..self }
+    }
+
     /// An arena over all of it, zeroed. Again only after everything made with an earlier one is gone.
     pub fn arena(&self) -> Arena<'static> {
         // SAFETY: leaked, so it is there for ever; the caller uses one arena of it at a time, and the fake device touches it

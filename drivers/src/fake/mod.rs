@@ -9,6 +9,7 @@
 //! - `pci.rs`: configuration space
 //! - the others: one controller each
 
+mod ahci;
 mod ata;
 mod chassis;
 mod clock;
@@ -17,6 +18,7 @@ mod nvme;
 mod pci;
 mod virtio;
 
+pub use ahci::{AhciFake, AhciFault, AhciFlush, AhciModel, AhciPlan, Attached};
 pub use ata::{AtaModel, AtaPlan};
 pub use chassis::{Chassis, Fake, Model, Window};
 pub use clock::ClockPlatform;

@@ -5,6 +5,7 @@
 //! A driver joins by a [`Kind`](kind::Kind) and a line `battery!(…)`.
 #![allow(missing_docs, unreachable_pub)]
 
+mod ahci;
 mod ata;
 mod kind;
 mod nvme;

@@ -3,17 +3,19 @@
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::ptr::NonNull;
 
+use dump_drivers::ahci::{self, hba::Hba};
 use dump_drivers::bus::pci::{Address, Function};
 use dump_drivers::virtio::{blk, scsi};
+use dump_drivers::{AhciDisk, Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio, nvme};
 #[cfg(target_arch = "x86_64")]
 use dump_drivers::{Ata, PortWindow, Ram, ata};
-use dump_drivers::{Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio, nvme};
 use dumpcore::device::DeviceError;
 use dumpcore::format::BLOCK_SIZE;
 use dumpcore::locate::{self, By, Polled};
-use dumpcore::wait::Wait;
+use dumpcore::wait::{SECOND, Wait};
 use dumpcore::{Arena, DumpDevice};
 
 use crate::arch::paging::{self, Access};
@@ -43,6 +45,7 @@ pub(crate) static DRIVERS: &[Driver] = &[
     Driver::on_no_bus("virtio-blk-mmio", virtio_blk_mmio),
     Driver::on_pci("virtio-scsi", |number| scsi::find(&pci::config(), number), virtio_scsi),
     Driver::on_no_bus("virtio-scsi-mmio", virtio_scsi_mmio),
+    Driver::on_pci("ahci", |number| ahci_place(number).map(|(function, _)| function), ahci_disk),
     Driver::on_pci("nvme", |number| nvme::disk::find(&pci::config(), number), nvme_disk),
     #[cfg(target_arch = "x86_64")]
     Driver::on_pci("ata", |number| ata::disk::find(&pci::config(), number / IDE_DISKS), ata_disk),
@@ -154,5 +157,22 @@ fn ata_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<O
     let ram = if low { Ram::Low } else { Ram::Anywhere };
     let place = Some((number % IDE_DISKS) as u8);
     let disk = Ata::open(pci::config(), function, place, ports, ram, arena, timeout)?;
+    Ok((Some(function), arena.place(disk)?))
+}
+
+/// Which HBA, and which of its ports, the AHCI disk with this number is on.
+fn ahci_place(number: usize) -> Option<(Function, u8)> {
+    let functions = (0..).map_while(|index| ahci::find(&pci::config(), index));
+    // One that cannot be opened, such as one that is not in AHCI mode, has no disks for us.
+    let hbas = functions.filter_map(|function| {
+        Some((function, Hba::open(pci::config(), function, map_device, SECOND).ok()?))
+    });
+    hbas.flat_map(|(function, hba)| hba.disks().map(move |port| (function, port)).collect::<Vec<_>>())
+        .nth(number)
+}
+
+fn ahci_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
+    let (function, port) = ahci_place(number).ok_or(none("a disk on an AHCI port"))?;
+    let disk = AhciDisk::open(pci::config(), function, Some(port), map_device, arena, timeout)?;
     Ok((Some(function), arena.place(disk)?))
 }

@@ -8,7 +8,7 @@ use dump_drivers::PortWindow;
 use dump_drivers::bus::pci::Ecam;
 #[cfg(target_arch = "x86_64")]
 use dump_drivers::bus::pci::PortIo;
-use dump_drivers::{Ata, Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio};
+use dump_drivers::{AhciDisk, Ata, Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio};
 use dumpcore::deferred::{Handler, Queues};
 use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::Wait;
@@ -31,6 +31,9 @@ pub(crate) struct Outside<'a> {
     ecam_nvme: &'a mut NvmeDisk<Mmio, Ecam<Mmio>>,
     mmio_blk: &'a mut VirtioBlkMmio<Mmio>,
     mmio_scsi: &'a mut VirtioScsiMmio<Mmio>,
+    ecam_ahci: &'a mut AhciDisk<Mmio, Ecam<Mmio>>,
+    #[cfg(target_arch = "x86_64")]
+    port_ahci: &'a mut AhciDisk<Mmio, PortIo>,
     #[cfg(target_arch = "x86_64")]
     port_blk: &'a mut VirtioBlk<Mmio, PortIo>,
     #[cfg(target_arch = "x86_64")]
@@ -53,6 +56,9 @@ fn _start(outside: &mut Outside<'_>) {
     device(outside.ecam_nvme);
     device(outside.mmio_blk);
     device(outside.mmio_scsi);
+    device(outside.ecam_ahci);
+    #[cfg(target_arch = "x86_64")]
+    device(outside.port_ahci);
     #[cfg(target_arch = "x86_64")]
     device(outside.port_blk);
     #[cfg(target_arch = "x86_64")]

@@ -1,0 +1,274 @@
+//! The host bus adapter as a whole (AHCI 1.3.1): where it is, which ports it has, hand-off and reset.
+
+use dumpcore::device::{DeviceError, Health};
+use dumpcore::integrity::Digest;
+use dumpcore::platform::Nanoseconds;
+use dumpcore::wait::{MILLISECOND, SECOND, Wait};
+
+use super::registers::{
+    self, BOHC, Bohc, CAP, CAP2, Cap, GENERIC_BYTES, GHC, Ghc, IS, PI, PORT_BYTES, PORTS, port,
+};
+use crate::bus::pci::{Command, ConfigSpace, Function, PciDevice};
+use crate::bus::registers::Registers;
+
+/// Class code of an HBA in AHCI mode (AHCI 1.3.1, 2.1.5).
+pub const CLASS: u32 = 0x01_06_01;
+
+/// More capabilities: there is a hand-off.
+const CAP2_HANDOFF: u32 = 1 << 0;
+
+/// The BIOS lets go within so long (10.6.3), or says that it is busy.
+const HANDOFF: Nanoseconds = 25 * MILLISECOND;
+/// A BIOS that is busy gets so long.
+const HANDOFF_BUSY: Nanoseconds = 2 * SECOND;
+/// A reset takes no longer than this (10.4.3).
+const RESET: Nanoseconds = SECOND;
+
+/// An HBA on PCI.
+pub struct Hba<R, C> {
+    pci: PciDevice<C>,
+    registers: R,
+    /// Capabilities, more of them, and ports that there are, when it was opened.
+    cap: Cap,
+    cap2: u32,
+    ports: u32,
+    /// Nanoseconds that the driver may wait for something at most.
+    timeout: Nanoseconds,
+}
+
+impl<R: Registers, C: ConfigSpace> Hba<R, C> {
+    /// Reads configuration space and registers, changes nothing: another driver may be using the HBA. `map` maps so many
+    /// bytes at a physical address, uncached, for reading and writing.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] if it is no HBA in AHCI mode, or cannot be mapped; [`DeviceError::Protocol`] if it has
+    /// no ports; [`DeviceError::Gone`].
+    pub fn open(
+        config: C,
+        function: Function,
+        mut map: impl FnMut(u64, usize) -> Option<R>,
+        timeout: Nanoseconds,
+    ) -> Result<Hba<R, C>, DeviceError> {
+        if function.class != CLASS {
+            let what = "an AHCI controller (PCI class 01.06.01)";
+            return Err(DeviceError::Unsupported { what, value: function.class.into() });
+        }
+        let pci = PciDevice::open(config, function, Command::MEMORY)?;
+        // How many registers there are is in the registers.
+        let generic = pci.map(registers::BAR, 0, GENERIC_BYTES, &mut map)?;
+        let (cap, ghc, ports) = (generic.read32(CAP), generic.read32(GHC), generic.read32(PI));
+        let cap2 = generic.read32(CAP2);
+        if cap == u32::MAX {
+            return Err(DeviceError::Gone);
+        }
+        if !Ghc::from_bits_retain(ghc).contains(Ghc::AHCI) {
+            return Err(DeviceError::Unsupported { what: "an HBA in AHCI mode", value: ghc.into() });
+        }
+        if ports == 0 {
+            return Err(DeviceError::Protocol { what: "its ports implemented", value: 0 });
+        }
+        let used = u32::BITS.saturating_sub(ports.leading_zeros()) as usize;
+        let length = PORT_BYTES.saturating_mul(used).saturating_add(GENERIC_BYTES);
+        let registers = pci.map(registers::BAR, 0, length, &mut map)?;
+        Ok(Hba { pci, registers, cap: Cap::from_bits_retain(cap), cap2, ports, timeout })
+    }
+
+    /// The function on the bus.
+    pub fn pci(&self) -> &PciDevice<C> {
+        &self.pci
+    }
+
+    /// What it can do.
+    pub fn cap(&self) -> Cap {
+        self.cap
+    }
+
+    /// Nanoseconds that the driver may wait for something at most.
+    pub fn timeout(&self) -> Nanoseconds {
+        self.timeout
+    }
+
+    /// The numbers of its ports.
+    pub fn ports(&self) -> impl Iterator<Item = u8> + use<R, C> {
+        let ports = self.ports;
+        (0..PORTS).filter(move |number| ports >> number & 1 == 1)
+    }
+
+    /// Reads a register of a port.
+    #[inline]
+    pub fn read(&self, port: u8, register: usize) -> u32 {
+        self.registers.read32(place(port, register))
+    }
+
+    /// Writes a register of a port.
+    #[inline]
+    pub fn write(&self, port: u8, register: usize, value: u32) {
+        self.registers.write32(place(port, register), value);
+    }
+
+    /// Writes an address, register pair by register pair.
+    pub fn write_address(&self, port: u8, register: usize, address: u64) {
+        self.write(port, register, address as u32);
+        self.write(port, register.wrapping_add(4), (address >> 32) as u32);
+    }
+
+    /// The numbers of the ports that have a disk. Told without a command, by link and signature; a device that has not told its
+    /// signature yet counts as a disk.
+    pub fn disks(&self) -> impl Iterator<Item = u8> + '_ {
+        self.ports().filter(|number| self.check_kind(*number).is_ok())
+    }
+
+    /// The port on which the disk is: `wanted`, or else the first of [`disks`](Hba::disks).
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] says what there is instead.
+    pub fn find_disk(&self, wanted: Option<u8>) -> Result<u8, DeviceError> {
+        let Some(wanted) = wanted else {
+            let nothing =
+                DeviceError::Unsupported { what: "a disk on an AHCI port", value: self.ports.into() };
+            return self.disks().next().ok_or(nothing);
+        };
+        if !self.ports().any(|number| number == wanted) {
+            return Err(DeviceError::Unsupported {
+                what: "the AHCI port that was asked for",
+                value: wanted.into(),
+            });
+        }
+        self.check_kind(wanted).map(|()| wanted)
+    }
+
+    fn check_kind(&self, number: u8) -> Result<(), DeviceError> {
+        let link = self.read(number, port::SSTS);
+        if link & registers::DETECTION != registers::DETECTED {
+            return Err(DeviceError::Unsupported { what: "a disk on its AHCI port", value: link.into() });
+        }
+        match self.read(number, port::SIG) {
+            registers::SIGNATURE_NONE => Ok(()),
+            signature => check_signature(signature),
+        }
+    }
+
+    /// Feeds everything that stays.
+    pub fn seal(&self, digest: &mut Digest) {
+        self.pci.seal(digest);
+        self.registers.seal(digest);
+        digest
+            .number(self.cap.bits().into())
+            .number(self.cap2.into())
+            .number(self.ports.into())
+            .number(self.timeout);
+    }
+
+    /// Looks at it without changing anything.
+    pub fn health(&self) -> Health {
+        match self.pci.health() {
+            Health::Healthy => {}
+            otherwise => return otherwise,
+        }
+        let (cap, ghc) = (self.registers.read32(CAP), self.registers.read32(GHC));
+        if cap == u32::MAX || ghc == u32::MAX {
+            return Health::Unusable(DeviceError::Gone);
+        }
+        if cap != self.cap.bits() {
+            return Health::Risky(DeviceError::Protocol { what: "its capabilities", value: cap.into() });
+        }
+        if !Ghc::from_bits_retain(ghc).contains(Ghc::AHCI) || ghc & Ghc::RESET.bits() != 0 {
+            return Health::Risky(DeviceError::Protocol { what: "its global control", value: ghc.into() });
+        }
+        Health::Healthy
+    }
+
+    /// A better reason for an error, if there is one: the HBA no longer answers.
+    pub fn explain(&self, error: DeviceError) -> DeviceError {
+        if self.registers.read32(CAP) == u32::MAX { DeviceError::Gone } else { self.pci.explain(error) }
+    }
+
+    /// Takes the HBA over: silent, out of the BIOS's hands, and reset, with all its ports. It cannot access memory yet.
+    ///
+    /// # Errors
+    /// [`DeviceError::Gone`], [`DeviceError::TimedOut`] if the reset does not end, [`DeviceError::Protocol`] if it is not
+    /// what it was before.
+    pub fn take_over(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        // Without bus mastering, nothing of the old driver's can arrive while the reset is under way.
+        self.pci.silence(wait)?;
+        // One that was given up on may still be under way.
+        self.wait_for_reset(wait)?;
+        // No other register may be touched outside of AHCI mode (3.1.2).
+        self.registers.write32(GHC, Ghc::AHCI.bits());
+        self.take_from_bios(wait);
+        self.reset(wait)?;
+        // Some HBAs lose what the BIOS has once written to these, and then show ports that are not wired.
+        for (register, value) in [(CAP, self.cap.bits()), (CAP2, self.cap2), (PI, self.ports)] {
+            if self.registers.read32(register) != value {
+                self.registers.write32(register, value);
+            }
+        }
+        self.registers.write32(IS, u32::MAX);
+        let (cap, ports) = (self.registers.read32(CAP), self.registers.read32(PI));
+        if cap != self.cap.bits() {
+            return Err(self.explain(DeviceError::Protocol { what: "its capabilities", value: cap.into() }));
+        }
+        if ports != self.ports {
+            let value = ports.into();
+            return Err(self.explain(DeviceError::Protocol { what: "its ports implemented", value }));
+        }
+        Ok(())
+    }
+
+    /// Asks the BIOS for the HBA (10.6.3). One that does not let go loses it in the reset that follows.
+    fn take_from_bios(&self, wait: &Wait<'_>) {
+        let handoff = || Bohc::from_bits_retain(self.registers.read32(BOHC));
+        if self.cap2 & CAP2_HANDOFF == 0 || !handoff().contains(Bohc::BIOS_OWNED) {
+            return;
+        }
+        self.registers.write32(BOHC, handoff().union(Bohc::OS_OWNED).bits());
+        let released = || (!handoff().contains(Bohc::BIOS_OWNED)).then_some(());
+        let limit = HANDOFF.min(self.timeout);
+        if wait.until("a BIOS that lets go", limit, released).is_err() && handoff().contains(Bohc::BIOS_BUSY)
+        {
+            let limit = HANDOFF_BUSY.min(self.timeout);
+            // Reset takes it, let go or not.
+            let _ = wait.until("a busy BIOS that lets go", limit, released);
+        }
+    }
+
+    /// Waits until no reset is under way.
+    fn wait_for_reset(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        wait.until("an AHCI reset", RESET.min(self.timeout), || {
+            match Ghc::from_bits_retain(self.registers.read32(GHC)) {
+                gone if gone.bits() == u32::MAX => Some(Err(DeviceError::Gone)),
+                ghc if ghc.contains(Ghc::RESET) => None,
+                _ => Some(Ok(())),
+            }
+        })?
+    }
+
+    /// Resets the HBA with all its ports (10.4.3), and leaves it in AHCI mode without interrupts.
+    fn reset(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        self.registers.write32(GHC, Ghc::AHCI.union(Ghc::RESET).bits());
+        self.wait_for_reset(wait)?;
+        // The reset may have left AHCI mode; interrupts are off behind it, and stay so.
+        self.registers.write32(GHC, Ghc::AHCI.bits());
+        match Ghc::from_bits_retain(self.registers.read32(GHC)) {
+            gone if gone.bits() == u32::MAX => Err(DeviceError::Gone),
+            ghc if ghc.contains(Ghc::AHCI) && !ghc.intersects(Ghc::RESET | Ghc::INTERRUPTS) => Ok(()),
+            ghc => Err(DeviceError::Protocol { what: "its global control", value: ghc.bits().into() }),
+        }
+    }
+}
+
+/// Where a port's register is.
+fn place(port: u8, register: usize) -> usize {
+    usize::from(port).wrapping_mul(PORT_BYTES).wrapping_add(GENERIC_BYTES).wrapping_add(register)
+}
+
+/// Whether it is that of a disk.
+pub fn check_signature(signature: u32) -> Result<(), DeviceError> {
+    let what = match signature {
+        registers::SIGNATURE_DISK => return Ok(()),
+        registers::SIGNATURE_ATAPI => "a disk on its AHCI port, not an ATAPI device",
+        registers::SIGNATURE_MULTIPLIER => "a disk on its AHCI port, not a port multiplier",
+        _ => "a disk on its AHCI port",
+    };
+    Err(DeviceError::Unsupported { what, value: signature.into() })
+}

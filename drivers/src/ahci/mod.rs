@@ -1,0 +1,22 @@
+//! Serial ATA disks behind an HBA of the Advanced Host Controller Interface (AHCI 1.3.1).
+//!
+//! - [`registers`]: what is where (3).
+//! - [`hba`]: the controller as a whole: ports, hand-off from the BIOS, reset (10.4.3, 10.6).
+//! - [`port`]: stop, COMRESET, start (10.1, 10.3, 10.4.2).
+//! - [`command`]: command list, command tables and commands (4.2).
+//! - [`identify`]: what a disk says of itself (ACS-3).
+//! - [`disk`]: a disk that receives a dump.
+
+pub mod command;
+pub mod disk;
+pub mod hba;
+pub mod identify;
+pub mod port;
+pub mod registers;
+
+use crate::bus::pci::{ConfigSpace, Function, functions};
+
+/// The `index`th HBA on the machine, counted from 0 in the order of the bus.
+pub fn find<C: ConfigSpace + ?Sized>(config: &C, index: usize) -> Option<Function> {
+    functions(config).filter(|function| function.class == hba::CLASS).nth(index)
+}

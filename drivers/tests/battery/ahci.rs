@@ -1,0 +1,32 @@
+//! The battery for AHCI.
+
+use dump_drivers::AhciDisk;
+use dump_drivers::ahci;
+use dump_drivers::fake::{AhciFake, AhciModel, AhciPlan, DmaMemory, Window};
+use dumpcore::arena::Arena;
+use dumpcore::device::DeviceError;
+use dumpcore::wait::MILLISECOND;
+
+use crate::battery;
+use crate::kind::{Kind, TIMEOUT};
+
+struct Ahci;
+
+impl Kind for Ahci {
+    const NAME: &'static str = "ahci 00:04.0 port ";
+    // A flush is the longest.
+    const LIMIT: u64 = 13 * TIMEOUT + 10 * MILLISECOND;
+    type Fake = AhciFake;
+    type Disk = AhciDisk<Window<AhciModel>, AhciFake>;
+
+    fn fake(memory: DmaMemory, blocks: u64, seed: u64) -> AhciFake {
+        AhciFake::ahci(memory, blocks, seed, AhciPlan::any(seed))
+    }
+
+    fn open(fake: &AhciFake, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError> {
+        let function = ahci::find(fake, 0).ok_or(DeviceError::Gone)?;
+        AhciDisk::open(fake.clone(), function, None, |at, length| fake.map(at, length), arena, TIMEOUT)
+    }
+}
+
+battery!(Ahci);
