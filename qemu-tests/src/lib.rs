@@ -6,11 +6,14 @@
 //!
 //! To add an architecture, a device or a scenario is to add a row: [`bed::ARCHITECTURES`],
 //! [`bed::DEVICES`], [`scenarios::ALL`].
+//!
+//! A [stock Linux](linux) is the other guest: the yardstick of what our drivers reach.
 
 pub mod bed;
 pub mod compare;
 pub mod debugger;
 pub mod image;
+pub mod linux;
 pub mod machine;
 pub mod process;
 pub mod qmp;

@@ -80,8 +80,10 @@ pub struct Machine {
     pub memory: u32,
     /// QEMU's model of the CPUs; its usual one if `None`.
     pub model: Option<&'static str>,
-    /// The kernel's ELF file.
+    /// The kernel: an ELF file, or a Linux image.
     pub kernel: PathBuf,
+    /// The first root of a Linux.
+    pub initramfs: Option<PathBuf>,
     /// The kernel's command line, word by word.
     pub words: Vec<String>,
     /// The disks, in the order in which the kernel numbers them.
@@ -103,6 +105,7 @@ impl Machine {
             memory: 128,
             model: bed.architecture.model,
             kernel: kernel.to_path_buf(),
+            initramfs: None,
             words: Vec::new(),
             disks: Vec::new(),
             arguments: Vec::new(),
@@ -210,6 +213,13 @@ impl Machine {
         self
     }
 
+    /// With this first root, for a Linux.
+    #[must_use]
+    pub fn initramfs(mut self, path: &Path) -> Machine {
+        self.initramfs = Some(path.to_path_buf());
+        self
+    }
+
     /// With all of its memory there from the beginning.
     #[must_use]
     pub fn resident(mut self) -> Machine {
@@ -232,6 +242,9 @@ impl Machine {
             .arg("-kernel")
             .arg(&self.kernel)
             .args(["-append", &self.words.join(" ")]);
+        if let Some(path) = &self.initramfs {
+            command.arg("-initrd").arg(path);
+        }
         if self.resident {
             command
                 .arg("-object")

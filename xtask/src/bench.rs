@@ -2,7 +2,8 @@
 //!
 //! Both sides of a ratio are measured in turn, run by run, since a shared machine's speed wanders; the medians count.
 
-pub(crate) mod engine;
+mod drivers;
+mod engine;
 
 use std::fs;
 use std::path::PathBuf;
@@ -33,6 +34,8 @@ pub(crate) enum Name {
     Footprint,
     /// What each stage of a dump costs, against what it is built on
     Engine,
+    /// Each polled driver against Linux's own
+    Drivers,
 }
 
 /// Runs of each side.
@@ -77,6 +80,12 @@ impl Row {
         }
     }
 
+    /// A time that must not exceed its goal, in milliseconds.
+    fn time(bench: &'static str, name: &str, ours: f64, goal: f64) -> Row {
+        let met = Some(ours <= goal);
+        Row { goal: Some(goal), met, ..Row::proportion(bench, name, "ms", ours) }
+    }
+
     /// A proportion that stands for itself.
     fn proportion(bench: &'static str, name: &str, unit: &'static str, ours: f64) -> Row {
         Row { bench, name: name.to_owned(), unit, ours, theirs: None, ratio: None, goal: None, met: None }
@@ -117,7 +126,11 @@ impl Row {
         let number = |value: Option<f64>, digits: usize| {
             value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
         };
-        let digits = if matches!(self.unit, "to 1" | "of 1") { 2 } else { 0 };
+        let digits = match self.unit {
+            "to 1" | "of 1" => 2,
+            "ms" => 1,
+            _ => 0,
+        };
         // A goal of a rate is a ratio, a goal of a size is a size.
         let goal_digits = if self.ratio.is_some() { 2 } else { 0 };
         let met = match self.met {
@@ -138,10 +151,15 @@ impl Row {
 }
 
 /// The task.
-pub(crate) fn task(name: Option<Name>, part: Option<engine::Part>, json: bool) -> Result<bool> {
-    if part.is_some() && name != Some(Name::Engine) {
-        return Err(CannotBegin("only `bench engine` has parts".to_owned()).into());
-    }
+pub(crate) fn task(name: Option<Name>, part: Option<&str>, json: bool) -> Result<bool> {
+    let (parts, devices) = match name {
+        Some(Name::Engine) => (engine::chosen(part)?, drivers::chosen(None)?),
+        Some(Name::Drivers) => (engine::chosen(None)?, drivers::chosen(part)?),
+        _ if part.is_some() => {
+            return Err(CannotBegin("only `bench engine` and `bench drivers` have parts".to_owned()).into());
+        }
+        _ => (engine::chosen(None)?, drivers::chosen(None)?),
+    };
     setup::ensure(&[crate::toolchain::TARGETS[0]])?;
     if !json {
         ui::running("building the test kernel and savecore");
@@ -153,11 +171,13 @@ pub(crate) fn task(name: Option<Name>, part: Option<engine::Part>, json: bool) -
     };
     let mut met = true;
     for name in chosen {
+        let mut notes = Vec::new();
         let rows = match name {
             Name::Dump => dump(&programs, json)?,
             Name::Checksum => checksum(&programs, json)?,
             Name::Footprint => footprint(&programs)?,
-            Name::Engine => engine::rows(&programs, part, json)?,
+            Name::Engine => engine::rows(&programs, &parts, json)?,
+            Name::Drivers => drivers::rows(&programs, &devices, &mut notes, json)?,
         };
         met &= rows.iter().all(|row| row.met != Some(false));
         if json {
@@ -167,6 +187,7 @@ pub(crate) fn task(name: Option<Name>, part: Option<engine::Part>, json: bool) -
             }
         } else {
             table(name, &rows);
+            notes.iter().for_each(|note| ui::text(&format!("  {note}")));
         }
     }
     Ok(met)
@@ -210,6 +231,7 @@ fn about(name: Name) -> String {
         Name::Checksum => format!("4096-byte blocks of noise in the guest; medians of {RUNS} runs"),
         Name::Footprint => "what a dump needs of memory".to_owned(),
         Name::Engine => engine::about(),
+        Name::Drivers => drivers::about(),
     }
 }
 
@@ -218,6 +240,8 @@ struct Guest<'a> {
     programs: &'a Programs,
     folder: PathBuf,
     disk: Disk,
+    /// What the machine is, and what its disk hangs on.
+    bed: Bed,
     /// MiB of RAM.
     memory: u32,
     /// Bytes a second that the disk does, `None` for as fast as the host is.
@@ -231,6 +255,11 @@ impl<'a> Guest<'a> {
 
     /// A guest with so many MiB of RAM.
     fn with_memory(programs: &'a Programs, memory: u32) -> Result<Guest<'a>> {
+        Guest::on(Bed::usual(), programs, memory)
+    }
+
+    /// A guest on another device.
+    fn on(bed: Bed, programs: &'a Programs, memory: u32) -> Result<Guest<'a>> {
         let folder = programs.folder.join("bench");
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
@@ -239,7 +268,10 @@ impl<'a> Guest<'a> {
         // Room for the noise, all else that the kernel holds, headers and checksums.
         let blocks = u64::from(memory) * 256 + 4096;
         let disk = Disk::create(&folder.join("disk.raw"), blocks)?;
-        Ok(Guest { programs, folder, disk, memory, disk_speed: None })
+        if bed.device.power_of_two {
+            disk.round_up()?;
+        }
+        Ok(Guest { programs, folder, disk, bed, memory, disk_speed: None })
     }
 
     fn savecore(&self) -> Savecore {
@@ -253,7 +285,7 @@ impl<'a> Guest<'a> {
     }
 
     fn machine(&self, scenario: &str) -> Machine {
-        let machine = Machine::new(Bed::usual(), self.programs.kernel(X86_64))
+        let machine = Machine::new(self.bed, self.programs.kernel(X86_64))
             .cpus(1)
             .memory(self.memory)
             .resident()

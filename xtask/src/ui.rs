@@ -66,6 +66,12 @@ pub(crate) fn text(text: &str) {
     put(&format!("{text}\n"));
 }
 
+/// Something to know before it happens, on standard error: it is no result.
+pub(crate) fn notice(text: &str) {
+    // Whoever closed it does not want to know.
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
 /// An error, on standard error.
 pub(crate) fn error(text: &str) {
     let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();

@@ -10,6 +10,8 @@ use qemu_tests::scenarios::Programs;
 use qemu_tests::serial;
 use serde_json::Value;
 
+use crate::CannotBegin;
+
 use super::{FILL, Guest, REQUEST, RUNS, Row, measured, median};
 
 /// A disk as fast as the host copies memory, where the guest's CPU is the limit; and one that is the limit itself, as
@@ -18,7 +20,7 @@ const DISKS: [(Option<u64>, &str); 2] = [(None, "host's speed"), (Some(256 << 20
 
 /// A part of the bench.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum Part {
+pub(super) enum Part {
     /// A dump that packs nothing against plain polled writes
     Raw,
     /// The check of the pattern against plain polled reads
@@ -55,10 +57,25 @@ pub(super) fn about() -> String {
     format!("stages of a dump of {FILL} MiB in the guest; medians of {RUNS} runs, in turn")
 }
 
+/// The parts that `name` means; all of them without a name.
+///
+/// # Errors
+/// If there is no such part.
+pub(super) fn chosen(name: Option<&str>) -> Result<Vec<Part>> {
+    let all = Part::value_variants();
+    let Some(name) = name else { return Ok(all.to_vec()) };
+    let part = Part::from_str(name, false).map_err(|_| {
+        let values = all.iter().filter_map(ValueEnum::to_possible_value);
+        let known: Vec<String> = values.map(|value| value.get_name().to_owned()).collect();
+        CannotBegin(format!("no part of this bench is called {name}: {}", known.join(", ")))
+    })?;
+    Ok(vec![part])
+}
+
 /// Measures.
-pub(super) fn rows(programs: &Programs, part: Option<Part>, quiet: bool) -> Result<Vec<Row>> {
+pub(super) fn rows(programs: &Programs, parts: &[Part], quiet: bool) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for part in part.map_or_else(|| Part::value_variants().to_vec(), |part| vec![part]) {
+    for part in parts {
         rows.extend(match part {
             Part::Raw => raw(programs, quiet)?,
             Part::Verify => verify(programs, quiet)?,

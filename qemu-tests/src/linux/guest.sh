@@ -1,0 +1,34 @@
+# What a script in a stock Linux can use.
+
+# Tells the harness.
+say() {
+    echo "linux: $*"
+}
+
+# Ends the guest and says why.
+fail() {
+    say "failed: $*"
+    exit 1
+}
+
+# Prints the name of the first disk that has a size; waits so many seconds for it.
+first_disk() {
+    looks=$(($1 * 10))
+    while [ "$looks" -gt 0 ]; do
+        for folder in /sys/block/vd* /sys/block/sd* /sys/block/nvme* /sys/block/mmcblk*; do
+            if [ -b "/dev/${folder##*/}" ] && [ "$(cat "$folder/size")" -gt 0 ]; then
+                echo "${folder##*/}"
+                return 0
+            fi
+        done
+        usleep 100000
+        looks=$((looks - 1))
+    done
+    return 1
+}
+
+# Sets `stamp` to the time in microseconds.
+take_time() {
+    stamp=$EPOCHREALTIME
+    stamp=${stamp%.*}${stamp#*.}
+}

@@ -1,0 +1,24 @@
+#!/bin/busybox sh
+# The first process of a stock Linux: modules, the script, and the end.
+
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t devtmpfs none /dev
+mount -t proc none /proc
+mount -t sysfs none /sys
+
+status=0
+while read -r module; do
+    if ! insmod "/modules/$module"; then
+        echo "linux: failed: the module $module was not loaded"
+        status=1
+    fi
+done </modules/order
+
+if [ "$status" = 0 ]; then
+    echo "linux: begin release=$(uname -r)"
+    sh /script
+    status=$?
+fi
+echo "linux: end status=$status"
+poweroff -f

@@ -1,0 +1,13 @@
+//! A stock Linux as a guest: Debian's kernel, taken as it is, with an initramfs of busybox, the modules that are
+//! needed, and a script.
+//!
+//! [`Stock`] is what was downloaded, [`Guest`] what is made of it. The guest speaks to the harness in lines on the
+//! serial console: `linux: WORDS` by the script, at last `linux: end status=N` with the script's exit code. [`finish`] waits for it.
+
+mod guest;
+mod initramfs;
+mod modules;
+mod stock;
+
+pub use guest::{Guest, finish};
+pub use stock::{CACHE, Stock};

@@ -1,0 +1,264 @@
+//! `cargo xtask bench drivers`: our polled drivers against Linux's own, on the same device and image of the same
+//! machine.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use dumpcore::format::BLOCK_SIZE;
+use qemu_tests::bed::{Bed, DEVICES, X86_64};
+use qemu_tests::linux::{self, Stock};
+use qemu_tests::machine::Machine;
+use qemu_tests::scenarios::Programs;
+use qemu_tests::serial::{self, Serial};
+use serde_json::Value;
+
+use super::{Guest, LIMIT, MEMORY, Row, median};
+use crate::{CannotBegin, ui};
+
+/// One of our drivers, and what Linux has for the same device.
+#[derive(Debug)]
+struct Driver {
+    /// The test kernel's name of it.
+    name: &'static str,
+    /// Linux's modules.
+    modules: &'static [&'static str],
+    /// MiB in one measurement. QEMU's slow devices have less to do.
+    mib: u64,
+}
+
+/// All drivers of devices on PCI.
+static DRIVERS: [Driver; 6] = [
+    Driver { name: "virtio-blk", modules: &["virtio_pci", "virtio_blk"], mib: MOST_MIB },
+    Driver { name: "virtio-scsi", modules: &["virtio_pci", "virtio_scsi", "sd_mod"], mib: MOST_MIB },
+    Driver { name: "ahci", modules: &["ahci", "sd_mod"], mib: MOST_MIB },
+    Driver { name: "nvme", modules: &["nvme"], mib: MOST_MIB },
+    Driver { name: "ata", modules: &["ata_piix", "sd_mod"], mib: 64 },
+    Driver { name: "sdhci", modules: &["sdhci_pci", "mmc_block"], mib: 8 },
+];
+
+/// What Linux does.
+const SCRIPT: &str = include_str!("drivers.sh");
+
+/// Each side is measured so often.
+const ROUNDS: usize = 5;
+/// MiB in one measurement, at most.
+const MOST_MIB: u64 = 512;
+/// Bytes in a request of dd's; of ours too, if the device takes so many.
+const REQUEST: u64 = 1 << 20;
+/// KiB of arena: more requests than any driver has in flight, and what the driver needs itself.
+const ARENA: u32 = 40 << 10;
+/// More requests than any driver has in flight.
+const DEEP: usize = 1 << 10;
+/// How much of Linux's rate a driver must reach.
+const GOAL: f64 = 1.0;
+/// Milliseconds from the crash to the first blocks on the disk, at most.
+const FIRST_GOAL: f64 = 1000.0;
+/// What the disk is on both sides: its flushes cost nothing, so the speed of the host's own disk is not in the figures.
+const DRIVE: &str = "cache=unsafe";
+
+/// A device that both sides can drive.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rivals {
+    bed: Bed,
+    driver: &'static Driver,
+}
+
+impl Rivals {
+    fn name(&self) -> &'static str {
+        self.bed.device.name
+    }
+}
+
+/// All devices that there are on x86_64, the stock kernel's architecture.
+fn devices() -> impl Iterator<Item = Rivals> {
+    DEVICES.iter().filter_map(|device| {
+        let bed = Bed { architecture: X86_64, device };
+        let driver = DRIVERS.iter().find(|driver| driver.name == device.driver && bed.machine().is_ok())?;
+        Some(Rivals { bed, driver })
+    })
+}
+
+/// The devices that `name` means; all of them without a name.
+///
+/// # Errors
+/// If there is no such device.
+pub(super) fn chosen(name: Option<&str>) -> Result<Vec<Rivals>> {
+    let chosen: Vec<Rivals> =
+        devices().filter(|device| name.is_none_or(|name| device.name() == name)).collect();
+    if chosen.is_empty() {
+        let known: Vec<&str> = devices().map(|device| device.name()).collect();
+        let name = name.unwrap_or_default();
+        return Err(
+            CannotBegin(format!("no device of this bench is called {name}: {}", known.join(", "))).into()
+        );
+    }
+    Ok(chosen)
+}
+
+/// What stands above the table.
+pub(super) fn about() -> String {
+    format!("our polled drivers against Linux's own, transfers in a row; medians of {ROUNDS} runs, in turn")
+}
+
+/// Measures; `notes` gets what has to be known of the figures.
+pub(super) fn rows(
+    programs: &Programs,
+    devices: &[Rivals],
+    notes: &mut Vec<String>,
+    quiet: bool,
+) -> Result<Vec<Row>> {
+    let stock =
+        Stock::get(&mut |text| ui::notice(text)).map_err(|error| CannotBegin(format!("{error:#}")))?;
+    let mut rows = Vec::new();
+    for device in devices {
+        let guest = Guest::on(device.bed, programs, MEMORY)?;
+        rows.extend(device_rows(&guest, *device, &stock, quiet)?);
+    }
+    // The folder holds gigabytes.
+    let _ = fs::remove_dir_all(programs.folder.join("bench"));
+    let kib = REQUEST >> 10;
+    let sizes: Vec<String> =
+        devices.iter().map(|device| format!("{} {} MiB", device.name(), device.driver.mib)).collect();
+    notes.extend([
+        format!(
+            "ours: requests of {kib} KiB or the device's most, polled, as many as the driver has in flight, and a \
+             flush at the end"
+        ),
+        format!(
+            "theirs: Linux {}, busybox dd bs=1M with oflag=direct conv=fsync or iflag=direct, less what dd takes to \
+             start",
+            stock.release
+        ),
+        format!(
+            "both: one CPU by QEMU's TCG, {MEMORY} MiB, the same device and raw image, {DRIVE}: its flushes cost nothing"
+        ),
+        format!("in each run: {}", sizes.join(", ")),
+        "the first blocks: the front header and the notes, flushed, with verify=ahead, from the stop of the other \
+         CPUs on"
+            .to_owned(),
+    ]);
+    Ok(rows)
+}
+
+/// What was measured in one direction, in MB/s.
+#[derive(Default)]
+struct Rates {
+    deep: Vec<f64>,
+    one: Vec<f64>,
+    linux: Vec<f64>,
+}
+
+fn device_rows(guest: &Guest<'_>, device: Rivals, stock: &Stock, quiet: bool) -> Result<Vec<Row>> {
+    let (name, mib) = (device.name(), device.driver.mib);
+    let stock = stock_machine(guest, device, stock)?;
+    let (mut write, mut read) = (Rates::default(), Rates::default());
+    let mut first = Vec::new();
+    for _ in 0..ROUNDS {
+        guest.format()?;
+        first.push(first_blocks(guest, quiet)?);
+        // Behind the label, whatever is there is written over; the label stays.
+        for (bench, rates) in [("plain", &mut write), ("reads", &mut read)] {
+            for (depth, rates) in [(DEEP, &mut rates.deep), (1, &mut rates.one)] {
+                let machine = guest
+                    .machine(&format!("bench-{bench}"))
+                    .drive(DRIVE)
+                    .word(format!("arena={ARENA}"))
+                    .word(format!("bench.bytes={}", mib << 20))
+                    .word(format!("bench.request={REQUEST}"))
+                    .word(format!("bench.depth={depth}"));
+                rates.push(guest.rate(&machine, quiet, bench)?);
+            }
+        }
+        if !quiet {
+            ui::running("Linux");
+        }
+        let serial = linux::finish(stock.start(&guest.folder, "stock")?, LIMIT)?;
+        for (bench, rates) in [("write", &mut write), ("read", &mut read)] {
+            rates.linux.push(linux_rate(&serial, bench)?);
+        }
+    }
+    let mut rows = Vec::new();
+    for (direction, rates) in [("write", write), ("read", read)] {
+        let linux = median(rates.linux);
+        for (how, ours, goal) in [("in flight", rates.deep, Some(GOAL)), ("one at a time", rates.one, None)] {
+            rows.push(Row::rate(
+                "drivers",
+                &format!("{name}, {direction}, {how}"),
+                median(ours),
+                linux,
+                goal,
+            ));
+        }
+    }
+    rows.push(Row::time("drivers", &format!("{name}, crash to first blocks"), median(first), FIRST_GOAL));
+    Ok(rows)
+}
+
+/// The machine of the other side.
+fn stock_machine(guest: &Guest<'_>, device: Rivals, stock: &Stock) -> Result<Machine> {
+    // dd counts in its own requests. It begins behind the label.
+    let first = guest.disk.dump.first * BLOCK_SIZE as u64 / REQUEST + 1;
+    let mut linux =
+        linux::Guest::new(stock, &format!("first={first}\ncount={}\n{SCRIPT}", device.driver.mib));
+    for module in device.driver.modules {
+        linux = linux.module(module);
+    }
+    let machine = linux.machine(device.bed, &guest.folder, "stock")?.memory(MEMORY).resident();
+    Ok(machine.disk(&guest.disk).drive(DRIVE))
+}
+
+/// The rate that the stock Linux measured under this name, in MB/s: `linux: bench name=NAME bytes=N us=N`.
+fn linux_rate(serial: &Serial, name: &str) -> Result<f64> {
+    let lines = serial.lines().iter().map(|line| line.text.as_str());
+    let mut found = lines.filter(|line| {
+        line.starts_with("linux: bench ") && serial::value(line, "name").is_some_and(|value| value == name)
+    });
+    let line = found.next();
+    let number = |key| serial::number(line?, key).filter(|number| *number > 0);
+    let (bytes, microseconds) = number("bytes")
+        .zip(number("us"))
+        .with_context(|| format!("Linux did not measure {name}; log: {}", serial.path().display()))?;
+    Ok(bytes as f64 / microseconds as f64)
+}
+
+/// Milliseconds that a dump takes from the stop of the other CPUs until its first blocks are on the disk. The partition
+/// is formatted.
+fn first_blocks(guest: &Guest<'_>, quiet: bool) -> Result<f64> {
+    let machine = guest.machine("bench-dump").drive(DRIVE).word("fill=1").word("verify=ahead");
+    guest.run(&machine, quiet, "dump")?;
+    let info = guest.savecore().expect(0, "info", &guest.disk, &[])?;
+    let phases = info.value.pointer("/dumps/0/metrics/phases").and_then(Value::as_array);
+    let before = ["freeze", "code check", "takeover", "pattern check", "notes"];
+    let seconds = |phase: &Value| {
+        let name = phase.get("name")?.as_str()?;
+        before.contains(&name).then(|| phase.get("seconds").and_then(Value::as_f64))?
+    };
+    let seconds: Vec<f64> = phases.into_iter().flatten().filter_map(seconds).collect();
+    anyhow::ensure!(
+        seconds.len() == before.len(),
+        "savecore does not say what the dump took until its first blocks; log: {}",
+        info.log.display()
+    );
+    Ok(seconds.iter().sum::<f64>() * 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_goes_by_its_name() {
+        assert_eq!(chosen(None).unwrap().len(), devices().count());
+        let one = chosen(Some("virtio-blk")).unwrap();
+        assert!(one.iter().all(|device| device.name() == "virtio-blk") && one.len() == 1);
+        let error = chosen(Some("punched cards")).unwrap_err();
+        assert!(error.is::<CannotBegin>() && error.to_string().contains("virtio-blk"), "{error}");
+    }
+
+    #[test]
+    fn what_is_measured_fits_behind_the_label() {
+        // Guest::on() makes the partition a little larger than RAM.
+        assert!(DRIVERS.iter().all(|driver| driver.mib <= MOST_MIB));
+        assert!((MOST_MIB + 1) * REQUEST <= (u64::from(MEMORY) * 256 + 4096) * BLOCK_SIZE as u64);
+    }
+}
