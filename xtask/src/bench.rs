@@ -328,11 +328,22 @@ impl<'a> Guest<'a> {
         Ok(rates)
     }
 
-    /// The rate with this name.
+    /// The rate with this name; of several the middle one.
     fn rate(&self, machine: &Machine, quiet: bool, name: &str) -> Result<f64> {
+        Ok(median(self.rates_of(machine, quiet, name)?))
+    }
+
+    /// All rates with this name, at least one.
+    fn rates_of(&self, machine: &Machine, quiet: bool, name: &str) -> Result<Vec<f64>> {
         let rates = self.rates(machine, quiet, name)?;
-        let found = rates.iter().find(|(found, _)| found == name).map(|(_, rate)| *rate);
-        found.with_context(|| format!("the guest did not measure {name}; log: {}", self.folder.display()))
+        let found: Vec<f64> =
+            rates.into_iter().filter(|(found, _)| found == name).map(|(_, rate)| rate).collect();
+        anyhow::ensure!(
+            !found.is_empty(),
+            "the guest did not measure {name}; log: {}",
+            self.folder.display()
+        );
+        Ok(found)
     }
 }
 

@@ -223,6 +223,8 @@ pub(crate) struct Options {
     pub(crate) bench_request: usize,
     /// `bench.depth=N`: requests in flight at most.
     pub(crate) bench_depth: usize,
+    /// `bench.passes=N`: how many times transfers are timed.
+    pub(crate) bench_passes: u32,
 }
 
 impl Options {
@@ -269,6 +271,7 @@ impl Options {
         bench_bytes: 64 << 20,
         bench_request: 64 << 10,
         bench_depth: usize::MAX,
+        bench_passes: 1,
     };
 
     /// Reads the command line.
@@ -376,6 +379,7 @@ impl Options {
             "live.blocks" => self.live_blocks = value.parse().ok()?,
             "bench.bytes" => self.bench_bytes = value.parse().ok()?,
             "bench.request" => self.bench_request = value.parse().ok()?,
+            "bench.passes" => self.bench_passes = value.parse().ok().filter(|passes| *passes > 0)?,
             "bench.depth" => self.bench_depth = value.parse().ok().filter(|depth| *depth > 0)?,
             _ => return None,
         }

@@ -55,7 +55,7 @@ pub(crate) enum Transfer {
 }
 
 /// Plain polled transfers over the dump partition, with as many requests in flight as the arena, the device and
-/// `bench.depth=` allow, and a shutdown.
+/// `bench.depth=` allow, and a flush or, in the end, a shutdown; `bench.passes=` times.
 pub(crate) fn transfer(armed: Armed, options: &Options, transfer: Transfer) -> Result<(), &'static str> {
     let (device, mut arena) = armed.disk.ok_or("there is no disk")?;
     let [disk, ..] = options.disks;
@@ -76,30 +76,35 @@ pub(crate) fn transfer(armed: Armed, options: &Options, transfer: Transfer) -> R
     let free = buffers(&mut arena, request, device.depth().min(options.bench_depth))?;
     let depth = free.len();
 
-    let begin = clock::now();
-    let mut transfers = Transfers { device, wait, transfer, first, uuid, free, flying: 0 };
-    let (mut done, mut block) = (0, 1);
-    while done < options.bench_bytes {
-        if block + blocks_each > disk.blocks {
-            block = 1;
-        }
-        transfers.start(block)?;
-        block += blocks_each;
-        done += request as u64;
-    }
-    while transfers.flying > 0 {
-        transfers.reap()?;
-    }
-    let Transfers { device, wait, .. } = transfers;
-    device.shutdown(&wait).map_err(|_| "the disk could not be shut down")?;
-    let nanoseconds = clock::now() - begin;
     log!("testkernel: request={request} depth={depth}");
     let name = match transfer {
         Transfer::Write => "plain",
         Transfer::Read => "reads",
         Transfer::Verify => "verify",
     };
-    report(name, done, nanoseconds);
+    let mut transfers = Transfers { device, wait, transfer, first, uuid, free, flying: 0 };
+    for pass in 1..=options.bench_passes {
+        let begin = clock::now();
+        let (mut done, mut block) = (0, 1);
+        while done < options.bench_bytes {
+            if block + blocks_each > disk.blocks {
+                block = 1;
+            }
+            transfers.start(block)?;
+            block += blocks_each;
+            done += request as u64;
+        }
+        while transfers.flying > 0 {
+            transfers.reap()?;
+        }
+        let Transfers { device, wait, .. } = &mut transfers;
+        if pass == options.bench_passes {
+            device.shutdown(wait).map_err(|_| "the disk could not be shut down")?;
+        } else {
+            device.flush(wait).map_err(|_| "the disk could not be flushed")?;
+        }
+        report(name, done, clock::now() - begin);
+    }
     Ok(())
 }
 
