@@ -2,7 +2,8 @@
 //! needed, and a script.
 //!
 //! [`Stock`] is what was downloaded, [`Guest`] what is made of it. The guest speaks to the harness in lines on the
-//! serial console: `linux: WORDS` by the script, at last `linux: end status=N` with the script's exit code. [`finish`] waits for it.
+//! serial console: `linux: WORDS` by the script, at last `linux: end status=N` with the script's exit code. [`finish`]
+//! waits for it.
 
 mod guest;
 mod initramfs;

@@ -32,7 +32,7 @@ static DRIVERS: [Driver; 6] = [
     Driver { name: "virtio-scsi", modules: &["virtio_pci", "virtio_scsi", "sd_mod"], mib: MOST_MIB },
     Driver { name: "ahci", modules: &["ahci", "sd_mod"], mib: MOST_MIB },
     Driver { name: "nvme", modules: &["nvme"], mib: MOST_MIB },
-    Driver { name: "ata", modules: &["ata_piix", "sd_mod"], mib: 16 },
+    Driver { name: "ata", modules: &["ata_piix", "sd_mod"], mib: MOST_MIB },
     Driver { name: "sdhci", modules: &["sdhci_pci", "mmc_block"], mib: 2 },
 ];
 
@@ -278,6 +278,24 @@ mod tests {
         assert!(one.iter().all(|device| device.name() == "virtio-blk") && one.len() == 1);
         let error = chosen(Some("punched cards")).unwrap_err();
         assert!(error.is::<CannotBegin>() && error.to_string().contains("virtio-blk"), "{error}");
+    }
+
+    #[test]
+    fn linux_is_believed_only_if_it_measured_every_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = |us: &[u64]| {
+            let path = folder.path().join("log");
+            let lines = us.iter().map(|us| format!("linux: bench name=read bytes=1000 us={us}\r\n"));
+            fs::write(&path, lines.collect::<String>() + "linux: bench name=write bytes=1 us=1\r\n").unwrap();
+            let mut serial = Serial::new(&path);
+            serial.update().unwrap();
+            linux_rates(&serial, "read")
+        };
+        let passes = [10; PASSES];
+        assert_eq!(said(&passes).unwrap(), [100.0; PASSES]);
+        assert!(said(&passes[1..]).is_err());
+        // A time of nothing is none.
+        assert!(said(&[&passes[1..], &[0]].concat()).is_err());
     }
 
     #[test]
