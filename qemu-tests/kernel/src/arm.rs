@@ -11,6 +11,7 @@ use crate::arch::paging;
 use crate::command_line::{Options, Scenario};
 use crate::log::log;
 use crate::panic::give_up;
+use crate::scenario::live;
 use crate::{disks, memory, platform, stop};
 
 /// The dump. One static, known to the panic handler.
@@ -128,7 +129,7 @@ fn config(options: &Options, request_timeout: u64) -> Config<'static> {
         request_timeout,
         reset: options.reset,
         log_tail: options.log_bytes.unwrap_or(usual.log_tail),
-        queues: None,
+        queues: live::nvme::queues(),
         level: options.level.unwrap_or(usual.level),
         encoding: options.encoding.unwrap_or(usual.encoding),
         helpers: options.helpers.unwrap_or(usual.helpers),

@@ -8,6 +8,7 @@ use dumpcore::locate::By;
 use dumpcore::{Encoding, Level, PageClass, ResetPolicy, Verify};
 
 use crate::arch::MISSING;
+use crate::scenario::live;
 
 /// Disks that a dump can have.
 pub(crate) const MAX_DISKS: usize = 4;
@@ -33,7 +34,7 @@ pub(crate) enum Scenario {
     NestedAfterWrite,
     /// The disk is unplugged, then a panic.
     DeviceGone,
-    /// A normal driver has requests in flight on the disk (`live.first=`, `live.blocks=`), then a panic.
+    /// A normal driver (`live.on=`) has requests in flight on the disk (`live.first=`, `live.blocks=`), then a panic.
     SharedLive,
     /// A panic, and a look at how much stack the dump used.
     Footprint,
@@ -213,6 +214,10 @@ pub(crate) struct Options {
     pub(crate) state_offset: u64,
     /// `nested.page=N`.
     pub(crate) nested_page: u32,
+    /// `live.on=virtio|ahci|nvme`: the normal driver.
+    pub(crate) live_driver: &'static live::Driver,
+    /// `live.locked`: the panic comes where the driver holds its lock, and not on the CPU `cpu=`.
+    pub(crate) live_locked: bool,
     /// `live.first=N`, in 4096-byte blocks.
     pub(crate) live_first: u64,
     /// `live.blocks=N`.
@@ -266,6 +271,8 @@ impl Options {
         watchdog_ms: None,
         state_offset: 0,
         nested_page: 1000,
+        live_driver: &live::DRIVERS[0],
+        live_locked: false,
         live_first: 0,
         live_blocks: 0,
         bench_bytes: 64 << 20,
@@ -375,6 +382,8 @@ impl Options {
             "watchdog" => self.watchdog_ms = Some(value.parse().ok()?),
             "state-offset" => self.state_offset = value.parse().ok()?,
             "nested.page" => self.nested_page = value.parse().ok()?,
+            "live.on" => self.live_driver = live::DRIVERS.iter().find(|driver| driver.name == value)?,
+            "live.locked" if !word.contains('=') => self.live_locked = true,
             "live.first" => self.live_first = value.parse().ok()?,
             "live.blocks" => self.live_blocks = value.parse().ok()?,
             "bench.bytes" => self.bench_bytes = value.parse().ok()?,

@@ -23,6 +23,7 @@ use crate::arch::{pci, virtio_mmio};
 #[cfg(target_arch = "x86_64")]
 use crate::memory;
 use crate::platform;
+use crate::scenario::live;
 
 /// A disk, opened by its driver in the arena, and which PCI function it is, if it is one.
 pub(crate) type Opened = (Option<Function>, &'static mut dyn DumpDevice);
@@ -49,6 +50,8 @@ pub(crate) static DRIVERS: &[Driver] = &[
     Driver::on_pci("nvme", |number| nvme::disk::find(&pci::config(), number), nvme_disk),
     #[cfg(target_arch = "x86_64")]
     Driver::on_pci("ata", |number| ata::disk::find(&pci::config(), number / IDE_DISKS), ata_disk),
+    // The one that keeps its own code through a dump.
+    Driver::on_pci("nvme-2004", live::nvme::find, live::nvme::open),
 ];
 
 impl Driver {

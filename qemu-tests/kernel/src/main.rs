@@ -13,6 +13,7 @@
 //! | `platform.rs` | what the kernel lends to the dump |
 //! | `stop.rs` | stopping the other CPUs, which then help, and letting them go on |
 //! | `watchdog.rs` | a hardware watchdog |
+//! | `deferred.rs` | timers and tasklets |
 //! | `disks.rs` | the disks that can receive a dump, and their drivers |
 //! | `arm.rs` | arming the dump, while healthy |
 //! | `panic.rs` | the ways into the dump, and what happens behind it |
@@ -32,6 +33,8 @@ mod arch;
 mod arm;
 #[cfg(target_os = "none")]
 mod command_line;
+#[cfg(target_os = "none")]
+mod deferred;
 #[cfg(target_os = "none")]
 mod disks;
 #[cfg(target_os = "none")]

@@ -107,6 +107,7 @@ pub(crate) fn crash(trigger: Trigger, words: core::fmt::Arguments<'_>, registers
     // Only here if the policy is to return, or if there was nothing to dump to.
     scenario::bench::report_dump(clock::now().saturating_sub(begin));
     scenario::footprint::report();
+    scenario::live::report();
     told.over(&outcome);
     watchdog::report();
     if outcome == Outcome::NotArmed {

@@ -6,6 +6,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use dumpcore::deferred::HostQueues;
 use dumpcore::format::Block;
 use dumpcore::platform::{ClassRun, CodeRange, Guarded, Nanoseconds, RamRange};
 use dumpcore::wait::Wait;
@@ -14,7 +15,7 @@ use dumpcore::{Platform, Registers, ResetPolicy};
 use crate::arch::cpu::MAX_CPUS;
 use crate::arch::{cache, clock, cpu, guard, hotplug, paging, power, random, serial, stack};
 use crate::memory::{self, linker_symbol};
-use crate::{log, scenario, stop, watchdog};
+use crate::{deferred, log, scenario, stop, watchdog};
 
 /// The kernel, as the dump sees it. Made once, while the kernel is healthy.
 pub(crate) struct KernelPlatform {
@@ -157,6 +158,10 @@ unsafe impl Platform for KernelPlatform {
 
     fn code_ranges(&self) -> &[CodeRange] {
         &self.code
+    }
+
+    fn host_queues(&self) -> Option<&dyn HostQueues> {
+        Some(&deferred::KERNEL)
     }
 
     fn clean_for_device(&self, start: *const u8, length: usize) {

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `harm.rs` | corrupt-code, corrupt-state, nested-… |
 //! | `unplug.rs` | device-gone, unplug |
-//! | `live.rs` | shared-live |
+//! | `live/` | shared-live |
 //! | `interrupt.rs` | interrupt |
 //! | `fill.rs` | bad-memory |
 //! | `survive.rs` | snapshot, oops, nmi, watchdog, two-crashes |
@@ -16,7 +16,7 @@ mod fill;
 pub(crate) mod footprint;
 mod harm;
 mod interrupt;
-mod live;
+pub(crate) mod live;
 pub(crate) mod survive;
 pub(crate) mod unplug;
 
@@ -136,6 +136,8 @@ pub(crate) fn wait_and_crash(own: usize) -> ! {
             }
             order if order == Order::Snapshot as u8 => survive::snapshots(options()),
             order if order == Order::Oops as u8 => survive::oopses(options()),
+            // The normal driver's work goes on, on the boot CPU, which takes its interrupts.
+            _ if own == 0 && options().scenario == Scenario::SharedLive => live::keep_going(),
             _ => survive::work(own),
         }
     }
@@ -161,7 +163,7 @@ fn give_orders() {
         Scenario::NestedBeforeWrite => harm::before_write(),
         Scenario::NestedAfterWrite => harm::after_write(options.nested_page),
         Scenario::SharedLive => {
-            if let Err(why) = live::fly(options) {
+            if let Err(why) = live::warm_up(options) {
                 give_up(format_args!("scenario shared-live: {why}"));
             }
         }
@@ -174,6 +176,10 @@ fn give_orders() {
     };
     if let Err(why) = waited {
         give_up(format_args!("scenario {}: {why}", options.scenario.name()));
+    }
+    if options.live_locked {
+        // The driver panics.
+        return;
     }
     let order = match options.scenario {
         Scenario::Snapshot => Order::Snapshot,

@@ -1,0 +1,80 @@
+//! Memory that a driver shares with its device: rings, tables, buffers. DMA is coherent on the machines that this kernel runs on.
+
+use core::ptr::NonNull;
+
+use dumpcore::dma::DmaBuffer;
+use dumpcore::integrity::Digest;
+use dumpcore::{Arena, PageClass};
+
+use crate::arch::paging;
+use crate::memory;
+
+/// Pages in a row, for ever. Every access is volatile; one that is not inside reads as 0, or is dropped.
+pub(super) struct Shared {
+    start: NonNull<u8>,
+    bus: u64,
+    length: usize,
+}
+
+// SAFETY: accesses are volatile and of one word each; which word means what at which moment is for the driver's lock.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// So many pages, zeroed, of the kernel's.
+    pub(super) fn of_kernel(pages: usize) -> Option<Shared> {
+        let bytes = memory::take_bytes(pages * memory::FRAME as usize, 1, PageClass::KernelData)?;
+        let bus = paging::physical(bytes.as_ptr());
+        Some(Shared { length: bytes.len(), start: NonNull::from(bytes).cast(), bus })
+    }
+
+    /// The same, in the arena of the dump.
+    pub(super) fn of_arena(pages: usize, arena: &mut Arena<'static>) -> Option<Shared> {
+        let buffer: DmaBuffer = arena.dma(pages * memory::FRAME as usize, memory::FRAME as usize).ok()?;
+        Some(Shared { start: buffer.address(), bus: buffer.bus_address(), length: buffer.len() })
+    }
+
+    /// Where the device sees a byte.
+    pub(super) fn bus(&self, offset: usize) -> u64 {
+        self.bus.wrapping_add(offset as u64)
+    }
+
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        let inside =
+            offset.checked_add(size_of::<T>())? <= self.length && offset.is_multiple_of(size_of::<T>());
+        inside.then(|| self.start.as_ptr().wrapping_add(offset).cast())
+    }
+
+    /// Reads 32 bits.
+    pub(super) fn read(&self, offset: usize) -> u32 {
+        // SAFETY: inside the pages, which are ours for ever, and aligned.
+        self.at::<u32>(offset).map_or(0, |place| unsafe { u32::from_le(place.read_volatile()) })
+    }
+
+    /// Writes 32 bits.
+    pub(super) fn write(&self, offset: usize, value: u32) {
+        if let Some(place) = self.at::<u32>(offset) {
+            // SAFETY: as above.
+            unsafe { place.write_volatile(value.to_le()) };
+        }
+    }
+
+    /// Writes 64 bits, in two halves.
+    pub(super) fn write64(&self, offset: usize, value: u64) {
+        self.write(offset, value as u32);
+        self.write(offset.wrapping_add(4), (value >> 32) as u32);
+    }
+
+    /// Zeroes so many bytes from an offset on, both multiples of 4.
+    pub(super) fn clear(&self, offset: usize, length: usize) {
+        for step in (0..length).step_by(4) {
+            self.write(offset.wrapping_add(step), 0);
+        }
+    }
+
+    /// Feeds where it is.
+    pub(super) fn seal(&self, digest: &mut Digest) {
+        digest.number(self.start.as_ptr() as u64).number(self.bus).number(self.length as u64);
+    }
+}

@@ -1,0 +1,194 @@
+//! What the normal driver has to do: reads and writes of a partition of its own, as many at once as it takes, for ever.
+//!
+//! Every block that is written holds [`MARK`]s from end to end, so one that was written reads so ever after, whatever the order.
+
+use alloc::vec::Vec;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use dumpcore::PageClass;
+use dumpcore::format::BLOCK_SIZE;
+use spin::Once;
+
+use super::wait_for;
+use crate::command_line::Options;
+use crate::panic::give_up;
+use crate::{deferred, memory};
+
+/// What is written.
+const MARK: u8 = b'L';
+/// Blocks in a request.
+const BLOCKS: u64 = 8;
+/// Requests each way that are done before the crash may come.
+const WARM: u64 = 40;
+/// How long they may take, in nanoseconds.
+const PATIENCE: u64 = 30_000_000_000;
+
+/// A request.
+#[derive(Clone, Copy)]
+pub(super) struct Transfer {
+    /// Its number: below the driver's [`depth`](Disk::depth), and used by one request at a time.
+    pub(super) tag: usize,
+    /// Which way: to the disk, or from it.
+    pub(super) writes: bool,
+    /// First block of 4096 bytes on the disk.
+    pub(super) block: u64,
+    /// From or into where: whole pages in a row, in the direct map. The driver's until it calls [`done`].
+    pub(super) memory: NonNull<[u8]>,
+}
+
+/// A disk, as its driver shows it.
+pub(super) trait Disk: Sync {
+    /// The driver's name.
+    fn name(&self) -> &'static str;
+
+    /// How many requests it takes at once.
+    fn depth(&self) -> usize;
+
+    /// Starts a request. The driver calls [`done`] when it has ended: not from here, and with no lock held.
+    fn start(&self, transfer: Transfer) -> Result<(), &'static str>;
+}
+
+/// Does one request after another.
+struct Lane {
+    writes: bool,
+    memory: NonNull<[u8]>,
+    /// The piece that it is about, while it is in flight.
+    piece: AtomicU64,
+    /// Whether what it reads was written before.
+    known: AtomicBool,
+}
+
+// SAFETY: the memory is touched by whoever has the lane's request: the device, and behind that one tasklet.
+unsafe impl Send for Lane {}
+// SAFETY: as above.
+unsafe impl Sync for Lane {}
+
+struct Traffic {
+    disk: &'static dyn Disk,
+    /// The partition's first block.
+    first: u64,
+    lanes: Vec<Lane>,
+    /// Of each piece of [`BLOCKS`]: whether it was written.
+    written: Vec<AtomicBool>,
+}
+
+static TRAFFIC: Once<Traffic> = Once::new();
+/// Reads and writes, as in the next three: the pieces begun.
+static BEGUN: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static IN_FLIGHT: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
+static DONE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+/// Reads of pieces that had been written before.
+static KNOWN: AtomicUsize = AtomicUsize::new(0);
+/// Why there is no more to be done.
+static WHY: Once<&'static str> = Once::new();
+
+/// Fills the driver with work.
+pub(super) fn start(disk: &'static dyn Disk, options: &Options) -> Result<(), &'static str> {
+    let pieces = options.live_blocks / BLOCKS;
+    if pieces == 0 {
+        return Err("live.blocks= must say how many blocks may be written, at least 8");
+    }
+    let mut lanes = Vec::new();
+    for number in 0..disk.depth() {
+        let bytes = memory::take_bytes(BLOCKS as usize * BLOCK_SIZE, 1, PageClass::KernelData)
+            .ok_or("no memory for the live driver's requests")?;
+        let writes = number % 2 == 1;
+        if writes {
+            bytes.fill(MARK);
+        }
+        let memory = NonNull::from(bytes);
+        lanes.push(Lane { writes, memory, piece: AtomicU64::new(0), known: AtomicBool::new(false) });
+    }
+    let written = (0..pieces).map(|_| AtomicBool::new(false)).collect();
+    let traffic = TRAFFIC.call_once(|| Traffic { disk, first: options.live_first, lanes, written });
+    (0..traffic.lanes.len()).try_for_each(|tag| traffic.go(tag))
+}
+
+impl Traffic {
+    /// The next request of a lane.
+    fn go(&self, tag: usize) -> Result<(), &'static str> {
+        let Some(lane) = self.lanes.get(tag) else { return Ok(()) };
+        let way = usize::from(lane.writes);
+        // A step that has nothing in common with usual sizes, so that neighbours are seldom in flight together.
+        let piece = BEGUN[way].fetch_add(1, Ordering::Relaxed) * 11 % self.written.len() as u64;
+        lane.piece.store(piece, Ordering::Relaxed);
+        lane.known.store(self.written[piece as usize].load(Ordering::Acquire), Ordering::Relaxed);
+        IN_FLIGHT[way].fetch_add(1, Ordering::Relaxed);
+        self.disk.start(Transfer {
+            tag,
+            writes: lane.writes,
+            block: self.first + piece * BLOCKS,
+            memory: lane.memory,
+        })
+    }
+
+    fn ended(&self, tag: usize) -> Result<(), &'static str> {
+        let Some(lane) = self.lanes.get(tag) else { return Err("a request ended that was never made") };
+        let way = usize::from(lane.writes);
+        IN_FLIGHT[way].fetch_sub(1, Ordering::Relaxed);
+        DONE[way].fetch_add(1, Ordering::Relaxed);
+        if lane.writes {
+            self.written[lane.piece.load(Ordering::Relaxed) as usize].store(true, Ordering::Release);
+        } else if lane.known.load(Ordering::Relaxed) {
+            // SAFETY: the driver has given the request back, and the next one is not made yet.
+            let bytes = unsafe { lane.memory.as_ref() };
+            if bytes.iter().any(|byte| *byte != MARK) {
+                return Err("a block was read that is not as it was written");
+            }
+            KNOWN.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// A request has ended. Called by drivers, outside of interrupt handlers. Makes the next one.
+pub(super) fn done(tag: usize, result: Result<(), &'static str>) {
+    let Some(traffic) = TRAFFIC.get() else { return };
+    if let Err(why) = result.and_then(|()| traffic.ended(tag)).and_then(|()| traffic.go(tag)) {
+        WHY.call_once(|| why);
+    }
+}
+
+/// What the boot CPU does while it waits.
+pub(crate) fn keep_going() {
+    deferred::run();
+    if let Some(why) = WHY.get() {
+        give_up(format_args!("live driver: {why}"));
+    }
+    core::hint::spin_loop();
+}
+
+/// Waits until all has been done that is to be before the crash, and reads and writes are in flight.
+pub(super) fn warm_up() -> Result<(), &'static str> {
+    let warm = || {
+        let busy = IN_FLIGHT.iter().all(|count| count.load(Ordering::Relaxed) > 0);
+        let done = DONE.iter().all(|count| count.load(Ordering::Relaxed) >= WARM);
+        busy && done && KNOWN.load(Ordering::Relaxed) > 0
+    };
+    let waited = wait_for(PATIENCE, || warm() || WHY.get().is_some());
+    match WHY.get() {
+        Some(why) => Err(why),
+        None if !waited => Err("the live driver does not get on with its work"),
+        None => Ok(()),
+    }
+}
+
+/// The state of things.
+pub(super) struct Flight {
+    /// The driver's name.
+    pub(super) driver: &'static str,
+    /// Reads and writes in flight.
+    pub(super) in_flight: [u32; 2],
+    /// Reads and writes that have come to an end.
+    pub(super) done: [u64; 2],
+}
+
+/// The state of things, if there is a live driver.
+pub(super) fn flight() -> Option<Flight> {
+    TRAFFIC.get().map(|traffic| Flight {
+        driver: traffic.disk.name(),
+        in_flight: IN_FLIGHT.each_ref().map(|count| count.load(Ordering::Relaxed)),
+        done: DONE.each_ref().map(|count| count.load(Ordering::Relaxed)),
+    })
+}
