@@ -273,30 +273,6 @@ pub(super) fn stuck_midway(case: &Case) -> Result<String> {
     Ok(format!("{} pages saved; ended {took:.1} s later: {said}", number(dump, "pages.data")?))
 }
 
-pub(super) fn takeover_live(case: &Case) -> Result<String> {
-    let disk = case.formatted("disk", USUAL_BLOCKS)?;
-    // The live driver writes the partition behind ours, and is slowed down so that it is caught with requests in flight.
-    let live = disk.foreign_after();
-    let machine = case
-        .unlooked(&disk, "shared-live")?
-        .cpus(2)
-        .memory(256)
-        .word(format!("live.first={}", live.first))
-        .word(format!("live.blocks={}", live.blocks))
-        .drive("throttling.bps-write=8388608");
-    let before = disk.rest_fingerprint()?;
-    let crashed = case.crash(&machine, "crash", exit::COMPLETE)?;
-    ensure(disk.rest_fingerprint()? == before, || {
-        "blocks outside of the dump partition and the live driver's were changed".to_owned()
-    })?;
-    // Each of the live driver's blocks is old or written by it; none has a byte of the dump.
-    let spoiled = disk.spoiled(b'L')?;
-    ensure(spoiled.is_empty(), || format!("blocks of the live driver hold something else: {spoiled:?}"))?;
-    let live = crashed.said("testkernel: live driver")?.trim_start_matches("testkernel: ").to_owned();
-    let (core, dump) = whole(case, &disk, 2)?;
-    Ok(format!("{live}; {}", facts(&core, &dump)?))
-}
-
 pub(super) fn verify_ahead(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
     let machine = case.machine(&disk, "panic").cpus(2).memory(256).word("fill=24").word("verify=ahead");

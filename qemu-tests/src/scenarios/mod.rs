@@ -12,6 +12,7 @@
 //! - `failover.rs`: several disks
 //! - `survive.rs`: dumps of kernels that go on
 //! - `devices.rs`: what every disk has to go through
+//! - `takeover.rs`: disks that another driver was using
 //! - `table.rs`: the matrix as a table
 
 mod case;
@@ -26,6 +27,7 @@ mod sealed;
 mod selection;
 mod survive;
 mod table;
+mod takeover;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -104,6 +106,7 @@ impl Scenario {
         let special = match self.name {
             devices::PULLED => (bed.device.pulled)(0).err(),
             devices::FAR_AWAY if bed.device.power_of_two => Some("the largest of its kind has 2 TiB"),
+            takeover::TAKEOVER => takeover::impossible(bed),
             _ => None,
         };
         bed.machine().err().or(special)
@@ -402,11 +405,25 @@ pub static ALL: &[Scenario] = &[
         play: dumps::stuck_midway,
     },
     Scenario {
-        name: "takeover-live",
-        about: "the disk is taken over from a driver with requests in flight",
+        name: takeover::TAKEOVER,
+        about: "the disk is taken over from a driver by interrupts that has reads and writes in flight: its blocks are old or what it wrote",
+        beds: Beds::All,
+        deadline: 120,
+        play: takeover::takeover,
+    },
+    Scenario {
+        name: "takeover-2004",
+        about: "a driver by interrupts (NVMe) dumps with its own code, its timers and tasklets on the dump's private queues",
         beds: Beds::Usual,
-        deadline: 60,
-        play: dumps::takeover_live,
+        deadline: 120,
+        play: takeover::old_style,
+    },
+    Scenario {
+        name: "takeover-lock-held",
+        about: "the same, when the crash comes inside of that driver, with its lock held",
+        beds: Beds::Usual,
+        deadline: 120,
+        play: takeover::lock_held,
     },
     Scenario {
         name: "verify-ahead",

@@ -87,7 +87,7 @@ pub(crate) fn report() {
     let _ = core::fmt::Write::write_fmt(
         &mut line,
         format_args!(
-            "testkernel: live driver={} reads={} writes={} in flight at the crash; done reads={} writes={} interrupts={}\n",
+            "testkernel: live driver={} in_flight_reads={} in_flight_writes={} done_reads={} done_writes={} interrupts={}\n",
             flight.driver,
             flight.in_flight[0],
             flight.in_flight[1],
