@@ -165,7 +165,7 @@ pub(crate) fn move_sector(
 
 /// Copies RAM, which is the same at its bus and at its physical address, into `copy`, all of it in one page.
 fn copy_ram(bus: u64, copy: &mut [u8], platform: &dyn Platform) -> Option<()> {
-    let page = platform.page(bus / PAGE_SIZE as u64)?;
+    let page = platform.page(bus >> PAGE_SIZE.trailing_zeros())?;
     let offset = bus as usize % PAGE_SIZE;
     let (words, _) = copy.as_chunks_mut::<8>();
     if !offset.is_multiple_of(8) || offset.saturating_add(words.as_flattened().len()) > PAGE_SIZE {

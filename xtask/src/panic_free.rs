@@ -15,7 +15,7 @@ use crate::build::{BUILD_LIMIT, executable};
 use crate::toolchain::{Toolchain, logged};
 
 /// Parts of names that must be among what was linked: else nothing was checked.
-const EXPECTED: [&str; 7] = [
+const EXPECTED: [&str; 8] = [
     "dumpcore::steps",
     "ata::disk",
     "dumpcore::crew",

@@ -575,7 +575,8 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
 
     /// Size in blocks of 4096 bytes.
     fn blocks(&self) -> u64 {
-        let shift = |terms: Terms| (BLOCK_SIZE / terms.sector.max(1)).checked_ilog2().unwrap_or(0);
+        let shift =
+            |terms: Terms| BLOCK_SIZE.checked_div(terms.sector).and_then(usize::checked_ilog2).unwrap_or(0);
         self.terms.map_or(0, |terms| terms.sectors >> shift(terms))
     }
 }

@@ -493,11 +493,10 @@ pub fn a_request_given_up_never_touches_its_buffer_after_the_next_takeover<K: Ki
         rig.fake.set_troubles(vec![Trouble::NeverCompletes(0)]);
         let buffer = rig.buffer(1);
         let place = buffer.place();
-        let (kept, result) = rig.one(Direction::Read, 5, buffer);
+        let (_kept, result) = rig.one(Direction::Read, 5, buffer);
         assert!(result.is_err());
         rig.fake.set_troubles(Vec::new());
         rig.quiesce().expect("quiesces again");
-        drop(kept);
         // SAFETY: the device had kept it, and the takeover has made driver and device forget it.
         let mut again = unsafe { place.buffer() };
         again.bytes_mut().fill(0x5a);
