@@ -136,7 +136,7 @@ fn virtio_scsi_mmio(number: usize, timeout: u64, arena: &mut Arena<'static>) -> 
 
 /// Where the machine has virtio registers that are on no bus.
 fn windows() -> impl Iterator<Item = u64> {
-    virtio_mmio().iter().map(|window| window.address)
+    virtio_mmio().iter().copied()
 }
 
 /// The first namespace of a controller.

@@ -20,7 +20,7 @@
 //! | `power` | `reset`, `power_off`, `exit` |
 //! | `pci` | configuration space: the type `Config`, `config`, `read8`, `write8` |
 //! | `hotplug` | `eject_if_asked` |
-//! | `virtio_mmio` | virtio devices without a bus, [`VirtioMmio`] |
+//! | `virtio_mmio` | physical addresses of the registers of virtio devices that are on no bus (virtio 1.2, 4.2) |
 //! | `MISSING` | words of the command line, or their keys, that ask for what the machine does not have |
 
 #[cfg(target_arch = "aarch64")]
@@ -56,18 +56,6 @@ pub(crate) struct BootInfo {
         reason = "an entry that has to read the device tree itself leaves nothing to look up"
     )]
     pub(crate) tables: u64,
-}
-
-/// Registers of a virtio device that is on no bus (virtio 1.2, 4.2).
-#[derive(Clone, Copy)]
-#[allow(dead_code, reason = "no driver of this kernel uses one yet")]
-pub(crate) struct VirtioMmio {
-    /// Physical address of its registers.
-    pub(crate) address: u64,
-    /// Bytes of registers.
-    pub(crate) length: usize,
-    /// Its interrupt line, for [`irq::register_line`].
-    pub(crate) line: u32,
 }
 
 /// How a device's interrupt comes.

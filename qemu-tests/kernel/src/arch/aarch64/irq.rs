@@ -54,7 +54,7 @@ pub(crate) fn register(
 ///
 /// # Errors
 /// If there is no such line, or all handlers are in use.
-pub(crate) fn register_line(line: u32, call: fn(usize), data: usize) -> Result<Delivery, &'static str> {
+fn register_line(line: u32, call: fn(usize), data: usize) -> Result<Delivery, &'static str> {
     let slot = HANDLER.get(GIVEN.fetch_add(1, Ordering::Relaxed)).ok_or("no interrupt handler is left")?;
     slot.call_once(|| Handler { line, call, data });
     gic::connect(line)?;

@@ -19,7 +19,6 @@ pub(crate) mod smp;
 pub(crate) mod stack;
 
 use super::BootInfo;
-#[allow(unused_imports, reason = "no driver of this kernel uses one yet")]
 pub(crate) use super::virt::device_tree::virtio_mmio;
 pub(crate) use super::virt::pci;
 

@@ -127,7 +127,7 @@ pub(crate) fn register(
 ///
 /// # Errors
 /// If there is no such line, or all handlers are in use.
-pub(crate) fn register_line(line: u32, call: fn(usize), data: usize) -> Result<Delivery, &'static str> {
+fn register_line(line: u32, call: fn(usize), data: usize) -> Result<Delivery, &'static str> {
     if START.load(Ordering::Relaxed) == 0 || !(1..LINES).contains(&line) {
         return Err("there is no such interrupt line");
     }

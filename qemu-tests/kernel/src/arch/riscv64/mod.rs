@@ -21,7 +21,7 @@ pub(crate) mod smp;
 pub(crate) mod stack;
 
 pub(crate) use super::virt::pci;
-use super::{BootInfo, VirtioMmio, virt};
+use super::{BootInfo, virt};
 
 /// There is no interrupt that cannot be masked, so neither a button nor the bite of a watchdog reaches a kernel that hangs; and no hotplug
 /// without ACPI.
@@ -29,8 +29,7 @@ pub(crate) const MISSING: &[&str] =
     &["scenario=nmi", "scenario=watchdog", "scenario=unplug", "scenario=device-gone", "nmi"];
 
 /// What the device tree tells of.
-#[allow(dead_code, reason = "no driver of this kernel uses one yet")]
-pub(crate) fn virtio_mmio() -> &'static [VirtioMmio] {
+pub(crate) fn virtio_mmio() -> &'static [u64] {
     virt::device_tree::virtio_mmio()
 }
 

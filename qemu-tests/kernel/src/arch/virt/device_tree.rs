@@ -12,7 +12,6 @@ use zeroize::Zeroize;
 
 use super::random;
 use crate::arch::paging::{self, direct};
-use crate::arch::{VirtioMmio, irq};
 use crate::memory::{FRAME, RamMap};
 
 /// A node of the tree.
@@ -95,7 +94,6 @@ fn find_by(is: impl Fn(&Node) -> bool) -> Option<Node> {
 }
 
 /// Calls `visit` for each device of this kind.
-#[allow(dead_code, reason = "no driver of this kernel uses a device without a bus yet")]
 pub(crate) fn each(compatible: &str, mut visit: impl FnMut(Node)) {
     each_node(&mut |node| {
         if node.is_compatible(compatible) {
@@ -203,22 +201,14 @@ pub(crate) fn taken() -> Result<RamMap, &'static str> {
     Ok(taken)
 }
 
-/// The virtio devices that are on no bus, in the order of their addresses. A place for one may be empty: its device id is 0.
-#[allow(dead_code, reason = "no driver of this kernel uses one yet")]
-pub(crate) fn virtio_mmio() -> &'static [VirtioMmio] {
-    static FOUND: spin::Once<Vec<VirtioMmio>> = spin::Once::new();
+/// Where the registers of virtio devices are that are on no bus, in the order of their addresses. A place for one may be empty: its
+/// device id is 0.
+pub(crate) fn virtio_mmio() -> &'static [u64] {
+    static FOUND: spin::Once<Vec<u64>> = spin::Once::new();
     FOUND.call_once(|| {
         let mut found = Vec::new();
-        each("virtio,mmio", |node| {
-            if let Some((address, size)) = registers(node, 0)
-                && let Ok(length) = usize::try_from(size)
-            {
-                let mut cells = cells(node, "interrupts");
-                let interrupt = core::array::from_fn(|_| cells.next().unwrap_or(0));
-                found.push(VirtioMmio { address, length, line: irq::line(interrupt).unwrap_or(0) });
-            }
-        });
-        found.sort_unstable_by_key(|device| device.address);
+        each("virtio,mmio", |node| found.extend(registers(node, 0).map(|(address, _)| address)));
+        found.sort_unstable();
         found
     })
 }

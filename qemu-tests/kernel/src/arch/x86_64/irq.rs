@@ -129,16 +129,6 @@ fn send_msi_x(
     Ok(())
 }
 
-/// Has `call` called with `data` while a device that is on no bus holds this line.
-///
-/// # Errors
-/// On a PC: every device is on a bus here.
-#[allow(dead_code, reason = "no driver of this kernel uses one yet")]
-pub(crate) fn register_line(line: u32, call: fn(usize), data: usize) -> Result<Delivery, &'static str> {
-    let (_, _, _) = (line, call, data);
-    Err("a PC has no devices without a bus")
-}
-
 /// Lets interrupts through to this CPU.
 pub(crate) fn enable() {
     x86_64::instructions::interrupts::enable();
