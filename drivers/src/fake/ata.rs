@@ -753,8 +753,10 @@ impl Model for AtaModel {
         }
         match &mut self.doing {
             Doing::Wakes { ticks: 0 } => {
-                let channel = self.channel();
-                self.channels[channel].device = 0;
+                if self.plan.sluggish {
+                    let channel = self.channel();
+                    self.channels[channel].device = 0;
+                }
                 self.status = DRDY | 0x10;
                 self.error = 1;
                 self.doing = Doing::Rest;
