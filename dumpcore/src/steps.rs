@@ -607,9 +607,11 @@ impl Running<'_> {
         let mut unclosed = None;
         let outstanding = traffic.pool.in_flight() > 0 || traffic.foreman.checks_outstanding() > 0;
         if failing.is_some() || outstanding {
-            // Requests may hang in the failed device: only a reset gets them out, and the headers in.
+            // Requests may hang in a device that failed as a whole: only a reset gets them out, and the headers in. One that
+            // failed a single request goes on with what is behind it.
             let mut stuck = [None; MAX_TARGETS];
-            if let Some(Ended::Device { lane, .. }) = ended
+            if let Some(Ended::Device { lane, error }) = ended
+                && !matches!(error, DeviceError::Status { .. })
                 && let Some(slot) = stuck.get_mut(lane)
             {
                 *slot = traffic.pool.reset(traffic.lanes, lane, wait).err();
