@@ -419,6 +419,13 @@ pub static ALL: &[Scenario] = &[
         play: takeover::old_style,
     },
     Scenario {
+        name: "takeover-2004-late",
+        about: "the same driver's timer runs out on the dump's private queue: the disk is given up, not a byte changed",
+        beds: Beds::Usual,
+        deadline: 90,
+        play: takeover::late,
+    },
+    Scenario {
         name: "takeover-lock-held",
         about: "the same, when the crash comes inside of that driver, with its lock held",
         beds: Beds::Usual,

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 
 use super::case::{Case, Crashed, USUAL_BLOCKS, ensure, exit};
 use super::judge::{facts, whole};
+use super::refusals;
 use crate::bed::{Bed, DEVICES, Device};
 use crate::image::Disk;
 use crate::machine::Machine;
@@ -45,6 +46,16 @@ pub(super) fn lock_held(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
     let machine = dumping_itself(machine(case, &disk, "nvme")?)?.word("live.locked");
     taken_over(case, &disk, &machine, "panics with the driver's lock held")
+}
+
+pub(super) fn late(case: &Case) -> Result<String> {
+    let disk = case.formatted("disk", USUAL_BLOCKS)?;
+    // A byte a second: what is over the first burst will be done in hours.
+    let machine = case.unlooked(&disk, "panic")?.drive("throttling.bps-total=1").word("timeout=1000");
+    let machine = dumping_itself(machine)?.word("budget=20000");
+    let reason = "as its timer says";
+    let crashed = refusals::refused(case, &disk, &machine, &[exit::REFUSED], reason)?;
+    refusals::facts(&crashed, reason)
 }
 
 /// The machine with NVMe disks, whose normal driver is also the one that dumps.

@@ -36,10 +36,12 @@ impl Shared {
     }
 
     /// Where the device sees a byte.
+    #[unsafe(link_section = ".dump_path.text")]
     pub(super) fn bus(&self, offset: usize) -> u64 {
         self.bus.wrapping_add(offset as u64)
     }
 
+    #[unsafe(link_section = ".dump_path.text")]
     fn at<T>(&self, offset: usize) -> Option<*mut T> {
         let inside =
             offset.checked_add(size_of::<T>())? <= self.length && offset.is_multiple_of(size_of::<T>());
@@ -47,12 +49,14 @@ impl Shared {
     }
 
     /// Reads 32 bits.
+    #[unsafe(link_section = ".dump_path.text")]
     pub(super) fn read(&self, offset: usize) -> u32 {
         // SAFETY: inside the pages, which are ours for ever, and aligned.
         self.at::<u32>(offset).map_or(0, |place| unsafe { u32::from_le(place.read_volatile()) })
     }
 
     /// Writes 32 bits.
+    #[unsafe(link_section = ".dump_path.text")]
     pub(super) fn write(&self, offset: usize, value: u32) {
         if let Some(place) = self.at::<u32>(offset) {
             // SAFETY: as above.
@@ -61,12 +65,14 @@ impl Shared {
     }
 
     /// Writes 64 bits, in two halves.
+    #[unsafe(link_section = ".dump_path.text")]
     pub(super) fn write64(&self, offset: usize, value: u64) {
         self.write(offset, value as u32);
         self.write(offset.wrapping_add(4), (value >> 32) as u32);
     }
 
     /// Zeroes so many bytes from an offset on, both multiples of 4.
+    #[unsafe(link_section = ".dump_path.text")]
     pub(super) fn clear(&self, offset: usize, length: usize) {
         for step in (0..length).step_by(4) {
             self.write(offset.wrapping_add(step), 0);

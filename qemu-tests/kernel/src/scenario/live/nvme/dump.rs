@@ -14,6 +14,11 @@ use crate::disks::Opened;
 /// What the controllers are called on the bus: base class, subclass, interface.
 const CLASS: u32 = 0x01_0802;
 
+/// What a request's timer says when it runs out. It ends each wait for a request, so no wait has to end by itself.
+const LATE: &str = "a request, as its timer says,";
+/// How much longer than a request may take it is waited for, in nanoseconds.
+const MORE: u64 = SECOND;
+
 /// The queues that a dump has to run for this driver.
 static QUEUES: Once<&'static Queues> = Once::new();
 
@@ -66,7 +71,7 @@ impl Dumping {
             deferred::run();
         }
         if self.nvme.failed.load(Ordering::Relaxed) {
-            return Err(DeviceError::TimedOut { what: "a request", after: self.nvme.timeout });
+            return Err(DeviceError::TimedOut { what: LATE, after: self.nvme.timeout });
         }
         Ok(())
     }
@@ -195,7 +200,8 @@ impl DumpDevice for Dumping {
         if let Err(rejected) = self.submit(request, wait) {
             return (Some(rejected.request.buffer), Err(rejected.error));
         }
-        let ended = wait.until("a request", self.nvme.timeout, || self.poll(wait).transpose());
+        let ended =
+            wait.until("a request", self.nvme.timeout.saturating_add(MORE), || self.poll(wait).transpose());
         match ended {
             Ok(Ok(completion)) => (Some(completion.buffer), completion.result),
             Ok(Err(error)) => (None, Err(error)),
@@ -241,7 +247,7 @@ impl DumpDevice for Dumping {
         let tag = self.free_tag().ok_or(DeviceError::QueueFull)?;
         let order = Order { opcode: FLUSH, namespace: NAMESPACE, pages: [0; 2], words: [0; 3] };
         self.nvme.begin(tag, Owner::Flush, &order).map_err(|_| DeviceError::QueueFull)?;
-        wait.until("a flush", self.nvme.timeout, || match self.work(wait) {
+        wait.until("a flush", self.nvme.timeout.saturating_add(MORE), || match self.work(wait) {
             Ok(()) => self.flushed(tag),
             Err(error) => Some(Err(error)),
         })?
