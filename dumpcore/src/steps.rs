@@ -533,6 +533,8 @@ impl Running<'_> {
                 }
                 return Err(error);
             }
+            let taken = self.platform.now().saturating_sub(self.begin);
+            lane.books.header.metrics.first_write = taken.into();
             say(self.platform, |line| {
                 line.text("dump ").decimal(place.sequence.into()).text(" begins at block ");
                 line.decimal(place.block);

@@ -75,5 +75,7 @@ pub struct Metrics {
     pub refusals: U32,
     /// Them.
     pub refused: [Refused; MAX_REFUSALS],
+    /// Nanoseconds from `crash()` until the device had taken the dump's first block.
+    pub first_write: U64,
 }
-const_assert_eq!(size_of::<Metrics>(), 8 * 6 + 24 * 4 + 8 * 11 + 8 * 7 + 4 * 6 + 128 * 4);
+const_assert_eq!(size_of::<Metrics>(), 8 * 6 + 24 * 4 + 8 * 11 + 8 * 7 + 4 * 6 + 128 * 4 + 8);

@@ -20,9 +20,6 @@ pub(super) const FAR_AWAY: &str = "far";
 /// A block of the partition in the middle of what is to be written.
 const SPOT: u64 = 2500;
 
-/// Phases of a dump after which its first block is written: freeze, code check, takeover, pattern check, notes.
-const FIRST_WRITTEN: usize = 5;
-
 /// Seconds from the crash to the first block written, at most.
 const FIRST_WRITE: f64 = 1.0;
 
@@ -32,10 +29,8 @@ pub(super) fn demo(case: &Case) -> Result<String> {
     let machine = case.machine(&disk, "panic").cpus(2).word("cpu=1").word("fill=16").word("verify=ahead");
     let halted = halt(case, &machine, "diskdump: complete", &disk, &[])?;
     is_whole(&halted.dump)?;
-    // Up to the phase in which the first header and the notes are written, and with it.
-    let phases = halted.dump.pointer("/metrics/phases").and_then(Value::as_array);
-    let phases = phases.context("the dump does not say what took how long")?.iter().take(FIRST_WRITTEN);
-    let first: f64 = phases.filter_map(|phase| phase.get("seconds").and_then(Value::as_f64)).sum();
+    let first = halted.dump.pointer("/metrics/first_write_seconds").and_then(Value::as_f64);
+    let first = first.context("the dump does not say when its first block was written")?;
     let (cores, _) = case.save(&disk, "cores", 1)?;
     let compared = halted.equals(cores.first().context("no core")?)?;
     // Nothing may be missing but the arena, and what the firmware keeps.

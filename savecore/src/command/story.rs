@@ -234,6 +234,7 @@ fn tell_metrics(out: &mut dyn Write, metrics: &MetricsReport) -> io::Result<()> 
         .collect();
     if !phases.is_empty() {
         row(out, "time", &phases.join(", "))?;
+        row(out, "first block", &format!("{:.3} s after the crash", metrics.first_write_seconds))?;
     }
     for pass in metrics.passes.iter().filter(|pass| pass.pages > 0 || pass.bytes > 0) {
         let speed = match pass.megabytes_per_second {

@@ -13,6 +13,8 @@ use zerocopy::IntoBytes;
 pub struct MetricsReport {
     /// Its phases, in order.
     pub phases: Vec<PhaseReport>,
+    /// Seconds from the crash until the device had taken the dump's first block.
+    pub first_write_seconds: f64,
     /// Its passes over memory, in order.
     pub passes: Vec<PassReport>,
     /// Pages by what became of them when they were written, those that there are.
@@ -117,6 +119,7 @@ impl MetricsReport {
         let (packed_from, packed_to) = (metrics.packed_from.get(), metrics.packed_to.get());
         Some(MetricsReport {
             phases: phases.map(|(name, time)| PhaseReport { name, seconds: seconds(time.get()) }).collect(),
+            first_write_seconds: seconds(metrics.first_write.get()),
             passes: passes
                 .map(|(name, pass)| {
                     let (bytes, time) = (pass.bytes.get(), pass.time.get());

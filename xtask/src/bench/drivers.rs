@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use dumpcore::format::BLOCK_SIZE;
 use qemu_tests::bed::{Bed, DEVICES, X86_64};
 use qemu_tests::linux::{self, Stock};
@@ -246,25 +246,15 @@ fn linux_rates(serial: &Serial, name: &str) -> Result<Vec<f64>> {
     Ok(rates)
 }
 
-/// Milliseconds that a dump takes from the stop of the other CPUs until its first blocks are on the disk. The partition
-/// is formatted.
+/// Milliseconds from the crash until the device has taken the dump's first block. The partition is formatted.
 fn first_blocks(guest: &Guest<'_>, quiet: bool) -> Result<f64> {
     let machine = guest.machine("bench-dump").drive(DRIVE).word("fill=1").word("verify=ahead");
     guest.run(&machine, quiet, "dump")?;
     let info = guest.savecore().expect(0, "info", &guest.disk, &[])?;
-    let phases = info.value.pointer("/dumps/0/metrics/phases").and_then(Value::as_array);
-    let before = ["freeze", "code check", "takeover", "pattern check", "notes"];
-    let seconds = |phase: &Value| {
-        let name = phase.get("name")?.as_str()?;
-        before.contains(&name).then(|| phase.get("seconds").and_then(Value::as_f64))?
-    };
-    let seconds: Vec<f64> = phases.into_iter().flatten().filter_map(seconds).collect();
-    anyhow::ensure!(
-        seconds.len() == before.len(),
-        "savecore does not say what the dump took until its first blocks; log: {}",
-        info.log.display()
-    );
-    Ok(seconds.iter().sum::<f64>() * 1000.0)
+    let first = info.value.pointer("/dumps/0/metrics/first_write_seconds").and_then(Value::as_f64);
+    let say =
+        || format!("savecore does not say when the first block was written; log: {}", info.log.display());
+    Ok(first.with_context(say)? * 1000.0)
 }
 
 #[cfg(test)]
