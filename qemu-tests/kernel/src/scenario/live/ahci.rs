@@ -124,13 +124,10 @@ fn open(function: &Function) -> Result<Ahci, &'static str> {
     let hba = disks::map_device(address, LENGTH).ok_or("the HBA's registers cannot be mapped")?;
     hba.write32(CONTROL, CONTROL_AHCI);
     let ports = hba.read32(PORTS);
-    let is_disk = |number: &usize| {
-        let port = PORT + number * PORT_LENGTH;
-        ports & 1 << number != 0
-            && hba.read32(port + LINK) & 0xf == 3
-            && hba.read32(port + SIGNATURE) == SIGNATURE_DISK
+    let is_linked = |number: &usize| {
+        ports & 1 << number != 0 && hba.read32(PORT + number * PORT_LENGTH + LINK) & 0xf == 3
     };
-    let number = (0..32).find(is_disk).ok_or("the HBA has no disk")?;
+    let number = (0..32).find(is_linked).ok_or("the HBA has no disk")?;
     let queued = hba.read32(CAPABILITIES) & CAPABILITIES_QUEUED != 0;
     let mut ahci = Ahci {
         hba: Hba(hba),
@@ -142,7 +139,11 @@ fn open(function: &Function) -> Result<Ahci, &'static str> {
         issued: Mutex::new(0),
         wrong: AtomicU32::new(0),
     };
+    // Only a port that receives knows what is behind it.
     ahci.restart()?;
+    if ahci.get(SIGNATURE) != SIGNATURE_DISK {
+        return Err("what the HBA has is no disk");
+    }
     ahci.identify()?;
     ahci.queued &= queued;
     Ok(ahci)
