@@ -248,19 +248,26 @@ fn attentions_after_the_reset_are_cleared_and_a_disk_that_spins_up_is_waited_for
 #[test]
 fn an_attention_in_the_middle_is_retried_once() {
     for key in [0x6, 0xb] {
-        let once = Fault::Sense(0, 0x70, key, (0x29, 3));
+        let once = Fault::Sense(0, 0x70, key, (0x2a, 1));
         assert_eq!(writes(vec![once]), Ok(()));
         let twice = writes(vec![once, Fault::Sense(1, 0x72, key, (0x2a, 9))]);
         let what = if key == 6 { "write: unit attention" } else { "write: aborted command" };
         assert_eq!(twice, status(what, u32::from(key) << 16 | 0x2a09));
     }
-    for response in [2, 4] {
-        assert_eq!(writes(vec![Fault::Response(0, response)]), Ok(()));
-        let twice = writes(vec![Fault::Response(0, response), Fault::Response(1, response)]);
-        let what = if response == 2 { "write: aborted" } else { "write: reset" };
-        assert_eq!(twice, status(what, response.into()));
-    }
+    let aborted = 2;
+    assert_eq!(writes(vec![Fault::Response(0, aborted)]), Ok(()));
+    let twice = writes(vec![Fault::Response(0, aborted), Fault::Response(1, aborted)]);
+    assert_eq!(twice, status("write: aborted", aborted.into()));
     assert_eq!(writes(vec![Fault::ScsiStatus(0, 0x40)]), Ok(()));
+}
+
+#[test]
+fn a_reset_of_the_disk_behind_our_own_is_not_passed_over_since_its_cache_is_gone() {
+    for code in [0, 1, 3] {
+        let result = writes(vec![Fault::Sense(0, 0x70, 6, (0x29, code))]);
+        assert_eq!(result, status("write: unit attention", 0x06_2900 | u32::from(code)));
+    }
+    assert_eq!(writes(vec![Fault::Response(0, 4)]), status("write: reset", 4));
 }
 
 #[test]

@@ -168,6 +168,11 @@ pub enum ArmError {
     NoTargets,
     /// More than [`MAX_TARGETS`] targets were given.
     TooManyTargets,
+    /// A dump was to go over several targets at once, and two of them are on one [controller](DumpDevice::controller).
+    OneController {
+        /// The second one's place in the list, from 0.
+        target: usize,
+    },
     /// [`Ownership::Shared`] without a uuid: another disk's partition could not be told from the right one.
     UuidMissing {
         /// The target's place in the list, from 0.
@@ -237,6 +242,11 @@ impl Describe for ArmError {
             }
             ArmError::TooManyTargets => {
                 line.text("more than ").decimal(MAX_TARGETS as u64).text(" targets were given");
+            }
+            ArmError::OneController { target } => {
+                named(line, target).text(
+                    "it is on the controller of another target, which are reset together; do not stripe over them",
+                );
             }
             ArmError::UuidMissing { target } => {
                 named(line, target).text("a disk that another driver uses needs its partition's uuid");
@@ -590,6 +600,13 @@ fn prepare<'a>(
     }
     if count_of_targets == 0 {
         return Err(ArmError::NoTargets);
+    }
+    let controllers = || armed_targets.iter().map(|target| target.as_ref()?.device.controller());
+    for (target, controller) in controllers().enumerate() {
+        let same = |other: Option<u64>| other.is_some() && other == controller;
+        if config.stripe && controllers().take(target).any(same) {
+            return Err(ArmError::OneController { target });
+        }
     }
 
     let memory = look_at_memory(platform, &mut arena)?;

@@ -271,6 +271,12 @@ pub trait DumpDevice: Send {
         wait: &Wait<'_>,
     ) -> (Option<DmaBuffer>, Result<(), DeviceError>);
 
+    /// A number that disks have in common whose takeover is one reset: such cannot be used at the same time. `None` for a
+    /// disk that is reset by itself.
+    fn controller(&self) -> Option<u64> {
+        None
+    }
+
     /// How many requests can be in flight, at least 1. The same from before `arm()` on: buffers are made for it.
     fn depth(&self) -> usize {
         1

@@ -258,7 +258,7 @@ pub unsafe trait Platform: Sync {
     /// Makes what was written to the `length` bytes at `start` visible to devices, before they are told to look: cleans the
     /// cache lines that hold them, and drops them (clean and invalidate), so that none is written back later over
     /// what a device writes. Needed where DMA is not coherent. The memory is a page that is [still](Platform::still), or part of the arena or of what a driver was
-    /// given beside it, and shares no cache line (of 64 bytes) with what the other side writes.
+    /// given beside it, and shares no cache line (of 128 bytes) with what the other side writes.
     fn clean_for_device(&self, start: *const u8, length: usize) {
         let (_, _) = (start, length);
     }

@@ -611,9 +611,10 @@ impl Running<'_> {
         if failing.is_some() || outstanding {
             // Requests may hang in a device that failed as a whole: only a reset gets them out, and the headers in. One that
             // failed a single request goes on with what is behind it.
+            let goes_on = |lane| traffic.pool.in_flight_in(lane) > 0;
             let mut stuck = [None; MAX_TARGETS];
             if let Some(Ended::Device { lane, error }) = ended
-                && !matches!(error, DeviceError::Status { .. })
+                && !(matches!(error, DeviceError::Status { .. }) && goes_on(lane))
                 && let Some(slot) = stuck.get_mut(lane)
             {
                 *slot = traffic.pool.reset(traffic.lanes, lane, wait).err();

@@ -16,6 +16,7 @@ use super::hba::Hba;
 use super::identify::{Flush, Identity};
 use super::port::{Port, RESTART_TIMES};
 use super::registers::{Cap, Event, slots};
+use crate::bus::barrier;
 use crate::bus::pci::{ConfigSpace, Function};
 use crate::bus::registers::Registers;
 
@@ -88,6 +89,8 @@ struct Slot {
     round: usize,
     /// Whether that round goes by way of a buffer below 4 GiB.
     bounced: bool,
+    /// Whether that round is a queued command.
+    queued: bool,
     /// `None` while the HBA has none of it; else the run.
     run: Option<u8>,
     /// When it came, to serve those that wait in order.
@@ -103,6 +106,7 @@ impl Slot {
         work: None,
         done: 0,
         round: 0,
+        queued: false,
         bounced: false,
         run: None,
         turn: 0,
@@ -427,6 +431,7 @@ impl<R: Registers, C: ConfigSpace> AhciDisk<R, C> {
                 }
             };
             self.queued = command.is_queued();
+            slot.queued = self.queued;
             self.in_flight |= 1_u32.wrapping_shl(run.into());
             self.port.issue(&self.hba, run, self.queued);
         }
@@ -504,7 +509,8 @@ impl<R: Registers, C: ConfigSpace> AhciDisk<R, C> {
         slot.run = None;
         let Some(work) = &mut slot.work else { return Ok(None) };
         let mut result = Ok(());
-        if !self.queued && slot.round > 0 {
+        // Of queued commands, nothing says how much they moved.
+        if !slot.queued && slot.round > 0 {
             let moved = self.tables.transferred(run, wait.platform());
             // Some HBAs do not count.
             if moved != 0 && moved as usize != slot.round {
@@ -559,7 +565,18 @@ impl<R: Registers, C: ConfigSpace> AhciDisk<R, C> {
         let errors = events.intersection(Event::ERRORS);
         // Some HBAs count the one that has failed as finished. Of queued ones, the disk names those that are.
         let all_failed = errors.contains(Event::TASK_FILE) && !self.queued;
-        self.finished = if all_failed { 0 } else { self.in_flight & !pending };
+        // Where something went wrong and nothing is said to be unfinished, all of it is in doubt.
+        let doubtful = pending == 0 && !errors.difference(Event::LINK | Event::OVERFLOW).is_empty();
+        self.finished = if all_failed || doubtful { 0 } else { self.in_flight & !pending };
+        if self.finished != 0 {
+            // That it is finished, before its data.
+            barrier::observe();
+        }
+        if errors.intersects(Event::CONNECT | Event::PHY_READY) {
+            // Pulled, or without power for a moment: what its cache held is gone, and it may be another disk.
+            let code = self.port.error_code(&self.hba, errors);
+            return Err(self.fail(DeviceError::Status { what: "stay connected", code }));
+        }
         if errors.is_empty() { Ok(()) } else { self.recover(errors, wait) }
     }
 
@@ -722,6 +739,10 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for AhciDisk<R, C> {
             Ok(Finished::Command(result)) => (None, result),
             Err(error) => (None, Err(error)),
         }
+    }
+
+    fn controller(&self) -> Option<u64> {
+        Some(self.hba.pci().number())
     }
 
     /// 16, whatever the disk queues: what it does not take waits in the driver.

@@ -419,6 +419,11 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
             return Err(DeviceError::Protocol { what: "its status within a transfer", value });
         }
         if left == 0 {
+            if !status.contains(Status::DRDY) {
+                // Nobody answers who could have taken anything.
+                let value = status.bits().into();
+                return Err(DeviceError::Protocol { what: "its status behind a transfer", value });
+            }
             return Ok(Step::Round);
         }
         let together = terms.multiple.saturating_mul(terms.sector).min(left);
@@ -765,6 +770,10 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for Ata<R, C> {
         }
     }
 
+    fn controller(&self) -> Option<u64> {
+        Some(self.pci.number())
+    }
+
     /// 16: the disk has one request, and the next ones wait for it to be done.
     fn depth(&self) -> usize {
         DEPTH
@@ -804,6 +813,10 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for Ata<R, C> {
             // Not tried again: a second flush would pass over the sector that the first could not write.
             Ok(status) if status.intersects(Status::ERR | Status::DF) => {
                 Err(channel.failure("flush its cache", status))
+            }
+            Ok(status) if !status.contains(Status::DRDY) || status.contains(Status::DRQ) => {
+                let value = status.bits().into();
+                Err(self.fail(DeviceError::Protocol { what: "its status behind a flush", value }))
             }
             Ok(_) => Ok(()),
             Err(error) => Err(self.fail(error)),

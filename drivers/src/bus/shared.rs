@@ -8,8 +8,8 @@ use dumpcore::platform::Platform;
 use volatile::VolatilePtr;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Bytes in a cache line, at most: what DMA that is not coherent has to keep apart.
-pub const LINE: usize = 64;
+/// Bytes in a cache line, at most: what DMA that is not coherent has to keep apart. Most CPUs have 64, some 128.
+pub const LINE: usize = 128;
 
 /// Shared memory: every access is volatile and bounded, and no reference into it is ever made, since the device may
 /// write at any moment.

@@ -9,8 +9,8 @@ const BUS: u64 = 0x40_0000_0000;
 /// The same for a device that reaches no more than 4 GiB.
 const LOW_BUS: u64 = 0x4000_0000;
 const ALIGN: usize = 4096;
-/// Bytes in a cache line.
-const LINE: usize = 64;
+/// Bytes in a cache line: as large as any driver has to expect.
+const LINE: usize = crate::bus::shared::LINE;
 
 /// A leaked, page-aligned piece of memory.
 ///

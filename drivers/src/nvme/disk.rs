@@ -299,7 +299,8 @@ impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
         self.largest = traits.largest.min(MAX_COMMAND);
         self.cache = traits.cache;
         self.shutdown = traits.shutdown;
-        let id = match self.chosen {
+        // Another one than the first time would be another disk.
+        let id = match self.chosen.or(self.namespace.map(|found| found.id)) {
             Some(id) => id,
             None => self.controller.first_namespace(wait)?,
         };
@@ -450,7 +451,10 @@ impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
         let index = usize::from(popped.id & ((1 << ID_BITS) - 1));
         let known = self.commands.get_mut(index).filter(|command| command.busy && command.id == popped.id);
         let Some(command) = known else { return Err(self.fail(wrong)) };
-        if popped.status != 0 && !popped.for_good && !command.again {
+        // A second flush would pass over what the first could not write.
+        let slot = self.slots.get(usize::from(command.slot));
+        let transfers = slot.is_some_and(|slot| matches!(slot.work, Some(Work::Transfer(_))));
+        if popped.status != 0 && !popped.for_good && !command.again && transfers {
             command.again = true;
             // The completion's place has to be free for the next one.
             self.controller.tell_head(true);
@@ -574,6 +578,10 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for NvmeDisk<R, C> {
             Ok(Finished::Flush(result)) => (None, result),
             Err(error) => (None, Err(error)),
         }
+    }
+
+    fn controller(&self) -> Option<u64> {
+        Some(self.controller.pci().number())
     }
 
     /// 16, whatever the controller's queue holds: what does not fit into it waits in the driver.

@@ -766,6 +766,10 @@ impl<T: Transport, P: Protocol> DumpDevice for Disk<T, P> {
         }
     }
 
+    fn controller(&self) -> Option<u64> {
+        self.transport.number()
+    }
+
     /// 16, whatever the device's queue holds: what does not fit into it waits in the driver.
     fn depth(&self) -> usize {
         SLOTS

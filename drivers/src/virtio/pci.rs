@@ -201,6 +201,10 @@ impl<R: Registers, C: ConfigSpace> PciTransport<R, C> {
 }
 
 impl<R: Registers, C: ConfigSpace> Transport for PciTransport<R, C> {
+    fn number(&self) -> Option<u64> {
+        Some(self.pci.number())
+    }
+
     fn seal(&self, digest: &mut Digest) {
         self.pci.seal(digest);
         for region in &self.regions {

@@ -11,7 +11,7 @@ use static_assertions::const_assert_eq;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::bus::barrier;
-use crate::bus::shared::Shared;
+use crate::bus::shared::{LINE, Shared};
 
 /// Descriptors in a queue, at most.
 pub const QUEUE_MAX: u16 = 128;
@@ -24,7 +24,7 @@ pub const QUEUE_ALIGN: usize = 16;
 // Where the parts are. The used ring, which the device writes, begins on a cache line of its own.
 const DESCRIPTORS: usize = 0;
 const AVAILABLE: usize = DESCRIPTORS + QUEUE_MAX as usize * size_of::<Descriptor>();
-const USED: usize = (AVAILABLE + 4 + QUEUE_MAX as usize * 2 + 2).next_multiple_of(64);
+const USED: usize = (AVAILABLE + 4 + QUEUE_MAX as usize * 2 + 2).next_multiple_of(LINE);
 
 /// Offset of the index in both rings (2.7.6, 2.7.8); the entries follow at 4.
 const RING_INDEX: usize = 2;

@@ -410,6 +410,11 @@ impl Protocol for Scsi {
             // A disk that does not know the command has no cache (SBC-3, 4.15).
             Action::Fail if flush && failure.is_unknown_command() => Verdict::Done(0),
             Action::Fail => Verdict::Failed(error()),
+            // Our own reset was told of before the first transfer. Done again, this would pass for whole, and what was written
+            // before it would be missing.
+            Action::Again if matches!(words, Words::Write | Words::Flush) && failure.tells_of_a_reset() => {
+                Verdict::Failed(error())
+            }
             Action::Again => Verdict::Again(error()),
             Action::Later => Verdict::Later(error()),
             Action::Accept if matches!(order, Order::Command(_)) => {

@@ -79,6 +79,11 @@ pub struct Rings {
 
 /// A virtio device on its bus.
 pub trait Transport: Send {
+    /// A number that no other device has, if it is on a bus: see [`DumpDevice::controller`](dumpcore::device::DumpDevice::controller).
+    fn number(&self) -> Option<u64> {
+        None
+    }
+
     /// Feeds everything that stays.
     fn seal(&self, digest: &mut Digest);
 

@@ -5,6 +5,7 @@ use crate::dma::{DmaBuffer, DmaPlace};
 use crate::format::BLOCK_SIZE;
 use crate::format::chunk::MAX_PAYLOAD_BLOCKS;
 use crate::partition::lane::{Lanes, MAX_TARGETS};
+use crate::partition::place::{self, Unfit};
 use crate::platform::Nanoseconds;
 use crate::wait::Wait;
 
@@ -316,10 +317,10 @@ impl Pool {
         Ok(())
     }
 
-    /// Resets the device of a lane; what was in flight never comes back.
+    /// Resets the device of a lane; what was in flight never comes back. It must have the same label as before.
     ///
     /// # Errors
-    /// Why the device could not be reset. Buffers that it reads from are free all the same, unless the lane's dump is
+    /// Why the device could not be reset, or is another one now. Buffers that it reads from are free all the same, unless the lane's dump is
     /// encrypted; those that it may write to are lost.
     pub fn reset(&mut self, lanes: &mut Lanes<'_>, lane: usize, wait: &Wait<'_>) -> Result<(), DeviceError> {
         let here = lanes.get_mut(lane).ok_or(DeviceError::NotReady)?;
@@ -327,7 +328,24 @@ impl Pool {
         // What a device reads late must not be what somebody else's partition gets in the clear.
         let secret = here.lock.is_some();
         self.recover(lane, stopped.is_ok(), secret);
-        stopped
+        stopped?;
+        self.is_the_same(lanes, lane, wait)
+    }
+
+    /// Makes sure that a device that was reset is the one that it was: another one in its place must not be written.
+    fn is_the_same(&self, lanes: &mut Lanes<'_>, lane: usize, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        let here = lanes.get_mut(lane).ok_or(DeviceError::NotReady)?;
+        if here.books.uuid == [0; 16] {
+            // It was never known which one it is, and nothing is written.
+            return Ok(());
+        }
+        let checked = place::check_size(&mut here.window)
+            .and_then(|()| place::check_label(&mut here.window, Some(&here.books.uuid), wait));
+        match checked {
+            Ok(_) => Ok(()),
+            Err(Unfit::Device { error, .. }) => Err(error),
+            Err(_) => Err(DeviceError::Protocol { what: "its label behind a reset", value: 0 }),
+        }
     }
 
     /// Frees the buffers of a lane whose device has been stopped, or given up.

@@ -70,6 +70,11 @@ impl<C: ConfigSpace> PciDevice<C> {
         self.function.address
     }
 
+    /// A number that no other function has, for [`DumpDevice::controller`](dumpcore::device::DumpDevice::controller).
+    pub fn number(&self) -> u64 {
+        self.function.address.bits().into()
+    }
+
     /// Configuration space.
     pub fn config(&self) -> &C {
         &self.config

@@ -50,6 +50,8 @@ exception_common:
     stp x2, x3, [sp, #272]
     mov x0, sp
     bl exception
+    // Nothing may come between the next lines and eret: it would take the two registers for itself.
+    msr daifset, #3
     ldp x2, x3, [sp, #256]
     msr elr_el1, x2
     msr spsr_el1, x3

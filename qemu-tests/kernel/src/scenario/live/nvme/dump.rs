@@ -8,6 +8,7 @@ use dumpcore::integrity::Digest;
 use spin::Once;
 
 use super::*;
+use crate::arm;
 use crate::deferred;
 use crate::disks::Opened;
 
@@ -164,6 +165,10 @@ impl DumpDevice for Dumping {
         let nvme = self.nvme;
         let config = pci::config();
         if nvme.queues.crashdump_mode() && nvme.state.is_locked() {
+            if arm::DUMP.resumes() {
+                // Its holder will go on where it is.
+                return Err(DeviceError::NotReady);
+            }
             // SAFETY: its holder was stopped for good with all other CPUs, or is the code that crashed; what it has left half
             // changed is made anew below.
             unsafe { nvme.state.force_unlock() };
