@@ -17,9 +17,9 @@ use crate::bus::pci::{ConfigSpace, Function};
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
 
-/// A virtio disk behind PCI. About 7 KiB of arena.
+/// A virtio disk behind PCI. About 10 KiB of arena.
 pub type VirtioBlk<R, C> = Disk<PciTransport<R, C>, Blk>;
-/// A virtio disk behind MMIO. About 7 KiB of arena.
+/// A virtio disk behind MMIO. About 10 KiB of arena.
 pub type VirtioBlkMmio<R> = Disk<MmioTransport<R>, Blk>;
 
 /// PCI device ids: of a modern-only block device (4.1.2), and of a transitional one, which has the modern registers too.
