@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod loops;
 mod panic_free;
 mod qemu;
@@ -60,6 +61,14 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Fuzz the drivers with controllers that lie; crashes are kept in fuzz/artifacts
+    Fuzz {
+        /// Which controller; all if left out
+        target: Option<String>,
+        /// How long each
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
     /// The same as test; a missing tool is an error, not a skip
     Ci,
 }
@@ -86,7 +95,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             ui::error(
-                "say what to do: setup, demo, test, qemu, bench or ci; `cargo xtask --help` tells more",
+                "say what to do: setup, demo, test, qemu, bench, fuzz or ci; `cargo xtask --help` tells more",
             );
             ExitCode::from(2)
         }
@@ -118,6 +127,7 @@ fn main() -> ExitCode {
             qemu::task(filter.as_deref(), show)
         }
         Task::Bench { name, part, json } => bench::task(name, part.as_deref(), json),
+        Task::Fuzz { target, seconds } => fuzz::task(target.as_deref(), seconds),
         Task::Ci => test::task(true),
     };
     match result {

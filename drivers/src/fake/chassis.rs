@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use dumpcore::format::BLOCK_SIZE;
 use dumpcore::integrity::Digest;
 
+use super::lies::Liar;
 use super::memory::DmaMemory;
 use super::pci::ConfigBytes;
 use super::{FakeDisk, Tick, Trouble};
 use crate::bus::pci::{Address, Command, ConfigSpace};
 use crate::bus::registers::Registers;
 
+/// Tells registers of configuration space from those of BARs.
+const CONFIG: u64 = 0xff << 56;
 /// Violations that are kept.
 const VIOLATIONS: usize = 16;
 
@@ -54,6 +57,8 @@ pub struct Chassis {
     flushes: u64,
     violations: Vec<String>,
     random: u64,
+    liar: Liar,
+    strays: u64,
 }
 
 impl Chassis {
@@ -90,7 +95,9 @@ impl Chassis {
     /// not a bus master.
     pub fn dma_read(&mut self, bus: u64, bytes: &mut [u8]) -> Option<()> {
         let done = if self.masters() { self.memory.read(bus, bytes) } else { None };
+        self.liar.reads(bus, bytes.len());
         if done.is_none() {
+            self.strays += u64::from(self.masters());
             self.violation(format!("the device was made to read {} bytes at {bus:#x}", bytes.len()));
         }
         done
@@ -98,8 +105,11 @@ impl Chassis {
 
     /// Writes memory as the device does; as [`dma_read`](Chassis::dma_read).
     pub fn dma_write(&mut self, bus: u64, bytes: &[u8]) -> Option<()> {
-        let done = if self.masters() { self.memory.write(bus, bytes) } else { None };
+        let lie = self.liar.writes(bus, bytes);
+        let done =
+            if self.masters() { self.memory.write(bus, lie.as_deref().unwrap_or(bytes)) } else { None };
         if done.is_none() {
+            self.strays += u64::from(self.masters());
             self.violation(format!("the device was made to write {} bytes at {bus:#x}", bytes.len()));
         }
         done
@@ -151,6 +161,7 @@ impl Chassis {
     }
 
     fn tick(&mut self) {
+        self.liar.tick(&self.memory);
         for foreign in &mut self.foreign {
             foreign.ticks = foreign.ticks.saturating_sub(1);
         }
@@ -201,6 +212,8 @@ impl<M: Model> Fake<M> {
             flushes: 0,
             violations: Vec::new(),
             random: seed.wrapping_mul(2).wrapping_add(1),
+            liar: Liar::default(),
+            strays: 0,
         };
         Fake { inner: Arc::new(Mutex::new(Inner { chassis, model })) }
     }
@@ -246,6 +259,14 @@ impl<M: Model> FakeDisk for Fake<M> {
             chassis.accesses = 0;
             chassis.troubles = troubles;
         });
+    }
+
+    fn set_liar(&self, liar: Liar) {
+        self.lock().chassis.liar = liar;
+    }
+
+    fn strays(&self) -> u64 {
+        self.lock().chassis.strays
     }
 
     fn unplug(&self) {
@@ -343,7 +364,9 @@ impl<M: Model> Window<M> {
         }
         self.device.with(|chassis, model| {
             if Window::<M>::decodes(chassis, self.bar) {
-                model.read(chassis, self.bar, self.offset + offset as u64, width)
+                let place = self.offset + offset as u64;
+                let truth = model.read(chassis, self.bar, place, width);
+                chassis.liar.answer(u64::from(self.bar) << 56 | place, width, truth)
             } else {
                 u64::MAX
             }
@@ -409,7 +432,11 @@ impl<M: Model> ConfigSpace for Fake<M> {
     fn read32(&self, address: Address, offset: u16) -> u32 {
         self.with(|chassis, _| {
             let here = ConfigBytes::here(address) && chassis.access();
-            if here { chassis.config.read32(offset) } else { u32::MAX }
+            if !here {
+                return u32::MAX;
+            }
+            let truth = chassis.config.read32(offset);
+            chassis.liar.answer(CONFIG | u64::from(offset), 4, truth.into()) as u32
         })
     }
 

@@ -6,6 +6,7 @@
 //! - `chassis.rs`: what all fakes have in common: [`Fake`], with a controller's [`Model`] in it
 //! - `memory.rs`: memory that the device reaches, coherent or not
 //! - `clock.rs`: time
+//! - `lies.rs`: answers of a hostile device
 //! - `pci.rs`: configuration space
 //! - the others: one controller each
 
@@ -13,6 +14,7 @@ mod ahci;
 mod ata;
 mod chassis;
 mod clock;
+mod lies;
 mod memory;
 mod nvme;
 mod pci;
@@ -22,6 +24,7 @@ pub use ahci::{AhciFake, AhciFault, AhciFlush, AhciModel, AhciPlan, Attached};
 pub use ata::{AtaModel, AtaPlan};
 pub use chassis::{Chassis, Fake, Model, Window};
 pub use clock::ClockPlatform;
+pub use lies::{About, Change, Liar, Lie};
 pub use memory::DmaMemory;
 pub use nvme::{NvmeFake, NvmeFault, NvmeModel, NvmePlan};
 pub use pci::ConfigBytes;
@@ -71,6 +74,10 @@ pub enum Trouble {
 pub trait FakeDisk: Tick {
     /// Replaces what goes wrong. Accesses are counted from 0 again.
     fn set_troubles(&self, troubles: Vec<Trouble>);
+    /// What it says from now on is told by this one; `Liar::default()` is honest.
+    fn set_liar(&self, liar: Liar);
+    /// How often it was made to reach for memory that is not there.
+    fn strays(&self) -> u64;
     /// Pulls the device out.
     fn unplug(&self);
     /// Whether it is out, by that or by its troubles.

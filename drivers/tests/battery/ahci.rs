@@ -7,13 +7,13 @@ use dumpcore::arena::Arena;
 use dumpcore::device::DeviceError;
 use dumpcore::wait::MILLISECOND;
 
-use crate::battery;
 use crate::kind::{Kind, TIMEOUT};
 
-struct Ahci;
+pub struct Ahci;
 
 impl Kind for Ahci {
     const NAME: &'static str = "ahci 00:04.0 port ";
+    const CORPUS: &'static str = "ahci";
     // A flush is the longest.
     const LIMIT: u64 = 13 * TIMEOUT + 10 * MILLISECOND;
     type Fake = AhciFake;
@@ -29,4 +29,4 @@ impl Kind for Ahci {
     }
 }
 
-battery!(Ahci);
+crate::battery!(Ahci);

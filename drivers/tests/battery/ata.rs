@@ -6,13 +6,13 @@ use dump_drivers::{Ata, Ram};
 use dumpcore::arena::Arena;
 use dumpcore::device::DeviceError;
 
-use crate::battery;
 use crate::kind::{Kind, TIMEOUT};
 
-struct Ide;
+pub struct Ide;
 
 impl Kind for Ide {
     const NAME: &'static str = "ata 00:04.0";
+    const CORPUS: &'static str = "ata";
     /// A reset of two channels and two identifications, or a flush.
     const LIMIT: u64 = 12 * TIMEOUT + TIMEOUT / 5;
     type Fake = Fake<AtaModel>;
@@ -43,4 +43,4 @@ impl Kind for Ide {
     }
 }
 
-battery!(Ide);
+crate::battery!(Ide);

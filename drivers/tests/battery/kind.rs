@@ -18,6 +18,8 @@ pub const BLOCKS: u64 = 64;
 pub trait Kind {
     /// What the disk's name begins with.
     const NAME: &'static str;
+    /// The fuzzer's name for it.
+    const CORPUS: &'static str;
     /// Whether it is a PCI function, which can sleep, move, and be kept from memory.
     const ON_PCI: bool = true;
     /// Bytes of arena that the driver may carve, at most.
@@ -57,14 +59,24 @@ pub struct Rig<K: Kind> {
 }
 
 impl<K: Kind> Rig<K> {
-    /// Opened.
-    pub fn over(memory: DmaMemory, seed: u64) -> Rig<K> {
+    /// Opened, if it can be, with what `before` has done to the device.
+    pub fn try_over(
+        memory: DmaMemory,
+        seed: u64,
+        before: impl FnOnce(&K::Fake),
+    ) -> Result<Rig<K>, DeviceError> {
         let memory = if K::is_low(seed) { memory.low() } else { memory.high() };
         let mut arena = memory.arena();
         let fake = K::fake(memory, BLOCKS, seed);
-        let disk = K::open(&fake, &mut arena).expect("opens");
+        before(&fake);
+        let disk = K::open(&fake, &mut arena)?;
         let platform = ClockPlatform::new(STEP).with(fake.clone()).over(memory);
-        Rig { memory, fake, platform, arena, disk }
+        Ok(Rig { memory, fake, platform, arena, disk })
+    }
+
+    /// Opened.
+    pub fn over(memory: DmaMemory, seed: u64) -> Rig<K> {
+        Rig::try_over(memory, seed, |_| {}).expect("opens")
     }
 
     /// Opened, on a machine of either kind of DMA.

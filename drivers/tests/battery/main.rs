@@ -7,7 +7,9 @@
 
 mod ahci;
 mod ata;
+mod hostile;
 mod kind;
 mod nvme;
+mod properties;
 mod run;
 mod virtio;

@@ -7,13 +7,13 @@ use dumpcore::arena::Arena;
 use dumpcore::device::DeviceError;
 use dumpcore::wait::{MILLISECOND, SECOND};
 
-use crate::battery;
 use crate::kind::{Kind, TIMEOUT};
 
-struct Nvme;
+pub struct Nvme;
 
 impl Kind for Nvme {
     const NAME: &'static str = "nvme 00:04.0";
+    const CORPUS: &'static str = "nvme";
     /// A start that has to be awaited, a reset and a start, of 500 ms each; some admin commands, each tried twice.
     const LIMIT: u64 = 3 * SECOND / 2 + 16 * TIMEOUT + 20 * MILLISECOND;
     type Fake = NvmeFake;
@@ -67,4 +67,4 @@ fn plan(seed: u64) -> NvmePlan {
     }
 }
 
-battery!(Nvme);
+crate::battery!(Nvme);

@@ -9,7 +9,7 @@ use dump_drivers::{VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio};
 use dumpcore::arena::Arena;
 use dumpcore::device::DeviceError;
 
-use super::kind::{Kind, TIMEOUT};
+use crate::kind::{Kind, TIMEOUT};
 
 type Registers = Window<Virtio>;
 
@@ -86,10 +86,11 @@ fn on_mmio(trouble: Trouble) -> bool {
     trouble != Trouble::MsiStuck
 }
 
-struct BlkPci;
+pub struct BlkPci;
 
 impl Kind for BlkPci {
     const NAME: &'static str = "virtio-blk 00:04.0";
+    const CORPUS: &'static str = "virtio_blk";
     const LIMIT: u64 = 14 * TIMEOUT;
     type Fake = VirtioFake;
     type Disk = VirtioBlk<Registers, VirtioFake>;
@@ -104,10 +105,11 @@ impl Kind for BlkPci {
     }
 }
 
-struct ScsiPci;
+pub struct ScsiPci;
 
 impl Kind for ScsiPci {
     const NAME: &'static str = "virtio-scsi 00:04.0";
+    const CORPUS: &'static str = "virtio_scsi";
     const LIMIT: u64 = 14 * TIMEOUT;
     type Fake = VirtioFake;
     type Disk = VirtioScsi<Registers, VirtioFake>;
@@ -122,10 +124,11 @@ impl Kind for ScsiPci {
     }
 }
 
-struct BlkMmio;
+pub struct BlkMmio;
 
 impl Kind for BlkMmio {
     const NAME: &'static str = "virtio-blk a003e00";
+    const CORPUS: &'static str = "virtio_blk_mmio";
     const ON_PCI: bool = false;
     const LIMIT: u64 = 14 * TIMEOUT;
     type Fake = VirtioFake;
@@ -146,10 +149,11 @@ impl Kind for BlkMmio {
     }
 }
 
-struct ScsiMmio;
+pub struct ScsiMmio;
 
 impl Kind for ScsiMmio {
     const NAME: &'static str = "virtio-scsi a003e00";
+    const CORPUS: &'static str = "virtio_scsi_mmio";
     const ON_PCI: bool = false;
     const LIMIT: u64 = 14 * TIMEOUT;
     type Fake = VirtioFake;

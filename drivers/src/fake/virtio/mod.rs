@@ -448,6 +448,11 @@ impl Virtio {
             return;
         }
         let Some(index) = read16(chassis, self.queue.driver + 2) else { return };
+        if index.wrapping_sub(self.queue.fetched) > self.queue.size {
+            chassis.violation("more requests than the queue has entries");
+            self.status |= 64;
+            return;
+        }
         while self.queue.fetched != index {
             let slot = u64::from(self.queue.fetched % self.queue.size);
             let Some(head) = read16(chassis, self.queue.driver + 4 + slot * 2) else { return };

@@ -1,0 +1,23 @@
+//! The battery of `drivers/tests`, without its tests: kinds of controllers, and a run over a device that lies.
+#![allow(missing_docs, unreachable_pub, dead_code)]
+
+/// The battery's kinds make tests of themselves; here they are only kinds.
+#[macro_export]
+macro_rules! battery {
+    ($kind:ty) => {};
+}
+
+#[path = "../../drivers/tests/battery/ahci.rs"]
+pub mod ahci;
+#[path = "../../drivers/tests/battery/ata.rs"]
+pub mod ata;
+#[path = "../../drivers/tests/battery/hostile.rs"]
+pub mod hostile;
+#[path = "../../drivers/tests/battery/kind.rs"]
+pub mod kind;
+#[path = "../../drivers/tests/battery/nvme.rs"]
+pub mod nvme;
+#[path = "../../drivers/tests/battery/run.rs"]
+mod run;
+#[path = "../../drivers/tests/battery/virtio.rs"]
+pub mod virtio;

@@ -1,0 +1,128 @@
+//! `cargo xtask fuzz`: hostile controllers. LLVM's fuzzer makes up what a device answers, for a while, and keeps what reached
+//! new code; what is in `fuzz/corpus` already is where it begins.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::toolchain::{clean, logged};
+use crate::ui::{self, Mark};
+use crate::{CannotBegin, build};
+
+/// What a build may take.
+const BUILD_LIMIT: Duration = Duration::from_secs(1200);
+/// What a target may take beyond its time: its corpus is run first.
+const GRACE: Duration = Duration::from_secs(120);
+/// Longer inputs only repeat themselves: the troubles, steps and lies of a run are limited.
+const LONGEST: usize = 512;
+
+/// The task: one target, or all, for so many seconds each.
+pub(crate) fn task(target: Option<&str>, seconds: u64) -> Result<bool> {
+    let folder = build::root().join("fuzz");
+    let all = targets(&folder)?;
+    let chosen: Vec<&String> =
+        all.iter().filter(|name| target.is_none_or(|target| target == *name)).collect();
+    if chosen.is_empty() {
+        return Err(CannotBegin(format!("no such target; there are: {}", all.join(" "))).into());
+    }
+    let mut version = clean("cargo");
+    version.args(["fuzz", "--version"]);
+    if !version.output().is_ok_and(|output| output.status.success()) {
+        let install =
+            "cargo-fuzz is missing; by hand: cargo install cargo-fuzz (it needs a C++ compiler too)";
+        return Err(CannotBegin(install.to_owned()).into());
+    }
+
+    ui::section("hostile controllers");
+    ui::running("building");
+    let begin = Instant::now();
+    logged(cargo_fuzz(&["build"]), "fuzz build", BUILD_LIMIT)?.success("cargo fuzz build")?;
+    ui::done(Mark::Ok, "fuzzers", "with the address sanitizer", Some(begin.elapsed()));
+    let mut good = true;
+    for name in chosen {
+        good &= run(&folder, name, seconds)?;
+    }
+    Ok(good)
+}
+
+/// The names of the targets: their sources' names.
+fn targets(folder: &Path) -> Result<Vec<String>> {
+    let sources = folder.join("fuzz_targets");
+    let mut names = Vec::new();
+    for file in fs::read_dir(&sources).with_context(|| format!("cannot list {}", sources.display()))? {
+        let path = file?.path();
+        names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// `cargo fuzz …` with the active toolchain, which lets nobody use a sanitizer unless it is told to.
+fn cargo_fuzz(arguments: &[&str]) -> std::process::Command {
+    let mut cargo = clean("cargo");
+    cargo.current_dir(build::root()).arg("fuzz").args(arguments).env("RUSTC_BOOTSTRAP", "1");
+    // Lines suffice for a backtrace. The fakes' memory is never freed, as a device may still have it.
+    cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "line-tables-only").env("ASAN_OPTIONS", "detect_leaks=0");
+    cargo
+}
+
+/// Runs one target, and says what came of it.
+fn run(folder: &Path, name: &str, seconds: u64) -> Result<bool> {
+    ui::running(name);
+    // What is found goes to its own folder: what is kept for the tests is chosen by hand (`cargo fuzz cmin`).
+    let (found, corpus) = (folder.join("found").join(name), folder.join("corpus").join(name));
+    let artifacts = folder.join("artifacts").join(name);
+    fs::create_dir_all(&found).context("cannot make a folder for what is found")?;
+    let before = files(&artifacts);
+    let begin = Instant::now();
+    let mut cargo = cargo_fuzz(&["run", name]);
+    cargo.args([&found, &corpus]).arg("--");
+    cargo.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={LONGEST}"));
+    cargo.args(["-print_final_stats=1", "-timeout=60"]);
+    let output = logged(cargo, &format!("fuzz {name}"), Duration::from_secs(seconds) + GRACE)?;
+    let took = Some(begin.elapsed());
+    let mut facts = told(&output.stderr);
+    if output.status.success() {
+        facts.push_str(&format!(", corpus {} + {} files", files(&corpus).len(), files(&found).len()));
+        ui::done(Mark::Ok, name, &facts, took);
+        return Ok(true);
+    }
+    ui::done(Mark::Failed, name, &format!("{facts}; log: {}.err", output.log.display()), took);
+    for file in files(&artifacts).iter().filter(|file| !before.contains(file)) {
+        let file = file.display();
+        ui::text(&format!("        replay: RUSTC_BOOTSTRAP=1 cargo fuzz run {name} {file}"));
+        ui::text(&format!("        keep it as a test: cp {file} {}", corpus.display()));
+    }
+    Ok(false)
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path()).collect()
+}
+
+/// Executions and coverage, from what the fuzzer says.
+fn told(text: &str) -> String {
+    let last = |key: &str| {
+        let rest = text.rsplit_once(key)?.1;
+        rest.split_whitespace().next().map(str::to_owned)
+    };
+    let or = |value: Option<String>| value.unwrap_or_else(|| "?".to_owned());
+    let executions = or(last("stat::number_of_executed_units:"));
+    format!("{executions} runs, {} edges", or(last(" cov: ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_and_edges_are_the_last_that_the_fuzzer_named() {
+        let text = "#2 INITED cov: 10 ft: 11 corp: 1/1b exec/s: 0 rss: 40Mb\n\
+                    #128 DONE   cov: 345 ft: 400 corp: 9/80b lim: 4 exec/s: 64 rss: 50Mb\n\
+                    stat::number_of_executed_units: 128\n";
+        assert_eq!(told(text), "128 runs, 345 edges");
+        assert_eq!(told("it did not start"), "? runs, ? edges");
+    }
+}
