@@ -511,6 +511,17 @@ fn a_cache_is_flushed_and_where_there_is_none_nothing_is_asked() {
 }
 
 #[test]
+fn a_flush_that_failed_is_not_repeated_for_the_second_would_pass_over_what_is_lost() {
+    let mut rig = Rig::ready(NvmePlan::with(NvmeFault::Transient(1, 0)));
+    rig.write(5, 1, 7).unwrap();
+    let result = rig.disk.flush(&Wait::new(&rig.platform, None, u64::MAX));
+    assert!(matches!(result, Err(DeviceError::Status { .. })), "{result:?}");
+    // It would have done the second one.
+    assert_eq!(rig.fake.flush_commands(), 0);
+    rig.assert_within_the_rules();
+}
+
+#[test]
 fn a_shutdown_has_the_time_that_the_controller_says_and_no_more() {
     let ticks = (400 * MILLISECOND / STEP) as u32;
     let mut rig = Rig::ready(NvmePlan { ticks, rtd3e: 500_000, ..NvmePlan::default() });

@@ -8,8 +8,9 @@ use dumpcore::format::frame::{Kind, Malformed};
 use dumpcore::format::header::{Header, Incomplete, Status};
 use dumpcore::format::{BLOCK_SIZE, pattern};
 use dumpcore::partition::place::Unfit;
+use dumpcore::partition::verify::Verify;
 use dumpcore::platform::RamRange;
-use dumpcore::sim::{Disk, DiskFault, Machine, MachineFault};
+use dumpcore::sim::{Disk, DiskFault, FOREIGN, Machine, MachineFault};
 use dumpcore::wait::SECOND;
 
 const UUID: [u8; 16] = *b"dump tests......";
@@ -341,6 +342,26 @@ fn a_small_arena_makes_a_slower_dump_not_a_smaller_one() {
         arm(machine, &disk, config(), 16).unwrap();
         let message = "long ".repeat(1000);
         assert_eq!(machine.panic(&message), Outcome::Complete, "{kib} KiB: {}", machine.console_text());
+    }
+}
+
+#[test]
+fn a_disk_that_is_another_one_after_a_reset_is_never_written() {
+    for verify in [Verify::All, Verify::Ahead] {
+        for request in (2..60).step_by(3) {
+            let disk = formatted();
+            let machine = machine(&disk, 200);
+            machine.set_tick(1_000_000);
+            let machine: &'static Machine = machine;
+            arm(machine, &disk, Config { verify, ..config() }, 4).unwrap();
+            disk.set_fault(DiskFault::Exchanged(request));
+            let outcome = machine.panic("exchanged");
+            let bytes = disk.bytes();
+            if bytes.first() == Some(&FOREIGN) {
+                assert_ne!(outcome, Outcome::Complete, "{}", machine.console_text());
+                assert!(bytes.iter().all(|byte| *byte == FOREIGN), "{request}: {}", machine.console_text());
+            }
+        }
     }
 }
 

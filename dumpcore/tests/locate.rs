@@ -167,10 +167,10 @@ fn the_backup_at_the_end_stands_in_for_a_damaged_table() {
 #[test]
 fn a_partition_that_does_not_begin_at_a_block_is_refused_by_its_sector() {
     let (mut disk, _) = disk(TIB, 512, &[("dump", 2049, 8000)]);
-    let refused = Err(NotFound::OddStart { sector: 2049, sector_size: 512 });
-    assert_eq!(look(&mut disk, By::Name("dump")), refused);
+    let refused = NotFound::OddStart { sector: 2049, sector_size: 512 };
+    assert_eq!(look(&mut disk, By::Name("dump")), Err(refused));
     assert_eq!(look(&mut disk, By::Label([9; 16])), Err(NotFound::Nothing));
-    let said = refused.unwrap_err().to_string();
+    let said = refused.to_string();
     assert!(said.contains("sector 2049") && said.contains("multiple of 4096"), "{said}");
 }
 

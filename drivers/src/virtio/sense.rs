@@ -186,11 +186,11 @@ impl Failure {
 
     /// Whether the disk says that it lost power or was reset: what its cache had taken may be gone.
     pub(super) fn tells_of_a_reset(self) -> bool {
-        match self {
-            Failure::Sense(Sense { key: Some(key::ATTENTION), code: (0x29, _), .. }) => true,
-            Failure::Response(response::RESET) => true,
-            _ => false,
-        }
+        matches!(
+            self,
+            Failure::Sense(Sense { key: Some(key::ATTENTION), code: (0x29, _), .. })
+                | Failure::Response(response::RESET)
+        )
     }
 
     /// Whether the disk does not know the command: illegal request, invalid command operation code.

@@ -34,6 +34,9 @@ pub enum DiskFault {
     Stuck(u64),
     /// From the n-th request on, nothing completes any more, until the device is taken over again.
     StuckOnce(u64),
+    /// From the n-th request on, nothing completes any more, and when it is taken over again, it is another disk: [`FOREIGN`]
+    /// in every byte.
+    Exchanged(u64),
     /// From the n-th request on, the device is gone.
     Gone(u64),
     /// It says Unusable before it is taken over.
@@ -47,6 +50,9 @@ pub enum DiskFault {
     /// Completions come with an id that was never given.
     WrongId(u64),
 }
+
+/// What a disk that [was exchanged](DiskFault::Exchanged) is full of.
+pub const FOREIGN: u8 = 0xf0;
 
 struct State {
     bytes: Vec<u8>,
@@ -224,7 +230,7 @@ impl State {
 
     fn stuck(&self) -> bool {
         let requests = self.reads + self.writes;
-        matches!(self.fault, DiskFault::Stuck(from) | DiskFault::StuckOnce(from) if requests >= from)
+        matches!(self.fault, DiskFault::Stuck(from) | DiskFault::StuckOnce(from) | DiskFault::Exchanged(from) if requests >= from)
     }
 
     /// The power goes, here and for the neighbours.
@@ -368,6 +374,10 @@ impl DumpDevice for SimDevice {
             DiskFault::Gone(from) if state.reads + state.writes >= from => return Err(DeviceError::Gone),
             DiskFault::Shrinks(blocks) => self.blocks = blocks,
             DiskFault::StuckOnce(_) if state.stuck() => state.fault = DiskFault::None,
+            DiskFault::Exchanged(_) if state.stuck() => {
+                state.fault = DiskFault::None;
+                state.bytes.fill(FOREIGN);
+            }
             _ => (),
         }
         state.queue.clear();

@@ -9,7 +9,7 @@ mod machine;
 mod memory;
 
 pub use cpus::Helper;
-pub use disk::{Disk, DiskFault, SimDevice};
+pub use disk::{Disk, DiskFault, FOREIGN, SimDevice};
 pub use machine::{Machine, MachineFault};
 
 /// A small repeatable source of numbers (xorshift64*), so that a failing case can be run again.
