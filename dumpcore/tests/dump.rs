@@ -346,6 +346,29 @@ fn a_small_arena_makes_a_slower_dump_not_a_smaller_one() {
 }
 
 #[test]
+fn two_disks_of_one_controller_are_not_striped_over_but_may_follow_one_another() {
+    for (controllers, stripe, refused) in
+        [([7, 7], true, true), ([7, 7], false, false), ([7, 8], true, false)]
+    {
+        let disks = [formatted(), formatted()];
+        let machine: &'static Machine = machine(&disks[0], 1);
+        let targets: Vec<Target<'static>> = (disks.iter().zip(controllers))
+            .map(|(disk, controller)| Target {
+                device: Box::leak(Box::new(disk.device(4).behind(controller))),
+                first_block: FIRST,
+                blocks: BLOCKS,
+                uuid: Some(UUID),
+                recipient: None,
+                ownership: Ownership::Shared,
+            })
+            .collect();
+        let config = Config { stripe, ..config() };
+        let armed = machine.dump().arm(machine, targets, machine.arena(), config).map(|_| ());
+        assert_eq!(armed, if refused { Err(ArmError::OneController { target: 1 }) } else { Ok(()) });
+    }
+}
+
+#[test]
 fn a_disk_that_is_another_one_after_a_reset_is_never_written() {
     for verify in [Verify::All, Verify::Ahead] {
         for request in (2..60).step_by(3) {

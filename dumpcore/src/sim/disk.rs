@@ -212,7 +212,7 @@ impl Disk {
     /// A driver for it that keeps up to `depth` requests in flight; with 1, one that only has `rw_block`.
     pub fn device(&self, depth: usize) -> SimDevice {
         let blocks = self.state().bytes.len() as u64 / BLOCK_SIZE as u64;
-        SimDevice { disk: self.clone(), depth, blocks }
+        SimDevice { disk: self.clone(), depth, blocks, controller: None }
     }
 }
 
@@ -336,9 +336,22 @@ pub struct SimDevice {
     disk: Disk,
     depth: usize,
     blocks: u64,
+    controller: Option<u64>,
+}
+
+impl SimDevice {
+    /// Behind a controller that it shares with others of the same number.
+    #[must_use]
+    pub fn behind(self, controller: u64) -> SimDevice {
+        SimDevice { controller: Some(controller), ..self }
+    }
 }
 
 impl DumpDevice for SimDevice {
+    fn controller(&self) -> Option<u64> {
+        self.controller
+    }
+
     fn name(&self) -> &str {
         "simulated disk"
     }
