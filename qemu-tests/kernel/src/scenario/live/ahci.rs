@@ -222,7 +222,7 @@ impl Ahci {
         // Larger sectors than of 512 bytes, in words.
         let large = word(106) & 0xd000 == 0x5000;
         let sector = if large { (usize::from(word(117)) | usize::from(word(118)) << 16) * 2 } else { 512 };
-        if sector == 0 || BLOCK_SIZE % sector != 0 {
+        if sector == 0 || !BLOCK_SIZE.is_multiple_of(sector) {
             return Err("the disk has odd sectors");
         }
         self.sector = sector;
