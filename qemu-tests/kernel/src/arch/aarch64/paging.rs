@@ -154,9 +154,16 @@ fn map(to: u64, from: u64, length: u64, access: Access) -> Result<(), &'static s
 /// entry has to be taken away before another kind of entry takes its place.
 fn divide(entry: Entry, physical: u64) -> Result<(), &'static str> {
     let first = physical & !(BLOCK - 1);
-    let table = new_table()?;
-    if [entry.0, table].iter().any(|place| place & !(BLOCK - 1) == first) {
+    let inside = |place: u64| place & !(BLOCK - 1) == first;
+    if inside(entry.0) {
         return Err("the frames lie among page tables");
+    }
+    // The block is not to be seen for a moment, and the table must be. There are only so many frames in a block.
+    let mut table = new_table()?;
+    for _ in 0..BLOCK / PAGE {
+        if inside(table) {
+            table = new_table()?;
+        }
     }
     for (index, page) in (first..first + BLOCK).step_by(PAGE as usize).enumerate() {
         Entry(table + 8 * index as u64).write(page | Access::Write.bits() | TABLE);

@@ -153,6 +153,18 @@ fn map(to: u64, from: u64, length: u64, access: Access) -> Result<(), &'static s
     Ok(())
 }
 
+/// Divides a large page of 2 MiB into small ones. All of it stays visible meanwhile: the new table may be in it.
+fn divide(large: Entry) -> Result<(), &'static str> {
+    let (first, bits) = large.read();
+    let table = new_table()?;
+    for place in 0..ENTRIES {
+        Entry(direct(table + 8 * place).cast()).write(first + place * PAGE, bits);
+    }
+    large.write(table, Bits::VALID);
+    refresh();
+    Ok(())
+}
+
 /// Takes away the page at this address, and gives its entry's level.
 fn unmap(address: u64) -> Result<u32, &'static str> {
     let (entry, level) = find(address, 0)?;
@@ -170,13 +182,11 @@ fn unmap(address: u64) -> Result<u32, &'static str> {
 /// On the boot CPU while booting. The frames are the caller's, and nobody reads them but a dump.
 pub(crate) unsafe fn hide(first: u64, count: u64) -> Result<(), &'static str> {
     for physical in (first..).step_by(PAGE as usize).take(count as usize) {
-        if unmap(DIRECT_MAP + physical)? == 1 {
-            let from = physical & !(LARGE - 1);
-            for page in (from..from + LARGE).step_by(PAGE as usize) {
-                map(DIRECT_MAP + page, page, PAGE, Access::Write)?;
-            }
-            unmap(DIRECT_MAP + physical)?;
+        let (entry, level) = find(DIRECT_MAP + physical, 0)?;
+        if level == 1 {
+            divide(entry)?;
         }
+        unmap(DIRECT_MAP + physical)?;
     }
     refresh();
     Ok(())
