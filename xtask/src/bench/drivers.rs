@@ -55,7 +55,7 @@ const DEEP: usize = 1 << 10;
 const BUSY: f64 = 2.0;
 /// How much of Linux's rate a driver must reach.
 const GOAL: f64 = 1.0;
-/// Milliseconds from the crash to the first blocks on the disk, at most.
+/// Milliseconds from the crash until the device has taken the dump's first block, at most.
 const FIRST_GOAL: f64 = 1000.0;
 /// What the disk is on both sides: its flushes cost nothing, so the speed of the host's own disk is not in the figures.
 const DRIVE: &str = "cache=unsafe";
@@ -142,8 +142,7 @@ pub(super) fn rows(
             "both: one CPU by QEMU's TCG, {MEMORY} MiB, the same device and raw image, {DRIVE}: its flushes cost nothing"
         ),
         format!("in each run: {}", sizes.join(", ")),
-        "the first blocks: the front header and the notes, flushed, with verify=ahead, from the stop of the other \
-         CPUs on"
+        "crash to first block: until the device had taken the front header, with verify=ahead"
             .to_owned(),
     ]);
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -209,7 +208,7 @@ fn device_rows(guest: &Guest<'_>, device: Rivals, stock: &Stock, quiet: bool) ->
         rows.push(row("in flight", median(rates.deep), linux, Some(GOAL)));
         rows.push(row("one at a time", median(rates.one), linux, None));
     }
-    rows.push(Row::time("drivers", &format!("{name}, crash to first blocks"), median(first), FIRST_GOAL));
+    rows.push(Row::time("drivers", &format!("{name}, crash to first block"), median(first), FIRST_GOAL));
     Ok(rows)
 }
 
