@@ -5,7 +5,7 @@
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use crate::arch::serial;
+use crate::arch::console;
 
 /// Bytes that the ring holds.
 const SIZE: usize = 64 << 10;
@@ -55,7 +55,7 @@ pub(crate) fn line(words: core::fmt::Arguments<'_>) {
     let _ = text.write_fmt(words);
     let _ = text.write_str("\n");
     append(text.as_str().as_bytes());
-    serial::write(text.as_str());
+    console::write(text.as_str());
 }
 
 fn append(bytes: &[u8]) {

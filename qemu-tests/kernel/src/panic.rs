@@ -9,7 +9,7 @@ use dumpcore::format::header::Trigger;
 use dumpcore::{Crash, Outcome, Platform, Registers};
 
 use crate::arch::cpu::MAX_CPUS;
-use crate::arch::{clock, cpu, interrupts, power, registers, serial};
+use crate::arch::{clock, console, cpu, interrupts, power, registers};
 use crate::log::{Text, log};
 use crate::{arm, platform, scenario, watchdog};
 
@@ -65,9 +65,9 @@ impl Told {
     fn over(self, outcome: &Outcome) {
         DEPTH[self.cpu].store(self.depth, Ordering::Relaxed);
         scenario::survive::note(outcome);
-        serial::write_raw("testkernel: outcome ");
-        serial::write_raw(name_and_exit(outcome).0);
-        serial::write_raw("\n");
+        console::write_raw("testkernel: outcome ");
+        console::write_raw(name_and_exit(outcome).0);
+        console::write_raw("\n");
     }
 }
 

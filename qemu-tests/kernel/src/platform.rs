@@ -13,7 +13,7 @@ use dumpcore::wait::Wait;
 use dumpcore::{Platform, Registers, ResetPolicy};
 
 use crate::arch::cpu::MAX_CPUS;
-use crate::arch::{cache, clock, cpu, guard, hotplug, paging, power, random, serial, stack};
+use crate::arch::{cache, clock, console, cpu, guard, hotplug, paging, power, random, stack};
 use crate::memory::{self, linker_symbol};
 use crate::{deferred, log, scenario, stop, watchdog};
 
@@ -55,7 +55,7 @@ unsafe impl Platform for KernelPlatform {
 
     fn console(&self, text: &str) {
         SABOTAGE.at_console();
-        serial::write_raw(text);
+        console::write_raw(text);
     }
 
     fn ram(&self, visit: &mut dyn FnMut(RamRange)) {
@@ -96,7 +96,7 @@ unsafe impl Platform for KernelPlatform {
             ResetPolicy::Reset => power::reset(),
             ResetPolicy::PowerOff => power::power_off(),
             ResetPolicy::Halt => {
-                serial::write_raw("testkernel: halted\n");
+                console::write_raw("testkernel: halted\n");
                 cpu::halt()
             }
             ResetPolicy::Return => {}

@@ -11,7 +11,7 @@ use dump_drivers::bus::pci::{Bar, Function, functions};
 use dump_drivers::{ConfigSpace, Mmio, Registers};
 use spin::Once;
 
-use crate::arch::{clock, pci, serial};
+use crate::arch::{clock, console, pci};
 use crate::disks;
 
 /// Vendor and device.
@@ -118,6 +118,6 @@ pub(crate) fn report() {
         let runs = pci::read8(watchdog.function.address, LOCK) & LOCK_ENABLE != 0;
         let state =
             if runs { "testkernel: the watchdog kept quiet\n" } else { "testkernel: the watchdog bit\n" };
-        serial::write_raw(state);
+        console::write_raw(state);
     }
 }

@@ -16,7 +16,7 @@
 //! | `guard` | reading what may not be readable: `copy`, `probe`; `oops`, `store!` |
 //! | `clock` | `now`, `pause`, `wall_clock` |
 //! | `random` | `fill` with numbers that nobody can guess |
-//! | `serial` | the console: `init`, `write`, `write_raw` |
+//! | `serial` | the console's bytes: `init`, `put`; [`console`] makes text of them |
 //! | `power` | `reset`, `power_off`, `exit` |
 //! | `pci` | configuration space: the type `Config`, `config`, `read8`, `write8` |
 //! | `hotplug` | `eject_if_asked` |
@@ -25,6 +25,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+pub(crate) mod console;
 #[cfg(target_arch = "riscv64")]
 mod riscv64;
 #[cfg(not(target_arch = "x86_64"))]

@@ -53,5 +53,5 @@ pub(crate) fn report() {
         &mut line,
         format_args!("testkernel: stack used={} of={}\n", begin - at, begin - bottom),
     );
-    crate::arch::serial::write_raw(line.as_str());
+    crate::arch::console::write_raw(line.as_str());
 }

@@ -24,7 +24,7 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use crate::arch::cpu::MAX_CPUS;
-use crate::arch::{clock, cpu, guard, power, serial};
+use crate::arch::{clock, console, cpu, guard, power};
 use crate::arm::Armed;
 use crate::command_line::{Options, Scenario};
 use crate::log::{Text, log};
@@ -151,7 +151,7 @@ fn give_orders() {
     // The others need a few more instructions from counting themselves to their loop.
     clock::pause(1_000_000);
     if options.scenario == Scenario::HaltOnly {
-        serial::write("testkernel: halted\n");
+        console::write("testkernel: halted\n");
         cpu::halt();
     }
     log!("testkernel: crashing scenario={} cpu={}", options.scenario.name(), options.cpu);

@@ -1,8 +1,6 @@
 //! The serial console: QEMU's first PL011 (Arm PrimeCell UART, DDI 0183), polled. Errors in the device tree are told through it, so
 //! its place is known without one.
 
-use core::sync::atomic::{AtomicBool, Ordering};
-
 use super::paging::{self, Access, direct};
 
 /// Where its registers are.
@@ -21,8 +19,6 @@ const EIGHT_BITS: u32 = 0b11 << 5 | 1 << 4;
 const ON: u32 = 1 << 9 | 1 << 8 | 1;
 /// Looks at a transmitter that does not become ready, before the byte is written anyway.
 const PATIENCE: u32 = 100_000;
-
-static BUSY: AtomicBool = AtomicBool::new(false);
 
 fn register(offset: usize) -> *mut u32 {
     direct(BASE).wrapping_add(offset).cast()
@@ -45,35 +41,9 @@ pub(super) unsafe fn map() -> Result<(), &'static str> {
     unsafe { paging::map_physical(BASE, 4096, Access::Device) }.map(|_| ())
 }
 
-/// Writes text, whole lines in one piece. A CPU that died while writing is waited for a moment only.
-pub(crate) fn write(text: &str) {
-    let mut ours = false;
-    for _ in 0..1_000_000 {
-        ours = BUSY.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        if ours {
-            break;
-        }
-        core::hint::spin_loop();
-    }
-    write_raw(text);
-    if ours {
-        BUSY.store(false, Ordering::Release);
-    }
-}
-
-/// Writes text at once. For the dump: takes no lock and changes no memory.
+/// Sends a byte, as soon as the console takes it, or when it has been waited for long enough.
 #[unsafe(link_section = ".dump_path.text")]
-pub(crate) fn write_raw(text: &str) {
-    for byte in text.bytes() {
-        if byte == b'\n' {
-            put(b'\r');
-        }
-        put(byte);
-    }
-}
-
-#[unsafe(link_section = ".dump_path.text")]
-fn put(byte: u8) {
+pub(crate) fn put(byte: u8) {
     for _ in 0..PATIENCE {
         // SAFETY: reading the flags of the console has no side effect.
         if unsafe { register(FLAGS).read_volatile() } & FULL == 0 {

@@ -1,6 +1,6 @@
 //! The serial console: an NS16550A in memory, polled, as the firmware has set it up.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::arch::paging::{self, Access};
 use crate::arch::virt::device_tree;
@@ -20,8 +20,6 @@ const PATIENCE: u32 = 100_000;
 static START: AtomicUsize = AtomicUsize::new(0);
 /// From one register to the next, as a power of two.
 static SHIFT: AtomicU32 = AtomicU32::new(0);
-static BUSY: AtomicBool = AtomicBool::new(false);
-
 /// Finds it in the device tree. The direct map of the boot tables shows it, as that of the final ones will when [`map`] was
 /// called.
 pub(crate) fn init() {
@@ -49,35 +47,9 @@ pub(super) unsafe fn map() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Writes text, whole lines in one piece. A CPU that died while writing is waited for a moment only.
-pub(crate) fn write(text: &str) {
-    let mut ours = false;
-    for _ in 0..1_000_000 {
-        ours = BUSY.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        if ours {
-            break;
-        }
-        core::hint::spin_loop();
-    }
-    write_raw(text);
-    if ours {
-        BUSY.store(false, Ordering::Release);
-    }
-}
-
-/// Writes text at once. For the dump: takes no lock and changes no memory.
+/// Sends a byte, as soon as the console takes it, or when it has been waited for long enough.
 #[unsafe(link_section = ".dump_path.text")]
-pub(crate) fn write_raw(text: &str) {
-    for byte in text.bytes() {
-        if byte == b'\n' {
-            put(b'\r');
-        }
-        put(byte);
-    }
-}
-
-#[unsafe(link_section = ".dump_path.text")]
-fn put(byte: u8) {
+pub(crate) fn put(byte: u8) {
     let Some(status) = register(STATUS) else { return };
     for _ in 0..PATIENCE {
         // SAFETY: reading the line status loses at most an error bit that nobody looks at.

@@ -1,14 +1,10 @@
 //! The serial console: COM1 (NS16550A), polled, as the firmware has set it up.
 
-use core::sync::atomic::{AtomicBool, Ordering};
-
 use x86_64::instructions::port::Port;
 
 const COM1: u16 = 0x3f8;
 /// Looks at a transmitter that does not become ready, before the byte is written anyway.
 const PATIENCE: u32 = 100_000;
-
-static BUSY: AtomicBool = AtomicBool::new(false);
 
 /// 115200 baud, 8 bits, no parity; no interrupts.
 pub(crate) fn init() {
@@ -18,35 +14,9 @@ pub(crate) fn init() {
     }
 }
 
-/// Writes text, whole lines in one piece. A CPU that died while writing is waited for a moment only.
-pub(crate) fn write(text: &str) {
-    let mut ours = false;
-    for _ in 0..1_000_000 {
-        ours = BUSY.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        if ours {
-            break;
-        }
-        core::hint::spin_loop();
-    }
-    write_raw(text);
-    if ours {
-        BUSY.store(false, Ordering::Release);
-    }
-}
-
-/// Writes text at once. For the dump: takes no lock and changes no memory.
+/// Sends a byte, as soon as the console takes it, or when it has been waited for long enough.
 #[unsafe(link_section = ".dump_path.text")]
-pub(crate) fn write_raw(text: &str) {
-    for byte in text.bytes() {
-        if byte == b'\n' {
-            put(b'\r');
-        }
-        put(byte);
-    }
-}
-
-#[unsafe(link_section = ".dump_path.text")]
-fn put(byte: u8) {
+pub(crate) fn put(byte: u8) {
     let mut status = Port::<u8>::new(COM1 + 5);
     for _ in 0..PATIENCE {
         // SAFETY: reading the line status of COM1 loses at most an error bit that nobody looks at.

@@ -96,7 +96,7 @@ pub(crate) fn report() {
             INTERRUPTS.load(Ordering::Relaxed),
         ),
     );
-    crate::arch::serial::write_raw(line.as_str());
+    crate::arch::console::write_raw(line.as_str());
 }
 
 /// Looks until something is so, for at most `limit` nanoseconds, and does what is due meanwhile.
