@@ -11,8 +11,15 @@ use std::os::unix::fs::FileExt;
 
 pub use notes::{FACTS_NAME, FACTS_TYPE};
 
-/// Where a core is written to, at any place in any order; what is never written reads as zeros.
+/// Where a core is written to; what is never written reads as zeros.
 pub trait Sink {
+    /// Tells what comes: the first `head` bytes are written last of all, all others in ascending order of their offset,
+    /// and each byte once. `length` is the file's length, if it is known. A store that uploads in parts relies on it.
+    ///
+    /// # Errors
+    /// If that cannot be taken.
+    fn begin(&mut self, head: u64, length: Option<u64>) -> io::Result<()>;
+
     /// Writes bytes from `offset` on.
     ///
     /// # Errors
@@ -27,6 +34,10 @@ pub trait Sink {
 }
 
 impl Sink for &File {
+    fn begin(&mut self, _head: u64, _length: Option<u64>) -> io::Result<()> {
+        Ok(())
+    }
+
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         FileExt::write_all_at(*self, bytes, offset)
     }
@@ -37,6 +48,10 @@ impl Sink for &File {
 }
 
 impl Sink for Vec<u8> {
+    fn begin(&mut self, _head: u64, _length: Option<u64>) -> io::Result<()> {
+        Ok(())
+    }
+
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let end = start.checked_add(bytes.len()).ok_or(io::ErrorKind::FileTooLarge)?;

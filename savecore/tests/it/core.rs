@@ -555,6 +555,10 @@ fn more_pages_than_a_file_can_hold_are_refused_by_name() {
 
     struct Nothing;
     impl Sink for Nothing {
+        fn begin(&mut self, _head: u64, _length: Option<u64>) -> std::io::Result<()> {
+            Ok(())
+        }
+
         fn write_at(&mut self, _offset: u64, _bytes: &[u8]) -> std::io::Result<()> {
             Ok(())
         }
