@@ -1,4 +1,4 @@
-//! Where a core file goes: a directory.
+//! One file in a directory.
 //!
 //! A file is written under a temporary name, made safe, and only then gets its name, which it never takes from
 //! another file. When [`store`] returns, file and name outlive a power cut.
@@ -11,37 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
+use super::error::{StoreError, failed};
 use crate::dump::{Dump, utc};
-
-/// Why a file could not be stored.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file system said no.
-    #[error("cannot {what} {path}: {error}")]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// On what.
-        path: String,
-        /// Why not.
-        error: io::Error,
-    },
-    /// Something else has the name.
-    #[error("{path} exists already and holds something else: move it away, or choose another directory")]
-    Taken {
-        /// Which.
-        path: String,
-    },
-    /// Another savecore writes the same file.
-    #[error("another savecore is writing {path}")]
-    Busy {
-        /// Which.
-        path: String,
-    },
-    /// What was to be written could not be.
-    #[error(transparent)]
-    Content(crate::Error),
-}
 
 /// How a file came to its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,10 +35,6 @@ pub fn stem(dump: &Dump<'_>) -> String {
     format!("vmcore-{}-{sequence}-{when}-{nonce:016x}", &uuid[..8])
 }
 
-fn failed<'p>(what: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> StoreError + 'p {
-    move |error| StoreError::Io { what, path: path.display().to_string(), error }
-}
-
 /// A temporary file that vanishes unless it gets its name.
 struct Partial {
     file: File,
@@ -88,20 +55,20 @@ impl Partial {
             .mode(0o600)
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
             .open(&path)
-            .map_err(failed("create", &path))?;
+            .map_err(failed("create", path.display()))?;
         let busy = || StoreError::Busy { path: path.display().to_string() };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOLCK) => {}
             Err(Errno::WOULDBLOCK) => return Err(busy()),
-            Err(errno) => return Err(failed("lock", &path)(errno.into())),
+            Err(errno) => return Err(failed("lock", path.display())(errno)),
         }
         // Between opening and locking, another run may have given the file its name.
-        let here = file.metadata().map_err(failed("look at", &path))?;
+        let here = file.metadata().map_err(failed("look at", path.display()))?;
         let there = std::fs::symlink_metadata(&path).map_err(|_| busy())?;
         if (here.dev(), here.ino()) != (there.dev(), there.ino()) {
             return Err(busy());
         }
-        file.set_len(0).map_err(failed("empty", &path))?;
+        file.set_len(0).map_err(failed("empty", path.display()))?;
         Ok(Partial { file, path, named: false })
     }
 }
@@ -128,24 +95,24 @@ pub fn store<T>(
     let mut partial = Partial::create(directory.join(format!(".{name}.partial")))?;
     let written = write(&partial.file).map_err(StoreError::Content)?;
     let stored = if std::fs::symlink_metadata(&path).is_ok() {
-        if !same(&partial.path, &path).map_err(failed("compare with", &path))? {
+        if !same(&partial.path, &path).map_err(failed("compare with", path.display()))? {
             return Err(StoreError::Taken { path: path.display().to_string() });
         }
-        let there = File::open(&path).map_err(failed("open", &path))?;
-        there.sync_all().map_err(failed("make safe", &path))?;
+        let there = File::open(&path).map_err(failed("open", path.display()))?;
+        there.sync_all().map_err(failed("make safe", path.display()))?;
         Stored::AlreadyThere
     } else {
-        partial.file.sync_all().map_err(failed("make safe", &partial.path))?;
+        partial.file.sync_all().map_err(failed("make safe", partial.path.display()))?;
         match rename(&partial.path, &path) {
             Ok(()) => partial.named = true,
             // It came up just now, so it is not ours.
             Err(Errno::EXIST) => return Err(StoreError::Taken { path: path.display().to_string() }),
-            Err(errno) => return Err(failed("name", &path)(errno.into())),
+            Err(errno) => return Err(failed("name", path.display())(errno)),
         }
         Stored::Written
     };
-    let opened = File::open(directory).map_err(failed("open", directory))?;
-    opened.sync_all().map_err(failed("make safe", directory))?;
+    let opened = File::open(directory).map_err(failed("open", directory.display()))?;
+    opened.sync_all().map_err(failed("make safe", directory.display()))?;
     Ok((stored, written))
 }
 

@@ -1,0 +1,234 @@
+//! A folder that is being filled.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+use serde_json::Value;
+
+use super::super::error::{StoreError, failed};
+use super::super::record::{self, Record};
+use super::super::{Crash, Folder, Place, names};
+use super::{Directory, Lock, free, is_same, open_folder, stat};
+use crate::core::Sink;
+
+/// How often, and how long in between, a new folder is tried for: whoever removes leftovers holds it for a moment.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(20);
+/// Bytes after which the room that is left is looked at again.
+const LOOK_EVERY: u64 = 64 << 20;
+
+/// A folder under its temporary name, locked if that is possible. It vanishes unless it gets another.
+pub(super) struct Partial<'d> {
+    directory: &'d Directory,
+    name: String,
+    fd: OwnedFd,
+    named: bool,
+}
+
+impl<'d> Partial<'d> {
+    /// Makes the folder; `None` if somebody else has the name.
+    pub(super) fn create(directory: &'d Directory, name: String) -> Result<Option<Partial<'d>>, StoreError> {
+        for _ in 0..TRIES {
+            match rustix::fs::mkdirat(&directory.fd, &*name, Mode::RWXU) {
+                Ok(()) => {}
+                // What is left behind was removed before if nobody held it.
+                Err(Errno::EXIST) => return Ok(None),
+                Err(errno) => return Err(failed("create", directory.shown(&name))(errno)),
+            }
+            if let Some(fd) = hold(directory, &name).map_err(failed("lock", directory.shown(&name)))? {
+                return Ok(Some(Partial { directory, name, fd, named: false }));
+            }
+            sleep(PAUSE);
+        }
+        Ok(None)
+    }
+
+    fn shown(&self, file: &str) -> String {
+        self.directory.shown(&format!("{}/{file}", self.name))
+    }
+
+    /// Makes a file in it, lets it be written, and makes it safe. Gives its length.
+    fn write(
+        &self,
+        name: &str,
+        write: &mut dyn FnMut(&mut dyn Sink) -> Result<(), crate::Error>,
+    ) -> Result<u64, StoreError> {
+        let shown = self.shown(name);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Memory holds secrets, so nobody else may read the file.
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = rustix::fs::openat(&self.fd, name, flags, mode).map_err(failed("create", &shown))?;
+        let file = File::from(file);
+        let min_free = self.directory.limits.min_free;
+        let mut sink = FileSink { file: &file, min_free, unseen: LOOK_EVERY, refused: Cell::new(None) };
+        write(&mut sink).map_err(|error| match sink.refused.take() {
+            Some(Refused::NoRoom(free)) => {
+                StoreError::NoRoom { path: self.directory.name.clone(), free, room: 0, min_free }
+            }
+            Some(Refused::Io(error)) => failed("write", &shown)(error),
+            None => StoreError::Content(error),
+        })?;
+        file.sync_all().map_err(failed("make safe", &shown))?;
+        Ok(file.metadata().map_err(failed("look at", &shown))?.len())
+    }
+}
+
+/// Locks a folder that was just made; `None` if somebody removed it in between, or is about to.
+fn hold(directory: &Directory, name: &str) -> Result<Option<OwnedFd>, Errno> {
+    let fd = match open_folder(&directory.fd, name) {
+        Err(Errno::NOENT) => return Ok(None),
+        result => result?,
+    };
+    for _ in 0..TRIES {
+        if directory.lock(&fd)? != Lock::Busy {
+            let still_there = match stat(&directory.fd, name) {
+                Err(Errno::NOENT) => false,
+                there => is_same(&there?, &rustix::fs::fstat(&fd)?),
+            };
+            return Ok(still_there.then_some(fd));
+        }
+        sleep(PAUSE);
+    }
+    Ok(None)
+}
+
+impl Drop for Partial<'_> {
+    fn drop(&mut self) {
+        if !self.named {
+            // What cannot be removed now is a leftover for the next run.
+            let _ = self.directory.remove(&self.name, &self.fd);
+        }
+    }
+}
+
+/// Why a file did not take what was written.
+enum Refused {
+    Io(io::Error),
+    /// So many bytes are free.
+    NoRoom(u64),
+}
+
+/// A file that keeps an eye on the room that is left, and remembers what it refused for the message.
+struct FileSink<'f> {
+    file: &'f File,
+    min_free: u64,
+    /// Bytes written since the room was looked at; at first, as many as make it look.
+    unseen: u64,
+    refused: Cell<Option<Refused>>,
+}
+
+impl FileSink<'_> {
+    fn told<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|error| {
+            let copy = match error.raw_os_error() {
+                Some(number) => io::Error::from_raw_os_error(number),
+                None => error.kind().into(),
+            };
+            self.refused.set(Some(Refused::Io(copy)));
+        })
+    }
+}
+
+impl Sink for FileSink<'_> {
+    fn begin(&mut self, _head: u64, _length: Option<u64>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.unseen >= LOOK_EVERY {
+            self.unseen = 0;
+            let free = self.told(free(self.file))?;
+            if free < self.min_free {
+                self.refused.set(Some(Refused::NoRoom(free)));
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
+        self.unseen += bytes.len() as u64;
+        self.told(self.file.write_all_at(bytes, offset))
+    }
+
+    fn set_len(&mut self, length: u64) -> io::Result<()> {
+        self.told(self.file.set_len(length))
+    }
+}
+
+/// A new crash's folder.
+pub(super) struct Filling<'d> {
+    partial: Partial<'d>,
+    /// The name that it gets if that is free when it is finished.
+    base: String,
+    crash: Crash,
+    files: Vec<(String, u64)>,
+    remarks: Vec<String>,
+}
+
+impl<'d> Filling<'d> {
+    pub(super) fn new(partial: Partial<'d>, base: String, crash: Crash, remarks: Vec<String>) -> Filling<'d> {
+        Filling { partial, base, crash, files: Vec::new(), remarks }
+    }
+
+    /// Gives the folder the first of its names that is free.
+    fn name(&mut self) -> Result<String, StoreError> {
+        let directory = self.partial.directory;
+        for number in 1..=super::MAX_ALIKE {
+            let name = names::numbered(&self.base, number);
+            match directory.rename(&self.partial.name, &name) {
+                Ok(()) => {
+                    self.partial.named = true;
+                    return Ok(name);
+                }
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(failed("name", directory.shown(&name))(errno)),
+            }
+        }
+        Err(StoreError::Taken { path: directory.shown(&self.base) })
+    }
+}
+
+impl Folder for Filling<'_> {
+    fn file(
+        &mut self,
+        name: &str,
+        write: &mut dyn FnMut(&mut dyn Sink) -> Result<(), crate::Error>,
+    ) -> Result<(), StoreError> {
+        if !names::is_file(name) {
+            let error = io::Error::from(io::ErrorKind::InvalidFilename);
+            return Err(failed("create", self.partial.shown(&names::harmless(name)))(error));
+        }
+        let length = match self.partial.write(name, write) {
+            Ok(length) => length,
+            Err(error) => {
+                // Unless it was there before, a part of it must not end up in a finished folder.
+                if !self.files.iter().any(|(there, _)| there == name) {
+                    let _ = rustix::fs::unlinkat(&self.partial.fd, name, AtFlags::empty());
+                }
+                return Err(error);
+            }
+        };
+        self.files.push((name.to_owned(), length));
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>, info: &Value) -> Result<Place, StoreError> {
+        let directory = self.partial.directory;
+        let record = Record::new(&self.crash, Some(directory.next_order()?), &self.files);
+        let text = record.text(&self.crash.host, info);
+        let length = self
+            .partial
+            .write(record::FILE, &mut |sink| sink.write_at(0, &text).map_err(crate::Error::Core))?;
+        rustix::fs::fsync(&self.partial.fd).map_err(failed("make safe", self.partial.shown("")))?;
+        let name = self.name()?;
+        directory.sync()?;
+        directory.check_place(&name, &self.partial.fd)?;
+        let mut remarks = std::mem::take(&mut self.remarks);
+        directory.settle(&name, &mut remarks);
+        Ok(Place { folder: directory.shown(&name), files: record.files_with(length), remarks })
+    }
+}

@@ -1,0 +1,111 @@
+//! Where a crash goes: a folder of its own in a directory, or in an object store.
+//!
+//! A folder gets its name when all that belongs into it is safe there, and `info.json` is the last of its files: whoever
+//! sees that finds the others whole. A folder is never written into again; only [`Limits::max_kept`] removes one.
+
+mod directory;
+mod error;
+mod names;
+mod record;
+mod single;
+
+use std::path::Path;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+pub use error::StoreError;
+pub use single::{Stored, stem, store};
+
+use crate::core::Sink;
+
+/// What names a crash. All of it is made harmless for file names by the store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Crash {
+    /// The machine that crashed.
+    pub host: String,
+    /// Its wall clock at the crash, in seconds since 1970-01-01; `None` if it had none.
+    pub seconds: Option<u64>,
+    /// The dump partition's identity; of a striped dump, the first part's.
+    pub uuid: Uuid,
+    /// The dump's number on its partition, from 1.
+    pub sequence: u32,
+    /// The dump's own number.
+    pub nonce: u64,
+    /// Stripes, from 0, that are not in what is saved.
+    pub missing_stripes: Vec<u32>,
+}
+
+/// What a store keeps to.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Limits {
+    /// Bytes that stay free in a directory's file system.
+    pub min_free: u64,
+    /// Crashes that a directory keeps, at least one: the ones saved longest ago are removed once a new one is safe.
+    pub max_kept: Option<u32>,
+}
+
+/// Where crashes go.
+pub trait Store {
+    /// The store as messages name it.
+    fn name(&self) -> &str;
+
+    /// Begins the crash's folder. `core` is the file name that the core will have, `room` the bytes that all files take at
+    /// most, if known.
+    ///
+    /// # Errors
+    /// If the store cannot be used, or has no room; then nothing was written.
+    fn begin(&mut self, crash: &Crash, core: &str, room: Option<u64>) -> Result<Begun<'_>, StoreError>;
+}
+
+/// A crash's folder.
+pub enum Begun<'s> {
+    /// An earlier run finished it: the same dump, with a core of that name and all files of the size they were written
+    /// with.
+    AlreadyThere(Place),
+    /// It is to be filled.
+    New(Box<dyn Folder + 's>),
+}
+
+/// A folder that is being filled. Dropped before it is finished, it vanishes; where the store may be out of reach, as over a
+/// network, what is left of it is used or removed by the next run.
+pub trait Folder {
+    /// Writes one file through `write`. Names come from savecore, never from a dump.
+    ///
+    /// # Errors
+    /// If the store refuses, or `write` does.
+    fn file(
+        &mut self,
+        name: &str,
+        write: &mut dyn FnMut(&mut dyn Sink) -> Result<(), crate::Error>,
+    ) -> Result<(), StoreError>;
+
+    /// Writes `info.json` from `info`, and gives the folder its name. When this returns, all files are safe and have
+    /// their final names.
+    ///
+    /// # Errors
+    /// If the store refuses: then nothing can be taken for saved.
+    fn finish(self: Box<Self>, info: &Value) -> Result<Place, StoreError>;
+}
+
+/// Where a crash was stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The folder: a path or a URL.
+    pub folder: String,
+    /// Its files: names, and sizes in bytes.
+    pub files: Vec<(String, u64)>,
+    /// What went otherwise than it should without harm to the crash, a line each.
+    pub remarks: Vec<String>,
+}
+
+/// Opens a store: a directory that exists, or a URL.
+///
+/// # Errors
+/// If it is not there, or of a kind that is not known here.
+pub fn open(destination: &str, limits: &Limits) -> Result<Box<dyn Store>, StoreError> {
+    if let Some((scheme, _)) = destination.split_once("://") {
+        return Err(StoreError::Scheme { scheme: names::harmless(scheme) });
+    }
+    Ok(Box::new(directory::Directory::open(Path::new(destination), limits)?))
+}

@@ -1,0 +1,124 @@
+//! What the store itself says in a folder's `info.json`: which dump is there, in which files.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::Crash;
+
+/// The file that tells all about a crash.
+pub(super) const FILE: &str = "info.json";
+/// How large one may be that is read again.
+pub(super) const MAX_BYTES: u64 = 64 << 20;
+
+/// What stands under `stored` in `info.json`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// The dump partition's identity.
+    uuid: Uuid,
+    /// The dump's number on its partition.
+    sequence: u32,
+    /// The dump's own number: hexadecimal, since JSON readers lose numbers beyond 2^53.
+    nonce: String,
+    /// Stripes that are not in what was saved.
+    missing_stripes: Vec<u32>,
+    /// In a directory: one more than the highest there was. It orders crashes whatever the clocks said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) order: Option<u64>,
+    /// All other files of the folder.
+    pub(super) files: Vec<FileRecord>,
+}
+
+/// A file of the folder.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct FileRecord {
+    /// Its name.
+    pub(super) name: String,
+    /// Its length.
+    pub(super) bytes: u64,
+}
+
+impl Record {
+    pub(super) fn new(crash: &Crash, order: Option<u64>, files: &[(String, u64)]) -> Record {
+        let files = files.iter().map(|(name, bytes)| FileRecord { name: name.clone(), bytes: *bytes });
+        Record {
+            uuid: crash.uuid,
+            sequence: crash.sequence,
+            nonce: format!("{:016x}", crash.nonce),
+            missing_stripes: crash.missing_stripes.clone(),
+            order,
+            files: files.collect(),
+        }
+    }
+
+    /// Whether this is that crash, saved with a core of that name.
+    pub(super) fn is_of(&self, crash: &Crash, core: &str) -> bool {
+        let same = Record { order: self.order, files: self.files.clone(), ..Record::new(crash, None, &[]) };
+        *self == same && self.files.iter().any(|file| file.name == core)
+    }
+
+    /// The bytes of `info.json`: one line, `info` with the host's name and this in it.
+    pub(super) fn text(&self, host: &str, info: &Value) -> Vec<u8> {
+        let mut all = match info {
+            Value::Object(all) => all.clone(),
+            other => Map::from_iter([("info".to_owned(), other.clone())]),
+        };
+        all.insert("host".to_owned(), host.into());
+        all.insert("stored".to_owned(), serde_json::json!(self));
+        let mut text = Value::Object(all).to_string().into_bytes();
+        text.push(b'\n');
+        text
+    }
+
+    /// Reads what [`Record::text`] made.
+    pub(super) fn parse(text: &[u8]) -> Option<Record> {
+        #[derive(Deserialize)]
+        struct Info {
+            stored: Record,
+        }
+        serde_json::from_slice(text).ok().map(|info: Info| info.stored)
+    }
+
+    /// Names and sizes of all files, `info.json` of the given size last.
+    pub(super) fn files_with(&self, info: u64) -> Vec<(String, u64)> {
+        let files = self.files.iter().map(|file| (file.name.clone(), file.bytes));
+        files.chain([(FILE.to_owned(), info)]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn crash(nonce: u64, missing_stripes: Vec<u32>) -> Crash {
+        let (host, uuid) = ("h".to_owned(), Uuid::from_u128(9));
+        Crash { host, seconds: Some(1), uuid, sequence: 3, nonce, missing_stripes }
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_is_one_line_and_reads_back_whatever_is_around_it(
+            text: String, nonce: u64, order: Option<u64>, stripes in prop::collection::vec(0..9u32, 0..3)
+        ) {
+            let crash = crash(nonce, stripes);
+            let record = Record::new(&crash, order, &[("vmcore.elf".to_owned(), 7)]);
+            let bytes = record.text(&text, &json!({ "message": text, "stored": text, "host": [text] }));
+            prop_assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
+            let read = Record::parse(&bytes).unwrap();
+            prop_assert!(read.is_of(&crash, "vmcore.elf"));
+            prop_assert!(!read.is_of(&crash, "vmcore.kdump"));
+            for other in [Crash { nonce: !nonce, ..crash.clone() }, Crash { missing_stripes: vec![9], ..crash }] {
+                prop_assert!(!read.is_of(&other, "vmcore.elf"));
+            }
+            prop_assert_eq!(read, record);
+        }
+
+        #[test]
+        fn any_bytes_are_no_record_or_one(bytes: Vec<u8>) {
+            let _ = Record::parse(&bytes);
+        }
+    }
+}
