@@ -37,6 +37,36 @@ pub enum Error {
         /// Which.
         target: String,
     },
+    /// Something failed on one of several targets.
+    #[error("{target}: {error}")]
+    On {
+        /// Which.
+        target: String,
+        /// What.
+        error: Box<Error>,
+    },
+    /// A target was named twice.
+    #[error("{target} was named twice: name each target once")]
+    NamedTwice {
+        /// Which.
+        target: String,
+    },
+    /// An identity is not the one to which dumps are encrypted.
+    #[error(
+        "{file} does not open dump {sequence} on {target}: it has the key to {own}, but dumps there are encrypted to {recipient}"
+    )]
+    WrongIdentity {
+        /// Where the identity came from.
+        file: String,
+        /// Which dump.
+        sequence: u32,
+        /// Where it is.
+        target: String,
+        /// The identity's public key.
+        own: String,
+        /// The one to which dumps are encrypted.
+        recipient: String,
+    },
     /// A disk's partition table is missing or bad.
     #[error("the partition table of {target} cannot be used: {why}")]
     PartitionTable {

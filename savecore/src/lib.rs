@@ -14,10 +14,19 @@
 pub mod core;
 pub mod dump;
 mod error;
+pub mod harvest;
 mod identity;
+pub mod keys;
 pub mod partition;
 pub mod source;
 pub mod store;
+pub mod targets;
+pub mod text;
 
 pub use error::Error;
 pub use identity::Identity;
+
+/// The name of the machine that this runs on.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

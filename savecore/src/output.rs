@@ -56,6 +56,11 @@ impl Bar {
     pub(crate) fn new() -> Bar {
         Bar { bar: None }
     }
+
+    /// Takes it away, so that other lines can be printed.
+    pub(crate) fn finish(&mut self) {
+        self.end();
+    }
 }
 
 impl Progress for Bar {
@@ -84,6 +89,13 @@ impl Progress for Bar {
     fn end(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
+        }
+    }
+
+    fn warn(&mut self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| warning(line)),
+            None => warning(line),
         }
     }
 }
@@ -119,16 +131,4 @@ pub(crate) fn pages(count: u64) -> String {
 /// A number of things.
 pub(crate) fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
-}
-
-/// Text from a dead kernel without its control characters, which a terminal would obey.
-pub(crate) fn harmless(text: &str) -> String {
-    text.chars()
-        .flat_map(|character| {
-            let obeyed = character.is_control() && character != '\n' && character != '\t';
-            let escaped: Vec<char> =
-                if obeyed { character.escape_default().collect() } else { vec![character] };
-            escaped
-        })
-        .collect()
 }

@@ -5,13 +5,16 @@ use std::io::{self, Write};
 use anyhow::Context;
 use savecore::Error;
 use savecore::dump::{Dump, Report, utc};
+use savecore::keys::public_text;
 use savecore::partition::{self, Check, Partition, Search, Verdict};
 use savecore::source::{Access, Target};
+use savecore::text::harmless;
 
-use super::keys::public_text;
-use super::targets::{IdentityArguments, Opener, identity};
-use super::{TargetArguments, is_copy, story};
-use crate::output::{BAD, Bar, GOOD, WARNING, count, harmless, json, out, paint, size};
+use savecore::targets::{Opener, is_copy};
+
+use super::targets::{IdentityArguments, identity};
+use super::{TargetArguments, story};
+use crate::output::{BAD, Bar, GOOD, WARNING, count, json, out, paint, size};
 use crate::{Finding, printed};
 
 /// Read every block of TARGET and say: unformatted, armed, dumps waiting, or damaged
@@ -98,7 +101,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     }
 }
 
-/// A sealed copy is no partition to dump on: what counts is whether its dump is whole.
+/// A raw copy is no partition to dump on: what counts is whether its dump is whole.
 fn check_copy(arguments: &Arguments, target: &Target, opener: Option<&Opener>) -> anyhow::Result<Finding> {
     let shown = target.name();
     let mut bar = Bar::new();
@@ -106,7 +109,7 @@ fn check_copy(arguments: &Arguments, target: &Target, opener: Option<&Opener>) -
     let dumps = reports(target, &partition, opener, &mut bar);
     let whole = !dumps.is_empty() && dumps.iter().all(|dump| !dump.damaged && dump.status != "unfinished");
     let (verdict, style) = if whole { ("copy", GOOD) } else { ("damaged", BAD) };
-    let why = "a copy of an encrypted dump: `savecore save --identity FILE` opens it";
+    let why = "a raw copy of a dump: `savecore save` makes a core of it";
     printed(if arguments.json {
         json(&Result {
             dumps: &dumps,

@@ -5,9 +5,10 @@ use std::io::Write;
 use anyhow::{Context, bail};
 use savecore::partition;
 use savecore::source::Access;
+use savecore::text::harmless;
 
 use super::{TargetArguments, ask, search};
-use crate::output::{Bar, count, harmless, json, out, warning};
+use crate::output::{Bar, count, json, out, warning};
 use crate::{Finding, printed};
 
 /// Lay the pattern again over all dumps on TARGET without saving them, after asking

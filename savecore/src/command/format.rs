@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use dumpcore::format::BLOCK_SIZE;
+use savecore::keys::public_text;
 use savecore::partition::{self, Plan};
 use savecore::source::{Access, Content, Source, recognise};
 
@@ -107,7 +108,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let plan = Plan { uuid: uuid.into_bytes(), name: arguments.name.clone(), created, recipient };
     partition::format(&mut target, &plan, &mut Bar::new()).with_context(|| shown.clone())?;
     let blocks = target.blocks();
-    let recipient = recipient.as_ref().map(keys::public_text);
+    let recipient = recipient.as_ref().map(public_text);
     printed(if arguments.json {
         json(&Result {
             target: &shown,

@@ -3,12 +3,14 @@
 use std::io::Write;
 
 use savecore::dump::{Dump, Encryption, Report};
+use savecore::keys::public_text;
 use savecore::source::Access;
+use savecore::targets::{Opener, Targets};
+use savecore::text::harmless;
 
-use super::keys::public_text;
-use super::story;
-use super::targets::{IdentityArguments, Opener, Targets, TargetsArguments, identity, warn_bare};
-use crate::output::{Bar, FAINT, STRONG, WARNING, harmless, json, out, paint, warning};
+use super::targets::{IdentityArguments, TargetsArguments, identity, warn_bare};
+use super::{search, story};
+use crate::output::{Bar, FAINT, STRONG, WARNING, json, out, paint, warning};
 use crate::{Finding, printed};
 
 /// Tell what is known of each dump on TARGET
@@ -57,8 +59,8 @@ struct Result<'a> {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let opener = arguments.identity.read()?;
     let mut bar = Bar::new();
-    let targets =
-        Targets::open(&arguments.targets, Access::Read, arguments.search, opener.as_ref(), &mut bar)?;
+    let names = arguments.targets.names();
+    let targets = Targets::open(&names, Access::Read, search(arguments.search), opener.as_ref(), &mut bar)?;
     let dumps = targets.dumps();
     printed(if arguments.json {
         print_json(&targets, &dumps, opener.as_ref(), &mut bar)
@@ -84,8 +86,7 @@ fn open<'t>(
     if let (Encryption::Refused, Some(opener)) = (dump.encryption(), opener) {
         warning(&format!(
             "{names}: dump {}: {} opens nothing of it: it is encrypted to another key, or all of it was changed",
-            report.sequence,
-            opener.file()
+            report.sequence, opener.file
         ));
     }
     (dump, report)

@@ -10,9 +10,9 @@ use anyhow::{Context, anyhow};
 use savecore::Identity;
 use savecore::dump::utc;
 
-use super::keys::{public_text, secret_text};
 use crate::output::{json, out};
 use crate::{Finding, printed};
+use savecore::keys::{public_text, secret_text};
 
 /// Make a key pair for encrypted dumps: the secret key into FILE, the public key to standard output
 ///

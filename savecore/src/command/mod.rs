@@ -7,7 +7,6 @@ pub(crate) mod info;
 pub(crate) mod keygen;
 mod keys;
 pub(crate) mod save;
-mod sealed;
 mod story;
 mod targets;
 
@@ -16,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use savecore::Error;
+use savecore::core::CoreOptions;
 use savecore::partition::Search;
 use savecore::source::{Access, Target};
 
@@ -39,14 +39,18 @@ impl TargetArguments {
     }
 }
 
-/// Whether a file is the copy of an encrypted dump that `savecore save` carried away, by its name.
-fn is_copy(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == sealed::EXTENSION)
-}
-
 /// How far to look for dumps.
 fn search(whole: bool) -> Search {
     if whole { Search::Whole } else { Search::Quick }
+}
+
+/// How many threads work; as many as there are CPUs if nobody says.
+fn threads(given: Option<usize>) -> anyhow::Result<usize> {
+    match given {
+        Some(0) => anyhow::bail!("--threads must be at least 1"),
+        Some(threads) => Ok(threads.min(1024)),
+        None => Ok(CoreOptions::default().threads),
+    }
 }
 
 /// Asks a question on a terminal; `None` if there is nobody to ask.

@@ -3,8 +3,9 @@
 use std::io::{self, Write};
 
 use savecore::dump::{CpuReport, MetricsReport, Report};
+use savecore::text::harmless;
 
-use crate::output::{BAD, FAINT, GOOD, STRONG, WARNING, count, harmless, pages, paint, size};
+use crate::output::{BAD, FAINT, GOOD, STRONG, WARNING, count, pages, paint, size};
 
 /// Lines of CPUs, memory ranges, missing ranges and damages that are shown; `--json` has more.
 const SHOWN: usize = 16;

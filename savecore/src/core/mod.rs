@@ -1,9 +1,10 @@
-//! What a dump becomes: an ELF core.
+//! What a dump becomes: an ELF core, or a raw copy.
 
 pub mod elf;
 mod layout;
 mod notes;
 pub mod pagetable;
+pub mod raw;
 
 use std::fs::File;
 use std::io;
@@ -11,13 +12,46 @@ use std::os::unix::fs::FileExt;
 
 pub use notes::{FACTS_NAME, FACTS_TYPE};
 
-/// Where a core is written to; what is never written reads as zeros.
+/// What a dump is saved as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// An ELF core.
+    Elf,
+    /// The dump as it is, encrypted or not.
+    Raw,
+}
+
+impl Format {
+    /// Its name, as the command line, the configuration and `info.json` have it; and what its files' names end in.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Elf => "elf",
+            Format::Raw => "raw",
+        }
+    }
+}
+
+/// How a core is written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CoreOptions {
+    /// Threads that work on it, at least 1.
+    pub threads: usize,
+}
+
+impl Default for CoreOptions {
+    /// As many threads as there are CPUs.
+    fn default() -> CoreOptions {
+        CoreOptions { threads: std::thread::available_parallelism().map_or(1, |threads| threads.get()) }
+    }
+}
+
+/// Where a core is written to. What is never written reads as zeros.
 pub trait Sink {
-    /// Tells what comes: the first `head` bytes are written last of all, all others in ascending order of their offset,
-    /// and each byte once. `length` is the file's length, if it is known. A store that uploads in parts relies on it.
+    /// Tells what comes: the first `head` bytes are written last of all, all others in ascending order of offset, each byte
+    /// once. `length` is the file's, if it is known. A store that uploads in parts relies on it.
     ///
     /// # Errors
-    /// If that cannot be taken.
+    /// What the file says.
     fn begin(&mut self, head: u64, length: Option<u64>) -> io::Result<()>;
 
     /// Writes bytes from `offset` on.

@@ -428,3 +428,9 @@ fn damage(dump: &Dump<'_>) -> Vec<DamageReport> {
     });
     listed.collect()
 }
+
+/// The time now, UTC; `None` if the clock says nothing that a date can be.
+pub fn now() -> Option<jiff::Timestamp> {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
+    utc(since.as_secs())
+}

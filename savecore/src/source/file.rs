@@ -106,6 +106,14 @@ impl Target {
         &self.name
     }
 
+    /// Makes it possible to write on it.
+    ///
+    /// # Errors
+    /// If it was opened for reading only.
+    pub fn make_writable(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn offset(&self, first: u64, count: usize) -> io::Result<u64> {
         within(self.blocks, first, count)?;
         Ok(self.start + first * BLOCK_SIZE as u64)

@@ -114,6 +114,8 @@ pub trait Progress {
     fn advance(&mut self, blocks: u64);
     /// The work is over.
     fn end(&mut self);
+    /// A person should know this line.
+    fn warn(&mut self, _line: &str) {}
 }
 
 impl Progress for () {

@@ -7,7 +7,6 @@ mod directory;
 mod error;
 mod names;
 mod record;
-mod single;
 
 use std::path::Path;
 
@@ -15,7 +14,6 @@ use serde_json::Value;
 use uuid::Uuid;
 
 pub use error::StoreError;
-pub use single::{Stored, stem, store};
 
 use crate::core::Sink;
 

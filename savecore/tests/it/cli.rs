@@ -1,6 +1,7 @@
 //! The command, run as a person or a boot script runs it.
 
 mod keys;
+mod raw;
 mod sealed;
 
 use std::ffi::OsStr;
@@ -75,11 +76,25 @@ impl Place {
         self.text(name)
     }
 
-    fn cores(&self, directory: &str) -> Vec<PathBuf> {
-        let mut names: Vec<_> =
-            fs::read_dir(self.path(directory)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    /// The folders of crashes, and whatever else is in a store that is not the link to the latest.
+    fn crashes(&self, directory: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.path(directory)).unwrap().map(|entry| entry.unwrap().path());
+        let mut names: Vec<_> = entries.filter(|path| !path.ends_with("latest")).collect();
         names.sort();
         names
+    }
+
+    /// All files of all crashes but info.json, which each folder must have.
+    fn cores(&self, directory: &str) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for folder in self.crashes(directory) {
+            let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+            let (info, mut others): (Vec<_>, Vec<_>) = entries.partition(|path| path.ends_with("info.json"));
+            assert_eq!(info.len(), 1, "{}", folder.display());
+            others.sort();
+            files.append(&mut others);
+        }
+        files
     }
 
     fn out(&self) -> String {
@@ -107,7 +122,6 @@ fn every_bad_argument_and_bad_target_is_one_line_and_exit_code_2() {
     let out = place.out();
     fails::<&str>([], "format, check, info, save or clear");
     fails(["frobnicate"], "frobnicate");
-    fails(["save", &image], "--output");
     fails(["check", &image, "--colour"], "--colour");
     fails(["check"], "<TARGET>");
     fails(["check", "/nonexistent/disk"], "cannot open /nonexistent/disk: No such file");
@@ -121,7 +135,7 @@ fn every_bad_argument_and_bad_target_is_one_line_and_exit_code_2() {
     fails(["info", &image], "not a dump partition, it holds unknown data");
     fails(["save", &image, "-o", &out], "not a dump partition");
     fails(["clear", &image, "--yes"], "not a dump partition");
-    fails(["save", &image, "-o", &place.text("nowhere")], "not a directory");
+    fails(["save", &image, "-o", &place.text("nowhere")], "nowhere");
     fails(["clear", &image, "--log"], "--log");
     assert_eq!(fs::read(&image).unwrap(), vec![7; 100_000]);
     assert_eq!(fs::read(&small).unwrap(), vec![0; 5 * BLOCK_SIZE - 1]);
@@ -400,7 +414,7 @@ fn save_writes_the_core_then_lays_the_pattern_again() {
     let place = Place::new();
     let machine = Machine::small();
     let image = place.image("image", &with_dump(&machine));
-    let (code, stdout, stderr) = run(["save", &image, "-o", &place.out()]);
+    let (code, stdout, stderr) = run(["save", &image, "-o", &place.out(), "--host", "rack-7"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains("missing of 55 pages: 1 not readable for the kernel"), "{stderr}");
     assert!(stdout.contains("cleared on"), "{stdout}");
@@ -409,13 +423,20 @@ fn save_writes_the_core_then_lays_the_pattern_again() {
         .iter()
         .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
         .collect();
-    let stem = "vmcore-30313233-1-20261122T063242Z-1122334455667788";
-    assert_eq!(names, [format!("{stem}.elf"), format!("{stem}.log")]);
-    let file = place.path(&format!("out/{stem}.elf"));
-    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(names, ["dmesg.txt", "vmcore.elf"]);
+    let folder = place.path("out/rack-7-2026-11-22T06:32:42Z");
+    assert_eq!(place.crashes("out"), std::slice::from_ref(&folder));
+    assert_eq!(fs::canonicalize(place.path("out/latest")).unwrap(), fs::canonicalize(&folder).unwrap());
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+    for name in ["dmesg.txt", "vmcore.elf", "info.json"] {
+        assert_eq!(fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+    }
+    let info = json(&fs::read_to_string(folder.join("info.json")).unwrap());
+    assert_eq!((&info["host"], &info["trigger"]), (&"rack-7".into(), &"panic".into()));
+    let file = folder.join("vmcore.elf");
     let core = fs::read(&file).unwrap();
     assert!(Core::parse(&core).physical(0x1000, 4096).is_some());
-    assert_eq!(fs::read(place.path(&format!("out/{stem}.log"))).unwrap(), machine.log.as_bytes());
+    assert_eq!(fs::read(folder.join("dmesg.txt")).unwrap(), machine.log.as_bytes());
     assert!(fs::read(&image).unwrap() == formatted(200), "the pattern is not whole again");
     let (code, stdout, _) = run(["save", &image, "-o", &place.out()]);
     assert_eq!((code, stdout.contains("no dump")), (1, true));
@@ -437,32 +458,33 @@ fn all_dumps_are_saved_and_keep_leaves_every_byte() {
         assert_eq!(result["dumps"].as_array().unwrap().len(), 2);
         assert_eq!(result["dumps"][1]["already_there"], run_number > 0);
         assert_eq!(result["dumps"][0]["kept_because"], "--keep was given");
-        assert!(result["dumps"][1]["file"].as_str().unwrap().ends_with("-2-up12s-0000000000000007.elf"));
+        assert!(
+            result["dumps"][1]["file"].as_str().unwrap().contains("-unknown-0000000000000007/vmcore.elf")
+        );
         assert!(fs::read(&image).unwrap() == disk);
         assert_eq!(place.cores("out").len(), 3);
     }
     let (code, stdout, _) = run(["save", &image, "-o", &place.out()]);
-    assert_eq!((code, stdout.matches("already saved as").count()), (0, 2), "{stdout}");
+    assert_eq!((code, stdout.matches("already saved in").count()), (0, 2), "{stdout}");
     assert!(fs::read(&image).unwrap() == formatted(200));
 }
 
 #[test]
-fn a_file_that_is_there_is_never_overwritten_and_the_dump_stays() {
+fn what_is_there_is_never_overwritten_and_the_crash_goes_beside_it() {
     let place = Place::new();
     let disk = with_dump(&Machine::small());
     let image = place.image("image", &disk);
     let out = place.out();
-    for ending in ["elf", "log"] {
-        let name = format!("out/vmcore-30313233-1-20261122T063242Z-1122334455667788.{ending}");
-        let file = place.image(&name, b"precious");
-        let (code, _, stderr) = run(["save", &image, "-o", &out]);
-        assert_eq!((code, stderr.lines().count()), (2, 1), "{stderr}");
-        assert!(stderr.contains("exists already and holds something else"), "{stderr}");
-        assert_eq!(fs::read(&file).unwrap(), b"precious");
-        assert!(fs::read(&image).unwrap() == disk);
-        fs::remove_file(&file).unwrap();
-    }
-    assert!(place.cores("out").iter().all(|path| !path.to_str().unwrap().contains("partial")));
+    let taken = place.path("out/h-2026-11-22T06:32:42Z");
+    fs::create_dir(&taken).unwrap();
+    fs::write(taken.join("vmcore.elf"), b"precious").unwrap();
+    let (code, stdout, stderr) = run(["save", &image, "-o", &out, "--host", "h", "--json"]);
+    assert_eq!(code, 0, "{stderr}");
+    let folder = format!("{}-2", taken.display());
+    assert_eq!(json(&stdout)["dumps"][0]["folder"].as_str(), Some(folder.as_str()));
+    assert_eq!(fs::read(taken.join("vmcore.elf")).unwrap(), b"precious");
+    assert_eq!(fs::read_dir(&taken).unwrap().count(), 1);
+    assert!(fs::read(&image).unwrap() == formatted(200));
 }
 
 #[test]
@@ -483,10 +505,11 @@ fn a_save_that_is_killed_or_finds_no_room_leaves_the_dump_and_the_next_one_works
         } else {
             let (code, _, stderr) = finish(output);
             assert_eq!((code, stderr.lines().count()), (2, 1), "{stderr}");
-            assert!(stderr.contains("cannot be written: File too large"), "{stderr}");
+            assert!(stderr.contains("File too large"), "{stderr}");
         }
         assert!(fs::read(&image).unwrap() == disk);
-        assert!(!place.cores("out").iter().any(|path| path.to_str().unwrap().ends_with(".elf")));
+        let hidden = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with('.');
+        assert!(place.crashes("out").iter().all(hidden), "{:?}", place.crashes("out"));
     }
     assert_eq!(run(["save", &image, "-o", &out]).0, 0);
     assert_eq!(place.cores("out").len(), 2);

@@ -114,11 +114,11 @@ fn an_encrypted_dump_becomes_the_core_that_it_would_be_in_the_clear() {
     let image = place.image("image", &pair.disk());
     let (code, stdout, stderr) = run(["save", &image, "-o", &place.out(), "--identity", &pair.file]);
     assert_eq!(code, 0, "{stdout}{stderr}");
-    assert!(stdout.contains("dump 1 saved as") && stdout.contains("cleared on"), "{stdout}");
+    assert!(stdout.contains("dump 1 saved in") && stdout.contains("cleared on"), "{stdout}");
     assert_eq!(stderr.lines().count(), 1, "but for the page tables: {stderr}");
     let core = fs::read(&ending(&place, "out", ".elf")[0]).unwrap();
     assert_same_memory(&core, &machine);
-    assert_eq!(fs::read(&ending(&place, "out", ".log")[0]).unwrap(), machine.log.as_bytes());
+    assert_eq!(fs::read(&ending(&place, "out", "dmesg.txt")[0]).unwrap(), machine.log.as_bytes());
     assert!(fs::read(&image).unwrap() == empty(Some(pair.public)), "the pattern is not whole again");
 }
 
@@ -132,10 +132,10 @@ fn without_the_key_an_encrypted_dump_is_carried_away_and_opens_elsewhere() {
     let (code, stdout, stderr) = run(["save", &image, "-o", &place.out()]);
     assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
     let copies = ending(&place, "out", "");
-    let stem = "vmcore-30313233-1-20261122T063242Z-1122334455667788";
-    assert_eq!(copies, [place.text(&format!("out/{stem}.sealed"))], "no core, no log");
+    let folder = place.crashes("out").remove(0);
+    assert_eq!(copies, [folder.join("vmcore.diskdump").to_str().unwrap()], "no core, no log");
     let copy = &copies[0];
-    assert!(stdout.contains("dump 1, still encrypted, saved as"), "{stdout}");
+    assert!(stdout.contains("dump 1, still encrypted, saved in"), "{stdout}");
     let next = format!("savecore save --identity FILE -o DIR {copy}");
     assert_eq!(stdout.lines().filter(|line| line.ends_with(&next)).count(), 1, "{stdout}");
     assert!(stdout.contains(&format!("cleared on {image}")), "{stdout}");
@@ -161,7 +161,7 @@ fn a_sealed_copy_is_told_checked_and_never_changed() {
     write_over(&mut disks, &Machine { sequence: 2, nonce: 7, ..pair.machine() });
     let image = place.image("image", &disks[0]);
     assert_eq!(run(["save", &image, "-o", &place.out()]).0, 0);
-    let copies = ending(&place, "out", ".sealed");
+    let copies = ending(&place, "out", ".diskdump");
     assert_eq!(copies.len(), 2);
     // The second dump's copy has a hole where the first dump was.
     let second = fs::read(&copies[1]).unwrap();
@@ -178,7 +178,7 @@ fn a_sealed_copy_is_told_checked_and_never_changed() {
         for more in [&[][..], &["--identity", &pair.file]] {
             let (code, stdout, stderr) = run([&["check", copy][..], more].concat());
             assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
-            assert!(stdout.contains("whole: a copy of an encrypted dump"), "{stdout}");
+            assert!(stdout.contains("whole: a raw copy of a dump"), "{stdout}");
         }
         let (_, stdout, _) = run(["check", copy, "--json"]);
         assert_eq!(json(&stdout)["verdict"], "copy");
@@ -186,11 +186,11 @@ fn a_sealed_copy_is_told_checked_and_never_changed() {
             run(["save", copy, "-o", &place.out(), "--identity", &pair.file, "--json"]);
         assert_eq!((code, stderr.lines().count()), (0, 1), "{stdout}{stderr}");
         let dump = &json(&stdout)["dumps"][0];
-        assert_eq!((&dump["cleared"], dump["sealed"].as_array().unwrap().len()), (&false.into(), 0));
-        assert_eq!(dump["kept_because"], "a sealed copy is never changed");
+        assert_eq!((&dump["cleared"], dump["copies"].as_array().unwrap().len()), (&false.into(), 0));
+        assert_eq!(dump["kept_because"], "a raw copy is never changed");
         let (code, stdout, stderr) = run(["save", copy, "-o", &place.out()]);
         assert_eq!((code, stderr.lines().count()), (2, 1), "{stdout}{stderr}");
-        assert!(stderr.contains("it is a sealed copy already: --identity FILE opens it"), "{stderr}");
+        assert!(stderr.contains("it is a raw copy already: --identity FILE opens it"), "{stderr}");
         assert_eq!(run(["clear", copy, "--yes"]).0, 2);
         assert_eq!(run(["format", copy, "--yes"]).0, 2);
         assert!(fs::read(copy).unwrap() == before, "the copy was changed");
@@ -198,9 +198,9 @@ fn a_sealed_copy_is_told_checked_and_never_changed() {
         let mut damaged = before.clone();
         let last = damaged.len() - 2 * BLOCK_SIZE;
         damaged[last] ^= 1;
-        let damaged = place.image("damaged.sealed", &damaged);
+        let damaged = place.image("damaged.diskdump", &damaged);
         let (code, stdout, _) = run(["check", &damaged]);
-        assert_eq!((code, stdout.contains("damaged: a copy")), (1, true), "{stdout}");
+        assert_eq!((code, stdout.contains("damaged: a raw copy")), (1, true), "{stdout}");
     }
     assert_eq!(ending(&place, "out", ".elf").len(), 2);
 }
@@ -220,18 +220,11 @@ fn carrying_away_obeys_the_options_that_saving_does() {
         assert_eq!((&dump["kept_because"], &dump["cleared"]), (&"--keep was given".into(), &false.into()));
         assert_eq!((&dump["file"], &dump["log"]), (&Value::Null, &Value::Null));
         assert_eq!(dump["dump"]["encryption"], "sealed");
-        assert_eq!(dump["sealed"][0].as_str(), Some(ending(&place, "out", "")[0].as_str()));
+        assert_eq!(dump["copies"][0].as_str(), Some(ending(&place, "out", "")[0].as_str()));
         assert_eq!(result["targets"][0]["recipient"].as_str(), Some(&*pair.text()));
         assert!(fs::read(&image).unwrap() == disk);
     }
-    // What has the name stays, and so does the dump.
-    let copy = ending(&place, "out", ".sealed").remove(0);
-    fs::write(&copy, b"precious").unwrap();
-    let (code, _, stderr) = run(["save", &image, "-o", &out]);
-    assert_eq!((code, stderr.lines().count()), (2, 1), "{stderr}");
-    assert!(stderr.contains("exists already and holds something else"), "{stderr}");
-    assert!(fs::read(&copy).unwrap() == b"precious" && fs::read(&image).unwrap() == disk);
-    fs::remove_file(&copy).unwrap();
+    fs::remove_dir_all(place.crashes("out").remove(0)).unwrap();
     // No room for it.
     let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" save \"$1\" -o \"$2\"";
     let output = Command::new("bash")
@@ -256,7 +249,7 @@ fn a_damaged_encrypted_dump_is_carried_away_and_stays_until_told_otherwise() {
     assert!(stderr.contains("dump 1 is damaged"), "{stderr}");
     assert!(stdout.contains("--clear-damaged or `savecore clear` frees it"), "{stdout}");
     assert!(fs::read(&image).unwrap() == disk);
-    let copy = ending(&place, "out", ".sealed").remove(0);
+    let copy = ending(&place, "out", ".diskdump").remove(0);
     let (code, stdout, _) = run(["check", &copy, "--json"]);
     assert_eq!((code, &json(&stdout)["verdict"]), (1, &"damaged".into()));
     assert!(core_of(&place, &[&copy], Some(&pair.file)) == core_of(&place, &[&image], Some(&pair.file)));
@@ -276,7 +269,7 @@ fn an_unfinished_encrypted_dump_is_carried_away_with_what_is_there() {
     let (code, stdout, stderr) = run(["save", &image, "-o", &place.out()]);
     assert_eq!(code, 0, "{stdout}{stderr}");
     assert!(stdout.contains("unfinished"), "{stdout}");
-    let copy = ending(&place, "out", ".sealed").remove(0);
+    let copy = ending(&place, "out", ".diskdump").remove(0);
     assert!(core_of(&place, &[&copy], Some(&pair.file)) == core);
     assert!(fs::read(&image).unwrap() == empty(Some(pair.public)));
 }
@@ -422,10 +415,11 @@ fn a_stripe_that_was_not_given_is_named_and_the_others_stay() {
         let dump = &json(&stdout)["dumps"][0];
         assert!(dump["kept_because"].as_str().unwrap().starts_with(&text), "{stdout}");
         assert_eq!((&dump["cleared"], &dump["dump"]["whole"]), (&false.into(), &false.into()));
-        assert!(dump["file"].as_str().unwrap().ends_with(&format!("-without-stripe-{missing}.elf")));
+        let info = fs::read_to_string(Path::new(dump["folder"].as_str().unwrap()).join("info.json")).unwrap();
+        assert_eq!(json(&info)["missing_stripes"], serde_json::json!([missing - 1]));
         assert!(fs::read(image).unwrap() == *disk, "it was changed");
     }
-    // The whole dump has another name, so it can still be saved to the same place.
+    // The whole dump is another one, so it can still be saved to the same place.
     assert_eq!(run(["save", &one, &two, "-o", &place.out()]).0, 0);
     assert_eq!(ending(&place, "out", ".elf").len(), 3);
     assert!(fs::read(&one).unwrap() == empty(None));
@@ -509,7 +503,7 @@ fn encrypted_stripes_are_carried_away_one_by_one_and_opened_together() {
     let copies = ending(&place, "out", "");
     assert_eq!(copies.len(), 2);
     for (copy, stripe) in copies.iter().zip(1..) {
-        assert!(copy.ends_with(&format!("-stripe-{stripe}-of-2.sealed")), "{copy}");
+        assert!(copy.ends_with(&format!("/vmcore-{stripe}-of-2.diskdump")), "{copy}");
     }
     assert!(stdout.contains(&format!("-o DIR {} {}\n", copies[0], copies[1])), "{stdout}");
     assert!(fs::read(&one).unwrap() == empty(Some(pair.public)));

@@ -1,114 +1,118 @@
-//! Encrypted dumps without the key to them: carried away as they are, to be opened elsewhere.
+//! A dump as it is, carried away: encrypted or not, it can be read, and become a core, elsewhere and later.
 //!
-//! A sealed copy is an image of the partition from its label to the dump's end, with nothing in between: every block stands
+//! A raw copy is an image of the partition from its label to the dump's end, with nothing in between: every block stands
 //! at its own place, since checksums and pattern say where that is. Whatever reads partitions reads it too.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::ops::Range;
 
+use dumpcore::format::checksum::block_sum;
 use dumpcore::format::{BLOCK_SIZE, Block};
-use savecore::Error;
-use savecore::dump::{Dump, Pages, Part};
-use savecore::partition::{self, Ending, Search};
-use savecore::source::{BATCH, Progress, Reader, Source};
 
-/// What the name of a sealed copy ends in.
-pub(super) const EXTENSION: &str = "sealed";
+use super::Sink;
+use crate::Error;
+use crate::dump::{Dump, Part};
+use crate::partition::{Ending, back_at, chunk_at, front_at};
+use crate::source::{BATCH, Progress, Reader};
 
-/// A file seen as the partition of which it is a copy.
-struct Image<'f> {
-    file: &'f File,
-    blocks: u64,
-}
-
-impl Source for Image<'_> {
-    fn blocks(&self) -> u64 {
-        self.blocks
-    }
-
-    fn read(&self, first: u64, into: &mut [Block]) -> io::Result<()> {
-        self.file.read_exact_at(into.as_flattened_mut(), first.saturating_mul(BLOCK_SIZE as u64))
-    }
-
-    fn write(&mut self, _first: u64, _from: &[Block]) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Copies a part of a dump into an empty file, and makes sure that the copy holds all that the `original`, which is this
-/// part alone, does: it is found again, and its checksums say the same. Gives the file's length.
-pub(super) fn carry_away(
+/// Copies a part of a dump, and makes sure that the copy holds all that the `original`, which is this part alone, opened
+/// without an identity, does: what the checksums say of the blocks that were copied is what they said of the
+/// blocks when it was opened. Gives the copy's length in bytes.
+///
+/// # Errors
+/// [`Error::Unsteady`] if a block gives other bytes than before, and if the copy cannot be written.
+pub fn write(
     part: &Part<'_>,
     original: &Dump<'_>,
-    file: &File,
+    out: &mut dyn Sink,
     progress: &mut dyn Progress,
 ) -> Result<u64, Error> {
-    copy(part, file, progress)?;
     let found = &part.found;
-    let image = Image { file, blocks: found.end };
-    // As whoever opens the copy will look for it.
-    let scanned = partition::salvage(&image, Search::Quick, &mut ())?;
-    let is_there = scanned.dumps.iter().any(|copied| {
-        // Without headers, what is in front of a dump decides where it is said to begin.
-        let agrees = found.ending == Ending::BothLost || copied.header.agrees_with(&found.header);
-        agrees
-            && copied.header.nonce == found.header.nonce
-            && (copied.end, copied.ending) == (found.end, found.ending)
-    });
-    let copied = Dump::open_with(&image, part.uuid, found, None, progress);
-    if !is_there || content(original) != content(&copied) {
-        return Err(Error::Unsteady { block: found.first });
-    }
-    Ok(found.end * BLOCK_SIZE as u64)
-}
-
-/// What the checksums say of a dump: chunks, pages by fate, damaged blocks. That a block can be read badly or not at all
-/// is the same here: a copy has nothing at its place.
-fn content(dump: &Dump<'_>) -> (u64, Pages, u64) {
-    let listed: u64 = dump.damage().iter().map(|damage| damage.count).sum();
-    (dump.chunks().0, dump.pages(), listed.saturating_add(dump.damage_untold()))
-}
-
-fn copy(part: &Part<'_>, file: &File, progress: &mut dyn Progress) -> Result<(), Error> {
-    let found = &part.found;
+    let length = found.end * BLOCK_SIZE as u64;
+    out.begin(0, Some(length)).map_err(Error::Core)?;
     let mut reader = Reader::new(part.source);
     let mut batch: Vec<Block> = Vec::with_capacity(BATCH);
+    let mut seen = Seen { part, chunks: 0, good: 0, payload: 0..0, sums: Vec::new() };
     progress.begin("copying the dump", found.blocks());
     for number in [0].into_iter().chain(found.range()) {
         // What cannot be read stays a hole.
         let read = reader.block(number).ok().copied();
+        if let Some(block) = read.as_ref().filter(|_| number >= found.first) {
+            seen.block(number, block);
+        }
         batch.extend(read);
         // Where the row of blocks ends that are written together.
         let ends = read.is_none() || number == 0 || batch.len() == BATCH || number + 1 == found.end;
         if ends && !batch.is_empty() {
             let behind = number + u64::from(read.is_some());
             let first = behind - batch.len() as u64;
-            file.write_all_at(batch.as_flattened(), first * BLOCK_SIZE as u64).map_err(Error::Core)?;
+            out.write_at(first * BLOCK_SIZE as u64, batch.as_flattened()).map_err(Error::Core)?;
             batch.clear();
         }
         progress.advance(u64::from(number != 0));
     }
     // Also if the last block is a hole.
-    file.set_len(found.end * BLOCK_SIZE as u64).map_err(Error::Core)?;
+    out.set_len(length).map_err(Error::Core)?;
     progress.end();
-    Ok(())
+    if !seen.holds(original) {
+        return Err(Error::Unsteady { block: found.first });
+    }
+    Ok(length)
+}
+
+/// What the checksums say of the blocks that went by.
+struct Seen<'p> {
+    part: &'p Part<'p>,
+    chunks: u64,
+    /// Headers and payload blocks that are whole.
+    good: u64,
+    payload: Range<u64>,
+    sums: Vec<u64>,
+}
+
+impl Seen<'_> {
+    fn block(&mut self, number: u64, block: &Block) {
+        let nonce = self.part.found.header.nonce.get();
+        if self.payload.contains(&number) {
+            let sum = self.sums.get((number - self.payload.start) as usize);
+            self.good += u64::from(sum == Some(&block_sum(block, number)));
+            return;
+        }
+        if let Some(chunk) = chunk_at(block, nonce, number) {
+            self.payload = number + 1..number + 1 + u64::from(chunk.payload_blocks.get());
+            self.sums = chunk.sums().iter().map(|sum| sum.get()).collect();
+            self.chunks += 1;
+            self.good += 1;
+            return;
+        }
+        let uuid = &self.part.uuid;
+        let header = front_at(block, uuid, number).or_else(|| back_at(block, uuid, number));
+        self.good += u64::from(header.is_some_and(|header| header.nonce.get() == nonce));
+    }
+
+    /// Whether all that is good in a dump went by.
+    fn holds(&self, original: &Dump<'_>) -> bool {
+        let listed: u64 = original.damage().iter().map(|damage| damage.count).sum();
+        let bad = listed.saturating_add(original.damage_untold());
+        // A header that is known to be lost is not told as damage.
+        let lost = u64::from(matches!(self.part.found.ending, Ending::FrontLost | Ending::BackLost));
+        let good = self.part.found.blocks().saturating_sub(bad).saturating_sub(lost);
+        self.chunks == original.chunks().0 && self.good >= good
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use crate::partition::{self, Plan, Search};
     use dumpcore::format::Uuid;
     use dumpcore::format::checksum::block_sum;
     use dumpcore::format::chunk::{ChunkHeader, ChunkKind, Run, RunKind};
     use dumpcore::format::frame::{self, Kind};
     use dumpcore::format::header::{Header, Status};
-    use savecore::partition::Plan;
 
     use super::*;
+    use crate::source::Source;
 
     const UUID: Uuid = [7; 16];
     const PAGES: u64 = 5;
@@ -192,11 +196,9 @@ mod tests {
         let found = partition::scan_with(opened, Search::Whole, &mut ()).unwrap().dumps.remove(0);
         let part = Part { source, uuid: UUID, found };
         let original = Dump::open_with(opened, UUID, &part.found, None, &mut ());
-        let file = tempfile::tempfile().unwrap();
-        let length = carry_away(&part, &original, &file, &mut ())?;
-        let mut bytes = vec![0; length as usize];
-        file.read_exact_at(&mut bytes, 0).unwrap();
-        assert_eq!(file.metadata().unwrap().len(), length);
+        let mut bytes = Vec::new();
+        let length = write(&part, &original, &mut bytes, &mut ())?;
+        assert_eq!(bytes.len() as u64, length);
         Ok(bytes)
     }
 

@@ -1,0 +1,300 @@
+//! A harvest: every waiting dump on some targets becomes a folder in a store; when that is safe, its blocks are freed.
+//!
+//! At every moment, a dump is whole on its targets or whole in the store: its front header is marked as saved only when
+//! [`Folder::finish`](crate::store::Folder::finish) has returned, and the pattern is laid behind that mark.
+
+mod files;
+mod saved;
+
+use std::path::PathBuf;
+
+use crate::Error;
+use crate::core::{CoreOptions, Format};
+use crate::dump::{Dump, Encryption, Report};
+use crate::partition::{self, Ending};
+use crate::source::Progress;
+use crate::store::{Begun, Crash, Place, Store};
+use crate::targets::{Opener, Targets};
+
+pub use saved::{Saved, StoredFile, TargetResult};
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Options<'o> {
+    /// The key to encrypted dumps.
+    pub opener: Option<&'o Opener>,
+    /// What dumps are saved as. An encrypted one that is not opened is saved raw, whatever this says.
+    pub format: Format,
+    /// How cores are written.
+    pub core: CoreOptions,
+    /// The machine's name, for the names of folders.
+    pub host: String,
+    /// Leave the dumps where they are.
+    pub keep: bool,
+    /// Free damaged dumps too, once what is readable is saved.
+    pub clear_damaged: bool,
+    /// Kernels with symbols, or folders of them, for backtraces.
+    pub kernels: Vec<PathBuf>,
+    /// Write a report for people, too.
+    pub report: bool,
+}
+
+/// What was done.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Harvest {
+    /// The targets.
+    pub targets: Vec<TargetResult>,
+    /// The dumps that waited there.
+    pub dumps: Vec<Saved>,
+}
+
+impl Harvest {
+    /// Whether a dump could not be saved.
+    pub fn failed(&self) -> bool {
+        self.dumps.iter().any(|saved| saved.error.is_some())
+    }
+
+    /// Whether there was nothing to do.
+    pub fn nothing(&self) -> bool {
+        self.dumps.is_empty() && self.targets.iter().all(|target| target.finished_clears == 0)
+    }
+}
+
+/// What may happen to a dump's blocks on one target.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// They stay.
+    Keep,
+    /// What they hold is saved and they may go; the number is the dump's place in the list of results, if this run saved
+    /// it.
+    Free(Option<usize>),
+}
+
+/// Saves every waiting dump, and frees the blocks of those that are safe. A dump that cannot be saved is told in its
+/// [`Saved::error`], and the others are saved all the same.
+///
+/// # Errors
+/// If a target cannot be written any more; the dumps are in the store then, and the next harvest goes on.
+pub fn harvest(
+    targets: &mut Targets,
+    store: &mut dyn Store,
+    options: &Options<'_>,
+    progress: &mut dyn Progress,
+) -> Result<Harvest, Error> {
+    for (target, partition) in targets.targets.iter().zip(&targets.partitions) {
+        for range in &partition.foreign {
+            let shown = target.name();
+            progress.warn(&format!("{shown}: blocks {} to {} belong to no dump", range.start, range.end - 1));
+        }
+    }
+    let mut results = Vec::new();
+    let fates = targets.partitions.iter().map(|partition| vec![Fate::Keep; partition.dumps.len()]);
+    let mut fates: Vec<Vec<Fate>> = fates.collect();
+    for places in targets.dumps() {
+        let (saved_before, waiting): (Vec<_>, Vec<_>) =
+            places.into_iter().partition(|place| targets.found(*place).ending == Ending::Saved);
+        for (target, dump) in saved_before.iter().copied() {
+            fates[target][dump] = Fate::Free(None);
+        }
+        if waiting.is_empty() {
+            continue;
+        }
+        if !saved_before.is_empty() {
+            let shown = targets.names(&waiting).join(", ");
+            progress.warn(&format!(
+                "{shown}: another stripe of a dump here was harvested before, and this one was not"
+            ));
+        }
+        let mut saved = save(targets, &waiting, store, options, progress);
+        saved.kept_because = kept_because(options, targets, &waiting, &saved);
+        let free = saved.kept_because.is_none() && writable(targets, &waiting, &mut saved);
+        for (target, dump) in waiting {
+            if free {
+                fates[target][dump] = Fate::Free(Some(results.len()));
+                // From now on an interrupted run is finished by the next one, without saving again.
+                let found = &targets.partitions[target].dumps[dump];
+                let target = &mut targets.targets[target];
+                partition::mark_saved(target, found).map_err(|error| on(target.name(), error))?;
+            }
+        }
+        results.push(saved);
+    }
+    let mut finished = vec![0; targets.targets.len()];
+    if !options.keep {
+        for (index, finished) in finished.iter_mut().enumerate() {
+            if targets.partitions[index].defect.is_none() && !targets.copies[index] {
+                *finished = free(targets, index, &fates[index], &mut results, progress)?;
+            }
+        }
+    }
+    let all = targets.targets.iter().zip(&targets.partitions).zip(finished);
+    let told = all.map(|((target, partition), finished)| TargetResult::new(target, partition, finished));
+    Ok(Harvest { targets: told.collect(), dumps: results })
+}
+
+fn on(target: &str, error: Error) -> Error {
+    Error::On { target: target.to_owned(), error: Box::new(error) }
+}
+
+/// Takes the targets of a dump for writing; if one cannot be, says so, and the dump stays.
+fn writable(targets: &mut Targets, places: &[(usize, usize)], saved: &mut Saved) -> bool {
+    for (target, _) in places {
+        if let Err(error) = targets.targets[*target].make_writable() {
+            saved.kept_because = Some(format!("{error}; `savecore clear` frees it"));
+            return false;
+        }
+    }
+    true
+}
+
+/// Why a dump that was just saved, or could not be, stays where it is.
+fn kept_because(
+    options: &Options<'_>,
+    targets: &Targets,
+    places: &[(usize, usize)],
+    saved: &Saved,
+) -> Option<String> {
+    if saved.error.is_some() {
+        return Some("it could not be saved".to_owned());
+    }
+    if options.keep {
+        return Some("--keep was given".to_owned());
+    }
+    if places.iter().any(|place| targets.copies[place.0]) {
+        return Some("a raw copy is never changed".to_owned());
+    }
+    if let Some(defect) = places.iter().find_map(|place| targets.partitions[place.0].defect) {
+        return Some(defect.clause().to_owned());
+    }
+    if options.clear_damaged {
+        return None;
+    }
+    if let Some(missing) = missing_stripes(&saved.dump) {
+        return Some(format!("{missing}; --clear-damaged or `savecore clear` frees what is here"));
+    }
+    let damaged = "it is damaged; --clear-damaged or `savecore clear` frees it";
+    saved.dump.damaged.then(|| damaged.to_owned())
+}
+
+/// Which stripes of a dump are not there, in a clause; `None` if none is missing.
+pub fn missing_stripes(report: &Report) -> Option<String> {
+    let numbers: Vec<String> = report.missing_stripes.iter().map(|stripe| (stripe + 1).to_string()).collect();
+    let (last, others) = numbers.split_last()?;
+    Some(match others {
+        [] => format!("stripe {last} of {} was not given", report.stripes),
+        others => format!("stripes {} and {last} of {} were not given", others.join(", "), report.stripes),
+    })
+}
+
+/// Saves one dump.
+fn save(
+    targets: &Targets,
+    places: &[(usize, usize)],
+    store: &mut dyn Store,
+    options: &Options<'_>,
+    progress: &mut dyn Progress,
+) -> Saved {
+    // A raw copy is of the dump as it is; with the key, what was tampered with would count as lost.
+    let opener = options.opener.filter(|_| options.format != Format::Raw);
+    let identity = opener.map(|opener| &opener.identity);
+    let dump = Dump::open_parts(targets.parts(places), identity, progress);
+    let mut saved = Saved::new(targets, places, &dump);
+    let format = match dump.encryption() {
+        Encryption::None | Encryption::Opened => options.format,
+        Encryption::Sealed => Format::Raw,
+        Encryption::Refused => {
+            let file = opener.map_or("the identity", |opener| opener.file.as_str());
+            saved.error = Some(format!(
+                "{file} opens nothing of it: it is encrypted to another key, or all of it was changed"
+            ));
+            return saved;
+        }
+    };
+    if format == Format::Raw && places.iter().any(|place| targets.copies[place.0]) {
+        saved.error = Some(match dump.encryption() {
+            Encryption::Sealed => "it is a raw copy already: --identity FILE opens it".to_owned(),
+            _ => "it is a raw copy already: --format elf makes a core of it".to_owned(),
+        });
+        return saved;
+    }
+    saved.format = format.name();
+    if let Err(error) = store_dump(&dump, format, store, options, &mut saved, progress) {
+        saved.error = Some(error);
+    }
+    saved
+}
+
+/// Makes the folder of one dump.
+fn store_dump(
+    dump: &Dump<'_>,
+    format: Format,
+    store: &mut dyn Store,
+    options: &Options<'_>,
+    saved: &mut Saved,
+    progress: &mut dyn Progress,
+) -> Result<(), String> {
+    let header = &dump.found().header;
+    let crash = Crash {
+        host: options.host.clone(),
+        seconds: Some(header.wall_clock.get()).filter(|seconds| *seconds != 0),
+        uuid: uuid::Uuid::from_bytes(dump.uuid()),
+        sequence: header.sequence.get(),
+        nonce: header.nonce.get(),
+        missing_stripes: dump.missing_stripes().to_vec(),
+    };
+    let names = files::core_names(dump, format);
+    let core = names.first().map_or("", String::as_str);
+    let room = files::room(dump, format);
+    let mut folder = match store.begin(&crash, core, Some(room)).map_err(|error| error.to_string())? {
+        Begun::AlreadyThere(place) => {
+            saved.already_there = true;
+            saved.take_place(place, &names);
+            return Ok(());
+        }
+        Begun::New(folder) => folder,
+    };
+    files::write(dump, format, &names, folder.as_mut(), saved, progress)?;
+    let info = saved.info(options, &crash);
+    let place: Place = folder.finish(&info).map_err(|error| error.to_string())?;
+    saved.take_place(place, &names);
+    Ok(())
+}
+
+/// Frees dumps of a target from the last one on, up to the first that is kept, so that no gap is in front of a dump: the
+/// kernel looks for free blocks behind the last one. Gives the number of dumps that an earlier run had saved.
+fn free(
+    targets: &mut Targets,
+    index: usize,
+    fates: &[Fate],
+    results: &mut [Saved],
+    progress: &mut dyn Progress,
+) -> Result<u64, Error> {
+    let partition = &targets.partitions[index];
+    let target = &mut targets.targets[index];
+    let uuid = partition.uuid();
+    let mut finished = 0;
+    let mut behind_is_kept = false;
+    for (found, fate) in partition.dumps.iter().zip(fates).rev() {
+        let Fate::Free(result) = fate else {
+            behind_is_kept = true;
+            continue;
+        };
+        let saved = result.and_then(|index| results.get_mut(index));
+        if behind_is_kept {
+            if let Some(saved) = saved {
+                saved.kept_because = Some("a dump behind it is kept; it is marked as saved".to_owned());
+            }
+            continue;
+        }
+        target.make_writable().map_err(|error| on(target.name(), error))?;
+        partition::clear(target, &uuid, found, progress).map_err(|error| on(target.name(), error))?;
+        match saved {
+            Some(saved) => {
+                saved.parts -= 1;
+                saved.cleared = saved.parts == 0;
+            }
+            None => finished += 1,
+        }
+    }
+    Ok(finished)
+}

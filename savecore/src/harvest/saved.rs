@@ -1,0 +1,188 @@
+//! What became of a dump, and of the targets.
+
+use serde_json::{Value, json};
+
+use super::Options;
+use crate::core::elf::{Unwalked, Written};
+use crate::dump::{Dump, Report};
+use crate::keys::public_text;
+use crate::partition::Partition;
+use crate::source::Target;
+use crate::store::{Crash, Place};
+use crate::targets::Targets;
+
+/// A file in a store.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct StoredFile {
+    /// Its name in the crash's folder.
+    pub name: String,
+    /// Its length, holes included.
+    pub bytes: u64,
+}
+
+/// What became of one dump.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Saved {
+    /// The targets that it is on, by stripe.
+    pub on: Vec<String>,
+    /// Its folder in the store, a path or URL; `None` if it could not be saved.
+    pub folder: Option<String>,
+    /// All files in it.
+    pub files: Vec<StoredFile>,
+    /// What it was saved as; empty if it could not be saved.
+    pub format: &'static str,
+    /// The core, a path or URL; `None` of raw copies.
+    pub file: Option<String>,
+    /// The kernel's log.
+    pub log: Option<String>,
+    /// Raw copies, one of each stripe.
+    pub copies: Vec<String>,
+    /// Bytes of the core or the copies, holes included; `None` if they were there already.
+    pub bytes: Option<u64>,
+    /// Segments of an ELF core for virtual addresses.
+    pub virtual_segments: Option<u64>,
+    /// Segments of an ELF core for physical addresses.
+    pub physical_segments: Option<u64>,
+    /// Page tables that the dump does not have; `None` if no page tables were walked.
+    pub missing_tables: Option<u64>,
+    /// Why page tables, or those of one half of the address space, were not walked.
+    pub unwalked: Option<String>,
+    /// Whether the store had it already.
+    pub already_there: bool,
+    /// Whether its blocks are free again, on all of its targets.
+    pub cleared: bool,
+    /// Why they are not.
+    pub kept_because: Option<String>,
+    /// Why it could not be saved.
+    pub error: Option<String>,
+    /// Whether anybody can read it, though its partition's label demands that it be encrypted.
+    pub unencrypted_despite_label: bool,
+    /// What a person should know of the core.
+    pub warnings: Vec<String>,
+    /// What is known of the dump.
+    pub dump: Report,
+    /// Parts of it that still stand on their targets.
+    #[serde(skip)]
+    pub(super) parts: usize,
+}
+
+impl Saved {
+    /// A dump that is not saved yet.
+    pub(super) fn new(targets: &Targets, places: &[(usize, usize)], dump: &Dump<'_>) -> Saved {
+        Saved {
+            on: targets.names(places).into_iter().map(str::to_owned).collect(),
+            folder: None,
+            files: Vec::new(),
+            format: "",
+            file: None,
+            log: None,
+            copies: Vec::new(),
+            bytes: None,
+            virtual_segments: None,
+            physical_segments: None,
+            missing_tables: None,
+            unwalked: None,
+            already_there: false,
+            cleared: false,
+            kept_because: None,
+            error: None,
+            unencrypted_despite_label: targets.is_bare(places),
+            warnings: Vec::new(),
+            dump: Report::new(dump),
+            parts: places.len(),
+        }
+    }
+
+    /// Notes where it is; `names` are the core's files.
+    pub(super) fn take_place(&mut self, place: Place, names: &[String]) {
+        let folder = place.folder.trim_end_matches('/').to_owned();
+        let path = |name: &str| format!("{folder}/{name}");
+        let there = |name: &str| place.files.iter().any(|(file, _)| file == name);
+        let mut cores = names.iter().filter(|name| there(name)).map(|name| path(name));
+        match self.format {
+            "raw" => self.copies = cores.collect(),
+            _ => self.file = cores.next(),
+        }
+        self.log = there(super::files::LOG).then(|| path(super::files::LOG));
+        self.warnings.extend(place.remarks);
+        self.files = place.files.into_iter().map(|(name, bytes)| StoredFile { name, bytes }).collect();
+        self.folder = Some(folder);
+    }
+
+    /// What `info.json` says: all of the dump's report, at the top so that many of them make one table, and what
+    /// is known here besides.
+    pub(super) fn info(&self, options: &Options<'_>, crash: &Crash) -> Value {
+        let mut info = serde_json::to_value(&self.dump).unwrap_or_default();
+        let more = json!({
+            "savecore": env!("CARGO_PKG_VERSION"),
+            "host": options.host,
+            "uuid": crash.uuid,
+            "format": self.format,
+            "on": self.on,
+            "saved_at": crate::dump::now().map(|time| time.to_string()),
+            "missing_tables": self.missing_tables,
+            "unwalked": self.unwalked,
+            "warnings": self.warnings,
+        });
+        if let (Value::Object(info), Value::Object(more)) = (&mut info, more) {
+            info.extend(more);
+        }
+        info
+    }
+}
+
+/// What became of a target.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct TargetResult {
+    /// Its name.
+    pub target: String,
+    /// Its identity.
+    pub uuid: uuid::Uuid,
+    /// The public key to which its dumps are encrypted.
+    pub recipient: Option<String>,
+    /// Dumps that an earlier run had saved, and that were freed now.
+    pub finished_clears: u64,
+    /// Dumps that waited there.
+    pub waiting: u64,
+}
+
+impl TargetResult {
+    pub(super) fn new(target: &Target, partition: &Partition, finished_clears: u64) -> TargetResult {
+        TargetResult {
+            target: target.name().to_owned(),
+            uuid: uuid::Uuid::from_bytes(partition.uuid()),
+            recipient: partition.label.recipient().map(public_text),
+            finished_clears,
+            waiting: partition.waiting().count() as u64,
+        }
+    }
+}
+
+/// What a person should know about the page tables behind a core.
+pub(super) fn tables_warnings(written: &Written) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let only = "is there by physical address only";
+    match written.unwalked {
+        Some(Unwalked::Refused(why)) if written.walked.is_some() => {
+            warnings.push(format!("the page tables of one half of the address space cannot be read: {why}"));
+        }
+        Some(Unwalked::Refused(why)) => {
+            warnings.push(format!("the page tables cannot be read: {why}; memory {only}"));
+        }
+        Some(why @ Unwalked::Unknown) => warnings.push(format!("{why}; memory {only}")),
+        // Without page tables in use, physical addresses are the kernel's own.
+        Some(Unwalked::Off) | None => {}
+    }
+    match written.walked {
+        Some(walked) if walked.missing > 0 => warnings.push(format!(
+            "{} missing; what they map {only}",
+            if walked.missing == 1 {
+                "1 page table is".to_owned()
+            } else {
+                format!("{} page tables are", walked.missing)
+            }
+        )),
+        _ => {}
+    }
+    warnings
+}

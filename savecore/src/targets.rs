@@ -1,0 +1,179 @@
+//! Several targets, opened together: a dump may be striped over them.
+
+use std::path::{Path, PathBuf};
+
+use dumpcore::format::header::Status;
+
+use crate::dump::{Part, gather};
+use crate::keys::public_text;
+use crate::partition::{self, Defect, Ending, Found, Partition, Search};
+use crate::source::{Access, Progress, Target};
+use crate::{Error, Identity};
+
+/// What the name of a raw copy of a dump ends in.
+pub const COPY: &str = "diskdump";
+
+/// Whether a file is a raw copy of a dump, by its name: it is read, and never changed.
+pub fn is_copy(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == COPY)
+}
+
+/// What a person calls a target.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TargetName {
+    /// A block device, an image file, or a disk.
+    pub path: PathBuf,
+    /// The partition of it: its number, name or GUID.
+    pub partition: Option<String>,
+}
+
+/// An identity, and where it came from.
+#[derive(Clone, Debug)]
+pub struct Opener {
+    /// The secret key.
+    pub identity: Identity,
+    /// The file that it was in, as messages name it.
+    pub file: String,
+}
+
+impl Opener {
+    /// Refuses an identity that is not the one to which the dumps of a partition are encrypted, before anything is read
+    /// that takes long. Without a label that names the key, a dump tells only when it is opened.
+    ///
+    /// # Errors
+    /// [`Error::WrongIdentity`].
+    pub fn refuse_wrong(&self, target: &str, partition: &Partition) -> Result<(), Error> {
+        let own = self.identity.public_key();
+        let Some(recipient) = partition.label.recipient().filter(|recipient| **recipient != own) else {
+            return Ok(());
+        };
+        // A kernel may have been given a key of its own for this partition.
+        let closed = |found: &&Found| {
+            let encrypted = found.header.is_sealed() || found.ending == Ending::BothLost;
+            encrypted && found.header.status() != Status::Saved && self.identity.opens(found) != Some(true)
+        };
+        match partition.dumps.iter().find(closed) {
+            None => Ok(()),
+            Some(found) => Err(Error::WrongIdentity {
+                file: self.file.clone(),
+                sequence: found.header.sequence.get(),
+                target: target.to_owned(),
+                own: public_text(&own),
+                recipient: public_text(recipient),
+            }),
+        }
+    }
+}
+
+/// Opened targets, and what was found on each.
+pub struct Targets {
+    /// The targets.
+    pub targets: Vec<Target>,
+    /// What was found on each.
+    pub partitions: Vec<Partition>,
+    /// Whether a target is a raw copy of a dump: nothing is written on it.
+    pub copies: Vec<bool>,
+}
+
+impl Targets {
+    /// Opens all targets and finds their dumps, also behind labels that cannot be used. Raw copies are only read.
+    ///
+    /// # Errors
+    /// If one of them cannot be used, or is named twice, or if the identity is for another key.
+    pub fn open(
+        names: &[TargetName],
+        access: Access,
+        search: Search,
+        opener: Option<&Opener>,
+        progress: &mut dyn Progress,
+    ) -> Result<Targets, Error> {
+        let mut opened = Targets { targets: Vec::new(), partitions: Vec::new(), copies: Vec::new() };
+        let mut seen = Vec::new();
+        for TargetName { path, partition } in names {
+            // What is not there, or may not be looked at, is told when it is opened.
+            if let Ok(real) = path.canonicalize() {
+                let name = (real, partition);
+                if seen.contains(&name) {
+                    return Err(Error::NamedTwice { target: path.display().to_string() });
+                }
+                seen.push(name);
+            }
+            let copy = is_copy(path);
+            let access = if copy { Access::Read } else { access };
+            opened.targets.push(Target::open(path, partition.as_deref(), access)?);
+            opened.copies.push(copy);
+        }
+        for (target, copy) in opened.targets.iter().zip(&opened.copies) {
+            let partition = salvage(target, search, *copy, progress)?;
+            if let Some(opener) = opener {
+                opener.refuse_wrong(target.name(), &partition)?;
+            }
+            opened.partitions.push(partition);
+        }
+        Ok(opened)
+    }
+
+    /// The dumps: each a list of (target, dump on it), stripes of one dump together.
+    pub fn dumps(&self) -> Vec<Vec<(usize, usize)>> {
+        gather(&self.partitions)
+    }
+
+    /// One of the dumps on a target.
+    ///
+    /// # Panics
+    /// If there is none at this place.
+    pub fn found(&self, place: (usize, usize)) -> &Found {
+        &self.partitions[place.0].dumps[place.1]
+    }
+
+    /// A dump's parts, to be opened.
+    pub fn parts(&self, places: &[(usize, usize)]) -> Vec<Part<'_>> {
+        let part = |place: &(usize, usize)| Part {
+            source: &self.targets[place.0],
+            uuid: self.partitions[place.0].uuid(),
+            found: self.found(*place).clone(),
+        };
+        places.iter().map(part).collect()
+    }
+
+    /// The names of the targets that a dump is on.
+    pub fn names(&self, places: &[(usize, usize)]) -> Vec<&str> {
+        places.iter().map(|place| self.targets[place.0].name()).collect()
+    }
+
+    /// Whether the label of a dump's partition demands that it be encrypted, and it is not.
+    pub fn is_bare(&self, places: &[(usize, usize)]) -> bool {
+        places.iter().any(|place| {
+            let found = self.found(*place);
+            let demanded = self.partitions[place.0].label.recipient().is_some();
+            demanded && !found.header.is_sealed() && found.ending != Ending::BothLost
+        })
+    }
+}
+
+/// Finds the dumps to be read, also on a target whose label cannot be used; of such a one it warns.
+fn salvage(
+    target: &Target,
+    search: Search,
+    copy: bool,
+    progress: &mut dyn Progress,
+) -> Result<Partition, Error> {
+    let shown = target.name();
+    let on = |error| Error::On { target: shown.to_owned(), error: Box::new(error) };
+    let mut partition = partition::salvage(target, search, progress).map_err(on)?;
+    if copy {
+        // A copy ends where its dump ends, and holds nothing in front of it but the label.
+        partition.foreign.clear();
+    }
+    match partition.defect {
+        Some(Defect::Short { .. }) if copy => {}
+        Some(defect) => {
+            progress.warn(&format!("{shown}: {defect}: what is there is read, and nothing is written on it"));
+        }
+        None => {}
+    }
+    if let Some(other) = &partition.other_version {
+        progress.warn(&format!("{shown}: {other}"));
+    }
+    Ok(partition)
+}
