@@ -17,6 +17,7 @@ mod error;
 pub mod harvest;
 mod identity;
 pub mod keys;
+mod parallel;
 pub mod partition;
 pub mod source;
 pub mod store;
@@ -25,6 +26,7 @@ pub mod text;
 
 pub use error::Error;
 pub use identity::Identity;
+pub use parallel::processors;
 
 /// The name of the machine that this runs on.
 pub fn host_name() -> String {

@@ -17,7 +17,7 @@ use object::elf::{FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 use proptest::prelude::*;
 use savecore::Identity;
-use savecore::core::elf;
+use savecore::core::{CoreOptions, elf};
 use savecore::dump::{Dump, Encryption, Fate, PageState, Part, gather};
 use savecore::partition::{self, Partition};
 
@@ -370,7 +370,7 @@ impl<'w> World<'w> {
     /// The core has each page that is known, and no other.
     fn compare_core(&self, dump: &Dump<'_>) -> Result<(), TestCaseError> {
         let mut core = Vec::new();
-        elf::write(dump, &mut core, &mut ()).expect("memory can be written");
+        elf::write(dump, &CoreOptions::default(), &mut core, &mut ()).expect("memory can be written");
         let header = FileHeader64::<LE>::parse(&*core).expect("it is a core");
         let mut found = BTreeMap::new();
         for segment in header.program_headers(LE, &*core).expect("it has segments") {

@@ -29,12 +29,12 @@ use object::elf::{
 use object::pod::bytes_of;
 use object::{LittleEndian, U16, U32, U64};
 
-use super::Sink;
 use super::layout::{Layout, Segment};
 use super::notes::notes;
 use super::pagetable::{self, Paging, Refused, Walked};
+use super::{CoreOptions, Sink, pages};
 use crate::Error;
-use crate::dump::{Dump, Encryption, PageState};
+use crate::dump::{Dump, Encryption, Fate, PageState};
 use crate::source::Progress;
 
 /// Where physical memory is found in a core with virtual segments: physical address 0 is at this address, to which the
@@ -51,7 +51,7 @@ pub fn physical_window(arch: Option<Arch>) -> u64 {
 /// Virtual segments, at most. Debuggers become slow long before.
 const MAX_VIRTUAL: usize = 1 << 20;
 
-/// Bytes of pages that are gathered before they are written.
+/// Bytes of the head that are gathered before they are written.
 const GATHER: usize = 1 << 20;
 
 const EHDR: u64 = size_of::<FileHeader64<LittleEndian>>() as u64;
@@ -88,12 +88,17 @@ pub enum Unwalked {
     Refused(#[from] Refused),
 }
 
-/// Writes a dump as an ELF core. Takes constant memory but for the segments.
+/// Writes a dump as an ELF core. Takes constant memory but for the segments. The core's bytes follow from the dump alone.
 ///
 /// # Errors
 /// If the dump is encrypted and was not opened, the file cannot be written, the dump cannot be read any more, or no file
 /// can hold it.
-pub fn write(dump: &Dump<'_>, out: &mut dyn Sink, progress: &mut dyn Progress) -> Result<Written, Error> {
+pub fn write(
+    dump: &Dump<'_>,
+    options: &CoreOptions,
+    out: &mut dyn Sink,
+    progress: &mut dyn Progress,
+) -> Result<Written, Error> {
     if matches!(dump.encryption(), Encryption::Sealed | Encryption::Refused) {
         return Err(Error::Sealed);
     }
@@ -111,6 +116,21 @@ pub fn write(dump: &Dump<'_>, out: &mut dyn Sink, progress: &mut dyn Progress) -
     let length = layout.pages.checked_mul(PAGE_SIZE as u64).and_then(|bytes| bytes.checked_add(data_at));
     let Some(length) = length.filter(|length| i64::try_from(*length).is_ok()) else { return Err(too_large) };
     let stored_count = u32::try_from(count).map_err(|_| too_large)?;
+
+    out.begin(data_at, Some(length)).map_err(Error::Core)?;
+    progress.begin("writing the core", dump.pages().data);
+    // Pages of zeros stay holes, however many there are.
+    let mut data = dump.index().runs().filter(|run| run.fate == Fate::Data);
+    pages::for_each(dump, &mut data, options.threads, &|| (), &|(), piece| piece, progress, &mut |piece| {
+        for part in piece.parts() {
+            // A known page has a place, and consecutive ones have consecutive places.
+            let (Some(bytes), Some(rank)) = (part.bytes, layout.rank(part.pfn)) else { continue };
+            let offset = data_at + rank * PAGE_SIZE as u64;
+            out.write_at(offset, bytes.as_flattened()).map_err(Error::Core)?;
+        }
+        Ok(())
+    })?;
+    progress.end();
 
     let mut head = Stream { out: &mut *out, offset: 0, bytes: Vec::with_capacity(GATHER) };
     head.push(bytes_of(&file_header(dump.arch(), stored_count, table_end)))?;
@@ -133,15 +153,6 @@ pub fn write(dump: &Dump<'_>, out: &mut dyn Sink, progress: &mut dyn Progress) -
     }
     head.push(&notes)?;
     head.flush()?;
-
-    let mut pages = Stream { out: &mut *out, offset: 0, bytes: Vec::with_capacity(GATHER) };
-    dump.for_each_data_page(progress, &mut |pfn, bytes| {
-        // A page with data is a known page, so it has a place.
-        let Some(rank) = layout.rank(pfn) else { return Ok(()) };
-        pages.seek(data_at + rank * PAGE_SIZE as u64)?;
-        pages.push(bytes)
-    })?;
-    pages.flush()?;
     out.set_len(length).map_err(Error::Core)?;
     Ok(Written {
         virtual_segments: virtuals.len() as u64,
@@ -282,15 +293,6 @@ impl Stream<'_> {
     fn push(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.bytes.extend_from_slice(bytes);
         if self.bytes.len() >= GATHER { self.flush() } else { Ok(()) }
-    }
-
-    /// Goes on at `offset`.
-    fn seek(&mut self, offset: u64) -> Result<(), Error> {
-        if self.offset + self.bytes.len() as u64 != offset {
-            self.flush()?;
-            self.offset = offset;
-        }
-        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), Error> {

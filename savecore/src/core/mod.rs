@@ -3,6 +3,7 @@
 pub mod elf;
 mod layout;
 mod notes;
+pub mod pages;
 pub mod pagetable;
 pub mod raw;
 
@@ -11,6 +12,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 pub use notes::{FACTS_NAME, FACTS_TYPE};
+
+use crate::processors;
 
 /// What a dump is saved as.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,21 +37,22 @@ impl Format {
 /// How a core is written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CoreOptions {
-    /// Threads that work on it, at least 1.
+    /// Threads that read, check, unpack and pack pages, at least 1. The core's bytes do not depend on it.
     pub threads: usize,
 }
 
 impl Default for CoreOptions {
-    /// As many threads as there are CPUs.
+    /// As many threads as there are processors.
     fn default() -> CoreOptions {
-        CoreOptions { threads: std::thread::available_parallelism().map_or(1, |threads| threads.get()) }
+        CoreOptions { threads: processors() }
     }
 }
 
-/// Where a core is written to. What is never written reads as zeros.
+/// Where a core is written to: first all behind its head in ascending order, then its head. What is never written reads as
+/// zeros.
 pub trait Sink {
-    /// Tells what comes: the first `head` bytes are written last of all, all others in ascending order of offset, each byte
-    /// once. `length` is the file's, if it is known. A store that uploads in parts relies on it.
+    /// Tells what comes, before all else: the first `head` bytes are written last of all, the others before, each part of
+    /// them in ascending order of offset and each byte at most once. `length` is the file's, if it is known.
     ///
     /// # Errors
     /// What the file says.

@@ -11,15 +11,14 @@ use super::chunk::{Chunk, Lock, Room, Segment};
 use super::index::{ChunkPlace, Index};
 use super::stripes::Part;
 use crate::partition::chunk_at;
-use crate::source::{Reader, Source};
+use crate::source::{Source, read_around};
 
 /// Chunks that are kept open, at most: half a MiB each.
 const MAX_CHUNKS: usize = 16;
 
 /// The chunks that were read from last.
 #[derive(Default)]
-pub(super) struct Cache<'s> {
-    readers: Vec<Reader<'s>>,
+pub(super) struct Cache {
     chunks: VecDeque<Entry>,
 }
 
@@ -32,27 +31,27 @@ enum Content {
     /// Each page has a block of its own, in the clear: only those asked for are read.
     Plain(Box<ChunkHeader>),
     /// The whole chunk was read.
-    Whole { chunk: Chunk, segments: Vec<Segment>, room: Room },
+    Whole { chunk: Chunk<Vec<Block>>, segments: Vec<Segment>, room: Room },
 }
 
-impl<'s> Cache<'s> {
+impl Cache {
     /// The page in a place that the index calls data.
     ///
     /// # Errors
     /// If it cannot be read any more as it was when the index was made.
     pub(super) fn page(
         &mut self,
-        parts: &[Part<'s>],
+        parts: &[Part<'_>],
         lock: &Lock,
         index: &Index,
         place: u64,
     ) -> io::Result<Box<Block>> {
         let gone = || io::Error::other("a page's place is in no chunk");
-        let chunk = index.chunk_of(place).ok_or_else(gone)?;
+        let (chunk, _) = index.chunk_of(place).ok_or_else(gone)?;
         let part = parts.get(chunk.part as usize).ok_or_else(gone)?;
         let entry = match self.chunks.iter().position(|entry| entry.place == chunk) {
             Some(known) => self.chunks.remove(known).ok_or_else(gone)?,
-            None => Entry { place: chunk, content: self.load(parts, part, lock, chunk)? },
+            None => Entry { place: chunk, content: load(part, lock, chunk)? },
         };
         self.chunks.push_front(entry);
         self.chunks.truncate(MAX_CHUNKS);
@@ -70,29 +69,28 @@ impl<'s> Cache<'s> {
             None => Err(gone()),
         }
     }
+}
 
-    fn load(
-        &mut self,
-        parts: &[Part<'s>],
-        part: &Part<'s>,
-        lock: &Lock,
-        place: ChunkPlace,
-    ) -> io::Result<Content> {
-        let header = read_block(part.source, place.block)?;
-        let nonce = part.found.header.nonce.get();
-        let header = chunk_at(&header, nonce, place.block).ok_or_else(|| unsteady(place.block))?;
-        let header = Box::new(header.clone());
-        if header.encoding() == Encoding::Plain && !header.is_sealed() && matches!(lock, Lock::Open) {
-            return Ok(Content::Plain(header));
-        }
-        if self.readers.is_empty() {
-            self.readers.extend(parts.iter().map(|part| Reader::new(part.source)));
-        }
-        let reader = self.readers.get_mut(place.part as usize).ok_or_else(|| unsteady(place.block))?;
-        let mut chunk = Chunk::read(reader, &part.uuid, part.found.end, place.block, header, lock);
-        let segments = chunk.segments();
-        Ok(Content::Whole { chunk, segments, room: Room::new() })
+fn load(part: &Part<'_>, lock: &Lock, place: ChunkPlace) -> io::Result<Content> {
+    let header = header(part, place)?;
+    if header.encoding() == Encoding::Plain && !header.is_sealed() && matches!(lock, Lock::Open) {
+        return Ok(Content::Plain(header));
     }
+    let left = part.found.end.saturating_sub(place.block + 1);
+    let mut payload = vec![[0; BLOCK_SIZE]; header.sums().len()];
+    let there = left.min(payload.len() as u64) as usize;
+    let unreadable = read_around(part.source, place.block + 1, &mut payload[..there]);
+    let mut chunk = Chunk::check(part, place.block, header, payload, &unreadable, lock);
+    let segments = chunk.segments();
+    Ok(Content::Whole { chunk, segments, room: Room::new() })
+}
+
+/// The header of a chunk, which must be the one that it had when the dump was opened.
+pub(super) fn header(part: &Part<'_>, place: ChunkPlace) -> io::Result<Box<ChunkHeader>> {
+    let block = read_block(part.source, place.block)?;
+    let header = chunk_at(&block, part.found.header.nonce.get(), place.block);
+    let header = header.filter(|header| header.crc.get() == place.crc);
+    Ok(Box::new(header.ok_or_else(|| unsteady(place.block))?.clone()))
 }
 
 /// Page `number` of the data pages of a chunk with one page a block.

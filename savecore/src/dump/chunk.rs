@@ -3,10 +3,11 @@
 use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::{ChunkHeader, Encoding, Packing, Run, RunKind, Unit, Units};
 use dumpcore::format::crypt::Key;
-use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
+use dumpcore::format::{BLOCK_SIZE, Block, pattern};
 
 use super::index::Fate;
-use crate::source::Reader;
+use super::stripes::Part;
+use crate::source::Unreadable;
 
 /// What a block of a dump turned out to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,8 +51,8 @@ pub(super) enum State {
     Tampered,
 }
 
-/// A chunk.
-pub(super) struct Chunk {
+/// A chunk. Its payload is a buffer of its own, or a part of a larger one.
+pub(super) struct Chunk<B> {
     /// The block of its header.
     pub(super) block: u64,
     /// Its header.
@@ -63,7 +64,7 @@ pub(super) struct Chunk {
     /// What becomes of all its pages, if what its header says of them may not be believed.
     lost: Option<Fate>,
     /// The payload, in the clear if it could be opened. Blocks that are not good are zeros.
-    payload: Vec<Block>,
+    payload: B,
 }
 
 /// Consecutive data pages of a chunk that stand in its payload together.
@@ -99,22 +100,35 @@ pub(super) struct Piece<'a> {
 /// Room for an unpacked unit.
 pub(super) type Room = Vec<Block>;
 
-impl Chunk {
-    /// Reads the chunk of a dump that ends at block `end`, whose header stands in `block`.
-    pub(super) fn read(
-        reader: &mut Reader<'_>,
-        uuid: &Uuid,
-        end: u64,
+impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
+    /// Checks a chunk whose header stands in `block` of a part. `payload` has as many blocks as the header says, as they
+    /// were read; which of them could not be, `unreadable` says. What of it lies behind the part's end does not matter.
+    pub(super) fn check(
+        part: &Part<'_>,
         block: u64,
         header: Box<ChunkHeader>,
+        mut payload: B,
+        unreadable: &Unreadable,
         lock: &Lock,
-    ) -> Chunk {
-        let mut payload = Vec::with_capacity(header.sums().len());
+    ) -> Chunk<B> {
+        let blocks = payload.as_mut();
         let mut conditions = Vec::with_capacity(header.sums().len());
-        for (number, sum) in (block + 1..).zip(header.sums()) {
-            let (condition, bytes) = judge(reader, uuid, end, number, sum.get());
+        for ((number, sum), bytes) in (block + 1..).zip(header.sums()).zip(&mut *blocks) {
+            let condition = if number >= part.found.end {
+                Condition::NotWritten
+            } else if unreadable.holds(number) {
+                Condition::Unreadable
+            } else if block_sum(bytes, number) == sum.get() {
+                Condition::Good
+            } else if pattern::matches(bytes, &part.uuid, number) {
+                Condition::NotWritten
+            } else {
+                Condition::Damaged
+            };
+            if condition != Condition::Good {
+                bytes.fill(0);
+            }
             conditions.push(condition);
-            payload.push(bytes.copied().unwrap_or([0; BLOCK_SIZE]));
         }
         let whole = conditions.iter().all(|condition| *condition == Condition::Good);
         let state = match (lock, header.is_sealed(), whole) {
@@ -123,7 +137,7 @@ impl Chunk {
             (_, true, false) => State::Torn,
             (Lock::Closed, true, true) => State::Sealed,
             (Lock::Key(key), true, true) => {
-                let opens = |key: &Key| key.open_chunk(&header, payload.as_flattened_mut());
+                let opens = |key: &Key| key.open_chunk(&header, blocks.as_flattened_mut());
                 if key.as_ref().is_some_and(opens) { State::Readable } else { State::Tampered }
             }
         };
@@ -146,7 +160,7 @@ impl Chunk {
         let is_known = self.state == State::Readable && self.conditions.get(index) == Some(&Condition::Good);
         let start = index * BLOCK_SIZE;
         let used = (self.header.payload_bytes.get() as usize).saturating_sub(start).min(BLOCK_SIZE);
-        self.payload.get(index).filter(|_| is_known).map(|block| &block[..used])
+        self.payload.as_ref().get(index).filter(|_| is_known).map(|block| &block[..used])
     }
 
     /// Pages whose bytes should be in the payload.
@@ -183,7 +197,7 @@ impl Chunk {
     fn units(&mut self, pages: u64) -> Vec<Segment> {
         let mut segments = Vec::new();
         let used = self.header.payload_bytes.get() as usize;
-        let payload = self.payload.as_flattened().get(..used).unwrap_or_default();
+        let payload = self.payload.as_ref().as_flattened().get(..used).unwrap_or_default();
         let (mut first, mut more) = (0, false);
         // Where a block is not good there are zeros, which are no unit.
         let mut units = Units::new(payload);
@@ -235,7 +249,7 @@ impl Chunk {
             What::Unit(unit) => unit,
             What::Lost(fate) => return Err(fate),
         };
-        let stored = self.payload.as_flattened().get(unit.offset..unit.offset + unit.stored);
+        let stored = self.payload.as_ref().as_flattened().get(unit.offset..unit.offset + unit.stored);
         let stored = stored.ok_or(Fate::Damaged)?;
         let pages = match unit.packing {
             Packing::Stored => stored.as_chunks::<BLOCK_SIZE>().0,
@@ -322,24 +336,5 @@ impl Cursor<'_> {
         self.pfn += count;
         self.left -= count;
         Some((pfn, count))
-    }
-}
-
-/// What block `number` of a dump that ends at `end` holds, whose checksum should be `sum`.
-pub(super) fn judge<'b>(
-    reader: &'b mut Reader<'_>,
-    uuid: &Uuid,
-    end: u64,
-    number: u64,
-    sum: u64,
-) -> (Condition, Option<&'b Block>) {
-    if number >= end {
-        return (Condition::NotWritten, None);
-    }
-    match reader.block(number) {
-        Err(_) => (Condition::Unreadable, None),
-        Ok(block) if block_sum(block, number) == sum => (Condition::Good, Some(block)),
-        Ok(block) if pattern::matches(block, uuid, number) => (Condition::NotWritten, None),
-        Ok(_) => (Condition::Damaged, None),
     }
 }

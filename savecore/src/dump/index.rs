@@ -202,6 +202,8 @@ pub(super) struct ChunkPlace {
     pub(super) block: u64,
     /// Which of the dump's parts it is on.
     pub(super) part: u32,
+    /// The checksum of its header, which tells whether it is still the same.
+    pub(super) crc: u32,
 }
 
 /// Collects runs as they come.
@@ -223,14 +225,14 @@ impl Builder {
 
     /// Takes in a chunk of which `pages` pages stand in its payload. The place of the first of them; `None` if there is
     /// no room for another chunk.
-    pub(super) fn chunk(&mut self, part: u32, block: u64, pages: u64) -> Option<u64> {
+    pub(super) fn chunk(&mut self, part: u32, block: u64, crc: u32, pages: u64) -> Option<u64> {
         let first = self.places;
         let end = first.checked_add(pages).filter(|end| *end < MAX_PLACES)?;
         if pages > 0 {
             if self.chunks.len() >= MAX_CHUNKS {
                 return None;
             }
-            self.chunks.push(ChunkPlace { first, block, part });
+            self.chunks.push(ChunkPlace { first, block, part, crc });
             self.places = end;
         }
         Some(first)
@@ -273,7 +275,8 @@ impl Builder {
         let runs = if overlaps { resolve(&runs) } else { runs };
         let kept: u64 = runs.iter().map(|run| run.run().count).fold(0, u64::saturating_add);
         let duplicates = named.saturating_sub(kept);
-        Index { runs, chunks: self.chunks, duplicates, dropped: self.dropped }
+        let (chunks, places) = (self.chunks, self.places);
+        Index { runs, chunks, places, duplicates, dropped: self.dropped }
     }
 }
 
@@ -323,6 +326,8 @@ fn resolve(sorted: &[Packed]) -> Vec<Packed> {
 pub struct Index {
     runs: Vec<Packed>,
     chunks: Vec<ChunkPlace>,
+    /// The first place behind the last chunk.
+    places: u64,
     /// Namings of pages that others had named before.
     pub duplicates: u64,
     /// Pages that there was no room for: the dump is more fragmented than any real one.
@@ -342,21 +347,17 @@ impl Index {
         (pfn < run.end()).then_some(run)
     }
 
-    /// The place of a page's bytes, if they are known.
-    pub fn place_of(&self, pfn: u64) -> Option<u64> {
-        let run = self.find(pfn)?;
-        (run.fate == Fate::Data).then(|| run.place + (pfn - run.pfn))
+    /// How many places there are from this one on in its chunk.
+    pub(crate) fn left_in_chunk(&self, place: u64) -> u64 {
+        self.chunk_of(place).map_or(0, |(_, end)| end - place)
     }
 
-    /// Chunks with pages whose bytes are in their payload, in the order of the walk.
-    pub(super) fn chunks(&self) -> &[ChunkPlace] {
-        &self.chunks
-    }
-
-    /// The chunk in which a place is.
-    pub(super) fn chunk_of(&self, place: u64) -> Option<ChunkPlace> {
+    /// The chunk in which a place is, and the first place behind the chunk.
+    pub(super) fn chunk_of(&self, place: u64) -> Option<(ChunkPlace, u64)> {
         let behind = self.chunks.partition_point(|chunk| chunk.first <= place);
-        self.chunks.get(behind.checked_sub(1)?).copied()
+        let end = self.chunks.get(behind).map_or(self.places, |next| next.first);
+        let chunk = self.chunks.get(behind.checked_sub(1)?).copied()?;
+        (place < end).then_some((chunk, end))
     }
 }
 
@@ -435,21 +436,21 @@ mod tests {
         let mut builder = Builder::new(10);
         let sizes = [3, 0, 1, 128, 5];
         for (block, pages) in (1..).zip(sizes) {
-            builder.chunk(0, block, pages).unwrap();
+            builder.chunk(0, block, 7, pages).unwrap();
         }
         let index = builder.finish();
         let expected: Vec<u64> =
             (1..).zip(sizes).flat_map(|(block, pages)| (0..pages).map(move |_| block)).collect();
         let found: Vec<u64> =
-            (0..137).map(|place| index.chunk_of(place).map_or(0, |chunk| chunk.block)).collect();
+            (0..137).map(|place| index.chunk_of(place).map_or(0, |(chunk, _)| chunk.block)).collect();
         assert_eq!(found, expected);
     }
 
     #[test]
     fn pages_beyond_the_last_place_have_none() {
         let mut builder = Builder::new(10);
-        assert_eq!(builder.chunk(0, 1, MAX_PLACES - 2), Some(0));
-        assert_eq!(builder.chunk(0, 2, 2), None);
-        assert_eq!(builder.chunk(0, 3, 1), Some(MAX_PLACES - 2));
+        assert_eq!(builder.chunk(0, 1, 7, MAX_PLACES - 2), Some(0));
+        assert_eq!(builder.chunk(0, 2, 7, 2), None);
+        assert_eq!(builder.chunk(0, 3, 7, 1), Some(MAX_PLACES - 2));
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! Of an encrypted dump, nothing is believed that is not authentic: a chunk whose tag is wrong costs all of its pages.
 
+mod bulk;
 mod cache;
 mod chunk;
 mod damage;
@@ -16,23 +17,24 @@ mod report;
 mod stripes;
 mod walk;
 
-use std::cell::RefCell;
 use std::io;
+use std::sync::{Mutex, PoisonError};
 
 use dumpcore::format::chunk::{ChunkHeader, ChunkKind, RunKind};
 use dumpcore::format::header::{Arch, Status};
 use dumpcore::format::note::RangeKind;
 use dumpcore::format::{Block, Uuid};
 
+use crate::Identity;
 use crate::identity::is_authentic;
 use crate::partition::{Ending, Found, Partition, chunk_at};
 use crate::source::{Progress, Reader, Source};
-use crate::{Error, Identity};
 use cache::Cache;
 use chunk::{Chunk, Lock, Room, State};
 use damage::{Damages, Indices, Missings};
 use walk::{Step, walk};
 
+pub(crate) use bulk::{Bulk, Want};
 pub use chunk::Condition;
 pub use damage::{DamagedBlocks, Foreign, Missing};
 pub use index::{Fate, Index, PageRun};
@@ -158,7 +160,7 @@ pub enum Encryption {
 pub struct Dump<'s> {
     parts: Vec<Part<'s>>,
     lock: Lock,
-    cache: RefCell<Cache<'s>>,
+    cache: Mutex<Cache>,
     facts: Facts,
     index: Index,
     pages: Pages,
@@ -229,7 +231,7 @@ impl<'s> Dump<'s> {
         };
         let mut dump = Dump {
             lock,
-            cache: RefCell::default(),
+            cache: Mutex::default(),
             facts: reading.notes.finish(),
             index: reading.builder.finish(),
             pages: Pages::default(),
@@ -388,61 +390,10 @@ impl<'s> Dump<'s> {
             }
             Fate::Data => {
                 let place = run.place + (pfn - run.pfn);
-                let mut cache = self.cache.borrow_mut();
+                let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
                 PageState::Data(cache.page(&self.parts, &self.lock, &self.index, place)?)
             }
         })
-    }
-
-    /// Reads the dump once more, in the order of its blocks, and gives each page that [`Index`] calls data to `visit`.
-    ///
-    /// # Errors
-    /// [`Error::Unsteady`] if a page is not there any more as it was, and the first error of `visit`.
-    pub fn for_each_data_page(
-        &self,
-        progress: &mut dyn Progress,
-        visit: &mut dyn FnMut(u64, &Block) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let mut pages = 0_u64;
-        let mut room = Room::new();
-        let mut places = self.index.chunks().iter().peekable();
-        progress.begin("writing the core", self.blocks());
-        for (number, part) in (0..).zip(&self.parts) {
-            walk(part.source, &part.uuid, &part.found, &self.lock, &mut |step| match step {
-                Step::Chunk(chunk) => {
-                    let block = chunk.block;
-                    // Chunks without pages have no place.
-                    let is_here = |place: &&index::ChunkPlace| (place.part, place.block) == (number, block);
-                    let Some(place) = places.next_if(is_here) else { return Ok(()) };
-                    chunk.pieces(&mut room, &mut |piece| {
-                        for (number, pfn) in (0..piece.count).zip(piece.pfn..) {
-                            if self.index.place_of(pfn) != Some(place.first + piece.first + number) {
-                                continue;
-                            }
-                            let page = piece.bytes.ok().and_then(|bytes| bytes.get(number as usize));
-                            visit(pfn, page.ok_or(Error::Unsteady { block })?)?;
-                            pages += 1;
-                        }
-                        Ok(())
-                    })
-                }
-                Step::Done { blocks } => {
-                    progress.advance(blocks);
-                    Ok(())
-                }
-                Step::Gap { .. } => Ok(()),
-            })?;
-        }
-        progress.end();
-        // A chunk header that is gone now would take its pages with it silently.
-        if pages != self.index.runs().filter(|run| run.fate == Fate::Data).map(|run| run.count).sum::<u64>() {
-            return Err(Error::Unsteady { block: self.found().first });
-        }
-        Ok(())
-    }
-
-    fn blocks(&self) -> u64 {
-        self.parts.iter().map(|part| part.found.blocks()).sum()
     }
 
     /// Counts pages by fate and lists the missing ones.
@@ -594,7 +545,7 @@ impl Reading {
         progress.begin("checking the dump", parts.iter().map(|part| part.found.blocks()).sum());
         for (number, part) in (0..).zip(parts) {
             let (mut chunks, mut damage) = (0, Damages::new(&part.found));
-            walk(part.source, &part.uuid, &part.found, lock, &mut |step| {
+            walk(part, lock, &mut |step| {
                 match step {
                     Step::Chunk(chunk) if chunk.header.is_sealed() && matches!(lock, Lock::Open) => {
                         return Err(Encrypted);
@@ -624,7 +575,7 @@ impl Reading {
         Ok(reading)
     }
 
-    fn chunk(&mut self, part: u32, chunk: &mut Chunk, room: &mut Room) {
+    fn chunk(&mut self, part: u32, chunk: &mut Chunk<&mut [Block]>, room: &mut Room) {
         self.opened |= chunk.header.is_sealed() && chunk.state == State::Readable;
         if chunk.state != State::Tampered {
             self.indices.insert(chunk.header.index.get());
@@ -642,9 +593,9 @@ impl Reading {
         }
     }
 
-    fn memory(&mut self, part: u32, chunk: &mut Chunk, room: &mut Room) {
+    fn memory(&mut self, part: u32, chunk: &mut Chunk<&mut [Block]>, room: &mut Room) {
         let pages = chunk.data_pages();
-        let first = self.builder.chunk(part, chunk.block, pages);
+        let first = self.builder.chunk(part, chunk.block, chunk.header.crc.get(), pages);
         let place = first.unwrap_or(0);
         let lost = chunk.lost();
         for run in chunk.header.runs().iter().filter(|run| run.kind() != RunKind::Data) {

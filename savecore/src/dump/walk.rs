@@ -1,16 +1,18 @@
 //! Walks over the blocks of a dump, chunk by chunk, around whatever is damaged.
 
+use dumpcore::format::chunk::MAX_PAYLOAD_BLOCKS;
 use dumpcore::format::frame::Kind;
-use dumpcore::format::{Uuid, pattern};
+use dumpcore::format::{BLOCK_SIZE, Block, pattern};
 
 use super::chunk::{Chunk, Condition, Lock};
-use crate::partition::{Ending, Found, chunk_at, other_version};
-use crate::source::{Reader, Source};
+use super::stripes::Part;
+use crate::partition::{Ending, chunk_at, other_version};
+use crate::source::{Reader, read_around};
 
 /// A step of the walk.
 pub(super) enum Step<'a> {
     /// A chunk.
-    Chunk(&'a mut Chunk),
+    Chunk(&'a mut Chunk<&'a mut [Block]>),
     /// A block where a chunk's or the dump's header should stand, and does not.
     Gap {
         /// Which.
@@ -30,13 +32,13 @@ pub(super) enum Step<'a> {
 /// # Errors
 /// The first error of `visit`. What cannot be read is a step, not an error.
 pub(super) fn walk<E>(
-    source: &dyn Source,
-    uuid: &Uuid,
-    found: &Found,
+    part: &Part<'_>,
     lock: &Lock,
     visit: &mut dyn FnMut(Step<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut reader = Reader::new(source);
+    let (found, uuid) = (&part.found, &part.uuid);
+    let mut reader = Reader::new(part.source);
+    let mut room = vec![[0; BLOCK_SIZE]; MAX_PAYLOAD_BLOCKS];
     let nonce = found.header.nonce.get();
     let mut at = found.first;
     if found.ending != Ending::BothLost {
@@ -52,9 +54,12 @@ pub(super) fn walk<E>(
         let chunk = chunk.map(|chunk| Box::new(chunk.clone()));
         match (chunk, read) {
             (Some(header), _) => {
-                let mut chunk = Chunk::read(&mut reader, uuid, found.end, at, header, lock);
-                visit(Step::Chunk(&mut chunk))?;
+                let payload = room.get_mut(..header.sums().len()).unwrap_or_default();
+                let there = (found.end - at - 1).min(payload.len() as u64) as usize;
+                let unreadable = read_around(part.source, at + 1, &mut payload[..there]);
+                let mut chunk = Chunk::check(part, at, header, payload, &unreadable, lock);
                 at = found.end.min(at + 1 + u64::from(chunk.header.payload_blocks.get()));
+                visit(Step::Chunk(&mut chunk))?;
             }
             (None, Ok(block)) => {
                 let is_end = at + 1 == found.end && Kind::of(block) == Some(Kind::Back);

@@ -1,7 +1,7 @@
 //! The files of a crash's folder: the core or the copies, the kernel's log.
 
 use crate::Error;
-use crate::core::{Format, Sink, elf, raw};
+use crate::core::{CoreOptions, Format, Sink, elf, raw};
 use crate::dump::{Dump, Part};
 use crate::source::Progress;
 use crate::store::Folder;
@@ -43,6 +43,7 @@ pub(super) fn room(dump: &Dump<'_>, format: Format) -> u64 {
 pub(super) fn write(
     dump: &Dump<'_>,
     format: Format,
+    options: &CoreOptions,
     names: &[String],
     folder: &mut dyn Folder,
     saved: &mut Saved,
@@ -53,7 +54,7 @@ pub(super) fn write(
         Format::Elf => {
             let mut written = None;
             file(folder, &names[0], &mut |sink| {
-                written = Some(elf::write(dump, sink, progress)?);
+                written = Some(elf::write(dump, options, sink, progress)?);
                 Ok(())
             })?;
             if let Some(written) = written {

@@ -253,7 +253,7 @@ fn store_dump(
         }
         Begun::New(folder) => folder,
     };
-    files::write(dump, format, &names, folder.as_mut(), saved, progress)?;
+    files::write(dump, format, &options.core, &names, folder.as_mut(), saved, progress)?;
     let info = saved.info(options, &crash);
     let place: Place = folder.finish(&info).map_err(|error| error.to_string())?;
     saved.take_place(place, &names);

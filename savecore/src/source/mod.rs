@@ -14,12 +14,14 @@ pub use content::{Content, describe_block, recognise};
 pub use file::{Access, Target};
 pub use gpt::{Slot, find as find_partition};
 pub use reader::Reader;
+pub(crate) use reader::{Unreadable, read_around};
 
 /// Blocks that are read or written together (1 MiB).
 pub const BATCH: usize = 256;
 
-/// A dump partition, block by block. Block 0 is the partition's first, wherever on a disk that is.
-pub trait Source {
+/// A dump partition, block by block. Block 0 is the partition's first, wherever on a disk that is. Several threads read at
+/// the same time.
+pub trait Source: Sync {
     /// Size in blocks; a last piece smaller than a block does not count.
     fn blocks(&self) -> u64;
 

@@ -55,3 +55,30 @@ impl<'s> Reader<'s> {
         Ok(())
     }
 }
+
+/// Blocks that could not be read, of those that were to be read together.
+#[derive(Default)]
+pub(crate) struct Unreadable(Vec<u64>);
+
+impl Unreadable {
+    /// Whether it is one of them.
+    pub(crate) fn holds(&self, number: u64) -> bool {
+        self.0.binary_search(&number).is_ok()
+    }
+
+    /// The first of them.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.0.first().copied()
+    }
+}
+
+/// Reads consecutive blocks together; if that fails, each alone. Those that cannot be read stay what they were.
+pub(crate) fn read_around(source: &dyn Source, first: u64, into: &mut [Block]) -> Unreadable {
+    if into.is_empty() || source.read(first, into).is_ok() {
+        return Unreadable::default();
+    }
+    let singly = (first..).zip(into.chunks_exact_mut(1));
+    Unreadable(
+        singly.filter_map(|(number, block)| source.read(number, block).is_err().then_some(number)).collect(),
+    )
+}

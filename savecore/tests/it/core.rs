@@ -11,7 +11,7 @@ use object::elf::{FileHeader64, NT_PRSTATUS, PT_LOAD, PT_NOTE, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use proptest::prelude::*;
 use savecore::core::elf::{self, Unwalked, Written, physical_window};
-use savecore::core::{FACTS_NAME, FACTS_TYPE, Sink};
+use savecore::core::{CoreOptions, FACTS_NAME, FACTS_TYPE, Sink};
 use savecore::dump::Dump;
 use savecore::partition;
 use zerocopy::IntoBytes;
@@ -81,7 +81,7 @@ pub(crate) fn core_of(disk: &Vec<u8>) -> (Vec<u8>, Written) {
     let partition = partition::scan(disk).unwrap();
     let dump = Dump::open(disk, &partition, &partition.dumps[0]);
     let mut core = Vec::new();
-    let written = elf::write(&dump, &mut core, &mut ()).unwrap();
+    let written = elf::write(&dump, &CoreOptions::default(), &mut core, &mut ()).unwrap();
     assert_eq!(written.length, core.len() as u64);
     (core, written)
 }
@@ -540,7 +540,7 @@ fn zero_pages_take_no_room_on_disk() {
     let partition = partition::scan(&disk).unwrap();
     let dump = Dump::open(&disk, &partition, &partition.dumps[0]);
     let file = tempfile::tempfile().unwrap();
-    let written = elf::write(&dump, &mut &file, &mut ()).unwrap();
+    let written = elf::write(&dump, &CoreOptions::default(), &mut &file, &mut ()).unwrap();
     let metadata = file.metadata().unwrap();
     assert_eq!(metadata.len(), written.length);
     assert!(written.length > 4096 * 4096);
@@ -595,7 +595,7 @@ fn more_pages_than_a_file_can_hold_are_refused_by_name() {
         let partition = partition::scan(&disk).unwrap();
         let dump = Dump::open(&disk, &partition, &partition.dumps[0]);
         assert_eq!(dump.pages().zero, chunks * MAX_RUNS as u64 * u64::from(u32::MAX));
-        match elf::write(&dump, &mut Nothing, &mut ()) {
+        match elf::write(&dump, &CoreOptions::default(), &mut Nothing, &mut ()) {
             Ok(_) => assert!(fits),
             Err(error) => assert!(!fits && matches!(error, Error::TooLarge { .. }), "{error}"),
         }

@@ -5,7 +5,7 @@ use dumpcore::format::frame::Kind;
 use dumpcore::format::header::{Header, Status};
 use proptest::prelude::*;
 use savecore::Error;
-use savecore::core::elf;
+use savecore::core::{CoreOptions, elf};
 use savecore::dump::{Dump, Encryption, PageState, Report};
 use savecore::partition::{self, Defect, Ending, Search, Verdict};
 use savecore::source::Source;
@@ -45,7 +45,7 @@ pub(crate) fn assert_all_that_is_left(
 /// Writes the core and compares it with what the dump says.
 pub(crate) fn assert_core_agrees(dump: &Dump<'_>) {
     let mut core = Vec::new();
-    elf::write(dump, &mut core, &mut ()).unwrap();
+    elf::write(dump, &CoreOptions::default(), &mut core, &mut ()).unwrap();
     let core = Core::parse(&core);
     for pfn in pfns() {
         let known = match dump.read_page(pfn).unwrap() {
@@ -234,7 +234,7 @@ proptest! {
                     dump.read_page(pfn).unwrap();
                 }
                 if dump.pages().data + dump.pages().zero < 10_000 {
-                    match elf::write(&dump, &mut Vec::new(), &mut ()) {
+                    match elf::write(&dump, &CoreOptions::default(), &mut Vec::new(), &mut ()) {
                         Err(Error::Sealed) => prop_assert_eq!(dump.encryption(), Encryption::Refused),
                         result => drop(result.unwrap()),
                     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dumpcore::format::chunk::{MAX_UNIT_PAGES, RunKind};
 use dumpcore::format::header::Incomplete;
 use proptest::prelude::*;
-use savecore::core::elf;
+use savecore::core::{CoreOptions, elf};
 use savecore::dump::{Dump, Encryption, Fate, PageState};
 use savecore::partition::{self, Ending, Verdict};
 
@@ -110,7 +110,7 @@ proptest! {
         prop_assert_eq!((dump.encryption(), dump.authentic()), (encryption, authentic));
 
         let mut core = Vec::new();
-        elf::write(&dump, &mut core, &mut ()).unwrap();
+        elf::write(&dump, &CoreOptions::default(), &mut core, &mut ()).unwrap();
         let core = Core::parse(&core);
         for pfn in pfns() {
             prop_assert_eq!(core.physical(pfn * 4096, 4096), known(machine.pages.get(&pfn)), "page {}", pfn);

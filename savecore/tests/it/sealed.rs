@@ -8,7 +8,7 @@ use dumpcore::format::frame::{self, Kind};
 use dumpcore::format::header::{Header, TAGGED};
 use dumpcore::format::{BLOCK_SIZE, Block};
 use proptest::prelude::*;
-use savecore::core::elf;
+use savecore::core::{CoreOptions, elf};
 use savecore::dump::{Dump, Encryption, PageState, Report};
 use savecore::partition::{self, Ending, Partition, Search, Verdict};
 use savecore::{Error, Identity};
@@ -78,7 +78,7 @@ fn without_an_identity_a_sealed_dump_is_known_to_be_whole_and_nothing_of_it_is_r
     assert_eq!((report.encryption, report.message.as_str(), report.notes_damaged), ("sealed", "", false));
     assert_eq!(report.system, "testkernel 0.1");
     let mut core = Vec::new();
-    assert!(matches!(elf::write(&dump, &mut core, &mut ()), Err(Error::Sealed)));
+    assert!(matches!(elf::write(&dump, &CoreOptions::default(), &mut core, &mut ()), Err(Error::Sealed)));
     assert!(core.is_empty());
     let check = partition::check(&disk, &mut ()).unwrap();
     assert_eq!(check.verdict, Verdict::Waiting);
@@ -116,7 +116,10 @@ fn another_identity_opens_nothing_and_says_so() {
     assert!(dump.is_damaged());
     assert_eq!((dump.pages().data, dump.pages().zero), (0, 0));
     assert!(pfns().all(|pfn| matches!(dump.read_page(pfn).unwrap(), PageState::Damaged | PageState::Absent)));
-    assert!(matches!(elf::write(&dump, &mut Vec::new(), &mut ()), Err(Error::Sealed)));
+    assert!(matches!(
+        elf::write(&dump, &CoreOptions::default(), &mut Vec::new(), &mut ()),
+        Err(Error::Sealed)
+    ));
     assert!(!format!("{right:?}").contains('7'), "a secret is shown");
 }
 

@@ -1,7 +1,7 @@
 //! Dumps that are striped over several partitions.
 
 use proptest::prelude::*;
-use savecore::core::elf;
+use savecore::core::{CoreOptions, elf};
 use savecore::dump::{Dump, Part, Report, gather};
 use savecore::partition::{self, Partition, Search};
 
@@ -203,7 +203,7 @@ proptest! {
         prop_assert_eq!(dump.is_whole(), missing_from_the_start(&machine) == 0);
         prop_assert_eq!(dump.pages().total, machine.pages.len() as u64);
         let mut core = Vec::new();
-        elf::write(&dump, &mut core, &mut ()).unwrap();
+        elf::write(&dump, &CoreOptions::default(), &mut core, &mut ()).unwrap();
         let core = Core::parse(&core);
         for pfn in pfns() {
             prop_assert_eq!(dump.read_page(pfn).unwrap(), expected(machine.pages.get(&pfn)), "page {}", pfn);

@@ -10,7 +10,7 @@ use dumpcore::format::frame::{self, Kind};
 use dumpcore::format::header::Header;
 use dumpcore::format::{BLOCK_SIZE, Block};
 use proptest::prelude::*;
-use savecore::core::elf;
+use savecore::core::{CoreOptions, elf};
 use savecore::dump::{Dump, PageState, Report};
 use savecore::partition;
 use zerocopy::IntoBytes;
@@ -264,7 +264,7 @@ fn a_unit_may_be_asked_for_in_any_order_and_the_core_does() {
         assert_eq!(dump.read_page(pfn).unwrap(), expected(machine.pages.get(&pfn)), "page {pfn}");
     }
     let mut core = Vec::new();
-    elf::write(&dump, &mut core, &mut ()).unwrap();
+    elf::write(&dump, &CoreOptions::default(), &mut core, &mut ()).unwrap();
     assert_core_agrees(&dump);
 }
 

@@ -1,0 +1,186 @@
+//! The known pages of a dump in ascending order of address, read on several threads.
+//!
+//! The pages are cut into pieces. A thread reads a piece's pages, wherever in the dump they stand, checks and unpacks
+//! them, and does with them what the writer of a core wants, such as compressing. The writer takes the results in
+//! order. It does not depend on the number of threads what comes out, but where the pieces are cut does.
+//!
+//! A chunk whose pages belong to several pieces is read once for each: to the reader of a real dump that is a few blocks,
+//! since pieces are cut where chunks end, and to that of any other not more often than the chunk has runs, and pieces in
+//! them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dumpcore::format::{BLOCK_SIZE, Block};
+
+use crate::Error;
+use crate::dump::{Bulk, Dump, Fate, PageRun, Want};
+use crate::parallel::{Line, under_way};
+use crate::source::Progress;
+
+/// Threads that are used, at most: with more of them, pieces would be small or take much memory.
+const MAX_THREADS: usize = 32;
+
+/// Memory for the pages of all pieces that are under way, in pages: 64 MiB.
+const PAGES_UNDER_WAY: usize = 16 << 10;
+
+/// Pages with bytes in a piece: at least, and at most (4 MiB).
+const MIN_PAGES: usize = 256;
+const MAX_PAGES: usize = 1024;
+
+/// Pages in a piece in all, those of zeros included, at most: bounds what a writer has to say of each page.
+const MAX_KNOWN: u64 = 16 << 10;
+
+/// Consecutive pages of a piece.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'p> {
+    /// Page frame number of the first.
+    pub pfn: u64,
+    /// How many.
+    pub count: u64,
+    /// Their bytes; `None` for zeros.
+    pub bytes: Option<&'p [Block]>,
+}
+
+/// Known pages in ascending order of address; there may be gaps between them.
+pub struct Piece {
+    spans: Vec<Span>,
+    pages: Vec<Block>,
+    pool: Arc<Pool>,
+}
+
+#[derive(Clone, Copy)]
+struct Span {
+    pfn: u64,
+    count: u64,
+    /// Where among the piece's pages the first stands; `None` for zeros.
+    at: Option<usize>,
+}
+
+impl Piece {
+    /// The pages: parts with bytes and parts of zeros, in ascending order. At most 16384 pages in all.
+    pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        self.spans.iter().map(|span| {
+            let bytes = span.at.map(|at| self.pages.get(at..at + span.count as usize).unwrap_or_default());
+            Part { pfn: span.pfn, count: span.count, bytes }
+        })
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.pool.lock().push(std::mem::take(&mut self.pages));
+    }
+}
+
+/// Buffers that are used again: memory that is new costs a page fault for each of its pages.
+#[derive(Default)]
+struct Pool(Mutex<Vec<Vec<Block>>>);
+
+impl Pool {
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<Block>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A buffer of at least that many pages.
+    fn take(&self, pages: usize) -> Vec<Block> {
+        let mut buffer = self.lock().pop().unwrap_or_default();
+        if buffer.len() < pages {
+            buffer.resize(pages, [0; BLOCK_SIZE]);
+        }
+        buffer
+    }
+}
+
+/// Gives each of `runs`, which are known and in ascending order, to `work`, a piece at a time, on several threads; `take`
+/// gets the results in order, on the caller's. Each thread has a state of its own. `progress` hears of each page with
+/// bytes; the caller begins and ends it.
+///
+/// # Errors
+/// [`Error::Unsteady`] if a page is not there any more as it was when the dump was opened, and the first error of `take`.
+pub fn for_each<S, T: Send>(
+    dump: &Dump<'_>,
+    runs: &mut (dyn Iterator<Item = PageRun> + Send),
+    threads: usize,
+    state: &(dyn Fn() -> S + Sync),
+    work: &(dyn Fn(&mut S, Piece) -> T + Sync),
+    progress: &mut dyn Progress,
+    take: &mut dyn FnMut(T) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let threads = threads.clamp(1, MAX_THREADS);
+    let limit = (PAGES_UNDER_WAY / under_way(threads)).clamp(MIN_PAGES, MAX_PAGES);
+    let mut cutter = Cutter { dump, runs, rest: None, limit };
+    let pool = Arc::new(Pool::default());
+    let line = Line {
+        state: &|| (Bulk::new(), state()),
+        next: &mut |_| cutter.next(),
+        work: &|(bulk, state): &mut (Bulk, S), plan: Plan| {
+            let Plan { spans, mut wants, pages } = plan;
+            let mut piece = Piece { spans, pages: pool.take(pages), pool: Arc::clone(&pool) };
+            bulk.read(dump, &mut wants, &mut piece.pages)?;
+            Ok((pages as u64, work(state, piece)))
+        },
+    };
+    line.run(threads, &mut |done: Result<_, Error>| {
+        let (pages, done) = done?;
+        take(done)?;
+        progress.advance(pages);
+        Ok(())
+    })
+}
+
+/// What a piece is made of.
+#[derive(Default)]
+struct Plan {
+    spans: Vec<Span>,
+    /// What is to be read; nothing in it reaches over a chunk's end.
+    wants: Vec<Want>,
+    /// Pages with bytes.
+    pages: usize,
+}
+
+/// Cuts runs into pieces.
+struct Cutter<'a, 's> {
+    dump: &'a Dump<'s>,
+    runs: &'a mut (dyn Iterator<Item = PageRun> + Send),
+    /// What is left of a run.
+    rest: Option<PageRun>,
+    /// Pages with bytes in a piece, at most.
+    limit: usize,
+}
+
+impl Cutter<'_, '_> {
+    fn next(&mut self) -> Option<Plan> {
+        let mut plan = Plan::default();
+        let mut known = 0;
+        while known < MAX_KNOWN && plan.pages < self.limit {
+            let Some(mut run) = self.rest.take().or_else(|| self.runs.next()) else { break };
+            let mut count = run.count.min(MAX_KNOWN - known);
+            let mut ends_chunk = false;
+            let mut at = None;
+            if run.fate == Fate::Data {
+                let left = self.dump.index().left_in_chunk(run.place);
+                count = count.min((self.limit - plan.pages) as u64).min(left.max(1));
+                ends_chunk = count == left;
+                at = Some(plan.pages);
+                plan.wants.push(Want { place: run.place, count: count as usize, at: plan.pages });
+                plan.pages += count as usize;
+                run.place += count;
+            }
+            match plan.spans.last_mut() {
+                Some(last) if last.pfn + last.count == run.pfn && last.at.is_some() == at.is_some() => {
+                    last.count += count;
+                }
+                _ => plan.spans.push(Span { pfn: run.pfn, count, at }),
+            }
+            known += count;
+            run.pfn += count;
+            run.count -= count;
+            self.rest = (run.count > 0).then_some(run);
+            // The rest of the piece would be the beginning of a chunk of which the next piece has the rest.
+            if ends_chunk && plan.pages > self.limit / 2 {
+                break;
+            }
+        }
+        (known > 0).then_some(plan)
+    }
+}

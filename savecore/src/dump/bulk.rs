@@ -1,0 +1,149 @@
+//! Many pages at once: each chunk that they stand in is read once.
+
+use dumpcore::format::checksum::block_sum;
+use dumpcore::format::chunk::{ChunkHeader, Encoding, MAX_PAYLOAD_BLOCKS};
+use dumpcore::format::{BLOCK_SIZE, Block};
+
+use super::Dump;
+use super::cache::header;
+use super::chunk::{Chunk, Lock, Room};
+use super::index::ChunkPlace;
+use super::stripes::Part;
+use crate::Error;
+use crate::source::read_around;
+
+/// Of a chunk of which more pieces than this are wanted, what is between them is read too.
+const FEW: usize = 4;
+
+/// Pages in consecutive places of one chunk, and where they go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Want {
+    /// The place of the first.
+    pub(crate) place: u64,
+    /// How many.
+    pub(crate) count: usize,
+    /// Where the first goes.
+    pub(crate) at: usize,
+}
+
+/// The buffers of one reader: about 600 KiB.
+pub(crate) struct Bulk {
+    window: Vec<Block>,
+    room: Room,
+}
+
+impl Bulk {
+    /// Buffers for a reader.
+    pub(crate) fn new() -> Bulk {
+        Bulk { window: vec![[0; BLOCK_SIZE]; MAX_PAYLOAD_BLOCKS], room: Room::new() }
+    }
+
+    /// Reads all that is wanted, in whatever order.
+    ///
+    /// # Errors
+    /// [`Error::Unsteady`] if a page is not there any more as it was when the dump was opened.
+    pub(crate) fn read(
+        &mut self,
+        dump: &Dump<'_>,
+        wants: &mut [Want],
+        into: &mut [Block],
+    ) -> Result<(), Error> {
+        wants.sort_unstable_by_key(|want| want.place);
+        let mut rest = &*wants;
+        while let Some(first) = rest.first() {
+            let nowhere = Error::Unsteady { block: dump.found().first };
+            let Some((chunk, end)) = dump.index.chunk_of(first.place) else { return Err(nowhere) };
+            let Some(part) = dump.parts.get(chunk.part as usize) else { return Err(nowhere) };
+            let (here, behind) = rest.split_at(rest.partition_point(|want| want.place < end));
+            let unsteady = || Error::Unsteady { block: chunk.block };
+            self.chunk(part, &dump.lock, chunk, here, into).ok_or_else(unsteady)?;
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// Reads what is wanted of one chunk; `None` if it is not as it was.
+    fn chunk(
+        &mut self,
+        part: &Part<'_>,
+        lock: &Lock,
+        place: ChunkPlace,
+        wants: &[Want],
+        into: &mut [Block],
+    ) -> Option<()> {
+        let header = header(part, place).ok()?;
+        let plain = header.encoding() == Encoding::Plain && !header.is_sealed();
+        if plain && matches!(lock, Lock::Open) {
+            return self.plain(part, &header, place, wants, into);
+        }
+        let payload = self.window.get_mut(..header.sums().len())?;
+        let there = part.found.end.saturating_sub(place.block + 1).min(payload.len() as u64) as usize;
+        let unreadable = read_around(part.source, place.block + 1, payload.get_mut(..there)?);
+        let mut chunk = Chunk::check(part, place.block, header, payload, &unreadable, lock);
+        let segments = chunk.segments();
+        let mut wants = wants.iter().copied();
+        let mut want = wants.next();
+        for segment in segments {
+            let (first, end) = (place.first + segment.first, place.first + segment.first + segment.pages);
+            let begins = |want: &Want| want.place < end;
+            if !want.as_ref().is_some_and(begins) {
+                continue;
+            }
+            let pages = chunk.unpack(&segment, &mut self.room).ok()?;
+            while let Some(open) = want.as_mut().filter(|want| begins(want)) {
+                let from = open.place.checked_sub(first)? as usize;
+                let count = open.count.min(pages.len().checked_sub(from)?);
+                into.get_mut(open.at..open.at + count)?.copy_from_slice(pages.get(from..from + count)?);
+                // The next segment may have the rest.
+                *open =
+                    Want { place: open.place + count as u64, count: open.count - count, at: open.at + count };
+                if open.count > 0 {
+                    break;
+                }
+                want = wants.next();
+            }
+        }
+        want.is_none().then_some(())
+    }
+
+    /// Reads what is wanted of a chunk with one page a block, in the clear.
+    fn plain(
+        &mut self,
+        part: &Part<'_>,
+        header: &ChunkHeader,
+        place: ChunkPlace,
+        wants: &[Want],
+        into: &mut [Block],
+    ) -> Option<()> {
+        let number = |want: &Want| (want.place - place.first) as usize;
+        let (first, last) = (wants.first()?, wants.last()?);
+        let (from, to) = (number(first), number(last) + last.count);
+        let together = wants.len() > FEW;
+        if together {
+            // What is wanted was readable; what is between need not be.
+            read_around(
+                part.source,
+                place.block + 1 + from as u64,
+                self.window.get_mut(..to.checked_sub(from)?)?,
+            );
+        }
+        for want in wants {
+            let pages = into.get_mut(want.at..want.at + want.count)?;
+            let block = place.block + 1 + number(want) as u64;
+            if together {
+                let here = number(want) - from;
+                pages.copy_from_slice(self.window.get(here..here + want.count)?);
+            } else if read_around(part.source, block, pages).first().is_some() {
+                return None;
+            }
+            let sums = header.sums().get(number(want)..number(want) + want.count)?;
+            let good = |((block, page), sum): ((u64, &Block), &zerocopy::little_endian::U64)| {
+                block_sum(page, block) == sum.get()
+            };
+            if !(block..).zip(pages.iter()).zip(sums).all(good) {
+                return None;
+            }
+        }
+        Some(())
+    }
+}
