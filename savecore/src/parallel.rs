@@ -18,12 +18,15 @@ pub(crate) fn under_way(threads: usize) -> usize {
     threads.max(1).saturating_mul(2)
 }
 
+/// Gives the next job, until there is none, by means of the state of the thread that asks.
+pub(crate) type Next<'a, S, J> = &'a mut (dyn FnMut(&mut S) -> Option<J> + Send);
+
 /// What is to be done. Each thread has a state of its own, such as buffers.
 pub(crate) struct Line<'a, S, J, T> {
     /// Makes a thread's state.
     pub(crate) state: &'a (dyn Fn() -> S + Sync),
-    /// Gives the next job, until there is none. Only one thread at a time is in here.
-    pub(crate) next: &'a mut (dyn FnMut(&mut S) -> Option<J> + Send),
+    /// What is to be done next. Only one thread at a time is in here.
+    pub(crate) next: Next<'a, S, J>,
     /// Does a job.
     pub(crate) work: &'a (dyn Fn(&mut S, J) -> T + Sync),
 }
@@ -70,7 +73,7 @@ impl<S, J, T: Send> Line<'_, S, J, T> {
 
 /// What one thread does.
 fn hand<S, J, T>(
-    jobs: &Mutex<&mut (dyn FnMut(&mut S) -> Option<J> + Send)>,
+    jobs: &Mutex<Next<'_, S, J>>,
     counter: &Counter<T>,
     state: &(dyn Fn() -> S + Sync),
     work: &(dyn Fn(&mut S, J) -> T + Sync),

@@ -116,6 +116,8 @@ pub(crate) struct Machine {
     pub(crate) chunk_pages: usize,
     /// Chunks of memory are rotated by so many, since their order is free.
     pub(crate) rotate: usize,
+    /// Passes over memory, each of which has other pages.
+    pub(crate) passes: u64,
     /// Pages in a unit; `None` for one page a block.
     pub(crate) unit_pages: Option<usize>,
     pub(crate) seal: Option<Seal>,
@@ -137,6 +139,7 @@ impl Machine {
             incomplete: Incomplete::No,
             chunk_pages: 5,
             rotate: 0,
+            passes: 1,
             unit_pages: None,
             seal: None,
         }
@@ -411,10 +414,11 @@ pub(crate) fn put_packed(
     place
 }
 
-/// The memory chunks' content: runs, and the pages with data.
-fn memory_chunks(machine: &Machine) -> Vec<(Vec<Run>, Vec<u64>)> {
+/// The memory chunks' content in a pass: runs, and the pages with data.
+fn memory_chunks(machine: &Machine, pass: u64) -> Vec<(Vec<Run>, Vec<u64>)> {
     let mut chunks = vec![(Vec::<Run>::new(), Vec::new())];
-    for (pfn, page) in &machine.pages {
+    let is_its = |pfn: u64| pfn.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(9) % machine.passes == pass;
+    for (pfn, page) in machine.pages.iter().filter(|(pfn, _)| is_its(**pfn)) {
         let (runs, data) = chunks.last_mut().unwrap();
         let is_data = page.kind() == RunKind::Data;
         let full = (is_data && data.len() == machine.chunk_pages) || runs.len() == MAX_RUNS;
@@ -462,7 +466,7 @@ pub(crate) fn write_striped(stripes: &mut [Stripe<'_>], machine: &Machine) -> Ve
     payload.as_flattened_mut()[..notes.len()].copy_from_slice(&notes);
     writer.chunk(ChunkKind::Notes, Encoding::Plain, &[], payload, notes.len());
 
-    let mut chunks = memory_chunks(machine);
+    let mut chunks: Vec<_> = (0..machine.passes).flat_map(|pass| memory_chunks(machine, pass)).collect();
     let turn = machine.rotate % chunks.len().max(1);
     chunks.rotate_left(turn);
     for (runs, pfns) in &chunks {
