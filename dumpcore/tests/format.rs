@@ -2,14 +2,14 @@
 
 use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
-use dumpcore::format::chunk::{ChunkHeader, MAX_UNIT_PAGES, Packing, RunKind, UnitHeader, Units};
+use dumpcore::format::chunk::{ChunkHeader, MAX_UNIT_PAGES, Packing, Run, RunKind, UnitHeader, Units};
 use dumpcore::format::crypt::{self, Key, Place};
 use dumpcore::format::frame::{self, Kind, Malformed};
 use dumpcore::format::header::{Arch, Header, Status, Trigger};
 use dumpcore::format::label::Label;
 use dumpcore::format::note::Notes;
 use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, VERSION, checksum, pattern};
-use dumpcore::memory::class::{Level, PageClass};
+use dumpcore::memory::class::{ClassedPfn, Level, PageClass};
 use dumpcore::stream::lz4::{Table, compress};
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
@@ -115,6 +115,14 @@ proptest! {
         pattern::fill(&mut bytes, &uuid, at);
         bytes[bit / 8] ^= 1 << (bit % 8);
         prop_assert!(!pattern::matches(&bytes, &uuid, at));
+    }
+
+    #[test]
+    fn a_page_number_and_its_class_fit_one_word(pfn in 0..1_u64 << 52, behind in 0..1_u64 << 40, class in 0..11_u16) {
+        let class = PageClass::from_number(class).unwrap();
+        let page = ClassedPfn::new(pfn, class);
+        prop_assert_eq!((page.pfn(), page.class_number()), (pfn, class as u16));
+        prop_assert_eq!(page.behind(behind), ClassedPfn::new(pfn + behind, class));
     }
 
     #[test]
@@ -323,6 +331,29 @@ fn an_unknown_version_is_refused_by_its_number() {
     label.version = 9.into();
     label.to_block(&mut block);
     assert_eq!(Label::parse(&block).err(), Some(Malformed::Version { found: 9 }));
+}
+
+#[test]
+fn a_run_of_an_unknown_kind_or_class_spoils_its_chunk() {
+    let parsed = |kind: u16, class: u16| {
+        let mut bytes = [0; BLOCK_SIZE];
+        let chunk = ChunkHeader::of_mut(&mut bytes).unwrap();
+        chunk.clear();
+        chunk.kind = 2.into();
+        chunk.run_count = 1.into();
+        chunk.runs[0] = Run { pfn: 7.into(), count: 1.into(), kind: kind.into(), class: class.into() };
+        frame::seal(&mut bytes);
+        ChunkHeader::parse(&bytes).map(|chunk| (chunk.runs()[0].kind(), chunk.runs()[0].class()))
+    };
+    for class in PageClass::ALL {
+        assert_eq!(parsed(2, class as u16), Ok((RunKind::Zero, class)));
+        assert_eq!(PageClass::from_number(class as u16), Some(class));
+    }
+    let unknown = PageClass::ALL.len() as u16;
+    for class in [unknown, unknown << 8, u16::MAX] {
+        assert_eq!(parsed(2, class), Err(Malformed::Field { name: "run.class", value: class.into() }));
+    }
+    assert_eq!(parsed(12, 0), Err(Malformed::Field { name: "run.kind", value: 12 }));
 }
 
 #[test]

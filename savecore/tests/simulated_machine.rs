@@ -347,6 +347,11 @@ impl<'w> World<'w> {
                 state => {
                     there += usize::from(matches!(state, PageState::Data(_) | PageState::Zero));
                     prop_assert!(state == truth, "page {:#x} is {:?}", pfn, brief(&state));
+                    let class = match state {
+                        PageState::Arena => PageClass::Unknown,
+                        _ => self.machine.class_of(*pfn),
+                    };
+                    prop_assert_eq!(dump.index().find(*pfn).map(|run| run.class), Some(class));
                 }
             }
         }

@@ -3,6 +3,7 @@
 use super::Crew;
 use super::job::{Check, LOOK_PAGES, Unit, Way};
 use super::slots::{MAX_SLOTS, Owner, State, Ticket};
+use crate::memory::class::ClassedPfn;
 use crate::partition::io::Done;
 use crate::platform::Nanoseconds;
 use crate::wait::Wait;
@@ -24,7 +25,7 @@ pub struct Reading {
 struct Posted {
     way: Way,
     count: usize,
-    pages: [u64; LOOK_PAGES],
+    pages: [ClassedPfn; LOOK_PAGES],
 }
 
 /// What was posted, kept so that it can be done again. Lives in the arena.
@@ -40,7 +41,8 @@ impl Kept {
     /// Nothing.
     pub const fn new() -> Kept {
         Kept {
-            pages: [const { Posted { way: Way::Copy, count: 0, pages: [0; LOOK_PAGES] } }; MAX_SLOTS],
+            pages: [const { Posted { way: Way::Copy, count: 0, pages: [ClassedPfn::ZERO; LOOK_PAGES] } };
+                MAX_SLOTS],
             readings: [None; MAX_SLOTS],
             units_since: [None; MAX_SLOTS],
             checks_since: [None; MAX_SLOTS],
@@ -160,17 +162,17 @@ impl<'c, 'a> Foreman<'c, 'a> {
     }
 
     /// Offers pages to the helpers; false if nobody can take them now.
-    pub fn post_pages(&mut self, way: Way, pfns: &[u64]) -> bool {
+    pub fn post_pages(&mut self, way: Way, pages: &[ClassedPfn]) -> bool {
         if !self.helped() {
             return false;
         }
         let Some(units) = &mut self.units else { return false };
-        let Some(ticket) = units.post(|unit| unit.set(way, pfns)) else { return false };
+        let Some(ticket) = units.post(|unit| unit.set(way, pages)) else { return false };
         if let Some(kept) = self.kept.pages.get_mut(ticket.slot()) {
-            for (slot, pfn) in kept.pages.iter_mut().zip(pfns) {
-                *slot = *pfn;
+            for (slot, page) in kept.pages.iter_mut().zip(pages) {
+                *slot = *page;
             }
-            kept.count = pfns.len();
+            kept.count = pages.len();
             kept.way = way;
         }
         true

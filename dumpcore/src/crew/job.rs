@@ -7,6 +7,7 @@ use core::ptr::NonNull;
 use crate::format::chunk::{Packing, RunKind};
 use crate::format::{Block, PAGE_SIZE, Uuid, pattern};
 use crate::integrity::Digest;
+use crate::memory::class::ClassedPfn;
 use crate::memory::page;
 use crate::partition::io::Done;
 use crate::platform::{Guarded, Platform};
@@ -51,7 +52,7 @@ pub enum Way {
 #[derive(Debug)]
 pub struct Unit<'a> {
     way: Way,
-    pfns: [u64; LOOK_PAGES],
+    pages: [ClassedPfn; LOOK_PAGES],
     looks: [Look; LOOK_PAGES],
     count: usize,
     /// The packed pages, if any were packed.
@@ -66,7 +67,7 @@ impl<'a> Unit<'a> {
     pub fn new(out: &'a mut [u8]) -> Unit<'a> {
         Unit {
             way: Way::Copy,
-            pfns: [0; LOOK_PAGES],
+            pages: [ClassedPfn::ZERO; LOOK_PAGES],
             looks: [Look::Moving; LOOK_PAGES],
             count: 0,
             out,
@@ -82,20 +83,20 @@ impl<'a> Unit<'a> {
     }
 
     /// Takes pages in.
-    pub fn set(&mut self, way: Way, pfns: &[u64]) {
+    pub fn set(&mut self, way: Way, pages: &[ClassedPfn]) {
         self.way = way;
-        self.count = pfns.len().min(LOOK_PAGES);
-        for (slot, pfn) in self.pfns.iter_mut().zip(pfns) {
-            *slot = *pfn;
+        self.count = pages.len().min(LOOK_PAGES);
+        for (slot, page) in self.pages.iter_mut().zip(pages) {
+            *slot = *page;
         }
     }
 
     /// A page and what came out, by its place in the unit.
-    pub fn look(&self, place: usize) -> Option<(u64, Look)> {
+    pub fn look(&self, place: usize) -> Option<(ClassedPfn, Look)> {
         if place >= self.count {
             return None;
         }
-        Some((*self.pfns.get(place)?, *self.looks.get(place)?))
+        Some((*self.pages.get(place)?, *self.looks.get(place)?))
     }
 
     /// Forgets the packed bytes: the pages are to be copied.
@@ -114,10 +115,10 @@ impl<'a> Unit<'a> {
         self.stored = 0;
         self.packed = 0;
         let way = self.way;
-        for (pfn, look) in self.pfns.iter().zip(&mut self.looks).take(self.count) {
+        for (page, look) in self.pages.iter().zip(&mut self.looks).take(self.count) {
             *look = match way {
                 Way::Pack => match workshop.staging.get_mut(self.packed) {
-                    Some(block) => match copied(platform, *pfn, block) {
+                    Some(block) => match copied(platform, page.pfn(), block) {
                         Ok(()) => {
                             self.packed = self.packed.saturating_add(1);
                             Look::Packed
@@ -126,7 +127,7 @@ impl<'a> Unit<'a> {
                     },
                     None => Look::Moving,
                 },
-                Way::Sum => summed(platform, *pfn),
+                Way::Sum => summed(platform, page.pfn()),
                 Way::Copy => Look::Moving,
             };
         }
@@ -162,13 +163,13 @@ pub struct Workshop<'a> {
     /// The compressor's memory; `None`, and no staging, if nothing is packed.
     pub table: Option<&'a mut lz4::Table>,
     /// Pages that the crashing CPU has gathered for the next unit.
-    pub batch: [u64; LOOK_PAGES],
+    pub batch: [ClassedPfn; LOOK_PAGES],
 }
 
 impl<'a> Workshop<'a> {
     /// To pack with, or only to gather pages.
     pub fn new(staging: &'a mut [Block], table: Option<&'a mut lz4::Table>) -> Workshop<'a> {
-        Workshop { staging, table, batch: [0; LOOK_PAGES] }
+        Workshop { staging, table, batch: [ClassedPfn::ZERO; LOOK_PAGES] }
     }
 
     /// Where it is: must be the same at the crash.

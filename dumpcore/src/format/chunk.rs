@@ -10,6 +10,7 @@ use static_assertions::{const_assert, const_assert_eq};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::class::PageClass;
 use super::crypt::{Cipher, PublicKey, Tag};
 use super::frame::{self, Kind, Malformed};
 use super::{BLOCK_SIZE, Block, PAGE_SIZE, VERSION};
@@ -45,7 +46,7 @@ impl ChunkKind {
 
 /// What became of the pages of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
+#[repr(u16)]
 pub enum RunKind {
     /// Their bytes are in the payload, one block each.
     Data = 1,
@@ -88,8 +89,8 @@ impl RunKind {
     ];
 
     /// The kind with this number.
-    pub fn from_number(number: u32) -> Option<RunKind> {
-        RunKind::ALL.into_iter().find(|kind| *kind as u32 == number)
+    pub fn from_number(number: u16) -> Option<RunKind> {
+        RunKind::ALL.into_iter().find(|kind| *kind as u16 == number)
     }
 
     /// Whether the pages were left out on purpose.
@@ -214,7 +215,7 @@ impl Iterator for Units<'_> {
     }
 }
 
-/// Consecutive pages with the same fate.
+/// Consecutive pages of one class with the same fate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Run {
@@ -223,7 +224,9 @@ pub struct Run {
     /// How many, at least one.
     pub count: U32,
     /// A [`RunKind`].
-    pub kind: U32,
+    pub kind: U16,
+    /// A [`PageClass`]: what the pages were used for, whatever became of them.
+    pub class: U16,
 }
 const_assert_eq!(size_of::<Run>(), 16);
 
@@ -231,6 +234,11 @@ impl Run {
     /// What became of its pages; [`ChunkHeader::parse`] has made sure that it is a known kind.
     pub fn kind(&self) -> RunKind {
         RunKind::from_number(self.kind.get()).unwrap_or(RunKind::Unreadable)
+    }
+
+    /// What its pages were used for; [`ChunkHeader::parse`] has made sure that it is a known class.
+    pub fn class(&self) -> PageClass {
+        PageClass::from_number(self.class.get()).unwrap_or(PageClass::Unknown)
     }
 }
 
@@ -342,6 +350,9 @@ impl ChunkHeader {
             let Some(kind) = RunKind::from_number(run.kind.get()) else {
                 return Err(Malformed::Field { name: "run.kind", value: run.kind.get().into() });
             };
+            if PageClass::from_number(run.class.get()).is_none() {
+                return Err(Malformed::Field { name: "run.class", value: run.class.get().into() });
+            }
             // Page frame numbers of a 64-bit physical address have at most 52 bits.
             let end = run.pfn.get().checked_add(run.count.get().into());
             if run.count.get() == 0 || end.is_none_or(|end| end > 1 << 52) {

@@ -4,7 +4,7 @@
 //! shared secret, and forgets the ephemeral secret. The key of all dumps until the next arming is
 //!
 //! ```text
-//! key = SHA-256("diskdump 2 chunk key" · shared secret · ephemeral public key · recipient's public key)
+//! key = SHA-256("diskdump 3 chunk key" · shared secret · ephemeral public key · recipient's public key)
 //! ```
 //!
 //! Each chunk is sealed by XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03; RFC 8439) with the nonce
@@ -85,7 +85,7 @@ impl Key {
             return None;
         }
         let mut hash = sha2::Sha256::new();
-        hash.update(b"diskdump 2 chunk key");
+        hash.update(b"diskdump 3 chunk key");
         hash.update(*shared);
         hash.update(ephemeral);
         hash.update(recipient);

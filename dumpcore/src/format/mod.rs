@@ -20,6 +20,7 @@
 
 pub mod checksum;
 pub mod chunk;
+pub mod class;
 pub mod crc;
 pub mod crypt;
 pub mod frame;
@@ -39,7 +40,7 @@ pub const PAGE_SIZE: usize = 4096;
 pub const PAGE_BYTES: u64 = PAGE_SIZE as u64;
 
 /// Version of the format that this crate writes, and the only one it reads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// One block's bytes.
 pub type Block = [u8; BLOCK_SIZE];

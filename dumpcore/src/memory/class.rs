@@ -2,32 +2,7 @@
 
 use crate::format::chunk::RunKind;
 
-/// What a page is used for, as the platform says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PageClass {
-    /// The kernel's code and constants.
-    KernelText,
-    /// The kernel's variables.
-    KernelData,
-    /// Kernel stacks.
-    Stack,
-    /// Page tables.
-    PageTable,
-    /// The kernel's heap.
-    Slab,
-    /// Memory of user processes.
-    User,
-    /// Page cache without private data.
-    Cache,
-    /// Page cache with private data, such as a file system's buffers.
-    CachePrivate,
-    /// In nobody's use.
-    Free,
-    /// Belongs to a device though the memory map calls it RAM. Never read.
-    Device,
-    /// The platform does not know.
-    Unknown,
-}
+pub use crate::format::class::PageClass;
 
 /// Consecutive pages of one class.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +12,39 @@ pub struct ClassRun {
     /// How many pages, the one that was asked for included. 0 counts as 1; what reaches beyond the end of its RAM range
     /// does not count.
     pub pages: u64,
+}
+
+/// A page's number and its class, in one word: there are many on their way at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClassedPfn(u64);
+
+/// Where the class stands. Page frame numbers of a 64-bit physical address have at most 52 bits.
+const CLASS_SHIFT: u32 = 56;
+const PFN_MASK: u64 = (1 << CLASS_SHIFT) - 1;
+
+impl ClassedPfn {
+    /// Page 0, of which nothing is known.
+    pub const ZERO: ClassedPfn = ClassedPfn(0);
+
+    /// A page frame number, below 2^52, and the class of that page.
+    pub fn new(pfn: u64, class: PageClass) -> ClassedPfn {
+        ClassedPfn(pfn & PFN_MASK | u64::from(class as u16) << CLASS_SHIFT)
+    }
+
+    /// The page frame number.
+    pub fn pfn(self) -> u64 {
+        self.0 & PFN_MASK
+    }
+
+    /// The class, as a dump numbers it.
+    pub fn class_number(self) -> u16 {
+        (self.0 >> CLASS_SHIFT) as u16
+    }
+
+    /// The page so many behind this one, of the same class.
+    pub fn behind(self, pages: u64) -> ClassedPfn {
+        ClassedPfn(self.pfn().wrapping_add(pages) & PFN_MASK | self.0 & !PFN_MASK)
+    }
 }
 
 bitflags::bitflags! {
@@ -79,21 +87,6 @@ impl Level {
 }
 
 impl PageClass {
-    /// All classes.
-    pub const ALL: [PageClass; 11] = [
-        PageClass::KernelText,
-        PageClass::KernelData,
-        PageClass::Stack,
-        PageClass::PageTable,
-        PageClass::Slab,
-        PageClass::User,
-        PageClass::Cache,
-        PageClass::CachePrivate,
-        PageClass::Free,
-        PageClass::Device,
-        PageClass::Unknown,
-    ];
-
     /// Whether it is known to be the kernel's.
     pub fn is_kernel(self) -> bool {
         matches!(

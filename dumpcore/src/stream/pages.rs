@@ -3,7 +3,7 @@
 use crate::crew::job::{LOOK_PAGES, Look, UNIT_PAGES, Way, Workshop, copied};
 use crate::format::chunk::{Encoding, RunKind};
 use crate::format::header::PASSES;
-use crate::memory::class::{ClassRun, Level};
+use crate::memory::class::{ClassRun, ClassedPfn, Level, PageClass};
 use crate::memory::map::PfnRange;
 use crate::platform::{Nanoseconds, Platform};
 use crate::stream::Ended;
@@ -87,38 +87,49 @@ fn one_pass(
                     return Err(Ended::Budget);
                 }
             }
-            let (end, left_out, belongs) = next_run(pages.platform, plan, at, range.end);
-            if belongs == pass {
-                match left_out {
+            let next = next_stretch(pages.platform, plan, at, range.end);
+            if next.pass == pass {
+                match next.left_out {
                     Some(kind) => {
-                        pages.writer.absent(kind, at, end.saturating_sub(at), wait)?;
-                        progress(end.saturating_sub(at));
+                        let count = next.end.saturating_sub(at);
+                        pages.writer.absent(kind, ClassedPfn::new(at, next.class), count, wait)?;
+                        progress(count);
                     }
-                    None => (at..end).try_for_each(|pfn| pages.feed(pfn, wait, progress))?,
+                    None => (at..next.end)
+                        .try_for_each(|pfn| pages.feed(ClassedPfn::new(pfn, next.class), wait, progress))?,
                 }
             }
-            at = end;
+            at = next.end;
         }
     }
     pages.finish(wait)?;
     pages.writer.close_chunk(wait)
 }
 
-/// The pages from `at` on with the same class: where they end, why they are left out, if they are, and their pass.
-fn next_run(
-    platform: &dyn Platform,
-    plan: &Plan<'_>,
-    at: u64,
-    range_end: u64,
-) -> (u64, Option<RunKind>, usize) {
-    let last = PASSES.len().saturating_sub(1);
+/// Consecutive pages that are treated the same.
+struct Stretch {
+    /// First page frame number behind them.
+    end: u64,
+    class: PageClass,
+    /// Why they are left out, if they are.
+    left_out: Option<RunKind>,
+    pass: usize,
+}
+
+/// The pages from `at` on with the same class, up to the end of their range of RAM or a border of the arena.
+fn next_stretch(platform: &dyn Platform, plan: &Plan<'_>, at: u64, range_end: u64) -> Stretch {
     if plan.arena.contains(at) {
-        return (plan.arena.end.min(range_end), Some(RunKind::Arena), last);
+        return Stretch {
+            end: plan.arena.end.min(range_end),
+            class: PageClass::Unknown,
+            left_out: Some(RunKind::Arena),
+            pass: PASSES.len().saturating_sub(1),
+        };
     }
     let border = if at < plan.arena.start { range_end.min(plan.arena.start) } else { range_end };
     let ClassRun { class, pages } = platform.class(at);
     let end = at.saturating_add(pages.max(1)).min(border);
-    (end, plan.level.leaves_out(class), class.pass())
+    Stretch { end, class, left_out: plan.level.leaves_out(class), pass: class.pass() }
 }
 
 impl Pages<'_, '_, '_, '_, '_, '_> {
@@ -128,9 +139,14 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
     }
 
     /// Takes one page.
-    fn feed(&mut self, pfn: u64, wait: &Wait<'_>, progress: &mut dyn FnMut(u64)) -> Result<(), Ended> {
+    fn feed(
+        &mut self,
+        page: ClassedPfn,
+        wait: &Wait<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), Ended> {
         if let Some(slot) = self.workshop.batch.get_mut(self.count) {
-            *slot = pfn;
+            *slot = page;
             self.count = self.count.saturating_add(1);
         }
         if self.count < self.batch_size() {
@@ -152,12 +168,12 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
         while self.collect(wait)? {}
         let count = core::mem::take(&mut self.count);
         let Pages { writer, workshop, way, .. } = self;
-        let pfns = workshop.batch.get(..count).unwrap_or_default();
+        let batch = workshop.batch.get(..count).unwrap_or_default();
         let foreman = &mut writer.traffic().foreman;
-        if *way != Way::Copy && foreman.post_pages(*way, pfns) {
+        if *way != Way::Copy && foreman.post_pages(*way, batch) {
             return Ok(());
         }
-        foreman.own.set(*way, pfns);
+        foreman.own.set(*way, batch);
         self.work(wait)
     }
 
@@ -194,13 +210,13 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
         }
         let mut place = 0;
         // Each turn takes one page, and a unit has only so many.
-        while let Some((pfn, look)) = self.writer.traffic().foreman.own.look(place) {
+        while let Some((page, look)) = self.writer.traffic().foreman.own.look(place) {
             match look {
-                Look::Absent(kind) => self.writer.absent(kind, pfn, 1, wait)?,
-                Look::Still { bus, content } => self.writer.still_page(pfn, bus, content, wait)?,
+                Look::Absent(kind) => self.writer.absent(kind, page, 1, wait)?,
+                Look::Still { bus, content } => self.writer.still_page(page, bus, content, wait)?,
                 Look::Moving | Look::Packed => {
                     let platform = self.platform;
-                    self.writer.page(pfn, wait, |block| copied(platform, pfn, block))?;
+                    self.writer.page(page, wait, |block| copied(platform, page.pfn(), block))?;
                 }
             }
             place = place.saturating_add(1);

@@ -13,6 +13,7 @@ use crate::format::chunk::{
 use crate::format::crypt::Cipher;
 use crate::format::header::PASSES;
 use crate::format::{BLOCK_SIZE, Block, checksum, frame};
+use crate::memory::class::ClassedPfn;
 use crate::partition::io::Load;
 use crate::partition::lane::MAX_TARGETS;
 use crate::partition::traffic::Traffic;
@@ -410,10 +411,10 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
     pub fn put_own_unit(&mut self) {
         let mut place = 0;
         // Each turn takes one page, and a unit has only so many.
-        while let Some((pfn, look)) = self.traffic.foreman.own.look(place) {
+        while let Some((page, look)) = self.traffic.foreman.own.look(place) {
             match look {
-                Look::Packed => self.note_run(RunKind::Data, pfn, 1),
-                Look::Absent(kind) => self.note_run(kind, pfn, 1),
+                Look::Packed => self.note_run(RunKind::Data, page, 1),
+                Look::Absent(kind) => self.note_run(kind, page, 1),
                 Look::Still { .. } | Look::Moving => (),
             }
             place = place.saturating_add(1);
@@ -449,21 +450,22 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         }
     }
 
-    /// Whether the open chunk's last run can take `pfn` as its next page of `kind`.
-    fn continues(&mut self, kind: RunKind, pfn: u64) -> bool {
+    /// Whether the open chunk's last run can take `page` as its next page of `kind`.
+    fn continues(&mut self, kind: RunKind, page: ClassedPfn) -> bool {
         let Some(open) = &mut self.open else { return false };
         let Some(last) = open.runs.checked_sub(1) else { return false };
         let Some(run) = header(&mut open.buffer).and_then(|header| header.runs.get(last).copied()) else {
             return false;
         };
-        run.kind.get() == kind as u32
-            && run.pfn.get().saturating_add(run.count.get().into()) == pfn
+        run.kind.get() == kind as u16
+            && run.class.get() == page.class_number()
+            && run.pfn.get().saturating_add(run.count.get().into()) == page.pfn()
             && run.count.get() < u32::MAX / 2
     }
 
-    /// Notes in the open chunk that `count` pages from `pfn` on are of `kind`. The chunk has room.
-    fn note_run(&mut self, kind: RunKind, pfn: u64, count: u32) {
-        let continues = self.continues(kind, pfn);
+    /// Notes in the open chunk that `count` pages of one class from `page` on are of `kind`. The chunk has room.
+    fn note_run(&mut self, kind: RunKind, page: ClassedPfn, count: u32) {
+        let continues = self.continues(kind, page);
         let Some(open) = &mut self.open else { return };
         let place = if continues { open.runs.saturating_sub(1) } else { open.runs };
         let Some(run) = header(&mut open.buffer).and_then(|header| header.runs.get_mut(place)) else {
@@ -472,25 +474,36 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         if continues {
             run.count = run.count.get().saturating_add(count).into();
         } else {
-            *run = Run { pfn: pfn.into(), count: count.into(), kind: (kind as u32).into() };
+            *run = Run {
+                pfn: page.pfn().into(),
+                count: count.into(),
+                kind: (kind as u16).into(),
+                class: page.class_number().into(),
+            };
             open.runs = open.runs.saturating_add(1);
         }
     }
 
-    /// Puts pages without payload on record.
+    /// Puts pages of one class without payload on record, `count` from `first` on.
     ///
     /// # Errors
     /// Why the stream ended.
-    pub fn absent(&mut self, kind: RunKind, pfn: u64, count: u64, wait: &Wait<'_>) -> Result<(), Ended> {
-        let (mut pfn, mut left) = (pfn, count);
+    pub fn absent(
+        &mut self,
+        kind: RunKind,
+        first: ClassedPfn,
+        count: u64,
+        wait: &Wait<'_>,
+    ) -> Result<(), Ended> {
+        let (mut page, mut left) = (first, count);
         // Each turn puts some of them on record.
         while left > 0 {
             let part = u32::try_from(left).unwrap_or(u32::MAX).min(u32::MAX / 2);
-            if !self.continues(kind, pfn) {
+            if !self.continues(kind, page) {
                 self.ready(None, true, wait)?;
             }
-            self.note_run(kind, pfn, part);
-            pfn = pfn.saturating_add(part.into());
+            self.note_run(kind, page, part);
+            page = page.behind(part.into());
             left = left.saturating_sub(part.into());
         }
         Ok(())
@@ -502,7 +515,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
     /// Why the stream ended.
     pub fn page(
         &mut self,
-        pfn: u64,
+        page: ClassedPfn,
         wait: &Wait<'_>,
         fill: impl FnOnce(&mut Block) -> Result<(), RunKind>,
     ) -> Result<(), Ended> {
@@ -519,7 +532,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             Some(Err(kind)) => kind,
             None => RunKind::Unreadable,
         };
-        self.note_run(kind, pfn, 1);
+        self.note_run(kind, page, 1);
         Ok(())
     }
 
@@ -532,8 +545,14 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
     ///
     /// # Errors
     /// Why the stream ended.
-    pub fn still_page(&mut self, pfn: u64, bus: u64, content: u64, wait: &Wait<'_>) -> Result<(), Ended> {
-        let new_run = !self.continues(RunKind::Data, pfn);
+    pub fn still_page(
+        &mut self,
+        page: ClassedPfn,
+        bus: u64,
+        content: u64,
+        wait: &Wait<'_>,
+    ) -> Result<(), Ended> {
+        let new_run = !self.continues(RunKind::Data, page);
         self.ready(Some(true), new_run, wait)?;
         if let Some(open) = &mut self.open {
             let place = open.payload;
@@ -546,7 +565,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             }
             open.took_a_page();
         }
-        self.note_run(RunKind::Data, pfn, 1);
+        self.note_run(RunKind::Data, page, 1);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dumpcore::PageClass;
 use dumpcore::format::chunk::{ChunkHeader, ChunkKind, Encoding, Packing, RunKind, Units};
 use dumpcore::format::crypt::{Key, PublicKey, SecretKey, public_key};
 use dumpcore::format::frame::Kind;
@@ -12,6 +13,7 @@ use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, checksum, pattern};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Page {
     pub(crate) kind: RunKind,
+    pub(crate) class: PageClass,
     pub(crate) pass: u32,
     /// Its bytes, if they are there.
     pub(crate) bytes: Option<Box<[u8; PAGE_SIZE]>>,
@@ -152,7 +154,7 @@ pub(crate) fn pages<'c>(chunks: impl IntoIterator<Item = &'c Chunk>) -> BTreeMap
             for pfn in run.pfn.get()..run.pfn.get() + u64::from(run.count.get()) {
                 let bytes = (run.kind() == RunKind::Data)
                     .then(|| Box::new(contents.next().expect("a page in the payload for each in a run")));
-                let page = Page { kind: run.kind(), pass: header.pass.get(), bytes };
+                let page = Page { kind: run.kind(), class: run.class(), pass: header.pass.get(), bytes };
                 assert!(pages.insert(pfn, page).is_none(), "page {pfn:#x} is named twice");
             }
         }

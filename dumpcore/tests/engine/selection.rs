@@ -1,7 +1,8 @@
 //! What is dumped, what is left out, and in which order: for any machine.
 
 use dumpcore::crash::Outcome;
-use dumpcore::format::chunk::{Encoding, RunKind};
+use dumpcore::crew::job::UNIT_PAGES;
+use dumpcore::format::chunk::{Encoding, MAX_RUNS, RunKind};
 use dumpcore::format::header::Incomplete;
 use dumpcore::format::note::{NoteKind, Notes};
 use dumpcore::platform::Lacks;
@@ -146,6 +147,36 @@ fn each_level_leaves_out_what_it_says_and_names_the_reason() {
     let dumps = world.dumps();
     world.check(&dumps[0]);
     assert_eq!(dumps[0].header().data_pages.get(), 40 + 10 + 10 + 20 + 10);
+}
+
+#[test]
+fn memory_whose_class_changes_with_every_page_takes_no_more_chunks_than_its_runs_need() {
+    // Of one pass, so that they are neighbours on disk too.
+    let motley = [PageClass::User, PageClass::Cache, PageClass::CachePrivate, PageClass::Free];
+    let chunks = |encoding, every: usize, mixed: bool| {
+        let contents = (256..512).step_by(every).map(|place| (place, Content::Packable)).collect();
+        let class = |place: usize| if mixed { motley[place % 4] } else { PageClass::User };
+        let classes = (0..640).map(|place| (place..place + 1, class(place))).collect();
+        let config = dumpcore::Config { encoding, ..config() };
+        let world = World::new(Plan { contents, classes, config, ..Plan::default() });
+        world.arm().unwrap();
+        assert_eq!(world.machine.panic("motley"), Outcome::Complete);
+        let dumps = world.dumps();
+        world.check(&dumps[0]);
+        let chunks = dumps[0].parts[0].1.chunks.iter().map(|chunk| chunk.header.runs().len());
+        let runs: Vec<usize> = chunks.filter(|runs| *runs > 0).collect();
+        (runs.len(), runs.iter().sum::<usize>())
+    };
+    for encoding in [Encoding::Plain, Encoding::Units] {
+        for every in [1, 2] {
+            let (plain, _) = chunks(encoding, every, false);
+            let (mixed, runs) = chunks(encoding, every, true);
+            assert!(runs > 2 * MAX_RUNS, "a run for each page: {runs}");
+            // Before a unit, there is room for the runs of all its pages.
+            let full = MAX_RUNS - UNIT_PAGES + 1;
+            assert!(mixed <= plain + runs.div_ceil(full), "{mixed} chunks instead of {plain}, {encoding:?}");
+        }
+    }
 }
 
 #[test]

@@ -349,6 +349,9 @@ impl World {
             assert!(ram.binary_search(pfn).is_ok(), "page {pfn:#x} is no RAM");
             let (kind, bytes) = self.truth(*pfn);
             assert_eq!(page.kind, kind, "page {pfn:#x}, a page of {:?}", self.machine.class_of(*pfn));
+            // What the arena is for goes without saying.
+            let class = if kind == RunKind::Arena { PageClass::Unknown } else { self.machine.class_of(*pfn) };
+            assert_eq!(page.class, class, "page {pfn:#x}, which is {kind:?}");
             if let Some(found) = &page.bytes {
                 let right = match &bytes {
                     Some(bytes) => found == bytes,

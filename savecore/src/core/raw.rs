@@ -164,8 +164,12 @@ mod tests {
         chunk.payload_blocks = (PAGES as u32).into();
         chunk.payload_bytes = (PAGES * BLOCK_SIZE as u64).into();
         chunk.run_count = 1.into();
-        chunk.runs[0] =
-            Run { pfn: 1.into(), count: (PAGES as u32).into(), kind: (RunKind::Data as u32).into() };
+        chunk.runs[0] = Run {
+            pfn: 1.into(),
+            count: (PAGES as u32).into(),
+            kind: (RunKind::Data as u16).into(),
+            class: 0.into(),
+        };
         let mut header = Header::new();
         header.status = (Status::Complete as u32).into();
         (header.uuid, header.nonce) = (UUID, 5.into());

@@ -2,6 +2,7 @@
 
 use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::{ChunkHeader, Encoding, Packing, Run, RunKind, Unit, Units};
+use dumpcore::format::class::PageClass;
 use dumpcore::format::crypt::Key;
 use dumpcore::format::{BLOCK_SIZE, Block, pattern};
 
@@ -85,7 +86,7 @@ enum What {
     Lost(Fate),
 }
 
-/// Consecutive pages with the same fate.
+/// Consecutive pages of one class with the same fate.
 pub(super) struct Piece<'a> {
     /// Page frame number of the first.
     pub(super) pfn: u64,
@@ -93,6 +94,8 @@ pub(super) struct Piece<'a> {
     pub(super) first: u64,
     /// How many.
     pub(super) count: u64,
+    /// What they were used for.
+    pub(super) class: PageClass,
     /// Their bytes, or why there are none.
     pub(super) bytes: Result<&'a [Block], Fate>,
 }
@@ -279,7 +282,7 @@ impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
     ) -> Result<(), E> {
         let segments = self.segments();
         let mut garbled = Vec::new();
-        let mut cursor = Cursor { runs: self.header.runs().iter(), pfn: 0, left: 0 };
+        let mut cursor = Cursor::new(self.header.runs());
         for segment in segments {
             let bytes = self.unpack(&segment, room);
             if let (What::Unit(unit), Err(_)) = (segment.what, &bytes) {
@@ -287,10 +290,10 @@ impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
             }
             let mut done = 0;
             while done < segment.pages {
-                let Some((pfn, count)) = cursor.take(segment.pages - done) else { break };
+                let Some((pfn, count, class)) = cursor.take(segment.pages - done) else { break };
                 let part = done as usize..(done + count) as usize;
                 let bytes = bytes.and_then(|pages| pages.get(part).ok_or(Fate::Damaged));
-                visit(Piece { pfn, first: segment.first + done, count, bytes })?;
+                visit(Piece { pfn, first: segment.first + done, count, class, bytes })?;
                 done += count;
             }
         }
@@ -323,18 +326,23 @@ struct Cursor<'a> {
     runs: std::slice::Iter<'a, Run>,
     pfn: u64,
     left: u64,
+    class: PageClass,
 }
 
-impl Cursor<'_> {
-    /// The next consecutive pages, at most `most`: page frame number of the first, and how many.
-    fn take(&mut self, most: u64) -> Option<(u64, u64)> {
+impl<'a> Cursor<'a> {
+    fn new(runs: &'a [Run]) -> Cursor<'a> {
+        Cursor { runs: runs.iter(), pfn: 0, left: 0, class: PageClass::Unknown }
+    }
+
+    /// The next consecutive pages of one class, at most `most`: page frame number of the first, how many, and the class.
+    fn take(&mut self, most: u64) -> Option<(u64, u64, PageClass)> {
         if self.left == 0 {
             let run = self.runs.find(|run| run.kind() == RunKind::Data)?;
-            (self.pfn, self.left) = (run.pfn.get(), run.count.get().into());
+            (self.pfn, self.left, self.class) = (run.pfn.get(), run.count.get().into(), run.class());
         }
         let (pfn, count) = (self.pfn, self.left.min(most));
         self.pfn += count;
         self.left -= count;
-        Some((pfn, count))
+        Some((pfn, count, self.class))
     }
 }

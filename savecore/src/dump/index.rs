@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use dumpcore::format::chunk::RunKind;
+use dumpcore::format::class::PageClass;
 
 /// What became of a page.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -116,7 +117,7 @@ impl Fate {
     }
 }
 
-/// Consecutive pages with the same fate; if their bytes are in the dump, in consecutive places.
+/// Consecutive pages of one class with the same fate; if their bytes are in the dump, in consecutive places.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PageRun {
     /// Page frame number of the first.
@@ -125,6 +126,8 @@ pub struct PageRun {
     pub count: u64,
     /// What became of them.
     pub fate: Fate,
+    /// What they were used for.
+    pub class: PageClass,
     /// The place of the first page's bytes; for pages without bytes, of those that come next.
     pub place: u64,
 }
@@ -138,13 +141,14 @@ impl PageRun {
     /// The part of the run between two page frame numbers that lie within it.
     fn part(&self, from: u64, to: u64) -> PageRun {
         let place = if self.fate == Fate::Data { self.place + (from - self.pfn) } else { self.place };
-        PageRun { pfn: from, count: to - from, fate: self.fate, place }
+        PageRun { pfn: from, count: to - from, place, ..*self }
     }
 
     /// Appends `next` if it goes on where this run ends.
     fn join(&mut self, next: &PageRun) -> bool {
         let joins = self.end() == next.pfn
             && self.fate == next.fate
+            && self.class == next.class
             && (self.fate != Fate::Data || self.place + self.count == next.place)
             && self.count + next.count <= MAX_COUNT;
         if joins {
@@ -154,18 +158,27 @@ impl PageRun {
     }
 }
 
-/// A run in 128 bits, ordered by page frame number, then by place: pfn 52, place 40, count 32, fate 4.
+/// A run in 128 bits, ordered by page frame number, then by place: pfn 52, place 40, count 28, fate 4, class 4.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Packed(u128);
 
 const PFN_BITS: u32 = 52;
 const PLACE_BITS: u32 = 40;
-const COUNT_BITS: u32 = 32;
+const COUNT_BITS: u32 = 28;
 const FATE_BITS: u32 = 4;
-const _: () = assert!(PFN_BITS + PLACE_BITS + COUNT_BITS + FATE_BITS == u128::BITS);
+const CLASS_BITS: u32 = 4;
+const _: () = assert!(PFN_BITS + PLACE_BITS + COUNT_BITS + FATE_BITS + CLASS_BITS == u128::BITS);
 const _: () = assert!(Fate::ALL.len() <= 1 << FATE_BITS);
+const _: () = assert!(PageClass::ALL.len() <= 1 << CLASS_BITS);
 const FATE_MASK: u128 = (1 << FATE_BITS) - 1;
+const CLASS_MASK: u16 = (1 << CLASS_BITS) - 1;
+/// Pages in a run, at most: 1 TiB. What is longer is several.
 const MAX_COUNT: u64 = (1 << COUNT_BITS) - 1;
+/// Where each stands.
+const FATE_AT: u32 = CLASS_BITS;
+const COUNT_AT: u32 = FATE_AT + FATE_BITS;
+const PLACE_AT: u32 = COUNT_AT + COUNT_BITS;
+const PFN_AT: u32 = PLACE_AT + PLACE_BITS;
 
 /// Pages with bytes that an index can speak of, at most: 4 PiB.
 const MAX_PLACES: u64 = 1 << PLACE_BITS;
@@ -176,19 +189,21 @@ const MAX_CHUNKS: usize = 8 << 20;
 impl Packed {
     fn new(run: PageRun) -> Packed {
         debug_assert!(run.pfn < 1 << PFN_BITS && run.place < MAX_PLACES && run.count <= MAX_COUNT);
-        let bits = u128::from(run.pfn) << (PLACE_BITS + COUNT_BITS + FATE_BITS)
-            | u128::from(run.place) << (COUNT_BITS + FATE_BITS)
-            | u128::from(run.count) << FATE_BITS
-            | run.fate as u128;
+        let bits = u128::from(run.pfn) << PFN_AT
+            | u128::from(run.place) << PLACE_AT
+            | u128::from(run.count) << COUNT_AT
+            | (run.fate as u128) << FATE_AT
+            | run.class as u128;
         Packed(bits)
     }
 
     fn run(self) -> PageRun {
         PageRun {
-            pfn: (self.0 >> (PLACE_BITS + COUNT_BITS + FATE_BITS)) as u64,
-            place: (self.0 >> (COUNT_BITS + FATE_BITS)) as u64 & (MAX_PLACES - 1),
-            count: (self.0 >> FATE_BITS) as u64 & MAX_COUNT,
-            fate: Fate::from_bits(self.0),
+            pfn: (self.0 >> PFN_AT) as u64,
+            place: (self.0 >> PLACE_AT) as u64 & (MAX_PLACES - 1),
+            count: (self.0 >> COUNT_AT) as u64 & MAX_COUNT,
+            fate: Fate::from_bits(self.0 >> FATE_AT),
+            class: PageClass::from_number(self.0 as u16 & CLASS_MASK).unwrap_or(PageClass::Unknown),
         }
     }
 }
@@ -245,6 +260,16 @@ impl Builder {
 
     /// Takes a run in.
     pub(super) fn push(&mut self, run: PageRun) {
+        let mut from = run.pfn;
+        // A chunk's run has at most 2^32 - 1 pages, which are 17 runs here.
+        while run.end() - from > MAX_COUNT {
+            self.push_part(run.part(from, from + MAX_COUNT));
+            from += MAX_COUNT;
+        }
+        self.push_part(run.part(from, run.end()));
+    }
+
+    fn push_part(&mut self, run: PageRun) {
         if let Some(last) = &mut self.last
             && last.join(&run)
         {
@@ -367,8 +392,12 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    fn run() -> impl Strategy<Value = (u64, u64, u8)> {
-        (0_u64..60, 1_u64..12, 0_u8..14)
+    fn classes() -> impl Strategy<Value = PageClass> {
+        prop::sample::select(PageClass::ALL.to_vec())
+    }
+
+    fn run() -> impl Strategy<Value = (u64, u64, u8, PageClass)> {
+        (0_u64..60, 1_u64..12, 0_u8..14, classes())
     }
 
     proptest! {
@@ -377,14 +406,15 @@ mod tests {
             named in prop::collection::vec(run(), 0..40)
         ) {
             let mut builder = Builder::new(1000);
-            let mut expected: BTreeMap<u64, (u8, u64, Fate)> = BTreeMap::new();
-            for (number, (pfn, count, fate)) in named.iter().enumerate() {
+            let mut expected: BTreeMap<u64, (u8, u64, Fate, PageClass)> = BTreeMap::new();
+            for (number, (pfn, count, fate, class)) in named.iter().enumerate() {
                 let fate = Fate::from_bits(u128::from(*fate));
-                let run = PageRun { pfn: *pfn, count: *count, fate, place: 1 + number as u64 * 100 };
+                let place = 1 + number as u64 * 100;
+                let run = PageRun { pfn: *pfn, count: *count, fate, class: *class, place };
                 builder.push(run);
                 for page in 0..*count {
                     let place = if fate == Fate::Data { run.place + page } else { run.place };
-                    let order = (fate.rank(), place, fate);
+                    let order = (fate.rank(), place, fate, *class);
                     let known = expected.entry(pfn + page).or_insert(order);
                     // Compared by the run's first place, as runs are; a hundred apart, so pages agree with that.
                     if (order.0, order.1 / 100) < (known.0, known.1 / 100) {
@@ -401,8 +431,8 @@ mod tests {
             for pfn in 0..80 {
                 match (index.find(pfn), expected.get(&pfn)) {
                     (None, None) => {}
-                    (Some(run), Some((_, place, fate))) => {
-                        prop_assert_eq!(run.fate, *fate);
+                    (Some(run), Some((_, place, fate, class))) => {
+                        prop_assert_eq!((run.fate, run.class), (*fate, *class));
                         if run.fate == Fate::Data {
                             prop_assert_eq!(run.place + pfn - run.pfn, *place);
                         }
@@ -414,9 +444,10 @@ mod tests {
 
         #[test]
         fn packing_loses_nothing(
-            pfn in 0_u64..1 << 52, count in 1_u64..1 << 32, place in 0_u64..1 << 40, fate in 0_u8..14
+            pfn in 0_u64..1 << 52, count in 1_u64..1 << 28, place in 0_u64..1 << 40, fate in 0_u8..14,
+            class in classes(),
         ) {
-            let run = PageRun { pfn, count, fate: Fate::from_bits(u128::from(fate)), place };
+            let run = PageRun { pfn, count, fate: Fate::from_bits(u128::from(fate)), class, place };
             prop_assert_eq!(Packed::new(run).run(), run);
         }
     }
@@ -425,10 +456,27 @@ mod tests {
     fn runs_beyond_the_limit_are_counted_not_kept() {
         let mut builder = Builder::new(2);
         for number in 0..5 {
-            builder.push(PageRun { pfn: number * 10, count: 3, fate: Fate::Zero, place: 1 });
+            let class = PageClass::Unknown;
+            builder.push(PageRun { pfn: number * 10, count: 3, fate: Fate::Zero, class, place: 1 });
         }
         let index = builder.finish();
         assert_eq!((index.runs().count(), index.dropped), (2, 9));
+    }
+
+    #[test]
+    fn a_run_longer_than_an_index_can_say_is_several() {
+        for (fate, count) in
+            [(Fate::Free, u64::from(u32::MAX)), (Fate::Zero, MAX_COUNT + 1), (Fate::Zero, MAX_COUNT)]
+        {
+            let mut builder = Builder::new(100);
+            let (first, class) =
+                (PageRun { pfn: 5, count, fate, class: PageClass::Free, place: 9 }, PageClass::Free);
+            builder.push(first);
+            let index = builder.finish();
+            assert_eq!(index.runs().map(|run| run.count).sum::<u64>(), count);
+            assert!(index.runs().all(|run| (run.fate, run.class, run.place) == (fate, class, 9)));
+            assert_eq!(index.runs().last().map(|run| run.end()), Some(5 + count));
+        }
     }
 
     #[test]

@@ -601,7 +601,7 @@ impl Reading {
         for run in chunk.header.runs().iter().filter(|run| run.kind() != RunKind::Data) {
             let fate = lost.unwrap_or(Fate::of(run.kind()));
             let (pfn, count) = (run.pfn.get(), run.count.get().into());
-            self.builder.push(PageRun { pfn, count, fate, place });
+            self.builder.push(PageRun { pfn, count, fate, class: run.class(), place });
         }
         if first.is_none() {
             return self.builder.drop_pages(pages);
@@ -609,7 +609,8 @@ impl Reading {
         let builder = &mut self.builder;
         let done: Result<(), std::convert::Infallible> = chunk.pieces(room, &mut |piece| {
             let fate = piece.bytes.map_or_else(|fate| fate, |_| Fate::Data);
-            builder.push(PageRun { pfn: piece.pfn, count: piece.count, fate, place: place + piece.first });
+            let (pfn, count, class) = (piece.pfn, piece.count, piece.class);
+            builder.push(PageRun { pfn, count, fate, class, place: place + piece.first });
             Ok(())
         });
         let Ok(()) = done;

@@ -6,6 +6,7 @@ use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::{
     ChunkHeader, ChunkKind, Encoding, MAX_PAYLOAD_BLOCKS, MAX_RUNS, Packing, Run, RunKind, UnitHeader,
 };
+use dumpcore::format::class::PageClass;
 use dumpcore::format::crypt::{Cipher, Key, SecretKey, public_key};
 use dumpcore::format::frame::{self, Kind};
 use dumpcore::format::header::{Arch, Header, Incomplete, Status, put_text};
@@ -98,11 +99,18 @@ impl Seal {
     }
 }
 
+/// Classes that change often, for [`Machine::class_of`].
+pub(crate) fn motley(pfn: u64) -> PageClass {
+    PageClass::ALL[(pfn / 2) as usize % PageClass::ALL.len()]
+}
+
 /// A machine and how its dump is written.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
     pub(crate) arch: Arch,
     pub(crate) pages: BTreeMap<u64, Page>,
+    /// What each page is used for.
+    pub(crate) class_of: fn(u64) -> PageClass,
     pub(crate) cpus: Vec<CpuState>,
     pub(crate) message: String,
     pub(crate) log: String,
@@ -128,6 +136,7 @@ impl Machine {
         Machine {
             arch: Arch::X86_64,
             pages: BTreeMap::new(),
+            class_of: |_| PageClass::Unknown,
             cpus: (0..2).map(cpu).collect(),
             message: "attempt to kill the idle task\nin line two".to_owned(),
             log: "[0.000] hello\n[1.234] panic: attempt to kill the idle task\n".to_owned(),
@@ -421,6 +430,7 @@ fn memory_chunks(machine: &Machine, pass: u64) -> Vec<(Vec<Run>, Vec<u64>)> {
     for (pfn, page) in machine.pages.iter().filter(|(pfn, _)| is_its(**pfn)) {
         let (runs, data) = chunks.last_mut().unwrap();
         let is_data = page.kind() == RunKind::Data;
+        let class = (machine.class_of)(*pfn);
         let full = (is_data && data.len() == machine.chunk_pages) || runs.len() == MAX_RUNS;
         if full {
             chunks.push(Default::default());
@@ -431,11 +441,17 @@ fn memory_chunks(machine: &Machine, pass: u64) -> Vec<(Vec<Run>, Vec<u64>)> {
         }
         match runs.last_mut() {
             Some(last)
-                if last.kind() == page.kind() && last.pfn.get() + u64::from(last.count.get()) == *pfn =>
+                if (last.kind(), last.class()) == (page.kind(), class)
+                    && last.pfn.get() + u64::from(last.count.get()) == *pfn =>
             {
                 last.count = (last.count.get() + 1).into();
             }
-            _ => runs.push(Run { pfn: (*pfn).into(), count: 1.into(), kind: (page.kind() as u32).into() }),
+            _ => runs.push(Run {
+                pfn: (*pfn).into(),
+                count: 1.into(),
+                kind: (page.kind() as u16).into(),
+                class: (class as u16).into(),
+            }),
         }
     }
     chunks.retain(|(runs, _)| !runs.is_empty());

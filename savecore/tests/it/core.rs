@@ -582,7 +582,8 @@ fn more_pages_than_a_file_can_hold_are_refused_by_name() {
             chunk.run_count = (MAX_RUNS as u32).into();
             for (run, number) in chunk.runs.iter_mut().zip(index * MAX_RUNS as u64..) {
                 let count = u32::MAX;
-                *run = Run { pfn: (number * u64::from(count)).into(), count: count.into(), kind: 2.into() };
+                let pfn = (number * u64::from(count)).into();
+                *run = Run { pfn, count: count.into(), kind: 2.into(), class: 0.into() };
             }
             let slot = crate::common::block_mut(&mut disk, 2 + index);
             slot.copy_from_slice(chunk.as_bytes());

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use dumpcore::format::VERSION;
 use dumpcore::format::frame::{self, Kind, VERSION_OFFSET};
 use dumpcore::format::header::Header;
 use savecore::Error;
@@ -29,7 +30,7 @@ fn a_label_of_another_version_is_refused_by_name_and_a_dump_behind_it_is_not_ove
         1,
         &Machine { pages: [(1, crate::common::Page::of(1))].into(), ..Machine::small() },
     );
-    for dump_version in [1, 2] {
+    for dump_version in [1, VERSION] {
         set_version(&mut disk, 1, dump_version);
         let refusals = [
             partition::scan(&disk).err(),
@@ -42,7 +43,7 @@ fn a_label_of_another_version_is_refused_by_name_and_a_dump_behind_it_is_not_ove
                 panic!("{refusal:?}")
             };
             let text = error.to_string();
-            assert!(text.contains("format version 1") && text.contains("reads version 2"), "{text}");
+            assert!(text.contains("format version 1") && text.contains("reads version 3"), "{text}");
         }
         let content = recognise(&disk);
         assert_eq!(content, Content::OtherVersion(1));
@@ -56,14 +57,14 @@ fn a_dump_of_another_version_is_told_by_name_and_counts_as_waiting() {
     let first = write_dump(&mut disk, 1, &Machine::small());
     let second = write_dump(&mut disk, first.end, &Machine { nonce: 2, sequence: 2, ..Machine::small() });
     for number in [second.first, second.end - 1].iter().chain(&second.chunks) {
-        set_version(&mut disk, *number, 3);
+        set_version(&mut disk, *number, 4);
     }
     let partition = partition::scan(&disk).unwrap();
     assert_eq!(partition.dumps.len(), 1);
     let other = partition.other_version.unwrap();
-    assert_eq!((other.block, other.kind, other.found), (second.first, "a dump's front header", 3));
+    assert_eq!((other.block, other.kind, other.found), (second.first, "a dump's front header", 4));
     let text = other.to_string();
-    assert!(text.contains("format version 3") && text.contains("reads version 2"), "{text}");
+    assert!(text.contains("format version 4") && text.contains("reads version 3"), "{text}");
     assert_eq!(partition::waiting(&disk).unwrap(), (2, None));
 }
 
@@ -79,7 +80,7 @@ fn a_chunk_of_another_version_is_told_by_name() {
     let report = Report::new(&dump);
     let named = |damage: &&savecore::dump::DamageReport| damage.block == written.chunks[2];
     let what = &report.damage.iter().find(named).unwrap().what;
-    assert_eq!(what, "format version 9; this savecore reads version 2");
+    assert_eq!(what, "format version 9; this savecore reads version 3");
 }
 
 /// A header with numbers.

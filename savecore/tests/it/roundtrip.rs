@@ -9,7 +9,7 @@ use savecore::core::{CoreOptions, elf};
 use savecore::dump::{Dump, Encryption, Fate, PageState};
 use savecore::partition::{self, Ending, Verdict};
 
-use crate::common::{Machine, Page, Seal, UUID, partition, write_dump};
+use crate::common::{Machine, Page, Seal, UUID, motley, partition, write_dump};
 use crate::core::Core;
 
 /// What `read_page` should say of a page of an undamaged dump.
@@ -48,11 +48,14 @@ pub(crate) fn page() -> impl Strategy<Value = Page> {
 pub(crate) fn machine() -> impl Strategy<Value = Machine> {
     let low = prop::collection::btree_map(0_u64..80, page(), 1..60);
     let high = prop::collection::btree_map((1_u64 << 20)..(1 << 20) + 40, page(), 0..30);
-    let form = (prop::option::of(1_usize..=MAX_UNIT_PAGES), prop::option::of(any::<u32>()));
+    let form = (prop::option::of(1_usize..=MAX_UNIT_PAGES), prop::option::of(any::<u32>()), any::<bool>());
     (low, high, 1_usize..=64, any::<usize>(), any::<u64>(), 1_u32..20, form).prop_map(
-        |(low, high, chunk_pages, rotate, nonce, window, (unit_pages, attempt))| {
+        |(low, high, chunk_pages, rotate, nonce, window, (unit_pages, attempt, classes))| {
             let mut machine = Machine::new();
             machine.pages = low.into_iter().chain(high).collect::<BTreeMap<_, _>>();
+            if classes {
+                machine.class_of = motley;
+            }
             let seal = attempt.map(|attempt| Seal { attempt, ..Seal::new() });
             Machine { chunk_pages, rotate, nonce, window, unit_pages, seal, ..machine }
         },
@@ -94,6 +97,8 @@ proptest! {
         let dump = machine.open(&disk, &found, &found.dumps[0]);
         for pfn in pfns() {
             prop_assert_eq!(dump.read_page(pfn).unwrap(), expected(machine.pages.get(&pfn)), "page {}", pfn);
+            let class = machine.pages.get(&pfn).map(|_| (machine.class_of)(pfn));
+            prop_assert_eq!(dump.index().find(pfn).map(|run| run.class), class, "page {}", pfn);
         }
         let missing = missing_from_the_start(&machine);
         prop_assert_eq!(dump.pages().total, machine.pages.len() as u64);

@@ -318,7 +318,8 @@ fn what_the_header_of_a_chunk_says_is_not_believed_where_its_payload_is_torn() {
     for (at, mut header) in headers {
         let (Some(run), 1..) = (with_zeros(&header), header.payload_blocks.get()) else { continue };
         // Claims that there is a page 90, of zeros.
-        header.runs[run] = Run { pfn: 90.into(), count: 1.into(), kind: (RunKind::Zero as u32).into() };
+        let zero = (RunKind::Zero as u16).into();
+        header.runs[run] = Run { pfn: 90.into(), count: 1.into(), kind: zero, class: 0.into() };
         for unwritten in [false, true] {
             let mut disk = disk.clone();
             put(&mut disk, at, &header);

@@ -39,7 +39,7 @@ fn with_units(bytes: &[u8], pages: u64) -> (Vec<u8>, Machine, Written) {
     header.payload_blocks = (payload as u32).into();
     header.payload_bytes = (bytes.len() as u64).into();
     header.run_count = 1.into();
-    header.runs[0] = Run { pfn: FIRST.into(), count: (pages as u32).into(), kind: 1.into() };
+    header.runs[0] = Run { pfn: FIRST.into(), count: (pages as u32).into(), kind: 1.into(), class: 0.into() };
     for (index, bytes) in bytes.chunks(BLOCK_SIZE).enumerate() {
         let number = at + 1 + index as u64;
         let slot = block_mut(&mut disk, number);

@@ -12,6 +12,7 @@ use dumpcore::device::{Completion, Direction, Request};
 use dumpcore::dma::DmaBuffer;
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, Uuid, checksum, pattern};
+use dumpcore::memory::class::ClassedPfn;
 use dumpcore::stream::lz4;
 use dumpcore::wait::{SECOND, Wait};
 use dumpcore::{Arena, DumpDevice, PageClass};
@@ -204,9 +205,9 @@ pub(crate) fn pack(filled: &Filled) -> Result<(), &'static str> {
     let mut unit = Unit::new(&mut out);
     let mut workshop = Workshop::new(&mut staging, Some(&mut table));
     pack_each(filled, UNIT_PAGES, "pack", |raw| {
-        let first = paging::physical(raw.as_ptr()) / memory::FRAME;
-        let pfns: [u64; UNIT_PAGES] = core::array::from_fn(|page| first + page as u64);
-        unit.set(Way::Pack, &pfns);
+        let first = ClassedPfn::new(paging::physical(raw.as_ptr()) / memory::FRAME, PageClass::User);
+        let pages: [ClassedPfn; UNIT_PAGES] = core::array::from_fn(|page| first.behind(page as u64));
+        unit.set(Way::Pack, &pages);
         unit.work(&mut workshop, platform::get());
         unit.packed().2.len()
     })
