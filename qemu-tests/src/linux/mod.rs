@@ -11,4 +11,4 @@ mod modules;
 mod stock;
 
 pub use guest::{Guest, finish};
-pub use stock::{CACHE, Stock};
+pub use stock::{CACHE, Stock, Symbolised};

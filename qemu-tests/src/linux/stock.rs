@@ -1,4 +1,4 @@
-//! Debian's kernel and busybox: downloaded once, checked, unpacked, and kept outside of the tree.
+//! Debian's kernels and busybox: downloaded once, checked, unpacked, and kept outside of the tree.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use crate::process::{self, Output};
 /// (`$XDG_CACHE_HOME`, or `~/.cache`).
 pub const CACHE: &str = "DISKDUMP_CACHE";
 
-/// The package that is whatever kernel is current.
-const CURRENT: &str = "linux-image-amd64";
+/// Where in the package with a kernel's symbols the kernel itself is; the rest of it is the modules'.
+const SYMBOLS: &str = "usr/lib/debug/boot";
 
 /// What takes longer hangs; a download may be slow.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(1800);
@@ -23,29 +23,42 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// A package that is needed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Package {
-    /// The kernel with its modules.
+    /// The usual kernel with its modules.
     Kernel,
+    /// The kernel for virtual machines with its modules. Its symbols are a third of the usual one's.
+    Cloud,
+    /// The same kernel with its symbols.
+    CloudSymbols,
     /// One program that is all of a small system, linked statically.
     Busybox,
 }
 
 impl Package {
-    const ALL: [Package; 2] = [Package::Kernel, Package::Busybox];
-
     /// Whether this is its name, or that of its file: `NAME_VERSION_ARCHITECTURE.deb`.
     fn is(self, name: &str) -> bool {
         let name = name.split('_').next().unwrap_or_default();
+        let kernel = |suffix| {
+            let rest = name.strip_prefix("linux-image-")?.strip_suffix(suffix)?;
+            rest.starts_with(|first: char| first.is_ascii_digit()).then_some(rest)
+        };
         match self {
             Package::Busybox => name == "busybox-static",
             // Kernels for special purposes leave out drivers of hardware that there is.
-            Package::Kernel => name
-                .strip_prefix("linux-image-")
-                .and_then(|rest| rest.strip_suffix("-amd64"))
-                .is_some_and(|rest| {
-                    rest.starts_with(|first: char| first.is_ascii_digit())
-                        && !rest.ends_with("-cloud")
-                        && !rest.ends_with("-rt")
-                }),
+            Package::Kernel => {
+                kernel("-amd64").is_some_and(|rest| !rest.ends_with("-cloud") && !rest.ends_with("-rt"))
+            }
+            Package::Cloud => kernel("-cloud-amd64").is_some(),
+            Package::CloudSymbols => kernel("-cloud-amd64-dbg").is_some(),
+        }
+    }
+
+    /// The package that depends on whichever of its kind is current; none if it has always the same name.
+    fn current(self) -> Option<&'static str> {
+        match self {
+            Package::Busybox => None,
+            Package::Kernel => Some("linux-image-amd64"),
+            Package::Cloud => Some("linux-image-cloud-amd64"),
+            Package::CloudSymbols => Some("linux-image-cloud-amd64-dbg"),
         }
     }
 }
@@ -63,6 +76,15 @@ pub struct Stock {
     pub(super) busybox: PathBuf,
 }
 
+/// A stock kernel whose symbols are there too.
+#[derive(Clone, Debug)]
+pub struct Symbolised {
+    /// The kernel.
+    pub stock: Stock,
+    /// The same as an ELF file with DWARF, `vmlinux`: about 600 MB.
+    pub vmlinux: PathBuf,
+}
+
 impl Stock {
     /// Takes it from the cache; what is not there yet is downloaded with apt first, which needs no root. `say` is told
     /// what is downloaded, before it is. Nothing outside of the cache is changed.
@@ -70,16 +92,39 @@ impl Stock {
     /// # Errors
     /// If it is not there and cannot be had; the error says in one line what a person can do.
     pub fn get(say: &mut dyn FnMut(&str)) -> Result<Stock> {
-        let cache = Cache { folder: location(|name| std::env::var_os(name).map(PathBuf::from))? };
+        let cache = Cache::find()?;
+        let advice = || cache.advice("linux-image-*-amd64_*_amd64.deb and busybox-static_*_amd64.deb");
+        let [kernel, busybox] =
+            cache.folders([Package::Kernel, Package::Busybox], say).with_context(advice)?;
+        Stock::of(&kernel, &busybox)
+    }
+
+    /// The same with Debian's kernel for virtual machines, and its symbols: 310 MB to download, once.
+    ///
+    /// # Errors
+    /// As [`Stock::get`], and if kernel and symbols are not of one version.
+    pub fn symbolised(say: &mut dyn FnMut(&str)) -> Result<Symbolised> {
+        let cache = Cache::find()?;
         let advice = || {
-            format!(
-                "there is no stock Linux; let apt reach Debian (`apt-get update` as root), or put its \
-                 linux-image-*-amd64_*_amd64.deb and busybox-static_*_amd64.deb into {}",
-                cache.folder.display()
+            cache.advice(
+                "linux-image-*-cloud-amd64_*_amd64.deb, linux-image-*-cloud-amd64-dbg_*_amd64.deb and \
+                 busybox-static_*_amd64.deb",
             )
         };
-        let [kernel, busybox] = cache.folders(say).with_context(advice)?;
-        Stock::of(&kernel, &busybox)
+        let packages = [Package::Cloud, Package::CloudSymbols, Package::Busybox];
+        let [kernel, symbols, busybox] = cache.folders(packages, say).with_context(advice)?;
+        let name = |folder: &Path| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        ensure!(
+            name(&symbols) == name(&kernel).replacen('_', "-dbg_", 1),
+            "{} and {} in {} are not of one version; remove the older one",
+            name(&kernel),
+            name(&symbols),
+            cache.folder.display()
+        );
+        let stock = Stock::of(&kernel, &busybox)?;
+        let vmlinux = symbols.join(SYMBOLS).join(format!("vmlinux-{}", stock.release));
+        ensure!(vmlinux.is_file(), "{} has no vmlinux; remove it", symbols.display());
+        Ok(Symbolised { stock, vmlinux })
     }
 
     /// What is in two unpacked packages.
@@ -142,12 +187,29 @@ struct Cache {
 }
 
 impl Cache {
-    /// All packages, unpacked.
-    fn folders(&self, say: &mut dyn FnMut(&str)) -> Result<[PathBuf; 2]> {
+    /// The one that the environment names.
+    fn find() -> Result<Cache> {
+        Ok(Cache { folder: location(|name| std::env::var_os(name).map(PathBuf::from))? })
+    }
+
+    /// What a person can do who has not got these files.
+    fn advice(&self, files: &str) -> String {
+        let folder = self.folder.display();
+        format!(
+            "there is no stock Linux; let apt reach Debian (`apt-get update` as root), or put its {files} into {folder}"
+        )
+    }
+
+    /// Packages, unpacked.
+    fn folders<const N: usize>(
+        &self,
+        packages: [Package; N],
+        say: &mut dyn FnMut(&str),
+    ) -> Result<[PathBuf; N]> {
         fs::create_dir_all(self.folder.join("logs"))
             .with_context(|| format!("cannot create {}", self.folder.display()))?;
         let mut absent = Vec::new();
-        for package in Package::ALL {
+        for package in packages {
             if self.unpacked(package)?.is_none() && self.archive(package)?.is_none() {
                 absent.push(package);
             }
@@ -155,11 +217,17 @@ impl Cache {
         if !absent.is_empty() {
             self.download(&absent, say)?;
         }
-        let [kernel, busybox] = Package::ALL.map(|package| match self.unpacked(package)? {
-            Some(folder) => Ok(folder),
-            None => self.unpack(&self.archive(package)?.context("apt did not download what it had named")?),
-        });
-        Ok([kernel?, busybox?])
+        let mut folders = packages.map(|_| PathBuf::new());
+        for (folder, package) in folders.iter_mut().zip(packages) {
+            *folder = match self.unpacked(package)? {
+                Some(folder) => folder,
+                None => {
+                    let archive = self.archive(package)?;
+                    self.unpack(&archive.context("apt did not download what it had named")?, package)?
+                }
+            };
+        }
+        Ok(folders)
     }
 
     fn unpacked(&self, package: Package) -> Result<Option<PathBuf>> {
@@ -187,15 +255,15 @@ impl Cache {
     fn download(&self, packages: &[Package], say: &mut dyn FnMut(&str)) -> Result<()> {
         let mut names = Vec::new();
         for package in packages {
-            names.push(match package {
-                Package::Busybox => "busybox-static".to_owned(),
-                Package::Kernel => {
+            names.push(match package.current() {
+                None => "busybox-static".to_owned(),
+                Some(current) => {
                     let said =
-                        self.run("apt-cache", &["depends", "--important", CURRENT], &self.folder, LIMIT)?;
+                        self.run("apt-cache", &["depends", "--important", current], &self.folder, LIMIT)?;
                     let depends =
                         said.stdout.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-                    let mut kernels = depends.filter(|name| Package::Kernel.is(name));
-                    kernels.next().with_context(|| format!("apt knows no {CURRENT}"))?.to_owned()
+                    let mut kernels = depends.filter(|name| package.is(name));
+                    kernels.next().with_context(|| format!("apt knows no {current}"))?.to_owned()
                 }
             });
         }
@@ -222,15 +290,21 @@ impl Cache {
     }
 
     /// Unpacks an archive, and compares each file with the checksum that the package has of it.
-    fn unpack(&self, archive: &Path) -> Result<PathBuf> {
+    fn unpack(&self, archive: &Path, package: Package) -> Result<PathBuf> {
         let name = archive.file_stem().unwrap_or_default();
         let (text, target) = (archive.to_string_lossy(), self.folder.join(name));
         let scratch = Scratch::new(&self.folder)?;
         let damaged = || format!("{text} is damaged; remove it");
-        for (how, into) in [("--extract", "files"), ("--control", "control")] {
-            self.run("dpkg-deb", &[how, &text, into], &scratch.0, LIMIT).with_context(damaged)?;
+        self.run("dpkg-deb", &["--control", &text, "control"], &scratch.0, LIMIT).with_context(damaged)?;
+        let mut sums = vec!["--check", "--quiet", "--strict", "../control/md5sums"];
+        if package == Package::CloudSymbols {
+            // With the modules' symbols it would be 3 GB more.
+            let only = r#"mkdir files && dpkg-deb --fsys-tarfile "$1" | tar -x -C files "./$2""#;
+            self.run("sh", &["-c", only, "sh", &text, SYMBOLS], &scratch.0, LIMIT).with_context(damaged)?;
+            sums.insert(0, "--ignore-missing");
+        } else {
+            self.run("dpkg-deb", &["--extract", &text, "files"], &scratch.0, LIMIT).with_context(damaged)?;
         }
-        let sums = ["--check", "--quiet", "--strict", "../control/md5sums"];
         self.run("md5sum", &sums, &scratch.0.join("files"), LIMIT).with_context(damaged)?;
         match fs::rename(scratch.0.join("files"), &target) {
             // Somebody else may have unpacked the same meanwhile.
@@ -320,6 +394,11 @@ mod tests {
         ] {
             assert!(!Package::Kernel.is(name), "{name}");
         }
+        let cloud = "linux-image-6.1.0-56-cloud-amd64";
+        assert!(Package::Cloud.is(cloud) && !Package::CloudSymbols.is(cloud));
+        let symbols = format!("{cloud}-dbg_6.1.192-2_amd64");
+        assert!(Package::CloudSymbols.is(&symbols) && !Package::Cloud.is(&symbols));
+        assert!(!Package::CloudSymbols.is("linux-image-cloud-amd64-dbg"));
     }
 
     #[test]
@@ -357,16 +436,16 @@ mod tests {
         let good = "b1946ac92492d2347c6235b4d2611184  bin/busybox\n";
 
         let archive = package(folder.path(), "busybox-static", &good.replace('b', "c"));
-        let error = format!("{:#}", cache.unpack(&archive).unwrap_err());
+        let error = format!("{:#}", cache.unpack(&archive, Package::Busybox).unwrap_err());
         assert!(error.contains("damaged"), "{error}");
         assert_eq!(cache.unpacked(Package::Busybox).unwrap(), None);
 
         let archive = package(folder.path(), "busybox-static", good);
-        let unpacked = cache.unpack(&archive).unwrap();
+        let unpacked = cache.unpack(&archive, Package::Busybox).unwrap();
         assert_eq!(cache.unpacked(Package::Busybox).unwrap().as_ref(), Some(&unpacked));
         assert_eq!(fs::read(unpacked.join("bin/busybox")).unwrap(), b"hello\n");
         // A second time, as if two had begun together.
-        assert_eq!(cache.unpack(&archive).unwrap(), unpacked);
+        assert_eq!(cache.unpack(&archive, Package::Busybox).unwrap(), unpacked);
         let left = fs::read_dir(folder.path()).unwrap().flatten();
         assert!(left.into_iter().all(|entry| !entry.file_name().to_string_lossy().starts_with('.')));
     }
@@ -380,7 +459,7 @@ mod tests {
             package(folder.path(), "busybox-static", "b1946ac92492d2347c6235b4d2611184  bin/busybox\n");
         let whole = fs::read(&archive).unwrap();
         fs::write(&archive, &whole[..whole.len() - 40]).unwrap();
-        assert!(cache.unpack(&archive).is_err());
+        assert!(cache.unpack(&archive, Package::Busybox).is_err());
         assert_eq!(cache.unpacked(Package::Busybox).unwrap(), None);
     }
 }
