@@ -3,12 +3,16 @@
 //!
 //! [`Stock`] is what was downloaded, [`Guest`] what is made of it. The guest speaks to the harness in lines on the
 //! serial console: `linux: WORDS` by the script, at last `linux: end status=N` with the script's exit code. [`finish`]
-//! waits for it.
+//! waits for it. [`crash`] lets one crash, and [`partition`] makes a dump of it in our format.
 
+mod crash;
+mod dump;
 mod guest;
 mod initramfs;
 mod modules;
 mod stock;
 
+pub use crash::{CPUS, Crashed, crash};
+pub use dump::partition;
 pub use guest::{Guest, finish};
 pub use stock::{CACHE, Stock, Symbolised};
