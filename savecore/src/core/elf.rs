@@ -104,7 +104,7 @@ pub fn write(
     }
     let layout = Layout::new(dump);
     let (virtuals, walked, unwalked) = virtual_segments(dump, &layout);
-    let notes = notes(dump);
+    let notes = notes(dump).bytes;
     let physical_base = if virtuals.is_empty() { 0 } else { physical_window(dump.arch()) };
 
     let count = 1 + virtuals.len() as u64 + layout.extents.len() as u64;

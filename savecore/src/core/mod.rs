@@ -1,7 +1,9 @@
-//! What a dump becomes: an ELF core, or a raw copy.
+//! What a dump becomes: an ELF core, a compressed kdump, or a raw copy.
 
 pub mod elf;
+pub mod kdump;
 mod layout;
+mod linux;
 mod notes;
 pub mod pages;
 pub mod pagetable;
@@ -14,6 +16,17 @@ use std::os::unix::fs::FileExt;
 pub use notes::{FACTS_NAME, FACTS_TYPE};
 
 use crate::processors;
+
+/// How pages of a compressed kdump are packed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// zlib, which every reader knows.
+    Zlib,
+    /// zstd: smaller, and faster to read.
+    Zstd,
+}
 
 /// What a dump is saved as.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,9 +1,12 @@
 //! The notes of a core: registers as Linux's `struct elf_prstatus`, our own facts, VMCOREINFO.
 
+use std::ops::Range;
+
 use dumpcore::format::header::{Arch, Trigger};
 use dumpcore::format::note::{CpuCondition, CpuState};
 use object::elf::NT_PRSTATUS;
 
+use super::linux::Vmcoreinfo;
 use crate::dump::{Dump, Report, condition};
 
 /// Owner of the note with our own facts.
@@ -52,38 +55,63 @@ fn prstatus(state: &CpuState, arch: Arch, signal: u32) -> Vec<u8> {
     bytes
 }
 
-/// Appends a note (ELF gABI, "Note Section"), padded to 4 bytes.
-fn push(notes: &mut Vec<u8>, name: &str, kind: u32, bytes: &[u8]) {
+/// Appends a note (ELF gABI, "Note Section"), padded to 4 bytes. Where its bytes are.
+fn push(notes: &mut Vec<u8>, name: &str, kind: u32, bytes: &[u8]) -> Range<usize> {
     for number in [name.len() as u32 + 1, bytes.len() as u32, kind] {
         notes.extend_from_slice(&number.to_le_bytes());
     }
     notes.extend_from_slice(name.as_bytes());
     notes.push(0);
     notes.resize(notes.len().next_multiple_of(4), 0);
+    let place = notes.len()..notes.len() + bytes.len();
     notes.extend_from_slice(bytes);
     notes.resize(notes.len().next_multiple_of(4), 0);
+    place
 }
 
-/// All notes: the CPU that crashed first, since debuggers select the first; then the others in order. CPUs that did not
-/// answer have no registers, and no note: zeros would look like a CPU at address 0. The facts name them.
-pub(super) fn notes(dump: &Dump<'_>) -> Vec<u8> {
-    let header = &dump.found().header;
+/// The notes of a core, one behind another.
+pub(super) struct Notes {
+    pub(super) bytes: Vec<u8>,
+    /// Which of the bytes are VMCOREINFO's text, if the dump has it.
+    pub(super) vmcoreinfo: Option<Range<usize>>,
+}
+
+/// The CPUs of which there are notes, in their order.
+///
+/// Debuggers select the first, so it is the one that crashed; then come the others in order. CPUs that did not answer have
+/// no registers, and no note: zeros would look like a CPU at address 0. The facts name them.
+///
+/// Of a Linux, `crash` takes the n-th note for the n-th CPU's. So they are in order, and none may be left out.
+fn cpus<'d>(dump: &'d Dump<'_>) -> Vec<&'d CpuState> {
+    let facts = dump.facts();
+    let crashing = facts.crashing(dump.found().header.crashing_cpu.get());
+    if Vmcoreinfo::of(dump).is_some() {
+        return facts.cpus.iter().collect();
+    }
+    let others = facts.cpus.iter().filter(|state| Some(state.cpu) != crashing.map(|state| state.cpu));
+    let known = |state: &&CpuState| condition(state) != CpuCondition::Silent;
+    crashing.into_iter().chain(others).filter(known).collect()
+}
+
+/// All notes.
+pub(super) fn notes(dump: &Dump<'_>) -> Notes {
     let facts = dump.facts();
     let mut notes = Vec::new();
-    let crashing = facts.crashing(header.crashing_cpu.get());
-    let others = facts.cpus.iter().filter(|state| Some(state.cpu) != crashing.map(|state| state.cpu));
-    for state in crashing.into_iter().chain(others) {
-        // Registers of an unknown architecture have no order.
-        let Some(arch) = dump.arch().filter(|_| condition(state) != CpuCondition::Silent) else { continue };
-        let crashed = condition(state) == CpuCondition::Crashing;
-        let signal = if crashed { signal(header.trigger.get()) } else { 0 };
-        push(&mut notes, "CORE", NT_PRSTATUS, &prstatus(state, arch, signal));
+    // Registers of an unknown architecture have no order.
+    if let Some(arch) = dump.arch() {
+        for state in cpus(dump) {
+            let crashed = condition(state) == CpuCondition::Crashing;
+            let signal = if crashed { signal(dump.found().header.trigger.get()) } else { 0 };
+            push(&mut notes, "CORE", NT_PRSTATUS, &prstatus(state, arch, signal));
+        }
     }
+    let mut vmcoreinfo = None;
     if !facts.vmcoreinfo.is_empty() {
-        push(&mut notes, "VMCOREINFO", 0, &facts.vmcoreinfo);
+        let place = push(&mut notes, "VMCOREINFO", 0, &facts.vmcoreinfo);
+        vmcoreinfo = Some(place);
     }
     // A structure of numbers and texts: turning it into JSON cannot fail.
     let json = serde_json::to_vec(&Report::new(dump)).unwrap_or_default();
     push(&mut notes, FACTS_NAME, FACTS_TYPE, &json);
-    notes
+    Notes { bytes: notes, vmcoreinfo }
 }

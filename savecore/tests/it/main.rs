@@ -6,6 +6,7 @@ mod core;
 mod damage;
 mod facts;
 mod judged_by_qemu;
+mod kdump;
 mod pages;
 mod roundtrip;
 mod sealed;
