@@ -165,6 +165,14 @@ pub enum Error {
     /// An encrypted dump was not opened.
     #[error("the dump is encrypted and was not opened: give the identity that it is for")]
     Sealed,
+    /// A kernel's ELF file could not be used for backtraces.
+    #[error("the kernel {kernel} cannot be used for backtraces: {why}")]
+    Kernel {
+        /// Which file.
+        kernel: String,
+        /// Why.
+        why: String,
+    },
     /// The core file could not be written.
     #[error("the core cannot be written: {0}")]
     Core(io::Error),

@@ -6,11 +6,13 @@
 //! 2. [`partition`]: the label is read, the dumps are found.
 //! 3. [`dump`]: a dump is walked over, checked, opened with an [`Identity`] if it is encrypted, and its pages are indexed.
 //! 4. [`core`]: it becomes an ELF core, with segments from the crashed kernel's own page tables.
-//! 5. [`store`]: the file gets its name, and it and its name are made safe.
-//! 6. [`partition`] again: the pattern is laid over what was harvested.
+//! 5. [`backtrace`]: what each CPU was doing, by the kernel's ELF file.
+//! 6. [`store`]: the file gets its name, and it and its name are made safe.
+//! 7. [`partition`] again: the pattern is laid over what was harvested.
 //!
 //! What lies on a partition is untrusted: it can make reading fail, never panic, loop, or take memory without bound.
 
+pub mod backtrace;
 pub mod core;
 pub mod dump;
 mod error;

@@ -41,7 +41,8 @@ pub use index::{Fate, Index, PageRun};
 pub use metrics::{MetricsReport, PassReport, PhaseReport, RefusalReport};
 pub use notes::{Facts, Range, condition};
 pub use report::{
-    CpuReport, DamageReport, MemoryReport, MissingReport, PartReport, Report, arch_name, hex, now, utc,
+    CpuReport, DamageReport, MemoryReport, MissingReport, PartReport, Report, arch_name, condition_name, hex,
+    now, utc,
 };
 pub use stripes::{Part, gather};
 

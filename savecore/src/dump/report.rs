@@ -198,6 +198,15 @@ pub fn utc(seconds: u64) -> Option<jiff::Timestamp> {
     jiff::Timestamp::from_second(seconds).ok()
 }
 
+/// The name of what a CPU was doing.
+pub fn condition_name(condition: CpuCondition) -> &'static str {
+    match condition {
+        CpuCondition::Crashing => "crashing",
+        CpuCondition::Stopped => "stopped",
+        CpuCondition::Silent => "silent",
+    }
+}
+
 fn trigger_name(number: u32) -> &'static str {
     match Trigger::from_number(number) {
         Some(Trigger::Panic) => "panic",
@@ -377,11 +386,7 @@ fn cpus(dump: &Dump<'_>) -> Vec<CpuReport> {
         let register = |index: usize| state.general.get(index).map(|value| hex(value.get()));
         CpuReport {
             cpu: state.cpu.get(),
-            condition: match condition {
-                CpuCondition::Crashing => "crashing",
-                CpuCondition::Stopped => "stopped",
-                CpuCondition::Silent => "silent",
-            },
+            condition: condition_name(condition),
             ip: known.and_then(|(ip, _)| register(ip)),
             sp: known.and_then(|(_, sp)| register(sp)),
         }

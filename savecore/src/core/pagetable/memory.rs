@@ -134,6 +134,8 @@ pub(super) fn compare(
     for mapping in &mappings {
         for offset in [0, mapping.length / 2, mapping.length - 1] {
             prop_assert_eq!(translate(mapping.virt + offset), Some(mapping.phys + offset), "{:x?}", mapping);
+            let alone = super::translate(&[*root], mapping.virt + offset, &mut |address| memory.get(address));
+            prop_assert_eq!(alone, Some(mapping.phys + offset), "{:x?} by itself", mapping);
         }
         let before = by_address.insert(mapping.virt, *mapping);
         prop_assert!(before.is_none(), "given twice: {:x?}", mapping);
@@ -164,6 +166,8 @@ pub(super) fn compare(
             .filter(|(inside, mapping)| *inside < mapping.length)
             .map(|(inside, mapping)| mapping.phys + inside);
         prop_assert_eq!(found, translate(virt), "{:#x}", virt);
+        let alone = super::translate(&[*root], virt, &mut |address| memory.get(address));
+        prop_assert_eq!(alone, found, "{:#x} by itself", virt);
     }
     Ok(())
 }

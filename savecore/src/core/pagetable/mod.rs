@@ -201,6 +201,23 @@ pub struct Walked {
     pub cut_short: bool,
 }
 
+/// Where one virtual address is, physically: what the processor would find. `read` gives the table entry at a physical
+/// address. `None` if nothing is mapped there, or a table is not known.
+pub fn translate(roots: &[Root], virt: u64, read: &mut dyn FnMut(u64) -> Option<u64>) -> Option<u64> {
+    let root = roots.iter().find(|root| root.whole(virt & !(u64::MAX << root.bits)) == virt)?;
+    let mut table = root.table;
+    for level in (1..=root.levels).rev() {
+        let span = root.span(level);
+        let index = virt / span % root.entries(level);
+        match root.read(read(table.wrapping_add(index * ENTRY))?, level, index) {
+            Entry::Nothing => return None,
+            Entry::Table(next) => table = next,
+            Entry::Memory(phys) => return Some(phys + virt % span),
+        }
+    }
+    None
+}
+
 struct Walk<'a> {
     root: Root,
     read: &'a mut dyn FnMut(u64) -> Option<Box<Block>>,

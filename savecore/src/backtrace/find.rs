@@ -1,0 +1,81 @@
+//! Finds the kernel that crashed, by its build id, among files and folders and in the places where systems keep kernels
+//! and their debug information.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::elf::Elf;
+
+/// Files and folders that are looked at below one folder, at most.
+const MAX_ENTRIES: usize = 20_000;
+
+/// Folders within folders that are looked into.
+const MAX_DEPTH: u32 = 5;
+
+/// Where systems keep kernels, and how deep to look there.
+const USUAL: [(&str, u32); 4] =
+    [("/boot", 1), ("/usr/lib/debug/boot", 1), ("/usr/lib/debug/lib/modules", 2), ("/lib/modules", 2)];
+
+/// Where debug information is kept by build id.
+const DEBUG: &str = "/usr/lib/debug";
+
+/// The ELF file of the kernel with this build id: among the files and folders that are given, then in the usual places
+/// (`/usr/lib/debug/.build-id/xx/….debug`, `/boot` and others). One with debug information is preferred. Without a build
+/// id it is the first ELF file that is given.
+pub fn find_kernel(build_id: &[u8], given: &[PathBuf]) -> Option<PathBuf> {
+    if build_id.is_empty() {
+        return given.iter().find(|path| Elf::open(path).is_ok()).cloned();
+    }
+    let mut without = None;
+    let candidates = given.iter().flat_map(|path| below(path, build_id, MAX_DEPTH));
+    let usual = by_build_id(Path::new(DEBUG), build_id).into_iter();
+    let usual = usual.chain(USUAL.iter().flat_map(|(path, depth)| below(Path::new(path), build_id, *depth)));
+    for path in candidates.chain(usual) {
+        let Ok(elf) = Elf::open(&path) else { continue };
+        if elf.build_id().as_deref() != Some(build_id) {
+            continue;
+        }
+        if elf.section(".debug_info").is_some() {
+            return Some(path);
+        }
+        without.get_or_insert(path);
+    }
+    without
+}
+
+/// Where a folder of debug information has the file for a build id, if it has.
+fn by_build_id(folder: &Path, build_id: &[u8]) -> Vec<PathBuf> {
+    let text: String = build_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let Some((first, rest)) = text.split_at_checked(2) else { return Vec::new() };
+    let folder = folder.join(".build-id").join(first);
+    vec![folder.join(format!("{rest}.debug")), folder.join(rest)]
+}
+
+/// A file itself; of a folder, what may be the kernel below it. Links to folders are not followed.
+fn below(path: &Path, build_id: &[u8], depth: u32) -> Vec<PathBuf> {
+    if !path.is_dir() {
+        return vec![path.to_path_buf()];
+    }
+    let mut found = by_build_id(path, build_id);
+    let mut folders = vec![(path.to_path_buf(), depth)];
+    let mut looked = 0;
+    while let Some((folder, depth)) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        let mut files = Vec::new();
+        for entry in entries.flatten() {
+            looked += 1;
+            if looked > MAX_ENTRIES {
+                return found;
+            }
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() && depth > 1 => folders.push((entry.path(), depth - 1)),
+                Ok(kind) if kind.is_file() || kind.is_symlink() => files.push(entry.path()),
+                _ => {}
+            }
+        }
+        // In the same order whatever the file system.
+        files.sort();
+        found.append(&mut files);
+    }
+    found
+}

@@ -1,0 +1,425 @@
+//! Functions, inlined ones among them, files and lines, from a kernel's DWARF (DWARF 5, sections 2.17, 3.3 and 6.2).
+//!
+//! All addresses are asked for at once, so that a unit is gone through once, and only units that have one of them are read
+//! at all: of `.debug_info`, by far the largest section, no more is in memory than a few units. However deep the file says that
+//! functions are nested, no call is made for it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+
+use gimli::{
+    AttributeValue, DebugInfoOffset, DebuggingInformationEntry, Dwarf, EndianSlice, LittleEndian, SectionId,
+    Unit, UnitOffset, constants,
+};
+
+use super::elf::Elf;
+use super::symbols::readable;
+
+type Slice<'b> = EndianSlice<'b, LittleEndian>;
+
+/// Units, at most.
+const MAX_UNITS: usize = 1 << 20;
+
+/// The largest unit that is looked at.
+const MAX_UNIT: u64 = 256 << 20;
+
+/// Entries and rows that are looked at in all: a few times what the largest kernels have.
+const MAX_STEPS: u64 = 1 << 29;
+
+/// How often one entry may refer to another for its name.
+const MAX_REFERENCES: u32 = 16;
+
+/// Functions that are inlined within one another at one address, at most.
+const MAX_INLINED: usize = 64;
+
+/// Modules and types within one another, at most.
+const MAX_SCOPES: usize = 64;
+
+/// A function at an address.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Call {
+    pub(super) function: Option<String>,
+    pub(super) file: Option<String>,
+    pub(super) line: Option<u64>,
+}
+
+/// The sections other than `.debug_info`, as they are in memory.
+pub(super) struct Sections {
+    bytes: HashMap<SectionId, Vec<u8>>,
+    info: Info,
+}
+
+/// `.debug_info`: in the file, or unpacked.
+enum Info {
+    File { offset: u64, length: u64 },
+    Memory(Vec<u8>),
+}
+
+impl Sections {
+    /// The sections of a file; `None` if it has no DWARF.
+    ///
+    /// # Errors
+    /// If they cannot be read, or are too large.
+    pub(super) fn of(elf: &Elf) -> io::Result<Option<Sections>> {
+        let Some(info) = elf.section(".debug_info") else { return Ok(None) };
+        let info = match elf.place(info) {
+            Some((offset, length)) => Info::File { offset, length },
+            None => Info::Memory(elf.bytes(info)?),
+        };
+        let mut bytes = HashMap::new();
+        for id in [
+            SectionId::DebugAbbrev,
+            SectionId::DebugAddr,
+            SectionId::DebugLine,
+            SectionId::DebugLineStr,
+            SectionId::DebugRanges,
+            SectionId::DebugRngLists,
+            SectionId::DebugStr,
+            SectionId::DebugStrOffsets,
+        ] {
+            bytes.insert(id, elf.named(id.name())?);
+        }
+        Ok(Some(Sections { bytes, info }))
+    }
+}
+
+/// Where a unit is in `.debug_info`.
+#[derive(Clone, Copy)]
+struct Place {
+    offset: u64,
+    length: u64,
+}
+
+/// A file and a line in it.
+type FileLine = (Option<String>, Option<u64>);
+
+/// A function whose code an address is in, as the entries say.
+struct Found {
+    depth: isize,
+    name: Option<String>,
+    /// Where it was inlined, if it was.
+    from: Option<FileLine>,
+}
+
+/// The lines of a kernel.
+pub(super) struct Lines<'b> {
+    elf: &'b Elf,
+    sections: &'b Sections,
+    units: Vec<Place>,
+    steps: u64,
+}
+
+impl<'b> Lines<'b> {
+    /// Finds the units.
+    pub(super) fn new(elf: &'b Elf, sections: &'b Sections) -> Lines<'b> {
+        let mut lines = Lines { elf, sections, units: Vec::new(), steps: 0 };
+        let end = match &sections.info {
+            Info::File { length, .. } => *length,
+            Info::Memory(bytes) => bytes.len() as u64,
+        };
+        let mut offset = 0;
+        while offset + 12 <= end && lines.units.len() < MAX_UNITS {
+            let Some(head) = lines.info(offset, 12) else { break };
+            let (words, _) = head.as_chunks::<4>();
+            let word = |index: usize| words.get(index).map_or(0, |word| u64::from(u32::from_le_bytes(*word)));
+            let length = match word(0) {
+                0xffff_ffff => (word(1) | word(2) << 32).saturating_add(12),
+                length => length + 4,
+            };
+            if length > end - offset {
+                break;
+            }
+            lines.units.push(Place { offset, length });
+            offset += length;
+        }
+        lines
+    }
+
+    /// Bytes of `.debug_info`.
+    fn info(&self, at: u64, length: u64) -> Option<Vec<u8>> {
+        match &self.sections.info {
+            Info::File { offset, .. } => self.elf.read(offset.checked_add(at)?, length).ok(),
+            Info::Memory(bytes) => bytes
+                .get(usize::try_from(at).ok()?..)?
+                .get(..usize::try_from(length).ok()?)
+                .map(<[u8]>::to_vec),
+        }
+    }
+
+    fn unit_bytes(&self, place: Place) -> Option<Vec<u8>> {
+        self.info(place.offset, place.length).filter(|_| place.length <= MAX_UNIT)
+    }
+
+    /// The sections, with one unit's bytes as `.debug_info`.
+    fn dwarf<'u>(&'u self, unit: &'u [u8]) -> Dwarf<Slice<'u>> {
+        let section = |id: SectionId| {
+            let bytes = self.sections.bytes.get(&id).map(Vec::as_slice).unwrap_or_default();
+            let bytes = if id == SectionId::DebugInfo { unit } else { bytes };
+            Ok::<_, std::convert::Infallible>(EndianSlice::new(bytes, LittleEndian))
+        };
+        let Ok(dwarf) = Dwarf::load(section);
+        dwarf
+    }
+
+    /// The functions at each of these addresses, the innermost first; those that were inlined come before the one that
+    /// they were inlined into. An address of which nothing is known is not in the answer.
+    pub(super) fn at(mut self, addresses: &[u64]) -> HashMap<u64, Vec<Call>> {
+        let mut sorted = addresses.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let mut calls = HashMap::new();
+        for place in self.units.clone() {
+            if sorted.is_empty() || self.steps >= MAX_STEPS {
+                break;
+            }
+            let Some(bytes) = self.unit_bytes(place) else { continue };
+            let mut steps = self.steps;
+            let dwarf = self.dwarf(&bytes);
+            // What one unit has wrong costs that unit.
+            let found = self.in_unit(&dwarf, &sorted, &mut steps).unwrap_or_default();
+            self.steps = steps;
+            sorted.retain(|address| !found.contains_key(address));
+            calls.extend(found);
+        }
+        calls
+    }
+
+    /// Of these addresses those that a unit knows.
+    fn in_unit(
+        &self,
+        dwarf: &Dwarf<Slice<'_>>,
+        addresses: &[u64],
+        steps: &mut u64,
+    ) -> gimli::Result<HashMap<u64, Vec<Call>>> {
+        let Some(header) = dwarf.units().next()? else { return Ok(HashMap::new()) };
+        let unit = dwarf.unit(header)?;
+        *steps += 1;
+        let mut ranges = dwarf.unit_ranges(&unit)?;
+        let mut ours = Vec::new();
+        while let Some(range) = ranges.next()? {
+            *steps += 1;
+            ours.extend_from_slice(between(addresses, range.begin, range.end));
+        }
+        if ours.is_empty() {
+            return Ok(HashMap::new());
+        }
+        ours.sort_unstable();
+        ours.dedup();
+        let mut functions = self.functions(dwarf, &unit, &ours, steps).unwrap_or_default();
+        let lines = lines(dwarf, &unit, &ours, steps).unwrap_or_default();
+        let mut calls = HashMap::new();
+        for address in ours {
+            let mut place = lines.get(&address).cloned().unwrap_or_default();
+            let mut chain = Vec::new();
+            for found in functions.remove(&address).unwrap_or_default().into_iter().rev() {
+                let (file, line) = std::mem::take(&mut place);
+                chain.push(Call { function: found.name, file, line });
+                place = found.from.unwrap_or_default();
+            }
+            if chain.is_empty() && place.0.is_some() {
+                chain.push(Call { function: None, file: place.0, line: place.1 });
+            }
+            if !chain.is_empty() {
+                calls.insert(address, chain);
+            }
+        }
+        Ok(calls)
+    }
+
+    /// For each address the functions that it is in, the outermost first.
+    fn functions(
+        &self,
+        dwarf: &Dwarf<Slice<'_>>,
+        unit: &Unit<Slice<'_>>,
+        addresses: &[u64],
+        steps: &mut u64,
+    ) -> gimli::Result<HashMap<u64, Vec<Found>>> {
+        let mut found: HashMap<u64, Vec<Found>> = HashMap::new();
+        let mut entries = unit.entries();
+        // The depth of the function that we are within, if one of the addresses is in it.
+        let mut inside: Option<isize> = None;
+        // Names of the modules and types that we are within, with their depths.
+        let mut scopes: Vec<(isize, String)> = Vec::new();
+        while let Some(entry) = entries.next_dfs()? {
+            *steps += 1;
+            if *steps > MAX_STEPS {
+                break;
+            }
+            let depth = entry.depth();
+            inside = inside.filter(|function| depth > *function);
+            while scopes.pop_if(|(scope, _)| *scope >= depth).is_some() {}
+            let inlined = match entry.tag() {
+                constants::DW_TAG_namespace | constants::DW_TAG_structure_type
+                    if scopes.len() < MAX_SCOPES =>
+                {
+                    let name = entry.attr_value(constants::DW_AT_name);
+                    let name = name.and_then(|name| dwarf.attr_string(unit, name).ok());
+                    scopes.extend(name.map(|name| (depth, name.to_string_lossy().into_owned())));
+                    continue;
+                }
+                constants::DW_TAG_subprogram => false,
+                constants::DW_TAG_inlined_subroutine if inside.is_some() => true,
+                _ => continue,
+            };
+            let mut ranges = dwarf.die_ranges(unit, entry)?;
+            let mut hit = Vec::new();
+            while let Some(range) = ranges.next()? {
+                *steps += 1;
+                hit.extend_from_slice(between(addresses, range.begin, range.end));
+            }
+            if hit.is_empty() {
+                continue;
+            }
+            if !inlined {
+                inside = Some(depth);
+            }
+            let name = match own_name(dwarf, unit, entry, &scopes) {
+                Some(name) => Some(name),
+                None => self.name(dwarf, unit, entry, MAX_REFERENCES),
+            };
+            let from = inlined.then(|| call_place(dwarf, unit, entry));
+            for address in hit {
+                let chain = found.entry(address).or_default();
+                if !inlined {
+                    chain.clear();
+                }
+                // A function beside the one before is not within it.
+                chain.retain(|outer| outer.depth < depth);
+                if chain.len() < MAX_INLINED {
+                    chain.push(Found { depth, name: name.clone(), from: from.clone() });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The name of a function: its own, or that of the entry that it refers to.
+    fn name(
+        &self,
+        dwarf: &Dwarf<Slice<'_>>,
+        unit: &Unit<Slice<'_>>,
+        entry: &DebuggingInformationEntry<Slice<'_>>,
+        references: u32,
+    ) -> Option<String> {
+        let text = |name| {
+            let text = dwarf.attr_string(unit, entry.attr_value(name)?).ok()?;
+            Some(readable(&text.to_string_lossy()))
+        };
+        // The linkage name has the path in it, the other one is short.
+        let own = [constants::DW_AT_linkage_name, constants::DW_AT_MIPS_linkage_name, constants::DW_AT_name];
+        if let Some(name) = own.into_iter().find_map(text) {
+            return Some(name);
+        }
+        let references = references.checked_sub(1)?;
+        let refers = [constants::DW_AT_abstract_origin, constants::DW_AT_specification];
+        match refers.into_iter().find_map(|name| entry.attr_value(name))? {
+            AttributeValue::UnitRef(offset) => self.name(dwarf, unit, &unit.entry(offset).ok()?, references),
+            AttributeValue::DebugInfoRef(offset) => self.name_elsewhere(offset, references),
+            _ => None,
+        }
+    }
+
+    /// The name of a function in another unit.
+    fn name_elsewhere(&self, offset: DebugInfoOffset, references: u32) -> Option<String> {
+        let at = offset.0 as u64;
+        let behind = self.units.partition_point(|unit| unit.offset <= at);
+        let place = *self.units.get(behind.checked_sub(1)?)?;
+        let bytes = self.unit_bytes(place)?;
+        let dwarf = self.dwarf(&bytes);
+        let unit = dwarf.unit(dwarf.units().next().ok()??).ok()?;
+        let entry = unit.entry(UnitOffset((at - place.offset) as usize)).ok()?;
+        self.name(&dwarf, &unit, &entry, references)
+    }
+}
+
+/// The name of a function with those of the modules that it is in, if its linkage name does not have them: one that is
+/// exported as it is, for assembly or the compiler to call.
+fn own_name(
+    dwarf: &Dwarf<Slice<'_>>,
+    unit: &Unit<Slice<'_>>,
+    entry: &DebuggingInformationEntry<Slice<'_>>,
+    scopes: &[(isize, String)],
+) -> Option<String> {
+    let text = |name| dwarf.attr_string(unit, entry.attr_value(name)?).ok();
+    let linkage = text(constants::DW_AT_linkage_name).map(|name| readable(&name.to_string_lossy()));
+    let has_path = |name: &String| name.contains("::") && !name.starts_with("__rustc::");
+    if scopes.is_empty() || linkage.as_ref().is_some_and(has_path) {
+        return None;
+    }
+    let name = text(constants::DW_AT_name)?;
+    let scopes = scopes.iter().map(|(_, scope)| scope.as_str());
+    let name = name.to_string_lossy();
+    let parts: Vec<&str> = scopes.chain([&*name]).collect();
+    Some(parts.join("::"))
+}
+
+/// The addresses within a range.
+fn between(sorted: &[u64], begin: u64, end: u64) -> &[u64] {
+    let from = sorted.partition_point(|address| *address < begin);
+    let to = sorted.partition_point(|address| *address < end);
+    sorted.get(from..to).unwrap_or_default()
+}
+
+/// Where a function was inlined.
+fn call_place(
+    dwarf: &Dwarf<Slice<'_>>,
+    unit: &Unit<Slice<'_>>,
+    entry: &DebuggingInformationEntry<Slice<'_>>,
+) -> FileLine {
+    let file = match entry.attr_value(constants::DW_AT_call_file) {
+        Some(AttributeValue::FileIndex(file)) => Some(file),
+        Some(value) => value.udata_value(),
+        None => None,
+    };
+    let line = entry.attr_value(constants::DW_AT_call_line).and_then(|line| line.udata_value());
+    (file.and_then(|file| file_name(dwarf, unit, file)), line.filter(|line| *line > 0))
+}
+
+/// A file's name, with its folders, as the compiler knew it.
+fn file_name(dwarf: &Dwarf<Slice<'_>>, unit: &Unit<Slice<'_>>, number: u64) -> Option<String> {
+    let header = unit.line_program.as_ref()?.header();
+    let file = header.file(number)?;
+    let text = |value| {
+        let text = dwarf.attr_string(unit, value).ok()?;
+        Some(text.to_string_lossy().into_owned())
+    };
+    let name = text(file.path_name())?;
+    if name.starts_with('/') {
+        return Some(name);
+    }
+    // Folder 0 is the one that was compiled in: what is below it is named from there.
+    let folder = (file.directory_index() > 0).then(|| file.directory(header).and_then(text)).flatten();
+    Some(match folder {
+        Some(folder) if !folder.is_empty() => format!("{folder}/{name}"),
+        _ => name,
+    })
+}
+
+/// File and line of each address.
+fn lines(
+    dwarf: &Dwarf<Slice<'_>>,
+    unit: &Unit<Slice<'_>>,
+    addresses: &[u64],
+    steps: &mut u64,
+) -> gimli::Result<BTreeMap<u64, FileLine>> {
+    let Some(program) = unit.line_program.clone() else { return Ok(BTreeMap::new()) };
+    let mut places = BTreeMap::new();
+    let mut rows = program.rows();
+    let mut before: Option<(u64, u64, Option<u64>)> = None;
+    while let Some((_, row)) = rows.next_row()? {
+        *steps += 1;
+        if *steps > MAX_STEPS {
+            break;
+        }
+        if let Some((begin, file, line)) = before {
+            for address in between(addresses, begin, row.address()) {
+                places.insert(*address, (file, line));
+            }
+        }
+        let line = row.line().map(|line| line.get());
+        before = (!row.end_sequence()).then_some((row.address(), row.file_index(), line));
+    }
+    let named =
+        places.into_iter().map(|(address, (file, line))| (address, (file_name(dwarf, unit, file), line)));
+    Ok(named.collect())
+}

@@ -1,0 +1,327 @@
+//! From a CPU's registers to the functions that it was in, frame by frame, through memory of which nothing is sure.
+//!
+//! Each frame is left as the compiler has written it down; where it has not, by the chain of frame pointers; where that is
+//! broken, by what on the stack looks like an address behind a call, and such frames are marked.
+
+use std::collections::HashSet;
+
+use dumpcore::format::header::Arch;
+
+use super::elf::Elf;
+use super::frames::{Frames, Left};
+use super::memory::Memory;
+use super::registers::Registers;
+use super::symbols::Symbols;
+
+/// Frames of a CPU, at most.
+pub(super) const MAX_FRAMES: usize = 128;
+
+/// Frames of a CPU that are found by looking for addresses on the stack, at most.
+const MAX_GUESSES: usize = 24;
+
+/// Words of the stack that are looked at for the next such frame.
+const MAX_SCAN: usize = 1024;
+
+/// Words of the stack that are read at a time.
+const SCAN: usize = 64;
+
+/// The longest frame that a frame pointer may span, in bytes.
+const MAX_FRAME: u64 = 1 << 20;
+
+/// How a frame was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// It is where the CPU was.
+    Registers,
+    /// The compiler's call frame information says so.
+    FrameInformation,
+    /// By the chain of frame pointers.
+    FramePointer,
+    /// The function before it was called at an address that has no code; this is where the call returns to.
+    BadCall,
+    /// Its address is on the stack; it may be a leftover.
+    Scan,
+}
+
+/// Why no more frames follow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// Nobody called the last function.
+    Outermost,
+    /// The CPU was executing a user's program.
+    User,
+    /// Nothing on the stack leads further: it is overwritten, or not in the dump.
+    Lost,
+    /// The stack leads back to itself.
+    Loop,
+    /// There are more than a backtrace shows.
+    Limit,
+}
+
+/// A frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Spot {
+    /// Where it goes on.
+    pub(super) address: u64,
+    /// An address within the instruction that it is at, as the file has it.
+    pub(super) at: u64,
+    pub(super) by: By,
+}
+
+/// A kernel and how its frames are left.
+pub(super) struct Unwinder<'k> {
+    pub(super) elf: &'k Elf,
+    pub(super) symbols: &'k Symbols,
+    pub(super) frames: &'k Frames<'k>,
+    /// How far the kernel has moved itself: added to the file's addresses, gives those in memory.
+    pub(super) slide: u64,
+}
+
+impl Unwinder<'_> {
+    /// All frames of a CPU, the innermost first.
+    pub(super) fn run(&self, registers: Registers, memory: &Memory<'_>) -> (Vec<Spot>, End) {
+        let mut spots = Vec::new();
+        let mut seen = HashSet::new();
+        let mut guesses = 0;
+        let (mut now, mut by) = (registers, By::Registers);
+        loop {
+            if spots.len() >= MAX_FRAMES {
+                return (spots, End::Limit);
+            }
+            if !seen.insert((now.pc, now.sp())) {
+                return (spots, End::Loop);
+            }
+            // A return address is behind its call, which may be the last instruction of its function.
+            let inside = now.pc.wrapping_sub(u64::from(by != By::Registers));
+            let at = inside.wrapping_sub(self.slide);
+            spots.push(Spot { address: now.pc, at, by });
+            let (next, how) = match self.next(&now, at, by, memory) {
+                Ok(next) => next,
+                Err(end) => return (spots, end),
+            };
+            if how == By::Scan {
+                guesses += 1;
+                if guesses > MAX_GUESSES {
+                    return (spots, End::Lost);
+                }
+            }
+            (now, by) = (next, how);
+        }
+    }
+
+    fn next(&self, now: &Registers, at: u64, by: By, memory: &Memory<'_>) -> Result<(Registers, By), End> {
+        match self.frames.leave(now, at, memory) {
+            Some(Left::Outermost) => return Err(End::Outermost),
+            // Where a thread begins, return addresses of zero are put for this.
+            Some(Left::Caller(caller)) if caller.pc == 0 => return Err(End::Outermost),
+            Some(Left::Caller(mut caller)) => {
+                caller.pc = self.plain(caller.arch, caller.pc);
+                if self.is_code(caller.pc) {
+                    return Ok((*caller, By::FrameInformation));
+                }
+            }
+            None => {}
+        }
+        if by == By::Registers
+            && !self.is_code(now.pc)
+            && let Some(caller) = self.bad_call(now, memory)
+        {
+            return Ok((caller, By::BadCall));
+        }
+        // Where a stack begins, the chain of frame pointers ends with a zero.
+        if now.fp() == Some(0) && by != By::Registers && by != By::Scan {
+            return Err(End::Outermost);
+        }
+        if let Some(caller) = self.by_frame_pointer(now, memory) {
+            return Ok((caller, By::FramePointer));
+        }
+        self.scan(now, memory).map(|caller| (caller, By::Scan)).ok_or(End::Lost)
+    }
+
+    /// The caller of a function that has no code: nothing was done there yet.
+    fn bad_call(&self, now: &Registers, memory: &Memory<'_>) -> Option<Registers> {
+        let mut caller = now.clone();
+        caller.pc = match now.arch {
+            Arch::X86_64 => {
+                let sp = now.sp()?;
+                caller.set(caller.sp_number(), Some(sp.wrapping_add(8)));
+                memory.word(sp)?
+            }
+            Arch::Aarch64 | Arch::Riscv64 => self.plain(now.arch, now.link()?),
+        };
+        self.is_behind_call(caller.arch, caller.pc, memory).then_some(caller)
+    }
+
+    /// The caller as the frame pointer has it: System V ABI for AMD64, section 3.2.2; Procedure Call Standard for the Arm
+    /// 64-bit Architecture, section 6.4.6; RISC-V Calling Conventions, "Frame Pointer Convention".
+    fn by_frame_pointer(&self, now: &Registers, memory: &Memory<'_>) -> Option<Registers> {
+        let fp = now.fp().filter(|fp| fp % 8 == 0)?;
+        // Behind the frame lies what its caller had; a frame lies at the end of the stack that is in use.
+        let (previous, returns, end) = match now.arch {
+            Arch::X86_64 | Arch::Aarch64 => (fp, fp.wrapping_add(8), fp.wrapping_add(16)),
+            Arch::Riscv64 => (fp.wrapping_sub(16), fp.wrapping_sub(8), fp),
+        };
+        if now.sp().is_some_and(|sp| end < sp || end - sp > MAX_FRAME) {
+            return None;
+        }
+        let pc = self.plain(now.arch, memory.word(returns)?);
+        if !self.is_behind_call(now.arch, pc, memory) {
+            return None;
+        }
+        let mut caller = Registers::only(now.arch, pc, end);
+        caller.set(caller.fp_number(), memory.word(previous));
+        Some(caller)
+    }
+
+    /// The next address on the stack that is behind a call.
+    fn scan(&self, now: &Registers, memory: &Memory<'_>) -> Option<Registers> {
+        let mut at = now.sp()?.checked_next_multiple_of(8)?;
+        for _ in 0..MAX_SCAN / SCAN {
+            let mut bytes = [0; SCAN * 8];
+            // Behind the end of a stack often lies nothing.
+            if !memory.read(at, &mut bytes) {
+                return None;
+            }
+            for word in bytes.as_chunks::<8>().0 {
+                at = at.wrapping_add(8);
+                let pc = self.plain(now.arch, u64::from_le_bytes(*word));
+                if self.is_behind_call(now.arch, pc, memory) {
+                    return Some(Registers::only(now.arch, pc, at));
+                }
+            }
+        }
+        None
+    }
+
+    pub(super) fn is_code(&self, address: u64) -> bool {
+        self.symbols.is_code(address.wrapping_sub(self.slide))
+    }
+
+    /// Whether an address is in the kernel's code, and the instruction in front of it is a call.
+    fn is_behind_call(&self, arch: Arch, address: u64, memory: &Memory<'_>) -> bool {
+        // The call is in the kernel's code; what is behind the last one of a section may not be.
+        if !self.is_code(address.wrapping_sub(1)) {
+            return false;
+        }
+        let mut bytes = [0; 8];
+        let from = address.wrapping_sub(8);
+        let known =
+            memory.read(from, &mut bytes) || self.elf.at_address(from.wrapping_sub(self.slide), &mut bytes);
+        // A file with debug information only has no code to look at.
+        !known || ends_with_call(arch, bytes)
+    }
+
+    /// A return address without the signature that a processor with pointer authentication puts into its upper bits (Arm
+    /// Architecture Reference Manual, section D8.10). The kernel's addresses have ones there.
+    fn plain(&self, arch: Arch, address: u64) -> u64 {
+        const SIGNED: u64 = 0xff7f << 48;
+        match arch {
+            Arch::Aarch64
+                if !self.is_code(address) && address & 1 << 55 != 0 && self.is_code(address | SIGNED) =>
+            {
+                address | SIGNED
+            }
+            _ => address,
+        }
+    }
+}
+
+/// Whether the last of these bytes of code are a call: Intel SDM volume 2A, "CALL"; Arm Architecture Reference Manual,
+/// sections C6.2.34 and C6.2.35; RISC-V Unprivileged ISA, JAL, JALR and C.JALR, with x1 as the link register.
+fn ends_with_call(arch: Arch, bytes: [u8; 8]) -> bool {
+    let [.., b4, b5, b6, b7] = bytes;
+    let word = u32::from_le_bytes([b4, b5, b6, b7]);
+    match arch {
+        Arch::X86_64 => {
+            let near = bytes[3] == 0xe8;
+            let indirect = |length: &usize| {
+                bytes[8 - length] == 0xff && indirect_call(bytes[9 - length]) == Some(*length)
+            };
+            near || (2..=7).any(|length| indirect(&length))
+        }
+        // BL; BLR, and BLRAA and its like.
+        Arch::Aarch64 => word >> 26 == 0b10_0101 || word & 0xfeff_f000 == 0xd63f_0000,
+        Arch::Riscv64 => {
+            let half = u16::from_le_bytes([b6, b7]);
+            let links = word >> 7 & 0x1f == 1 && matches!(word & 0x7f, 0x6f | 0x67);
+            links || (half & 0xf07f == 0x9002 && half >> 7 & 0x1f != 0)
+        }
+    }
+}
+
+/// How long a call through register or memory is, by its ModRM byte (Intel SDM volume 2A, section 2.1.3), from the opcode FF
+/// on; `None` if that is no call.
+fn indirect_call(modrm: u8) -> Option<usize> {
+    if modrm >> 3 & 7 != 2 {
+        return None;
+    }
+    let (mode, register) = (modrm >> 6, modrm & 7);
+    let displacement = match (mode, register) {
+        (0, 5) | (2, _) => 4,
+        (1, _) => 1,
+        _ => 0,
+    };
+    let has_sib = mode != 3 && register == 4;
+    Some(2 + usize::from(has_sib) + displacement)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_told_from_other_code() {
+        let is_call = |arch, code: &[u8]| {
+            let mut bytes = [0x90; 8];
+            bytes[8 - code.len()..].copy_from_slice(code);
+            ends_with_call(arch, bytes)
+        };
+        // As assemblers encode them: call rel32; call *%rax; call *%r11; call *(%rax); call *0x8(%rax);
+        // call *0x18(%rsp); call *(%rax,%rbx,8); call *0x12345678(%rip); call *0x100(%rax); call *0x100(%rsp).
+        for code in [
+            &[0xe8, 0x11, 0x22, 0x33, 0x44][..],
+            &[0xff, 0xd0],
+            &[0x41, 0xff, 0xd3],
+            &[0xff, 0x10],
+            &[0xff, 0x50, 0x08],
+            &[0xff, 0x54, 0x24, 0x18],
+            &[0xff, 0x14, 0xd8],
+            &[0xff, 0x15, 0x78, 0x56, 0x34, 0x12],
+            &[0xff, 0x90, 0x00, 0x01, 0x00, 0x00],
+            &[0xff, 0x94, 0x24, 0x00, 0x01, 0x00, 0x00],
+        ] {
+            assert!(is_call(Arch::X86_64, code), "{code:x?}");
+        }
+        // jmp rel32; jmp *%rax; push %rax; inc (%rax); ret.
+        for code in [&[0xe9, 1, 2, 3, 4][..], &[0xff, 0xe0], &[0x50], &[0xff, 0x00], &[0xc3]] {
+            assert!(!is_call(Arch::X86_64, code), "{code:x?}");
+        }
+        for (word, call) in [
+            (0x9400_1234_u32, true),
+            (0x97ff_ff00, true),
+            (0xd63f_0100, true),
+            (0xd73f_0a11, true),
+            (0x1400_1234, false),
+            (0xd65f_03c0, false),
+            (0xd61f_0100, false),
+        ] {
+            assert_eq!(is_call(Arch::Aarch64, &word.to_le_bytes()), call, "{word:#x}");
+        }
+        // jal ra; jalr ra, 0(a5); j; jr a5 (jalr x0); ret.
+        for (word, call) in [
+            (0x0000_00ef_u32, true),
+            (0x0007_80e7, true),
+            (0x0000_006f, false),
+            (0x0007_8067, false),
+            (0x0000_8067, false),
+        ] {
+            assert_eq!(is_call(Arch::Riscv64, &word.to_le_bytes()), call, "{word:#x}");
+        }
+        // c.jalr a5; c.jr a5; c.ebreak.
+        for (half, call) in [(0x9782_u16, true), (0x8782, false), (0x9002, false)] {
+            assert_eq!(is_call(Arch::Riscv64, &half.to_le_bytes()), call, "{half:#x}");
+        }
+    }
+}
