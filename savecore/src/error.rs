@@ -4,7 +4,7 @@ use std::io;
 
 use dumpcore::format::VERSION;
 
-use crate::source::Content;
+use crate::source::{Content, Holder};
 
 /// Why something could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +32,26 @@ pub enum Error {
         user: String,
     },
     /// Another savecore works on the target.
-    #[error("another savecore is at work on {target}: try again when it is done")]
+    #[error("another savecore is at work on {target}{}: try again when it is done", by(.holder.as_deref()))]
     Locked {
+        /// Which.
+        target: String,
+        /// Who, if the system tells.
+        holder: Option<Box<Holder>>,
+    },
+    /// A target on which something is to be cleared can only be read.
+    #[error(
+        "{target} cannot be written, so the dump there is not freed: {error}; --keep leaves it there on purpose"
+    )]
+    ReadOnly {
+        /// Which.
+        target: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// What is to be written is not what was read.
+    #[error("{target} is not what it was when it was read, so nothing is written there: try again")]
+    Changed {
         /// Which.
         target: String,
     },
@@ -93,6 +111,14 @@ pub enum Error {
         /// Which disk.
         target: String,
         /// What there is.
+        present: String,
+    },
+    /// A whole disk was given, and more than one of its partitions has a label.
+    #[error("{target} has several dump partitions: say which with --partition; there are: {present}")]
+    SeveralDumpPartitions {
+        /// Which disk.
+        target: String,
+        /// The partitions with a label.
         present: String,
     },
     /// A partition does not start where a block starts.
@@ -190,4 +216,9 @@ pub enum Error {
         /// The first address behind it.
         end: u64,
     },
+}
+
+/// Who it is, if that is known, in a clause.
+fn by(holder: Option<&Holder>) -> String {
+    holder.map_or(String::new(), |holder| format!(", {holder}"))
 }

@@ -170,7 +170,12 @@ impl Writer {
         }
         match self.runs.last_mut().filter(|_| joins && !full) {
             Some(run) => run.count = (run.count.get() + 1).into(),
-            None => self.runs.push(Run { pfn: pfn.into(), count: 1.into(), kind: (kind as u32).into() }),
+            None => self.runs.push(Run {
+                pfn: pfn.into(),
+                count: 1.into(),
+                kind: (kind as u16).into(),
+                class: 0.into(),
+            }),
         }
         if kind == RunKind::Zero {
             self.zero_pages += 1;

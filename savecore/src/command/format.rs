@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         bail!("a name has 64 bytes at most, this one has {}", arguments.name.len());
     }
     let recipient = arguments.recipient.as_deref().map(keys::recipient).transpose()?;
-    let mut target = arguments.target.open(Access::Write)?;
+    let mut target = arguments.target.open(Access::Format)?;
     let shown = target.name().to_owned();
     let content = recognise(&target);
     let (waiting, defect) = match partition::waiting(&target) {

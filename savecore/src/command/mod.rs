@@ -6,6 +6,7 @@ pub(crate) mod format;
 pub(crate) mod info;
 pub(crate) mod keygen;
 mod keys;
+pub(crate) mod list;
 pub(crate) mod save;
 mod story;
 mod targets;

@@ -94,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let opener = arguments.identity.read()?;
     let mut store = store::open(&arguments.output, &limits)?;
     let mut bar = Bar::new();
-    let access = if arguments.keep { Access::Read } else { Access::Write };
+    let access = if arguments.keep { Access::Read } else { Access::Harvest };
     let mut targets = Targets::open(
         &arguments.targets.names(),
         access,

@@ -102,7 +102,7 @@ pub fn check_with(
 }
 
 /// What a block holds, if it is not what it should be.
-fn judge(read: std::io::Result<&Block>, good: impl Fn(&Block) -> bool) -> Option<String> {
+pub(super) fn judge(read: std::io::Result<&Block>, good: impl Fn(&Block) -> bool) -> Option<String> {
     match read {
         Ok(block) if good(block) => None,
         Ok(block) => {

@@ -1,6 +1,7 @@
 //! What is on a dump partition: its label, the dumps behind one another, and what does not belong there.
 
 mod check;
+mod glance;
 mod lay;
 mod scan;
 
@@ -13,6 +14,7 @@ use dumpcore::format::label::Label;
 use dumpcore::format::{Block, Uuid, VERSION};
 
 pub use check::{BadBlock, Check, Verdict, check, check_with};
+pub use glance::{Glance, glance};
 pub use lay::{Plan, clear, format, mark_saved};
 pub(crate) use scan::chunk_at;
 pub use scan::{Search, read_label, salvage, scan, scan_with, waiting};

@@ -1,9 +1,9 @@
 //! A dump partition in a file: a block device, an image of a partition, or a partition inside a disk or its image.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -11,7 +11,10 @@ use dumpcore::format::label::MIN_BLOCKS;
 use dumpcore::format::{BLOCK_SIZE, Block};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-use super::{Source, gpt, in_use, within};
+use super::holder::holder_of;
+use super::sysfs::{Device, Roots};
+use super::table::{self, Slot};
+use super::{Source, in_use, within};
 use crate::Error;
 
 /// What a target is opened for.
@@ -19,8 +22,23 @@ use crate::Error;
 pub enum Access {
     /// Reading; others may read too.
     Read,
+    /// Reading, and writing from [`Target::make_writable`] on; nobody else may use it meanwhile.
+    Harvest,
     /// Writing; nobody else may use it, neither the system nor another savecore.
     Write,
+    /// As [`Access::Write`], to make a dump partition of what is there: of a disk, the partition must be named.
+    Format,
+}
+
+impl Access {
+    /// Whether nobody else may use the target.
+    fn is_exclusive(self) -> bool {
+        self != Access::Read
+    }
+
+    fn writes_at_once(self) -> bool {
+        matches!(self, Access::Write | Access::Format)
+    }
 }
 
 /// How often and how long a lock is tried for: udev, too, holds locks on disks for a moment.
@@ -31,74 +49,44 @@ const LOCK_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Target {
     file: File,
+    /// Where it was opened.
+    path: PathBuf,
     name: String,
+    access: Access,
+    is_writable: bool,
     start: u64,
     blocks: u64,
+    /// Other files whose locks are held: of a partition's device that of its disk, and what was read before writing.
+    locked: Vec<File>,
 }
 
 impl Target {
-    /// Opens a block device or image file, or the partition of it that `partition` names (number, name or GUID).
+    /// Opens a block device or image file, or the partition of it that `partition` names (number, name or GUID). Of a disk
+    /// without a partition named, the only one with our label is used.
     ///
     /// # Errors
     /// If it cannot be opened, is neither file nor block device, is in use, holds a partition table and no partition
-    /// is named, is too small, or does not start on a multiple of 4096 bytes.
+    /// is named or to be found, is too small, or does not start on a multiple of 4096 bytes.
     pub fn open(path: &Path, partition: Option<&str>, access: Access) -> Result<Target, Error> {
-        let shown = path.display().to_string();
-        let name = match partition {
-            Some(partition) => format!("{shown}, partition {partition}"),
-            None => shown.clone(),
+        let looked = open_path(path, false, Access::Read)?;
+        let Some(slot) = looked.choose(partition, access)? else {
+            drop(looked);
+            return open_path(path, false, access)?.whole(path.display().to_string(), path, access);
         };
-        let failed = |error: io::Error| Error::Open { target: shown.clone(), error };
-        let metadata = std::fs::metadata(path).map_err(failed)?;
-        let is_device = metadata.file_type().is_block_device();
-        if !is_device && !metadata.is_file() {
-            return Err(Error::NotAFile { target: shown });
-        }
-        let mut options = OpenOptions::new();
-        options.read(true);
-        if access == Access::Write {
-            if let Some(user) = in_use::user_of(path, &metadata) {
-                return Err(Error::InUse { target: shown, user });
-            }
-            options.write(true);
-            if is_device {
-                // On a block device O_EXCL without O_CREAT means: fail if the system uses it (open(2)).
-                options.custom_flags(OFlags::EXCL.bits() as i32);
-            }
-        }
-        let file = options.open(path).map_err(|error| {
-            if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) {
-                let user = match partition {
-                    Some(_) => "in use by the system; name the partition's own device".to_owned(),
-                    None => "in use by the system".to_owned(),
-                };
-                Error::InUse { target: shown.clone(), user }
-            } else {
-                Error::Open { target: shown.clone(), error }
-            }
-        })?;
-        lock(&file, access, &shown)?;
-
-        let size = gpt::file_size(&file).map_err(failed)?;
-        let (start, length) = match partition {
-            Some(wanted) => {
-                let slot = gpt::find(&file, &shown, wanted)?;
-                (slot.start, slot.length)
-            }
-            None if gpt::present(&file) => return Err(gpt::partition_missing(&file, &shown)),
-            None => (0, size),
+        let name = |slot: &Slot| {
+            let which = partition.map_or(slot.number.to_string(), str::to_owned);
+            format!("{}, partition {which}", path.display())
         };
-        if is_device && let Some(offset) = in_use::start_on_disk(&metadata) {
-            let begin = offset.saturating_add(start);
-            if begin % BLOCK_SIZE as u64 != 0 {
-                return Err(Error::Unaligned { target: name, start: begin });
-            }
+        if let Some(node) = looked.node_of(&slot) {
+            // Through its own device, a partition is the same file and has the same lock whoever names it how.
+            drop(looked);
+            return open_path(&node, false, access)?.whole(name(&slot), &node, access);
         }
-        let blocks = length / BLOCK_SIZE as u64;
-        if blocks < MIN_BLOCKS {
-            return Err(Error::TooSmall { target: name, bytes: length });
-        }
-        Ok(Target { file, name, start, blocks })
+        drop(looked);
+        let opened = open_path(path, true, access)?;
+        let slot = opened.choose(partition, access)?;
+        let slot = slot.ok_or_else(|| Error::Changed { target: path.display().to_string() })?;
+        opened.part(name(&slot), path, access, slot.start, slot.length)
     }
 
     /// The target as messages name it.
@@ -106,11 +94,36 @@ impl Target {
         &self.name
     }
 
-    /// Makes it possible to write on it.
+    /// Opens a target of [`Access::Harvest`] once more, now for writing; to be called when there is something to write, and
+    /// without effect on one that can be written already.
     ///
     /// # Errors
-    /// If it was opened for reading only.
+    /// [`Error::ReadOnly`] if it may only be read, [`Error::Changed`] if what is at its path is not the same any more: another
+    /// disk, a file that was exchanged, another label.
     pub fn make_writable(&mut self) -> Result<(), Error> {
+        if self.is_writable {
+            return Ok(());
+        }
+        let read_only = |error| Error::ReadOnly { target: self.name.clone(), error };
+        if self.access == Access::Read {
+            return Err(read_only(io::ErrorKind::PermissionDenied.into()));
+        }
+        // Without O_EXCL: the file that is open already has what that asks for.
+        let file = OpenOptions::new().read(true).write(true).open(&self.path).map_err(read_only)?;
+        let failed = |error| Error::Open { target: self.name.clone(), error };
+        let identity = |metadata: Metadata| (metadata.dev(), metadata.ino(), metadata.rdev());
+        let same_file =
+            identity(file.metadata().map_err(failed)?) == identity(self.file.metadata().map_err(failed)?);
+        let label = |file: &File| {
+            let mut block: Block = [0; BLOCK_SIZE];
+            file.read_exact_at(&mut block, self.start).ok().map(|()| block)
+        };
+        let (before, now) = (label(&self.file), label(&file));
+        if !same_file || now.is_none() || before != now {
+            return Err(Error::Changed { target: self.name.clone() });
+        }
+        self.locked.push(std::mem::replace(&mut self.file, file));
+        self.is_writable = true;
         Ok(())
     }
 
@@ -120,21 +133,131 @@ impl Target {
     }
 }
 
+/// An opened and locked file, of which nothing more is known yet.
+struct Opened {
+    file: File,
+    /// What the kernel says of it, if it is a device.
+    device: Option<Device>,
+    locked: Vec<File>,
+    shown: String,
+}
+
+/// Opens and locks a file or a device, and a partition's disk with it.
+fn open_path(path: &Path, is_disk: bool, access: Access) -> Result<Opened, Error> {
+    let shown = path.display().to_string();
+    let failed = |error: io::Error| Error::Open { target: shown.clone(), error };
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    let is_device = metadata.file_type().is_block_device();
+    if !is_device && !metadata.is_file() {
+        return Err(Error::NotAFile { target: shown });
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(access.writes_at_once());
+    if access.is_exclusive() {
+        if let Some(user) = in_use::user_of(path, &metadata) {
+            return Err(Error::InUse { target: shown, user });
+        }
+        if is_device {
+            // On a block device O_EXCL without O_CREAT means: fail if the system uses it (open(2)).
+            options.custom_flags(OFlags::EXCL.bits() as i32);
+        }
+    }
+    let file = options.open(path).map_err(|error| {
+        if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) {
+            let hint = if is_disk { "; name the partition's own device" } else { "" };
+            Error::InUse { target: shown.clone(), user: format!("in use by the system{hint}") }
+        } else {
+            failed(error)
+        }
+    })?;
+    lock(&file, access, &shown)?;
+    let roots = Roots::system();
+    let device = if is_device { roots.device(metadata.rdev()) } else { None };
+    let mut locked = Vec::new();
+    // Whoever writes on the whole disk does not share it. That somebody may read the partition only is no obstacle.
+    let disk = device.as_ref().and_then(Device::disk).and_then(|disk| roots.node(&disk).ok());
+    if let Some(disk) = disk.and_then(|node| File::open(node).ok()) {
+        lock(&disk, Access::Read, &shown)?;
+        locked.push(disk);
+    }
+    Ok(Opened { file, device, locked, shown })
+}
+
+impl Opened {
+    /// The partition of a disk that is meant; `None` if this is no disk with partitions.
+    fn choose(&self, partition: Option<&str>, access: Access) -> Result<Option<Slot>, Error> {
+        match partition {
+            Some(wanted) => table::find(&self.file, &self.shown, wanted).map(Some),
+            None if !table::present(&self.file) => Ok(None),
+            None if access == Access::Format => Err(table::which(&self.file, &self.shown)),
+            None => table::only_labelled(&self.file, &self.shown).map(Some),
+        }
+    }
+
+    /// The device of a partition of this disk, if the kernel has one at the very same place.
+    fn node_of(&self, slot: &Slot) -> Option<PathBuf> {
+        let partitions = self.device.as_ref()?.partitions();
+        let same = |device: &&Device| device.start() == Some(slot.start) && device.size == slot.length;
+        Roots::system().node(partitions.iter().find(same)?).ok()
+    }
+
+    fn whole(self, name: String, path: &Path, access: Access) -> Result<Target, Error> {
+        let size = table::file_size(&self.file);
+        let size = size.map_err(|error| Error::Open { target: self.shown.clone(), error })?;
+        self.part(name, path, access, 0, size)
+    }
+
+    fn part(
+        self,
+        name: String,
+        path: &Path,
+        access: Access,
+        start: u64,
+        length: u64,
+    ) -> Result<Target, Error> {
+        // A partition's own device may begin anywhere on its disk.
+        let offset = self.device.as_ref().and_then(Device::start).unwrap_or(0);
+        let begin = offset.saturating_add(start);
+        if !begin.is_multiple_of(BLOCK_SIZE as u64) {
+            return Err(Error::Unaligned { target: name, start: begin });
+        }
+        let blocks = length / BLOCK_SIZE as u64;
+        if blocks < MIN_BLOCKS {
+            return Err(Error::TooSmall { target: name, bytes: length });
+        }
+        Ok(Target {
+            file: self.file,
+            path: path.to_owned(),
+            name,
+            access,
+            is_writable: access.writes_at_once(),
+            start,
+            blocks,
+            locked: self.locked,
+        })
+    }
+}
+
 fn lock(file: &File, access: Access, target: &str) -> Result<(), Error> {
-    let operation = match access {
-        Access::Read => FlockOperation::NonBlockingLockShared,
-        Access::Write => FlockOperation::NonBlockingLockExclusive,
+    let operation = if access.is_exclusive() {
+        FlockOperation::NonBlockingLockExclusive
+    } else {
+        FlockOperation::NonBlockingLockShared
     };
     for _ in 0..LOCK_TRIES {
         match flock(file, operation) {
             Ok(()) => return Ok(()),
             Err(rustix::io::Errno::WOULDBLOCK) => sleep(LOCK_PAUSE),
-            // A medium that knows no locks is no reason not to harvest a dump.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOLCK) => return Ok(()),
+            // A medium that knows no locks, or none on files that are open for reading only, is no reason not to
+            // harvest a dump.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOLCK | rustix::io::Errno::BADF) => {
+                return Ok(());
+            }
             Err(errno) => return Err(Error::Open { target: target.to_owned(), error: errno.into() }),
         }
     }
-    Err(Error::Locked { target: target.to_owned() })
+    let holder = file.metadata().ok().and_then(|metadata| holder_of(&metadata, Path::new("/proc")));
+    Err(Error::Locked { target: target.to_owned(), holder: holder.map(Box::new) })
 }
 
 impl Source for Target {

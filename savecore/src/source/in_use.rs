@@ -58,14 +58,6 @@ fn loop_device_of(path: &Path) -> Option<String> {
     None
 }
 
-/// Where a partition's device node begins on its disk, in bytes; `None` for a whole disk or where sysfs does not say.
-pub(super) fn start_on_disk(metadata: &Metadata) -> Option<u64> {
-    let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
-    let text = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/start")).ok()?;
-    // sysfs counts in units of 512 bytes, whatever the disk's sector size.
-    text.trim().parse::<u64>().ok()?.checked_mul(512)
-}
-
 #[cfg(test)]
 mod tests {
     #[test]

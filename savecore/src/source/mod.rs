@@ -1,20 +1,28 @@
 //! Where a dump comes from: a row of 4096-byte blocks in a partition, an image file, or memory.
 
 mod content;
+mod discover;
+mod dos;
 mod file;
 mod gpt;
+mod holder;
 mod in_use;
 mod reader;
+mod sysfs;
+mod table;
 
 use std::io;
 
 use dumpcore::format::{BLOCK_SIZE, Block};
 
 pub use content::{Content, describe_block, recognise};
+pub use discover::{Discovery, Labelled, discover, discover_at, discover_in};
 pub use file::{Access, Target};
-pub use gpt::{Slot, find as find_partition};
+pub use holder::Holder;
 pub use reader::Reader;
 pub(crate) use reader::{Unreadable, read_around};
+pub use sysfs::Roots;
+pub use table::{Slot, find as find_partition};
 
 /// Blocks that are read or written together (1 MiB).
 pub const BATCH: usize = 256;

@@ -3,6 +3,7 @@
 mod keys;
 mod raw;
 mod sealed;
+mod sources;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -120,7 +121,7 @@ fn every_bad_argument_and_bad_target_is_one_line_and_exit_code_2() {
     let small = place.image("small", &vec![0; 5 * BLOCK_SIZE - 1]);
     let directory = place.text("");
     let out = place.out();
-    fails::<&str>([], "format, check, info, save or clear");
+    fails::<&str>([], "format, list, check, info, save or clear");
     fails(["frobnicate"], "frobnicate");
     fails(["check", &image, "--colour"], "--colour");
     fails(["check"], "<TARGET>");
@@ -343,7 +344,7 @@ fn format_lays_the_uuid_and_name_it_is_given() {
 }
 
 /// A disk image with partitions "boot", "dump", "data", a badly aligned one, and two of the same name.
-fn disk_image(path: &Path) -> [String; 2] {
+pub(crate) fn disk_image(path: &Path) -> [String; 2] {
     let sectors: u64 = 8192;
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path).unwrap();
     let mut noise = vec![0xa5_u8; sectors as usize * 512];

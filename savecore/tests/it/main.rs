@@ -10,6 +10,7 @@ mod kdump;
 mod pages;
 mod roundtrip;
 mod sealed;
+mod sources;
 mod stripes;
 mod translated_by_qemu;
 mod units;

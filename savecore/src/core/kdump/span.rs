@@ -73,6 +73,7 @@ fn merge(
 mod tests {
     use std::collections::BTreeMap;
 
+    use dumpcore::format::class::PageClass;
     use proptest::prelude::*;
 
     use super::*;
@@ -99,7 +100,7 @@ mod tests {
                 let (pfn, fate) = (at + gap, Fate::ALL[fate]);
                 at = pfn + count;
                 expected.extend((pfn..at).map(|pfn| (pfn, What::of(fate))));
-                PageRun { pfn, count, fate, place: 0 }
+                PageRun { pfn, count, fate, class: PageClass::Unknown, place: 0 }
             }).collect();
             let spans = merge(runs.into_iter(), memory.into_iter());
             let told: Vec<(u64, What)> =

@@ -1,0 +1,209 @@
+//! `savecore list`: which dump partitions are there, and what is on them?
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use savecore::keys::public_text;
+use savecore::partition::{Glance, glance};
+use savecore::source::{Access, Discovery, Labelled, Target, discover, discover_at};
+
+use crate::output::{BAD, GOOD, STRONG, WARNING, count, json, out, paint, size, warning};
+use crate::{Finding, printed};
+
+/// List the dump partitions of this machine, or of the disks and images given, after a quick look at each
+///
+/// `savecore check` reads every block.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment, after_help = crate::EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// Block devices, image files, or disks to look in; all devices if none is given
+    #[arg(value_name = "TARGET")]
+    targets: Vec<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A dump partition.
+#[derive(serde::Serialize)]
+struct Entry {
+    path: PathBuf,
+    /// Which partition of the disk at `path`; nothing if all of that is the dump partition.
+    partition: Option<String>,
+    uuid: uuid::Uuid,
+    name: String,
+    blocks: u64,
+    bytes: u64,
+    /// "armed", "waiting", "damaged", or "unknown".
+    state: &'static str,
+    /// Why it is damaged or not known, in a clause.
+    why: Option<String>,
+    /// Dumps that nobody has saved.
+    waiting: u64,
+    /// The public key to which dumps are encrypted.
+    recipient: Option<String>,
+    /// Another one of the same uuid.
+    same_as: Option<String>,
+    #[serde(skip)]
+    shown: String,
+}
+
+#[derive(serde::Serialize)]
+struct OtherVersion<'a> {
+    path: &'a Path,
+    version: u32,
+}
+
+#[derive(serde::Serialize)]
+struct Unreadable<'a> {
+    path: &'a Path,
+    error: String,
+}
+
+#[derive(serde::Serialize)]
+struct Result<'a> {
+    partitions: &'a [Entry],
+    other_versions: Vec<OtherVersion<'a>>,
+    unreadable: Vec<Unreadable<'a>>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
+    let mut discovery = Discovery::default();
+    for target in &arguments.targets {
+        discovery.append(discover_at(target)?);
+    }
+    if arguments.targets.is_empty() {
+        discovery = discover().context("the system does not say which disks there are")?;
+    }
+    let mut entries: Vec<Entry> = discovery.found.iter().map(look).collect();
+    for (first, index) in discovery.twins() {
+        entries[index].same_as = Some(entries[first].shown.clone());
+    }
+    printed(if arguments.json {
+        print_json(&discovery, &entries)
+    } else {
+        print_text(&entries).map_err(anyhow::Error::from)
+    })?;
+    warn(&discovery, &entries);
+    Ok(if entries.is_empty() { Finding::Negative } else { Finding::Good })
+}
+
+/// A quick look at what is on a partition.
+fn look(labelled: &Labelled) -> Entry {
+    let opened = Target::open(&labelled.path, labelled.partition.as_deref(), Access::Read);
+    let glanced = opened.and_then(|target| glance(&target));
+    let mut entry = Entry {
+        path: labelled.path.clone(),
+        partition: labelled.partition.clone(),
+        uuid: labelled.uuid,
+        name: labelled.name.clone(),
+        blocks: labelled.blocks,
+        bytes: labelled.blocks.saturating_mul(4096),
+        state: "unknown",
+        why: None,
+        waiting: 0,
+        recipient: None,
+        same_as: None,
+        shown: labelled.to_string(),
+    };
+    match glanced {
+        Ok(glance) => {
+            entry.waiting = glance.partition.waiting().count() as u64;
+            entry.recipient = glance.partition.label.recipient().map(public_text);
+            entry.why = fault(&glance);
+            entry.state = match (&entry.why, entry.waiting) {
+                (Some(_), _) => "damaged",
+                (None, 0) => "armed",
+                (None, _) => "waiting",
+            };
+        }
+        Err(error) => entry.why = Some(error.to_string()),
+    }
+    entry
+}
+
+/// What keeps a kernel from dumping there, as far as a quick look tells.
+fn fault(glance: &Glance) -> Option<String> {
+    let partition = &glance.partition;
+    if let Some(defect) = partition.defect {
+        return Some(defect.to_string());
+    }
+    if let Some(other) = partition.other_version {
+        return Some(other.to_string());
+    }
+    if let Some(range) = partition.foreign.first() {
+        return Some(format!("blocks {} to {} belong to no dump", range.start, range.end - 1));
+    }
+    glance.bad.as_ref().map(|bad| format!("block {} holds {}", bad.block, bad.holds))
+}
+
+fn print_json(discovery: &Discovery, entries: &[Entry]) -> anyhow::Result<()> {
+    let other_versions = discovery.other_versions.iter();
+    let unreadable = discovery.unreadable.iter();
+    json(&Result {
+        partitions: entries,
+        other_versions: other_versions
+            .map(|(path, version)| OtherVersion { path, version: *version })
+            .collect(),
+        unreadable: unreadable.map(|(path, error)| Unreadable { path, error: error.to_string() }).collect(),
+    })
+}
+
+fn print_text(entries: &[Entry]) -> io::Result<()> {
+    let mut out = out();
+    for entry in entries {
+        let waiting = count(entry.waiting, "dump waits", "dumps wait");
+        let state = match (entry.state, entry.waiting) {
+            ("armed", _) => paint(GOOD, "armed"),
+            ("waiting", _) => paint(WARNING, waiting),
+            ("damaged", 1..) => paint(BAD, format!("damaged, {waiting}")),
+            (state, _) => paint(BAD, state),
+        };
+        let why = entry.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        writeln!(out, "{}: {state}{why}", paint(STRONG, &entry.shown))?;
+        let name = match entry.name.as_str() {
+            "" => String::new(),
+            name => format!("\"{}\", ", name.escape_debug()),
+        };
+        writeln!(out, "  {name}{}, {} blocks, uuid {}", size(entry.bytes), entry.blocks, entry.uuid)?;
+        if let Some(recipient) = &entry.recipient {
+            writeln!(out, "  dumps are encrypted to {recipient}")?;
+        }
+    }
+    out.flush()
+}
+
+/// Says on standard error what a person should know beyond the list.
+fn warn(discovery: &Discovery, entries: &[Entry]) {
+    for (path, version) in &discovery.other_versions {
+        warning(&format!(
+            "{}: a dump partition of format version {version}: use the savecore that belongs to its kernel",
+            path.display()
+        ));
+    }
+    for entry in entries {
+        if let Some(other) = &entry.same_as {
+            warning(&format!(
+                "{} has the uuid of {other}: one is a copy of the other, or both are the same disk",
+                entry.shown
+            ));
+        }
+    }
+    if let Some(text) = unreadable(&discovery.unreadable) {
+        warning(&text);
+    }
+    if entries.is_empty() {
+        warning("no dump partition found; `savecore format` makes one");
+    }
+}
+
+/// Says in one line which devices could not be looked at.
+fn unreadable(devices: &[(PathBuf, io::Error)]) -> Option<String> {
+    let (_, error) = devices.first()?;
+    let names: Vec<String> = devices.iter().map(|(path, _)| path.display().to_string()).collect();
+    let names = names.join(", ");
+    let denied = error.raw_os_error() == Some(rustix::io::Errno::ACCESS.raw_os_error());
+    let hint = if denied { "; root may look there" } else { "" };
+    Some(format!("cannot look for dump partitions on {names}: {error}{hint}"))
+}

@@ -1,0 +1,164 @@
+//! Finds dump partitions by their labels, so that nobody has to say where they are.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+
+use dumpcore::format::frame::Malformed;
+use dumpcore::format::label::{Label, MIN_BLOCKS};
+use dumpcore::format::{BLOCK_SIZE, Block};
+
+use super::sysfs::{Device, Roots};
+use super::table;
+use crate::Error;
+
+/// A partition or disk with our label.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Labelled {
+    /// Its device; of a disk whose partitions the kernel does not show, that of the disk.
+    pub path: PathBuf,
+    /// Which partition of that disk, by number; `None` if the device is all of it.
+    pub partition: Option<String>,
+    /// Its identity, from the label.
+    pub uuid: uuid::Uuid,
+    /// Its name, from the label; may be empty, and may hold any characters.
+    pub name: String,
+    /// Its size in blocks.
+    pub blocks: u64,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    /// The dump partitions, in the order of their devices' names. Two of the same uuid are a copied disk, or two ways to
+    /// the same one.
+    pub found: Vec<Labelled>,
+    /// Devices with a label of another version of the format, and that version.
+    pub other_versions: Vec<(PathBuf, u32)>,
+    /// Devices that could not be looked at: there may be dump partitions among them.
+    pub unreadable: Vec<(PathBuf, io::Error)>,
+}
+
+impl Discovery {
+    /// Adds what was found elsewhere.
+    pub fn append(&mut self, other: Discovery) {
+        self.found.extend(other.found);
+        self.other_versions.extend(other.other_versions);
+        self.unreadable.extend(other.unreadable);
+    }
+
+    /// Pairs of partitions of the same uuid, by their places in `found`: each with the first one of it.
+    pub fn twins(&self) -> Vec<(usize, usize)> {
+        let first = |uuid| self.found.iter().position(|other| other.uuid == uuid);
+        let pairs = self.found.iter().enumerate().map(|(index, at)| (first(at.uuid).unwrap_or(index), index));
+        pairs.filter(|(first, index)| first != index).collect()
+    }
+}
+
+impl fmt::Display for Labelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        match &self.partition {
+            Some(partition) => write!(f, ", partition {partition}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Looks at the first block of every disk and partition of this machine.
+///
+/// # Errors
+/// If the system does not say which there are.
+pub fn discover() -> io::Result<Discovery> {
+    discover_in(&Roots::system())
+}
+
+/// As [`discover`], of a system whose own file systems are elsewhere.
+///
+/// # Errors
+/// As [`discover`].
+pub fn discover_in(roots: &Roots) -> io::Result<Discovery> {
+    let mut discovery = Discovery::default();
+    for device in roots.devices()? {
+        if !is_worth_a_look(&device) {
+            continue;
+        }
+        let path = roots.dev.join(&device.name);
+        match look_at_device(roots, &device, &path, &mut discovery) {
+            Ok(()) => {}
+            // Nothing is in the drive.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOMEDIUM.raw_os_error()) => {}
+            Err(error) => discovery.unreadable.push((path, error)),
+        }
+    }
+    Ok(discovery)
+}
+
+/// Looks for dump partitions in one file or device: is it one, or is it a disk, or the image of a disk, with some?
+///
+/// # Errors
+/// If it cannot be opened or read, or is neither file nor block device.
+pub fn discover_at(path: &Path) -> Result<Discovery, Error> {
+    let failed = |error| Error::Open { target: path.display().to_string(), error };
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() && !metadata.file_type().is_block_device() {
+        return Err(Error::NotAFile { target: path.display().to_string() });
+    }
+    let file = File::open(path).map_err(failed)?;
+    let size = table::file_size(&file).map_err(failed)?;
+    let mut discovery = Discovery::default();
+    look(&file, path, size, true, &mut discovery).map_err(failed)?;
+    Ok(discovery)
+}
+
+/// Major numbers of floppy and optical drives (Linux, admin-guide/devices.txt): a look takes seconds, and no kernel dumps
+/// there.
+const SLOW: [u32; 2] = [2, 11];
+
+fn is_worth_a_look(device: &Device) -> bool {
+    let holds_a_dump = device.size / BLOCK_SIZE as u64 >= MIN_BLOCKS;
+    holds_a_dump && !SLOW.contains(&rustix::fs::major(device.number)) && !device.is_held()
+}
+
+fn look_at_device(roots: &Roots, device: &Device, path: &Path, discovery: &mut Discovery) -> io::Result<()> {
+    let file = File::open(roots.node(device)?)?;
+    // The kernel's own partitions are looked at as what they are.
+    let may_have_table = !device.is_partition && device.partitions().is_empty();
+    look(&file, path, device.size, may_have_table, discovery)
+}
+
+fn look(
+    file: &File,
+    path: &Path,
+    size: u64,
+    may_have_table: bool,
+    discovery: &mut Discovery,
+) -> io::Result<()> {
+    let mut block: Block = [0; BLOCK_SIZE];
+    match file.read_exact_at(&mut block, 0) {
+        // It is smaller than a block.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+        read => read?,
+    }
+    let labelled = |partition, label: &Label, bytes| Labelled {
+        path: path.to_owned(),
+        partition,
+        uuid: uuid::Uuid::from_bytes(label.uuid),
+        name: label.name().to_owned(),
+        blocks: bytes / BLOCK_SIZE as u64,
+    };
+    match Label::parse(&block) {
+        Ok(label) => discovery.found.push(labelled(None, label, size)),
+        Err(Malformed::Version { found }) => discovery.other_versions.push((path.to_owned(), found)),
+        Err(_) if may_have_table && table::present(file) => {
+            // A table that makes no sense has no partitions that could be used.
+            for (slot, label) in table::labelled(file, "").unwrap_or_default() {
+                discovery.found.push(labelled(Some(slot.number.to_string()), &label, slot.length));
+            }
+        }
+        Err(_) => {}
+    }
+    Ok(())
+}

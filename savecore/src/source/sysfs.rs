@@ -1,0 +1,154 @@
+//! What Linux says about block devices in /sys, and their nodes in /dev.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Dev, major, makedev, minor};
+
+/// Where the system's own file systems are.
+#[derive(Clone, Debug)]
+pub struct Roots {
+    /// sysfs, in /sys.
+    pub sys: PathBuf,
+    /// The nodes of devices, in /dev.
+    pub dev: PathBuf,
+    /// Whether what is at a node's path is the device of this number. A file that somebody wrote there is none.
+    pub is_node: fn(&Metadata, Dev) -> bool,
+}
+
+impl Roots {
+    /// Those of the running system.
+    pub fn system() -> Roots {
+        Roots {
+            sys: "/sys".into(),
+            dev: "/dev".into(),
+            is_node: |metadata, device| metadata.file_type().is_block_device() && metadata.rdev() == device,
+        }
+    }
+
+    /// All block devices, disks and their partitions, in the order of their names, `sda2` in front of `sda10`.
+    ///
+    /// # Errors
+    /// If sysfs cannot be read.
+    pub(super) fn devices(&self) -> io::Result<Vec<Device>> {
+        let folder = self.sys.join("class/block");
+        let mut devices = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            // What vanishes while it is looked at, like a stick that is pulled out, is passed over.
+            devices.extend(Device::at(&entry?.path()));
+        }
+        devices.sort_by_key(|device| natural(&device.name));
+        Ok(devices)
+    }
+
+    /// The device of this number.
+    pub(super) fn device(&self, number: Dev) -> Option<Device> {
+        Device::at(&self.sys.join(format!("dev/block/{}:{}", major(number), minor(number))))
+    }
+
+    /// The path of a device's node.
+    ///
+    /// # Errors
+    /// If there is none, or something else stands there.
+    pub(super) fn node(&self, device: &Device) -> io::Result<PathBuf> {
+        let path = self.dev.join(&device.name);
+        if (self.is_node)(&fs::metadata(&path)?, device.number) {
+            Ok(path)
+        } else {
+            Err(io::Error::new(io::ErrorKind::NotFound, "what is there is not the device of that name"))
+        }
+    }
+}
+
+/// A block device, as sysfs describes it.
+#[derive(Debug)]
+pub(super) struct Device {
+    /// Its folder in sysfs.
+    folder: PathBuf,
+    /// The name of its node, from /dev on; may have slashes in it.
+    pub(super) name: String,
+    pub(super) number: Dev,
+    /// Its size in bytes.
+    pub(super) size: u64,
+    /// Whether it is a partition.
+    pub(super) is_partition: bool,
+}
+
+impl Device {
+    fn at(folder: &Path) -> Option<Device> {
+        // Beside a device's folder, not beside links to it, are those of its disk and of its partitions.
+        let folder = fs::canonicalize(folder).ok()?;
+        let uevent = fs::read_to_string(folder.join("uevent")).ok()?;
+        let value = |key: &str| {
+            uevent.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))
+        };
+        let part = |key| value(key)?.parse().ok();
+        Some(Device {
+            name: value("DEVNAME")?,
+            number: makedev(part("MAJOR")?, part("MINOR")?),
+            size: sectors(&folder.join("size"))?,
+            is_partition: folder.join("partition").exists(),
+            folder,
+        })
+    }
+
+    /// Where a partition begins on its disk, in bytes.
+    pub(super) fn start(&self) -> Option<u64> {
+        sectors(&self.folder.join("start"))
+    }
+
+    /// Whether another device is made of this one, such as a RAID or a path among several: that one is to be used.
+    pub(super) fn is_held(&self) -> bool {
+        fs::read_dir(self.folder.join("holders")).is_ok_and(|mut holders| holders.next().is_some())
+    }
+
+    /// A disk's partitions, as far as the kernel knows them.
+    pub(super) fn partitions(&self) -> Vec<Device> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let folders = entries.map(|entry| entry.path()).filter(|folder| folder.join("partition").exists());
+        folders.filter_map(|folder| Device::at(&folder)).collect()
+    }
+
+    /// A partition's disk.
+    pub(super) fn disk(&self) -> Option<Device> {
+        self.is_partition.then(|| Device::at(self.folder.parent()?)).flatten()
+    }
+}
+
+/// A number of sectors in a file of sysfs, in bytes: they have 512 bytes there, whatever those of the disk have.
+fn sectors(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse::<u64>().ok()?.checked_mul(512)
+}
+
+/// A name cut into text and numbers, so that names sort as people count.
+fn natural(name: &str) -> Vec<(String, u64)> {
+    let mut parts = vec![(String::new(), 0_u64)];
+    let mut in_number = false;
+    for character in name.chars() {
+        let digit = character.to_digit(10);
+        if digit.is_none() && in_number {
+            parts.push((String::new(), 0));
+        }
+        in_number = digit.is_some();
+        let Some((text, number)) = parts.last_mut() else { continue };
+        match digit {
+            Some(digit) => *number = number.saturating_mul(10).saturating_add(digit.into()),
+            None => text.push(character),
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_devices_sort_as_people_count() {
+        let mut names = ["sdb", "sda10", "nvme0n1p2", "sda2", "sda", "nvme0n1", "nvme0n1p10"];
+        names.sort_by_key(|name| natural(name));
+        assert_eq!(names, ["nvme0n1", "nvme0n1p2", "nvme0n1p10", "sda", "sda2", "sda10", "sdb"]);
+    }
+}
