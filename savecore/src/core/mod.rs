@@ -33,6 +33,8 @@ pub enum Compression {
 pub enum Format {
     /// An ELF core.
     Elf,
+    /// A compressed kdump.
+    Kdump(Compression),
     /// The dump as it is, encrypted or not.
     Raw,
 }
@@ -42,6 +44,7 @@ impl Format {
     pub fn name(self) -> &'static str {
         match self {
             Format::Elf => "elf",
+            Format::Kdump(_) => "kdump",
             Format::Raw => "raw",
         }
     }

@@ -1,7 +1,7 @@
 //! The files of a crash's folder: the core or the copies, the kernel's log.
 
 use crate::Error;
-use crate::core::{CoreOptions, Format, Sink, elf, raw};
+use crate::core::{CoreOptions, Format, Sink, elf, kdump, raw};
 use crate::dump::{Dump, Part};
 use crate::source::Progress;
 use crate::store::Folder;
@@ -31,12 +31,14 @@ pub(super) fn core_names(dump: &Dump<'_>, format: Format) -> Vec<String> {
 
 /// Bytes that the core takes in a store, at most; holes do not count.
 pub(super) fn room(dump: &Dump<'_>, format: Format) -> u64 {
-    let pages = match format {
-        Format::Raw => dump.parts().iter().map(|part| part.found.blocks()).sum(),
-        _ => dump.pages().data,
+    let bytes = match format {
+        Format::Raw => dump.parts().iter().map(|part| part.found.blocks()).sum::<u64>().saturating_mul(4096),
+        Format::Elf => dump.pages().data.saturating_mul(4096),
+        // Where there can be none, nothing will be written.
+        Format::Kdump(_) => kdump::room(dump).unwrap_or(0),
     };
     // Headers and notes, and what else is in the folder.
-    pages.saturating_mul(4096).saturating_add(dump.facts().log.len() as u64).saturating_add(1 << 20)
+    bytes.saturating_add(dump.facts().log.len() as u64).saturating_add(1 << 20)
 }
 
 /// Writes all of them.
@@ -66,6 +68,11 @@ pub(super) fn write(
                 saved.warnings.extend(tables_warnings(&written));
             }
         }
+        Format::Kdump(compression) => file(folder, &names[0], &mut |sink| {
+            let written = kdump::write(dump, compression, options, sink, progress)?;
+            saved.bytes = Some(written.length);
+            Ok(())
+        })?,
     }
     let log = &dump.facts().log;
     if !log.is_empty() {
