@@ -16,6 +16,9 @@
 //! address: no mapping can be there, and a null pointer of the dead kernel stays one. Without page tables it is the
 //! physical address itself.
 //!
+//! The core of a Linux, which VMCOREINFO tells, is laid out as that kernel would do it: first its image, then physical memory
+//! at the addresses of its direct map, then all else.
+//!
 //! All segments have p_align 0: `crash` takes a core whose first PT_LOAD is aligned for the old netdump kind.
 
 use std::ops::ControlFlow;
@@ -30,6 +33,7 @@ use object::pod::bytes_of;
 use object::{LittleEndian, U16, U32, U64};
 
 use super::layout::{Layout, Segment};
+use super::linux::{Arrangement, Vmcoreinfo};
 use super::notes::notes;
 use super::pagetable::{self, Paging, Refused, Walked};
 use super::{CoreOptions, Sink, pages};
@@ -105,9 +109,16 @@ pub fn write(
     let layout = Layout::new(dump);
     let (virtuals, walked, unwalked) = virtual_segments(dump, &layout);
     let notes = notes(dump).bytes;
-    let physical_base = if virtuals.is_empty() { 0 } else { physical_window(dump.arch()) };
+    let linux = Vmcoreinfo::of(dump).and_then(|info| Arrangement::of(&info, &virtuals));
+    // In front of the physical segments, and behind them.
+    let (front, physical_base, behind) = match linux {
+        Some(Arrangement { image, direct_map, others }) => (image, direct_map, others),
+        None if virtuals.is_empty() => (virtuals, 0, Vec::new()),
+        None => (virtuals, physical_window(dump.arch()), Vec::new()),
+    };
+    let virtual_segments = (front.len() + behind.len()) as u64;
 
-    let count = 1 + virtuals.len() as u64 + layout.extents.len() as u64;
+    let count = 1 + virtual_segments + layout.extents.len() as u64;
     let extended = count >= u64::from(PN_XNUM);
     let table_end = EHDR + count * PHDR;
     let notes_at = table_end + if extended { SHDR } else { 0 };
@@ -140,7 +151,7 @@ pub fn write(
         let offset = data_at + segment.rank * PAGE_SIZE as u64;
         program_header(PT_LOAD, offset, segment.virt, segment.pfn * PAGE_SIZE as u64, bytes)
     };
-    for part in &virtuals {
+    for part in &front {
         head.push(bytes_of(&segment(part)))?;
     }
     for extent in &layout.extents {
@@ -148,19 +159,16 @@ pub fn write(
         let part = Segment { virt, pfn: extent.pfn, count: extent.count, rank: extent.rank };
         head.push(bytes_of(&segment(&part)))?;
     }
+    for part in &behind {
+        head.push(bytes_of(&segment(part)))?;
+    }
     if extended {
         head.push(bytes_of(&section_header(stored_count)))?;
     }
     head.push(&notes)?;
     head.flush()?;
     out.set_len(length).map_err(Error::Core)?;
-    Ok(Written {
-        virtual_segments: virtuals.len() as u64,
-        physical_segments: layout.extents.len() as u64,
-        length,
-        walked,
-        unwalked,
-    })
+    Ok(Written { virtual_segments, physical_segments: layout.extents.len() as u64, length, walked, unwalked })
 }
 
 /// The page tables of the CPU that crashed; those of another one if its own are not known.

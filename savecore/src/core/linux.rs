@@ -1,10 +1,18 @@
 //! What a Linux kernel says of itself in VMCOREINFO (Linux, Documentation/admin-guide/kdump/vmcoreinfo.rst).
 //!
 //! It is text from a crashed kernel: every value may be missing, or be wrong.
+//!
+//! And how the ELF core of a Linux is laid out: as the kernel itself lays out `/proc/vmcore` (Linux, kernel/crash_core.c,
+//! `crash_prepare_elf64_headers`), since its debuggers expect that. First the kernel's image, then RAM at the addresses of
+//! the direct map, in which the kernel has all of it; whatever else the page tables map comes behind, for gdb, which cannot
+//! walk them.
+
+use std::collections::HashMap;
 
 use dumpcore::format::header::Arch;
 use dumpcore::format::{PAGE_BYTES, PAGE_SIZE};
 
+use super::layout::Segment;
 use crate::dump::{Dump, PageState};
 
 /// Where x86_64 has its kernel's text and data: this address is the kernel's own physical address 0 (Linux,
@@ -70,6 +78,48 @@ impl<'d> Vmcoreinfo<'d> {
             Arch::Aarch64 => Some(virt.wrapping_sub(self.number("kimage_voffset")?)),
             Arch::Riscv64 => Some(virt.wrapping_sub(self.number("va_kernel_pa_offset")?)),
         }
+    }
+}
+
+/// Mappings that are in neither the image nor the direct map, at most. For an address that is in none of them, debuggers
+/// look at one after another.
+const MAX_OTHERS: usize = 1 << 14;
+
+/// How the segments of a Linux core are laid out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Arrangement {
+    /// The kernel's image.
+    pub(super) image: Vec<Segment>,
+    /// The virtual address at which the direct map has physical address 0.
+    pub(super) direct_map: u64,
+    /// What is mapped besides.
+    pub(super) others: Vec<Segment>,
+}
+
+impl Arrangement {
+    /// Arranges what the page tables map; `None` if none of it can be the direct map.
+    pub(super) fn of(info: &Vmcoreinfo<'_>, mapped: &[Segment]) -> Option<Arrangement> {
+        let base = |segment: &Segment| segment.virt.wrapping_sub(segment.pfn * PAGE_BYTES);
+        let text = info.symbol("_stext");
+        let image = mapped.iter().find(|segment| {
+            text.and_then(|text| text.checked_sub(segment.virt))
+                .is_some_and(|at| at < segment.count * PAGE_BYTES)
+        });
+        let image = image.map(base);
+        // Kernels live in the upper half. The direct map is the one that has the most memory.
+        let mut covered: HashMap<u64, u64> = HashMap::new();
+        for segment in mapped.iter().filter(|segment| segment.virt >> 63 == 1) {
+            *covered.entry(base(segment)).or_default() += segment.count;
+        }
+        covered.retain(|base, _| Some(*base) != image);
+        let direct_map = covered.into_iter().max_by_key(|(base, pages)| (*pages, *base))?.0;
+        let of = |wanted: Option<u64>| mapped.iter().filter(move |segment| Some(base(segment)) == wanted);
+        let is_other = |segment: &&Segment| base(segment) != direct_map && Some(base(segment)) != image;
+        Some(Arrangement {
+            image: of(image).copied().collect(),
+            direct_map,
+            others: mapped.iter().filter(is_other).take(MAX_OTHERS).copied().collect(),
+        })
     }
 }
 
@@ -147,6 +197,31 @@ mod tests {
 
     const INFO: &[u8] = b"OSRELEASE=6.1.0-x\nPAGESIZE=4096\nSYMBOL(init_uts_ns)=ffffffff8841b2a0\n\
         OFFSET(uts_namespace.name)=4\nNUMBER(phys_base)=-16777216\nNUMBER(kimage_voffset)=0xffff7fffc8000000\nNUMBER(a)=7";
+
+    fn segment(virt: u64, pfn: u64, count: u64) -> Segment {
+        Segment { virt, pfn, count, rank: pfn }
+    }
+
+    #[test]
+    fn the_image_and_the_direct_map_are_told_from_all_else_that_is_mapped() {
+        let info = Vmcoreinfo(b"OSRELEASE=6\nSYMBOL(_stext)=ffffffff86a01000\n");
+        let direct = 0xffff_8a9d_0000_0000;
+        let mapped = [
+            segment(direct, 0, 700),
+            segment(0xffff_d039_c000_0000, 0x1740, 4),
+            segment(direct + 701 * PAGE_BYTES, 701, 200),
+            segment(0xffff_ffff_86a0_0000, 0x6a00, 512),
+            // Its initialisation code is gone, its data is behind.
+            segment(0xffff_ffff_86d0_0000, 0x6d00, 2000),
+            segment(0x5e_a000, 0x46cb, 5000),
+        ];
+        let arrangement = Arrangement::of(&info, &mapped).unwrap();
+        assert_eq!(arrangement.image, mapped[3..5]);
+        assert_eq!(arrangement.direct_map, direct);
+        assert_eq!(arrangement.others, [mapped[1], mapped[5]]);
+        assert_eq!(Arrangement::of(&info, &mapped[3..]), None);
+        assert_eq!(Arrangement::of(&info, &[]), None);
+    }
 
     #[test]
     fn numbers_are_read_however_kernels_write_them() {
