@@ -7,6 +7,7 @@ mod fuzz;
 mod loops;
 mod panic_free;
 mod qemu;
+mod readers;
 mod setup;
 mod test;
 mod toolchain;
@@ -51,6 +52,8 @@ enum Task {
         #[arg(long, conflicts_with_all = ["list", "filter"])]
         table: bool,
     },
+    /// Let crash, drgn, makedumpfile and libkdumpfile read the cores of a stock Linux
+    Readers,
     /// Measure
     Bench {
         /// Which: dump, checksum, footprint, engine or drivers; all if left out
@@ -95,7 +98,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             ui::error(
-                "say what to do: setup, demo, test, qemu, bench, fuzz or ci; `cargo xtask --help` tells more",
+                "say what to do: setup, demo, test, qemu, readers, bench, fuzz or ci; `cargo xtask --help` tells more",
             );
             ExitCode::from(2)
         }
@@ -126,6 +129,7 @@ fn main() -> ExitCode {
             };
             qemu::task(filter.as_deref(), show)
         }
+        Task::Readers => readers::task(test::on_ci()),
         Task::Bench { name, part, json } => bench::task(name, part.as_deref(), json),
         Task::Fuzz { target, seconds } => fuzz::task(target.as_deref(), seconds),
         Task::Ci => test::task(true),

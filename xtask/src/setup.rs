@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: makes a fresh Debian or Ubuntu machine able to run everything here.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,19 @@ const TOOLS: [Tool; 5] = [
     Tool { program: "gdb-multiarch", package: "gdb-multiarch" },
     Tool { program: "readelf", package: "binutils" },
 ];
+
+/// What reads the cores of a Linux, in `cargo xtask readers` alone.
+const READERS: [Tool; 2] =
+    [Tool { program: "crash", package: "crash" }, Tool { program: "makedumpfile", package: "makedumpfile" }];
+
+/// Debian's own Python, which is not always the first in the path.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// Modules of it, and their packages: libkdumpfile, and what makes the environment for drgn.
+const MODULES: [(&str, &str); 2] = [("kdumpfile", "python3-libkdumpfile"), ("ensurepip", "python3-venv")];
+
+/// drgn, which Debian does not have, in the version that the tests were made with.
+const DRGN: &str = "drgn==0.3.0";
 
 /// Debian's own Rust, for machines without rustup.
 const DEBIAN_RUST: [&str; 5] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy", "lld"];
@@ -59,7 +73,8 @@ fn in_path(program: &str) -> bool {
 pub(crate) fn task() -> Result<bool> {
     ui::section("setup");
     ensure_all()?;
-    for tool in TOOLS {
+    ensure_readers()?;
+    for tool in TOOLS.iter().chain(&READERS) {
         ui::done(Mark::Ok, tool.program, &format!("package {}", tool.package), None);
     }
     for target in TARGETS {
@@ -120,6 +135,54 @@ pub(crate) fn ensure(targets: &[&'static str]) -> Result<()> {
         packages.extend(DEBIAN_RUST);
     }
     Err(CannotBegin(advice(&left, &packages, debian)).into())
+}
+
+/// Installs what reads the cores of a Linux; gives a Python that has drgn, which gets an environment of its own in the cache if
+/// the usual Python has none.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn ensure_readers() -> Result<PathBuf> {
+    let usual = PathBuf::from("python3");
+    let own = qemu_tests::linux::cache()?.with_file_name("drgn").join("bin/python3");
+    let has = |python: &Path, module: &str| {
+        let output = Command::new(python).args(["-c", &format!("import {module}")]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let python = [usual, own.clone()].into_iter().find(|python| has(python, "drgn.helpers.linux"));
+    let mut packages: Vec<&str> =
+        READERS.iter().filter(|tool| !in_path(tool.program)).map(|tool| tool.package).collect();
+    for (module, package) in MODULES {
+        let needed = python.is_none() || module != "ensurepip";
+        if needed && !has(Path::new(PYTHON), module) {
+            packages.push(package);
+        }
+    }
+    if !packages.is_empty() {
+        let root = std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0);
+        if !root || !in_path("apt-get") {
+            let missing = Missing { packages: packages.clone(), targets: Vec::new() };
+            return Err(CannotBegin(advice(&missing, &packages, in_path("apt-get"))).into());
+        }
+        install(&packages)?;
+    }
+    if let Some(python) = python {
+        return Ok(python);
+    }
+    let folder = own.parent().and_then(Path::parent).unwrap_or(&own).to_string_lossy().into_owned();
+    let mut environment = Command::new(PYTHON);
+    environment.args(["-m", "venv", &folder]);
+    let mut pip = Command::new(&own);
+    pip.args(["-m", "pip", "install", "--quiet", DRGN]);
+    for (what, command) in [("python3 -m venv", environment), ("pip install drgn", pip)] {
+        let begin = Instant::now();
+        ui::running(what);
+        let result = logged(command, what, Duration::from_secs(300))?.success(what);
+        let mark = if result.is_err() { Mark::Failed } else { Mark::Ok };
+        ui::done(mark, what, &folder, Some(begin.elapsed()));
+        result.map_err(|error| CannotBegin(format!("{error:#}")))?;
+    }
+    Ok(own)
 }
 
 /// Asks rustup for the targets' libraries, and if that fails, and `source` says so, for their source. Both may fail where

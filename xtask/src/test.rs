@@ -10,7 +10,7 @@ use qemu_tests::scenarios;
 use crate::qemu::Count;
 use crate::toolchain::{TARGETS, host_cargo, logged};
 use crate::ui::{self, Mark};
-use crate::{CannotBegin, build, loops, panic_free, qemu, setup};
+use crate::{CannotBegin, build, loops, panic_free, qemu, readers, setup};
 
 /// A section that takes longer hangs.
 const SECTION_LIMIT: Duration = Duration::from_secs(1200);
@@ -19,8 +19,10 @@ const SECTION_LIMIT: Duration = Duration::from_secs(1200);
 const DEMO_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a step gives: its facts, or the reason why it was skipped.
-enum Step {
+pub(crate) enum Step {
+    /// Its facts.
     Done(String),
+    /// Why.
     Skipped(String),
 }
 
@@ -139,6 +141,14 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
         count.skipped += all.len();
     }
 
+    match build::savecore() {
+        Ok(savecore) => readers::run(&mut count, &savecore, strict)?,
+        Err(error) => {
+            count.failed += 1;
+            ui::done(Mark::Failed, "Linux readers", &format!("{error:#}"), None);
+        }
+    }
+
     ui::text(&format!("took {} s", begin.elapsed().as_secs()));
     ui::text(&count.to_string());
     Ok(count.failed == 0)
@@ -158,7 +168,7 @@ fn demo() -> Result<Step> {
 }
 
 /// Runs one step, prints its line, counts it.
-fn step(count: &mut Count, name: &str, run: impl FnOnce() -> Result<Step>) {
+pub(crate) fn step(count: &mut Count, name: &str, run: impl FnOnce() -> Result<Step>) {
     ui::running(name);
     let begin = Instant::now();
     let result = run();

@@ -10,9 +10,11 @@ mod dump;
 mod guest;
 mod initramfs;
 mod modules;
+mod readers;
 mod stock;
 
 pub use crash::{CPUS, Crashed, crash};
 pub use dump::partition;
 pub use guest::{Guest, finish};
-pub use stock::{CACHE, Stock, Symbolised};
+pub use readers::{Reader, Readers, same};
+pub use stock::{CACHE, Stock, Symbolised, cache};

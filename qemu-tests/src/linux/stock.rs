@@ -149,6 +149,14 @@ impl Stock {
     }
 }
 
+/// The folder where packages are kept.
+///
+/// # Errors
+/// If the environment does not say where that may be.
+pub fn cache() -> Result<PathBuf> {
+    location(|name| std::env::var_os(name).map(PathBuf::from))
+}
+
 /// Where downloads are kept, by the environment's variables.
 fn location(variable: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf> {
     let set = |name: &str| variable(name).filter(|value| !value.as_os_str().is_empty());
@@ -189,7 +197,7 @@ struct Cache {
 impl Cache {
     /// The one that the environment names.
     fn find() -> Result<Cache> {
-        Ok(Cache { folder: location(|name| std::env::var_os(name).map(PathBuf::from))? })
+        Ok(Cache { folder: cache()? })
     }
 
     /// What a person can do who has not got these files.

@@ -1,0 +1,181 @@
+//! `cargo xtask readers`: other people's tools open the cores of a Linux that has crashed, and find in them what they find
+//! in QEMU's own.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use qemu_tests::linux::{Crashed, Reader, Readers, Stock, crash, partition, same};
+use qemu_tests::savecore::Savecore;
+
+use crate::qemu::Count;
+use crate::test::{Step, step};
+use crate::{CannotBegin, build, setup, ui};
+
+/// MiB of RAM: little, for the time that the tools take.
+const MEMORY: u32 = 384;
+
+/// What savecore takes longer for hangs.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// A core: its name, and how savecore is asked for it.
+struct Core {
+    name: &'static str,
+    words: &'static [&'static str],
+    /// Whether Debian's makedumpfile and crash can read it.
+    for_all: bool,
+}
+
+const CORES: [Core; 3] = [
+    Core { name: "elf", words: &["--format", "elf"], for_all: true },
+    Core { name: "kdump", words: &["--format", "kdump"], for_all: true },
+    // Debian's makedumpfile is built without zstd.
+    Core { name: "zstd", words: &["--format", "kdump", "--compress", "zstd"], for_all: false },
+];
+
+/// The task.
+pub(crate) fn task(strict: bool) -> Result<bool> {
+    let mut count = Count::default();
+    let savecore = build::savecore()?;
+    run(&mut count, &savecore, strict)?;
+    ui::text(&count.to_string());
+    Ok(count.failed == 0)
+}
+
+/// Runs all of it and counts. With `strict`, a missing tool is an error.
+pub(crate) fn run(count: &mut Count, savecore: &Path, strict: bool) -> Result<()> {
+    ui::section("Linux readers");
+    let python = match setup::ensure_readers() {
+        Ok(python) => python,
+        Err(error) if strict || !error.is::<CannotBegin>() => return Err(error),
+        Err(error) => {
+            step(count, "tools", || Ok(Step::Skipped(format!("{error:#}"))));
+            PathBuf::from("python3")
+        }
+    };
+    let folder = build::target_folder().join("readers");
+    let readers = Readers { python, folder: folder.clone() };
+    let mut crashed = None;
+    step(count, "a Linux crashes", || {
+        let linux = match Stock::symbolised(&mut |text| ui::notice(text)) {
+            Ok(linux) => linux,
+            Err(error) if strict => return Err(error),
+            Err(error) => return Ok(Step::Skipped(format!("{error:#}"))),
+        };
+        let linux = crash(&linux, MEMORY, &folder)?;
+        let facts = format!("{}, {} CPUs, {MEMORY} MiB", linux.release, linux.cpus.len());
+        crashed = Some(linux);
+        Ok(Step::Done(facts))
+    });
+    let Some(crashed) = crashed else { return Ok(()) };
+    let mut cores = Vec::new();
+    step(count, "its dump becomes cores", || {
+        cores = save(&crashed, savecore, &folder)?;
+        Ok(Step::Done(CORES.map(|core| core.name).join(", ")))
+    });
+    if cores.is_empty() {
+        return Ok(());
+    }
+    for reader in Reader::ALL {
+        step(count, reader.name(), || {
+            if readers.has(reader) {
+                return judge(reader, &readers, &crashed, &cores).map(Step::Done);
+            }
+            ensure!(!strict, "{} is not installed", reader.name());
+            Ok(Step::Skipped("it is not installed; `cargo xtask setup`".to_owned()))
+        });
+    }
+    Ok(())
+}
+
+/// Makes a dump partition, and saves it in each of the [`CORES`].
+fn save(crashed: &Crashed, savecore: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
+    let image = folder.join("linux.img");
+    partition(crashed, &image)?;
+    let savecore = Savecore::new(savecore, folder, LIMIT);
+    let mut cores = Vec::new();
+    for core in &CORES {
+        let into = folder.join(core.name);
+        // What an earlier run has left must not be taken for this one's.
+        match std::fs::remove_dir_all(&into) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let (mut saved, answer) =
+            savecore.save_from(image.as_path(), &into, &[core.words, &["--keep"]].concat())?;
+        ensure!(saved.len() == 1, "savecore named {} cores; log: {}", saved.len(), answer.log.display());
+        let path = folder.join(format!("vmcore.{}", core.name));
+        std::fs::rename(saved.remove(0), &path).with_context(|| format!("cannot keep {}", path.display()))?;
+        cores.push(path);
+    }
+    Ok(cores)
+}
+
+/// Lets one tool judge all cores; gives its facts.
+fn judge(reader: Reader, readers: &Readers, crashed: &Crashed, cores: &[PathBuf]) -> Result<String> {
+    let for_all = || CORES.iter().zip(cores).filter(|(core, _)| core.for_all).map(|(_, path)| path.as_path());
+    match reader {
+        Reader::Crash => {
+            // It is the slowest of them: all at once.
+            let said = std::thread::scope(|scope| {
+                let threads: Vec<_> = [crashed.core.as_path()]
+                    .into_iter()
+                    .chain(for_all())
+                    .map(|core| scope.spawn(move || readers.crash(crashed, core)))
+                    .collect();
+                let said = threads.into_iter().map(|thread| thread.join().expect("it does not panic"));
+                said.collect::<Result<Vec<String>>>()
+            })?;
+            alike(&said, crashed, for_all())?;
+            Ok(format!("{} lines as from QEMU's core", said.first().map_or(0, |said| said.lines().count())))
+        }
+        Reader::Drgn => {
+            let all = cores.iter().map(PathBuf::as_path);
+            let said =
+                all.clone().map(|core| readers.drgn(crashed, core)).collect::<Result<Vec<String>>>()?;
+            let [first, others @ ..] = &said[..] else { return Ok(String::new()) };
+            for (core, other) in CORES.iter().skip(1).zip(others) {
+                same([CORES[0].name, core.name], [first, other])?;
+            }
+            Ok(format!("{} lines, alike for {} cores", first.lines().count(), said.len()))
+        }
+        Reader::Makedumpfile => {
+            let mut facts = Vec::new();
+            for core in for_all() {
+                let name = core.extension().unwrap_or_default().to_string_lossy();
+                let into = readers.folder.join(format!("refiltered.{name}"));
+                readers.makedumpfile(core, 31, &into)?;
+                let (kept, _) = readers.libkdumpfile(crashed, &into)?;
+                ensure!(kept > 0, "makedumpfile left nothing of {name}");
+                facts.push(kept);
+            }
+            ensure!(
+                facts.windows(2).all(|pair| pair[0] == pair[1]),
+                "makedumpfile keeps different numbers of pages: {facts:?}"
+            );
+            Ok(format!("-d 31 keeps {} pages of each", facts.first().copied().unwrap_or_default()))
+        }
+        Reader::Libkdumpfile => {
+            let pages = u64::from(MEMORY) << 8;
+            for core in cores {
+                let (compared, absent) = readers.libkdumpfile(crashed, core)?;
+                ensure!(
+                    (compared, absent) == (pages, 0),
+                    "{} has {compared} of {pages} pages",
+                    core.display()
+                );
+            }
+            Ok(format!("{pages} pages of {} cores equal the memory", cores.len()))
+        }
+    }
+}
+
+/// Whether the first text, from QEMU's core, and those from the others are the same.
+fn alike<'a>(said: &[String], crashed: &Crashed, cores: impl Iterator<Item = &'a Path>) -> Result<()> {
+    let [reference, others @ ..] = said else { return Ok(()) };
+    for (core, other) in cores.zip(others) {
+        let names = [crashed.core.as_path(), core].map(|path| path.display().to_string());
+        same([&names[0], &names[1]], [reference, other])?;
+    }
+    Ok(())
+}
