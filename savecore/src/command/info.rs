@@ -59,7 +59,7 @@ struct Result<'a> {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let opener = arguments.identity.read()?;
     let mut bar = Bar::new();
-    let names = arguments.targets.names();
+    let names = arguments.targets.names()?;
     let targets = Targets::open(&names, Access::Read, search(arguments.search), opener.as_ref(), &mut bar)?;
     let dumps = targets.dumps();
     printed(if arguments.json {

@@ -35,8 +35,8 @@ pub(crate) struct Arguments {
     /// What a dump is saved as
     #[arg(long, value_enum, default_value_t = FormatName::Elf)]
     format: FormatName,
-    /// How pages of a compressed kdump are packed
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = CompressionName::Zlib)]
+    /// How a kdump is compressed
+    #[arg(long, value_enum, default_value_t = CompressionName::Zlib)]
     compress: CompressionName,
     /// Threads that work on a core; as many as there are CPUs if not given
     #[arg(long, value_name = "N")]
@@ -81,28 +81,33 @@ pub(crate) enum FormatName {
     Raw,
 }
 
-/// How pages are packed, as arguments name it.
+impl FormatName {
+    pub(crate) fn format(self, compress: CompressionName) -> Format {
+        match self {
+            FormatName::Elf => Format::Elf,
+            FormatName::Kdump => Format::Kdump(compress.compression()),
+            FormatName::Raw => Format::Raw,
+        }
+    }
+}
+
+/// A compression, as arguments name it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum CompressionName {
-    /// Every reader knows it
+    /// As makedumpfile -c; every reader knows it
     Zlib,
-    /// Smaller and faster; crash 8.0 and makedumpfile 1.7 know it, if they were built with it
+    /// As makedumpfile -z; smaller, and faster to read
     Zstd,
-    /// Not at all
+    /// Pages as they are
     None,
 }
 
-impl FormatName {
-    pub(crate) fn format(self, compression: CompressionName) -> Format {
-        let compression = match compression {
+impl CompressionName {
+    pub(crate) fn compression(self) -> Compression {
+        match self {
             CompressionName::Zlib => Compression::Zlib,
             CompressionName::Zstd => Compression::Zstd,
             CompressionName::None => Compression::None,
-        };
-        match self {
-            FormatName::Elf => Format::Elf,
-            FormatName::Kdump => Format::Kdump(compression),
-            FormatName::Raw => Format::Raw,
         }
     }
 }
@@ -118,7 +123,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let mut bar = Bar::new();
     let access = if arguments.keep { Access::Read } else { Access::Harvest };
     let mut targets = Targets::open(
-        &arguments.targets.names(),
+        &arguments.targets.names()?,
         access,
         search(arguments.search),
         opener.as_ref(),

@@ -2,17 +2,20 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Context, bail};
 use savecore::Identity;
+use savecore::source::discover;
 use savecore::targets::{Opener, TargetName};
 
 use super::keys;
-use crate::output::warning;
+use crate::output::{count, warning};
 
 /// Several targets.
 #[derive(clap::Args)]
 pub(crate) struct TargetsArguments {
-    /// Block devices, image files, or disks; a dump that is striped over several needs all of them
-    #[arg(value_name = "TARGET", required = true)]
+    /// Block devices, image files, or disks; a dump that is striped over several needs all of them. All dump partitions of
+    /// this machine if none is given
+    #[arg(value_name = "TARGET")]
     targets: Vec<PathBuf>,
     /// Partition of each TARGET: its number, name or GUID
     #[arg(long, short, value_name = "N|NAME|GUID")]
@@ -20,11 +23,47 @@ pub(crate) struct TargetsArguments {
 }
 
 impl TargetsArguments {
-    /// The targets that were named.
-    pub(crate) fn names(&self) -> Vec<TargetName> {
+    /// The targets that were named, or all that this machine has.
+    ///
+    /// # Errors
+    /// If none was named, and there is none.
+    pub(crate) fn names(&self) -> anyhow::Result<Vec<TargetName>> {
+        if self.targets.is_empty() {
+            if self.partition.is_some() {
+                bail!("--partition needs a TARGET: the disk that the partition is on");
+            }
+            return found();
+        }
         let name = |path: &PathBuf| TargetName { path: path.clone(), partition: self.partition.clone() };
-        self.targets.iter().map(name).collect()
+        Ok(self.targets.iter().map(name).collect())
     }
+}
+
+/// All dump partitions of this machine; each once, though there be two ways to it.
+///
+/// # Errors
+/// If there is none.
+pub(crate) fn found() -> anyhow::Result<Vec<TargetName>> {
+    let discovery = discover().context("cannot look for dump partitions")?;
+    let twins: Vec<usize> = discovery.twins().into_iter().map(|(_, twin)| twin).collect();
+    for twin in &twins {
+        let twin = &discovery.found[*twin];
+        warning(&format!(
+            "{twin} has the same uuid as another dump partition and is left out: name it to use it"
+        ));
+    }
+    let singles = discovery.found.iter().enumerate().filter(|(index, _)| !twins.contains(index));
+    let names: Vec<TargetName> = singles
+        .map(|(_, found)| TargetName { path: found.path.clone(), partition: found.partition.clone() })
+        .collect();
+    if names.is_empty() {
+        let hidden = match discovery.unreadable.len() as u64 {
+            0 => String::new(),
+            number => format!(" ({} could not be looked at)", count(number, "device", "devices")),
+        };
+        bail!("no dump partition was found{hidden}: name a TARGET, or make one with `savecore format`");
+    }
+    Ok(names)
 }
 
 /// The key to encrypted dumps.

@@ -1,18 +1,26 @@
-//! The files of a crash's folder: the core or the copies, the kernel's log.
+//! The files of a crash's folder: the core or the copies, the kernel's log, what each CPU was doing.
 
+use dumpcore::format::BLOCK_SIZE;
+
+use super::saved::tables_warnings;
+use super::{Options, Saved};
 use crate::Error;
-use crate::core::{CoreOptions, Format, Sink, elf, kdump, raw};
-use crate::dump::{Dump, Part};
+use crate::backtrace::{Backtraces, Call, backtraces, build_id, find_kernel};
+use crate::core::{Format, Sink, elf, kdump, raw};
+use crate::dump::{Dump, Encryption, Part};
 use crate::source::Progress;
 use crate::store::Folder;
 use crate::targets::COPY;
 use crate::text::harmless;
 
-use super::Saved;
-use super::saved::tables_warnings;
-
 /// The kernel's log.
 pub(super) const LOG: &str = "dmesg.txt";
+
+/// What each CPU was doing.
+pub(super) const BACKTRACE: &str = "backtrace.txt";
+
+/// Functions of the CPU that crashed that `info.json` names, at most.
+const MAX_FUNCTIONS: usize = 32;
 
 /// The names of the core's files: one, but for raw copies of stripes.
 pub(super) fn core_names(dump: &Dump<'_>, format: Format) -> Vec<String> {
@@ -30,24 +38,29 @@ pub(super) fn core_names(dump: &Dump<'_>, format: Format) -> Vec<String> {
 }
 
 /// Bytes that the core takes in a store, at most; holes do not count.
-pub(super) fn room(dump: &Dump<'_>, format: Format) -> u64 {
-    let bytes = match format {
-        Format::Raw => dump.parts().iter().map(|part| part.found.blocks()).sum::<u64>().saturating_mul(4096),
-        Format::Elf => dump.pages().data.saturating_mul(4096),
-        // Where there can be none, nothing will be written.
-        Format::Kdump(_) => kdump::room(dump).unwrap_or(0),
+///
+/// # Errors
+/// If no core of that format can hold the dump.
+pub(super) fn room(dump: &Dump<'_>, format: Format) -> Result<u64, Error> {
+    let core = match format {
+        Format::Raw => {
+            let blocks: u64 = dump.parts().iter().map(|part| part.found.blocks()).sum();
+            blocks.saturating_mul(BLOCK_SIZE as u64)
+        }
+        Format::Elf => dump.pages().data.saturating_mul(BLOCK_SIZE as u64),
+        Format::Kdump(_) => kdump::room(dump)?,
     };
     // Headers and notes, and what else is in the folder.
-    bytes.saturating_add(dump.facts().log.len() as u64).saturating_add(1 << 20)
+    Ok(core.saturating_add(dump.facts().log.len() as u64).saturating_add(1 << 20))
 }
 
 /// Writes all of them.
 pub(super) fn write(
     dump: &Dump<'_>,
     format: Format,
-    options: &CoreOptions,
     names: &[String],
     folder: &mut dyn Folder,
+    options: &Options<'_>,
     saved: &mut Saved,
     progress: &mut dyn Progress,
 ) -> Result<(), String> {
@@ -56,7 +69,7 @@ pub(super) fn write(
         Format::Elf => {
             let mut written = None;
             file(folder, &names[0], &mut |sink| {
-                written = Some(elf::write(dump, options, sink, progress)?);
+                written = Some(elf::write(dump, &options.core, sink, progress)?);
                 Ok(())
             })?;
             if let Some(written) = written {
@@ -68,17 +81,56 @@ pub(super) fn write(
                 saved.warnings.extend(tables_warnings(&written));
             }
         }
-        Format::Kdump(compression) => file(folder, &names[0], &mut |sink| {
-            let written = kdump::write(dump, compression, options, sink, progress)?;
-            saved.bytes = Some(written.length);
-            Ok(())
-        })?,
+        Format::Kdump(compression) => {
+            let mut written = None;
+            file(folder, &names[0], &mut |sink| {
+                written = Some(kdump::write(dump, compression, &options.core, sink, progress)?);
+                Ok(())
+            })?;
+            saved.bytes = written.map(|written| written.length);
+        }
     }
     let log = &dump.facts().log;
     if !log.is_empty() {
         put(folder, LOG, &harmless(&String::from_utf8_lossy(log)))?;
     }
+    if let Some(backtraces) = trace(dump, options, saved) {
+        put(folder, BACKTRACE, &backtraces.to_string())?;
+    }
     Ok(())
+}
+
+/// Backtraces, if there is a kernel with symbols. What goes wrong with them costs nothing but them.
+fn trace(dump: &Dump<'_>, options: &Options<'_>, saved: &mut Saved) -> Option<Backtraces> {
+    if !matches!(dump.encryption(), Encryption::None | Encryption::Opened) {
+        return None;
+    }
+    let Some(kernel) = find_kernel(&build_id(dump), &options.kernels) else {
+        if !options.kernels.is_empty() {
+            saved
+                .warnings
+                .push("none of the kernels given is the one that crashed: no backtraces".to_owned());
+        }
+        return None;
+    };
+    match backtraces(dump, &kernel) {
+        Ok(backtraces) => {
+            saved.kernel = Some(backtraces.kernel.clone());
+            saved.frames = crashing_functions(&backtraces);
+            Some(backtraces)
+        }
+        Err(error) => {
+            saved.warnings.push(format!("no backtraces: {error}"));
+            None
+        }
+    }
+}
+
+/// The functions in which the CPU was that crashed, the innermost first.
+fn crashing_functions(backtraces: &Backtraces) -> Vec<String> {
+    let calls = backtraces.crashing().into_iter().flat_map(|cpu| cpu.calls());
+    let function = |(_, call): (_, Option<&Call>)| call.map(|call| call.function.clone());
+    calls.filter_map(function).take(MAX_FUNCTIONS).collect()
 }
 
 /// Writes a raw copy of each part of a dump.

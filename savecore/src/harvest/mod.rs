@@ -140,7 +140,7 @@ fn on(target: &str, error: Error) -> Error {
 fn writable(targets: &mut Targets, places: &[(usize, usize)], saved: &mut Saved) -> bool {
     for (target, _) in places {
         if let Err(error) = targets.targets[*target].make_writable() {
-            saved.kept_because = Some(format!("{error}; `savecore clear` frees it"));
+            saved.kept_because = Some(error.to_string());
             return false;
         }
     }
@@ -244,7 +244,7 @@ fn store_dump(
     };
     let names = files::core_names(dump, format);
     let core = names.first().map_or("", String::as_str);
-    let room = files::room(dump, format);
+    let room = files::room(dump, format).map_err(|error| error.to_string())?;
     let mut folder = match store.begin(&crash, core, Some(room)).map_err(|error| error.to_string())? {
         Begun::AlreadyThere(place) => {
             saved.already_there = true;
@@ -253,7 +253,7 @@ fn store_dump(
         }
         Begun::New(folder) => folder,
     };
-    files::write(dump, format, &options.core, &names, folder.as_mut(), saved, progress)?;
+    files::write(dump, format, &names, folder.as_mut(), options, saved, progress)?;
     let info = saved.info(options, &crash);
     let place: Place = folder.finish(&info).map_err(|error| error.to_string())?;
     saved.take_place(place, &names);

@@ -35,6 +35,10 @@ pub struct Saved {
     pub file: Option<String>,
     /// The kernel's log.
     pub log: Option<String>,
+    /// The ELF file of the kernel that the backtraces were made with; `None` if there are none.
+    pub kernel: Option<String>,
+    /// The functions in which the CPU was that crashed, the innermost first.
+    pub frames: Vec<String>,
     /// Raw copies, one of each stripe.
     pub copies: Vec<String>,
     /// Bytes of the core or the copies, holes included; `None` if they were there already.
@@ -76,6 +80,8 @@ impl Saved {
             format: "",
             file: None,
             log: None,
+            kernel: None,
+            frames: Vec::new(),
             copies: Vec::new(),
             bytes: None,
             virtual_segments: None,
@@ -120,6 +126,8 @@ impl Saved {
             "format": self.format,
             "on": self.on,
             "saved_at": crate::dump::now().map(|time| time.to_string()),
+            "kernel": self.kernel,
+            "frames": self.frames,
             "missing_tables": self.missing_tables,
             "unwalked": self.unwalked,
             "warnings": self.warnings,

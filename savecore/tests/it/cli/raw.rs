@@ -55,3 +55,22 @@ fn a_raw_copy_is_not_copied_again() {
     assert!(stderr.contains("it is a raw copy already: --format elf makes a core of it"), "{stderr}");
     assert!(place.crashes("out").is_empty());
 }
+
+#[test]
+fn a_kdump_is_saved_in_each_compression_and_without_a_target_all_partitions_are_meant() {
+    let place = Place::new();
+    let image = place.image("image", &with_dump(&Machine::small()));
+    let mut lengths = Vec::new();
+    for compress in ["zlib", "zstd", "none"] {
+        save(&place, &image, compress, &["--format", "kdump", "--compress", compress, "--keep"]);
+        let files = place.cores(compress);
+        let names: Vec<_> = files.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, ["dmesg.txt", "vmcore.kdump"]);
+        let bytes = fs::read(&files[1]).unwrap();
+        assert!(bytes.starts_with(b"KDUMP   "));
+        lengths.push(bytes.len());
+    }
+    assert!(lengths[0] <= lengths[2] && lengths[1] <= lengths[2], "{lengths:?}");
+    let (code, _, stderr) = run(["save", "-o", &place.out(), "--partition", "3"]);
+    assert_eq!((code, stderr.contains("--partition needs a TARGET")), (2, true), "{stderr}");
+}
