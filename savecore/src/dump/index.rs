@@ -145,7 +145,7 @@ impl PageRun {
     }
 
     /// Appends `next` if it goes on where this run ends.
-    fn join(&mut self, next: &PageRun) -> bool {
+    pub(super) fn join(&mut self, next: &PageRun) -> bool {
         let joins = self.end() == next.pfn
             && self.fate == next.fate
             && self.class == next.class

@@ -20,7 +20,7 @@ mod walk;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use dumpcore::format::chunk::{ChunkHeader, ChunkKind, RunKind};
+use dumpcore::format::chunk::{ChunkHeader, ChunkKind};
 use dumpcore::format::header::{Arch, Status};
 use dumpcore::format::note::RangeKind;
 use dumpcore::format::{Block, Uuid};
@@ -30,9 +30,9 @@ use crate::identity::is_authentic;
 use crate::partition::{Ending, Found, Partition, chunk_at};
 use crate::source::{Progress, Reader, Source};
 use cache::Cache;
-use chunk::{Chunk, Lock, Room, State};
+use chunk::{Lock, State};
 use damage::{Damages, Indices, Missings};
-use walk::{Step, walk};
+use walk::{Checked, Step, walk};
 
 pub(crate) use bulk::{Bulk, Want};
 pub use chunk::Condition;
@@ -542,30 +542,31 @@ impl Reading {
 
     fn of(parts: &[Part<'_>], lock: &Lock, progress: &mut dyn Progress) -> Result<Reading, Encrypted> {
         let mut reading = Reading::new(parts);
-        let mut room = Room::new();
         progress.begin("checking the dump", parts.iter().map(|part| part.found.blocks()).sum());
         for (number, part) in (0..).zip(parts) {
             let (mut chunks, mut damage) = (0, Damages::new(&part.found));
-            walk(part, lock, &mut |step| {
-                match step {
-                    Step::Chunk(chunk) if chunk.header.is_sealed() && matches!(lock, Lock::Open) => {
-                        return Err(Encrypted);
-                    }
-                    Step::Chunk(chunk) => {
-                        let tampered = chunk.state == State::Tampered;
-                        chunks += u64::from(!tampered);
-                        reading.chunk(number, chunk, &mut room);
-                        damage
-                            .push(chunk.block, if tampered { Condition::Tampered } else { Condition::Good });
-                        for (block, condition) in (chunk.block + 1..).zip(&chunk.conditions) {
-                            let good = *condition == Condition::Good;
-                            damage
-                                .push(block, if good && tampered { Condition::Tampered } else { *condition });
+            walk(part, lock, &mut |seen| {
+                for step in seen.steps {
+                    let chunk = match step {
+                        Step::Gap { block, condition } => {
+                            damage.push(block, condition);
+                            continue;
                         }
+                        Step::Chunk(chunk) if chunk.sealed && matches!(lock, Lock::Open) => {
+                            return Err(Encrypted);
+                        }
+                        Step::Chunk(chunk) => chunk,
+                    };
+                    let tampered = chunk.state == State::Tampered;
+                    chunks += u64::from(!tampered);
+                    damage.push(chunk.block, if tampered { Condition::Tampered } else { Condition::Good });
+                    for (block, condition) in (chunk.block + 1..).zip(&chunk.conditions) {
+                        let good = *condition == Condition::Good;
+                        damage.push(block, if good && tampered { Condition::Tampered } else { *condition });
                     }
-                    Step::Gap { block, condition } => damage.push(block, condition),
-                    Step::Done { blocks } => progress.advance(blocks),
+                    reading.chunk(number, *chunk);
                 }
+                progress.advance(seen.blocks);
                 Ok(())
             })?;
             if let Some(slot) = reading.parts.get_mut(number as usize) {
@@ -576,44 +577,35 @@ impl Reading {
         Ok(reading)
     }
 
-    fn chunk(&mut self, part: u32, chunk: &mut Chunk<&mut [Block]>, room: &mut Room) {
-        self.opened |= chunk.header.is_sealed() && chunk.state == State::Readable;
+    fn chunk(&mut self, part: u32, chunk: Checked) {
+        self.opened |= chunk.sealed && chunk.state == State::Readable;
         if chunk.state != State::Tampered {
-            self.indices.insert(chunk.header.index.get());
+            self.indices.insert(chunk.index);
         }
-        match (chunk.header.kind(), chunk.state) {
+        match (chunk.kind, chunk.state) {
             (ChunkKind::Notes, State::Sealed) => self.notes.sealed(),
             (ChunkKind::Notes, State::Readable) => {
-                for index in 0..chunk.conditions.len() {
-                    self.notes.block(chunk.bytes(index));
+                for block in &chunk.notes {
+                    self.notes.block(block.as_deref());
                 }
                 self.notes.chunk_end();
             }
             (ChunkKind::Notes, State::Torn | State::Tampered) => self.notes.lost(),
-            (ChunkKind::Memory, _) => self.memory(part, chunk, room),
+            (ChunkKind::Memory, _) => self.memory(part, &chunk),
         }
     }
 
-    fn memory(&mut self, part: u32, chunk: &mut Chunk<&mut [Block]>, room: &mut Room) {
-        let pages = chunk.data_pages();
-        let first = self.builder.chunk(part, chunk.block, chunk.header.crc.get(), pages);
+    fn memory(&mut self, part: u32, chunk: &Checked) {
+        let first = self.builder.chunk(part, chunk.block, chunk.crc, chunk.pages);
         let place = first.unwrap_or(0);
-        let lost = chunk.lost();
-        for run in chunk.header.runs().iter().filter(|run| run.kind() != RunKind::Data) {
-            let fate = lost.unwrap_or(Fate::of(run.kind()));
-            let (pfn, count) = (run.pfn.get(), run.count.get().into());
-            self.builder.push(PageRun { pfn, count, fate, class: run.class(), place });
+        for run in &chunk.others {
+            self.builder.push(PageRun { place, ..*run });
         }
         if first.is_none() {
-            return self.builder.drop_pages(pages);
+            return self.builder.drop_pages(chunk.pages);
         }
-        let builder = &mut self.builder;
-        let done: Result<(), std::convert::Infallible> = chunk.pieces(room, &mut |piece| {
-            let fate = piece.bytes.map_or_else(|fate| fate, |_| Fate::Data);
-            let (pfn, count, class) = (piece.pfn, piece.count, piece.class);
-            builder.push(PageRun { pfn, count, fate, class, place: place + piece.first });
-            Ok(())
-        });
-        let Ok(()) = done;
+        for run in &chunk.data {
+            self.builder.push(PageRun { place: place + run.place, ..*run });
+        }
     }
 }

@@ -1,18 +1,38 @@
 //! Walks over the blocks of a dump, chunk by chunk, around whatever is damaged.
+//!
+//! Where a chunk begins is told by the one before, so the walk itself goes from front to back, a stretch of blocks at a
+//! time. What the blocks of a stretch hold is looked at on several threads.
 
-use dumpcore::format::chunk::MAX_PAYLOAD_BLOCKS;
+use dumpcore::format::chunk::{ChunkHeader, ChunkKind, MAX_PAYLOAD_BLOCKS, RunKind};
 use dumpcore::format::frame::Kind;
 use dumpcore::format::{BLOCK_SIZE, Block, pattern};
 
-use super::chunk::{Chunk, Condition, Lock};
+use super::chunk::{Chunk, Condition, Lock, Room, State};
+use super::index::{Fate, PageRun};
 use super::stripes::Part;
+use crate::parallel::Line;
 use crate::partition::{Ending, chunk_at, other_version};
-use crate::source::{Reader, read_around};
+use crate::processors;
+use crate::source::{Unreadable, read_around};
+
+/// Blocks that are read together: four full chunks, 2 MiB.
+const STRETCH: usize = 4 * (1 + MAX_PAYLOAD_BLOCKS);
+
+/// Threads that are used, at most: each takes 2.5 MiB.
+const MAX_THREADS: u64 = 16;
+
+/// What a stretch of blocks holds.
+pub(super) struct Seen {
+    /// In the order of the blocks.
+    pub(super) steps: Vec<Step>,
+    /// How many blocks these are.
+    pub(super) blocks: u64,
+}
 
 /// A step of the walk.
-pub(super) enum Step<'a> {
+pub(super) enum Step {
     /// A chunk.
-    Chunk(&'a mut Chunk<&'a mut [Block]>),
+    Chunk(Box<Checked>),
     /// A block where a chunk's or the dump's header should stand, and does not.
     Gap {
         /// Which.
@@ -20,65 +40,192 @@ pub(super) enum Step<'a> {
         /// What it is.
         condition: Condition,
     },
-    /// Blocks that are done; for showing progress.
-    Done {
-        /// How many.
-        blocks: u64,
-    },
 }
 
-/// Walks over a dump and tells `visit` what it meets, in the order of the blocks.
+/// A chunk that was checked, opened and unpacked, without the pages' bytes.
+pub(super) struct Checked {
+    /// The block of its header.
+    pub(super) block: u64,
+    /// The checksum of its header.
+    pub(super) crc: u32,
+    /// Its number in the dump.
+    pub(super) index: u64,
+    /// What it carries.
+    pub(super) kind: ChunkKind,
+    /// Whether it is encrypted.
+    pub(super) sealed: bool,
+    /// What may be done with it.
+    pub(super) state: State,
+    /// What its payload blocks are.
+    pub(super) conditions: Vec<Condition>,
+    /// Pages whose bytes should be in the payload.
+    pub(super) pages: u64,
+    /// Runs of other pages; their place is 0.
+    pub(super) others: Vec<PageRun>,
+    /// What became of the pages whose bytes should be in the payload; their places are counted from the chunk's first.
+    pub(super) data: Vec<PageRun>,
+    /// For each payload block of notes, its used bytes if they are known.
+    pub(super) notes: Vec<Option<Vec<u8>>>,
+}
+
+/// Walks over a part of a dump and tells `visit` what it meets, in the order of the blocks.
 ///
 /// # Errors
 /// The first error of `visit`. What cannot be read is a step, not an error.
 pub(super) fn walk<E>(
     part: &Part<'_>,
     lock: &Lock,
-    visit: &mut dyn FnMut(Step<'_>) -> Result<(), E>,
+    visit: &mut dyn FnMut(Seen) -> Result<(), E>,
 ) -> Result<(), E> {
-    let (found, uuid) = (&part.found, &part.uuid);
-    let mut reader = Reader::new(part.source);
-    let mut room = vec![[0; BLOCK_SIZE]; MAX_PAYLOAD_BLOCKS];
-    let nonce = found.header.nonce.get();
+    let found = &part.found;
     let mut at = found.first;
     if found.ending != Ending::BothLost {
         // The front header, or where it should be; that it is lost is known from `found.ending`.
-        visit(Step::Done { blocks: 1 })?;
+        visit(Seen { steps: Vec::new(), blocks: 1 })?;
         at += 1;
     }
-    while at < found.end {
-        let from = at;
-        let read = reader.block(at);
-        let chunk = read.as_ref().ok().and_then(|block| chunk_at(block, nonce, at));
-        // The reader's window moves on while the header is still needed.
-        let chunk = chunk.map(|chunk| Box::new(chunk.clone()));
-        match (chunk, read) {
-            (Some(header), _) => {
-                let payload = room.get_mut(..header.sums().len()).unwrap_or_default();
-                let there = (found.end - at - 1).min(payload.len() as u64) as usize;
-                let unreadable = read_around(part.source, at + 1, &mut payload[..there]);
-                let mut chunk = Chunk::check(part, at, header, payload, &unreadable, lock);
-                at = found.end.min(at + 1 + u64::from(chunk.header.payload_blocks.get()));
-                visit(Step::Chunk(&mut chunk))?;
-            }
-            (None, Ok(block)) => {
-                let is_end = at + 1 == found.end && Kind::of(block) == Some(Kind::Back);
-                if !is_end {
-                    let condition = if pattern::matches(block, uuid, at) {
-                        Condition::NotWritten
-                    } else {
-                        other_version(block).map_or(Condition::Damaged, Condition::OtherVersion)
-                    };
-                    visit(Step::Gap { block: at, condition })?;
-                }
-                at += 1;
-            }
-            (None, Err(_)) => {
-                visit(Step::Gap { block: at, condition: Condition::Unreadable })?;
-                at += 1;
-            }
+    let stretches = found.blocks() / STRETCH as u64;
+    let threads = (processors() as u64).min(stretches).min(MAX_THREADS) as usize;
+    let line = Line {
+        state: &Eyes::new,
+        next: &mut |eyes: &mut Eyes| {
+            let stretch = stretch(part, at, &mut eyes.blocks)?;
+            at = stretch.end;
+            Some(stretch)
+        },
+        work: &|eyes: &mut Eyes, stretch| eyes.look(part, lock, &stretch),
+    };
+    line.run(threads, visit)
+}
+
+/// Blocks that were read together; the next ones begin with a chunk's header, as these do, or where there is none.
+struct Stretch {
+    first: u64,
+    /// The first block behind them.
+    end: u64,
+    /// The blocks of the chunks' headers.
+    chunks: Vec<u64>,
+    unreadable: Unreadable,
+}
+
+/// Reads the next stretch.
+fn stretch(part: &Part<'_>, first: u64, blocks: &mut [Block]) -> Option<Stretch> {
+    let length = part.found.end.checked_sub(first).filter(|left| *left > 0)?.min(STRETCH as u64);
+    let blocks = blocks.get_mut(..length as usize)?;
+    let unreadable = read_around(part.source, first, blocks);
+    let nonce = part.found.header.nonce.get();
+    let mut chunks = Vec::new();
+    let mut at = first;
+    while let Some(block) = blocks.get((at - first) as usize) {
+        let chunk = chunk_at(block, nonce, at).filter(|_| !unreadable.holds(at));
+        let Some(chunk) = chunk else {
+            at += 1;
+            continue;
+        };
+        // One that reaches over the dump's end is as much as there is of it.
+        let end = part.found.end.min(at + 1 + u64::from(chunk.payload_blocks.get()));
+        if end > first + length {
+            break;
         }
-        visit(Step::Done { blocks: at - from })?;
+        chunks.push(at);
+        at = end;
     }
-    Ok(())
+    Some(Stretch { first, end: at, chunks, unreadable })
+}
+
+/// What a thread looks at blocks with.
+struct Eyes {
+    /// The stretch, and room for what of its last chunk lies behind the dump's end.
+    blocks: Vec<Block>,
+    room: Room,
+}
+
+impl Eyes {
+    fn new() -> Eyes {
+        Eyes { blocks: vec![[0; BLOCK_SIZE]; STRETCH + MAX_PAYLOAD_BLOCKS], room: Room::new() }
+    }
+
+    fn look(&mut self, part: &Part<'_>, lock: &Lock, stretch: &Stretch) -> Seen {
+        let mut steps = Vec::new();
+        let mut at = stretch.first;
+        let mut chunks = stretch.chunks.iter();
+        loop {
+            let chunk = chunks.next();
+            for number in at..chunk.copied().unwrap_or(stretch.end) {
+                let block = self.blocks.get((number - stretch.first) as usize);
+                let condition = block.and_then(|block| gap(part, number, block, &stretch.unreadable));
+                steps.extend(condition.map(|condition| Step::Gap { block: number, condition }));
+            }
+            let Some(block) = chunk.copied() else { break };
+            let checked = self.chunk(part, lock, stretch, block);
+            let payload = checked.as_ref().map_or(0, |checked| checked.conditions.len() as u64);
+            steps.extend(checked.map(|checked| Step::Chunk(Box::new(checked))));
+            at = block + 1 + payload;
+        }
+        Seen { steps, blocks: stretch.end - stretch.first }
+    }
+
+    fn chunk(&mut self, part: &Part<'_>, lock: &Lock, stretch: &Stretch, block: u64) -> Option<Checked> {
+        let behind = self.blocks.get_mut((block - stretch.first) as usize..)?;
+        let (header, payload) = behind.split_first_mut()?;
+        let header = Box::new(ChunkHeader::of(header)?.clone());
+        let payload = payload.get_mut(..header.sums().len())?;
+        let mut chunk = Chunk::check(part, block, header, payload, &stretch.unreadable, lock);
+        let is_memory = chunk.header.kind() == ChunkKind::Memory;
+        let mut checked = Checked {
+            block,
+            crc: chunk.header.crc.get(),
+            index: chunk.header.index.get(),
+            kind: chunk.header.kind(),
+            sealed: chunk.header.is_sealed(),
+            state: chunk.state,
+            conditions: Vec::new(),
+            pages: chunk.data_pages(),
+            others: Vec::new(),
+            data: Vec::new(),
+            notes: Vec::new(),
+        };
+        if is_memory {
+            for run in chunk.header.runs().iter().filter(|run| run.kind() != RunKind::Data) {
+                let fate = chunk.lost().unwrap_or(Fate::of(run.kind()));
+                let (pfn, count) = (run.pfn.get(), run.count.get().into());
+                push(&mut checked.others, PageRun { pfn, count, fate, class: run.class(), place: 0 });
+            }
+            let data = &mut checked.data;
+            let done: Result<(), std::convert::Infallible> = chunk.pieces(&mut self.room, &mut |piece| {
+                let fate = piece.bytes.map_or_else(|fate| fate, |_| Fate::Data);
+                let (pfn, count, class) = (piece.pfn, piece.count, piece.class);
+                push(data, PageRun { pfn, count, fate, class, place: piece.first });
+                Ok(())
+            });
+            let Ok(()) = done;
+        } else {
+            let known = (0..chunk.conditions.len()).map(|index| chunk.bytes(index).map(<[u8]>::to_vec));
+            checked.notes = known.collect();
+        }
+        checked.conditions = chunk.conditions;
+        Some(checked)
+    }
+}
+
+/// Appends a run, as a part of the last if it goes on there.
+fn push(runs: &mut Vec<PageRun>, run: PageRun) {
+    if !runs.last_mut().is_some_and(|last| last.join(&run)) {
+        runs.push(run);
+    }
+}
+
+/// What a block is that is no part of a chunk; `None` for the back header.
+fn gap(part: &Part<'_>, number: u64, block: &Block, unreadable: &Unreadable) -> Option<Condition> {
+    if unreadable.holds(number) {
+        return Some(Condition::Unreadable);
+    }
+    if number + 1 == part.found.end && Kind::of(block) == Some(Kind::Back) {
+        return None;
+    }
+    Some(if pattern::matches(block, &part.uuid, number) {
+        Condition::NotWritten
+    } else {
+        other_version(block).map_or(Condition::Damaged, Condition::OtherVersion)
+    })
 }
