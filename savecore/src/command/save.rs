@@ -113,7 +113,8 @@ impl CompressionName {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
-    let limits = Limits { min_free: arguments.min_free.as_u64(), max_kept: arguments.max_kept };
+    let limits =
+        Limits { min_free: arguments.min_free.as_u64(), max_kept: arguments.max_kept, ..Limits::default() };
     if arguments.max_kept == Some(0) {
         bail!("--max-kept must be at least 1: what was just saved is kept");
     }

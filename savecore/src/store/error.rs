@@ -5,6 +5,13 @@ use std::io;
 
 use bytesize::ByteSize;
 
+/// The kinds of stores that there are.
+const KINDS: &str = if cfg!(feature = "object-store") {
+    "a directory, s3://, gs:// or az://"
+} else {
+    "a directory; it was built without object stores"
+};
+
 /// Why something could not be stored.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -44,8 +51,20 @@ pub enum StoreError {
         /// Which.
         path: String,
     },
+    /// An object store said no, or nothing.
+    #[error("cannot {what} {place}: {why}; {next}")]
+    Remote {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        place: String,
+        /// Why not.
+        why: String,
+        /// What to do.
+        next: &'static str,
+    },
     /// A URL of an unknown kind.
-    #[error("{scheme}:// is not a kind of store that this savecore knows: give a directory")]
+    #[error("{scheme}:// is not a kind of store that this savecore knows: give {KINDS}")]
     Scheme {
         /// What stands in front of `://`.
         scheme: String,

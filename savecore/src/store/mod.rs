@@ -6,9 +6,12 @@
 mod directory;
 mod error;
 mod names;
+#[cfg(feature = "object-store")]
+mod object;
 mod record;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -41,6 +44,10 @@ pub struct Limits {
     pub min_free: u64,
     /// Crashes that a directory keeps, at least one: the ones saved longest ago are removed once a new one is safe.
     pub max_kept: Option<u32>,
+    /// How long an object store that does not answer is tried; 3 minutes if not said.
+    pub patience: Option<Duration>,
+    /// Where it is kept how far uploads are; the first of `$STATE_DIRECTORY`, or `/var/lib/savecore`, if not said.
+    pub state: Option<PathBuf>,
 }
 
 /// Where crashes go.
@@ -97,13 +104,30 @@ pub struct Place {
     pub remarks: Vec<String>,
 }
 
-/// Opens a store: a directory that exists, or a URL.
+/// Opens a store: a directory that exists, or a URL: `s3://`, `gs://` or `az://`, a bucket or container, and a prefix. Settings
+/// and credentials for the latter are taken from the environment (`AWS_…`, `GOOGLE_…`, `AZURE_…`).
 ///
 /// # Errors
-/// If it is not there, or of a kind that is not known here.
+/// If a directory is not there, or the URL or the settings make no sense. An object store is first asked when a crash is
+/// begun.
 pub fn open(destination: &str, limits: &Limits) -> Result<Box<dyn Store>, StoreError> {
-    if let Some((scheme, _)) = destination.split_once("://") {
-        return Err(StoreError::Scheme { scheme: names::harmless(scheme) });
+    if destination.contains("://") {
+        return open_url(destination, limits);
     }
     Ok(Box::new(directory::Directory::open(Path::new(destination), limits)?))
+}
+
+#[cfg(feature = "object-store")]
+fn open_url(destination: &str, limits: &Limits) -> Result<Box<dyn Store>, StoreError> {
+    let variables = std::env::vars_os();
+    let environment: Vec<(String, String)> = variables
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    Ok(Box::new(object::Objects::open(destination, limits, &environment)?))
+}
+
+#[cfg(not(feature = "object-store"))]
+fn open_url(destination: &str, _limits: &Limits) -> Result<Box<dyn Store>, StoreError> {
+    let (scheme, _) = destination.split_once("://").unwrap_or((destination, ""));
+    Err(StoreError::Scheme { scheme: names::harmless(scheme) })
 }

@@ -1,0 +1,374 @@
+//! One bucket or container of an object store, and how to talk to it from code that waits.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path;
+use object_store::{
+    BackoffConfig, ClientOptions, Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    RetryConfig,
+};
+use tokio::runtime::Runtime;
+
+use super::super::error::StoreError;
+use super::super::record;
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A request may take so many times as long as a server that does not answer is tried: on a slow line several parts are on
+/// their way for long.
+const SLOW: u32 = 4;
+/// The longest pause between two tries.
+const MAX_PAUSE: Duration = Duration::from_secs(15);
+/// Tries of a part that arrived as something else, or was refused in another way that trying again may mend.
+const PART_TRIES: u32 = 3;
+
+/// Both sides of a store.
+trait Both: ObjectStore + MultipartStore {}
+impl<T: ObjectStore + MultipartStore> Both for T {}
+
+/// One bucket or container.
+pub(super) struct Remote {
+    /// Private to the store, so that nobody above has to know of it.
+    pub(super) runtime: Runtime,
+    store: Arc<dyn Both>,
+    /// Scheme and bucket, without a slash at the end.
+    pub(super) bucket: String,
+    patience: Duration,
+}
+
+/// The part of a remote that uploads parts, from any thread.
+#[derive(Clone)]
+pub(super) struct PartSender {
+    store: Arc<dyn Both>,
+    patience: Duration,
+}
+
+/// What was read of a small object.
+pub(super) enum Found {
+    Nothing,
+    Bytes(Vec<u8>),
+}
+
+impl Remote {
+    /// Prepares to talk to a bucket, with the settings and credentials in `environment`. Gives what follows the bucket in
+    /// the URL, too.
+    pub(super) fn open(
+        destination: &str,
+        environment: &[(String, String)],
+        patience: Duration,
+    ) -> Result<(Remote, String), StoreError> {
+        let unusable = |why: String| StoreError::Remote {
+            what: "use",
+            place: destination.to_owned(),
+            why,
+            next: "check the URL and the settings in the environment",
+        };
+        let (scheme, rest) = destination.split_once("://").unwrap_or(("", destination));
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() {
+            return Err(unusable("it names no bucket".to_owned()));
+        }
+        let retry = RetryConfig {
+            backoff: BackoffConfig { max_backoff: MAX_PAUSE, ..BackoffConfig::default() },
+            // The time decides.
+            max_retries: usize::MAX,
+            retry_timeout: patience,
+        };
+        let client =
+            ClientOptions::new().with_connect_timeout(CONNECT.min(patience)).with_timeout(patience * SLOW);
+        let settings = |prefix: &'static str| {
+            environment
+                .iter()
+                .filter(move |(key, _)| key.starts_with(prefix))
+                .map(|(key, value)| (key.to_ascii_lowercase(), value.clone()))
+        };
+        let store: Result<Arc<dyn Both>, Error> = match scheme {
+            "s3" => {
+                // Every part and file is checked by the server before it takes it.
+                let mut builder = AmazonS3Builder::new()
+                    .with_client_options(client)
+                    .with_retry(retry)
+                    .with_checksum_algorithm(Checksum::SHA256);
+                for (key, value) in settings("AWS_") {
+                    if let Ok(key) = key.parse() {
+                        builder = builder.with_config(key, value);
+                    }
+                }
+                if builder.get_config_value(&AmazonS3ConfigKey::Region).is_none() {
+                    builder = builder.with_region("us-east-1");
+                }
+                builder.with_bucket_name(bucket).build().map(|store| Arc::new(store) as _)
+            }
+            "gs" => {
+                let mut builder =
+                    GoogleCloudStorageBuilder::new().with_client_options(client).with_retry(retry);
+                for (key, value) in settings("GOOGLE_").chain(settings("SERVICE_ACCOUNT")) {
+                    if let Ok(key) = key.parse() {
+                        builder = builder.with_config(key, value);
+                    }
+                }
+                builder.with_bucket_name(bucket).build().map(|store| Arc::new(store) as _)
+            }
+            "az" => {
+                let mut builder = MicrosoftAzureBuilder::new().with_client_options(client).with_retry(retry);
+                for (key, value) in settings("AZURE_").chain(settings("IDENTITY_ENDPOINT")) {
+                    if let Ok(key) = key.parse() {
+                        builder = builder.with_config(key, value);
+                    }
+                }
+                builder.with_container_name(bucket).build().map(|store| Arc::new(store) as _)
+            }
+            _ => return Err(StoreError::Scheme { scheme: super::names::harmless(scheme) }),
+        };
+        let store = store.map_err(|error| unusable(reason(&error)))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(|error| unusable(error.to_string()))?;
+        let bucket = format!("{scheme}://{bucket}");
+        Ok((Remote { runtime, store, bucket, patience }, prefix.to_owned()))
+    }
+
+    /// An object as messages name it.
+    pub(super) fn shown(&self, path: &Path) -> String {
+        format!("{}/{path}", self.bucket)
+    }
+
+    /// Makes the error of something that was tried on an object.
+    pub(super) fn failed(&self, what: &'static str, path: &Path) -> impl FnOnce(Error) -> StoreError {
+        let place = self.shown(path);
+        move |error| {
+            let next = match error {
+                Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+                    "check the credentials in the environment"
+                }
+                _ => "try again: what was uploaded counts",
+            };
+            StoreError::Remote { what, place, why: reason(&error), next }
+        }
+    }
+
+    /// Reads a small object.
+    pub(super) fn get(&self, path: &Path) -> Result<Found, StoreError> {
+        let read = async {
+            let got = self.store.get(path).await?;
+            if got.meta.size > record::MAX_BYTES {
+                return Ok(Found::Bytes(Vec::new()));
+            }
+            Ok(Found::Bytes(got.bytes().await?.into()))
+        };
+        match self.runtime.block_on(read) {
+            Err(Error::NotFound { source, .. }) if !tells_of_bucket(&source.to_string()) => {
+                Ok(Found::Nothing)
+            }
+            result => result.map_err(self.failed("read", path)),
+        }
+    }
+
+    /// The length of an object; `None` if there is none.
+    pub(super) fn length(&self, path: &Path) -> Result<Option<u64>, StoreError> {
+        match self.runtime.block_on(self.store.head(path)) {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("look at", path)(error)),
+        }
+    }
+
+    /// Writes an object in one piece.
+    pub(super) fn put(&self, path: &Path, bytes: Vec<u8>) -> Result<(), StoreError> {
+        let payload = PutPayload::from(bytes);
+        let mut tries = Tries::new(self.patience);
+        loop {
+            match self.runtime.block_on(self.store.put(path, payload.clone())) {
+                Ok(_) => return Ok(()),
+                Err(error) if tries.is_over(&error) => return Err(self.failed("write", path)(error)),
+                Err(_) => self.runtime.block_on(tries.pause()),
+            }
+        }
+    }
+
+    /// Writes an object unless there is one; says whether it did. A store that cannot tell at once is asked first.
+    pub(super) fn put_new(&self, path: &Path, bytes: Vec<u8>) -> Result<bool, StoreError> {
+        let options = PutOptions::from(PutMode::Create);
+        let put = self.store.put_opts(path, PutPayload::from(bytes.clone()), options);
+        match self.runtime.block_on(put) {
+            Ok(_) => Ok(true),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
+            Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
+                if self.length(path)?.is_some() {
+                    return Ok(false);
+                }
+                self.put(path, bytes).map(|()| true)
+            }
+            Err(error) => Err(self.failed("write", path)(error)),
+        }
+    }
+
+    pub(super) fn delete(&self, path: &Path) -> Result<(), StoreError> {
+        match self.runtime.block_on(self.store.delete(path)) {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed("remove", path)(error)),
+        }
+    }
+
+    pub(super) fn begin_upload(&self, path: &Path) -> Result<String, StoreError> {
+        self.runtime
+            .block_on(self.store.create_multipart(path))
+            .map_err(self.failed("begin the upload of", path))
+    }
+
+    /// Forgets the parts of an upload. That it fails harms nobody: stores clear such things away by rules of their own.
+    pub(super) fn abort_upload(&self, path: &Path, upload: &str) {
+        let _ = self.runtime.block_on(self.store.abort_multipart(path, &upload.to_owned()));
+    }
+
+    /// Puts an upload's parts together.
+    pub(super) fn complete_upload(&self, path: &Path, upload: &str, parts: Vec<String>) -> Result<(), Error> {
+        let parts = parts.into_iter().map(|content_id| PartId { content_id }).collect();
+        self.runtime.block_on(self.store.complete_multipart(path, &upload.to_owned(), parts)).map(|_| ())
+    }
+
+    pub(super) fn sender(&self) -> PartSender {
+        PartSender { store: Arc::clone(&self.store), patience: self.patience }
+    }
+}
+
+impl PartSender {
+    /// Uploads a part; gives what the store calls it.
+    pub(super) async fn send(
+        &self,
+        path: &Path,
+        upload: &str,
+        index: u64,
+        payload: PutPayload,
+    ) -> Result<String, Error> {
+        let mut tries = Tries::new(self.patience);
+        let upload = upload.to_owned();
+        loop {
+            match self.store.put_part(path, &upload, index as usize, payload.clone()).await {
+                Ok(part) => return Ok(part.content_id),
+                Err(error) if tries.is_over(&error) => return Err(error),
+                Err(_) => tries.pause().await,
+            }
+        }
+    }
+}
+
+/// How often something was tried that the server refused as damaged. What lies with the server or the way to it is tried
+/// again below, and its time is over when it comes here.
+struct Tries {
+    left: u32,
+    until: Instant,
+}
+
+impl Tries {
+    fn new(patience: Duration) -> Tries {
+        Tries { left: PART_TRIES - 1, until: Instant::now() + patience }
+    }
+
+    fn is_over(&mut self, error: &Error) -> bool {
+        let may_mend = matches!(error, Error::Generic { .. }) && !is_lost(error);
+        if !may_mend || self.left == 0 || Instant::now() >= self.until {
+            return true;
+        }
+        self.left -= 1;
+        false
+    }
+
+    async fn pause(&self) {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Whether the store knows nothing of an upload, because it was aborted, finished, or too old.
+pub(super) fn is_lost(error: &Error) -> bool {
+    matches!(error, Error::NotFound { .. }) || told(error).contains("NoSuchUpload")
+}
+
+/// Whether the store understood and said no, to who asks or to what is asked.
+pub(super) fn is_refusal(error: &Error) -> bool {
+    let no = matches!(
+        error,
+        Error::PermissionDenied { .. } | Error::Precondition { .. } | Error::AlreadyExists { .. }
+    );
+    no || ["InvalidPart", "InvalidRequest", "InvalidBlock"].iter().any(|word| told(error).contains(word))
+}
+
+fn tells_of_bucket(text: &str) -> bool {
+    ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"]
+        .iter()
+        .any(|word| text.contains(word))
+}
+
+/// All that an error and its causes say.
+fn told(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Why something failed, in a few words on one line: what the server said, or else the last cause.
+fn reason(error: &Error) -> String {
+    let text = told(error);
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        Some(rest.split_once("</")?.0.to_owned())
+    };
+    let mut last: &dyn std::error::Error = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    let why = match (element("Code"), element("Message")) {
+        (Some(code), Some(message)) => format!("the server says {code}, {message}"),
+        (Some(code), None) => format!("the server says {code}"),
+        _ => last.to_string(),
+    };
+    one_line(&why)
+}
+
+/// Text of a server's without what a terminal would obey, and not too long.
+fn one_line(text: &str) -> String {
+    const MOST: usize = 240;
+    let words: Vec<&str> = text.split(|character: char| character.is_control() || character == ' ').collect();
+    let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    let line = words.join(" ");
+    let line = line.trim_end_matches(['.', ':']);
+    match line.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_a_server_says_is_one_short_line(text: String) {
+            let line = one_line(&text);
+            prop_assert!(!line.chars().any(char::is_control));
+            prop_assert!(line.chars().count() <= 241);
+        }
+    }
+
+    #[test]
+    fn what_the_server_says_is_the_reason() {
+        let source = "status 403: <?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>Access\nDenied.</Message></Error>";
+        let error = Error::Generic { store: "S3", source: source.into() };
+        assert_eq!(reason(&error), "the server says AccessDenied, Access Denied");
+    }
+}
