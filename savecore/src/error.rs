@@ -23,6 +23,12 @@ pub enum Error {
         /// Which.
         target: String,
     },
+    /// What comes through standard input cannot be used.
+    #[error("standard input cannot be used: {why}")]
+    StandardInput {
+        /// Why, in a clause.
+        why: String,
+    },
     /// A target is mounted, used as swap, attached to a loop device, or held open exclusively.
     #[error("{target} is {user}: nothing was changed")]
     InUse {
@@ -40,9 +46,7 @@ pub enum Error {
         holder: Option<Box<Holder>>,
     },
     /// A target on which something is to be cleared can only be read.
-    #[error(
-        "{target} cannot be written, so the dump there is not freed: {error}; --keep leaves it there on purpose"
-    )]
+    #[error("{target} cannot be written: {error}")]
     ReadOnly {
         /// Which.
         target: String,

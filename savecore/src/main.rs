@@ -25,8 +25,9 @@ Exit codes:
   1  not so: check: not armed, damaged or unfinished; info, save, clear: no dump there; list: no dump partition; format, clear: you said no
   2  error: bad arguments, a target or key that cannot be used, a file that cannot be written; one line says which
 
-TARGET is a block device, an image file, or a disk or its image of which --partition names a partition
-by number, name or GUID.";
+TARGET is a block device, an image file, or a disk or its image. Of a disk, --partition names the partition
+by number, name or GUID; it is not needed where only one is a dump partition. - is a dump that comes
+through standard input, plain or packed by zstd or gzip.";
 
 #[derive(Subcommand)]
 enum Command {

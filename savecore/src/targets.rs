@@ -7,7 +7,7 @@ use dumpcore::format::header::Status;
 use crate::dump::{Part, gather};
 use crate::keys::public_text;
 use crate::partition::{self, Defect, Ending, Found, Partition, Search};
-use crate::source::{Access, Progress, Target};
+use crate::source::{Access, Progress, STANDARD_INPUT, Target};
 use crate::{Error, Identity};
 
 /// What the name of a raw copy of a dump ends in.
@@ -91,7 +91,8 @@ impl Targets {
         let mut seen = Vec::new();
         for TargetName { path, partition } in names {
             // What is not there, or may not be looked at, is told when it is opened.
-            if let Ok(real) = path.canonicalize() {
+            let real = if path == Path::new(STANDARD_INPUT) { Ok(path.clone()) } else { path.canonicalize() };
+            if let Ok(real) = real {
                 let name = (real, partition);
                 if seen.contains(&name) {
                     return Err(Error::NamedTwice { target: path.display().to_string() });
@@ -101,7 +102,8 @@ impl Targets {
             let copy = is_copy(path);
             let access = if copy { Access::Read } else { access };
             opened.targets.push(Target::open(path, partition.as_deref(), access)?);
-            opened.copies.push(copy);
+            // Nothing is written on what came through standard input, which may be a whole partition, too.
+            opened.copies.push(copy || path == Path::new(STANDARD_INPUT));
         }
         for (target, copy) in opened.targets.iter().zip(&opened.copies) {
             let partition = salvage(target, search, *copy, progress)?;
@@ -161,6 +163,8 @@ fn salvage(
     let shown = target.name();
     let on = |error| Error::On { target: shown.to_owned(), error: Box::new(error) };
     let mut partition = partition::salvage(target, search, progress).map_err(on)?;
+    let copy =
+        if target.is_carried() { matches!(partition.defect, Some(Defect::Short { .. })) } else { copy };
     if copy {
         // A copy ends where its dump ends, and holds nothing in front of it but the label.
         partition.foreign.clear();

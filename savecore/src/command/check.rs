@@ -88,7 +88,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             opener.refuse_wrong(shown, &partition)?;
         }
     }
-    if is_copy(arguments.target.path()) {
+    // What came through standard input has no name to tell.
+    let is_part = matches!(partition::read_label(&target), Err(Error::OtherSize { label, partition }) if partition < label);
+    if is_copy(arguments.target.path()) || (target.is_carried() && is_part) {
         return check_copy(arguments, &target, opener.as_ref());
     }
     match partition::check_with(&target, identity(opener.as_ref()), &mut Bar::new()) {

@@ -23,7 +23,7 @@ use savecore::source::{Access, Target};
 /// The target, as all subcommands take it.
 #[derive(clap::Args)]
 pub(crate) struct TargetArguments {
-    /// Block device, image file, or disk
+    /// Block device, image file, disk, or, to read only, - for standard input
     pub(crate) target: PathBuf,
     /// Partition of TARGET: its number, name or GUID
     #[arg(long, short, value_name = "N|NAME|GUID")]

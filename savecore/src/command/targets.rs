@@ -13,8 +13,8 @@ use crate::output::{count, warning};
 /// Several targets.
 #[derive(clap::Args)]
 pub(crate) struct TargetsArguments {
-    /// Block devices, image files, or disks; a dump that is striped over several needs all of them. All dump partitions of
-    /// this machine if none is given
+    /// Block devices, image files, disks, or - for standard input; a dump that is striped over several needs all of them.
+    /// All dump partitions of this machine if none is given
     #[arg(value_name = "TARGET")]
     targets: Vec<PathBuf>,
     /// Partition of each TARGET: its number, name or GUID

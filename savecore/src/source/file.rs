@@ -12,6 +12,7 @@ use dumpcore::format::{BLOCK_SIZE, Block};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::holder::holder_of;
+use super::spool::{SHOWN, STANDARD_INPUT, standard_input};
 use super::sysfs::{Device, Roots};
 use super::table::{self, Slot};
 use super::{Source, in_use, within};
@@ -62,12 +63,16 @@ pub struct Target {
 
 impl Target {
     /// Opens a block device or image file, or the partition of it that `partition` names (number, name or GUID). Of a disk
-    /// without a partition named, the only one with our label is used.
+    /// without a partition named, the only one with our label is used. [`STANDARD_INPUT`] is read to its end and kept in
+    /// a file without a name meanwhile; nothing is written there.
     ///
     /// # Errors
     /// If it cannot be opened, is neither file nor block device, is in use, holds a partition table and no partition
     /// is named or to be found, is too small, or does not start on a multiple of 4096 bytes.
     pub fn open(path: &Path, partition: Option<&str>, access: Access) -> Result<Target, Error> {
+        if path == Path::new(STANDARD_INPUT) {
+            return Target::carried(partition, access);
+        }
         let looked = open_path(path, false, Access::Read)?;
         let Some(slot) = looked.choose(partition, access)? else {
             drop(looked);
@@ -87,6 +92,29 @@ impl Target {
         let slot = opened.choose(partition, access)?;
         let slot = slot.ok_or_else(|| Error::Changed { target: path.display().to_string() })?;
         opened.part(name(&slot), path, access, slot.start, slot.length)
+    }
+
+    /// A dump that comes through standard input.
+    fn carried(partition: Option<&str>, access: Access) -> Result<Target, Error> {
+        if access.writes_at_once() {
+            return Err(Error::StandardInput { why: "what comes from there can only be read".to_owned() });
+        }
+        let file = standard_input()?;
+        lock(&file, Access::Read, SHOWN)?;
+        let opened = Opened { file, device: None, locked: Vec::new(), shown: SHOWN.to_owned() };
+        let path = Path::new(STANDARD_INPUT);
+        match opened.choose(partition, Access::Read)? {
+            None => opened.whole(SHOWN.to_owned(), path, Access::Read),
+            Some(slot) => {
+                let name = format!("{SHOWN}, partition {}", slot.number);
+                opened.part(name, path, Access::Read, slot.start, slot.length)
+            }
+        }
+    }
+
+    /// Whether it came through standard input.
+    pub fn is_carried(&self) -> bool {
+        self.path == Path::new(STANDARD_INPUT)
     }
 
     /// The target as messages name it.

@@ -8,6 +8,7 @@ mod gpt;
 mod holder;
 mod in_use;
 mod reader;
+mod spool;
 mod sysfs;
 mod table;
 
@@ -21,6 +22,7 @@ pub use file::{Access, Target};
 pub use holder::Holder;
 pub use reader::Reader;
 pub(crate) use reader::{Unreadable, read_around};
+pub use spool::STANDARD_INPUT;
 pub use sysfs::Roots;
 pub use table::{Slot, find as find_partition};
 

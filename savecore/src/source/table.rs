@@ -87,7 +87,9 @@ fn bad(target: &str, why: &str) -> Error {
 /// Size in bytes of a file or a block device.
 pub(super) fn file_size(mut file: &File) -> io::Result<u64> {
     use std::io::{Seek, SeekFrom};
-    file.seek(SeekFrom::End(0))
+    let metadata = file.metadata()?;
+    // A file's position may be shared with whoever gave it to us as standard input.
+    if metadata.is_file() { Ok(metadata.len()) } else { file.seek(SeekFrom::End(0)) }
 }
 
 /// Partitions in a few words, for a message.

@@ -90,3 +90,139 @@ fn the_only_dump_partition_of_a_dos_disk_is_checked_and_saved_without_being_name
     assert_eq!(run(["format", &image, "--partition", "5f0e8a3c-06", "--yes"]).0, 0);
     assert_eq!(run(["check", &image]).0, 0);
 }
+
+/// Runs the command with `input` coming through a pipe.
+fn piped(arguments: &[&str], input: &[u8]) -> (i32, String, String) {
+    let mut child = savecore(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        // It may have enough before the end.
+        scope.spawn(move || stdin.write_all(input));
+        finish(child.wait_with_output().unwrap())
+    })
+}
+
+#[test]
+fn a_dump_that_comes_through_standard_input_is_saved_as_one_from_a_file_is() {
+    let place = Place::new();
+    let disk = with_dump(&Machine::small());
+    let image = place.image("image", &disk);
+    let directory = |name: &str| {
+        fs::create_dir(place.path(name)).unwrap();
+        place.text(name)
+    };
+    let file = |name: &str| fs::read(place.cores(name).pop().unwrap()).unwrap();
+    assert_eq!(run(["save", &image, "-o", &directory("core"), "--keep"]).0, 0);
+    assert_eq!(run(["save", &image, "-o", &directory("raw"), "--keep", "--format", "raw"]).0, 0);
+    let (core, copy) = (file("core"), file("raw"));
+    let mut whole_disk = dos_disk();
+    whole_disk.truncate(1024 * 512);
+    put(&mut whole_disk, 0, &[0; 446]);
+    whole_disk[446..510].fill(0);
+    // One partition, from sector 1024 on.
+    whole_disk[446 + 4] = 0x83;
+    whole_disk[446 + 8..446 + 12].copy_from_slice(&1024_u32.to_le_bytes());
+    whole_disk[446 + 12..446 + 16].copy_from_slice(&(disk.len() as u32 / 512).to_le_bytes());
+    whole_disk.extend(&disk);
+    let packed = zstd::encode_all(&disk[..], 1).unwrap();
+    for (name, input) in [("plain", &disk), ("copy", &copy), ("disk", &whole_disk), ("packed", &packed)] {
+        let (code, stdout, stderr) = piped(&["save", "-", "-o", &directory(name)], input);
+        assert_eq!(code, 0, "{name}: {stderr}");
+        assert!(stdout.contains("not cleared on standard input"), "{stdout}");
+        assert!(file(name) == core, "{name}: another core");
+        let (code, stdout, stderr) = piped(&["info", "-"], input);
+        assert_eq!((code, stdout.contains("attempt to kill the idle task")), (0, true), "{name}: {stderr}");
+        assert_eq!(piped(&["check", "-"], input).0, 0, "{name}");
+    }
+    // A file as standard input is read where it is.
+    let mut command = savecore(["info", "-"]);
+    command.stdin(File::open(&image).unwrap()).env("TMPDIR", "/nonexistent");
+    assert_eq!(finish(command.output().unwrap()).0, 0);
+    assert!(fs::read(&image).unwrap() == disk);
+}
+
+#[test]
+fn standard_input_that_cannot_be_used_is_an_error_in_one_line() {
+    let place = Place::new();
+    let packed = zstd::encode_all(&with_dump(&Machine::small())[..], 1).unwrap();
+    let cut = &packed[..packed.len() / 2];
+    let refused = |arguments: &[&str], input: &[u8], part: &str| {
+        let (code, stdout, stderr) = piped(arguments, input);
+        assert_eq!((code, stdout.as_str(), stderr.lines().count()), (2, "", 1), "{stderr}");
+        assert!(stderr.contains(part), "{stderr} should contain {part}");
+    };
+    refused(&["info", "-"], b"", "standard input cannot be used: it is empty");
+    refused(&["check", "-"], cut, "ends in the middle of what zstd packed");
+    refused(&["save", "-", "-o", &place.out()], b"\xfd7zXZ\0 and more", "put `xz -dc |` in front");
+    refused(&["info", "-"], b"hello", "standard input is too small for a dump: 5 bytes");
+    refused(
+        &["info", "-"],
+        &[7; 50_000],
+        "standard input: it is not a dump partition, it holds unknown data",
+    );
+    refused(&["info", "-", "-"], &packed, "- was named twice");
+    for command in ["format", "clear"] {
+        refused(&[command, "-", "--yes"], &packed, "what comes from there can only be read");
+    }
+    let mut command = savecore(["info", "-"]);
+    command.env("TMPDIR", "/nonexistent").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"something").unwrap();
+    let (code, _, stderr) = finish(child.wait_with_output().unwrap());
+    assert!(code == 2 && stderr.contains("no file can be made in /nonexistent: No such file"), "{stderr}");
+    let output = on_terminal(savecore(["info", "-"]), "");
+    let (code, _, stderr) = finish(output);
+    assert!(code == 2 && stderr.contains("it is a terminal: pipe a dump into it"), "{stderr}");
+}
+
+/// The command as somebody who owns nothing here, if the tests may become another.
+fn as_nobody(place: &Place, arguments: &[&str]) -> (i32, String, String) {
+    if !rustix::process::geteuid().is_root() {
+        return run(arguments);
+    }
+    // Nobody may not reach what root has built.
+    let own = place.path("savecore");
+    if !own.exists() {
+        fs::copy(env!("CARGO_BIN_EXE_savecore"), &own).unwrap();
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(own).args(arguments);
+    finish(command.stdin(Stdio::null()).output().unwrap())
+}
+
+#[test]
+fn who_may_only_read_a_target_gets_the_dump_and_is_told_that_it_stays() {
+    let place = Place::new();
+    let disk = with_dump(&Machine::small());
+    let image = place.image("image", &disk);
+    fs::set_permissions(&image, fs::Permissions::from_mode(0o444)).unwrap();
+    fs::set_permissions(place.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    let (code, stdout, stderr) = as_nobody(&place, &["info", &image]);
+    assert_eq!((code, stdout.contains("attempt to kill the idle task")), (0, true), "{stderr}");
+    assert_eq!(as_nobody(&place, &["check", &image]).0, 0);
+    assert_eq!(as_nobody(&place, &["list", &image]).0, 0);
+    for (directory, arguments) in [("kept", &["--keep"][..]), ("there", &[])] {
+        let out = place.text(directory);
+        fs::create_dir(&out).unwrap();
+        fs::set_permissions(&out, fs::Permissions::from_mode(0o777)).unwrap();
+        let (code, stdout, stderr) = as_nobody(&place, &[&["save", &image, "-o", &out], arguments].concat());
+        assert_eq!(code, 0, "{stderr}");
+        if arguments.is_empty() {
+            let why = format!(
+                "{image} cannot be written: Permission denied (os error 13); `savecore clear` frees it"
+            );
+            assert!(stdout.contains(&why), "{stdout}");
+        }
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let folder = place.crashes(directory).remove(0);
+        assert_eq!((mode(&folder), mode(&folder.join("vmcore.elf"))), (0o700, 0o600));
+    }
+    let (code, _, stderr) = as_nobody(&place, &["clear", &image, "--yes"]);
+    assert!(code == 2 && stderr.contains("Permission denied"), "{stderr}");
+    assert!(fs::read(&image).unwrap() == disk);
+}
