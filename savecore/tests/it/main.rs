@@ -14,3 +14,4 @@ mod sources;
 mod stripes;
 mod translated_by_qemu;
 mod units;
+mod unreadable;
