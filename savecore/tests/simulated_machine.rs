@@ -7,7 +7,7 @@ use dumpcore::arm::{Config, Ownership, Target};
 use dumpcore::crash::Outcome;
 use dumpcore::format::chunk::{ChunkHeader, Encoding, RunKind};
 use dumpcore::format::frame::{self, Kind};
-use dumpcore::format::{BLOCK_SIZE, PAGE_BYTES};
+use dumpcore::format::{BLOCK_SIZE, Block, PAGE_BYTES};
 use dumpcore::platform::{RamRange, Registers};
 use dumpcore::sim::{Disk, DiskFault, Helper, Machine, MachineFault};
 use dumpcore::wait::{MILLISECOND, SECOND};
@@ -17,8 +17,8 @@ use object::elf::{FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 use proptest::prelude::*;
 use savecore::Identity;
-use savecore::core::{CoreOptions, elf};
-use savecore::dump::{Dump, Encryption, Fate, PageState, Part, gather};
+use savecore::core::{CoreOptions, Level as CoreLevel, Selection, elf};
+use savecore::dump::{Dump, Encryption, Fate, PageState, Part, Report, gather};
 use savecore::partition::{self, Partition};
 
 const UUIDS: [[u8; 16]; 3] = [*b"the whole way, 0", *b"the whole way, 1", *b"the whole way, 2"];
@@ -374,28 +374,36 @@ impl<'w> World<'w> {
 
     /// The core has each page that is known, and no other.
     fn compare_core(&self, dump: &Dump<'_>) -> Result<(), TestCaseError> {
-        let mut core = Vec::new();
-        elf::write(dump, &CoreOptions::default(), &mut core, &mut ()).expect("memory can be written");
-        let header = FileHeader64::<LE>::parse(&*core).expect("it is a core");
-        let mut found = BTreeMap::new();
-        for segment in header.program_headers(LE, &*core).expect("it has segments") {
-            if segment.p_type(LE) == PT_LOAD {
-                let bytes = segment.data(LE, &*core).expect("its bytes are there");
-                let first = segment.p_paddr(LE) / PAGE_BYTES;
-                found.extend((first..).zip(bytes.as_chunks::<BLOCK_SIZE>().0));
-            }
-        }
+        let mut found = core_pages(dump, None);
         for pfn in self.memory.pfns() {
             let truth = match self.truth(pfn) {
                 PageState::Data(bytes) => Some(bytes),
                 PageState::Zero => Some(Box::new([0; BLOCK_SIZE])),
                 _ => None,
             };
-            prop_assert!(found.remove(&pfn) == truth.as_deref(), "page {:#x} of the core", pfn);
+            prop_assert!(found.remove(&pfn) == truth, "page {:#x} of the core", pfn);
         }
         prop_assert!(found.is_empty(), "pages that are no RAM: {:x?}", found.keys());
         Ok(())
     }
+}
+
+/// The pages of the core that a dump becomes.
+fn core_pages(dump: &Dump<'_>, level: Option<CoreLevel>) -> BTreeMap<u64, Box<Block>> {
+    let mut bytes = Vec::new();
+    let options = CoreOptions { level, ..CoreOptions::default() };
+    elf::write(dump, &options, &mut bytes, &mut ()).expect("memory can be written");
+    let header = FileHeader64::<LE>::parse(&*bytes).expect("it is a core");
+    let mut found = BTreeMap::new();
+    for segment in header.program_headers(LE, &*bytes).expect("it has segments") {
+        if segment.p_type(LE) == PT_LOAD {
+            let bytes = segment.data(LE, &*bytes).expect("its bytes are there");
+            let first = segment.p_paddr(LE) / PAGE_BYTES;
+            let pages = bytes.as_chunks::<BLOCK_SIZE>().0.iter().copied().map(Box::new);
+            found.extend((first..).zip(pages));
+        }
+    }
+    found
 }
 
 /// A page's state without its bytes.
@@ -444,6 +452,49 @@ proptest! {
             prop_assert_eq!(unopened.encryption(), Encryption::Sealed);
             prop_assert!(unopened.is_whole() && !unopened.is_damaged());
         }
+    }
+
+    #[test]
+    fn a_core_at_a_tighter_level_is_that_of_a_dump_at_it(
+        memory in memories(),
+        way in ways(),
+        loose in 0..64_u32,
+        more in 0..64_u32,
+        seed: u64,
+    ) {
+        // Or no machine would be armed for a dump of the kernel only. In front of it is the arena.
+        let classes = memory.classes.iter().cloned().chain([(0x90..0x94, PageClass::Slab)]).collect();
+        let memory = Memory { classes, ..memory };
+        let saved = |dumped: u32, levels: &[Option<u32>]| {
+            let level = Level::from_bits_truncate(dumped);
+            let way = Way { level, ..way.clone() };
+            let world = World::new(&memory, &way, seed);
+            world.arm();
+            prop_assert_eq!(world.crash(), Outcome::Complete, "{}", world.machine.console_text());
+            let images = Images::of(world.images());
+            let identity = Identity(SECRET);
+            let dump = &images.dumps(Some(&identity))[0];
+            let level = |bits: &Option<u32>| bits.and_then(CoreLevel::new);
+            let known = dump.pages().data + dump.pages().zero;
+            for level in levels.iter().map(level) {
+                let selection = Selection::of(dump, level);
+                prop_assert_eq!(selection.pages() + selection.left_out(), known);
+                prop_assert_eq!(selection.pages(), core_pages(dump, level).len() as u64);
+                let unsaid = level.is_some_and(|level| level.bits() & !33 != 0 && level.bits() < 32);
+                let unknown = if unsaid { Report::new(dump).classes.unknown } else { 0 };
+                prop_assert_eq!(selection.unknown_pages(), unknown);
+                prop_assert_eq!(selection.warning().is_some(), unknown > 0);
+            }
+            Ok(levels.iter().map(|bits| core_pages(dump, level(bits))).collect::<Vec<_>>())
+        };
+        let tight = loose | more;
+        let of_loose = saved(loose, &[None, Some(0), Some(1), Some(loose), Some(tight)])?;
+        let of_tight = saved(tight, &[None, Some(loose)])?;
+        for same in [1, 2, 3] {
+            prop_assert!(of_loose[same] == of_loose[0], "a level that is no tighter loses a page");
+        }
+        prop_assert!(of_loose[4] == of_tight[0]);
+        prop_assert!(of_tight[1] == of_tight[0], "no level brings back what was not dumped");
     }
 
     #[test]

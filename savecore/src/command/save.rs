@@ -118,7 +118,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     if arguments.max_kept == Some(0) {
         bail!("--max-kept must be at least 1: what was just saved is kept");
     }
-    let core = CoreOptions { threads: threads(arguments.threads)? };
+    let core = CoreOptions { level: None, threads: threads(arguments.threads)? };
     let opener = arguments.identity.read()?;
     let mut store = store::open(&arguments.output, &limits)?;
     let mut bar = Bar::new();

@@ -6,10 +6,10 @@
 //! | 64 | program headers: one PT_NOTE, then PT_LOADs for virtual addresses, then for physical ones |
 //! | behind | section header 0, only if there are 65535 program headers or more (PN_XNUM) |
 //! | behind | notes |
-//! | next multiple of 4096 | every page whose content is known, once, by physical address; zero pages are holes |
+//! | next multiple of 4096 | every page that is [selected](super::select), once, by physical address; zero pages are holes |
 //!
 //! Segments for virtual addresses come from the page tables of the CPU that crashed, and share their bytes with the
-//! segments for physical addresses. A page whose content is not known is in no segment, so that a debugger says
+//! segments for physical addresses. A page that is unknown or left out is in no segment, so that a debugger says
 //! that it cannot read it, instead of showing zeros.
 //!
 //! A physical segment needs a virtual address too. With page tables at hand it is [`physical_window`] plus the physical
@@ -36,6 +36,7 @@ use super::layout::{Layout, Segment};
 use super::linux::{Arrangement, Vmcoreinfo};
 use super::notes::notes;
 use super::pagetable::{self, Paging, Refused, Walked};
+use super::select::Selection;
 use super::{CoreOptions, Sink, pages};
 use crate::Error;
 use crate::dump::{Dump, Encryption, Fate, PageState};
@@ -92,7 +93,8 @@ pub enum Unwalked {
     Refused(#[from] Refused),
 }
 
-/// Writes a dump as an ELF core. Takes constant memory but for the segments. The core's bytes follow from the dump alone.
+/// Writes a dump as an ELF core. Takes constant memory but for the segments. The core's bytes follow from
+/// the dump and the level alone.
 ///
 /// # Errors
 /// If the dump is encrypted and was not opened, the file cannot be written, the dump cannot be read any more, or no file
@@ -106,9 +108,10 @@ pub fn write(
     if matches!(dump.encryption(), Encryption::Sealed | Encryption::Refused) {
         return Err(Error::Sealed);
     }
-    let layout = Layout::new(dump);
+    let selection = Selection::of(dump, options.level);
+    let layout = Layout::new(dump, &selection);
     let (virtuals, walked, unwalked) = virtual_segments(dump, &layout);
-    let notes = notes(dump).bytes;
+    let notes = notes(dump, &selection).bytes;
     let linux = Vmcoreinfo::of(dump).and_then(|info| Arrangement::of(&info, &virtuals));
     // In front of the physical segments, and behind them.
     let (front, physical_base, behind) = match linux {
@@ -129,9 +132,9 @@ pub fn write(
     let stored_count = u32::try_from(count).map_err(|_| too_large)?;
 
     out.begin(data_at, Some(length)).map_err(Error::Core)?;
-    progress.begin("writing the core", dump.pages().data);
+    progress.begin("writing the core", selection.data_pages());
     // Pages of zeros stay holes, however many there are.
-    let mut data = dump.index().runs().filter(|run| run.fate == Fate::Data);
+    let mut data = selection.runs(dump).filter(|run| run.fate == Fate::Data);
     pages::for_each(dump, &mut data, options.threads, &|| (), &|(), piece| piece, progress, &mut |piece| {
         for part in piece.parts() {
             // A known page has a place, and consecutive ones have consecutive places.

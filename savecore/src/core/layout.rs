@@ -1,18 +1,19 @@
-//! Where pages stand in a core file: all whose content is known, by address, behind one another.
+//! Where pages stand in a core file: all that are selected, by address, behind one another.
 
 use dumpcore::format::PAGE_SIZE;
 
 use super::pagetable::Mapping;
+use super::select::Selection;
 use crate::dump::Dump;
 
-/// Consecutive pages whose content is known.
+/// Consecutive pages that the core has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Extent {
     /// Page frame number of the first.
     pub(super) pfn: u64,
     /// How many.
     pub(super) count: u64,
-    /// How many known pages come before them.
+    /// How many of its pages come before them.
     pub(super) rank: u64,
 }
 
@@ -25,21 +26,21 @@ pub(super) struct Segment {
     pub(super) pfn: u64,
     /// Pages.
     pub(super) count: u64,
-    /// Known pages in front of it in the file.
+    /// Pages in front of it in the file.
     pub(super) rank: u64,
 }
 
 pub(super) struct Layout {
     pub(super) extents: Vec<Extent>,
-    /// Known pages in all.
+    /// Pages in all.
     pub(super) pages: u64,
 }
 
 impl Layout {
-    pub(super) fn new(dump: &Dump<'_>) -> Layout {
+    pub(super) fn new(dump: &Dump<'_>, selection: &Selection) -> Layout {
         let mut extents: Vec<Extent> = Vec::new();
         let mut pages = 0;
-        for run in dump.index().runs().filter(|run| run.fate.is_present()) {
+        for run in selection.runs(dump) {
             match extents.last_mut() {
                 Some(last) if last.pfn + last.count == run.pfn => last.count += run.count,
                 _ => extents.push(Extent { pfn: run.pfn, count: run.count, rank: pages }),
@@ -49,7 +50,7 @@ impl Layout {
         Layout { extents, pages }
     }
 
-    /// How many known pages come before this one, which must be known.
+    /// How many pages come before this one; `None` if the core does not have it.
     pub(super) fn rank(&self, pfn: u64) -> Option<u64> {
         let behind = self.extents.partition_point(|extent| extent.pfn <= pfn);
         let extent = self.extents.get(behind.checked_sub(1)?)?;
@@ -57,7 +58,7 @@ impl Layout {
         (inside < extent.count).then(|| extent.rank + inside)
     }
 
-    /// The parts of a mapping whose pages are known.
+    /// The parts of a mapping whose pages the core has.
     pub(super) fn clip(&self, mapping: Mapping) -> impl Iterator<Item = Segment> + '_ {
         let pfn = mapping.phys / PAGE_SIZE as u64;
         let end = pfn + mapping.length / PAGE_SIZE as u64;

@@ -8,12 +8,14 @@ mod notes;
 pub mod pages;
 pub mod pagetable;
 pub mod raw;
+pub mod select;
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
 pub use notes::{FACTS_NAME, FACTS_TYPE};
+pub use select::{Level, Selection};
 
 use crate::processors;
 
@@ -53,14 +55,16 @@ impl Format {
 /// How a core is written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CoreOptions {
+    /// What is left out of the dump's pages; `None` for nothing.
+    pub level: Option<Level>,
     /// Threads that read, check, unpack and pack pages, at least 1. The core's bytes do not depend on it.
     pub threads: usize,
 }
 
 impl Default for CoreOptions {
-    /// As many threads as there are processors.
+    /// All pages, by as many threads as there are processors.
     fn default() -> CoreOptions {
-        CoreOptions { threads: processors() }
+        CoreOptions { level: None, threads: processors() }
     }
 }
 

@@ -7,6 +7,7 @@ use dumpcore::format::note::{CpuCondition, CpuState};
 use object::elf::NT_PRSTATUS;
 
 use super::linux::Vmcoreinfo;
+use super::select::{Level, Selection};
 use crate::dump::{Dump, Report, condition};
 
 /// Owner of the note with our own facts.
@@ -93,8 +94,8 @@ fn cpus<'d>(dump: &'d Dump<'_>) -> Vec<&'d CpuState> {
     crashing.into_iter().chain(others).filter(known).collect()
 }
 
-/// All notes.
-pub(super) fn notes(dump: &Dump<'_>) -> Notes {
+/// All notes of a core with the selected pages.
+pub(super) fn notes(dump: &Dump<'_>, selection: &Selection) -> Notes {
     let facts = dump.facts();
     let mut notes = Vec::new();
     // Registers of an unknown architecture have no order.
@@ -111,7 +112,8 @@ pub(super) fn notes(dump: &Dump<'_>) -> Notes {
         vmcoreinfo = Some(place);
     }
     // A structure of numbers and texts: turning it into JSON cannot fail.
-    let json = serde_json::to_vec(&Report::new(dump)).unwrap_or_default();
+    let report = Report { core_level: selection.level().map(Level::bits), ..Report::new(dump) };
+    let json = serde_json::to_vec(&report).unwrap_or_default();
     push(&mut notes, FACTS_NAME, FACTS_TYPE, &json);
     Notes { bytes: notes, vmcoreinfo }
 }

@@ -9,6 +9,7 @@
 mod bulk;
 mod cache;
 mod chunk;
+mod classes;
 mod damage;
 mod index;
 mod metrics;
@@ -36,6 +37,7 @@ use walk::{Checked, Step, walk};
 
 pub(crate) use bulk::{Bulk, Want};
 pub use chunk::Condition;
+pub use classes::Classes;
 pub use damage::{DamagedBlocks, Foreign, Missing};
 pub use index::{Fate, Index, PageRun};
 pub use metrics::{MetricsReport, PassReport, PhaseReport, RefusalReport};

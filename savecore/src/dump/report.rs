@@ -10,7 +10,7 @@ use dumpcore::platform::Lacks;
 use serde::Serialize;
 
 use super::metrics::MetricsReport;
-use super::{Condition, Dump, Encryption, Fate, Pages, condition};
+use super::{Classes, Condition, Dump, Encryption, Fate, Pages, condition};
 use crate::partition::{Ending, Found};
 
 /// Ranges of missing pages and damaged blocks that a report lists.
@@ -79,10 +79,15 @@ pub struct Report {
     /// The dump level: bits 1 zero pages, 2 page cache, 4 page cache with private data too, 8 user memory, 16 free
     /// memory, 32 all but the kernel's. `None` if the headers are lost.
     pub level: Option<u32>,
+    /// The level that was asked for when the core was saved, at which it may have fewer pages than the dump; `None` where none
+    /// was, and outside of cores.
+    pub core_level: Option<u32>,
     /// `plain` or `units` (compressed). `None` if the headers are lost.
     pub encoding: Option<&'static str>,
     /// Pages by fate.
     pub pages: Pages,
+    /// Pages whose content the dump has, by class.
+    pub classes: Classes,
     /// Pages that should be there and are not; the first of them if there are very many.
     pub missing: Vec<MissingReport>,
     /// Missing pages that `missing` does not list.
@@ -353,12 +358,14 @@ impl Report {
                 })
                 .collect(),
             level: has_header.then(|| header.level.get()),
+            core_level: None,
             encoding: match Encoding::from_number(header.encoding.get()).filter(|_| has_header) {
                 Some(Encoding::Units) => Some("units"),
                 Some(Encoding::Plain) => Some("plain"),
                 None => None,
             },
             pages,
+            classes: Classes::of(dump.index()),
             missing: missing(dump),
             missing_unlisted: dump.missing_untold()
                 + dump.missing().iter().skip(MAX_LISTED).map(|missing| missing.count).sum::<u64>(),

@@ -131,7 +131,7 @@ fn save(
     let found = partition.waiting().next().unwrap();
     let dump = machine.open(disk, &partition, found);
     let mut file = Ordered::default();
-    let options = CoreOptions { threads };
+    let options = CoreOptions { level: None, threads };
     let written = kdump::write(&dump, compression, &options, &mut file, &mut ()).unwrap();
     assert_eq!(file.bytes.len() as u64, written.length);
     assert!(written.length <= kdump::room(&dump).unwrap());

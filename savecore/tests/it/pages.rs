@@ -121,7 +121,7 @@ proptest! {
             .into_iter()
             .map(|threads| {
                 let mut core = Strict::default();
-                elf::write(&dump, &CoreOptions { threads }, &mut core, &mut ()).unwrap();
+                elf::write(&dump, &CoreOptions { level: None, threads }, &mut core, &mut ()).unwrap();
                 assert!(core.ended);
                 core.bytes
             })
@@ -181,7 +181,7 @@ fn a_medium_that_gives_other_bytes_than_before_is_found_out() {
                 .map(|(pfn, _)| *pfn)
                 .collect();
             source.changed.store(true, Ordering::Relaxed);
-            match elf::write(&dump, &CoreOptions { threads: 2 }, &mut Vec::new(), &mut ()) {
+            match elf::write(&dump, &CoreOptions { level: None, threads: 2 }, &mut Vec::new(), &mut ()) {
                 Ok(_) => assert!(needed.is_empty(), "block {block} changed and nobody saw it"),
                 Err(Error::Unsteady { block: told }) => {
                     assert!(!needed.is_empty() && told <= block);

@@ -23,10 +23,10 @@ use zerocopy::IntoBytes;
 
 use self::header::{BLOCK, Header, INCOMPLETE, PageDesc, SubHeader, VERSION};
 use self::pack::{Packed, Packer};
-use self::span::{What, spans};
+use self::span::{Span, What, spans};
 use super::linux::{Utsname, Vmcoreinfo};
 use super::notes::{Notes, notes};
-use super::{Compression, CoreOptions, Sink, pages};
+use super::{Compression, CoreOptions, Level, Selection, Sink, pages};
 use crate::Error;
 use crate::dump::{Dump, Encryption, Fate};
 use crate::source::Progress;
@@ -61,6 +61,7 @@ struct Plan {
     zeros: u64,
     lost: u64,
     notes: Notes,
+    selection: Selection,
     /// Where bitmap 1 begins, in bytes.
     bitmaps_at: u64,
     /// Bytes of a bitmap.
@@ -74,9 +75,10 @@ const SUB_HEADER_AT: u64 = BLOCK;
 const NOTES_AT: u64 = SUB_HEADER_AT + size_of::<SubHeader>() as u64;
 
 impl Plan {
-    fn new(dump: &Dump<'_>) -> Result<Plan, Error> {
+    fn new(dump: &Dump<'_>, level: Option<Level>) -> Result<Plan, Error> {
+        let selection = Selection::of(dump, level);
         let (mut max_mapnr, mut ram, mut data, mut zeros, mut lost) = (0, 0, 0, 0, 0);
-        for span in spans(dump) {
+        for span in spans(dump, &selection) {
             let end = span.pfn.saturating_add(span.count);
             if end > MAX_PAGES {
                 return Err(Error::TooHigh { end: end.saturating_mul(BLOCK) });
@@ -90,14 +92,26 @@ impl Plan {
                 What::LeftOut => {}
             }
         }
-        let notes = notes(dump);
+        let notes = notes(dump, &selection);
         let bitmaps_at = (NOTES_AT + notes.bytes.len() as u64).next_multiple_of(BLOCK);
         // Readers take an empty bitmap for a damaged file.
         let bitmap = max_mapnr.max(1).div_ceil(8).next_multiple_of(BLOCK);
         let table_at = bitmaps_at + 2 * bitmap;
         let table = (data + zeros + lost) * size_of::<PageDesc>() as u64;
         let data_at = (table_at + table).next_multiple_of(BLOCK);
-        Ok(Plan { max_mapnr, ram, data, zeros, lost, notes, bitmaps_at, bitmap, table_at, data_at })
+        Ok(Plan {
+            max_mapnr,
+            ram,
+            data,
+            zeros,
+            lost,
+            notes,
+            selection,
+            bitmaps_at,
+            bitmap,
+            table_at,
+            data_at,
+        })
     }
 
     fn header(&self, dump: &Dump<'_>, compression: Compression) -> Header {
@@ -126,11 +140,12 @@ impl Plan {
     fn sub_header(&self, dump: &Dump<'_>) -> SubHeader {
         let place = |at: u64, length: usize| [at.into(), (length as u64).into()];
         let info = self.notes.vmcoreinfo.clone();
+        let level = dump.found().header.level.get() & 0b1_1110 | self.selection.makedumpfile_bits();
         let phys_base = Vmcoreinfo::of(dump).and_then(|info| info.phys_base());
         SubHeader {
             phys_base: phys_base.unwrap_or(0).into(),
             // Pages of zeros are in the file, and the levels beyond are ours alone.
-            dump_level: (dump.found().header.level.get().cast_signed() & 0b1_1110).into(),
+            dump_level: level.cast_signed().into(),
             split: 0.into(),
             split_pages: [0.into(); 2],
             vmcoreinfo: info.map_or(place(0, 0), |info| place(NOTES_AT + info.start as u64, info.len())),
@@ -142,17 +157,17 @@ impl Plan {
     }
 }
 
-/// Bytes that a compressed kdump of this dump takes at most.
+/// Bytes that a compressed kdump of this dump takes at most, at whatever level.
 ///
 /// # Errors
 /// [`Error::TooHigh`], if there can be none.
 pub fn room(dump: &Dump<'_>) -> Result<u64, Error> {
-    let plan = Plan::new(dump)?;
+    let plan = Plan::new(dump, None)?;
     Ok(plan.data_at + (plan.data + 1) * BLOCK)
 }
 
 /// Writes a dump as a compressed kdump. Takes constant memory but for two bytes a page. The file's bytes follow from the
-/// dump and from `compression` alone.
+/// dump, the level and `compression` alone.
 ///
 /// # Errors
 /// If the dump is encrypted and was not opened, the file cannot be written, the dump cannot be read any more, or its memory
@@ -167,7 +182,7 @@ pub fn write(
     if matches!(dump.encryption(), Encryption::Sealed | Encryption::Refused) {
         return Err(Error::Sealed);
     }
-    let plan = Plan::new(dump)?;
+    let plan = Plan::new(dump, options.level)?;
     out.begin(plan.data_at, None).map_err(Error::Core)?;
 
     let mut bytes = Vec::new();
@@ -175,7 +190,7 @@ pub fn write(
     out.write_at(plan.data_at, &bytes).map_err(Error::Core)?;
     let mut end = plan.data_at + bytes.len() as u64;
     let mut packed: Vec<Vec<Packed>> = Vec::new();
-    let mut data = dump.index().runs().filter(|run| run.fate == Fate::Data);
+    let mut data = plan.selection.runs(dump).filter(|run| run.fate == Fate::Data);
     progress.begin("writing the core", plan.data);
     pages::for_each(
         dump,
@@ -204,8 +219,9 @@ pub fn write(
     head.push(plan.sub_header(dump).as_bytes())?;
     head.push(&plan.notes.bytes)?;
     head.flush()?;
-    bitmap(dump, out, plan.bitmaps_at, |_| true)?;
-    bitmap(dump, out, plan.bitmaps_at + plan.bitmap, |what| what != What::LeftOut)?;
+    bitmap(spans(dump, &plan.selection), out, plan.bitmaps_at)?;
+    let kept = spans(dump, &plan.selection).filter(|span| span.what != What::LeftOut);
+    bitmap(kept, out, plan.bitmaps_at + plan.bitmap)?;
     table(dump, out, &plan, Places { next: plan.data_at, packed: zeros, compression }, &packed)?;
     out.set_len(end).map_err(Error::Core)?;
     Ok(Written { pages: plan.data + plan.zeros, lost: plan.lost, length: end })
@@ -244,7 +260,7 @@ fn table(
     let zeros = places.take(places.packed);
     let mut packed = packed.iter().flatten();
     let mut table = Head { out, at: plan.table_at, bytes: Vec::with_capacity(GATHER) };
-    for span in spans(dump) {
+    for span in spans(dump, &plan.selection) {
         match span.what {
             What::LeftOut => {}
             What::Lost => {
@@ -271,10 +287,10 @@ fn table(
     table.flush()
 }
 
-/// Writes a bitmap with a one for each page that `is_one` of. Where there are no ones, nothing is written.
-fn bitmap(dump: &Dump<'_>, out: &mut dyn Sink, at: u64, is_one: impl Fn(What) -> bool) -> Result<(), Error> {
+/// Writes a bitmap with a one for each page of `spans`. Where there are no ones, nothing is written.
+fn bitmap(spans: impl Iterator<Item = Span>, out: &mut dyn Sink, at: u64) -> Result<(), Error> {
     let mut bits = Bits { out, at, first: 0, bytes: Vec::new() };
-    for span in spans(dump).filter(|span| is_one(span.what)) {
+    for span in spans {
         bits.set(span.pfn, span.count)?;
     }
     bits.flush()

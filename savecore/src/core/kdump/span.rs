@@ -2,6 +2,7 @@
 
 use dumpcore::format::note::RangeKind;
 
+use crate::core::Selection;
 use crate::dump::{Dump, Fate, PageRun, Range};
 
 /// What becomes of a page.
@@ -39,8 +40,8 @@ pub(super) struct Span {
 }
 
 /// All pages that the dump speaks of, and those that its memory map has besides.
-pub(super) fn spans<'d>(dump: &'d Dump<'_>) -> impl Iterator<Item = Span> + 'd {
-    merge(dump.index().runs(), dump.facts().memory.iter().copied())
+pub(super) fn spans<'d>(dump: &'d Dump<'_>, selection: &Selection) -> impl Iterator<Item = Span> + 'd {
+    merge(selection.fates(dump), dump.facts().memory.iter().copied())
 }
 
 /// Both ascend, and none of them overlaps another of its kind.

@@ -1,0 +1,60 @@
+//! What the pages of a dump were used for.
+
+use dumpcore::format::class::PageClass;
+use serde::Serialize;
+
+use super::Index;
+
+/// Pages whose content the dump has, by what the kernel says they were used for.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize)]
+pub struct Classes {
+    /// The kernel did not say.
+    pub unknown: u64,
+    /// The kernel's code and constants.
+    pub kernel_text: u64,
+    /// The kernel's variables.
+    pub kernel_data: u64,
+    /// Kernel stacks.
+    pub stack: u64,
+    /// Page tables.
+    pub page_table: u64,
+    /// The kernel's heap.
+    pub slab: u64,
+    /// Memory of user processes.
+    pub user: u64,
+    /// Page cache without private data.
+    pub cache: u64,
+    /// Page cache with private data.
+    pub cache_private: u64,
+    /// In nobody's use.
+    pub free: u64,
+    /// A device's.
+    pub device: u64,
+}
+
+impl Classes {
+    /// The pages of an index.
+    pub(super) fn of(index: &Index) -> Classes {
+        let mut classes = Classes::default();
+        for run in index.runs().filter(|run| run.fate.is_present()) {
+            *classes.count_mut(run.class) += run.count;
+        }
+        classes
+    }
+
+    fn count_mut(&mut self, class: PageClass) -> &mut u64 {
+        match class {
+            PageClass::Unknown => &mut self.unknown,
+            PageClass::KernelText => &mut self.kernel_text,
+            PageClass::KernelData => &mut self.kernel_data,
+            PageClass::Stack => &mut self.stack,
+            PageClass::PageTable => &mut self.page_table,
+            PageClass::Slab => &mut self.slab,
+            PageClass::User => &mut self.user,
+            PageClass::Cache => &mut self.cache,
+            PageClass::CachePrivate => &mut self.cache_private,
+            PageClass::Free => &mut self.free,
+            PageClass::Device => &mut self.device,
+        }
+    }
+}
