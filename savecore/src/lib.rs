@@ -21,6 +21,7 @@ mod identity;
 pub mod keys;
 mod parallel;
 pub mod partition;
+pub mod report;
 pub mod source;
 pub mod store;
 pub mod targets;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use command::{check, clear, format, info, keygen, list, save};
+use command::{check, clear, format, info, keygen, list, report, save};
 
 /// Harvests crash dumps from a dump partition, and makes partitions ready for them.
 #[derive(Parser)]
@@ -22,7 +22,7 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; check: armed, or whole dumps wait, or a whole copy
-  1  not so: check: not armed, damaged or unfinished; info, save, clear: no dump there; list: no dump partition; format, clear: you said no
+  1  not so: check: not armed, damaged or unfinished; info, report, save, clear: no dump there; list: no dump partition; format, clear: you said no
   2  error: bad arguments, a target or key that cannot be used, a file that cannot be written; one line says which
 
 TARGET is a block device, an image file, or a disk or its image. Of a disk, --partition names the partition
@@ -36,6 +36,7 @@ enum Command {
     List(list::Arguments),
     Check(check::Arguments),
     Info(info::Arguments),
+    Report(report::Arguments),
     Save(save::Arguments),
     Clear(clear::Arguments),
 }
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         Command::List(arguments) => list::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Save(arguments) => save::run(&arguments),
         Command::Clear(arguments) => clear::run(&arguments),
     };
@@ -99,7 +101,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             output::error(
-                "say what to do: keygen, format, list, check, info, save or clear; `savecore --help` tells more",
+                "say what to do: keygen, format, list, check, info, report, save or clear; `savecore --help` tells more",
             );
             ExitCode::from(2)
         }

@@ -20,6 +20,44 @@ pub fn harmless_line(text: &str) -> String {
     harmless(text).replace(['\n', '\t'], " ")
 }
 
+/// No more than `most` bytes of a text, and how much is left out.
+pub fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let kept = &text[..text.floor_char_boundary(most)];
+    format!("{kept}… and {} more", size((text.len() - kept.len()) as u64))
+}
+
+/// A size as people say it.
+pub fn size(bytes: u64) -> String {
+    if bytes < 1024 {
+        return count(bytes, "byte", "bytes");
+    }
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if value.fract() == 0.0 || value >= 100.0 {
+        format!("{value:.0} {}", units[unit])
+    } else {
+        format!("{value:.1} {}", units[unit])
+    }
+}
+
+/// Pages as people say them.
+pub fn pages(number: u64) -> String {
+    format!("{} ({})", count(number, "page", "pages"), size(number.saturating_mul(4096)))
+}
+
+/// A number of things.
+pub fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 /// Whether a character is an order rather than a sign.
 fn is_obeyed(character: char) -> bool {
     match character {
@@ -65,6 +103,22 @@ mod tests {
         );
         let plain = "grüße, 世界\n\tfree 🙂 مرحبا\n";
         assert_eq!(harmless(plain), plain);
+    }
+
+    #[test]
+    fn sizes_are_said_as_people_say_them() {
+        let said = [0, 1, 1023, 1024, 1536, 200 << 10, (3 << 30) + (1 << 29), u64::MAX].map(size);
+        assert_eq!(
+            said,
+            ["0 bytes", "1 byte", "1023 bytes", "1 KiB", "1.5 KiB", "200 KiB", "3.5 GiB", "16384 PiB"]
+        );
+        assert_eq!((pages(1), pages(3)), ("1 page (4 KiB)".to_owned(), "3 pages (12 KiB)".to_owned()));
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        assert_eq!(cut("weiß", 5), "weiß");
+        assert_eq!(cut("weiß", 4), "wei… and 2 bytes more");
     }
 
     proptest! {

@@ -13,7 +13,8 @@ use gimli::{
 };
 
 use super::elf::Elf;
-use super::symbols::readable;
+use super::symbols::{MAX_NAME, readable};
+use crate::text::cut;
 
 type Slice<'b> = EndianSlice<'b, LittleEndian>;
 
@@ -254,7 +255,7 @@ impl<'b> Lines<'b> {
                 {
                     let name = entry.attr_value(constants::DW_AT_name);
                     let name = name.and_then(|name| dwarf.attr_string(unit, name).ok());
-                    scopes.extend(name.map(|name| (depth, name.to_string_lossy().into_owned())));
+                    scopes.extend(name.map(|name| (depth, cut(&name.to_string_lossy(), MAX_NAME))));
                     continue;
                 }
                 constants::DW_TAG_subprogram => false,
@@ -350,7 +351,7 @@ fn own_name(
     let scopes = scopes.iter().map(|(_, scope)| scope.as_str());
     let name = name.to_string_lossy();
     let parts: Vec<&str> = scopes.chain([&*name]).collect();
-    Some(parts.join("::"))
+    Some(cut(&parts.join("::"), MAX_NAME))
 }
 
 /// The addresses within a range.
@@ -381,7 +382,7 @@ fn file_name(dwarf: &Dwarf<Slice<'_>>, unit: &Unit<Slice<'_>>, number: u64) -> O
     let file = header.file(number)?;
     let text = |value| {
         let text = dwarf.attr_string(unit, value).ok()?;
-        Some(text.to_string_lossy().into_owned())
+        Some(cut(&text.to_string_lossy(), MAX_NAME))
     };
     let name = text(file.path_name())?;
     if name.starts_with('/') {

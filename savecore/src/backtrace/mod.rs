@@ -11,6 +11,7 @@ mod find;
 mod frames;
 mod lines;
 mod memory;
+mod origin;
 mod registers;
 mod symbols;
 mod unwind;

@@ -7,6 +7,10 @@ use object::elf::{PF_X, PT_LOAD, SHF_ALLOC, SHF_EXECINSTR, SHN_UNDEF, STT_FUNC, 
 use object::pod;
 
 use super::elf::{Elf, text_at};
+use crate::text::cut;
+
+/// Bytes of a name, at most.
+pub(super) const MAX_NAME: usize = 2048;
 
 /// The symbols of a kernel's functions.
 #[derive(Default)]
@@ -79,7 +83,11 @@ impl Symbols {
 
 /// A function's name as its author wrote it.
 pub(super) fn readable(name: &str) -> String {
-    rustc_demangle::try_demangle(name).map_or_else(|_| name.to_owned(), |name| format!("{name:#}"))
+    let name = cut(name, MAX_NAME);
+    cut(
+        &rustc_demangle::try_demangle(&name).map_or_else(|_| name.clone(), |name| format!("{name:#}")),
+        MAX_NAME,
+    )
 }
 
 /// Where code is, sorted and without overlap: the sections that say so; of a file without sections, the segments.

@@ -12,8 +12,8 @@ use savecore::text::harmless;
 
 use savecore::targets::{Opener, is_copy};
 
+use super::TargetArguments;
 use super::targets::{IdentityArguments, identity};
-use super::{TargetArguments, story};
 use crate::output::{BAD, Bar, GOOD, WARNING, count, json, out, paint, size};
 use crate::{Finding, printed};
 
@@ -267,7 +267,7 @@ fn print_text(shown: &str, check: &Check) -> anyhow::Result<()> {
 fn print_dumps(out: &mut impl Write, dumps: &[Report]) -> io::Result<()> {
     for dump in dumps {
         let place = format!("blocks {} to {}", dump.first_block, dump.end_block - 1);
-        writeln!(out, "  dump {} ({place}): {}, {}", dump.sequence, story::state(dump), story::when(dump))?;
+        writeln!(out, "  dump {} ({place}): {}, {}", dump.sequence, dump.state(), dump.when())?;
     }
     Ok(())
 }

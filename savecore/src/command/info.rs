@@ -1,13 +1,16 @@
 //! `savecore info`: what crashed, when, why, and how much of it is there.
 
 use std::io::Write;
+use std::path::Path;
 
+use savecore::backtrace::Backtraces;
 use savecore::dump::{Dump, Encryption, Report};
 use savecore::keys::public_text;
 use savecore::source::Access;
 use savecore::targets::{Opener, Targets};
 use savecore::text::harmless;
 
+use super::kernels::KernelArguments;
 use super::targets::{IdentityArguments, TargetsArguments, identity, warn_bare};
 use super::{search, story};
 use crate::output::{Bar, FAINT, STRONG, WARNING, json, out, paint, warning};
@@ -23,12 +26,17 @@ pub(crate) struct Arguments {
     targets: TargetsArguments,
     #[command(flatten)]
     identity: IdentityArguments,
+    #[command(flatten)]
+    kernels: KernelArguments,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
     /// Show the end of the kernel's log too
     #[arg(long, conflicts_with = "json")]
     log: bool,
+    /// Show what each CPU was doing, if the kernel is found
+    #[arg(long, conflicts_with = "json")]
+    backtrace: bool,
     /// Look at every block for dumps, not only in front of the first free block
     #[arg(long)]
     search: bool,
@@ -48,6 +56,8 @@ struct DumpResult<'a> {
     on: Vec<&'a str>,
     #[serde(flatten)]
     report: Report,
+    /// What each CPU was doing; `None` if the kernel's ELF file was not found.
+    backtraces: Option<Backtraces>,
 }
 
 #[derive(serde::Serialize)]
@@ -63,7 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let targets = Targets::open(&names, Access::Read, search(arguments.search), opener.as_ref(), &mut bar)?;
     let dumps = targets.dumps();
     printed(if arguments.json {
-        print_json(&targets, &dumps, opener.as_ref(), &mut bar)
+        print_json(arguments, &targets, &dumps, opener.as_ref(), &mut bar)
     } else {
         print_text(arguments, &targets, &dumps, opener.as_ref(), &mut bar)
     })?;
@@ -93,6 +103,7 @@ fn open<'t>(
 }
 
 fn print_json(
+    arguments: &Arguments,
     targets: &Targets,
     dumps: &[Vec<(usize, usize)>],
     opener: Option<&Opener>,
@@ -100,8 +111,9 @@ fn print_json(
 ) -> anyhow::Result<()> {
     let mut results = Vec::new();
     for places in dumps {
-        let (_, report) = open(targets, places, opener, bar);
-        results.push(DumpResult { on: targets.names(places), report });
+        let (dump, report) = open(targets, places, opener, bar);
+        let backtraces = arguments.kernels.backtraces(&dump);
+        results.push(DumpResult { on: targets.names(places), report, backtraces });
     }
     let all = targets.targets.iter().zip(&targets.partitions);
     let result = all.map(|(target, partition)| TargetResult {
@@ -129,10 +141,21 @@ fn print_text(
         if targets.targets.len() > 1 {
             writeln!(out, "{}", paint(STRONG, targets.names(places).join(", ")))?;
         }
-        story::tell(&mut out, &report)?;
+        let backtraces = arguments.kernels.backtraces(&dump);
+        story::tell(&mut out, &report, backtraces.as_ref(), &next(arguments, &report))?;
         match dump.encryption() {
             Encryption::None | Encryption::Opened => {}
             Encryption::Sealed | Encryption::Refused => tell_key(&mut out, targets, places)?,
+        }
+        if arguments.backtrace {
+            writeln!(out, "  {}", paint(FAINT, "backtraces"))?;
+            let text = backtraces.map_or_else(
+                || "The kernel was not found: --kernel PATH names it".to_owned(),
+                |backtraces| backtraces.to_string(),
+            );
+            for line in text.lines() {
+                writeln!(out, "    {line}")?;
+            }
         }
         if arguments.log && dump.encryption() != Encryption::Sealed {
             let log = String::from_utf8_lossy(&dump.facts().log).into_owned();
@@ -154,6 +177,50 @@ fn print_text(
     }
     out.flush()?;
     Ok(())
+}
+
+/// What to do now, as a command where there is one.
+fn next(arguments: &Arguments, report: &Report) -> String {
+    let names = arguments.targets.names();
+    let mut words: Vec<String> = names.iter().map(|name| quoted(&name.path)).collect();
+    let partition = names.iter().find_map(|name| name.partition.as_ref());
+    words.extend(partition.map(|partition| format!("--partition {}", quoted(partition.as_ref()))));
+    words.extend(arguments.search.then(|| "--search".to_owned()));
+    let identity = arguments.identity.file().map(|file| format!("--identity {}", quoted(file)));
+    let command = |subcommand: &str, more: Option<String>| {
+        let subcommand = format!("savecore {subcommand}");
+        let words: Vec<String> = [subcommand].into_iter().chain(words.clone()).chain(more).collect();
+        paint(STRONG, words.join(" "))
+    };
+    if report.status == "saved" {
+        return format!("{}  (it was saved: this frees its blocks)", command("clear", None));
+    }
+    if !report.missing_stripes.is_empty() {
+        return "name the other partitions that the dump is striped over, too".to_owned();
+    }
+    match report.encryption {
+        "sealed" | "refused" => {
+            let open = command("save", Some("--identity FILE".to_owned()));
+            format!("{open}  (without --identity it is saved as it is, encrypted)")
+        }
+        _ if report.damaged => {
+            let save = command("save", identity);
+            format!("{save}  (saves what can be read; a damaged dump stays where it is)")
+        }
+        _ => command("save", identity),
+    }
+}
+
+/// A word of a command line as a shell takes it, harmless to the terminal.
+fn quoted(word: &Path) -> String {
+    let word = word.to_string_lossy();
+    let plain = |character: char| character.is_alphanumeric() || "/._-+=:,@%".contains(character);
+    let text = if !word.is_empty() && word.chars().all(plain) {
+        word.into_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    };
+    harmless(&text)
 }
 
 /// Tells which key opens a dump that is not open.

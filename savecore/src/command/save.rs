@@ -11,7 +11,6 @@ use savecore::source::Access;
 use savecore::store::{self, Limits};
 use savecore::targets::Targets;
 
-use super::story;
 use super::targets::{IdentityArguments, TargetsArguments, warn_bare};
 use super::{search, threads};
 use crate::output::{self, Bar, GOOD, WARNING, count, json, out, paint, size, warning};
@@ -187,7 +186,7 @@ fn print_saved(out: &mut impl Write, saved: &Saved) -> io::Result<()> {
         _ => format!("dump {number} {verb}"),
     };
     writeln!(out, "{} {folder}", paint(style, what))?;
-    writeln!(out, "  {}, {}", story::state(&saved.dump), story::when(&saved.dump))?;
+    writeln!(out, "  {}, {}", saved.dump.state(), saved.dump.when())?;
     for file in &saved.files {
         writeln!(out, "  {:<16} {}", file.name, size(file.bytes))?;
     }

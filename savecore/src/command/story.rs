@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use savecore::backtrace::{Backtraces, By};
 use savecore::dump::{CpuReport, MetricsReport, Report};
 use savecore::text::harmless;
 
@@ -10,49 +11,8 @@ use crate::output::{BAD, FAINT, GOOD, STRONG, WARNING, count, pages, paint, size
 /// Lines of CPUs, memory ranges, missing ranges and damages that are shown; `--json` has more.
 const SHOWN: usize = 16;
 
-/// In a few words: complete or not, and why not.
-pub(crate) fn state(report: &Report) -> String {
-    let mut text = match report.status {
-        "complete" => "complete".to_owned(),
-        "incomplete" => match report.reason {
-            Some(reason) => format!("incomplete: {reason}"),
-            None => "incomplete".to_owned(),
-        },
-        "saved" => "harvested before; its blocks are not free yet".to_owned(),
-        _ => "unfinished: the machine stopped while it was written".to_owned(),
-    };
-    if let Some(headers) = report.headers {
-        text = format!("{text}; {headers}");
-    }
-    match report.encryption {
-        "sealed" => text.push_str("; encrypted, and not opened: --identity opens it"),
-        "opened" => text.push_str("; encrypted, and opened"),
-        "refused" => text.push_str("; encrypted, and not for this identity or damaged all over"),
-        _ => {}
-    }
-    if report.authentic == Some(false) && report.encryption == "opened" {
-        text.push_str("; its headers are not as the dump wrote them");
-    }
-    for stripe in report.missing_stripes.iter().take(SHOWN) {
-        text.push_str(&format!("; stripe {} of {} was not given", u64::from(*stripe) + 1, report.stripes));
-    }
-    if report.missing_stripes.len() > SHOWN {
-        text.push_str("; nor were others");
-    }
-    if report.damaged {
-        text.push_str("; damaged");
-    }
-    text
-}
-
-/// When it crashed, as well as the machine knew.
-pub(crate) fn when(report: &Report) -> String {
-    let uptime = format!("{:.1} s after boot", report.uptime_seconds);
-    match &report.time {
-        Some(time) => format!("{}, {uptime}", time.replace('T', " ").replace('Z', " UTC")),
-        None => format!("time unknown, {uptime}"),
-    }
-}
+/// Functions that are shown of the CPU that crashed.
+const FRAMES: usize = 8;
 
 fn row(out: &mut dyn Write, name: &str, text: &str) -> io::Result<()> {
     // A text of several lines stays in its column.
@@ -72,19 +32,21 @@ fn cpu_row(cpu: &CpuReport) -> String {
     format!("{:<8} {place}", cpu.condition)
 }
 
-/// The whole story of one dump.
-pub(crate) fn tell(out: &mut dyn Write, report: &Report) -> io::Result<()> {
+/// The whole story of one dump: first what somebody needs at once, then all the rest. `next` is what to do now.
+pub(crate) fn tell(
+    out: &mut dyn Write,
+    report: &Report,
+    backtraces: Option<&Backtraces>,
+    next: &str,
+) -> io::Result<()> {
     let title = format!("Dump {}: {} on CPU {}", report.sequence, report.trigger, report.crashing_cpu);
-    writeln!(out, "{}, {}", paint(STRONG, title), when(report))?;
-    let message = if report.message.is_empty() { "(none)".to_owned() } else { harmless(&report.message) };
-    row(out, "message", &message)?;
-    let mut system =
-        if report.system.is_empty() { "unknown kernel".to_owned() } else { harmless(&report.system) };
-    system.push_str(&format!(", {}", report.arch));
-    if !report.build_id.is_empty() {
-        system.push_str(&format!(", build id {}", report.build_id));
+    writeln!(out, "{}, {}", paint(STRONG, title), report.when())?;
+    let message =
+        if report.message.is_empty() { "(no message)".to_owned() } else { harmless(&report.message) };
+    row(out, "why", &message)?;
+    if report.status != "saved" {
+        tell_where(out, report, backtraces)?;
     }
-    row(out, "system", &system)?;
     let style = match (report.whole, report.damaged) {
         (true, _) => GOOD,
         (false, false) => WARNING,
@@ -94,7 +56,16 @@ pub(crate) fn tell(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         0.0 => String::new(),
         seconds => format!("; took {seconds:.2} s"),
     };
-    row(out, "state", &format!("{}{elapsed}", paint(style, state(report))))?;
+    row(out, "state", &format!("{}{elapsed}", paint(style, report.state())))?;
+    row(out, "next", next)?;
+    writeln!(out)?;
+    let mut system =
+        if report.system.is_empty() { "unknown kernel".to_owned() } else { harmless(&report.system) };
+    system.push_str(&format!(", {}", report.arch));
+    if !report.build_id.is_empty() {
+        system.push_str(&format!(", build id {}", report.build_id));
+    }
+    row(out, "system", &system)?;
     if report.status == "saved" {
         // Its blocks are being freed: what is still there tells nothing.
         return tell_place(out, report);
@@ -111,6 +82,38 @@ pub(crate) fn tell(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         tell_metrics(out, metrics)?;
     }
     tell_place(out, report)
+}
+
+/// Where the CPU that crashed was, from the function that crashed outwards.
+fn tell_where(out: &mut dyn Write, report: &Report, backtraces: Option<&Backtraces>) -> io::Result<()> {
+    let calls: Vec<_> = backtraces.and_then(Backtraces::crashing).map_or_else(Vec::new, |cpu| {
+        let origin = cpu.origin().unwrap_or(0);
+        cpu.calls().skip(origin).collect()
+    });
+    if calls.is_empty() {
+        let crashing = report.cpus.iter().find(|cpu| cpu.cpu == report.crashing_cpu);
+        let text = match crashing.and_then(|cpu| cpu.ip.as_ref()) {
+            _ if backtraces.is_some() => "not known: the registers of the CPU are not in the dump".to_owned(),
+            Some(ip) => format!("{ip}; --kernel PATH, of the kernel with its symbols, names the function"),
+            None => "not known".to_owned(),
+        };
+        return row(out, "where", &text);
+    }
+    for (index, (frame, call)) in calls.iter().take(FRAMES).enumerate() {
+        let text = call
+            .map_or_else(|| format!("{} (not in the kernel's code)", frame.address), |call| call.to_string());
+        let sure = if frame.by == By::Scan { "? " } else { "" };
+        let text = format!("{sure}{text}");
+        if index == 0 {
+            row(out, "where", &paint(STRONG, text))?;
+        } else {
+            row(out, "", &text)?;
+        }
+    }
+    if calls.len() > FRAMES {
+        row(out, "", &format!("and {} more; --backtrace shows all, of all CPUs", calls.len() - FRAMES))?;
+    }
+    Ok(())
 }
 
 fn tell_place(out: &mut dyn Write, report: &Report) -> io::Result<()> {
@@ -168,27 +171,11 @@ fn tell_pages(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         .collect();
     let total = size(all.total.saturating_mul(4096));
     row(out, "pages", &format!("{} in all ({total}): {}", all.total, told.join(", ")))?;
-    let reasons = [
-        (all.free, "free"),
-        (all.user, "of user processes"),
-        (all.cache, "of the page cache"),
-        (all.cache_private, "of the page cache with private data"),
-        (all.not_kernel, "not known to be the kernel's"),
-        (all.device, "a device's"),
-        (all.arena, "the dump's own arena"),
-    ];
-    for (number, reason) in reasons.into_iter().filter(|(number, _)| *number > 0) {
+    for (number, reason) in report.left_out_by_reason() {
         row(out, "left out", &format!("{} {reason}", pages(number)))?;
     }
-    let fates = [
-        (all.unreadable, "the kernel could not read"),
-        (all.faulted, "faulted when the kernel read them"),
-        (all.damaged, "damaged in the dump"),
-        (all.not_written, "not written in time"),
-        (all.absent, "not in the dump"),
-    ];
-    for (number, fate) in fates.into_iter().filter(|(number, _)| *number > 0) {
-        row(out, "missing", &paint(WARNING, format_args!("{} {fate}", pages(number))))?;
+    for (number, why) in report.missing_by_reason() {
+        row(out, "missing", &paint(WARNING, format_args!("{} {why}", pages(number))))?;
     }
     for missing in report.missing.iter().take(SHOWN) {
         row(out, "", &format!("{} to {}, {}", missing.start, missing.end, missing.why))?;

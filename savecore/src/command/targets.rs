@@ -1,6 +1,6 @@
 //! Targets and keys, as those subcommands take them that put stripes together.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use savecore::Identity;
@@ -75,6 +75,11 @@ pub(crate) struct IdentityArguments {
 }
 
 impl IdentityArguments {
+    /// The file that was named.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.identity.as_deref()
+    }
+
     pub(crate) fn read(&self) -> anyhow::Result<Option<Opener>> {
         let Some(path) = &self.identity else { return Ok(None) };
         Ok(Some(Opener { identity: keys::identity(path)?, file: path.display().to_string() }))

@@ -14,9 +14,11 @@ mod damage;
 mod index;
 mod metrics;
 mod notes;
+mod registers;
 mod report;
 mod stripes;
 mod walk;
+mod words;
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -42,6 +44,7 @@ pub use damage::{DamagedBlocks, Foreign, Missing};
 pub use index::{Fate, Index, PageRun};
 pub use metrics::{MetricsReport, PassReport, PhaseReport, RefusalReport};
 pub use notes::{Facts, Range, condition};
+pub use registers::{Register, control_registers, general_registers};
 pub use report::{
     CpuReport, DamageReport, MemoryReport, MissingReport, PartReport, Report, arch_name, condition_name, hex,
     now, utc,

@@ -1,0 +1,79 @@
+//! `savecore report`: a dump as one page of HTML.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use savecore::dump::{Dump, Report};
+use savecore::report::html;
+use savecore::source::Access;
+use savecore::targets::Targets;
+
+use super::kernels::KernelArguments;
+use super::search;
+use super::targets::{IdentityArguments, TargetsArguments, identity};
+use crate::output::{Bar, out};
+use crate::{Finding, printed};
+
+/// Write a page about a dump on TARGET: HTML that any browser shows, without network and scripts
+#[derive(clap::Args)]
+#[command(after_help = crate::EXIT_CODES)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    targets: TargetsArguments,
+    #[command(flatten)]
+    identity: IdentityArguments,
+    #[command(flatten)]
+    kernels: KernelArguments,
+    /// The page; `-` is standard output
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// Which dump, by its number as `savecore info` shows it; else the last one
+    #[arg(long, value_name = "N")]
+    dump: Option<u32>,
+    /// Look at every block for dumps, not only in front of the first free block
+    #[arg(long)]
+    search: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
+    let opener = arguments.identity.read()?;
+    let mut bar = Bar::new();
+    let names = arguments.targets.names();
+    let targets = Targets::open(&names, Access::Read, search(arguments.search), opener.as_ref(), &mut bar)?;
+    let dumps = targets.dumps();
+    let sequence = |places: &&Vec<(usize, usize)>| targets.found(places[0]).header.sequence.get();
+    let chosen = match arguments.dump {
+        None => dumps.iter().max_by_key(sequence),
+        Some(number) => {
+            let chosen = dumps.iter().find(|places| sequence(places) == number);
+            if chosen.is_none() && !dumps.is_empty() {
+                let there: Vec<String> = dumps.iter().map(|places| sequence(&places).to_string()).collect();
+                bail!("there is no dump {number}: --dump takes {}", there.join(", "));
+            }
+            chosen
+        }
+    };
+    let Some(places) = chosen else {
+        crate::output::error("there is no dump to report on");
+        return Ok(Finding::Negative);
+    };
+    let dump = Dump::open_parts(targets.parts(places), identity(opener.as_ref()), &mut bar);
+    let page = html(&dump, &Report::new(&dump), arguments.kernels.backtraces(&dump).as_ref());
+    drop(bar);
+    if arguments.output == Path::new("-") {
+        printed(out().write_all(page.as_bytes()).map_err(Into::into))?;
+    } else {
+        write(&arguments.output, &page)
+            .with_context(|| format!("the report cannot be written to {}", arguments.output.display()))?;
+    }
+    Ok(Finding::Good)
+}
+
+/// Writes a file that only its owner may read: what a kernel had in memory is nobody else's.
+fn write(path: &Path, page: &str) -> std::io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(page.as_bytes())
+}

@@ -1,0 +1,80 @@
+//! A dump's state in words, for people.
+
+use super::Report;
+
+/// Stripes that are named one by one.
+const SHOWN: usize = 16;
+
+impl Report {
+    /// In a few words: complete or not, and why not.
+    pub fn state(&self) -> String {
+        let mut text = match self.status {
+            "complete" => "complete".to_owned(),
+            "incomplete" => match self.reason {
+                Some(reason) => format!("incomplete: {reason}"),
+                None => "incomplete".to_owned(),
+            },
+            "saved" => "harvested before; its blocks are not free yet".to_owned(),
+            _ => "unfinished: the machine stopped while it was written".to_owned(),
+        };
+        if let Some(headers) = self.headers {
+            text = format!("{text}; {headers}");
+        }
+        match self.encryption {
+            "sealed" => text.push_str("; encrypted, and not opened: --identity opens it"),
+            "opened" => text.push_str("; encrypted, and opened"),
+            "refused" => text.push_str("; encrypted, and not for this identity or damaged all over"),
+            _ => {}
+        }
+        if self.authentic == Some(false) && self.encryption == "opened" {
+            text.push_str("; its headers are not as the dump wrote them");
+        }
+        for stripe in self.missing_stripes.iter().take(SHOWN) {
+            text.push_str(&format!("; stripe {} of {} was not given", u64::from(*stripe) + 1, self.stripes));
+        }
+        if self.missing_stripes.len() > SHOWN {
+            text.push_str("; nor were others");
+        }
+        if self.damaged {
+            text.push_str("; damaged");
+        }
+        text
+    }
+
+    /// When it crashed, as well as the machine knew.
+    pub fn when(&self) -> String {
+        let uptime = format!("{:.1} s after boot", self.uptime_seconds);
+        match &self.time {
+            Some(time) => format!("{}, {uptime}", time.replace('T', " ").replace('Z', " UTC")),
+            None => format!("time unknown, {uptime}"),
+        }
+    }
+
+    /// Pages that should be there and are not, with their numbers, by why they are not.
+    pub fn missing_by_reason(&self) -> Vec<(u64, &'static str)> {
+        let all = self.pages;
+        let reasons = [
+            (all.unreadable, "the kernel could not read"),
+            (all.faulted, "faulted when the kernel read them"),
+            (all.damaged, "damaged in the dump"),
+            (all.not_written, "not written in time"),
+            (all.absent, "not in the dump"),
+        ];
+        reasons.into_iter().filter(|(number, _)| *number > 0).collect()
+    }
+
+    /// Pages that were left out on purpose, with their numbers, by what they were.
+    pub fn left_out_by_reason(&self) -> Vec<(u64, &'static str)> {
+        let all = self.pages;
+        let reasons = [
+            (all.free, "free"),
+            (all.user, "of user processes"),
+            (all.cache, "of the page cache"),
+            (all.cache_private, "of the page cache with private data"),
+            (all.not_kernel, "not known to be the kernel's"),
+            (all.device, "a device's"),
+            (all.arena, "the dump's own arena"),
+        ];
+        reasons.into_iter().filter(|(number, _)| *number > 0).collect()
+    }
+}
