@@ -181,7 +181,7 @@ fn print_text(
 
 /// What to do now, as a command where there is one.
 fn next(arguments: &Arguments, report: &Report) -> String {
-    let names = arguments.targets.names();
+    let names = arguments.targets.named();
     let mut words: Vec<String> = names.iter().map(|name| quoted(&name.path)).collect();
     let partition = names.iter().find_map(|name| name.partition.as_ref());
     words.extend(partition.map(|partition| format!("--partition {}", quoted(partition.as_ref()))));

@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let opener = arguments.identity.read()?;
     let mut bar = Bar::new();
-    let names = arguments.targets.names();
+    let names = arguments.targets.names()?;
     let targets = Targets::open(&names, Access::Read, search(arguments.search), opener.as_ref(), &mut bar)?;
     let dumps = targets.dumps();
     let sequence = |places: &&Vec<(usize, usize)>| targets.found(places[0]).header.sequence.get();

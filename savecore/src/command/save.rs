@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use bytesize::ByteSize;
-use savecore::core::{Compression, CoreOptions, Format};
+use savecore::core::{Compression, CoreOptions, Format, Level};
 use savecore::harvest::{Harvest, Options, Saved, harvest, missing_stripes};
 use savecore::source::Access;
 use savecore::store::{self, Limits};
@@ -37,6 +37,10 @@ pub(crate) struct Arguments {
     /// How a kdump is compressed
     #[arg(long, value_enum, default_value_t = CompressionName::Zlib)]
     compress: CompressionName,
+    /// What to leave out of the core, as makedumpfile -d counts: 1 zeros, 2 page cache, 4 with private data too, 8 user
+    /// memory, 16 free memory; and 32 all but the kernel
+    #[arg(long, value_name = "N")]
+    level: Option<Level>,
     /// Threads that work on a core; as many as there are CPUs if not given
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -117,7 +121,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     if arguments.max_kept == Some(0) {
         bail!("--max-kept must be at least 1: what was just saved is kept");
     }
-    let core = CoreOptions { level: None, threads: threads(arguments.threads)? };
+    let core = CoreOptions { level: arguments.level, threads: threads(arguments.threads)? };
+    if arguments.format == FormatName::Raw && arguments.level.is_some() {
+        bail!("--level is for cores: a raw copy is of the dump as it is");
+    }
     let opener = arguments.identity.read()?;
     let mut store = store::open(&arguments.output, &limits)?;
     let mut bar = Bar::new();

@@ -34,8 +34,13 @@ impl TargetsArguments {
             }
             return found();
         }
+        Ok(self.named())
+    }
+
+    /// The targets that were named.
+    pub(crate) fn named(&self) -> Vec<TargetName> {
         let name = |path: &PathBuf| TargetName { path: path.clone(), partition: self.partition.clone() };
-        Ok(self.targets.iter().map(name).collect())
+        self.targets.iter().map(name).collect()
     }
 }
 

@@ -78,7 +78,7 @@ impl Selection {
         let bits = level.map_or(Bits::empty(), |level| level.0 - Bits::ZERO);
         let knows_kernel = || dump.index().runs().any(|run| run.class.is_kernel());
         let bits = if bits.contains(Bits::KERNEL_ONLY) && !knows_kernel() {
-            bits - Bits::KERNEL_ONLY | Bits::CACHE | Bits::CACHE_PRIVATE | Bits::USER | Bits::FREE
+            (bits - Bits::KERNEL_ONLY) | Bits::CACHE | Bits::CACHE_PRIVATE | Bits::USER | Bits::FREE
         } else {
             bits
         };

@@ -6,8 +6,9 @@ use super::saved::tables_warnings;
 use super::{Options, Saved};
 use crate::Error;
 use crate::backtrace::{Backtraces, Call, backtraces, build_id, find_kernel};
-use crate::core::{Format, Sink, elf, kdump, raw};
+use crate::core::{Format, Level, Selection, Sink, elf, kdump, raw};
 use crate::dump::{Dump, Encryption, Part};
+use crate::report::html;
 use crate::source::Progress;
 use crate::store::Folder;
 use crate::targets::COPY;
@@ -18,6 +19,9 @@ pub(super) const LOG: &str = "dmesg.txt";
 
 /// What each CPU was doing.
 pub(super) const BACKTRACE: &str = "backtrace.txt";
+
+/// A page for people.
+const REPORT: &str = "report.html";
 
 /// Functions of the CPU that crashed that `info.json` names, at most.
 const MAX_FUNCTIONS: usize = 32;
@@ -90,12 +94,23 @@ pub(super) fn write(
             saved.bytes = written.map(|written| written.length);
         }
     }
+    if format != Format::Raw {
+        let selection = Selection::of(dump, options.core.level);
+        saved.level = selection.level().map(Level::bits);
+        saved.pages_left_out = selection.left_out();
+        saved.level_unknown_pages = selection.unknown_pages();
+        saved.warnings.extend(selection.warning());
+    }
     let log = &dump.facts().log;
     if !log.is_empty() {
         put(folder, LOG, &harmless(&String::from_utf8_lossy(log)))?;
     }
-    if let Some(backtraces) = trace(dump, options, saved) {
+    let backtraces = trace(dump, options, saved);
+    if let Some(backtraces) = &backtraces {
         put(folder, BACKTRACE, &backtraces.to_string())?;
+    }
+    if options.report {
+        put(folder, REPORT, &html(dump, &saved.dump, backtraces.as_ref()))?;
     }
     Ok(())
 }

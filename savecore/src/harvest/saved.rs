@@ -33,6 +33,12 @@ pub struct Saved {
     pub format: &'static str,
     /// The core, a path or URL; `None` of raw copies.
     pub file: Option<String>,
+    /// What was left out when it was saved, by the bits of a dump level; `None` if nothing was asked to be.
+    pub level: Option<u32>,
+    /// Pages that the level left out.
+    pub pages_left_out: u64,
+    /// Pages that the level might have left out, if the kernel had said what they are for.
+    pub level_unknown_pages: u64,
     /// The kernel's log.
     pub log: Option<String>,
     /// The ELF file of the kernel that the backtraces were made with; `None` if there are none.
@@ -79,6 +85,9 @@ impl Saved {
             files: Vec::new(),
             format: "",
             file: None,
+            level: None,
+            pages_left_out: 0,
+            level_unknown_pages: 0,
             log: None,
             kernel: None,
             frames: Vec::new(),
@@ -126,6 +135,8 @@ impl Saved {
             "format": self.format,
             "on": self.on,
             "saved_at": crate::dump::now().map(|time| time.to_string()),
+            "core_level": self.level,
+            "pages_left_out": self.pages_left_out,
             "kernel": self.kernel,
             "frames": self.frames,
             "missing_tables": self.missing_tables,

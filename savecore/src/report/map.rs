@@ -303,7 +303,9 @@ mod tests {
     fn a_cell_shows_the_worst_then_data_then_the_most() {
         let cell = |pages: [(Fate, u64); 2]| {
             let mut cell = Cell::default();
-            pages.map(|(fate, pages)| cell.add(fate, pages));
+            for (fate, pages) in pages {
+                cell.add(fate, pages);
+            }
             cell.shows()
         };
         assert_eq!(cell([(Fate::LeftOut, 1), (Fate::Zero, 3)]), Some((Fate::Zero, 0.75)));

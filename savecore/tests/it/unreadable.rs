@@ -5,7 +5,7 @@ use std::io;
 
 use dumpcore::format::{BLOCK_SIZE, Block};
 use proptest::prelude::*;
-use savecore::core::elf;
+use savecore::core::{CoreOptions, elf};
 use savecore::dump::{Dump, Report};
 use savecore::partition::{self, Search};
 use savecore::source::Source;
@@ -59,7 +59,7 @@ proptest! {
         prop_assert_eq!((scanned.dumps.len(), scanned.dumps[0].end), (1, written.end));
         let dump = Dump::open(&source, &scanned, &scanned.dumps[0]);
         let mut bytes = Vec::new();
-        elf::write(&dump, &mut bytes, &mut ()).unwrap();
+        elf::write(&dump, &CoreOptions::default(), &mut bytes, &mut ()).unwrap();
         let core = Core::parse(&bytes);
         let mut lost = 0;
         for (pfn, page) in &machine.pages {
