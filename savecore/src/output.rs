@@ -67,11 +67,18 @@ impl Bar {
 impl Progress for Bar {
     fn begin(&mut self, what: &str, total: u64) {
         self.end();
-        if !io::stderr().is_terminal() {
+        // One that cannot move its cursor would show each state of the bar on a line of its own.
+        let dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+        if dumb || !io::stderr().is_terminal() {
             return;
         }
-        let bar = ProgressBar::with_draw_target(Some(total * 4096), ProgressDrawTarget::stderr());
-        let template = "{msg:<26} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+        // What comes through a pipe is as long as it is.
+        let length = (total > 0).then(|| total.saturating_mul(4096));
+        let template = match length {
+            Some(_) => "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left",
+            None => "{msg} {spinner} {bytes}, {bytes_per_sec}",
+        };
+        let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
@@ -83,7 +90,7 @@ impl Progress for Bar {
 
     fn advance(&mut self, blocks: u64) {
         if let Some(bar) = &self.bar {
-            bar.inc(blocks * 4096);
+            bar.inc(blocks.saturating_mul(4096));
         }
     }
 

@@ -96,6 +96,8 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
         units(&mut count, name, cargo);
     }
 
+    step(&mut count, "reports in a browser", || reports(strict));
+
     ui::section("bare metal, without alloc");
     for target in TARGETS {
         step(&mut count, target, || {
@@ -165,6 +167,25 @@ fn demo() -> Result<Step> {
         bail!("it took {:.0} s, {} are allowed", took.as_secs_f32(), DEMO_LIMIT.as_secs());
     }
     Ok(Step::Done(format!("of {} s allowed", DEMO_LIMIT.as_secs())))
+}
+
+/// The pages that savecore writes, as a browser shows them. Where there is none, its package can be installed: it is large,
+/// and nothing else needs it.
+fn reports(strict: bool) -> Result<Step> {
+    if !setup::in_path("chromium") {
+        if strict || on_ci() {
+            bail!("chromium is missing: sudo apt-get install --no-install-recommends chromium");
+        }
+        return Ok(Step::Skipped("no chromium; its Debian package is chromium".to_owned()));
+    }
+    let mut cargo = host_cargo();
+    cargo.args(["test", "--package", "savecore", "--test", "it", "--", "--ignored", "a_browser_shows"]);
+    let output = logged(cargo, "reports in a browser", SECTION_LIMIT)?.success("the reports in a browser")?;
+    let found = counted(&format!("{}\n{}", output.stdout, output.stderr));
+    if found.passed == 0 {
+        bail!("no test was run; log: {}", output.log.display());
+    }
+    Ok(Step::Done("nothing of a hostile dump is run".to_owned()))
 }
 
 /// Runs one step, prints its line, counts it.

@@ -231,7 +231,7 @@ pub static ALL: &[Scenario] = &[
     },
     Scenario {
         name: "gdb",
-        about: "gdb shows each CPU's named functions with arguments, a global, a followed list; readelf is clean",
+        about: "gdb shows each CPU's named functions with arguments, a global, a followed list; savecore's backtraces are the same",
         beds: Beds::Architectures,
         deadline: 90,
         play: readers::gdb,

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use super::case::{Case, USUAL_BLOCKS, ensure, exit, mib};
 use super::judge::halt;
@@ -18,18 +19,46 @@ pub(super) fn gdb(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
     let machine = case.machine(&disk, "panic").cpus(CPUS as u32).memory(512).word("cpu=2");
     case.crash(&machine, "crash", exit::COMPLETE)?;
+    let kernel = case.kernel().to_str().context("a kernel whose path is not UTF-8")?;
+    let told = case.savecore.expect(0, "info", &disk, &["--kernel", kernel])?;
     let (cores, _) = case.save(&disk, "cores", 1)?;
     let core = cores.first().context("no core")?;
     let readelf = debugger::readelf(core, &case.folder, case.left())?;
-    kernel_in_gdb(case, core, CPUS, 2)?;
+    let shown = kernel_in_gdb(case, core, CPUS, 2)?;
+    let calls = backtraces_are_gdbs(&told.value, &shown)?;
     let registers = debugger::prstatus_notes(&readelf) as u64;
     ensure(registers == CPUS, || format!("readelf finds the registers of {registers} CPUs"))?;
-    Ok(format!("{CPUS} backtraces, a global, a list of {NODES} nodes; readelf is clean"))
+    Ok(format!(
+        "{CPUS} backtraces, a global, a list of {NODES} nodes; savecore names the same {calls} calls; readelf is clean"
+    ))
+}
+
+/// Makes sure that the backtraces of savecore's `info --json` are those that gdb shows: of each CPU the same functions in the
+/// same order, inlined ones among them. Gives how many.
+fn backtraces_are_gdbs(told: &Value, shown: &str) -> Result<usize> {
+    let gdb = debugger::backtraces(shown);
+    let mut calls = 0;
+    let cpus = told.pointer("/dumps/0/backtraces/cpus").and_then(Value::as_array);
+    let cpus = cpus.context("savecore has no backtraces")?;
+    ensure(cpus.len() == gdb.len(), || format!("savecore has {} backtraces, gdb {}", cpus.len(), gdb.len()))?;
+    for cpu in cpus {
+        let number = cpu.get("cpu").and_then(Value::as_u64).context("a CPU without a number")?;
+        // Thread numbers begin with 1.
+        let expected = gdb.get(&(number + 1)).with_context(|| format!("gdb has no CPU {number}"))?;
+        let frames = cpu.get("frames").and_then(Value::as_array).into_iter().flatten();
+        let named =
+            frames.flat_map(|frame| frame.get("calls").and_then(Value::as_array).into_iter().flatten());
+        let named = named.filter_map(|call| call.get("function")?.as_str());
+        let ours: Vec<&str> = named.map(debugger::last_part).collect();
+        ensure(ours == *expected, || format!("CPU {number}: savecore says {ours:?}, gdb {expected:?}"))?;
+        calls += ours.len();
+    }
+    Ok(calls)
 }
 
 /// Makes sure that gdb shows the kernel in a core: the calls of all CPUs with their arguments, of which `crashed`
-/// panicked, a global, and a list that can be followed.
-pub(super) fn kernel_in_gdb(case: &Case, core: &Path, cpus: u64, crashed: u64) -> Result<()> {
+/// panicked, a global, and a list that can be followed. Gives what gdb printed.
+pub(super) fn kernel_in_gdb(case: &Case, core: &Path, cpus: u64, crashed: u64) -> Result<String> {
     // gdb takes the language of the crashed code: Rust.
     let follow = "set $node = test_kernel::witness::WITNESS_LIST\nset $sum = 0\nset $nodes = 0\n\
                   while $node as u64 != 0\nset $sum = $sum + (*$node).value\nset $nodes = $nodes + 1\n\
@@ -67,7 +96,8 @@ pub(super) fn kernel_in_gdb(case: &Case, core: &Path, cpus: u64, crashed: u64) -
     must(&format!("= {NODES}\n"))?;
     must(&format!("= {sum}\n"))?;
     let threads = shown.lines().filter(|line| line.contains(" LWP ") && line.contains(" at ")).count() as u64;
-    ensure(threads == cpus, || format!("gdb lists {threads} threads; log: {}", log.display()))
+    ensure(threads == cpus, || format!("gdb lists {threads} threads; log: {}", log.display()))?;
+    Ok(shown)
 }
 
 pub(super) fn equals_machine(case: &Case, kind: &'static str, cpus: u32, memory: u32) -> Result<String> {

@@ -354,8 +354,12 @@ fn own_name(
     Some(cut(&parts.join("::"), MAX_NAME))
 }
 
-/// The addresses within a range.
+/// The addresses within a range. What the linker left out stays in the file as if it were at address 0, where no kernel has
+/// code.
 fn between(sorted: &[u64], begin: u64, end: u64) -> &[u64] {
+    if begin == 0 {
+        return &[];
+    }
     let from = sorted.partition_point(|address| *address < begin);
     let to = sorted.partition_point(|address| *address < end);
     sorted.get(from..to).unwrap_or_default()
@@ -423,4 +427,84 @@ fn lines(
     let named =
         places.into_iter().map(|(address, (file, line))| (address, (file_name(dwarf, unit, file), line)));
     Ok(named.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::symbols::Symbols;
+    use super::*;
+
+    /// The program that runs this test is as good as a kernel: it has DWARF and symbols.
+    fn own() -> Elf {
+        Elf::open(&std::env::current_exe().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn functions_have_the_names_that_the_symbol_table_gives_them_and_lines_of_their_files() {
+        let elf = own();
+        let symbols = Symbols::of(&elf).unwrap();
+        let ours: HashMap<u64, String> = symbols
+            .all()
+            .filter(|(_, name)| name.starts_with("savecore::backtrace::") && !name.contains("{{"))
+            .take(200)
+            .collect();
+        assert!(ours.len() > 50, "{}", ours.len());
+        let addresses: Vec<u64> = ours.keys().copied().collect();
+        let sections = Sections::of(&elf).unwrap().unwrap();
+        let calls = Lines::new(&elf, &sections).at(&addresses);
+        for (address, name) in &ours {
+            let Some(outer) = calls.get(address).and_then(|calls| calls.last()) else {
+                panic!("nothing is known of {name}");
+            };
+            assert_eq!(outer.function.as_ref(), Some(name));
+            let file = outer.file.as_deref().unwrap_or_default();
+            assert!(Path::new(file).extension().is_some_and(|extension| extension == "rs"), "{file}");
+            assert!(outer.line.is_some());
+        }
+    }
+
+    #[test]
+    fn a_spoiled_unit_costs_its_names_and_no_more() {
+        let elf = own();
+        let addresses: Vec<u64> = Symbols::of(&elf).unwrap().all().map(|(address, _)| address).collect();
+        let mut sections = Sections::of(&elf).unwrap().unwrap();
+        // The smallest unit that tells something, by itself.
+        let lines = Lines::new(&elf, &sections);
+        let mut units = lines.units.clone();
+        units.sort_by_key(|unit| unit.length);
+        let tells = |unit: &&Place| {
+            let bytes = lines.unit_bytes(**unit).unwrap();
+            let calls = lines.in_unit(&lines.dwarf(&bytes), &addresses, &mut 0).unwrap();
+            calls.values().flatten().count() > 20
+        };
+        let unit = lines.unit_bytes(*units.iter().find(tells).unwrap()).unwrap();
+        let mut state = 1_u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let mut told = 0;
+        for round in 0..200 {
+            let mut spoiled = unit.clone();
+            for _ in 0..=round % 12 {
+                // The beginning, on which all else depends, more often.
+                let place = if random(3) == 0 { random(100) } else { random(unit.len()) };
+                spoiled[place] = random(256) as u8;
+            }
+            sections.info = Info::Memory(spoiled);
+            let calls = Lines::new(&elf, &sections).at(&addresses);
+            assert!(calls.values().all(|calls| calls.len() <= MAX_INLINED));
+            told += calls.len();
+        }
+        assert!(told > 0, "some harm leaves names");
+    }
+
+    #[test]
+    fn what_is_no_code_has_no_lines() {
+        let elf = own();
+        let sections = Sections::of(&elf).unwrap().unwrap();
+        assert_eq!(Lines::new(&elf, &sections).at(&[1, u64::MAX]), HashMap::new());
+    }
 }

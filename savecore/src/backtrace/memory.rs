@@ -95,6 +95,12 @@ impl<'p> Memory<'p> {
         Memory { pages, roots }
     }
 
+    /// Memory by physical addresses.
+    #[cfg(test)]
+    pub(super) fn physical(pages: &'p Pages<'p>) -> Memory<'p> {
+        Memory { pages, roots: None }
+    }
+
     fn phys(&self, virt: u64) -> Option<u64> {
         match &self.roots {
             None => Some(virt),

@@ -14,6 +14,8 @@ mod memory;
 mod origin;
 mod registers;
 mod symbols;
+#[cfg(test)]
+mod tests;
 mod unwind;
 
 use std::fmt;

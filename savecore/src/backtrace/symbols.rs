@@ -59,6 +59,13 @@ impl Symbols {
         Ok(symbols)
     }
 
+    /// The addresses of all functions with a length, and their names.
+    #[cfg(test)]
+    pub(super) fn all(&self) -> impl Iterator<Item = (u64, String)> {
+        let known = self.functions.iter().filter(|(_, length, _)| *length > 0);
+        known.filter_map(|(address, _, _)| Some((*address, self.at(*address)?.0)))
+    }
+
     /// Whether the kernel has code there.
     pub(super) fn is_code(&self, address: u64) -> bool {
         let behind = self.code.partition_point(|(begin, _)| *begin <= address);

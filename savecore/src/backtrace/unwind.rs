@@ -134,8 +134,10 @@ impl Unwinder<'_> {
         if now.fp() == Some(0) && by != By::Registers && by != By::Scan {
             return Err(End::Outermost);
         }
-        if let Some(caller) = self.by_frame_pointer(now, memory) {
-            return Ok((caller, By::FramePointer));
+        match self.by_frame_pointer(now, memory) {
+            Some(Left::Caller(caller)) => return Ok((*caller, By::FramePointer)),
+            Some(Left::Outermost) => return Err(End::Outermost),
+            None => {}
         }
         self.scan(now, memory).map(|caller| (caller, By::Scan)).ok_or(End::Lost)
     }
@@ -156,7 +158,7 @@ impl Unwinder<'_> {
 
     /// The caller as the frame pointer has it: System V ABI for AMD64, section 3.2.2; Procedure Call Standard for the Arm
     /// 64-bit Architecture, section 6.4.6; RISC-V Calling Conventions, "Frame Pointer Convention".
-    fn by_frame_pointer(&self, now: &Registers, memory: &Memory<'_>) -> Option<Registers> {
+    fn by_frame_pointer(&self, now: &Registers, memory: &Memory<'_>) -> Option<Left> {
         let fp = now.fp().filter(|fp| fp % 8 == 0)?;
         // Behind the frame lies what its caller had; a frame lies at the end of the stack that is in use.
         let (previous, returns, end) = match now.arch {
@@ -166,13 +168,17 @@ impl Unwinder<'_> {
         if now.sp().is_some_and(|sp| end < sp || end - sp > MAX_FRAME) {
             return None;
         }
-        let pc = self.plain(now.arch, memory.word(returns)?);
+        let (previous, returns) = (memory.word(previous)?, memory.word(returns)?);
+        if (previous, returns) == (0, 0) {
+            return Some(Left::Outermost);
+        }
+        let pc = self.plain(now.arch, returns);
         if !self.is_behind_call(now.arch, pc, memory) {
             return None;
         }
         let mut caller = Registers::only(now.arch, pc, end);
-        caller.set(caller.fp_number(), memory.word(previous));
-        Some(caller)
+        caller.set(caller.fp_number(), Some(previous));
+        Some(Left::Caller(Box::new(caller)))
     }
 
     /// The next address on the stack that is behind a call.

@@ -24,6 +24,7 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'n
 /// Bytes of the panic message, and of any other single text, that are shown.
 const MAX_MESSAGE: usize = 16 << 10;
 const MAX_TEXT: usize = 1024;
+const MAX_HEADING: usize = 300;
 
 /// Rows of a table that are shown.
 const MAX_ROWS: usize = 64;
@@ -37,6 +38,7 @@ fn said(text: &str) -> String {
 pub fn html(dump: &Dump<'_>, report: &Report, backtraces: Option<&Backtraces>) -> String {
     let message = harmless(&cut(report.message.trim_end(), MAX_MESSAGE));
     let message = if message.is_empty() { "(no message)" } else { &message };
+    let first = cut(message.lines().next().unwrap_or_default(), MAX_HEADING);
     let title = format!("{} on CPU {}", report.trigger, report.crashing_cpu);
     let page = html! {
         (DOCTYPE)
@@ -47,13 +49,14 @@ pub fn html(dump: &Dump<'_>, report: &Report, backtraces: Option<&Backtraces>) -
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="referrer" content="no-referrer";
-                title { (title) ": " (cut(message, 80)) }
+                title { (title) ": " (cut(&first, 80)) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
                 header #crash {
                     p.kind { (title) }
-                    h1 { (message) }
+                    h1 { (first) }
+                    @if first != message { pre { (message) } }
                     (verdict(report))
                     dl.facts {
                         (fact("When", &report.when()))

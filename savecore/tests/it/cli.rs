@@ -2,6 +2,7 @@
 
 mod keys;
 mod raw;
+mod report;
 mod sealed;
 mod sources;
 
@@ -652,7 +653,9 @@ fn info_tells_the_story_and_takes_control_characters_out_of_it() {
     assert_eq!(code, 0);
     for part in [
         "Dump 1: panic on CPU 0, 2026-11-22 06:32:42 UTC, 12.3 s after boot",
-        "evil \\u{1b}[31mred",
+        "why       evil \\u{1b}[31mred",
+        "where     0x1010; --kernel PATH",
+        &format!("next      savecore save {image}\n"),
         "testkernel 0.1, x86_64, build id abababab",
         "complete; took 0.84 s",
         "CPU 1     stopped  ip 0x2010, sp 0x2013",

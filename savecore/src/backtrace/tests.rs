@@ -1,0 +1,304 @@
+//! Stacks of kernels that were made for it, on all architectures.
+
+use std::collections::BTreeMap;
+
+use dumpcore::format::header::Arch;
+use dumpcore::format::note::CpuState;
+use dumpcore::format::{BLOCK_SIZE, Block};
+use object::elf::{
+    EM_AARCH64, EM_RISCV, EM_X86_64, SHF_ALLOC, SHF_EXECINSTR, SHT_PROGBITS, SHT_STRTAB, SHT_SYMTAB,
+};
+use proptest::prelude::*;
+use tempfile::NamedTempFile;
+use zerocopy::FromZeros;
+
+use super::elf::Elf;
+use super::frames::{Frames, Sections};
+use super::memory::{Memory, Pages};
+use super::registers::Registers;
+use super::symbols::Symbols;
+use super::unwind::{By, End, MAX_FRAMES, Spot, Unwinder};
+
+/// Where the code begins, and what a function takes.
+const CODE: u64 = 0xffff_ffff_8010_0000;
+const FUNCTION: u64 = 64;
+const FUNCTIONS: u64 = 40;
+/// Where a function goes on behind its call.
+const BEHIND: u64 = 32;
+/// Where the stack is; the tests' CPUs use physical addresses.
+const STACK: u64 = 0x20_0000;
+
+const ARCHES: [Arch; 3] = [Arch::X86_64, Arch::Aarch64, Arch::Riscv64];
+
+/// The code of all functions: a call in the middle of each.
+fn code(arch: Arch) -> Vec<u8> {
+    let call: &[u8] = match arch {
+        Arch::X86_64 => &[0xe8, 1, 2, 3, 4],
+        Arch::Aarch64 => &[1, 0, 0, 0x94],
+        Arch::Riscv64 => &[0xef, 0, 0, 0],
+    };
+    let mut code = vec![0; (FUNCTION * FUNCTIONS) as usize];
+    for function in code.chunks_exact_mut(FUNCTION as usize) {
+        function[BEHIND as usize - call.len()..BEHIND as usize].copy_from_slice(call);
+    }
+    code
+}
+
+fn uleb(mut number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let byte = (number & 0x7f) as u8;
+        number >>= 7;
+        bytes.push(if number == 0 { byte } else { byte | 0x80 });
+        if number == 0 {
+            return bytes;
+        }
+    }
+}
+
+/// DWARF's numbers of stack pointer and return address.
+fn numbers(arch: Arch) -> (u8, u8) {
+    match arch {
+        Arch::X86_64 => (7, 16),
+        Arch::Aarch64 => (31, 30),
+        Arch::Riscv64 => (2, 1),
+    }
+}
+
+/// Call frame information: each function's frame has a number of words, the last of which is the return address
+/// (DWARF 5, section 6.4.1; version 3 of the entries).
+fn debug_frame(arch: Arch, words: &[u64]) -> Vec<u8> {
+    fn entry(bytes: &mut Vec<u8>, mut body: Vec<u8>) {
+        body.resize(body.len().next_multiple_of(4), 0);
+        bytes.extend((body.len() as u32).to_le_bytes());
+        bytes.extend(body);
+    }
+    let (sp, ra) = numbers(arch);
+    let mut bytes = Vec::new();
+    // Version, no augmentation, alignments of code and data, the return address's register; then DW_CFA_def_cfa and
+    // DW_CFA_offset.
+    let head = [&u32::MAX.to_le_bytes()[..], &[3, 0, 1, 0x78, ra], &[0x0c, sp, 8], &[0x80 | ra, 1]].concat();
+    entry(&mut bytes, head);
+    for (number, words) in (0..).zip(words) {
+        let place = [CODE + number * FUNCTION, FUNCTION].map(u64::to_le_bytes).concat();
+        // DW_CFA_def_cfa_offset.
+        entry(&mut bytes, [&[0; 4][..], &place, &[0x0e], &uleb(words * 8)].concat());
+    }
+    bytes
+}
+
+/// Name, type, flags, address, linked section and size of entries of a section.
+type Head = (&'static str, u32, u64, u64, u32, u64);
+
+/// An ELF file with these sections.
+fn elf_file(machine: u16, sections: &[(Head, Vec<u8>)]) -> Vec<u8> {
+    let mut file = vec![0; 64];
+    let mut headers = vec![0; 64];
+    let mut names = vec![0];
+    for ((name, kind, flags, address, link, entry), bytes) in sections {
+        file.resize(file.len().next_multiple_of(8), 0);
+        let mut header = Vec::new();
+        header.extend((names.len() as u32).to_le_bytes());
+        header.extend(kind.to_le_bytes());
+        for word in [*flags, *address, file.len() as u64, bytes.len() as u64] {
+            header.extend(word.to_le_bytes());
+        }
+        header.extend(link.to_le_bytes());
+        header.extend([0; 4]);
+        header.extend(8_u64.to_le_bytes());
+        header.extend(entry.to_le_bytes());
+        headers.extend(header);
+        names.extend(name.bytes().chain([0]));
+        file.extend(bytes);
+    }
+    let mut last = [0; 64];
+    last[4..8].copy_from_slice(&SHT_STRTAB.to_le_bytes());
+    last[24..32].copy_from_slice(&(file.len() as u64).to_le_bytes());
+    last[32..40].copy_from_slice(&(names.len() as u64).to_le_bytes());
+    headers.extend(last);
+    file.extend(names);
+    file.resize(file.len().next_multiple_of(8), 0);
+    let at = file.len() as u64;
+    let count = sections.len() as u16 + 2;
+    file.extend(headers);
+    file[..16].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    file[16..18].copy_from_slice(&2_u16.to_le_bytes());
+    file[18..20].copy_from_slice(&machine.to_le_bytes());
+    file[40..48].copy_from_slice(&at.to_le_bytes());
+    for (place, number) in [(52, 64), (58, 64), (60, count), (62, count - 1)] {
+        file[place..place + 2].copy_from_slice(&number.to_le_bytes());
+    }
+    file
+}
+
+/// A kernel's file: code, symbols `f0`, `f1` and so on, and call frame information.
+fn kernel(arch: Arch, frames: Vec<u8>) -> Vec<u8> {
+    let mut symbols = vec![0; 24];
+    let mut names = vec![0];
+    for number in 0..FUNCTIONS {
+        symbols.extend((names.len() as u32).to_le_bytes());
+        symbols.extend([2, 0, 1, 0]);
+        symbols.extend([CODE + number * FUNCTION, FUNCTION].map(u64::to_le_bytes).concat());
+        names.extend(format!("f{number}\0").bytes());
+    }
+    let machine = match arch {
+        Arch::X86_64 => EM_X86_64,
+        Arch::Aarch64 => EM_AARCH64,
+        Arch::Riscv64 => EM_RISCV,
+    };
+    let executable = u64::from(SHF_ALLOC | SHF_EXECINSTR);
+    elf_file(
+        machine,
+        &[
+            ((".text", SHT_PROGBITS, executable, CODE, 0, 0), code(arch)),
+            ((".symtab", SHT_SYMTAB, 0, 0, 3, 24), symbols),
+            ((".strtab", SHT_STRTAB, 0, 0, 0, 0), names),
+            ((".debug_frame", SHT_PROGBITS, 0, 0, 0, 0), frames),
+        ],
+    )
+}
+
+/// A CPU at `pc`, and what its registers for stack, frame and return address hold.
+fn cpu(arch: Arch, pc: u64, sp: u64, fp: u64, link: u64) -> CpuState {
+    let mut state = CpuState::new_zeroed();
+    let places: &[(usize, u64)] = match arch {
+        Arch::X86_64 => &[(16, pc), (19, sp), (4, fp)],
+        Arch::Aarch64 => &[(32, pc), (31, sp), (29, fp), (30, link)],
+        Arch::Riscv64 => &[(0, pc), (2, sp), (8, fp), (1, link)],
+    };
+    for (place, value) in places {
+        state.general[*place] = (*value).into();
+    }
+    state
+}
+
+/// The frames of a CPU whose stack holds these words from [`STACK`] on.
+fn unwind(arch: Arch, file: &[u8], state: &CpuState, stack: &[u64]) -> (Vec<Spot>, End) {
+    let mut pages: BTreeMap<u64, Box<Block>> = BTreeMap::new();
+    for (word, address) in stack.iter().zip((STACK..).step_by(8)) {
+        let page = pages.entry(address / 4096).or_insert_with(|| Box::new([0; BLOCK_SIZE]));
+        page[(address % 4096) as usize..][..8].copy_from_slice(&word.to_le_bytes());
+    }
+    let pages = Pages::new(move |pfn| pages.get(&pfn).cloned());
+    let memory = Memory::physical(&pages);
+    let stored = NamedTempFile::new().unwrap();
+    std::fs::write(stored.path(), file).unwrap();
+    let elf = Elf::open(stored.path()).unwrap();
+    let symbols = Symbols::of(&elf).unwrap();
+    let sections = Sections::of(&elf).unwrap();
+    let frames = Frames::new(&sections);
+    let unwinder = Unwinder { elf: &elf, symbols: &symbols, frames: &frames, slide: 0 };
+    unwinder.run(Registers::of(arch, state), &memory)
+}
+
+fn returns(function: u64) -> u64 {
+    CODE + function * FUNCTION + BEHIND
+}
+
+/// Where all frames go on but for the first.
+fn callers(spots: &[Spot]) -> Vec<u64> {
+    spots.iter().skip(1).map(|spot| spot.address).collect()
+}
+
+fn arches() -> impl Strategy<Value = Arch> {
+    prop::sample::select(ARCHES.to_vec())
+}
+
+/// Words that are no addresses of code.
+fn junk(seed: u64) -> u64 {
+    seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20
+}
+
+proptest! {
+    #[test]
+    fn frames_are_left_as_the_compiler_wrote_down(
+        arch in arches(), sizes in prop::collection::vec(1_u64..20, FUNCTIONS as usize),
+        chain in prop::collection::vec(0..FUNCTIONS, 1..30),
+    ) {
+        let file = kernel(arch, debug_frame(arch, &sizes));
+        let mut stack = Vec::new();
+        for (index, function) in chain.iter().enumerate() {
+            let words = sizes[*function as usize];
+            stack.extend((1..words).map(|word| junk(word + index as u64)));
+            stack.push(chain.get(index + 1).map_or(0, |caller| returns(*caller)));
+        }
+        let state = cpu(arch, returns(chain[0]), STACK, 0x1001, 0);
+        let (spots, end) = unwind(arch, &file, &state, &stack);
+        let expected: Vec<u64> = chain.iter().skip(1).map(|function| returns(*function)).collect();
+        prop_assert_eq!(callers(&spots), expected);
+        prop_assert_eq!(end, End::Outermost);
+        prop_assert!(spots.iter().skip(1).all(|spot| spot.by == By::FrameInformation));
+    }
+
+    #[test]
+    fn without_the_compilers_word_frame_pointers_are_followed_and_without_these_the_stack_is_searched(
+        arch in arches(), chain in prop::collection::vec((0..FUNCTIONS, 2_u64..20), 1..20), pointers: bool,
+    ) {
+        let file = kernel(arch, Vec::new());
+        // Each frame: the caller's frame pointer and the return address at its end.
+        let ends: Vec<u64> = chain.iter().scan(STACK, |at, (_, words)| {
+            *at += words * 8;
+            Some(*at)
+        }).collect();
+        let pointer = |index: usize| ends.get(index).map_or(0, |end| if arch == Arch::Riscv64 { *end } else { end - 16 });
+        let mut stack = Vec::new();
+        for (index, (_, words)) in chain.iter().enumerate() {
+            stack.extend((2..*words).map(|word| junk(word + index as u64)));
+            stack.push(if pointers { pointer(index + 1) } else { junk(index as u64) });
+            stack.push(chain.get(index + 1).map_or(0, |(caller, _)| returns(*caller)));
+        }
+        let fp = if pointers { pointer(0) } else { 0x1001 };
+        let state = cpu(arch, returns(chain[0].0), STACK, fp, 0);
+        let (spots, end) = unwind(arch, &file, &state, &stack);
+        let expected: Vec<u64> = chain.iter().skip(1).map(|(function, _)| returns(*function)).collect();
+        prop_assert_eq!(callers(&spots), expected);
+        let (by, why) = if pointers { (By::FramePointer, End::Outermost) } else { (By::Scan, End::Lost) };
+        prop_assert_eq!(end, why);
+        prop_assert!(spots.iter().skip(1).all(|spot| spot.by == by), "{:?}", spots);
+    }
+
+    #[test]
+    fn whatever_is_on_the_stack_and_in_the_kernels_file_a_backtrace_ends(
+        arch in arches(), pc in 0..FUNCTION * FUNCTIONS, sp in 0_u64..512, fp in 0_u64..512,
+        stack in prop::collection::vec(prop_oneof![
+            (0..FUNCTION * FUNCTIONS).prop_map(|inside| CODE + inside),
+            (0_u64..600).prop_map(|word| STACK + word * 8),
+            any::<u64>(),
+        ], 0..512),
+        spoiled in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..40),
+    ) {
+        let sizes = vec![3; FUNCTIONS as usize];
+        let mut frames = debug_frame(arch, &sizes);
+        for (place, byte) in spoiled {
+            let place = place.index(frames.len());
+            frames[place] = byte;
+        }
+        let state = cpu(arch, CODE + pc, STACK + sp * 8, STACK + fp * 8, CODE);
+        let (spots, _) = unwind(arch, &kernel(arch, frames), &state, &stack);
+        prop_assert!((1..=MAX_FRAMES).contains(&spots.len()));
+    }
+}
+
+#[test]
+fn the_caller_of_an_address_without_code_is_found() {
+    for arch in ARCHES {
+        let sizes = vec![2; FUNCTIONS as usize];
+        let file = kernel(arch, debug_frame(arch, &sizes));
+        // x86_64 pushes the return address, the others have it in a register.
+        let pushed = if arch == Arch::X86_64 { vec![returns(5)] } else { Vec::new() };
+        let stack = [pushed, vec![1, returns(6), 2, 0]].concat();
+        let (spots, end) = unwind(arch, &file, &cpu(arch, 0, STACK, 0, returns(5)), &stack);
+        let found: Vec<_> = spots.iter().map(|spot| (spot.address, spot.by)).collect();
+        let expected = [(0, By::Registers), (returns(5), By::BadCall), (returns(6), By::FrameInformation)];
+        assert_eq!((found.as_slice(), end), (&expected[..], End::Outermost), "{arch:?}");
+    }
+}
+
+#[test]
+fn a_signed_return_address_is_read_without_its_signature() {
+    let file = kernel(Arch::Aarch64, debug_frame(Arch::Aarch64, &vec![2; FUNCTIONS as usize]));
+    let signed = returns(6) & !(0x7f7f << 48) | 0x1234 << 48 | 1 << 55;
+    let stack = [1, signed, 2, 0];
+    let (spots, end) = unwind(Arch::Aarch64, &file, &cpu(Arch::Aarch64, returns(5), STACK, 0, 0), &stack);
+    assert_eq!((callers(&spots), end), (vec![returns(6)], End::Outermost));
+}
