@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use dumpcore::format::{BLOCK_SIZE, Block};
+
 /// The threads that there is a processor for.
 pub fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
@@ -97,6 +99,26 @@ fn hand<S, J, T>(
         counter.put(number, work(&mut state, job));
     }
     unwound.armed = false;
+}
+
+/// Buffers that are used again: memory that is new costs a page fault for each of its pages.
+#[derive(Default)]
+pub(crate) struct Pool(Mutex<Vec<Vec<Block>>>);
+
+impl Pool {
+    /// A buffer of at least that many blocks, whatever they hold.
+    pub(crate) fn take(&self, blocks: usize) -> Vec<Block> {
+        let mut buffer = locked(&self.0).pop().unwrap_or_default();
+        if buffer.len() < blocks {
+            buffer.resize(blocks, [0; BLOCK_SIZE]);
+        }
+        buffer
+    }
+
+    /// Keeps a buffer for the next who takes one.
+    pub(crate) fn give_back(&self, buffer: Vec<Block>) {
+        locked(&self.0).push(buffer);
+    }
 }
 
 /// Which jobs were given out, done and taken.

@@ -8,13 +8,13 @@
 //! since pieces are cut where chunks end, and to that of any other not more often than the chunk has runs, and pieces in
 //! them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use dumpcore::format::{BLOCK_SIZE, Block};
+use dumpcore::format::Block;
 
 use crate::Error;
 use crate::dump::{Bulk, Dump, Fate, PageRun, Want};
-use crate::parallel::{Line, under_way};
+use crate::parallel::{Line, Pool, under_way};
 use crate::source::Progress;
 
 /// Threads that are used, at most: with more of them, pieces would be small or take much memory.
@@ -68,26 +68,7 @@ impl Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        self.pool.lock().push(std::mem::take(&mut self.pages));
-    }
-}
-
-/// Buffers that are used again: memory that is new costs a page fault for each of its pages.
-#[derive(Default)]
-struct Pool(Mutex<Vec<Vec<Block>>>);
-
-impl Pool {
-    fn lock(&self) -> MutexGuard<'_, Vec<Vec<Block>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A buffer of at least that many pages.
-    fn take(&self, pages: usize) -> Vec<Block> {
-        let mut buffer = self.lock().pop().unwrap_or_default();
-        if buffer.len() < pages {
-            buffer.resize(pages, [0; BLOCK_SIZE]);
-        }
-        buffer
+        self.pool.give_back(std::mem::take(&mut self.pages));
     }
 }
 

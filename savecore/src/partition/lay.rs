@@ -1,4 +1,7 @@
-//! Lays label and pattern, and lays the pattern again over dumps that were harvested.
+//! Lays label and pattern, and lays the pattern again over dumps that were harvested. The pattern is made on several
+//! threads, ahead of the writes.
+
+use std::ops::Range;
 
 use dumpcore::format::crypt::PublicKey;
 use dumpcore::format::frame::Kind;
@@ -8,7 +11,15 @@ use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
 
 use super::{Ending, Found};
 use crate::Error;
-use crate::source::{BATCH, Progress, Source};
+use crate::parallel::{Line, Pool};
+use crate::processors;
+use crate::source::{Progress, Source};
+
+/// Blocks of pattern that are written together: 4 MiB.
+const BATCH: u64 = 1024;
+
+/// Threads that make the pattern, at most: it is made faster than anything takes it.
+const MAX_THREADS: u64 = 4;
 
 /// What [`format()`] lays.
 #[derive(Clone, Debug)]
@@ -33,15 +44,8 @@ pub fn format(source: &mut dyn Source, plan: &Plan, progress: &mut dyn Progress)
     write(source, 0, &[[0; BLOCK_SIZE]])?;
     source.sync().map_err(Error::Sync)?;
     progress.begin("laying the pattern", blocks);
-    let mut batch: Vec<Block> = Vec::with_capacity(BATCH);
-    let mut at = 1;
-    while at < blocks {
-        let end = blocks.min(at + BATCH as u64);
-        fill(&mut batch, &plan.uuid, at, end);
-        write(source, at, &batch)?;
-        progress.advance(end - at);
-        at = end;
-    }
+    let mut batches = (1..blocks).step_by(BATCH as usize).map(|at| at..blocks.min(at + BATCH));
+    lay(source, &plan.uuid, blocks, &mut batches, progress)?;
     source.sync().map_err(Error::Sync)?;
     let mut block = [0; BLOCK_SIZE];
     let mut label = Label::new(plan.uuid, blocks, plan.created, &plan.name);
@@ -91,31 +95,52 @@ pub fn clear(
 ) -> Result<(), Error> {
     mark_saved(source, found)?;
     progress.begin("laying the pattern again", found.blocks());
-    let mut batch: Vec<Block> = Vec::with_capacity(BATCH);
-    let behind_front = found.first + 1;
     let mut end = found.end;
-    while end > behind_front {
-        let at = end.saturating_sub(BATCH as u64).max(behind_front);
-        fill(&mut batch, uuid, at, end);
-        write(source, at, &batch)?;
-        progress.advance(end - at);
+    let mut batches = std::iter::from_fn(|| {
+        let at = end.saturating_sub(BATCH).max(found.first + 1);
+        let batch = at..end;
         end = at;
-    }
+        (!batch.is_empty()).then_some(batch)
+    });
+    lay(source, uuid, found.blocks(), &mut batches, progress)?;
     source.sync().map_err(Error::Sync)?;
-    fill(&mut batch, uuid, found.first, behind_front);
-    write(source, found.first, &batch)?;
+    let mut front = [0; BLOCK_SIZE];
+    pattern::fill(&mut front, uuid, found.first);
+    write(source, found.first, &[front])?;
     source.sync().map_err(Error::Sync)?;
     progress.advance(1);
     progress.end();
     Ok(())
 }
 
-/// The pattern of blocks `at` to `end`.
-fn fill(batch: &mut Vec<Block>, uuid: &Uuid, at: u64, end: u64) {
-    batch.resize((end - at) as usize, [0; BLOCK_SIZE]);
-    for (block, number) in batch.iter_mut().zip(at..end) {
-        pattern::fill(block, uuid, number);
-    }
+/// Lays the pattern over `batches`, of together about `blocks` blocks, in their order.
+fn lay(
+    source: &mut dyn Source,
+    uuid: &Uuid,
+    blocks: u64,
+    batches: &mut (dyn Iterator<Item = Range<u64>> + Send),
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
+    let pool = Pool::default();
+    let line = Line {
+        state: &|| (),
+        next: &mut |()| batches.next(),
+        work: &|(), batch: Range<u64>| {
+            let mut buffer = pool.take((batch.end - batch.start) as usize);
+            for (block, number) in buffer.iter_mut().zip(batch.clone()) {
+                pattern::fill(block, uuid, number);
+            }
+            (batch, buffer)
+        },
+    };
+    let threads = (blocks / BATCH).min(MAX_THREADS).min(processors() as u64);
+    line.run(threads as usize, &mut |(batch, buffer)| {
+        let length = batch.end - batch.start;
+        write(source, batch.start, buffer.get(..length as usize).unwrap_or_default())?;
+        pool.give_back(buffer);
+        progress.advance(length);
+        Ok(())
+    })
 }
 
 fn write(source: &mut dyn Source, first: u64, blocks: &[Block]) -> Result<(), Error> {

@@ -7,6 +7,7 @@ mod damage;
 mod facts;
 mod judged_by_qemu;
 mod kdump;
+mod lay;
 mod pages;
 mod roundtrip;
 mod sealed;
