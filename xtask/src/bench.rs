@@ -4,6 +4,7 @@
 
 mod drivers;
 mod engine;
+mod savecore;
 
 use std::fs;
 use std::path::PathBuf;
@@ -36,6 +37,8 @@ pub(crate) enum Name {
     Engine,
     /// Each polled driver against Linux's own
     Drivers,
+    /// Saving a dump and laying the pattern against cp, makedumpfile and dd
+    Savecore,
 }
 
 /// Runs of each side.
@@ -178,6 +181,7 @@ pub(crate) fn task(name: Option<Name>, part: Option<&str>, json: bool) -> Result
             Name::Footprint => footprint(&programs)?,
             Name::Engine => engine::rows(&programs, &parts, json)?,
             Name::Drivers => drivers::rows(&programs, &devices, &mut notes, json)?,
+            Name::Savecore => savecore::rows(json)?,
         };
         met &= rows.iter().all(|row| row.met != Some(false));
         if json {
@@ -232,6 +236,7 @@ fn about(name: Name) -> String {
         Name::Footprint => "what a dump needs of memory".to_owned(),
         Name::Engine => engine::about(),
         Name::Drivers => drivers::about(),
+        Name::Savecore => savecore::about(),
     }
 }
 

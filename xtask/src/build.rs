@@ -45,8 +45,18 @@ pub(crate) fn log_folder() -> Result<PathBuf> {
 
 /// Builds savecore; gives its path.
 pub(crate) fn savecore() -> Result<PathBuf> {
+    savecore_with(&[])
+}
+
+/// Builds savecore as it is installed; gives its path.
+pub(crate) fn savecore_release() -> Result<PathBuf> {
+    savecore_with(&["--release"])
+}
+
+fn savecore_with(words: &[&str]) -> Result<PathBuf> {
     let mut cargo = host_cargo();
     cargo.args(["build", "--quiet", "--package", "savecore", "--bin", "savecore", "--message-format=json"]);
+    cargo.args(words);
     let output = logged(cargo, "build savecore", BUILD_LIMIT)?.success("building savecore")?;
     executable(&output.stdout, "savecore").context("cargo did not say where it put savecore")
 }
