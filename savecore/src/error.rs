@@ -212,6 +212,17 @@ pub enum Error {
         /// How many.
         pages: u64,
     },
+    /// There is so little in the dump, and so much memory that it speaks of, that the table of a compressed kdump would be most
+    /// of it.
+    #[error(
+        "the dump claims {pages} pages, for each of which a compressed kdump needs 24 bytes, and holds {blocks} blocks: save it as ELF, with --format elf"
+    )]
+    TooSparse {
+        /// How many pages would be in the table.
+        pages: u64,
+        /// How many blocks the dump has on its partitions.
+        blocks: u64,
+    },
     /// Memory ends at an address for which a compressed kdump would have to be too large.
     #[error(
         "the dump claims memory up to {end:#x}, and a compressed kdump can speak of 64 TiB only: save it as ELF, with --format elf"

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use dumpcore::format::chunk::{ChunkHeader, RunKind};
+use dumpcore::format::frame;
 use dumpcore::format::header::{Arch, Incomplete};
 use dumpcore::format::note::CpuCondition;
 use dumpcore::format::{BLOCK_SIZE, Block};
@@ -189,7 +191,7 @@ prop_compose! {
                 5 => Page::Data(Box::new([0; BLOCK_SIZE])),
                 6 => Page::Zero,
                 7 => Page::Unreadable,
-                _ => Page::LeftOut(dumpcore::format::chunk::RunKind::Free),
+                _ => Page::LeftOut(RunKind::Free),
             };
             (if high && pfn > 150 { pfn + 0x8_0000 } else { pfn }, page)
         }).collect();
@@ -307,6 +309,31 @@ fn memory_beyond_what_the_format_can_handle_is_refused_at_once() {
     let mut file = Vec::new();
     let error = kdump::write(&dump, Compression::Zlib, &CoreOptions::default(), &mut file, &mut ());
     assert!(matches!(error, Err(Error::TooHigh { end: 0x4000_0000_1000 })), "{error:?}");
+    assert!(file.is_empty());
+}
+
+#[test]
+fn a_dump_that_claims_memory_without_end_is_refused_at_once() {
+    let machine = Machine::small();
+    let mut disk = partition(400);
+    let written = write_dump(&mut disk, 1, &machine);
+    let mut claimed = 0;
+    for block in written.chunks {
+        let block = block_mut(&mut disk, block);
+        let header = ChunkHeader::of_mut(block).unwrap();
+        let count = header.run_count.get() as usize;
+        if let Some(run) = header.runs[..count].iter_mut().find(|run| run.kind() == RunKind::Zero) {
+            run.count = 0x0fff_ffff.into();
+            claimed += 1;
+        }
+        frame::seal(block);
+    }
+    assert!(claimed > 0);
+    let partition = scan(&disk).unwrap();
+    let dump = Dump::open(&disk, &partition, partition.waiting().next().unwrap());
+    let mut file = Vec::new();
+    let error = kdump::write(&dump, Compression::Zlib, &CoreOptions::default(), &mut file, &mut ());
+    assert!(matches!(error, Err(Error::TooSparse { .. })), "{error:?}");
     assert!(file.is_empty());
 }
 

@@ -35,6 +35,11 @@ use crate::source::Progress;
 /// that what a damaged dump claims would make a file that nobody can handle.
 const MAX_PAGES: u64 = 1 << 34;
 
+/// Bytes of a table that is never too large, and how many times as large as the dump on its partitions it may be beyond. A run
+/// of zeros takes 16 bytes of a dump and may claim 2^32 pages.
+const SMALL_TABLE: u64 = 1 << 30;
+const TABLE_TIMES: u64 = 16;
+
 /// Bytes of the head that are written together; and of a bitmap, of which no more is in memory.
 const GATHER: usize = 1 << 20;
 
@@ -97,7 +102,12 @@ impl Plan {
         // Readers take an empty bitmap for a damaged file.
         let bitmap = max_mapnr.max(1).div_ceil(8).next_multiple_of(BLOCK);
         let table_at = bitmaps_at + 2 * bitmap;
-        let table = (data + zeros + lost) * size_of::<PageDesc>() as u64;
+        let listed = data + zeros + lost;
+        let table = listed * size_of::<PageDesc>() as u64;
+        let blocks = dump.parts().iter().map(|part| part.found.blocks()).fold(0, u64::saturating_add);
+        if table > SMALL_TABLE.saturating_add(blocks.saturating_mul(TABLE_TIMES * BLOCK)) {
+            return Err(Error::TooSparse { pages: listed, blocks });
+        }
         let data_at = (table_at + table).next_multiple_of(BLOCK);
         Ok(Plan {
             max_mapnr,
@@ -160,7 +170,7 @@ impl Plan {
 /// Bytes that a compressed kdump of this dump takes at most, at whatever level.
 ///
 /// # Errors
-/// [`Error::TooHigh`], if there can be none.
+/// [`Error::TooHigh`] or [`Error::TooSparse`], if there can be none.
 pub fn room(dump: &Dump<'_>) -> Result<u64, Error> {
     let plan = Plan::new(dump, None)?;
     Ok(plan.data_at + (plan.data + 1) * BLOCK)
@@ -170,8 +180,8 @@ pub fn room(dump: &Dump<'_>) -> Result<u64, Error> {
 /// dump, the level and `compression` alone.
 ///
 /// # Errors
-/// If the dump is encrypted and was not opened, the file cannot be written, the dump cannot be read any more, or its memory
-/// ends beyond 64 TiB.
+/// If the dump is encrypted and was not opened, the file cannot be written, the dump cannot be read any more, its memory ends
+/// beyond 64 TiB, or it claims more memory than a dump of its size has.
 pub fn write(
     dump: &Dump<'_>,
     compression: Compression,
