@@ -112,6 +112,8 @@ pub(crate) struct Machine {
     /// What each page is used for.
     pub(crate) class_of: fn(u64) -> PageClass,
     pub(crate) cpus: Vec<CpuState>,
+    /// Name and release of its kernel.
+    pub(crate) system: &'static str,
     pub(crate) message: String,
     pub(crate) log: String,
     pub(crate) vmcoreinfo: String,
@@ -138,6 +140,7 @@ impl Machine {
             pages: BTreeMap::new(),
             class_of: |_| PageClass::Unknown,
             cpus: (0..2).map(cpu).collect(),
+            system: "testkernel 0.1",
             message: "attempt to kill the idle task\nin line two".to_owned(),
             log: "[0.000] hello\n[1.234] panic: attempt to kill the idle task\n".to_owned(),
             vmcoreinfo: String::new(),
@@ -276,7 +279,7 @@ fn notes_of(machine: &Machine) -> Vec<u8> {
             note(&mut notes, kind, &[&(index as u64 * 37).to_le_bytes(), piece]);
         }
     }
-    note(&mut notes, NoteKind::System, &[b"testkernel 0.1"]);
+    note(&mut notes, NoteKind::System, &[machine.system.as_bytes()]);
     note(&mut notes, NoteKind::BuildId, &[&[0xab; 20]]);
     note(&mut notes, NoteKind::Machine, &[&(machine.arch as u32).to_le_bytes()]);
     note(&mut notes, NoteKind::Lacks, &[&4_u32.to_le_bytes()]);
@@ -540,7 +543,7 @@ fn header(machine: &Machine, first: u64, end: u64, chunks: u64) -> Header {
     header.window_blocks = machine.window.into();
     header.build_id_len = 20.into();
     header.build_id[..20].fill(0xab);
-    put_text(&mut header.system, "testkernel 0.1");
+    put_text(&mut header.system, machine.system);
     let encoding = if machine.unit_pages.is_some() { Encoding::Units } else { Encoding::Plain };
     header.encoding = (encoding as u32).into();
     match &machine.seal {

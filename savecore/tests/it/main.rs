@@ -5,6 +5,8 @@ mod common;
 mod core;
 mod damage;
 mod facts;
+#[cfg(feature = "object-store")]
+mod fleet;
 mod judged_by_qemu;
 mod kdump;
 mod lay;

@@ -1,6 +1,8 @@
+#[path = "../../../tests/s3/server.rs"]
 mod server;
 
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Instant;
 
 use proptest::prelude::*;
@@ -137,6 +139,22 @@ fn is_finished(server: &Server) -> bool {
     server.objects().iter().any(|name| name.ends_with("info.json"))
 }
 
+/// Loses all that the server keeps of uploads that are not finished.
+fn forget_uploads(server: &Server) {
+    for entry in fs::read_dir(server.root()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with(".upload") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+/// A port of this machine on which nobody listens.
+fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
 #[test]
 fn a_crash_lies_where_all_machines_are_one_table_and_is_uploaded_once() {
     let server = Server::start();
@@ -247,7 +265,7 @@ fn an_upload_that_the_server_forgot_begins_anew() {
         let nonce = u64::from(finished);
         machine.fail(&crash(nonce), &core);
         assert_eq!(machine.kept(), 1);
-        server.forget_uploads();
+        forget_uploads(&server);
         server.revive();
         let place = machine.store(&crash(nonce), &core).unwrap();
         let folder = place.folder.strip_prefix(&format!("s3://{BUCKET}/")).unwrap();
@@ -296,7 +314,7 @@ fn who_cannot_be_reached_or_says_no_is_said_in_one_line() {
     );
     assert!(text.contains("SignatureDoesNotMatch"), "{text}");
     assert!(text.ends_with("check the credentials in the environment"), "{text}");
-    machine.environment[2].1 = format!("http://{}", server::nobody());
+    machine.environment[2].1 = format!("http://{}", nobody());
     let text = machine.fail(&crash(7), &Core::new(1, 9));
     assert!(text.contains("Connection refused"), "{text}");
     let mut machine = Machine::new(&server);
@@ -347,6 +365,35 @@ fn where_nothing_can_be_kept_uploads_work_all_the_same() {
     assert_eq!(place.remarks.len(), 1, "{:?}", place.remarks);
     assert!(place.remarks[0].starts_with("an upload that breaks off begins anew"), "{:?}", place.remarks);
     assert!(is_core(&server, "host=web-1/date=2023-11-14/web-1-2023-11-14T221320Z", &core));
+}
+
+#[test]
+fn an_upload_takes_little_memory_however_long_the_file_is() {
+    const CHILD: &str = "SAVECORE_TEST_ENDPOINT";
+    // More than twice of what may be in memory, all of it bytes that count.
+    let core = Core { holes: u64::MAX, ..Core::new(9, 300 * MIB) };
+    if let Ok(endpoint) = std::env::var(CHILD) {
+        let environment = Server::environment_for(&endpoint);
+        let machine = Machine { state: TempDir::new().unwrap(), environment, patience: PATIENT };
+        machine.store(&crash(7), &core).unwrap();
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        println!("peak: {} MiB", peak >> 10);
+        assert!(peak < 192 << 10, "{peak} KiB");
+        return;
+    }
+    let server = Server::start();
+    let name = "store::object::tests::an_upload_takes_little_memory_however_long_the_file_is";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture"])
+        .env(CHILD, server.endpoint())
+        .output()
+        .unwrap();
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let stored = fs::metadata(server.bucket().join(FOLDER).join(CORE)).unwrap();
+    assert_eq!(stored.len(), core.length);
 }
 
 fn faults() -> impl Strategy<Value = Vec<Fault>> {

@@ -15,11 +15,11 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-pub(super) const BUCKET: &str = "crashes";
+pub(crate) const BUCKET: &str = "crashes";
 
 /// What becomes of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// It goes through.
     None,
     /// The server answers with that status.
@@ -45,7 +45,7 @@ struct Way {
     faults: Vec<(Chosen, VecDeque<Fault>)>,
 }
 
-pub(super) struct Server {
+pub(crate) struct Server {
     /// Gone with the server, and with it all connections.
     _runtime: Runtime,
     way: Arc<Mutex<Way>>,
@@ -54,7 +54,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn start() -> Server {
+    pub(crate) fn start() -> Server {
         let root = TempDir::new().unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
@@ -79,26 +79,40 @@ impl Server {
         Server { _runtime: runtime, way, address, root }
     }
 
-    /// What a user would have in the environment.
-    pub(super) fn environment(&self) -> Vec<(String, String)> {
-        let endpoint = format!("http://{}", self.address);
+    /// The server's address.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What a user of the server would have in the environment.
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        Server::environment_for(&self.endpoint())
+    }
+
+    /// What a user of the server at that address would have in the environment.
+    pub(crate) fn environment_for(endpoint: &str) -> Vec<(String, String)> {
         [
             ("AWS_ACCESS_KEY_ID", "who"),
             ("AWS_SECRET_ACCESS_KEY", "secret"),
-            ("AWS_ENDPOINT_URL", &endpoint),
+            ("AWS_ENDPOINT_URL", endpoint),
             ("AWS_ALLOW_HTTP", "true"),
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into()
     }
 
+    /// The folder with all that the server keeps.
+    pub(crate) fn root(&self) -> &Path {
+        self.root.path()
+    }
+
     /// The bucket as it lies on the server's disk.
-    pub(super) fn bucket(&self) -> PathBuf {
-        self.root.path().join(BUCKET)
+    pub(crate) fn bucket(&self) -> PathBuf {
+        self.root().join(BUCKET)
     }
 
     /// All objects, sorted.
-    pub(super) fn objects(&self) -> Vec<String> {
+    pub(crate) fn objects(&self) -> Vec<String> {
         fn walk(folder: &Path, all: &mut Vec<PathBuf>) {
             for entry in std::fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
@@ -113,18 +127,8 @@ impl Server {
         all
     }
 
-    /// What the server keeps of uploads that are not finished.
-    pub(super) fn forget_uploads(&self) {
-        for entry in std::fs::read_dir(self.root.path()).unwrap() {
-            let path = entry.unwrap().path();
-            if path.file_name().unwrap().to_str().unwrap().starts_with(".upload") {
-                std::fs::remove_file(path).unwrap();
-            }
-        }
-    }
-
     /// Meets the requests that `chosen` chooses with these faults, one each; later ones go through.
-    pub(super) fn fault(
+    pub(crate) fn fault(
         &self,
         chosen: impl Fn(&str) -> bool + Send + 'static,
         faults: impl IntoIterator<Item = Fault>,
@@ -133,14 +137,14 @@ impl Server {
     }
 
     /// All is well again.
-    pub(super) fn revive(&self) {
+    pub(crate) fn revive(&self) {
         let mut way = self.way.lock().unwrap();
         way.is_dead = false;
         way.faults.clear();
     }
 
     /// How many requests went through, since the last call, whose text contains `part`.
-    pub(super) fn seen(&self, part: &str) -> usize {
+    pub(crate) fn seen(&self, part: &str) -> usize {
         let seen = std::mem::take(&mut self.way.lock().unwrap().seen);
         seen.iter().filter(|request| request.contains(part)).count()
     }
@@ -189,10 +193,4 @@ async fn answer(
     }
     way.seen.push(shown);
     response
-}
-
-/// A port of this machine on which nobody listens.
-pub(super) fn nobody() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }

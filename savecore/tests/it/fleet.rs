@@ -1,0 +1,128 @@
+//! Many machines that store into one bucket, and what the page about that says.
+
+// The store's own tests use all of it.
+#[allow(dead_code)]
+#[path = "../s3/server.rs"]
+mod server;
+
+use std::fs;
+use std::process::{Command, Output};
+
+use dumpcore::format::header::Trigger;
+use savecore::partition;
+use tempfile::TempDir;
+
+use self::server::{BUCKET, Fault, Server};
+use crate::common::{Machine, close, partition as formatted, write_dump};
+
+/// Host, kernel, trigger, message, and time of a crash: `None` without a clock.
+type Crash = (&'static str, &'static str, Trigger, &'static str, Option<u64>);
+
+const CRASHES: [Crash; 8] = [
+    ("web-1", "hobby 0.7.1", Trigger::Panic, "heap: double free of 0xffff8000_01c4a080", Some(1_793_600_000)),
+    ("web-1", "hobby 0.7.1", Trigger::Panic, "heap: double free of 0xffff8000_03b11f40", Some(1_794_700_123)),
+    ("web-2", "hobby 0.7.1", Trigger::Panic, "heap: double free of 0xffff8000_00ff7b40", Some(1_795_011_222)),
+    ("web-3", "hobby 0.7.1", Trigger::Watchdog, "CPU 2 is stuck", Some(1_794_000_777)),
+    ("db-1", "hobby 0.7.2", Trigger::Fault, "page fault at 0x18", Some(1_795_300_042)),
+    ("db-1", "hobby 0.7.2", Trigger::Fault, "page fault at 0x18", Some(1_795_301_900)),
+    ("db-2", "hobby 0.6.0", Trigger::Panic, "out of memory", Some(1_780_000_000)),
+    ("old-clock", "hobby 0.7.2", Trigger::Nmi, "NMI: I/O check", None),
+];
+
+/// A machine of a fleet: its disk, and where its savecore keeps what outlasts a run.
+struct Member {
+    folder: TempDir,
+}
+
+impl Member {
+    fn crashed(nonce: u64, (_, kernel, trigger, message, time): Crash) -> Member {
+        let mut disk = formatted(300);
+        let machine =
+            Machine { nonce, message: message.to_owned(), wall_clock: time.unwrap_or(0), ..Machine::small() };
+        write_dump(&mut disk, 1, &machine);
+        let mut header = (*partition::scan(&disk).unwrap().dumps[0].header).clone();
+        header.trigger = (trigger as u32).into();
+        close(&mut disk, None, &header);
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("disk"), disk).unwrap();
+        Member { folder }
+    }
+
+    /// Saves the dump into the server's bucket.
+    fn save(&self, server: &Server, host: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_savecore"));
+        command.args(["save", "-o", &format!("s3://{BUCKET}/fleet"), "--host", host]);
+        command.arg(self.folder.path().join("disk")).envs(server.environment());
+        command.env("STATE_DIRECTORY", self.folder.path().join("state")).output().unwrap()
+    }
+
+    fn dumps(&self) -> usize {
+        partition::scan(&fs::read(self.folder.path().join("disk")).unwrap()).unwrap().dumps.len()
+    }
+}
+
+#[test]
+fn a_dump_is_on_the_partition_until_all_of_it_is_in_the_store() {
+    let server = Server::start();
+    let machine = Member::crashed(1, CRASHES[0]);
+    for file in ["claim.json", "vmcore.elf", "dmesg.txt", "info.json"] {
+        for fault in [Fault::NoBucket, Fault::Status(403)] {
+            server.fault(move |request| request.contains("PUT") && request.contains(file), [fault]);
+            let output = machine.save(&server, "web-1");
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{error}");
+            assert!(error.starts_with("savecore: error: ") && error.lines().count() == 1, "{error}");
+            assert!(error.contains(&format!("s3://{BUCKET}/fleet/host=web-1/date=2026-11-02/")), "{error}");
+            assert!(error.contains(file), "{error}");
+            assert_eq!(machine.dumps(), 1);
+            assert!(!server.objects().iter().any(|name| name.ends_with("info.json")));
+        }
+    }
+    server.revive();
+    let output = machine.save(&server, "web-1");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(machine.dumps(), 0);
+    let folder = "fleet/host=web-1/date=2026-11-02/web-1-2026-11-02T061320Z";
+    let files = ["dmesg.txt", "info.json", "vmcore.elf"].map(|file| format!("{folder}/{file}"));
+    assert_eq!(server.objects(), files);
+}
+
+/// The first block of a page in the given language.
+fn block<'p>(page: &'p str, language: &str) -> &'p str {
+    let (_, rest) = page.split_once(&format!("```{language}\n")).expect("there is one");
+    rest.split_once("```").expect("it ends").0
+}
+
+#[test]
+fn the_query_in_the_docs_says_what_they_say_it_does() {
+    let has_duckdb = Command::new("python3").args(["-c", "import duckdb"]).output();
+    if !has_duckdb.is_ok_and(|output| output.status.success()) {
+        return eprintln!("python3 has no duckdb: not tried");
+    }
+    let server = Server::start();
+    for (nonce, crash) in CRASHES.into_iter().enumerate() {
+        let output = Member::crashed(nonce as u64, crash).save(&server, crash.0);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/fleet.md")).unwrap();
+    let bucket = server.bucket();
+    let query = block(&page, "sql")
+        .replace(&format!("s3://{BUCKET}"), bucket.to_str().unwrap())
+        .replace("current_date", "DATE '2026-11-22'");
+    let script = "import duckdb, sys\n\
+        table = duckdb.sql(sys.argv[1])\n\
+        print(*table.columns, sep='\\t')\n\
+        for row in table.fetchall(): print(*row, sep='\\t')\n\
+        print(table, file=sys.stderr)";
+    let output = Command::new("python3").args(["-c", script, &query]).env("TZ", "UTC").output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told: Vec<Vec<&str>> = told.lines().map(|line| line.split('\t').collect()).collect();
+    let cells =
+        |line: &'_ str| line.trim_matches('│').split('│').map(|cell| cell.trim().to_owned()).collect();
+    let mut shown: Vec<Vec<String>> =
+        block(&page, "text").lines().filter(|line| line.starts_with('│')).map(cells).collect();
+    // The line below the columns' names says their types.
+    shown.remove(1);
+    assert_eq!(told, shown, "{}", String::from_utf8_lossy(&output.stderr));
+}
