@@ -7,6 +7,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use savecore::source::Progress;
+use savecore::text::harmless_json;
 pub(crate) use savecore::text::{count, pages, size};
 
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -43,7 +44,7 @@ fn say(style: Style, kind: &str, line: &str) {
 /// Prints a value as JSON, for machines.
 pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    let text = serde_json::to_string_pretty(value)?;
+    let text = harmless_json(&serde_json::to_string_pretty(value)?);
     writeln!(out, "{text}")?;
     Ok(())
 }

@@ -58,6 +58,21 @@ pub fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
+/// JSON that says the same, with escapes of its own (RFC 8259, section 7) for what [`harmless`] takes out: it demands them for
+/// U+0000 to U+001F only.
+pub fn harmless_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for character in json.chars() {
+        // Outside of strings there is nothing of that kind.
+        if is_obeyed(character) {
+            shown.extend(character.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
 /// Whether a character is an order rather than a sign.
 fn is_obeyed(character: char) -> bool {
     match character {
@@ -121,7 +136,22 @@ mod tests {
         assert_eq!(cut("weiß", 4), "wei… and 2 bytes more");
     }
 
+    #[test]
+    fn json_has_escapes_in_its_own_way() {
+        let json = serde_json::json!("\u{9b}31m\u{7f}\u{202e}\u{e0041}ü\n").to_string();
+        assert_eq!(harmless_json(&json), r#""\u009b31m\u007f\u202e\udb40\udc41ü\n""#);
+    }
+
     proptest! {
+        #[test]
+        fn json_without_what_is_obeyed_says_the_same(text: String, pretty: bool) {
+            let value = serde_json::json!({ &text: [&text] });
+            let json = if pretty { serde_json::to_string_pretty(&value).unwrap() } else { value.to_string() };
+            let shown = harmless_json(&json);
+            prop_assert!(!shown.chars().any(is_obeyed), "{}", shown);
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+        }
+
         #[test]
         fn nothing_that_is_obeyed_is_left_and_nothing_else_is_changed(text: String) {
             let shown = harmless(&text);

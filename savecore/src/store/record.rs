@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::Crash;
+use crate::text::harmless_json;
 
 /// The file that tells all about a crash.
 pub(super) const FILE: &str = "info.json";
@@ -65,7 +66,7 @@ impl Record {
         };
         all.insert("host".to_owned(), host.into());
         all.insert("stored".to_owned(), serde_json::json!(self));
-        let mut text = Value::Object(all).to_string().into_bytes();
+        let mut text = harmless_json(&Value::Object(all).to_string()).into_bytes();
         text.push(b'\n');
         text
     }
