@@ -224,6 +224,13 @@ fn save(
     saved
 }
 
+/// Blocks of a dump that could be read and are what they should be.
+fn whole_blocks(dump: &Dump<'_>) -> u64 {
+    let all: u64 = dump.parts().iter().map(|part| part.found.blocks()).sum();
+    let listed: u64 = dump.damage().iter().map(|damage| damage.count).sum();
+    all.saturating_sub(listed).saturating_sub(dump.damage_untold())
+}
+
 /// Makes the folder of one dump.
 fn store_dump(
     dump: &Dump<'_>,
@@ -241,6 +248,7 @@ fn store_dump(
         sequence: header.sequence.get(),
         nonce: header.nonce.get(),
         missing_stripes: dump.missing_stripes().to_vec(),
+        whole_blocks: whole_blocks(dump),
     };
     let names = files::core_names(dump, format);
     let core = names.first().map_or("", String::as_str);

@@ -35,6 +35,8 @@ pub struct Crash {
     pub nonce: u64,
     /// Stripes, from 0, that are not in what is saved.
     pub missing_stripes: Vec<u32>,
+    /// Blocks of the dump that are whole, as far as this run could read them: a folder with less in it is not this crash's.
+    pub whole_blocks: u64,
 }
 
 /// What a store keeps to.
@@ -65,8 +67,8 @@ pub trait Store {
 
 /// A crash's folder.
 pub enum Begun<'s> {
-    /// An earlier run finished it: the same dump, with a core of that name and all files of the size they were written
-    /// with.
+    /// An earlier run finished it: the same dump, of which it could read as much, with a core of that name and all files
+    /// of the size they were written with.
     AlreadyThere(Place),
     /// It is to be filled.
     New(Box<dyn Folder + 's>),

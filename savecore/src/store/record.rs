@@ -23,6 +23,8 @@ pub(super) struct Record {
     nonce: String,
     /// Stripes that are not in what was saved.
     missing_stripes: Vec<u32>,
+    /// Blocks of the dump that could be read; the next run may find more.
+    whole_blocks: u64,
     /// In a directory: one more than the highest there was. It orders crashes whatever the clocks said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) order: Option<u64>,
@@ -47,15 +49,23 @@ impl Record {
             sequence: crash.sequence,
             nonce: format!("{:016x}", crash.nonce),
             missing_stripes: crash.missing_stripes.clone(),
+            whole_blocks: crash.whole_blocks,
             order,
             files: files.collect(),
         }
     }
 
-    /// Whether this is that crash, saved with a core of that name.
+    /// Whether this is that crash, with as much of its dump in a core of that name.
     pub(super) fn is_of(&self, crash: &Crash, core: &str) -> bool {
-        let same = Record { order: self.order, files: self.files.clone(), ..Record::new(crash, None, &[]) };
-        *self == same && self.files.iter().any(|file| file.name == core)
+        let same = Record {
+            order: self.order,
+            files: self.files.clone(),
+            whole_blocks: self.whole_blocks,
+            ..Record::new(crash, None, &[])
+        };
+        *self == same
+            && self.whole_blocks >= crash.whole_blocks
+            && self.files.iter().any(|file| file.name == core)
     }
 
     /// The bytes of `info.json`: one line, `info` with the host's name and this in it.
@@ -96,7 +106,7 @@ mod tests {
 
     fn crash(nonce: u64, missing_stripes: Vec<u32>) -> Crash {
         let (host, uuid) = ("h".to_owned(), Uuid::from_u128(9));
-        Crash { host, seconds: Some(1), uuid, sequence: 3, nonce, missing_stripes }
+        Crash { host, seconds: Some(1), uuid, sequence: 3, nonce, missing_stripes, whole_blocks: 5 }
     }
 
     proptest! {
@@ -111,9 +121,15 @@ mod tests {
             let read = Record::parse(&bytes).unwrap();
             prop_assert!(read.is_of(&crash, "vmcore.elf"));
             prop_assert!(!read.is_of(&crash, "vmcore.kdump"));
-            for other in [Crash { nonce: !nonce, ..crash.clone() }, Crash { missing_stripes: vec![9], ..crash }] {
+            for other in [
+                Crash { nonce: !nonce, ..crash.clone() },
+                Crash { missing_stripes: vec![9], ..crash.clone() },
+                Crash { whole_blocks: 6, ..crash.clone() },
+            ] {
                 prop_assert!(!read.is_of(&other, "vmcore.elf"));
             }
+            let less = Crash { whole_blocks: 4, ..crash };
+            prop_assert!(read.is_of(&less, "vmcore.elf"));
             prop_assert_eq!(read, record);
         }
 

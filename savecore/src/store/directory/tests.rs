@@ -20,7 +20,15 @@ const CHILD: &str = "SAVECORE_TEST_STORE";
 
 fn crash(nonce: u64) -> Crash {
     let (host, uuid) = ("web-1".to_owned(), Uuid::from_u128(5));
-    Crash { host, seconds: Some(1_700_000_000), uuid, sequence: 1, nonce, missing_stripes: Vec::new() }
+    Crash {
+        host,
+        seconds: Some(1_700_000_000),
+        uuid,
+        sequence: 1,
+        nonce,
+        missing_stripes: Vec::new(),
+        whole_blocks: 1,
+    }
 }
 
 const NAME: &str = "web-1-2023-11-14T22:13:20Z";
@@ -115,6 +123,7 @@ fn a_crash_that_is_there_is_not_written_again_and_another_never_replaces_it() {
         (Crash { sequence: 2, ..crash(7) }, CORE),
         (Crash { uuid: Uuid::from_u128(6), ..crash(7) }, CORE),
         (Crash { missing_stripes: vec![1], ..crash(7) }, CORE),
+        (Crash { whole_blocks: 2, ..crash(7) }, CORE),
         (crash(7), "vmcore.kdump"),
     ];
     for (index, (other, core)) in others.iter().enumerate() {
