@@ -1,6 +1,9 @@
 //! The command, run as a person or a boot script runs it.
 
+mod faults;
+mod hostile;
 mod keys;
+mod kill;
 mod raw;
 mod report;
 mod sealed;
@@ -103,6 +106,21 @@ impl Place {
         fs::create_dir_all(self.path("out")).unwrap();
         self.text("out")
     }
+}
+
+/// Runs the command under strace with one of its rules for faults, what it traced in the file `trace`; `None` where there is
+/// no strace, or where it may not trace.
+fn traced(place: &Place, rule: &str, arguments: Vec<String>) -> Option<Output> {
+    let mut command = Command::new("strace");
+    let kinds = format!("trace={}", rule.strip_prefix("inject=").unwrap().split(':').next().unwrap());
+    command.args(["-f", "-qq", "-o", &place.text("trace"), "-e", &kinds, "-e", rule]);
+    command.arg(env!("CARGO_BIN_EXE_savecore")).args(arguments).stdin(Stdio::null());
+    let allowed = Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: nothing can be traced here, or strace is missing");
+        return None;
+    }
+    Some(command.output().unwrap())
 }
 
 fn with_dump(machine: &Machine) -> Vec<u8> {

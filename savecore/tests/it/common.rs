@@ -113,7 +113,7 @@ pub(crate) struct Machine {
     pub(crate) class_of: fn(u64) -> PageClass,
     pub(crate) cpus: Vec<CpuState>,
     /// Name and release of its kernel.
-    pub(crate) system: &'static str,
+    pub(crate) system: String,
     pub(crate) message: String,
     pub(crate) log: String,
     pub(crate) vmcoreinfo: String,
@@ -140,10 +140,10 @@ impl Machine {
             pages: BTreeMap::new(),
             class_of: |_| PageClass::Unknown,
             cpus: (0..2).map(cpu).collect(),
-            system: "testkernel 0.1",
             message: "attempt to kill the idle task\nin line two".to_owned(),
             log: "[0.000] hello\n[1.234] panic: attempt to kill the idle task\n".to_owned(),
             vmcoreinfo: String::new(),
+            system: "testkernel 0.1".to_owned(),
             nonce: 0x1122_3344_5566_7788,
             sequence: 1,
             window: 8,
@@ -543,7 +543,7 @@ fn header(machine: &Machine, first: u64, end: u64, chunks: u64) -> Header {
     header.window_blocks = machine.window.into();
     header.build_id_len = 20.into();
     header.build_id[..20].fill(0xab);
-    put_text(&mut header.system, machine.system);
+    put_text(&mut header.system, &machine.system);
     let encoding = if machine.unit_pages.is_some() { Encoding::Units } else { Encoding::Plain };
     header.encoding = (encoding as u32).into();
     match &machine.seal {

@@ -1,0 +1,502 @@
+//! What fails under savecore: every system call, one after another; the store, which is full, read-only or gone; the target,
+//! which is cut off while it is read; another savecore at the same time.
+
+use savecore::core::{CoreOptions, Format, Sink};
+use savecore::harvest::{self, Harvest, Options};
+use savecore::partition::Search;
+use savecore::source::{Access, Progress};
+use savecore::store::{self, Begun, Crash, Folder, Limits, Place as Stored, Store, StoreError};
+use savecore::targets::{TargetName, Targets};
+
+use super::*;
+
+fn options() -> Options<'static> {
+    Options {
+        opener: None,
+        format: Format::Elf,
+        core: CoreOptions::default(),
+        host: "h".to_owned(),
+        keep: false,
+        clear_damaged: false,
+        kernels: Vec::new(),
+        report: false,
+    }
+}
+
+fn harvest(
+    image: &str,
+    store: &mut dyn Store,
+    progress: &mut dyn Progress,
+) -> Result<Harvest, savecore::Error> {
+    let name = TargetName { path: image.into(), partition: None };
+    let mut targets = Targets::open(&[name], Access::Write, Search::Quick, None, progress)?;
+    harvest::harvest(&mut targets, store, &options(), progress)
+}
+
+/// What a whole run makes of a dump.
+fn core_of(disk: &[u8]) -> Vec<u8> {
+    let place = Place::new();
+    let image = place.image("image", disk);
+    assert_eq!(run(["save", &image, "-o", &place.out(), "--keep"]).0, 0);
+    fs::read(place.path("out/latest/vmcore.elf")).unwrap()
+}
+
+/// The cores in the store's finished folders; of each, that all of it is there.
+fn finished(place: &Place) -> Vec<Vec<u8>> {
+    let Ok(_) = fs::read_dir(place.path("out")) else { return Vec::new() };
+    let folders = place.crashes("out").into_iter();
+    let finished = folders.filter(|path| !path.file_name().unwrap().to_str().unwrap().starts_with('.'));
+    finished
+        .map(|folder| {
+            json(&fs::read_to_string(folder.join("info.json")).unwrap());
+            fs::read(folder.join("vmcore.elf")).unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn a_core_of_what_could_be_read_at_first_is_not_taken_for_the_dump_when_more_can_be_read() {
+    let disk = with_dump(&Machine::small());
+    let core = core_of(&disk);
+    for damage in [&|disk: &mut Vec<u8>| disk.truncate(40 * BLOCK_SIZE), &|disk: &mut Vec<u8>| {
+        block_mut(disk, 20).fill(7);
+    }] as [&dyn Fn(&mut Vec<u8>); 2]
+    {
+        let place = Place::new();
+        let mut less = disk.clone();
+        damage(&mut less);
+        let out = place.out();
+        for bytes in [&less, &less, &disk] {
+            let image = place.image("image", bytes);
+            let (code, _, stderr) = run(["save", &image, "-o", &out, "--host", "h"]);
+            assert_eq!(code, 0, "{stderr}");
+        }
+        let cores = finished(&place);
+        assert!(cores.contains(&core), "the dump is gone, and what is left of it is a part");
+        assert_eq!(cores.len(), 2, "the part was saved twice");
+        assert!(fs::read(place.path("image")).unwrap() == formatted(200));
+    }
+}
+
+/// System calls that can fail, and a way in which each does.
+const CALLS: &[(&str, &str)] = &[
+    ("openat", "EMFILE"),
+    ("mkdirat", "ENOSPC"),
+    ("pread64", "EIO"),
+    ("pwrite64", "ENOSPC"),
+    ("pwrite64", "EIO"),
+    ("read", "EIO"),
+    ("ftruncate", "EIO"),
+    ("fsync", "EIO"),
+    ("fdatasync", "EIO"),
+    ("flock", "ENOLCK"),
+    ("fstatfs", "EIO"),
+    ("statx", "EIO"),
+    ("fstat", "EIO"),
+    ("newfstatat", "EACCES"),
+    ("getdents64", "EIO"),
+    ("lseek", "EIO"),
+    ("renameat2", "EXDEV"),
+    ("renameat2", "EINVAL"),
+    ("renameat", "EIO"),
+    ("unlinkat", "EACCES"),
+    ("symlinkat", "EPERM"),
+    ("ioctl", "EIO"),
+    ("clone3", "EAGAIN"),
+    ("mmap", "ENOMEM"),
+    ("write", "EIO"),
+];
+
+#[test]
+fn whatever_system_call_fails_the_dump_stays_until_its_core_is_whole() {
+    let disk = with_dump(&Machine::small());
+    let core = core_of(&disk);
+    let place = Place::new();
+    let (image, out) = (place.text("image"), place.out());
+    let arguments = ["save", &image, "-o", &out, "--host", "h", "--min-free", "0"];
+    let mut failed = 0;
+    for (call, error) in CALLS {
+        for number in 1.. {
+            let _ = fs::remove_dir_all(&out);
+            fs::create_dir(&out).unwrap();
+            place.image("image", &disk);
+            let rule = format!("inject={call}:error={error}:when={number}");
+            let Some(output) = traced(&place, &rule, arguments.map(str::to_owned).to_vec()) else { return };
+            let injected = fs::read_to_string(place.path("trace")).unwrap().contains("(INJECTED)");
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            // Where there is too little memory for anything, an abort is all that can be.
+            let aborts = *call == "mmap" || *call == "clone3";
+            assert!(aborts || output.status.code().is_some(), "{rule}: {:?} {stderr}", output.status);
+            assert!(aborts || !stderr.contains("panicked"), "{rule}: {stderr}");
+            let after = fs::read(&image).unwrap();
+            let whole = finished(&place).contains(&core);
+            assert!(whole || after == disk, "{rule}: the dump is gone: {stderr}");
+            let (code, _, stderr) = run(arguments);
+            assert!(code <= 1, "{rule}: then {stderr}");
+            assert!(finished(&place).contains(&core), "{rule}: no whole core in the end: {stderr}");
+            assert!(fs::read(&image).unwrap() == formatted(200), "{rule}: not armed in the end: {stderr}");
+            if !injected {
+                break;
+            }
+            failed += 1;
+        }
+    }
+    println!("{failed} system calls failed");
+}
+
+/// Hears how far a harvest got, and does something at one moment.
+struct Saboteur<F: FnMut()> {
+    /// Calls until then.
+    left: u32,
+    deed: F,
+}
+
+impl<F: FnMut()> Saboteur<F> {
+    fn step(&mut self) {
+        if self.left == 1 {
+            (self.deed)();
+        }
+        self.left = self.left.saturating_sub(1);
+    }
+}
+
+impl<F: FnMut()> Progress for Saboteur<F> {
+    fn begin(&mut self, _what: &str, _total: u64) {
+        self.step();
+    }
+
+    fn advance(&mut self, _blocks: u64) {
+        self.step();
+    }
+
+    fn end(&mut self) {
+        self.step();
+    }
+}
+
+/// Runs harvests in which `deed` is done at each moment in turn; `check` sees what came of it.
+fn sabotage(
+    disk: &[u8],
+    deed: impl Fn(&Place),
+    check: impl Fn(&Place, Result<Harvest, savecore::Error>),
+) -> u32 {
+    for moment in 1.. {
+        let place = Place::new();
+        let image = place.image("image", disk);
+        let mut store = store::open(&place.out(), &Limits::default()).unwrap();
+        let mut saboteur = Saboteur { left: moment, deed: || deed(&place) };
+        let result = harvest(&image, store.as_mut(), &mut saboteur);
+        let over = saboteur.left > 0;
+        check(&place, result);
+        if over {
+            return moment;
+        }
+    }
+    unreachable!("every harvest ends")
+}
+
+#[test]
+fn a_store_that_is_moved_replaced_or_removed_in_the_middle_costs_no_dump() {
+    let disk = with_dump(&Machine::small());
+    let core = core_of(&disk);
+    let away = |place: &Place| fs::rename(place.path("out"), place.path("away")).unwrap();
+    let deeds: [&dyn Fn(&Place); 4] = [
+        &away,
+        &|place| {
+            away(place);
+            fs::create_dir(place.path("out")).unwrap();
+        },
+        &|place| {
+            away(place);
+            std::os::unix::fs::symlink("/", place.path("out")).unwrap();
+        },
+        &|place| fs::remove_dir_all(place.path("out")).unwrap(),
+    ];
+    for deed in deeds {
+        let moments = sabotage(&disk, deed, |place, result| {
+            let after = fs::read(place.path("image")).unwrap();
+            if after == disk {
+                return;
+            }
+            // It was done behind the moment in which the core was safe.
+            assert!(result.is_ok());
+            let kept = ["out", "away"].map(|name| fs::read(place.path(name).join("latest/vmcore.elf")));
+            let removed = !place.path("out").exists() && !place.path("away").exists();
+            assert!(removed || kept.iter().flatten().any(|bytes| *bytes == core), "the dump is gone");
+        });
+        assert!(moments > 5, "{moments}");
+    }
+}
+
+#[test]
+fn a_target_that_is_cut_off_while_it_is_read_is_not_written_and_does_not_grow() {
+    let disk = with_dump(&Machine::small());
+    let core = core_of(&disk);
+    for blocks in [0, 1, 3, 20, 60, 150] {
+        let length = blocks * BLOCK_SIZE as u64;
+        let cut = |place: &Place| {
+            let file = OpenOptions::new().write(true).open(place.path("image")).unwrap();
+            file.set_len(length).unwrap();
+        };
+        sabotage(&disk, cut, |place, result| {
+            let after = fs::read(place.path("image")).unwrap();
+            let whole = finished(place).contains(&core);
+            let untouched = after == disk[..after.len()];
+            assert!(whole || untouched, "cut to {blocks} blocks: {:?}", result.map(|done| done.dumps));
+        });
+    }
+}
+
+/// A step of a store that may fail; it looks at the target first.
+type Step<'f> = &'f dyn Fn() -> std::io::Result<()>;
+
+struct FailingFolder<'f> {
+    inner: Box<dyn Folder + 'f>,
+    steps: Step<'f>,
+}
+
+struct FailingSink<'f> {
+    inner: &'f mut dyn Sink,
+    steps: Step<'f>,
+}
+
+impl Sink for FailingSink<'_> {
+    fn begin(&mut self, head: u64, length: Option<u64>) -> std::io::Result<()> {
+        (self.steps)()?;
+        self.inner.begin(head, length)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        (self.steps)()?;
+        self.inner.write_at(offset, bytes)
+    }
+
+    fn set_len(&mut self, length: u64) -> std::io::Result<()> {
+        (self.steps)()?;
+        self.inner.set_len(length)
+    }
+}
+
+fn unreachable_store(error: std::io::Error) -> StoreError {
+    StoreError::Io { what: "reach", path: "the store".to_owned(), error }
+}
+
+impl Folder for FailingFolder<'_> {
+    fn file(
+        &mut self,
+        name: &str,
+        write: &mut dyn FnMut(&mut dyn Sink) -> Result<(), savecore::Error>,
+    ) -> Result<(), StoreError> {
+        (self.steps)().map_err(unreachable_store)?;
+        let steps = self.steps;
+        self.inner.file(name, &mut |sink| write(&mut FailingSink { inner: sink, steps }))
+    }
+
+    fn finish(self: Box<Self>, info: &Value) -> Result<Stored, StoreError> {
+        (self.steps)().map_err(unreachable_store)?;
+        self.inner.finish(info)
+    }
+}
+
+/// A store that works until it does not.
+struct FailingStore<'f> {
+    inner: Box<dyn Store>,
+    steps: Step<'f>,
+}
+
+impl Store for FailingStore<'_> {
+    fn name(&self) -> &str {
+        "a store that fails"
+    }
+
+    fn begin(&mut self, crash: &Crash, core: &str, room: Option<u64>) -> Result<Begun<'_>, StoreError> {
+        (self.steps)().map_err(unreachable_store)?;
+        let steps = self.steps;
+        Ok(match self.inner.begin(crash, core, room)? {
+            Begun::New(inner) => Begun::New(Box::new(FailingFolder { inner, steps })),
+            there => there,
+        })
+    }
+}
+
+#[test]
+fn nothing_is_written_on_the_target_before_the_store_has_all_whatever_step_of_it_fails() {
+    let disk = with_dump(&Machine::small());
+    for works in 0_u32.. {
+        let place = Place::new();
+        let image = place.image("image", &disk);
+        let left = std::cell::Cell::new(works);
+        let failed = std::cell::Cell::new(false);
+        let steps = || {
+            assert!(fs::read(place.path("image")).unwrap() == disk, "the target was written too early");
+            match left.get().checked_sub(1) {
+                Some(fewer) => {
+                    left.set(fewer);
+                    Ok(())
+                }
+                None => {
+                    failed.set(true);
+                    Err(std::io::ErrorKind::TimedOut.into())
+                }
+            }
+        };
+        let inner = store::open(&place.out(), &Limits::default()).unwrap();
+        let mut store = FailingStore { inner, steps: &steps };
+        let done = harvest(&image, &mut store, &mut ()).unwrap();
+        let saved = &done.dumps[0];
+        if !failed.get() {
+            assert!(works > 8 && saved.error.is_none() && saved.cleared);
+            assert!(fs::read(&image).unwrap() == formatted(200));
+            return;
+        }
+        assert!(saved.error.is_some() && !saved.cleared && saved.folder.is_none(), "{works}: {saved:?}");
+        assert_eq!(saved.kept_because.as_deref(), Some("it could not be saved"));
+        assert!(fs::read(&image).unwrap() == disk);
+        assert!(place.crashes("out").is_empty(), "{works}: something is left over");
+    }
+}
+
+/// Runs savecore in a mount namespace of its own, in which `script` was done before; `None` where that is not allowed.
+fn in_namespace(place: &Place, script: &str, arguments: &[&str]) -> Option<(i32, String, String)> {
+    let script = format!("set -e; {script}; exec \"$@\"");
+    let mut command = Command::new("unshare");
+    command.args(["-rm", "sh", "-c", &script, "sh", env!("CARGO_BIN_EXE_savecore")]);
+    command.args(arguments).current_dir(place.path("")).stdin(Stdio::null());
+    let allowed = Command::new("unshare").args(["-rm", "true"]).stderr(Stdio::null()).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no namespaces for mounts here");
+        return None;
+    }
+    Some(finish(command.output().unwrap()))
+}
+
+#[test]
+fn a_full_store_is_told_and_costs_no_dump() {
+    let disk = with_dump(&Machine::small());
+    let place = Place::new();
+    place.image("image", &disk);
+    place.out();
+    for (size, part) in [
+        // Less than the dump needs; enough, but not for what is to stay free; no room for the last file's name.
+        ("size=1m", "has 1.0 MiB free, and"),
+        ("size=40m", "that must stay free, are needed"),
+        ("size=200m,nr_inodes=3", "No space left on device"),
+        ("size=200m,nr_inodes=4", "No space left on device"),
+    ] {
+        let script = format!("mount -t tmpfs -o {size} none out");
+        let save = ["save", "image", "-o", "out"];
+        let Some((code, stdout, stderr)) = in_namespace(&place, &script, &save) else { return };
+        assert_eq!((code, stdout.as_str()), (2, ""), "{size}: {stderr}");
+        assert!(stderr.contains(part), "{size}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(fs::read(place.path("image")).unwrap() == disk, "{size}");
+    }
+}
+
+#[test]
+fn a_file_that_may_not_grow_any_more_is_told_and_costs_no_dump() {
+    let disk = with_dump(&Machine::small());
+    let place = Place::new();
+    place.image("image", &disk);
+    let out = place.out();
+    for kibibytes in ["0", "4", "100"] {
+        let mut command = Command::new("sh");
+        let script = format!("trap '' XFSZ; ulimit -f {kibibytes}; exec \"$@\"");
+        command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_savecore"), "save", &place.text("image")]);
+        let (code, _, stderr) = finish(command.args(["-o", &out]).output().unwrap());
+        assert_eq!((code, stderr.lines().count()), (2, 1), "{stderr}");
+        assert!(stderr.contains("File too large"), "{stderr}");
+        assert!(fs::read(place.path("image")).unwrap() == disk);
+        assert!(place.crashes("out").is_empty());
+    }
+}
+
+#[test]
+fn a_store_that_is_read_only_is_told_and_costs_no_dump() {
+    let disk = with_dump(&Machine::small());
+    let place = Place::new();
+    place.image("image", &disk);
+    place.out();
+    let script = "mount -t tmpfs -o ro none out";
+    let Some((code, _, stderr)) = in_namespace(&place, script, &["save", "image", "-o", "out"]) else {
+        return;
+    };
+    assert_eq!((code, stderr.lines().count()), (2, 1), "{stderr}");
+    assert!(stderr.contains("Read-only file system"), "{stderr}");
+    assert!(fs::read(place.path("image")).unwrap() == disk);
+}
+
+#[test]
+fn on_a_clock_that_was_never_set_folders_still_have_names() {
+    let place = Place::new();
+    let out = place.out();
+    for (clock, folder) in [
+        (0, "h-unknown-1122334455667788"),
+        (35, "h-1970-01-01T00:00:35Z"),
+        (u64::MAX, "h-unknown-1122334455667788"),
+    ] {
+        let machine = Machine { wall_clock: clock, ..Machine::small() };
+        let image = place.image("image", &with_dump(&machine));
+        let _ = fs::remove_dir_all(&out);
+        place.out();
+        assert_eq!(run(["save", &image, "-o", &out, "--host", "h"]).0, 0);
+        let names = place.crashes("out");
+        assert_eq!(names, [place.path("out").join(folder)], "{clock}");
+        assert_eq!(run(["info", &place.image("image", &with_dump(&machine))]).0, 0);
+    }
+}
+
+#[test]
+fn of_several_savecores_at_once_on_a_target_one_saves_and_the_others_find_nothing_half_done() {
+    let disk = with_dump(&Machine::small());
+    let core = core_of(&disk);
+    for _ in 0..5 {
+        let place = Place::new();
+        let image = place.image("image", &disk);
+        let out = place.out();
+        let start = |_| {
+            let mut command = savecore(["save", &image, "-o", &out, "--host", "h"]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let children: Vec<_> = (0..4).map(start).collect();
+        let results: Vec<_> =
+            children.into_iter().map(|child| finish(child.wait_with_output().unwrap())).collect();
+        let codes = results.iter().filter(|result| result.0 == 0).count();
+        assert_eq!(codes, 1, "{results:?}");
+        for (code, _, stderr) in results {
+            assert!(code < 2 || stderr.contains("at work on"), "{code}: {stderr}");
+        }
+        assert!(fs::read(&image).unwrap() == formatted(200));
+        assert!(finished(&place) == [core.clone()]);
+    }
+}
+
+#[test]
+fn several_savecores_at_once_fill_folders_of_their_own_in_one_store() {
+    let place = Place::new();
+    let out = place.out();
+    let cores: Vec<Vec<u8>> = (0..6)
+        .map(|nonce| {
+            let machine = Machine { nonce, message: format!("crash {nonce}"), ..Machine::small() };
+            let disk = with_dump(&machine);
+            place.image(&format!("image{nonce}"), &disk);
+            core_of(&disk)
+        })
+        .collect();
+    let start = |number| {
+        let mut command =
+            savecore(["save", &place.text(&format!("image{number}")), "-o", &out, "--host", "h"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let children: Vec<_> = (0..6).map(start).collect();
+    for child in children {
+        let (code, _, stderr) = finish(child.wait_with_output().unwrap());
+        assert_eq!(code, 0, "{stderr}");
+    }
+    let saved = finished(&place);
+    assert_eq!(saved.len(), 6);
+    assert!(cores.iter().all(|core| saved.contains(core)));
+    assert_eq!(place.crashes("out").len(), 6, "something is left over");
+    let latest = fs::read(place.path("out/latest/vmcore.elf")).unwrap();
+    assert!(cores.contains(&latest));
+}

@@ -1,0 +1,252 @@
+//! A dump whose every text is made to do harm: nothing outside of the store changes, and no terminal is played with.
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+
+use dumpcore::format::frame;
+use dumpcore::format::header::{Header, Incomplete, put_text};
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use super::*;
+use crate::common::block;
+
+/// What a terminal obeys (ECMA-48): a title, colours that hide text, cleared screens, questions that are answered as if typed,
+/// device control strings; C1 controls; and what turns the direction of text.
+const EVIL: &str = "\x1b]0;title\x07\x1b[8mhidden\x1b[2J\x1b[6n\x1b[?1049h\x1bP+q\x1b\\\x1bc\r\x08\x7f\x0e\u{85}\u{9b}31m\u{9d}0;x\u{9c}\
+                    \u{202e}drow\u{2066}\u{200b}\u{2028}</pre><script>alert(1)</script>'\"`$(touch pwned)`%n%s../../../../tmp/x\0 end";
+
+fn machine() -> Machine {
+    let mut machine = Machine::small();
+    machine.message = format!("panic {EVIL}\nsecond line {EVIL}");
+    machine.log = format!("[0.0] {EVIL}\n[0.1] savecore: error: forged\r\n{EVIL}\n");
+    machine.vmcoreinfo = format!("OSRELEASE={EVIL}\nPAGESIZE=4096\n{EVIL}\n");
+    machine.system = format!("../../{EVIL}");
+    machine
+}
+
+/// What is shown of a command on a terminal.
+fn on_screen(mut command: Command) -> String {
+    let main = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&main).unwrap();
+    unlockpt(&main).unwrap();
+    let name = ptsname(&main, Vec::new()).unwrap();
+    let open = || File::from(rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap());
+    command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
+    let mut child = command.stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
+    drop(command);
+    let mut main = File::from(main);
+    let mut screen = Vec::new();
+    let mut piece = [0; 4096];
+    // Behind the last one that has the other side open, reading fails.
+    while let Ok(length @ 1..) = main.read(&mut piece) {
+        screen.extend(&piece[..length]);
+    }
+    assert!(child.wait().unwrap().code().is_some_and(|code| code < 2));
+    String::from_utf8(screen).unwrap()
+}
+
+/// Takes out what savecore itself sends to a terminal: colours, and the movements of progress bars within their line.
+fn without_own(screen: &str) -> String {
+    let mut rest = screen;
+    let mut text = String::new();
+    while let Some((before, behind)) = rest.split_once("\x1b[") {
+        text.push_str(before);
+        let end = behind.find(|character: char| !character.is_ascii_digit() && character != ';');
+        let end = end.unwrap_or(behind.len());
+        let own = match behind[end..].chars().next() {
+            Some('m') => !["8", "5"].contains(&&behind[..end]),
+            Some('K' | 'A' | 'B' | 'G') => true,
+            _ => false,
+        };
+        if !own {
+            text.push('\x1b');
+        }
+        rest = if own { &behind[end + 1..] } else { behind };
+    }
+    text + rest
+}
+
+#[track_caller]
+fn assert_harmless(text: &str, what: &str) {
+    let bad = |character: &char| {
+        (character.is_control() && !['\n', '\t', '\r'].contains(character))
+            || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if let Some(character) = text.chars().find(bad) {
+        panic!("{what}: {character:?} in {text:?}");
+    }
+}
+
+/// All files in a folder and in the folders in it, with what is in them.
+fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let kind = fs::symlink_metadata(&path).unwrap();
+        if kind.is_dir() {
+            files.append(&mut tree(&path));
+            files.insert(path, Vec::new());
+        } else if kind.is_symlink() {
+            let target = fs::read_link(&path).unwrap();
+            files.insert(path, target.as_os_str().as_bytes().to_vec());
+        } else {
+            let bytes = fs::read(&path).unwrap();
+            files.insert(path, bytes);
+        }
+    }
+    files
+}
+
+/// Everything around a store and a target, which must stay as it is.
+struct Surroundings {
+    place: Place,
+    before: BTreeMap<PathBuf, Vec<u8>>,
+}
+
+impl Surroundings {
+    /// With the store `a/b/out` and files where dumps would like to write.
+    fn new(disk: &[u8]) -> Surroundings {
+        let place = Place::new();
+        fs::create_dir_all(place.path("a/b/out")).unwrap();
+        for name in ["a/x", "a/b/x", "x", "a/b/passwd"] {
+            fs::write(place.path(name), name).unwrap();
+        }
+        place.image("image", disk);
+        let mut around = Surroundings { place, before: BTreeMap::new() };
+        around.before = around.now();
+        around
+    }
+
+    fn now(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let (out, image) = (self.place.path("a/b/out"), self.place.path("image"));
+        let mut now = tree(self.place.directory.path());
+        now.retain(|path, _| !path.starts_with(&out) && *path != image);
+        now
+    }
+
+    /// The folders of crashes in the store; of each and of all files in it that they are where and what they should be.
+    fn folders(&self) -> Vec<PathBuf> {
+        assert!(self.now() == self.before, "something else was changed");
+        let folders = self.place.crashes("a/b/out");
+        for folder in &folders {
+            let name = folder.file_name().unwrap().to_str().expect("UTF-8");
+            let fits = |character: char| character.is_ascii_alphanumeric() || "-_.:".contains(character);
+            assert!(name.chars().all(fits) && !name.starts_with('.') && name.len() < 144, "{name:?}");
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let meta = fs::symlink_metadata(&path).unwrap();
+                assert!(meta.is_file() && meta.permissions().mode() & 0o777 == 0o600, "{}", path.display());
+                let extension = path.extension().unwrap().to_str().unwrap();
+                if ["txt", "json", "html"].contains(&extension) {
+                    let text = fs::read_to_string(&path).unwrap();
+                    assert_harmless(&text, &path.display().to_string());
+                    assert!(!text.contains('\r'), "{}", path.display());
+                    assert!(extension != "html" || !text.contains("<script>alert"), "markup from a dump");
+                }
+            }
+        }
+        folders
+    }
+}
+
+#[test]
+fn whatever_a_dump_says_no_terminal_obeys_it_and_nothing_but_the_store_changes() {
+    let around = Surroundings::new(&with_dump(&machine()));
+    let (image, out) = (around.place.text("image"), around.place.text("a/b/out"));
+    let commands: Vec<Vec<&str>> = vec![
+        vec!["info", &image],
+        vec!["info", &image, "--json"],
+        vec!["info", &image, "--log"],
+        vec!["check", &image],
+        vec!["check", &image, "--json"],
+        vec!["save", &image, "-o", &out, "--keep"],
+        vec!["save", &image, "-o", &out, "--keep", "--json"],
+        vec!["save", &image, "-o", &out, "--keep", "--format", "raw"],
+        vec!["save", &image, "-o", &out],
+    ];
+    let mut log_shown = 0;
+    for arguments in commands {
+        let what = arguments.join(" ");
+        let disk = fs::read(&image).unwrap();
+        let screen = on_screen(savecore(&arguments));
+        assert_harmless(&without_own(&screen), &what);
+        log_shown += u32::from(screen.contains("forged"));
+        around.folders();
+        let gone = !arguments.contains(&"--keep") && arguments[0] == "save";
+        assert_eq!(fs::read(&image).unwrap() == disk, !gone, "{what}");
+    }
+    assert!(log_shown > 0, "nothing was shown of the log");
+    assert_eq!(around.folders().len(), 2);
+}
+
+#[test]
+fn a_hosts_name_is_only_a_name() {
+    for host in [
+        "../../x",
+        "/etc/passwd",
+        ".",
+        "..",
+        "",
+        "-rf",
+        ".hidden.partial",
+        "latest",
+        "a\nb",
+        EVIL.split('\0').next().unwrap(),
+        &"x".repeat(5000),
+        &"ü".repeat(300),
+    ] {
+        let around = Surroundings::new(&with_dump(&machine()));
+        let (image, out) = (around.place.text("image"), around.place.text("a/b/out"));
+        let screen = on_screen(savecore(["save", &image, "-o", &out, &format!("--host={host}")]));
+        assert_harmless(&without_own(&screen), host);
+        assert_eq!(around.folders().len(), 1, "{host:?}");
+    }
+}
+
+#[test]
+fn a_label_and_headers_that_lie_about_everything_make_no_harm() {
+    let whole = with_dump(&machine());
+    // Each four bytes of both headers and of the first chunk headers, at both ends of what they can be.
+    let header = |number: u64| Header::parse(block(&whole, number), frame::Kind::Front).is_ok();
+    assert!(header(1));
+    let around = Surroundings::new(&whole);
+    let (image, out) = (around.place.text("image"), around.place.text("a/b/out"));
+    for (number, kind) in [(0, frame::Kind::Label), (1, frame::Kind::Front), (2, frame::Kind::Chunk)] {
+        for at in (8..1400).step_by(4).filter(|at| number > 0 || *at < 200).step_by(5) {
+            for value in [[0xff; 4], [0, 0, 0, 0x80]] {
+                let mut disk = whole.clone();
+                let target = block_mut(&mut disk, number);
+                target[at..at + 4].copy_from_slice(&value);
+                frame::seal(target);
+                assert!(frame::Kind::of(target) == Some(kind));
+                fs::write(&image, &disk).unwrap();
+                let _ = fs::remove_dir_all(&out);
+                fs::create_dir(&out).unwrap();
+                let (_, _, stderr) = run(["save", &image, "-o", &out, "--keep", "--host", "h"]);
+                assert_harmless(&stderr, "save");
+                assert!(fs::read(&image).unwrap() == disk);
+                around.folders();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_system_name_in_the_header_alone_is_harmless_too() {
+    let mut disk = with_dump(&Machine { incomplete: Incomplete::Device, ..machine() });
+    let mut front = Header::parse(block(&disk, 1), frame::Kind::Front).unwrap().clone();
+    put_text(&mut front.system, EVIL);
+    put_text(&mut front.message, EVIL);
+    front.to_block(frame::Kind::Front, block_mut(&mut disk, 1));
+    // Without its notes, the headers are what is left.
+    block_mut(&mut disk, 2).fill(0x55);
+    let around = Surroundings::new(&disk);
+    let (image, out) = (around.place.text("image"), around.place.text("a/b/out"));
+    for arguments in [&["info", &image][..], &["save", &image, "-o", &out, "--clear-damaged"]] {
+        let screen = on_screen(savecore(arguments));
+        assert!(arguments[0] != "info" || screen.contains("drow"), "{screen}");
+        assert_harmless(&without_own(&screen), arguments[0]);
+        around.folders();
+    }
+}
