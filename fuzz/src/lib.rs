@@ -1,4 +1,5 @@
-//! The battery of `drivers/tests`, without its tests: kinds of controllers, and a run over a device that lies.
+//! The battery of `drivers/tests`, without its tests: kinds of controllers, and a run over a device that lies. And what
+//! `savecore/tests` has of the same kind: partitions, partition tables and kernels' files of any content.
 #![allow(missing_docs, unreachable_pub, dead_code)]
 
 /// The battery's kinds make tests of themselves; here they are only kinds.
@@ -21,3 +22,23 @@ pub mod nvme;
 mod run;
 #[path = "../../drivers/tests/battery/virtio.rs"]
 pub mod virtio;
+
+#[path = "../../savecore/tests/it/common.rs"]
+mod common;
+#[path = "../../savecore/tests/it/fuzzed/mod.rs"]
+mod fuzzed;
+
+/// Bytes as a dump partition.
+pub fn partition(bytes: &[u8]) {
+    fuzzed::partition::no_harm(bytes);
+}
+
+/// Bytes as a disk with a partition table.
+pub fn table(bytes: &[u8]) {
+    fuzzed::table::no_harm(bytes);
+}
+
+/// Bytes as the file of the kernel that crashed.
+pub fn kernel(bytes: &[u8]) {
+    fuzzed::kernel::no_harm(bytes);
+}

@@ -154,7 +154,7 @@ fn a_dump_of_64_gib_of_memory_is_saved_in_256_mib() {
     println!("opened: {:?}, peak {} MiB", begin.elapsed(), peak() >> 20);
 
     // As a machine with many processors would.
-    let options = CoreOptions { threads: 16 };
+    let options = CoreOptions { level: None, threads: 16 };
     let mut core = Counted::default();
     elf::write(&dump, &options, &mut core, &mut ()).unwrap();
     assert!(core.length > 32 << 30, "{}", core.length);

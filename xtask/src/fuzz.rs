@@ -1,5 +1,5 @@
-//! `cargo xtask fuzz`: hostile controllers. LLVM's fuzzer makes up what a device answers, for a while, and keeps what reached
-//! new code; what is in `fuzz/corpus` already is where it begins.
+//! `cargo xtask fuzz`: hostile controllers, partitions and files. LLVM's fuzzer makes up what a device answers or what is read,
+//! for a while, and keeps what reached new code; what is in `fuzz/corpus` already is where it begins.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,11 @@ use crate::{CannotBegin, build};
 const BUILD_LIMIT: Duration = Duration::from_secs(1200);
 /// What a target may take beyond its time: its corpus is run first.
 const GRACE: Duration = Duration::from_secs(120);
-/// Longer inputs only repeat themselves: the troubles, steps and lies of a run are limited.
-const LONGEST: usize = 512;
+/// Longer inputs only repeat themselves, where troubles, steps, lies and changes of a run are limited; files that are
+/// read as they are may become twice as long as those in the corpus.
+const LONGEST: u64 = 512;
+/// Memory that a run may take, in MiB; what it asks for at once, a quarter of that.
+const MEMORY: u64 = 1024;
 
 /// The task: one target, or all, for so many seconds each.
 pub(crate) fn task(target: Option<&str>, seconds: u64) -> Result<bool> {
@@ -35,7 +38,7 @@ pub(crate) fn task(target: Option<&str>, seconds: u64) -> Result<bool> {
         return Err(CannotBegin(install.to_owned()).into());
     }
 
-    ui::section("hostile controllers");
+    ui::section("hostile input");
     ui::running("building");
     let begin = Instant::now();
     logged(cargo_fuzz(&["build"]), "fuzz build", BUILD_LIMIT)?.success("cargo fuzz build")?;
@@ -79,7 +82,10 @@ fn run(folder: &Path, name: &str, seconds: u64) -> Result<bool> {
     let begin = Instant::now();
     let mut cargo = cargo_fuzz(&["run", name]);
     cargo.args([&found, &corpus]).arg("--");
-    cargo.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={LONGEST}"));
+    let sizes = files(&corpus).into_iter().filter_map(|file| Some(file.metadata().ok()?.len()));
+    let longest = LONGEST.max(2 * sizes.max().unwrap_or(0));
+    cargo.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={longest}"));
+    cargo.arg(format!("-rss_limit_mb={MEMORY}")).arg(format!("-malloc_limit_mb={}", MEMORY / 4));
     cargo.args(["-print_final_stats=1", "-timeout=60"]);
     let output = logged(cargo, &format!("fuzz {name}"), Duration::from_secs(seconds) + GRACE)?;
     let took = Some(begin.elapsed());

@@ -7,6 +7,7 @@ mod damage;
 mod facts;
 #[cfg(feature = "object-store")]
 mod fleet;
+mod fuzzed;
 mod judged_by_qemu;
 mod kdump;
 mod lay;

@@ -1,0 +1,4 @@
+//! A hostile dump partition.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| dump_fuzz::partition(bytes));
