@@ -1,0 +1,209 @@
+//! The whole command line, golden: every line that a person gets for what they typed. `TRYCMD=overwrite` writes the files in
+//! `tests/cmd` anew; what is different then is to be read before it is kept.
+
+#[allow(dead_code)]
+#[path = "it/common.rs"]
+mod common;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+
+use common::{
+    Machine, Page, Seal, Stripe, block_mut, partition as formatted, stop_in_the_middle, write_dump,
+    write_striped,
+};
+use dumpcore::format::frame;
+use dumpcore::format::{BLOCK_SIZE, crypt::public_key};
+use gpt::GptConfig;
+use gpt::disk::LogicalBlockSize;
+use gpt::partition_types::LINUX_FS;
+use rustix::fs::{FlockOperation, flock};
+use savecore::keys::{public_text, secret_text};
+use savecore::partition::{self, Plan};
+
+/// A disk whose table names these partitions, each 160 KiB, all with a label.
+fn disk_image(path: &Path, names: &[&str]) {
+    let sectors = 4096;
+    let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap();
+    file.set_len(sectors * 512).unwrap();
+    gpt::mbr::ProtectiveMBR::with_lb_size(sectors as u32 - 1).overwrite_lba0(&mut file).unwrap();
+    let config = GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
+    let mut disk = config.create_from_device(file, None).unwrap();
+    let mut starts = Vec::new();
+    for (number, name) in (1..).zip(names) {
+        let first = 80 + 400 * u64::from(number - 1) + u64::from(*name == "odd");
+        disk.add_partition_at(name, number, first, 320, LINUX_FS, 0).unwrap();
+        starts.push(first);
+    }
+    let mut file = disk.write().unwrap();
+    file.flush().unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    for (first, name) in starts.into_iter().zip(names) {
+        if name.starts_with("dump") {
+            let inside = formatted(40);
+            bytes[first as usize * 512..][..inside.len()].copy_from_slice(&inside);
+        }
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+fn with_dump(machine: &Machine) -> Vec<u8> {
+    let mut disk = formatted(200);
+    write_dump(&mut disk, 1, machine);
+    disk
+}
+
+/// Everything that the commands in `tests/cmd` are given.
+fn make_images(folder: &Path) {
+    let image = |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).unwrap();
+    let whole = with_dump(&Machine::small());
+
+    // What is no dump partition.
+    image("zeros.img", &vec![0; 60 * BLOCK_SIZE]);
+    image("unknown.img", &vec![7; 60 * BLOCK_SIZE]);
+    image("small.img", &vec![0; 5 * BLOCK_SIZE - 1]);
+    let mut bytes = vec![0; 60 * BLOCK_SIZE];
+    bytes[1080..1082].copy_from_slice(&[0x53, 0xef]);
+    image("ext4.img", &bytes);
+
+    // One that is ready, and ones with dumps.
+    image("armed.img", &formatted(60));
+    for name in ["dump.img", "keep.img", "raw.img", "kdump.img", "clear.img", "forced.img", "locked.img"] {
+        image(name, &whole);
+    }
+    let mut bytes = formatted(200);
+    let written = write_dump(&mut bytes, 1, &Machine::small());
+    stop_in_the_middle(&mut bytes, &written, |number| number < 30);
+    image("unfinished.img", &bytes);
+    for number in 0..2 {
+        let mut bytes = whole.clone();
+        block_mut(&mut bytes, 20)[100] ^= 1;
+        image(["damaged.img", "cleared.img"][number], &bytes);
+    }
+    let mut two = formatted(200);
+    let end = write_dump(&mut two, 1, &Machine::small()).end;
+    let mut second = Machine { sequence: 2, nonce: 5, message: "once more".to_owned(), ..Machine::new() };
+    second.pages.insert(1, Page::of(1));
+    write_dump(&mut two, end, &second);
+    image("two.img", &two);
+    let mut stripes = [formatted(100), formatted(100)];
+    let mut parts: Vec<_> = stripes.iter_mut().map(|disk| Stripe { disk, first: 1 }).collect();
+    write_striped(&mut parts, &Machine::small());
+    image("stripe1.img", &stripes[0]);
+    image("stripe2.img", &stripes[1]);
+    let mut far = Machine::small();
+    far.pages.insert(1 << 35, Page::of(5));
+    image("far.img", &with_dump(&far));
+
+    // Labels that do not fit.
+    let mut bytes = whole.clone();
+    bytes[20] ^= 1;
+    image("label.img", &bytes);
+    let mut bytes = whole.clone();
+    bytes.resize(220 * BLOCK_SIZE, 0);
+    image("longer.img", &bytes);
+    let mut bytes = formatted(60);
+    bytes.resize(50 * BLOCK_SIZE, 0);
+    image("shorter.img", &bytes);
+    let mut bytes = formatted(60);
+    bytes[8..12].copy_from_slice(&77_u32.to_le_bytes());
+    frame::seal(block_mut(&mut bytes, 0));
+    image("version.img", &bytes);
+
+    // Encrypted ones.
+    let seal = Seal::new();
+    let recipient = public_key(&seal.secret);
+    let plan = Plan {
+        uuid: common::UUID,
+        name: "test".to_owned(),
+        created: 1_795_000_000,
+        recipient: Some(recipient),
+    };
+    let mut bytes = vec![0; 200 * BLOCK_SIZE];
+    partition::format(&mut bytes, &plan, &mut ()).unwrap();
+    write_dump(&mut bytes, 1, &Machine { seal: Some(seal.clone()), ..Machine::small() });
+    image("sealed.img", &bytes);
+    image("sealed2.img", &bytes);
+    image("secret.key", secret_text(&seal.identity()).as_bytes());
+    image("other.key", secret_text(&savecore::Identity([8; 32])).as_bytes());
+    image("public.key", public_text(&recipient).as_bytes());
+    image("empty.key", b"\n");
+
+    disk_image(&folder.join("disk.img"), &["boot", "dump", "odd", "twin", "twin"]);
+    disk_image(&folder.join("dumps.img"), &["dump", "dump2"]);
+    let mut bytes = fs::read(folder.join("disk.img")).unwrap();
+    bytes[512 + 84..512 + 88].copy_from_slice(&[99; 4]);
+    image("table.img", &bytes);
+    fs::create_dir(folder.join("out")).unwrap();
+}
+
+#[test]
+fn every_command_says_what_it_said() {
+    let folder = tempfile::tempdir().unwrap();
+    make_images(folder.path());
+    // What another savecore would hold.
+    let locked = File::open(folder.path().join("locked.img")).unwrap();
+    flock(&locked, FlockOperation::LockExclusive).unwrap();
+    std::env::set_current_dir(folder.path()).unwrap();
+    let cases = trycmd::TestCases::new();
+    cases.env("NO_COLOR", "1").env("CLICOLOR_FORCE", "0");
+    cases.insert_var("[UUID]", uuid::Uuid::from_bytes(common::UUID).to_string()).unwrap();
+    cases.case(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cmd/*.md"));
+    cases.run();
+}
+
+/// Errors that no command line brings about wherever it is run, and where they are tested.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("InUse", "takes a mounted device: tests of source"),
+    ("ReadOnly", "takes a medium that cannot be written: cli::faults"),
+    ("Changed", "takes somebody who changes a target meanwhile: tests of source"),
+    ("Read", "takes a medium that fails: cli::faults"),
+    ("Write", "takes a medium that fails: cli::faults"),
+    ("Sync", "takes a medium that fails: cli::faults"),
+    ("Unsteady", "takes a medium that changes while it is read: core::raw, pages"),
+    ("Sealed", "the command saves such a dump raw"),
+    ("Core", "a store tells it as its own: cli::faults"),
+    ("TooLarge", "takes a dump of petabytes: core"),
+    ("Moved", "takes somebody who moves the store meanwhile: cli::faults"),
+    ("Taken", "takes 9999 crashes in one second: store::directory"),
+    ("Busy", "takes another savecore at the same moment: store"),
+];
+
+/// The variants of an error in a source file, each with the longest part of its message that stays the same.
+fn messages(source: &str) -> Vec<(String, String)> {
+    let mut messages = Vec::new();
+    for part in source.split("#[error(").skip(1) {
+        let Some((_, text)) = part.split_once('"') else { continue };
+        let Some((_, behind)) = part.split_once(")]\n") else { continue };
+        if part.trim_start().starts_with("transparent") {
+            continue;
+        }
+        let mut text = text.replace("\\\"", "\u{1}");
+        text.truncate(text.find('"').unwrap());
+        let pieces = text.split(['{', '}']).step_by(2);
+        let longest = pieces.max_by_key(|piece| piece.len()).unwrap_or_default().replace('\u{1}', "\"");
+        let name = behind.trim_start().split(|character: char| !character.is_alphanumeric()).next().unwrap();
+        messages.push((name.to_owned(), longest));
+    }
+    messages
+}
+
+#[test]
+fn every_error_is_in_a_golden_file_or_told_why_not() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = fs::read_dir(folder.join("tests/cmd")).unwrap();
+    let golden: String = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+    let sources = ["src/error.rs", "src/store/error.rs"];
+    let all: Vec<_> =
+        sources.iter().flat_map(|path| messages(&fs::read_to_string(folder.join(path)).unwrap())).collect();
+    assert!(all.len() > 25, "{all:?}");
+    for (name, text) in &all {
+        let elsewhere = ELSEWHERE.iter().any(|(other, _)| other == name);
+        let shown = text.trim().len() > 3 && golden.contains(text.trim());
+        assert!(shown || elsewhere || name == "On", "{name} is nowhere: {text:?}");
+    }
+    for (name, why) in ELSEWHERE {
+        assert!(all.iter().any(|(other, _)| other == name), "{name} is no more ({why})");
+    }
+}
