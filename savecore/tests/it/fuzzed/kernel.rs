@@ -26,7 +26,7 @@ fn disk() -> &'static (Vec<u8>, Partition) {
         for (index, word) in stack.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let index = index as u64;
             // Frame pointers that lead upwards, and what could be returned to.
-            let value = if index % 2 == 0 { STACK + 8 * (index + 2) } else { CODE + index % 0x90 };
+            let value = if index.is_multiple_of(2) { STACK + 8 * (index + 2) } else { CODE + index % 0x90 };
             *word = value.to_le_bytes();
         }
         machine.pages.insert(STACK >> 12, Page::Data(stack));
