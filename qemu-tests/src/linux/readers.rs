@@ -37,7 +37,7 @@ print("dmesg", len(get_dmesg(program).splitlines()), "lines")
 for task in sorted(for_each_task(program), key=lambda task: task.pid.value_()):
     print("task", task.pid.value_(), task.comm.string_().decode())
 for mount in for_each_mount(program["init_task"].nsproxy.mnt_ns):
-    print("mount", mount.mnt_root.d_sb.s_type.name.string_().decode())
+    print("mount", mount.mnt.mnt_root.d_sb.s_type.name.string_().decode())
 for cpu in for_each_online_cpu(program):
     task = cpu_curr(program, cpu)
     print("cpu", cpu, task.comm.string_().decode())
