@@ -7,9 +7,9 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use command::{check, clear, format, info, keygen, list, report, save};
+use command::{check, clear, completions, format, info, keygen, list, man, report, save};
 
 /// Harvests crash dumps from a dump partition, and makes partitions ready for them.
 #[derive(Parser)]
@@ -39,6 +39,13 @@ enum Command {
     Report(report::Arguments),
     Save(save::Arguments),
     Clear(clear::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
+}
+
+/// The arguments, as pages and completions are made of them.
+fn cli() -> clap::Command {
+    Cli::command()
 }
 
 /// What a subcommand found, other than an error.
@@ -66,6 +73,8 @@ fn main() -> ExitCode {
         Command::Report(arguments) => report::run(&arguments),
         Command::Save(arguments) => save::run(&arguments),
         Command::Clear(arguments) => clear::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
     };
     match result {
         Ok(Finding::Good) => ExitCode::SUCCESS,

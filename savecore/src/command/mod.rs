@@ -2,12 +2,14 @@
 
 pub(crate) mod check;
 pub(crate) mod clear;
+pub(crate) mod completions;
 pub(crate) mod format;
 pub(crate) mod info;
 mod kernels;
 pub(crate) mod keygen;
 mod keys;
 pub(crate) mod list;
+pub(crate) mod man;
 pub(crate) mod report;
 pub(crate) mod save;
 mod story;

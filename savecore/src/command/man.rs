@@ -1,0 +1,67 @@
+//! `savecore man`: the manual pages, made from the arguments.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Command;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, roman};
+
+use crate::output::out;
+use crate::{Finding, printed};
+
+/// Administration commands (man-pages(7)).
+pub(crate) const SECTION: &str = "8";
+
+/// Write the manual pages of savecore and of each subcommand to DIR
+#[derive(clap::Args)]
+#[command(after_help = crate::EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// A directory that exists
+    dir: PathBuf,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
+    let mut lines = String::new();
+    for (name, text) in pages()? {
+        let path = arguments.dir.join(name);
+        fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+        lines += &format!("{}\n", path.display());
+    }
+    printed(out().write_all(lines.as_bytes()).map_err(anyhow::Error::from))?;
+    Ok(Finding::Good)
+}
+
+/// All pages: file names and their texts.
+pub(crate) fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
+    let mut command = crate::cli().disable_help_subcommand(true);
+    command.build();
+    let subcommands = command.get_subcommands().cloned();
+    std::iter::once(command.clone()).chain(subcommands).map(page).collect()
+}
+
+/// One page. What stands behind the options in the help, the exit codes, keeps its lines.
+fn page(command: Command) -> io::Result<(String, Vec<u8>)> {
+    let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let subcommands = command.has_subcommands();
+    let source = concat!("savecore ", env!("CARGO_PKG_VERSION"));
+    let man = Man::new(command).section(SECTION).source(source).manual("diskdump").date("");
+    let mut text = Vec::new();
+    man.render_title(&mut text)?;
+    man.render_name_section(&mut text)?;
+    man.render_synopsis_section(&mut text)?;
+    man.render_description_section(&mut text)?;
+    man.render_options_section(&mut text)?;
+    if subcommands {
+        man.render_subcommands_section(&mut text)?;
+    }
+    let mut end = Roff::new();
+    end.control("SH", ["EXIT STATUS"]).control("nf", []);
+    for line in after.lines().filter(|line| *line != "Exit codes:") {
+        end.text([roman(line)]);
+    }
+    end.control("fi", []).to_writer(&mut text)?;
+    Ok((man.get_filename(), text))
+}
