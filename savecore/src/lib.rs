@@ -13,6 +13,7 @@
 //! What lies on a partition is untrusted: it can make reading fail, never panic, loop, or take memory without bound.
 
 pub mod backtrace;
+pub mod boot;
 pub mod core;
 pub mod dump;
 mod error;

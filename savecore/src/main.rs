@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use command::{check, clear, completions, format, info, keygen, list, man, report, save};
+use command::{boot, check, clear, completions, format, info, keygen, list, man, report, save};
 
 /// Harvests crash dumps from a dump partition, and makes partitions ready for them.
 #[derive(Parser)]
@@ -39,6 +39,7 @@ enum Command {
     Report(report::Arguments),
     Save(save::Arguments),
     Clear(clear::Arguments),
+    Boot(boot::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -57,6 +58,20 @@ enum Finding {
     Negative,
     /// Some was done and some failed; the errors were told.
     Failed,
+    /// Some was done, and the rest has to be done later.
+    Left,
+}
+
+impl Finding {
+    /// What it is as an exit code.
+    fn code(self) -> u8 {
+        match self {
+            Finding::Good => 0,
+            Finding::Negative => 1,
+            Finding::Failed => 2,
+            Finding::Left => 3,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -73,13 +88,12 @@ fn main() -> ExitCode {
         Command::Report(arguments) => report::run(&arguments),
         Command::Save(arguments) => save::run(&arguments),
         Command::Clear(arguments) => clear::run(&arguments),
+        Command::Boot(arguments) => boot::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
     };
     match result {
-        Ok(Finding::Good) => ExitCode::SUCCESS,
-        Ok(Finding::Negative) => ExitCode::from(1),
-        Ok(Finding::Failed) => ExitCode::from(2),
+        Ok(finding) => ExitCode::from(finding.code()),
         Err(error) => {
             output::error(&one_line(&format!("{error:#}")));
             ExitCode::from(2)

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
@@ -28,17 +29,39 @@ pub(crate) fn paint(style: Style, text: impl Display) -> String {
 
 /// Says in one line on standard error that something failed.
 pub(crate) fn error(line: &str) {
-    say(BAD, "error", line);
+    say(BAD, "error", 3, line);
 }
 
 /// Says in one line on standard error that something is not as it should be.
 pub(crate) fn warning(line: &str) {
-    say(WARNING, "warning", line);
+    say(WARNING, "warning", 4, line);
 }
 
-fn say(style: Style, kind: &str, line: &str) {
+/// Says in one line what was done: in the journal, or else on standard output.
+pub(crate) fn note(line: &str) {
+    // With standard output closed nobody wants to know.
+    let _ = if in_journal() { writeln!(io::stderr(), "<6>{line}") } else { writeln!(io::stdout(), "{line}") };
+}
+
+/// `level` is the journal's (sd-daemon(3)).
+fn say(style: Style, kind: &str, level: u8, line: &str) {
     // With standard error closed there is nobody left to tell.
-    let _ = writeln!(anstream::stderr(), "savecore: {}: {line}", paint(style, kind));
+    let _ = if in_journal() {
+        // It knows who speaks and how grave it is.
+        writeln!(io::stderr(), "<{level}>{line}")
+    } else {
+        writeln!(anstream::stderr(), "savecore: {}: {line}", paint(style, kind))
+    };
+}
+
+/// Whether standard error goes to the journal, which reads levels in front of lines and shows neither colours nor bars.
+fn in_journal() -> bool {
+    static JOURNAL: OnceLock<bool> = OnceLock::new();
+    *JOURNAL.get_or_init(|| {
+        let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+        let stat = rustix::fs::fstat(io::stderr());
+        stat.is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+    })
 }
 
 /// Prints a value as JSON, for machines.

@@ -124,7 +124,7 @@ fn look(labelled: &Labelled) -> Entry {
 }
 
 /// What keeps a kernel from dumping there, as far as a quick look tells.
-fn fault(glance: &Glance) -> Option<String> {
+pub(super) fn fault(glance: &Glance) -> Option<String> {
     let partition = &glance.partition;
     if let Some(defect) = partition.defect {
         return Some(defect.to_string());

@@ -38,8 +38,7 @@ impl Member {
     fn crashed(nonce: u64, (_, kernel, trigger, message, time): Crash) -> Member {
         let mut disk = formatted(300);
         let (system, message) = (kernel.to_owned(), message.to_owned());
-        let machine =
-            Machine { nonce, system, message, wall_clock: time.unwrap_or(0), ..Machine::small() };
+        let machine = Machine { nonce, system, message, wall_clock: time.unwrap_or(0), ..Machine::small() };
         write_dump(&mut disk, 1, &machine);
         let mut header = (*partition::scan(&disk).unwrap().dumps[0].header).clone();
         header.trigger = (trigger as u32).into();

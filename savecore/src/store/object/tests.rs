@@ -21,7 +21,15 @@ const PARTS: &str = "partNumber=";
 
 fn crash(nonce: u64) -> Crash {
     let (host, uuid) = ("web-1".to_owned(), Uuid::from_u128(5));
-    Crash { host, seconds: Some(1_700_000_000), uuid, sequence: 1, nonce, missing_stripes: Vec::new(), whole_blocks: 5 }
+    Crash {
+        host,
+        seconds: Some(1_700_000_000),
+        uuid,
+        sequence: 1,
+        nonce,
+        missing_stripes: Vec::new(),
+        whole_blocks: 5,
+    }
 }
 
 /// A machine that stores into the server, and keeps how far it got.

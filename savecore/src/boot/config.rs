@@ -1,0 +1,330 @@
+//! `/etc/savecore.toml`: what is harvested at boot, and how.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+
+use super::Hook;
+use crate::core::{Compression, Format, Level};
+
+/// Where it is.
+pub const PATH: &str = "/etc/savecore.toml";
+
+/// An example, which says all that is the case without a file, in comments.
+pub const EXAMPLE: &str = include_str!("../../dist/savecore.toml");
+
+/// A configuration is no larger: a disk that is given in its place is not read to the end.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Seconds that booting may wait, at most: the unit's own time is a minute longer.
+const MAX_LIMIT: u64 = 540;
+
+/// What the file says. What it does not say has the default that [`EXAMPLE`] shows.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Dump partitions, each an absolute path; none: all that are found.
+    pub targets: Vec<Absolute>,
+    /// A directory, or a URL.
+    pub store: String,
+    /// What dumps are saved as.
+    format: FormatName,
+    /// How a kdump is compressed.
+    compress: CompressionName,
+    /// What is left out of cores, besides what the kernel left out.
+    #[serde(deserialize_with = "level")]
+    pub level: Option<Level>,
+    /// The machine's name, for the names of folders.
+    pub host: Option<String>,
+    /// Bytes that stay free in a directory's file system.
+    #[serde(deserialize_with = "size")]
+    pub min_free: ByteSize,
+    /// Crashes that a directory keeps.
+    pub max_kept: Option<AtLeastOne>,
+    /// A file of `savecore keygen`, for encrypted dumps.
+    pub identity: Option<Absolute>,
+    /// Kernels with symbols, or folders of them.
+    pub kernels: Vec<Absolute>,
+    /// Write a report for people, too.
+    pub report: bool,
+    /// Free what was saved, and look whether the partition can take a dump again.
+    pub rearm: bool,
+    /// Seconds that booting waits at most.
+    pub limit: Seconds,
+    /// What runs before dumps are saved, if there are any.
+    pub pre: Option<Hook>,
+    /// What runs after that.
+    pub post: Option<Hook>,
+    /// Seconds that each of the two has.
+    pub hook_limit: Seconds,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            targets: Vec::new(),
+            store: "/var/crash".to_owned(),
+            format: FormatName::Elf,
+            compress: CompressionName::Zlib,
+            level: None,
+            host: None,
+            min_free: ByteSize::mib(64),
+            max_kept: None,
+            identity: None,
+            kernels: Vec::new(),
+            report: false,
+            rearm: true,
+            limit: Seconds(90),
+            pre: None,
+            post: None,
+            hook_limit: Seconds(30),
+        }
+    }
+}
+
+/// A path that means the same wherever a program was started.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "PathBuf")]
+pub struct Absolute(pub PathBuf);
+
+impl TryFrom<PathBuf> for Absolute {
+    type Error = String;
+
+    fn try_from(path: PathBuf) -> Result<Absolute, String> {
+        if path.is_absolute() {
+            return Ok(Absolute(path));
+        }
+        Err(format!("{path:?} is not a path from the root, which begins with /"))
+    }
+}
+
+/// A number that is not 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "i64")]
+pub struct AtLeastOne(pub u32);
+
+impl TryFrom<i64> for AtLeastOne {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<AtLeastOne, String> {
+        let fits = u32::try_from(number).ok().filter(|number| *number > 0);
+        fits.map(AtLeastOne).ok_or_else(|| format!("{number} is not a number from 1 to {}", u32::MAX))
+    }
+}
+
+/// Seconds, from 1 to 540.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "i64")]
+pub struct Seconds(u64);
+
+impl Seconds {
+    /// As a duration.
+    pub fn duration(self) -> Duration {
+        Duration::from_secs(self.0)
+    }
+}
+
+impl TryFrom<i64> for Seconds {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Seconds, String> {
+        let fits = u64::try_from(number).ok().filter(|number| (1..=MAX_LIMIT).contains(number));
+        fits.map(Seconds).ok_or_else(|| format!("{number} is not a number of seconds from 1 to {MAX_LIMIT}"))
+    }
+}
+
+/// What a dump is saved as, by name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FormatName {
+    Elf,
+    Kdump,
+    Raw,
+}
+
+/// How a kdump is compressed, by name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum CompressionName {
+    Zlib,
+    Zstd,
+    None,
+}
+
+fn level<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Level>, D::Error> {
+    let number = i64::deserialize(from)?;
+    // The same words as on the command line.
+    number.to_string().parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<ByteSize, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map_err(|_| serde::de::Error::custom(format!("{text:?} is not a size, such as \"64MiB\"")))
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {error}")]
+    Read {
+        /// Which.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// What it says is wrong.
+    #[error("{path}: line {line}: {key}{why}")]
+    Wrong {
+        /// The file.
+        path: String,
+        /// The line, from 1.
+        line: usize,
+        /// The key with a colon, if the line has one.
+        key: String,
+        /// What is wrong, in one line.
+        why: String,
+    },
+}
+
+impl Config {
+    /// Reads a file. Without one, `missing` says whether the defaults will do.
+    ///
+    /// # Errors
+    /// If it cannot be read, is no TOML, or says what nobody knows or can do.
+    pub fn read(path: &Path, missing: Missing) -> Result<Config, ConfigError> {
+        let shown = path.display().to_string();
+        let failed = |error| ConfigError::Read { path: shown.clone(), error };
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && missing == Missing::Defaults => {
+                return Ok(Config::default());
+            }
+            file => file.map_err(failed)?,
+        };
+        let mut text = String::new();
+        file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(failed)?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(failed(io::Error::other("it is too large to be a configuration")));
+        }
+        Config::parse(&text, &shown)
+    }
+
+    /// Reads the text of a file called `path`.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn parse(text: &str, path: &str) -> Result<Config, ConfigError> {
+        toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start.min(text.len()));
+            let line = text.bytes().take(at).filter(|byte| *byte == b'\n').count();
+            let key = text.lines().nth(line).and_then(|line| line.split_once('='));
+            let key = key.map(|(key, _)| key.trim()).filter(|key| is_key(key));
+            ConfigError::Wrong {
+                path: path.to_owned(),
+                line: line + 1,
+                key: key.map_or(String::new(), |key| format!("{key}: ")),
+                why: error.message().split_whitespace().collect::<Vec<_>>().join(" "),
+            }
+        })
+    }
+
+    /// What dumps are saved as.
+    pub fn format(&self) -> Format {
+        match (self.format, self.compress) {
+            (FormatName::Elf, _) => Format::Elf,
+            (FormatName::Raw, _) => Format::Raw,
+            (FormatName::Kdump, CompressionName::Zlib) => Format::Kdump(Compression::Zlib),
+            (FormatName::Kdump, CompressionName::Zstd) => Format::Kdump(Compression::Zstd),
+            (FormatName::Kdump, CompressionName::None) => Format::Kdump(Compression::None),
+        }
+    }
+
+    /// Whether the store is reached over a network.
+    pub fn is_remote(&self) -> bool {
+        self.store.contains("://")
+    }
+}
+
+fn is_key(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+}
+
+/// What a file that is not there means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Missing {
+    /// An error: it was asked for.
+    Error,
+    /// The defaults.
+    Defaults,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn wrong(text: &str) -> String {
+        Config::parse(text, "/etc/savecore.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_example_says_the_defaults_and_every_key_in_it_is_known() {
+        assert_eq!(Config::parse(EXAMPLE, "example").unwrap(), Config::default());
+        // With the comment signs taken from in front of keys, all of them are read.
+        let key = |line: &&str| {
+            line.starts_with('#') && line.split_once(" =").is_some_and(|(key, _)| is_key(&key[1..]))
+        };
+        let lines: Vec<&str> = EXAMPLE.lines().filter(key).map(|line| &line[1..]).collect();
+        let config = Config::parse(&lines.join("\n"), "example").unwrap();
+        assert!(config.pre.is_some() && config.post.is_some() && config.identity.is_some(), "{lines:?}");
+        let keys: Vec<&str> =
+            lines.iter().filter_map(|line| line.split_once(" =")).map(|(key, _)| key).collect();
+        let defaults = format!("{:?}", Config::default());
+        let fields = defaults.matches(": ").count();
+        assert!(keys.len() <= fields, "{keys:?}");
+        for key in keys {
+            assert!(defaults.contains(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_file_line_and_key() {
+        for (text, told) in [
+            ("\nlimit = 0", "line 2: limit: 0 is not a number of seconds from 1 to 540"),
+            ("limit = 541", "line 1: limit: 541 is not a number of seconds from 1 to 540"),
+            ("limit = \"soon\"", "line 1: limit: invalid type: string \"soon\""),
+            ("# x\n\nspeed = 1", "line 3: speed: unknown field `speed`"),
+            ("store = [", "line 1: "),
+            (
+                "format = \"zip\"",
+                "line 1: format: unknown variant `zip`, expected one of `elf`, `kdump`, `raw`",
+            ),
+            ("level = 64", "line 1: level: a level is the sum of what to leave out"),
+            ("min_free = \"much\"", "line 1: min_free: \"much\" is not a size"),
+            ("max_kept = 0", "line 1: max_kept: 0 is not a number from 1"),
+            ("targets = [\"sda\"]", "line 1: targets: \"sda\" is not a path from the root"),
+            ("pre = []", "line 1: pre: a hook is a program and its arguments"),
+            ("report = true\npost = [\"true\"]", "line 2: post: \"true\" is not a path from the root"),
+            ("post = \"/bin/sh -c reboot\"", "line 1: post: invalid type: string"),
+        ] {
+            let error = wrong(text);
+            assert!(error.starts_with("/etc/savecore.toml: line "), "{error}");
+            assert!(error.contains(told), "{error} should contain {told}");
+            assert!(!error.contains('\n'));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_configuration_or_one_line_that_says_why_not(text: String) {
+            if let Err(error) = Config::parse(&text, "x") {
+                prop_assert!(!error.to_string().contains('\n'));
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The time that booting may take for a harvest.
+//!
+//! When it is nearly over, the store takes nothing more: what is being saved ends with an error, its folder vanishes, and the
+//! dump stays where it is. What does not end then, since a disk or a network hangs, is ended with the process; the next
+//! harvest removes what it left.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::Error;
+use crate::core::Sink;
+use crate::store::{Begun, Crash, Folder, Place, Store, StoreError};
+
+/// What an orderly end may take: a part of the time that there is, and not more than this.
+const MAX_ENDING: Duration = Duration::from_secs(5);
+const ENDING_PART: u32 = 5;
+
+/// When a harvest has to end.
+#[derive(Clone, Debug)]
+pub struct Deadline {
+    /// When it has to be over; `None`: it may take as long as it takes.
+    end: Option<Instant>,
+    /// When it begins to end.
+    ending: Option<Instant>,
+    /// Whether something was refused because of that.
+    refused: Arc<AtomicBool>,
+}
+
+impl Deadline {
+    /// `limit` from now on.
+    pub fn new(limit: Option<Duration>) -> Deadline {
+        let now = Instant::now();
+        let end = limit.and_then(|limit| now.checked_add(limit));
+        let ending = limit.zip(end).map(|(limit, end)| end - (limit / ENDING_PART).min(MAX_ENDING));
+        Deadline { end, ending, refused: Arc::default() }
+    }
+
+    /// What is left until it begins to end.
+    pub fn left(&self) -> Duration {
+        self.ending.map_or(Duration::MAX, |ending| ending.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether nothing more may begin.
+    pub fn is_over(&self) -> bool {
+        self.left().is_zero()
+    }
+
+    /// Whether something was given up because of it.
+    pub fn refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Notes that something was given up.
+    pub fn give_up(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// Calls `over` on a thread of its own if the process still runs at the end; that should end it.
+    ///
+    /// # Errors
+    /// If there can be no thread.
+    pub fn watch(&self, over: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let Some(end) = self.end else { return Ok(()) };
+        let watch = move || {
+            while let Some(left) = end.checked_duration_since(Instant::now()) {
+                thread::sleep(left.max(Duration::from_millis(1)));
+            }
+            over();
+        };
+        thread::Builder::new().name("limit".to_owned()).spawn(watch).map(drop)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if !self.is_over() {
+            return Ok(());
+        }
+        self.give_up();
+        Err(io::Error::new(io::ErrorKind::TimedOut, "the time limit of booting is over"))
+    }
+}
+
+/// A store that takes nothing more when the time is over.
+pub struct Limited<'d> {
+    /// The store.
+    pub store: Box<dyn Store>,
+    /// When.
+    pub deadline: &'d Deadline,
+}
+
+impl Store for Limited<'_> {
+    fn name(&self) -> &str {
+        self.store.name()
+    }
+
+    fn begin(&mut self, crash: &Crash, core: &str, room: Option<u64>) -> Result<Begun<'_>, StoreError> {
+        if let Err(error) = self.deadline.check() {
+            let path = self.store.name().to_owned();
+            return Err(StoreError::Io { what: "begin a folder in", path, error });
+        }
+        Ok(match self.store.begin(crash, core, room)? {
+            Begun::AlreadyThere(place) => Begun::AlreadyThere(place),
+            Begun::New(folder) => Begun::New(Box::new(LimitedFolder { folder, deadline: self.deadline })),
+        })
+    }
+}
+
+struct LimitedFolder<'s> {
+    folder: Box<dyn Folder + 's>,
+    deadline: &'s Deadline,
+}
+
+impl Folder for LimitedFolder<'_> {
+    fn file(
+        &mut self,
+        name: &str,
+        write: &mut dyn FnMut(&mut dyn Sink) -> Result<(), Error>,
+    ) -> Result<(), StoreError> {
+        let deadline = self.deadline;
+        self.folder.file(name, &mut |sink| write(&mut LimitedSink { sink, deadline }))
+    }
+
+    fn finish(self: Box<Self>, info: &Value) -> Result<Place, StoreError> {
+        // All has been written: to end now takes less than to begin again.
+        self.folder.finish(info)
+    }
+}
+
+struct LimitedSink<'s> {
+    sink: &'s mut dyn Sink,
+    deadline: &'s Deadline,
+}
+
+impl Sink for LimitedSink<'_> {
+    fn begin(&mut self, head: u64, length: Option<u64>) -> io::Result<()> {
+        self.deadline.check()?;
+        self.sink.begin(head, length)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.deadline.check()?;
+        self.sink.write_at(offset, bytes)
+    }
+
+    fn set_len(&mut self, length: u64) -> io::Result<()> {
+        self.deadline.check()?;
+        self.sink.set_len(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::store;
+
+    fn crash() -> Crash {
+        let (host, uuid) = ("h".to_owned(), uuid::Uuid::from_u128(9));
+        Crash { host, seconds: Some(1), uuid, sequence: 1, nonce: 2, missing_stripes: Vec::new() }
+    }
+
+    fn limited<'d>(directory: &tempfile::TempDir, deadline: &'d Deadline) -> Limited<'d> {
+        let name = directory.path().to_str().unwrap();
+        Limited { store: store::open(name, &store::Limits::default()).unwrap(), deadline }
+    }
+
+    fn is_empty(directory: &tempfile::TempDir) -> bool {
+        std::fs::read_dir(directory.path()).unwrap().next().is_none()
+    }
+
+    #[test]
+    fn a_folder_in_the_middle_when_the_time_is_over_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let deadline = Deadline::new(Some(Duration::from_millis(600)));
+        let mut store = limited(&directory, &deadline);
+        let Begun::New(mut folder) = store.begin(&crash(), "vmcore.elf", None).unwrap() else {
+            panic!("new")
+        };
+        let mut written = 0;
+        let error = folder.file("vmcore.elf", &mut |sink| {
+            sink.begin(0, None).map_err(Error::Core)?;
+            loop {
+                sink.write_at(written, &[7]).map_err(Error::Core)?;
+                written += 1;
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        assert!(error.unwrap_err().to_string().contains("time limit"));
+        assert!(written > 0 && deadline.refused() && deadline.is_over());
+        drop(folder);
+        assert!(matches!(store.begin(&crash(), "vmcore.elf", None), Err(StoreError::Io { .. })));
+        drop(store);
+        assert!(is_empty(&directory));
+    }
+
+    #[test]
+    fn without_a_limit_nothing_is_ever_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let deadline = Deadline::new(None);
+        deadline.watch(|| panic!("it has no end")).unwrap();
+        let mut store = limited(&directory, &deadline);
+        let Begun::New(mut folder) = store.begin(&crash(), "vmcore.elf", None).unwrap() else {
+            panic!("new")
+        };
+        folder.file("vmcore.elf", &mut |sink| sink.write_at(0, &[7]).map_err(Error::Core)).unwrap();
+        folder.finish(&Value::Null).unwrap();
+        assert!(!deadline.refused() && !is_empty(&directory));
+    }
+
+    #[test]
+    fn the_watch_calls_at_the_end_and_not_before_the_orderly_one() {
+        let deadline = Deadline::new(Some(Duration::from_millis(300)));
+        let (told, tell) = mpsc::channel();
+        let watched = deadline.clone();
+        deadline.watch(move || told.send(watched.is_over()).unwrap()).unwrap();
+        assert_eq!(tell.recv_timeout(Duration::from_secs(60)), Ok(true));
+        assert!(!deadline.refused(), "nothing was given up");
+    }
+}

@@ -1,0 +1,12 @@
+//! What harvesting at boot needs besides harvesting: its configuration, targets that fail one by one, programs before and after,
+//! and an end in time.
+
+pub mod config;
+mod each;
+pub mod hooks;
+pub mod limit;
+
+pub use config::Config;
+pub use each::Opened;
+pub use hooks::Hook;
+pub use limit::Deadline;

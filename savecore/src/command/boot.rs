@@ -1,0 +1,320 @@
+//! `savecore boot`: harvests as the configuration says, within the time that booting may wait.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process;
+
+use anyhow::Context;
+use savecore::boot::config::{self, Config, Missing};
+use savecore::boot::hooks::Stage;
+use savecore::boot::limit::Limited;
+use savecore::boot::{Deadline, Hook, Opened};
+use savecore::core::CoreOptions;
+use savecore::harvest::{Options, Saved, TargetResult, harvest};
+use savecore::partition::glance;
+use savecore::source::{Access, discover};
+use savecore::store::{self, Limits};
+use savecore::targets::{Opener, TargetName, Targets};
+use serde_json::json;
+
+use super::{keys, list};
+use crate::output::{self, Bar, error, note, warning};
+use crate::{Finding, printed};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  all that waited is saved, or nothing waited
+  1  all that waited is saved, and something is not as it should be: a hook failed, a damaged dump was kept,
+     or a partition cannot take the next dump
+  2  error: a dump could not be saved, or a target, the store, a key or the configuration cannot be used
+  3  work is left: the time was over, or the store is reached over a network that is not up yet
+
+Dumps that are not saved stay where they are; the next run saves them.";
+
+/// Save all waiting dumps as /etc/savecore.toml says, and make their partitions ready again
+///
+/// Booting waits for it no longer than the configuration's limit; savecore.service runs it. What is left, it
+/// notes in the file of --note, whereupon savecore-later.service runs `savecore boot --late`.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// Configuration; /etc/savecore.toml, or the defaults without one, if not given
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Create FILE if work is left; a store with a URL is left to --late
+    #[arg(long, value_name = "FILE")]
+    note: Option<PathBuf>,
+    /// Do what is left, however long it takes, and remove the file of --note
+    #[arg(long)]
+    late: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was done: printed, and handed to the hook that runs afterwards.
+#[derive(Default, serde::Serialize)]
+struct Done {
+    targets: Vec<TargetResult>,
+    dumps: Vec<Saved>,
+    /// Targets and stores that could not be used.
+    errors: Vec<String>,
+    /// What else is not as it should be.
+    defects: Vec<String>,
+    /// Whether work is left for later.
+    left: bool,
+}
+
+impl Done {
+    fn error(&mut self, line: String) {
+        error(&line);
+        self.errors.push(line);
+    }
+
+    fn defect(&mut self, line: String) {
+        warning(&line);
+        self.defects.push(line);
+    }
+
+    fn finding(&self) -> Finding {
+        let unsaved = self.dumps.iter().any(|saved| saved.error.is_some());
+        if self.left {
+            Finding::Left
+        } else if unsaved || !self.errors.is_empty() {
+            Finding::Failed
+        } else if !self.defects.is_empty() {
+            Finding::Negative
+        } else {
+            Finding::Good
+        }
+    }
+}
+
+/// The configuration that an argument names, or the usual one.
+pub(super) fn configuration(argument: Option<&Path>) -> Result<Config, config::ConfigError> {
+    match argument {
+        Some(path) => Config::read(path, Missing::Error),
+        None => Config::read(Path::new(config::PATH), Missing::Defaults),
+    }
+}
+
+/// The key that the configuration names.
+pub(super) fn opener(config: &Config) -> anyhow::Result<Option<Opener>> {
+    let Some(path) = &config.identity else { return Ok(None) };
+    Ok(Some(Opener { identity: keys::identity(&path.0)?, file: path.0.display().to_string() }))
+}
+
+/// The targets that the configuration names, or all that are found; and what keeps others from being found.
+pub(super) fn targets(config: &Config) -> anyhow::Result<(Vec<TargetName>, Vec<String>)> {
+    let name = |path: &Path| TargetName { path: path.to_owned(), partition: None };
+    if !config.targets.is_empty() {
+        return Ok((config.targets.iter().map(|path| name(&path.0)).collect(), Vec::new()));
+    }
+    let discovery = discover().context("the system does not say which disks there are")?;
+    let mut defects = Vec::new();
+    for (path, version) in &discovery.other_versions {
+        defects.push(format!(
+            "{}: a dump partition of format version {version}: use the savecore that belongs to its kernel",
+            path.display()
+        ));
+    }
+    for (path, error) in &discovery.unreadable {
+        defects.push(format!("cannot look for a dump partition on {}: {error}", path.display()));
+    }
+    let twins: Vec<usize> = discovery.twins().into_iter().map(|(_, second)| second).collect();
+    let mut names = Vec::new();
+    for (index, found) in discovery.found.iter().enumerate() {
+        if twins.contains(&index) {
+            defects.push(format!(
+                "{found} has the uuid of another dump partition and is left alone: name it in `targets` if it is one of its own"
+            ));
+        } else {
+            names.push(TargetName { path: found.path.clone(), partition: found.partition.clone() });
+        }
+    }
+    Ok((names, defects))
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
+    if let (true, Some(path)) = (arguments.late, &arguments.note) {
+        // From here on it is this run that has to do it; and systemd starts another one as long as the file is there.
+        forget(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    let config = configuration(arguments.config.as_deref())?;
+    let deadline = Deadline::new((!arguments.late).then(|| config.limit.duration()));
+    let path = arguments.note.clone();
+    deadline.watch(move || over(path.as_deref())).context("cannot watch the time")?;
+    let opener = opener(&config)?;
+
+    let mut done = Done::default();
+    let (names, defects) = targets(&config)?;
+    defects.into_iter().for_each(|line| done.defect(line));
+    let access = if config.rearm { Access::Harvest } else { Access::Read };
+    let opened = Opened::open(&names, access, opener.as_ref(), &mut Bar::new());
+    for error in &opened.errors {
+        done.error(error.to_string());
+    }
+    let local = arguments.late || arguments.note.is_none() || !config.is_remote();
+    if !opened.has_work() {
+        match opened.names().join(", ") {
+            // What kept them from being opened was told.
+            names if names.is_empty() && !done.errors.is_empty() => {}
+            names if names.is_empty() => note("no dump partition found; `savecore format` makes one"),
+            names => note(&format!("no dump waits on {names}")),
+        }
+        armed(&opened.groups, &config, &mut done);
+    } else if local {
+        let store = config.store.clone();
+        if let Some(hook) = &config.pre {
+            call(hook, Stage::Pre, &config, &deadline, &mut done);
+        }
+        let groups = save(opened, &config, opener.as_ref(), &deadline, &mut done);
+        armed(&groups, &config, &mut done);
+        // The hook may look at the partitions.
+        drop(groups);
+        match &config.post {
+            // It runs when all is done.
+            Some(_) if done.left => {}
+            Some(hook) => call(hook, Stage::Post, &config, &deadline, &mut done),
+            None => {}
+        }
+        if done.left {
+            note(&format!(
+                "not all is saved in {store} within the limit of {} s",
+                config.limit.duration().as_secs()
+            ));
+        }
+    } else {
+        done.left = true;
+        note(&format!("dumps wait; they go to {} when the network is up", config.store));
+    }
+    if let (true, Some(path)) = (done.left, &arguments.note) {
+        leave(path).with_context(|| format!("cannot note in {} that work is left", path.display()))?;
+    }
+    if arguments.json {
+        printed(output::json(&done))?;
+    }
+    Ok(done.finding())
+}
+
+/// Saves what waits on each group of targets; gives those back.
+fn save(
+    opened: Opened,
+    config: &Config,
+    opener: Option<&Opener>,
+    deadline: &Deadline,
+    done: &mut Done,
+) -> Vec<Targets> {
+    let mut groups = opened.groups;
+    let limits = Limits {
+        min_free: config.min_free.as_u64(),
+        max_kept: config.max_kept.map(|number| number.0),
+        ..Limits::default()
+    };
+    let store = match store::open(&config.store, &limits) {
+        Ok(store) => store,
+        Err(error) => {
+            done.error(error.to_string());
+            return groups;
+        }
+    };
+    let mut store = Limited { store, deadline };
+    let options = Options {
+        opener,
+        format: config.format(),
+        core: CoreOptions { level: config.level, ..CoreOptions::default() },
+        host: config.host.clone().unwrap_or_else(savecore::host_name),
+        keep: !config.rearm,
+        clear_damaged: false,
+        kernels: config.kernels.iter().map(|path| path.0.clone()).collect(),
+        report: config.report,
+    };
+    for group in &mut groups {
+        match harvest(group, &mut store, &options, &mut Bar::new()) {
+            Ok(harvest) => {
+                harvest.dumps.iter().for_each(|saved| tell(saved, config, deadline, done));
+                done.targets.extend(harvest.targets);
+                done.dumps.extend(harvest.dumps);
+            }
+            Err(error) => done.error(error.to_string()),
+        }
+    }
+    done.left = deadline.refused();
+    groups
+}
+
+/// Says what became of a dump, in one line.
+fn tell(saved: &Saved, config: &Config, deadline: &Deadline, done: &mut Done) {
+    let name = format!("{}: dump {}", saved.on.join(", "), saved.dump.sequence);
+    if let Some(why) = &saved.error {
+        match deadline.refused() {
+            true => warning(&format!("{name} is left for later: {why}")),
+            false => error(&format!("{name}: {why}")),
+        }
+        return;
+    }
+    let folder = saved.folder.as_deref().unwrap_or(&config.store);
+    let verb = if saved.already_there { "is already saved in" } else { "saved in" };
+    note(&format!("{name} {verb} {folder} ({}, {})", saved.dump.state(), saved.dump.when()));
+    match &saved.kept_because {
+        Some(why) if config.rearm => done.defect(format!("{name} still takes its place: {why}")),
+        _ => {}
+    }
+    for text in &saved.warnings {
+        warning(&format!("{name}: {text}"));
+    }
+}
+
+/// Looks whether the partitions can take the next dump.
+fn armed(groups: &[Targets], config: &Config, done: &mut Done) {
+    if !config.rearm || done.left {
+        return;
+    }
+    for group in groups {
+        for (target, copy) in group.targets.iter().zip(&group.copies) {
+            if *copy {
+                continue;
+            }
+            let fault = match glance(target) {
+                Ok(glance) => list::fault(&glance),
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(fault) = fault {
+                done.defect(format!("{} cannot take the next dump as it should: {fault}", target.name()));
+            }
+        }
+    }
+}
+
+/// Runs a hook with what is known so far.
+fn call(hook: &Hook, stage: Stage, config: &Config, deadline: &Deadline, done: &mut Done) {
+    let facts = json!({ "targets": done.targets, "dumps": done.dumps, "errors": done.errors });
+    let limit = config.hook_limit.duration().min(deadline.left());
+    if let Err(error) = hook.run(stage, &facts, &config.store, limit) {
+        done.defect(error.to_string());
+    }
+}
+
+/// The time is over, and something hangs.
+fn over(path: Option<&Path>) {
+    warning("the time limit is over: dumps that are not saved stay where they are");
+    if let Some(path) = path
+        && let Err(failed) = leave(path)
+    {
+        error(&format!("cannot note in {} that work is left: {failed}", path.display()));
+    }
+    // All that was done so far is safe, as if the power had gone.
+    process::exit(Finding::Left.code().into());
+}
+
+fn leave(path: &Path) -> io::Result<()> {
+    fs::File::create(path).map(drop)
+}
+
+fn forget(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

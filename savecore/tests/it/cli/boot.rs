@@ -1,0 +1,214 @@
+//! `savecore boot`: what the configuration says, in the time that there is.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use savecore::partition::{self, Verdict};
+use serde_json::Value;
+
+use super::{Place, finish, json, run, savecore, with_dump};
+use crate::common::{Machine, block_mut, partition as formatted};
+
+impl Place {
+    /// Writes a configuration for these targets and the store `out`.
+    pub(super) fn config(&self, targets: &[&str], more: &str) -> String {
+        let text = format!("targets = {targets:?}\nstore = {:?}\n{more}\n", self.out());
+        fs::write(self.path("savecore.toml"), text).unwrap();
+        self.text("savecore.toml")
+    }
+
+    fn is_armed(&self, image: &str) -> bool {
+        partition::check(&fs::read(self.path(image)).unwrap(), &mut ()).unwrap().verdict == Verdict::Armed
+    }
+}
+
+fn boot(config: &str) -> (i32, String, String) {
+    run(["boot", "--config", config])
+}
+
+#[test]
+fn what_waits_is_saved_and_freed_also_beside_targets_that_cannot_be_used() {
+    let place = Place::new();
+    let machine = Machine::small();
+    let first = place.image("first", &with_dump(&machine));
+    let foreign = place.image("foreign", &vec![7; 100_000]);
+    let last = place.image("last", &with_dump(&Machine { nonce: 77, ..machine }));
+    let absent = place.text("absent");
+    let config = place.config(&[&first, &foreign, &absent, &last, &first], "");
+    let (code, stdout, stderr) = boot(&config);
+    assert_eq!(code, 2, "{stderr}");
+    assert_eq!(stderr.matches("savecore: error: ").count(), 2, "{stderr}");
+    assert!(
+        stderr.contains("foreign: it is not a dump partition") && stderr.contains("cannot open"),
+        "{stderr}"
+    );
+    assert_eq!(stdout.lines().filter(|line| line.contains("dump 1 saved in ")).count(), 2, "{stdout}");
+    assert_eq!(place.crashes("out").len(), 2);
+    assert!(place.is_armed("first") && place.is_armed("last"));
+    assert_eq!(fs::read(&foreign).unwrap(), vec![7; 100_000]);
+
+    let config = place.config(&[&first, &last], "");
+    let (code, stdout, stderr) = boot(&config);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert_eq!(stdout, format!("no dump waits on {first}, {last}\n"));
+    assert_eq!(place.crashes("out").len(), 2);
+}
+
+#[test]
+fn a_wrong_configuration_is_one_line_with_file_line_and_key() {
+    let place = Place::new();
+    let config = place.config(&[], "limit = \"soon\"");
+    super::fails(["boot", "--config", &config], "savecore.toml: line 3: limit: invalid type");
+    super::fails(["boot", "--config", &place.text("absent")], "absent: No such file");
+}
+
+#[test]
+fn without_rearming_the_dump_stays() {
+    let place = Place::new();
+    let image = place.image("image", &with_dump(&Machine::small()));
+    let before = fs::read(&image).unwrap();
+    let config = place.config(&[&image], "rearm = false\nformat = \"raw\"\nhost = \"other\"");
+    let (code, _, stderr) = boot(&config);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert_eq!(fs::read(&image).unwrap(), before);
+    let cores = place.cores("out");
+    assert!(cores[1].ends_with("vmcore.diskdump"), "{cores:?}");
+    assert!(cores[1].to_str().unwrap().contains("/other-"), "{cores:?}");
+}
+
+#[test]
+fn hooks_run_only_when_a_dump_waits_and_get_to_know_what_was_saved() {
+    let place = Place::new();
+    let image = place.image("image", &with_dump(&Machine::small()));
+    let out = place.text("hooks");
+    let hook =
+        format!("[\"/bin/sh\", \"-c\", 'echo $SAVECORE_STAGE >> \"$1\"; cat >> \"$1\"', \"sh\", {out:?}]");
+    let config = place.config(&[&image], &format!("pre = {hook}\npost = {hook}"));
+    let (code, _, stderr) = boot(&config);
+    assert_eq!(code, 0, "{stderr}");
+    let text = fs::read_to_string(&out).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let [pre, nothing, post, all] = lines.as_slice() else { panic!("{text}") };
+    assert_eq!((*pre, *post), ("pre", "post"));
+    assert_eq!(json(nothing)["dumps"], Value::Array(Vec::new()));
+    let folder = json(all)["dumps"][0]["folder"].as_str().unwrap().to_owned();
+    assert_eq!(place.crashes("out"), [std::path::PathBuf::from(folder)]);
+
+    assert_eq!(boot(&config).0, 0);
+    assert_eq!(fs::read_to_string(&out).unwrap(), text, "nothing waits, no hook");
+}
+
+#[test]
+fn a_hook_that_fails_keeps_no_dump_from_being_saved() {
+    let place = Place::new();
+    let image = place.image("image", &with_dump(&Machine::small()));
+    let config = place.config(&[&image], "pre = [\"/bin/false\"]\npost = [\"/nonexistent\"]");
+    let (code, _, stderr) = boot(&config);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(
+        stderr.contains("the pre hook /bin/false failed")
+            && stderr.contains("/nonexistent cannot be started")
+    );
+    assert!(place.is_armed("image"));
+}
+
+#[test]
+fn a_damaged_dump_is_saved_and_kept_and_told_of() {
+    let place = Place::new();
+    let mut disk = with_dump(&Machine::small());
+    block_mut(&mut disk, 3)[100] ^= 1;
+    let image = place.image("image", &disk);
+    let config = place.config(&[&image], "");
+    let (code, _, stderr) = boot(&config);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("still takes its place: it is damaged"), "{stderr}");
+    assert_eq!(place.crashes("out").len(), 1);
+}
+
+#[test]
+fn a_partition_that_cannot_take_the_next_dump_is_told_of() {
+    let place = Place::new();
+    let mut disk = formatted(100);
+    block_mut(&mut disk, 99).fill(7);
+    let image = place.image("image", &disk);
+    let (code, _, stderr) = boot(&place.config(&[&image], ""));
+    assert_eq!(code, 1);
+    assert!(stderr.contains("cannot take the next dump as it should: block 99 holds"), "{stderr}");
+}
+
+#[test]
+fn what_is_not_done_in_time_is_noted_stays_and_is_done_later() {
+    let place = Place::new();
+    let disk = with_dump(&Machine::small());
+    let image = place.image("image", &disk);
+    let late = place.text("late");
+    let config = place.config(&[&image], "limit = 1\nhook_limit = 2\npre = [\"/bin/sleep\", \"1000\"]");
+    let begin = Instant::now();
+    let (code, stdout, stderr) = run(["boot", "--config", &config, "--note", &late]);
+    assert_eq!(code, 3, "{stdout}{stderr}");
+    assert!(begin.elapsed() < Duration::from_secs(30));
+    assert!(stderr.contains("sleep was not done in"), "{stderr}");
+    assert!(fs::exists(&late).unwrap());
+    assert_eq!(fs::read(&image).unwrap(), disk);
+    assert!(place.crashes("out").is_empty());
+
+    let (code, _, stderr) = run(["boot", "--config", &config, "--note", &late, "--late"]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(!fs::exists(&late).unwrap());
+    assert!(place.is_armed("image"));
+    assert_eq!(place.crashes("out").len(), 1);
+}
+
+#[test]
+fn what_hangs_is_ended_at_the_limit() {
+    let place = Place::new();
+    let image = place.image("image", &with_dump(&Machine::small()));
+    // To open it takes until somebody writes there.
+    let pipe = place.text("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let late = place.text("late");
+    let config = place.config(&[&image], &format!("limit = 1\nidentity = {pipe:?}"));
+    let begin = Instant::now();
+    let (code, _, stderr) = run(["boot", "--config", &config, "--note", &late]);
+    assert_eq!(code, 3, "{stderr}");
+    assert!(stderr.contains("the time limit is over"), "{stderr}");
+    assert!(begin.elapsed() < Duration::from_secs(30));
+    assert!(fs::exists(&late).unwrap());
+}
+
+#[test]
+fn what_goes_to_a_url_is_left_for_when_the_network_is_up() {
+    let place = Place::new();
+    let disk = with_dump(&Machine::small());
+    let image = place.image("image", &disk);
+    let config = place.text("savecore.toml");
+    fs::write(&config, format!("targets = [{image:?}]\nstore = \"s3://bucket/crash\"\n")).unwrap();
+    let late = place.text("late");
+    let (code, stdout, stderr) = run(["boot", "--config", &config, "--note", &late]);
+    assert_eq!((code, stderr.as_str()), (3, ""));
+    assert_eq!(stdout, "dumps wait; they go to s3://bucket/crash when the network is up\n");
+    assert!(fs::exists(&late).unwrap());
+    assert_eq!(fs::read(&image).unwrap(), disk);
+}
+
+#[test]
+fn the_journal_gets_levels_instead_of_colours_and_names() {
+    let place = Place::new();
+    let image = place.image("image", &with_dump(&Machine::small()));
+    let foreign = place.image("foreign", &vec![7; 100_000]);
+    let config = place.config(&[&image, &foreign], "pre = [\"/bin/false\"]");
+    let journal = File::create(place.path("journal")).unwrap();
+    let metadata = journal.metadata().unwrap();
+    let mut command = savecore(["boot", "--config", &config]);
+    command.env("JOURNAL_STREAM", format!("{}:{}", metadata.dev(), metadata.ino()));
+    let (code, stdout, _) = finish(command.env("CLICOLOR_FORCE", "1").stderr(journal).output().unwrap());
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    let text = fs::read_to_string(place.path("journal")).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let [failed, hook, saved, _] = lines.as_slice() else { panic!("{text}") };
+    assert!(failed.starts_with("<3>/") && failed.contains("not a dump partition"), "{text}");
+    assert!(hook.starts_with("<4>the pre hook"), "{text}");
+    assert!(saved.starts_with("<6>") && saved.contains("saved in"), "{text}");
+    assert!(!text.contains('\x1b') && !text.contains("savecore: "), "{text}");
+}
