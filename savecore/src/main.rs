@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use command::{boot, check, clear, completions, format, info, keygen, list, man, report, save};
+use command::{boot, check, clear, completions, format, info, install, keygen, list, man, report, save};
 
 /// Harvests crash dumps from a dump partition, and makes partitions ready for them.
 #[derive(Parser)]
@@ -40,6 +40,8 @@ enum Command {
     Save(save::Arguments),
     Clear(clear::Arguments),
     Boot(boot::Arguments),
+    Install(install::Arguments),
+    Uninstall(install::UninstallArguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -89,6 +91,8 @@ fn main() -> ExitCode {
         Command::Save(arguments) => save::run(&arguments),
         Command::Clear(arguments) => clear::run(&arguments),
         Command::Boot(arguments) => boot::run(&arguments),
+        Command::Install(arguments) => install::run(&arguments),
+        Command::Uninstall(arguments) => install::uninstall(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
     };

@@ -6,6 +6,7 @@ pub(crate) mod clear;
 pub(crate) mod completions;
 pub(crate) mod format;
 pub(crate) mod info;
+pub(crate) mod install;
 mod kernels;
 pub(crate) mod keygen;
 mod keys;

@@ -1,0 +1,102 @@
+//! What is installed.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use anyhow::Context;
+use clap_complete::Shell;
+use savecore::boot::config;
+
+use super::super::{completions, man};
+
+/// What a file is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// The command.
+    Program,
+    /// What people change.
+    Configuration,
+    /// All else.
+    Other,
+}
+
+/// A file to be installed.
+pub(super) struct File {
+    /// Its path from the root.
+    pub(super) path: String,
+    pub(super) kind: Kind,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl File {
+    /// Writes it, whole or not at all.
+    pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let failed = || format!("cannot write {}", path.display());
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).with_context(failed)?;
+        }
+        let mode = if self.kind == Kind::Program { 0o755 } else { 0o644 };
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".partial");
+        // One that an interrupted run left.
+        let _ = fs::remove_file(&temporary);
+        let mut file = (OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary))
+            .with_context(failed)?;
+        let written = file
+            .write_all(&self.bytes)
+            // Whatever the user's mask says.
+            .and_then(|()| file.set_permissions(fs::Permissions::from_mode(mode)))
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::rename(&temporary, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written.with_context(failed)
+    }
+}
+
+/// All files.
+pub(super) fn files() -> anyhow::Result<Vec<File>> {
+    let own = std::env::current_exe().context("the path of this command is not known")?;
+    let own = fs::read(&own).with_context(|| format!("cannot read {}", own.display()))?;
+    let text = |path: &str, text: &str| File {
+        path: path.to_owned(),
+        kind: Kind::Other,
+        bytes: text.as_bytes().to_vec(),
+    };
+    // As a package has them, the units name /usr/bin.
+    let unit =
+        |path: &str, unit: &str| text(path, &unit.replace("/usr/bin/savecore", "/usr/local/bin/savecore"));
+    let mut files = vec![
+        File { path: "usr/local/bin/savecore".to_owned(), kind: Kind::Program, bytes: own },
+        File {
+            path: config::PATH.trim_start_matches('/').to_owned(),
+            kind: Kind::Configuration,
+            bytes: config::EXAMPLE.as_bytes().to_vec(),
+        },
+        unit("usr/local/lib/systemd/system/savecore.service", include_str!("../../../dist/savecore.service")),
+        unit(
+            "usr/local/lib/systemd/system/savecore-later.service",
+            include_str!("../../../dist/savecore-later.service"),
+        ),
+        text(
+            "usr/local/lib/systemd/system/savecore-later.path",
+            include_str!("../../../dist/savecore-later.path"),
+        ),
+        text("usr/local/lib/tmpfiles.d/savecore.conf", include_str!("../../../dist/savecore.tmpfile")),
+    ];
+    for (shell, path) in [
+        (Shell::Bash, "usr/local/share/bash-completion/completions/savecore"),
+        (Shell::Zsh, "usr/local/share/zsh/site-functions/_savecore"),
+        (Shell::Fish, "usr/local/share/fish/vendor_completions.d/savecore.fish"),
+    ] {
+        files.push(File { path: path.to_owned(), kind: Kind::Other, bytes: completions::script(shell) });
+    }
+    for (name, bytes) in man::pages()? {
+        let path = format!("usr/local/share/man/man{}/{name}", man::SECTION);
+        files.push(File { path, kind: Kind::Other, bytes });
+    }
+    Ok(files)
+}

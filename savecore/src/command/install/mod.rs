@@ -1,0 +1,233 @@
+//! `savecore install` and `savecore uninstall`: the command, its units, pages and an example of the configuration, and nothing
+//! else, come and go.
+
+mod files;
+mod record;
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use savecore::boot::config;
+
+use self::files::{Kind, files};
+use self::record::{Entry, Record};
+use crate::output::{json, out, warning};
+use crate::{Finding, printed};
+
+/// What remembers the files.
+const RECORD: &str = "usr/local/lib/savecore/installed.json";
+/// What is to run when the machine comes up.
+pub(super) const UNITS: [&str; 2] = ["savecore.service", "savecore-later.path"];
+
+/// Put this command, its units, manual pages, completions and an example of its configuration in place
+///
+/// The files go below /usr/local, but for the configuration, /etc/savecore.toml, which is never replaced once it was
+/// changed. Every file that was written is listed.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// Put everything below DIR, the root of another system
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    /// Enable the units, and save at once what waits
+    #[arg(long, conflicts_with = "root")]
+    now: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Disable the units and remove the files that `savecore install` wrote, and no others
+///
+/// A configuration that was changed stays, and so does every crash.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment, after_help = EXIT_CODES)]
+pub(crate) struct UninstallArguments {
+    /// Remove from below DIR, the root of another system
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  uninstall: a file that was changed meanwhile was left, or nothing is installed
+  2  error: a file cannot be written or removed, or another program's file is in the way; one line says which";
+
+#[derive(Default, serde::Serialize)]
+struct Done {
+    /// Written or removed.
+    files: Vec<PathBuf>,
+    /// Left as they are, since they were changed.
+    kept: Vec<PathBuf>,
+}
+
+impl Done {
+    fn print(&self, as_json: bool, verb: &str) -> anyhow::Result<()> {
+        if as_json {
+            return printed(json(self));
+        }
+        let lines = self.files.iter().map(|path| format!("{verb} {}\n", path.display())).collect::<String>();
+        printed(out().write_all(lines.as_bytes()).map_err(anyhow::Error::from))
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
+    let root = root(&arguments.root)?;
+    let record_path = root.join(RECORD);
+    let before = Record::read(&record_path)?;
+    let files = files().context("cannot make the files")?;
+    let mut record = Record::default();
+    let mut todo = Vec::new();
+    let mut done = Done::default();
+    for file in &files {
+        let path = root.join(&file.path);
+        within(&root, &path)?;
+        let entry = Entry::of(&file.path, &file.bytes);
+        let known = before.find(&file.path);
+        let there = Entry::read(&file.path, &path)?;
+        match there {
+            Some(there) if there == entry => {
+                // Unless an earlier run wrote it, it is not ours to remove.
+                record.files.extend(known.cloned());
+            }
+            Some(there) if known != Some(&there) => match file.kind {
+                Kind::Configuration => {
+                    record.files.extend(known.cloned());
+                    done.kept.push(path);
+                }
+                _ if known.is_some() => todo.push((file, path, entry)),
+                _ => bail!(
+                    "{} is there already and is not from `savecore install`: move it away; nothing was changed",
+                    path.display()
+                ),
+            },
+            _ => todo.push((file, path, entry)),
+        }
+    }
+    record.directories = before.directories.clone();
+    for path in todo.iter().map(|(_, path, _)| path).chain([&record_path]) {
+        let missing = path.ancestors().skip(1).take_while(|directory| !directory.exists());
+        for directory in missing {
+            let name = directory.strip_prefix(&root).unwrap_or(directory).to_owned();
+            if !record.directories.contains(&name) {
+                record.directories.push(name);
+            }
+        }
+    }
+    record.files.extend(todo.iter().map(|(_, _, entry)| entry.clone()));
+    // Files of an earlier version that this one does not have.
+    let gone: Vec<Entry> = before
+        .files
+        .iter()
+        .filter(|old| files.iter().all(|file| old.path != Path::new(&file.path)))
+        .cloned()
+        .collect();
+    record.files.extend(gone.iter().cloned());
+    record.files.sort_by(|one, other| one.path.cmp(&other.path));
+    // First, so that what was written before an interruption can be removed.
+    record.write(&record_path)?;
+    for (file, path, _) in todo {
+        file.write(&path)?;
+        done.files.push(path);
+    }
+    for path in &done.kept {
+        warning(&format!("{} was changed and stays as it is; `savecore boot` reads it", path.display()));
+    }
+    done.print(arguments.json, "installed")?;
+    if arguments.now {
+        systemctl(["daemon-reload"])?;
+        command("systemd-tmpfiles", ["--create", "savecore.conf"])?;
+        systemctl([&["enable", "--now"], &UNITS[..]].concat())?;
+    } else if !arguments.json && root == Path::new("/") {
+        let hint = format!(
+            "next: edit /{}, prove it with `savecore drill`, then `systemctl daemon-reload && systemctl enable --now {}`\n",
+            config::PATH.trim_start_matches('/'),
+            UNITS.join(" ")
+        );
+        printed(out().write_all(hint.as_bytes()).map_err(anyhow::Error::from))?;
+    }
+    Ok(Finding::Good)
+}
+
+pub(crate) fn uninstall(arguments: &UninstallArguments) -> anyhow::Result<Finding> {
+    let root = root(&arguments.root)?;
+    let record_path = root.join(RECORD);
+    let record = Record::read(&record_path)?;
+    let mut done = Done::default();
+    if record.files.is_empty() {
+        warning(&format!("nothing is installed: there is no {}", record_path.display()));
+        done.print(arguments.json, "removed")?;
+        return Ok(Finding::Negative);
+    }
+    // Only where systemd runs is there something to be disabled (sd_booted(3)).
+    if root == Path::new("/") && Path::new("/run/systemd/system").is_dir() {
+        let _ = systemctl([&["disable", "--now"], &UNITS[..]].concat())
+            .inspect_err(|error| warning(&format!("{error:#}")));
+    }
+    for entry in &record.files {
+        let path = root.join(&entry.path);
+        within(&root, &path)?;
+        match Entry::read(&entry.path, &path)? {
+            None => {}
+            Some(there) if there == *entry => {
+                std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+                done.files.push(path);
+            }
+            Some(_) => {
+                warning(&format!("{} was changed since it was installed, and is left", path.display()));
+                done.kept.push(path);
+            }
+        }
+    }
+    std::fs::remove_file(&record_path).with_context(|| format!("cannot remove {}", record_path.display()))?;
+    done.files.push(record_path);
+    let mut directories = record.directories;
+    // The innermost first. What is not empty is in use.
+    directories.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
+    for directory in directories {
+        let _ = std::fs::remove_dir(root.join(directory));
+    }
+    done.print(arguments.json, "removed")?;
+    Ok(if done.kept.is_empty() { Finding::Good } else { Finding::Negative })
+}
+
+/// The root, as it is called without links.
+fn root(root: &Path) -> anyhow::Result<PathBuf> {
+    root.canonicalize().with_context(|| format!("cannot use {} as a root", root.display()))
+}
+
+/// Refuses a path that a link leads out of the root.
+fn within(root: &Path, path: &Path) -> anyhow::Result<()> {
+    let real = path.ancestors().skip(1).find_map(|directory| directory.canonicalize().ok());
+    if real.is_some_and(|real| real.starts_with(root)) {
+        return Ok(());
+    }
+    bail!(
+        "{} leads out of {}: a link there has to be relative; nothing was changed",
+        path.display(),
+        root.display()
+    );
+}
+
+fn systemctl<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> anyhow::Result<()> {
+    command("systemctl", arguments)
+}
+
+fn command<S: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -> anyhow::Result<()> {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let words = command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let output = command.output().with_context(|| format!("cannot run {program} {words}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    bail!("{program} {words} failed: {}", savecore::text::harmless(why.trim()))
+}

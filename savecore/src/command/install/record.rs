@@ -1,0 +1,75 @@
+//! What was installed, so that just that is removed again.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+/// What was installed.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) files: Vec<Entry>,
+    /// Those that were made for them, from the root.
+    pub(super) directories: Vec<PathBuf>,
+}
+
+/// A file as it was installed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// From the root.
+    pub(super) path: PathBuf,
+    bytes: u64,
+    crc32: u32,
+}
+
+impl Entry {
+    pub(super) fn of(path: impl Into<PathBuf>, bytes: &[u8]) -> Entry {
+        Entry { path: path.into(), bytes: bytes.len() as u64, crc32: crc32fast::hash(bytes) }
+    }
+
+    /// What there is now; `None`: nothing.
+    pub(super) fn read(name: impl Into<PathBuf>, path: &Path) -> anyhow::Result<Option<Entry>> {
+        match fs::read(path) {
+            Ok(bytes) => Ok(Some(Entry::of(name, &bytes))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+}
+
+impl Record {
+    /// Reads it; empty if there is none.
+    pub(super) fn read(path: &Path) -> anyhow::Result<Record> {
+        let text = match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Record::default()),
+            text => text.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        let record: Record = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is not what `savecore install` wrote", path.display()))?;
+        let names = record.files.iter().map(|file| &file.path).chain(&record.directories);
+        for name in names {
+            // Nothing above the root is ever removed.
+            let plain = name.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+            anyhow::ensure!(
+                plain,
+                "{} is not what `savecore install` wrote: it names {name:?}",
+                path.display()
+            );
+        }
+        Ok(record)
+    }
+
+    pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let failed = || format!("cannot write {}", path.display());
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).with_context(failed)?;
+        }
+        fs::write(path, serde_json::to_vec_pretty(self)?).with_context(failed)
+    }
+
+    pub(super) fn find(&self, path: &str) -> Option<&Entry> {
+        self.files.iter().find(|file| file.path == Path::new(path))
+    }
+}

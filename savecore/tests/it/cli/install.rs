@@ -1,0 +1,173 @@
+//! `savecore install` and `uninstall` below a root of their own, and the units as systemd sees them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Place, fails, json, run};
+
+/// All files below a directory: path, mode and content.
+fn tree(directory: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(tree(&path));
+        } else {
+            let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+            let content = fs::read(&path).unwrap();
+            files.insert(path, (mode, content));
+        }
+    }
+    files
+}
+
+fn install(root: &str) -> (i32, String, String) {
+    run(["install", "--root", root])
+}
+
+fn root(place: &Place) -> String {
+    fs::create_dir(place.path("root")).unwrap();
+    place.text("root")
+}
+
+#[test]
+fn what_was_installed_is_listed_and_goes_again_and_nothing_else() {
+    let place = Place::new();
+    let root = root(&place);
+    fs::create_dir_all(place.path("root/usr/local/bin")).unwrap();
+    fs::write(place.path("root/usr/local/bin/other"), "other").unwrap();
+    let before = tree(&place.path("root"));
+    let (code, stdout, stderr) = install(&root);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let files = tree(&place.path("root"));
+    for line in stdout.lines() {
+        let path = line.strip_prefix("installed ").unwrap();
+        assert!(files.contains_key(Path::new(path)), "{path}");
+    }
+    // The record of it and the file that was there come in addition.
+    assert_eq!(stdout.lines().count() + 2, files.len());
+    let program = &files[&place.path("root/usr/local/bin/savecore")];
+    assert_eq!(program.0, 0o755);
+    assert_eq!(program.1, fs::read(env!("CARGO_BIN_EXE_savecore")).unwrap());
+    for wanted in ["etc/savecore.toml", "usr/local/share/man/man8/savecore-boot.8"] {
+        assert_eq!(files[&place.path("root").join(wanted)].0, 0o644, "{wanted}");
+    }
+    let unit = &files[&place.path("root/usr/local/lib/systemd/system/savecore.service")].1;
+    assert!(String::from_utf8_lossy(unit).contains("ExecStart=/usr/local/bin/savecore boot"));
+
+    // Once more changes nothing.
+    let (code, stdout, stderr) = install(&root);
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "", ""));
+    assert!(tree(&place.path("root")) == files);
+
+    let (code, stdout, stderr) = run(["uninstall", "--root", &root, "--json"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert_eq!(json(&stdout)["files"].as_array().unwrap().len(), files.len() - 1);
+    assert!(tree(&place.path("root")) == before);
+    let directories = |path: &str| fs::read_dir(place.path(path)).unwrap().count();
+    assert_eq!(
+        (directories("root"), directories("root/usr/local")),
+        (1, 1),
+        "directories that were made are gone"
+    );
+
+    let (code, _, stderr) = run(["uninstall", "--root", &root]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("nothing is installed"), "{stderr}");
+}
+
+#[test]
+fn a_changed_configuration_is_neither_replaced_nor_removed() {
+    let place = Place::new();
+    let root = root(&place);
+    assert_eq!(install(&root).0, 0);
+    let config = place.path("root/etc/savecore.toml");
+    fs::write(&config, "limit = 5\n").unwrap();
+    let (code, _, stderr) = install(&root);
+    assert_eq!(code, 0);
+    assert!(stderr.contains("savecore.toml was changed and stays as it is"), "{stderr}");
+    let (code, _, stderr) = run(["uninstall", "--root", &root]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("savecore.toml was changed since"), "{stderr}");
+    assert_eq!(fs::read_to_string(&config).unwrap(), "limit = 5\n");
+    assert_eq!(tree(&place.path("root")).len(), 1);
+}
+
+#[test]
+fn files_of_others_are_not_replaced() {
+    let place = Place::new();
+    let root = root(&place);
+    let unit = place.path("root/usr/local/lib/systemd/system/savecore.service");
+    fs::create_dir_all(unit.parent().unwrap()).unwrap();
+    fs::write(&unit, "theirs").unwrap();
+    fails(["install", "--root", &root], "savecore.service is there already and is not from");
+    assert_eq!(tree(&place.path("root")), BTreeMap::from([(unit, (0o644, b"theirs".to_vec()))]));
+}
+
+#[test]
+fn an_older_version_of_a_file_is_replaced_and_goes_with_the_rest() {
+    let place = Place::new();
+    let root = root(&place);
+    assert_eq!(install(&root).0, 0);
+    let files = tree(&place.path("root"));
+    let page = place.path("root/usr/local/share/man/man8/savecore.8");
+    fs::write(&page, "older").unwrap();
+    let (code, stdout, _) = install(&root);
+    assert_eq!((code, stdout), (0, format!("installed {}\n", page.display())));
+    assert!(tree(&place.path("root")) == files);
+    assert_eq!(run(["uninstall", "--root", &root]).0, 0);
+    assert!(tree(&place.path("root")).is_empty());
+}
+
+#[test]
+fn links_and_records_lead_nowhere_out_of_the_root() {
+    let place = Place::new();
+    let root = root(&place);
+    fs::create_dir(place.path("outside")).unwrap();
+    fs::create_dir(place.path("root/usr")).unwrap();
+    symlink(place.path("outside"), place.path("root/usr/local")).unwrap();
+    fails(["install", "--root", &root], "leads out of");
+    assert!(tree(&place.path("outside")).is_empty() && !fs::exists(place.path("root/etc")).unwrap());
+    fs::remove_file(place.path("root/usr/local")).unwrap();
+
+    let record = place.path("root/usr/local/lib/savecore/installed.json");
+    fs::create_dir_all(record.parent().unwrap()).unwrap();
+    fs::write(place.path("outside/file"), "").unwrap();
+    for path in ["../outside/file", "/etc/passwd"] {
+        let text =
+            format!("{{\"files\":[{{\"path\":{path:?},\"bytes\":0,\"crc32\":0}}],\"directories\":[]}}");
+        fs::write(&record, text).unwrap();
+        fails(["uninstall", "--root", &root], "is not what `savecore install` wrote");
+    }
+    assert!(fs::exists(place.path("outside/file")).unwrap());
+}
+
+#[test]
+fn systemd_takes_the_units_and_finds_them_well_confined() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        return;
+    }
+    let place = Place::new();
+    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist");
+    let mut units = Vec::new();
+    for name in ["savecore.service", "savecore-later.service", "savecore-later.path"] {
+        // The command need not be installed here.
+        let text = fs::read_to_string(dist.join(name)).unwrap().replace("/usr/bin/savecore", "/bin/true");
+        fs::write(place.path(name), text).unwrap();
+        units.push(place.text(name));
+    }
+    let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    // It tells of other units of this machine, too.
+    let ours: Vec<&str> = told.lines().filter(|line| line.contains("savecore")).collect();
+    assert!(output.status.success() && ours.is_empty(), "{told}");
+    for unit in units.iter().filter(|unit| unit.ends_with(".service")) {
+        // 0 is all that can be done, 100 nothing.
+        let mut security = Command::new("systemd-analyze");
+        let output = security.args(["security", "--offline=yes", "--threshold=30", unit]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
