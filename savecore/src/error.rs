@@ -175,6 +175,14 @@ pub enum Error {
         /// Why.
         error: io::Error,
     },
+    /// A block that was to be written does not hold its pattern.
+    #[error("block {block} holds {holds}, not its pattern: nothing was written")]
+    Foreign {
+        /// Which.
+        block: u64,
+        /// What it holds.
+        holds: &'static str,
+    },
     /// A block could not be written.
     #[error("block {block} cannot be written: {error}")]
     Write {

@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use command::{boot, check, clear, completions, format, info, install, keygen, list, man, report, save};
+use command::{
+    boot, check, clear, completions, drill, format, info, install, keygen, list, man, report, save,
+};
 
 /// Harvests crash dumps from a dump partition, and makes partitions ready for them.
 #[derive(Parser)]
@@ -40,6 +42,7 @@ enum Command {
     Save(save::Arguments),
     Clear(clear::Arguments),
     Boot(boot::Arguments),
+    Drill(drill::Arguments),
     Install(install::Arguments),
     Uninstall(install::UninstallArguments),
     Completions(completions::Arguments),
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         Command::Save(arguments) => save::run(&arguments),
         Command::Clear(arguments) => clear::run(&arguments),
         Command::Boot(arguments) => boot::run(&arguments),
+        Command::Drill(arguments) => drill::run(&arguments),
         Command::Install(arguments) => install::run(&arguments),
         Command::Uninstall(arguments) => install::uninstall(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),

@@ -5,6 +5,7 @@ pub mod config;
 mod each;
 pub mod hooks;
 pub mod limit;
+pub mod rehearsal;
 
 pub use config::Config;
 pub use each::Opened;

@@ -178,7 +178,7 @@ fn verdict_name(check: &Check) -> &'static str {
 }
 
 /// Why a partition is not in order, in a sentence.
-fn why(check: &Check) -> Option<String> {
+pub(super) fn why(check: &Check) -> Option<String> {
     if let Some(other) = &check.partition.other_version {
         return Some(format!("{other}; use the savecore of that version"));
     }

@@ -4,6 +4,7 @@ pub(crate) mod boot;
 pub(crate) mod check;
 pub(crate) mod clear;
 pub(crate) mod completions;
+pub(crate) mod drill;
 pub(crate) mod format;
 pub(crate) mod info;
 pub(crate) mod install;

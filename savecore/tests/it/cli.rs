@@ -5,6 +5,7 @@ mod hostile;
 mod keys;
 mod kill;
 mod boot;
+mod drill;
 mod install;
 mod keys;
 mod pages;

@@ -1,0 +1,129 @@
+//! A small dump goes the whole way: onto the partition, into a folder, and its blocks get their pattern again.
+
+use std::fs;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use dumpcore::format::header::Arch;
+use object::read::elf::{ElfFile64, ProgramHeader};
+use object::{LittleEndian, elf};
+use savecore::boot::{Config, rehearsal};
+use savecore::core::{CoreOptions, Format};
+use savecore::harvest::{Options, harvest};
+use savecore::partition::{self, Search};
+use savecore::source::{Access, Target};
+use savecore::store::{self, Limits};
+use savecore::targets::{TargetName, Targets};
+
+use super::Drill;
+use super::store::Scratch;
+
+/// A number that no other dump has.
+pub(super) fn nonce() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(32)
+}
+
+pub(super) fn rehearse(name: &TargetName, config: &Config, drill: &mut Drill) {
+    let about = name.path.display().to_string();
+    match try_out(name, config) {
+        Ok(()) => drill.ok(&about, "a small dump was written, saved and compared, and is gone again"),
+        Err(error) => drill.fail(
+            &about,
+            format!("a small dump did not get through: {error:#}"),
+            "`savecore check` says what is there now",
+        ),
+    }
+}
+
+fn try_out(name: &TargetName, config: &Config) -> anyhow::Result<()> {
+    let nonce = nonce();
+    let mut target = Target::open(&name.path, name.partition.as_deref(), Access::Write)?;
+    let found = partition::scan_with(&target, Search::Quick, &mut ())?;
+    if !found.dumps.is_empty() || !found.foreign.is_empty() {
+        bail!("there is a dump already, or what is none: nothing was written");
+    }
+    // Where the kernel would begin.
+    let arch = if cfg!(target_arch = "aarch64") {
+        Arch::Aarch64
+    } else if cfg!(target_arch = "riscv64") {
+        Arch::Riscv64
+    } else {
+        Arch::X86_64
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    rehearsal::write(&mut target, &found.uuid(), 1, arch, nonce, now)?;
+    drop(target);
+
+    // A URL was tried with a file of its own, which can stay there.
+    let parent = if config.is_remote() { std::env::temp_dir() } else { config.store.clone().into() };
+    let saved =
+        Scratch::new(&parent).map_err(anyhow::Error::msg).and_then(|scratch| save(name, &scratch.0, nonce));
+    // Whatever became of it, no dump stays that no kernel wrote.
+    let left = clear(name, nonce);
+    saved.and(left)
+}
+
+/// Saves it, and looks whether the core has what was written.
+fn save(name: &TargetName, directory: &Path, nonce: u64) -> anyhow::Result<()> {
+    let mut store = store::open(&directory.display().to_string(), &Limits::default())?;
+    let mut targets =
+        Targets::open(std::slice::from_ref(name), Access::Harvest, Search::Quick, None, &mut ())?;
+    let options = Options {
+        opener: None,
+        format: Format::Elf,
+        core: CoreOptions::default(),
+        host: savecore::host_name(),
+        keep: false,
+        clear_damaged: false,
+        kernels: Vec::new(),
+        report: false,
+    };
+    let done = harvest(&mut targets, store.as_mut(), &options, &mut ())?;
+    let Some(saved) = done.dumps.first() else { bail!("it was not found again") };
+    if let Some(error) = &saved.error {
+        bail!("{error}");
+    }
+    let core = saved.file.as_ref().context("there is no core")?;
+    compare(&fs::read(core).with_context(|| format!("cannot read {core}"))?, nonce)?;
+    if !saved.cleared {
+        bail!("its blocks were not freed: {}", saved.kept_because.as_deref().unwrap_or("nobody knows why"));
+    }
+    Ok(())
+}
+
+/// Looks for every page in a core.
+fn compare(core: &[u8], nonce: u64) -> anyhow::Result<()> {
+    let file = ElfFile64::<LittleEndian>::parse(core).context("the core is no ELF file")?;
+    let segments = file.elf_program_headers();
+    for (address, page) in rehearsal::pages(nonce) {
+        let held = segments.iter().filter(|segment| segment.p_type(LittleEndian) == elf::PT_LOAD).find_map(
+            |segment| {
+                let offset = address.checked_sub(segment.p_paddr(LittleEndian))?;
+                let bytes = segment.data(LittleEndian, core).ok()?;
+                let offset = usize::try_from(offset).ok()?;
+                bytes.get(offset..offset.checked_add(page.len())?)
+            },
+        );
+        if held != Some(&page[..]) {
+            bail!("the core does not hold what was written for address {address:#x}");
+        }
+    }
+    Ok(())
+}
+
+/// Lays the pattern again if the dump is still there.
+fn clear(name: &TargetName, nonce: u64) -> anyhow::Result<()> {
+    let mut target = Target::open(&name.path, name.partition.as_deref(), Access::Write)?;
+    let found = partition::scan_with(&target, Search::Quick, &mut ())?;
+    if let Some(dump) = found.dumps.first().filter(|dump| dump.header.nonce.get() == nonce) {
+        partition::clear(&mut target, &found.uuid(), dump, &mut ())?;
+    }
+    let mut block = [[0; dumpcore::format::BLOCK_SIZE]; rehearsal::BLOCKS as usize];
+    savecore::source::Source::read(&target, 1, &mut block).context("the pattern cannot be read")?;
+    let whole =
+        block.iter().zip(1..).all(|(block, at)| dumpcore::format::pattern::matches(block, &found.uuid(), at));
+    anyhow::ensure!(whole, "its blocks do not have their pattern again");
+    Ok(())
+}

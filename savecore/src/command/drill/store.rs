@@ -1,0 +1,120 @@
+//! Would the store take a dump?
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use savecore::Error;
+use savecore::boot::Config;
+use savecore::store::{self, Begun, Crash, Limits, Place, StoreError};
+use serde_json::json;
+
+use super::Drill;
+use super::target::memory;
+use crate::output::size;
+
+/// How long a server that does not answer is tried, with somebody waiting.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) fn look(config: &Config, drill: &mut Drill) {
+    let about = format!("store {}", config.store);
+    let about = about.as_str();
+    if config.is_remote() {
+        let destination = format!("{}/drill", config.store.trim_end_matches('/'));
+        match put(&destination) {
+            Ok(place) => drill.ok(about, format!("takes files; {} is from this drill", place.folder)),
+            Err(error) => {
+                drill.fail(about, error.to_string(), "is the network up, and may this machine write there?")
+            }
+        }
+        return;
+    }
+    let path = Path::new(&config.store);
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.mode() & 0o1002 == 0o002 => drill.warn(
+            about,
+            "everybody may remove and rename what is there",
+            &format!("`chmod o-w {}`", path.display()),
+        ),
+        Ok(_) => {}
+        Err(error) => {
+            let advice = format!("`mkdir -m 0700 {}`, or `savecore install --now`", path.display());
+            drill.fail(about, error.to_string(), &advice);
+            return;
+        }
+    }
+    match Scratch::new(path)
+        .and_then(|scratch| put(&scratch.0.display().to_string()).map_err(|error| error.to_string()))
+    {
+        Ok(_) => drill.ok(about, "takes files and keeps them"),
+        Err(error) => {
+            drill.fail(about, error, "savecore must be able to write there");
+            return;
+        }
+    }
+    let Ok(room) = rustix::fs::statvfs(path) else { return };
+    let (free, reserve) = (room.f_bavail.saturating_mul(room.f_frsize), config.min_free.as_u64());
+    match memory() {
+        _ if free < reserve => drill.fail(
+            about,
+            format!("{} are free, and {} must stay free", size(free), size(reserve)),
+            "make room, or `max_kept` keeps fewer crashes",
+        ),
+        Some(memory) if free < memory.saturating_add(reserve) => drill.warn(
+            about,
+            format!("{} are free, and a dump of all memory has up to {}", size(free), size(memory)),
+            "make room, or `max_kept` keeps fewer crashes",
+        ),
+        Some(_) => drill.ok(about, format!("{} are free, enough for all of memory", size(free))),
+        None => drill.ok(about, format!("{} are free", size(free))),
+    }
+}
+
+/// A directory that goes with all that is in it.
+pub(super) struct Scratch(pub(super) PathBuf);
+
+impl Scratch {
+    /// Makes one in `parent`.
+    pub(super) fn new(parent: &Path) -> Result<Scratch, String> {
+        let path = parent.join(format!(".savecore-drill-{}", std::process::id()));
+        let made = fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map(|()| Scratch(path.clone()))
+            .map_err(|error| format!("cannot create {}: {error}", path.display()))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed says so by its name.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Stores a small file as if it were a crash.
+fn put(destination: &str) -> Result<Place, StoreError> {
+    let limits = Limits { patience: Some(PATIENCE), ..Limits::default() };
+    let mut store = store::open(destination, &limits)?;
+    let crash = Crash {
+        host: savecore::host_name(),
+        seconds: None,
+        uuid: uuid::Uuid::nil(),
+        sequence: 0,
+        nonce: super::rehearse::nonce(),
+        missing_stripes: Vec::new(),
+    };
+    let text = b"savecore drill\n";
+    match store.begin(&crash, "drill.txt", Some(text.len() as u64))? {
+        Begun::AlreadyThere(place) => Ok(place),
+        Begun::New(mut folder) => {
+            folder.file("drill.txt", &mut |sink| {
+                let length = text.len() as u64;
+                (sink.begin(0, Some(length)))
+                    .and_then(|()| sink.write_at(0, text))
+                    .and_then(|()| sink.set_len(length))
+                    .map_err(Error::Core)
+            })?;
+            folder.finish(&json!({ "drill": true }))
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Can a kernel dump to a partition, and can the dump be read afterwards?
+
+use std::fs;
+
+use savecore::keys::public_text;
+use savecore::partition::{self, Partition, Verdict, glance};
+use savecore::source::{Access, Target};
+use savecore::targets::{Opener, TargetName};
+
+use super::super::{check, list};
+use super::Drill;
+use crate::output::{Bar, count, size};
+
+pub(super) fn look(name: &TargetName, quick: bool, opener: Option<&Opener>, drill: &mut Drill) {
+    let target = match Target::open(&name.path, name.partition.as_deref(), Access::Read) {
+        Ok(target) => target,
+        Err(error) => {
+            drill.fail(&name.path.display().to_string(), error.to_string(), "");
+            return;
+        }
+    };
+    let shown = target.name().to_owned();
+    let Some(partition) = pattern(&target, quick, drill) else { return };
+    let waiting = partition.waiting().count() as u64;
+    if waiting > 0 {
+        let dumps = count(waiting, "dump waits", "dumps wait");
+        drill.warn(
+            &shown,
+            format!("{dumps}, which leaves less room for the next"),
+            "`savecore save` saves it",
+        );
+    }
+    room(&shown, &partition, drill);
+    key(&shown, &partition, opener, drill);
+}
+
+/// Label and pattern; what is there if it is a dump partition at all.
+fn pattern(target: &Target, quick: bool, drill: &mut Drill) -> Option<Partition> {
+    let shown = target.name();
+    let advice = "`savecore check` says more, `savecore format` lays it anew";
+    if quick {
+        let looked = glance(target).inspect_err(|error| drill.fail(shown, error.to_string(), "")).ok()?;
+        match list::fault(&looked) {
+            None => drill.ok(shown, "the label is whole, and so are the blocks that were looked at"),
+            Some(fault) => drill.fail(shown, fault, advice),
+        }
+        return Some(looked.partition);
+    }
+    let checked = partition::check(target, &mut Bar::new());
+    let checked = checked.inspect_err(|error| drill.fail(shown, error.to_string(), "")).ok()?;
+    match checked.verdict {
+        Verdict::Armed | Verdict::Waiting => {
+            let blocks = checked.partition.blocks;
+            drill.ok(shown, format!("the label is whole, and so is every free block of {blocks}"));
+        }
+        Verdict::Damaged => {
+            drill.fail(
+                shown,
+                check::why(&checked).unwrap_or_else(|| "it is not in order".to_owned()),
+                advice,
+            );
+        }
+    }
+    Some(checked.partition)
+}
+
+/// The partition's size against that of memory.
+fn room(shown: &str, partition: &Partition, drill: &mut Drill) {
+    let free = partition.blocks.saturating_sub(partition.free).saturating_mul(4096);
+    let Some(memory) = memory() else { return };
+    // Headers of chunks take less than a hundredth.
+    let needed = memory.saturating_add(memory / 64);
+    if free >= needed {
+        drill.ok(shown, format!("{} are free, and all of memory, {}, fits", size(free), size(memory)));
+    } else {
+        let found = format!("{} are free, and memory has {}", size(free), size(memory));
+        let advice = "what does not fit is cut off: a dump level or compression of the kernel's makes dumps smaller, or take a larger partition";
+        drill.warn(shown, found, advice);
+    }
+}
+
+/// Bytes of memory that the system has, of those that a kernel may dump.
+pub(super) fn memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+fn key(shown: &str, partition: &Partition, opener: Option<&Opener>, drill: &mut Drill) {
+    match (partition.label.recipient(), opener) {
+        (None, None) => {}
+        (None, Some(opener)) => drill.warn(
+            shown,
+            format!("dumps there are not encrypted, so that {} opens nothing", opener.file),
+            "`savecore format --recipient KEY` encrypts them",
+        ),
+        (Some(recipient), None) => drill.ok(
+            shown,
+            format!("dumps are encrypted to {} and are saved as they are", public_text(recipient)),
+        ),
+        (Some(recipient), Some(opener)) if *recipient == opener.identity.public_key() => {
+            drill.ok(shown, format!("{} opens the dumps that are written there", opener.file));
+        }
+        (Some(recipient), Some(opener)) => drill.fail(
+            shown,
+            format!(
+                "dumps are encrypted to {}, and {} is the key to {}",
+                public_text(recipient),
+                opener.file,
+                public_text(&opener.identity.public_key())
+            ),
+            "give the right `identity`, or `savecore format --recipient` once more",
+        ),
+    }
+}
