@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod deb;
 mod demo;
 mod fuzz;
 mod loops;
@@ -72,6 +73,8 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// savecore as a Debian package, in target/debian
+    Deb,
     /// The same as test; a missing tool is an error, not a skip
     Ci,
 }
@@ -98,7 +101,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             ui::error(
-                "say what to do: setup, demo, test, qemu, readers, bench, fuzz or ci; `cargo xtask --help` tells more",
+                "say what to do: setup, demo, test, qemu, readers, bench, fuzz, deb or ci; `cargo xtask --help` tells more",
             );
             ExitCode::from(2)
         }
@@ -132,6 +135,7 @@ fn main() -> ExitCode {
         Task::Readers => readers::task(test::on_ci()),
         Task::Bench { name, part, json } => bench::task(name, part.as_deref(), json),
         Task::Fuzz { target, seconds } => fuzz::task(target.as_deref(), seconds),
+        Task::Deb => deb::task(),
         Task::Ci => test::task(true),
     };
     match result {

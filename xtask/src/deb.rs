@@ -1,0 +1,72 @@
+//! `cargo xtask deb`: savecore as a Debian package.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::CannotBegin;
+use crate::build::{BUILD_LIMIT, executable, target_folder};
+use crate::toolchain::{clean, host_cargo, logged};
+use crate::ui::{self, Mark};
+
+/// What the files are called that shells complete from.
+const COMPLETIONS: [(&str, &str); 3] =
+    [("bash", "savecore.bash"), ("zsh", "_savecore"), ("fish", "savecore.fish")];
+
+/// A packager that takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// The task: builds savecore, lets it make its pages and completions, and packs all that.
+pub(crate) fn task() -> Result<bool> {
+    ui::section("deb");
+    if !Command::new("cargo-deb").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return Err(
+            CannotBegin("missing: cargo-deb; by hand: cargo install --locked cargo-deb".to_owned()).into()
+        );
+    }
+    let begin = Instant::now();
+    ui::running("savecore");
+    let program = build()?;
+    ui::done(Mark::Ok, "savecore", "release build", Some(begin.elapsed()));
+    let folder = target_folder().join("deb");
+    pages(&program, &folder)?;
+    ui::done(Mark::Ok, "pages", "manual pages, completions", None);
+    let mut cargo = host_cargo();
+    cargo.args(["deb", "--package", "savecore", "--no-build", "--quiet"]);
+    let output = logged(cargo, "cargo deb", LIMIT)?.success("cargo deb")?;
+    let package = output.stdout.lines().last().unwrap_or_default().to_owned();
+    ui::done(Mark::Ok, "package", &package, None);
+    Ok(true)
+}
+
+/// Builds savecore as it is shipped; gives its path.
+fn build() -> Result<PathBuf> {
+    let mut cargo = host_cargo();
+    cargo.args(["build", "--release", "--quiet", "--package", "savecore", "--bin", "savecore"]);
+    cargo.arg("--message-format=json");
+    let output =
+        logged(cargo, "build savecore for its package", BUILD_LIMIT)?.success("building savecore")?;
+    executable(&output.stdout, "savecore").context("cargo did not say where it put savecore")
+}
+
+/// Lets savecore make what is made from its arguments.
+fn pages(program: &Path, folder: &Path) -> Result<()> {
+    let man = folder.join("man");
+    // Of commands that are gone there shall be no pages.
+    let _ = fs::remove_dir_all(folder);
+    fs::create_dir_all(&man).with_context(|| format!("cannot create {}", man.display()))?;
+    let mut savecore = clean(program);
+    savecore.arg("man").arg(&man);
+    logged(savecore, "savecore man", LIMIT)?.success("savecore man")?;
+    for (shell, name) in COMPLETIONS {
+        let mut savecore = clean(program);
+        savecore.args(["completions", shell]);
+        let output = logged(savecore, "savecore completions", LIMIT)?.success("savecore completions")?;
+        let path = folder.join(name);
+        fs::write(&path, output.stdout).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
