@@ -9,7 +9,7 @@ mod saved;
 use std::path::PathBuf;
 
 use crate::Error;
-use crate::core::{CoreOptions, Format};
+use crate::core::{CoreOptions, Format, Selection};
 use crate::dump::{Dump, Encryption, Report};
 use crate::partition::{self, Ending};
 use crate::source::Progress;
@@ -224,11 +224,13 @@ fn save(
     saved
 }
 
-/// Blocks of a dump that could be read and are what they should be.
-fn whole_blocks(dump: &Dump<'_>) -> u64 {
+/// How much of a dump goes into the store: its blocks that could be read and are what they should be, and the pages that
+/// the level does not leave out.
+fn amount(dump: &Dump<'_>, options: &Options<'_>) -> u64 {
     let all: u64 = dump.parts().iter().map(|part| part.found.blocks()).sum();
     let listed: u64 = dump.damage().iter().map(|damage| damage.count).sum();
-    all.saturating_sub(listed).saturating_sub(dump.damage_untold())
+    let whole = all.saturating_sub(listed).saturating_sub(dump.damage_untold());
+    whole.saturating_add(Selection::of(dump, options.core.level).data_pages())
 }
 
 /// Makes the folder of one dump.
@@ -248,7 +250,7 @@ fn store_dump(
         sequence: header.sequence.get(),
         nonce: header.nonce.get(),
         missing_stripes: dump.missing_stripes().to_vec(),
-        whole_blocks: whole_blocks(dump),
+        amount: amount(dump, options),
     };
     let names = files::core_names(dump, format);
     let core = names.first().map_or("", String::as_str);

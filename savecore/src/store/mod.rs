@@ -35,8 +35,8 @@ pub struct Crash {
     pub nonce: u64,
     /// Stripes, from 0, that are not in what is saved.
     pub missing_stripes: Vec<u32>,
-    /// Blocks of the dump that are whole, as far as this run could read them: a folder with less in it is not this crash's.
-    pub whole_blocks: u64,
+    /// How much of the dump is stored, by any measure that grows with it: a folder with less in it is not this crash's.
+    pub amount: u64,
 }
 
 /// What a store keeps to.

@@ -23,8 +23,8 @@ pub(super) struct Record {
     nonce: String,
     /// Stripes that are not in what was saved.
     missing_stripes: Vec<u32>,
-    /// Blocks of the dump that could be read; the next run may find more.
-    whole_blocks: u64,
+    /// How much of the dump is here; the next run may read more of it, or leave out less.
+    amount: u64,
     /// In a directory: one more than the highest there was. It orders crashes whatever the clocks said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) order: Option<u64>,
@@ -49,7 +49,7 @@ impl Record {
             sequence: crash.sequence,
             nonce: format!("{:016x}", crash.nonce),
             missing_stripes: crash.missing_stripes.clone(),
-            whole_blocks: crash.whole_blocks,
+            amount: crash.amount,
             order,
             files: files.collect(),
         }
@@ -60,12 +60,10 @@ impl Record {
         let same = Record {
             order: self.order,
             files: self.files.clone(),
-            whole_blocks: self.whole_blocks,
+            amount: self.amount,
             ..Record::new(crash, None, &[])
         };
-        *self == same
-            && self.whole_blocks >= crash.whole_blocks
-            && self.files.iter().any(|file| file.name == core)
+        *self == same && self.amount >= crash.amount && self.files.iter().any(|file| file.name == core)
     }
 
     /// The bytes of `info.json`: one line, `info` with the host's name and this in it.
@@ -106,7 +104,7 @@ mod tests {
 
     fn crash(nonce: u64, missing_stripes: Vec<u32>) -> Crash {
         let (host, uuid) = ("h".to_owned(), Uuid::from_u128(9));
-        Crash { host, seconds: Some(1), uuid, sequence: 3, nonce, missing_stripes, whole_blocks: 5 }
+        Crash { host, seconds: Some(1), uuid, sequence: 3, nonce, missing_stripes, amount: 5 }
     }
 
     proptest! {
@@ -124,11 +122,11 @@ mod tests {
             for other in [
                 Crash { nonce: !nonce, ..crash.clone() },
                 Crash { missing_stripes: vec![9], ..crash.clone() },
-                Crash { whole_blocks: 6, ..crash.clone() },
+                Crash { amount: 6, ..crash.clone() },
             ] {
                 prop_assert!(!read.is_of(&other, "vmcore.elf"));
             }
-            let less = Crash { whole_blocks: 4, ..crash };
+            let less = Crash { amount: 4, ..crash };
             prop_assert!(read.is_of(&less, "vmcore.elf"));
             prop_assert_eq!(read, record);
         }

@@ -1,13 +1,12 @@
 //! The command, run as a person or a boot script runs it.
 
-mod faults;
-mod hostile;
-mod keys;
-mod kill;
 mod boot;
 mod drill;
+mod faults;
+mod hostile;
 mod install;
 mod keys;
+mod kill;
 mod pages;
 mod raw;
 mod report;

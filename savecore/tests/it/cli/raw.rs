@@ -1,5 +1,7 @@
 //! Raw copies of dumps that are not encrypted.
 
+use dumpcore::format::class::PageClass;
+
 use super::*;
 use crate::common::stop_in_the_middle;
 
@@ -73,4 +75,20 @@ fn a_kdump_is_saved_in_each_compression_and_without_a_target_all_partitions_are_
     assert!(lengths[0] <= lengths[2] && lengths[1] <= lengths[2], "{lengths:?}");
     let (code, _, stderr) = run(["save", "-o", &place.out(), "--partition", "3"]);
     assert_eq!((code, stderr.contains("--partition needs a TARGET")), (2, true), "{stderr}");
+}
+
+#[test]
+fn a_core_at_a_level_does_not_stand_for_the_whole_one() {
+    let place = Place::new();
+    let mut machine = Machine::small();
+    machine.class_of = |pfn| if pfn % 2 == 0 { PageClass::User } else { PageClass::KernelData };
+    let disk = with_dump(&machine);
+    let image = place.image("image", &disk);
+    save(&place, &image, "out", &["--level", "8", "--keep"]);
+    assert!(fs::read(&image).unwrap() == disk);
+    save(&place, &image, "out", &["--keep"]);
+    assert_eq!(place.crashes("out").len(), 2, "the whole core is another one");
+    save(&place, &image, "out", &["--level", "8"]);
+    assert_eq!(place.crashes("out").len(), 2, "one of them has all that was asked for");
+    assert!(fs::read(&image).unwrap() == formatted(200));
 }
