@@ -458,7 +458,10 @@ mod tests {
             let Some(outer) = calls.get(address).and_then(|calls| calls.last()) else {
                 panic!("nothing is known of {name}");
             };
-            assert_eq!(outer.function.as_ref(), Some(name));
+            let function = outer.function.as_deref().unwrap_or_default();
+            // Some have no path in DWARF, and their types instead.
+            let short = function.split('<').next().unwrap_or_default();
+            assert!(name == function || !short.is_empty() && name.ends_with(short), "{function} for {name}");
             let file = outer.file.as_deref().unwrap_or_default();
             assert!(Path::new(file).extension().is_some_and(|extension| extension == "rs"), "{file}");
             assert!(outer.line.is_some());

@@ -307,6 +307,8 @@ fn frame(spot: &Spot, symbols: &symbols::Symbols, lines: Option<&Vec<lines::Call
     for (index, call) in known.iter().enumerate() {
         let last = index + 1 == known.len();
         let (function, offset) = match (&call.function, &symbol) {
+            // Some functions have no path in DWARF.
+            (Some(function), Some((name, _))) if last && is_path_to(name, function) => (name.clone(), None),
             (Some(function), _) => (function.clone(), None),
             (None, Some((name, offset))) if last => (name.clone(), Some(*offset)),
             (None, _) => ("(unnamed)".to_owned(), None),
@@ -319,6 +321,11 @@ fn frame(spot: &Spot, symbols: &symbols::Symbols, lines: Option<&Vec<lines::Call
         calls.push(Call { function, offset: Some(offset), file: None, line: None, inlined: false });
     }
     Frame { address: hex(spot.address), by: spot.by, calls }
+}
+
+/// Whether `name` is the function's name with the modules that it is in.
+fn is_path_to(name: &str, function: &str) -> bool {
+    name.strip_suffix(function).is_some_and(|path| path.ends_with("::"))
 }
 
 fn digits(bytes: &[u8]) -> String {
