@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::CannotBegin;
-use crate::build::{BUILD_LIMIT, executable, target_folder};
+use crate::build::{BUILD_LIMIT, executable, root};
 use crate::toolchain::{clean, host_cargo, logged};
 use crate::ui::{self, Mark};
 
@@ -31,7 +31,8 @@ pub(crate) fn task() -> Result<bool> {
     ui::running("savecore");
     let program = build()?;
     ui::done(Mark::Ok, "savecore", "release build", Some(begin.elapsed()));
-    let folder = target_folder().join("deb");
+    // Where the package's description looks, wherever else cargo builds.
+    let folder = root().join("target/deb");
     pages(&program, &folder)?;
     ui::done(Mark::Ok, "pages", "manual pages, completions", None);
     let mut cargo = host_cargo();

@@ -85,7 +85,7 @@ pub(super) fn files() -> anyhow::Result<Vec<File>> {
             "usr/local/lib/systemd/system/savecore-later.path",
             include_str!("../../../dist/savecore-later.path"),
         ),
-        text("usr/local/lib/tmpfiles.d/savecore.conf", include_str!("../../../dist/savecore.tmpfile")),
+        text("usr/local/lib/tmpfiles.d/savecore.conf", include_str!("../../../dist/savecore.conf")),
     ];
     for (shell, path) in [
         (Shell::Bash, "usr/local/share/bash-completion/completions/savecore"),
