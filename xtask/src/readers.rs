@@ -45,7 +45,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
 /// Runs all of it and counts. With `strict`, a missing tool is an error.
 pub(crate) fn run(count: &mut Count, savecore: &Path, strict: bool) -> Result<()> {
     ui::section("Linux readers");
-    let python = match setup::ensure_readers() {
+    let python = match setup::ensure_judges() {
         Ok(python) => python,
         Err(error) if strict || !error.is::<CannotBegin>() => return Err(error),
         Err(error) => {

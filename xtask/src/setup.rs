@@ -27,18 +27,22 @@ const TOOLS: [Tool; 5] = [
     Tool { program: "readelf", package: "binutils" },
 ];
 
-/// What reads the cores of a Linux, in `cargo xtask readers` alone.
-const READERS: [Tool; 2] =
-    [Tool { program: "crash", package: "crash" }, Tool { program: "makedumpfile", package: "makedumpfile" }];
+/// Other people's programs that judge what savecore makes: they open its cores and reports, and watch its system calls.
+const JUDGES: [Tool; 4] = [
+    Tool { program: "crash", package: "crash" },
+    Tool { program: "makedumpfile", package: "makedumpfile" },
+    Tool { program: "chromium", package: "chromium" },
+    Tool { program: "strace", package: "strace" },
+];
 
 /// Debian's own Python, which is not always the first in the path.
 const PYTHON: &str = "/usr/bin/python3";
 
-/// Modules of it, and their packages: libkdumpfile, and what makes the environment for drgn.
+/// Modules of it, and their packages: libkdumpfile, and what makes an environment for others.
 const MODULES: [(&str, &str); 2] = [("kdumpfile", "python3-libkdumpfile"), ("ensurepip", "python3-venv")];
 
-/// drgn, which Debian does not have, in the version that the tests were made with.
-const DRGN: &str = "drgn==0.3.0";
+/// What Debian does not have, in the versions that the tests were made with, and modules of theirs.
+const PYPI: [(&str, &str); 2] = [("drgn.helpers.linux", "drgn==0.3.0"), ("duckdb", "duckdb==2.0.0")];
 
 /// Debian's own Rust, for machines without rustup.
 const DEBIAN_RUST: [&str; 5] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy", "lld"];
@@ -73,8 +77,8 @@ pub(crate) fn in_path(program: &str) -> bool {
 pub(crate) fn task() -> Result<bool> {
     ui::section("setup");
     ensure_all()?;
-    ensure_readers()?;
-    for tool in TOOLS.iter().chain(&READERS) {
+    ensure_judges()?;
+    for tool in TOOLS.iter().chain(&JUDGES) {
         ui::done(Mark::Ok, tool.program, &format!("package {}", tool.package), None);
     }
     for target in TARGETS {
@@ -137,21 +141,21 @@ pub(crate) fn ensure(targets: &[&'static str]) -> Result<()> {
     Err(CannotBegin(advice(&left, &packages, debian)).into())
 }
 
-/// Installs what reads the cores of a Linux; gives a Python that has drgn, which gets an environment of its own in the cache if
-/// the usual Python has none.
+/// Installs what judges savecore; gives a Python that has drgn and DuckDB, which get an environment of their own in the cache
+/// if the usual Python has not both.
 ///
 /// # Errors
 /// As [`ensure`].
-pub(crate) fn ensure_readers() -> Result<PathBuf> {
+pub(crate) fn ensure_judges() -> Result<PathBuf> {
     let usual = PathBuf::from("python3");
-    let own = qemu_tests::linux::cache()?.with_file_name("drgn").join("bin/python3");
+    let own = qemu_tests::linux::cache()?.with_file_name("python").join("bin/python3");
     let has = |python: &Path, module: &str| {
         let output = Command::new(python).args(["-c", &format!("import {module}")]).output();
         output.is_ok_and(|output| output.status.success())
     };
-    let python = [usual, own.clone()].into_iter().find(|python| has(python, "drgn.helpers.linux"));
+    let python = [usual, own.clone()].into_iter().find(|python| PYPI.iter().all(|(module, _)| has(python, module)));
     let mut packages: Vec<&str> =
-        READERS.iter().filter(|tool| !in_path(tool.program)).map(|tool| tool.package).collect();
+        JUDGES.iter().filter(|tool| !in_path(tool.program)).map(|tool| tool.package).collect();
     for (module, package) in MODULES {
         let needed = python.is_none() || module != "ensurepip";
         if needed && !has(Path::new(PYTHON), module) {
@@ -173,8 +177,8 @@ pub(crate) fn ensure_readers() -> Result<PathBuf> {
     let mut environment = Command::new(PYTHON);
     environment.args(["-m", "venv", &folder]);
     let mut pip = Command::new(&own);
-    pip.args(["-m", "pip", "install", "--quiet", DRGN]);
-    for (what, command) in [("python3 -m venv", environment), ("pip install drgn", pip)] {
+    pip.args(["-m", "pip", "install", "--quiet"]).args(PYPI.map(|(_, package)| package));
+    for (what, command) in [("python3 -m venv", environment), ("pip install drgn duckdb", pip)] {
         let begin = Instant::now();
         ui::running(what);
         let result = logged(command, what, Duration::from_secs(300))?.success(what);

@@ -49,6 +49,19 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
         }
     };
 
+    let python = match setup::ensure_judges() {
+        Ok(python) => {
+            ui::done(Mark::Ok, "judges of cores and reports", "", None);
+            Some(python)
+        }
+        Err(error) if strict || !error.is::<CannotBegin>() => return Err(error),
+        Err(error) => {
+            count.skipped += 1;
+            ui::done(Mark::Skipped, "judges of cores and reports", &format!("{error:#}"), None);
+            None
+        }
+    };
+
     ui::section("format and lints");
     step(&mut count, "format", || {
         let mut cargo = host_cargo();
@@ -92,7 +105,10 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     });
 
     ui::section("unit tests and properties");
-    for (name, cargo) in unit_tests() {
+    for (name, mut cargo) in unit_tests() {
+        if let Some(python) = &python {
+            cargo.env("DISKDUMP_PYTHON", python);
+        }
         units(&mut count, name, cargo);
     }
 

@@ -95,7 +95,8 @@ fn block<'p>(page: &'p str, language: &str) -> &'p str {
 
 #[test]
 fn the_query_in_the_docs_says_what_they_say_it_does() {
-    let has_duckdb = Command::new("python3").args(["-c", "import duckdb"]).output();
+    let python = std::env::var_os("DISKDUMP_PYTHON").unwrap_or("python3".into());
+    let has_duckdb = Command::new(&python).args(["-c", "import duckdb"]).output();
     if !has_duckdb.is_ok_and(|output| output.status.success()) {
         return eprintln!("python3 has no duckdb: not tried");
     }
@@ -114,7 +115,7 @@ fn the_query_in_the_docs_says_what_they_say_it_does() {
         print(*table.columns, sep='\\t')\n\
         for row in table.fetchall(): print(*row, sep='\\t')\n\
         print(table, file=sys.stderr)";
-    let output = Command::new("python3").args(["-c", script, &query]).env("TZ", "UTC").output().unwrap();
+    let output = Command::new(&python).args(["-c", script, &query]).env("TZ", "UTC").output().unwrap();
     let told = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let told: Vec<Vec<&str>> = told.lines().map(|line| line.split('\t').collect()).collect();
