@@ -69,30 +69,33 @@ fn make_images(folder: &Path) {
 
     // One that is ready, and ones with dumps.
     image("armed.img", &formatted(60));
-    for name in ["dump.img", "keep.img", "raw.img", "kdump.img", "clear.img", "forced.img", "locked.img"] {
-        image(name, &whole);
+    // Each is a crash of its own.
+    let machine = |nonce| Machine { nonce, ..Machine::small() };
+    let names = ["dump.img", "keep.img", "raw.img", "kdump.img", "clear.img", "forced.img", "locked.img"];
+    for (nonce, name) in (1..).zip(names) {
+        image(name, &with_dump(&machine(nonce)));
     }
     let mut bytes = formatted(200);
-    let written = write_dump(&mut bytes, 1, &Machine::small());
+    let written = write_dump(&mut bytes, 1, &machine(10));
     stop_in_the_middle(&mut bytes, &written, |number| number < 30);
     image("unfinished.img", &bytes);
-    for number in 0..2 {
-        let mut bytes = whole.clone();
+    for (nonce, name) in [(11, "damaged.img"), (12, "cleared.img")] {
+        let mut bytes = with_dump(&machine(nonce));
         block_mut(&mut bytes, 20)[100] ^= 1;
-        image(["damaged.img", "cleared.img"][number], &bytes);
+        image(name, &bytes);
     }
     let mut two = formatted(200);
-    let end = write_dump(&mut two, 1, &Machine::small()).end;
-    let mut second = Machine { sequence: 2, nonce: 5, message: "once more".to_owned(), ..Machine::new() };
+    let end = write_dump(&mut two, 1, &machine(13)).end;
+    let mut second = Machine { sequence: 2, nonce: 14, message: "once more".to_owned(), ..Machine::new() };
     second.pages.insert(1, Page::of(1));
     write_dump(&mut two, end, &second);
     image("two.img", &two);
     let mut stripes = [formatted(100), formatted(100)];
     let mut parts: Vec<_> = stripes.iter_mut().map(|disk| Stripe { disk, first: 1 }).collect();
-    write_striped(&mut parts, &Machine::small());
+    write_striped(&mut parts, &machine(15));
     image("stripe1.img", &stripes[0]);
     image("stripe2.img", &stripes[1]);
-    let mut far = Machine::small();
+    let mut far = machine(16);
     far.pages.insert(1 << 35, Page::of(5));
     image("far.img", &with_dump(&far));
 
@@ -120,11 +123,12 @@ fn make_images(folder: &Path) {
         created: 1_795_000_000,
         recipient: Some(recipient),
     };
-    let mut bytes = vec![0; 200 * BLOCK_SIZE];
-    partition::format(&mut bytes, &plan, &mut ()).unwrap();
-    write_dump(&mut bytes, 1, &Machine { seal: Some(seal.clone()), ..Machine::small() });
-    image("sealed.img", &bytes);
-    image("sealed2.img", &bytes);
+    for (nonce, name) in [(17, "sealed.img"), (18, "sealed2.img")] {
+        let mut bytes = vec![0; 200 * BLOCK_SIZE];
+        partition::format(&mut bytes, &plan, &mut ()).unwrap();
+        write_dump(&mut bytes, 1, &Machine { seal: Some(seal.clone()), ..machine(nonce) });
+        image(name, &bytes);
+    }
     image("secret.key", secret_text(&seal.identity()).as_bytes());
     image("other.key", secret_text(&savecore::Identity([8; 32])).as_bytes());
     image("public.key", public_text(&recipient).as_bytes());
@@ -165,6 +169,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("Sealed", "the command saves such a dump raw"),
     ("Core", "a store tells it as its own: cli::faults"),
     ("TooLarge", "takes a dump of petabytes: core"),
+    ("StandardInput", "takes something that is written into the command: tests of source"),
+    ("Kernel", "a warning of info and save: tests of backtraces"),
     ("Moved", "takes somebody who moves the store meanwhile: cli::faults"),
     ("Taken", "takes 9999 crashes in one second: store::directory"),
     ("Busy", "takes another savecore at the same moment: store"),
