@@ -132,7 +132,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             output::error(
-                "say what to do: keygen, format, list, check, info, report, save or clear; `savecore --help` tells more",
+                "say what to do: keygen, format, list, check, info, report, save, clear, boot, drill or install; `savecore --help` tells more",
             );
             ExitCode::from(2)
         }
