@@ -153,7 +153,8 @@ pub(crate) fn ensure_judges() -> Result<PathBuf> {
         let output = Command::new(python).args(["-c", &format!("import {module}")]).output();
         output.is_ok_and(|output| output.status.success())
     };
-    let python = [usual, own.clone()].into_iter().find(|python| PYPI.iter().all(|(module, _)| has(python, module)));
+    let python =
+        [usual, own.clone()].into_iter().find(|python| PYPI.iter().all(|(module, _)| has(python, module)));
     let mut packages: Vec<&str> =
         JUDGES.iter().filter(|tool| !in_path(tool.program)).map(|tool| tool.package).collect();
     for (module, package) in MODULES {

@@ -161,7 +161,15 @@ mod tests {
 
     fn crash() -> Crash {
         let (host, uuid) = ("h".to_owned(), uuid::Uuid::from_u128(9));
-        Crash { host, seconds: Some(1), uuid, sequence: 1, nonce: 2, missing_stripes: Vec::new(), amount: 0 }
+        Crash {
+            host,
+            seconds: Some(1),
+            uuid,
+            sequence: 1,
+            nonce: 2,
+            missing_stripes: Vec::new(),
+            amount: [0; 2],
+        }
     }
 
     fn limited<'d>(directory: &tempfile::TempDir, deadline: &'d Deadline) -> Limited<'d> {

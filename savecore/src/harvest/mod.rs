@@ -140,7 +140,7 @@ fn on(target: &str, error: Error) -> Error {
 fn writable(targets: &mut Targets, places: &[(usize, usize)], saved: &mut Saved) -> bool {
     for (target, _) in places {
         if let Err(error) = targets.targets[*target].make_writable() {
-            saved.kept_because = Some(error.to_string());
+            saved.kept_because = Some(format!("{error}; `savecore clear` frees it"));
             return false;
         }
     }
@@ -226,11 +226,11 @@ fn save(
 
 /// How much of a dump goes into the store: its blocks that could be read and are what they should be, and the pages that
 /// the level does not leave out.
-fn amount(dump: &Dump<'_>, options: &Options<'_>) -> u64 {
+fn amount(dump: &Dump<'_>, options: &Options<'_>) -> [u64; 2] {
     let all: u64 = dump.parts().iter().map(|part| part.found.blocks()).sum();
     let listed: u64 = dump.damage().iter().map(|damage| damage.count).sum();
     let whole = all.saturating_sub(listed).saturating_sub(dump.damage_untold());
-    whole.saturating_add(Selection::of(dump, options.core.level).data_pages())
+    [whole, Selection::of(dump, options.core.level).data_pages()]
 }
 
 /// Makes the folder of one dump.

@@ -35,8 +35,9 @@ pub struct Crash {
     pub nonce: u64,
     /// Stripes, from 0, that are not in what is saved.
     pub missing_stripes: Vec<u32>,
-    /// How much of the dump is stored, by any measure that grows with it: a folder with less in it is not this crash's.
-    pub amount: u64,
+    /// How much of the dump is stored, by measures that grow with it, such as its whole blocks, and its pages: a folder
+    /// with less in it by one of them is not this crash's.
+    pub amount: [u64; 2],
 }
 
 /// What a store keeps to.

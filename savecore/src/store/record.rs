@@ -24,7 +24,7 @@ pub(super) struct Record {
     /// Stripes that are not in what was saved.
     missing_stripes: Vec<u32>,
     /// How much of the dump is here; the next run may read more of it, or leave out less.
-    amount: u64,
+    amount: [u64; 2],
     /// In a directory: one more than the highest there was. It orders crashes whatever the clocks said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) order: Option<u64>,
@@ -63,7 +63,9 @@ impl Record {
             amount: self.amount,
             ..Record::new(crash, None, &[])
         };
-        *self == same && self.amount >= crash.amount && self.files.iter().any(|file| file.name == core)
+        *self == same
+            && self.amount.iter().zip(&crash.amount).all(|(here, wanted)| here >= wanted)
+            && self.files.iter().any(|file| file.name == core)
     }
 
     /// The bytes of `info.json`: one line, `info` with the host's name and this in it.
@@ -104,7 +106,7 @@ mod tests {
 
     fn crash(nonce: u64, missing_stripes: Vec<u32>) -> Crash {
         let (host, uuid) = ("h".to_owned(), Uuid::from_u128(9));
-        Crash { host, seconds: Some(1), uuid, sequence: 3, nonce, missing_stripes, amount: 5 }
+        Crash { host, seconds: Some(1), uuid, sequence: 3, nonce, missing_stripes, amount: [5; 2] }
     }
 
     proptest! {
@@ -122,11 +124,12 @@ mod tests {
             for other in [
                 Crash { nonce: !nonce, ..crash.clone() },
                 Crash { missing_stripes: vec![9], ..crash.clone() },
-                Crash { amount: 6, ..crash.clone() },
+                Crash { amount: [6, 5], ..crash.clone() },
+                Crash { amount: [1, 6], ..crash.clone() },
             ] {
                 prop_assert!(!read.is_of(&other, "vmcore.elf"));
             }
-            let less = Crash { amount: 4, ..crash };
+            let less = Crash { amount: [4, 5], ..crash };
             prop_assert!(read.is_of(&less, "vmcore.elf"));
             prop_assert_eq!(read, record);
         }

@@ -315,7 +315,7 @@ fn the_crashing_cpu_comes_first_and_silent_ones_have_no_registers() {
     machine.cpus[0].condition = (CpuCondition::Stopped as u32).into();
     machine.cpus[2].condition = (CpuCondition::Crashing as u32).into();
     machine.cpus[3].condition = (CpuCondition::Silent as u32).into();
-    machine.vmcoreinfo = "OSRELEASE=1\n".to_owned();
+    machine.vmcoreinfo = "PAGESIZE=4096\n".to_owned();
     let mut disk = partition(200);
     write_dump(&mut disk, 1, &machine);
     let (core, _) = core_of(&disk);
@@ -334,12 +334,30 @@ fn the_crashing_cpu_comes_first_and_silent_ones_have_no_registers() {
             assert_eq!(bytes[112 + index * 8..][..8], register.get().to_le_bytes());
         }
     }
-    assert_eq!(notes[3].2, b"OSRELEASE=1\n");
+    assert_eq!(notes[3].2, b"PAGESIZE=4096\n");
     let facts: serde_json::Value = serde_json::from_slice(&notes[4].2).unwrap();
     assert_eq!(facts["message"], machine.message);
     assert_eq!(facts["cpus"][3]["condition"], "silent");
     assert_eq!(facts["pages"]["unreadable"], 1);
     assert_eq!(core.header.e_machine(LE), 62);
+}
+
+#[test]
+fn of_a_linux_all_cpus_have_registers_in_the_order_of_their_numbers() {
+    let mut machine = Machine::small();
+    machine.cpus = (0..3).map(cpu).collect();
+    machine.cpus[0].condition = (CpuCondition::Silent as u32).into();
+    machine.cpus[2].condition = (CpuCondition::Crashing as u32).into();
+    machine.vmcoreinfo =
+        "OSRELEASE=6.1.0\nPAGESIZE=4096\nSYMBOL(swapper_pg_dir)=ffffffff82a10000\n".to_owned();
+    let mut disk = partition(200);
+    write_dump(&mut disk, 1, &machine);
+    let (core, _) = core_of(&disk);
+    let core = Core::parse(&core);
+    let notes = core.notes();
+    let registers = notes.iter().filter(|(owner, _, _)| owner == "CORE");
+    let pids = registers.map(|(_, _, bytes)| u32::from_le_bytes(bytes[32..36].try_into().unwrap()));
+    assert_eq!(pids.collect::<Vec<_>>(), [1, 2, 3]);
 }
 
 proptest! {

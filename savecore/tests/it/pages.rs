@@ -87,7 +87,7 @@ proptest! {
     fn each_known_page_comes_once_in_order_whatever_the_number_of_threads(
         machine in machine(), threads in 1_usize..5
     ) {
-        let mut disk = partition(2 * machine.pages.len() as u64 + 200);
+        let mut disk = partition(3 * machine.pages.len() as u64 + 300);
         write_dump(&mut disk, 1, &machine);
         let found = partition::scan(&disk).unwrap();
         let dump = machine.open(&disk, &found, &found.dumps[0]);
@@ -113,7 +113,7 @@ proptest! {
 
     #[test]
     fn a_core_does_not_depend_on_threads_and_is_written_as_stores_need_it(machine in machine()) {
-        let mut disk = partition(2 * machine.pages.len() as u64 + 200);
+        let mut disk = partition(3 * machine.pages.len() as u64 + 300);
         write_dump(&mut disk, 1, &machine);
         let found = partition::scan(&disk).unwrap();
         let dump = machine.open(&disk, &found, &found.dumps[0]);

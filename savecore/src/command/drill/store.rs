@@ -102,7 +102,7 @@ fn put(destination: &str) -> Result<Place, StoreError> {
         sequence: 0,
         nonce: super::rehearse::nonce(),
         missing_stripes: Vec::new(),
-        amount: 0,
+        amount: [0; 2],
     };
     let text = b"savecore drill\n";
     match store.begin(&crash, "drill.txt", Some(text.len() as u64))? {

@@ -28,7 +28,7 @@ fn crash(nonce: u64) -> Crash {
         sequence: 1,
         nonce,
         missing_stripes: Vec::new(),
-        amount: 5,
+        amount: [5; 2],
     }
 }
 

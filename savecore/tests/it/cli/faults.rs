@@ -78,29 +78,6 @@ fn a_core_of_what_could_be_read_at_first_is_not_taken_for_the_dump_when_more_can
     }
 }
 
-#[test]
-fn a_core_of_less_is_not_taken_for_one_of_all() {
-    let place = Place::new();
-    let image = place.image("image", &with_dump(&Machine::small()));
-    let out = place.out();
-    let save = |more: &[&str]| {
-        let (code, stdout, stderr) =
-            run([&["save", &image, "-o", &out, "--host", "h", "--json"], more].concat());
-        assert_eq!(code, 0, "{stderr}");
-        json(&stdout)["dumps"][0]["already_there"].as_bool().unwrap()
-    };
-    let keep = "--keep";
-    // What leaves out no more than was asked for will do.
-    assert!(!save(&[keep, "--level", "31"]));
-    assert!(save(&[keep, "--level", "31"]));
-    assert!(!save(&[keep, "--level", "1"]));
-    assert!(save(&[keep, "--level", "3"]));
-    assert!(!save(&[keep]));
-    assert!(save(&[keep, "--level", "2"]));
-    assert!(save(&[]));
-    assert_eq!(place.crashes("out").len(), 3);
-}
-
 /// System calls that can fail, and a way in which each does.
 const CALLS: &[(&str, &str)] = &[
     ("openat", "EMFILE"),
