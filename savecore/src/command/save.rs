@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
     /// Space that must be left free in DIR
-    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = a_size)]
     min_free: ByteSize,
     /// How many crashes are kept in DIR; the oldest go when a new one is safe
     #[arg(long, value_name = "N")]
@@ -113,6 +113,11 @@ impl CompressionName {
             CompressionName::None => Compression::None,
         }
     }
+}
+
+/// A size, as people write it.
+fn a_size(text: &str) -> Result<ByteSize, &'static str> {
+    text.parse().map_err(|_| "a size is a number and a unit, such as 512MiB or 4GiB")
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {

@@ -1,7 +1,7 @@
 //! A dump as one page for people: HTML that needs nothing but itself, no script and no network.
 //!
 //! All that comes from the dump or from a kernel's file is text here: it loses what a browser would obey
-//! ([`harmless`](crate::text::harmless)), and maud escapes it. A policy in the page forbids a browser
+//! ([`harmless`]), and maud escapes it. A policy in the page forbids a browser
 //! everything but the page's own style. However large a dump is, or says that it is, the page stays within some MiB.
 
 mod log;
