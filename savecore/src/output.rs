@@ -8,8 +8,8 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use savecore::source::Progress;
-use savecore::text::harmless_json;
 pub(crate) use savecore::text::{count, pages, size};
+use savecore::text::{harmless_json, harmless_line};
 
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
 pub(crate) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -45,6 +45,8 @@ pub(crate) fn note(line: &str) {
 
 /// `level` is the journal's (sd-daemon(3)).
 fn say(style: Style, kind: &str, level: u8, line: &str) {
+    // Servers, file systems and hooks put words of theirs into messages.
+    let line = harmless_line(line);
     // With standard error closed there is nobody left to tell.
     let _ = if in_journal() {
         // It knows who speaks and how grave it is.

@@ -807,6 +807,15 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for Ata<R, C> {
         let (place, channel, terms) = self.in_use()?;
         // A disk without the command has no cache that it would be for.
         let Some(code) = terms.flush else { return Ok(()) };
+        let status = channel.status();
+        if status.floats() {
+            return Err(self.fail(DeviceError::Gone));
+        }
+        if status.intersects(Status::BSY | Status::DRQ) || !status.contains(Status::DRDY) {
+            // It is still in the middle of a request that failed, and no command may be given on top of that.
+            let value = status.bits().into();
+            return Err(self.fail(DeviceError::Protocol { what: "its status at rest", value }));
+        }
         channel.issue(place.device, Command { code, lba: 0, count: 0, wide: false });
         let limit = self.timeout.saturating_mul(FLUSH_TIMES);
         match channel.idle("an ATA cache flush", limit, wait) {

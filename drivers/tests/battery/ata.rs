@@ -7,6 +7,7 @@ use dumpcore::arena::Arena;
 use dumpcore::device::DeviceError;
 
 use crate::kind::{Kind, TIMEOUT};
+use crate::run::Step;
 
 pub struct Ide;
 
@@ -44,3 +45,12 @@ impl Kind for Ide {
 }
 
 crate::battery!(Ide);
+
+#[test]
+fn no_flush_is_given_on_top_of_a_write_that_the_disk_is_still_in_the_middle_of() {
+    let steps = [Step::Write { block: 0, count: 1, seed: 0 }, Step::OneBlock { block: 0, seed: 0 }];
+    for seed in (0..400).chain([165_471_597_881_537_929]) {
+        let troubles = vec![Trouble::Fails(3), Trouble::Short(2)];
+        run::only_blocks_asked_for_are_written::<Ide>(seed, false, troubles, &steps);
+    }
+}

@@ -168,7 +168,8 @@ mod tests {
             sequence: 1,
             nonce: 2,
             missing_stripes: Vec::new(),
-            amount: [0; 2],
+            content: 0,
+            stays: false,
         }
     }
 

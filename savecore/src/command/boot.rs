@@ -166,17 +166,19 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         armed(&opened.groups, &config, &mut done);
     } else if local {
         let store = config.store.clone();
-        if let Some(hook) = &config.pre {
-            call(hook, Stage::Pre, &config, &deadline, &mut done);
-        }
-        let groups = save(opened, &config, opener.as_ref(), &deadline, &mut done);
+        // A hook that failed may have been the one that brings the store: what is saved then is not the only copy.
+        let prepared =
+            config.pre.as_ref().is_none_or(|hook| call(hook, Stage::Pre, &config, &deadline, &mut done));
+        let groups = save(opened, &config, !prepared, opener.as_ref(), &deadline, &mut done);
         armed(&groups, &config, &mut done);
         // The hook may look at the partitions.
         drop(groups);
         match &config.post {
             // It runs when all is done.
             Some(_) if done.left => {}
-            Some(hook) => call(hook, Stage::Post, &config, &deadline, &mut done),
+            Some(hook) => {
+                call(hook, Stage::Post, &config, &deadline, &mut done);
+            }
             None => {}
         }
         if done.left {
@@ -198,10 +200,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     Ok(done.finding())
 }
 
-/// Saves what waits on each group of targets; gives those back.
+/// Saves what waits on each group of targets, and with `keep` leaves it there; gives the targets back.
 fn save(
     opened: Opened,
     config: &Config,
+    keep: bool,
     opener: Option<&Opener>,
     deadline: &Deadline,
     done: &mut Done,
@@ -225,7 +228,7 @@ fn save(
         format: config.format(),
         core: CoreOptions { level: config.level, ..CoreOptions::default() },
         host: config.host.clone().unwrap_or_else(savecore::host_name),
-        keep: !config.rearm,
+        keep: keep || !config.rearm,
         clear_damaged: false,
         kernels: config.kernels.iter().map(|path| path.0.clone()).collect(),
         report: config.report,
@@ -287,13 +290,20 @@ fn armed(groups: &[Targets], config: &Config, done: &mut Done) {
     }
 }
 
-/// Runs a hook with what is known so far.
-fn call(hook: &Hook, stage: Stage, config: &Config, deadline: &Deadline, done: &mut Done) {
+/// Runs a hook with what is known so far; whether it did its work.
+fn call(hook: &Hook, stage: Stage, config: &Config, deadline: &Deadline, done: &mut Done) -> bool {
     let facts = json!({ "targets": done.targets, "dumps": done.dumps, "errors": done.errors });
     let limit = config.hook_limit.duration().min(deadline.left());
-    if let Err(error) = hook.run(stage, &facts, &config.store, limit) {
+    if limit.is_zero() {
+        // It is called by the run that goes on.
+        done.left = true;
+        return false;
+    }
+    let result = hook.run(stage, &facts, &config.store, limit);
+    if let Err(error) = &result {
         done.defect(error.to_string());
     }
+    result.is_ok()
 }
 
 /// The time is over, and something hangs.

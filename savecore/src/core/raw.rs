@@ -6,7 +6,8 @@
 use std::ops::Range;
 
 use dumpcore::format::checksum::block_sum;
-use dumpcore::format::{BLOCK_SIZE, Block};
+use dumpcore::format::label::Label;
+use dumpcore::format::{BLOCK_SIZE, Block, Uuid};
 
 use super::Sink;
 use crate::Error;
@@ -36,6 +37,11 @@ pub fn write(
     for number in [0].into_iter().chain(found.range()) {
         // What cannot be read stays a hole.
         let read = reader.block(number).ok().copied();
+        // A dump that does not begin in block 1 is found by the label only.
+        if number == 0 && found.first != 1 && !read.as_ref().is_some_and(|block| is_label(block, &part.uuid))
+        {
+            return Err(Error::Unsteady { block: 0 });
+        }
         if let Some(block) = read.as_ref().filter(|_| number >= found.first) {
             seen.block(number, block);
         }
@@ -57,6 +63,10 @@ pub fn write(
         return Err(Error::Unsteady { block: found.first });
     }
     Ok(length)
+}
+
+fn is_label(block: &Block, uuid: &Uuid) -> bool {
+    Label::parse(block).is_ok_and(|label| label.uuid == *uuid)
 }
 
 /// What the checksums say of the blocks that went by.

@@ -350,7 +350,7 @@ fn resolve(sorted: &[Packed]) -> Vec<Packed> {
 /// Runs of pages without overlap, sorted by page frame number.
 pub struct Index {
     runs: Vec<Packed>,
-    chunks: Vec<ChunkPlace>,
+    pub(super) chunks: Vec<ChunkPlace>,
     /// The first place behind the last chunk.
     places: u64,
     /// Namings of pages that others had named before.

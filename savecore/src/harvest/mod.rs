@@ -218,25 +218,18 @@ fn save(
         return saved;
     }
     saved.format = format.name();
-    if let Err(error) = store_dump(&dump, format, store, options, &mut saved, progress) {
+    let stays = kept_because(options, targets, places, &saved).is_some();
+    if let Err(error) = store_dump(&dump, format, stays, store, options, &mut saved, progress) {
         saved.error = Some(error);
     }
     saved
 }
 
-/// How much of a dump goes into the store: its blocks that could be read and are what they should be, and the pages that
-/// the level does not leave out.
-fn amount(dump: &Dump<'_>, options: &Options<'_>) -> [u64; 2] {
-    let all: u64 = dump.parts().iter().map(|part| part.found.blocks()).sum();
-    let listed: u64 = dump.damage().iter().map(|damage| damage.count).sum();
-    let whole = all.saturating_sub(listed).saturating_sub(dump.damage_untold());
-    [whole, Selection::of(dump, options.core.level).data_pages()]
-}
-
-/// Makes the folder of one dump.
+/// Makes the folder of one dump; `stays` tells whether its blocks will not be freed.
 fn store_dump(
     dump: &Dump<'_>,
     format: Format,
+    stays: bool,
     store: &mut dyn Store,
     options: &Options<'_>,
     saved: &mut Saved,
@@ -250,7 +243,8 @@ fn store_dump(
         sequence: header.sequence.get(),
         nonce: header.nonce.get(),
         missing_stripes: dump.missing_stripes().to_vec(),
-        amount: amount(dump, options),
+        content: dump.fingerprint(Selection::of(dump, options.core.level).fates(dump)),
+        stays,
     };
     let names = files::core_names(dump, format);
     let core = names.first().map_or("", String::as_str);

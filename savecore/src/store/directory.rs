@@ -11,6 +11,7 @@ mod kept;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::ffi::CStr;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub(super) struct Directory {
     /// The user whose folders count.
     user: u32,
     abilities: Abilities,
+    /// The folders that were finished or found again through this: none of them is removed.
+    settled: RefCell<Vec<String>>,
 }
 
 /// What the file system is taken to offer. What it says that it lacks is done without.
@@ -66,7 +69,15 @@ impl Directory {
         })?;
         let user = rustix::process::geteuid().as_raw();
         let abilities = Abilities { no_replace: true, locks: true };
-        Ok(Directory { path: path.to_owned(), name, fd, limits: limits.clone(), user, abilities })
+        Ok(Directory {
+            path: path.to_owned(),
+            name,
+            fd,
+            limits: limits.clone(),
+            user,
+            abilities,
+            settled: RefCell::default(),
+        })
     }
 
     /// What stands in the directory under `name`, as messages name it.

@@ -35,9 +35,10 @@ pub struct Crash {
     pub nonce: u64,
     /// Stripes, from 0, that are not in what is saved.
     pub missing_stripes: Vec<u32>,
-    /// How much of the dump is stored, by measures that grow with it, such as its whole blocks, and its pages: a folder
-    /// with less in it by one of them is not this crash's.
-    pub amount: [u64; 2],
+    /// A checksum of what of the dump is stored: a folder with something else is not this crash's.
+    pub content: u32,
+    /// Whether the dump stays on its partition when it is stored: it may be stored again, so nothing is removed for it.
+    pub stays: bool,
 }
 
 /// What a store keeps to.

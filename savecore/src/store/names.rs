@@ -96,7 +96,8 @@ mod tests {
 
     fn crash(host: &str, seconds: Option<u64>, nonce: u64) -> Crash {
         let (uuid, missing_stripes) = (Uuid::from_u128(1), Vec::new());
-        Crash { host: host.to_owned(), seconds, uuid, sequence: 1, nonce, missing_stripes, amount: [1; 2] }
+        let (host, content, stays) = (host.to_owned(), 1, false);
+        Crash { host, seconds, uuid, sequence: 1, nonce, missing_stripes, content, stays }
     }
 
     proptest! {

@@ -23,8 +23,8 @@ pub(super) struct Record {
     nonce: String,
     /// Stripes that are not in what was saved.
     missing_stripes: Vec<u32>,
-    /// How much of the dump is here; the next run may read more of it, or leave out less.
-    amount: [u64; 2],
+    /// A checksum of what of the dump is here: the next run may read more of it, or leave out other pages.
+    content: u32,
     /// In a directory: one more than the highest there was. It orders crashes whatever the clocks said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) order: Option<u64>,
@@ -49,23 +49,16 @@ impl Record {
             sequence: crash.sequence,
             nonce: format!("{:016x}", crash.nonce),
             missing_stripes: crash.missing_stripes.clone(),
-            amount: crash.amount,
+            content: crash.content,
             order,
             files: files.collect(),
         }
     }
 
-    /// Whether this is that crash, with as much of its dump in a core of that name.
+    /// Whether this is that crash, with the same of its dump in a core of that name.
     pub(super) fn is_of(&self, crash: &Crash, core: &str) -> bool {
-        let same = Record {
-            order: self.order,
-            files: self.files.clone(),
-            amount: self.amount,
-            ..Record::new(crash, None, &[])
-        };
-        *self == same
-            && self.amount.iter().zip(&crash.amount).all(|(here, wanted)| here >= wanted)
-            && self.files.iter().any(|file| file.name == core)
+        let same = Record { order: self.order, files: self.files.clone(), ..Record::new(crash, None, &[]) };
+        *self == same && self.files.iter().any(|file| file.name == core)
     }
 
     /// The bytes of `info.json`: one line, `info` with the host's name and this in it.
@@ -106,7 +99,7 @@ mod tests {
 
     fn crash(nonce: u64, missing_stripes: Vec<u32>) -> Crash {
         let (host, uuid) = ("h".to_owned(), Uuid::from_u128(9));
-        Crash { host, seconds: Some(1), uuid, sequence: 3, nonce, missing_stripes, amount: [5; 2] }
+        Crash { host, seconds: Some(1), uuid, sequence: 3, nonce, missing_stripes, content: 5, stays: false }
     }
 
     proptest! {
@@ -124,13 +117,11 @@ mod tests {
             for other in [
                 Crash { nonce: !nonce, ..crash.clone() },
                 Crash { missing_stripes: vec![9], ..crash.clone() },
-                Crash { amount: [6, 5], ..crash.clone() },
-                Crash { amount: [1, 6], ..crash.clone() },
+                Crash { content: 4, ..crash.clone() },
             ] {
                 prop_assert!(!read.is_of(&other, "vmcore.elf"));
             }
-            let less = Crash { amount: [4, 5], ..crash };
-            prop_assert!(read.is_of(&less, "vmcore.elf"));
+            prop_assert!(read.is_of(&Crash { stays: true, ..crash }, "vmcore.elf"), "where the dump is besides is no matter");
             prop_assert_eq!(read, record);
         }
 

@@ -65,7 +65,7 @@ fn try_out(name: &TargetName, config: &Config) -> anyhow::Result<()> {
     saved.and(left)
 }
 
-/// Saves it, and looks whether the core has what was written.
+/// Saves it, and looks whether the core has what was written. Nothing is freed by that: the store is one that goes again.
 fn save(name: &TargetName, directory: &Path, nonce: u64) -> anyhow::Result<()> {
     let mut store = store::open(&directory.display().to_string(), &Limits::default())?;
     let mut targets =
@@ -75,21 +75,20 @@ fn save(name: &TargetName, directory: &Path, nonce: u64) -> anyhow::Result<()> {
         format: Format::Elf,
         core: CoreOptions::default(),
         host: savecore::host_name(),
-        keep: false,
+        keep: true,
         clear_damaged: false,
         kernels: Vec::new(),
         report: false,
     };
     let done = harvest(&mut targets, store.as_mut(), &options, &mut ())?;
-    let Some(saved) = done.dumps.first() else { bail!("it was not found again") };
+    let [saved] = done.dumps.as_slice() else {
+        bail!("{} dumps were found instead of one", done.dumps.len());
+    };
     if let Some(error) = &saved.error {
         bail!("{error}");
     }
     let core = saved.file.as_ref().context("there is no core")?;
     compare(&fs::read(core).with_context(|| format!("cannot read {core}"))?, nonce)?;
-    if !saved.cleared {
-        bail!("its blocks were not freed: {}", saved.kept_because.as_deref().unwrap_or("nobody knows why"));
-    }
     Ok(())
 }
 

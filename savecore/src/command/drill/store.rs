@@ -102,7 +102,8 @@ fn put(destination: &str) -> Result<Place, StoreError> {
         sequence: 0,
         nonce: super::rehearse::nonce(),
         missing_stripes: Vec::new(),
-        amount: [0; 2],
+        content: 0,
+        stays: false,
     };
     let text = b"savecore drill\n";
     match store.begin(&crash, "drill.txt", Some(text.len() as u64))? {

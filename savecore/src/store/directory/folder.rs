@@ -228,7 +228,7 @@ impl Folder for Filling<'_> {
         directory.sync()?;
         directory.check_place(&name, &self.partial.fd)?;
         let mut remarks = std::mem::take(&mut self.remarks);
-        directory.settle(&name, &mut remarks);
+        directory.settle(&name, self.crash.stays, &mut remarks);
         Ok(Place { folder: directory.shown(&name), files: record.files_with(length), remarks })
     }
 }

@@ -47,7 +47,7 @@ impl Directory {
         self.sync()?;
         self.check_place(name, &fd)?;
         let mut remarks = Vec::new();
-        self.settle(name, &mut remarks);
+        self.settle(name, crash.stays, &mut remarks);
         Ok(Some(Place { folder: self.shown(name), files: record.files_with(length), remarks }))
     }
 
@@ -89,8 +89,10 @@ impl Directory {
     }
 
     /// What is to be done when a crash is safe in the folder `name`: the link, and old crashes. None of it can lose the new
-    /// one, so what goes wrong is only remarked.
-    pub(super) fn settle(&self, name: &str, remarks: &mut Vec<String>) {
+    /// one, so what goes wrong is only remarked. For a crash that stays on its partition, nothing is removed: it would be stored
+    /// again and again, each time at the cost of one that is nowhere else.
+    pub(super) fn settle(&self, name: &str, stays: bool, remarks: &mut Vec<String>) {
+        self.settled.borrow_mut().push(name.to_owned());
         let kept = match self.kept() {
             Ok(kept) => kept,
             Err(error) => return remarks.push(error.to_string()),
@@ -101,11 +103,12 @@ impl Directory {
             let error = std::io::Error::from(errno);
             remarks.push(format!("cannot point {} to the crash: {error}", self.shown(LATEST)));
         }
-        let Some(max_kept) = self.limits.max_kept else { return };
+        let Some(max_kept) = self.limits.max_kept.filter(|_| !stays) else { return };
+        let settled = self.settled.borrow();
         // Who put files of their own into a crash's folder keeps it.
         let only_ours: Vec<&Kept> = kept.iter().filter(|kept| kept.holds_only_ours()).collect();
         let excess = only_ours.len().saturating_sub(max_kept.max(1) as usize);
-        for old in only_ours.into_iter().filter(|old| old.name != name).take(excess) {
+        for old in only_ours.into_iter().filter(|old| !settled.contains(&old.name)).take(excess) {
             if let Err(errno) = self.discard(old) {
                 let error = std::io::Error::from(errno);
                 remarks.push(format!("cannot remove the old crash {}: {error}", self.shown(&old.name)));

@@ -27,7 +27,8 @@ fn crash(nonce: u64) -> Crash {
         sequence: 1,
         nonce,
         missing_stripes: Vec::new(),
-        amount: [1; 2],
+        content: 1,
+        stays: false,
     }
 }
 
@@ -123,7 +124,7 @@ fn a_crash_that_is_there_is_not_written_again_and_another_never_replaces_it() {
         (Crash { sequence: 2, ..crash(7) }, CORE),
         (Crash { uuid: Uuid::from_u128(6), ..crash(7) }, CORE),
         (Crash { missing_stripes: vec![1], ..crash(7) }, CORE),
-        (Crash { amount: [2; 2], ..crash(7) }, CORE),
+        (Crash { content: 2, ..crash(7) }, CORE),
         (crash(7), "vmcore.kdump"),
     ];
     for (index, (other, core)) in others.iter().enumerate() {

@@ -28,7 +28,8 @@ fn crash(nonce: u64) -> Crash {
         sequence: 1,
         nonce,
         missing_stripes: Vec::new(),
-        amount: [5; 2],
+        content: 5,
+        stays: false,
     }
 }
 

@@ -110,6 +110,11 @@ fn a_hook_that_fails_keeps_no_dump_from_being_saved() {
         stderr.contains("the pre hook /bin/false failed")
             && stderr.contains("/nonexistent cannot be started")
     );
+    // What the hook was to bring may have been the store.
+    assert_eq!(place.crashes("out").len(), 1);
+    assert!(!place.is_armed("image"));
+    assert_eq!(boot(&place.config(&[&image], "")).0, 0);
+    assert_eq!(place.crashes("out").len(), 1);
     assert!(place.is_armed("image"));
 }
 
