@@ -169,7 +169,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         // A hook that failed may have been the one that brings the store: what is saved then is not the only copy.
         let prepared =
             config.pre.as_ref().is_none_or(|hook| call(hook, Stage::Pre, &config, &deadline, &mut done));
-        let groups = save(opened, &config, !prepared, opener.as_ref(), &deadline, &mut done);
+        let keep = match prepared {
+            true => (!config.rearm).then_some("rearm is false"),
+            false => Some("the pre hook failed"),
+        };
+        let groups = save(opened, &config, keep, opener.as_ref(), &deadline, &mut done);
         armed(&groups, &config, &mut done);
         // The hook may look at the partitions.
         drop(groups);
@@ -200,11 +204,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     Ok(done.finding())
 }
 
-/// Saves what waits on each group of targets, and with `keep` leaves it there; gives the targets back.
+/// Saves what waits on each group of targets, and leaves it there if `keep` says why; gives the targets back.
 fn save(
     opened: Opened,
     config: &Config,
-    keep: bool,
+    keep: Option<&'static str>,
     opener: Option<&Opener>,
     deadline: &Deadline,
     done: &mut Done,
@@ -228,7 +232,7 @@ fn save(
         format: config.format(),
         core: CoreOptions { level: config.level, ..CoreOptions::default() },
         host: config.host.clone().unwrap_or_else(savecore::host_name),
-        keep: keep || !config.rearm,
+        keep,
         clear_damaged: false,
         kernels: config.kernels.iter().map(|path| path.0.clone()).collect(),
         report: config.report,

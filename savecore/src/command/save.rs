@@ -146,7 +146,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         format: arguments.format.format(arguments.compress),
         core,
         host: arguments.host.clone().unwrap_or_else(savecore::host_name),
-        keep: arguments.keep,
+        keep: arguments.keep.then_some("--keep was given"),
         clear_damaged: arguments.clear_damaged,
         kernels: arguments.kernel.clone(),
         report: arguments.report,

@@ -29,8 +29,8 @@ pub struct Options<'o> {
     pub core: CoreOptions,
     /// The machine's name, for the names of folders.
     pub host: String,
-    /// Leave the dumps where they are.
-    pub keep: bool,
+    /// Leave the dumps where they are, for this reason.
+    pub keep: Option<&'static str>,
     /// Free damaged dumps too, once what is readable is saved.
     pub clear_damaged: bool,
     /// Kernels with symbols, or folders of them, for backtraces.
@@ -120,7 +120,7 @@ pub fn harvest(
         results.push(saved);
     }
     let mut finished = vec![0; targets.targets.len()];
-    if !options.keep {
+    if options.keep.is_none() {
         for (index, finished) in finished.iter_mut().enumerate() {
             if targets.partitions[index].defect.is_none() && !targets.copies[index] {
                 *finished = free(targets, index, &fates[index], &mut results, progress)?;
@@ -157,8 +157,8 @@ fn kept_because(
     if saved.error.is_some() {
         return Some("it could not be saved".to_owned());
     }
-    if options.keep {
-        return Some("--keep was given".to_owned());
+    if let Some(why) = options.keep {
+        return Some(why.to_owned());
     }
     if places.iter().any(|place| targets.copies[place.0]) {
         return Some("a raw copy is never changed".to_owned());

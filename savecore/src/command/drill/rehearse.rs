@@ -75,7 +75,7 @@ fn save(name: &TargetName, directory: &Path, nonce: u64) -> anyhow::Result<()> {
         format: Format::Elf,
         core: CoreOptions::default(),
         host: savecore::host_name(),
-        keep: true,
+        keep: Some("it is a rehearsal"),
         clear_damaged: false,
         kernels: Vec::new(),
         report: false,

@@ -290,12 +290,13 @@ fn the_crash_saved_longest_ago_goes_when_the_new_one_is_safe_whatever_the_clocks
         fs::create_dir(path.join(foreign)).unwrap();
         fs::write(path.join(foreign).join(CORE), "not ours").unwrap();
     }
-    let mut directory = Directory::open(path, &limits(Some(3))).unwrap();
     let mut saved = Vec::new();
     for (nonce, seconds) in
         [Some(1_700_000_000), Some(35), None, Some(35), Some(9), Some(1_800_000_000)].iter().enumerate()
     {
         let crash = Crash { seconds: *seconds, ..crash(nonce as u64) };
+        // Each in a run of its own.
+        let mut directory = Directory::open(path, &limits(Some(3))).unwrap();
         let mut folder = begin(&mut directory, &crash, CORE);
         folder.file(CORE, &mut |sink| write_core(nonce as u64, sink)).unwrap();
         assert!(
@@ -324,6 +325,31 @@ fn the_crash_saved_longest_ago_goes_when_the_new_one_is_safe_whatever_the_clocks
     }
     assert!(path.join(NAME).join("my-notes.txt").exists());
     assert_eq!(fs::read_link(path.join("latest")).unwrap(), Path::new("web-1-2027-01-15T08:00:00Z"));
+}
+
+#[test]
+fn no_crash_is_removed_for_one_that_stays_on_its_partition_nor_one_of_the_same_run() {
+    let temporary = TempDir::new().unwrap();
+    let run = |nonces: &[u64], stays| {
+        let mut directory = Directory::open(temporary.path(), &limits(Some(1))).unwrap();
+        let mut folders = Vec::new();
+        for nonce in nonces {
+            let mut folder = begin(&mut directory, &Crash { stays, ..crash(*nonce) }, CORE);
+            folder.file(CORE, &mut |sink| write_core(*nonce, sink)).unwrap();
+            folders.push(folder.finish(&json!({})).unwrap().folder);
+        }
+        folders
+    };
+    let first = run(&[1, 2], false);
+    assert!(first.iter().all(|folder| Path::new(folder).exists()), "removed by the run that made it");
+    let staying = run(&[3], true);
+    assert!(
+        first.iter().chain(&staying).all(|folder| Path::new(folder).exists()),
+        "removed for one that stays"
+    );
+    let last = run(&[4], false);
+    assert!(!first.iter().chain(&staying).any(|folder| Path::new(folder).exists()), "too many are kept");
+    assert!(Path::new(&last[0]).exists());
 }
 
 #[test]

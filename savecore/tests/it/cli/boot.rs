@@ -161,6 +161,10 @@ fn what_is_not_done_in_time_is_noted_stays_and_is_done_later() {
     let (code, _, stderr) = run(["boot", "--config", &config, "--note", &late, "--late"]);
     assert_eq!(code, 1, "{stderr}");
     assert!(!fs::exists(&late).unwrap());
+    // The hook was not done this time either: it may have been to bring the store.
+    assert!(!place.is_armed("image"));
+    assert_eq!(place.crashes("out").len(), 1);
+    assert_eq!(run(["boot", "--config", &place.config(&[&image], "")]).0, 0);
     assert!(place.is_armed("image"));
     assert_eq!(place.crashes("out").len(), 1);
 }
@@ -211,9 +215,13 @@ fn the_journal_gets_levels_instead_of_colours_and_names() {
     assert_eq!((code, stdout.as_str()), (2, ""));
     let text = fs::read_to_string(place.path("journal")).unwrap();
     let lines: Vec<&str> = text.lines().collect();
-    let [failed, hook, saved, _] = lines.as_slice() else { panic!("{text}") };
+    let [failed, hook, saved, stays, _] = lines.as_slice() else { panic!("{text}") };
     assert!(failed.starts_with("<3>/") && failed.contains("not a dump partition"), "{text}");
     assert!(hook.starts_with("<4>the pre hook"), "{text}");
     assert!(saved.starts_with("<6>") && saved.contains("saved in"), "{text}");
+    assert!(
+        stays.starts_with("<4>") && stays.ends_with("still takes its place: the pre hook failed"),
+        "{text}"
+    );
     assert!(!text.contains('\x1b') && !text.contains("savecore: "), "{text}");
 }

@@ -16,7 +16,7 @@ fn options() -> Options<'static> {
         format: Format::Elf,
         core: CoreOptions::default(),
         host: "h".to_owned(),
-        keep: false,
+        keep: None,
         clear_damaged: false,
         kernels: Vec::new(),
         report: false,
