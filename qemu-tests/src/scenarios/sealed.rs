@@ -57,8 +57,8 @@ pub(super) fn sealed(case: &Case) -> Result<String> {
     let (cores, answer) = case.savecore.save_from(&disk, &case.folder.join("sealed"), &[])?;
     ensure(cores.is_empty(), || "a core was written without the key".to_owned())?;
     case.check_armed(&disk)?;
-    let copies = answer.value.pointer("/dumps/0/sealed").and_then(Value::as_array);
-    let copy = copies.and_then(|copies| copies.first()?.as_str()).context("savecore names no sealed copy")?;
+    let copies = answer.value.pointer("/dumps/0/copies").and_then(Value::as_array);
+    let copy = copies.and_then(|copies| copies.first()?.as_str()).context("savecore names no raw copy")?;
     let copy = std::path::Path::new(copy);
     let (cores, _) = case.savecore.save_from(copy, &case.folder.join("cores"), &["--identity", identity])?;
     let compared = halted.equals(cores.first().context("no core was opened")?)?;
