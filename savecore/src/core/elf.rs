@@ -32,6 +32,7 @@ use object::elf::{
 use object::pod::bytes_of;
 use object::{LittleEndian, U16, U32, U64};
 
+use super::head::Head;
 use super::layout::{Layout, Segment};
 use super::linux::{Arrangement, Vmcoreinfo};
 use super::notes::notes;
@@ -55,9 +56,6 @@ pub fn physical_window(arch: Option<Arch>) -> u64 {
 
 /// Virtual segments, at most. Debuggers become slow long before.
 const MAX_VIRTUAL: usize = 1 << 20;
-
-/// Bytes of the head that are gathered before they are written.
-const GATHER: usize = 1 << 20;
 
 const EHDR: u64 = size_of::<FileHeader64<LittleEndian>>() as u64;
 const PHDR: u64 = size_of::<ProgramHeader64<LittleEndian>>() as u64;
@@ -146,7 +144,7 @@ pub fn write(
     })?;
     progress.end();
 
-    let mut head = Stream { out: &mut *out, offset: 0, bytes: Vec::with_capacity(GATHER) };
+    let mut head = Head::new(&mut *out, 0);
     head.push(bytes_of(&file_header(dump.arch(), stored_count, table_end)))?;
     head.push(bytes_of(&program_header(PT_NOTE, notes_at, 0, 0, notes.len() as u64)))?;
     let segment = |segment: &Segment| {
@@ -290,28 +288,5 @@ fn program_header(
         p_filesz: U64::new(LE, length),
         p_memsz: U64::new(LE, length),
         p_align: U64::new(LE, align),
-    }
-}
-
-/// Gathers bytes that follow one another and writes them in large pieces.
-struct Stream<'o> {
-    out: &'o mut dyn Sink,
-    offset: u64,
-    bytes: Vec<u8>,
-}
-
-impl Stream<'_> {
-    fn push(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.bytes.extend_from_slice(bytes);
-        if self.bytes.len() >= GATHER { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<(), Error> {
-        if !self.bytes.is_empty() {
-            self.out.write_at(self.offset, &self.bytes).map_err(Error::Core)?;
-            self.offset += self.bytes.len() as u64;
-            self.bytes.clear();
-        }
-        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! What a dump becomes: an ELF core, a compressed kdump, or a raw copy.
 
 pub mod elf;
+mod head;
 pub mod kdump;
 mod layout;
 mod linux;

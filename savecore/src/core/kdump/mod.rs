@@ -24,6 +24,7 @@ use zerocopy::IntoBytes;
 use self::header::{BLOCK, Header, INCOMPLETE, PageDesc, SubHeader, VERSION};
 use self::pack::{Packed, Packer};
 use self::span::{Span, What, spans};
+use super::head::{GATHER, Head};
 use super::linux::{Utsname, Vmcoreinfo};
 use super::notes::{Notes, notes};
 use super::{Compression, CoreOptions, Level, Selection, Sink, pages};
@@ -39,9 +40,6 @@ const MAX_PAGES: u64 = 1 << 34;
 /// of zeros takes 16 bytes of a dump and may claim 2^32 pages.
 const SMALL_TABLE: u64 = 1 << 30;
 const TABLE_TIMES: u64 = 16;
-
-/// Bytes of the head that are written together; and of a bitmap, of which no more is in memory.
-const GATHER: usize = 1 << 20;
 
 /// What was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -223,7 +221,7 @@ pub fn write(
     )?;
     progress.end();
 
-    let mut head = Head { out: &mut *out, at: 0, bytes: Vec::with_capacity(GATHER) };
+    let mut head = Head::new(&mut *out, 0);
     head.push(plan.header(dump, compression).as_bytes())?;
     head.seek(SUB_HEADER_AT)?;
     head.push(plan.sub_header(dump).as_bytes())?;
@@ -269,7 +267,7 @@ fn table(
 ) -> Result<(), Error> {
     let zeros = places.take(places.packed);
     let mut packed = packed.iter().flatten();
-    let mut table = Head { out, at: plan.table_at, bytes: Vec::with_capacity(GATHER) };
+    let mut table = Head::new(out, plan.table_at);
     for span in spans(dump, &plan.selection) {
         match span.what {
             What::LeftOut => {}
@@ -347,44 +345,6 @@ impl Bits<'_> {
     fn flush(&mut self) -> Result<(), Error> {
         if !self.bytes.is_empty() {
             self.out.write_at(self.at + self.first, &self.bytes).map_err(Error::Core)?;
-            self.bytes.clear();
-        }
-        Ok(())
-    }
-}
-
-/// Gathers bytes and writes them in large pieces.
-struct Head<'o> {
-    out: &'o mut dyn Sink,
-    /// Where the gathered bytes begin.
-    at: u64,
-    bytes: Vec<u8>,
-}
-
-impl Head<'_> {
-    /// Where the next bytes go.
-    fn position(&self) -> u64 {
-        self.at + self.bytes.len() as u64
-    }
-
-    fn push(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.bytes.extend_from_slice(bytes);
-        if self.bytes.len() >= GATHER { self.flush() } else { Ok(()) }
-    }
-
-    /// Goes on at `at`, which lies ahead; what is between reads as zeros.
-    fn seek(&mut self, at: u64) -> Result<(), Error> {
-        if at != self.position() {
-            self.flush()?;
-            self.at = at;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), Error> {
-        if !self.bytes.is_empty() {
-            self.out.write_at(self.at, &self.bytes).map_err(Error::Core)?;
-            self.at += self.bytes.len() as u64;
             self.bytes.clear();
         }
         Ok(())
