@@ -78,6 +78,7 @@ pub(super) fn pulled(case: &Case) -> Result<String> {
     // Slow enough to be caught in the middle.
     let machine = case
         .machine(&disk, "unplug")
+        .pulled()
         .drive("throttling.bps-write=8388608")
         .cpus(2)
         .word("fill=48")

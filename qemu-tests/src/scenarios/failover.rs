@@ -54,6 +54,7 @@ pub(super) fn unplugged(case: &Case) -> Result<String> {
     // Slow enough to be caught in the middle. Unplugging as QEMU's machine `pc` does it.
     let machine = case
         .machine(&first, "unplug")
+        .pulled()
         .drive("throttling.bps-write=8388608")
         .disk(&second)
         .kind("pc")

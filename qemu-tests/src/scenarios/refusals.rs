@@ -118,7 +118,7 @@ pub(super) fn by_kernel(case: &Case, scenario: &str, reason: &str) -> Result<Str
 pub(super) fn device_gone(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
     // Unplugging as QEMU's machine `pc` does it; the test kernel knows how to agree.
-    let machine = case.machine(&disk, "device-gone").kind("pc");
+    let machine = case.machine(&disk, "device-gone").pulled().kind("pc");
     let reason = "the device is gone";
     let crashed = judged(&disk, &[exit::REFUSED], reason, || {
         let mut running = machine.start(&case.folder, "refused")?;
