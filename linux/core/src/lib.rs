@@ -1,0 +1,16 @@
+//! What a dump of a crashed Linux has to know of it, apart from the kernel it runs in: so that it is tested on a host.
+
+#![cfg_attr(not(test), no_std)]
+#![warn(missing_docs)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::arithmetic_side_effects,
+        clippy::string_slice
+    )
+)]
