@@ -14,3 +14,6 @@
         clippy::string_slice
     )
 )]
+
+pub mod config;
+pub mod notes;

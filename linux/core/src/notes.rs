@@ -1,0 +1,77 @@
+//! Registers of CPUs, as a Linux keeps them.
+
+use dumpcore::format::note::GENERAL_REGISTERS;
+
+/// Words of `struct pt_regs` (arch/x86/include/asm/ptrace.h), which are the first ones of `elf_gregset_t` in the same order: r15 to
+/// ss.
+pub const PT_REGS: usize = 21;
+
+/// Words of `elf_gregset_t` on x86_64.
+pub const GREGSET: usize = 27;
+
+/// Of `struct elf_prstatus` (include/linux/elfcore.h), where the registers begin.
+const PR_REG: usize = 112;
+
+/// `CORE` with its zero, padded to four bytes.
+const NAME: &[u8] = b"CORE\0\0\0\0";
+
+/// NT_PRSTATUS (include/uapi/linux/elf.h).
+const NT_PRSTATUS: u32 = 1;
+
+/// Bytes of a CPU's crash note that are looked at: header, name, and the structure up to its last register.
+pub const NOTE_BYTES: usize = 12 + NAME.len() + PR_REG + GREGSET * 8;
+
+/// The registers in what a kernel writes for a CPU that it stops on the way to kdump (`crash_save_cpu`); `None` if it has
+/// written none, or something else.
+pub fn of_crash_note(note: &[u8; NOTE_BYTES]) -> Option<[u64; GENERAL_REGISTERS]> {
+    let word = |at: usize| note.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+    let (name, length, kind) = (word(0)?, word(4)?, word(8)?);
+    let described = note.get(12..)?;
+    let needed = PR_REG.checked_add(GREGSET.checked_mul(8)?)?;
+    if name != 5 || kind != NT_PRSTATUS || (length as usize) < needed || !described.starts_with(NAME) {
+        return None;
+    }
+    let words = described.get(NAME.len()..)?.get(PR_REG..)?.as_chunks::<8>().0;
+    let mut registers = [0; GENERAL_REGISTERS];
+    for (slot, word) in registers.iter_mut().zip(words).take(GREGSET) {
+        *slot = u64::from_le_bytes(*word);
+    }
+    Some(registers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note() -> [u8; NOTE_BYTES] {
+        let mut note = [0; NOTE_BYTES];
+        note[..4].copy_from_slice(&5_u32.to_le_bytes());
+        note[4..8].copy_from_slice(&336_u32.to_le_bytes());
+        note[8..12].copy_from_slice(&1_u32.to_le_bytes());
+        note[12..20].copy_from_slice(NAME);
+        for (number, word) in note[20 + PR_REG..].as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            *word = (number as u64 + 100).to_le_bytes();
+        }
+        note
+    }
+
+    #[test]
+    fn a_crash_note_gives_its_27_registers_in_their_order() {
+        let registers = of_crash_note(&note()).unwrap();
+        assert_eq!(registers[..GREGSET], core::array::from_fn::<u64, GREGSET, _>(|number| number as u64 + 100));
+        assert_eq!(registers[GREGSET..], [0; GENERAL_REGISTERS - GREGSET]);
+    }
+
+    #[test]
+    fn what_is_no_crash_note_gives_none() {
+        assert_eq!(of_crash_note(&[0; NOTE_BYTES]), None);
+        for at in [0, 4, 8, 12, 15] {
+            let mut spoilt = note();
+            spoilt[at] ^= 0x40;
+            if at == 4 {
+                spoilt[4..8].copy_from_slice(&100_u32.to_le_bytes());
+            }
+            assert_eq!(of_crash_note(&spoilt), None, "byte {at}");
+        }
+    }
+}

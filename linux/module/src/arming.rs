@@ -1,0 +1,412 @@
+//! Words become an armed dump, and are taken back. All of it under C's lock, in a healthy kernel.
+
+use core::cell::UnsafeCell;
+use core::ffi::{CStr, c_long};
+
+use dump_linux::config::{MAX_PATH, Wanted, Words};
+use dumpcore::console::{Describe, Line};
+use dumpcore::device::DeviceError;
+use dumpcore::format::label::Label;
+use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
+use dumpcore::partition::lane::MAX_TARGETS;
+use dumpcore::platform::ResetPolicy;
+use dumpcore::{Arena, ArmReport, Config, Encoding, Ownership, Platform};
+
+use crate::disks::{self, Mappings};
+use crate::freeze::{self, DUMP};
+use crate::kernel::{self, Memory, Target};
+use crate::lent;
+use crate::linux::LINUX;
+
+/// Bytes of words, at most: what one write to sysfs brings.
+const WORDS: usize = 4096;
+
+/// Bytes of the arena: dumpcore's, and more for many CPUs.
+const ARENA: usize = 1 << 20;
+
+/// CPUs from which on the arena is larger.
+const MANY_CPUS: usize = 40;
+
+/// Linux's numbers of errors.
+const EBUSY: c_long = -16;
+const EINVAL: c_long = -22;
+const ENOMEM: c_long = -12;
+
+/// What stands while something is armed.
+struct Armed {
+    memory: Memory,
+    targets: [Option<(Target, Option<u64>)>; MAX_TARGETS],
+    report: Option<(ArmReport, [Uuid; MAX_TARGETS])>,
+}
+
+/// Under C's lock.
+struct State {
+    armed: Option<Armed>,
+    mappings: Mappings,
+    /// The words of the last arming, and their length.
+    words: ([u8; WORDS], usize),
+    reason: Line,
+    refused: bool,
+    /// A block that is looked at.
+    block: Block,
+}
+
+struct Locked(UnsafeCell<State>);
+
+// SAFETY: used by the entry points below alone, which C calls under its lock.
+unsafe impl Sync for Locked {}
+
+static STATE: Locked = Locked(UnsafeCell::new(State {
+    armed: None,
+    mappings: Mappings::new(),
+    words: ([0; WORDS], 0),
+    reason: Line::new(),
+    refused: false,
+    block: [0; BLOCK_SIZE],
+}));
+
+/// Why not: a line, and Linux's number.
+struct Why(Line, c_long);
+
+impl Why {
+    fn new(error: c_long, words: &[&str]) -> Why {
+        let mut line = Line::new();
+        for word in words {
+            line.text(word);
+        }
+        Why(line, error)
+    }
+
+    fn of(error: c_long, words: &[&str], what: &dyn Describe) -> Why {
+        let mut why = Why::new(error, words);
+        what.describe(&mut why.0);
+        why
+    }
+}
+
+/// For C: arms as the words say, instead of what was armed before. 0, or a negative number of an error.
+#[unsafe(no_mangle)]
+extern "C" fn dd_arm(words: *const u8, length: usize) -> c_long {
+    // SAFETY: C passes so many bytes.
+    let words = unsafe { core::slice::from_raw_parts(words, length) };
+    // SAFETY: under C's lock.
+    let state = unsafe { &mut *STATE.0.get() };
+    let (kept, used) = &mut state.words;
+    let Some(room) = kept.get_mut(..length) else {
+        return state.told(Err(Why::new(EINVAL, &["the words are too long"])));
+    };
+    room.copy_from_slice(words);
+    *used = length;
+    let result = state.arm();
+    state.told(result)
+}
+
+/// For C: nothing is armed any more.
+#[unsafe(no_mangle)]
+extern "C" fn dd_disarm() -> c_long {
+    // SAFETY: under C's lock, or when nobody else can call.
+    let state = unsafe { &mut *STATE.0.get() };
+    let was = state.armed.is_some();
+    match state.disarm() {
+        Ok(()) => {
+            (state.reason, state.refused) = (Line::new(), false);
+            if was {
+                kernel::say("disarmed", false);
+            }
+            0
+        }
+        Err(why) => why.1,
+    }
+}
+
+/// For C: CPUs or memory have come or gone.
+#[unsafe(no_mangle)]
+extern "C" fn dd_rearm() {
+    // SAFETY: under C's lock.
+    let state = unsafe { &mut *STATE.0.get() };
+    if state.armed.is_some() {
+        let result = state.arm();
+        state.told(result);
+    }
+}
+
+/// For C: what is to be read in sysfs. Gives its length.
+#[unsafe(no_mangle)]
+extern "C" fn dd_show(what: u32, to: *mut u8, room: usize) -> usize {
+    // SAFETY: C passes so many bytes.
+    let room = unsafe { core::slice::from_raw_parts_mut(to, room) };
+    // SAFETY: under C's lock.
+    let state = unsafe { &*STATE.0.get() };
+    let mut page = Page { room, used: 0 };
+    match what {
+        0 => {
+            let armed = state.armed.is_some();
+            page.put(if armed { "armed" } else if state.refused { "refused" } else { "disarmed" });
+            page.put("\n");
+        }
+        1 => state.status(&mut page),
+        _ => {
+            page.put(state.reason.as_str());
+            page.put("\n");
+        }
+    }
+    page.used
+}
+
+/// Text for sysfs.
+struct Page<'p> {
+    room: &'p mut [u8],
+    used: usize,
+}
+
+impl Page<'_> {
+    fn put(&mut self, text: &str) {
+        for (slot, byte) in self.room.iter_mut().skip(self.used).zip(text.bytes()) {
+            *slot = byte;
+        }
+        self.used = self.used.saturating_add(text.len()).min(self.room.len());
+    }
+
+    fn line(&mut self, key: &str, value: &str) {
+        for part in [key, "=", value, "\n"] {
+            self.put(part);
+        }
+    }
+
+    fn number(&mut self, key: &str, value: u64) {
+        let mut line = Line::new();
+        line.decimal(value);
+        self.line(key, line.as_str());
+    }
+}
+
+impl State {
+    /// Says and keeps how an arming went; gives what C wants to hear.
+    fn told(&mut self, result: Result<ArmReport, Why>) -> c_long {
+        match result {
+            Ok(report) => {
+                (self.reason, self.refused) = (Line::new(), false);
+                let mut line = Line::new();
+                line.text("armed: ").decimal(report.pages).text(" pages of RAM, ");
+                line.decimal(report.targets as u64).text(" targets, ");
+                line.decimal(report.arena_used as u64).text(" of ");
+                line.decimal(report.arena_length as u64).text(" bytes of memory of its own");
+                kernel::say(line.as_str(), false);
+                0
+            }
+            Err(Why(reason, error)) => {
+                let mut line = Line::new();
+                line.text("not armed: ").text(reason.as_str());
+                kernel::say(line.as_str(), true);
+                (self.reason, self.refused) = (reason, true);
+                error
+            }
+        }
+    }
+
+    fn disarm(&mut self) -> Result<(), Why> {
+        let Some(armed) = &mut self.armed else { return Ok(()) };
+        if armed.report.is_some() && !DUMP.disarm() {
+            return Err(Why::new(EBUSY, &["a dump is running"]));
+        }
+        armed.report = None;
+        let _ = kernel::stop_hooks(false);
+        lent::take_back();
+        for (target, bus) in armed.targets.iter().flatten() {
+            if let Some(bus) = bus {
+                target.unmap(&armed.memory, *bus);
+            }
+        }
+        // SAFETY: nothing is armed.
+        unsafe { self.mappings.give_back() };
+        self.armed = None;
+        Ok(())
+    }
+
+    fn arm(&mut self) -> Result<ArmReport, Why> {
+        self.disarm()?;
+        let mut result = Err(Why::new(ENOMEM, &["there is no memory for it"]));
+        kernel::on_large_stack(&mut || result = self.prepare());
+        if result.is_err() {
+            self.disarm()?;
+        }
+        result
+    }
+
+    /// All steps of arming; what it took before it failed is left to disarm().
+    fn prepare(&mut self) -> Result<ArmReport, Why> {
+        if let Some(why) = kernel::cannot_arm() {
+            return Err(Why::new(EINVAL, &[why]));
+        }
+        let (bytes, length) = &self.words;
+        let text = bytes.get(..*length).and_then(|bytes| core::str::from_utf8(bytes).ok());
+        let text = text.ok_or_else(|| Why::new(EINVAL, &["the words are no text"]))?;
+        let words = Words::parse(text).map_err(|error| Why::of(EINVAL, &[], &error))?;
+        let mut cpus = [0; MANY_CPUS];
+        let many = kernel::online_cpus(&mut cpus) == MANY_CPUS;
+        let bytes = if many { 2 * ARENA } else { ARENA };
+        let memory = Memory::take(bytes)
+            .ok_or_else(|| Why::new(ENOMEM, &["there is not enough free memory in a row for it"]))?;
+        let armed = self.armed.insert(Armed { memory, targets: [const { None }; MAX_TARGETS], report: None });
+
+        // Each target as the kernel has it, its label, and where its device sees the arena.
+        let mut labels = [None; MAX_TARGETS];
+        let mut place = None;
+        for ((wanted, slot), label) in words.targets().zip(&mut armed.targets).zip(&mut labels) {
+            let target = open(wanted)?;
+            *label = Some(look(wanted, &target, &mut self.block)?);
+            let bus = if target.place().translated != 0 {
+                let refused = |error: i32| {
+                    let why = if error == -95 { "its DMA goes by way of bounce buffers" } else { "its IOMMU has no room" };
+                    Why::new(error.into(), &[wanted.path, ": ", why])
+                };
+                Some(target.map(&armed.memory).map_err(refused)?)
+            } else {
+                None
+            };
+            *slot = Some((target, bus));
+            let seen = bus.unwrap_or(armed.memory.physical);
+            if place.is_some_and(|place| place != seen) {
+                let why = ": behind an IOMMU, it sees memory elsewhere than the target before it; name only one of them";
+                return Err(Why::new(EINVAL, &[wanted.path, why]));
+            }
+            place = Some(seen);
+        }
+        let bus = place.unwrap_or(armed.memory.physical);
+
+        // SAFETY: whoever used the memory before is disarmed, and no device was given any of it: targets are shared, so
+        // arm() does not start them.
+        let mut arena = unsafe { Arena::new(armed.memory.bytes(), armed.memory.physical, bus) };
+        let no_room = |_| Why::new(ENOMEM, &["the arena is too small for so many CPUs"]);
+        let cpus = freeze::slots(&mut arena, &|number| words.notes().nth(number)).map_err(no_room)?;
+        let helpers = if words.encoding == Encoding::Units { words.helpers } else { 0 };
+        let lent =
+            lent::lend(&mut arena, cpus, helpers, words.then, words.serial).map_err(no_room)?;
+        // SAFETY: nothing is armed, under C's lock.
+        unsafe { LINUX.prepare(lent.vmcoreinfo()) };
+
+        let mut uuids = [[0; 16]; MAX_TARGETS];
+        let mut opened = [const { None }; MAX_TARGETS];
+        let parts = armed.targets.iter().flatten().zip(labels.iter().flatten());
+        for ((((target, _), (uuid, recipient)), wanted), (slot, kept)) in
+            parts.zip(words.targets()).zip(opened.iter_mut().zip(&mut uuids))
+        {
+            let place = target.place();
+            let device = disks::open(place, words.timeout, &mut self.mappings, &mut arena)
+                .map_err(|error| Why::of(EINVAL, &[wanted.path, ": "], &error))?;
+            *kept = *uuid;
+            *slot = Some(dumpcore::Target {
+                device,
+                first_block: place.start / 8,
+                blocks: place.sectors / 8,
+                uuid: Some(*uuid),
+                recipient: *recipient,
+                ownership: Ownership::Shared,
+            });
+        }
+        kernel::stop_hooks(true).map_err(|error| Why::new(error.into(), &["the NMI cannot be used"]))?;
+        let config = Config {
+            verify: words.verify,
+            budget: words.budget,
+            request_timeout: words.timeout,
+            reset: ResetPolicy::Return,
+            log_tail: words.log,
+            level: words.level,
+            encoding: words.encoding,
+            helpers: words.helpers,
+            allow_risky: words.risky,
+            ..Config::default()
+        };
+        let report = DUMP
+            .arm(&LINUX, opened.into_iter().flatten(), arena, config)
+            .map_err(|error| Why::of(EINVAL, &[], &error))?;
+        armed.report = Some((report, uuids));
+        Ok(report)
+    }
+
+    fn status(&self, page: &mut Page<'_>) {
+        let Some((armed, (report, uuids))) =
+            self.armed.as_ref().and_then(|armed| Some((armed, armed.report.as_ref()?)))
+        else {
+            return;
+        };
+        let (bytes, length) = &self.words;
+        let text = bytes.get(..*length).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or_default();
+        let Ok(words) = Words::parse(text) else { return };
+        for ((wanted, uuid), (target, _)) in words.targets().zip(uuids).zip(armed.targets.iter().flatten()) {
+            page.line("target", wanted.path);
+            let mut line = Line::new();
+            for byte in uuid {
+                line.digits((*byte).into(), 2);
+            }
+            page.line("uuid", line.as_str());
+            let driver = match target.place().driver {
+                1 => "virtio-blk",
+                2 => "virtio-scsi",
+                3 => "ahci",
+                _ => "nvme",
+            };
+            page.line("device", driver);
+        }
+        page.number("level", words.level.bits().into());
+        page.number("level_asked", words.level.bits().into());
+        page.line("encoding", if report.encoding == Encoding::Units { "lz4" } else { "plain" });
+        page.number("helpers", report.helpers as u64);
+        page.number("arena", report.arena_length as u64);
+        page.number("arena_used", report.arena_used as u64);
+        page.number("pages", report.pages);
+        page.number("code_bytes", report.code_bytes);
+        page.number("budget", words.budget / dumpcore::wait::SECOND);
+        page.number("cpus", LINUX.cpus().into());
+        page.line("then", words.then.word());
+        page.line("registers", "its own NMI; with crash_kexec_post_notifiers, the kernel's crash notes");
+    }
+}
+
+/// Opens a target in the kernel.
+fn open(wanted: &Wanted<'_>) -> Result<Target, Why> {
+    let mut path = [0; MAX_PATH + 1];
+    for (slot, byte) in path.iter_mut().zip(wanted.path.bytes()) {
+        *slot = byte;
+    }
+    let path = CStr::from_bytes_until_nul(&path).map_err(|_| Why::new(EINVAL, &["the path is too long"]))?;
+    let target = Target::open(path).map_err(|(error, why)| Why::new(error, &[wanted.path, ": ", why]))?;
+    if !target.place().start.is_multiple_of(8) {
+        let why = ": the partition does not begin at a multiple of 4096 bytes; align it";
+        return Err(Why::new(EINVAL, &[wanted.path, why]));
+    }
+    Ok(target)
+}
+
+/// Looks whether a target is labelled, as far as a healthy kernel should: the label, and the first block behind it.
+fn look(
+    wanted: &Wanted<'_>,
+    target: &Target,
+    block: &mut Block,
+) -> Result<(Uuid, Option<dumpcore::format::crypt::PublicKey>), Why> {
+    let not_read = || Why::new(-5, &[wanted.path, ": it cannot be read"]);
+    if !target.read(0, block) {
+        return Err(not_read());
+    }
+    let Ok(label) = Label::parse(block) else {
+        return Err(Why::new(EINVAL, &[wanted.path, ": it has no label; `savecore format` lays one"]));
+    };
+    let (uuid, blocks, recipient) = (label.uuid, label.blocks.get(), label.recipient().copied());
+    if wanted.uuid.is_some_and(|wanted| wanted != uuid) {
+        return Err(Why::new(EINVAL, &[wanted.path, ": its label is another one's: the uuid is not the one that was named"]));
+    }
+    if blocks > target.place().sectors / 8 {
+        return Err(Why::new(EINVAL, &[wanted.path, ": its label says that it is larger than it is"]));
+    }
+    if !target.read(1, block) {
+        return Err(not_read());
+    }
+    // The pattern, or a dump that waits.
+    if !pattern::matches(block, &uuid, 1) && !block.starts_with(b"DISKDMPF") {
+        return Err(Why::new(EINVAL, &[wanted.path, ": behind its label there is no pattern; `savecore check` tells more"]));
+    }
+    Ok((uuid, recipient))
+}
+
+// Errors of devices are described in the same way as all others.
+const _: fn(&DeviceError, &mut Line) = DeviceError::describe;

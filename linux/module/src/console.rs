@@ -1,0 +1,102 @@
+//! Where the dump speaks: a serial port that it drives itself, or lines that wait for the kernel's log.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use dumpcore::wait::{MILLISECOND, Wait};
+
+use crate::kernel;
+use crate::linux::LINUX;
+
+/// Bytes that wait, at most.
+const WAITING: usize = 2048;
+
+/// Line status of a 16550: there is room to send.
+const LINE_STATUS: u16 = 5;
+const ROOM: u8 = 1 << 5;
+
+/// How long one character may take, at 300 baud and some more.
+const PATIENCE: u64 = 50 * MILLISECOND;
+
+/// One of the two.
+pub(crate) struct Console {
+    serial: Option<u16>,
+    /// The port does not answer.
+    mute: AtomicBool,
+    /// What was said, for a machine without a port: the end of it.
+    waiting: UnsafeCell<([u8; WAITING], usize)>,
+}
+
+impl Console {
+    /// On the port, if there is one.
+    pub(crate) fn new(serial: Option<u16>) -> Console {
+        Console { serial, mute: AtomicBool::new(false), waiting: UnsafeCell::new(([0; WAITING], 0)) }
+    }
+
+    /// Says it. On the crashing CPU alone.
+    pub(crate) fn write(&self, text: &str) {
+        match self.serial {
+            Some(port) => {
+                for byte in text.bytes() {
+                    if byte == b'\n' {
+                        self.send(port, b'\r');
+                    }
+                    self.send(port, byte);
+                }
+            }
+            None => self.keep(text.as_bytes()),
+        }
+    }
+
+    fn send(&self, port: u16, byte: u8) {
+        if self.mute.load(Ordering::Relaxed) {
+            return;
+        }
+        let wait = Wait::aside(&LINUX, u64::MAX);
+        let room = || (read(port.wrapping_add(LINE_STATUS)) & ROOM != 0).then_some(());
+        if wait.until("the serial port", PATIENCE, room).is_err() {
+            self.mute.store(true, Ordering::Relaxed);
+            return;
+        }
+        write(port, byte);
+    }
+
+    fn keep(&self, text: &[u8]) {
+        // SAFETY: the crashing CPU's alone.
+        let (bytes, used) = unsafe { &mut *self.waiting.get() };
+        let text = text.get(text.len().saturating_sub(WAITING / 2)..).unwrap_or_default();
+        if WAITING.saturating_sub(*used) < text.len() {
+            // The first half goes: what was said last says why.
+            bytes.copy_within(WAITING / 2.., 0);
+            *used = used.saturating_sub(WAITING / 2);
+        }
+        let end = used.saturating_add(text.len());
+        if let Some(room) = bytes.get_mut(*used..end) {
+            room.copy_from_slice(text);
+            *used = end;
+        }
+    }
+
+    /// Gives what waits to the kernel's log, when the dump is over.
+    pub(crate) fn tell(&self) {
+        // SAFETY: the crashing CPU's alone.
+        let (bytes, used) = unsafe { &mut *self.waiting.get() };
+        let text = bytes.get(..*used).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or_default();
+        for line in text.lines() {
+            kernel::say(line.strip_prefix("diskdump: ").unwrap_or(line), true);
+        }
+        *used = 0;
+    }
+}
+
+fn read(port: u16) -> u8 {
+    let value: u8;
+    // SAFETY: a register of the port that the one who arms named.
+    unsafe { core::arch::asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+fn write(port: u16, value: u8) {
+    // SAFETY: as in read().
+    unsafe { core::arch::asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) };
+}

@@ -1,0 +1,138 @@
+//! A block device that the kernel uses becomes one that a dump takes over.
+
+use dump_drivers::bus::pci::{Address, ConfigSpace, Function, PortIo};
+use dump_drivers::virtio::scsi::Lun;
+use dump_drivers::{AhciDisk, Mmio, NvmeDisk, VirtioBlk, VirtioScsi};
+use dumpcore::device::DeviceError;
+use dumpcore::integrity::Digest;
+use dumpcore::{Arena, DumpDevice, crashdump_mode};
+
+use core::ptr::NonNull;
+
+use crate::kernel::{self, RawTarget};
+
+/// Drivers, as C numbers them (`enum dd_driver`).
+mod driver {
+    pub(super) const VIRTIO_BLK: u32 = 1;
+    pub(super) const VIRTIO_SCSI: u32 = 2;
+    pub(super) const AHCI: u32 = 3;
+    pub(super) const NVME: u32 = 4;
+}
+
+/// Registers that are mapped at once, at most: each driver maps a few windows.
+const MAPPINGS: usize = 32;
+
+/// What is mapped for the armed disks.
+pub(crate) struct Mappings([Option<NonNull<u8>>; MAPPINGS]);
+
+// SAFETY: addresses, used under the lock that all arming is under.
+unsafe impl Send for Mappings {}
+
+impl Mappings {
+    /// None.
+    pub(crate) const fn new() -> Mappings {
+        Mappings([None; MAPPINGS])
+    }
+
+    fn map(&mut self, physical: u64, length: usize) -> Option<Mmio> {
+        let slot = self.0.iter_mut().find(|slot| slot.is_none())?;
+        let start = kernel::map_registers(physical, length)?;
+        *slot = Some(start);
+        // SAFETY: mapped just now, uncached, on every CPU, until nothing is armed any more.
+        Some(unsafe { Mmio::new(start, length) })
+    }
+
+    /// Gives all of them back.
+    ///
+    /// # Safety
+    /// Nothing is armed.
+    pub(crate) unsafe fn give_back(&mut self) {
+        for slot in &mut self.0 {
+            if let Some(start) = slot.take() {
+                // SAFETY: of map(), and with nothing armed nobody uses it.
+                unsafe { kernel::unmap_registers(start) }
+            }
+        }
+    }
+}
+
+/// Configuration space: the kernel's way while it is healthy, the two ports when it has crashed, since its way takes a lock
+/// that a stopped CPU may have.
+struct Space(PortIo);
+
+impl Space {
+    fn new() -> Space {
+        // SAFETY: ring 0 of a PC; used only when all other CPUs have stopped.
+        Space(unsafe { PortIo::new() })
+    }
+}
+
+impl ConfigSpace for Space {
+    fn read32(&self, address: Address, offset: u16) -> u32 {
+        if crashdump_mode() {
+            self.0.read32(address, offset)
+        } else {
+            kernel::pci_read(address.bits().into(), offset.into())
+        }
+    }
+
+    fn write16(&self, address: Address, offset: u16, value: u16) {
+        // Nothing is written to a device that the kernel uses.
+        if crashdump_mode() {
+            self.0.write16(address, offset, value);
+        }
+    }
+
+    fn write32(&self, address: Address, offset: u16, value: u32) {
+        if crashdump_mode() {
+            self.0.write32(address, offset, value);
+        }
+    }
+
+    fn seal(&self, digest: &mut Digest) {
+        self.0.seal(digest);
+    }
+}
+
+/// Opens the polled driver of a target. Reads only.
+pub(crate) fn open(
+    target: &RawTarget,
+    timeout: u64,
+    mappings: &mut Mappings,
+    arena: &mut Arena<'static>,
+) -> Result<&'static mut dyn DumpDevice, DeviceError> {
+    if target.address >> 16 != 0 {
+        let value = u64::from(target.address >> 16);
+        return Err(DeviceError::Unsupported { what: "a device in PCI segment 0", value });
+    }
+    let [_, _, bus, rest] = target.address.to_be_bytes();
+    let address = Address::new(bus, rest >> 3, rest & 7).ok_or(DeviceError::Gone)?;
+    let function = Function::at(&Space::new(), address).ok_or(DeviceError::Gone)?;
+    let map = |physical, length| mappings.map(physical, length);
+    let space = Space::new();
+    Ok(match target.driver {
+        driver::VIRTIO_BLK => {
+            let disk = VirtioBlk::open(space, function, map, arena, timeout)?;
+            arena.place(disk)?
+        }
+        driver::VIRTIO_SCSI => {
+            let lun = u8::try_from(target.unit).ok().zip(u16::try_from(target.lun).ok());
+            let lun = lun.and_then(|(target, lun)| Lun::new(target, lun));
+            let lun = lun.ok_or(DeviceError::Unsupported { what: "a SCSI unit", value: target.lun.into() })?;
+            let disk = VirtioScsi::open(space, function, Some(lun), map, arena, timeout)?;
+            arena.place(disk)?
+        }
+        driver::AHCI => {
+            let port = u8::try_from(target.unit).ok();
+            let disk = AhciDisk::open(space, function, port, map, arena, timeout)?;
+            arena.place(disk)?
+        }
+        driver::NVME => {
+            let disk = NvmeDisk::open(space, function, Some(target.unit), map, arena, timeout)?;
+            arena.place(disk)?
+        }
+        value => {
+            return Err(DeviceError::Unsupported { what: "a disk with a polled driver", value: value.into() });
+        }
+    })
+}

@@ -1,0 +1,231 @@
+//! The other CPUs: stopped by an NMI, so that not even one with interrupts off goes on. Each records its registers and
+//! leaves for a stack in the arena; there it helps with the dump, if it may, and stays.
+//!
+//! They stay online, as on the way to kdump: debuggers give registers to the CPUs that are.
+
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+
+use dump_linux::notes::{self, NOTE_BYTES, PT_REGS};
+use dumpcore::arena::OutOfArena;
+use dumpcore::platform::{Nanoseconds, Registers};
+use dumpcore::wait::{SECOND, Wait};
+use dumpcore::{Arena, Dump};
+
+use crate::kernel;
+use crate::lent::{Lent, lent};
+use crate::linux::LINUX;
+
+/// The dump.
+pub(crate) static DUMP: Dump<'static> = Dump::new();
+
+/// CPUs that are dumped with their registers, at most.
+pub(crate) const MAX_CPUS: usize = 256;
+
+/// Bytes of a stopped CPU's stack. Below it, help gives it a larger one.
+const STACK: usize = 2048;
+
+/// How long the other CPUs may take to stop, all together.
+const PATIENCE: Nanoseconds = SECOND;
+
+/// One CPU.
+pub(crate) struct Slot {
+    /// Its number.
+    pub(crate) number: u32,
+    /// Where the kernel puts its registers on the way to kdump; 0 if nobody said.
+    note: u64,
+    stopped: AtomicBool,
+    registers: UnsafeCell<Registers>,
+    stack: AtomicPtr<u8>,
+}
+
+// SAFETY: `registers` is written by its own CPU alone, in front of the store to `stopped`, and read behind it.
+unsafe impl Sync for Slot {}
+
+/// How far a panic has come.
+mod phase {
+    pub(super) const HEALTHY: u32 = 0;
+    pub(super) const FREEZING: u32 = 1;
+    pub(super) const OVER: u32 = 2;
+}
+
+static PHASE: AtomicU32 = AtomicU32::new(phase::HEALTHY);
+
+/// The kernel stopped the other CPUs itself, on the way to kdump.
+static BY_KERNEL: AtomicBool = AtomicBool::new(false);
+
+/// A slot with a stack for each CPU that is online. `notes` are the physical addresses of crash notes, by CPU number.
+pub(crate) fn slots(
+    arena: &mut Arena<'static>,
+    notes: &dyn Fn(usize) -> Option<u64>,
+) -> Result<&'static [Slot], OutOfArena> {
+    let numbers = arena.place([0_u32; MAX_CPUS])?;
+    let count = kernel::online_cpus(numbers);
+    let bytes = count.saturating_mul(size_of::<Slot>());
+    let place = arena.bytes(bytes, align_of::<Slot>())?.as_mut_ptr().cast::<Slot>();
+    for (at, number) in numbers.iter().take(count).enumerate() {
+        let stack = arena.bytes(STACK, 16)?.as_mut_ptr_range().end;
+        let slot = Slot {
+            number: *number,
+            note: notes(*number as usize).unwrap_or(0),
+            stopped: AtomicBool::new(false),
+            registers: UnsafeCell::new(Registers::ZERO),
+            stack: AtomicPtr::new(stack),
+        };
+        // SAFETY: the bytes are ours, aligned, and enough for `count` slots.
+        unsafe { place.add(at).write(slot) };
+    }
+    // SAFETY: written just now, `count` of them, in memory that lives as long as the dump is armed.
+    Ok(unsafe { core::slice::from_raw_parts(place, count) })
+}
+
+/// The place of a CPU among those that were online; behind them if it was not.
+pub(crate) fn place(lent: &Lent, number: u32) -> usize {
+    lent.cpus.iter().position(|slot| slot.number == number).unwrap_or(lent.cpus.len())
+}
+
+/// Stops all other CPUs, if nobody has yet. One that stays silent has no registers in the dump.
+pub(crate) fn freeze(wait: &Wait<'_>) {
+    let Some(lent) = lent() else { return };
+    if BY_KERNEL.load(Ordering::Acquire)
+        || PHASE
+            .compare_exchange(phase::HEALTHY, phase::FREEZING, Ordering::AcqRel, Ordering::Relaxed)
+            .is_err()
+    {
+        return;
+    }
+    let own = kernel::cpu();
+    kernel::send_nmis();
+    let stopped = || {
+        let mut others = lent.cpus.iter().filter(|slot| slot.number != own);
+        others.all(|slot| slot.stopped.load(Ordering::Acquire)).then_some(())
+    };
+    let _ = wait.until("stopping the other CPUs", PATIENCE, stopped);
+}
+
+/// The dump is over, or there is none: nobody has to help any more.
+pub(crate) fn over() {
+    PHASE.store(phase::OVER, Ordering::Release);
+}
+
+/// The registers of the CPU at this place, `None` if they are not known.
+pub(crate) fn registers(lent: &Lent, place: usize) -> Option<Registers> {
+    let slot = lent.cpus.get(place)?;
+    if slot.stopped.load(Ordering::Acquire) {
+        // SAFETY: recorded in front of the store to `stopped`, and not changed any more.
+        return Some(unsafe { *slot.registers.get() });
+    }
+    if !BY_KERNEL.load(Ordering::Acquire) || slot.note == 0 {
+        return None;
+    }
+    let mut note = [0; NOTE_BYTES];
+    let general = kernel::copy(lent.direct_map.checked_add(slot.note)?, &mut note)
+        .then(|| notes::of_crash_note(&note))??;
+    Some(Registers { general, ..Registers::ZERO })
+}
+
+/// All registers of this CPU, the general ones being those at `regs` (`struct pt_regs`).
+///
+/// # Safety
+/// `regs` is one.
+pub(crate) unsafe fn complete(regs: *const c_void) -> Registers {
+    let mut registers = Registers::ZERO;
+    // SAFETY: so many words, as the caller promises.
+    let words = unsafe { regs.cast::<[u64; PT_REGS]>().read_unaligned() };
+    // Behind them: the bases of fs and gs, and the selectors of ds, es, fs and gs.
+    let rest = [model_register(0xc000_0100), model_register(0xc000_0101), 0, 0, 0, 0];
+    for (slot, word) in registers.general.iter_mut().zip(words.into_iter().chain(rest)) {
+        *slot = word;
+    }
+    let [mut cr0, mut cr2, mut cr3, mut cr4] = [0_u64; 4];
+    // SAFETY: reads registers that the kernel may read.
+    unsafe {
+        core::arch::asm!("mov {}, cr0", out(reg) cr0, options(nomem, nostack, preserves_flags));
+        core::arch::asm!("mov {}, cr2", out(reg) cr2, options(nomem, nostack, preserves_flags));
+        core::arch::asm!("mov {}, cr3", out(reg) cr3, options(nomem, nostack, preserves_flags));
+        core::arch::asm!("mov {}, cr4", out(reg) cr4, options(nomem, nostack, preserves_flags));
+    }
+    let control = [cr0, cr2, cr3, cr4, model_register(0xc000_0080)];
+    for (slot, word) in registers.control.iter_mut().zip(control) {
+        *slot = word;
+    }
+    registers
+}
+
+/// A model-specific register that every processor of 64 bits has.
+fn model_register(number: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reads; the callers name ones that are there (AMD64 volume 2, appendix A).
+    unsafe {
+        core::arch::asm!("rdmsr", in("ecx") number, out("eax") low, out("edx") high,
+            options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// For C: the kernel panics and stops its CPUs.
+#[unsafe(no_mangle)]
+extern "C" fn dd_freeze() {
+    freeze(&Wait::aside(&LINUX, u64::MAX));
+}
+
+/// For C: the kernel has stopped them itself.
+#[unsafe(no_mangle)]
+extern "C" fn dd_crash_stopped() {
+    BY_KERNEL.store(true, Ordering::Release);
+}
+
+/// What a stopped CPU takes along to its stack in the arena.
+struct Stand {
+    slot: &'static Slot,
+    helps: bool,
+}
+
+/// For C: an NMI, with what it interrupted. False if it is not ours.
+#[unsafe(no_mangle)]
+extern "C" fn dd_nmi(regs: *const c_void) -> bool {
+    if PHASE.load(Ordering::Acquire) != phase::FREEZING {
+        return false;
+    }
+    let Some(lent) = lent() else { return false };
+    let place = place(lent, kernel::cpu());
+    // One that came online just now, of which nothing was prepared.
+    let Some(slot) = lent.cpus.get(place) else { kernel::halt() };
+    if slot.stopped.load(Ordering::Acquire) {
+        kernel::halt();
+    }
+    // SAFETY: C passes the registers that the NMI interrupted; `stopped` is not set, so nobody reads.
+    unsafe { *slot.registers.get() = complete(regs) };
+    let mut stand = Stand { slot, helps: place <= lent.helpers };
+    let top = slot.stack.load(Ordering::Acquire);
+    // SAFETY: the stack is this CPU's alone, and it is not stopped twice.
+    unsafe { kernel::call_on(top, stand_by, (&raw mut stand).cast()) };
+    true
+}
+
+/// On the stack in the arena: from the first store on, the memory that is dumped stays as it is.
+extern "C" fn stand_by(stand: *mut c_void) {
+    // SAFETY: dd_nmi() passes its own `stand`, and waits.
+    let stand = unsafe { &*stand.cast::<Stand>() };
+    stand.slot.stopped.store(true, Ordering::Release);
+    // A stopped CPU waits for nothing: it is there for the dump, until that is over.
+    while stand.helps && PHASE.load(Ordering::Acquire) == phase::FREEZING {
+        DUMP.help(&LINUX);
+        rest(20_000);
+    }
+    kernel::halt();
+}
+
+/// Lets about so many nanoseconds pass. A CPU in an NMI cannot sleep: nothing would wake it.
+pub(crate) fn rest(nanoseconds: Nanoseconds) {
+    use dumpcore::Platform;
+    let end = LINUX.now().saturating_add(nanoseconds);
+    // Bounded, should the clock stand still.
+    for _ in 0..1_000_000 {
+        if LINUX.now() >= end {
+            break;
+        }
+        core::hint::spin_loop();
+    }
+}

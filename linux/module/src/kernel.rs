@@ -1,0 +1,358 @@
+//! What the part in C lends (`shim.h`), and safe ways to it.
+
+use core::ffi::{CStr, c_char, c_int, c_long, c_void};
+use core::ptr::NonNull;
+
+use dumpcore::format::Block;
+
+/// A target (`struct dd_target`).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct RawTarget {
+    file: *mut c_void,
+    pci: *mut c_void,
+    /// First sector of 512 bytes on its disk.
+    pub(crate) start: u64,
+    /// Sectors of 512 bytes.
+    pub(crate) sectors: u64,
+    /// Which driver.
+    pub(crate) driver: u32,
+    /// Segment, and requester id.
+    pub(crate) address: u32,
+    /// Target, port or namespace.
+    pub(crate) unit: u32,
+    /// Logical unit.
+    pub(crate) lun: u32,
+    /// Whether the device goes by addresses of the DMA interface.
+    pub(crate) translated: u32,
+    reserved: u32,
+}
+
+unsafe extern "C" {
+    fn dd_open_target(path: *const c_char, target: *mut RawTarget, why: *mut *const c_char) -> c_long;
+    fn dd_close_target(target: *mut RawTarget);
+    fn dd_read_block(file: *mut c_void, block: u64, to: *mut u8) -> c_int;
+    fn dd_memory(bytes: usize, physical: *mut u64) -> *mut u8;
+    fn dd_release_memory(memory: *mut u8, bytes: usize);
+    fn dd_map_for_device(pci: *mut c_void, memory: *mut u8, bytes: usize, bus: *mut u64) -> c_int;
+    fn dd_unmap_for_device(pci: *mut c_void, bus: u64, bytes: usize);
+    fn dd_take_stack(bytes: usize) -> *mut u8;
+    fn dd_release_stack(stack: *mut u8);
+    fn dd_map_registers(physical: u64, length: usize) -> *mut u8;
+    fn dd_unmap_registers(start: *mut u8);
+    fn dd_walk_ram(visit: extern "C" fn(*mut c_void, u64, u64), context: *mut c_void);
+    fn dd_random(bytes: *mut u8, length: usize);
+    fn dd_pci_read(address: u32, offset: u32) -> u32;
+    fn dd_say(text: *const u8, length: usize, bad: c_int);
+    fn dd_vmcoreinfo(to: *mut u8, room: usize) -> usize;
+    fn dd_online_cpus(to: *mut u32, room: u32) -> u32;
+    fn dd_stop_hooks(on: bool) -> c_int;
+    fn dd_cannot_arm() -> *const c_char;
+    fn dd_cpu() -> u32;
+    fn dd_direct_map() -> u64;
+    fn dd_tsc_khz() -> u32;
+    fn dd_monotonic() -> u64;
+    fn dd_seconds() -> u64;
+    fn dd_copy(to: *mut u8, from: *const u8, length: usize) -> c_int;
+    fn dd_pat_watchdog();
+    fn dd_send_nmis();
+    fn dd_code(index: u32, start: *mut *const u8, length: *mut usize);
+    fn dd_log_rewind();
+    fn dd_log_line(line: *mut u8, room: usize, length: *mut usize) -> bool;
+    fn dd_restart();
+    fn dd_call_on(top: *mut u8, run: extern "C" fn(*mut c_void), word: *mut c_void);
+}
+
+/// A text of C's that lives as long as the module does.
+fn text(words: *const c_char) -> &'static str {
+    if words.is_null() {
+        return "";
+    }
+    // SAFETY: a constant of shim.c's.
+    unsafe { CStr::from_ptr(words) }.to_str().unwrap_or_default()
+}
+
+/// A block device that the kernel keeps open for us.
+pub(crate) struct Target(RawTarget);
+
+impl Target {
+    /// Opens the one at this path and claims it. May sleep.
+    pub(crate) fn open(path: &CStr) -> Result<Target, (c_long, &'static str)> {
+        let mut target = RawTarget {
+            file: core::ptr::null_mut(),
+            pci: core::ptr::null_mut(),
+            start: 0,
+            sectors: 0,
+            driver: 0,
+            address: 0,
+            unit: 0,
+            lun: 0,
+            translated: 0,
+            reserved: 0,
+        };
+        let mut why = core::ptr::null();
+        // SAFETY: a text that ends with a zero, and places for the answers.
+        match unsafe { dd_open_target(path.as_ptr(), &raw mut target, &raw mut why) } {
+            0 => Ok(Target(target)),
+            error => Err((error, text(why))),
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn place(&self) -> &RawTarget {
+        &self.0
+    }
+
+    /// Reads a block through the kernel's own driver; false if that fails. May sleep.
+    pub(crate) fn read(&self, block: u64, to: &mut Block) -> bool {
+        // SAFETY: open, and 4096 bytes.
+        unsafe { dd_read_block(self.0.file, block, to.as_mut_ptr()) == 0 }
+    }
+
+    /// Makes memory from [`Memory`] known to the device, for good; gives its address there.
+    pub(crate) fn map(&self, memory: &Memory) -> Result<u64, c_int> {
+        let mut bus = 0;
+        // SAFETY: the memory is pages of the kernel's allocator, and stays.
+        match unsafe { dd_map_for_device(self.0.pci, memory.start.as_ptr(), memory.length, &raw mut bus) } {
+            0 => Ok(bus),
+            error => Err(error),
+        }
+    }
+
+    /// The opposite of [`map`](Target::map).
+    pub(crate) fn unmap(&self, memory: &Memory, bus: u64) {
+        // SAFETY: as it was mapped.
+        unsafe { dd_unmap_for_device(self.0.pci, bus, memory.length) }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        // SAFETY: opened by open(), and closed once.
+        unsafe { dd_close_target(&raw mut self.0) }
+    }
+}
+
+/// Pages in a row.
+pub(crate) struct Memory {
+    start: NonNull<u8>,
+    length: usize,
+    /// Address of the first byte in RAM.
+    pub(crate) physical: u64,
+}
+
+impl Memory {
+    /// So many zeroed bytes, a power of two and at least a page. May sleep.
+    pub(crate) fn take(length: usize) -> Option<Memory> {
+        let mut physical = 0;
+        // SAFETY: a place for the answer.
+        let start = unsafe { dd_memory(length, &raw mut physical) };
+        Some(Memory { start: NonNull::new(start)?, length, physical })
+    }
+
+    /// The bytes.
+    ///
+    /// # Safety
+    /// Called once for each use of the memory: what an earlier call gave is not used any more.
+    pub(crate) unsafe fn bytes(&self) -> &'static mut [u8] {
+        // SAFETY: the pages are ours until drop, and nobody else refers to them, as the caller promises.
+        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: taken by take(), and given back once.
+        unsafe { dd_release_memory(self.start.as_ptr(), self.length) }
+    }
+}
+
+/// Bytes of the stack for arming.
+const LARGE_STACK: usize = 64 << 10;
+
+/// Calls `run` on a larger stack than the kernel's, which is 16 KiB: arming puts together what is then moved to the arena. False
+/// if there is no memory. May sleep.
+pub(crate) fn on_large_stack(run: &mut dyn FnMut()) -> bool {
+    extern "C" fn closure(word: *mut c_void) {
+        // SAFETY: on_large_stack() passes a pointer to its own `run`, and waits.
+        let run = unsafe { &mut *word.cast::<&mut dyn FnMut()>() };
+        run();
+    }
+    // SAFETY: memory of its own.
+    let stack = unsafe { dd_take_stack(LARGE_STACK) };
+    if stack.is_null() {
+        return false;
+    }
+    let mut run = run;
+    // SAFETY: the end of that memory, which begins with a page; `run` outlives the call.
+    unsafe { call_on(stack.wrapping_add(LARGE_STACK), closure, (&raw mut run).cast()) };
+    // SAFETY: taken above, and nobody is on it any more.
+    unsafe { dd_release_stack(stack) };
+    true
+}
+
+/// Maps device registers. May sleep.
+pub(crate) fn map_registers(physical: u64, length: usize) -> Option<NonNull<u8>> {
+    // SAFETY: a mapping of its own; what is there is the caller's to know.
+    NonNull::new(unsafe { dd_map_registers(physical, length) })
+}
+
+/// Gives a mapping back. May sleep.
+///
+/// # Safety
+/// Of [`map_registers`], and not used any more.
+pub(crate) unsafe fn unmap_registers(start: NonNull<u8>) {
+    // SAFETY: as the caller promises.
+    unsafe { dd_unmap_registers(start.as_ptr()) }
+}
+
+/// Calls `visit` with start and end of each range of RAM. May sleep.
+pub(crate) fn walk_ram(visit: &mut dyn FnMut(u64, u64)) {
+    extern "C" fn one(context: *mut c_void, start: u64, end: u64) {
+        // SAFETY: walk_ram() passes its own `visit`, and waits.
+        let visit = unsafe { &mut *context.cast::<&mut dyn FnMut(u64, u64)>() };
+        visit(start, end);
+    }
+    let mut visit = visit;
+    // SAFETY: `one` takes the context for what it is.
+    unsafe { dd_walk_ram(one, (&raw mut visit).cast()) }
+}
+
+/// Fills with random numbers. May sleep.
+pub(crate) fn random(bytes: &mut [u8]) {
+    // SAFETY: so many bytes.
+    unsafe { dd_random(bytes.as_mut_ptr(), bytes.len()) }
+}
+
+/// Reads 32 bits of configuration space by the kernel's own way, which takes a lock.
+pub(crate) fn pci_read(address: u32, offset: u32) -> u32 {
+    // SAFETY: all values are looked at.
+    unsafe { dd_pci_read(address, offset) }
+}
+
+/// Says a line in the kernel's log.
+pub(crate) fn say(line: &str, bad: bool) {
+    // SAFETY: so many bytes.
+    unsafe { dd_say(line.as_ptr(), line.len(), bad.into()) }
+}
+
+/// Copies the kernel's VMCOREINFO; gives its length.
+pub(crate) fn vmcoreinfo(to: &mut [u8]) -> usize {
+    // SAFETY: so many bytes.
+    unsafe { dd_vmcoreinfo(to.as_mut_ptr(), to.len()) }.min(to.len())
+}
+
+/// The numbers of the CPUs that are online, in order; as many as there is room for, and how many.
+pub(crate) fn online_cpus(to: &mut [u32]) -> usize {
+    // SAFETY: so many numbers.
+    unsafe { dd_online_cpus(to.as_mut_ptr(), to.len() as u32) as usize }.min(to.len())
+}
+
+/// Puts what stops CPUs and hears of panics in place, or takes it away. May sleep.
+pub(crate) fn stop_hooks(on: bool) -> Result<(), c_int> {
+    // SAFETY: under the lock that all arming is under.
+    match unsafe { dd_stop_hooks(on) } {
+        0 => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// Why nothing can be armed on this machine, if so.
+pub(crate) fn cannot_arm() -> Option<&'static str> {
+    // SAFETY: no arguments.
+    let why = text(unsafe { dd_cannot_arm() });
+    (!why.is_empty()).then_some(why)
+}
+
+/// The number of this CPU.
+pub(crate) fn cpu() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { dd_cpu() }
+}
+
+/// Where all RAM is mapped.
+pub(crate) fn direct_map() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { dd_direct_map() }
+}
+
+/// Thousands of the time stamp counter's steps in a second; 0 if it is of no use.
+pub(crate) fn tsc_khz() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { dd_tsc_khz() }
+}
+
+/// Nanoseconds since boot, of the kernel's clock; takes no lock.
+pub(crate) fn monotonic() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { dd_monotonic() }
+}
+
+/// Seconds since 1970.
+pub(crate) fn seconds() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { dd_seconds() }
+}
+
+/// Copies memory that may not be there; false if it is not.
+pub(crate) fn copy(from: u64, to: &mut [u8]) -> bool {
+    // SAFETY: faults of reading are caught; so many bytes to write.
+    unsafe { dd_copy(to.as_mut_ptr(), from as *const u8, to.len()) == 0 }
+}
+
+/// Tells the kernel's lockup detectors that all is well.
+pub(crate) fn pat_watchdog() {
+    // SAFETY: no arguments.
+    unsafe { dd_pat_watchdog() }
+}
+
+/// Sends an NMI to all other CPUs.
+pub(crate) fn send_nmis() {
+    // SAFETY: the handler is in place as long as anything is armed.
+    unsafe { dd_send_nmis() }
+}
+
+/// This module's code (0) and read-only data (1).
+pub(crate) fn code(index: u32) -> (*const u8, usize) {
+    let (mut start, mut length) = (core::ptr::null(), 0);
+    // SAFETY: places for the answers.
+    unsafe { dd_code(index, &raw mut start, &raw mut length) };
+    (start, length)
+}
+
+/// Goes to the beginning of the kernel's log.
+pub(crate) fn log_rewind() {
+    // SAFETY: one user at a time, see log.rs.
+    unsafe { dd_log_rewind() }
+}
+
+/// The log's next line; `None` behind the last.
+pub(crate) fn log_line(line: &mut [u8]) -> Option<usize> {
+    let mut length = 0;
+    // SAFETY: so many bytes.
+    let there = unsafe { dd_log_line(line.as_mut_ptr(), line.len(), &raw mut length) };
+    there.then_some(length.min(line.len()))
+}
+
+/// Resets the machine.
+pub(crate) fn restart() {
+    // SAFETY: no arguments.
+    unsafe { dd_restart() }
+}
+
+/// Stops this CPU for good. Interrupts are off.
+pub(crate) fn halt() -> ! {
+    loop {
+        // SAFETY: an NMI or a machine check may come and go; nothing else wakes it, and it stays here.
+        unsafe { core::arch::asm!("cli", "hlt", options(nomem, nostack)) }
+    }
+}
+
+/// Calls `run` with `word` on the stack that ends at `top`.
+///
+/// # Safety
+/// `top` is the 16-byte aligned end of memory that nobody else uses and that is large enough.
+pub(crate) unsafe fn call_on(top: *mut u8, run: extern "C" fn(*mut c_void), word: *mut c_void) {
+    // SAFETY: as the caller promises.
+    unsafe { dd_call_on(top, run, word) }
+}

@@ -1,0 +1,115 @@
+//! What a dump of this kernel changes beside dumpcore's own state: all of it in the arena, so that the memory that is dumped
+//! stays as it was.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use dumpcore::Arena;
+use dumpcore::arena::OutOfArena;
+use dump_linux::config::Then;
+
+use crate::console::Console;
+use crate::freeze::Slot;
+use crate::kernel;
+use crate::log::Cursor;
+
+/// Bytes of VMCOREINFO: the kernel gives it a page.
+const VMCOREINFO: usize = 4096;
+
+/// Bytes of the line that is appended to it.
+const CRASHTIME: usize = 32;
+
+/// In the arena; lives as long as something is armed.
+pub(crate) struct Lent {
+    /// Where all RAM is mapped.
+    pub(crate) direct_map: u64,
+    /// Nanoseconds in a step of the time stamp counter, times 2^32; 0 if it is of no use.
+    pub(crate) scale: u64,
+    /// The CPUs that were online, in the order of their numbers.
+    pub(crate) cpus: &'static [Slot],
+    /// How many of them may help.
+    pub(crate) helpers: usize,
+    /// What happens behind a dump.
+    pub(crate) then: Then,
+    /// Where the dump speaks.
+    pub(crate) console: Console,
+    /// Where in the log it reads.
+    pub(crate) log: Cursor,
+    /// VMCOREINFO, and its length.
+    vmcoreinfo: UnsafeCell<([u8; VMCOREINFO + CRASHTIME], usize)>,
+}
+
+// SAFETY: the cells are the crashing CPU's alone from crash() on, and before that the arming one's.
+unsafe impl Sync for Lent {}
+
+/// The one in use.
+static LENT: AtomicPtr<Lent> = AtomicPtr::new(core::ptr::null_mut());
+
+/// The one in use; none if nothing is armed.
+pub(crate) fn lent() -> Option<&'static Lent> {
+    // SAFETY: what lend() stored; it is taken back only when nothing is armed and no CPU is stopped.
+    unsafe { LENT.load(Ordering::Acquire).as_ref() }
+}
+
+/// Takes back what is lent.
+pub(crate) fn take_back() {
+    LENT.store(core::ptr::null_mut(), Ordering::Release);
+}
+
+/// Lends for a dump.
+pub(crate) fn lend(
+    arena: &mut Arena<'static>,
+    cpus: &'static [Slot],
+    helpers: usize,
+    then: Then,
+    serial: Option<u16>,
+) -> Result<&'static Lent, OutOfArena> {
+    let khz = u64::from(kernel::tsc_khz());
+    let lent = arena.place(Lent {
+        direct_map: kernel::direct_map(),
+        // Of a counter that is slower than 1 kHz there is none.
+        scale: (1_000_000_u64 << 32).checked_div(khz).unwrap_or(0),
+        cpus,
+        helpers,
+        then,
+        console: Console::new(serial),
+        log: Cursor::new(),
+        vmcoreinfo: UnsafeCell::new(([0; VMCOREINFO + CRASHTIME], 0)),
+    })?;
+    let (bytes, length) = lent.vmcoreinfo.get_mut();
+    *length = kernel::vmcoreinfo(bytes.get_mut(..VMCOREINFO).unwrap_or_default());
+    let lent: &'static Lent = lent;
+    LENT.store(core::ptr::from_ref(lent).cast_mut(), Ordering::Release);
+    Ok(lent)
+}
+
+impl Lent {
+    /// VMCOREINFO.
+    pub(crate) fn vmcoreinfo(&self) -> &[u8] {
+        // SAFETY: changed only by append_time(), in front of the dump.
+        let (bytes, length) = unsafe { &*self.vmcoreinfo.get() };
+        bytes.get(..*length).unwrap_or_default()
+    }
+
+    /// Appends the time of the crash, as the kernel does on its way to kdump (`crash_save_vmcoreinfo`).
+    ///
+    /// # Safety
+    /// On the crashing CPU, in front of the dump.
+    pub(crate) unsafe fn append_time(&self, seconds: u64) {
+        const KEY: &[u8] = b"CRASHTIME=";
+        // SAFETY: nobody else uses it now, as the caller promises.
+        let (bytes, length) = unsafe { &mut *self.vmcoreinfo.get() };
+        // Only once, should the kernel come by again.
+        if bytes.get(..*length).is_some_and(|text| text.windows(KEY.len()).any(|part| part == KEY)) {
+            return;
+        }
+        let mut line = dumpcore::console::Line::new();
+        line.text("CRASHTIME=").decimal(seconds).text("\n");
+        let line = line.as_str().as_bytes();
+        let end = length.saturating_add(line.len());
+        if let Some(room) = bytes.get_mut(*length..end) {
+            room.copy_from_slice(line);
+            *length = end;
+        }
+    }
+}

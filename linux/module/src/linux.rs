@@ -1,0 +1,200 @@
+//! What this kernel lends to the dump.
+
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+use core::ptr::NonNull;
+
+use dumpcore::format::{Block, PAGE_BYTES};
+use dumpcore::platform::{
+    CodeRange, Guarded, Nanoseconds, Platform, RamRange, Registers, ResetPolicy,
+};
+use dumpcore::wait::Wait;
+
+use crate::lent::lent;
+use crate::{freeze, kernel};
+
+/// The platform.
+pub(crate) struct Linux {
+    /// Set in front of arming.
+    facts: UnsafeCell<Facts>,
+}
+
+/// What does not change while armed.
+struct Facts {
+    code: [CodeRange; 2],
+    build_id: ([u8; BUILD_ID], usize),
+    system: ([u8; SYSTEM], usize),
+}
+
+/// Bytes of a build id, at most.
+const BUILD_ID: usize = 32;
+
+/// Bytes of the system's name, at most.
+const SYSTEM: usize = 128;
+
+// SAFETY: the facts are changed only in prepare(), when nothing is armed.
+unsafe impl Sync for Linux {}
+
+/// The platform.
+pub(crate) static LINUX: Linux = Linux {
+    facts: UnsafeCell::new(Facts {
+        code: [const { CodeRange { start: core::ptr::null(), length: 0 } }; 2],
+        build_id: ([0; BUILD_ID], 0),
+        system: ([0; SYSTEM], 0),
+    }),
+};
+
+impl Linux {
+    /// Takes over what does not change.
+    ///
+    /// # Safety
+    /// Nothing is armed, and no other CPU does this.
+    pub(crate) unsafe fn prepare(&self, vmcoreinfo: &[u8]) {
+        // SAFETY: as the caller promises.
+        let facts = unsafe { &mut *self.facts.get() };
+        for (index, slot) in (0..).zip(&mut facts.code) {
+            let (start, length) = kernel::code(index);
+            *slot = CodeRange { start, length };
+        }
+        let value = |key: &str| {
+            let mut lines = vmcoreinfo.split(|byte| *byte == b'\n');
+            lines.find_map(|line| line.strip_prefix(key.as_bytes())).unwrap_or_default()
+        };
+        let (bytes, length) = &mut facts.build_id;
+        *length = 0;
+        for (slot, pair) in bytes.iter_mut().zip(value("BUILD-ID=").as_chunks::<2>().0) {
+            let digit = |byte: u8| char::from(byte).to_digit(16);
+            let [high, low] = *pair;
+            let (Some(high), Some(low)) = (digit(high), digit(low)) else { break };
+            *slot = (high << 4 | low) as u8;
+            *length = length.saturating_add(1);
+        }
+        let (bytes, length) = &mut facts.system;
+        let name = b"Linux ".iter().chain(value("OSRELEASE="));
+        *length = 0;
+        for (slot, byte) in bytes.iter_mut().zip(name) {
+            *slot = *byte;
+            *length = length.saturating_add(1);
+        }
+    }
+
+    fn facts(&self) -> &Facts {
+        // SAFETY: not changed while anybody uses it, see prepare().
+        unsafe { &*self.facts.get() }
+    }
+}
+
+// SAFETY: page() gives places in the map of all RAM, which stays; guarded_copy() catches what is not mapped there.
+// code_ranges() names this module's own code. on_stack() calls its closure once.
+unsafe impl Platform for Linux {
+    fn now(&self) -> Nanoseconds {
+        match lent().map(|lent| lent.scale) {
+            Some(scale) if scale != 0 => {
+                // SAFETY: every processor of 64 bits has the counter.
+                let steps = unsafe { core::arch::x86_64::_rdtsc() };
+                (u128::from(steps).wrapping_mul(u128::from(scale)) >> 32) as u64
+            }
+            _ => kernel::monotonic(),
+        }
+    }
+
+    fn console(&self, text: &str) {
+        if let Some(lent) = lent() {
+            lent.console.write(text);
+        }
+    }
+
+    fn ram(&self, visit: &mut dyn FnMut(RamRange)) {
+        kernel::walk_ram(&mut |start, end| visit(RamRange { start, end }));
+    }
+
+    fn page(&self, pfn: u64) -> Option<NonNull<u8>> {
+        let address = lent()?.direct_map.checked_add(pfn.checked_mul(PAGE_BYTES)?)?;
+        NonNull::new(address as *mut u8)
+    }
+
+    fn guarded_copy(&self, from: NonNull<u8>, to: &mut Block) -> Guarded {
+        if kernel::copy(from.as_ptr() as u64, to) { Guarded::Copied } else { Guarded::Faulted }
+    }
+
+    fn has_guard(&self) -> bool {
+        true
+    }
+
+    fn reset(&self, _: ResetPolicy) {
+        // Always to return: what happens then is decided behind the dump.
+    }
+
+    fn cpu(&self) -> u32 {
+        let number = kernel::cpu();
+        lent().map_or(number, |lent| freeze::place(lent, number) as u32)
+    }
+
+    fn cpus(&self) -> u32 {
+        lent().map_or(1, |lent| lent.cpus.len() as u32)
+    }
+
+    fn freeze_cpus(&self, wait: &Wait<'_>) {
+        freeze::freeze(wait);
+    }
+
+    fn rest(&self, nanoseconds: Nanoseconds) {
+        freeze::rest(nanoseconds);
+    }
+
+    fn entropy(&self, bytes: &mut [u8; 32]) -> bool {
+        kernel::random(bytes);
+        true
+    }
+
+    fn registers(&self, cpu: u32) -> Option<Registers> {
+        freeze::registers(lent()?, cpu as usize)
+    }
+
+    fn pat_watchdog(&self) {
+        kernel::pat_watchdog();
+    }
+
+    fn log(&self, offset: u64, piece: &mut [u8]) -> usize {
+        lent().map_or(0, |lent| lent.log.read(offset, piece))
+    }
+
+    fn log_length(&self) -> u64 {
+        lent().map_or(0, |lent| lent.log.length())
+    }
+
+    fn wall_clock(&self) -> Option<u64> {
+        Some(kernel::seconds()).filter(|seconds| *seconds > 0)
+    }
+
+    fn build_id(&self) -> &[u8] {
+        let (bytes, length) = &self.facts().build_id;
+        bytes.get(..*length).unwrap_or_default()
+    }
+
+    fn system(&self) -> &str {
+        let (bytes, length) = &self.facts().system;
+        bytes.get(..*length).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or_default()
+    }
+
+    fn vmcoreinfo(&self) -> &[u8] {
+        lent().map_or(&[], |lent| lent.vmcoreinfo())
+    }
+
+    fn code_ranges(&self) -> &[CodeRange] {
+        &self.facts().code
+    }
+
+    fn on_stack(&self, stack: &mut [u8], run: &mut dyn FnMut()) -> bool {
+        extern "C" fn closure(word: *mut c_void) {
+            // SAFETY: on_stack() passes a pointer to its own `run`, and waits.
+            let run = unsafe { &mut *word.cast::<&mut dyn FnMut()>() };
+            run();
+        }
+        let mut run = run;
+        let top = stack.as_mut_ptr_range().end;
+        // SAFETY: the stack is the caller's to lend, and aligned as it promises; `run` outlives the call.
+        unsafe { kernel::call_on(top, closure, (&raw mut run).cast()) };
+        true
+    }
+}

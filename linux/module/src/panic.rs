@@ -1,0 +1,63 @@
+//! The kernel panics: the dump, and what comes behind it.
+
+use core::ffi::{CStr, c_char, c_void};
+
+use dump_linux::config::Then;
+use dumpcore::console::{Describe, Line};
+use dumpcore::format::header::Trigger;
+use dumpcore::{Crash, Outcome};
+
+use crate::freeze::{self, DUMP};
+use crate::kernel;
+use crate::lent::lent;
+use crate::linux::LINUX;
+
+/// For C: all other CPUs are stopped, interrupts are off. Comes back if the kernel is to go on with its panic.
+///
+/// `message` ends with a zero, `regs` are those that the crash is to be known by.
+#[unsafe(no_mangle)]
+extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, trigger: u32) {
+    let Some(lent) = lent() else { return };
+    // SAFETY: the panic's own text.
+    let message = unsafe { CStr::from_ptr(message) }.to_bytes();
+    let message = match core::str::from_utf8(message) {
+        Ok(text) => text,
+        Err(error) => {
+            let good = message.get(..error.valid_up_to()).unwrap_or_default();
+            core::str::from_utf8(good).unwrap_or_default()
+        }
+    };
+    // SAFETY: the crashing CPU, in front of the dump.
+    unsafe { lent.append_time(kernel::seconds()) };
+    // SAFETY: C passes registers.
+    let registers = unsafe { freeze::complete(regs) };
+    let trigger = Trigger::from_number(trigger).unwrap_or(Trigger::Panic);
+    let crash = Crash { trigger, message: message.trim_ascii_end(), registers: &registers };
+    let outcome = DUMP.crash(&LINUX, &crash);
+    if matches!(outcome, Outcome::OtherCpu { .. }) {
+        return;
+    }
+    freeze::over();
+    lent.console.tell();
+    if !matches!(outcome, Outcome::Complete | Outcome::Incomplete(_)) {
+        let mut line = Line::new();
+        match &outcome {
+            Outcome::Refused(refusal) => refusal.describe(line.text("no dump was written: ")),
+            Outcome::Nested => {
+                line.text("the dump itself crashed; what it had written can be read");
+            }
+            Outcome::Unclosed(error) => error.describe(line.text("the dump could not be closed: ")),
+            _ => {
+                line.text("no dump was written");
+            }
+        }
+        line.text("; the kernel goes on with its panic");
+        kernel::say(line.as_str(), true);
+        return;
+    }
+    match lent.then {
+        Then::Reboot => kernel::restart(),
+        Then::Continue => {}
+        Then::Halt => kernel::halt(),
+    }
+}

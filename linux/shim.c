@@ -1,0 +1,660 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+/*
+ * diskdump for stock kernels: what only C can reach. What to do with it is decided in Rust (module/src).
+ */
+#define pr_fmt(fmt) "diskdump: " fmt
+
+#include <linux/blkdev.h>
+#include <linux/cpu.h>
+#include <linux/crash_core.h>
+#include <linux/delay.h>
+#include <linux/dma-mapping.h>
+#include <linux/fs.h>
+#include <linux/gfp.h>
+#include <linux/io.h>
+#include <linux/iommu.h>
+#include <linux/ioport.h>
+#include <linux/kdebug.h>
+#include <linux/kernel.h>
+#include <linux/kexec.h>
+#include <linux/kmsg_dump.h>
+#include <linux/kobject.h>
+#include <linux/libata.h>
+#include <linux/memory.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/nmi.h>
+#include <linux/notifier.h>
+#include <linux/nvme_ioctl.h>
+#include <linux/panic_notifier.h>
+#include <linux/pci.h>
+#include <linux/random.h>
+#include <linux/reboot.h>
+#include <linux/smp.h>
+#include <linux/sysfs.h>
+#include <linux/timekeeping.h>
+#include <linux/uaccess.h>
+#include <linux/version.h>
+#include <linux/vmalloc.h>
+#include <linux/virtio.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ids.h>
+#include <linux/workqueue.h>
+
+#include <asm/apic.h>
+#include <asm/io.h>
+#include <asm/nmi.h>
+#include <asm/smp.h>
+#include <asm/tsc.h>
+
+#include <scsi/scsi_device.h>
+#include <scsi/scsi_host.h>
+
+#include "shim.h"
+
+/* One arming, disarming or question at a time. */
+static DEFINE_MUTEX(dd_mutex);
+
+/* Targets. */
+
+static struct pci_dev *dd_pci_above(struct device *dev)
+{
+	for (; dev; dev = dev->parent)
+		if (dev_is_pci(dev))
+			return to_pci_dev(dev);
+	return NULL;
+}
+
+static struct virtio_device *dd_virtio_above(struct device *dev)
+{
+	for (; dev; dev = dev->parent)
+		if (dev->bus && !strcmp(dev->bus->name, "virtio"))
+			return dev_to_virtio(dev);
+	return NULL;
+}
+
+static struct scsi_device *dd_scsi_above(struct device *dev)
+{
+	/* By name, so that the module does not need the SCSI layer on a machine that has none. */
+	for (; dev; dev = dev->parent)
+		if (dev->type && dev->type->name && !strcmp(dev->type->name, "scsi_device"))
+			return to_scsi_device(dev);
+	return NULL;
+}
+
+/* Which namespace of its controller an NVMe disk is; 0 if it does not say. */
+static u32 dd_nvme_namespace(struct block_device *bdev)
+{
+	const struct block_device_operations *ops = bdev->bd_disk->fops;
+	int id;
+
+	if (!ops || !ops->ioctl)
+		return 0;
+	id = ops->ioctl(bdev, 0, NVME_IOCTL_ID, 0);
+	return id > 0 ? id : 0;
+}
+
+static long dd_describe(struct block_device *bdev, struct dd_target *target, const char **why)
+{
+	struct device *dev = disk_to_dev(bdev->bd_disk);
+	const char *driver;
+	struct virtio_device *virtio;
+	struct scsi_device *scsi;
+
+	target->start = bdev->bd_start_sect;
+	target->sectors = bdev_nr_sectors(bdev);
+	target->pci = dd_pci_above(dev);
+	if (!target->pci) {
+		*why = "it is on no PCI device; device mapper, RAID, loop and network disks cannot be taken over";
+		return -ENXIO;
+	}
+	target->address = (u32)pci_domain_nr(target->pci->bus) << 16 | pci_dev_id(target->pci);
+	driver = dev_driver_string(&target->pci->dev);
+	target->translated = 1;
+	virtio = dd_virtio_above(dev);
+	scsi = dd_scsi_above(dev);
+	if (virtio) {
+		/* As the kernel does it: without this feature the device goes by physical addresses. */
+		target->translated = virtio_has_feature(virtio, VIRTIO_F_ACCESS_PLATFORM);
+		if (virtio->id.device == VIRTIO_ID_BLOCK) {
+			target->driver = DD_VIRTIO_BLK;
+			return 0;
+		}
+		if (virtio->id.device == VIRTIO_ID_SCSI && scsi) {
+			target->driver = DD_VIRTIO_SCSI;
+			target->unit = scsi->id;
+			target->lun = scsi->lun;
+			return 0;
+		}
+	} else if (!strcmp(driver, "ahci") && scsi) {
+		target->driver = DD_AHCI;
+		target->unit = ata_shost_to_port(scsi->host)->port_no;
+		return 0;
+	} else if (!strcmp(driver, "nvme")) {
+		target->driver = DD_NVME;
+		target->unit = dd_nvme_namespace(bdev);
+		if (target->unit)
+			return 0;
+		*why = "it does not say which NVMe namespace it is";
+		return -ENXIO;
+	}
+	*why = "there is no polled driver for it; there is one for virtio-blk, virtio-scsi, AHCI and NVMe";
+	return -ENXIO;
+}
+
+long dd_open_target(const char *path, struct dd_target *target, const char **why)
+{
+	struct file *file;
+	long result;
+
+	memset(target, 0, sizeof(*target));
+	/* O_EXCL claims the device, as a mount or swap does; while it is claimed, they fail. */
+	file = filp_open(path, O_RDONLY | O_EXCL | O_LARGEFILE, 0);
+	if (IS_ERR(file)) {
+		result = PTR_ERR(file);
+		*why = result == -EBUSY ? "it is in use (mounted, swap, or part of something)" : "it cannot be opened";
+		return result;
+	}
+	if (!S_ISBLK(file_inode(file)->i_mode)) {
+		*why = "it is no block device";
+		filp_close(file, NULL);
+		return -ENOTBLK;
+	}
+	result = dd_describe(I_BDEV(file->f_mapping->host), target, why);
+	if (result) {
+		filp_close(file, NULL);
+		return result;
+	}
+	target->file = file;
+	pci_dev_get(target->pci);
+	return 0;
+}
+
+void dd_close_target(struct dd_target *target)
+{
+	if (target->pci)
+		pci_dev_put(target->pci);
+	if (target->file)
+		filp_close(target->file, NULL);
+	target->pci = NULL;
+	target->file = NULL;
+}
+
+int dd_read_block(struct file *file, u64 block, void *to)
+{
+	loff_t at = block << 12;
+	ssize_t got = kernel_read(file, to, 4096, &at);
+
+	return got == 4096 ? 0 : got < 0 ? got : -EIO;
+}
+
+/* Memory. */
+
+void *dd_memory(size_t bytes, u64 *physical)
+{
+	unsigned int order = get_order(bytes);
+	/* Below 4 GiB, where every controller reaches it, and no bounce buffer comes between. */
+	struct page *page = alloc_pages(GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN | GFP_DMA32, order);
+
+	if (!page)
+		page = alloc_pages(GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN, order);
+	if (!page)
+		return NULL;
+	*physical = page_to_phys(page);
+	return page_address(page);
+}
+
+void dd_release_memory(void *memory, size_t bytes)
+{
+	free_pages((unsigned long)memory, get_order(bytes));
+}
+
+int dd_map_for_device(struct pci_dev *pci, void *memory, size_t bytes, u64 *bus)
+{
+	struct iommu_domain *domain = iommu_get_domain_for_dev(&pci->dev);
+	phys_addr_t physical = virt_to_phys(memory);
+	dma_addr_t at = dma_map_page(&pci->dev, virt_to_page(memory), 0, bytes, DMA_BIDIRECTIONAL);
+
+	if (dma_mapping_error(&pci->dev, at))
+		return -ENOMEM;
+	*bus = at;
+	if (at == physical)
+		return 0;
+	/* Translated by an IOMMU to what it is, and not copied by way of other memory. */
+	if (domain && iommu_iova_to_phys(domain, at) == physical)
+		return 0;
+	dd_unmap_for_device(pci, at, bytes);
+	return -EOPNOTSUPP;
+}
+
+void dd_unmap_for_device(struct pci_dev *pci, u64 bus, size_t bytes)
+{
+	dma_unmap_page(&pci->dev, bus, bytes, DMA_BIDIRECTIONAL);
+}
+
+void *dd_take_stack(size_t bytes)
+{
+	/* With a page behind and in front that is not mapped. */
+	return vmalloc(bytes);
+}
+
+void dd_release_stack(void *stack)
+{
+	vfree(stack);
+}
+
+void *dd_map_registers(u64 physical, size_t length)
+{
+	return (void __force *)ioremap(physical, length);
+}
+
+void dd_unmap_registers(void *start)
+{
+	iounmap((void __iomem __force *)start);
+}
+
+struct dd_walk {
+	void (*visit)(void *context, u64 start, u64 end);
+	void *context;
+};
+
+static int dd_walk_one(struct resource *resource, void *arg)
+{
+	struct dd_walk *walk = arg;
+
+	walk->visit(walk->context, resource->start, resource->end + 1);
+	return 0;
+}
+
+void dd_walk_ram(void (*visit)(void *context, u64 start, u64 end), void *context)
+{
+	struct dd_walk walk = { visit, context };
+
+	walk_iomem_res_desc(IORES_DESC_NONE, IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, 0, -1, &walk, dd_walk_one);
+}
+
+void dd_random(void *bytes, size_t length)
+{
+	get_random_bytes(bytes, length);
+}
+
+u32 dd_pci_read(u32 address, u32 offset)
+{
+	struct pci_dev *pci = pci_get_domain_bus_and_slot(address >> 16, address >> 8 & 0xff, address & 0xff);
+	u32 value = ~0;
+
+	if (pci) {
+		pci_read_config_dword(pci, offset, &value);
+		pci_dev_put(pci);
+	}
+	return value;
+}
+
+void dd_say(const char *text, size_t length, int bad)
+{
+	if (bad)
+		pr_warn("%.*s\n", (int)length, text);
+	else
+		pr_info("%.*s\n", (int)length, text);
+}
+
+/* The text in the kernel's VMCOREINFO note: behind an ELF note's header and its name. */
+size_t dd_vmcoreinfo(void *to, size_t room)
+{
+	struct elf_note {
+		u32 name;
+		u32 text;
+		u32 type;
+	} *note = phys_to_virt(paddr_vmcoreinfo_note());
+	size_t length = min_t(size_t, note->text, room);
+
+	if (note->name > 32 || note->text > PAGE_SIZE)
+		return 0;
+	memcpy(to, (u8 *)(note + 1) + ALIGN(note->name, 4), length);
+	return length;
+}
+
+u32 dd_online_cpus(u32 *to, u32 room)
+{
+	u32 count = 0;
+	int cpu;
+
+	for_each_online_cpu(cpu)
+		if (count < room)
+			to[count++] = cpu;
+	return count;
+}
+
+u32 dd_cpu(void)
+{
+	return raw_smp_processor_id();
+}
+
+u64 dd_direct_map(void)
+{
+	return PAGE_OFFSET;
+}
+
+u32 dd_tsc_khz(void)
+{
+	return boot_cpu_has(X86_FEATURE_TSC) ? tsc_khz : 0;
+}
+
+u64 dd_monotonic(void)
+{
+	return ktime_get_mono_fast_ns();
+}
+
+u64 dd_seconds(void)
+{
+	return ktime_get_real_seconds();
+}
+
+int dd_copy(void *to, const void *from, size_t length)
+{
+	return copy_from_kernel_nofault(to, from, length);
+}
+
+void dd_pat_watchdog(void)
+{
+	touch_nmi_watchdog();
+}
+
+/* To all CPUs but this one. Without the kernel's own functions, of which some wait for locks. */
+void dd_send_nmis(void)
+{
+	u32 command = APIC_DEST_ALLBUT | APIC_INT_ASSERT | APIC_DM_NMI;
+
+	if (x2apic_enabled())
+		native_wrmsrl(APIC_BASE_MSR + (APIC_ICR >> 4), command);
+	else
+		native_apic_mem_write(APIC_ICR, command);
+}
+
+void dd_code(u32 index, const void **start, size_t *length)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
+	enum mod_mem_type type = index ? MOD_RODATA : MOD_TEXT;
+
+	*start = THIS_MODULE->mem[type].base;
+	*length = THIS_MODULE->mem[type].size;
+#else
+	struct module_layout *layout = &THIS_MODULE->core_layout;
+
+	*start = layout->base + (index ? layout->text_size : 0);
+	*length = index ? layout->ro_size - layout->text_size : layout->text_size;
+#endif
+}
+
+static struct kmsg_dump_iter dd_log;
+
+void dd_log_rewind(void)
+{
+	kmsg_dump_rewind(&dd_log);
+}
+
+bool dd_log_line(char *line, size_t room, size_t *length)
+{
+	return kmsg_dump_get_line(&dd_log, false, line, room, length);
+}
+
+bool dd_shutting_down(void)
+{
+	return system_state >= SYSTEM_HALT && system_state <= SYSTEM_RESTART;
+}
+
+void dd_restart(void)
+{
+	emergency_restart();
+}
+
+/* Stopping the other CPUs. */
+
+static struct smp_ops dd_original;
+static bool dd_hooked;
+
+void dd_original_stop(int wait)
+{
+	if (dd_original.stop_other_cpus)
+		dd_original.stop_other_cpus(wait);
+}
+
+static void dd_stop_other_cpus(int wait)
+{
+	/* A reboot in order comes here too. */
+	if (dd_shutting_down())
+		dd_original_stop(wait);
+	else
+		dd_freeze();
+}
+
+/* With crash_kexec_post_notifiers: the kernel's own way leaves what kdump needs, if it has to follow us. */
+static void dd_crash_stop_other_cpus(void)
+{
+	if (dd_original.crash_stop_other_cpus) {
+		dd_original.crash_stop_other_cpus();
+		dd_crash_stopped();
+	} else {
+		dd_stop_other_cpus(0);
+	}
+}
+
+static int dd_nmi_handler(unsigned int type, struct pt_regs *regs)
+{
+	return dd_nmi(regs) ? NMI_HANDLED : NMI_DONE;
+}
+
+/* An oops on the way to a panic: its registers are those that count. */
+static struct pt_regs dd_oops_regs;
+static atomic_t dd_oops_cpu = ATOMIC_INIT(-1);
+
+static int dd_die(struct notifier_block *block, unsigned long value, void *data)
+{
+	struct die_args *args = data;
+
+	if (value == DIE_OOPS && args->regs && !user_mode(args->regs)) {
+		dd_oops_regs = *args->regs;
+		atomic_set(&dd_oops_cpu, raw_smp_processor_id());
+	}
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block dd_die_block = { .notifier_call = dd_die, .priority = INT_MAX };
+
+static int dd_panicked(struct notifier_block *block, unsigned long value, void *data)
+{
+	const char *message = data ? data : "";
+	u32 trigger = DD_TRIGGER_PANIC;
+	struct pt_regs here = {};
+
+	if (atomic_read(&dd_oops_cpu) == raw_smp_processor_id()) {
+		dd_panic(message, &dd_oops_regs, DD_TRIGGER_OOPS);
+		return NOTIFY_DONE;
+	}
+	dd_capture(&here);
+	if (strstr(message, "LOCKUP") || strstr(message, "lockup") || strstr(message, "hung_task"))
+		trigger = DD_TRIGGER_WATCHDOG;
+	else if (in_nmi())
+		trigger = DD_TRIGGER_NMI;
+	dd_panic(message, &here, trigger);
+	return NOTIFY_DONE;
+}
+
+/* The first of all: what others do may be what crashes. */
+static struct notifier_block dd_panic_block = { .notifier_call = dd_panicked, .priority = INT_MAX };
+
+int dd_stop_hooks(bool on)
+{
+	int result;
+
+	if (on == dd_hooked)
+		return 0;
+	if (on) {
+		result = register_nmi_handler(NMI_LOCAL, dd_nmi_handler, NMI_FLAG_FIRST, "diskdump");
+		if (result)
+			return result;
+		register_die_notifier(&dd_die_block);
+		dd_original = smp_ops;
+		smp_ops.stop_other_cpus = dd_stop_other_cpus;
+		smp_ops.crash_stop_other_cpus = dd_crash_stop_other_cpus;
+		atomic_notifier_chain_register(&panic_notifier_list, &dd_panic_block);
+	} else {
+		atomic_notifier_chain_unregister(&panic_notifier_list, &dd_panic_block);
+		smp_ops.crash_stop_other_cpus = dd_original.crash_stop_other_cpus;
+		smp_ops.stop_other_cpus = dd_original.stop_other_cpus;
+		unregister_die_notifier(&dd_die_block);
+		unregister_nmi_handler(NMI_LOCAL, "diskdump");
+	}
+	dd_hooked = on;
+	return 0;
+}
+
+const char *dd_cannot_arm(void)
+{
+	if (boot_cpu_has(X86_FEATURE_XENPV))
+		return "a Xen guest without virtual hardware has no disks to take over";
+	if (cc_platform_has(CC_ATTR_MEM_ENCRYPT))
+		return "memory is encrypted (SEV, SME, TDX), which the polled drivers cannot do";
+	return NULL;
+}
+
+/* CPUs and memory that come and go: what was armed is no longer what is there. */
+
+static void dd_rearm_work(struct work_struct *work)
+{
+	mutex_lock(&dd_mutex);
+	dd_rearm();
+	mutex_unlock(&dd_mutex);
+}
+
+static DECLARE_WORK(dd_work, dd_rearm_work);
+
+static int dd_cpu_changed(unsigned int cpu)
+{
+	schedule_work(&dd_work);
+	return 0;
+}
+
+static int dd_memory_changed(struct notifier_block *block, unsigned long action, void *data)
+{
+	if (action == MEM_ONLINE || action == MEM_OFFLINE)
+		schedule_work(&dd_work);
+	return NOTIFY_OK;
+}
+
+static struct notifier_block dd_memory_block = { .notifier_call = dd_memory_changed };
+static int dd_cpu_state;
+
+/* /sys/kernel/diskdump */
+
+static ssize_t dd_show_one(u32 what, char *buf)
+{
+	ssize_t length;
+
+	mutex_lock(&dd_mutex);
+	length = dd_show(what, buf, PAGE_SIZE - 1);
+	mutex_unlock(&dd_mutex);
+	return length;
+}
+
+static ssize_t state_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	return dd_show_one(DD_STATE, buf);
+}
+
+static ssize_t status_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	return dd_show_one(DD_STATUS, buf);
+}
+
+static ssize_t reason_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	return dd_show_one(DD_REASON, buf);
+}
+
+static ssize_t arm_store(struct kobject *kobj, struct kobj_attribute *attr, const char *buf, size_t count)
+{
+	long result;
+
+	mutex_lock(&dd_mutex);
+	result = dd_arm(buf, count);
+	mutex_unlock(&dd_mutex);
+	return result ? result : count;
+}
+
+static ssize_t disarm_store(struct kobject *kobj, struct kobj_attribute *attr, const char *buf, size_t count)
+{
+	long result;
+
+	mutex_lock(&dd_mutex);
+	result = dd_disarm();
+	mutex_unlock(&dd_mutex);
+	return result ? result : count;
+}
+
+static struct kobj_attribute dd_state = __ATTR_RO(state);
+static struct kobj_attribute dd_status = __ATTR_RO(status);
+static struct kobj_attribute dd_reason = __ATTR_RO(reason);
+static struct kobj_attribute dd_arming = __ATTR(arm, 0200, NULL, arm_store);
+static struct kobj_attribute dd_disarming = __ATTR(disarm, 0200, NULL, disarm_store);
+
+static struct attribute *dd_attributes[] = {
+	&dd_state.attr, &dd_status.attr, &dd_reason.attr, &dd_arming.attr, &dd_disarming.attr, NULL,
+};
+
+static const struct attribute_group dd_group = { .attrs = dd_attributes };
+static struct kobject *dd_folder;
+
+static char *arm;
+module_param(arm, charp, 0400);
+MODULE_PARM_DESC(arm, "arms while loading: the words that are otherwise written to /sys/kernel/diskdump/arm");
+
+static int __init dd_init(void)
+{
+	int result;
+
+	dd_folder = kobject_create_and_add("diskdump", kernel_kobj);
+	if (!dd_folder)
+		return -ENOMEM;
+	result = sysfs_create_group(dd_folder, &dd_group);
+	if (result)
+		goto no_group;
+	result = cpuhp_setup_state_nocalls(CPUHP_AP_ONLINE_DYN, "diskdump:online", dd_cpu_changed, dd_cpu_changed);
+	if (result < 0)
+		goto no_group;
+	dd_cpu_state = result;
+	result = register_memory_notifier(&dd_memory_block);
+	if (result)
+		goto no_memory;
+	if (arm) {
+		mutex_lock(&dd_mutex);
+		/* Why it was refused is in the log, and in sysfs. */
+		dd_arm(arm, strlen(arm));
+		mutex_unlock(&dd_mutex);
+	}
+	return 0;
+
+no_memory:
+	cpuhp_remove_state_nocalls(dd_cpu_state);
+no_group:
+	kobject_put(dd_folder);
+	return result;
+}
+
+static void __exit dd_exit(void)
+{
+	unregister_memory_notifier(&dd_memory_block);
+	cpuhp_remove_state_nocalls(dd_cpu_state);
+	/* No question and no order comes from here on. */
+	kobject_put(dd_folder);
+	cancel_work_sync(&dd_work);
+	dd_disarm();
+}
+
+module_init(dd_init);
+module_exit(dd_exit);
+MODULE_AUTHOR("The diskdump authors");
+MODULE_DESCRIPTION("Crash dumps by polled drivers, without a reserved kernel");
+MODULE_VERSION("0.1.0");
+MODULE_LICENSE("Dual MIT/GPL");
