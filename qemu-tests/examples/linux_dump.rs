@@ -5,14 +5,14 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use qemu_tests::linux::{Stock, crash, partition};
+use qemu_tests::linux::{Kernel, Stock, crash, partition};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().context("name a folder")?;
     let memory = arguments.next().map_or(Ok(512), |text| text.parse()).context("MIB is a number")?;
     let folder = Path::new(&folder);
-    let linux = Stock::symbolised(&mut |text| eprintln!("{text}"))?;
+    let linux = Stock::symbolised(Kernel::CLOUD, &mut |text| eprintln!("{text}"))?;
     let crashed = crash(&linux, memory, folder)?;
     let image = folder.join("linux.img");
     partition(&crashed, &image)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use qemu_tests::linux::{Crashed, Reader, Readers, Stock, crash, partition, same};
+use qemu_tests::linux::{Crashed, Kernel, Reader, Readers, Stock, crash, partition, same};
 use qemu_tests::savecore::Savecore;
 
 use crate::qemu::Count;
@@ -57,7 +57,7 @@ pub(crate) fn run(count: &mut Count, savecore: &Path, strict: bool) -> Result<()
     let readers = Readers { python, folder: folder.clone() };
     let mut crashed = None;
     step(count, "a Linux crashes", || {
-        let linux = match Stock::symbolised(&mut |text| ui::notice(text)) {
+        let linux = match Stock::symbolised(Kernel::CLOUD, &mut |text| ui::notice(text)) {
             Ok(linux) => linux,
             Err(error) if strict => return Err(error),
             Err(error) => return Ok(Step::Skipped(format!("{error:#}"))),

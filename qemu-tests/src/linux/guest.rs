@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::initramfs::Initramfs;
-use super::modules::Modules;
+use super::modules::{self, Modules};
 use super::stock::Stock;
 use crate::bed::Bed;
 use crate::machine::{Machine, Running};
@@ -79,8 +79,8 @@ impl<'a> Guest<'a> {
         root.file("script", 0o644, format!("{LIBRARY}\n{}", self.script).as_bytes());
         let mut order = String::new();
         for module in Modules::read(&self.stock.modules)?.in_order(&self.modules)? {
-            let name = module.file_name().unwrap_or_default().to_string_lossy();
-            root.file(&format!("modules/{name}"), 0o644, &read(&module)?);
+            let name = format!("{}.ko", modules::name_of(&module).unwrap_or_default());
+            root.file(&format!("modules/{name}"), 0o644, &modules::content(&module)?);
             order.push_str(&name);
             order.push('\n');
         }

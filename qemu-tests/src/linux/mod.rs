@@ -17,4 +17,4 @@ pub use crash::{CPUS, Crashed, crash};
 pub use dump::partition;
 pub use guest::{Guest, finish};
 pub use readers::{Reader, Readers, same};
-pub use stock::{CACHE, Stock, Symbolised, cache};
+pub use stock::{CACHE, Flavour, KERNELS, Kernel, Stock, Symbolised, cache, kexec};

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use object::elf::FileHeader64;
 use object::read::elf::ElfFile;
 use object::{Endianness, Object, ObjectSection};
@@ -55,7 +56,7 @@ impl Modules {
         let Some(path) = self.files.get(name) else {
             bail!("the kernel with the modules in {} has none called {name}", self.folder.display());
         };
-        let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let content = content(path)?;
         let mut needs = needs(&content).with_context(|| format!("cannot read {}", path.display()))?;
         // What may come before, if it is there.
         needs.softly.retain(|name| self.files.contains_key(name));
@@ -120,8 +121,24 @@ fn plain(name: &str) -> String {
 }
 
 /// The name of the module in this file, if it is one.
-fn name_of(path: &Path) -> Option<String> {
-    Some(plain(path.file_name()?.to_str()?.strip_suffix(".ko")?))
+pub(super) fn name_of(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    Some(plain(name.strip_suffix(".xz").unwrap_or(name).strip_suffix(".ko")?))
+}
+
+/// A module as the kernel takes it. Newer packages have modules packed with xz, which not every kernel unpacks itself.
+///
+/// # Errors
+/// If the file cannot be read, or `xz` cannot unpack it.
+pub(super) fn content(path: &Path) -> Result<Vec<u8>> {
+    let cannot = || format!("cannot read {}", path.display());
+    if path.extension().is_none_or(|extension| extension != "xz") {
+        return fs::read(path).with_context(cannot);
+    }
+    let output = Command::new("xz").args(["--decompress", "--stdout"]).arg(path).output();
+    let output = output.context("cannot run xz; its package is xz-utils").with_context(cannot)?;
+    ensure!(output.status.success(), "{}: {}", cannot(), String::from_utf8_lossy(&output.stderr).trim());
+    Ok(output.stdout)
 }
 
 /// All modules below a folder.
@@ -211,6 +228,25 @@ mod tests {
         assert_eq!(names("virtio").unwrap(), ["virtio_ring", "virtio"]);
         assert_eq!(names("core").unwrap(), Vec::<String>::new());
         assert!(names("lame").unwrap_err().to_string().contains("nowhere"));
+    }
+
+    #[test]
+    fn a_packed_module_says_what_it_needs_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let drivers = folder.path().join("kernel/drivers");
+        fs::create_dir_all(&drivers).unwrap();
+        fs::write(drivers.join("ring-one.ko"), module(&["depends="])).unwrap();
+        fs::write(drivers.join("blk.ko"), module(&["depends=ring_one"])).unwrap();
+        for name in ["ring-one.ko", "blk.ko"] {
+            assert!(Command::new("xz").arg(drivers.join(name)).status().unwrap().success());
+        }
+        fs::write(folder.path().join("modules.builtin"), "").unwrap();
+        let files = Modules::read(folder.path()).unwrap().in_order(&["blk".to_owned()]).unwrap();
+        let names: Vec<_> = files.iter().filter_map(|path| name_of(path)).collect();
+        assert_eq!(names, ["ring_one", "blk"]);
+        assert_eq!(content(&files[1]).unwrap(), module(&["depends=ring_one"]));
+        fs::write(&files[1], "not packed").unwrap();
+        assert!(content(&files[1]).unwrap_err().to_string().contains("blk.ko.xz"));
     }
 
     proptest! {

@@ -20,45 +20,133 @@ const SYMBOLS: &str = "usr/lib/debug/boot";
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(1800);
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// A package that is needed.
+/// One of Debian's kernels, as it stands in its archive today.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Package {
-    /// The usual kernel with its modules.
-    Kernel,
-    /// The kernel for virtual machines with its modules. Its symbols are a third of the usual one's.
+pub struct Kernel {
+    /// The beginning of its release: `6.1`.
+    pub series: &'static str,
+    /// What it is built for.
+    pub flavour: Flavour,
+}
+
+/// What a kernel is built for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flavour {
+    /// Virtual machines. Its symbols are a third of the other one's.
     Cloud,
+    /// Any machine.
+    Generic,
+}
+
+/// All kernels of Debian 12 that tests know: its own, and the newer one for newer hardware.
+pub static KERNELS: [Kernel; 4] = [
+    Kernel { series: "6.1", flavour: Flavour::Cloud },
+    Kernel { series: "6.1", flavour: Flavour::Generic },
+    Kernel { series: "6.12", flavour: Flavour::Cloud },
+    Kernel { series: "6.12", flavour: Flavour::Generic },
+];
+
+impl Kernel {
+    /// Debian's usual kernel.
+    pub const USUAL: Kernel = KERNELS[1];
+    /// The same for virtual machines.
+    pub const CLOUD: Kernel = KERNELS[0];
+
+    /// Its name in tables: `6.1-cloud`.
+    pub fn name(self) -> String {
+        let Kernel { series, flavour } = self;
+        format!("{series}-{}", if flavour == Flavour::Cloud { "cloud" } else { "generic" })
+    }
+
+    /// What its release ends with.
+    fn suffix(self) -> &'static str {
+        match self.flavour {
+            Flavour::Cloud => "-cloud-amd64",
+            Flavour::Generic => "-amd64",
+        }
+    }
+
+    /// The part of a release without the flavour, if it is a release of this kernel: `6.1.0-56` of `6.1.0-56-cloud-amd64`.
+    fn version(self, release: &str) -> Option<&str> {
+        let version = release.strip_suffix(self.suffix())?;
+        let ours = version.strip_prefix(self.series)?.starts_with('.');
+        // Kernels for special purposes leave out drivers of hardware that there is.
+        (ours && !version.ends_with("-cloud") && !version.ends_with("-rt")).then_some(version)
+    }
+
+    /// The packages that depend on whichever kernel of this kind is current. A release of Debian whose own kernel is of the series
+    /// has no name with the series in it.
+    fn current(self, end: &str) -> [String; 2] {
+        let suffix = self.suffix();
+        [format!("linux-image-{}{suffix}{end}", self.series), format!("linux-image{suffix}{end}")]
+    }
+}
+
+/// A package that is needed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Package {
+    /// A kernel with its modules.
+    Image(Kernel),
     /// The same kernel with its symbols.
-    CloudSymbols,
+    Symbols(Kernel),
+    /// What modules for the kernel of this release are built against.
+    Headers(Kernel, String),
+    /// The part of it that all flavours share.
+    Common(Kernel, String),
+    /// Programs for the same purpose.
+    Kbuild(Kernel, String),
     /// One program that is all of a small system, linked statically.
     Busybox,
+    /// The program that loads the kernel which runs after a crash: the usual way to a dump.
+    Kexec,
+}
+
+/// Where the name of a package comes from.
+enum Name {
+    /// It is always this.
+    Is(String),
+    /// One of these, if there is one, depends on it.
+    BehindOneOf(Vec<String>),
 }
 
 impl Package {
     /// Whether this is its name, or that of its file: `NAME_VERSION_ARCHITECTURE.deb`.
-    fn is(self, name: &str) -> bool {
+    fn is(&self, name: &str) -> bool {
         let name = name.split('_').next().unwrap_or_default();
-        let kernel = |suffix| {
-            let rest = name.strip_prefix("linux-image-")?.strip_suffix(suffix)?;
-            rest.starts_with(|first: char| first.is_ascii_digit()).then_some(rest)
-        };
         match self {
             Package::Busybox => name == "busybox-static",
-            // Kernels for special purposes leave out drivers of hardware that there is.
-            Package::Kernel => {
-                kernel("-amd64").is_some_and(|rest| !rest.ends_with("-cloud") && !rest.ends_with("-rt"))
+            Package::Kexec => name == "kexec-tools",
+            Package::Image(kernel) => {
+                name.strip_prefix("linux-image-").is_some_and(|release| kernel.version(release).is_some())
             }
-            Package::Cloud => kernel("-cloud-amd64").is_some(),
-            Package::CloudSymbols => kernel("-cloud-amd64-dbg").is_some(),
+            Package::Symbols(kernel) => {
+                let release = name.strip_prefix("linux-image-").and_then(|name| name.strip_suffix("-dbg"));
+                release.is_some_and(|release| kernel.version(release).is_some())
+            }
+            Package::Headers(_, release) => name.strip_prefix("linux-headers-") == Some(release),
+            Package::Common(kernel, release) => {
+                let version =
+                    name.strip_prefix("linux-headers-").and_then(|name| name.strip_suffix("-common"));
+                version.is_some() && version == kernel.version(release)
+            }
+            Package::Kbuild(kernel, release) => {
+                let version = name.strip_prefix("linux-kbuild-");
+                version == Some(kernel.series) || version.is_some() && version == kernel.version(release)
+            }
         }
     }
 
-    /// The package that depends on whichever of its kind is current; none if it has always the same name.
-    fn current(self) -> Option<&'static str> {
+    /// How its name is found out.
+    fn name(&self) -> Name {
         match self {
-            Package::Busybox => None,
-            Package::Kernel => Some("linux-image-amd64"),
-            Package::Cloud => Some("linux-image-cloud-amd64"),
-            Package::CloudSymbols => Some("linux-image-cloud-amd64-dbg"),
+            Package::Busybox => Name::Is("busybox-static".to_owned()),
+            Package::Kexec => Name::Is("kexec-tools".to_owned()),
+            Package::Image(kernel) => Name::BehindOneOf(kernel.current("").into()),
+            Package::Symbols(kernel) => Name::BehindOneOf(kernel.current("-dbg").into()),
+            Package::Headers(_, release) => Name::Is(format!("linux-headers-{release}")),
+            Package::Common(_, release) | Package::Kbuild(_, release) => {
+                Name::BehindOneOf(vec![format!("linux-headers-{release}")])
+            }
         }
     }
 }
@@ -66,14 +154,18 @@ impl Package {
 /// A stock kernel, and what makes a system of it.
 #[derive(Clone, Debug)]
 pub struct Stock {
+    /// Which one.
+    pub which: Kernel,
     /// The kernel's release, as `uname -r` says it.
     pub release: String,
     /// The kernel.
-    pub(super) kernel: PathBuf,
+    pub kernel: PathBuf,
     /// Its modules.
     pub(super) modules: PathBuf,
     /// busybox.
     pub(super) busybox: PathBuf,
+    /// The package's name with its version, which those that belong to it have too.
+    package: String,
 }
 
 /// A stock kernel whose symbols are there too.
@@ -81,72 +173,89 @@ pub struct Stock {
 pub struct Symbolised {
     /// The kernel.
     pub stock: Stock,
-    /// The same as an ELF file with DWARF, `vmlinux`: about 600 MB.
+    /// The same as an ELF file with DWARF, `vmlinux`: up to 600 MB.
     pub vmlinux: PathBuf,
 }
 
 impl Stock {
-    /// Takes it from the cache; what is not there yet is downloaded with apt first, which needs no root. `say` is told
+    /// Takes a kernel from the cache; what is not there yet is downloaded with apt first, which needs no root. `say` is told
     /// what is downloaded, before it is. Nothing outside of the cache is changed.
     ///
     /// # Errors
     /// If it is not there and cannot be had; the error says in one line what a person can do.
-    pub fn get(say: &mut dyn FnMut(&str)) -> Result<Stock> {
+    pub fn get(which: Kernel, say: &mut dyn FnMut(&str)) -> Result<Stock> {
         let cache = Cache::find()?;
-        let advice = || cache.advice("linux-image-*-amd64_*_amd64.deb and busybox-static_*_amd64.deb");
-        let [kernel, busybox] =
-            cache.folders([Package::Kernel, Package::Busybox], say).with_context(advice)?;
-        Stock::of(&kernel, &busybox)
+        let [kernel, busybox] = cache.folders([Package::Image(which), Package::Busybox], say)?;
+        Stock::of(which, &kernel, &busybox)
     }
 
-    /// The same with Debian's kernel for virtual machines, and its symbols: 310 MB to download, once.
+    /// The same with its symbols: some 310 MB more to download for a kernel for virtual machines, once; the
+    /// triple for the other.
     ///
     /// # Errors
     /// As [`Stock::get`], and if kernel and symbols are not of one version.
-    pub fn symbolised(say: &mut dyn FnMut(&str)) -> Result<Symbolised> {
+    pub fn symbolised(which: Kernel, say: &mut dyn FnMut(&str)) -> Result<Symbolised> {
         let cache = Cache::find()?;
-        let advice = || {
-            cache.advice(
-                "linux-image-*-cloud-amd64_*_amd64.deb, linux-image-*-cloud-amd64-dbg_*_amd64.deb and \
-                 busybox-static_*_amd64.deb",
-            )
-        };
-        let packages = [Package::Cloud, Package::CloudSymbols, Package::Busybox];
-        let [kernel, symbols, busybox] = cache.folders(packages, say).with_context(advice)?;
-        let name = |folder: &Path| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let packages = [Package::Image(which), Package::Symbols(which), Package::Busybox];
+        let [kernel, symbols, busybox] = cache.folders(packages, say)?;
+        let stock = Stock::of(which, &kernel, &busybox)?;
+        let name = file_name(&symbols);
         ensure!(
-            name(&symbols) == name(&kernel).replacen('_', "-dbg_", 1),
-            "{} and {} in {} are not of one version; remove the older one",
-            name(&kernel),
-            name(&symbols),
+            name == stock.package.replacen('_', "-dbg_", 1),
+            "{} and {name} in {} are not of one version; remove the older one",
+            stock.package,
             cache.folder.display()
         );
-        let stock = Stock::of(&kernel, &busybox)?;
         let vmlinux = symbols.join(SYMBOLS).join(format!("vmlinux-{}", stock.release));
         ensure!(vmlinux.is_file(), "{} has no vmlinux; remove it", symbols.display());
         Ok(Symbolised { stock, vmlinux })
     }
 
+    /// The folder against which modules for this kernel are built (`make -C FOLDER M=…`): some 15 MB to download, once.
+    ///
+    /// # Errors
+    /// As [`Stock::get`], and if kernel and headers are not of one version.
+    pub fn headers(&self, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
+        Cache::find()?.headers(self, say)
+    }
+
     /// What is in two unpacked packages.
-    fn of(kernel: &Path, busybox: &Path) -> Result<Stock> {
+    fn of(which: Kernel, kernel: &Path, busybox: &Path) -> Result<Stock> {
         let boot = kernel.join("boot");
         let image = last(&boot, |name| name.starts_with("vmlinuz-"))?
             .with_context(|| format!("{} has no kernel; remove it", kernel.display()))?;
-        let name = image.file_name().unwrap_or_default().to_string_lossy();
-        let release = name.trim_start_matches("vmlinuz-").to_owned();
+        let release = file_name(&image).trim_start_matches("vmlinuz-").to_owned();
         // Where /lib is a link to /usr/lib, packages may say either.
         let modules = ["lib/modules", "usr/lib/modules"]
             .map(|folder| kernel.join(folder).join(&release))
             .into_iter()
             .find(|folder| folder.is_dir())
             .with_context(|| format!("{} has no modules; remove it", kernel.display()))?;
-        let busybox = ["bin/busybox", "usr/bin/busybox"]
-            .map(|program| busybox.join(program))
-            .into_iter()
-            .find(|program| program.is_file())
-            .with_context(|| format!("{} has no busybox; remove it", busybox.display()))?;
-        Ok(Stock { release, kernel: image, modules, busybox })
+        let busybox = program(busybox, "busybox")?;
+        Ok(Stock { which, release, kernel: image, modules, busybox, package: file_name(kernel) })
     }
+}
+
+/// The program kexec, from the cache like a kernel.
+///
+/// # Errors
+/// As [`Stock::get`].
+pub fn kexec(say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
+    let [folder] = Cache::find()?.folders([Package::Kexec], say)?;
+    program(&folder, "kexec")
+}
+
+/// A program in an unpacked package.
+fn program(package: &Path, name: &str) -> Result<PathBuf> {
+    ["bin", "usr/bin", "sbin", "usr/sbin"]
+        .map(|folder| package.join(folder).join(name))
+        .into_iter()
+        .find(|program| program.is_file())
+        .with_context(|| format!("{} has no {name}; remove it", package.display()))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// The folder where packages are kept.
@@ -200,11 +309,19 @@ impl Cache {
         Ok(Cache { folder: cache()? })
     }
 
-    /// What a person can do who has not got these files.
-    fn advice(&self, files: &str) -> String {
+    /// What a person can do who has not got these packages.
+    fn advice(&self, packages: &[Package]) -> String {
+        let file = |package: &Package| match package.name() {
+            Name::Is(name) => format!("{name}_*.deb"),
+            Name::BehindOneOf(names) => {
+                format!("what {} depends on", names.first().map_or("", String::as_str))
+            }
+        };
+        let files: Vec<String> = packages.iter().map(file).collect();
         let folder = self.folder.display();
         format!(
-            "there is no stock Linux; let apt reach Debian (`apt-get update` as root), or put its {files} into {folder}"
+            "a part of a stock Linux is not there; let apt reach Debian (`apt-get update` as root), or put into {folder}: {}",
+            files.join(", ")
         )
     }
 
@@ -214,35 +331,90 @@ impl Cache {
         packages: [Package; N],
         say: &mut dyn FnMut(&str),
     ) -> Result<[PathBuf; N]> {
-        fs::create_dir_all(self.folder.join("logs"))
-            .with_context(|| format!("cannot create {}", self.folder.display()))?;
         let mut absent = Vec::new();
-        for package in packages {
-            if self.unpacked(package)?.is_none() && self.archive(package)?.is_none() {
-                absent.push(package);
+        for package in &packages {
+            if self.unpacked(package)?.is_none() {
+                absent.push(package.clone());
             }
         }
-        if !absent.is_empty() {
-            self.download(&absent, say)?;
-        }
-        let mut folders = packages.map(|_| PathBuf::new());
-        for (folder, package) in folders.iter_mut().zip(packages) {
+        let mut archives = self.archives(&absent, say)?.into_iter();
+        let mut folders = [const { PathBuf::new() }; N];
+        for (folder, package) in folders.iter_mut().zip(&packages) {
             *folder = match self.unpacked(package)? {
                 Some(folder) => folder,
                 None => {
-                    let archive = self.archive(package)?;
-                    self.unpack(&archive.context("apt did not download what it had named")?, package)?
+                    let archive = archives.next().context("apt did not download what it had named")?;
+                    let only = matches!(package, Package::Symbols(_)).then_some(SYMBOLS);
+                    let name = archive.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                    self.unpack(&[archive], &name, only, |_| Ok(()))?
                 }
             };
         }
         Ok(folders)
     }
 
-    fn unpacked(&self, package: Package) -> Result<Option<PathBuf>> {
+    /// The archives of packages; those that are not there are downloaded.
+    fn archives(&self, packages: &[Package], say: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>> {
+        fs::create_dir_all(self.folder.join("logs"))
+            .with_context(|| format!("cannot create {}", self.folder.display()))?;
+        let mut absent = Vec::new();
+        for package in packages {
+            if self.archive(package)?.is_none() {
+                absent.push(package.clone());
+            }
+        }
+        if !absent.is_empty() {
+            self.download(&absent, say).with_context(|| self.advice(&absent))?;
+        }
+        let archive =
+            |package: &Package| self.archive(package)?.context("apt did not download what it had named");
+        packages.iter().map(archive).collect()
+    }
+
+    /// What modules for a kernel are built against. The packages are made to be installed, and point at each other; here they are
+    /// unpacked into one folder, which is made to point at itself.
+    fn headers(&self, stock: &Stock, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
+        let Stock { which, release, package, .. } = stock;
+        let name = package.replacen("linux-image-", "linux-headers-", 1);
+        let root = self.folder.join(&name);
+        let folder = root.join("usr/src").join(format!("linux-headers-{release}"));
+        if root.is_dir() {
+            ensure!(folder.is_dir(), "{} has no headers; remove it", root.display());
+            return Ok(folder);
+        }
+        let packages = [
+            Package::Headers(*which, release.clone()),
+            Package::Common(*which, release.clone()),
+            Package::Kbuild(*which, release.clone()),
+        ];
+        let archives = self.archives(&packages, say)?;
+        let have = archives.first().and_then(|path| path.file_stem()).unwrap_or_default().to_string_lossy();
+        ensure!(
+            have == *name,
+            "{package} and {have} in {} are not of one version; remove the older one",
+            self.folder.display()
+        );
+        let version = which.version(release).unwrap_or_default();
+        let common = root.join("usr/src").join(format!("linux-headers-{version}-common"));
+        self.unpack(&archives, &name, None, |files| {
+            let folder = files.join("usr/src").join(format!("linux-headers-{release}"));
+            let cannot = || format!("cannot change {}", folder.display());
+            let include = format!("include {}/Makefile\n", common.display());
+            fs::write(folder.join("Makefile"), include).with_context(cannot)?;
+            // The kernel's types, from which a module's would follow; no test needs them, and it takes another program.
+            match fs::remove_file(folder.join("vmlinux")) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(cannot),
+                _ => Ok(()),
+            }
+        })?;
+        Ok(folder)
+    }
+
+    fn unpacked(&self, package: &Package) -> Result<Option<PathBuf>> {
         last(&self.folder, |name| package.is(name) && !name.ends_with(".deb"))
     }
 
-    fn archive(&self, package: Package) -> Result<Option<PathBuf>> {
+    fn archive(&self, package: &Package) -> Result<Option<PathBuf>> {
         last(&self.folder, |name| package.is(name) && name.ends_with(".deb"))
     }
 
@@ -263,16 +435,9 @@ impl Cache {
     fn download(&self, packages: &[Package], say: &mut dyn FnMut(&str)) -> Result<()> {
         let mut names = Vec::new();
         for package in packages {
-            names.push(match package.current() {
-                None => "busybox-static".to_owned(),
-                Some(current) => {
-                    let said =
-                        self.run("apt-cache", &["depends", "--important", current], &self.folder, LIMIT)?;
-                    let depends =
-                        said.stdout.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-                    let mut kernels = depends.filter(|name| package.is(name));
-                    kernels.next().with_context(|| format!("apt knows no {current}"))?.to_owned()
-                }
+            names.push(match package.name() {
+                Name::Is(name) => name,
+                Name::BehindOneOf(heads) => self.behind(package, &heads)?,
             });
         }
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -297,24 +462,55 @@ impl Cache {
         Ok(())
     }
 
-    /// Unpacks an archive, and compares each file with the checksum that the package has of it.
-    fn unpack(&self, archive: &Path, package: Package) -> Result<PathBuf> {
-        let name = archive.file_stem().unwrap_or_default();
-        let (text, target) = (archive.to_string_lossy(), self.folder.join(name));
-        let scratch = Scratch::new(&self.folder)?;
-        let damaged = || format!("{text} is damaged; remove it");
-        self.run("dpkg-deb", &["--control", &text, "control"], &scratch.0, LIMIT).with_context(damaged)?;
-        let mut sums = vec!["--check", "--quiet", "--strict", "../control/md5sums"];
-        if package == Package::CloudSymbols {
-            // With the modules' symbols it would be 3 GB more.
-            let only = r#"mkdir files && dpkg-deb --fsys-tarfile "$1" | tar -x -C files "./$2""#;
-            self.run("sh", &["-c", only, "sh", &text, SYMBOLS], &scratch.0, LIMIT).with_context(damaged)?;
-            sums.insert(0, "--ignore-missing");
-        } else {
-            self.run("dpkg-deb", &["--extract", &text, "files"], &scratch.0, LIMIT).with_context(damaged)?;
+    /// The name of a package on which one of `heads` depends.
+    fn behind(&self, package: &Package, heads: &[String]) -> Result<String> {
+        for head in heads {
+            // apt does not know every head.
+            let Ok(said) = self.run("apt-cache", &["depends", "--important", head], &self.folder, LIMIT)
+            else {
+                continue;
+            };
+            let mut depends = said.stdout.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+            if let Some(name) = depends.find(|name| package.is(name)) {
+                return Ok(name.to_owned());
+            }
         }
-        self.run("md5sum", &sums, &scratch.0.join("files"), LIMIT).with_context(damaged)?;
-        match fs::rename(scratch.0.join("files"), &target) {
+        bail!("apt knows no {}", heads.join(" and no "))
+    }
+
+    /// Unpacks archives into one folder, and compares each file with the checksum that its package has of it. `only` is
+    /// the folder that is wanted of them, if not all. `finish` may change what is in the folder; it becomes `name` then.
+    fn unpack(
+        &self,
+        archives: &[PathBuf],
+        name: &str,
+        only: Option<&str>,
+        finish: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let target = self.folder.join(name);
+        let scratch = Scratch::new(&self.folder)?;
+        let files = scratch.0.join("files");
+        for (number, archive) in archives.iter().enumerate() {
+            let text = archive.to_string_lossy();
+            let control = format!("control-{number}");
+            let damaged = || format!("{text} is damaged; remove it");
+            self.run("dpkg-deb", &["--control", &text, &control], &scratch.0, LIMIT).with_context(damaged)?;
+            let sums = format!("../{control}/md5sums");
+            let mut check = vec!["--check", "--quiet", "--strict", &sums];
+            if let Some(only) = only {
+                // With the modules' symbols it would be 3 GB more.
+                let script = r#"mkdir files && dpkg-deb --fsys-tarfile "$1" | tar -x -C files "./$2""#;
+                self.run("sh", &["-c", script, "sh", &text, only], &scratch.0, LIMIT)
+                    .with_context(damaged)?;
+                check.insert(0, "--ignore-missing");
+            } else {
+                self.run("dpkg-deb", &["--extract", &text, "files"], &scratch.0, LIMIT)
+                    .with_context(damaged)?;
+            }
+            self.run("md5sum", &check, &files, LIMIT).with_context(damaged)?;
+        }
+        finish(&files)?;
+        match fs::rename(&files, &target) {
             // Somebody else may have unpacked the same meanwhile.
             Err(error) if !target.is_dir() => {
                 Err(error).with_context(|| format!("cannot create {}", target.display()))
@@ -386,27 +582,50 @@ mod tests {
     }
 
     #[test]
-    fn only_the_usual_kernel_is_the_kernel() {
-        for name in ["linux-image-6.1.0-56-amd64", "linux-image-6.1.0-56-amd64_6.1.192-2_amd64.deb"] {
-            assert!(Package::Kernel.is(name), "{name}");
+    fn each_kernel_knows_its_own_packages_and_no_others() {
+        let releases =
+            ["6.1.0-56-cloud-amd64", "6.1.0-56-amd64", "6.12.117+deb12-cloud-amd64", "6.12.117+deb12-amd64"];
+        for (number, kernel) in KERNELS.iter().enumerate() {
+            let (image, symbols) = (Package::Image(*kernel), Package::Symbols(*kernel));
+            for (other, release) in releases.iter().enumerate() {
+                let name = format!("linux-image-{release}");
+                assert_eq!(image.is(&name), number == other, "{name}");
+                assert_eq!(image.is(&format!("{name}_6.1.192-2_amd64.deb")), number == other, "{name}");
+                assert_eq!(symbols.is(&format!("{name}-dbg_6.1.192-2_amd64")), number == other, "{name}");
+                assert!(!symbols.is(&name) && !image.is(&format!("{name}-dbg")), "{name}");
+            }
+            let others = [
+                "linux-image-amd64",
+                "linux-image-amd64_6.1.192-2_amd64.deb",
+                "linux-image-6.1.0-56-rt-amd64",
+                "linux-image-6.12.117+deb12-rt-amd64",
+                "linux-image-6.1.0-56-arm64",
+                "linux-image-cloud-amd64-dbg",
+                "linux-image-6.12-cloud-amd64",
+                "busybox-static",
+                "",
+            ];
+            for name in others {
+                assert!(!image.is(name) && !symbols.is(name), "{name}");
+            }
         }
-        for name in [
-            "linux-image-amd64",
-            "linux-image-amd64_6.1.192-2_amd64.deb",
-            "linux-image-6.1.0-56-cloud-amd64",
-            "linux-image-6.1.0-56-rt-amd64",
-            "linux-image-6.1.0-56-amd64-dbg",
-            "linux-image-6.1.0-56-arm64",
-            "busybox-static",
-            "",
-        ] {
-            assert!(!Package::Kernel.is(name), "{name}");
-        }
-        let cloud = "linux-image-6.1.0-56-cloud-amd64";
-        assert!(Package::Cloud.is(cloud) && !Package::CloudSymbols.is(cloud));
-        let symbols = format!("{cloud}-dbg_6.1.192-2_amd64");
-        assert!(Package::CloudSymbols.is(&symbols) && !Package::Cloud.is(&symbols));
-        assert!(!Package::CloudSymbols.is("linux-image-cloud-amd64-dbg"));
+    }
+
+    #[test]
+    fn headers_belong_to_one_release() {
+        let (old, new) = ("6.1.0-56-cloud-amd64".to_owned(), "6.12.117+deb12-amd64".to_owned());
+        let (cloud, generic) = (KERNELS[0], KERNELS[3]);
+        assert!(
+            Package::Headers(cloud, old.clone()).is("linux-headers-6.1.0-56-cloud-amd64_6.1.192-2_amd64")
+        );
+        assert!(!Package::Headers(cloud, old.clone()).is("linux-headers-6.1.0-56-amd64"));
+        assert!(Package::Common(cloud, old.clone()).is("linux-headers-6.1.0-56-common"));
+        assert!(!Package::Common(cloud, old.clone()).is("linux-headers-6.1.0-56-common-rt"));
+        assert!(Package::Common(generic, new.clone()).is("linux-headers-6.12.117+deb12-common"));
+        assert!(Package::Kbuild(cloud, old.clone()).is("linux-kbuild-6.1"));
+        assert!(Package::Kbuild(generic, new.clone()).is("linux-kbuild-6.12.117+deb12"));
+        assert!(!Package::Kbuild(generic, new).is("linux-kbuild-6.1"));
+        assert!(!Package::Kbuild(cloud, old).is("linux-kbuild-6.12.117+deb12"));
     }
 
     #[test]
@@ -441,19 +660,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("logs")).unwrap();
         let cache = Cache { folder: folder.path().to_path_buf() };
+        let unpack = |archive: &Path| {
+            let name = archive.file_stem().unwrap().to_str().unwrap();
+            cache.unpack(&[archive.to_path_buf()], name, None, |_| Ok(()))
+        };
         let good = "b1946ac92492d2347c6235b4d2611184  bin/busybox\n";
 
         let archive = package(folder.path(), "busybox-static", &good.replace('b', "c"));
-        let error = format!("{:#}", cache.unpack(&archive, Package::Busybox).unwrap_err());
+        let error = format!("{:#}", unpack(&archive).unwrap_err());
         assert!(error.contains("damaged"), "{error}");
-        assert_eq!(cache.unpacked(Package::Busybox).unwrap(), None);
+        assert_eq!(cache.unpacked(&Package::Busybox).unwrap(), None);
 
         let archive = package(folder.path(), "busybox-static", good);
-        let unpacked = cache.unpack(&archive, Package::Busybox).unwrap();
-        assert_eq!(cache.unpacked(Package::Busybox).unwrap().as_ref(), Some(&unpacked));
+        let unpacked = unpack(&archive).unwrap();
+        assert_eq!(cache.unpacked(&Package::Busybox).unwrap().as_ref(), Some(&unpacked));
         assert_eq!(fs::read(unpacked.join("bin/busybox")).unwrap(), b"hello\n");
         // A second time, as if two had begun together.
-        assert_eq!(cache.unpack(&archive, Package::Busybox).unwrap(), unpacked);
+        assert_eq!(unpack(&archive).unwrap(), unpacked);
         let left = fs::read_dir(folder.path()).unwrap().flatten();
         assert!(left.into_iter().all(|entry| !entry.file_name().to_string_lossy().starts_with('.')));
     }
@@ -463,11 +686,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("logs")).unwrap();
         let cache = Cache { folder: folder.path().to_path_buf() };
+        let unpack = |archive: &Path| {
+            let name = archive.file_stem().unwrap().to_str().unwrap();
+            cache.unpack(&[archive.to_path_buf()], name, None, |_| Ok(()))
+        };
         let archive =
             package(folder.path(), "busybox-static", "b1946ac92492d2347c6235b4d2611184  bin/busybox\n");
         let whole = fs::read(&archive).unwrap();
         fs::write(&archive, &whole[..whole.len() - 40]).unwrap();
-        assert!(cache.unpack(&archive, Package::Busybox).is_err());
-        assert_eq!(cache.unpacked(Package::Busybox).unwrap(), None);
+        assert!(unpack(&archive).is_err());
+        assert_eq!(cache.unpacked(&Package::Busybox).unwrap(), None);
     }
 }
