@@ -15,5 +15,12 @@
     )
 )]
 
+pub mod classes;
 pub mod config;
+pub mod layout;
 pub mod notes;
+pub mod vmcoreinfo;
+
+pub use classes::{Classes, KernelMemory};
+pub use layout::{Layout, Missing};
+pub use vmcoreinfo::Vmcoreinfo;
