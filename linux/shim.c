@@ -440,7 +440,8 @@ static void dd_crash_stop_other_cpus(void)
 	}
 }
 
-static int dd_nmi_handler(unsigned int type, struct pt_regs *regs)
+/* Debuggers know by this name, which is that of kexec's handler, where the stack of a CPU that was stopped goes on. */
+static noinline int crash_nmi_callback(unsigned int type, struct pt_regs *regs)
 {
 	return dd_nmi(regs) ? NMI_HANDLED : NMI_DONE;
 }
@@ -491,7 +492,7 @@ int dd_stop_hooks(bool on)
 	if (on == dd_hooked)
 		return 0;
 	if (on) {
-		result = register_nmi_handler(NMI_LOCAL, dd_nmi_handler, NMI_FLAG_FIRST, "diskdump");
+		result = register_nmi_handler(NMI_LOCAL, crash_nmi_callback, NMI_FLAG_FIRST, "diskdump");
 		if (result)
 			return result;
 		register_die_notifier(&dd_die_block);

@@ -345,7 +345,9 @@ impl<'a> Dump<'a> {
     /// Devices are not touched, and the arena's memory is not given back by it: what an [`Exclusive`](Ownership::Exclusive)
     /// target's device may still hold is the caller's to know before the memory is used for anything else.
     pub fn disarm(&self) -> bool {
-        let change = |from| self.state.compare_exchange(from, state::EMPTY, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let change = |from| {
+            self.state.compare_exchange(from, state::EMPTY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
         change(state::ARMED) || change(state::SPENT)
     }
 

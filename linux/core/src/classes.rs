@@ -105,6 +105,11 @@ impl Classes {
         self
     }
 
+    /// Forgets what was read: the kernel has gone on since.
+    pub fn forget(&mut self) {
+        (self.section, self.window.first, self.compound) = (None, None, None);
+    }
+
     /// What a page is for, and how many from it on are for the same, as far as is known without reading more.
     pub fn class(&mut self, memory: &dyn KernelMemory, pfn: u64) -> ClassRun {
         let Some(base) = self.base(memory, pfn) else {

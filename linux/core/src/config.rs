@@ -209,9 +209,10 @@ impl<'a> Words<'a> {
                     words.serial = Some(port.ok_or(wrong("a port, such as 0x3f8"))?);
                 }
                 "notes" => {
-                    let good = value.split(',').take(MAX_NOTES.saturating_add(1)).fold(Some(0_usize), |count, note| {
-                        address(note).and(count?.checked_add(1))
-                    });
+                    let good = value
+                        .split(',')
+                        .take(MAX_NOTES.saturating_add(1))
+                        .fold(Some(0_usize), |count, note| address(note).and(count?.checked_add(1)));
                     if good.is_none_or(|count| count > MAX_NOTES) {
                         return Err(wrong("physical addresses with commas between"));
                     }

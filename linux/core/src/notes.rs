@@ -58,7 +58,10 @@ mod tests {
     #[test]
     fn a_crash_note_gives_its_27_registers_in_their_order() {
         let registers = of_crash_note(&note()).unwrap();
-        assert_eq!(registers[..GREGSET], core::array::from_fn::<u64, GREGSET, _>(|number| number as u64 + 100));
+        assert_eq!(
+            registers[..GREGSET],
+            core::array::from_fn::<u64, GREGSET, _>(|number| number as u64 + 100)
+        );
         assert_eq!(registers[GREGSET..], [0; GENERAL_REGISTERS - GREGSET]);
     }
 

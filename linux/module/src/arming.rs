@@ -141,7 +141,13 @@ extern "C" fn dd_show(what: u32, to: *mut u8, room: usize) -> usize {
     match what {
         0 => {
             let armed = state.armed.is_some();
-            page.put(if armed { "armed" } else if state.refused { "refused" } else { "disarmed" });
+            page.put(if armed {
+                "armed"
+            } else if state.refused {
+                "refused"
+            } else {
+                "disarmed"
+            });
             page.put("\n");
         }
         1 => state.status(&mut page),
@@ -257,7 +263,11 @@ impl State {
             *label = Some(look(wanted, &target, &mut self.block)?);
             let bus = if target.place().translated != 0 {
                 let refused = |error: i32| {
-                    let why = if error == -95 { "its DMA goes by way of bounce buffers" } else { "its IOMMU has no room" };
+                    let why = if error == -95 {
+                        "its DMA goes by way of bounce buffers"
+                    } else {
+                        "its IOMMU has no room"
+                    };
                     Why::new(error.into(), &[wanted.path, ": ", why])
                 };
                 Some(target.map(&armed.memory).map_err(refused)?)
@@ -281,7 +291,7 @@ impl State {
         let cpus = freeze::slots(&mut arena, &|number| words.notes().nth(number)).map_err(no_room)?;
         let helpers = if words.encoding == Encoding::Units { words.helpers } else { 0 };
         let lent =
-            lent::lend(&mut arena, cpus, helpers, words.then, words.serial).map_err(no_room)?;
+            lent::lend(&mut arena, cpus, helpers, words.then, words.serial, words.level).map_err(no_room)?;
         // SAFETY: nothing is armed, under C's lock.
         unsafe { LINUX.prepare(lent.vmcoreinfo()) };
 
@@ -311,7 +321,7 @@ impl State {
             request_timeout: words.timeout,
             reset: ResetPolicy::Return,
             log_tail: words.log,
-            level: words.level,
+            level: lent.level,
             encoding: words.encoding,
             helpers: words.helpers,
             allow_risky: words.risky,
@@ -331,7 +341,8 @@ impl State {
             return;
         };
         let (bytes, length) = &self.words;
-        let text = bytes.get(..*length).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or_default();
+        let text =
+            bytes.get(..*length).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or_default();
         let Ok(words) = Words::parse(text) else { return };
         for ((wanted, uuid), (target, _)) in words.targets().zip(uuids).zip(armed.targets.iter().flatten()) {
             page.line("target", wanted.path);
@@ -348,8 +359,14 @@ impl State {
             };
             page.line("device", driver);
         }
-        page.number("level", words.level.bits().into());
-        page.number("level_asked", words.level.bits().into());
+        if let Some(lent) = lent::lent() {
+            page.number("level", lent.level.bits().into());
+            page.number("level_asked", words.level.bits().into());
+            if let Some(key) = lent.lacks {
+                page.line("level_note", "less than was asked for: the kernel's VMCOREINFO lacks this key");
+                page.line("level_lacks", key);
+            }
+        }
         page.line("encoding", if report.encoding == Encoding::Units { "lz4" } else { "plain" });
         page.number("helpers", report.helpers as u64);
         page.number("arena", report.arena_length as u64);
@@ -393,7 +410,10 @@ fn look(
     };
     let (uuid, blocks, recipient) = (label.uuid, label.blocks.get(), label.recipient().copied());
     if wanted.uuid.is_some_and(|wanted| wanted != uuid) {
-        return Err(Why::new(EINVAL, &[wanted.path, ": its label is another one's: the uuid is not the one that was named"]));
+        return Err(Why::new(
+            EINVAL,
+            &[wanted.path, ": its label is another one's: the uuid is not the one that was named"],
+        ));
     }
     if blocks > target.place().sectors / 8 {
         return Err(Why::new(EINVAL, &[wanted.path, ": its label says that it is larger than it is"]));
@@ -403,7 +423,10 @@ fn look(
     }
     // The pattern, or a dump that waits.
     if !pattern::matches(block, &uuid, 1) && !block.starts_with(b"DISKDMPF") {
-        return Err(Why::new(EINVAL, &[wanted.path, ": behind its label there is no pattern; `savecore check` tells more"]));
+        return Err(Why::new(
+            EINVAL,
+            &[wanted.path, ": behind its label there is no pattern; `savecore check` tells more"],
+        ));
     }
     Ok((uuid, recipient))
 }

@@ -118,7 +118,8 @@ pub(crate) fn open(
         driver::VIRTIO_SCSI => {
             let lun = u8::try_from(target.unit).ok().zip(u16::try_from(target.lun).ok());
             let lun = lun.and_then(|(target, lun)| Lun::new(target, lun));
-            let lun = lun.ok_or(DeviceError::Unsupported { what: "a SCSI unit", value: target.lun.into() })?;
+            let lun =
+                lun.ok_or(DeviceError::Unsupported { what: "a SCSI unit", value: target.lun.into() })?;
             let disk = VirtioScsi::open(space, function, Some(lun), map, arena, timeout)?;
             arena.place(disk)?
         }
@@ -132,7 +133,10 @@ pub(crate) fn open(
             arena.place(disk)?
         }
         value => {
-            return Err(DeviceError::Unsupported { what: "a disk with a polled driver", value: value.into() });
+            return Err(DeviceError::Unsupported {
+                what: "a disk with a polled driver",
+                value: value.into(),
+            });
         }
     })
 }

@@ -4,9 +4,12 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use dumpcore::Arena;
-use dumpcore::arena::OutOfArena;
 use dump_linux::config::Then;
+use dump_linux::{Classes, Layout, Missing, Vmcoreinfo};
+use dumpcore::Arena;
+use dumpcore::Level;
+use dumpcore::arena::OutOfArena;
+use dumpcore::memory::class::{ClassRun, PageClass};
 
 use crate::console::Console;
 use crate::freeze::Slot;
@@ -35,6 +38,12 @@ pub(crate) struct Lent {
     pub(crate) console: Console,
     /// Where in the log it reads.
     pub(crate) log: Cursor,
+    /// Which memory is left out: of what was asked for, what this kernel lets us decide.
+    pub(crate) level: Level,
+    /// Why that is less than was asked for: the key that VMCOREINFO lacks.
+    pub(crate) lacks: Option<&'static str>,
+    /// What pages are for; none if `struct page`s are not to be found.
+    classes: UnsafeCell<Option<Classes>>,
     /// VMCOREINFO, and its length.
     vmcoreinfo: UnsafeCell<([u8; VMCOREINFO + CRASHTIME], usize)>,
 }
@@ -63,6 +72,7 @@ pub(crate) fn lend(
     helpers: usize,
     then: Then,
     serial: Option<u16>,
+    level: Level,
 ) -> Result<&'static Lent, OutOfArena> {
     let khz = u64::from(kernel::tsc_khz());
     let lent = arena.place(Lent {
@@ -74,16 +84,60 @@ pub(crate) fn lend(
         then,
         console: Console::new(serial),
         log: Cursor::new(),
+        level: Level::empty(),
+        lacks: None,
+        classes: UnsafeCell::new(None),
         vmcoreinfo: UnsafeCell::new(([0; VMCOREINFO + CRASHTIME], 0)),
     })?;
     let (bytes, length) = lent.vmcoreinfo.get_mut();
     *length = kernel::vmcoreinfo(bytes.get_mut(..VMCOREINFO).unwrap_or_default());
+    let text = bytes.get(..*length).unwrap_or_default();
+    let (classes, able, lacks) = match Layout::parse(&Vmcoreinfo(text)) {
+        Ok(layout) => {
+            let lacks = layout.lacks(level).map(|(_, key)| key);
+            (Some(Classes::new(layout).for_level(level)), layout.able(), lacks)
+        }
+        Err(Missing(key)) => {
+            (None, Level::ZERO, Some(key).filter(|_| level != level.intersection(Level::ZERO)))
+        }
+    };
+    *lent.classes.get_mut() = classes;
+    (lent.level, lent.lacks) = (level.intersection(able), lacks);
     let lent: &'static Lent = lent;
     LENT.store(core::ptr::from_ref(lent).cast_mut(), Ordering::Release);
     Ok(lent)
 }
 
+/// The kernel's memory, read so that a fault is caught.
+struct Kernel;
+
+impl dump_linux::KernelMemory for Kernel {
+    fn read(&self, address: u64, into: &mut [u8]) -> bool {
+        kernel::copy(address, into)
+    }
+}
+
 impl Lent {
+    /// What a page is for. On the CPU that arms, or crashes, alone.
+    pub(crate) fn class(&self, pfn: u64) -> ClassRun {
+        // SAFETY: one user at a time.
+        match unsafe { &mut *self.classes.get() } {
+            Some(classes) => classes.class(&Kernel, pfn),
+            None => ClassRun { class: PageClass::Unknown, pages: u64::MAX },
+        }
+    }
+
+    /// Forgets what was known of pages when this was armed.
+    ///
+    /// # Safety
+    /// On the crashing CPU, in front of the dump.
+    pub(crate) unsafe fn forget_classes(&self) {
+        // SAFETY: nobody else uses it now, as the caller promises.
+        if let Some(classes) = unsafe { &mut *self.classes.get() } {
+            classes.forget();
+        }
+    }
+
     /// VMCOREINFO.
     pub(crate) fn vmcoreinfo(&self) -> &[u8] {
         // SAFETY: changed only by append_time(), in front of the dump.

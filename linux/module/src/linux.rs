@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use dumpcore::format::{Block, PAGE_BYTES};
 use dumpcore::platform::{
-    CodeRange, Guarded, Nanoseconds, Platform, RamRange, Registers, ResetPolicy,
+    ClassRun, CodeRange, Guarded, Nanoseconds, PageClass, Platform, RamRange, Registers, ResetPolicy,
 };
 use dumpcore::wait::Wait;
 
@@ -119,6 +119,10 @@ unsafe impl Platform for Linux {
 
     fn has_guard(&self) -> bool {
         true
+    }
+
+    fn class(&self, pfn: u64) -> ClassRun {
+        lent().map_or(ClassRun { class: PageClass::Unknown, pages: u64::MAX }, |lent| lent.class(pfn))
     }
 
     fn reset(&self, _: ResetPolicy) {

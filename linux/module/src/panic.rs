@@ -29,6 +29,8 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, trigger: u32
     };
     // SAFETY: the crashing CPU, in front of the dump.
     unsafe { lent.append_time(kernel::seconds()) };
+    // SAFETY: as above.
+    unsafe { lent.forget_classes() };
     // SAFETY: C passes registers.
     let registers = unsafe { freeze::complete(regs) };
     let trigger = Trigger::from_number(trigger).unwrap_or(Trigger::Panic);
