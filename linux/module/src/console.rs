@@ -72,7 +72,9 @@ impl Console {
         }
         let end = used.saturating_add(text.len());
         if let Some(room) = bytes.get_mut(*used..end) {
-            room.copy_from_slice(text);
+            for (slot, byte) in room.iter_mut().zip(text) {
+                *slot = *byte;
+            }
             *used = end;
         }
     }
@@ -81,8 +83,10 @@ impl Console {
     pub(crate) fn tell(&self) {
         // SAFETY: the crashing CPU's alone.
         let (bytes, used) = unsafe { &mut *self.waiting.get() };
-        let text = bytes.get(..*used).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or_default();
-        for line in text.lines() {
+        let text = bytes.get(..*used).unwrap_or_default();
+        for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            // The first may be half a line, and half a character.
+            let line = core::str::from_utf8(line).unwrap_or("…");
             kernel::say(line.strip_prefix("diskdump: ").unwrap_or(line), true);
         }
         *used = 0;

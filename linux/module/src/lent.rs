@@ -162,7 +162,9 @@ impl Lent {
         let line = line.as_str().as_bytes();
         let end = length.saturating_add(line.len());
         if let Some(room) = bytes.get_mut(*length..end) {
-            room.copy_from_slice(line);
+            for (slot, byte) in room.iter_mut().zip(line) {
+                *slot = *byte;
+            }
             *length = end;
         }
     }
