@@ -64,12 +64,22 @@ struct Done {
     defects: Vec<String>,
     /// Whether work is left for later.
     left: bool,
+    /// Whether standard output is for JSON alone.
+    #[serde(skip)]
+    quiet: bool,
 }
 
 impl Done {
     fn error(&mut self, line: String) {
         error(&line);
         self.errors.push(line);
+    }
+
+    /// Says what was done; with --json, what is printed in the end says it.
+    fn note(&self, line: &str) {
+        if !self.quiet {
+            note(line);
+        }
     }
 
     fn defect(&mut self, line: String) {
@@ -147,7 +157,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     deadline.watch(move || over(path.as_deref())).context("cannot watch the time")?;
     let opener = opener(&config)?;
 
-    let mut done = Done::default();
+    let mut done = Done { quiet: arguments.json, ..Done::default() };
     let (names, defects) = targets(&config)?;
     defects.into_iter().for_each(|line| done.defect(line));
     let access = if config.rearm { Access::Harvest } else { Access::Read };
@@ -160,8 +170,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         match opened.names().join(", ") {
             // What kept them from being opened was told.
             names if names.is_empty() && !done.errors.is_empty() => {}
-            names if names.is_empty() => note("no dump partition found; `savecore format` makes one"),
-            names => note(&format!("no dump waits on {names}")),
+            names if names.is_empty() => done.note("no dump partition found; `savecore format` makes one"),
+            names => done.note(&format!("no dump waits on {names}")),
         }
         armed(&opened.groups, &config, &mut done);
     } else if local {
@@ -186,14 +196,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             None => {}
         }
         if done.left {
-            note(&format!(
+            done.note(&format!(
                 "not all is saved in {store} within the limit of {} s",
                 config.limit.duration().as_secs()
             ));
         }
     } else {
         done.left = true;
-        note(&format!("dumps wait; they go to {} when the network is up", config.store));
+        done.note(&format!("dumps wait; they go to {} when the network is up", config.store));
     }
     if let (true, Some(path)) = (done.left, &arguments.note) {
         leave(path).with_context(|| format!("cannot note in {} that work is left", path.display()))?;
@@ -263,7 +273,7 @@ fn tell(saved: &Saved, config: &Config, deadline: &Deadline, done: &mut Done) {
     }
     let folder = saved.folder.as_deref().unwrap_or(&config.store);
     let verb = if saved.already_there { "is already saved in" } else { "saved in" };
-    note(&format!("{name} {verb} {folder} ({}, {})", saved.dump.state(), saved.dump.when()));
+    done.note(&format!("{name} {verb} {folder} ({}, {})", saved.dump.state(), saved.dump.when()));
     match &saved.kept_because {
         Some(why) if config.rearm => done.defect(format!("{name} still takes its place: {why}")),
         _ => {}

@@ -52,7 +52,7 @@ pub(crate) fn identity(path: &Path) -> anyhow::Result<Identity> {
             "--identity takes a file, and this is a secret key, which others may have seen on the command line"
         );
     }
-    let (line, text, metadata) = only_line(path).context("--identity cannot be used")?;
+    let (line, text, metadata) = only_line(path).context("the identity cannot be used")?;
     let secret = match parse(SECRET, &text) {
         Ok(secret) => secret,
         Err(Flaw::OtherKind) => bail!(

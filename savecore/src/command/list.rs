@@ -70,8 +70,13 @@ struct Result<'a> {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let mut discovery = Discovery::default();
+    let mut without = Vec::new();
     for target in &arguments.targets {
-        discovery.append(discover_at(target)?);
+        let found = discover_at(target)?;
+        if found.found.is_empty() && found.other_versions.is_empty() && found.unreadable.is_empty() {
+            without.push(target.display().to_string());
+        }
+        discovery.append(found);
     }
     if arguments.targets.is_empty() {
         discovery = discover().context("the system does not say which disks there are")?;
@@ -86,6 +91,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         print_text(&entries).map_err(anyhow::Error::from)
     })?;
     warn(&discovery, &entries);
+    for name in without {
+        warning(&format!("{name}: no label of a dump partition; `savecore check` says what is there"));
+    }
     Ok(if entries.is_empty() { Finding::Negative } else { Finding::Good })
 }
 
@@ -193,7 +201,7 @@ fn warn(discovery: &Discovery, entries: &[Entry]) {
     if let Some(text) = unreadable(&discovery.unreadable) {
         warning(&text);
     }
-    if entries.is_empty() {
+    if entries.is_empty() && discovery.other_versions.is_empty() {
         warning("no dump partition found; `savecore format` makes one");
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use savecore::dump::{Dump, Report};
 use savecore::report::html;
-use savecore::source::Access;
+use savecore::source::{Access, Target};
 use savecore::targets::Targets;
 
 use super::kernels::KernelArguments;
@@ -57,7 +57,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         }
     };
     let Some(places) = chosen else {
-        crate::output::error("there is no dump to report on");
+        let names: Vec<&str> = targets.targets.iter().map(Target::name).collect();
+        crate::output::error(&format!("{}: no dump to report on", names.join(", ")));
         return Ok(Finding::Negative);
     };
     let dump = Dump::open_parts(targets.parts(places), identity(opener.as_ref()), &mut bar);

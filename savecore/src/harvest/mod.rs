@@ -160,6 +160,9 @@ fn kept_because(
     if let Some(why) = options.keep {
         return Some(why.to_owned());
     }
+    if places.iter().any(|place| targets.targets[place.0].is_carried()) {
+        return Some("what comes through standard input is only read".to_owned());
+    }
     if places.iter().any(|place| targets.copies[place.0]) {
         return Some("a raw copy is never changed".to_owned());
     }

@@ -44,6 +44,13 @@ fn try_out(name: &TargetName, config: &Config) -> anyhow::Result<()> {
     if !found.dumps.is_empty() || !found.foreign.is_empty() {
         bail!("there is a dump already, or what is none: nothing was written");
     }
+    if found.blocks <= rehearsal::BLOCKS {
+        bail!(
+            "it has {} blocks, and {} are needed: nothing was written",
+            found.blocks,
+            rehearsal::BLOCKS + 1
+        );
+    }
     // Where the kernel would begin.
     let arch = if cfg!(target_arch = "aarch64") {
         Arch::Aarch64

@@ -56,6 +56,17 @@ fn what_waits_is_saved_and_freed_also_beside_targets_that_cannot_be_used() {
 }
 
 #[test]
+fn with_json_nothing_else_is_on_standard_output() {
+    let place = Place::new();
+    let image = place.image("image", &with_dump(&Machine::small()));
+    let config = place.config(&[&image], "");
+    for saved in [1, 0] {
+        let (code, stdout, _) = run(["boot", "--config", &config, "--json"]);
+        assert_eq!((code, json(&stdout)["dumps"].as_array().unwrap().len()), (0, saved));
+    }
+}
+
+#[test]
 fn a_wrong_configuration_is_one_line_with_file_line_and_key() {
     let place = Place::new();
     let config = place.config(&[], "limit = \"soon\"");

@@ -223,7 +223,7 @@ fn a_bad_identity_is_refused_before_work_and_never_repeated() {
         (&short, "line 1 is no whole key: it has 64 of 72 digits"),
         (&public, "holds a public key: dumps are opened with the secret one"),
         (&empty, "holds no key"),
-        (&image, "--identity cannot be used: "),
+        (&image, "the identity cannot be used: "),
         (&place.text("nowhere"), "cannot open"),
         // The key itself, given by mistake: it is not repeated either.
         (&private, "--identity takes a file, and this is a secret key"),
