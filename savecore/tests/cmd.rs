@@ -7,6 +7,7 @@ mod common;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::{
@@ -54,6 +55,12 @@ fn with_dump(machine: &Machine) -> Vec<u8> {
     disk
 }
 
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
 /// Everything that the commands in `tests/cmd` are given.
 fn make_images(folder: &Path) {
     let image = |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).unwrap();
@@ -69,6 +76,7 @@ fn make_images(folder: &Path) {
 
     // One that is ready, and ones with dumps.
     image("armed.img", &formatted(60));
+    image("drilled.img", &formatted(100));
     // Each is a crash of its own.
     let machine = |nonce| Machine { nonce, ..Machine::small() };
     let names = ["dump.img", "keep.img", "raw.img", "kdump.img", "clear.img", "forced.img", "locked.img"];
@@ -134,6 +142,56 @@ fn make_images(folder: &Path) {
     image("public.key", public_text(&recipient).as_bytes());
     image("empty.key", b"\n");
 
+    // Ones that come through standard input.
+    image("dump.img.zst", &zstd::stream::encode_all(&whole[..], 1).unwrap());
+    image("dump.img.gz", &gzip(&whole));
+    image("cut.img.gz", &gzip(&whole)[..2000]);
+    image("dump.img.xz", b"\xfd7zXZ\0 and so on");
+    image("empty.img", b"");
+    let mut end = whole.clone();
+    end.truncate(62 * BLOCK_SIZE);
+    image("carried.diskdump", &end);
+
+    // What boots.
+    for (nonce, name) in (20..).zip(["booted.img", "hooked.img", "stays.img", "remote.img"]) {
+        image(name, &with_dump(&machine(nonce)));
+    }
+    let mut bytes = with_dump(&machine(30));
+    block_mut(&mut bytes, 20)[100] ^= 1;
+    image("broken.img", &bytes);
+    for (name, targets, more) in [
+        ("boot", &["booted.img"][..], ""),
+        ("several", &["booted.img", "unknown.img", "nowhere.img", "broken.img"], ""),
+        ("hooks", &["hooked.img"], "pre = [\"/bin/false\"]\npost = [\"/nonexistent/hook\"]\n"),
+        ("late", &["hooked.img"], "pre = [\"/bin/sleep\", \"1000\"]\nhook_limit = 1\n"),
+        ("stays", &["stays.img"], "rearm = false\n"),
+        ("remote", &["remote.img"], "store = \"s3://bucket/crash\"\n"),
+        ("wrong", &["booted.img"], "limit = \"soon\"\n"),
+        ("drill", &["armed.img", "copies/damaged.img"], "pre = [\"/nonexistent/hook\"]\n"),
+        ("lost", &["nowhere.img"], "store = \"/nonexistent/crash\"\nidentity = \"/nonexistent/key\"\n"),
+    ] {
+        let targets: Vec<_> = targets.iter().map(|target| folder.join(target)).collect();
+        let store = match more.contains("store") {
+            true => String::new(),
+            false => format!("store = {:?}\n", folder.join("crash")),
+        };
+        let text = format!("targets = {targets:?}\n{store}host = \"rack-7\"\nmin_free = \"1KiB\"\n{more}");
+        image(&format!("{name}.toml"), text.as_bytes());
+    }
+
+    // Roots of other systems.
+    for path in ["system", "theirs/usr/local/bin", "configured/etc", "crash"] {
+        fs::create_dir_all(folder.join(path)).unwrap();
+    }
+    image("theirs/usr/local/bin/savecore", b"theirs");
+    image("configured/etc/savecore.toml", b"limit = 5\n");
+
+    // Files run side by side: what one of them changes or locks, others have for themselves.
+    fs::create_dir(folder.join("copies")).unwrap();
+    for name in ["two.img", "unfinished.img", "stripe1.img", "stripe2.img", "damaged.img"] {
+        fs::copy(folder.join(name), folder.join("copies").join(name)).unwrap();
+    }
+
     disk_image(&folder.join("disk.img"), &["boot", "dump", "odd", "twin", "twin"]);
     disk_image(&folder.join("dumps.img"), &["dump", "dump2"]);
     let mut bytes = fs::read(folder.join("disk.img")).unwrap();
@@ -149,8 +207,15 @@ fn every_command_says_what_it_said() {
     // What another savecore would hold.
     let locked = File::open(folder.path().join("locked.img")).unwrap();
     flock(&locked, FlockOperation::LockExclusive).unwrap();
+    // `piped FILE ARGUMENTS` is savecore with the file in a pipe at its standard input.
+    let piped = folder.path().join("piped");
+    let script =
+        format!("#!/bin/sh\nfile=$1\nshift\ncat \"$file\" | {} \"$@\"\n", env!("CARGO_BIN_EXE_savecore"));
+    fs::write(&piped, script).unwrap();
+    fs::set_permissions(&piped, fs::Permissions::from_mode(0o755)).unwrap();
     std::env::set_current_dir(folder.path()).unwrap();
     let cases = trycmd::TestCases::new();
+    cases.register_bin("piped", piped.as_path());
     cases.env("NO_COLOR", "1").env("CLICOLOR_FORCE", "0");
     cases.insert_var("[UUID]", uuid::Uuid::from_bytes(common::UUID).to_string()).unwrap();
     cases.case(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cmd/*.md"));
@@ -169,7 +234,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("Sealed", "the command saves such a dump raw"),
     ("Core", "a store tells it as its own: cli::faults"),
     ("TooLarge", "takes a dump of petabytes: core"),
-    ("StandardInput", "takes something that is written into the command: tests of source"),
     ("Kernel", "a warning of info and save: tests of backtraces"),
     ("Foreign", "takes a pattern that changes between two looks of the drill: boot::rehearsal"),
     ("TooSparse", "takes gigabytes that are claimed to be there: kdump"),
@@ -202,7 +266,7 @@ fn every_error_is_in_a_golden_file_or_told_why_not() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = fs::read_dir(folder.join("tests/cmd")).unwrap();
     let golden: String = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
-    let sources = ["src/error.rs", "src/store/error.rs"];
+    let sources = ["src/error.rs", "src/store/error.rs", "src/boot/config.rs", "src/boot/hooks.rs"];
     let all: Vec<_> =
         sources.iter().flat_map(|path| messages(&fs::read_to_string(folder.join(path)).unwrap())).collect();
     assert!(all.len() > 25, "{all:?}");

@@ -427,6 +427,31 @@ fn a_store_that_is_read_only_is_told_and_costs_no_dump() {
 }
 
 #[test]
+fn a_dump_on_a_medium_that_is_read_only_is_saved_and_stays_and_whoever_would_write_is_told_why_not() {
+    let disk = with_dump(&Machine::small());
+    let place = Place::new();
+    place.image("image", &disk);
+    place.out();
+    fs::create_dir(place.path("medium")).unwrap();
+    let script = "mount -t tmpfs none medium; cp image medium/; mount -o remount,ro none medium";
+    let run = |arguments: &[&str]| in_namespace(&place, script, arguments);
+    let image = "medium/image";
+    for saved in ["dump 1 saved in", "dump 1 already saved in"] {
+        let Some((code, stdout, stderr)) = run(&["save", image, "-o", "out"]) else { return };
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains(saved), "{stdout}");
+        let why = "not cleared on medium/image: medium/image cannot be written: Read-only file system";
+        assert!(stdout.contains(why), "{stdout}");
+    }
+    assert_eq!(finished(&place), [core_of(&disk)]);
+    for arguments in [&["clear", image, "--yes"][..], &["format", image, "--yes", "--force"]] {
+        let Some((code, stdout, stderr)) = run(arguments) else { return };
+        assert_eq!((code, stdout.as_str(), stderr.lines().count()), (2, "", 1), "{stderr}");
+        assert!(stderr.contains("cannot open medium/image: Read-only file system"), "{stderr}");
+    }
+}
+
+#[test]
 fn on_a_clock_that_was_never_set_folders_still_have_names() {
     let place = Place::new();
     let out = place.out();
