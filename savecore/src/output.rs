@@ -39,6 +39,7 @@ pub(crate) fn warning(line: &str) {
 
 /// Says in one line what was done: in the journal, or else on standard output.
 pub(crate) fn note(line: &str) {
+    let line = harmless_line(line);
     // With standard output closed nobody wants to know.
     let _ = if in_journal() { writeln!(io::stderr(), "<6>{line}") } else { writeln!(io::stdout(), "{line}") };
 }

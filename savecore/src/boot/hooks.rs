@@ -16,6 +16,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::text::harmless_json;
+
 /// How often a hook is looked at.
 const PAUSE: Duration = Duration::from_millis(10);
 /// What it has to end after it was asked to, and once more after it was killed.
@@ -137,7 +139,8 @@ impl Hook {
     fn start(&self, stage: Stage, facts: &Value, store: &str) -> io::Result<Child> {
         // A file in memory, not a pipe: a hook that does not read keeps nobody waiting.
         let mut input = File::from(memfd_create("savecore-facts", MemfdFlags::CLOEXEC)?);
-        writeln!(input, "{facts}")?;
+        // Some only put it into a log.
+        writeln!(input, "{}", harmless_json(&facts.to_string()))?;
         input.rewind()?;
         Command::new(&self.program)
             .args(&self.arguments)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 
 use dumpcore::format::frame;
 use dumpcore::format::header::{Header, Incomplete, put_text};
@@ -23,6 +24,17 @@ fn machine() -> Machine {
     machine.vmcoreinfo = format!("OSRELEASE={EVIL}\nPAGESIZE=4096\n{EVIL}\n");
     machine.system = format!("../../{EVIL}");
     machine
+}
+
+/// The dump of that machine, on a partition whose label was named by the same hand.
+fn hostile_disk() -> Vec<u8> {
+    let mut disk = with_dump(&machine());
+    let label = block_mut(&mut disk, 0);
+    // A name has 64 bytes, at 48; it ends at a zero.
+    let name: Vec<u8> = EVIL.bytes().filter(|byte| *byte != 0).take(64).collect();
+    label[48..112].copy_from_slice(&name);
+    frame::seal(label);
+    disk
 }
 
 /// What is shown of a command on a terminal.
@@ -105,10 +117,11 @@ struct Surroundings {
 }
 
 impl Surroundings {
-    /// With the store `a/b/out` and files where dumps would like to write.
+    /// With the store `a/b/out`, the test's `own` files, and others where dumps would like to write.
     fn new(disk: &[u8]) -> Surroundings {
         let place = Place::new();
         fs::create_dir_all(place.path("a/b/out")).unwrap();
+        fs::create_dir(place.path("own")).unwrap();
         for name in ["a/x", "a/b/x", "x", "a/b/passwd"] {
             fs::write(place.path(name), name).unwrap();
         }
@@ -119,9 +132,9 @@ impl Surroundings {
     }
 
     fn now(&self) -> BTreeMap<PathBuf, Vec<u8>> {
-        let (out, image) = (self.place.path("a/b/out"), self.place.path("image"));
+        let [out, own, image] = ["a/b/out", "own", "image"].map(|name| self.place.path(name));
         let mut now = tree(self.place.directory.path());
-        now.retain(|path, _| !path.starts_with(&out) && *path != image);
+        now.retain(|path, _| !path.starts_with(&out) && !path.starts_with(&own) && *path != image);
         now
     }
 
@@ -152,9 +165,14 @@ impl Surroundings {
 
 #[test]
 fn whatever_a_dump_says_no_terminal_obeys_it_and_nothing_but_the_store_changes() {
-    let around = Surroundings::new(&with_dump(&machine()));
+    let around = Surroundings::new(&hostile_disk());
     let (image, out) = (around.place.text("image"), around.place.text("a/b/out"));
     let commands: Vec<Vec<&str>> = vec![
+        vec!["list", &image],
+        vec!["list", &image, &image, "--json"],
+        vec!["drill", &image],
+        vec!["drill", &image, "--json"],
+        vec!["report", &image, "-o", "-"],
         vec!["info", &image],
         vec!["info", &image, "--json"],
         vec!["info", &image, "--log"],
@@ -178,6 +196,59 @@ fn whatever_a_dump_says_no_terminal_obeys_it_and_nothing_but_the_store_changes()
     }
     assert!(log_shown > 0, "nothing was shown of the log");
     assert_eq!(around.folders().len(), 2);
+}
+
+#[test]
+fn a_report_is_the_one_file_that_is_written_and_nobody_elses_to_read() {
+    let around = Surroundings::new(&hostile_disk());
+    let (image, page) = (around.place.text("image"), around.place.path("own/page.html"));
+    let disk = fs::read(&image).unwrap();
+    let screen = on_screen(savecore(["report", &image, "-o", page.to_str().unwrap()]));
+    assert_harmless(&without_own(&screen), "report");
+    let text = fs::read_to_string(&page).unwrap();
+    assert_harmless(&text, "page");
+    assert!(text.contains("forged") && !text.contains("<script>alert"));
+    assert_eq!(fs::metadata(&page).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(around.now() == around.before && fs::read(&image).unwrap() == disk);
+}
+
+#[test]
+fn what_boots_tells_terminal_journal_and_hook_nothing_that_is_obeyed() {
+    let around = Surroundings::new(&hostile_disk());
+    let (image, out) = (around.place.text("image"), around.place.text("a/b/out"));
+    let [told, config, journal] =
+        ["own/told", "own/savecore.toml", "own/journal"].map(|name| around.place.path(name));
+    let hook = format!("[\"/bin/sh\", \"-c\", 'cat > \"$1\"', \"sh\", {told:?}]");
+    let host: String = EVIL.chars().map(|character| format!("\\U{:08x}", u32::from(character))).collect();
+    for more in ["rearm = false", "report = true"] {
+        let text =
+            format!("targets = [{image:?}]\nstore = {out:?}\npost = {hook}\nhost = \"{host}\"\n{more}\n");
+        fs::write(&config, text).unwrap();
+        let arguments = ["boot", "--config", config.to_str().unwrap()];
+        fs::remove_dir_all(&out).unwrap();
+        fs::create_dir(&out).unwrap();
+        around.place.image("image", &hostile_disk());
+        let screen = on_screen(savecore(arguments));
+        assert_harmless(&without_own(&screen), more);
+        assert!(screen.contains("dump 1 saved in"), "{screen}");
+        // The kernel's words are there for the hook, as JSON on one line.
+        let facts = fs::read_to_string(&told).unwrap();
+        assert_harmless(&facts, "hook");
+        assert_eq!(facts.lines().count(), 1);
+        assert!(json(&facts)["dumps"][0]["dump"]["message"].as_str().unwrap().contains("\u{1b}]0;title"));
+
+        around.place.image("image", &hostile_disk());
+        let file = File::create(&journal).unwrap();
+        let meta = file.metadata().unwrap();
+        let mut command = savecore(arguments);
+        command.env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino())).stderr(file);
+        let (code, stdout, _) = finish(command.output().unwrap());
+        assert_eq!((code, stdout.as_str()), (0, ""));
+        let lines = fs::read_to_string(&journal).unwrap();
+        assert_harmless(&lines, "journal");
+        assert!(lines.lines().all(|line| line.starts_with('<')), "a line without its level: {lines}");
+        assert_eq!(around.folders().len(), 1);
+    }
 }
 
 #[test]
