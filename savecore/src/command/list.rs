@@ -7,6 +7,7 @@ use anyhow::Context;
 use savecore::keys::public_text;
 use savecore::partition::{Glance, glance};
 use savecore::source::{Access, Discovery, Labelled, Target, discover, discover_at};
+use savecore::text::harmless_line;
 
 use crate::output::{BAD, GOOD, STRONG, WARNING, count, json, out, paint, size, warning};
 use crate::{Finding, printed};
@@ -168,7 +169,7 @@ fn print_text(entries: &[Entry]) -> io::Result<()> {
             ("damaged", 1..) => paint(BAD, format!("damaged, {waiting}")),
             (state, _) => paint(BAD, state),
         };
-        let why = entry.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        let why = entry.why.as_ref().map_or(String::new(), |why| format!(": {}", harmless_line(why)));
         writeln!(out, "{}: {state}{why}", paint(STRONG, &entry.shown))?;
         let name = match entry.name.as_str() {
             "" => String::new(),

@@ -11,7 +11,7 @@ use dumpcore::format::label::{Label, MIN_BLOCKS};
 use dumpcore::format::{BLOCK_SIZE, Block};
 
 use super::sysfs::{Device, Roots};
-use super::table;
+use super::{shown, table};
 use crate::Error;
 
 /// A partition or disk with our label.
@@ -59,7 +59,7 @@ impl Discovery {
 
 impl fmt::Display for Labelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.path.display())?;
+        f.write_str(&shown(&self.path))?;
         match &self.partition {
             Some(partition) => write!(f, ", partition {partition}"),
             None => Ok(()),
@@ -101,10 +101,10 @@ pub fn discover_in(roots: &Roots) -> io::Result<Discovery> {
 /// # Errors
 /// If it cannot be opened or read, or is neither file nor block device.
 pub fn discover_at(path: &Path) -> Result<Discovery, Error> {
-    let failed = |error| Error::Open { target: path.display().to_string(), error };
+    let failed = |error| Error::Open { target: shown(path), error };
     let metadata = std::fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() && !metadata.file_type().is_block_device() {
-        return Err(Error::NotAFile { target: path.display().to_string() });
+        return Err(Error::NotAFile { target: shown(path) });
     }
     let file = File::open(path).map_err(failed)?;
     let size = table::file_size(&file).map_err(failed)?;

@@ -15,8 +15,9 @@ use super::holder::holder_of;
 use super::spool::{SHOWN, STANDARD_INPUT, standard_input};
 use super::sysfs::{Device, Roots};
 use super::table::{self, Slot};
-use super::{Source, in_use, within};
+use super::{Source, in_use, shown, within};
 use crate::Error;
+use crate::text::harmless_line;
 
 /// What a target is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,11 +77,11 @@ impl Target {
         let looked = open_path(path, false, Access::Read)?;
         let Some(slot) = looked.choose(partition, access)? else {
             drop(looked);
-            return open_path(path, false, access)?.whole(path.display().to_string(), path, access);
+            return open_path(path, false, access)?.whole(shown(path), path, access);
         };
         let name = |slot: &Slot| {
             let which = partition.map_or(slot.number.to_string(), str::to_owned);
-            format!("{}, partition {which}", path.display())
+            format!("{}, partition {}", shown(path), harmless_line(&which))
         };
         if let Some(node) = looked.node_of(&slot) {
             // Through its own device, a partition is the same file and has the same lock whoever names it how.
@@ -90,7 +91,7 @@ impl Target {
         drop(looked);
         let opened = open_path(path, true, access)?;
         let slot = opened.choose(partition, access)?;
-        let slot = slot.ok_or_else(|| Error::Changed { target: path.display().to_string() })?;
+        let slot = slot.ok_or_else(|| Error::Changed { target: shown(path) })?;
         opened.part(name(&slot), path, access, slot.start, slot.length)
     }
 
@@ -172,7 +173,7 @@ struct Opened {
 
 /// Opens and locks a file or a device, and a partition's disk with it.
 fn open_path(path: &Path, is_disk: bool, access: Access) -> Result<Opened, Error> {
-    let shown = path.display().to_string();
+    let shown = shown(path);
     let failed = |error: io::Error| Error::Open { target: shown.clone(), error };
     let metadata = std::fs::metadata(path).map_err(failed)?;
     let is_device = metadata.file_type().is_block_device();

@@ -37,7 +37,7 @@ fn listed(table: &str, device: u64, field: Option<usize>) -> Option<String> {
     })
 }
 
-/// Takes back the octal escapes of /proc/mounts (fstab(5)).
+/// Takes back the octal escapes of /proc/mounts (fstab(5)). Characters that a terminal obeys are the affair of whoever prints.
 fn unescape(field: &str) -> String {
     let mut text = field.to_owned();
     for (escape, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {

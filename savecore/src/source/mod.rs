@@ -13,6 +13,7 @@ mod sysfs;
 mod table;
 
 use std::io;
+use std::path::Path;
 
 use dumpcore::format::{BLOCK_SIZE, Block};
 
@@ -25,6 +26,8 @@ pub(crate) use reader::{Unreadable, read_around};
 pub use spool::STANDARD_INPUT;
 pub use sysfs::Roots;
 pub use table::{Slot, find as find_partition};
+
+use crate::text::harmless_line;
 
 /// Blocks that are read or written together (1 MiB).
 pub const BATCH: usize = 256;
@@ -78,6 +81,11 @@ impl Source for First<'_> {
     fn sync(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// A path as messages name it: who unpacks an archive of dumps did not choose all names himself.
+fn shown(path: &Path) -> String {
+    harmless_line(&path.display().to_string())
 }
 
 /// Whether `count` blocks from `first` on lie within `blocks`.

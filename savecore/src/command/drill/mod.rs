@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use savecore::boot::Config;
 use savecore::targets::TargetName;
+use savecore::text::harmless_line;
 
 use super::boot::{configuration, opener, targets};
 use crate::output::{BAD, GOOD, WARNING, json, out, paint};
@@ -98,7 +99,8 @@ impl Drill {
                 Mark::Fail => (BAD, "fail"),
             };
             let advice = line.advice.as_ref().map_or(String::new(), |advice| format!("; {advice}"));
-            writeln!(out, "{}  {}: {}{advice}", paint(style, mark), line.about, line.found)?;
+            let text = harmless_line(&format!("{}: {}{advice}", line.about, line.found));
+            writeln!(out, "{}  {text}", paint(style, mark))?;
         }
         out.flush()
     }

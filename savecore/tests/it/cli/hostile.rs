@@ -252,6 +252,50 @@ fn what_boots_tells_terminal_journal_and_hook_nothing_that_is_obeyed() {
 }
 
 #[test]
+fn a_file_may_be_called_what_it_likes() {
+    let around = Surroundings::new(&hostile_disk());
+    let name = EVIL.split('\0').next().unwrap().replace('/', "_");
+    // No name is longer than 255 bytes.
+    let image = around.place.text(&format!("own/{}.img", &name[..name.floor_char_boundary(250)]));
+    fs::write(&image, hostile_disk()).unwrap();
+    let foreign = around.place.text("own/\x1b]0;title\x07\u{202e}\u{9b}2J\nsavecore: error: forged");
+    fs::write(&foreign, [7; 100_000]).unwrap();
+    let (out, copy) = (around.place.text("a/b/out"), around.place.text("own/page.html"));
+    for arguments in [
+        &["list", &image, &foreign][..],
+        &["list", &image, &foreign, "--json"],
+        &["check", &image],
+        &["check", &foreign],
+        &["info", &image],
+        &["info", &image, "--json"],
+        &["report", &image, "-o", &copy],
+        &["drill", &image, &foreign],
+        &["save", &image, "-o", &out, "--keep"],
+        &["save", &image, "-o", &out],
+        &["save", &image, "-o", &out],
+        &["format", &image, "--yes"],
+    ] {
+        let screen = on_screen(savecore(arguments));
+        assert_harmless(&without_own(&screen), &arguments.join(" "));
+        // JSON has the name as it is.
+        assert!(arguments[0] == "report" || screen.contains("title"), "{arguments:?}: {screen}");
+        let lines = screen.lines().filter(|line| line.trim_start().starts_with("savecore: error: forged"));
+        assert_eq!(lines.count(), 0, "{arguments:?}: {screen}");
+    }
+    for arguments in [
+        &["info", &foreign][..],
+        // Names that no target has, such as those of mounts, are made harmless where lines are printed.
+        &["info", &image, "--identity", &foreign],
+        &["save", &foreign, "-o", &out],
+        &["clear", &foreign, "--yes"],
+    ] {
+        let (code, _, stderr) = run(arguments);
+        assert_harmless(&stderr, "error");
+        assert_eq!((code, stderr.lines().count()), (2, 1), "{stderr}");
+    }
+}
+
+#[test]
 fn a_hosts_name_is_only_a_name() {
     for host in [
         "../../x",
