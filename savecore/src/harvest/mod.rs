@@ -8,13 +8,13 @@ mod saved;
 
 use std::path::PathBuf;
 
-use crate::Error;
 use crate::core::{CoreOptions, Format, Selection};
 use crate::dump::{Dump, Encryption, Report};
 use crate::partition::{self, Ending};
 use crate::source::Progress;
 use crate::store::{Begun, Crash, Place, Store};
 use crate::targets::{Opener, Targets};
+use crate::{Error, Identity};
 
 pub use saved::{Saved, StoredFile, TargetResult};
 
@@ -37,6 +37,15 @@ pub struct Options<'o> {
     pub kernels: Vec<PathBuf>,
     /// Write a report for people, too.
     pub report: bool,
+}
+
+impl Options<'_> {
+    /// The key that dumps are opened with. A raw copy is of the dump as it is; with the key, what was tampered with would count
+    /// as lost.
+    fn identity(&self) -> Option<&Identity> {
+        let opener = self.opener.filter(|_| self.format != Format::Raw);
+        opener.map(|opener| &opener.identity)
+    }
 }
 
 /// What was done.
@@ -92,23 +101,32 @@ pub fn harvest(
     let mut fates: Vec<Vec<Fate>> = fates.collect();
     for places in targets.dumps() {
         let (saved_before, waiting): (Vec<_>, Vec<_>) =
-            places.into_iter().partition(|place| targets.found(*place).ending == Ending::Saved);
-        for (target, dump) in saved_before.iter().copied() {
-            fates[target][dump] = Fate::Free(None);
-        }
-        if waiting.is_empty() {
-            continue;
-        }
-        if !saved_before.is_empty() {
-            let shown = targets.names(&waiting).join(", ");
-            progress.warn(&format!(
-                "{shown}: another stripe of a dump here was harvested before, and this one was not"
-            ));
-        }
-        let mut saved = save(targets, &waiting, store, options, progress);
-        saved.kept_because = kept_because(options, targets, &waiting, &saved);
-        let free = saved.kept_because.is_none() && writable(targets, &waiting, &mut saved);
-        for (target, dump) in waiting {
+            places.iter().copied().partition(|place| targets.found(*place).ending == Ending::Saved);
+        let again = match (saved_before.is_empty(), waiting.is_empty()) {
+            (false, false) => save_again(targets, &places, store, options, progress),
+            _ => None,
+        };
+        let (mut saved, places) = match again {
+            Some(saved) => (saved, places),
+            None => {
+                for (target, dump) in saved_before.iter().copied() {
+                    fates[target][dump] = Fate::Free(None);
+                }
+                if waiting.is_empty() {
+                    continue;
+                }
+                if !saved_before.is_empty() {
+                    let shown = targets.names(&waiting).join(", ");
+                    progress.warn(&format!(
+                        "{shown}: another stripe of a dump here was harvested before, and this one was not"
+                    ));
+                }
+                (save(targets, &waiting, store, options, progress), waiting)
+            }
+        };
+        saved.kept_because = kept_because(options, targets, &places, &saved);
+        let free = saved.kept_because.is_none() && writable(targets, &places, &mut saved);
+        for (target, dump) in places {
             if free {
                 fates[target][dump] = Fate::Free(Some(results.len()));
                 // From now on an interrupted run is finished by the next one, without saving again.
@@ -197,11 +215,41 @@ fn save(
     options: &Options<'_>,
     progress: &mut dyn Progress,
 ) -> Saved {
-    // A raw copy is of the dump as it is; with the key, what was tampered with would count as lost.
-    let opener = options.opener.filter(|_| options.format != Format::Raw);
-    let identity = opener.map(|opener| &opener.identity);
-    let dump = Dump::open_parts(targets.parts(places), identity, progress);
-    let mut saved = Saved::new(targets, places, &dump);
+    let dump = Dump::open_parts(targets.parts(places), options.identity(), progress);
+    save_opened(&dump, targets, places, store, options, progress)
+}
+
+/// Saves a dump of which some stripes were marked as saved and others were not, since a run was killed in between. Nothing of it
+/// is freed then, so its core is found in the store, or can be made once more. `None` if all of it can not be had any more.
+fn save_again(
+    targets: &Targets,
+    places: &[(usize, usize)],
+    store: &mut dyn Store,
+    options: &Options<'_>,
+    progress: &mut dyn Progress,
+) -> Option<Saved> {
+    let mut parts = targets.parts(places);
+    for part in parts.iter_mut().filter(|part| part.found.ending == Ending::Saved) {
+        part.found = partition::unmarked(part.source, &part.uuid, &part.found)?;
+    }
+    let dump = Dump::open_parts(parts, options.identity(), progress);
+    if dump.is_damaged() || !dump.missing_stripes().is_empty() {
+        return None;
+    }
+    Some(save_opened(&dump, targets, places, store, options, progress))
+}
+
+/// Saves one dump that was read.
+fn save_opened(
+    dump: &Dump<'_>,
+    targets: &Targets,
+    places: &[(usize, usize)],
+    store: &mut dyn Store,
+    options: &Options<'_>,
+    progress: &mut dyn Progress,
+) -> Saved {
+    let opener = options.opener;
+    let mut saved = Saved::new(targets, places, dump);
     let format = match dump.encryption() {
         Encryption::None | Encryption::Opened => options.format,
         Encryption::Sealed => Format::Raw,
@@ -222,7 +270,7 @@ fn save(
     }
     saved.format = format.name();
     let stays = kept_because(options, targets, places, &saved).is_some();
-    if let Err(error) = store_dump(&dump, format, stays, store, options, &mut saved, progress) {
+    if let Err(error) = store_dump(dump, format, stays, store, options, &mut saved, progress) {
         saved.error = Some(error);
     }
     saved
@@ -257,6 +305,11 @@ fn store_dump(
             saved.already_there = true;
             saved.take_place(place, &names);
             return Ok(());
+        }
+        Begun::New(_) if saved.marked && format == Format::Raw => {
+            return Err("it was saved and is in the store no more, and a raw copy would have the mark that says so, too: \
+                        --format elf makes a core of it"
+                .to_owned());
         }
         Begun::New(folder) => folder,
     };

@@ -6,7 +6,7 @@ use super::Options;
 use crate::core::elf::{Unwalked, Written};
 use crate::dump::{Dump, Report};
 use crate::keys::public_text;
-use crate::partition::Partition;
+use crate::partition::{Ending, Partition};
 use crate::source::Target;
 use crate::store::{Crash, Place};
 use crate::targets::Targets;
@@ -74,6 +74,9 @@ pub struct Saved {
     /// Parts of it that still stand on their targets.
     #[serde(skip)]
     pub(super) parts: usize,
+    /// Whether some of its parts, at least, were marked as saved before.
+    #[serde(skip)]
+    pub(super) marked: bool,
 }
 
 impl Saved {
@@ -105,6 +108,7 @@ impl Saved {
             warnings: Vec::new(),
             dump: Report::new(dump),
             parts: places.len(),
+            marked: places.iter().any(|place| targets.found(*place).ending == Ending::Saved),
         }
     }
 

@@ -17,7 +17,7 @@ pub use check::{BadBlock, Check, Verdict, check, check_with};
 pub use glance::{Glance, glance};
 pub use lay::{Plan, clear, format, mark_saved};
 pub(crate) use scan::chunk_at;
-pub use scan::{Search, read_label, salvage, scan, scan_with, waiting};
+pub use scan::{Search, read_label, salvage, scan, scan_with, unmarked, waiting};
 
 /// A partition and what was found on it.
 pub struct Partition {

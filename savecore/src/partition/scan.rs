@@ -197,6 +197,17 @@ enum Look {
     Other,
 }
 
+/// A dump that was marked as saved as it was before, by its back header, which the mark leaves alone; `None` if there is none:
+/// nobody finished the dump, or its blocks are being freed.
+pub fn unmarked(source: &dyn Source, uuid: &Uuid, found: &Found) -> Option<Found> {
+    let at = found.end.checked_sub(1)?;
+    let mut block = [[0; BLOCK_SIZE]];
+    source.read(at, &mut block).ok()?;
+    let back = back_at(&block[0], uuid, at)?;
+    let is_its = back.nonce == found.header.nonce && back.first_block.get() == found.first;
+    is_its.then(|| Found { header: Box::new(back.clone()), ending: Ending::Closed, ..*found })
+}
+
 struct Scanner<'s> {
     reader: Reader<'s>,
     uuid: Uuid,

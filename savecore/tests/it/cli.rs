@@ -12,6 +12,7 @@ mod raw;
 mod report;
 mod sealed;
 mod sources;
+mod stripes;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};

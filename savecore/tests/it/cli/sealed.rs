@@ -5,6 +5,7 @@ use dumpcore::format::chunk::ChunkHeader;
 use dumpcore::format::crypt::{PublicKey, SecretKey};
 use dumpcore::format::frame;
 use dumpcore::format::label::Label;
+use dumpcore::format::pattern;
 
 use super::keys::{key_of, keygen, secret, text_of};
 use super::*;
@@ -437,7 +438,10 @@ fn a_stripe_whose_sibling_was_freed_before_is_not_freed_without_being_told_to() 
     let disks = striped(None, &machine());
     let mut one = disks[0].clone();
     let scanned = partition::scan(&one).unwrap();
-    partition::mark_saved(&mut one, &scanned.dumps[0]).unwrap();
+    let found = &scanned.dumps[0];
+    partition::mark_saved(&mut one, found).unwrap();
+    // The last block is the first that is freed.
+    pattern::fill(block_mut(&mut one, found.end - 1), &scanned.uuid(), found.end - 1);
     let (one, two) = (place.image("one", &one), place.image("two", &disks[1]));
     let (code, stdout, stderr) = run(["save", &one, &two, "-o", &place.out()]);
     assert_eq!(code, 0, "{stdout}{stderr}");
