@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::super::error::{StoreError, failed};
@@ -17,12 +17,12 @@ const LATEST: &str = "latest";
 /// A link that is about to become it.
 const NEXT_LATEST: &str = ".latest.partial";
 
-/// A finished folder.
+/// A finished folder. There may be more of them than files that a process may have open.
 struct Kept {
     name: String,
     order: u64,
     record: Record,
-    fd: OwnedFd,
+    stat: Stat,
 }
 
 impl Directory {
@@ -76,7 +76,8 @@ impl Directory {
         let mut kept = Vec::new();
         for name in self.entries()? {
             if let Some((fd, record, _)) = self.finished(&name) {
-                kept.push(Kept { order: record.order.unwrap_or(0), name, record, fd });
+                let stat = rustix::fs::fstat(&fd).map_err(failed("look at", self.shown(&name)))?;
+                kept.push(Kept { order: record.order.unwrap_or(0), name, record, stat });
             }
         }
         kept.sort_by(|one, other| (one.order, &one.name).cmp(&(other.order, &other.name)));
@@ -106,7 +107,7 @@ impl Directory {
         let Some(max_kept) = self.limits.max_kept.filter(|_| !stays) else { return };
         let settled = self.settled.borrow();
         // Who put files of their own into a crash's folder keeps it.
-        let only_ours: Vec<&Kept> = kept.iter().filter(|kept| kept.holds_only_ours()).collect();
+        let only_ours: Vec<&Kept> = kept.iter().filter(|kept| self.holds_only_ours(kept)).collect();
         let excess = only_ours.len().saturating_sub(max_kept.max(1) as usize);
         for old in only_ours.into_iter().filter(|old| !settled.contains(&old.name)).take(excess) {
             if let Err(errno) = self.discard(old) {
@@ -137,11 +138,29 @@ impl Directory {
     /// Removes a finished folder; its name is the first to go, so that it is never there in part.
     fn discard(&self, old: &Kept) -> Result<(), Errno> {
         let partial = names::partial(&old.name);
-        if self.lock(&old.fd)? == Lock::Busy {
+        let fd = self.reopen(old)?;
+        if self.lock(&fd)? == Lock::Busy {
             return Err(Errno::BUSY);
         }
         self.rename(&old.name, &partial)?;
-        self.remove(&partial, &old.fd)
+        self.remove(&partial, &fd)
+    }
+
+    /// Opens a finished folder once more.
+    fn reopen(&self, kept: &Kept) -> Result<OwnedFd, Errno> {
+        let fd = open_folder(&self.fd, &kept.name)?;
+        // Someone may have put another in its place.
+        if !is_same(&rustix::fs::fstat(&fd)?, &kept.stat) {
+            return Err(Errno::BUSY);
+        }
+        Ok(fd)
+    }
+
+    fn holds_only_ours(&self, kept: &Kept) -> bool {
+        let is_ours =
+            |name: &String| name == record::FILE || kept.record.files.iter().any(|file| file.name == *name);
+        let names = self.reopen(kept).and_then(|fd| entries(&fd));
+        names.is_ok_and(|names| names.iter().all(is_ours))
     }
 
     /// Removes what killed runs left behind, unless somebody is still at it.
@@ -189,13 +208,5 @@ impl Directory {
             rustix::fs::unlinkat(fd, &*file, AtFlags::empty())?;
         }
         rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)
-    }
-}
-
-impl Kept {
-    fn holds_only_ours(&self) -> bool {
-        let is_ours =
-            |name: &String| name == record::FILE || self.record.files.iter().any(|file| file.name == *name);
-        entries(&self.fd).is_ok_and(|names| names.iter().all(is_ours))
     }
 }

@@ -499,6 +499,30 @@ fn a_run_that_is_killed_leaves_whole_folders_and_nothing_that_lasts() {
 }
 
 #[test]
+fn more_crashes_are_kept_in_their_order_than_files_may_be_open() {
+    if let Some(path) = std::env::var_os(CHILD) {
+        let path = Path::new(&path);
+        for nonce in 0..60 {
+            store(&mut open(path), nonce);
+        }
+        assert_eq!(nonce_of(&path.join("latest")), 59);
+        let place = store(&mut Directory::open(path, &limits(Some(3))).unwrap(), 60);
+        assert_eq!(place.remarks, [""; 0]);
+        return;
+    }
+    let temporary = TempDir::new().unwrap();
+    let child = again("more_crashes_are_kept_in_their_order_than_files_may_be_open");
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 40; exec \"$@\"", "sh"]).arg(child.get_program()).args(child.get_args());
+    let output = command.env(CHILD, temporary.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let folders = names_in(temporary.path()).into_iter().filter(|name| name != "latest");
+    let mut nonces: Vec<u64> = folders.map(|name| nonce_of(&temporary.path().join(name))).collect();
+    nonces.sort_unstable();
+    assert_eq!(nonces, [58, 59, 60]);
+}
+
+#[test]
 fn a_file_system_that_fills_up_or_is_read_only_is_said_in_one_line_and_keeps_nothing() {
     if let Some(path) = std::env::var_os(CHILD) {
         let path = Path::new(&path);
