@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap_complete::Shell;
@@ -31,30 +31,44 @@ pub(super) struct File {
 }
 
 impl File {
-    /// Writes it, whole or not at all.
     pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
-        let failed = || format!("cannot write {}", path.display());
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).with_context(failed)?;
-        }
         let mode = if self.kind == Kind::Program { 0o755 } else { 0o644 };
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".partial");
-        // One that an interrupted run left.
-        let _ = fs::remove_file(&temporary);
-        let mut file = (OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary))
-            .with_context(failed)?;
-        let written = file
-            .write_all(&self.bytes)
-            // Whatever the user's mask says.
-            .and_then(|()| file.set_permissions(fs::Permissions::from_mode(mode)))
-            .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&temporary, path));
-        if written.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        written.with_context(failed)
+        write(path, &self.bytes, mode)
     }
+}
+
+/// Writes a file, whole or not at all, and the folders that it needs.
+pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+    let failed = || format!("cannot write {}", path.display());
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).with_context(failed)?;
+    }
+    remove_leftover(path);
+    let temporary = temporary(path);
+    let mut file =
+        (OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)).with_context(failed)?;
+    let written = file
+        .write_all(bytes)
+        // Whatever the user's mask says.
+        .and_then(|()| file.set_permissions(fs::Permissions::from_mode(mode)))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.with_context(failed)
+}
+
+/// Where a file is until it is whole.
+fn temporary(path: &Path) -> PathBuf {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".partial");
+    temporary.into()
+}
+
+/// Removes the part of a file that an interrupted run left.
+pub(super) fn remove_leftover(path: &Path) {
+    let _ = fs::remove_file(temporary(path));
 }
 
 /// All files.

@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use savecore::boot::config;
 
-use self::files::{Kind, files};
+use self::files::{Kind, files, remove_leftover};
 use self::record::{Entry, Record};
 use crate::output::{json, out, warning};
 use crate::{Finding, printed};
@@ -21,6 +21,8 @@ use crate::{Finding, printed};
 const RECORD: &str = "usr/local/lib/savecore/installed.json";
 /// What is to run when the machine comes up.
 pub(super) const UNITS: [&str; 2] = ["savecore.service", "savecore-later.path"];
+/// What the last of them starts.
+const LATER: &str = "savecore-later.service";
 
 /// Put this command, its units, manual pages, completions and an example of its configuration in place
 ///
@@ -81,34 +83,39 @@ impl Done {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let root = root(&arguments.root)?;
     let record_path = root.join(RECORD);
+    within(&root, &record_path)?;
     let before = Record::read(&record_path)?;
     let files = files().context("cannot make the files")?;
     let mut record = Record::default();
     let mut todo = Vec::new();
+    let mut kept = Vec::new();
     let mut done = Done::default();
     for file in &files {
         let path = root.join(&file.path);
         within(&root, &path)?;
         let entry = Entry::of(&file.path, &file.bytes);
-        let known = before.find(&file.path);
+        let known = before.find(Path::new(&file.path));
         let there = Entry::read(&file.path, &path)?;
         match there {
             Some(there) if there == entry => {
                 // Unless an earlier run wrote it, it is not ours to remove.
                 record.files.extend(known.cloned());
             }
-            Some(there) if known != Some(&there) => match file.kind {
-                Kind::Configuration => {
-                    record.files.extend(known.cloned());
-                    done.kept.push(path);
+            Some(there) if !before.wrote(&there) => {
+                if known.is_none() && file.kind != Kind::Configuration {
+                    bail!(
+                        "{} is there already and is not from `savecore install`: move it away; nothing was changed",
+                        path.display()
+                    );
                 }
-                _ if known.is_some() => todo.push((file, path, entry)),
-                _ => bail!(
-                    "{} is there already and is not from `savecore install`: move it away; nothing was changed",
-                    path.display()
-                ),
-            },
-            _ => todo.push((file, path, entry)),
+                record.files.extend(known.cloned());
+                kept.push((path, file.kind));
+            }
+            Some(there) => {
+                record.replaced.push(there);
+                todo.push((file, path, entry));
+            }
+            None => todo.push((file, path, entry)),
         }
     }
     record.directories = before.directories.clone();
@@ -137,8 +144,17 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         file.write(&path)?;
         done.files.push(path);
     }
-    for path in &done.kept {
-        warning(&format!("{} was changed and stays as it is; `savecore boot` reads it", path.display()));
+    if !record.replaced.is_empty() {
+        record.replaced.clear();
+        record.write(&record_path)?;
+    }
+    for (path, kind) in kept {
+        let next = match kind {
+            Kind::Configuration => "`savecore boot` reads it",
+            _ => "remove it, and `savecore install` puts its own there",
+        };
+        warning(&format!("{} was changed and stays as it is; {next}", path.display()));
+        done.kept.push(path);
     }
     done.print(arguments.json, "installed")?;
     if arguments.now {
@@ -159,6 +175,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
 pub(crate) fn uninstall(arguments: &UninstallArguments) -> anyhow::Result<Finding> {
     let root = root(&arguments.root)?;
     let record_path = root.join(RECORD);
+    within(&root, &record_path)?;
     let record = Record::read(&record_path)?;
     let mut done = Done::default();
     if record.files.is_empty() {
@@ -166,17 +183,22 @@ pub(crate) fn uninstall(arguments: &UninstallArguments) -> anyhow::Result<Findin
         done.print(arguments.json, "removed")?;
         return Ok(Finding::Negative);
     }
+    for name in record.files.iter().map(|entry| &entry.path).chain(&record.directories) {
+        within(&root, &root.join(name))?;
+    }
     // Only where systemd runs is there something to be disabled (sd_booted(3)).
-    if root == Path::new("/") && Path::new("/run/systemd/system").is_dir() {
-        let _ = systemctl([&["disable", "--now"], &UNITS[..]].concat())
-            .inspect_err(|error| warning(&format!("{error:#}")));
+    let has_systemd = root == Path::new("/") && Path::new("/run/systemd/system").is_dir();
+    if has_systemd {
+        tried(systemctl([&["disable", "--now"], &UNITS[..]].concat()));
+        // It is enabled by nobody but the path; it may be at work.
+        tried(systemctl(["stop", LATER]));
     }
     for entry in &record.files {
         let path = root.join(&entry.path);
-        within(&root, &path)?;
+        remove_leftover(&path);
         match Entry::read(&entry.path, &path)? {
             None => {}
-            Some(there) if there == *entry => {
+            Some(there) if record.wrote(&there) => {
                 std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
                 done.files.push(path);
             }
@@ -186,6 +208,7 @@ pub(crate) fn uninstall(arguments: &UninstallArguments) -> anyhow::Result<Findin
             }
         }
     }
+    remove_leftover(&record_path);
     std::fs::remove_file(&record_path).with_context(|| format!("cannot remove {}", record_path.display()))?;
     done.files.push(record_path);
     let mut directories = record.directories;
@@ -193,6 +216,9 @@ pub(crate) fn uninstall(arguments: &UninstallArguments) -> anyhow::Result<Findin
     directories.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
     for directory in directories {
         let _ = std::fs::remove_dir(root.join(directory));
+    }
+    if has_systemd {
+        tried(systemctl(["daemon-reload"]));
     }
     done.print(arguments.json, "removed")?;
     Ok(if done.kept.is_empty() { Finding::Good } else { Finding::Negative })
@@ -214,6 +240,13 @@ fn within(root: &Path, path: &Path) -> anyhow::Result<()> {
         path.display(),
         root.display()
     );
+}
+
+/// Warns of what did not work, and keeps nothing from being removed.
+fn tried(result: anyhow::Result<()>) {
+    if let Err(error) = result {
+        warning(&format!("{error:#}"));
+    }
 }
 
 fn systemctl<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> anyhow::Result<()> {

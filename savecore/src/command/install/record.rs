@@ -7,12 +7,17 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use super::files;
+
 /// What was installed.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) files: Vec<Entry>,
     /// Those that were made for them, from the root.
     pub(super) directories: Vec<PathBuf>,
+    /// What stood in the place of some of the files, from an earlier version, and may still do so if this one was interrupted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) replaced: Vec<Entry>,
 }
 
 /// A file as it was installed.
@@ -48,7 +53,8 @@ impl Record {
         };
         let record: Record = serde_json::from_slice(&text)
             .with_context(|| format!("{} is not what `savecore install` wrote", path.display()))?;
-        let names = record.files.iter().map(|file| &file.path).chain(&record.directories);
+        let files = record.files.iter().chain(&record.replaced);
+        let names = files.map(|file| &file.path).chain(&record.directories);
         for name in names {
             // Nothing above the root is ever removed.
             let plain = name.components().all(|part| matches!(part, std::path::Component::Normal(_)));
@@ -62,14 +68,15 @@ impl Record {
     }
 
     pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
-        let failed = || format!("cannot write {}", path.display());
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).with_context(failed)?;
-        }
-        fs::write(path, serde_json::to_vec_pretty(self)?).with_context(failed)
+        files::write(path, &serde_json::to_vec_pretty(self)?, 0o644)
     }
 
-    pub(super) fn find(&self, path: &str) -> Option<&Entry> {
-        self.files.iter().find(|file| file.path == Path::new(path))
+    pub(super) fn find(&self, path: &Path) -> Option<&Entry> {
+        self.files.iter().find(|file| file.path == path)
+    }
+
+    /// Whether a file is as an installation wrote it.
+    pub(super) fn wrote(&self, there: &Entry) -> bool {
+        self.files.iter().chain(&self.replaced).any(|file| file == there)
     }
 }

@@ -357,7 +357,7 @@ fn nothing_is_written_on_the_target_before_the_store_has_all_whatever_step_of_it
 }
 
 /// Runs savecore in a mount namespace of its own, in which `script` was done before; `None` where that is not allowed.
-fn in_namespace(place: &Place, script: &str, arguments: &[&str]) -> Option<(i32, String, String)> {
+pub(super) fn in_namespace(place: &Place, script: &str, arguments: &[&str]) -> Option<(i32, String, String)> {
     let script = format!("set -e; {script}; exec \"$@\"");
     let mut command = Command::new("unshare");
     command.args(["-rm", "sh", "-c", &script, "sh", env!("CARGO_BIN_EXE_savecore")]);

@@ -6,7 +6,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Place, fails, json, run};
+use super::faults::in_namespace;
+use super::{Place, fails, json, run, traced};
 
 /// All files below a directory: path, mode and content.
 fn tree(directory: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
@@ -107,19 +108,85 @@ fn files_of_others_are_not_replaced() {
     assert_eq!(tree(&place.path("root")), BTreeMap::from([(unit, (0o644, b"theirs".to_vec()))]));
 }
 
+/// Makes some files what an earlier version of savecore would have installed there.
+fn make_older(place: &Place) {
+    let record = place.path("root/usr/local/lib/savecore/installed.json");
+    let mut all = json(&fs::read_to_string(&record).unwrap());
+    for name in ["usr/local/share/man/man8/savecore.8", "usr/local/bin/savecore", "etc/savecore.toml"] {
+        fs::write(place.path("root").join(name), "older").unwrap();
+        let files = all["files"].as_array_mut().unwrap();
+        let entry = files.iter_mut().find(|entry| entry["path"] == name).unwrap();
+        (entry["bytes"], entry["crc32"]) = (5.into(), crc32fast::hash(b"older").into());
+    }
+    fs::write(record, all.to_string()).unwrap();
+}
+
 #[test]
 fn an_older_version_of_a_file_is_replaced_and_goes_with_the_rest() {
     let place = Place::new();
     let root = root(&place);
     assert_eq!(install(&root).0, 0);
     let files = tree(&place.path("root"));
-    let page = place.path("root/usr/local/share/man/man8/savecore.8");
-    fs::write(&page, "older").unwrap();
-    let (code, stdout, _) = install(&root);
-    assert_eq!((code, stdout), (0, format!("installed {}\n", page.display())));
+    make_older(&place);
+    let (code, stdout, stderr) = install(&root);
+    assert_eq!((code, stdout.lines().count(), stderr.as_str()), (0, 3, ""));
     assert!(tree(&place.path("root")) == files);
     assert_eq!(run(["uninstall", "--root", &root]).0, 0);
     assert!(tree(&place.path("root")).is_empty());
+}
+
+#[test]
+fn killed_in_front_of_any_file_an_installation_can_be_finished_or_taken_back() {
+    let expected = Place::new();
+    assert_eq!(install(&root(&expected)).0, 0);
+    let strip = |place: &Place| {
+        let files = tree(&place.path("root")).into_iter();
+        let strip = |path: PathBuf| path.strip_prefix(place.path("root")).unwrap().to_owned();
+        files.map(|(path, file)| (strip(path), file)).collect::<BTreeMap<_, _>>()
+    };
+    for number in 1.. {
+        let mut done = false;
+        for next in ["install", "uninstall"] {
+            let place = Place::new();
+            let root = root(&place);
+            assert_eq!(install(&root).0, 0);
+            make_older(&place);
+            let rule = format!("inject=rename:signal=KILL:when={number}");
+            let arguments = ["install", "--root", &root].map(str::to_owned).to_vec();
+            let Some(output) = traced(&place, &rule, arguments) else { return };
+            done |= output.status.success();
+            let (code, _, stderr) = run([next, "--root", &root]);
+            assert_eq!((code, stderr.as_str()), (0, ""), "{rule}, {next}");
+            match next {
+                "install" => assert!(strip(&place) == strip(&expected), "{rule}"),
+                _ => assert!(strip(&place).is_empty(), "{rule}"),
+            }
+        }
+        if done {
+            assert_eq!(number, 6, "three files, and the record twice");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_changed_unit_is_neither_replaced_nor_removed() {
+    let place = Place::new();
+    let root = root(&place);
+    assert_eq!(install(&root).0, 0);
+    let unit = place.path("root/usr/local/lib/systemd/system/savecore.service");
+    fs::write(&unit, "[Unit]\n").unwrap();
+    for _ in 0..2 {
+        let (code, stdout, stderr) = install(&root);
+        assert_eq!((code, stdout.as_str(), stderr.lines().count()), (0, "", 1));
+        assert!(stderr.contains("savecore.service was changed and stays as it is; remove it"), "{stderr}");
+    }
+    fs::remove_file(&unit).unwrap();
+    let (code, stdout, _) = install(&root);
+    assert_eq!((code, stdout), (0, format!("installed {}\n", unit.display())));
+    fs::write(&unit, "[Unit]\n").unwrap();
+    assert_eq!(run(["uninstall", "--root", &root]).0, 1);
+    assert_eq!(tree(&place.path("root")).into_keys().collect::<Vec<_>>(), [unit]);
 }
 
 #[test]
@@ -143,6 +210,61 @@ fn links_and_records_lead_nowhere_out_of_the_root() {
         fails(["uninstall", "--root", &root], "is not what `savecore install` wrote");
     }
     assert!(fs::exists(place.path("outside/file")).unwrap());
+
+    // Of folders, too, and of the record itself.
+    fs::create_dir_all(place.path("outside/folder/empty")).unwrap();
+    symlink(place.path("outside"), place.path("root/link")).unwrap();
+    let text =
+        "{\"files\":[{\"path\":\"etc/x\",\"bytes\":0,\"crc32\":0}],\"directories\":[\"link/folder/empty\"]}";
+    fs::write(&record, text).unwrap();
+    fails(["uninstall", "--root", &root], "leads out of");
+    fs::remove_dir_all(place.path("root/usr/local/lib/savecore")).unwrap();
+    symlink(place.path("outside"), place.path("root/usr/local/lib/savecore")).unwrap();
+    fs::write(place.path("outside/installed.json"), text).unwrap();
+    for command in ["install", "uninstall"] {
+        fails([command, "--root", &root], "leads out of");
+    }
+    assert!(fs::exists(place.path("outside/folder/empty")).unwrap());
+    assert_eq!(fs::read_to_string(place.path("outside/installed.json")).unwrap(), text);
+}
+
+#[test]
+fn units_are_enabled_and_stopped_where_systemd_runs() {
+    let place = Place::new();
+    fs::create_dir(place.path("bin")).unwrap();
+    for name in ["systemctl", "systemd-tmpfiles"] {
+        let program = place.path("bin").join(name);
+        // The way back is only clear when no unit runs and before the files are gone.
+        let script = format!(
+            "#!/bin/sh\necho \"$(test -e /usr/local/bin/savecore && echo with || echo without) {name} $*\" >> {:?}\n",
+            place.text("calls")
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let script = format!(
+        "for name in /usr/local /etc /run; do mount -t tmpfs none $name; done; \
+         mkdir -p /run/systemd/system; PATH={:?}:$PATH; \"$1\" install --now",
+        place.text("bin")
+    );
+    let Some((code, stdout, stderr)) = in_namespace(&place, &script, &["uninstall"]) else { return };
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let (installed, removed): (Vec<_>, Vec<_>) =
+        stdout.lines().partition(|line| line.starts_with("installed /"));
+    assert!(removed.iter().all(|line| line.starts_with("removed /")), "{stdout}");
+    assert_eq!(removed.len(), installed.len() + 1);
+    let calls = fs::read_to_string(place.path("calls")).unwrap();
+    assert_eq!(
+        calls.lines().collect::<Vec<_>>(),
+        [
+            "with systemctl daemon-reload",
+            "with systemd-tmpfiles --create savecore.conf",
+            "with systemctl enable --now savecore.service savecore-later.path",
+            "with systemctl disable --now savecore.service savecore-later.path",
+            "with systemctl stop savecore-later.service",
+            "without systemctl daemon-reload",
+        ]
+    );
 }
 
 #[test]
