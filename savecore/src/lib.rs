@@ -10,8 +10,11 @@
 //! 6. [`store`]: the file gets its name, and it and its name are made safe.
 //! 7. [`partition`] again: the pattern is laid over what was harvested.
 //!
+//! [`arming`] is the other half of a Linux: its module is told where the next dump goes.
+//!
 //! What lies on a partition is untrusted: it can make reading fail, never panic, loop, or take memory without bound.
 
+pub mod arming;
 pub mod backtrace;
 pub mod boot;
 pub mod core;

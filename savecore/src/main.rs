@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use command::{
-    boot, check, clear, completions, drill, format, info, install, keygen, list, man, report, save,
+    arm, boot, check, clear, completions, drill, format, info, install, keygen, list, man, report, save,
 };
 
 /// Harvests crash dumps from a dump partition, and makes partitions ready for them.
@@ -41,6 +41,9 @@ enum Command {
     Report(report::Arguments),
     Save(save::Arguments),
     Clear(clear::Arguments),
+    Arm(arm::Arguments),
+    Disarm(arm::DisarmArguments),
+    Armed(arm::ArmedArguments),
     Boot(boot::Arguments),
     Drill(drill::Arguments),
     Install(install::Arguments),
@@ -93,6 +96,9 @@ fn main() -> ExitCode {
         Command::Report(arguments) => report::run(&arguments),
         Command::Save(arguments) => save::run(&arguments),
         Command::Clear(arguments) => clear::run(&arguments),
+        Command::Arm(arguments) => arm::run(&arguments),
+        Command::Disarm(arguments) => arm::disarm(&arguments),
+        Command::Armed(arguments) => arm::armed(&arguments),
         Command::Boot(arguments) => boot::run(&arguments),
         Command::Drill(arguments) => drill::run(&arguments),
         Command::Install(arguments) => install::run(&arguments),
@@ -132,7 +138,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             output::error(
-                "say what to do: keygen, format, list, check, info, report, save, clear, boot, drill or install; `savecore --help` tells more",
+                "say what to do: keygen, format, list, check, info, report, save, clear, arm, boot, drill or install; `savecore --help` tells more",
             );
             ExitCode::from(2)
         }

@@ -4,6 +4,9 @@
 #[allow(dead_code)]
 #[path = "it/common.rs"]
 mod common;
+#[allow(dead_code)]
+#[path = "it/linux.rs"]
+mod linux;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -19,6 +22,7 @@ use dumpcore::format::{BLOCK_SIZE, crypt::public_key};
 use gpt::GptConfig;
 use gpt::disk::LogicalBlockSize;
 use gpt::partition_types::LINUX_FS;
+use linux::{Linux, STATUS};
 use rustix::fs::{FlockOperation, flock};
 use savecore::keys::{public_text, secret_text};
 use savecore::partition::{self, Plan};
@@ -86,7 +90,9 @@ fn make_images(folder: &Path) {
     let mut bytes = formatted(200);
     let written = write_dump(&mut bytes, 1, &machine(10));
     stop_in_the_middle(&mut bytes, &written, |number| number < 30);
+    // Files are read at the same time: what one of them saves is another one's no more.
     image("unfinished.img", &bytes);
+    image("begun.img", &bytes);
     for (nonce, name) in [(11, "damaged.img"), (12, "cleared.img")] {
         let mut bytes = with_dump(&machine(nonce));
         block_mut(&mut bytes, 20)[100] ^= 1;
@@ -98,6 +104,7 @@ fn make_images(folder: &Path) {
     second.pages.insert(1, Page::of(1));
     write_dump(&mut two, end, &second);
     image("two.img", &two);
+    image("pair.img", &two);
     let mut stripes = [formatted(100), formatted(100)];
     let mut parts: Vec<_> = stripes.iter_mut().map(|disk| Stripe { disk, first: 1 }).collect();
     write_striped(&mut parts, &machine(15));
@@ -200,10 +207,66 @@ fn make_images(folder: &Path) {
     fs::create_dir(folder.join("out")).unwrap();
 }
 
+/// Kernels with the diskdump module, each with the same devices.
+fn make_kernels(folder: &Path) {
+    let disk = fs::read(folder.join("disk.img")).unwrap();
+    let kernel = |name: &str| {
+        let linux = Linux::new(&folder.join(name));
+        linux.device("pci0/vdb", (254, 16), &disk);
+        let first = (80 + 400) * 512;
+        linux.partition("pci0/vdb/vdb2", (254, 18), first, &disk[first..][..40 * BLOCK_SIZE]);
+        linux.device("pci0/vdc", (254, 32), &fs::read(folder.join("dump.img")).unwrap());
+        linux.device("pci0/vdd", (254, 48), &fs::read(folder.join("ext4.img")).unwrap());
+        linux.device("pci0/vde", (254, 64), &fs::read(folder.join("longer.img")).unwrap());
+        linux.device("virtual/block/dm-0", (253, 0), &formatted(60));
+        linux.device("pci0/vdf", (254, 80), &formatted(60));
+        linux.file("sys/devices/pci0/vdf/holders/dm-0", "");
+        linux
+    };
+    kernel("linux").module("disarmed", "", STATUS);
+    fs::remove_dir_all(kernel("without").path("sys/kernel/diskdump")).unwrap();
+    kernel("armed").module("armed", "", STATUS);
+    let lowered = kernel("lowered");
+    lowered.module(
+        "armed",
+        "",
+        &STATUS.replace("level=31", "level=1\nlevel_note=VMCOREINFO lacks OFFSET(page.flags)"),
+    );
+    let refusing = kernel("refusing");
+    refusing.module("refused", "/dev/vdb2: behind an IOMMU that cannot be passed", "");
+    refusing.refuses("sys/kernel/diskdump/arm");
+    let silent = kernel("silent");
+    silent.refuses("sys/kernel/diskdump/arm");
+    silent.module("armed", "", STATUS);
+    silent.refuses("sys/kernel/diskdump/disarm");
+    let strange = kernel("strange");
+    strange.module("hibernating", "", "");
+    kernel("kdump").kdump(true, "N");
+    let stubborn = kernel("stubborn");
+    stubborn.kdump(true, "N");
+    stubborn.refuses("sys/module/kernel/parameters/crash_kexec_post_notifiers");
+    let behind = kernel("behind");
+    behind.kdump(true, "Y");
+    behind.module("armed", "", STATUS);
+    let empty = Linux::new(&folder.join("empty"));
+    empty.device("virtual/block/dm-0", (253, 0), &formatted(60));
+    let large = kernel("large");
+    large.file("sys/class/tty/console/active", "ttyS0 ttyS4\n");
+    for cpu in 2..400 {
+        large.file(
+            &format!("sys/devices/system/cpu/cpu{cpu}/crash_notes"),
+            format!("{:x}\n", 0x10_0000_0000_u64 + cpu),
+        );
+    }
+    let config = "[arm]\ntargets = [\"/dev/vdc\"]\nlevel = 17\nverify = \"samples:64\"\nthen = \"halt\"\nhelpers = 0\nrisky = true\nlog = \"64KiB\"\nserial = \"none\"\ncompress = \"none\"\nbudget = 60\ntimeout = 500\ncrash_kexec_post_notifiers = false\n";
+    fs::write(folder.join("arm.toml"), config).unwrap();
+}
+
 #[test]
 fn every_command_says_what_it_said() {
     let folder = tempfile::tempdir().unwrap();
     make_images(folder.path());
+    make_kernels(folder.path());
     // What another savecore would hold.
     let locked = File::open(folder.path().join("locked.img")).unwrap();
     flock(&locked, FlockOperation::LockExclusive).unwrap();
@@ -240,6 +303,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("Moved", "takes somebody who moves the store meanwhile: cli::faults"),
     ("Taken", "takes 9999 crashes in one second: store::directory"),
     ("Busy", "takes another savecore at the same moment: store"),
+    ("Devices", "takes a system without sysfs: arming"),
+    ("TooLong", "takes a hundred targets: arming"),
 ];
 
 /// The variants of an error in a source file, each with the longest part of its message that stays the same.
@@ -266,7 +331,8 @@ fn every_error_is_in_a_golden_file_or_told_why_not() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = fs::read_dir(folder.join("tests/cmd")).unwrap();
     let golden: String = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
-    let sources = ["src/error.rs", "src/store/error.rs", "src/boot/config.rs", "src/boot/hooks.rs"];
+    let sources =
+        ["src/error.rs", "src/store/error.rs", "src/boot/config.rs", "src/boot/hooks.rs", "src/arming/error.rs"];
     let all: Vec<_> =
         sources.iter().flat_map(|path| messages(&fs::read_to_string(folder.join(path)).unwrap())).collect();
     assert!(all.len() > 25, "{all:?}");

@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 
 use super::Hook;
+use crate::arming;
 use crate::core::{Compression, Format, Level};
 
 /// Where it is.
@@ -61,6 +62,8 @@ pub struct Config {
     pub post: Option<Hook>,
     /// Seconds that each of the two has.
     pub hook_limit: Seconds,
+    /// How the kernel is armed.
+    pub arm: arming::Options,
 }
 
 impl Default for Config {
@@ -82,6 +85,7 @@ impl Default for Config {
             pre: None,
             post: None,
             hook_limit: Seconds(30),
+            arm: arming::Options::default(),
         }
     }
 }
@@ -155,13 +159,13 @@ enum CompressionName {
     None,
 }
 
-fn level<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Level>, D::Error> {
+pub(crate) fn level<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Level>, D::Error> {
     let number = i64::deserialize(from)?;
     // The same words as on the command line.
     number.to_string().parse().map(Some).map_err(serde::de::Error::custom)
 }
 
-fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<ByteSize, D::Error> {
+pub(crate) fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<ByteSize, D::Error> {
     let text = String::deserialize(from)?;
     text.parse().map_err(|_| serde::de::Error::custom(format!("{text:?} is not a size, such as \"64MiB\"")))
 }
@@ -276,12 +280,17 @@ mod tests {
     fn the_example_says_the_defaults_and_every_key_in_it_is_known() {
         assert_eq!(Config::parse(EXAMPLE, "example").unwrap(), Config::default());
         // With the comment signs taken from in front of keys, all of them are read.
-        let key = |line: &&str| {
+        let key = |line: &str| {
             line.starts_with('#') && line.split_once(" =").is_some_and(|(key, _)| is_key(&key[1..]))
         };
-        let lines: Vec<&str> = EXAMPLE.lines().filter(key).map(|line| &line[1..]).collect();
+        let lines: Vec<&str> = EXAMPLE
+            .lines()
+            .filter(|line| key(line) || line.starts_with('['))
+            .map(|line| line.trim_start_matches('#'))
+            .collect();
         let config = Config::parse(&lines.join("\n"), "example").unwrap();
         assert!(config.pre.is_some() && config.post.is_some() && config.identity.is_some(), "{lines:?}");
+        assert!(config.arm.boot && !config.arm.targets.is_empty(), "{lines:?}");
         let keys: Vec<&str> =
             lines.iter().filter_map(|line| line.split_once(" =")).map(|(key, _)| key).collect();
         let defaults = format!("{:?}", Config::default());
@@ -311,6 +320,12 @@ mod tests {
             ("pre = []", "line 1: pre: a hook is a program and its arguments"),
             ("report = true\npost = [\"true\"]", "line 2: post: \"true\" is not a path from the root"),
             ("post = \"/bin/sh -c reboot\"", "line 1: post: invalid type: string"),
+            ("[arm]\nbudget = 0", "line 2: budget: 0 is not a number from 1 to 86400"),
+            ("[arm]\nlevel = 64", "line 2: level: a level is the sum"),
+            ("[arm]\nverify = \"samples:0\"", "line 2: verify: \"samples:0\" is none of \"all\""),
+            ("[arm]\nserial = \"0x10000\"", "line 2: serial: \"0x10000\" is none of \"console\""),
+            ("[arm]\nthen = \"panic\"", "line 2: then: unknown variant `panic`"),
+            ("[arm]\nnotes = 1", "line 2: notes: unknown field `notes`"),
         ] {
             let error = wrong(text);
             assert!(error.starts_with("/etc/savecore.toml: line "), "{error}");

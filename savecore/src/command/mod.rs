@@ -1,5 +1,6 @@
 //! The subcommands, one file each, and what they share.
 
+pub(crate) mod arm;
 pub(crate) mod boot;
 pub(crate) mod check;
 pub(crate) mod clear;

@@ -12,6 +12,7 @@ use dumpcore::format::{BLOCK_SIZE, Block};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::holder::holder_of;
+use super::node::partition_at;
 use super::spool::{SHOWN, STANDARD_INPUT, standard_input};
 use super::sysfs::{Device, Roots};
 use super::table::{self, Slot};
@@ -225,9 +226,7 @@ impl Opened {
 
     /// The device of a partition of this disk, if the kernel has one at the very same place.
     fn node_of(&self, slot: &Slot) -> Option<PathBuf> {
-        let partitions = self.device.as_ref()?.partitions();
-        let same = |device: &&Device| device.start() == Some(slot.start) && device.size == slot.length;
-        Roots::system().node(partitions.iter().find(same)?).ok()
+        Roots::system().node(&partition_at(self.device.as_ref()?, slot)?).ok()
     }
 
     fn whole(self, name: String, path: &Path, access: Access) -> Result<Target, Error> {

@@ -4,9 +4,17 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use crate::arming::is_armed_on;
+
 /// Who uses it, in words that follow "is"; `None` if nobody known does.
 pub(super) fn user_of(path: &Path, metadata: &Metadata) -> Option<String> {
     if metadata.file_type().is_block_device() {
+        if is_armed_on(Path::new("/sys"), metadata) {
+            return Some(
+                "armed by the kernel's diskdump module, which keeps it to itself; `savecore disarm` frees it"
+                    .to_owned(),
+            );
+        }
         let device = metadata.rdev();
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         if let Some(place) = listed(&mounts, device, Some(1)) {

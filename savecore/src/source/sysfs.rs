@@ -43,6 +43,11 @@ impl Roots {
         Ok(devices)
     }
 
+    /// Those of a system whose own file systems are below another root. A file stands for a device there.
+    pub fn below(root: &Path) -> Roots {
+        Roots { sys: root.join("sys"), dev: root.join("dev"), is_node: |metadata, _| metadata.is_file() }
+    }
+
     /// The device of this number.
     pub(super) fn device(&self, number: Dev) -> Option<Device> {
         Device::at(&self.sys.join(format!("dev/block/{}:{}", major(number), minor(number))))
@@ -102,6 +107,13 @@ impl Device {
     /// Whether another device is made of this one, such as a RAID or a path among several: that one is to be used.
     pub(super) fn is_held(&self) -> bool {
         fs::read_dir(self.folder.join("holders")).is_ok_and(|mut holders| holders.next().is_some())
+    }
+
+    /// Whether it stands for other devices, or for none: it hangs on no bus. The disks of an NVMe subsystem that may have
+    /// several controllers do not either, but are disks.
+    pub(super) fn is_made(&self) -> bool {
+        let folder = self.folder.to_string_lossy();
+        folder.contains("/devices/virtual/") && !folder.contains("/nvme-subsystem/")
     }
 
     /// A disk's partitions, as far as the kernel knows them.

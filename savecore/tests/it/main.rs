@@ -1,5 +1,6 @@
 //! Tests of savecore as a library and as a command, against dumps made from the format's definition.
 
+mod arming;
 mod cli;
 mod common;
 mod core;
@@ -11,6 +12,7 @@ mod fuzzed;
 mod judged_by_qemu;
 mod kdump;
 mod lay;
+mod linux;
 mod pages;
 mod roundtrip;
 mod sealed;

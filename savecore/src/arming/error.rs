@@ -1,0 +1,128 @@
+//! Why a kernel cannot be armed, each as one line.
+
+use std::io;
+
+use crate::Error;
+
+/// Why a kernel cannot be armed, or its module cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ArmError {
+    /// The running kernel does not have the module.
+    #[error("the kernel's diskdump module is not loaded: `modprobe diskdump`; its package is diskdump-dkms")]
+    NotLoaded,
+    /// A file of the kernel cannot be read.
+    #[error("cannot read {path}: {error}")]
+    Read {
+        /// Which.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// A file of the kernel cannot be written.
+    #[error("cannot write {path}: {error}")]
+    Write {
+        /// Which.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The module says something of itself that is not known here.
+    #[error("{path} says {found:?}: use the savecore that belongs to the module")]
+    Unknown {
+        /// Which file.
+        path: String,
+        /// What it says.
+        found: String,
+    },
+    /// The crash kernel cannot be made to wait.
+    #[error(
+        "a crash kernel is loaded and would go first, so that diskdump never runs, and cannot be put behind it: {error}; boot with crash_kexec_post_notifiers, or unload it"
+    )]
+    KdumpFirst {
+        /// Why.
+        error: io::Error,
+    },
+    /// It cannot be said which devices there are.
+    #[error("the system does not say which disks there are: {0}")]
+    Devices(io::Error),
+    /// No target was named, and none was found.
+    #[error(
+        "no dump partition was found to be armed{}: name a TARGET, or make one with `savecore format`",
+        in_parentheses(.left_out)
+    )]
+    NothingFound {
+        /// What was found, and cannot be used; empty if there is none.
+        left_out: String,
+    },
+    /// No partition has the identity that was named.
+    #[error("{name}: no such partition; `savecore list` shows dump partitions, and `blkid` shows all")]
+    NoSuch {
+        /// What was named.
+        name: String,
+    },
+    /// Several partitions have the identity that was named.
+    #[error("{name}: there are several, {found}: name the device")]
+    Several {
+        /// What was named.
+        name: String,
+        /// Their devices.
+        found: String,
+    },
+    /// It is no device of the running kernel.
+    #[error(
+        "{target} is no block device of the running kernel, and it can dump to nothing else; of a disk whose partitions it does not show, `partprobe` makes it look again"
+    )]
+    NoDevice {
+        /// Which.
+        target: String,
+    },
+    /// A dump must not go through what is under a crashed kernel's care.
+    #[error(
+        "{target} is made by the kernel of other devices (LVM, RAID, dm-crypt, loop), and a crashed kernel cannot write there: take a plain partition of a disk"
+    )]
+    Made {
+        /// Which.
+        target: String,
+    },
+    /// Something is made of the target.
+    #[error("{target} is part of another device (LVM, RAID, dm-crypt): take a partition of its own")]
+    Held {
+        /// Which.
+        target: String,
+    },
+    /// A target was named twice.
+    #[error("{target} was named twice: name each target once")]
+    NamedTwice {
+        /// Which.
+        target: String,
+    },
+    /// The target cannot be used.
+    #[error("{target}: {why}: nothing was armed")]
+    Unfit {
+        /// Which.
+        target: String,
+        /// Why.
+        why: String,
+    },
+    /// The target cannot be opened, is in use, or the like.
+    #[error(transparent)]
+    Target(#[from] Error),
+    /// What the module is to be told does not fit.
+    #[error("the words for the module have {bytes} bytes, and it takes {most}: name fewer targets", most = super::MAX_WORDS)]
+    TooLong {
+        /// How many.
+        bytes: usize,
+    },
+    /// The module refused.
+    #[error("the kernel does not arm {targets}: {why}")]
+    Refused {
+        /// On which targets.
+        targets: String,
+        /// The module's reason.
+        why: String,
+    },
+}
+
+fn in_parentheses(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(" ({text})") }
+}

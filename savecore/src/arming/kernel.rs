@@ -1,0 +1,203 @@
+//! What the running kernel has apart from the module: a crash kernel, a serial console, notes for registers, and what it does
+//! when it panics.
+
+use std::path::PathBuf;
+
+use super::module::{read, write};
+use super::{ArmError, System};
+
+/// The kernel's parameter that makes a crash kernel wait until panic notifiers ran.
+const POST_NOTIFIERS: &str = "module/kernel/parameters/crash_kexec_post_notifiers";
+
+/// A kernel has no more CPUs (NR_CPUS_RANGE_END of x86).
+const MAX_CPUS: usize = 8192;
+
+/// Whether a crash kernel is loaded, and when it would run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kdump {
+    /// There is none.
+    Absent,
+    /// At once: nothing else runs.
+    First,
+    /// When the dump failed.
+    Behind,
+}
+
+/// What the kernel does when it panics; `None` where it does not say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Panic {
+    /// Whether an oops is a panic.
+    pub on_oops: Option<bool>,
+    /// Seconds until it reboots after a panic; 0: never; less: at once.
+    pub reboots_after: Option<i64>,
+    /// When kdump would run.
+    pub kdump: Kdump,
+}
+
+/// The serial port of the console.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Console {
+    /// There is none.
+    None,
+    /// A 16550 behind this I/O port.
+    Port(u64),
+    /// One that is reached otherwise.
+    Other(String),
+}
+
+/// The running kernel.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    sys: PathBuf,
+    proc: PathBuf,
+}
+
+impl Kernel {
+    /// The one that shows itself there.
+    pub fn of(system: &System) -> Kernel {
+        Kernel { sys: system.roots.sys.clone(), proc: system.proc.clone() }
+    }
+
+    /// Whether and when a crash kernel would run.
+    pub fn kdump(&self) -> Kdump {
+        let is_loaded = self.sysfs("kernel/kexec_crash_loaded").is_some_and(|text| text != "0");
+        let waits = self.waits();
+        match (is_loaded, waits) {
+            (false, _) => Kdump::Absent,
+            (true, false) => Kdump::First,
+            (true, true) => Kdump::Behind,
+        }
+    }
+
+    /// Whether a crash kernel, should there be one, would wait.
+    pub fn waits(&self) -> bool {
+        self.sysfs(POST_NOTIFIERS).is_some_and(|text| text == "Y")
+    }
+
+    /// Puts the crash kernel behind the dump, or in front again.
+    ///
+    /// # Errors
+    /// [`ArmError::KdumpFirst`].
+    pub fn put_kdump_behind(&self, behind: bool) -> Result<(), ArmError> {
+        let written = write(&self.sys.join(POST_NOTIFIERS), if behind { "Y\n" } else { "N\n" });
+        written.map_err(|error| ArmError::KdumpFirst { error })
+    }
+
+    /// What it does when it panics.
+    pub fn panic(&self) -> Panic {
+        let sysctl = |name: &str| {
+            let text = read(&self.proc.join("sys/kernel").join(name)).ok()?;
+            text.trim().parse::<i64>().ok()
+        };
+        Panic {
+            on_oops: sysctl("panic_on_oops").map(|value| value != 0),
+            reboots_after: sysctl("panic"),
+            kdump: self.kdump(),
+        }
+    }
+
+    /// Where the kernel keeps the registers of CPUs that it stops itself: a physical address for each, in the order of their
+    /// numbers, 0 for a number that no CPU has. Empty where it does not say (Documentation/ABI/testing/sysfs-devices-system-cpu).
+    pub(super) fn crash_notes(&self) -> Vec<u64> {
+        let mut notes = Vec::new();
+        let entries = std::fs::read_dir(self.sys.join("devices/system/cpu")).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix("cpu")?.parse::<usize>().ok());
+            let Some(number) = number.filter(|number| *number < MAX_CPUS) else { continue };
+            let text = read(&entry.path().join("crash_notes")).unwrap_or_default();
+            let Ok(address) = u64::from_str_radix(text.trim(), 16) else { continue };
+            if notes.len() <= number {
+                notes.resize(number + 1, 0);
+            }
+            notes[number] = address;
+        }
+        notes
+    }
+
+    /// The serial port of the console, of several the one that the kernel prefers: it names that last.
+    pub(super) fn console(&self) -> Console {
+        let active = self.sysfs("class/tty/console/active").unwrap_or_default();
+        let number = |name: &&str| {
+            name.strip_prefix("ttyS").is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        let Some(name) = active.split_whitespace().rev().find(number) else { return Console::None };
+        let value = |file: &str| {
+            let text = self.sysfs(&format!("class/tty/{name}/{file}"))?;
+            let digits = text.strip_prefix("0x").or(text.strip_prefix("0X"));
+            digits.map_or(text.parse().ok(), |digits| u64::from_str_radix(digits, 16).ok())
+        };
+        // Kinds of access are numbered from 0, I/O ports, on (UPIO_PORT in include/linux/serial_core.h).
+        match (value("io_type"), value("port")) {
+            (Some(0), Some(port @ 1..=0xffff)) => Console::Port(port),
+            _ => Console::Other(name.to_owned()),
+        }
+    }
+
+    fn sysfs(&self, name: &str) -> Option<String> {
+        read(&self.sys.join(name)).ok().map(|text| text.trim().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn kernel(files: &[(&str, &str)]) -> (tempfile::TempDir, Kernel) {
+        let root = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let kernel = Kernel::of(&System::below(root.path()));
+        (root, kernel)
+    }
+
+    #[test]
+    fn registers_are_found_by_the_number_of_their_cpu() {
+        let (_root, kernel) = kernel(&[
+            ("sys/devices/system/cpu/cpu10/crash_notes", "2f00\n"),
+            ("sys/devices/system/cpu/cpu0/crash_notes", "7fc12000\n"),
+            ("sys/devices/system/cpu/cpu2/crash_notes", "1000000000\n"),
+            ("sys/devices/system/cpu/cpu1/online", "0\n"),
+            ("sys/devices/system/cpu/cpufreq/crash_notes", "1\n"),
+            ("sys/devices/system/cpu/cpu99999999/crash_notes", "1\n"),
+            ("sys/devices/system/cpu/cpu3/crash_notes", "none\n"),
+        ]);
+        let mut expected = vec![0; 11];
+        (expected[0], expected[2], expected[10]) = (0x7fc1_2000, 0x10_0000_0000, 0x2f00);
+        assert_eq!(kernel.crash_notes(), expected);
+        assert!(self::kernel(&[]).1.crash_notes().is_empty());
+    }
+
+    #[test]
+    fn the_console_that_the_kernel_names_last_counts() {
+        let active = |text| ("sys/class/tty/console/active", text);
+        let port = ("sys/class/tty/ttyS1/port", "0x2F8\n");
+        let by_port = ("sys/class/tty/ttyS1/io_type", "0\n");
+        assert_eq!(kernel(&[active("ttyS0 tty0 ttyS1\n"), port, by_port]).1.console(), Console::Port(0x2f8));
+        let by_memory = ("sys/class/tty/ttyS1/io_type", "2\n");
+        let other = Console::Other("ttyS1".to_owned());
+        assert_eq!(kernel(&[active("ttyS1\n"), port, by_memory]).1.console(), other);
+        let none = ("sys/class/tty/ttyS1/port", "0x0\n");
+        assert_eq!(kernel(&[active("ttyS1\n"), none, by_port]).1.console(), other);
+        for text in ["tty0\n", "", "ttyAMA0 ttySx"] {
+            assert_eq!(kernel(&[active(text), port, by_port]).1.console(), Console::None);
+        }
+    }
+
+    #[test]
+    fn a_crash_kernel_goes_first_unless_it_was_told_to_wait() {
+        let (loaded, waits) = ("sys/kernel/kexec_crash_loaded", format!("sys/{POST_NOTIFIERS}"));
+        assert_eq!(kernel(&[]).1.kdump(), Kdump::Absent);
+        assert_eq!(kernel(&[(loaded, "0\n"), (&waits, "N\n")]).1.kdump(), Kdump::Absent);
+        let (_root, kernel) = kernel(&[(loaded, "1\n"), (&waits, "N\n")]);
+        assert_eq!(kernel.kdump(), Kdump::First);
+        kernel.put_kdump_behind(true).unwrap();
+        assert_eq!(kernel.kdump(), Kdump::Behind);
+    }
+}

@@ -1,0 +1,83 @@
+//! Arming a Linux: its diskdump module is told where to dump to, and how.
+//!
+//! 1. [`plan`]: what is named becomes devices as the kernel calls them, and whatever would be refused is refused here, with the
+//!    reason. What only userspace can find out comes along: where the registers of stopped CPUs are kept, and which serial port is
+//!    the console.
+//! 2. [`arm`]: with a crash kernel loaded, that one is made to wait behind the dump; then the module gets its words.
+//! 3. [`Module`]: what it says of itself, and how it is disarmed.
+
+mod error;
+mod kernel;
+mod module;
+mod options;
+mod plan;
+
+use std::path::{Path, PathBuf};
+
+pub use error::ArmError;
+pub use kernel::{Kdump, Kernel, Panic};
+pub(crate) use module::is_armed_on;
+pub use module::{Module, State, Status};
+pub use options::Options;
+pub use plan::{MAX_WORDS, Plan, Planned, plan};
+
+use crate::source::Roots;
+
+/// Where the running kernel shows itself.
+#[derive(Clone, Debug)]
+pub struct System {
+    /// sysfs and the devices' nodes.
+    pub roots: Roots,
+    /// procfs, in /proc.
+    pub proc: PathBuf,
+}
+
+impl System {
+    /// The running one.
+    pub fn running() -> System {
+        System { roots: Roots::system(), proc: "/proc".into() }
+    }
+
+    /// One whose file systems are below another root, with files in place of devices.
+    pub fn below(root: &Path) -> System {
+        System { roots: Roots::below(root), proc: root.join("proc") }
+    }
+}
+
+/// What arming came to.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Armed {
+    /// What the module says of itself now.
+    pub status: Status,
+    /// Whether the crash kernel, which went first, was put behind the dump.
+    pub kdump_put_behind: bool,
+}
+
+/// Arms the kernel as planned. With a crash kernel loaded that would go first, and `crash_kexec_post_notifiers` among the options,
+/// that parameter of the kernel is set before, and taken back if the module refuses.
+///
+/// # Errors
+/// [`ArmError::Refused`] with the module's own reason; if the module is not there, or the kernel's parameter cannot be set.
+pub fn arm(system: &System, plan: &Plan, options: &Options) -> Result<Armed, ArmError> {
+    let module = Module::of(system)?;
+    let kernel = Kernel::of(system);
+    let put_behind = kernel.kdump() == Kdump::First && options.crash_kexec_post_notifiers;
+    if put_behind {
+        kernel.put_kdump_behind(true)?;
+    }
+    if let Err(error) = module.arm(&plan.words) {
+        if put_behind {
+            // Why the module refused is what matters.
+            let _ = kernel.put_kdump_behind(false);
+        }
+        return Err(match error {
+            ArmError::Write { error, .. } => {
+                let reason = module.reason().unwrap_or_default();
+                let why = if reason.is_empty() { error.to_string() } else { reason };
+                ArmError::Refused { targets: plan.names().join(", "), why }
+            }
+            other => other,
+        });
+    }
+    Ok(Armed { status: module.status()?, kdump_put_behind: put_behind })
+}

@@ -1,0 +1,228 @@
+//! What the kernel's diskdump module shows in sysfs, and takes there.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::{ArmError, System};
+use crate::text::harmless_line;
+
+/// Its folder, from sysfs on.
+const FOLDER: &str = "kernel/diskdump";
+
+/// A file of sysfs has no more than a page; what has is none.
+const MAX_FILE: u64 = 64 << 10;
+
+/// Whether a crash would be dumped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It would not.
+    Disarmed,
+    /// It would.
+    Armed,
+    /// It would not, since the last arming was refused, or the one that memory or a CPU that came or went made necessary.
+    Refused,
+}
+
+/// What the module says of itself: names and values, in its order. A name may come more than once.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Status(pub Vec<(String, String)>);
+
+impl Status {
+    fn parse(text: &str) -> Status {
+        let lines = text.lines().filter_map(|line| line.split_once('='));
+        Status(lines.map(|(key, value)| (harmless_line(key.trim()), harmless_line(value.trim()))).collect())
+    }
+
+    /// All values of a name.
+    pub fn all(&self, key: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+
+    /// The first value of a name, if there is one and it says something.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.all(key).next().filter(|value| !value.is_empty())
+    }
+
+    /// The level that is dumped, that was asked for, and why they are not the same, if they are not.
+    pub fn lowered(&self) -> Option<(&str, &str, &str)> {
+        let (level, asked) = (self.get("level")?, self.get("level_asked")?);
+        (level != asked).then(|| (level, asked, self.get("level_note").unwrap_or("it does not say why")))
+    }
+}
+
+/// A name that comes more than once has a list.
+impl serde::Serialize for Status {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde_json::Value;
+        let mut map = serde_json::Map::new();
+        for (key, _) in &self.0 {
+            let values: Vec<Value> = self.all(key).map(Value::from).collect();
+            let value =
+                if values.len() == 1 { values.into_iter().next() } else { Some(Value::Array(values)) };
+            map.insert(key.clone(), value.unwrap_or_default());
+        }
+        map.serialize(serializer)
+    }
+}
+
+/// The module of the running kernel.
+#[derive(Clone, Debug)]
+pub struct Module {
+    folder: PathBuf,
+}
+
+impl Module {
+    /// Finds it.
+    ///
+    /// # Errors
+    /// [`ArmError::NotLoaded`].
+    pub fn of(system: &System) -> Result<Module, ArmError> {
+        Module::in_sysfs(&system.roots.sys).ok_or(ArmError::NotLoaded)
+    }
+
+    fn in_sysfs(sys: &Path) -> Option<Module> {
+        let folder = sys.join(FOLDER);
+        folder.is_dir().then_some(Module { folder })
+    }
+
+    /// Whether it is armed.
+    ///
+    /// # Errors
+    /// If it cannot be read, or says what is not known here.
+    pub fn state(&self) -> Result<State, ArmError> {
+        match self.read("state")?.trim() {
+            "disarmed" => Ok(State::Disarmed),
+            "armed" => Ok(State::Armed),
+            "refused" => Ok(State::Refused),
+            other => Err(ArmError::Unknown { path: self.shown("state"), found: harmless_line(other) }),
+        }
+    }
+
+    /// Why the last arming was refused, in one line; empty if it was not.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn reason(&self) -> Result<String, ArmError> {
+        Ok(harmless_line(self.read("reason")?.trim()))
+    }
+
+    /// All else.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn status(&self) -> Result<Status, ArmError> {
+        self.read("status").map(|text| Status::parse(&text))
+    }
+
+    /// Tells it how to arm.
+    ///
+    /// # Errors
+    /// [`ArmError::Write`] if it refuses.
+    pub fn arm(&self, words: &str) -> Result<(), ArmError> {
+        self.write("arm", &format!("{words}\n"))
+    }
+
+    /// Disarms it; its devices can be used by others then.
+    ///
+    /// # Errors
+    /// [`ArmError::Write`] if it refuses.
+    pub fn disarm(&self) -> Result<(), ArmError> {
+        self.write("disarm", "1\n")
+    }
+
+    /// The devices that it holds for itself, as the kernel names them.
+    ///
+    /// # Errors
+    /// As [`Module::state`] and [`Module::status`].
+    pub fn held(&self) -> Result<Vec<String>, ArmError> {
+        match self.state()? {
+            State::Armed => Ok(self.status()?.all("target").map(str::to_owned).collect()),
+            State::Disarmed | State::Refused => Ok(Vec::new()),
+        }
+    }
+
+    fn shown(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+
+    fn read(&self, name: &str) -> Result<String, ArmError> {
+        read(&self.folder.join(name)).map_err(|error| ArmError::Read { path: self.shown(name), error })
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<(), ArmError> {
+        write(&self.folder.join(name), text)
+            .map_err(|error| ArmError::Write { path: self.shown(name), error })
+    }
+}
+
+/// Reads a file of sysfs or procfs.
+pub(super) fn read(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Writes a file of sysfs that is there: all in one write, as it has to be.
+pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).truncate(true).open(path)?;
+    match file.write(text.as_bytes())? {
+        written if written == text.len() => Ok(()),
+        written => Err(io::Error::other(format!("{written} of {} bytes were taken", text.len()))),
+    }
+}
+
+/// Whether the kernel whose sysfs this is holds the device with this metadata for its dumps.
+pub(crate) fn is_armed_on(sys: &Path, metadata: &Metadata) -> bool {
+    let held = Module::in_sysfs(sys).and_then(|module| module.held().ok()).unwrap_or_default();
+    held.iter().filter_map(|path| fs::metadata(path).ok()).any(|other| is_same(metadata, &other))
+}
+
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    let is_device = |metadata: &Metadata| metadata.file_type().is_block_device();
+    match (is_device(one), is_device(other)) {
+        (true, true) => one.rdev() == other.rdev(),
+        (false, false) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_device_is_known_as_held_while_the_module_is_armed_on_it() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join(FOLDER);
+        let (device, other) = (root.path().join("vdb1"), root.path().join("vdb2"));
+        fs::write(&device, "").unwrap();
+        fs::write(&other, "").unwrap();
+        let is_held = |path: &Path| is_armed_on(root.path(), &fs::metadata(path).unwrap());
+        assert!(!is_held(&device), "there is no module");
+        fs::create_dir_all(&folder).unwrap();
+        assert!(!is_held(&device), "it says nothing");
+        fs::write(folder.join("status"), format!("level=31\ntarget={}\n", device.display())).unwrap();
+        for (state, held) in
+            [("armed\n", true), ("disarmed\n", false), ("refused\n", false), ("asleep\n", false)]
+        {
+            fs::write(folder.join("state"), state).unwrap();
+            assert_eq!((is_held(&device), is_held(&other)), (held, false), "{state}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_kernel_says_is_shown_without_orders_to_terminals(text: String) {
+            for (key, value) in Status::parse(&text).0 {
+                for part in [key, value] {
+                    prop_assert_eq!(harmless_line(&part), part);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! How to dump, as `[arm]` of the configuration says; and as words for the module.
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+
+use crate::core::Level;
+
+/// `[arm]` of `/etc/savecore.toml`. What it does not say, the module decides.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Arm when the machine comes up, too, after the harvest.
+    pub boot: bool,
+    /// Partitions, in order: paths, `PARTUUID=…`, `UUID=…` of a label; none: those that are harvested.
+    pub targets: Vec<String>,
+    /// What is left out, as makedumpfile counts, and 32 more.
+    #[serde(deserialize_with = "crate::boot::config::level")]
+    level: Option<Level>,
+    /// How pages are packed.
+    compress: Option<Packing>,
+    /// Seconds that a dump takes at most.
+    budget: Option<Within<1, 86_400>>,
+    /// Milliseconds that one request takes at most.
+    timeout: Option<Within<1, 600_000>>,
+    /// What of the pattern is checked before it is written over.
+    verify: Option<Verify>,
+    /// CPUs that help.
+    helpers: Option<Within<0, 8192>>,
+    /// Whether targets are tried that may fail, when all others did.
+    risky: Option<bool>,
+    /// How much of the end of the kernel's log is in the dump's notes.
+    #[serde(deserialize_with = "size")]
+    log: Option<ByteSize>,
+    /// What comes after a dump.
+    then: Option<Then>,
+    /// Where progress is shown.
+    pub(super) serial: Serial,
+    /// Whether the kernel's parameter of this name is set if a crash kernel is loaded.
+    pub crash_kexec_post_notifiers: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            boot: false,
+            targets: Vec::new(),
+            level: None,
+            compress: None,
+            budget: None,
+            timeout: None,
+            verify: None,
+            helpers: None,
+            risky: None,
+            log: None,
+            then: None,
+            serial: Serial::Console,
+            crash_kexec_post_notifiers: true,
+        }
+    }
+}
+
+impl Options {
+    /// The words that stand for what was said.
+    pub(super) fn words(&self) -> Vec<String> {
+        let yes = |yes| if yes { "yes" } else { "no" }.to_owned();
+        let all = [
+            ("level", self.level.map(|level| level.bits().to_string())),
+            ("compress", self.compress.map(|packing| packing.word().to_owned())),
+            ("budget", self.budget.map(|seconds| seconds.0.to_string())),
+            ("timeout", self.timeout.map(|milliseconds| milliseconds.0.to_string())),
+            ("verify", self.verify.map(Verify::word)),
+            ("helpers", self.helpers.map(|helpers| helpers.0.to_string())),
+            ("risky", self.risky.map(yes)),
+            ("log", self.log.map(|bytes| bytes.as_u64().to_string())),
+            ("then", self.then.map(|then| then.word().to_owned())),
+        ];
+        all.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?))).collect()
+    }
+
+    /// With another level.
+    pub fn with_level(self, level: Level) -> Options {
+        Options { level: Some(level), ..self }
+    }
+}
+
+/// A number from `LEAST` to `MOST`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "i64")]
+struct Within<const LEAST: i64, const MOST: i64>(i64);
+
+impl<const LEAST: i64, const MOST: i64> TryFrom<i64> for Within<LEAST, MOST> {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        let fits = (LEAST..=MOST).contains(&number);
+        fits.then_some(Within(number))
+            .ok_or_else(|| format!("{number} is not a number from {LEAST} to {MOST}"))
+    }
+}
+
+/// How pages are packed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Packing {
+    Lz4,
+    None,
+}
+
+impl Packing {
+    fn word(self) -> &'static str {
+        match self {
+            Packing::Lz4 => "lz4",
+            Packing::None => "none",
+        }
+    }
+}
+
+/// What comes after a dump.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Then {
+    Reboot,
+    Continue,
+    Halt,
+}
+
+impl Then {
+    fn word(self) -> &'static str {
+        match self {
+            Then::Reboot => "reboot",
+            Then::Continue => "continue",
+            Then::Halt => "halt",
+        }
+    }
+}
+
+/// What of the pattern is checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "String")]
+enum Verify {
+    All,
+    Ahead,
+    Samples(u64),
+}
+
+impl Verify {
+    fn word(self) -> String {
+        match self {
+            Verify::All => "all".to_owned(),
+            Verify::Ahead => "ahead".to_owned(),
+            Verify::Samples(every) => format!("samples:{every}"),
+        }
+    }
+}
+
+impl TryFrom<String> for Verify {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Verify, String> {
+        let samples = text.strip_prefix("samples:").and_then(|every| every.parse().ok());
+        match (text.as_str(), samples) {
+            ("all", _) => Ok(Verify::All),
+            ("ahead", _) => Ok(Verify::Ahead),
+            (_, Some(every @ 1..)) => Ok(Verify::Samples(every)),
+            _ => Err(format!("{text:?} is none of \"all\", \"ahead\" and \"samples:N\"")),
+        }
+    }
+}
+
+/// Where progress is shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) enum Serial {
+    /// On the serial port of the console, if there is one.
+    Console,
+    /// Nowhere.
+    None,
+    /// On the 16550 behind this I/O port.
+    Port(u16),
+}
+
+impl TryFrom<String> for Serial {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Serial, String> {
+        let port = text.strip_prefix("0x").and_then(|digits| u16::from_str_radix(digits, 16).ok());
+        match (text.as_str(), port) {
+            ("console", _) => Ok(Serial::Console),
+            ("none", _) => Ok(Serial::None),
+            (_, Some(port @ 1..)) => Ok(Serial::Port(port)),
+            _ => Err(format!("{text:?} is none of \"console\", \"none\" and a port, such as \"0x3f8\"")),
+        }
+    }
+}
+
+fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<ByteSize>, D::Error> {
+    crate::boot::config::size(from).map(Some)
+}

@@ -1,0 +1,240 @@
+//! From what a person names to the words that the module takes; what it would refuse is refused here, with the reason.
+
+use std::path::Path;
+
+use crate::partition::glance;
+use crate::source::{Access, Node, Target, discover_in, node_at, nodes_of};
+
+use super::kernel::Console;
+use super::options::Serial;
+use super::{ArmError, Kernel, Module, Options, System};
+
+/// The module takes no more bytes of words: a file of sysfs is written by the page, and ends with a zero.
+pub const MAX_WORDS: usize = 4095;
+
+/// How the kernel is going to be armed.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Plan {
+    /// Where it dumps to, the first one first.
+    pub targets: Vec<Planned>,
+    /// What the module is told.
+    pub words: String,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// A target.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Planned {
+    /// The device, as the kernel names it.
+    pub device: String,
+    /// The uuid of its label.
+    pub uuid: uuid::Uuid,
+    /// The name in its label; may be empty, and may hold any characters.
+    pub name: String,
+    /// Dumps there that nobody has saved.
+    pub waiting: u64,
+}
+
+impl Plan {
+    /// The devices.
+    pub fn names(&self) -> Vec<&str> {
+        self.targets.iter().map(|target| target.device.as_str()).collect()
+    }
+}
+
+/// Looks at all targets. `names` are paths, of disks with the partition that `partition` names; `PARTUUID=…`, and `UUID=…` for the
+/// uuid of a label, or either alone. Without any, all dump partitions of the machine are meant.
+///
+/// # Errors
+/// [`ArmError`], if a target cannot be found, or would be refused: it is not there, has no label, is mounted or used as swap, is
+/// made of other devices. A dump that waits there is none.
+pub fn plan(
+    system: &System,
+    names: &[String],
+    partition: Option<&str>,
+    options: &Options,
+) -> Result<Plan, ArmError> {
+    let mut warnings = Vec::new();
+    let nodes = match names {
+        [] => found(system, &mut warnings)?,
+        names => names
+            .iter()
+            .map(|name| named(system, name, partition))
+            .collect::<Result<Vec<Node>, ArmError>>()?,
+    };
+    // What the module has for itself is not in use by others.
+    let held = Module::of(system).and_then(|module| module.held()).unwrap_or_default();
+    let mut targets: Vec<Planned> = Vec::new();
+    for node in &nodes {
+        if targets.iter().any(|target| target.device == node.shown) {
+            return Err(ArmError::NamedTwice { target: node.shown.clone() });
+        }
+        targets.push(look(node, held.contains(&node.shown), &mut warnings)?);
+    }
+    let words = words(&targets, options, &Kernel::of(system), &mut warnings)?;
+    Ok(Plan { targets, words, warnings })
+}
+
+/// All dump partitions of the machine, each once.
+fn found(system: &System, warnings: &mut Vec<String>) -> Result<Vec<Node>, ArmError> {
+    let discovery = discover_in(&system.roots).map_err(ArmError::Devices)?;
+    for (path, error) in &discovery.unreadable {
+        warnings.push(format!("cannot look for a dump partition on {}: {error}", path.display()));
+    }
+    let mut left_out = Vec::new();
+    let mut used: Vec<(uuid::Uuid, Node)> = Vec::new();
+    for at in &discovery.found {
+        match node_at(&system.roots, &at.path, at.partition.as_deref())? {
+            None => left_out.push(format!("{at} is left out, since the kernel shows no device for it")),
+            Some(node) if node.is_made => {
+                left_out.push(format!("{} is left out, since it is made of other devices", node.shown));
+            }
+            Some(node) => match used.iter().find(|(uuid, _)| *uuid == at.uuid) {
+                Some((_, other)) => left_out.push(format!(
+                    "{} is left out, since it has the uuid of {}: name it to use it",
+                    node.shown, other.shown
+                )),
+                None => used.push((at.uuid, node)),
+            },
+        }
+    }
+    if used.is_empty() {
+        return Err(ArmError::NothingFound { left_out: left_out.join("; ") });
+    }
+    warnings.append(&mut left_out);
+    Ok(used.into_iter().map(|(_, node)| node).collect())
+}
+
+/// The device that a name means.
+fn named(system: &System, name: &str, partition: Option<&str>) -> Result<Node, ArmError> {
+    let shown = || name.escape_debug().to_string();
+    if let Some(id) = strip(name, "PARTUUID=") {
+        let id = id.to_lowercase();
+        return only(nodes_of(&system.roots, &id).map_err(ArmError::Devices)?, name);
+    }
+    let wanted = strip(name, "UUID=").unwrap_or(name);
+    if let Ok(uuid) = wanted.parse::<uuid::Uuid>() {
+        let discovery = discover_in(&system.roots).map_err(ArmError::Devices)?;
+        let mut nodes = Vec::new();
+        for at in discovery.found.iter().filter(|at| at.uuid == uuid) {
+            nodes.extend(node_at(&system.roots, &at.path, at.partition.as_deref())?);
+        }
+        if nodes.is_empty() && wanted == name {
+            nodes = nodes_of(&system.roots, &uuid.to_string()).map_err(ArmError::Devices)?;
+        }
+        return only(nodes, name);
+    }
+    if wanted != name {
+        return Err(ArmError::NoSuch { name: shown() });
+    }
+    node_at(&system.roots, Path::new(name), partition)?.ok_or_else(|| ArmError::NoDevice { target: shown() })
+}
+
+/// What stands behind a prefix in capital or small letters.
+fn strip<'n>(name: &'n str, prefix: &str) -> Option<&'n str> {
+    let (head, rest) = name.split_at_checked(prefix.len())?;
+    head.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
+fn only(mut nodes: Vec<Node>, name: &str) -> Result<Node, ArmError> {
+    let name = name.escape_debug().to_string();
+    match nodes.len() {
+        0 => Err(ArmError::NoSuch { name }),
+        1 => Ok(nodes.remove(0)),
+        _ => {
+            let found = nodes.into_iter().map(|node| node.shown).collect::<Vec<_>>().join(", ");
+            Err(ArmError::Several { name, found })
+        }
+    }
+}
+
+/// Whether a device can be a target, as far as can be seen before the module looks.
+fn look(node: &Node, is_ours: bool, warnings: &mut Vec<String>) -> Result<Planned, ArmError> {
+    let target = node.shown.clone();
+    // A space would end the word that the name stands in.
+    if target.contains(|character: char| character.is_whitespace() || character.is_control()) {
+        return Err(ArmError::Unfit {
+            target: target.escape_debug().to_string(),
+            why: "its name has spaces".to_owned(),
+        });
+    }
+    if node.is_made {
+        return Err(ArmError::Made { target });
+    }
+    if node.is_held {
+        return Err(ArmError::Held { target });
+    }
+    // Opened as if something were to be written, which fails on what is mounted or otherwise in use; and closed again, for
+    // the module wants it for itself.
+    let access = if is_ours { Access::Read } else { Access::Harvest };
+    let opened = Target::open(&node.path, None, access)?;
+    let unfit = |why: String| ArmError::Unfit { target: target.clone(), why };
+    let glance = glance(&opened).map_err(|error| unfit(error.to_string()))?;
+    let partition = &glance.partition;
+    if let Some(defect) = partition.defect {
+        return Err(unfit(defect.to_string()));
+    }
+    let waiting = partition.waiting().count() as u64;
+    if waiting > 0 {
+        let dumps = crate::text::count(waiting, "dump waits", "dumps wait");
+        warnings.push(format!("{target}: {dumps} there; the next goes behind, into what is free"));
+    }
+    if let Some(other) = partition.other_version {
+        warnings.push(format!("{target}: {other}: the next goes behind"));
+    }
+    let bad = glance.bad.as_ref().map(|bad| format!("block {} holds {}", bad.block, bad.holds));
+    let foreign = partition.foreign.first();
+    let foreign =
+        foreign.map(|range| format!("blocks {} to {} belong to no dump", range.start, range.end - 1));
+    if let Some(why) = foreign.or(bad) {
+        warnings.push(format!("{target}: {why}, so that a dump may be refused; `savecore check` says more"));
+    }
+    Ok(Planned {
+        uuid: uuid::Uuid::from_bytes(partition.uuid()),
+        name: partition.label.name().to_owned(),
+        waiting,
+        device: target,
+    })
+}
+
+/// All that the module is told.
+fn words(
+    targets: &[Planned],
+    options: &Options,
+    kernel: &Kernel,
+    warnings: &mut Vec<String>,
+) -> Result<String, ArmError> {
+    let mut words = Vec::new();
+    for Planned { device, uuid, .. } in targets {
+        words.push(format!("target={device}"));
+        words.push(format!("uuid={uuid}"));
+    }
+    words.extend(options.words());
+    match (options.serial, kernel.console()) {
+        (Serial::Port(port), _) => words.push(format!("serial={port:#x}")),
+        (Serial::Console, Console::Port(port)) => words.push(format!("serial={port:#x}")),
+        (Serial::Console, Console::Other(name)) => warnings.push(format!(
+            "the console {name} is no 16550 behind an I/O port: no progress is shown there during a dump"
+        )),
+        (Serial::None, _) | (Serial::Console, Console::None) => {}
+    }
+    let notes = kernel.crash_notes();
+    let bytes = |words: &[String]| words.iter().map(|word| word.len() + 1).sum::<usize>();
+    if !notes.is_empty() {
+        let notes = notes.iter().map(|address| format!("{address:#x}")).collect::<Vec<_>>().join(",");
+        words.push(format!("notes={notes}"));
+        // The line's own end counts, too.
+        if bytes(&words) > MAX_WORDS {
+            words.pop();
+            warnings.push(
+                "there are too many CPUs to tell the module where the kernel keeps their registers: with crash_kexec_post_notifiers a dump has those of one CPU only"
+                    .to_owned(),
+            );
+        }
+    }
+    match bytes(&words) {
+        bytes if bytes > MAX_WORDS => Err(ArmError::TooLong { bytes }),
+        _ => Ok(words.join(" ")),
+    }
+}

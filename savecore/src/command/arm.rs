@@ -1,0 +1,233 @@
+//! `savecore arm`, `disarm` and `armed`: what the kernel's diskdump module is told, and what it says.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use savecore::arming::{self, ArmError, Armed, Kdump, Kernel, Module, Panic, Plan, State, Status, System};
+use savecore::boot::Config;
+use savecore::core::Level;
+
+use super::boot::configuration;
+use crate::output::{BAD, FAINT, GOOD, WARNING, json, out, paint, warning};
+use crate::{Finding, printed};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; armed: the kernel is armed
+  1  armed: it is not
+  2  error: a target cannot be used, the module is not loaded, or the kernel refused; one line says why";
+
+/// Where the kernel shows itself.
+#[derive(clap::Args)]
+pub(crate) struct SystemArguments {
+    /// Root of the file systems of a kernel that tests made up
+    #[arg(long, value_name = "DIR", hide = true)]
+    system: Option<PathBuf>,
+}
+
+impl SystemArguments {
+    pub(crate) fn system(&self) -> System {
+        self.system.as_deref().map_or_else(System::running, System::below)
+    }
+}
+
+/// Tell the kernel's diskdump module to dump to TARGET when the kernel crashes
+///
+/// How is said by [arm] in the configuration. Until `savecore disarm`, the module keeps the targets to itself: nobody can
+/// mount or write them. `savecore boot` disarms for a harvest and arms again.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// Dump partitions, the second one for when the first one fails: devices, PARTUUID=…, UUID=… of a label. Those of the configuration
+    /// if none is given; without any there, all dump partitions of this machine
+    #[arg(value_name = "TARGET")]
+    targets: Vec<String>,
+    /// Partition of each TARGET: its number, name or GUID
+    #[arg(long, short, value_name = "N|NAME|GUID", requires = "targets")]
+    partition: Option<String>,
+    /// Configuration; /etc/savecore.toml, or the defaults without one, if not given
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What the kernel leaves out, as makedumpfile -d counts, instead of what the configuration says
+    #[arg(long, value_name = "N")]
+    level: Option<Level>,
+    /// Look at everything, print the words that the module would get, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    system: SystemArguments,
+}
+
+/// Disarm the kernel's diskdump module, which frees its targets
+#[derive(clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct DisarmArguments {
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    system: SystemArguments,
+}
+
+/// Say whether the kernel is armed, how, and what it does when it panics
+#[derive(clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct ArmedArguments {
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    system: SystemArguments,
+}
+
+#[derive(serde::Serialize)]
+struct Result {
+    #[serde(flatten)]
+    plan: Plan,
+    /// What the module says; nothing with --dry-run.
+    #[serde(flatten)]
+    armed: Option<Armed>,
+}
+
+/// The names of the targets that the configuration wants armed; none: all that are found.
+pub(super) fn names(config: &Config) -> Vec<String> {
+    if !config.arm.targets.is_empty() {
+        return config.arm.targets.clone();
+    }
+    config.targets.iter().map(|path| path.0.display().to_string()).collect()
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
+    let config = configuration(arguments.config.as_deref())?;
+    let system = arguments.system.system();
+    let names = if arguments.targets.is_empty() { names(&config) } else { arguments.targets.clone() };
+    let mut options = config.arm;
+    if let Some(level) = arguments.level {
+        options = options.with_level(level);
+    }
+    if !arguments.dry_run {
+        // Before anything is looked at that takes longer.
+        Module::of(&system)?;
+    }
+    let plan = arming::plan(&system, &names, arguments.partition.as_deref(), &options)?;
+    for line in &plan.warnings {
+        warning(line);
+    }
+    let armed = if arguments.dry_run { None } else { Some(arming::arm(&system, &plan, &options)?) };
+    if let Some(armed) = &armed {
+        warn(armed, Kernel::of(&system).kdump());
+    }
+    let names = plan.names().join(", ");
+    printed(match (&armed, arguments.json) {
+        (_, true) => json(&Result { plan, armed }),
+        (None, false) => writeln!(out(), "{}", plan.words).map_err(anyhow::Error::from),
+        (Some(_), false) => writeln!(out(), "{}: a crash is dumped to {names}", paint(GOOD, "armed"))
+            .map_err(anyhow::Error::from),
+    })?;
+    Ok(Finding::Good)
+}
+
+/// Says what is otherwise than a person may think.
+fn warn(armed: &Armed, kdump: Kdump) {
+    if let Some((level, asked, why)) = armed.status.lowered() {
+        warning(&format!("the kernel dumps at level {level}, not {asked}: {why}"));
+    }
+    if armed.kdump_put_behind {
+        warning(
+            "a crash kernel is loaded: crash_kexec_post_notifiers is set now, so that it runs when a dump failed",
+        );
+    } else if kdump == Kdump::First {
+        warning(
+            "a crash kernel is loaded and goes first, so that diskdump never runs: set crash_kexec_post_notifiers in [arm], or unload it",
+        );
+    }
+}
+
+pub(crate) fn disarm(arguments: &DisarmArguments) -> anyhow::Result<Finding> {
+    let system = arguments.system.system();
+    let module = Module::of(&system)?;
+    let held = module.held()?;
+    if held.is_empty() && module.state()? != State::Armed {
+        printed(tell_disarmed(arguments.json, &held, "it was not armed"))?;
+        return Ok(Finding::Good);
+    }
+    module.disarm()?;
+    if Kernel::of(&system).kdump() == Kdump::Behind {
+        warning(
+            "crash_kexec_post_notifiers stays set: the crash kernel still runs behind all else; `echo N > /sys/module/kernel/parameters/crash_kexec_post_notifiers` puts it first",
+        );
+    }
+    printed(tell_disarmed(arguments.json, &held, &format!("{} can be used again", held.join(", "))))?;
+    Ok(Finding::Good)
+}
+
+fn tell_disarmed(as_json: bool, freed: &[String], what: &str) -> anyhow::Result<()> {
+    if as_json {
+        return json(&serde_json::json!({ "state": State::Disarmed, "freed": freed }));
+    }
+    writeln!(out(), "disarmed: {what}").map_err(anyhow::Error::from)
+}
+
+/// How it stands.
+#[derive(serde::Serialize)]
+struct Standing {
+    loaded: bool,
+    state: State,
+    /// Why the last arming was refused; empty if it was not.
+    reason: String,
+    status: Status,
+    panic: Panic,
+}
+
+pub(crate) fn armed(arguments: &ArmedArguments) -> anyhow::Result<Finding> {
+    let system = arguments.system.system();
+    let panic = Kernel::of(&system).panic();
+    let standing = match Module::of(&system) {
+        Ok(module) => Standing {
+            loaded: true,
+            state: module.state()?,
+            reason: module.reason()?,
+            status: module.status()?,
+            panic,
+        },
+        Err(ArmError::NotLoaded) => Standing {
+            loaded: false,
+            state: State::Disarmed,
+            reason: ArmError::NotLoaded.to_string(),
+            status: Status::default(),
+            panic,
+        },
+        Err(error) => return Err(error.into()),
+    };
+    let finding = if standing.state == State::Armed { Finding::Good } else { Finding::Negative };
+    printed(if arguments.json { json(&standing) } else { print(&standing).map_err(anyhow::Error::from) })?;
+    Ok(finding)
+}
+
+fn print(standing: &Standing) -> io::Result<()> {
+    let mut out = out();
+    let reason = match standing.reason.as_str() {
+        "" => String::new(),
+        reason => format!(": {reason}"),
+    };
+    let state = match standing.state {
+        State::Armed => paint(GOOD, "armed"),
+        State::Disarmed => paint(WARNING, "disarmed"),
+        State::Refused => paint(BAD, "refused"),
+    };
+    writeln!(out, "{state}{reason}")?;
+    let mut row =
+        |key: &str, value: &str| writeln!(out, "  {} {value}", paint(FAINT, format_args!("{key:<12}")));
+    for (key, value) in &standing.status.0 {
+        row(key, value)?;
+    }
+    match standing.panic.kdump {
+        Kdump::Absent => {}
+        Kdump::First => row("kdump", "loaded, and goes first: nothing else runs in a panic")?,
+        Kdump::Behind => row("kdump", "loaded, and runs when the dump failed")?,
+    }
+    out.flush()
+}

@@ -1,0 +1,223 @@
+//! Arming a Linux of files: which device is meant, what the module is told, and what is taken back if it refuses.
+
+use std::fs;
+
+use savecore::arming::{self, ArmError, Kdump, Kernel, MAX_WORDS, Module, Options, Plan, State, System};
+use savecore::boot::Config;
+
+use crate::common::{Machine, partition as formatted, write_dump};
+use crate::linux::{Linux, STATUS};
+use crate::sources::dos_disk;
+
+struct Crashable {
+    _folder: tempfile::TempDir,
+    linux: Linux,
+    system: System,
+}
+
+impl Crashable {
+    fn new() -> Crashable {
+        let folder = tempfile::tempdir().unwrap();
+        let linux = Linux::new(folder.path());
+        let system = System::below(folder.path());
+        Crashable { _folder: folder, linux, system }
+    }
+
+    /// One with a DOS disk whose partitions 5 and 6 the kernel shows; 5 is a dump partition.
+    fn with_disk() -> Crashable {
+        let crashable = Crashable::new();
+        let mut disk = dos_disk();
+        let label = formatted(20);
+        disk[1032 * 512..][..label.len()].copy_from_slice(&label);
+        crashable.linux.device("pci0/sda", (8, 0), &disk);
+        for (number, sector) in [(5, 1032), (6, 1240)] {
+            let bytes = &disk[sector * 512..][..160 * 512];
+            crashable.linux.partition(&format!("pci0/sda/sda{number}"), (8, number), sector * 512, bytes);
+        }
+        crashable
+    }
+
+    fn plan(&self, names: &[&str], options: &Options) -> Result<Plan, ArmError> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        arming::plan(&self.system, &names, None, options)
+    }
+
+    fn told(&self) -> String {
+        self.linux.text("sys/kernel/diskdump/arm")
+    }
+
+    fn waits(&self) -> String {
+        self.linux.text("sys/module/kernel/parameters/crash_kexec_post_notifiers")
+    }
+}
+
+fn options(text: &str) -> Options {
+    Config::parse(&format!("[arm]\n{text}"), "test").unwrap().arm
+}
+
+#[test]
+fn one_partition_has_many_names_and_the_kernel_is_told_its_own() {
+    let crashable = Crashable::with_disk();
+    std::os::unix::fs::symlink("sda5", crashable.linux.path("dev/dump")).unwrap();
+    let uuid = uuid::Uuid::from_bytes(crate::common::UUID).to_string();
+    let by_label = format!("UUID={}", uuid.to_uppercase());
+    for name in [
+        "/dev/sda5",
+        "/dev/dump",
+        "/dev/sda",
+        "PARTUUID=5f0e8a3c-05",
+        "partuuid=5F0E8A3C-05",
+        &uuid,
+        &by_label,
+    ] {
+        let plan = crashable.plan(&[name], &Options::default()).unwrap();
+        assert_eq!(plan.names(), ["/dev/sda5"], "{name}");
+        assert_eq!(
+            plan.words,
+            format!("target=/dev/sda5 uuid={uuid} serial=0x3f8 notes=0x7fc12000,0x7fd12000")
+        );
+        assert_eq!(plan.warnings, Vec::<String>::new());
+    }
+    assert_eq!(crashable.plan(&[], &Options::default()).unwrap().names(), ["/dev/sda5"]);
+    for (name, why) in [
+        ("PARTUUID=5f0e8a3c-06", "is not a dump partition"),
+        ("PARTUUID=5f0e8a3c-01", "no such partition"),
+        ("5f0e8a3c-05", "No such file"),
+        ("", "No such file"),
+        ("UUID=", "no such partition"),
+    ] {
+        let error = crashable.plan(&[name], &Options::default()).unwrap_err().to_string();
+        assert!(error.contains(why) && !error.contains('\n'), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_disk_that_is_there_twice_has_to_be_named_by_its_device() {
+    let crashable = Crashable::with_disk();
+    let copy = fs::read(crashable.linux.path("dev/sda")).unwrap();
+    crashable.linux.device("pci0/sdb", (8, 16), &copy);
+    let bytes = &copy[1032 * 512..][..160 * 512];
+    crashable.linux.partition("pci0/sdb/sdb5", (8, 21), 1032 * 512, bytes);
+    let error = crashable.plan(&["PARTUUID=5f0e8a3c-05"], &Options::default()).unwrap_err();
+    assert!(error.to_string().contains("there are several, /dev/sda5, /dev/sdb5"), "{error}");
+    let plan = crashable.plan(&[], &Options::default()).unwrap();
+    assert_eq!((plan.names(), plan.warnings.len()), (vec!["/dev/sda5"], 1));
+    assert_eq!(crashable.plan(&["/dev/sdb5", "/dev/sda5"], &Options::default()).unwrap().targets.len(), 2);
+}
+
+#[test]
+fn what_arming_writes_is_what_was_planned_and_nothing_else_changes() {
+    let crashable = Crashable::with_disk();
+    crashable.linux.module("armed", "", STATUS);
+    let before = fs::read(crashable.linux.path("dev/sda5")).unwrap();
+    let options = options("level = 17\nverify = \"ahead\"\nserial = \"0x2f8\"");
+    let plan = crashable.plan(&["/dev/sda5"], &options).unwrap();
+    let armed = arming::arm(&crashable.system, &plan, &options).unwrap();
+    assert_eq!(crashable.told(), format!("{}\n", plan.words));
+    let uuid = uuid::Uuid::from_bytes(crate::common::UUID);
+    assert_eq!(
+        plan.words,
+        format!(
+            "target=/dev/sda5 uuid={uuid} level=17 verify=ahead serial=0x2f8 notes=0x7fc12000,0x7fd12000"
+        )
+    );
+    assert!(!armed.kdump_put_behind && crashable.waits() == "N\n");
+    assert_eq!(armed.status.get("device"), Some("virtio-blk 0000:00:05.0"));
+    assert!(fs::read(crashable.linux.path("dev/sda5")).unwrap() == before);
+
+    let module = Module::of(&crashable.system).unwrap();
+    assert_eq!(
+        (module.state().unwrap(), module.held().unwrap()),
+        (State::Armed, vec!["/dev/vdb1".to_owned()])
+    );
+    module.disarm().unwrap();
+    assert_eq!(crashable.linux.text("sys/kernel/diskdump/disarm"), "1\n");
+}
+
+#[test]
+fn a_crash_kernel_is_put_behind_only_while_the_module_arms() {
+    let crashable = Crashable::with_disk();
+    crashable.linux.kdump(true, "N");
+    let options = Options::default();
+    let plan = crashable.plan(&["/dev/sda5"], &options).unwrap();
+    crashable.linux.module("refused", "there is no memory \u{1b}[31mfor the arena", "");
+    crashable.linux.refuses("sys/kernel/diskdump/arm");
+    let error = arming::arm(&crashable.system, &plan, &options).unwrap_err().to_string();
+    assert_eq!(error, "the kernel does not arm /dev/sda5: there is no memory \\u{1b}[31mfor the arena");
+    assert_eq!(crashable.waits(), "N\n");
+
+    let crashable = Crashable::with_disk();
+    crashable.linux.kdump(true, "N");
+    let plan = crashable.plan(&["/dev/sda5"], &options).unwrap();
+    assert!(arming::arm(&crashable.system, &plan, &options).unwrap().kdump_put_behind);
+    assert_eq!((crashable.waits().as_str(), Kernel::of(&crashable.system).kdump()), ("Y\n", Kdump::Behind));
+    // It is not set once more, and so not taken back either.
+    crashable.linux.refuses("sys/kernel/diskdump/arm");
+    assert!(arming::arm(&crashable.system, &plan, &options).is_err());
+    assert_eq!(crashable.waits(), "Y\n");
+}
+
+#[test]
+fn a_parameter_that_cannot_be_set_leaves_the_kernel_disarmed() {
+    let crashable = Crashable::with_disk();
+    crashable.linux.kdump(true, "N");
+    crashable.linux.refuses("sys/module/kernel/parameters/crash_kexec_post_notifiers");
+    let options = Options::default();
+    let plan = crashable.plan(&["/dev/sda5"], &options).unwrap();
+    let error = arming::arm(&crashable.system, &plan, &options).unwrap_err();
+    assert!(matches!(error, ArmError::KdumpFirst { .. }), "{error}");
+    assert_eq!(crashable.told(), "");
+}
+
+#[test]
+fn a_dump_that_waits_is_told_of_and_is_no_obstacle() {
+    let crashable = Crashable::new();
+    let mut disk = formatted(200);
+    write_dump(&mut disk, 1, &Machine::small());
+    crashable.linux.device("pci0/sda", (8, 0), &disk);
+    let plan = crashable.plan(&["/dev/sda"], &Options::default()).unwrap();
+    assert_eq!((plan.targets[0].waiting, plan.warnings.len()), (1, 1), "{:?}", plan.warnings);
+}
+
+#[test]
+fn more_targets_than_fit_are_refused_and_registers_go_first() {
+    let crashable = Crashable::new();
+    for number in 0..100 {
+        let mut disk = formatted(20);
+        savecore::partition::format(
+            &mut disk,
+            &savecore::partition::Plan {
+                uuid: [number; 16],
+                name: String::new(),
+                created: 0,
+                recipient: None,
+            },
+            &mut (),
+        )
+        .unwrap();
+        crashable.linux.device(&format!("pci0/sd{number}"), (8, number.into()), &disk);
+    }
+    let names: Vec<String> = (0..100).map(|number| format!("/dev/sd{number}")).collect();
+    for number in 1..=100 {
+        let names: Vec<&str> = names[..number].iter().map(String::as_str).collect();
+        match crashable.plan(&names, &Options::default()) {
+            Ok(plan) => {
+                assert!(plan.words.len() < MAX_WORDS && plan.targets.len() == number);
+                assert_eq!(plan.words.contains("notes="), plan.warnings.is_empty());
+            }
+            Err(error) => assert!(matches!(error, ArmError::TooLong { .. }) && number > 50, "{error}"),
+        }
+    }
+    assert!(crashable.plan(&[], &Options::default()).is_err());
+}
+
+#[test]
+fn a_system_without_sysfs_is_an_error() {
+    let crashable = Crashable::new();
+    fs::remove_dir_all(crashable.linux.path("sys")).unwrap();
+    for names in [&[][..], &["PARTUUID=5f0e8a3c-05"], &["UUID=30313233-3435-3637-3839-616263646566"]] {
+        let error = crashable.plan(names, &Options::default()).unwrap_err();
+        assert!(matches!(error, ArmError::Devices(_)), "{error}");
+    }
+    assert!(matches!(Module::of(&crashable.system), Err(ArmError::NotLoaded)));
+}
