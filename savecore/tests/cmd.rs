@@ -331,8 +331,13 @@ fn every_error_is_in_a_golden_file_or_told_why_not() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = fs::read_dir(folder.join("tests/cmd")).unwrap();
     let golden: String = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
-    let sources =
-        ["src/error.rs", "src/store/error.rs", "src/boot/config.rs", "src/boot/hooks.rs", "src/arming/error.rs"];
+    let sources = [
+        "src/error.rs",
+        "src/store/error.rs",
+        "src/boot/config.rs",
+        "src/boot/hooks.rs",
+        "src/arming/error.rs",
+    ];
     let all: Vec<_> =
         sources.iter().flat_map(|path| messages(&fs::read_to_string(folder.join(path)).unwrap())).collect();
     assert!(all.len() > 25, "{all:?}");

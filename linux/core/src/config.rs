@@ -209,11 +209,8 @@ impl<'a> Words<'a> {
                     words.serial = Some(port.ok_or(wrong("a port, such as 0x3f8"))?);
                 }
                 "notes" => {
-                    let good = value
-                        .split(',')
-                        .take(MAX_NOTES.saturating_add(1))
-                        .fold(Some(0_usize), |count, note| address(note).and(count?.checked_add(1)));
-                    if good.is_none_or(|count| count > MAX_NOTES) {
+                    let all = value.split(',').all(|note| address(note).is_some());
+                    if !all || value.split(',').nth(MAX_NOTES).is_some() {
                         return Err(wrong("physical addresses with commas between"));
                     }
                     words.notes = value;

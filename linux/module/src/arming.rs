@@ -1,5 +1,7 @@
 //! Words become an armed dump, and are taken back. All of it under C's lock, in a healthy kernel.
 
+#![allow(clippy::result_large_err, reason = "a line of text, and there is no heap to put it on")]
+
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_long};
 
