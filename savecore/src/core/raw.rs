@@ -3,6 +3,7 @@
 //! A raw copy is an image of the partition from its label to the dump's end, with nothing in between: every block stands
 //! at its own place, since checksums and pattern say where that is. Whatever reads partitions reads it too.
 
+use std::iter::Peekable;
 use std::ops::Range;
 
 use dumpcore::format::checksum::block_sum;
@@ -32,7 +33,15 @@ pub fn write(
     out.begin(0, Some(length)).map_err(Error::Core)?;
     let mut reader = Reader::new(part.source);
     let mut batch: Vec<Block> = Vec::with_capacity(BATCH);
-    let mut seen = Seen { part, chunks: 0, good: 0, payload: 0..0, sums: Vec::new() };
+    let mut damage: Vec<Range<u64>> = original
+        .damage()
+        .iter()
+        .map(|blocks| blocks.block..blocks.block.saturating_add(blocks.count))
+        .collect();
+    damage.sort_unstable_by_key(|blocks| blocks.start);
+    let headers: Box<dyn Iterator<Item = (u64, u32)>> = Box::new(original.chunk_headers());
+    let headers = headers.peekable();
+    let mut seen = Seen { part, headers, damage, chunks: 0, lost: 0, payload: 0..0, sums: Vec::new() };
     progress.begin("copying the dump", found.blocks());
     for number in [0].into_iter().chain(found.range()) {
         // What cannot be read stays a hole.
@@ -42,8 +51,9 @@ pub fn write(
         {
             return Err(Error::Unsteady { block: 0 });
         }
-        if let Some(block) = read.as_ref().filter(|_| number >= found.first) {
-            seen.block(number, block);
+        if number >= found.first {
+            let is_good = read.as_ref().is_some_and(|block| seen.is_good(number, block));
+            seen.lost += u64::from(!is_good && !seen.was_damaged(number));
         }
         batch.extend(read);
         // Where the row of blocks ends that are written together.
@@ -72,41 +82,48 @@ fn is_label(block: &Block, uuid: &Uuid) -> bool {
 /// What the checksums say of the blocks that went by.
 struct Seen<'p> {
     part: &'p Part<'p>,
+    /// The blocks of chunk headers when the dump was opened, and their checksums.
+    headers: Peekable<Box<dyn Iterator<Item = (u64, u32)> + 'p>>,
+    /// What was damaged then.
+    damage: Vec<Range<u64>>,
     chunks: u64,
-    /// Headers and payload blocks that are whole.
-    good: u64,
+    /// Blocks that are not whole, and were not among those that were told to be damaged.
+    lost: u64,
     payload: Range<u64>,
     sums: Vec<u64>,
 }
 
 impl Seen<'_> {
-    fn block(&mut self, number: u64, block: &Block) {
+    /// Whether a block is what it was: a header that is whole, or payload with its checksum.
+    fn is_good(&mut self, number: u64, block: &Block) -> bool {
         let nonce = self.part.found.header.nonce.get();
         if self.payload.contains(&number) {
             let sum = self.sums.get((number - self.payload.start) as usize);
-            self.good += u64::from(sum == Some(&block_sum(block, number)));
-            return;
+            return sum == Some(&block_sum(block, number));
         }
         if let Some(chunk) = chunk_at(block, nonce, number) {
             self.payload = number + 1..number + 1 + u64::from(chunk.payload_blocks.get());
             self.sums = chunk.sums().iter().map(|sum| sum.get()).collect();
             self.chunks += 1;
-            self.good += 1;
-            return;
+            while self.headers.next_if(|(block, _)| *block < number).is_some() {}
+            let before = self.headers.next_if(|(block, _)| *block == number);
+            return before.is_none_or(|(_, crc)| block.ends_with(&crc.to_le_bytes()));
         }
         let uuid = &self.part.uuid;
         let header = front_at(block, uuid, number).or_else(|| back_at(block, uuid, number));
-        self.good += u64::from(header.is_some_and(|header| header.nonce.get() == nonce));
+        header.is_some_and(|header| header.nonce.get() == nonce)
+    }
+
+    fn was_damaged(&self, number: u64) -> bool {
+        let behind = self.damage.partition_point(|blocks| blocks.start <= number);
+        behind.checked_sub(1).is_some_and(|at| self.damage[at].contains(&number))
     }
 
     /// Whether all that is good in a dump went by.
     fn holds(&self, original: &Dump<'_>) -> bool {
-        let listed: u64 = original.damage().iter().map(|damage| damage.count).sum();
-        let bad = listed.saturating_add(original.damage_untold());
         // A header that is known to be lost is not told as damage.
-        let lost = u64::from(matches!(self.part.found.ending, Ending::FrontLost | Ending::BackLost));
-        let good = self.part.found.blocks().saturating_sub(bad).saturating_sub(lost);
-        self.chunks == original.chunks().0 && self.good >= good
+        let header = u64::from(matches!(self.part.found.ending, Ending::FrontLost | Ending::BackLost));
+        self.chunks == original.chunks().0 && self.lost <= original.damage_untold().saturating_add(header)
     }
 }
 
@@ -233,6 +250,18 @@ mod tests {
             let flaky = Flaky { disk: disk(), block, change: Some(1) };
             let result = carried(&flaky, &opened);
             assert!(matches!(result, Err(Error::Unsteady { .. })), "block {block}");
+        }
+    }
+
+    #[test]
+    fn a_block_that_can_be_read_now_makes_up_for_no_other_that_cannot_be() {
+        let block = FIRST + 3;
+        let opened = Flaky { disk: disk(), block, change: Some(1) };
+        let copy = carried(&disk(), &opened).unwrap();
+        assert!(copy[block as usize * BLOCK_SIZE..][..BLOCK_SIZE] == [2; BLOCK_SIZE], "more than was known");
+        for change in [Some(1), None] {
+            let other = Flaky { disk: disk(), block: block + 1, change };
+            assert!(matches!(carried(&other, &opened), Err(Error::Unsteady { .. })), "{change:?}");
         }
     }
 

@@ -340,6 +340,11 @@ impl<'s> Dump<'s> {
         &self.damage
     }
 
+    /// Blocks with headers of chunks that have pages, and the checksums of those headers; of a dump of one part.
+    pub(crate) fn chunk_headers(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+        self.index.chunks.iter().map(|chunk| (chunk.block, chunk.crc))
+    }
+
     /// Damaged blocks that [`Dump::damage`] leaves out.
     pub fn damage_untold(&self) -> u64 {
         self.damage_untold
