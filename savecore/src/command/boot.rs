@@ -1,9 +1,11 @@
 //! `savecore boot`: harvests as the configuration says, within the time that booting may wait.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use savecore::boot::config::{self, Config, Missing};
@@ -16,7 +18,7 @@ use savecore::partition::glance;
 use savecore::source::{Access, discover};
 use savecore::store::{self, Limits};
 use savecore::targets::{Opener, TargetName, Targets};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{keys, list};
 use crate::output::{self, Bar, error, note, warning};
@@ -64,9 +66,56 @@ struct Done {
     defects: Vec<String>,
     /// Whether work is left for later.
     left: bool,
+    /// Dumps that were saved and of which no post hook knows yet; also by earlier runs.
+    #[serde(skip)]
+    untold: Untold,
     /// Whether standard output is for JSON alone.
     #[serde(skip)]
     quiet: bool,
+}
+
+/// A note that work is left is no larger.
+const MAX_NOTE: u64 = 64 << 20;
+
+/// Saved dumps that the post hook has to be told of. They stand in the note that work is left, so that the run that calls the
+/// hook knows them.
+#[derive(Clone, Default)]
+struct Untold(Arc<Mutex<Vec<Value>>>);
+
+impl Untold {
+    /// What an earlier run noted; nothing if it was ended in the middle of that.
+    fn read(path: &Path) -> io::Result<Untold> {
+        let mut text = Vec::new();
+        match fs::File::open(path) {
+            Ok(file) => file.take(MAX_NOTE).read_to_end(&mut text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        let note: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let dumps = note["dumps"].as_array().cloned().unwrap_or_default();
+        Ok(Untold(Arc::new(Mutex::new(dumps))))
+    }
+
+    /// Notes it, and that work is left.
+    fn leave(&self, path: &Path) -> io::Result<()> {
+        let note = json!({ "dumps": self.all() }).to_string();
+        // A panic's message is nobody else's to read.
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        file.write_all(note.as_bytes())
+    }
+
+    /// Adds a dump that was saved, in the place of what is said of the same folder.
+    fn add(&self, saved: &Saved) {
+        let saved = json!(saved);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|other| other["folder"] != saved["folder"]);
+        all.push(saved);
+    }
+
+    fn all(&self) -> Vec<Value> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Done {
@@ -147,17 +196,20 @@ pub(super) fn targets(config: &Config) -> anyhow::Result<(Vec<TargetName>, Vec<S
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
+    let mut untold = Untold::default();
     if let (true, Some(path)) = (arguments.late, &arguments.note) {
+        untold = Untold::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         // From here on it is this run that has to do it; and systemd starts another one as long as the file is there.
         forget(path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     let config = configuration(arguments.config.as_deref())?;
     let deadline = Deadline::new((!arguments.late).then(|| config.limit.duration()));
-    let path = arguments.note.clone();
-    deadline.watch(move || over(path.as_deref())).context("cannot watch the time")?;
+    let (path, saved) = (arguments.note.clone(), untold.clone());
+    deadline.watch(move || over(path.as_deref(), &saved)).context("cannot watch the time")?;
     let opener = opener(&config)?;
 
-    let mut done = Done { quiet: arguments.json, ..Done::default() };
+    let has_untold = !untold.all().is_empty();
+    let mut done = Done { quiet: arguments.json, untold, ..Done::default() };
     let (names, defects) = targets(&config)?;
     defects.into_iter().for_each(|line| done.defect(line));
     let access = if config.rearm { Access::Harvest } else { Access::Read };
@@ -174,6 +226,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             names => done.note(&format!("no dump waits on {names}")),
         }
         armed(&opened.groups, &config, &mut done);
+        drop(opened);
+        if let (true, Some(hook)) = (has_untold, &config.post) {
+            call(hook, Stage::Post, &config, &deadline, &mut done);
+        }
     } else if local {
         let store = config.store.clone();
         // A hook that failed may have been the one that brings the store: what is saved then is not the only copy.
@@ -206,7 +262,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         done.note(&format!("dumps wait; they go to {} when the network is up", config.store));
     }
     if let (true, Some(path)) = (done.left, &arguments.note) {
-        leave(path).with_context(|| format!("cannot note in {} that work is left", path.display()))?;
+        done.untold
+            .leave(path)
+            .with_context(|| format!("cannot note in {} that work is left", path.display()))?;
     }
     if arguments.json {
         printed(output::json(&done))?;
@@ -271,6 +329,7 @@ fn tell(saved: &Saved, config: &Config, deadline: &Deadline, done: &mut Done) {
         }
         return;
     }
+    done.untold.add(saved);
     let folder = saved.folder.as_deref().unwrap_or(&config.store);
     let verb = if saved.already_there { "is already saved in" } else { "saved in" };
     done.note(&format!("{name} {verb} {folder} ({}, {})", saved.dump.state(), saved.dump.when()));
@@ -306,7 +365,12 @@ fn armed(groups: &[Targets], config: &Config, done: &mut Done) {
 
 /// Runs a hook with what is known so far; whether it did its work.
 fn call(hook: &Hook, stage: Stage, config: &Config, deadline: &Deadline, done: &mut Done) -> bool {
-    let facts = json!({ "targets": done.targets, "dumps": done.dumps, "errors": done.errors });
+    let failed = done.dumps.iter().filter(|saved| saved.error.is_some()).map(|saved| json!(saved));
+    let dumps: Vec<Value> = match stage {
+        Stage::Pre => Vec::new(),
+        Stage::Post => done.untold.all().into_iter().chain(failed).collect(),
+    };
+    let facts = json!({ "targets": done.targets, "dumps": dumps, "errors": done.errors });
     let limit = config.hook_limit.duration().min(deadline.left());
     if limit.is_zero() {
         // It is called by the run that goes on.
@@ -321,19 +385,15 @@ fn call(hook: &Hook, stage: Stage, config: &Config, deadline: &Deadline, done: &
 }
 
 /// The time is over, and something hangs.
-fn over(path: Option<&Path>) {
+fn over(path: Option<&Path>, untold: &Untold) {
     warning("the time limit is over: dumps that are not saved stay where they are");
     if let Some(path) = path
-        && let Err(failed) = leave(path)
+        && let Err(failed) = untold.leave(path)
     {
         error(&format!("cannot note in {} that work is left: {failed}", path.display()));
     }
     // All that was done so far is safe, as if the power had gone.
     process::exit(Finding::Left.code().into());
-}
-
-fn leave(path: &Path) -> io::Result<()> {
-    fs::File::create(path).map(drop)
 }
 
 fn forget(path: &Path) -> io::Result<()> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use savecore::partition::{self, Verdict};
 use serde_json::Value;
 
-use super::{Place, finish, json, run, savecore, with_dump};
+use super::{Place, finish, json, run, savecore, traced, with_dump};
 use crate::common::{Machine, block_mut, partition as formatted};
 
 impl Place {
@@ -178,6 +178,45 @@ fn what_is_not_done_in_time_is_noted_stays_and_is_done_later() {
     assert_eq!(run(["boot", "--config", &place.config(&[&image], "")]).0, 0);
     assert!(place.is_armed("image"));
     assert_eq!(place.crashes("out").len(), 1);
+}
+
+#[test]
+fn the_post_hook_that_runs_late_is_told_of_what_was_saved_in_time() {
+    let place = Place::new();
+    let first = place.image("first", &with_dump(&Machine::small()));
+    let last = place.image("last", &with_dump(&Machine { nonce: 77, ..Machine::small() }));
+    let (told, late) = (place.text("told"), place.text("late"));
+    let hook = format!("[\"/bin/sh\", \"-c\", 'cat >> \"$1\"', \"sh\", {told:?}]");
+    let config = place.config(&[&first, &last], &format!("limit = 5\npost = {hook}"));
+    let arguments = ["boot", "--config", &config, "--note", &late].map(str::to_owned).to_vec();
+    // The first folder gets its name when nothing more may begin, and before the process is ended.
+    let rule = "inject=renameat2:delay_exit=4300000:when=1";
+    let Some(output) = traced(&place, rule, arguments.clone()) else { return };
+    let (code, stdout, stderr) = finish(output);
+    assert_eq!(code, 3, "{stdout}{stderr}");
+    assert!(stdout.contains("first: dump 1 saved in") && stderr.contains("last: dump 1 is left"), "{stdout}");
+    assert!(!fs::exists(&told).unwrap() && place.is_armed("first") && !place.is_armed("last"));
+    assert_eq!(fs::metadata(&late).unwrap().mode() & 0o777, 0o600);
+
+    let arguments = [arguments, vec!["--late".to_owned()]].concat();
+    assert_eq!(run(&arguments).0, 0);
+    let dumps = json(&fs::read_to_string(&told).unwrap())["dumps"].as_array().unwrap().clone();
+    let on: Vec<_> = dumps.iter().map(|dump| dump["on"][0].as_str().unwrap()).collect();
+    assert_eq!(on, [&first, &last]);
+    assert!(place.is_armed("last") && !fs::exists(&late).unwrap());
+
+    // All was saved in time, and only the hook was left.
+    fs::remove_file(&told).unwrap();
+    fs::write(&late, serde_json::json!({ "dumps": dumps }).to_string()).unwrap();
+    assert_eq!(run(&arguments).0, 0);
+    assert_eq!(json(&fs::read_to_string(&told).unwrap())["dumps"].as_array().unwrap(), &dumps);
+    // A note that somebody made by hand, or that is half written, says that work is left, and no more.
+    for note in ["", "{\"dumps\":[{\"on\"", "7"] {
+        fs::remove_file(&told).unwrap_or_default();
+        fs::write(&late, note).unwrap();
+        assert_eq!(run(&arguments).0, 0, "{note}");
+        assert!(!fs::exists(&late).unwrap() && !fs::exists(&told).unwrap(), "{note}");
+    }
 }
 
 #[test]
