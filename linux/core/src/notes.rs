@@ -39,6 +39,30 @@ pub fn of_crash_note(note: &[u8; NOTE_BYTES]) -> Option<[u64; GENERAL_REGISTERS]
     Some(registers)
 }
 
+/// Bytes of `struct elf_prstatus`.
+const PRSTATUS: usize = 336;
+
+/// Bytes of a whole crash note, and of the empty one behind it that ends the list.
+pub const WHOLE_NOTE: usize = 12 + NAME.len() + PRSTATUS + 12;
+
+/// What `crash_save_cpu` would write for a CPU with these registers. drgn takes registers from there.
+pub fn to_crash_note(registers: &[u64; GENERAL_REGISTERS], note: &mut [u8; WHOLE_NOTE]) {
+    note.fill(0);
+    let mut put = |at: usize, bytes: &[u8]| {
+        for (slot, byte) in note.iter_mut().skip(at).zip(bytes) {
+            *slot = *byte;
+        }
+    };
+    put(0, &(NAME.len() as u32).wrapping_sub(3).to_le_bytes());
+    put(4, &(PRSTATUS as u32).to_le_bytes());
+    put(8, &NT_PRSTATUS.to_le_bytes());
+    put(12, NAME);
+    let first = NAME.len().wrapping_add(12).wrapping_add(PR_REG);
+    for (number, word) in registers.iter().take(GREGSET).enumerate() {
+        put(first.wrapping_add(number.wrapping_mul(8)), &word.to_le_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +87,18 @@ mod tests {
             core::array::from_fn::<u64, GREGSET, _>(|number| number as u64 + 100)
         );
         assert_eq!(registers[GREGSET..], [0; GENERAL_REGISTERS - GREGSET]);
+    }
+
+    #[test]
+    fn a_crash_note_that_is_written_is_read_as_the_same_registers() {
+        let registers =
+            core::array::from_fn(|number| if number < GREGSET { u64::MAX - number as u64 } else { 0 });
+        let mut whole = [0xff; WHOLE_NOTE];
+        to_crash_note(&registers, &mut whole);
+        assert_eq!(of_crash_note(whole.first_chunk().unwrap()), Some(registers));
+        // The list ends behind it (include/linux/elfcore.h, crash_core.h: two heads, the name, the structure).
+        assert_eq!((whole.len(), &whole[356..]), (368, &[0; 12][..]));
+        assert_eq!(whole[..NOTE_BYTES - GREGSET * 8], note()[..NOTE_BYTES - GREGSET * 8]);
     }
 
     #[test]

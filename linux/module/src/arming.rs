@@ -6,6 +6,7 @@ use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_long};
 
 use dump_linux::config::{MAX_PATH, Wanted, Words};
+use dump_linux::notes::WHOLE_NOTE;
 use dumpcore::console::{Describe, Line};
 use dumpcore::device::DeviceError;
 use dumpcore::format::label::Label;
@@ -289,6 +290,7 @@ impl State {
         // SAFETY: whoever used the memory before is disarmed, and no device was given any of it: targets are shared, so
         // arm() does not start them.
         let mut arena = unsafe { Arena::new(armed.memory.bytes(), armed.memory.physical, bus) };
+        check_notes(&words)?;
         let no_room = |_| Why::new(ENOMEM, &["the arena is too small for so many CPUs"]);
         let cpus = freeze::slots(&mut arena, &|number| words.notes().nth(number)).map_err(no_room)?;
         let helpers = if words.encoding == Encoding::Units { words.helpers } else { 0 };
@@ -379,7 +381,28 @@ impl State {
         page.number("cpus", LINUX.cpus().into());
         page.line("then", words.then.word());
         page.line("registers", "its own NMI; with crash_kexec_post_notifiers, the kernel's crash notes");
+        page.line(
+            "notes",
+            if words.notes().next().is_some() { "named" } else { "not named: drgn will not know registers" },
+        );
     }
+}
+
+/// Looks whether crash notes are in RAM: they are written to at the crash.
+fn check_notes(words: &Words<'_>) -> Result<(), Why> {
+    for note in words.notes() {
+        let end = note.checked_add(WHOLE_NOTE as u64);
+        let mut inside = false;
+        kernel::walk_ram(&mut |start, stop| inside |= start <= note && end.is_some_and(|end| end <= stop));
+        if !inside || !note.is_multiple_of(4) {
+            let mut why = Why::new(EINVAL, &["notes="]);
+            why.0
+                .hex(note)
+                .text(" is no place in RAM; they stand in /sys/devices/system/cpu/cpu*/crash_notes");
+            return Err(why);
+        }
+    }
+    Ok(())
 }
 
 /// Opens a target in the kernel.

@@ -7,7 +7,7 @@ use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
-use dump_linux::notes::{self, NOTE_BYTES, PT_REGS};
+use dump_linux::notes::{self, NOTE_BYTES, PT_REGS, WHOLE_NOTE};
 use dumpcore::arena::OutOfArena;
 use dumpcore::platform::{Nanoseconds, Registers};
 use dumpcore::wait::{SECOND, Wait};
@@ -123,6 +123,33 @@ pub(crate) fn registers(lent: &Lent, place: usize) -> Option<Registers> {
     let general = kernel::copy(lent.direct_map.checked_add(slot.note)?, &mut note)
         .then(|| notes::of_crash_note(&note))??;
     Some(Registers { general, ..Registers::ZERO })
+}
+
+/// Writes registers where the kernel would on its way to kdump, for debuggers that look there (drgn). It is the one place outside
+/// of the arena that a dump changes. `crashed` are those of this CPU.
+///
+/// # Safety
+/// All other CPUs are stopped.
+pub(crate) unsafe fn fill_notes(lent: &Lent, crashed: &Registers) {
+    let own = kernel::cpu();
+    for (place, slot) in lent.cpus.iter().enumerate().filter(|(_, slot)| slot.note != 0) {
+        // Of those that the kernel stopped, it has written them itself.
+        let known = if slot.number == own {
+            Some(*crashed)
+        } else {
+            registers(lent, place).filter(|_| slot.stopped.load(Ordering::Acquire))
+        };
+        let Some((known, address)) = known.zip(lent.direct_map.checked_add(slot.note)) else { continue };
+        let mut note = [0; WHOLE_NOTE];
+        // Only where there is memory.
+        if !kernel::copy(address, &mut note) {
+            continue;
+        }
+        notes::to_crash_note(&known.general, &mut note);
+        let words = address as *mut [u8; WHOLE_NOTE];
+        // SAFETY: the one who armed named it as this CPU's note, which is as large; it was in RAM then, and is readable now.
+        unsafe { words.write_volatile(note) };
+    }
 }
 
 /// All registers of this CPU, the general ones being those at `regs` (`struct pt_regs`).

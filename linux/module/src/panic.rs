@@ -33,6 +33,8 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, trigger: u32
     unsafe { lent.forget_classes() };
     // SAFETY: C passes registers.
     let registers = unsafe { freeze::complete(regs) };
+    // SAFETY: they are stopped, by us or by the kernel.
+    unsafe { freeze::fill_notes(lent, &registers) };
     let trigger = Trigger::from_number(trigger).unwrap_or(Trigger::Panic);
     let crash = Crash { trigger, message: message.trim_ascii_end(), registers: &registers };
     let outcome = DUMP.crash(&LINUX, &crash);
