@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use qemu_tests::linux::{Crashed, Kernel, Reader, Readers, Stock, crash, partition, same};
+use qemu_tests::linux::{Crashed, Kernel, Reader, Readers, Stock, crash, levels, partition, same};
 use qemu_tests::savecore::Savecore;
 
 use crate::qemu::Count;
@@ -14,6 +14,10 @@ use crate::{CannotBegin, build, setup, ui};
 
 /// MiB of RAM: little, for the time that the tools take.
 const MEMORY: u32 = 384;
+
+/// Levels that are compared: each bit that leaves pages out for what they are for, and all of them. Pages of zeros are left
+/// out by makedumpfile alone: ours says in no bytes what they are.
+const LEVELS: [u32; 5] = [2, 4, 8, 16, 30];
 
 /// What savecore takes longer for hangs.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -85,6 +89,13 @@ pub(crate) fn run(count: &mut Count, savecore: &Path, strict: bool) -> Result<()
             Ok(Step::Skipped("it is not installed; `cargo xtask setup`".to_owned()))
         });
     }
+    step(count, "levels", || {
+        if readers.has(Reader::Makedumpfile) {
+            return judge_levels(&readers, &crashed, savecore, &cores).map(Step::Done);
+        }
+        ensure!(!strict, "makedumpfile is not installed");
+        Ok(Step::Skipped("makedumpfile is not installed; `cargo xtask setup`".to_owned()))
+    });
     Ok(())
 }
 
@@ -168,6 +179,33 @@ fn judge(reader: Reader, readers: &Readers, crashed: &Crashed, cores: &[PathBuf]
             Ok(format!("{pages} pages of {} cores equal the memory", cores.len()))
         }
     }
+}
+
+/// Lets savecore and makedumpfile filter the same dump at each level, and compares what they keep page by page.
+fn judge_levels(readers: &Readers, crashed: &Crashed, savecore: &Path, cores: &[PathBuf]) -> Result<String> {
+    let full = cores.first().context("there is no core")?;
+    let savecore = Savecore::new(savecore, &readers.folder, LIMIT);
+    let classes = levels::classes(crashed)?;
+    let mut facts = Vec::new();
+    for level in LEVELS {
+        let theirs = readers.folder.join("level.theirs");
+        readers.makedumpfile(full, level, &theirs)?;
+        let into = readers.folder.join("level");
+        let words = ["--format", "kdump", "--keep", "--level", &level.to_string()];
+        let (saved, _) = savecore.save_from(readers.folder.join("linux.img").as_path(), &into, &words)?;
+        let ours = saved.first().context("savecore named no core")?;
+        let difference = levels::compare(&classes, ours, &theirs)?;
+        std::fs::remove_dir_all(&into).with_context(|| format!("cannot remove {}", into.display()))?;
+        ensure!(
+            difference.pages.is_empty(),
+            "of the {} pages that makedumpfile keeps at -d {level} and those that we keep, {} differ, such as {:?}",
+            difference.kept,
+            difference.pages.len(),
+            difference.pages.iter().take(8).collect::<Vec<_>>()
+        );
+        facts.push(format!("-d {level}: {}", difference.kept));
+    }
+    Ok(format!("pages kept as by makedumpfile: {}", facts.join(", ")))
 }
 
 /// Whether the first text, from QEMU's core, and those from the others are the same.

@@ -16,7 +16,7 @@ use crate::bed::Bed;
 use crate::compare::{self, Segment};
 
 /// What the guest does before it crashes: tasks that sleep, files that are open, memory that is in use, and memory that
-/// was.
+/// was; pages of all kinds, large ones too.
 const SCRIPT: &str = r#"
 mount -t tmpfs none /tmp || fail "no tmpfs"
 mkdir /tmp/many
@@ -29,6 +29,14 @@ dd if=/dev/urandom of=/tmp/random bs=1M count=12 2>/dev/null
 tr '\000-\377' 'a-z\n0-9 a-z\n0-9 a-z\n0-9 a-z\n0-9 a-z\n0-9 ' </tmp/random >/tmp/text
 dd if=/dev/urandom of=/tmp/gone bs=1M count=16 2>/dev/null
 rm /tmp/gone
+dd if=/dev/zero of=/tmp/image bs=1M count=4 2>/dev/null
+losetup /dev/loop0 /tmp/image || fail "no loop device"
+exec 9<>/dev/loop0
+echo 4 >/proc/sys/vm/nr_hugepages
+echo always >/sys/kernel/mm/transparent_hugepage/enabled
+mkfifo /tmp/fifo
+sleep 100000 </tmp/fifo &
+dd if=/dev/urandom of=/tmp/fifo bs=8M count=1 2>/dev/null &
 i=0
 while [ "$i" -lt 12 ]; do
     sleep 100000 </tmp/text &
@@ -36,6 +44,8 @@ while [ "$i" -lt 12 ]; do
 done
 while true; do :; done &
 sleep 1
+# Blocks that were written, in pages with buffers.
+dd if=/dev/urandom of=/dev/loop0 bs=3k count=700 conv=notrunc 2>/dev/null
 echo 1 >/proc/sys/kernel/sysrq
 say "crashes now"
 echo c >/proc/sysrq-trigger
@@ -77,7 +87,7 @@ pub fn crash(linux: &Symbolised, memory: u32, folder: &Path) -> Result<Crashed> 
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let core = folder.join("qemu.elf");
     // Through this module the kernel tells QEMU where its VMCOREINFO is.
-    let guest = Guest::new(&linux.stock, SCRIPT).module("qemu_fw_cfg");
+    let guest = Guest::new(&linux.stock, SCRIPT).module("qemu_fw_cfg").module("loop");
     let mut machine = guest
         .machine(Bed::usual(), folder, "crash")?
         .memory(memory)

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use dumpcore::PageClass;
 use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::{
     ChunkHeader, ChunkKind, Encoding, MAX_CHUNK_PAGES, MAX_PAYLOAD_BLOCKS, MAX_RUNS, Packing, Run, RunKind,
@@ -20,6 +21,7 @@ use dumpcore::stream::lz4::{self, Table};
 use zerocopy::IntoBytes;
 
 use super::crash::Crashed;
+use super::levels;
 
 const UUID: Uuid = *b"a Linux's dumps.";
 const NONCE: u64 = 0x4c69_6e75_7820_6475;
@@ -39,6 +41,7 @@ const REST: u64 = 64;
 /// If QEMU's core cannot be read, or the file not written.
 pub fn partition(crashed: &Crashed, path: &Path) -> Result<()> {
     let cannot = || format!("cannot write {}", path.display());
+    let classes = levels::classes(crashed)?;
     let mut core = BufReader::new(File::open(&crashed.core).context("cannot open QEMU's core")?);
     let mut writer = Writer::new(File::create(path).with_context(cannot)?).with_context(cannot)?;
     for notes in notes(crashed) {
@@ -49,7 +52,8 @@ pub fn partition(crashed: &Crashed, path: &Path) -> Result<()> {
         core.seek(SeekFrom::Start(segment.offset)).context("cannot read QEMU's core")?;
         for pfn in segment.physical / PAGE_BYTES..segment.range().end / PAGE_BYTES {
             core.read_exact(&mut page).context("cannot read QEMU's core")?;
-            writer.page(pfn, &page).with_context(cannot)?;
+            let class = classes.get(&pfn).copied().unwrap_or(PageClass::Unknown);
+            writer.page(pfn, class, &page).with_context(cannot)?;
         }
     }
     writer.finish(crashed).with_context(cannot)
@@ -154,12 +158,12 @@ impl Writer {
         self.chunk(ChunkKind::Notes)
     }
 
-    fn page(&mut self, pfn: u64, page: &Block) -> Result<()> {
+    fn page(&mut self, pfn: u64, class: PageClass, page: &Block) -> Result<()> {
         let kind = if page.iter().all(|byte| *byte == 0) { RunKind::Zero } else { RunKind::Data };
-        let joins = self
-            .runs
-            .last()
-            .is_some_and(|run| run.kind() == kind && run.pfn.get() + u64::from(run.count.get()) == pfn);
+        let joins = self.runs.last().is_some_and(|run| {
+            let next = run.pfn.get() + u64::from(run.count.get());
+            run.kind() == kind && run.class.get() == class as u16 && next == pfn
+        });
         let room = MAX_PAYLOAD_BLOCKS * BLOCK_SIZE - (UNIT_PAGES * BLOCK_SIZE + size_of::<UnitHeader>());
         let full = (self.runs.len() == MAX_RUNS && !joins)
             || self.pages == MAX_CHUNK_PAGES
@@ -174,7 +178,7 @@ impl Writer {
                 pfn: pfn.into(),
                 count: 1.into(),
                 kind: (kind as u16).into(),
-                class: 0.into(),
+                class: (class as u16).into(),
             }),
         }
         if kind == RunKind::Zero {

@@ -9,6 +9,7 @@ mod crash;
 mod dump;
 mod guest;
 mod initramfs;
+pub mod levels;
 mod modules;
 mod readers;
 mod stock;
