@@ -3,10 +3,10 @@
 use dumpcore::format::BLOCK_SIZE;
 
 use super::saved::tables_warnings;
-use super::{Options, Saved};
+use super::{Options, Saved, Work};
 use crate::Error;
 use crate::backtrace::{Backtraces, Call, backtraces, build_id, find_kernel};
-use crate::core::{Format, Level, Selection, Sink, elf, kdump, raw};
+use crate::core::{Format, Level, Sink, elf, kdump, raw};
 use crate::dump::{Dump, Encryption, Part};
 use crate::report::html;
 use crate::source::Progress;
@@ -60,15 +60,15 @@ pub(super) fn room(dump: &Dump<'_>, format: Format) -> Result<u64, Error> {
 
 /// Writes all of them.
 pub(super) fn write(
-    dump: &Dump<'_>,
-    format: Format,
+    work: &Work<'_, '_>,
     names: &[String],
     folder: &mut dyn Folder,
     options: &Options<'_>,
     saved: &mut Saved,
     progress: &mut dyn Progress,
 ) -> Result<(), String> {
-    match format {
+    let Work { dump, selection, format, .. } = work;
+    match *format {
         Format::Raw => copies(dump, names, folder, saved, progress)?,
         Format::Elf => {
             let mut written = None;
@@ -94,8 +94,7 @@ pub(super) fn write(
             saved.bytes = written.map(|written| written.length);
         }
     }
-    if format != Format::Raw {
-        let selection = Selection::of(dump, options.core.level);
+    if *format != Format::Raw {
         saved.level = selection.level().map(Level::bits);
         saved.pages_left_out = selection.left_out();
         saved.level_unknown_pages = selection.unknown_pages();

@@ -3,6 +3,7 @@
 //! At every moment, a dump is whole on its targets or whole in the store: its front header is marked as saved only when
 //! [`Folder::finish`](crate::store::Folder::finish) has returned, and the pattern is laid behind that mark.
 
+mod arrived;
 mod files;
 mod saved;
 
@@ -16,6 +17,7 @@ use crate::store::{Begun, Crash, Place, Store};
 use crate::targets::{Opener, Targets};
 use crate::{Error, Identity};
 
+use self::arrived::{is_written_behind, look_again};
 pub use saved::{Saved, StoredFile, TargetResult};
 
 /// What is to be done.
@@ -99,55 +101,94 @@ pub fn harvest(
     let mut results = Vec::new();
     let fates = targets.partitions.iter().map(|partition| vec![Fate::Keep; partition.dumps.len()]);
     let mut fates: Vec<Vec<Fate>> = fates.collect();
-    for places in targets.dumps() {
-        let (saved_before, waiting): (Vec<_>, Vec<_>) =
-            places.iter().copied().partition(|place| targets.found(*place).ending == Ending::Saved);
-        let again = match (saved_before.is_empty(), waiting.is_empty()) {
-            (false, false) => save_again(targets, &places, store, options, progress),
-            _ => None,
-        };
-        let (mut saved, places) = match again {
-            Some(saved) => (saved, places),
-            None => {
-                for (target, dump) in saved_before.iter().copied() {
-                    fates[target][dump] = Fate::Free(None);
-                }
-                if waiting.is_empty() {
-                    continue;
-                }
-                if !saved_before.is_empty() {
-                    let shown = targets.names(&waiting).join(", ");
-                    progress.warn(&format!(
-                        "{shown}: another stripe of a dump here was harvested before, and this one was not"
-                    ));
-                }
-                (save(targets, &waiting, store, options, progress), waiting)
-            }
-        };
-        saved.kept_because = kept_because(options, targets, &places, &saved);
-        let free = saved.kept_because.is_none() && writable(targets, &places, &mut saved);
-        for (target, dump) in places {
-            if free {
-                fates[target][dump] = Fate::Free(Some(results.len()));
-                // From now on an interrupted run is finished by the next one, without saving again.
-                let found = &targets.partitions[target].dumps[dump];
-                let target = &mut targets.targets[target];
-                partition::mark_saved(target, found).map_err(|error| on(target.name(), error))?;
-            }
+    let mut groups = targets.dumps();
+    for _ in 0..arrived::ROUNDS {
+        for places in std::mem::take(&mut groups) {
+            harvest_one(targets, places, store, options, &mut fates, &mut results, progress)?;
         }
-        results.push(saved);
+        if options.keep.is_some() {
+            break;
+        }
+        groups = look_again(targets);
+        for (fates, partition) in fates.iter_mut().zip(&targets.partitions) {
+            fates.resize(partition.dumps.len(), Fate::Keep);
+        }
+        if groups.is_empty() {
+            break;
+        }
+    }
+    for places in &groups {
+        let shown = targets.names(places).join(", ");
+        progress.warn(&format!("{shown}: another dump came while others were saved: the next run saves it"));
     }
     let mut finished = vec![0; targets.targets.len()];
     if options.keep.is_none() {
         for (index, finished) in finished.iter_mut().enumerate() {
             if targets.partitions[index].defect.is_none() && !targets.copies[index] {
                 *finished = free(targets, index, &fates[index], &mut results, progress)?;
+                let (target, partition) = (&targets.targets[index], &targets.partitions[index]);
+                let is_freed = fates[index].iter().any(|fate| *fate != Fate::Keep);
+                if is_freed && groups.is_empty() && is_written_behind(target, partition) {
+                    let shown = target.name();
+                    progress.warn(&format!(
+                        "{shown}: a dump came while others were freed: `savecore save --search` finds and saves it"
+                    ));
+                }
             }
         }
     }
     let all = targets.targets.iter().zip(&targets.partitions).zip(finished);
     let told = all.map(|((target, partition), finished)| TargetResult::new(target, partition, finished));
     Ok(Harvest { targets: told.collect(), dumps: results })
+}
+
+/// Saves one dump, and marks what of it may be freed.
+fn harvest_one(
+    targets: &mut Targets,
+    places: Vec<(usize, usize)>,
+    store: &mut dyn Store,
+    options: &Options<'_>,
+    fates: &mut [Vec<Fate>],
+    results: &mut Vec<Saved>,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
+    let (saved_before, waiting): (Vec<_>, Vec<_>) =
+        places.iter().copied().partition(|place| targets.found(*place).ending == Ending::Saved);
+    let again = match (saved_before.is_empty(), waiting.is_empty()) {
+        (false, false) => save_again(targets, &places, store, options, progress),
+        _ => None,
+    };
+    let (mut saved, places) = match again {
+        Some(saved) => (saved, places),
+        None => {
+            for (target, dump) in saved_before.iter().copied() {
+                fates[target][dump] = Fate::Free(None);
+            }
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            if !saved_before.is_empty() {
+                let shown = targets.names(&waiting).join(", ");
+                progress.warn(&format!(
+                    "{shown}: another stripe of a dump here was harvested before, and this one was not"
+                ));
+            }
+            (save(targets, &waiting, store, options, progress), waiting)
+        }
+    };
+    saved.kept_because = kept_because(options, targets, &places, &saved);
+    let free = saved.kept_because.is_none() && writable(targets, &places, &mut saved);
+    for (target, dump) in places {
+        if free {
+            fates[target][dump] = Fate::Free(Some(results.len()));
+            // From now on an interrupted run is finished by the next one, without saving again.
+            let found = &targets.partitions[target].dumps[dump];
+            let target = &mut targets.targets[target];
+            partition::mark_saved(target, found).map_err(|error| on(target.name(), error))?;
+        }
+    }
+    results.push(saved);
+    Ok(())
 }
 
 fn on(target: &str, error: Error) -> Error {
@@ -268,24 +309,8 @@ fn save_opened(
         });
         return saved;
     }
+    let selection = Selection::of(dump, options.core.level);
     saved.format = format.name();
-    let stays = kept_because(options, targets, places, &saved).is_some();
-    if let Err(error) = store_dump(dump, format, stays, store, options, &mut saved, progress) {
-        saved.error = Some(error);
-    }
-    saved
-}
-
-/// Makes the folder of one dump; `stays` tells whether its blocks will not be freed.
-fn store_dump(
-    dump: &Dump<'_>,
-    format: Format,
-    stays: bool,
-    store: &mut dyn Store,
-    options: &Options<'_>,
-    saved: &mut Saved,
-    progress: &mut dyn Progress,
-) -> Result<(), String> {
     let header = &dump.found().header;
     let crash = Crash {
         host: options.host.clone(),
@@ -294,27 +319,51 @@ fn store_dump(
         sequence: header.sequence.get(),
         nonce: header.nonce.get(),
         missing_stripes: dump.missing_stripes().to_vec(),
-        content: dump.fingerprint(Selection::of(dump, options.core.level).fates(dump)),
-        stays,
+        content: dump.fingerprint(selection.fates(dump)),
+        stays: kept_because(options, targets, places, &saved).is_some(),
     };
-    let names = files::core_names(dump, format);
+    let work = Work { dump, selection, format, crash };
+    if let Err(error) = store_dump(&work, store, options, &mut saved, progress) {
+        saved.error = Some(error);
+    }
+    saved
+}
+
+/// What is stored of a dump, and how.
+struct Work<'d, 's> {
+    dump: &'d Dump<'s>,
+    selection: Selection,
+    format: Format,
+    crash: Crash,
+}
+
+/// Makes the folder of one dump.
+fn store_dump(
+    work: &Work<'_, '_>,
+    store: &mut dyn Store,
+    options: &Options<'_>,
+    saved: &mut Saved,
+    progress: &mut dyn Progress,
+) -> Result<(), String> {
+    let Work { dump, format, crash, .. } = work;
+    let names = files::core_names(dump, *format);
     let core = names.first().map_or("", String::as_str);
-    let room = files::room(dump, format).map_err(|error| error.to_string())?;
-    let mut folder = match store.begin(&crash, core, Some(room)).map_err(|error| error.to_string())? {
+    let room = files::room(dump, *format).map_err(|error| error.to_string())?;
+    let mut folder = match store.begin(crash, core, Some(room)).map_err(|error| error.to_string())? {
         Begun::AlreadyThere(place) => {
             saved.already_there = true;
             saved.take_place(place, &names);
             return Ok(());
         }
-        Begun::New(_) if saved.marked && format == Format::Raw => {
+        Begun::New(_) if saved.marked && *format == Format::Raw => {
             return Err("it was saved and is in the store no more, and a raw copy would have the mark that says so, too: \
                         --format elf makes a core of it"
                 .to_owned());
         }
         Begun::New(folder) => folder,
     };
-    files::write(dump, format, &names, folder.as_mut(), options, saved, progress)?;
-    let info = saved.info(options, &crash);
+    files::write(work, &names, folder.as_mut(), options, saved, progress)?;
+    let info = saved.info(options, crash);
     let place: Place = folder.finish(&info).map_err(|error| error.to_string())?;
     saved.take_place(place, &names);
     Ok(())

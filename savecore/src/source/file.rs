@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dumpcore::format::label::MIN_BLOCKS;
 use dumpcore::format::{BLOCK_SIZE, Block};
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{Advice, FlockOperation, OFlags, fadvise, flock};
 
 use super::holder::holder_of;
 use super::node::partition_at;
@@ -155,6 +155,12 @@ impl Target {
         self.locked.push(std::mem::replace(&mut self.file, file));
         self.is_writable = true;
         Ok(())
+    }
+
+    /// Drops what the system remembers of the blocks from `first` on: a kernel's dump goes past its own cache.
+    pub(crate) fn forget(&self, first: u64) {
+        // Without an end, to the file's; a system that remembers all the same only costs that something is seen later.
+        let _ = fadvise(&self.file, self.start + first * BLOCK_SIZE as u64, None, Advice::DontNeed);
     }
 
     fn offset(&self, first: u64, count: usize) -> io::Result<u64> {

@@ -7,6 +7,7 @@ mod hostile;
 mod install;
 mod keys;
 mod kill;
+mod live;
 mod pages;
 mod raw;
 mod report;

@@ -10,7 +10,7 @@ use savecore::targets::{TargetName, Targets};
 
 use super::*;
 
-fn options() -> Options<'static> {
+pub(super) fn options() -> Options<'static> {
     Options {
         opener: None,
         format: Format::Elf,
