@@ -97,6 +97,10 @@ impl Store for Limited<'_> {
         self.store.name()
     }
 
+    fn keeps_holes(&self) -> bool {
+        self.store.keeps_holes()
+    }
+
     fn begin(&mut self, crash: &Crash, core: &str, room: Option<u64>) -> Result<Begun<'_>, StoreError> {
         if let Err(error) = self.deadline.check() {
             let path = self.store.name().to_owned();

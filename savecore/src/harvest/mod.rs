@@ -9,16 +9,23 @@ mod saved;
 
 use std::path::PathBuf;
 
-use crate::core::{CoreOptions, Format, Selection};
+use dumpcore::format::BLOCK_SIZE;
+
+use crate::core::{Compression, CoreOptions, Format, Selection};
 use crate::dump::{Dump, Encryption, Report};
 use crate::partition::{self, Ending};
 use crate::source::Progress;
 use crate::store::{Begun, Crash, Place, Store};
 use crate::targets::{Opener, Targets};
+use crate::text::size;
 use crate::{Error, Identity};
 
 use self::arrived::{is_written_behind, look_again};
 pub use saved::{Saved, StoredFile, TargetResult};
+
+/// Zeros in an ELF core that a store without holes takes, in bytes, if there is less data than that: a dump of little data may
+/// claim zeros without end.
+const MAX_ZEROS: u64 = 1 << 30;
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -310,6 +317,17 @@ fn save_opened(
         return saved;
     }
     let selection = Selection::of(dump, options.core.level);
+    let zeros = (selection.pages() - selection.data_pages()).saturating_mul(BLOCK_SIZE as u64);
+    let bytes = selection.data_pages().saturating_mul(BLOCK_SIZE as u64);
+    let format = if format == Format::Elf && !store.keeps_holes() && zeros > bytes.max(MAX_ZEROS) {
+        saved.warnings.push(format!(
+            "saved as kdump: as ELF it would have {} of zeros, which this store keeps and sends as bytes",
+            size(zeros)
+        ));
+        Format::Kdump(Compression::Zlib)
+    } else {
+        format
+    };
     saved.format = format.name();
     let header = &dump.found().header;
     let crash = Crash {

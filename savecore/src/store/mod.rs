@@ -59,6 +59,11 @@ pub trait Store {
     /// The store as messages name it.
     fn name(&self) -> &str;
 
+    /// Whether what was not written of a file takes no room.
+    fn keeps_holes(&self) -> bool {
+        true
+    }
+
     /// Begins the crash's folder. `core` is the file name that the core will have, `room` the bytes that all files take at
     /// most, if known.
     ///

@@ -113,6 +113,10 @@ impl Store for Objects {
         &self.name
     }
 
+    fn keeps_holes(&self) -> bool {
+        false
+    }
+
     fn begin(&mut self, crash: &Crash, core: &str, room: Option<u64>) -> Result<Begun<'_>, StoreError> {
         for number in 1..=MAX_ALIKE {
             let folder = self.folder(crash, number);

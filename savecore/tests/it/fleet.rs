@@ -8,12 +8,14 @@ mod server;
 use std::fs;
 use std::process::{Command, Output};
 
+use dumpcore::format::chunk::ChunkHeader;
+use dumpcore::format::frame;
 use dumpcore::format::header::Trigger;
 use savecore::partition;
 use tempfile::TempDir;
 
 use self::server::{BUCKET, Fault, Server};
-use crate::common::{Machine, close, partition as formatted, write_dump};
+use crate::common::{Machine, Page, block_mut, close, partition as formatted, write_dump};
 
 /// Host, kernel, trigger, message, and time of a crash: `None` without a clock.
 type Crash = (&'static str, &'static str, Trigger, &'static str, Option<u64>);
@@ -85,6 +87,49 @@ fn a_dump_is_on_the_partition_until_all_of_it_is_in_the_store() {
     let folder = "fleet/host=web-1/date=2026-11-02/web-1-2026-11-02T061320Z";
     let files = ["dmesg.txt", "info.json", "vmcore.elf"].map(|file| format!("{folder}/{file}"));
     assert_eq!(server.objects(), files);
+}
+
+#[test]
+fn what_claims_zeros_without_end_is_not_sent_as_zeros() {
+    let server = Server::start();
+    let mut machine = Machine::small();
+    let mut far = |count: u32| {
+        machine.pages.insert(1 << 21, Page::Zero);
+        let mut disk = formatted(300);
+        let chunks = write_dump(&mut disk, 1, &machine).chunks;
+        let mut claimed = 0;
+        for at in chunks {
+            let block = block_mut(&mut disk, at);
+            let header = ChunkHeader::of_mut(block).unwrap();
+            let runs = header.run_count.get() as usize;
+            for run in header.runs[..runs].iter_mut().filter(|run| run.pfn.get() == 1 << 21) {
+                run.count = count.into();
+                claimed += 1;
+            }
+            frame::seal(block);
+        }
+        assert_eq!(claimed, 1);
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("disk"), disk).unwrap();
+        Member { folder }
+    };
+    // 1.1 GiB, and a terabyte.
+    for count in [300_000, 0x0fff_ffff] {
+        let member = far(count);
+        let output = member.save(&server, &format!("claims-{count}"));
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if count == 300_000 {
+            assert!(output.status.success() && stdout.contains("vmcore.kdump"), "{stdout}{stderr}");
+            assert!(stderr.contains("saved as kdump: as ELF it would have 1.1 GiB of zeros"), "{stderr}");
+        } else {
+            assert_eq!((output.status.code(), stderr.lines().count()), (Some(2), 1), "{stderr}");
+            assert_eq!(member.dumps(), 1);
+        }
+    }
+    let sent: u64 =
+        server.objects().iter().map(|name| fs::metadata(server.bucket().join(name)).unwrap().len()).sum();
+    assert!(sent < 64 << 20, "{sent} bytes were sent");
 }
 
 /// The first block of a page in the given language.
