@@ -20,7 +20,7 @@ mod unwind;
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dumpcore::format::header::Arch;
 use dumpcore::format::note::{CpuCondition, CpuState};
@@ -202,6 +202,31 @@ fn vmcoreinfo<'d>(dump: &'d Dump<'_>, name: &str) -> Option<&'d str> {
         (key == name).then_some(value.trim())
     });
     values.next()
+}
+
+/// Backtraces of a dump, if its kernel is among the files and folders given, or in the usual places. `None` if none was given and
+/// it is not there, and of an encrypted dump that was not opened.
+///
+/// # Errors
+/// If the kernel cannot be used, or is none of those given.
+pub fn trace(dump: &Dump<'_>, given: &[PathBuf]) -> Result<Option<Backtraces>, Error> {
+    if matches!(dump.encryption(), Encryption::Sealed | Encryption::Refused) {
+        return Ok(None);
+    }
+    if let Some(kernel) = find_kernel(&build_id(dump), given) {
+        return backtraces(dump, &kernel).map(Some);
+    }
+    let why = match given {
+        [] => return Ok(None),
+        // A single file is asked why it is of no use.
+        [file] if !file.is_dir() => {
+            backtraces(dump, file)?;
+            "it has no build id"
+        }
+        _ => "the one that crashed is not there",
+    };
+    let names: Vec<String> = given.iter().map(|path| path.display().to_string()).collect();
+    Err(Error::Kernel { kernel: names.join(", "), why: why.to_owned() })
 }
 
 /// Backtraces of all CPUs of a dump, by the ELF file of its kernel.

@@ -161,21 +161,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::store;
-
-    fn crash() -> Crash {
-        let (host, uuid) = ("h".to_owned(), uuid::Uuid::from_u128(9));
-        Crash {
-            host,
-            seconds: Some(1),
-            uuid,
-            sequence: 1,
-            nonce: 2,
-            missing_stripes: Vec::new(),
-            content: 0,
-            stays: false,
-        }
-    }
+    use crate::store::{self, crash};
 
     fn limited<'d>(directory: &tempfile::TempDir, deadline: &'d Deadline) -> Limited<'d> {
         let name = directory.path().to_str().unwrap();
@@ -191,7 +177,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let deadline = Deadline::new(Some(Duration::from_millis(600)));
         let mut store = limited(&directory, &deadline);
-        let Begun::New(mut folder) = store.begin(&crash(), "vmcore.elf", None).unwrap() else {
+        let Begun::New(mut folder) = store.begin(&crash(2), "vmcore.elf", None).unwrap() else {
             panic!("new")
         };
         let mut written = 0;
@@ -206,7 +192,7 @@ mod tests {
         assert!(error.unwrap_err().to_string().contains("time limit"));
         assert!(written > 0 && deadline.refused() && deadline.is_over());
         drop(folder);
-        assert!(matches!(store.begin(&crash(), "vmcore.elf", None), Err(StoreError::Io { .. })));
+        assert!(matches!(store.begin(&crash(2), "vmcore.elf", None), Err(StoreError::Io { .. })));
         drop(store);
         assert!(is_empty(&directory));
     }
@@ -217,7 +203,7 @@ mod tests {
         let deadline = Deadline::new(None);
         deadline.watch(|| panic!("it has no end")).unwrap();
         let mut store = limited(&directory, &deadline);
-        let Begun::New(mut folder) = store.begin(&crash(), "vmcore.elf", None).unwrap() else {
+        let Begun::New(mut folder) = store.begin(&crash(2), "vmcore.elf", None).unwrap() else {
             panic!("new")
         };
         folder.file("vmcore.elf", &mut |sink| sink.write_at(0, &[7]).map_err(Error::Core)).unwrap();

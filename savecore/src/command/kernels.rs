@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use savecore::backtrace::{self, Backtraces, find_kernel};
-use savecore::dump::{Dump, Encryption};
+use savecore::backtrace::{self, Backtraces};
+use savecore::dump::Dump;
 
 use crate::output::warning;
 
@@ -16,21 +16,11 @@ pub(crate) struct KernelArguments {
 }
 
 impl KernelArguments {
-    /// Backtraces of a dump, if its kernel is found. Warns if one was named and does not help.
+    /// Backtraces of a dump, if its kernel is found. Warns if one was named or found and does not help.
     pub(crate) fn backtraces(&self, dump: &Dump<'_>) -> Option<Backtraces> {
-        if matches!(dump.encryption(), Encryption::Sealed | Encryption::Refused) {
-            return None;
-        }
-        let build_id = backtrace::build_id(dump);
-        let Some(kernel) = find_kernel(&build_id, &self.kernels) else {
-            // One that was named is asked for why it is of no use.
-            if let Some(named) = self.kernels.first() {
-                let why = backtrace::backtraces(dump, named).err();
-                let why = why.map_or_else(|| "no kernel".to_owned(), |error| error.to_string());
-                warning(&format!("there are no names of functions: {why}"));
-            }
-            return None;
-        };
-        backtrace::backtraces(dump, &kernel).map_err(|error| warning(&error.to_string())).ok()
+        backtrace::trace(dump, &self.kernels).unwrap_or_else(|error| {
+            warning(&format!("there are no names of functions: {error}"));
+            None
+        })
     }
 }

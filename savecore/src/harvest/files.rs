@@ -5,9 +5,9 @@ use dumpcore::format::BLOCK_SIZE;
 use super::saved::tables_warnings;
 use super::{Options, Saved, Work};
 use crate::Error;
-use crate::backtrace::{Backtraces, Call, backtraces, build_id, find_kernel};
+use crate::backtrace::{self, Backtraces, Call};
 use crate::core::{Format, Level, Sink, elf, kdump, raw};
-use crate::dump::{Dump, Encryption, Part};
+use crate::dump::{Dump, Part};
 use crate::report::html;
 use crate::source::Progress;
 use crate::store::Folder;
@@ -116,19 +116,9 @@ pub(super) fn write(
 
 /// Backtraces, if there is a kernel with symbols. What goes wrong with them costs nothing but them.
 fn trace(dump: &Dump<'_>, options: &Options<'_>, saved: &mut Saved) -> Option<Backtraces> {
-    if !matches!(dump.encryption(), Encryption::None | Encryption::Opened) {
-        return None;
-    }
-    let Some(kernel) = find_kernel(&build_id(dump), &options.kernels) else {
-        if !options.kernels.is_empty() {
-            saved
-                .warnings
-                .push("none of the kernels given is the one that crashed: no backtraces".to_owned());
-        }
-        return None;
-    };
-    match backtraces(dump, &kernel) {
+    match backtrace::trace(dump, &options.kernels) {
         Ok(backtraces) => {
+            let backtraces = backtraces?;
             saved.kernel = Some(backtraces.kernel.clone());
             saved.frames = crashing_functions(&backtraces);
             Some(backtraces)

@@ -41,6 +41,21 @@ pub struct Crash {
     pub stays: bool,
 }
 
+/// A crash for tests.
+#[cfg(test)]
+pub(crate) fn crash(nonce: u64) -> Crash {
+    Crash {
+        host: "web-1".to_owned(),
+        seconds: Some(1_700_000_000),
+        uuid: Uuid::from_u128(5),
+        sequence: 1,
+        nonce,
+        missing_stripes: Vec::new(),
+        content: 1,
+        stays: false,
+    }
+}
+
 /// What a store keeps to.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Limits {

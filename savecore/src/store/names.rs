@@ -90,14 +90,11 @@ pub(super) fn is_file(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use uuid::Uuid;
 
     use super::*;
 
     fn crash(host: &str, seconds: Option<u64>, nonce: u64) -> Crash {
-        let (uuid, missing_stripes) = (Uuid::from_u128(1), Vec::new());
-        let (host, content, stays) = (host.to_owned(), 1, false);
-        Crash { host, seconds, uuid, sequence: 1, nonce, missing_stripes, content, stays }
+        Crash { host: host.to_owned(), seconds, ..crate::store::crash(nonce) }
     }
 
     proptest! {

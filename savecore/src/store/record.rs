@@ -96,18 +96,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    fn crash(nonce: u64, missing_stripes: Vec<u32>) -> Crash {
-        let (host, uuid) = ("h".to_owned(), Uuid::from_u128(9));
-        Crash { host, seconds: Some(1), uuid, sequence: 3, nonce, missing_stripes, content: 5, stays: false }
-    }
+    use crate::store::crash;
 
     proptest! {
         #[test]
         fn a_record_is_one_line_and_reads_back_whatever_is_around_it(
             text: String, nonce: u64, order: Option<u64>, stripes in prop::collection::vec(0..9u32, 0..3)
         ) {
-            let crash = crash(nonce, stripes);
+            let crash = Crash { missing_stripes: stripes, ..crash(nonce) };
             let record = Record::new(&crash, order, &[("vmcore.elf".to_owned(), 7)]);
             let bytes = record.text(&text, &json!({ "message": text, "stored": text, "host": [text] }));
             prop_assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);

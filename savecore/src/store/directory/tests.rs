@@ -12,25 +12,11 @@ use uuid::Uuid;
 use super::*;
 use crate::Error;
 use crate::core::Sink;
-use crate::store::{Folder, Place};
+use crate::store::{Folder, Place, crash};
 
 const CORE: &str = "vmcore.elf";
 /// In the environment of a test's child process: the directory that it stores into.
 const CHILD: &str = "SAVECORE_TEST_STORE";
-
-fn crash(nonce: u64) -> Crash {
-    let (host, uuid) = ("web-1".to_owned(), Uuid::from_u128(5));
-    Crash {
-        host,
-        seconds: Some(1_700_000_000),
-        uuid,
-        sequence: 1,
-        nonce,
-        missing_stripes: Vec::new(),
-        content: 1,
-        stays: false,
-    }
-}
 
 const NAME: &str = "web-1-2023-11-14T22:13:20Z";
 

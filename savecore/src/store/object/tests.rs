@@ -8,30 +8,16 @@ use std::time::Instant;
 use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
-use uuid::Uuid;
 
 use self::server::{BUCKET, Fault, Server};
 use super::*;
 use crate::Error;
+use crate::store::crash;
 
 const CORE: &str = "vmcore.elf";
 const FOLDER: &str = "fleet/a/host=web-1/date=2023-11-14/web-1-2023-11-14T221320Z";
 /// What parts of a core are called by in requests.
 const PARTS: &str = "partNumber=";
-
-fn crash(nonce: u64) -> Crash {
-    let (host, uuid) = ("web-1".to_owned(), Uuid::from_u128(5));
-    Crash {
-        host,
-        seconds: Some(1_700_000_000),
-        uuid,
-        sequence: 1,
-        nonce,
-        missing_stripes: Vec::new(),
-        content: 5,
-        stays: false,
-    }
-}
 
 /// A machine that stores into the server, and keeps how far it got.
 struct Machine {
