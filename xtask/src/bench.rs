@@ -165,7 +165,9 @@ pub(crate) fn task(name: Option<Name>, part: Option<&str>, json: bool) -> Result
     };
     if name == Some(Name::Savecore) {
         // It runs no guest.
-        return Ok(shown(Name::Savecore, &savecore::rows(json)?, &[], json));
+        let mut notes = Vec::new();
+        let rows = savecore::rows(&mut notes, json)?;
+        return Ok(shown(Name::Savecore, &rows, &notes, json));
     }
     setup::ensure(&[crate::toolchain::TARGETS[0]])?;
     if !json {
@@ -185,7 +187,7 @@ pub(crate) fn task(name: Option<Name>, part: Option<&str>, json: bool) -> Result
             Name::Footprint => footprint(&programs)?,
             Name::Engine => engine::rows(&programs, &parts, json)?,
             Name::Drivers => drivers::rows(&programs, &devices, &mut notes, json)?,
-            Name::Savecore => savecore::rows(json)?,
+            Name::Savecore => savecore::rows(&mut notes, json)?,
         };
         met &= shown(name, &rows, &notes, json);
     }

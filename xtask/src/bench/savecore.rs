@@ -5,21 +5,28 @@
 
 mod image;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::{available_parallelism, sleep};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{Row, median};
 use crate::{build, ui};
 
 /// Runs of each side.
 const RUNS: usize = 5;
+/// Runs of each side where makedumpfile is the other: with several threads it takes a minute each.
+const KDUMP_RUNS: usize = 3;
+/// How often makedumpfile is begun until it gets to its end: with several threads it dies of a signal now and then.
+const TRIES: usize = 5;
+/// Names another makedumpfile than the one that is installed: Debian's has no zstd.
+const MAKEDUMPFILE: &str = "DISKDUMP_MAKEDUMPFILE";
 /// How much of the rate of `cp --sparse=always` of the core saving it must reach.
 const ELF_GOAL: f64 = 0.8;
 /// How much of makedumpfile's rate saving a compressed kdump must reach.
@@ -34,7 +41,8 @@ const LOOK: Duration = Duration::from_millis(2);
 /// What stands above the table.
 pub(super) fn about() -> String {
     format!(
-        "{} MiB of memory: zeros, text, structures and noise; {} threads; fsync on both sides; medians of {RUNS} runs",
+        "{} MiB of memory: zeros, text, structures and noise; {} CPUs; fsync on both sides; medians of {RUNS} runs, of \
+         {KDUMP_RUNS} against makedumpfile",
         image::MEMORY >> 20,
         threads()
     )
@@ -53,8 +61,16 @@ struct Side {
 }
 
 impl Side {
-    /// Runs programs one after another and takes the time of all of them.
+    /// Runs programs one after another and takes the time of all of them, if they get to their end.
     fn run(&mut self, commands: &mut [Command]) -> Result<()> {
+        match self.try_run(commands)? {
+            None => Ok(()),
+            Some(died) => bail!("{died}"),
+        }
+    }
+
+    /// As [`Side::run`]; says so if one died of a signal, and takes no time then.
+    fn try_run(&mut self, commands: &mut [Command]) -> Result<Option<String>> {
         // What runs before left to be written is not this one's.
         Command::new("sync").status().context("cannot run sync")?;
         let begin = Instant::now();
@@ -73,10 +89,13 @@ impl Side {
                     None => sleep(LOOK),
                 }
             };
+            if status.signal().is_some() {
+                return Ok(Some(format!("{shown} failed: {status}")));
+            }
             ensure!(status.success(), "{shown} failed: {status}");
         }
         self.seconds.push(begin.elapsed().as_secs_f64());
-        Ok(())
+        Ok(None)
     }
 
     /// Rate over so many bytes, in MB/s.
@@ -109,7 +128,7 @@ struct Bench {
 }
 
 /// Measures all of it.
-pub(super) fn rows(quiet: bool) -> Result<Vec<Row>> {
+pub(super) fn rows(notes: &mut Vec<String>, quiet: bool) -> Result<Vec<Row>> {
     let folder = build::target_folder().join("bench-savecore");
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
@@ -119,7 +138,7 @@ pub(super) fn rows(quiet: bool) -> Result<Vec<Row>> {
     bench.say("making a dump");
     let bytes = image::write(&bench.path("dump.img"))?;
     let mut rows = bench.elf(bytes)?;
-    rows.extend(bench.kdump(bytes)?);
+    rows.extend(bench.kdump(bytes, notes)?);
     rows.extend(bench.lay()?);
     fs::remove_dir_all(&bench.folder).context("cannot remove what was measured")?;
     Ok(rows)
@@ -137,14 +156,14 @@ impl Bench {
     }
 
     /// Saves the dump to an empty folder.
-    fn save(&self, to: &str, words: &[&str]) -> Result<Command> {
+    fn save(&self, to: &str, threads: usize, words: &[&str]) -> Result<Command> {
         let to = self.path(to);
         if to.exists() {
             fs::remove_dir_all(&to).with_context(|| format!("cannot empty {}", to.display()))?;
         }
         fs::create_dir(&to).with_context(|| format!("cannot create {}", to.display()))?;
         let mut command = Command::new(&self.savecore);
-        command.args(["save", "--keep", "--host", "bench", "--threads", &threads().to_string()]);
+        command.args(["save", "--keep", "--host", "bench", "--threads", &threads.to_string()]);
         command.args(words).arg("-o").arg(to).arg(self.path("dump.img"));
         Ok(command)
     }
@@ -171,7 +190,7 @@ impl Bench {
         let (mut ours, mut theirs) = (Side::default(), Side::default());
         for _ in 0..RUNS {
             self.say("savecore save --format elf");
-            ours.run(&mut [self.save("elf", &[])?])?;
+            ours.run(&mut [self.save("elf", threads(), &[])?])?;
             self.say("cp --sparse=always");
             let (core, copy) = (self.saved("elf")?, self.fresh("copy"));
             let mut cp = Command::new("cp");
@@ -183,40 +202,74 @@ impl Bench {
         Ok(compare("to ELF / cp --sparse=always", bytes, &ours, &theirs, ELF_GOAL).into())
     }
 
-    /// To compressed kdumps, against makedumpfile with the ELF core.
-    fn kdump(&self, bytes: u64) -> Result<Vec<Row>> {
+    /// To compressed kdumps, against makedumpfile with the ELF core: both with one thread, and both with one for each CPU.
+    fn kdump(&self, bytes: u64, notes: &mut Vec<String>) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         let core = self.saved("elf")?;
-        let help = Command::new("makedumpfile").arg("--help").output();
-        let help = help.map(|help| String::from_utf8_lossy(&help.stdout).into_owned()).unwrap_or_default();
-        if help.is_empty() {
-            // Nothing to compare with on this machine.
+        let Some(version) = version() else {
+            notes.push(format!("makedumpfile is not installed, nor does {MAKEDUMPFILE} name one"));
             return Ok(rows);
-        }
-        for (compress, flag) in [("zlib", Some("-c")), ("zstd", Some("-z")), ("none", None)] {
-            // Without zstd, makedumpfile takes the flag and packs nothing, or refuses it.
-            if compress == "zstd" && !zstd()? {
+        };
+        for (compress, flag) in [("zlib", "-c"), ("zstd", "-z")] {
+            if compress == "zstd" && !has_zstd(&version) {
+                notes.push(format!("this makedumpfile has no zstd; {MAKEDUMPFILE} may name one that has"));
                 continue;
             }
-            let (mut ours, mut theirs) = (Side::default(), Side::default());
-            for _ in 0..RUNS {
-                self.say(&format!("savecore save --format kdump --compress {compress}"));
-                ours.run(&mut [self.save("kdump", &["--format", "kdump", "--compress", compress])?])?;
-                self.say("makedumpfile");
-                let out = self.fresh("filtered");
-                let mut make = Command::new("makedumpfile");
+            let counts = if threads() > 1 { vec![1, threads()] } else { vec![1] };
+            for threads in counts {
+                let words = ["--format", "kdump", "--compress", compress];
+                let mut make = Command::new(makedumpfile());
                 // Pages of zeros it leaves out, which is the least work.
-                make.args(flag)
-                    .args(["-d", "1", "--num-threads", &threads().to_string()])
-                    .arg(&core)
-                    .arg(&out);
-                theirs.run(&mut [make, fsync(&out)])?;
+                make.args([flag, "-d", "1"]);
+                if threads > 1 {
+                    make.arg("--num-threads").arg(threads.to_string());
+                }
+                let shown = format!("{:?}", make).replace('"', "");
+                let out = self.path("filtered");
+                make.arg(&core).arg(&out);
+                let mut commands = [make, fsync(&out)];
+                let (mut ours, mut theirs) = (Side::default(), Side::default());
+                for _ in 0..KDUMP_RUNS {
+                    self.say(&format!("savecore save --compress {compress} --threads {threads}"));
+                    ours.run(&mut [self.save("kdump", threads, &words)?])?;
+                    self.say(&shown);
+                    self.makedumpfile(&mut theirs, &mut commands, &shown, notes)?;
+                }
+                let name = format!("to kdump, {threads} threads / {shown}");
+                rows.extend(compare(&name, bytes, &ours, &theirs, KDUMP_GOAL));
+                let size =
+                    |path: &Path| Ok::<f64, anyhow::Error>(allocated(path)? as f64 / f64::from(1 << 20));
+                rows.push(Row {
+                    theirs: Some(size(&out)?),
+                    ..Row::proportion(
+                        "savecore",
+                        &format!("{name}: the file"),
+                        "MiB",
+                        size(&self.saved("kdump")?)?,
+                    )
+                });
             }
-            let name = format!("to kdump, {compress} / makedumpfile {}", flag.unwrap_or("without -c"));
-            rows.extend(compare(&name, bytes, &ours, &theirs, KDUMP_GOAL));
         }
         self.fresh("filtered");
         Ok(rows)
+    }
+
+    /// Runs makedumpfile until it gets to its end.
+    fn makedumpfile(
+        &self,
+        side: &mut Side,
+        commands: &mut [Command],
+        shown: &str,
+        notes: &mut Vec<String>,
+    ) -> Result<()> {
+        for _ in 0..TRIES {
+            self.fresh("filtered");
+            if side.try_run(commands)?.is_none() {
+                return Ok(());
+            }
+            notes.push(format!("{shown} died of a signal, which does not count, and was run again"));
+        }
+        bail!("{shown} did not get to its end in {TRIES} runs")
     }
 
     /// The pattern, against plain writes of zeros.
@@ -256,10 +309,18 @@ fn allocated(path: &Path) -> Result<u64> {
     Ok(metadata.blocks() * 512)
 }
 
-/// Whether this makedumpfile can pack with zstd.
-fn zstd() -> Result<bool> {
-    let output = Command::new("makedumpfile").arg("-v").output().context("cannot run makedumpfile")?;
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text);
-    Ok(text.lines().any(|line| line.starts_with("zstd") && line.contains("enabled")))
+/// The makedumpfile that is measured.
+fn makedumpfile() -> OsString {
+    std::env::var_os(MAKEDUMPFILE).unwrap_or_else(|| "makedumpfile".into())
+}
+
+/// What makedumpfile says that it can; `None` if there is none.
+fn version() -> Option<String> {
+    let output = Command::new(makedumpfile()).arg("-v").output().ok()?;
+    Some(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+/// Whether it can pack with zstd; without, it takes the flag and packs nothing, or refuses it.
+fn has_zstd(version: &str) -> bool {
+    version.lines().any(|line| line.starts_with("zstd") && line.contains("enabled"))
 }
