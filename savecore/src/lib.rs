@@ -30,6 +30,7 @@ pub mod source;
 pub mod store;
 pub mod targets;
 pub mod text;
+mod writeback;
 
 pub use error::Error;
 pub use identity::Identity;

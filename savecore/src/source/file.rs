@@ -19,6 +19,7 @@ use super::table::{self, Slot};
 use super::{Source, in_use, shown, within};
 use crate::Error;
 use crate::text::harmless_line;
+use crate::writeback::Writeback;
 
 /// What a target is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +60,7 @@ pub struct Target {
     is_writable: bool,
     start: u64,
     blocks: u64,
+    writeback: Writeback,
     /// Other files whose locks are held: of a partition's device that of its disk, and what was read before writing.
     locked: Vec<File>,
 }
@@ -267,6 +269,7 @@ impl Opened {
             is_writable: access.writes_at_once(),
             start,
             blocks,
+            writeback: Writeback::default(),
             locked: self.locked,
         })
     }
@@ -306,7 +309,9 @@ impl Source for Target {
 
     fn write(&mut self, first: u64, from: &[Block]) -> io::Result<()> {
         let offset = self.offset(first, from.len())?;
-        self.file.write_all_at(from.as_flattened(), offset)
+        self.file.write_all_at(from.as_flattened(), offset)?;
+        self.writeback.wrote(&self.file, offset, from.as_flattened().len());
+        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {

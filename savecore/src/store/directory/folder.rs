@@ -17,6 +17,7 @@ use super::super::record::{self, Record};
 use super::super::{Crash, Folder, Place, names};
 use super::{Directory, Lock, free, is_same, open_folder, stat};
 use crate::core::Sink;
+use crate::writeback::Writeback;
 
 /// How often, and how long in between, a new folder is tried for: whoever removes leftovers holds it for a moment.
 const TRIES: u32 = 10;
@@ -67,7 +68,13 @@ impl<'d> Partial<'d> {
         let file = rustix::fs::openat(&self.fd, name, flags, mode).map_err(failed("create", &shown))?;
         let file = File::from(file);
         let min_free = self.directory.limits.min_free;
-        let mut sink = FileSink { file: &file, min_free, unseen: LOOK_EVERY, refused: Cell::new(None) };
+        let mut sink = FileSink {
+            file: &file,
+            min_free,
+            unseen: LOOK_EVERY,
+            writeback: Writeback::default(),
+            refused: Cell::new(None),
+        };
         write(&mut sink).map_err(|error| match sink.refused.take() {
             Some(Refused::NoRoom(free)) => {
                 StoreError::NoRoom { path: self.directory.name.clone(), free, room: 0, min_free }
@@ -121,6 +128,7 @@ struct FileSink<'f> {
     min_free: u64,
     /// Bytes written since the room was looked at; at first, as many as make it look.
     unseen: u64,
+    writeback: Writeback,
     refused: Cell<Option<Refused>>,
 }
 
@@ -151,7 +159,9 @@ impl Sink for FileSink<'_> {
             }
         }
         self.unseen += bytes.len() as u64;
-        self.told(self.file.write_all_at(bytes, offset))
+        self.told(self.file.write_all_at(bytes, offset))?;
+        self.writeback.wrote(self.file, offset, bytes.len());
+        Ok(())
     }
 
     fn set_len(&mut self, length: u64) -> io::Result<()> {
