@@ -304,7 +304,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("Taken", "takes 9999 crashes in one second: store::directory"),
     ("Busy", "takes another savecore at the same moment: store"),
     ("Devices", "takes a system without sysfs: arming"),
-    ("TooLong", "takes a hundred targets: arming"),
 ];
 
 /// The variants of an error in a source file, each with the longest part of its message that stays the same.

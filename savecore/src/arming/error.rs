@@ -107,11 +107,11 @@ pub enum ArmError {
     /// The target cannot be opened, is in use, or the like.
     #[error(transparent)]
     Target(#[from] Error),
-    /// What the module is to be told does not fit.
-    #[error("the words for the module have {bytes} bytes, and it takes {most}: name fewer targets", most = super::MAX_WORDS)]
-    TooLong {
+    /// Too many targets were named.
+    #[error("{number} targets were named, and a kernel is armed on {most} at most", most = super::MAX_TARGETS)]
+    TooMany {
         /// How many.
-        bytes: usize,
+        number: usize,
     },
     /// The module refused.
     #[error("the kernel does not arm {targets}: {why}")]

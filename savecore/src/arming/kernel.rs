@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::module::{read, write};
+use super::options::PORTS;
 use super::{ArmError, System};
 
 /// The kernel's parameter that makes a crash kernel wait until panic notifiers ran.
@@ -41,7 +42,7 @@ pub(super) enum Console {
     /// There is none.
     None,
     /// A 16550 behind this I/O port.
-    Port(u64),
+    Port(u16),
     /// One that is reached otherwise.
     Other(String),
 }
@@ -129,8 +130,10 @@ impl Kernel {
             digits.map_or(text.parse().ok(), |digits| u64::from_str_radix(digits, 16).ok())
         };
         // Kinds of access are numbered from 0, I/O ports, on (UPIO_PORT in include/linux/serial_core.h).
-        match (value("io_type"), value("port")) {
-            (Some(0), Some(port @ 1..=0xffff)) => Console::Port(port),
+        let port =
+            value("port").and_then(|port| u16::try_from(port).ok()).filter(|port| PORTS.contains(port));
+        match (value("io_type"), port) {
+            (Some(0), Some(port)) => Console::Port(port),
             _ => Console::Other(name.to_owned()),
         }
     }

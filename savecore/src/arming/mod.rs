@@ -19,7 +19,7 @@ pub use kernel::{Kdump, Kernel, Panic};
 pub(crate) use module::is_armed_on;
 pub use module::{Module, State, Status};
 pub use options::Options;
-pub use plan::{MAX_WORDS, Plan, Planned, plan};
+pub use plan::{MAX_TARGETS, MAX_WORDS, Plan, Planned, plan};
 
 use crate::source::Roots;
 
@@ -30,17 +30,19 @@ pub struct System {
     pub roots: Roots,
     /// procfs, in /proc.
     pub proc: PathBuf,
+    /// The root of all file systems.
+    pub root: PathBuf,
 }
 
 impl System {
     /// The running one.
     pub fn running() -> System {
-        System { roots: Roots::system(), proc: "/proc".into() }
+        System { roots: Roots::system(), proc: "/proc".into(), root: "/".into() }
     }
 
     /// One whose file systems are below another root, with files in place of devices.
     pub fn below(root: &Path) -> System {
-        System { roots: Roots::below(root), proc: root.join("proc") }
+        System { roots: Roots::below(root), proc: root.join("proc"), root: root.to_owned() }
     }
 }
 

@@ -1,5 +1,7 @@
 //! How to dump, as `[arm]` of the configuration says; and as words for the module.
 
+use std::ops::RangeInclusive;
+
 use bytesize::ByteSize;
 use serde::Deserialize;
 
@@ -167,6 +169,9 @@ impl TryFrom<String> for Verify {
     }
 }
 
+/// Where a 16550 may have the first of its eight ports: below are those of the mainboard.
+pub(super) const PORTS: RangeInclusive<u16> = 0x100..=0xfff8;
+
 /// Where progress is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "String")]
@@ -187,7 +192,7 @@ impl TryFrom<String> for Serial {
         match (text.as_str(), port) {
             ("console", _) => Ok(Serial::Console),
             ("none", _) => Ok(Serial::None),
-            (_, Some(port @ 1..)) => Ok(Serial::Port(port)),
+            (_, Some(port)) if PORTS.contains(&port) => Ok(Serial::Port(port)),
             _ => Err(format!("{text:?} is none of \"console\", \"none\" and a port, such as \"0x3f8\"")),
         }
     }

@@ -12,6 +12,12 @@ use super::{ArmError, Kernel, Module, Options, System};
 /// The module takes no more bytes of words: a file of sysfs is written by the page, and ends with a zero.
 pub const MAX_WORDS: usize = 4095;
 
+/// The module takes no more targets.
+pub const MAX_TARGETS: usize = 4;
+
+/// The module takes no more CPUs' notes.
+const MAX_NOTES: usize = 256;
+
 /// How the kernel is going to be armed.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Plan {
@@ -63,6 +69,9 @@ pub fn plan(
             .map(|name| named(system, name, partition))
             .collect::<Result<Vec<Node>, ArmError>>()?,
     };
+    if nodes.len() > MAX_TARGETS {
+        return Err(ArmError::TooMany { number: nodes.len() });
+    }
     // What the module has for itself is not in use by others.
     let held = Module::of(system).and_then(|module| module.held()).unwrap_or_default();
     let mut targets: Vec<Planned> = Vec::new();
@@ -72,7 +81,7 @@ pub fn plan(
         }
         targets.push(look(node, held.contains(&node.shown), &mut warnings)?);
     }
-    let words = words(&targets, options, &Kernel::of(system), &mut warnings)?;
+    let words = words(&targets, options, &Kernel::of(system), &mut warnings);
     Ok(Plan { targets, words, warnings })
 }
 
@@ -101,6 +110,12 @@ fn found(system: &System, warnings: &mut Vec<String>) -> Result<Vec<Node>, ArmEr
     }
     if used.is_empty() {
         return Err(ArmError::NothingFound { left_out: left_out.join("; ") });
+    }
+    for (_, node) in used.drain(used.len().min(MAX_TARGETS)..) {
+        left_out.push(format!(
+            "{} is left out, since a kernel is armed on {MAX_TARGETS} targets at most",
+            node.shown
+        ));
     }
     warnings.append(&mut left_out);
     Ok(used.into_iter().map(|(_, node)| node).collect())
@@ -199,12 +214,7 @@ fn look(node: &Node, is_ours: bool, warnings: &mut Vec<String>) -> Result<Planne
 }
 
 /// All that the module is told.
-fn words(
-    targets: &[Planned],
-    options: &Options,
-    kernel: &Kernel,
-    warnings: &mut Vec<String>,
-) -> Result<String, ArmError> {
+fn words(targets: &[Planned], options: &Options, kernel: &Kernel, warnings: &mut Vec<String>) -> String {
     let mut words = Vec::new();
     for Planned { device, uuid, .. } in targets {
         words.push(format!("target={device}"));
@@ -219,13 +229,13 @@ fn words(
         )),
         (Serial::None, _) | (Serial::Console, Console::None) => {}
     }
-    let notes = kernel.crash_notes();
+    let addresses = kernel.crash_notes();
     let bytes = |words: &[String]| words.iter().map(|word| word.len() + 1).sum::<usize>();
-    if !notes.is_empty() {
-        let notes = notes.iter().map(|address| format!("{address:#x}")).collect::<Vec<_>>().join(",");
+    if !addresses.is_empty() {
+        let notes = addresses.iter().map(|address| format!("{address:#x}")).collect::<Vec<_>>().join(",");
         words.push(format!("notes={notes}"));
         // The line's own end counts, too.
-        if bytes(&words) > MAX_WORDS {
+        if bytes(&words) > MAX_WORDS || addresses.len() > MAX_NOTES {
             words.pop();
             warnings.push(
                 "there are too many CPUs to tell the module where the kernel keeps their registers: with crash_kexec_post_notifiers a dump has those of one CPU only"
@@ -233,8 +243,5 @@ fn words(
             );
         }
     }
-    match bytes(&words) {
-        bytes if bytes > MAX_WORDS => Err(ArmError::TooLong { bytes }),
-        _ => Ok(words.join(" ")),
-    }
+    words.join(" ")
 }

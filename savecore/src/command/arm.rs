@@ -118,7 +118,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     }
     let armed = if arguments.dry_run { None } else { Some(arming::arm(&system, &plan, &options)?) };
     if let Some(armed) = &armed {
-        warn(armed, Kernel::of(&system).kdump());
+        for line in warnings(armed, Kernel::of(&system).kdump()) {
+            warning(&line);
+        }
     }
     let names = plan.names().join(", ");
     printed(match (&armed, arguments.json) {
@@ -130,20 +132,24 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     Ok(Finding::Good)
 }
 
-/// Says what is otherwise than a person may think.
-fn warn(armed: &Armed, kdump: Kdump) {
+/// What is otherwise than a person may think.
+pub(super) fn warnings(armed: &Armed, kdump: Kdump) -> Vec<String> {
+    let mut lines = Vec::new();
     if let Some((level, asked, why)) = armed.status.lowered() {
-        warning(&format!("the kernel dumps at level {level}, not {asked}: {why}"));
+        lines.push(format!("the kernel dumps at level {level}, not {asked}: {why}"));
     }
     if armed.kdump_put_behind {
-        warning(
-            "a crash kernel is loaded: crash_kexec_post_notifiers is set now, so that it runs when a dump failed",
+        lines.push(
+            "a crash kernel is loaded: crash_kexec_post_notifiers is set now, so that it runs when a dump failed"
+                .to_owned(),
         );
     } else if kdump == Kdump::First {
-        warning(
-            "a crash kernel is loaded and goes first, so that diskdump never runs: set crash_kexec_post_notifiers in [arm], or unload it",
+        lines.push(
+            "a crash kernel is loaded and goes first, so that diskdump never runs: set crash_kexec_post_notifiers in [arm], or unload it"
+                .to_owned(),
         );
     }
+    lines
 }
 
 pub(crate) fn disarm(arguments: &DisarmArguments) -> anyhow::Result<Finding> {

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
@@ -20,6 +21,8 @@ use savecore::store::{self, Limits};
 use savecore::targets::{Opener, TargetName, Targets};
 use serde_json::{Value, json};
 
+use super::arm::SystemArguments;
+use super::rearm::Rearm;
 use super::{keys, list};
 use crate::output::{self, Bar, error, note, warning};
 use crate::{Finding, printed};
@@ -28,7 +31,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  all that waited is saved, or nothing waited
   1  all that waited is saved, and something is not as it should be: a hook failed, a damaged dump was kept,
-     or a partition cannot take the next dump
+     a partition cannot take the next dump, or the kernel is not armed as [arm] says
   2  error: a dump could not be saved, or a target, the store, a key or the configuration cannot be used
   3  work is left: the time was over, or the store is reached over a network that is not up yet
 
@@ -38,6 +41,9 @@ Dumps that are not saved stay where they are; the next run saves them.";
 ///
 /// Booting waits for it no longer than the configuration's limit; savecore.service runs it. What is left, it
 /// notes in the file of --note, whereupon savecore-later.service runs `savecore boot --late`.
+///
+/// A Linux with the diskdump module is armed then, if [arm] in the configuration says boot = true. One that is armed
+/// already is disarmed for as long as there is something to harvest, and armed again on the same targets.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -53,6 +59,8 @@ pub(crate) struct Arguments {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    system: SystemArguments,
 }
 
 /// What was done: printed, and handed to the hook that runs afterwards.
@@ -66,6 +74,8 @@ struct Done {
     defects: Vec<String>,
     /// Whether work is left for later.
     left: bool,
+    /// Devices that the kernel was armed on.
+    armed: Vec<String>,
     /// Dumps that were saved and of which no post hook knows yet; also by earlier runs.
     #[serde(skip)]
     untold: Untold,
@@ -205,19 +215,22 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let config = configuration(arguments.config.as_deref())?;
     let deadline = Deadline::new((!arguments.late).then(|| config.limit.duration()));
     let (path, saved) = (arguments.note.clone(), untold.clone());
-    deadline.watch(move || over(path.as_deref(), &saved)).context("cannot watch the time")?;
+    let kernel = Rearm::new(arguments.system.system());
+    let disarmed = kernel.watch();
+    deadline
+        .watch(move || over(path.as_deref(), &saved, disarmed.load(Ordering::Relaxed)))
+        .context("cannot watch the time")?;
     let opener = opener(&config)?;
 
     let has_untold = !untold.all().is_empty();
     let mut done = Done { quiet: arguments.json, untold, ..Done::default() };
     let (names, defects) = targets(&config)?;
     defects.into_iter().for_each(|line| done.defect(line));
-    let access = if config.rearm { Access::Harvest } else { Access::Read };
-    let opened = Opened::open(&names, access, opener.as_ref(), &mut Bar::new());
+    let local = arguments.late || arguments.note.is_none() || !config.is_remote();
+    let (opened, stuck) = open(&names, &config, local, &kernel, opener.as_ref(), &mut done);
     for error in &opened.errors {
         done.error(error.to_string());
     }
-    let local = arguments.late || arguments.note.is_none() || !config.is_remote();
     if !opened.has_work() {
         match opened.names().join(", ") {
             // What kept them from being opened was told.
@@ -226,6 +239,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             names => done.note(&format!("no dump waits on {names}")),
         }
         armed(&opened.groups, &config, &mut done);
+        // The hook may look at the partitions, and the kernel wants them for itself.
         drop(opened);
         if let (true, Some(hook)) = (has_untold, &config.post) {
             call(hook, Stage::Post, &config, &deadline, &mut done);
@@ -236,7 +250,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         let prepared =
             config.pre.as_ref().is_none_or(|hook| call(hook, Stage::Pre, &config, &deadline, &mut done));
         let keep = match prepared {
-            true => (!config.rearm).then_some("rearm is false"),
+            true => stuck.or((!config.rearm).then_some("rearm is false")),
             false => Some("the pre hook failed"),
         };
         let groups = save(opened, &config, keep, opener.as_ref(), &deadline, &mut done);
@@ -258,9 +272,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             ));
         }
     } else {
+        drop(opened);
         done.left = true;
         done.note(&format!("dumps wait; they go to {} when the network is up", config.store));
     }
+    rearm(&kernel, &config, &mut done);
     if let (true, Some(path)) = (done.left, &arguments.note) {
         done.untold
             .leave(path)
@@ -270,6 +286,53 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         printed(output::json(&done))?;
     }
     Ok(done.finding())
+}
+
+/// Opens the targets, to be written if something waits there that will be harvested. What the kernel's module has for itself
+/// can be read meanwhile; only if a dump is there it has to let go. If it does not, why dumps stay there is said, too.
+fn open(
+    names: &[TargetName],
+    config: &Config,
+    local: bool,
+    kernel: &Rearm,
+    opener: Option<&Opener>,
+    done: &mut Done,
+) -> (Opened, Option<&'static str>) {
+    let open = |access| Opened::open(names, access, opener, &mut Bar::new());
+    if !config.rearm {
+        return (open(Access::Read), None);
+    }
+    if !kernel.holds(names) {
+        return (open(Access::Harvest), None);
+    }
+    let opened = open(Access::Read);
+    if !local || !opened.has_work() {
+        return (opened, None);
+    }
+    match kernel.disarm() {
+        Ok(()) => {
+            done.note(&format!("the kernel is disarmed on {} for the harvest", kernel.held().join(", ")));
+            drop(opened);
+            (open(Access::Harvest), None)
+        }
+        Err(error) => {
+            done.error(format!("the kernel does not let go of {}: {error}", kernel.held().join(", ")));
+            (opened, Some("the kernel does not let go of it"))
+        }
+    }
+}
+
+/// Arms the kernel, as the configuration says, or as it was before.
+fn rearm(kernel: &Rearm, config: &Config, done: &mut Done) {
+    match kernel.arm(config) {
+        Ok(None) => {}
+        Ok(Some(rearmed)) => {
+            done.note(&format!("the kernel is armed on {}", rearmed.targets.join(", ")));
+            rearmed.warnings.iter().for_each(|line| warning(line));
+            done.armed = rearmed.targets;
+        }
+        Err(error) => done.defect(format!("the kernel is not armed: {error}")),
+    }
 }
 
 /// Saves what waits on each group of targets, and leaves it there if `keep` says why; gives the targets back.
@@ -385,8 +448,11 @@ fn call(hook: &Hook, stage: Stage, config: &Config, deadline: &Deadline, done: &
 }
 
 /// The time is over, and something hangs.
-fn over(path: Option<&Path>, untold: &Untold) {
+fn over(path: Option<&Path>, untold: &Untold, disarmed: bool) {
     warning("the time limit is over: dumps that are not saved stay where they are");
+    if disarmed {
+        warning("the kernel was disarmed for the harvest and still is: `savecore arm` arms it");
+    }
     if let Some(path) = path
         && let Err(failed) = untold.leave(path)
     {

@@ -2,8 +2,14 @@
 
 use std::fs;
 
-use savecore::arming::{self, ArmError, Kdump, Kernel, MAX_WORDS, Module, Options, Plan, State, System};
+use dump_linux::config::Words;
+use dumpcore::format::BLOCK_SIZE;
+use proptest::prelude::*;
+use savecore::arming::{
+    self, ArmError, Kdump, Kernel, MAX_TARGETS, MAX_WORDS, Module, Options, Plan, State, System,
+};
 use savecore::boot::Config;
+use savecore::partition;
 
 use crate::common::{Machine, partition as formatted, write_dump};
 use crate::linux::{Linux, STATUS};
@@ -179,36 +185,85 @@ fn a_dump_that_waits_is_told_of_and_is_no_obstacle() {
     assert_eq!((plan.targets[0].waiting, plan.warnings.len()), (1, 1), "{:?}", plan.warnings);
 }
 
-#[test]
-fn more_targets_than_fit_are_refused_and_registers_go_first() {
+/// A Linux with so many dump partitions, each of its own uuid.
+fn with_partitions(number: u8) -> Crashable {
     let crashable = Crashable::new();
-    for number in 0..100 {
-        let mut disk = formatted(20);
-        savecore::partition::format(
-            &mut disk,
-            &savecore::partition::Plan {
-                uuid: [number; 16],
-                name: String::new(),
-                created: 0,
-                recipient: None,
-            },
-            &mut (),
-        )
-        .unwrap();
+    for number in 0..number {
+        let mut disk = vec![0; 20 * BLOCK_SIZE];
+        let plan = partition::Plan { uuid: [number; 16], name: String::new(), created: 0, recipient: None };
+        partition::format(&mut disk, &plan, &mut ()).unwrap();
         crashable.linux.device(&format!("pci0/sd{number}"), (8, number.into()), &disk);
     }
-    let names: Vec<String> = (0..100).map(|number| format!("/dev/sd{number}")).collect();
-    for number in 1..=100 {
-        let names: Vec<&str> = names[..number].iter().map(String::as_str).collect();
-        match crashable.plan(&names, &Options::default()) {
-            Ok(plan) => {
-                assert!(plan.words.len() < MAX_WORDS && plan.targets.len() == number);
-                assert_eq!(plan.words.contains("notes="), plan.warnings.is_empty());
-            }
-            Err(error) => assert!(matches!(error, ArmError::TooLong { .. }) && number > 50, "{error}"),
+    crashable
+}
+
+#[test]
+fn of_many_partitions_the_first_few_are_armed_and_more_cannot_be_named() {
+    let crashable = with_partitions(6);
+    let plan = crashable.plan(&[], &Options::default()).unwrap();
+    assert_eq!(plan.names(), ["/dev/sd0", "/dev/sd1", "/dev/sd2", "/dev/sd3"]);
+    assert_eq!(plan.warnings.len(), 2);
+    let names: Vec<String> = (0..=MAX_TARGETS).map(|number| format!("/dev/sd{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert!(matches!(crashable.plan(&names, &Options::default()), Err(ArmError::TooMany { number: 5 })));
+}
+
+fn values() -> impl Strategy<Value = String> {
+    let line = |key: &'static str, values: BoxedStrategy<String>| {
+        proptest::option::of(values.prop_map(move |value| format!("{key} = {value}\n")))
+            .prop_map(Option::unwrap_or_default)
+    };
+    let word = |words: &'static [&'static str]| {
+        prop::sample::select(words).prop_map(|word| format!("{word:?}")).boxed()
+    };
+    let number =
+        |numbers: std::ops::RangeInclusive<u64>| numbers.prop_map(|number| number.to_string()).boxed();
+    let lines = (
+        line("level", number(0..=63)),
+        line("compress", word(&["lz4", "none"])),
+        line("budget", number(1..=86_400)),
+        line("timeout", number(1..=600_000)),
+        line("verify", word(&["all", "ahead", "samples:1", "samples:4096"])),
+        line("helpers", number(0..=8192)),
+        line("risky", any::<bool>().prop_map(|yes| yes.to_string()).boxed()),
+        line("log", word(&["0B", "64KiB", "1GiB"])),
+        line("then", word(&["reboot", "continue", "halt"])),
+        line("serial", word(&["console", "none", "0x100", "0xfff8"])),
+    );
+    lines.prop_map(|lines| {
+        let (a, b, c, d, e, f, g, h, i, j) = lines;
+        [a, b, c, d, e, f, g, h, i, j].concat()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The module's own parser is the judge.
+    #[test]
+    fn the_module_understands_whatever_the_configuration_can_say(
+        values in values(),
+        targets in 1..=4_u8,
+        cpus in 0..300_u64,
+    ) {
+        let crashable = with_partitions(targets);
+        for cpu in 0..cpus {
+            let note = format!("sys/devices/system/cpu/cpu{cpu}/crash_notes");
+            crashable.linux.file(&note, format!("{:x}\n", (cpu + 1) << 44 | 0xff00));
         }
+        let plan = crashable.plan(&[], &options(&values)).unwrap();
+        prop_assert!(plan.words.len() < MAX_WORDS && !plan.words.contains('\n'));
+        let words = Words::parse(&plan.words);
+        prop_assert!(words.is_ok(), "{}: {}", plan.words, words.unwrap_err());
+        let words = words.unwrap();
+        prop_assert!(words.targets().map(|target| target.path).eq(plan.names()));
+        prop_assert!(words.targets().all(|target| target.uuid.is_some()));
+        let told = words.notes().count() as u64;
+        // Two CPUs are there always.
+        prop_assert!(told == cpus.max(2) || (told == 0 && !plan.warnings.is_empty()));
+        prop_assert!(told > 0 || cpus > 150);
+        prop_assert!(values.contains("level") || words.level.bits() == 31);
     }
-    assert!(crashable.plan(&[], &Options::default()).is_err());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The command, run as a person or a boot script runs it.
 
+mod arm;
 mod boot;
 mod drill;
 mod faults;

@@ -1,0 +1,117 @@
+//! `savecore boot` and `savecore drill` on a Linux of files whose kernel has the diskdump module.
+
+use std::fs;
+
+use super::{Place, json, run};
+use crate::common::{Machine, partition as formatted, write_dump};
+use crate::linux::Linux;
+
+/// A Linux with one dump partition, and a configuration with this [arm].
+fn crashable(place: &Place, disk: &[u8], arm: &str) -> (Linux, String) {
+    let linux = Linux::new(&place.path("linux"));
+    linux.device("pci0/vdb", (254, 16), disk);
+    linux.module("disarmed", "", "target=/dev/vdb\nlevel=31\nlevel_asked=31\n");
+    let target = linux.path("dev/vdb");
+    let config = place.config(&[target.to_str().unwrap()], &format!("min_free = \"1KiB\"\n[arm]\n{arm}"));
+    (linux, config)
+}
+
+fn with_dump() -> Vec<u8> {
+    let mut disk = formatted(200);
+    write_dump(&mut disk, 1, &Machine::small());
+    disk
+}
+
+fn boot(place: &Place, config: &str, more: &[&str]) -> (i32, String, String) {
+    run([&["boot", "--config", config, "--system", &place.text("linux")], more].concat())
+}
+
+const ARM: &str = "sys/kernel/diskdump/arm";
+const DISARM: &str = "sys/kernel/diskdump/disarm";
+
+#[test]
+fn booting_saves_what_waits_and_then_arms_if_it_is_told_to() {
+    let place = Place::new();
+    let (linux, config) =
+        crashable(&place, &with_dump(), "boot = true\ntargets = [\"/dev/vdb\"]\nlevel = 17");
+    let (code, stdout, stderr) = boot(&place, &config, &[]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.ends_with("the kernel is armed on /dev/vdb\n"), "{stdout}");
+    assert!(linux.text(ARM).starts_with("target=/dev/vdb uuid=") && linux.text(ARM).contains(" level=17 "));
+    assert_eq!((place.crashes("out").len(), linux.text(DISARM).as_str()), (1, ""));
+    assert!(fs::read(linux.path("dev/vdb")).unwrap() == formatted(200));
+
+    // Without a word about it, nothing is armed.
+    let place = Place::new();
+    let (linux, config) = crashable(&place, &with_dump(), "level = 17");
+    assert_eq!(boot(&place, &config, &[]).0, 0);
+    assert_eq!((linux.text(ARM).as_str(), linux.text(DISARM).as_str()), ("", ""));
+}
+
+#[test]
+fn an_armed_kernel_is_disarmed_for_a_dump_and_for_nothing_less() {
+    for (disk, waits) in [(with_dump(), true), (formatted(200), false)] {
+        for arm in ["", "boot = true\ntargets = [\"/dev/vdb\"]"] {
+            let place = Place::new();
+            let (linux, config) = crashable(&place, &disk, arm);
+            linux.module("armed", "", "target=/dev/vdb\n");
+            let (code, stdout, stderr) = boot(&place, &config, &["--json"]);
+            assert_eq!((code, stderr.as_str()), (0, ""));
+            let done = json(&stdout[stdout.find('{').unwrap()..]);
+            let armed = done["armed"].as_array().unwrap();
+            assert_eq!((linux.text(DISARM) == "1\n", armed.len()), (waits, usize::from(waits)), "{arm}");
+            assert_eq!(linux.text(ARM).starts_with("target=/dev/vdb uuid="), waits, "{arm}");
+            assert_eq!(place.path("out").exists() && !place.crashes("out").is_empty(), waits);
+            assert!(fs::read(linux.path("dev/vdb")).unwrap() == formatted(200));
+        }
+    }
+}
+
+#[test]
+fn a_kernel_that_does_not_let_go_keeps_its_dump_and_the_store_gets_it_too() {
+    let place = Place::new();
+    let (linux, config) = crashable(&place, &with_dump(), "");
+    linux.module("armed", "", "target=/dev/vdb\n");
+    linux.refuses(DISARM);
+    let (code, stdout, stderr) = boot(&place, &config, &[]);
+    assert_eq!(code, 2, "{stdout}{stderr}");
+    assert!(stderr.contains("the kernel does not let go of /dev/vdb: cannot write"), "{stderr}");
+    assert_eq!(place.crashes("out").len(), 1);
+    assert!(fs::read(linux.path("dev/vdb")).unwrap() == with_dump());
+    assert_eq!(linux.text(ARM), "");
+}
+
+#[test]
+fn a_kernel_that_cannot_be_armed_is_told_of_and_the_dump_is_safe() {
+    let place = Place::new();
+    let (linux, config) = crashable(&place, &with_dump(), "boot = true\ntargets = [\"/dev/vdb\"]");
+    linux.module("refused", "its IOMMU has no room", "");
+    linux.refuses(ARM);
+    let (code, _, stderr) = boot(&place, &config, &[]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(
+        stderr.contains("the kernel is not armed: the kernel does not arm /dev/vdb: its IOMMU has no room")
+    );
+    assert_eq!(place.crashes("out").len(), 1);
+
+    fs::remove_dir_all(linux.path("sys/kernel/diskdump")).unwrap();
+    let (code, _, stderr) = boot(&place, &config, &[]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(
+        stderr.contains("the kernel is not armed: the kernel's diskdump module is not loaded"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_dump_that_is_left_for_later_does_not_keep_the_kernel_from_being_armed() {
+    let place = Place::new();
+    let (linux, config) = crashable(&place, &with_dump(), "boot = true\ntargets = [\"/dev/vdb\"]");
+    let text = fs::read_to_string(&config).unwrap().replace("store = ", "store = \"s3://nowhere/crash\" # ");
+    fs::write(&config, text).unwrap();
+    let (code, stdout, stderr) = boot(&place, &config, &["--note", &place.text("later")]);
+    assert_eq!(code, 3, "{stderr}");
+    assert!(stdout.contains("the kernel is armed on /dev/vdb") && place.path("later").exists(), "{stdout}");
+    assert!(stderr.contains("/dev/vdb: 1 dump waits there; the next goes behind"), "{stderr}");
+    assert!(linux.text(ARM).starts_with("target=/dev/vdb"));
+}
