@@ -2,19 +2,23 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::initramfs::Initramfs;
 use super::modules::{self, Modules};
 use super::stock::Stock;
-use crate::bed::Bed;
+use crate::bed::{Bed, Device};
 use crate::machine::{Machine, Running};
 use crate::serial::Serial;
 
 const INIT: &str = include_str!("init.sh");
 const LIBRARY: &str = include_str!("guest.sh");
+
+/// What a guest can be busy with, as functions of its script: `load` and `traffic`.
+pub const LOAD: &str = include_str!("load.sh");
 
 /// MiB of RAM: what a stock kernel needs, and some more.
 const MEMORY: u32 = 512;
@@ -40,6 +44,38 @@ impl<'a> Guest<'a> {
     pub fn module(mut self, name: &str) -> Guest<'a> {
         self.modules.push(name.to_owned());
         self
+    }
+
+    /// With the modules behind which this device appears as a disk.
+    #[must_use]
+    pub fn disk(self, device: &Device) -> Guest<'a> {
+        let modules: &[&str] = match device.driver {
+            "virtio-blk" => &["virtio_pci", "virtio_blk"],
+            "virtio-scsi" => &["virtio_pci", "virtio_scsi", "sd_mod"],
+            "ahci" => &["ahci", "sd_mod"],
+            other => &[other],
+        };
+        modules.iter().fold(self, |guest, module| guest.module(module))
+    }
+
+    /// With a program of this machine's, and the libraries that it needs, in `/bin`.
+    ///
+    /// # Errors
+    /// If it cannot be read, or needs what is not there.
+    pub fn program(mut self, program: &Path) -> Result<Guest<'a>> {
+        let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let output = Command::new("ldd").arg(program).output().context("cannot run ldd")?;
+        for library in libraries(&String::from_utf8_lossy(&output.stdout))
+            .with_context(|| format!("{} cannot run", program.display()))?
+        {
+            let path = library.trim_start_matches('/').to_owned();
+            if !self.files.iter().any(|(other, ..)| *other == path) {
+                self.files.push((path, 0o755, read(Path::new(&library))?));
+            }
+        }
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        self.files.push((format!("bin/{name}"), 0o755, read(program)?));
+        Ok(self)
     }
 
     /// With a file at `path`, relative to the root; `mode` is its permissions.
@@ -68,7 +104,7 @@ impl<'a> Guest<'a> {
     }
 
     /// The archive of its root.
-    fn root(&self) -> Result<Vec<u8>> {
+    pub(super) fn root(&self) -> Result<Vec<u8>> {
         let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         let mut root = Initramfs::default();
         for folder in ["dev", "proc", "sys", "tmp"] {
@@ -92,6 +128,18 @@ impl<'a> Guest<'a> {
     }
 }
 
+/// What `ldd` says of a program: files of libraries and the loader.
+fn libraries(said: &str) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for line in said.lines() {
+        // `NAME => FILE (ADDRESS)`, or `FILE (ADDRESS)`; what has no file is a part of the kernel.
+        let (name, file) = line.split_once(" => ").map_or(("", line), |(name, file)| (name.trim(), file));
+        ensure!(!file.starts_with("not found"), "there is no {name}");
+        files.extend(file.split_whitespace().next().filter(|file| file.starts_with('/')).map(str::to_owned));
+    }
+    Ok(files)
+}
+
 /// Waits for the end of a guest; gives what it said.
 ///
 /// # Errors
@@ -105,4 +153,22 @@ pub fn finish(mut running: Running, limit: Duration) -> Result<Serial> {
     }
     let why = serial.find("linux: failed: ").map_or(serial.last(), |line| line.text.as_str());
     bail!("the stock Linux did not do what it should: `{why}`; log: {}", serial.path().display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_files_and_one_that_is_missing_is_named() {
+        let said = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x00007f)\n\
+                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
+        assert_eq!(
+            libraries(said).unwrap(),
+            ["/lib/x86_64-linux-gnu/libz.so.1", "/lib64/ld-linux-x86-64.so.2"]
+        );
+        assert_eq!(libraries("\tstatically linked\n").unwrap(), Vec::<String>::new());
+        let error = libraries("\tliblzo2.so.2 => not found\n").unwrap_err().to_string();
+        assert!(error.contains("liblzo2.so.2"), "{error}");
+    }
 }

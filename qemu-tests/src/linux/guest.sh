@@ -32,3 +32,11 @@ take_time() {
     stamp=$EPOCHREALTIME
     stamp=${stamp%.*}${stamp#*.}
 }
+
+# Prints the name of a disk's partition: `partition vda 2`.
+partition() {
+    case $1 in
+        *[0-9]) echo "$1p$2" ;;
+        *) echo "$1$2" ;;
+    esac
+}

@@ -10,12 +10,14 @@ mod dump;
 mod guest;
 mod initramfs;
 pub mod levels;
+mod kdump;
 mod modules;
 mod readers;
 mod stock;
 
 pub use crash::{CPUS, Crashed, crash};
 pub use dump::partition;
-pub use guest::{Guest, finish};
+pub use guest::{Guest, LOAD, finish};
+pub use kdump::{Filter, KDUMP, kdump, unflatten};
 pub use readers::{Reader, Readers, same};
-pub use stock::{CACHE, Flavour, KERNELS, Kernel, Stock, Symbolised, cache, kexec};
+pub use stock::{CACHE, Flavour, KERNELS, Kernel, Stock, Symbolised, cache};

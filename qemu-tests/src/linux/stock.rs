@@ -97,8 +97,6 @@ enum Package {
     Kbuild(Kernel, String),
     /// One program that is all of a small system, linked statically.
     Busybox,
-    /// The program that loads the kernel which runs after a crash: the usual way to a dump.
-    Kexec,
 }
 
 /// Where the name of a package comes from.
@@ -115,7 +113,6 @@ impl Package {
         let name = name.split('_').next().unwrap_or_default();
         match self {
             Package::Busybox => name == "busybox-static",
-            Package::Kexec => name == "kexec-tools",
             Package::Image(kernel) => {
                 name.strip_prefix("linux-image-").is_some_and(|release| kernel.version(release).is_some())
             }
@@ -140,7 +137,6 @@ impl Package {
     fn name(&self) -> Name {
         match self {
             Package::Busybox => Name::Is("busybox-static".to_owned()),
-            Package::Kexec => Name::Is("kexec-tools".to_owned()),
             Package::Image(kernel) => Name::BehindOneOf(kernel.current("").into()),
             Package::Symbols(kernel) => Name::BehindOneOf(kernel.current("-dbg").into()),
             Package::Headers(_, release) => Name::Is(format!("linux-headers-{release}")),
@@ -231,27 +227,13 @@ impl Stock {
             .into_iter()
             .find(|folder| folder.is_dir())
             .with_context(|| format!("{} has no modules; remove it", kernel.display()))?;
-        let busybox = program(busybox, "busybox")?;
+        let busybox = ["bin/busybox", "usr/bin/busybox"]
+            .map(|program| busybox.join(program))
+            .into_iter()
+            .find(|program| program.is_file())
+            .with_context(|| format!("{} has no busybox; remove it", busybox.display()))?;
         Ok(Stock { which, release, kernel: image, modules, busybox, package: file_name(kernel) })
     }
-}
-
-/// The program kexec, from the cache like a kernel.
-///
-/// # Errors
-/// As [`Stock::get`].
-pub fn kexec(say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
-    let [folder] = Cache::find()?.folders([Package::Kexec], say)?;
-    program(&folder, "kexec")
-}
-
-/// A program in an unpacked package.
-fn program(package: &Path, name: &str) -> Result<PathBuf> {
-    ["bin", "usr/bin", "sbin", "usr/sbin"]
-        .map(|folder| package.join(folder).join(name))
-        .into_iter()
-        .find(|program| program.is_file())
-        .with_context(|| format!("{} has no {name}; remove it", package.display()))
 }
 
 fn file_name(path: &Path) -> String {
