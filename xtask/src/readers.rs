@@ -37,6 +37,9 @@ const CORES: [Core; 3] = [
     Core { name: "zstd", words: &["--format", "kdump", "--compress", "zstd"], for_all: false },
 ];
 
+/// What drgn says of the panic, of both stacks, and of a task.
+const STACKS: [&str; 4] = ["panic Kernel panic", "sysrq_handle_crash", "crash_nmi_callback", "task 1 init"];
+
 /// The task.
 pub(crate) fn task(strict: bool) -> Result<bool> {
     let mut count = Count::default();
@@ -132,7 +135,7 @@ fn judge(reader: Reader, readers: &Readers, crashed: &Crashed, cores: &[PathBuf]
                 let threads: Vec<_> = [crashed.core.as_path()]
                     .into_iter()
                     .chain(for_all())
-                    .map(|core| scope.spawn(move || readers.crash(crashed, core)))
+                    .map(|core| scope.spawn(move || readers.crash(&crashed.vmlinux, core)))
                     .collect();
                 let said = threads.into_iter().map(|thread| thread.join().expect("it does not panic"));
                 said.collect::<Result<Vec<String>>>()
@@ -143,7 +146,7 @@ fn judge(reader: Reader, readers: &Readers, crashed: &Crashed, cores: &[PathBuf]
         Reader::Drgn => {
             let all = cores.iter().map(PathBuf::as_path);
             let said =
-                all.clone().map(|core| readers.drgn(crashed, core)).collect::<Result<Vec<String>>>()?;
+                all.clone().map(|core| readers.drgn(&crashed.vmlinux, core, &STACKS)).collect::<Result<Vec<String>>>()?;
             let [first, others @ ..] = &said[..] else { return Ok(String::new()) };
             for (core, other) in CORES.iter().skip(1).zip(others) {
                 same([CORES[0].name, core.name], [first, other])?;

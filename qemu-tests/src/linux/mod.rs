@@ -13,6 +13,7 @@ pub mod levels;
 mod kdump;
 mod modules;
 mod readers;
+mod rows;
 mod stock;
 
 pub use crash::{CPUS, Crashed, crash};
@@ -20,4 +21,5 @@ pub use dump::partition;
 pub use guest::{Guest, LOAD, finish};
 pub use kdump::{Filter, KDUMP, kdump, unflatten};
 pub use readers::{Reader, Readers, same};
+pub use rows::{Lab, Row, rows};
 pub use stock::{CACHE, Flavour, KERNELS, Kernel, Stock, Symbolised, cache};

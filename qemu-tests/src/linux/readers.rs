@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::crash::Crashed;
+use crate::compare::Segment;
 use crate::process;
 
 /// What a tool takes longer for hangs.
@@ -24,6 +25,7 @@ const DRGN: &str = r#"
 import sys
 import drgn
 from drgn.helpers.linux import cpu_curr, for_each_online_cpu, for_each_task, for_each_mount
+from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.panic import panic_message
 from drgn.helpers.linux.printk import get_dmesg
 
@@ -38,6 +40,8 @@ for task in sorted(for_each_task(program), key=lambda task: task.pid.value_()):
     print("task", task.pid.value_(), task.comm.string_().decode())
 for mount in for_each_mount(program["init_task"].nsproxy.mnt_ns):
     print("mount", mount.mnt.mnt_root.d_sb.s_type.name.string_().decode())
+for module in list_for_each_entry("struct module", program["modules"].address_of_(), "list"):
+    print("module", module.name.string_().decode())
 for cpu in for_each_online_cpu(program):
     task = cpu_curr(program, cpu)
     print("cpu", cpu, task.comm.string_().decode())
@@ -150,13 +154,13 @@ impl Readers {
     /// What crash says of a core, but for what it says of the file itself.
     ///
     /// # Errors
-    /// If crash does not open it, or complains.
-    pub fn crash(&self, crashed: &Crashed, core: &Path) -> Result<String> {
+    /// If crash does not open it, or shows no panic.
+    pub fn crash(&self, vmlinux: &Path, core: &Path) -> Result<String> {
         let what = stem(core);
         let script = self.folder.join("crash.commands");
         fs::write(&script, CRASH).with_context(|| format!("cannot write {}", script.display()))?;
         let script = script.to_string_lossy();
-        let (vmlinux, file) = (crashed.vmlinux.to_string_lossy(), core.to_string_lossy());
+        let (vmlinux, file) = (vmlinux.to_string_lossy(), core.to_string_lossy());
         // Without extensions, and without the configuration of the person who runs this.
         let said = self.run(Reader::Crash, &what, &["-s", "--no_crashrc", "-i", &script, &vmlinux, &file])?;
         let (_, said) = said.split_once("KERNEL: ").context("crash said nothing of the kernel")?;
@@ -175,12 +179,12 @@ impl Readers {
     /// What drgn says of a core.
     ///
     /// # Errors
-    /// If it is not a Linux to drgn, or has no stacks.
-    pub fn drgn(&self, crashed: &Crashed, core: &Path) -> Result<String> {
+    /// If it is not a Linux to drgn, or does not say these `parts`.
+    pub fn drgn(&self, vmlinux: &Path, core: &Path, parts: &[&str]) -> Result<String> {
         let what = stem(core);
-        let arguments = ["-c", DRGN, &*core.to_string_lossy(), &*crashed.vmlinux.to_string_lossy()];
+        let arguments = ["-c", DRGN, &*core.to_string_lossy(), &*vmlinux.to_string_lossy()];
         let said = self.run(Reader::Drgn, &what, &arguments)?;
-        for part in ["panic Kernel panic", "sysrq_handle_crash", "crash_nmi_callback", "task 1 init"] {
+        for part in parts {
             ensure!(said.contains(part), "drgn does not say `{part}` of {what}");
         }
         Ok(said)
@@ -203,11 +207,18 @@ impl Readers {
     /// # Errors
     /// If a page differs, or cannot be read for another reason than that the core leaves it out.
     pub fn libkdumpfile(&self, crashed: &Crashed, core: &Path) -> Result<(u64, u64)> {
-        let (file, memory) = (core.to_string_lossy(), crashed.core.to_string_lossy());
-        let part = |segment: &crate::compare::Segment| {
-            format!("{},{},{}", segment.physical, segment.offset, segment.in_memory)
-        };
-        let parts: Vec<String> = crashed.ram.iter().map(part).collect();
+        self.pages(&crashed.core, &crashed.ram, core)
+    }
+
+    /// The same against the memory in another core, of which these are the parts.
+    ///
+    /// # Errors
+    /// As [`Readers::libkdumpfile`].
+    pub fn pages(&self, memory: &Path, ram: &[Segment], core: &Path) -> Result<(u64, u64)> {
+        let (file, memory) = (core.to_string_lossy(), memory.to_string_lossy());
+        let part =
+            |segment: &Segment| format!("{},{},{}", segment.physical, segment.offset, segment.in_memory);
+        let parts: Vec<String> = ram.iter().map(part).collect();
         let mut arguments = vec!["-c", PAGES, &file, &memory];
         arguments.extend(parts.iter().map(String::as_str));
         let said = self.run(Reader::Libkdumpfile, &stem(core), &arguments)?;

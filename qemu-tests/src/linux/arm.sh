@@ -1,0 +1,52 @@
+# What a guest does with diskdump.ko.
+
+DISKDUMP=/sys/kernel/diskdump
+
+load_module() {
+    insmod /diskdump.ko "$@" || fail "diskdump.ko is not loaded"
+}
+
+# arm WORDS: says the status, or fails with the reason.
+arm() {
+    echo "$*" >$DISKDUMP/arm 2>/dev/null || fail "not armed: $(cat $DISKDUMP/reason)"
+    [ "$(cat $DISKDUMP/state)" = armed ] || fail "the state is $(cat $DISKDUMP/state) after arming"
+    say "armed $(tr '\n' ' ' <$DISKDUMP/status)"
+}
+
+# refused PART WORDS: these words must be refused, for a reason with this part.
+refused() {
+    part=$1
+    shift
+    echo "$*" >$DISKDUMP/arm 2>/dev/null && fail "armed, though it must not be: $*"
+    reason=$(cat $DISKDUMP/reason)
+    case $reason in
+        *"$part"*) say "refused: $reason" ;;
+        *) fail "refused for '$reason', which does not speak of $part: $*" ;;
+    esac
+}
+
+# The notes of all CPUs, as a word for `arm`.
+notes() {
+    all=
+    cpu=0
+    while [ -f "/sys/devices/system/cpu/cpu$cpu/crash_notes" ]; do
+        all=$all,0x$(cat "/sys/devices/system/cpu/cpu$cpu/crash_notes")
+        cpu=$((cpu + 1))
+    done
+    echo "notes=${all#,}"
+}
+
+set_to() {
+    echo "$1" >"/proc/sys/kernel/$2" || fail "cannot set $2"
+}
+
+# harm WORDS: what faults.ko does.
+harm() {
+    echo "$*" >/sys/module/faults/parameters/now || fail "no harm was done: $*"
+}
+
+crash_now() {
+    set_to 1 sysrq
+    say "crashes now"
+    echo c >/proc/sysrq-trigger
+}

@@ -1,0 +1,151 @@
+//! Arming: what is refused and why, what comes and goes, and who is next when our dump fails.
+
+use anyhow::{Context, Result, ensure};
+
+use super::judge;
+use super::run::{self, BEFORE, CRASH, LIMIT};
+use super::{Kind, Lab, Row};
+use crate::linux::kdump::{Filter, KDUMP, kdump};
+
+/// The rows of every kernel that has them.
+pub(super) const KINDS: [Kind; 3] = [
+    ("arming", "targets refused with the reason; armed again after CPUs went; unloaded and loaded", arming),
+    ("next", "with kdump loaded too: ours fails over a harmed pattern, and kdump's kernel runs", next),
+    ("first", "with kdump loaded too: ours is first, and the machine is reset", first),
+];
+
+/// The row behind an IOMMU.
+pub(super) const IOMMU: Kind =
+    ("iommu", "behind an Intel IOMMU: a dump, or a refusal when armed that says why", iommu);
+
+const ARMING: &str = r#"
+disk=$(first_disk 20) || fail "there is no disk"
+before=/dev/$(partition "$disk" 1)
+target=/dev/$(partition "$disk" 2)
+behind=/dev/$(partition "$disk" 3)
+load_module
+[ "$(cat $DISKDUMP/state)" = disarmed ] || fail "it begins as $(cat $DISKDUMP/state)"
+refused label "target=$behind"
+mke2fs "$before" >/dev/null 2>&1 || fail "no file system"
+mkdir -p /mnt
+mount -t ext2 "$before" /mnt || fail "nothing to mount"
+refused "in use" "target=$before"
+umount /mnt
+mkswap "$behind" >/dev/null || fail "no swap"
+swapon "$behind" || fail "no swap"
+refused "in use" "target=$behind"
+swapoff "$behind"
+refused uuid "target=$target" uuid=00000000-0000-0000-0000-000000000001
+refused level "target=$target" level=64
+refused colour "target=$target" colour=blue
+[ "$(cat $DISKDUMP/state)" = refused ] || fail "the state is $(cat $DISKDUMP/state) after refusals"
+arm "target=$target"
+mount -t ext2 "$target" /mnt 2>/dev/null && fail "an armed target was mounted"
+mkswap "$target" 2>/dev/null && fail "an armed target was made swap"
+grep -q '^cpus=2' $DISKDUMP/status || fail "not armed for 2 CPUs"
+echo 0 >/sys/devices/system/cpu/cpu1/online
+sleep 1
+[ "$(cat $DISKDUMP/state)" = armed ] || fail "a CPU went, and the state is $(cat $DISKDUMP/state)"
+grep -q '^cpus=1' $DISKDUMP/status || fail "not armed again for 1 CPU"
+echo 1 >/sys/devices/system/cpu/cpu1/online
+sleep 1
+grep -q '^cpus=2' $DISKDUMP/status || fail "not armed again for 2 CPUs"
+echo 1 >$DISKDUMP/disarm
+[ "$(cat $DISKDUMP/state)" = disarmed ] || fail "disarmed it is $(cat $DISKDUMP/state)"
+arm "target=$target"
+rmmod diskdump || fail "it cannot be unloaded"
+[ -d $DISKDUMP ] && fail "something is left of it"
+load_module "arm=\"target=$target\""
+[ "$(cat $DISKDUMP/state)" = armed ] || fail "not armed by its parameter: $(cat $DISKDUMP/reason)"
+rmmod diskdump
+dmesg | grep -E 'BUG|WARNING|Call Trace' && fail "the kernel complains"
+dd if="$target" of=/dev/null bs=1M iflag=direct 2>/dev/null || fail "the disk does not work any more"
+"#;
+
+fn arming(lab: &Lab, row: &Row) -> Result<String> {
+    let disk = run::disk(lab, "disk")?;
+    let guest = run::guest(lab, row, ARMING)?.module("ext4");
+    let machine = run::machine(lab, row, &guest, &disk, "arming")?;
+    let serial = run::finish(machine.start(&lab.folder, "arming")?)?;
+    lab.savecore.expect(0, "check", &disk, &[]).context("the partition is not as it was")?;
+    let refused = serial.lines().iter().filter(|line| line.text.contains("linux: refused: ")).count();
+    ensure!(refused == 6, "{refused} refusals instead of 6");
+    std::fs::remove_file(&disk.path)?;
+    Ok(format!("{refused} refusals"))
+}
+
+/// Both are loaded; `harm` is what happens to the disk after arming. Gives the serial log.
+fn both(lab: &Lab, row: &Row, harm: &str, name: &str) -> Result<(crate::image::Disk, crate::serial::Serial)> {
+    let disk = run::disk(lab, "disk")?;
+    let script = format!(
+        "{KDUMP}\n{BEFORE}\nload_kdump\narm \"target=$target\" serial=0x3f8 \"$(notes)\"\n{harm}\n{CRASH}"
+    );
+    let guest = run::guest(lab, row, &script)?;
+    let guest = kdump(guest, &lab.stock, row.device, Filter::Makedumpfile("-l -d 31"), &lab.folder)?;
+    let machine = run::machine(lab, row, &guest, &disk, name)?
+        .memory(run::MEMORY + 128)
+        .word("crashkernel=128M")
+        .word("crash_kexec_post_notifiers");
+    let serial = run::crash(&machine, lab, name)?;
+    Ok((disk, serial))
+}
+
+fn next(lab: &Lab, row: &Row) -> Result<String> {
+    let harm = "dd if=/dev/zero of=\"$target\" bs=4k seek=77 count=1 oflag=direct conv=notrunc 2>/dev/null";
+    let (disk, serial) = both(lab, row, harm, "next")?;
+    let line =
+        serial.lines().iter().find(|line| line.text.contains("diskdump: ") && line.text.contains("refused"));
+    let line = line.with_context(|| format!("it was not refused; log: {}", serial.path().display()))?;
+    ensure!(
+        serial.find("linux: kdump done").is_some(),
+        "kdump's kernel did not write a dump within {} s; log: {}",
+        LIMIT.as_secs(),
+        serial.path().display()
+    );
+    std::fs::remove_file(&disk.path)?;
+    Ok(line.text.clone())
+}
+
+fn first(lab: &Lab, row: &Row) -> Result<String> {
+    let (disk, serial) = both(lab, row, "", "first")?;
+    run::is_complete(&serial)?;
+    ensure!(serial.find("linux: kdump begins").is_none(), "kdump ran, too");
+    let cores = judge::save(lab, disk, row.cpus)?;
+    let mut facts = vec![cores.facts.clone()];
+    facts.extend(judge::tools(lab, &cores)?);
+    cores.remove()?;
+    Ok(facts.join(", "))
+}
+
+fn iommu(lab: &Lab, row: &Row) -> Result<String> {
+    let disk = run::disk(lab, "disk")?;
+    let before = disk.rest_fingerprint()?;
+    // A refusal is an answer too, if it says why.
+    let script = format!(
+        r#"{BEFORE}
+dmesg | grep -q 'DMAR' || fail "there is no IOMMU"
+[ -e "/sys/block/$disk/device/../iommu_group" ] || [ -n "$(ls /sys/kernel/iommu_groups)" ] || fail "the IOMMU is off"
+if ! echo "target=$target serial=0x3f8" >$DISKDUMP/arm 2>/dev/null; then
+    refused IOMMU "target=$target"
+    exit 0
+fi
+say "armed"
+{CRASH}"#
+    );
+    let guest = run::guest(lab, row, &script)?;
+    let mut machine =
+        run::machine(lab, row, &guest, &disk, "iommu")?.kind("q35").word("intel_iommu=on").word("iommu=nopt");
+    machine.arguments.extend(["-machine", "kernel-irqchip=split", "-device", "intel-iommu,intremap=on"]);
+    let serial = run::end(machine.start(&lab.folder, "iommu")?)?;
+    if let Some(line) = serial.find("linux: refused: ") {
+        std::fs::remove_file(&disk.path)?;
+        return Ok(line.text.clone());
+    }
+    run::is_complete(&serial)?;
+    run::only_ours(&disk, before)?;
+    let cores = judge::save(lab, disk, row.cpus)?;
+    let facts = cores.facts.clone();
+    judge::tools(lab, &cores)?;
+    cores.remove()?;
+    Ok(facts)
+}

@@ -1,0 +1,228 @@
+//! What other people's tools say of a dump.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::Lab;
+use crate::compare;
+use crate::image::Disk;
+
+/// What became of a dump.
+#[derive(Debug)]
+pub(super) struct Cores {
+    /// The disk, its dump still there.
+    pub(super) disk: Disk,
+    /// As ELF.
+    pub(super) elf: PathBuf,
+    /// As kdump.
+    pub(super) kdump: PathBuf,
+    /// What savecore says of it, in few words.
+    pub(super) facts: String,
+    cpus: u32,
+}
+
+impl Cores {
+    /// Removes what takes room.
+    pub(super) fn remove(self) -> Result<()> {
+        for path in [&self.disk.path, &self.elf, &self.kdump] {
+            fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// What `savecore info` says of the only dump on a disk.
+pub(super) fn info(lab: &Lab, disk: &Disk) -> Result<Value> {
+    let answer = lab.savecore.expect(0, "info", disk, &[])?;
+    let dumps = answer.value.get("dumps").and_then(Value::as_array).cloned().unwrap_or_default();
+    let [dump] = &dumps[..] else {
+        anyhow::bail!("there are {} dumps instead of one; log: {}", dumps.len(), answer.log.display());
+    };
+    Ok(dump.clone())
+}
+
+/// A text of what savecore says.
+pub(super) fn text<'a>(dump: &'a Value, key: &str) -> &'a str {
+    dump.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Makes sure that a dump is whole, with so many CPUs; gives its facts.
+pub(super) fn is_whole(dump: &Value, cpus: u32) -> Result<String> {
+    ensure!(text(dump, "status") == "complete", "the dump is {}", text(dump, "status"));
+    ensure!(dump.get("whole") == Some(&Value::Bool(true)), "savecore says the dump is not whole");
+    let number =
+        |path: [&str; 2]| dump.get(path[0]).and_then(|value| value.get(path[1])).and_then(Value::as_u64);
+    let found = dump.get("cpus").and_then(Value::as_array).map_or(0, Vec::len);
+    ensure!(found == cpus as usize, "the dump has {found} CPUs instead of {cpus}");
+    let pages = number(["pages", "data"]).context("savecore does not say how many pages were written")?;
+    let seconds = dump.get("elapsed_seconds").and_then(Value::as_f64).unwrap_or_default();
+    Ok(format!("{} MiB in {seconds:.1} s", pages >> 8))
+}
+
+/// Saves the only dump of a disk in both forms.
+pub(super) fn save(lab: &Lab, disk: Disk, cpus: u32) -> Result<Cores> {
+    let facts = is_whole(&info(lab, &disk)?, cpus)?;
+    let core = |format: &str| {
+        let into = lab.folder.join(format);
+        match fs::remove_dir_all(&into) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let (mut saved, answer) = lab.savecore.save_from(&disk, &into, &["--format", format, "--keep"])?;
+        ensure!(saved.len() == 1, "savecore named {} cores; log: {}", saved.len(), answer.log.display());
+        let path = lab.folder.join(format!("vmcore.{format}"));
+        fs::rename(saved.remove(0), &path).with_context(|| format!("cannot keep {}", path.display()))?;
+        Ok::<_, anyhow::Error>(path)
+    };
+    let (elf, kdump) = (core("elf")?, core("kdump")?);
+    Ok(Cores { disk, elf, kdump, facts, cpus })
+}
+
+/// All tools over both cores; gives facts.
+pub(super) fn tools(lab: &Lab, cores: &Cores) -> Result<Vec<String>> {
+    let Lab { readers, .. } = lab;
+    let mut facts = Vec::new();
+    let (compared, _) = readers.pages(&cores.elf, &filled(&cores.elf)?, &cores.kdump)?;
+    ensure!(compared > 0, "libkdumpfile found no page");
+    facts.push(format!("{compared} pages alike"));
+    for core in [&cores.elf, &cores.kdump] {
+        let into = lab.folder.join("refiltered");
+        readers.makedumpfile(core, 31, &into)?;
+        let (kept, _) = readers.pages(&cores.elf, &filled(&cores.elf)?, &into)?;
+        ensure!(kept > 0, "makedumpfile left nothing of {}", core.display());
+        fs::remove_file(&into).with_context(|| format!("cannot remove {}", into.display()))?;
+    }
+    if let Some(vmlinux) = &lab.vmlinux {
+        let [elf, kdump] = [&cores.elf, &cores.kdump].map(|core| Said::of(lab, vmlinux, core));
+        let (elf, kdump) = (elf?, kdump?);
+        ensure!(
+            elf.drgn == kdump.drgn,
+            "drgn does not say the same of ELF and kdump; logs: {}",
+            lab.folder.display()
+        );
+        ensure!(
+            elf.crash == kdump.crash,
+            "crash does not say the same of ELF and kdump; logs: {}",
+            lab.folder.display()
+        );
+        let stacks = elf.stacks();
+        ensure!(
+            stacks.len() == cores.cpus as usize && stacks.iter().all(|frames| *frames >= 3),
+            "drgn finds stacks of {stacks:?} frames on {} CPUs; logs: {}",
+            cores.cpus,
+            lab.folder.display()
+        );
+        facts.push(format!("{} tasks, stacks of {} CPUs", elf.named("task").len(), stacks.len()));
+        if let Some(crash) = &elf.crash {
+            facts.push(format!("crash: {} lines", crash.lines().count()));
+        }
+    }
+    Ok(facts)
+}
+
+/// Parts of a core that are in the file.
+fn filled(core: &Path) -> Result<Vec<compare::Segment>> {
+    let mut segments = compare::segments(core)?;
+    for segment in &mut segments {
+        segment.in_memory = segment.in_file;
+    }
+    segments.retain(|segment| segment.in_file > 0);
+    Ok(segments)
+}
+
+/// What the tools that know the kernel say of a core.
+#[derive(Debug)]
+pub(super) struct Said {
+    drgn: String,
+    /// Nothing for a kernel that Debian's crash (8.0.2) cannot read, whoever wrote the core.
+    crash: Option<String>,
+}
+
+impl Said {
+    pub(super) fn of(lab: &Lab, vmlinux: &Path, core: &Path) -> Result<Said> {
+        let drgn = lab.readers.drgn(vmlinux, core, &["panic ", "sysrq_handle_crash", "task 1 init"])?;
+        // Since Linux 6.9 process ids are in another kind of tree than it knows.
+        let crash = match lab.stock.which.series {
+            "6.1" => Some(lab.readers.crash(vmlinux, core)?),
+            _ => None,
+        };
+        Ok(Said { drgn, crash })
+    }
+
+    /// How many frames the stack of each CPU has.
+    fn stacks(&self) -> Vec<usize> {
+        let mut stacks = Vec::new();
+        for line in self.drgn.lines() {
+            if line.starts_with("cpu ") {
+                stacks.push(0);
+            } else if let (true, Some(last)) = (line.starts_with("    "), stacks.last_mut()) {
+                *last += 1;
+            }
+        }
+        stacks
+    }
+
+    /// Names of tasks, modules or mounts, without the numbers in them.
+    fn named(&self, kind: &str) -> BTreeSet<String> {
+        let lines = self.drgn.lines().filter_map(|line| line.strip_prefix(kind)?.strip_prefix(' '));
+        let plain = |line: &str| {
+            let name = line.trim_start_matches(|digit: char| digit.is_ascii_digit()).trim();
+            // kworker/1:2-events is one today and another tomorrow.
+            name.split(['/', ':']).next().unwrap_or_default().to_owned()
+        };
+        lines.map(plain).collect()
+    }
+
+    /// Commands of crash's that complained, with what they said.
+    fn complaints(&self) -> BTreeSet<&str> {
+        let lines = self.crash.as_deref().unwrap_or_default().lines();
+        lines.filter(|line| line.contains(": invalid ") || line.contains("cannot ")).collect()
+    }
+
+    /// Makes sure that a core of kdump's says the same; gives the facts.
+    pub(super) fn compare(&self, kdump: &Said) -> Result<String> {
+        let mut facts = Vec::new();
+        for kind in ["task", "module", "mount"] {
+            let (mut ours, theirs) = (self.named(kind), kdump.named(kind));
+            // There is one more, and it is ours.
+            ours.remove("diskdump");
+            let only_ours: Vec<_> = ours.difference(&theirs).collect();
+            let only_theirs: Vec<_> = theirs.difference(&ours).collect();
+            ensure!(
+                only_ours.is_empty() && only_theirs.is_empty(),
+                "{kind}s in ours alone: {only_ours:?}, in kdump's alone: {only_theirs:?}"
+            );
+            facts.push(format!("{} {kind}s", ours.len()));
+        }
+        let ours = self.complaints();
+        let theirs = kdump.complaints();
+        let more: Vec<_> = ours.difference(&theirs).collect();
+        ensure!(more.is_empty(), "crash complains of ours alone: {more:?}");
+        if self.crash.is_some() {
+            facts.push(format!("crash complains of {} things in both", theirs.len()));
+        }
+        Ok(facts.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_counted_by_cpu_and_names_lose_their_numbers() {
+        let drgn = "task 1 init\ntask 20 kworker/0:1-events\ntask 21 kworker/1:0\nmodule diskdump\n\
+                    cpu 0 sh\n    panic\n    vfs_write\ncpu 1 swapper/1\n    default_idle\n";
+        let said = Said { drgn: drgn.to_owned(), crash: None };
+        assert_eq!(said.stacks(), [2, 1]);
+        assert_eq!(said.named("task").into_iter().collect::<Vec<_>>(), ["init", "kworker"]);
+        let other = Said { drgn: drgn.replace("module diskdump\n", ""), crash: None };
+        assert!(said.compare(&other).is_ok());
+        let other = Said { drgn: drgn.replace("init", "bash"), crash: None };
+        assert!(said.compare(&other).unwrap_err().to_string().contains("bash"));
+    }
+}
