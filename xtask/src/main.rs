@@ -5,6 +5,7 @@ mod build;
 mod deb;
 mod demo;
 mod fuzz;
+mod linux;
 mod loops;
 mod panic_free;
 mod qemu;
@@ -55,6 +56,17 @@ enum Task {
     },
     /// Let crash, drgn, makedumpfile and libkdumpfile read the cores of a stock Linux
     Readers,
+    /// Stock kernels of Linux that crash with diskdump.ko armed
+    Linux {
+        /// Only rows whose name contains this
+        filter: Option<String>,
+        /// All rows, and not only those of the short run
+        #[arg(long, conflicts_with = "filter")]
+        all: bool,
+        /// Name and describe the rows, run none
+        #[arg(long)]
+        list: bool,
+    },
     /// Measure
     Bench {
         /// Which: dump, checksum, footprint, engine or drivers; all if left out
@@ -101,7 +113,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             ui::error(
-                "say what to do: setup, demo, test, qemu, readers, bench, fuzz, deb or ci; `cargo xtask --help` tells more",
+                "say what to do: setup, demo, test, qemu, readers, linux, bench, fuzz, deb or ci; `cargo xtask --help` tells more",
             );
             ExitCode::from(2)
         }
@@ -133,6 +145,14 @@ fn main() -> ExitCode {
             qemu::task(filter.as_deref(), show)
         }
         Task::Readers => readers::task(test::on_ci()),
+        Task::Linux { filter, all, list } => {
+            let which = match (&filter, all || list) {
+                (Some(part), _) => linux::Which::Named(part),
+                (None, true) => linux::Which::All,
+                (None, false) => linux::Which::Short,
+            };
+            linux::task(which, list, test::on_ci())
+        }
         Task::Bench { name, part, json } => bench::task(name, part.as_deref(), json),
         Task::Fuzz { target, seconds } => fuzz::task(target.as_deref(), seconds),
         Task::Deb => deb::task(),

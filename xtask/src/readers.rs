@@ -145,8 +145,10 @@ fn judge(reader: Reader, readers: &Readers, crashed: &Crashed, cores: &[PathBuf]
         }
         Reader::Drgn => {
             let all = cores.iter().map(PathBuf::as_path);
-            let said =
-                all.clone().map(|core| readers.drgn(&crashed.vmlinux, core, &STACKS)).collect::<Result<Vec<String>>>()?;
+            let said = all
+                .clone()
+                .map(|core| readers.drgn(&crashed.vmlinux, core, &STACKS))
+                .collect::<Result<Vec<String>>>()?;
             let [first, others @ ..] = &said[..] else { return Ok(String::new()) };
             for (core, other) in CORES.iter().skip(1).zip(others) {
                 same([CORES[0].name, core.name], [first, other])?;

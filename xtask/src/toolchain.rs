@@ -69,6 +69,20 @@ impl Toolchain {
                 return Some(Toolchain::Source);
             }
         }
+        Toolchain::debian()
+    }
+
+    /// The best one that can build the target's core library itself, which code with a kernel's mitigations needs; `None` if none
+    /// can.
+    pub(crate) fn with_source() -> Option<Toolchain> {
+        if sysroot(clean("rustc")).is_some_and(|root| has_source(&root)) {
+            return Some(Toolchain::Source);
+        }
+        Toolchain::debian()
+    }
+
+    /// Debian's, if it is there and young enough.
+    fn debian() -> Option<Toolchain> {
         let debian = sysroot(clean("/usr/bin/rustc"))?;
         let young = version(clean("/usr/bin/rustc")).is_some_and(|minor| minor >= OLDEST);
         let whole = Path::new("/usr/bin/cargo").exists() && Path::new("/usr/bin/ld.lld").exists();

@@ -18,8 +18,8 @@ pub(super) const ARM: &str = include_str!("../arm.sh");
 /// MiB of RAM.
 pub(super) const MEMORY: u32 = 384;
 
-/// Blocks of the dump partition: more than all memory, and where two dumps of a usual level fit.
-const BLOCKS: u64 = 448 << 8;
+/// Blocks of the dump partition: all memory fits, packed.
+const BLOCKS: u64 = 256 << 8;
 
 /// What a guest takes longer for hangs: under TCG, with another one beside it.
 pub(super) const LIMIT: Duration = Duration::from_secs(150);
