@@ -6,9 +6,9 @@ load_module() {
     insmod /diskdump.ko "$@" || fail "diskdump.ko is not loaded"
 }
 
-# arm WORDS: says the status, or fails with the reason.
+# arm WORDS: arms, with the notes of all CPUs; says the status, or fails with the reason.
 arm() {
-    echo "$*" >$DISKDUMP/arm 2>/dev/null || fail "not armed: $(cat $DISKDUMP/reason)"
+    echo "$* $(notes)" >$DISKDUMP/arm 2>/dev/null || fail "not armed: $(cat $DISKDUMP/reason)"
     [ "$(cat $DISKDUMP/state)" = armed ] || fail "the state is $(cat $DISKDUMP/state) after arming"
     say "armed $(tr '\n' ' ' <$DISKDUMP/status)"
 }
@@ -25,7 +25,7 @@ refused() {
     esac
 }
 
-# The notes of all CPUs, as a word for `arm`.
+# The notes of all CPUs, as a word.
 notes() {
     all=
     cpu=0

@@ -40,8 +40,7 @@ refused level "target=$target" level=64
 refused colour "target=$target" colour=blue
 [ "$(cat $DISKDUMP/state)" = refused ] || fail "the state is $(cat $DISKDUMP/state) after refusals"
 arm "target=$target"
-mount -t ext2 "$target" /mnt 2>/dev/null && fail "an armed target was mounted"
-mkswap "$target" 2>/dev/null && fail "an armed target was made swap"
+mount -t ext2 "$target" /mnt 2>&1 | grep -q busy || fail "an armed target is not busy"
 grep -q '^cpus=2' $DISKDUMP/status || fail "not armed for 2 CPUs"
 echo 0 >/sys/devices/system/cpu/cpu1/online
 sleep 1
@@ -78,7 +77,7 @@ fn arming(lab: &Lab, row: &Row) -> Result<String> {
 fn both(lab: &Lab, row: &Row, harm: &str, name: &str) -> Result<(crate::image::Disk, crate::serial::Serial)> {
     let disk = run::disk(lab, "disk")?;
     let script = format!(
-        "{KDUMP}\n{BEFORE}\nload_kdump\narm \"target=$target\" serial=0x3f8 \"$(notes)\"\n{harm}\n{CRASH}"
+        "{KDUMP}\n{BEFORE}\nload_kdump\narm \"target=$target\" serial=0x3f8\n{harm}\n{CRASH}"
     );
     let guest = run::guest(lab, row, &script)?;
     let guest = kdump(guest, &lab.stock, row.device, Filter::Makedumpfile("-l -d 31"), &lab.folder)?;
@@ -125,7 +124,7 @@ fn iommu(lab: &Lab, row: &Row) -> Result<String> {
         r#"{BEFORE}
 dmesg | grep -q 'DMAR' || fail "there is no IOMMU"
 [ -e "/sys/block/$disk/device/../iommu_group" ] || [ -n "$(ls /sys/kernel/iommu_groups)" ] || fail "the IOMMU is off"
-if ! echo "target=$target serial=0x3f8" >$DISKDUMP/arm 2>/dev/null; then
+if ! echo "target=$target serial=0x3f8 $(notes)" >$DISKDUMP/arm 2>/dev/null; then
     refused IOMMU "target=$target"
     exit 0
 fi

@@ -15,8 +15,8 @@ pub(super) const KINDS: [Kind; 5] = [
     ("memory", "not one page is free", memory),
 ];
 
-/// What the guest says when it is switched off without having crashed.
-const REBOOTS: &str = "Rebooting";
+/// What a kernel says that goes on behind its panic.
+const REBOOTS: &str = "Rebooting in 1 seconds";
 
 fn text(lab: &Lab, row: &Row) -> Result<String> {
     let disk = run::disk(lab, "disk")?;
@@ -31,7 +31,8 @@ crash_now
 "#;
     let script =
         format!("{BEFORE}\ninsmod /faults.ko\narm \"target=$target\" serial=0x3f8\n{spoil}\nsleep 60");
-    let machine = run::machine(lab, row, &run::guest(lab, row, &script)?, &disk, "text")?;
+    // A second to wait, so that the kernel says what it does.
+    let machine = run::machine(lab, row, &run::guest(lab, row, &script)?, &disk, "text")?.word("panic=1");
     let serial = run::crash(&machine, lab, "text")?;
     let line =
         serial.lines().iter().find(|line| line.text.contains("diskdump: ") && line.text.contains("refused"));
