@@ -95,6 +95,8 @@ pub struct Machine {
     pub resident: bool,
     /// Whether all CPUs take turns in one thread of QEMU's.
     pub turns: bool,
+    /// Whether the guest may reboot, and is not ended then.
+    pub reboots: bool,
 }
 
 impl Machine {
@@ -113,6 +115,7 @@ impl Machine {
             arguments: Vec::new(),
             resident: false,
             turns: false,
+            reboots: false,
         }
     }
 
@@ -240,6 +243,13 @@ impl Machine {
         self
     }
 
+    /// For a guest that is to come up again after its crash.
+    #[must_use]
+    pub fn reboots(mut self) -> Machine {
+        self.reboots = true;
+        self
+    }
+
     /// QEMU's command line.
     fn command(&self, serial: &Path) -> Command {
         let mut command = Command::new(self.bed.architecture.qemu);
@@ -247,7 +257,7 @@ impl Machine {
             .args(["-accel", if self.turns { "tcg,thread=single" } else { "tcg" }, "-machine", self.kind])
             .args(["-smp", &self.cpus.to_string()])
             .args(["-m", &self.memory.to_string()])
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+            .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .args(["-qmp", "stdio"])
             .arg("-serial")
             .arg(format!("file:{}", escaped(serial)))
@@ -255,6 +265,9 @@ impl Machine {
             .arg("-kernel")
             .arg(&self.kernel)
             .args(["-append", &self.words.join(" ")]);
+        if !self.reboots {
+            command.arg("-no-reboot");
+        }
         if let Some(path) = &self.initramfs {
             command.arg("-initrd").arg(path);
         }
@@ -412,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_never_lets_the_guest_reboot_and_never_uses_kvm() {
+    fn the_command_line_lets_no_guest_reboot_that_was_not_allowed_to_and_never_uses_kvm() {
         let command =
             Machine::new(Bed::usual(), Path::new("k")).kind("q35").cpus(8).command(Path::new("/a,b/serial"));
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();

@@ -4,6 +4,7 @@
 
 mod drivers;
 mod engine;
+mod linux;
 mod savecore;
 
 use std::fs;
@@ -39,6 +40,8 @@ pub(crate) enum Name {
     Drivers,
     /// Saving a dump and laying the pattern against cp, makedumpfile and dd
     Savecore,
+    /// The module for stock kernels against kdump
+    Linux,
 }
 
 /// Runs of each side.
@@ -94,6 +97,28 @@ impl Row {
         Row { bench, name: name.to_owned(), unit, ours, theirs: None, ratio: None, goal: None, met: None }
     }
 
+    /// Ours as a share of theirs, which must not exceed its goal.
+    fn share(
+        bench: &'static str,
+        name: &str,
+        unit: &'static str,
+        ours: f64,
+        theirs: f64,
+        goal: Option<f64>,
+    ) -> Row {
+        let ratio = ours / theirs;
+        Row {
+            bench,
+            name: name.to_owned(),
+            unit,
+            ours,
+            theirs: Some(theirs),
+            ratio: Some(ratio),
+            goal,
+            met: goal.map(|goal| ratio <= goal),
+        }
+    }
+
     /// A size that must not exceed its goal.
     fn size(bench: &'static str, name: &str, ours: u64, goal: u64) -> Row {
         Row {
@@ -130,8 +155,8 @@ impl Row {
             value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
         };
         let digits = match self.unit {
-            "to 1" | "of 1" => 2,
-            "ms" => 1,
+            "to 1" | "of 1" | "s" => 2,
+            "ms" | "MiB" => 1,
             _ => 0,
         };
         // A goal of a rate is a ratio, a goal of a size is a size.
@@ -169,6 +194,12 @@ pub(crate) fn task(name: Option<Name>, part: Option<&str>, json: bool) -> Result
         let rows = savecore::rows(&mut notes, json)?;
         return Ok(shown(Name::Savecore, &rows, &notes, json));
     }
+    if name == Some(Name::Linux) {
+        // It runs no test kernel.
+        let mut notes = Vec::new();
+        let rows = linux::rows(&build::savecore()?, &mut notes, json)?;
+        return Ok(shown(Name::Linux, &rows, &notes, json));
+    }
     setup::ensure(&[crate::toolchain::TARGETS[0]])?;
     if !json {
         ui::running("building the test kernel and savecore");
@@ -188,6 +219,7 @@ pub(crate) fn task(name: Option<Name>, part: Option<&str>, json: bool) -> Result
             Name::Engine => engine::rows(&programs, &parts, json)?,
             Name::Drivers => drivers::rows(&programs, &devices, &mut notes, json)?,
             Name::Savecore => savecore::rows(&mut notes, json)?,
+            Name::Linux => linux::rows(&programs.savecore, &mut notes, json)?,
         };
         met &= shown(name, &rows, &notes, json);
     }
@@ -248,6 +280,7 @@ fn about(name: Name) -> String {
         Name::Engine => engine::about(),
         Name::Drivers => drivers::about(),
         Name::Savecore => savecore::about(),
+        Name::Linux => linux::about(),
     }
 }
 

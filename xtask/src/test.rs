@@ -10,7 +10,7 @@ use qemu_tests::scenarios;
 use crate::qemu::Count;
 use crate::toolchain::{TARGETS, host_cargo, logged};
 use crate::ui::{self, Mark};
-use crate::{CannotBegin, build, loops, panic_free, qemu, readers, setup};
+use crate::{CannotBegin, build, linux, loops, panic_free, qemu, readers, setup};
 
 /// A section that takes longer hangs.
 const SECTION_LIMIT: Duration = Duration::from_secs(1200);
@@ -160,7 +160,10 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     }
 
     match build::savecore() {
-        Ok(savecore) => readers::run(&mut count, &savecore, strict)?,
+        Ok(savecore) => {
+            readers::run(&mut count, &savecore, strict)?;
+            linux::run(&mut count, &savecore, &linux::chosen(linux::Which::Short), strict)?;
+        }
         Err(error) => {
             count.failed += 1;
             ui::done(Mark::Failed, "Linux readers", &format!("{error:#}"), None);

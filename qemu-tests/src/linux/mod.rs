@@ -15,6 +15,7 @@ mod modules;
 mod readers;
 mod rows;
 mod stock;
+mod timed;
 
 pub use crash::{CPUS, Crashed, crash};
 pub use dump::partition;
@@ -23,3 +24,4 @@ pub use kdump::{Filter, KDUMP, kdump, unflatten};
 pub use readers::{Reader, Readers, same};
 pub use rows::{Lab, Row, rows};
 pub use stock::{CACHE, Flavour, KERNELS, Kernel, Stock, Symbolised, cache};
+pub use timed::{Cost, MEMORY as TIMED_MEMORY, Scene};

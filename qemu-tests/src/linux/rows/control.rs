@@ -76,9 +76,8 @@ fn arming(lab: &Lab, row: &Row) -> Result<String> {
 /// Both are loaded; `harm` is what happens to the disk after arming. Gives the serial log.
 fn both(lab: &Lab, row: &Row, harm: &str, name: &str) -> Result<(crate::image::Disk, crate::serial::Serial)> {
     let disk = run::disk(lab, "disk")?;
-    let script = format!(
-        "{KDUMP}\n{BEFORE}\nload_kdump\narm \"target=$target\" serial=0x3f8\n{harm}\n{CRASH}"
-    );
+    let script =
+        format!("{KDUMP}\n{BEFORE}\nload_kdump\narm \"target=$target\" serial=0x3f8\n{harm}\n{CRASH}");
     let guest = run::guest(lab, row, &script)?;
     let guest = kdump(guest, &lab.stock, row.device, Filter::Makedumpfile("-l -d 31"), &lab.folder)?;
     let machine = run::machine(lab, row, &guest, &disk, name)?

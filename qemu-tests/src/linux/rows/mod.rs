@@ -12,6 +12,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+pub(super) use run::ARM;
+
 use super::readers::Readers;
 use super::stock::{Flavour, KERNELS, Kernel, Stock};
 use crate::bed::{DEVICES, Device};

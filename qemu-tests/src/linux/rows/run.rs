@@ -13,7 +13,7 @@ use crate::machine::{Machine, Running};
 use crate::serial::{Line, Serial};
 
 /// What a script can do with diskdump.ko.
-pub(super) const ARM: &str = include_str!("../arm.sh");
+pub(crate) const ARM: &str = include_str!("../arm.sh");
 
 /// MiB of RAM.
 pub(super) const MEMORY: u32 = 384;

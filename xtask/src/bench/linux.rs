@@ -1,0 +1,130 @@
+//! `cargo xtask bench linux`: diskdump.ko against kdump, on the same kernel, guest and load.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use qemu_tests::bed::DEVICES;
+use qemu_tests::image::Disk;
+use qemu_tests::linux::{Cost, Filter, Kernel, Scene, TIMED_MEMORY};
+use qemu_tests::savecore::Savecore;
+
+use super::{Row, median};
+use crate::{linux, ui};
+
+/// Runs of each side.
+const RUNS: usize = 3;
+/// Blocks of the partition for a filtered dump, and for one of all memory.
+const FILTERED: u64 = 512 << 8;
+const WHOLE: u64 = (TIMED_MEMORY as u64 + 128) << 8;
+/// Bytes that ours may reserve.
+const RESERVED_GOAL: u64 = 4 << 20;
+/// How much of kdump's time from panic to dump ours may take.
+const TIME_GOAL: f64 = 0.2;
+/// What savecore takes longer for hangs.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// A way to dump, and kdump's of the same purpose.
+struct Pair {
+    name: &'static str,
+    device: &'static str,
+    blocks: u64,
+    words: &'static str,
+    filter: Filter,
+    /// MiB: the least with which kdump's kernel gets through.
+    crashkernel: u32,
+    goal: Option<f64>,
+}
+
+static PAIRS: [Pair; 3] = [
+    Pair {
+        name: "level 31",
+        device: "virtio-blk",
+        blocks: FILTERED,
+        words: "level=31",
+        filter: Filter::Makedumpfile("-l -d 31"),
+        crashkernel: 76,
+        goal: Some(TIME_GOAL),
+    },
+    Pair {
+        name: "level 31",
+        device: "nvme",
+        blocks: FILTERED,
+        words: "level=31",
+        filter: Filter::Makedumpfile("-l -d 31"),
+        crashkernel: 80,
+        goal: Some(TIME_GOAL),
+    },
+    Pair {
+        name: "raw",
+        device: "virtio-blk",
+        blocks: WHOLE,
+        words: "level=0 compress=none verify=ahead",
+        filter: Filter::Plain,
+        crashkernel: 76,
+        goal: None,
+    },
+];
+
+/// What stands above the table.
+pub(super) fn about() -> String {
+    format!(
+        "a stock kernel in {TIMED_MEMORY} MiB with 2 CPUs, 600 MB of files in memory; ours against kdump; medians of {RUNS} runs, in turn"
+    )
+}
+
+/// Measures; `notes` gets what has to be known of the figures.
+pub(super) fn rows(savecore: &Path, notes: &mut Vec<String>, quiet: bool) -> Result<Vec<Row>> {
+    let library = linux::library_for_modules()?;
+    let built = linux::modules(linux::get(Kernel::CLOUD, false)?, &library)?;
+    let folder = linux::folder().join("bench");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let savecore = Savecore::new(savecore, &folder, LIMIT);
+    let mut rows = Vec::new();
+    for pair in &PAIRS {
+        let device = DEVICES.iter().find(|device| device.name == pair.device).context("no such device")?;
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for run in 1..=RUNS {
+            let show = |side: &str| {
+                if !quiet {
+                    ui::running(&format!("{} on {}, {side}, run {run} of {RUNS}", pair.name, pair.device));
+                }
+            };
+            let disk = Disk::create(&folder.join("disk.raw"), pair.blocks)?;
+            let scene = Scene { stock: &built.stock, device, disk: &disk, folder: &folder };
+            show("kdump");
+            theirs.push(scene.theirs(pair.filter, pair.crashkernel)?);
+            show("ours");
+            savecore.expect(0, "format", &disk, &["--yes", "--force"])?;
+            let mut cost = scene.ours(&built.module, pair.words)?;
+            let said = savecore.expect(0, "info", &disk, &[])?;
+            let block =
+                |key: &str| said.value.pointer(&format!("/dumps/0/{key}")).and_then(|value| value.as_u64());
+            let blocks = block("end_block").zip(block("first_block")).context("savecore finds no dump")?;
+            cost.written = (blocks.0 - blocks.1) * 4096;
+            ours.push(cost);
+        }
+        let name = |what: &str| format!("{}, {}: {what}", pair.name, pair.device);
+        let sides =
+            |of: &dyn Fn(&Cost) -> f64| [&ours, &theirs].map(|side| median(side.iter().map(of).collect()));
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let [a, b] = sides(&|cost| mib(cost.reserved));
+        let most = (RESERVED_GOAL as f64 / f64::from(1 << 20)) / b;
+        rows.push(Row::share("linux", &name("memory reserved"), "MiB", a, b, Some(most)));
+        let [a, b] = sides(&|cost| cost.dump.as_secs_f64());
+        rows.push(Row::share("linux", &name("panic to dump"), "s", a, b, pair.goal));
+        let [a, b] = sides(&|cost| cost.back.as_secs_f64());
+        rows.push(Row::share("linux", &name("panic to userspace"), "s", a, b, None));
+        let [a, b] = sides(&|cost| mib(cost.written));
+        rows.push(Row::share("linux", &name("written"), "MiB", a, b, None));
+    }
+    fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    notes.extend([
+        format!("Linux {}, QEMU's TCG; times by the host's clock, from the kernel's word of its panic", built.stock.release),
+        "kdump: crashkernel at its least, makedumpfile -l -d 31 or dd bs=1M, from an initramfs of busybox, to the partition, fsync".to_owned(),
+        "ours: the whole partition is checked first (verify=all), 512 MiB; raw: ahead of the writes (verify=ahead)".to_owned(),
+        "the goal of memory reserved is 4 MiB, as a share of kdump's".to_owned(),
+    ]);
+    Ok(rows)
+}
