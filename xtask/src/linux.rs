@@ -13,7 +13,7 @@ use crate::qemu::Count;
 use crate::test::{Step, step};
 use crate::toolchain::{Toolchain, clean, logged};
 use crate::ui::{self, Mark};
-use crate::{CannotBegin, build, setup};
+use crate::{CannotBegin, build, panic_free, setup};
 
 /// Where the modules' Rust library is for.
 const TARGET: &str = "x86_64-unknown-none";
@@ -106,6 +106,9 @@ pub(crate) fn run(count: &mut Count, savecore: &Path, rows: &[Row], strict: bool
         Ok(Step::Done(String::new()))
     });
     let Some(library) = library else { return Ok(()) };
+    step(count, "no panic can be reached in a crashed Linux", || {
+        Ok(Step::Done(panic_free::check_module(&library)?))
+    });
     for kernel in kernels {
         let symbols = rows.iter().any(|row| row.kernel == kernel && row.wants_symbols());
         step(count, &format!("diskdump.ko for {}", kernel.name()), || {

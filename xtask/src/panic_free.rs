@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use object::elf;
@@ -60,6 +60,43 @@ pub(crate) fn check(target: &str) -> Result<String> {
         );
     }
     Ok(format!("{} KiB of code; the control's panic was found", linked.code / 1024))
+}
+
+/// What the kernel calls of the Linux module when it has crashed.
+const MODULE: [&str; 4] = ["dd_panic", "dd_nmi", "dd_freeze", "dd_crash_stopped"];
+
+/// What it calls while it is healthy, of which a panic can be reached: the negative control.
+const MODULE_HEALTHY: &str = "dd_arm";
+
+/// Checks what of the Linux module's library runs in a crashed kernel. The drivers are not reached from there, but through what arming
+/// left: [`check`] looks at them. Says how much was checked.
+///
+/// # Errors
+/// The panics that can be reached. Or the check does not work.
+pub(crate) fn check_module(library: &Path) -> Result<String> {
+    let linked = Linked::read(&link(library, "module-crash.o", &MODULE)?)?;
+    ensure!(linked.has("dumpcore::steps"), "nothing of dumpcore was linked, so nothing was checked");
+    let panics = |linked: &Linked| -> Vec<String> {
+        linked.functions.iter().map(|function| &function.name).filter(|name| is_panic(name)).cloned().collect()
+    };
+    let found = panics(&linked);
+    ensure!(found.is_empty(), "a panic can be reached: {}", found.join("; "));
+    let control = panics(&Linked::read(&link(library, "module-arm.o", &[MODULE_HEALTHY])?)?);
+    ensure!(!control.is_empty(), "the check does not work: it found no panic in what arms, which sorts");
+    Ok(format!("{} KiB of code; arming's panics were found", linked.code / 1024))
+}
+
+/// Links what is reached from `entries`, and nothing else.
+fn link(library: &Path, name: &str, entries: &[&str]) -> Result<PathBuf> {
+    let object = crate::build::log_folder()?.join(name);
+    let mut ld = crate::toolchain::clean("ld");
+    ld.args(["-r", "--gc-sections"]);
+    for entry in entries {
+        ld.args(["-e", entry, "-u", entry]);
+    }
+    ld.arg(library).arg("-o").arg(&object);
+    logged(ld, name, BUILD_LIMIT)?.success("linking the Linux module's way of a dump")?;
+    Ok(object)
 }
 
 /// Builds what is looked at; gives its path.
