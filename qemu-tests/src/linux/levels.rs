@@ -7,11 +7,12 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use dump_linux::{Classes, KernelMemory, Layout, Vmcoreinfo};
 use dumpcore::format::PAGE_BYTES;
 use dumpcore::{Level, PageClass};
 
+use super::bitmap::Bitmap;
 use super::crash::Crashed;
 
 /// Where the kernel's own image is mapped (Linux, Documentation/arch/x86/x86_64/mm.rst).
@@ -117,23 +118,6 @@ impl KernelMemory for Memory<'_> {
     }
 }
 
-/// Which pages a compressed kdump file has: the second of its bitmaps (makedumpfile, IMPLEMENTATION).
-fn pages(core: &Path) -> Result<impl Fn(u64) -> bool + use<>> {
-    let cannot = || format!("cannot read {} as a kdump", core.display());
-    let file = File::open(core).with_context(cannot)?;
-    let mut head = [0; 440];
-    file.read_exact_at(&mut head, 0).with_context(cannot)?;
-    ensure!(head.starts_with(b"KDUMP   "), "{} is no compressed kdump", core.display());
-    // Behind a signature, a version, names and times.
-    let [block, sub_header, blocks] = [428, 432, 436].map(|at| {
-        let bytes = head[at..].first_chunk().copied().unwrap_or_default();
-        u64::from(u32::from_le_bytes(bytes))
-    });
-    let mut bits = vec![0; (blocks / 2 * block) as usize];
-    file.read_exact_at(&mut bits, (1 + sub_header + blocks / 2) * block).with_context(cannot)?;
-    Ok(move |pfn: u64| bits.get((pfn / 8) as usize).is_some_and(|byte| byte >> (pfn % 8) & 1 == 1))
-}
-
 /// How our way of leaving pages out differs from makedumpfile's.
 #[derive(Clone, Default, Debug)]
 pub struct Difference {
@@ -148,12 +132,12 @@ pub struct Difference {
 /// # Errors
 /// If one of them cannot be read.
 pub fn compare(classes: &BTreeMap<u64, PageClass>, ours: &Path, theirs: &Path) -> Result<Difference> {
-    let (ours, theirs) = (pages(ours)?, pages(theirs)?);
+    let (ours, theirs) = (Bitmap::read(ours)?, Bitmap::read(theirs)?);
     let mut difference = Difference::default();
     for (&pfn, &class) in classes {
-        difference.kept += u64::from(theirs(pfn));
-        if ours(pfn) != theirs(pfn) {
-            difference.pages.push((pfn, theirs(pfn), class));
+        difference.kept += u64::from(theirs.has(pfn));
+        if ours.has(pfn) != theirs.has(pfn) {
+            difference.pages.push((pfn, theirs.has(pfn), class));
         }
     }
     Ok(difference)

@@ -5,12 +5,13 @@
 //! serial console: `linux: WORDS` by the script, at last `linux: end status=N` with the script's exit code. [`finish`]
 //! waits for it. [`crash`] lets one crash, and [`partition`] makes a dump of it in our format.
 
+mod bitmap;
 mod crash;
 mod dump;
 mod guest;
 mod initramfs;
-pub mod levels;
 mod kdump;
+pub mod levels;
 mod modules;
 mod readers;
 mod rows;
