@@ -13,6 +13,8 @@ use crate::{CannotBegin, build};
 
 /// What a build may take.
 const BUILD_LIMIT: Duration = Duration::from_secs(1200);
+/// What brings cargo-fuzz, and the C++ compiler with which LLVM's fuzzer is built.
+pub(crate) const INSTALL: &str = "cargo install cargo-fuzz --locked && sudo apt-get install g++";
 /// What a target may take beyond its time: its corpus is run first.
 const GRACE: Duration = Duration::from_secs(120);
 /// Longer inputs only repeat themselves, where troubles, steps, lies and changes of a run are limited; files that are
@@ -30,24 +32,27 @@ pub(crate) fn task(target: Option<&str>, seconds: u64) -> Result<bool> {
     if chosen.is_empty() {
         return Err(CannotBegin(format!("no such target; there are: {}", all.join(" "))).into());
     }
-    let mut version = clean("cargo");
-    version.args(["fuzz", "--version"]);
-    if !version.output().is_ok_and(|output| output.status.success()) {
-        let install =
-            "cargo-fuzz is missing; by hand: cargo install cargo-fuzz (it needs a C++ compiler too)";
-        return Err(CannotBegin(install.to_owned()).into());
+    if !is_installed() {
+        return Err(CannotBegin(format!("cargo-fuzz is missing: {INSTALL}")).into());
     }
 
     ui::section("hostile input");
     ui::running("building");
     let begin = Instant::now();
-    logged(cargo_fuzz(&["build"]), "fuzz build", BUILD_LIMIT)?.success("cargo fuzz build")?;
+    logged(cargo_fuzz("build"), "fuzz build", BUILD_LIMIT)?.success("cargo fuzz build")?;
     ui::done(Mark::Ok, "fuzzers", "with the address sanitizer", Some(begin.elapsed()));
     let mut good = true;
     for name in chosen {
         good &= run(&folder, name, seconds)?;
     }
     Ok(good)
+}
+
+/// Whether cargo-fuzz is there.
+pub(crate) fn is_installed() -> bool {
+    let mut version = clean("cargo");
+    version.args(["fuzz", "--version"]);
+    version.output().is_ok_and(|output| output.status.success())
 }
 
 /// The names of the targets: their sources' names.
@@ -63,9 +68,11 @@ fn targets(folder: &Path) -> Result<Vec<String>> {
 }
 
 /// `cargo fuzz …` with the active toolchain, which lets nobody use a sanitizer unless it is told to.
-fn cargo_fuzz(arguments: &[&str]) -> std::process::Command {
+fn cargo_fuzz(command: &str) -> std::process::Command {
     let mut cargo = clean("cargo");
-    cargo.current_dir(build::root()).arg("fuzz").args(arguments).env("RUSTC_BOOTSTRAP", "1");
+    cargo.current_dir(build::root()).args(["fuzz", command]).env("RUSTC_BOOTSTRAP", "1");
+    // Build scripts look at that: in a folder that others build in too, both would build all over again each time.
+    cargo.arg("--target-dir").arg(build::target_folder().join("fuzz"));
     // Lines suffice for a backtrace. The fakes' memory is never freed, as a device may still have it.
     cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "line-tables-only").env("ASAN_OPTIONS", "detect_leaks=0");
     cargo
@@ -80,8 +87,8 @@ fn run(folder: &Path, name: &str, seconds: u64) -> Result<bool> {
     fs::create_dir_all(&found).context("cannot make a folder for what is found")?;
     let before = files(&artifacts);
     let begin = Instant::now();
-    let mut cargo = cargo_fuzz(&["run", name]);
-    cargo.args([&found, &corpus]).arg("--");
+    let mut cargo = cargo_fuzz("run");
+    cargo.arg(name).args([&found, &corpus]).arg("--");
     let sizes = files(&corpus).into_iter().filter_map(|file| Some(file.metadata().ok()?.len()));
     let longest = LONGEST.max(2 * sizes.max().unwrap_or(0));
     cargo.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={longest}"));
@@ -98,7 +105,9 @@ fn run(folder: &Path, name: &str, seconds: u64) -> Result<bool> {
     ui::done(Mark::Failed, name, &format!("{facts}; log: {}.err", output.log.display()), took);
     for file in files(&artifacts).iter().filter(|file| !before.contains(file)) {
         let file = file.display();
-        ui::text(&format!("        replay: RUSTC_BOOTSTRAP=1 cargo fuzz run {name} {file}"));
+        ui::text(&format!(
+            "        replay: RUSTC_BOOTSTRAP=1 cargo fuzz run --target-dir target/fuzz {name} {file}"
+        ));
         ui::text(&format!("        keep it as a test: cp {file} {}", corpus.display()));
     }
     Ok(false)

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::CannotBegin;
 use crate::toolchain::{TARGETS, Toolchain, clean, logged};
 use crate::ui::{self, Mark};
+use crate::{CannotBegin, fuzz};
 
 /// A program that is needed, and the Debian package that it is in.
 struct Tool {
@@ -85,6 +85,11 @@ pub(crate) fn task() -> Result<bool> {
         if let Some(toolchain) = Toolchain::find(target) {
             ui::done(Mark::Ok, target, toolchain.describe(), None);
         }
+    }
+    // For `cargo xtask fuzz` alone; no test needs it.
+    match fuzz::is_installed() {
+        true => ui::done(Mark::Ok, "cargo-fuzz", "", None),
+        false => ui::done(Mark::Skipped, "cargo-fuzz", &format!("only to fuzz: {}", fuzz::INSTALL), None),
     }
     Ok(true)
 }

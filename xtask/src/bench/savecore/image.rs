@@ -15,7 +15,7 @@ use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// Bytes of the machine's memory.
-pub(super) const MEMORY: u64 = 1 << 30;
+pub(super) const MEMORY: u64 = 512 << 20;
 /// Consecutive pages of the same sort.
 const GROUP: u64 = 16;
 /// Blocks of pattern behind the dump.
