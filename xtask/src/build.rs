@@ -43,20 +43,31 @@ pub(crate) fn log_folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Builds savecore; gives its path.
+/// Names a savecore that is there already, so that none is built.
+pub(crate) const SAVECORE: &str = "DISKDUMP_SAVECORE";
+
+/// Builds savecore, unless [`SAVECORE`] names one; gives its path.
 pub(crate) fn savecore() -> Result<PathBuf> {
-    savecore_with(&[])
+    match std::env::var_os(SAVECORE) {
+        Some(path) => Ok(path.into()),
+        None => savecore_with(&["build", "--bin", "savecore"]),
+    }
+}
+
+/// Builds savecore as its tests run it; gives its path. Its tests' dependencies ask for more features of what both use, so
+/// once the tests are built this one is there, while [`savecore`] would build a good part of it again.
+pub(crate) fn savecore_of_tests() -> Result<PathBuf> {
+    savecore_with(&["test", "--no-run", "--test", "it"])
 }
 
 /// Builds savecore as it is installed; gives its path.
 pub(crate) fn savecore_release() -> Result<PathBuf> {
-    savecore_with(&["--release"])
+    savecore_with(&["build", "--bin", "savecore", "--release"])
 }
 
 fn savecore_with(words: &[&str]) -> Result<PathBuf> {
     let mut cargo = host_cargo();
-    cargo.args(["build", "--quiet", "--package", "savecore", "--bin", "savecore", "--message-format=json"]);
-    cargo.args(words);
+    cargo.args(words).args(["--quiet", "--package", "savecore", "--message-format=json"]);
     let output = logged(cargo, "build savecore", BUILD_LIMIT)?.success("building savecore")?;
     executable(&output.stdout, "savecore").context("cargo did not say where it put savecore")
 }
@@ -103,7 +114,8 @@ pub(crate) fn libraries(target: &str) -> Result<()> {
     let toolchain = Toolchain::find(target).ok_or_else(|| {
         CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
     })?;
-    let mut cargo = toolchain.cargo("build", target, &[]);
+    // The test kernel's flags: what is built here is not built again for it.
+    let mut cargo = toolchain.cargo("build", target, KERNEL_FLAGS);
     cargo.args(["--release", "--quiet", "--lib", "--package", "dumpcore", "--package", "dump-drivers"]);
     logged(cargo, &format!("build for {target}"), BUILD_LIMIT)?.success(&format!("building for {target}"))?;
     Ok(())
@@ -111,13 +123,21 @@ pub(crate) fn libraries(target: &str) -> Result<()> {
 
 /// Builds what scenarios on these architectures run.
 pub(crate) fn programs<'a>(architectures: impl IntoIterator<Item = &'a Architecture>) -> Result<Programs> {
+    programs_with(architectures, savecore()?)
+}
+
+/// As [`programs`], with a savecore that is there already.
+pub(crate) fn programs_with<'a>(
+    architectures: impl IntoIterator<Item = &'a Architecture>,
+    savecore: PathBuf,
+) -> Result<Programs> {
     let mut kernels = Vec::new();
     for architecture in architectures {
         if kernels.iter().all(|(name, _)| *name != architecture.name) {
             kernels.push((architecture.name, kernel(architecture)?));
         }
     }
-    Ok(Programs { kernels, savecore: savecore()?, folder: target_folder().join("qemu") })
+    Ok(Programs { kernels, savecore, folder: target_folder().join("qemu") })
 }
 
 /// The program `name` in cargo's JSON messages (The Cargo Book, "External tools").

@@ -1,5 +1,6 @@
 //! `cargo xtask test` and `ci`: everything that can be checked, and one line of numbers at the end.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -139,11 +140,12 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     let all = scenarios::matching("");
     if ready {
         ui::running("building the test kernel and savecore");
-        match build::programs(ARCHITECTURES) {
+        let savecore = build::savecore_of_tests();
+        match savecore.and_then(|savecore| build::programs_with(ARCHITECTURES, savecore)) {
             Ok(programs) => {
                 ui::done(Mark::Ok, "test kernel and savecore", "", None);
                 count.passed += 1;
-                step(&mut count, "demo", demo);
+                step(&mut count, "demo", || demo(&programs.savecore));
                 step(&mut count, "the README's table is the matrix", || qemu::readme().map(Step::Done));
                 count += qemu::run(&all, &programs);
             }
@@ -159,7 +161,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
         count.skipped += all.len();
     }
 
-    match build::savecore() {
+    match build::savecore_of_tests() {
         Ok(savecore) => {
             readers::run(&mut count, &savecore, strict)?;
             linux::run(&mut count, &savecore, &linux::chosen(linux::Which::Short), strict)?;
@@ -176,10 +178,10 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
 }
 
 /// The demo, as a person runs it; everything is built by now.
-fn demo() -> Result<Step> {
+fn demo(savecore: &Path) -> Result<Step> {
     let begin = Instant::now();
     let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
-    command.arg("demo");
+    command.arg("demo").env(build::SAVECORE, savecore);
     logged(command, "demo", SECTION_LIMIT)?.success("cargo xtask demo")?;
     let took = begin.elapsed();
     if took > DEMO_LIMIT {
