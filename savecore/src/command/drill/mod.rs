@@ -1,5 +1,6 @@
 //! `savecore drill`: proves the way of a dump without a crash, and says what would fail.
 
+mod kernel;
 mod rehearse;
 mod store;
 mod system;
@@ -12,6 +13,7 @@ use savecore::boot::Config;
 use savecore::targets::TargetName;
 use savecore::text::harmless_line;
 
+use super::arm::SystemArguments;
 use super::boot::{configuration, opener, targets};
 use crate::output::{BAD, GOOD, WARNING, json, out, paint};
 use crate::{Finding, printed};
@@ -22,7 +24,7 @@ Exit codes:
   1  something would fail; the lines say what, and what to do
   2  error: bad arguments";
 
-/// Prove without a crash that a dump would get through: partition, store, key, hooks, units, debugger
+/// Prove without a crash that a dump would get through: partition, kernel, store, key, hooks, units, debugger
 ///
 /// Partitions are only read, and a small file is written to the store and removed. With --write, a small dump is
 /// also written into free blocks of each partition, saved, compared, and removed again.
@@ -47,6 +49,8 @@ pub(crate) struct Arguments {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    system: SystemArguments,
 }
 
 /// How it stands with something.
@@ -127,6 +131,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         target::look(name, arguments.quick, opener.as_ref(), &mut drill);
     }
     store::look(&config, &mut drill);
+    kernel::look(&config, &arguments.system.system(), &names, &mut drill);
     system::look(&config, &mut drill);
     if arguments.write {
         for name in &names {

@@ -1,4 +1,4 @@
-//! What else has to be there: units, hooks, a debugger, symbols, the kernel's own part.
+//! What else has to be there: units, hooks, a debugger, symbols.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -19,10 +19,6 @@ pub(super) fn look(config: &Config, drill: &mut Drill) {
     }
     look_at_units(config, drill);
     look_at_debuggers(config, drill);
-    // Only kernels with the module have it; others are armed at their own start.
-    if Path::new("/sys/module/diskdump").is_dir() {
-        drill.ok("kernel", "its diskdump module is loaded");
-    }
 }
 
 fn look_at_hook(about: &str, hook: &Hook, drill: &mut Drill) {

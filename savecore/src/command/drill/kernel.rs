@@ -1,0 +1,147 @@
+//! Would the kernel dump? What its module says, and what it does when it panics.
+
+use std::fs;
+use std::path::Path;
+
+use savecore::arming::{self, Kdump, Kernel, Module, Panic, State, Status, System};
+use savecore::boot::Config;
+use savecore::source::node_at;
+use savecore::targets::TargetName;
+
+use super::super::arm;
+use super::Drill;
+
+/// Where systemd looks which modules to load (modules-load.d(5)).
+const MODULES_LOAD: [&str; 4] =
+    ["etc/modules-load.d", "run/modules-load.d", "usr/local/lib/modules-load.d", "usr/lib/modules-load.d"];
+
+/// A kernel without the module is armed at its own start and says nothing of it, unless the configuration wants it armed.
+pub(super) fn look(config: &Config, system: &System, names: &[TargetName], drill: &mut Drill) {
+    let module = match Module::of(system) {
+        Ok(module) => module,
+        Err(error) if config.arm.boot => {
+            drill.fail("kernel", error.to_string(), "[arm] says boot = true, so that it is needed");
+            return;
+        }
+        Err(_) => return,
+    };
+    if config.arm.boot && !is_loaded_at_boot(&system.root) {
+        let advice = "`echo diskdump > /etc/modules-load.d/diskdump.conf`";
+        drill.warn(
+            "kernel",
+            "nothing says that the diskdump module is to be loaded when the machine comes up",
+            advice,
+        );
+    }
+    match module.state() {
+        Ok(State::Armed) => {
+            // What it says of itself is the answer to all that follows.
+            let status = module.status().unwrap_or_default();
+            armed(config, system, names, &status, drill);
+        }
+        Ok(state) => {
+            let reason = module.reason().unwrap_or_default();
+            let found = match (state, reason.as_str()) {
+                (State::Refused, reason) if !reason.is_empty() => format!("it refused to be armed: {reason}"),
+                _ => "its diskdump module is loaded, and not armed".to_owned(),
+            };
+            drill.fail("kernel", found, "`savecore arm`");
+            if let Err(error) = arming::plan(system, &arm::names(config), None, &config.arm) {
+                drill.fail("kernel", format!("it cannot be armed: {error}"), "");
+            }
+        }
+        Err(error) => drill.fail("kernel", error.to_string(), ""),
+    }
+    panics(config, Kernel::of(system).panic(), drill);
+}
+
+/// Whether a file of systemd's names the module.
+fn is_loaded_at_boot(root: &Path) -> bool {
+    let folders = MODULES_LOAD.iter().filter_map(|folder| fs::read_dir(root.join(folder)).ok());
+    let files = folders.flatten().flatten().map(|entry| entry.path());
+    files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "conf"))
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .any(|text| text.lines().any(|line| line.trim() == "diskdump"))
+}
+
+fn armed(config: &Config, system: &System, names: &[TargetName], status: &Status, drill: &mut Drill) {
+    let held: Vec<String> = status.all("target").map(str::to_owned).collect();
+    drill.ok("kernel", format!("it is armed on {}", held.join(", ")));
+    if !config.arm.boot {
+        let advice = "boot = true in [arm], or `savecore arm` by another unit";
+        drill.warn("kernel", "nothing says that it is armed again when the machine comes up", advice);
+    }
+    if let Some((level, asked, why)) = status.lowered() {
+        drill.warn(
+            "kernel",
+            format!("it dumps at level {level}, not {asked}: {why}"),
+            "dumps are larger than they need be",
+        );
+    }
+    let node =
+        |name: &TargetName| node_at(&system.roots, &name.path, name.partition.as_deref()).ok().flatten();
+    let harvested: Vec<String> = names.iter().filter_map(node).map(|node| node.shown).collect();
+    for target in held.iter().filter(|target| !harvested.contains(target)) {
+        drill.fail(
+            target,
+            "the kernel dumps there, and `savecore boot` does not look there",
+            "name it in `targets`",
+        );
+    }
+    match arming::plan(system, &held, None, &config.arm) {
+        Ok(plan) => {
+            let uuids: Vec<Option<uuid::Uuid>> = status.all("uuid").map(|uuid| uuid.parse().ok()).collect();
+            for (planned, uuid) in plan.targets.iter().zip(uuids) {
+                match uuid {
+                    Some(uuid) if uuid != planned.uuid => drill.fail(
+                        &planned.device,
+                        "its label is not the one that the kernel was armed with",
+                        "it was formatted meanwhile: `savecore arm`",
+                    ),
+                    _ => drill.ok(&planned.device, "its label is the one that the kernel looks for"),
+                }
+            }
+        }
+        Err(error) => drill.fail(
+            "kernel",
+            format!("what it is armed on cannot be used any more: {error}"),
+            "`savecore arm`",
+        ),
+    }
+}
+
+fn panics(config: &Config, panic: Panic, drill: &mut Drill) {
+    match panic.on_oops {
+        Some(false) => drill.warn(
+            "kernel.panic_on_oops",
+            "it is 0: after an oops the kernel goes on, and nothing is dumped",
+            "`sysctl kernel.panic_on_oops=1`, and a file in /etc/sysctl.d",
+        ),
+        Some(true) => drill.ok("kernel.panic_on_oops", "an oops is a panic, and is dumped"),
+        None => {}
+    }
+    match panic.reboots_after {
+        Some(0) => drill.warn(
+            "kernel.panic",
+            "it is 0: if a dump is refused, the machine stands still for ever",
+            "`sysctl kernel.panic=10`, and a file in /etc/sysctl.d",
+        ),
+        Some(_) => drill.ok("kernel.panic", "the machine comes up again, also if a dump is refused"),
+        None => {}
+    }
+    match panic.kdump {
+        Kdump::Absent => {}
+        Kdump::Behind => drill.ok("kdump", "it runs when a dump failed"),
+        Kdump::First if config.arm.crash_kexec_post_notifiers => drill.fail(
+            "kdump",
+            "a crash kernel is loaded and goes first, so that diskdump never runs",
+            "`savecore arm` sets crash_kexec_post_notifiers",
+        ),
+        Kdump::First => drill.fail(
+            "kdump",
+            "a crash kernel is loaded and goes first, so that diskdump never runs",
+            "crash_kexec_post_notifiers = true in [arm], or unload it",
+        ),
+    }
+}
