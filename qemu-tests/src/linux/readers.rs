@@ -46,9 +46,11 @@ for cpu in for_each_online_cpu(program):
     task = cpu_curr(program, cpu)
     print("cpu", cpu, task.comm.string_().decode())
     for frame in program.stack_trace(task):
-        # Below the kernel's frames the stacks of programs begin, of which only some cores have pages.
-        if frame.pc >> 63:
-            print("   ", frame.name)
+        # Below the kernel's frames the stack of a program begins, of which only some cores have pages.
+        if frame.pc >> 63 == 0:
+            print("    a program")
+            break
+        print("   ", frame.name)
 "#;
 
 /// Compares every page that a core has with the memory, in QEMU's core. The arguments: core, QEMU's core, and of each part of

@@ -111,7 +111,8 @@ pub(super) fn tools(lab: &Lab, cores: &Cores) -> Result<Vec<String>> {
         );
         let stacks = elf.stacks();
         ensure!(
-            stacks.len() == cores.cpus as usize && stacks.iter().all(|frames| *frames >= 3),
+            stacks.len() == cores.cpus as usize
+                && stacks.iter().all(|(frames, program)| *frames >= 3 || *program),
             "drgn finds stacks of {stacks:?} frames on {} CPUs; logs: {}",
             cores.cpus,
             lab.folder.display()
@@ -153,14 +154,16 @@ impl Said {
         Ok(Said { drgn, crash })
     }
 
-    /// How many frames the stack of each CPU has.
-    fn stacks(&self) -> Vec<usize> {
+    /// How many frames of the kernel's the stack of each CPU has, and whether a program is below them.
+    fn stacks(&self) -> Vec<(usize, bool)> {
         let mut stacks = Vec::new();
         for line in self.drgn.lines() {
             if line.starts_with("cpu ") {
-                stacks.push(0);
-            } else if let (true, Some(last)) = (line.starts_with("    "), stacks.last_mut()) {
-                *last += 1;
+                stacks.push((0, false));
+            } else if let (true, Some((frames, program))) = (line.starts_with("    "), stacks.last_mut()) {
+                let below = line.ends_with("a program");
+                *program |= below;
+                *frames += usize::from(!below);
             }
         }
         stacks
@@ -216,9 +219,9 @@ mod tests {
     #[test]
     fn frames_are_counted_by_cpu_and_names_lose_their_numbers() {
         let drgn = "task 1 init\ntask 20 kworker/0:1-events\ntask 21 kworker/1:0\nmodule diskdump\n\
-                    cpu 0 sh\n    panic\n    vfs_write\ncpu 1 swapper/1\n    default_idle\n";
+                    cpu 0 sh\n    panic\n    vfs_write\ncpu 1 sh\n    a program\n";
         let said = Said { drgn: drgn.to_owned(), crash: None };
-        assert_eq!(said.stacks(), [2, 1]);
+        assert_eq!(said.stacks(), [(2, false), (0, true)]);
         assert_eq!(said.named("task").into_iter().collect::<Vec<_>>(), ["init", "kworker"]);
         let other = Said { drgn: drgn.replace("module diskdump\n", ""), crash: None };
         assert!(said.compare(&other).is_ok());
