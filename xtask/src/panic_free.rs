@@ -77,7 +77,13 @@ pub(crate) fn check_module(library: &Path) -> Result<String> {
     let linked = Linked::read(&link(library, "module-crash.o", &MODULE)?)?;
     ensure!(linked.has("dumpcore::steps"), "nothing of dumpcore was linked, so nothing was checked");
     let panics = |linked: &Linked| -> Vec<String> {
-        linked.functions.iter().map(|function| &function.name).filter(|name| is_panic(name)).cloned().collect()
+        linked
+            .functions
+            .iter()
+            .map(|function| &function.name)
+            .filter(|name| is_panic(name))
+            .cloned()
+            .collect()
     };
     let found = panics(&linked);
     ensure!(found.is_empty(), "a panic can be reached: {}", found.join("; "));

@@ -48,5 +48,7 @@ harm() {
 crash_now() {
     set_to 1 sysrq
     say "crashes now"
+    # A change of the port's mode waits until all was sent.
+    stty -F /dev/ttyS0 -echo
     echo c >/proc/sysrq-trigger
 }

@@ -14,4 +14,6 @@ else
 fi
 dd if=/dev/null of="$target" conv=notrunc,fsync 2>/dev/null
 say "kdump done bytes=$((($(sectors) - before) * 512))"
+# A change of the port's mode waits until all was sent.
+stty -F /dev/ttyS0 -echo
 reboot -f

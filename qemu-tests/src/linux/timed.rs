@@ -94,7 +94,7 @@ load_module
 arm "target=/dev/$(partition "$disk" 2)" serial=0x3f8 {words}
 arena=$(sed -n 's/^arena=//p' $DISKDUMP/status)
 say "reserved bytes=$((arena + $(cat /sys/module/diskdump/coresize)))"
-sleep 1
+sleep 2
 crash_now"#
         );
         let content = fs::read(module).with_context(|| format!("cannot read {}", module.display()))?;
@@ -115,7 +115,7 @@ crash_now"#
 {BUSY}
 load_kdump
 say "reserved bytes=$(cat /sys/kernel/kexec_crash_size)"
-sleep 1
+sleep 2
 crash_now"#
         );
         let guest = kdump(self.guest(&script), self.stock, self.device, filter, self.folder)?;

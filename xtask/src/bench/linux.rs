@@ -93,6 +93,8 @@ pub(super) fn rows(savecore: &Path, notes: &mut Vec<String>, quiet: bool) -> Res
             };
             let disk = Disk::create(&folder.join("disk.raw"), pair.blocks)?;
             let scene = Scene { stock: &built.stock, device, disk: &disk, folder: &folder };
+            // Both write to blocks that the host has on its disk already.
+            savecore.expect(0, "format", &disk, &["--yes"])?;
             show("kdump");
             theirs.push(scene.theirs(pair.filter, pair.crashkernel)?);
             show("ours");

@@ -43,8 +43,8 @@ fn dump(lab: &Lab, row: &Row, script: &str, nmi: bool, trigger: &str, part: &str
     );
     let machine = run::machine(lab, row, &run::guest(lab, row, &script)?, &disk, "trigger")?;
     let mut running = machine.start(&lab.folder, "trigger")?;
-    run::wait(&mut running, CRASHES)?;
     if nmi {
+        run::wait(&mut running, CRASHES)?;
         running.qmp.inject_nmi()?;
     }
     let serial = run::end(running)?;
