@@ -16,8 +16,8 @@ use crate::ui::{self, Mark};
 const COMPLETIONS: [(&str, &str); 3] =
     [("bash", "savecore.bash"), ("zsh", "_savecore"), ("fish", "savecore.fish")];
 
-/// A packager that takes longer hangs.
-const LIMIT: Duration = Duration::from_secs(120);
+/// A packager that takes longer hangs: it strips and compresses.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// The task: builds savecore, lets it make its pages and completions, and packs all that.
 pub(crate) fn task() -> Result<bool> {
@@ -36,7 +36,7 @@ pub(crate) fn task() -> Result<bool> {
     pages(&program, &folder)?;
     ui::done(Mark::Ok, "pages", "manual pages, completions", None);
     let mut cargo = host_cargo();
-    cargo.args(["deb", "--package", "savecore", "--no-build", "--quiet"]);
+    cargo.args(["deb", "--package", "savecore", "--no-build", "--strip", "--quiet"]);
     let output = logged(cargo, "cargo deb", LIMIT)?.success("cargo deb")?;
     let package = output.stdout.lines().last().unwrap_or_default().to_owned();
     ui::done(Mark::Ok, "package", &package, None);

@@ -27,12 +27,17 @@ const TOOLS: [Tool; 5] = [
     Tool { program: "readelf", package: "binutils" },
 ];
 
-/// Other people's programs that judge what savecore makes: they open its cores and reports, and watch its system calls.
-const JUDGES: [Tool; 4] = [
+/// Other people's programs that judge what savecore makes: they open its cores and reports, and watch its system calls. And what the
+/// Linux that is judged is made with.
+const JUDGES: [Tool; 7] = [
     Tool { program: "crash", package: "crash" },
     Tool { program: "makedumpfile", package: "makedumpfile" },
     Tool { program: "chromium", package: "chromium" },
     Tool { program: "strace", package: "strace" },
+    // What builds modules for Debian's kernels, and unpacks theirs. (libelf, which objtool needs, comes with gdb.)
+    Tool { program: "gcc-12", package: "gcc-12" },
+    Tool { program: "make", package: "make" },
+    Tool { program: "xz", package: "xz-utils" },
 ];
 
 /// Debian's own Python, which is not always the first in the path.
