@@ -9,6 +9,7 @@
 #include <linux/crash_core.h>
 #include <linux/delay.h>
 #include <linux/dma-mapping.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/gfp.h>
 #include <linux/io.h>
@@ -143,6 +144,31 @@ static long dd_describe(struct block_device *bdev, struct dd_target *target, con
 	return -ENXIO;
 }
 
+struct dd_closing {
+	struct work_struct work;
+	struct file *file;
+};
+
+static void dd_close_now(struct work_struct *work)
+{
+	/* For threads of the kernel's alone. */
+	__fput_sync(container_of(work, struct dd_closing, work)->file);
+}
+
+/*
+ * Gives a device back before it returns. An ordinary close is done when the task goes back to its program, or by the kernel some time
+ * later; until then, whoever arms again would find the device claimed by us.
+ */
+static void dd_close(struct file *file)
+{
+	struct dd_closing closing = { .file = file };
+
+	INIT_WORK_ONSTACK(&closing.work, dd_close_now);
+	schedule_work(&closing.work);
+	flush_work(&closing.work);
+	destroy_work_on_stack(&closing.work);
+}
+
 long dd_open_target(const char *path, struct dd_target *target, const char **why)
 {
 	struct file *file;
@@ -158,12 +184,12 @@ long dd_open_target(const char *path, struct dd_target *target, const char **why
 	}
 	if (!S_ISBLK(file_inode(file)->i_mode)) {
 		*why = "it is no block device";
-		filp_close(file, NULL);
+		dd_close(file);
 		return -ENOTBLK;
 	}
 	result = dd_describe(I_BDEV(file->f_mapping->host), target, why);
 	if (result) {
-		filp_close(file, NULL);
+		dd_close(file);
 		return result;
 	}
 	target->file = file;
@@ -176,7 +202,7 @@ void dd_close_target(struct dd_target *target)
 	if (target->pci)
 		pci_dev_put(target->pci);
 	if (target->file)
-		filp_close(target->file, NULL);
+		dd_close(target->file);
 	target->pci = NULL;
 	target->file = NULL;
 }

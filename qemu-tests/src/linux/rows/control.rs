@@ -40,11 +40,13 @@ refused level "target=$target" level=64
 refused colour "target=$target" colour=blue
 [ "$(cat $DISKDUMP/state)" = refused ] || fail "the state is $(cat $DISKDUMP/state) after refusals"
 arm "target=$target"
+arm "target=$target" level=1
+arm "target=$target"
 mount -t ext2 "$target" /mnt 2>&1 | grep -q busy || fail "an armed target is not busy"
 grep -q '^cpus=2' $DISKDUMP/status || fail "not armed for 2 CPUs"
 echo 0 >/sys/devices/system/cpu/cpu1/online
 sleep 1
-[ "$(cat $DISKDUMP/state)" = armed ] || fail "a CPU went, and the state is $(cat $DISKDUMP/state)"
+[ "$(cat $DISKDUMP/state)" = armed ] || fail "a CPU went, and the state is $(cat $DISKDUMP/state): $(cat $DISKDUMP/reason)"
 grep -q '^cpus=1' $DISKDUMP/status || fail "not armed again for 1 CPU"
 echo 1 >/sys/devices/system/cpu/cpu1/online
 sleep 1
