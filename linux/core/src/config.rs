@@ -138,7 +138,8 @@ impl<'a> Words<'a> {
             encoding: Encoding::Units,
             budget: BUDGET,
             timeout: usual.request_timeout,
-            verify: usual.verify,
+            // No less sure than to check all of it first: no block is written that was not looked at. And quick.
+            verify: Verify::Ahead,
             helpers: usual.helpers,
             risky: usual.allow_risky,
             log: LOG,
@@ -291,6 +292,7 @@ mod tests {
     fn what_is_not_said_is_as_usual() {
         let words = Words::parse("target=/dev/vda").unwrap();
         assert_eq!((words.level.bits(), words.then, words.serial), (31, Then::Reboot, None));
+        assert_eq!(words.verify, Verify::Ahead);
         assert_eq!(words.notes().count(), 0);
     }
 
