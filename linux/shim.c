@@ -425,9 +425,9 @@ bool dd_log_line(char *line, size_t room, size_t *length)
 	return kmsg_dump_get_line(&dd_log, false, line, room, length);
 }
 
-bool dd_shutting_down(void)
+bool dd_kdump_follows(void)
 {
-	return system_state >= SYSTEM_HALT && system_state <= SYSTEM_RESTART;
+	return kexec_crash_loaded();
 }
 
 void dd_restart(void)
@@ -440,19 +440,13 @@ void dd_restart(void)
 static struct smp_ops dd_original;
 static bool dd_hooked;
 
-void dd_original_stop(int wait)
-{
-	if (dd_original.stop_other_cpus)
-		dd_original.stop_other_cpus(wait);
-}
-
 static void dd_stop_other_cpus(int wait)
 {
 	/* A reboot in order comes here too. */
-	if (dd_shutting_down())
-		dd_original_stop(wait);
-	else
+	if (system_state < SYSTEM_HALT || system_state > SYSTEM_RESTART)
 		dd_freeze();
+	else if (dd_original.stop_other_cpus)
+		dd_original.stop_other_cpus(wait);
 }
 
 /* With crash_kexec_post_notifiers: the kernel's own way leaves what kdump needs, if it has to follow us. */

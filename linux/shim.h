@@ -71,8 +71,7 @@ void dd_send_nmis(void);
 void dd_code(u32 index, const void **start, size_t *length);
 void dd_log_rewind(void);
 bool dd_log_line(char *line, size_t room, size_t *length);
-bool dd_shutting_down(void);
-void dd_original_stop(int wait);
+bool dd_kdump_follows(void);
 void dd_restart(void);
 /* stack.S */
 void dd_call_on(void *top, void (*run)(void *), void *word);

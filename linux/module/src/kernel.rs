@@ -59,6 +59,7 @@ unsafe extern "C" {
     fn dd_code(index: u32, start: *mut *const u8, length: *mut usize);
     fn dd_log_rewind();
     fn dd_log_line(line: *mut u8, room: usize, length: *mut usize) -> bool;
+    fn dd_kdump_follows() -> bool;
     fn dd_restart();
     fn dd_call_on(top: *mut u8, run: extern "C" fn(*mut c_void), word: *mut c_void);
 }
@@ -332,6 +333,12 @@ pub(crate) fn log_line(line: &mut [u8]) -> Option<usize> {
     // SAFETY: so many bytes.
     let there = unsafe { dd_log_line(line.as_mut_ptr(), line.len(), &raw mut length) };
     there.then_some(length.min(line.len()))
+}
+
+/// Whether kdump's kernel is loaded. Takes no lock.
+pub(crate) fn kdump_follows() -> bool {
+    // SAFETY: no arguments.
+    unsafe { dd_kdump_follows() }
 }
 
 /// Resets the machine.

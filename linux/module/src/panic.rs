@@ -43,10 +43,16 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, trigger: u32
     }
     freeze::over();
     lent.console.tell();
-    if !matches!(outcome, Outcome::Complete | Outcome::Incomplete(_)) {
+    // Half a dump is better than none, unless kdump may still make a whole one.
+    let enough = matches!(outcome, Outcome::Complete)
+        || matches!(outcome, Outcome::Incomplete(_)) && !kernel::kdump_follows();
+    if !enough {
         let mut line = Line::new();
         match &outcome {
             Outcome::Refused(refusal) => refusal.describe(line.text("no dump was written: ")),
+            Outcome::Incomplete(_) => {
+                line.text("the dump ended early");
+            }
             Outcome::Nested => {
                 line.text("the dump itself crashed; what it had written can be read");
             }

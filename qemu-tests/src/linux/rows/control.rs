@@ -8,9 +8,10 @@ use super::{Kind, Lab, Row};
 use crate::linux::kdump::{Filter, KDUMP, kdump};
 
 /// The rows of every kernel that has them.
-pub(super) const KINDS: [Kind; 3] = [
+pub(super) const KINDS: [Kind; 4] = [
     ("arming", "targets refused with the reason; armed again after CPUs went; unloaded and loaded", arming),
-    ("next", "with kdump loaded too: ours fails over a harmed pattern, and kdump's kernel runs", next),
+    ("next", "with kdump loaded too: ours refuses over a harmed pattern, and kdump's kernel runs", next),
+    ("early", "with kdump loaded too: ours ends early over a harmed pattern, and kdump's kernel runs", early),
     ("first", "with kdump loaded too: ours is first, and the machine is reset", first),
 ];
 
@@ -75,11 +76,22 @@ fn arming(lab: &Lab, row: &Row) -> Result<String> {
     Ok(format!("{refused} refusals"))
 }
 
-/// Both are loaded; `harm` is what happens to the disk after arming. Gives the serial log.
-fn both(lab: &Lab, row: &Row, harm: &str, name: &str) -> Result<(crate::image::Disk, crate::serial::Serial)> {
+/// Zeros over a block of the pattern.
+const HARM: &str =
+    "dd if=/dev/zero of=\"$target\" bs=4k seek=77 count=1 oflag=direct conv=notrunc 2>/dev/null";
+
+/// Both are loaded, ours with these words; `harm` is what happens to the disk after arming. Gives the serial log.
+fn both(
+    lab: &Lab,
+    row: &Row,
+    words: &str,
+    harm: &str,
+    name: &str,
+) -> Result<(crate::image::Disk, crate::serial::Serial)> {
     let disk = run::disk(lab, "disk")?;
-    let script =
-        format!("{KDUMP}\n{BEFORE}\nload_kdump\narm \"target=$target\" serial=0x3f8\n{harm}\n{CRASH}");
+    let script = format!(
+        "{KDUMP}\n{BEFORE}\nload_kdump\narm \"target=$target\" serial=0x3f8 {words}\n{harm}\n{CRASH}"
+    );
     let guest = run::guest(lab, row, &script)?;
     let guest = kdump(guest, &lab.stock, row.device, Filter::Makedumpfile("-l -d 31"), &lab.folder)?;
     let machine = run::machine(lab, row, &guest, &disk, name)?
@@ -91,11 +103,19 @@ fn both(lab: &Lab, row: &Row, harm: &str, name: &str) -> Result<(crate::image::D
 }
 
 fn next(lab: &Lab, row: &Row) -> Result<String> {
-    let harm = "dd if=/dev/zero of=\"$target\" bs=4k seek=77 count=1 oflag=direct conv=notrunc 2>/dev/null";
-    let (disk, serial) = both(lab, row, harm, "next")?;
+    followed(lab, row, "verify=all", "refused")
+}
+
+fn early(lab: &Lab, row: &Row) -> Result<String> {
+    followed(lab, row, "verify=ahead", "incomplete")
+}
+
+/// Ours fails, says so with `word`, and kdump follows.
+fn followed(lab: &Lab, row: &Row, words: &str, word: &str) -> Result<String> {
+    let (disk, serial) = both(lab, row, words, HARM, "next")?;
     let line =
-        serial.lines().iter().find(|line| line.text.contains("diskdump: ") && line.text.contains("refused"));
-    let line = line.with_context(|| format!("it was not refused; log: {}", serial.path().display()))?;
+        serial.lines().iter().find(|line| line.text.contains("diskdump: ") && line.text.contains(word));
+    let line = line.with_context(|| format!("it was not {word}; log: {}", serial.path().display()))?;
     ensure!(
         serial.find("linux: kdump done").is_some(),
         "kdump's kernel did not write a dump within {} s; log: {}",
@@ -107,7 +127,7 @@ fn next(lab: &Lab, row: &Row) -> Result<String> {
 }
 
 fn first(lab: &Lab, row: &Row) -> Result<String> {
-    let (disk, serial) = both(lab, row, "", "first")?;
+    let (disk, serial) = both(lab, row, "", "", "first")?;
     run::is_complete(&serial)?;
     ensure!(serial.find("linux: kdump begins").is_none(), "kdump ran, too");
     let cores = judge::save(lab, disk, row.cpus)?;
