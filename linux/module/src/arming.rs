@@ -8,7 +8,6 @@ use core::ffi::{CStr, c_long};
 use dump_linux::config::{MAX_PATH, Wanted, Words};
 use dump_linux::notes::WHOLE_NOTE;
 use dumpcore::console::{Describe, Line};
-use dumpcore::device::DeviceError;
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
 use dumpcore::partition::lane::MAX_TARGETS;
@@ -355,13 +354,7 @@ impl State {
                 line.digits((*byte).into(), 2);
             }
             page.line("uuid", line.as_str());
-            let driver = match target.place().driver {
-                1 => "virtio-blk",
-                2 => "virtio-scsi",
-                3 => "ahci",
-                _ => "nvme",
-            };
-            page.line("device", driver);
+            page.line("device", disks::name(target.place().driver));
         }
         if let Some(lent) = lent::lent() {
             page.number("level", lent.level.bits().into());
@@ -455,6 +448,3 @@ fn look(
     }
     Ok((uuid, recipient))
 }
-
-// Errors of devices are described in the same way as all others.
-const _: fn(&DeviceError, &mut Line) = DeviceError::describe;

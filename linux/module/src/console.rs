@@ -3,6 +3,8 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use dump_drivers::PortWindow;
+use dump_drivers::bus::registers::Registers;
 use dumpcore::wait::{MILLISECOND, Wait};
 
 use crate::kernel;
@@ -11,8 +13,10 @@ use crate::linux::LINUX;
 /// Bytes that wait, at most.
 const WAITING: usize = 2048;
 
-/// Line status of a 16550: there is room to send.
-const LINE_STATUS: u16 = 5;
+/// Registers of a 16550: what is sent; line status, and that there is room to send.
+const REGISTERS: u16 = 8;
+const DATA: usize = 0;
+const LINE_STATUS: usize = 5;
 const ROOM: u8 = 1 << 5;
 
 /// How long one character may take, at 300 baud and some more.
@@ -20,7 +24,7 @@ const PATIENCE: u64 = 50 * MILLISECOND;
 
 /// One of the two.
 pub(crate) struct Console {
-    serial: Option<u16>,
+    serial: Option<PortWindow>,
     /// The port does not answer.
     mute: AtomicBool,
     /// What was said, for a machine without a port: the end of it.
@@ -30,12 +34,14 @@ pub(crate) struct Console {
 impl Console {
     /// On the port, if there is one.
     pub(crate) fn new(serial: Option<u16>) -> Console {
+        // SAFETY: ring 0, and the one who arms named the port, which has so many registers.
+        let serial = serial.map(|first| unsafe { PortWindow::new(first, REGISTERS) });
         Console { serial, mute: AtomicBool::new(false), waiting: UnsafeCell::new(([0; WAITING], 0)) }
     }
 
     /// Says it. On the crashing CPU alone.
     pub(crate) fn write(&self, text: &str) {
-        match self.serial {
+        match &self.serial {
             Some(port) => {
                 for byte in text.bytes() {
                     if byte == b'\n' {
@@ -48,17 +54,17 @@ impl Console {
         }
     }
 
-    fn send(&self, port: u16, byte: u8) {
+    fn send(&self, port: &PortWindow, byte: u8) {
         if self.mute.load(Ordering::Relaxed) {
             return;
         }
         let wait = Wait::aside(&LINUX, u64::MAX);
-        let room = || (read(port.wrapping_add(LINE_STATUS)) & ROOM != 0).then_some(());
+        let room = || (port.read8(LINE_STATUS) & ROOM != 0).then_some(());
         if wait.until("the serial port", PATIENCE, room).is_err() {
             self.mute.store(true, Ordering::Relaxed);
             return;
         }
-        write(port, byte);
+        port.write8(DATA, byte);
     }
 
     fn keep(&self, text: &[u8]) {
@@ -91,20 +97,4 @@ impl Console {
         }
         *used = 0;
     }
-}
-
-fn read(port: u16) -> u8 {
-    let value: u8;
-    // SAFETY: a register of the port that the one who arms named.
-    unsafe {
-        core::arch::asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags))
-    };
-    value
-}
-
-fn write(port: u16, value: u8) {
-    // SAFETY: as in read().
-    unsafe {
-        core::arch::asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags))
-    };
 }

@@ -19,6 +19,17 @@ mod driver {
     pub(super) const NVME: u32 = 4;
 }
 
+/// What a driver is called.
+pub(crate) fn name(number: u32) -> &'static str {
+    match number {
+        driver::VIRTIO_BLK => "virtio-blk",
+        driver::VIRTIO_SCSI => "virtio-scsi",
+        driver::AHCI => "ahci",
+        driver::NVME => "nvme",
+        _ => "unknown",
+    }
+}
+
 /// Registers that are mapped at once, at most: each driver maps a few windows.
 const MAPPINGS: usize = 32;
 

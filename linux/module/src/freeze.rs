@@ -43,6 +43,14 @@ pub(crate) struct Slot {
 // SAFETY: `registers` is written by its own CPU alone, in front of the store to `stopped`, and read behind it.
 unsafe impl Sync for Slot {}
 
+impl Slot {
+    /// What this CPU recorded when it was stopped; `None` if it did not.
+    fn recorded(&self) -> Option<Registers> {
+        // SAFETY: recorded in front of the store to `stopped`, and not changed any more.
+        self.stopped.load(Ordering::Acquire).then(|| unsafe { *self.registers.get() })
+    }
+}
+
 /// How far a panic has come.
 mod phase {
     pub(super) const HEALTHY: u32 = 0;
@@ -112,9 +120,8 @@ pub(crate) fn over() {
 /// The registers of the CPU at this place, `None` if they are not known.
 pub(crate) fn registers(lent: &Lent, place: usize) -> Option<Registers> {
     let slot = lent.cpus.get(place)?;
-    if slot.stopped.load(Ordering::Acquire) {
-        // SAFETY: recorded in front of the store to `stopped`, and not changed any more.
-        return Some(unsafe { *slot.registers.get() });
+    if let Some(recorded) = slot.recorded() {
+        return Some(recorded);
     }
     if !BY_KERNEL.load(Ordering::Acquire) || slot.note == 0 {
         return None;
@@ -132,13 +139,9 @@ pub(crate) fn registers(lent: &Lent, place: usize) -> Option<Registers> {
 /// All other CPUs are stopped.
 pub(crate) unsafe fn fill_notes(lent: &Lent, crashed: &Registers) {
     let own = kernel::cpu();
-    for (place, slot) in lent.cpus.iter().enumerate().filter(|(_, slot)| slot.note != 0) {
+    for slot in lent.cpus.iter().filter(|slot| slot.note != 0) {
         // Of those that the kernel stopped, it has written them itself.
-        let known = if slot.number == own {
-            Some(*crashed)
-        } else {
-            registers(lent, place).filter(|_| slot.stopped.load(Ordering::Acquire))
-        };
+        let known = if slot.number == own { Some(*crashed) } else { slot.recorded() };
         let Some((known, address)) = known.zip(lent.direct_map.checked_add(slot.note)) else { continue };
         let mut note = [0; WHOLE_NOTE];
         // Only where there is memory.

@@ -174,19 +174,13 @@ const LARGE_STACK: usize = 64 << 10;
 /// Calls `run` on a larger stack than the kernel's, which is 16 KiB: arming puts together what is then moved to the arena. False
 /// if there is no memory. May sleep.
 pub(crate) fn on_large_stack(run: &mut dyn FnMut()) -> bool {
-    extern "C" fn closure(word: *mut c_void) {
-        // SAFETY: on_large_stack() passes a pointer to its own `run`, and waits.
-        let run = unsafe { &mut *word.cast::<&mut dyn FnMut()>() };
-        run();
-    }
     // SAFETY: memory of its own.
     let stack = unsafe { dd_take_stack(LARGE_STACK) };
     if stack.is_null() {
         return false;
     }
-    let mut run = run;
-    // SAFETY: the end of that memory, which begins with a page; `run` outlives the call.
-    unsafe { call_on(stack.wrapping_add(LARGE_STACK), closure, (&raw mut run).cast()) };
+    // SAFETY: the end of that memory, which begins with a page.
+    unsafe { run_on(stack.wrapping_add(LARGE_STACK), run) };
     // SAFETY: taken above, and nobody is on it any more.
     unsafe { dd_release_stack(stack) };
     true
@@ -362,4 +356,19 @@ pub(crate) fn halt() -> ! {
 pub(crate) unsafe fn call_on(top: *mut u8, run: extern "C" fn(*mut c_void), word: *mut c_void) {
     // SAFETY: as the caller promises.
     unsafe { dd_call_on(top, run, word) }
+}
+
+/// Runs a closure on the stack that ends at `top`.
+///
+/// # Safety
+/// As for [`call_on`].
+pub(crate) unsafe fn run_on(top: *mut u8, run: &mut dyn FnMut()) {
+    extern "C" fn closure(word: *mut c_void) {
+        // SAFETY: run_on() passes a pointer to its own `run`, and waits.
+        let run = unsafe { &mut *word.cast::<&mut dyn FnMut()>() };
+        run();
+    }
+    let mut run = run;
+    // SAFETY: as the caller promises; `run` outlives the call.
+    unsafe { call_on(top, closure, (&raw mut run).cast()) };
 }

@@ -1,7 +1,6 @@
 //! What this kernel lends to the dump.
 
 use core::cell::UnsafeCell;
-use core::ffi::c_void;
 use core::ptr::NonNull;
 
 use dumpcore::format::{Block, PAGE_BYTES};
@@ -190,15 +189,8 @@ unsafe impl Platform for Linux {
     }
 
     fn on_stack(&self, stack: &mut [u8], run: &mut dyn FnMut()) -> bool {
-        extern "C" fn closure(word: *mut c_void) {
-            // SAFETY: on_stack() passes a pointer to its own `run`, and waits.
-            let run = unsafe { &mut *word.cast::<&mut dyn FnMut()>() };
-            run();
-        }
-        let mut run = run;
-        let top = stack.as_mut_ptr_range().end;
-        // SAFETY: the stack is the caller's to lend, and aligned as it promises; `run` outlives the call.
-        unsafe { kernel::call_on(top, closure, (&raw mut run).cast()) };
+        // SAFETY: the stack is the caller's to lend, and aligned as it promises.
+        unsafe { kernel::run_on(stack.as_mut_ptr_range().end, run) };
         true
     }
 }
