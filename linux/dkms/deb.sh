@@ -22,7 +22,7 @@ rm -rf "$tree"
 source="$tree/usr/src/diskdump-$version"
 doc="$tree/usr/share/doc/diskdump-dkms"
 install -d "$source" "$doc" "$tree/DEBIAN"
-for file in Kbuild Makefile merge.lds shim.c shim.h stack.S dkms.conf; do
+for file in Kbuild Makefile merge.lds rustlib.mk shim.c shim.h stack.S dkms.conf; do
     install -m 644 "$linux/$file" "$source/$file"
 done
 # Debug sections are most of it, and the module is linked without them.

@@ -11,7 +11,7 @@ use qemu_tests::savecore::Savecore;
 
 use crate::qemu::Count;
 use crate::test::{Step, step};
-use crate::toolchain::{Toolchain, clean, logged};
+use crate::toolchain::{NO_SOURCE, Toolchain, clean, logged};
 use crate::ui::{self, Mark};
 use crate::{CannotBegin, build, panic_free, setup};
 
@@ -174,6 +174,9 @@ pub(crate) fn folder() -> PathBuf {
 /// A kernel from the cache.
 pub(crate) fn get(kernel: Kernel, symbols: bool) -> Result<(Stock, Option<PathBuf>)> {
     let mut say = |text: &str| ui::notice(text);
+    if kernel == Kernel::RUST {
+        return Ok((Stock::with_rust(&setup::ensure_rust_kernel()?, &mut say)?, None));
+    }
     if !symbols {
         return Ok((Stock::get(kernel, &mut say)?, None));
     }
@@ -183,11 +186,7 @@ pub(crate) fn get(kernel: Kernel, symbols: bool) -> Result<(Stock, Option<PathBu
 
 /// Builds the part of the module that is the same for all kernels.
 pub(crate) fn library_for_modules() -> Result<PathBuf> {
-    let toolchain = Toolchain::with_source().ok_or_else(|| {
-        let packages =
-            "rustup component add rust-src, or Debian's packages rustc-web, cargo-web and rust-web-src";
-        CannotBegin(format!("no Rust toolchain can build core for a kernel: {packages}"))
-    })?;
+    let toolchain = Toolchain::with_source().ok_or_else(|| CannotBegin(NO_SOURCE.to_owned()))?;
     let folder = folder();
     let mut make = make();
     make.arg("rustlib").arg(format!("BUILD={}", folder.display()));
@@ -212,6 +211,9 @@ pub(crate) fn modules((stock, vmlinux): (Stock, Option<PathBuf>), library: &Path
         .arg(format!("KDIR={}", headers.display()))
         .arg(format!("BUILD={}", folder.display()))
         .arg(format!("RUSTLIB={}", library.display()));
+    if let Some(tools) = stock.rust_tools() {
+        ours.arg("SHIM=rust").args(tools.variables());
+    }
     let what = format!("diskdump.ko for {}", stock.release);
     let said = logged(ours, &what, build::BUILD_LIMIT)?.success(&what)?;
     // objtool's words are warnings.
@@ -219,6 +221,9 @@ pub(crate) fn modules((stock, vmlinux): (Stock, Option<PathBuf>), library: &Path
         said.stderr.lines().find(|line| line.contains("warning:") || line.contains("WARNING:"))
     {
         anyhow::bail!("{what}: {line}; log: {}", said.log.display());
+    }
+    if stock.rust_tools().is_some() {
+        panic_free::check_shim(&folder.join("diskdump.ko"))?;
     }
     let faults = folder.join("faults");
     std::fs::create_dir_all(&faults).with_context(|| format!("cannot create {}", faults.display()))?;

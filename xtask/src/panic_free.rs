@@ -93,6 +93,29 @@ pub(crate) fn check_module(library: &Path) -> Result<String> {
 }
 
 /// Links what is reached from `entries`, and nothing else.
+/// Checks a module whose shim is in Rust: what it needs of the kernel must not be a panic.
+///
+/// # Errors
+/// If it cannot be read, needs nothing of the kernel's, or a panic can be reached from it.
+pub(crate) fn check_shim(module: &Path) -> Result<()> {
+    let cannot = || format!("cannot read {}", module.display());
+    let bytes = fs::read(module).with_context(cannot)?;
+    let file = File::parse(&*bytes).with_context(cannot)?;
+    let needed: Vec<String> = file
+        .symbols()
+        .filter(|symbol| symbol.is_undefined())
+        .filter_map(|symbol| Some(format!("{:#}", rustc_demangle::demangle(symbol.name().ok()?))))
+        .collect();
+    ensure!(
+        needed.iter().any(|name| name == "emergency_restart"),
+        "{} is no module of ours",
+        module.display()
+    );
+    let panics: Vec<&str> = needed.iter().map(String::as_str).filter(|name| is_panic(name)).collect();
+    ensure!(panics.is_empty(), "a panic can be reached from the shim in Rust: {}", panics.join("; "));
+    Ok(())
+}
+
 fn link(library: &Path, name: &str, entries: &[&str]) -> Result<PathBuf> {
     let object = crate::build::log_folder()?.join(name);
     let mut ld = crate::toolchain::clean("ld");

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::toolchain::{TARGETS, Toolchain, clean, logged};
+use qemu_tests::linux::RustTools;
+
+use crate::toolchain::{TARGETS, Toolchain, clean, host_cargo, logged};
 use crate::ui::{self, Mark};
-use crate::{CannotBegin, fuzz};
+use crate::{CannotBegin, fuzz, toolchain};
 
 /// A program that is needed, and the Debian package that it is in.
 struct Tool {
@@ -39,6 +41,16 @@ const JUDGES: [Tool; 7] = [
     Tool { program: "make", package: "make" },
     Tool { program: "xz", package: "xz-utils" },
 ];
+
+/// What a kernel with Rust is built with, beside [`JUDGES`].
+const KERNEL_TOOLS: [Tool; 3] = [
+    Tool { program: "flex", package: "flex" },
+    Tool { program: "bison", package: "bison" },
+    Tool { program: "bc", package: "bc" },
+];
+
+/// The bindgen that a kernel of today takes; Debian's is too old.
+const BINDGEN: &str = "0.71.1";
 
 /// Debian's own Python, which is not always the first in the path.
 const PYTHON: &str = "/usr/bin/python3";
@@ -76,6 +88,11 @@ impl Missing {
 pub(crate) fn in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+/// Whether we run as root: the owner of our own process is whoever we run as.
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
 /// The task: all that any other task needs.
@@ -133,10 +150,8 @@ pub(crate) fn ensure(targets: &[&'static str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    // The owner of our own process is whoever we run as.
-    let root = std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0);
     let debian = in_path("apt-get");
-    if !root || !debian {
+    if !is_root() || !debian {
         return Err(CannotBegin(advice(&missing, &packages, debian)).into());
     }
     install(&packages)?;
@@ -149,6 +164,82 @@ pub(crate) fn ensure(targets: &[&'static str]) -> Result<()> {
         packages.extend(DEBIAN_RUST);
     }
     Err(CannotBegin(advice(&left, &packages, debian)).into())
+}
+
+/// Installs these packages, which are missing; silent if there are none.
+fn ensure_packages(packages: &[&'static str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    if is_root() && in_path("apt-get") {
+        return install(packages);
+    }
+    let missing = Missing { packages: packages.to_vec(), targets: Vec::new() };
+    Err(CannotBegin(advice(&missing, packages, in_path("apt-get"))).into())
+}
+
+/// Installs what a kernel with Rust and modules for it are built with. bindgen goes into the cache, if there is none that is young
+/// enough.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn ensure_rust_kernel() -> Result<RustTools> {
+    let toolchain = Toolchain::with_source().ok_or_else(|| CannotBegin(toolchain::NO_SOURCE.to_owned()))?;
+    let mut packages: Vec<&str> =
+        KERNEL_TOOLS.iter().filter(|tool| !in_path(tool.program)).map(|tool| tool.package).collect();
+    if !Path::new("/usr/include/libelf.h").is_file() {
+        packages.push("libelf-dev");
+    }
+    if !has_libclang() {
+        packages.push("libclang1");
+    }
+    ensure_packages(&packages)?;
+    let folder = qemu_tests::linux::cache()?.with_file_name("bindgen");
+    let own = folder.join("bin/bindgen");
+    let usual = std::env::var_os("PATH").unwrap_or_default();
+    let mut found = std::env::split_paths(&usual).map(|folder| folder.join("bindgen")).chain([own.clone()]);
+    let bindgen = match found.find(|program| young(program)) {
+        Some(bindgen) => bindgen,
+        None => {
+            // Without optimisations it is built in a third of the time.
+            let mut cargo = host_cargo();
+            cargo
+                .args(["install", "bindgen-cli", "--locked", "--debug", "--version", BINDGEN, "--root"])
+                .arg(&folder);
+            let (what, begin) = ("cargo install bindgen-cli", Instant::now());
+            ui::running(what);
+            let result = logged(cargo, what, Duration::from_secs(900))?.success(what);
+            let mark = if result.is_err() { Mark::Failed } else { Mark::Ok };
+            ui::done(mark, what, &folder.to_string_lossy(), Some(begin.elapsed()));
+            result.map_err(|error| CannotBegin(format!("{error:#}")))?;
+            own
+        }
+    };
+    Ok(RustTools { rustc: toolchain.rustc()?, bindgen })
+}
+
+/// Whether this is a bindgen that a kernel takes.
+fn young(bindgen: &Path) -> bool {
+    let Ok(output) = Command::new(bindgen).arg("--version").output() else { return false };
+    let said = String::from_utf8_lossy(&output.stdout);
+    toolchain::minor(&said) >= toolchain::minor(&format!("bindgen {BINDGEN}"))
+}
+
+/// Whether there is a libclang that bindgen finds.
+fn has_libclang() -> bool {
+    let mut folders = vec![PathBuf::from("/usr/lib"), PathBuf::from("/usr/lib/x86_64-linux-gnu")];
+    let llvm = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    folders.extend(
+        llvm.filter(|entry| entry.file_name().to_string_lossy().starts_with("llvm-"))
+            .map(|entry| entry.path().join("lib")),
+    );
+    folders.extend(std::env::var_os("LIBCLANG_PATH").map(PathBuf::from));
+    let is = |name: &str| {
+        let end = name.strip_prefix("libclang").unwrap_or_default();
+        (end.starts_with(".so") || end.starts_with('-')) && end.contains(".so")
+    };
+    let names = folders.iter().flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten());
+    names.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| is(&name))
 }
 
 /// Installs what judges savecore; gives a Python that has drgn and DuckDB, which get an environment of their own in the cache
@@ -173,14 +264,7 @@ pub(crate) fn ensure_judges() -> Result<PathBuf> {
             packages.push(package);
         }
     }
-    if !packages.is_empty() {
-        let root = std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0);
-        if !root || !in_path("apt-get") {
-            let missing = Missing { packages: packages.clone(), targets: Vec::new() };
-            return Err(CannotBegin(advice(&missing, &packages, in_path("apt-get"))).into());
-        }
-        install(&packages)?;
-    }
+    ensure_packages(&packages)?;
     if let Some(python) = python {
         return Ok(python);
     }

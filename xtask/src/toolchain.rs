@@ -23,6 +23,10 @@ pub(crate) enum Toolchain {
     Debian,
 }
 
+/// What a person does who has no toolchain that can build core.
+pub(crate) const NO_SOURCE: &str = "no Rust toolchain can build core for a kernel: rustup component add rust-src, or Debian's \
+                                    packages rustc-web, cargo-web and rust-web-src";
+
 /// What `cargo run` leaves in the environment of its child, and what a build for another target must not inherit.
 const INHERITED: [&str; 8] = [
     "CARGO",
@@ -81,6 +85,17 @@ impl Toolchain {
         Toolchain::debian()
     }
 
+    /// Its compiler itself, and not rustup's proxy: the path stays the same whichever folder it is called in.
+    ///
+    /// # Errors
+    /// If it does not say where it is.
+    pub(crate) fn rustc(self) -> Result<PathBuf> {
+        if self == Toolchain::Debian {
+            return Ok(PathBuf::from("/usr/bin/rustc"));
+        }
+        Ok(sysroot(clean("rustc")).context("rustc does not say where its libraries are")?.join("bin/rustc"))
+    }
+
     /// Debian's, if it is there and young enough.
     fn debian() -> Option<Toolchain> {
         let debian = sysroot(clean("/usr/bin/rustc"))?;
@@ -136,7 +151,7 @@ fn version(mut rustc: Command) -> Option<u32> {
 }
 
 /// The minor version in `rustc 1.95.0 (…)`.
-fn minor(text: &str) -> Option<u32> {
+pub(crate) fn minor(text: &str) -> Option<u32> {
     text.split_whitespace().nth(1)?.split('.').nth(1)?.parse().ok()
 }
 

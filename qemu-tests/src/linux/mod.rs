@@ -15,6 +15,7 @@ pub mod levels;
 mod modules;
 mod readers;
 mod rows;
+mod rust_kernel;
 mod stock;
 mod timed;
 
@@ -24,5 +25,6 @@ pub use guest::{Guest, LOAD, finish};
 pub use kdump::{Filter, KDUMP, kdump, unflatten};
 pub use readers::{Reader, Readers, same};
 pub use rows::{Lab, Row, rows};
+pub use rust_kernel::RustTools;
 pub use stock::{CACHE, Flavour, KERNELS, Kernel, Stock, Symbolised, cache};
 pub use timed::{Cost, MEMORY as TIMED_MEMORY, Scene};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::rust_kernel::RustTools;
 use crate::process::{self, Output};
 
 /// The environment variable that says where downloads are kept; else it is `diskdump` in the user's cache folder
@@ -18,7 +19,7 @@ const SYMBOLS: &str = "usr/lib/debug/boot";
 
 /// What takes longer hangs; a download may be slow.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(1800);
-const LIMIT: Duration = Duration::from_secs(300);
+pub(super) const LIMIT: Duration = Duration::from_secs(300);
 
 /// One of Debian's kernels, as it stands in its archive today.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +37,8 @@ pub enum Flavour {
     Cloud,
     /// Any machine.
     Generic,
+    /// Modules in Rust. Debian has none; it is built of Debian's source ([`Stock::with_rust`]).
+    Rust,
 }
 
 /// All kernels of Debian 12 that tests know: its own, and the newer one for newer hardware.
@@ -51,11 +54,23 @@ impl Kernel {
     pub const USUAL: Kernel = KERNELS[1];
     /// The same for virtual machines.
     pub const CLOUD: Kernel = KERNELS[0];
+    /// The one with CONFIG_RUST.
+    pub const RUST: Kernel = Kernel { series: "6.12", flavour: Flavour::Rust };
 
     /// Its name in tables: `6.1-cloud`.
     pub fn name(self) -> String {
         let Kernel { series, flavour } = self;
-        format!("{series}-{}", if flavour == Flavour::Cloud { "cloud" } else { "generic" })
+        let flavour = match flavour {
+            Flavour::Cloud => "cloud",
+            Flavour::Generic => "generic",
+            Flavour::Rust => "rust",
+        };
+        format!("{series}-{flavour}")
+    }
+
+    /// The module in which it has ext2.
+    pub(super) fn ext2(self) -> &'static str {
+        if self.flavour == Flavour::Rust { "ext2" } else { "ext4" }
     }
 
     /// What its release ends with.
@@ -63,6 +78,7 @@ impl Kernel {
         match self.flavour {
             Flavour::Cloud => "-cloud-amd64",
             Flavour::Generic => "-amd64",
+            Flavour::Rust => "-rust",
         }
     }
 
@@ -84,7 +100,7 @@ impl Kernel {
 
 /// A package that is needed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Package {
+pub(super) enum Package {
     /// A kernel with its modules.
     Image(Kernel),
     /// The same kernel with its symbols.
@@ -95,6 +111,8 @@ enum Package {
     Common(Kernel, String),
     /// Programs for the same purpose.
     Kbuild(Kernel, String),
+    /// What a kernel is built of.
+    Source(Kernel),
     /// One program that is all of a small system, linked statically.
     Busybox,
 }
@@ -113,6 +131,7 @@ impl Package {
         let name = name.split('_').next().unwrap_or_default();
         match self {
             Package::Busybox => name == "busybox-static",
+            Package::Source(kernel) => name.strip_prefix("linux-source-") == Some(kernel.series),
             Package::Image(kernel) => {
                 name.strip_prefix("linux-image-").is_some_and(|release| kernel.version(release).is_some())
             }
@@ -137,6 +156,7 @@ impl Package {
     fn name(&self) -> Name {
         match self {
             Package::Busybox => Name::Is("busybox-static".to_owned()),
+            Package::Source(kernel) => Name::Is(format!("linux-source-{}", kernel.series)),
             Package::Image(kernel) => Name::BehindOneOf(kernel.current("").into()),
             Package::Symbols(kernel) => Name::BehindOneOf(kernel.current("-dbg").into()),
             Package::Headers(_, release) => Name::Is(format!("linux-headers-{release}")),
@@ -161,7 +181,9 @@ pub struct Stock {
     /// busybox.
     pub(super) busybox: PathBuf,
     /// The package's name with its version, which those that belong to it have too.
-    package: String,
+    pub(super) package: String,
+    /// Of a kernel with Rust: what modules for it are built against, and with which tools.
+    pub(super) rust: Option<(PathBuf, RustTools)>,
 }
 
 /// A stock kernel whose symbols are there too.
@@ -212,7 +234,15 @@ impl Stock {
     /// # Errors
     /// As [`Stock::get`], and if kernel and headers are not of one version.
     pub fn headers(&self, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
-        Cache::find()?.headers(self, say)
+        match &self.rust {
+            Some((headers, _)) => Ok(headers.clone()),
+            None => Cache::find()?.headers(self, say),
+        }
+    }
+
+    /// What modules in Rust are built with, if it takes some.
+    pub fn rust_tools(&self) -> Option<&RustTools> {
+        self.rust.as_ref().map(|(_, tools)| tools)
     }
 
     /// What is in two unpacked packages.
@@ -227,16 +257,21 @@ impl Stock {
             .into_iter()
             .find(|folder| folder.is_dir())
             .with_context(|| format!("{} has no modules; remove it", kernel.display()))?;
-        let busybox = ["bin/busybox", "usr/bin/busybox"]
-            .map(|program| busybox.join(program))
-            .into_iter()
-            .find(|program| program.is_file())
-            .with_context(|| format!("{} has no busybox; remove it", busybox.display()))?;
-        Ok(Stock { which, release, kernel: image, modules, busybox, package: file_name(kernel) })
+        let (busybox, package) = (self::busybox(busybox)?, file_name(kernel));
+        Ok(Stock { which, release, kernel: image, modules, busybox, package, rust: None })
     }
 }
 
-fn file_name(path: &Path) -> String {
+/// The program in its unpacked package.
+pub(super) fn busybox(package: &Path) -> Result<PathBuf> {
+    ["bin/busybox", "usr/bin/busybox"]
+        .map(|program| package.join(program))
+        .into_iter()
+        .find(|program| program.is_file())
+        .with_context(|| format!("{} has no busybox; remove it", package.display()))
+}
+
+pub(super) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
@@ -281,13 +316,13 @@ fn downloads(said: &str) -> Vec<Download> {
 /// The folder with archives as they were downloaded, and what was unpacked from each, under the same name without
 /// `.deb`. What is there under that name is whole.
 #[derive(Debug)]
-struct Cache {
-    folder: PathBuf,
+pub(super) struct Cache {
+    pub(super) folder: PathBuf,
 }
 
 impl Cache {
     /// The one that the environment names.
-    fn find() -> Result<Cache> {
+    pub(super) fn find() -> Result<Cache> {
         Ok(Cache { folder: cache()? })
     }
 
@@ -308,7 +343,7 @@ impl Cache {
     }
 
     /// Packages, unpacked.
-    fn folders<const N: usize>(
+    pub(super) fn folders<const N: usize>(
         &self,
         packages: [Package; N],
         say: &mut dyn FnMut(&str),
@@ -336,7 +371,7 @@ impl Cache {
     }
 
     /// The archives of packages; those that are not there are downloaded.
-    fn archives(&self, packages: &[Package], say: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>> {
+    pub(super) fn archives(&self, packages: &[Package], say: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>> {
         fs::create_dir_all(self.folder.join("logs"))
             .with_context(|| format!("cannot create {}", self.folder.display()))?;
         let mut absent = Vec::new();
@@ -401,15 +436,22 @@ impl Cache {
     }
 
     /// Runs a program in `folder`, in the language that we read.
-    fn run(&self, program: &str, arguments: &[&str], folder: &Path, limit: Duration) -> Result<Output> {
+    pub(super) fn run(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        folder: &Path,
+        limit: Duration,
+    ) -> Result<Output> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         ensure!(
-            std::env::split_paths(&path).any(|folder| folder.join(program).is_file()),
+            Path::new(program).is_absolute()
+                || std::env::split_paths(&path).any(|folder| folder.join(program).is_file()),
             "{program} is not installed"
         );
         let mut command = Command::new(program);
         command.args(arguments).current_dir(folder).env("LC_ALL", "C");
-        let log = self.folder.join("logs").join(format!("{program}.log"));
+        let log = self.folder.join("logs").join(format!("{}.log", file_name(Path::new(program))));
         process::run(&mut command, limit, &log)?.success(program)
     }
 
@@ -504,10 +546,10 @@ impl Cache {
 
 /// A folder for what is not whole yet, removed when dropped.
 #[derive(Debug)]
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    fn new(folder: &Path) -> Result<Scratch> {
+    pub(super) fn new(folder: &Path) -> Result<Scratch> {
         for number in 0..1000 {
             let path = folder.join(format!(".{}-{number}", std::process::id()));
             match fs::create_dir(&path) {
@@ -530,7 +572,7 @@ impl Drop for Scratch {
 }
 
 /// What in `folder` has a name that pleases, the last one by name.
-fn last(folder: &Path, pleases: impl Fn(&str) -> bool) -> Result<Option<PathBuf>> {
+pub(super) fn last(folder: &Path, pleases: impl Fn(&str) -> bool) -> Result<Option<PathBuf>> {
     let say = || format!("cannot read the folder {}", folder.display());
     let mut found = None;
     for entry in fs::read_dir(folder).with_context(say)? {

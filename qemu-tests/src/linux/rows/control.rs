@@ -66,7 +66,7 @@ dd if="$target" of=/dev/null bs=1M iflag=direct 2>/dev/null || fail "the disk do
 
 fn arming(lab: &Lab, row: &Row) -> Result<String> {
     let disk = run::disk(lab, "disk")?;
-    let guest = run::guest(lab, row, ARMING)?.module("ext4");
+    let guest = run::guest(lab, row, ARMING)?.module(lab.stock.which.ext2());
     let machine = run::machine(lab, row, &guest, &disk, "arming")?;
     let serial = run::finish(machine.start(&lab.folder, "arming")?)?;
     lab.savecore.expect(0, "check", &disk, &[]).context("the partition is not as it was")?;

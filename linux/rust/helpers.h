@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0 */
+/* Functions that the kernel's headers have inline or as macros, and that Rust therefore cannot call. */
+#ifndef DISKDUMP_HELPERS_H
+#define DISKDUMP_HELPERS_H
+
+#include <linux/types.h>
+
+struct block_device;
+struct device;
+struct iommu_domain;
+struct notifier_block;
+struct pci_bus;
+struct pt_regs;
+struct work_struct;
+
+bool dd_helper_bdev_read_only(struct block_device *bdev);
+struct iommu_domain *dd_helper_iommu_get_domain_for_dev(struct device *dev);
+phys_addr_t dd_helper_iommu_iova_to_phys(struct iommu_domain *domain, dma_addr_t at);
+int dd_helper_pci_domain_nr(struct pci_bus *bus);
+int dd_helper_register_memory_notifier(struct notifier_block *block);
+void dd_helper_unregister_memory_notifier(struct notifier_block *block);
+void dd_helper_init_work(struct work_struct *work, void (*run)(struct work_struct *));
+bool dd_helper_memory_is_encrypted(void);
+bool dd_helper_kexec_crash_loaded(void);
+void dd_helper_touch_nmi_watchdog(void);
+u32 dd_helper_raw_smp_processor_id(void);
+bool dd_helper_in_nmi(void);
+bool dd_helper_user_mode(const struct pt_regs *regs);
+bool dd_helper_boot_cpu_has(u32 feature);
+bool dd_helper_x2apic_enabled(void);
+void dd_helper_wrmsrl(u32 msr, u64 value);
+void dd_helper_apic_mem_write(u32 offset, u32 value);
+
+#endif

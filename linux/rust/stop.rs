@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+
+//! Panics and oopses are noticed, and the other CPUs stopped.
+
+use core::ffi::CStr;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use crate::bindings::{self, die_args, nmiaction, notifier_block, pt_regs, smp_ops};
+use crate::{c_char, c_int, c_void, lend, Shared};
+
+/// What the kernel did before.
+// SAFETY: functions, or none.
+static ORIGINAL: Shared<smp_ops> = Shared::new(unsafe { crate::zeroed() });
+static HOOKED: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C" fn stop_other_cpus(wait: c_int) {
+    // A reboot in order comes here too.
+    // SAFETY: reads one word.
+    let state = unsafe { bindings::system_state };
+    if !(bindings::system_states_SYSTEM_HALT..=bindings::system_states_SYSTEM_RESTART).contains(&state) {
+        // SAFETY: for any context.
+        unsafe { bindings::dd_freeze() };
+    // SAFETY: what dd_stop_hooks found.
+    } else if let Some(original) = unsafe { (*ORIGINAL.get()).stop_other_cpus } {
+        // SAFETY: in its stead.
+        unsafe { original(wait) };
+    }
+}
+
+/// With crash_kexec_post_notifiers: the kernel's own way leaves what kdump needs, if it has to follow us.
+unsafe extern "C" fn crash_stop_other_cpus() {
+    // SAFETY: what dd_stop_hooks found, called in its stead.
+    unsafe {
+        match (*ORIGINAL.get()).crash_stop_other_cpus {
+            Some(original) => {
+                original();
+                bindings::dd_crash_stopped();
+            }
+            None => stop_other_cpus(0),
+        }
+    }
+}
+
+/// Debuggers know by this name, which is that of kexec's handler, where the stack of a CPU that was stopped goes on.
+#[no_mangle]
+#[inline(never)]
+unsafe extern "C" fn crash_nmi_callback(_kind: u32, registers: *mut pt_regs) -> c_int {
+    // SAFETY: the kernel's own, of this NMI.
+    if unsafe { bindings::dd_nmi(registers) } {
+        bindings::NMI_HANDLED as c_int
+    } else {
+        bindings::NMI_DONE as c_int
+    }
+}
+
+/// An oops on the way to a panic: its registers are those that count.
+// SAFETY: numbers.
+static OOPS: Shared<pt_regs> = Shared::new(unsafe { crate::zeroed() });
+const NOBODY: u32 = u32::MAX;
+static OOPS_CPU: AtomicU32 = AtomicU32::new(NOBODY);
+
+fn cpu() -> u32 {
+    // SAFETY: reads a variable of this CPU's.
+    unsafe { bindings::dd_helper_raw_smp_processor_id() }
+}
+
+unsafe extern "C" fn die(_block: *mut notifier_block, what: u64, data: *mut c_void) -> c_int {
+    // SAFETY: the kernel's, of this oops.
+    let registers = unsafe { data.cast::<die_args>().as_ref().and_then(|args| args.regs.as_ref()) };
+    // Of a program's registers nothing is learned.
+    // SAFETY: only reads them.
+    let of_kernel = |registers: &&pt_regs| unsafe { !bindings::dd_helper_user_mode(*registers) };
+    if let (bindings::die_val_DIE_OOPS, Some(registers)) = (what as u32, registers.filter(of_kernel)) {
+        // SAFETY: the kernel lets one oops at a time through.
+        unsafe { core::ptr::copy_nonoverlapping(registers, OOPS.get(), 1) };
+        OOPS_CPU.store(cpu(), Ordering::Release);
+    }
+    bindings::NOTIFY_DONE as c_int
+}
+
+/// Whether a part of `text` is `part`.
+fn has(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+unsafe extern "C" fn panicked(_block: *mut notifier_block, _event: u64, data: *mut c_void) -> c_int {
+    let message = if data.is_null() { c"".as_ptr() } else { data.cast::<c_char>().cast_const() };
+    if OOPS_CPU.load(Ordering::Acquire) == cpu() {
+        // SAFETY: the panic's text; registers that die() kept.
+        unsafe { bindings::dd_panic(message, OOPS.get(), bindings::dd_trigger_DD_TRIGGER_OOPS) };
+        return bindings::NOTIFY_DONE as c_int;
+    }
+    // SAFETY: numbers; a place for them; the panic's text, which ends with a zero.
+    unsafe {
+        let mut here: pt_regs = crate::zeroed();
+        bindings::dd_capture(&raw mut here);
+        let text = core::slice::from_raw_parts(message.cast::<u8>(), bindings::strlen(message) as usize);
+        let trigger = if [&b"LOCKUP"[..], b"lockup", b"hung_task"].iter().any(|part| has(text, part)) {
+            bindings::dd_trigger_DD_TRIGGER_WATCHDOG
+        } else if bindings::dd_helper_in_nmi() {
+            bindings::dd_trigger_DD_TRIGGER_NMI
+        } else {
+            bindings::dd_trigger_DD_TRIGGER_PANIC
+        };
+        bindings::dd_panic(message, &raw const here, trigger);
+    }
+    bindings::NOTIFY_DONE as c_int
+}
+
+const fn first(
+    call: unsafe extern "C" fn(*mut notifier_block, u64, *mut c_void) -> c_int,
+) -> Shared<notifier_block> {
+    // The first of all: what others do may be what crashes.
+    Shared::new(notifier_block {
+        notifier_call: Some(call),
+        next: core::ptr::null_mut(),
+        priority: c_int::MAX,
+    })
+}
+
+static DIE: Shared<notifier_block> = first(die);
+static PANIC: Shared<notifier_block> = first(panicked);
+
+const NAME: &CStr = c"diskdump";
+
+static NMI: Shared<nmiaction> = Shared::new(nmiaction {
+    handler: Some(crash_nmi_callback),
+    flags: bindings::NMI_FLAG_FIRST as u64,
+    name: NAME.as_ptr(),
+    // SAFETY: numbers, and a list's links, which are set before it is used.
+    ..unsafe { crate::zeroed() }
+});
+
+lend! {
+    unsafe fn dd_stop_hooks(on: bool) -> c_int {
+        if HOOKED.swap(on, Ordering::AcqRel) == on {
+            return 0;
+        }
+        // SAFETY: one arming or disarming at a time (sysfs.rs); what is registered stays as long as it is.
+        unsafe {
+            if on {
+                let links = &raw mut (*NMI.get()).list;
+                (*links).next = links;
+                (*links).prev = links;
+                let result = bindings::__register_nmi_handler(bindings::NMI_LOCAL, NMI.get());
+                if result != 0 {
+                    HOOKED.store(false, Ordering::Release);
+                    return result;
+                }
+                bindings::register_die_notifier(DIE.get());
+                let operations = &raw mut bindings::smp_ops;
+                core::ptr::copy_nonoverlapping(operations, ORIGINAL.get(), 1);
+                (*operations).stop_other_cpus = Some(stop_other_cpus);
+                (*operations).crash_stop_other_cpus = Some(crash_stop_other_cpus);
+                bindings::atomic_notifier_chain_register(&raw mut bindings::panic_notifier_list, PANIC.get());
+            } else {
+                bindings::atomic_notifier_chain_unregister(&raw mut bindings::panic_notifier_list, PANIC.get());
+                let operations = &raw mut bindings::smp_ops;
+                (*operations).crash_stop_other_cpus = (*ORIGINAL.get()).crash_stop_other_cpus;
+                (*operations).stop_other_cpus = (*ORIGINAL.get()).stop_other_cpus;
+                bindings::unregister_die_notifier(DIE.get());
+                bindings::unregister_nmi_handler(bindings::NMI_LOCAL, NAME.as_ptr());
+            }
+        }
+        0
+    }
+}

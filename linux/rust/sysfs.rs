@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+
+//! /sys/kernel/diskdump, and the module's parameter.
+
+use core::ffi::CStr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use kernel::prelude::*;
+use kernel::sync::{new_mutex, Arc, Mutex};
+
+use crate::bindings::{self, attribute, attribute_group, kernel_param, kobj_attribute, kobject};
+use crate::{c_char, c_long, healthy, Shared};
+
+/// One arming, disarming or question at a time.
+#[pin_data]
+struct Orders {
+    #[pin]
+    mutex: Mutex<()>,
+}
+
+/// As long as there is a [`Lock`].
+static ORDERS: AtomicPtr<Orders> = AtomicPtr::new(core::ptr::null_mut());
+
+/// What [`alone`] needs: made before anybody can ask, dropped when nobody can any more.
+pub(crate) struct Lock(#[allow(dead_code)] Arc<Orders>);
+
+impl Lock {
+    pub(crate) fn new() -> Result<Lock> {
+        let orders = Arc::pin_init(pin_init!(Orders { mutex <- new_mutex!((), "diskdump") }), GFP_KERNEL)?;
+        ORDERS.store(core::ptr::from_ref(&*orders).cast_mut(), Ordering::Release);
+        Ok(Lock(orders))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        ORDERS.store(core::ptr::null_mut(), Ordering::Release);
+    }
+}
+
+/// Runs this while nobody else asks or orders.
+pub(crate) fn alone<R>(run: impl FnOnce() -> R) -> R {
+    // SAFETY: of a Lock, which is the last to go.
+    let orders = unsafe { ORDERS.load(Ordering::Acquire).as_ref() };
+    let _guard = orders.map(|orders| orders.mutex.lock());
+    run()
+}
+
+/// Defines what shows one of dd_show's texts.
+macro_rules! show {
+    ($($name:ident: $what:ident,)*) => {$(
+        unsafe extern "C" fn $name(_folder: *mut kobject, _file: *mut kobj_attribute, to: *mut c_char) -> isize {
+            let room = bindings::DD_CONST_PAGE_SIZE as usize - 1;
+            // SAFETY: sysfs gives a page.
+            alone(|| unsafe { bindings::dd_show(bindings::$what, to, room) }) as isize
+        }
+    )*};
+}
+
+show! {
+    state: dd_show_DD_STATE,
+    status: dd_show_DD_STATUS,
+    reason: dd_show_DD_REASON,
+}
+
+unsafe extern "C" fn arm(
+    _: *mut kobject,
+    _: *mut kobj_attribute,
+    words: *const c_char,
+    count: usize,
+) -> isize {
+    // SAFETY: so many bytes.
+    answer(alone(|| unsafe { bindings::dd_arm(words, count) }), count)
+}
+
+unsafe extern "C" fn disarm(
+    _: *mut kobject,
+    _: *mut kobj_attribute,
+    _: *const c_char,
+    count: usize,
+) -> isize {
+    // SAFETY: nobody else orders.
+    answer(alone(|| unsafe { bindings::dd_disarm() }), count)
+}
+
+/// What sysfs is told: all bytes were taken, or a negative number.
+fn answer(number: c_long, count: usize) -> isize {
+    match number {
+        0 => count as isize,
+        error => error as isize,
+    }
+}
+
+type Show = unsafe extern "C" fn(*mut kobject, *mut kobj_attribute, *mut c_char) -> isize;
+type Store = unsafe extern "C" fn(*mut kobject, *mut kobj_attribute, *const c_char, usize) -> isize;
+
+/// A file that everybody reads, or that root writes.
+const fn file(name: &'static CStr, show: Option<Show>, store: Option<Store>) -> Shared<kobj_attribute> {
+    // SAFETY: pointers that are nowhere, and numbers.
+    let mut file: kobj_attribute = unsafe { crate::zeroed() };
+    file.attr.name = name.as_ptr();
+    file.attr.mode = if show.is_some() { 0o444 } else { 0o200 };
+    file.show = show;
+    file.store = store;
+    Shared::new(file)
+}
+
+static STATE: Shared<kobj_attribute> = file(c"state", Some(state), None);
+static STATUS: Shared<kobj_attribute> = file(c"status", Some(status), None);
+static REASON: Shared<kobj_attribute> = file(c"reason", Some(reason), None);
+static ARM: Shared<kobj_attribute> = file(c"arm", None, Some(arm));
+static DISARM: Shared<kobj_attribute> = file(c"disarm", None, Some(disarm));
+
+/// All files, and the end of the list. An attribute is the first field of its file.
+static FILES: Shared<[*mut attribute; 6]> = Shared::new([
+    STATE.get().cast(),
+    STATUS.get().cast(),
+    REASON.get().cast(),
+    ARM.get().cast(),
+    DISARM.get().cast(),
+    core::ptr::null_mut(),
+]);
+
+static GROUP: Shared<attribute_group> = {
+    // SAFETY: pointers that are nowhere.
+    let mut group: attribute_group = unsafe { crate::zeroed() };
+    group.attrs = FILES.get().cast();
+    Shared::new(group)
+};
+
+/// /sys/kernel/diskdump, until dropped; who is in one of its files then is waited for.
+pub(crate) struct Folder(*mut kobject);
+
+// SAFETY: a pointer to what the kernel locks itself.
+unsafe impl Send for Folder {}
+// SAFETY: as above.
+unsafe impl Sync for Folder {}
+
+impl Folder {
+    pub(crate) fn create() -> Result<Folder> {
+        // SAFETY: a name that ends with a zero; what is created is owned by the Folder.
+        unsafe {
+            let folder = bindings::kobject_create_and_add(c"diskdump".as_ptr(), bindings::kernel_kobj);
+            if folder.is_null() {
+                return Err(ENOMEM);
+            }
+            let folder = Folder(folder);
+            healthy::result(bindings::sysfs_create_group(folder.0, GROUP.get()))?;
+            Ok(folder)
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // SAFETY: the only reference that is ours.
+        unsafe { bindings::kobject_put(self.0) };
+    }
+}
+
+/// The parameter `arm`: words for arming, or nowhere.
+static WORDS: Shared<*mut c_char> = Shared::new(core::ptr::null_mut());
+
+/// As module_param() of C makes it (Linux, include/linux/moduleparam.h).
+#[used(compiler)]
+#[link_section = "__param"]
+static PARAMETER: Shared<kernel_param> = Shared::new(kernel_param {
+    name: c"arm".as_ptr(),
+    mod_: crate::THIS_MODULE.as_ptr().cast(),
+    ops: &raw const bindings::param_ops_charp,
+    perm: 0o400,
+    level: -1,
+    flags: 0,
+    __bindgen_anon_1: bindings::kernel_param__bindgen_ty_1 { arg: WORDS.get().cast() },
+});
+
+/// Defines a line of what modinfo shows.
+macro_rules! info {
+    ($name:ident, $text:literal) => {
+        #[used(compiler)]
+        #[link_section = ".modinfo"]
+        static $name: [u8; $text.len()] = *$text;
+    };
+}
+
+info!(PARAMETER_KIND, b"parmtype=arm:charp\0");
+info!(
+    PARAMETER_ABOUT,
+    b"parm=arm:arms while loading: the words that are otherwise written to /sys/kernel/diskdump/arm\0"
+);
+info!(VERSION, b"version=0.1.0\0");
+
+/// Arms with the words that the module was loaded with, if there are any. Why it was refused is in the log, and in sysfs.
+pub(crate) fn arm_by_parameter() {
+    // SAFETY: set before the module's first function is called; a text that ends with a zero, if it is anywhere.
+    unsafe {
+        let words = *WORDS.get();
+        if !words.is_null() {
+            alone(|| bindings::dd_arm(words, bindings::strlen(words) as usize));
+        }
+    }
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+
+//! A block device is opened, claimed, and found on its bus.
+
+use core::ffi::CStr;
+
+use crate::bindings::{
+    self, block_device, dd_target, device, file, gendisk, pci_dev, scsi_device, virtio_device,
+};
+use crate::{c_char, c_int, c_long, c_void, lend};
+
+const ENOTBLK: c_long = 15;
+const EBUSY: c_long = 16;
+const ENXIO: c_long = 6;
+const EIO: c_int = 5;
+const EROFS: c_long = 30;
+
+/// Why a target is refused, and the kernel's number for it.
+type Refusal = (&'static CStr, c_long);
+
+/// The structure that this field is of.
+macro_rules! holder_of {
+    ($pointer:expr, $type:ty, $field:ident) => {
+        $pointer.wrapping_byte_sub(core::mem::offset_of!($type, $field)).cast::<$type>()
+    };
+}
+
+/// `device`, what it hangs on, what that hangs on, and so on.
+///
+/// # Safety
+/// The device is one of the kernel's, and stays.
+unsafe fn upwards(device: *mut device) -> impl Iterator<Item = *mut device> {
+    core::iter::successors(Some(device), |device| {
+        // SAFETY: whoever holds a device holds those above it.
+        Some(unsafe { (**device).parent }).filter(|parent| !parent.is_null())
+    })
+}
+
+/// Whether C's text is this; a text that is nowhere is not.
+///
+/// # Safety
+/// The text ends with a zero, if it is anywhere.
+unsafe fn is(text: *const c_char, other: &CStr) -> bool {
+    // SAFETY: as promised.
+    !text.is_null() && unsafe { bindings::strcmp(text, other.as_ptr()) } == 0
+}
+
+unsafe fn pci_above(device: *mut device) -> Option<*mut pci_dev> {
+    // SAFETY: the caller's device; a device on the PCI bus is part of a pci_dev.
+    unsafe {
+        let found =
+            upwards(device).find(|device| core::ptr::eq((**device).bus, &raw const bindings::pci_bus_type));
+        found.map(|device| holder_of!(device, pci_dev, dev))
+    }
+}
+
+unsafe fn virtio_above(device: *mut device) -> Option<*mut virtio_device> {
+    // SAFETY: the caller's device; a device on the virtio bus is part of a virtio_device.
+    unsafe {
+        let found =
+            upwards(device).find(|device| (**device).bus.as_ref().is_some_and(|bus| is(bus.name, c"virtio")));
+        found.map(|device| holder_of!(device, virtio_device, dev))
+    }
+}
+
+unsafe fn scsi_above(device: *mut device) -> Option<*mut scsi_device> {
+    // By name, so that the module does not need the SCSI layer on a machine that has none.
+    // SAFETY: the caller's device; one of this type is part of a scsi_device.
+    unsafe {
+        let found = upwards(device)
+            .find(|device| (**device).type_.as_ref().is_some_and(|kind| is(kind.name, c"scsi_device")));
+        found.map(|device| holder_of!(device, scsi_device, sdev_gendev))
+    }
+}
+
+/// Which namespace of its controller an NVMe disk is.
+unsafe fn nvme_namespace(bdev: *mut block_device, disk: *mut gendisk) -> Option<u32> {
+    // SAFETY: a device that is open; its driver's function is called as an ioctl would.
+    let id = unsafe {
+        let ioctl = (*disk).fops.as_ref()?.ioctl?;
+        ioctl(bdev, 0, bindings::DD_CONST_NVME_IOCTL_ID, 0)
+    };
+    u32::try_from(id).ok().filter(|id| *id > 0)
+}
+
+unsafe fn describe(bdev: *mut block_device, target: &mut dd_target) -> Result<(), Refusal> {
+    // SAFETY: the device is open, and with it its disk and all that it hangs on stay where they are.
+    unsafe {
+        // The polled driver would find out at the crash.
+        if bindings::dd_helper_bdev_read_only(bdev) {
+            return Err((c"it is read-only, and a dump has to be written", EROFS));
+        }
+        let disk = (*bdev).bd_disk;
+        let device = &raw mut (*(*disk).part0).bd_device;
+        target.start = (*bdev).bd_start_sect;
+        target.sectors = (*bdev).bd_nr_sectors;
+        let Some(pci) = pci_above(device) else {
+            return Err((
+                c"it is on no PCI device; device mapper, RAID, loop and network disks cannot be taken over",
+                ENXIO,
+            ));
+        };
+        target.pci = pci;
+        let bus = (*pci).bus;
+        target.address = (bindings::dd_helper_pci_domain_nr(bus) as u32) << 16
+            | u32::from((*bus).number) << 8
+            | (*pci).devfn & 0xff;
+        let driver = bindings::dev_driver_string(&raw const (*pci).dev);
+        let scsi = scsi_above(device);
+        target.translated = 1;
+        if let Some(virtio) = virtio_above(device) {
+            // As the kernel does it: without this feature the device goes by physical addresses.
+            target.translated = u32::from((*virtio).features >> bindings::VIRTIO_F_ACCESS_PLATFORM & 1 != 0);
+            match ((*virtio).id.device, scsi) {
+                (bindings::VIRTIO_ID_BLOCK, _) => {
+                    target.driver = bindings::dd_driver_DD_VIRTIO_BLK;
+                    return Ok(());
+                }
+                (bindings::VIRTIO_ID_SCSI, Some(scsi)) => {
+                    target.driver = bindings::dd_driver_DD_VIRTIO_SCSI;
+                    target.unit = (*scsi).id;
+                    target.lun = (*scsi).lun as u32;
+                    return Ok(());
+                }
+                _ => {}
+            }
+        } else if let (true, Some(scsi)) = (is(driver, c"ahci"), scsi) {
+            // What libata keeps in a host is a pointer to the port.
+            let port = (*(*scsi).host).hostdata.as_ptr().cast::<*const bindings::ata_port>();
+            target.driver = bindings::dd_driver_DD_AHCI;
+            target.unit = (**port).port_no;
+            return Ok(());
+        } else if is(driver, c"nvme") {
+            target.driver = bindings::dd_driver_DD_NVME;
+            target.unit =
+                nvme_namespace(bdev, disk).ok_or((c"it does not say which NVMe namespace it is", ENXIO))?;
+            return Ok(());
+        }
+    }
+    Err((c"there is no polled driver for it; there is one for virtio-blk, virtio-scsi, AHCI and NVMe", ENXIO))
+}
+
+/// A file of ours; given back when dropped.
+struct Open(*mut file);
+
+impl Open {
+    unsafe fn at(path: *const c_char) -> Result<Open, Refusal> {
+        // It claims the device, as a mount or swap does; while it is claimed, they fail.
+        // SAFETY: a text that ends with a zero.
+        let file = unsafe { bindings::filp_open(path, bindings::DD_CONST_OPEN, 0) };
+        // The last page of addresses is for errors.
+        match file as isize as c_long {
+            error @ -4095..=-1 if error == -EBUSY => {
+                Err((c"it is in use (mounted, swap, or part of something)", EBUSY))
+            }
+            error @ -4095..=-1 => Err((c"it cannot be opened", -error)),
+            _ => Ok(Open(file)),
+        }
+    }
+
+    fn device(&self) -> Result<*mut block_device, Refusal> {
+        // SAFETY: the file is open.
+        unsafe {
+            if u32::from((*(*self.0).f_inode).i_mode) & bindings::S_IFMT != bindings::S_IFBLK {
+                return Err((c"it is no block device", ENOTBLK));
+            }
+            Ok(bindings::I_BDEV((*(*self.0).f_mapping).host))
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // At once: an ordinary close is done when the task goes back to its program; until then, whoever arms again would find
+        // the device claimed by us.
+        // SAFETY: the only reference, from filp_open.
+        unsafe { bindings::__fput_sync(self.0) };
+    }
+}
+
+lend! {
+    unsafe fn dd_open_target(path: *const c_char, target: *mut dd_target, why: *mut *const c_char) -> c_long {
+        // SAFETY: shim.h: a text, and places for the answers.
+        let (target, why) = unsafe {
+            *target = crate::zeroed();
+            (&mut *target, &mut *why)
+        };
+        // SAFETY: as above; what is described is open.
+        let opened = unsafe {
+            Open::at(path).and_then(|open| {
+                describe(open.device()?, target)?;
+                Ok(open)
+            })
+        };
+        match opened {
+            Ok(open) => {
+                target.file = open.0;
+                core::mem::forget(open);
+                // SAFETY: a device that was found.
+                unsafe { bindings::pci_dev_get(target.pci) };
+                0
+            }
+            Err((reason, number)) => {
+                *why = reason.as_ptr();
+                -number
+            }
+        }
+    }
+
+    unsafe fn dd_close_target(target: *mut dd_target) {
+        // SAFETY: shim.h: what dd_open_target filled in, or zeroes.
+        unsafe {
+            if !(*target).pci.is_null() {
+                bindings::pci_dev_put((*target).pci);
+            }
+            if !(*target).file.is_null() {
+                drop(Open((*target).file));
+            }
+            (*target).pci = core::ptr::null_mut();
+            (*target).file = core::ptr::null_mut();
+        }
+    }
+
+    unsafe fn dd_read_block(file: *mut file, block: u64, to: *mut c_void) -> c_int {
+        let mut at = (block << 12) as bindings::loff_t;
+        // SAFETY: shim.h: a target's file, and 4096 bytes.
+        match unsafe { bindings::kernel_read(file, to, 4096, &raw mut at) } {
+            4096 => 0,
+            error @ ..=-1 => error as c_int,
+            _ => -EIO,
+        }
+    }
+}

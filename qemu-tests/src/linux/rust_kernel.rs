@@ -1,0 +1,169 @@
+//! A kernel with CONFIG_RUST: Debian's source of its own kernel, built once, and kept in the cache beside the stock kernels.
+//!
+//! No kernel that Debian 12 has is built with Rust. What is kept is the kernel, and what modules for it are built against.
+
+use std::fs;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::stock::{Cache, Kernel, LIMIT, Package, Scratch, Stock, file_name, last};
+
+/// What it is built with, beside `make tinyconfig`.
+const CONFIG: &str = include_str!("rust.config");
+
+/// Ten minutes on a quiet machine with two CPUs.
+const BUILD_LIMIT: Duration = Duration::from_secs(3600);
+
+/// What a kernel with Rust, and modules for it, are built with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RustTools {
+    /// rustc, with the source of its libraries. A kernel takes modules of just the same one.
+    pub rustc: PathBuf,
+    /// bindgen.
+    pub bindgen: PathBuf,
+}
+
+impl RustTools {
+    /// As variables of the kernel's make.
+    pub fn variables(&self) -> [String; 3] {
+        let (rustc, bindgen) = (self.rustc.display(), self.bindgen.display());
+        [format!("RUSTC={rustc}"), format!("HOSTRUSTC={rustc}"), format!("BINDGEN={bindgen}")]
+    }
+}
+
+impl Stock {
+    /// Takes [`Kernel::RUST`] from the cache; if it is not there, it is built, which takes some 10 minutes and 3 GB meanwhile. `say`
+    /// is told so before it begins.
+    ///
+    /// # Errors
+    /// As [`Stock::get`], and if it cannot be built with these tools.
+    pub fn with_rust(tools: &RustTools, say: &mut dyn FnMut(&str)) -> Result<Stock> {
+        let cache = Cache::find()?;
+        let which = Kernel::RUST;
+        let [source] = &cache.archives(&[Package::Source(which)], say)?[..] else {
+            anyhow::bail!("apt did not download what it had named");
+        };
+        let [busybox] = cache.folders([Package::Busybox], say)?;
+        let name = format!("linux-rust_{}_{}", version(source)?, key(&cache, tools)?);
+        let folder = cache.folder.join(&name);
+        if !folder.is_dir() {
+            say(&format!("building {name} in {}: some 10 minutes, once", cache.folder.display()));
+            build(&cache, source, tools, &folder)
+                .with_context(|| format!("a kernel with Rust cannot be built of {}", source.display()))?;
+        }
+        let headers = folder.join("build");
+        let release = fs::read_to_string(headers.join("include/config/kernel.release"))
+            .with_context(|| format!("{} is not whole; remove it", folder.display()))?;
+        Ok(Stock {
+            which,
+            release: release.trim().to_owned(),
+            kernel: folder.join("bzImage"),
+            modules: folder.join("modules"),
+            busybox: super::stock::busybox(&busybox)?,
+            package: name,
+            rust: Some((headers, tools.clone())),
+        })
+    }
+}
+
+/// The version in an archive's name: `NAME_VERSION_ARCHITECTURE.deb`.
+fn version(archive: &Path) -> Result<String> {
+    let name = file_name(archive);
+    Ok(name.split('_').nth(1).with_context(|| format!("{name} has no version in its name"))?.to_owned())
+}
+
+/// Changes with all that a kernel is built with.
+fn key(cache: &Cache, tools: &RustTools) -> Result<String> {
+    let mut all = CONFIG.to_owned();
+    for tool in [&tools.rustc, &tools.bindgen] {
+        let program = tool.to_string_lossy();
+        all.push_str(&cache.run(&program, &["--version"], &cache.folder, LIMIT)?.stdout);
+    }
+    Ok(format!("{:08x}", xxh3_64(all.as_bytes()) as u32))
+}
+
+/// Builds it; `folder` is there when all of it is.
+fn build(cache: &Cache, source: &Path, tools: &RustTools, folder: &Path) -> Result<()> {
+    let scratch = Scratch::new(&cache.folder)?;
+    let unpack = r#"dpkg-deb --fsys-tarfile "$1" | tar -x --wildcards --strip-components=3 './usr/src/*.tar.xz' &&
+        mkdir source objects files && tar -x --strip-components=1 -C source -f linux-source-*.tar.xz"#;
+    cache.run("sh", &["-c", unpack, "sh", &source.to_string_lossy()], &scratch.0, LIMIT)?;
+    let [objects, files] = ["objects", "files"].map(|name| scratch.0.join(name));
+    let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let make = |arguments: &[&str], limit: Duration| {
+        let (output, jobs) = (format!("O={}", objects.display()), format!("--jobs={cpus}"));
+        let mut all = vec!["-C", "source", &output, &jobs];
+        let variables = tools.variables();
+        all.extend(variables.iter().map(String::as_str));
+        all.extend(arguments);
+        cache.run("make", &all, &scratch.0, limit)
+    };
+    make(&["tinyconfig"], LIMIT)?;
+    let config = objects.join(".config");
+    let read =
+        |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    fs::write(&config, format!("{}\n{CONFIG}", read(&config)?))
+        .context("cannot write a kernel's configuration")?;
+    make(&["olddefconfig"], LIMIT)?;
+    if !read(&config)?.lines().any(|line| line == "CONFIG_RUST=y") {
+        // It says what it has against the tools.
+        make(&["rustavailable"], LIMIT)?;
+        anyhow::bail!("it does not want to be built with Rust; log: {}", cache.folder.join("logs").display());
+    }
+    make(&["bzImage", "modules"], BUILD_LIMIT)?;
+    let build = files.join("build");
+    let keep = format!(
+        r#"KBUILD_RUN_COMMAND=sh $(srctree)/scripts/package/install-extmod-build {}"#,
+        build.display()
+    );
+    make(&["run-command", &keep], LIMIT)?;
+    let modules = files.join("modules");
+    for folder in [build.join("rust"), modules.join("kernel")] {
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    // What modules in Rust are built against beside that.
+    let rust = fs::read_dir(objects.join("rust")).context("it has no Rust")?;
+    for entry in rust {
+        let path = entry.context("it has no Rust")?.path();
+        if path.extension().is_some_and(|end| end == "rmeta" || end == "so") {
+            copy(&path, &build.join("rust").join(file_name(&path)))?;
+        }
+    }
+    copy(&objects.join("modules.builtin"), &modules.join("modules.builtin"))?;
+    copy(&objects.join("arch/x86/boot/bzImage"), &files.join("bzImage"))?;
+    ensure!(last(&build.join("rust"), |name| name == "libkernel.rmeta")?.is_some(), "it has no Rust");
+    match fs::rename(&files, folder) {
+        // Somebody else may have built the same meanwhile.
+        Err(error) if !folder.is_dir() => {
+            Err(error).with_context(|| format!("cannot create {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display())).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_asks_for_rust_and_for_each_disk() {
+        for name in ["RUST", "VIRTIO_BLK", "SCSI_VIRTIO", "SATA_AHCI", "BLK_DEV_NVME", "KEXEC", "MODULES"] {
+            assert!(CONFIG.lines().any(|line| line == format!("CONFIG_{name}=y")), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_archives_version_is_in_its_name() {
+        let path = Path::new("/cache/linux-source-6.12_6.12.117-1~deb12u1_all.deb");
+        assert_eq!(version(path).unwrap(), "6.12.117-1~deb12u1");
+        assert!(version(Path::new("linux.deb")).unwrap_err().to_string().contains("linux.deb"));
+    }
+}
