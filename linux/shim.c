@@ -103,6 +103,11 @@ static long dd_describe(struct block_device *bdev, struct dd_target *target, con
 	struct virtio_device *virtio;
 	struct scsi_device *scsi;
 
+	/* The polled driver would find out at the crash. */
+	if (bdev_read_only(bdev)) {
+		*why = "it is read-only, and a dump has to be written";
+		return -EROFS;
+	}
 	target->start = bdev->bd_start_sect;
 	target->sectors = bdev_nr_sectors(bdev);
 	target->pci = dd_pci_above(dev);
