@@ -350,7 +350,10 @@ impl State {
         for ((wanted, uuid), (target, _)) in words.targets().zip(uuids).zip(armed.targets.iter().flatten()) {
             page.line("target", wanted.path);
             let mut line = Line::new();
-            for byte in uuid {
+            for (index, byte) in uuid.iter().enumerate() {
+                if matches!(index, 4 | 6 | 8 | 10) {
+                    line.text("-");
+                }
                 line.digits((*byte).into(), 2);
             }
             page.line("uuid", line.as_str());
