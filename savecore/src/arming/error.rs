@@ -114,13 +114,23 @@ pub enum ArmError {
         number: usize,
     },
     /// The module refused.
-    #[error("the kernel does not arm {targets}: {why}")]
+    #[error("the kernel does not arm {targets}: {why}{}", no_longer(.lost))]
     Refused {
         /// On which targets.
         targets: String,
         /// The module's reason.
         why: String,
+        /// Targets that were armed before, and are not any more.
+        lost: Vec<String>,
     },
+}
+
+fn no_longer(lost: &[String]) -> String {
+    match lost {
+        [] => String::new(),
+        [one] => format!("; {one}, which was armed, is not any more"),
+        all => format!("; {}, which were armed, are not any more", all.join(", ")),
+    }
 }
 
 fn in_parentheses(text: &str) -> String {

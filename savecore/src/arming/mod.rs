@@ -55,31 +55,41 @@ pub struct Armed {
     pub kdump_put_behind: bool,
 }
 
-/// Arms the kernel as planned. With a crash kernel loaded that would go first, and `crash_kexec_post_notifiers` among the options,
+/// Arms the kernel as planned. Of targets that were found and not named, those that the module refuses are left out of the plan,
+/// with a warning, as long as there is another one. With a crash kernel loaded that would go first, and `crash_kexec_post_notifiers` among the options,
 /// that parameter of the kernel is set before, and taken back if the module refuses.
 ///
 /// # Errors
 /// [`ArmError::Refused`] with the module's own reason; if the module is not there, or the kernel's parameter cannot be set.
-pub fn arm(system: &System, plan: &Plan, options: &Options) -> Result<Armed, ArmError> {
+pub fn arm(system: &System, plan: &mut Plan, options: &Options) -> Result<Armed, ArmError> {
     let module = Module::of(system)?;
+    let held = module.held().unwrap_or_default();
     let kernel = Kernel::of(system);
     let put_behind = kernel.kdump() == Kdump::First && options.crash_kexec_post_notifiers;
     if put_behind {
         kernel.put_kdump_behind(true)?;
     }
-    if let Err(error) = module.arm(&plan.words) {
+    while let Err(error) = module.arm(&plan.words) {
+        let why = match &error {
+            ArmError::Write { error, .. } => match module.reason() {
+                Ok(reason) if !reason.is_empty() => reason,
+                _ => error.to_string(),
+            },
+            other => other.to_string(),
+        };
+        if plan.leave_out(&why, options, &kernel) {
+            continue;
+        }
         if put_behind {
             // Why the module refused is what matters.
             let _ = kernel.put_kdump_behind(false);
         }
-        return Err(match error {
-            ArmError::Write { error, .. } => {
-                let reason = module.reason().unwrap_or_default();
-                let why = if reason.is_empty() { error.to_string() } else { reason };
-                ArmError::Refused { targets: plan.names().join(", "), why }
-            }
-            other => other,
-        });
+        // It lets go of what it had before it looks at what it gets.
+        let lost = if module.state().is_ok_and(|state| state == State::Armed) { Vec::new() } else { held };
+        let targets = plan.names().join(", ");
+        // It begins with the target that it is about, of which there is often one only.
+        let why = why.strip_prefix(&format!("{targets}: ")).unwrap_or(&why).to_owned();
+        return Err(ArmError::Refused { targets, why, lost });
     }
     Ok(Armed { status: module.status()?, kdump_put_behind: put_behind })
 }

@@ -8,6 +8,7 @@ use crate::source::{Access, Node, Target, discover_in, node_at, nodes_of};
 use super::kernel::Console;
 use super::options::Serial;
 use super::{ArmError, Kernel, Module, Options, System};
+use crate::Error;
 
 /// The module takes no more bytes of words: a file of sysfs is written by the page, and ends with a zero.
 pub const MAX_WORDS: usize = 4095;
@@ -27,6 +28,9 @@ pub struct Plan {
     pub words: String,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// Whether the targets were found, and nobody named them.
+    #[serde(skip)]
+    are_found: bool,
 }
 
 /// A target.
@@ -46,6 +50,21 @@ impl Plan {
     /// The devices.
     pub fn names(&self) -> Vec<&str> {
         self.targets.iter().map(|target| target.device.as_str()).collect()
+    }
+
+    /// Leaves out the target that this reason of the module's begins with, if it was found, and another one is left.
+    pub(super) fn leave_out(&mut self, why: &str, options: &Options, kernel: &Kernel) -> bool {
+        if !self.are_found || self.targets.len() < 2 {
+            return false;
+        }
+        let why_of = |target: &Planned| why.strip_prefix(&target.device)?.strip_prefix(": ");
+        let mut reasons = self.targets.iter().map(why_of).enumerate();
+        let Some((refused, why)) = reasons.find_map(|(index, why)| Some((index, why?))) else { return false };
+        let refused = self.targets.remove(refused).device;
+        // What is to be said of the words was said.
+        self.words = words(&self.targets, options, kernel, &mut Vec::new());
+        self.warnings.push(format!("{refused} is left out, since the kernel does not arm it: {why}"));
+        true
     }
 }
 
@@ -82,7 +101,7 @@ pub fn plan(
         targets.push(look(node, held.contains(&node.shown), &mut warnings)?);
     }
     let words = words(&targets, options, &Kernel::of(system), &mut warnings);
-    Ok(Plan { targets, words, warnings })
+    Ok(Plan { targets, words, warnings, are_found: names.is_empty() })
 }
 
 /// All dump partitions of the machine, each once.
@@ -183,8 +202,11 @@ fn look(node: &Node, is_ours: bool, warnings: &mut Vec<String>) -> Result<Planne
     // Opened as if something were to be written, which fails on what is mounted or otherwise in use; and closed again, for
     // the module wants it for itself.
     let access = if is_ours { Access::Read } else { Access::Harvest };
-    let opened = Target::open(&node.path, None, access)?;
     let unfit = |why: String| ArmError::Unfit { target: target.clone(), why };
+    let opened = Target::open(&node.path, None, access).map_err(|error| match error {
+        Error::InUse { user, .. } => unfit(format!("it is {user}; take a partition that nothing else uses")),
+        other => other.into(),
+    })?;
     let glance = glance(&opened).map_err(|error| unfit(error.to_string()))?;
     let partition = &glance.partition;
     if let Some(defect) = partition.defect {

@@ -112,11 +112,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         // Before anything is looked at that takes longer.
         Module::of(&system)?;
     }
-    let plan = arming::plan(&system, &names, arguments.partition.as_deref(), &options)?;
+    let mut plan = arming::plan(&system, &names, arguments.partition.as_deref(), &options)?;
+    let armed =
+        if arguments.dry_run { Ok(None) } else { arming::arm(&system, &mut plan, &options).map(Some) };
     for line in &plan.warnings {
         warning(line);
     }
-    let armed = if arguments.dry_run { None } else { Some(arming::arm(&system, &plan, &options)?) };
+    let armed = armed?;
     if let Some(armed) = &armed {
         for line in warnings(armed, Kernel::of(&system).kdump()) {
             warning(&line);
@@ -155,12 +157,15 @@ pub(super) fn warnings(armed: &Armed, kdump: Kdump) -> Vec<String> {
 pub(crate) fn disarm(arguments: &DisarmArguments) -> anyhow::Result<Finding> {
     let system = arguments.system.system();
     let module = Module::of(&system)?;
-    let held = module.held()?;
-    if held.is_empty() && module.state()? != State::Armed {
+    let (state, held) = (module.state()?, module.held()?);
+    // Of one that refused, why is forgotten.
+    if state != State::Disarmed {
+        module.disarm()?;
+    }
+    if state != State::Armed {
         printed(tell_disarmed(arguments.json, &held, "it was not armed"))?;
         return Ok(Finding::Good);
     }
-    module.disarm()?;
     if Kernel::of(&system).kdump() == Kdump::Behind {
         warning(
             "crash_kexec_post_notifiers stays set: the crash kernel still runs behind all else; `echo N > /sys/module/kernel/parameters/crash_kexec_post_notifiers` puts it first",

@@ -74,8 +74,8 @@ impl Rearm {
         if let Err(ArmError::NotLoaded) = &self.module {
             return Err(ArmError::NotLoaded);
         }
-        let plan = arming::plan(&self.system, &names, None, &config.arm)?;
-        let armed = arming::arm(&self.system, &plan, &config.arm)?;
+        let mut plan = arming::plan(&self.system, &names, None, &config.arm)?;
+        let armed = arming::arm(&self.system, &mut plan, &config.arm)?;
         self.disarmed.store(false, Ordering::Relaxed);
         let mut warnings = plan.warnings.clone();
         warnings.extend(arm::warnings(&armed, Kernel::of(&self.system).kdump()));

@@ -117,8 +117,8 @@ fn what_arming_writes_is_what_was_planned_and_nothing_else_changes() {
     crashable.linux.module("armed", "", STATUS);
     let before = fs::read(crashable.linux.path("dev/sda5")).unwrap();
     let options = options("level = 17\nverify = \"ahead\"\nserial = \"0x2f8\"");
-    let plan = crashable.plan(&["/dev/sda5"], &options).unwrap();
-    let armed = arming::arm(&crashable.system, &plan, &options).unwrap();
+    let mut plan = crashable.plan(&["/dev/sda5"], &options).unwrap();
+    let armed = arming::arm(&crashable.system, &mut plan, &options).unwrap();
     assert_eq!(crashable.told(), format!("{}\n", plan.words));
     let uuid = uuid::Uuid::from_bytes(crate::common::UUID);
     assert_eq!(
@@ -145,21 +145,21 @@ fn a_crash_kernel_is_put_behind_only_while_the_module_arms() {
     let crashable = Crashable::with_disk();
     crashable.linux.kdump(true, "N");
     let options = Options::default();
-    let plan = crashable.plan(&["/dev/sda5"], &options).unwrap();
+    let mut plan = crashable.plan(&["/dev/sda5"], &options).unwrap();
     crashable.linux.module("refused", "there is no memory \u{1b}[31mfor the arena", "");
     crashable.linux.refuses("sys/kernel/diskdump/arm");
-    let error = arming::arm(&crashable.system, &plan, &options).unwrap_err().to_string();
+    let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
     assert_eq!(error, "the kernel does not arm /dev/sda5: there is no memory \\u{1b}[31mfor the arena");
     assert_eq!(crashable.waits(), "N\n");
 
     let crashable = Crashable::with_disk();
     crashable.linux.kdump(true, "N");
-    let plan = crashable.plan(&["/dev/sda5"], &options).unwrap();
-    assert!(arming::arm(&crashable.system, &plan, &options).unwrap().kdump_put_behind);
+    let mut plan = crashable.plan(&["/dev/sda5"], &options).unwrap();
+    assert!(arming::arm(&crashable.system, &mut plan, &options).unwrap().kdump_put_behind);
     assert_eq!((crashable.waits().as_str(), Kernel::of(&crashable.system).kdump()), ("Y\n", Kdump::Behind));
     // It is not set once more, and so not taken back either.
     crashable.linux.refuses("sys/kernel/diskdump/arm");
-    assert!(arming::arm(&crashable.system, &plan, &options).is_err());
+    assert!(arming::arm(&crashable.system, &mut plan, &options).is_err());
     assert_eq!(crashable.waits(), "Y\n");
 }
 
@@ -169,8 +169,8 @@ fn a_parameter_that_cannot_be_set_leaves_the_kernel_disarmed() {
     crashable.linux.kdump(true, "N");
     crashable.linux.refuses("sys/module/kernel/parameters/crash_kexec_post_notifiers");
     let options = Options::default();
-    let plan = crashable.plan(&["/dev/sda5"], &options).unwrap();
-    let error = arming::arm(&crashable.system, &plan, &options).unwrap_err();
+    let mut plan = crashable.plan(&["/dev/sda5"], &options).unwrap();
+    let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err();
     assert!(matches!(error, ArmError::KdumpFirst { .. }), "{error}");
     assert_eq!(crashable.told(), "");
 }
@@ -183,6 +183,36 @@ fn a_dump_that_waits_is_told_of_and_is_no_obstacle() {
     crashable.linux.device("pci0/sda", (8, 0), &disk);
     let plan = crashable.plan(&["/dev/sda"], &Options::default()).unwrap();
     assert_eq!((plan.targets[0].waiting, plan.warnings.len()), (1, 1), "{:?}", plan.warnings);
+}
+
+#[test]
+fn of_targets_that_were_found_one_that_the_module_refuses_is_left_out() {
+    let reason = "/dev/sd1: there is no polled driver for it";
+    let refusing = |state| {
+        let crashable = with_partitions(3);
+        crashable.linux.module(state, reason, STATUS);
+        crashable.linux.refuses("sys/kernel/diskdump/arm");
+        crashable
+    };
+    let options = Options::default();
+    let crashable = refusing("refused");
+    let mut plan = crashable.plan(&[], &options).unwrap();
+    // This one refuses whatever is tried, and the reason is about nobody any more.
+    let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
+    assert_eq!(error, format!("the kernel does not arm /dev/sd0, /dev/sd2: {reason}"));
+    assert_eq!(plan.names(), ["/dev/sd0", "/dev/sd2"]);
+    assert!(!plan.words.contains("sd1") && plan.words.contains("target=/dev/sd2"), "{}", plan.words);
+    assert_eq!(
+        plan.warnings,
+        ["/dev/sd1 is left out, since the kernel does not arm it: there is no polled driver for it"]
+    );
+    // What a person named is not left out, and of one target it is said once which it is.
+    let mut plan = crashable.plan(&["/dev/sd1"], &options).unwrap();
+    let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
+    assert_eq!(error, format!("the kernel does not arm {reason}"));
+    let mut plan = crashable.plan(&["/dev/sd0", "/dev/sd1"], &options).unwrap();
+    let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
+    assert_eq!(error, format!("the kernel does not arm /dev/sd0, /dev/sd1: {reason}"));
 }
 
 /// A Linux with so many dump partitions, each of its own uuid.
