@@ -104,6 +104,17 @@ impl Disk {
         Ok(disk)
     }
 
+    /// What the partition table calls the [`DUMP`] partition, as Linux writes it (PARTUUID).
+    ///
+    /// # Errors
+    /// If the table cannot be read, or has no such partition.
+    pub fn part_uuid(&self) -> Result<String> {
+        let name = || format!("cannot read the partition table of {}", self.path.display());
+        let table = gpt::GptConfig::new().open(&self.path).with_context(name)?;
+        let part = table.partitions().values().find(|part| part.name == DUMP).with_context(name)?;
+        Ok(part.part_guid.to_string().to_lowercase())
+    }
+
     /// Makes the image larger, until its size is a power of two.
     ///
     /// # Errors

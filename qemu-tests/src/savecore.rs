@@ -92,6 +92,11 @@ impl Savecore {
         }
     }
 
+    /// The program itself.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Runs a subcommand.
     ///
     /// # Errors

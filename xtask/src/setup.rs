@@ -31,7 +31,7 @@ const TOOLS: [Tool; 5] = [
 
 /// Other people's programs that judge what savecore makes: they open its cores and reports, and watch its system calls. And what the
 /// Linux that is judged is made with.
-const JUDGES: [Tool; 7] = [
+const JUDGES: [Tool; 8] = [
     Tool { program: "crash", package: "crash" },
     Tool { program: "makedumpfile", package: "makedumpfile" },
     Tool { program: "chromium", package: "chromium" },
@@ -40,6 +40,8 @@ const JUDGES: [Tool; 7] = [
     Tool { program: "gcc-12", package: "gcc-12" },
     Tool { program: "make", package: "make" },
     Tool { program: "xz", package: "xz-utils" },
+    // Makes the file system in which a guest keeps its cores, and gets them out; not in the path of everybody.
+    Tool { program: "/usr/sbin/debugfs", package: "e2fsprogs" },
 ];
 
 /// What a kernel with Rust is built with, beside [`JUDGES`].

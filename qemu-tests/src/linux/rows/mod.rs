@@ -6,6 +6,7 @@ mod faults;
 mod judge;
 mod levels;
 mod run;
+mod savecore;
 mod triggers;
 
 use std::path::PathBuf;
@@ -132,6 +133,9 @@ pub fn rows() -> Vec<Row> {
         }
         for (number, kind) in faults::KINDS.into_iter().enumerate() {
             add(kind, kernel, "virtio-blk", 2, kernel == cloud && number < 2);
+        }
+        for (number, kind) in savecore::KINDS.into_iter().enumerate() {
+            add(kind, kernel, "virtio-blk", 2, kernel == cloud && number == 0);
         }
         for (number, kind) in control::KINDS.into_iter().enumerate() {
             add(kind, kernel, "virtio-blk", 2, kernel == cloud && number < 2);

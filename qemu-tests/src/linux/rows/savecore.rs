@@ -1,0 +1,294 @@
+//! savecore in the guest itself, with the module: what it arms, what it passes on of a refusal, and what its units do when the
+//! machine comes up.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::judge::{self, text};
+use super::run;
+use super::{Kind, Lab, Row};
+use crate::image::{Disk, Extent};
+use crate::linux::guest::Guest;
+use crate::process;
+
+/// The rows.
+pub(super) const KINDS: [Kind; 2] = [
+    ("boot", "three boots: what savecore's unit runs arms, harvests what crashed, and arms again", boot),
+    ("arm", "savecore arms, disarms and tells; each refusal is one line, the module's own ones too", arm),
+];
+
+/// The functions of these guests' scripts.
+const FUNCTIONS: &str = include_str!("../savecore.sh");
+
+const SERVICE: &str = include_str!("../../../../savecore/dist/savecore.service");
+const LATER: &str = include_str!("../../../../savecore/dist/savecore-later.service");
+
+/// Blocks of the file system in which cores are kept: two, and what has to stay free.
+const STORE_BLOCKS: u64 = 512 << 8;
+
+/// What is quick with a file system's image takes no longer.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The value of a unit's only line with this key.
+fn line<'u>(unit: &'u str, key: &str) -> Result<&'u str> {
+    let mut lines = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let first = lines.next().with_context(|| format!("a unit of savecore's has no {key}"))?;
+    ensure!(lines.next().is_none(), "a unit of savecore's has several lines with {key}");
+    Ok(first)
+}
+
+/// Places in sysfs that a unit may write.
+fn writable(unit: &str) -> String {
+    let lines = unit.lines().filter_map(|line| line.strip_prefix("ReadWritePaths="));
+    let paths = lines.flat_map(str::split_whitespace).map(|path| path.trim_start_matches('-'));
+    paths.filter(|path| path.starts_with("/sys/")).collect::<Vec<_>>().join(" ")
+}
+
+/// Capabilities that a unit leaves, as setpriv takes them.
+fn capabilities(unit: &str) -> Result<String> {
+    let names = line(unit, "CapabilityBoundingSet")?.split_whitespace();
+    Ok(names.map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase())).collect())
+}
+
+/// The script's beginning: functions, and the confines of savecore's units, which are the same for both.
+fn beginning() -> Result<String> {
+    let (places, capabilities) = (writable(SERVICE), self::capabilities(SERVICE)?);
+    ensure!(!places.is_empty(), "savecore.service lets nothing of sysfs be written");
+    ensure!(
+        (&places, &capabilities) == (&writable(LATER), &self::capabilities(LATER)?),
+        "savecore's units have different confines"
+    );
+    Ok(format!("export WRITABLE='{places}' CAPABILITIES='{capabilities}'\n{FUNCTIONS}"))
+}
+
+/// A guest with savecore, and what confines it.
+fn guest<'a>(lab: &'a Lab, row: &Row, script: &str, config: &str) -> Result<Guest<'a>> {
+    run::guest(lab, row, &format!("{}\n{script}", beginning()?))?
+        .module("ext4")
+        .file("etc/savecore.toml", 0o644, config.as_bytes())
+        .program(lab.savecore.program())?
+        .program(Path::new("/usr/bin/setpriv"))
+}
+
+/// What each boot does; `boot` is its number, `unit` and `later` are the units' commands.
+const BOOT: &str = r#"
+disk=$(first_disk 20) || fail "there is no disk"
+target=/dev/$(partition "$disk" 2)
+mkdir -p /var/crash
+mount -t ext4 /dev/vdb /var/crash || fail "there is no place for cores"
+if [ "$boot" = 3 ]; then
+    # As its parameter in /etc/modprobe.d would have it: somebody else than savecore has armed.
+    load_module "arm=\"target=$target\""
+    [ "$(cat $DISKDUMP/state)" = armed ] || fail "not armed by its parameter: $(cat $DISKDUMP/reason)"
+else
+    load_module
+    said 1 disarmed savecore armed
+fi
+said 0 "the kernel is armed on $target" confined $unit
+# What it prints is for the journal.
+cp /tmp/out /tmp/unit
+cat /tmp/errors >>/tmp/unit
+[ -e /run/savecore/later ] && fail "work is left"
+cores=$(find /var/crash -name vmcore.elf | wc -l)
+[ "$cores" = $((boot - 1)) ] || fail "there are $cores cores in boot $boot"
+case $boot in
+    1) grep -q "no dump waits on $target" /tmp/unit || fail "a dump is there before the first crash" ;;
+    *) grep -q "$target: dump .* saved in /var/crash/pelican-" /tmp/unit || fail "no dump was saved" ;;
+esac
+if [ "$boot" = 3 ]; then
+    grep -q "the kernel is disarmed on $target for the harvest" /tmp/unit || fail "it was not disarmed"
+fi
+said 0 armed savecore armed
+said 0 '"state": "armed"' savecore armed --json
+said 0 "$target" savecore list
+said 1 "no dump" savecore info "$target"
+said 0 armed savecore check "$target"
+if [ "$boot" -lt 3 ]; then
+    crash_now
+    sleep 60
+    fail "it did not crash"
+fi
+said 0 "no dump waits on $target" confined $later
+said 0 armed savecore armed
+said 0 "$target can be used again" savecore disarm
+umount /var/crash || fail "the place of cores is in use"
+"#;
+
+/// A disk that is a file system.
+fn store(lab: &Lab) -> Result<Disk> {
+    let path = lab.folder.join("store.raw");
+    let file = fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    file.set_len(STORE_BLOCKS << 12).with_context(|| format!("cannot create {}", path.display()))?;
+    let mut command = Command::new("/usr/sbin/mke2fs");
+    command.args(["-q", "-F", "-t", "ext4"]).arg(&path);
+    process::run(&mut command, LIMIT, &lab.folder.join("mke2fs.log"))?.success("mke2fs")?;
+    Ok(Disk { path, dump: Extent { first: 0, blocks: STORE_BLOCKS } })
+}
+
+fn boot(lab: &Lab, row: &Row) -> Result<String> {
+    let vmlinux = lab.vmlinux.as_deref().context("this row needs the kernel's symbols")?;
+    let disk = run::disk(lab, "disk")?;
+    let store = store(lab)?;
+    let before = disk.rest_fingerprint()?;
+    let config = format!("[arm]\nboot = true\ntargets = [\"PARTUUID={}\"]\nlevel = 31\n", disk.part_uuid()?);
+    let commands = format!("unit='{}'\nlater='{}'", line(SERVICE, "ExecStart")?, line(LATER, "ExecStart")?);
+    for number in 1..=3 {
+        let name = format!("boot-{number}");
+        let script = format!("boot={number}\n{commands}\n{BOOT}");
+        let guest = guest(lab, row, &script, &config)?;
+        let machine = run::machine(lab, row, &guest, &disk, &name)?.disk(&store);
+        match number {
+            3 => drop(run::finish(machine.start(&lab.folder, &name)?)?),
+            _ => run::is_complete(&run::crash(&machine, lab, &name)?)?,
+        }
+        run::only_ours(&disk, before)?;
+    }
+    let answer = lab.savecore.expect(0, "check", &disk, &[]).context("the partition is not as it was")?;
+    ensure!(answer.value.to_string().contains("armed"), "the partition is not armed: {}", answer.value);
+    let into = lab.folder.join("cores");
+    let facts = cores(lab, &store, &into, vmlinux, row.cpus)?;
+    fs::remove_dir_all(&into)?;
+    for disk in [disk, store] {
+        fs::remove_file(&disk.path)?;
+    }
+    Ok(facts)
+}
+
+/// Gets the cores out of the file system: there are two, whole, each of a crash of its own, and drgn reads them. Gives facts.
+fn cores(lab: &Lab, store: &Disk, into: &Path, vmlinux: &Path, cpus: u32) -> Result<String> {
+    match fs::remove_dir_all(into) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => fs::create_dir_all(into)?,
+    }
+    let mut command = Command::new("/usr/sbin/debugfs");
+    command.arg("-R").arg(format!("rdump / {}", into.display())).arg(&store.path);
+    process::run(&mut command, LIMIT, &lab.folder.join("debugfs.log"))?.success("debugfs")?;
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(into)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() && entry.file_name().to_string_lossy().starts_with("pelican-") {
+            folders.push(entry.path());
+        }
+    }
+    folders.sort_unstable();
+    ensure!(folders.len() == 2, "there are {} folders of crashes instead of 2: {folders:?}", folders.len());
+    let latest = fs::read_link(into.join("latest")).context("nothing is the latest crash")?;
+    ensure!(folders[1].ends_with(&latest), "the latest crash is {}", latest.display());
+    let (mut facts, mut nonces) = (Vec::new(), Vec::new());
+    for folder in &folders {
+        let info = folder.join("info.json");
+        let info = fs::read(&info).with_context(|| format!("cannot read {}", info.display()))?;
+        let info: Value = serde_json::from_slice(&info).context("info.json is no JSON")?;
+        facts.push(judge::is_whole(&info, cpus)?);
+        nonces.push(text(&info, "nonce").to_owned());
+        let log = fs::read_to_string(folder.join("dmesg.txt")).context("there is no log of the kernel's")?;
+        ensure!(log.contains("sysrq triggered crash"), "the log in {} does not say why", folder.display());
+        let core = folder.join("vmcore.elf");
+        lab.readers.drgn(vmlinux, &core, &["panic ", "sysrq_handle_crash", "task 1 init"])?;
+    }
+    nonces.dedup();
+    ensure!(nonces.len() == 2, "one dump was saved twice");
+    Ok(facts.join(", "))
+}
+
+const ARM: &str = r#"
+disk=$(first_disk 20) || fail "there is no disk"
+before=/dev/$(partition "$disk" 1)
+target=/dev/$(partition "$disk" 2)
+behind=/dev/$(partition "$disk" 3)
+legacy=/dev/vdb2
+protected=/dev/vdc2
+mkdir -p /mnt
+
+# Without the module.
+said 2 "modprobe diskdump" savecore arm "$target"
+said 2 "modprobe diskdump" savecore disarm
+said 1 "modprobe diskdump" savecore armed
+said 1 '"loaded": false' savecore armed --json
+said 0 "target=$target" savecore arm "$target" --dry-run
+words=$(cat /tmp/out)
+uuid=${words#*uuid=}
+uuid=${uuid%% *}
+said 1 "the kernel is not armed" savecore boot
+
+load_module
+said 1 disarmed savecore armed
+said 0 "not armed" savecore disarm
+
+# What is refused, and why.
+mke2fs "$before" >/dev/null 2>&1 || fail "no file system"
+mount -t ext2 "$before" /mnt || fail "nothing to mount"
+said 2 "mounted on /mnt" savecore arm "$before"
+umount /mnt
+said 2 "ext2" savecore arm "$before"
+mkswap "$behind" >/dev/null || fail "no swap"
+swapon "$behind" || fail "no swap"
+said 2 "used as swap" savecore arm "$behind"
+swapoff "$behind"
+said 2 "swap" savecore arm "$behind"
+said 2 "PARTUUID=00000000-0000-0000-0000-000000000001" savecore arm PARTUUID=00000000-0000-0000-0000-000000000001
+said 2 "level" savecore arm "$target" --level 64
+printf '[arm]\nlevel = 64\n' >/tmp/level.toml
+said 2 "level" savecore arm "$target" --config /tmp/level.toml
+said 1 disarmed savecore armed
+
+# By all names; armed again while it is armed.
+for name in "$target" "PARTUUID=$PARTUUID" "UUID=$uuid" "/dev/$disk"; do
+    said 0 "armed: a crash is dumped to $target" savecore arm "$name"
+    said 0 "$uuid" savecore armed
+    said 0 '"state": "armed"' savecore armed --json
+    said 0 "$target can be used again" savecore disarm
+    said 1 disarmed savecore armed
+done
+said 0 "armed: a crash is dumped to $target" savecore arm "$target"
+said 0 "armed: a crash is dumped to $target" savecore arm "$target" --level 1
+said 0 "armed: a crash is dumped to $target" confined savecore arm "$target"
+said 2 "savecore disarm" savecore format "$target" --yes
+said 2 "savecore disarm" savecore clear "$target" --yes
+said 0 armed savecore check "$target"
+
+# What only the module finds.
+said 2 "arm $legacy: unsupported: needs a modern virtio device" savecore arm "$legacy"
+grep -q "$target, which was armed, is not any more" /tmp/errors || fail "it does not say that nothing is armed now"
+said 1 "refused: $legacy: unsupported" savecore armed
+said 2 "arm $protected: it is read-only" savecore arm "$protected"
+grep -q "any more" /tmp/errors && fail "nothing was armed before"
+said 2 "$legacy: unsupported" savecore arm "$target" "$legacy"
+said 0 "it was not armed" savecore disarm
+said 1 disarmed savecore armed
+
+# Of targets that nobody named, those that can be armed are.
+said 0 "armed: a crash is dumped to $target" savecore arm
+for other in "$legacy" "$protected"; do
+    grep -q "warning: $other is left out" /tmp/errors || fail "it does not say that $other is left out"
+done
+said 0 "$target can be used again" savecore disarm
+said 0 "the kernel is armed on $target" savecore boot
+said 0 "armed" savecore armed
+rmmod diskdump || fail "it cannot be unloaded"
+said 1 "modprobe diskdump" savecore armed
+dmesg | grep -E 'BUG|WARNING|Call Trace' && fail "the kernel complains"
+dd if="$target" of=/dev/null bs=1M iflag=direct 2>/dev/null || fail "the disk does not work any more"
+"#;
+
+fn arm(lab: &Lab, row: &Row) -> Result<String> {
+    let [disk, legacy, protected] = ["disk", "legacy", "protected"].map(|name| run::disk(lab, name));
+    let (disk, legacy, protected) = (disk?, legacy?, protected?);
+    let script = format!("PARTUUID={}\n{ARM}", disk.part_uuid()?);
+    let guest = guest(lab, row, &script, "[arm]\nboot = true\n")?;
+    let mut machine = run::machine(lab, row, &guest, &disk, "arm")?;
+    machine = machine.disk(&legacy).disk(&protected).drive("readonly=on");
+    machine.arguments.extend(["-set", "device.dumpdisk1.disable-modern=on"]);
+    let serial = run::finish(machine.start(&lab.folder, "arm")?)?;
+    lab.savecore.expect(0, "check", &disk, &[]).context("the partition is not as it was")?;
+    let refused = serial.lines().iter().filter(|line| line.text.contains("linux: refused: ")).count();
+    for disk in [disk, legacy, protected] {
+        fs::remove_file(&disk.path)?;
+    }
+    Ok(format!("{refused} refusals"))
+}
