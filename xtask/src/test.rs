@@ -113,7 +113,14 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
         units(&mut count, name, cargo);
     }
 
-    step(&mut count, "reports in a browser", || reports(strict));
+    step(&mut count, "reports in a browser", || {
+        let facts = "nothing of a hostile dump is run";
+        judged(strict, ("chromium", "chromium"), "a_browser_shows", facts)
+    });
+    step(&mut count, "savecore's units", || {
+        let facts = "systemd takes them, and finds them well confined";
+        judged(strict, ("systemd-analyze", "systemd"), "systemd_takes_the_units", facts)
+    });
 
     ui::section("bare metal, without alloc");
     for target in TARGETS {
@@ -190,23 +197,23 @@ fn demo(savecore: &Path) -> Result<Step> {
     Ok(Step::Done(format!("of {} s allowed", DEMO_LIMIT.as_secs())))
 }
 
-/// The pages that savecore writes, as a browser shows them. Where there is none, its package can be installed: it is large,
-/// and nothing else needs it.
-fn reports(strict: bool) -> Result<Step> {
-    if !setup::in_path("chromium") {
+/// A test of savecore's that is of no use without this program, which is in this package: a browser is large, and not every machine
+/// runs systemd.
+fn judged(strict: bool, (program, package): (&str, &str), test: &str, facts: &str) -> Result<Step> {
+    if !setup::in_path(program) {
         if strict || on_ci() {
-            bail!("chromium is missing: sudo apt-get install --no-install-recommends chromium");
+            bail!("{program} is missing: sudo apt-get install --no-install-recommends {package}");
         }
-        return Ok(Step::Skipped("no chromium; its Debian package is chromium".to_owned()));
+        return Ok(Step::Skipped(format!("no {program}; its Debian package is {package}")));
     }
     let mut cargo = host_cargo();
-    cargo.args(["test", "--package", "savecore", "--test", "it", "--", "--ignored", "a_browser_shows"]);
-    let output = logged(cargo, "reports in a browser", SECTION_LIMIT)?.success("the reports in a browser")?;
+    cargo.args(["test", "--package", "savecore", "--test", "it", "--", "--ignored", test]);
+    let output = logged(cargo, test, SECTION_LIMIT)?.success(test)?;
     let found = counted(&format!("{}\n{}", output.stdout, output.stderr));
     if found.passed == 0 {
         bail!("no test was run; log: {}", output.log.display());
     }
-    Ok(Step::Done("nothing of a hostile dump is run".to_owned()))
+    Ok(Step::Done(facts.to_owned()))
 }
 
 /// Runs one step, prints its line, counts it.
