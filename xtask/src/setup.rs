@@ -31,11 +31,13 @@ const TOOLS: [Tool; 5] = [
 
 /// Other people's programs that judge what savecore makes: they open its cores and reports, and watch its system calls. And what the
 /// Linux that is judged is made with.
-const JUDGES: [Tool; 8] = [
+const JUDGES: [Tool; 9] = [
     Tool { program: "crash", package: "crash" },
     Tool { program: "makedumpfile", package: "makedumpfile" },
     Tool { program: "chromium", package: "chromium" },
     Tool { program: "strace", package: "strace" },
+    // Reads savecore's units; and what runs them in a guest comes with it.
+    Tool { program: "systemd-analyze", package: "systemd" },
     // What builds modules for Debian's kernels, and unpacks theirs. (libelf, which objtool needs, comes with gdb.)
     Tool { program: "gcc-12", package: "gcc-12" },
     Tool { program: "make", package: "make" },

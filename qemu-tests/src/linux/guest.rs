@@ -15,7 +15,9 @@ use crate::machine::{Machine, Running};
 use crate::serial::Serial;
 
 const INIT: &str = include_str!("init.sh");
-const LIBRARY: &str = include_str!("guest.sh");
+
+/// What every script begins with.
+pub(super) const LIBRARY: &str = include_str!("guest.sh");
 
 /// What a guest can be busy with, as functions of its script: `load` and `traffic`.
 pub const LOAD: &str = include_str!("load.sh");

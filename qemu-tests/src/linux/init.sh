@@ -20,5 +20,7 @@ if [ "$status" = 0 ]; then
     sh /script
     status=$?
 fi
+# A script that succeeds can leave the machine to another first process.
+[ "$status" = 0 ] && [ -x /next ] && exec /next
 echo "linux: end status=$status"
 poweroff -f

@@ -1,10 +1,5 @@
 # What a guest does with savecore.
 
-# The units name it by this path.
-mkdir -p /usr/bin /run/savecore
-ln -s /bin/savecore /usr/bin/savecore
-hostname pelican
-
 # said CODE PART COMMAND: the command must end with this exit code, and say this. An error is one line.
 said() {
     code=$1

@@ -13,12 +13,17 @@ use super::judge::{self, text};
 use super::run;
 use super::{Kind, Lab, Row};
 use crate::image::{Disk, Extent};
-use crate::linux::guest::Guest;
+use crate::linux::guest::{Guest, LIBRARY};
 use crate::process;
 
 /// The rows.
-pub(super) const KINDS: [Kind; 2] = [
+pub(super) const KINDS: [Kind; 3] = [
     ("boot", "three boots: what savecore's unit runs arms, harvests what crashed, and arms again", boot),
+    (
+        "units",
+        "two boots with systemd: the installed units arm, harvest, arm again, and do what was left",
+        units,
+    ),
     ("arm", "savecore arms, disarms and tells; each refusal is one line, the module's own ones too", arm),
 ];
 
@@ -77,6 +82,10 @@ fn guest<'a>(lab: &'a Lab, row: &Row, script: &str, config: &str) -> Result<Gues
 
 /// What each boot does; `boot` is its number, `unit` and `later` are the units' commands.
 const BOOT: &str = r#"
+# The units name it by this path.
+mkdir -p /usr/bin /run/savecore
+ln -s /bin/savecore /usr/bin/savecore
+hostname pelican
 disk=$(first_disk 20) || fail "there is no disk"
 target=/dev/$(partition "$disk" 2)
 mkdir -p /var/crash
@@ -150,17 +159,16 @@ fn boot(lab: &Lab, row: &Row) -> Result<String> {
     }
     let answer = lab.savecore.expect(0, "check", &disk, &[]).context("the partition is not as it was")?;
     ensure!(answer.value.to_string().contains("armed"), "the partition is not armed: {}", answer.value);
-    let into = lab.folder.join("cores");
-    let facts = cores(lab, &store, &into, vmlinux, row.cpus)?;
-    fs::remove_dir_all(&into)?;
+    let facts = cores(lab, &store, 2, vmlinux, row.cpus)?;
     for disk in [disk, store] {
         fs::remove_file(&disk.path)?;
     }
     Ok(facts)
 }
 
-/// Gets the cores out of the file system: there are two, whole, each of a crash of its own, and drgn reads them. Gives facts.
-fn cores(lab: &Lab, store: &Disk, into: &Path, vmlinux: &Path, cpus: u32) -> Result<String> {
+/// Gets the cores out of the file system: there are so many, whole, each of a crash of its own, and drgn reads them. Gives facts.
+fn cores(lab: &Lab, store: &Disk, number: usize, vmlinux: &Path, cpus: u32) -> Result<String> {
+    let into = &lab.folder.join("cores");
     match fs::remove_dir_all(into) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => fs::create_dir_all(into)?,
@@ -176,9 +184,13 @@ fn cores(lab: &Lab, store: &Disk, into: &Path, vmlinux: &Path, cpus: u32) -> Res
         }
     }
     folders.sort_unstable();
-    ensure!(folders.len() == 2, "there are {} folders of crashes instead of 2: {folders:?}", folders.len());
+    ensure!(folders.len() == number, "{} folders of crashes are there instead of {number}", folders.len());
     let latest = fs::read_link(into.join("latest")).context("nothing is the latest crash")?;
-    ensure!(folders[1].ends_with(&latest), "the latest crash is {}", latest.display());
+    ensure!(
+        folders.last().is_some_and(|last| last.ends_with(&latest)),
+        "the latest crash is {}",
+        latest.display()
+    );
     let (mut facts, mut nonces) = (Vec::new(), Vec::new());
     for folder in &folders {
         let info = folder.join("info.json");
@@ -189,11 +201,127 @@ fn cores(lab: &Lab, store: &Disk, into: &Path, vmlinux: &Path, cpus: u32) -> Res
         let log = fs::read_to_string(folder.join("dmesg.txt")).context("there is no log of the kernel's")?;
         ensure!(log.contains("sysrq triggered crash"), "the log in {} does not say why", folder.display());
         let core = folder.join("vmcore.elf");
-        lab.readers.drgn(vmlinux, &core, &["panic ", "sysrq_handle_crash", "task 1 init"])?;
+        lab.readers.drgn(vmlinux, &core, &["panic ", "sysrq_handle_crash", "task 1 "])?;
     }
     nonces.dedup();
-    ensure!(nonces.len() == 2, "one dump was saved twice");
+    ensure!(nonces.len() == number, "one dump was saved twice");
+    fs::remove_dir_all(into)?;
     Ok(facts.join(", "))
+}
+
+/// What is prepared before systemd becomes the first process.
+const INSTALL: &str = r#"
+hostname pelican
+disk=$(first_disk 20) || fail "there is no disk"
+mkdir -p /var/crash
+mount -t ext4 /dev/vdb /var/crash || fail "there is no place for cores"
+load_module
+said 0 "installed" savecore install
+said 0 "" systemctl enable savecore.service savecore-later.path check.service
+cat >/next <<END
+#!/bin/sh
+exec /bin/systemd
+END
+chmod +x /next
+"#;
+
+/// A unit that waits for savecore's.
+const CHECK_UNIT: &str = "[Unit]\nAfter=savecore.service\n[Service]\nType=oneshot\nExecStart=/bin/sh /check\n\
+                          [Install]\nWantedBy=multi-user.target\n";
+
+/// Where what savecore says goes.
+const OUTPUT: &str = "[Service]\nStandardOutput=append:/run/said\nStandardError=append:/run/said\n";
+
+/// What it does; `boot` is the number of the boot.
+const CHECK: &str = r#"
+exec >/dev/ttyS0 2>&1
+trap 'echo "linux: end status=$?"; poweroff -f' EXIT
+target=/dev/vda2
+cat /run/said
+said 0 "Result=success" systemctl show --property=Result,ExecMainStatus,ActiveState savecore.service
+grep -q ExecMainStatus=0 /tmp/out || fail "savecore.service ended with an error"
+said 0 active systemctl is-active savecore-later.path
+said 0 armed savecore armed
+said 0 "$target" savecore armed
+grep -q "the kernel is armed on $target" /run/said || fail "savecore.service did not arm"
+cores=$(find /var/crash -name vmcore.elf | wc -l)
+[ "$cores" = $((boot - 1)) ] || fail "there are $cores cores in boot $boot"
+if [ "$boot" = 1 ]; then
+    crash_now
+    sleep 60
+    fail "it did not crash"
+fi
+# Work that was left.
+echo '{}' >/run/savecore/later
+looks=100
+while [ -e /run/savecore/later ] && [ "$looks" -gt 0 ]; do
+    usleep 200000
+    looks=$((looks - 1))
+done
+while [ "$(systemctl is-active savecore-later.service)" = active ] && [ "$looks" -gt 0 ]; do
+    usleep 200000
+    looks=$((looks - 1))
+done
+[ "$looks" -gt 0 ] || fail "what is left is not done"
+said 0 "Result=success" systemctl show --property=Result,ExecMainStatus savecore-later.service
+said 0 armed savecore armed
+umount /var/crash || fail "the place of cores is in use"
+"#;
+
+/// Units of systemd's own that come along.
+const TARGETS: [&str; 10] = [
+    "sysinit",
+    "basic",
+    "multi-user",
+    "local-fs",
+    "local-fs-pre",
+    "sockets",
+    "timers",
+    "paths",
+    "slices",
+    "shutdown",
+];
+
+fn units(lab: &Lab, row: &Row) -> Result<String> {
+    let vmlinux = lab.vmlinux.as_deref().context("this row needs the kernel's symbols")?;
+    let disk = run::disk(lab, "disk")?;
+    let store = store(lab)?;
+    let before = disk.rest_fingerprint()?;
+    for number in 1..=2 {
+        let name = format!("units-{number}");
+        let check = format!("{LIBRARY}\n{}\n{FUNCTIONS}\nboot={number}\n{CHECK}", run::ARM);
+        let mut guest = guest(lab, row, INSTALL, "[arm]\nboot = true\n")?
+            .program(Path::new("/usr/lib/systemd/systemd"))?
+            .program(Path::new("/usr/bin/systemctl"))?
+            // Else systemd takes this boot for the first one, and enables what it likes.
+            .file("etc/machine-id", 0o444, b"00112233445566778899aabbccddeeff\n")
+            .file("etc/systemd/system/check.service", 0o644, CHECK_UNIT.as_bytes())
+            .file("check", 0o644, check.as_bytes());
+        // There is no journal.
+        for unit in ["savecore", "savecore-later"] {
+            let path = format!("etc/systemd/system/{unit}.service.d/output.conf");
+            guest = guest.file(&path, 0o644, OUTPUT.as_bytes());
+        }
+        for target in TARGETS {
+            let path = format!("lib/systemd/system/{target}.target");
+            let unit = fs::read(format!("/{path}")).with_context(|| format!("systemd has no /{path}"))?;
+            guest = guest.file(&path, 0o644, &unit);
+        }
+        let machine = run::machine(lab, row, &guest, &disk, &name)?
+            .disk(&store)
+            .word("systemd.unit=multi-user.target")
+            .word("systemd.log_target=console");
+        match number {
+            2 => drop(run::finish(machine.start(&lab.folder, &name)?)?),
+            _ => run::is_complete(&run::crash(&machine, lab, &name)?)?,
+        }
+        run::only_ours(&disk, before)?;
+    }
+    let facts = cores(lab, &store, 1, vmlinux, row.cpus)?;
+    for disk in [disk, store] {
+        fs::remove_file(&disk.path)?;
+    }
+    Ok(facts)
 }
 
 const ARM: &str = r#"
