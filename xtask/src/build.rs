@@ -87,9 +87,9 @@ pub(crate) fn kernel(architecture: &Architecture) -> Result<PathBuf> {
         .with_context(|| format!("cargo did not say where it put {what}"))
 }
 
-/// Lints the test kernel for a target: with clippy where the toolchain has it, else with the compiler's own warnings. Says
+/// Lints a package that is for bare metal alone, for a target: with clippy where the toolchain has it, else with the compiler's own warnings. Says
 /// with which.
-pub(crate) fn lint_kernel(target: &str) -> Result<&'static str> {
+pub(crate) fn lint(package: &str, target: &str) -> Result<&'static str> {
     let toolchain = Toolchain::find(target).ok_or_else(|| {
         CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
     })?;
@@ -104,8 +104,9 @@ pub(crate) fn lint_kernel(target: &str) -> Result<&'static str> {
         ("clippy", &["--", "--deny", "warnings"][..], "")
     };
     let mut cargo = toolchain.cargo(command, target, KERNEL_FLAGS);
-    cargo.args(["--release", "--quiet", "--package", "test-kernel"]).args(last);
-    logged(cargo, "lint test-kernel", BUILD_LIMIT)?.success("linting the test kernel")?;
+    cargo.args(["--release", "--quiet", "--package", package]).args(last);
+    let what = format!("lint {package}");
+    logged(cargo, &what, BUILD_LIMIT)?.success(&what)?;
     Ok(with)
 }
 

@@ -23,10 +23,11 @@ use syn::{Attribute, Expr, Label};
 use crate::build::root;
 
 /// Where the dump path is.
-const FOLDERS: [(&str, Part); 2] = [("dumpcore/src", Part::Core), ("drivers/src", Part::Driver)];
+const FOLDERS: [(&str, Part); 3] =
+    [("dumpcore/src", Part::Core), ("drivers/src", Part::Driver), ("linux/core/src", Part::Core)];
 
-/// What is for tests: the simulated machine and the fakes.
-const FOR_TESTS: [&str; 2] = ["sim", "fake"];
+/// What is for tests: the simulated machine, the fakes, and tests that have a file of their own.
+const FOR_TESTS: [&str; 4] = ["sim", "fake", "tests", "tests.rs"];
 
 /// The one place that may wait.
 const WAIT: &str = "dumpcore/src/wait.rs";
@@ -133,10 +134,11 @@ fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     for entry in entries {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if FOR_TESTS.contains(&name.as_str()) {
+            continue;
+        }
         if path.is_dir() {
-            if !FOR_TESTS.contains(&name.as_str()) {
-                found.extend(sources(&path)?);
-            }
+            found.extend(sources(&path)?);
         } else if name.ends_with(".rs") {
             found.push(path);
         }

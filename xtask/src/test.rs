@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use qemu_tests::bed::ARCHITECTURES;
+use qemu_tests::bed::{ARCHITECTURES, X86_64};
 use qemu_tests::scenarios;
 
 use crate::qemu::Count;
@@ -86,13 +86,14 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
         logged(cargo, "clippy", SECTION_LIMIT)?.success("cargo clippy --all-targets")?;
         Ok(Step::Done(String::new()))
     });
-    for architecture in ARCHITECTURES {
+    let kernels = ARCHITECTURES.iter().map(|architecture| ("test-kernel", architecture));
+    for (package, architecture) in kernels.chain([("dump-linux-module", X86_64)]) {
         let target = architecture.target;
-        step(&mut count, &format!("lints of the test kernel for {}", architecture.name), || {
+        step(&mut count, &format!("lints of {package} for {}", architecture.name), || {
             if !ready && crate::toolchain::Toolchain::find(target).is_none() {
                 return Ok(Step::Skipped(format!("no toolchain for {target}; `cargo xtask setup`")));
             }
-            Ok(Step::Done(build::lint_kernel(target)?.to_owned()))
+            Ok(Step::Done(build::lint(package, target)?.to_owned()))
         });
     }
 
