@@ -238,12 +238,16 @@ fn has_libclang() -> bool {
             .map(|entry| entry.path().join("lib")),
     );
     folders.extend(std::env::var_os("LIBCLANG_PATH").map(PathBuf::from));
-    let is = |name: &str| {
-        let end = name.strip_prefix("libclang").unwrap_or_default();
-        (end.starts_with(".so") || end.starts_with('-')) && end.contains(".so")
-    };
     let names = folders.iter().flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten());
-    names.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| is(&name))
+    names.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| is_libclang(&name))
+}
+
+/// Whether this is a file of libclang's, with or without its version; that for C++ programs is another library.
+fn is_libclang(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("libclang") else { return false };
+    let versioned =
+        rest.strip_prefix('-').is_some_and(|rest| rest.starts_with(|digit: char| digit.is_ascii_digit()));
+    rest.starts_with(".so") || versioned && rest.contains(".so")
 }
 
 /// Installs what judges savecore; gives a Python that has drgn and DuckDB, which get an environment of their own in the cache
@@ -379,6 +383,16 @@ mod tests {
             text.contains("rustup target add x86_64-unknown-none") && !text.contains("apt-get"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn libclang_is_told_from_its_neighbours() {
+        for name in ["libclang.so", "libclang.so.1", "libclang-14.so.1", "libclang-14.so.14.0.6"] {
+            assert!(is_libclang(name), "{name}");
+        }
+        for name in ["libclang-cpp.so.14", "libclang_rt.so", "libclang-14.a", "libc.so"] {
+            assert!(!is_libclang(name), "{name}");
+        }
     }
 
     #[test]

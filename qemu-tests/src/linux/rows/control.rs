@@ -156,6 +156,12 @@ say "armed"
     let mut machine =
         run::machine(lab, row, &guest, &disk, "iommu")?.kind("q35").word("intel_iommu=on").word("iommu=nopt");
     machine.arguments.extend(["-machine", "kernel-irqchip=split", "-device", "intel-iommu,intremap=on"]);
+    if row.device.driver == "virtio-blk" {
+        // Else it goes by physical addresses, whatever is in front of it.
+        for property in ["virtio-blk-pci.iommu_platform=on", "virtio-blk-pci.disable-legacy=on"] {
+            machine.arguments.extend(["-global", property]);
+        }
+    }
     let serial = run::end(machine.start(&lab.folder, "iommu")?)?;
     if let Some(line) = serial.find("linux: refused: ") {
         std::fs::remove_file(&disk.path)?;

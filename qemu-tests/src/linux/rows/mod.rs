@@ -148,7 +148,7 @@ pub fn rows() -> Vec<Row> {
     for kind in triggers::KINDS.into_iter().chain(faults::KINDS).chain(control::KINDS) {
         add(kind, Kernel::RUST, "virtio-blk", 2, kind.0 == "arming");
     }
-    for on in ["nvme", "ahci"] {
+    for on in ["nvme", "ahci", "virtio-blk"] {
         add(control::IOMMU, usual, on, 2, false);
         add(control::IOMMU, new, on, 2, on == "nvme");
     }
