@@ -447,8 +447,8 @@ static bool dd_hooked;
 
 static void dd_stop_other_cpus(int wait)
 {
-	/* A reboot in order comes here too. */
-	if (system_state < SYSTEM_HALT || system_state > SYSTEM_RESTART)
+	/* A reboot in order comes here too; a panic says of itself that it is one, even in the middle of a reboot. */
+	if (oops_in_progress || system_state < SYSTEM_HALT || system_state > SYSTEM_RESTART)
 		dd_freeze();
 	else if (dd_original.stop_other_cpus)
 		dd_original.stop_other_cpus(wait);

@@ -25,6 +25,7 @@
 #include <linux/nvme_ioctl.h>
 #include <linux/panic_notifier.h>
 #include <linux/pci.h>
+#include <linux/printk.h>
 #include <linux/random.h>
 #include <linux/reboot.h>
 #include <linux/sysfs.h>

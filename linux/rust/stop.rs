@@ -14,10 +14,10 @@ static ORIGINAL: Shared<smp_ops> = Shared::new(unsafe { crate::zeroed() });
 static HOOKED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" fn stop_other_cpus(wait: c_int) {
-    // A reboot in order comes here too.
-    // SAFETY: reads one word.
-    let state = unsafe { bindings::system_state };
-    if !(bindings::system_states_SYSTEM_HALT..=bindings::system_states_SYSTEM_RESTART).contains(&state) {
+    // A reboot in order comes here too; a panic says of itself that it is one, even in the middle of a reboot.
+    // SAFETY: reads two words.
+    let (panics, state) = unsafe { (bindings::oops_in_progress != 0, bindings::system_state) };
+    if panics || !(bindings::system_states_SYSTEM_HALT..=bindings::system_states_SYSTEM_RESTART).contains(&state) {
         // SAFETY: for any context.
         unsafe { bindings::dd_freeze() };
     // SAFETY: what dd_stop_hooks found.

@@ -10,6 +10,7 @@
  *   deaf CPU          this CPU never leaves the next NMI that it gets
  *   lock              panic when a driver next adds to a virtqueue, with its lock held
  *   memory            panic with not one page free
+ *   reboot            panic in the next reboot, when devices were shut down already
  */
 #include <linux/delay.h>
 #include <linux/gfp.h>
@@ -21,6 +22,7 @@
 #include <linux/panic_notifier.h>
 #include <linux/sched.h>
 #include <linux/string.h>
+#include <linux/syscore_ops.h>
 #include <linux/vmalloc.h>
 #include <asm/nmi.h>
 
@@ -91,6 +93,13 @@ static void take_all_memory(void)
 	pr_emerg("faults: took %lu pages, the last at %p\n", taken, last);
 }
 
+static void in_reboot(void)
+{
+	panic("faults: in a reboot");
+}
+
+static struct syscore_ops shutdown = { .shutdown = in_reboot };
+
 static int now(const char *text, const struct kernel_param *parameter)
 {
 	char *words = strim((char *)text), *what = strsep(&words, " ");
@@ -118,6 +127,8 @@ static int now(const char *text, const struct kernel_param *parameter)
 		return register_nmi_handler(NMI_LOCAL, never_leave, NMI_FLAG_FIRST, "faults");
 	} else if (!strcmp(what, "lock")) {
 		return register_kprobe(&probe);
+	} else if (!strcmp(what, "reboot")) {
+		register_syscore_ops(&shutdown);
 	} else if (!strcmp(what, "memory")) {
 		take_all_memory();
 		panic("faults: no memory");

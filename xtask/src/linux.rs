@@ -120,6 +120,11 @@ pub(crate) fn run(count: &mut Count, savecore: &Path, rows: &[Row], strict: bool
             Ok(Step::Done(built.last().map(|built| built.stock.release.clone()).unwrap_or_default()))
         });
     }
+    if let Some(built) = built.iter().find(|built| built.stock.rust_tools().is_none()) {
+        step(count, "DKMS builds the module of what its package holds", || {
+            Ok(Step::Done(dkms(built, &library)?))
+        });
+    }
     let next = AtomicUsize::new(0);
     let total = Mutex::new(Count::default());
     std::thread::scope(|scope| {
@@ -237,6 +242,27 @@ pub(crate) fn modules((stock, vmlinux): (Stock, Option<PathBuf>), library: &Path
     let what = format!("faults.ko for {}", stock.release);
     logged(make, &what, build::BUILD_LIMIT)?.success(&what)?;
     Ok(Built { stock, vmlinux, module: folder.join("diskdump.ko"), faults: faults.join("faults.ko") })
+}
+
+/// Packs what DKMS gets, and builds the module of that alone, as DKMS would. Says for which kernel.
+fn dkms(built: &Built, library: &Path) -> Result<String> {
+    let folder = folder().join("dkms");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let mut pack = clean("sh");
+    pack.arg(build::root().join("linux/dkms/deb.sh")).arg(&folder).env("RUSTLIB", library);
+    logged(pack, "pack for DKMS", build::BUILD_LIMIT)?.success("linux/dkms/deb.sh")?;
+    let source = folder.join(concat!("diskdump-dkms/usr/src/diskdump-", env!("CARGO_PKG_VERSION")));
+    let headers = built.stock.headers(&mut |text| ui::notice(text))?;
+    let mut make = clean("make");
+    make.arg("-C")
+        .arg(&source)
+        .arg(format!("KDIR={}", headers.display()))
+        .arg(format!("RUSTLIB={}", source.join("libdump_linux_module.a").display()));
+    logged(make, "build as DKMS does", build::BUILD_LIMIT)?
+        .success("make in the tree of the DKMS package")?;
+    let module = source.join("build/diskdump.ko");
+    anyhow::ensure!(module.is_file(), "there is no {}", module.display());
+    Ok(built.stock.release.clone())
 }
 
 fn make() -> std::process::Command {

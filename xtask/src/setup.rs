@@ -104,7 +104,8 @@ pub(crate) fn task() -> Result<bool> {
     ui::section("setup");
     ensure_all()?;
     ensure_judges()?;
-    for tool in TOOLS.iter().chain(&JUDGES) {
+    ensure_rust_kernel()?;
+    for tool in TOOLS.iter().chain(&JUDGES).chain(&KERNEL_TOOLS) {
         ui::done(Mark::Ok, tool.program, &format!("package {}", tool.package), None);
     }
     for target in TARGETS {

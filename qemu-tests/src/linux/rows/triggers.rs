@@ -7,11 +7,12 @@ use super::run::{self, BEFORE, CRASHES};
 use super::{Kind, Lab, Row};
 
 /// The rows.
-pub(super) const KINDS: [Kind; 4] = [
+pub(super) const KINDS: [Kind; 5] = [
     ("oops", "an oops with panic_on_oops", oops),
     ("nmi", "an NMI from outside with unknown_nmi_panic", nmi),
     ("softlockup", "a CPU that goes round with softlockup_panic", softlockup),
     ("hung-task", "a task that waits for ever with hung_task_panic", hung_task),
+    ("reboot", "a panic in the middle of a reboot, when devices were shut down already", reboot),
 ];
 
 fn oops(lab: &Lab, row: &Row) -> Result<String> {
@@ -31,6 +32,11 @@ fn hung_task(lab: &Lab, row: &Row) -> Result<String> {
     let script =
         "set_to 1 hung_task_panic\nset_to 2 hung_task_timeout_secs\nsay \"crashes now\"\nharm hang &";
     dump(lab, row, script, false, "watchdog", "hung_task")
+}
+
+fn reboot(lab: &Lab, row: &Row) -> Result<String> {
+    let script = "harm reboot\nsay \"crashes now\"\nreboot -f";
+    dump(lab, row, script, false, "panic", "in a reboot")
 }
 
 /// A guest that is armed and does this; the dump has this trigger, and a message with this part.
