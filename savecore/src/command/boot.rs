@@ -217,8 +217,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let (path, saved) = (arguments.note.clone(), untold.clone());
     let kernel = Rearm::new(arguments.system.system());
     let disarmed = kernel.watch();
+    // Arming is the last step.
+    let unarmed = config.arm.boot && kernel.held().is_empty();
     deadline
-        .watch(move || over(path.as_deref(), &saved, disarmed.load(Ordering::Relaxed)))
+        .watch(move || over(path.as_deref(), &saved, unarmed || disarmed.load(Ordering::Relaxed)))
         .context("cannot watch the time")?;
     let opener = opener(&config)?;
 
@@ -448,10 +450,11 @@ fn call(hook: &Hook, stage: Stage, config: &Config, deadline: &Deadline, done: &
 }
 
 /// The time is over, and something hangs.
-fn over(path: Option<&Path>, untold: &Untold, disarmed: bool) {
+fn over(path: Option<&Path>, untold: &Untold, unarmed: bool) {
     warning("the time limit is over: dumps that are not saved stay where they are");
-    if disarmed {
-        warning("the kernel was disarmed for the harvest and still is: `savecore arm` arms it");
+    if unarmed {
+        let then = if path.is_some() { "`savecore boot --late` arms it when all is saved, and " } else { "" };
+        warning(&format!("the kernel is not armed: {then}`savecore arm` arms it now"));
     }
     if let Some(path) = path
         && let Err(failed) = untold.leave(path)

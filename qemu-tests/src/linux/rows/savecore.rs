@@ -244,6 +244,7 @@ case $boot in
     3) ended=3 ;;
 esac
 grep -q "ExecMainStatus=$ended" /tmp/out || fail "savecore.service did not end with $ended"
+[ "$boot" != 3 ] || grep -q "the kernel is not armed: " /run/said || fail "it is not said that nothing is armed"
 said 0 active systemctl is-active savecore-later.path
 if [ "$boot" = 2 ]; then
     # Work that was left, and is none.

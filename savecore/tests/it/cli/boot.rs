@@ -227,11 +227,13 @@ fn what_hangs_is_ended_at_the_limit() {
     let pipe = place.text("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let late = place.text("late");
-    let config = place.config(&[&image], &format!("limit = 1\nidentity = {pipe:?}"));
+    let arms = "[arm]\nboot = true";
+    let config = place.config(&[&image], &format!("limit = 1\nidentity = {pipe:?}\n{arms}"));
     let begin = Instant::now();
     let (code, _, stderr) = run(["boot", "--config", &config, "--note", &late]);
     assert_eq!(code, 3, "{stderr}");
     assert!(stderr.contains("the time limit is over"), "{stderr}");
+    assert!(stderr.contains("the kernel is not armed: `savecore boot --late` arms it"), "{stderr}");
     assert!(begin.elapsed() < Duration::from_secs(30));
     assert!(fs::exists(&late).unwrap());
 }
