@@ -135,7 +135,7 @@ pub fn rows() -> Vec<Row> {
             add(kind, kernel, "virtio-blk", 2, kernel == cloud && number < 2);
         }
         for (number, kind) in savecore::KINDS.into_iter().enumerate() {
-            add(kind, kernel, "virtio-blk", 2, kernel == cloud && number < 2);
+            add(kind, kernel, "virtio-blk", 2, kernel == cloud && number == 0);
         }
         for (number, kind) in control::KINDS.into_iter().enumerate() {
             add(kind, kernel, "virtio-blk", 2, kernel == cloud && number < 2);
