@@ -22,7 +22,6 @@
 #include <linux/panic_notifier.h>
 #include <linux/sched.h>
 #include <linux/string.h>
-#include <linux/syscore_ops.h>
 #include <linux/vmalloc.h>
 #include <asm/nmi.h>
 
@@ -93,12 +92,13 @@ static void take_all_memory(void)
 	pr_emerg("faults: took %lu pages, the last at %p\n", taken, last);
 }
 
-static void in_reboot(void)
+static int in_reboot(struct kprobe *probe, struct pt_regs *registers)
 {
 	panic("faults: in a reboot");
+	return 0;
 }
 
-static struct syscore_ops shutdown = { .shutdown = in_reboot };
+static struct kprobe reboot_probe = { .symbol_name = "syscore_shutdown", .pre_handler = in_reboot };
 
 static int now(const char *text, const struct kernel_param *parameter)
 {
@@ -128,7 +128,7 @@ static int now(const char *text, const struct kernel_param *parameter)
 	} else if (!strcmp(what, "lock")) {
 		return register_kprobe(&probe);
 	} else if (!strcmp(what, "reboot")) {
-		register_syscore_ops(&shutdown);
+		return register_kprobe(&reboot_probe);
 	} else if (!strcmp(what, "memory")) {
 		take_all_memory();
 		panic("faults: no memory");

@@ -6,19 +6,26 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Lab, Row, dumps};
 use crate::linux::bitmap::Bitmap;
+use crate::linux::stock::Kernel;
 
-/// makedumpfile's levels that are compared: each bit alone, and all.
-const LEVELS: [u32; 6] = [1, 2, 4, 8, 16, 31];
+/// makedumpfile's levels that are compared: each bit alone, all but 8, and all.
+const LEVELS: [u32; 7] = [1, 2, 4, 8, 16, 23, 31];
 
 /// Of all pages, so many in a thousand may be judged differently.
 const DIFFERENT: f64 = 0.001;
+
+/// The levels of a kernel that Debian's makedumpfile 1.7.2 gets right. At 8 it does not know the newer kernel's heap and large pages
+/// apart from user memory; 1.7.9 does.
+fn levels_of(kernel: Kernel) -> impl Iterator<Item = u32> {
+    LEVELS.into_iter().filter(move |level| kernel.series == "6.1" || level & 8 == 0)
+}
 
 /// A dump of all of memory; each level of it by savecore, and by makedumpfile.
 pub(super) fn levels(lab: &Lab, row: &Row) -> Result<String> {
     let cores = dumps::crash(lab, row, "level=0")?;
     let full = Bitmap::read(&cores.kdump)?;
     let mut facts = vec![format!("{} pages", full.count())];
-    for level in LEVELS {
+    for level in levels_of(row.kernel) {
         let theirs = lab.folder.join(format!("level-{level}.makedumpfile"));
         lab.readers.makedumpfile(&cores.elf, level, &theirs)?;
         let into = lab.folder.join("level");

@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use super::judge::{self, text};
 use super::run::{self, BEFORE, CRASHES};
 use super::{Kind, Lab, Row};
+use crate::linux::stock::Kernel;
 
 /// The rows.
 pub(super) const KINDS: [Kind; 5] = [
@@ -36,7 +37,9 @@ fn hung_task(lab: &Lab, row: &Row) -> Result<String> {
 
 fn reboot(lab: &Lab, row: &Row) -> Result<String> {
     let script = "harm reboot\nsay \"crashes now\"\nreboot -f";
-    dump(lab, row, script, false, "panic", "in a reboot")
+    // Without ftrace a probe is a breakpoint, which the kernel counts among its NMIs.
+    let trigger = if row.kernel == Kernel::RUST { "nmi" } else { "panic" };
+    dump(lab, row, script, false, trigger, "in a reboot")
 }
 
 /// A guest that is armed and does this; the dump has this trigger, and a message with this part.
