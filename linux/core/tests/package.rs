@@ -15,17 +15,41 @@ fn the_packages_version_is_that_of_the_sources() {
     assert!(dkms.contains(&format!("PACKAGE_VERSION=\"{version}\"\n")), "{dkms}");
     assert!(dkms.contains(&format!("/diskdump/{version}/build/libdump_linux_module.a")), "{dkms}");
     assert!(text("shim.c").contains(&format!("MODULE_VERSION(\"{version}\");")));
+    assert!(text("rust/sysfs.rs").contains(&format!("b\"version={version}\\0\"")));
     assert!(text("README.md").contains(&format!("diskdump-dkms_{version}_amd64.deb")));
+}
+
+/// The files in a list of the Makefile's.
+fn list(name: &str) -> Vec<String> {
+    let make = text("Makefile").replace("\\\n", " ");
+    let line = make.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" := ")).unwrap();
+    let words = line
+        .trim_end_matches(')')
+        .split([' ', '\t', ','])
+        .filter(|word| word.contains('.') || *word == "Kbuild");
+    words.map(str::to_owned).collect()
 }
 
 #[test]
 fn the_package_has_every_source_that_make_copies() {
-    let make = text("Makefile");
-    let sources = make.lines().find_map(|line| line.strip_prefix("sources := ")).unwrap();
     let script = text("dkms/deb.sh");
     let packed = script.lines().find_map(|line| line.strip_prefix("for file in ")).unwrap();
     let packed: Vec<&str> = packed.trim_end_matches("; do").split_whitespace().collect();
-    for source in sources.split_whitespace().chain(["Makefile", "dkms.conf"]) {
-        assert!(packed.contains(&source), "{source} is not in {packed:?}");
+    let own = ["Makefile", "dkms.conf"].map(str::to_owned);
+    for source in list("shim_c").into_iter().chain(list("common")).chain(own) {
+        assert!(packed.contains(&source.as_str()), "{source} is not in {packed:?}");
     }
+}
+
+#[test]
+fn make_copies_every_source_of_the_shim_in_rust() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rust");
+    let mut there: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let mut copied = list("shim_rust");
+    there.sort_unstable();
+    copied.sort_unstable();
+    assert_eq!(there, copied);
 }
