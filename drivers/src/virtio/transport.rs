@@ -31,6 +31,16 @@ bitflags::bitflags! {
     }
 }
 
+impl Status {
+    /// All that the specification gives a meaning.
+    const NAMED: Status = Status::ACKNOWLEDGE
+        .union(Status::DRIVER)
+        .union(Status::DRIVER_OK)
+        .union(Status::FEATURES_OK)
+        .union(Status::NEEDS_RESET)
+        .union(Status::FAILED);
+}
+
 bitflags::bitflags! {
     /// Features that do not depend on the kind of device (6).
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -177,7 +187,8 @@ pub trait Transport: Send {
     /// # Errors
     /// [`DeviceError::Gone`].
     fn add_status(&self, add: Status) -> Result<(), DeviceError> {
-        let status = self.status()?.union(add);
+        // Without bits that have no meaning: with all of them on, a device that is there would look like one that is gone.
+        let status = self.status()?.intersection(Status::NAMED).union(add);
         self.write_status(status.bits());
         Ok(())
     }
