@@ -599,6 +599,21 @@ static ssize_t reason_show(struct kobject *kobj, struct kobj_attribute *attr, ch
 	return dd_show_one(DD_REASON, buf);
 }
 
+static ssize_t last_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	return dd_show_one(DD_LAST, buf);
+}
+
+static ssize_t last_store(struct kobject *kobj, struct kobj_attribute *attr, const char *buf, size_t count)
+{
+	long result;
+
+	mutex_lock(&dd_mutex);
+	result = dd_tell_last(buf, count);
+	mutex_unlock(&dd_mutex);
+	return result ? result : count;
+}
+
 static ssize_t arm_store(struct kobject *kobj, struct kobj_attribute *attr, const char *buf, size_t count)
 {
 	long result;
@@ -622,11 +637,12 @@ static ssize_t disarm_store(struct kobject *kobj, struct kobj_attribute *attr, c
 static struct kobj_attribute dd_state = __ATTR_RO(state);
 static struct kobj_attribute dd_status = __ATTR_RO(status);
 static struct kobj_attribute dd_reason = __ATTR_RO(reason);
+static struct kobj_attribute dd_last = __ATTR_RW(last);
 static struct kobj_attribute dd_arming = __ATTR(arm, 0200, NULL, arm_store);
 static struct kobj_attribute dd_disarming = __ATTR(disarm, 0200, NULL, disarm_store);
 
 static struct attribute *dd_attributes[] = {
-	&dd_state.attr, &dd_status.attr, &dd_reason.attr, &dd_arming.attr, &dd_disarming.attr, NULL,
+	&dd_state.attr, &dd_status.attr, &dd_reason.attr, &dd_last.attr, &dd_arming.attr, &dd_disarming.attr, NULL,
 };
 
 static const struct attribute_group dd_group = { .attrs = dd_attributes };

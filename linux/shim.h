@@ -82,6 +82,7 @@ long dd_arm(const char *words, size_t length);
 long dd_disarm(void);
 void dd_rearm(void);
 size_t dd_show(u32 what, char *to, size_t room);
+long dd_tell_last(const char *text, size_t length);
 void dd_panic(const char *message, const struct pt_regs *regs, u32 trigger);
 void dd_freeze(void);
 void dd_crash_stopped(void);
@@ -92,6 +93,7 @@ enum dd_show {
 	DD_STATE = 0,
 	DD_STATUS = 1,
 	DD_REASON = 2,
+	DD_LAST = 3,
 };
 
 /* What dd_panic is told of why: the format's triggers. */

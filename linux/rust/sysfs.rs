@@ -61,6 +61,17 @@ show! {
     state: dd_show_DD_STATE,
     status: dd_show_DD_STATUS,
     reason: dd_show_DD_REASON,
+    last: dd_show_DD_LAST,
+}
+
+unsafe extern "C" fn tell_last(
+    _: *mut kobject,
+    _: *mut kobj_attribute,
+    text: *const c_char,
+    count: usize,
+) -> isize {
+    // SAFETY: so many bytes.
+    answer(alone(|| unsafe { bindings::dd_tell_last(text, count) }), count)
 }
 
 unsafe extern "C" fn arm(
@@ -94,12 +105,12 @@ fn answer(number: c_long, count: usize) -> isize {
 type Show = unsafe extern "C" fn(*mut kobject, *mut kobj_attribute, *mut c_char) -> isize;
 type Store = unsafe extern "C" fn(*mut kobject, *mut kobj_attribute, *const c_char, usize) -> isize;
 
-/// A file that everybody reads, or that root writes.
+/// A file that everybody reads, or that root writes, or both.
 const fn file(name: &'static CStr, show: Option<Show>, store: Option<Store>) -> Shared<kobj_attribute> {
     // SAFETY: pointers that are nowhere, and numbers.
     let mut file: kobj_attribute = unsafe { crate::zeroed() };
     file.attr.name = name.as_ptr();
-    file.attr.mode = if show.is_some() { 0o444 } else { 0o200 };
+    file.attr.mode = if show.is_some() { 0o444 } else { 0 } | if store.is_some() { 0o200 } else { 0 };
     file.show = show;
     file.store = store;
     Shared::new(file)
@@ -108,14 +119,16 @@ const fn file(name: &'static CStr, show: Option<Show>, store: Option<Store>) -> 
 static STATE: Shared<kobj_attribute> = file(c"state", Some(state), None);
 static STATUS: Shared<kobj_attribute> = file(c"status", Some(status), None);
 static REASON: Shared<kobj_attribute> = file(c"reason", Some(reason), None);
+static LAST: Shared<kobj_attribute> = file(c"last", Some(last), Some(tell_last));
 static ARM: Shared<kobj_attribute> = file(c"arm", None, Some(arm));
 static DISARM: Shared<kobj_attribute> = file(c"disarm", None, Some(disarm));
 
 /// All files, and the end of the list. An attribute is the first field of its file.
-static FILES: Shared<[*mut attribute; 6]> = Shared::new([
+static FILES: Shared<[*mut attribute; 7]> = Shared::new([
     STATE.get().cast(),
     STATUS.get().cast(),
     REASON.get().cast(),
+    LAST.get().cast(),
     ARM.get().cast(),
     DISARM.get().cast(),
     core::ptr::null_mut(),

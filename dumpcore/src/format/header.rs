@@ -60,6 +60,17 @@ impl Incomplete {
             .into_iter()
             .find(|reason| *reason as u32 == number)
     }
+
+    /// The reason in words; `None` for [`Incomplete::No`].
+    pub fn words(self) -> Option<&'static str> {
+        match self {
+            Incomplete::No => None,
+            Incomplete::Full => Some("the partition was full"),
+            Incomplete::Budget => Some("the time budget was spent"),
+            Incomplete::Device => Some("the device failed"),
+            Incomplete::Pattern => Some("a block ahead did not hold its pattern"),
+        }
+    }
 }
 
 /// What made the kernel call `crash()`.

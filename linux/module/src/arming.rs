@@ -8,6 +8,8 @@ use core::ffi::{CStr, c_long};
 use dump_linux::config::{MAX_PATH, Wanted, Words};
 use dump_linux::notes::WHOLE_NOTE;
 use dumpcore::console::{Describe, Line};
+use dumpcore::format::frame::Kind;
+use dumpcore::format::header::{Header, Status};
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
 use dumpcore::partition::lane::MAX_TARGETS;
@@ -25,6 +27,12 @@ const WORDS: usize = 4096;
 
 /// Bytes of the arena: dumpcore's, and more for many CPUs.
 const ARENA: usize = 1 << 20;
+
+/// Bytes that tell what became of the last dump, at most.
+const LAST: usize = 512;
+
+/// Dumps on one target that are looked at, at most.
+const DUMPS: usize = 64;
 
 /// CPUs from which on the arena is larger.
 const MANY_CPUS: usize = 40;
@@ -49,6 +57,8 @@ struct State {
     words: ([u8; WORDS], usize),
     reason: Line,
     refused: bool,
+    /// What became of the last dump, and the length of that.
+    last: ([u8; LAST], usize),
     /// A block that is looked at.
     block: Block,
 }
@@ -64,6 +74,7 @@ static STATE: Locked = Locked(UnsafeCell::new(State {
     words: ([0; WORDS], 0),
     reason: Line::new(),
     refused: false,
+    last: ([0; LAST], 0),
     block: [0; BLOCK_SIZE],
 }));
 
@@ -132,6 +143,31 @@ extern "C" fn dd_rearm() {
     }
 }
 
+/// For C: somebody tells what became of the last dump, since it is not on a target any more. 0, or a negative number of an error.
+#[unsafe(no_mangle)]
+extern "C" fn dd_tell_last(text: *const u8, length: usize) -> c_long {
+    // SAFETY: C passes so many bytes.
+    let text = unsafe { core::slice::from_raw_parts(text, length) };
+    // SAFETY: under C's lock.
+    let state = unsafe { &mut *STATE.0.get() };
+    let is_text = core::str::from_utf8(text)
+        .is_ok_and(|text| text.starts_with("result=") && text.ends_with('\n') && is_harmless(text));
+    let (kept, used) = &mut state.last;
+    match kept.get_mut(..length) {
+        Some(room) if is_text => {
+            room.copy_from_slice(text);
+            *used = length;
+            0
+        }
+        _ => EINVAL,
+    }
+}
+
+/// Whether it is lines that give no orders to a terminal.
+fn is_harmless(text: &str) -> bool {
+    text.chars().all(|character| character == '\n' || !character.is_control())
+}
+
 /// For C: what is to be read in sysfs. Gives its length.
 #[unsafe(no_mangle)]
 extern "C" fn dd_show(what: u32, to: *mut u8, room: usize) -> usize {
@@ -153,6 +189,11 @@ extern "C" fn dd_show(what: u32, to: *mut u8, room: usize) -> usize {
             page.put("\n");
         }
         1 => state.status(&mut page),
+        3 => {
+            let (text, length) = &state.last;
+            let text = text.get(..*length).and_then(|text| core::str::from_utf8(text).ok());
+            page.put(text.filter(|text| !text.is_empty()).unwrap_or("result=none\n"));
+        }
         _ => {
             page.put(state.reason.as_str());
             page.put("\n");
@@ -260,9 +301,14 @@ impl State {
         // Each target as the kernel has it, its label, and where its device sees the arena.
         let mut labels = [None; MAX_TARGETS];
         let mut place = None;
+        let mut is_waiting = false;
         for ((wanted, slot), label) in words.targets().zip(&mut armed.targets).zip(&mut labels) {
             let target = open(wanted)?;
-            *label = Some(look(wanted, &target, &mut self.block)?);
+            let seen = look(wanted, &target, &mut self.block)?;
+            *label = Some(seen);
+            if !is_waiting {
+                is_waiting = find_last(wanted, &target, &seen.0, &mut self.block, &mut self.last);
+            }
             let bus = if target.place().translated != 0 {
                 let refused = |error: i32| {
                     let why = if error == -95 {
@@ -450,4 +496,50 @@ fn look(
         ));
     }
     Ok((uuid, recipient))
+}
+
+/// Looks for the newest dump that waits on a target, which is the first one of all targets that has any; says whether there is one,
+/// and keeps what became of it.
+fn find_last(
+    wanted: &Wanted<'_>,
+    target: &Target,
+    uuid: &Uuid,
+    block: &mut Block,
+    last: &mut ([u8; LAST], usize),
+) -> bool {
+    let mut at = 1;
+    let mut found = false;
+    for _ in 0..DUMPS {
+        if at >= target.place().sectors / 8 || !target.read(at, block) {
+            break;
+        }
+        let Ok(header) = Header::parse(block, Kind::Front) else { break };
+        let result = match header.status() {
+            Status::Complete => "complete",
+            Status::Incomplete => "incomplete",
+            Status::InProgress => "unfinished",
+            // Its blocks are being freed.
+            Status::Saved => break,
+        };
+        if header.uuid != *uuid {
+            break;
+        }
+        found = true;
+        let (text, used) = &mut *last;
+        let mut page = Page { room: text, used: 0 };
+        page.line("result", result);
+        if let Some(why) = header.incomplete().words() {
+            page.line("why", why);
+        }
+        page.number("time", header.wall_clock.get());
+        page.line("place", wanted.path);
+        *used = page.used;
+        let end = header.end_block.get();
+        // One that is unfinished has no end that is known here.
+        if end <= at {
+            break;
+        }
+        at = end;
+    }
+    found
 }

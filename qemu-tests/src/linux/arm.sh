@@ -25,6 +25,17 @@ refused() {
     esac
 }
 
+# last PARTS: what became of the last dump must be told with all of these parts.
+last() {
+    told=$(tr '\n' ' ' <$DISKDUMP/last)
+    for part; do
+        case $told in
+            *"$part"*) ;;
+            *) fail "of the last dump it says '$told', and not $part" ;;
+        esac
+    done
+}
+
 # The notes of all CPUs, as a word.
 notes() {
     all=

@@ -4,10 +4,12 @@
 //!    reason. What only userspace can find out comes along: where the registers of stopped CPUs are kept, and which serial port is
 //!    the console.
 //! 2. [`arm`]: with a crash kernel loaded, that one is made to wait behind the dump; then the module gets its words.
-//! 3. [`Module`]: what it says of itself, and how it is disarmed.
+//! 3. [`tell_last`]: it is told what became of the last dump.
+//! 4. [`Module`]: what it says of itself, and how it is disarmed.
 
 mod error;
 mod kernel;
+mod last;
 mod module;
 mod options;
 mod plan;
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::ArmError;
 pub use kernel::{Kdump, Kernel, Panic};
+pub use last::tell_last;
 pub(crate) use module::is_armed_on;
 pub use module::{Module, State, Status};
 pub use options::Options;

@@ -117,6 +117,21 @@ impl Module {
         self.read("status").map(|text| Status::parse(&text))
     }
 
+    /// What became of the last dump: `result`, `why`, `time` in seconds since 1970, and `place`. Nothing if there was none, or
+    /// the module is an older one.
+    pub fn last(&self) -> Status {
+        let last = self.read("last").map(|text| Status::parse(&text)).unwrap_or_default();
+        if last.get("result") == Some("none") { Status::default() } else { last }
+    }
+
+    /// Tells it what became of the last dump, in such lines.
+    ///
+    /// # Errors
+    /// If it does not take that.
+    pub fn tell_last(&self, text: &str) -> Result<(), ArmError> {
+        self.write("last", text)
+    }
+
     /// Tells it how to arm.
     ///
     /// # Errors

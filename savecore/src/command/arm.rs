@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use savecore::arming::{self, ArmError, Armed, Kdump, Kernel, Module, Panic, Plan, State, Status, System};
 use savecore::boot::Config;
 use savecore::core::Level;
+use savecore::dump::utc;
 
 use super::boot::configuration;
 use crate::output::{BAD, FAINT, GOOD, WARNING, json, out, paint, warning};
@@ -120,6 +121,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     }
     let armed = armed?;
     if let Some(armed) = &armed {
+        arming::tell_last(&system, &plan, &config.store);
         for line in warnings(armed, Kernel::of(&system).kdump()) {
             warning(&line);
         }
@@ -190,6 +192,8 @@ struct Standing {
     /// Why the last arming was refused; empty if it was not.
     reason: String,
     status: Status,
+    /// What became of the last dump; empty if there was none.
+    last: Status,
     panic: Panic,
 }
 
@@ -202,6 +206,7 @@ pub(crate) fn armed(arguments: &ArmedArguments) -> anyhow::Result<Finding> {
             state: module.state()?,
             reason: module.reason()?,
             status: module.status()?,
+            last: module.last(),
             panic,
         },
         Err(ArmError::NotLoaded) => Standing {
@@ -209,6 +214,7 @@ pub(crate) fn armed(arguments: &ArmedArguments) -> anyhow::Result<Finding> {
             state: State::Disarmed,
             reason: ArmError::NotLoaded.to_string(),
             status: Status::default(),
+            last: Status::default(),
             panic,
         },
         Err(error) => return Err(error.into()),
@@ -234,6 +240,13 @@ fn print(standing: &Standing) -> io::Result<()> {
         |key: &str, value: &str| writeln!(out, "  {} {value}", paint(FAINT, format_args!("{key:<12}")));
     for (key, value) in &standing.status.0 {
         row(key, value)?;
+    }
+    if let Some(result) = standing.last.get("result") {
+        let why = standing.last.get("why").map_or_else(String::new, |why| format!(", since {why}"));
+        let seconds = standing.last.get("time").and_then(|time| time.parse().ok()).filter(|time| *time > 0);
+        let time = seconds.and_then(utc).map_or_else(String::new, |time| format!(", of {time}"));
+        let place = standing.last.get("place").map_or_else(String::new, |place| format!(", in {place}"));
+        row("last dump", &format!("{result}{why}{time}{place}"))?;
     }
     match standing.panic.kdump {
         Kdump::Absent => {}

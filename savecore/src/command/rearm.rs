@@ -77,6 +77,7 @@ impl Rearm {
         let mut plan = arming::plan(&self.system, &names, None, &config.arm)?;
         let armed = arming::arm(&self.system, &mut plan, &config.arm)?;
         self.disarmed.store(false, Ordering::Relaxed);
+        arming::tell_last(&self.system, &plan, &config.store);
         let mut warnings = plan.warnings.clone();
         warnings.extend(arm::warnings(&armed, Kernel::of(&self.system).kdump()));
         let targets = plan.names().into_iter().map(str::to_owned).collect();

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use dumpcore::format::VERSION;
 use dumpcore::format::chunk::Encoding;
-use dumpcore::format::header::{Arch, Incomplete, Status, Trigger};
+use dumpcore::format::header::{Arch, Status, Trigger};
 use dumpcore::format::note::{CpuCondition, RangeKind};
 use dumpcore::platform::Lacks;
 use serde::Serialize;
@@ -224,16 +224,6 @@ fn trigger_name(number: u32) -> &'static str {
     }
 }
 
-fn reason_text(incomplete: Incomplete) -> Option<&'static str> {
-    match incomplete {
-        Incomplete::No => None,
-        Incomplete::Full => Some("the partition was full"),
-        Incomplete::Budget => Some("the time budget was spent"),
-        Incomplete::Device => Some("the device failed"),
-        Incomplete::Pattern => Some("a block ahead did not hold its pattern"),
-    }
-}
-
 fn headers_text(ending: Ending) -> Option<&'static str> {
     match ending {
         Ending::Closed | Ending::Open | Ending::Saved => None,
@@ -316,7 +306,7 @@ impl Report {
             first_block: found.first,
             end_block: found.end,
             status: status(dump),
-            reason: dump.parts().iter().find_map(|part| reason_text(part.found.header.incomplete())),
+            reason: dump.parts().iter().find_map(|part| part.found.header.incomplete().words()),
             whole: dump.is_whole(),
             damaged: dump.is_damaged(),
             headers: dump.parts().iter().find_map(|part| headers_text(part.found.ending)),

@@ -21,6 +21,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, RenameFlags, S
 use rustix::io::Errno;
 
 use self::folder::Partial;
+pub(crate) use self::kept::LATEST;
 use super::error::{StoreError, failed};
 use super::{Begun, Crash, Limits, Store, names};
 

@@ -16,7 +16,9 @@ use std::time::Duration;
 use serde_json::Value;
 use uuid::Uuid;
 
+pub(crate) use directory::LATEST;
 pub use error::StoreError;
+pub(crate) use record::{FILE as INFO, MAX_BYTES as MAX_INFO};
 
 use crate::core::Sink;
 

@@ -8,9 +8,9 @@ use super::Crash;
 use crate::text::harmless_json;
 
 /// The file that tells all about a crash.
-pub(super) const FILE: &str = "info.json";
+pub(crate) const FILE: &str = "info.json";
 /// How large one may be that is read again.
-pub(super) const MAX_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_BYTES: u64 = 64 << 20;
 
 /// What stands under `stored` in `info.json`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -25,6 +25,7 @@ impl Linux {
             fs::create_dir_all(linux.path(folder)).unwrap();
         }
         linux.module("disarmed", "", "");
+        linux.file("sys/kernel/diskdump/last", "result=none\n");
         for name in ["arm", "disarm"] {
             linux.file(&format!("sys/kernel/diskdump/{name}"), "");
         }

@@ -43,6 +43,14 @@ refused colour "target=$target" colour=blue
 arm "target=$target"
 arm "target=$target" level=1
 arm "target=$target"
+last result=none
+echo nonsense 2>/dev/null >$DISKDUMP/last && fail "nonsense was taken for what became of a dump"
+printf 'result=\033[31m\n' 2>/dev/null >$DISKDUMP/last && fail "orders to a terminal were taken"
+last result=none
+printf 'result=complete\nplace=/somewhere\n' >$DISKDUMP/last || fail "it is not to be told of a dump"
+last result=complete place=/somewhere
+arm "target=$target"
+last result=complete place=/somewhere
 mount -t ext2 "$target" /mnt 2>&1 | grep -q busy || fail "an armed target is not busy"
 grep -q '^cpus=2' $DISKDUMP/status || fail "not armed for 2 CPUs"
 echo 0 >/sys/devices/system/cpu/cpu1/online

@@ -94,6 +94,7 @@ if [ "$boot" = 3 ]; then
     # As its parameter in /etc/modprobe.d would have it: somebody else than savecore has armed.
     load_module "arm=\"target=$target\""
     [ "$(cat $DISKDUMP/state)" = armed ] || fail "not armed by its parameter: $(cat $DISKDUMP/reason)"
+    last result=complete "place=$target"
 else
     load_module
     said 1 disarmed savecore armed
@@ -114,6 +115,13 @@ if [ "$boot" = 3 ]; then
 fi
 said 0 armed savecore armed
 said 0 '"state": "armed"' savecore armed --json
+case $boot in
+    1) last result=none ;;
+    *)
+        last result=complete "place=/var/crash/pelican-"
+        said 0 "last dump    complete, of 20" savecore armed
+        ;;
+esac
 said 0 "$target" savecore list
 said 1 "no dump" savecore info "$target"
 said 0 armed savecore check "$target"

@@ -13,7 +13,7 @@ use super::super::{Crash, Place, names};
 use super::{Directory, Lock, entries, is_same, open_folder, stat};
 
 /// The link to the crash that was saved last.
-const LATEST: &str = "latest";
+pub(crate) const LATEST: &str = "latest";
 /// A link that is about to become it.
 const NEXT_LATEST: &str = ".latest.partial";
 

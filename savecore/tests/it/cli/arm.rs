@@ -73,6 +73,40 @@ fn an_armed_kernel_is_disarmed_for_a_dump_and_for_nothing_less() {
 }
 
 #[test]
+fn the_module_is_told_what_became_of_the_last_dump_unless_a_newer_one_waits() {
+    let place = Place::new();
+    let (linux, config) = crashable(&place, &with_dump(), "boot = true\ntargets = [\"/dev/vdb\"]");
+    let last = "sys/kernel/diskdump/last";
+    let (code, stdout, stderr) = boot(&place, &config, &[]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    let told = linux.text(last);
+    let folder = place.crashes("out").remove(0);
+    assert!(
+        told.starts_with("result=complete\n") && told.trim_end().ends_with(folder.to_str().unwrap()),
+        "{told}"
+    );
+
+    // One that waits is newer, and the module has seen it itself.
+    linux.file("dev/vdb", with_dump());
+    linux.file(last, "result=incomplete\nwhy=the partition was full\ntime=0\nplace=/dev/vdb\n");
+    let system = place.text("linux");
+    let (code, _, stderr) = run(["arm", "/dev/vdb", "--config", &config, "--system", &system]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(linux.text(last).starts_with("result=incomplete"));
+    let (_, stdout, _) = run(["armed", "--system", &system]);
+    assert!(
+        stdout.contains("last dump    incomplete, since the partition was full, in /dev/vdb"),
+        "{stdout}"
+    );
+
+    // A module that does not take it is armed all the same.
+    linux.file("dev/vdb", formatted(200));
+    linux.refuses(last);
+    let (code, _, stderr) = run(["arm", "/dev/vdb", "--config", &config, "--system", &system]);
+    assert_eq!(code, 0, "{stderr}");
+}
+
+#[test]
 fn a_kernel_that_does_not_let_go_keeps_its_dump_and_the_store_gets_it_too() {
     let place = Place::new();
     let (linux, config) = crashable(&place, &with_dump(), "");

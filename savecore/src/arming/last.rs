@@ -1,0 +1,76 @@
+//! What became of the last dump. The module finds that out of a dump that waits on a target; of one that was saved and is gone
+//! from there, it is told.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{Module, Plan, System};
+use crate::store;
+use crate::text::harmless_line;
+
+/// What `info.json` of a saved crash says, as far as it matters here.
+#[derive(Deserialize)]
+struct Info {
+    status: String,
+    #[serde(default)]
+    reason: Option<String>,
+    #[serde(default)]
+    wall_clock: u64,
+}
+
+/// Tells the module which crash was saved last in this store, unless a dump waits on what it is armed on: that is newer. For who
+/// looks into sysfs; what goes wrong here is no reason to complain about a kernel that is armed.
+pub fn tell_last(system: &System, plan: &Plan, store: &str) {
+    if plan.targets.iter().any(|target| target.waiting > 0) {
+        return;
+    }
+    if let (Ok(module), Some(text)) = (Module::of(system), saved_last(store)) {
+        let _ = module.tell_last(&text);
+    }
+}
+
+/// What became of the crash that was saved last in a directory, in the module's words.
+fn saved_last(store: &str) -> Option<String> {
+    let store = Path::new(store);
+    let folder = store.join(fs::read_link(store.join(store::LATEST)).ok()?);
+    let mut text = Vec::new();
+    File::open(folder.join(store::INFO)).ok()?.take(store::MAX_INFO).read_to_end(&mut text).ok()?;
+    let Info { status, reason, wall_clock } = serde_json::from_slice(&text).ok()?;
+    let why = reason.map_or_else(String::new, |reason| format!("why={}\n", harmless_line(&reason)));
+    let (result, place) = (harmless_line(&status), harmless_line(&folder.display().to_string()));
+    Some(format!("result={result}\n{why}time={wall_clock}\nplace={place}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn the_crash_that_was_saved_last_is_told_in_lines_that_end() {
+        let store = tempfile::tempdir().unwrap();
+        let name = store.path().display().to_string();
+        assert_eq!(saved_last(&name), None, "nothing was saved");
+        fs::create_dir(store.path().join("host-1")).unwrap();
+        symlink("host-1", store.path().join(store::LATEST)).unwrap();
+        assert_eq!(saved_last(&name), None, "nothing is said of it");
+        let info = store.path().join("host-1").join(store::INFO);
+        fs::write(&info, r#"{"status":"complete","reason":null,"wall_clock":1790000000,"more":[1]}"#)
+            .unwrap();
+        let folder = store.path().join("host-1").display().to_string();
+        assert_eq!(saved_last(&name).unwrap(), format!("result=complete\ntime=1790000000\nplace={folder}\n"));
+        fs::write(&info, r#"{"status":"incomplete","reason":"the partition\nwas \u001b full"}"#).unwrap();
+        let text = saved_last(&name).unwrap();
+        assert_eq!(text.lines().count(), 4, "{text}");
+        assert!(
+            text.starts_with("result=incomplete\nwhy=the partition") && !text.contains('\u{1b}'),
+            "{text}"
+        );
+        fs::write(&info, "{}").unwrap();
+        assert_eq!(saved_last(&name), None);
+    }
+}
