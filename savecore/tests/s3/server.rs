@@ -30,6 +30,8 @@ pub(crate) enum Fault {
     Corrupt,
     /// The connection breaks, and so do all others until [`Server::revive`].
     Die,
+    /// The connection breaks, and so do all that come later; what was begun before is done and answered.
+    Drain,
     /// What was asked is done, and then as with `Die`.
     DieBehind,
 }
@@ -40,6 +42,8 @@ type Chosen = Box<dyn Fn(&str) -> bool + Send>;
 #[derive(Default)]
 struct Way {
     is_dead: bool,
+    /// Nothing new is taken.
+    is_drained: bool,
     /// All that went through, as `METHOD /path?query`.
     seen: Vec<String>,
     faults: Vec<(Chosen, VecDeque<Fault>)>,
@@ -139,7 +143,7 @@ impl Server {
     /// All is well again.
     pub(crate) fn revive(&self) {
         let mut way = self.way.lock().unwrap();
-        way.is_dead = false;
+        (way.is_dead, way.is_drained) = (false, false);
         way.faults.clear();
     }
 
@@ -162,7 +166,8 @@ async fn answer(
         let chosen = way.faults.iter_mut().find(|(chosen, faults)| !faults.is_empty() && chosen(&shown));
         let fault = chosen.and_then(|(_, faults)| faults.pop_front()).unwrap_or(Fault::None);
         way.is_dead |= fault == Fault::Die;
-        if way.is_dead {
+        way.is_drained |= fault == Fault::Drain;
+        if way.is_dead || way.is_drained {
             return Err(broken());
         }
         fault

@@ -86,7 +86,22 @@ impl<'r> Upload<'r> {
             self.complete(length, single)?;
             Ok(length)
         });
-        result.map_err(|ended| self.ended.take().unwrap_or(ended))
+        result.map_err(|ended| {
+            let ended = self.ended.take().unwrap_or(ended);
+            if matches!(ended, Ended::Refused(_)) {
+                self.land_all();
+            }
+            ended
+        })
+    }
+
+    /// Waits for the parts on their way when one has failed, so that those that arrive count in the next run. They end as soon as
+    /// the failed one did, or a little later: all are given up after the same time.
+    fn land_all(&mut self) {
+        while !self.flying.is_empty() {
+            // Why the first one failed is told.
+            let _ = self.land();
+        }
     }
 
     /// What is known across runs.
