@@ -450,7 +450,8 @@ mod tests {
             .filter(|(_, name)| name.starts_with("savecore::backtrace::") && !name.contains("{{"))
             .take(200)
             .collect();
-        assert!(ours.len() > 50, "{}", ours.len());
+        // How many are not inlined is for the compiler to say.
+        assert!(ours.len() > 10, "{}", ours.len());
         let addresses: Vec<u64> = ours.keys().copied().collect();
         let sections = Sections::of(&elf).unwrap().unwrap();
         let calls = Lines::new(&elf, &sections).at(&addresses);
