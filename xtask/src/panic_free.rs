@@ -92,7 +92,6 @@ pub(crate) fn check_module(library: &Path) -> Result<String> {
     Ok(format!("{} KiB of code; arming's panics were found", linked.code / 1024))
 }
 
-/// Links what is reached from `entries`, and nothing else.
 /// Checks a module whose shim is in Rust: what it needs of the kernel must not be a panic.
 ///
 /// # Errors
@@ -116,6 +115,7 @@ pub(crate) fn check_shim(module: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Links what is reached from `entries`, and nothing else.
 fn link(library: &Path, name: &str, entries: &[&str]) -> Result<PathBuf> {
     let object = crate::build::log_folder()?.join(name);
     let mut ld = crate::toolchain::clean("ld");
