@@ -49,6 +49,14 @@ struct Armed {
     report: Option<(ArmReport, [Uuid; MAX_TARGETS])>,
 }
 
+/// What became of the last dump.
+struct Last {
+    text: [u8; LAST],
+    used: usize,
+    /// Whether it is of a dump that waited on a target, and not what somebody told.
+    is_seen: bool,
+}
+
 /// Under C's lock.
 struct State {
     armed: Option<Armed>,
@@ -57,8 +65,7 @@ struct State {
     words: ([u8; WORDS], usize),
     reason: Line,
     refused: bool,
-    /// What became of the last dump, and the length of that.
-    last: ([u8; LAST], usize),
+    last: Last,
     /// A block that is looked at.
     block: Block,
 }
@@ -74,7 +81,7 @@ static STATE: Locked = Locked(UnsafeCell::new(State {
     words: ([0; WORDS], 0),
     reason: Line::new(),
     refused: false,
-    last: ([0; LAST], 0),
+    last: Last { text: [0; LAST], used: 0, is_seen: false },
     block: [0; BLOCK_SIZE],
 }));
 
@@ -152,11 +159,11 @@ extern "C" fn dd_tell_last(text: *const u8, length: usize) -> c_long {
     let state = unsafe { &mut *STATE.0.get() };
     let is_text = core::str::from_utf8(text)
         .is_ok_and(|text| text.starts_with("result=") && text.ends_with('\n') && is_harmless(text));
-    let (kept, used) = &mut state.last;
-    match kept.get_mut(..length) {
+    let last = &mut state.last;
+    match last.text.get_mut(..length) {
         Some(room) if is_text => {
             room.copy_from_slice(text);
-            *used = length;
+            (last.used, last.is_seen) = (length, false);
             0
         }
         _ => EINVAL,
@@ -190,8 +197,8 @@ extern "C" fn dd_show(what: u32, to: *mut u8, room: usize) -> usize {
         }
         1 => state.status(&mut page),
         3 => {
-            let (text, length) = &state.last;
-            let text = text.get(..*length).and_then(|text| core::str::from_utf8(text).ok());
+            let Last { text, used, .. } = &state.last;
+            let text = text.get(..*used).and_then(|text| core::str::from_utf8(text).ok());
             page.put(text.filter(|text| !text.is_empty()).unwrap_or("result=none\n"));
         }
         _ => {
@@ -329,6 +336,10 @@ impl State {
                 return Err(Why::new(EINVAL, &[wanted.path, why]));
             }
             place = Some(seen);
+        }
+        if !is_waiting && self.last.is_seen {
+            // The one that was seen is gone, and nobody has told what became of it.
+            self.last.used = 0;
         }
         let bus = place.unwrap_or(armed.memory.physical);
 
@@ -500,13 +511,7 @@ fn look(
 
 /// Looks for the newest dump that waits on a target, which is the first one of all targets that has any; says whether there is one,
 /// and keeps what became of it.
-fn find_last(
-    wanted: &Wanted<'_>,
-    target: &Target,
-    uuid: &Uuid,
-    block: &mut Block,
-    last: &mut ([u8; LAST], usize),
-) -> bool {
+fn find_last(wanted: &Wanted<'_>, target: &Target, uuid: &Uuid, block: &mut Block, last: &mut Last) -> bool {
     let mut at = 1;
     let mut found = false;
     for _ in 0..DUMPS {
@@ -525,15 +530,14 @@ fn find_last(
             break;
         }
         found = true;
-        let (text, used) = &mut *last;
-        let mut page = Page { room: text, used: 0 };
+        let mut page = Page { room: &mut last.text, used: 0 };
         page.line("result", result);
         if let Some(why) = header.incomplete().words() {
             page.line("why", why);
         }
         page.number("time", header.wall_clock.get());
         page.line("place", wanted.path);
-        *used = page.used;
+        (last.used, last.is_seen) = (page.used, true);
         let end = header.end_block.get();
         // One that is unfinished has no end that is known here.
         if end <= at {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::module::{read, write};
 use super::options::PORTS;
 use super::{ArmError, System};
+use crate::text::harmless_line;
 
 /// The kernel's parameter that makes a crash kernel wait until panic notifiers ran.
 const POST_NOTIFIERS: &str = "module/kernel/parameters/crash_kexec_post_notifiers";
@@ -34,6 +35,17 @@ pub struct Panic {
     pub reboots_after: Option<i64>,
     /// When kdump would run.
     pub kdump: Kdump,
+}
+
+/// A hardware watchdog that somebody has started. During a dump nobody serves it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Watchdog {
+    /// Its name in sysfs.
+    pub name: String,
+    /// What it is; may be empty.
+    pub identity: String,
+    /// Seconds after which it resets the machine.
+    pub seconds: u64,
 }
 
 /// The serial port of the console.
@@ -96,6 +108,22 @@ impl Kernel {
             reboots_after: sysctl("panic"),
             kdump: self.kdump(),
         }
+    }
+
+    /// The hardware watchdogs that run (Documentation/ABI/testing/sysfs-class-watchdog).
+    pub fn watchdogs(&self) -> Vec<Watchdog> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(self.sys.join("class/watchdog")).into_iter().flatten().flatten() {
+            let name = harmless_line(&entry.file_name().to_string_lossy());
+            let file = |file: &str| self.sysfs(&format!("class/watchdog/{name}/{file}"));
+            let seconds = file("timeout").and_then(|seconds| seconds.parse().ok());
+            if let (Some("active"), Some(seconds)) = (file("state").as_deref(), seconds) {
+                let identity = harmless_line(&file("identity").unwrap_or_default());
+                found.push(Watchdog { name, identity, seconds });
+            }
+        }
+        found.sort_by(|one, other| one.name.cmp(&other.name));
+        found
     }
 
     /// Where the kernel keeps the registers of CPUs that it stops itself: a physical address for each, in the order of their

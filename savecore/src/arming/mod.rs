@@ -17,7 +17,7 @@ mod plan;
 use std::path::{Path, PathBuf};
 
 pub use error::ArmError;
-pub use kernel::{Kdump, Kernel, Panic};
+pub use kernel::{Kdump, Kernel, Panic, Watchdog};
 pub use last::tell_last;
 pub(crate) use module::is_armed_on;
 pub use module::{Module, State, Status};

@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use savecore::arming::{self, ArmError, Armed, Kdump, Kernel, Module, Panic, Plan, State, Status, System};
+use savecore::arming::{
+    self, ArmError, Armed, Kdump, Kernel, Module, Panic, Plan, State, Status, System, Watchdog,
+};
 use savecore::boot::Config;
 use savecore::core::Level;
 use savecore::dump::utc;
@@ -122,7 +124,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let armed = armed?;
     if let Some(armed) = &armed {
         arming::tell_last(&system, &plan, &config.store);
-        for line in warnings(armed, Kernel::of(&system).kdump()) {
+        for line in warnings(armed, &Kernel::of(&system)) {
             warning(&line);
         }
     }
@@ -137,7 +139,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
 }
 
 /// What is otherwise than a person may think.
-pub(super) fn warnings(armed: &Armed, kdump: Kdump) -> Vec<String> {
+pub(super) fn warnings(armed: &Armed, kernel: &Kernel) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some((level, asked, why)) = armed.status.lowered() {
         lines.push(format!("the kernel dumps at level {level}, not {asked}: {why}"));
@@ -147,13 +149,29 @@ pub(super) fn warnings(armed: &Armed, kdump: Kdump) -> Vec<String> {
             "a crash kernel is loaded: crash_kexec_post_notifiers is set now, so that it runs when a dump failed"
                 .to_owned(),
         );
-    } else if kdump == Kdump::First {
+    } else if kernel.kdump() == Kdump::First {
         lines.push(
             "a crash kernel is loaded and goes first, so that diskdump never runs: set crash_kexec_post_notifiers in [arm], or unload it"
                 .to_owned(),
         );
     }
+    lines.extend(impatient(&armed.status, kernel).map(|line| format!("{line}; {SERVE}")));
     lines
+}
+
+/// What helps against a watchdog that is not served.
+pub(super) const SERVE: &str =
+    "a budget in [arm] below that ends a dump in time, and in order; or give the watchdog more";
+
+/// A line for each watchdog that would reset the machine before the time for a dump is over.
+pub(super) fn impatient(status: &Status, kernel: &Kernel) -> impl Iterator<Item = String> {
+    let budget: Option<u64> = status.get("budget").and_then(|seconds| seconds.parse().ok());
+    let all = kernel.watchdogs().into_iter();
+    let all = all.filter(move |watchdog| budget.is_some_and(|budget| watchdog.seconds <= budget));
+    all.map(|Watchdog { name, identity, seconds }| {
+        let identity = if identity.is_empty() { identity } else { format!(" ({identity})") };
+        format!("{name}{identity} resets the machine after {seconds} s, also in the middle of a dump: nobody serves it then")
+    })
 }
 
 pub(crate) fn disarm(arguments: &DisarmArguments) -> anyhow::Result<Finding> {

@@ -79,7 +79,7 @@ impl Rearm {
         self.disarmed.store(false, Ordering::Relaxed);
         arming::tell_last(&self.system, &plan, &config.store);
         let mut warnings = plan.warnings.clone();
-        warnings.extend(arm::warnings(&armed, Kernel::of(&self.system).kdump()));
+        warnings.extend(arm::warnings(&armed, &Kernel::of(&self.system)));
         let targets = plan.names().into_iter().map(str::to_owned).collect();
         Ok(Some(Rearmed { targets, warnings }))
     }

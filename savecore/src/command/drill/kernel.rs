@@ -79,6 +79,9 @@ fn armed(config: &Config, system: &System, names: &[TargetName], status: &Status
             "dumps are larger than they need be",
         );
     }
+    for line in arm::impatient(status, &Kernel::of(system)) {
+        drill.warn("kernel", line, arm::SERVE);
+    }
     let node =
         |name: &TargetName| node_at(&system.roots, &name.path, name.partition.as_deref()).ok().flatten();
     let harvested: Vec<String> = names.iter().filter_map(node).map(|node| node.shown).collect();

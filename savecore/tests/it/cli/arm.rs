@@ -190,6 +190,26 @@ fn a_drill_says_what_would_keep_the_kernel_from_dumping() {
     ];
     assert_eq!(drill(&place, &config), good);
 
+    // A hardware watchdog that runs, and is quicker than a dump may be.
+    for (file, text) in [("state", "active\n"), ("timeout", "30\n"), ("identity", "iTCO_wdt\n")] {
+        linux.file(&format!("sys/class/watchdog/watchdog0/{file}"), text);
+    }
+    let says = |budget: u32| {
+        let status =
+            format!("target=/dev/vdb\nuuid={}\nlevel=31\nlevel_asked=31\nbudget={budget}\n", uuid.simple());
+        linux.module("armed", "", &status);
+        let (_, _, stderr) = run(["arm", "/dev/vdb", "--config", &config, "--system", &place.text("linux")]);
+        (drill(&place, &config), stderr)
+    };
+    let (lines, stderr) = says(30);
+    let line = "warn kernel watchdog0 (iTCO_wdt) resets the machine after 30 s";
+    assert!(lines.iter().any(|found| found.starts_with(line)), "{lines:#?}");
+    assert!(stderr.contains("watchdog0 (iTCO_wdt) resets the machine after 30 s"), "{stderr}");
+    let (lines, stderr) = says(29);
+    assert_eq!((lines.len(), stderr.as_str()), (good.len(), ""));
+    linux.file("sys/class/watchdog/watchdog0/state", "inactive\n");
+    assert_eq!(says(30).0.len(), good.len());
+
     linux.file("proc/sys/kernel/panic_on_oops", "0\n");
     linux.file("proc/sys/kernel/panic", "0\n");
     linux.file("etc/modules-load.d/diskdump.conf", "#diskdump\n");
