@@ -1,10 +1,12 @@
 //! What became of the last dump. The module finds that out of a dump that waits on a target; of one that was saved and is gone
 //! from there, it is told.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rustix::fs::OFlags;
 use serde::Deserialize;
 
 use super::{Module, Plan, System};
@@ -35,9 +37,17 @@ pub fn tell_last(system: &System, plan: &Plan, store: &str) {
 /// What became of the crash that was saved last in a directory, in the module's words.
 fn saved_last(store: &str) -> Option<String> {
     let store = Path::new(store);
-    let folder = store.join(fs::read_link(store.join(store::LATEST)).ok()?);
+    let name = fs::read_link(store.join(store::LATEST)).ok()?;
+    // The store links to a folder of its own; what others have put there is not followed.
+    name.file_name().filter(|only| *only == name)?;
+    let folder = store.join(name);
+    // Opening a FIFO would wait for ever without NONBLOCK.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file =
+        File::options().read(true).custom_flags(flags.bits() as i32).open(folder.join(store::INFO)).ok()?;
+    file.metadata().ok().filter(Metadata::is_file)?;
     let mut text = Vec::new();
-    File::open(folder.join(store::INFO)).ok()?.take(store::MAX_INFO).read_to_end(&mut text).ok()?;
+    file.take(store::MAX_INFO).read_to_end(&mut text).ok()?;
     let Info { status, reason, wall_clock } = serde_json::from_slice(&text).ok()?;
     let why = reason.map_or_else(String::new, |reason| format!("why={}\n", harmless_line(&reason)));
     let (result, place) = (harmless_line(&status), harmless_line(&folder.display().to_string()));
@@ -47,6 +57,8 @@ fn saved_last(store: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, FileType, Mode};
 
     use super::*;
 
@@ -71,6 +83,16 @@ mod tests {
             "{text}"
         );
         fs::write(&info, "{}").unwrap();
+        assert_eq!(saved_last(&name), None);
+
+        // What others may have put there is not waited for, and not followed.
+        fs::remove_file(&info).unwrap();
+        rustix::fs::mknodat(CWD, &info, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert_eq!(saved_last(&name), None);
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::write(elsewhere.path().join(store::INFO), r#"{"status":"complete"}"#).unwrap();
+        fs::remove_file(store.path().join(store::LATEST)).unwrap();
+        symlink(elsewhere.path(), store.path().join(store::LATEST)).unwrap();
         assert_eq!(saved_last(&name), None);
     }
 }

@@ -160,14 +160,14 @@ pub(super) fn warnings(armed: &Armed, kernel: &Kernel) -> Vec<String> {
 }
 
 /// What helps against a watchdog that is not served.
-pub(super) const SERVE: &str =
-    "a budget in [arm] below that ends a dump in time, and in order; or give the watchdog more";
+pub(super) const SERVE: &str = "a budget in [arm] of less than half of that ends a dump in time, and in order; or give the watchdog more";
 
-/// A line for each watchdog that would reset the machine before the time for a dump is over.
+/// A line for each watchdog that may reset the machine before the time for a dump is over. Who serves one does so when half of its
+/// time is over, at the latest: so much may be gone when the kernel crashes.
 pub(super) fn impatient(status: &Status, kernel: &Kernel) -> impl Iterator<Item = String> {
     let budget: Option<u64> = status.get("budget").and_then(|seconds| seconds.parse().ok());
     let all = kernel.watchdogs().into_iter();
-    let all = all.filter(move |watchdog| budget.is_some_and(|budget| watchdog.seconds <= budget));
+    let all = all.filter(move |watchdog| budget.is_some_and(|budget| watchdog.seconds / 2 <= budget));
     all.map(|Watchdog { name, identity, seconds }| {
         let identity = if identity.is_empty() { identity } else { format!(" ({identity})") };
         format!("{name}{identity} resets the machine after {seconds} s, also in the middle of a dump: nobody serves it then")

@@ -201,14 +201,14 @@ fn a_drill_says_what_would_keep_the_kernel_from_dumping() {
         let (_, _, stderr) = run(["arm", "/dev/vdb", "--config", &config, "--system", &place.text("linux")]);
         (drill(&place, &config), stderr)
     };
-    let (lines, stderr) = says(30);
+    let (lines, stderr) = says(15);
     let line = "warn kernel watchdog0 (iTCO_wdt) resets the machine after 30 s";
     assert!(lines.iter().any(|found| found.starts_with(line)), "{lines:#?}");
     assert!(stderr.contains("watchdog0 (iTCO_wdt) resets the machine after 30 s"), "{stderr}");
-    let (lines, stderr) = says(29);
+    let (lines, stderr) = says(14);
     assert_eq!((lines.len(), stderr.as_str()), (good.len(), ""));
     linux.file("sys/class/watchdog/watchdog0/state", "inactive\n");
-    assert_eq!(says(30).0.len(), good.len());
+    assert_eq!(says(15).0.len(), good.len());
 
     linux.file("proc/sys/kernel/panic_on_oops", "0\n");
     linux.file("proc/sys/kernel/panic", "0\n");
