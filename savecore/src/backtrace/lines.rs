@@ -455,18 +455,24 @@ mod tests {
         let addresses: Vec<u64> = ours.keys().copied().collect();
         let sections = Sections::of(&elf).unwrap().unwrap();
         let calls = Lines::new(&elf, &sections).at(&addresses);
+        let mut named = 0;
         for (address, name) in &ours {
             let Some(outer) = calls.get(address).and_then(|calls| calls.last()) else {
                 panic!("nothing is known of {name}");
             };
-            let function = outer.function.as_deref().unwrap_or_default();
-            // Some have no path in DWARF, and their types instead.
-            let short = function.split('<').next().unwrap_or_default();
-            assert!(name == function || !short.is_empty() && name.ends_with(short), "{function} for {name}");
+            // DWARF of nothing but lines names a function only if something is inlined in it.
+            if let Some(function) = outer.function.as_deref() {
+                named += 1;
+                // Some have no path in DWARF, and their types instead.
+                let short = function.split('<').next().unwrap_or_default();
+                let is_end = !short.is_empty() && name.ends_with(short);
+                assert!(name == function || is_end, "{function} for {name}");
+            }
             let file = outer.file.as_deref().unwrap_or_default();
             assert!(Path::new(file).extension().is_some_and(|extension| extension == "rs"), "{file}");
             assert!(outer.line.is_some());
         }
+        assert!(named * 2 > ours.len(), "{named} of {} have names", ours.len());
     }
 
     #[test]
