@@ -254,7 +254,8 @@ fn unit_tests() -> Vec<(&'static str, Command)> {
         with(&["test", "--all-targets", "--no-fail-fast"])
     };
     // Another dumpcore, whose atomics are loom's, so it has a target folder of its own.
-    let mut loom = with(&["test", "--package", "dumpcore", "--release", "--test", "loom", "--no-fail-fast"]);
+    let mut loom =
+        with(&["test", "--package", "dumpcore", "--profile", "loom", "--test", "loom", "--no-fail-fast"]);
     loom.env("RUSTFLAGS", "--cfg loom").arg("--target-dir").arg(build::target_folder().join("loom"));
     vec![
         ("unit tests, properties", all),
@@ -294,17 +295,18 @@ fn units(count: &mut Count, name: &str, cargo: Command) {
 }
 
 /// Adds up the summaries of nextest (`3 tests run: 2 passed, 1 failed, 0 skipped`) and of the standard test harness
-/// (`test result: ok. 2 passed; 1 failed; 0 ignored; …`).
+/// (`test result: ok. 2 passed; 1 failed; 0 ignored; …`). Where nextest counts, what it shows of a failed test's own harness does not.
 fn counted(text: &str) -> Count {
     let mut count = Count::default();
+    let by_nextest = |line: &'_ str| line.trim_start().starts_with("Summary [");
+    let is_nextest = text.lines().any(by_nextest);
     for line in text.lines() {
-        let Some(summary) = line
-            .split_once("test result: ")
-            .map(|(_, rest)| rest)
-            .or_else(|| line.split_once(" run: ").filter(|_| line.contains("Summary")).map(|(_, rest)| rest))
-        else {
-            continue;
+        let summary = if is_nextest {
+            line.split_once(" run: ").filter(|_| by_nextest(line))
+        } else {
+            line.split_once("test result: ")
         };
+        let Some((_, summary)) = summary else { continue };
         let words: Vec<&str> =
             summary.split([' ', ',', ';', '.', '(', ')']).filter(|word| !word.is_empty()).collect();
         for pair in words.windows(2) {
@@ -321,18 +323,20 @@ fn counted(text: &str) -> Count {
     count
 }
 
-/// The names of tests that failed.
+/// The names of tests that failed; nextest's, if it has any, since it shows what a failed test's own harness said as well.
 fn failures(text: &str) -> Vec<String> {
-    let mut names: Vec<String> = text
-        .lines()
-        .filter_map(|line| {
-            let line = line.trim();
-            if let Some(rest) = line.strip_prefix("FAIL [").or_else(|| line.strip_prefix("TIMEOUT [")) {
-                return Some(rest.split_once(']')?.1.trim().to_owned());
-            }
-            Some(line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?.to_owned())
-        })
-        .collect();
+    let by_nextest = |line: &str| {
+        let rest = line.strip_prefix("FAIL [").or_else(|| line.strip_prefix("TIMEOUT ["))?;
+        let name = rest.split_once(']')?.1.trim();
+        // Which of how many it was.
+        let place = name.strip_prefix('(').and_then(|rest| rest.split_once(") "));
+        Some(place.map_or(name, |(_, name)| name).to_owned())
+    };
+    let by_harness = |line: &str| Some(line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?.to_owned());
+    let mut names: Vec<String> = text.lines().filter_map(|line| by_nextest(line.trim())).collect();
+    if names.is_empty() {
+        names = text.lines().filter_map(|line| by_harness(line.trim())).collect();
+    }
     names.sort_unstable();
     names.dedup();
     names
@@ -350,13 +354,16 @@ mod tests {
                        test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
         assert_eq!(counted(harness), Count { passed: 5, failed: 1, skipped: 4 });
         assert_eq!(counted("3 passed by the door"), Count::default());
+        // Nextest shows what a failed test's own harness said.
+        assert_eq!(counted(&format!("{harness}\n{nextest}")), Count { passed: 25, failed: 2, skipped: 2 });
     }
 
     #[test]
     fn failed_tests_are_named_once() {
-        let text = "        FAIL [   0.010s] dumpcore wait::tests::ends\n        FAIL [   0.010s] dumpcore wait::tests::ends\n\
-                    test crash::nested ... FAILED\ntest good ... ok";
-        assert_eq!(failures(text), ["crash::nested", "dumpcore wait::tests::ends"]);
+        let harness = "test crash::nested ... FAILED\ntest good ... ok";
+        assert_eq!(failures(harness), ["crash::nested"]);
+        let nextest = "        FAIL [   0.010s] (1/9) dumpcore wait::tests::ends\n        FAIL [   0.010s] dumpcore wait::tests::ends";
+        assert_eq!(failures(&format!("{nextest}\n{harness}")), ["dumpcore wait::tests::ends"]);
     }
 
     #[test]
