@@ -574,65 +574,37 @@ static int dd_cpu_state;
 
 /* /sys/kernel/diskdump */
 
-static ssize_t dd_show_one(u32 what, char *buf)
-{
-	ssize_t length;
-
-	mutex_lock(&dd_mutex);
-	length = dd_show(what, buf, PAGE_SIZE - 1);
-	mutex_unlock(&dd_mutex);
-	return length;
+#define DD_SHOWS(name, what)								\
+static ssize_t name##_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)	\
+{											\
+	ssize_t length;									\
+											\
+	mutex_lock(&dd_mutex);								\
+	length = dd_show(what, buf, PAGE_SIZE - 1);					\
+	mutex_unlock(&dd_mutex);							\
+	return length;									\
 }
 
-static ssize_t state_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
-{
-	return dd_show_one(DD_STATE, buf);
+DD_SHOWS(state, DD_STATE)
+DD_SHOWS(status, DD_STATUS)
+DD_SHOWS(reason, DD_REASON)
+DD_SHOWS(last, DD_LAST)
+
+#define DD_OBEYS(name, order)								\
+static ssize_t name##_store(struct kobject *kobj, struct kobj_attribute *attr,		\
+			    const char *buf, size_t count)				\
+{											\
+	long result;									\
+											\
+	mutex_lock(&dd_mutex);								\
+	result = order;									\
+	mutex_unlock(&dd_mutex);							\
+	return result ? result : count;							\
 }
 
-static ssize_t status_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
-{
-	return dd_show_one(DD_STATUS, buf);
-}
-
-static ssize_t reason_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
-{
-	return dd_show_one(DD_REASON, buf);
-}
-
-static ssize_t last_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
-{
-	return dd_show_one(DD_LAST, buf);
-}
-
-static ssize_t last_store(struct kobject *kobj, struct kobj_attribute *attr, const char *buf, size_t count)
-{
-	long result;
-
-	mutex_lock(&dd_mutex);
-	result = dd_tell_last(buf, count);
-	mutex_unlock(&dd_mutex);
-	return result ? result : count;
-}
-
-static ssize_t arm_store(struct kobject *kobj, struct kobj_attribute *attr, const char *buf, size_t count)
-{
-	long result;
-
-	mutex_lock(&dd_mutex);
-	result = dd_arm(buf, count);
-	mutex_unlock(&dd_mutex);
-	return result ? result : count;
-}
-
-static ssize_t disarm_store(struct kobject *kobj, struct kobj_attribute *attr, const char *buf, size_t count)
-{
-	long result;
-
-	mutex_lock(&dd_mutex);
-	result = dd_disarm();
-	mutex_unlock(&dd_mutex);
-	return result ? result : count;
-}
+DD_OBEYS(arm, dd_arm(buf, count))
+DD_OBEYS(disarm, dd_disarm())
+DD_OBEYS(last, dd_tell_last(buf, count))
 
 static struct kobj_attribute dd_state = __ATTR_RO(state);
 static struct kobj_attribute dd_status = __ATTR_RO(status);

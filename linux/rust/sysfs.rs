@@ -64,34 +64,25 @@ show! {
     last: dd_show_DD_LAST,
 }
 
-unsafe extern "C" fn tell_last(
-    _: *mut kobject,
-    _: *mut kobj_attribute,
-    text: *const c_char,
-    count: usize,
-) -> isize {
-    // SAFETY: so many bytes.
-    answer(alone(|| unsafe { bindings::dd_tell_last(text, count) }), count)
+/// Defines what obeys an order of so many bytes.
+macro_rules! obey {
+    ($($name:ident($text:ident, $count:ident): $order:expr,)*) => {$(
+        unsafe extern "C" fn $name(
+            _: *mut kobject,
+            _: *mut kobj_attribute,
+            $text: *const c_char,
+            $count: usize,
+        ) -> isize {
+            // SAFETY: nobody else orders; sysfs gives so many bytes.
+            answer(alone(|| unsafe { $order }), $count)
+        }
+    )*};
 }
 
-unsafe extern "C" fn arm(
-    _: *mut kobject,
-    _: *mut kobj_attribute,
-    words: *const c_char,
-    count: usize,
-) -> isize {
-    // SAFETY: so many bytes.
-    answer(alone(|| unsafe { bindings::dd_arm(words, count) }), count)
-}
-
-unsafe extern "C" fn disarm(
-    _: *mut kobject,
-    _: *mut kobj_attribute,
-    _: *const c_char,
-    count: usize,
-) -> isize {
-    // SAFETY: nobody else orders.
-    answer(alone(|| unsafe { bindings::dd_disarm() }), count)
+obey! {
+    arm(words, count): bindings::dd_arm(words, count),
+    disarm(_words, count): bindings::dd_disarm(),
+    tell_last(text, count): bindings::dd_tell_last(text, count),
 }
 
 /// What sysfs is told: all bytes were taken, or a negative number.

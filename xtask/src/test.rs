@@ -298,7 +298,7 @@ fn units(count: &mut Count, name: &str, cargo: Command) {
 /// (`test result: ok. 2 passed; 1 failed; 0 ignored; …`). Where nextest counts, what it shows of a failed test's own harness does not.
 fn counted(text: &str) -> Count {
     let mut count = Count::default();
-    let by_nextest = |line: &'_ str| line.trim_start().starts_with("Summary [");
+    let by_nextest = |line: &str| line.trim_start().starts_with("Summary [");
     let is_nextest = text.lines().any(by_nextest);
     for line in text.lines() {
         let summary = if is_nextest {

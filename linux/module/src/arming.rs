@@ -473,7 +473,8 @@ fn open(wanted: &Wanted<'_>) -> Result<Target, Why> {
     Ok(target)
 }
 
-/// Looks whether a target is labelled, as far as a healthy kernel should: the label, and the first block behind it.
+/// Looks whether a target is labelled, as far as a healthy kernel should: the label, and the first block behind it, which is in `block`
+/// then.
 fn look(
     wanted: &Wanted<'_>,
     target: &Target,
@@ -510,14 +511,11 @@ fn look(
 }
 
 /// Looks for the newest dump that waits on a target, which is the first one of all targets that has any; says whether there is one,
-/// and keeps what became of it.
+/// and keeps what became of it. `block` holds the target's block 1, as [`look`] leaves it.
 fn find_last(wanted: &Wanted<'_>, target: &Target, uuid: &Uuid, block: &mut Block, last: &mut Last) -> bool {
     let mut at = 1;
     let mut found = false;
     for _ in 0..DUMPS {
-        if at >= target.place().sectors / 8 || !target.read(at, block) {
-            break;
-        }
         let Ok(header) = Header::parse(block, Kind::Front) else { break };
         let result = match header.status() {
             Status::Complete => "complete",
@@ -540,7 +538,7 @@ fn find_last(wanted: &Wanted<'_>, target: &Target, uuid: &Uuid, block: &mut Bloc
         (last.used, last.is_seen) = (page.used, true);
         let end = header.end_block.get();
         // One that is unfinished has no end that is known here.
-        if end <= at {
+        if end <= at || end >= target.place().sectors / 8 || !target.read(end, block) {
             break;
         }
         at = end;

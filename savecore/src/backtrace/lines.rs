@@ -451,7 +451,7 @@ mod tests {
             .take(200)
             .collect();
         // How many are not inlined is for the compiler to say.
-        assert!(ours.len() > 10, "{}", ours.len());
+        assert!(ours.len() > 40, "{}", ours.len());
         let addresses: Vec<u64> = ours.keys().copied().collect();
         let sections = Sections::of(&elf).unwrap().unwrap();
         let calls = Lines::new(&elf, &sections).at(&addresses);
