@@ -114,6 +114,12 @@ pub unsafe trait Platform: Sync {
     /// Nanoseconds since some fixed moment; never goes back, and goes on with interrupts off.
     fn now(&self) -> Nanoseconds;
 
+    /// Nanoseconds from the boot of this kernel to a moment of [`now`](Platform::now)'s clock, as the kernel's own log counts. The
+    /// default is for a clock that begins with the kernel: a processor's counter goes on through a reset.
+    fn uptime(&self, moment: Nanoseconds) -> Nanoseconds {
+        moment
+    }
+
     /// Writes text to a console, polled. Not to the kernel log: the log is being dumped.
     fn console(&self, text: &str);
 

@@ -413,7 +413,7 @@ impl Running<'_> {
         header.first_block = lane.books.place.block.into();
         header.total_pages = sealed.pages.into();
         header.wall_clock = platform.wall_clock().unwrap_or(0).into();
-        header.uptime = self.begin.into();
+        header.uptime = platform.uptime(self.begin).into();
         header.elapsed = platform.now().saturating_sub(self.begin).into();
         header.arch = (Arch::current() as u32).into();
         header.cpus = platform.cpus().into();

@@ -106,6 +106,19 @@ fn a_healthy_machine_gets_a_complete_dump_with_equal_headers() {
 }
 
 #[test]
+fn the_time_since_boot_is_the_kernels_also_when_the_clock_ran_before_it() {
+    let disk = formatted();
+    let machine = machine(&disk, 4);
+    machine.boot();
+    let machine: &'static Machine = machine;
+    arm(machine, &disk, config(), 4).unwrap();
+    assert_eq!(machine.panic("soon"), Outcome::Complete);
+    let header = Header::parse(at(&disk.bytes(), 1), Kind::Front).unwrap().clone();
+    // A clock that began with the kernel would say a second, and more.
+    assert!(header.uptime.get() < SECOND / 2, "{} ns after boot", header.uptime);
+}
+
+#[test]
 fn a_block_of_the_pattern_that_is_wrong_anywhere_refuses_and_leaves_every_byte() {
     for block in [1, 2, BLOCKS / 2, BLOCKS - 1] {
         let (outcome, before, after, console) =

@@ -166,7 +166,7 @@ pub struct Header {
     pub total_pages: U64,
     /// Wall clock at the crash, seconds since 1970-01-01 UTC; 0 when unknown.
     pub wall_clock: U64,
-    /// Nanoseconds on the platform's clock at the crash.
+    /// Nanoseconds from the boot of the kernel to the crash; 0 when unknown.
     pub uptime: U64,
     /// Nanoseconds from `crash()` to this header.
     pub elapsed: U64,

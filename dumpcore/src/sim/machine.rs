@@ -49,6 +49,8 @@ pub struct Machine {
     code: &'static [AtomicU8],
     code_ranges: [CodeRange; 1],
     clock: AtomicU64,
+    /// What the clock said when its kernel booted.
+    booted: u64,
     /// Nanoseconds between two looks at the clock.
     tick: u64,
     looks: AtomicU64,
@@ -100,6 +102,7 @@ impl Machine {
             code,
             code_ranges: [CodeRange { start: code.as_ptr().cast(), length: code.len() }],
             clock: AtomicU64::new(1_000_000_000),
+            booted: 0,
             tick: 1_000,
             looks: AtomicU64::new(0),
             looks_at_pages: AtomicU64::new(0),
@@ -161,6 +164,11 @@ impl Machine {
     /// Sets the time between two looks at the clock, in nanoseconds.
     pub fn set_tick(&mut self, tick: u64) {
         self.tick = tick;
+    }
+
+    /// Lets its kernel boot now, with a clock that already ran.
+    pub fn boot(&mut self) {
+        self.booted = self.clock();
     }
 
     /// Lets the CPU that crashes switch stacks (in name only), and makes all pages but every `every`-th still ones,
@@ -415,6 +423,10 @@ unsafe impl Platform for Machine {
             thread::sleep(Duration::from_micros(20));
         }
         self.clock.fetch_add(self.tick, Ordering::Relaxed)
+    }
+
+    fn uptime(&self, moment: u64) -> u64 {
+        moment.saturating_sub(self.booted)
     }
 
     fn console(&self, text: &str) {

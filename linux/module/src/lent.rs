@@ -28,6 +28,8 @@ pub(crate) struct Lent {
     pub(crate) direct_map: u64,
     /// Nanoseconds in a step of the time stamp counter, times 2^32; 0 if it is of no use.
     pub(crate) scale: u64,
+    /// What is added to a moment of the dump's clock for the time since this kernel booted; wraps around.
+    pub(crate) booted: u64,
     /// The CPUs that were online, in the order of their numbers.
     pub(crate) cpus: &'static [Slot],
     /// How many of them may help.
@@ -65,6 +67,16 @@ pub(crate) fn take_back() {
     LENT.store(core::ptr::null_mut(), Ordering::Release);
 }
 
+/// The dump's clock, in nanoseconds: the time stamp counter, which needs nothing of the kernel, if it is of use.
+pub(crate) fn clock(scale: u64) -> u64 {
+    if scale == 0 {
+        return kernel::monotonic();
+    }
+    // SAFETY: every processor of 64 bits has the counter.
+    let steps = unsafe { core::arch::x86_64::_rdtsc() };
+    (u128::from(steps).wrapping_mul(u128::from(scale)) >> 32) as u64
+}
+
 /// Lends for a dump.
 pub(crate) fn lend(
     arena: &mut Arena<'static>,
@@ -75,10 +87,12 @@ pub(crate) fn lend(
     level: Level,
 ) -> Result<&'static Lent, OutOfArena> {
     let khz = u64::from(kernel::tsc_khz());
+    // Of a counter that is slower than 1 kHz there is none.
+    let scale = (1_000_000_u64 << 32).checked_div(khz).unwrap_or(0);
     let lent = arena.place(Lent {
         direct_map: kernel::direct_map(),
-        // Of a counter that is slower than 1 kHz there is none.
-        scale: (1_000_000_u64 << 32).checked_div(khz).unwrap_or(0),
+        scale,
+        booted: kernel::monotonic().wrapping_sub(clock(scale)),
         cpus,
         helpers,
         then,

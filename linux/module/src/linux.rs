@@ -9,7 +9,7 @@ use dumpcore::platform::{
 };
 use dumpcore::wait::Wait;
 
-use crate::lent::lent;
+use crate::lent::{clock, lent};
 use crate::{freeze, kernel};
 
 /// The platform.
@@ -87,14 +87,13 @@ impl Linux {
 // code_ranges() names this module's own code. on_stack() calls its closure once.
 unsafe impl Platform for Linux {
     fn now(&self) -> Nanoseconds {
-        match lent().map(|lent| lent.scale) {
-            Some(scale) if scale != 0 => {
-                // SAFETY: every processor of 64 bits has the counter.
-                let steps = unsafe { core::arch::x86_64::_rdtsc() };
-                (u128::from(steps).wrapping_mul(u128::from(scale)) >> 32) as u64
-            }
-            _ => kernel::monotonic(),
-        }
+        clock(lent().map_or(0, |lent| lent.scale))
+    }
+
+    fn uptime(&self, moment: Nanoseconds) -> Nanoseconds {
+        let since = moment.wrapping_add(lent().map_or(0, |lent| lent.booted));
+        // A counter that a suspended machine lost says nothing.
+        if since > i64::MAX as u64 { 0 } else { since }
     }
 
     fn console(&self, text: &str) {

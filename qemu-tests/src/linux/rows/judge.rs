@@ -63,6 +63,16 @@ pub(super) fn is_whole(dump: &Value, cpus: u32) -> Result<String> {
     Ok(format!("{} MiB in {seconds:.1} s", pages >> 8))
 }
 
+/// Makes sure that the time since boot is what the kernel's log says: the processor's counter ran before it.
+pub(super) fn is_as_old_as_its_log(dump: &Value, log: &str) -> Result<()> {
+    let uptime = dump.get("uptime_seconds").and_then(Value::as_f64).context("there is no time since boot")?;
+    let last =
+        log.lines().rev().find_map(|line| line.strip_prefix('[')?.split_once(']')?.0.trim().parse().ok());
+    let last: f64 = last.context("the kernel's log has no times")?;
+    ensure!((uptime - last).abs() < 0.5, "crashed {uptime:.2} s after boot, and the log ends at {last:.2} s");
+    Ok(())
+}
+
 /// Saves the only dump of a disk in both forms.
 pub(super) fn save(lab: &Lab, disk: Disk, cpus: u32) -> Result<Cores> {
     let facts = is_whole(&info(lab, &disk)?, cpus)?;
@@ -221,6 +231,9 @@ mod tests {
         let drgn = "task 1 init\ntask 20 kworker/0:1-events\ntask 21 kworker/1:0\nmodule diskdump\n\
                     cpu 0 sh\n    panic\n    vfs_write\ncpu 1 sh\n    a program\n";
         let said = Said { drgn: drgn.to_owned(), crash: None };
+        let log = "[    0.100000] Linux\n[   12.345678] sysrq: Trigger a crash\n";
+        assert!(is_as_old_as_its_log(&serde_json::json!({ "uptime_seconds": 12.5 }), log).is_ok());
+        assert!(is_as_old_as_its_log(&serde_json::json!({ "uptime_seconds": 15.0 }), log).is_err());
         assert_eq!(said.stacks(), [(2, false), (0, true)]);
         assert_eq!(said.named("task").into_iter().collect::<Vec<_>>(), ["init", "kworker"]);
         let other = Said { drgn: drgn.replace("module diskdump\n", ""), crash: None };

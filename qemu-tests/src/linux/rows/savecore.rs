@@ -208,6 +208,7 @@ fn cores(lab: &Lab, store: &Disk, number: usize, vmlinux: &Path, cpus: u32) -> R
         nonces.push(text(&info, "nonce").to_owned());
         let log = fs::read_to_string(folder.join("dmesg.txt")).context("there is no log of the kernel's")?;
         ensure!(log.contains("sysrq triggered crash"), "the log in {} does not say why", folder.display());
+        judge::is_as_old_as_its_log(&info, &log)?;
         let core = folder.join("vmcore.elf");
         lab.readers.drgn(vmlinux, &core, &["panic ", "sysrq_handle_crash", "task 1 "])?;
     }
