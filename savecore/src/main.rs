@@ -10,7 +10,8 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use command::{
-    arm, boot, check, clear, completions, drill, format, info, install, keygen, list, man, report, save,
+    arm, boot, check, clear, completions, drill, format, info, install, keygen, list, man, probe, report,
+    save,
 };
 
 /// Harvests crash dumps from a dump partition, and makes partitions ready for them.
@@ -50,6 +51,8 @@ enum Command {
     Uninstall(install::UninstallArguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
+    #[command(hide = true)]
+    Probe(probe::Arguments),
 }
 
 /// The arguments, as pages and completions are made of them.
@@ -105,6 +108,7 @@ fn main() -> ExitCode {
         Command::Uninstall(arguments) => install::uninstall(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
+        Command::Probe(arguments) => probe::run(&arguments),
     };
     match result {
         Ok(finding) => ExitCode::from(finding.code()),

@@ -21,6 +21,9 @@ use savecore::core::{CoreOptions, Level as CoreLevel, Selection, elf};
 use savecore::dump::{Dump, Encryption, Fate, PageState, Part, Report, gather};
 use savecore::partition::{self, Partition};
 
+#[path = "simulated_machine/freeing.rs"]
+mod freeing;
+
 const UUIDS: [[u8; 16]; 3] = [*b"the whole way, 0", *b"the whole way, 1", *b"the whole way, 2"];
 const SECRET: [u8; 32] = [0x5e; 32];
 const FIRST: u64 = 2;

@@ -24,6 +24,7 @@ pub mod class;
 pub mod crc;
 pub mod crypt;
 pub mod frame;
+pub mod freeing;
 pub mod header;
 pub mod label;
 pub mod metrics;

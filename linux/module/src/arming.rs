@@ -63,6 +63,10 @@ struct State {
     mappings: Mappings,
     /// The words of the last arming, and their length.
     words: ([u8; WORDS], usize),
+    /// Those of the one before, while other words are tried; their length is 0 if nothing was armed.
+    before: ([u8; WORDS], usize),
+    /// For how long nothing was armed when it was armed again, in nanoseconds.
+    gap: Option<u64>,
     reason: Line,
     refused: bool,
     last: Last,
@@ -79,6 +83,8 @@ static STATE: Locked = Locked(UnsafeCell::new(State {
     armed: None,
     mappings: Mappings::new(),
     words: ([0; WORDS], 0),
+    before: ([0; WORDS], 0),
+    gap: None,
     reason: Line::new(),
     refused: false,
     last: Last { text: [0; LAST], used: 0, is_seen: false },
@@ -104,7 +110,8 @@ impl Why {
     }
 }
 
-/// For C: arms as the words say, instead of what was armed before. 0, or a negative number of an error.
+/// For C: arms as the words say, instead of what was armed before; if that cannot be, what was armed before is armed again. 0, or a
+/// negative number of an error.
 #[unsafe(no_mangle)]
 extern "C" fn dd_arm(words: *const u8, length: usize) -> c_long {
     // SAFETY: C passes so many bytes.
@@ -115,10 +122,18 @@ extern "C" fn dd_arm(words: *const u8, length: usize) -> c_long {
     let Some(room) = kept.get_mut(..length) else {
         return state.told(Err(Why::new(EINVAL, &["the words are too long"])));
     };
+    let (old, old_used) = &mut state.before;
+    *old = *kept;
+    *old_used = if state.armed.is_some() { *used } else { 0 };
     room.copy_from_slice(words);
     *used = length;
     let result = state.arm();
-    state.told(result)
+    let is_refused = result.is_err();
+    let answer = state.told(result);
+    if is_refused && state.before.1 > 0 {
+        state.go_back();
+    }
+    answer
 }
 
 /// For C: nothing is armed any more.
@@ -247,6 +262,9 @@ impl State {
                 line.decimal(report.targets as u64).text(" targets, ");
                 line.decimal(report.arena_used as u64).text(" of ");
                 line.decimal(report.arena_length as u64).text(" bytes of memory of its own");
+                if let Some(gap) = self.gap {
+                    line.text("; nothing was armed for ").decimal(gap / 1000).text(" us");
+                }
                 kernel::say(line.as_str(), false);
                 0
             }
@@ -279,14 +297,41 @@ impl State {
         Ok(())
     }
 
+    /// The words, if they are some. Those that are none let go of nothing.
+    fn parsed(words: &([u8; WORDS], usize)) -> Result<Words<'_>, Why> {
+        let (bytes, length) = words;
+        let text = bytes.get(..*length).and_then(|bytes| core::str::from_utf8(bytes).ok());
+        let text = text.ok_or_else(|| Why::new(EINVAL, &["the words are no text"]))?;
+        Words::parse(text).map_err(|error| Why::of(EINVAL, &[], &error))
+    }
+
     fn arm(&mut self) -> Result<ArmReport, Why> {
+        Self::parsed(&self.words)?;
+        let since = self.armed.as_ref().map(|_| kernel::monotonic());
         self.disarm()?;
         let mut result = Err(Why::new(ENOMEM, &["there is no memory for it"]));
         kernel::on_large_stack(&mut || result = self.prepare());
+        self.gap = since.map(|since| kernel::monotonic().saturating_sub(since));
         if result.is_err() {
             self.disarm()?;
         }
         result
+    }
+
+    /// Arms as before, since other words were refused. The reason for that stays.
+    fn go_back(&mut self) {
+        let (words, length) = &mut self.words;
+        *words = self.before.0;
+        *length = self.before.1;
+        if self.armed.is_none()
+            && let Err(Why(why, _)) = self.arm()
+        {
+            let mut line = Line::new();
+            line.text("not armed as before either: ").text(why.as_str());
+            kernel::say(line.as_str(), true);
+            return;
+        }
+        kernel::say("armed as before", false);
     }
 
     /// All steps of arming; what it took before it failed is left to disarm().
@@ -294,10 +339,7 @@ impl State {
         if let Some(why) = kernel::cannot_arm() {
             return Err(Why::new(EINVAL, &[why]));
         }
-        let (bytes, length) = &self.words;
-        let text = bytes.get(..*length).and_then(|bytes| core::str::from_utf8(bytes).ok());
-        let text = text.ok_or_else(|| Why::new(EINVAL, &["the words are no text"]))?;
-        let words = Words::parse(text).map_err(|error| Why::of(EINVAL, &[], &error))?;
+        let words = Self::parsed(&self.words)?;
         let mut cpus = [0; MANY_CPUS];
         let many = kernel::online_cpus(&mut cpus) == MANY_CPUS;
         let bytes = if many { 2 * ARENA } else { ARENA };
@@ -400,10 +442,7 @@ impl State {
         else {
             return;
         };
-        let (bytes, length) = &self.words;
-        let text =
-            bytes.get(..*length).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or_default();
-        let Ok(words) = Words::parse(text) else { return };
+        let Ok(words) = Self::parsed(&self.words) else { return };
         for ((wanted, uuid), (target, _)) in words.targets().zip(uuids).zip(armed.targets.iter().flatten()) {
             page.line("target", wanted.path);
             let mut line = Line::new();

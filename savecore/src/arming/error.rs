@@ -10,6 +10,11 @@ pub enum ArmError {
     /// The running kernel does not have the module.
     #[error("the kernel's diskdump module is not loaded: `modprobe diskdump`; its package is diskdump-dkms")]
     NotLoaded,
+    /// Another savecore arms.
+    #[error(
+        "another savecore is arming the kernel, and does not come to an end; `savecore armed` says how it stands"
+    )]
+    Busy,
     /// A file of the kernel cannot be read.
     #[error("cannot read {path}: {error}")]
     Read {
@@ -114,15 +119,21 @@ pub enum ArmError {
         number: usize,
     },
     /// The module refused.
-    #[error("the kernel does not arm {targets}: {why}{}", no_longer(.lost))]
+    #[error("the kernel does not arm {targets}: {why}{}{}", still(.kept), no_longer(.lost))]
     Refused {
         /// On which targets.
         targets: String,
         /// The module's reason.
         why: String,
+        /// Targets that were armed before, and still are.
+        kept: Vec<String>,
         /// Targets that were armed before, and are not any more.
         lost: Vec<String>,
     },
+}
+
+fn still(kept: &[String]) -> String {
+    if kept.is_empty() { String::new() } else { format!("; it stays armed on {}", kept.join(", ")) }
 }
 
 fn no_longer(lost: &[String]) -> String {

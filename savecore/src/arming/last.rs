@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use serde::Deserialize;
 
-use super::{Module, Plan, System};
+use super::{Module, System};
 use crate::store;
 use crate::text::harmless_line;
 
@@ -23,12 +23,9 @@ struct Info {
     wall_clock: u64,
 }
 
-/// Tells the module which crash was saved last in this store, unless a dump waits on what it is armed on: that is newer. For who
-/// looks into sysfs; what goes wrong here is no reason to complain about a kernel that is armed.
-pub fn tell_last(system: &System, plan: &Plan, store: &str) {
-    if plan.targets.iter().any(|target| target.waiting > 0) {
-        return;
-    }
+/// Tells the module which crash was saved last in this store; to be called if no dump waits on what it is armed on, for that one is
+/// newer. For who looks into sysfs; what goes wrong here is no reason to complain about a kernel that is armed.
+pub fn tell_last(system: &System, store: &str) {
     if let (Ok(module), Some(text)) = (Module::of(system), saved_last(store)) {
         let _ = module.tell_last(&text);
     }

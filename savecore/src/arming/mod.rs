@@ -20,7 +20,7 @@ pub use error::ArmError;
 pub use kernel::{Kdump, Kernel, Panic, Watchdog};
 pub use last::tell_last;
 pub(crate) use module::is_armed_on;
-pub use module::{Module, State, Status};
+pub use module::{Lock, Module, State, Status};
 pub use options::Options;
 pub use plan::{MAX_TARGETS, MAX_WORDS, Plan, Planned, plan};
 
@@ -87,12 +87,13 @@ pub fn arm(system: &System, plan: &mut Plan, options: &Options) -> Result<Armed,
             // Why the module refused is what matters.
             let _ = kernel.put_kdump_behind(false);
         }
-        // It lets go of what it had before it looks at what it gets.
-        let lost = if module.state().is_ok_and(|state| state == State::Armed) { Vec::new() } else { held };
+        // It goes back to what it had, if it can.
+        let is_armed = module.state().is_ok_and(|state| state == State::Armed);
+        let (kept, lost) = if is_armed { (held, Vec::new()) } else { (Vec::new(), held) };
         let targets = plan.names().join(", ");
         // It begins with the target that it is about, of which there is often one only.
         let why = why.strip_prefix(&format!("{targets}: ")).unwrap_or(&why).to_owned();
-        return Err(ArmError::Refused { targets, why, lost });
+        return Err(ArmError::Refused { targets, why, kept, lost });
     }
     Ok(Armed { status: module.status()?, kdump_put_behind: put_behind })
 }

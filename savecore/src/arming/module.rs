@@ -2,8 +2,13 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 
 use super::{ArmError, System};
 use crate::text::harmless_line;
@@ -132,6 +137,25 @@ impl Module {
         self.write("last", text)
     }
 
+    /// Keeps other savecores from arming meanwhile: what one has found to be armed is still so when it tells the module.
+    ///
+    /// # Errors
+    /// [`ArmError::Busy`] if another one takes longer than it should.
+    pub fn lock(&self) -> Result<Lock, ArmError> {
+        // Nobody but root may open it, and so nobody else keep it locked. What keeps it from being opened is told when it is written.
+        let Ok(file) = OpenOptions::new().write(true).open(self.folder.join("arm")) else {
+            return Ok(Lock(None));
+        };
+        for _ in 0..LOCK_TRIES {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => sleep(LOCK_PAUSE),
+                // A file system that knows no locks is none of a kernel's.
+                _ => return Ok(Lock(Some(file))),
+            }
+        }
+        Err(ArmError::Busy)
+    }
+
     /// Tells it how to arm.
     ///
     /// # Errors
@@ -146,6 +170,13 @@ impl Module {
     /// [`ArmError::Write`] if it refuses.
     pub fn disarm(&self) -> Result<(), ArmError> {
         self.write("disarm", "1\n")
+    }
+
+    /// Whether it is armed on these devices, in this order, and they are still the ones that it has claimed: a disk that went and
+    /// came again is another one.
+    pub fn is_armed_on(&self, system: &System, devices: &[&str]) -> bool {
+        let held = self.held().unwrap_or_default();
+        held == devices && held.iter().all(|device| is_claimed(system, device))
     }
 
     /// The devices that it holds for itself, as the kernel names them.
@@ -173,6 +204,14 @@ impl Module {
     }
 }
 
+/// How often and how long another savecore that arms is waited for.
+const LOCK_TRIES: u32 = 300;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Only one savecore arms at a time, as long as this lives.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "it is held, not read")] Option<File>);
+
 /// Reads a file of sysfs or procfs.
 pub(super) fn read(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
@@ -186,6 +225,17 @@ pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
     match file.write(text.as_bytes())? {
         written if written == text.len() => Ok(()),
         written => Err(io::Error::other(format!("{written} of {} bytes were taken", text.len()))),
+    }
+}
+
+/// Whether somebody has claimed a device, as the module does with those it is armed on.
+fn is_claimed(system: &System, device: &str) -> bool {
+    let path = system.roots.dev.join(device.trim_start_matches("/dev/"));
+    let is_device = fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_block_device());
+    let opened = OpenOptions::new().read(true).custom_flags(OFlags::EXCL.bits() as i32).open(&path);
+    match opened {
+        Ok(_) => !is_device,
+        Err(error) => error.raw_os_error() == Some(Errno::BUSY.raw_os_error()),
     }
 }
 

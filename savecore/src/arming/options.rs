@@ -11,7 +11,7 @@ use crate::core::Level;
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// Arm when the machine comes up, too, after the harvest.
+    /// Arm when the machine comes up, too, before the harvest.
     pub boot: bool,
     /// Partitions, in order: paths, `PARTUUID=…`, `UUID=…` of a label; none: those that are harvested.
     pub targets: Vec<String>,

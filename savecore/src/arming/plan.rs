@@ -52,6 +52,14 @@ impl Plan {
         self.targets.iter().map(|target| target.device.as_str()).collect()
     }
 
+    /// A line for each target on which dumps wait.
+    pub fn waiting(&self) -> impl Iterator<Item = String> {
+        self.targets.iter().filter(|target| target.waiting > 0).map(|Planned { device, waiting, .. }| {
+            let dumps = crate::text::count(*waiting, "dump waits", "dumps wait");
+            format!("{device}: {dumps} there; the next goes after it, into what is free")
+        })
+    }
+
     /// Leaves out the target that this reason of the module's begins with, if it was found, and another one is left.
     pub(super) fn leave_out(&mut self, why: &str, options: &Options, kernel: &Kernel) -> bool {
         if !self.are_found || self.targets.len() < 2 {
@@ -200,8 +208,8 @@ fn look(node: &Node, is_ours: bool, warnings: &mut Vec<String>) -> Result<Planne
         return Err(ArmError::Held { target });
     }
     // Opened as if something were to be written, which fails on what is mounted or otherwise in use; and closed again, for
-    // the module wants it for itself.
-    let access = if is_ours { Access::Read } else { Access::Harvest };
+    // the module wants it for itself. What it has for itself may be harvested meanwhile.
+    let access = if is_ours { Access::Glance } else { Access::Harvest };
     let unfit = |why: String| ArmError::Unfit { target: target.clone(), why };
     let opened = Target::open(&node.path, None, access).map_err(|error| match error {
         Error::InUse { user, .. } => unfit(format!("it is {user}; take a partition that nothing else uses")),
@@ -213,10 +221,6 @@ fn look(node: &Node, is_ours: bool, warnings: &mut Vec<String>) -> Result<Planne
         return Err(unfit(defect.to_string()));
     }
     let waiting = partition.waiting().count() as u64;
-    if waiting > 0 {
-        let dumps = crate::text::count(waiting, "dump waits", "dumps wait");
-        warnings.push(format!("{target}: {dumps} there; the next goes behind, into what is free"));
-    }
     if let Some(other) = partition.other_version {
         warnings.push(format!("{target}: {other}: the next goes behind"));
     }

@@ -37,7 +37,7 @@ impl SystemArguments {
 /// Tell the kernel's diskdump module to dump to TARGET when the kernel crashes
 ///
 /// How is said by [arm] in the configuration. Until `savecore disarm`, the module keeps the targets to itself: nobody can
-/// mount or write them. `savecore boot` disarms for a harvest and arms again.
+/// mount or format them. Dumps there are saved and freed while it stays armed.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -111,19 +111,20 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     if let Some(level) = arguments.level {
         options = options.with_level(level);
     }
-    if !arguments.dry_run {
-        // Before anything is looked at that takes longer.
-        Module::of(&system)?;
-    }
+    // Before anything is looked at that takes longer.
+    let _lock = if arguments.dry_run { None } else { Some(Module::of(&system)?.lock()?) };
     let mut plan = arming::plan(&system, &names, arguments.partition.as_deref(), &options)?;
     let armed =
         if arguments.dry_run { Ok(None) } else { arming::arm(&system, &mut plan, &options).map(Some) };
-    for line in &plan.warnings {
-        warning(line);
+    for line in plan.waiting().chain(plan.warnings.iter().cloned()) {
+        warning(&line);
     }
     let armed = armed?;
     if let Some(armed) = &armed {
-        arming::tell_last(&system, &plan, &config.store);
+        // One that waits is newer, and the module has seen it itself.
+        if plan.waiting().next().is_none() {
+            arming::tell_last(&system, &config.store);
+        }
         for line in warnings(armed, &Kernel::of(&system)) {
             warning(&line);
         }
@@ -177,6 +178,7 @@ pub(super) fn impatient(status: &Status, kernel: &Kernel) -> impl Iterator<Item 
 pub(crate) fn disarm(arguments: &DisarmArguments) -> anyhow::Result<Finding> {
     let system = arguments.system.system();
     let module = Module::of(&system)?;
+    let _lock = module.lock()?;
     let (state, held) = (module.state()?, module.held()?);
     // Of one that refused, why is forgotten.
     if state != State::Disarmed {
@@ -244,9 +246,9 @@ pub(crate) fn armed(arguments: &ArmedArguments) -> anyhow::Result<Finding> {
 
 fn print(standing: &Standing) -> io::Result<()> {
     let mut out = out();
-    let reason = match standing.reason.as_str() {
-        "" => String::new(),
-        reason => format!(": {reason}"),
+    let reason = match (standing.state, standing.reason.as_str()) {
+        (State::Armed, _) | (_, "") => String::new(),
+        (_, reason) => format!(": {reason}"),
     };
     let state = match standing.state {
         State::Armed => paint(GOOD, "armed"),
@@ -258,6 +260,9 @@ fn print(standing: &Standing) -> io::Result<()> {
         |key: &str, value: &str| writeln!(out, "  {} {value}", paint(FAINT, format_args!("{key:<12}")));
     for (key, value) in &standing.status.0 {
         row(key, value)?;
+    }
+    if standing.state == State::Armed && !standing.reason.is_empty() {
+        row("refused", &format!("another arming: {}", standing.reason))?;
     }
     if let Some(result) = standing.last.get("result") {
         let why = standing.last.get("why").map_or_else(String::new, |why| format!(", since {why}"));

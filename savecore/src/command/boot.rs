@@ -5,10 +5,11 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
+use savecore::Error;
 use savecore::boot::config::{self, Config, Missing};
 use savecore::boot::hooks::Stage;
 use savecore::boot::limit::Limited;
@@ -16,7 +17,7 @@ use savecore::boot::{Deadline, Hook, Opened};
 use savecore::core::CoreOptions;
 use savecore::harvest::{Options, Saved, TargetResult, harvest};
 use savecore::partition::glance;
-use savecore::source::{Access, discover};
+use savecore::source::{Access, Roots, discover, node_at};
 use savecore::store::{self, Limits};
 use savecore::targets::{Opener, TargetName, Targets};
 use serde_json::{Value, json};
@@ -42,8 +43,8 @@ Dumps that are not saved stay where they are; the next run saves them.";
 /// Booting waits for it no longer than the configuration's limit; savecore.service runs it. What is left, it
 /// notes in the file of --note, whereupon savecore-later.service runs `savecore boot --late`.
 ///
-/// A Linux with the diskdump module is armed then, if [arm] in the configuration says boot = true. One that is armed
-/// already is disarmed for as long as there is something to harvest, and armed again on the same targets.
+/// A Linux with the diskdump module is armed first, if [arm] in the configuration says boot = true, and stays armed: if it
+/// crashes while dumps are saved, the new one goes after them, or to the next target.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -56,6 +57,10 @@ pub(crate) struct Arguments {
     /// Do what is left, however long it takes, and remove the file of --note
     #[arg(long)]
     late: bool,
+    /// Only DEVICE, which has just come: save what waits there, if it is one of the targets, and arm the kernel on all targets that are
+    /// there now; savecore@.service runs it
+    #[arg(long, value_name = "DEVICE", conflicts_with = "late")]
+    device: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -205,6 +210,21 @@ pub(super) fn targets(config: &Config) -> anyhow::Result<(Vec<TargetName>, Vec<S
     Ok((names, defects))
 }
 
+/// Whether a target is a device that is not there: its disk may still come.
+fn is_to_come(roots: &Roots, name: &TargetName) -> bool {
+    let is_missing =
+        |path: &Path| fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    (name.path.starts_with("/dev") || name.path.starts_with(&roots.dev)) && is_missing(&name.path)
+}
+
+/// Those of the targets that are this device.
+fn only(roots: &Roots, device: &Path, mut names: Vec<TargetName>) -> anyhow::Result<Vec<TargetName>> {
+    let come = node_at(roots, device, None)?.with_context(|| format!("{} is no device", device.display()))?;
+    let node = |name: &TargetName| node_at(roots, &name.path, name.partition.as_deref()).ok().flatten();
+    names.retain(|name| node(name).is_some_and(|node| node == come));
+    Ok(names)
+}
+
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let mut untold = Untold::default();
     if let (true, Some(path)) = (arguments.late, &arguments.note) {
@@ -216,33 +236,63 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let deadline = Deadline::new((!arguments.late).then(|| config.limit.duration()));
     let (path, saved) = (arguments.note.clone(), untold.clone());
     let kernel = Rearm::new(arguments.system.system());
-    let disarmed = kernel.watch();
-    // Arming is the last step.
-    let unarmed = config.arm.boot && kernel.held().is_empty();
+    let unarmed = Arc::new(AtomicBool::new(config.arm.boot && kernel.held().is_empty()));
+    let is_unarmed = unarmed.clone();
     deadline
-        .watch(move || over(path.as_deref(), &saved, unarmed || disarmed.load(Ordering::Relaxed)))
+        .watch(move || over(path.as_deref(), &saved, is_unarmed.load(Ordering::Relaxed)))
         .context("cannot watch the time")?;
-    let opener = opener(&config)?;
 
     let has_untold = !untold.all().is_empty();
     let mut done = Done { quiet: arguments.json, untold, ..Done::default() };
-    let (names, defects) = targets(&config)?;
-    defects.into_iter().for_each(|line| done.defect(line));
+    // First, for what follows may take long: a crash meanwhile is dumped, too.
+    arm(&kernel, &config, arguments.device.is_some(), &mut done);
+    unarmed.store(false, Ordering::Relaxed);
+    let opener = opener(&config)?;
+    let (mut names, defects) = targets(&config)?;
+    let roots = &arguments.system.system().roots;
+    match &arguments.device {
+        Some(device) => {
+            names = only(roots, device, names)?;
+            if names.is_empty() {
+                done.note(&format!("{} is none of the targets: nothing there is saved", device.display()));
+            }
+        }
+        None => {
+            defects.into_iter().for_each(|line| done.defect(line));
+            names.retain(|name| {
+                let waits = is_to_come(roots, name);
+                if waits {
+                    let path = name.path.display();
+                    warning(&format!("waiting for {path}: what is there is saved when it comes"));
+                }
+                !waits
+            });
+        }
+    }
     let local = arguments.late || arguments.note.is_none() || !config.is_remote();
-    let (opened, stuck) = open(&names, &config, local, &kernel, opener.as_ref(), &mut done);
+    let access = if config.rearm { Access::Harvest } else { Access::Read };
+    let opened = Opened::open(&names, access, opener.as_ref(), &mut Bar::new());
     for error in &opened.errors {
-        done.error(error.to_string());
+        match error {
+            // Who works on a disk that has just come does what is to be done there.
+            Error::Locked { .. } if arguments.device.is_some() => done.note(&error.to_string()),
+            error => done.error(error.to_string()),
+        }
     }
     if !opened.has_work() {
         match opened.names().join(", ") {
-            // What kept them from being opened was told.
-            names if names.is_empty() && !done.errors.is_empty() => {}
-            names if names.is_empty() => done.note("no dump partition found; `savecore format` makes one"),
-            names => done.note(&format!("no dump waits on {names}")),
+            // What kept them from being opened was told, or that they are waited for.
+            shown if shown.is_empty() && (arguments.device.is_some() || !config.targets.is_empty()) => {}
+            shown if shown.is_empty() && !done.errors.is_empty() => {}
+            shown if shown.is_empty() => done.note("no dump partition found; `savecore format` makes one"),
+            shown => done.note(&format!("no dump waits on {shown}")),
         }
-        armed(&opened.groups, &config, &mut done);
-        // The hook may look at the partitions, and the kernel wants them for itself.
+        ready(&opened.groups, &config, &mut done);
+        // The hook may look at the partitions.
         drop(opened);
+        if !done.armed.is_empty() {
+            kernel.tell_last(&config.store);
+        }
         if let (true, Some(hook)) = (has_untold, &config.post) {
             call(hook, Stage::Post, &config, &deadline, &mut done);
         }
@@ -252,13 +302,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         let prepared =
             config.pre.as_ref().is_none_or(|hook| call(hook, Stage::Pre, &config, &deadline, &mut done));
         let keep = match prepared {
-            true => stuck.or((!config.rearm).then_some("rearm is false")),
+            true => (!config.rearm).then_some("rearm is false"),
             false => Some("the pre hook failed"),
         };
         let groups = save(opened, &config, keep, opener.as_ref(), &deadline, &mut done);
-        armed(&groups, &config, &mut done);
+        ready(&groups, &config, &mut done);
         // The hook may look at the partitions.
         drop(groups);
+        if !done.left && done.errors.is_empty() && done.dumps.iter().all(|saved| saved.cleared) {
+            kernel.tell_last(&config.store);
+        }
         match &config.post {
             // It runs when all is done.
             Some(_) if done.left => {}
@@ -278,7 +331,6 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         done.left = true;
         done.note(&format!("dumps wait; they go to {} when the network is up", config.store));
     }
-    rearm(&kernel, &config, &mut done);
     if let (true, Some(path)) = (done.left, &arguments.note) {
         done.untold
             .leave(path)
@@ -290,43 +342,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     Ok(done.finding())
 }
 
-/// Opens the targets, to be written if something waits there that will be harvested. What the kernel's module has for itself
-/// can be read meanwhile; only if a dump is there it has to let go. If it does not, why dumps stay there is said, too.
-fn open(
-    names: &[TargetName],
-    config: &Config,
-    local: bool,
-    kernel: &Rearm,
-    opener: Option<&Opener>,
-    done: &mut Done,
-) -> (Opened, Option<&'static str>) {
-    let open = |access| Opened::open(names, access, opener, &mut Bar::new());
-    if !config.rearm {
-        return (open(Access::Read), None);
-    }
-    if !kernel.holds(names) {
-        return (open(Access::Harvest), None);
-    }
-    let opened = open(Access::Read);
-    if !local || !opened.has_work() {
-        return (opened, None);
-    }
-    match kernel.disarm() {
-        Ok(()) => {
-            done.note(&format!("the kernel is disarmed on {} for the harvest", kernel.held().join(", ")));
-            drop(opened);
-            (open(Access::Harvest), None)
-        }
-        Err(error) => {
-            done.error(format!("the kernel does not let go of {}: {error}", kernel.held().join(", ")));
-            (opened, Some("the kernel does not let go of it"))
-        }
-    }
-}
-
-/// Arms the kernel, as the configuration says, or as it was before.
-fn rearm(kernel: &Rearm, config: &Config, done: &mut Done) {
-    match kernel.arm(config) {
+/// Arms the kernel, as the configuration says.
+fn arm(kernel: &Rearm, config: &Config, has_come: bool, done: &mut Done) {
+    match kernel.arm(config, has_come) {
         Ok(None) => {}
         Ok(Some(rearmed)) => {
             done.note(&format!("the kernel is armed on {}", rearmed.targets.join(", ")));
@@ -408,7 +426,7 @@ fn tell(saved: &Saved, config: &Config, deadline: &Deadline, done: &mut Done) {
 }
 
 /// Looks whether the partitions can take the next dump.
-fn armed(groups: &[Targets], config: &Config, done: &mut Done) {
+fn ready(groups: &[Targets], config: &Config, done: &mut Done) {
     if !config.rearm || done.left {
         return;
     }
@@ -453,7 +471,7 @@ fn call(hook: &Hook, stage: Stage, config: &Config, deadline: &Deadline, done: &
 fn over(path: Option<&Path>, untold: &Untold, unarmed: bool) {
     warning("the time limit is over: dumps that are not saved stay where they are");
     if unarmed {
-        let then = if path.is_some() { "`savecore boot --late` arms it when all is saved, and " } else { "" };
+        let then = if path.is_some() { "`savecore boot --late` arms it, and " } else { "" };
         warning(&format!("the kernel is not armed: {then}`savecore arm` arms it now"));
     }
     if let Some(path) = path

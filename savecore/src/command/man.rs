@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
 pub(crate) fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut command = crate::cli().disable_help_subcommand(true);
     command.build();
-    let subcommands = command.get_subcommands().cloned();
+    let subcommands = command.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
     std::iter::once(command.clone()).chain(subcommands).map(page).collect()
 }
 

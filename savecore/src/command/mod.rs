@@ -14,6 +14,7 @@ pub(crate) mod keygen;
 mod keys;
 pub(crate) mod list;
 pub(crate) mod man;
+pub(crate) mod probe;
 mod rearm;
 pub(crate) mod report;
 pub(crate) mod save;

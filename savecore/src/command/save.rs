@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use bytesize::ByteSize;
+use savecore::arming;
 use savecore::core::{Compression, CoreOptions, Format, Level};
 use savecore::harvest::{Harvest, Options, Saved, harvest, missing_stripes};
 use savecore::source::Access;
@@ -153,6 +154,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     };
     let done = harvest(&mut targets, store.as_mut(), &options, &mut bar)?;
     bar.finish();
+    if !done.dumps.is_empty() && done.dumps.iter().all(|saved| saved.cleared) {
+        arming::tell_last(&arming::System::running(), &arguments.output);
+    }
     for saved in &done.dumps {
         if let Some(error) = &saved.error {
             output::error(&format!("{}: dump {}: {error}", saved.on.join(", "), saved.dump.sequence));

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use dumpcore::format::crypt::PublicKey;
 use dumpcore::format::frame::Kind;
+use dumpcore::format::freeing;
 use dumpcore::format::header::Status;
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
@@ -83,7 +84,8 @@ pub fn mark_saved(source: &mut dyn Source, found: &Found) -> Result<(), Error> {
     source.sync().map_err(Error::Sync)
 }
 
-/// Lays the pattern again over a harvested dump: from its end to its front, the front header last.
+/// Lays the pattern again over a harvested dump: from its end to its front, the front header last. A kernel may be armed on the
+/// partition: at whatever moment it crashes, it passes over what is left of this dump.
 ///
 /// # Errors
 /// If the medium fails; the front header is then still there, and the next run goes on.
@@ -104,13 +106,24 @@ pub fn clear(
     });
     lay(source, uuid, found.blocks(), &mut batches, progress)?;
     source.sync().map_err(Error::Sync)?;
-    let mut front = [0; BLOCK_SIZE];
-    pattern::fill(&mut front, uuid, found.first);
-    write(source, found.first, &[front])?;
-    source.sync().map_err(Error::Sync)?;
+    clear_front(source, uuid, found.first)?;
     progress.advance(1);
     progress.end();
     Ok(())
+}
+
+/// Lays the pattern over a front header, so that a kernel that crashes meanwhile finds a place in any case: see [`freeing`].
+fn clear_front(source: &mut dyn Source, uuid: &Uuid, first: u64) -> Result<(), Error> {
+    let mut block = [[0; BLOCK_SIZE]];
+    // What cannot be read is no header that would have to stay one for a moment.
+    if source.read(first, &mut block).is_ok() && Kind::of(&block[0]) == Some(Kind::Front) {
+        freeing::halve(&mut block[0], uuid, first);
+        write(source, first, &block)?;
+        source.sync().map_err(Error::Sync)?;
+    }
+    pattern::fill(&mut block[0], uuid, first);
+    write(source, first, &block)?;
+    source.sync().map_err(Error::Sync)
 }
 
 /// Lays the pattern over `batches`, of together about `blocks` blocks, in their order.

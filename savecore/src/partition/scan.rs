@@ -5,6 +5,7 @@ use std::ops::Range;
 use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::ChunkHeader;
 use dumpcore::format::frame::{Kind, Malformed};
+use dumpcore::format::freeing;
 use dumpcore::format::header::{Header, Status};
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
@@ -166,6 +167,11 @@ fn scan_behind(
                 partition.free = at;
                 partition.dumps.push(found);
             }
+            Look::HalfFree(header) => {
+                partition.dumps.push(Found { header, first: at, end: at + 1, ending: Ending::Saved });
+                at += 1;
+                partition.free = at;
+            }
             Look::Other => {
                 let (bad, found) = scanner.recover(at, search);
                 at = bad.end;
@@ -194,6 +200,8 @@ fn scan_behind(
 enum Look {
     Pattern,
     Front(Box<Header>),
+    /// All that is left of a dump that was saved, and half free.
+    HalfFree(Box<Header>),
     Other,
 }
 
@@ -222,7 +230,8 @@ impl Scanner<'_> {
             Ok(block) if pattern::matches(block, &uuid, at) => Look::Pattern,
             Ok(block) => match front_at(block, &uuid, at) {
                 Some(header) => Look::Front(Box::new(header.clone())),
-                None => Look::Other,
+                None => freeing::half_free(block, &uuid, at)
+                    .map_or(Look::Other, |header| Look::HalfFree(Box::new(header))),
             },
             Err(_) => Look::Other,
         }

@@ -18,6 +18,7 @@ use super::sysfs::{Device, Roots};
 use super::table::{self, Slot};
 use super::{Source, in_use, shown, within};
 use crate::Error;
+use crate::arming::is_armed_on;
 use crate::text::harmless_line;
 use crate::writeback::Writeback;
 
@@ -26,7 +27,10 @@ use crate::writeback::Writeback;
 pub enum Access {
     /// Reading; others may read too.
     Read,
-    /// Reading, and writing from [`Target::make_writable`] on; nobody else may use it meanwhile.
+    /// Reading without a lock, also while another savecore works on it: what that one does may be seen half done.
+    Glance,
+    /// Reading, and writing from [`Target::make_writable`] on; nobody else may use it meanwhile, except the kernel that is armed on
+    /// it: it writes there when it crashes, and expects dumps to be freed (see [`clear`](crate::partition::clear)).
     Harvest,
     /// Writing; nobody else may use it, neither the system nor another savecore.
     Write,
@@ -37,7 +41,12 @@ pub enum Access {
 impl Access {
     /// Whether nobody else may use the target.
     fn is_exclusive(self) -> bool {
-        self != Access::Read
+        !matches!(self, Access::Read | Access::Glance)
+    }
+
+    /// How what is on the way to the target is opened.
+    fn on_the_way(self) -> Access {
+        if self == Access::Glance { Access::Glance } else { Access::Read }
     }
 
     fn writes_at_once(self) -> bool {
@@ -57,6 +66,8 @@ pub struct Target {
     path: PathBuf,
     name: String,
     access: Access,
+    /// Whether an armed kernel had claimed it when it was opened.
+    is_beside_kernel: bool,
     is_writable: bool,
     start: u64,
     blocks: u64,
@@ -77,7 +88,7 @@ impl Target {
         if path == Path::new(STANDARD_INPUT) {
             return Target::carried(partition, access);
         }
-        let looked = open_path(path, false, Access::Read)?;
+        let looked = open_path(path, false, access.on_the_way())?;
         let Some(slot) = looked.choose(partition, access)? else {
             drop(looked);
             return open_path(path, false, access)?.whole(shown(path), path, access);
@@ -105,7 +116,13 @@ impl Target {
         }
         let file = standard_input()?;
         lock(&file, Access::Read, SHOWN)?;
-        let opened = Opened { file, device: None, locked: Vec::new(), shown: SHOWN.to_owned() };
+        let opened = Opened {
+            file,
+            device: None,
+            is_beside_kernel: false,
+            locked: Vec::new(),
+            shown: SHOWN.to_owned(),
+        };
         let path = Path::new(STANDARD_INPUT);
         match opened.choose(partition, Access::Read)? {
             None => opened.whole(SHOWN.to_owned(), path, Access::Read),
@@ -137,11 +154,16 @@ impl Target {
             return Ok(());
         }
         let read_only = |error| Error::ReadOnly { target: self.name.clone(), error };
-        if self.access == Access::Read {
+        if !self.access.is_exclusive() {
             return Err(read_only(io::ErrorKind::PermissionDenied.into()));
         }
-        // Without O_EXCL: the file that is open already has what that asks for.
-        let file = OpenOptions::new().read(true).write(true).open(&self.path).map_err(read_only)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        // Without O_EXCL, as long as the file that is open already or an armed kernel has what that asks for.
+        if self.is_beside_kernel && !self.file.metadata().is_ok_and(|metadata| is_armed_here(&metadata)) {
+            options.custom_flags(OFlags::EXCL.bits() as i32);
+        }
+        let file = options.open(&self.path).map_err(read_only)?;
         let failed = |error| Error::Open { target: self.name.clone(), error };
         let identity = |metadata: Metadata| (metadata.dev(), metadata.ino(), metadata.rdev());
         let same_file =
@@ -176,8 +198,14 @@ struct Opened {
     file: File,
     /// What the kernel says of it, if it is a device.
     device: Option<Device>,
+    is_beside_kernel: bool,
     locked: Vec<File>,
     shown: String,
+}
+
+/// Whether the running kernel is armed on a device, and has claimed it for itself.
+fn is_armed_here(metadata: &Metadata) -> bool {
+    is_armed_on(Path::new("/sys"), metadata)
 }
 
 /// Opens and locks a file or a device, and a partition's disk with it.
@@ -191,7 +219,8 @@ fn open_path(path: &Path, is_disk: bool, access: Access) -> Result<Opened, Error
     }
     let mut options = OpenOptions::new();
     options.read(true).write(access.writes_at_once());
-    if access.is_exclusive() {
+    let is_beside_kernel = access == Access::Harvest && is_device && is_armed_here(&metadata);
+    if access.is_exclusive() && !is_beside_kernel {
         if let Some(user) = in_use::user_of(path, &metadata) {
             return Err(Error::InUse { target: shown, user });
         }
@@ -215,10 +244,10 @@ fn open_path(path: &Path, is_disk: bool, access: Access) -> Result<Opened, Error
     // Whoever writes on the whole disk does not share it. That somebody may read the partition only is no obstacle.
     let disk = device.as_ref().and_then(Device::disk).and_then(|disk| roots.node(&disk).ok());
     if let Some(disk) = disk.and_then(|node| File::open(node).ok()) {
-        lock(&disk, Access::Read, &shown)?;
+        lock(&disk, access.on_the_way(), &shown)?;
         locked.push(disk);
     }
-    Ok(Opened { file, device, locked, shown })
+    Ok(Opened { file, device, is_beside_kernel, locked, shown })
 }
 
 impl Opened {
@@ -266,6 +295,7 @@ impl Opened {
             path: path.to_owned(),
             name,
             access,
+            is_beside_kernel: self.is_beside_kernel,
             is_writable: access.writes_at_once(),
             start,
             blocks,
@@ -276,6 +306,9 @@ impl Opened {
 }
 
 fn lock(file: &File, access: Access, target: &str) -> Result<(), Error> {
+    if access == Access::Glance {
+        return Ok(());
+    }
     let operation = if access.is_exclusive() {
         FlockOperation::NonBlockingLockExclusive
     } else {

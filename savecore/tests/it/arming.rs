@@ -182,7 +182,9 @@ fn a_dump_that_waits_is_told_of_and_is_no_obstacle() {
     write_dump(&mut disk, 1, &Machine::small());
     crashable.linux.device("pci0/sda", (8, 0), &disk);
     let plan = crashable.plan(&["/dev/sda"], &Options::default()).unwrap();
-    assert_eq!((plan.targets[0].waiting, plan.warnings.len()), (1, 1), "{:?}", plan.warnings);
+    assert_eq!((plan.targets[0].waiting, plan.warnings.len()), (1, 0), "{:?}", plan.warnings);
+    let told: Vec<String> = plan.waiting().collect();
+    assert_eq!(told, ["/dev/sda: 1 dump waits there; the next goes after it, into what is free"]);
 }
 
 #[test]

@@ -51,6 +51,14 @@ printf 'result=complete\nplace=/somewhere\n' >$DISKDUMP/last || fail "it is not 
 last result=complete place=/somewhere
 arm "target=$target"
 last result=complete place=/somewhere
+# What is refused does not take away what was armed.
+for words in "target=$behind" "target=$target level=64"; do
+    echo "$words" 2>/dev/null >$DISKDUMP/arm && fail "armed, though it must not be: $words"
+    [ "$(cat $DISKDUMP/state)" = armed ] || fail "not armed any more after '$words': $(cat $DISKDUMP/reason)"
+    [ -n "$(cat $DISKDUMP/reason)" ] || fail "it is not said why '$words' was refused"
+    grep -q "^target=$target" $DISKDUMP/status || fail "armed on something else after '$words'"
+done
+last result=complete place=/somewhere
 mount -t ext2 "$target" /mnt 2>&1 | grep -q busy || fail "an armed target is not busy"
 grep -q '^cpus=2' $DISKDUMP/status || fail "not armed for 2 CPUs"
 echo 0 >/sys/devices/system/cpu/cpu1/online

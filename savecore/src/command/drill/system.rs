@@ -58,7 +58,7 @@ fn look_at_units(config: &Config, drill: &mut Drill) {
         let mut paths = paths.split_whitespace().map(|path| path.trim_start_matches(['-', '+']));
         if !paths.any(|path| Path::new(&config.store).starts_with(path)) {
             let advice = format!(
-                "`systemctl edit savecore.service savecore-later.service`: [Service] ReadWritePaths={}",
+                "`systemctl edit savecore.service savecore@.service savecore-later.service`: [Service] ReadWritePaths={}",
                 config.store
             );
             drill.fail(UNITS[0], format!("it may not write to {}", config.store), &advice);

@@ -99,6 +99,11 @@ pub(super) fn files() -> anyhow::Result<Vec<File>> {
             "usr/local/lib/systemd/system/savecore-later.path",
             include_str!("../../../dist/savecore-later.path"),
         ),
+        unit(
+            "usr/local/lib/systemd/system/savecore@.service",
+            include_str!("../../../dist/savecore@.service"),
+        ),
+        unit("usr/local/lib/udev/rules.d/90-savecore.rules", include_str!("../../../dist/90-savecore.rules")),
         text("usr/local/lib/tmpfiles.d/savecore.conf", include_str!("../../../dist/savecore.conf")),
     ];
     for (shell, path) in [

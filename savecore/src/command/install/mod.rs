@@ -159,6 +159,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     done.print(arguments.json, "installed")?;
     if arguments.now {
         systemctl(["daemon-reload"])?;
+        // By itself udev looks for new rules every few seconds only.
+        tried(command("udevadm", ["control", "--reload"]));
         command("systemd-tmpfiles", ["--create", "savecore.conf"])?;
         systemctl([&["enable", "--now"], &UNITS[..]].concat())?;
     } else if !arguments.json && root == Path::new("/") {
@@ -219,6 +221,7 @@ pub(crate) fn uninstall(arguments: &UninstallArguments) -> anyhow::Result<Findin
     }
     if has_systemd {
         tried(systemctl(["daemon-reload"]));
+        tried(command("udevadm", ["control", "--reload"]));
     }
     done.print(arguments.json, "removed")?;
     Ok(if done.kept.is_empty() { Finding::Good } else { Finding::Negative })

@@ -34,15 +34,26 @@ fn warnings(stderr: &str) -> Vec<&str> {
 const ARM: &str = "sys/kernel/diskdump/arm";
 const DISARM: &str = "sys/kernel/diskdump/disarm";
 
+/// Keeps what the module's file says when dumps are about to be saved.
+fn looking_at(linux: &Linux, place: &Place, name: &str, config: &str) -> String {
+    let (file, seen) = (linux.path(name), place.text("seen"));
+    let text = fs::read_to_string(config).unwrap();
+    let hook = format!("pre = [\"/bin/cp\", {file:?}, {seen:?}]\n[arm]");
+    fs::write(config, text.replace("[arm]", &hook)).unwrap();
+    seen
+}
+
 #[test]
-fn booting_saves_what_waits_and_then_arms_if_it_is_told_to() {
+fn booting_arms_first_and_then_saves_what_waits() {
     let place = Place::new();
     let (linux, config) =
         crashable(&place, &with_dump(), "boot = true\ntargets = [\"/dev/vdb\"]\nlevel = 17");
+    let seen = looking_at(&linux, &place, ARM, &config);
     let (code, stdout, stderr) = boot(&place, &config, &[]);
     assert_eq!((code, warnings(&stderr)), (0, Vec::new()));
-    assert!(stdout.ends_with("the kernel is armed on /dev/vdb\n"), "{stdout}");
+    assert!(stdout.starts_with("the kernel is armed on /dev/vdb\n"), "{stdout}");
     assert!(linux.text(ARM).starts_with("target=/dev/vdb uuid=") && linux.text(ARM).contains(" level=17 "));
+    assert_eq!(fs::read_to_string(seen).unwrap(), linux.text(ARM), "it was armed before anything was saved");
     assert_eq!((place.crashes("out").len(), linux.text(DISARM).as_str()), (1, ""));
     assert!(fs::read(linux.path("dev/vdb")).unwrap() == formatted(200));
 
@@ -54,20 +65,21 @@ fn booting_saves_what_waits_and_then_arms_if_it_is_told_to() {
 }
 
 #[test]
-fn an_armed_kernel_is_disarmed_for_a_dump_and_for_nothing_less() {
-    for (disk, waits) in [(with_dump(), true), (formatted(200), false)] {
+fn a_kernel_that_is_armed_stays_armed_while_its_dumps_are_saved_and_freed() {
+    for disk in [with_dump(), formatted(200)] {
+        let waits = disk != formatted(200);
         for arm in ["", "boot = true\ntargets = [\"/dev/vdb\"]"] {
             let place = Place::new();
             let (linux, config) = crashable(&place, &disk, arm);
             linux.module("armed", "", "target=/dev/vdb\n");
             let (code, stdout, stderr) = boot(&place, &config, &["--json"]);
             assert_eq!((code, warnings(&stderr)), (0, Vec::new()));
-            let done = json(&stdout[stdout.find('{').unwrap()..]);
-            let armed = done["armed"].as_array().unwrap();
-            assert_eq!((linux.text(DISARM) == "1\n", armed.len()), (waits, usize::from(waits)), "{arm}");
-            assert_eq!(linux.text(ARM).starts_with("target=/dev/vdb uuid="), waits, "{arm}");
+            assert_eq!(json(&stdout)["armed"].as_array().unwrap().len(), 0, "it was armed already");
+            assert_eq!((linux.text(DISARM).as_str(), linux.text(ARM).as_str()), ("", ""), "{arm}");
             assert_eq!(place.path("out").exists() && !place.crashes("out").is_empty(), waits);
             assert!(fs::read(linux.path("dev/vdb")).unwrap() == formatted(200));
+            let last = linux.text("sys/kernel/diskdump/last");
+            assert_eq!(last.starts_with("result=complete\n"), waits, "the module is told what became of it");
         }
     }
 }
@@ -107,20 +119,6 @@ fn the_module_is_told_what_became_of_the_last_dump_unless_a_newer_one_waits() {
 }
 
 #[test]
-fn a_kernel_that_does_not_let_go_keeps_its_dump_and_the_store_gets_it_too() {
-    let place = Place::new();
-    let (linux, config) = crashable(&place, &with_dump(), "");
-    linux.module("armed", "", "target=/dev/vdb\n");
-    linux.refuses(DISARM);
-    let (code, stdout, stderr) = boot(&place, &config, &[]);
-    assert_eq!(code, 2, "{stdout}{stderr}");
-    assert!(stderr.contains("the kernel does not let go of /dev/vdb: cannot write"), "{stderr}");
-    assert_eq!(place.crashes("out").len(), 1);
-    assert!(fs::read(linux.path("dev/vdb")).unwrap() == with_dump());
-    assert_eq!(linux.text(ARM), "");
-}
-
-#[test]
 fn a_kernel_that_cannot_be_armed_is_told_of_and_the_dump_is_safe() {
     let place = Place::new();
     let (linux, config) = crashable(&place, &with_dump(), "boot = true\ntargets = [\"/dev/vdb\"]");
@@ -151,8 +149,69 @@ fn a_dump_that_is_left_for_later_does_not_keep_the_kernel_from_being_armed() {
     let (code, stdout, stderr) = boot(&place, &config, &["--note", &place.text("later")]);
     assert_eq!(code, 3, "{stderr}");
     assert!(stdout.contains("the kernel is armed on /dev/vdb") && place.path("later").exists(), "{stdout}");
-    assert!(stderr.contains("/dev/vdb: 1 dump waits there; the next goes behind"), "{stderr}");
+    assert_eq!(stderr, "");
     assert!(linux.text(ARM).starts_with("target=/dev/vdb"));
+}
+
+/// A second disk comes late: the configuration names both.
+fn with_a_late_disk(place: &Place) -> (Linux, String) {
+    let (linux, config) =
+        crashable(place, &formatted(200), "boot = true\ntargets = [\"/dev/vdb\", \"/dev/vdc\"]");
+    let text = fs::read_to_string(&config).unwrap();
+    let late = linux.path("dev/vdc");
+    fs::write(&config, text.replacen("targets = [\"/", &format!("targets = [{late:?}, \"/"), 1)).unwrap();
+    (linux, config)
+}
+
+#[test]
+fn a_disk_that_comes_late_is_waited_for_and_then_saved_and_armed_once() {
+    let place = Place::new();
+    let (linux, config) = with_a_late_disk(&place);
+    let (code, _, stderr) = boot(&place, &config, &[]);
+    assert!(code < 2, "{stderr}");
+    assert!(
+        stderr.contains("waiting for ") && stderr.contains("/dev/vdc: what is there is saved"),
+        "{stderr}"
+    );
+
+    linux.device("pci0/vdc", (254, 32), &with_dump());
+    let device = linux.path("dev/vdc");
+    let late = ["--device", device.to_str().unwrap()];
+    let (code, stdout, stderr) = boot(&place, &config, &late);
+    assert_eq!((code, warnings(&stderr)), (0, Vec::new()));
+    assert!(stdout.starts_with("the kernel is armed on /dev/vdb, /dev/vdc\n"), "{stdout}");
+    assert_eq!(place.crashes("out").len(), 1);
+    assert!(fs::read(&device).unwrap() == formatted(200));
+
+    // The next one finds that all is done.
+    linux.module("armed", "", "target=/dev/vdb\ntarget=/dev/vdc\n");
+    linux.file(ARM, "");
+    assert_eq!(boot(&place, &config, &late).0, 0);
+    assert_eq!((linux.text(ARM).as_str(), place.crashes("out").len()), ("", 1));
+    // One that is armed on less than it should be is armed again; and what is none of the targets is left alone.
+    linux.module("armed", "", "target=/dev/vdb\n");
+    linux.device("pci0/vdd", (254, 48), &with_dump());
+    let other = linux.path("dev/vdd");
+    let (code, stdout, _) = boot(&place, &config, &["--device", other.to_str().unwrap()]);
+    assert_eq!(code, 0);
+    assert!(
+        linux.text(ARM).starts_with("target=/dev/vdb uuid=") && stdout.contains("none of the targets"),
+        "{stdout}"
+    );
+    assert!(fs::read(&other).unwrap() == with_dump());
+}
+
+#[test]
+fn a_probe_tells_udev_of_a_label_and_of_nothing_else() {
+    let place = Place::new();
+    let image = place.image("image", &with_dump());
+    let (code, stdout, _) = run(["probe", &image]);
+    let uuid = uuid::Uuid::from_bytes(crate::common::UUID);
+    assert_eq!((code, stdout), (0, format!("DISKDUMP_LABEL={uuid}\n")));
+    for bytes in [&[0; 4096][..], b"DISKDMPL"] {
+        let (code, stdout, _) = run(["probe", &place.image("other", bytes)]);
+        assert!(code > 0 && stdout.is_empty());
+    }
 }
 
 /// The marks of all lines of a drill about the kernel, with what they are about and say.

@@ -232,7 +232,7 @@ fn links_and_records_lead_nowhere_out_of_the_root() {
 fn units_are_enabled_and_stopped_where_systemd_runs() {
     let place = Place::new();
     fs::create_dir(place.path("bin")).unwrap();
-    for name in ["systemctl", "systemd-tmpfiles"] {
+    for name in ["systemctl", "systemd-tmpfiles", "udevadm"] {
         let program = place.path("bin").join(name);
         // The way back is only clear when no unit runs and before the files are gone.
         let script = format!(
@@ -258,13 +258,26 @@ fn units_are_enabled_and_stopped_where_systemd_runs() {
         calls.lines().collect::<Vec<_>>(),
         [
             "with systemctl daemon-reload",
+            "with udevadm control --reload",
             "with systemd-tmpfiles --create savecore.conf",
             "with systemctl enable --now savecore.service savecore-later.path",
             "with systemctl disable --now savecore.service savecore-later.path",
             "with systemctl stop savecore-later.service",
             "without systemctl daemon-reload",
+            "without udevadm control --reload",
         ]
     );
+}
+
+#[test]
+fn the_unit_of_a_disk_that_comes_late_is_confined_as_that_of_the_machine() {
+    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist");
+    let confines = |name: &str| {
+        let text = fs::read_to_string(dist.join(name)).unwrap();
+        let from = text.find("RuntimeDirectory=").unwrap();
+        text[from..].split("\n[Install]").next().unwrap().trim_end().to_owned()
+    };
+    assert_eq!(confines("savecore@.service"), confines("savecore.service"));
 }
 
 #[test]
@@ -273,11 +286,12 @@ fn systemd_takes_the_units_and_finds_them_well_confined() {
     let place = Place::new();
     let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist");
     let mut units = Vec::new();
-    for name in ["savecore.service", "savecore-later.service", "savecore-later.path"] {
+    for name in ["savecore.service", "savecore@.service", "savecore-later.service", "savecore-later.path"] {
         // The command need not be installed here.
         let text = fs::read_to_string(dist.join(name)).unwrap().replace("/usr/bin/savecore", "/bin/true");
-        fs::write(place.path(name), text).unwrap();
-        units.push(place.text(name));
+        let name = name.replace('@', "@vda2");
+        fs::write(place.path(&name), text).unwrap();
+        units.push(place.text(&name));
     }
     let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
