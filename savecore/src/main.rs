@@ -24,8 +24,8 @@ struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done; check: armed, or whole dumps wait, or a whole copy
-  1  not so: check: not armed, damaged or unfinished; info, report, save, clear: no dump there; list: no dump partition; format, clear: you said no
+  0  done; check: ready, or whole dumps wait, or a whole copy
+  1  not so: check: no dump partition, damaged or unfinished; info, report, save, clear: no dump there; list: no dump partition; format, clear: you said no
   2  error: bad arguments, a target or key that cannot be used, a file that cannot be written; one line says which
 
 TARGET is a block device, an image file, or a disk or its image. Of a disk, --partition names the partition

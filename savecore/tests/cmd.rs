@@ -79,7 +79,7 @@ fn make_images(folder: &Path) {
     image("ext4.img", &bytes);
 
     // One that is ready, and ones with dumps.
-    image("armed.img", &formatted(60));
+    image("ready.img", &formatted(60));
     image("drilled.img", &formatted(100));
     // Each is a crash of its own.
     let machine = |nonce| Machine { nonce, ..Machine::small() };
@@ -174,7 +174,7 @@ fn make_images(folder: &Path) {
         ("stays", &["stays.img"], "rearm = false\n"),
         ("remote", &["remote.img"], "store = \"s3://bucket/crash\"\n"),
         ("wrong", &["booted.img"], "limit = \"soon\"\n"),
-        ("drill", &["armed.img", "copies/damaged.img"], "pre = [\"/nonexistent/hook\"]\n"),
+        ("drill", &["ready.img", "copies/damaged.img"], "pre = [\"/nonexistent/hook\"]\n"),
         ("lost", &["nowhere.img"], "store = \"/nonexistent/crash\"\nidentity = \"/nonexistent/key\"\n"),
     ] {
         let targets: Vec<_> = targets.iter().map(|target| folder.join(target)).collect();
@@ -231,6 +231,16 @@ fn make_kernels(folder: &Path) {
         "armed",
         "",
         &STATUS.replace("level=31", "level=1\nlevel_note=VMCOREINFO lacks OFFSET(page.flags)"),
+    );
+    let dumping = kernel("dumping");
+    let uuid = uuid::Uuid::from_bytes(common::UUID);
+    dumping.module("armed", "", &STATUS.replace("/dev/vdb1\n", &format!("/dev/vdb2\nuuid={uuid}\n")));
+    let formatted_since = kernel("formatted-since");
+    let other = uuid::Uuid::from_bytes([9; 16]);
+    formatted_since.module(
+        "armed",
+        "",
+        &format!("target=/dev/vdb2\nuuid={other}\ntarget=/dev/vdc\nuuid={uuid}\n"),
     );
     let refusing = kernel("refusing");
     refusing.module("refused", "/dev/vdb2: behind an IOMMU that cannot be passed", "");

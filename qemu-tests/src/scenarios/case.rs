@@ -209,11 +209,11 @@ impl Case {
     ///
     /// # Errors
     /// If it does not.
-    pub fn check_armed(&self, disk: &Disk) -> Result<()> {
+    pub fn check_ready(&self, disk: &Disk) -> Result<()> {
         let answer = self.savecore.expect(0, "check", disk, &[])?;
         match answer.value.get("verdict").and_then(serde_json::Value::as_str) {
-            Some("armed") => Ok(()),
-            _ => bail!("check says {} instead of armed; log: {}", answer.value, answer.log.display()),
+            Some("ready") => Ok(()),
+            _ => bail!("check says {} instead of ready; log: {}", answer.value, answer.log.display()),
         }
     }
 }

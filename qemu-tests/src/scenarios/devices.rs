@@ -39,7 +39,7 @@ pub(super) fn demo(case: &Case) -> Result<String> {
         format!("only {} of {} were compared", mib(compared.bytes), mib(least))
     })?;
     ensure(first <= FIRST_WRITE, || format!("the first block was written {first:.2} s after the crash"))?;
-    case.check_armed(&disk)?;
+    case.check_ready(&disk)?;
     Ok(format!("{} bytes compared, none differs; first block written after {first:.3} s", compared.bytes))
 }
 

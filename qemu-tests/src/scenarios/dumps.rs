@@ -37,7 +37,7 @@ pub(super) fn panic(case: &Case, kind: &'static str, cpus: u32, memory: u32) -> 
     let covered = compare::bytes(&Core::open(&core)?.covers());
     let least = (u64::from(memory) << 20) - (4 << 20);
     ensure(covered >= least, || format!("the core has only {} of {memory} MiB of RAM", mib(covered)))?;
-    case.check_armed(&disk)?;
+    case.check_ready(&disk)?;
     facts(&core, &dump)
 }
 
@@ -177,7 +177,7 @@ pub(super) fn two_dumps(case: &Case) -> Result<String> {
     for core in &cores {
         readable(case, core, 2)?;
     }
-    case.check_armed(&disk)?;
+    case.check_ready(&disk)?;
     Ok(format!("blocks {}; both saved", places.join(" and ")))
 }
 
@@ -189,7 +189,7 @@ pub(super) fn harvest_and_again(case: &Case) -> Result<String> {
     for name in ["first", "second"] {
         crash(case, &machine, name, exit::COMPLETE)?;
         let (_, answer) = case.save(&disk, name, 1)?;
-        case.check_armed(&disk)?;
+        case.check_ready(&disk)?;
         ensure(disk.fingerprint()? == fresh, || {
             "the partition is not what it was after its formatting".to_owned()
         })?;

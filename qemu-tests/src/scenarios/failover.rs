@@ -133,7 +133,7 @@ pub(super) fn striped(case: &Case) -> Result<String> {
     ensure(cores.len() == 1, || format!("{} cores were saved", cores.len()))?;
     let compared = halted.equals(cores.first().context("no core")?)?;
     for disk in both {
-        case.check_armed(disk)?;
+        case.check_ready(disk)?;
     }
     Ok(format!("{} and {} chunks, one core of {} equal bytes", chunks[0], chunks[1], compared.bytes))
 }

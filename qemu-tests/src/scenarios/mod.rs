@@ -378,7 +378,7 @@ pub static ALL: &[Scenario] = &[
     },
     Scenario {
         name: "harvest-and-again",
-        about: "the harvest lays the pattern again, check says armed, and the next crash dumps",
+        about: "the harvest lays the pattern again, check says ready, and the next crash dumps",
         beds: Beds::Usual,
         deadline: 120,
         play: dumps::harvest_and_again,

@@ -111,7 +111,7 @@ pub(super) fn by_kernel(case: &Case, scenario: &str, reason: &str) -> Result<Str
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
     let machine = case.machine(&disk, scenario);
     let crashed = refused(case, &disk, &machine, &[exit::REFUSED], reason)?;
-    case.check_armed(&disk)?;
+    case.check_ready(&disk)?;
     facts(&crashed, reason)
 }
 
@@ -127,7 +127,7 @@ pub(super) fn device_gone(case: &Case) -> Result<String> {
         let code = running.wait_exit(case.left())?;
         Ok(Crashed { code, serial: running.serial })
     })?;
-    case.check_armed(&disk)?;
+    case.check_ready(&disk)?;
     facts(&crashed, reason)
 }
 
@@ -152,7 +152,7 @@ pub(super) fn nested_before_write(case: &Case) -> Result<String> {
     let machine = case.machine(&disk, "nested-before-write");
     let reason = "crashed itself while";
     let crashed = refused(case, &disk, &machine, &[exit::NESTED], reason)?;
-    case.check_armed(&disk)?;
+    case.check_ready(&disk)?;
     facts(&crashed, reason)
 }
 
@@ -163,6 +163,6 @@ pub(super) fn no_entropy(case: &Case) -> Result<String> {
     let machine = case.machine(&disk, "panic");
     let reason = "no entropy";
     let crashed = refused(case, &disk, &machine, &[exit::NOT_ARMED], reason)?;
-    case.check_armed(&disk)?;
+    case.check_ready(&disk)?;
     facts(&crashed, reason)
 }

@@ -56,7 +56,7 @@ pub(super) fn sealed(case: &Case) -> Result<String> {
     // Carried away as it is; the partition is free then; opened elsewhere.
     let (cores, answer) = case.savecore.save_from(&disk, &case.folder.join("sealed"), &[])?;
     ensure(cores.is_empty(), || "a core was written without the key".to_owned())?;
-    case.check_armed(&disk)?;
+    case.check_ready(&disk)?;
     let copies = answer.value.pointer("/dumps/0/copies").and_then(Value::as_array);
     let copy = copies.and_then(|copies| copies.first()?.as_str()).context("savecore names no raw copy")?;
     let copy = std::path::Path::new(copy);

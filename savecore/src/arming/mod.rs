@@ -5,9 +5,10 @@
 //!    the console.
 //! 2. [`arm`]: with a crash kernel loaded, that one is made to wait behind the dump; then the module gets its words.
 //! 3. [`tell_last`]: it is told what became of the last dump.
-//! 4. [`Module`]: what it says of itself, and how it is disarmed.
+//! 4. [`Module`]: what it says of itself, and how it is disarmed; [`Held`]: what that means for a dump partition.
 
 mod error;
+mod held;
 mod kernel;
 mod last;
 mod module;
@@ -17,6 +18,7 @@ mod plan;
 use std::path::{Path, PathBuf};
 
 pub use error::ArmError;
+pub use held::{Held, KernelOn};
 pub use kernel::{Kdump, Kernel, Panic, Watchdog};
 pub use last::tell_last;
 pub(crate) use module::is_armed_on;

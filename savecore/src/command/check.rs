@@ -1,9 +1,10 @@
-//! `savecore check`: is a partition armed, whole, dumped, damaged?
+//! `savecore check`: is a partition ready for a dump, do dumps wait, is it damaged?
 
 use std::io::{self, Write};
 
 use anyhow::Context;
 use savecore::Error;
+use savecore::arming::KernelOn;
 use savecore::dump::{Dump, Report, utc};
 use savecore::keys::public_text;
 use savecore::partition::{self, Check, Partition, Search, Verdict};
@@ -12,14 +13,18 @@ use savecore::text::harmless;
 
 use savecore::targets::{Opener, is_copy};
 
-use super::TargetArguments;
+use super::arm::SystemArguments;
 use super::targets::{IdentityArguments, identity};
+use super::{TargetArguments, kernel_on};
 use crate::output::{BAD, Bar, GOOD, WARNING, count, json, out, paint, size};
 use crate::{Finding, printed};
 
-/// Read every block of TARGET and say: unformatted, armed, dumps waiting, or damaged
+/// Read every block of TARGET and say: unformatted, ready, dumps wait, or damaged
+///
+/// "Ready" means that a dump can be written there. Whether the running kernel would do so is said next to it, and by
+/// `savecore armed`.
 #[derive(clap::Args)]
-#[command(after_help = crate::EXIT_CODES)]
+#[command(verbatim_doc_comment, after_help = crate::EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     target: TargetArguments,
@@ -28,6 +33,8 @@ pub(crate) struct Arguments {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    system: SystemArguments,
 }
 
 #[derive(serde::Serialize)]
@@ -41,6 +48,8 @@ struct Result<'a> {
     target: &'a str,
     verdict: &'static str,
     why: Option<String>,
+    /// What the running kernel has to do with it; nothing if it is an image.
+    kernel: Option<KernelOn>,
     uuid: Option<uuid::Uuid>,
     name: Option<&'a str>,
     created: Option<String>,
@@ -65,6 +74,7 @@ impl<'a> Result<'a> {
             target,
             verdict,
             why,
+            kernel: None,
             uuid: partition.map(|partition| uuid::Uuid::from_bytes(partition.uuid())),
             name: None,
             created: None,
@@ -95,12 +105,24 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     }
     match partition::check_with(&target, identity(opener.as_ref()), &mut Bar::new()) {
         Ok(check) => {
-            printed(if arguments.json { print_json(shown, &check) } else { print_text(shown, &check) })?;
-            let good = matches!(check.verdict, Verdict::Armed | Verdict::Waiting);
+            let kernel = on(arguments, &check.partition);
+            printed(if arguments.json {
+                print_json(shown, &check, kernel)
+            } else {
+                print_text(shown, &check, kernel)
+            })?;
+            let good = matches!(check.verdict, Verdict::Ready | Verdict::Waiting);
             Ok(if good { Finding::Good } else { Finding::Negative })
         }
         Err(error) => without_label(arguments, &target, opener.as_ref(), error),
     }
+}
+
+/// What the running kernel has to do with the target.
+fn on(arguments: &Arguments, partition: &Partition) -> Option<KernelOn> {
+    let TargetArguments { target, partition: part } = &arguments.target;
+    let uuid = uuid::Uuid::from_bytes(partition.uuid());
+    kernel_on::held(&arguments.system.system())?.on(target, part.as_deref(), uuid)
 }
 
 /// A raw copy is no partition to dump on: what counts is whether its dump is whole.
@@ -159,10 +181,16 @@ fn without_label(
         (Err(_), error @ Error::OtherSize { .. }) => ("damaged", error.to_string(), None, Vec::new()),
         (Err(_), error) => return Err(error).with_context(|| shown.to_owned()),
     };
+    let kernel = partition.as_ref().and_then(|partition| on(arguments, partition));
     printed(if arguments.json {
-        json(&Result { dumps: &dumps, ..Result::of_label(shown, verdict, Some(why), partition.as_ref()) })
+        json(&Result {
+            dumps: &dumps,
+            kernel,
+            ..Result::of_label(shown, verdict, Some(why), partition.as_ref())
+        })
     } else {
-        writeln!(out(), "{shown}: {}: {why}", paint(BAD, verdict))
+        let kernel = kernel.map_or_else(String::new, |on| kernel_on::joined(Verdict::Damaged, on));
+        writeln!(out(), "{shown}: {}{kernel}: {why}", paint(BAD, verdict))
             .and_then(|()| print_dumps(&mut out(), &dumps))
             .map_err(anyhow::Error::from)
     })?;
@@ -171,7 +199,7 @@ fn without_label(
 
 fn verdict_name(check: &Check) -> &'static str {
     match check.verdict {
-        Verdict::Armed => "armed",
+        Verdict::Ready => "ready",
         Verdict::Waiting => "waiting",
         Verdict::Damaged => "damaged",
     }
@@ -211,10 +239,11 @@ pub(super) fn why(check: &Check) -> Option<String> {
     Some(why.to_owned())
 }
 
-fn print_json(shown: &str, check: &Check) -> anyhow::Result<()> {
+fn print_json(shown: &str, check: &Check, kernel: Option<KernelOn>) -> anyhow::Result<()> {
     let label = &check.partition.label;
     let used: u64 = check.partition.dumps.iter().map(|found| found.blocks()).sum();
     json(&Result {
+        kernel,
         name: Some(label.name()),
         created: utc(label.created.get()).map(|time| time.to_string()),
         blocks: Some(check.partition.blocks),
@@ -226,18 +255,20 @@ fn print_json(shown: &str, check: &Check) -> anyhow::Result<()> {
     })
 }
 
-fn print_text(shown: &str, check: &Check) -> anyhow::Result<()> {
+fn print_text(shown: &str, check: &Check, kernel: Option<KernelOn>) -> anyhow::Result<()> {
+    let is_idle = kernel.is_some_and(|on| on != KernelOn::Armed);
     let label = &check.partition.label;
     let waiting = check.partition.waiting().count() as u64;
     let style = match check.verdict {
-        Verdict::Armed => GOOD,
+        Verdict::Ready if is_idle => WARNING,
+        Verdict::Ready => GOOD,
         Verdict::Waiting => WARNING,
         Verdict::Damaged => BAD,
     };
     let mut verdict = match check.verdict {
-        Verdict::Armed => "armed".to_owned(),
-        Verdict::Waiting => format!("{} waiting", count(waiting, "dump", "dumps")),
-        Verdict::Damaged if waiting > 0 => format!("damaged, {} waiting", count(waiting, "dump", "dumps")),
+        Verdict::Ready => "ready".to_owned(),
+        Verdict::Waiting => count(waiting, "dump waits", "dumps wait"),
+        Verdict::Damaged if waiting > 0 => format!("damaged, {}", count(waiting, "dump waits", "dumps wait")),
         Verdict::Damaged => "damaged".to_owned(),
     };
     if check.verdict == Verdict::Damaged
@@ -248,7 +279,8 @@ fn print_text(shown: &str, check: &Check) -> anyhow::Result<()> {
     }
     let why = why(check).map_or(String::new(), |why| format!(": {why}"));
     let mut out = out();
-    writeln!(out, "{shown}: {}{why}", paint(style, verdict))?;
+    let kernel = kernel.map_or_else(String::new, |on| kernel_on::joined(check.verdict, on));
+    writeln!(out, "{shown}: {}{kernel}{why}", paint(style, verdict))?;
     let name = match label.name() {
         "" => String::new(),
         name => format!("\"{}\", ", harmless(name)),

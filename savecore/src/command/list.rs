@@ -4,17 +4,21 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use savecore::arming::{Held, KernelOn};
 use savecore::keys::public_text;
-use savecore::partition::{Glance, glance};
-use savecore::source::{Access, Discovery, Labelled, Target, discover, discover_at};
+use savecore::partition::{Glance, Verdict, glance};
+use savecore::source::{Access, Discovery, Labelled, Target, discover_at, discover_in};
 use savecore::text::harmless_line;
 
+use super::arm::SystemArguments;
+use super::kernel_on;
 use crate::output::{BAD, GOOD, STRONG, WARNING, count, json, out, paint, size, warning};
 use crate::{Finding, printed};
 
 /// List the dump partitions of this machine, or of the disks and images given, after a quick look at each
 ///
-/// `savecore check` reads every block.
+/// One is ready if a dump can be written there; whether the running kernel would do so is said next to it, and by
+/// `savecore armed`. `savecore check` reads every block.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = crate::EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -24,6 +28,8 @@ pub(crate) struct Arguments {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    system: SystemArguments,
 }
 
 /// A dump partition.
@@ -36,8 +42,10 @@ struct Entry {
     name: String,
     blocks: u64,
     bytes: u64,
-    /// "armed", "waiting", "damaged", or "unknown".
+    /// "ready", "waiting", "damaged", or "unknown".
     state: &'static str,
+    /// What the running kernel has to do with it; nothing if it is an image.
+    kernel: Option<KernelOn>,
     /// Why it is damaged or not known, in a clause.
     why: Option<String>,
     /// Dumps that nobody has saved.
@@ -70,6 +78,7 @@ struct Result<'a> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
+    let system = arguments.system.system();
     let mut discovery = Discovery::default();
     let mut without = Vec::new();
     for target in &arguments.targets {
@@ -80,9 +89,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         discovery.append(found);
     }
     if arguments.targets.is_empty() {
-        discovery = discover().context("the system does not say which disks there are")?;
+        discovery = discover_in(&system.roots).context("the system does not say which disks there are")?;
     }
-    let mut entries: Vec<Entry> = discovery.found.iter().map(look).collect();
+    let held = kernel_on::held(&system);
+    let mut entries: Vec<Entry> =
+        discovery.found.iter().map(|labelled| look(labelled, held.as_ref())).collect();
     for (first, index) in discovery.twins() {
         entries[index].same_as = Some(entries[first].shown.clone());
     }
@@ -99,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
 }
 
 /// A quick look at what is on a partition.
-fn look(labelled: &Labelled) -> Entry {
+fn look(labelled: &Labelled, held: Option<&Held>) -> Entry {
     let opened = Target::open(&labelled.path, labelled.partition.as_deref(), Access::Read);
     let glanced = opened.and_then(|target| glance(&target));
     let mut entry = Entry {
@@ -110,6 +121,7 @@ fn look(labelled: &Labelled) -> Entry {
         blocks: labelled.blocks,
         bytes: labelled.blocks.saturating_mul(4096),
         state: "unknown",
+        kernel: held.and_then(|held| held.on(&labelled.path, labelled.partition.as_deref(), labelled.uuid)),
         why: None,
         waiting: 0,
         recipient: None,
@@ -123,7 +135,7 @@ fn look(labelled: &Labelled) -> Entry {
             entry.why = fault(&glance);
             entry.state = match (&entry.why, entry.waiting) {
                 (Some(_), _) => "damaged",
-                (None, 0) => "armed",
+                (None, 0) => "ready",
                 (None, _) => "waiting",
             };
         }
@@ -163,14 +175,21 @@ fn print_text(entries: &[Entry]) -> io::Result<()> {
     let mut out = out();
     for entry in entries {
         let waiting = count(entry.waiting, "dump waits", "dumps wait");
+        let verdict = match entry.state {
+            "ready" => Verdict::Ready,
+            "waiting" => Verdict::Waiting,
+            _ => Verdict::Damaged,
+        };
+        let is_idle = entry.kernel.is_some_and(|on| on != KernelOn::Armed);
+        let kernel = entry.kernel.map_or_else(String::new, |on| kernel_on::joined(verdict, on));
         let state = match (entry.state, entry.waiting) {
-            ("armed", _) => paint(GOOD, "armed"),
+            ("ready", _) => paint(if is_idle { WARNING } else { GOOD }, "ready"),
             ("waiting", _) => paint(WARNING, waiting),
             ("damaged", 1..) => paint(BAD, format!("damaged, {waiting}")),
             (state, _) => paint(BAD, state),
         };
         let why = entry.why.as_ref().map_or(String::new(), |why| format!(": {}", harmless_line(why)));
-        writeln!(out, "{}: {state}{why}", paint(STRONG, &entry.shown))?;
+        writeln!(out, "{}: {state}{kernel}{why}", paint(STRONG, &entry.shown))?;
         let name = match entry.name.as_str() {
             "" => String::new(),
             name => format!("\"{}\", ", name.escape_debug()),

@@ -9,6 +9,7 @@ pub(crate) mod drill;
 pub(crate) mod format;
 pub(crate) mod info;
 pub(crate) mod install;
+mod kernel_on;
 mod kernels;
 pub(crate) mod keygen;
 mod keys;

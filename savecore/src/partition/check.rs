@@ -11,7 +11,7 @@ use crate::{Error, Identity};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// Every block holds its pattern: a dump can be written.
-    Armed,
+    Ready,
     /// Whole dumps wait to be harvested; the rest holds its pattern.
     Waiting,
     /// Something is damaged, unfinished or foreign.
@@ -94,7 +94,7 @@ pub fn check_with(
     let whole =
         dumps.iter().all(|dump| !dump.damaged && dump.status != "saved" && dump.status != "unfinished");
     let verdict = match (bad_blocks, dumps.len()) {
-        (0, 0) => Verdict::Armed,
+        (0, 0) => Verdict::Ready,
         (0, _) if whole && gapless => Verdict::Waiting,
         _ => Verdict::Damaged,
     };

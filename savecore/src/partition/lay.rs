@@ -36,7 +36,7 @@ pub struct Plan {
 }
 
 /// Makes a dump partition of the whole source. An old label goes first and the new one comes last, each made safe,
-/// so that an interrupted format leaves no partition that looks armed.
+/// so that an interrupted format leaves no partition that looks ready.
 ///
 /// # Errors
 /// If the medium fails; the partition then has no label.

@@ -237,7 +237,7 @@ fn format_and_clear_ask_on_a_terminal_and_do_what_they_are_told() {
     }
     let output = on_terminal(savecore(["format", &image]), "y");
     assert_eq!(output.status.code(), Some(0));
-    assert_eq!(partition::check(&fs::read(&image).unwrap(), &mut ()).unwrap().verdict, Verdict::Armed);
+    assert_eq!(partition::check(&fs::read(&image).unwrap(), &mut ()).unwrap().verdict, Verdict::Ready);
 
     let disk = with_dump(&Machine::small());
     let image = place.image("image", &disk);
@@ -364,7 +364,7 @@ fn format_lays_the_uuid_and_name_it_is_given() {
     fs::write(&image, &fs::read(&image).unwrap()[..20 * BLOCK_SIZE]).unwrap();
     let (code, stdout, _) = run(["check", &image, "--json"]);
     let result = json(&stdout);
-    assert_eq!((code, &result["verdict"]), (0, &Value::from("armed")));
+    assert_eq!((code, &result["verdict"]), (0, &Value::from("ready")));
     assert_eq!((&result["name"], &result["uuid"]), (&Value::from("rack 7"), &Value::from(uuid)));
     assert_eq!(result["free_blocks"], 19);
 }
@@ -774,19 +774,19 @@ fn the_exit_code_is_the_same_when_nobody_reads_the_output() {
         assert_eq!(unread(&arguments), 0, "{arguments:?}");
     }
     let mut disk = formatted(50);
-    let armed = place.image("armed", &disk);
+    let ready = place.image("ready", &disk);
     block_mut(&mut disk, 20).fill(0);
     let damaged = place.image("damaged", &disk);
     let unformatted = place.image("unformatted", &vec![0; 50 * BLOCK_SIZE]);
     let out = place.out();
     for format in [&[][..], &["--json"]] {
         for (code, arguments) in [
-            (0, &["check", &armed][..]),
+            (0, &["check", &ready][..]),
             (1, &["check", &damaged]),
             (1, &["check", &unformatted]),
-            (1, &["info", &armed]),
-            (1, &["clear", &armed]),
-            (1, &["save", &armed, "-o", &out]),
+            (1, &["info", &ready]),
+            (1, &["clear", &ready]),
+            (1, &["save", &ready, "-o", &out]),
         ] {
             let arguments = [arguments, format].concat();
             assert_eq!(unread(&arguments), code, "{arguments:?}");
@@ -807,11 +807,11 @@ fn colours_are_for_terminals_and_for_who_wants_them() {
     let image = place.image("image", &formatted(20));
     let output =
         savecore(["check", &image]).env("CLICOLOR_FORCE", "1").env_remove("NO_COLOR").output().unwrap();
-    assert!(String::from_utf8(output.stdout).unwrap().contains("\x1b[1m\x1b[32marmed\x1b[0m"));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("\x1b[1m\x1b[32mready\x1b[0m"));
     let output =
         savecore(["check", &image]).env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1").output().unwrap();
     let (code, stdout, _) = finish(output);
-    assert_eq!((code, stdout.contains("armed")), (0, true));
+    assert_eq!((code, stdout.contains("ready")), (0, true));
 }
 
 #[test]

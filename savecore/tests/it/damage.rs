@@ -169,7 +169,7 @@ proptest! {
         assert_missing_is_named(&dump, &machine);
         prop_assert!(!dump.is_damaged());
         partition::clear(&mut disk, &UUID, &partition.dumps[0], &mut ()).unwrap();
-        prop_assert_eq!(partition::check(&disk, &mut ()).unwrap().verdict, Verdict::Armed);
+        prop_assert_eq!(partition::check(&disk, &mut ()).unwrap().verdict, Verdict::Ready);
     }
 
     #[test]

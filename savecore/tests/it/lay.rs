@@ -116,7 +116,7 @@ fn a_large_partition_is_formatted_from_front_to_end_and_its_label_comes_last() {
         at += count;
     }
     assert_eq!(at, blocks as u64);
-    assert_eq!(partition::check(&noted.disk, &mut ()).unwrap().verdict, Verdict::Armed);
+    assert_eq!(partition::check(&noted.disk, &mut ()).unwrap().verdict, Verdict::Ready);
 }
 
 #[test]

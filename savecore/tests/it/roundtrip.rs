@@ -123,10 +123,10 @@ proptest! {
     }
 
     #[test]
-    fn check_calls_a_partition_with_whole_dumps_waiting_and_after_clearing_armed(machine in machine()) {
+    fn check_calls_a_partition_with_whole_dumps_waiting_and_after_clearing_ready(machine in machine()) {
         let empty = partition(400);
         let mut disk = empty.clone();
-        prop_assert_eq!(partition::check(&disk, &mut ()).unwrap().verdict, Verdict::Armed);
+        prop_assert_eq!(partition::check(&disk, &mut ()).unwrap().verdict, Verdict::Ready);
         write_dump(&mut disk, 1, &machine);
         let check = partition::check(&disk, &mut ()).unwrap();
         prop_assert_eq!(check.verdict, Verdict::Waiting);

@@ -174,9 +174,9 @@ case $boot in
         said 0 "last dump    complete, of 20" savecore armed
         ;;
 esac
-said 0 "$target" savecore list
+said 0 "$target: ready, and the kernel is armed on it" savecore list
 said 1 "no dump" savecore info "$target"
-said 0 armed savecore check "$target"
+said 0 "$target: ready" savecore check "$target"
 if [ "$boot" -lt 3 ]; then
     crash_now
     sleep 60
@@ -226,7 +226,8 @@ fn three_boots(lab: &Lab, row: &Row, name: &str, script: &str) -> Result<String>
         }
         run::only_ours(&disk, before)?;
     }
-    lab.savecore.expect(0, "check", &disk, &[]).context("the partition is not as it was")?;
+    let answer = lab.savecore.expect(0, "check", &disk, &[]).context("the partition is not as it was")?;
+    ensure!(answer.value["verdict"] == "ready", "the partition is not ready: {}", answer.value);
     let facts = cores(lab, &store, 2, row.cpus)?;
     for disk in [disk, store] {
         fs::remove_file(&disk.path)?;
@@ -466,7 +467,7 @@ said 0 "armed: a crash is dumped to $target" savecore arm "$target" --level 1
 said 0 "armed: a crash is dumped to $target" confined savecore arm "$target"
 said 2 "savecore disarm" savecore format "$target" --yes
 said 2 "savecore disarm" savecore clear "$target" --yes
-said 0 armed savecore check "$target"
+said 0 "$target: ready" savecore check "$target"
 
 # What only the module finds.
 said 2 "arm $legacy: unsupported: needs a modern virtio device" savecore arm "$legacy"

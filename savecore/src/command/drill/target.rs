@@ -49,7 +49,7 @@ fn pattern(target: &Target, quick: bool, drill: &mut Drill) -> Option<Partition>
     let checked = partition::check(target, &mut Bar::new());
     let checked = checked.inspect_err(|error| drill.fail(shown, error.to_string(), "")).ok()?;
     match checked.verdict {
-        Verdict::Armed | Verdict::Waiting => {
+        Verdict::Ready | Verdict::Waiting => {
             let blocks = checked.partition.blocks;
             drill.ok(shown, format!("the label is whole, and so is every free block of {blocks}"));
         }

@@ -18,8 +18,8 @@ impl Place {
         self.text("savecore.toml")
     }
 
-    fn is_armed(&self, image: &str) -> bool {
-        partition::check(&fs::read(self.path(image)).unwrap(), &mut ()).unwrap().verdict == Verdict::Armed
+    fn is_ready(&self, image: &str) -> bool {
+        partition::check(&fs::read(self.path(image)).unwrap(), &mut ()).unwrap().verdict == Verdict::Ready
     }
 }
 
@@ -45,7 +45,7 @@ fn what_waits_is_saved_and_freed_also_beside_targets_that_cannot_be_used() {
     );
     assert_eq!(stdout.lines().filter(|line| line.contains("dump 1 saved in ")).count(), 2, "{stdout}");
     assert_eq!(place.crashes("out").len(), 2);
-    assert!(place.is_armed("first") && place.is_armed("last"));
+    assert!(place.is_ready("first") && place.is_ready("last"));
     assert_eq!(fs::read(&foreign).unwrap(), vec![7; 100_000]);
 
     let config = place.config(&[&first, &last], "");
@@ -123,10 +123,10 @@ fn a_hook_that_fails_keeps_no_dump_from_being_saved() {
     );
     // What the hook was to bring may have been the store.
     assert_eq!(place.crashes("out").len(), 1);
-    assert!(!place.is_armed("image"));
+    assert!(!place.is_ready("image"));
     assert_eq!(boot(&place.config(&[&image], "")).0, 0);
     assert_eq!(place.crashes("out").len(), 1);
-    assert!(place.is_armed("image"));
+    assert!(place.is_ready("image"));
 }
 
 #[test]
@@ -173,10 +173,10 @@ fn what_is_not_done_in_time_is_noted_stays_and_is_done_later() {
     assert_eq!(code, 1, "{stderr}");
     assert!(!fs::exists(&late).unwrap());
     // The hook was not done this time either: it may have been to bring the store.
-    assert!(!place.is_armed("image"));
+    assert!(!place.is_ready("image"));
     assert_eq!(place.crashes("out").len(), 1);
     assert_eq!(run(["boot", "--config", &place.config(&[&image], "")]).0, 0);
-    assert!(place.is_armed("image"));
+    assert!(place.is_ready("image"));
     assert_eq!(place.crashes("out").len(), 1);
 }
 
@@ -195,7 +195,7 @@ fn the_post_hook_that_runs_late_is_told_of_what_was_saved_in_time() {
     let (code, stdout, stderr) = finish(output);
     assert_eq!(code, 3, "{stdout}{stderr}");
     assert!(stdout.contains("first: dump 1 saved in") && stderr.contains("last: dump 1 is left"), "{stdout}");
-    assert!(!fs::exists(&told).unwrap() && place.is_armed("first") && !place.is_armed("last"));
+    assert!(!fs::exists(&told).unwrap() && place.is_ready("first") && !place.is_ready("last"));
     assert_eq!(fs::metadata(&late).unwrap().mode() & 0o777, 0o600);
 
     let arguments = [arguments, vec!["--late".to_owned()]].concat();
@@ -203,7 +203,7 @@ fn the_post_hook_that_runs_late_is_told_of_what_was_saved_in_time() {
     let dumps = json(&fs::read_to_string(&told).unwrap())["dumps"].as_array().unwrap().clone();
     let on: Vec<_> = dumps.iter().map(|dump| dump["on"][0].as_str().unwrap()).collect();
     assert_eq!(on, [&first, &last]);
-    assert!(place.is_armed("last") && !fs::exists(&late).unwrap());
+    assert!(place.is_ready("last") && !fs::exists(&late).unwrap());
 
     // All was saved in time, and only the hook was left.
     fs::remove_file(&told).unwrap();

@@ -134,7 +134,7 @@ fn whatever_system_call_fails_the_dump_stays_until_its_core_is_whole() {
             let (code, _, stderr) = run(arguments);
             assert!(code <= 1, "{rule}: then {stderr}");
             assert!(finished(&place).contains(&core), "{rule}: no whole core in the end: {stderr}");
-            assert!(fs::read(&image).unwrap() == formatted(200), "{rule}: not armed in the end: {stderr}");
+            assert!(fs::read(&image).unwrap() == formatted(200), "{rule}: not ready in the end: {stderr}");
             if !injected {
                 break;
             }

@@ -15,7 +15,7 @@ fn list_says_of_each_dump_partition_what_a_quick_look_tells() {
     let mut disk = dos_disk();
     put(&mut disk, 64, &formatted(20));
     let images = [
-        place.image("armed", &formatted(60)),
+        place.image("ready", &formatted(60)),
         place.image("waiting", &with_dump(&Machine::small())),
         place.image("damaged", &damaged),
         place.image("disk", &disk),
@@ -27,10 +27,10 @@ fn list_says_of_each_dump_partition_what_a_quick_look_tells() {
     let (code, stdout, stderr) = run(&arguments);
     assert_eq!(code, 0, "{stderr}");
     for part in [
-        format!("{}: armed\n  \"test\", 240 KiB, 60 blocks, uuid {}\n", images[0], uuid_text()),
+        format!("{}: ready\n  \"test\", 240 KiB, 60 blocks, uuid {}\n", images[0], uuid_text()),
         format!("{}: 1 dump waits\n", images[1]),
         format!("{}: damaged: block 49 holds foreign data\n", images[2]),
-        format!("{}, partition 1: armed\n", images[3]),
+        format!("{}, partition 1: ready\n", images[3]),
     ] {
         assert!(stdout.contains(&part), "{stdout} should contain {part}");
     }
@@ -39,7 +39,7 @@ fn list_says_of_each_dump_partition_what_a_quick_look_tells() {
     arguments.push("--json");
     let result = json(&run(&arguments).1);
     let states: Vec<_> = result["partitions"].as_array().unwrap().iter().map(|at| &at["state"]).collect();
-    assert_eq!(states, ["armed", "waiting", "damaged", "armed"]);
+    assert_eq!(states, ["ready", "waiting", "damaged", "ready"]);
     assert_eq!(result["partitions"][3]["partition"], "1");
     assert_eq!(result["partitions"][1]["waiting"], 1);
 

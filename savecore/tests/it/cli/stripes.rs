@@ -40,7 +40,7 @@ impl Place {
     #[track_caller]
     fn assert_free(&self, what: &str) {
         for (name, blocks) in IMAGES.iter().zip([100, 120]) {
-            assert!(fs::read(self.path(name)).unwrap() == formatted(blocks), "{what}: {name} is not armed");
+            assert!(fs::read(self.path(name)).unwrap() == formatted(blocks), "{what}: {name} is not ready");
         }
     }
 }
