@@ -12,7 +12,7 @@ fn main() -> Result<()> {
     let folder = arguments.next().context("name a folder")?;
     let memory = arguments.next().map_or(Ok(512), |text| text.parse()).context("MIB is a number")?;
     let folder = Path::new(&folder);
-    let linux = Stock::symbolised(Kernel::CLOUD, &mut |text| eprintln!("{text}"))?;
+    let linux = Stock::symbolised(Kernel::CLOUD, &mut |text: &str| eprintln!("{text}"))?;
     let crashed = crash(&linux, memory, folder)?;
     let image = folder.join("linux.img");
     partition(&crashed, &image)?;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use qemu_tests::linux::{Kernel, Lab, Readers, Row, Stock, Symbolised, rows};
+use qemu_tests::linux::{Kernel, Lab, Parts, Readers, Row, Stock, Symbolised, rows};
 use qemu_tests::savecore::Savecore;
 
 use crate::qemu::Count;
@@ -178,14 +178,13 @@ pub(crate) fn folder() -> PathBuf {
 
 /// A kernel from the cache.
 pub(crate) fn get(kernel: Kernel, symbols: bool) -> Result<(Stock, Option<PathBuf>)> {
-    let mut say = |text: &str| ui::notice(text);
     if kernel == Kernel::RUST {
-        return Ok((Stock::with_rust(&setup::ensure_rust_kernel()?, &mut say)?, None));
+        return Ok((Stock::with_rust(&setup::ensure_rust_kernel()?, &mut ui::Teller)?, None));
     }
     if !symbols {
-        return Ok((Stock::get(kernel, &mut say)?, None));
+        return Ok((Stock::get(kernel, Parts::Headers, &mut ui::Teller)?, None));
     }
-    let Symbolised { stock, vmlinux } = Stock::symbolised(kernel, &mut say)?;
+    let Symbolised { stock, vmlinux } = Stock::symbolised(kernel, &mut ui::Teller)?;
     Ok((stock, Some(vmlinux)))
 }
 
@@ -208,7 +207,7 @@ pub(crate) fn library_for_modules() -> Result<PathBuf> {
 
 /// Builds diskdump.ko and faults.ko for a kernel.
 pub(crate) fn modules((stock, vmlinux): (Stock, Option<PathBuf>), library: &Path) -> Result<Built> {
-    let headers = stock.headers(&mut |text| ui::notice(text))?;
+    let headers = stock.headers()?;
     let folder = folder().join(stock.which.name());
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let mut ours = make();
@@ -252,7 +251,7 @@ fn dkms(built: &Built, library: &Path) -> Result<String> {
     pack.arg(build::root().join("linux/dkms/deb.sh")).arg(&folder).env("RUSTLIB", library);
     logged(pack, "pack for DKMS", build::BUILD_LIMIT)?.success("linux/dkms/deb.sh")?;
     let source = folder.join(concat!("diskdump-dkms/usr/src/diskdump-", env!("CARGO_PKG_VERSION")));
-    let headers = built.stock.headers(&mut |text| ui::notice(text))?;
+    let headers = built.stock.headers()?;
     let mut make = clean("make");
     make.arg("-C")
         .arg(&source)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use qemu_tests::linux::{
-    Crashed, Flavour, Kernel, Reader, Readers, Stock, Symbolised, crash, levels, partition, same,
+    Crashed, Flavour, Kernel, Parts, Reader, Readers, Stock, Symbolised, crash, levels, partition, same,
 };
 use qemu_tests::savecore::Savecore;
 
@@ -73,7 +73,7 @@ pub(crate) fn run(count: &mut Count, savecore: &Path, strict: bool) -> Result<()
     let readers = Readers { python, folder: folder.clone() };
     let mut crashed = None;
     step(count, "a Linux crashes", || {
-        let linux = match Stock::symbolised(Kernel::CLOUD, &mut |text| ui::notice(text)) {
+        let linux = match Stock::symbolised(Kernel::CLOUD, &mut ui::Teller) {
             Ok(linux) => linux,
             Err(error) if strict => return Err(error),
             Err(error) => return Ok(Step::Skipped(format!("{error:#}"))),
@@ -107,7 +107,7 @@ pub(crate) fn run(count: &mut Count, savecore: &Path, strict: bool) -> Result<()
     }
     step(count, "levels", || judge_levels(&readers, &crashed, savecore, &cores[0], &LEVELS).map(Step::Done));
     step(count, "levels of a newer kernel", || {
-        let stock = match Stock::get(NEWER, &mut |text| ui::notice(text)) {
+        let stock = match Stock::get(NEWER, Parts::Image, &mut ui::Teller) {
             Ok(stock) => stock,
             Err(error) if strict => return Err(error),
             Err(error) => return Ok(Step::Skipped(format!("{error:#}"))),

@@ -72,6 +72,20 @@ pub(crate) fn notice(text: &str) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }
 
+/// Tells what is downloaded and built: lines as they come, and on a terminal how far it is.
+pub(crate) struct Teller;
+
+impl qemu_tests::linux::Tell for Teller {
+    fn say(&mut self, line: &str) {
+        notice(line);
+    }
+
+    fn progress(&mut self, what: &str, done: u64, of: u64) {
+        let share = 100 * done.min(of) / of.max(1);
+        running(&format!("{share:>3} % of {:.0} MB: {what}", of as f64 / 1e6));
+    }
+}
+
 /// An error, on standard error.
 pub(crate) fn error(text: &str) {
     let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();

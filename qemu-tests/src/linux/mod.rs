@@ -5,7 +5,9 @@
 //! serial console: `linux: WORDS` by the script, at last `linux: end status=N` with the script's exit code. [`finish`]
 //! waits for it. [`crash`] lets one crash, and [`partition`] makes a dump of it in our format.
 
+mod archive;
 mod bitmap;
+mod cache;
 mod crash;
 mod dump;
 mod guest;
@@ -19,6 +21,7 @@ mod rust_kernel;
 mod stock;
 mod timed;
 
+pub use cache::{CACHE, Download, Downloads, Tell, Want, cache};
 pub use crash::{CPUS, Crashed, crash};
 pub use dump::partition;
 pub use guest::{Guest, LOAD, finish};
@@ -26,5 +29,5 @@ pub use kdump::{Filter, KDUMP, kdump, unflatten};
 pub use readers::{Reader, Readers, same};
 pub use rows::{Lab, Row, rows};
 pub use rust_kernel::RustTools;
-pub use stock::{CACHE, Flavour, KERNELS, Kernel, Stock, Symbolised, cache};
+pub use stock::{Flavour, KERNELS, Kernel, Parts, Stock, Symbolised};
 pub use timed::{Cost, MEMORY as TIMED_MEMORY, Scene};

@@ -10,7 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::stock::{Cache, Kernel, LIMIT, Package, Scratch, Stock, file_name, last};
+use super::archive::{compare, newest};
+use super::cache::{Cache, LIMIT, Scratch, Tell, Want, file_name, last};
+use super::stock::{Kernel, Parts, Stock};
 
 /// What it is built with, beside `make tinyconfig`.
 const CONFIG: &str = include_str!("rust.config");
@@ -36,25 +38,30 @@ impl RustTools {
 }
 
 impl Stock {
-    /// Takes [`Kernel::RUST`] from the cache; if it is not there, it is built, which takes some 10 minutes and 3 GB meanwhile. `say`
-    /// is told so before it begins.
+    /// Takes [`Kernel::RUST`] from the cache; if it is not there, it is built, which takes some 10 minutes and 3 GB meanwhile. One that was
+    /// built with these tools before is taken, whatever source Debian has by now. Somebody is told before it begins.
     ///
     /// # Errors
     /// As [`Stock::get`], and if it cannot be built with these tools.
-    pub fn with_rust(tools: &RustTools, say: &mut dyn FnMut(&str)) -> Result<Stock> {
+    pub fn with_rust(tools: &RustTools, tell: &mut dyn Tell) -> Result<Stock> {
         let cache = Cache::find()?;
         let which = Kernel::RUST;
-        let [source] = &cache.archives(&[Package::Source(which)], say)?[..] else {
-            anyhow::bail!("apt did not download what it had named");
+        cache.bring(&[Want { kernel: which, parts: Parts::Headers }], Some(tools), tell)?;
+        let folder = match built(&cache, tools)? {
+            Some(folder) => folder,
+            None => {
+                let source = newest(&which.source(), &[], &cache.content()?).with_context(|| {
+                    format!("there is no {} in {}", which.source(), cache.folder.display())
+                })?;
+                let name = format!("linux-rust_{}_{}", source.version, key(&cache, tools)?);
+                let folder = cache.folder.join(&name);
+                tell.say(&format!("building {name} in {}: some 10 minutes, once", cache.folder.display()));
+                let source = cache.archive(&source);
+                build(&cache, &source, tools, &folder)
+                    .with_context(|| format!("a kernel with Rust cannot be built of {}", source.display()))?;
+                folder
+            }
         };
-        let [busybox] = cache.folders([Package::Busybox], say)?;
-        let name = format!("linux-rust_{}_{}", version(source)?, key(&cache, tools)?);
-        let folder = cache.folder.join(&name);
-        if !folder.is_dir() {
-            say(&format!("building {name} in {}: some 10 minutes, once", cache.folder.display()));
-            build(&cache, source, tools, &folder)
-                .with_context(|| format!("a kernel with Rust cannot be built of {}", source.display()))?;
-        }
         let headers = folder.join("build");
         let release = fs::read_to_string(headers.join("include/config/kernel.release"))
             .with_context(|| format!("{} is not whole; remove it", folder.display()))?;
@@ -63,17 +70,27 @@ impl Stock {
             release: release.trim().to_owned(),
             kernel: folder.join("bzImage"),
             modules: folder.join("modules"),
-            busybox: super::stock::busybox(&busybox)?,
-            package: name,
+            busybox: cache.busybox()?,
+            package: file_name(&folder),
             rust: Some((headers, tools.clone())),
         })
     }
 }
 
-/// The version in an archive's name: `NAME_VERSION_ARCHITECTURE.deb`.
-fn version(archive: &Path) -> Result<String> {
-    let name = file_name(archive);
-    Ok(name.split('_').nth(1).with_context(|| format!("{name} has no version in its name"))?.to_owned())
+/// The newest kernel in the cache that was built with these tools.
+pub(super) fn built(cache: &Cache, tools: &RustTools) -> Result<Option<PathBuf>> {
+    if last(&cache.folder, |name| name.starts_with("linux-rust_"))?.is_none() {
+        return Ok(None);
+    }
+    let key = key(cache, tools)?;
+    let mut versions = Vec::new();
+    for record in cache.content()? {
+        if record.name == "linux-rust" && record.architecture == key {
+            versions.push(record);
+        }
+    }
+    versions.sort_by(|one, other| compare(&one.version, &other.version));
+    Ok(versions.last().map(|record| cache.folder.join(record.stem())))
 }
 
 /// Changes with all that a kernel is built with.
@@ -91,8 +108,8 @@ fn build(cache: &Cache, source: &Path, tools: &RustTools, folder: &Path) -> Resu
     let scratch = Scratch::new(&cache.folder)?;
     let unpack = r#"dpkg-deb --fsys-tarfile "$1" | tar -x --wildcards --strip-components=3 './usr/src/*.tar.xz' &&
         mkdir source objects files && tar -x --strip-components=1 -C source -f linux-source-*.tar.xz"#;
-    cache.run("sh", &["-c", unpack, "sh", &source.to_string_lossy()], &scratch.0, LIMIT)?;
-    let [objects, files] = ["objects", "files"].map(|name| scratch.0.join(name));
+    cache.run("sh", &["-c", unpack, "sh", &source.to_string_lossy()], &scratch.path, LIMIT)?;
+    let [objects, files] = ["objects", "files"].map(|name| scratch.path.join(name));
     let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
     let make = |arguments: &[&str], limit: Duration| {
         let (output, jobs) = (format!("O={}", objects.display()), format!("--jobs={cpus}"));
@@ -100,7 +117,7 @@ fn build(cache: &Cache, source: &Path, tools: &RustTools, folder: &Path) -> Resu
         let variables = tools.variables();
         all.extend(variables.iter().map(String::as_str));
         all.extend(arguments);
-        cache.run("make", &all, &scratch.0, limit)
+        cache.run("make", &all, &scratch.path, limit)
     };
     make(&["tinyconfig"], LIMIT)?;
     let config = objects.join(".config");
@@ -158,12 +175,5 @@ mod tests {
         for name in ["RUST", "VIRTIO_BLK", "SCSI_VIRTIO", "SATA_AHCI", "BLK_DEV_NVME", "KEXEC", "MODULES"] {
             assert!(CONFIG.lines().any(|line| line == format!("CONFIG_{name}=y")), "{name}");
         }
-    }
-
-    #[test]
-    fn an_archives_version_is_in_its_name() {
-        let path = Path::new("/cache/linux-source-6.12_6.12.117-1~deb12u1_all.deb");
-        assert_eq!(version(path).unwrap(), "6.12.117-1~deb12u1");
-        assert!(version(Path::new("linux.deb")).unwrap_err().to_string().contains("linux.deb"));
     }
 }

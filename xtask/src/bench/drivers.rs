@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use dumpcore::format::BLOCK_SIZE;
 use qemu_tests::bed::{Bed, DEVICES, X86_64};
-use qemu_tests::linux::{self, Kernel, Stock};
+use qemu_tests::linux::{self, Kernel, Parts, Stock};
 use qemu_tests::machine::Machine;
 use qemu_tests::scenarios::Programs;
 use qemu_tests::serial::{self, Serial};
@@ -113,7 +113,7 @@ pub(super) fn rows(
     notes: &mut Vec<String>,
     quiet: bool,
 ) -> Result<Vec<Row>> {
-    let stock = Stock::get(Kernel::USUAL, &mut |text| ui::notice(text))
+    let stock = Stock::get(Kernel::USUAL, Parts::Image, &mut ui::Teller)
         .map_err(|error| CannotBegin(format!("{error:#}")))?;
     let mut rows = Vec::new();
     let mut load = load();

@@ -1,0 +1,704 @@
+//! The folder where packages of Debian's are kept: downloaded once, checked, unpacked. It lies outside of the tree.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{FlockOperation, flock};
+
+use super::archive::{self, Choice, Record, Set, choose, newest};
+use super::rust_kernel::{self, RustTools};
+use super::stock::{Kernel, Parts};
+use crate::process::{self, LOOK_EVERY, Output};
+
+/// The environment variable that says where downloads are kept; else it is `diskdump` in the user's cache folder
+/// (`$XDG_CACHE_HOME`, or `~/.cache`).
+pub const CACHE: &str = "DISKDUMP_CACHE";
+
+/// Where in the package with a kernel's symbols the kernel itself is; the rest of it is the modules'.
+pub(super) const SYMBOLS: &str = "usr/lib/debug/boot";
+
+/// The package with the program that is all of a small system.
+pub(super) const BUSYBOX: &str = "busybox-static";
+
+/// What takes longer hangs; a download may be slow.
+const DOWNLOAD_LIMIT: Duration = Duration::from_secs(1800);
+pub(super) const LIMIT: Duration = Duration::from_secs(300);
+
+/// How often somebody is told how far a download is.
+const TELL_EVERY: Duration = Duration::from_millis(250);
+
+/// How old a folder with unfinished work is before somebody else may take it for forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
+/// Who is told what happens.
+pub trait Tell: Send {
+    /// Something to know, on one line.
+    fn say(&mut self, line: &str);
+
+    /// How far something long is.
+    fn progress(&mut self, _what: &str, _done: u64, _of: u64) {}
+}
+
+impl<F: FnMut(&str) + Send> Tell for F {
+    fn say(&mut self, line: &str) {
+        self(line);
+    }
+}
+
+/// The folder where packages are kept.
+///
+/// # Errors
+/// If the environment does not say where that may be.
+pub fn cache() -> Result<PathBuf> {
+    location(|name| std::env::var_os(name).map(PathBuf::from))
+}
+
+/// Where downloads are kept, by the environment's variables.
+fn location(variable: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf> {
+    let set = |name: &str| variable(name).filter(|value| !value.as_os_str().is_empty());
+    // A relative path in XDG_CACHE_HOME is to be ignored (XDG Base Directory Specification).
+    let user = set("XDG_CACHE_HOME")
+        .filter(|folder| folder.is_absolute())
+        .or_else(|| Some(set("HOME")?.join(".cache")))
+        .map(|folder| folder.join("diskdump"));
+    let folder = set(CACHE).or(user);
+    let folder =
+        folder.with_context(|| format!("neither {CACHE} nor HOME says where downloads may be kept"))?;
+    Ok(std::path::absolute(folder)?.join("linux"))
+}
+
+/// A kernel that is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Want {
+    /// Which.
+    pub kernel: Kernel,
+    /// How much of it; of [`Kernel::RUST`] it is always what it is built of.
+    pub parts: Parts,
+}
+
+/// Packages that are not in the cache yet.
+#[derive(Clone, Debug)]
+pub struct Downloads {
+    cache: Cache,
+    records: Vec<Record>,
+    /// What a person should know of the choice, a line each.
+    pub notes: Vec<String>,
+}
+
+/// A file that would be downloaded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Download {
+    /// Its name.
+    pub file: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl Downloads {
+    /// What is not in the cache of these kernels, and of what makes systems of them. `tools` are those that a kernel with Rust is built
+    /// with, if they are there already.
+    ///
+    /// # Errors
+    /// If apt does not know it either; the error says in one line what a person can do.
+    pub fn find(wants: &[Want], tools: Option<&RustTools>) -> Result<Downloads> {
+        Cache::find()?.plan(wants, tools)
+    }
+
+    /// The files.
+    pub fn files(&self) -> Vec<Download> {
+        let bytes = |record: &Record| record.file.as_ref().map_or(0, |file| file.bytes);
+        let files = self.records.iter();
+        files
+            .map(|record| Download { file: format!("{}.deb", record.stem()), bytes: bytes(record) })
+            .collect()
+    }
+
+    /// Downloads them with apt, which needs no root, and checks each. What is there afterwards is whole, even if not all is.
+    ///
+    /// # Errors
+    /// If one cannot be had; the error says in one line what a person can do.
+    pub fn fetch(&self, tell: &mut dyn Tell) -> Result<()> {
+        if self.records.is_empty() {
+            return Ok(());
+        }
+        self.cache.make()?;
+        let of = self.files().iter().map(|file| file.bytes).sum();
+        let mut done = 0;
+        for record in &self.records {
+            self.cache.download(record, &mut |bytes| tell.progress(&record.stem(), done + bytes, of))?;
+            done += record.file.as_ref().map_or(0, |file| file.bytes);
+        }
+        Ok(())
+    }
+}
+
+/// The folder with archives as they were downloaded, and what was unpacked from each, under the same name without
+/// `.deb`. What is there under that name is whole, but for archives that somebody else put there.
+#[derive(Clone, Debug)]
+pub(super) struct Cache {
+    pub(super) folder: PathBuf,
+}
+
+impl Cache {
+    /// The one that the environment names.
+    pub(super) fn find() -> Result<Cache> {
+        Ok(Cache { folder: cache()? })
+    }
+
+    /// Makes the folder, if nobody has yet.
+    fn make(&self) -> Result<()> {
+        fs::create_dir_all(self.folder.join("logs"))
+            .with_context(|| format!("cannot create {}", self.folder.display()))
+    }
+
+    /// What is in it: archives that are whole, and what was unpacked.
+    pub(super) fn content(&self) -> Result<Vec<Record>> {
+        let mut records: Vec<Record> = Vec::new();
+        for path in entries(&self.folder)? {
+            let name = file_name(&path);
+            let archive = name.strip_suffix(".deb");
+            let Some(record) = Record::of_stem(archive.unwrap_or(&name)) else { continue };
+            if archive.is_some() {
+                if is_whole_archive(&path) {
+                    records.push(record);
+                }
+            } else if path.is_dir() {
+                // The headers of a kernel are unpacked into one folder, which has the name of the first.
+                let version = record.name.strip_prefix("linux-headers-").and_then(Kernel::version_of);
+                for name in version
+                    .map(|version| {
+                        [format!("linux-headers-{version}-common"), format!("linux-kbuild-{version}")]
+                    })
+                    .into_iter()
+                    .flatten()
+                {
+                    records.push(Record { name, ..record.clone() });
+                }
+                records.push(record);
+            }
+        }
+        Ok(records)
+    }
+
+    /// All versions of what could be wanted, by apt's lists; none where there is no apt.
+    fn listed(&self) -> Vec<Record> {
+        let apt = |arguments: &[&str]| {
+            let output = Command::new("apt-cache").args(arguments).env("LC_ALL", "C").output();
+            output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+        };
+        let names = apt(&["pkgnames", "linux-"]);
+        let kinds = ["linux-image-", "linux-headers-", "linux-kbuild-", "linux-source-"];
+        let is_ours = |name: &&str| {
+            kinds.iter().any(|kind| {
+                name.strip_prefix(kind)
+                    .is_some_and(|rest| rest.starts_with(|digit: char| digit.is_ascii_digit()))
+            })
+        };
+        let names: Vec<&str> = names.lines().filter(is_ours).chain([BUSYBOX]).collect();
+        archive::records(&apt(&[&["show", "--all-versions"], &*names].concat()))
+    }
+
+    /// What has to be downloaded for these.
+    fn plan(&self, wants: &[Want], tools: Option<&RustTools>) -> Result<Downloads> {
+        let cached = self.content()?;
+        let built = match tools {
+            Some(tools) => rust_kernel::built(self, tools)?.is_some(),
+            None => false,
+        };
+        let wants: Vec<Want> =
+            wants.iter().copied().filter(|want| want.kernel != Kernel::RUST || !built).collect();
+        let Needed { records, mut notes } = match needed(&wants, &[], &cached) {
+            Ok(nothing) => nothing,
+            // Only now, since to read apt's lists takes seconds.
+            Err(_) => needed(&wants, &self.listed(), &cached).map_err(|lack| self.advice(&lack))?,
+        };
+        let halves = records.iter().map(|record| self.archive(record)).filter(|path| path.exists());
+        notes.extend(halves.map(|path| format!("{} is not whole; it is downloaded again", path.display())));
+        Ok(Downloads { cache: self.clone(), records, notes })
+    }
+
+    /// What a person can do.
+    fn advice(&self, lack: &Lack) -> anyhow::Error {
+        anyhow::anyhow!(
+            "apt's lists have no {}; `apt-get update` as root on a Debian may bring it, or put into {}: {}",
+            lack.what,
+            self.folder.display(),
+            lack.files.join(" ")
+        )
+    }
+
+    /// A kernel's parts, which are in the cache afterwards.
+    pub(super) fn take(&self, want: Want, tell: &mut dyn Tell) -> Result<Set> {
+        self.bring(&[want], None, tell)?;
+        match choose(want.kernel, want.parts, &[], &self.content()?) {
+            Ok(Choice { set, .. }) => Ok(set),
+            Err(_) => bail!("what was downloaded is not in {} any more", self.folder.display()),
+        }
+    }
+
+    /// Downloads what is not there yet of these.
+    pub(super) fn bring(&self, wants: &[Want], tools: Option<&RustTools>, tell: &mut dyn Tell) -> Result<()> {
+        self.make()?;
+        let downloads = self.plan(wants, tools)?;
+        for note in &downloads.notes {
+            tell.say(note);
+        }
+        let files = downloads.files();
+        if !files.is_empty() {
+            let sizes: Vec<String> = files
+                .iter()
+                .map(|file| format!("{} ({:.1} MB)", file.file, file.bytes as f64 / 1e6))
+                .collect();
+            tell.say(&format!("downloading {} into {}", sizes.join(" and "), self.folder.display()));
+        }
+        downloads.fetch(tell)
+    }
+
+    /// The archive of a package.
+    pub(super) fn archive(&self, record: &Record) -> PathBuf {
+        self.folder.join(format!("{}.deb", record.stem()))
+    }
+
+    /// A package, unpacked; `only` is the folder that is wanted of it, if not all.
+    pub(super) fn unpacked(&self, record: &Record, only: Option<&str>) -> Result<PathBuf> {
+        let folder = self.folder.join(record.stem());
+        if folder.is_dir() {
+            return Ok(folder);
+        }
+        self.unpack(&[self.archive(record)], &record.stem(), only, |_| Ok(()))
+    }
+
+    /// busybox, which is in the cache already.
+    pub(super) fn busybox(&self) -> Result<PathBuf> {
+        let record = newest(BUSYBOX, &[], &self.content()?)
+            .with_context(|| format!("there is no {BUSYBOX} in {}", self.folder.display()))?;
+        let package = self.unpacked(&record, None)?;
+        ["bin/busybox", "usr/bin/busybox"]
+            .map(|program| package.join(program))
+            .into_iter()
+            .find(|program| program.is_file())
+            .with_context(|| format!("{} has no busybox; remove it", package.display()))
+    }
+
+    /// Runs a program in `folder`, in the language that we read.
+    pub(super) fn run(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        folder: &Path,
+        limit: Duration,
+    ) -> Result<Output> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        ensure!(
+            Path::new(program).is_absolute()
+                || std::env::split_paths(&path).any(|folder| folder.join(program).is_file()),
+            "{program} is not installed"
+        );
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(folder).env("LC_ALL", "C");
+        let log = self.folder.join("logs").join(format!("{}.log", file_name(Path::new(program))));
+        process::run(&mut command, limit, &log)?.success(program)
+    }
+
+    /// Downloads one version of a package. `progress` is told how many bytes are there.
+    fn download(&self, record: &Record, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let file = format!("{}.deb", record.stem());
+        let facts = record.file.as_ref().with_context(|| format!("apt does not say how large {file} is"))?;
+        // In a folder of its own, so that half a file never stands under a whole one's name.
+        let scratch = Scratch::new(&self.folder)?;
+        let request = record.request();
+        let result = std::thread::scope(|scope| {
+            let apt =
+                scope.spawn(|| self.run("apt-get", &["download", &request], &scratch.path, DOWNLOAD_LIMIT));
+            let mut wait = 0;
+            while !apt.is_finished() {
+                std::thread::sleep(LOOK_EVERY);
+                wait += 1;
+                if wait % (TELL_EVERY.as_millis() / LOOK_EVERY.as_millis()) == 0 {
+                    let lengths = entries(&scratch.path).into_iter().flatten();
+                    progress(lengths.filter_map(|path| Some(fs::metadata(path).ok()?.len())).sum());
+                }
+            }
+            apt.join().expect("it does not panic")
+        });
+        result.with_context(|| {
+            format!(
+                "cannot download {file}; `apt-get update` as root if the archive has moved on, or put the file into {}",
+                self.folder.display()
+            )
+        })?;
+        let path = scratch.path.join(&file);
+        let length = fs::metadata(&path).with_context(|| format!("apt did not download {file}"))?.len();
+        ensure!(length == facts.bytes, "apt downloaded {length} bytes of {file} instead of {}", facts.bytes);
+        let sums = scratch.path.join("sums");
+        fs::write(&sums, format!("{}  {file}\n", facts.sha256)).context("cannot write a checksum")?;
+        self.run("sha256sum", &["--check", "--quiet", "--strict", "sums"], &scratch.path, LIMIT)
+            .with_context(|| format!("what apt downloaded as {file} has not the checksum in its lists"))?;
+        fs::rename(&path, self.folder.join(&file)).with_context(|| format!("cannot keep {file}"))
+    }
+
+    /// Unpacks archives into one folder, and compares each file with the checksum that its package has of it. `only` is
+    /// the folder that is wanted of them, if not all. `finish` may change what is in the folder; it becomes `name` then.
+    pub(super) fn unpack(
+        &self,
+        archives: &[PathBuf],
+        name: &str,
+        only: Option<&str>,
+        finish: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let target = self.folder.join(name);
+        let scratch = Scratch::new(&self.folder)?;
+        let files = scratch.path.join("files");
+        for (number, archive) in archives.iter().enumerate() {
+            let text = archive.to_string_lossy();
+            let control = format!("control-{number}");
+            let damaged = || format!("{text} is damaged; remove it");
+            self.run("dpkg-deb", &["--control", &text, &control], &scratch.path, LIMIT)
+                .with_context(damaged)?;
+            let sums = format!("../{control}/md5sums");
+            let mut check = vec!["--check", "--quiet", "--strict", &sums];
+            if let Some(only) = only {
+                // With the modules' symbols it would be 3 GB more.
+                let script = r#"mkdir files && dpkg-deb --fsys-tarfile "$1" | tar -x -C files "./$2""#;
+                self.run("sh", &["-c", script, "sh", &text, only], &scratch.path, LIMIT)
+                    .with_context(damaged)?;
+                check.insert(0, "--ignore-missing");
+            } else {
+                self.run("dpkg-deb", &["--extract", &text, "files"], &scratch.path, LIMIT)
+                    .with_context(damaged)?;
+            }
+            self.run("md5sum", &check, &files, LIMIT).with_context(damaged)?;
+        }
+        finish(&files)?;
+        match fs::rename(&files, &target) {
+            // Somebody else may have unpacked the same meanwhile.
+            Err(error) if !target.is_dir() => {
+                Err(error).with_context(|| format!("cannot create {}", target.display()))
+            }
+            _ => Ok(target),
+        }
+    }
+}
+
+/// What is needed of what is not cached.
+#[derive(Default, Debug)]
+struct Needed {
+    records: Vec<Record>,
+    notes: Vec<String>,
+}
+
+/// What is neither cached nor listed.
+#[derive(PartialEq, Eq, Debug)]
+struct Lack {
+    what: String,
+    files: Vec<String>,
+}
+
+/// Which packages have to be downloaded, by what apt's lists and the cache have.
+fn needed(wants: &[Want], listed: &[Record], cached: &[Record]) -> Result<Needed, Lack> {
+    let mut needed = Needed::default();
+    let single = |name: &str| {
+        let lack = || Lack { what: name.to_owned(), files: vec![format!("{name}_*.deb")] };
+        newest(name, listed, cached).ok_or_else(lack)
+    };
+    let mut all = vec![single(BUSYBOX)?];
+    for Want { kernel, parts } in wants {
+        if *kernel == Kernel::RUST {
+            all.push(single(&kernel.source())?);
+            continue;
+        }
+        match choose(*kernel, *parts, listed, cached) {
+            Ok(Choice { set, newer }) => {
+                let version = |set: &Set| set.image().map(|image| image.version.clone()).unwrap_or_default();
+                if let Some(newer) = newer {
+                    needed.notes.push(format!(
+                        "{}: {} is taken, since apt's lists have of {} no {}",
+                        kernel.name(),
+                        version(&set),
+                        version(&newer),
+                        newer.missing.join(" and no ")
+                    ));
+                }
+                all.extend(set.records);
+            }
+            Err(nearest) => {
+                let what = format!("whole kernel {} of Debian's", kernel.name());
+                return Err(match nearest {
+                    Some(set) => Lack { what, files: set.missing },
+                    None => Lack { what, files: vec![kernel.pattern()] },
+                });
+            }
+        }
+    }
+    for record in all {
+        let is_known = |others: &[Record]| others.iter().any(|other| other.is(&record));
+        if !is_known(cached) && !is_known(&needed.records) {
+            needed.records.push(record);
+        }
+    }
+    Ok(needed)
+}
+
+/// Whether this is a Debian package to its last byte: an archive of `ar` whose parts reach just to its end. What was cut off while it was
+/// downloaded does not.
+fn is_whole_archive(path: &Path) -> bool {
+    const MAGIC: &[u8; 8] = b"!<arch>\n";
+    const HEADER: usize = 60;
+    let ends = || -> std::io::Result<bool> {
+        let mut file = fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        let mut magic = [0; MAGIC.len()];
+        file.read_exact(&mut magic)?;
+        let (mut at, mut parts) = (MAGIC.len() as u64, 0);
+        while at < length && magic == *MAGIC {
+            let mut header = [0; HEADER];
+            file.seek(SeekFrom::Start(at))?;
+            file.read_exact(&mut header)?;
+            // Ten digits, padded with blanks.
+            let bytes = std::str::from_utf8(&header[48..58])
+                .ok()
+                .and_then(|text| text.trim_end().parse::<u64>().ok());
+            let Some(bytes) = bytes else { return Ok(false) };
+            at += HEADER as u64 + bytes.next_multiple_of(2);
+            parts += 1;
+        }
+        Ok(parts >= 3 && at == length)
+    };
+    ends().unwrap_or(false)
+}
+
+/// What is in a folder; nothing, if there is none.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let say = || format!("cannot read the folder {}", folder.display());
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>().with_context(say),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(say),
+    }
+}
+
+pub(super) fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// A folder for what is not whole yet, removed when dropped. As long as it is used it is locked, so that what somebody who was killed has
+/// left can be told from what somebody works on.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    /// The folder.
+    pub(super) path: PathBuf,
+    /// Holds the lock.
+    _lock: fs::File,
+}
+
+impl Scratch {
+    pub(super) fn new(folder: &Path) -> Result<Scratch> {
+        sweep(folder)?;
+        for number in 0..1000 {
+            let path = folder.join(format!(".{}-{number}", std::process::id()));
+            let cannot = || format!("cannot create {}", path.display());
+            match fs::create_dir(&path) {
+                Ok(()) => {
+                    let lock = fs::File::open(&path).with_context(cannot)?;
+                    flock(&lock, FlockOperation::NonBlockingLockExclusive).with_context(cannot)?;
+                    return Ok(Scratch { path, _lock: lock });
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).with_context(cannot),
+            }
+        }
+        bail!("{} is full of unfinished folders; remove those that begin with a dot", folder.display())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays is in nobody's way but takes room.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes what was left unfinished by somebody who was killed: a kernel that is being built takes 3 GB.
+fn sweep(folder: &Path) -> Result<()> {
+    for path in entries(folder)? {
+        let name = file_name(&path);
+        let is_scratch =
+            name.strip_prefix('.').and_then(|name| name.split_once('-')).is_some_and(|(process, number)| {
+                [process, number]
+                    .iter()
+                    .all(|part| !part.is_empty() && part.bytes().all(|digit| digit.is_ascii_digit()))
+            });
+        // Between its making and its lock a folder is young.
+        let is_old = || {
+            let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
+            modified.is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > FORGOTTEN))
+        };
+        if is_scratch && is_old() {
+            let Ok(lock) = fs::File::open(&path) else { continue };
+            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                // As above.
+                let _ = fs::remove_dir_all(&path);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What in `folder` has a name that pleases, the last one by name.
+pub(super) fn last(folder: &Path, pleases: impl Fn(&str) -> bool) -> Result<Option<PathBuf>> {
+    let names = entries(folder)?.into_iter();
+    Ok(names.filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(&pleases)).max())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_is_where_the_variable_says_else_where_the_user_has_caches() {
+        let place = |set: &[(&str, &str)]| {
+            location(|name| set.iter().find(|(other, _)| *other == name).map(|(_, value)| value.into()))
+        };
+        let of = |path: &str| PathBuf::from(path);
+        let (home, xdg) = (("HOME", "/home/a"), ("XDG_CACHE_HOME", "/caches"));
+        assert_eq!(place(&[home, xdg, (CACHE, "/here")]).unwrap(), of("/here/linux"));
+        assert_eq!(place(&[home, xdg, (CACHE, "")]).unwrap(), of("/caches/diskdump/linux"));
+        assert_eq!(place(&[home]).unwrap(), of("/home/a/.cache/diskdump/linux"));
+        assert_eq!(
+            place(&[home, ("XDG_CACHE_HOME", "caches")]).unwrap(),
+            of("/home/a/.cache/diskdump/linux")
+        );
+        assert!(place(&[]).unwrap_err().to_string().contains(CACHE));
+    }
+
+    /// A package called `name` with one file, and with these checksums of it.
+    fn package(folder: &Path, name: &str, sums: &str) -> PathBuf {
+        let tree = folder.join("tree");
+        for folder in ["DEBIAN", "bin"] {
+            fs::create_dir_all(tree.join(folder)).unwrap();
+        }
+        fs::write(tree.join("bin/busybox"), "hello\n").unwrap();
+        let control = format!(
+            "Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.org>\nDescription: a\n"
+        );
+        fs::write(tree.join("DEBIAN/control"), control).unwrap();
+        fs::write(tree.join("DEBIAN/md5sums"), sums).unwrap();
+        let archive = folder.join(format!("{name}_1_all.deb"));
+        let built = Command::new("dpkg-deb").arg("--build").arg(&tree).arg(&archive).output().unwrap();
+        assert!(built.status.success(), "{built:?}");
+        fs::remove_dir_all(tree).unwrap();
+        archive
+    }
+
+    #[test]
+    fn a_package_whose_files_are_not_what_it_says_is_not_unpacked() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("logs")).unwrap();
+        let cache = Cache { folder: folder.path().to_path_buf() };
+        let unpack = |archive: &Path| {
+            let name = archive.file_stem().unwrap().to_str().unwrap();
+            cache.unpack(&[archive.to_path_buf()], name, None, |_| Ok(()))
+        };
+        let good = "b1946ac92492d2347c6235b4d2611184  bin/busybox\n";
+
+        let archive = package(folder.path(), "busybox-static", &good.replace('b', "c"));
+        let error = format!("{:#}", unpack(&archive).unwrap_err());
+        assert!(error.contains("damaged"), "{error}");
+        assert!(!folder.path().join("busybox-static_1_all").exists());
+
+        let archive = package(folder.path(), "busybox-static", good);
+        let unpacked = unpack(&archive).unwrap();
+        assert_eq!(unpacked, folder.path().join("busybox-static_1_all"));
+        assert_eq!(cache.busybox().unwrap(), unpacked.join("bin/busybox"));
+        assert_eq!(fs::read(unpacked.join("bin/busybox")).unwrap(), b"hello\n");
+        // A second time, as if two had begun together.
+        assert_eq!(unpack(&archive).unwrap(), unpacked);
+        let left = fs::read_dir(folder.path()).unwrap().flatten();
+        assert!(left.into_iter().all(|entry| !entry.file_name().to_string_lossy().starts_with('.')));
+    }
+
+    #[test]
+    fn half_an_archive_is_no_archive() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache { folder: folder.path().to_path_buf() };
+        let archive =
+            package(folder.path(), "busybox-static", "b1946ac92492d2347c6235b4d2611184  bin/busybox\n");
+        let record = Record::of_stem("busybox-static_1_all").unwrap();
+        assert_eq!(cache.content().unwrap(), [record.clone()]);
+        let whole = fs::read(&archive).unwrap();
+        for length in [0, 7, 8, 20, 68, 100, whole.len() / 2, whole.len() - 40, whole.len() - 1] {
+            fs::write(&archive, &whole[..length]).unwrap();
+            assert_eq!(cache.content().unwrap(), [], "{length} bytes of {}", whole.len());
+        }
+        fs::write(&archive, [&whole[..], &[0; 100]].concat()).unwrap();
+        assert_eq!(cache.content().unwrap(), []);
+        // What was unpacked of it before is whole.
+        fs::create_dir(folder.path().join("busybox-static_1_all")).unwrap();
+        assert_eq!(cache.content().unwrap(), [record]);
+    }
+
+    #[test]
+    fn a_cache_that_nobody_has_made_is_an_empty_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache { folder: folder.path().join("cache/linux") };
+        assert_eq!(cache.content().unwrap(), []);
+        assert!(!folder.path().join("cache").exists());
+    }
+
+    #[test]
+    fn unpacked_headers_stand_for_all_three_packages_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache { folder: folder.path().to_path_buf() };
+        for name in [
+            "linux-image-6.1.0-56-cloud-amd64_6.1.192-2_amd64",
+            "linux-headers-6.1.0-56-cloud-amd64_6.1.192-2_amd64",
+        ] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let cached = cache.content().unwrap();
+        let choice = choose(Kernel::CLOUD, Parts::Headers, &[], &cached).unwrap();
+        assert!(choice.set.records.iter().all(|record| cached.contains(record)));
+        assert!(choose(Kernel::CLOUD, Parts::Symbols, &[], &cached).is_err());
+    }
+
+    #[test]
+    fn what_nobody_has_is_named_with_what_would_bring_it() {
+        let cache = Cache { folder: PathBuf::from("/caches/linux") };
+        let cached = [
+            Record::of_stem("linux-image-6.1.0-56-cloud-amd64_6.1.192-2_amd64").unwrap(),
+            Record::of_stem("busybox-static_1_amd64").unwrap(),
+        ];
+        let want = Want { kernel: Kernel::CLOUD, parts: Parts::Symbols };
+        let said = cache.advice(&needed(&[want], &[], &cached).unwrap_err()).to_string();
+        assert_eq!(
+            said,
+            "apt's lists have no whole kernel 6.1-cloud of Debian's; `apt-get update` as root on a Debian may bring it, or put into \
+             /caches/linux: linux-headers-6.1.0-56-cloud-amd64_6.1.192-2_*.deb linux-headers-6.1.0-56-common_6.1.192-2_*.deb \
+             linux-kbuild-6.1*.deb linux-image-6.1.0-56-cloud-amd64-dbg_6.1.192-2_*.deb"
+        );
+        let said = cache.advice(&needed(&[want], &[], &cached[1..]).unwrap_err()).to_string();
+        assert!(said.ends_with("put into /caches/linux: linux-image-6.1.*-cloud-amd64_*.deb"), "{said}");
+    }
+
+    #[test]
+    fn only_what_somebody_who_is_gone_has_left_is_swept_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = SystemTime::now() - 2 * FORGOTTEN;
+        let age = |path: &Path| fs::File::open(path).unwrap().set_modified(old).unwrap();
+        let in_use = Scratch::new(folder.path()).unwrap();
+        let [left, young, foreign] = [".1-0", ".1-1", ".git"].map(|name| folder.path().join(name));
+        for path in [&left, &young, &foreign] {
+            fs::create_dir(path).unwrap();
+        }
+        for path in [&left, &foreign, &in_use.path] {
+            age(path);
+        }
+        Scratch::new(folder.path()).unwrap();
+        assert!(!left.exists());
+        assert!(young.exists() && foreign.exists() && in_use.path.exists());
+    }
+}
