@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) fn task() -> Result<bool> {
     let begin = Instant::now();
     ui::section("diskdump demo: a kernel crashes, its memory is saved, gdb opens it");
-    step("tools and toolchain", || Ok((setup::ensure(&[crate::toolchain::TARGETS[0]])?, String::new())))?;
+    step("tools and toolchain", || Ok((setup::bring(&setup::Needs::demo())?, String::new())))?;
     let kernel = step("build the test kernel", || Ok((build::kernel(X86_64)?, String::new())))?;
     let savecore = step("build savecore", || Ok((build::savecore()?, String::new())))?;
 

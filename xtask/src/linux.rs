@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use qemu_tests::linux::{Kernel, Lab, Parts, Readers, Row, Stock, Symbolised, rows};
+use qemu_tests::linux::{Kernel, Lab, Parts, Readers, Row, Stock, Symbolised, Want, rows};
 use qemu_tests::savecore::Savecore;
 
 use crate::qemu::Count;
+use crate::setup::Needs;
 use crate::test::{Step, step};
 use crate::toolchain::{NO_SOURCE, Toolchain, clean, logged};
 use crate::ui::{self, Mark};
@@ -69,6 +70,19 @@ pub(crate) fn chosen(which: Which<'_>) -> Vec<Row> {
     rows
 }
 
+/// The kernels of these rows.
+pub(crate) fn wants(rows: &[Row]) -> Vec<Want> {
+    let mut wants: Vec<Want> = Vec::new();
+    for row in rows {
+        let parts = if row.wants_symbols() { Parts::Symbols } else { Parts::Headers };
+        let want = Want { kernel: row.kernel, parts };
+        if !wants.contains(&want) {
+            wants.push(want);
+        }
+    }
+    wants
+}
+
 /// A kernel, and what was built for it.
 pub(crate) struct Built {
     /// The kernel.
@@ -84,7 +98,8 @@ pub(crate) struct Built {
 /// Runs these rows and counts. With `strict`, a missing tool is an error.
 pub(crate) fn run(count: &mut Count, savecore: &Path, rows: &[Row], strict: bool) -> Result<()> {
     ui::section("stock Linux");
-    let python = match setup::ensure_judges() {
+    let ready = setup::bring(&Needs::linux(wants(rows))).and_then(|()| setup::python());
+    let python = match ready {
         Ok(python) => python,
         Err(error) if strict || !error.is::<CannotBegin>() => return Err(error),
         Err(error) => {
@@ -179,7 +194,7 @@ pub(crate) fn folder() -> PathBuf {
 /// A kernel from the cache.
 pub(crate) fn get(kernel: Kernel, symbols: bool) -> Result<(Stock, Option<PathBuf>)> {
     if kernel == Kernel::RUST {
-        return Ok((Stock::with_rust(&setup::ensure_rust_kernel()?, &mut ui::Teller)?, None));
+        return Ok((Stock::with_rust(&setup::rust_tools()?, &mut ui::Teller)?, None));
     }
     if !symbols {
         return Ok((Stock::get(kernel, Parts::Headers, &mut ui::Teller)?, None));

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use qemu_tests::linux::{
-    Crashed, Flavour, Kernel, Parts, Reader, Readers, Stock, Symbolised, crash, levels, partition, same,
+    Crashed, Flavour, Kernel, Parts, Reader, Readers, Stock, Symbolised, Want, crash, levels, partition, same,
 };
 use qemu_tests::savecore::Savecore;
 
 use crate::qemu::Count;
+use crate::setup::Needs;
 use crate::test::{Step, step};
 use crate::{CannotBegin, build, setup, ui};
 
@@ -49,6 +50,11 @@ const CORES: [Core; 3] = [
 /// What drgn says of the panic, of both stacks, and of a task.
 const STACKS: [&str; 4] = ["panic Kernel panic", "sysrq_handle_crash", "crash_nmi_callback", "task 1 init"];
 
+/// The kernels that crash for them.
+pub(crate) fn wants() -> [Want; 2] {
+    [Want { kernel: Kernel::CLOUD, parts: Parts::Symbols }, Want { kernel: NEWER, parts: Parts::Image }]
+}
+
 /// The task.
 pub(crate) fn task(strict: bool) -> Result<bool> {
     let mut count = Count::default();
@@ -61,7 +67,8 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
 /// Runs all of it and counts. With `strict`, a missing tool is an error.
 pub(crate) fn run(count: &mut Count, savecore: &Path, strict: bool) -> Result<()> {
     ui::section("Linux readers");
-    let python = match setup::ensure_judges() {
+    let ready = setup::bring(&Needs::linux(wants())).and_then(|()| setup::python());
+    let python = match ready {
         Ok(python) => python,
         Err(error) if strict || !error.is::<CannotBegin>() => return Err(error),
         Err(error) => {

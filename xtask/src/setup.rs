@@ -1,90 +1,142 @@
 //! `cargo xtask setup`: makes a fresh Debian or Ubuntu machine able to run everything here.
+//!
+//! Every task says what it needs, once, before it begins. What is missing of that is one list with sizes, which is shown, and then
+//! brought. Where it cannot be, one line says what to install, and nothing was changed.
 
+mod debian;
+mod python;
+mod rust;
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use qemu_tests::linux::{Downloads, Kernel, RustTools, Want};
+use qemu_tests::process::Output;
 
-use qemu_tests::linux::RustTools;
-
-use crate::toolchain::{TARGETS, Toolchain, clean, host_cargo, logged};
+use self::debian::{DEMO, JUDGES, KERNEL, MATRIX, Sizes};
+use self::python::PYPI;
+use self::rust::{BINDGEN, Components, Lacking};
+use crate::toolchain::{self, NO_SOURCE, TARGETS, Toolchain, logged};
 use crate::ui::{self, Mark};
-use crate::{CannotBegin, fuzz, toolchain};
+use crate::{CannotBegin, fuzz, linux, readers};
 
-/// A program that is needed, and the Debian package that it is in.
-struct Tool {
-    program: &'static str,
-    package: &'static str,
-}
+/// How often a terminal shows how far something is.
+const SHOW_EVERY: Duration = Duration::from_millis(200);
 
-const TOOLS: [Tool; 5] = [
-    Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" },
-    Tool { program: "qemu-system-aarch64", package: "qemu-system-arm" },
-    // With it comes OpenSBI, the firmware of QEMU's riscv64 machine.
-    Tool { program: "qemu-system-riscv64", package: "qemu-system-misc" },
-    // It knows all architectures.
-    Tool { program: "gdb-multiarch", package: "gdb-multiarch" },
-    Tool { program: "readelf", package: "binutils" },
-];
+/// How much of a log is looked at for its last line, and how much of that is shown.
+const LINE: u64 = 400;
+const WIDTH: usize = 60;
 
-/// Other people's programs that judge what savecore makes: they open its cores and reports, and watch its system calls. And what the
-/// Linux that is judged is made with.
-const JUDGES: [Tool; 9] = [
-    Tool { program: "crash", package: "crash" },
-    Tool { program: "makedumpfile", package: "makedumpfile" },
-    Tool { program: "chromium", package: "chromium" },
-    Tool { program: "strace", package: "strace" },
-    // Reads savecore's units; and what runs them in a guest comes with it.
-    Tool { program: "systemd-analyze", package: "systemd" },
-    // What builds modules for Debian's kernels, and unpacks theirs. (libelf, which objtool needs, comes with gdb.)
-    Tool { program: "gcc-12", package: "gcc-12" },
-    Tool { program: "make", package: "make" },
-    Tool { program: "xz", package: "xz-utils" },
-    // Makes the file system in which a guest keeps its cores, and gets them out; not in the path of everybody.
-    Tool { program: "/usr/sbin/debugfs", package: "e2fsprogs" },
-];
+/// What rustup, crates.io and PyPI send, in MB, for a person to judge by: they do not say before they do.
+const RUSTUP_MB: u64 = 60;
+const CRATES_MB: u64 = 60;
+const BINDGEN_MB: u64 = 10;
+const PYPI_MB: u64 = 30;
 
-/// What a kernel with Rust is built with, beside [`JUDGES`].
-const KERNEL_TOOLS: [Tool; 3] = [
-    Tool { program: "flex", package: "flex" },
-    Tool { program: "bison", package: "bison" },
-    Tool { program: "bc", package: "bc" },
-];
-
-/// The bindgen that a kernel of today takes; Debian's is too old.
-const BINDGEN: &str = "0.71.1";
-
-/// Debian's own Python, which is not always the first in the path.
-const PYTHON: &str = "/usr/bin/python3";
-
-/// Modules of it, and their packages: libkdumpfile, and what makes an environment for others.
-const MODULES: [(&str, &str); 2] = [("kdumpfile", "python3-libkdumpfile"), ("ensurepip", "python3-venv")];
-
-/// What Debian does not have, in the versions that the tests were made with, and modules of theirs.
-const PYPI: [(&str, &str); 2] = [("drgn.helpers.linux", "drgn==0.3.0"), ("duckdb", "duckdb==2.0.0")];
-
-/// Debian's own Rust, for machines without rustup.
-const DEBIAN_RUST: [&str; 5] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy", "lld"];
-
-/// What is still missing: Debian packages, and Rust targets.
-#[derive(Debug, Default)]
-struct Missing {
-    packages: Vec<&'static str>,
+/// What a task needs.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Needs {
+    /// Programs.
+    tools: Vec<&'static debian::Tool>,
+    /// Targets that it builds for.
     targets: Vec<&'static str>,
+    /// What else of the toolchain.
+    components: Components,
+    /// A Python that reads cores.
+    python: bool,
+    /// Debian's kernels.
+    kernels: Vec<Want>,
+    /// Whether all crates have to be there before it begins.
+    crates: bool,
 }
 
-impl Missing {
-    fn look(targets: &[&'static str]) -> Missing {
-        Missing {
-            packages: TOOLS.iter().filter(|tool| !in_path(tool.program)).map(|tool| tool.package).collect(),
-            targets: targets.iter().copied().filter(|target| Toolchain::find(target).is_none()).collect(),
+impl Needs {
+    /// Of the demo.
+    pub(crate) fn demo() -> Needs {
+        Needs { tools: DEMO.iter().collect(), targets: vec![TARGETS[0]], ..Needs::default() }
+    }
+
+    /// Of rows of the QEMU matrix, on these targets.
+    pub(crate) fn matrix(targets: &[&'static str]) -> Needs {
+        Needs { tools: DEMO.iter().chain(&MATRIX).collect(), targets: targets.to_vec(), ..Needs::default() }
+    }
+
+    /// Of what reads the cores of a Linux, and of modules for these kernels.
+    pub(crate) fn linux(kernels: impl IntoIterator<Item = Want>) -> Needs {
+        let kernels = merged(kernels);
+        let mut tools: Vec<&debian::Tool> = DEMO.iter().chain(&MATRIX).chain(&JUDGES).collect();
+        if kernels.iter().any(|want| want.kernel == Kernel::RUST) {
+            tools.extend(&KERNEL);
+        }
+        let components = Components { source: true, lints: false };
+        Needs { tools, components, python: true, kernels, ..Needs::default() }
+    }
+
+    /// Of everything that `cargo xtask test` does.
+    pub(crate) fn everything() -> Needs {
+        let rows = linux::chosen(linux::Which::Short);
+        let linux = Needs::linux(linux::wants(&rows).into_iter().chain(readers::wants()));
+        Needs {
+            targets: TARGETS.to_vec(),
+            components: Components { source: true, lints: true },
+            crates: true,
+            ..linux
         }
     }
 
+    fn builds_a_kernel(&self) -> bool {
+        self.kernels.iter().any(|want| want.kernel == Kernel::RUST)
+    }
+}
+
+/// Each kernel once, with all that is wanted of it.
+fn merged(wants: impl IntoIterator<Item = Want>) -> Vec<Want> {
+    let mut merged: Vec<Want> = Vec::new();
+    for want in wants {
+        match merged.iter_mut().find(|other| other.kernel == want.kernel) {
+            Some(other) => other.parts = other.parts.max(want.parts),
+            None => merged.push(want),
+        }
+    }
+    merged
+}
+
+/// What is missing, but for kernels, of which apt's lists decide.
+#[derive(Debug)]
+struct Missing {
+    packages: Vec<&'static str>,
+    rust: Lacking,
+    python: bool,
+    bindgen: bool,
+    crates: bool,
+}
+
+impl Missing {
+    fn look(needs: &Needs) -> Result<Missing> {
+        let mut packages = debian::lacking(needs.tools.iter().copied());
+        let python = if needs.python { python::find()? } else { None };
+        if needs.python {
+            packages.extend(python::lacking(python.as_deref()));
+        }
+        if needs.builds_a_kernel() {
+            packages.extend(debian::lacking_libraries());
+        }
+        Ok(Missing {
+            packages,
+            rust: Lacking::look(&needs.targets, needs.components),
+            python: needs.python && python.is_none(),
+            bindgen: needs.builds_a_kernel() && rust::bindgen()?.is_none(),
+            crates: needs.crates && rust::lacks_crates(),
+        })
+    }
+
     fn nothing(&self) -> bool {
-        self.packages.is_empty() && self.targets.is_empty()
+        self.packages.is_empty() && self.rust.nothing() && !self.python && !self.bindgen && !self.crates
     }
 }
 
@@ -99,13 +151,51 @@ fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
-/// The task: all that any other task needs.
+/// Runs one piece of work, and prints its line if it is done. If it is not, its error is the line, and comes last.
+fn work<T>(what: &str, facts: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let begin = Instant::now();
+    ui::running(what);
+    let result = run();
+    match &result {
+        Ok(_) => ui::done(Mark::Ok, what, facts, Some(begin.elapsed())),
+        Err(_) => ui::not_running(),
+    }
+    result
+}
+
+/// Runs a command that takes long; a terminal shows the last line that it wrote.
+fn watched(command: Command, what: &str, limit: Duration) -> Result<Output> {
+    let log = toolchain::log_of(what)?;
+    let logs = [log.with_added_extension("err"), log];
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| logged(command, what, limit));
+        while !run.is_finished() {
+            std::thread::sleep(SHOW_EVERY);
+            if let Some(line) = logs.iter().rev().find_map(|log| last_line(log)) {
+                ui::running(&format!("{what}: {line}"));
+            }
+        }
+        run.join().expect("it does not panic")
+    })
+}
+
+/// The last whole line at the end of a file.
+fn last_line(path: &Path) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let end = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(end.saturating_sub(LINE))).ok()?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+    Some(line.chars().take(WIDTH).collect())
+}
+
+/// The task: all that `cargo xtask test` needs.
 pub(crate) fn task() -> Result<bool> {
     ui::section("setup");
-    ensure_all()?;
-    ensure_judges()?;
-    ensure_rust_kernel()?;
-    for tool in TOOLS.iter().chain(&JUDGES).chain(&KERNEL_TOOLS) {
+    bring(&Needs::everything())?;
+    for tool in DEMO.iter().chain(&MATRIX).chain(&JUDGES).chain(&KERNEL) {
         ui::done(Mark::Ok, tool.program, &format!("package {}", tool.package), None);
     }
     for target in TARGETS {
@@ -121,113 +211,223 @@ pub(crate) fn task() -> Result<bool> {
     Ok(true)
 }
 
-/// Installs what is missing for all targets, and the targets in the active toolchain too if rustup can: they build
-/// faster there, and clippy can look at the test kernel.
+/// Brings what is missing of these needs; silent if nothing is.
 ///
 /// # Errors
-/// As [`ensure`].
-pub(crate) fn ensure_all() -> Result<()> {
-    let better: Vec<&str> =
-        TARGETS.into_iter().filter(|target| Toolchain::find(target) != Some(Toolchain::Installed)).collect();
-    if !better.is_empty() && in_path("rustup") {
-        add_targets(&better, false);
-    }
-    ensure(&TARGETS)
-}
-
-/// Installs what is missing for these targets; silent if nothing is.
-///
-/// # Errors
-/// [`CannotBegin`] with the command to be typed, if it cannot be installed from here.
-pub(crate) fn ensure(targets: &[&'static str]) -> Result<()> {
-    let mut missing = Missing::look(targets);
-    if missing.nothing() {
+/// [`CannotBegin`] with what to type, if it cannot be brought from here.
+pub(crate) fn bring(needs: &Needs) -> Result<()> {
+    let ways = Ways::here();
+    let mut lists = Lists { may_change: ways.may_install() };
+    let mut plan = lists.or_newer(|| Plan::make(needs, ways))?;
+    if plan.nothing() {
         return Ok(());
     }
-    if !missing.targets.is_empty() && in_path("rustup") {
-        add_targets(&missing.targets, true);
-        missing = Missing::look(targets);
-    }
-    let mut packages = missing.packages.clone();
-    if !missing.targets.is_empty() {
-        packages.extend(DEBIAN_RUST);
-    }
-    if packages.is_empty() {
-        return Ok(());
-    }
-    let debian = in_path("apt-get");
-    if !is_root() || !debian {
-        return Err(CannotBegin(advice(&missing, &packages, debian)).into());
-    }
-    install(&packages)?;
-    let left = Missing::look(targets);
-    if left.nothing() {
-        return Ok(());
-    }
-    let mut packages = left.packages.clone();
-    if !left.targets.is_empty() {
-        packages.extend(DEBIAN_RUST);
-    }
-    Err(CannotBegin(advice(&left, &packages, debian)).into())
-}
-
-/// Installs these packages, which are missing; silent if there are none.
-fn ensure_packages(packages: &[&'static str]) -> Result<()> {
-    if packages.is_empty() {
-        return Ok(());
-    }
-    if is_root() && in_path("apt-get") {
-        return install(packages);
-    }
-    let missing = Missing { packages: packages.to_vec(), targets: Vec::new() };
-    Err(CannotBegin(advice(&missing, packages, in_path("apt-get"))).into())
-}
-
-/// Installs what a kernel with Rust and modules for it are built with. bindgen goes into the cache, if there is none that is young
-/// enough.
-///
-/// # Errors
-/// As [`ensure`].
-pub(crate) fn ensure_rust_kernel() -> Result<RustTools> {
-    let toolchain = Toolchain::with_source().ok_or_else(|| CannotBegin(toolchain::NO_SOURCE.to_owned()))?;
-    let mut packages: Vec<&str> =
-        KERNEL_TOOLS.iter().filter(|tool| !in_path(tool.program)).map(|tool| tool.package).collect();
-    if !Path::new("/usr/include/libelf.h").is_file() {
-        packages.push("libelf-dev");
-    }
-    if !has_libclang() {
-        packages.push("libclang1");
-    }
-    ensure_packages(&packages)?;
-    let folder = qemu_tests::linux::cache()?.with_file_name("bindgen");
-    let own = folder.join("bin/bindgen");
-    let usual = std::env::var_os("PATH").unwrap_or_default();
-    let mut found = std::env::split_paths(&usual).map(|folder| folder.join("bindgen")).chain([own.clone()]);
-    let bindgen = match found.find(|program| young(program)) {
-        Some(bindgen) => bindgen,
-        None => {
-            // Without optimisations it is built in a third of the time.
-            let mut cargo = host_cargo();
-            cargo
-                .args(["install", "bindgen-cli", "--locked", "--debug", "--version", BINDGEN, "--root"])
-                .arg(&folder);
-            let (what, begin) = ("cargo install bindgen-cli", Instant::now());
-            ui::running(what);
-            let result = logged(cargo, what, Duration::from_secs(900))?.success(what);
-            let mark = if result.is_err() { Mark::Failed } else { Mark::Ok };
-            ui::done(mark, what, &folder.to_string_lossy(), Some(begin.elapsed()));
-            result.map_err(|error| CannotBegin(format!("{error:#}")))?;
-            own
+    plan.show();
+    if ways.rustup {
+        plan.missing.rust.ask_rustup();
+        let left = Lacking::look(&needs.targets, needs.components);
+        if !left.nothing() && !ways.may_install() {
+            return Err(CannotBegin(advice(&[], &left, ways)).into());
         }
-    };
-    Ok(RustTools { rustc: toolchain.rustc()?, bindgen })
+        if !left.nothing() {
+            // What rustup does not bring, Debian has, too.
+            plan.packages.extend(debian::RUST);
+            let Sizes { packages, bytes } = lists.or_newer(|| debian::sizes(&plan.packages))?;
+            ui::text(&format!("  with Debian's Rust: {packages} packages, {:.1} MB", bytes as f64 / 1e6));
+        }
+    }
+    if let Err(error) = plan.fetch() {
+        // The lists may be older than the archive.
+        if !lists.refresh()? {
+            return Err(error);
+        }
+        let packages = plan.packages;
+        plan = Plan::make(needs, ways)?;
+        plan.packages = packages;
+        plan.show();
+        plan.fetch()?;
+    }
+    plan.bring_others()?;
+    let left = Missing::look(needs)?;
+    match left.nothing() {
+        true => Ok(()),
+        false => Err(CannotBegin(advice(&left.packages, &left.rust, ways)).into()),
+    }
 }
 
-/// Whether this is a bindgen that a kernel takes.
-fn young(bindgen: &Path) -> bool {
-    let Ok(output) = Command::new(bindgen).arg("--version").output() else { return false };
-    let said = String::from_utf8_lossy(&output.stdout);
-    toolchain::minor(&said) >= toolchain::minor(&format!("bindgen {BINDGEN}"))
+/// apt's lists, which are brought up to date once at most, and only if without that something is not to be had: a machine may have
+/// none, or old ones.
+#[derive(Debug)]
+struct Lists {
+    may_change: bool,
+}
+
+impl Lists {
+    /// Brings them up to date, unless we may not or did already, and says whether.
+    fn refresh(&mut self) -> Result<bool> {
+        let may_change = std::mem::replace(&mut self.may_change, false);
+        if may_change {
+            debian::update()?;
+        }
+        Ok(may_change)
+    }
+
+    /// Does what is done by the lists; if it fails, once more by newer ones.
+    fn or_newer<T>(&mut self, run: impl Fn() -> Result<T>) -> Result<T> {
+        match run() {
+            Err(error) => match self.refresh()? {
+                true => run(),
+                false => Err(error),
+            },
+            done => done,
+        }
+    }
+}
+
+/// What will be brought, and what apt says of it.
+#[derive(Debug)]
+struct Plan {
+    missing: Missing,
+    /// Debian's packages, with its Rust where there is no rustup.
+    packages: Vec<&'static str>,
+    sizes: Sizes,
+    kernels: Downloads,
+}
+
+impl Plan {
+    fn make(needs: &Needs, ways: Ways) -> Result<Plan> {
+        let missing = Missing::look(needs)?;
+        let mut packages = missing.packages.clone();
+        if !missing.rust.nothing() && !ways.rustup {
+            packages.extend(debian::RUST);
+        }
+        if !packages.is_empty() && !ways.may_install() {
+            return Err(CannotBegin(advice(&missing.packages, &missing.rust, ways)).into());
+        }
+        let sizes = debian::sizes(&packages)?;
+        let tools = if needs.builds_a_kernel() { tools()? } else { None };
+        let kernels = Downloads::find(&needs.kernels, tools.as_ref());
+        let kernels = kernels.map_err(|error| CannotBegin(format!("{error:#}")))?;
+        Ok(Plan { missing, packages, sizes, kernels })
+    }
+
+    fn nothing(&self) -> bool {
+        self.missing.nothing() && self.kernels.files().is_empty()
+    }
+
+    /// Installs packages, which are unpacked while kernels come over the network.
+    fn fetch(&self) -> Result<()> {
+        std::thread::scope(|scope| {
+            let downloads = scope.spawn(|| bring_kernels(&self.kernels));
+            let installed = debian::install(&self.packages);
+            let downloaded = downloads.join().expect("it does not panic");
+            installed.and(downloaded)
+        })
+    }
+
+    /// What comes neither from Debian nor from rustup.
+    fn bring_others(&self) -> Result<()> {
+        if self.missing.crates {
+            rust::bring_crates()?;
+        }
+        if self.missing.python {
+            python::bring()?;
+        }
+        if self.missing.bindgen {
+            rust::bring_bindgen()?;
+        }
+        Ok(())
+    }
+
+    /// Shows it, with sizes.
+    fn show(&self) {
+        let Plan { missing, packages, sizes, kernels } = self;
+        let mut items = Vec::new();
+        let mut add = |what, bytes, facts: String| items.push(Item { what, bytes, facts });
+        if !packages.is_empty() {
+            let others = sizes.packages.saturating_sub(packages.len());
+            add(
+                "Debian's packages",
+                sizes.bytes,
+                format!("{}, and {others} that they need", packages.join(" ")),
+            );
+        }
+        let names = [&missing.rust.targets[..], &missing.rust.slow, &missing.rust.components].concat();
+        if !names.is_empty() && rust::rustup().is_some() {
+            let or = if missing.rust.nothing() { "" } else { ", or else Debian's Rust" };
+            add("rustup, some", RUSTUP_MB * 1_000_000, format!("{}{or}", names.join(" ")));
+        }
+        if missing.crates {
+            add("crates.io, some", CRATES_MB * 1_000_000, "what Cargo.lock names".to_owned());
+        }
+        if missing.bindgen {
+            add("crates.io, some", BINDGEN_MB * 1_000_000, format!("bindgen-cli {BINDGEN}, which is built"));
+        }
+        if missing.python {
+            add("PyPI, some", PYPI_MB * 1_000_000, PYPI.map(|(_, package)| package).join(" "));
+        }
+        for file in kernels.files() {
+            add("Debian's kernels", file.bytes, file.file);
+        }
+        let total =
+            Item { what: "in all", bytes: items.iter().map(|item| item.bytes).sum(), facts: String::new() };
+        items.push(total);
+        ui::text("missing, and brought now:");
+        for Item { what, bytes, facts } in items {
+            ui::text(format!("  {:>8.1} MB  {what:<18} {facts}", bytes as f64 / 1e6).trim_end());
+        }
+        for note in &kernels.notes {
+            ui::text(&format!("  {note}"));
+        }
+    }
+}
+
+fn bring_kernels(kernels: &Downloads) -> Result<()> {
+    let files = kernels.files();
+    if files.is_empty() {
+        return Ok(());
+    }
+    let facts = format!("{} files into {}", files.len(), qemu_tests::linux::cache()?.display());
+    work("Debian's kernels", &facts, || {
+        kernels.fetch(&mut ui::Teller).map_err(|error| CannotBegin(format!("{error:#}")).into())
+    })
+}
+
+/// One kind of what will be brought.
+struct Item {
+    what: &'static str,
+    bytes: u64,
+    facts: String,
+}
+
+/// Installs what is missing for these targets and rows of the matrix; silent if nothing is.
+///
+/// # Errors
+/// As [`bring`].
+pub(crate) fn ensure(targets: &[&'static str]) -> Result<()> {
+    bring(&Needs::matrix(targets))
+}
+
+/// A Python that has drgn and DuckDB, once [`bring`] has brought it.
+pub(crate) fn python() -> Result<PathBuf> {
+    Ok(python::find()?
+        .ok_or_else(|| CannotBegin("no python3 has drgn and duckdb: cargo xtask setup".to_owned()))?)
+}
+
+/// What a kernel with Rust and modules for it are built with, if it is there.
+fn tools() -> Result<Option<RustTools>> {
+    let (Some(toolchain), Some(bindgen)) = (Toolchain::with_source(), rust::bindgen()?) else {
+        return Ok(None);
+    };
+    Ok(Some(RustTools { rustc: toolchain.rustc()?, bindgen }))
+}
+
+/// The same, once [`bring`] has brought it.
+pub(crate) fn rust_tools() -> Result<RustTools> {
+    let toolchain = Toolchain::with_source().ok_or_else(|| CannotBegin(NO_SOURCE.to_owned()))?;
+    let bindgen = rust::bindgen()?;
+    let bindgen = bindgen.ok_or_else(|| CannotBegin("there is no bindgen: cargo xtask setup".to_owned()))?;
+    Ok(RustTools { rustc: toolchain.rustc()?, bindgen })
 }
 
 /// Whether there is a libclang that bindgen finds.
@@ -251,139 +451,130 @@ fn is_libclang(name: &str) -> bool {
     rest.starts_with(".so") || versioned && rest.contains(".so")
 }
 
-/// Installs what judges savecore; gives a Python that has drgn and DuckDB, which get an environment of their own in the cache
-/// if the usual Python has not both.
-///
-/// # Errors
-/// As [`ensure`].
-pub(crate) fn ensure_judges() -> Result<PathBuf> {
-    let usual = PathBuf::from("python3");
-    let own = qemu_tests::linux::cache()?.with_file_name("python").join("bin/python3");
-    let has = |python: &Path, module: &str| {
-        let output = Command::new(python).args(["-c", &format!("import {module}")]).output();
-        output.is_ok_and(|output| output.status.success())
-    };
-    let python =
-        [usual, own.clone()].into_iter().find(|python| PYPI.iter().all(|(module, _)| has(python, module)));
-    let mut packages: Vec<&str> =
-        JUDGES.iter().filter(|tool| !in_path(tool.program)).map(|tool| tool.package).collect();
-    for (module, package) in MODULES {
-        let needed = python.is_none() || module != "ensurepip";
-        if needed && !has(Path::new(PYTHON), module) {
-            packages.push(package);
-        }
-    }
-    ensure_packages(&packages)?;
-    if let Some(python) = python {
-        return Ok(python);
-    }
-    let folder = own.parent().and_then(Path::parent).unwrap_or(&own).to_string_lossy().into_owned();
-    let mut environment = Command::new(PYTHON);
-    environment.args(["-m", "venv", &folder]);
-    let mut pip = Command::new(&own);
-    pip.args(["-m", "pip", "install", "--quiet"]).args(PYPI.map(|(_, package)| package));
-    for (what, command) in [("python3 -m venv", environment), ("pip install drgn duckdb", pip)] {
-        let begin = Instant::now();
-        ui::running(what);
-        let result = logged(command, what, Duration::from_secs(300))?.success(what);
-        let mark = if result.is_err() { Mark::Failed } else { Mark::Ok };
-        ui::done(mark, what, &folder, Some(begin.elapsed()));
-        result.map_err(|error| CannotBegin(format!("{error:#}")))?;
-    }
-    Ok(own)
+/// Ways to install something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Ways {
+    apt: bool,
+    rustup: bool,
 }
 
-/// Asks rustup for the targets' libraries, and if that fails, and `source` says so, for their source. Both may fail where
-/// there is no way to rustup's server; what then is still missing shows.
-fn add_targets(targets: &[&str], source: bool) {
-    let mut attempts = vec![("rustup target add", ["target", "add"].as_slice(), targets)];
-    if source {
-        attempts.push(("rustup component add", &["component", "add"], &["rust-src"]));
+impl Ways {
+    /// Those of this machine.
+    fn here() -> Ways {
+        Ways { apt: in_path("apt-get"), rustup: rust::rustup().is_some() }
     }
-    for (what, command, names) in attempts {
-        let begin = Instant::now();
-        ui::running(what);
-        let mut rustup = clean("rustup");
-        // Offline it has to give up soon, as there are other ways.
-        rustup.args(command).args(names).env("RUSTUP_MAX_RETRIES", "0");
-        let result = logged(rustup, what, Duration::from_secs(120))
-            .and_then(|output| output.success(what).map(|_| ()));
-        let took = Some(begin.elapsed());
-        match result {
-            Ok(()) => {
-                ui::done(Mark::Ok, what, &names.join(" "), took);
-                return;
-            }
-            Err(error) => ui::done(Mark::Skipped, what, &format!("{error:#}"), took),
-        }
-    }
-}
 
-/// Installs Debian packages.
-fn install(packages: &[&str]) -> Result<()> {
-    let apt = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-        command
-    };
-    let steps = [
-        ("apt-get update", apt(&["update"])),
-        ("apt-get install", apt(&[&["install", "--yes", "--no-install-recommends"], packages].concat())),
-    ];
-    for (what, command) in steps {
-        let begin = Instant::now();
-        ui::running(what);
-        let result = logged(command, what, Duration::from_secs(540))?.success(what);
-        let failed = result.is_err();
-        let facts = if what.ends_with("update") { String::new() } else { packages.join(" ") };
-        ui::done(if failed { Mark::Failed } else { Mark::Ok }, what, &facts, Some(begin.elapsed()));
-        result.map_err(|error| CannotBegin(format!("{error:#}")))?;
+    /// Whether we may use apt.
+    fn may_install(self) -> bool {
+        self.apt && is_root()
     }
-    Ok(())
 }
 
 /// What a person has to type, in one line.
-fn advice(missing: &Missing, packages: &[&str], debian: bool) -> String {
-    let what: Vec<&str> = missing.packages.iter().chain(&missing.targets).copied().collect();
+fn advice(packages: &[&str], rust: &Lacking, by: Ways) -> String {
+    let what: Vec<&str> = packages.iter().chain(&rust.targets).chain(&rust.components).copied().collect();
     let what = what.join(", ");
     // With rustup the targets are the shorter way, and the only one outside Debian.
     let mut commands = Vec::new();
-    let rust = !missing.targets.is_empty();
-    if rust && (in_path("rustup") || !debian) {
-        commands.push(format!("rustup target add {}", missing.targets.join(" ")));
+    let mut wanted = packages.to_vec();
+    if !rust.nothing() {
+        match by.rustup || !by.apt {
+            true => commands.extend(rust.commands()),
+            false => wanted.extend(debian::RUST),
+        }
     }
-    if debian {
-        let list = if rust && !in_path("rustup") { packages } else { &missing.packages };
-        if !list.is_empty() {
-            commands.push(format!("sudo apt-get install --no-install-recommends {}", list.join(" ")));
+    if by.apt {
+        if !wanted.is_empty() {
+            let list = wanted.join(" ");
+            commands
+                .push(format!("sudo apt-get update && sudo apt-get install --no-install-recommends {list}"));
         }
         return format!("missing: {what}; as root, or by hand: {}", commands.join(" && "));
     }
-    if !missing.packages.is_empty() {
-        commands.push("your package manager's way to install QEMU for x86_64, gdb and binutils".to_owned());
+    if !wanted.is_empty() {
+        commands.push("your package manager's way to install what these Debian packages have".to_owned());
     }
     format!("missing: {what}; this is not Debian or Ubuntu, so by hand: {}", commands.join(", and "))
 }
 
 #[cfg(test)]
 mod tests {
+    use qemu_tests::linux::Parts;
+
     use super::*;
+
+    const DEBIAN: Ways = Ways { apt: true, rustup: false };
 
     #[test]
     fn advice_on_debian_is_a_command_that_names_exactly_what_is_missing() {
-        let missing = Missing { packages: vec!["gdb"], targets: vec![] };
-        let text = advice(&missing, &["gdb"], true);
-        assert!(text.ends_with("sudo apt-get install --no-install-recommends gdb"), "{text}");
+        let text = advice(&["gdb"], &Lacking::default(), DEBIAN);
+        assert_eq!(
+            text,
+            "missing: gdb; as root, or by hand: sudo apt-get update && sudo apt-get install --no-install-recommends gdb"
+        );
+    }
+
+    #[test]
+    fn what_rust_lacks_comes_from_rustup_where_there_is_one_and_else_from_debian() {
+        let rust = Lacking {
+            targets: vec!["x86_64-unknown-none"],
+            components: vec!["rust-src"],
+            ..Lacking::default()
+        };
+        let text = advice(&[], &rust, Ways { rustup: true, ..DEBIAN });
+        let command = "rustup target add x86_64-unknown-none && rustup component add rust-src";
+        assert!(text.ends_with(&format!("by hand: {command}")), "{text}");
+        let text = advice(&["gdb"], &rust, DEBIAN);
+        assert!(text.ends_with(&format!("gdb {}", debian::RUST.join(" "))), "{text}");
     }
 
     #[test]
     fn advice_elsewhere_does_not_speak_of_apt() {
-        let missing = Missing { packages: vec!["gdb"], targets: vec!["x86_64-unknown-none"] };
-        let text = advice(&missing, &["gdb"], false);
+        let rust = Lacking { targets: vec!["x86_64-unknown-none"], ..Lacking::default() };
+        let text = advice(&["gdb"], &rust, Ways { apt: false, rustup: true });
         assert!(
             text.contains("rustup target add x86_64-unknown-none") && !text.contains("apt-get"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_kernel_that_two_want_is_wanted_once_with_all_its_parts() {
+        let want = |kernel, parts| Want { kernel, parts };
+        let (cloud, usual) = (Kernel::CLOUD, Kernel::USUAL);
+        let all = [want(cloud, Parts::Image), want(usual, Parts::Headers), want(cloud, Parts::Symbols)];
+        assert_eq!(merged(all), [want(cloud, Parts::Symbols), want(usual, Parts::Headers)]);
+    }
+
+    #[test]
+    fn setup_brings_what_every_row_and_reader_wants() {
+        let needs = Needs::everything();
+        for want in linux::wants(&linux::chosen(linux::Which::Short)).into_iter().chain(readers::wants()) {
+            let is_brought = |other: &Want| other.kernel == want.kernel && other.parts >= want.parts;
+            assert!(needs.kernels.iter().any(is_brought), "{want:?}");
+        }
+        assert!(needs.builds_a_kernel() && needs.components.source && needs.python && needs.crates);
+    }
+
+    #[test]
+    fn what_the_lists_cannot_give_is_asked_for_once_only_if_they_may_not_change() {
+        let tries = std::cell::Cell::new(0);
+        let mut lists = Lists { may_change: false };
+        let result: Result<()> = lists.or_newer(|| {
+            tries.set(tries.get() + 1);
+            anyhow::bail!("not there")
+        });
+        assert_eq!((result.unwrap_err().to_string().as_str(), tries.get()), ("not there", 1));
+        assert!(!lists.refresh().unwrap());
+    }
+
+    #[test]
+    fn the_last_line_of_a_log_is_the_last_that_says_something() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(last_line(file.path()), None);
+        std::fs::write(file.path(), format!("{}\nUnpacking gdb\n\n", "x".repeat(1000))).unwrap();
+        assert_eq!(last_line(file.path()).as_deref(), Some("Unpacking gdb"));
+        assert_eq!(last_line(Path::new("/no/such/file")), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use qemu_tests::bed::{ARCHITECTURES, X86_64};
 use qemu_tests::scenarios;
 
 use crate::qemu::Count;
+use crate::setup::Needs;
 use crate::toolchain::{TARGETS, host_cargo, logged};
 use crate::ui::{self, Mark};
 use crate::{CannotBegin, build, linux, loops, panic_free, qemu, readers, setup};
@@ -38,9 +39,9 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     let mut count = Count::default();
 
     ui::section("setup");
-    let ready = match setup::ensure_all() {
+    let ready = match setup::bring(&Needs::everything()) {
         Ok(()) => {
-            ui::done(Mark::Ok, "tools and toolchain", "", None);
+            ui::done(Mark::Ok, "tools and toolchain", "", Some(begin.elapsed()));
             true
         }
         Err(error) if strict || !error.is::<CannotBegin>() => return Err(error),
@@ -49,19 +50,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
             false
         }
     };
-
-    let python = match setup::ensure_judges() {
-        Ok(python) => {
-            ui::done(Mark::Ok, "judges of cores and reports", "", None);
-            Some(python)
-        }
-        Err(error) if strict || !error.is::<CannotBegin>() => return Err(error),
-        Err(error) => {
-            count.skipped += 1;
-            ui::done(Mark::Skipped, "judges of cores and reports", &format!("{error:#}"), None);
-            None
-        }
-    };
+    let python = setup::python().ok();
 
     ui::section("format and lints");
     step(&mut count, "format", || {
@@ -180,7 +169,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
         }
     }
 
-    ui::text(&format!("took {} s", begin.elapsed().as_secs()));
+    ui::text(&format!("took {} s: {}", begin.elapsed().as_secs(), ui::times()));
     ui::text(&count.to_string());
     Ok(count.failed == 0)
 }

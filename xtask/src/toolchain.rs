@@ -45,6 +45,14 @@ pub(crate) fn clean(program: impl AsRef<std::ffi::OsStr>) -> Command {
     for name in INHERITED {
         command.env_remove(name);
     }
+    // The compiler that this was built with, and not whichever is first in the path: that may be another, and too old.
+    if let Some(folder) = folder_of(std::env::var_os("CARGO")) {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = [folder].into_iter().chain(std::env::split_paths(&path));
+        if let Ok(path) = std::env::join_paths(folders) {
+            command.env("PATH", path);
+        }
+    }
     for (name, _) in std::env::vars_os() {
         let prefixes = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
         if prefixes.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
@@ -52,6 +60,26 @@ pub(crate) fn clean(program: impl AsRef<std::ffi::OsStr>) -> Command {
         }
     }
     command
+}
+
+/// The folder with cargo and rustc of one toolchain, if this cargo is in such a one.
+fn folder_of(cargo: Option<std::ffi::OsString>) -> Option<PathBuf> {
+    let folder = Path::new(&cargo?).parent()?.to_path_buf();
+    folder.join("rustc").is_file().then_some(folder)
+}
+
+/// The active toolchain as rustup calls it, if it is one of rustup's.
+pub(crate) fn active_name() -> Option<String> {
+    let root = sysroot(clean("rustc"))?;
+    let is_of_rustup = root.parent()?.file_name()? == "toolchains";
+    is_of_rustup.then(|| Some(root.file_name()?.to_str()?.to_owned()))?
+}
+
+/// What the active compiler builds for if it is not told.
+pub(crate) fn host() -> Option<String> {
+    let output = clean("rustc").arg("-vV").stderr(Stdio::null()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.lines().find_map(|line| Some(line.strip_prefix("host: ")?.to_owned()))
 }
 
 /// Cargo of the active toolchain.
@@ -166,15 +194,19 @@ fn has_linker(sysroot: &Path) -> bool {
     hosts.map(|host| host.path().join("bin/rust-lld")).any(|linker| linker.is_file())
 }
 
+/// Where the output of what [`logged`] runs is kept.
+pub(crate) fn log_of(what: &str) -> Result<PathBuf> {
+    let name: String = what.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    Ok(crate::build::log_folder()?.join(format!("{name}.log")))
+}
+
 /// Runs a command to its end with its output in `log`, its last words in the error.
 pub(crate) fn logged(
     mut command: Command,
     what: &str,
     limit: std::time::Duration,
 ) -> Result<qemu_tests::process::Output> {
-    let folder = crate::build::log_folder()?;
-    let name: String = what.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    let log = folder.join(format!("{name}.log"));
+    let log = log_of(what)?;
     qemu_tests::process::run(&mut command, limit, &log).with_context(|| format!("{what} failed"))
 }
 
@@ -188,6 +220,22 @@ mod tests {
         assert_eq!(minor("rustc 1.96.0-nightly"), Some(96));
         assert_eq!(minor("not rustc"), None);
         assert_eq!(minor(""), None);
+    }
+
+    #[test]
+    fn tools_come_from_the_folder_of_the_cargo_that_runs_us_whatever_is_first_in_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let cargo = Some(folder.path().join("cargo").into_os_string());
+        assert_eq!(folder_of(cargo.clone()), None);
+        std::fs::write(folder.path().join("rustc"), "").unwrap();
+        assert_eq!(folder_of(cargo).as_deref(), Some(folder.path()));
+        assert_eq!(folder_of(None), None);
+        // The tests are run by a cargo, too.
+        if let Some(folder) = folder_of(std::env::var_os("CARGO")) {
+            let command = clean("cargo");
+            let path = command.get_envs().find(|(name, _)| *name == "PATH").unwrap().1.unwrap();
+            assert_eq!(std::env::split_paths(path).next(), Some(folder));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
 
@@ -31,8 +31,30 @@ fn put(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
+/// A part of the work, and when it began.
+struct Section {
+    title: String,
+    begin: Instant,
+}
+
+/// The headlines so far.
+static SECTIONS: Mutex<Vec<Section>> = Mutex::new(Vec::new());
+
+/// How long each part of the work took until now, in one line.
+pub(crate) fn times() -> String {
+    let sections = SECTIONS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let ends = sections.iter().skip(1).map(|section| section.begin).chain([Instant::now()]);
+    let times = sections.iter().zip(ends);
+    let times =
+        times.map(|(Section { title, begin }, end)| format!("{title} {} s", (end - *begin).as_secs()));
+    times.collect::<Vec<_>>().join(", ")
+}
+
 /// A headline.
 pub(crate) fn section(title: &str) {
+    if let Ok(mut sections) = SECTIONS.lock() {
+        sections.push(Section { title: title.to_owned(), begin: Instant::now() });
+    }
     let _screen = SCREEN.lock();
     put(&format!("{BOLD}{title}{BOLD:#}\n"));
 }
@@ -42,6 +64,14 @@ pub(crate) fn running(what: &str) {
     if std::io::stdout().is_terminal() {
         let _screen = SCREEN.lock();
         put(&format!("\r\x1b[K  {DIM}…{DIM:#}     {what}"));
+    }
+}
+
+/// Takes back what [`running`] says.
+pub(crate) fn not_running() {
+    if std::io::stdout().is_terminal() {
+        let _screen = SCREEN.lock();
+        put("\r\x1b[K");
     }
 }
 

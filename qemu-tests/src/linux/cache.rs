@@ -81,7 +81,7 @@ pub struct Want {
 }
 
 /// Packages that are not in the cache yet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct Downloads {
     cache: Cache,
     records: Vec<Record>,
@@ -105,7 +105,10 @@ impl Downloads {
     /// # Errors
     /// If apt does not know it either; the error says in one line what a person can do.
     pub fn find(wants: &[Want], tools: Option<&RustTools>) -> Result<Downloads> {
-        Cache::find()?.plan(wants, tools)
+        match wants {
+            [] => Ok(Downloads::default()),
+            _ => Cache::find()?.plan(wants, tools),
+        }
     }
 
     /// The files.
@@ -138,7 +141,7 @@ impl Downloads {
 
 /// The folder with archives as they were downloaded, and what was unpacked from each, under the same name without
 /// `.deb`. What is there under that name is whole, but for archives that somebody else put there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(super) struct Cache {
     pub(super) folder: PathBuf,
 }

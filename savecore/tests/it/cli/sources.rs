@@ -180,7 +180,14 @@ fn standard_input_that_cannot_be_used_is_an_error_in_one_line() {
     assert!(code == 2 && stderr.contains("it is a terminal: pipe a dump into it"), "{stderr}");
 }
 
-/// The command as somebody who owns nothing here, if the tests may become another.
+/// How the tests become somebody who may do nothing here: another user; or where that one reaches nothing, as on a machine whose root
+/// folder is its owner's alone, the owner without any privilege, who may read and write just what the modes of files say.
+const POWERLESS: [&[&str]; 2] = [
+    &["--reuid", "65534", "--regid", "65534", "--clear-groups"],
+    &["--bounding-set=-all", "--inh-caps=-all"],
+];
+
+/// The command as somebody who may do nothing here, if the tests may become another.
 fn as_nobody(place: &Place, arguments: &[&str]) -> (i32, String, String) {
     if !rustix::process::geteuid().is_root() {
         return run(arguments);
@@ -189,10 +196,16 @@ fn as_nobody(place: &Place, arguments: &[&str]) -> (i32, String, String) {
     let own = place.path("savecore");
     if !own.exists() {
         fs::copy(env!("CARGO_BIN_EXE_savecore"), &own).unwrap();
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(own).args(arguments);
-    finish(command.stdin(Stdio::null()).output().unwrap())
+    let command = |how: &&[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(*how).arg(&own).current_dir(place.path("")).stdin(Stdio::null());
+        command
+    };
+    let works = |how: &&&[&str]| command(*how).arg("--version").output().unwrap().status.success();
+    let how = POWERLESS.iter().find(works).expect("one of the ways to have no privileges");
+    finish(command(how).args(arguments).output().unwrap())
 }
 
 #[test]
