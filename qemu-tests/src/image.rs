@@ -10,6 +10,12 @@ use dumpcore::format::{BLOCK_SIZE, Block};
 use gpt::disk::LogicalBlockSize;
 use xxhash_rust::xxh3::Xxh3Default;
 
+/// The type of a partition that is for dumps.
+const PARTITION_TYPE: gpt::partition_types::Type = gpt::partition_types::Type {
+    guid: uuid::uuid!("8a4a6fa0-0d7d-4384-9017-0e003e5281b4"),
+    os: gpt::partition_types::OperatingSystem::None,
+};
+
 /// The name of the dump partition.
 pub const DUMP: &str = "dump";
 /// The partition in front of it.
@@ -91,9 +97,9 @@ impl Disk {
             let (first, length) = (extent.first * SECTORS_PER_BLOCK, extent.blocks * SECTORS_PER_BLOCK);
             let odd = if label == DUMP { odd } else { 0 };
             let (first, length) = (first + odd, length - odd);
-            table
-                .add_partition_at(label, id, first, length, gpt::partition_types::LINUX_FS, 0)
-                .with_context(name)?;
+            // Of this type, it is each guest's own.
+            let kind = if label == DUMP { PARTITION_TYPE } else { gpt::partition_types::LINUX_FS };
+            table.add_partition_at(label, id, first, length, kind, 0).with_context(name)?;
         }
         table.write().with_context(name)?;
         for extent in [before, after] {

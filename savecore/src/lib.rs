@@ -23,6 +23,7 @@ mod error;
 pub mod harvest;
 mod identity;
 pub mod keys;
+pub mod ownership;
 mod parallel;
 pub mod partition;
 pub mod report;

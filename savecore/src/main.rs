@@ -10,8 +10,8 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use command::{
-    arm, boot, check, clear, completions, drill, format, info, install, keygen, list, man, probe, report,
-    save,
+    adopt, arm, boot, check, clear, completions, drill, format, info, install, keygen, list, man, probe,
+    report, save,
 };
 
 /// Harvests crash dumps from a dump partition, and makes partitions ready for them.
@@ -25,7 +25,7 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; check: ready, or whole dumps wait, or a whole copy
-  1  not so: check: no dump partition, damaged or unfinished; info, report, save, clear: no dump there; list: no dump partition; format, clear: you said no
+  1  not so: check: no dump partition, damaged or unfinished; info, report, save, clear: no dump there; list: no dump partition; format, clear, adopt: you said no
   2  error: bad arguments, a target or key that cannot be used, a file that cannot be written; one line says which
 
 TARGET is a block device, an image file, or a disk or its image. Of a disk, --partition names the partition
@@ -36,6 +36,7 @@ through standard input, plain or packed by zstd or gzip.";
 enum Command {
     Keygen(keygen::Arguments),
     Format(format::Arguments),
+    Adopt(adopt::Arguments),
     List(list::Arguments),
     Check(check::Arguments),
     Info(info::Arguments),
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Keygen(arguments) => keygen::run(&arguments),
         Command::Format(arguments) => format::run(&arguments),
+        Command::Adopt(arguments) => adopt::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
@@ -142,7 +144,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             output::error(
-                "say what to do: keygen, format, list, check, info, report, save, clear, arm, boot, drill or install; `savecore --help` tells more",
+                "say what to do: keygen, format, list, check, info, report, save, clear, adopt, arm, boot, drill or install; `savecore --help` tells more",
             );
             ExitCode::from(2)
         }

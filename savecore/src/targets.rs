@@ -6,6 +6,7 @@ use dumpcore::format::header::Status;
 
 use crate::dump::{Part, gather};
 use crate::keys::public_text;
+use crate::ownership::Machine;
 use crate::partition::{self, Defect, Ending, Found, Partition, Search};
 use crate::source::{Access, Progress, STANDARD_INPUT, Target};
 use crate::{Error, Identity};
@@ -76,7 +77,8 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// Opens all targets and finds their dumps, also behind labels that cannot be used. Raw copies are only read.
+    /// Opens all targets and finds their dumps, also behind labels that cannot be used; those count as saved that `machine` marked. Raw
+    /// copies are only read.
     ///
     /// # Errors
     /// If one of them cannot be used, or is named twice, or if the identity is for another key.
@@ -85,6 +87,7 @@ impl Targets {
         access: Access,
         search: Search,
         opener: Option<&Opener>,
+        machine: Option<&Machine>,
         progress: &mut dyn Progress,
     ) -> Result<Targets, Error> {
         let mut opened = Targets { targets: Vec::new(), partitions: Vec::new(), copies: Vec::new() };
@@ -106,7 +109,8 @@ impl Targets {
             opened.copies.push(copy || path == Path::new(STANDARD_INPUT));
         }
         for (target, copy) in opened.targets.iter().zip(&opened.copies) {
-            let partition = salvage(target, search, *copy, progress)?;
+            let mut partition = salvage(target, search, *copy, progress)?;
+            partition.doubt(target, machine);
             if let Some(opener) = opener {
                 opener.refuse_wrong(target.name(), &partition)?;
             }

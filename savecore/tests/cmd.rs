@@ -137,6 +137,7 @@ fn make_images(folder: &Path) {
         name: "test".to_owned(),
         created: 1_795_000_000,
         recipient: Some(recipient),
+        machine: None,
     };
     for (nonce, name) in [(17, "sealed.img"), (18, "sealed2.img")] {
         let mut bytes = vec![0; 200 * BLOCK_SIZE];
@@ -212,6 +213,7 @@ fn make_kernels(folder: &Path) {
     let disk = fs::read(folder.join("disk.img")).unwrap();
     let kernel = |name: &str| {
         let linux = Linux::new(&folder.join(name));
+        linux.owns(uuid::Uuid::from_bytes(common::UUID));
         linux.device("pci0/vdb", (254, 16), &disk);
         let first = (80 + 400) * 512;
         linux.partition("pci0/vdb/vdb2", (254, 18), first, &disk[first..][..40 * BLOCK_SIZE]);

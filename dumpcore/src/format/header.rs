@@ -205,6 +205,9 @@ pub struct Header {
     pub encoding: U32,
     /// What the dump took and met, as far as that is known by now.
     pub metrics: Metrics,
+    /// In a front header that says [`Status::Saved`]: what proves to the machine that saved the dump that it did. Zeros in
+    /// others.
+    pub proof: Proof,
     /// Zero.
     pub reserved: [u8; RESERVED],
     /// Authenticates all bytes between magic and this of an encrypted dump's header; zeros in others.
@@ -221,8 +224,11 @@ pub const TAGGED: core::ops::Range<usize> = 8..frame::CRC_OFFSET - 4 - size_of::
 const_assert!((TAGGED.end - TAGGED.start).is_multiple_of(16));
 const_assert_eq!(core::mem::offset_of!(Header, tag), TAGGED.end);
 
+/// A keyed checksum (HMAC-SHA256) of a header.
+pub type Proof = [u8; 32];
+
 /// What is left of the block.
-const RESERVED: usize = BLOCK_SIZE - 1344 - 76 - size_of::<Metrics>() - 4;
+const RESERVED: usize = BLOCK_SIZE - 1344 - 76 - size_of::<Metrics>() - size_of::<Proof>() - 4;
 
 /// What each pass wrote, by its number.
 pub const PASSES: [&str; 4] = ["notes", "stacks and page tables", "kernel data", "the rest"];

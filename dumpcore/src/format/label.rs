@@ -35,8 +35,10 @@ pub struct Label {
     pub padding: U32,
     /// The public key to which they are encrypted (X25519, RFC 7748); zeros if they are not.
     pub recipient: PublicKey,
+    /// The id of the machine that it belongs to, which only that machine can tell; zeros if none was said.
+    pub machine: Uuid,
     /// Zero.
-    pub reserved: [u8; 3940],
+    pub reserved: [u8; 3924],
     /// CRC-32 of all bytes before.
     pub crc: U32,
 }
@@ -86,6 +88,12 @@ impl Label {
     /// The public key to which dumps have to be encrypted, if they have to be.
     pub fn recipient(&self) -> Option<&PublicKey> {
         (self.cipher.get() == Cipher::X25519XChaCha20Poly1305 as u32).then_some(&self.recipient)
+    }
+
+    /// The machine that the partition belongs to, if the label says one. No kernel looks at it: whose a partition is, is known
+    /// before it is armed.
+    pub fn machine(&self) -> Option<&Uuid> {
+        (self.machine != Uuid::default()).then_some(&self.machine)
     }
 
     /// Demands that dumps be encrypted to `recipient`.

@@ -24,8 +24,9 @@ pub use last::tell_last;
 pub(crate) use module::is_armed_on;
 pub use module::{Lock, Module, State, Status};
 pub use options::Options;
-pub use plan::{MAX_TARGETS, MAX_WORDS, Plan, Planned, plan};
+pub use plan::{MAX_TARGETS, MAX_WORDS, Plan, Planned, named, plan};
 
+use crate::ownership::Owner;
 use crate::source::Roots;
 
 /// Where the running kernel shows itself.
@@ -43,6 +44,19 @@ impl System {
     /// The running one.
     pub fn running() -> System {
         System { roots: Roots::system(), proc: "/proc".into(), root: "/".into() }
+    }
+
+    /// What tells this machine's partitions from those of others: what the module is armed on was named by somebody who may.
+    pub fn owner(&self) -> Owner {
+        let mut owner = Owner::of(&self.root);
+        let held = Module::of(self).and_then(|module| module.held()).unwrap_or_default();
+        owner.take_named(held.iter().map(|name| self.node(name)));
+        owner
+    }
+
+    /// Where a device is opened that the kernel calls so.
+    fn node(&self, name: &str) -> PathBuf {
+        name.strip_prefix("/dev/").map_or_else(|| name.into(), |name| self.roots.dev.join(name))
     }
 
     /// One whose file systems are below another root, with files in place of devices.

@@ -9,6 +9,7 @@ use super::kernel::Console;
 use super::options::Serial;
 use super::{ArmError, Kernel, Module, Options, System};
 use crate::Error;
+use crate::ownership::{Owner, Whose};
 
 /// The module takes no more bytes of words: a file of sysfs is written by the page, and ends with a zero.
 pub const MAX_WORDS: usize = 4095;
@@ -101,12 +102,13 @@ pub fn plan(
     }
     // What the module has for itself is not in use by others.
     let held = Module::of(system).and_then(|module| module.held()).unwrap_or_default();
+    let owner = Owner::of(&system.root);
     let mut targets: Vec<Planned> = Vec::new();
     for node in &nodes {
         if targets.iter().any(|target| target.device == node.shown) {
             return Err(ArmError::NamedTwice { target: node.shown.clone() });
         }
-        targets.push(look(node, held.contains(&node.shown), &mut warnings)?);
+        targets.push(look(node, held.contains(&node.shown), &owner, &mut warnings)?);
     }
     let words = words(&targets, options, &Kernel::of(system), &mut warnings);
     Ok(Plan { targets, words, warnings, are_found: names.is_empty() })
@@ -115,12 +117,17 @@ pub fn plan(
 /// All dump partitions of the machine, each once.
 fn found(system: &System, warnings: &mut Vec<String>) -> Result<Vec<Node>, ArmError> {
     let discovery = discover_in(&system.roots).map_err(ArmError::Devices)?;
-    for (path, error) in &discovery.unreadable {
+    let owner = system.owner();
+    let sorted = owner.sort(&discovery);
+    for (path, error) in discovery.unreadable.iter().filter(|(path, _)| !discovery.apart.contains(path)) {
         warnings.push(format!("cannot look for a dump partition on {}: {error}", path.display()));
     }
     let mut left_out = Vec::new();
     let mut used: Vec<(uuid::Uuid, Node)> = Vec::new();
-    for at in &discovery.found {
+    left_out.extend(sorted.left_alone().map(|them| {
+        format!("left alone, since they are not this machine's own: {them}: name one to use it")
+    }));
+    for at in &sorted.own {
         match node_at(&system.roots, &at.path, at.partition.as_deref())? {
             None => left_out.push(format!("{at} is left out, since the kernel shows no device for it")),
             Some(node) if node.is_made => {
@@ -148,8 +155,11 @@ fn found(system: &System, warnings: &mut Vec<String>) -> Result<Vec<Node>, ArmEr
     Ok(used.into_iter().map(|(_, node)| node).collect())
 }
 
-/// The device that a name means.
-fn named(system: &System, name: &str, partition: Option<&str>) -> Result<Node, ArmError> {
+/// The device that a name means, of those that [`plan`] takes.
+///
+/// # Errors
+/// If there is none, or several.
+pub fn named(system: &System, name: &str, partition: Option<&str>) -> Result<Node, ArmError> {
     let shown = || name.escape_debug().to_string();
     if let Some(id) = strip(name, "PARTUUID=") {
         let id = id.to_lowercase();
@@ -192,7 +202,7 @@ fn only(mut nodes: Vec<Node>, name: &str) -> Result<Node, ArmError> {
 }
 
 /// Whether a device can be a target, as far as can be seen before the module looks.
-fn look(node: &Node, is_ours: bool, warnings: &mut Vec<String>) -> Result<Planned, ArmError> {
+fn look(node: &Node, is_held: bool, owner: &Owner, warnings: &mut Vec<String>) -> Result<Planned, ArmError> {
     let target = node.shown.clone();
     // A space would end the word that the name stands in.
     if target.contains(|character: char| character.is_whitespace() || character.is_control()) {
@@ -209,16 +219,21 @@ fn look(node: &Node, is_ours: bool, warnings: &mut Vec<String>) -> Result<Planne
     }
     // Opened as if something were to be written, which fails on what is mounted or otherwise in use; and closed again, for
     // the module wants it for itself. What it has for itself may be harvested meanwhile.
-    let access = if is_ours { Access::Glance } else { Access::Harvest };
+    let access = if is_held { Access::Glance } else { Access::Harvest };
     let unfit = |why: String| ArmError::Unfit { target: target.clone(), why };
     let opened = Target::open(&node.path, None, access).map_err(|error| match error {
         Error::InUse { user, .. } => unfit(format!("it is {user}; take a partition that nothing else uses")),
         other => other.into(),
     })?;
-    let glance = glance(&opened).map_err(|error| unfit(error.to_string()))?;
+    let glance = glance(&opened, owner.machine()).map_err(|error| unfit(error.to_string()))?;
     let partition = &glance.partition;
     if let Some(defect) = partition.defect {
         return Err(unfit(defect.to_string()));
+    }
+    if owner.of_label(&partition.label) == Whose::AnotherMachine {
+        warnings.push(format!(
+            "{target}: it is another machine's: `savecore adopt {target}` makes it this machine's"
+        ));
     }
     let waiting = partition.waiting().count() as u64;
     if let Some(other) = partition.other_version {

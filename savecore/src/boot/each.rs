@@ -1,6 +1,7 @@
 //! Targets of which one may fail without the others.
 
 use crate::Error;
+use crate::ownership::Machine;
 use crate::partition::Search;
 use crate::source::{Access, Progress};
 use crate::targets::{Opener, TargetName, Targets};
@@ -19,6 +20,7 @@ impl Opened {
         names: &[TargetName],
         access: Access,
         opener: Option<&Opener>,
+        machine: Option<&Machine>,
         progress: &mut dyn Progress,
     ) -> Opened {
         let mut all = Targets { targets: Vec::new(), partitions: Vec::new(), copies: Vec::new() };
@@ -32,7 +34,8 @@ impl Opened {
                 }
                 seen.push(place);
             }
-            match Targets::open(std::slice::from_ref(name), access, Search::Quick, opener, progress) {
+            match Targets::open(std::slice::from_ref(name), access, Search::Quick, opener, machine, progress)
+            {
                 Ok(one) => {
                     all.targets.extend(one.targets);
                     all.partitions.extend(one.partitions);

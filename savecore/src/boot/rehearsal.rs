@@ -158,7 +158,7 @@ mod tests {
 
     fn disk(blocks: usize) -> Vec<u8> {
         let mut disk = vec![0; blocks * BLOCK_SIZE];
-        let plan = Plan { uuid: [3; 16], name: String::new(), created: 0, recipient: None };
+        let plan = Plan { uuid: [3; 16], name: String::new(), created: 0, recipient: None, machine: None };
         partition::format(&mut disk, &plan, &mut ()).unwrap();
         disk
     }

@@ -9,6 +9,7 @@ use savecore::arming::{
 use savecore::boot::Config;
 use savecore::core::Level;
 use savecore::dump::utc;
+use savecore::ownership::{List, Owner};
 
 use super::boot::configuration;
 use crate::output::{BAD, FAINT, GOOD, WARNING, json, out, paint, warning};
@@ -31,6 +32,11 @@ pub(crate) struct SystemArguments {
 impl SystemArguments {
     pub(crate) fn system(&self) -> System {
         self.system.as_deref().map_or_else(System::running, System::below)
+    }
+
+    /// What tells this machine's partitions from those of others.
+    pub(crate) fn owner(&self) -> Owner {
+        self.system().owner()
     }
 }
 
@@ -125,6 +131,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         if plan.waiting().next().is_none() {
             arming::tell_last(&system, &config.store);
         }
+        note_owned(&system, &plan).iter().for_each(|line| warning(line));
         for line in warnings(armed, &Kernel::of(&system)) {
             warning(&line);
         }
@@ -137,6 +144,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             .map_err(anyhow::Error::from),
     })?;
     Ok(Finding::Good)
+}
+
+/// Notes that the targets are this machine's: what a person armed is harvested, too. Gives what went wrong, in lines.
+pub(super) fn note_owned(system: &System, plan: &Plan) -> Option<String> {
+    let mut noted = plan.targets.iter().map(|target| List::note(&system.root, target.uuid.into_bytes()));
+    noted.find_map(|noted| noted.err()).map(|error| error.to_string())
 }
 
 /// What is otherwise than a person may think.

@@ -10,20 +10,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use savecore::Error;
+use savecore::arming::{self, System};
 use savecore::boot::config::{self, Config, Missing};
 use savecore::boot::hooks::Stage;
 use savecore::boot::limit::Limited;
 use savecore::boot::{Deadline, Hook, Opened};
 use savecore::core::CoreOptions;
 use savecore::harvest::{Options, Saved, TargetResult, harvest};
+use savecore::ownership::Machine;
 use savecore::partition::glance;
-use savecore::source::{Access, Roots, discover, node_at};
+use savecore::source::{Access, Roots, discover_in, node_at};
 use savecore::store::{self, Limits};
 use savecore::targets::{Opener, TargetName, Targets};
 use serde_json::{Value, json};
 
 use super::arm::SystemArguments;
 use super::rearm::Rearm;
+use super::targets::Own;
 use super::{keys, list};
 use crate::output::{self, Bar, error, note, warning};
 use crate::{Finding, printed};
@@ -179,35 +182,47 @@ pub(super) fn opener(config: &Config) -> anyhow::Result<Option<Opener>> {
     Ok(Some(Opener { identity: keys::identity(&path.0)?, file: path.0.display().to_string() }))
 }
 
-/// The targets that the configuration names, or all that are found; and what keeps others from being found.
-pub(super) fn targets(config: &Config) -> anyhow::Result<(Vec<TargetName>, Vec<String>)> {
+/// What is harvested.
+#[derive(Default)]
+pub(super) struct Chosen {
+    /// The targets.
+    pub(super) names: Vec<TargetName>,
+    /// What keeps others from being found.
+    pub(super) defects: Vec<String>,
+    /// What was found and is not this machine's, in a clause.
+    pub(super) left_alone: Option<String>,
+}
+
+/// The targets that the configuration names, or this machine's own that are found.
+pub(super) fn targets(config: &Config, system: &System) -> anyhow::Result<Chosen> {
     let name = |path: &Path| TargetName { path: path.to_owned(), partition: None };
     if !config.targets.is_empty() {
-        return Ok((config.targets.iter().map(|path| name(&path.0)).collect(), Vec::new()));
+        let names = config.targets.iter().map(|path| name(&path.0)).collect();
+        return Ok(Chosen { names, ..Chosen::default() });
     }
-    let discovery = discover().context("the system does not say which disks there are")?;
+    let discovery = discover_in(&system.roots).context("the system does not say which disks there are")?;
+    let mut owner = system.owner();
+    // What is not there is told when it is to be armed.
+    let armed = config.arm.targets.iter().filter_map(|name| arming::named(system, name, None).ok());
+    owner.take_named(armed.map(|node| node.path));
+    let own = Own::of(&discovery, &owner);
     let mut defects = Vec::new();
-    for (path, version) in &discovery.other_versions {
+    let may_be_own = |path: &PathBuf| !discovery.apart.contains(path);
+    for (path, version) in discovery.other_versions.iter().filter(|(path, _)| may_be_own(path)) {
         defects.push(format!(
             "{}: a dump partition of format version {version}: use the savecore that belongs to its kernel",
             path.display()
         ));
     }
-    for (path, error) in &discovery.unreadable {
+    for (path, error) in discovery.unreadable.iter().filter(|(path, _)| may_be_own(path)) {
         defects.push(format!("cannot look for a dump partition on {}: {error}", path.display()));
     }
-    let twins: Vec<usize> = discovery.twins().into_iter().map(|(_, second)| second).collect();
-    let mut names = Vec::new();
-    for (index, found) in discovery.found.iter().enumerate() {
-        if twins.contains(&index) {
-            defects.push(format!(
-                "{found} has the uuid of another dump partition and is left alone: name it in `targets` if it is one of its own"
-            ));
-        } else {
-            names.push(TargetName { path: found.path.clone(), partition: found.partition.clone() });
-        }
+    for (twin, _) in own.twins {
+        defects.push(format!(
+            "{twin} has the uuid of another dump partition and is left alone: name it in `targets` if it is one of its own"
+        ));
     }
-    Ok((names, defects))
+    Ok(Chosen { names: own.names, defects, left_alone: own.left_alone })
 }
 
 /// Whether a target is a device that is not there: its disk may still come.
@@ -248,8 +263,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     arm(&kernel, &config, arguments.device.is_some(), &mut done);
     unarmed.store(false, Ordering::Relaxed);
     let opener = opener(&config)?;
-    let (mut names, defects) = targets(&config)?;
-    let roots = &arguments.system.system().roots;
+    let system = arguments.system.system();
+    let keys = Keys { opener: opener.as_ref(), machine: Machine::of(&system.root) };
+    let Chosen { mut names, defects, left_alone } = targets(&config, &system)?;
+    let has_left_alone = left_alone.is_some();
+    let roots = &system.roots;
     match &arguments.device {
         Some(device) => {
             names = only(roots, device, names)?;
@@ -259,6 +277,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         }
         None => {
             defects.into_iter().for_each(|line| done.defect(line));
+            if let Some(left_alone) = left_alone {
+                done.note(&format!(
+                    "left alone, since they are not this machine's own: {left_alone}; `savecore adopt` makes one so, and one that is named in `targets` is used"
+                ));
+            }
             names.retain(|name| {
                 let waits = is_to_come(roots, name);
                 if waits {
@@ -271,7 +294,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     }
     let local = arguments.late || arguments.note.is_none() || !config.is_remote();
     let access = if config.rearm { Access::Harvest } else { Access::Read };
-    let opened = Opened::open(&names, access, opener.as_ref(), &mut Bar::new());
+    let opened = Opened::open(&names, access, keys.opener, keys.machine.as_ref(), &mut Bar::new());
     for error in &opened.errors {
         match error {
             // Who works on a disk that has just come does what is to be done there.
@@ -284,10 +307,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             // What kept them from being opened was told, or that they are waited for.
             shown if shown.is_empty() && (arguments.device.is_some() || !config.targets.is_empty()) => {}
             shown if shown.is_empty() && !done.errors.is_empty() => {}
+            shown if shown.is_empty() && has_left_alone => {
+                done.note("no dump partition of this machine found");
+            }
             shown if shown.is_empty() => done.note("no dump partition found; `savecore format` makes one"),
             shown => done.note(&format!("no dump waits on {shown}")),
         }
-        ready(&opened.groups, &config, &mut done);
+        ready(&opened.groups, &config, keys.machine.as_ref(), &mut done);
         // The hook may look at the partitions.
         drop(opened);
         if !done.armed.is_empty() {
@@ -305,8 +331,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             true => (!config.rearm).then_some("rearm is false"),
             false => Some("the pre hook failed"),
         };
-        let groups = save(opened, &config, keep, opener.as_ref(), &deadline, &mut done);
-        ready(&groups, &config, &mut done);
+        let groups = save(opened, &config, keep, &keys, &deadline, &mut done);
+        ready(&groups, &config, keys.machine.as_ref(), &mut done);
         // The hook may look at the partitions.
         drop(groups);
         if !done.left && done.errors.is_empty() && done.dumps.iter().all(|saved| saved.cleared) {
@@ -342,6 +368,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     Ok(done.finding())
 }
 
+/// What tells what dumps are.
+struct Keys<'k> {
+    /// The key to encrypted ones.
+    opener: Option<&'k Opener>,
+    /// Who marks those that are saved.
+    machine: Option<Machine>,
+}
+
 /// Arms the kernel, as the configuration says.
 fn arm(kernel: &Rearm, config: &Config, has_come: bool, done: &mut Done) {
     match kernel.arm(config, has_come) {
@@ -360,7 +394,7 @@ fn save(
     opened: Opened,
     config: &Config,
     keep: Option<&'static str>,
-    opener: Option<&Opener>,
+    keys: &Keys<'_>,
     deadline: &Deadline,
     done: &mut Done,
 ) -> Vec<Targets> {
@@ -379,10 +413,13 @@ fn save(
     };
     let mut store = Limited { store, deadline };
     let options = Options {
-        opener,
+        opener: keys.opener,
         format: config.format(),
         core: CoreOptions { level: config.level, ..CoreOptions::default() },
-        host: config.host.clone().unwrap_or_else(savecore::host_name),
+        host: None,
+        own_host: config.host.clone(),
+        machine: keys.machine.clone(),
+        foreign: false,
         keep,
         clear_damaged: false,
         kernels: config.kernels.iter().map(|path| path.0.clone()).collect(),
@@ -426,7 +463,7 @@ fn tell(saved: &Saved, config: &Config, deadline: &Deadline, done: &mut Done) {
 }
 
 /// Looks whether the partitions can take the next dump.
-fn ready(groups: &[Targets], config: &Config, done: &mut Done) {
+fn ready(groups: &[Targets], config: &Config, machine: Option<&Machine>, done: &mut Done) {
     if !config.rearm || done.left {
         return;
     }
@@ -435,7 +472,7 @@ fn ready(groups: &[Targets], config: &Config, done: &mut Done) {
             if *copy {
                 continue;
             }
-            let fault = match glance(target) {
+            let fault = match glance(target, machine) {
                 Ok(glance) => list::fault(&glance),
                 Err(error) => Some(error.to_string()),
             };

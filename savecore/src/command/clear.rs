@@ -7,6 +7,7 @@ use savecore::partition;
 use savecore::source::Access;
 use savecore::text::harmless;
 
+use super::arm::SystemArguments;
 use super::{TargetArguments, ask, search};
 use crate::output::{Bar, count, json, out, warning};
 use crate::{Finding, printed};
@@ -20,12 +21,17 @@ pub(crate) struct Arguments {
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
+    /// Also if it is another machine's dump partition
+    #[arg(long)]
+    foreign: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
     /// Look at every block for dumps, not only in front of the first free block
     #[arg(long)]
     search: bool,
+    #[command(flatten)]
+    system: SystemArguments,
 }
 
 #[derive(serde::Serialize)]
@@ -38,10 +44,12 @@ struct Result<'a> {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let mut target = arguments.target.open(Access::Write)?;
     let shown = target.name().to_owned();
+    let owner = arguments.system.owner();
+    super::refuse_foreign(&target, &owner, arguments.foreign, "clear it")?;
     let mut bar = Bar::new();
-    let partition = match partition::scan_with(&target, search(arguments.search), &mut bar) {
+    let mut partition = match partition::scan_with(&target, search(arguments.search), &mut bar) {
         Ok(partition) => partition,
-        Err(error) => match partition::waiting(&target) {
+        Err(error) => match partition::waiting(&target, owner.machine()) {
             // What the error says, to format, would be refused because of the dump.
             Ok((1.., Some(defect))) => bail!(
                 "{shown}: {defect}, so nothing can be cleared: `savecore save --keep` first, then `savecore format --force`"
@@ -49,6 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             _ => return Err(error).with_context(|| shown.clone()),
         },
     };
+    partition.doubt(&target, owner.machine());
     if let Some(other) = &partition.other_version {
         warning(&format!("{shown}: {other}: it stays as it is"));
     }
@@ -92,7 +101,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let uuid = partition.uuid();
     // From the last to the first, so that no gap is in front of a dump at any moment.
     for found in partition.dumps.iter().rev() {
-        partition::clear(&mut target, &uuid, found, &mut bar).with_context(|| shown.clone())?;
+        // Interrupted from here on, `savecore save` and `savecore boot` finish it: the person said so.
+        let marked =
+            partition::mark_saved(&mut target, found, owner.machine()).with_context(|| shown.clone())?;
+        partition::clear(&mut target, &uuid, &marked, &mut bar).with_context(|| shown.clone())?;
     }
     let blocks = partition.dumps.iter().map(|found| found.blocks()).sum();
     printed(if arguments.json {

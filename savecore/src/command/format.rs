@@ -6,9 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use dumpcore::format::BLOCK_SIZE;
 use savecore::keys::public_text;
+use savecore::ownership::{List, Whose};
 use savecore::partition::{self, Plan};
 use savecore::source::{Access, Content, Source, recognise};
 
+use super::adopt::NO_ID;
+use super::arm::SystemArguments;
 use super::{TargetArguments, ask, keys};
 use crate::output::{Bar, GOOD, count, json, out, paint, size, warning};
 use crate::{Finding, printed};
@@ -28,6 +31,13 @@ pub(crate) struct Arguments {
     /// Encrypt dumps to this public key, of `savecore keygen`; or to the one in this file
     #[arg(long, value_name = "KEY|FILE")]
     recipient: Option<String>,
+    /// Whose it is going to be: this machine's, whose id then stands in the label; or nobody's, for what is copied to several machines,
+    /// each of which knows it by `savecore adopt`, or by its partition's type. An image file is nobody's if nothing is said
+    #[arg(long, value_enum)]
+    machine: Option<MachineName>,
+    /// Also if it is another machine's dump partition
+    #[arg(long)]
+    foreign: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -37,6 +47,17 @@ pub(crate) struct Arguments {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    system: SystemArguments,
+}
+
+/// Whose a partition is going to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum MachineName {
+    /// This machine's
+    This,
+    /// Nobody's
+    None,
 }
 
 #[derive(serde::Serialize)]
@@ -49,6 +70,8 @@ struct Result<'a> {
     recipient: Option<String>,
     blocks: u64,
     bytes: u64,
+    /// Whose it is.
+    owner: Whose,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
@@ -58,8 +81,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let recipient = arguments.recipient.as_deref().map(keys::recipient).transpose()?;
     let mut target = arguments.target.open(Access::Format)?;
     let shown = target.name().to_owned();
+    let system = arguments.system.system();
+    let owner = system.owner();
+    super::refuse_foreign(&target, &owner, arguments.foreign, "format it")?;
     let content = recognise(&target);
-    let (waiting, defect) = match partition::waiting(&target) {
+    let (waiting, defect) = match partition::waiting(&target, owner.machine()) {
         Ok(waiting) => waiting,
         Err(_) if arguments.force => (0, None),
         Err(error) => bail!(
@@ -105,8 +131,21 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     }
     let uuid = arguments.uuid.unwrap_or_else(uuid::Uuid::new_v4);
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    let plan = Plan { uuid: uuid.into_bytes(), name: arguments.name.clone(), created, recipient };
+    let is_device = super::is_device(&system, &arguments.target, &target);
+    let is_ours = arguments.machine.map_or(is_device, |machine| machine == MachineName::This);
+    let machine = owner.machine().filter(|_| is_ours).map(|machine| machine.id);
+    if arguments.machine == Some(MachineName::This) && machine.is_none() {
+        bail!("{NO_ID}: the label can only be nobody's; nothing was changed");
+    }
+    let plan = Plan { uuid: uuid.into_bytes(), name: arguments.name.clone(), created, recipient, machine };
     partition::format(&mut target, &plan, &mut Bar::new()).with_context(|| shown.clone())?;
+    // Of a label that is to be copied, the copies are others' business; this one may still be used here.
+    if is_device
+        && is_ours
+        && let Err(error) = List::note(&system.root, plan.uuid)
+    {
+        warning(&error.to_string());
+    }
     let blocks = target.blocks();
     let recipient = recipient.as_ref().map(public_text);
     printed(if arguments.json {
@@ -118,6 +157,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             recipient,
             blocks,
             bytes,
+            owner: if is_ours { Whose::ThisMachine } else { Whose::Nobody },
         })
     } else {
         let verdict = paint(GOOD, "is a dump partition now");

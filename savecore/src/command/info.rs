@@ -70,7 +70,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let opener = arguments.identity.read()?;
     let mut bar = Bar::new();
     let names = arguments.targets.names()?;
-    let targets = Targets::open(&names, Access::Read, search(arguments.search), opener.as_ref(), &mut bar)?;
+    let targets = Targets::open(
+        &names,
+        Access::Read,
+        search(arguments.search),
+        opener.as_ref(),
+        arguments.targets.owner().machine(),
+        &mut bar,
+    )?;
     let dumps = targets.dumps();
     printed(if arguments.json {
         print_json(arguments, &targets, &dumps, opener.as_ref(), &mut bar)

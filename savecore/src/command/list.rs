@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use savecore::arming::{Held, KernelOn};
 use savecore::keys::public_text;
+use savecore::ownership::{Owner, Whose};
 use savecore::partition::{Glance, Verdict, glance};
 use savecore::source::{Access, Discovery, Labelled, Target, discover_at, discover_in};
 use savecore::text::harmless_line;
@@ -15,10 +16,11 @@ use super::kernel_on;
 use crate::output::{BAD, GOOD, STRONG, WARNING, count, json, out, paint, size, warning};
 use crate::{Finding, printed};
 
-/// List the dump partitions of this machine, or of the disks and images given, after a quick look at each
+/// List the dump partitions on all disks, or on the disks and images given, after a quick look at each
 ///
 /// One is ready if a dump can be written there; whether the running kernel would do so is said next to it, and by
-/// `savecore armed`. `savecore check` reads every block.
+/// `savecore armed`. Each is said whose it is: only this machine's own are used by commands that are given no TARGET.
+/// `savecore check` reads every block.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = crate::EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -54,6 +56,10 @@ struct Entry {
     recipient: Option<String>,
     /// Another one of the same uuid.
     same_as: Option<String>,
+    /// Whose it is.
+    owner: Whose,
+    /// Why it is not used unless it is named; nothing if it is.
+    left_alone: Option<String>,
     #[serde(skip)]
     shown: String,
 }
@@ -91,9 +97,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     if arguments.targets.is_empty() {
         discovery = discover_in(&system.roots).context("the system does not say which disks there are")?;
     }
+    let owner = system.owner();
     let held = kernel_on::held(&system);
     let mut entries: Vec<Entry> =
-        discovery.found.iter().map(|labelled| look(labelled, held.as_ref())).collect();
+        discovery.found.iter().map(|labelled| look(labelled, held.as_ref(), &owner)).collect();
     for (first, index) in discovery.twins() {
         entries[index].same_as = Some(entries[first].shown.clone());
     }
@@ -110,9 +117,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
 }
 
 /// A quick look at what is on a partition.
-fn look(labelled: &Labelled, held: Option<&Held>) -> Entry {
+fn look(labelled: &Labelled, held: Option<&Held>, owner: &Owner) -> Entry {
     let opened = Target::open(&labelled.path, labelled.partition.as_deref(), Access::Read);
-    let glanced = opened.and_then(|target| glance(&target));
+    let glanced = opened.and_then(|target| glance(&target, owner.machine()));
     let mut entry = Entry {
         path: labelled.path.clone(),
         partition: labelled.partition.clone(),
@@ -126,6 +133,8 @@ fn look(labelled: &Labelled, held: Option<&Held>) -> Entry {
         waiting: 0,
         recipient: None,
         same_as: None,
+        owner: owner.of_found(labelled),
+        left_alone: owner.leaves_alone(labelled).map(|why| why.to_string()),
         shown: labelled.to_string(),
     };
     match glanced {
@@ -194,7 +203,12 @@ fn print_text(entries: &[Entry]) -> io::Result<()> {
             "" => String::new(),
             name => format!("\"{}\", ", name.escape_debug()),
         };
-        writeln!(out, "  {name}{}, {} blocks, uuid {}", size(entry.bytes), entry.blocks, entry.uuid)?;
+        let whose = match (entry.owner, &entry.left_alone) {
+            (Whose::ThisMachine, Some(why)) => format!("{}, but {why}", entry.owner),
+            (whose, _) => whose.to_string(),
+        };
+        let (bytes, blocks, uuid) = (size(entry.bytes), entry.blocks, entry.uuid);
+        writeln!(out, "  {name}{bytes}, {blocks} blocks, uuid {uuid}, {whose}")?;
         if let Some(recipient) = &entry.recipient {
             writeln!(out, "  dumps are encrypted to {recipient}")?;
         }

@@ -1,5 +1,6 @@
 //! The subcommands, one file each, and what they share.
 
+pub(crate) mod adopt;
 pub(crate) mod arm;
 pub(crate) mod boot;
 pub(crate) mod check;
@@ -27,9 +28,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use savecore::Error;
+use savecore::arming::System;
 use savecore::core::CoreOptions;
-use savecore::partition::Search;
-use savecore::source::{Access, Target};
+use savecore::ownership::{Owner, Whose};
+use savecore::partition::{Search, read_label};
+use savecore::source::{Access, Target, node_at};
 
 /// The target, as all subcommands take it.
 #[derive(clap::Args)]
@@ -49,6 +52,27 @@ impl TargetArguments {
     pub(crate) fn open(&self, access: Access) -> Result<Target, Error> {
         Target::open(&self.target, self.partition.as_deref(), access)
     }
+}
+
+/// Refuses what is not to be done to another machine's partition by mistake.
+///
+/// # Errors
+/// If its label names another machine, and nobody said that this is meant.
+fn refuse_foreign(target: &Target, owner: &Owner, is_meant: bool, what: &str) -> anyhow::Result<()> {
+    let Ok(label) = read_label(target) else { return Ok(()) };
+    if is_meant || owner.of_label(&label) != Whose::AnotherMachine {
+        return Ok(());
+    }
+    let shown = target.name();
+    anyhow::bail!(
+        "{shown} is another machine's dump partition: add --foreign to {what} all the same, or `savecore adopt` makes it this machine's; nothing was changed"
+    )
+}
+
+/// Whether a target is a device of the system, and no file.
+fn is_device(system: &System, named: &TargetArguments, target: &Target) -> bool {
+    target.is_device()
+        || node_at(&system.roots, &named.target, named.partition.as_deref()).is_ok_and(|node| node.is_some())
 }
 
 /// How far to look for dumps.

@@ -49,6 +49,7 @@ impl Rearm {
         }
         let armed = arming::arm(&self.system, &mut plan, &config.arm)?;
         let mut warnings = plan.warnings.clone();
+        warnings.extend(arm::note_owned(&self.system, &plan));
         warnings.extend(arm::warnings(&armed, &Kernel::of(&self.system)));
         let targets = plan.names().into_iter().map(str::to_owned).collect();
         Ok(Some(Rearmed { targets, warnings }))

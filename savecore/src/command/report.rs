@@ -42,7 +42,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let opener = arguments.identity.read()?;
     let mut bar = Bar::new();
     let names = arguments.targets.names()?;
-    let targets = Targets::open(&names, Access::Read, search(arguments.search), opener.as_ref(), &mut bar)?;
+    let targets = Targets::open(
+        &names,
+        Access::Read,
+        search(arguments.search),
+        opener.as_ref(),
+        arguments.targets.owner().machine(),
+        &mut bar,
+    )?;
     let dumps = targets.dumps();
     let sequence = |places: &&Vec<(usize, usize)>| targets.found(places[0]).header.sequence.get();
     let chosen = match arguments.dump {

@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
     /// Threads that work on a core; as many as there are CPUs if not given
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Name of the machine, for the folder's name; this machine's if not given
+    /// Name of the machine that crashed, for the folder's name; if not given, as the dump says, or this machine's
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
     /// Space that must be left free in DIR
@@ -66,6 +66,9 @@ pub(crate) struct Arguments {
     /// Free damaged dumps too, once what is readable is saved
     #[arg(long, conflicts_with = "keep")]
     clear_damaged: bool,
+    /// Free what was saved of another machine's partition, too
+    #[arg(long, conflicts_with = "keep", requires = "targets")]
+    foreign: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -133,6 +136,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     }
     let opener = arguments.identity.read()?;
     let mut store = store::open(&arguments.output, &limits)?;
+    let owner = arguments.targets.owner();
     let mut bar = Bar::new();
     let access = if arguments.keep { Access::Read } else { Access::Harvest };
     let mut targets = Targets::open(
@@ -140,13 +144,17 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         access,
         search(arguments.search),
         opener.as_ref(),
+        owner.machine(),
         &mut bar,
     )?;
     let options = Options {
         opener: opener.as_ref(),
         format: arguments.format.format(arguments.compress),
         core,
-        host: arguments.host.clone().unwrap_or_else(savecore::host_name),
+        host: arguments.host.clone(),
+        own_host: None,
+        machine: owner.machine().cloned(),
+        foreign: arguments.foreign,
         keep: arguments.keep.then_some("--keep was given"),
         clear_damaged: arguments.clear_damaged,
         kernels: arguments.kernel.clone(),

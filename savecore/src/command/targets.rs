@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use savecore::Identity;
-use savecore::source::discover;
+use savecore::ownership::Owner;
+use savecore::source::{Discovery, discover_in};
 use savecore::targets::{Opener, TargetName};
 
+use super::arm::SystemArguments;
 use super::keys;
 use crate::output::{count, warning};
 
@@ -14,15 +16,22 @@ use crate::output::{count, warning};
 #[derive(clap::Args)]
 pub(crate) struct TargetsArguments {
     /// Block devices, image files, disks, or - for standard input; a dump that is striped over several needs all of them.
-    /// All dump partitions of this machine if none is given
+    /// This machine's own dump partitions if none is given
     #[arg(value_name = "TARGET")]
     targets: Vec<PathBuf>,
     /// Partition of each TARGET: its number, name or GUID
     #[arg(long, short, value_name = "N|NAME|GUID")]
     partition: Option<String>,
+    #[command(flatten)]
+    system: SystemArguments,
 }
 
 impl TargetsArguments {
+    /// What tells this machine's partitions from those of others.
+    pub(crate) fn owner(&self) -> Owner {
+        self.system.owner()
+    }
+
     /// The targets that were named, or all that this machine has.
     ///
     /// # Errors
@@ -32,7 +41,7 @@ impl TargetsArguments {
             if self.partition.is_some() {
                 bail!("--partition needs a TARGET: the disk that the partition is on");
             }
-            return found();
+            return found(&self.system);
         }
         Ok(self.named())
     }
@@ -44,31 +53,58 @@ impl TargetsArguments {
     }
 }
 
-/// All dump partitions of this machine; each once, though there be two ways to it.
+/// This machine's own dump partitions; each once, though there be two ways to it.
 ///
 /// # Errors
 /// If there is none.
-pub(crate) fn found() -> anyhow::Result<Vec<TargetName>> {
-    let discovery = discover().context("cannot look for dump partitions")?;
-    let twins: Vec<usize> = discovery.twins().into_iter().map(|(_, twin)| twin).collect();
-    for twin in &twins {
-        let twin = &discovery.found[*twin];
+fn found(system: &SystemArguments) -> anyhow::Result<Vec<TargetName>> {
+    let discovery = discover_in(&system.system().roots).context("cannot look for dump partitions")?;
+    let own = Own::of(&discovery, &system.owner());
+    for (twin, _) in &own.twins {
         warning(&format!(
             "{twin} has the same uuid as another dump partition and is left out: name it to use it"
         ));
     }
-    let singles = discovery.found.iter().enumerate().filter(|(index, _)| !twins.contains(index));
-    let names: Vec<TargetName> = singles
-        .map(|(_, found)| TargetName { path: found.path.clone(), partition: found.partition.clone() })
-        .collect();
-    if names.is_empty() {
+    if own.names.is_empty() {
         let hidden = match discovery.unreadable.len() as u64 {
             0 => String::new(),
             number => format!(" ({} could not be looked at)", count(number, "device", "devices")),
         };
+        if let Some(left_alone) = own.left_alone {
+            bail!(
+                "no dump partition of this machine was found{hidden}, and left alone were {left_alone}: name one as TARGET, or `savecore adopt` makes it this machine's"
+            );
+        }
         bail!("no dump partition was found{hidden}: name a TARGET, or make one with `savecore format`");
     }
-    Ok(names)
+    Ok(own.names)
+}
+
+/// This machine's own dump partitions among all that were found.
+pub(super) struct Own {
+    /// Each once.
+    pub(super) names: Vec<TargetName>,
+    /// Those with the uuid of another one, and that other one.
+    pub(super) twins: Vec<(String, String)>,
+    /// What is not this machine's, in a clause.
+    pub(super) left_alone: Option<String>,
+}
+
+impl Own {
+    pub(super) fn of(discovery: &Discovery, owner: &Owner) -> Own {
+        let sorted = owner.sort(discovery);
+        let mut own = Own { names: Vec::new(), twins: Vec::new(), left_alone: sorted.left_alone() };
+        for (index, found) in sorted.own.iter().enumerate() {
+            match sorted.own.iter().take(index).find(|other| other.uuid == found.uuid) {
+                Some(other) => own.twins.push((found.to_string(), other.to_string())),
+                None => {
+                    own.names
+                        .push(TargetName { path: found.path.clone(), partition: found.partition.clone() });
+                }
+            }
+        }
+        own
+    }
 }
 
 /// The key to encrypted dumps.

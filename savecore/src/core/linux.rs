@@ -145,6 +145,12 @@ impl Utsname {
         Utsname([name, "(none)", or_unknown(release), "unknown", arch, "(none)"].map(field))
     }
 
+    /// The machine's name in the network; `None` where it has none but the kernel's own.
+    fn node(&self) -> Option<String> {
+        let name = String::from_utf8_lossy(text(&self.0[1])).into_owned();
+        (!["", "(none)", "localhost", "localhost.localdomain"].contains(&name.as_str())).then_some(name)
+    }
+
     /// What stands in a Linux's memory, if that is in the dump and agrees with VMCOREINFO.
     fn in_memory(dump: &Dump<'_>, info: &Vmcoreinfo<'_>) -> Option<Utsname> {
         let virt = info.symbol("init_uts_ns")?.checked_add(info.offset("uts_namespace.name")?)?;
@@ -157,6 +163,11 @@ impl Utsname {
         let agrees = text(&name.0[2]) == info.release()?.as_bytes();
         (name.0.iter().all(is_text) && agrees).then_some(name)
     }
+}
+
+/// What a machine was called that crashed, as far as its dump says: a Linux's does, if it has that page and is not encrypted.
+pub(crate) fn node_name(dump: &Dump<'_>) -> Option<String> {
+    Utsname::in_memory(dump, &Vmcoreinfo::of(dump)?)?.node()
 }
 
 /// A field of a [`Utsname`], cut at a character.

@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+pub(crate) use linux::node_name;
 pub use notes::{FACTS_NAME, FACTS_TYPE};
 pub use select::{Level, Selection};
 

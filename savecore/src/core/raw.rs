@@ -183,7 +183,7 @@ mod tests {
     /// A disk with a dump of one chunk in the middle.
     fn disk() -> Vec<u8> {
         let mut disk = vec![0; BLOCKS as usize * BLOCK_SIZE];
-        let plan = Plan { uuid: UUID, name: String::new(), created: 0, recipient: None };
+        let plan = Plan { uuid: UUID, name: String::new(), created: 0, recipient: None, machine: None };
         partition::format(&mut disk, &plan, &mut ()).unwrap();
         let mut chunk = ChunkHeader::new();
         chunk.kind = (ChunkKind::Memory as u32).into();

@@ -3,6 +3,7 @@
 
 use dumpcore::format::{BLOCK_SIZE, pattern};
 
+use crate::ownership::Machine;
 use crate::partition::{self, Partition, Search};
 use crate::source::{Source, Target};
 use crate::targets::Targets;
@@ -11,7 +12,7 @@ use crate::targets::Targets;
 pub(super) const ROUNDS: u32 = 4;
 
 /// Adds the dumps that came since the targets were read; gives them, each as a list of (target, dump on it).
-pub(super) fn look_again(targets: &mut Targets) -> Vec<Vec<(usize, usize)>> {
+pub(super) fn look_again(targets: &mut Targets, machine: Option<&Machine>) -> Vec<Vec<(usize, usize)>> {
     let known: Vec<usize> = targets.partitions.iter().map(|partition| partition.dumps.len()).collect();
     for (index, target) in targets.targets.iter().enumerate() {
         let partition = &mut targets.partitions[index];
@@ -19,7 +20,8 @@ pub(super) fn look_again(targets: &mut Targets) -> Vec<Vec<(usize, usize)>> {
         if !is_freed || !is_written_behind(target, partition) {
             continue;
         }
-        let Ok(now) = partition::scan_with(target, Search::Quick, &mut ()) else { continue };
+        let Ok(mut now) = partition::scan_with(target, Search::Quick, &mut ()) else { continue };
+        now.doubt(target, machine);
         let behind = partition.free;
         partition.dumps.extend(now.dumps.into_iter().filter(|found| found.first >= behind));
         partition.free = partition.free.max(now.free);

@@ -5,6 +5,7 @@
 
 mod arrived;
 mod files;
+mod host;
 mod saved;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use dumpcore::format::BLOCK_SIZE;
 
 use crate::core::{Compression, CoreOptions, Format, Selection};
 use crate::dump::{Dump, Encryption, Report};
+use crate::ownership::Machine;
 use crate::partition::{self, Ending};
 use crate::source::Progress;
 use crate::store::{Begun, Crash, Place, Store};
@@ -36,8 +38,14 @@ pub struct Options<'o> {
     pub format: Format,
     /// How cores are written.
     pub core: CoreOptions,
-    /// The machine's name, for the names of folders.
-    pub host: String,
+    /// The name of the machine that crashed, for the names of folders; if it is not said, see `harvest::host`.
+    pub host: Option<String>,
+    /// What this machine is called, for the folders of its own crashes; the system's name if it is not said.
+    pub own_host: Option<String>,
+    /// This machine.
+    pub machine: Option<Machine>,
+    /// Free what another machine's label stands in front of, too.
+    pub foreign: bool,
     /// Leave the dumps where they are, for this reason.
     pub keep: Option<&'static str>,
     /// Free damaged dumps too, once what is readable is saved.
@@ -116,7 +124,7 @@ pub fn harvest(
         if options.keep.is_some() {
             break;
         }
-        groups = look_again(targets);
+        groups = look_again(targets, options.machine.as_ref());
         for (fates, partition) in fates.iter_mut().zip(&targets.partitions) {
             fates.resize(partition.dumps.len(), Fate::Keep);
         }
@@ -189,9 +197,10 @@ fn harvest_one(
         if free {
             fates[target][dump] = Fate::Free(Some(results.len()));
             // From now on an interrupted run is finished by the next one, without saving again.
-            let found = &targets.partitions[target].dumps[dump];
+            let found = &mut targets.partitions[target].dumps[dump];
             let target = &mut targets.targets[target];
-            partition::mark_saved(target, found).map_err(|error| on(target.name(), error))?;
+            *found = partition::mark_saved(target, found, options.machine.as_ref())
+                .map_err(|error| on(target.name(), error))?;
         }
     }
     results.push(saved);
@@ -212,6 +221,9 @@ fn writable(targets: &mut Targets, places: &[(usize, usize)], saved: &mut Saved)
     }
     true
 }
+
+/// Why a dump stays whose label names another machine.
+const FOREIGN: &str = "it is another machine's; `savecore adopt` makes the partition this machine's, --foreign frees it as it is";
 
 /// Why a dump that was just saved, or could not be, stays where it is.
 fn kept_because(
@@ -234,6 +246,10 @@ fn kept_because(
     }
     if let Some(defect) = places.iter().find_map(|place| targets.partitions[place.0].defect) {
         return Some(defect.clause().to_owned());
+    }
+    let mut labels = places.iter().map(|place| &targets.partitions[place.0].label);
+    if !options.foreign && labels.any(|label| host::is_foreign(label, options.machine.as_ref())) {
+        return Some(FOREIGN.to_owned());
     }
     if options.clear_damaged {
         return None;
@@ -331,7 +347,7 @@ fn save_opened(
     saved.format = format.name();
     let header = &dump.found().header;
     let crash = Crash {
-        host: options.host.clone(),
+        host: host::of(dump, targets, places, options),
         seconds: Some(header.wall_clock.get()).filter(|seconds| *seconds != 0),
         uuid: uuid::Uuid::from_bytes(dump.uuid()),
         sequence: header.sequence.get(),
@@ -381,7 +397,7 @@ fn store_dump(
         Begun::New(folder) => folder,
     };
     files::write(work, &names, folder.as_mut(), options, saved, progress)?;
-    let info = saved.info(options, crash);
+    let info = saved.info(crash);
     let place: Place = folder.finish(&info).map_err(|error| error.to_string())?;
     saved.take_place(place, &names);
     Ok(())

@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::Options;
 use crate::core::elf::{Unwalked, Written};
 use crate::dump::{Dump, Report};
 use crate::keys::public_text;
@@ -130,11 +129,11 @@ impl Saved {
 
     /// What `info.json` says: all of the dump's report, at the top so that many of them make one table, and what
     /// is known here besides.
-    pub(super) fn info(&self, options: &Options<'_>, crash: &Crash) -> Value {
+    pub(super) fn info(&self, crash: &Crash) -> Value {
         let mut info = serde_json::to_value(&self.dump).unwrap_or_default();
         let more = json!({
             "savecore": env!("CARGO_PKG_VERSION"),
-            "host": options.host,
+            "host": crash.host,
             "uuid": crash.uuid,
             "format": self.format,
             "on": self.on,

@@ -7,6 +7,7 @@ use dumpcore::format::pattern;
 use super::check::judge;
 use super::{BadBlock, Partition, Search, salvage};
 use crate::Error;
+use crate::ownership::Machine;
 use crate::source::Source;
 
 /// Free blocks that are looked at, spread over the partition, besides the first and the last.
@@ -20,12 +21,14 @@ pub struct Glance {
     pub bad: Option<BadBlock>,
 }
 
-/// Finds the dumps and looks at a few of the free blocks; [`check`](super::check()) looks at all.
+/// Finds the dumps, of which those count as saved that `machine` marked, and looks at a few of the free blocks;
+/// [`check`](super::check()) looks at all.
 ///
 /// # Errors
 /// As [`salvage`].
-pub fn glance(source: &dyn Source) -> Result<Glance, Error> {
-    let partition = salvage(source, Search::Quick, &mut ())?;
+pub fn glance(source: &dyn Source, machine: Option<&Machine>) -> Result<Glance, Error> {
+    let mut partition = salvage(source, Search::Quick, &mut ())?;
+    partition.doubt(source, machine);
     let free = partition.free..partition.blocks.min(partition.label.blocks.get());
     let step = (free.end.saturating_sub(free.start) / SAMPLES).max(1);
     let samples = free.clone().step_by(usize::try_from(step).unwrap_or(usize::MAX));

@@ -9,9 +9,11 @@ use dumpcore::format::freeing;
 use dumpcore::format::header::Status;
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
+use zerocopy::IntoBytes;
 
-use super::{Ending, Found};
+use super::{Ending, Found, read_label};
 use crate::Error;
+use crate::ownership::Machine;
 use crate::parallel::{Line, Pool};
 use crate::processors;
 use crate::source::{Progress, Source};
@@ -33,6 +35,8 @@ pub struct Plan {
     pub created: u64,
     /// The public key to which dumps have to be encrypted; `None` if they have not to be.
     pub recipient: Option<PublicKey>,
+    /// The machine that it belongs to, by the id of [`Machine`]; `None` if that is not to be said.
+    pub machine: Option<Uuid>,
 }
 
 /// Makes a dump partition of the whole source. An old label goes first and the new one comes last, each made safe,
@@ -53,6 +57,7 @@ pub fn format(source: &mut dyn Source, plan: &Plan, progress: &mut dyn Progress)
     if let Some(recipient) = &plan.recipient {
         label.set_recipient(recipient);
     }
+    label.machine = plan.machine.unwrap_or_default();
     label.to_block(&mut block);
     write(source, 0, &[block])?;
     source.sync().map_err(Error::Sync)?;
@@ -61,31 +66,55 @@ pub fn format(source: &mut dyn Source, plan: &Plan, progress: &mut dyn Progress)
     Ok(())
 }
 
+/// Says in a label whose the partition is, and changes nothing else. The label is one block: what is read there before and after tells
+/// that it is the label, and the new one.
+///
+/// # Errors
+/// If there is no whole label for a partition of this size, or the medium fails.
+pub fn adopt(source: &mut dyn Source, machine: &Uuid) -> Result<(), Error> {
+    let mut label = read_label(source)?;
+    if label.machine() == Some(machine) {
+        return Ok(());
+    }
+    label.machine = *machine;
+    let mut block = [0; BLOCK_SIZE];
+    label.to_block(&mut block);
+    write(source, 0, &[block])?;
+    source.sync().map_err(Error::Sync)?;
+    if read_label(source)?.as_bytes() != block {
+        return Err(Error::Unsteady { block: 0 });
+    }
+    Ok(())
+}
+
 /// Notes in a dump's front header that it was harvested, and where it ends, so that an interrupted [`clear`] can be
-/// finished.
+/// finished by the same machine: another one does not believe the mark. Gives the dump as it is marked now.
 ///
 /// # Errors
 /// If the medium fails.
-pub fn mark_saved(source: &mut dyn Source, found: &Found) -> Result<(), Error> {
+pub fn mark_saved(source: &mut dyn Source, found: &Found, machine: Option<&Machine>) -> Result<Found, Error> {
     if found.ending == Ending::Saved && found.header.end_block.get() == found.end {
-        return Ok(());
+        return Ok(found.clone());
     }
     // Of a dump of one block, the front header alone, there is nothing to finish; and the format could not say it.
     if found.blocks() < 2 {
-        return Ok(());
+        return Ok(found.clone());
     }
     let mut header = found.header.clone();
     header.status = (Status::Saved as u32).into();
     header.first_block = found.first.into();
     header.end_block = found.end.into();
+    header.proof = machine.map_or([0; 32], |machine| machine.proof(&header));
     let mut block = [0; BLOCK_SIZE];
     header.to_block(Kind::Front, &mut block);
     write(source, found.first, &[block])?;
-    source.sync().map_err(Error::Sync)
+    source.sync().map_err(Error::Sync)?;
+    Ok(Found { header, ending: Ending::Saved, ..*found })
 }
 
-/// Lays the pattern again over a harvested dump: from its end to its front, the front header last. A kernel may be armed on the
-/// partition: at whatever moment it crashes, it passes over what is left of this dump.
+/// Lays the pattern again over a dump: from its end to its front, the front header last. One that was not marked with
+/// [`mark_saved`] is marked in anybody's name. A kernel may be armed on the partition: at whatever moment it crashes, it passes over
+/// what is left of this dump.
 ///
 /// # Errors
 /// If the medium fails; the front header is then still there, and the next run goes on.
@@ -95,7 +124,7 @@ pub fn clear(
     found: &Found,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
-    mark_saved(source, found)?;
+    mark_saved(source, found, None)?;
     progress.begin("laying the pattern again", found.blocks());
     let mut end = found.end;
     let mut batches = std::iter::from_fn(|| {

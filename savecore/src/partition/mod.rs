@@ -13,9 +13,12 @@ use dumpcore::format::header::{Header, Status};
 use dumpcore::format::label::Label;
 use dumpcore::format::{Block, Uuid, VERSION};
 
+use crate::ownership::Machine;
+use crate::source::Source;
+
 pub use check::{BadBlock, Check, Verdict, check, check_with};
 pub use glance::{Glance, glance};
-pub use lay::{Plan, clear, format, mark_saved};
+pub use lay::{Plan, adopt, clear, format, mark_saved};
 pub(crate) use scan::chunk_at;
 pub use scan::{Search, read_label, salvage, scan, scan_with, unmarked, waiting};
 
@@ -44,9 +47,28 @@ impl Partition {
         self.label.uuid
     }
 
-    /// The dumps that nobody has harvested yet.
+    /// The dumps that nobody has harvested yet. A mark that says so counts as it stands until [`Partition::doubt`] was asked.
     pub fn waiting(&self) -> impl Iterator<Item = &Found> {
-        self.dumps.iter().filter(|found| found.header.status() != Status::Saved)
+        self.dumps.iter().filter(|found| found.ending != Ending::Saved)
+    }
+
+    /// Takes those dumps for waiting that are marked as saved without proof that `machine` did it: whoever can write to a partition can
+    /// mark a dump that nobody has.
+    pub fn doubt(&mut self, source: &dyn Source, machine: Option<&Machine>) {
+        let uuid = self.uuid();
+        for found in self.dumps.iter_mut().filter(|found| found.ending == Ending::Saved) {
+            // Of a header alone, which may be half free, there is nothing to lose.
+            if found.blocks() < 2 || machine.is_some_and(|machine| machine.has_marked(&found.header)) {
+                continue;
+            }
+            *found = scan::unmarked(source, &uuid, found).unwrap_or_else(|| {
+                // All that is left of it is saved, and no more is freed than a person says.
+                let mut header = found.header.clone();
+                header.status = (Status::Complete as u32).into();
+                header.proof = Default::default();
+                Found { header, ending: Ending::BackLost, ..*found }
+            });
+        }
     }
 }
 

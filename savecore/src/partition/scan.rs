@@ -12,6 +12,7 @@ use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
 
 use super::{Defect, Ending, Found, OtherVersion, Partition, back_at, front_at, other_version};
 use crate::Error;
+use crate::ownership::Machine;
 use crate::source::{First, Progress, Reader, Source, describe_block, recognise};
 
 /// How far to look for dumps.
@@ -106,14 +107,16 @@ pub fn salvage(source: &dyn Source, search: Search, progress: &mut dyn Progress)
     Ok(Partition { defect: Some(defect), ..partition })
 }
 
-/// Dumps that nobody has saved, also when the label cannot be used; one that is of another version of the format counts.
+/// Dumps that nobody has saved, also when the label cannot be used; one that is of another version of the format counts, and so does
+/// one that is marked as saved, but not by `machine`.
 ///
 /// # Errors
 /// If nobody can tell: [`Error::Read`] if there is no label and the place of the first dump cannot be read,
 /// [`Error::Version`] if the label is of another version and a dump seems to be there.
-pub fn waiting(source: &dyn Source) -> Result<(u64, Option<Defect>), Error> {
+pub fn waiting(source: &dyn Source, machine: Option<&Machine>) -> Result<(u64, Option<Defect>), Error> {
     match salvage(source, Search::Quick, &mut ()) {
-        Ok(partition) => {
+        Ok(mut partition) => {
+            partition.doubt(source, machine);
             let others = u64::from(partition.other_version.is_some());
             Ok((partition.waiting().count() as u64 + others, partition.defect))
         }

@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 
 use dumpcore::format::frame::Malformed;
 use dumpcore::format::label::{Label, MIN_BLOCKS};
-use dumpcore::format::{BLOCK_SIZE, Block};
+use dumpcore::format::{BLOCK_SIZE, Block, Uuid};
 
+use super::node::partition_at;
 use super::sysfs::{Device, Roots};
+use super::table::Slot;
 use super::{shown, table};
 use crate::Error;
+use crate::ownership::PARTITION_TYPE;
 
 /// A partition or disk with our label.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,6 +30,12 @@ pub struct Labelled {
     pub name: String,
     /// Its size in blocks.
     pub blocks: u64,
+    /// The machine that it belongs to, from the label.
+    pub machine: Option<Uuid>,
+    /// Whether its type in a GUID table says that it is for dumps.
+    pub is_for_dumps: bool,
+    /// Of which kind its device is, if it is one that is not used unless somebody names it.
+    pub apart: Option<&'static str>,
 }
 
 /// What was found.
@@ -39,6 +48,8 @@ pub struct Discovery {
     pub other_versions: Vec<(PathBuf, u32)>,
     /// Devices that could not be looked at: there may be dump partitions among them.
     pub unreadable: Vec<(PathBuf, io::Error)>,
+    /// Devices among `other_versions` and `unreadable` of a kind that is not used unless somebody names one.
+    pub apart: Vec<PathBuf>,
 }
 
 impl Discovery {
@@ -47,6 +58,7 @@ impl Discovery {
         self.found.extend(other.found);
         self.other_versions.extend(other.other_versions);
         self.unreadable.extend(other.unreadable);
+        self.apart.extend(other.apart);
     }
 
     /// Pairs of partitions of the same uuid, by their places in `found`: each with the first one of it.
@@ -86,12 +98,18 @@ pub fn discover_in(roots: &Roots) -> io::Result<Discovery> {
             continue;
         }
         let path = roots.dev.join(&device.name);
-        match look_at_device(roots, &device, &path, &mut discovery) {
+        let mut found = Discovery::default();
+        match look_at_device(roots, &device, &path, &mut found) {
             Ok(()) => {}
             // Nothing is in the drive.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOMEDIUM.raw_os_error()) => {}
-            Err(error) => discovery.unreadable.push((path, error)),
+            Err(error) => found.unreadable.push((path.clone(), error)),
         }
+        if let Some(kind) = device.apart() {
+            found.found.iter_mut().for_each(|found| found.apart = Some(kind));
+            found.apart.push(path);
+        }
+        discovery.append(found);
     }
     Ok(discovery)
 }
@@ -126,7 +144,21 @@ fn look_at_device(roots: &Roots, device: &Device, path: &Path, discovery: &mut D
     let file = File::open(roots.node(device)?)?;
     // The kernel's own partitions are looked at as what they are.
     let may_have_table = !device.is_partition && device.partitions().is_empty();
-    look(&file, path, device.size, may_have_table, discovery)
+    look(&file, path, device.size, may_have_table, discovery)?;
+    if !discovery.found.is_empty() && device.is_partition {
+        let is_for_dumps = type_of(roots, device) == Some(PARTITION_TYPE);
+        discovery.found.iter_mut().for_each(|found| found.is_for_dumps = is_for_dumps);
+    }
+    Ok(())
+}
+
+/// The type of a partition that the kernel shows, in the table of its disk.
+fn type_of(roots: &Roots, device: &Device) -> Option<uuid::Uuid> {
+    let disk = device.disk()?;
+    let file = File::open(roots.node(&disk).ok()?).ok()?;
+    let slots = if table::present(&file) { table::list(&file, "").ok()? } else { return None };
+    let is_its = |slot: &&Slot| partition_at(&disk, slot).is_some_and(|other| other.number == device.number);
+    slots.iter().find(is_its)?.kind
 }
 
 fn look(
@@ -142,20 +174,23 @@ fn look(
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
         read => read?,
     }
-    let labelled = |partition, label: &Label, bytes| Labelled {
+    let labelled = |slot: Option<&Slot>, label: &Label| Labelled {
         path: path.to_owned(),
-        partition,
+        partition: slot.map(|slot| slot.number.to_string()),
         uuid: uuid::Uuid::from_bytes(label.uuid),
         name: label.name().to_owned(),
-        blocks: bytes / BLOCK_SIZE as u64,
+        blocks: slot.map_or(size, |slot| slot.length) / BLOCK_SIZE as u64,
+        machine: label.machine().copied(),
+        is_for_dumps: slot.is_some_and(|slot| slot.kind == Some(PARTITION_TYPE)),
+        apart: None,
     };
     match Label::parse(&block) {
-        Ok(label) => discovery.found.push(labelled(None, label, size)),
+        Ok(label) => discovery.found.push(labelled(None, label)),
         Err(Malformed::Version { found }) => discovery.other_versions.push((path.to_owned(), found)),
         Err(_) if may_have_table && table::present(file) => {
             // A table that makes no sense has no partitions that could be used.
             for (slot, label) in table::labelled(file, "").unwrap_or_default() {
-                discovery.found.push(labelled(Some(slot.number.to_string()), &label, slot.length));
+                discovery.found.push(labelled(Some(&slot), &label));
             }
         }
         Err(_) => {}

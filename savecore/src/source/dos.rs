@@ -68,6 +68,7 @@ pub(super) fn list(file: &File, size: u64) -> Result<Vec<Slot>, String> {
         number,
         name: String::new(),
         id: format!("{signature:08x}-{number:02x}"),
+        kind: None,
         start: first * SECTOR,
         length: u64::from(entry.sectors) * SECTOR,
         fault: None,

@@ -138,6 +138,11 @@ impl Target {
         self.path == Path::new(STANDARD_INPUT)
     }
 
+    /// Whether it is a device of this machine, and no file.
+    pub fn is_device(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device())
+    }
+
     /// The target as messages name it.
     pub fn name(&self) -> &str {
         &self.name

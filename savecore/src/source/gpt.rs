@@ -78,6 +78,7 @@ pub(super) fn list(file: &File, size: u64) -> Result<Vec<Slot>, String> {
             number: *number,
             name: entry.name.clone(),
             id: entry.part_guid.to_string(),
+            kind: Some(entry.part_type_guid.guid),
             start,
             length,
             fault: over_table.then(|| "lies over the table itself".to_owned()),

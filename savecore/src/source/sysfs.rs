@@ -116,6 +116,54 @@ impl Device {
         folder.contains("/devices/virtual/") && !folder.contains("/nvme-subsystem/")
     }
 
+    /// Of which kind it or its disk is, if it is one that other machines' disks are of: what stands for other devices, may be a guest's
+    /// or come over a network; what is removable may be anybody's.
+    pub(super) fn apart(&self) -> Option<&'static str> {
+        let disk = self.disk();
+        let disk = disk.as_ref().unwrap_or(self);
+        let is_called = |(front, _): &&(&str, &str)| {
+            let rest = disk.name.strip_prefix(front);
+            rest.is_some_and(|rest| rest.starts_with(|character: char| character.is_ascii_digit()))
+        };
+        if let Some((_, kind)) = APART.iter().find(is_called) {
+            return Some(kind);
+        }
+        if disk.is_made() {
+            return Some("a device made of others");
+        }
+        // eMMC has two small disks besides for what boots the board, and one for keys.
+        let of_emmc = disk
+            .name
+            .strip_prefix("mmcblk")
+            .map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
+        if of_emmc.is_some_and(|rest| rest.starts_with("boot") || rest.starts_with("rpmb")) {
+            return Some("a boot partition of an eMMC");
+        }
+        disk.is_removable().then_some("removable")
+    }
+
+    /// Whether it, or what it hangs on, can be taken out while the machine runs, as far as the system says (Linux,
+    /// ABI/stable/sysfs-block, ABI/testing/sysfs-devices-removable). What hangs on USB can be unless it is said to be fixed.
+    fn is_removable(&self) -> bool {
+        if fs::read_to_string(self.folder.join("device/type")).is_ok_and(|kind| kind.trim() == "SD") {
+            return true;
+        }
+        let on_usb = self.folder.iter().any(|name| {
+            let number = name.to_str().and_then(|name| name.strip_prefix("usb")).unwrap_or_default();
+            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+        });
+        // What is nearest to the disk knows best.
+        for folder in self.folder.ancestors() {
+            match fs::read_to_string(folder.join("removable")).as_deref().map(str::trim) {
+                Ok("1" | "removable") => return true,
+                Ok("fixed") => return false,
+                Ok("unknown") if on_usb => return true,
+                _ => {}
+            }
+        }
+        on_usb
+    }
+
     /// A disk's partitions, as far as the kernel knows them.
     pub(super) fn partitions(&self) -> Vec<Device> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
@@ -128,6 +176,24 @@ impl Device {
         self.is_partition.then(|| Device::at(self.folder.parent()?)).flatten()
     }
 }
+
+/// What the names of disks begin with, in front of a number, that are not used unless somebody names them (Linux,
+/// admin-guide/devices.txt, and the drivers).
+const APART: [(&str, &str); 13] = [
+    ("dm-", "a device-mapper device"),
+    ("loop", "a loop device"),
+    ("md", "a RAID device"),
+    ("md_d", "a RAID device"),
+    ("zd", "a ZFS volume"),
+    ("nbd", "a network disk"),
+    ("rbd", "a network disk"),
+    ("drbd", "a network disk"),
+    ("etherd/e", "a network disk"),
+    ("ublkb", "a disk made by a program"),
+    ("ram", "memory"),
+    ("zram", "memory"),
+    ("mtdblock", "raw flash"),
+];
 
 /// A number of sectors in a file of sysfs, in bytes: they have 512 bytes there, whatever those of the disk have.
 fn sectors(file: &Path) -> Option<u64> {

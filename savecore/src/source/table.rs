@@ -20,6 +20,8 @@ pub struct Slot {
     pub name: String,
     /// Its identity, as Linux writes PARTUUID: the partition's GUID, or a DOS disk's signature and the number.
     pub id: String,
+    /// Its type in a GUID table; `None` in a DOS table.
+    pub kind: Option<uuid::Uuid>,
     /// First byte on the disk.
     pub start: u64,
     /// Length in bytes.

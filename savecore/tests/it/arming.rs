@@ -11,7 +11,7 @@ use savecore::arming::{
 use savecore::boot::Config;
 use savecore::partition;
 
-use crate::common::{Machine, partition as formatted, write_dump};
+use crate::common::{Machine, UUID, partition as formatted, write_dump};
 use crate::linux::{Linux, STATUS};
 use crate::sources::dos_disk;
 
@@ -25,6 +25,7 @@ impl Crashable {
     fn new() -> Crashable {
         let folder = tempfile::tempdir().unwrap();
         let linux = Linux::new(folder.path());
+        linux.owns(uuid::Uuid::from_bytes(UUID));
         let system = System::below(folder.path());
         Crashable { _folder: folder, linux, system }
     }
@@ -222,7 +223,9 @@ fn with_partitions(number: u8) -> Crashable {
     let crashable = Crashable::new();
     for number in 0..number {
         let mut disk = vec![0; 20 * BLOCK_SIZE];
-        let plan = partition::Plan { uuid: [number; 16], name: String::new(), created: 0, recipient: None };
+        let machine = Some(savecore::ownership::Machine::from_text(crate::linux::MACHINE).unwrap().id);
+        let plan =
+            partition::Plan { uuid: [number; 16], name: String::new(), created: 0, recipient: None, machine };
         partition::format(&mut disk, &plan, &mut ()).unwrap();
         crashable.linux.device(&format!("pci0/sd{number}"), (8, number.into()), &disk);
     }

@@ -9,6 +9,7 @@ mod install;
 mod keys;
 mod kill;
 mod live;
+mod owner;
 mod pages;
 mod raw;
 mod report;
@@ -33,6 +34,7 @@ use tempfile::TempDir;
 
 use crate::common::{Machine, block_mut, partition as formatted, stop_in_the_middle, write_dump};
 use crate::core::Core;
+use crate::linux::MACHINE;
 
 fn savecore<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_savecore"));
@@ -80,6 +82,13 @@ impl Place {
 
     fn text(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// The machine of the root `system`, which `--system` names.
+    fn machine(&self) -> savecore::ownership::Machine {
+        fs::create_dir_all(self.path("system/etc")).unwrap();
+        fs::write(self.path("system/etc/machine-id"), MACHINE).unwrap();
+        savecore::ownership::Machine::from_text(MACHINE).unwrap()
     }
 
     /// Writes an image file.
@@ -581,7 +590,7 @@ fn an_interrupted_clear_is_finished_without_saving_again() {
     let mut disk = with_dump(&Machine::small());
     let scanned = partition::scan(&disk).unwrap();
     let found = &scanned.dumps[0];
-    partition::mark_saved(&mut disk, found).unwrap();
+    partition::mark_saved(&mut disk, found, Some(&place.machine())).unwrap();
     for number in found.end - 10..found.end {
         crate::common::unwrite(&mut disk, number);
     }
@@ -589,7 +598,7 @@ fn an_interrupted_clear_is_finished_without_saving_again() {
     let (code, stdout, _) = run(["check", &image]);
     assert_eq!(code, 1);
     assert!(stdout.contains("a harvested dump is not cleared to the end"), "{stdout}");
-    let (code, stdout, stderr) = run(["save", &image, "-o", &place.out()]);
+    let (code, stdout, stderr) = run(["save", &image, "-o", &place.out(), "--system", &place.text("system")]);
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert!(stdout.contains("finished clearing 1 dump that was saved before"), "{stdout}");
     assert!(place.cores("out").is_empty());

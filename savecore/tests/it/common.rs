@@ -202,7 +202,8 @@ pub(crate) fn cpu(number: u32) -> CpuState {
 /// A formatted partition in memory.
 pub(crate) fn partition(blocks: u64) -> Vec<u8> {
     let mut disk = vec![0; blocks as usize * BLOCK_SIZE];
-    let plan = Plan { uuid: UUID, name: "test".to_owned(), created: 1_795_000_000, recipient: None };
+    let plan =
+        Plan { uuid: UUID, name: "test".to_owned(), created: 1_795_000_000, recipient: None, machine: None };
     partition::format(&mut disk, &plan, &mut ()).unwrap();
     disk
 }

@@ -407,7 +407,7 @@ fn without_a_dump_a_damaged_label_and_one_for_another_size_are_refused() {
     disk[70] ^= 1;
     assert!(matches!(partition::scan(&disk), Err(Error::Unformatted { .. })));
     assert!(matches!(salvage(&disk), Err(Error::Unformatted { .. })));
-    assert_eq!(partition::waiting(&disk).unwrap(), (0, None));
+    assert_eq!(partition::waiting(&disk, None).unwrap(), (0, None));
 }
 
 #[test]
@@ -423,7 +423,7 @@ fn two_dumps_behind_a_damaged_label_are_read_as_if_it_were_whole() {
         assert!(matches!(partition::scan(&disk), Err(Error::Unformatted { .. })));
         let salvaged = partition::salvage(&disk, Search::Quick, &mut ()).unwrap();
         assert_eq!((salvaged.defect, salvaged.uuid()), (Some(Defect::LabelDamaged), UUID));
-        assert_eq!(partition::waiting(&disk).unwrap(), (2, Some(Defect::LabelDamaged)));
+        assert_eq!(partition::waiting(&disk, None).unwrap(), (2, Some(Defect::LabelDamaged)));
         for ((found, as_before), machine) in salvaged.dumps.iter().zip(&whole.dumps).zip(&machine) {
             assert_eq!((found.range(), found.ending), (as_before.range(), Ending::Closed));
             let dump = Dump::open(&disk, &salvaged, found);
@@ -475,15 +475,15 @@ fn what_lies_behind_the_end_that_the_label_says_is_not_part_of_a_dump() {
 fn a_dump_behind_a_label_that_cannot_be_read_is_seen_and_without_block_1_nobody_can_tell() {
     let mut disk = partition(150);
     let mut source = Faulty { disk: disk.clone(), writes_left: 0, unreadable: vec![0] };
-    assert_eq!(partition::waiting(&source).unwrap(), (0, None));
+    assert_eq!(partition::waiting(&source, None).unwrap(), (0, None));
     write_dump(&mut disk, 1, &Machine::small());
     source.disk = disk;
-    assert_eq!(partition::waiting(&source).unwrap(), (1, Some(Defect::LabelUnreadable)));
+    assert_eq!(partition::waiting(&source, None).unwrap(), (1, Some(Defect::LabelUnreadable)));
     assert!(matches!(partition::scan(&source), Err(Error::Read { block: 0, .. })));
     let salvaged = partition::salvage(&source, Search::Quick, &mut ()).unwrap();
     assert!(!Dump::open(&source, &salvaged, &salvaged.dumps[0]).is_damaged());
     source.unreadable.push(1);
-    assert!(matches!(partition::waiting(&source), Err(Error::Read { block: 1, .. })));
+    assert!(matches!(partition::waiting(&source, None), Err(Error::Read { block: 1, .. })));
 }
 
 /// A disk that fails after some writes, and one that has sectors that cannot be read.
@@ -550,7 +550,7 @@ fn an_unfinished_dump_that_was_saved_says_where_it_ends() {
     let written = write_dump(&mut disk, 1, &Machine::small());
     stop_in_the_middle(&mut disk, &written, |number| number < 30);
     let partition = partition::scan(&disk).unwrap();
-    partition::mark_saved(&mut disk, &partition.dumps[0]).unwrap();
+    partition::mark_saved(&mut disk, &partition.dumps[0], None).unwrap();
     let header = Header::parse(block(&disk, 1), Kind::Front).unwrap();
     assert_eq!((header.status(), header.end_block.get()), (Status::Saved, 30));
 }
@@ -575,7 +575,8 @@ fn sectors_that_cannot_be_read_cost_their_page_alone() {
 #[test]
 fn an_interrupted_format_leaves_no_label() {
     let old = partition(50);
-    let plan = partition::Plan { uuid: [9; 16], name: String::new(), created: 0, recipient: None };
+    let plan =
+        partition::Plan { uuid: [9; 16], name: String::new(), created: 0, recipient: None, machine: None };
     for writes in 0..50 {
         let mut source = Faulty { disk: old.clone(), writes_left: writes, unreadable: Vec::new() };
         partition::format(&mut source, &plan, &mut ()).unwrap_err();

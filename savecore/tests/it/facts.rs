@@ -24,7 +24,7 @@ fn set_version(disk: &mut [u8], number: u64, version: u32) {
 fn a_label_of_another_version_is_refused_by_name_and_a_dump_behind_it_is_not_overlooked() {
     let mut disk = partition(60);
     set_version(&mut disk, 0, 1);
-    assert!(matches!(partition::waiting(&disk), Ok((0, None))));
+    assert!(matches!(partition::waiting(&disk, None), Ok((0, None))));
     write_dump(
         &mut disk,
         1,
@@ -36,7 +36,7 @@ fn a_label_of_another_version_is_refused_by_name_and_a_dump_behind_it_is_not_ove
             partition::scan(&disk).err(),
             partition::salvage(&disk, Search::Quick, &mut ()).err(),
             partition::check(&disk, &mut ()).err(),
-            partition::waiting(&disk).err(),
+            partition::waiting(&disk, None).err(),
         ];
         for refusal in refusals {
             let Some(error @ Error::Version { what: "label", found: 1 }) = refusal else {
@@ -65,7 +65,7 @@ fn a_dump_of_another_version_is_told_by_name_and_counts_as_waiting() {
     assert_eq!((other.block, other.kind, other.found), (second.first, "a dump's front header", 4));
     let text = other.to_string();
     assert!(text.contains("format version 4") && text.contains("reads version 3"), "{text}");
-    assert_eq!(partition::waiting(&disk).unwrap(), (2, None));
+    assert_eq!(partition::waiting(&disk, None).unwrap(), (2, None));
 }
 
 #[test]

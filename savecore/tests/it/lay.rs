@@ -101,7 +101,8 @@ fn a_harvest_lays_the_pattern_over_the_blocks_of_the_dump_alone_and_its_front_la
 fn a_large_partition_is_formatted_from_front_to_end_and_its_label_comes_last() {
     let blocks = 9000;
     let mut noted = Noted { disk: vec![0x5a; blocks * 4096], steps: Vec::new() };
-    let plan = partition::Plan { uuid: UUID, name: String::new(), created: 0, recipient: None };
+    let plan =
+        partition::Plan { uuid: UUID, name: String::new(), created: 0, recipient: None, machine: None };
     let mut sum = Sum::default();
     partition::format(&mut noted, &plan, &mut sum).unwrap();
     assert_eq!(sum.done, blocks as u64);
@@ -124,7 +125,7 @@ fn a_dump_that_was_marked_is_cleared_without_marking_it_again() {
     let mut disk = partition(300);
     write_dump(&mut disk, 1, &machine(50));
     let found = partition::scan(&disk).unwrap().dumps[0].clone();
-    partition::mark_saved(&mut disk, &found).unwrap();
+    partition::mark_saved(&mut disk, &found, None).unwrap();
     assert_eq!(Header::parse(block(&disk, 1), Kind::Front).unwrap().status(), Status::Saved);
     let found = partition::scan(&disk).unwrap().dumps[0].clone();
     let mut noted = Noted { disk, steps: Vec::new() };

@@ -14,6 +14,9 @@ verify=all
 cpus=2
 ";
 
+/// Its machine-id.
+pub(crate) const MACHINE: &str = "00112233445566778899aabbccddeeff";
+
 /// Its root.
 pub(crate) struct Linux(pub(crate) PathBuf);
 
@@ -30,6 +33,7 @@ impl Linux {
             linux.file(&format!("sys/kernel/diskdump/{name}"), "");
         }
         linux.kdump(false, "N");
+        linux.file("etc/machine-id", format!("{MACHINE}\n"));
         linux.file("sys/devices/system/cpu/cpu0/crash_notes", "7fc12000\n");
         linux.file("sys/devices/system/cpu/cpu1/crash_notes", "7fd12000\n");
         linux.file("sys/class/tty/console/active", "tty0 ttyS0\n");
@@ -77,6 +81,11 @@ impl Linux {
         self.file(&format!("sys/devices/{place}/partition"), "1\n");
         self.file(&format!("sys/devices/{place}/start"), format!("{}\n", start / 512));
         self.device(place, number, bytes);
+    }
+
+    /// Makes the partitions with this uuid its own.
+    pub(crate) fn owns(&self, uuid: uuid::Uuid) {
+        self.file("var/lib/savecore/partitions", format!("{uuid}\n"));
     }
 
     /// What the module says.

@@ -138,7 +138,7 @@ fn an_identity_is_of_no_use_and_no_harm_where_nothing_is_encrypted() {
 fn a_sealed_dump_that_was_marked_as_saved_is_no_forgery() {
     let machine = sealed();
     let (mut disk, _, partition) = dump_of(&machine);
-    partition::mark_saved(&mut disk, &partition.dumps[0]).unwrap();
+    partition::mark_saved(&mut disk, &partition.dumps[0], None).unwrap();
     let partition = partition::scan(&disk).unwrap();
     let found = &partition.dumps[0];
     assert_eq!((found.ending, machine.identity().unwrap().opens(found)), (Ending::Saved, None));

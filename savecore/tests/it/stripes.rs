@@ -159,7 +159,7 @@ fn a_stripe_that_was_marked_as_saved_means_that_the_whole_dump_was() {
     let machine = Machine::small();
     let (mut disks, _) = striped(&machine, &[1, 1]);
     let partitions = scan(&disks);
-    partition::mark_saved(&mut disks[1], &partitions[1].dumps[0]).unwrap();
+    partition::mark_saved(&mut disks[1], &partitions[1].dumps[0], None).unwrap();
     let partitions = scan(&disks);
     let groups = gather(&partitions);
     assert_eq!(groups, [[(0, 0), (1, 0)]]);

@@ -9,7 +9,9 @@ mod target;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use savecore::arming::System;
 use savecore::boot::Config;
+use savecore::ownership::Machine;
 use savecore::targets::TargetName;
 use savecore::text::harmless_line;
 
@@ -119,19 +121,25 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             Config::default()
         }
     };
-    let names = names(arguments, &config, &mut drill);
+    let system = arguments.system.system();
+    let machine = Machine::of(&system.root);
+    let names = names(arguments, &config, &system, &mut drill);
     let opener = opener(&config).unwrap_or_else(|error| {
         drill.fail("key", format!("{error:#}"), "");
         None
     });
     if names.is_empty() {
-        drill.fail("targets", "there is no dump partition", "`savecore format` makes one");
+        drill.fail(
+            "targets",
+            "there is no dump partition of this machine",
+            "`savecore format` makes one, `savecore adopt` takes one over",
+        );
     }
     for name in &names {
-        target::look(name, arguments.quick, opener.as_ref(), &mut drill);
+        target::look(name, arguments.quick, opener.as_ref(), machine.as_ref(), &mut drill);
     }
     store::look(&config, &mut drill);
-    kernel::look(&config, &arguments.system.system(), &names, &mut drill);
+    kernel::look(&config, &system, &names, &mut drill);
     system::look(&config, &mut drill);
     if arguments.write {
         for name in &names {
@@ -144,17 +152,21 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
 }
 
 /// The targets: those that were named, else those that would be harvested at boot.
-fn names(arguments: &Arguments, config: &Config, drill: &mut Drill) -> Vec<TargetName> {
+fn names(arguments: &Arguments, config: &Config, system: &System, drill: &mut Drill) -> Vec<TargetName> {
     if !arguments.targets.is_empty() {
         let name = |path: &PathBuf| TargetName { path: path.clone(), partition: arguments.partition.clone() };
         return arguments.targets.iter().map(name).collect();
     }
-    match targets(config) {
-        Ok((names, defects)) => {
-            for defect in defects {
+    match targets(config, system) {
+        Ok(chosen) => {
+            for defect in chosen.defects {
                 drill.warn("targets", defect, "name the dump partitions in `targets` if this one matters");
             }
-            names
+            if let Some(left_alone) = chosen.left_alone {
+                let found = format!("left alone, since they are not this machine's own: {left_alone}");
+                drill.ok("targets", found);
+            }
+            chosen.names
         }
         Err(error) => {
             drill.fail("targets", format!("{error:#}"), "name the dump partitions in `targets`");

@@ -76,12 +76,15 @@ fn try_out(name: &TargetName, config: &Config) -> anyhow::Result<()> {
 fn save(name: &TargetName, directory: &Path, nonce: u64) -> anyhow::Result<()> {
     let mut store = store::open(&directory.display().to_string(), &Limits::default())?;
     let mut targets =
-        Targets::open(std::slice::from_ref(name), Access::Harvest, Search::Quick, None, &mut ())?;
+        Targets::open(std::slice::from_ref(name), Access::Harvest, Search::Quick, None, None, &mut ())?;
     let options = Options {
         opener: None,
         format: Format::Elf,
         core: CoreOptions::default(),
-        host: savecore::host_name(),
+        host: Some(savecore::host_name()),
+        own_host: None,
+        machine: None,
+        foreign: false,
         keep: Some("it is a rehearsal"),
         clear_damaged: false,
         kernels: Vec::new(),

@@ -3,6 +3,7 @@
 use std::fs;
 
 use savecore::keys::public_text;
+use savecore::ownership::Machine;
 use savecore::partition::{self, Partition, Verdict, glance};
 use savecore::source::{Access, Target};
 use savecore::targets::{Opener, TargetName};
@@ -11,7 +12,13 @@ use super::super::{check, list};
 use super::Drill;
 use crate::output::{Bar, count, size};
 
-pub(super) fn look(name: &TargetName, quick: bool, opener: Option<&Opener>, drill: &mut Drill) {
+pub(super) fn look(
+    name: &TargetName,
+    quick: bool,
+    opener: Option<&Opener>,
+    machine: Option<&Machine>,
+    drill: &mut Drill,
+) {
     let target = match Target::open(&name.path, name.partition.as_deref(), Access::Read) {
         Ok(target) => target,
         Err(error) => {
@@ -20,7 +27,8 @@ pub(super) fn look(name: &TargetName, quick: bool, opener: Option<&Opener>, dril
         }
     };
     let shown = target.name().to_owned();
-    let Some(partition) = pattern(&target, quick, drill) else { return };
+    let Some(mut partition) = pattern(&target, quick, machine, drill) else { return };
+    partition.doubt(&target, machine);
     let waiting = partition.waiting().count() as u64;
     if waiting > 0 {
         let dumps = count(waiting, "dump waits", "dumps wait");
@@ -35,11 +43,12 @@ pub(super) fn look(name: &TargetName, quick: bool, opener: Option<&Opener>, dril
 }
 
 /// Label and pattern; what is there if it is a dump partition at all.
-fn pattern(target: &Target, quick: bool, drill: &mut Drill) -> Option<Partition> {
+fn pattern(target: &Target, quick: bool, machine: Option<&Machine>, drill: &mut Drill) -> Option<Partition> {
     let shown = target.name();
     let advice = "`savecore check` says more, `savecore format` lays it anew";
     if quick {
-        let looked = glance(target).inspect_err(|error| drill.fail(shown, error.to_string(), "")).ok()?;
+        let looked =
+            glance(target, machine).inspect_err(|error| drill.fail(shown, error.to_string(), "")).ok()?;
         match list::fault(&looked) {
             None => drill.ok(shown, "the label is whole, and so are the blocks that were looked at"),
             Some(fault) => drill.fail(shown, fault, advice),

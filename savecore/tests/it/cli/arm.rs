@@ -3,12 +3,13 @@
 use std::fs;
 
 use super::{Place, json, run};
-use crate::common::{Machine, partition as formatted, write_dump};
+use crate::common::{Machine, UUID, partition as formatted, write_dump};
 use crate::linux::Linux;
 
 /// A Linux with one dump partition, and a configuration with this [arm].
 fn crashable(place: &Place, disk: &[u8], arm: &str) -> (Linux, String) {
     let linux = Linux::new(&place.path("linux"));
+    linux.owns(uuid::Uuid::from_bytes(UUID));
     linux.device("pci0/vdb", (254, 16), disk);
     linux.module("disarmed", "", "target=/dev/vdb\nlevel=31\nlevel_asked=31\n");
     let target = linux.path("dev/vdb");

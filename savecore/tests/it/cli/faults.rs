@@ -15,7 +15,10 @@ pub(super) fn options() -> Options<'static> {
         opener: None,
         format: Format::Elf,
         core: CoreOptions::default(),
-        host: "h".to_owned(),
+        host: Some("h".to_owned()),
+        own_host: None,
+        machine: None,
+        foreign: false,
         keep: None,
         clear_damaged: false,
         kernels: Vec::new(),
@@ -29,7 +32,7 @@ fn harvest(
     progress: &mut dyn Progress,
 ) -> Result<Harvest, savecore::Error> {
     let name = TargetName { path: image.into(), partition: None };
-    let mut targets = Targets::open(&[name], Access::Write, Search::Quick, None, progress)?;
+    let mut targets = Targets::open(&[name], Access::Write, Search::Quick, None, None, progress)?;
     harvest::harvest(&mut targets, store, &options(), progress)
 }
 

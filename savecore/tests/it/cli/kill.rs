@@ -54,7 +54,9 @@ fn machine() -> Machine {
 }
 
 fn arguments(place: &Place) -> Vec<String> {
-    let texts = ["save", &place.text("image"), "-o", &place.text("out"), "--host", "h", "--min-free", "0"];
+    place.machine();
+    let (image, out, system) = (place.text("image"), place.text("out"), place.text("system"));
+    let texts = ["save", &image, "-o", &out, "--host", "h", "--min-free", "0", "--system", &system];
     texts.map(str::to_owned).to_vec()
 }
 

@@ -439,11 +439,12 @@ fn a_stripe_whose_sibling_was_freed_before_is_not_freed_without_being_told_to() 
     let mut one = disks[0].clone();
     let scanned = partition::scan(&one).unwrap();
     let found = &scanned.dumps[0];
-    partition::mark_saved(&mut one, found).unwrap();
+    partition::mark_saved(&mut one, found, Some(&place.machine())).unwrap();
     // The last block is the first that is freed.
     pattern::fill(block_mut(&mut one, found.end - 1), &scanned.uuid(), found.end - 1);
     let (one, two) = (place.image("one", &one), place.image("two", &disks[1]));
-    let (code, stdout, stderr) = run(["save", &one, &two, "-o", &place.out()]);
+    let (code, stdout, stderr) =
+        run(["save", &one, &two, "-o", &place.out(), "--system", &place.text("system")]);
     assert_eq!(code, 0, "{stdout}{stderr}");
     assert!(stdout.contains(&format!("{one}: finished clearing 1 dump")), "{stdout}");
     assert!(stdout.contains(&format!("not cleared on {two}: stripe 1 of 2")), "{stdout}");

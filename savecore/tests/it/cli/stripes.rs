@@ -26,14 +26,17 @@ impl Place {
 
     fn save(&self, format: &str) -> Vec<String> {
         let images = IMAGES.map(|name| self.text(name));
-        let rest = ["-o", &self.out(), "--host", "h", "--format", format].map(str::to_owned);
+        self.machine();
+        let system = self.text("system");
+        let rest =
+            ["-o", &self.out(), "--host", "h", "--format", format, "--system", &system].map(str::to_owned);
         [vec!["save".to_owned()], images.to_vec(), rest.to_vec()].concat()
     }
 
     fn mark(&self, image: &str) {
         let mut disk = fs::read(self.path(image)).unwrap();
         let found = partition::scan_with(&disk, Search::Quick, &mut ()).unwrap().dumps.remove(0);
-        partition::mark_saved(&mut disk, &found).unwrap();
+        partition::mark_saved(&mut disk, &found, Some(&self.machine())).unwrap();
         self.image(image, &disk);
     }
 

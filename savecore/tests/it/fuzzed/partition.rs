@@ -277,7 +277,7 @@ pub(crate) fn no_harm(bytes: &[u8]) {
     let options = CoreOptions { threads, ..CoreOptions::default() };
     for disk in &disks {
         let _ = recognise(disk);
-        let _ = partition::waiting(disk);
+        let _ = partition::waiting(disk, None);
         let _ = partition::check_with(disk, identity.as_ref(), &mut ());
     }
     let partitions: Vec<Option<Partition>> =
@@ -301,7 +301,7 @@ pub(crate) fn no_harm(bytes: &[u8]) {
         for found in partition.dumps.iter().rev() {
             assert!(found.first >= 1 && found.first < found.end && found.end <= disks[index].blocks());
             disks[index].writable = found.range();
-            let _ = partition::mark_saved(&mut disks[index], found);
+            let _ = partition::mark_saved(&mut disks[index], found, None);
             let _ = partition::clear(&mut disks[index], &partition.uuid(), found, &mut ());
         }
     }

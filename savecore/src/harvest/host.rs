@@ -1,0 +1,47 @@
+//! What the machine is called that crashed: a crash is filed under its name, and not under that of whoever saves it.
+
+use dumpcore::format::label::Label;
+
+use super::Options;
+use crate::core::node_name;
+use crate::dump::Dump;
+use crate::host_name;
+use crate::ownership::Machine;
+use crate::targets::Targets;
+
+/// Whether a label names another machine than this.
+pub(super) fn is_foreign(label: &Label, machine: Option<&Machine>) -> bool {
+    label.machine().is_some_and(|named| machine.is_none_or(|machine| machine.id != *named))
+}
+
+/// The name for a dump's folder. The person's word comes first; then, of this machine's own dumps, the configuration's; then what the
+/// dump itself says. A dump that says nothing is this machine's if its label says so, or names nobody and stands on a device. Else it is
+/// called as its partition is, or by the partition's uuid.
+pub(super) fn of(
+    dump: &Dump<'_>,
+    targets: &Targets,
+    places: &[(usize, usize)],
+    options: &Options<'_>,
+) -> String {
+    if let Some(host) = &options.host {
+        return host.clone();
+    }
+    let Some((target, _)) = places.first().copied() else { return host_name() };
+    let label = &targets.partitions[target].label;
+    let is_foreign = is_foreign(label, options.machine.as_ref());
+    if let Some(host) = options.own_host.as_ref().filter(|_| !is_foreign) {
+        return host.clone();
+    }
+    if let Some(name) = node_name(dump) {
+        return name;
+    }
+    let is_own = !is_foreign && (label.machine().is_some() || targets.targets[target].is_device());
+    match label.name() {
+        _ if is_own => host_name(),
+        "" => {
+            let uuid = uuid::Uuid::from_bytes(label.uuid).simple().to_string();
+            format!("unknown-{}", uuid.get(..8).unwrap_or_default())
+        }
+        name => name.to_owned(),
+    }
+}
