@@ -85,10 +85,9 @@ impl Source for Cut {
 
 /// What a harvest does to its partition: all that were saved are marked, and freed from the last one to the first.
 fn free(disk: &mut Cut, saved: &[Found]) -> Result<(), savecore::Error> {
-    for found in saved {
-        partition::mark_saved(disk, found)?;
-    }
-    for found in saved.iter().rev() {
+    let marked = saved.iter().map(|found| partition::mark_saved(disk, found, None));
+    let marked = marked.collect::<Result<Vec<Found>, _>>()?;
+    for found in marked.iter().rev() {
         partition::clear(disk, &UUIDS[0], found, &mut ())?;
     }
     Ok(())
