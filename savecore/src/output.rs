@@ -5,6 +5,8 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use anstream::adapter::strip_str;
+use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use savecore::source::Progress;
@@ -41,20 +43,29 @@ pub(crate) fn warning(line: &str) {
 pub(crate) fn note(line: &str) {
     let line = harmless_line(line);
     // With standard output closed nobody wants to know.
-    let _ = if in_journal() { writeln!(io::stderr(), "<6>{line}") } else { writeln!(io::stdout(), "{line}") };
+    let _ = if in_journal() {
+        io::stderr().write_all(format!("<6>{line}\n").as_bytes())
+    } else {
+        writeln!(io::stdout(), "{line}")
+    };
 }
 
 /// `level` is the journal's (sd-daemon(3)).
 fn say(style: Style, kind: &str, level: u8, line: &str) {
     // Servers, file systems and hooks put words of theirs into messages.
     let line = harmless_line(line);
-    // With standard error closed there is nobody left to tell.
-    let _ = if in_journal() {
+    let text = if in_journal() {
         // It knows who speaks and how grave it is.
-        writeln!(io::stderr(), "<{level}>{line}")
+        format!("<{level}>{line}\n")
     } else {
-        writeln!(anstream::stderr(), "savecore: {}: {line}", paint(style, kind))
+        format!("savecore: {}: {line}\n", paint(style, kind))
     };
+    let text = match AutoStream::choice(&io::stderr()) {
+        ColorChoice::Never => strip_str(&text).to_string(),
+        _ => text,
+    };
+    // In one piece, so that no other process's words get into the line. With standard error closed nobody is left to tell.
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// Whether standard error goes to the journal, which reads levels in front of lines and shows neither colours nor bars.
