@@ -1,5 +1,5 @@
 //! The battery of `drivers/tests`, without its tests: kinds of controllers, and a run over a device that lies. And what
-//! `savecore/tests` has of the same kind: partitions, partition tables and kernels' files of any content.
+//! `savecore/tests` has of the same kind: partitions, tables, images, streams, kernels' files and configurations of any content.
 #![allow(missing_docs, unreachable_pub, dead_code)]
 
 /// The battery's kinds make tests of themselves; here they are only kinds.
@@ -41,4 +41,19 @@ pub fn table(bytes: &[u8]) {
 /// Bytes as the file of the kernel that crashed.
 pub fn kernel(bytes: &[u8]) {
     fuzzed::kernel::no_harm(bytes);
+}
+
+/// Bytes as an image, or as a raw copy of a dump.
+pub fn image(bytes: &[u8]) {
+    fuzzed::image::no_harm(bytes);
+}
+
+/// Bytes as what comes through standard input.
+pub fn stream(bytes: &[u8]) {
+    fuzzed::stream::no_harm(bytes);
+}
+
+/// Bytes as a configuration, and as the words that arm a kernel.
+pub fn configuration(bytes: &[u8]) {
+    fuzzed::configuration::no_harm(bytes);
 }

@@ -25,7 +25,7 @@ pub use holder::Holder;
 pub use node::{Node, node_at, nodes_of};
 pub use reader::Reader;
 pub(crate) use reader::{Unreadable, read_around};
-pub use spool::STANDARD_INPUT;
+pub use spool::{STANDARD_INPUT, Spool};
 pub use sysfs::Roots;
 pub use table::{Slot, find as find_partition};
 

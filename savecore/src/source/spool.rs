@@ -89,17 +89,22 @@ impl Packing {
 }
 
 /// Where a stream is copied to, and its limits.
-struct Spool<'f> {
-    folder: &'f Path,
-    /// Bytes of the copy, holes included.
-    max_length: u64,
-    /// Bytes that stay free.
-    reserve: u64,
+#[derive(Clone, Copy, Debug)]
+pub struct Spool<'f> {
+    /// The folder of the copy, which has no name there.
+    pub folder: &'f Path,
+    /// Bytes of the copy at most, holes included.
+    pub max_length: u64,
+    /// Bytes that stay free on the folder's file system.
+    pub reserve: u64,
 }
 
 impl Spool<'_> {
-    /// Copies a stream into a file without a name, or says in a clause why not.
-    fn copy(&self, mut input: impl Read) -> Result<File, String> {
+    /// Copies a stream into a file without a name, with holes for zeros; what gzip or zstd packed is unpacked.
+    ///
+    /// # Errors
+    /// In a clause, if the stream is empty, too long, broken or packed otherwise, or if there is no room for it.
+    pub fn copy(&self, mut input: impl Read) -> Result<File, String> {
         let mut head = [0; HEAD];
         let length = fill(&mut input, &mut head).map_err(|error| error.to_string())?;
         let head = &head[..length];

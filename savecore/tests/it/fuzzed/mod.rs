@@ -1,8 +1,11 @@
-//! Bytes that a fuzzer makes up: as a partition, as a disk with a table, as a kernel's file. `cargo xtask fuzz` makes them up;
+//! Bytes that a fuzzer makes up: as a partition, a disk with a table, an image, a stream, a kernel's file, a configuration. `cargo xtask fuzz` makes them up;
 //! what it has kept in `fuzz/corpus` is tried again by each run of the tests.
 
+pub(crate) mod configuration;
+pub(crate) mod image;
 pub(crate) mod kernel;
 pub(crate) mod partition;
+pub(crate) mod stream;
 pub(crate) mod table;
 
 /// Bytes, and zeros behind their end.
@@ -70,6 +73,21 @@ mod kept {
     #[test]
     fn no_partition_table_does_harm() {
         try_again("table", super::table::no_harm);
+    }
+
+    #[test]
+    fn no_configuration_does_harm() {
+        try_again("configuration", super::configuration::no_harm);
+    }
+
+    #[test]
+    fn no_image_does_harm() {
+        try_again("image", super::image::no_harm);
+    }
+
+    #[test]
+    fn no_stream_does_harm() {
+        try_again("stream", super::stream::no_harm);
     }
 
     #[test]

@@ -75,6 +75,11 @@ fn bases() -> &'static [Vec<Vec<u8>>] {
     })
 }
 
+/// The disks of all of them.
+pub(crate) fn waiting_disks() -> Vec<Vec<u8>> {
+    bases().iter().flatten().cloned().collect()
+}
+
 /// A partition with bad sectors, of which only some may be written.
 struct Disk {
     bytes: Vec<u8>,
@@ -220,7 +225,7 @@ fn change(disks: &mut [Disk], input: &mut Input<'_>) {
 }
 
 /// Makes all checksums fit what is there now.
-fn make_fit(disk: &mut [u8]) {
+pub(crate) fn make_fit(disk: &mut [u8]) {
     let blocks = (disk.len() / BLOCK_SIZE) as u64;
     for number in (0..blocks).rev() {
         match Kind::of(block(disk, number)) {

@@ -1,0 +1,4 @@
+//! A hostile stream.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| dump_fuzz::stream(bytes));

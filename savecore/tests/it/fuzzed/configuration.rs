@@ -1,0 +1,25 @@
+//! Configurations of any text, and words for the kernel's module.
+
+use dump_linux::config::Words;
+use savecore::boot::Config;
+
+/// What no terminal and no log should be sent.
+fn is_one_harmless_line(text: &str) -> bool {
+    !text.contains(['\n', '\r', '\x1b'])
+}
+
+/// Reads text as a configuration, and as the words that arm. Neither panics, and what is wrong is told in one line.
+pub(crate) fn no_harm(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    match Config::parse(&text, "savecore.toml") {
+        Ok(config) => drop(config.format()),
+        Err(error) => assert!(is_one_harmless_line(&error.to_string()), "{error:?}"),
+    }
+    match Words::parse(&text) {
+        Ok(words) => {
+            assert!(words.targets().count() >= 1, "no target");
+            assert!(words.notes().count() <= dump_linux::config::MAX_NOTES, "too many notes");
+        }
+        Err(error) => drop(error.to_string()),
+    }
+}
