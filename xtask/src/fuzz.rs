@@ -25,27 +25,42 @@ const MEMORY: u64 = 1024;
 
 /// The task: one target, or all, for so many seconds each.
 pub(crate) fn task(target: Option<&str>, seconds: u64) -> Result<bool> {
-    let folder = build::root().join("fuzz");
-    let all = targets(&folder)?;
+    let all = targets()?;
     let chosen: Vec<&String> =
         all.iter().filter(|name| target.is_none_or(|target| target == *name)).collect();
     if chosen.is_empty() {
         return Err(CannotBegin(format!("no such target; there are: {}", all.join(" "))).into());
     }
+    ui::section("hostile input");
+    build()?;
+    let mut good = true;
+    for name in chosen {
+        good &= run(name, seconds)?.findings == 0;
+    }
+    Ok(good)
+}
+
+/// Builds all targets.
+///
+/// # Errors
+/// [`CannotBegin`] without cargo-fuzz.
+pub(crate) fn build() -> Result<()> {
     if !is_installed() {
         return Err(CannotBegin(format!("cargo-fuzz is missing: {INSTALL}")).into());
     }
-
-    ui::section("hostile input");
     ui::running("building");
     let begin = Instant::now();
     logged(cargo_fuzz("build"), "fuzz build", BUILD_LIMIT)?.success("cargo fuzz build")?;
     ui::done(Mark::Ok, "fuzzers", "with the address sanitizer", Some(begin.elapsed()));
-    let mut good = true;
-    for name in chosen {
-        good &= run(&folder, name, seconds)?;
-    }
-    Ok(good)
+    Ok(())
+}
+
+/// What a fuzzer did.
+pub(crate) struct Fuzzed {
+    /// Inputs that were tried; `None` if it did not say.
+    pub(crate) runs: Option<u64>,
+    /// Inputs that did harm.
+    pub(crate) findings: usize,
 }
 
 /// Whether cargo-fuzz is there.
@@ -56,8 +71,8 @@ pub(crate) fn is_installed() -> bool {
 }
 
 /// The names of the targets: their sources' names.
-fn targets(folder: &Path) -> Result<Vec<String>> {
-    let sources = folder.join("fuzz_targets");
+pub(crate) fn targets() -> Result<Vec<String>> {
+    let sources = folder().join("fuzz_targets");
     let mut names = Vec::new();
     for file in fs::read_dir(&sources).with_context(|| format!("cannot list {}", sources.display()))? {
         let path = file?.path();
@@ -78,8 +93,14 @@ fn cargo_fuzz(command: &str) -> std::process::Command {
     cargo
 }
 
+/// Where the fuzzers, and what they keep, are.
+fn folder() -> PathBuf {
+    build::root().join("fuzz")
+}
+
 /// Runs one target, and says what came of it.
-fn run(folder: &Path, name: &str, seconds: u64) -> Result<bool> {
+pub(crate) fn run(name: &str, seconds: u64) -> Result<Fuzzed> {
+    let folder = folder();
     ui::running(name);
     // What is found goes to its own folder: what is kept for the tests is chosen by hand (`cargo fuzz cmin`).
     let (found, corpus) = (folder.join("found").join(name), folder.join("corpus").join(name));
@@ -97,35 +118,42 @@ fn run(folder: &Path, name: &str, seconds: u64) -> Result<bool> {
     let output = logged(cargo, &format!("fuzz {name}"), Duration::from_secs(seconds) + GRACE)?;
     let took = Some(begin.elapsed());
     let mut facts = told(&output.stderr);
+    let runs = number(&output.stderr, EXECUTED).and_then(|text| text.parse().ok());
     if output.status.success() {
         facts.push_str(&format!(", corpus {} + {} files", files(&corpus).len(), files(&found).len()));
         ui::done(Mark::Ok, name, &facts, took);
-        return Ok(true);
+        return Ok(Fuzzed { runs, findings: 0 });
     }
     ui::done(Mark::Failed, name, &format!("{facts}; log: {}.err", output.log.display()), took);
-    for file in files(&artifacts).iter().filter(|file| !before.contains(file)) {
+    let found: Vec<PathBuf> = files(&artifacts).into_iter().filter(|file| !before.contains(file)).collect();
+    for file in &found {
         let file = file.display();
         ui::text(&format!(
             "        replay: RUSTC_BOOTSTRAP=1 cargo fuzz run --target-dir target/fuzz {name} {file}"
         ));
         ui::text(&format!("        keep it as a test: cp {file} {}", corpus.display()));
     }
-    Ok(false)
+    // One that ended otherwise left no file.
+    Ok(Fuzzed { runs, findings: found.len().max(1) })
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path()).collect()
 }
 
+/// What the fuzzer says in front of the number of inputs that it tried.
+const EXECUTED: &str = "stat::number_of_executed_units:";
+
+/// The last number that the fuzzer said after `key`.
+fn number(text: &str, key: &str) -> Option<String> {
+    let rest = text.rsplit_once(key)?.1;
+    rest.split_whitespace().next().map(str::to_owned)
+}
+
 /// Executions and coverage, from what the fuzzer says.
 fn told(text: &str) -> String {
-    let last = |key: &str| {
-        let rest = text.rsplit_once(key)?.1;
-        rest.split_whitespace().next().map(str::to_owned)
-    };
     let or = |value: Option<String>| value.unwrap_or_else(|| "?".to_owned());
-    let executions = or(last("stat::number_of_executed_units:"));
-    format!("{executions} runs, {} edges", or(last(" cov: ")))
+    format!("{} runs, {} edges", or(number(text, EXECUTED)), or(number(text, " cov: ")))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod campaign;
 mod deb;
 mod demo;
 mod fuzz;
@@ -89,6 +90,20 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// For hours: kill savecore, let its system calls fail, fuzz; print a table of what was found
+    Campaign {
+        /// Only parts whose name contains this; all if left out
+        name: Option<String>,
+        /// Hours for each part
+        #[arg(long, default_value_t = 1.0)]
+        hours: f64,
+        /// Where random numbers begin
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Name and describe the parts, run none
+        #[arg(long)]
+        list: bool,
+    },
     /// savecore as a Debian package, in target/debian
     Deb,
     /// The same as test
@@ -117,7 +132,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             ui::error(
-                "say what to do: setup, demo, test, qemu, readers, linux, bench, fuzz, deb or ci; `cargo xtask --help` tells more",
+                "say what to do: setup, demo, test, qemu, readers, linux, bench, fuzz, campaign, deb or ci; `cargo xtask --help` tells more",
             );
             ExitCode::from(2)
         }
@@ -159,6 +174,9 @@ fn main() -> ExitCode {
         }
         Task::Bench { name, part, json } => bench::task(name, part.as_deref(), json),
         Task::Fuzz { target, seconds } => fuzz::task(target.as_deref(), seconds),
+        Task::Campaign { name, hours, seed, list } => {
+            campaign::task(campaign::Options { filter: name.as_deref(), hours, seed, list })
+        }
         Task::Deb => deb::task(),
         Task::Ci => test::task(true),
     };

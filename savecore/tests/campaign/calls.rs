@@ -1,0 +1,112 @@
+//! Which system calls each scenario makes, and what can happen at each.
+
+use std::collections::BTreeMap;
+
+use crate::scenario::{Place, Scenario, Trouble};
+use crate::work::Run;
+
+/// What a call may fail with: what disks, file systems, servers and limits answer, and calls that are not there.
+const ERRORS: &[&str] = &[
+    "EIO",
+    "ENOSPC",
+    "EDQUOT",
+    "EROFS",
+    "EINTR",
+    "EAGAIN",
+    "EACCES",
+    "EPERM",
+    "EINVAL",
+    "ENOSYS",
+    "EOPNOTSUPP",
+    "ENOMEM",
+    "EMFILE",
+    "ESTALE",
+    "ENOENT",
+    "EBADF",
+];
+
+/// Calls that fail for nobody, or whose failure ends any program: the C library's own, and those of threads.
+const NEVER: &[&str] = &[
+    "execve",
+    "exit",
+    "exit_group",
+    "futex",
+    "arch_prctl",
+    "set_tid_address",
+    "set_robust_list",
+    "rseq",
+    "brk",
+    "munmap",
+    "mprotect",
+    "mmap",
+    "mremap",
+    "madvise",
+    "clone",
+    "clone3",
+    "rt_sigprocmask",
+    "rt_sigaction",
+    "rt_sigreturn",
+    "sigaltstack",
+    "sched_yield",
+    "sched_getaffinity",
+    "restart_syscall",
+    // Asked by the standard library before main(), for it cannot do without.
+    "poll",
+    // They cannot fail.
+    "geteuid",
+    "getpid",
+    "gettid",
+    // The standard library takes its own word for what they answer.
+    "clock_nanosleep",
+    // The standard library ends a program whose closedir() fails, which no file system's does. Files were synced before.
+    "close",
+];
+
+/// A kill in front of each system call of each scenario.
+pub(crate) fn kills(scenarios: &[Scenario]) -> Vec<Run> {
+    each(scenarios, &[], |call, when| vec![format!("inject={call}:signal=KILL:when={when}")])
+}
+
+/// Each system call of each scenario fails once in each way; and from then on.
+pub(crate) fn faults(scenarios: &[Scenario]) -> Vec<Run> {
+    each(scenarios, NEVER, |call, when| {
+        // fcntl asks whether a file is open at all only where the program knows that it is.
+        let likely = |error: &&&str| !(call == "fcntl" && **error == "EBADF");
+        let once =
+            ERRORS.iter().filter(likely).map(|error| format!("inject={call}:error={error}:when={when}"));
+        let for_good = ["EIO", "ENOSPC", "EROFS"]
+            .iter()
+            .map(|error| format!("inject={call}:error={error}:when={when}+"));
+        once.chain(for_good).collect()
+    })
+}
+
+fn each(scenarios: &[Scenario], without: &[&str], rules: impl Fn(&str, u64) -> Vec<String>) -> Vec<Run> {
+    let place = Place::new();
+    let mut runs = Vec::new();
+    for (index, scenario) in scenarios.iter().enumerate() {
+        let counts = count(&scenario.trace(&place));
+        for (call, count) in counts.iter().filter(|(call, _)| !without.contains(&call.as_str())) {
+            for when in 1..=*count {
+                for rule in rules(call, when) {
+                    let trouble = Trouble::Rule { call: call.clone(), rule };
+                    runs.push(Run { scenario: index, trouble });
+                }
+            }
+        }
+    }
+    runs
+}
+
+/// How often each call was made, by strace's lines: `PID NAME(…`. The end of one that another interrupted is no call of its own.
+fn count(trace: &str) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for line in trace.lines() {
+        let said = line.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start();
+        let Some((name, _)) = said.split_once('(') else { continue };
+        if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            *counts.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+    counts
+}
