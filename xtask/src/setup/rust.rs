@@ -95,7 +95,11 @@ impl Lacking {
             let took = Some(begin.elapsed());
             match result {
                 Ok(()) => ui::done(Mark::Ok, what, &names.join(" "), took),
-                Err(error) => ui::done(Mark::Skipped, what, &format!("{error:#}"), took),
+                Err(_) => {
+                    let log = toolchain::log_of(what).unwrap_or_default().with_added_extension("err");
+                    let facts = format!("rustup does not bring {}; log: {}", names.join(" "), log.display());
+                    ui::done(Mark::Skipped, what, &facts, took);
+                }
             }
         }
     }
