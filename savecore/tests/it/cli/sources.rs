@@ -27,7 +27,7 @@ fn list_says_of_each_dump_partition_what_a_quick_look_tells() {
     let (code, stdout, stderr) = run(&arguments);
     assert_eq!(code, 0, "{stderr}");
     for part in [
-        format!("{}: ready\n  \"test\", 240 KiB, 60 blocks, uuid {}\n", images[0], uuid_text()),
+        format!("{}: ready\n  \"test\", 240 KiB, 60 blocks, uuid {}, nobody's\n", images[0], uuid_text()),
         format!("{}: 1 dump waits\n", images[1]),
         format!("{}: damaged: block 49 holds foreign data\n", images[2]),
         format!("{}, partition 1: ready\n", images[3]),
