@@ -233,7 +233,7 @@ pub enum Error {
     },
     /// Memory ends at an address for which a compressed kdump would have to be too large.
     #[error(
-        "the dump claims memory up to {end:#x}, and a compressed kdump can speak of 64 TiB only: save it as ELF, with --format elf"
+        "the dump claims memory up to {end:#x}, and a compressed kdump can speak of 256 TiB only: save it as ELF, with --format elf"
     )]
     TooHigh {
         /// The first address behind it.

@@ -111,7 +111,7 @@ fn make_images(folder: &Path) {
     image("stripe1.img", &stripes[0]);
     image("stripe2.img", &stripes[1]);
     let mut far = machine(16);
-    far.pages.insert(1 << 35, Page::of(5));
+    far.pages.insert(1 << 36, Page::of(5));
     image("far.img", &with_dump(&far));
 
     // Labels that do not fit.

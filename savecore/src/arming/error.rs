@@ -15,6 +15,9 @@ pub enum ArmError {
         "another savecore is arming the kernel, and does not come to an end; `savecore armed` says how it stands"
     )]
     Busy,
+    /// What the configuration says of targets makes no sense.
+    #[error("nobody can tell which targets the configuration means: correct it, or name a TARGET")]
+    Configuration,
     /// A file of the kernel cannot be read.
     #[error("cannot read {path}: {error}")]
     Read {

@@ -41,6 +41,11 @@ pub(super) struct Section {
 }
 
 impl Section {
+    /// Whether it is compressed in the way of before there was a flag for that (binutils, "zlib-gnu").
+    fn is_old_compressed(&self) -> bool {
+        self.name.starts_with(b".zdebug_")
+    }
+
     /// Whether the file has its bytes.
     pub(super) fn has_bytes(&self) -> bool {
         self.kind != SHT_NOBITS && self.size > 0
@@ -169,14 +174,19 @@ impl Elf {
         Ok(bytes)
     }
 
-    /// The section of a name, if the file has its bytes.
+    /// The section of a name, if the file has its bytes. One that is compressed may have the old name for that.
     pub(super) fn section(&self, name: &str) -> Option<&Section> {
-        self.sections.iter().find(|section| section.name == name.as_bytes() && section.has_bytes())
+        let old = name.strip_prefix(".debug_").map(|rest| format!(".zdebug_{rest}"));
+        let named = |name: &str| {
+            self.sections.iter().find(|section| section.name == name.as_bytes() && section.has_bytes())
+        };
+        named(name).or_else(|| old.as_deref().and_then(named))
     }
 
     /// Where the bytes of a section that is not compressed are in the file: offset and length.
     pub(super) fn place(&self, section: &Section) -> Option<(u64, u64)> {
-        let plain = section.has_bytes() && section.flags & u64::from(SHF_COMPRESSED) == 0;
+        let packed = section.flags & u64::from(SHF_COMPRESSED) != 0 || section.is_old_compressed();
+        let plain = section.has_bytes() && !packed;
         plain.then_some((section.offset, section.size))
     }
 
@@ -190,6 +200,14 @@ impl Elf {
             return Err(too_large());
         }
         let stored = self.read(section.offset, section.size)?;
+        if section.is_old_compressed() {
+            let head = stored.strip_prefix(b"ZLIB").and_then(|rest| rest.split_first_chunk());
+            let Some((size, packed)) = head else { return Err(bad("a compressed section has no header")) };
+            return match u64::from_be_bytes(*size) {
+                size if size > MAX_SECTION => Err(too_large()),
+                size => unzipped(packed, size),
+            };
+        }
         if section.flags & u64::from(SHF_COMPRESSED) == 0 {
             return Ok(stored);
         }
@@ -199,15 +217,24 @@ impl Elf {
         if size > MAX_SECTION {
             return Err(too_large());
         }
-        let mut bytes = Vec::new();
         match header.ch_type.get(LE) {
-            ELFCOMPRESS_ZLIB => flate2::read::ZlibDecoder::new(packed).take(size).read_to_end(&mut bytes)?,
+            ELFCOMPRESS_ZLIB => unzipped(packed, size),
             ELFCOMPRESS_ZSTD => {
-                zstd::stream::read::Decoder::new(packed)?.take(size).read_to_end(&mut bytes)?
+                let mut bytes = Vec::new();
+                zstd::stream::read::Decoder::new(packed)?.take(size).read_to_end(&mut bytes)?;
+                Ok(bytes)
             }
-            _ => return Err(bad("a section is compressed in a way that is not known")),
-        };
-        Ok(bytes)
+            _ => Err(bad("a section is compressed in a way that is not known")),
+        }
+    }
+
+    /// The name of the file with the symbols and debug information that were taken out of this one (binutils,
+    /// `objcopy --add-gnu-debuglink`).
+    pub(super) fn debug_link(&self) -> Option<String> {
+        let bytes = self.named(".gnu_debuglink").ok()?;
+        let name = String::from_utf8(text_at(&bytes, 0).to_vec()).ok()?;
+        // It is a name, and leads nowhere else.
+        (!name.is_empty() && !name.contains('/') && name != "..").then_some(name)
     }
 
     /// The bytes of a section by its name; none, if there is no such section.
@@ -241,6 +268,13 @@ impl Elf {
         let offset = segment.offset.checked_add(address - segment.address);
         offset.is_some_and(|offset| self.file.read_exact_at(bytes, offset).is_ok())
     }
+}
+
+/// Bytes that zlib packed, no more than `size`.
+fn unzipped(packed: &[u8], size: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    flate2::read::ZlibDecoder::new(packed).take(size).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The text that begins at `offset` of a string table.

@@ -38,9 +38,28 @@ pub fn find_kernel(build_id: &[u8], given: &[PathBuf]) -> Option<PathBuf> {
         if elf.section(".debug_info").is_some() {
             return Some(path);
         }
-        without.get_or_insert(path);
+        // Better one with symbols than one that was stripped.
+        let has_symbols = elf.section(".symtab").is_some();
+        match &without {
+            Some((_, true)) => {}
+            Some(_) if !has_symbols => {}
+            _ => without = Some((path, has_symbols)),
+        }
     }
-    without
+    without.map(|(path, _)| path)
+}
+
+/// The file with what was taken out of a kernel's ELF file: under the name that it links to, beside it, in `.debug` there, or in
+/// the folder of debug information. One of another build is none.
+pub(super) fn linked(kernel: &Path, elf: &Elf) -> Option<Elf> {
+    let name = elf.debug_link()?;
+    let folder = kernel.canonicalize().ok()?.parent()?.to_owned();
+    let below = Path::new(DEBUG).join(folder.strip_prefix("/").ok()?);
+    [folder.join(&name), folder.join(".debug").join(&name), below.join(&name)].iter().find_map(|path| {
+        let debug = Elf::open(path).ok()?;
+        let is_its = debug.build_id().is_some() && debug.build_id() == elf.build_id();
+        is_its.then_some(debug)
+    })
 }
 
 /// Where a folder of debug information has the file for a build id, if it has.

@@ -51,6 +51,8 @@ pub struct Backtraces {
     pub cpus: Vec<CpuBacktrace>,
     /// CPUs that are known and have no backtrace here, because there are too many.
     pub more_cpus: u64,
+    /// Whether the ELF file says what no function is called: it was stripped.
+    pub stripped: bool,
 }
 
 /// What one CPU was doing.
@@ -74,8 +76,17 @@ pub struct Frame {
     /// How it was found.
     pub by: By,
     /// The functions at that address: those that were inlined, the innermost first, and last the one that has the frame.
-    /// None, if the address is not in the kernel's code.
+    /// None, if the address is not in the kernel's code, or no name is known for it.
     pub calls: Vec<Call>,
+    /// Whether the address is in the kernel's code.
+    pub in_code: bool,
+}
+
+impl Frame {
+    /// What stands in the place of a function's name that is not known.
+    pub fn nameless(&self) -> &'static str {
+        if self.in_code { "(no symbol)" } else { "(not in the kernel's code)" }
+    }
 }
 
 /// A function in a frame.
@@ -95,6 +106,16 @@ pub struct Call {
 }
 
 impl Backtraces {
+    /// What a person should know, in one line: that the file has no symbols.
+    pub fn warning(&self) -> Option<String> {
+        self.stripped.then(|| {
+            format!(
+                "{} has no symbols, so that no function has a name: give the kernel as it was before it was stripped, or install its debug package",
+                harmless(&self.kernel)
+            )
+        })
+    }
+
     /// That of the CPU that crashed, if it is known.
     pub fn crashing(&self) -> Option<&CpuBacktrace> {
         self.cpus.first().filter(|cpu| cpu.condition == "crashing")
@@ -118,6 +139,9 @@ impl fmt::Display for Backtraces {
             write!(formatter, ", moved by {}", self.slide)?;
         }
         writeln!(formatter)?;
+        if let Some(warning) = self.warning() {
+            writeln!(formatter, "\n{warning}")?;
+        }
         for cpu in &self.cpus {
             writeln!(formatter, "\n{cpu}")?;
         }
@@ -137,7 +161,7 @@ impl fmt::Display for CpuBacktrace {
                 formatter.write_str("? ")?;
             }
             match call {
-                None => formatter.write_str("(not in the kernel's code)")?,
+                None => formatter.write_str(frame.nameless())?,
                 Some(call) => write!(formatter, "{call}")?,
             }
             if frame.by == By::BadCall {
@@ -244,10 +268,10 @@ pub fn backtraces(dump: &Dump<'_>, kernel: &Path) -> Result<Backtraces, Error> {
         return Err(refuse("the dump does not say for which architecture it is".to_owned()));
     };
     let elf = Elf::open(kernel).map_err(unread)?;
+    let crashed = build_id(dump);
     if u32::from(elf.machine) != arch as u32 {
         return Err(refuse("it is for another architecture than the dump".to_owned()));
     }
-    let crashed = build_id(dump);
     if let Some(own) = elf.build_id().filter(|own| !crashed.is_empty() && *own != crashed) {
         let why =
             format!("its build id is {}, that of the kernel that crashed {}", digits(&own), digits(&crashed));
@@ -255,7 +279,17 @@ pub fn backtraces(dump: &Dump<'_>, kernel: &Path) -> Result<Backtraces, Error> {
     }
     let slide = vmcoreinfo(dump, "KERNELOFFSET").and_then(|offset| u64::from_str_radix(offset, 16).ok());
     let slide = slide.unwrap_or(0);
-    let symbols = symbols::Symbols::of(&elf).map_err(unread)?;
+    let mut symbols = symbols::Symbols::of(&elf).map_err(unread)?;
+    let has_lines = |elf: &Elf| elf.section(".debug_info").is_some();
+    // Symbols and lines may be in a file of their own.
+    let debug = match symbols.is_empty() && !has_lines(&elf) {
+        true => find::linked(kernel, &elf),
+        false => None,
+    };
+    if let Some(debug) = &debug {
+        symbols = symbols::Symbols::of(debug).map_err(unread)?;
+    }
+    let named_by = debug.as_ref().unwrap_or(&elf);
     let sections = frames::Sections::of(&elf).map_err(unread)?;
     let frames = frames::Frames::new(&sections);
     let unwinder = Unwinder { elf: &elf, symbols: &symbols, frames: &frames, slide };
@@ -263,8 +297,8 @@ pub fn backtraces(dump: &Dump<'_>, kernel: &Path) -> Result<Backtraces, Error> {
 
     let addresses: Vec<u64> =
         walked.iter().flat_map(|(_, spots, _)| spots.iter().map(|spot| spot.at)).collect();
-    let mut named = match lines::Sections::of(&elf).map_err(unread)? {
-        Some(sections) => lines::Lines::new(&elf, &sections).at(&addresses),
+    let mut named = match lines::Sections::of(named_by).map_err(unread)? {
+        Some(sections) => lines::Lines::new(named_by, &sections).at(&addresses),
         None => Default::default(),
     };
     for address in addresses {
@@ -280,6 +314,7 @@ pub fn backtraces(dump: &Dump<'_>, kernel: &Path) -> Result<Backtraces, Error> {
     Ok(Backtraces {
         kernel: kernel.display().to_string(),
         slide: hex(slide),
+        stripped: symbols.is_empty() && !has_lines(named_by),
         more_cpus: (dump.facts().cpus.len() - cpus.len()) as u64,
         cpus,
     })
@@ -345,7 +380,7 @@ fn frame(spot: &Spot, symbols: &symbols::Symbols, lines: Option<&Vec<lines::Call
     {
         calls.push(Call { function, offset: Some(offset), file: None, line: None, inlined: false });
     }
-    Frame { address: hex(spot.address), by: spot.by, calls }
+    Frame { address: hex(spot.address), by: spot.by, calls, in_code: symbols.is_code(spot.at) }
 }
 
 /// Whether `name` is the function's name with the modules that it is in.

@@ -94,6 +94,7 @@ mod tests {
         let frame = |name: &&str| Frame {
             address: "0x1".to_owned(),
             by: By::FrameInformation,
+            in_code: true,
             calls: vec![Call {
                 function: (*name).to_owned(),
                 offset: None,

@@ -66,6 +66,11 @@ impl Symbols {
         known.filter_map(|(address, _, _)| Some((*address, self.at(*address)?.0)))
     }
 
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.functions.is_empty()
+    }
+
     /// Whether the kernel has code there.
     pub(super) fn is_code(&self, address: u64) -> bool {
         let behind = self.code.partition_point(|(begin, _)| *begin <= address);

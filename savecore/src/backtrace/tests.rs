@@ -302,3 +302,104 @@ fn a_signed_return_address_is_read_without_its_signature() {
     let (spots, end) = unwind(Arch::Aarch64, &file, &cpu(Arch::Aarch64, returns(5), STACK, 0, 0), &stack);
     assert_eq!((callers(&spots), end), (vec![returns(6)], End::Outermost));
 }
+
+/// A kernel that was stripped, of which these sections are left besides its code.
+fn stripped(more: &[(Head, Vec<u8>)]) -> Vec<u8> {
+    let executable = u64::from(SHF_ALLOC | SHF_EXECINSTR);
+    let text = ((".text", SHT_PROGBITS, executable, CODE, 0, 0), code(Arch::X86_64));
+    elf_file(EM_X86_64, &[&[text], more].concat())
+}
+
+fn stored(bytes: &[u8]) -> NamedTempFile {
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    file
+}
+
+#[test]
+fn a_stripped_kernel_is_told_of_and_its_code_is_not_called_something_else() {
+    let symbols = Symbols::of(&Elf::open(stored(&stripped(&[])).path()).unwrap()).unwrap();
+    assert!(symbols.is_empty());
+    let spot = |at: u64| Spot { at, address: at, by: By::Registers };
+    let frames = [spot(CODE + 5), spot(0x1000)].map(|spot| super::frame(&spot, &symbols, None));
+    let told = frames.each_ref().map(super::Frame::nameless);
+    assert_eq!(told, ["(no symbol)", "(not in the kernel's code)"]);
+    let cpu =
+        super::CpuBacktrace { cpu: 0, condition: "crashing", frames: frames.to_vec(), end: End::Outermost };
+    let all = super::Backtraces {
+        kernel: "vmlinuz".to_owned(),
+        slide: "0x0".to_owned(),
+        cpus: vec![cpu],
+        more_cpus: 0,
+        stripped: true,
+    };
+    let text = all.to_string();
+    assert!(
+        text.contains("\nvmlinuz has no symbols, so that no function has a name: give the kernel as it was"),
+        "{text}"
+    );
+    let whole = Symbols::of(&Elf::open(stored(&kernel(Arch::X86_64, Vec::new())).path()).unwrap()).unwrap();
+    assert!(!whole.is_empty());
+}
+
+#[test]
+fn symbols_that_were_taken_out_are_found_by_their_link_if_they_are_of_the_same_build() {
+    let note = |id: u8| {
+        let bytes =
+            [&4_u32.to_le_bytes()[..], &4_u32.to_le_bytes(), &3_u32.to_le_bytes(), b"GNU\0", &[id; 4]]
+                .concat();
+        ((".note.gnu.build-id", object::elf::SHT_NOTE, 0, 0, 0, 0), bytes)
+    };
+    let link =
+        |name: &str| ((".gnu_debuglink", SHT_PROGBITS, 0, 0, 0, 0), [name.as_bytes(), &[0; 4]].concat());
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    put("beside.debug", &stripped(&[note(1)]));
+    put(".debug/hidden.debug", &stripped(&[note(1)]));
+    put("other.debug", &stripped(&[note(2)]));
+    for (name, is_found) in [
+        ("beside.debug", true),
+        ("hidden.debug", true),
+        ("other.debug", false),
+        ("absent.debug", false),
+        ("../beside.debug", false),
+        ("", false),
+    ] {
+        let path = put("vmlinux", &stripped(&[note(1), link(name)]));
+        let elf = Elf::open(&path).unwrap();
+        assert_eq!(super::find::linked(&path, &elf).is_some(), is_found, "{name}");
+    }
+}
+
+#[test]
+fn sections_that_are_compressed_in_the_old_way_are_read_like_others() {
+    use std::io::Write;
+    let lines = b"src/main.rs\0".repeat(1000);
+    let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    packed.write_all(&lines).unwrap();
+    let packed = packed.finish().unwrap();
+    let section = |bytes: Vec<u8>| ((".zdebug_str", SHT_PROGBITS, 0, 0, 0, 0), bytes);
+    let read = |bytes: Vec<u8>| {
+        let file = stored(&stripped(&[section(bytes)]));
+        let elf = Elf::open(file.path()).unwrap();
+        assert!(elf.section(".debug_str").is_some_and(|section| elf.place(section).is_none()));
+        elf.named(".debug_str")
+    };
+    let head = |size: u64| [b"ZLIB", &size.to_be_bytes()[..], &packed].concat();
+    assert!(read(head(lines.len() as u64)).unwrap() == lines);
+    // A size that is made up takes no memory.
+    assert_eq!(read(head(100)).unwrap().len(), 100);
+    assert!(read(head(u64::MAX)).unwrap_err().to_string().contains("larger than 512 MiB"));
+    for bytes in [b"ZLIB".to_vec(), packed.clone(), vec![0]] {
+        assert_eq!(read(bytes).unwrap_err().to_string(), "a compressed section has no header");
+    }
+    // One with the usual name comes first.
+    let plain = ((".debug_str", SHT_PROGBITS, 0, 0, 0, 0), b"plain".to_vec());
+    let file = stored(&stripped(&[section(head(9)), plain]));
+    assert_eq!(Elf::open(file.path()).unwrap().named(".debug_str").unwrap(), b"plain");
+}

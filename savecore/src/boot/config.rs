@@ -3,14 +3,17 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::Deserialize;
 
 use super::Hook;
+use super::faults::{Faults, understand};
 use crate::arming;
 use crate::core::{Compression, Format, Level};
+use crate::store::{MaxKept, MaxUsed};
 
 /// Where it is.
 pub const PATH: &str = "/etc/savecore.toml";
@@ -31,6 +34,7 @@ pub struct Config {
     /// Dump partitions, each an absolute path; none: all that are found.
     pub targets: Vec<Absolute>,
     /// A directory, or a URL.
+    #[serde(deserialize_with = "store")]
     pub store: String,
     /// What dumps are saved as.
     format: FormatName,
@@ -44,8 +48,12 @@ pub struct Config {
     /// Bytes that stay free in a directory's file system.
     #[serde(deserialize_with = "size")]
     pub min_free: ByteSize,
-    /// Crashes that a directory keeps.
-    pub max_kept: Option<AtLeastOne>,
+    /// Crashes of a host that a directory keeps.
+    #[serde(deserialize_with = "limit")]
+    pub max_kept: MaxKept,
+    /// The room that they may take.
+    #[serde(deserialize_with = "limit")]
+    pub max_used: MaxUsed,
     /// A file of `savecore keygen`, for encrypted dumps.
     pub identity: Option<Absolute>,
     /// Kernels with symbols, or folders of them.
@@ -64,6 +72,9 @@ pub struct Config {
     pub hook_limit: Seconds,
     /// How the kernel is armed.
     pub arm: arming::Options,
+    /// What of the file was wrong, and what that means.
+    #[serde(skip)]
+    pub faults: Faults,
 }
 
 impl Default for Config {
@@ -76,7 +87,11 @@ impl Default for Config {
             level: None,
             host: None,
             min_free: ByteSize::mib(64),
-            max_kept: None,
+            // A few crashes tell what there is to tell. A machine has more than one kind of them, and somebody looks after
+            // days, so that they are more than a handful.
+            max_kept: MaxKept::Number(10),
+            // A core is as large as memory, which is often a tenth of the file system; three quarters stay for what it is for.
+            max_used: MaxUsed::Percent(25),
             identity: None,
             kernels: Vec::new(),
             report: false,
@@ -86,6 +101,7 @@ impl Default for Config {
             post: None,
             hook_limit: Seconds(30),
             arm: arming::Options::default(),
+            faults: Faults::default(),
         }
     }
 }
@@ -103,20 +119,6 @@ impl TryFrom<PathBuf> for Absolute {
             return Ok(Absolute(path));
         }
         Err(format!("{path:?} is not a path from the root, which begins with /"))
-    }
-}
-
-/// A number that is not 0.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-#[serde(try_from = "i64")]
-pub struct AtLeastOne(pub u32);
-
-impl TryFrom<i64> for AtLeastOne {
-    type Error = String;
-
-    fn try_from(number: i64) -> Result<AtLeastOne, String> {
-        let fits = u32::try_from(number).ok().filter(|number| *number > 0);
-        fits.map(AtLeastOne).ok_or_else(|| format!("{number} is not a number from 1 to {}", u32::MAX))
     }
 }
 
@@ -165,6 +167,30 @@ pub(crate) fn level<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<
     number.to_string().parse().map(Some).map_err(serde::de::Error::custom)
 }
 
+fn store<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let text = String::deserialize(from)?;
+    if text.starts_with('/') || text.contains("://") {
+        return Ok(text);
+    }
+    let error = format!("{text:?} is neither a path from the root, which begins with /, nor a URL");
+    Err(serde::de::Error::custom(error))
+}
+
+/// A number or a text, which a limit is read from in the same words as on the command line.
+fn limit<'de, D: serde::Deserializer<'de>, T: FromStr<Err = String>>(from: D) -> Result<T, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "it is neither a number nor a text")]
+    enum Given {
+        Number(i64),
+        Text(String),
+    }
+    let text = match Given::deserialize(from)? {
+        Given::Number(number) => number.to_string(),
+        Given::Text(text) => text,
+    };
+    text.parse().map_err(serde::de::Error::custom)
+}
+
 pub(crate) fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<ByteSize, D::Error> {
     let text = String::deserialize(from)?;
     text.parse().map_err(|_| serde::de::Error::custom(format!("{text:?} is not a size, such as \"64MiB\"")))
@@ -181,25 +207,14 @@ pub enum ConfigError {
         /// Why.
         error: io::Error,
     },
-    /// What it says is wrong.
-    #[error("{path}: line {line}: {key}{why}")]
-    Wrong {
-        /// The file.
-        path: String,
-        /// The line, from 1.
-        line: usize,
-        /// The key with a colon, if the line has one.
-        key: String,
-        /// What is wrong, in one line.
-        why: String,
-    },
 }
 
 impl Config {
-    /// Reads a file. Without one, `missing` says whether the defaults will do.
+    /// Reads a file. Without one, `missing` says whether the defaults will do. What is wrong in it is among the
+    /// [`faults`](Config::faults), and has its default.
     ///
     /// # Errors
-    /// If it cannot be read, is no TOML, or says what nobody knows or can do.
+    /// If it was asked for and cannot be read.
     pub fn read(path: &Path, missing: Missing) -> Result<Config, ConfigError> {
         let shown = path.display().to_string();
         let failed = |error| ConfigError::Read { path: shown.clone(), error };
@@ -207,33 +222,29 @@ impl Config {
             Err(error) if error.kind() == io::ErrorKind::NotFound && missing == Missing::Defaults => {
                 return Ok(Config::default());
             }
-            file => file.map_err(failed)?,
+            file => file,
         };
         let mut text = String::new();
-        file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(failed)?;
-        if text.len() as u64 > MAX_FILE {
-            return Err(failed(io::Error::other("it is too large to be a configuration")));
+        let read = file.and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
+        let read = match read {
+            Ok(_) if text.len() as u64 > MAX_FILE => {
+                Err(io::Error::other("it is too large to be a configuration"))
+            }
+            read => read,
+        };
+        match read {
+            Ok(_) => Ok(Config::parse(&text, &shown)),
+            Err(error) if missing == Missing::Error => Err(failed(error)),
+            // Nobody asked for it now, and dumps wait.
+            Err(error) => {
+                Ok(Config { faults: Faults::unread(failed(error).to_string()), ..Config::default() })
+            }
         }
-        Config::parse(&text, &shown)
     }
 
     /// Reads the text of a file called `path`.
-    ///
-    /// # Errors
-    /// As [`Config::read`].
-    pub fn parse(text: &str, path: &str) -> Result<Config, ConfigError> {
-        toml::from_str(text).map_err(|error| {
-            let at = error.span().map_or(0, |span| span.start.min(text.len()));
-            let line = text.bytes().take(at).filter(|byte| *byte == b'\n').count();
-            let key = text.lines().nth(line).and_then(|line| line.split_once('='));
-            let key = key.map(|(key, _)| key.trim()).filter(|key| is_key(key));
-            ConfigError::Wrong {
-                path: path.to_owned(),
-                line: line + 1,
-                key: key.map_or(String::new(), |key| format!("{key}: ")),
-                why: error.message().split_whitespace().collect::<Vec<_>>().join(" "),
-            }
-        })
+    pub fn parse(text: &str, path: &str) -> Config {
+        understand(text, path)
     }
 
     /// What dumps are saved as.
@@ -253,10 +264,6 @@ impl Config {
     }
 }
 
-fn is_key(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
-}
-
 /// What a file that is not there means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Missing {
@@ -268,17 +275,21 @@ pub enum Missing {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    fn wrong(text: &str) -> String {
-        Config::parse(text, "/etc/savecore.toml").unwrap_err().to_string()
+    fn is_key(text: &str) -> bool {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    }
+
+    fn whole(text: &str) -> Config {
+        let config = Config::parse(text, "example");
+        assert_eq!(config.faults, Faults::default());
+        config
     }
 
     #[test]
     fn the_example_says_the_defaults_and_every_key_in_it_is_known() {
-        assert_eq!(Config::parse(EXAMPLE, "example").unwrap(), Config::default());
+        assert_eq!(whole(EXAMPLE), Config::default());
         // With the comment signs taken from in front of keys, all of them are read.
         let key = |line: &str| {
             line.starts_with('#') && line.split_once(" =").is_some_and(|(key, _)| is_key(&key[1..]))
@@ -288,7 +299,7 @@ mod tests {
             .filter(|line| key(line) || line.starts_with('['))
             .map(|line| line.trim_start_matches('#'))
             .collect();
-        let config = Config::parse(&lines.join("\n"), "example").unwrap();
+        let config = whole(&lines.join("\n"));
         assert!(config.pre.is_some() && config.post.is_some() && config.identity.is_some(), "{lines:?}");
         assert!(config.arm.boot && !config.arm.targets.is_empty(), "{lines:?}");
         let keys: Vec<&str> =
@@ -302,20 +313,23 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_file_line_and_key() {
+    fn a_mistake_names_file_line_and_key() {
         for (text, told) in [
             ("\nlimit = 0", "line 2: limit: 0 is not a number of seconds from 1 to 540"),
             ("limit = 541", "line 1: limit: 541 is not a number of seconds from 1 to 540"),
             ("limit = \"soon\"", "line 1: limit: invalid type: string \"soon\""),
-            ("# x\n\nspeed = 1", "line 3: speed: unknown field `speed`"),
+            ("# x\n\nspeed = 1", "line 3: speed: there is no such key"),
             ("store = [", "line 1: "),
+            ("store = \"crash\"", "line 1: store: \"crash\" is neither a path from the root"),
             (
                 "format = \"zip\"",
                 "line 1: format: unknown variant `zip`, expected one of `elf`, `kdump`, `raw`",
             ),
             ("level = 64", "line 1: level: a level is the sum of what to leave out"),
             ("min_free = \"much\"", "line 1: min_free: \"much\" is not a size"),
-            ("max_kept = 0", "line 1: max_kept: 0 is not a number from 1"),
+            ("max_kept = -1", "line 1: max_kept: \"-1\" is neither a number of crashes nor \"all\""),
+            ("max_kept = true", "line 1: max_kept: it is neither a number nor a text"),
+            ("max_used = \"0%\"", "line 1: max_used: \"0%\" is not from \"1%\" to \"100%\""),
             ("targets = [\"sda\"]", "line 1: targets: \"sda\" is not a path from the root"),
             ("pre = []", "line 1: pre: a hook is a program and its arguments"),
             ("report = true\npost = [\"true\"]", "line 2: post: \"true\" is not a path from the root"),
@@ -325,21 +339,29 @@ mod tests {
             ("[arm]\nverify = \"samples:0\"", "line 2: verify: \"samples:0\" is none of \"all\""),
             ("[arm]\nserial = \"0x10000\"", "line 2: serial: \"0x10000\" is none of \"console\""),
             ("[arm]\nthen = \"panic\"", "line 2: then: unknown variant `panic`"),
-            ("[arm]\nnotes = 1", "line 2: notes: unknown field `notes`"),
+            ("[arm]\nnotes = 1", "line 2: notes: there is no such key in [arm]"),
         ] {
-            let error = wrong(text);
-            assert!(error.starts_with("/etc/savecore.toml: line "), "{error}");
-            assert!(error.contains(told), "{error} should contain {told}");
-            assert!(!error.contains('\n'));
+            let faults = Config::parse(text, "/etc/savecore.toml").faults;
+            let [line, ..] = faults.lines.as_slice() else { panic!("{text} is right") };
+            assert!(line.starts_with("/etc/savecore.toml: line "), "{line}");
+            assert!(line.contains(told), "{line} should contain {told}");
+            assert!(!line.contains('\n'));
         }
     }
 
-    proptest! {
-        #[test]
-        fn any_text_is_a_configuration_or_one_line_that_says_why_not(text: String) {
-            if let Err(error) = Config::parse(&text, "x") {
-                prop_assert!(!error.to_string().contains('\n'));
-            }
+    #[test]
+    fn a_file_that_cannot_be_read_does_not_keep_dumps_from_being_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let binary = folder.path().join("binary");
+        std::fs::write(&binary, [0xff; 10]).unwrap();
+        let large = folder.path().join("large");
+        std::fs::write(&large, "#".repeat(1 << 20 | 1)).unwrap();
+        for path in [folder.path(), &binary, &large] {
+            assert!(Config::read(path, Missing::Error).is_err());
+            let config = Config::read(path, Missing::Defaults).unwrap();
+            assert!(config.faults.keep && config.faults.lines.len() == 1, "{:?}", config.faults);
+            assert_eq!(Config { faults: Faults::default(), ..config }, Config::default());
         }
+        assert_eq!(Config::read(&folder.path().join("none"), Missing::Defaults).unwrap(), Config::default());
     }
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::core::Sink;
-use crate::store::{Begun, Crash, Folder, Place, Store, StoreError};
+use crate::store::{Begun, Crash, Folder, Place, Room, Store, StoreError};
 
 /// What an orderly end may take: a part of the time that there is, and not more than this.
 const MAX_ENDING: Duration = Duration::from_secs(5);
@@ -101,7 +101,7 @@ impl Store for Limited<'_> {
         self.store.keeps_holes()
     }
 
-    fn begin(&mut self, crash: &Crash, core: &str, room: Option<u64>) -> Result<Begun<'_>, StoreError> {
+    fn begin(&mut self, crash: &Crash, core: &str, room: Option<Room>) -> Result<Begun<'_>, StoreError> {
         if let Err(error) = self.deadline.check() {
             let path = self.store.name().to_owned();
             return Err(StoreError::Io { what: "begin a folder in", path, error });

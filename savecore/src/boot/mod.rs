@@ -3,11 +3,13 @@
 
 pub mod config;
 mod each;
+mod faults;
 pub mod hooks;
 pub mod limit;
 pub mod rehearsal;
 
 pub use config::Config;
 pub use each::Opened;
+pub use faults::Faults;
 pub use hooks::Hook;
 pub use limit::Deadline;

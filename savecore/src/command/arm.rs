@@ -102,17 +102,27 @@ struct Result {
 }
 
 /// The names of the targets that the configuration wants armed; none: all that are found.
-pub(super) fn names(config: &Config) -> Vec<String> {
-    if !config.arm.targets.is_empty() {
-        return config.arm.targets.clone();
+///
+/// # Errors
+/// If nobody can tell which ones it means.
+pub(super) fn names(config: &Config) -> std::result::Result<Vec<String>, ArmError> {
+    if config.faults.no_arming {
+        return Err(ArmError::Configuration);
     }
-    config.targets.iter().map(|path| path.0.display().to_string()).collect()
+    if !config.arm.targets.is_empty() {
+        return Ok(config.arm.targets.clone());
+    }
+    if config.faults.no_targets {
+        return Err(ArmError::Configuration);
+    }
+    Ok(config.targets.iter().map(|path| path.0.display().to_string()).collect())
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let config = configuration(arguments.config.as_deref())?;
     let system = arguments.system.system();
-    let names = if arguments.targets.is_empty() { names(&config) } else { arguments.targets.clone() };
+    config.faults.lines.iter().for_each(|line| warning(line));
+    let names = if arguments.targets.is_empty() { names(&config)? } else { arguments.targets.clone() };
     let mut options = config.arm;
     if let Some(level) = arguments.level {
         options = options.with_level(level);

@@ -8,7 +8,7 @@ use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use savecore::Error;
 use savecore::arming::{self, System};
 use savecore::boot::config::{self, Config, Missing};
@@ -35,7 +35,8 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  all that waited is saved, or nothing waited
   1  all that waited is saved, and something is not as it should be: a hook failed, a damaged dump was kept,
-     a partition cannot take the next dump, or the kernel is not armed as [arm] says
+     a partition cannot take the next dump, the kernel is not armed as [arm] says, or the configuration has
+     mistakes: each is named with its line, and what its example says is done instead
   2  error: a dump could not be saved, or a target, the store, a key or the configuration cannot be used
   3  work is left: the time was over, or the store is reached over a network that is not up yet
 
@@ -196,6 +197,11 @@ pub(super) struct Chosen {
 /// The targets that the configuration names, or this machine's own that are found.
 pub(super) fn targets(config: &Config, system: &System) -> anyhow::Result<Chosen> {
     let name = |path: &Path| TargetName { path: path.to_owned(), partition: None };
+    if config.faults.no_targets {
+        bail!(
+            "nobody can tell which partitions `targets` in the configuration means: nothing is harvested until it is corrected"
+        );
+    }
     if !config.targets.is_empty() {
         let names = config.targets.iter().map(|path| name(&path.0)).collect();
         return Ok(Chosen { names, ..Chosen::default() });
@@ -259,13 +265,22 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
 
     let has_untold = !untold.all().is_empty();
     let mut done = Done { quiet: arguments.json, untold, ..Done::default() };
+    config.faults.lines.iter().for_each(|line| done.defect(line.clone()));
     // First, for what follows may take long: a crash meanwhile is dumped, too.
     arm(&kernel, &config, arguments.device.is_some(), &mut done);
     unarmed.store(false, Ordering::Relaxed);
-    let opener = opener(&config)?;
+    // Encrypted dumps are saved as they are then.
+    let opener = opener(&config).unwrap_or_else(|error| {
+        done.defect(format!("{error:#}; encrypted dumps are saved as they are"));
+        None
+    });
     let system = arguments.system.system();
     let keys = Keys { opener: opener.as_ref(), machine: Machine::of(&system.root) };
-    let Chosen { mut names, defects, left_alone } = targets(&config, &system)?;
+    let chosen = targets(&config, &system).unwrap_or_else(|error| {
+        done.error(format!("{error:#}"));
+        Chosen { names: Vec::new(), defects: Vec::new(), left_alone: None }
+    });
+    let Chosen { mut names, defects, left_alone } = chosen;
     let has_left_alone = left_alone.is_some();
     let roots = &system.roots;
     match &arguments.device {
@@ -328,7 +343,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         let prepared =
             config.pre.as_ref().is_none_or(|hook| call(hook, Stage::Pre, &config, &deadline, &mut done));
         let keep = match prepared {
-            true => (!config.rearm).then_some("rearm is false"),
+            true => keeps(&config),
             false => Some("the pre hook failed"),
         };
         let groups = save(opened, &config, keep, &keys, &deadline, &mut done);
@@ -368,6 +383,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     Ok(done.finding())
 }
 
+/// Why dumps stay where they are, if the configuration wants that.
+fn keeps(config: &Config) -> Option<&'static str> {
+    let faulty = config.faults.keep.then_some(
+        "the configuration has a mistake; when it is corrected, `systemctl start savecore` frees it",
+    );
+    faulty.or((!config.rearm).then_some("rearm is false"))
+}
+
 /// What tells what dumps are.
 struct Keys<'k> {
     /// The key to encrypted ones.
@@ -401,7 +424,8 @@ fn save(
     let mut groups = opened.groups;
     let limits = Limits {
         min_free: config.min_free.as_u64(),
-        max_kept: config.max_kept.map(|number| number.0),
+        max_kept: config.max_kept,
+        max_used: config.max_used,
         ..Limits::default()
     };
     let store = match store::open(&config.store, &limits) {
@@ -445,7 +469,9 @@ fn tell(saved: &Saved, config: &Config, deadline: &Deadline, done: &mut Done) {
     if let Some(why) = &saved.error {
         match deadline.refused() {
             true => warning(&format!("{name} is left for later: {why}")),
-            false => error(&format!("{name}: {why}")),
+            false => error(&format!(
+                "{name}: {why}; it is tried again at the next boot, or by `systemctl start savecore`"
+            )),
         }
         return;
     }

@@ -150,6 +150,9 @@ fn print_text(
         }
         let backtraces = arguments.kernels.backtraces(&dump);
         story::tell(&mut out, &report, backtraces.as_ref(), &next(arguments, &report))?;
+        if let Some(text) = backtraces.as_ref().and_then(Backtraces::warning) {
+            warning(&text);
+        }
         match dump.encryption() {
             Encryption::None | Encryption::Opened => {}
             Encryption::Sealed | Encryption::Refused => tell_key(&mut out, targets, places)?,

@@ -43,7 +43,7 @@ impl Rearm {
         };
         // Several disks may come at once, each with a savecore of its own; the first one that has the lock arms on all of them.
         let _lock = module.lock()?;
-        let mut plan = arming::plan(&self.system, &arm::names(config), None, &config.arm)?;
+        let mut plan = arming::plan(&self.system, &arm::names(config)?, None, &config.arm)?;
         if has_come && module.is_armed_on(&self.system, &plan.names()) {
             return Ok(None);
         }

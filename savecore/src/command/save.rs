@@ -9,7 +9,7 @@ use savecore::arming;
 use savecore::core::{Compression, CoreOptions, Format, Level};
 use savecore::harvest::{Harvest, Options, Saved, harvest, missing_stripes};
 use savecore::source::Access;
-use savecore::store::{self, Limits};
+use savecore::store::{self, Limits, MaxKept, MaxUsed};
 use savecore::targets::Targets;
 
 use super::targets::{IdentityArguments, TargetsArguments, warn_bare};
@@ -51,9 +51,13 @@ pub(crate) struct Arguments {
     /// Space that must be left free in DIR
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = a_size)]
     min_free: ByteSize,
-    /// How many crashes are kept in DIR; the oldest go when a new one is safe
-    #[arg(long, value_name = "N")]
-    max_kept: Option<u32>,
+    /// How many crashes of a host are kept in DIR: a number, or "all". When a new one is safe, those in the middle of a row of
+    /// crashes go first, then the oldest; the newest and the first of its row always stay
+    #[arg(long, value_name = "N|all", default_value = "all")]
+    max_kept: MaxKept,
+    /// How much room they may take: a share of the file system such as "25%", a size, or "all"
+    #[arg(long, value_name = "SHARE|SIZE|all", default_value = "all")]
+    max_used: MaxUsed,
     /// Kernel with symbols, or a folder of them, for backtraces
     #[arg(long, value_name = "PATH")]
     kernel: Vec<PathBuf>,
@@ -125,11 +129,12 @@ fn a_size(text: &str) -> Result<ByteSize, &'static str> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
-    let limits =
-        Limits { min_free: arguments.min_free.as_u64(), max_kept: arguments.max_kept, ..Limits::default() };
-    if arguments.max_kept == Some(0) {
-        bail!("--max-kept must be at least 1: what was just saved is kept");
-    }
+    let limits = Limits {
+        min_free: arguments.min_free.as_u64(),
+        max_kept: arguments.max_kept,
+        max_used: arguments.max_used,
+        ..Limits::default()
+    };
     let core = CoreOptions { level: arguments.level, threads: threads(arguments.threads)? };
     if arguments.format == FormatName::Raw && arguments.level.is_some() {
         bail!("--level is for cores: a raw copy is of the dump as it is");

@@ -100,8 +100,8 @@ fn tell_where(out: &mut dyn Write, report: &Report, backtraces: Option<&Backtrac
         return row(out, "where", &text);
     }
     for (index, (frame, call)) in calls.iter().take(FRAMES).enumerate() {
-        let text = call
-            .map_or_else(|| format!("{} (not in the kernel's code)", frame.address), |call| call.to_string());
+        let text =
+            call.map_or_else(|| format!("{} {}", frame.address, frame.nameless()), |call| call.to_string());
         let sure = if frame.by == By::Scan { "? " } else { "" };
         let text = format!("{sure}{text}");
         if index == 0 {

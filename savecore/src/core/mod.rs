@@ -54,6 +54,15 @@ impl Format {
     }
 }
 
+/// Bytes that the files of a crash take; holes do not count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// They take no less, whatever they are compressed to.
+    pub least: u64,
+    /// They take no more.
+    pub most: u64,
+}
+
 /// How a core is written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CoreOptions {

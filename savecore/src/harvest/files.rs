@@ -6,13 +6,13 @@ use super::saved::tables_warnings;
 use super::{Options, Saved, Work};
 use crate::Error;
 use crate::backtrace::{self, Backtraces, Call};
-use crate::core::{Format, Level, Sink, elf, kdump, raw};
+use crate::core::{Compression, Format, Level, Selection, elf, kdump, raw};
 use crate::dump::{Dump, Part};
 use crate::report::html;
 use crate::source::Progress;
-use crate::store::Folder;
+use crate::store::{Folder, Room, StoreError};
 use crate::targets::COPY;
-use crate::text::harmless;
+use crate::text::{harmless, size};
 
 /// The kernel's log.
 pub(super) const LOG: &str = "dmesg.txt";
@@ -41,21 +41,55 @@ pub(super) fn core_names(dump: &Dump<'_>, format: Format) -> Vec<String> {
     }
 }
 
-/// Bytes that the core takes in a store, at most; holes do not count.
+/// Bytes that the files of a crash take in a store that keeps holes, or in one that does not.
 ///
 /// # Errors
 /// If no core of that format can hold the dump.
-pub(super) fn room(dump: &Dump<'_>, format: Format) -> Result<u64, Error> {
+pub(super) fn room(
+    dump: &Dump<'_>,
+    selection: &Selection,
+    format: Format,
+    keeps_holes: bool,
+) -> Result<Room, Error> {
+    let bytes = |blocks: u64| blocks.saturating_mul(BLOCK_SIZE as u64);
     let core = match format {
         Format::Raw => {
-            let blocks: u64 = dump.parts().iter().map(|part| part.found.blocks()).sum();
-            blocks.saturating_mul(BLOCK_SIZE as u64)
+            let blocks = |part: &Part<'_>| match keeps_holes {
+                true => part.found.blocks(),
+                false => part.found.end,
+            };
+            let all = bytes(dump.parts().iter().map(blocks).fold(0, u64::saturating_add));
+            Room { least: all, most: all }
         }
-        Format::Elf => dump.pages().data.saturating_mul(BLOCK_SIZE as u64),
-        Format::Kdump(_) => kdump::room(dump)?,
+        Format::Elf => {
+            let pages = if keeps_holes { selection.data_pages() } else { selection.pages() };
+            Room { least: bytes(pages), most: bytes(pages) }
+        }
+        Format::Kdump(_) => kdump::room(dump, selection)?,
     };
+    let log = dump.facts().log.len() as u64;
     // Headers and notes, and what else is in the folder.
-    Ok(core.saturating_add(dump.facts().log.len() as u64).saturating_add(1 << 20))
+    let most = core.most.saturating_add(log).saturating_add(1 << 20);
+    Ok(Room { least: core.least.saturating_add(log), most })
+}
+
+/// What else the dump could be saved as, when it did not fit as `format`; empty, if nothing else takes less.
+pub(super) fn smaller(dump: &Dump<'_>, selection: &Selection, format: Format, keeps_holes: bool) -> String {
+    let room = |format| room(dump, selection, format, keeps_holes).map_or(u64::MAX, |room| room.least);
+    let this = room(format);
+    let raw = room(Format::Raw);
+    match format {
+        Format::Raw => String::new(),
+        Format::Kdump(_) | Format::Elf if raw < this => {
+            format!("; with the format raw it takes {}", size(raw))
+        }
+        Format::Elf if room(Format::Kdump(Compression::Zlib)) < this => {
+            "; with the format kdump, which is compressed, it takes less".to_owned()
+        }
+        // What a compressed core takes shows when it is made.
+        Format::Kdump(_) => format!("; with the format raw it takes {}", size(raw)),
+        Format::Elf => String::new(),
+    }
 }
 
 /// Writes all of them.
@@ -66,13 +100,13 @@ pub(super) fn write(
     options: &Options<'_>,
     saved: &mut Saved,
     progress: &mut dyn Progress,
-) -> Result<(), String> {
+) -> Result<(), StoreError> {
     let Work { dump, selection, format, .. } = work;
     match *format {
         Format::Raw => copies(dump, names, folder, saved, progress)?,
         Format::Elf => {
             let mut written = None;
-            file(folder, &names[0], &mut |sink| {
+            folder.file(&names[0], &mut |sink| {
                 written = Some(elf::write(dump, &options.core, sink, progress)?);
                 Ok(())
             })?;
@@ -87,7 +121,7 @@ pub(super) fn write(
         }
         Format::Kdump(compression) => {
             let mut written = None;
-            file(folder, &names[0], &mut |sink| {
+            folder.file(&names[0], &mut |sink| {
                 written = Some(kdump::write(dump, compression, &options.core, sink, progress)?);
                 Ok(())
             })?;
@@ -119,6 +153,7 @@ fn trace(dump: &Dump<'_>, options: &Options<'_>, saved: &mut Saved) -> Option<Ba
     match backtrace::trace(dump, &options.kernels) {
         Ok(backtraces) => {
             let backtraces = backtraces?;
+            saved.warnings.extend(backtraces.warning());
             saved.kernel = Some(backtraces.kernel.clone());
             saved.frames = crashing_functions(&backtraces);
             Some(backtraces)
@@ -144,7 +179,7 @@ fn copies(
     folder: &mut dyn Folder,
     saved: &mut Saved,
     progress: &mut dyn Progress,
-) -> Result<(), String> {
+) -> Result<(), StoreError> {
     let mut bytes = 0;
     for (part, name) in dump.parts().iter().zip(names) {
         let alone;
@@ -154,7 +189,7 @@ fn copies(
             alone = Dump::open_with(part.source, part.uuid, &part.found, None, progress);
             &alone
         };
-        file(folder, name, &mut |sink| {
+        folder.file(name, &mut |sink| {
             bytes += raw::write(part, original, sink, progress)?;
             Ok(())
         })?;
@@ -164,20 +199,12 @@ fn copies(
 }
 
 /// Writes a text.
-fn put(folder: &mut dyn Folder, name: &str, text: &str) -> Result<(), String> {
-    file(folder, name, &mut |sink| {
+fn put(folder: &mut dyn Folder, name: &str, text: &str) -> Result<(), StoreError> {
+    folder.file(name, &mut |sink| {
         let length = text.len() as u64;
         sink.begin(0, Some(length))
             .and_then(|()| sink.write_at(0, text.as_bytes()))
             .and_then(|()| sink.set_len(length))
             .map_err(Error::Core)
     })
-}
-
-fn file(
-    folder: &mut dyn Folder,
-    name: &str,
-    write: &mut dyn FnMut(&mut dyn Sink) -> Result<(), Error>,
-) -> Result<(), String> {
-    folder.file(name, write).map_err(|error| error.to_string())
 }

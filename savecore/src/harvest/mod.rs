@@ -17,7 +17,7 @@ use crate::dump::{Dump, Encryption, Report};
 use crate::ownership::Machine;
 use crate::partition::{self, Ending};
 use crate::source::Progress;
-use crate::store::{Begun, Crash, Place, Store};
+use crate::store::{Begun, Crash, Store, StoreError};
 use crate::targets::{Opener, Targets};
 use crate::text::size;
 use crate::{Error, Identity};
@@ -251,6 +251,9 @@ fn kept_because(
     if !options.foreign && labels.any(|label| host::is_foreign(label, options.machine.as_ref())) {
         return Some(FOREIGN.to_owned());
     }
+    if let Some(doubt) = &saved.doubt {
+        return Some(doubt.clone());
+    }
     if options.clear_damaged {
         return None;
     }
@@ -337,7 +340,7 @@ fn save_opened(
     let bytes = selection.data_pages().saturating_mul(BLOCK_SIZE as u64);
     let format = if format == Format::Elf && !store.keeps_holes() && zeros > bytes.max(MAX_ZEROS) {
         saved.warnings.push(format!(
-            "saved as kdump: as ELF it would have {} of zeros, which this store keeps and sends as bytes",
+            "saved as kdump: as ELF it would have {} of zeros, which this store keeps as bytes",
             size(zeros)
         ));
         Format::Kdump(Compression::Zlib)
@@ -356,9 +359,22 @@ fn save_opened(
         content: dump.fingerprint(selection.fates(dump)),
         stays: kept_because(options, targets, places, &saved).is_some(),
     };
-    let work = Work { dump, selection, format, crash };
-    if let Err(error) = store_dump(&work, store, options, &mut saved, progress) {
-        saved.error = Some(error);
+    let mut work = Work { dump, selection, format, crash };
+    let mut stored = store_dump(&work, store, options, &mut saved, progress);
+    if format == Format::Elf && stored.as_ref().is_err_and(StoreError::is_too_long_a_file) {
+        let warning =
+            format!("saved as kdump: {} takes no file that is as long as the ELF core", store.name());
+        saved.warnings.push(warning);
+        work.format = Format::Kdump(Compression::Zlib);
+        saved.format = work.format.name();
+        stored = store_dump(&work, store, options, &mut saved, progress);
+    }
+    if let Err(error) = stored {
+        let smaller = match error.is_lack_of_room() {
+            true => files::smaller(dump, &selection, work.format, store.keeps_holes()),
+            false => String::new(),
+        };
+        saved.error = Some(format!("{error}{smaller}"));
     }
     saved
 }
@@ -378,27 +394,23 @@ fn store_dump(
     options: &Options<'_>,
     saved: &mut Saved,
     progress: &mut dyn Progress,
-) -> Result<(), String> {
-    let Work { dump, format, crash, .. } = work;
+) -> Result<(), StoreError> {
+    let Work { dump, selection, format, crash } = work;
     let names = files::core_names(dump, *format);
     let core = names.first().map_or("", String::as_str);
-    let room = files::room(dump, *format).map_err(|error| error.to_string())?;
-    let mut folder = match store.begin(crash, core, Some(room)).map_err(|error| error.to_string())? {
+    let room = files::room(dump, selection, *format, store.keeps_holes()).map_err(StoreError::Content)?;
+    let mut folder = match store.begin(crash, core, Some(room))? {
         Begun::AlreadyThere(place) => {
             saved.already_there = true;
             saved.take_place(place, &names);
             return Ok(());
         }
-        Begun::New(_) if saved.marked && *format == Format::Raw => {
-            return Err("it was saved and is in the store no more, and a raw copy would have the mark that says so, too: \
-                        --format elf makes a core of it"
-                .to_owned());
-        }
+        Begun::New(_) if saved.marked && *format == Format::Raw => return Err(StoreError::Marked),
         Begun::New(folder) => folder,
     };
     files::write(work, &names, folder.as_mut(), options, saved, progress)?;
     let info = saved.info(crash);
-    let place: Place = folder.finish(&info).map_err(|error| error.to_string())?;
+    let place = folder.finish(&info)?;
     saved.take_place(place, &names);
     Ok(())
 }

@@ -70,6 +70,9 @@ pub struct Saved {
     pub warnings: Vec<String>,
     /// What is known of the dump.
     pub dump: Report,
+    /// Why a power failure may lose it in the store.
+    #[serde(skip)]
+    pub(super) doubt: Option<String>,
     /// Parts of it that still stand on their targets.
     #[serde(skip)]
     pub(super) parts: usize,
@@ -106,6 +109,7 @@ impl Saved {
             unencrypted_despite_label: targets.is_bare(places),
             warnings: Vec::new(),
             dump: Report::new(dump),
+            doubt: None,
             parts: places.len(),
             marked: places.iter().any(|place| targets.found(*place).ending == Ending::Saved),
         }
@@ -123,6 +127,7 @@ impl Saved {
         }
         self.log = there(super::files::LOG).then(|| path(super::files::LOG));
         self.warnings.extend(place.remarks);
+        self.doubt = place.doubt;
         self.files = place.files.into_iter().map(|(name, bytes)| StoredFile { name, bytes }).collect();
         self.folder = Some(folder);
     }

@@ -84,7 +84,7 @@ pub(super) fn trace(trace: &CpuBacktrace) -> Markup {
                     @if frame.by == By::Scan { span.tag { "?" } " " }
                     @match known {
                         Some(known) => (call(known)),
-                        None => span.place { "not in the kernel's code" },
+                        None => span.place { (frame.nameless().trim_matches(['(', ')'])) },
                     }
                     @if frame.by == By::BadCall { " " span.tag { "called an address that has no code" } }
                 }

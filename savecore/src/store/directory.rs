@@ -7,23 +7,26 @@
 
 mod folder;
 mod kept;
+mod retire;
+mod room;
+mod safe;
 
 #[cfg(test)]
 mod tests;
 
 use std::cell::RefCell;
 use std::ffi::CStr;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, RenameFlags, Stat};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use self::folder::Partial;
 pub(crate) use self::kept::LATEST;
+use self::safe::Safety;
 use super::error::{StoreError, failed};
-use super::{Begun, Crash, Limits, Store, names};
+use super::{Begun, Crash, Limits, Room, Store, names};
 
 /// Crashes of one name that there can be.
 const MAX_ALIKE: u32 = 9999;
@@ -34,9 +37,11 @@ pub(super) struct Directory {
     name: String,
     fd: OwnedFd,
     limits: Limits,
-    /// The user whose folders count.
-    user: u32,
+    /// Whose folders count, besides root's: the user's, and those of who owns the directory, who can do there what he likes. On
+    /// CIFS, FAT and NFS that is another than the user who writes.
+    users: [u32; 2],
     abilities: Abilities,
+    safety: Safety,
     /// The folders that were finished or found again through this: none of them is removed.
     settled: RefCell<Vec<String>>,
 }
@@ -68,15 +73,17 @@ impl Directory {
             Errno::NOENT => StoreError::Missing { path: name.clone() },
             errno => failed("open", &name)(errno),
         })?;
-        let user = rustix::process::geteuid().as_raw();
+        let owner = rustix::fs::fstat(&fd).map_err(failed("look at", &name))?.st_uid;
+        let users = [rustix::process::geteuid().as_raw(), owner];
         let abilities = Abilities { no_replace: true, locks: true };
         Ok(Directory {
             path: path.to_owned(),
             name,
             fd,
             limits: limits.clone(),
-            user,
+            users,
             abilities,
+            safety: Safety::default(),
             settled: RefCell::default(),
         })
     }
@@ -99,21 +106,21 @@ impl Directory {
         }
     }
 
-    /// Whether the user, or root, made it: nobody else's folder counts.
+    /// Whether the user, root, or the directory's owner made it: nobody else's folder counts.
     fn is_ours(&self, stat: &Stat) -> bool {
-        [self.user, 0].contains(&stat.st_uid)
+        stat.st_uid == 0 || self.users.contains(&stat.st_uid)
     }
 
-    fn lock(&self, folder: &OwnedFd) -> Result<Lock, Errno> {
+    fn lock(&self, folder: &OwnedFd) -> Lock {
         if !self.abilities.locks {
-            return Ok(Lock::Unsupported);
+            return Lock::Unsupported;
         }
-        match rustix::fs::flock(folder, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Lock::Held),
-            Err(Errno::WOULDBLOCK) => Ok(Lock::Busy),
-            // NFS locks only what is open for writing, which a directory never is.
-            Err(Errno::OPNOTSUPP | Errno::NOLCK | Errno::NOSYS | Errno::BADF) => Ok(Lock::Unsupported),
-            Err(errno) => Err(errno),
+        match retry_on_intr(|| rustix::fs::flock(folder, FlockOperation::NonBlockingLockExclusive)) {
+            Ok(()) => Lock::Held,
+            Err(Errno::WOULDBLOCK) => Lock::Busy,
+            // Whatever the reason, such as NFS, which locks only what is open for writing: without a lock nothing is
+            // removed, and that harms nobody.
+            Err(_) => Lock::Unsupported,
         }
     }
 
@@ -121,20 +128,31 @@ impl Directory {
     fn rename(&self, from: &str, to: &str) -> Result<(), Errno> {
         if self.abilities.no_replace {
             match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
-                Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+                // Not offered, or not to who asks.
+                Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::PERM | Errno::NOTTY) => {}
                 result => return result,
             }
         }
         // A folder that is made here is nobody else's, and renaming replaces it only as long as it is empty.
         rustix::fs::mkdirat(&self.fd, to, Mode::RWXU)?;
-        rustix::fs::renameat(&self.fd, from, &self.fd, to).map_err(|errno| {
-            let _ = rustix::fs::unlinkat(&self.fd, to, AtFlags::REMOVEDIR);
-            if errno == Errno::NOTEMPTY { Errno::EXIST } else { errno }
-        })
+        let Err(errno) = rustix::fs::renameat(&self.fd, from, &self.fd, to) else { return Ok(()) };
+        let _ = rustix::fs::unlinkat(&self.fd, to, AtFlags::REMOVEDIR);
+        match errno {
+            Errno::NOTEMPTY => Err(Errno::EXIST),
+            // Servers that rename over nothing at all. Without a folder there, it can replace nothing but an empty one that
+            // somebody makes in this moment.
+            Errno::EXIST | Errno::ACCESS | Errno::PERM => {
+                match rustix::fs::renameat(&self.fd, from, &self.fd, to) {
+                    Err(Errno::NOTEMPTY | Errno::NOTDIR) => Err(Errno::EXIST),
+                    result => result,
+                }
+            }
+            errno => Err(errno),
+        }
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        rustix::fs::fsync(&self.fd).map_err(failed("make safe", &self.name))
+        self.safety.sync(&self.fd, &self.name)
     }
 
     /// Whether the folder is found where it is said to be, and not in a directory that has left its place since it was
@@ -148,14 +166,16 @@ impl Directory {
         Err(StoreError::Moved { path: self.name.clone() })
     }
 
-    /// Refuses a crash for which there is not enough room.
-    fn check_room(&self, room: Option<u64>) -> Result<(), StoreError> {
-        let (room, min_free) = (room.unwrap_or(0), self.limits.min_free);
-        let free = free(&self.fd).map_err(failed("look at", &self.name))?;
-        if free < room.saturating_add(min_free) {
-            return Err(StoreError::NoRoom { path: self.name.clone(), free, room, min_free });
+    /// Refuses a crash for which there surely is not enough room. Whether there is enough shows when it is written.
+    fn check_room(&self, room: Option<Room>) -> Result<(), StoreError> {
+        let least = room.filter(|_| room::is_literal(&self.fd)).map_or(0, |room| room.least);
+        let min_free = self.limits.min_free;
+        match room::free(&self.fd) {
+            Some(free) if free < least.saturating_add(min_free) => {
+                Err(StoreError::NoRoom { path: self.name.clone(), free, least, min_free })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -164,12 +184,18 @@ impl Store for Directory {
         &self.name
     }
 
-    fn begin(&mut self, crash: &Crash, core: &str, room: Option<u64>) -> Result<Begun<'_>, StoreError> {
+    fn keeps_holes(&self) -> bool {
+        room::keeps_holes(&self.fd)
+    }
+
+    fn begin(&mut self, crash: &Crash, core: &str, room: Option<Room>) -> Result<Begun<'_>, StoreError> {
+        self.safety.begin();
         let mut remarks = Vec::new();
         self.remove_leftovers(&mut remarks)?;
         let base = names::folder(crash);
+        let old_base = names::old_folder(crash);
         for name in self.entries()? {
-            if names::is_numbered(&name, &base)
+            if (names::is_numbered(&name, &base) || names::is_numbered(&name, &old_base))
                 && let Some(place) = self.whole(&name, crash, core)?
             {
                 return Ok(Begun::AlreadyThere(place));
@@ -216,10 +242,4 @@ fn stat(at: impl AsFd, name: &str) -> Result<Stat, Errno> {
 
 fn is_same(one: &Stat, other: &Stat) -> bool {
     (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
-}
-
-/// Bytes that the user may still fill.
-fn free(at: impl AsFd) -> io::Result<u64> {
-    let system = rustix::fs::fstatvfs(at)?;
-    Ok(system.f_bavail.saturating_mul(system.f_frsize))
 }

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io;
 
 use bytesize::ByteSize;
+use rustix::io::Errno;
 
 /// The kinds of stores that there are.
 const KINDS: &str = if cfg!(feature = "object-store") {
@@ -16,7 +17,7 @@ const KINDS: &str = if cfg!(feature = "object-store") {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file system said no.
-    #[error("cannot {what} {path}: {error}")]
+    #[error("cannot {what} {path}: {error}{}", next(error))]
     Io {
         /// What was tried.
         what: &'static str,
@@ -32,14 +33,24 @@ pub enum StoreError {
         path: String,
     },
     /// There is not enough room.
-    #[error("{path} has {} free, and {} needed: make room there, or store elsewhere", ByteSize(*free), needed(*room, *min_free))]
+    #[error("{path} has {} free, and {} needed: make room there, or store elsewhere", ByteSize(*free), needed(*least, *min_free))]
     NoRoom {
         /// Where.
         path: String,
         /// Bytes that are free.
         free: u64,
-        /// Bytes that the crash takes at most, as far as known.
-        room: u64,
+        /// Bytes that the crash takes at least, as far as known.
+        least: u64,
+        /// Bytes that must stay free.
+        min_free: u64,
+    },
+    /// The room ended while the crash was written.
+    #[error("{path} has {} free after a part of it was written, and {} must stay free: make room there, or store elsewhere", ByteSize(*free), ByteSize(*min_free))]
+    RoomEnded {
+        /// Where.
+        path: String,
+        /// Bytes that are free.
+        free: u64,
         /// Bytes that must stay free.
         min_free: u64,
     },
@@ -75,6 +86,11 @@ pub enum StoreError {
         /// Which.
         path: String,
     },
+    /// It was saved before, and a raw copy cannot be made once more.
+    #[error(
+        "it was saved and is in the store no more, and a raw copy would have the mark that says so, too: --format elf makes a core of it"
+    )]
+    Marked,
     /// Another savecore writes the same file.
     #[error("another savecore is writing {path}")]
     Busy {
@@ -94,11 +110,50 @@ pub(super) fn failed<E: Into<io::Error>>(
     move |error| StoreError::Io { what, path: path.to_string(), error: error.into() }
 }
 
-fn needed(room: u64, min_free: u64) -> String {
-    let (room, min_free) = (ByteSize(room), ByteSize(min_free));
-    match (room.as_u64(), min_free.as_u64()) {
-        (_, 0) => format!("{room} are"),
+fn needed(least: u64, min_free: u64) -> String {
+    let (least, min_free) = (ByteSize(least), ByteSize(min_free));
+    match (least.as_u64(), min_free.as_u64()) {
+        (_, 0) => format!("at least {least} are"),
         (0, _) => format!("{min_free} that must stay free are"),
-        _ => format!("{room}, besides {min_free} that must stay free, are"),
+        _ => format!("at least {least}, besides {min_free} that must stay free, are"),
+    }
+}
+
+impl StoreError {
+    /// Whether less to write might have fitted.
+    pub(crate) fn is_lack_of_room(&self) -> bool {
+        match self {
+            StoreError::NoRoom { free, min_free, .. } => free > min_free,
+            StoreError::RoomEnded { .. } => true,
+            _ => matches!(self.errno(), Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG)),
+        }
+    }
+
+    /// Whether it is the length of one file that the store does not take.
+    pub(crate) fn is_too_long_a_file(&self) -> bool {
+        self.errno() == Some(Errno::FBIG)
+    }
+
+    fn errno(&self) -> Option<Errno> {
+        match self {
+            StoreError::Io { error, .. } => Errno::from_io_error(error),
+            _ => None,
+        }
+    }
+}
+
+/// What to do about an answer of a file system's, behind a semicolon; nothing if nobody knows.
+fn next(error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOSPC) => "; make room there, or store elsewhere",
+        Some(Errno::DQUOT) => "; make room there, raise the quota, or store elsewhere",
+        Some(Errno::FBIG) => "; a file may not be that large there: store elsewhere",
+        Some(Errno::ROFS) => "; mount it so that it can be written, or store elsewhere",
+        Some(
+            Errno::STALE | Errno::NOTCONN | Errno::HOSTDOWN | Errno::TIMEDOUT | Errno::NODEV | Errno::NXIO,
+        ) => "; the store went away: mount it again, and try again",
+        Some(Errno::ACCESS | Errno::PERM) => "; savecore must be allowed to write there",
+        Some(Errno::IO) => "; the medium is faulty, or the server: the kernel's log may say more",
+        _ => "",
     }
 }

@@ -1,25 +1,27 @@
 //! Where a crash goes: a folder of its own in a directory, or in an object store.
 //!
 //! A folder gets its name when all that belongs into it is safe there, and `info.json` is the last of its files: whoever
-//! sees that finds the others whole. A folder is never written into again; only [`Limits::max_kept`] removes one.
+//! sees that finds the others whole. A folder is never written into again; only [`Limits`] remove one.
 
 mod directory;
 mod error;
+mod limits;
 mod names;
 #[cfg(feature = "object-store")]
 mod object;
 mod record;
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use serde_json::Value;
 use uuid::Uuid;
 
 pub(crate) use directory::LATEST;
 pub use error::StoreError;
+pub use limits::{Limits, MaxKept, MaxUsed};
 pub(crate) use record::{FILE as INFO, MAX_BYTES as MAX_INFO};
 
+pub use crate::core::Room;
 use crate::core::Sink;
 
 /// What names a crash. All of it is made harmless for file names by the store.
@@ -58,19 +60,6 @@ pub(crate) fn crash(nonce: u64) -> Crash {
     }
 }
 
-/// What a store keeps to.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Limits {
-    /// Bytes that stay free in a directory's file system.
-    pub min_free: u64,
-    /// Crashes that a directory keeps, at least one: the ones saved longest ago are removed once a new one is safe.
-    pub max_kept: Option<u32>,
-    /// How long an object store that does not answer is tried; 3 minutes if not said.
-    pub patience: Option<Duration>,
-    /// Where it is kept how far uploads are; the first of `$STATE_DIRECTORY`, or `/var/lib/savecore`, if not said.
-    pub state: Option<PathBuf>,
-}
-
 /// Where crashes go.
 pub trait Store {
     /// The store as messages name it.
@@ -81,12 +70,11 @@ pub trait Store {
         true
     }
 
-    /// Begins the crash's folder. `core` is the file name that the core will have, `room` the bytes that all files take at
-    /// most, if known.
+    /// Begins the crash's folder. `core` is the file name that the core will have, `room` what all files take, if known.
     ///
     /// # Errors
-    /// If the store cannot be used, or has no room; then nothing was written.
-    fn begin(&mut self, crash: &Crash, core: &str, room: Option<u64>) -> Result<Begun<'_>, StoreError>;
+    /// If the store cannot be used, or surely has no room; then nothing was written.
+    fn begin(&mut self, crash: &Crash, core: &str, room: Option<Room>) -> Result<Begun<'_>, StoreError>;
 }
 
 /// A crash's folder.
@@ -128,6 +116,8 @@ pub struct Place {
     pub files: Vec<(String, u64)>,
     /// What went otherwise than it should without harm to the crash, a line each.
     pub remarks: Vec<String>,
+    /// Why a power failure may lose it; then it is not to be the only copy.
+    pub doubt: Option<String>,
 }
 
 /// Opens a store: a directory that exists, or a URL: `s3://`, `gs://` or `az://`, a bucket or container, and a prefix. Settings

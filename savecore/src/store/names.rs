@@ -7,6 +7,12 @@ use crate::dump::utc;
 /// (those that encrypt names) take it.
 const MAX_HOST: usize = 64;
 
+/// Names that are devices for DOS and Windows, in any folder and with anything behind a dot.
+const DEVICES: [&str; 6] = ["con", "prn", "aux", "nul", "com", "lpt"];
+
+/// What stands behind the host's name, with zeros for digits: now, and before names were without colons.
+const FORMS: [&str; 2] = ["-0000-00-00T000000Z", "-0000-00-00T00:00:00Z"];
+
 /// Text that is the same name everywhere, and only a name: letters, digits, `.`, `-` and `_` of ASCII, the first of them a
 /// letter, a digit or `_`.
 pub(super) fn harmless(text: &str) -> String {
@@ -16,14 +22,40 @@ pub(super) fn harmless(text: &str) -> String {
         let leads = name.is_empty() && !character.is_ascii_alphanumeric();
         name.push(if fits && !leads { character } else { '_' });
     }
+    if is_device(&name) {
+        name.replace_range(..1, "_");
+    }
     if name.is_empty() { "unknown".to_owned() } else { name }
 }
 
-/// The name of a crash's folder: host and time, or the dump's own number where no clock was.
+/// Whether DOS takes a file of that name for a device.
+fn is_device(name: &str) -> bool {
+    let front = name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let (word, number) = front.split_at_checked(3).unwrap_or_default();
+    let is_numbered = ["com", "lpt"].contains(&word);
+    DEVICES.contains(&word)
+        && match number.as_bytes() {
+            [] => !is_numbered,
+            [b'0'..=b'9'] => is_numbered,
+            _ => false,
+        }
+}
+
+/// The name of a crash's folder: host and time, or the dump's own number where no clock was. It has no colons: FAT, exFAT, NTFS
+/// and CIFS take none, and `scp` and `rsync` take what stands in front of one for a host.
 pub(super) fn folder(crash: &Crash) -> String {
+    named(crash, "%Y-%m-%dT%H%M%SZ")
+}
+
+/// What [`folder`] made before names were without colons. Such folders still count.
+pub(super) fn old_folder(crash: &Crash) -> String {
+    named(crash, "%Y-%m-%dT%H:%M:%SZ")
+}
+
+fn named(crash: &Crash, form: &str) -> String {
     let host = harmless(&crash.host);
     match crash.seconds.and_then(utc) {
-        Some(time) => format!("{host}-{}", time.strftime("%Y-%m-%dT%H:%M:%SZ")),
+        Some(time) => format!("{host}-{}", time.strftime(form)),
         None => format!("{host}-unknown-{:016x}", crash.nonce),
     }
 }
@@ -52,24 +84,46 @@ pub(super) fn is_folder(name: &str) -> bool {
     ends_like_a_folder(name)
 }
 
+/// Whether a host's name, or one that it once could be, is followed by a time of that form.
+fn is_timed(name: &str, form: &str) -> bool {
+    let split = name.len().checked_sub(form.len()).and_then(|at| name.split_at_checked(at));
+    split.is_some_and(|(host, time)| {
+        let digit = |character: char| if character.is_ascii_digit() { '0' } else { character };
+        is_host(host) && time.chars().map(digit).eq(form.chars())
+    })
+}
+
+/// Whether a host is called that in a folder's name. Before devices of DOS were left out, it could be one.
+fn is_host(name: &str) -> bool {
+    !name.is_empty() && (harmless(name) == name || is_device(name))
+}
+
 fn ends_like_a_folder(name: &str) -> bool {
-    let is_host = |host: &str| !host.is_empty() && harmless(host) == host;
-    let timed =
-        name.len().checked_sub("-1970-01-01T00:00:00Z".len()).and_then(|at| name.split_at_checked(at));
-    if let Some((host, time)) = timed
-        && is_host(host)
-        && let Some(time) = time.strip_prefix('-')
-    {
-        let shape: String =
-            time.chars().map(|character| if character.is_ascii_digit() { '0' } else { character }).collect();
-        if shape == "0000-00-00T00:00:00Z" {
-            return true;
-        }
+    if FORMS.iter().any(|form| is_timed(name, form)) {
+        return true;
     }
     name.rsplit_once("-unknown-").is_some_and(|(host, nonce)| {
         let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         is_host(host) && nonce.len() == 16 && nonce.bytes().all(is_hex)
     })
+}
+
+/// Whose crash is in a folder of that name: the host, and when it crashed, if it had a clock.
+pub(super) fn told(name: &str) -> Option<(&str, Option<u64>)> {
+    let name = match name.rsplit_once('-') {
+        Some((front, number)) if is_number(number) && ends_like_a_folder(front) => front,
+        _ => name,
+    };
+    if let Some((host, nonce)) = name.rsplit_once("-unknown-")
+        && nonce.len() == 16
+    {
+        return Some((host, None));
+    }
+    let form = FORMS.into_iter().find(|form| is_timed(name, form))?;
+    let (host, time) = name.split_at_checked(name.len() - form.len())?;
+    let time = jiff::civil::DateTime::strptime("-%Y-%m-%dT%H%M%SZ", time.replace(':', "")).ok();
+    let time = time.and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC).ok());
+    Some((host, time.and_then(|time| u64::try_from(time.timestamp().as_second()).ok())))
 }
 
 /// What a folder is called while it is filled.
@@ -105,10 +159,15 @@ mod tests {
             let base = folder(&crash(&host, seconds, nonce));
             let name = numbered(&base, number);
             for name in [&name, &partial(&name)] {
-                let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
-                prop_assert!(name.bytes().all(harmless), "{name}");
+                let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+                prop_assert!(name.bytes().all(harmless) && !name.ends_with('.'), "{name}");
+                prop_assert!(!is_device(name), "{name}");
                 prop_assert!(name.len() <= 143);
             }
+            let (host_name, clock) = (harmless(&host), seconds.filter(|seconds| utc(*seconds).is_some()));
+            prop_assert_eq!(told(&name), Some((host_name.as_str(), clock)));
+            let old = old_folder(&crash(&host, seconds, nonce));
+            prop_assert!(is_folder(&old) && is_partial(&partial(&old)), "{old}");
             prop_assert!(!name.starts_with(['.', '-']));
             prop_assert!(is_numbered(&name, &base));
             prop_assert!(is_folder(&name));
@@ -119,6 +178,7 @@ mod tests {
 
         #[test]
         fn what_is_harmless_stays_as_it_is(host in "[A-Za-z0-9][A-Za-z0-9._-]{0,63}") {
+            prop_assume!(!is_device(&host));
             prop_assert_eq!(harmless(&host), host);
         }
 
@@ -126,17 +186,35 @@ mod tests {
         fn no_other_name_passes_for_a_folder(name in "[a-z./:-]{0,30}|[a-z]{0,5}-[0-9T:-]{0,20}Z?(-[0-9]{0,3})?") {
             let shape: Vec<char> = name.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
             let shape: String = shape.into_iter().collect();
-            prop_assert!(!is_folder(&name) || shape.contains("-0000-00-00T00:00:00Z"), "{name}");
+            prop_assert!(!is_folder(&name) || FORMS.iter().any(|form| shape.contains(form)), "{name}");
         }
     }
 
     #[test]
     fn names_tell_host_and_time() {
-        assert_eq!(folder(&crash("web-1.lan", Some(1_700_000_000), 7)), "web-1.lan-2023-11-14T22:13:20Z");
-        assert_eq!(folder(&crash("web", Some(35), 7)), "web-1970-01-01T00:00:35Z");
+        assert_eq!(folder(&crash("web-1.lan", Some(1_700_000_000), 7)), "web-1.lan-2023-11-14T221320Z");
+        assert_eq!(folder(&crash("web", Some(35), 7)), "web-1970-01-01T000035Z");
         assert_eq!(folder(&crash("../../etc", None, 7)), "_._.._etc-unknown-0000000000000007");
         assert_eq!(folder(&crash("", Some(u64::MAX), 7)), "unknown-unknown-0000000000000007");
-        assert_eq!(numbered("a-2023-11-14T22:13:20Z", 2), "a-2023-11-14T22:13:20Z-2");
+        assert_eq!(numbered("a-2023-11-14T221320Z", 2), "a-2023-11-14T221320Z-2");
+        assert_eq!(old_folder(&crash("web", Some(35), 7)), "web-1970-01-01T00:00:35Z");
+    }
+
+    #[test]
+    fn a_host_is_no_device_of_dos() {
+        for (host, name) in [
+            ("con", "_on"),
+            ("NUL.example.org", "_UL.example.org"),
+            ("aux.", "_ux."),
+            ("lpt9", "_pt9"),
+            ("com", "com"),
+            ("com10", "com10"),
+            ("console", "console"),
+            ("web.con", "web.con"),
+        ] {
+            assert_eq!(harmless(host), name);
+            assert_eq!(harmless(name), name);
+        }
     }
 
     #[test]

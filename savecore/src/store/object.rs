@@ -23,7 +23,7 @@ use self::state::State;
 use self::upload::{Ended, Upload};
 use super::error::{StoreError, failed};
 use super::record::{self, Record};
-use super::{Begun, Crash, Folder, Limits, Place, Store, names};
+use super::{Begun, Crash, Folder, Limits, Place, Room, Store, names};
 use crate::core::Sink;
 use crate::dump::utc;
 
@@ -69,8 +69,7 @@ impl Objects {
             Some(time) => time.strftime("%Y-%m-%d").to_string(),
             None => NO_DATE.to_owned(),
         };
-        // Hadoop takes what stands in front of a colon for a scheme.
-        let name = names::numbered(&names::folder(crash), number).replace(':', "");
+        let name = names::numbered(&names::folder(crash), number);
         let host = names::harmless(&crash.host);
         [format!("host={host}"), format!("date={date}"), name]
             .into_iter()
@@ -117,14 +116,15 @@ impl Store for Objects {
         false
     }
 
-    fn begin(&mut self, crash: &Crash, core: &str, room: Option<u64>) -> Result<Begun<'_>, StoreError> {
+    fn begin(&mut self, crash: &Crash, core: &str, room: Option<Room>) -> Result<Begun<'_>, StoreError> {
         for number in 1..=MAX_ALIKE {
             let folder = self.folder(crash, number);
             match self.record(&folder.clone().join(record::FILE))? {
                 Some((Some(record), length)) if record.is_of(crash, core) => {
                     if self.is_whole(&folder, &record)? {
                         let (folder, files) = (self.remote.shown(&folder), record.files_with(length));
-                        return Ok(Begun::AlreadyThere(Place { folder, files, remarks: Vec::new() }));
+                        let (remarks, doubt) = (Vec::new(), None);
+                        return Ok(Begun::AlreadyThere(Place { folder, files, remarks, doubt }));
                     }
                 }
                 Some(_) => {}
@@ -148,7 +148,7 @@ struct Filling<'s> {
     objects: &'s Objects,
     folder: Path,
     crash: Crash,
-    room: Option<u64>,
+    room: Option<Room>,
     files: Vec<(String, u64)>,
     /// What is known of the files' uploads: until the crash is finished, a run that is broken goes on from there.
     states: Vec<State>,
@@ -191,7 +191,7 @@ impl Folder for Filling<'_> {
         let mut is_last = false;
         loop {
             let mut upload = Upload::new(remote, path.clone(), state.take());
-            let ended = match upload.run(self.room, write) {
+            let ended = match upload.run(self.room.map(|room| room.most), write) {
                 Ok(length) => {
                     self.files.push((name.to_owned(), length));
                     self.states.extend(upload.into_state());
@@ -241,6 +241,6 @@ impl Folder for Filling<'_> {
             }
         }
         let (folder, files) = (remote.shown(&self.folder), record.files_with(length));
-        Ok(Place { folder, files, remarks: self.remarks })
+        Ok(Place { folder, files, remarks: self.remarks, doubt: None })
     }
 }

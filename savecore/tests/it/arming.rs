@@ -59,7 +59,7 @@ impl Crashable {
 }
 
 fn options(text: &str) -> Options {
-    Config::parse(&format!("[arm]\n{text}"), "test").unwrap().arm
+    Config::parse(&format!("[arm]\n{text}"), "test").arm
 }
 
 #[test]

@@ -460,7 +460,7 @@ fn save_writes_the_core_then_lays_the_pattern_again() {
         .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
         .collect();
     assert_eq!(names, ["dmesg.txt", "vmcore.elf"]);
-    let folder = place.path("out/rack-7-2026-11-22T06:32:42Z");
+    let folder = place.path("out/rack-7-2026-11-22T063242Z");
     assert_eq!(place.crashes("out"), std::slice::from_ref(&folder));
     assert_eq!(fs::canonicalize(place.path("out/latest")).unwrap(), fs::canonicalize(&folder).unwrap());
     assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
@@ -511,7 +511,7 @@ fn what_is_there_is_never_overwritten_and_the_crash_goes_beside_it() {
     let disk = with_dump(&Machine::small());
     let image = place.image("image", &disk);
     let out = place.out();
-    let taken = place.path("out/h-2026-11-22T06:32:42Z");
+    let taken = place.path("out/h-2026-11-22T063242Z");
     fs::create_dir(&taken).unwrap();
     fs::write(taken.join("vmcore.elf"), b"precious").unwrap();
     let (code, stdout, stderr) = run(["save", &image, "-o", &out, "--host", "h", "--json"]);

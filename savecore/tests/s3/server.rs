@@ -26,6 +26,10 @@ pub(crate) enum Fault {
     Status(u16),
     /// The server answers that there is no such bucket.
     NoBucket,
+    /// The server answers that the credentials have run out, as AWS does.
+    Expired,
+    /// The server answers that the clocks differ too much.
+    Skewed,
     /// A bit of the body changes on the way.
     Corrupt,
     /// The connection breaks, and so do all others until [`Server::revive`].
@@ -181,6 +185,15 @@ async fn answer(
         Fault::NoBucket => {
             let body = Body::from("<Error><Code>NoSuchBucket</Code></Error>".to_owned());
             return Ok(Response::builder().status(404).body(body).unwrap());
+        }
+        Fault::Expired => {
+            let text =
+                "<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>";
+            return Ok(Response::builder().status(400).body(Body::from(text.to_owned())).unwrap());
+        }
+        Fault::Skewed => {
+            let text = "<Error><Code>RequestTimeTooSkewed</Code><Message>The difference is too large.</Message></Error>";
+            return Ok(Response::builder().status(403).body(Body::from(text.to_owned())).unwrap());
         }
         Fault::Corrupt => {
             let mut body = request.body_mut().store_all_limited(1 << 30).await.unwrap().to_vec();

@@ -46,7 +46,8 @@ pub(super) fn look(config: &Config, system: &System, names: &[TargetName], drill
                 _ => "its diskdump module is loaded, and not armed".to_owned(),
             };
             drill.fail("kernel", found, "`savecore arm`");
-            if let Err(error) = arming::plan(system, &arm::names(config), None, &config.arm) {
+            let plan = arm::names(config).and_then(|names| arming::plan(system, &names, None, &config.arm));
+            if let Err(error) = plan {
                 drill.fail("kernel", format!("it cannot be armed: {error}"), "");
             }
         }

@@ -55,6 +55,10 @@ pub(crate) struct Arguments {
     system: SystemArguments,
 }
 
+/// What to do about a mistake in the configuration.
+const ADVICE: &str =
+    "correct it: until then `savecore boot` does without that line, and where it matters, frees no dump";
+
 /// How it stands with something.
 #[derive(Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -115,7 +119,12 @@ impl Drill {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let mut drill = Drill::default();
     let config = match configuration(arguments.config.as_deref()) {
-        Ok(config) => config,
+        Ok(config) => {
+            for line in &config.faults.lines {
+                drill.fail("configuration", line.clone(), ADVICE);
+            }
+            config
+        }
         Err(error) => {
             drill.fail("configuration", error.to_string(), "correct it; the defaults are tried here");
             Config::default()

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use savecore::Error;
 use savecore::boot::Config;
-use savecore::store::{self, Begun, Crash, Limits, Place, StoreError};
+use savecore::store::{self, Begun, Crash, Limits, MaxKept, Place, Room, StoreError};
 use serde_json::json;
 
 use super::Drill;
 use super::target::memory;
-use crate::output::size;
+use crate::output::{count, size};
 
 /// How long a server that does not answer is tried, with somebody waiting.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -54,6 +54,15 @@ pub(super) fn look(config: &Config, drill: &mut Drill) {
         }
     }
     let Ok(room) = rustix::fs::statvfs(path) else { return };
+    if room.f_blocks == 0 {
+        drill.warn(
+            about,
+            "the file system does not say how much room it has",
+            "see to it that there is some",
+        );
+        return;
+    }
+    look_at_limits(about, config, room.f_blocks.saturating_mul(room.f_frsize), drill);
     let (free, reserve) = (room.f_bavail.saturating_mul(room.f_frsize), config.min_free.as_u64());
     match memory() {
         _ if free < reserve => drill.fail(
@@ -68,6 +77,24 @@ pub(super) fn look(config: &Config, drill: &mut Drill) {
         ),
         Some(_) => drill.ok(about, format!("{} are free, enough for all of memory", size(free))),
         None => drill.ok(about, format!("{} are free", size(free))),
+    }
+}
+
+/// What goes when a crash is saved.
+fn look_at_limits(about: &str, config: &Config, system: u64, drill: &mut Drill) {
+    let number = match config.max_kept {
+        MaxKept::All => None,
+        MaxKept::Number(number) => Some(count(number.into(), "crash", "crashes")),
+    };
+    let bytes = config.max_used.bytes(system).map(size);
+    let both: Vec<String> = number.into_iter().chain(bytes).collect();
+    match both.as_slice() {
+        [] => drill.warn(
+            about,
+            "nothing is ever removed, so that a machine that crashes again and again fills it",
+            "`max_kept` and `max_used` set limits",
+        ),
+        both => drill.ok(about, format!("keeps no more than {}", both.join(" and "))),
     }
 }
 
@@ -106,11 +133,11 @@ fn put(destination: &str) -> Result<Place, StoreError> {
         stays: false,
     };
     let text = b"savecore drill\n";
-    match store.begin(&crash, "drill.txt", Some(text.len() as u64))? {
+    let length = text.len() as u64;
+    match store.begin(&crash, "drill.txt", Some(Room { least: length, most: length }))? {
         Begun::AlreadyThere(place) => Ok(place),
         Begun::New(mut folder) => {
             folder.file("drill.txt", &mut |sink| {
-                let length = text.len() as u64;
                 (sink.begin(0, Some(length)))
                     .and_then(|()| sink.write_at(0, text))
                     .and_then(|()| sink.set_len(length))

@@ -27,14 +27,15 @@ use self::span::{Span, What, spans};
 use super::head::{GATHER, Head};
 use super::linux::{Utsname, Vmcoreinfo};
 use super::notes::{Notes, notes};
-use super::{Compression, CoreOptions, Level, Selection, Sink, pages};
+use super::{Compression, CoreOptions, Room, Selection, Sink, pages};
 use crate::Error;
 use crate::dump::{Dump, Encryption, Fate};
 use crate::source::Progress;
 
-/// The first page frame number that there may be none of: 64 TiB. The bitmaps speak of all pages below the last one, so
-/// that what a damaged dump claims would make a file that nobody can handle.
-const MAX_PAGES: u64 = 1 << 34;
+/// The first page frame number that there may be none of: 256 TiB, all that 48 bits can address. Machines have memory far up there:
+/// that of a GPU in a Grace Hopper begins at 66 TiB. The bitmaps speak of all pages below the last one and readers take them into
+/// memory, 8 GiB each at this limit, so that what a damaged dump claims beyond would make a file that nobody can handle.
+const MAX_PAGES: u64 = 1 << 36;
 
 /// Bytes of a table that is never too large, and how many times as large as the dump on its partitions it may be beyond. A run
 /// of zeros takes 16 bytes of a dump and may claim 2^32 pages.
@@ -78,8 +79,7 @@ const SUB_HEADER_AT: u64 = BLOCK;
 const NOTES_AT: u64 = SUB_HEADER_AT + size_of::<SubHeader>() as u64;
 
 impl Plan {
-    fn new(dump: &Dump<'_>, level: Option<Level>) -> Result<Plan, Error> {
-        let selection = Selection::of(dump, level);
+    fn new(dump: &Dump<'_>, selection: Selection) -> Result<Plan, Error> {
         let (mut max_mapnr, mut ram, mut data, mut zeros, mut lost) = (0, 0, 0, 0, 0);
         for span in spans(dump, &selection) {
             let end = span.pfn.saturating_add(span.count);
@@ -165,13 +165,15 @@ impl Plan {
     }
 }
 
-/// Bytes that a compressed kdump of this dump takes at most, at whatever level.
+/// Bytes that a compressed kdump of these pages takes. What pages are compressed to shows when it is done; surely there is an
+/// entry for each.
 ///
 /// # Errors
 /// [`Error::TooHigh`] or [`Error::TooSparse`], if there can be none.
-pub fn room(dump: &Dump<'_>) -> Result<u64, Error> {
-    let plan = Plan::new(dump, None)?;
-    Ok(plan.data_at + (plan.data + 1) * BLOCK)
+pub fn room(dump: &Dump<'_>, selection: &Selection) -> Result<Room, Error> {
+    let plan = Plan::new(dump, *selection)?;
+    let least = (plan.data + plan.zeros) * size_of::<PageDesc>() as u64;
+    Ok(Room { least, most: plan.data_at + (plan.data + 1) * BLOCK })
 }
 
 /// Writes a dump as a compressed kdump. Takes constant memory but for two bytes a page. The file's bytes follow from the
@@ -179,7 +181,7 @@ pub fn room(dump: &Dump<'_>) -> Result<u64, Error> {
 ///
 /// # Errors
 /// If the dump is encrypted and was not opened, the file cannot be written, the dump cannot be read any more, its memory ends
-/// beyond 64 TiB, or it claims more memory than a dump of its size has.
+/// beyond 256 TiB, or it claims more memory than a dump of its size has.
 pub fn write(
     dump: &Dump<'_>,
     compression: Compression,
@@ -190,7 +192,7 @@ pub fn write(
     if matches!(dump.encryption(), Encryption::Sealed | Encryption::Refused) {
         return Err(Error::Sealed);
     }
-    let plan = Plan::new(dump, options.level)?;
+    let plan = Plan::new(dump, Selection::of(dump, options.level))?;
     out.begin(plan.data_at, None).map_err(Error::Core)?;
 
     let mut bytes = Vec::new();

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::super::error::{StoreError, failed};
 use super::super::record::{self, Record};
 use super::super::{Crash, Folder, Place, names};
-use super::{Directory, Lock, free, is_same, open_folder, stat};
+use super::{Directory, Lock, is_same, open_folder, room, stat};
 use crate::core::Sink;
 use crate::writeback::Writeback;
 
@@ -23,7 +23,7 @@ use crate::writeback::Writeback;
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(20);
 /// Bytes after which the room that is left is looked at again.
-const LOOK_EVERY: u64 = 64 << 20;
+const LOOK_EVERY: u64 = 8 << 20;
 
 /// A folder under its temporary name, locked if that is possible. It vanishes unless it gets another.
 pub(super) struct Partial<'d> {
@@ -77,12 +77,12 @@ impl<'d> Partial<'d> {
         };
         write(&mut sink).map_err(|error| match sink.refused.take() {
             Some(Refused::NoRoom(free)) => {
-                StoreError::NoRoom { path: self.directory.name.clone(), free, room: 0, min_free }
+                StoreError::RoomEnded { path: self.directory.name.clone(), free, min_free }
             }
             Some(Refused::Io(error)) => failed("write", &shown)(error),
             None => StoreError::Content(error),
         })?;
-        file.sync_all().map_err(failed("make safe", &shown))?;
+        self.directory.safety.sync(&file, &shown)?;
         Ok(file.metadata().map_err(failed("look at", &shown))?.len())
     }
 }
@@ -94,7 +94,7 @@ fn hold(directory: &Directory, name: &str) -> Result<Option<OwnedFd>, Errno> {
         result => result?,
     };
     for _ in 0..TRIES {
-        if directory.lock(&fd)? != Lock::Busy {
+        if directory.lock(&fd) != Lock::Busy {
             let still_there = match stat(&directory.fd, name) {
                 Err(Errno::NOENT) => false,
                 there => is_same(&there?, &rustix::fs::fstat(&fd)?),
@@ -152,8 +152,7 @@ impl Sink for FileSink<'_> {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         if self.unseen >= LOOK_EVERY {
             self.unseen = 0;
-            let free = self.told(free(self.file))?;
-            if free < self.min_free {
+            if let Some(free) = room::free(self.file).filter(|free| *free < self.min_free) {
                 self.refused.set(Some(Refused::NoRoom(free)));
                 return Err(io::ErrorKind::StorageFull.into());
             }
@@ -165,7 +164,16 @@ impl Sink for FileSink<'_> {
     }
 
     fn set_len(&mut self, length: u64) -> io::Result<()> {
-        self.told(self.file.set_len(length))
+        let Err(error) = self.file.set_len(length) else { return Ok(()) };
+        // Where a file cannot be told to be longer, its last byte makes it so.
+        let there = self.told(self.file.metadata())?.len();
+        let may_write =
+            !matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::FBIG | Errno::NOSPC));
+        match length.checked_sub(1).filter(|_| there < length && may_write) {
+            Some(last) => self.told(self.file.write_all_at(&[0], last)),
+            None if there == length => Ok(()),
+            None => self.told(Err(error)),
+        }
     }
 }
 
@@ -233,12 +241,11 @@ impl Folder for Filling<'_> {
         let length = self
             .partial
             .write(record::FILE, &mut |sink| sink.write_at(0, &text).map_err(crate::Error::Core))?;
-        rustix::fs::fsync(&self.partial.fd).map_err(failed("make safe", self.partial.shown("")))?;
+        directory.safety.sync(&self.partial.fd, self.partial.shown(""))?;
         let name = self.name()?;
         directory.sync()?;
         directory.check_place(&name, &self.partial.fd)?;
-        let mut remarks = std::mem::take(&mut self.remarks);
-        directory.settle(&name, self.crash.stays, &mut remarks);
-        Ok(Place { folder: directory.shown(&name), files: record.files_with(length), remarks })
+        let remarks = std::mem::take(&mut self.remarks);
+        Ok(directory.settled(&name, record.files_with(length), self.crash.stays, remarks))
     }
 }

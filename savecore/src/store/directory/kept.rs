@@ -9,8 +9,9 @@ use rustix::io::Errno;
 
 use super::super::error::{StoreError, failed};
 use super::super::record::{self, Record};
-use super::super::{Crash, Place, names};
-use super::{Directory, Lock, entries, is_same, open_folder, stat};
+use super::super::{Crash, MaxKept, Place, names};
+use super::retire::{Old, going};
+use super::{Directory, Lock, entries, is_same, open_folder, room, stat};
 
 /// The link to the crash that was saved last.
 pub(crate) const LATEST: &str = "latest";
@@ -43,12 +44,25 @@ impl Directory {
             return Ok(None);
         }
         // Its files were made safe before it got its name; the name itself may not be yet.
-        rustix::fs::fsync(&fd).map_err(failed("make safe", self.shown(name)))?;
+        self.safety.sync(&fd, self.shown(name))?;
         self.sync()?;
         self.check_place(name, &fd)?;
-        let mut remarks = Vec::new();
-        self.settle(name, crash.stays, &mut remarks);
-        Ok(Some(Place { folder: self.shown(name), files: record.files_with(length), remarks }))
+        Ok(Some(self.settled(name, record.files_with(length), crash.stays, Vec::new())))
+    }
+
+    /// The place of a crash that is safe in the folder `name`, or as safe as the file system allows, when what is to be done then
+    /// is done.
+    pub(super) fn settled(
+        &self,
+        name: &str,
+        files: Vec<(String, u64)>,
+        stays: bool,
+        mut remarks: Vec<String>,
+    ) -> Place {
+        let doubt = self.safety.doubt(&self.name);
+        self.settle(name, stays || doubt.is_some(), &mut remarks);
+        remarks.extend(self.safety.remark(&self.name));
+        Place { folder: self.shown(name), files, remarks, doubt }
     }
 
     /// A folder of ours with what its `info.json` says, and how long that is; `None` if it is something else.
@@ -92,7 +106,7 @@ impl Directory {
     /// What is to be done when a crash is safe in the folder `name`: the link, and old crashes. None of it can lose the new
     /// one, so what goes wrong is only remarked. For a crash that stays on its partition, nothing is removed: it would be stored
     /// again and again, each time at the cost of one that is nowhere else.
-    pub(super) fn settle(&self, name: &str, stays: bool, remarks: &mut Vec<String>) {
+    fn settle(&self, name: &str, stays: bool, remarks: &mut Vec<String>) {
         self.settled.borrow_mut().push(name.to_owned());
         let kept = match self.kept() {
             Ok(kept) => kept,
@@ -102,14 +116,39 @@ impl Directory {
             && let Err(errno) = self.point_to(name)
         {
             let error = std::io::Error::from(errno);
-            remarks.push(format!("cannot point {} to the crash: {error}", self.shown(LATEST)));
+            match errno {
+                // A file system without links: that is said with the first crash there, and then it is known.
+                Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL if kept.len() > 1 => {}
+                _ => remarks.push(format!("cannot point {} to the crash: {error}", self.shown(LATEST))),
+            }
         }
-        let Some(max_kept) = self.limits.max_kept.filter(|_| !stays) else { return };
+        if !stays {
+            self.retire(name, &kept, remarks);
+        }
+    }
+
+    /// Removes what is beyond the limits of the crashes of the host that `name` is of. Other hosts may have theirs in the same
+    /// directory.
+    fn retire(&self, name: &str, kept: &[Kept], remarks: &mut Vec<String>) {
+        let number = match self.limits.max_kept {
+            MaxKept::All => None,
+            MaxKept::Number(number) => Some(number),
+        };
+        // Where a file system does not say how large it is, a share of it is no limit.
+        let bytes = self.limits.max_used.bytes(room::all(&self.fd).unwrap_or(u64::MAX));
+        if number.is_none() && bytes.is_none() {
+            return;
+        }
         let settled = self.settled.borrow();
-        // Who put files of their own into a crash's folder keeps it.
-        let only_ours: Vec<&Kept> = kept.iter().filter(|kept| self.holds_only_ours(kept)).collect();
-        let excess = only_ours.len().saturating_sub(max_kept.max(1) as usize);
-        for old in only_ours.into_iter().filter(|old| !settled.contains(&old.name)).take(excess) {
+        let host = names::told(name).map(|(host, _)| host);
+        let of_host = kept.iter().filter_map(|kept| {
+            let (of, seconds) = names::told(&kept.name)?;
+            // Who put files of their own into a crash's folder keeps it.
+            let bytes = self.own_bytes(kept).filter(|_| Some(of) == host)?;
+            Some((kept, Old { seconds, bytes, is_new: settled.contains(&kept.name) }))
+        });
+        let (of_host, olds): (Vec<&Kept>, Vec<Old>) = of_host.unzip();
+        for old in going(&olds, number, bytes).into_iter().filter_map(|place| of_host.get(place)) {
             if let Err(errno) = self.discard(old) {
                 let error = std::io::Error::from(errno);
                 remarks.push(format!("cannot remove the old crash {}: {error}", self.shown(&old.name)));
@@ -132,14 +171,16 @@ impl Directory {
         }
         rustix::fs::symlinkat(name, &self.fd, NEXT_LATEST)?;
         rustix::fs::renameat(&self.fd, NEXT_LATEST, &self.fd, LATEST)?;
-        rustix::fs::fsync(&self.fd)
+        // That the link may be the old one after a power failure harms nobody.
+        let _ = rustix::fs::fsync(&self.fd);
+        Ok(())
     }
 
     /// Removes a finished folder; its name is the first to go, so that it is never there in part.
     fn discard(&self, old: &Kept) -> Result<(), Errno> {
         let partial = names::partial(&old.name);
         let fd = self.reopen(old)?;
-        if self.lock(&fd)? == Lock::Busy {
+        if self.lock(&fd) == Lock::Busy {
             return Err(Errno::BUSY);
         }
         self.rename(&old.name, &partial)?;
@@ -156,11 +197,15 @@ impl Directory {
         Ok(fd)
     }
 
-    fn holds_only_ours(&self, kept: &Kept) -> bool {
+    /// What a folder's files take on the disk; `None` if there are others than savecore's in it.
+    fn own_bytes(&self, kept: &Kept) -> Option<u64> {
         let is_ours =
             |name: &String| name == record::FILE || kept.record.files.iter().any(|file| file.name == *name);
-        let names = self.reopen(kept).and_then(|fd| entries(&fd));
-        names.is_ok_and(|names| names.iter().all(is_ours))
+        let fd = self.reopen(kept).ok()?;
+        let names = entries(&fd).ok()?;
+        let taken =
+            |name: &String| stat(&fd, name).map_or(0, |stat| (stat.st_blocks as u64).saturating_mul(512));
+        names.iter().all(is_ours).then(|| names.iter().map(taken).fold(0, u64::saturating_add))
     }
 
     /// Removes what killed runs left behind, unless somebody is still at it.
@@ -176,7 +221,7 @@ impl Directory {
             if !self.is_ours(&here) || !stat(&self.fd, name).is_ok_and(|there| is_same(&there, &here)) {
                 continue;
             }
-            let removed = match self.lock(&fd).map_err(failed("lock", shown()))? {
+            let removed = match self.lock(&fd) {
                 Lock::Held => self.remove(name, &fd),
                 Lock::Busy => Ok(()),
                 Lock::Unsupported => {

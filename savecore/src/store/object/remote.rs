@@ -1,6 +1,6 @@
 //! One bucket or container of an object store, and how to talk to it from code that waits.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
@@ -31,11 +31,42 @@ const PART_TRIES: u32 = 3;
 trait Both: ObjectStore + MultipartStore {}
 impl<T: ObjectStore + MultipartStore> Both for T {}
 
+/// How a store is opened.
+type Open = dyn Fn() -> Result<Arc<dyn Both>, Error> + Send + Sync;
+
+/// A store that is opened anew when its credentials have run out: who hands them out may have new ones.
+#[derive(Clone)]
+struct Connection {
+    open: Arc<Open>,
+    now: Arc<Mutex<Arc<dyn Both>>>,
+}
+
+impl Connection {
+    fn new(open: Arc<Open>) -> Result<Connection, Error> {
+        let now = Arc::new(Mutex::new(open()?));
+        Ok(Connection { open, now })
+    }
+
+    fn now(&self) -> Arc<dyn Both> {
+        Arc::clone(&self.now.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Opens it anew, unless somebody has done so since `used` was taken. If that fails, the old one says why.
+    fn renew(&self, used: &Arc<dyn Both>) {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&now, used)
+            && let Ok(new) = (self.open)()
+        {
+            *now = new;
+        }
+    }
+}
+
 /// One bucket or container.
 pub(super) struct Remote {
     /// Private to the store, so that nobody above has to know of it.
     pub(super) runtime: Runtime,
-    store: Arc<dyn Both>,
+    store: Connection,
     /// Scheme and bucket, without a slash at the end.
     pub(super) bucket: String,
     patience: Duration,
@@ -44,7 +75,7 @@ pub(super) struct Remote {
 /// The part of a remote that uploads parts, from any thread.
 #[derive(Clone)]
 pub(super) struct PartSender {
-    store: Arc<dyn Both>,
+    store: Connection,
     patience: Duration,
 }
 
@@ -81,51 +112,12 @@ impl Remote {
         };
         let client =
             ClientOptions::new().with_connect_timeout(CONNECT.min(patience)).with_timeout(patience * SLOW);
-        let settings = |prefix: &'static str| {
-            environment
-                .iter()
-                .filter(move |(key, _)| key.starts_with(prefix))
-                .map(|(key, value)| (key.to_ascii_lowercase(), value.clone()))
-        };
-        let store: Result<Arc<dyn Both>, Error> = match scheme {
-            "s3" => {
-                // Every part and file is checked by the server before it takes it.
-                let mut builder = AmazonS3Builder::new()
-                    .with_client_options(client)
-                    .with_retry(retry)
-                    .with_checksum_algorithm(Checksum::SHA256);
-                for (key, value) in settings("AWS_") {
-                    if let Ok(key) = key.parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
-                if builder.get_config_value(&AmazonS3ConfigKey::Region).is_none() {
-                    builder = builder.with_region("us-east-1");
-                }
-                builder.with_bucket_name(bucket).build().map(|store| Arc::new(store) as _)
-            }
-            "gs" => {
-                let mut builder =
-                    GoogleCloudStorageBuilder::new().with_client_options(client).with_retry(retry);
-                for (key, value) in settings("GOOGLE_").chain(settings("SERVICE_ACCOUNT")) {
-                    if let Ok(key) = key.parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
-                builder.with_bucket_name(bucket).build().map(|store| Arc::new(store) as _)
-            }
-            "az" => {
-                let mut builder = MicrosoftAzureBuilder::new().with_client_options(client).with_retry(retry);
-                for (key, value) in settings("AZURE_").chain(settings("IDENTITY_ENDPOINT")) {
-                    if let Ok(key) = key.parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
-                builder.with_container_name(bucket).build().map(|store| Arc::new(store) as _)
-            }
-            _ => return Err(StoreError::Scheme { scheme: super::names::harmless(scheme) }),
-        };
-        let store = store.map_err(|error| unusable(reason(&error)))?;
+        if !["s3", "gs", "az"].contains(&scheme) {
+            return Err(StoreError::Scheme { scheme: super::names::harmless(scheme) });
+        }
+        let (kind, name, environment) = (scheme.to_owned(), bucket.to_owned(), environment.to_vec());
+        let open = move || connect(&kind, &name, &environment, client.clone(), retry.clone());
+        let store = Connection::new(Arc::new(open)).map_err(|error| unusable(reason(&error)))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -145,6 +137,12 @@ impl Remote {
         let place = self.shown(path);
         move |error| {
             let next = match error {
+                _ if is_expired(&error) => {
+                    "the credentials ran out: renew them and try again; what was uploaded counts"
+                }
+                _ if told(&error).contains("RequestTimeTooSkewed") => {
+                    "set the clock of this machine, and try again"
+                }
                 Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
                     "check the credentials in the environment"
                 }
@@ -154,16 +152,31 @@ impl Remote {
         }
     }
 
+    /// Asks the store, and once more with new credentials if they have run out.
+    fn ask<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        request: impl Fn(Arc<dyn Both>) -> F,
+    ) -> Result<T, Error> {
+        let store = self.store.now();
+        match self.runtime.block_on(request(Arc::clone(&store))) {
+            Err(error) if is_expired(&error) => {
+                self.store.renew(&store);
+                self.runtime.block_on(request(self.store.now()))
+            }
+            result => result,
+        }
+    }
+
     /// Reads a small object.
     pub(super) fn get(&self, path: &Path) -> Result<Found, StoreError> {
-        let read = async {
-            let got = self.store.get(path).await?;
+        let read = |store: Arc<dyn Both>| async move {
+            let got = store.get(path).await?;
             if got.meta.size > record::MAX_BYTES {
                 return Ok(Found::Bytes(Vec::new()));
             }
             Ok(Found::Bytes(got.bytes().await?.into()))
         };
-        match self.runtime.block_on(read) {
+        match self.ask(read) {
             Err(Error::NotFound { source, .. }) if !tells_of_bucket(&source.to_string()) => {
                 Ok(Found::Nothing)
             }
@@ -173,7 +186,7 @@ impl Remote {
 
     /// The length of an object; `None` if there is none.
     pub(super) fn length(&self, path: &Path) -> Result<Option<u64>, StoreError> {
-        match self.runtime.block_on(self.store.head(path)) {
+        match self.ask(|store| async move { store.head(path).await }) {
             Ok(meta) => Ok(Some(meta.size)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.failed("look at", path)(error)),
@@ -185,7 +198,8 @@ impl Remote {
         let payload = PutPayload::from(bytes);
         let mut tries = Tries::new(self.patience);
         loop {
-            match self.runtime.block_on(self.store.put(path, payload.clone())) {
+            let payload = &payload;
+            match self.ask(|store| async move { store.put(path, payload.clone()).await }) {
                 Ok(_) => return Ok(()),
                 Err(error) if tries.is_over(&error) => return Err(self.failed("write", path)(error)),
                 Err(_) => self.runtime.block_on(tries.pause()),
@@ -195,9 +209,11 @@ impl Remote {
 
     /// Writes an object unless there is one; says whether it did. A store that cannot tell at once is asked first.
     pub(super) fn put_new(&self, path: &Path, bytes: Vec<u8>) -> Result<bool, StoreError> {
-        let options = PutOptions::from(PutMode::Create);
-        let put = self.store.put_opts(path, PutPayload::from(bytes.clone()), options);
-        match self.runtime.block_on(put) {
+        let payload = &PutPayload::from(bytes.clone());
+        let put = |store: Arc<dyn Both>| async move {
+            store.put_opts(path, payload.clone(), PutOptions::from(PutMode::Create)).await
+        };
+        match self.ask(put) {
             Ok(_) => Ok(true),
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
             Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
@@ -211,31 +227,86 @@ impl Remote {
     }
 
     pub(super) fn delete(&self, path: &Path) -> Result<(), StoreError> {
-        match self.runtime.block_on(self.store.delete(path)) {
+        match self.ask(|store| async move { store.delete(path).await }) {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.failed("remove", path)(error)),
         }
     }
 
     pub(super) fn begin_upload(&self, path: &Path) -> Result<String, StoreError> {
-        self.runtime
-            .block_on(self.store.create_multipart(path))
+        self.ask(|store| async move { store.create_multipart(path).await })
             .map_err(self.failed("begin the upload of", path))
     }
 
     /// Forgets the parts of an upload. That it fails harms nobody: stores clear such things away by rules of their own.
     pub(super) fn abort_upload(&self, path: &Path, upload: &str) {
-        let _ = self.runtime.block_on(self.store.abort_multipart(path, &upload.to_owned()));
+        let upload = &upload.to_owned();
+        let _ = self.ask(|store| async move { store.abort_multipart(path, upload).await });
     }
 
     /// Puts an upload's parts together.
     pub(super) fn complete_upload(&self, path: &Path, upload: &str, parts: Vec<String>) -> Result<(), Error> {
-        let parts = parts.into_iter().map(|content_id| PartId { content_id }).collect();
-        self.runtime.block_on(self.store.complete_multipart(path, &upload.to_owned(), parts)).map(|_| ())
+        let parts: &Vec<PartId> = &parts.into_iter().map(|content_id| PartId { content_id }).collect();
+        let upload = &upload.to_owned();
+        let complete =
+            |store: Arc<dyn Both>| async move { store.complete_multipart(path, upload, parts.clone()).await };
+        self.ask(complete).map(|_| ())
     }
 
     pub(super) fn sender(&self) -> PartSender {
-        PartSender { store: Arc::clone(&self.store), patience: self.patience }
+        PartSender { store: self.store.clone(), patience: self.patience }
+    }
+}
+
+/// Opens a bucket or container.
+fn connect(
+    scheme: &str,
+    bucket: &str,
+    environment: &[(String, String)],
+    client: ClientOptions,
+    retry: RetryConfig,
+) -> Result<Arc<dyn Both>, Error> {
+    let settings = |prefix: &'static str| {
+        environment
+            .iter()
+            .filter(move |(key, _)| key.starts_with(prefix))
+            .map(|(key, value)| (key.to_ascii_lowercase(), value.clone()))
+    };
+    match scheme {
+        "gs" => {
+            let mut builder = GoogleCloudStorageBuilder::new().with_client_options(client).with_retry(retry);
+            for (key, value) in settings("GOOGLE_").chain(settings("SERVICE_ACCOUNT")) {
+                if let Ok(key) = key.parse() {
+                    builder = builder.with_config(key, value);
+                }
+            }
+            builder.with_bucket_name(bucket).build().map(|store| Arc::new(store) as _)
+        }
+        "az" => {
+            let mut builder = MicrosoftAzureBuilder::new().with_client_options(client).with_retry(retry);
+            for (key, value) in settings("AZURE_").chain(settings("IDENTITY_ENDPOINT")) {
+                if let Ok(key) = key.parse() {
+                    builder = builder.with_config(key, value);
+                }
+            }
+            builder.with_container_name(bucket).build().map(|store| Arc::new(store) as _)
+        }
+        _ => {
+            // Every part and file is checked by the server before it takes it.
+            let mut builder = AmazonS3Builder::new()
+                .with_client_options(client)
+                .with_retry(retry)
+                .with_checksum_algorithm(Checksum::SHA256);
+            for (key, value) in settings("AWS_") {
+                if let Ok(key) = key.parse() {
+                    builder = builder.with_config(key, value);
+                }
+            }
+            if builder.get_config_value(&AmazonS3ConfigKey::Region).is_none() {
+                builder = builder.with_region("us-east-1");
+            }
+            builder.with_bucket_name(bucket).build().map(|store| Arc::new(store) as _)
+        }
     }
 }
 
@@ -251,10 +322,16 @@ impl PartSender {
         let mut tries = Tries::new(self.patience);
         let upload = upload.to_owned();
         loop {
-            match self.store.put_part(path, &upload, index as usize, payload.clone()).await {
+            let store = self.store.now();
+            match store.put_part(path, &upload, index as usize, payload.clone()).await {
                 Ok(part) => return Ok(part.content_id),
                 Err(error) if tries.is_over(&error) => return Err(error),
-                Err(_) => tries.pause().await,
+                Err(error) => {
+                    if is_expired(&error) {
+                        self.store.renew(&store);
+                    }
+                    tries.pause().await;
+                }
             }
         }
     }
@@ -273,7 +350,7 @@ impl Tries {
     }
 
     fn is_over(&mut self, error: &Error) -> bool {
-        let may_mend = matches!(error, Error::Generic { .. }) && !is_lost(error);
+        let may_mend = is_expired(error) || (matches!(error, Error::Generic { .. }) && !is_lost(error));
         if !may_mend || self.left == 0 || Instant::now() >= self.until {
             return true;
         }
@@ -298,6 +375,13 @@ pub(super) fn is_refusal(error: &Error) -> bool {
         Error::PermissionDenied { .. } | Error::Precondition { .. } | Error::AlreadyExists { .. }
     );
     no || ["InvalidPart", "InvalidRequest", "InvalidBlock"].iter().any(|word| told(error).contains(word))
+}
+
+/// Whether credentials that were good once are so no more. Who hands them out may have new ones.
+fn is_expired(error: &Error) -> bool {
+    let text = told(error);
+    let words = ["ExpiredToken", "RequestExpired", "TokenRefreshRequired", "ExpiredAuthenticationToken"];
+    words.iter().any(|word| text.contains(word))
 }
 
 fn tells_of_bucket(text: &str) -> bool {

@@ -49,7 +49,7 @@ impl Machine {
 
     fn store(&self, crash: &Crash, core: &Core) -> Result<Place, StoreError> {
         let mut objects = self.open();
-        let room = core.says_length.then_some(core.length + 4096);
+        let room = core.says_length.then_some(Room { least: 0, most: core.length + 4096 });
         let mut folder = match objects.begin(crash, CORE, room)? {
             Begun::New(folder) => folder,
             Begun::AlreadyThere(place) => return Ok(place),
@@ -400,6 +400,52 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
         1 => Just(Fault::DieBehind),
     ];
     prop::collection::vec(fault, 0..25)
+}
+
+#[test]
+fn credentials_that_run_out_anywhere_are_asked_for_anew_and_the_upload_goes_on() {
+    let core = Core::new(7, 20 * MIB);
+    for request in [PARTS, "info.json", "claim.json", "dmesg", "POST /", "HEAD /", "GET /"] {
+        let server = Server::start();
+        let machine = Machine::new(&server);
+        server.fault(move |seen| seen.contains(request), [Fault::Expired]);
+        machine.store(&crash(7), &core).unwrap();
+        assert!(is_core(&server, FOLDER, &core), "{request}");
+    }
+}
+
+#[test]
+fn credentials_that_have_run_out_for_good_are_told_of_and_what_was_uploaded_counts() {
+    let core = Core::new(7, 40 * MIB);
+    let server = Server::start();
+    let mut machine = Machine::new(&server);
+    let faults = [Fault::None, Fault::None].into_iter().chain([Fault::Expired; 200]);
+    server.fault(|request| request.contains(PARTS), faults);
+    let error = machine.fail(&crash(7), &core);
+    assert!(error.contains("the server says ExpiredToken"), "{error}");
+    assert!(
+        error.ends_with("the credentials ran out: renew them and try again; what was uploaded counts"),
+        "{error}"
+    );
+    assert!(!is_finished(&server));
+    server.revive();
+    server.seen("");
+    machine.store(&crash(7), &core).unwrap();
+    assert!(is_core(&server, FOLDER, &core));
+    assert_eq!(server.seen(PARTS), 3, "two of five parts were there");
+}
+
+#[test]
+fn a_clock_that_is_wrong_is_told_of() {
+    let server = Server::start();
+    let mut machine = Machine::new(&server);
+    server.fault(|_| true, [Fault::Skewed; 99]);
+    let error = machine.fail(&crash(7), &Core::new(7, MIB));
+    assert!(
+        error.contains("RequestTimeTooSkewed")
+            && error.ends_with("set the clock of this machine, and try again"),
+        "{error}"
+    );
 }
 
 proptest! {

@@ -67,11 +67,88 @@ fn with_json_nothing_else_is_on_standard_output() {
 }
 
 #[test]
-fn a_wrong_configuration_is_one_line_with_file_line_and_key() {
+fn a_mistake_in_the_configuration_is_told_and_dumps_are_saved_all_the_same() {
+    let disk = with_dump(&Machine::small());
+    // What is wrong, the lines that tell of it, and whether the dump is freed.
+    for (more, told, is_freed) in [
+        (
+            "limit = \"soon\"\nspeed = 1",
+            &["line 3: limit: invalid type", "line 4: speed: there is no such key"][..],
+            true,
+        ),
+        (
+            "identity = \"/nonexistent/key\"",
+            &["the identity cannot be used: cannot open /nonexistent/key"],
+            true,
+        ),
+        (
+            "rearm = \"no\"",
+            &["line 3: rearm: ", "still takes its place: the configuration has a mistake"],
+            false,
+        ),
+        ("pre = 7", &["line 3: pre: ", "still takes its place"], false),
+        ("[arm", &["line 3: ", "still takes its place"], false),
+        ("host = \"web", &["line 3: ", "still takes its place"], false),
+        ("max_kept = \"many\"", &["line 3: max_kept: "], true),
+    ] {
+        let place = Place::new();
+        let image = place.image("image", &disk);
+        let config = place.config(&[&image], more);
+        let (code, stdout, stderr) = boot(&config);
+        assert_eq!(code, 1, "{more}: {stderr}");
+        assert_eq!(stderr.lines().count(), told.len(), "{more}: {stderr}");
+        assert!(told.iter().all(|told| stderr.contains(told)), "{more}: {stderr}");
+        assert!(stdout.contains("dump 1 saved in"), "{more}: {stdout}");
+        assert_eq!(place.crashes("out").len(), 1, "{more}");
+        assert_eq!(place.is_armed("image"), is_freed, "{more}");
+        // Once more, with nothing saved twice.
+        assert_eq!(boot(&config).0, 1, "{more}");
+        assert_eq!(place.crashes("out").len(), 1, "{more}");
+    }
+    super::fails(["boot", "--config", &Place::new().text("absent")], "absent: No such file");
+}
+
+#[test]
+fn targets_that_nobody_understands_are_none_and_those_that_are_understood_are_harvested() {
     let place = Place::new();
-    let config = place.config(&[], "limit = \"soon\"");
-    super::fails(["boot", "--config", &config], "savecore.toml: line 3: limit: invalid type");
-    super::fails(["boot", "--config", &place.text("absent")], "absent: No such file");
+    let image = place.image("image", &with_dump(&Machine::small()));
+    let out = place.out();
+    for targets in [format!("{image:?}"), "[7]".to_owned(), "[".to_owned()] {
+        let text = format!("store = {out:?}\ntargets = {targets}\n");
+        fs::write(place.path("savecore.toml"), text).unwrap();
+        let (code, _, stderr) = boot(&place.text("savecore.toml"));
+        assert_eq!(code, 2, "{stderr}");
+        assert!(
+            stderr.contains("line 2: ") && stderr.contains("nothing is harvested until it is corrected"),
+            "{stderr}"
+        );
+        assert!(place.crashes("out").is_empty());
+    }
+    fs::write(place.path("savecore.toml"), format!("store = {out:?}\ntargets = [{image:?}, 7]\n")).unwrap();
+    let (code, _, stderr) = boot(&place.text("savecore.toml"));
+    assert_eq!((code, stderr.lines().count()), (1, 1), "{stderr}");
+    assert!(place.is_armed("image"));
+}
+
+#[test]
+fn a_machine_that_crashes_again_and_again_keeps_the_first_crash_and_the_newest_ones() {
+    let place = Place::new();
+    let mut folders = Vec::new();
+    for number in 0..25 {
+        let machine = Machine { nonce: number, wall_clock: 1_795_329_162 + number * 300, ..Machine::small() };
+        let image = place.image("image", &with_dump(&machine));
+        let config = place.config(&[&image], "host = \"h\"");
+        assert_eq!(boot(&config).0, 0);
+        folders.push(fs::read_link(place.path("out/latest")).unwrap());
+    }
+    let kept: Vec<bool> = folders.iter().map(|folder| place.path("out").join(folder).exists()).collect();
+    let expected: Vec<bool> = (0..25).map(|number| number == 0 || number > 15).collect();
+    assert_eq!(kept, expected, "the first and the newest nine");
+    // As many as there are, if somebody wants that.
+    let machine = Machine { nonce: 99, ..Machine::small() };
+    let image = place.image("image", &with_dump(&machine));
+    assert_eq!(boot(&place.config(&[&image], "host = \"h\"\nmax_kept = \"all\"\nmax_used = \"all\"")).0, 0);
+    assert_eq!(place.crashes("out").len(), 11);
 }
 
 #[test]

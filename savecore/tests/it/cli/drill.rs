@@ -76,10 +76,14 @@ fn what_would_fail_is_said_and_exits_with_1() {
     assert_eq!(mark(&lines, "store", "No such file"), "fail");
     assert_eq!(mark(&lines, "key", "/nonexistent/key"), "fail");
 
-    fs::write(&config, "limit = 0").unwrap();
+    fs::write(&config, "limit = 0\nstroe = \"/data\"").unwrap();
     let (code, lines) = drill(&config, &[&image]);
     assert_eq!(code, 1);
     assert_eq!(mark(&lines, "configuration", "line 1: limit"), "fail");
+    assert_eq!(
+        mark(&lines, "configuration", "line 2: stroe: there is no such key; store may be meant"),
+        "fail"
+    );
 }
 
 #[test]

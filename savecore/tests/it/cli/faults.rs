@@ -5,10 +5,11 @@ use savecore::core::{CoreOptions, Format, Sink};
 use savecore::harvest::{self, Harvest, Options};
 use savecore::partition::Search;
 use savecore::source::{Access, Progress};
-use savecore::store::{self, Begun, Crash, Folder, Limits, Place as Stored, Store, StoreError};
+use savecore::store::{self, Begun, Crash, Folder, Limits, Place as Stored, Room, Store, StoreError};
 use savecore::targets::{TargetName, Targets};
 
 use super::*;
+use crate::common::Page;
 
 pub(super) fn options() -> Options<'static> {
     Options {
@@ -145,6 +146,223 @@ fn whatever_system_call_fails_the_dump_stays_until_its_core_is_whole() {
         }
     }
     println!("{failed} system calls failed");
+}
+
+/// Runs savecore under strace with faults in the calls that are about paths in the store `out`; `None` where nothing can be traced.
+fn with_faults_in_store(place: &Place, rules: &[&str], arguments: &[&str]) -> Option<(i32, String, String)> {
+    let allowed = Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: nothing can be traced here, or strace is missing");
+        return None;
+    }
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", &place.text("trace")]);
+    let folder = "out/.h-2026-11-22T063242Z.partial";
+    let files = ["vmcore.elf", "vmcore.kdump", "dmesg.txt", "info.json"];
+    let files = files
+        .iter()
+        .flat_map(|file| [format!("{folder}/{file}"), format!("out/h-2026-11-22T063242Z/{file}")]);
+    let folders = ["out", folder, "out/h-2026-11-22T063242Z"].map(str::to_owned);
+    for path in folders.into_iter().chain(files) {
+        command.args(["-P", &place.text(&path)]);
+    }
+    for rule in rules {
+        command.args(["-e", &format!("inject={rule}")]);
+    }
+    command.arg(env!("CARGO_BIN_EXE_savecore")).args(arguments).stdin(Stdio::null());
+    Some(finish(command.output().unwrap()))
+}
+
+#[test]
+fn what_a_file_system_cannot_sync_is_saved_and_freed_when_all_of_it_was_synced_instead() {
+    let disk = with_dump(&Machine::small());
+    let core = core_of(&disk);
+    for error in ["EINVAL", "EBADF", "ENOSYS", "EOPNOTSUPP"] {
+        let place = Place::new();
+        let (image, out) = (place.image("image", &disk), place.out());
+        let save = ["save", &image, "-o", &out, "--host", "h", "--min-free", "0"];
+        let fsync = format!("fsync:error={error}");
+        let Some((code, stdout, stderr)) = with_faults_in_store(&place, &[&fsync], &save) else { return };
+        assert_eq!(code, 0, "{error}: {stderr}");
+        assert!(stdout.contains("cleared on"), "{stdout}");
+        assert_eq!(stderr.matches("was synced instead").count(), 1, "{stderr}");
+        assert!(fs::read_to_string(place.path("trace")).unwrap().contains("(INJECTED)"));
+        assert!(finished(&place) == [core.clone()]);
+        assert!(fs::read(&image).unwrap() == formatted(200));
+
+        // Found again by a run that was killed before it freed the dump.
+        place.image("image", &disk);
+        let (code, stdout, stderr) = with_faults_in_store(&place, &[&fsync], &save).unwrap();
+        assert_eq!(code, 0, "{error}: {stderr}");
+        assert!(stdout.contains("already saved in"), "{stdout}");
+        assert!(fs::read(&image).unwrap() == formatted(200));
+    }
+}
+
+#[test]
+fn what_cannot_be_synced_at_all_is_saved_and_the_dump_stays() {
+    let disk = with_dump(&Machine::small());
+    let core = core_of(&disk);
+    let place = Place::new();
+    let (image, out) = (place.image("image", &disk), place.out());
+    let save = ["save", &image, "-o", &out, "--host", "h", "--min-free", "0", "--max-kept", "1"];
+    let rules = ["fsync:error=EINVAL", "syncfs:error=EINVAL"];
+    for saved in ["dump 1 saved in", "dump 1 already saved in"] {
+        let Some((code, stdout, stderr)) = with_faults_in_store(&place, &rules, &save) else { return };
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains(saved), "{stdout}");
+        assert!(
+            stdout.contains("cannot be synced (Invalid argument (os error 22)), so a power failure"),
+            "{stdout}"
+        );
+        assert!(finished(&place) == [core.clone()]);
+        assert!(fs::read(&image).unwrap() == disk, "freed, though it may be lost");
+    }
+    for (call, error) in [("fsync", "EIO"), ("fsync", "ENOSPC"), ("fsync", "EDQUOT")] {
+        let other = with_dump(&Machine { nonce: 9, ..Machine::small() });
+        place.image("image", &other);
+        let rule = format!("{call}:error={error}");
+        let (code, _, stderr) = with_faults_in_store(&place, &[&rule], &save).unwrap();
+        assert_eq!((code, stderr.lines().count()), (2, 1), "{stderr}");
+        assert!(stderr.contains("cannot make safe"), "{stderr}");
+        assert!(fs::read(&image).unwrap() == other, "{error}: freed");
+        assert!(finished(&place) == [core.clone()], "something is left over");
+    }
+}
+
+/// What file systems and servers answer, in calls about the store, that must not keep a dump from being saved.
+const TOLERATED: &[(&str, &[&str])] = &[
+    ("flock", &["EOPNOTSUPP", "ENOLCK", "ENOSYS", "EBADF", "EINVAL", "EIO", "EACCES"]),
+    ("renameat2", &["EINVAL", "ENOSYS", "EOPNOTSUPP", "EPERM", "ENOTTY"]),
+    ("symlinkat", &["EPERM", "EOPNOTSUPP", "ENOSYS", "EACCES", "EIO", "ENOSPC", "EDQUOT"]),
+    ("fstatfs", &["ENOSYS", "EIO", "EACCES"]),
+    ("ftruncate", &["EINVAL", "EPERM", "EOPNOTSUPP", "ENOSYS"]),
+    ("fadvise64", &["EINVAL", "ENOSYS", "ESPIPE", "EIO"]),
+    ("pwrite64", &["EINTR:when=1+3"]),
+    ("fsync", &["EINTR:when=1+2"]),
+];
+
+#[test]
+fn what_a_file_system_lacks_keeps_no_dump_from_being_saved() {
+    let disk = with_dump(&Machine::small());
+    let core = core_of(&disk);
+    for (call, errors) in TOLERATED {
+        for error in *errors {
+            let place = Place::new();
+            let (image, out) = (place.image("image", &disk), place.out());
+            let save = ["save", &image, "-o", &out, "--host", "h", "--min-free", "0"];
+            let rule = format!("{call}:error={error}");
+            let Some((code, _, stderr)) = with_faults_in_store(&place, &[&rule], &save) else { return };
+            assert_eq!(code, 0, "{rule}: {stderr}");
+            assert!(finished(&place) == [core.clone()], "{rule}: {stderr}");
+            assert!(fs::read(&image).unwrap() == formatted(200), "{rule}: {stderr}");
+        }
+    }
+}
+
+/// What says that the store takes no more, and what a person is told to do; at each place where it can be said.
+const REFUSED: &[(&str, &str, &str)] = &[
+    ("mkdirat", "ENOSPC", "make room there"),
+    ("mkdirat", "EROFS", "mount it so that it can be written"),
+    ("mkdirat", "EACCES", "savecore must be allowed to write there"),
+    ("openat", "EDQUOT", "raise the quota"),
+    ("pwrite64", "ENOSPC", "make room there"),
+    ("pwrite64", "EDQUOT", "raise the quota"),
+    ("pwrite64", "EROFS", "mount it so that it can be written"),
+    ("pwrite64", "ESTALE", "mount it again"),
+    ("pwrite64", "ENOTCONN", "mount it again"),
+    ("pwrite64", "EIO", "the medium is faulty"),
+    ("fsync", "ENOSPC", "make room there"),
+    ("fsync", "ESTALE", "mount it again"),
+];
+
+#[test]
+fn a_store_that_takes_no_more_is_told_in_one_line_with_what_to_do_and_costs_no_dump() {
+    let disk = with_dump(&Machine::small());
+    let core = core_of(&disk);
+    for (call, error, told) in REFUSED {
+        for number in 1.. {
+            let place = Place::new();
+            let (image, out) = (place.image("image", &disk), place.out());
+            let save = ["save", &image, "-o", &out, "--host", "h", "--min-free", "0"];
+            let rule = format!("{call}:error={error}:when={number}+");
+            let Some((code, _, stderr)) = with_faults_in_store(&place, &[&rule], &save) else { return };
+            if code == 0 {
+                assert!(number > 1, "{rule}: nothing failed");
+                assert!(finished(&place) == [core.clone()], "{rule}");
+                break;
+            }
+            assert_eq!((code, stderr.lines().count()), (2, 1), "{rule}: {stderr}");
+            assert!(stderr.contains(told), "{rule}: {stderr}");
+            assert!(fs::read(&image).unwrap() == disk, "{rule}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn room_that_may_do_is_tried_and_only_what_surely_does_not_fit_is_refused() {
+    let mut machine = Machine::new();
+    machine.pages.extend((0..1500).map(|pfn| (pfn, Page::dull(pfn))));
+    let mut disk = formatted(1800);
+    write_dump(&mut disk, 1, &machine);
+    let place = Place::new();
+    place.image("image", &disk);
+    place.out();
+    let save = |size: &str, format: &[&str]| {
+        place.image("image", &disk);
+        let script = format!("mount -t tmpfs -o size={size} none out");
+        let arguments = ["save", "image", "-o", "out", "--min-free", "0", "--host", "h"];
+        in_namespace(&place, &script, &[&arguments, format].concat())
+    };
+    // Uncompressed, its pages have 6 MiB.
+    let Some((code, _, stderr)) = save("1m", &["--format", "kdump"]) else { return };
+    assert_eq!(code, 0, "a kdump fits: {stderr}");
+    for (size, format, told) in [
+        (
+            "1m",
+            "elf",
+            "has 1.0 MiB free, and at least 5.9 MiB are needed: make room there, or store elsewhere; with the format kdump",
+        ),
+        (
+            "100k",
+            "kdump",
+            "No space left on device (os error 28); make room there, or store elsewhere; with the format raw it takes 5.9 MiB",
+        ),
+        ("1m", "raw", "has 1.0 MiB free, and at least 5.9 MiB are needed: make room there"),
+    ] {
+        let (code, _, stderr) = save(size, &["--format", format]).unwrap();
+        assert_eq!((code, stderr.lines().count()), (2, 1), "{format}: {stderr}");
+        assert!(stderr.contains(told), "{format}: {stderr}");
+        assert!(fs::read(place.path("image")).unwrap() == disk, "{format}");
+    }
+}
+
+#[test]
+fn a_store_that_takes_no_file_as_long_as_the_elf_core_gets_a_kdump() {
+    let mut machine = Machine::new();
+    machine.pages.extend((0..300).map(|pfn| (pfn, Page::dull(pfn))));
+    let mut disk = formatted(500);
+    write_dump(&mut disk, 1, &machine);
+    let place = Place::new();
+    let (image, out) = (place.image("image", &disk), place.out());
+    // As on FAT, though that takes 4 GiB.
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        "trap '' XFSZ; ulimit -f 1000; exec \"$@\"",
+        "sh",
+        env!("CARGO_BIN_EXE_savecore"),
+        "save",
+    ]);
+    let (code, stdout, stderr) = finish(command.args([&image, "-o", &out]).output().unwrap());
+    assert_eq!(code, 0, "{stderr}");
+    assert!(
+        stderr.contains("saved as kdump: ") && stderr.contains("takes no file that is as long"),
+        "{stderr}"
+    );
+    assert!(stdout.contains("vmcore.kdump") && !stdout.contains("vmcore.elf"), "{stdout}");
+    assert!(fs::read(&image).unwrap() == formatted(500));
+    assert_eq!(place.cores("out").len(), 2, "the core and the log");
 }
 
 /// Hears how far a harvest got, and does something at one moment.
@@ -312,7 +530,7 @@ impl Store for FailingStore<'_> {
         "a store that fails"
     }
 
-    fn begin(&mut self, crash: &Crash, core: &str, room: Option<u64>) -> Result<Begun<'_>, StoreError> {
+    fn begin(&mut self, crash: &Crash, core: &str, room: Option<Room>) -> Result<Begun<'_>, StoreError> {
         (self.steps)().map_err(unreachable_store)?;
         let steps = self.steps;
         Ok(match self.inner.begin(crash, core, room)? {
@@ -381,7 +599,7 @@ fn a_full_store_is_told_and_costs_no_dump() {
     place.out();
     for (size, part) in [
         // Less than the dump needs; enough, but not for what is to stay free; no room for the last file's name.
-        ("size=1m", "has 1.0 MiB free, and"),
+        ("size=100k", "has 100.0 KiB free, and at least"),
         ("size=40m", "that must stay free, are needed"),
         ("size=200m,nr_inodes=3", "No space left on device"),
         ("size=200m,nr_inodes=4", "No space left on device"),
@@ -402,7 +620,7 @@ fn a_file_that_may_not_grow_any_more_is_told_and_costs_no_dump() {
     let place = Place::new();
     place.image("image", &disk);
     let out = place.out();
-    for kibibytes in ["0", "4", "100"] {
+    for kibibytes in ["0", "4", "20"] {
         let mut command = Command::new("sh");
         let script = format!("trap '' XFSZ; ulimit -f {kibibytes}; exec \"$@\"");
         command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_savecore"), "save", &place.text("image")]);
@@ -460,7 +678,7 @@ fn on_a_clock_that_was_never_set_folders_still_have_names() {
     let out = place.out();
     for (clock, folder) in [
         (0, "h-unknown-1122334455667788"),
-        (35, "h-1970-01-01T00:00:35Z"),
+        (35, "h-1970-01-01T000035Z"),
         (u64::MAX, "h-unknown-1122334455667788"),
     ] {
         let machine = Machine { wall_clock: clock, ..Machine::small() };

@@ -13,7 +13,7 @@ use dumpcore::format::{BLOCK_SIZE, Block};
 use object::LittleEndian as LE;
 use object::elf::FileHeader64;
 use object::read::elf::FileHeader;
-use savecore::core::{Compression, CoreOptions, Sink, elf, kdump, raw};
+use savecore::core::{Compression, CoreOptions, Selection, Sink, elf, kdump, raw};
 use savecore::dump::{Dump, Part, Report, gather};
 use savecore::partition::{self, Partition, Search};
 use savecore::source::{Source, recognise};
@@ -323,7 +323,7 @@ fn read(dump: &Dump<'_>, options: &CoreOptions, flags: u8) {
         check_elf(&core);
     }
     let compression = [Compression::None, Compression::Zlib, Compression::Zstd][usize::from(flags >> 5) % 3];
-    let _ = kdump::room(dump);
+    let _ = kdump::room(dump, &Selection::of(dump, None));
     let _ = kdump::write(dump, compression, options, &mut Checked::new(), &mut ());
     for part in dump.parts() {
         let alone = Dump::open_with(part.source, part.uuid, &part.found, None, &mut ());
