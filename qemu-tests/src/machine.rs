@@ -1,7 +1,9 @@
 //! A QEMU machine: what it is made of, and how it is run and watched.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -97,6 +99,8 @@ pub struct Machine {
     pub turns: bool,
     /// Whether the guest may reboot, and is not ended then.
     pub reboots: bool,
+    /// Whether somebody types at the serial console.
+    pub typed: bool,
 }
 
 impl Machine {
@@ -116,6 +120,7 @@ impl Machine {
             resident: false,
             turns: false,
             reboots: false,
+            typed: false,
         }
     }
 
@@ -250,6 +255,13 @@ impl Machine {
         self
     }
 
+    /// With a serial console at which [`Running::type_line`] types.
+    #[must_use]
+    pub fn typed(mut self) -> Machine {
+        self.typed = true;
+        self
+    }
+
     /// QEMU's command line.
     fn command(&self, serial: &Path) -> Command {
         let mut command = Command::new(self.bed.architecture.qemu);
@@ -259,8 +271,7 @@ impl Machine {
             .args(["-m", &self.memory.to_string()])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .args(["-qmp", "stdio"])
-            .arg("-serial")
-            .arg(format!("file:{}", escaped(serial)))
+            .args(self.serial(serial))
             .args(self.bed.architecture.arguments)
             .arg("-kernel")
             .arg(&self.kernel)
@@ -286,6 +297,17 @@ impl Machine {
         // Behind the disks, whose numbers go by their places.
         command.args(&self.arguments);
         command
+    }
+
+    /// QEMU's arguments for the serial port whose log is here.
+    fn serial(&self, log: &Path) -> Vec<String> {
+        let log_name = escaped(log);
+        if !self.typed {
+            return vec!["-serial".to_owned(), format!("file:{log_name}")];
+        }
+        let socket = escaped(&keyboard(log));
+        let console = format!("socket,id=console,path={socket},server=on,wait=off,logfile={log_name}");
+        vec!["-chardev".to_owned(), console, "-serial".to_owned(), "chardev:console".to_owned()]
     }
 
     /// Starts the machine. Its serial log is `serial-NAME.log` in `folder`, beside QEMU's own messages.
@@ -316,7 +338,28 @@ impl Machine {
             let said = said.lines().last().unwrap_or("nothing was said");
             return Err(error.context(format!("QEMU did not start: {said}; log: {}", errors.display())));
         }
-        Ok(Running { child, qmp, serial, ended: None })
+        let keyboard = if self.typed { Some(Keyboard::connect(&keyboard(&path))?) } else { None };
+        Ok(Running { child, qmp, serial, keyboard, ended: None })
+    }
+}
+
+/// The socket behind the serial port with this log.
+fn keyboard(log: &Path) -> PathBuf {
+    log.with_extension("socket")
+}
+
+/// What types at a serial console.
+#[derive(Debug)]
+struct Keyboard(UnixStream);
+
+impl Keyboard {
+    /// What the guest says comes on the socket too. It is in the log, and is thrown away here, so that QEMU never waits for us.
+    fn connect(path: &Path) -> Result<Keyboard> {
+        let name = || format!("cannot type at the console {}", path.display());
+        let socket = UnixStream::connect(path).with_context(name)?;
+        let mut said = socket.try_clone().with_context(name)?;
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        Ok(Keyboard(socket))
     }
 }
 
@@ -338,10 +381,20 @@ pub struct Running {
     pub qmp: Qmp,
     /// The serial log.
     pub serial: Serial,
+    keyboard: Option<Keyboard>,
     ended: Option<i32>,
 }
 
 impl Running {
+    /// Types a line at the serial console.
+    ///
+    /// # Errors
+    /// If the machine has no keyboard, or is gone.
+    pub fn type_line(&mut self, line: &str) -> Result<()> {
+        let keyboard = self.keyboard.as_mut().context("nobody can type at this machine's console")?;
+        keyboard.0.write_all(format!("{line}\n").as_bytes()).context("cannot type: the machine is gone")
+    }
+
     /// Waits for a line that contains `needle`, behind the ones already waited for.
     ///
     /// # Errors

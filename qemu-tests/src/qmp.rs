@@ -134,6 +134,27 @@ impl Qmp {
         self.command("device_del", json!({ "id": id }), Duration::from_secs(10)).map(|_| ())
     }
 
+    /// Plugs a virtio disk in, whose content is a raw image; `id` becomes the device's.
+    ///
+    /// # Errors
+    /// As [`Qmp::command`].
+    pub fn plug_disk(&mut self, id: &str, image: &Path) -> Result<()> {
+        let limit = Duration::from_secs(10);
+        let node = format!("{id}-image");
+        let file = json!({ "driver": "file", "filename": image });
+        self.command("blockdev-add", json!({ "driver": "raw", "node-name": node, "file": file }), limit)?;
+        let device = json!({ "driver": "virtio-blk-pci", "drive": node, "id": id });
+        self.command("device_add", device, limit).map(|_| ())
+    }
+
+    /// Lets QEMU end when the guest resets the machine next.
+    ///
+    /// # Errors
+    /// As [`Qmp::command`].
+    pub fn end_at_reset(&mut self) -> Result<()> {
+        self.command("set-action", json!({ "reboot": "shutdown" }), Duration::from_secs(10)).map(|_| ())
+    }
+
     /// Limits a disk, by the id of its drive, to so many bytes and requests a second, 0 for no limit. (Not by the id of
     /// the device: a virtio-blk-pci has its disk in a part of it.)
     ///

@@ -22,6 +22,11 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// The task: builds savecore, lets it make its pages and completions, and packs all that.
 pub(crate) fn task() -> Result<bool> {
     ui::section("deb");
+    package().map(|_| true)
+}
+
+/// Makes the package; gives its path.
+pub(crate) fn package() -> Result<PathBuf> {
     if !Command::new("cargo-deb").arg("--version").output().is_ok_and(|output| output.status.success()) {
         return Err(
             CannotBegin("missing: cargo-deb; by hand: cargo install --locked cargo-deb".to_owned()).into()
@@ -40,7 +45,7 @@ pub(crate) fn task() -> Result<bool> {
     let output = logged(cargo, "cargo deb", LIMIT)?.success("cargo deb")?;
     let package = output.stdout.lines().last().unwrap_or_default().to_owned();
     ui::done(Mark::Ok, "package", &package, None);
-    Ok(true)
+    Ok(PathBuf::from(package))
 }
 
 /// Builds savecore as it is shipped; gives its path.

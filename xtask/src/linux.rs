@@ -1,4 +1,6 @@
-//! `cargo xtask linux`: stock kernels that crash with diskdump.ko armed.
+//! `cargo xtask linux`: stock kernels that crash with diskdump.ko armed, and whole Debians.
+
+mod debian;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -38,8 +40,8 @@ pub(crate) enum Which<'a> {
 
 /// The task. With `strict`, a missing tool is an error.
 pub(crate) fn task(which: Which<'_>, list: bool, strict: bool) -> Result<bool> {
-    let chosen = chosen(which);
-    if chosen.is_empty() {
+    let (chosen, debians) = (chosen(which), debian::chosen(which));
+    if chosen.is_empty() && debians.is_empty() {
         return Err(CannotBegin(
             "no row's name contains that; `cargo xtask linux --list` names them".to_owned(),
         )
@@ -50,11 +52,18 @@ pub(crate) fn task(which: Which<'_>, list: bool, strict: bool) -> Result<bool> {
         for row in chosen {
             ui::text(&format!("{:<width$}  {}", row.name(), row.about));
         }
+        for debian in debians {
+            ui::text(&format!("{:<width$}  {}", debian.name(), debian.about()));
+        }
         return Ok(true);
     }
     let mut count = Count::default();
-    let savecore = build::savecore()?;
-    run(&mut count, &savecore, &chosen, strict)?;
+    if !chosen.is_empty() {
+        run(&mut count, &build::savecore()?, &chosen, strict)?;
+    }
+    if !debians.is_empty() {
+        debian::run(&mut count, &debians, strict)?;
+    }
     ui::text(&count.to_string());
     Ok(count.failed == 0)
 }
@@ -258,13 +267,20 @@ pub(crate) fn modules((stock, vmlinux): (Stock, Option<PathBuf>), library: &Path
     Ok(Built { stock, vmlinux, module: folder.join("diskdump.ko"), faults: faults.join("faults.ko") })
 }
 
-/// Packs what DKMS gets, and builds the module of that alone, as DKMS would. Says for which kernel.
-fn dkms(built: &Built, library: &Path) -> Result<String> {
+/// Packs what DKMS gets; gives the package's path.
+fn pack_for_dkms(library: &Path) -> Result<PathBuf> {
     let folder = folder().join("dkms");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let mut pack = clean("sh");
     pack.arg(build::root().join("linux/dkms/deb.sh")).arg(&folder).env("RUSTLIB", library);
-    logged(pack, "pack for DKMS", build::BUILD_LIMIT)?.success("linux/dkms/deb.sh")?;
+    let said = logged(pack, "pack for DKMS", build::BUILD_LIMIT)?.success("linux/dkms/deb.sh")?;
+    Ok(PathBuf::from(said.stdout.lines().last().unwrap_or_default()))
+}
+
+/// Packs what DKMS gets, and builds the module of that alone, as DKMS would. Says for which kernel.
+fn dkms(built: &Built, library: &Path) -> Result<String> {
+    let package = pack_for_dkms(library)?;
+    let folder = package.parent().unwrap_or(&package);
     let source = folder.join(concat!("diskdump-dkms/usr/src/diskdump-", env!("CARGO_PKG_VERSION")));
     let headers = built.stock.headers()?;
     let mut make = clean("make");

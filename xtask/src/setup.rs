@@ -18,7 +18,7 @@ use anyhow::Result;
 use qemu_tests::linux::{Downloads, Kernel, RustTools, Want};
 use qemu_tests::process::Output;
 
-use self::debian::{DEMO, JUDGES, KERNEL, MATRIX, Sizes};
+use self::debian::{DEMO, JUDGES, KERNEL, MATRIX, SYSTEM, Sizes};
 use self::python::PYPI;
 use self::rust::{BINDGEN, Components, Lacking};
 use crate::toolchain::{self, NO_SOURCE, TARGETS, Toolchain, logged};
@@ -75,6 +75,12 @@ impl Needs {
         }
         let components = Components { source: true, lints: false };
         Needs { tools, components, python: true, kernels, ..Needs::default() }
+    }
+
+    /// Of whole Debians, and the packages that are installed there.
+    pub(crate) fn debian() -> Needs {
+        let components = Components { source: true, lints: false };
+        Needs { tools: DEMO.iter().chain(&SYSTEM).collect(), components, ..Needs::default() }
     }
 
     /// Of everything that `cargo xtask test` does.
@@ -147,7 +153,7 @@ pub(crate) fn in_path(program: &str) -> bool {
 }
 
 /// Whether we run as root: the owner of our own process is whoever we run as.
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 

@@ -3,12 +3,13 @@
 //!
 //! [`Stock`] is what was downloaded, [`Guest`] what is made of it. The guest speaks to the harness in lines on the
 //! serial console: `linux: WORDS` by the script, at last `linux: end status=N` with the script's exit code. [`finish`]
-//! waits for it. [`crash`] lets one crash, and [`partition`] makes a dump of it in our format.
+//! waits for it. A [`Debian`] is a whole system, with systemd and apt. [`crash`] lets one crash, and [`partition`] makes a dump of it in our format.
 
 mod archive;
 mod bitmap;
 mod cache;
 mod crash;
+mod debian;
 mod dump;
 mod guest;
 mod initramfs;
@@ -23,6 +24,7 @@ mod timed;
 
 pub use cache::{CACHE, Download, Downloads, Tell, Want, cache};
 pub use crash::{CPUS, Crashed, crash};
+pub use debian::{DEBIANS, Debian, Packages, Step};
 pub use dump::partition;
 pub use guest::{Guest, LOAD, finish};
 pub use kdump::{Filter, KDUMP, kdump, unflatten};

@@ -55,6 +55,14 @@ pub(super) static KERNEL: [Tool; 3] = [
     Tool { program: "bc", package: "bc" },
 ];
 
+/// What whole Debians are made of and packed with.
+pub(super) static SYSTEM: [Tool; 4] = [
+    Tool { program: "/usr/sbin/debootstrap", package: "debootstrap" },
+    Tool { program: "/usr/sbin/debugfs", package: "e2fsprogs" },
+    Tool { program: "make", package: "make" },
+    Tool { program: "strip", package: "binutils" },
+];
+
 /// Debian's own Rust, for machines without rustup.
 pub(super) const RUST: [&str; 6] =
     ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy", "rustfmt-web", "lld"];

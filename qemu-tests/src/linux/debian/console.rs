@@ -1,0 +1,118 @@
+//! A person at the serial console of a Debian: commands are typed, and their exit codes are seen.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::machine::{Machine, Running};
+
+/// How long a machine may take to come up: under TCG, beside another one.
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
+
+/// How often the first line is typed anew: the program that lets in throws away what was typed too early.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What a command said.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// Its exit code.
+    pub(super) code: i32,
+    /// Its lines, and what the kernel said meanwhile.
+    pub(super) text: String,
+    /// How long it took.
+    pub(super) took: Duration,
+}
+
+/// The console of a machine that is up.
+#[derive(Debug)]
+pub(super) struct Console {
+    pub(super) running: Running,
+    number: u32,
+}
+
+impl Console {
+    /// Starts the machine, and waits until somebody can type. Its log is `serial-NAME.log` in `folder`.
+    ///
+    /// # Errors
+    /// If it does not come up in time.
+    pub(super) fn start(machine: &Machine, folder: &Path, name: &str) -> Result<Console> {
+        let mut console = Console { running: machine.start(folder, name)?, number: 0 };
+        console.log_in()?;
+        Ok(console)
+    }
+
+    /// Waits until the machine is up, and makes its console one that says only what commands say.
+    pub(super) fn log_in(&mut self) -> Result<()> {
+        self.running.wait_for("(automatic login)", BOOT_LIMIT)?;
+        let deadline = Instant::now() + BOOT_LIMIT;
+        self.number += 1;
+        // The words that are waited for are not those that are typed, which the terminal may echo.
+        let ready = format!("walk: {} ready", self.number);
+        let typed = format!(
+            "stty -echo; exec bash -c 'printf \"walk: %s ready\\n\" {}; exec env TERM=dumb PAGER=cat PS1= PS2= bash --noediting --norc'",
+            self.number
+        );
+        loop {
+            self.running.type_line(&typed)?;
+            match self.running.wait_for(&ready, AGAIN) {
+                Ok(_) => break,
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Types a command and waits for its end.
+    ///
+    /// # Errors
+    /// If it does not end in time.
+    pub(super) fn run(&mut self, command: &str, limit: Duration) -> Result<Said> {
+        self.answer(command, &[], limit)
+    }
+
+    /// The same with a command that asks: each question, by a part of it, with what is typed then.
+    pub(super) fn answer(
+        &mut self,
+        command: &str,
+        answers: &[(&str, &str)],
+        limit: Duration,
+    ) -> Result<Said> {
+        let begin = Instant::now();
+        let first = self.running.serial.lines().len();
+        self.begin(command)?;
+        for (question, answer) in answers {
+            self.running.wait_for(question, limit).with_context(|| format!("`{command}` did not ask"))?;
+            self.running.type_line(answer)?;
+        }
+        let mark = format!("walk: {} ended ", self.number);
+        let line = self.running.wait_for(&mark, limit).with_context(|| format!("`{command}` did not end"))?;
+        let (_, code) = line.text.split_once(&mark).unwrap_or_default();
+        let code = code.trim().parse().with_context(|| format!("`{command}` ended with `{}`", line.text))?;
+        let lines = self.running.serial.lines().iter().skip(first);
+        let text: Vec<&str> =
+            lines.map(|line| line.text.as_str()).filter(|line| !line.contains("walk: ")).collect();
+        Ok(Said { code, text: text.join("\n"), took: begin.elapsed() })
+    }
+
+    /// Types a command that does not come back.
+    pub(super) fn begin(&mut self, command: &str) -> Result<()> {
+        self.number += 1;
+        let quoted = command.replace('\'', "'\\''");
+        ensure!(quoted.len() < 3800, "`{command}` is longer than a terminal's line");
+        let number = self.number;
+        self.running.type_line(&format!("eval '{quoted}'; printf 'walk: %s ended %s\\n' {number} $?"))
+    }
+
+    /// Switches the machine off.
+    pub(super) fn power_off(&mut self, limit: Duration) -> Result<()> {
+        self.begin("poweroff")?;
+        self.running.wait_exit(limit).map(|_| ())
+    }
+
+    /// Its log.
+    pub(super) fn log(&self) -> PathBuf {
+        self.running.serial.path().to_path_buf()
+    }
+}

@@ -1,0 +1,419 @@
+//! The walk itself, step by step.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::console::{Console, Said};
+use super::guide::{Guide, configuration};
+use super::system::{System, SystemDisk};
+use super::{Packages, Step};
+use crate::bed::{Bed, DEVICES, X86_64};
+use crate::image::{Disk, Extent};
+use crate::machine::Machine;
+
+/// The beginnings of all commands of the guide that steps run.
+#[cfg(test)]
+pub(super) const COMMANDS: [&str; 23] = [
+    SAVECORE, TOOLS, PARTITION, FORMAT, LIST, HEADERS, DKMS, ARM, ARMED, DRILL, ENABLED, SYSCTL, CRASH,
+    JOURNAL, SYMBOLS, INFO, READ, AGAIN, BUILT, REBUILD, DISARM, UNLOAD, PURGE,
+];
+
+const SAVECORE: &str = "apt install ./savecore_";
+const TOOLS: &str = "apt install gdisk parted";
+const PARTITION: &str = "sgdisk ";
+const FORMAT: &str = "savecore format ";
+const LIST: &str = "savecore list";
+const HEADERS: &str = "apt install linux-headers-amd64";
+const DKMS: &str = "apt install ./diskdump-dkms_";
+const ARM: &str = "savecore arm ";
+const ARMED: &str = "savecore armed";
+const DRILL: &str = "savecore drill";
+const ENABLED: &str = "systemctl is-enabled ";
+const SYSCTL: &str = "printf 'kernel.panic_on_oops";
+const CRASH: &str = "sync; echo c >/proc/sysrq-trigger";
+const JOURNAL: &str = "journalctl -u savecore";
+const SYMBOLS: &str = "apt install crash ";
+const INFO: &str = "savecore info";
+const READ: &str = "crash /usr/lib/debug/boot/";
+const AGAIN: &str = "systemctl start savecore";
+const BUILT: &str = "dkms status diskdump";
+const REBUILD: &str = "apt install linux-headers-$(uname -r) && dkms autoinstall";
+const DISARM: &str = "savecore disarm";
+const UNLOAD: &str = "rmmod diskdump";
+const PURGE: &str = "apt purge savecore diskdump-dkms";
+
+/// MiB of RAM: crash reads a kernel with symbols.
+const MEMORY: u32 = 2048;
+
+/// How large the walk's dump partition is; the guide's is larger than a test has use for.
+const DUMP_SIZE: (&str, &str) = ("+8G", "+1G");
+
+/// Bytes of the disk that comes late.
+const LATE_BYTES: u64 = 1 << 30;
+
+/// A partition that no machine has.
+const DEAD: &str = "PARTUUID=00000000-0000-0000-0000-00000000dead";
+
+/// What a command takes longer for hangs: under TCG, beside others.
+const LIMIT: Duration = Duration::from_secs(180);
+/// What apt and DKMS take.
+const APT_LIMIT: Duration = Duration::from_secs(1500);
+/// A dump, and the way to it.
+const CRASH_LIMIT: Duration = Duration::from_secs(240);
+
+/// What a command has to end with, and say.
+struct Expected<'e> {
+    code: i32,
+    says: &'e [&'e str],
+    limit: Duration,
+}
+
+/// Ends with 0, whatever it says.
+const GOOD: Expected<'static> = Expected { code: 0, says: &[], limit: LIMIT };
+
+/// A walk that goes on.
+struct Walk<'w> {
+    guide: Guide,
+    console: Console,
+    done: &'w mut dyn FnMut(&Step),
+    failed: Vec<String>,
+    steps: u32,
+}
+
+impl Walk<'_> {
+    /// Tells of a step.
+    fn tell(&mut self, what: &str, took: Duration, failed: Option<String>) {
+        self.steps += 1;
+        if let Some(why) = &failed {
+            self.failed.push(format!("{what}: {why}"));
+        }
+        (self.done)(&Step { what: what.to_owned(), took, failed });
+    }
+
+    /// Looks whether a command did what it should.
+    fn judge(&mut self, what: &str, said: &Said, expected: &Expected<'_>) {
+        let mut why = None;
+        if said.code != expected.code {
+            why = Some(format!("it ended with {} instead of {}: {}", said.code, expected.code, said.end()));
+        } else if let Some(part) = expected.says.iter().find(|part| !said.text.contains(**part)) {
+            why = Some(format!("it did not say `{part}`: {}", said.end()));
+        }
+        self.tell(what, said.took, why);
+    }
+
+    /// Types a command.
+    fn run(&mut self, what: &str, command: &str, expected: &Expected<'_>) -> Result<Said> {
+        let said = self.console.run(command, expected.limit)?;
+        self.judge(what, &said, expected);
+        Ok(said)
+    }
+
+    /// Types a command of the guide, with what this machine puts in place of the guide's examples.
+    fn by_guide(
+        &mut self,
+        beginning: &str,
+        places: &[(&str, &str)],
+        expected: &Expected<'_>,
+    ) -> Result<Said> {
+        let command = self.guide.command(beginning, places)?;
+        self.run(&format!("guide: {}", short(&command)), &command, expected)
+    }
+
+    /// Crashes the machine, with the guide's command; it comes up again, or ends.
+    fn crash(&mut self, what: &str) -> Result<()> {
+        let begin = Instant::now();
+        let command = self.guide.command(CRASH, &[])?;
+        self.console.begin(&command)?;
+        self.console.running.wait_for("diskdump: complete", CRASH_LIMIT)?;
+        self.tell(what, begin.elapsed(), None);
+        Ok(())
+    }
+
+    /// After a start: waits until what runs at boot has run.
+    fn come_up(&mut self, what: &str, log_in: bool) -> Result<()> {
+        let begin = Instant::now();
+        if log_in {
+            self.console.log_in()?;
+        }
+        // `degraded` is for the steps to judge.
+        self.console.run("systemctl is-system-running --wait", Duration::from_secs(600))?;
+        self.tell(what, begin.elapsed(), None);
+        Ok(())
+    }
+
+    /// So many crashes are kept, all whole, and the kernel is armed on these.
+    fn harvested(&mut self, crashes: u32, targets: &[&str]) -> Result<()> {
+        let what = format!("units: crash {crashes} is saved");
+        let command = format!(
+            "test $(ls -d /var/crash/pelican-*/vmcore.elf | wc -l) = {crashes} && test -s /var/crash/latest/vmcore.elf && \
+             test ! -e /run/savecore/later"
+        );
+        self.eventually(&what, &command)?;
+        self.armed("units: armed again", targets)
+    }
+
+    /// The kernel is armed, on these.
+    fn armed(&mut self, what: &str, targets: &[&str]) -> Result<()> {
+        let mut command = "savecore armed --json".to_owned();
+        for target in targets {
+            command.push_str(&format!(" && savecore armed | grep -F {target}"));
+        }
+        self.eventually(what, &command)
+    }
+
+    /// Waits until a command ends with 0; if it does not, that is a step that failed, and the walk goes on.
+    fn eventually(&mut self, what: &str, command: &str) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            let said = self.console.run(command, LIMIT)?;
+            if said.code == 0 || begin.elapsed() > LIMIT {
+                let why = (said.code != 0).then(|| format!("after {} s: {}", LIMIT.as_secs(), said.end()));
+                self.tell(what, begin.elapsed(), why);
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+
+    /// What a command prints, on one line.
+    fn ask(&mut self, command: &str) -> Result<String> {
+        let said = self.console.run(command, LIMIT)?;
+        ensure!(said.code == 0, "`{command}` ended with {}: {}", said.code, said.end());
+        Ok(said.text.lines().last().unwrap_or_default().trim().to_owned())
+    }
+}
+
+/// The machine: a disk with a system, and a second one if there is one.
+fn machine(kernel: &[std::path::PathBuf; 2], disk: &SystemDisk, late: Option<&Disk>) -> Result<Machine> {
+    let device =
+        DEVICES.iter().find(|device| device.name == "virtio-blk").context("there is no virtio-blk")?;
+    let bed = Bed { architecture: X86_64, device };
+    let [kernel, initramfs] = kernel;
+    // The test kernel's words about its disks mean nothing to Linux.
+    let whole = Disk { path: disk.path.clone(), dump: Extent { first: 0, blocks: 0 } };
+    let mut machine =
+        Machine::new(bed, kernel).initramfs(initramfs).cpus(2).memory(MEMORY).typed().disk(&whole);
+    if let Some(late) = late {
+        machine = machine.disk(late);
+    }
+    machine.words.clear();
+    Ok(machine.word("root=/dev/vda1").word("ro").word("quiet").word("console=ttyS0,115200").reboots())
+}
+
+/// The beginning of a command.
+fn short(command: &str) -> String {
+    let command = command.split("  #").next().unwrap_or_default().trim();
+    let cut: String = command.chars().take(60).collect();
+    if cut.len() < command.len() { format!("{cut}…") } else { cut }
+}
+
+impl Said {
+    /// Its last lines, in one.
+    fn end(&self) -> String {
+        let lines: Vec<&str> = self.text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let last = lines.get(lines.len().saturating_sub(3)..).unwrap_or_default();
+        if last.is_empty() { "it said nothing".to_owned() } else { last.join(" / ") }
+    }
+}
+
+/// Walks; gives facts.
+pub(super) fn walk(
+    system: &System,
+    packages: &Packages,
+    folder: &Path,
+    done: &mut dyn FnMut(&Step),
+) -> Result<String> {
+    let begin = Instant::now();
+    let disk = system.disk(&folder.join("disk.raw"))?;
+    for package in [&packages.savecore, &packages.dkms] {
+        let name = package.file_name().unwrap_or_default().to_string_lossy();
+        disk.put(package, &format!("/root/{name}"))?;
+    }
+    let late = late_disk(folder)?;
+    let console = Console::start(&machine(&system.kernel(), &disk, Some(&late))?, folder, "guide")?;
+    let mut walk = Walk { guide: Guide::new(), console, done, failed: Vec::new(), steps: 0 };
+    let result = steps(&mut walk, system, &disk, &late, folder);
+    let Walk { guide, failed, steps, console, .. } = walk;
+    let log = console.log();
+    drop(console);
+    result.with_context(|| format!("after {steps} steps; log: {}", log.display()))?;
+    if !failed.is_empty() {
+        bail!("{} of {steps} steps failed; first {}; log: {}", failed.len(), failed[0], log.display());
+    }
+    for path in [&disk.path, &late.path] {
+        fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(format!(
+        "{steps} steps, {} of the guide, in {} s; kernels {}",
+        guide.count(),
+        begin.elapsed().as_secs(),
+        system.about
+    ))
+}
+
+/// The disk that comes late, empty.
+fn late_disk(folder: &Path) -> Result<Disk> {
+    let path = folder.join("late.raw");
+    let file = fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    file.set_len(LATE_BYTES).with_context(|| format!("cannot create {}", path.display()))?;
+    Ok(Disk { path, dump: Extent { first: 0, blocks: 0 } })
+}
+
+fn steps(walk: &mut Walk<'_>, system: &System, disk: &SystemDisk, late: &Disk, folder: &Path) -> Result<()> {
+    walk.come_up("a fresh system is up", false)?;
+    let first = by_the_guide(walk)?;
+    let second = late_target(walk, &first)?;
+
+    // The machine comes up without its second disk.
+    walk.console.running.qmp.end_at_reset()?;
+    walk.crash("crash 2: a dump on the second disk")?;
+    walk.console.running.wait_exit(LIMIT)?;
+    walk.console = Console::start(&machine(&system.kernel(), disk, None)?, folder, "late")?;
+    walk.come_up("up again, without the second disk", false)?;
+    come_late(walk, late, &first, &second)?;
+
+    upgrade(walk, system)?;
+    let kernel = ["vmlinuz", "initrd.img"].map(|name| folder.join(name));
+    for (name, file) in ["vmlinuz", "initrd.img"].iter().zip(&kernel) {
+        disk.get(&format!("/boot/{name}-{}", system.next), file)?;
+    }
+    walk.console = Console::start(&machine(&kernel, disk, Some(late))?, folder, "upgraded")?;
+    walk.come_up("up with the other kernel", false)?;
+    walk.run("it is the other kernel", "uname -r", &Expected { says: &[&system.next], ..GOOD })?;
+    walk.armed("units: armed on the other kernel", &[&first, &second])?;
+    walk.by_guide(REBUILD, &[], &Expected { limit: APT_LIMIT, says: &["armed"], ..GOOD })?;
+    walk.armed("armed again, by hand", &[&first, &second])?;
+    walk.crash("crash 3: a dump of the other kernel")?;
+    walk.come_up("up again", true)?;
+    walk.harvested(3, &[&first, &second])?;
+    purge(walk)?;
+    walk.guide.is_walked()
+}
+
+/// All that is in the guide; gives the partition's name.
+fn by_the_guide(walk: &mut Walk<'_>) -> Result<String> {
+    let apt = Expected { limit: APT_LIMIT, ..GOOD };
+    walk.by_guide(SAVECORE, &[], &apt)?;
+    walk.by_guide(TOOLS, &[], &apt)?;
+    walk.by_guide(PARTITION, &[DUMP_SIZE], &GOOD)?;
+    let format = walk.guide.command(FORMAT, &[])?;
+    let said = walk.console.answer(&format, &[("holds ", "yes")], LIMIT)?;
+    walk.judge(&format!("guide: {}", short(&format)), &said, &GOOD);
+    walk.by_guide(LIST, &[], &Expected { says: &["/dev/vda2"], ..GOOD })?;
+
+    walk.by_guide(HEADERS, &[("linux-headers-amd64", "linux-headers-cloud-amd64")], &apt)?;
+    walk.by_guide(DKMS, &[], &apt)?;
+    walk.run(
+        "DKMS built it",
+        "dkms status diskdump -k $(uname -r)",
+        &Expected { says: &["installed"], ..GOOD },
+    )?;
+    walk.run("guide: modprobe diskdump", "modprobe diskdump", &GOOD)?;
+
+    let uuid = walk.ask("blkid -s PARTUUID -o value /dev/disk/by-partlabel/dump")?;
+    // As a person does it, who changes the section that is there.
+    let edit = format!(
+        "cat >/root/arm.toml <<'END'\n{}END\nsed -i -e '/^\\[arm\\]$/{{r /root/arm.toml' -e 'd}}' /etc/savecore.toml; rm /root/arm.toml",
+        configuration(&uuid)?
+    );
+    walk.run("guide: /etc/savecore.toml", &edit, &GOOD)?;
+    walk.by_guide(ARM, &[], &Expected { says: &["armed"], ..GOOD })?;
+    walk.by_guide(ARMED, &[], &Expected { says: &["/dev/vda2"], ..GOOD })?;
+    walk.by_guide(DRILL, &[], &GOOD)?;
+    walk.by_guide(ENABLED, &[], &Expected { says: &["enabled"], ..GOOD })?;
+    walk.by_guide(SYSCTL, &[], &Expected { says: &["kernel.panic_on_oops = 1"], ..GOOD })?;
+
+    walk.crash("guide: sync; echo c >/proc/sysrq-trigger")?;
+    walk.come_up("up again", true)?;
+    walk.harvested(1, &["/dev/vda2"])?;
+    walk.by_guide(JOURNAL, &[], &Expected { says: &["saved in /var/crash/pelican-"], ..GOOD })?;
+    walk.by_guide(SYMBOLS, &[], &apt)?;
+    walk.by_guide(INFO, &[], &Expected { code: 1, says: &["no dump"], ..GOOD })?;
+    walk.by_guide(AGAIN, &[], &GOOD)?;
+    walk.armed("still armed", &["/dev/vda2"])?;
+    walk.run("crash shows a page as long as it is", "echo set scroll off >/root/.crashrc", &GOOD)?;
+    let read = walk.guide.command(READ, &[])?;
+    let answers = [("PANIC: ", "bt"), ("sysrq_handle_crash", "quit")];
+    let said = walk.console.answer(&read, &answers, Duration::from_secs(600))?;
+    walk.judge(
+        &format!("guide: {}", short(&read)),
+        &said,
+        &Expected { says: &["sysrq triggered crash"], ..GOOD },
+    );
+    Ok("/dev/vda2".to_owned())
+}
+
+/// A second target, and before that one that is dead; gives the second one's name.
+fn late_target(walk: &mut Walk<'_>, first: &str) -> Result<String> {
+    let uuid = walk.ask("blkid -s PARTUUID -o value /dev/disk/by-partlabel/dump")?;
+    let targets = |other: &str| {
+        format!(
+            "sed -i '/^\\[arm\\]$/,$s/^targets = .*/targets = [\"{other}\", \"PARTUUID={uuid}\"]/' /etc/savecore.toml"
+        )
+    };
+    walk.run("a target that is dead", &targets(DEAD), &GOOD)?;
+    walk.run("dead target: said, exit 1", "savecore boot", &Expected { code: 1, says: &[DEAD], ..GOOD })?;
+    walk.armed("dead target: the other one is armed", &[first])?;
+    let make = "sgdisk --new=0:0:0 --change-name=0:late /dev/vdb && partprobe /dev/vdb && udevadm settle && \
+                savecore format --yes /dev/disk/by-partlabel/late";
+    walk.run("a second disk", make, &GOOD)?;
+    let late = walk.ask("blkid -s PARTUUID -o value /dev/disk/by-partlabel/late")?;
+    walk.run("a second target", &targets(&format!("PARTUUID={late}")), &GOOD)?;
+    walk.run("armed on both", "savecore arm", &GOOD)?;
+    walk.armed("armed on both, as it says", &[first, "/dev/vdb1"])?;
+    Ok("/dev/vdb1".to_owned())
+}
+
+/// The second disk is not there, and then it comes.
+fn come_late(walk: &mut Walk<'_>, late: &Disk, first: &str, second: &str) -> Result<()> {
+    walk.armed("a disk that is not there: the other one is armed", &[first])?;
+    let part_uuid = "$(grep -o 'PARTUUID=[^\"]*' /etc/savecore.toml | grep -v 0b2f0a5e | head -n 1)";
+    let said = format!("journalctl -b -u savecore | grep -F \"{part_uuid}\"");
+    walk.run("a disk that is not there: the journal names it", &said, &GOOD)?;
+    walk.console.running.qmp.plug_disk("late", &late.path)?;
+    walk.harvested(2, &[first, second])
+}
+
+/// Another kernel, for which DKMS builds the module.
+fn upgrade(walk: &mut Walk<'_>, system: &System) -> Result<()> {
+    let next = &system.next;
+    let apt = Expected { limit: APT_LIMIT, ..GOOD };
+    walk.run(
+        "another kernel, by apt",
+        &format!("apt install linux-image-{next} linux-headers-{next}"),
+        &apt,
+    )?;
+    walk.by_guide(BUILT, &[], &Expected { says: &[next, "installed"], ..GOOD })?;
+    walk.console.power_off(LIMIT)
+}
+
+/// The packages' end.
+fn purge(walk: &mut Walk<'_>) -> Result<()> {
+    let apt = Expected { limit: APT_LIMIT, ..GOOD };
+    walk.by_guide(DISARM, &[], &GOOD)?;
+    walk.by_guide(UNLOAD, &[], &GOOD)?;
+    walk.by_guide(PURGE, &[], &apt)?;
+    // What is not ours: cores, the packages' files and what was typed here, what dpkg, apt and the journal wrote down, documents of
+    // the kernel's. What is a dump partition stays one.
+    let left = "find / -xdev \\( -iname '*savecore*' -o -iname '*diskdump*' \\) -not -path '/root/*' -not -path '/var/log/*' \
+                -not -path '/usr/src/linux-*' -not -path '/usr/lib/debug/*' -not -path '/usr/share/doc/crash*' | grep .";
+    walk.run("nothing of them is left", left, &Expected { code: 1, ..GOOD })?;
+    let units = "systemctl list-unit-files --no-legend 'savecore*' | grep . ; dpkg -l savecore diskdump-dkms 2>/dev/null | grep '^[ri]'";
+    walk.run("no unit and no package is left", units, &Expected { code: 1, ..GOOD })?;
+    walk.run(
+        "the module is in no kernel",
+        "lsmod | grep diskdump; ls /sys/kernel/diskdump",
+        &Expected { code: 2, ..GOOD },
+    )?;
+    let cores = "test $(ls -d /var/crash/pelican-*/vmcore.elf | wc -l) = 3";
+    walk.run("the cores are", cores, &GOOD)?;
+    walk.run(
+        "the system is well",
+        "dmesg | grep -E 'BUG|WARNING|Call Trace'",
+        &Expected { code: 1, ..GOOD },
+    )?;
+    Ok(())
+}
