@@ -100,7 +100,7 @@ fn a_mistake_in_the_configuration_is_told_and_dumps_are_saved_all_the_same() {
         assert!(told.iter().all(|told| stderr.contains(told)), "{more}: {stderr}");
         assert!(stdout.contains("dump 1 saved in"), "{more}: {stdout}");
         assert_eq!(place.crashes("out").len(), 1, "{more}");
-        assert_eq!(place.is_armed("image"), is_freed, "{more}");
+        assert_eq!(place.is_ready("image"), is_freed, "{more}");
         // Once more, with nothing saved twice.
         assert_eq!(boot(&config).0, 1, "{more}");
         assert_eq!(place.crashes("out").len(), 1, "{more}");
@@ -127,7 +127,7 @@ fn targets_that_nobody_understands_are_none_and_those_that_are_understood_are_ha
     fs::write(place.path("savecore.toml"), format!("store = {out:?}\ntargets = [{image:?}, 7]\n")).unwrap();
     let (code, _, stderr) = boot(&place.text("savecore.toml"));
     assert_eq!((code, stderr.lines().count()), (1, 1), "{stderr}");
-    assert!(place.is_armed("image"));
+    assert!(place.is_ready("image"));
 }
 
 #[test]
