@@ -58,7 +58,9 @@ pub(crate) fn no_harm(bytes: &[u8]) {
 
 fn read_all(path: &Path) {
     let name = TargetName { path: PathBuf::from(path), partition: None };
-    let Ok(targets) = Targets::open(&[name], Access::Read, Search::Quick, None, &mut ()) else { return };
+    let Ok(targets) = Targets::open(&[name], Access::Read, Search::Quick, None, None, &mut ()) else {
+        return;
+    };
     for places in targets.dumps() {
         let dump = savecore::dump::Dump::open_parts(targets.parts(&places), None, &mut ());
         let report = serde_json::to_string(&savecore::dump::Report::new(&dump)).expect("a report");
