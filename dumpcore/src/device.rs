@@ -241,6 +241,11 @@ pub trait DumpDevice: Send {
     /// out; afterwards, as the device now says.
     fn geometry(&self) -> Option<Geometry>;
 
+    /// Bytes in the disk's logical sectors, in which its partition table counts, if it says.
+    fn sector_size(&self) -> Option<u32> {
+        None
+    }
+
     /// Feeds everything into `digest` that must be the same at the crash as it was when armed: register
     /// addresses, queue addresses, size. Not what changes in use.
     fn seal(&self, digest: &mut Digest);

@@ -3,7 +3,7 @@
 //! The story, in order, and where each part is told:
 //!
 //! 1. While the kernel is healthy, [`Dump::arm`] takes everything over that a dump will need and seals it
-//!    ([`arm`], [`arena`], [`integrity`]); [`locate`] finds the partition.
+//!    ([`arm`], [`arena`], [`integrity`]); [`locate`] finds the partition in the disk's [`table`].
 //! 2. The kernel crashes and calls [`Dump::crash`] ([`crash`]): crashdump mode begins, the other CPUs are frozen (`steps`).
 //! 3. The seal and the dump path's own code are checked ([`integrity`]).
 //! 4. The target is taken over ([`device`]), its label and pattern are checked ([`partition`]).
@@ -50,6 +50,7 @@ pub mod record;
 pub mod sim;
 mod steps;
 pub mod stream;
+pub mod table;
 pub mod wait;
 
 pub use arena::Arena;

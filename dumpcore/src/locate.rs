@@ -1,33 +1,22 @@
-//! Finding the partition that dumps go to, while the kernel is healthy: by the GUID partition table (UEFI 2.10, 5.3), or by
-//! the label that `savecore format` laid.
+//! Finding the partition that dumps go to, while the kernel is healthy: by what the disk's [partition table](crate::table) says
+//! of it, or by the label that `savecore format` laid.
 //!
 //! Nothing here runs after a crash. What was found goes into a [`Target`](crate::Target), and the crash checks the label again.
-
-use static_assertions::const_assert_eq;
-use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use crate::console::{Describe, Line};
 use crate::device::{DeviceError, Direction, DumpDevice};
 use crate::display_by_describe;
 use crate::dma::DmaBuffer;
-use crate::format::crc::Crc32;
 use crate::format::crypt::PublicKey;
 use crate::format::label::Label;
 use crate::format::{BLOCK_SIZE, Block, Uuid};
+use crate::table::{
+    Fault, Fitness, Id, NoTable, ReadSectors, SECTOR_SIZE, SECTOR_SIZES, Sector, Slot, Table,
+};
 use crate::wait::Wait;
 
-/// Sizes of the sectors in which a table counts.
-const SECTOR_SIZES: [u64; 2] = [512, 4096];
 /// Bytes to blocks.
 const BLOCK_SHIFT: u32 = BLOCK_SIZE.trailing_zeros();
-/// Entries that a table may have here; 128 are usual.
-const MAX_ENTRIES: u32 = 4096;
-/// Bytes in an entry at least (table 5.6), and at most here.
-const ENTRY_SIZES: core::ops::RangeInclusive<u32> = 128..=4096;
-/// UTF-16 units in an entry's name.
-const NAME_UNITS: usize = 36;
-
 /// Reads blocks of a disk, by whatever means the kernel has.
 pub trait ReadBlocks {
     /// Whole blocks of 4096 bytes on the disk.
@@ -38,6 +27,12 @@ pub trait ReadBlocks {
     /// # Errors
     /// Why it could not be read.
     fn read(&mut self, block: u64, into: &mut Block) -> Result<(), DeviceError>;
+
+    /// Bytes in the disk's logical sectors, in which its partition table counts. Without an answer both usual sizes are tried, and
+    /// a table that makes sense in both is refused.
+    fn sector_size(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// A disk that nobody else uses, [quiesced](DumpDevice::quiesce), read by the dump's own driver.
@@ -73,6 +68,10 @@ impl ReadBlocks for Polled<'_> {
         self.buffer = buffer;
         result
     }
+
+    fn sector_size(&self) -> Option<u32> {
+        self.device.sector_size()
+    }
 }
 
 /// What the partition is known by.
@@ -80,7 +79,14 @@ impl ReadBlocks for Polled<'_> {
 pub enum By<'b> {
     /// Its own GUID in the table, as it is printed: the first three fields are stored little-endian, here they are not.
     Guid([u8; 16]),
-    /// Its name in the table.
+    /// What Linux writes as the PARTUUID of a partition in a DOS table, such as `5f0e8a3c-02`.
+    Dos {
+        /// The disk's signature, in front of the dash.
+        signature: u32,
+        /// The partition's number, behind it.
+        number: u32,
+    },
+    /// Its name in a GUID table.
     Name(&'b str),
     /// The uuid of its label, or of the label of a disk without a table.
     Label(Uuid),
@@ -109,9 +115,13 @@ pub enum NotFound {
         /// Why.
         error: DeviceError,
     },
-    /// The disk has no GUID partition table, neither at its beginning nor at its end (and no label at its beginning).
+    /// The disk has no partition table (and no label at its beginning). A GUID table counts only if the first sector says so.
     NoTable,
-    /// The table's header, at both ends, says something that no table says.
+    /// The first sector says that the disk has a GUID table, and it has none.
+    NoGuidTable,
+    /// The table makes sense in sectors of 512 and of 4096 bytes, and says something else in each.
+    TwoTables,
+    /// The header of the GUID table, at both ends, says something that no table says.
     BadTable {
         /// Which field.
         what: &'static str,
@@ -136,6 +146,13 @@ pub enum NotFound {
         /// Blocks that the disk has.
         blocks: u64,
     },
+    /// It has blocks in common with another partition.
+    Over {
+        /// The other one's number.
+        number: u32,
+    },
+    /// A part of the table lies in it.
+    OverTable,
 }
 
 impl Describe for NotFound {
@@ -146,7 +163,14 @@ impl Describe for NotFound {
                 error.describe(line);
             }
             NotFound::NoTable => {
-                line.text("the disk has no GUID partition table");
+                line.text("the disk has no partition table");
+            }
+            NotFound::NoGuidTable => {
+                line.text("the disk's first sector protects a GUID partition table that is not there");
+            }
+            NotFound::TwoTables => {
+                line.text("the partition table can be read in sectors of 512 and of 4096 bytes; ");
+                line.text("say how large the disk's are");
             }
             NotFound::BadTable { what, value } => {
                 line.text("the partition table has ").text(what).text(" of ").hex(value);
@@ -167,58 +191,17 @@ impl Describe for NotFound {
             NotFound::BeyondDisk { end, blocks } => {
                 line.text("the partition ends at block ").decimal(end).text(", the disk at ").decimal(blocks);
             }
+            NotFound::Over { number } => {
+                line.text("the partition lies over partition ").decimal(number.into());
+            }
+            NotFound::OverTable => {
+                line.text("the partition lies over the partition table itself");
+            }
         }
     }
 }
 
 display_by_describe!(NotFound);
-
-/// A table's header (table 5.5).
-#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct Header {
-    signature: [u8; 8],
-    revision: U32,
-    header_size: U32,
-    header_crc: U32,
-    reserved: U32,
-    my_lba: U64,
-    alternate_lba: U64,
-    first_usable: U64,
-    last_usable: U64,
-    disk_guid: [u8; 16],
-    entries_lba: U64,
-    entries: U32,
-    entry_size: U32,
-    entries_crc: U32,
-}
-const HEADER_SIZE: usize = size_of::<Header>();
-/// Where the header's own checksum stands, which counts as zero in it.
-const HEADER_CRC: core::ops::Range<usize> = 16..20;
-const SIGNATURE: [u8; 8] = *b"EFI PART";
-
-/// A partition (table 5.6); attributes are left alone.
-#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct Entry {
-    kind: [u8; 16],
-    guid: [u8; 16],
-    first: U64,
-    last: U64,
-    attributes: U64,
-    name: [[u8; 2]; NAME_UNITS],
-}
-const_assert_eq!(size_of::<Entry>(), 128);
-const_assert_eq!(size_of::<Header>(), 92);
-
-/// A table that was found and is whole.
-struct Table {
-    sector_size: u64,
-    /// The byte at which its entries begin.
-    entries_at: u64,
-    entries: u32,
-    entry_size: u32,
-}
 
 /// Finds a partition. `scratch` is a block to read into; what is in it afterwards means nothing.
 ///
@@ -226,25 +209,40 @@ struct Table {
 /// Why there is none, or none that can be used.
 pub fn find(disk: &mut dyn ReadBlocks, by: &By<'_>, scratch: &mut Block) -> Result<Found, NotFound> {
     let mut reader = Reader { disk, block: None, bytes: scratch };
-    let table = match reader.table() {
-        // A disk may be one partition, from its first block on.
-        Err(NotFound::NoTable) => return reader.whole_disk(by),
-        table => table?,
-    };
-    let mut found = None;
-    for number in 0..table.entries {
-        let entry = reader.entry(&table, number)?;
-        if entry.kind == [0; 16] || !reader.is(&table, &entry, by)? {
-            continue;
+    // A disk may be one partition, from its first block on.
+    if let (Some(uuid), recipient) = reader.label(0)? {
+        let blocks = reader.disk.blocks();
+        return match by {
+            By::Label(wanted) if uuid == *wanted => {
+                Ok(Found { first_block: 0, blocks, uuid: Some(uuid), recipient })
+            }
+            By::Label(_) => Err(NotFound::Nothing),
+            By::Guid(_) | By::Dos { .. } | By::Name(_) => Err(NotFound::NoTable),
+        };
+    }
+    if let Some(sector_size) = reader.disk.sector_size() {
+        let table = reader.table(sector_size)?;
+        return reader.find(&table, by);
+    }
+    let [small, large] = SECTOR_SIZES.map(|size| reader.fitting(size));
+    match (small, large) {
+        (Ok((table, _)), Err(_)) | (Err(_), Ok((table, _))) => reader.find(&table, by),
+        // What is wrong with a table says more than that there is none.
+        (Err(NotFound::NoTable | NotFound::NoGuidTable), Err(why)) | (Err(why), Err(_)) => Err(why),
+        (Ok((small, fits)), Ok((large, fits_too))) if fits != fits_too => {
+            reader.find(if fits > fits_too { &small } else { &large }, by)
         }
-        if found.replace(entry).is_some() {
-            return Err(NotFound::Several);
+        (Ok((small, _)), Ok((large, _))) => {
+            let (small, large) = (reader.find(&small, by), reader.find(&large, by));
+            match (small, large, by) {
+                (small, large, _) if small == large => small,
+                // The label itself says that it is this one.
+                (Ok(found), Err(NotFound::Nothing), By::Label(_))
+                | (Err(NotFound::Nothing), Ok(found), By::Label(_)) => Ok(found),
+                _ => Err(NotFound::TwoTables),
+            }
         }
     }
-    let entry = found.ok_or(NotFound::Nothing)?;
-    let (first_block, blocks) = reader.place(&table, &entry)?;
-    let (uuid, recipient) = reader.label(first_block)?;
-    Ok(Found { first_block, blocks, uuid, recipient })
 }
 
 /// Reads pieces of a disk, and keeps the last block.
@@ -254,10 +252,25 @@ struct Reader<'r> {
     bytes: &'r mut Block,
 }
 
+impl ReadSectors for Reader<'_> {
+    type Error = NotFound;
+
+    fn size(&self) -> u64 {
+        self.disk.blocks().saturating_mul(BLOCK_SIZE as u64)
+    }
+
+    fn read(&mut self, at: u64, into: &mut Sector) -> Result<(), NotFound> {
+        self.take(at >> BLOCK_SHIFT)?;
+        let inside = (at % BLOCK_SIZE as u64) as usize;
+        let sector = self.bytes.get(inside..).and_then(|bytes| bytes.first_chunk::<SECTOR_SIZE>());
+        *into = *sector.unwrap_or(&[0; SECTOR_SIZE]);
+        Ok(())
+    }
+}
+
 impl Reader<'_> {
-    /// `length` bytes at a byte of the disk, as far as they are in one block.
-    fn bytes(&mut self, at: u64, length: usize) -> Result<&[u8], NotFound> {
-        let block = at >> BLOCK_SHIFT;
+    /// Reads a block, unless it is the last one that was read.
+    fn take(&mut self, block: u64) -> Result<(), NotFound> {
         if self.block != Some(block) {
             let blocks = self.disk.blocks();
             if block >= blocks {
@@ -267,94 +280,55 @@ impl Reader<'_> {
             self.disk.read(block, self.bytes).map_err(|error| NotFound::Device { block, error })?;
             self.block = Some(block);
         }
-        let offset = at.wrapping_sub(block << BLOCK_SHIFT) as usize;
-        let bytes = self.bytes.get(offset..).unwrap_or_default();
-        Ok(bytes.get(..length.min(bytes.len())).unwrap_or_default())
+        Ok(())
     }
 
-    /// The table at the beginning of the disk, or the one at its end.
-    fn table(&mut self) -> Result<Table, NotFound> {
-        let end = self.disk.blocks().saturating_mul(BLOCK_SIZE as u64);
-        let mut why = NotFound::NoTable;
-        for sector_size in SECTOR_SIZES {
-            // The backup stands in the last sector, which is found if the disk's size is a multiple of 4096 bytes.
-            for at in [sector_size, end.saturating_sub(sector_size)] {
-                if at.saturating_add(sector_size) > end {
-                    continue;
-                }
-                match self.table_at(at, sector_size) {
-                    Err(NotFound::NoTable) => {}
-                    Err(error) => why = error,
-                    table => return table,
-                }
+    /// The disk's table in sectors of this size.
+    fn table(&mut self, sector_size: u32) -> Result<Table, NotFound> {
+        Table::read(self, sector_size).map_err(not_found)
+    }
+
+    /// The same, and how well it fits; one of which nothing lies on the disk is none.
+    fn fitting(&mut self, sector_size: u32) -> Result<(Table, Fitness), NotFound> {
+        let table = self.table(sector_size)?;
+        match table.fitness(self).map_err(not_found)? {
+            Fitness::Nowhere => Err(NotFound::NoTable),
+            fitness => Ok((table, fitness)),
+        }
+    }
+
+    /// The only partition of a table that is known by that.
+    fn find(&mut self, table: &Table, by: &By<'_>) -> Result<Found, NotFound> {
+        let mut found = None;
+        let mut pieces = table.pieces();
+        // Each turn takes a partition, of which there is an end.
+        while let Some(slot) = pieces.next_slot(self).map_err(not_found)? {
+            if self.is(table, &slot, by)? && found.replace(slot).is_some() {
+                return Err(NotFound::Several);
             }
         }
-        Err(why)
+        let slot = found.ok_or(NotFound::Nothing)?;
+        let (first_block, blocks) = self.place(table, &slot)?;
+        let mut pieces = table.pieces();
+        // Each turn takes a piece, of which there is an end.
+        while let Some(piece) = pieces.next(self).map_err(not_found)? {
+            match slot.fault_beside(&piece) {
+                Some(Fault::Over(number)) => return Err(NotFound::Over { number }),
+                Some(_) => return Err(NotFound::OverTable),
+                None => {}
+            }
+        }
+        let (uuid, recipient) = self.label(first_block)?;
+        Ok(Found { first_block, blocks, uuid, recipient })
     }
 
-    fn table_at(&mut self, at: u64, sector_size: u64) -> Result<Table, NotFound> {
-        let bytes = self.bytes(at, sector_size as usize)?;
-        let Ok((header, _)) = Header::read_from_prefix(bytes) else { return Err(NotFound::NoTable) };
-        if header.signature != SIGNATURE {
-            return Err(NotFound::NoTable);
-        }
-        let bad = |what, value: u64| Err(NotFound::BadTable { what, value });
-        let size = header.header_size.get();
-        let Some(whole) = bytes.get(..size as usize).filter(|_| size as usize >= HEADER_SIZE) else {
-            return bad("a header size", size.into());
-        };
-        let mut crc = Crc32::new();
-        crc.update(whole.get(..HEADER_CRC.start).unwrap_or_default());
-        crc.update(&[0; 4]);
-        crc.update(whole.get(HEADER_CRC.end..).unwrap_or_default());
-        if crc.finish() != header.header_crc.get() {
-            return bad("a header whose checksum is wrong, instead", crc.finish().into());
-        }
-        if header.my_lba.get().checked_mul(sector_size) != Some(at) {
-            return bad("a header for sector", header.my_lba.get());
-        }
-        let (entries, entry_size) = (header.entries.get(), header.entry_size.get());
-        if !ENTRY_SIZES.contains(&entry_size) || !entry_size.is_power_of_two() {
-            return bad("an entry size", entry_size.into());
-        }
-        if entries > MAX_ENTRIES {
-            return bad("a number of entries", entries.into());
-        }
-        let length = u64::from(entries).saturating_mul(entry_size.into());
-        let end = self.disk.blocks().saturating_mul(BLOCK_SIZE as u64);
-        let entries_at = header.entries_lba.get().saturating_mul(sector_size);
-        if entries_at.saturating_add(length) > end {
-            return bad("entries at sector", header.entries_lba.get());
-        }
-        let mut crc = Crc32::new();
-        let mut done = 0;
-        // Each turn takes at least a byte, since the entries lie on the disk.
-        while done < length {
-            let left = usize::try_from(length.saturating_sub(done)).unwrap_or(usize::MAX);
-            let piece = self.bytes(entries_at.saturating_add(done), left)?;
-            crc.update(piece);
-            done = done.saturating_add(piece.len().max(1) as u64);
-        }
-        if crc.finish() != header.entries_crc.get() {
-            return bad("entries whose checksum is wrong, instead", crc.finish().into());
-        }
-        Ok(Table { sector_size, entries_at, entries, entry_size })
-    }
-
-    fn entry(&mut self, table: &Table, number: u32) -> Result<Entry, NotFound> {
-        let offset = u64::from(number).saturating_mul(table.entry_size.into());
-        let at = table.entries_at.saturating_add(offset);
-        // Entries begin at a sector and have a size that divides a block, so none crosses the end of one.
-        let bytes = self.bytes(at, size_of::<Entry>())?;
-        Entry::read_from_bytes(bytes).map_err(|_| NotFound::BadTable { what: "an entry at byte", value: at })
-    }
-
-    fn is(&mut self, table: &Table, entry: &Entry, by: &By<'_>) -> Result<bool, NotFound> {
-        match by {
-            By::Guid(guid) => Ok(printed(&entry.guid) == *guid),
-            By::Name(name) => Ok(has_name(entry, name)),
-            By::Label(uuid) => match self.place(table, entry) {
-                Ok((first, _)) => Ok(self.label(first)?.0 == Some(*uuid)),
+    fn is(&mut self, table: &Table, slot: &Slot, by: &By<'_>) -> Result<bool, NotFound> {
+        match *by {
+            By::Guid(guid) => Ok(slot.id == Id::Guid(guid)),
+            By::Dos { signature, number } => Ok(slot.id == Id::Dos { signature, number }),
+            By::Name(name) => Ok(slot.name.is(name)),
+            By::Label(uuid) => match self.place(table, slot) {
+                Ok((first, _)) => Ok(self.label(first)?.0 == Some(uuid)),
                 // What cannot hold a label is not the one.
                 Err(_) => Ok(false),
             },
@@ -362,53 +336,36 @@ impl Reader<'_> {
     }
 
     /// First block, and how many.
-    fn place(&self, table: &Table, entry: &Entry) -> Result<(u64, u64), NotFound> {
-        let (sector_size, block) = (table.sector_size, BLOCK_SIZE as u64);
-        let (first, last) = (entry.first.get(), entry.last.get());
-        let disk = self.disk.blocks();
-        let start = first.checked_mul(sector_size);
-        let end = last.checked_add(1).and_then(|end| end.checked_mul(sector_size));
-        let (Some(start), Some(end)) = (start, end) else {
-            return Err(NotFound::BeyondDisk { end: u64::MAX, blocks: disk });
-        };
-        if end <= start || end.div_ceil(block) > disk {
-            return Err(NotFound::BeyondDisk { end: end.div_ceil(block), blocks: disk });
+    fn place(&self, table: &Table, slot: &Slot) -> Result<(u64, u64), NotFound> {
+        let (start, length) = (slot.place.start, slot.place.length);
+        if slot.fault(self.size()).is_some() {
+            let end = slot.place.end().div_ceil(BLOCK_SIZE as u128);
+            let end = u64::try_from(end).unwrap_or(u64::MAX);
+            return Err(NotFound::BeyondDisk { end, blocks: self.disk.blocks() });
         }
-        if !start.is_multiple_of(block) {
-            return Err(NotFound::OddStart { sector: first, sector_size });
+        if !start.is_multiple_of(BLOCK_SIZE as u64) {
+            let sector_size = table.sector_size().into();
+            return Err(NotFound::OddStart {
+                sector: start.checked_div(sector_size).unwrap_or(0),
+                sector_size,
+            });
         }
-        Ok((start >> BLOCK_SHIFT, end.saturating_sub(start) >> BLOCK_SHIFT))
+        Ok((start >> BLOCK_SHIFT, length >> BLOCK_SHIFT))
     }
 
     /// What the label in a partition's first block says, if it is one.
     fn label(&mut self, first: u64) -> Result<(Option<Uuid>, Option<PublicKey>), NotFound> {
-        self.bytes(first.saturating_mul(BLOCK_SIZE as u64), BLOCK_SIZE)?;
+        self.take(first)?;
         Ok(Label::parse(self.bytes)
             .map_or((None, None), |label| (Some(label.uuid), label.recipient().copied())))
     }
+}
 
-    /// A disk without a table is a partition if it has a label.
-    fn whole_disk(&mut self, by: &By<'_>) -> Result<Found, NotFound> {
-        let (uuid, recipient) = self.label(0)?;
-        match (uuid, by) {
-            (None, _) | (_, By::Guid(_) | By::Name(_)) => Err(NotFound::NoTable),
-            (Some(uuid), By::Label(wanted)) if uuid != *wanted => Err(NotFound::Nothing),
-            (Some(_), By::Label(_)) => {
-                Ok(Found { first_block: 0, blocks: self.disk.blocks(), uuid, recipient })
-            }
-        }
+fn not_found(why: NoTable<NotFound>) -> NotFound {
+    match why {
+        NoTable::Unreadable { error, .. } => error,
+        NoTable::Absent => NotFound::NoTable,
+        NoTable::Gone => NotFound::NoGuidTable,
+        NoTable::Bad { what, value } => NotFound::BadTable { what, value },
     }
-}
-
-/// A GUID as it is printed: of the stored one, the first three fields are little-endian (UEFI 2.10, appendix A).
-fn printed(stored: &[u8; 16]) -> [u8; 16] {
-    let [a, b, c, d, e, f, g, h, rest @ ..] = *stored;
-    let [i, j, k, l, m, n, o, p] = rest;
-    [d, c, b, a, f, e, h, g, i, j, k, l, m, n, o, p]
-}
-
-/// Whether an entry has this name, which is stored in UTF-16 and padded with zeros.
-fn has_name(entry: &Entry, name: &str) -> bool {
-    let stored = entry.name.iter().map(|unit| u16::from_le_bytes(*unit)).take_while(|unit| *unit != 0);
-    !name.is_empty() && stored.eq(name.encode_utf16())
 }

@@ -21,11 +21,13 @@ struct Sparse {
     size: u64,
     at: u64,
     bad: Option<u64>,
+    /// What it says of its sectors.
+    known: Option<u32>,
 }
 
 impl Sparse {
     fn new(size: u64) -> Sparse {
-        Sparse { blocks: BTreeMap::new(), size, at: 0, bad: None }
+        Sparse { blocks: BTreeMap::new(), size, at: 0, bad: None, known: None }
     }
 
     fn byte(&mut self, at: u64) -> &mut u8 {
@@ -83,6 +85,10 @@ impl ReadBlocks for Sparse {
         *into = self.blocks.get(&block).copied().unwrap_or([0; BLOCK_SIZE]);
         Ok(())
     }
+
+    fn sector_size(&self) -> Option<u32> {
+        self.known
+    }
 }
 
 /// A partition: name, first sector, sectors.
@@ -104,7 +110,45 @@ fn disk(size: u64, sector: u64, parts: &[Part]) -> (Sparse, Vec<[u8; 16]>) {
     }
     let guids = table.partitions().values().map(|part| *part.part_guid.as_bytes()).collect();
     table.write().expect("a table");
+    put_entry(&mut disk, 0, 0, Entry { kind: 0xee, first: 1, count: u32::MAX });
     (disk, guids)
+}
+
+/// An entry of a DOS table.
+struct Entry {
+    kind: u8,
+    first: u32,
+    count: u32,
+}
+
+/// Writes one of the four entries of the DOS table that stands at a byte.
+fn put_entry(disk: &mut Sparse, table: u64, index: u64, entry: Entry) {
+    let mut bytes = [0; 16];
+    bytes[4] = entry.kind;
+    bytes[8..12].copy_from_slice(&entry.first.to_le_bytes());
+    bytes[12..].copy_from_slice(&entry.count.to_le_bytes());
+    disk.seek(SeekFrom::Start(table + 446 + 16 * index)).unwrap();
+    disk.write_all(&bytes).unwrap();
+    disk.seek(SeekFrom::Start(table + 510)).unwrap();
+    disk.write_all(&[0x55, 0xaa]).unwrap();
+}
+
+const SIGNATURE: u32 = 0x5f0e_8a3c;
+
+/// A disk of 1 GiB with a DOS table: partition 1, and in an extended one 5 and 6, which is labelled. Each has 1000 blocks.
+fn dos(sector: u64) -> Sparse {
+    let mut disk = Sparse::new(1 << 30);
+    disk.known = Some(sector as u32);
+    let blocks = |blocks: u64| (blocks * BLOCK / sector) as u32;
+    disk.seek(SeekFrom::Start(440)).unwrap();
+    disk.write_all(&SIGNATURE.to_le_bytes()).unwrap();
+    put_entry(&mut disk, 0, 0, Entry { kind: 0x83, first: blocks(256), count: blocks(1000) });
+    put_entry(&mut disk, 0, 2, Entry { kind: 0x0f, first: blocks(2000), count: blocks(200_000) });
+    put_entry(&mut disk, 2000 * BLOCK, 0, Entry { kind: 0x83, first: blocks(8), count: blocks(1000) });
+    put_entry(&mut disk, 2000 * BLOCK, 1, Entry { kind: 0x05, first: blocks(5000), count: blocks(2000) });
+    put_entry(&mut disk, 7000 * BLOCK, 0, Entry { kind: 0x83, first: blocks(8), count: blocks(1000) });
+    label(&mut disk, 7008, 1000, [9; 16]);
+    disk
 }
 
 fn label(disk: &mut Sparse, block: u64, blocks: u64, uuid: [u8; 16]) {
@@ -217,6 +261,73 @@ fn a_partition_beyond_the_end_of_the_disk_is_refused() {
         look(&mut disk, By::Name("dump")),
         Err(NotFound::BeyondDisk { end: FAR + 1000, blocks: FAR + 999 })
     );
+}
+
+#[test]
+fn a_partition_of_a_dos_table_is_found_by_what_linux_calls_its_partuuid_and_by_its_label() {
+    for sector in [512, 4096] {
+        let mut disk = dos(sector);
+        let by = |number| By::Dos { signature: SIGNATURE, number };
+        let found = Found { first_block: 7008, blocks: 1000, uuid: Some([9; 16]), recipient: None };
+        assert_eq!(look(&mut disk, by(6)), Ok(found));
+        assert_eq!(look(&mut disk, By::Label([9; 16])), Ok(found));
+        assert_eq!(look(&mut disk, by(5)).unwrap().first_block, 2008);
+        assert_eq!(look(&mut disk, by(1)).unwrap().first_block, 256);
+        for number in [2, 3, 4, 7] {
+            assert_eq!(look(&mut disk, by(number)), Err(NotFound::Nothing));
+        }
+        assert_eq!(look(&mut disk, By::Dos { signature: 1, number: 6 }), Err(NotFound::Nothing));
+        // It does not say how large its sectors are, but only those of one size have a table where the chain begins.
+        disk.known = None;
+        assert_eq!(look(&mut disk, by(6)), Ok(found));
+    }
+}
+
+#[test]
+fn a_table_that_makes_sense_in_sectors_of_both_sizes_is_refused_unless_the_label_tells() {
+    let mut disk = Sparse::new(1 << 30);
+    put_entry(&mut disk, 0, 1, Entry { kind: 0x83, first: 2048, count: 8192 });
+    let by = By::Dos { signature: 0, number: 2 };
+    assert_eq!(look(&mut disk, by), Err(NotFound::TwoTables));
+    label(&mut disk, 2048, 8192, [9; 16]);
+    assert_eq!(look(&mut disk, by), Err(NotFound::TwoTables));
+    assert_eq!(look(&mut disk, By::Label([9; 16])).unwrap().first_block, 2048);
+    for (sector, first_block) in [(512, 256), (4096, 2048)] {
+        disk.known = Some(sector);
+        assert_eq!(look(&mut disk, by).unwrap().first_block, first_block);
+    }
+}
+
+#[test]
+fn a_guid_table_counts_only_if_the_first_sector_protects_it() {
+    let (mut disk, guids) = usual(512);
+    put_entry(&mut disk, 0, 0, Entry { kind: 0x83, first: 2048, count: 80_000 });
+    assert_eq!(look(&mut disk, By::Guid(guids[1])), Err(NotFound::Nothing));
+    assert_eq!(look(&mut disk, By::Name("dump")), Err(NotFound::Nothing));
+    disk.known = Some(512);
+    assert_eq!(look(&mut disk, By::Dos { signature: 0, number: 1 }).unwrap().first_block, 256);
+    // One that begins elsewhere protects nothing, and no other entry counts beside it.
+    put_entry(&mut disk, 0, 1, Entry { kind: 0xee, first: 2, count: 1 });
+    assert_eq!(look(&mut disk, By::Dos { signature: 0, number: 1 }), Err(NotFound::NoGuidTable));
+    put_entry(&mut disk, 0, 1, Entry { kind: 0xee, first: 1, count: 1 });
+    assert_eq!(look(&mut disk, By::Name("dump")), Ok(USUAL));
+    put_entry(&mut disk, 0, 0, Entry { kind: 0, first: 0, count: 0 });
+    put_entry(&mut disk, 0, 1, Entry { kind: 0, first: 0, count: 0 });
+    assert_eq!(look(&mut disk, By::Name("dump")), Err(NotFound::NoTable));
+}
+
+#[test]
+fn a_partition_over_another_or_over_the_table_is_refused() {
+    let mut disk = dos(512);
+    let by = |number| By::Dos { signature: SIGNATURE, number };
+    put_entry(&mut disk, 0, 1, Entry { kind: 0x83, first: 256 * 8, count: 80 });
+    put_entry(&mut disk, 0, 3, Entry { kind: 0x83, first: 0, count: 80 });
+    assert_eq!(look(&mut disk, by(1)), Err(NotFound::Over { number: 2 }));
+    assert_eq!(look(&mut disk, by(4)), Err(NotFound::OverTable));
+    assert!(look(&mut disk, by(6)).is_ok());
+    // Over the table of logical partition 6.
+    put_entry(&mut disk, 2000 * BLOCK, 0, Entry { kind: 0x83, first: 8, count: 5000 * 8 });
+    assert_eq!(look(&mut disk, by(5)), Err(NotFound::OverTable));
 }
 
 proptest! {

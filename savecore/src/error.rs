@@ -97,6 +97,20 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// A partition table can be read in two ways, which do not say the same.
+    #[error(
+        "the partition table of {target} can be read in two ways: {one}, {other}; say which with {options}"
+    )]
+    TwoReadings {
+        /// Which disk or image.
+        target: String,
+        /// What it says in one of them.
+        one: String,
+        /// What it says in the other.
+        other: String,
+        /// What decides.
+        options: &'static str,
+    },
     /// The partition asked for is not there, or is not the only one of its name.
     #[error("{target} has {hits} partitions called \"{wanted}\", but one is needed; there are: {present}")]
     NoSuchPartition {
@@ -182,6 +196,12 @@ pub enum Error {
         block: u64,
         /// What it holds.
         holds: &'static str,
+    },
+    /// A dump to be freed is not where it was found.
+    #[error("block {block} does not hold the front of the dump any more: nothing was written; try again")]
+    Moved {
+        /// Where the front was.
+        block: u64,
     },
     /// A block could not be written.
     #[error("block {block} cannot be written: {error}")]

@@ -8,7 +8,7 @@ use crate::dump::{Part, gather};
 use crate::keys::public_text;
 use crate::ownership::Machine;
 use crate::partition::{self, Defect, Ending, Found, Partition, Search};
-use crate::source::{Access, Progress, STANDARD_INPUT, Target};
+use crate::source::{Access, Progress, Reading, STANDARD_INPUT, Target};
 use crate::{Error, Identity};
 
 /// What the name of a raw copy of a dump ends in.
@@ -26,6 +26,23 @@ pub struct TargetName {
     pub path: PathBuf,
     /// The partition of it: its number, name or GUID.
     pub partition: Option<String>,
+    /// How an image's partition table is to be read.
+    pub reading: Reading,
+}
+
+impl TargetName {
+    /// All of a device or file, or the dump partition of it.
+    pub fn of(path: impl Into<PathBuf>) -> TargetName {
+        TargetName { path: path.into(), partition: None, reading: Reading::default() }
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// As [`Target::open_as`].
+    pub fn open(&self, access: Access) -> Result<Target, Error> {
+        Target::open_as(&self.path, self.partition.as_deref(), &self.reading, access)
+    }
 }
 
 /// An identity, and where it came from.
@@ -92,19 +109,24 @@ impl Targets {
     ) -> Result<Targets, Error> {
         let mut opened = Targets { targets: Vec::new(), partitions: Vec::new(), copies: Vec::new() };
         let mut seen = Vec::new();
-        for TargetName { path, partition } in names {
+        for name in names {
+            let TargetName { path, partition, .. } = name;
             // What is not there, or may not be looked at, is told when it is opened.
             let real = if path == Path::new(STANDARD_INPUT) { Ok(path.clone()) } else { path.canonicalize() };
             if let Ok(real) = real {
-                let name = (real, partition);
-                if seen.contains(&name) {
+                let once = (real, partition);
+                if seen.contains(&once) {
                     return Err(Error::NamedTwice { target: path.display().to_string() });
                 }
-                seen.push(name);
+                seen.push(once);
             }
             let copy = is_copy(path);
             let access = if copy { Access::Read } else { access };
-            opened.targets.push(Target::open(path, partition.as_deref(), access)?);
+            let target = name.open(access)?;
+            if let Some(remark) = target.remark() {
+                progress.warn(&format!("{}: {remark}", target.name()));
+            }
+            opened.targets.push(target);
             // Nothing is written on what came through standard input, which may be a whole partition, too.
             opened.copies.push(copy || path == Path::new(STANDARD_INPUT));
         }

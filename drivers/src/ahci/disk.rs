@@ -667,6 +667,10 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for AhciDisk<R, C> {
         (self.terms.blocks > 0).then_some(Geometry { blocks: self.terms.blocks })
     }
 
+    fn sector_size(&self) -> Option<u32> {
+        (self.terms.blocks > 0).then_some((BLOCK_SIZE as u32).wrapping_shr(self.terms.shift))
+    }
+
     fn seal(&self, digest: &mut Digest) {
         self.hba.seal(digest);
         self.tables.seal(digest);

@@ -670,6 +670,10 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for Ata<R, C> {
         self.terms.map(|_| Geometry { blocks: self.blocks() })
     }
 
+    fn sector_size(&self) -> Option<u32> {
+        self.terms.and_then(|terms| terms.sector.try_into().ok())
+    }
+
     fn seal(&self, digest: &mut Digest) {
         self.pci.seal(digest);
         for channel in self.channels.iter().flatten() {

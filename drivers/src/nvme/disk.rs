@@ -523,6 +523,10 @@ impl<R: Registers, C: ConfigSpace> DumpDevice for NvmeDisk<R, C> {
         self.namespace.map(|_| Geometry { blocks: self.blocks() })
     }
 
+    fn sector_size(&self) -> Option<u32> {
+        self.namespace.and_then(|namespace| 1_u32.checked_shl(namespace.shift))
+    }
+
     fn seal(&self, digest: &mut Digest) {
         self.controller.seal(digest);
         digest.bytes(&self.name).number(self.timeout);

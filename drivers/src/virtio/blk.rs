@@ -123,7 +123,7 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
         pci::check_kind(&function, PCI_DEVICES, DEVICE.1)?;
         let (least, size) = (configuration::LEAST, configuration::SIZE);
         let transport = PciTransport::open(config, function, map, least, size, request_timeout)?;
-        let blk = Blk { sectors: read_capacity(&transport)? };
+        let blk = Blk { sectors: read_capacity(&transport)?, sector_size: SECTOR as u32 };
         Disk::new(transport, blk, arena, request_timeout)
     }
 }
@@ -141,7 +141,7 @@ impl<R: Registers> VirtioBlkMmio<R> {
         request_timeout: Nanoseconds,
     ) -> Result<VirtioBlkMmio<R>, DeviceError> {
         let transport = MmioTransport::open(slot, DEVICE, request_timeout)?;
-        let blk = Blk { sectors: read_capacity(&transport)? };
+        let blk = Blk { sectors: read_capacity(&transport)?, sector_size: SECTOR as u32 };
         Disk::new(transport, blk, arena, request_timeout)
     }
 }
@@ -158,6 +158,8 @@ pub enum BlkCommand {
 pub struct Blk {
     /// Size as the device last said.
     sectors: u64,
+    /// Bytes in its own blocks, in which its partition table counts, as the device last said.
+    sector_size: u32,
 }
 
 impl Protocol for Blk {
@@ -174,6 +176,10 @@ impl Protocol for Blk {
 
     fn blocks(&self) -> Option<u64> {
         Some(self.sectors / SECTORS_IN_BLOCK)
+    }
+
+    fn sector_size(&self) -> Option<u32> {
+        Some(self.sector_size)
     }
 
     fn seal(&self, _: &mut Digest) {}
@@ -196,6 +202,9 @@ impl Protocol for Blk {
         })?;
         if special.contains(BlkFeature::BLK_SIZE) {
             check_block_size(blk_size)?;
+            self.sector_size = blk_size;
+        } else {
+            self.sector_size = SECTOR as u32;
         }
         Ok(Limits {
             // Without that feature the device has no cache that could be lost (5.2.6.2).

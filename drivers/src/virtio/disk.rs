@@ -120,6 +120,9 @@ pub trait Protocol: Send + Sized {
     /// Size in blocks of 4096 bytes; `None` before it is known.
     fn blocks(&self) -> Option<u64>;
 
+    /// Bytes in the disk's own blocks; `None` before it is known.
+    fn sector_size(&self) -> Option<u32>;
+
     /// Feeds what stays.
     fn seal(&self, digest: &mut Digest);
 
@@ -687,6 +690,10 @@ impl<T: Transport, P: Protocol> DumpDevice for Disk<T, P> {
 
     fn geometry(&self) -> Option<Geometry> {
         self.protocol.blocks().map(|blocks| Geometry { blocks })
+    }
+
+    fn sector_size(&self) -> Option<u32> {
+        self.protocol.sector_size()
     }
 
     fn seal(&self, digest: &mut Digest) {

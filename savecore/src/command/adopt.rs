@@ -81,6 +81,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             ),
         }
     }
+    target.make_writable()?;
+    if read_label(&target).ok().is_none_or(|now| now.uuid != label.uuid) {
+        bail!("{shown} does not hold any more what you were asked about: nothing was changed; look again");
+    }
     partition::adopt(&mut target, &machine.id).with_context(|| shown.clone())?;
     if is_device {
         List::note(&system.root, label.uuid)?;

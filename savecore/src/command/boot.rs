@@ -196,7 +196,7 @@ pub(super) struct Chosen {
 
 /// The targets that the configuration names, or this machine's own that are found.
 pub(super) fn targets(config: &Config, system: &System) -> anyhow::Result<Chosen> {
-    let name = |path: &Path| TargetName { path: path.to_owned(), partition: None };
+    let name = |path: &Path| TargetName::of(path);
     if config.faults.no_targets {
         bail!(
             "nobody can tell which partitions `targets` in the configuration means: nothing is harvested until it is corrected"

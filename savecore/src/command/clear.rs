@@ -98,6 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             ),
         }
     }
+    target.make_writable()?;
     let uuid = partition.uuid();
     // From the last to the first, so that no gap is in front of a dump at any moment.
     for found in partition.dumps.iter().rev() {

@@ -8,7 +8,7 @@ use dumpcore::format::BLOCK_SIZE;
 use savecore::keys::public_text;
 use savecore::ownership::{List, Whose};
 use savecore::partition::{self, Plan};
-use savecore::source::{Access, Content, Source, recognise};
+use savecore::source::{Access, Content, Source, fingerprint, recognise};
 
 use super::adopt::NO_ID;
 use super::arm::SystemArguments;
@@ -84,6 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let system = arguments.system.system();
     let owner = system.owner();
     super::refuse_foreign(&target, &owner, arguments.foreign, "format it")?;
+    let before = fingerprint(&target);
     let content = recognise(&target);
     let (waiting, defect) = match partition::waiting(&target, owner.machine()) {
         Ok(waiting) => waiting,
@@ -138,6 +139,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         bail!("{NO_ID}: the label can only be nobody's; nothing was changed");
     }
     let plan = Plan { uuid: uuid.into_bytes(), name: arguments.name.clone(), created, recipient, machine };
+    target.make_writable()?;
+    if fingerprint(&target) != before {
+        bail!("{shown} does not hold any more what you were asked about: nothing was changed; look again");
+    }
     partition::format(&mut target, &plan, &mut Bar::new()).with_context(|| shown.clone())?;
     // Of a label that is to be copied, the copies are others' business; this one may still be used here.
     if is_device

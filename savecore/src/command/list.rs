@@ -8,11 +8,12 @@ use savecore::arming::{Held, KernelOn};
 use savecore::keys::public_text;
 use savecore::ownership::{Owner, Whose};
 use savecore::partition::{Glance, Verdict, glance};
-use savecore::source::{Access, Discovery, Labelled, Target, discover_at, discover_in};
+use savecore::source::{Access, Discovery, Labelled, discover_as, discover_in};
+use savecore::targets::TargetName;
 use savecore::text::harmless_line;
 
 use super::arm::SystemArguments;
-use super::kernel_on;
+use super::{ReadingArguments, kernel_on};
 use crate::output::{BAD, GOOD, STRONG, WARNING, count, json, out, paint, size, warning};
 use crate::{Finding, printed};
 
@@ -27,6 +28,8 @@ pub(crate) struct Arguments {
     /// Block devices, image files, or disks to look in; all devices if none is given
     #[arg(value_name = "TARGET")]
     targets: Vec<PathBuf>,
+    #[command(flatten)]
+    reading: ReadingArguments,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -88,7 +91,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let mut discovery = Discovery::default();
     let mut without = Vec::new();
     for target in &arguments.targets {
-        let found = discover_at(target)?;
+        let found = discover_as(target, &arguments.reading.reading())?;
         if found.found.is_empty() && found.other_versions.is_empty() && found.unreadable.is_empty() {
             without.push(target.display().to_string());
         }
@@ -99,8 +102,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     }
     let owner = system.owner();
     let held = kernel_on::held(&system);
-    let mut entries: Vec<Entry> =
-        discovery.found.iter().map(|labelled| look(labelled, held.as_ref(), &owner)).collect();
+    let look = |labelled| look(labelled, &arguments.reading, held.as_ref(), &owner);
+    let mut entries: Vec<Entry> = discovery.found.iter().map(look).collect();
     for (first, index) in discovery.twins() {
         entries[index].same_as = Some(entries[first].shown.clone());
     }
@@ -117,9 +120,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
 }
 
 /// A quick look at what is on a partition.
-fn look(labelled: &Labelled, held: Option<&Held>, owner: &Owner) -> Entry {
-    let opened = Target::open(&labelled.path, labelled.partition.as_deref(), Access::Read);
-    let glanced = opened.and_then(|target| glance(&target, owner.machine()));
+fn look(labelled: &Labelled, reading: &ReadingArguments, held: Option<&Held>, owner: &Owner) -> Entry {
+    let name = TargetName {
+        path: labelled.path.clone(),
+        partition: labelled.partition.clone(),
+        reading: reading.reading(),
+    };
+    let glanced = name.open(Access::Read).and_then(|target| glance(&target, owner.machine()));
     let mut entry = Entry {
         path: labelled.path.clone(),
         partition: labelled.partition.clone(),

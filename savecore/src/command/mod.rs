@@ -32,7 +32,9 @@ use savecore::arming::System;
 use savecore::core::CoreOptions;
 use savecore::ownership::{Owner, Whose};
 use savecore::partition::{Search, read_label};
-use savecore::source::{Access, Target, node_at};
+use savecore::source::{Access, Reading, TableKind, Target, node_at};
+
+use crate::output::warning;
 
 /// The target, as all subcommands take it.
 #[derive(clap::Args)]
@@ -42,6 +44,46 @@ pub(crate) struct TargetArguments {
     /// Partition of TARGET: its number, name or GUID
     #[arg(long, short, value_name = "N|NAME|GUID")]
     pub(crate) partition: Option<String>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
+}
+
+/// How the partition table of an image is to be read, as all subcommands take it.
+#[derive(Clone, Copy, Default, clap::Args)]
+pub(crate) struct ReadingArguments {
+    /// Bytes of the sectors in which the partition table of an image counts, if it can be read in two ways
+    #[arg(long, value_name = "512|4096", value_parser = sector_size)]
+    sector_size: Option<u32>,
+    /// Which partition table of an image counts, if it has two
+    #[arg(long, value_enum)]
+    table: Option<TableName>,
+}
+
+/// A kind of partition table, as arguments name it.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum TableName {
+    /// The GUID partition table
+    Gpt,
+    /// The DOS partition table
+    Dos,
+}
+
+fn sector_size(text: &str) -> Result<u32, String> {
+    match text {
+        "512" => Ok(512),
+        "4096" => Ok(4096),
+        _ => Err("disks have sectors of 512 or of 4096 bytes".to_owned()),
+    }
+}
+
+impl ReadingArguments {
+    pub(crate) fn reading(&self) -> Reading {
+        let table = self.table.map(|table| match table {
+            TableName::Gpt => TableKind::Gpt,
+            TableName::Dos => TableKind::Dos,
+        });
+        Reading { sector_size: self.sector_size, table }
+    }
 }
 
 impl TargetArguments {
@@ -50,7 +92,12 @@ impl TargetArguments {
     }
 
     pub(crate) fn open(&self, access: Access) -> Result<Target, Error> {
-        Target::open(&self.target, self.partition.as_deref(), access)
+        let reading = self.reading.reading();
+        let target = Target::open_as(&self.target, self.partition.as_deref(), &reading, access)?;
+        if let Some(remark) = target.remark() {
+            warning(&format!("{}: {remark}", target.name()));
+        }
+        Ok(target)
     }
 }
 

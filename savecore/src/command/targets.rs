@@ -9,7 +9,7 @@ use savecore::source::{Discovery, discover_in};
 use savecore::targets::{Opener, TargetName};
 
 use super::arm::SystemArguments;
-use super::keys;
+use super::{ReadingArguments, keys};
 use crate::output::{count, warning};
 
 /// Several targets.
@@ -22,6 +22,8 @@ pub(crate) struct TargetsArguments {
     /// Partition of each TARGET: its number, name or GUID
     #[arg(long, short, value_name = "N|NAME|GUID")]
     partition: Option<String>,
+    #[command(flatten)]
+    reading: ReadingArguments,
     #[command(flatten)]
     system: SystemArguments,
 }
@@ -48,7 +50,11 @@ impl TargetsArguments {
 
     /// The targets that were named.
     pub(crate) fn named(&self) -> Vec<TargetName> {
-        let name = |path: &PathBuf| TargetName { path: path.clone(), partition: self.partition.clone() };
+        let name = |path: &PathBuf| TargetName {
+            path: path.clone(),
+            partition: self.partition.clone(),
+            reading: self.reading.reading(),
+        };
         self.targets.iter().map(name).collect()
     }
 }
@@ -98,8 +104,10 @@ impl Own {
             match sorted.own.iter().take(index).find(|other| other.uuid == found.uuid) {
                 Some(other) => own.twins.push((found.to_string(), other.to_string())),
                 None => {
-                    own.names
-                        .push(TargetName { path: found.path.clone(), partition: found.partition.clone() });
+                    own.names.push(TargetName {
+                        partition: found.partition.clone(),
+                        ..TargetName::of(&found.path)
+                    });
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use dumpcore::format::crypt::PublicKey;
 use dumpcore::format::frame::Kind;
 use dumpcore::format::freeing;
-use dumpcore::format::header::Status;
+use dumpcore::format::header::{Header, Status};
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
 use zerocopy::IntoBytes;
@@ -87,12 +87,35 @@ pub fn adopt(source: &mut dyn Source, machine: &Uuid) -> Result<(), Error> {
     Ok(())
 }
 
+/// Looks once more whether the label and the dump are what they were when they were found: between then and now lies a harvest, or
+/// a person who was asked.
+fn stands(source: &dyn Source, found: &Found) -> Result<(), Error> {
+    let mut block = [[0; BLOCK_SIZE]];
+    source.read(0, &mut block).map_err(|error| Error::Read { block: 0, error })?;
+    let is_lost = matches!(found.ending, Ending::FrontLost | Ending::BothLost);
+    let label = Label::parse(&block[0]).ok().map(|label| label.uuid);
+    let is_ours = found.ending == Ending::BothLost || label == Some(found.header.uuid);
+    let is_same = match source.read(found.first, &mut block) {
+        Err(error) if !is_lost => return Err(Error::Read { block: found.first, error }),
+        Err(_) => true,
+        Ok(()) => {
+            let front = Header::parse(&block[0], Kind::Front).ok().cloned();
+            let front = front.or_else(|| freeing::half_free(&block[0], &found.header.uuid, found.first));
+            front.map_or(is_lost, |front| {
+                front.nonce == found.header.nonce || found.ending == Ending::BothLost
+            })
+        }
+    };
+    if is_ours && is_same { Ok(()) } else { Err(Error::Moved { block: found.first }) }
+}
+
 /// Notes in a dump's front header that it was harvested, and where it ends, so that an interrupted [`clear`] can be
 /// finished by the same machine: another one does not believe the mark. Gives the dump as it is marked now.
 ///
 /// # Errors
-/// If the medium fails.
+/// If the medium fails, or if label or front are not what they were: then nothing is written.
 pub fn mark_saved(source: &mut dyn Source, found: &Found, machine: Option<&Machine>) -> Result<Found, Error> {
+    stands(source, found)?;
     if found.ending == Ending::Saved && found.header.end_block.get() == found.end {
         return Ok(found.clone());
     }
@@ -117,7 +140,7 @@ pub fn mark_saved(source: &mut dyn Source, found: &Found, machine: Option<&Machi
 /// what is left of this dump.
 ///
 /// # Errors
-/// If the medium fails; the front header is then still there, and the next run goes on.
+/// As [`mark_saved`]; if the medium fails, the front header is still there, and the next run goes on.
 pub fn clear(
     source: &mut dyn Source,
     uuid: &Uuid,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use dumpcore::format::frame::Malformed;
@@ -13,6 +13,7 @@ use dumpcore::format::{BLOCK_SIZE, Block, Uuid};
 use super::node::partition_at;
 use super::sysfs::{Device, Roots};
 use super::table::Slot;
+use super::view::{Reading, View};
 use super::{shown, table};
 use crate::Error;
 use crate::ownership::PARTITION_TYPE;
@@ -61,11 +62,37 @@ impl Discovery {
         self.apart.extend(other.apart);
     }
 
+    fn is_empty(&self) -> bool {
+        self.found.is_empty() && self.other_versions.is_empty() && self.unreadable.is_empty()
+    }
+
+    /// Adds partitions of the disk at `path`.
+    fn add(&mut self, path: &Path, partitions: Vec<(Slot, Box<Label>)>) {
+        let labelled =
+            |(slot, label): (Slot, Box<Label>)| Labelled::new(path, Some(&slot), &label, slot.length);
+        self.found.extend(partitions.into_iter().map(labelled));
+    }
+
     /// Pairs of partitions of the same uuid, by their places in `found`: each with the first one of it.
     pub fn twins(&self) -> Vec<(usize, usize)> {
         let first = |uuid| self.found.iter().position(|other| other.uuid == uuid);
         let pairs = self.found.iter().enumerate().map(|(index, at)| (first(at.uuid).unwrap_or(index), index));
         pairs.filter(|(first, index)| first != index).collect()
+    }
+}
+
+impl Labelled {
+    fn new(path: &Path, slot: Option<&Slot>, label: &Label, bytes: u64) -> Labelled {
+        Labelled {
+            path: path.to_owned(),
+            partition: slot.map(|slot| slot.number.to_string()),
+            uuid: uuid::Uuid::from_bytes(label.uuid),
+            name: label.name().to_owned(),
+            blocks: bytes / BLOCK_SIZE as u64,
+            machine: label.machine().copied(),
+            is_for_dumps: slot.and_then(Slot::type_guid) == Some(PARTITION_TYPE),
+            apart: None,
+        }
     }
 }
 
@@ -119,6 +146,14 @@ pub fn discover_in(roots: &Roots) -> io::Result<Discovery> {
 /// # Errors
 /// If it cannot be opened or read, or is neither file nor block device.
 pub fn discover_at(path: &Path) -> Result<Discovery, Error> {
+    discover_as(path, &Reading::default())
+}
+
+/// As [`discover_at`], of an image whose table is to be read in a certain way.
+///
+/// # Errors
+/// As [`discover_at`]; and if the table can be read in two ways.
+pub fn discover_as(path: &Path, reading: &Reading) -> Result<Discovery, Error> {
     let failed = |error| Error::Open { target: shown(path), error };
     let metadata = std::fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() && !metadata.file_type().is_block_device() {
@@ -126,8 +161,13 @@ pub fn discover_at(path: &Path) -> Result<Discovery, Error> {
     }
     let file = File::open(path).map_err(failed)?;
     let size = table::file_size(&file).map_err(failed)?;
+    let device = Roots::system().device(metadata.rdev()).filter(|_| metadata.file_type().is_block_device());
     let mut discovery = Discovery::default();
-    look(&file, path, size, true, &mut discovery).map_err(failed)?;
+    let view = View::new(&file, device.as_ref(), reading, &shown(path))?;
+    look(&file, path, size, &mut discovery).map_err(failed)?;
+    if discovery.is_empty() {
+        discovery.add(path, view.labelled(&file)?);
+    }
     Ok(discovery)
 }
 
@@ -142,9 +182,14 @@ fn is_worth_a_look(device: &Device) -> bool {
 
 fn look_at_device(roots: &Roots, device: &Device, path: &Path, discovery: &mut Discovery) -> io::Result<()> {
     let file = File::open(roots.node(device)?)?;
+    let known = discovery.found.len();
+    look(&file, path, device.size, discovery)?;
     // The kernel's own partitions are looked at as what they are.
-    let may_have_table = !device.is_partition && device.partitions().is_empty();
-    look(&file, path, device.size, may_have_table, discovery)?;
+    if known == discovery.found.len() && !device.is_partition && device.partitions().is_empty() {
+        // A table that makes no sense has no partitions that could be used.
+        let view = View::new(&file, Some(device), &Reading::default(), "");
+        discovery.add(path, view.and_then(|view| view.labelled(&file)).unwrap_or_default());
+    }
     if !discovery.found.is_empty() && device.is_partition {
         let is_for_dumps = type_of(roots, device) == Some(PARTITION_TYPE);
         discovery.found.iter_mut().for_each(|found| found.is_for_dumps = is_for_dumps);
@@ -156,43 +201,22 @@ fn look_at_device(roots: &Roots, device: &Device, path: &Path, discovery: &mut D
 fn type_of(roots: &Roots, device: &Device) -> Option<uuid::Uuid> {
     let disk = device.disk()?;
     let file = File::open(roots.node(&disk).ok()?).ok()?;
-    let slots = if table::present(&file) { table::list(&file, "").ok()? } else { return None };
+    let view = View::new(&file, Some(&disk), &Reading::default(), "").ok()?;
     let is_its = |slot: &&Slot| partition_at(&disk, slot).is_some_and(|other| other.number == device.number);
-    slots.iter().find(is_its)?.kind
+    view.slots().iter().find(is_its)?.type_guid()
 }
 
-fn look(
-    file: &File,
-    path: &Path,
-    size: u64,
-    may_have_table: bool,
-    discovery: &mut Discovery,
-) -> io::Result<()> {
+/// Looks at the first block.
+fn look(file: &File, path: &Path, size: u64, discovery: &mut Discovery) -> io::Result<()> {
     let mut block: Block = [0; BLOCK_SIZE];
     match file.read_exact_at(&mut block, 0) {
         // It is smaller than a block.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
         read => read?,
     }
-    let labelled = |slot: Option<&Slot>, label: &Label| Labelled {
-        path: path.to_owned(),
-        partition: slot.map(|slot| slot.number.to_string()),
-        uuid: uuid::Uuid::from_bytes(label.uuid),
-        name: label.name().to_owned(),
-        blocks: slot.map_or(size, |slot| slot.length) / BLOCK_SIZE as u64,
-        machine: label.machine().copied(),
-        is_for_dumps: slot.is_some_and(|slot| slot.kind == Some(PARTITION_TYPE)),
-        apart: None,
-    };
     match Label::parse(&block) {
-        Ok(label) => discovery.found.push(labelled(None, label)),
+        Ok(label) => discovery.found.push(Labelled::new(path, None, label, size)),
         Err(Malformed::Version { found }) => discovery.other_versions.push((path.to_owned(), found)),
-        Err(_) if may_have_table && table::present(file) => {
-            // A table that makes no sense has no partitions that could be used.
-            for (slot, label) in table::labelled(file, "").unwrap_or_default() {
-                discovery.found.push(labelled(Some(&slot), &label));
-            }
-        }
         Err(_) => {}
     }
     Ok(())

@@ -16,6 +16,7 @@ use super::node::partition_at;
 use super::spool::{SHOWN, STANDARD_INPUT, standard_input};
 use super::sysfs::{Device, Roots};
 use super::table::{self, Slot};
+use super::view::{Choice, Reading, View};
 use super::{Source, in_use, shown, within};
 use crate::Error;
 use crate::arming::is_armed_on;
@@ -72,8 +73,31 @@ pub struct Target {
     start: u64,
     blocks: u64,
     writeback: Writeback,
+    /// Where it was when it was chosen.
+    chosen: Chosen,
+    /// What a person should know of how it was chosen.
+    remark: Option<String>,
     /// Other files whose locks are held: of a partition's device that of its disk, and what was read before writing.
     locked: Vec<File>,
+}
+
+/// What a target was chosen by, and where it was.
+#[derive(Debug)]
+struct Chosen {
+    /// The partition of an image, or of a disk of which the kernel shows none, and how its table was read.
+    within: Option<Within>,
+    /// Of a device: where it begins on its disk, if it is a partition, and how long it is.
+    device: Option<(Option<u64>, u64)>,
+    /// Bytes of the whole file or device.
+    size: u64,
+}
+
+/// A partition that has no device of its own.
+#[derive(Debug)]
+struct Within {
+    partition: Option<String>,
+    reading: Reading,
+    slot: Slot,
 }
 
 impl Target {
@@ -85,11 +109,24 @@ impl Target {
     /// If it cannot be opened, is neither file nor block device, is in use, holds a partition table and no partition
     /// is named or to be found, is too small, or does not start on a multiple of 4096 bytes.
     pub fn open(path: &Path, partition: Option<&str>, access: Access) -> Result<Target, Error> {
+        Target::open_as(path, partition, &Reading::default(), access)
+    }
+
+    /// As [`open`](Target::open), with an image's table read in a certain way.
+    ///
+    /// # Errors
+    /// As [`open`](Target::open), and [`Error::TwoReadings`].
+    pub fn open_as(
+        path: &Path,
+        partition: Option<&str>,
+        reading: &Reading,
+        access: Access,
+    ) -> Result<Target, Error> {
         if path == Path::new(STANDARD_INPUT) {
-            return Target::carried(partition, access);
+            return Target::carried(partition, reading, access);
         }
         let looked = open_path(path, false, access.on_the_way())?;
-        let Some(slot) = looked.choose(partition, access)? else {
+        let Some(Choice { slot, .. }) = looked.choose(partition, reading, access)? else {
             drop(looked);
             return open_path(path, false, access)?.whole(shown(path), path, access);
         };
@@ -97,20 +134,40 @@ impl Target {
             let which = partition.map_or(slot.number.to_string(), str::to_owned);
             format!("{}, partition {}", shown(path), harmless_line(&which))
         };
-        if let Some(node) = looked.node_of(&slot) {
-            // Through its own device, a partition is the same file and has the same lock whoever names it how.
-            drop(looked);
-            return open_path(&node, false, access)?.whole(name(&slot), &node, access);
-        }
+        let node = looked.node_of(&slot)?;
         drop(looked);
+        if let Some(node) = node {
+            // Through its own device, a partition is the same file and has the same lock whoever names it how.
+            let opened = open_path(&node, false, access)?;
+            let place = opened.device.as_ref().map(|device| (device.start(), device.size));
+            if place != Some((Some(slot.start), slot.length)) {
+                return Err(Error::Changed { target: name(&slot) });
+            }
+            return opened.whole(name(&slot), &node, access);
+        }
         let opened = open_path(path, true, access)?;
-        let slot = opened.choose(partition, access)?;
-        let slot = slot.ok_or_else(|| Error::Changed { target: shown(path) })?;
-        opened.part(name(&slot), path, access, slot.start, slot.length)
+        let choice = opened.choose(partition, reading, access)?;
+        let Some(Choice { slot, remark }) = choice else {
+            return Err(Error::Changed { target: shown(path) });
+        };
+        let within = Within { partition: partition.map(str::to_owned), reading: *reading, slot };
+        let mut target = opened.part(name(&within.slot), path, access, Some(within))?;
+        target.remark = remark;
+        Ok(target)
+    }
+
+    /// The bytes of the file or device that are its blocks.
+    pub fn place(&self) -> std::ops::Range<u64> {
+        self.start..self.start + self.blocks * BLOCK_SIZE as u64
+    }
+
+    /// What a person should know of how its partition was chosen, in a sentence.
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
     }
 
     /// A dump that comes through standard input.
-    fn carried(partition: Option<&str>, access: Access) -> Result<Target, Error> {
+    fn carried(partition: Option<&str>, reading: &Reading, access: Access) -> Result<Target, Error> {
         if access.writes_at_once() {
             return Err(Error::StandardInput { why: "what comes from there can only be read".to_owned() });
         }
@@ -124,11 +181,14 @@ impl Target {
             shown: SHOWN.to_owned(),
         };
         let path = Path::new(STANDARD_INPUT);
-        match opened.choose(partition, Access::Read)? {
+        match opened.choose(partition, reading, Access::Read)? {
             None => opened.whole(SHOWN.to_owned(), path, Access::Read),
-            Some(slot) => {
+            Some(Choice { slot, remark }) => {
                 let name = format!("{SHOWN}, partition {}", slot.number);
-                opened.part(name, path, Access::Read, slot.start, slot.length)
+                let within = Within { partition: partition.map(str::to_owned), reading: *reading, slot };
+                let mut target = opened.part(name, path, Access::Read, Some(within))?;
+                target.remark = remark;
+                Ok(target)
             }
         }
     }
@@ -148,13 +208,44 @@ impl Target {
         &self.name
     }
 
-    /// Opens a target of [`Access::Harvest`] once more, now for writing; to be called when there is something to write, and
-    /// without effect on one that can be written already.
+    /// To be called when there is something to write, and before anything is: opens a target of [`Access::Harvest`] once
+    /// more, now for writing, and looks whether the target is still where it was when it was chosen.
     ///
     /// # Errors
     /// [`Error::ReadOnly`] if it may only be read, [`Error::Changed`] if what is at its path is not the same any more: another
-    /// disk, a file that was exchanged, another label.
+    /// disk, a file that was exchanged, another label, another size, another place on its disk.
     pub fn make_writable(&mut self) -> Result<(), Error> {
+        self.reopen()?;
+        // What is looked at next is to come from the medium: a disk and its partitions are cached apart.
+        self.forget(0);
+        self.confirm()
+    }
+
+    /// Whether it is still where it was when it was chosen.
+    fn confirm(&self) -> Result<(), Error> {
+        let changed = || Error::Changed { target: self.name.clone() };
+        let failed = |error| Error::Open { target: self.name.clone(), error };
+        let metadata = self.file.metadata().map_err(failed)?;
+        let at_path = std::fs::metadata(&self.path).map_err(failed)?;
+        if identity(&at_path) != identity(&metadata)
+            || table::file_size(&self.file).map_err(failed)? != self.chosen.size
+        {
+            return Err(changed());
+        }
+        let is_device = metadata.file_type().is_block_device();
+        let device = if is_device { Roots::system().device(metadata.rdev()) } else { None };
+        if device.as_ref().map(place_of) != self.chosen.device {
+            return Err(changed());
+        }
+        let Some(within) = &self.chosen.within else { return Ok(()) };
+        let view = View::new(&self.file, device.as_ref(), &within.reading, &self.name)?;
+        match view.choose(&self.file, within.partition.as_deref(), self.access) {
+            Ok(Some(now)) if now.slot.is_at(&within.slot) && now.slot.number == within.slot.number => Ok(()),
+            _ => Err(changed()),
+        }
+    }
+
+    fn reopen(&mut self) -> Result<(), Error> {
         if self.is_writable {
             return Ok(());
         }
@@ -170,9 +261,8 @@ impl Target {
         }
         let file = options.open(&self.path).map_err(read_only)?;
         let failed = |error| Error::Open { target: self.name.clone(), error };
-        let identity = |metadata: Metadata| (metadata.dev(), metadata.ino(), metadata.rdev());
         let same_file =
-            identity(file.metadata().map_err(failed)?) == identity(self.file.metadata().map_err(failed)?);
+            identity(&file.metadata().map_err(failed)?) == identity(&self.file.metadata().map_err(failed)?);
         let label = |file: &File| {
             let mut block: Block = [0; BLOCK_SIZE];
             file.read_exact_at(&mut block, self.start).ok().map(|()| block)
@@ -196,6 +286,16 @@ impl Target {
         within(self.blocks, first, count)?;
         Ok(self.start + first * BLOCK_SIZE as u64)
     }
+}
+
+/// What makes two opened files the same one.
+fn identity(metadata: &Metadata) -> (u64, u64, u64) {
+    (metadata.dev(), metadata.ino(), metadata.rdev())
+}
+
+/// Where a device begins on its disk, if it is a partition, and how long it is.
+fn place_of(device: &Device) -> (Option<u64>, u64) {
+    (device.start(), device.size)
 }
 
 /// An opened and locked file, of which nothing more is known yet.
@@ -257,24 +357,30 @@ fn open_path(path: &Path, is_disk: bool, access: Access) -> Result<Opened, Error
 
 impl Opened {
     /// The partition of a disk that is meant; `None` if this is no disk with partitions.
-    fn choose(&self, partition: Option<&str>, access: Access) -> Result<Option<Slot>, Error> {
-        match partition {
-            Some(wanted) => table::find(&self.file, &self.shown, wanted).map(Some),
-            None if !table::present(&self.file) => Ok(None),
-            None if access == Access::Format => Err(table::which(&self.file, &self.shown)),
-            None => table::only_labelled(&self.file, &self.shown).map(Some),
-        }
+    fn choose(
+        &self,
+        partition: Option<&str>,
+        reading: &Reading,
+        access: Access,
+    ) -> Result<Option<Choice>, Error> {
+        View::new(&self.file, self.device.as_ref(), reading, &self.shown)?
+            .choose(&self.file, partition, access)
     }
 
-    /// The device of a partition of this disk, if the kernel has one at the very same place.
-    fn node_of(&self, slot: &Slot) -> Option<PathBuf> {
-        Roots::system().node(&partition_at(self.device.as_ref()?, slot)?).ok()
+    /// The device of a partition of this disk; `None` if the kernel shows none.
+    ///
+    /// # Errors
+    /// If it has no node: past that, on the whole disk, nobody would see that the partition is in use.
+    fn node_of(&self, slot: &Slot) -> Result<Option<PathBuf>, Error> {
+        let Some(partition) = self.device.as_ref().and_then(|disk| partition_at(disk, slot)) else {
+            return Ok(None);
+        };
+        let node = Roots::system().node(&partition);
+        node.map(Some).map_err(|error| Error::Open { target: format!("/dev/{}", partition.name), error })
     }
 
     fn whole(self, name: String, path: &Path, access: Access) -> Result<Target, Error> {
-        let size = table::file_size(&self.file);
-        let size = size.map_err(|error| Error::Open { target: self.shown.clone(), error })?;
-        self.part(name, path, access, 0, size)
+        self.part(name, path, access, None)
     }
 
     fn part(
@@ -282,9 +388,11 @@ impl Opened {
         name: String,
         path: &Path,
         access: Access,
-        start: u64,
-        length: u64,
+        within: Option<Within>,
     ) -> Result<Target, Error> {
+        let size = table::file_size(&self.file);
+        let size = size.map_err(|error| Error::Open { target: self.shown.clone(), error })?;
+        let (start, length) = within.as_ref().map_or((0, size), |at| (at.slot.start, at.slot.length));
         // A partition's own device may begin anywhere on its disk.
         let offset = self.device.as_ref().and_then(Device::start).unwrap_or(0);
         let begin = offset.saturating_add(start);
@@ -305,6 +413,8 @@ impl Opened {
             start,
             blocks,
             writeback: Writeback::default(),
+            chosen: Chosen { within, device: self.device.as_ref().map(place_of), size },
+            remark: None,
             locked: self.locked,
         })
     }

@@ -2,9 +2,7 @@
 
 mod content;
 mod discover;
-mod dos;
 mod file;
-mod gpt;
 mod holder;
 mod in_use;
 mod node;
@@ -12,14 +10,16 @@ mod reader;
 mod spool;
 mod sysfs;
 mod table;
+mod view;
 
 use std::io;
 use std::path::Path;
 
 use dumpcore::format::{BLOCK_SIZE, Block};
 
-pub use content::{Content, describe_block, recognise};
-pub use discover::{Discovery, Labelled, discover, discover_at, discover_in};
+pub use content::{Content, describe_block, fingerprint, recognise};
+pub use discover::{Discovery, Labelled, discover, discover_as, discover_at, discover_in};
+pub use dumpcore::table::{Kind as TableKind, SlotKind};
 pub use file::{Access, Target};
 pub use holder::Holder;
 pub use node::{Node, node_at, nodes_of};
@@ -27,7 +27,8 @@ pub use reader::Reader;
 pub(crate) use reader::{Unreadable, read_around};
 pub use spool::{STANDARD_INPUT, Spool};
 pub use sysfs::Roots;
-pub use table::{Slot, find as find_partition};
+pub use table::Slot;
+pub use view::{Reading, find_partition};
 
 use crate::text::harmless_line;
 

@@ -6,8 +6,10 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::Access;
 use super::sysfs::{Device, Roots};
-use super::table::{self, Slot};
+use super::table::Slot;
+use super::view::{Reading, View};
 use crate::Error;
 
 /// A block device under the kernel's own name for it.
@@ -48,14 +50,13 @@ pub fn node_at(roots: &Roots, path: &Path, partition: Option<&str>) -> Result<Op
     let path = fs::canonicalize(path).map_err(failed)?;
     let Some(device) = device_of(roots, &path).map_err(failed)? else { return Ok(None) };
     let file = File::open(roots.node(&device).map_err(failed)?).map_err(failed)?;
-    let slot = match partition {
-        Some(wanted) => table::find(&file, &shown, wanted)?,
-        None if device.is_partition || !table::present(&file) => {
-            return Node::new(roots, &device).map(Some).map_err(failed);
-        }
-        None => table::only_labelled(&file, &shown)?,
+    let view = View::new(&file, Some(&device), &Reading::default(), &shown)?;
+    let choice = match partition {
+        None if device.is_partition => None,
+        _ => view.choose(&file, partition, Access::Read)?,
     };
-    let partition = partition_at(&device, &slot);
+    let Some(choice) = choice else { return Node::new(roots, &device).map(Some).map_err(failed) };
+    let partition = partition_at(&device, &choice.slot);
     partition.map(|partition| Node::new(roots, &partition)).transpose().map_err(failed)
 }
 
@@ -67,15 +68,12 @@ pub fn nodes_of(roots: &Roots, id: &str) -> io::Result<Vec<Node>> {
     let mut nodes = Vec::new();
     for disk in roots.devices()?.iter().filter(|device| !device.is_partition) {
         // What cannot be read, or has no table, has no partitions either.
-        let Ok(slots) = roots.node(disk).and_then(File::open).map(|file| slots(&file)) else { continue };
-        let meant = slots.iter().filter(|slot| slot.id == id);
+        let Ok(file) = roots.node(disk).and_then(File::open) else { continue };
+        let Ok(view) = View::new(&file, Some(disk), &Reading::default(), &disk.name) else { continue };
+        let meant = view.slots().iter().filter(|slot| slot.id == id && slot.fault.is_none());
         nodes.extend(meant.filter_map(|slot| Node::new(roots, &partition_at(disk, slot)?).ok()));
     }
     Ok(nodes)
-}
-
-fn slots(file: &File) -> Vec<Slot> {
-    if table::present(file) { table::list(file, "").unwrap_or_default() } else { Vec::new() }
 }
 
 /// The device whose node this is.
@@ -90,8 +88,12 @@ fn device_of(roots: &Roots, path: &Path) -> io::Result<Option<Device>> {
     Ok(found.filter(|device| (roots.is_node)(&metadata, device.number)))
 }
 
-/// The device of a disk's partition, if the kernel has one at the very same place.
+/// The device of a disk's partition, if the kernel has one of this number at the very same place.
 pub(super) fn partition_at(disk: &Device, slot: &Slot) -> Option<Device> {
-    let same = |device: &Device| device.start() == Some(slot.start) && device.size == slot.length;
+    let same = |device: &Device| {
+        device.partition_number() == Some(slot.number)
+            && device.start() == Some(slot.start)
+            && device.size == slot.length
+    };
     disk.partitions().into_iter().find(same)
 }

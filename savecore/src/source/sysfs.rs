@@ -99,6 +99,18 @@ impl Device {
         })
     }
 
+    /// Its number, of a partition.
+    pub(super) fn partition_number(&self) -> Option<u32> {
+        fs::read_to_string(self.folder.join("partition")).ok()?.trim().parse().ok()
+    }
+
+    /// Bytes in the logical sectors of the disk, in which its table counts. Linux has 512 where nothing is said.
+    pub(super) fn sector_size(&self) -> u32 {
+        let disk = if self.is_partition { self.folder.parent() } else { Some(self.folder.as_path()) };
+        let said = disk.and_then(|disk| fs::read_to_string(disk.join("queue/logical_block_size")).ok());
+        said.and_then(|said| said.trim().parse().ok()).unwrap_or(512)
+    }
+
     /// Where a partition begins on its disk, in bytes.
     pub(super) fn start(&self) -> Option<u64> {
         sectors(&self.folder.join("start"))

@@ -1,15 +1,12 @@
-//! The partitions of a disk or its image, whichever kind of table says where they lie.
+//! The partitions of a disk or its image, as its table has them. `dumpcore::table` reads it, for kernels as well.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use dumpcore::format::frame::Malformed;
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block};
-
-use super::{dos, gpt};
-use crate::Error;
+use dumpcore::table::{Fault, Fitness, Id, Kind, NoTable, Piece, ReadSectors, Sector, SlotKind, Table};
 
 /// Where a partition lies on its disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,10 +15,11 @@ pub struct Slot {
     pub number: u32,
     /// Its name in the table; empty if it has none.
     pub name: String,
-    /// Its identity, as Linux writes PARTUUID: the partition's GUID, or a DOS disk's signature and the number.
+    /// Its identity, as Linux writes PARTUUID: the partition's GUID, or a DOS disk's signature and the number. Empty if only the
+    /// kernel knows the partition.
     pub id: String,
-    /// Its type in a GUID table; `None` in a DOS table.
-    pub kind: Option<uuid::Uuid>,
+    /// What the table says that it is for; `None` if only the kernel knows the partition.
+    pub kind: Option<SlotKind>,
     /// First byte on the disk.
     pub start: u64,
     /// Length in bytes.
@@ -31,58 +29,137 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// First byte behind it; more than any disk has where a hostile table says so.
-    fn end(&self) -> u128 {
-        u128::from(self.start) + u128::from(self.length)
-    }
-}
-
-/// Whether the first block holds a partition's own label, so that what looks like a table is none.
-fn is_labelled(file: &File) -> bool {
-    let mut block: Block = [0; BLOCK_SIZE];
-    file.read_exact_at(&mut block, 0).is_ok()
-        && matches!(Label::parse(&block), Ok(_) | Err(Malformed::Version { .. }))
-}
-
-/// Whether this is a disk or its image, with a partition table.
-pub(super) fn present(file: &File) -> bool {
-    !is_labelled(file) && (gpt::present(file) || dos::present(file))
-}
-
-/// All partitions of the disk or image in `file`, in the order of the table. Those that lie over another or reach beyond
-/// the end of the disk are there with a fault. A GUID table counts where there is one: the DOS table in front of it protects
-/// it, or is a hybrid that shows a part of it to old systems.
-///
-/// # Errors
-/// Without a table, or if it makes no sense.
-pub(super) fn list(file: &File, target: &str) -> Result<Vec<Slot>, Error> {
-    let size = file_size(file).map_err(|error| bad(target, &error.to_string()))?;
-    let mut slots = if gpt::present(file) { gpt::list(file, size) } else { dos::list(file, size) }
-        .map_err(|why| bad(target, &why))?;
-    for index in 0..slots.len() {
-        let slot = &slots[index];
-        let over = slots.iter().enumerate().find(|(other, at)| {
-            let apart = slot.end() <= u128::from(at.start) || at.end() <= u128::from(slot.start);
-            *other != index && !apart
-        });
-        let fault = if slot.length == 0 {
-            Some("is empty".to_owned())
-        } else if slot.end() > u128::from(size) {
-            Some(format!("ends at byte {}, behind the end of the disk at {size}", slot.end()))
-        } else {
-            over.map(|(_, at)| format!("lies over partition {}", at.number))
-        };
-        if slots[index].fault.is_none() {
-            slots[index].fault = fault;
+    /// What a GUID table says that it is for.
+    pub fn type_guid(&self) -> Option<uuid::Uuid> {
+        match self.kind {
+            Some(SlotKind::Guid(bytes)) => Some(uuid::Uuid::from_bytes(bytes)),
+            Some(SlotKind::Dos(_)) | None => None,
         }
     }
-    Ok(slots)
+
+    /// First byte behind it; more than any disk has where a hostile table says so.
+    pub(super) fn end(&self) -> u128 {
+        u128::from(self.start) + u128::from(self.length)
+    }
+
+    /// Whether the two have a byte in common.
+    pub(super) fn overlaps(&self, other: &Slot) -> bool {
+        u128::from(self.start) < other.end() && u128::from(other.start) < self.end()
+    }
+
+    /// Whether the two are at the very same place.
+    pub(super) fn is_at(&self, other: &Slot) -> bool {
+        (self.start, self.length) == (other.start, other.length)
+    }
+
+    /// Whether the name, GUID or number `wanted` means this partition. Digits are a number, never a name.
+    pub(super) fn is_meant(&self, wanted: &str) -> bool {
+        if let Ok(number) = wanted.parse::<u32>() {
+            return self.number == number;
+        }
+        if wanted.is_empty() {
+            return false;
+        }
+        let guid = wanted.parse::<uuid::Uuid>();
+        self.id == guid.map_or_else(|_| wanted.to_lowercase(), |guid| guid.to_string()) || self.name == wanted
+    }
 }
 
-fn bad(target: &str, why: &str) -> Error {
-    Error::PartitionTable {
-        target: target.to_owned(),
-        why: why.split_whitespace().collect::<Vec<_>>().join(" "),
+/// A disk that is read for its table.
+pub(super) struct Disk<'f> {
+    file: &'f File,
+    size: u64,
+}
+
+impl Disk<'_> {
+    pub(super) fn new(file: &File) -> io::Result<Disk<'_>> {
+        Ok(Disk { file, size: file_size(file)? })
+    }
+}
+
+impl ReadSectors for Disk<'_> {
+    type Error = io::Error;
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&mut self, at: u64, into: &mut Sector) -> io::Result<()> {
+        self.file.read_exact_at(into, at)
+    }
+}
+
+/// A table, as it is read in sectors of one size.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    /// `None` if only the kernel knows it.
+    pub(super) kind: Option<Kind>,
+    /// Bytes of the sectors in which it counts.
+    pub(super) sector_size: u32,
+    /// How well it fits the disk.
+    pub(super) fitness: Fitness,
+    /// Its partitions, in its order. Those that lie over another or reach beyond the end of the disk are there with a fault.
+    pub(super) slots: Vec<Slot>,
+    /// The numbers of those in which others may be nested that are not read here.
+    pub(super) nests: Vec<u32>,
+}
+
+/// All that a table says.
+///
+/// # Errors
+/// What cannot be read.
+pub(super) fn layout(disk: &mut Disk<'_>, table: &Table) -> Result<Layout, NoTable<io::Error>> {
+    let mut all = Vec::new();
+    let mut pieces = table.pieces();
+    while let Some(piece) = pieces.next(disk)? {
+        all.push(piece);
+    }
+    let mut layout = Layout {
+        kind: Some(table.kind()),
+        sector_size: table.sector_size(),
+        fitness: table.fitness(disk)?,
+        slots: Vec::new(),
+        nests: Vec::new(),
+    };
+    for piece in &all {
+        let Piece::Partition(slot) = piece else { continue };
+        let beside = || all.iter().find_map(|other| slot.fault_beside(other));
+        let fault = slot.fault(disk.size).or_else(beside).map(|fault| match fault {
+            Fault::Empty => "is empty".to_owned(),
+            Fault::BeyondDisk => {
+                format!("ends at byte {}, behind the end of the disk at {}", slot.place.end(), disk.size)
+            }
+            Fault::OverTable => "lies over the table itself".to_owned(),
+            Fault::Over(number) => format!("lies over partition {number}"),
+        });
+        if slot.may_hold_others() {
+            layout.nests.push(slot.number);
+        }
+        layout.slots.push(Slot {
+            number: slot.number,
+            name: String::from_utf16_lossy(&slot.name.units().collect::<Vec<u16>>()),
+            id: match slot.id {
+                Id::Guid(guid) => uuid::Uuid::from_bytes(guid).to_string(),
+                Id::Dos { signature, number } => format!("{signature:08x}-{number:02x}"),
+            },
+            kind: Some(slot.kind),
+            start: slot.place.start,
+            length: slot.place.length,
+            fault,
+        });
+    }
+    // Logical partitions come behind all others, whichever entry their chain hangs on.
+    layout.slots.sort_by_key(|slot| slot.number);
+    Ok(layout)
+}
+
+/// Why there is no table, in a clause.
+pub(super) fn clause(why: &NoTable<io::Error>) -> String {
+    match why {
+        NoTable::Unreadable { at, error } => format!("byte {at} cannot be read: {error}"),
+        NoTable::Absent => "there is none".to_owned(),
+        NoTable::Gone => "it protects a GUID table that is not there".to_owned(),
+        NoTable::Bad { what, value } => format!("the GUID table has {what} of {value:#x}"),
     }
 }
 
@@ -95,7 +172,7 @@ pub(super) fn file_size(mut file: &File) -> io::Result<u64> {
 }
 
 /// Partitions in a few words, for a message.
-fn describe<'s>(slots: impl IntoIterator<Item = &'s Slot>) -> String {
+pub(super) fn describe<'s>(slots: impl IntoIterator<Item = &'s Slot>) -> String {
     let names = slots.into_iter().map(|slot| match slot.name.as_str() {
         "" => slot.number.to_string(),
         name => format!("{} \"{}\"", slot.number, name.escape_debug()),
@@ -104,76 +181,9 @@ fn describe<'s>(slots: impl IntoIterator<Item = &'s Slot>) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// Whether the name, GUID or number `wanted` means this partition. Digits are a number, never a name.
-fn is_meant(slot: &Slot, wanted: &str) -> bool {
-    if let Ok(number) = wanted.parse::<u32>() {
-        return slot.number == number;
-    }
-    let id = wanted.parse::<uuid::Uuid>().map_or_else(|_| wanted.to_lowercase(), |guid| guid.to_string());
-    slot.id == id || (!wanted.is_empty() && slot.name == wanted)
-}
-
-/// The partition that `wanted` names: by number, GUID (of a DOS table: the disk's signature and the number, as in
-/// `5f0e8a3c-02`) or name.
-///
-/// # Errors
-/// Without a table, without such a partition, with several of that name, or if the partition cannot be used: it does not
-/// start on a multiple of 4096 bytes, lies over another, or reaches beyond the end of the disk.
-pub fn find(file: &File, target: &str, wanted: &str) -> Result<Slot, Error> {
-    let slots = list(file, target)?;
-    let hits: Vec<&Slot> = slots.iter().filter(|slot| is_meant(slot, wanted)).collect();
-    let [slot] = hits.as_slice() else {
-        return Err(Error::NoSuchPartition {
-            target: target.to_owned(),
-            wanted: wanted.escape_debug().to_string(),
-            hits: hits.len(),
-            present: describe(&slots),
-        });
-    };
-    if let Some(fault) = &slot.fault {
-        return Err(bad(target, &format!("partition {} {fault}", slot.number)));
-    }
-    if !slot.start.is_multiple_of(BLOCK_SIZE as u64) {
-        let target = format!("{target}, partition {}", wanted.escape_debug());
-        return Err(Error::Unaligned { target, start: slot.start });
-    }
-    Ok((*slot).clone())
-}
-
-/// The partitions of a disk that can be used and whose first block holds our label.
-///
-/// # Errors
-/// As [`list`].
-pub(super) fn labelled(file: &File, target: &str) -> Result<Vec<(Slot, Box<Label>)>, Error> {
-    let usable = |slot: &Slot| slot.fault.is_none() && slot.start.is_multiple_of(BLOCK_SIZE as u64);
-    let slots = list(file, target)?.into_iter().filter(usable);
-    Ok(slots.filter_map(|slot| label_at(file, slot.start).map(|label| (slot, label))).collect())
-}
-
 /// The label in the block that starts at byte `start`, if it is whole and of this version.
-fn label_at(file: &File, start: u64) -> Option<Box<Label>> {
+pub(super) fn label_at(file: &File, start: u64) -> Option<Box<Label>> {
     let mut block: Block = [0; BLOCK_SIZE];
     file.read_exact_at(&mut block, start).ok()?;
     Label::parse(&block).ok().map(|label| Box::new(label.clone()))
-}
-
-/// The only dump partition of a disk.
-///
-/// # Errors
-/// If there is none, or if there are several: then they are listed.
-pub(super) fn only_labelled(file: &File, target: &str) -> Result<Slot, Error> {
-    let mut slots: Vec<Slot> = labelled(file, target)?.into_iter().map(|(slot, _)| slot).collect();
-    match slots.len() {
-        1 => Ok(slots.remove(0)),
-        0 => Err(which(file, target)),
-        _ => Err(Error::SeveralDumpPartitions { target: target.to_owned(), present: describe(&slots) }),
-    }
-}
-
-/// The error for a whole disk given without saying which partition.
-pub(super) fn which(file: &File, target: &str) -> Error {
-    match list(file, target) {
-        Ok(slots) => Error::WhichPartition { target: target.to_owned(), present: describe(&slots) },
-        Err(error) => error,
-    }
 }

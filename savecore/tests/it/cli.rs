@@ -16,6 +16,7 @@ mod report;
 mod sealed;
 mod sources;
 mod stripes;
+mod tables;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};

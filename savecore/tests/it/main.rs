@@ -18,6 +18,7 @@ mod roundtrip;
 mod sealed;
 mod sources;
 mod stripes;
+mod tables;
 mod translated_by_qemu;
 mod units;
 mod unreadable;

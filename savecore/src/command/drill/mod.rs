@@ -39,6 +39,8 @@ pub(crate) struct Arguments {
     /// Partition of each TARGET: its number, name or GUID
     #[arg(long, short, value_name = "N|NAME|GUID", requires = "targets")]
     partition: Option<String>,
+    #[command(flatten)]
+    reading: super::ReadingArguments,
     /// Configuration; /etc/savecore.toml, or the defaults without one, if not given
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -163,7 +165,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
 /// The targets: those that were named, else those that would be harvested at boot.
 fn names(arguments: &Arguments, config: &Config, system: &System, drill: &mut Drill) -> Vec<TargetName> {
     if !arguments.targets.is_empty() {
-        let name = |path: &PathBuf| TargetName { path: path.clone(), partition: arguments.partition.clone() };
+        let name = |path: &PathBuf| TargetName {
+            path: path.clone(),
+            partition: arguments.partition.clone(),
+            reading: arguments.reading.reading(),
+        };
         return arguments.targets.iter().map(name).collect();
     }
     match targets(config, system) {

@@ -39,7 +39,7 @@ pub(super) fn rehearse(name: &TargetName, config: &Config, drill: &mut Drill) {
 
 fn try_out(name: &TargetName, config: &Config) -> anyhow::Result<()> {
     let nonce = nonce();
-    let mut target = Target::open(&name.path, name.partition.as_deref(), Access::Write)?;
+    let mut target = name.open(Access::Write)?;
     let found = partition::scan_with(&target, Search::Quick, &mut ())?;
     if !found.dumps.is_empty() || !found.foreign.is_empty() {
         bail!("there is a dump already, or what is none: nothing was written");
@@ -60,6 +60,7 @@ fn try_out(name: &TargetName, config: &Config) -> anyhow::Result<()> {
         Arch::X86_64
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    target.make_writable()?;
     rehearsal::write(&mut target, &found.uuid(), 1, arch, nonce, now)?;
     drop(target);
 
@@ -124,7 +125,7 @@ fn compare(core: &[u8], nonce: u64) -> anyhow::Result<()> {
 
 /// Lays the pattern again if the dump is still there.
 fn clear(name: &TargetName, nonce: u64) -> anyhow::Result<()> {
-    let mut target = Target::open(&name.path, name.partition.as_deref(), Access::Write)?;
+    let mut target = name.open(Access::Write)?;
     let found = partition::scan_with(&target, Search::Quick, &mut ())?;
     if let Some(dump) = found.dumps.first().filter(|dump| dump.header.nonce.get() == nonce) {
         partition::clear(&mut target, &found.uuid(), dump, &mut ())?;

@@ -19,7 +19,7 @@ pub(super) fn look(
     machine: Option<&Machine>,
     drill: &mut Drill,
 ) {
-    let target = match Target::open(&name.path, name.partition.as_deref(), Access::Read) {
+    let target = match name.open(Access::Read) {
         Ok(target) => target,
         Err(error) => {
             drill.fail(&name.path.display().to_string(), error.to_string(), "");

@@ -32,7 +32,7 @@ fn harvest(
     store: &mut dyn Store,
     progress: &mut dyn Progress,
 ) -> Result<Harvest, savecore::Error> {
-    let name = TargetName { path: image.into(), partition: None };
+    let name = TargetName::of(image);
     let mut targets = Targets::open(&[name], Access::Write, Search::Quick, None, None, progress)?;
     harvest::harvest(&mut targets, store, &options(), progress)
 }

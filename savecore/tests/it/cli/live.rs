@@ -47,7 +47,7 @@ impl Kernel<'_> {
     }
 
     fn harvest(&mut self, search: Search) -> Harvest {
-        let name = TargetName { path: self.place.path("image"), partition: None };
+        let name = TargetName::of(self.place.path("image"));
         let mut targets = Targets::open(&[name], Access::Harvest, search, None, None, &mut ()).unwrap();
         let mut store = store::open(&self.place.out(), &Limits::default()).unwrap();
         harvest(&mut targets, store.as_mut(), &options(), self).unwrap()

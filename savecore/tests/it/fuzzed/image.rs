@@ -1,7 +1,7 @@
 //! Images and raw copies of any content, as the command opens them by their names: what they hold becomes cores in a store.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use dumpcore::format::BLOCK_SIZE;
@@ -57,7 +57,7 @@ pub(crate) fn no_harm(bytes: &[u8]) {
 }
 
 fn read_all(path: &Path) {
-    let name = TargetName { path: PathBuf::from(path), partition: None };
+    let name = TargetName::of(path);
     let Ok(targets) = Targets::open(&[name], Access::Read, Search::Quick, None, None, &mut ()) else {
         return;
     };
