@@ -316,7 +316,7 @@ fn what_came_to_a_partition_while_somebody_was_asked_is_not_overwritten() {
 #[test]
 fn a_dump_that_is_replaced_while_somebody_was_asked_is_not_thrown_away() {
     let place = Place::new();
-    let mut disk = formatted(100);
+    let mut disk = formatted(200);
     let (mut first, mut second) = (Machine::small(), Machine::small());
     (first.nonce, second.nonce) = (1, 2);
     let mut other = disk.clone();
