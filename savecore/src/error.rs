@@ -199,7 +199,7 @@ pub enum Error {
     },
     /// A dump to be freed is not where it was found.
     #[error("block {block} does not hold the front of the dump any more: nothing was written; try again")]
-    Moved {
+    Replaced {
         /// Where the front was.
         block: u64,
     },

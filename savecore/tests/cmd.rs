@@ -208,6 +208,11 @@ fn make_images(folder: &Path) {
     bytes[512 + 84..512 + 88].copy_from_slice(&[99; 4]);
     bytes[backup + 84..backup + 88].copy_from_slice(&[99; 4]);
     image("table.img", &bytes);
+    // A DOS table whose only partition lies on the disk in sectors of 512 and of 4096 bytes.
+    let mut bytes = vec![0; 1 << 20];
+    bytes[446..462].copy_from_slice(&[0, 0, 0, 0, 0x83, 0, 0, 0, 16, 0, 0, 0, 48, 0, 0, 0]);
+    bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+    image("sectors.img", &bytes);
     fs::create_dir(folder.join("out")).unwrap();
 }
 
@@ -315,6 +320,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("Kernel", "a warning of info and save: tests of backtraces"),
     ("Foreign", "takes a pattern that changes between two looks of the drill: boot::rehearsal"),
     ("TooSparse", "takes gigabytes that are claimed to be there: kdump"),
+    ("Replaced", "takes somebody who writes while another is asked: cli::tables"),
     ("Moved", "takes somebody who moves the store meanwhile: cli::faults"),
     ("Taken", "takes 9999 crashes in one second: store::directory"),
     ("Busy", "takes another savecore at the same moment: store"),

@@ -120,7 +120,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
 
 /// What the running kernel has to do with the target.
 fn on(arguments: &Arguments, partition: &Partition) -> Option<KernelOn> {
-    let TargetArguments { target, partition: part } = &arguments.target;
+    let TargetArguments { target, partition: part, .. } = &arguments.target;
     let uuid = uuid::Uuid::from_bytes(partition.uuid());
     kernel_on::held(&arguments.system.system())?.on(target, part.as_deref(), uuid)
 }

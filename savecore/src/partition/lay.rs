@@ -106,7 +106,7 @@ fn stands(source: &dyn Source, found: &Found) -> Result<(), Error> {
             })
         }
     };
-    if is_ours && is_same { Ok(()) } else { Err(Error::Moved { block: found.first }) }
+    if is_ours && is_same { Ok(()) } else { Err(Error::Replaced { block: found.first }) }
 }
 
 /// Notes in a dump's front header that it was harvested, and where it ends, so that an interrupted [`clear`] can be

@@ -78,8 +78,8 @@ impl Linux {
 
     /// Adds a partition of a disk that was added, which begins at a byte of it.
     pub(crate) fn partition(&self, place: &str, number: (u32, u32), start: usize, bytes: &[u8]) {
-        let number = place.rsplit(|character: char| !character.is_ascii_digit()).next().unwrap();
-        self.file(&format!("sys/devices/{place}/partition"), format!("{number}\n"));
+        let index = place.rsplit(|character: char| !character.is_ascii_digit()).next().unwrap();
+        self.file(&format!("sys/devices/{place}/partition"), format!("{index}\n"));
         self.file(&format!("sys/devices/{place}/start"), format!("{}\n", start / 512));
         self.device(place, number, bytes);
     }

@@ -12,7 +12,7 @@ use savecore::boot::{Config, rehearsal};
 use savecore::core::{CoreOptions, Format};
 use savecore::harvest::{Options, harvest};
 use savecore::partition::{self, Search};
-use savecore::source::{Access, Target};
+use savecore::source::Access;
 use savecore::store::{self, Limits};
 use savecore::targets::{TargetName, Targets};
 

@@ -164,7 +164,16 @@ impl Loop {
         if device.is_none() {
             eprintln!("left out: no loop device can be had here (losetup, as root)");
         }
-        Some(Loop { device: device?, partitions: Vec::new() })
+        let device = device?;
+        // What the last user of the device left there: the kernel forgets partitions that were added by hand only by hand.
+        let name = device.trim_start_matches("/dev/");
+        for entry in fs::read_dir(format!("/sys/class/block/{name}/")).unwrap().flatten() {
+            let left = entry.file_name().to_string_lossy().into_owned();
+            if let Some(number) = left.strip_prefix(&format!("{name}p")) {
+                let _ = Command::new("delpart").args([&device, number]).status();
+            }
+        }
+        Some(Loop { device, partitions: Vec::new() })
     }
 
     /// Adds a partition to those that the kernel shows; `None` if it takes none.
