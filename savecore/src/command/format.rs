@@ -81,10 +81,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let recipient = arguments.recipient.as_deref().map(keys::recipient).transpose()?;
     let mut target = arguments.target.open(Access::Format)?;
     let shown = target.name().to_owned();
+    let before = fingerprint(&target);
     let system = arguments.system.system();
     let owner = system.owner();
     super::refuse_foreign(&target, &owner, arguments.foreign, "format it")?;
-    let before = fingerprint(&target);
     let content = recognise(&target);
     let (waiting, defect) = match partition::waiting(&target, owner.machine()) {
         Ok(waiting) => waiting,

@@ -226,7 +226,7 @@ fn a_partition_of_a_device_is_the_one_that_the_kernel_shows() {
         {
             fails(["format", "--yes", "--partition", "2", option, value, &disk_itself], "leave --");
         }
-        assert_eq!(run(["format", "--yes", "--partition", "2", &disk_itself]).0, 0);
+        assert_eq!(run(["format", "--yes", "--machine", "none", "--partition", "2", &disk_itself]).0, 0);
         drop(device);
         is_formatted_at(&image, &disk, first, end);
     }
@@ -247,7 +247,7 @@ fn a_partition_that_the_kernel_has_elsewhere_or_not_at_all_is_refused() {
     let name = device.device.clone();
     fails(["format", "--yes", "--partition", "2", &name], "for the kernel: `partprobe");
     fails(["format", "--yes", "--partition", "1", &name], "for the kernel: `partprobe");
-    assert_eq!(run(["format", "--yes", &format!("{name}p2")]).0, 0);
+    assert_eq!(run(["format", "--yes", "--machine", "none", &format!("{name}p2")]).0, 0);
     drop(device);
     is_formatted_at(&image, &disk, 8, 15);
 
@@ -259,7 +259,7 @@ fn a_partition_that_the_kernel_has_elsewhere_or_not_at_all_is_refused() {
     let Some(_) = device.add(3, 13, 2) else { return };
     let name = device.device.clone();
     fails(["format", "--yes", "--partition", "2", &name], "but the kernel does not show it");
-    assert_eq!(run(["format", "--yes", "--partition", "3", &name]).0, 0);
+    assert_eq!(run(["format", "--yes", "--machine", "none", "--partition", "3", &name]).0, 0);
     drop(device);
     is_formatted_at(&image, &disk, 13, 15);
 }
@@ -271,7 +271,7 @@ fn a_device_of_which_the_kernel_shows_no_partitions_is_read_in_its_own_sectors()
         let place = Place::new();
         let image = place.image("disk", &disk);
         let Some(device) = Loop::new(&image, sector) else { return };
-        assert_eq!(run(["format", "--yes", "--partition", "2", &device.device]).0, 0);
+        assert_eq!(run(["format", "--yes", "--machine", "none", "--partition", "2", &device.device]).0, 0);
         assert_eq!(run(["check", &device.device]).0, 0);
         drop(device);
         is_formatted_at(&image, &disk, first, end);
