@@ -15,6 +15,7 @@ mod safe;
 mod tests;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 
@@ -43,7 +44,12 @@ pub(super) struct Directory {
     abilities: Abilities,
     safety: Safety,
     /// The folders that were finished or found again through this: none of them is removed.
-    settled: RefCell<Vec<String>>,
+    settled: RefCell<BTreeSet<String>>,
+    /// What is there, once it was looked at.
+    shelf: RefCell<Option<kept::Shelf>>,
+    /// Folders of which it was read what they say of themselves.
+    #[cfg(test)]
+    read: std::cell::Cell<u32>,
 }
 
 /// What the file system is taken to offer. What it says that it lacks is done without.
@@ -85,6 +91,9 @@ impl Directory {
             abilities,
             safety: Safety::default(),
             settled: RefCell::default(),
+            shelf: RefCell::default(),
+            #[cfg(test)]
+            read: std::cell::Cell::default(),
         })
     }
 
@@ -196,6 +205,7 @@ impl Store for Directory {
         let old_base = names::old_folder(crash);
         for name in self.entries()? {
             if (names::is_numbered(&name, &base) || names::is_numbered(&name, &old_base))
+                && self.may_be(&name, crash, core)?
                 && let Some(place) = self.whole(&name, crash, core)?
             {
                 return Ok(Begun::AlreadyThere(place));

@@ -1,5 +1,7 @@
 //! The folders that are in a directory already: finished ones, and what killed runs left behind.
 
+use std::cell::RefMut;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 
@@ -20,10 +22,50 @@ const NEXT_LATEST: &str = ".latest.partial";
 
 /// A finished folder. There may be more of them than files that a process may have open.
 struct Kept {
-    name: String,
-    order: u64,
     record: Record,
     stat: Stat,
+    /// What its files take on the disk; `None` if there are others than savecore's in it.
+    bytes: Option<u64>,
+}
+
+/// The finished folders of a directory, the one saved first at the beginning. What a folder says of itself is read once: a
+/// harvest of many dumps into a directory of many crashes would read it for each of them, and each time all of it.
+#[derive(Default)]
+pub(super) struct Shelf {
+    folders: BTreeMap<(u64, String), Kept>,
+    orders: BTreeMap<String, u64>,
+}
+
+impl Shelf {
+    fn insert(&mut self, name: String, kept: Kept) {
+        self.remove(&name);
+        let order = kept.record.order.unwrap_or(0);
+        self.orders.insert(name.clone(), order);
+        self.folders.insert((order, name), kept);
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Some(order) = self.orders.remove(name) {
+            self.folders.remove(&(order, name.to_owned()));
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&Kept> {
+        self.folders.get(&(*self.orders.get(name)?, name.to_owned()))
+    }
+
+    /// Somebody has put files into it since it was looked at.
+    fn is_not_only_ours(&mut self, name: &str) {
+        let place = self.orders.get(name).map(|order| (*order, name.to_owned()));
+        if let Some(kept) = place.and_then(|place| self.folders.get_mut(&place)) {
+            kept.bytes = None;
+        }
+    }
+
+    /// The name of the folder that was saved last.
+    fn last(&self) -> Option<&str> {
+        self.folders.last_key_value().map(|((_, name), _)| name.as_str())
+    }
 }
 
 impl Directory {
@@ -70,6 +112,8 @@ impl Directory {
         if !names::is_folder(name) {
             return None;
         }
+        #[cfg(test)]
+        self.read.set(self.read.get() + 1);
         let fd = open_folder(&self.fd, name).ok()?;
         if !self.is_ours(&rustix::fs::fstat(&fd).ok()?) {
             return None;
@@ -85,51 +129,72 @@ impl Directory {
         Some((fd, Record::parse(&text)?, text.len() as u64))
     }
 
-    /// All finished folders, the one saved first at the beginning.
-    fn kept(&self) -> Result<Vec<Kept>, StoreError> {
-        let mut kept = Vec::new();
-        for name in self.entries()? {
-            if let Some((fd, record, _)) = self.finished(&name) {
-                let stat = rustix::fs::fstat(&fd).map_err(failed("look at", self.shown(&name)))?;
-                kept.push(Kept { order: record.order.unwrap_or(0), name, record, stat });
+    /// Whether the folder `name` may be that crash with that core: what it said of itself when it was read, if it was.
+    pub(super) fn may_be(&self, name: &str, crash: &Crash, core: &str) -> Result<bool, StoreError> {
+        let shelf = self.shelf()?;
+        Ok(shelf.get(name).is_none_or(|kept| kept.record.is_of(crash, core)))
+    }
+
+    /// All finished folders, read when they are asked for first; what is done through this directory later is noted.
+    fn shelf(&self) -> Result<RefMut<'_, Shelf>, StoreError> {
+        let mut shelf = self.shelf.borrow_mut();
+        if shelf.is_none() {
+            let mut read = Shelf::default();
+            for name in self.entries()? {
+                self.put_on(&mut read, &name)?;
             }
+            *shelf = Some(read);
         }
-        kept.sort_by(|one, other| (one.order, &one.name).cmp(&(other.order, &other.name)));
-        Ok(kept)
+        Ok(RefMut::map(shelf, |shelf| shelf.get_or_insert_default()))
+    }
+
+    /// Adds what a folder says of itself, if it is one of ours.
+    fn put_on(&self, shelf: &mut Shelf, name: &str) -> Result<(), StoreError> {
+        if let Some((fd, record, _)) = self.finished(name) {
+            let stat = rustix::fs::fstat(&fd).map_err(failed("look at", self.shown(name)))?;
+            let bytes = own_bytes(&fd, &record);
+            shelf.insert(name.to_owned(), Kept { record, stat, bytes });
+        }
+        Ok(())
     }
 
     /// The number for the next crash, higher than all that are there.
     pub(super) fn next_order(&self) -> Result<u64, StoreError> {
-        Ok(self.kept()?.last().map_or(1, |last| last.order.saturating_add(1)))
+        let shelf = self.shelf()?;
+        Ok(shelf.folders.last_key_value().map_or(1, |((last, _), _)| last.saturating_add(1)))
     }
 
     /// What is to be done when a crash is safe in the folder `name`: the link, and old crashes. None of it can lose the new
     /// one, so what goes wrong is only remarked. For a crash that stays on its partition, nothing is removed: it would be stored
     /// again and again, each time at the cost of one that is nowhere else.
     fn settle(&self, name: &str, stays: bool, remarks: &mut Vec<String>) {
-        self.settled.borrow_mut().push(name.to_owned());
-        let kept = match self.kept() {
-            Ok(kept) => kept,
+        self.settled.borrow_mut().insert(name.to_owned());
+        let shelf = self.shelf().and_then(|mut shelf| {
+            self.put_on(&mut shelf, name)?;
+            Ok(shelf)
+        });
+        let mut shelf = match shelf {
+            Ok(shelf) => shelf,
             Err(error) => return remarks.push(error.to_string()),
         };
-        if kept.last().is_some_and(|last| last.name == name)
+        if shelf.last() == Some(name)
             && let Err(errno) = self.point_to(name)
         {
             let error = std::io::Error::from(errno);
             match errno {
                 // A file system without links: that is said with the first crash there, and then it is known.
-                Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL if kept.len() > 1 => {}
+                Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL if shelf.folders.len() > 1 => {}
                 _ => remarks.push(format!("cannot point {} to the crash: {error}", self.shown(LATEST))),
             }
         }
         if !stays {
-            self.retire(name, &kept, remarks);
+            self.retire(name, &mut shelf, remarks);
         }
     }
 
     /// Removes what is beyond the limits of the crashes of the host that `name` is of. Other hosts may have theirs in the same
     /// directory.
-    fn retire(&self, name: &str, kept: &[Kept], remarks: &mut Vec<String>) {
+    fn retire(&self, name: &str, shelf: &mut Shelf, remarks: &mut Vec<String>) {
         let number = match self.limits.max_kept {
             MaxKept::All => None,
             MaxKept::Number(number) => Some(number),
@@ -139,21 +204,41 @@ impl Directory {
         if number.is_none() && bytes.is_none() {
             return;
         }
-        let settled = self.settled.borrow();
-        let host = names::told(name).map(|(host, _)| host);
-        let of_host = kept.iter().filter_map(|kept| {
-            let (of, seconds) = names::told(&kept.name)?;
-            // Who put files of their own into a crash's folder keeps it.
-            let bytes = self.own_bytes(kept).filter(|_| Some(of) == host)?;
-            Some((kept, Old { seconds, bytes, is_new: settled.contains(&kept.name) }))
-        });
-        let (of_host, olds): (Vec<&Kept>, Vec<Old>) = of_host.unzip();
-        for old in going(&olds, number, bytes).into_iter().filter_map(|place| of_host.get(place)) {
-            if let Err(errno) = self.discard(old) {
-                let error = std::io::Error::from(errno);
-                remarks.push(format!("cannot remove the old crash {}: {error}", self.shown(&old.name)));
+        let mut stuck = BTreeSet::new();
+        // Whoever put files of their own into a crash's folder keeps it, and then it is not one of those that count.
+        let mut has_changed = true;
+        while has_changed {
+            has_changed = false;
+            for old in self.beyond(name, shelf, number, bytes) {
+                let Some(kept) = shelf.get(&old).filter(|_| !stuck.contains(&old)) else { continue };
+                match self.discard(&old, kept) {
+                    Ok(true) => shelf.remove(&old),
+                    Ok(false) => {
+                        shelf.is_not_only_ours(&old);
+                        has_changed = true;
+                    }
+                    Err(errno) => {
+                        let error = std::io::Error::from(errno);
+                        remarks.push(format!("cannot remove the old crash {}: {error}", self.shown(&old)));
+                        stuck.insert(old);
+                    }
+                }
             }
         }
+    }
+
+    /// The folders of the host that `name` is of that are beyond the limits.
+    fn beyond(&self, name: &str, shelf: &Shelf, number: Option<u32>, bytes: Option<u64>) -> Vec<String> {
+        let settled = self.settled.borrow();
+        let host = names::told(name).map(|(host, _)| host);
+        let of_host = shelf.folders.iter().filter_map(|((_, name), kept)| {
+            let (of, seconds) = names::told(name)?;
+            let bytes = kept.bytes.filter(|_| Some(of) == host)?;
+            Some((name, Old { seconds, bytes, is_new: settled.contains(name) }))
+        });
+        let (of_host, olds): (Vec<&String>, Vec<Old>) = of_host.unzip();
+        let going = going(&olds, number, bytes).into_iter();
+        going.filter_map(|place| of_host.get(place).map(|name| (*name).clone())).collect()
     }
 
     /// Makes the link `latest` point to the folder, at once.
@@ -176,36 +261,28 @@ impl Directory {
         Ok(())
     }
 
-    /// Removes a finished folder; its name is the first to go, so that it is never there in part.
-    fn discard(&self, old: &Kept) -> Result<(), Errno> {
-        let partial = names::partial(&old.name);
-        let fd = self.reopen(old)?;
+    /// Removes a finished folder, unless somebody has put files of their own into it; whether it is gone. Its name is the first to
+    /// go, so that it is never there in part.
+    fn discard(&self, name: &str, old: &Kept) -> Result<bool, Errno> {
+        let fd = match open_folder(&self.fd, name) {
+            // Somebody else removed it.
+            Err(Errno::NOENT) => return Ok(true),
+            fd => fd?,
+        };
+        // Someone may have put another in its place.
+        if !is_same(&rustix::fs::fstat(&fd)?, &old.stat) {
+            return Err(Errno::BUSY);
+        }
+        if own_bytes(&fd, &old.record).is_none() {
+            return Ok(false);
+        }
         if self.lock(&fd) == Lock::Busy {
             return Err(Errno::BUSY);
         }
-        self.rename(&old.name, &partial)?;
-        self.remove(&partial, &fd)
-    }
-
-    /// Opens a finished folder once more.
-    fn reopen(&self, kept: &Kept) -> Result<OwnedFd, Errno> {
-        let fd = open_folder(&self.fd, &kept.name)?;
-        // Someone may have put another in its place.
-        if !is_same(&rustix::fs::fstat(&fd)?, &kept.stat) {
-            return Err(Errno::BUSY);
-        }
-        Ok(fd)
-    }
-
-    /// What a folder's files take on the disk; `None` if there are others than savecore's in it.
-    fn own_bytes(&self, kept: &Kept) -> Option<u64> {
-        let is_ours =
-            |name: &String| name == record::FILE || kept.record.files.iter().any(|file| file.name == *name);
-        let fd = self.reopen(kept).ok()?;
-        let names = entries(&fd).ok()?;
-        let taken =
-            |name: &String| stat(&fd, name).map_or(0, |stat| (stat.st_blocks as u64).saturating_mul(512));
-        names.iter().all(is_ours).then(|| names.iter().map(taken).fold(0, u64::saturating_add))
+        let partial = names::partial(name);
+        self.rename(name, &partial)?;
+        self.remove(&partial, &fd)?;
+        Ok(true)
     }
 
     /// Removes what killed runs left behind, unless somebody is still at it.
@@ -254,4 +331,13 @@ impl Directory {
         }
         rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)
     }
+}
+
+/// What the files of a folder take on the disk; `None` if there are others than those of which its record says that they are in
+/// it.
+fn own_bytes(fd: &OwnedFd, record: &Record) -> Option<u64> {
+    let is_ours = |name: &String| name == record::FILE || record.files.iter().any(|file| file.name == *name);
+    let names = entries(fd).ok()?;
+    let taken = |name: &String| stat(fd, name).map_or(0, |stat| (stat.st_blocks as u64).saturating_mul(512));
+    names.iter().all(is_ours).then(|| names.iter().map(taken).fold(0, u64::saturating_add))
 }

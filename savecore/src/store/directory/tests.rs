@@ -544,6 +544,47 @@ fn a_run_that_is_killed_leaves_whole_folders_and_nothing_that_lasts() {
 }
 
 #[test]
+fn what_a_crash_says_of_itself_is_read_once_however_many_are_saved_after_it() {
+    let temporary = TempDir::new().unwrap();
+    let mut before = open(temporary.path());
+    for nonce in 1..=20 {
+        store(&mut before, nonce);
+    }
+    let mut directory = Directory::open(temporary.path(), &limits(25)).unwrap();
+    for nonce in 21..=40 {
+        store(&mut directory, nonce);
+    }
+    // All are of one host and one second, so that each may be any of the others by its name.
+    assert!(directory.read.get() <= 20 + 2 * 20, "{}", directory.read.get());
+    let mut kept: Vec<u64> = names_in(temporary.path())
+        .iter()
+        .filter(|name| *name != LATEST)
+        .map(|name| nonce_of(&temporary.path().join(name)))
+        .collect();
+    kept.sort_unstable();
+    // The first of a row stays.
+    assert_eq!(kept, [1].into_iter().chain(17..=40).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_crash_into_which_somebody_put_a_file_after_it_was_looked_at_stays() {
+    let temporary = TempDir::new().unwrap();
+    let days_apart = |directory: &mut Directory, nonce: u64| {
+        let crash = Crash { seconds: Some(1_700_000_000 + nonce * 86400), ..crash(nonce) };
+        store_as(directory, &crash, CORE).unwrap()
+    };
+    let first: Vec<String> =
+        (1..=2).map(|nonce| days_apart(&mut open(temporary.path()), nonce).folder).collect();
+    let mut directory = Directory::open(temporary.path(), &limits(2)).unwrap();
+    days_apart(&mut directory, 3);
+    assert!(!Path::new(&first[0]).exists() && Path::new(&first[1]).exists());
+    fs::write(Path::new(&first[1]).join("notes"), "mine").unwrap();
+    let last = days_apart(&mut directory, 4);
+    assert_eq!(last.remarks, [""; 0]);
+    assert!(Path::new(&first[1]).join("notes").exists());
+}
+
+#[test]
 fn more_crashes_are_kept_in_their_order_than_files_may_be_open() {
     if let Some(path) = std::env::var_os(CHILD) {
         let path = Path::new(&path);
