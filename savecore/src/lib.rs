@@ -26,6 +26,7 @@ pub mod keys;
 pub mod ownership;
 mod parallel;
 pub mod partition;
+pub mod private;
 pub mod report;
 pub mod source;
 pub mod store;

@@ -7,7 +7,7 @@ use dumpcore::format::header::Status;
 use crate::dump::{Part, gather};
 use crate::keys::public_text;
 use crate::ownership::Machine;
-use crate::partition::{self, Defect, Ending, Found, Partition, Search};
+use crate::partition::{self, Defect, Ending, Found, Partition, Search, Watch};
 use crate::source::{Access, Progress, Reading, STANDARD_INPUT, Target};
 use crate::{Error, Identity};
 
@@ -84,6 +84,7 @@ impl Opener {
 }
 
 /// Opened targets, and what was found on each.
+#[derive(Default)]
 pub struct Targets {
     /// The targets.
     pub targets: Vec<Target>,
@@ -91,6 +92,8 @@ pub struct Targets {
     pub partitions: Vec<Partition>,
     /// Whether a target is a raw copy of a dump: nothing is written on it.
     pub copies: Vec<bool>,
+    /// The dumps on each that somebody might still be writing.
+    pub watches: Vec<Watch>,
 }
 
 impl Targets {
@@ -107,7 +110,7 @@ impl Targets {
         machine: Option<&Machine>,
         progress: &mut dyn Progress,
     ) -> Result<Targets, Error> {
-        let mut opened = Targets { targets: Vec::new(), partitions: Vec::new(), copies: Vec::new() };
+        let mut opened = Targets::default();
         let mut seen = Vec::new();
         for name in names {
             let TargetName { path, partition, .. } = name;
@@ -136,6 +139,11 @@ impl Targets {
             if let Some(opener) = opener {
                 opener.refuse_wrong(target.name(), &partition)?;
             }
+            let mut watch = Watch::default();
+            if access == Access::Harvest && !copy {
+                watch.begin(target, &partition);
+            }
+            opened.watches.push(watch);
             opened.partitions.push(partition);
         }
         Ok(opened)
@@ -204,6 +212,12 @@ fn salvage(
     }
     if let Some(other) = &partition.other_version {
         progress.warn(&format!("{shown}: {other}"));
+    }
+    if partition.earlier.dumps > 0 {
+        let (all, listed) = (partition.number(), partition.dumps.len());
+        progress.warn(&format!(
+            "{shown} holds {all} dumps: the last {listed} are looked at; `savecore save`, again and again, saves all"
+        ));
     }
     Ok(partition)
 }

@@ -8,7 +8,6 @@ use crate::source::{Access, Node, Target, discover_in, node_at, nodes_of};
 use super::kernel::Console;
 use super::options::Serial;
 use super::{ArmError, Kernel, Module, Options, System};
-use crate::Error;
 use crate::ownership::{Owner, Whose};
 
 /// The module takes no more bytes of words: a file of sysfs is written by the page, and ends with a zero.
@@ -221,10 +220,10 @@ fn look(node: &Node, is_held: bool, owner: &Owner, warnings: &mut Vec<String>) -
     // the module wants it for itself. What it has for itself may be harvested meanwhile.
     let access = if is_held { Access::Glance } else { Access::Harvest };
     let unfit = |why: String| ArmError::Unfit { target: target.clone(), why };
-    let opened = Target::open(&node.path, None, access).map_err(|error| match error {
-        Error::InUse { user, .. } => unfit(format!("it is {user}; take a partition that nothing else uses")),
-        other => other.into(),
-    })?;
+    let opened = Target::open(&node.path, None, access)?;
+    if let Some(user) = opened.user() {
+        return Err(unfit(format!("it is {user}; take a partition that nothing else uses")));
+    }
     let glance = glance(&opened, owner.machine()).map_err(|error| unfit(error.to_string()))?;
     let partition = &glance.partition;
     if let Some(defect) = partition.defect {
@@ -235,7 +234,7 @@ fn look(node: &Node, is_held: bool, owner: &Owner, warnings: &mut Vec<String>) -
             "{target}: it is another machine's: `savecore adopt {target}` makes it this machine's"
         ));
     }
-    let waiting = partition.waiting().count() as u64;
+    let waiting = partition.number_waiting();
     if let Some(other) = partition.other_version {
         warnings.push(format!("{target}: {other}: the next goes behind"));
     }

@@ -23,7 +23,7 @@ impl Opened {
         machine: Option<&Machine>,
         progress: &mut dyn Progress,
     ) -> Opened {
-        let mut all = Targets { targets: Vec::new(), partitions: Vec::new(), copies: Vec::new() };
+        let mut all = Targets::default();
         let mut errors = Vec::new();
         let mut seen = Vec::new();
         for name in names {
@@ -40,6 +40,7 @@ impl Opened {
                     all.targets.extend(one.targets);
                     all.partitions.extend(one.partitions);
                     all.copies.extend(one.copies);
+                    all.watches.extend(one.watches);
                 }
                 Err(error) => errors.push(error),
             }
@@ -71,16 +72,17 @@ fn groups(all: Targets) -> Vec<Targets> {
         }
     }
     let mut groups: Vec<(usize, Targets)> = Vec::new();
-    let parts = all.targets.into_iter().zip(all.partitions).zip(all.copies);
-    for (group, ((target, partition), copy)) in group_of.into_iter().zip(parts) {
+    let parts = all.targets.into_iter().zip(all.partitions).zip(all.copies).zip(all.watches);
+    for (group, (((target, partition), copy), watch)) in group_of.into_iter().zip(parts) {
         let at = groups.iter().position(|(number, _)| *number == group).unwrap_or_else(|| {
-            groups.push((group, Targets { targets: Vec::new(), partitions: Vec::new(), copies: Vec::new() }));
+            groups.push((group, Targets::default()));
             groups.len() - 1
         });
         let targets = &mut groups[at].1;
         targets.targets.push(target);
         targets.partitions.push(partition);
         targets.copies.push(copy);
+        targets.watches.push(watch);
     }
     groups.into_iter().map(|(_, targets)| targets).collect()
 }

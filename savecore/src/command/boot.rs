@@ -1,8 +1,7 @@
 //! `savecore boot`: harvests as the configuration says, within the time that booting may wait.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +18,7 @@ use savecore::core::CoreOptions;
 use savecore::harvest::{Options, Saved, TargetResult, harvest};
 use savecore::ownership::Machine;
 use savecore::partition::glance;
+use savecore::private;
 use savecore::source::{Access, Roots, discover_in, node_at};
 use savecore::store::{self, Limits};
 use savecore::targets::{Opener, TargetName, Targets};
@@ -119,9 +119,7 @@ impl Untold {
     fn leave(&self, path: &Path) -> io::Result<()> {
         let note = json!({ "dumps": self.all() }).to_string();
         // A panic's message is nobody else's to read.
-        let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        file.write_all(note.as_bytes())
+        private::write(path, note.as_bytes())
     }
 
     /// Adds a dump that was saved, in the place of what is said of the same folder.

@@ -167,7 +167,7 @@ fn without_label(
         (Ok(partition), error) => {
             let dumps = reports(target, &partition, opener, &mut bar);
             let fault = partition.defect.map_or_else(|| error.to_string(), |defect| defect.to_string());
-            let why = match partition.waiting().count() as u64 {
+            let why = match partition.number_waiting() {
                 0 => format!("{fault}; `savecore format` lays it anew"),
                 waiting => format!(
                     "{fault}, and {} there: `savecore save --keep` first, then `savecore format --force`",
@@ -241,7 +241,8 @@ pub(super) fn why(check: &Check) -> Option<String> {
 
 fn print_json(shown: &str, check: &Check, kernel: Option<KernelOn>) -> anyhow::Result<()> {
     let label = &check.partition.label;
-    let used: u64 = check.partition.dumps.iter().map(|found| found.blocks()).sum();
+    let listed: u64 = check.partition.dumps.iter().map(|found| found.blocks()).sum();
+    let used = listed + check.partition.earlier.end.saturating_sub(1);
     json(&Result {
         kernel,
         name: Some(label.name()),
@@ -258,7 +259,7 @@ fn print_json(shown: &str, check: &Check, kernel: Option<KernelOn>) -> anyhow::R
 fn print_text(shown: &str, check: &Check, kernel: Option<KernelOn>) -> anyhow::Result<()> {
     let is_idle = kernel.is_some_and(|on| on != KernelOn::Armed);
     let label = &check.partition.label;
-    let waiting = check.partition.waiting().count() as u64;
+    let waiting = check.partition.number_waiting();
     let style = match check.verdict {
         Verdict::Ready if is_idle => WARNING,
         Verdict::Ready => GOOD,

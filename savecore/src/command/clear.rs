@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anyhow::{Context, bail};
-use savecore::partition;
+use savecore::partition::{self, Found};
 use savecore::source::Access;
 use savecore::text::harmless;
 
@@ -33,6 +33,9 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     system: SystemArguments,
 }
+
+/// Messages of dumps that are shown before they are thrown away.
+const SHOWN: usize = 16;
 
 #[derive(serde::Serialize)]
 struct Result<'a> {
@@ -68,7 +71,17 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             range.end - 1
         ));
     }
+    if let Some(found) = partition::growing(&target, &partition) {
+        bail!(
+            "{shown}: dump {} is still being written: clear it when that is done; nothing was changed",
+            found.header.sequence
+        );
+    }
     let number = partition.dumps.len() as u64;
+    if partition.earlier.dumps > 0 {
+        let others = partition.earlier.dumps;
+        warning(&format!("{shown}: {others} more dumps stay: clear again, or format it to lose all at once"));
+    }
     if number == 0 {
         printed(if arguments.json {
             json(&Result { target: &shown, cleared: 0, blocks: 0 })
@@ -77,10 +90,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         })?;
         return Ok(Finding::Negative);
     }
-    let waiting = partition.waiting().count() as u64;
+    let waiting = partition.number_waiting();
     if !arguments.yes && waiting > 0 {
-        let messages: Vec<String> =
-            partition.waiting().map(|found| harmless(found.header.message()).replace('\n', " ")).collect();
+        let message = |found: &Found| harmless(found.header.message()).replace('\n', " ");
+        let mut messages: Vec<String> = partition.waiting().take(SHOWN).map(message).collect();
+        if waiting > SHOWN as u64 {
+            messages.push(format!("and {} more", waiting - SHOWN as u64));
+        }
         let question = format!(
             "{shown} holds {} that nobody has saved:\n  {}\nThrow away?",
             count(waiting, "dump", "dumps"),

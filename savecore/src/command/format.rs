@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use dumpcore::format::BLOCK_SIZE;
 use savecore::keys::public_text;
 use savecore::ownership::{List, Whose};
-use savecore::partition::{self, Plan};
+use savecore::partition::{self, Plan, Search};
 use savecore::source::{Access, Content, Source, fingerprint, recognise};
 
 use super::adopt::NO_ID;
@@ -104,6 +104,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
                 "{shown} holds {dumps} that nobody has saved: save first (`savecore save --keep`), then add --force, since {defect}"
             ),
         }
+    }
+    if waiting > 0
+        && let Ok(partition) = partition::salvage(&target, Search::Quick, &mut ())
+        && partition::growing(&target, &partition).is_some()
+    {
+        bail!(
+            "{shown} holds a dump that is still being written: format it when that is done; nothing was changed"
+        );
     }
     let encrypted_before = partition::read_label(&target).is_ok_and(|label| label.recipient().is_some());
     if encrypted_before && recipient.is_none() {

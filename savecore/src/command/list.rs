@@ -146,7 +146,7 @@ fn look(labelled: &Labelled, reading: &ReadingArguments, held: Option<&Held>, ow
     };
     match glanced {
         Ok(glance) => {
-            entry.waiting = glance.partition.waiting().count() as u64;
+            entry.waiting = glance.partition.number_waiting();
             entry.recipient = glance.partition.label.recipient().map(public_text);
             entry.why = fault(&glance);
             entry.state = match (&entry.why, entry.waiting) {

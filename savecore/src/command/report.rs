@@ -1,12 +1,11 @@
 //! `savecore report`: a dump as one page of HTML.
 
-use std::fs;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use savecore::dump::{Dump, Report};
+use savecore::private;
 use savecore::report::html;
 use savecore::source::{Access, Target};
 use savecore::targets::Targets;
@@ -74,14 +73,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     if arguments.output == Path::new("-") {
         printed(out().write_all(page.as_bytes()).map_err(Into::into))?;
     } else {
-        write(&arguments.output, &page)
+        private::write(&arguments.output, page.as_bytes())
             .with_context(|| format!("the report cannot be written to {}", arguments.output.display()))?;
     }
     Ok(Finding::Good)
-}
-
-/// Writes a file that only its owner may read: what a kernel had in memory is nobody else's.
-fn write(path: &Path, page: &str) -> std::io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(page.as_bytes())
 }

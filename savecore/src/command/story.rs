@@ -11,6 +11,9 @@ use crate::output::{BAD, FAINT, GOOD, STRONG, WARNING, count, pages, paint, size
 /// Lines of CPUs, memory ranges, missing ranges and damages that are shown; `--json` has more.
 const SHOWN: usize = 16;
 
+/// Characters of the panic message that are shown.
+const MESSAGE: usize = 4096;
+
 /// Functions that are shown of the CPU that crashed.
 const FRAMES: usize = 8;
 
@@ -41,9 +44,7 @@ pub(crate) fn tell(
 ) -> io::Result<()> {
     let title = format!("Dump {}: {} on CPU {}", report.sequence, report.trigger, report.crashing_cpu);
     writeln!(out, "{}, {}", paint(STRONG, title), report.when())?;
-    let message =
-        if report.message.is_empty() { "(no message)".to_owned() } else { harmless(&report.message) };
-    row(out, "why", &message)?;
+    tell_message(out, &report.message)?;
     if report.status != "saved" {
         tell_where(out, report, backtraces)?;
     }
@@ -82,6 +83,21 @@ pub(crate) fn tell(
         tell_metrics(out, metrics)?;
     }
     tell_place(out, report)
+}
+
+/// The panic message, as much of it as a person reads.
+fn tell_message(out: &mut dyn Write, message: &str) -> io::Result<()> {
+    if message.is_empty() {
+        return row(out, "why", "(no message)");
+    }
+    let begin: String = message.chars().take(MESSAGE).collect();
+    let told = harmless(&begin);
+    let lines: Vec<&str> = told.lines().take(SHOWN).collect();
+    row(out, "why", &lines.join("\n"))?;
+    if begin.len() < message.len() || told.lines().nth(SHOWN).is_some() {
+        row(out, "", "and more; --json has it")?;
+    }
+    Ok(())
 }
 
 /// Where the CPU that crashed was, from the function that crashed outwards.

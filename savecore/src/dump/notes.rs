@@ -6,8 +6,28 @@ use dumpcore::format::header::Arch;
 use dumpcore::format::note::{CpuCondition, CpuState, MemoryRange, NoteKind, Notes, RangeKind, TextPart};
 use zerocopy::FromBytes;
 
+use crate::text::size;
+
 /// Bytes of notes that are kept; honest dumps have about a hundredth of it.
 const MAX_BYTES: usize = 64 << 20;
+
+/// Bytes that a record takes besides its own when it is kept: it may be a piece of a text of one byte.
+const OVERHEAD: usize = 64;
+
+/// Bytes of the panic message that are kept; it is in `info.json` and in what is printed.
+const MAX_MESSAGE: usize = 64 << 10;
+
+/// Bytes of VMCOREINFO that are kept: Linux has one page for it.
+const MAX_VMCOREINFO: usize = 1 << 20;
+
+/// Bytes of the kernel's name that are kept.
+const MAX_SYSTEM: usize = 1 << 10;
+
+/// Bytes of a build id that are kept.
+const MAX_BUILD_ID: usize = 64;
+
+/// CPUs, and ranges of memory, of which there is a line each in all that is written of a dump. Linux can be built for 8192 CPUs.
+const MAX_LINES: usize = 8192;
 
 /// A range of physical memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -127,7 +147,7 @@ impl Builder {
         let payload = std::mem::take(&mut self.payload);
         let mut notes = Notes::new(&payload);
         for (kind, record) in notes.by_ref() {
-            self.kept = self.kept.saturating_add(record.len());
+            self.kept = self.kept.saturating_add(record.len() + OVERHEAD);
             if self.kept > MAX_BYTES || !self.record(kind, record) {
                 self.facts.damaged = true;
             }
@@ -163,6 +183,9 @@ impl Builder {
                 let (Some(kind), true) = (kind, range.start.get() < range.end.get()) else { return false };
                 let pfn = range.start.get().div_ceil(4096);
                 let end = range.end.get() / 4096;
+                if pfn < end && self.ranges.len() == MAX_LINES {
+                    return false;
+                }
                 if pfn < end {
                     self.ranges.push(Range { pfn, end, kind });
                 }
@@ -170,18 +193,21 @@ impl Builder {
             }
             NoteKind::Cpu => {
                 let Ok(state) = CpuState::read_from_bytes(record) else { return false };
-                self.cpus.entry(state.cpu.get()).or_insert(state);
-                true
+                let is_full = self.cpus.len() == MAX_LINES && !self.cpus.contains_key(&state.cpu.get());
+                if !is_full {
+                    self.cpus.entry(state.cpu.get()).or_insert(state);
+                }
+                !is_full
             }
             NoteKind::Message => self.message.take(record),
             NoteKind::Log => self.log.take(record),
             NoteKind::Vmcoreinfo => self.vmcoreinfo.take(record),
             NoteKind::System => {
-                self.facts.system = String::from_utf8_lossy(record).into_owned();
+                self.facts.system = cut(record, MAX_SYSTEM);
                 true
             }
             NoteKind::BuildId => {
-                self.facts.build_id = record.to_vec();
+                self.facts.build_id = record.iter().take(MAX_BUILD_ID).copied().collect();
                 true
             }
             NoteKind::Lacks => {
@@ -207,13 +233,26 @@ impl Builder {
         let (message, message_torn) = self.message.join();
         let (log, log_torn) = self.log.join();
         let (vmcoreinfo, vmcoreinfo_torn) = self.vmcoreinfo.join();
-        facts.message = String::from_utf8_lossy(&message).into_owned();
+        facts.message = cut(&message, MAX_MESSAGE);
         facts.log = log;
         // Tools parse it; half of it would mislead them.
+        let vmcoreinfo_torn = vmcoreinfo_torn || vmcoreinfo.len() > MAX_VMCOREINFO;
         facts.vmcoreinfo = if vmcoreinfo_torn { Vec::new() } else { vmcoreinfo };
         facts.torn = message_torn || log_torn || vmcoreinfo_torn;
         facts
     }
+}
+
+/// The beginning of a text, and how much more there was.
+fn cut(text: &[u8], max: usize) -> String {
+    let mut kept = String::from_utf8_lossy(text.get(..max).unwrap_or(text)).into_owned();
+    if text.len() > max {
+        let more = size((text.len() - max) as u64);
+        // The last character may be torn.
+        kept.truncate(kept.trim_end_matches(char::REPLACEMENT_CHARACTER).len());
+        kept.push_str(&format!(" [and {more} more]"));
+    }
+    kept
 }
 
 /// Sorts ranges and cuts what earlier ones cover; the arena is cut out of RAM.

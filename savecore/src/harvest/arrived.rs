@@ -25,6 +25,7 @@ pub(super) fn look_again(targets: &mut Targets, machine: Option<&Machine>) -> Ve
         let behind = partition.free;
         partition.dumps.extend(now.dumps.into_iter().filter(|found| found.first >= behind));
         partition.free = partition.free.max(now.free);
+        targets.watches[index].begin(target, partition);
     }
     let is_new = |(target, dump): &(usize, usize)| *dump >= known[*target];
     let mut groups = targets.dumps();

@@ -113,6 +113,11 @@ pub fn harvest(
             progress.warn(&format!("{shown}: blocks {} to {} belong to no dump", range.start, range.end - 1));
         }
     }
+    for (index, target) in targets.targets.iter().enumerate() {
+        if !targets.copies[index] {
+            targets.watches[index].begin(target, &targets.partitions[index]);
+        }
+    }
     let mut results = Vec::new();
     let fates = targets.partitions.iter().map(|partition| vec![Fate::Keep; partition.dumps.len()]);
     let mut fates: Vec<Vec<Fate>> = fates.collect();
@@ -139,7 +144,14 @@ pub fn harvest(
     let mut finished = vec![0; targets.targets.len()];
     if options.keep.is_none() {
         for (index, finished) in finished.iter_mut().enumerate() {
-            if targets.partitions[index].defect.is_none() && !targets.copies[index] {
+            let user = targets.targets[index].user();
+            if let Some(user) = user
+                && fates[index].iter().any(|fate| *fate != Fate::Keep)
+            {
+                let shown = targets.targets[index].name();
+                progress.warn(&format!("{shown} is {user}: what was saved before is not freed"));
+            }
+            if targets.partitions[index].defect.is_none() && !targets.copies[index] && user.is_none() {
                 *finished = free(targets, index, &fates[index], &mut results, progress)?;
                 let (target, partition) = (&targets.targets[index], &targets.partitions[index]);
                 let is_freed = fates[index].iter().any(|fate| *fate != Fate::Keep);
@@ -192,6 +204,12 @@ fn harvest_one(
         }
     };
     saved.kept_because = kept_because(options, targets, &places, &saved);
+    if saved.kept_because.is_none() && is_growing(targets, &places) {
+        saved.kept_because = Some(
+            "more of it was written meanwhile, so that not all of it is there; the next run saves it again"
+                .to_owned(),
+        );
+    }
     let free = saved.kept_because.is_none() && writable(targets, &places, &mut saved);
     for (target, dump) in places {
         if free {
@@ -211,11 +229,22 @@ fn on(target: &str, error: Error) -> Error {
     Error::On { target: target.to_owned(), error: Box::new(error) }
 }
 
+/// Whether somebody is writing one of the parts of a dump.
+fn is_growing(targets: &Targets, places: &[(usize, usize)]) -> bool {
+    places.iter().any(|place| {
+        let target = &targets.targets[place.0];
+        targets.watches[place.0].grows(target, targets.found(*place))
+    })
+}
+
 /// Takes the targets of a dump for writing; if one cannot be, says so, and the dump stays.
 fn writable(targets: &mut Targets, places: &[(usize, usize)], saved: &mut Saved) -> bool {
     for (target, _) in places {
         if let Err(error) = targets.targets[*target].make_writable() {
-            saved.kept_because = Some(format!("{error}; `savecore clear` frees it"));
+            saved.kept_because = Some(match error {
+                Error::InUse { user, .. } => format!("it is {user}"),
+                error => format!("{error}; `savecore clear` frees it"),
+            });
             return false;
         }
     }
@@ -246,6 +275,9 @@ fn kept_because(
     }
     if let Some(defect) = places.iter().find_map(|place| targets.partitions[place.0].defect) {
         return Some(defect.clause().to_owned());
+    }
+    if let Some(user) = places.iter().find_map(|place| targets.targets[place.0].user()) {
+        return Some(format!("it is {user}"));
     }
     let mut labels = places.iter().map(|place| &targets.partitions[place.0].label);
     if !options.foreign && labels.any(|label| host::is_foreign(label, options.machine.as_ref())) {
@@ -317,6 +349,10 @@ fn save_opened(
 ) -> Saved {
     let opener = options.opener;
     let mut saved = Saved::new(targets, places, dump);
+    if is_growing(targets, places) {
+        saved.error = Some("it is still being written: it is left alone until that is done".to_owned());
+        return saved;
+    }
     let format = match dump.encryption() {
         Encryption::None | Encryption::Opened => options.format,
         Encryption::Sealed => Format::Raw,

@@ -180,7 +180,7 @@ impl TargetResult {
             uuid: uuid::Uuid::from_bytes(partition.uuid()),
             recipient: partition.label.recipient().map(public_text),
             finished_clears,
-            waiting: partition.waiting().count() as u64,
+            waiting: partition.number_waiting(),
         }
     }
 }

@@ -68,7 +68,10 @@ pub fn check_with(
     let mut first_bad = None;
     let mut reader = Reader::new(source);
     progress.begin("checking the pattern", partition.blocks);
-    let mut at = 1;
+    // What lies in front of the dumps that are listed is not looked at.
+    let listed = partition.earlier.end.max(1);
+    let mut at = listed;
+    progress.advance(listed - 1);
     let mut ranges = partition.dumps.iter().map(|found| found.range()).peekable();
     while at < partition.blocks {
         if let Some(range) = ranges.next_if(|range| range.start <= at) {
@@ -85,7 +88,7 @@ pub fn check_with(
         at += 1;
     }
     progress.end();
-    let mut next = 1;
+    let mut next = listed;
     let gapless = partition.dumps.iter().all(|found| {
         let follows = found.first == next;
         next = found.end;

@@ -2,6 +2,7 @@
 
 mod check;
 mod glance;
+mod growth;
 mod lay;
 mod scan;
 
@@ -18,6 +19,7 @@ use crate::source::Source;
 
 pub use check::{BadBlock, Check, Verdict, check, check_with};
 pub use glance::{Glance, glance};
+pub use growth::{Watch, growing};
 pub use lay::{Plan, adopt, clear, format, mark_saved};
 pub(crate) use scan::chunk_at;
 pub use scan::{Search, read_label, salvage, scan, scan_with, unmarked, waiting};
@@ -30,9 +32,11 @@ pub struct Partition {
     pub defect: Option<Defect>,
     /// Size in blocks.
     pub blocks: u64,
-    /// The dumps, in the order in which they lie there.
+    /// The dumps, in the order in which they lie there; of very many the last [`MAX_DUMPS`].
     pub dumps: Vec<Found>,
-    /// Blocks in front of the free ones that are neither pattern nor part of a dump.
+    /// The dumps in front of those, which are only counted.
+    pub earlier: Earlier,
+    /// Blocks in front of the free ones that are neither pattern nor part of a dump; of very many pieces the first.
     pub foreign: Vec<Range<u64>>,
     /// The first block of a dump that is of another version of the format, if the search met one: there is a dump that
     /// cannot be read here.
@@ -47,9 +51,9 @@ impl Partition {
         self.label.uuid
     }
 
-    /// The dumps that nobody has harvested yet. A mark that says so counts as it stands until [`Partition::doubt`] was asked.
+    /// The dumps that nobody has harvested yet, of those that are listed. A mark that says so counts as it stands until [`Partition::doubt`] was asked.
     pub fn waiting(&self) -> impl Iterator<Item = &Found> {
-        self.dumps.iter().filter(|found| found.ending != Ending::Saved)
+        self.dumps.iter().filter(|found| found.is_waiting())
     }
 
     /// Takes those dumps for waiting that are marked as saved without proof that `machine` did it: whoever can write to a partition can
@@ -70,6 +74,52 @@ impl Partition {
             });
         }
     }
+
+    /// How many nobody has harvested yet.
+    pub fn number_waiting(&self) -> u64 {
+        self.earlier.waiting + self.waiting().count() as u64
+    }
+
+    /// How many there are.
+    pub fn number(&self) -> u64 {
+        self.earlier.dumps + self.dumps.len() as u64
+    }
+
+    /// Adds a dump behind the others, and forgets all of the first ones but their number if there are very many.
+    fn push(&mut self, found: Found) {
+        self.dumps.push(found);
+        // Not one by one, since each time all others have to move up.
+        if self.dumps.len() >= 2 * MAX_DUMPS {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        let forgotten = self.dumps.len().saturating_sub(MAX_DUMPS);
+        for found in self.dumps.drain(..forgotten) {
+            self.earlier.dumps += 1;
+            self.earlier.waiting += u64::from(found.is_waiting());
+            self.earlier.end = found.end;
+        }
+    }
+}
+
+/// Dumps that are listed of one partition, at most: the headers of so many take 1 MiB, and a harvest makes so many folders. The
+/// last ones, for blocks are freed from the end on; the next harvest takes those in front of them.
+pub const MAX_DUMPS: usize = 256;
+
+/// Pieces of foreign blocks that are listed, at most.
+const MAX_FOREIGN: usize = 64;
+
+/// Dumps that are only counted.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Earlier {
+    /// How many.
+    pub dumps: u64,
+    /// Those of them that nobody has harvested yet.
+    pub waiting: u64,
+    /// First block behind them.
+    pub end: u64,
 }
 
 /// A block of another version of the format.
@@ -186,6 +236,11 @@ impl Found {
     /// Its blocks.
     pub fn range(&self) -> Range<u64> {
         self.first..self.end
+    }
+
+    /// Whether nobody has harvested it yet.
+    fn is_waiting(&self) -> bool {
+        self.ending != Ending::Saved
     }
 
     /// Blocks that it takes.

@@ -10,7 +10,9 @@ use dumpcore::format::header::{Header, Status};
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
 
-use super::{Defect, Ending, Found, OtherVersion, Partition, back_at, front_at, other_version};
+use super::{
+    Defect, Earlier, Ending, Found, MAX_FOREIGN, OtherVersion, Partition, back_at, front_at, other_version,
+};
 use crate::Error;
 use crate::ownership::Machine;
 use crate::source::{First, Progress, Reader, Source, describe_block, recognise};
@@ -118,7 +120,7 @@ pub fn waiting(source: &dyn Source, machine: Option<&Machine>) -> Result<(u64, O
         Ok(mut partition) => {
             partition.doubt(source, machine);
             let others = u64::from(partition.other_version.is_some());
-            Ok((partition.waiting().count() as u64 + others, partition.defect))
+            Ok((partition.number_waiting() + others, partition.defect))
         }
         // The label said where to look, and nothing is there.
         Err(Error::OtherSize { .. }) => Ok((0, None)),
@@ -149,6 +151,7 @@ fn scan_behind(
         label,
         defect: None,
         dumps: Vec::new(),
+        earlier: Earlier::default(),
         foreign: Vec::new(),
         other_version: None,
         free: 1,
@@ -168,7 +171,7 @@ fn scan_behind(
                 let found = scanner.extent(header, at);
                 at = found.end;
                 partition.free = at;
-                partition.dumps.push(found);
+                partition.push(found);
             }
             Look::HalfFree(header) => {
                 partition.dumps.push(Found { header, first: at, end: at + 1, ending: Ending::Saved });
@@ -178,12 +181,12 @@ fn scan_behind(
             Look::Other => {
                 let (bad, found) = scanner.recover(at, search);
                 at = bad.end;
-                if !bad.is_empty() {
+                if !bad.is_empty() && partition.foreign.len() < MAX_FOREIGN {
                     partition.foreign.push(bad);
                 }
                 if let Some(found) = found {
                     at = found.end;
-                    partition.dumps.push(found);
+                    partition.push(found);
                 }
                 partition.free = at;
             }
@@ -195,6 +198,7 @@ fn scan_behind(
     if search == Search::Whole {
         progress.end();
     }
+    partition.forget_first();
     partition.other_version = scanner.other_version;
     partition
 }

@@ -17,7 +17,7 @@ use super::spool::{SHOWN, STANDARD_INPUT, standard_input};
 use super::sysfs::{Device, Roots};
 use super::table::{self, Slot};
 use super::view::{Choice, Reading, View};
-use super::{Source, in_use, shown, within};
+use super::{Source, in_use, shown, users, within};
 use crate::Error;
 use crate::arming::is_armed_on;
 use crate::text::harmless_line;
@@ -31,7 +31,8 @@ pub enum Access {
     /// Reading without a lock, also while another savecore works on it: what that one does may be seen half done.
     Glance,
     /// Reading, and writing from [`Target::make_writable`] on; nobody else may use it meanwhile, except the kernel that is armed on
-    /// it: it writes there when it crashes, and expects dumps to be freed (see [`clear`](crate::partition::clear)).
+    /// it: it writes there when it crashes, and expects dumps to be freed (see [`clear`](crate::partition::clear)). What
+    /// somebody else uses already is only read: [`Target::user`].
     Harvest,
     /// Writing; nobody else may use it, neither the system nor another savecore.
     Write,
@@ -77,6 +78,8 @@ pub struct Target {
     chosen: Chosen,
     /// What a person should know of how it was chosen.
     remark: Option<String>,
+    /// Who uses it besides, so that it can only be read.
+    user: Option<String>,
     /// Other files whose locks are held: of a partition's device that of its disk, and what was read before writing.
     locked: Vec<File>,
 }
@@ -178,6 +181,7 @@ impl Target {
             device: None,
             is_beside_kernel: false,
             locked: Vec::new(),
+            user: None,
             shown: SHOWN.to_owned(),
         };
         let path = Path::new(STANDARD_INPUT);
@@ -212,8 +216,8 @@ impl Target {
     /// more, now for writing, and looks whether the target is still where it was when it was chosen.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`] if it may only be read, [`Error::Changed`] if what is at its path is not the same any more: another
-    /// disk, a file that was exchanged, another label, another size, another place on its disk.
+    /// [`Error::ReadOnly`] if it may only be read, [`Error::InUse`] if somebody else uses it, [`Error::Changed`] if what is at its
+    /// path is not the same any more: another disk, a file that was exchanged, another label, another size, another place on its disk.
     pub fn make_writable(&mut self) -> Result<(), Error> {
         self.reopen()?;
         // What is looked at next is to come from the medium: a disk and its partitions are cached apart.
@@ -250,6 +254,10 @@ impl Target {
             return Ok(());
         }
         let read_only = |error| Error::ReadOnly { target: self.name.clone(), error };
+        let in_use = |user: &str| Error::InUse { target: self.name.clone(), user: user.to_owned() };
+        if let Some(user) = &self.user {
+            return Err(in_use(user));
+        }
         if !self.access.is_exclusive() {
             return Err(read_only(io::ErrorKind::PermissionDenied.into()));
         }
@@ -267,6 +275,10 @@ impl Target {
             let mut block: Block = [0; BLOCK_SIZE];
             file.read_exact_at(&mut block, self.start).ok().map(|()| block)
         };
+        // Reading it may have taken long.
+        if let Some(user) = users::writer_of(&file.metadata().map_err(failed)?) {
+            return Err(in_use(&user));
+        }
         let (before, now) = (label(&self.file), label(&file));
         if !same_file || now.is_none() || before != now {
             return Err(Error::Changed { target: self.name.clone() });
@@ -276,10 +288,9 @@ impl Target {
         Ok(())
     }
 
-    /// Drops what the system remembers of the blocks from `first` on: a kernel's dump goes past its own cache.
-    pub(crate) fn forget(&self, first: u64) {
-        // Without an end, to the file's; a system that remembers all the same only costs that something is seen later.
-        let _ = fadvise(&self.file, self.start + first * BLOCK_SIZE as u64, None, Advice::DontNeed);
+    /// Who uses it besides, in words that follow "is", so that it can only be read; `None` if nobody does.
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
     }
 
     fn offset(&self, first: u64, count: usize) -> io::Result<u64> {
@@ -305,6 +316,8 @@ struct Opened {
     device: Option<Device>,
     is_beside_kernel: bool,
     locked: Vec<File>,
+    /// Who uses it besides, so that it can only be read.
+    user: Option<String>,
     shown: String,
 }
 
@@ -313,8 +326,18 @@ fn is_armed_here(metadata: &Metadata) -> bool {
     is_armed_on(Path::new("/sys"), metadata)
 }
 
-/// Opens and locks a file or a device, and a partition's disk with it.
+/// Opens and locks a file or a device, and a partition's disk with it. What others use can be harvested as far as that is
+/// reading.
 fn open_path(path: &Path, is_disk: bool, access: Access) -> Result<Opened, Error> {
+    match open_as(path, is_disk, access) {
+        Err(Error::InUse { user, .. }) if access == Access::Harvest => {
+            Ok(Opened { user: Some(user), ..open_as(path, is_disk, Access::Read)? })
+        }
+        opened => opened,
+    }
+}
+
+fn open_as(path: &Path, is_disk: bool, access: Access) -> Result<Opened, Error> {
     let shown = shown(path);
     let failed = |error: io::Error| Error::Open { target: shown.clone(), error };
     let metadata = std::fs::metadata(path).map_err(failed)?;
@@ -342,7 +365,13 @@ fn open_path(path: &Path, is_disk: bool, access: Access) -> Result<Opened, Error
             failed(error)
         }
     })?;
+    let was_locked = access.is_exclusive() && users::is_locked(&file);
     lock(&file, access, &shown)?;
+    if access.is_exclusive() {
+        let metadata = file.metadata().map_err(failed)?;
+        users::claim(&file, &metadata, was_locked)
+            .map_err(|user| Error::InUse { target: shown.clone(), user })?;
+    }
     let roots = Roots::system();
     let device = if is_device { roots.device(metadata.rdev()) } else { None };
     let mut locked = Vec::new();
@@ -352,7 +381,7 @@ fn open_path(path: &Path, is_disk: bool, access: Access) -> Result<Opened, Error
         lock(&disk, access.on_the_way(), &shown)?;
         locked.push(disk);
     }
-    Ok(Opened { file, device, is_beside_kernel, locked, shown })
+    Ok(Opened { file, device, is_beside_kernel, locked, user: None, shown })
 }
 
 impl Opened {
@@ -415,6 +444,7 @@ impl Opened {
             writeback: Writeback::default(),
             chosen: Chosen { within, device: self.device.as_ref().map(place_of), size },
             remark: None,
+            user: self.user,
             locked: self.locked,
         })
     }
@@ -464,5 +494,10 @@ impl Source for Target {
 
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync_all()
+    }
+
+    fn forget(&self, first: u64) {
+        // Without an end, to the file's; a system that remembers all the same only costs that something is seen later.
+        let _ = fadvise(&self.file, self.start + first * BLOCK_SIZE as u64, None, Advice::DontNeed);
     }
 }

@@ -10,6 +10,7 @@ mod reader;
 mod spool;
 mod sysfs;
 mod table;
+mod users;
 mod view;
 
 use std::io;
@@ -58,6 +59,9 @@ pub trait Source: Sync {
     /// # Errors
     /// What the medium says.
     fn sync(&mut self) -> io::Result<()>;
+
+    /// Drops what the system remembers of the blocks from `first` on: others may write past its memory, as a kernel's dump does.
+    fn forget(&self, _first: u64) {}
 }
 
 /// The first blocks of another source; nothing can be written there.

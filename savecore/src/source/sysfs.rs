@@ -176,6 +176,12 @@ impl Device {
         on_usb
     }
 
+    /// The file whose bytes a loop device has.
+    pub(super) fn backing_file(&self) -> Option<String> {
+        let path = fs::read_to_string(self.folder.join("loop/backing_file")).ok()?;
+        Some(path.trim_end_matches('\n').to_owned())
+    }
+
     /// A disk's partitions, as far as the kernel knows them.
     pub(super) fn partitions(&self) -> Vec<Device> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();

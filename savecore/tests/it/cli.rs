@@ -5,6 +5,7 @@ mod boot;
 mod drill;
 mod faults;
 mod hostile;
+mod in_use;
 mod install;
 mod keys;
 mod kill;
@@ -24,6 +25,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 use dumpcore::format::BLOCK_SIZE;
 use gpt::GptConfig;
@@ -125,10 +127,29 @@ impl Place {
     }
 }
 
+/// Makes a system of processes of its own: savecore looks at all that there are, which is a system call or more for each.
+const FEW: [&str; 4] = ["--map-root-user", "--pid", "--fork", "--mount-proc"];
+
+/// Whether there can be such a system.
+fn among_few() -> bool {
+    static ALLOWED: OnceLock<bool> = OnceLock::new();
+    *ALLOWED.get_or_init(|| {
+        let tried = Command::new("unshare").args(FEW).arg("true").stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success())
+    })
+}
+
 /// Runs the command under strace with one of its rules for faults, what it traced in the file `trace`; `None` where there is
 /// no strace, or where it may not trace.
 fn traced(place: &Place, rule: &str, arguments: Vec<String>) -> Option<Output> {
-    let mut command = Command::new("strace");
+    let mut command = match among_few() {
+        true => {
+            let mut command = Command::new("unshare");
+            command.args(FEW).arg("strace");
+            command
+        }
+        false => Command::new("strace"),
+    };
     let kinds = format!("trace={}", rule.strip_prefix("inject=").unwrap().split(':').next().unwrap());
     command.args(["-f", "-qq", "-o", &place.text("trace"), "-e", &kinds, "-e", rule]);
     command.arg(env!("CARGO_BIN_EXE_savecore")).args(arguments).stdin(Stdio::null());

@@ -287,6 +287,26 @@ fn notes_of(machine: &Machine) -> Vec<u8> {
     notes
 }
 
+/// Notes in the pieces that fit a chunk, none of which ends in a record.
+fn chunks_of(mut notes: &[u8]) -> Vec<&[u8]> {
+    let mut chunks = Vec::new();
+    while !notes.is_empty() {
+        let mut end = 0;
+        while end < notes.len() {
+            let length = u32::from_le_bytes(notes[end + 4..end + 8].try_into().unwrap());
+            let next = end + 8 + (length as usize).next_multiple_of(8);
+            if next > 64 * BLOCK_SIZE {
+                break;
+            }
+            end = next;
+        }
+        let (chunk, rest) = notes.split_at(end);
+        chunks.push(chunk);
+        notes = rest;
+    }
+    chunks
+}
+
 /// Where a stripe is written.
 pub(crate) struct Stripe<'d> {
     pub(crate) disk: &'d mut Vec<u8>,
@@ -481,10 +501,11 @@ pub(crate) fn write_striped(stripes: &mut [Stripe<'_>], machine: &Machine) -> Ve
     let written = stripes.iter().map(empty).collect();
     let mut writer = Writer { machine, stripes, at, written, chunks: 0 };
     let notes = notes_of(machine);
-    assert!(notes.len() <= 64 * BLOCK_SIZE, "a test's notes fit one chunk");
-    let mut payload = vec![[0; BLOCK_SIZE]; notes.len().div_ceil(BLOCK_SIZE)];
-    payload.as_flattened_mut()[..notes.len()].copy_from_slice(&notes);
-    writer.chunk(ChunkKind::Notes, Encoding::Plain, &[], payload, notes.len());
+    for notes in chunks_of(&notes) {
+        let mut payload = vec![[0; BLOCK_SIZE]; notes.len().div_ceil(BLOCK_SIZE)];
+        payload.as_flattened_mut()[..notes.len()].copy_from_slice(notes);
+        writer.chunk(ChunkKind::Notes, Encoding::Plain, &[], payload, notes.len());
+    }
 
     let mut chunks: Vec<_> = (0..machine.passes).flat_map(|pass| memory_chunks(machine, pass)).collect();
     let turn = machine.rotate % chunks.len().max(1);

@@ -29,7 +29,7 @@ pub(super) fn look(
     let shown = target.name().to_owned();
     let Some(mut partition) = pattern(&target, quick, machine, drill) else { return };
     partition.doubt(&target, machine);
-    let waiting = partition.waiting().count() as u64;
+    let waiting = partition.number_waiting();
     if waiting > 0 {
         let dumps = count(waiting, "dump waits", "dumps wait");
         drill.warn(

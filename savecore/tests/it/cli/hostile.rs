@@ -365,3 +365,77 @@ fn a_system_name_in_the_header_alone_is_harmless_too() {
         around.folders();
     }
 }
+
+#[test]
+fn a_partition_full_of_dumps_is_saved_in_turns() {
+    const DUMPS: u32 = 300;
+    let place = Place::new();
+    let mut disk = formatted(1 + 2 * u64::from(DUMPS) + 10);
+    for dump in 0..DUMPS {
+        let first = 1 + 2 * u64::from(dump);
+        let mut header = Header::new();
+        header.status = (dumpcore::format::header::Status::Complete as u32).into();
+        (header.uuid, header.nonce) = (crate::common::UUID, u64::from(dump).into());
+        (header.sequence, header.window_blocks) = ((dump + 1).into(), 1.into());
+        (header.arch, header.trigger, header.wall_clock) = (62.into(), 1.into(), 1_700_000_000.into());
+        (header.first_block, header.end_block) = (first.into(), (first + 2).into());
+        header.to_block(frame::Kind::Front, block_mut(&mut disk, first));
+        header.to_block(frame::Kind::Back, block_mut(&mut disk, first + 1));
+    }
+    let image = place.image("image", &disk);
+    let listed = |waiting: u32| {
+        let (_, stdout, _) = run(["list", "--json", &image]);
+        assert_eq!(json(&stdout)["partitions"][0]["waiting"], waiting);
+    };
+    listed(DUMPS);
+    let (code, _, stderr) = run(["save", &image, "-o", &place.out(), "--clear-damaged"]);
+    assert_eq!((code, place.crashes("out").len()), (0, 256), "{stderr}");
+    assert!(stderr.contains("holds 300 dumps: the last 256 are looked at"), "{stderr}");
+    listed(DUMPS - 256);
+    let (code, _, stderr) = run(["save", &image, "-o", &place.out(), "--clear-damaged"]);
+    assert_eq!((code, place.crashes("out").len()), (0, DUMPS as usize), "{stderr}");
+    assert!(!stderr.contains("looked at"), "{stderr}");
+    assert!(fs::read(&image).unwrap() == formatted(1 + 2 * u64::from(DUMPS) + 10), "it is not armed again");
+}
+
+#[test]
+fn a_message_of_megabytes_is_one_message_of_which_the_beginning_is_told() {
+    let place = Place::new();
+    let mut machine = Machine::small();
+    machine.message = "why\n".repeat(1 << 20);
+    let mut disk = formatted(4000);
+    write_dump(&mut disk, 1, &machine);
+    let image = place.image("image", &disk);
+    let (code, stdout, _) = run(["info", &image]);
+    assert_eq!((code, stdout.matches("why").count()), (0, 16 + 1), "{stdout}");
+    assert!(stdout.contains("and more; --json has it"), "{stdout}");
+    let (_, stdout, _) = run(["info", "--json", &image]);
+    let message = json(&stdout)["dumps"][0]["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.starts_with("why\nwhy\n") && message.ends_with(" [and 3.9 MiB more]"),
+        "{}",
+        message.len()
+    );
+    assert!(message.len() < 66 << 10, "{}", message.len());
+    assert_eq!(run(["save", &image, "-o", &place.out()]).0, 0);
+    let info = fs::metadata(place.path("out/latest/info.json")).unwrap();
+    assert!(info.len() < 256 << 10, "{}", info.len());
+}
+
+#[test]
+fn processors_and_ranges_of_memory_without_end_are_listed_up_to_a_number() {
+    let place = Place::new();
+    let mut machine = Machine::small();
+    let first = machine.cpus[0].clone();
+    machine.cpus = (0..10_000)
+        .map(|cpu| dumpcore::format::note::CpuState { cpu: cpu.into(), ..first.clone() })
+        .collect();
+    let mut disk = formatted(4000);
+    write_dump(&mut disk, 1, &machine);
+    let image = place.image("image", &disk);
+    let (_, stdout, _) = run(["info", "--json", &image]);
+    let dump = &json(&stdout)["dumps"][0];
+    assert_eq!((dump["cpus"].as_array().unwrap().len(), &dump["notes_damaged"]), (8192, &Value::from(true)));
+    let (_, stdout, _) = run(["info", &image]);
+    assert!(stdout.lines().count() < 100, "{stdout}");
+}

@@ -59,6 +59,23 @@ fn a_report_of_a_hostile_dump_is_nothing_but_text() {
 }
 
 #[test]
+fn a_report_is_a_new_file_that_only_its_owner_reads_and_goes_through_no_link() {
+    let place = Place::new();
+    let image = place.image("image", &with_dump(&Machine::small()));
+    let page = place.text("page.html");
+    fs::write(&page, "old").unwrap();
+    fs::set_permissions(&page, fs::Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(run(["report", &image, "-o", &page]).0, 0);
+    assert_eq!(fs::metadata(&page).unwrap().permissions().mode() & 0o777, 0o600);
+    std::os::unix::fs::symlink(&page, place.path("link")).unwrap();
+    let before = fs::read(&page).unwrap();
+    fails(["report", &image, "-o", &place.text("link")], "it is a link, and none is followed");
+    assert!(fs::read(&page).unwrap() == before);
+    let (code, stdout, _) = run(["report", &image, "-o", "/dev/stdout"]);
+    assert_eq!((code, stdout.as_bytes()), (0, before.as_slice()));
+}
+
+#[test]
 fn the_dump_is_chosen_by_its_number_and_the_lack_of_one_is_told() {
     let place = Place::new();
     let image = place.image("image", &with_dump(&Machine::small()));
