@@ -244,7 +244,7 @@ fn make_kernels(folder: &Path) {
     );
     let dumping = kernel("dumping");
     let uuid = uuid::Uuid::from_bytes(common::UUID);
-    dumping.module("armed", "", &STATUS.replace("/dev/vdb1\n", &format!("/dev/vdb2\nuuid={uuid}\n")));
+    dumping.module("armed", "", &STATUS.replace("/dev/vdb2\n", &format!("/dev/vdb2\nuuid={uuid}\n")));
     let formatted_since = kernel("formatted-since");
     let other = uuid::Uuid::from_bytes([9; 16]);
     formatted_since.module(
@@ -325,6 +325,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("Taken", "takes 9999 crashes in one second: store::directory"),
     ("Busy", "takes another savecore at the same moment: store"),
     ("Devices", "takes a system without sysfs: arming"),
+    ("TooMany", "takes five dump partitions: arming"),
 ];
 
 /// The variants of an error in a source file, each with the longest part of its message that stays the same.

@@ -8,8 +8,11 @@ use crate::Error;
 #[derive(Debug, thiserror::Error)]
 pub enum ArmError {
     /// The running kernel does not have the module.
-    #[error("the kernel's diskdump module is not loaded: `modprobe diskdump`; its package is diskdump-dkms")]
-    NotLoaded,
+    #[error("{help}")]
+    NotLoaded {
+        /// What is missing, and what to do about it.
+        help: String,
+    },
     /// Another savecore arms.
     #[error(
         "another savecore is arming the kernel, and does not come to an end; `savecore armed` says how it stands"
@@ -105,7 +108,7 @@ pub enum ArmError {
         target: String,
     },
     /// The target cannot be used.
-    #[error("{target}: {why}: nothing was armed")]
+    #[error("{target}: {why}")]
     Unfit {
         /// Which.
         target: String,
@@ -115,11 +118,19 @@ pub enum ArmError {
     /// The target cannot be opened, is in use, or the like.
     #[error(transparent)]
     Target(#[from] Error),
-    /// Too many targets were named.
-    #[error("{number} targets were named, and a kernel is armed on {most} at most", most = super::MAX_TARGETS)]
+    /// More targets were named than a kernel takes.
+    #[error("{target}: a kernel is armed on {most} targets at most", most = super::MAX_TARGETS)]
     TooMany {
-        /// How many.
-        number: usize,
+        /// The one that is too many.
+        target: String,
+    },
+    /// Of several targets that were named, some cannot be used.
+    #[error("{left} of the targets can be used: {why}")]
+    NotAll {
+        /// "none", or "not all".
+        left: &'static str,
+        /// Why each cannot be used.
+        why: String,
     },
     /// The module refused.
     #[error("the kernel does not arm {targets}: {why}{}{}", still(.kept), no_longer(.lost))]

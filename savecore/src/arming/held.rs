@@ -40,7 +40,7 @@ impl Held {
     /// If it cannot be read, or says what is not known here.
     pub fn of(system: &System) -> Result<Held, ArmError> {
         let targets = match Module::of(system) {
-            Err(ArmError::NotLoaded) => None,
+            Err(ArmError::NotLoaded { .. }) => None,
             Err(error) => return Err(error),
             Ok(module) => Some(match module.state()? {
                 State::Armed => module.status()?.targets(),

@@ -11,9 +11,11 @@ mod error;
 mod held;
 mod kernel;
 mod last;
+mod missing;
 mod module;
 mod options;
 mod plan;
+mod told;
 
 use std::path::{Path, PathBuf};
 
@@ -25,6 +27,7 @@ pub(crate) use module::is_armed_on;
 pub use module::{Lock, Module, State, Status};
 pub use options::Options;
 pub use plan::{MAX_TARGETS, MAX_WORDS, Plan, Planned, named, plan};
+pub use told::{ArmedNow, Told, ToldTarget};
 
 use crate::ownership::Owner;
 use crate::source::Roots;
@@ -74,8 +77,8 @@ pub struct Armed {
     pub kdump_put_behind: bool,
 }
 
-/// Arms the kernel as planned. Of targets that were found and not named, those that the module refuses are left out of the plan,
-/// with a warning, as long as there is another one. With a crash kernel loaded that would go first, and `crash_kexec_post_notifiers` among the options,
+/// Arms the kernel as planned. Targets that the module refuses are left out of the plan, as long as there is another one. If none is
+/// left, the module stays armed as it was, if it can. With a crash kernel loaded that would go first, and `crash_kexec_post_notifiers` among the options,
 /// that parameter of the kernel is set before, and taken back if the module refuses.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
-use super::{ArmError, System};
+use super::{ArmError, System, missing};
 use crate::text::harmless_line;
 
 /// Its folder, from sysfs on.
@@ -85,7 +85,7 @@ impl Module {
     /// # Errors
     /// [`ArmError::NotLoaded`].
     pub fn of(system: &System) -> Result<Module, ArmError> {
-        Module::in_sysfs(&system.roots.sys).ok_or(ArmError::NotLoaded)
+        Module::in_sysfs(&system.roots.sys).ok_or_else(|| ArmError::NotLoaded { help: missing::help(system) })
     }
 
     fn in_sysfs(sys: &Path) -> Option<Module> {

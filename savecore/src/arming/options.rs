@@ -11,8 +11,9 @@ use crate::core::Level;
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// Arm when the machine comes up, too, before the harvest.
-    pub boot: bool,
+    /// Whether the kernel is armed when the machine comes up, before the harvest: always, never, or, if nothing is said, unless
+    /// somebody has disarmed it.
+    pub boot: Option<bool>,
     /// Partitions, in order: paths, `PARTUUID=…`, `UUID=…` of a label; none: those that are harvested.
     pub targets: Vec<String>,
     /// What is left out, as makedumpfile counts, and 32 more.
@@ -44,7 +45,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            boot: false,
+            boot: None,
             targets: Vec::new(),
             level: None,
             compress: None,

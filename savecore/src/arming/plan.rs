@@ -28,9 +28,14 @@ pub struct Plan {
     pub words: String,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// Targets that were named and cannot be used, each with the reason.
+    pub left_out: Vec<String>,
     /// Whether the targets were found, and nobody named them.
     #[serde(skip)]
     are_found: bool,
+    /// Whether none may be left out.
+    #[serde(skip)]
+    is_strict: bool,
 }
 
 /// A target.
@@ -38,6 +43,9 @@ pub struct Plan {
 pub struct Planned {
     /// The device, as the kernel names it.
     pub device: String,
+    /// What a person named; the device itself if it was found.
+    #[serde(skip)]
+    pub named: String,
     /// The uuid of its label.
     pub uuid: uuid::Uuid,
     /// The name in its label; may be empty, and may hold any characters.
@@ -60,9 +68,27 @@ impl Plan {
         })
     }
 
-    /// Leaves out the target that this reason of the module's begins with, if it was found, and another one is left.
+    /// All targets, or none.
+    ///
+    /// # Errors
+    /// [`ArmError::NotAll`], if some were left out already.
+    pub fn strict(self) -> Result<Plan, ArmError> {
+        match self.left_out.as_slice() {
+            [] => Ok(Plan { is_strict: true, ..self }),
+            left_out => Err(ArmError::NotAll { left: "not all", why: left_out.join("; ") }),
+        }
+    }
+
+    /// The words without those that hold for this boot alone: for a file in /etc/modprobe.d. The kernel keeps the registers of its
+    /// CPUs elsewhere after each boot.
+    pub fn lasting_words(&self) -> String {
+        let lasting = |word: &&str| !word.starts_with("notes=");
+        self.words.split(' ').filter(lasting).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Leaves out the target that this reason of the module's begins with, if another one is left.
     pub(super) fn leave_out(&mut self, why: &str, options: &Options, kernel: &Kernel) -> bool {
-        if !self.are_found || self.targets.len() < 2 {
+        if self.is_strict || self.targets.len() < 2 {
             return false;
         }
         let why_of = |target: &Planned| why.strip_prefix(&target.device)?.strip_prefix(": ");
@@ -71,7 +97,11 @@ impl Plan {
         let refused = self.targets.remove(refused).device;
         // What is to be said of the words was said.
         self.words = words(&self.targets, options, kernel, &mut Vec::new());
-        self.warnings.push(format!("{refused} is left out, since the kernel does not arm it: {why}"));
+        if self.are_found {
+            self.warnings.push(format!("{refused} is left out, since the kernel does not arm it: {why}"));
+        } else {
+            self.left_out.push(format!("the kernel does not arm {refused}: {why}"));
+        }
         true
     }
 }
@@ -80,8 +110,8 @@ impl Plan {
 /// uuid of a label, or either alone. Without any, all dump partitions of the machine are meant.
 ///
 /// # Errors
-/// [`ArmError`], if a target cannot be found, or would be refused: it is not there, has no label, is mounted or used as swap, is
-/// made of other devices. A dump that waits there is none.
+/// [`ArmError`], if no target can be used. One that is not there, or would be refused, since it has no label, is mounted or used as
+/// swap, or is made of other devices, is left out if there is another one. A dump that waits there is no obstacle.
 pub fn plan(
     system: &System,
     names: &[String],
@@ -89,28 +119,48 @@ pub fn plan(
     options: &Options,
 ) -> Result<Plan, ArmError> {
     let mut warnings = Vec::new();
-    let nodes = match names {
-        [] => found(system, &mut warnings)?,
-        names => names
-            .iter()
-            .map(|name| named(system, name, partition))
-            .collect::<Result<Vec<Node>, ArmError>>()?,
+    let nodes: Vec<(String, Result<Node, ArmError>)> = match names {
+        [] => {
+            let found = found(system, &mut warnings)?;
+            found.into_iter().map(|node| (node.shown.clone(), Ok(node))).collect()
+        }
+        names => names.iter().map(|name| (name.clone(), named(system, name, partition))).collect(),
     };
-    if nodes.len() > MAX_TARGETS {
-        return Err(ArmError::TooMany { number: nodes.len() });
-    }
     // What the module has for itself is not in use by others.
     let held = Module::of(system).and_then(|module| module.held()).unwrap_or_default();
     let owner = Owner::of(&system.root);
     let mut targets: Vec<Planned> = Vec::new();
-    for node in &nodes {
-        if targets.iter().any(|target| target.device == node.shown) {
-            return Err(ArmError::NamedTwice { target: node.shown.clone() });
+    let mut unfit: Vec<ArmError> = Vec::new();
+    for (name, node) in nodes {
+        let planned = node.and_then(|node| {
+            if targets.iter().any(|target| target.device == node.shown) {
+                return Err(ArmError::NamedTwice { target: node.shown });
+            }
+            if targets.len() == MAX_TARGETS {
+                return Err(ArmError::TooMany { target: node.shown });
+            }
+            look(&node, held.contains(&node.shown), &owner, &mut warnings)
+        });
+        match planned {
+            Ok(planned) => targets.push(Planned { named: name, ..planned }),
+            // It is not about this target.
+            Err(error @ ArmError::Devices(_)) => return Err(error),
+            Err(error) => unfit.push(error),
         }
-        targets.push(look(node, held.contains(&node.shown), &owner, &mut warnings)?);
+    }
+    let mut left_out: Vec<String> = unfit.iter().map(ToString::to_string).collect();
+    if targets.is_empty() {
+        return Err(match unfit.pop() {
+            Some(only) if unfit.is_empty() => only,
+            _ => ArmError::NotAll { left: "none", why: left_out.join("; ") },
+        });
+    }
+    let are_found = names.is_empty();
+    if are_found {
+        warnings.extend(left_out.drain(..).map(|why| format!("a dump partition is left out: {why}")));
     }
     let words = words(&targets, options, &Kernel::of(system), &mut warnings);
-    Ok(Plan { targets, words, warnings, are_found: names.is_empty() })
+    Ok(Plan { targets, words, warnings, left_out, are_found, is_strict: false })
 }
 
 /// All dump partitions of the machine, each once.
@@ -249,6 +299,7 @@ fn look(node: &Node, is_held: bool, owner: &Owner, warnings: &mut Vec<String>) -
         uuid: uuid::Uuid::from_bytes(partition.uuid()),
         name: partition.label.name().to_owned(),
         waiting,
+        named: target.clone(),
         device: target,
     })
 }

@@ -301,7 +301,7 @@ mod tests {
             .collect();
         let config = whole(&lines.join("\n"));
         assert!(config.pre.is_some() && config.post.is_some() && config.identity.is_some(), "{lines:?}");
-        assert!(config.arm.boot && !config.arm.targets.is_empty(), "{lines:?}");
+        assert!(config.arm.boot.is_some() && !config.arm.targets.is_empty(), "{lines:?}");
         let keys: Vec<&str> =
             lines.iter().filter_map(|line| line.split_once(" =")).map(|(key, _)| key).collect();
         let defaults = format!("{:?}", Config::default());

@@ -1,15 +1,20 @@
 //! `savecore arm`, `disarm` and `armed`: what the kernel's diskdump module is told, and what it says.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use savecore::Error;
 use savecore::arming::{
-    self, ArmError, Armed, Kdump, Kernel, Module, Panic, Plan, State, Status, System, Watchdog,
+    self, ArmError, Armed, ArmedNow, Kdump, Kernel, Module, Panic, Plan, State, Status, System, Told,
+    ToldTarget, Watchdog,
 };
 use savecore::boot::Config;
 use savecore::core::Level;
 use savecore::dump::utc;
 use savecore::ownership::{List, Owner};
+use savecore::partition::read_label;
+use savecore::source::{Access, Target};
 
 use super::boot::configuration;
 use crate::output::{BAD, FAINT, GOOD, WARNING, json, out, paint, warning};
@@ -18,8 +23,9 @@ use crate::{Finding, printed};
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; armed: the kernel is armed
-  1  armed: it is not
-  2  error: a target cannot be used, the module is not loaded, or the kernel refused; one line says why";
+  1  arm: the kernel is armed, and a target that was named is left out; armed: the kernel is not armed, or a target has
+     lost its label
+  2  error: no target can be used, the module is not loaded, or the kernel refused; one line says why";
 
 /// Where the kernel shows itself.
 #[derive(clap::Args)]
@@ -42,8 +48,10 @@ impl SystemArguments {
 
 /// Tell the kernel's diskdump module to dump to TARGET when the kernel crashes
 ///
-/// How is said by [arm] in the configuration. Until `savecore disarm`, the module keeps the targets to itself: nobody can
-/// mount or format them. Dumps there are saved and freed while it stays armed.
+/// How is said by [arm] in the configuration. Until `savecore disarm`, nobody can mount or format the targets;
+/// dumps there are saved and freed while the kernel stays armed. What can
+/// be armed is armed; a target that cannot is left out, and said. When the machine comes up again, `savecore boot` arms
+/// the same targets, unless [arm] says otherwise.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -60,7 +68,11 @@ pub(crate) struct Arguments {
     /// What the kernel leaves out, as makedumpfile -d counts, instead of what the configuration says
     #[arg(long, value_name = "N")]
     level: Option<Level>,
-    /// Look at everything, print the words that the module would get, and change nothing
+    /// Arm on all targets or on none
+    #[arg(long)]
+    strict: bool,
+    /// Look at everything, print the words that the module would get, and change nothing. Words that hold for this boot
+    /// alone are not printed, so that they can stand in /etc/modprobe.d
     #[arg(long)]
     dry_run: bool,
     /// Print the result as JSON
@@ -71,9 +83,14 @@ pub(crate) struct Arguments {
 }
 
 /// Disarm the kernel's diskdump module, which frees its targets
+///
+/// The next boot does not arm it either, unless [arm] in the configuration says boot = true.
 #[derive(clap::Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct DisarmArguments {
+    /// Configuration; /etc/savecore.toml, or the defaults without one, if not given
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -130,12 +147,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     // Before anything is looked at that takes longer.
     let _lock = if arguments.dry_run { None } else { Some(Module::of(&system)?.lock()?) };
     let mut plan = arming::plan(&system, &names, arguments.partition.as_deref(), &options)?;
+    if arguments.strict {
+        plan = plan.strict()?;
+    }
     let armed =
         if arguments.dry_run { Ok(None) } else { arming::arm(&system, &mut plan, &options).map(Some) };
     for line in plan.waiting().chain(plan.warnings.iter().cloned()) {
         warning(&line);
     }
     let armed = armed?;
+    for line in &plan.left_out {
+        warning(&format!("left out: {line}"));
+    }
     if let Some(armed) = &armed {
         // One that waits is newer, and the module has seen it itself.
         if plan.waiting().next().is_none() {
@@ -145,15 +168,55 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         for line in warnings(armed, &Kernel::of(&system)) {
             warning(&line);
         }
+        remember(arguments, &system, &plan);
+    } else {
+        plan.words = plan.lasting_words();
     }
     let names = plan.names().join(", ");
+    let finding = if plan.left_out.is_empty() { Finding::Good } else { Finding::Negative };
     printed(match (&armed, arguments.json) {
         (_, true) => json(&Result { plan, armed }),
         (None, false) => writeln!(out(), "{}", plan.words).map_err(anyhow::Error::from),
         (Some(_), false) => writeln!(out(), "{}: a crash is dumped to {names}", paint(GOOD, "armed"))
             .map_err(anyhow::Error::from),
     })?;
-    Ok(Finding::Good)
+    Ok(finding)
+}
+
+/// Keeps what was armed, for the next boot.
+fn remember(arguments: &Arguments, system: &System, plan: &Plan) {
+    let target = |name: &String| {
+        let planned = plan.targets.iter().find(|planned| planned.named == *name);
+        // What means another thing elsewhere is kept as the device that it means here.
+        let means_the_same =
+            arguments.partition.is_none() && (Path::new(name).is_absolute() || name.contains('='));
+        ToldTarget {
+            name: planned
+                .filter(|_| !means_the_same)
+                .map_or_else(|| name.clone(), |planned| planned.device.clone()),
+            uuid: planned.map(|planned| planned.uuid),
+        }
+    };
+    keep(system, &Told { armed: true, targets: arguments.targets.iter().map(target).collect(), time: now() });
+    let by_hand = !arguments.targets.is_empty() || arguments.level.is_some() || arguments.config.is_some();
+    keep_words(system, &ArmedNow { words: plan.words.clone(), by_hand });
+}
+
+fn keep(system: &System, told: &Told) {
+    if let Err(error) = told.keep(system) {
+        warning(&format!(
+            "the next boot will not know of this: cannot write below /var/lib/savecore: {error}"
+        ));
+    }
+}
+
+/// Keeps what the kernel was told in this boot. Without that, it is armed anew by the next `savecore boot`, which does no harm.
+pub(super) fn keep_words(system: &System, now: &ArmedNow) {
+    let _ = now.keep(system);
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
 /// Notes that the targets are this machine's: what a person armed is harvested, too. Gives what went wrong, in lines.
@@ -199,6 +262,7 @@ pub(super) fn impatient(status: &Status, kernel: &Kernel) -> impl Iterator<Item 
 }
 
 pub(crate) fn disarm(arguments: &DisarmArguments) -> anyhow::Result<Finding> {
+    let always = configuration(arguments.config.as_deref())?.arm.boot == Some(true);
     let system = arguments.system.system();
     let module = Module::of(&system)?;
     let _lock = module.lock()?;
@@ -207,8 +271,11 @@ pub(crate) fn disarm(arguments: &DisarmArguments) -> anyhow::Result<Finding> {
     if state != State::Disarmed {
         module.disarm()?;
     }
+    ArmedNow::forget(&system);
+    let targets = Told::read(&system).map_or_else(Vec::new, |told| told.targets);
+    keep(&system, &Told { armed: false, targets, time: now() });
     if state != State::Armed {
-        printed(tell_disarmed(arguments.json, &held, "it was not armed"))?;
+        printed(tell_disarmed(arguments.json, always, &held, "it was not armed"))?;
         return Ok(Finding::Good);
     }
     if Kernel::of(&system).kdump() == Kdump::Behind {
@@ -216,15 +283,21 @@ pub(crate) fn disarm(arguments: &DisarmArguments) -> anyhow::Result<Finding> {
             "crash_kexec_post_notifiers stays set: the crash kernel still runs behind all else; `echo N > /sys/module/kernel/parameters/crash_kexec_post_notifiers` puts it first",
         );
     }
-    printed(tell_disarmed(arguments.json, &held, &format!("{} can be used again", held.join(", "))))?;
+    printed(tell_disarmed(arguments.json, always, &held, &format!("{} can be used again", held.join(", "))))?;
     Ok(Finding::Good)
 }
 
-fn tell_disarmed(as_json: bool, freed: &[String], what: &str) -> anyhow::Result<()> {
+/// `always` is whether the configuration wants the kernel armed at each boot.
+fn tell_disarmed(as_json: bool, always: bool, freed: &[String], what: &str) -> anyhow::Result<()> {
     if as_json {
-        return json(&serde_json::json!({ "state": State::Disarmed, "freed": freed }));
+        return json(&serde_json::json!({ "state": State::Disarmed, "freed": freed, "boot_arms": always }));
     }
-    writeln!(out(), "disarmed: {what}").map_err(anyhow::Error::from)
+    let then = if always {
+        "the next boot arms it, since [arm] says boot = true"
+    } else {
+        "it stays disarmed until `savecore arm`, also after a reboot"
+    };
+    writeln!(out(), "disarmed: {what}; {then}").map_err(anyhow::Error::from)
 }
 
 /// How it stands.
@@ -238,6 +311,8 @@ struct Standing {
     /// What became of the last dump; empty if there was none.
     last: Status,
     panic: Panic,
+    /// Targets on which a dump would be refused, each with the reason.
+    unfit: Vec<String>,
 }
 
 pub(crate) fn armed(arguments: &ArmedArguments) -> anyhow::Result<Finding> {
@@ -251,20 +326,53 @@ pub(crate) fn armed(arguments: &ArmedArguments) -> anyhow::Result<Finding> {
             status: module.status()?,
             last: module.last(),
             panic,
+            unfit: unfit(&system, &module)?,
         },
-        Err(ArmError::NotLoaded) => Standing {
+        Err(error @ ArmError::NotLoaded { .. }) => Standing {
             loaded: false,
             state: State::Disarmed,
-            reason: ArmError::NotLoaded.to_string(),
+            reason: error.to_string(),
             status: Status::default(),
             last: Status::default(),
             panic,
+            unfit: Vec::new(),
         },
         Err(error) => return Err(error.into()),
     };
-    let finding = if standing.state == State::Armed { Finding::Good } else { Finding::Negative };
+    let is_good = standing.state == State::Armed && standing.unfit.is_empty();
+    let finding = if is_good { Finding::Good } else { Finding::Negative };
     printed(if arguments.json { json(&standing) } else { print(&standing).map_err(anyhow::Error::from) })?;
     Ok(finding)
+}
+
+/// Targets that have lost the label that they were armed with. Nobody can mount or format them meanwhile, but `dd` writes there.
+fn unfit(system: &System, module: &Module) -> std::result::Result<Vec<String>, ArmError> {
+    if module.state()? != State::Armed {
+        return Ok(Vec::new());
+    }
+    let fault = |(device, uuid): &(String, Option<uuid::Uuid>)| {
+        let path = device
+            .strip_prefix("/dev")
+            .map_or(PathBuf::from(device), |name| system.roots.dev.join(name.trim_start_matches('/')));
+        let target = match Target::open(&path, None, Access::Read) {
+            Ok(target) => target,
+            Err(Error::Open { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+                return Some(format!("{device} is gone: nothing is dumped there until it comes back"));
+            }
+            // Who may not look, or has to wait for a savecore that works there, knows nothing of the label.
+            Err(_) => return None,
+        };
+        match read_label(&target) {
+            Ok(label) if uuid.is_none_or(|uuid| uuid.into_bytes() == label.uuid) => None,
+            Ok(_) => Some(format!(
+                "{device}: its label is another one now, and a dump there is refused: `savecore arm`"
+            )),
+            Err(error) => Some(format!(
+                "{error}: a dump there is refused; `savecore disarm`, `savecore format`, `savecore arm`"
+            )),
+        }
+    };
+    Ok(module.status()?.targets().iter().filter_map(fault).collect())
 }
 
 fn print(standing: &Standing) -> io::Result<()> {
@@ -279,6 +387,9 @@ fn print(standing: &Standing) -> io::Result<()> {
         State::Refused => paint(BAD, "refused"),
     };
     writeln!(out, "{state}{reason}")?;
+    for line in &standing.unfit {
+        writeln!(out, "  {} {line}", paint(BAD, "but"))?;
+    }
     let mut row =
         |key: &str, value: &str| writeln!(out, "  {} {value}", paint(FAINT, format_args!("{key:<12}")));
     for (key, value) in &standing.status.0 {

@@ -25,7 +25,7 @@ use savecore::targets::{Opener, TargetName, Targets};
 use serde_json::{Value, json};
 
 use super::arm::SystemArguments;
-use super::rearm::Rearm;
+use super::rearm::{Outcome, Rearm};
 use super::targets::Own;
 use super::{keys, list};
 use crate::output::{self, Bar, error, note, warning};
@@ -35,7 +35,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  all that waited is saved, or nothing waited
   1  all that waited is saved, and something is not as it should be: a hook failed, a damaged dump was kept,
-     a partition cannot take the next dump, the kernel is not armed as [arm] says, or the configuration has
+     a partition cannot take the next dump, the kernel is not armed as it should be, or the configuration has
      mistakes: each is named with its line, and what its example says is done instead
   2  error: a dump could not be saved, or a target, the store, a key or the configuration cannot be used
   3  work is left: the time was over, or the store is reached over a network that is not up yet
@@ -47,8 +47,9 @@ Dumps that are not saved stay where they are; the next run saves them.";
 /// Booting waits for it no longer than the configuration's limit; savecore.service runs it. What is left, it
 /// notes in the file of --note, whereupon savecore-later.service runs `savecore boot --late`.
 ///
-/// A Linux with the diskdump module is armed first, if [arm] in the configuration says boot = true, and stays armed: if it
-/// crashes while dumps are saved, the new one goes after them, or to the next target.
+/// A Linux with the diskdump module is armed first: on what [arm] in the configuration names, or what was armed before the
+/// reboot, or all that is found; but not after `savecore disarm`. In [arm], boot = true arms always, boot = false never.
+/// It stays armed: if it crashes while dumps are saved, the new one goes after them, or to the next target.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -83,7 +84,7 @@ struct Done {
     defects: Vec<String>,
     /// Whether work is left for later.
     left: bool,
-    /// Devices that the kernel was armed on.
+    /// Devices that the kernel is armed on.
     armed: Vec<String>,
     /// Dumps that were saved and of which no post hook knows yet; also by earlier runs.
     #[serde(skip)]
@@ -255,7 +256,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let deadline = Deadline::new((!arguments.late).then(|| config.limit.duration()));
     let (path, saved) = (arguments.note.clone(), untold.clone());
     let kernel = Rearm::new(arguments.system.system());
-    let unarmed = Arc::new(AtomicBool::new(config.arm.boot && kernel.held().is_empty()));
+    let unarmed = Arc::new(AtomicBool::new(kernel.is_to_be_armed(&config)));
     let is_unarmed = unarmed.clone();
     deadline
         .watch(move || over(path.as_deref(), &saved, is_unarmed.load(Ordering::Relaxed)))
@@ -397,16 +398,31 @@ struct Keys<'k> {
     machine: Option<Machine>,
 }
 
-/// Arms the kernel, as the configuration says.
+/// Arms the kernel, as the configuration says, or as it was before; says in any case what is armed, or why nothing is.
 fn arm(kernel: &Rearm, config: &Config, has_come: bool, done: &mut Done) {
     match kernel.arm(config, has_come) {
-        Ok(None) => {}
-        Ok(Some(rearmed)) => {
-            done.note(&format!("the kernel is armed on {}", rearmed.targets.join(", ")));
-            rearmed.warnings.iter().for_each(|line| warning(line));
-            done.armed = rearmed.targets;
+        Outcome::Armed { targets, left_out, warnings } => {
+            done.note(&format!("the kernel is armed on {}", targets.join(", ")));
+            for line in left_out {
+                done.defect(format!("the kernel should be armed on one more target: {line}"));
+            }
+            warnings.iter().for_each(|line| warning(line));
+            done.armed = targets;
         }
-        Err(error) => done.defect(format!("the kernel is not armed: {error}")),
+        Outcome::Nothing => {}
+        Outcome::Stays { targets } => {
+            done.note(&format!("the kernel stays armed on {}", targets.join(", ")));
+            done.armed = targets;
+        }
+        Outcome::Kept { targets, why } => {
+            done.defect(format!(
+                "the kernel stays armed on {}, and not as it should be: {why}",
+                targets.join(", ")
+            ));
+            done.armed = targets;
+        }
+        Outcome::Not { why, is_wanted: true } => done.defect(format!("the kernel is not armed: {why}")),
+        Outcome::Not { why, is_wanted: false } => done.note(&format!("the kernel is not armed: {why}")),
     }
 }
 

@@ -135,7 +135,7 @@ fn what_arming_writes_is_what_was_planned_and_nothing_else_changes() {
     let module = Module::of(&crashable.system).unwrap();
     assert_eq!(
         (module.state().unwrap(), module.held().unwrap()),
-        (State::Armed, vec!["/dev/vdb1".to_owned()])
+        (State::Armed, vec!["/dev/vdb2".to_owned()])
     );
     module.disarm().unwrap();
     assert_eq!(crashable.linux.text("sys/kernel/diskdump/disarm"), "1\n");
@@ -209,13 +209,51 @@ fn of_targets_that_were_found_one_that_the_module_refuses_is_left_out() {
         plan.warnings,
         ["/dev/sd1 is left out, since the kernel does not arm it: there is no polled driver for it"]
     );
-    // What a person named is not left out, and of one target it is said once which it is.
+    // Of one target it is said once which it is.
     let mut plan = crashable.plan(&["/dev/sd1"], &options).unwrap();
     let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
     assert_eq!(error, format!("the kernel does not arm {reason}"));
+    // One that was named is left out, too; unless all are wanted or none.
     let mut plan = crashable.plan(&["/dev/sd0", "/dev/sd1"], &options).unwrap();
     let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
+    assert_eq!(error, format!("the kernel does not arm /dev/sd0: {reason}"));
+    assert_eq!(plan.left_out, ["the kernel does not arm /dev/sd1: there is no polled driver for it"]);
+    let mut plan = crashable.plan(&["/dev/sd0", "/dev/sd1"], &options).unwrap().strict().unwrap();
+    let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
     assert_eq!(error, format!("the kernel does not arm /dev/sd0, /dev/sd1: {reason}"));
+}
+
+#[test]
+fn a_target_that_is_gone_or_unfit_does_not_take_the_others_with_it() {
+    let crashable = with_partitions(2);
+    crashable.linux.device("pci0/sdx", (9, 0), &vec![7; 20 * BLOCK_SIZE]);
+    crashable.linux.device("virtual/block/dm-0", (253, 0), &formatted(20));
+    let gone = "PARTUUID=5f0e8a3c-01";
+    for (lost, why) in [
+        (gone, "no such partition"),
+        ("/dev/sdx", "it is not a dump partition"),
+        ("/dev/dm-0", "made by the kernel of other devices"),
+        ("/dev/nowhere", "No such file"),
+        ("/dev/sd0", "named twice"),
+    ] {
+        for names in [["/dev/sd0", "/dev/sd1", lost], ["/dev/sd0", lost, "/dev/sd1"]] {
+            let plan = crashable.plan(&names, &Options::default()).unwrap();
+            assert_eq!(plan.names(), ["/dev/sd0", "/dev/sd1"], "{names:?}");
+            assert!(plan.left_out.len() == 1 && plan.left_out[0].contains(why), "{:?}", plan.left_out);
+            assert!(matches!(plan.strict(), Err(ArmError::NotAll { .. })));
+        }
+    }
+    let error = crashable.plan(&[gone, "/dev/sdx"], &Options::default()).unwrap_err().to_string();
+    assert!(error.contains("no such partition") && error.contains("it is not a dump partition"), "{error}");
+}
+
+#[test]
+fn words_for_other_boots_have_no_addresses_of_this_one() {
+    let crashable = Crashable::with_disk();
+    let plan = crashable.plan(&["/dev/sda5"], &options("level = 17")).unwrap();
+    assert!(plan.words.contains(" notes=0x"), "{}", plan.words);
+    let uuid = uuid::Uuid::from_bytes(crate::common::UUID);
+    assert_eq!(plan.lasting_words(), format!("target=/dev/sda5 uuid={uuid} level=17 serial=0x3f8"));
 }
 
 /// A Linux with so many dump partitions, each of its own uuid.
@@ -233,14 +271,16 @@ fn with_partitions(number: u8) -> Crashable {
 }
 
 #[test]
-fn of_many_partitions_the_first_few_are_armed_and_more_cannot_be_named() {
+fn of_many_partitions_the_first_few_are_armed() {
     let crashable = with_partitions(6);
     let plan = crashable.plan(&[], &Options::default()).unwrap();
     assert_eq!(plan.names(), ["/dev/sd0", "/dev/sd1", "/dev/sd2", "/dev/sd3"]);
     assert_eq!(plan.warnings.len(), 2);
     let names: Vec<String> = (0..=MAX_TARGETS).map(|number| format!("/dev/sd{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    assert!(matches!(crashable.plan(&names, &Options::default()), Err(ArmError::TooMany { number: 5 })));
+    let plan = crashable.plan(&names, &Options::default()).unwrap();
+    assert_eq!(plan.names(), names[..MAX_TARGETS]);
+    assert_eq!(plan.left_out, ["/dev/sd4: a kernel is armed on 4 targets at most"]);
 }
 
 fn values() -> impl Strategy<Value = String> {
@@ -309,5 +349,5 @@ fn a_system_without_sysfs_is_an_error() {
         let error = crashable.plan(names, &Options::default()).unwrap_err();
         assert!(matches!(error, ArmError::Devices(_)), "{error}");
     }
-    assert!(matches!(Module::of(&crashable.system), Err(ArmError::NotLoaded)));
+    assert!(matches!(Module::of(&crashable.system), Err(ArmError::NotLoaded { .. })));
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// What the module says of itself when it is armed.
 pub(crate) const STATUS: &str = "\
-target=/dev/vdb1
+target=/dev/vdb2
 device=virtio-blk 0000:00:05.0
 level=31
 level_asked=31

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use savecore::arming::{self, Kdump, Kernel, Module, Panic, State, Status, System};
+use savecore::arming::{self, Kdump, Kernel, Module, Panic, State, Status, System, Told};
 use savecore::boot::Config;
-use savecore::source::node_at;
+use savecore::source::{Node, node_at};
 use savecore::targets::TargetName;
 
 use super::super::arm;
@@ -15,17 +15,27 @@ use super::Drill;
 const MODULES_LOAD: [&str; 4] =
     ["etc/modules-load.d", "run/modules-load.d", "usr/local/lib/modules-load.d", "usr/lib/modules-load.d"];
 
-/// A kernel without the module is armed at its own start and says nothing of it, unless the configuration wants it armed.
 pub(super) fn look(config: &Config, system: &System, names: &[TargetName], drill: &mut Drill) {
+    let told = Told::read(system);
+    let is_wanted = match config.arm.boot {
+        Some(boot) => boot,
+        None => told.as_ref().is_some_and(|told| told.armed),
+    };
     let module = match Module::of(system) {
         Ok(module) => module,
-        Err(error) if config.arm.boot => {
-            drill.fail("kernel", error.to_string(), "[arm] says boot = true, so that it is needed");
+        Err(error) => {
+            let found = format!("this kernel dumps nothing: {error}");
+            if config.arm.boot == Some(true) {
+                drill.fail("kernel", found, "[arm] says boot = true, so that it is needed");
+            } else if is_wanted {
+                drill.fail("kernel", found, "`savecore arm` was called before");
+            } else {
+                drill.warn("kernel", found, "dumps of other kernels are harvested all the same");
+            }
             return;
         }
-        Err(_) => return,
     };
-    if config.arm.boot && !is_loaded_at_boot(&system.root) {
+    if is_wanted && !is_loaded_at_boot(&system.root) {
         let advice = "`echo diskdump > /etc/modules-load.d/diskdump.conf`";
         drill.warn(
             "kernel",
@@ -37,7 +47,7 @@ pub(super) fn look(config: &Config, system: &System, names: &[TargetName], drill
         Ok(State::Armed) => {
             // What it says of itself is the answer to all that follows.
             let status = module.status().unwrap_or_default();
-            armed(config, system, names, &status, drill);
+            armed(config, system, names, &status, told.as_ref(), drill);
         }
         Ok(state) => {
             let reason = module.reason().unwrap_or_default();
@@ -66,12 +76,29 @@ fn is_loaded_at_boot(root: &Path) -> bool {
         .any(|text| text.lines().any(|line| line.trim() == "diskdump"))
 }
 
-fn armed(config: &Config, system: &System, names: &[TargetName], status: &Status, drill: &mut Drill) {
+fn armed(
+    config: &Config,
+    system: &System,
+    names: &[TargetName],
+    status: &Status,
+    told: Option<&Told>,
+    drill: &mut Drill,
+) {
     let held: Vec<String> = status.all("target").map(str::to_owned).collect();
     drill.ok("kernel", format!("it is armed on {}", held.join(", ")));
-    if !config.arm.boot {
-        let advice = "boot = true in [arm], or `savecore arm` by another unit";
-        drill.warn("kernel", "nothing says that it is armed again when the machine comes up", advice);
+    let found = "it is not armed again when the machine comes up";
+    match (config.arm.boot, told) {
+        (Some(false), _) => {
+            drill.warn("kernel", format!("{found}: [arm] says boot = false"), "remove that line")
+        }
+        (None, Some(told)) if !told.armed => {
+            drill.warn(
+                "kernel",
+                format!("{found}: `savecore disarm` was the last that it was told"),
+                "`savecore arm`",
+            );
+        }
+        _ => {}
     }
     if let Some((level, asked, why)) = status.lowered() {
         drill.warn(
@@ -85,7 +112,15 @@ fn armed(config: &Config, system: &System, names: &[TargetName], status: &Status
     }
     let node =
         |name: &TargetName| node_at(&system.roots, &name.path, name.partition.as_deref()).ok().flatten();
-    let harvested: Vec<String> = names.iter().filter_map(node).map(|node| node.shown).collect();
+    let nodes: Vec<Node> = names.iter().filter_map(node).collect();
+    for node in nodes.iter().filter(|node| !held.contains(&node.shown)) {
+        drill.warn(
+            &node.shown,
+            "the kernel is not armed on it",
+            "`savecore arm` names it; [arm] targets says it for each boot",
+        );
+    }
+    let harvested: Vec<&String> = nodes.iter().map(|node| &node.shown).collect();
     for target in held.iter().filter(|target| !harvested.contains(target)) {
         drill.fail(
             target,

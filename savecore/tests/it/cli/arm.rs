@@ -58,11 +58,105 @@ fn booting_arms_first_and_then_saves_what_waits() {
     assert_eq!((place.crashes("out").len(), linux.text(DISARM).as_str()), (1, ""));
     assert!(fs::read(linux.path("dev/vdb")).unwrap() == formatted(200));
 
-    // Without a word about it, nothing is armed.
+    // Nothing is armed if it says so.
     let place = Place::new();
-    let (linux, config) = crashable(&place, &with_dump(), "level = 17");
-    assert_eq!(boot(&place, &config, &[]).0, 0);
-    assert_eq!((linux.text(ARM).as_str(), linux.text(DISARM).as_str()), ("", ""));
+    let (linux, config) = crashable(&place, &with_dump(), "boot = false\nlevel = 17");
+    let (code, stdout, _) = boot(&place, &config, &[]);
+    assert_eq!((code, linux.text(ARM).as_str(), linux.text(DISARM).as_str()), (0, "", ""));
+    assert!(stdout.starts_with("the kernel is not armed: [arm] says boot = false\n"), "{stdout}");
+}
+
+/// What is left of a boot when the machine comes up again: /run is empty, and the module is loaded anew.
+fn reboot(linux: &Linux) {
+    let _ = fs::remove_dir_all(linux.path("run"));
+    linux.module("disarmed", "", "");
+    linux.file(ARM, "");
+    linux.file(DISARM, "");
+}
+
+#[test]
+fn without_a_word_in_the_configuration_the_kernel_is_armed_after_a_reboot_as_it_was_told_before() {
+    let place = Place::new();
+    let linux = Linux::new(&place.path("linux"));
+    linux.device("pci0/vdb", (254, 16), &formatted(200));
+    let mut other = vec![0; 60 * dumpcore::format::BLOCK_SIZE];
+    let plan = savecore::partition::Plan { uuid: [9; 16], name: String::new(), created: 0, recipient: None };
+    savecore::partition::format(&mut other, &plan, &mut ()).unwrap();
+    linux.device("pci0/vdc", (254, 32), &other);
+    let config = place.config(&[], "min_free = \"1KiB\"");
+    let text = fs::read_to_string(&config).unwrap().replace("targets = []\n", "");
+    fs::write(&config, text).unwrap();
+    let system = place.text("linux");
+    let tell = |words: &[&str]| run([words, &["--config", &config, "--system", &system]].concat());
+    let boots = || {
+        reboot(&linux);
+        let (code, stdout, stderr) = boot(&place, &config, &[]);
+        (code, stdout.lines().find(|line| line.contains("kernel")).unwrap_or_default().to_owned(), stderr)
+    };
+
+    // Nobody has told it anything: what is found is armed.
+    assert_eq!(boots().1, "the kernel is armed on /dev/vdb, /dev/vdc");
+    // One was chosen.
+    assert_eq!(tell(&["arm", "/dev/vdc"]).0, 0);
+    assert_eq!(boots(), (0, "the kernel is armed on /dev/vdc".to_owned(), String::new()));
+    // It has another name now.
+    fs::rename(linux.path("dev/vdc"), linux.path("dev/vdd")).unwrap();
+    fs::remove_file(linux.path("sys/class/block/vdc")).unwrap();
+    linux.device("pci0/vdd", (254, 48), &other);
+    assert_eq!(boots(), (0, "the kernel is armed on /dev/vdd".to_owned(), String::new()));
+    // It was disarmed on purpose, which is not overruled, and said.
+    let (code, stdout, _) = tell(&["disarm"]);
+    assert!(code == 0 && stdout.contains("it stays disarmed until `savecore arm`"), "{stdout}");
+    let (code, line, _) = boots();
+    assert!(
+        code == 0 && line.starts_with("the kernel is not armed: `savecore disarm` was called on 2"),
+        "{line}"
+    );
+    assert_eq!(linux.text(ARM), "");
+    // All are armed again, and one of them is gone later: the other one is armed, and the missing one told.
+    assert_eq!(tell(&["arm", "/dev/vdb", "/dev/vdd"]).0, 0);
+    fs::remove_file(linux.path("sys/class/block/vdd")).unwrap();
+    fs::remove_file(linux.path("dev/vdd")).unwrap();
+    let (code, line, stderr) = boots();
+    assert_eq!((code, line.as_str()), (1, "the kernel is armed on /dev/vdb"), "{stderr}");
+    assert!(
+        stderr.contains("the kernel should be armed on one more target: cannot open /dev/vdd"),
+        "{stderr}"
+    );
+    // Without the module, that is a defect: somebody wants it armed.
+    fs::remove_dir_all(linux.path("sys/kernel/diskdump")).unwrap();
+    let (code, _, stderr) = boot(&place, &config, &[]);
+    assert!(
+        code == 1 && stderr.contains("the kernel is not armed: the kernel's diskdump module"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_kernel_that_somebody_else_has_armed_is_armed_anew_since_its_words_may_be_of_another_boot() {
+    let place = Place::new();
+    let (linux, config) = crashable(&place, &formatted(200), "");
+    linux.module("armed", "", "target=/dev/vdb\n");
+    let (code, stdout, stderr) = boot(&place, &config, &[]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.contains("the kernel is armed on /dev/vdb\n"), "{stdout}");
+    assert!(linux.text(ARM).contains(" notes=0x7fc12000,"));
+    assert_eq!(linux.text(DISARM), "");
+}
+
+#[test]
+fn a_target_that_lost_its_label_is_told_of_by_armed() {
+    let place = Place::new();
+    let (linux, _) = crashable(&place, &formatted(200), "");
+    let uuid = uuid::Uuid::from_bytes(crate::common::UUID);
+    linux.module("armed", "", &format!("target=/dev/vdb\nuuid={uuid}\n"));
+    let armed = || run(["armed", "--system", &place.text("linux")]);
+    assert_eq!(armed().0, 0);
+    let mut disk = formatted(200);
+    disk[..4096].fill(0);
+    linux.file("dev/vdb", &disk);
+    let (code, stdout, _) = armed();
+    assert!(code == 1 && stdout.contains("a dump there is refused"), "{stdout}");
 }
 
 #[test]
@@ -75,8 +169,8 @@ fn a_kernel_that_is_armed_stays_armed_while_its_dumps_are_saved_and_freed() {
             linux.module("armed", "", "target=/dev/vdb\n");
             let (code, stdout, stderr) = boot(&place, &config, &["--json"]);
             assert_eq!((code, warnings(&stderr)), (0, Vec::new()));
-            assert_eq!(json(&stdout)["armed"].as_array().unwrap().len(), 0, "it was armed already");
-            assert_eq!((linux.text(DISARM).as_str(), linux.text(ARM).as_str()), ("", ""), "{arm}");
+            assert_eq!(json(&stdout)["armed"].as_array().unwrap().len(), 1);
+            assert_eq!(linux.text(DISARM), "", "{arm}");
             assert_eq!(place.path("out").exists() && !place.crashes("out").is_empty(), waits);
             assert!(fs::read(linux.path("dev/vdb")).unwrap() == formatted(200));
             let last = linux.text("sys/kernel/diskdump/last");
@@ -296,9 +390,10 @@ fn a_drill_says_what_would_keep_the_kernel_from_dumping() {
     linux.module("refused", "a CPU came", "");
     assert!(drill(&place, &config).contains(&"fail kernel it refused to be armed: a CPU came".to_owned()));
     fs::remove_dir_all(linux.path("sys/kernel/diskdump")).unwrap();
-    assert!(drill(&place, &config)[0].starts_with("fail kernel the kernel's diskdump module is not loaded"));
-    // A kernel that nobody wants to be armed from here is none of our business.
+    let loaded = "fail kernel this kernel dumps nothing: the kernel's diskdump module is not loaded";
+    assert!(drill(&place, &config)[0].starts_with(loaded));
+    // Nobody wants it armed from here: that is worth a warning.
     let text = fs::read_to_string(&config).unwrap().replace("boot = true", "boot = false");
     fs::write(&config, text).unwrap();
-    assert_eq!(drill(&place, &config), Vec::<String>::new());
+    assert!(drill(&place, &config)[0].starts_with("warn kernel this kernel dumps nothing"));
 }
