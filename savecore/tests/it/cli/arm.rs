@@ -80,7 +80,13 @@ fn without_a_word_in_the_configuration_the_kernel_is_armed_after_a_reboot_as_it_
     let linux = Linux::new(&place.path("linux"));
     linux.device("pci0/vdb", (254, 16), &formatted(200));
     let mut other = vec![0; 60 * dumpcore::format::BLOCK_SIZE];
-    let plan = savecore::partition::Plan { uuid: [9; 16], name: String::new(), created: 0, recipient: None };
+    let plan = savecore::partition::Plan {
+        uuid: [9; 16],
+        name: String::new(),
+        created: 0,
+        recipient: None,
+        machine: None,
+    };
     savecore::partition::format(&mut other, &plan, &mut ()).unwrap();
     linux.device("pci0/vdc", (254, 32), &other);
     let config = place.config(&[], "min_free = \"1KiB\"");

@@ -259,7 +259,7 @@ fn a_dump_that_went_on_while_it_was_saved_stays_and_is_saved_again() {
         fn advance(&mut self, _blocks: u64) {}
         fn end(&mut self) {}
     }
-    let name = savecore::targets::TargetName { path: place.path("image"), partition: None };
+    let name = savecore::targets::TargetName::of(place.path("image"));
     let search = savecore::partition::Search::Quick;
     let open = || {
         savecore::targets::Targets::open(
