@@ -119,12 +119,12 @@ extern "C" fn dd_arm(words: *const u8, length: usize) -> c_long {
     // SAFETY: under C's lock.
     let state = unsafe { &mut *STATE.0.get() };
     let (kept, used) = &mut state.words;
-    let Some(room) = kept.get_mut(..length) else {
-        return state.told(Err(Why::new(EINVAL, &["the words are too long"])));
-    };
     let (old, old_used) = &mut state.before;
     *old = *kept;
     *old_used = if state.armed.is_some() { *used } else { 0 };
+    let Some(room) = kept.get_mut(..length) else {
+        return state.told(Err(Why::new(EINVAL, &["the words are too long"])));
+    };
     room.copy_from_slice(words);
     *used = length;
     let result = state.arm();
