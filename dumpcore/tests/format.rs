@@ -8,7 +8,7 @@ use dumpcore::format::frame::{self, Kind, Malformed};
 use dumpcore::format::header::{Arch, Header, Status, Trigger};
 use dumpcore::format::label::Label;
 use dumpcore::format::note::Notes;
-use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, VERSION, checksum, pattern};
+use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, VERSION, checksum, freeing, pattern};
 use dumpcore::memory::class::{ClassedPfn, Level, PageClass};
 use dumpcore::stream::lz4::{Table, compress};
 use proptest::prelude::*;
@@ -322,6 +322,45 @@ fn headers_agree_whatever_their_magic_but_nothing_else() {
     assert!(front.agrees_with(&back));
     back.data_pages = 1.into();
     assert!(!front.agrees_with(&back));
+}
+
+#[test]
+fn a_half_free_front_header_is_that_of_a_saved_dump_in_its_place_and_nothing_else() {
+    const UUID: [u8; 16] = *b"half free header";
+    let halved = |status: Status, uuid: [u8; 16], first: u64| {
+        let mut header = header();
+        (header.status, header.uuid, header.first_block) = ((status as u32).into(), uuid, first.into());
+        let mut block = [0; BLOCK_SIZE];
+        header.to_block(Kind::Front, &mut block);
+        assert!(freeing::half_free(&block, &UUID, 1).is_none(), "a whole header is not half free");
+        freeing::halve(&mut block, &UUID, 1);
+        block
+    };
+    let block = halved(Status::Saved, UUID, 1);
+    // For a kernel it is a front header, if a damaged one; and savecore knows which dump's it was.
+    assert_eq!(Kind::of(&block), Some(Kind::Front));
+    assert!(Header::parse(&block, Kind::Front).is_err());
+    let known = freeing::half_free(&block, &UUID, 1).unwrap();
+    assert_eq!((known.status(), known.end_block.get(), known.message()), (Status::Saved, 9, ""));
+    // A header that was torn when a dump began stands before a dump that waits.
+    for other in [
+        halved(Status::InProgress, UUID, 1),
+        halved(Status::Saved, [7; 16], 1),
+        halved(Status::Saved, UUID, 2),
+    ] {
+        assert!(freeing::half_free(&other, &UUID, 1).is_none());
+    }
+    let mut free = [0; BLOCK_SIZE];
+    pattern::fill(&mut free, &UUID, 1);
+    assert!(freeing::half_free(&free, &UUID, 1).is_none());
+    // Each of the other sectors may have arrived or not; one is enough.
+    for sector in 1..BLOCK_SIZE / freeing::SECTOR {
+        let mut torn = block;
+        torn[freeing::SECTOR..].fill(0);
+        let place = sector * freeing::SECTOR..(sector + 1) * freeing::SECTOR;
+        torn[place.clone()].copy_from_slice(&free[place]);
+        assert!(freeing::half_free(&torn, &UUID, 1).is_some(), "sector {sector}");
+    }
 }
 
 #[test]

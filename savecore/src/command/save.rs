@@ -21,7 +21,8 @@ use crate::{Finding, printed};
 ///
 /// Of an encrypted dump without --identity, what is saved is a raw copy, still encrypted, whose name
 /// ends in ".diskdump": a TARGET for `savecore save --identity`, wherever the key is. The stripes of
-/// a dump become one core if all the TARGETs that they are on are given.
+/// a dump become one core if all the TARGETs that they are on are given. A kernel that is armed on
+/// TARGET stays armed meanwhile.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = crate::EXIT_CODES)]
 pub(crate) struct Arguments {
