@@ -26,7 +26,7 @@ pub use last::tell_last;
 pub(crate) use module::is_armed_on;
 pub use module::{Lock, Module, State, Status};
 pub use options::Options;
-pub use plan::{MAX_TARGETS, MAX_WORDS, Plan, Planned, named, plan};
+pub use plan::{LEFT_ALONE, MAX_TARGETS, MAX_WORDS, Plan, Planned, named, plan};
 pub use told::{ArmedNow, Told, ToldTarget};
 
 use crate::ownership::Owner;

@@ -10,6 +10,9 @@ use super::options::Serial;
 use super::{ArmError, Kernel, Module, Options, System};
 use crate::ownership::{Owner, Whose};
 
+/// How a line begins that says which partitions nobody named and are not this machine's own.
+pub const LEFT_ALONE: &str = "left alone, since they are not this machine's own";
+
 /// The module takes no more bytes of words: a file of sysfs is written by the page, and ends with a zero.
 pub const MAX_WORDS: usize = 4095;
 
@@ -52,6 +55,9 @@ pub struct Planned {
     pub name: String,
     /// Dumps there that nobody has saved.
     pub waiting: u64,
+    /// Whether its label names no machine.
+    #[serde(skip)]
+    pub is_nobodys: bool,
 }
 
 impl Plan {
@@ -173,9 +179,7 @@ fn found(system: &System, warnings: &mut Vec<String>) -> Result<Vec<Node>, ArmEr
     }
     let mut left_out = Vec::new();
     let mut used: Vec<(uuid::Uuid, Node)> = Vec::new();
-    left_out.extend(sorted.left_alone().map(|them| {
-        format!("left alone, since they are not this machine's own: {them}: name one to use it")
-    }));
+    left_out.extend(sorted.left_alone().map(|them| format!("{LEFT_ALONE}: {them}: name one to use it")));
     for at in &sorted.own {
         match node_at(&system.roots, &at.path, at.partition.as_deref())? {
             None => left_out.push(format!("{at} is left out, since the kernel shows no device for it")),
@@ -298,6 +302,7 @@ fn look(node: &Node, is_held: bool, owner: &Owner, warnings: &mut Vec<String>) -
     Ok(Planned {
         uuid: uuid::Uuid::from_bytes(partition.uuid()),
         name: partition.label.name().to_owned(),
+        is_nobodys: partition.label.machine().is_none(),
         waiting,
         named: target.clone(),
         device: target,

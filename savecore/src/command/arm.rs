@@ -219,9 +219,11 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
-/// Notes that the targets are this machine's: what a person armed is harvested, too. Gives what went wrong, in lines.
+/// Notes of targets whose labels name no machine that they are this one's: what a person armed is harvested, too. The others say so
+/// themselves, and a copy of one with a label that does not is not to be taken for it. Gives what went wrong, in lines.
 pub(super) fn note_owned(system: &System, plan: &Plan) -> Option<String> {
-    let mut noted = plan.targets.iter().map(|target| List::note(&system.root, target.uuid.into_bytes()));
+    let nobodys = plan.targets.iter().filter(|target| target.is_nobodys);
+    let mut noted = nobodys.map(|target| List::note(&system.root, target.uuid.into_bytes()));
     noted.find_map(|noted| noted.err()).map(|error| error.to_string())
 }
 

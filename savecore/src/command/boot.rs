@@ -293,7 +293,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             defects.into_iter().for_each(|line| done.defect(line));
             if let Some(left_alone) = left_alone {
                 done.note(&format!(
-                    "left alone, since they are not this machine's own: {left_alone}; `savecore adopt` makes one so, and one that is named in `targets` is used"
+                    "{}: {left_alone}; `savecore adopt` makes one so, and one that is named in `targets` is used",
+                    arming::LEFT_ALONE
                 ));
             }
             names.retain(|name| {

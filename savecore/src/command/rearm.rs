@@ -105,7 +105,9 @@ impl Rearm {
             Err(error) => return not(error),
         };
         arm::keep_words(&self.system, &ArmedNow { words: plan.words.clone(), by_hand });
-        let mut warnings = plan.warnings.clone();
+        // What is left alone was told when dumps were looked for.
+        let is_new = |line: &&String| !line.starts_with(arming::LEFT_ALONE);
+        let mut warnings: Vec<String> = plan.warnings.iter().filter(is_new).cloned().collect();
         warnings.extend(arm::note_owned(&self.system, &plan));
         warnings.extend(arm::warnings(&armed, &Kernel::of(&self.system)));
         let targets = plan.names().into_iter().map(str::to_owned).collect();

@@ -23,6 +23,7 @@ use crate::text::size;
 use crate::{Error, Identity};
 
 use self::arrived::{is_written_behind, look_again};
+use saved::Counts;
 pub use saved::{Saved, StoredFile, TargetResult};
 
 /// Zeros in an ELF core that a store without holes takes, in bytes, if there is less data than that: a dump of little data may
@@ -164,9 +165,15 @@ pub fn harvest(
             }
         }
     }
-    let all = targets.targets.iter().zip(&targets.partitions).zip(finished);
-    let told = all.map(|((target, partition), finished)| TargetResult::new(target, partition, finished));
-    Ok(Harvest { targets: told.collect(), dumps: results })
+    let mut told = Vec::new();
+    for (index, target) in targets.targets.iter().enumerate() {
+        // Those that this run has marked as saved waited, too.
+        let marked = fates[index].iter().filter(|fate| matches!(fate, Fate::Free(Some(_)))).count() as u64;
+        let partition = &targets.partitions[index];
+        let waited = partition.number_waiting() + marked;
+        told.push(TargetResult::new(target, partition, Counts { finished: finished[index], waited }));
+    }
+    Ok(Harvest { targets: told, dumps: results })
 }
 
 /// Saves one dump, and marks what of it may be freed.

@@ -173,14 +173,23 @@ pub struct TargetResult {
     pub waiting: u64,
 }
 
+/// Dumps on a target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Counts {
+    /// Those that an earlier run had saved, and that were freed now.
+    pub(super) finished: u64,
+    /// Those that waited.
+    pub(super) waited: u64,
+}
+
 impl TargetResult {
-    pub(super) fn new(target: &Target, partition: &Partition, finished_clears: u64) -> TargetResult {
+    pub(super) fn new(target: &Target, partition: &Partition, counts: Counts) -> TargetResult {
         TargetResult {
             target: target.name().to_owned(),
             uuid: uuid::Uuid::from_bytes(partition.uuid()),
             recipient: partition.label.recipient().map(public_text),
-            finished_clears,
-            waiting: partition.number_waiting(),
+            finished_clears: counts.finished,
+            waiting: counts.waited,
         }
     }
 }

@@ -28,6 +28,9 @@ pub(super) struct Record {
     /// In a directory: one more than the highest there was. It orders crashes whatever the clocks said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) order: Option<u64>,
+    /// In a directory: whether it is of one row with the crash of its host that was saved before it. That one may be gone later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) follows: Option<bool>,
     /// All other files of the folder.
     pub(super) files: Vec<FileRecord>,
 }
@@ -51,13 +54,15 @@ impl Record {
             missing_stripes: crash.missing_stripes.clone(),
             content: crash.content,
             order,
+            follows: None,
             files: files.collect(),
         }
     }
 
     /// Whether this is that crash, with the same of its dump in a core of that name.
     pub(super) fn is_of(&self, crash: &Crash, core: &str) -> bool {
-        let same = Record { order: self.order, files: self.files.clone(), ..Record::new(crash, None, &[]) };
+        let Record { order, follows, .. } = *self;
+        let same = Record { order, follows, files: self.files.clone(), ..Record::new(crash, None, &[]) };
         *self == same && self.files.iter().any(|file| file.name == core)
     }
 
@@ -104,7 +109,8 @@ mod tests {
             text: String, nonce: u64, order: Option<u64>, stripes in prop::collection::vec(0..9u32, 0..3)
         ) {
             let crash = Crash { missing_stripes: stripes, ..crash(nonce) };
-            let record = Record::new(&crash, order, &[("vmcore.elf".to_owned(), 7)]);
+            let mut record = Record::new(&crash, order, &[("vmcore.elf".to_owned(), 7)]);
+            record.follows = order.map(|order| order % 2 == 0);
             let bytes = record.text(&text, &json!({ "message": text, "stored": text, "host": [text] }));
             prop_assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
             let read = Record::parse(&bytes).unwrap();

@@ -9,7 +9,7 @@ mod target;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use savecore::arming::System;
+use savecore::arming::{LEFT_ALONE, System};
 use savecore::boot::Config;
 use savecore::ownership::Machine;
 use savecore::targets::TargetName;
@@ -178,7 +178,7 @@ fn names(arguments: &Arguments, config: &Config, system: &System, drill: &mut Dr
                 drill.warn("targets", defect, "name the dump partitions in `targets` if this one matters");
             }
             if let Some(left_alone) = chosen.left_alone {
-                let found = format!("left alone, since they are not this machine's own: {left_alone}");
+                let found = format!("{LEFT_ALONE}: {left_alone}");
                 drill.ok("targets", found);
             }
             chosen.names

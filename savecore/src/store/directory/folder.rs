@@ -236,7 +236,8 @@ impl Folder for Filling<'_> {
 
     fn finish(mut self: Box<Self>, info: &Value) -> Result<Place, StoreError> {
         let directory = self.partial.directory;
-        let record = Record::new(&self.crash, Some(directory.next_order()?), &self.files);
+        let mut record = Record::new(&self.crash, Some(directory.next_order()?), &self.files);
+        record.follows = directory.follows(&self.base)?;
         let text = record.text(&self.crash.host, info);
         let length = self
             .partial

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::super::error::{StoreError, failed};
 use super::super::record::{self, Record};
 use super::super::{Crash, MaxKept, Place, names};
-use super::retire::{Old, going};
+use super::retire::{Old, going, is_one_row};
 use super::{Directory, Lock, entries, is_same, open_folder, room, stat};
 
 /// The link to the crash that was saved last.
@@ -164,6 +164,16 @@ impl Directory {
         Ok(shelf.folders.last_key_value().map_or(1, |((last, _), _)| last.saturating_add(1)))
     }
 
+    /// Whether the crash that is about to get this name is of one row with the one of its host that was saved last; `None` if there
+    /// is none.
+    pub(super) fn follows(&self, name: &str) -> Result<Option<bool>, StoreError> {
+        let Some((host, seconds)) = names::told(name) else { return Ok(None) };
+        let shelf = self.shelf()?;
+        let of_host = shelf.folders.keys().rev().filter_map(|(_, name)| names::told(name));
+        let before = of_host.into_iter().find(|(of, _)| *of == host);
+        Ok(before.map(|(_, before)| is_one_row(before, seconds)))
+    }
+
     /// What is to be done when a crash is safe in the folder `name`: the link, and old crashes. None of it can lose the new
     /// one, so what goes wrong is only remarked. For a crash that stays on its partition, nothing is removed: it would be stored
     /// again and again, each time at the cost of one that is nowhere else.
@@ -234,7 +244,8 @@ impl Directory {
         let of_host = shelf.folders.iter().filter_map(|((_, name), kept)| {
             let (of, seconds) = names::told(name)?;
             let bytes = kept.bytes.filter(|_| Some(of) == host)?;
-            Some((name, Old { seconds, bytes, is_new: settled.contains(name) }))
+            let follows = kept.record.follows;
+            Some((name, Old { seconds, follows, bytes, is_new: settled.contains(name) }))
         });
         let (of_host, olds): (Vec<&String>, Vec<Old>) = of_host.unzip();
         let going = going(&olds, number, bytes).into_iter();

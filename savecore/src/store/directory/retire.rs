@@ -11,6 +11,8 @@ const ROW: u64 = 3600;
 pub(super) struct Old {
     /// When it was, if its machine had a clock.
     pub(super) seconds: Option<u64>,
+    /// Whether it is of one row with the one that was saved before it, if that was known then: that one may be gone.
+    pub(super) follows: Option<bool>,
     /// What it takes.
     pub(super) bytes: u64,
     /// Whether this run stored it.
@@ -23,9 +25,9 @@ pub(super) struct Old {
 pub(super) fn going(crashes: &[Old], number: Option<u32>, bytes: Option<u64>) -> Vec<usize> {
     let goes_on = |place: usize| {
         let before = place.checked_sub(1).and_then(|before| crashes.get(before));
-        before
-            .zip(crashes.get(place))
-            .is_some_and(|(before, crash)| is_one_row(before.seconds, crash.seconds))
+        before.zip(crashes.get(place)).is_some_and(|(before, crash)| {
+            crash.follows.unwrap_or_else(|| is_one_row(before.seconds, crash.seconds))
+        })
     };
     let firsts: Vec<usize> = (0..crashes.len()).filter(|place| !goes_on(*place)).collect();
     let stays = |place: usize| {
@@ -50,7 +52,7 @@ pub(super) fn going(crashes: &[Old], number: Option<u32>, bytes: Option<u64>) ->
 }
 
 /// Whether two crashes that follow one another are of one row. Where a clock is missing, nothing speaks against it.
-fn is_one_row(one: Option<u64>, other: Option<u64>) -> bool {
+pub(super) fn is_one_row(one: Option<u64>, other: Option<u64>) -> bool {
     one.zip(other).is_none_or(|(one, other)| one.abs_diff(other) <= ROW)
 }
 
@@ -61,7 +63,7 @@ mod tests {
     use super::*;
 
     fn at(seconds: u64) -> Old {
-        Old { seconds: Some(seconds), bytes: 10, is_new: false }
+        Old { seconds: Some(seconds), follows: None, bytes: 10, is_new: false }
     }
 
     #[test]
@@ -85,6 +87,13 @@ mod tests {
     }
 
     #[test]
+    fn a_row_stays_one_when_its_middle_has_gone() {
+        let follows = |seconds, follows| Old { follows: Some(follows), ..at(seconds) };
+        let left = [follows(0, false), follows(90_000, true), follows(90_600, true), follows(91_200, true)];
+        assert_eq!(going(&left, Some(2), None), [1, 2]);
+    }
+
+    #[test]
     fn a_machine_without_a_clock_has_one_row() {
         let row = [Old { seconds: None, ..at(0) }; 5];
         assert_eq!(going(&row, Some(3), None), [1, 2]);
@@ -97,7 +106,7 @@ mod tests {
             number in prop::option::of(1..20_u32), bytes in prop::option::of(0..500_u64),
         ) {
             let crashes: Vec<Old> =
-                crashes.into_iter().map(|(seconds, bytes, is_new)| Old { seconds, bytes, is_new }).collect();
+                crashes.into_iter().map(|(seconds, bytes, is_new)| Old { seconds, follows: None, bytes, is_new }).collect();
             let going = going(&crashes, number, bytes);
             let fits = |gone: &[usize]| {
                 let left: Vec<&Old> = (0..crashes.len()).filter(|place| !gone.contains(place)).map(|place| &crashes[place]).collect();

@@ -89,6 +89,8 @@ fn without_a_word_in_the_configuration_the_kernel_is_armed_after_a_reboot_as_it_
     };
     savecore::partition::format(&mut other, &plan, &mut ()).unwrap();
     linux.device("pci0/vdc", (254, 32), &other);
+    let own = [crate::common::UUID, plan.uuid].map(uuid::Uuid::from_bytes);
+    linux.file("var/lib/savecore/partitions", own.map(|uuid| format!("{uuid}\n")).concat());
     let config = place.config(&[], "min_free = \"1KiB\"");
     let text = fs::read_to_string(&config).unwrap().replace("targets = []\n", "");
     fs::write(&config, text).unwrap();

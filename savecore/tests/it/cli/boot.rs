@@ -96,7 +96,8 @@ fn a_mistake_in_the_configuration_is_told_and_dumps_are_saved_all_the_same() {
         let config = place.config(&[&image], more);
         let (code, stdout, stderr) = boot(&config);
         assert_eq!(code, 1, "{more}: {stderr}");
-        assert_eq!(stderr.lines().count(), told.len(), "{more}: {stderr}");
+        let lines = stderr.lines().filter(|line| !line.contains("page tables are known"));
+        assert_eq!(lines.count(), told.len(), "{more}: {stderr}");
         assert!(told.iter().all(|told| stderr.contains(told)), "{more}: {stderr}");
         assert!(stdout.contains("dump 1 saved in"), "{more}: {stdout}");
         assert_eq!(place.crashes("out").len(), 1, "{more}");
@@ -126,7 +127,8 @@ fn targets_that_nobody_understands_are_none_and_those_that_are_understood_are_ha
     }
     fs::write(place.path("savecore.toml"), format!("store = {out:?}\ntargets = [{image:?}, 7]\n")).unwrap();
     let (code, _, stderr) = boot(&place.text("savecore.toml"));
-    assert_eq!((code, stderr.lines().count()), (1, 1), "{stderr}");
+    let of_file = stderr.lines().filter(|line| line.contains("savecore.toml: ")).count();
+    assert_eq!((code, of_file), (1, 1), "{stderr}");
     assert!(place.is_ready("image"));
 }
 

@@ -68,11 +68,12 @@ fn virtual_machine(image: &str) -> Option<Process> {
         }
         child => child.unwrap(),
     };
-    // Its prompt comes when it has opened its disks.
+    // Its first prompt may come before it has opened its disks; it answers when it has.
+    writeln!(child.stdin.as_mut().unwrap(), "info status").unwrap();
     let mut shown = Vec::new();
     let mut byte = [0];
     let mut stdout = child.stdout.take().unwrap();
-    while !shown.ends_with(b"(qemu)") {
+    while !(shown.ends_with(b"(qemu)") && shown.windows(8).any(|piece| piece == b"VM statu")) {
         if !matches!(stdout.read(&mut byte), Ok(1)) {
             let mut why = String::new();
             child.stderr.take().unwrap().read_to_string(&mut why).unwrap();
