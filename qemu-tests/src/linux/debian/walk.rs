@@ -157,9 +157,9 @@ impl Walk<'_> {
 
     /// The kernel is armed, on these.
     fn armed(&mut self, what: &str, targets: &[&str]) -> Result<()> {
-        let mut command = "savecore armed --json".to_owned();
+        let mut command = "savecore armed".to_owned();
         for target in targets {
-            command.push_str(&format!(" && savecore armed | grep -F {target}"));
+            command.push_str(&format!(" && savecore armed | grep -qF {target}"));
         }
         self.eventually(what, &command)
     }
