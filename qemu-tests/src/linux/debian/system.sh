@@ -72,7 +72,7 @@ next=$(newest "$second" linux-headers-RELEASE)
 next_version=${next% *} next_release=${next#* }
 
 run apt-get -q -y dist-upgrade
-run apt-get -q -y install --no-install-recommends initramfs-tools
+run apt-get -q -y install --no-install-recommends initramfs-tools zstd
 run apt-get -q -y install --no-install-recommends \
     "linux-image-$release=$version" "linux-headers-$release=$version" "linux-image-$release-dbg=$version" \
     linux-headers-cloud-amd64 dkms gcc make binutils libc6-dev gdisk parted crash
