@@ -241,7 +241,7 @@ pub(super) fn walk(
     drop(console);
     result.with_context(|| format!("after {steps} steps; log: {}", log.display()))?;
     if !failed.is_empty() {
-        bail!("{} of {steps} steps failed; first {}; log: {}", failed.len(), failed[0], log.display());
+        bail!("{} of {steps} steps failed: {}; logs: {}", failed.len(), failed.join("; "), folder.display());
     }
     for path in [&disk.path, &late.path] {
         fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
