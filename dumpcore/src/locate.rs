@@ -261,7 +261,8 @@ impl ReadSectors for Reader<'_> {
 
     fn read(&mut self, at: u64, into: &mut Sector) -> Result<(), NotFound> {
         self.take(at >> BLOCK_SHIFT)?;
-        let inside = (at % BLOCK_SIZE as u64) as usize;
+        const WITHIN: u64 = BLOCK_SIZE as u64 - 1;
+        let inside = (at & WITHIN) as usize;
         let sector = self.bytes.get(inside..).and_then(|bytes| bytes.first_chunk::<SECTOR_SIZE>());
         *into = *sector.unwrap_or(&[0; SECTOR_SIZE]);
         Ok(())

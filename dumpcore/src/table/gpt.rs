@@ -209,7 +209,8 @@ impl<'t> Pieces<'t> {
             self.entry = self.entry.saturating_add(1);
             let at = self.table.entries_at.saturating_add(offset);
             // Entries have a multiple of 128 bytes and begin at a sector, so what is read of one lies in one piece.
-            let inside = (at % SECTOR_SIZE as u64) as usize;
+            const WITHIN: u64 = SECTOR_SIZE as u64 - 1;
+            let inside = (at & WITHIN) as usize;
             let sector = read(disk, at.saturating_sub(inside as u64))?.unwrap_or([0; SECTOR_SIZE]);
             let Ok((entry, _)) = Entry::read_from_prefix(sector.get(inside..).unwrap_or_default()) else {
                 continue;

@@ -419,6 +419,10 @@ impl Name {
 pub struct Pieces<'t>(Walk<'t>);
 
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is no heap to put the larger one on, and one at a time is on the stack"
+)]
 enum Walk<'t> {
     Gpt(gpt::Pieces<'t>),
     Dos(dos::Pieces<'t>),

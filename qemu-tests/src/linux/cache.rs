@@ -631,7 +631,7 @@ mod tests {
         let archive =
             package(folder.path(), "busybox-static", "b1946ac92492d2347c6235b4d2611184  bin/busybox\n");
         let record = Record::of_stem("busybox-static_1_all").unwrap();
-        assert_eq!(cache.content().unwrap(), [record.clone()]);
+        assert_eq!(cache.content().unwrap(), std::slice::from_ref(&record));
         let whole = fs::read(&archive).unwrap();
         for length in [0, 7, 8, 20, 68, 100, whole.len() / 2, whole.len() - 40, whole.len() - 1] {
             fs::write(&archive, &whole[..length]).unwrap();

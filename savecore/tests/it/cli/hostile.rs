@@ -426,9 +426,13 @@ fn a_message_of_megabytes_is_one_message_of_which_the_beginning_is_told() {
 fn processors_and_ranges_of_memory_without_end_are_listed_up_to_a_number() {
     let place = Place::new();
     let mut machine = Machine::small();
-    let first = machine.cpus[0].clone();
-    machine.cpus = (0..10_000)
-        .map(|cpu| dumpcore::format::note::CpuState { cpu: cpu.into(), ..first.clone() })
+    let first = machine.cpus[0];
+    machine.cpus = (0..10_000_u32)
+        .map(|cpu| {
+            let mut state = first;
+            state.cpu = cpu.into();
+            state
+        })
         .collect();
     let mut disk = formatted(4000);
     write_dump(&mut disk, 1, &machine);

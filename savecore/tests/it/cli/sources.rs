@@ -203,7 +203,7 @@ fn as_nobody(place: &Place, arguments: &[&str]) -> (i32, String, String) {
         command.args(*how).arg(&own).current_dir(place.path("")).stdin(Stdio::null());
         command
     };
-    let works = |how: &&&[&str]| command(*how).arg("--version").output().unwrap().status.success();
+    let works = |how: &&&[&str]| command(how).arg("--version").output().unwrap().status.success();
     let how = POWERLESS.iter().find(works).expect("one of the ways to have no privileges");
     finish(command(how).args(arguments).output().unwrap())
 }
