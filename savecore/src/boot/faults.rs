@@ -199,7 +199,7 @@ mod tests {
             [
                 "/etc/savecore.toml: line 2: limit: invalid type: string \"soon\", expected i64",
                 "/etc/savecore.toml: line 3: speed: there is no such key",
-                "/etc/savecore.toml: line 4: level: a level is the sum of what to leave out: 1 zero pages, 2 page cache, 4 page cache with private data too, 8 user memory, 16 free memory, 32 all but the kernel",
+                "/etc/savecore.toml: line 4: level: a level is the sum of what to leave out: 1 zero pages, 2 page cache, 4 page cache with private data too, 8 user memory, 16 free memory, 32 all that is not known to be the kernel's",
                 "/etc/savecore.toml: line 8: budget: 0 is not a number from 1 to 86400",
                 "/etc/savecore.toml: line 10: then: unknown variant `panic`, expected one of `reboot`, `continue`, `halt`",
                 "/etc/savecore.toml: line 11: bott: there is no such key; boot may be meant",

@@ -187,6 +187,8 @@ async fn answer(
             return Ok(Response::builder().status(404).body(body).unwrap());
         }
         Fault::Expired => {
+            // It is answered when all of it is there: who is still writing sees a broken connection only.
+            let _ = request.body_mut().store_all_limited(1 << 30).await;
             let text =
                 "<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>";
             return Ok(Response::builder().status(400).body(Body::from(text.to_owned())).unwrap());

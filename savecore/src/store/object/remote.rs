@@ -186,7 +186,14 @@ impl Remote {
 
     /// The length of an object; `None` if there is none.
     pub(super) fn length(&self, path: &Path) -> Result<Option<u64>, StoreError> {
-        match self.ask(|store| async move { store.head(path).await }) {
+        let head = |store: Arc<dyn Both>| async move { store.head(path).await };
+        let mut answer = self.ask(head);
+        // An answer to HEAD has no text that says why. Credentials that have run out look like this.
+        if answer.as_ref().is_err_and(|error| told(error).contains("400 Bad Request")) {
+            self.store.renew(&self.store.now());
+            answer = self.ask(head);
+        }
+        match answer {
             Ok(meta) => Ok(Some(meta.size)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.failed("look at", path)(error)),
