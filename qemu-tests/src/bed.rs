@@ -72,6 +72,8 @@ pub struct Device {
     pub pulled: fn(usize) -> Result<String, &'static str>,
     /// Whether QEMU takes only disks whose size is a power of two.
     pub power_of_two: bool,
+    /// Bytes of a logical sector, in which its partition table counts.
+    pub sector_size: u64,
 }
 
 /// The id of a disk's device, for QMP, by the disk's number.
@@ -131,6 +133,7 @@ pub static DEVICES: &[Device] = &[
         arguments: |number| alone(number, "virtio-blk-pci"),
         pulled: itself,
         power_of_two: false,
+        sector_size: 512,
     },
     Device {
         name: "virtio-blk-mmio",
@@ -139,6 +142,7 @@ pub static DEVICES: &[Device] = &[
         arguments: |number| alone(number, &format!("virtio-blk-device,bus=virtio-mmio-bus.{number}")),
         pulled: |_| Err("what is on no bus cannot be pulled"),
         power_of_two: false,
+        sector_size: 512,
     },
     Device {
         name: "virtio-scsi",
@@ -147,6 +151,7 @@ pub static DEVICES: &[Device] = &[
         arguments: |number| on_controller(number, "virtio-scsi-pci", ",bus=HBA.0", "scsi-hd"),
         pulled: its_controller,
         power_of_two: false,
+        sector_size: 512,
     },
     Device {
         name: "virtio-scsi-4k",
@@ -158,6 +163,7 @@ pub static DEVICES: &[Device] = &[
         },
         pulled: its_controller,
         power_of_two: false,
+        sector_size: 4096,
     },
     Device {
         name: "virtio-scsi-mmio",
@@ -169,6 +175,7 @@ pub static DEVICES: &[Device] = &[
         },
         pulled: |_| Err("what is on no bus cannot be pulled"),
         power_of_two: false,
+        sector_size: 512,
     },
     Device {
         name: "ahci",
@@ -177,6 +184,7 @@ pub static DEVICES: &[Device] = &[
         arguments: |number| on_controller(number, "ich9-ahci", ",bus=HBA.0", "ide-hd"),
         pulled: its_controller,
         power_of_two: false,
+        sector_size: 512,
     },
     Device {
         name: "ahci-q35",
@@ -189,6 +197,7 @@ pub static DEVICES: &[Device] = &[
         arguments: |number| on_controller(number, "ich9-ahci", ",bus=HBA.3", "ide-hd"),
         pulled: |_| Err("a q35 does not let go of what is on its root bus"),
         power_of_two: false,
+        sector_size: 512,
     },
     Device {
         name: "nvme",
@@ -197,6 +206,7 @@ pub static DEVICES: &[Device] = &[
         arguments: |number| alone(number, &format!("nvme,serial=disk{number}")),
         pulled: itself,
         power_of_two: false,
+        sector_size: 512,
     },
     Device {
         name: "nvme-4k",
@@ -208,6 +218,7 @@ pub static DEVICES: &[Device] = &[
         },
         pulled: |_| Err("QEMU's q35 lets nothing go that is not behind a root port"),
         power_of_two: false,
+        sector_size: 4096,
     },
     Device {
         name: "ata",
@@ -220,6 +231,7 @@ pub static DEVICES: &[Device] = &[
         arguments: |number| alone(number, &format!("ide-hd,bus=ide.{},unit={}", number / 2, number % 2)),
         pulled: |_| Err("QEMU does not pull IDE disks"),
         power_of_two: false,
+        sector_size: 512,
     },
 ];
 

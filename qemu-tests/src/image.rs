@@ -46,6 +46,19 @@ impl Extent {
     }
 }
 
+/// How a [`DUMP`] partition is laid.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// Its first block, after the partition before it.
+    pub first: u64,
+    /// Its blocks.
+    pub blocks: u64,
+    /// Sectors that the table adds to where it begins.
+    pub odd: u64,
+    /// Bytes of a logical sector, in which the table counts: 512 or 4096.
+    pub sector_size: u64,
+}
+
 /// A disk image.
 #[derive(Clone, Debug)]
 pub struct Disk {
@@ -62,15 +75,20 @@ impl Disk {
     /// # Errors
     /// If the image cannot be written; the error names it.
     pub fn create(path: &Path, blocks: u64) -> Result<Disk> {
-        Disk::create_at(path, TABLE_BLOCKS + FOREIGN_BLOCKS, blocks, 0)
+        let first = TABLE_BLOCKS + FOREIGN_BLOCKS;
+        Disk::create_laid(path, Layout { first, blocks, odd: 0, sector_size: 512 })
     }
 
-    /// The same with a [`DUMP`] partition that begins, by the table, `odd` sectors behind block `first`, behind the one in
-    /// front of it. Only what is written of the image takes room.
+    /// The same with a [`DUMP`] partition that is laid otherwise. Only what is written of the image takes room.
     ///
     /// # Errors
     /// If the image cannot be written; the error names it.
-    pub fn create_at(path: &Path, first: u64, blocks: u64, odd: u64) -> Result<Disk> {
+    pub fn create_laid(path: &Path, layout: Layout) -> Result<Disk> {
+        let Layout { first, blocks, odd, sector_size } = layout;
+        let (in_block, size) = match sector_size {
+            4096 => (1, LogicalBlockSize::Lb4096),
+            _ => (SECTORS_PER_BLOCK, LogicalBlockSize::Lb512),
+        };
         let name = || format!("cannot make the disk image {}", path.display());
         let before = Extent { first: TABLE_BLOCKS, blocks: FOREIGN_BLOCKS };
         let dump = Extent { first, blocks };
@@ -84,17 +102,17 @@ impl Disk {
             OpenOptions::new().read(true).write(true).create_new(true).open(path).with_context(name)?;
         let total = after.first + after.blocks + TABLE_BLOCKS;
         file.set_len(total * BLOCK_SIZE as u64).with_context(name)?;
-        let sectors = u32::try_from(total * SECTORS_PER_BLOCK - 1).unwrap_or(u32::MAX);
+        let sectors = u32::try_from(total * in_block - 1).unwrap_or(u32::MAX);
         gpt::mbr::ProtectiveMBR::with_lb_size(sectors).overwrite_lba0(&mut file).with_context(name)?;
         let mut table = gpt::GptConfig::new()
             .writable(true)
-            .logical_block_size(LogicalBlockSize::Lb512)
+            .logical_block_size(size)
             .create_from_device(&mut file, None)
             .with_context(name)?;
         for (id, (label, extent)) in
             (1..).zip([(FOREIGN_BEFORE, before), (DUMP, dump), (FOREIGN_AFTER, after)])
         {
-            let (first, length) = (extent.first * SECTORS_PER_BLOCK, extent.blocks * SECTORS_PER_BLOCK);
+            let (first, length) = (extent.first * in_block, extent.blocks * in_block);
             let odd = if label == DUMP { odd } else { 0 };
             let (first, length) = (first + odd, length - odd);
             // Of this type, it is each guest's own.

@@ -8,7 +8,7 @@ use super::judge::{
     crash, foreign_parts, halt, info, is_whole, number, partial, same_foreign_parts, says, text, whole,
 };
 use super::refusals;
-use crate::image::Disk;
+use crate::image::{Disk, Layout};
 use crate::machine::{Fails, disk_word};
 
 /// The scenario that needs a disk which can be pulled out.
@@ -117,7 +117,11 @@ pub(super) fn one_block_less(case: &Case) -> Result<String> {
 const FAR: u64 = (2 << 40) / 4096 + 4096;
 
 pub(super) fn far(case: &Case) -> Result<String> {
-    let disk = Disk::create_at(&case.folder.join("disk.raw"), FAR, USUAL_BLOCKS, 0)?;
+    let disk = {
+        let layout =
+            Layout { first: FAR, blocks: USUAL_BLOCKS, odd: 0, sector_size: case.bed.device.sector_size };
+        Disk::create_laid(&case.folder.join("disk.raw"), layout)?
+    };
     case.savecore.format(&disk)?;
     let machine = case.machine_without("panic").cpus(2).word("fill=8");
     let found = machine.clone().disk_by(&disk, "name:dump");
@@ -144,7 +148,10 @@ fn found_at(crashed: &Crashed) -> Option<&str> {
 }
 
 pub(super) fn odd_start(case: &Case) -> Result<String> {
-    let disk = Disk::create_at(&case.folder.join("disk.raw"), 1024, USUAL_BLOCKS, 1)?;
+    let disk = {
+        let layout = Layout { first: 1024, blocks: USUAL_BLOCKS, odd: 1, sector_size: 512 };
+        Disk::create_laid(&case.folder.join("disk.raw"), layout)?
+    };
     let machine = case.machine_without("panic").disk_by(&disk, "name:dump");
     let reason = "the partition begins at sector 8193 of 512 bytes, which is not a multiple of 4096 bytes";
     let crashed = refusals::refused(case, &disk, &machine, &[exit::NOT_ARMED], reason)?;
