@@ -161,28 +161,35 @@ impl Cache {
     /// What is in it: archives that are whole, and what was unpacked.
     pub(super) fn content(&self) -> Result<Vec<Record>> {
         let mut records: Vec<Record> = Vec::new();
+        let mut unpacked: Vec<Record> = Vec::new();
         for path in entries(&self.folder)? {
             let name = file_name(&path);
             let archive = name.strip_suffix(".deb");
             let Some(record) = Record::of_stem(archive.unwrap_or(&name)) else { continue };
-            if archive.is_some() {
-                if is_whole_archive(&path) {
-                    records.push(record);
-                }
-            } else if path.is_dir() {
-                // The headers of a kernel are unpacked into one folder, which has the name of the first.
-                let version = record.name.strip_prefix("linux-headers-").and_then(Kernel::version_of);
-                for name in version
-                    .map(|version| {
-                        [format!("linux-headers-{version}-common"), format!("linux-kbuild-{version}")]
-                    })
-                    .into_iter()
-                    .flatten()
-                {
-                    records.push(Record { name, ..record.clone() });
-                }
-                records.push(record);
+            match archive {
+                Some(_) if is_whole_archive(&path) => records.push(record),
+                None if path.is_dir() => unpacked.push(record),
+                _ => {}
             }
+        }
+        for record in unpacked {
+            // The headers of a kernel are unpacked into one folder, which has the name of the first. The other two are there as far as
+            // this kernel goes; their archives, if they are there, are of use to others, too.
+            if let Some(version) = record.name.strip_prefix("linux-headers-").and_then(Kernel::version_of) {
+                let series: String = version.split('.').take(2).collect::<Vec<_>>().join(".");
+                let common = format!("linux-headers-{version}-common");
+                let kbuild = format!("linux-kbuild-{version}");
+                let is_there =
+                    |names: &[&str]| records.iter().any(|record| names.contains(&record.name.as_str()));
+                let (has_common, has_kbuild) =
+                    (is_there(&[&common]), is_there(&[&kbuild, &format!("linux-kbuild-{series}")]));
+                for (name, is_there) in [(common, has_common), (kbuild, has_kbuild)] {
+                    if !is_there {
+                        records.push(Record { name, ..record.clone() });
+                    }
+                }
+            }
+            records.push(record);
         }
         Ok(records)
     }
