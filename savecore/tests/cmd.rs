@@ -321,7 +321,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("Foreign", "takes a pattern that changes between two looks of the drill: boot::rehearsal"),
     ("TooSparse", "takes gigabytes that are claimed to be there: kdump"),
     ("RoomEnded", "takes a store that fills up while it is written: cli::faults"),
-    ("Marked", "takes a store that has lost what was saved: cli::kill"),
+    (
+        "Marked",
+        "takes stripes marked in part, saved raw, of which the store has lost the copy: no test does that",
+    ),
     ("Configuration", "takes a configuration of which nobody understands the targets: cli::boot"),
     ("Replaced", "takes somebody who writes while another is asked: cli::tables"),
     ("Moved", "takes somebody who moves the store meanwhile: cli::faults"),

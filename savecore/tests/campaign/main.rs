@@ -65,11 +65,7 @@ fn main() -> ExitCode {
     };
     let begin = Instant::now();
     let found = std::thread::scope(|scope| {
-        let lane = |number| {
-            let (work, scenarios) = (&work, &scenarios);
-            scope.spawn(move || lane(work, scenarios, number))
-        };
-        let lanes: Vec<_> = (0..LANES).map(lane).collect();
+        let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(|| lane(&work, &scenarios))).collect();
         let mut all = Found::default();
         for lane in lanes {
             all.add(lane.join().expect("a lane does not panic"));
@@ -93,10 +89,10 @@ fn main() -> ExitCode {
 }
 
 /// Takes runs from the list until it is empty or the time is over.
-fn lane(work: &Work, scenarios: &[Scenario], number: u64) -> Found {
+fn lane(work: &Work, scenarios: &[Scenario]) -> Found {
     let place = scenario::Place::new();
     let mut found = Found::default();
-    while let Some(run) = work.next(scenarios, number) {
+    while let Some(run) = work.next(scenarios) {
         let Run { scenario, trouble } = run;
         scenarios[scenario].go(&place, &trouble, &mut found);
     }

@@ -78,7 +78,7 @@ impl Work {
         self.list.as_ref().map(Vec::len)
     }
 
-    pub(crate) fn next(&self, scenarios: &[Scenario], _lane: u64) -> Option<Run> {
+    pub(crate) fn next(&self, scenarios: &[Scenario]) -> Option<Run> {
         if Instant::now() >= self.deadline {
             return None;
         }
