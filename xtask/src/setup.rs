@@ -3,6 +3,8 @@
 //! Every task says what it needs, once, before it begins. What is missing of that is one list with sizes, which is shown, and then
 //! brought. Where it cannot be, one line says what to install, and nothing was changed.
 
+mod apt;
+mod backports;
 mod debian;
 mod python;
 mod rust;
@@ -18,7 +20,8 @@ use anyhow::Result;
 use qemu_tests::linux::{Downloads, Kernel, RustTools, Want};
 use qemu_tests::process::Output;
 
-use self::debian::{DEMO, JUDGES, KERNEL, MATRIX, SYSTEM, Sizes};
+use self::apt::{Installation, Sizes};
+use self::debian::{DEMO, JUDGES, KERNEL, MATRIX, SYSTEM};
 use self::python::PYPI;
 use self::rust::{BINDGEN, Components, Lacking};
 use crate::toolchain::{self, NO_SOURCE, TARGETS, Toolchain, logged};
@@ -237,8 +240,9 @@ pub(crate) fn bring(needs: &Needs) -> Result<()> {
         }
         if !left.nothing() {
             // What rustup does not bring, Debian has, too.
-            plan.packages.extend(debian::RUST);
-            let Sizes { packages, bytes } = lists.or_newer(|| debian::sizes(&plan.packages))?;
+            let packages = [&plan.installation.packages[..], &debian::RUST].concat();
+            plan.installation = lists.or_newer(|| Installation::of(packages.clone()))?;
+            let Sizes { packages, bytes } = plan.installation.sizes;
             ui::text(&format!("  with Debian's Rust: {packages} packages, {:.1} MB", bytes as f64 / 1e6));
         }
     }
@@ -247,9 +251,9 @@ pub(crate) fn bring(needs: &Needs) -> Result<()> {
         if !lists.refresh()? {
             return Err(error);
         }
-        let packages = plan.packages;
+        let packages = plan.installation.packages;
         plan = Plan::make(needs, ways)?;
-        plan.packages = packages;
+        plan.installation = Installation::of(packages)?;
         plan.show();
         plan.fetch()?;
     }
@@ -273,7 +277,7 @@ impl Lists {
     fn refresh(&mut self) -> Result<bool> {
         let may_change = std::mem::replace(&mut self.may_change, false);
         if may_change {
-            debian::update()?;
+            apt::update()?;
         }
         Ok(may_change)
     }
@@ -295,8 +299,7 @@ impl Lists {
 struct Plan {
     missing: Missing,
     /// Debian's packages, with its Rust where there is no rustup.
-    packages: Vec<&'static str>,
-    sizes: Sizes,
+    installation: Installation,
     kernels: Downloads,
 }
 
@@ -310,11 +313,11 @@ impl Plan {
         if !packages.is_empty() && !ways.may_install() {
             return Err(CannotBegin(advice(&missing.packages, &missing.rust, ways)).into());
         }
-        let sizes = debian::sizes(&packages)?;
+        let installation = Installation::of(packages)?;
         let tools = if needs.builds_a_kernel() { tools()? } else { None };
         let kernels = Downloads::find(&needs.kernels, tools.as_ref());
         let kernels = kernels.map_err(|error| CannotBegin(format!("{error:#}")))?;
-        Ok(Plan { missing, packages, sizes, kernels })
+        Ok(Plan { missing, installation, kernels })
     }
 
     fn nothing(&self) -> bool {
@@ -325,7 +328,7 @@ impl Plan {
     fn fetch(&self) -> Result<()> {
         std::thread::scope(|scope| {
             let downloads = scope.spawn(|| bring_kernels(&self.kernels));
-            let installed = debian::install(&self.packages);
+            let installed = self.installation.install();
             let downloaded = downloads.join().expect("it does not panic");
             installed.and(downloaded)
         })
@@ -347,7 +350,8 @@ impl Plan {
 
     /// Shows it, with sizes.
     fn show(&self) {
-        let Plan { missing, packages, sizes, kernels } = self;
+        let Plan { missing, installation, kernels } = self;
+        let Installation { packages, sizes, backports } = installation;
         let mut items = Vec::new();
         let mut add = |what, bytes, facts: String| items.push(Item { what, bytes, facts });
         if !packages.is_empty() {
@@ -381,6 +385,9 @@ impl Plan {
         ui::text("missing, and brought now:");
         for Item { what, bytes, facts } in items {
             ui::text(format!("  {:>8.1} MB  {what:<18} {facts}", bytes as f64 / 1e6).trim_end());
+        }
+        if let Some(backports) = backports {
+            ui::text(&format!("  {backports}"));
         }
         for note in &kernels.notes {
             ui::text(&format!("  {note}"));

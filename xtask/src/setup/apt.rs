@@ -1,0 +1,223 @@
+//! apt: what it would download, and the installation of packages. Nothing that somebody has installed is removed for them.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::backports::Backports;
+use super::{watched, work};
+use crate::CannotBegin;
+
+/// Packages, and what apt would do to install them.
+#[derive(Default, Debug)]
+pub(super) struct Installation {
+    pub(super) packages: Vec<&'static str>,
+    /// With what they need in turn.
+    pub(super) sizes: Sizes,
+    /// Where some of them come from, if apt's own lists have none that go with what is installed.
+    pub(super) backports: Option<Backports>,
+}
+
+/// What apt would download.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Sizes {
+    /// The packages in all: those that were asked for, and what they need.
+    pub(super) packages: usize,
+    /// Their size.
+    pub(super) bytes: u64,
+}
+
+/// apt-get, with these options and arguments.
+pub(super) fn apt_get(options: &[String], arguments: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command.args(options).args(arguments).env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
+    command
+}
+
+const INSTALL: [&str; 4] = ["install", "--yes", "--no-install-recommends", "--no-remove"];
+
+/// How apt-get says that an installation would remove something ([`INSTALL`] forbids it).
+const WOULD_REMOVE: &str = "Packages need to be removed";
+
+impl Installation {
+    /// Asks apt what it would do. Needs no root, but where a package that is installed is in the way: then the lists of the release
+    /// that it is from may have to be downloaded.
+    ///
+    /// # Errors
+    /// [`CannotBegin`] with apt's reason, if it would not install them.
+    pub(super) fn of(packages: Vec<&'static str>) -> Result<Installation> {
+        if packages.is_empty() {
+            return Ok(Installation::default());
+        }
+        let why = match sizes(&[], &packages)? {
+            Ok(sizes) => return Ok(Installation { packages, sizes, backports: None }),
+            Err(why) => why,
+        };
+        let mut advice = format!("apt-get install --no-install-recommends {}", packages.join(" "));
+        if !why.starts_with(WOULD_REMOVE) {
+            return Err(refused(&packages, &why, &format!("to see all it says: {advice}")));
+        }
+        let obstacles = obstacles(&packages)?;
+        if let Some(backports) = Backports::of(&obstacles)? {
+            let installation = Installation { packages, sizes: Sizes::default(), backports: Some(backports) };
+            let mut all = Sizes::default();
+            for Step { options, packages } in installation.steps()? {
+                let Sizes { packages, bytes } =
+                    sizes(&options, &packages)?.map_err(|why| refused(&packages, &why, &advice))?;
+                all = Sizes { packages: all.packages + packages, bytes: all.bytes + bytes };
+            }
+            return Ok(Installation { sizes: all, ..installation });
+        }
+        let names: Vec<String> =
+            obstacles.iter().map(|Obstacle { name, version }| format!("{name} {version}")).collect();
+        advice = format!("if it may go: sudo {advice}");
+        Err(refused(&packages, &format!("{} would have to be removed", names.join(" and ")), &advice))
+    }
+
+    /// Installs them; all is downloaded before the first is unpacked.
+    pub(super) fn install(&self) -> Result<()> {
+        for Step { options, packages } in self.steps()? {
+            work("apt-get install", &packages.join(" "), || {
+                let command = apt_get(&options, &[&INSTALL[..], &packages].concat());
+                let output = watched(command, "apt-get install", Duration::from_secs(1800))?;
+                if !output.status.success() {
+                    let (why, log) = (reason(&output.stderr), output.log.display());
+                    return Err(CannotBegin(format!("apt-get install failed: {why}; log: {log}")).into());
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The runs of apt: what comes from backports first, then the others.
+    fn steps(&self) -> Result<Vec<Step>> {
+        let mut steps = Vec::new();
+        let mut others = self.packages.clone();
+        if let Some(backports) = &self.backports {
+            let mut theirs = Vec::new();
+            for package in std::mem::take(&mut others) {
+                if backports.has(package)? { &mut theirs } else { &mut others }.push(package);
+            }
+            steps.push(Step { options: backports.options(), packages: theirs });
+        }
+        steps.push(Step { options: Vec::new(), packages: others });
+        steps.retain(|step| !step.packages.is_empty());
+        Ok(steps)
+    }
+}
+
+/// One run of apt.
+struct Step {
+    options: Vec<String>,
+    packages: Vec<&'static str>,
+}
+
+fn refused(packages: &[&str], why: &str, advice: &str) -> anyhow::Error {
+    CannotBegin(format!("apt does not install {}: {why}; {advice}", packages.join(" "))).into()
+}
+
+/// What apt would download for these, or its reason why it would not.
+fn sizes(options: &[String], packages: &[&str]) -> Result<Result<Sizes, String>> {
+    let output = apt_get(options, &[&INSTALL[..], &["-qq", "--print-uris"], packages].concat()).output();
+    let output = output.map_err(|error| CannotBegin(format!("cannot run apt-get: {error}")))?;
+    if !output.status.success() {
+        return Ok(Err(reason(&String::from_utf8_lossy(&output.stderr))));
+    }
+    Ok(Ok(sum(&String::from_utf8_lossy(&output.stdout))))
+}
+
+/// A package that is installed, and that apt would remove.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Obstacle {
+    pub(super) name: String,
+    pub(super) version: String,
+}
+
+/// What apt would remove for these.
+fn obstacles(packages: &[&str]) -> Result<Vec<Obstacle>> {
+    let arguments = [&["install", "--simulate", "--no-install-recommends"], packages].concat();
+    let output = apt_get(&[], &arguments).output();
+    let output = output.map_err(|error| CannotBegin(format!("cannot run apt-get: {error}")))?;
+    Ok(removed(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// The packages that `apt-get --simulate` would remove: `Remv NAME [VERSION]`, a line for each.
+fn removed(said: &str) -> Vec<Obstacle> {
+    let removed = |line: &str| {
+        let (name, rest) = line.strip_prefix("Remv ")?.split_once(" [")?;
+        let (version, _) = rest.split_once(']')?;
+        Some(Obstacle { name: name.to_owned(), version: version.to_owned() })
+    };
+    said.lines().filter_map(removed).collect()
+}
+
+/// Adds up what `apt-get --print-uris` says: `'URI' FILE BYTES SUM`, a line for each.
+fn sum(said: &str) -> Sizes {
+    let bytes =
+        |line: &str| line.strip_prefix('\'')?.split_once('\'')?.1.split_whitespace().nth(1)?.parse().ok();
+    let all: Vec<u64> = said.lines().filter_map(bytes).collect();
+    Sizes { packages: all.len(), bytes: all.iter().sum() }
+}
+
+/// Brings apt's lists up to date.
+///
+/// # Errors
+/// [`CannotBegin`] if no archive can be reached at all; a single one that cannot may be of no use here.
+pub(super) fn update() -> Result<()> {
+    work("apt-get update", "", || {
+        let output = watched(apt_get(&[], &["update"]), "apt-get update", Duration::from_secs(300))?;
+        let reached = output.stdout.lines().any(|line| line.starts_with("Hit:") || line.starts_with("Get:"));
+        if !reached {
+            return Err(CannotBegin(format!(
+                "apt reaches no archive: {}; let this machine reach Debian's, then again",
+                reason(&output.stderr)
+            ))
+            .into());
+        }
+        Ok(())
+    })
+}
+
+/// Why apt gave up: its first complaint, and not its last advice.
+pub(super) fn reason(said: &str) -> String {
+    let complaint = said.lines().find_map(|line| {
+        let (kind, text) = line.split_once(": ")?;
+        (kind == "E" || kind == "W" && text.starts_with("Failed")).then_some(text)
+    });
+    complaint.unwrap_or("it does not say why").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_those_of_lines_with_an_address() {
+        let said = "Reading package lists...\n\
+                    'http://deb.debian.org/a/crash_8.0.2-1_amd64.deb' crash_8.0.2-1_amd64.deb 3902452 MD5Sum:68bd\n\
+                    'http://deb.debian.org/a/b%2bb1_amd64.deb' b_1%3a1_amd64.deb 8 SHA256:3d3f\n\n";
+        assert_eq!(sum(said), Sizes { packages: 2, bytes: 3_902_460 });
+        assert_eq!(sum(""), Sizes::default());
+    }
+
+    #[test]
+    fn what_stands_in_the_way_is_what_apt_would_remove() {
+        let said = "The following packages will be REMOVED:\n  qemu-utils\nRemv qemu-utils [1:10.0.2+ds-2~bpo12+1]\n\
+                    Inst m4 (1.4.19-3 Debian:12.15/oldstable [amd64])\nRemv libx [2] [liby:amd64 ]\n";
+        let obstacle =
+            |name: &str, version: &str| Obstacle { name: name.to_owned(), version: version.to_owned() };
+        assert_eq!(removed(said), [obstacle("qemu-utils", "1:10.0.2+ds-2~bpo12+1"), obstacle("libx", "2")]);
+    }
+
+    #[test]
+    fn the_reason_is_the_first_complaint() {
+        let said = "W: be careful\nE: Failed to fetch http://a/b.deb  404  Not Found [IP: 1.2.3.4 80]\n\
+                    E: Unable to fetch some archives, maybe run apt-get update or try with --fix-missing?\n";
+        assert_eq!(reason(said), "Failed to fetch http://a/b.deb 404 Not Found [IP: 1.2.3.4 80]");
+        let said = "W: Failed to fetch http://a/InRelease  Temporary failure resolving 'a'\nW: Some index files failed to download.\n";
+        assert_eq!(reason(said), "Failed to fetch http://a/InRelease Temporary failure resolving 'a'");
+        assert_eq!(reason(""), "it does not say why");
+    }
+}
