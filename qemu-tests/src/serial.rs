@@ -91,9 +91,13 @@ impl Serial {
         self.lines.iter().find(|line| line.text.contains(needle))
     }
 
-    /// The last line, for an error message.
-    pub fn last(&self) -> &str {
-        self.lines.last().map_or("(nothing)", |line| line.text.as_str())
+    /// The last line, for an error message; before it the last that the dump said, which often tells why.
+    pub fn last(&self) -> String {
+        let Some(last) = self.lines.last() else { return "(nothing)".to_owned() };
+        match self.lines.iter().rfind(|line| line.text.starts_with("diskdump: ")) {
+            Some(said) if said.text != last.text => format!("{} / {}", said.text, last.text),
+            _ => last.text.clone(),
+        }
     }
 }
 

@@ -153,7 +153,7 @@ pub fn finish(mut running: Running, limit: Duration) -> Result<Serial> {
     if serial.find("linux: end status=0").is_some() {
         return Ok(serial);
     }
-    let why = serial.find("linux: failed: ").map_or(serial.last(), |line| line.text.as_str());
+    let why = serial.find("linux: failed: ").map_or_else(|| serial.last(), |line| line.text.clone());
     bail!("the stock Linux did not do what it should: `{why}`; log: {}", serial.path().display())
 }
 

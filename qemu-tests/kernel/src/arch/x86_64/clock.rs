@@ -9,6 +9,9 @@ const PIT_HZ: u64 = 1_193_182;
 /// How long the counter is measured, in ticks of the interval timer: 50 ms.
 const MEASURE: u16 = (PIT_HZ / 20) as u16;
 
+/// How often that is done at most: a second in all.
+const ATTEMPTS: u32 = 20;
+
 /// The counter when the kernel started.
 static START: AtomicU64 = AtomicU64::new(0);
 /// Nanoseconds per count, times 2^32.
@@ -20,28 +23,73 @@ fn counter() -> u64 {
 }
 
 /// Measures the time stamp counter against channel 2 of the interval timer (Intel 8254).
+///
+/// A hypervisor may stop this CPU anywhere in a measurement, also between the start of the timer and the first look at the counter:
+/// the counter then seems slow, time runs fast, and every deadline comes early. So a measurement says only between what bounds the
+/// counts lie. It is repeated until the bounds of all are close.
 pub(crate) fn init() {
+    let mut bounds = Bounds { least: 1, most: u64::MAX };
+    for _ in 0..ATTEMPTS {
+        bounds = bounds.and(measure());
+        if bounds.close() {
+            break;
+        }
+    }
+    let counts = bounds.least.midpoint(bounds.most.max(bounds.least));
+    let nanoseconds = u64::from(MEASURE) * 1_000_000_000 / PIT_HZ;
+    let scale = ((u128::from(nanoseconds) << 32) / u128::from(counts.max(1))) as u64;
+    SCALE.store(scale.max(1), Ordering::Relaxed);
+    START.store(counter(), Ordering::Relaxed);
+}
+
+/// How many counts there are in [`MEASURE`].
+#[derive(Clone, Copy)]
+struct Bounds {
+    least: u64,
+    most: u64,
+}
+
+impl Bounds {
+    /// What both say.
+    fn and(self, other: Bounds) -> Bounds {
+        Bounds { least: self.least.max(other.least), most: self.most.min(other.most) }
+    }
+
+    /// Whether they are apart by less than a hundredth.
+    fn close(self) -> bool {
+        self.most.saturating_sub(self.least) < self.least / 100
+    }
+}
+
+/// One measurement.
+fn measure() -> Bounds {
     let mut gate = Port::<u8>::new(0x61);
     let mut command = Port::<u8>::new(0x43);
     let mut channel = Port::<u8>::new(0x42);
     // SAFETY: the ports are those of the PC's interval timer and its gate, which nobody else uses.
-    let counts = unsafe {
+    unsafe {
         // Gate on, speaker off; then mode 0: output rises when the count is over.
         let before = gate.read();
         gate.write((before & !2) | 1);
         command.write(0b1011_0000);
         channel.write(MEASURE as u8);
+        let earliest_start = counter();
+        // The count begins with its second byte.
         channel.write((MEASURE >> 8) as u8);
-        let begin = counter();
-        while gate.read() & 0x20 == 0 {
+        let latest_start = counter();
+        let mut not_over = latest_start;
+        loop {
+            let look = counter();
+            if gate.read() & 0x20 != 0 {
+                return Bounds {
+                    least: not_over.saturating_sub(latest_start),
+                    most: counter().saturating_sub(earliest_start),
+                };
+            }
+            not_over = look;
             core::hint::spin_loop();
         }
-        counter() - begin
-    };
-    let nanoseconds = u64::from(MEASURE) * 1_000_000_000 / PIT_HZ;
-    let scale = ((u128::from(nanoseconds) << 32) / u128::from(counts.max(1))) as u64;
-    SCALE.store(scale.max(1), Ordering::Relaxed);
-    START.store(counter(), Ordering::Relaxed);
+    }
 }
 
 /// Nanoseconds since the kernel started. The counters of all CPUs run together (in QEMU, and on every CPU with an
