@@ -68,6 +68,9 @@ set -e
 if [ "\$(dkms status -m diskdump -v $version 2>/dev/null)" ]; then
     dkms remove -m diskdump -v $version --all
 fi
+if [ "\$1" = remove ] && [ -d /sys/module/diskdump ]; then
+    echo "diskdump: the module stays loaded, and armed, until the next reboot; to end that now: savecore disarm; rmmod diskdump"
+fi
 PRERM
 chmod 755 "$tree/DEBIAN/postinst" "$tree/DEBIAN/prerm"
 package="$folder/diskdump-dkms_${version}_amd64.deb"

@@ -1,6 +1,6 @@
 //! Which function of a backtrace crashed, behind those that only tell of the crash.
 
-use super::CpuBacktrace;
+use super::{By, CpuBacktrace};
 
 /// Functions at a backtrace's inner end among which those are that tell of a crash.
 const DEPTH: usize = 24;
@@ -71,13 +71,17 @@ const NAMES: [&str; 46] = [
 
 impl CpuBacktrace {
     /// The number among [`calls`](CpuBacktrace::calls) of the function that crashed: the first one behind the last of those
-    /// that only tell of a crash. A good guess; `None` if there are no calls.
+    /// that only tell of a crash, and behind leftovers of what was printed meanwhile. A good guess; `None` if there are no calls.
     pub fn origin(&self) -> Option<usize> {
-        let names: Vec<Option<&str>> =
-            self.calls().map(|(_, call)| call.map(|call| call.function.as_str())).collect();
-        let tells = |name: &Option<&str>| name.is_some_and(tells_of_a_crash);
-        let behind = names.iter().take(DEPTH).rposition(tells).map_or(0, |last| last + 1);
-        (!names.is_empty()).then(|| behind.min(names.len() - 1))
+        let found: Vec<(By, Option<&str>)> =
+            self.calls().map(|(frame, call)| (frame.by, call.map(|call| call.function.as_str()))).collect();
+        let tells = |(_, name): &(By, Option<&str>)| name.is_some_and(tells_of_a_crash);
+        let behind = found.iter().take(DEPTH).rposition(tells).map_or(0, |last| last + 1);
+        // What is only somewhere on the stack is a leftover, unless the next frame follows from it.
+        let is_sure = |number: usize| found.get(number).is_some_and(|(by, _)| *by != By::Scan);
+        let sure = (behind..found.len()).find(|&number| is_sure(number) || is_sure(number + 1));
+        let origin = sure.filter(|_| behind > 0).unwrap_or(behind);
+        (!found.is_empty()).then(|| origin.min(found.len() - 1))
     }
 }
 
@@ -90,13 +94,14 @@ fn tells_of_a_crash(name: &str) -> bool {
 mod tests {
     use super::super::{By, Call, CpuBacktrace, End, Frame};
 
+    /// A name with a question mark before it is of a frame that is only somewhere on the stack.
     fn origin(names: &[&str]) -> Option<usize> {
         let frame = |name: &&str| Frame {
             address: "0x1".to_owned(),
-            by: By::FrameInformation,
+            by: if name.starts_with('?') { By::Scan } else { By::FrameInformation },
             in_code: true,
             calls: vec![Call {
-                function: (*name).to_owned(),
+                function: name.trim_start_matches('?').to_owned(),
                 offset: None,
                 file: None,
                 line: None,
@@ -123,5 +128,15 @@ mod tests {
         assert_eq!(origin(&["kernel::read", "kernel::main"]), Some(0), "a fault is where it happened");
         assert_eq!(origin(&["core::panicking::panic"]), Some(0));
         assert_eq!(origin(&[]), None);
+    }
+
+    #[test]
+    fn leftovers_on_the_stack_are_not_where_it_crashed() {
+        let stale = ["vpanic", "panic", "?_printk", "?sysrq_handle_crash", "__handle_sysrq"];
+        assert_eq!(origin(&stale), Some(3));
+        assert_eq!(origin(&["panic", "?_printk", "?do_mount", "mount", "main"]), Some(2));
+        // Where no frame is sure, the first is as good as any; and what was not found after a panic is left as it is.
+        assert_eq!(origin(&["panic", "?one", "?two"]), Some(1));
+        assert_eq!(origin(&["?one", "?two", "three"]), Some(0));
     }
 }

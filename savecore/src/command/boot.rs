@@ -154,11 +154,15 @@ impl Done {
         self.defects.push(line);
     }
 
+    /// Whether a dump could not be saved.
+    fn is_unsaved(&self) -> bool {
+        self.dumps.iter().any(|saved| saved.error.is_some())
+    }
+
     fn finding(&self) -> Finding {
-        let unsaved = self.dumps.iter().any(|saved| saved.error.is_some());
         if self.left {
             Finding::Left
-        } else if unsaved || !self.errors.is_empty() {
+        } else if self.is_unsaved() || !self.errors.is_empty() {
             Finding::Failed
         } else if !self.defects.is_empty() {
             Finding::Negative
@@ -360,6 +364,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
                 call(hook, Stage::Post, &config, &deadline, &mut done);
             }
             None => {}
+        }
+        if done.is_unsaved() {
+            done.note("what was not saved stays where it is; `systemctl start savecore` tries again");
         }
         if done.left {
             done.note(&format!(

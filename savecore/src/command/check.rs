@@ -11,67 +11,65 @@ use savecore::partition::{self, Check, Partition, Search, Verdict};
 use savecore::source::{Access, Target};
 use savecore::text::harmless;
 
-use savecore::targets::{Opener, is_copy};
+use savecore::targets::{Opener, TargetName, is_copy};
 
-use super::arm::SystemArguments;
-use super::targets::{IdentityArguments, identity};
-use super::{TargetArguments, kernel_on};
+use super::targets::{IdentityArguments, TargetsArguments, identity};
+use super::{kernel_on, open};
 use crate::output::{BAD, Bar, GOOD, WARNING, count, json, out, paint, size};
-use crate::{Finding, printed};
+use crate::{Finding, one_line, printed};
 
-/// Read every block of TARGET and say: unformatted, ready, dumps wait, or damaged
+/// Read every block of each TARGET and say: unformatted, ready, dumps wait, or damaged
 ///
 /// "Ready" means that a dump can be written there. Whether the running kernel would do so is said next to it, and by
-/// `savecore armed`.
+/// `savecore armed`. Without a TARGET, all of this machine's own dump partitions are read. --json prints an object for
+/// one TARGET that is named, and else a list of them.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = crate::EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    target: TargetArguments,
+    targets: TargetsArguments,
     #[command(flatten)]
     identity: IdentityArguments,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    system: SystemArguments,
 }
 
 #[derive(serde::Serialize)]
-struct BadBlock<'a> {
+struct BadBlock {
     block: u64,
-    holds: &'a str,
+    holds: String,
 }
 
 #[derive(serde::Serialize)]
-struct Result<'a> {
-    target: &'a str,
+struct Result {
+    target: String,
     verdict: &'static str,
     why: Option<String>,
     /// What the running kernel has to do with it; nothing if it is an image.
     kernel: Option<KernelOn>,
     uuid: Option<uuid::Uuid>,
-    name: Option<&'a str>,
+    name: Option<String>,
     created: Option<String>,
     /// The public key to which dumps are encrypted.
     recipient: Option<String>,
     blocks: Option<u64>,
     free_blocks: Option<u64>,
     bad_blocks: u64,
-    first_bad: Option<BadBlock<'a>>,
-    dumps: &'a [Report],
+    first_bad: Option<BadBlock>,
+    dumps: Vec<Report>,
 }
 
-impl<'a> Result<'a> {
+impl Result {
     /// What can be said without a look at every block.
     fn of_label(
-        target: &'a str,
+        target: &str,
         verdict: &'static str,
         why: Option<String>,
         partition: Option<&Partition>,
-    ) -> Result<'a> {
+    ) -> Result {
         Result {
-            target,
+            target: target.to_owned(),
             verdict,
             why,
             kernel: None,
@@ -83,16 +81,71 @@ impl<'a> Result<'a> {
             free_blocks: None,
             bad_blocks: 0,
             first_bad: None,
-            dumps: &[],
+            dumps: Vec::new(),
         }
     }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let opener = arguments.identity.read()?;
-    let target = arguments.target.open(Access::Read)?;
+    let names = arguments.targets.names()?;
+    let mut told = Told { json: arguments.json.then(Vec::new) };
+    if let [name] = names.as_slice() {
+        let finding = check(arguments, name, opener.as_ref(), &mut told)?;
+        let is_named = !arguments.targets.named().is_empty();
+        printed(match told.json.as_deref() {
+            None => Ok(()),
+            Some([result]) if is_named => json(result),
+            Some(results) => json(&results),
+        })?;
+        return Ok(finding);
+    }
+    let mut worst = Finding::Good;
+    for name in &names {
+        match (check(arguments, name, opener.as_ref(), &mut told), worst) {
+            (Ok(Finding::Good), _) | (Ok(_), Finding::Failed) => {}
+            (Ok(finding), _) => worst = finding,
+            // The others are looked at all the same.
+            (Err(error), _) => {
+                crate::output::error(&one_line(&format!("{error:#}")));
+                worst = Finding::Failed;
+            }
+        }
+    }
+    if let Some(results) = &told.json {
+        printed(json(results))?;
+    }
+    Ok(worst)
+}
+
+/// Where results go: printed one by one for people, and together as JSON.
+struct Told {
+    json: Option<Vec<Result>>,
+}
+
+impl Told {
+    fn tell(
+        &mut self,
+        result: impl FnOnce() -> Result,
+        text: impl FnOnce() -> io::Result<()>,
+    ) -> anyhow::Result<()> {
+        match &mut self.json {
+            Some(results) => results.push(result()),
+            None => printed(text().map_err(anyhow::Error::from))?,
+        }
+        Ok(())
+    }
+}
+
+fn check(
+    arguments: &Arguments,
+    name: &TargetName,
+    opener: Option<&Opener>,
+    told: &mut Told,
+) -> anyhow::Result<Finding> {
+    let target = open(name, Access::Read)?;
     let shown = target.name();
-    if let Some(opener) = &opener {
+    if let Some(opener) = opener {
         // An error here is one of the check too, which says more about it.
         if let Ok(partition) = partition::salvage(&target, Search::Quick, &mut ()) {
             opener.refuse_wrong(shown, &partition)?;
@@ -100,33 +153,31 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     }
     // What came through standard input has no name to tell.
     let is_part = matches!(partition::read_label(&target), Err(Error::OtherSize { label, partition }) if partition < label);
-    if is_copy(arguments.target.path()) || (target.is_carried() && is_part) {
-        return check_copy(arguments, &target, opener.as_ref());
+    if is_copy(&name.path) || (target.is_carried() && is_part) {
+        return check_copy(&target, opener, told);
     }
-    match partition::check_with(&target, identity(opener.as_ref()), &mut Bar::new()) {
+    match partition::check_with(&target, identity(opener), &mut Bar::new()) {
         Ok(check) => {
-            let kernel = on(arguments, &check.partition);
-            printed(if arguments.json {
-                print_json(shown, &check, kernel)
-            } else {
-                print_text(shown, &check, kernel)
-            })?;
+            let kernel = on(arguments, name, &check.partition);
+            told.tell(|| of_check(shown, &check, kernel), || print_text(shown, &check, kernel))?;
             let good = matches!(check.verdict, Verdict::Ready | Verdict::Waiting);
             Ok(if good { Finding::Good } else { Finding::Negative })
         }
-        Err(error) => without_label(arguments, &target, opener.as_ref(), error),
+        Err(error) => {
+            let on = |partition: &Partition| on(arguments, name, partition);
+            without_label(&target, opener, error, on, told)
+        }
     }
 }
 
 /// What the running kernel has to do with the target.
-fn on(arguments: &Arguments, partition: &Partition) -> Option<KernelOn> {
-    let TargetArguments { target, partition: part, .. } = &arguments.target;
+fn on(arguments: &Arguments, name: &TargetName, partition: &Partition) -> Option<KernelOn> {
     let uuid = uuid::Uuid::from_bytes(partition.uuid());
-    kernel_on::held(&arguments.system.system())?.on(target, part.as_deref(), uuid)
+    kernel_on::held(&arguments.targets.system())?.on(&name.path, name.partition.as_deref(), uuid)
 }
 
 /// A raw copy is no partition to dump on: what counts is whether its dump is whole.
-fn check_copy(arguments: &Arguments, target: &Target, opener: Option<&Opener>) -> anyhow::Result<Finding> {
+fn check_copy(target: &Target, opener: Option<&Opener>, told: &mut Told) -> anyhow::Result<Finding> {
     let shown = target.name();
     let mut bar = Bar::new();
     let partition = partition::salvage(target, Search::Quick, &mut bar).with_context(|| shown.to_owned())?;
@@ -134,15 +185,13 @@ fn check_copy(arguments: &Arguments, target: &Target, opener: Option<&Opener>) -
     let whole = !dumps.is_empty() && dumps.iter().all(|dump| !dump.damaged && dump.status != "unfinished");
     let (verdict, style) = if whole { ("copy", GOOD) } else { ("damaged", BAD) };
     let why = "a raw copy of a dump: `savecore save` makes a core of it";
-    printed(if arguments.json {
-        json(&Result {
-            dumps: &dumps,
-            ..Result::of_label(shown, verdict, Some(why.to_owned()), Some(&partition))
-        })
-    } else {
+    let result = || Result {
+        dumps: dumps.clone(),
+        ..Result::of_label(shown, verdict, Some(why.to_owned()), Some(&partition))
+    };
+    told.tell(result, || {
         writeln!(out(), "{shown}: {}: {why}", paint(style, if whole { "whole" } else { "damaged" }))
             .and_then(|()| print_dumps(&mut out(), &dumps))
-            .map_err(anyhow::Error::from)
     })?;
     Ok(if whole { Finding::Good } else { Finding::Negative })
 }
@@ -155,10 +204,11 @@ fn reports(target: &Target, partition: &Partition, opener: Option<&Opener>, bar:
 
 /// The label cannot be used, as `error` says. A dump may be there nevertheless; then the way out is told.
 fn without_label(
-    arguments: &Arguments,
     target: &Target,
     opener: Option<&Opener>,
     error: Error,
+    on: impl FnOnce(&Partition) -> Option<KernelOn>,
+    told: &mut Told,
 ) -> anyhow::Result<Finding> {
     let shown = target.name();
     let mut bar = Bar::new();
@@ -181,18 +231,16 @@ fn without_label(
         (Err(_), error @ Error::OtherSize { .. }) => ("damaged", error.to_string(), None, Vec::new()),
         (Err(_), error) => return Err(error).with_context(|| shown.to_owned()),
     };
-    let kernel = partition.as_ref().and_then(|partition| on(arguments, partition));
-    printed(if arguments.json {
-        json(&Result {
-            dumps: &dumps,
-            kernel,
-            ..Result::of_label(shown, verdict, Some(why), partition.as_ref())
-        })
-    } else {
+    let kernel = partition.as_ref().and_then(on);
+    let result = || Result {
+        dumps: dumps.clone(),
+        kernel,
+        ..Result::of_label(shown, verdict, Some(why.clone()), partition.as_ref())
+    };
+    told.tell(result, || {
         let kernel = kernel.map_or_else(String::new, |on| kernel_on::joined(Verdict::Damaged, on));
         writeln!(out(), "{shown}: {}{kernel}: {why}", paint(BAD, verdict))
             .and_then(|()| print_dumps(&mut out(), &dumps))
-            .map_err(anyhow::Error::from)
     })?;
     Ok(Finding::Negative)
 }
@@ -239,24 +287,27 @@ pub(super) fn why(check: &Check) -> Option<String> {
     Some(why.to_owned())
 }
 
-fn print_json(shown: &str, check: &Check, kernel: Option<KernelOn>) -> anyhow::Result<()> {
+fn of_check(shown: &str, check: &Check, kernel: Option<KernelOn>) -> Result {
     let label = &check.partition.label;
     let listed: u64 = check.partition.dumps.iter().map(|found| found.blocks()).sum();
     let used = listed + check.partition.earlier.end.saturating_sub(1);
-    json(&Result {
+    Result {
         kernel,
-        name: Some(label.name()),
+        name: Some(label.name().to_owned()),
         created: utc(label.created.get()).map(|time| time.to_string()),
         blocks: Some(check.partition.blocks),
         free_blocks: Some((check.partition.blocks - 1).saturating_sub(used + check.bad_blocks)),
         bad_blocks: check.bad_blocks,
-        first_bad: check.first_bad.as_ref().map(|bad| BadBlock { block: bad.block, holds: &bad.holds }),
-        dumps: &check.dumps,
+        first_bad: check
+            .first_bad
+            .as_ref()
+            .map(|bad| BadBlock { block: bad.block, holds: bad.holds.to_string() }),
+        dumps: check.dumps.clone(),
         ..Result::of_label(shown, verdict_name(check), why(check), Some(&check.partition))
-    })
+    }
 }
 
-fn print_text(shown: &str, check: &Check, kernel: Option<KernelOn>) -> anyhow::Result<()> {
+fn print_text(shown: &str, check: &Check, kernel: Option<KernelOn>) -> io::Result<()> {
     let is_idle = kernel.is_some_and(|on| on != KernelOn::Armed);
     let label = &check.partition.label;
     let waiting = check.partition.number_waiting();
@@ -293,8 +344,7 @@ fn print_text(shown: &str, check: &Check, kernel: Option<KernelOn>) -> anyhow::R
     if let Some(recipient) = label.recipient() {
         writeln!(out, "  dumps are encrypted to {}", public_text(recipient))?;
     }
-    print_dumps(&mut out, &check.dumps)?;
-    Ok(())
+    print_dumps(&mut out, &check.dumps)
 }
 
 fn print_dumps(out: &mut impl Write, dumps: &[Report]) -> io::Result<()> {

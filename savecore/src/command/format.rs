@@ -8,7 +8,7 @@ use dumpcore::format::BLOCK_SIZE;
 use savecore::keys::public_text;
 use savecore::ownership::{List, Whose};
 use savecore::partition::{self, Plan, Search};
-use savecore::source::{Access, Content, Source, fingerprint, recognise};
+use savecore::source::{Access, Content, Source, fingerprint, node_at, recognise};
 
 use super::adopt::NO_ID;
 use super::arm::SystemArguments;
@@ -141,6 +141,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let uuid = arguments.uuid.unwrap_or_else(uuid::Uuid::new_v4);
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let is_device = super::is_device(&system, &arguments.target, &target);
+    let node = node_at(&system.roots, &arguments.target.target, arguments.target.partition.as_deref());
     let is_ours = arguments.machine.map_or(is_device, |machine| machine == MachineName::This);
     let machine = owner.machine().filter(|_| is_ours).map(|machine| machine.id);
     if arguments.machine == Some(MachineName::This) && machine.is_none() {
@@ -158,6 +159,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         && let Err(error) = List::note(&system.root, plan.uuid)
     {
         warning(&error.to_string());
+    }
+    if node.is_ok_and(|node| node.is_some_and(|node| node.is_made)) {
+        warning(&format!(
+            "{shown} is made of other devices (LVM, RAID, dm-crypt, loop): this machine's kernel cannot dump there, only copies of dumps fit"
+        ));
     }
     let blocks = target.blocks();
     let recipient = recipient.as_ref().map(public_text);

@@ -24,7 +24,7 @@ mod story;
 mod targets;
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use savecore::Error;
@@ -33,6 +33,8 @@ use savecore::core::CoreOptions;
 use savecore::ownership::{Owner, Whose};
 use savecore::partition::{Search, read_label};
 use savecore::source::{Access, Reading, TableKind, Target, node_at};
+
+use savecore::targets::TargetName;
 
 use crate::output::warning;
 
@@ -87,18 +89,19 @@ impl ReadingArguments {
 }
 
 impl TargetArguments {
-    pub(crate) fn path(&self) -> &Path {
-        &self.target
-    }
-
     pub(crate) fn open(&self, access: Access) -> Result<Target, Error> {
-        let reading = self.reading.reading();
-        let target = Target::open_as(&self.target, self.partition.as_deref(), &reading, access)?;
-        if let Some(remark) = target.remark() {
-            warning(&format!("{}: {remark}", target.name()));
-        }
-        Ok(target)
+        let (path, partition) = (self.target.clone(), self.partition.clone());
+        open(&TargetName { path, partition, reading: self.reading.reading() }, access)
     }
+}
+
+/// Opens a target, and tells what is odd about it.
+fn open(name: &TargetName, access: Access) -> Result<Target, Error> {
+    let target = name.open(access)?;
+    if let Some(remark) = target.remark() {
+        warning(&format!("{}: {remark}", target.name()));
+    }
+    Ok(target)
 }
 
 /// Refuses what is not to be done to another machine's partition by mistake.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use savecore::Identity;
+use savecore::arming::System;
 use savecore::ownership::Owner;
 use savecore::source::{Discovery, discover_in};
 use savecore::targets::{Opener, TargetName};
@@ -32,6 +33,11 @@ impl TargetsArguments {
     /// What tells this machine's partitions from those of others.
     pub(crate) fn owner(&self) -> Owner {
         self.system.owner()
+    }
+
+    /// Where the system is looked at.
+    pub(crate) fn system(&self) -> System {
+        self.system.system()
     }
 
     /// The targets that were named, or all that this machine has.

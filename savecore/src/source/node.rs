@@ -21,6 +21,8 @@ pub struct Node {
     pub path: PathBuf,
     /// Whether the kernel makes it of other devices, as it does for device-mapper, RAID and loop devices.
     pub is_made: bool,
+    /// Whether the kernel joins several ways to it, as NVMe multipath does: then it is on no bus, and nothing says which way works.
+    pub is_joined: bool,
     /// Whether another device is made of it.
     pub is_held: bool,
 }
@@ -31,6 +33,7 @@ impl Node {
             shown: format!("/dev/{}", device.name),
             path: roots.node(device)?,
             is_made: device.is_made(),
+            is_joined: device.is_joined(),
             is_held: device.is_held(),
         })
     }

@@ -124,8 +124,16 @@ impl Device {
     /// Whether it stands for other devices, or for none: it hangs on no bus. The disks of an NVMe subsystem that may have
     /// several controllers do not either, but are disks.
     pub(super) fn is_made(&self) -> bool {
-        let folder = self.folder.to_string_lossy();
-        folder.contains("/devices/virtual/") && !folder.contains("/nvme-subsystem/")
+        self.is_on_no_bus() && !self.is_joined()
+    }
+
+    /// Whether it is a disk of such a subsystem, with the kernel choosing the way to it (NVMe multipath).
+    pub(super) fn is_joined(&self) -> bool {
+        self.is_on_no_bus() && self.folder.to_string_lossy().contains("/nvme-subsystem/")
+    }
+
+    fn is_on_no_bus(&self) -> bool {
+        self.folder.to_string_lossy().contains("/devices/virtual/")
     }
 
     /// Of which kind it or its disk is, if it is one that other machines' disks are of: what stands for other devices, may be a guest's

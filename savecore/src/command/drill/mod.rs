@@ -1,6 +1,7 @@
 //! `savecore drill`: proves the way of a dump without a crash, and says what would fail.
 
 mod kernel;
+mod memory;
 mod rehearse;
 mod store;
 mod system;
@@ -15,6 +16,7 @@ use savecore::ownership::Machine;
 use savecore::targets::TargetName;
 use savecore::text::harmless_line;
 
+use self::memory::Memory;
 use super::arm::SystemArguments;
 use super::boot::{configuration, opener, targets};
 use crate::output::{BAD, GOOD, WARNING, json, out, paint};
@@ -29,7 +31,8 @@ Exit codes:
 /// Prove without a crash that a dump would get through: partition, kernel, store, key, hooks, units, debugger
 ///
 /// Partitions are only read, and a small file is written to the store and removed. With --write, a small dump is
-/// also written into free blocks of each partition, saved, compared, and removed again.
+/// also written into free blocks of each partition, saved, compared, and removed again. The kernel must not be armed
+/// meanwhile: `savecore disarm` before, `savecore arm` after.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -146,10 +149,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             "`savecore format` makes one, `savecore adopt` takes one over",
         );
     }
+    let memory = Memory::of(&system);
+    let look = target::Look {
+        quick: arguments.quick,
+        opener: opener.as_ref(),
+        machine: machine.as_ref(),
+        system: &system,
+        memory: memory.as_ref(),
+    };
     for name in &names {
-        target::look(name, arguments.quick, opener.as_ref(), machine.as_ref(), &mut drill);
+        target::look(name, &look, &mut drill);
     }
-    store::look(&config, &mut drill);
+    store::look(&config, memory.as_ref(), &mut drill);
     kernel::look(&config, &system, &names, &mut drill);
     system::look(&config, &mut drill);
     if arguments.write {

@@ -11,13 +11,13 @@ use savecore::store::{self, Begun, Crash, Limits, MaxKept, Place, Room, StoreErr
 use serde_json::json;
 
 use super::Drill;
-use super::target::memory;
+use super::memory::{Fit, Memory};
 use crate::output::{count, size};
 
 /// How long a server that does not answer is tried, with somebody waiting.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) fn look(config: &Config, drill: &mut Drill) {
+pub(super) fn look(config: &Config, memory: Option<&Memory>, drill: &mut Drill) {
     let about = format!("store {}", config.store);
     let about = about.as_str();
     if config.is_remote() {
@@ -64,18 +64,18 @@ pub(super) fn look(config: &Config, drill: &mut Drill) {
     }
     look_at_limits(about, config, room.f_blocks.saturating_mul(room.f_frsize), drill);
     let (free, reserve) = (room.f_bavail.saturating_mul(room.f_frsize), config.min_free.as_u64());
-    match memory() {
-        _ if free < reserve => drill.fail(
-            about,
-            format!("{} are free, and {} must stay free", size(free), size(reserve)),
-            "make room, or `max_kept` keeps fewer crashes",
-        ),
-        Some(memory) if free < memory.saturating_add(reserve) => drill.warn(
-            about,
-            format!("{} are free, and a dump of all memory has up to {}", size(free), size(memory)),
-            "make room, or `max_kept` keeps fewer crashes",
-        ),
-        Some(_) => drill.ok(about, format!("{} are free, enough for all of memory", size(free))),
+    let advice = "make room, or `max_kept` keeps fewer crashes";
+    if free < reserve {
+        drill.fail(about, format!("{} are free, and {} must stay free", size(free), size(reserve)), advice);
+        return;
+    }
+    match memory.map(|memory| memory.fits(free - reserve)) {
+        Some(Fit::Yes(found)) => {
+            drill.ok(about, format!("besides the {} that must stay free, {found}", size(reserve)))
+        }
+        Some(Fit::Perhaps(found)) => {
+            drill.warn(about, format!("besides the {} that must stay free, {found}", size(reserve)), advice);
+        }
         None => drill.ok(about, format!("{} are free", size(free))),
     }
 }

@@ -47,12 +47,21 @@ fn look_at_units(config: &Config, drill: &mut Drill) {
         match systemctl(&["is-enabled", unit]).as_deref() {
             Some("enabled") => drill.ok(unit, "it is enabled"),
             Some(state) if !state.is_empty() => {
-                drill.fail(unit, format!("it is {state}"), &format!("`systemctl enable {unit}`"));
+                // One that is masked cannot be enabled (systemctl(1)); it may be so until the next boot only.
+                let first = if state.starts_with("masked") {
+                    format!("`systemctl unmask {unit}`, then ")
+                } else {
+                    String::new()
+                };
+                drill.fail(unit, format!("it is {state}"), &format!("{first}`systemctl enable {unit}`"));
             }
             _ => drill.fail(unit, "it is not installed", "`savecore install --now`, or install the package"),
         }
     }
-    if !config.is_remote() {
+    // One that systemd has not loaded, since it is masked or not there, has no paths to show.
+    let is_loaded =
+        systemctl(&["show", "--property=LoadState", "--value", UNITS[0]]).as_deref() == Some("loaded");
+    if is_loaded && !config.is_remote() {
         let paths =
             systemctl(&["show", "--property=ReadWritePaths", "--value", UNITS[0]]).unwrap_or_default();
         let mut paths = paths.split_whitespace().map(|path| path.trim_start_matches(['-', '+']));

@@ -1,24 +1,29 @@
 //! Can a kernel dump to a partition, and can the dump be read afterwards?
 
-use std::fs;
-
+use savecore::arming::{Module, System};
 use savecore::keys::public_text;
 use savecore::ownership::Machine;
 use savecore::partition::{self, Partition, Verdict, glance};
-use savecore::source::{Access, Target};
+use savecore::source::{Access, Target, node_at};
 use savecore::targets::{Opener, TargetName};
 
 use super::super::{check, list};
 use super::Drill;
-use crate::output::{Bar, count, size};
+use super::memory::{Fit, Memory};
+use crate::output::{Bar, count};
 
-pub(super) fn look(
-    name: &TargetName,
-    quick: bool,
-    opener: Option<&Opener>,
-    machine: Option<&Machine>,
-    drill: &mut Drill,
-) {
+/// With what targets are looked at.
+pub(super) struct Look<'a> {
+    /// Whether a few blocks are enough.
+    pub(super) quick: bool,
+    pub(super) opener: Option<&'a Opener>,
+    pub(super) machine: Option<&'a Machine>,
+    pub(super) system: &'a System,
+    pub(super) memory: Option<&'a Memory>,
+}
+
+pub(super) fn look(name: &TargetName, with: &Look<'_>, drill: &mut Drill) {
+    let Look { quick, opener, machine, system, memory } = *with;
     let target = match name.open(Access::Read) {
         Ok(target) => target,
         Err(error) => {
@@ -38,7 +43,8 @@ pub(super) fn look(
             "`savecore save` saves it",
         );
     }
-    room(&shown, &partition, drill);
+    room(&shown, &partition, memory, drill);
+    way(name, system, drill);
     key(&shown, &partition, opener, drill);
 }
 
@@ -74,26 +80,34 @@ fn pattern(target: &Target, quick: bool, machine: Option<&Machine>, drill: &mut 
 }
 
 /// The partition's size against that of memory.
-fn room(shown: &str, partition: &Partition, drill: &mut Drill) {
+fn room(shown: &str, partition: &Partition, memory: Option<&Memory>, drill: &mut Drill) {
     let free = partition.blocks.saturating_sub(partition.free).saturating_mul(4096);
-    let Some(memory) = memory() else { return };
-    // Headers of chunks take less than a hundredth.
-    let needed = memory.saturating_add(memory / 64);
-    if free >= needed {
-        drill.ok(shown, format!("{} are free, and all of memory, {}, fits", size(free), size(memory)));
-    } else {
-        let found = format!("{} are free, and memory has {}", size(free), size(memory));
-        let advice = "what does not fit is cut off: a dump level or compression of the kernel's makes dumps smaller, or take a larger partition";
-        drill.warn(shown, found, advice);
+    match memory.map(|memory| memory.fits(free)) {
+        Some(Fit::Yes(found)) => drill.ok(shown, found),
+        Some(Fit::Perhaps(found)) => {
+            let advice = "what does not fit is cut off: a dump level or compression of the kernel's makes dumps smaller, or take a larger partition";
+            drill.warn(shown, found, advice);
+        }
+        None => {}
     }
 }
 
-/// Bytes of memory that the system has, of those that a kernel may dump.
-pub(super) fn memory() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1024)
+/// Whether a crashed kernel gets to the disk at all.
+fn way(name: &TargetName, system: &System, drill: &mut Drill) {
+    let Ok(Some(node)) = node_at(&system.roots, &name.path, name.partition.as_deref()) else { return };
+    if node.is_made {
+        let found = "it is made of other devices, and no crashed kernel can write there";
+        drill.warn(&node.shown, found, "take a plain partition of a disk");
+    }
+    let is_armed =
+        Module::of(system).and_then(|module| module.held()).is_ok_and(|held| held.contains(&node.shown));
+    if node.is_joined && !is_armed {
+        drill.warn(
+            &node.shown,
+            "the kernel joins several ways to it (NVMe multipath), and may not be able to dump there",
+            "if `savecore arm` refuses it: boot with the parameter nvme_core.multipath=N",
+        );
+    }
 }
 
 fn key(shown: &str, partition: &Partition, opener: Option<&Opener>, drill: &mut Drill) {

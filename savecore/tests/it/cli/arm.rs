@@ -405,3 +405,101 @@ fn a_drill_says_what_would_keep_the_kernel_from_dumping() {
     fs::write(&config, text).unwrap();
     assert!(drill(&place, &config)[0].starts_with("warn kernel this kernel dumps nothing"));
 }
+
+#[test]
+fn a_drill_tells_of_disks_that_a_crashed_kernel_may_not_get_to() {
+    let place = Place::new();
+    let (linux, config) = crashable(&place, &formatted(200), "targets = [\"/dev/vdb\"]");
+    linux.device("virtual/nvme-subsystem/nvme-subsys0/nvme0n1", (259, 1), &formatted(200));
+    linux.device("virtual/block/dm-0", (253, 0), &formatted(200));
+    let says = |name: &str, part: &str| {
+        let target = linux.path(&format!("dev/{name}"));
+        let system = place.text("linux");
+        let (_, stdout, _) =
+            run(["drill", "--quick", "--config", &config, "--system", &system, target.to_str().unwrap()]);
+        stdout.lines().any(|line| line.starts_with(&format!("warn  /dev/{name}: ")) && line.contains(part))
+    };
+    assert!(says(
+        "nvme0n1",
+        "(NVMe multipath), and may not be able to dump there; if `savecore arm` refuses it: boot with"
+    ));
+    assert!(says("dm-0", "made of other devices, and no crashed kernel can write there"));
+    assert!(!says("vdb", "multipath") && !says("vdb", "made of other devices"));
+    // The module has found a way.
+    linux.module("armed", "", "target=/dev/nvme0n1\nlevel=31\nlevel_asked=31\n");
+    assert!(!says("nvme0n1", "multipath"));
+}
+
+#[test]
+fn a_drill_counts_what_the_armed_kernel_would_dump() {
+    let place = Place::new();
+    let (linux, config) = crashable(&place, &formatted(2000), "targets = [\"/dev/vdb\"]");
+    let room = || {
+        let (_, stdout, _) = run(["drill", "--quick", "--config", &config, "--system", &place.text("linux")]);
+        let line = stdout.lines().find(|line| line.contains("vdb: ") && line.contains("are free"));
+        line.unwrap_or_else(|| panic!("{stdout}")).to_owned()
+    };
+    let meminfo = |free: u32| {
+        linux.file(
+            "proc/meminfo",
+            format!("MemTotal: 102400 kB\nMemFree: {free} kB\nCached: 9216 kB\nAnonPages: 10240 kB\n"),
+        );
+    };
+    meminfo(81920);
+    assert!(
+        room().starts_with("ok ") && room().contains("a dump at level 31 would have 1 MiB"),
+        "{}",
+        room()
+    );
+    meminfo(71680);
+    assert!(
+        room().starts_with("warn") && room().contains("a dump at level 31 would have 11 MiB"),
+        "{}",
+        room()
+    );
+    // Level 1 leaves out nothing that can be counted.
+    linux.module("disarmed", "", "level=1\n");
+    meminfo(81920);
+    assert!(room().starts_with("warn") && room().contains("at level 1 would have 100 MiB"), "{}", room());
+}
+
+#[test]
+fn a_check_without_a_target_reads_all_of_this_machines_own() {
+    let place = Place::new();
+    let (linux, _) = crashable(&place, &formatted(200), "");
+    let system = place.text("linux");
+    let (code, stdout, stderr) = run(["check", "--system", &system]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.starts_with(&format!("{}: ready", linux.path("dev/vdb").display())), "{stdout}");
+    // A list, since nobody said that there is one.
+    assert_eq!(json(&run(["check", "--json", "--system", &system]).1).as_array().unwrap().len(), 1);
+    // The worst of all counts, and one that cannot be read hides no other.
+    let damaged = {
+        let mut disk = formatted(200);
+        crate::common::block_mut(&mut disk, 150).fill(7);
+        place.image("damaged", &disk)
+    };
+    let good = place.image("good", &formatted(200));
+    let (code, stdout, _) = run(["check", &damaged, &good]);
+    assert!(
+        code == 1 && stdout.contains("damaged: damaged: block 150") && stdout.contains("good: ready"),
+        "{stdout}"
+    );
+    let (code, stdout, stderr) = run(["check", &place.text("nothing"), &good, "--json"]);
+    assert_eq!((code, stderr.lines().count(), json(&stdout)[0]["verdict"].as_str()), (2, 1, Some("ready")));
+}
+
+#[test]
+fn formatting_what_is_made_of_other_devices_says_that_no_kernel_dumps_there() {
+    let place = Place::new();
+    let (linux, _) = crashable(&place, &formatted(200), "");
+    linux.device("virtual/block/dm-0", (253, 0), &[0; 200 * 4096]);
+    let format = |name: &str| {
+        let target = linux.path(&format!("dev/{name}"));
+        run(["format", "--yes", target.to_str().unwrap(), "--system", &place.text("linux")])
+    };
+    let (code, _, stderr) = format("dm-0");
+    assert!(code == 0 && stderr.contains("made of other devices (LVM, RAID, dm-crypt, loop)"), "{stderr}");
+    let (code, _, stderr) = format("vdb");
+    assert_eq!((code, stderr.as_str()), (0, ""));
+}
