@@ -154,6 +154,13 @@ impl Done {
         self.defects.push(line);
     }
 
+    /// Tells of targets on which the kernel should be armed too.
+    fn left_out(&mut self, lines: Vec<String>) {
+        for line in lines {
+            self.defect(format!("the kernel should be armed on one more target: {line}"));
+        }
+    }
+
     /// Whether a dump could not be saved.
     fn is_unsaved(&self) -> bool {
         self.dumps.iter().any(|saved| saved.error.is_some())
@@ -411,15 +418,14 @@ fn arm(kernel: &Rearm, config: &Config, has_come: bool, done: &mut Done) {
     match kernel.arm(config, has_come) {
         Outcome::Armed { targets, left_out, warnings } => {
             done.note(&format!("the kernel is armed on {}", targets.join(", ")));
-            for line in left_out {
-                done.defect(format!("the kernel should be armed on one more target: {line}"));
-            }
+            done.left_out(left_out);
             warnings.iter().for_each(|line| warning(line));
             done.armed = targets;
         }
         Outcome::Nothing => {}
-        Outcome::Stays { targets } => {
+        Outcome::Stays { targets, left_out } => {
             done.note(&format!("the kernel stays armed on {}", targets.join(", ")));
+            done.left_out(left_out);
             done.armed = targets;
         }
         Outcome::Kept { targets, why } => {

@@ -55,11 +55,11 @@ impl Rearm {
         {
             return Outcome::Not { why, is_wanted: false };
         }
-        let stays = || Outcome::Stays { targets: self.held.clone() };
+        let stays = |left_out| Outcome::Stays { targets: self.held.clone(), left_out };
         let now = ArmedNow::read(&self.system);
         let by_hand = now.as_ref().is_some_and(|now| now.by_hand);
         if !self.held.is_empty() && (config.arm.boot == Some(false) || by_hand && !has_come) {
-            return stays();
+            return stays(Vec::new());
         }
         // Of one that says what is not known here, why is told.
         let module = match Module::of(&self.system).and_then(|module| module.state().map(|_| module)) {
@@ -98,7 +98,7 @@ impl Rearm {
         // What somebody else has armed, such as a file in /etc/modprobe.d, may have been told places of an earlier boot.
         let is_known = now.is_some_and(|now| by_hand || now.words == plan.words);
         if is_known && module.is_armed_on(&self.system, &plan.names()) {
-            return stays();
+            return stays(plan.left_out);
         }
         let armed = match arming::arm(&self.system, &mut plan, &config.arm) {
             Ok(armed) => armed,
@@ -135,6 +135,8 @@ pub(super) enum Outcome {
     Stays {
         /// The devices.
         targets: Vec<String>,
+        /// Targets that should be among them, each with the reason why it is not.
+        left_out: Vec<String>,
     },
     /// It was armed, and stays so, since it cannot be armed as it should be.
     Kept {

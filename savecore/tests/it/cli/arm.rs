@@ -153,6 +153,20 @@ fn a_kernel_that_somebody_else_has_armed_is_armed_anew_since_its_words_may_be_of
 }
 
 #[test]
+fn a_kernel_that_stays_armed_tells_at_each_boot_of_a_target_that_is_gone() {
+    let place = Place::new();
+    let (linux, config) =
+        crashable(&place, &formatted(200), "boot = true\ntargets = [\"/dev/gone\", \"/dev/vdb\"]");
+    for (how, told) in [("is armed", "disarmed"), ("stays armed", "armed")] {
+        let uuid = uuid::Uuid::from_bytes(UUID);
+        linux.module(told, "", &format!("target=/dev/vdb\nuuid={uuid}\nlevel=31\nlevel_asked=31\n"));
+        let (code, stdout, stderr) = boot(&place, &config, &[]);
+        assert!(code == 1 && stdout.contains(&format!("the kernel {how} on /dev/vdb\n")), "{stdout}{stderr}");
+        assert!(stderr.contains("should be armed on one more target: cannot open /dev/gone"), "{stderr}");
+    }
+}
+
+#[test]
 fn a_target_that_lost_its_label_is_told_of_by_armed() {
     let place = Place::new();
     let (linux, _) = crashable(&place, &formatted(200), "");
