@@ -28,7 +28,7 @@ pub use lies::{About, Change, Liar, Lie};
 pub use memory::DmaMemory;
 pub use nvme::{NvmeFake, NvmeFault, NvmeModel, NvmePlan};
 pub use pci::ConfigBytes;
-pub use virtio::{Fault, Front, MMIO_WINDOW, Plan, ScsiPlan, Virtio, VirtioFake};
+pub use virtio::{Counts, Fault, Front, MMIO_WINDOW, Plan, ScsiPlan, Virtio, VirtioFake};
 
 use crate::bus::pci::Command;
 

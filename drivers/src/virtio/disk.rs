@@ -79,7 +79,7 @@ pub struct Limits {
     pub flush: bool,
     /// Bytes in a piece of data at most.
     pub size_max: u32,
-    /// Pieces of data in a request at most.
+    /// Pieces of data in a request at most, at least 1.
     pub seg_max: u32,
     /// Bytes of data in a request that the device should get at most.
     pub round: usize,
@@ -661,9 +661,6 @@ fn cut(size: u16, limits: &Limits) -> Result<(Terms, u16), DeviceError> {
     let Limits { flush, size_max, seg_max, round, most } = *limits;
     if size_max == 0 {
         return Err(DeviceError::Protocol { what: "its largest segment size", value: 0 });
-    }
-    if seg_max == 0 {
-        return Err(DeviceError::Protocol { what: "its largest number of segments", value: 0 });
     }
     let piece = (size_max as usize).min(MAX_TRANSFER);
     // Whole sectors, if there is one in a piece.

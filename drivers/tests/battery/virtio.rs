@@ -1,7 +1,7 @@
 //! virtio: block devices and SCSI hosts, on PCI and on MMIO.
 
 use dump_drivers::fake::{
-    DmaMemory, Front, MMIO_WINDOW, Plan, ScsiPlan, Trouble, Virtio, VirtioFake, Window,
+    Counts, DmaMemory, Front, MMIO_WINDOW, Plan, ScsiPlan, Trouble, Virtio, VirtioFake, Window,
 };
 use dump_drivers::virtio::scsi::Lun;
 use dump_drivers::virtio::{blk, scsi};
@@ -57,7 +57,14 @@ fn block_device(front: Front, seed: u64) -> Plan {
         (Some(2048), Some(2)),
     ]);
     let blk_size = random.pick(&[None, Some(512), Some(4096)]);
-    Plan { size_max, seg_max, blk_size, ..plan }
+    // With one segment, a block must fit into it.
+    let seg_max = if size_max.is_none_or(|most| most >= 4096) {
+        random.pick(&[seg_max, seg_max, Some(0), Some(1)])
+    } else {
+        seg_max
+    };
+    let counts = random.pick(&[Counts::All, Counts::Data, Counts::Status, Counts::Nothing]);
+    Plan { size_max, seg_max, blk_size, counts, ..plan }
 }
 
 fn scsi_host(front: Front, seed: u64) -> Plan {
@@ -77,8 +84,9 @@ fn scsi_host(front: Front, seed: u64) -> Plan {
         mode_sense: random.pick(&[true, false]),
         ..ScsiPlan::default()
     };
-    let seg_max = random.pick(&[Some(1), Some(2), Some(126), Some(254)]);
-    Plan { scsi: Some(host), seg_max, flush: true, ..plan }
+    let seg_max = random.pick(&[Some(0), Some(1), Some(2), Some(126), Some(254)]);
+    let counts = random.pick(&[Counts::All, Counts::Data, Counts::Status, Counts::Nothing]);
+    Plan { scsi: Some(host), seg_max, counts, flush: true, ..plan }
 }
 
 /// What is left when there is no PCI.

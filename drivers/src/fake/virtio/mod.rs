@@ -5,7 +5,7 @@ mod blk;
 mod plan;
 mod scsi;
 
-pub use plan::{Fault, Front, Plan, ScsiPlan};
+pub use plan::{Counts, Fault, Front, Plan, ScsiPlan};
 
 use super::chassis::{Chassis, Fake, Model};
 use super::memory::DmaMemory;
@@ -43,6 +43,8 @@ type Piece = (u64, u32, bool);
 struct Done {
     /// Bytes that were written to memory, as they are reported.
     length: u32,
+    /// Those of them that are data.
+    data: u32,
     /// Bytes of memory that could be written.
     room: u32,
 }
@@ -526,7 +528,13 @@ impl Virtio {
             None => blk::carry_out(self, chassis, pending.number, &pieces),
             Some(host) => scsi::carry_out(self, &host, chassis, pending.number, &pieces),
         };
-        let Some(Done { mut length, room }) = done else { return };
+        let Some(Done { length, data, room }) = done else { return };
+        let mut length = match self.plan.counts {
+            Counts::All => length,
+            Counts::Data => data,
+            Counts::Status => length - data,
+            Counts::Nothing => 0,
+        };
         let (mut by, mut times) = (1, 1);
         let mut ids = vec![u32::from(pending.head)];
         if let Some(number) = pending.number {
@@ -534,7 +542,7 @@ impl Virtio {
                 match fault {
                     Fault::WrongId(at, wrong) if at == number => ids[0] = wrong,
                     Fault::IndexJumps(at, jump) if at == number => by = jump,
-                    Fault::ShortLength(at) if at == number => length -= 1,
+                    Fault::ShortLength(at, bytes) if at == number => length = length.saturating_sub(bytes),
                     Fault::LongLength(at) if at == number => length = room + 1,
                     _ => {}
                 }
