@@ -408,7 +408,7 @@ impl AhciModel {
             | bit(31, plan.wide)
     }
 
-    fn reset(&mut self, chassis: &mut Chassis) {
+    fn start_again(&mut self, chassis: &mut Chassis) {
         self.ghc = if self.plan.ahci_only { AE } else { 0 };
         self.ports = self.plan.ports.iter().map(|attached| PortState::reset(*attached, &self.plan)).collect();
         if self.has(AhciFault::PortsChange) {
@@ -979,6 +979,10 @@ impl Model for AhciModel {
         }
     }
 
+    fn reset(&mut self, chassis: &mut Chassis) {
+        self.start_again(chassis);
+    }
+
     fn tick(&mut self, chassis: &mut Chassis) {
         if let (Some(asked), Some(bios)) = (&mut self.asked, self.plan.bios) {
             *asked = asked.saturating_add(1);
@@ -989,7 +993,7 @@ impl Model for AhciModel {
             }
         }
         match self.resetting {
-            Some(0) if !chassis.has(Trouble::NeverResets) => self.reset(chassis),
+            Some(0) if !chassis.has(Trouble::NeverResets) => self.start_again(chassis),
             Some(left) => {
                 self.resetting = Some(left.saturating_sub(1));
                 return;

@@ -871,6 +871,12 @@ impl Model for NvmeModel {
         }
     }
 
+    fn reset(&mut self, chassis: &mut Chassis) {
+        let plan = self.plan.clone();
+        *self = NvmeModel { cc: 0, aqa: 0, asq: 0, acq: 0, ready: false, ..NvmeModel::new(plan) };
+        chassis.forget_foreign();
+    }
+
     fn tick(&mut self, chassis: &mut Chassis) {
         self.change(chassis);
         // Without bus mastering it cannot fetch, and not complete.

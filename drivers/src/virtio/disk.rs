@@ -23,8 +23,8 @@ use crate::bus::shared::{LINE, Shared};
 const OVERHEAD: u16 = 2;
 /// Requests that the driver takes at once. They fit into the largest queue together; in a smaller one, some wait.
 const SLOTS: usize = 16;
-/// Runs that the largest queue has at most.
-const RUNS: usize = (QUEUE_MAX / (OVERHEAD + 1)) as usize;
+/// Runs that are in use at most: a request has one, and takes the first that is free.
+const RUNS: usize = SLOTS;
 /// A flush may take so many times as long as a request: there may be gigabytes in the cache.
 const FLUSH_TIMES: u64 = 12;
 /// Pieces of scattered memory that one round should take.
@@ -771,7 +771,7 @@ impl<T: Transport, P: Protocol> DumpDevice for Disk<T, P> {
     }
 
     fn controller(&self) -> Option<u64> {
-        self.transport.number()
+        Some(self.transport.number())
     }
 
     /// 16, whatever the device's queue holds: what does not fit into it waits in the driver.
