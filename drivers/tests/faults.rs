@@ -106,7 +106,8 @@ fn queues_too_small_are_refused_and_odd_ones_are_made_smaller() {
         assert_eq!(result, protocol("its queue size", queue_size.into()));
     }
     assert_eq!(quiesces(Plan::with(Fault::NoQueues)), protocol("its number of queues", 0));
-    assert_eq!(quiesces(Plan::with(Fault::QueueSizeStuck)), protocol("its queue size", 256));
+    let stuck = Plan { queue_size: 512, ..Plan::with(Fault::QueueSizeStuck) };
+    assert_eq!(quiesces(stuck), protocol("its queue size", 512));
     assert_eq!(quiesces(Plan::with(Fault::QueueStaysDisabled)), protocol("its queue enable register", 0));
 }
 

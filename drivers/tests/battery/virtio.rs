@@ -1,7 +1,7 @@
 //! virtio: block devices and SCSI hosts, on PCI and on MMIO.
 
 use dump_drivers::fake::{
-    Counts, DmaMemory, Front, MMIO_WINDOW, Plan, ScsiPlan, Trouble, Virtio, VirtioFake, Window,
+    Counts, DmaMemory, Fault, Front, MMIO_WINDOW, Plan, ScsiPlan, Trouble, Virtio, VirtioFake, Window,
 };
 use dump_drivers::virtio::scsi::Lun;
 use dump_drivers::virtio::{blk, scsi};
@@ -42,7 +42,10 @@ fn plan(front: Front, seed: u64) -> (Plan, Seed) {
         seed,
         ..Plan::default()
     };
-    (plan, random)
+    // A device may insist on its size, if a driver may have it.
+    let fits = plan.queue_size.is_power_of_two() && plan.queue_size <= 256;
+    let faults = if random.pick(&[fits, false]) { vec![Fault::QueueSizeStuck] } else { vec![] };
+    (Plan { faults, ..plan }, random)
 }
 
 fn block_device(front: Front, seed: u64) -> Plan {
