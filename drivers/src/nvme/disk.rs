@@ -302,7 +302,7 @@ impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
         // Another one than the first time would be another disk.
         let id = match self.chosen.or(self.namespace.map(|found| found.id)) {
             Some(id) => id,
-            None => self.controller.first_namespace(wait)?,
+            None => self.controller.first_namespace(traits.namespaces, wait)?,
         };
         self.namespace = Some(self.controller.namespace(id, wait)?);
         self.controller.make_queues(wait)
