@@ -680,7 +680,11 @@ fn cut(size: u16, limits: &Limits) -> Result<(Terms, u16), DeviceError> {
     Ok((Terms { flush, piece, round, pieces, most: most.max(1) }, pieces as u16))
 }
 
-impl<T: Transport, P: Protocol> DumpDevice for Disk<T, P> {
+// SAFETY: a request is in a slot from transfer() on, until it goes back out of that slot, once; which slot, the driver's own
+// record of runs says, and of what the device writes only an id that must be in it. Slots are emptied when a reset is
+// confirmed, and nothing goes back before they are filled again. The device is given the pieces of what is in a slot, as ones
+// that it writes only of a read, and the rings, headers, footers and answers, which are the driver's.
+unsafe impl<T: Transport, P: Protocol> DumpDevice for Disk<T, P> {
     fn name(&self) -> &str {
         core::str::from_utf8(self.name.get(..self.name_length).unwrap_or_default()).unwrap_or_default()
     }

@@ -422,7 +422,8 @@ pub fn a_function_that_was_reset_is_given_back_where_it_was<K: Kind>() {
     if !K::ON_PCI {
         return;
     }
-    let forget: [(&str, fn(&K::Fake)); 3] = [
+    type Forget<K> = (&'static str, fn(&<K as Kind>::Fake));
+    let forget: [Forget<K>; 3] = [
         ("by waking", |fake| fake.sleep(true)),
         ("by somebody", |fake| fake.reset_function()),
         ("by both", |fake| {
