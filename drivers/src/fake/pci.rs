@@ -53,6 +53,8 @@ pub struct ConfigBytes {
     first: Option<u8>,
     /// Waking from D3 resets it (No_Soft_Reset is 0).
     forgetful: bool,
+    /// A register of 16 bits that only this kind of device has.
+    own: Option<u8>,
     /// Looks at the clock until it may be touched.
     waking: u32,
     /// Writes to the enable bits of MSI and MSI-X do nothing.
@@ -68,6 +70,7 @@ impl ConfigBytes {
             bars: [BarBits::NONE; 6],
             first: None,
             forgetful: false,
+            own: None,
             waking: 0,
             msi_stuck: false,
         };
@@ -110,6 +113,19 @@ impl ConfigBytes {
         self.first = self.first.or(Some(index));
         self.set_command(self.command() | Command::IO);
         self
+    }
+
+    /// With a register of 16 bits that only this kind of device has, and that firmware has set. A reset clears it.
+    #[must_use]
+    pub(super) fn own(mut self, at: u8, value: u16) -> ConfigBytes {
+        self.put16(at, value);
+        self.own = Some(at);
+        self
+    }
+
+    /// That register.
+    pub(super) fn own_bits(&self) -> Option<u16> {
+        self.own.map(|at| self.get16(at))
     }
 
     /// A virtio device as QEMU lays it out.
@@ -190,6 +206,9 @@ impl ConfigBytes {
         self.put16(MSI + 2, 0);
         self.put16(MSI_X + 2, self.get16(MSI_X + 2) & 0x7ff);
         self.put16(EXPRESS + 8, 0x2810);
+        if let Some(at) = self.own {
+            self.put16(at, 0);
+        }
     }
 
     /// Whether device control of PCI Express is as it was agreed upon.
@@ -313,7 +332,7 @@ impl ConfigBytes {
                 self.put16(at, self.get16(at) & 0x7ff | value & 0xc000)
             }
             _ if at == POWER + 4 => self.put16(at, self.get16(at) & !3 | value & 3),
-            _ if at == EXPRESS + 8 => self.put16(at, value),
+            _ if at == EXPRESS + 8 || Some(at) == self.own => self.put16(at, value),
             _ => {}
         }
         false
