@@ -250,6 +250,15 @@ fn hbas_that_are_odd_and_work_are_used() {
 }
 
 #[test]
+fn a_disk_without_a_long_size_is_used_by_its_short_one() {
+    let mut rig = Rig::ready(AhciPlan::with(AhciFault::Identity(100, 0)));
+    assert_eq!(rig.disk.geometry().unwrap().blocks, BLOCKS);
+    rig.one(Write, 5).unwrap();
+    rig.disk.shutdown(&wait(&rig.platform)).unwrap();
+    assert_eq!(rig.fake.violations(), Vec::<String>::new());
+}
+
+#[test]
 fn odd_disks_are_refused_by_name() {
     let with = |word, value| refused(AhciPlan::with(AhciFault::Identity(word, value)));
     assert!(is_unsupported(with(0, 0x8580), "an ATA disk"));

@@ -209,7 +209,12 @@ impl Protocol for Blk {
         Ok(Limits {
             // Without that feature the device has no cache that could be lost (5.2.6.2).
             flush: special.contains(BlkFeature::FLUSH),
-            size_max: if special.contains(BlkFeature::SIZE_MAX) { size_max } else { u32::MAX },
+            size_max: match special.contains(BlkFeature::SIZE_MAX) {
+                // As with the number of pieces: what is meant by 0 is the least that is of use.
+                true if size_max == 0 => BLOCK_SIZE as u32,
+                true => size_max,
+                false => u32::MAX,
+            },
             // One that does not say takes one, and some take no more (Firecracker). 0 would be none at all, not even a block:
             // what is meant is that it does not say.
             seg_max: if special.contains(BlkFeature::SEG_MAX) { seg_max.max(1) } else { 1 },

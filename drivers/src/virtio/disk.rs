@@ -77,7 +77,7 @@ pub enum Verdict {
 pub struct Limits {
     /// The device has a cache.
     pub flush: bool,
-    /// Bytes in a piece of data at most.
+    /// Bytes in a piece of data at most, at least 1.
     pub size_max: u32,
     /// Pieces of data in a request at most, at least 1.
     pub seg_max: u32,
@@ -659,10 +659,7 @@ fn whole(pieces: impl Iterator<Item = (u64, usize)>, limit: usize, unit: usize) 
 /// How requests are cut for a queue of `size` descriptors. Gives the number of pieces, too.
 fn cut(size: u16, limits: &Limits) -> Result<(Terms, u16), DeviceError> {
     let Limits { flush, size_max, seg_max, round, most } = *limits;
-    if size_max == 0 {
-        return Err(DeviceError::Protocol { what: "its largest segment size", value: 0 });
-    }
-    let piece = (size_max as usize).min(MAX_TRANSFER);
+    let piece = (size_max as usize).clamp(1, MAX_TRANSFER);
     // Whole sectors, if there is one in a piece.
     let piece = if piece >= SECTOR { piece & !SECTOR.wrapping_sub(1) } else { piece };
     let room = usize::from(size.saturating_sub(OVERHEAD)).min(seg_max as usize);

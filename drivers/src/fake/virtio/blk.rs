@@ -75,7 +75,9 @@ fn data_or_flush(
 ) -> (u8, u32) {
     let plan = &device.plan;
     let total: usize = data.iter().map(|piece| piece.1 as usize).sum();
-    if plan.size_max.is_some_and(|most| data.iter().any(|piece| piece.1 > most)) {
+    // By 0 it can only mean that a piece is as large as any driver's least.
+    let size_max = plan.size_max.map(|most| if most == 0 { 4096 } else { most });
+    if size_max.is_some_and(|most| data.iter().any(|piece| piece.1 > most)) {
         chassis.violation("a segment larger than size_max");
     }
     // What it does not tell is one; and one it takes at least, whatever it tells.
