@@ -67,6 +67,32 @@ static struct pci_dev *dd_pci_above(struct device *dev)
 	return NULL;
 }
 
+/* Why a disk that is on no PCI function cannot be taken over: by the bus that it is on, or who has made it. */
+static const char *dd_off_pci(struct device *dev)
+{
+	static const struct {
+		const char *on;
+		const char *why;
+	} places[] = {
+		{ "virtio", "it is a virtio disk on MMIO, and the module takes over disks on PCI only" },
+		{ "vmbus", "it is on Hyper-V's VMBus, and the module takes over disks on PCI only" },
+		{ "xen", "it is on Xen's bus, and the module takes over disks on PCI only" },
+		{ "mmc", "it is on an MMC bus, and the module takes over disks on PCI only" },
+		{ "nvme-subsystem", "the kernel has joined its paths (NVMe multipath); boot with nvme_core.multipath=N" },
+		{ "platform", "it is on the platform bus, and the module takes over disks on PCI only" },
+	};
+	size_t i;
+
+	for (; dev; dev = dev->parent) {
+		const char *on = dev->bus ? dev->bus->name : dev->class ? dev->class->name : NULL;
+
+		for (i = 0; on && i < ARRAY_SIZE(places); i++)
+			if (!strcmp(on, places[i].on))
+				return places[i].why;
+	}
+	return "it is on no bus of the machine; device mapper, RAID, loop and network disks cannot be taken over";
+}
+
 static struct virtio_device *dd_virtio_above(struct device *dev)
 {
 	for (; dev; dev = dev->parent)
@@ -112,7 +138,7 @@ static long dd_describe(struct block_device *bdev, struct dd_target *target, con
 	target->sectors = bdev_nr_sectors(bdev);
 	target->pci = dd_pci_above(dev);
 	if (!target->pci) {
-		*why = "it is on no PCI device; device mapper, RAID, loop and network disks cannot be taken over";
+		*why = dd_off_pci(dev);
 		return -ENXIO;
 	}
 	target->address = (u32)pci_domain_nr(target->pci->bus) << 16 | pci_dev_id(target->pci);

@@ -216,6 +216,48 @@ fn ports_without_a_disk_are_skipped_and_refused_by_name() {
     assert!(Rig::open(plan(), Some(3)).is_ok());
 }
 
+/// Firmware that is set to RAID shows another class; firmware that is lazy tells no ports; and what some call an error of the
+/// link is none.
+#[test]
+fn hbas_that_are_odd_and_work_are_used() {
+    use Attached::{Atapi, Disk, Nothing};
+    let works = |plan: AhciPlan| {
+        let mut rig = Rig::open(plan, None).unwrap();
+        rig.quiesce().unwrap();
+        for block in 0..8 {
+            rig.one(Write, block).unwrap();
+        }
+        assert_eq!(rig.fake.violations(), Vec::<String>::new());
+        rig.disk.name().to_owned()
+    };
+    let plan = || AhciPlan { ports: vec![Nothing, Atapi, Nothing, Disk], ..AhciPlan::default() };
+    for forgets in [false, true] {
+        let untold = AhciPlan { tells_ports: false, forgets, ..plan() };
+        assert_eq!(works(untold), "ahci 00:04.0 port 03");
+    }
+    works(AhciPlan { id: AhciPlan::ICH9_RAID, ..plan() });
+    works(AhciPlan { semb: true, ..plan() });
+    for (ncq, counts) in [(false, true), (true, true), (true, false)] {
+        works(AhciPlan { id: AhciPlan::JMB363, cries: true, ncq, counts, ..plan() });
+    }
+    // Of anybody else, it is one.
+    let mut rig = Rig::open(AhciPlan { cries: true, ..plan() }, None).unwrap();
+    assert!(rig.quiesce().is_err());
+    // A RAID controller of somebody else's is none of ours.
+    let other = AhciPlan { id: (0x1000, 0x005b, 0x01_04_00), ..plan() };
+    let fake = AhciFake::ahci(DmaMemory::leak(4096), 1, 1, other);
+    assert_eq!(ahci::find(&fake, 0), None);
+}
+
+#[test]
+fn a_disk_without_a_long_size_is_used_by_its_short_one() {
+    let mut rig = Rig::ready(AhciPlan::with(AhciFault::Identity(100, 0)));
+    assert_eq!(rig.disk.geometry().unwrap().blocks, BLOCKS);
+    rig.one(Write, 5).unwrap();
+    rig.disk.shutdown(&wait(&rig.platform)).unwrap();
+    assert_eq!(rig.fake.violations(), Vec::<String>::new());
+}
+
 #[test]
 fn odd_disks_are_refused_by_name() {
     let with = |word, value| refused(AhciPlan::with(AhciFault::Identity(word, value)));

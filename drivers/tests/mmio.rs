@@ -107,6 +107,24 @@ fn a_device_that_is_not_what_it_was_is_not_written_to() {
     assert_eq!(disk.sanity_check(&wait(&platform)), Health::Unusable(DeviceError::Gone));
 }
 
+/// Two partitions of one disk are two targets, and each takeover would reset the other's.
+#[test]
+fn two_targets_on_one_window_are_one_controller_and_on_two_windows_two() {
+    let (fake, memory) = device(Plan::default());
+    let mut arena = memory.arena();
+    let mut open = |physical| {
+        let registers = fake.map(MMIO_WINDOW, WINDOW).unwrap();
+        VirtioBlkMmio::open_mmio(MmioSlot { physical, registers }, &mut arena, TIMEOUT).unwrap()
+    };
+    let (first, second, other) = (open(MMIO_WINDOW), open(MMIO_WINDOW), open(MMIO_WINDOW + 0x200));
+    assert!(first.controller().is_some());
+    assert_eq!(first.controller(), second.controller());
+    assert_ne!(first.controller(), other.controller());
+    // Nor is it a function on PCI, whose numbers are bus, device and function.
+    let low = open(0x20);
+    assert!(low.controller().unwrap() > u16::MAX.into());
+}
+
 #[test]
 fn queues_that_cannot_be_are_refused_by_name() {
     let quiesces = |plan: Plan| {

@@ -137,9 +137,8 @@ fn protocol(what: &'static str, value: u64) -> Result<(), DeviceError> {
 }
 
 #[test]
-fn queues_of_any_size_are_used_and_one_entry_is_no_queue() {
-    assert_eq!(quiesces(NvmePlan { mqes: 0, ..NvmePlan::default() }), protocol("its largest queue", 1));
-    for mqes in [1, 2, 4, 6, 30, 31, 32, 63, 1023, u16::MAX] {
+fn queues_of_any_size_are_used_and_one_entry_says_nothing() {
+    for mqes in [0, 1, 2, 4, 6, 30, 31, 32, 63, 1023, u16::MAX] {
         for delay in [(0, 0), (1, 9)] {
             let plan = NvmePlan { mqes, delay, shuffle: true, mdts: 1, ..NvmePlan::default() };
             let mut rig = Rig::ready(plan);
@@ -388,11 +387,13 @@ fn resets_have_the_time_that_the_controller_says() {
     let ticks = (1_900 * MILLISECOND / STEP) as u32;
     let plan = |timeout| NvmePlan { timeout, ticks, ..NvmePlan::default() };
     assert_eq!(quiesces(plan(4)), Ok(()));
-    let result = quiesces(plan(3));
+    // One that takes a little longer than it says is waited for.
+    assert_eq!(quiesces(plan(3)), Ok(()));
+    let result = quiesces(plan(2));
     assert!(
         matches!(result, Err(DeviceError::TimedOut { what: "an NVMe reset", after }) if after >= 1_500 * MILLISECOND)
     );
-    // One that says 0 gets the least that can be said.
+    // One that says 0 gets that little only.
     let result = quiesces(plan(0));
     assert!(matches!(result, Err(DeviceError::TimedOut { after, .. }) if after < 600 * MILLISECOND));
     assert_eq!(quiesces(NvmePlan { timeout: 0, ..NvmePlan::default() }), Ok(()));
@@ -454,6 +455,67 @@ fn the_namespace_is_the_chosen_one_or_the_first() {
     assert_eq!(sized(Some(9)), Ok(Some(1000 * 512 / BLOCK as u64)));
     assert_eq!(sized(None), Ok(Some(1000 * 512 / BLOCK as u64)), "number 2");
     assert_eq!(sized(Some(3)), Err(DeviceError::Unsupported { what: "an active namespace", value: 3 }));
+}
+
+/// What came with later versions is neither asked for nor believed.
+#[test]
+fn a_controller_of_any_version_is_asked_what_it_knows() {
+    for version in [0, 0x1_0000, 0x1_0100, 0x1_0200, 0x1_0300, 0x1_0400, 0x2_0000, 0x2_0100] {
+        for dirty in [false, true] {
+            for namespace in [1, 3, 32] {
+                let plan = NvmePlan { version, dirty, namespace, ..NvmePlan::default() };
+                let mut rig = Rig::ready(plan);
+                rig.write(5, 2, 8).unwrap();
+                assert_eq!(rig.read(5, 2).unwrap(), pattern(2, 8), "{version:#x}");
+                let begin = rig.platform.peek();
+                rig.shutdown().unwrap();
+                assert!(rig.platform.peek() - begin < SECOND);
+                rig.assert_within_the_rules();
+            }
+        }
+    }
+    // What is new enough for one to know counts.
+    let kind = |version| quiesces(NvmePlan { version, kind: 2, ..NvmePlan::default() });
+    assert_eq!(kind(0x1_0300), Ok(()));
+    assert!(is_unsupported(kind(0x1_0400), "a controller for data"));
+}
+
+#[test]
+fn a_controller_that_does_not_list_its_namespaces_is_asked_for_one_after_another() {
+    for version in [0x1_0000, 0x1_0200] {
+        let plan =
+            |namespace, others| NvmePlan { version, lists: false, namespace, others, ..NvmePlan::default() };
+        for namespace in [1, 4, 32] {
+            let rig = Rig::ready(plan(namespace, vec![]));
+            assert_eq!(rig.disk.geometry().unwrap().blocks, BLOCKS, "{namespace}");
+            rig.assert_within_the_rules();
+        }
+        let first = Rig::ready(plan(4, vec![2]));
+        assert_eq!(first.disk.geometry().unwrap().blocks, 1000 * 512 / BLOCK as u64, "number 2");
+        for none in [plan(0, vec![]), plan(33, vec![])] {
+            assert!(is_unsupported(quiesces(none), "a namespace"));
+        }
+    }
+}
+
+/// Of these, a look at their status soon behind the begin of a reset fails, as if nobody were there.
+#[test]
+fn controllers_that_must_not_be_looked_at_during_their_reset_are_not() {
+    let shy = (2_200 * MILLISECOND / STEP) as u32;
+    let begins = |id| {
+        let mut rig = Rig::open(NvmePlan { id, shy, ..NvmePlan::default() }).unwrap();
+        let begin = rig.platform.peek();
+        (rig.quiesce(), rig.platform.peek() - begin)
+    };
+    for id in [(0x1c58, 0x0003), (0x1c58, 0x0023), (0x1bb1, 0x0100), (0x144d, 0xa821), (0x144d, 0xa822)] {
+        assert_eq!(begins(id).0, Ok(()), "{id:x?}");
+    }
+    assert_eq!(begins((0x1b36, 0x0010)).0, Err(DeviceError::Gone));
+    // Nobody else waits for them.
+    let mut rig = Rig::open(NvmePlan::default()).unwrap();
+    let begin = rig.platform.peek();
+    rig.quiesce().unwrap();
+    assert!(rig.platform.peek() - begin < SECOND);
 }
 
 #[test]

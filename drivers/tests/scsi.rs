@@ -10,7 +10,7 @@ use dump_drivers::fake::{
 };
 use dump_drivers::virtio::scsi::{self, Lun};
 use dumpcore::arena::Arena;
-use dumpcore::device::{DeviceError, Direction, DumpDevice};
+use dumpcore::device::{DeviceError, Direction, DumpDevice, Request};
 use proptest::prelude::*;
 
 struct Rig {
@@ -217,14 +217,27 @@ fn a_capacity_that_cannot_be_is_refused() {
 fn odd_configurations_are_refused_by_name() {
     assert_eq!(quiesces(host(|host| host.sense_size = 18, vec![])), protocol("its size of sense data", 18));
     assert_eq!(quiesces(host(|host| host.cdb_size = 16, vec![])), protocol("its size of commands", 16));
-    let plan = Plan { seg_max: Some(0), ..Plan::scsi() };
-    assert_eq!(quiesces(plan), protocol("its largest number of segments", 0));
     let plan = host(|_| {}, vec![Fault::NoQueues]);
     assert_eq!(quiesces(plan), protocol("its number of queues", 0));
     for queue_size in [0, 1, 2, 3] {
         let result = quiesces(Plan { queue_size, ..Plan::scsi() });
         assert_eq!(result, unsupported("a queue of at least 4 descriptors", queue_size.into()));
     }
+}
+
+/// As Linux has it: of pieces and of commands at once, a host that says 0 takes one; of sectors, as many as any host.
+#[test]
+fn a_host_that_does_not_limit_by_itself_is_used_by_the_usual_limits() {
+    let plan = host(|host| (host.max_sectors, host.cmd_per_lun) = (0, 0), vec![]);
+    let mut rig = Rig::open(Plan { seg_max: Some(0), ..plan }, None);
+    rig.quiesce().unwrap();
+    rig.works();
+    let before = rig.fake.doorbells();
+    let buffer = rig.arena.dma(16 * BLOCK, BLOCK).unwrap();
+    let request = Request { id: 3, direction: Direction::Write, block: 2, buffer, gather: None };
+    assert!(rig.disk.submit(request, &wait(&rig.platform)).unwrap().is_none());
+    assert_eq!(rig.fake.doorbells() - before, 1, "all of it in one command");
+    assert_eq!(rig.fake.violations(), Vec::<String>::new());
 }
 
 #[test]

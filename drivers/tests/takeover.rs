@@ -66,7 +66,7 @@ impl Rig {
 #[test]
 fn a_sleeping_or_switched_off_function_is_woken() {
     let mut rig = Rig::open(Plan::default()).unwrap();
-    rig.fake.sleep();
+    rig.fake.sleep(true);
     assert_eq!(
         rig.disk.sanity_check(&wait(&rig.platform)),
         Health::Risky(DeviceError::Protocol { what: "its power state", value: 3 })

@@ -41,7 +41,8 @@ fn plan() -> impl Strategy<Value = Plan> {
         3 => Just((None, None)),
         1 => Just((None, Some(254))),
         1 => Just((Some(4096_u32), None)),
-        1 => (2048..70_000_u32).prop_map(|size| (Some(size), None)),
+        1 => (4096..70_000_u32).prop_map(|size| (Some(size), None)),
+        1 => (4096..70_000_u32, 0..2_u32).prop_map(|(size, most)| (Some(size), Some(most))),
         1 => (2048..70_000_u32, 3..9_u32).prop_map(|(size, most)| (Some(size), Some(most))),
     ];
     let delays = prop_oneof![2 => Just((0, 0)), 1 => (0..4_u32, 0..20_u32)];
@@ -88,7 +89,7 @@ fn fault() -> impl Strategy<Value = Fault> {
     prop_oneof![
         (number.clone(), prop_oneof![0..70_u32, any::<u32>()]).prop_map(|(at, id)| Fault::WrongId(at, id)),
         (number.clone(), any::<u16>()).prop_map(|(at, by)| Fault::IndexJumps(at, by)),
-        number.clone().prop_map(Fault::ShortLength),
+        (number.clone(), 1..600_u32).prop_map(|(at, bytes)| Fault::ShortLength(at, bytes)),
         number.clone().prop_map(Fault::LongLength),
         (number.clone(), 1..=255_u8).prop_map(|(at, code)| Fault::Status(at, code)),
         number.prop_map(Fault::StatusUnwritten),

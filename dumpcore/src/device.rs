@@ -233,7 +233,19 @@ pub struct Rejected {
 /// shares with the device (rings, tables, status) is the driver's to clean and invalidate, by
 /// [`Platform::clean_for_device`](crate::Platform::clean_for_device) and
 /// [`Platform::invalidate_from_device`](crate::Platform::invalidate_from_device).
-pub trait DumpDevice: Send {
+///
+/// # Implementation safety
+/// A [`DmaBuffer`] is the only way to its memory, and dumpcore makes those anew that a device has kept, for otherwise a
+/// device that fails would take them from the dump. What a driver is given it must therefore treat like this:
+/// - A buffer, and a [`Gather`], is given back once at most: in the [`Completion`] or the [`Rejected`] of its own request,
+///   or by the [`rw_block`](DumpDevice::rw_block) that got it. Nothing is given back that did not come with that request.
+/// - What was given back is not touched any more. Until then, the driver touches it only while one of its methods runs, and
+///   the device as the request says: of a read it may write the buffer, of a write it only reads it and what the
+///   [extents](Extent) name. Of other memory than that and the driver's own, the device is not told.
+/// - [`quiesce`](DumpDevice::quiesce) touches nothing that came with an earlier request, and gives nothing of it back. Once it
+///   has returned `Ok`, driver and device have forgotten all that.
+/// - All this holds whatever the device writes to its registers and to memory.
+pub unsafe trait DumpDevice: Send {
     /// What the device is called on the console, such as `virtio-blk 00:04.0`.
     fn name(&self) -> &str;
 
@@ -329,3 +341,41 @@ pub trait DumpDevice: Send {
     /// Why it is not certain that the medium has everything.
     fn shutdown(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError>;
 }
+
+/// That the contract is one which safe code cannot enter into: the one compiles, and the other differs in that word only.
+///
+/// ```
+/// # use dumpcore::device::{DeviceError, Direction, DumpDevice, Geometry, Health};
+/// # use dumpcore::{dma::DmaBuffer, integrity::Digest, wait::Wait};
+/// # type Moved = (Option<DmaBuffer>, Result<(), DeviceError>);
+/// # struct Disk;
+/// // SAFETY: what it is given comes back at once.
+/// unsafe impl DumpDevice for Disk {
+/// #   fn name(&self) -> &str { "disk" }
+/// #   fn geometry(&self) -> Option<Geometry> { None }
+/// #   fn seal(&self, _: &mut Digest) {}
+/// #   fn sanity_check(&mut self, _: &Wait<'_>) -> Health { Health::Healthy }
+/// #   fn quiesce(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> { Ok(()) }
+/// #   fn rw_block(&mut self, _: Direction, _: u64, buffer: DmaBuffer, _: &Wait<'_>) -> Moved { (Some(buffer), Ok(())) }
+/// #   fn flush(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> { Ok(()) }
+/// #   fn shutdown(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> { Ok(()) }
+/// }
+/// ```
+/// ```compile_fail
+/// # use dumpcore::device::{DeviceError, Direction, DumpDevice, Geometry, Health};
+/// # use dumpcore::{dma::DmaBuffer, integrity::Digest, wait::Wait};
+/// # type Moved = (Option<DmaBuffer>, Result<(), DeviceError>);
+/// # struct Disk;
+/// impl DumpDevice for Disk {
+/// #   fn name(&self) -> &str { "disk" }
+/// #   fn geometry(&self) -> Option<Geometry> { None }
+/// #   fn seal(&self, _: &mut Digest) {}
+/// #   fn sanity_check(&mut self, _: &Wait<'_>) -> Health { Health::Healthy }
+/// #   fn quiesce(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> { Ok(()) }
+/// #   fn rw_block(&mut self, _: Direction, _: u64, buffer: DmaBuffer, _: &Wait<'_>) -> Moved { (Some(buffer), Ok(())) }
+/// #   fn flush(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> { Ok(()) }
+/// #   fn shutdown(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> { Ok(()) }
+/// }
+/// ```
+#[cfg(doctest)]
+pub struct OnlyUnsafe;

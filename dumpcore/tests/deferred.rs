@@ -75,7 +75,8 @@ impl OldDriver {
     }
 }
 
-impl DumpDevice for OldDriver {
+// SAFETY: every buffer goes to the simulated disk and comes back from it.
+unsafe impl DumpDevice for OldDriver {
     fn name(&self) -> &str {
         "a 2004 driver"
     }

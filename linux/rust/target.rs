@@ -73,6 +73,35 @@ unsafe fn scsi_above(device: *mut device) -> Option<*mut scsi_device> {
     }
 }
 
+/// Why a disk that is on no PCI function cannot be taken over: by the bus that it is on, or who has made it.
+unsafe fn off_pci(device: *mut device) -> &'static CStr {
+    let places = [
+        (c"virtio", c"it is a virtio disk on MMIO, and the module takes over disks on PCI only"),
+        (c"vmbus", c"it is on Hyper-V's VMBus, and the module takes over disks on PCI only"),
+        (c"xen", c"it is on Xen's bus, and the module takes over disks on PCI only"),
+        (c"mmc", c"it is on an MMC bus, and the module takes over disks on PCI only"),
+        (
+            c"nvme-subsystem",
+            c"the kernel has joined its paths (NVMe multipath); boot with nvme_core.multipath=N",
+        ),
+        (c"platform", c"it is on the platform bus, and the module takes over disks on PCI only"),
+    ];
+    // SAFETY: the caller's device; the names of buses and classes are C's texts.
+    unsafe {
+        for device in upwards(device) {
+            let on = match ((*device).bus.as_ref(), (*device).class.as_ref()) {
+                (Some(bus), _) => bus.name,
+                (None, Some(class)) => class.name,
+                (None, None) => continue,
+            };
+            if let Some((_, why)) = places.into_iter().find(|(name, _)| is(on, name)) {
+                return why;
+            }
+        }
+    }
+    c"it is on no bus of the machine; device mapper, RAID, loop and network disks cannot be taken over"
+}
+
 /// Which namespace of its controller an NVMe disk is.
 unsafe fn nvme_namespace(bdev: *mut block_device, disk: *mut gendisk) -> Option<u32> {
     // SAFETY: a device that is open; its driver's function is called as an ioctl would.
@@ -95,10 +124,7 @@ unsafe fn describe(bdev: *mut block_device, target: &mut dd_target) -> Result<()
         target.start = (*bdev).bd_start_sect;
         target.sectors = (*bdev).bd_nr_sectors;
         let Some(pci) = pci_above(device) else {
-            return Err((
-                c"it is on no PCI device; device mapper, RAID, loop and network disks cannot be taken over",
-                ENXIO,
-            ));
+            return Err((off_pci(device), ENXIO));
         };
         target.pci = pci;
         let bus = (*pci).bus;

@@ -657,7 +657,11 @@ fn reaches_all(cap: Cap, request: &Request) -> bool {
     cap.contains(Cap::WIDE) || parts(request, 0).all(|(address, length)| reaches(cap, address, length))
 }
 
-impl<R: Registers, C: ConfigSpace> DumpDevice for AhciDisk<R, C> {
+// SAFETY: a request is in a slot from transfer() on, until it goes back out of that slot, once, when the HBA no longer has its
+// command, or has been stopped at an error; which runs it has, the driver's own record says. Slots are emptied when a reset is
+// confirmed. Command tables name the parts of what is in a slot, or a bounce buffer, which like the tables is the driver's;
+// which way data goes is the request's.
+unsafe impl<R: Registers, C: ConfigSpace> DumpDevice for AhciDisk<R, C> {
     fn name(&self) -> &str {
         core::str::from_utf8(&self.name).unwrap_or_default()
     }

@@ -6,13 +6,23 @@ use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::{MILLISECOND, SECOND, Wait};
 
 use super::registers::{
-    self, BOHC, Bohc, CAP, CAP2, Cap, GENERIC_BYTES, GHC, Ghc, IS, PI, PORT_BYTES, PORTS, port,
+    self, BOHC, Bohc, CAP, CAP2, Cap, Event, GENERIC_BYTES, GHC, Ghc, IS, PI, PORT_BYTES, PORTS, port,
 };
 use crate::bus::pci::{Command, ConfigSpace, Function, PciDevice};
 use crate::bus::registers::Registers;
 
 /// Class code of an HBA in AHCI mode (AHCI 1.3.1, 2.1.5).
-pub const CLASS: u32 = 0x01_06_01;
+const CLASS: u32 = 0x01_06_01;
+/// Class and subclass of a RAID controller. Intel's HBAs say that they are one if the firmware is set to RAID, as it often is
+/// when shipped, and are HBAs all the same: their RAID is software.
+const CLASS_RAID: u32 = 0x01_04;
+const INTEL: u16 = 0x8086;
+/// Its HBAs report fatal errors of the link that are none.
+const JMICRON: u16 = 0x197b;
+
+/// In the configuration space of Intel's HBAs: which ports are enabled. Firmware sets it, and a reset of the function does
+/// not leave it.
+const PORTS_ENABLED: u16 = 0x92;
 
 /// More capabilities: there is a hand-off.
 const CAP2_HANDOFF: u32 = 1 << 0;
@@ -32,6 +42,12 @@ pub struct Hba<R, C> {
     cap: Cap,
     cap2: u32,
     ports: u32,
+    /// The register that names the ports, when it was opened.
+    pi: u32,
+    /// Of an HBA of Intel's, which ports were enabled.
+    enabled: Option<u16>,
+    /// What it says of errors that are none.
+    spurious: Event,
     /// Nanoseconds that the driver may wait for something at most.
     timeout: Nanoseconds,
 }
@@ -41,22 +57,21 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
     /// bytes at a physical address, uncached, for reading and writing.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is no HBA in AHCI mode, or cannot be mapped; [`DeviceError::Protocol`] if it has
-    /// no ports; [`DeviceError::Gone`].
+    /// [`DeviceError::Unsupported`] if it is no HBA in AHCI mode, or cannot be mapped; [`DeviceError::Gone`].
     pub fn open(
         config: C,
         function: Function,
         mut map: impl FnMut(u64, usize) -> Option<R>,
         timeout: Nanoseconds,
     ) -> Result<Hba<R, C>, DeviceError> {
-        if function.class != CLASS {
+        if !is_hba(&function) {
             let what = "an AHCI controller (PCI class 01.06.01)";
             return Err(DeviceError::Unsupported { what, value: function.class.into() });
         }
         let pci = PciDevice::open(config, function, Command::MEMORY)?;
         // How many registers there are is in the registers.
         let generic = pci.map(registers::BAR, 0, GENERIC_BYTES, &mut map)?;
-        let (cap, ghc, ports) = (generic.read32(CAP), generic.read32(GHC), generic.read32(PI));
+        let (cap, ghc, pi) = (generic.read32(CAP), generic.read32(GHC), generic.read32(PI));
         let cap2 = generic.read32(CAP2);
         if cap == u32::MAX {
             return Err(DeviceError::Gone);
@@ -64,13 +79,23 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
         if !Ghc::from_bits_retain(ghc).contains(Ghc::AHCI) {
             return Err(DeviceError::Unsupported { what: "an HBA in AHCI mode", value: ghc.into() });
         }
-        if ports == 0 {
-            return Err(DeviceError::Protocol { what: "its ports implemented", value: 0 });
-        }
+        // Firmware that has not said which ports are wired leaves as many as there are at most.
+        let ports = if pi == 0 { registers::most_ports(Cap::from_bits_retain(cap)) } else { pi };
         let used = u32::BITS.saturating_sub(ports.leading_zeros()) as usize;
         let length = PORT_BYTES.saturating_mul(used).saturating_add(GENERIC_BYTES);
         let registers = pci.map(registers::BAR, 0, length, &mut map)?;
-        Ok(Hba { pci, registers, cap: Cap::from_bits_retain(cap), cap2, ports, timeout })
+        let is_intel = function.vendor == INTEL;
+        Ok(Hba {
+            enabled: is_intel.then(|| pci.config().read16(function.address, PORTS_ENABLED)),
+            spurious: if function.vendor == JMICRON { Event::LINK_FATAL } else { Event::empty() },
+            pci,
+            registers,
+            cap: Cap::from_bits_retain(cap),
+            cap2,
+            ports,
+            pi,
+            timeout,
+        })
     }
 
     /// The function on the bus.
@@ -81,6 +106,12 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
     /// What it can do.
     pub fn cap(&self) -> Cap {
         self.cap
+    }
+
+    /// What it says of errors that are none.
+    #[inline]
+    pub fn spurious(&self) -> Event {
+        self.spurious
     }
 
     /// Nanoseconds that the driver may wait for something at most.
@@ -126,7 +157,8 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
         let Some(wanted) = wanted else {
             let nothing =
                 DeviceError::Unsupported { what: "a disk on an AHCI port", value: self.ports.into() };
-            return self.disks().next().ok_or(nothing);
+            let disk = |number: &u8| self.read(*number, port::SIG) != registers::SIGNATURE_SEMB;
+            return self.disks().find(disk).or_else(|| self.disks().next()).ok_or(nothing);
         };
         if !self.ports().any(|number| number == wanted) {
             return Err(DeviceError::Unsupported {
@@ -156,6 +188,8 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
             .number(self.cap.bits().into())
             .number(self.cap2.into())
             .number(self.ports.into())
+            .number(self.pi.into())
+            .number(self.enabled.map_or(u64::MAX, u64::from))
             .number(self.timeout);
     }
 
@@ -191,6 +225,7 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
     pub fn take_over(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         // Without bus mastering, nothing of the old driver's can arrive while the reset is under way.
         self.pci.silence(wait)?;
+        self.enable_ports();
         // One that was given up on may still be under way.
         self.wait_for_reset(wait)?;
         // No other register may be touched outside of AHCI mode (3.1.2).
@@ -198,7 +233,7 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
         self.take_from_bios(wait);
         self.reset(wait)?;
         // Some HBAs lose what the BIOS has once written to these, and then show ports that are not wired.
-        for (register, value) in [(CAP, self.cap.bits()), (CAP2, self.cap2), (PI, self.ports)] {
+        for (register, value) in [(CAP, self.cap.bits()), (CAP2, self.cap2), (PI, self.pi)] {
             if self.registers.read32(register) != value {
                 self.registers.write32(register, value);
             }
@@ -208,11 +243,21 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
         if cap != self.cap.bits() {
             return Err(self.explain(DeviceError::Protocol { what: "its capabilities", value: cap.into() }));
         }
-        if ports != self.ports {
+        if ports != self.pi {
             let value = ports.into();
             return Err(self.explain(DeviceError::Protocol { what: "its ports implemented", value }));
         }
         Ok(())
+    }
+
+    /// Enables the ports that were, of an HBA of Intel's that has forgotten that. A port that is not shows no disk.
+    fn enable_ports(&self) {
+        let Some(enabled) = self.enabled else { return };
+        let (config, address) = (self.pci.config(), self.pci.address());
+        let now = config.read16(address, PORTS_ENABLED);
+        if now & enabled != enabled {
+            config.write16(address, PORTS_ENABLED, now | enabled);
+        }
     }
 
     /// Asks the BIOS for the HBA (10.6.3). One that does not let go loses it in the reset that follows.
@@ -262,10 +307,16 @@ fn place(port: u8, register: usize) -> usize {
     usize::from(port).wrapping_mul(PORT_BYTES).wrapping_add(GENERIC_BYTES).wrapping_add(register)
 }
 
+/// Whether a function is an HBA, as far as its class says.
+pub fn is_hba(function: &Function) -> bool {
+    function.class == CLASS || function.vendor == INTEL && function.class >> 8 == CLASS_RAID
+}
+
 /// Whether it is that of a disk.
 pub fn check_signature(signature: u32) -> Result<(), DeviceError> {
     let what = match signature {
-        registers::SIGNATURE_DISK => return Ok(()),
+        // What the second is, its description says.
+        registers::SIGNATURE_DISK | registers::SIGNATURE_SEMB => return Ok(()),
         registers::SIGNATURE_ATAPI => "a disk on its AHCI port, not an ATAPI device",
         registers::SIGNATURE_MULTIPLIER => "a disk on its AHCI port, not a port multiplier",
         _ => "a disk on its AHCI port",

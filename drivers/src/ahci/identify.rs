@@ -109,10 +109,11 @@ impl Identity {
 
         let valid = |word: u16| if word & VALID.0 == VALID.1 { word } else { 0 };
         let commands = valid(read(word::COMMANDS));
-        let long = commands & COMMANDS_LONG != 0;
         let number = |first: usize, words: usize| {
             (0..words).rev().fold(0_u64, |sum, at| sum << 16 | u64::from(read(first.wrapping_add(at))))
         };
+        // A disk whose long size is 0 has the bit by mistake.
+        let long = commands & COMMANDS_LONG != 0 && number(word::SECTORS_LONG, 4) != 0;
         let sectors = if long { number(word::SECTORS_LONG, 4) } else { number(word::SECTORS_SHORT, 2) };
         let limit = if long { 1_u64 << 48 } else { 1 << 28 };
         if sectors == 0 || sectors > limit {

@@ -18,5 +18,5 @@ use crate::bus::pci::{ConfigSpace, Function, functions};
 
 /// The `index`th HBA on the machine, counted from 0 in the order of the bus.
 pub fn find<C: ConfigSpace + ?Sized>(config: &C, index: usize) -> Option<Function> {
-    functions(config).filter(|function| function.class == hba::CLASS).nth(index)
+    functions(config).filter(hba::is_hba).nth(index)
 }

@@ -76,7 +76,10 @@ impl Port {
     /// What has happened, all ones if the HBA is gone.
     #[inline]
     pub fn events<R: Registers, C: ConfigSpace>(&self, hba: &Hba<R, C>) -> Event {
-        Event::from_bits_retain(hba.read(self.number, port::IS))
+        match hba.read(self.number, port::IS) {
+            u32::MAX => Event::from_bits_retain(u32::MAX),
+            events => Event::from_bits_retain(events).difference(hba.spurious()),
+        }
     }
 
     /// Commands that are not finished: issued, or, of queued ones, not said by the disk to be done.

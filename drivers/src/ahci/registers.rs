@@ -169,6 +169,11 @@ pub fn slots(cap: Cap) -> u32 {
     (cap.bits() >> 8 & 0x1f).saturating_add(1)
 }
 
+/// Ports that its capabilities have room for, one bit each, from the first on.
+pub fn most_ports(cap: Cap) -> u32 {
+    u32::MAX.wrapping_shr(31_u32.saturating_sub(cap.bits() & 0x1f))
+}
+
 /// What the link's status says of a device, in its lowest four bits.
 pub const DETECTION: u32 = 0xf;
 /// There is a device, and it can be talked to.
@@ -181,6 +186,8 @@ pub const LINK_ON: u32 = 0x300;
 
 /// Signatures (Serial ATA 3.1, 11.3): a disk.
 pub const SIGNATURE_DISK: u32 = 0x0000_0101;
+/// An enclosure's management, which some disks take themselves for.
+pub const SIGNATURE_SEMB: u32 = 0xc33c_0101;
 /// An ATAPI device.
 pub const SIGNATURE_ATAPI: u32 = 0xeb14_0101;
 /// A port multiplier.

@@ -658,7 +658,10 @@ fn find_channel<R: Registers, C: ConfigSpace>(
     Some(Channel::new(ports(command, COMMAND_PORTS)?, ports(control, CONTROL_PORTS)?))
 }
 
-impl<R: Registers, C: ConfigSpace> DumpDevice for Ata<R, C> {
+// SAFETY: a request is in the ring from take() on, until it goes back out of its place, once, when the bus master has stopped.
+// The ring is emptied when the channel has been reset and bus mastering is off. The table for DMA, which is the driver's, names the
+// pieces of the oldest request, and which way data goes is that request's; PIO moves data while advance() runs.
+unsafe impl<R: Registers, C: ConfigSpace> DumpDevice for Ata<R, C> {
     fn name(&self) -> &str {
         // The number of the disk is there if the caller chose it.
         let length = if self.wanted.is_some() { self.name.len() } else { self.name.len().saturating_sub(2) };

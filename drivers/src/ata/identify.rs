@@ -65,7 +65,8 @@ impl Terms {
 
         let valid = |value: u16| if value >> 14 == 0b01 { value } else { 0 };
         let commands = valid(word(83));
-        let wide = commands & 1 << 10 != 0;
+        // A disk whose long size is 0 has the bit by mistake.
+        let wide = commands & 1 << 10 != 0 && longest(100) != 0;
         let sectors = match wide {
             // More than words 100 to 103 may say.
             true if word(69) & 1 << 3 != 0 => longest(230),
@@ -146,6 +147,12 @@ mod tests {
         more.extend([(69, 1 << 3), (230, 7), (232, 1)]);
         assert_eq!(read(&more).unwrap().sectors, 0x1_0000_0007);
         assert_eq!(read(&[(83, 0x5000)]).unwrap().flush, Some(FLUSH));
+    }
+
+    #[test]
+    fn without_a_long_size_there_are_no_long_addresses() {
+        let terms = read(&[(83, 0x7400)]).unwrap();
+        assert_eq!((terms.sectors, terms.wide, terms.flush), (0x1000, false, Some(FLUSH)));
     }
 
     #[test]

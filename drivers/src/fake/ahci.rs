@@ -8,6 +8,8 @@ use super::{FakeDisk as _, Trouble};
 /// BAR 5, 32-bit: the registers.
 const REGISTERS: u64 = 0xfebf_0000;
 const REGISTERS_BYTES: u64 = 0x2000;
+/// In configuration space of Intel's: the ports that are enabled.
+const PORTS_ENABLED: u8 = 0x92;
 const MEBIBYTE: u32 = 1 << 20;
 
 const ST: u32 = 1 << 0;
@@ -56,9 +58,10 @@ pub enum Attached {
 }
 
 impl Attached {
-    fn signature(self) -> u32 {
+    fn signature(self, plan: &AhciPlan) -> u32 {
         match self {
             Attached::Nothing => u32::MAX,
+            Attached::Disk if plan.semb => 0xc33c_0101,
             Attached::Disk => 0x0000_0101,
             Attached::Atapi => 0xeb14_0101,
             Attached::Multiplier => 0x9669_0101,
@@ -107,6 +110,14 @@ pub enum AhciFault {
 /// What kind of HBA and disk, and their faults.
 #[derive(Clone, Debug)]
 pub struct AhciPlan {
+    /// PCI vendor, device and class. Intel's have a register in configuration space that enables ports.
+    pub id: (u16, u16, u32),
+    /// The HBA tells which ports are wired; else, that none is.
+    pub tells_ports: bool,
+    /// The HBA reports a fatal error of the link with each command, though there was none.
+    pub cries: bool,
+    /// The disk takes itself for an enclosure's management.
+    pub semb: bool,
     /// The ports, from 0 on, and what is there. One is the disk's.
     pub ports: Vec<Attached>,
     /// Slots of a port, 1 to 32.
@@ -152,6 +163,10 @@ pub struct AhciPlan {
 impl Default for AhciPlan {
     fn default() -> AhciPlan {
         AhciPlan {
+            id: AhciPlan::ICH9,
+            tells_ports: true,
+            cries: false,
+            semb: false,
             ports: vec![Attached::Disk],
             slots: 32,
             ncq: true,
@@ -177,6 +192,13 @@ impl Default for AhciPlan {
 }
 
 impl AhciPlan {
+    /// An HBA of Intel's.
+    pub const ICH9: (u16, u16, u32) = (0x8086, 0x2922, 0x01_06_01);
+    /// The same, if the firmware is set to RAID.
+    pub const ICH9_RAID: (u16, u16, u32) = (0x8086, 0x2822, 0x01_04_00);
+    /// One that cries.
+    pub const JMB363: (u16, u16, u32) = (0x197b, 0x2363, 0x01_06_01);
+
     /// Any of all that the specification allows, by a seed. What reaches only 4 GiB is left out.
     pub fn any(seed: u64) -> AhciPlan {
         let mut state = seed ^ 0x9e37_79b9_7f4a_7c15;
@@ -187,7 +209,12 @@ impl AhciPlan {
         let others = [Attached::Nothing, Attached::Atapi, Attached::Multiplier];
         let mut ports: Vec<Attached> = (0..pick(7)).map(|_| others[pick(3) as usize]).collect();
         ports.insert(pick(ports.len() as u32 + 1) as usize, Attached::Disk);
+        let id = [AhciPlan::ICH9, AhciPlan::ICH9_RAID, AhciPlan::JMB363][pick(3) as usize];
         AhciPlan {
+            id,
+            tells_ports: pick(4) != 0,
+            cries: id == AhciPlan::JMB363,
+            semb: false,
             ports,
             slots: [1, 2, 8, 31, 32][pick(5) as usize],
             ncq: pick(4) != 0,
@@ -223,7 +250,11 @@ pub type AhciFake = Fake<AhciModel>;
 impl AhciFake {
     /// An HBA whose disk has `blocks` 4096-byte blocks of zeros, which reaches `memory`, in use by another driver.
     pub fn ahci(memory: DmaMemory, blocks: u64, seed: u64, plan: AhciPlan) -> AhciFake {
-        let config = ConfigBytes::new(0x8086, 0x2922, 0x01_06_01).memory_bar(5, REGISTERS, REGISTERS_BYTES);
+        let (vendor, device, class) = plan.id;
+        let mut config = ConfigBytes::new(vendor, device, class).memory_bar(5, REGISTERS, REGISTERS_BYTES);
+        if vendor == 0x8086 {
+            config = config.own(PORTS_ENABLED, all_ports(&plan) as u16);
+        }
         Fake::new(memory, config, AhciModel::new(plan), blocks, seed)
     }
 
@@ -309,7 +340,7 @@ struct PortState {
 
 impl PortState {
     /// As another driver uses it.
-    fn used(attached: Attached, fresh: bool) -> PortState {
+    fn used(attached: Attached, fresh: bool, plan: &AhciPlan) -> PortState {
         let there = attached != Attached::Nothing;
         // Of the others, the BIOS has found out what they are.
         let fresh = fresh && attached == Attached::Disk;
@@ -322,7 +353,7 @@ impl PortState {
             ie: 0x7fff_ffff,
             cmd: if there && !fresh { ST | CR | FRE | FR | SUD | POD } else { SUD | POD },
             tfd: if fresh || !there { 0x7f } else { 0x50 },
-            sig: if fresh { u32::MAX } else { attached.signature() },
+            sig: if fresh { u32::MAX } else { attached.signature(plan) },
             sctl: 0x300,
             serr: 0,
             sact: 0,
@@ -346,7 +377,7 @@ impl PortState {
             tfd: 0x7f,
             sig: u32::MAX,
             sctl: 0,
-            ..PortState::used(attached, true)
+            ..PortState::used(attached, true, plan)
         }
     }
 
@@ -376,7 +407,7 @@ pub struct AhciModel {
 impl AhciModel {
     fn new(plan: AhciPlan) -> AhciModel {
         let ports: Vec<PortState> =
-            plan.ports.iter().map(|attached| PortState::used(*attached, plan.fresh)).collect();
+            plan.ports.iter().map(|attached| PortState::used(*attached, plan.fresh, &plan)).collect();
         AhciModel {
             ghc: AE | IE,
             bohc: u32::from(plan.bios.is_some()),
@@ -408,7 +439,7 @@ impl AhciModel {
             | bit(31, plan.wide)
     }
 
-    fn reset(&mut self, chassis: &mut Chassis) {
+    fn start_again(&mut self, chassis: &mut Chassis) {
         self.ghc = if self.plan.ahci_only { AE } else { 0 };
         self.ports = self.plan.ports.iter().map(|attached| PortState::reset(*attached, &self.plan)).collect();
         if self.has(AhciFault::PortsChange) {
@@ -699,7 +730,7 @@ impl AhciModel {
             let count = moved.unwrap_or(0) as u32;
             let _ = chassis.dma_write(port.clb + u64::from(pending.slot) * 32 + 4, &count.to_le_bytes());
         }
-        port.is |= if queued { SDBS } else { DHRS };
+        port.is |= if queued { SDBS } else { DHRS } | if self.plan.cries { IFS } else { 0 };
         port.ci &= !bit;
         if queued && !wrong {
             port.sact &= !bit;
@@ -854,6 +885,8 @@ impl AhciModel {
             }
         }
         match port.link {
+            // A port that is not enabled is not wired.
+            Link::Coming(_) if chassis.config.own_bits().is_some_and(|bits| bits >> number & 1 == 0) => {}
             Link::Coming(0) if !link_stays_down => {
                 port.link = Link::Up(ready_ticks);
                 port.serr |= SERR_N | SERR_X;
@@ -862,7 +895,7 @@ impl AhciModel {
             // The signature comes in a FIS, which has to go somewhere.
             Link::Up(0) if port.cmd & FRE != 0 && !never_ready => {
                 port.link = Link::Ready;
-                port.sig = port.attached.signature();
+                port.sig = port.attached.signature(&self.plan);
                 port.tfd = 0x0150;
                 let mut fis = [0_u8; 20];
                 fis[0] = 0x34;
@@ -921,6 +954,10 @@ fn fetch(chassis: &mut Chassis, port: &PortState, slot: u32) -> Option<Pending> 
 }
 
 fn wired(plan: &AhciPlan) -> u32 {
+    if plan.tells_ports { all_ports(plan) } else { 0 }
+}
+
+fn all_ports(plan: &AhciPlan) -> u32 {
     (1_u32 << (plan.ports.len() as u32 % 32)).wrapping_sub(1)
 }
 
@@ -979,6 +1016,10 @@ impl Model for AhciModel {
         }
     }
 
+    fn reset(&mut self, chassis: &mut Chassis) {
+        self.start_again(chassis);
+    }
+
     fn tick(&mut self, chassis: &mut Chassis) {
         if let (Some(asked), Some(bios)) = (&mut self.asked, self.plan.bios) {
             *asked = asked.saturating_add(1);
@@ -989,7 +1030,7 @@ impl Model for AhciModel {
             }
         }
         match self.resetting {
-            Some(0) if !chassis.has(Trouble::NeverResets) => self.reset(chassis),
+            Some(0) if !chassis.has(Trouble::NeverResets) => self.start_again(chassis),
             Some(left) => {
                 self.resetting = Some(left.saturating_sub(1));
                 return;

@@ -740,6 +740,12 @@ impl Model for AtaModel {
         }
     }
 
+    /// The controller's: its disks notice nothing.
+    fn reset(&mut self, chassis: &mut Chassis) {
+        self.masters = [Master::default(), Master::default()];
+        chassis.forget_foreign();
+    }
+
     fn tick(&mut self, chassis: &mut Chassis) {
         for registers in &mut self.channels {
             registers.held += 1;

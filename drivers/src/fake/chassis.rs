@@ -28,6 +28,9 @@ pub trait Model: Send + 'static {
 
     /// A moment passes: requests go on, resets end.
     fn tick(&mut self, chassis: &mut Chassis);
+
+    /// The function is reset by the bus.
+    fn reset(&mut self, chassis: &mut Chassis);
 }
 
 /// Some memory that another driver's request will write.
@@ -162,6 +165,7 @@ impl Chassis {
 
     fn tick(&mut self) {
         self.liar.tick(&self.memory);
+        self.config.tick();
         for foreign in &mut self.foreign {
             foreign.ticks = foreign.ticks.saturating_sub(1);
         }
@@ -285,8 +289,19 @@ impl<M: Model> FakeDisk for Fake<M> {
         self.lock().chassis.config.move_bar();
     }
 
-    fn sleep(&self) {
-        self.lock().chassis.config.sleep();
+    fn sleep(&self, forgetful: bool) {
+        self.lock().chassis.config.sleep(forgetful);
+    }
+
+    fn reset_function(&self) {
+        self.with(|chassis, model| {
+            chassis.config.reset();
+            model.reset(chassis);
+        });
+    }
+
+    fn agrees(&self) -> bool {
+        self.lock().chassis.config.agrees()
     }
 
     fn command(&self) -> Command {
@@ -355,7 +370,10 @@ impl<M: Model> Window<M> {
     /// Counts the access and tells whether the function decodes it.
     fn decodes(chassis: &mut Chassis, bar: u8) -> bool {
         let needs = chassis.config.decoding(bar);
-        chassis.access() && chassis.config.command().contains(needs) && !chassis.config.asleep()
+        chassis.access()
+            && chassis.config.command().contains(needs)
+            && chassis.config.is_home(bar)
+            && !chassis.config.asleep()
     }
 
     fn read(&self, offset: usize, width: usize) -> u64 {
@@ -435,16 +453,24 @@ impl<M: Model> ConfigSpace for Fake<M> {
             if !here {
                 return u32::MAX;
             }
+            if chassis.config.wakes() {
+                chassis.violation("touched while it wakes");
+            }
             let truth = chassis.config.read32(offset);
             chassis.liar.answer(CONFIG | u64::from(offset), 4, truth.into()) as u32
         })
     }
 
     fn write16(&self, address: Address, offset: u16, value: u16) {
-        self.with(|chassis, _| {
+        self.with(|chassis, model| {
             chassis.writes += 1;
             if ConfigBytes::here(address) && chassis.access() {
-                chassis.config.write16(offset, value);
+                if chassis.config.wakes() {
+                    chassis.violation("touched while it wakes");
+                }
+                if chassis.config.write16(offset, value) {
+                    model.reset(chassis);
+                }
             }
         });
     }
@@ -453,6 +479,12 @@ impl<M: Model> ConfigSpace for Fake<M> {
         self.with(|chassis, _| {
             chassis.writes += 1;
             if ConfigBytes::here(address) && chassis.access() {
+                if chassis.config.wakes() {
+                    chassis.violation("touched while it wakes");
+                }
+                if chassis.config.command().intersects(Command::IO | Command::MEMORY) {
+                    chassis.violation(format!("{offset:#x} written while it is decoded"));
+                }
                 chassis.config.write32(offset, value);
             }
         });

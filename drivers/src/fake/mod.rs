@@ -28,7 +28,7 @@ pub use lies::{About, Change, Liar, Lie};
 pub use memory::DmaMemory;
 pub use nvme::{NvmeFake, NvmeFault, NvmeModel, NvmePlan};
 pub use pci::ConfigBytes;
-pub use virtio::{Fault, Front, MMIO_WINDOW, Plan, ScsiPlan, Virtio, VirtioFake};
+pub use virtio::{Counts, Fault, Front, MMIO_WINDOW, Plan, ScsiPlan, Virtio, VirtioFake};
 
 use crate::bus::pci::Command;
 
@@ -87,8 +87,12 @@ pub trait FakeDisk: Tick {
     fn foreign_request(&self, address: u64, length: usize, ticks: u32);
     /// Moves the registers' BAR elsewhere.
     fn move_bar(&self);
-    /// Sends the function to sleep (D3).
-    fn sleep(&self);
+    /// Sends the function to sleep (D3). If it is `forgetful`, waking resets it.
+    fn sleep(&self, forgetful: bool);
+    /// The function is reset, as by somebody who did not live to set it up again.
+    fn reset_function(&self);
+    /// Whether device control of PCI Express is as it was when the device was opened.
+    fn agrees(&self) -> bool;
     /// The PCI command register.
     fn command(&self) -> Command;
     /// Sets the PCI command register.

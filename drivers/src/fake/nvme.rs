@@ -68,6 +68,16 @@ pub enum NvmeFault {
 /// What kind of controller and namespace, and its faults.
 #[derive(Clone, Debug)]
 pub struct NvmePlan {
+    /// PCI vendor and device.
+    pub id: (u16, u16),
+    /// Version register.
+    pub version: u32,
+    /// Whether it knows which namespaces are active, if its version would have it so.
+    pub lists: bool,
+    /// What is newer than its version has random content, not 0.
+    pub dirty: bool,
+    /// Looks at the clock behind the begin of a reset for which reads of registers fail.
+    pub shy: u32,
     /// Entries of an I/O queue at most, less one (CAP.MQES).
     pub mqes: u16,
     /// Limit of resets, in 500 ms (CAP.TO).
@@ -121,6 +131,11 @@ pub struct NvmePlan {
 impl Default for NvmePlan {
     fn default() -> NvmePlan {
         NvmePlan {
+            id: (0x1b36, 0x0010),
+            version: 0x1_0400,
+            lists: true,
+            dirty: false,
+            shy: 0,
             mqes: 1023,
             timeout: 1,
             stride: 0,
@@ -162,7 +177,7 @@ pub type NvmeFake = Fake<NvmeModel>;
 impl NvmeFake {
     /// A disk of `blocks` 4096-byte blocks of zeros that reaches `memory`, in use by another driver.
     pub fn nvme(memory: DmaMemory, blocks: u64, plan: NvmePlan) -> NvmeFake {
-        let config = ConfigBytes::new(0x1b36, 0x0010, 0x01_08_02).memory_bar(0, BAR, BAR_SIZE);
+        let config = ConfigBytes::new(plan.id.0, plan.id.1, 0x01_08_02).memory_bar(0, BAR, BAR_SIZE);
         let seed = plan.seed;
         Fake::new(memory, config, NvmeModel::new(plan), blocks, seed)
     }
@@ -293,6 +308,8 @@ pub struct NvmeModel {
     flushes: u32,
     doorbells: u32,
     admin_failed: u32,
+    /// Looks at the clock until registers can be read.
+    shy: u32,
 }
 
 impl NvmeModel {
@@ -314,6 +331,7 @@ impl NvmeModel {
             flushes: 0,
             doorbells: 0,
             admin_failed: 0,
+            shy: 0,
         }
     }
 
@@ -374,6 +392,7 @@ impl NvmeModel {
                 }
                 // From now on, nothing of its queues goes on.
                 self.pending.clear();
+                self.shy = self.plan.shy;
                 self.change = Some((Change::Reset, self.plan.ticks));
             }
             (true, true) if value >> 14 & 3 != 0 && old >> 14 & 3 == 0 => {
@@ -614,7 +633,8 @@ impl NvmeModel {
             0x05 | 0x01 => {
                 let (id, size) = (command.u16(40), command.u16(42));
                 let (prp, flags) = (command.u64(24), command.u32(44));
-                if size > self.plan.mqes || size == 0 {
+                // One entry is no queue, so 0 is what says nothing.
+                if size > self.plan.mqes.max(1) || size == 0 {
                     chassis.violation(format!("a queue of {} entries", u32::from(size) + 1));
                     return (INVALID_QUEUE_SIZE, 0);
                 }
@@ -661,11 +681,15 @@ impl NvmeModel {
         match what {
             0 => {
                 if namespace == plan.namespace {
+                    // More formats than 16 are there only to show one of them.
+                    put(25, &[if plan.format < 16 { 15 } else { 63 }]);
                     put(0, &self.size(chassis).to_le_bytes());
                     put(8, &self.size(chassis).to_le_bytes());
-                    put(26, &[plan.format & 0xf | (plan.format & 0x30) << 1]);
+                    let unused = if plan.dirty && plan.format < 16 { 0x60 } else { 0 };
+                    put(26, &[plan.format & 0xf | (plan.format & 0x30) << 1 | unused]);
                     put(29, &[plan.protection]);
-                    put(99, &[u8::from(plan.read_only)]);
+                    let newer = plan.dirty && plan.version < 0x1_0400;
+                    put(99, &[u8::from(plan.read_only || newer)]);
                     // The other formats are what nobody can use.
                     for format in 0..64 {
                         put(128 + format * 4, &[8, 0, 20, 0]);
@@ -680,11 +704,19 @@ impl NvmeModel {
             }
             1 => {
                 put(77, &[plan.mdts]);
-                put(88, &plan.rtd3e.to_le_bytes());
-                put(111, &[plan.kind]);
+                let newer = |version: u32| plan.dirty && plan.version < version;
+                put(88, &if newer(0x1_0200) { u32::MAX } else { plan.rtd3e }.to_le_bytes());
+                put(111, &[if newer(0x1_0400) { 0xd1 } else { plan.kind }]);
+                put(516, &active.last().copied().unwrap_or(0).to_le_bytes());
                 put(512, &[plan.entry_sizes.0, plan.entry_sizes.1]);
                 put(525, &[u8::from(plan.cache)]);
             }
+            // In 1.0, the question is one bit: this one is for what is asked with 0.
+            2 if plan.version < 0x1_0100 => {
+                chassis.violation("a question that its version does not know");
+                return None;
+            }
+            2 if !plan.lists => return None,
             2 => {
                 let above = active.iter().filter(|id| **id > namespace);
                 for (index, id) in above.enumerate() {
@@ -829,13 +861,16 @@ fn pieces(chassis: &mut Chassis, command: &Pending, total: usize) -> Option<Vec<
 
 impl Model for NvmeModel {
     fn read(&mut self, chassis: &mut Chassis, _: u8, offset: u64, width: usize) -> u64 {
+        if self.shy > 0 {
+            return u64::MAX;
+        }
         if width < 4 || offset >= DOORBELLS {
             chassis.violation(format!("{offset:#x} read by {width}"));
         }
         let (register, upper) = (offset & !7, offset & 4 != 0);
         let wide = |value: u64| if upper { value >> 32 } else { value };
         match offset {
-            VS => 0x1_0400,
+            VS => self.plan.version.into(),
             INTMS | INTMC => self.masked.into(),
             CC => self.cc.into(),
             CSTS => self.status().into(),
@@ -871,7 +906,14 @@ impl Model for NvmeModel {
         }
     }
 
+    fn reset(&mut self, chassis: &mut Chassis) {
+        let plan = self.plan.clone();
+        *self = NvmeModel { cc: 0, aqa: 0, asq: 0, acq: 0, ready: false, ..NvmeModel::new(plan) };
+        chassis.forget_foreign();
+    }
+
     fn tick(&mut self, chassis: &mut Chassis) {
+        self.shy = self.shy.saturating_sub(1);
         self.change(chassis);
         // Without bus mastering it cannot fetch, and not complete.
         if !self.runs() || !chassis.config.command().contains(Command::BUS_MASTER) {

@@ -1,7 +1,8 @@
 //! Configuration space of a fake device, as QEMU's devices have it.
 
 use crate::bus::pci::{
-    Address, CAPABILITY_MSI, CAPABILITY_MSI_X, CAPABILITY_POWER, CAPABILITY_VENDOR, Command,
+    Address, CAPABILITY_EXPRESS, CAPABILITY_MSI, CAPABILITY_MSI_X, CAPABILITY_POWER, CAPABILITY_VENDOR,
+    Command,
 };
 
 /// Where the device is: bus, device, function.
@@ -18,6 +19,12 @@ const MSI_X_BAR_SIZE: u32 = 0x1000;
 const MSI: u8 = 0xb0;
 const POWER: u8 = 0xa8;
 const MSI_X: u8 = 0x98;
+/// PCI Express, as far as device control; the rest of it is not looked at.
+const EXPRESS: u8 = 0xd0;
+/// Device control: packets of 256 bytes, of which the function is told.
+const AGREED: u16 = 0x2830;
+/// Looks at the clock until a function that wakes may be touched.
+const WAKES: u32 = 1000;
 const COMMON: u8 = 0x40;
 const ISR: u8 = 0x50;
 const DEVICE: u8 = 0x60;
@@ -28,12 +35,14 @@ const NOTIFY: u8 = 0x70;
 struct BarBits {
     /// Bytes, a power of two; 0 for a register that is not there.
     size: u64,
+    /// Where the driver has it mapped.
+    home: u64,
     io: bool,
     wide: bool,
 }
 
 impl BarBits {
-    const NONE: BarBits = BarBits { size: 0, io: false, wide: false };
+    const NONE: BarBits = BarBits { size: 0, home: 0, io: false, wide: false };
 }
 
 /// 256 bytes, and which of them a driver may change.
@@ -42,6 +51,12 @@ pub struct ConfigBytes {
     bars: [BarBits; 6],
     /// The BAR that [`move_bar`](ConfigBytes::move_bar) moves: the first.
     first: Option<u8>,
+    /// Waking from D3 resets it (No_Soft_Reset is 0).
+    forgetful: bool,
+    /// A register of 16 bits that only this kind of device has.
+    own: Option<u8>,
+    /// Looks at the clock until it may be touched.
+    waking: u32,
     /// Writes to the enable bits of MSI and MSI-X do nothing.
     pub msi_stuck: bool,
 }
@@ -50,15 +65,24 @@ impl ConfigBytes {
     /// A function in use, with power management, MSI and MSI-X (both enabled, though a real driver enables one: the
     /// takeover has to cope with either). `class` is base class, subclass and programming interface, 8 bits each.
     pub fn new(vendor: u16, device: u16, class: u32) -> ConfigBytes {
-        let mut this =
-            ConfigBytes { bytes: [0; 256], bars: [BarBits::NONE; 6], first: None, msi_stuck: false };
+        let mut this = ConfigBytes {
+            bytes: [0; 256],
+            bars: [BarBits::NONE; 6],
+            first: None,
+            forgetful: false,
+            own: None,
+            waking: 0,
+            msi_stuck: false,
+        };
         this.put16(0x00, vendor);
         this.put16(0x02, device);
         this.put16(0x04, Command::BUS_MASTER.bits());
         this.put16(0x06, 1 << 4);
         this.put32(0x08, class << 8 | 1);
         this.bytes[0x34] = MSI;
-        this.capability(MSI, CAPABILITY_MSI, POWER);
+        this.capability(MSI, CAPABILITY_MSI, EXPRESS);
+        this.capability(EXPRESS, CAPABILITY_EXPRESS, POWER);
+        this.put16(EXPRESS + 8, AGREED);
         this.capability(POWER, CAPABILITY_POWER, MSI_X);
         this.capability(MSI_X, CAPABILITY_MSI_X, 0);
         this.put16(MSI + 2, 1);
@@ -75,7 +99,7 @@ impl ConfigBytes {
         if wide {
             self.put32(at + 4, (address >> 32) as u32);
         }
-        self.bars[usize::from(index)] = BarBits { size, io: false, wide };
+        self.bars[usize::from(index)] = BarBits { size, home: address, io: false, wide };
         self.first = self.first.or(Some(index));
         self.set_command(self.command() | Command::MEMORY);
         self
@@ -85,10 +109,23 @@ impl ConfigBytes {
     #[must_use]
     pub fn port_bar(mut self, index: u8, port: u32, size: u64) -> ConfigBytes {
         self.put32(0x10 + index * 4, port | 1);
-        self.bars[usize::from(index)] = BarBits { size, io: true, wide: false };
+        self.bars[usize::from(index)] = BarBits { size, home: port.into(), io: true, wide: false };
         self.first = self.first.or(Some(index));
         self.set_command(self.command() | Command::IO);
         self
+    }
+
+    /// With a register of 16 bits that only this kind of device has, and that firmware has set. A reset clears it.
+    #[must_use]
+    pub(super) fn own(mut self, at: u8, value: u16) -> ConfigBytes {
+        self.put16(at, value);
+        self.own = Some(at);
+        self
+    }
+
+    /// That register.
+    pub(super) fn own_bits(&self) -> Option<u16> {
+        self.own.map(|at| self.get16(at))
     }
 
     /// A virtio device as QEMU lays it out.
@@ -138,14 +175,72 @@ impl ConfigBytes {
         }
     }
 
-    /// The function sleeps in D3.
-    pub fn sleep(&mut self) {
-        self.put16(POWER + 4, 3);
+    /// The function sleeps in D3. If it is `forgetful`, waking resets it; else it says that it does not.
+    pub fn sleep(&mut self, forgetful: bool) {
+        self.forgetful = forgetful;
+        let kept = if forgetful { 0 } else { 1 << 3 };
+        self.put16(POWER + 4, kept | 3);
     }
 
     /// Whether it sleeps.
     pub fn asleep(&self) -> bool {
         self.get16(POWER + 4) & 3 != 0
+    }
+
+    /// Whether it may not be touched yet.
+    pub(super) fn wakes(&self) -> bool {
+        self.waking > 0
+    }
+
+    /// A moment passes.
+    pub(super) fn tick(&mut self) {
+        self.waking = self.waking.saturating_sub(1);
+    }
+
+    /// A reset of the function: nothing that was written to it is left.
+    pub(super) fn reset(&mut self) {
+        self.set_command(Command::empty());
+        for index in 0..6 {
+            self.put_bar(index, 0);
+        }
+        self.put16(MSI + 2, 0);
+        self.put16(MSI_X + 2, self.get16(MSI_X + 2) & 0x7ff);
+        self.put16(EXPRESS + 8, 0x2810);
+        if let Some(at) = self.own {
+            self.put16(at, 0);
+        }
+    }
+
+    /// Whether device control of PCI Express is as it was agreed upon.
+    pub(super) fn agrees(&self) -> bool {
+        self.get16(EXPRESS + 8) == AGREED
+    }
+
+    /// Where a base address register points.
+    fn bar_address(&self, index: usize) -> u64 {
+        let at = 0x10 + index as u8 * 4;
+        let BarBits { io, wide, .. } = self.bars[index];
+        let high = if wide { u64::from(self.get32(at + 4)) << 32 } else { 0 };
+        high | u64::from(self.get32(at) & !if io { 0x3 } else { 0xf })
+    }
+
+    /// Makes a base address register point somewhere.
+    fn put_bar(&mut self, index: usize, address: u64) {
+        let at = 0x10 + index as u8 * 4;
+        let BarBits { size, io, wide, .. } = self.bars[index];
+        if size > 0 {
+            let fixed = self.get32(at) & if io { 0x3 } else { 0xf };
+            self.put32(at, address as u32 | fixed);
+            if wide {
+                self.put32(at + 4, (address >> 32) as u32);
+            }
+        }
+    }
+
+    /// Whether a BAR points to where the driver has it mapped. Ports that are no BAR are where they are.
+    pub(super) fn is_home(&self, bar: u8) -> bool {
+        let bits = self.bars.get(usize::from(bar)).copied().unwrap_or(BarBits::NONE);
+        bits.size == 0 || self.bar_address(bar.into()) == bits.home
     }
 
     /// Whether any interrupt could still be raised.
@@ -194,9 +289,7 @@ impl ConfigBytes {
             if bar.size == 0 || bar.io {
                 return None;
             }
-            let at = 0x10 + index * 4;
-            let high = if bar.wide { u64::from(self.get32(at + 4)) << 32 } else { 0 };
-            let offset = physical.checked_sub(high | u64::from(self.get32(at) & !0xf))?;
+            let offset = physical.checked_sub(self.bar_address(index.into()))?;
             (offset.checked_add(length as u64)? <= bar.size).then_some((index, offset))
         })
     }
@@ -221,18 +314,28 @@ impl ConfigBytes {
         }
     }
 
-    /// Writes 16 bits, as the driver does.
-    pub fn write16(&mut self, offset: u16, value: u16) {
-        let Ok(at) = u8::try_from(offset) else { return };
+    /// Writes 16 bits, as the driver does. Tells whether that has reset the function.
+    pub fn write16(&mut self, offset: u16, value: u16) -> bool {
+        let Ok(at) = u8::try_from(offset) else { return false };
+        if at == POWER + 4 && self.asleep() && value & 3 == 0 {
+            self.put16(at, self.get16(at) & !3);
+            self.waking = WAKES;
+            if self.forgetful {
+                self.reset();
+            }
+            return self.forgetful;
+        }
         match at {
             4 => self.put16(4, value & 0x0407),
             _ if at == MSI + 2 && !self.msi_stuck => self.put16(at, value & 1),
             _ if at == MSI_X + 2 && !self.msi_stuck => {
                 self.put16(at, self.get16(at) & 0x7ff | value & 0xc000)
             }
-            _ if at == POWER + 4 => self.put16(at, value & 3),
+            _ if at == POWER + 4 => self.put16(at, self.get16(at) & !3 | value & 3),
+            _ if at == EXPRESS + 8 || Some(at) == self.own => self.put16(at, value),
             _ => {}
         }
+        false
     }
 
     /// Writes 32 bits, as the driver does.

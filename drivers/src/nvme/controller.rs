@@ -4,7 +4,7 @@ use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Health};
 use dumpcore::integrity::Digest;
 use dumpcore::platform::{Nanoseconds, Platform};
-use dumpcore::wait::Wait;
+use dumpcore::wait::{MILLISECOND, Wait};
 
 use super::command::{
     COMPLETION, Finished, OF_ACTIVE, OF_CONTROLLER, OF_DESCRIPTORS, OF_NAMESPACE, Submission,
@@ -12,8 +12,8 @@ use super::command::{
 use super::queue::Pair;
 use super::registers::{
     ACQ, AQA, ASQ, CAP, CC, CC_ALL_SETS, CC_ENABLE, CC_ENTRIES, CC_SHUTDOWN, CC_SHUTDOWN_ABRUPT,
-    CC_SHUTDOWN_NORMAL, CRTO, CSTS, Capabilities, DOORBELLS, INTMS, SETS_NVM, SETS_SEVERAL, Status,
-    admin_sizes, ready_timeout,
+    CC_SHUTDOWN_NORMAL, CRTO, CSTS, Capabilities, DOORBELLS, INTMS, LISTS_NAMESPACES, SETS_NVM, SETS_SEVERAL,
+    Status, TELLS_KIND, TELLS_SHUTDOWN, VS, admin_sizes, ready_timeout,
 };
 use crate::bus::pci::{Command, ConfigSpace, Function, PciDevice};
 use crate::bus::registers::Registers;
@@ -27,8 +27,26 @@ const ADMIN: u16 = 0;
 const DATA: u16 = 1;
 /// Entries of the admin queues: commands go one at a time.
 const ADMIN_ENTRIES: u16 = 8;
-/// Entries of the queues for data, at most.
+/// Entries of the queues for data, at most, and at least: one entry is no queue.
 const DATA_ENTRIES: u16 = 32;
+const LEAST_ENTRIES: u32 = 2;
+
+/// Vendor and device of controllers that must not be looked at for a while behind the begin of a reset, or the read of
+/// their status fails: Seagate Nytro, HGST SN100, WDC SN200, Memblaze PBlaze4, Samsung X5, PM1725 and PM1725a.
+const SHY: [(u16, u16); 7] = [
+    (0x1bb1, 0x0100),
+    (0x1c58, 0x0003),
+    (0x1c58, 0x0023),
+    (0x1c5f, 0x0540),
+    (0x144d, 0xa808),
+    (0x144d, 0xa821),
+    (0x144d, 0xa822),
+];
+/// For so long.
+const SHY_FOR: Nanoseconds = 2_300 * MILLISECOND;
+
+/// Numbers of namespaces that are tried one by one, at most, where the controller does not list those that are active.
+const TRIED: u32 = 32;
 
 // The shared memory: each queue begins with a page. What the device tells of itself is read where later lists of pages are.
 const ADMIN_SUBMISSIONS: usize = 0;
@@ -47,14 +65,16 @@ const BAR: u8 = 0;
 mod of_controller {
     /// Largest transfer, as a power of two of pages; 0 for no limit. 8 bits.
     pub(super) const MDTS: usize = 77;
-    /// How long a shutdown may take, in microseconds. 32 bits.
+    /// How long a shutdown may take, in microseconds (1.2). 32 bits.
     pub(super) const RTD3E: usize = 88;
-    /// What it is for; 0 in controllers older than 1.4. 8 bits.
+    /// What it is for (1.4). 8 bits.
     pub(super) const CNTRLTYPE: usize = 111;
     /// Bytes in entries of submission and completion queues, as powers of two: the least in bits 0 to 3, the most in 4
     /// to 7. 8 bits each.
     pub(super) const SQES: usize = 512;
     pub(super) const CQES: usize = 513;
+    /// The largest number that a namespace can have. 32 bits.
+    pub(super) const NN: usize = 516;
     /// Volatile write cache: in bit 0, whether there is one. 8 bits.
     pub(super) const VWC: usize = 525;
 
@@ -67,11 +87,15 @@ mod of_controller {
 mod of_namespace {
     /// Size in logical blocks. 64 bits.
     pub(super) const NSZE: usize = 0;
-    /// Which format: its number in bits 0 to 3 and, as bits 4 and 5 of it, in 5 and 6. 8 bits.
+    /// Number of formats, less one. 8 bits.
+    pub(super) const NLBAF: usize = 25;
+    /// Formats that bits 0 to 3 of the next can tell apart.
+    pub(super) const SHORT_FORMATS: u8 = 16;
+    /// Which format: its number in bits 0 to 3 and, if there are more (2.0), as bits 4 and 5 of it, in 5 and 6. 8 bits.
     pub(super) const FLBAS: usize = 26;
     /// Protection information: in bits 0 to 2, its type. 8 bits.
     pub(super) const DPS: usize = 29;
-    /// Attributes: in bit 0, whether it is write-protected. 8 bits.
+    /// Attributes: in bit 0, whether it is write-protected (1.4). 8 bits.
     pub(super) const NSATTR: usize = 99;
     /// The formats, 32 bits each: bytes of metadata in bits 0 to 15, bytes in a logical block, as a power of two, in 16 to
     /// 23.
@@ -102,6 +126,8 @@ pub(super) struct Traits {
     pub(super) cache: bool,
     /// How long a shutdown may take.
     pub(super) shutdown: Nanoseconds,
+    /// The largest number that a namespace can have.
+    pub(super) namespaces: u32,
 }
 
 /// What the controller told of a namespace.
@@ -235,11 +261,8 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
     /// Starts the controller, which has just been reset, with admin queues of our own (7.6.1).
     pub(super) fn start(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         let capabilities = capabilities(&self.registers)?;
-        // A queue for data has 2 entries at least (3.1.1), though one entry is what the smallest number says.
-        let entries = capabilities.entries();
-        if entries < 2 {
-            return Err(DeviceError::Protocol { what: "its largest queue", value: entries.into() });
-        }
+        // A queue for data has 2 entries at least (3.1.1). One that says 1 means nothing by it (Samsung PM1725).
+        let entries = capabilities.entries().max(LEAST_ENTRIES);
         self.memory.clear(wait.platform());
         self.admin.start(ADMIN_ENTRIES);
         self.data.start(entries.min(DATA_ENTRIES.into()) as u16);
@@ -269,6 +292,10 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
                 status.intersects(Status::READY | Status::FATAL)
             });
             self.registers.write32(CC, configuration & !(CC_ENABLE | CC_SHUTDOWN));
+            let function = self.pci.function();
+            if SHY.contains(&(function.vendor, function.device)) {
+                wait.pause(SHY_FOR);
+            }
         }
         self.until("an NVMe reset", limit, wait, |status| !status.contains(Status::READY))
     }
@@ -362,6 +389,12 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         Ok(())
     }
 
+    /// Whether its version is this one or a later one. What is newer than its version, a controller does not know, and the
+    /// bytes of it may be anything.
+    fn is_at_least(&self, version: u32) -> bool {
+        self.registers.read32(VS) >= version
+    }
+
     /// A byte of what was told.
     fn told8(&self, at: usize) -> u8 {
         self.memory.read::<u8>(LISTS.saturating_add(at)).unwrap_or(0)
@@ -378,7 +411,8 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         let called = ("an NVMe controller's description", "describe itself");
         self.identify(OF_CONTROLLER, 0, called, wait)?;
         let kind = self.told8(of_controller::CNTRLTYPE);
-        if kind != of_controller::NOT_SAID && kind != of_controller::FOR_DATA {
+        let told = kind != of_controller::NOT_SAID && self.is_at_least(TELLS_KIND);
+        if told && kind != of_controller::FOR_DATA {
             return Err(DeviceError::Unsupported { what: "a controller for data", value: kind.into() });
         }
         let (submission, completion) = (self.told8(of_controller::SQES), self.told8(of_controller::CQES));
@@ -393,15 +427,26 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         Ok(Traits {
             largest,
             cache: self.told8(of_controller::VWC) & 1 != 0,
-            shutdown: Nanoseconds::from(self.told32(of_controller::RTD3E)).saturating_mul(1_000),
+            shutdown: match self.is_at_least(TELLS_SHUTDOWN) {
+                true => Nanoseconds::from(self.told32(of_controller::RTD3E)).saturating_mul(1_000),
+                false => 0,
+            },
+            namespaces: self.told32(of_controller::NN),
         })
     }
 
-    /// Asks for the first active namespace.
+    /// Asks for the first active namespace. `most` is the largest number that one can have.
     #[inline(never)]
-    pub(super) fn first_namespace(&mut self, wait: &Wait<'_>) -> Result<u32, DeviceError> {
+    pub(super) fn first_namespace(&mut self, most: u32, wait: &Wait<'_>) -> Result<u32, DeviceError> {
+        if !self.is_at_least(LISTS_NAMESPACES) {
+            return self.try_namespaces(most, wait);
+        }
         let called = ("an NVMe list of namespaces", "list its namespaces");
-        self.identify(OF_ACTIVE, 0, called, wait)?;
+        match self.identify(OF_ACTIVE, 0, called, wait) {
+            // Some that say they are new enough do not know the question.
+            Err(DeviceError::Status { .. }) => return self.try_namespaces(most, wait),
+            answered => answered?,
+        }
         match self.told32(0) {
             0 => Err(DeviceError::Unsupported { what: "a namespace", value: 0 }),
             // Reserved, and all namespaces together (6.1.1).
@@ -412,19 +457,38 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         }
     }
 
-    /// Asks what a namespace is like, and refuses what cannot be written in plain blocks.
-    #[inline(never)]
-    pub(super) fn namespace(&mut self, id: u32, wait: &Wait<'_>) -> Result<Namespace, DeviceError> {
+    /// Asks for one namespace after another until one is active.
+    fn try_namespaces(&mut self, most: u32, wait: &Wait<'_>) -> Result<u32, DeviceError> {
+        for id in 1..=most.clamp(1, TRIED) {
+            match self.describe(id, wait) {
+                Ok(size) if size > 0 => return Ok(id),
+                // One that is not there is empty, or refused.
+                Ok(_) | Err(DeviceError::Status { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(DeviceError::Unsupported { what: "a namespace", value: 0 })
+    }
+
+    /// Has a namespace described, and gives its size in logical blocks.
+    fn describe(&mut self, id: u32, wait: &Wait<'_>) -> Result<u64, DeviceError> {
         let called = ("an NVMe namespace's description", "describe a namespace");
         self.identify(OF_NAMESPACE, id, called, wait)?;
         let (low, high) =
             (self.told32(of_namespace::NSZE), self.told32(of_namespace::NSZE.saturating_add(4)));
-        let size = u64::from(high) << 32 | u64::from(low);
+        Ok(u64::from(high) << 32 | u64::from(low))
+    }
+
+    /// Asks what a namespace is like, and refuses what cannot be written in plain blocks.
+    #[inline(never)]
+    pub(super) fn namespace(&mut self, id: u32, wait: &Wait<'_>) -> Result<Namespace, DeviceError> {
+        let size = self.describe(id, wait)?;
         if size == 0 {
             return Err(DeviceError::Unsupported { what: "an active namespace", value: id.into() });
         }
         let format = self.told8(of_namespace::FLBAS);
-        let number = usize::from(format & 0xf | (format >> 1 & 0x30));
+        let few = self.told8(of_namespace::NLBAF) < of_namespace::SHORT_FORMATS;
+        let number = usize::from(format & 0xf | if few { 0 } else { format >> 1 & 0x30 });
         let format = self.told32(number.saturating_mul(4).saturating_add(of_namespace::LBAF));
         if format & 0xffff != 0 {
             let what = "a namespace without metadata";
@@ -448,7 +512,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
             return Err(DeviceError::Unsupported { what, value: shift.into() });
         }
         let attributes = self.told8(of_namespace::NSATTR);
-        if attributes & 1 != 0 {
+        if attributes & 1 != 0 && self.is_at_least(TELLS_KIND) {
             let what = "a namespace that can be written";
             return Err(DeviceError::Unsupported { what, value: attributes.into() });
         }

@@ -302,7 +302,7 @@ impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
         // Another one than the first time would be another disk.
         let id = match self.chosen.or(self.namespace.map(|found| found.id)) {
             Some(id) => id,
-            None => self.controller.first_namespace(wait)?,
+            None => self.controller.first_namespace(traits.namespaces, wait)?,
         };
         self.namespace = Some(self.controller.namespace(id, wait)?);
         self.controller.make_queues(wait)
@@ -514,7 +514,11 @@ impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
     }
 }
 
-impl<R: Registers, C: ConfigSpace> DumpDevice for NvmeDisk<R, C> {
+// SAFETY: a request is in a slot from submit() on, until it goes back out of that slot, once, when none of its commands is with
+// the controller; which commands are, the driver's own table says, and of what the controller writes only an id that must be
+// in it. Slots are emptied when a reset is confirmed. Commands name the pages of what is in a slot, and queues and lists, which
+// are the driver's; which way data goes is the request's.
+unsafe impl<R: Registers, C: ConfigSpace> DumpDevice for NvmeDisk<R, C> {
     fn name(&self) -> &str {
         core::str::from_utf8(&self.name).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! NVM Express 1.4 and later (NVM Express Base Specification 1.4, whose sections are named here): disks on PCI Express.
+//! NVM Express 1.0 and later (sections are those of NVM Express Base Specification 1.4): disks on PCI Express.
 //!
 //! - `registers`: what the controller shows and takes (3.1).
 //! - `command`: what goes into a submission queue and comes back in a completion queue (4.2, 4.6).

@@ -5,6 +5,8 @@ use dumpcore::wait::MILLISECOND;
 
 /// Capabilities, 64 bits.
 pub(super) const CAP: usize = 0x00;
+/// Version: major in bits 16 to 31, minor in 8 to 15. In 1.0 and 1.1 they have the same place.
+pub(super) const VS: usize = 0x08;
 /// Interrupt mask set, for interrupts by pin or MSI.
 pub(super) const INTMS: usize = 0x0c;
 /// Controller configuration.
@@ -21,6 +23,13 @@ pub(super) const ACQ: usize = 0x30;
 pub(super) const CRTO: usize = 0x68;
 /// Where the registers end and the doorbells begin (3.1.16).
 pub(super) const DOORBELLS: usize = 0x1000;
+
+/// Versions from which on there is what is named: a list of active namespaces.
+pub(super) const LISTS_NAMESPACES: u32 = 0x0001_0100;
+/// How long a shutdown takes.
+pub(super) const TELLS_SHUTDOWN: u32 = 0x0001_0200;
+/// What kind of controller it is, and write protection.
+pub(super) const TELLS_KIND: u32 = 0x0001_0400;
 
 /// Unit of the controller's time limits.
 const TIME_UNIT: Nanoseconds = 500 * MILLISECOND;
@@ -40,9 +49,10 @@ impl Capabilities {
         self.field(0, 16).saturating_add(1)
     }
 
-    /// How long a reset or a start may take (TO). A controller that says 0 gets the least that can be said.
+    /// How long a reset or a start may take (TO), and a unit more: some take a little longer than they say, or say 0. No
+    /// driver gives them less.
     pub(super) fn patience(self) -> Nanoseconds {
-        TIME_UNIT.saturating_mul(self.field(24, 8).max(1).into())
+        TIME_UNIT.saturating_mul(u64::from(self.field(24, 8)).saturating_add(1))
     }
 
     /// Whether a register of its own says how long a start may take (CRMS of 2.0).

@@ -209,8 +209,15 @@ impl Protocol for Blk {
         Ok(Limits {
             // Without that feature the device has no cache that could be lost (5.2.6.2).
             flush: special.contains(BlkFeature::FLUSH),
-            size_max: if special.contains(BlkFeature::SIZE_MAX) { size_max } else { u32::MAX },
-            seg_max: if special.contains(BlkFeature::SEG_MAX) { seg_max } else { u32::MAX },
+            size_max: match special.contains(BlkFeature::SIZE_MAX) {
+                // As with the number of pieces: what is meant by 0 is the least that is of use.
+                true if size_max == 0 => BLOCK_SIZE as u32,
+                true => size_max,
+                false => u32::MAX,
+            },
+            // One that does not say takes one, and some take no more (Firecracker). 0 would be none at all, not even a block:
+            // what is meant is that it does not say.
+            seg_max: if special.contains(BlkFeature::SEG_MAX) { seg_max.max(1) } else { 1 },
             round: usize::MAX,
             most: u16::MAX,
         })
@@ -243,15 +250,18 @@ impl Protocol for Blk {
             Order::Command(BlkCommand::Flush) => ("flush", 0),
         };
         // What it says that it wrote matters where it had data to write. (Some devices count a write's own data.)
-        let length = if data > 0 { written as usize } else { 1 };
+        let length = if data > 0 { written as usize } else { 0 };
         let all = data.saturating_add(1);
         let odd = DeviceError::Protocol { what: "its length written", value: written.into() };
         if length > all {
             // It says that it wrote more than it was given. If so, nothing around the buffer can be trusted.
             return Verdict::Fatal(odd);
         }
+        // All that is written are data and status. Devices in use count only the data (kvmtool, Cloud Hypervisor up to 51),
+        // only the status (bhyve), or nothing. Any other count is that of a read which ended early.
+        let counts_all = length == all || length == data || length <= 1;
         match status {
-            STATUS_OK if length == all => Verdict::Done(0),
+            STATUS_OK if counts_all => Verdict::Done(0),
             STATUS_OK => Verdict::Failed(odd),
             STATUS_IO_ERROR | STATUS_UNSUPPORTED => {
                 Verdict::Failed(DeviceError::Status { what, code: status.into() })

@@ -23,8 +23,8 @@ use crate::bus::shared::{LINE, Shared};
 const OVERHEAD: u16 = 2;
 /// Requests that the driver takes at once. They fit into the largest queue together; in a smaller one, some wait.
 const SLOTS: usize = 16;
-/// Runs that the largest queue has at most.
-const RUNS: usize = (QUEUE_MAX / (OVERHEAD + 1)) as usize;
+/// Runs that are in use at most: a request has one, and takes the first that is free.
+const RUNS: usize = SLOTS;
 /// A flush may take so many times as long as a request: there may be gigabytes in the cache.
 const FLUSH_TIMES: u64 = 12;
 /// Pieces of scattered memory that one round should take.
@@ -77,9 +77,9 @@ pub enum Verdict {
 pub struct Limits {
     /// The device has a cache.
     pub flush: bool,
-    /// Bytes in a piece of data at most.
+    /// Bytes in a piece of data at most, at least 1.
     pub size_max: u32,
-    /// Pieces of data in a request at most.
+    /// Pieces of data in a request at most, at least 1.
     pub seg_max: u32,
     /// Bytes of data in a request that the device should get at most.
     pub round: usize,
@@ -659,13 +659,7 @@ fn whole(pieces: impl Iterator<Item = (u64, usize)>, limit: usize, unit: usize) 
 /// How requests are cut for a queue of `size` descriptors. Gives the number of pieces, too.
 fn cut(size: u16, limits: &Limits) -> Result<(Terms, u16), DeviceError> {
     let Limits { flush, size_max, seg_max, round, most } = *limits;
-    if size_max == 0 {
-        return Err(DeviceError::Protocol { what: "its largest segment size", value: 0 });
-    }
-    if seg_max == 0 {
-        return Err(DeviceError::Protocol { what: "its largest number of segments", value: 0 });
-    }
-    let piece = (size_max as usize).min(MAX_TRANSFER);
+    let piece = (size_max as usize).clamp(1, MAX_TRANSFER);
     // Whole sectors, if there is one in a piece.
     let piece = if piece >= SECTOR { piece & !SECTOR.wrapping_sub(1) } else { piece };
     let room = usize::from(size.saturating_sub(OVERHEAD)).min(seg_max as usize);
@@ -683,7 +677,11 @@ fn cut(size: u16, limits: &Limits) -> Result<(Terms, u16), DeviceError> {
     Ok((Terms { flush, piece, round, pieces, most: most.max(1) }, pieces as u16))
 }
 
-impl<T: Transport, P: Protocol> DumpDevice for Disk<T, P> {
+// SAFETY: a request is in a slot from transfer() on, until it goes back out of that slot, once; which slot, the driver's own
+// record of runs says, and of what the device writes only an id that must be in it. Slots are emptied when a reset is
+// confirmed, and nothing goes back before they are filled again. The device is given the pieces of what is in a slot, as ones
+// that it writes only of a read, and the rings, headers, footers and answers, which are the driver's.
+unsafe impl<T: Transport, P: Protocol> DumpDevice for Disk<T, P> {
     fn name(&self) -> &str {
         core::str::from_utf8(self.name.get(..self.name_length).unwrap_or_default()).unwrap_or_default()
     }
@@ -774,7 +772,7 @@ impl<T: Transport, P: Protocol> DumpDevice for Disk<T, P> {
     }
 
     fn controller(&self) -> Option<u64> {
-        self.transport.number()
+        Some(self.transport.number())
     }
 
     /// 16, whatever the device's queue holds: what does not fit into it waits in the driver.

@@ -119,7 +119,15 @@ impl<R: Registers> MmioTransport<R> {
     }
 }
 
+/// In the number of a controller: it is on no bus, and what is below is its physical address. No function on PCI has such a
+/// number.
+const ON_NO_BUS: u64 = 1 << 63;
+
 impl<R: Registers> Transport for MmioTransport<R> {
+    fn number(&self) -> u64 {
+        ON_NO_BUS | self.slot.physical
+    }
+
     fn seal(&self, digest: &mut Digest) {
         self.slot.registers.seal(digest);
         digest.number(self.slot.physical).number(self.device.into()).number(self.timeout);

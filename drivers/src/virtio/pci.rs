@@ -201,8 +201,8 @@ impl<R: Registers, C: ConfigSpace> PciTransport<R, C> {
 }
 
 impl<R: Registers, C: ConfigSpace> Transport for PciTransport<R, C> {
-    fn number(&self) -> Option<u64> {
-        Some(self.pci.number())
+    fn number(&self) -> u64 {
+        self.pci.number()
     }
 
     fn seal(&self, digest: &mut Digest) {

@@ -13,8 +13,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::bus::barrier;
 use crate::bus::shared::{LINE, Shared};
 
-/// Descriptors in a queue, at most.
-pub const QUEUE_MAX: u16 = 128;
+/// Descriptors in a queue, at most. Some devices of this size, the usual one of disks, do not take a smaller one (kvmtool).
+pub const QUEUE_MAX: u16 = 256;
 
 /// Bytes of shared memory that a queue takes, aligned to [`QUEUE_ALIGN`].
 pub const QUEUE_BYTES: usize = USED + 4 + QUEUE_MAX as usize * size_of::<UsedElement>() + 2;

@@ -54,6 +54,9 @@ mod configuration {
 const SENSE_SIZE: u32 = 96;
 const CDB_SIZE: u32 = 32;
 
+/// Sectors of 512 bytes in a transfer at most, of a host that does not say. Each is known to take as many.
+const USUAL_SECTORS: u32 = 0xffff;
+
 /// What stands before the data of every command (5.6.6.1).
 #[derive(Clone, Copy, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -338,9 +341,11 @@ impl Protocol for Scsi {
             // Whether there is a cache only the command tells.
             flush: true,
             size_max: u32::MAX,
-            seg_max,
-            round: (max_sectors as usize).saturating_mul(512),
-            most: most.min(u16::MAX.into()) as u16,
+            // Of all three, 0 is what a host says that does not limit them by itself: a command has at least a piece and goes
+            // alone; for sectors, the usual limit holds.
+            seg_max: seg_max.max(1),
+            round: (if max_sectors == 0 { USUAL_SECTORS } else { max_sectors } as usize).saturating_mul(512),
+            most: most.clamp(1, u16::MAX.into()) as u16,
         })
     }
 

@@ -89,10 +89,8 @@ pub struct Rings {
 
 /// A virtio device on its bus.
 pub trait Transport: Send {
-    /// A number that no other device has, if it is on a bus: see [`DumpDevice::controller`](dumpcore::device::DumpDevice::controller).
-    fn number(&self) -> Option<u64> {
-        None
-    }
+    /// A number that no other device has: see [`DumpDevice::controller`](dumpcore::device::DumpDevice::controller).
+    fn number(&self) -> u64;
 
     /// Feeds everything that stays.
     fn seal(&self, digest: &mut Digest);

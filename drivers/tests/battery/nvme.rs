@@ -14,8 +14,8 @@ pub struct Nvme;
 impl Kind for Nvme {
     const NAME: &'static str = "nvme 00:04.0";
     const CORPUS: &'static str = "nvme";
-    /// A start that has to be awaited, a reset and a start, of 500 ms each; some admin commands, each tried twice.
-    const LIMIT: u64 = 3 * SECOND / 2 + 16 * TIMEOUT + 20 * MILLISECOND;
+    /// A start that has to be awaited, a reset and a start, of a second each; some admin commands, each tried twice.
+    const LIMIT: u64 = 3 * SECOND + 16 * TIMEOUT + 20 * MILLISECOND;
     type Fake = NvmeFake;
     type Disk = NvmeDisk<Window<NvmeModel>, NvmeFake>;
 
@@ -38,7 +38,7 @@ fn plan(seed: u64) -> NvmePlan {
         rest /= count;
         choice as usize
     };
-    let mqes = [1, 2, 4, 15, 62, 63, 1023, u16::MAX][below(8)];
+    let mqes = [0, 1, 2, 4, 15, 62, 63, 1023, u16::MAX][below(9)];
     let stride = [0, 1, 3, 15][below(4)];
     let mdts = [0, 1, 2, 7, 255][below(5)];
     let shift = 9 + below(4) as u8;
@@ -47,7 +47,14 @@ fn plan(seed: u64) -> NvmePlan {
     let (format, more) = ([0, 3, 15, 16, 63][below(5)], below(2) as u64);
     let (ticks, kind) = ([0, 1, 40][below(3)], below(2) as u8);
     let delay = [(0, 0), (0, 3), (3, 20)][below(3)];
+    // Older ones do not list their namespaces, and some newer ones do not either.
+    let version = [0x1_0000, 0x1_0100, 0x1_0200, 0x1_0300, 0x1_0400, 0x2_0000][below(6)];
+    let (lists, dirty) = (below(4) != 0, below(2) == 0);
+    let namespace = if lists && version > 0x1_0000 { namespace } else { namespace.min(32) };
     NvmePlan {
+        version,
+        lists,
+        dirty,
         mqes,
         stride,
         mdts,

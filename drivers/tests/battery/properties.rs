@@ -87,6 +87,21 @@ macro_rules! battery {
         }
 
         #[test]
+        fn a_function_that_was_reset_is_given_back_where_it_was() {
+            run::a_function_that_was_reset_is_given_back_where_it_was::<$kind>();
+        }
+
+        #[test]
+        fn a_register_that_points_elsewhere_is_not_written_to() {
+            run::a_register_that_points_elsewhere_is_not_written_to::<$kind>();
+        }
+
+        #[test]
+        fn two_drivers_of_one_controller_say_that_it_is_one() {
+            run::two_drivers_of_one_controller_say_that_it_is_one::<$kind>();
+        }
+
+        #[test]
         fn what_the_old_driver_had_in_flight_never_arrives() {
             run::what_the_old_driver_had_in_flight_never_arrives::<$kind>();
         }

@@ -380,11 +380,15 @@ pub fn a_look_writes_to_nothing_and_tells<K: Kind>() {
     if !K::ON_PCI {
         return;
     }
-    let asleep = look(&|rig| rig.fake.sleep());
-    assert!(
-        matches!(asleep, Health::Risky(DeviceError::Protocol { what: "its power state", .. })),
-        "{asleep:?}"
-    );
+    for forgetful in [false, true] {
+        let asleep = look(&|rig| rig.fake.sleep(forgetful));
+        assert!(
+            matches!(asleep, Health::Risky(DeviceError::Protocol { what: "its power state", .. })),
+            "{asleep:?}"
+        );
+    }
+    let reset = look(&|rig| rig.fake.reset_function());
+    assert_eq!(reset, Health::Risky(DeviceError::Protocol { what: "its base address", value: 0 }));
     let moved = look(&|rig| rig.fake.move_bar());
     assert!(
         matches!(moved, Health::Unusable(DeviceError::Protocol { what: "its base address", .. })),
@@ -399,7 +403,7 @@ pub fn a_used_device_is_taken_over_without_an_interrupt_left_on<K: Kind>() {
         let mut rig = Rig::<K>::open(seed);
         let sealed = rig.seal();
         if K::ON_PCI && seed & 2 != 0 {
-            rig.fake.sleep();
+            rig.fake.sleep(seed & 4 != 0);
         }
         rig.quiesce().expect("quiesces");
         assert!(!K::ON_PCI || !rig.fake.interrupts_on());
@@ -411,6 +415,72 @@ pub fn a_used_device_is_taken_over_without_an_interrupt_left_on<K: Kind>() {
         assert!(matches!(rig.write_block(3, 1), Err(DeviceError::NotReady)));
         assert_eq!(rig.seal(), sealed, "use does not break the seal");
         rig.assert_within_the_rules();
+    }
+}
+
+pub fn a_function_that_was_reset_is_given_back_where_it_was<K: Kind>() {
+    if !K::ON_PCI {
+        return;
+    }
+    type Forget<K> = (&'static str, fn(&<K as Kind>::Fake));
+    let forget: [Forget<K>; 3] = [
+        ("by waking", |fake| fake.sleep(true)),
+        ("by somebody", |fake| fake.reset_function()),
+        ("by both", |fake| {
+            fake.reset_function();
+            fake.sleep(true);
+        }),
+    ];
+    for (how, forget) in forget {
+        for seed in 0..4 {
+            let mut rig = Rig::<K>::open(seed);
+            let (sealed, asked) = (rig.seal(), rig.fake.command());
+            forget(&rig.fake);
+            let health = rig.timed("sanity_check", |disk, wait| disk.sanity_check(wait));
+            assert!(matches!(health, Health::Risky(_)), "{how}: {health:?}");
+            rig.quiesce().unwrap_or_else(|error| panic!("{how}: {error}"));
+            assert!(rig.fake.agrees(), "{how}: packets of another size than the bridge's");
+            assert!(!rig.fake.interrupts_on());
+            let decodes = Command::IO | Command::MEMORY;
+            assert!(asked.contains(rig.fake.command().intersection(decodes)));
+            rig.write_block(3, 9).expect("writes");
+            assert!(rig.read_block(3).expect("reads") == pattern(1, 9));
+            assert_eq!(rig.seal(), sealed);
+            rig.assert_within_the_rules();
+            // Again, in the middle of a dump.
+            forget(&rig.fake);
+            rig.quiesce().unwrap_or_else(|error| panic!("{how}, again: {error}"));
+            assert!(rig.read_block(3).expect("reads again") == pattern(1, 9));
+            rig.assert_within_the_rules();
+        }
+    }
+}
+
+/// Each takeover resets the other's, so that nobody may use them at the same time.
+pub fn two_drivers_of_one_controller_say_that_it_is_one<K: Kind>() {
+    let mut rig = Rig::<K>::open(0);
+    let other = K::open(&rig.fake, &mut rig.arena).expect("opens again");
+    assert!(rig.disk.controller().is_some());
+    assert_eq!(rig.disk.controller(), other.controller());
+}
+
+pub fn a_register_that_points_elsewhere_is_not_written_to<K: Kind>() {
+    if !K::ON_PCI {
+        return;
+    }
+    for reset in [false, true] {
+        let mut rig = Rig::<K>::open(0);
+        if reset {
+            rig.fake.reset_function();
+        }
+        rig.fake.move_bar();
+        let before = rig.fake.writes();
+        let refused = rig.quiesce();
+        assert!(
+            matches!(refused, Err(DeviceError::Protocol { what: "its base address", .. })),
+            "{refused:?}"
+        );
+        assert_eq!(rig.fake.writes(), before);
     }
 }
 

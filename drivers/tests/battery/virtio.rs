@@ -1,7 +1,7 @@
 //! virtio: block devices and SCSI hosts, on PCI and on MMIO.
 
 use dump_drivers::fake::{
-    DmaMemory, Front, MMIO_WINDOW, Plan, ScsiPlan, Trouble, Virtio, VirtioFake, Window,
+    Counts, DmaMemory, Fault, Front, MMIO_WINDOW, Plan, ScsiPlan, Trouble, Virtio, VirtioFake, Window,
 };
 use dump_drivers::virtio::scsi::Lun;
 use dump_drivers::virtio::{blk, scsi};
@@ -42,7 +42,10 @@ fn plan(front: Front, seed: u64) -> (Plan, Seed) {
         seed,
         ..Plan::default()
     };
-    (plan, random)
+    // A device may insist on its size, if a driver may have it.
+    let fits = plan.queue_size.is_power_of_two() && plan.queue_size <= 256;
+    let faults = if random.pick(&[fits, false]) { vec![Fault::QueueSizeStuck] } else { vec![] };
+    (Plan { faults, ..plan }, random)
 }
 
 fn block_device(front: Front, seed: u64) -> Plan {
@@ -57,7 +60,14 @@ fn block_device(front: Front, seed: u64) -> Plan {
         (Some(2048), Some(2)),
     ]);
     let blk_size = random.pick(&[None, Some(512), Some(4096)]);
-    Plan { size_max, seg_max, blk_size, ..plan }
+    // With one segment, a block must fit into it.
+    let seg_max = if size_max.is_none_or(|most| most >= 4096) {
+        random.pick(&[seg_max, seg_max, Some(0), Some(1)])
+    } else {
+        seg_max
+    };
+    let counts = random.pick(&[Counts::All, Counts::Data, Counts::Status, Counts::Nothing]);
+    Plan { size_max, seg_max, blk_size, counts, ..plan }
 }
 
 fn scsi_host(front: Front, seed: u64) -> Plan {
@@ -77,8 +87,9 @@ fn scsi_host(front: Front, seed: u64) -> Plan {
         mode_sense: random.pick(&[true, false]),
         ..ScsiPlan::default()
     };
-    let seg_max = random.pick(&[Some(1), Some(2), Some(126), Some(254)]);
-    Plan { scsi: Some(host), seg_max, flush: true, ..plan }
+    let seg_max = random.pick(&[Some(0), Some(1), Some(2), Some(126), Some(254)]);
+    let counts = random.pick(&[Counts::All, Counts::Data, Counts::Status, Counts::Nothing]);
+    Plan { scsi: Some(host), seg_max, counts, flush: true, ..plan }
 }
 
 /// What is left when there is no PCI.

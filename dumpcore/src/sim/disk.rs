@@ -347,7 +347,9 @@ impl SimDevice {
     }
 }
 
-impl DumpDevice for SimDevice {
+// SAFETY: requests in flight are in one queue, out of which each goes back with its own buffer, and which a takeover empties.
+// What moves the data is poll() or rw_block(), between this disk's own bytes and the buffer of the request.
+unsafe impl DumpDevice for SimDevice {
     fn controller(&self) -> Option<u64> {
         self.controller
     }

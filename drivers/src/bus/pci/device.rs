@@ -6,11 +6,21 @@ use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::{MILLISECOND, Wait};
 
 use super::{
-    Address, BARS, Bar, CAPABILITY_MSI, CAPABILITY_MSI_X, CAPABILITY_POWER, Command, ConfigSpace, Function,
+    Address, Assigned, BARS, Bar, CAPABILITY_EXPRESS, CAPABILITY_MSI, CAPABILITY_MSI_X, CAPABILITY_POWER,
+    Command, ConfigSpace, Function,
 };
 
 /// A function that was asleep may be touched after so long (PCI Power Management 1.2, 5.6.1).
 const WAKE: Nanoseconds = 10 * MILLISECOND;
+
+/// Device control of PCI Express: how it was set, and where.
+#[derive(Clone, Copy)]
+struct DeviceControl {
+    /// Where the capability is.
+    at: u8,
+    /// The sizes of packets, and what else is agreed upon with the bridges above.
+    value: u16,
+}
 
 /// What a driver needs to know of its function before the crash, and may do to it afterwards.
 pub struct PciDevice<C> {
@@ -21,6 +31,7 @@ pub struct PciDevice<C> {
     /// Its base address registers when it was opened.
     bars: [Option<Bar>; BARS as usize],
     power: Option<u8>,
+    express: Option<DeviceControl>,
     msi: Option<u8>,
     msi_x: Option<u8>,
 }
@@ -42,14 +53,18 @@ impl<C: ConfigSpace> PciDevice<C> {
             return Err(DeviceError::Unsupported { what, value: command.bits().into() });
         }
         let mut bars = [None; BARS as usize];
+        let mut upper = false;
         for (index, bar) in (0..BARS).zip(&mut bars) {
-            *bar = function.bar(&config, index);
+            // The upper half of a wide one is no register of its own, though it may look like one.
+            *bar = if upper { None } else { function.bar(&config, index) };
+            upper = matches!(bar, Some(Bar::Memory { wide: true, .. }));
         }
-        let (mut power, mut msi, mut msi_x) = (None, None, None);
+        let (mut power, mut express, mut msi, mut msi_x) = (None, None, None, None);
         for capability in function.capabilities(&config) {
             let capability = capability?;
             let slot = match capability.id {
                 CAPABILITY_POWER => &mut power,
+                CAPABILITY_EXPRESS => &mut express,
                 CAPABILITY_MSI => &mut msi,
                 CAPABILITY_MSI_X => &mut msi_x,
                 _ => continue,
@@ -57,7 +72,8 @@ impl<C: ConfigSpace> PciDevice<C> {
             // The first of each kind counts.
             *slot = slot.or(Some(capability.at));
         }
-        Ok(PciDevice { config, function, decodes, bars, power, msi, msi_x })
+        let express = express.map(|at| DeviceControl { at, value: function.device_control(&config, at) });
+        Ok(PciDevice { config, function, decodes, bars, power, express, msi, msi_x })
     }
 
     /// The function.
@@ -121,26 +137,29 @@ impl<C: ConfigSpace> PciDevice<C> {
         for capability in [self.power, self.msi, self.msi_x] {
             digest.number(capability.unwrap_or(0).into());
         }
+        let express = self.express.unwrap_or(DeviceControl { at: 0, value: 0 });
+        digest.number(express.at.into()).number(express.value.into());
     }
 
-    /// Looks, without changing anything, whether function and registers are where they were.
+    /// Looks, without changing anything, whether function and registers are where they were. A reset leaves registers that
+    /// point nowhere.
     ///
     /// # Errors
     /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if a BAR moved.
-    pub fn check_place(&self) -> Result<(), DeviceError> {
+    pub fn check_place(&self) -> Result<Assigned, DeviceError> {
         self.function.check_present(&self.config)?;
-        for (index, was) in (0..BARS).zip(&self.bars) {
-            let now = self.function.bar(&self.config, index);
-            if was.is_some() && now != *was {
-                let value = match now {
-                    Some(Bar::Memory { address, .. }) => address,
-                    Some(Bar::Io { port }) => port.into(),
-                    None => 0,
-                };
-                return Err(DeviceError::Protocol { what: "its base address", value });
+        let mut all = Assigned::AsBefore;
+        for (index, was) in self.assigned() {
+            if self.function.compare_bar(&self.config, index, was)? == Assigned::Nothing {
+                all = Assigned::Nothing;
             }
         }
-        Ok(())
+        Ok(all)
+    }
+
+    /// The base address registers that pointed somewhere when the device was opened.
+    fn assigned(&self) -> impl Iterator<Item = (u8, Bar)> + '_ {
+        (0..BARS).zip(&self.bars).filter_map(|(index, bar)| Some((index, (*bar)?)))
     }
 
     /// The PCI power state, 0 if it is awake or does not say.
@@ -158,9 +177,10 @@ impl<C: ConfigSpace> PciDevice<C> {
 
     /// What can be said of the device without reading its registers, which can be only if this is healthy.
     pub fn health(&self) -> Health {
-        if let Err(error) = self.check_place() {
-            return Health::Unusable(self.explain(error));
-        }
+        let place = match self.check_place() {
+            Ok(place) => place,
+            Err(error) => return Health::Unusable(self.explain(error)),
+        };
         match self.power_state() {
             // Its registers do not answer, but it can be woken.
             Ok(0) => {}
@@ -168,6 +188,10 @@ impl<C: ConfigSpace> PciDevice<C> {
                 return Health::Risky(DeviceError::Protocol { what: "its power state", value: state.into() });
             }
             Err(error) => return Health::Unusable(error),
+        }
+        if place == Assigned::Nothing {
+            // Somebody has reset it. Where it has to be is known.
+            return Health::Risky(DeviceError::Protocol { what: "its base address", value: 0 });
         }
         let command = self.command();
         if !command.contains(self.decodes) {
@@ -202,11 +226,39 @@ impl<C: ConfigSpace> PciDevice<C> {
             && self.function.wake(&self.config, power)?
         {
             wait.pause(WAKE);
+            self.function.check_present(&self.config)?;
+            match self.function.power_state(&self.config, power)? {
+                0 => {}
+                state => {
+                    return Err(DeviceError::Protocol { what: "its power state", value: state.into() });
+                }
+            }
         }
-        self.check_place()?;
+        // A function whose registers are at no BAR shows a reset by its command only.
+        if self.check_place()? == Assigned::Nothing || !self.command().contains(self.decodes) {
+            self.assign_again()?;
+        }
         let quiet = self.decodes | Command::INTERRUPT_DISABLE;
         self.function.change_command(&self.config, quiet, Command::BUS_MASTER)?;
         self.function.mask_interrupts(&self.config, self.msi, self.msi_x)
+    }
+
+    /// Gives a function that has been reset what it has lost. Most are when they wake from D3 (PCI Power Management 1.2,
+    /// 5.4), and any is by a reset that the old driver did not live to see the end of. No register points to somewhere else:
+    /// that has been looked at.
+    #[inline(never)]
+    fn assign_again(&self) -> Result<(), DeviceError> {
+        // While a register has one half of its address, it must not be decoded.
+        let decoding = Command::IO | Command::MEMORY;
+        self.function.change_command(&self.config, Command::empty(), decoding | Command::BUS_MASTER)?;
+        for (index, bar) in self.assigned() {
+            self.function.assign_bar(&self.config, index, bar)?;
+        }
+        // Packets as large as the bridge above sends them would be errors to a function that takes only the smallest.
+        if let Some(control) = self.express {
+            self.function.set_device_control(&self.config, control.at, control.value)?;
+        }
+        Ok(())
     }
 
     /// Lets the function access memory of its own accord.

@@ -41,12 +41,19 @@ const FIRST_CAPABILITY: u8 = 0x40;
 /// In the power management capability: control and status, 16 bits, the state in the lowest two.
 const POWER_CONTROL: u16 = 4;
 
+/// In the PCI Express capability: device control, 16 bits.
+const EXPRESS_CONTROL: u16 = 8;
+/// Device control: resets the function when written. Reads as 0.
+const EXPRESS_RESET: u16 = 1 << 15;
+
 /// Capability: power management.
 pub const CAPABILITY_POWER: u8 = 0x01;
 /// Capability: MSI.
 pub const CAPABILITY_MSI: u8 = 0x05;
 /// Capability: vendor-specific.
 pub const CAPABILITY_VENDOR: u8 = 0x09;
+/// Capability: PCI Express.
+pub const CAPABILITY_EXPRESS: u8 = 0x10;
 /// Capability: MSI-X.
 pub const CAPABILITY_MSI_X: u8 = 0x11;
 
@@ -173,6 +180,15 @@ pub enum Bar {
     },
 }
 
+/// Whether a base address register points anywhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Assigned {
+    /// Where it pointed before.
+    AsBefore,
+    /// Nowhere, as after a reset of the function.
+    Nothing,
+}
+
 /// A function on the bus, as it was found. Small, and good for use after the crash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Function {
@@ -268,6 +284,91 @@ impl Function {
         };
         let address = u64::from(high) << 32 | u64::from(low & !0xf);
         (address != 0).then_some(Bar::Memory { address, wide })
+    }
+
+    /// What has become of a base address register that pointed to `was`.
+    ///
+    /// # Errors
+    /// [`DeviceError::Protocol`] if it points somewhere else.
+    pub fn compare_bar<C: ConfigSpace + ?Sized>(
+        &self,
+        config: &C,
+        index: u8,
+        was: Bar,
+    ) -> Result<Assigned, DeviceError> {
+        let (low, high) = self.bar_halves(config, index, was);
+        let is_io = matches!(was, Bar::Io { .. });
+        let address = u64::from(high) << 32 | u64::from(low & !if is_io { 0x3 } else { 0xf });
+        let (expected, kind) = match was {
+            Bar::Memory { address, wide } => (address, if wide { 4 } else { 0 }),
+            Bar::Io { port } => (port.into(), 1),
+        };
+        // Of what kind a register is, no reset changes.
+        let same_kind = low & if is_io { 0x1 } else { 0x7 } == kind;
+        match address {
+            _ if !same_kind => Err(DeviceError::Protocol { what: "its base address", value: low.into() }),
+            0 => Ok(Assigned::Nothing),
+            address if address == expected => Ok(Assigned::AsBefore),
+            value => Err(DeviceError::Protocol { what: "its base address", value }),
+        }
+    }
+
+    /// Both halves of a base address register, the upper one 0 if it has none.
+    fn bar_halves<C: ConfigSpace + ?Sized>(&self, config: &C, index: u8, kind: Bar) -> (u32, u32) {
+        let read = |index: u8| bar_offset(index).map_or(u32::MAX, |at| config.read32(self.address, at));
+        let wide = matches!(kind, Bar::Memory { wide: true, .. });
+        (read(index), if wide { read(index.wrapping_add(1)) } else { 0 })
+    }
+
+    /// Writes a base address register, both halves of a wide one, and looks whether it took. Only while the function does
+    /// not decode what it points to.
+    ///
+    /// # Errors
+    /// [`DeviceError::Protocol`] if it did not.
+    pub fn assign_bar<C: ConfigSpace + ?Sized>(
+        &self,
+        config: &C,
+        index: u8,
+        bar: Bar,
+    ) -> Result<(), DeviceError> {
+        let (address, wide) = match bar {
+            Bar::Memory { address, wide } => (address, wide),
+            Bar::Io { port } => (port.into(), false),
+        };
+        let write = |index: u8, value: u32| {
+            if let Some(at) = bar_offset(index) {
+                config.write32(self.address, at, value);
+            }
+        };
+        write(index, address as u32);
+        if wide {
+            write(index.wrapping_add(1), (address >> 32) as u32);
+        }
+        match self.compare_bar(config, index, bar)? {
+            Assigned::AsBefore => Ok(()),
+            Assigned::Nothing => Err(DeviceError::Protocol { what: "its base address", value: 0 }),
+        }
+    }
+
+    /// Device control of PCI Express, without its bit for a reset. `express` is where that capability was found.
+    pub(super) fn device_control<C: ConfigSpace + ?Sized>(&self, config: &C, express: u8) -> u16 {
+        config.read16(self.address, u16::from(express).wrapping_add(EXPRESS_CONTROL)) & !EXPRESS_RESET
+    }
+
+    /// Writes device control of PCI Express.
+    ///
+    /// # Errors
+    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if the capability is not where it was.
+    pub(super) fn set_device_control<C: ConfigSpace + ?Sized>(
+        &self,
+        config: &C,
+        express: u8,
+        control: u16,
+    ) -> Result<(), DeviceError> {
+        self.check_capability(config, CAPABILITY_EXPRESS, express)?;
+        let at = u16::from(express).wrapping_add(EXPRESS_CONTROL);
+        config.write16(self.address, at, control & !EXPRESS_RESET);
+        Ok(())
     }
 
     /// Finds the size in bytes of what a base address register decodes, by writing all ones. Its decoding is off

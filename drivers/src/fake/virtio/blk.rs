@@ -63,7 +63,7 @@ pub(super) fn carry_out(
         let _ = chassis.dma_write(status.0, &[code]);
     }
     let room: u32 = data.iter().filter(|piece| piece.2).map(|piece| piece.1).sum();
-    Some(Done { length: written + 1, room: room + 1 })
+    Some(Done { length: written + 1, data: written, room: room + 1 })
 }
 
 /// Gives the status byte and how many bytes went to memory.
@@ -75,11 +75,15 @@ fn data_or_flush(
 ) -> (u8, u32) {
     let plan = &device.plan;
     let total: usize = data.iter().map(|piece| piece.1 as usize).sum();
-    if plan.size_max.is_some_and(|most| data.iter().any(|piece| piece.1 > most)) {
+    // By 0 it can only mean that a piece is as large as any driver's least.
+    let size_max = plan.size_max.map(|most| if most == 0 { 4096 } else { most });
+    if size_max.is_some_and(|most| data.iter().any(|piece| piece.1 > most)) {
         chassis.violation("a segment larger than size_max");
     }
-    if plan.seg_max.is_some_and(|most| data.len() > most as usize) {
+    // What it does not tell is one; and one it takes at least, whatever it tells.
+    if data.len() > plan.seg_max.unwrap_or(1).max(1) as usize {
         chassis.violation("more segments than seg_max");
+        return (1, 0);
     }
     let write = match kind {
         0 => false,

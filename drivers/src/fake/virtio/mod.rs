@@ -5,7 +5,7 @@ mod blk;
 mod plan;
 mod scsi;
 
-pub use plan::{Fault, Front, Plan, ScsiPlan};
+pub use plan::{Counts, Fault, Front, Plan, ScsiPlan};
 
 use super::chassis::{Chassis, Fake, Model};
 use super::memory::DmaMemory;
@@ -43,6 +43,8 @@ type Piece = (u64, u32, bool);
 struct Done {
     /// Bytes that were written to memory, as they are reported.
     length: u32,
+    /// Those of them that are data.
+    data: u32,
     /// Bytes of memory that could be written.
     room: u32,
 }
@@ -160,7 +162,7 @@ impl Virtio {
         features
     }
 
-    fn reset(&mut self, chassis: &mut Chassis) {
+    fn start_again(&mut self, chassis: &mut Chassis) {
         self.status = 0;
         let enabled = self.has(Fault::QueueStaysEnabled);
         self.queue = QueueState { size: self.plan.queue_size, enabled, ..QueueState::default() };
@@ -186,7 +188,7 @@ impl Virtio {
             }
             // Until it is reset, it goes on with what another driver gave it. A device whose status reads 0 is reset, whatever it has still to do.
             if self.plan.reset_ticks == 0 || self.status == 0 {
-                self.reset(chassis);
+                self.start_again(chassis);
             } else {
                 self.resetting = Some(self.plan.reset_ticks);
             }
@@ -361,6 +363,7 @@ impl Virtio {
         if matches!(offset, 0x038 | 0x044 | 0x080..0x0a8) {
             self.check_queue_write(chassis, offset);
         }
+        let stuck = self.has(Fault::QueueSizeStuck);
         let queue = &mut self.queue;
         match offset {
             0x014 => self.feature_select = value as u32,
@@ -368,7 +371,7 @@ impl Virtio {
             0x024 => self.driver_feature_select = value as u32,
             0x030 => self.queue_select = value as u32,
             0x038 if value as u16 > self.plan.queue_size => chassis.violation("a queue too large"),
-            0x038 => queue.size = value as u16,
+            0x038 if !stuck => queue.size = value as u16,
             0x044 => self.enable_queue(chassis, value),
             0x050 => self.notified(chassis, value),
             0x064 if value & !u64::from(self.isr) != 0 => {
@@ -382,6 +385,7 @@ impl Virtio {
             0x094 => queue.driver = high(queue.driver, value),
             0x0a0 => queue.device = low(queue.device, value),
             0x0a4 => queue.device = high(queue.device, value),
+            0x038 => {}
             _ => chassis.violation(format!("register {offset:#x} written")),
         }
     }
@@ -526,7 +530,13 @@ impl Virtio {
             None => blk::carry_out(self, chassis, pending.number, &pieces),
             Some(host) => scsi::carry_out(self, &host, chassis, pending.number, &pieces),
         };
-        let Some(Done { mut length, room }) = done else { return };
+        let Some(Done { length, data, room }) = done else { return };
+        let mut length = match self.plan.counts {
+            Counts::All => length,
+            Counts::Data => data,
+            Counts::Status => length - data,
+            Counts::Nothing => 0,
+        };
         let (mut by, mut times) = (1, 1);
         let mut ids = vec![u32::from(pending.head)];
         if let Some(number) = pending.number {
@@ -534,7 +544,7 @@ impl Virtio {
                 match fault {
                     Fault::WrongId(at, wrong) if at == number => ids[0] = wrong,
                     Fault::IndexJumps(at, jump) if at == number => by = jump,
-                    Fault::ShortLength(at) if at == number => length -= 1,
+                    Fault::ShortLength(at, bytes) if at == number => length = length.saturating_sub(bytes),
                     Fault::LongLength(at) if at == number => length = room + 1,
                     _ => {}
                 }
@@ -642,11 +652,16 @@ impl Model for Virtio {
         }
     }
 
+    fn reset(&mut self, chassis: &mut Chassis) {
+        self.resetting = None;
+        self.start_again(chassis);
+    }
+
     fn tick(&mut self, chassis: &mut Chassis) {
         if let Some(left) = self.resetting {
             self.resetting = left.checked_sub(1);
             if self.resetting.is_none() {
-                self.reset(chassis);
+                self.start_again(chassis);
             }
         }
         if !self.runs(chassis) {

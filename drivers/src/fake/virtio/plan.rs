@@ -11,8 +11,8 @@ pub enum Fault {
     WrongId(u32, u32),
     /// With this request, the used index moves on by so many.
     IndexJumps(u32, u16),
-    /// For this request, one byte less is reported than was written.
-    ShortLength(u32),
+    /// For this request, so many bytes fewer are reported than were written.
+    ShortLength(u32, u32),
     /// For this request, one byte more is reported than there was room for.
     LongLength(u32),
     /// This request's status byte, or SCSI response, is not written.
@@ -67,6 +67,20 @@ pub enum Front {
     Pci(u16),
     /// A window of registers.
     Mmio,
+}
+
+/// What a device reports as the length that it wrote, of requests that went well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Counts {
+    /// All of it, as the specification wants.
+    #[default]
+    All,
+    /// The data that was read, without the status: kvmtool, Cloud Hypervisor up to 51.
+    Data,
+    /// The status alone, whatever was read: bhyve.
+    Status,
+    /// Nothing: vhost-scsi.
+    Nothing,
 }
 
 /// A SCSI host, and the disk on it.
@@ -141,7 +155,7 @@ pub struct Plan {
     pub notify_off: u16,
     /// Most bytes in a segment, if limited.
     pub size_max: Option<u32>,
-    /// Most segments, if limited.
+    /// Most segments. A block device that does not tell takes one; a SCSI host that is not given a number, 126.
     pub seg_max: Option<u32>,
     /// Block size, if told.
     pub blk_size: Option<u32>,
@@ -153,6 +167,8 @@ pub struct Plan {
     pub delay: (u32, u32),
     /// Whether requests complete in any order.
     pub shuffle: bool,
+    /// What it reports as the length that it wrote.
+    pub counts: Counts,
     /// The device asks not to be notified, and looks for itself.
     pub no_notify: bool,
     /// Looks at the clock until a reset is done.
@@ -180,6 +196,7 @@ impl Default for Plan {
             required_features: 0,
             delay: (0, 0),
             shuffle: false,
+            counts: Counts::All,
             no_notify: false,
             reset_ticks: 0,
             faults: Vec::new(),

@@ -106,7 +106,7 @@ pub(super) fn carry_out(
     if !into.is_empty() && !out.is_empty() {
         chassis.violation("data both ways");
     }
-    if into.len().max(out.len()) > device.plan.seg_max.unwrap_or(126) as usize {
+    if into.len().max(out.len()) > device.plan.seg_max.unwrap_or(126).max(1) as usize {
         chassis.violation("more segments than seg_max");
     }
     if header[16..19] != [0, 0, 0] || header[35..] != [0; 16] {
@@ -123,7 +123,7 @@ pub(super) fn carry_out(
         let _ = chassis.dma_write(response.0, &answer);
     }
     let room: u32 = into.iter().map(|piece| piece.1).sum();
-    Some(Done { length: end.written + RESPONSE, room: room + RESPONSE })
+    Some(Done { length: end.written + RESPONSE, data: end.written, room: room + RESPONSE })
 }
 
 fn command(
@@ -291,7 +291,8 @@ fn counted(
         chassis.violation(format!("a transfer of {bytes} bytes at block {first} with {total} of room"));
         return End::sense(sense_form, 5, (0x21, 0));
     }
-    if bytes > (u64::from(host.max_sectors) * 512).max(4096) {
+    // 0 is what a host says that does not limit them.
+    if host.max_sectors != 0 && bytes > (u64::from(host.max_sectors) * 512).max(4096) {
         chassis.violation("a transfer of more than max_sectors");
     }
     let short = if chassis.has(Trouble::Short(number)) { 512 } else { 0 };

@@ -121,7 +121,10 @@ impl Dumping {
     }
 }
 
-impl DumpDevice for Dumping {
+// SAFETY: a request is in a slot from submit() on, until it goes back out of that slot, once, when it has ended. Slots are emptied
+// when the controller has been reset. The controller is given the pages of what is in a slot, which way they go is the
+// request's, and queues and lists are the driver's.
+unsafe impl DumpDevice for Dumping {
     fn name(&self) -> &str {
         core::str::from_utf8(&self.name).unwrap_or("nvme-2004")
     }
