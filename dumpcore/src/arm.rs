@@ -7,12 +7,12 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering
 use zeroize::Zeroizing;
 
 use crate::arena::{Arena, OutOfArena};
-use crate::armed::{Armed, ArmedTarget, Refusals, STACK_PAINT, Sealed, SealedTarget, Vitals};
+use crate::armed::{Armed, ArmedTarget, Lasting, Refusals, Sealed, SealedTarget, Vitals};
 use crate::console::{Describe, Line};
 use crate::crash::Outcome;
 use crate::crew::foreman::{Foreman, Kept};
 use crate::crew::job::{OUT_BYTES, UNIT_PAGES, Unit, Workshop};
-use crate::crew::{Crew, HELPER_STACK, Helper, MAX_HELPERS};
+use crate::crew::{Crew, Helper, MAX_HELPERS};
 use crate::deferred::Queues;
 use crate::device::{DeviceError, DumpDevice, Geometry, Health};
 use crate::display_by_describe;
@@ -30,12 +30,10 @@ use crate::partition::traffic::Traffic;
 use crate::partition::verify::Verify;
 use crate::partition::window::{Scratch, Window};
 use crate::platform::{Nanoseconds, Platform, ResetPolicy};
+use crate::stack::{HELPER_RED_ZONE, HELPER_STACK, Painted, RedZones};
 use crate::stream::lz4;
 use crate::stream::writer::Written;
 use crate::wait::{SECOND, Wait};
-
-/// Bytes of the stack that the dump runs on.
-pub const STACK_SIZE: usize = 16 << 10;
 
 /// Buffers that a dump needs at least: one is filled while another is written.
 const MIN_BUFFERS: usize = 2;
@@ -516,7 +514,10 @@ const fn costs(encoding: Encoding) -> (usize, usize) {
 fn afford(room: usize, encoding: Encoding, helpers: usize) -> (Encoding, usize) {
     let for_all = |encoding: Encoding, helpers: usize| {
         let (packs, unit) = costs(encoding);
-        let each = HELPER_STACK.saturating_add(packs).saturating_add(unit.saturating_mul(2));
+        let each = HELPER_RED_ZONE
+            .saturating_add(HELPER_STACK)
+            .saturating_add(packs)
+            .saturating_add(unit.saturating_mul(2));
         packs.saturating_add(unit).saturating_add(each.saturating_mul(helpers))
     };
     let fits = |encoding: Encoding, helpers: usize, rest: usize| {
@@ -532,6 +533,7 @@ fn crew<'a>(
     arena: &mut Arena<'a>,
     encoding: Encoding,
     helpers: usize,
+    zones: &mut RedZones,
 ) -> Result<Option<&'a Crew<'a>>, OutOfArena> {
     if helpers == 0 {
         return Ok(None);
@@ -539,7 +541,8 @@ fn crew<'a>(
     let mut places = [const { None }; MAX_HELPERS];
     let mut units = [const { None }; 2 * MAX_HELPERS];
     for place in places.iter_mut().take(helpers) {
-        let stack = arena.bytes(HELPER_STACK, 64)?;
+        let (zone, stack) = arena.stack(HELPER_RED_ZONE, HELPER_STACK)?;
+        zones.add(zone);
         *place = Some(Helper::new(stack, workshop(arena, encoding)?));
     }
     for slot in units.iter_mut().take(helpers.saturating_mul(2)) {
@@ -629,8 +632,9 @@ fn prepare<'a>(
     let refusals = arena.place(Refusals::NONE)?;
     let kept = arena.place(Kept::new())?;
     let written = arena.place(Written::default())?;
-    let stack = arena.bytes(STACK_SIZE, 64)?;
-    stack.fill(STACK_PAINT);
+    let (zone, stack) = arena.own_stack()?;
+    Painted::new(stack);
+    let zones = arena.place(RedZones::new(zone))?;
 
     // What is left, but for the armed state itself, is for helpers, and becomes buffers.
     let state_bytes = size_of::<Armed<'a>>()
@@ -646,7 +650,8 @@ fn prepare<'a>(
     let (encoding, helpers) = afford(left(&arena), config.encoding, wanted);
     let own_workshop = workshop(&mut arena, encoding)?;
     let mut own = unit(&mut arena, encoding)?;
-    let crew = crew(&mut arena, encoding, helpers)?;
+    let crew = crew(&mut arena, encoding, helpers, zones)?;
+    let zones: &RedZones = zones;
 
     let too_small = OutOfArena { bytes: 4 * BLOCK_SIZE };
     let (payload, count) = divide(left(&arena), max_transfer, depth, encoding).ok_or(too_small)?;
@@ -665,7 +670,7 @@ fn prepare<'a>(
             Ownership::Exclusive => {
                 let wait = Wait::new(platform, None, platform.now().saturating_add(config.budget));
                 let mut foreman = Foreman::new(None, &mut own, kept, 0);
-                let found = look(number, target, &mut pool, &mut foreman, uuid.as_ref(), &wait)?;
+                let found = look((number, target), &mut pool, &mut foreman, uuid.as_ref(), zones, &wait)?;
                 if recipient.is_some() {
                     place::check_recipient(found.recipient.as_ref(), recipient.as_ref())
                         .map_err(|unfit| ArmError::Unfit { target: number, unfit })?;
@@ -719,6 +724,7 @@ fn prepare<'a>(
         sealed,
         numbers_crc: 0,
         targets_crc: 0,
+        lasting: Lasting::NONE,
         ram: memory.ram,
         queues: config.queues,
         targets: armed_targets,
@@ -729,6 +735,7 @@ fn prepare<'a>(
         kept,
         written,
         stack,
+        zones,
         vitals,
         refusals,
         attempts: 0,
@@ -765,17 +772,17 @@ fn take_target<'a>(
 
 /// Looks at a disk that nobody else uses: is there a label, and room behind the dumps that are waiting? Leaves it at rest.
 fn look(
-    number: usize,
-    target: &mut ArmedTarget<'_>,
+    (number, target): (usize, &mut ArmedTarget<'_>),
     pool: &mut Pool,
     foreman: &mut Foreman<'_, '_>,
     uuid: Option<&Uuid>,
+    zones: &RedZones,
     wait: &Wait<'_>,
 ) -> Result<Labelled, ArmError> {
     let device = |error| ArmError::Device { target: number, error };
     let unfit = |unfit| ArmError::Unfit { target: number, unfit };
     let part = (target.sealed.first_block, target.sealed.blocks);
-    let mut window = Window::new(target.device, part, &mut target.scratch);
+    let mut window = Window::new(target.device, part, &mut target.scratch, zones);
     if let Health::Unusable(error) = window.device().sanity_check(wait) {
         return Err(device(error));
     }

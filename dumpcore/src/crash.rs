@@ -1,16 +1,19 @@
 //! `crash()`: the one entry, who may pass it, and how it ends. The steps in between are in `steps.rs`.
 
+use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::arm::{Dump, state};
-use crate::armed::{Armed, STACK_PAINT, Step, Vitals};
+use crate::armed::{Armed, Step, Vitals};
 use crate::console::{Describe, Line};
 use crate::device::DeviceError;
 use crate::display_by_describe;
 use crate::format::header::{Incomplete, Trigger};
+use crate::integrity::Harm;
 use crate::partition::place::Unfit;
 use crate::platform::{Lacks, Platform, Registers, ResetPolicy};
 use crate::record::{self, say};
+use crate::stack::Painted;
 use crate::steps::Running;
 
 /// What the kernel knows of its crash.
@@ -74,15 +77,24 @@ pub enum Refusal {
     Unfit(Unfit),
     /// The pointer to the armed state was changed.
     Pointer,
+    /// A stack in the arena has overflowed.
+    Stack,
+}
+
+impl From<Harm> for Refusal {
+    fn from(harm: Harm) -> Refusal {
+        match harm {
+            Harm::Stack => Refusal::Stack,
+            Harm::Seal { armed, now } => Refusal::Seal { armed, now },
+        }
+    }
 }
 
 impl Describe for Refusal {
     fn describe(&self, line: &mut Line) {
         match *self {
-            Refusal::Seal { armed, now } => {
-                line.text("the armed state was changed: its checksum was ").hex(armed.into());
-                line.text(", is ").hex(now.into());
-            }
+            Refusal::Seal { armed, now } => Harm::Seal { armed, now }.describe(line),
+            Refusal::Stack => Harm::Stack.describe(line),
             Refusal::Code { armed, now } => {
                 line.text("the dump's own code was changed: its checksum was ").hex(armed.into());
                 line.text(", is ").hex(now.into());
@@ -184,14 +196,12 @@ impl<'a> Dump<'a> {
             }
             return Outcome::Refused(Refusal::Pointer);
         };
-        let outcome = checked(armed, self.vitals(), platform, (crash, resumes), cpu);
-        let harmed = matches!(outcome, Outcome::Refused(Refusal::Seal { .. }));
+        let End { outcome, harmed, frozen } = checked(armed, self.vitals(), platform, (crash, resumes), cpu);
         if !harmed {
             armed.renew();
         }
         self.state.store(if harmed { state::SPENT } else { state::ARMED }, Ordering::Release);
-        // With a harmed seal, nobody was frozen.
-        if resumes && !harmed {
+        if resumes && frozen {
             platform.resume_cpus();
         }
         outcome
@@ -223,6 +233,15 @@ fn first_line(message: &str) -> &str {
     message.get(..end).unwrap_or_default()
 }
 
+/// How it ended.
+struct End {
+    outcome: Outcome,
+    /// Whether the armed state is not to be relied on any more.
+    harmed: bool,
+    /// Whether the other CPUs were stopped.
+    frozen: bool,
+}
+
 /// Checks the seal, then runs the dump on the stack in the arena, if the platform can switch to it.
 fn checked(
     armed: &mut Armed<'_>,
@@ -230,7 +249,7 @@ fn checked(
     platform: &dyn Platform,
     (crash, resumes): (&Crash<'_>, bool),
     cpu: u32,
-) -> Outcome {
+) -> End {
     let begin = platform.now();
     CRASHDUMP_MODE.store(true, Ordering::Release);
     say(platform, |line| {
@@ -240,23 +259,27 @@ fn checked(
     if let Some(vitals) = vitals {
         vitals.enter(Step::Seal, begin);
     }
-    if let Err((armed, now)) = armed.check_seal() {
+    if let Err(harm) = armed.check_seal() {
         // Not even the stack in the arena can be trusted then.
-        let refusal = Refusal::Seal { armed, now };
+        let refusal = Refusal::from(harm);
         record::refused(platform, &refusal);
         if !resumes {
             platform.reset(vitals.map_or(ResetPolicy::Reset, Vitals::reset));
         }
         CRASHDUMP_MODE.store(false, Ordering::Release);
-        return Outcome::Refused(refusal);
+        return End { outcome: Outcome::Refused(refusal), harmed: true, frozen: false };
     }
     let stack = core::mem::take(&mut armed.stack);
-    let painted = Painted { start: stack.as_ptr(), length: stack.len() };
+    let painted = Painted::new(stack);
+    let mut harmed = false;
     // The crashed stack is being dumped too: what is learnt from here on stays in the arena.
     let mut run = |own_stack: bool| {
         let lacks = if own_stack { Lacks::empty() } else { Lacks::STACK };
-        let outcome = Running { platform, crash, cpu, begin, lacks, code_checked: 0 }.run(armed);
+        let mut running =
+            Running { platform, crash, cpu, begin, lacks, code_checked: 0, harmed: Cell::new(false) };
+        let outcome = running.run(armed);
         armed.outcome = outcome;
+        harmed = running.harmed.get() || !armed.zones.are_whole();
         if let Outcome::Refused(refusal) = &outcome {
             record::refused(platform, refusal);
         } else if own_stack {
@@ -269,13 +292,13 @@ fn checked(
     if !platform.on_stack(stack, &mut || run(true)) {
         run(false);
     }
-    stack.fill(STACK_PAINT);
+    Painted::new(stack);
     armed.stack = stack;
     if let Some(queues) = armed.queues {
         queues.set_crashdump_mode(false);
     }
     CRASHDUMP_MODE.store(false, Ordering::Release);
-    armed.outcome
+    End { outcome: armed.outcome, harmed, frozen: true }
 }
 
 /// Says what the dump used of the memory that it was given. In a frame of its own, so that the dump need not carry it along.
@@ -283,28 +306,9 @@ fn checked(
 fn tell_footprint(platform: &dyn Platform, armed: &Armed<'_>, painted: &Painted) {
     say(platform, |line| {
         line.text("used ").decimal(painted.used() as u64);
-        line.text(" of ").decimal(painted.length as u64).text(" bytes of stack, ");
+        line.text(" of ").decimal(painted.length() as u64).text(" bytes of stack, ");
         line.decimal(armed.sealed.arena_used).text(" of ");
         line.decimal(armed.sealed.arena_length).text(" bytes of arena, ");
         line.decimal(armed.pool.deepest() as u64).text(" requests in flight");
     });
-}
-
-/// The dump's stack, to see how much of it was used.
-struct Painted {
-    start: *const u8,
-    length: usize,
-}
-
-impl Painted {
-    /// Bytes used, counted from the first byte whose paint is gone.
-    fn used(&self) -> usize {
-        let is_clean = |at: &usize| {
-            // SAFETY: inside the stack, which lies in the arena. Volatile, since it is in use as a stack.
-            let byte = unsafe { self.start.add(*at).read_volatile() };
-            byte == STACK_PAINT
-        };
-        let clean = (0..self.length).take_while(is_clean).count();
-        self.length.saturating_sub(clean)
-    }
 }

@@ -1,7 +1,9 @@
 //! The steps of a dump behind the seal, in order: freeze, own code, then for one target after another: take over, check, write,
 //! close.
 
-use crate::armed::{Armed, ArmedTarget, Refusals, Sealed, Step, Vitals};
+use core::cell::Cell;
+
+use crate::armed::{Armed, ArmedTarget, Lasting, Refusals, Sealed, Step, Vitals, common, same};
 use crate::console::{Describe, Line};
 use crate::crash::{Crash, Outcome, Refusal};
 use crate::crew::foreman::{Foreman, Tally};
@@ -12,7 +14,7 @@ use crate::format::chunk::RunKind;
 use crate::format::crypt::Cipher;
 use crate::format::frame::Kind;
 use crate::format::header::{Arch, Incomplete, PASSES, Status, put_text};
-use crate::integrity;
+use crate::integrity::{self, Harm};
 use crate::memory::map::PfnRange;
 use crate::partition::lane::{Lane, Lanes, Lock, MAX_TARGETS};
 use crate::partition::place::{self, Unfit};
@@ -21,6 +23,7 @@ use crate::partition::verify::{Verify, sample};
 use crate::partition::window::Window;
 use crate::platform::{Lacks, Nanoseconds, Platform};
 use crate::record::{self, Progress, say};
+use crate::stack::RedZones;
 use crate::stream::pages::Plan;
 use crate::stream::writer::{Identity, Writer, Written};
 use crate::stream::{Ended, notes, pages};
@@ -39,6 +42,8 @@ pub(crate) struct Running<'r> {
     pub(crate) lacks: Lacks,
     /// When the own code was found unharmed; 0 before.
     pub(crate) code_checked: Nanoseconds,
+    /// Whether the dump found itself harmed: then it writes nothing any more, and is not armed again.
+    pub(crate) harmed: Cell<bool>,
 }
 
 /// What all attempts of a dump share.
@@ -47,6 +52,8 @@ struct Shared<'s> {
     ram: &'s [PfnRange],
     vitals: &'s Vitals,
     queues: Option<&'s Queues>,
+    zones: &'s RedZones,
+    lasting: &'s Lasting,
 }
 
 /// Which targets: a bit for each.
@@ -138,19 +145,25 @@ impl Running<'_> {
         let mut best = None;
         // Targets that are not tried any more, and risky ones that wait for their round.
         let (mut out, mut risky) = (Set(0), Set(0));
+        // Those whose drivers were called, and may have changed their state.
+        let mut called = Set(0);
         for second_round in [false, true] {
             if second_round && (armed.sealed.allow_risky == 0 || wait.expired()) {
                 break;
             }
             // Each turn puts at least one target out, and there are only so many.
             for _ in 0..MAX_TARGETS {
+                if let Err(harm) = armed.check_again(|target| called.has(target)) {
+                    return self.harmed(harm, best);
+                }
                 let set = self.choose(armed, (&mut out, &mut risky), second_round, &mut best, wait);
                 if set == Set(0) {
                     break;
                 }
+                called = Set(called.0 | set.0);
                 let attempt = self.attempt(armed, set, &mut out, wait);
                 best = better(best, attempt.outcome);
-                if !attempt.go_on {
+                if !attempt.go_on || self.harmed.get() {
                     return best.unwrap_or(attempt.outcome);
                 }
                 if wait.expired() {
@@ -159,6 +172,19 @@ impl Running<'_> {
             }
         }
         best.unwrap_or(Outcome::Refused(Refusal::Unusable(DeviceError::NotReady)))
+    }
+
+    /// The dump found itself harmed between two targets.
+    #[inline(never)]
+    fn harmed(&self, harm: Harm, best: Option<Outcome>) -> Outcome {
+        self.harmed.set(true);
+        match best {
+            Some(begun) if !matches!(begun, Outcome::Refused(_)) => {
+                say(self.platform, |line| harm.describe(line.text("no other disk is tried: ")));
+                begun
+            }
+            _ => Outcome::Refused(harm.into()),
+        }
     }
 
     /// The next target, or with striping all that are healthy.
@@ -251,9 +277,11 @@ impl Running<'_> {
             vitals,
             refusals,
             attempts,
+            zones,
+            lasting,
             ..
         } = armed;
-        let shared = Shared { sealed, ram, vitals, queues: *queues };
+        let shared = Shared { sealed, ram, vitals, queues: *queues, zones, lasting };
         vitals.enter(Step::Takeover, platform.now());
         vitals.clear(Step::Memory);
         vitals.clear(Step::Close);
@@ -262,7 +290,7 @@ impl Running<'_> {
         let mut last = Refusal::Unusable(DeviceError::NotReady);
         for (number, target) in targets.iter_mut().enumerate() {
             let Some(target) = target.as_mut().filter(|_| set.has(number)) else { continue };
-            if let Err(error) = self.take_over(&mut lanes, number, target, wait) {
+            if let Err(error) = self.take_over(&mut lanes, (number, target), zones, wait) {
                 last = Refusal::Takeover(error);
                 out.add(number);
                 self.refuse(refusals, (number, alone), &last);
@@ -275,6 +303,10 @@ impl Running<'_> {
         self.check_all(&mut traffic, &shared, (refusals, out, alone), &mut last, wait);
         if traffic.lanes.is_empty() {
             return Attempt { outcome: Outcome::Refused(last), go_on: true };
+        }
+        if !zones.are_whole() {
+            self.harmed.set(true);
+            return Attempt { outcome: Outcome::Refused(Refusal::Stack), go_on: false };
         }
         *attempts = attempts.saturating_add(1);
         self.write(traffic, &shared, (workshop, written), (refusals, out, *attempts), wait)
@@ -322,12 +354,12 @@ impl Running<'_> {
     fn take_over<'t>(
         &self,
         lanes: &mut Lanes<'t>,
-        number: usize,
-        target: &'t mut ArmedTarget<'_>,
+        (number, target): (usize, &'t mut ArmedTarget<'_>),
+        zones: &'t RedZones,
         wait: &Wait<'_>,
     ) -> Result<(), DeviceError> {
         let ArmedTarget { sealed, device, scratch, books, key } = target;
-        let mut window = Window::new(*device, (sealed.first_block, sealed.blocks), scratch);
+        let mut window = Window::new(*device, (sealed.first_block, sealed.blocks), scratch, zones);
         window.quiesce(wait)?;
         say(self.platform, |line| {
             line.text("took over ").text(window.device().name());
@@ -600,6 +632,11 @@ impl Running<'_> {
     ) -> Attempt {
         let platform = self.platform;
         let (traffic, written) = writer.parts();
+        if let Err(harm) = still_sealed(traffic, shared) {
+            // What is in flight comes home; headers are not written.
+            let _ = traffic.settle(wait);
+            return Attempt { outcome: self.unclosed(DeviceError::Harmed(harm)), go_on: false };
+        }
         traffic.foreman.forget_pages(wait);
         let failing = match ended {
             Some(Ended::Device { lane, .. } | Ended::Pattern { lane, .. }) => Some(lane),
@@ -766,6 +803,9 @@ impl Running<'_> {
     /// The dump stays one in progress.
     #[inline(never)]
     fn unclosed(&self, error: DeviceError) -> Outcome {
+        if matches!(error, DeviceError::Harmed(_)) {
+            self.harmed.set(true);
+        }
         say(self.platform, |line| {
             line.text("incomplete, and its headers could not be closed: ");
             error.describe(line);
@@ -811,6 +851,16 @@ fn better(before: Option<Outcome>, now: Outcome) -> Option<Outcome> {
         Some(before) if worth(&before) > worth(&now) => Some(before),
         _ => Some(now),
     }
+}
+
+/// Whether what an attempt goes by is still what it was when the attempt was begun.
+#[inline(never)]
+fn still_sealed(traffic: &Traffic<'_, '_, '_, '_>, shared: &Shared<'_>) -> Result<(), Harm> {
+    if !shared.zones.are_whole() {
+        return Err(Harm::Stack);
+    }
+    same(shared.lasting.common, common(shared.sealed, shared.ram, traffic.pool, shared.zones))?;
+    traffic.lanes.iter().try_for_each(|(_, lane)| lane.check_seal())
 }
 
 /// Waiting that the end of the budget cut short says nothing of the device.

@@ -11,13 +11,14 @@ use dumpcore::partition::place::Unfit;
 use dumpcore::partition::verify::Verify;
 use dumpcore::platform::RamRange;
 use dumpcore::sim::{Disk, DiskFault, FOREIGN, Machine, MachineFault};
+use dumpcore::stack::{RED_ZONE, STACK_SIZE};
 use dumpcore::wait::SECOND;
 
 const UUID: [u8; 16] = *b"dump tests......";
 const FIRST: u64 = 3;
 const BLOCKS: u64 = 300;
 const DISK_BLOCKS: u64 = 320;
-const ARENA: usize = 256 << 10;
+const ARENA: usize = (240 << 10) + RED_ZONE + STACK_SIZE;
 
 fn ram() -> Vec<RamRange> {
     // A hole, odd ends, and a range that begins inside another.
@@ -346,7 +347,8 @@ fn a_header_spoilt_in_the_arena_is_laid_anew() {
 
 #[test]
 fn a_small_arena_makes_a_slower_dump_not_a_smaller_one() {
-    for kib in [68, 72, 100, 104, 200, 260, 400] {
+    let stack = (STACK_SIZE + RED_ZONE) >> 10;
+    for kib in [52, 56, 84, 88, 184, 244, 384].map(|kib| kib + stack) {
         let disk = formatted();
         let machine = Machine::new(ram(), kib << 10, &disk);
         machine.fill_page(0x201, 1);

@@ -3,6 +3,7 @@
 
 mod encryption;
 mod failover;
+mod harm;
 mod helpers;
 mod live;
 mod reader;
