@@ -1,6 +1,7 @@
 //! `arm()`: while the kernel is healthy, take over all that a dump will need, check it, and seal it.
 
 use core::mem::size_of;
+use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
@@ -30,7 +31,7 @@ use crate::partition::traffic::Traffic;
 use crate::partition::verify::Verify;
 use crate::partition::window::{Scratch, Window};
 use crate::platform::{Nanoseconds, Platform, ResetPolicy};
-use crate::stack::{HELPER_RED_ZONE, HELPER_STACK, Painted, RedZones};
+use crate::stack::{HELPER_RED_ZONE, HELPER_STACK, Painted, RED_ZONE, RedZones, STACK_SIZE};
 use crate::stream::lz4;
 use crate::stream::writer::Written;
 use crate::wait::{SECOND, Wait};
@@ -302,6 +303,16 @@ pub(crate) mod state {
     pub(crate) const MASK: u32 = 0xff;
 }
 
+/// Where the CPU that dumps runs.
+pub(crate) mod phase {
+    /// Between the stack that crashed and the dump's own. Also while no dump runs.
+    pub(crate) const CROSSING: u32 = 0;
+    /// On the dump's own stack.
+    pub(crate) const OWN_STACK: u32 = 1;
+    /// On the stack that crashed, since the platform cannot switch.
+    pub(crate) const BORROWED_STACK: u32 = 2;
+}
+
 /// A dump, armed or not: usually one `static` of the kernel.
 ///
 /// The pointers are stored twice, once with all bits turned round: a stray write that hits them is noticed before
@@ -319,6 +330,11 @@ pub struct Dump<'a> {
     crew_turned: AtomicUsize,
     /// Whether the running dump is of a kernel that goes on.
     pub(crate) resumes: AtomicBool,
+    /// Where the CPU that dumps runs; see [`phase`].
+    pub(crate) phase: AtomicU32,
+    /// Where the red zone below the dump's stack begins.
+    stack: AtomicUsize,
+    stack_turned: AtomicUsize,
 }
 
 impl<'a> Dump<'a> {
@@ -334,6 +350,9 @@ impl<'a> Dump<'a> {
             crew: AtomicPtr::new(core::ptr::null_mut()),
             crew_turned: AtomicUsize::new(0),
             resumes: AtomicBool::new(false),
+            phase: AtomicU32::new(phase::CROSSING),
+            stack: AtomicUsize::new(0),
+            stack_turned: AtomicUsize::new(0),
         }
     }
 
@@ -380,6 +399,15 @@ impl<'a> Dump<'a> {
         NonNull::new(vitals).map(|vitals| unsafe { vitals.as_ref() })
     }
 
+    /// Addresses of the dump's stack and of the red zone below it, once armed.
+    pub(crate) fn own_stack(&self) -> Range<usize> {
+        let start = self.stack.load(Ordering::Acquire);
+        if start == 0 || start != !self.stack_turned.load(Ordering::Acquire) {
+            return 0..0;
+        }
+        start..start.saturating_add(RED_ZONE).saturating_add(STACK_SIZE)
+    }
+
     /// The crew, once armed, if there is one.
     pub(crate) fn crew(&self) -> Option<&'a Crew<'a>> {
         let crew = self.crew.load(Ordering::Acquire);
@@ -411,6 +439,9 @@ impl<'a> Dump<'a> {
                     armed.crew.map_or(core::ptr::null_mut(), |crew| core::ptr::from_ref(crew).cast_mut());
                 self.crew.store(crew, Ordering::Release);
                 self.crew_turned.store(!(crew as usize), Ordering::Release);
+                let stack = armed.stack.as_ptr().addr().wrapping_sub(RED_ZONE);
+                self.stack.store(stack, Ordering::Release);
+                self.stack_turned.store(!stack, Ordering::Release);
                 let vitals = core::ptr::from_ref(armed.vitals).cast_mut();
                 self.vitals.store(vitals, Ordering::Release);
                 self.vitals_turned.store(!(vitals as usize), Ordering::Release);
@@ -670,7 +701,7 @@ fn prepare<'a>(
             Ownership::Exclusive => {
                 let wait = Wait::new(platform, None, platform.now().saturating_add(config.budget));
                 let mut foreman = Foreman::new(None, &mut own, kept, 0);
-                let found = look((number, target), &mut pool, &mut foreman, uuid.as_ref(), zones, &wait)?;
+                let found = look(number, target, &mut pool, &mut foreman, uuid.as_ref(), zones, &wait)?;
                 if recipient.is_some() {
                     place::check_recipient(found.recipient.as_ref(), recipient.as_ref())
                         .map_err(|unfit| ArmError::Unfit { target: number, unfit })?;
@@ -772,7 +803,8 @@ fn take_target<'a>(
 
 /// Looks at a disk that nobody else uses: is there a label, and room behind the dumps that are waiting? Leaves it at rest.
 fn look(
-    (number, target): (usize, &mut ArmedTarget<'_>),
+    number: usize,
+    target: &mut ArmedTarget<'_>,
     pool: &mut Pool,
     foreman: &mut Foreman<'_, '_>,
     uuid: Option<&Uuid>,

@@ -1,9 +1,9 @@
 //! `crash()`: the one entry, who may pass it, and how it ends. The steps in between are in `steps.rs`.
 
 use core::cell::Cell;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use crate::arm::{Dump, state};
+use crate::arm::{Dump, phase, state};
 use crate::armed::{Armed, Step, Vitals};
 use crate::console::{Describe, Line};
 use crate::device::DeviceError;
@@ -168,7 +168,9 @@ impl<'a> Dump<'a> {
             self.state.compare_exchange(state::ARMED, mine, Ordering::Acquire, Ordering::Acquire)
         {
             return match found & state::MASK {
-                state::DUMPING if found == mine => self.crashed_inside(platform, crash),
+                state::DUMPING if self.is_inside(found, mine, crash.registers) => {
+                    self.crashed_inside(platform, crash)
+                }
                 state::DUMPING => Outcome::OtherCpu { cpu: found >> 8 },
                 _ => {
                     say(platform, |line| {
@@ -196,7 +198,8 @@ impl<'a> Dump<'a> {
             }
             return Outcome::Refused(Refusal::Pointer);
         };
-        let End { outcome, harmed, frozen } = checked(armed, self.vitals(), platform, (crash, resumes), cpu);
+        let End { outcome, harmed, frozen } =
+            checked(armed, self.vitals(), platform, &Entry { crash, resumes, cpu, phase: &self.phase });
         if !harmed {
             armed.renew();
         }
@@ -205,6 +208,31 @@ impl<'a> Dump<'a> {
             platform.resume_cpus();
         }
         outcome
+    }
+
+    /// Whether it is the dump itself that crashed, and not another CPU while it runs: `found` is the state word, and `mine` what
+    /// it would be if this CPU dumped. That goes by the stack, which a platform cannot forget, as it can the CPU's number.
+    #[inline(never)]
+    fn is_inside(&self, found: u32, mine: u32, registers: &Registers) -> bool {
+        let marker = 0_u8;
+        let here = (&raw const marker).addr();
+        let stack = self.own_stack();
+        // A fault may be handled on a stack of its own; the registers then say where it came from.
+        if stack.contains(&here) || stack.contains(&(registers.stack_pointer() as usize)) {
+            return true;
+        }
+        if found == mine && self.phase.load(Ordering::Acquire) == phase::CROSSING {
+            // Another CPU soon is on the dump's stack, or done. This one would never be, while it looks.
+            let moved_on = |_| {
+                self.phase.load(Ordering::Acquire) != phase::CROSSING
+                    || self.state.load(Ordering::Acquire) != found
+            };
+            if !(0..LOOKS_AT_CROSSING).any(moved_on) {
+                return true;
+            }
+        }
+        // Without a stack of its own, the number is all there is.
+        found == mine && self.phase.load(Ordering::Acquire) == phase::BORROWED_STACK
     }
 
     /// A crash inside the dump: a short record, and the reset policy. The second time, not even the record, and the third
@@ -233,6 +261,18 @@ fn first_line(message: &str) -> &str {
     message.get(..end).unwrap_or_default()
 }
 
+/// How often a CPU that crashes looks whether the dump goes on that has just begun, or is about to end. That takes the dump a
+/// small part of a second, and the looks a larger one.
+const LOOKS_AT_CROSSING: u32 = 200_000_000;
+
+/// What a dump is begun with.
+struct Entry<'e> {
+    crash: &'e Crash<'e>,
+    resumes: bool,
+    cpu: u32,
+    phase: &'e AtomicU32,
+}
+
 /// How it ended.
 struct End {
     outcome: Outcome,
@@ -247,21 +287,24 @@ fn checked(
     armed: &mut Armed<'_>,
     vitals: Option<&Vitals>,
     platform: &dyn Platform,
-    (crash, resumes): (&Crash<'_>, bool),
-    cpu: u32,
+    entry: &Entry<'_>,
 ) -> End {
+    let Entry { crash, resumes, cpu, phase: ref runs_on } = *entry;
     let begin = platform.now();
     CRASHDUMP_MODE.store(true, Ordering::Release);
-    say(platform, |line| {
-        let what = if resumes { " asks for a dump: " } else { " crashed: " };
-        line.text("cpu ").decimal(cpu.into()).text(what).text(first_line(crash.message));
-    });
+    let tell = || {
+        say(platform, |line| {
+            let what = if resumes { " asks for a dump: " } else { " crashed: " };
+            line.text("cpu ").decimal(cpu.into()).text(what).text(first_line(crash.message));
+        });
+    };
     if let Some(vitals) = vitals {
         vitals.enter(Step::Seal, begin);
     }
     if let Err(harm) = armed.check_seal() {
         // Not even the stack in the arena can be trusted then.
         let refusal = Refusal::from(harm);
+        tell();
         record::refused(platform, &refusal);
         if !resumes {
             platform.reset(vitals.map_or(ResetPolicy::Reset, Vitals::reset));
@@ -274,6 +317,8 @@ fn checked(
     let mut harmed = false;
     // The crashed stack is being dumped too: what is learnt from here on stays in the arena.
     let mut run = |own_stack: bool| {
+        runs_on.store(if own_stack { phase::OWN_STACK } else { phase::BORROWED_STACK }, Ordering::Release);
+        tell();
         let lacks = if own_stack { Lacks::empty() } else { Lacks::STACK };
         let mut running =
             Running { platform, crash, cpu, begin, lacks, code_checked: 0, harmed: Cell::new(false) };
@@ -288,6 +333,7 @@ fn checked(
         if !resumes {
             platform.reset(armed.vitals.reset());
         }
+        runs_on.store(phase::CROSSING, Ordering::Release);
     };
     if !platform.on_stack(stack, &mut || run(true)) {
         run(false);

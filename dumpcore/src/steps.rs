@@ -127,7 +127,7 @@ impl Running<'_> {
         let silent = |cpu: u32| cpu != self.cpu && platform.registers(cpu).is_none();
         let facts = [
             (Lacks::CODE_CHECK, platform.code_ranges().is_empty()),
-            (Lacks::OTHER_CPUS, (0..platform.cpus()).any(silent)),
+            (Lacks::OTHER_CPUS, platform.cpus() == 0 || (0..platform.cpus()).any(silent)),
             (Lacks::WALL_CLOCK, platform.wall_clock().is_none()),
             (Lacks::LOG, sealed.log_tail > 0 && platform.log_length() == 0),
             (Lacks::BUILD_ID, platform.build_id().is_empty()),
@@ -290,7 +290,7 @@ impl Running<'_> {
         let mut last = Refusal::Unusable(DeviceError::NotReady);
         for (number, target) in targets.iter_mut().enumerate() {
             let Some(target) = target.as_mut().filter(|_| set.has(number)) else { continue };
-            if let Err(error) = self.take_over(&mut lanes, (number, target), zones, wait) {
+            if let Err(error) = self.take_over(&mut lanes, number, target, zones, wait) {
                 last = Refusal::Takeover(error);
                 out.add(number);
                 self.refuse(refusals, (number, alone), &last);
@@ -354,7 +354,8 @@ impl Running<'_> {
     fn take_over<'t>(
         &self,
         lanes: &mut Lanes<'t>,
-        (number, target): (usize, &'t mut ArmedTarget<'_>),
+        number: usize,
+        target: &'t mut ArmedTarget<'_>,
         zones: &'t RedZones,
         wait: &Wait<'_>,
     ) -> Result<(), DeviceError> {
@@ -448,7 +449,7 @@ impl Running<'_> {
         header.uptime = platform.uptime(self.begin).into();
         header.elapsed = platform.now().saturating_sub(self.begin).into();
         header.arch = (Arch::current() as u32).into();
-        header.cpus = platform.cpus().into();
+        header.cpus = platform.cpus().max(1).into();
         header.crashing_cpu = self.cpu.into();
         header.trigger = (self.crash.trigger as u32).into();
         header.window_blocks = (span as u32).into();

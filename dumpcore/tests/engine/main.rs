@@ -6,6 +6,7 @@ mod failover;
 mod harm;
 mod helpers;
 mod live;
+mod panics;
 mod reader;
 mod selection;
 mod world;
