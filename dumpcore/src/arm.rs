@@ -301,6 +301,18 @@ pub(crate) mod state {
     pub(crate) const DUMPING: u32 = 3;
     pub(crate) const SPENT: u32 = 4;
     pub(crate) const MASK: u32 = 0xff;
+    /// Beside DUMPING: the kernel goes on afterwards.
+    pub(crate) const LIVE: u32 = 1 << 31;
+
+    /// The state word of a dump by this CPU.
+    pub(crate) fn dumping(cpu: u32) -> u32 {
+        DUMPING | (cpu.wrapping_shl(8) & !LIVE)
+    }
+
+    /// Which CPU a state word names.
+    pub(crate) fn cpu(word: u32) -> u32 {
+        (word & !LIVE) >> 8
+    }
 }
 
 /// Where the CPU that dumps runs.

@@ -34,8 +34,11 @@ pub enum Outcome {
     NotArmed,
     /// Another CPU is dumping: the caller should wait for its end, open to its NMI.
     OtherCpu {
-        /// Which.
+        /// Which, by the platform's numbers.
         cpu: u32,
+        /// Whether that is a [snapshot](Dump::snapshot), after which the kernel goes on. Nobody has dumped this crash then: the
+        /// caller has to call [`crash`](Dump::crash) once more, and until it is told anything else.
+        resumes: bool,
     },
     /// The dump itself crashed on this CPU. What it had written is a dump in progress.
     Nested,
@@ -163,16 +166,20 @@ impl<'a> Dump<'a> {
 
     fn dump(&self, platform: &dyn Platform, crash: &Crash<'_>, resumes: bool) -> Outcome {
         let cpu = platform.cpu();
-        let mine = state::DUMPING | cpu.wrapping_shl(8);
+        let mine = state::dumping(cpu);
+        let begun = if resumes { mine | state::LIVE } else { mine };
         if let Err(found) =
-            self.state.compare_exchange(state::ARMED, mine, Ordering::Acquire, Ordering::Acquire)
+            self.state.compare_exchange(state::ARMED, begun, Ordering::Acquire, Ordering::Acquire)
         {
             return match found & state::MASK {
                 state::DUMPING if self.is_inside(found, mine, crash.registers) => {
                     self.crashed_inside(platform, crash)
                 }
-                state::DUMPING => Outcome::OtherCpu { cpu: found >> 8 },
+                state::DUMPING => {
+                    Outcome::OtherCpu { cpu: state::cpu(found), resumes: found & state::LIVE != 0 }
+                }
                 _ => {
+                    tell(platform, cpu, crash, resumes);
                     say(platform, |line| {
                         line.text(if found == state::SPENT {
                             "the armed state was found harmed before"
@@ -191,6 +198,7 @@ impl<'a> Dump<'a> {
         self.nested.store(0, Ordering::Release);
         // SAFETY: this CPU alone moved the state from ARMED to DUMPING, and uses it only until the state moves on.
         let Some(armed) = (unsafe { self.take_armed() }) else {
+            tell(platform, cpu, crash, resumes);
             record::refused(platform, &Refusal::Pointer);
             self.state.store(state::SPENT, Ordering::Release);
             if !resumes {
@@ -221,7 +229,8 @@ impl<'a> Dump<'a> {
         if stack.contains(&here) || stack.contains(&(registers.stack_pointer() as usize)) {
             return true;
         }
-        if found == mine && self.phase.load(Ordering::Acquire) == phase::CROSSING {
+        let alike = found & !state::LIVE == mine;
+        if alike && self.phase.load(Ordering::Acquire) == phase::CROSSING {
             // Another CPU soon is on the dump's stack, or done. This one would never be, while it looks.
             let moved_on = |_| {
                 self.phase.load(Ordering::Acquire) != phase::CROSSING
@@ -232,7 +241,7 @@ impl<'a> Dump<'a> {
             }
         }
         // Without a stack of its own, the number is all there is.
-        found == mine && self.phase.load(Ordering::Acquire) == phase::BORROWED_STACK
+        alike && self.phase.load(Ordering::Acquire) == phase::BORROWED_STACK
     }
 
     /// A crash inside the dump: a short record, and the reset policy. The second time, not even the record, and the third
@@ -247,7 +256,8 @@ impl<'a> Dump<'a> {
             say(platform, |line| {
                 line.text("crashed itself while ");
                 line.text(vitals.and_then(Vitals::step).map_or("beginning", Step::name));
-                line.text(": ").text(first_line(crash.message));
+                line.text(": ");
+                on_one_line(line, crash.message);
             });
         }
         platform.reset(vitals.map_or(ResetPolicy::Reset, Vitals::reset));
@@ -255,10 +265,27 @@ impl<'a> Dump<'a> {
     }
 }
 
-/// The first line of a message. (What `core` has for this can panic, as far as the compiler knows.)
-fn first_line(message: &str) -> &str {
-    let end = message.bytes().position(|byte| byte == b'\n').unwrap_or(message.len());
-    message.get(..end).unwrap_or_default()
+/// Says what happened, whatever comes of it. In a frame of its own, so that the dump need not carry the line along.
+#[inline(never)]
+fn tell(platform: &dyn Platform, cpu: u32, crash: &Crash<'_>, resumes: bool) {
+    say(platform, |line| {
+        let what = if resumes { " asks for a dump: " } else { " crashed: " };
+        line.text("cpu ").decimal(cpu.into()).text(what);
+        on_one_line(line, crash.message);
+    });
+}
+
+/// Appends a message with its lines behind one another: Rust's own has the place in the first and what happened in the second.
+/// (What `core` has for this can panic, as far as the compiler knows.)
+fn on_one_line(line: &mut Line, message: &str) {
+    let mut rest = message;
+    // Each turn takes a line off.
+    while !rest.is_empty() {
+        let end = rest.bytes().position(|byte| byte == b'\n').unwrap_or(rest.len());
+        let words = rest.get(..end).unwrap_or_default().trim_ascii();
+        rest = rest.get(end.saturating_add(1)..).unwrap_or_default().trim_ascii();
+        line.text(words).text(if rest.is_empty() { "" } else { " " });
+    }
 }
 
 /// How often a CPU that crashes looks whether the dump goes on that has just begun, or is about to end. That takes the dump a
@@ -292,19 +319,13 @@ fn checked(
     let Entry { crash, resumes, cpu, phase: ref runs_on } = *entry;
     let begin = platform.now();
     CRASHDUMP_MODE.store(true, Ordering::Release);
-    let tell = || {
-        say(platform, |line| {
-            let what = if resumes { " asks for a dump: " } else { " crashed: " };
-            line.text("cpu ").decimal(cpu.into()).text(what).text(first_line(crash.message));
-        });
-    };
     if let Some(vitals) = vitals {
         vitals.enter(Step::Seal, begin);
     }
     if let Err(harm) = armed.check_seal() {
         // Not even the stack in the arena can be trusted then.
         let refusal = Refusal::from(harm);
-        tell();
+        tell(platform, cpu, crash, resumes);
         record::refused(platform, &refusal);
         if !resumes {
             platform.reset(vitals.map_or(ResetPolicy::Reset, Vitals::reset));
@@ -318,7 +339,7 @@ fn checked(
     // The crashed stack is being dumped too: what is learnt from here on stays in the arena.
     let mut run = |own_stack: bool| {
         runs_on.store(if own_stack { phase::OWN_STACK } else { phase::BORROWED_STACK }, Ordering::Release);
-        tell();
+        tell(platform, cpu, crash, resumes);
         let lacks = if own_stack { Lacks::empty() } else { Lacks::STACK };
         let mut running =
             Running { platform, crash, cpu, begin, lacks, code_checked: 0, harmed: Cell::new(false) };

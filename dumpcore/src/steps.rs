@@ -84,14 +84,15 @@ impl Running<'_> {
         let platform = self.platform;
         let budget = armed.sealed.budget;
         let queues = armed.queues;
-        if let Some(queues) = queues {
-            queues.set_crashdump_mode(true);
-        }
         let end = self.begin.saturating_add(budget);
         let wait = Wait::new(platform, queues, end);
 
         armed.vitals.enter(Step::Freeze, platform.now());
         platform.freeze_cpus(&wait);
+        // Only now: a CPU that was stopped while it used the private queues would keep them locked for good.
+        if let Some(queues) = queues {
+            queues.set_crashdump_mode(true);
+        }
         self.see_what_is_lacking(&armed.sealed);
 
         armed.vitals.enter(Step::Code, platform.now());

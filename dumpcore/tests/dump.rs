@@ -12,7 +12,7 @@ use dumpcore::partition::verify::Verify;
 use dumpcore::platform::RamRange;
 use dumpcore::sim::{Disk, DiskFault, FOREIGN, Machine, MachineFault};
 use dumpcore::stack::{RED_ZONE, STACK_SIZE};
-use dumpcore::wait::SECOND;
+use dumpcore::wait::{SECOND, Wait};
 
 const UUID: [u8; 16] = *b"dump tests......";
 const FIRST: u64 = 3;
@@ -455,6 +455,65 @@ fn a_clock_that_stands_still_ends_the_dump_all_the_same() {
     disk.set_fault(DiskFault::Stuck(5));
     let outcome = machine.panic("dead clock");
     assert!(matches!(outcome, Outcome::Refused(_) | Outcome::Unclosed(_)), "{outcome:?}");
+}
+
+#[test]
+fn while_the_clock_stands_still_the_watchdog_is_patted_all_the_same() {
+    let disk = formatted();
+    let machine = machine(&disk, 1);
+    machine.set_fault(MachineFault::DeadClock(0));
+    let wait = Wait::new(machine, None, u64::MAX);
+    let (mut looks, before) = (0_u64, machine.pats());
+    let found = wait.until("what never comes", SECOND, || {
+        looks += 1;
+        (looks == 500_000).then_some(())
+    });
+    assert_eq!(found, Ok(()));
+    assert!(machine.pats() - before >= looks / 2_000, "{} pats in {looks} looks", machine.pats() - before);
+    // Also in work that looks for nothing.
+    let before = machine.pats();
+    (0..10_000).for_each(|_| wait.breathe());
+    assert!(machine.pats() > before);
+}
+
+#[test]
+fn a_message_of_several_lines_is_whole_on_the_console() {
+    let disk = formatted();
+    let machine = machine(&disk, 1);
+    arm(machine, &disk, config(), 4).unwrap();
+    let message = "panicked at src/mm/heap.rs:16:9:\nout of frames\n";
+    assert_eq!(machine.panic(message), Outcome::Complete);
+    let console = machine.console_text();
+    let line = "diskdump: cpu 0 crashed: panicked at src/mm/heap.rs:16:9: out of frames\n";
+    assert!(console.contains(line), "{console}");
+}
+
+#[test]
+fn the_message_is_on_the_console_whatever_comes_of_the_dump() {
+    let said = "cpu 0 crashed: panicked at early.rs:1:2: no memory map\n";
+    let message = "panicked at early.rs:1:2:\nno memory map";
+    let disk = formatted();
+    let unarmed: &'static Machine = machine(&disk, 1);
+    assert_eq!(unarmed.panic(message), Outcome::NotArmed);
+    let console = unarmed.console_text();
+    assert!(console.contains(said) && console.contains("not armed"), "{console}");
+
+    let spoilt: &'static Machine = machine(&disk, 1);
+    arm(spoilt, &disk, config(), 4).unwrap();
+    let (state, length) = spoilt.dump().armed_state();
+    for word in 0..length / 8 {
+        // SAFETY: inside the armed state, which is aligned and which nobody uses now; what is changed is the budget, a number.
+        unsafe {
+            let word = state.cast::<u64>().add(word);
+            if word.read_volatile() == 60 * SECOND {
+                word.write_volatile(SECOND);
+            }
+        }
+    }
+    (0..2).for_each(|_| {
+        spoilt.panic(message);
+    });
+    assert_eq!(spoilt.console_text().matches(said).count(), 2, "{}", spoilt.console_text());
 }
 
 #[test]
