@@ -17,7 +17,7 @@ use crate::format::header::{Arch, Incomplete, PASSES, Status, put_text};
 use crate::integrity::{self, Harm};
 use crate::memory::map::PfnRange;
 use crate::partition::lane::{Lane, Lanes, Lock, MAX_TARGETS};
-use crate::partition::place::{self, Unfit};
+use crate::partition::place::{self, Place, Unfit};
 use crate::partition::traffic::Traffic;
 use crate::partition::verify::{Verify, sample};
 use crate::partition::window::Window;
@@ -382,19 +382,46 @@ impl Running<'_> {
         shared: &Shared<'_>,
         wait: &Wait<'_>,
     ) -> Result<(), Unfit> {
-        let sealed = shared.sealed;
         let gone = Unfit::Device { block: 0, error: DeviceError::NotReady };
         let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
         let (uuid, recipient) = (lane.books.uuid, lane.lock.map(|lock| lock.recipient));
         place::check_size(&mut lane.window)?;
         let label = place::check_label(&mut lane.window, Some(&uuid), wait)?;
         place::check_recipient(label.recipient.as_ref(), recipient)?;
-        let place = place::find(traffic, number, wait)?;
+        let mut place = place::find(traffic, number, wait)?;
+        // Each turn begins further on, and the last one at the partition's end.
+        loop {
+            let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
+            let blocks = lane.window.blocks();
+            lane.books.place = place;
+            lane.books.next = place.block.saturating_add(1);
+            lane.books.checker.begin(place.free_to.max(place.block), blocks);
+            match self.check_pattern(traffic, number, shared, wait) {
+                // More of a dump that nobody closed: the next one goes behind that.
+                Err(Unfit::Foreign { block }) if place.behind_unfinished && block >= place.block => {
+                    if let Some(Some(error)) = traffic.settle(wait).get(number) {
+                        return Err(Unfit::Device { block, error: *error });
+                    }
+                    place = place::find_from(traffic, number, Place { block, ..place }, wait)?;
+                }
+                checked => return checked,
+            }
+        }
+    }
+
+    /// Checks what is free from a lane's place on, or that as much of it as is to be checked now is.
+    #[inline(never)]
+    fn check_pattern(
+        &self,
+        traffic: &mut Traffic<'_, '_, '_, '_>,
+        number: usize,
+        shared: &Shared<'_>,
+        wait: &Wait<'_>,
+    ) -> Result<(), Unfit> {
+        let sealed = shared.sealed;
+        let gone = Unfit::Device { block: 0, error: DeviceError::NotReady };
         let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
-        let blocks = lane.window.blocks();
-        lane.books.place = place;
-        lane.books.next = place.block.saturating_add(1);
-        lane.books.checker.begin(place.free_to.max(place.block), blocks);
+        let (uuid, place, blocks) = (lane.books.uuid, lane.books.place, lane.window.blocks());
         match sealed.verify() {
             Verify::All => {
                 // A slow disk must not leave us with a checked partition and no time to write.

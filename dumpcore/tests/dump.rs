@@ -58,6 +58,18 @@ fn arm(
     machine.dump().arm(machine, [target], machine.arena(), config).map(|_| ())
 }
 
+fn arm_blocks(machine: &'static Machine, disk: &Disk, blocks: u64) {
+    let target = Target {
+        device: Box::leak(Box::new(disk.device(4))),
+        first_block: FIRST,
+        blocks,
+        uuid: Some(UUID),
+        recipient: None,
+        ownership: Ownership::Shared,
+    };
+    machine.dump().arm(machine, [target], machine.arena(), config()).unwrap();
+}
+
 fn formatted() -> Disk {
     Disk::formatted(DISK_BLOCKS, FIRST, BLOCKS, &UUID, 11)
 }
@@ -443,6 +455,102 @@ fn a_torn_front_header_is_left_alone_and_the_next_dump_goes_behind_it() {
         assert_eq!(at(&before, block), at(&after, block), "block {block}");
     }
     assert_eq!(Header::parse(at(&after, end), Kind::Front).unwrap().message(), "second");
+}
+
+/// A partition of so many blocks with a dump on it that was cut off after `cut` blocks, and a machine that is armed to dump there.
+fn behind_a_cut(
+    blocks: u64,
+    cut: u64,
+    config: Config<'static>,
+    ownership: Ownership,
+) -> (Disk, &'static Machine, u64) {
+    let disk = Disk::formatted(blocks + 9, FIRST, blocks, &UUID, 11);
+    let target = |ownership| Target {
+        device: Box::leak(Box::new(disk.device(4))),
+        first_block: FIRST,
+        blocks,
+        uuid: Some(UUID),
+        recipient: None,
+        ownership,
+    };
+    let first: &'static Machine = machine(&disk, 120);
+    first.dump().arm(first, [target(Ownership::Shared)], first.arena(), config.clone()).unwrap();
+    disk.set_fault(DiskFault::PowerCut { after_blocks: cut, torn: true });
+    first.panic("cut off");
+    disk.switch_on();
+    let second: &'static Machine = machine(&disk, 60);
+    let begin = second.clock();
+    second.dump().arm(second, [target(ownership)], second.arena(), config).unwrap();
+    (disk, second, second.clock() - begin)
+}
+
+/// Blocks that were not the pattern, and were changed.
+fn harmed(before: &[u8], after: &[u8]) -> Vec<u64> {
+    let blocks = before.as_chunks::<BLOCK_SIZE>().0.iter().zip(after.as_chunks::<BLOCK_SIZE>().0).enumerate();
+    let number = |block: usize| (block as u64).wrapping_sub(FIRST);
+    let harmed = blocks
+        .filter(|(block, (was, is))| was != is && !pattern::matches(was, &UUID, number(*block)))
+        .map(|(block, _)| number(block));
+    harmed.collect()
+}
+
+#[test]
+fn behind_a_dump_that_was_cut_off_a_large_partition_takes_no_longer_than_a_small_one() {
+    let config = || Config { verify: Verify::Ahead, ..config() };
+    for ownership in [Ownership::Shared, Ownership::Exclusive] {
+        let mut times = Vec::new();
+        for blocks in [5_000, 20_000, 40_000] {
+            let (disk, second, armed) = behind_a_cut(blocks, 30, config(), ownership);
+            let (before, begin) = (disk.bytes(), second.clock());
+            assert_eq!(second.panic("behind"), Outcome::Complete, "{}", second.console_text());
+            assert_eq!(harmed(&before, &disk.bytes()), []);
+            times.push((armed, second.clock() - begin));
+        }
+        let (smallest, largest) = (times[0], times[2]);
+        assert!(largest.0 <= smallest.0 + smallest.0 / 4, "{ownership:?}: to arm took {times:?}");
+        assert!(largest.1 <= smallest.1 + smallest.1 / 4, "{ownership:?}: to dump took {times:?}");
+    }
+}
+
+#[test]
+fn a_block_of_an_unfinished_dump_far_behind_its_end_is_never_overwritten() {
+    // Further on than any window of requests: a disk's cache may have kept it and lost what is in front.
+    for (verify, far) in [Verify::All, Verify::Ahead, Verify::Sample { every: 1 }]
+        .into_iter()
+        .flat_map(|verify| [45, 90, 3_000, 4_900].map(|far| (verify, far)))
+    {
+        let (disk, second, _) = behind_a_cut(5_000, 30, Config { verify, ..config() }, Ownership::Shared);
+        disk.change(|bytes| bytes[(FIRST + far) as usize * BLOCK_SIZE..][..BLOCK_SIZE].fill(0x3c));
+        let before = disk.bytes();
+        let outcome = second.panic("behind");
+        assert_eq!(harmed(&before, &disk.bytes()), [], "{verify:?}, {far}: {outcome:?}");
+        assert_eq!(outcome, Outcome::Complete, "{verify:?}, {far}: {}", second.console_text());
+        let after = disk.bytes();
+        let is_front = |block: &u64| Header::parse(at(&after, *block), Kind::Front).is_ok();
+        let begun = (2..5_000).find(is_front).unwrap();
+        if verify != Verify::Ahead || far < 100 {
+            assert!(begun > far, "{verify:?}: {begun} lies in front of {far}");
+        }
+    }
+}
+
+#[test]
+fn dumps_of_which_none_was_closed_lie_behind_one_another() {
+    let (disk, second, _) = behind_a_cut(5_000, 30, config(), Ownership::Shared);
+    disk.set_fault(DiskFault::PowerCut { after_blocks: 20, torn: false });
+    second.panic("second");
+    disk.switch_on();
+    let third: &'static Machine = machine(&disk, 60);
+    arm_blocks(third, &disk, 5_000);
+    let before = disk.bytes();
+    assert_eq!(third.panic("third"), Outcome::Complete, "{}", third.console_text());
+    let after = disk.bytes();
+    assert_eq!(harmed(&before, &after), []);
+    let fronts = (1..5_000).filter_map(|block| Header::parse(at(&after, block), Kind::Front).ok());
+    let told: Vec<_> = fronts.map(|header| (header.sequence.get(), header.message().to_owned())).collect();
+    let expected =
+        [(1, "cut off"), (2, "second"), (3, "third")].map(|(number, text)| (number, text.to_owned()));
+    assert_eq!(told, expected);
 }
 
 #[test]
