@@ -7,6 +7,7 @@ use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
 
 use crate::dma::DmaBuffer;
+use crate::stack::{RED_ZONE, RedZone, STACK_ALIGN, STACK_SIZE};
 
 /// The arena does not have that many bytes left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,7 +22,8 @@ impl From<OutOfArena> for crate::device::DeviceError {
     }
 }
 
-/// Memory from which pieces are taken, from the front, once and for all.
+/// Memory from which pieces are taken, from the front, once and for all. What comes first is the dump's own stack, which is
+/// taken at once: whatever grows out of it leaves the arena.
 #[derive(Debug)]
 pub struct Arena<'a> {
     start: NonNull<u8>,
@@ -29,6 +31,8 @@ pub struct Arena<'a> {
     physical: u64,
     length: usize,
     used: usize,
+    /// The red zone below the dump's stack and that stack, until they are taken; `None` if they did not fit.
+    stack: Option<NonNull<u8>>,
     _memory: core::marker::PhantomData<&'a mut [u8]>,
 }
 
@@ -48,14 +52,18 @@ impl<'a> Arena<'a> {
     pub unsafe fn new(memory: &'a mut [u8], physical: u64, bus: u64) -> Arena<'a> {
         memory.fill(0);
         let length = memory.len();
-        Arena {
+        let mut arena = Arena {
             start: NonNull::from(memory).cast(),
             bus,
             physical,
             length,
             used: 0,
+            stack: None,
             _memory: core::marker::PhantomData,
-        }
+        };
+        arena.stack =
+            arena.take(RED_ZONE.saturating_add(STACK_SIZE), STACK_ALIGN).ok().map(|(start, _)| start);
+        arena
     }
 
     /// Size in bytes, the part given away included.
@@ -111,6 +119,32 @@ impl<'a> Arena<'a> {
         unsafe {
             slot.write(value);
             Ok(&mut *slot.as_ptr())
+        }
+    }
+
+    /// The dump's own stack, once, and the red zone below it.
+    ///
+    /// # Errors
+    /// If the arena is too small for it.
+    pub(crate) fn own_stack(&mut self) -> Result<(RedZone, &'a mut [u8]), OutOfArena> {
+        let start = self.stack.take().ok_or(OutOfArena { bytes: RED_ZONE.saturating_add(STACK_SIZE) })?;
+        // SAFETY: new() took these bytes for this alone, aligned, zeroed and alive for 'a; the zone is in front of the stack.
+        unsafe {
+            let zone = RedZone::lay(start, RED_ZONE);
+            Ok((zone, core::slice::from_raw_parts_mut(start.add(RED_ZONE).as_ptr(), STACK_SIZE)))
+        }
+    }
+
+    /// Another stack of `bytes` bytes, with a red zone of `zone` bytes below it.
+    ///
+    /// # Errors
+    /// If not that much is left.
+    pub(crate) fn stack(&mut self, zone: usize, bytes: usize) -> Result<(RedZone, &'a mut [u8]), OutOfArena> {
+        let (start, _) = self.take(zone.saturating_add(bytes), STACK_ALIGN)?;
+        // SAFETY: take() gave us these bytes alone, aligned, zeroed by new() and alive for 'a.
+        unsafe {
+            let laid = RedZone::lay(start, zone);
+            Ok((laid, core::slice::from_raw_parts_mut(start.add(zone).as_ptr(), bytes)))
         }
     }
 

@@ -1,18 +1,19 @@
 //! `arm()`: while the kernel is healthy, take over all that a dump will need, check it, and seal it.
 
 use core::mem::size_of;
+use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use zeroize::Zeroizing;
 
 use crate::arena::{Arena, OutOfArena};
-use crate::armed::{Armed, ArmedTarget, Refusals, STACK_PAINT, Sealed, SealedTarget, Vitals};
+use crate::armed::{Armed, ArmedTarget, Lasting, Refusals, Sealed, SealedTarget, Vitals};
 use crate::console::{Describe, Line};
 use crate::crash::Outcome;
 use crate::crew::foreman::{Foreman, Kept};
 use crate::crew::job::{OUT_BYTES, UNIT_PAGES, Unit, Workshop};
-use crate::crew::{Crew, HELPER_STACK, Helper, MAX_HELPERS};
+use crate::crew::{Crew, Helper, MAX_HELPERS};
 use crate::deferred::Queues;
 use crate::device::{DeviceError, DumpDevice, Geometry, Health};
 use crate::display_by_describe;
@@ -30,12 +31,10 @@ use crate::partition::traffic::Traffic;
 use crate::partition::verify::Verify;
 use crate::partition::window::{Scratch, Window};
 use crate::platform::{Nanoseconds, Platform, ResetPolicy};
+use crate::stack::{HELPER_RED_ZONE, HELPER_STACK, Painted, RED_ZONE, RedZones, STACK_SIZE};
 use crate::stream::lz4;
 use crate::stream::writer::Written;
 use crate::wait::{SECOND, Wait};
-
-/// Bytes of the stack that the dump runs on.
-pub const STACK_SIZE: usize = 16 << 10;
 
 /// Buffers that a dump needs at least: one is filled while another is written.
 const MIN_BUFFERS: usize = 2;
@@ -302,6 +301,28 @@ pub(crate) mod state {
     pub(crate) const DUMPING: u32 = 3;
     pub(crate) const SPENT: u32 = 4;
     pub(crate) const MASK: u32 = 0xff;
+    /// Beside DUMPING: the kernel goes on afterwards.
+    pub(crate) const LIVE: u32 = 1 << 31;
+
+    /// The state word of a dump by this CPU.
+    pub(crate) fn dumping(cpu: u32) -> u32 {
+        DUMPING | (cpu.wrapping_shl(8) & !LIVE)
+    }
+
+    /// Which CPU a state word names.
+    pub(crate) fn cpu(word: u32) -> u32 {
+        (word & !LIVE) >> 8
+    }
+}
+
+/// Where the CPU that dumps runs.
+pub(crate) mod phase {
+    /// Between the stack that crashed and the dump's own. Also while no dump runs.
+    pub(crate) const CROSSING: u32 = 0;
+    /// On the dump's own stack.
+    pub(crate) const OWN_STACK: u32 = 1;
+    /// On the stack that crashed, since the platform cannot switch.
+    pub(crate) const BORROWED_STACK: u32 = 2;
 }
 
 /// A dump, armed or not: usually one `static` of the kernel.
@@ -321,6 +342,11 @@ pub struct Dump<'a> {
     crew_turned: AtomicUsize,
     /// Whether the running dump is of a kernel that goes on.
     pub(crate) resumes: AtomicBool,
+    /// Where the CPU that dumps runs; see [`phase`].
+    pub(crate) phase: AtomicU32,
+    /// Where the red zone below the dump's stack begins.
+    stack: AtomicUsize,
+    stack_turned: AtomicUsize,
 }
 
 impl<'a> Dump<'a> {
@@ -336,6 +362,9 @@ impl<'a> Dump<'a> {
             crew: AtomicPtr::new(core::ptr::null_mut()),
             crew_turned: AtomicUsize::new(0),
             resumes: AtomicBool::new(false),
+            phase: AtomicU32::new(phase::CROSSING),
+            stack: AtomicUsize::new(0),
+            stack_turned: AtomicUsize::new(0),
         }
     }
 
@@ -382,6 +411,15 @@ impl<'a> Dump<'a> {
         NonNull::new(vitals).map(|vitals| unsafe { vitals.as_ref() })
     }
 
+    /// Addresses of the dump's stack and of the red zone below it, once armed.
+    pub(crate) fn own_stack(&self) -> Range<usize> {
+        let start = self.stack.load(Ordering::Acquire);
+        if start == 0 || start != !self.stack_turned.load(Ordering::Acquire) {
+            return 0..0;
+        }
+        start..start.saturating_add(RED_ZONE).saturating_add(STACK_SIZE)
+    }
+
     /// The crew, once armed, if there is one.
     pub(crate) fn crew(&self) -> Option<&'a Crew<'a>> {
         let crew = self.crew.load(Ordering::Acquire);
@@ -413,6 +451,9 @@ impl<'a> Dump<'a> {
                     armed.crew.map_or(core::ptr::null_mut(), |crew| core::ptr::from_ref(crew).cast_mut());
                 self.crew.store(crew, Ordering::Release);
                 self.crew_turned.store(!(crew as usize), Ordering::Release);
+                let stack = armed.stack.as_ptr().addr().wrapping_sub(RED_ZONE);
+                self.stack.store(stack, Ordering::Release);
+                self.stack_turned.store(!stack, Ordering::Release);
                 let vitals = core::ptr::from_ref(armed.vitals).cast_mut();
                 self.vitals.store(vitals, Ordering::Release);
                 self.vitals_turned.store(!(vitals as usize), Ordering::Release);
@@ -516,7 +557,10 @@ const fn costs(encoding: Encoding) -> (usize, usize) {
 fn afford(room: usize, encoding: Encoding, helpers: usize) -> (Encoding, usize) {
     let for_all = |encoding: Encoding, helpers: usize| {
         let (packs, unit) = costs(encoding);
-        let each = HELPER_STACK.saturating_add(packs).saturating_add(unit.saturating_mul(2));
+        let each = HELPER_RED_ZONE
+            .saturating_add(HELPER_STACK)
+            .saturating_add(packs)
+            .saturating_add(unit.saturating_mul(2));
         packs.saturating_add(unit).saturating_add(each.saturating_mul(helpers))
     };
     let fits = |encoding: Encoding, helpers: usize, rest: usize| {
@@ -532,6 +576,7 @@ fn crew<'a>(
     arena: &mut Arena<'a>,
     encoding: Encoding,
     helpers: usize,
+    zones: &mut RedZones,
 ) -> Result<Option<&'a Crew<'a>>, OutOfArena> {
     if helpers == 0 {
         return Ok(None);
@@ -539,7 +584,8 @@ fn crew<'a>(
     let mut places = [const { None }; MAX_HELPERS];
     let mut units = [const { None }; 2 * MAX_HELPERS];
     for place in places.iter_mut().take(helpers) {
-        let stack = arena.bytes(HELPER_STACK, 64)?;
+        let (zone, stack) = arena.stack(HELPER_RED_ZONE, HELPER_STACK)?;
+        zones.add(zone);
         *place = Some(Helper::new(stack, workshop(arena, encoding)?));
     }
     for slot in units.iter_mut().take(helpers.saturating_mul(2)) {
@@ -629,8 +675,9 @@ fn prepare<'a>(
     let refusals = arena.place(Refusals::NONE)?;
     let kept = arena.place(Kept::new())?;
     let written = arena.place(Written::default())?;
-    let stack = arena.bytes(STACK_SIZE, 64)?;
-    stack.fill(STACK_PAINT);
+    let (zone, stack) = arena.own_stack()?;
+    Painted::new(stack);
+    let zones = arena.place(RedZones::new(zone))?;
 
     // What is left, but for the armed state itself, is for helpers, and becomes buffers.
     let state_bytes = size_of::<Armed<'a>>()
@@ -646,7 +693,8 @@ fn prepare<'a>(
     let (encoding, helpers) = afford(left(&arena), config.encoding, wanted);
     let own_workshop = workshop(&mut arena, encoding)?;
     let mut own = unit(&mut arena, encoding)?;
-    let crew = crew(&mut arena, encoding, helpers)?;
+    let crew = crew(&mut arena, encoding, helpers, zones)?;
+    let zones: &RedZones = zones;
 
     let too_small = OutOfArena { bytes: 4 * BLOCK_SIZE };
     let (payload, count) = divide(left(&arena), max_transfer, depth, encoding).ok_or(too_small)?;
@@ -665,7 +713,7 @@ fn prepare<'a>(
             Ownership::Exclusive => {
                 let wait = Wait::new(platform, None, platform.now().saturating_add(config.budget));
                 let mut foreman = Foreman::new(None, &mut own, kept, 0);
-                let found = look(number, target, &mut pool, &mut foreman, uuid.as_ref(), &wait)?;
+                let found = look(number, target, &mut pool, &mut foreman, uuid.as_ref(), zones, &wait)?;
                 if recipient.is_some() {
                     place::check_recipient(found.recipient.as_ref(), recipient.as_ref())
                         .map_err(|unfit| ArmError::Unfit { target: number, unfit })?;
@@ -719,6 +767,7 @@ fn prepare<'a>(
         sealed,
         numbers_crc: 0,
         targets_crc: 0,
+        lasting: Lasting::NONE,
         ram: memory.ram,
         queues: config.queues,
         targets: armed_targets,
@@ -729,6 +778,7 @@ fn prepare<'a>(
         kept,
         written,
         stack,
+        zones,
         vitals,
         refusals,
         attempts: 0,
@@ -770,12 +820,13 @@ fn look(
     pool: &mut Pool,
     foreman: &mut Foreman<'_, '_>,
     uuid: Option<&Uuid>,
+    zones: &RedZones,
     wait: &Wait<'_>,
 ) -> Result<Labelled, ArmError> {
     let device = |error| ArmError::Device { target: number, error };
     let unfit = |unfit| ArmError::Unfit { target: number, unfit };
     let part = (target.sealed.first_block, target.sealed.blocks);
-    let mut window = Window::new(target.device, part, &mut target.scratch);
+    let mut window = Window::new(target.device, part, &mut target.scratch, zones);
     if let Health::Unusable(error) = window.device().sanity_check(wait) {
         return Err(device(error));
     }

@@ -17,18 +17,16 @@ use crate::format::chunk::Encoding;
 use crate::format::crypt::{Key, PublicKey};
 use crate::format::header::put_text;
 use crate::format::metrics::{MAX_REFUSALS, Refused};
-use crate::integrity::Digest;
+use crate::integrity::{Digest, Harm};
 use crate::memory::class::Level;
 use crate::memory::map::PfnRange;
 use crate::partition::io::Pool;
 use crate::partition::lane::{Books, MAX_TARGETS};
 use crate::partition::verify::Verify;
-use crate::partition::window::Scratch;
+use crate::partition::window::{Scratch, seal_device};
 use crate::platform::{Nanoseconds, ResetPolicy};
+use crate::stack::RedZones;
 use crate::stream::writer::Written;
-
-/// What the stack is painted with, so that its use can be measured.
-pub(crate) const STACK_PAINT: u8 = 0xa5;
 
 /// What was accepted when armed, and must be unchanged at the crash. Plain numbers without padding, so that their
 /// bytes can be checked before any of them is believed.
@@ -81,14 +79,29 @@ pub(crate) struct ArmedTarget<'a> {
 }
 
 impl ArmedTarget<'_> {
+    /// What stays the same through all of a dump, whatever becomes of its buffer.
+    fn lasting(&self) -> u32 {
+        let mut digest = Digest::new();
+        digest.bytes(self.sealed.as_bytes());
+        seal_device(self.device, &mut digest);
+        self.scratch.seal_place(&mut digest);
+        digest.number(core::ptr::from_ref::<Books>(self.books) as u64);
+        if let Some(key) = &self.key {
+            digest.bytes(key.bytes());
+        }
+        digest.finish()
+    }
+
+    /// What its driver must find unchanged when it takes the device over.
+    fn driver(&self) -> u32 {
+        let mut digest = Digest::new();
+        self.device.seal(&mut digest);
+        digest.finish()
+    }
+
     fn seal(&self, digest: &mut Digest) {
         digest.bytes(self.sealed.as_bytes());
-        let device: *const dyn DumpDevice = core::ptr::from_ref(&*self.device);
-        // SAFETY: a pointer to a trait object is two words, its data and its methods; any two words are two numbers.
-        let device: [usize; 2] = unsafe { core::mem::transmute(device) };
-        device.iter().for_each(|word| {
-            digest.number(*word as u64);
-        });
+        seal_device(self.device, digest);
         self.scratch.seal(digest);
         digest.number(core::ptr::from_ref::<Books>(self.books) as u64);
         if let Some(key) = &self.key {
@@ -130,6 +143,39 @@ impl Sealed {
     pub(crate) fn arena(&self) -> PfnRange {
         PfnRange { start: self.arena_start, end: self.arena_end }
     }
+}
+
+/// Checksums of what must not change for as long as a dump runs, while all the rest does.
+#[derive(Clone, Copy)]
+pub(crate) struct Lasting {
+    /// Of what all targets share.
+    pub(crate) common: u32,
+    /// Of each target's place on its device, its key and so on.
+    targets: [u32; MAX_TARGETS],
+    /// Of each driver's state, until it takes its device over.
+    drivers: [u32; MAX_TARGETS],
+}
+
+impl Lasting {
+    pub(crate) const NONE: Lasting =
+        Lasting { common: 0, targets: [0; MAX_TARGETS], drivers: [0; MAX_TARGETS] };
+}
+
+/// The checksum of what all targets share, and must not change while a dump runs.
+pub(crate) fn common(sealed: &Sealed, ram: &[PfnRange], pool: &Pool, zones: &RedZones) -> u32 {
+    let mut digest = Digest::new();
+    digest.bytes(sealed.as_bytes());
+    for range in ram {
+        digest.number(range.start).number(range.end);
+    }
+    pool.seal_places(&mut digest);
+    zones.seal(&mut digest);
+    digest.finish()
+}
+
+/// Two checksums that have to be equal.
+pub(crate) fn same(armed: u32, now: u32) -> Result<(), Harm> {
+    if armed == now { Ok(()) } else { Err(Harm::Seal { armed, now }) }
 }
 
 /// Where a dump is, for the record of a dump that crashes itself.
@@ -263,6 +309,8 @@ pub(crate) struct Armed<'a> {
     pub(crate) numbers_crc: u32,
     /// CRC-32 of what the pointers lead to.
     pub(crate) targets_crc: u32,
+    /// What is looked at again while the dump runs.
+    pub(crate) lasting: Lasting,
     pub(crate) ram: &'a [PfnRange],
     pub(crate) queues: Option<&'a Queues>,
     pub(crate) targets: [Option<ArmedTarget<'a>>; MAX_TARGETS],
@@ -275,6 +323,7 @@ pub(crate) struct Armed<'a> {
     /// What the dump under way has written.
     pub(crate) written: &'a mut Written,
     pub(crate) stack: &'a mut [u8],
+    pub(crate) zones: &'a RedZones,
     pub(crate) vitals: &'a Vitals,
     pub(crate) refusals: &'a mut Refusals,
     /// Dumps that were begun since the keys were made. Under the seal, like the keys: a number that came again would make a
@@ -289,6 +338,10 @@ impl<'a> Armed<'a> {
     fn numbers(&self) -> u32 {
         let mut digest = Digest::new();
         digest.bytes(self.sealed.as_bytes());
+        digest.number(self.lasting.common.into());
+        for number in self.lasting.targets.iter().chain(&self.lasting.drivers) {
+            digest.number((*number).into());
+        }
         digest.number(self.ram.as_ptr() as u64).number(self.ram.len() as u64);
         digest.number(self.queues.map_or(0, |queues| core::ptr::from_ref(queues) as u64));
         for target in self.targets.iter().flatten() {
@@ -301,6 +354,7 @@ impl<'a> Armed<'a> {
         digest.number(core::ptr::from_ref::<Kept>(self.kept) as u64);
         digest.number(core::ptr::from_ref::<Written>(self.written) as u64);
         digest.number(self.stack.as_ptr() as u64).number(self.stack.len() as u64);
+        digest.number(core::ptr::from_ref(self.zones) as u64);
         digest.number(core::ptr::from_ref(self.vitals) as u64);
         digest.number(core::ptr::from_ref::<Refusals>(self.refusals) as u64);
         digest.number(self.attempts.into());
@@ -316,6 +370,7 @@ impl<'a> Armed<'a> {
         for target in self.targets.iter().flatten() {
             target.device.seal(&mut digest);
         }
+        self.zones.seal(&mut digest);
         self.own.seal(&mut digest);
         if let Some(crew) = self.crew {
             crew.seal(&mut digest);
@@ -325,6 +380,13 @@ impl<'a> Armed<'a> {
 
     /// Seals the armed state.
     pub(crate) fn seal(&mut self) {
+        let lasting = &mut self.lasting;
+        lasting.common = common(&self.sealed, self.ram, &self.pool, self.zones);
+        let checksums = lasting.targets.iter_mut().zip(&mut lasting.drivers);
+        for ((lasting, driver), target) in checksums.zip(&self.targets) {
+            *lasting = target.as_ref().map_or(0, ArmedTarget::lasting);
+            *driver = target.as_ref().map_or(0, ArmedTarget::driver);
+        }
         self.numbers_crc = self.numbers();
         self.targets_crc = self.targets();
     }
@@ -338,15 +400,30 @@ impl<'a> Armed<'a> {
     /// Whether the seal is whole: first the numbers, and only then what they lead to.
     ///
     /// # Errors
-    /// The checksum when armed, and now.
-    pub(crate) fn check_seal(&self) -> Result<(), (u32, u32)> {
-        let numbers = self.numbers();
-        if numbers != self.numbers_crc {
-            return Err((self.numbers_crc, numbers));
+    /// What was changed.
+    pub(crate) fn check_seal(&self) -> Result<(), Harm> {
+        same(self.numbers_crc, self.numbers())?;
+        same(self.targets_crc, self.targets())?;
+        if self.zones.are_whole() { Ok(()) } else { Err(Harm::Stack) }
+    }
+
+    /// Whether what a dump that runs goes by is still whole: what does not change, with the state of those drivers that are
+    /// still to be `called`.
+    ///
+    /// # Errors
+    /// What is not.
+    pub(crate) fn check_again(&self, called: impl Fn(usize) -> bool) -> Result<(), Harm> {
+        if !self.zones.are_whole() {
+            return Err(Harm::Stack);
         }
-        let targets = self.targets();
-        if targets != self.targets_crc {
-            return Err((self.targets_crc, targets));
+        same(self.lasting.common, common(&self.sealed, self.ram, &self.pool, self.zones))?;
+        let checksums = self.lasting.targets.iter().zip(&self.lasting.drivers);
+        for (number, ((lasting, driver), target)) in checksums.zip(&self.targets).enumerate() {
+            let Some(target) = target else { continue };
+            same(*lasting, target.lasting())?;
+            if !called(number) {
+                same(*driver, target.driver())?;
+            }
         }
         Ok(())
     }

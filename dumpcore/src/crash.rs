@@ -1,16 +1,19 @@
 //! `crash()`: the one entry, who may pass it, and how it ends. The steps in between are in `steps.rs`.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::cell::Cell;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use crate::arm::{Dump, state};
-use crate::armed::{Armed, STACK_PAINT, Step, Vitals};
+use crate::arm::{Dump, phase, state};
+use crate::armed::{Armed, Step, Vitals};
 use crate::console::{Describe, Line};
 use crate::device::DeviceError;
 use crate::display_by_describe;
 use crate::format::header::{Incomplete, Trigger};
+use crate::integrity::Harm;
 use crate::partition::place::Unfit;
 use crate::platform::{Lacks, Platform, Registers, ResetPolicy};
 use crate::record::{self, say};
+use crate::stack::Painted;
 use crate::steps::Running;
 
 /// What the kernel knows of its crash.
@@ -31,8 +34,11 @@ pub enum Outcome {
     NotArmed,
     /// Another CPU is dumping: the caller should wait for its end, open to its NMI.
     OtherCpu {
-        /// Which.
+        /// Which, by the platform's numbers.
         cpu: u32,
+        /// Whether that is a [snapshot](Dump::snapshot), after which the kernel goes on. Nobody has dumped this crash then: the
+        /// caller has to call [`crash`](Dump::crash) once more, and until it is told anything else.
+        resumes: bool,
     },
     /// The dump itself crashed on this CPU. What it had written is a dump in progress.
     Nested,
@@ -74,15 +80,24 @@ pub enum Refusal {
     Unfit(Unfit),
     /// The pointer to the armed state was changed.
     Pointer,
+    /// A stack in the arena has overflowed.
+    Stack,
+}
+
+impl From<Harm> for Refusal {
+    fn from(harm: Harm) -> Refusal {
+        match harm {
+            Harm::Stack => Refusal::Stack,
+            Harm::Seal { armed, now } => Refusal::Seal { armed, now },
+        }
+    }
 }
 
 impl Describe for Refusal {
     fn describe(&self, line: &mut Line) {
         match *self {
-            Refusal::Seal { armed, now } => {
-                line.text("the armed state was changed: its checksum was ").hex(armed.into());
-                line.text(", is ").hex(now.into());
-            }
+            Refusal::Seal { armed, now } => Harm::Seal { armed, now }.describe(line),
+            Refusal::Stack => Harm::Stack.describe(line),
             Refusal::Code { armed, now } => {
                 line.text("the dump's own code was changed: its checksum was ").hex(armed.into());
                 line.text(", is ").hex(now.into());
@@ -151,14 +166,20 @@ impl<'a> Dump<'a> {
 
     fn dump(&self, platform: &dyn Platform, crash: &Crash<'_>, resumes: bool) -> Outcome {
         let cpu = platform.cpu();
-        let mine = state::DUMPING | cpu.wrapping_shl(8);
+        let mine = state::dumping(cpu);
+        let begun = if resumes { mine | state::LIVE } else { mine };
         if let Err(found) =
-            self.state.compare_exchange(state::ARMED, mine, Ordering::Acquire, Ordering::Acquire)
+            self.state.compare_exchange(state::ARMED, begun, Ordering::Acquire, Ordering::Acquire)
         {
             return match found & state::MASK {
-                state::DUMPING if found == mine => self.crashed_inside(platform, crash),
-                state::DUMPING => Outcome::OtherCpu { cpu: found >> 8 },
+                state::DUMPING if self.is_inside(found, mine, crash.registers) => {
+                    self.crashed_inside(platform, crash)
+                }
+                state::DUMPING => {
+                    Outcome::OtherCpu { cpu: state::cpu(found), resumes: found & state::LIVE != 0 }
+                }
                 _ => {
+                    tell(platform, cpu, crash, resumes);
                     say(platform, |line| {
                         line.text(if found == state::SPENT {
                             "the armed state was found harmed before"
@@ -177,6 +198,7 @@ impl<'a> Dump<'a> {
         self.nested.store(0, Ordering::Release);
         // SAFETY: this CPU alone moved the state from ARMED to DUMPING, and uses it only until the state moves on.
         let Some(armed) = (unsafe { self.take_armed() }) else {
+            tell(platform, cpu, crash, resumes);
             record::refused(platform, &Refusal::Pointer);
             self.state.store(state::SPENT, Ordering::Release);
             if !resumes {
@@ -184,17 +206,42 @@ impl<'a> Dump<'a> {
             }
             return Outcome::Refused(Refusal::Pointer);
         };
-        let outcome = checked(armed, self.vitals(), platform, (crash, resumes), cpu);
-        let harmed = matches!(outcome, Outcome::Refused(Refusal::Seal { .. }));
+        let End { outcome, harmed, frozen } =
+            checked(armed, self.vitals(), platform, &Entry { crash, resumes, cpu, phase: &self.phase });
         if !harmed {
             armed.renew();
         }
         self.state.store(if harmed { state::SPENT } else { state::ARMED }, Ordering::Release);
-        // With a harmed seal, nobody was frozen.
-        if resumes && !harmed {
+        if resumes && frozen {
             platform.resume_cpus();
         }
         outcome
+    }
+
+    /// Whether it is the dump itself that crashed, and not another CPU while it runs: `found` is the state word, and `mine` what
+    /// it would be if this CPU dumped. That goes by the stack, which a platform cannot forget, as it can the CPU's number.
+    #[inline(never)]
+    fn is_inside(&self, found: u32, mine: u32, registers: &Registers) -> bool {
+        let marker = 0_u8;
+        let here = (&raw const marker).addr();
+        let stack = self.own_stack();
+        // A fault may be handled on a stack of its own; the registers then say where it came from.
+        if stack.contains(&here) || stack.contains(&(registers.stack_pointer() as usize)) {
+            return true;
+        }
+        let alike = found & !state::LIVE == mine;
+        if alike && self.phase.load(Ordering::Acquire) == phase::CROSSING {
+            // Another CPU soon is on the dump's stack, or done. This one would never be, while it looks.
+            let moved_on = |_| {
+                self.phase.load(Ordering::Acquire) != phase::CROSSING
+                    || self.state.load(Ordering::Acquire) != found
+            };
+            if !(0..LOOKS_AT_CROSSING).any(moved_on) {
+                return true;
+            }
+        }
+        // Without a stack of its own, the number is all there is.
+        alike && self.phase.load(Ordering::Acquire) == phase::BORROWED_STACK
     }
 
     /// A crash inside the dump: a short record, and the reset policy. The second time, not even the record, and the third
@@ -209,7 +256,8 @@ impl<'a> Dump<'a> {
             say(platform, |line| {
                 line.text("crashed itself while ");
                 line.text(vitals.and_then(Vitals::step).map_or("beginning", Step::name));
-                line.text(": ").text(first_line(crash.message));
+                line.text(": ");
+                on_one_line(line, crash.message);
             });
         }
         platform.reset(vitals.map_or(ResetPolicy::Reset, Vitals::reset));
@@ -217,10 +265,48 @@ impl<'a> Dump<'a> {
     }
 }
 
-/// The first line of a message. (What `core` has for this can panic, as far as the compiler knows.)
-fn first_line(message: &str) -> &str {
-    let end = message.bytes().position(|byte| byte == b'\n').unwrap_or(message.len());
-    message.get(..end).unwrap_or_default()
+/// Says what happened, whatever comes of it. In a frame of its own, so that the dump need not carry the line along.
+#[inline(never)]
+fn tell(platform: &dyn Platform, cpu: u32, crash: &Crash<'_>, resumes: bool) {
+    say(platform, |line| {
+        let what = if resumes { " asks for a dump: " } else { " crashed: " };
+        line.text("cpu ").decimal(cpu.into()).text(what);
+        on_one_line(line, crash.message);
+    });
+}
+
+/// Appends a message with its lines behind one another: Rust's own has the place in the first and what happened in the second.
+/// (What `core` has for this can panic, as far as the compiler knows.)
+fn on_one_line(line: &mut Line, message: &str) {
+    let mut rest = message;
+    // Each turn takes a line off.
+    while !rest.is_empty() {
+        let end = rest.bytes().position(|byte| byte == b'\n').unwrap_or(rest.len());
+        let words = rest.get(..end).unwrap_or_default().trim_ascii();
+        rest = rest.get(end.saturating_add(1)..).unwrap_or_default().trim_ascii();
+        line.text(words).text(if rest.is_empty() { "" } else { " " });
+    }
+}
+
+/// How often a CPU that crashes looks whether the dump goes on that has just begun, or is about to end. That takes the dump a
+/// small part of a second, and the looks a larger one.
+const LOOKS_AT_CROSSING: u32 = 200_000_000;
+
+/// What a dump is begun with.
+struct Entry<'e> {
+    crash: &'e Crash<'e>,
+    resumes: bool,
+    cpu: u32,
+    phase: &'e AtomicU32,
+}
+
+/// How it ended.
+struct End {
+    outcome: Outcome,
+    /// Whether the armed state is not to be relied on any more.
+    harmed: bool,
+    /// Whether the other CPUs were stopped.
+    frozen: bool,
 }
 
 /// Checks the seal, then runs the dump on the stack in the arena, if the platform can switch to it.
@@ -228,35 +314,38 @@ fn checked(
     armed: &mut Armed<'_>,
     vitals: Option<&Vitals>,
     platform: &dyn Platform,
-    (crash, resumes): (&Crash<'_>, bool),
-    cpu: u32,
-) -> Outcome {
+    entry: &Entry<'_>,
+) -> End {
+    let Entry { crash, resumes, cpu, phase: ref runs_on } = *entry;
     let begin = platform.now();
     CRASHDUMP_MODE.store(true, Ordering::Release);
-    say(platform, |line| {
-        let what = if resumes { " asks for a dump: " } else { " crashed: " };
-        line.text("cpu ").decimal(cpu.into()).text(what).text(first_line(crash.message));
-    });
     if let Some(vitals) = vitals {
         vitals.enter(Step::Seal, begin);
     }
-    if let Err((armed, now)) = armed.check_seal() {
+    if let Err(harm) = armed.check_seal() {
         // Not even the stack in the arena can be trusted then.
-        let refusal = Refusal::Seal { armed, now };
+        let refusal = Refusal::from(harm);
+        tell(platform, cpu, crash, resumes);
         record::refused(platform, &refusal);
         if !resumes {
             platform.reset(vitals.map_or(ResetPolicy::Reset, Vitals::reset));
         }
         CRASHDUMP_MODE.store(false, Ordering::Release);
-        return Outcome::Refused(refusal);
+        return End { outcome: Outcome::Refused(refusal), harmed: true, frozen: false };
     }
     let stack = core::mem::take(&mut armed.stack);
-    let painted = Painted { start: stack.as_ptr(), length: stack.len() };
+    let painted = Painted::new(stack);
+    let mut harmed = false;
     // The crashed stack is being dumped too: what is learnt from here on stays in the arena.
     let mut run = |own_stack: bool| {
+        runs_on.store(if own_stack { phase::OWN_STACK } else { phase::BORROWED_STACK }, Ordering::Release);
+        tell(platform, cpu, crash, resumes);
         let lacks = if own_stack { Lacks::empty() } else { Lacks::STACK };
-        let outcome = Running { platform, crash, cpu, begin, lacks, code_checked: 0 }.run(armed);
+        let mut running =
+            Running { platform, crash, cpu, begin, lacks, code_checked: 0, harmed: Cell::new(false) };
+        let outcome = running.run(armed);
         armed.outcome = outcome;
+        harmed = running.harmed.get() || !armed.zones.are_whole();
         if let Outcome::Refused(refusal) = &outcome {
             record::refused(platform, refusal);
         } else if own_stack {
@@ -265,17 +354,18 @@ fn checked(
         if !resumes {
             platform.reset(armed.vitals.reset());
         }
+        runs_on.store(phase::CROSSING, Ordering::Release);
     };
     if !platform.on_stack(stack, &mut || run(true)) {
         run(false);
     }
-    stack.fill(STACK_PAINT);
+    Painted::new(stack);
     armed.stack = stack;
     if let Some(queues) = armed.queues {
         queues.set_crashdump_mode(false);
     }
     CRASHDUMP_MODE.store(false, Ordering::Release);
-    armed.outcome
+    End { outcome: armed.outcome, harmed, frozen: true }
 }
 
 /// Says what the dump used of the memory that it was given. In a frame of its own, so that the dump need not carry it along.
@@ -283,28 +373,9 @@ fn checked(
 fn tell_footprint(platform: &dyn Platform, armed: &Armed<'_>, painted: &Painted) {
     say(platform, |line| {
         line.text("used ").decimal(painted.used() as u64);
-        line.text(" of ").decimal(painted.length as u64).text(" bytes of stack, ");
+        line.text(" of ").decimal(painted.length() as u64).text(" bytes of stack, ");
         line.decimal(armed.sealed.arena_used).text(" of ");
         line.decimal(armed.sealed.arena_length).text(" bytes of arena, ");
         line.decimal(armed.pool.deepest() as u64).text(" requests in flight");
     });
-}
-
-/// The dump's stack, to see how much of it was used.
-struct Painted {
-    start: *const u8,
-    length: usize,
-}
-
-impl Painted {
-    /// Bytes used, counted from the first byte whose paint is gone.
-    fn used(&self) -> usize {
-        let is_clean = |at: &usize| {
-            // SAFETY: inside the stack, which lies in the arena. Volatile, since it is in use as a stack.
-            let byte = unsafe { self.start.add(*at).read_volatile() };
-            byte == STACK_PAINT
-        };
-        let clean = (0..self.length).take_while(is_clean).count();
-        self.length.saturating_sub(clean)
-    }
 }

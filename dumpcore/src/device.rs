@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::console::{Describe, Line};
 use crate::display_by_describe;
 use crate::dma::DmaBuffer;
-use crate::integrity::Digest;
+use crate::integrity::{Digest, Harm};
 use crate::wait::{TimedOut, Wait};
 
 /// How large a device is.
@@ -87,6 +87,8 @@ pub enum DeviceError {
     QueueFull,
     /// The device was not quiesced, or has failed for good.
     NotReady,
+    /// The device was not asked: the dump itself is harmed, and writes nothing any more.
+    Harmed(Harm),
     /// The arena is too small for the driver.
     OutOfArena {
         /// Bytes that were asked for.
@@ -121,6 +123,10 @@ impl Describe for DeviceError {
             }
             DeviceError::QueueFull => line.text("the queue is full"),
             DeviceError::NotReady => line.text("the device was not made ready"),
+            DeviceError::Harmed(harm) => {
+                harm.describe(line);
+                line
+            }
             DeviceError::OutOfArena { bytes } => {
                 line.text("the arena has no room for ").decimal(bytes as u64).text(" more bytes")
             }

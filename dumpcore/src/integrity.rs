@@ -1,7 +1,36 @@
 //! Checksums of the dump path's own code and of the sealed armed state.
 
+use crate::console::{Describe, Line};
 use crate::format::crc::Crc32;
 use crate::platform::{CodeRange, Platform};
+
+/// What makes the dump itself one that must not write any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Harm {
+    /// A stack in the arena has overflowed: what lies below it is not what it was.
+    Stack,
+    /// What was sealed was changed.
+    Seal {
+        /// Its checksum when armed.
+        armed: u32,
+        /// Its checksum now.
+        now: u32,
+    },
+}
+
+impl Describe for Harm {
+    fn describe(&self, line: &mut Line) {
+        match *self {
+            Harm::Stack => {
+                line.text("the dump's own stack has overflowed, nothing more is written");
+            }
+            Harm::Seal { armed, now } => {
+                line.text("the armed state was changed: its checksum was ").hex(armed.into());
+                line.text(", is ").hex(now.into());
+            }
+        }
+    }
+}
 
 /// A running CRC-32 over everything that must not change between `arm()` and `crash()`.
 #[derive(Clone, Debug)]

@@ -48,6 +48,7 @@ pub mod record;
 #[cfg(any(test, feature = "test-utils"))]
 #[allow(clippy::indexing_slicing, clippy::expect_used, clippy::panic, clippy::arithmetic_side_effects)]
 pub mod sim;
+pub mod stack;
 mod steps;
 pub mod stream;
 pub mod table;

@@ -9,6 +9,7 @@ pub use crate::deferred::HostQueues;
 use crate::format::Block;
 use crate::format::note::{CONTROL_REGISTERS, GENERAL_REGISTERS};
 pub use crate::memory::class::{ClassRun, PageClass};
+use crate::stack::call_on;
 use crate::wait::Wait;
 
 /// Nanoseconds.
@@ -20,7 +21,7 @@ bitflags::bitflags! {
     pub struct Lacks: u32 {
         /// No code ranges: the dump path could not check that its own code is unharmed.
         const CODE_CHECK = 1 << 0;
-        /// Not all other CPUs were stopped; they may have changed memory during the dump.
+        /// Not all other CPUs were stopped, or it is not known how many there are; they may have changed memory during the dump.
         const OTHER_CPUS = 1 << 1;
         /// No wall clock.
         const WALL_CLOCK = 1 << 2;
@@ -84,6 +85,17 @@ impl Registers {
     /// All zero.
     pub const ZERO: Registers =
         Registers { general: [0; GENERAL_REGISTERS], control: [0; CONTROL_REGISTERS] };
+
+    /// The stack pointer; 0 on an architecture that is not known here.
+    pub fn stack_pointer(&self) -> u64 {
+        let place = match () {
+            () if cfg!(target_arch = "x86_64") => 19,
+            () if cfg!(target_arch = "aarch64") => 31,
+            () if cfg!(target_arch = "riscv64") => 2,
+            () => return 0,
+        };
+        self.general.get(place).copied().unwrap_or(0)
+    }
 }
 
 /// What happens when the dump is over, whether it succeeded or not.
@@ -169,14 +181,15 @@ pub unsafe trait Platform: Sync {
     /// Carries out the policy. On a real machine every policy but [`ResetPolicy::Return`] never comes back.
     fn reset(&self, policy: ResetPolicy);
 
-    /// Number of the CPU that this runs on, from 0.
+    /// Number of the CPU that this runs on, from 0. What is written about CPUs goes by it; whether another CPU panicked or the dump
+    /// itself does not, unless the platform cannot [switch stacks](Platform::on_stack).
     fn cpu(&self) -> u32 {
         0
     }
 
-    /// How many CPUs are in use.
+    /// How many CPUs are in use; 0, the default, if that is not known. The dump then says that others may have run on.
     fn cpus(&self) -> u32 {
-        1
+        0
     }
 
     /// Stops all other CPUs and makes them record their registers. `wait` is the way to wait for them.
@@ -250,10 +263,11 @@ pub unsafe trait Platform: Sync {
     }
 
     /// Calls `run` on the given stack (a part of the arena, 16-byte aligned) and comes back when it returns; or
-    /// returns false without calling it, if the platform cannot.
+    /// returns false without calling it, if the platform cannot. The default can on x86_64, aarch64 and riscv64; a kernel
+    /// writes its own where an exception inside of the dump must find more in place than a stack pointer.
     fn on_stack(&self, stack: &mut [u8], run: &mut dyn FnMut()) -> bool {
-        let (_, _) = (stack, run);
-        false
+        // SAFETY: the stack is the caller's to lend, and aligned as it promises; a dump does not unwind.
+        unsafe { call_on(stack.as_mut_ptr_range().end, run) }
     }
 
     /// The kernel's own timers and tasklets, for drivers that use the private queues in normal operation too.

@@ -1,7 +1,9 @@
 //! The steps of a dump behind the seal, in order: freeze, own code, then for one target after another: take over, check, write,
 //! close.
 
-use crate::armed::{Armed, ArmedTarget, Refusals, Sealed, Step, Vitals};
+use core::cell::Cell;
+
+use crate::armed::{Armed, ArmedTarget, Lasting, Refusals, Sealed, Step, Vitals, common, same};
 use crate::console::{Describe, Line};
 use crate::crash::{Crash, Outcome, Refusal};
 use crate::crew::foreman::{Foreman, Tally};
@@ -12,15 +14,16 @@ use crate::format::chunk::RunKind;
 use crate::format::crypt::Cipher;
 use crate::format::frame::Kind;
 use crate::format::header::{Arch, Incomplete, PASSES, Status, put_text};
-use crate::integrity;
+use crate::integrity::{self, Harm};
 use crate::memory::map::PfnRange;
 use crate::partition::lane::{Lane, Lanes, Lock, MAX_TARGETS};
-use crate::partition::place::{self, Unfit};
+use crate::partition::place::{self, Place, Unfit};
 use crate::partition::traffic::Traffic;
 use crate::partition::verify::{Verify, sample};
 use crate::partition::window::Window;
 use crate::platform::{Lacks, Nanoseconds, Platform};
 use crate::record::{self, Progress, say};
+use crate::stack::RedZones;
 use crate::stream::pages::Plan;
 use crate::stream::writer::{Identity, Writer, Written};
 use crate::stream::{Ended, notes, pages};
@@ -39,6 +42,8 @@ pub(crate) struct Running<'r> {
     pub(crate) lacks: Lacks,
     /// When the own code was found unharmed; 0 before.
     pub(crate) code_checked: Nanoseconds,
+    /// Whether the dump found itself harmed: then it writes nothing any more, and is not armed again.
+    pub(crate) harmed: Cell<bool>,
 }
 
 /// What all attempts of a dump share.
@@ -47,6 +52,8 @@ struct Shared<'s> {
     ram: &'s [PfnRange],
     vitals: &'s Vitals,
     queues: Option<&'s Queues>,
+    zones: &'s RedZones,
+    lasting: &'s Lasting,
 }
 
 /// Which targets: a bit for each.
@@ -77,14 +84,15 @@ impl Running<'_> {
         let platform = self.platform;
         let budget = armed.sealed.budget;
         let queues = armed.queues;
-        if let Some(queues) = queues {
-            queues.set_crashdump_mode(true);
-        }
         let end = self.begin.saturating_add(budget);
         let wait = Wait::new(platform, queues, end);
 
         armed.vitals.enter(Step::Freeze, platform.now());
         platform.freeze_cpus(&wait);
+        // Only now: a CPU that was stopped while it used the private queues would keep them locked for good.
+        if let Some(queues) = queues {
+            queues.set_crashdump_mode(true);
+        }
         self.see_what_is_lacking(&armed.sealed);
 
         armed.vitals.enter(Step::Code, platform.now());
@@ -120,7 +128,7 @@ impl Running<'_> {
         let silent = |cpu: u32| cpu != self.cpu && platform.registers(cpu).is_none();
         let facts = [
             (Lacks::CODE_CHECK, platform.code_ranges().is_empty()),
-            (Lacks::OTHER_CPUS, (0..platform.cpus()).any(silent)),
+            (Lacks::OTHER_CPUS, platform.cpus() == 0 || (0..platform.cpus()).any(silent)),
             (Lacks::WALL_CLOCK, platform.wall_clock().is_none()),
             (Lacks::LOG, sealed.log_tail > 0 && platform.log_length() == 0),
             (Lacks::BUILD_ID, platform.build_id().is_empty()),
@@ -138,19 +146,25 @@ impl Running<'_> {
         let mut best = None;
         // Targets that are not tried any more, and risky ones that wait for their round.
         let (mut out, mut risky) = (Set(0), Set(0));
+        // Those whose drivers were called, and may have changed their state.
+        let mut called = Set(0);
         for second_round in [false, true] {
             if second_round && (armed.sealed.allow_risky == 0 || wait.expired()) {
                 break;
             }
             // Each turn puts at least one target out, and there are only so many.
             for _ in 0..MAX_TARGETS {
+                if let Err(harm) = armed.check_again(|target| called.has(target)) {
+                    return self.harmed(harm, best);
+                }
                 let set = self.choose(armed, (&mut out, &mut risky), second_round, &mut best, wait);
                 if set == Set(0) {
                     break;
                 }
+                called = Set(called.0 | set.0);
                 let attempt = self.attempt(armed, set, &mut out, wait);
                 best = better(best, attempt.outcome);
-                if !attempt.go_on {
+                if !attempt.go_on || self.harmed.get() {
                     return best.unwrap_or(attempt.outcome);
                 }
                 if wait.expired() {
@@ -159,6 +173,19 @@ impl Running<'_> {
             }
         }
         best.unwrap_or(Outcome::Refused(Refusal::Unusable(DeviceError::NotReady)))
+    }
+
+    /// The dump found itself harmed between two targets.
+    #[inline(never)]
+    fn harmed(&self, harm: Harm, best: Option<Outcome>) -> Outcome {
+        self.harmed.set(true);
+        match best {
+            Some(begun) if !matches!(begun, Outcome::Refused(_)) => {
+                say(self.platform, |line| harm.describe(line.text("no other disk is tried: ")));
+                begun
+            }
+            _ => Outcome::Refused(harm.into()),
+        }
     }
 
     /// The next target, or with striping all that are healthy.
@@ -251,9 +278,11 @@ impl Running<'_> {
             vitals,
             refusals,
             attempts,
+            zones,
+            lasting,
             ..
         } = armed;
-        let shared = Shared { sealed, ram, vitals, queues: *queues };
+        let shared = Shared { sealed, ram, vitals, queues: *queues, zones, lasting };
         vitals.enter(Step::Takeover, platform.now());
         vitals.clear(Step::Memory);
         vitals.clear(Step::Close);
@@ -262,7 +291,7 @@ impl Running<'_> {
         let mut last = Refusal::Unusable(DeviceError::NotReady);
         for (number, target) in targets.iter_mut().enumerate() {
             let Some(target) = target.as_mut().filter(|_| set.has(number)) else { continue };
-            if let Err(error) = self.take_over(&mut lanes, number, target, wait) {
+            if let Err(error) = self.take_over(&mut lanes, number, target, zones, wait) {
                 last = Refusal::Takeover(error);
                 out.add(number);
                 self.refuse(refusals, (number, alone), &last);
@@ -275,6 +304,10 @@ impl Running<'_> {
         self.check_all(&mut traffic, &shared, (refusals, out, alone), &mut last, wait);
         if traffic.lanes.is_empty() {
             return Attempt { outcome: Outcome::Refused(last), go_on: true };
+        }
+        if !zones.are_whole() {
+            self.harmed.set(true);
+            return Attempt { outcome: Outcome::Refused(Refusal::Stack), go_on: false };
         }
         *attempts = attempts.saturating_add(1);
         self.write(traffic, &shared, (workshop, written), (refusals, out, *attempts), wait)
@@ -324,10 +357,11 @@ impl Running<'_> {
         lanes: &mut Lanes<'t>,
         number: usize,
         target: &'t mut ArmedTarget<'_>,
+        zones: &'t RedZones,
         wait: &Wait<'_>,
     ) -> Result<(), DeviceError> {
         let ArmedTarget { sealed, device, scratch, books, key } = target;
-        let mut window = Window::new(*device, (sealed.first_block, sealed.blocks), scratch);
+        let mut window = Window::new(*device, (sealed.first_block, sealed.blocks), scratch, zones);
         window.quiesce(wait)?;
         say(self.platform, |line| {
             line.text("took over ").text(window.device().name());
@@ -348,19 +382,46 @@ impl Running<'_> {
         shared: &Shared<'_>,
         wait: &Wait<'_>,
     ) -> Result<(), Unfit> {
-        let sealed = shared.sealed;
         let gone = Unfit::Device { block: 0, error: DeviceError::NotReady };
         let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
         let (uuid, recipient) = (lane.books.uuid, lane.lock.map(|lock| lock.recipient));
         place::check_size(&mut lane.window)?;
         let label = place::check_label(&mut lane.window, Some(&uuid), wait)?;
         place::check_recipient(label.recipient.as_ref(), recipient)?;
-        let place = place::find(traffic, number, wait)?;
+        let mut place = place::find(traffic, number, wait)?;
+        // Each turn begins further on, and the last one at the partition's end.
+        loop {
+            let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
+            let blocks = lane.window.blocks();
+            lane.books.place = place;
+            lane.books.next = place.block.saturating_add(1);
+            lane.books.checker.begin(place.free_to.max(place.block), blocks);
+            match self.check_pattern(traffic, number, shared, wait) {
+                // More of a dump that nobody closed: the next one goes behind that.
+                Err(Unfit::Foreign { block }) if place.behind_unfinished && block >= place.block => {
+                    if let Some(Some(error)) = traffic.settle(wait).get(number) {
+                        return Err(Unfit::Device { block, error: *error });
+                    }
+                    place = place::find_from(traffic, number, Place { block, ..place }, wait)?;
+                }
+                checked => return checked,
+            }
+        }
+    }
+
+    /// Checks what is free from a lane's place on, or that as much of it as is to be checked now is.
+    #[inline(never)]
+    fn check_pattern(
+        &self,
+        traffic: &mut Traffic<'_, '_, '_, '_>,
+        number: usize,
+        shared: &Shared<'_>,
+        wait: &Wait<'_>,
+    ) -> Result<(), Unfit> {
+        let sealed = shared.sealed;
+        let gone = Unfit::Device { block: 0, error: DeviceError::NotReady };
         let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
-        let blocks = lane.window.blocks();
-        lane.books.place = place;
-        lane.books.next = place.block.saturating_add(1);
-        lane.books.checker.begin(place.free_to.max(place.block), blocks);
+        let (uuid, place, blocks) = (lane.books.uuid, lane.books.place, lane.window.blocks());
         match sealed.verify() {
             Verify::All => {
                 // A slow disk must not leave us with a checked partition and no time to write.
@@ -416,7 +477,7 @@ impl Running<'_> {
         header.uptime = platform.uptime(self.begin).into();
         header.elapsed = platform.now().saturating_sub(self.begin).into();
         header.arch = (Arch::current() as u32).into();
-        header.cpus = platform.cpus().into();
+        header.cpus = platform.cpus().max(1).into();
         header.crashing_cpu = self.cpu.into();
         header.trigger = (self.crash.trigger as u32).into();
         header.window_blocks = (span as u32).into();
@@ -600,6 +661,11 @@ impl Running<'_> {
     ) -> Attempt {
         let platform = self.platform;
         let (traffic, written) = writer.parts();
+        if let Err(harm) = still_sealed(traffic, shared) {
+            // What is in flight comes home; headers are not written.
+            let _ = traffic.settle(wait);
+            return Attempt { outcome: self.unclosed(DeviceError::Harmed(harm)), go_on: false };
+        }
         traffic.foreman.forget_pages(wait);
         let failing = match ended {
             Some(Ended::Device { lane, .. } | Ended::Pattern { lane, .. }) => Some(lane),
@@ -766,6 +832,9 @@ impl Running<'_> {
     /// The dump stays one in progress.
     #[inline(never)]
     fn unclosed(&self, error: DeviceError) -> Outcome {
+        if matches!(error, DeviceError::Harmed(_)) {
+            self.harmed.set(true);
+        }
         say(self.platform, |line| {
             line.text("incomplete, and its headers could not be closed: ");
             error.describe(line);
@@ -811,6 +880,16 @@ fn better(before: Option<Outcome>, now: Outcome) -> Option<Outcome> {
         Some(before) if worth(&before) > worth(&now) => Some(before),
         _ => Some(now),
     }
+}
+
+/// Whether what an attempt goes by is still what it was when the attempt was begun.
+#[inline(never)]
+fn still_sealed(traffic: &Traffic<'_, '_, '_, '_>, shared: &Shared<'_>) -> Result<(), Harm> {
+    if !shared.zones.are_whole() {
+        return Err(Harm::Stack);
+    }
+    same(shared.lasting.common, common(shared.sealed, shared.ram, traffic.pool, shared.zones))?;
+    traffic.lanes.iter().try_for_each(|(_, lane)| lane.check_seal())
 }
 
 /// Waiting that the end of the budget cut short says nothing of the device.

@@ -17,6 +17,9 @@ pub const SECOND: Nanoseconds = 1_000_000_000;
 /// How often the watchdog is patted while waiting.
 const PAT_EVERY: Nanoseconds = MILLISECOND / 2;
 
+/// So many looks at a clock that does not move, and the watchdog is patted all the same. They take less than a millisecond.
+const PAT_LOOKS: u32 = 1_000;
+
 /// So many looks at a clock that does not move mean that it never will. A look costs at least some nanoseconds, so
 /// this is at most seconds.
 const LOOKS_AT_DEAD_CLOCK: u32 = 10_000_000;
@@ -39,6 +42,9 @@ pub struct Wait<'a> {
     queues: Option<&'a Queues>,
     end: Nanoseconds,
     patted: Cell<Nanoseconds>,
+    /// What the clock said last, and how often it has said it again since.
+    seen: Cell<Nanoseconds>,
+    again: Cell<u32>,
     /// Whether this is a CPU that helps, and not the one that dumps.
     aside: bool,
 }
@@ -46,13 +52,21 @@ pub struct Wait<'a> {
 impl<'a> Wait<'a> {
     /// A wait that ends at `end` on the platform's clock at the latest, and runs `queues` meanwhile.
     pub fn new(platform: &'a dyn Platform, queues: Option<&'a Queues>, end: Nanoseconds) -> Wait<'a> {
-        Wait { platform, queues, end, patted: Cell::new(0), aside: false }
+        Wait {
+            platform,
+            queues,
+            end,
+            patted: Cell::new(0),
+            seen: Cell::new(0),
+            again: Cell::new(0),
+            aside: false,
+        }
     }
 
     /// A wait for a CPU that helps: it pats no watchdog and runs no queues, which is for the one that dumps; and it
     /// [rests](Platform::rest) between looks, the longer the less there is to see.
     pub fn aside(platform: &'a dyn Platform, end: Nanoseconds) -> Wait<'a> {
-        Wait { platform, queues: None, end, patted: Cell::new(0), aside: true }
+        Wait { aside: true, ..Wait::new(platform, None, end) }
     }
 
     /// The platform.
@@ -126,8 +140,12 @@ impl<'a> Wait<'a> {
     }
 
     fn breathe_at(&self, now: Nanoseconds) {
-        if !self.aside && now.wrapping_sub(self.patted.get()) >= PAT_EVERY {
+        let again = if now == self.seen.get() { self.again.get().saturating_add(1) } else { 0 };
+        self.seen.set(now);
+        self.again.set(again);
+        if !self.aside && (now.wrapping_sub(self.patted.get()) >= PAT_EVERY || again >= PAT_LOOKS) {
             self.patted.set(now);
+            self.again.set(0);
             self.platform.pat_watchdog();
         }
         if let Some(queues) = self.queues {

@@ -7,6 +7,7 @@ use dumpcore::crash::Outcome;
 use dumpcore::deferred::{DeferError, Handler, HostQueues, Queues, TASKLET_CAPACITY, TIMER_CAPACITY};
 use dumpcore::device::{DeviceError, Direction, DumpDevice, Geometry, Health};
 use dumpcore::dma::DmaBuffer;
+use dumpcore::format::header::Trigger;
 use dumpcore::integrity::Digest;
 use dumpcore::sim::{Disk, Machine};
 use dumpcore::wait::{MILLISECOND, Wait};
@@ -158,6 +159,62 @@ fn in_normal_operation_the_queues_hand_through_to_the_kernels_own() {
     assert_eq!(queues.delete_timer(&host, handler), Ok(true));
     assert_eq!(queues.schedule_tasklet(&host, handler), Err(DeferError::Full { capacity: 1 }));
     assert_eq!(*host.asked.lock().unwrap(), ["set 5 at 77", "delete 5", "schedule 5"]);
+}
+
+/// A machine on which another CPU is in the middle of a driver when it is stopped.
+struct Stopping {
+    machine: &'static Machine,
+    queues: &'static Queues,
+    host: Host,
+}
+
+// SAFETY: all is the machine's own but for what happens in freeze_cpus().
+unsafe impl Platform for Stopping {
+    fn now(&self) -> u64 {
+        self.machine.now()
+    }
+    fn console(&self, text: &str) {
+        self.machine.console(text);
+    }
+    fn ram(&self, visit: &mut dyn FnMut(RamRange)) {
+        self.machine.ram(visit);
+    }
+    fn page(&self, pfn: u64) -> Option<std::ptr::NonNull<u8>> {
+        self.machine.page(pfn)
+    }
+    fn reset(&self, _: ResetPolicy) {}
+    fn host_queues(&self) -> Option<&dyn HostQueues> {
+        Some(&self.host)
+    }
+    fn freeze_cpus(&self, _: &Wait<'_>) {
+        let other = Handler { run: nothing, word: 9 };
+        expect(self.queues.set_timer(self, other, 123) == Ok(()));
+        expect(!self.queues.crashdump_mode());
+    }
+}
+
+#[test]
+fn a_cpu_that_is_stopped_in_the_middle_of_a_driver_cannot_hold_the_private_queues() {
+    let disk = Disk::formatted(512, 0, 512, &UUID, 1);
+    let machine: &'static Machine = Machine::new(vec![RamRange { start: 0, end: 2 << 20 }], 1 << 20, &disk);
+    let queues: &'static Queues = Box::leak(Box::new(Queues::new()));
+    let stopping = Stopping { machine, queues, host: Host::default() };
+    let target = Target {
+        device: Box::leak(Box::new(disk.device(1))),
+        first_block: 0,
+        blocks: 512,
+        uuid: Some(UUID),
+        recipient: None,
+        ownership: Ownership::Shared,
+    };
+    let config = Config { queues: Some(queues), reset: ResetPolicy::Return, ..Config::default() };
+    machine.dump().arm(&stopping, [target], machine.arena(), config).unwrap();
+    let registers = dumpcore::Registers::ZERO;
+    let crash = dumpcore::Crash { trigger: Trigger::Panic, message: "stopped", registers: &registers };
+    assert_eq!(machine.dump().crash(&stopping, &crash), Outcome::Complete);
+    // What the other CPU asked for went to its kernel, and took no lock of the dump's.
+    assert_eq!(*stopping.host.asked.lock().unwrap(), ["set 9 at 123"]);
+    assert_eq!(FAILED.load(Ordering::Relaxed), 0);
 }
 
 #[test]

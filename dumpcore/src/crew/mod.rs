@@ -24,9 +24,6 @@ use slots::{MAX_SLOTS, Slots};
 /// CPUs that can help, at most: each has two units, so that one is waiting when the other is done.
 pub const MAX_HELPERS: usize = MAX_SLOTS / 2;
 
-/// Bytes of a helping CPU's stack.
-pub const HELPER_STACK: usize = 8 << 10;
-
 /// How long a stopped CPU waits for the dump to call it: the crashing one checks its code first.
 const PATIENCE: Nanoseconds = 60 * SECOND;
 
@@ -51,7 +48,7 @@ pub struct Helper<'a> {
 unsafe impl Sync for Helper<'_> {}
 
 impl<'a> Helper<'a> {
-    /// A place for a CPU, with a stack of [`HELPER_STACK`] bytes.
+    /// A place for a CPU, with a stack of [`HELPER_STACK`](crate::stack::HELPER_STACK) bytes.
     pub fn new(stack: &'a mut [u8], workshop: Workshop<'a>) -> Helper<'a> {
         Helper {
             state: AtomicU32::new(place::FREE),

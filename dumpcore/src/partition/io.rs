@@ -133,12 +133,9 @@ impl Pool {
 
     /// Everything that must be the same at the crash: the bounds, and where each buffer is.
     pub fn seal(&self, digest: &mut crate::integrity::Digest) {
-        digest.number(self.timeout);
+        self.seal_places(digest);
         for count in &self.in_flight {
             digest.number(*count as u64);
-        }
-        for place in self.places.iter().flatten() {
-            place.seal(digest);
         }
         for slot in &self.slots {
             match slot {
@@ -147,6 +144,14 @@ impl Pool {
                     digest.number(0);
                 }
             }
+        }
+    }
+
+    /// What stays the same for as long as it is used: the bound, and where each buffer is when it is here.
+    pub(crate) fn seal_places(&self, digest: &mut crate::integrity::Digest) {
+        digest.number(self.timeout);
+        for place in self.places.iter().flatten() {
+            place.seal(digest);
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::format::Uuid;
 use crate::format::crypt::{Key, PublicKey};
 use crate::format::header::Header;
+use crate::integrity::{Digest, Harm};
 use crate::partition::place::Place;
 use crate::partition::verify::Checker;
 use crate::partition::window::Window;
@@ -67,6 +68,8 @@ pub struct Lane<'l> {
     pub lock: Option<Lock<'l>>,
     /// What is known of it.
     pub books: &'l mut Books,
+    /// The checksum of what must not change while it is used.
+    sealed: u32,
 }
 
 impl<'l> Lane<'l> {
@@ -83,7 +86,29 @@ impl<'l> Lane<'l> {
         books.next = 0;
         books.chunks = 0;
         books.checker.begin(0, 0);
-        Lane { target, window, lock, books }
+        let mut lane = Lane { target, window, lock, books, sealed: 0 };
+        lane.sealed = lane.digest();
+        lane
+    }
+
+    /// The checksum of what must not change while it is used: where it writes, for whom, and with which key.
+    fn digest(&self) -> u32 {
+        let mut digest = Digest::new();
+        self.window.seal(&mut digest);
+        digest.bytes(&self.books.uuid).number(core::ptr::from_ref::<Books>(self.books) as u64);
+        if let Some(lock) = self.lock {
+            digest.bytes(lock.key.bytes()).bytes(lock.ephemeral).bytes(lock.recipient);
+        }
+        digest.finish()
+    }
+
+    /// Whether what must not change has not.
+    ///
+    /// # Errors
+    /// That it has.
+    pub(crate) fn check_seal(&self) -> Result<(), Harm> {
+        let now = self.digest();
+        if now == self.sealed { Ok(()) } else { Err(Harm::Seal { armed: self.sealed, now }) }
     }
 
     /// Blocks of payload that the next chunk may have: behind it, the back header has to fit.

@@ -3,11 +3,13 @@
 use crate::console::{Describe, Line};
 use crate::device::{DeviceError, Geometry};
 use crate::display_by_describe;
+use crate::format::chunk::{ChunkHeader, MAX_PAYLOAD_BLOCKS};
 use crate::format::crypt::PublicKey;
 use crate::format::frame::{Kind, Malformed};
 use crate::format::header::{Header, Status};
 use crate::format::label::Label;
 use crate::format::{Block, Uuid, pattern};
+use crate::partition::io::MAX_BUFFERS;
 use crate::partition::lane::Lane;
 use crate::partition::traffic::Traffic;
 use crate::partition::window::Window;
@@ -203,11 +205,13 @@ pub struct Place {
     pub sequence: u32,
     /// Blocks from the first one up to this are known to hold their pattern, because they had to be looked at.
     pub free_to: u64,
+    /// Whether a dump that nobody closed lies in front. A disk that lost its cache may have more of it further on.
+    pub behind_unfinished: bool,
 }
 
 impl Place {
     /// Not found yet.
-    pub const NOWHERE: Place = Place { block: 0, sequence: 0, free_to: 0 };
+    pub const NOWHERE: Place = Place { block: 0, sequence: 0, free_to: 0, behind_unfinished: false };
 }
 
 /// Passes over the dumps of a lane and finds the first free block. Nothing may be in flight.
@@ -215,42 +219,63 @@ impl Place {
 /// # Errors
 /// If something else than dumps lies in front of the pattern, or too little is free.
 pub fn find(traffic: &mut Traffic<'_, '_, '_, '_>, lane: usize, wait: &Wait<'_>) -> Result<Place, Unfit> {
-    let mut place = Place { block: 1, sequence: 1, free_to: 1 };
-    let gone = Unfit::Device { block: 1, error: DeviceError::NotReady };
+    find_from(traffic, lane, Place { block: 1, sequence: 1, free_to: 1, behind_unfinished: false }, wait)
+}
+
+/// As [`find`], from a block on that is the first of a dump, the pattern, or, behind a dump that nobody closed, more of that.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_from(
+    traffic: &mut Traffic<'_, '_, '_, '_>,
+    lane: usize,
+    from: Place,
+    wait: &Wait<'_>,
+) -> Result<Place, Unfit> {
+    let mut place = from;
+    let gone = Unfit::Device { block: place.block, error: DeviceError::NotReady };
     let (blocks, uuid) = {
         let Lane { window, books, .. } = traffic.lanes.get_mut(lane).ok_or(gone)?;
         (window.blocks(), books.uuid)
     };
-    // Each turn passes over at least two blocks.
+    // Each turn passes over at least one block.
     while place.block < blocks {
         if wait.expired() {
             return Err(Unfit::Budget);
         }
         let at = place.block;
-        let window = &mut traffic.lanes.get_mut(lane).ok_or(gone)?.window;
-        let block = window.read(at, wait).map_err(|error| Unfit::Device { block: at, error })?;
+        let block = read(traffic, lane, at, wait)?;
         if pattern::matches(block, &uuid, at) {
             break;
         }
         let claims = Kind::of(block) == Some(Kind::Front);
-        let Some(header) = front_header(block, &uuid, at) else {
-            if !claims {
-                return Err(Unfit::Foreign { block: at });
-            }
+        let mut unfinished = Unfinished { uuid, nonce: None, window: WINDOW };
+        match front_header(block, &uuid, at) {
             // A front header that was torn while it was written: its dump is there, and stays.
-            place = behind_unfinished(traffic, (lane, blocks), &uuid, place, wait)?;
-            break;
-        };
-        place.sequence = header.sequence.get().saturating_add(1);
-        let end = header.end_block.get();
-        if header.status() == Status::InProgress {
-            place = behind_unfinished(traffic, (lane, blocks), &uuid, place, wait)?;
-            break;
+            None if claims || place.behind_unfinished => (),
+            None => return Err(Unfit::Foreign { block: at }),
+            Some(header) => {
+                place.sequence = header.sequence.get().saturating_add(1);
+                if header.status() != Status::InProgress {
+                    let end = header.end_block.get();
+                    if end <= at || end > blocks {
+                        return Err(Unfit::Foreign { block: at });
+                    }
+                    place.block = end;
+                    continue;
+                }
+                unfinished.nonce = Some(header.nonce.get());
+                unfinished.window = WINDOW.max(u64::from(header.window_blocks.get()));
+            }
         }
-        if end <= at || end > blocks {
-            return Err(Unfit::Foreign { block: at });
+        place.behind_unfinished = true;
+        match unfinished.end(traffic, lane, at.saturating_add(1), wait)? {
+            End::Free { block, free_to } => {
+                (place.block, place.free_to) = (block, free_to);
+                break;
+            }
+            End::Front { block } => place.block = block,
         }
-        place.block = end;
     }
     let free = blocks.saturating_sub(place.block);
     if free < SMALLEST_DUMP {
@@ -260,30 +285,113 @@ pub fn find(traffic: &mut Traffic<'_, '_, '_, '_>, lane: usize, wait: &Wait<'_>)
     Ok(place)
 }
 
+/// A block, now.
+fn read<'t>(
+    traffic: &'t mut Traffic<'_, '_, '_, '_>,
+    lane: usize,
+    block: u64,
+    wait: &Wait<'_>,
+) -> Result<&'t Block, Unfit> {
+    let failed = |error| Unfit::Device { block, error };
+    let lane = traffic.lanes.get_mut(lane).ok_or(failed(DeviceError::NotReady))?;
+    lane.window.read(block, wait).map_err(failed)
+}
+
 /// The front header in block `at`, if it is one of this partition, in its place.
 fn front_header<'b>(block: &'b Block, uuid: &Uuid, at: u64) -> Option<&'b Header> {
     let header = Header::parse(block, Kind::Front).ok()?;
     (header.uuid == *uuid && header.first_block.get() == at).then_some(header)
 }
 
-/// Behind a dump that nobody closed. Its writer kept many blocks in flight, and the disk's cache may have lost any of
-/// them, so its end is only certain behind the last block that is not the pattern.
-fn behind_unfinished(
-    traffic: &mut Traffic<'_, '_, '_, '_>,
-    (lane, blocks): (usize, u64),
-    uuid: &Uuid,
-    unfinished: Place,
-    wait: &Wait<'_>,
-) -> Result<Place, Unfit> {
-    let first = unfinished.block.saturating_add(1);
-    let mut place = Place { block: first, sequence: unfinished.sequence, free_to: blocks };
-    traffic.scan(lane, (first, blocks), wait, &mut |number, block| {
-        if !pattern::matches(block, uuid, number) {
-            place.block = place.block.max(number.saturating_add(1));
-            if let Some(header) = front_header(block, uuid, number) {
-                place.sequence = place.sequence.max(header.sequence.get().saturating_add(1));
+/// Blocks that a dump has in flight together, at most, whatever it says.
+const WINDOW: u64 = MAX_BUFFERS as u64 * (MAX_PAYLOAD_BLOCKS as u64 + 1);
+
+/// A dump that nobody closed.
+struct Unfinished {
+    uuid: Uuid,
+    /// `None` until a chunk says it, if the front header does not.
+    nonce: Option<u64>,
+    /// Blocks that it had in flight together.
+    window: u64,
+}
+
+/// What lies behind an unfinished dump.
+enum End {
+    /// The pattern, up to a block.
+    Free { block: u64, free_to: u64 },
+    /// Another dump's front header.
+    Front { block: u64 },
+}
+
+/// What of an unfinished dump is in a row of blocks.
+#[derive(Default)]
+struct Seen {
+    /// The first front header.
+    front: Option<u64>,
+    /// The last block that is not the pattern.
+    last: Option<u64>,
+    /// The last header of one of its chunks.
+    chunk: Option<u64>,
+}
+
+impl Unfinished {
+    /// The blocks of payload that the header in block `at` says, if it is one of this dump's chunks.
+    fn payload(&mut self, block: &Block, at: u64) -> Option<u64> {
+        let header = ChunkHeader::parse(block).ok().filter(|header| header.block.get() == at)?;
+        let nonce = header.nonce.get();
+        (*self.nonce.get_or_insert(nonce) == nonce).then(|| header.payload_blocks.get().into())
+    }
+
+    /// What lies behind it, from a block of it on. Its chunks lead from one to the next; behind the last one, nothing of it
+    /// can lie further on than what was in flight together. But a disk that lost its cache may have lost any block: so
+    /// whoever writes here looks at each block first, as everywhere.
+    fn end(
+        &mut self,
+        traffic: &mut Traffic<'_, '_, '_, '_>,
+        lane: usize,
+        first: u64,
+        wait: &Wait<'_>,
+    ) -> Result<End, Unfit> {
+        let blocks = traffic.lanes.get(lane).map_or(0, |lane| lane.window.blocks());
+        let mut from = first;
+        // Each turn goes on by at least one block.
+        while from < blocks {
+            let mut next = from;
+            // Each turn passes over a chunk.
+            while next < blocks {
+                if wait.expired() {
+                    return Err(Unfit::Budget);
+                }
+                let Some(payload) = self.payload(read(traffic, lane, next, wait)?, next) else { break };
+                from = next.saturating_add(1);
+                next = from.saturating_add(payload);
+                wait.breathe();
+            }
+            // The last chunk may be there in part only: what it says of its length counts for nothing.
+            let chunk = MAX_PAYLOAD_BLOCKS as u64 + 1;
+            let to = from.saturating_add(self.window).saturating_add(chunk).min(blocks);
+            let mut seen = Seen::default();
+            let uuid = self.uuid;
+            traffic.scan(lane, (from, to), wait, &mut |number, block| {
+                if pattern::matches(block, &uuid, number) {
+                    return;
+                }
+                seen.last = seen.last.max(Some(number));
+                if front_header(block, &uuid, number).is_some() {
+                    seen.front = Some(seen.front.map_or(number, |front| front.min(number)));
+                }
+                if self.payload(block, number).is_some() {
+                    seen.chunk = seen.chunk.max(Some(number));
+                }
+            })?;
+            match seen {
+                Seen { front: Some(block), .. } => return Ok(End::Front { block }),
+                Seen { last: None, .. } => return Ok(End::Free { block: from, free_to: to }),
+                // The chunks go on there.
+                Seen { chunk: Some(block), .. } => from = block,
+                Seen { last: Some(last), .. } => from = last.saturating_add(1),
             }
         }
-    })?;
-    Ok(place)
+        Ok(End::Free { block: blocks, free_to: blocks })
+    }
 }

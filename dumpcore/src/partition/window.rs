@@ -3,6 +3,8 @@
 use crate::device::{Completion, DeviceError, Direction, DumpDevice, Rejected, Request};
 use crate::dma::{DmaBuffer, DmaPlace};
 use crate::format::Block;
+use crate::integrity::{Digest, Harm};
+use crate::stack::RedZones;
 use crate::wait::Wait;
 
 /// One block of DMA memory for transfers that stand alone.
@@ -19,13 +21,28 @@ impl Scratch {
         Scratch { place: buffer.place(), buffer: Some(buffer) }
     }
 
+    /// Where it is when it is here.
+    pub(crate) fn seal_place(&self, digest: &mut Digest) {
+        self.place.seal(digest);
+    }
+
     /// Everything that must be the same at the crash.
-    pub fn seal(&self, digest: &mut crate::integrity::Digest) {
+    pub fn seal(&self, digest: &mut Digest) {
         self.place.seal(digest);
         if let Some(buffer) = &self.buffer {
             buffer.place().seal(digest);
         }
     }
+}
+
+/// Takes in which device it is: where its state and its methods are.
+pub(crate) fn seal_device(device: &dyn DumpDevice, digest: &mut Digest) {
+    let device: *const dyn DumpDevice = device;
+    // SAFETY: a pointer to a trait object is two words, its data and its methods; any two words are two numbers.
+    let device: [usize; 2] = unsafe { core::mem::transmute(device) };
+    device.iter().for_each(|word| {
+        digest.number(*word as u64);
+    });
 }
 
 /// A partition of a device.
@@ -34,16 +51,18 @@ pub struct Window<'w> {
     first: u64,
     blocks: u64,
     scratch: &'w mut Scratch,
+    zones: &'w RedZones,
 }
 
 impl<'w> Window<'w> {
-    /// The `blocks` blocks from `first` on.
+    /// The `blocks` blocks from `first` on. Nothing is written once one of the `zones` was.
     pub fn new(
         device: &'w mut dyn DumpDevice,
         (first, blocks): (u64, u64),
         scratch: &'w mut Scratch,
+        zones: &'w RedZones,
     ) -> Window<'w> {
-        Window { device, first, blocks, scratch }
+        Window { device, first, blocks, scratch, zones }
     }
 
     /// Size of the partition in blocks.
@@ -75,6 +94,18 @@ impl<'w> Window<'w> {
         Ok(())
     }
 
+    /// Everything that must be the same for as long as it is used.
+    pub(crate) fn seal(&self, digest: &mut Digest) {
+        seal_device(&*self.device, digest);
+        digest.number(self.first).number(self.blocks);
+        self.scratch.seal_place(digest);
+    }
+
+    /// Whether nothing speaks against a write.
+    fn may_write(&self) -> Result<(), DeviceError> {
+        if self.zones.are_whole() { Ok(()) } else { Err(DeviceError::Harmed(Harm::Stack)) }
+    }
+
     /// Where `count` blocks from `block` on stand on the device.
     fn locate(&self, block: u64, count: u64) -> Result<u64, DeviceError> {
         let end = block.saturating_add(count);
@@ -91,7 +122,8 @@ impl<'w> Window<'w> {
     /// The request, if it leaves the partition or the device does not take it.
     pub fn submit(&mut self, request: Request, wait: &Wait<'_>) -> Result<Option<Completion>, Rejected> {
         let count = request.length().div_ceil(crate::format::BLOCK_SIZE as u64);
-        let block = match self.locate(request.block, count) {
+        let may = if request.direction == Direction::Write { self.may_write() } else { Ok(()) };
+        let block = match may.and_then(|()| self.locate(request.block, count)) {
             Ok(block) => block,
             Err(error) => return Err(Rejected { request, error }),
         };
@@ -155,6 +187,7 @@ impl<'w> Window<'w> {
             .and_then(|buffer| buffer.blocks_mut().first_mut())
             .ok_or(DeviceError::NotReady)?;
         fill(bytes);
+        self.may_write()?;
         self.transfer(Direction::Write, block, wait)
     }
 }

@@ -238,7 +238,7 @@ impl Others {
                 let crash =
                     Crash { trigger: Trigger::Fault, message: "a helper crashes", registers: &registers };
                 let outcome = machine.dump().crash(machine, &crash);
-                if outcome != (Outcome::OtherCpu { cpu: 0 }) {
+                if !matches!(outcome, Outcome::OtherCpu { cpu: 0, .. }) {
                     self.fail(format!("a helper that crashes is told {outcome:?}"));
                 }
                 self.die(me);

@@ -2,6 +2,7 @@
 
 use core::ops::Range;
 use core::ptr::NonNull;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -16,6 +17,7 @@ use crate::crash::{Crash, Outcome};
 use crate::format::header::Trigger;
 use crate::format::{Block, PAGE_BYTES, PAGE_SIZE};
 use crate::platform::{ClassRun, CodeRange, Guarded, PageClass, Platform, RamRange, Registers, ResetPolicy};
+use crate::stack::call_on;
 use crate::wait::Wait;
 
 /// Bytes as aligned as a page.
@@ -57,6 +59,8 @@ pub struct Machine {
     /// The crashing CPU's looks at pages in the dump that runs.
     looks_at_pages: AtomicU64,
     console: Mutex<String>,
+    /// What happens when the console is told something.
+    at_console: Mutex<Option<(&'static str, Box<dyn Fn() + Send>)>>,
     disks: Vec<Disk>,
     fault: MachineFault,
     nested: AtomicBool,
@@ -107,6 +111,7 @@ impl Machine {
             looks: AtomicU64::new(0),
             looks_at_pages: AtomicU64::new(0),
             console: Mutex::new(String::new()),
+            at_console: Mutex::new(None),
             disks: vec![disk.clone()],
             fault: MachineFault::None,
             nested: AtomicBool::new(false),
@@ -171,7 +176,7 @@ impl Machine {
         self.booted = self.clock();
     }
 
-    /// Lets the CPU that crashes switch stacks (in name only), and makes all pages but every `every`-th still ones,
+    /// Lets the CPU that crashes switch stacks, and makes all pages but every `every`-th still ones,
     /// which a device may read where they are; 0 for none.
     pub fn make_still(&mut self, every: u64) {
         self.still_every = every;
@@ -293,6 +298,11 @@ impl Machine {
     /// What was printed on the console.
     pub fn console_text(&self) -> String {
         self.console.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Does something, once, when the console is told something with these words.
+    pub fn at_console_line(&self, words: &'static str, happens: impl Fn() + Send + 'static) {
+        *self.at_console.lock().unwrap_or_else(PoisonError::into_inner) = Some((words, Box::new(happens)));
     }
 
     /// How often the watchdog was patted.
@@ -431,6 +441,11 @@ unsafe impl Platform for Machine {
 
     fn console(&self, text: &str) {
         self.console.lock().unwrap_or_else(PoisonError::into_inner).push_str(text);
+        let told = |waiting: &mut (&str, _)| text.contains(waiting.0);
+        let happens = self.at_console.lock().unwrap_or_else(PoisonError::into_inner).take_if(told);
+        if let Some((_, happens)) = happens {
+            happens();
+        }
     }
 
     fn ram(&self, visit: &mut dyn FnMut(RamRange)) {
@@ -491,7 +506,17 @@ unsafe impl Platform for Machine {
             assert!(!taken, "two CPUs run on one stack");
             stacks.push(mine.clone());
         }
-        run();
+        let mut panicked = None;
+        let mut run = || panicked = catch_unwind(AssertUnwindSafe(&mut *run)).err();
+        if this_cpu() == 0 {
+            // SAFETY: nobody else runs on this part of the arena, and nothing unwinds out of the call.
+            assert!(unsafe { call_on(stack.as_mut_ptr_range().end, &mut run) });
+        } else {
+            run();
+        }
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
+        }
         self.stacks.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != mine);
         true
     }

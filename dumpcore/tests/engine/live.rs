@@ -1,10 +1,13 @@
 //! Dumps of a kernel that goes on, and dumps behind dumps.
 
-use dumpcore::Config;
-use dumpcore::crash::Outcome;
+use std::sync::Mutex;
+use std::thread;
+
+use dumpcore::crash::{Crash, Outcome};
 use dumpcore::format::header::Trigger;
 use dumpcore::sim::{DiskFault, Helper, MachineFault};
 use dumpcore::wait::{MILLISECOND, SECOND};
+use dumpcore::{Config, Registers};
 use proptest::prelude::*;
 
 use crate::world::{DiskPlan, Plan, World, any_disks, config, helpers, plans};
@@ -111,6 +114,28 @@ fn a_helper_that_sleeps_through_one_dump_and_wakes_in_the_next_harms_neither() {
         }
         assert_eq!(world.dumps().len(), 3);
     }
+}
+
+#[test]
+fn a_cpu_that_panics_during_a_snapshot_is_told_that_the_kernel_goes_on_and_has_its_dump_afterwards() {
+    let world = World::new(roomy());
+    world.arm().unwrap();
+    let machine = world.machine;
+    let told: &'static Mutex<Option<Outcome>> = Box::leak(Box::default());
+    machine.at_console_line("begins at block", move || {
+        // Another CPU has another stack.
+        let other = thread::spawn(move || {
+            let registers = Registers::ZERO;
+            let crash =
+                Crash { trigger: Trigger::Panic, message: "in the midst of it", registers: &registers };
+            machine.dump().crash(machine, &crash)
+        });
+        *told.lock().unwrap() = Some(other.join().unwrap());
+    });
+    assert_eq!(machine.snapshot("alive"), Outcome::Complete, "{}", world.console());
+    assert_eq!(*told.lock().unwrap(), Some(Outcome::OtherCpu { cpu: 0, resumes: true }));
+    assert_eq!(machine.panic("in the midst of it"), Outcome::Complete, "{}", world.console());
+    assert_eq!(world.dumps()[1].header().message(), "in the midst of it");
 }
 
 proptest! {

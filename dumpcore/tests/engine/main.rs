@@ -3,8 +3,10 @@
 
 mod encryption;
 mod failover;
+mod harm;
 mod helpers;
 mod live;
+mod panics;
 mod reader;
 mod selection;
 mod world;

@@ -190,7 +190,7 @@ fn the_kernel_only_of_a_machine_that_does_not_say_what_is_the_kernels_is_refused
 }
 
 /// What the platform lacked, as the dump's notes say.
-fn lacks(world: &World) -> Lacks {
+pub(crate) fn lacks(world: &World) -> Lacks {
     let dumps = world.dumps();
     let notes = &dumps[0].parts[0].1.chunks[0].payload;
     let found = Notes::new(notes).find(|(kind, _)| *kind == NoteKind::Lacks as u32);
