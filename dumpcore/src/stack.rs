@@ -47,7 +47,7 @@ impl RedZone {
     /// # Safety
     /// They are aligned to 8, can be read and written for good, and are used for nothing else.
     pub(crate) unsafe fn lay(start: NonNull<u8>, bytes: usize) -> RedZone {
-        let zone = RedZone { start: start.cast(), words: bytes / size_of::<u64>() };
+        let zone = RedZone { start: start.cast(), words: bytes / 8 };
         for number in 0..zone.words {
             // SAFETY: inside of what the caller promised.
             unsafe { zone.start.add(number).write_volatile(word(number)) };
