@@ -18,7 +18,7 @@ use crate::deferred::Queues;
 use crate::device::{DeviceError, DumpDevice, Geometry, Health};
 use crate::display_by_describe;
 use crate::format::chunk::{Encoding, MAX_PAYLOAD_BLOCKS};
-use crate::format::crypt::{self, Key, PublicKey, SecretKey};
+use crate::format::crypt::{self, Key, PublicKey};
 use crate::format::label::MIN_BLOCKS;
 use crate::format::{BLOCK_SIZE, PAGE_BYTES, PAGE_SIZE, Uuid};
 use crate::integrity;
@@ -31,7 +31,7 @@ use crate::partition::traffic::Traffic;
 use crate::partition::verify::Verify;
 use crate::partition::window::{Scratch, Window};
 use crate::platform::{Nanoseconds, Platform, ResetPolicy};
-use crate::stack::{HELPER_RED_ZONE, HELPER_STACK, Painted, RED_ZONE, RedZones, STACK_SIZE};
+use crate::stack::{HELPER_RED_ZONE, HELPER_STACK, Painted, RED_ZONE, RedZones, STACK_SIZE, wipe_below};
 use crate::stream::lz4;
 use crate::stream::writer::Written;
 use crate::wait::{SECOND, Wait};
@@ -107,6 +107,9 @@ pub struct Config<'a> {
     /// Whether a dump goes over all healthy targets at once, chunk by chunk in turn, as far as they are encrypted
     /// alike. If one of them fails, the dump begins again on the others.
     pub stripe: bool,
+    /// Whether a dump may go to a target in the clear after one before it in the list that demands encryption. Then the same memory
+    /// may be on both.
+    pub clear_after_encrypted: bool,
 }
 
 impl Default for Config<'_> {
@@ -124,6 +127,7 @@ impl Default for Config<'_> {
             helper_patience: SECOND / 2,
             allow_risky: true,
             stripe: false,
+            clear_after_encrypted: false,
         }
     }
 }
@@ -184,6 +188,12 @@ pub enum ArmError {
     },
     /// Dumps have to be encrypted to a public key with which no secret can be shared.
     BadRecipient {
+        /// The target's place in the list, from 0.
+        target: usize,
+    },
+    /// Dumps to this target would be in the clear, and one before it demands encryption, which
+    /// [`Config::clear_after_encrypted`] does not allow.
+    InTheClear {
         /// The target's place in the list, from 0.
         target: usize,
     },
@@ -257,6 +267,10 @@ impl Describe for ArmError {
             ArmError::BadRecipient { target } => {
                 named(line, target)
                     .text("the label's public key is not one; format again with a key of keygen");
+            }
+            ArmError::InTheClear { target } => {
+                named(line, target).text("its dumps would be in the clear, and a target before it demands encryption; format it with \
+                    --recipient, name it first, or allow clear_after_encrypted");
             }
             ArmError::NoClasses => {
                 line.text(
@@ -371,13 +385,26 @@ impl<'a> Dump<'a> {
     /// Takes the dump back: nothing is armed any more, and [`arm`](Dump::arm) may be called again. False if nothing is armed,
     /// or a dump is running.
     ///
-    /// Devices are not touched, and the arena's memory is not given back by it: what an [`Exclusive`](Ownership::Exclusive)
+    /// The keys of encrypted dumps are wiped. Devices are not touched, and the arena's memory is not given back by it: what an [`Exclusive`](Ownership::Exclusive)
     /// target's device may still hold is the caller's to know before the memory is used for anything else.
     pub fn disarm(&self) -> bool {
         let change = |from| {
-            self.state.compare_exchange(from, state::EMPTY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            self.state.compare_exchange(from, state::ARMING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
-        change(state::ARMED) || change(state::SPENT)
+        if !change(state::ARMED) && !change(state::SPENT) {
+            return false;
+        }
+        let armed = self.armed.swap(core::ptr::null_mut(), Ordering::AcqRel);
+        if armed as usize == !self.armed_turned.load(Ordering::Acquire) {
+            let bytes = armed.cast::<u8>();
+            for at in 0..size_of::<Armed<'_>>() {
+                // SAFETY: the pointer is what arm() stored: a value in the arena that nobody uses any more, and that is never
+                // dropped. It is not looked at, since it may be harmed.
+                unsafe { bytes.add(at).write_volatile(0) };
+            }
+        }
+        self.state.store(state::EMPTY, Ordering::Release);
+        true
     }
 
     /// The armed state.
@@ -595,33 +622,32 @@ fn crew<'a>(
     Ok(Some(arena.place(crew)?))
 }
 
-/// The ephemeral key pair of one arming; made when the first target needs it.
-struct Ephemeral {
-    secret: Option<Zeroizing<SecretKey>>,
-}
-
-impl Ephemeral {
-    /// The key to a recipient, and the ephemeral public key.
-    fn agree(
-        &mut self,
-        platform: &dyn Platform,
-        recipient: &PublicKey,
-        target: usize,
-    ) -> Result<(Key, PublicKey), ArmError> {
-        let secret = match &mut self.secret {
-            Some(secret) => secret,
-            none => {
-                let mut fresh = Zeroizing::new([0; 32]);
-                if !platform.entropy(&mut fresh) {
-                    return Err(ArmError::NoEntropy { target });
-                }
-                none.insert(fresh)
+/// Agrees on the key of each target that demands one, where the key stays: with an ephemeral secret that nobody has afterwards.
+/// The caller wipes the stack behind it.
+#[inline(never)]
+fn derive_keys(
+    platform: &dyn Platform,
+    targets: &mut [Option<ArmedTarget<'_>>; MAX_TARGETS],
+    demanded: &[bool; MAX_TARGETS],
+) -> Result<(), ArmError> {
+    let mut secret = Zeroizing::new([0; 32]);
+    let mut public = None;
+    for (number, (target, demanded)) in targets.iter_mut().zip(demanded).enumerate() {
+        let Some(target) = target.as_mut().filter(|_| *demanded) else { continue };
+        if public.is_none() {
+            if !platform.entropy(&mut secret) {
+                return Err(ArmError::NoEntropy { target: number });
             }
-        };
-        let public = crypt::public_key(secret);
-        let key = Key::agree(secret, recipient, &public, recipient);
-        Ok((key.ok_or(ArmError::BadRecipient { target })?, public))
+            public = Some(crypt::public_key(&secret));
+        }
+        let ephemeral = public.unwrap_or_default();
+        let recipient = &target.sealed.recipient;
+        if !target.key.insert(Key::NONE).derive(&secret, recipient, &ephemeral, recipient) {
+            return Err(ArmError::BadRecipient { target: number });
+        }
+        target.sealed.ephemeral = ephemeral;
     }
+    Ok(())
 }
 
 fn prepare<'a>(
@@ -703,7 +729,7 @@ fn prepare<'a>(
         pool.add(arena.dma(payload.saturating_add(1).saturating_mul(BLOCK_SIZE), BLOCK_SIZE)?);
     }
 
-    let mut ephemeral = Ephemeral { secret: None };
+    let mut demanded = [false; MAX_TARGETS];
     let slots = armed_targets.iter_mut().flatten().zip(ownerships).zip(known);
     for (number, ((target, ownership), (uuid, recipient))) in slots.enumerate() {
         let found = match ownership {
@@ -723,10 +749,12 @@ fn prepare<'a>(
         };
         target.sealed.uuid = found.uuid;
         if let Some(recipient) = found.recipient {
-            let (key, public) = ephemeral.agree(platform, &recipient, number)?;
-            target.key = Some(key);
             target.sealed.recipient = recipient;
-            target.sealed.ephemeral = public;
+            if let Some(demanded) = demanded.get_mut(number) {
+                *demanded = true;
+            }
+        } else if demanded.contains(&true) && !config.clear_after_encrypted {
+            return Err(ArmError::InTheClear { target: number });
         }
     }
 
@@ -784,6 +812,13 @@ fn prepare<'a>(
         attempts: 0,
         outcome: Outcome::NotArmed,
     })?;
+    let derived = derive_keys(platform, &mut armed.targets, &demanded);
+    wipe_below();
+    if let Err(error) = derived {
+        // Dropping a key wipes it.
+        armed.targets.iter_mut().flatten().for_each(|target| target.key = None);
+        return Err(error);
+    }
     armed.seal();
     Ok((armed, report))
 }

@@ -316,7 +316,7 @@ fn checked(
     platform: &dyn Platform,
     entry: &Entry<'_>,
 ) -> End {
-    let Entry { crash, resumes, cpu, phase: ref runs_on } = *entry;
+    let Entry { crash, resumes, cpu, phase: runs_on } = *entry;
     let begin = platform.now();
     CRASHDUMP_MODE.store(true, Ordering::Release);
     if let Some(vitals) = vitals {

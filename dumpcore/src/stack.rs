@@ -6,6 +6,8 @@
 
 use core::ptr::NonNull;
 
+use zeroize::Zeroize;
+
 use crate::crew::MAX_HELPERS;
 
 /// Bytes of the stack that the dump runs on. Code that is not optimised needs more than 22,000 of them.
@@ -45,7 +47,7 @@ impl RedZone {
     /// # Safety
     /// They are aligned to 8, can be read and written for good, and are used for nothing else.
     pub(crate) unsafe fn lay(start: NonNull<u8>, bytes: usize) -> RedZone {
-        let zone = RedZone { start: start.cast(), words: bytes / size_of::<u64>() };
+        let zone = RedZone { start: start.cast(), words: bytes / 8 };
         for number in 0..zone.words {
             // SAFETY: inside of what the caller promised.
             unsafe { zone.start.add(number).write_volatile(word(number)) };
@@ -103,6 +105,17 @@ impl RedZones {
             zone.seal(digest);
         }
     }
+}
+
+/// Bytes below a frame that are wiped: more than agreeing on a key takes.
+const WIPED: usize = if cfg!(debug_assertions) { 16 << 10 } else { 6 << 10 };
+
+/// Wipes the stack below the caller's frame: what functions that have returned left there.
+#[inline(never)]
+pub(crate) fn wipe_below() {
+    let mut left = [0_u8; WIPED];
+    left.zeroize();
+    core::hint::black_box(&mut left);
 }
 
 /// A stack that was painted, to see how much of it was used.

@@ -293,7 +293,16 @@ impl<'w> World<'w> {
         let targets: Vec<Target<'static>> =
             self.disks.iter().zip(&UUIDS).zip(&self.way.sealed).map(target).collect();
         let reset = ResetPolicy::Return;
-        let config = Config { verify, level, encoding, stripe, budget, reset, ..Config::default() };
+        let config = Config {
+            verify,
+            level,
+            encoding,
+            stripe,
+            budget,
+            reset,
+            clear_after_encrypted: true,
+            ..Config::default()
+        };
         let machine = self.machine;
         machine.dump().arm(machine, targets, machine.arena(), config).expect("it can be armed");
         self.disks[0].set_fault(self.way.fault);

@@ -29,7 +29,7 @@ use poly1305::Poly1305;
 use poly1305::universal_hash::{KeyInit, UniversalHash};
 use sha2::Digest as _;
 use zerocopy::IntoBytes;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::Block;
 use super::chunk::{ChunkHeader, TAG_OFFSET};
@@ -66,9 +66,16 @@ pub fn public_key(secret: &SecretKey) -> PublicKey {
     x25519_dalek::x25519(*secret, x25519_dalek::X25519_BASEPOINT_BYTES)
 }
 
-/// The key of chunks and headers.
+/// The key of chunks and headers. It is wiped when it is dropped; what is moved leaves a copy behind, so whoever keeps one derives
+/// it in its [place](Key::derive).
 #[derive(Clone)]
 pub struct Key([u8; 32]);
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl Key {
     /// The key on which the holder of `secret` agrees with the holder of `other`'s secret; one of them is the
@@ -80,16 +87,33 @@ impl Key {
         ephemeral: &PublicKey,
         recipient: &PublicKey,
     ) -> Option<Key> {
+        let mut key = Key::NONE;
+        key.derive(secret, other, ephemeral, recipient).then_some(key)
+    }
+
+    /// No key yet.
+    pub const NONE: Key = Key([0; 32]);
+
+    /// Becomes the key that [`agree`](Key::agree) makes, in place; `false`, and nothing, where there is none. What the computation
+    /// leaves below the caller on its stack is for the caller to wipe.
+    pub fn derive(
+        &mut self,
+        secret: &SecretKey,
+        other: &PublicKey,
+        ephemeral: &PublicKey,
+        recipient: &PublicKey,
+    ) -> bool {
         let shared = Zeroizing::new(x25519_dalek::x25519(*secret, *other));
         if *shared == [0; 32] {
-            return None;
+            return false;
         }
         let mut hash = sha2::Sha256::new();
         hash.update(b"diskdump 3 chunk key");
         hash.update(*shared);
         hash.update(ephemeral);
         hash.update(recipient);
-        Some(Key(hash.finalize().into()))
+        hash.finalize_into((&mut self.0).into());
+        true
     }
 
     /// The key's bytes, for a seal over the memory that holds it.

@@ -304,7 +304,10 @@ fn front_header<'b>(block: &'b Block, uuid: &Uuid, at: u64) -> Option<&'b Header
 }
 
 /// Blocks that a dump has in flight together, at most, whatever it says.
-const WINDOW: u64 = MAX_BUFFERS as u64 * (MAX_PAYLOAD_BLOCKS as u64 + 1);
+const WINDOW: u64 = MAX_BUFFERS as u64 * CHUNK;
+
+/// Blocks of the largest chunk.
+const CHUNK: u64 = MAX_PAYLOAD_BLOCKS as u64 + 1;
 
 /// A dump that nobody closed.
 struct Unfinished {
@@ -368,8 +371,7 @@ impl Unfinished {
                 wait.breathe();
             }
             // The last chunk may be there in part only: what it says of its length counts for nothing.
-            let chunk = MAX_PAYLOAD_BLOCKS as u64 + 1;
-            let to = from.saturating_add(self.window).saturating_add(chunk).min(blocks);
+            let to = from.saturating_add(self.window).saturating_add(CHUNK).min(blocks);
             let mut seen = Seen::default();
             let uuid = self.uuid;
             traffic.scan(lane, (from, to), wait, &mut |number, block| {

@@ -38,6 +38,9 @@ pub enum MachineFault {
     DeadClock(u64),
 }
 
+/// What happens when the console is told these words.
+type AtConsole = (&'static str, Box<dyn Fn() + Send>);
+
 /// A machine with memory, a clock that moves on at each look, and a console.
 pub struct Machine {
     ram: Vec<RamRange>,
@@ -60,7 +63,7 @@ pub struct Machine {
     looks_at_pages: AtomicU64,
     console: Mutex<String>,
     /// What happens when the console is told something.
-    at_console: Mutex<Option<(&'static str, Box<dyn Fn() + Send>)>>,
+    at_console: Mutex<Option<AtConsole>>,
     disks: Vec<Disk>,
     fault: MachineFault,
     nested: AtomicBool,
@@ -441,7 +444,7 @@ unsafe impl Platform for Machine {
 
     fn console(&self, text: &str) {
         self.console.lock().unwrap_or_else(PoisonError::into_inner).push_str(text);
-        let told = |waiting: &mut (&str, _)| text.contains(waiting.0);
+        let told = |waiting: &mut AtConsole| text.contains(waiting.0);
         let happens = self.at_console.lock().unwrap_or_else(PoisonError::into_inner).take_if(told);
         if let Some((_, happens)) = happens {
             happens();

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use dumpcore::crash::Outcome;
 use dumpcore::format::chunk::ChunkHeader;
-use dumpcore::format::crypt::{Cipher, Tag, header_index, public_key};
+use dumpcore::format::crypt::{Cipher, Key, Tag, header_index, public_key};
 use dumpcore::format::frame::{self, Kind};
 use dumpcore::format::header::{Header, Status};
 use dumpcore::format::{BLOCK_SIZE, checksum};
-use dumpcore::sim::{DiskFault, Helper};
+use dumpcore::sim::{DiskFault, Helper, Numbers};
+use dumpcore::stack::call_on;
 use dumpcore::{ArmError, Config, Ownership, Target};
 use proptest::prelude::*;
 
@@ -258,6 +259,93 @@ fn a_partition_that_demands_encryption_gets_no_dump_in_the_clear() {
     let outcome = world.machine.panic("the label was laid anew");
     assert!(matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
     world.check_after(&before, outcome);
+}
+
+/// How often a secret, or half of one, is in memory.
+fn found(memory: &[u8], secrets: &[[u8; 32]]) -> usize {
+    let halves: Vec<&[u8]> = secrets.iter().flat_map(|secret| [&secret[..16], &secret[16..]]).collect();
+    memory.windows(16).filter(|window| halves.contains(window)).count()
+}
+
+/// Runs on a stack of its own, and returns what is left on it.
+fn dead_stack_of(run: &mut dyn FnMut()) -> Vec<u8> {
+    let mut stack = vec![0xee_u8; 1 << 20];
+    let top = stack.as_mut_ptr_range().end.map_addr(|end| end & !15);
+    // SAFETY: the end of memory that nobody else uses; what runs does not unwind, or the test's process ends.
+    assert!(unsafe { call_on(top, run) });
+    stack
+}
+
+#[test]
+fn after_arming_no_secret_is_on_the_stack_and_after_disarming_none_in_the_arena() {
+    let disks = vec![sealed(DiskFault::None), DiskPlan { exclusive: true, ..sealed(DiskFault::None) }];
+    let world = World::new(Plan { disks, ..Plan::default() });
+    // What the machine's entropy gives, and what follows from it.
+    let mut numbers = Numbers::new(world.plan.seed);
+    let mut secret = [0; 32];
+    secret.as_chunks_mut::<8>().0.iter_mut().for_each(|word| *word = numbers.number().to_le_bytes());
+    let mut clamped = secret;
+    clamped[0] &= 248;
+    clamped[31] = clamped[31] & 127 | 64;
+    let recipient = public_key(&SECRET);
+    let shared = x25519_dalek::x25519(secret, recipient);
+    let key = Key::agree(&secret, &recipient, &public_key(&secret), &recipient).unwrap();
+    let secrets = [secret, clamped, shared, *key.bytes()];
+
+    let stack = dead_stack_of(&mut || {
+        world.arm().unwrap();
+    });
+    assert!(stack.iter().any(|byte| *byte != 0xee), "it ran there");
+    assert_eq!(found(&stack, &secrets), 0, "on the stack");
+    let (start, length) = world.machine.arena_memory();
+    // SAFETY: the arena, in which nothing happens now.
+    let arena = || unsafe { core::slice::from_raw_parts(start, length) }.to_vec();
+    assert_eq!(found(&arena(), &[*key.bytes()]), 4, "a key for each target, and nowhere else");
+    assert_eq!(found(&arena(), &[secret, clamped, shared]), 0);
+    assert!(world.machine.dump().disarm());
+    assert_eq!(found(&arena(), &secrets), 0, "in the arena");
+}
+
+#[test]
+fn an_arming_that_fails_leaves_no_secret_in_the_arena() {
+    let world =
+        World::new(Plan { disks: vec![sealed(DiskFault::None), DiskPlan::default()], ..Plan::default() });
+    let target = |number: usize, recipient| Target {
+        device: Box::leak(Box::new(world.disks[number].device(4))),
+        first_block: FIRST,
+        blocks: 800,
+        uuid: Some(uuid(number)),
+        recipient: Some(recipient),
+        ownership: Ownership::Shared,
+    };
+    let machine = world.machine;
+    let targets = [target(0, public_key(&SECRET)), target(1, [0; 32])];
+    let refused = machine.dump().arm(machine, targets, machine.arena(), config());
+    assert_eq!(refused, Err(ArmError::BadRecipient { target: 1 }));
+    let mut numbers = Numbers::new(world.plan.seed);
+    let mut secret = [0; 32];
+    secret.as_chunks_mut::<8>().0.iter_mut().for_each(|word| *word = numbers.number().to_le_bytes());
+    let recipient = public_key(&SECRET);
+    let key = Key::agree(&secret, &recipient, &public_key(&secret), &recipient).unwrap();
+    let (start, length) = machine.arena_memory();
+    // SAFETY: the arena, in which nothing happens now.
+    let arena = unsafe { core::slice::from_raw_parts(start, length) };
+    assert_eq!(found(arena, &[*key.bytes(), secret]), 0);
+}
+
+#[test]
+fn from_an_encrypted_target_to_one_in_the_clear_only_if_the_configuration_says_so() {
+    let mixed = |sealed: [bool; 2], allowed| {
+        let disks = sealed.map(|sealed| DiskPlan { sealed, ..DiskPlan::default() });
+        let config = Config { clear_after_encrypted: allowed, ..config() };
+        World::new(Plan { disks: disks.to_vec(), config, ..Plan::default() }).arm().map(|_| ())
+    };
+    assert_eq!(mixed([true, false], false), Err(ArmError::InTheClear { target: 1 }));
+    assert_eq!(mixed([true, false], true), Ok(()));
+    // The first one is in the clear anyway, since it was named first.
+    assert_eq!(mixed([false, true], false), Ok(()));
+    assert_eq!(mixed([true, true], false), Ok(()));
+    assert_eq!(mixed([false, false], false), Ok(()));
 }
 
 #[test]

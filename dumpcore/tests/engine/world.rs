@@ -144,7 +144,7 @@ impl Default for Plan {
 }
 
 pub(crate) fn config() -> Config<'static> {
-    Config { budget: BUDGET, reset: ResetPolicy::Return, ..Config::default() }
+    Config { budget: BUDGET, reset: ResetPolicy::Return, clear_after_encrypted: true, ..Config::default() }
 }
 
 /// RAM with a hole, odd ends, and something far away.

@@ -138,5 +138,6 @@ fn config(options: &Options, request_timeout: u64) -> Config<'static> {
             .map_or(usual.helper_patience, |ms| ms.saturating_mul(MILLISECOND)),
         allow_risky: options.risky.unwrap_or(usual.allow_risky),
         stripe: options.stripe.unwrap_or(usual.stripe),
+        clear_after_encrypted: usual.clear_after_encrypted,
     }
 }
