@@ -39,9 +39,12 @@ swapoff "$behind"
 refused uuid "target=$target" uuid=00000000-0000-0000-0000-000000000001
 refused level "target=$target" level=64
 refused colour "target=$target" colour=blue
+refused "not where this kernel" "target=$target" notes=0x1000000
 [ "$(cat $DISKDUMP/state)" = refused ] || fail "the state is $(cat $DISKDUMP/state) after refusals"
 arm "target=$target"
 arm "target=$target" level=1
+echo "target=$target" >$DISKDUMP/arm || fail "not armed without notes: $(cat $DISKDUMP/reason)"
+grep -q '^notes=named' $DISKDUMP/status || fail "the module does not know where the kernel keeps registers"
 arm "target=$target"
 last result=none
 echo nonsense 2>/dev/null >$DISKDUMP/last && fail "nonsense was taken for what became of a dump"
@@ -87,7 +90,7 @@ fn arming(lab: &Lab, row: &Row) -> Result<String> {
     let serial = run::finish(machine.start(&lab.folder, "arming")?)?;
     lab.savecore.expect(0, "check", &disk, &[]).context("the partition is not as it was")?;
     let refused = serial.lines().iter().filter(|line| line.text.contains("linux: refused: ")).count();
-    ensure!(refused == 6, "{refused} refusals instead of 6");
+    ensure!(refused == 7, "{refused} refusals instead of 7");
     std::fs::remove_file(&disk.path)?;
     Ok(format!("{refused} refusals"))
 }
