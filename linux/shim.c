@@ -95,6 +95,71 @@ static u32 dd_nvme_namespace(struct block_device *bdev)
 	return id > 0 ? id : 0;
 }
 
+/* The kernel's names of an NVMe disk: one of joined paths, and one path of it. */
+struct dd_paths {
+	int subsystem;
+	int disk;
+	u32 count;
+};
+
+static bool dd_is_joined(struct device *dev)
+{
+	return dev->parent && !strncmp(dev_name(dev->parent), "nvme-subsys", 11);
+}
+
+static int dd_count_path(struct device *dev, void *data)
+{
+	struct dd_paths *paths = data;
+	int subsystem, controller, disk, end = 0;
+
+	if (sscanf(dev_name(dev), "nvme%dc%dn%d%n", &subsystem, &controller, &disk, &end) == 3 && !dev_name(dev)[end])
+		paths->count += subsystem == paths->subsystem && disk == paths->disk;
+	return 0;
+}
+
+static int dd_count_paths_of_controller(struct device *dev, void *data)
+{
+	return device_for_each_child(dev, data, dd_count_path);
+}
+
+/* The PCI device of a disk whose paths the kernel joins, if there is one path alone. */
+static struct pci_dev *dd_pci_of_path(struct device *dev)
+{
+	struct dd_paths paths = {};
+	struct pci_dev *pci = NULL, *found = NULL;
+	u32 before;
+
+	if (!dd_is_joined(dev) || sscanf(dev_name(dev), "nvme%dn%d", &paths.subsystem, &paths.disk) != 2)
+		return NULL;
+	for_each_pci_dev(pci) {
+		if (strcmp(dev_driver_string(&pci->dev), "nvme"))
+			continue;
+		before = paths.count;
+		device_for_each_child(&pci->dev, &paths, dd_count_paths_of_controller);
+		if (paths.count > before && !found)
+			found = pci_dev_get(pci);
+	}
+	/* It stays for as long as the disk is open. */
+	pci_dev_put(found);
+	return paths.count == 1 ? found : NULL;
+}
+
+/* Why a disk that is on no PCI device cannot be taken over. One refusal at a time. */
+static const char *dd_no_pci(struct device *dev)
+{
+	static char text[96];
+
+	if (dd_is_joined(dev))
+		return "the kernel joins its several paths (NVMe multipath); boot with nvme_core.multipath=N";
+	for (dev = dev->parent; dev; dev = dev->parent) {
+		if (dev->bus) {
+			snprintf(text, sizeof(text), "it is on the bus `%s`, for which there is no polled driver", dev->bus->name);
+			return text;
+		}
+	}
+	return "it is on no device of its own; device mapper, RAID, loop and network disks cannot be taken over";
+}
+
 static long dd_describe(struct block_device *bdev, struct dd_target *target, const char **why)
 {
 	struct device *dev = disk_to_dev(bdev->bd_disk);
@@ -110,8 +175,10 @@ static long dd_describe(struct block_device *bdev, struct dd_target *target, con
 	target->start = bdev->bd_start_sect;
 	target->sectors = bdev_nr_sectors(bdev);
 	target->pci = dd_pci_above(dev);
+	if (!target->pci)
+		target->pci = dd_pci_of_path(dev);
 	if (!target->pci) {
-		*why = "it is on no PCI device; device mapper, RAID, loop and network disks cannot be taken over";
+		*why = dd_no_pci(dev);
 		return -ENXIO;
 	}
 	target->address = (u32)pci_domain_nr(target->pci->bus) << 16 | pci_dev_id(target->pci);

@@ -19,6 +19,13 @@ pub(super) const KINDS: [Kind; 4] = [
 pub(super) const IOMMU: Kind =
     ("iommu", "behind an Intel IOMMU: a dump, or a refusal when armed that says why", iommu);
 
+/// The row of an NVMe disk as servers have it.
+pub(super) const JOINED: Kind = (
+    "joined",
+    "a disk in an NVMe subsystem, whose paths the kernel joins: dumped to by its one path",
+    joined,
+);
+
 const ARMING: &str = r#"
 disk=$(first_disk 20) || fail "there is no disk"
 before=/dev/$(partition "$disk" 1)
@@ -192,5 +199,26 @@ say "armed"
     let facts = cores.facts.clone();
     judge::tools(lab, &cores)?;
     cores.remove()?;
+    Ok(facts)
+}
+
+fn joined(lab: &Lab, row: &Row) -> Result<String> {
+    let disk = run::disk(lab, "disk")?;
+    let before = disk.rest_fingerprint()?;
+    let script = format!(
+        r#"{BEFORE}
+case $(readlink -f "/sys/block/$disk") in
+    */nvme-subsystem/*) ;;
+    *) fail "its paths are not joined: $(readlink -f "/sys/block/$disk")" ;;
+esac
+arm "target=$target" serial=0x3f8
+{CRASH}"#
+    );
+    let machine = run::machine(lab, row, &run::guest(lab, row, &script)?, &disk, "joined")?;
+    let serial = run::crash(&machine, lab, "joined")?;
+    run::is_complete(&serial)?;
+    run::only_ours(&disk, before)?;
+    let facts = judge::is_whole(&judge::info(lab, &disk)?, row.cpus)?;
+    std::fs::remove_file(&disk.path)?;
     Ok(facts)
 }
