@@ -36,7 +36,6 @@
 #include <linux/sysfs.h>
 #include <linux/timekeeping.h>
 #include <linux/uaccess.h>
-#include <linux/version.h>
 #include <linux/vmalloc.h>
 #include <linux/virtio.h>
 #include <linux/virtio_config.h>
@@ -78,7 +77,7 @@ static const char *dd_off_pci(struct device *dev)
 		{ "vmbus", "it is on Hyper-V's VMBus, and the module takes over disks on PCI only" },
 		{ "xen", "it is on Xen's bus, and the module takes over disks on PCI only" },
 		{ "mmc", "it is on an MMC bus, and the module takes over disks on PCI only" },
-		{ "nvme-subsystem", "the kernel has joined its paths (NVMe multipath); boot with nvme_core.multipath=N" },
+		{ "nvme-subsystem", "the kernel joins its several paths (NVMe multipath); boot with nvme_core.multipath=N" },
 		{ "platform", "it is on the platform bus, and the module takes over disks on PCI only" },
 	};
 	size_t i;
@@ -122,6 +121,55 @@ static u32 dd_nvme_namespace(struct block_device *bdev)
 	return id > 0 ? id : 0;
 }
 
+/* The kernel's names of an NVMe disk: one of joined paths, and one path of it. */
+struct dd_paths {
+	int subsystem;
+	int disk;
+	u32 count;
+};
+
+static bool dd_is_joined(struct device *dev)
+{
+	return dev->parent && !strncmp(dev_name(dev->parent), "nvme-subsys", 11);
+}
+
+static int dd_count_path(struct device *dev, void *data)
+{
+	struct dd_paths *paths = data;
+	int subsystem, controller, disk, end = 0;
+
+	if (sscanf(dev_name(dev), "nvme%dc%dn%d%n", &subsystem, &controller, &disk, &end) == 3 && !dev_name(dev)[end])
+		paths->count += subsystem == paths->subsystem && disk == paths->disk;
+	return 0;
+}
+
+static int dd_count_paths_of_controller(struct device *dev, void *data)
+{
+	return device_for_each_child(dev, data, dd_count_path);
+}
+
+/* The PCI device of a disk whose paths the kernel joins, if there is one path alone. */
+static struct pci_dev *dd_pci_of_path(struct device *dev)
+{
+	struct dd_paths paths = {};
+	struct pci_dev *pci = NULL, *found = NULL;
+	u32 before;
+
+	if (!dd_is_joined(dev) || sscanf(dev_name(dev), "nvme%dn%d", &paths.subsystem, &paths.disk) != 2)
+		return NULL;
+	for_each_pci_dev(pci) {
+		if (strcmp(dev_driver_string(&pci->dev), "nvme"))
+			continue;
+		before = paths.count;
+		device_for_each_child(&pci->dev, &paths, dd_count_paths_of_controller);
+		if (paths.count > before && !found)
+			found = pci_dev_get(pci);
+	}
+	/* It stays for as long as the disk is open. */
+	pci_dev_put(found);
+	return paths.count == 1 ? found : NULL;
+}
+
 static long dd_describe(struct block_device *bdev, struct dd_target *target, const char **why)
 {
 	struct device *dev = disk_to_dev(bdev->bd_disk);
@@ -137,6 +185,8 @@ static long dd_describe(struct block_device *bdev, struct dd_target *target, con
 	target->start = bdev->bd_start_sect;
 	target->sectors = bdev_nr_sectors(bdev);
 	target->pci = dd_pci_above(dev);
+	if (!target->pci)
+		target->pci = dd_pci_of_path(dev);
 	if (!target->pci) {
 		*why = dd_off_pci(dev);
 		return -ENXIO;
@@ -311,24 +361,22 @@ void dd_unmap_registers(void *start)
 	iounmap((void __iomem __force *)start);
 }
 
-struct dd_walk {
-	void (*visit)(void *context, u64 start, u64 end);
-	void *context;
-};
-
-static int dd_walk_one(struct resource *resource, void *arg)
+static int dd_keep_range(struct resource *resource, void *arg)
 {
-	struct dd_walk *walk = arg;
+	struct dd_range *range = arg;
 
-	walk->visit(walk->context, resource->start, resource->end + 1);
-	return 0;
+	range->start = resource->start;
+	range->end = resource->end + 1;
+	/* That is enough. */
+	return 1;
 }
 
-void dd_walk_ram(void (*visit)(void *context, u64 start, u64 end), void *context)
+/* A call for each range, and none back: a kernel that checks indirect calls knows no function of the part in Rust. */
+bool dd_next_range(bool crash_kernel, u64 from, struct dd_range *range)
 {
-	struct dd_walk walk = { visit, context };
+	unsigned long desc = crash_kernel ? IORES_DESC_CRASH_KERNEL : IORES_DESC_NONE;
 
-	walk_iomem_res_desc(IORES_DESC_NONE, IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, 0, -1, &walk, dd_walk_one);
+	return walk_iomem_res_desc(desc, IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, from, -1, range, dd_keep_range) == 1;
 }
 
 void dd_random(void *bytes, size_t length)
@@ -372,14 +420,28 @@ size_t dd_vmcoreinfo(void *to, size_t room)
 	return length;
 }
 
+long dd_read_file(const char *path, void *to, size_t room)
+{
+	struct file *file = filp_open(path, O_RDONLY, 0);
+	loff_t at = 0;
+	ssize_t got;
+
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	got = kernel_read(file, to, room, &at);
+	filp_close(file, NULL);
+	return got;
+}
+
+/* All of them are counted, also those that there is no room for. */
 u32 dd_online_cpus(u32 *to, u32 room)
 {
 	u32 count = 0;
 	int cpu;
 
 	for_each_online_cpu(cpu)
-		if (count < room)
-			to[count++] = cpu;
+		if (count++ < room)
+			to[count - 1] = cpu;
 	return count;
 }
 
@@ -418,20 +480,15 @@ void dd_pat_watchdog(void)
 	touch_nmi_watchdog();
 }
 
-/* To all CPUs but this one. Without the kernel's own functions, of which some wait for locks. */
-void dd_send_nmis(void)
+/* The registers in memory, which are each CPU's own. What is done with them takes no function of the kernel, of which some wait for locks. */
+void *dd_local_apic(void)
 {
-	u32 command = APIC_DEST_ALLBUT | APIC_INT_ASSERT | APIC_DM_NMI;
-
-	if (x2apic_enabled())
-		native_wrmsrl(APIC_BASE_MSR + (APIC_ICR >> 4), command);
-	else
-		native_apic_mem_write(APIC_ICR, command);
+	return boot_cpu_has(X86_FEATURE_APIC) ? (void *)APIC_BASE : NULL;
 }
 
 void dd_code(u32 index, const void **start, size_t *length)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
+#ifdef DD_HAS_MODULE_MEMORY
 	enum mod_mem_type type = index ? MOD_RODATA : MOD_TEXT;
 
 	*start = THIS_MODULE->mem[type].base;
@@ -497,9 +554,9 @@ static noinline int crash_nmi_callback(unsigned int type, struct pt_regs *regs)
 	return dd_nmi(regs) ? NMI_HANDLED : NMI_DONE;
 }
 
-/* An oops on the way to a panic: its registers are those that count. */
+/* An oops that may be on the way to a panic: its registers would be those that count. */
 static struct pt_regs dd_oops_regs;
-static atomic_t dd_oops_cpu = ATOMIC_INIT(-1);
+static struct task_struct *dd_oops_task;
 
 static int dd_die(struct notifier_block *block, unsigned long value, void *data)
 {
@@ -507,7 +564,7 @@ static int dd_die(struct notifier_block *block, unsigned long value, void *data)
 
 	if (value == DIE_OOPS && args->regs && !user_mode(args->regs)) {
 		dd_oops_regs = *args->regs;
-		atomic_set(&dd_oops_cpu, raw_smp_processor_id());
+		WRITE_ONCE(dd_oops_task, current);
 	}
 	return NOTIFY_DONE;
 }
@@ -520,16 +577,12 @@ static int dd_panicked(struct notifier_block *block, unsigned long value, void *
 	u32 trigger = DD_TRIGGER_PANIC;
 	struct pt_regs here = {};
 
-	if (atomic_read(&dd_oops_cpu) == raw_smp_processor_id()) {
-		dd_panic(message, &dd_oops_regs, DD_TRIGGER_OOPS);
-		return NOTIFY_DONE;
-	}
 	dd_capture(&here);
 	if (strstr(message, "LOCKUP") || strstr(message, "lockup") || strstr(message, "hung_task"))
 		trigger = DD_TRIGGER_WATCHDOG;
 	else if (in_nmi())
 		trigger = DD_TRIGGER_NMI;
-	dd_panic(message, &here, trigger);
+	dd_panic(message, &here, READ_ONCE(dd_oops_task) == current ? &dd_oops_regs : NULL, trigger);
 	return NOTIFY_DONE;
 }
 
@@ -546,6 +599,8 @@ int dd_stop_hooks(bool on)
 		result = register_nmi_handler(NMI_LOCAL, crash_nmi_callback, NMI_FLAG_FIRST, "diskdump");
 		if (result)
 			return result;
+		/* What came before nobody has seen. */
+		WRITE_ONCE(dd_oops_task, NULL);
 		register_die_notifier(&dd_die_block);
 		dd_original = smp_ops;
 		smp_ops.stop_other_cpus = dd_stop_other_cpus;
@@ -646,6 +701,13 @@ static struct attribute *dd_attributes[] = {
 static const struct attribute_group dd_group = { .attrs = dd_attributes };
 static struct kobject *dd_folder;
 
+/* The files go now, also where the kernel delays the release of what nobody uses any more (CONFIG_DEBUG_KOBJECT_RELEASE). */
+static void dd_remove_folder(void)
+{
+	kobject_del(dd_folder);
+	kobject_put(dd_folder);
+}
+
 static char *arm;
 module_param(arm, charp, 0400);
 MODULE_PARM_DESC(arm, "arms while loading: the words that are otherwise written to /sys/kernel/diskdump/arm");
@@ -678,7 +740,7 @@ static int __init dd_init(void)
 no_memory:
 	cpuhp_remove_state_nocalls(dd_cpu_state);
 no_group:
-	kobject_put(dd_folder);
+	dd_remove_folder();
 	return result;
 }
 
@@ -687,7 +749,7 @@ static void __exit dd_exit(void)
 	unregister_memory_notifier(&dd_memory_block);
 	cpuhp_remove_state_nocalls(dd_cpu_state);
 	/* No question and no order comes from here on. */
-	kobject_put(dd_folder);
+	dd_remove_folder();
 	cancel_work_sync(&dd_work);
 	dd_disarm();
 }

@@ -38,6 +38,12 @@ struct dd_target {
 	u32 reserved;
 };
 
+/* Addresses of memory, up to the end and not with it. */
+struct dd_range {
+	u64 start;
+	u64 end;
+};
+
 /* In C, for Rust. Those of the first group may sleep; they are for a healthy kernel only. */
 long dd_open_target(const char *path, struct dd_target *target, const char **why);
 void dd_close_target(struct dd_target *target);
@@ -50,12 +56,15 @@ void *dd_take_stack(size_t bytes);
 void dd_release_stack(void *stack);
 void *dd_map_registers(u64 physical, size_t length);
 void dd_unmap_registers(void *start);
-void dd_walk_ram(void (*visit)(void *context, u64 start, u64 end), void *context);
+/* The first range of RAM from an address on, or of what is reserved there for a crash kernel; false behind the last. */
+bool dd_next_range(bool crash_kernel, u64 from, struct dd_range *range);
 void dd_random(void *bytes, size_t length);
 u32 dd_pci_read(u32 address, u32 offset);
 void dd_say(const char *text, size_t length, int bad);
 size_t dd_vmcoreinfo(void *to, size_t room);
 u32 dd_online_cpus(u32 *to, u32 room);
+/* A small file of sysfs; its length, or a negative number of an error. */
+long dd_read_file(const char *path, void *to, size_t room);
 int dd_stop_hooks(bool on);
 const char *dd_cannot_arm(void);
 
@@ -67,7 +76,7 @@ u64 dd_monotonic(void);
 u64 dd_seconds(void);
 int dd_copy(void *to, const void *from, size_t length);
 void dd_pat_watchdog(void);
-void dd_send_nmis(void);
+void *dd_local_apic(void);
 void dd_code(u32 index, const void **start, size_t *length);
 void dd_log_rewind(void);
 bool dd_log_line(char *line, size_t room, size_t *length);
@@ -83,7 +92,8 @@ long dd_disarm(void);
 void dd_rearm(void);
 size_t dd_show(u32 what, char *to, size_t room);
 long dd_tell_last(const char *text, size_t length);
-void dd_panic(const char *message, const struct pt_regs *regs, u32 trigger);
+/* oops: the registers of the last oops of the task that panics, NULL if it had none. */
+void dd_panic(const char *message, const struct pt_regs *regs, const struct pt_regs *oops, u32 trigger);
 void dd_freeze(void);
 void dd_crash_stopped(void);
 bool dd_nmi(const struct pt_regs *regs);

@@ -54,16 +54,12 @@ lend! {
         unsafe { bindings::dd_helper_touch_nmi_watchdog() };
     }
 
-    /// To all CPUs but this one. Without the kernel's own functions, of which some wait for locks.
-    unsafe fn dd_send_nmis() {
-        let command = bindings::DD_CONST_APIC_NMI;
-        // SAFETY: the local APIC's register for commands (Intel SDM 3A, 12.6.1 and 12.12.9).
-        unsafe {
-            if bindings::dd_helper_x2apic_enabled() {
-                bindings::dd_helper_wrmsrl(bindings::DD_CONST_X2APIC_ICR, u64::from(command));
-            } else {
-                bindings::dd_helper_apic_mem_write(bindings::DD_CONST_APIC_ICR, command);
-            }
+    unsafe fn dd_local_apic() -> *mut c_void {
+        if has(bindings::DD_CONST_X86_FEATURE_APIC) {
+            // SAFETY: a constant.
+            unsafe { bindings::dd_helper_apic_base() }
+        } else {
+            core::ptr::null_mut()
         }
     }
 

@@ -34,19 +34,14 @@ fn page_of(physical: u64) -> *mut bindings::page {
     map.wrapping_add((physical >> 12) as usize)
 }
 
-/// What a walk over RAM is told.
-struct Walk {
-    visit: unsafe extern "C" fn(*mut c_void, u64, u64),
-    context: *mut c_void,
-}
-
-unsafe extern "C" fn walk_one(resource: *mut bindings::resource, walk: *mut c_void) -> c_int {
-    // SAFETY: a resource of the kernel's, and what dd_walk_ram gave.
+unsafe extern "C" fn keep_range(resource: *mut bindings::resource, range: *mut c_void) -> c_int {
+    // SAFETY: a resource of the kernel's, and what dd_next_range gave.
     unsafe {
-        let walk = &*walk.cast::<Walk>();
-        (walk.visit)(walk.context, (*resource).start, (*resource).end.wrapping_add(1));
+        let range = &mut *range.cast::<bindings::dd_range>();
+        (range.start, range.end) = ((*resource).start, (*resource).end.wrapping_add(1));
     }
-    0
+    // That is enough.
+    1
 }
 
 lend! {
@@ -120,12 +115,11 @@ lend! {
         unsafe { bindings::iounmap(start) };
     }
 
-    unsafe fn dd_walk_ram(visit: Option<unsafe extern "C" fn(*mut c_void, u64, u64)>, context: *mut c_void) {
-        let Some(visit) = visit else { return };
-        let mut walk = Walk { visit, context };
-        let (any, flags) = (0, bindings::DD_CONST_SYSTEM_RAM);
-        // SAFETY: walk_one takes a Walk.
-        unsafe { bindings::walk_iomem_res_desc(any, flags, 0, u64::MAX, (&raw mut walk).cast(), Some(walk_one)) };
+    unsafe fn dd_next_range(crash_kernel: bool, from: u64, range: *mut bindings::dd_range) -> bool {
+        let what = if crash_kernel { bindings::DD_CONST_CRASH_KERNEL } else { 0 };
+        let flags = bindings::DD_CONST_SYSTEM_RAM;
+        // SAFETY: keep_range takes a range.
+        unsafe { bindings::walk_iomem_res_desc(what, flags, from, u64::MAX, range.cast(), Some(keep_range)) == 1 }
     }
 
     unsafe fn dd_random(bytes: *mut c_void, length: usize) {
@@ -186,10 +180,26 @@ lend! {
             if count < room {
                 // SAFETY: shim.h: so much room.
                 unsafe { *to.add(count as usize) = cpu };
-                count = count.wrapping_add(1);
             }
+            count = count.wrapping_add(1);
         }
         count
+    }
+
+    unsafe fn dd_read_file(path: *const c_char, to: *mut c_void, room: usize) -> c_long {
+        // SAFETY: shim.h: a text that ends with a zero.
+        let file = unsafe { bindings::filp_open(path, bindings::DD_CONST_READ, 0) };
+        // The last page of addresses is for errors.
+        if let error @ -4095..=-1 = file as isize as c_long {
+            return error;
+        }
+        let mut at = 0;
+        // SAFETY: the file is open; shim.h: so much room. It is closed once.
+        unsafe {
+            let got = bindings::kernel_read(file, to, room, &raw mut at);
+            bindings::filp_close(file, core::ptr::null_mut());
+            got as c_long
+        }
     }
 
     unsafe fn dd_cannot_arm() -> *const c_char {

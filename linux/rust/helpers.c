@@ -9,12 +9,12 @@
 #include <linux/nmi.h>
 #include <linux/pci.h>
 #include <linux/preempt.h>
+#include <linux/sched.h>
 #include <linux/smp.h>
 #include <linux/workqueue.h>
 
 #include <asm/apic.h>
 #include <asm/cpufeature.h>
-#include <asm/msr.h>
 #include <asm/ptrace.h>
 
 #include "helpers.h"
@@ -89,17 +89,12 @@ bool dd_helper_boot_cpu_has(u32 feature)
 	return boot_cpu_has(feature);
 }
 
-bool dd_helper_x2apic_enabled(void)
+void *dd_helper_apic_base(void)
 {
-	return x2apic_enabled();
+	return (void *)APIC_BASE;
 }
 
-void dd_helper_wrmsrl(u32 msr, u64 value)
+void *dd_helper_current(void)
 {
-	native_wrmsrl(msr, value);
-}
-
-void dd_helper_apic_mem_write(u32 offset, u32 value)
-{
-	native_apic_mem_write(offset, value);
+	return current;
 }

@@ -27,8 +27,7 @@ u32 dd_helper_raw_smp_processor_id(void);
 bool dd_helper_in_nmi(void);
 bool dd_helper_user_mode(const struct pt_regs *regs);
 bool dd_helper_boot_cpu_has(u32 feature);
-bool dd_helper_x2apic_enabled(void);
-void dd_helper_wrmsrl(u32 msr, u64 value);
-void dd_helper_apic_mem_write(u32 offset, u32 value);
+void *dd_helper_apic_base(void);
+void *dd_helper_current(void);
 
 #endif

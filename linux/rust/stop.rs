@@ -3,7 +3,7 @@
 //! Panics and oopses are noticed, and the other CPUs stopped.
 
 use core::ffi::CStr;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::bindings::{self, die_args, nmiaction, notifier_block, pt_regs, smp_ops};
 use crate::{c_char, c_int, c_void, lend, Shared};
@@ -53,15 +53,15 @@ unsafe extern "C" fn crash_nmi_callback(_kind: u32, registers: *mut pt_regs) -> 
     }
 }
 
-/// An oops on the way to a panic: its registers are those that count.
+/// An oops that may be on the way to a panic: its registers would be those that count.
 // SAFETY: numbers.
 static OOPS: Shared<pt_regs> = Shared::new(unsafe { crate::zeroed() });
-const NOBODY: u32 = u32::MAX;
-static OOPS_CPU: AtomicU32 = AtomicU32::new(NOBODY);
+static OOPS_TASK: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
 
-fn cpu() -> u32 {
+/// The task that runs, to be compared.
+fn task() -> *mut c_void {
     // SAFETY: reads a variable of this CPU's.
-    unsafe { bindings::dd_helper_raw_smp_processor_id() }
+    unsafe { bindings::dd_helper_current() }
 }
 
 unsafe extern "C" fn die(_block: *mut notifier_block, what: u64, data: *mut c_void) -> c_int {
@@ -73,7 +73,7 @@ unsafe extern "C" fn die(_block: *mut notifier_block, what: u64, data: *mut c_vo
     if let (bindings::die_val_DIE_OOPS, Some(registers)) = (what as u32, registers.filter(of_kernel)) {
         // SAFETY: the kernel lets one oops at a time through.
         unsafe { core::ptr::copy_nonoverlapping(registers, OOPS.get(), 1) };
-        OOPS_CPU.store(cpu(), Ordering::Release);
+        OOPS_TASK.store(task(), Ordering::Release);
     }
     bindings::NOTIFY_DONE as c_int
 }
@@ -85,11 +85,8 @@ fn has(text: &[u8], part: &[u8]) -> bool {
 
 unsafe extern "C" fn panicked(_block: *mut notifier_block, _event: u64, data: *mut c_void) -> c_int {
     let message = if data.is_null() { c"".as_ptr() } else { data.cast::<c_char>().cast_const() };
-    if OOPS_CPU.load(Ordering::Acquire) == cpu() {
-        // SAFETY: the panic's text; registers that die() kept.
-        unsafe { bindings::dd_panic(message, OOPS.get(), bindings::dd_trigger_DD_TRIGGER_OOPS) };
-        return bindings::NOTIFY_DONE as c_int;
-    }
+    let is_own = OOPS_TASK.load(Ordering::Acquire) == task();
+    let oops = if is_own { OOPS.get().cast_const() } else { core::ptr::null() };
     // SAFETY: numbers; a place for them; the panic's text, which ends with a zero.
     unsafe {
         let mut here: pt_regs = crate::zeroed();
@@ -102,7 +99,7 @@ unsafe extern "C" fn panicked(_block: *mut notifier_block, _event: u64, data: *m
         } else {
             bindings::dd_trigger_DD_TRIGGER_PANIC
         };
-        bindings::dd_panic(message, &raw const here, trigger);
+        bindings::dd_panic(message, &raw const here, oops, trigger);
     }
     bindings::NOTIFY_DONE as c_int
 }
@@ -147,6 +144,8 @@ lend! {
                     HOOKED.store(false, Ordering::Release);
                     return result;
                 }
+                // What came before nobody has seen.
+                OOPS_TASK.store(core::ptr::null_mut(), Ordering::Release);
                 bindings::register_die_notifier(DIE.get());
                 let operations = &raw mut bindings::smp_ops;
                 core::ptr::copy_nonoverlapping(operations, ORIGINAL.get(), 1);

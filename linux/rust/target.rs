@@ -82,7 +82,7 @@ unsafe fn off_pci(device: *mut device) -> &'static CStr {
         (c"mmc", c"it is on an MMC bus, and the module takes over disks on PCI only"),
         (
             c"nvme-subsystem",
-            c"the kernel has joined its paths (NVMe multipath); boot with nvme_core.multipath=N",
+            c"the kernel joins its several paths (NVMe multipath); boot with nvme_core.multipath=N",
         ),
         (c"platform", c"it is on the platform bus, and the module takes over disks on PCI only"),
     ];

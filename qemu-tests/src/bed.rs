@@ -76,6 +76,23 @@ pub struct Device {
     pub sector_size: u64,
 }
 
+/// An NVMe disk as servers have it: in a subsystem that can have several controllers, so that a Linux joins its paths.
+pub static NVME_IN_SUBSYSTEM: Device = Device {
+    name: "nvme-subsystem",
+    driver: "nvme",
+    machine: usual,
+    arguments: |number| {
+        let subsystem = format!("subsystem{number}");
+        let controller = format!("nvme,serial=disk{number},subsys={subsystem}");
+        let mut arguments = vec!["-device".into(), format!("nvme-subsys,id={subsystem}")];
+        arguments.extend(on_controller(number, &controller, ",bus=HBA", "nvme-ns"));
+        arguments
+    },
+    pulled: its_controller,
+    power_of_two: false,
+    sector_size: 512,
+};
+
 /// The id of a disk's device, for QMP, by the disk's number.
 pub fn disk_id(number: usize) -> String {
     format!("dumpdisk{number}")

@@ -21,6 +21,9 @@ const TWO_PAGES: usize = 512;
 const PRESENT: u64 = 1;
 const SECTION_FLAGS: u64 = (1 << 5) - 1;
 
+/// The mask that leads to the head of a compound page is at least this: one of 2^40 bytes of `struct page`s.
+const LEAST_MASK: u64 = 0xffff_ff00_0000_0000;
+
 /// Of the mapping, the bit that tells memory of user processes (Linux, include/linux/page-flags.h).
 const ANONYMOUS: u64 = 1;
 
@@ -55,6 +58,8 @@ struct Section {
 #[derive(Clone, Debug)]
 struct Window {
     bytes: [u8; WINDOW_BYTES],
+    /// Where they were read.
+    address: u64,
     /// The first page's number, if there is anything in the window.
     first: Option<u64>,
     classes: [PageClass; WINDOW_PAGES],
@@ -76,6 +81,8 @@ struct Whole {
 #[derive(Clone, Copy)]
 struct Page<'b> {
     bytes: &'b [u8],
+    /// Where it stands.
+    address: u64,
     layout: &'b Layout,
 }
 
@@ -88,6 +95,7 @@ impl Classes {
             section: None,
             window: Window {
                 bytes: [0; WINDOW_BYTES],
+                address: 0,
                 first: None,
                 classes: [PageClass::Unknown; WINDOW_PAGES],
                 end: 0,
@@ -184,6 +192,7 @@ impl Classes {
             return;
         }
         let address = self.layout.page.address(base, first);
+        self.window.address = address;
         let length = count.saturating_mul(self.layout.page.size as usize);
         let pages = self.window.bytes.get_mut(..length);
         if !pages.is_some_and(|pages| memory.read(address, pages)) {
@@ -218,7 +227,7 @@ impl Classes {
         let size = self.layout.page.size as usize;
         let from = index.checked_mul(size)?;
         let bytes = self.window.bytes.get(from..from.checked_add(size)?)?;
-        Some(Page { bytes, layout: &self.layout })
+        Some(Page { bytes, address: self.window.address.wrapping_add(from as u64), layout: &self.layout })
     }
 
     /// The block of free pages that begins before this window and reaches into it.
@@ -235,10 +244,11 @@ impl Classes {
                 continue;
             }
             last = head;
-            if !memory.read(self.layout.page.address(base, head), bytes) {
+            let address = self.layout.page.address(base, head);
+            if !memory.read(address, bytes) {
                 continue;
             }
-            let block = Page { bytes, layout: &self.layout }.block(head);
+            let block = Page { bytes, address, layout: &self.layout }.block(head);
             found = block.filter(|block| block.end > first).or(found);
         }
         found
@@ -288,7 +298,8 @@ impl Classes {
         let whole = memory.read(address, bytes).then(|| bytes.split_at_checked(size as usize)).flatten();
         let whole = whole.and_then(|(first, second)| {
             let layout = &self.layout;
-            let (first, second) = (Page { bytes: first, layout }, Page { bytes: second, layout });
+            let first = Page { bytes: first, address, layout };
+            let second = Page { bytes: second, address: address.wrapping_add(size), layout };
             (first.is_head() && first.head().is_none()).then(|| first.whole(Some(second), head))
         });
         self.compound = Some(((address, head), whole));
@@ -343,8 +354,14 @@ impl<'b> Page<'b> {
 
     /// The address of its compound page's first `struct page`, if it is a later one.
     fn head(&self) -> Option<u64> {
-        let pointer = self.word(self.layout.page.compound_head);
-        (pointer & 1 == 1).then(|| pointer.wrapping_sub(1))
+        let word = self.word(self.layout.page.compound_head);
+        (word & 1 == 1).then(|| word.wrapping_sub(1)).map(|way| {
+            // As large a number is never the address of a `struct page` (Linux, Documentation/arch/x86/x86_64/mm.rst).
+            let is_mask = self.layout.page.head_by_mask
+                && way >= LEAST_MASK
+                && (!way).wrapping_add(1).is_power_of_two();
+            if is_mask { self.address & way } else { way }
+        })
     }
 
     /// The block of free pages that it begins.

@@ -79,8 +79,10 @@ pub(crate) struct PageLayout {
     /// `log2` of how many fit into a window.
     pub(crate) window_shift: u32,
     pub(crate) flags: u64,
-    /// In pages of a compound page behind the first, the first one's address, plus 1.
+    /// In pages of a compound page behind the first, what leads to the first one, plus 1.
     pub(crate) compound_head: u64,
+    /// Whether that may be a mask of the own address instead of the first one's (Linux 7.1 and later).
+    pub(crate) head_by_mask: bool,
     /// The page type, or how often the page is mapped.
     pub(crate) kind: Option<u64>,
     /// Of flags, what marks a compound page's first one.
@@ -253,14 +255,22 @@ impl Keys<'_, '_> {
         let size = self.number("SIZE(page)", |size| PAGE_STRUCT.contains(&size) && size.is_multiple_of(8))?;
         let fit = (WINDOW_BYTES as u64).checked_div(size).and_then(u64::checked_ilog2);
         let window_shift = fit.ok_or(Missing("SIZE(page)"))?;
-        let page = PageLayout { size, window_shift, flags: 0, compound_head: 0, kind: None, head_mask: 0 };
+        let page = PageLayout {
+            size,
+            window_shift,
+            flags: 0,
+            compound_head: 0,
+            head_by_mask: false,
+            kind: None,
+            head_mask: 0,
+        };
         let compound_head = self.member("OFFSET(page.compound_head)", 8, &page);
+        let compound_info = self.member("OFFSET(page.compound_info)", 8, &page);
         Ok(PageLayout {
             flags: self.member("OFFSET(page.flags)", 8, &page)?,
-            // As Linux 7.1 calls it.
-            compound_head: compound_head.or_else(|missing| {
-                self.member("OFFSET(page.compound_info)", 8, &page).map_err(|_| missing)
-            })?,
+            // What Linux 7.1 calls it, which is an address or a mask, as the kernel was configured; VMCOREINFO does not say which.
+            head_by_mask: compound_head.is_err() && size.is_power_of_two(),
+            compound_head: compound_head.or_else(|missing| compound_info.map_err(|_| missing))?,
             head_mask: self.number("NUMBER(PG_head_mask)", |mask| mask != 0)?,
             ..page
         })
@@ -434,8 +444,14 @@ mod tests {
     }
 
     #[test]
-    fn linux_7_1_has_another_name_for_the_head_of_a_compound_page() {
-        let text = Kernel::V6_12.text().replace("compound_head", "compound_info");
-        assert_eq!(parse(&text).unwrap().able(), Level::all());
+    fn the_way_to_a_compound_pages_head_is_an_address_until_linux_7_1_and_then_one_or_a_mask() {
+        let old = parse(&Kernel::V6_12.text()).unwrap();
+        assert!(!old.page.head_by_mask);
+        let new = parse(&Kernel::V7_1.text()).unwrap();
+        assert!(new.page.head_by_mask);
+        assert_eq!((new.page.compound_head, new.able()), (old.page.compound_head, Level::all()));
+        // The kernel makes masks only for `struct page`s that are a power of two.
+        let odd = Kernel::V7_1.text().replace("SIZE(page)=64", "SIZE(page)=72");
+        assert!(!parse(&odd).unwrap().page.head_by_mask);
     }
 }

@@ -15,10 +15,13 @@
     )
 )]
 
+pub mod apic;
 pub mod classes;
 pub mod config;
 pub mod layout;
 pub mod notes;
+pub mod oops;
+pub mod ram;
 pub mod vmcoreinfo;
 
 pub use classes::{Classes, KernelMemory};

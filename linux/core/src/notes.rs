@@ -1,6 +1,27 @@
 //! Registers of CPUs, as a Linux keeps them.
 
+use dumpcore::console::Line;
 use dumpcore::format::note::GENERAL_REGISTERS;
+
+/// Where a kernel says where it keeps a CPU's crash note (Documentation/ABI/testing/sysfs-devices-system-cpu).
+pub fn path(cpu: u32, line: &mut Line) {
+    line.text("/sys/devices/system/cpu/cpu").decimal(cpu.into()).text("/crash_notes");
+}
+
+/// What stands there: a physical address, in hexadecimal digits. `None` if it is none, or no place for a note.
+pub fn address(text: &[u8]) -> Option<u64> {
+    let text = core::str::from_utf8(text.trim_ascii()).ok()?;
+    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let address = digits.then(|| u64::from_str_radix(text, 16).ok())??;
+    (address != 0 && address.is_multiple_of(4)).then_some(address)
+}
+
+/// The first of the addresses that somebody named, in the order of the CPUs' numbers, which is not where this kernel keeps the note
+/// of that CPU: it is of another boot, and something else is there now. 0 stands for a number that no CPU has.
+pub fn first_stale(named: impl Iterator<Item = u64>, kept: impl Fn(u32) -> Option<u64>) -> Option<u64> {
+    let mut named = (0..).zip(named).filter(|(_, note)| *note != 0);
+    named.find(|(cpu, note)| kept(*cpu) != Some(*note)).map(|(_, note)| note)
+}
 
 /// Words of `struct pt_regs` (arch/x86/include/asm/ptrace.h), which are the first ones of `elf_gregset_t` in the same order: r15 to
 /// ss.
@@ -99,6 +120,43 @@ mod tests {
         // The list ends behind it (include/linux/elfcore.h, crash_core.h: two heads, the name, the structure).
         assert_eq!((whole.len(), &whole[356..]), (368, &[0; 12][..]));
         assert_eq!(whole[..NOTE_BYTES - GREGSET * 8], note()[..NOTE_BYTES - GREGSET * 8]);
+    }
+
+    #[test]
+    fn a_crash_notes_place_is_read_from_the_kernels_own_file() {
+        let mut line = Line::new();
+        path(17, &mut line);
+        assert_eq!(line.as_str(), "/sys/devices/system/cpu/cpu17/crash_notes");
+        assert_eq!(address(b"7fc12000\n"), Some(0x7fc1_2000));
+        assert_eq!(address(b"1000000000\n"), Some(0x10_0000_0000));
+        for text in [
+            &b""[..],
+            b"\n",
+            b"0\n",
+            b"7fc12002\n",
+            b"-1\n",
+            b"+4\n",
+            b"none\n",
+            b"\xff",
+            b"11112222333344440\n",
+        ] {
+            assert_eq!(address(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn notes_of_another_boot_are_told_from_those_of_this_one() {
+        let kept = |cpu: u32| [Some(0x1000), None, Some(0x3000)].get(cpu as usize).copied().flatten();
+        let stale = |named: &[u64]| first_stale(named.iter().copied(), kept);
+        assert_eq!(stale(&[]), None);
+        assert_eq!(stale(&[0x1000, 0, 0x3000]), None);
+        assert_eq!(stale(&[0x1000]), None);
+        assert_eq!(stale(&[0x1000, 0, 0x3004]), Some(0x3004));
+        // Of a CPU that has none, or that there is none of.
+        assert_eq!(stale(&[0x1000, 0x2000]), Some(0x2000));
+        assert_eq!(stale(&[0, 0, 0, 0x4000]), Some(0x4000));
+        // Those of another CPU are not its own either.
+        assert_eq!(stale(&[0x3000, 0, 0x1000]), Some(0x3000));
     }
 
     #[test]

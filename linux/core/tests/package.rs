@@ -19,6 +19,23 @@ fn the_packages_version_is_that_of_the_sources() {
     assert!(text("README.md").contains(&format!("diskdump-dkms_{version}_amd64.deb")));
 }
 
+#[test]
+fn the_package_is_built_for_kernels_from_6_1_on() {
+    let is_meant = |release: &str| {
+        // As dkms does.
+        let script = ". ../dkms.conf; [[ $1 =~ $BUILD_EXCLUSIVE_KERNEL ]]";
+        let mut shell = std::process::Command::new("bash");
+        shell.current_dir(env!("CARGO_MANIFEST_DIR")).args(["-c", script, "bash", release]);
+        shell.status().unwrap().success()
+    };
+    for release in ["6.1.0-56-cloud-amd64", "6.12.117+deb12-amd64", "6.16.1", "7.3.4+deb13-amd64"] {
+        assert!(is_meant(release), "{release}");
+    }
+    for release in ["5.10.0-28-amd64", "6.0.19", "4.19.0", "16.1.0", "5.16.1"] {
+        assert!(!is_meant(release), "{release}");
+    }
+}
+
 /// The files in a list of the Makefile's.
 fn list(name: &str) -> Vec<String> {
     let make = text("Makefile").replace("\\\n", " ");

@@ -6,7 +6,7 @@ use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_long};
 
 use dump_linux::config::{MAX_PATH, Wanted, Words};
-use dump_linux::notes::WHOLE_NOTE;
+use dump_linux::notes;
 use dumpcore::console::{Describe, Line};
 use dumpcore::format::frame::Kind;
 use dumpcore::format::header::{Header, Status};
@@ -341,7 +341,7 @@ impl State {
         }
         let words = Self::parsed(&self.words)?;
         let mut cpus = [0; MANY_CPUS];
-        let many = kernel::online_cpus(&mut cpus) == MANY_CPUS;
+        let many = kernel::online_cpus(&mut cpus) >= MANY_CPUS;
         let bytes = if many { 2 * ARENA } else { ARENA };
         let memory = Memory::take(bytes)
             .ok_or_else(|| Why::new(ENOMEM, &["there is not enough free memory in a row for it"]))?;
@@ -390,10 +390,10 @@ impl State {
         let mut arena = unsafe { Arena::new(armed.memory.bytes(), armed.memory.physical, bus) };
         check_notes(&words)?;
         let no_room = |_| Why::new(ENOMEM, &["the arena is too small for so many CPUs"]);
-        let cpus = freeze::slots(&mut arena, &|number| words.notes().nth(number)).map_err(no_room)?;
+        let cpus = freeze::slots(&mut arena).map_err(no_room)?;
         let helpers = if words.encoding == Encoding::Units { words.helpers } else { 0 };
         let lent =
-            lent::lend(&mut arena, cpus, helpers, words.then, words.serial, words.level).map_err(no_room)?;
+            lent::lend(&mut arena, &cpus, helpers, words.then, words.serial, words.level).map_err(no_room)?;
         // SAFETY: nothing is armed, under C's lock.
         unsafe { LINUX.prepare(lent.vmcoreinfo()) };
 
@@ -471,30 +471,29 @@ impl State {
         page.number("code_bytes", report.code_bytes);
         page.number("budget", words.budget / dumpcore::wait::SECOND);
         page.number("cpus", LINUX.cpus().into());
+        if let Some(more) = lent::lent().map(|lent| lent.more_cpus as u64).filter(|more| *more > 0) {
+            page.number("cpus_without_registers", more);
+        }
         page.line("then", words.then.word());
         page.line("registers", "its own NMI; with crash_kexec_post_notifiers, the kernel's crash notes");
         page.line(
             "notes",
-            if words.notes().next().is_some() { "named" } else { "not named: drgn will not know registers" },
+            if lent::lent().is_some_and(|lent| lent.cpus.iter().any(freeze::Slot::has_note)) {
+                "named"
+            } else {
+                "not named: drgn will not know registers"
+            },
         );
     }
 }
 
-/// Looks whether crash notes are in RAM: they are written to at the crash.
+/// Refuses crash notes that are not where this kernel has them: at the crash, registers are written there. It says itself where they
+/// are, so nobody has to; words in a file outlive the boot that they are of.
 fn check_notes(words: &Words<'_>) -> Result<(), Why> {
-    for note in words.notes() {
-        let end = note.checked_add(WHOLE_NOTE as u64);
-        let mut inside = false;
-        kernel::walk_ram(&mut |start, stop| inside |= start <= note && end.is_some_and(|end| end <= stop));
-        if !inside || !note.is_multiple_of(4) {
-            let mut why = Why::new(EINVAL, &["notes="]);
-            why.0
-                .hex(note)
-                .text(" is no place in RAM; they stand in /sys/devices/system/cpu/cpu*/crash_notes");
-            return Err(why);
-        }
-    }
-    Ok(())
+    let Some(stale) = notes::first_stale(words.notes(), kernel::crash_note) else { return Ok(()) };
+    let mut why = Why::new(EINVAL, &["notes="]);
+    why.0.hex(stale).text(" is not where this kernel keeps the registers of that CPU; leave `notes=` out");
+    Err(why)
 }
 
 /// Opens a target in the kernel.

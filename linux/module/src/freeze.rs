@@ -7,12 +7,14 @@ use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
+use dump_linux::apic::{self, Nmi};
 use dump_linux::notes::{self, NOTE_BYTES, PT_REGS, WHOLE_NOTE};
 use dumpcore::arena::OutOfArena;
 use dumpcore::platform::{Nanoseconds, Registers};
 use dumpcore::wait::{SECOND, Wait};
 use dumpcore::{Arena, Dump};
 
+use crate::apic::{OwnApic, model_register};
 use crate::kernel;
 use crate::lent::{Lent, lent};
 use crate::linux::LINUX;
@@ -43,7 +45,20 @@ pub(crate) struct Slot {
 // SAFETY: `registers` is written by its own CPU alone, in front of the store to `stopped`, and read behind it.
 unsafe impl Sync for Slot {}
 
+/// The CPUs that are online when this is armed.
+pub(crate) struct Cpus {
+    /// Those that are dumped with their registers.
+    pub(crate) slots: &'static [Slot],
+    /// How many more there are.
+    pub(crate) more: usize,
+}
+
 impl Slot {
+    /// Whether it is known where the kernel puts its registers.
+    pub(crate) fn has_note(&self) -> bool {
+        self.note != 0
+    }
+
     /// What this CPU recorded when it was stopped; `None` if it did not.
     fn recorded(&self) -> Option<Registers> {
         // SAFETY: recorded in front of the store to `stopped`, and not changed any more.
@@ -60,23 +75,30 @@ mod phase {
 
 static PHASE: AtomicU32 = AtomicU32::new(phase::HEALTHY);
 
+/// The CPU that stops the others and dumps, until the dump is over; [`NOBODY`] before and after.
+static DUMPING: AtomicU32 = AtomicU32::new(NOBODY);
+
+/// How many CPUs stopped for which there is no slot.
+static STOPPED_WITHOUT_SLOT: AtomicU32 = AtomicU32::new(0);
+
+/// No CPU has this number.
+const NOBODY: u32 = u32::MAX;
+
 /// The kernel stopped the other CPUs itself, on the way to kdump.
 static BY_KERNEL: AtomicBool = AtomicBool::new(false);
 
-/// A slot with a stack for each CPU that is online. `notes` are the physical addresses of crash notes, by CPU number.
-pub(crate) fn slots(
-    arena: &mut Arena<'static>,
-    notes: &dyn Fn(usize) -> Option<u64>,
-) -> Result<&'static [Slot], OutOfArena> {
+/// A slot with a stack for each CPU that is online. May sleep.
+pub(crate) fn slots(arena: &mut Arena<'static>) -> Result<Cpus, OutOfArena> {
     let numbers = arena.place([0_u32; MAX_CPUS])?;
-    let count = kernel::online_cpus(numbers);
+    let online = kernel::online_cpus(numbers);
+    let count = online.min(MAX_CPUS);
     let bytes = count.saturating_mul(size_of::<Slot>());
     let place = arena.bytes(bytes, align_of::<Slot>())?.as_mut_ptr().cast::<Slot>();
     for (at, number) in numbers.iter().take(count).enumerate() {
         let stack = arena.bytes(STACK, 16)?.as_mut_ptr_range().end;
         let slot = Slot {
             number: *number,
-            note: notes(*number as usize).unwrap_or(0),
+            note: kernel::crash_note(*number).unwrap_or(0),
             stopped: AtomicBool::new(false),
             registers: UnsafeCell::new(Registers::ZERO),
             stack: AtomicPtr::new(stack),
@@ -85,7 +107,8 @@ pub(crate) fn slots(
         unsafe { place.add(at).write(slot) };
     }
     // SAFETY: written just now, `count` of them, in memory that lives as long as the dump is armed.
-    Ok(unsafe { core::slice::from_raw_parts(place, count) })
+    let slots = unsafe { core::slice::from_raw_parts(place, count) };
+    Ok(Cpus { slots, more: online.saturating_sub(count) })
 }
 
 /// The place of a CPU among those that were online; behind them if it was not.
@@ -93,9 +116,18 @@ pub(crate) fn place(lent: &Lent, number: u32) -> usize {
     lent.cpus.iter().position(|slot| slot.number == number).unwrap_or(lent.cpus.len())
 }
 
+/// This CPU dumps. NMIs are no longer for it: one that it took for the request to stop would end the dump for ever.
+pub(crate) fn begin() {
+    let claimed = DUMPING.compare_exchange(NOBODY, kernel::cpu(), Ordering::AcqRel, Ordering::Relaxed);
+    if claimed.is_ok() {
+        apic::mask_nmis(&OwnApic);
+    }
+}
+
 /// Stops all other CPUs, if nobody has yet. One that stays silent has no registers in the dump.
 pub(crate) fn freeze(wait: &Wait<'_>) {
     let Some(lent) = lent() else { return };
+    begin();
     if BY_KERNEL.load(Ordering::Acquire)
         || PHASE
             .compare_exchange(phase::HEALTHY, phase::FREEZING, Ordering::AcqRel, Ordering::Relaxed)
@@ -104,10 +136,13 @@ pub(crate) fn freeze(wait: &Wait<'_>) {
         return;
     }
     let own = kernel::cpu();
-    kernel::send_nmis();
+    apic::send_nmi_to_others(&OwnApic);
     let stopped = || {
         let mut others = lent.cpus.iter().filter(|slot| slot.number != own);
-        others.all(|slot| slot.stopped.load(Ordering::Acquire)).then_some(())
+        let all = others.all(|slot| slot.stopped.load(Ordering::Acquire));
+        // Of those without a slot only the number is known, and this one may be among them.
+        let more = lent.more_cpus.saturating_sub(usize::from(place(lent, own) >= lent.cpus.len()));
+        (all && STOPPED_WITHOUT_SLOT.load(Ordering::Acquire) as usize >= more).then_some(())
     };
     let _ = wait.until("stopping the other CPUs", PATIENCE, stopped);
 }
@@ -115,6 +150,7 @@ pub(crate) fn freeze(wait: &Wait<'_>) {
 /// The dump is over, or there is none: nobody has to help any more.
 pub(crate) fn over() {
     PHASE.store(phase::OVER, Ordering::Release);
+    DUMPING.store(NOBODY, Ordering::Release);
 }
 
 /// The registers of the CPU at this place, `None` if they are not known.
@@ -183,17 +219,6 @@ pub(crate) unsafe fn complete(regs: *const c_void) -> Registers {
     registers
 }
 
-/// A model-specific register that every processor of 64 bits has.
-fn model_register(number: u32) -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: reads; the callers name ones that are there (AMD64 volume 2, appendix A).
-    unsafe {
-        core::arch::asm!("rdmsr", in("ecx") number, out("eax") low, out("edx") high,
-            options(nomem, nostack, preserves_flags));
-    }
-    u64::from(high) << 32 | u64::from(low)
-}
-
 /// For C: the kernel panics and stops its CPUs.
 #[unsafe(no_mangle)]
 extern "C" fn dd_freeze() {
@@ -215,13 +240,19 @@ struct Stand {
 /// For C: an NMI, with what it interrupted. False if it is not ours.
 #[unsafe(no_mangle)]
 extern "C" fn dd_nmi(regs: *const c_void) -> bool {
-    if PHASE.load(Ordering::Acquire) != phase::FREEZING {
-        return false;
+    let dumping = Some(DUMPING.load(Ordering::Acquire)).filter(|cpu| *cpu != NOBODY);
+    match Nmi::on(kernel::cpu(), dumping, PHASE.load(Ordering::Acquire) == phase::FREEZING) {
+        Nmi::Others => return false,
+        Nmi::Ignored => return true,
+        Nmi::Stop => {}
     }
     let Some(lent) = lent() else { return false };
     let place = place(lent, kernel::cpu());
-    // One that came online just now, of which nothing was prepared.
-    let Some(slot) = lent.cpus.get(place) else { kernel::halt() };
+    // One of too many, or one that came online just now: nothing was prepared for it.
+    let Some(slot) = lent.cpus.get(place) else {
+        STOPPED_WITHOUT_SLOT.fetch_add(1, Ordering::AcqRel);
+        kernel::halt()
+    };
     if slot.stopped.load(Ordering::Acquire) {
         kernel::halt();
     }

@@ -3,7 +3,10 @@
 use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::ptr::NonNull;
 
+use dump_linux::notes;
+use dumpcore::console::Line;
 use dumpcore::format::Block;
+use dumpcore::platform::RamRange;
 
 /// A target (`struct dd_target`).
 #[repr(C)]
@@ -28,6 +31,13 @@ pub(crate) struct RawTarget {
     reserved: u32,
 }
 
+/// Addresses of memory (`struct dd_range`).
+#[repr(C)]
+struct RawRange {
+    start: u64,
+    end: u64,
+}
+
 unsafe extern "C" {
     fn dd_open_target(path: *const c_char, target: *mut RawTarget, why: *mut *const c_char) -> c_long;
     fn dd_close_target(target: *mut RawTarget);
@@ -40,12 +50,13 @@ unsafe extern "C" {
     fn dd_release_stack(stack: *mut u8);
     fn dd_map_registers(physical: u64, length: usize) -> *mut u8;
     fn dd_unmap_registers(start: *mut u8);
-    fn dd_walk_ram(visit: extern "C" fn(*mut c_void, u64, u64), context: *mut c_void);
+    fn dd_next_range(crash_kernel: bool, from: u64, range: *mut RawRange) -> bool;
     fn dd_random(bytes: *mut u8, length: usize);
     fn dd_pci_read(address: u32, offset: u32) -> u32;
     fn dd_say(text: *const u8, length: usize, bad: c_int);
     fn dd_vmcoreinfo(to: *mut u8, room: usize) -> usize;
     fn dd_online_cpus(to: *mut u32, room: u32) -> u32;
+    fn dd_read_file(path: *const c_char, to: *mut c_void, room: usize) -> c_long;
     fn dd_stop_hooks(on: bool) -> c_int;
     fn dd_cannot_arm() -> *const c_char;
     fn dd_cpu() -> u32;
@@ -55,7 +66,7 @@ unsafe extern "C" {
     fn dd_seconds() -> u64;
     fn dd_copy(to: *mut u8, from: *const u8, length: usize) -> c_int;
     fn dd_pat_watchdog();
-    fn dd_send_nmis();
+    fn dd_local_apic() -> *mut u8;
     fn dd_code(index: u32, start: *mut *const u8, length: *mut usize);
     fn dd_log_rewind();
     fn dd_log_line(line: *mut u8, room: usize, length: *mut usize) -> bool;
@@ -201,16 +212,34 @@ pub(crate) unsafe fn unmap_registers(start: NonNull<u8>) {
     unsafe { dd_unmap_registers(start.as_ptr()) }
 }
 
-/// Calls `visit` with start and end of each range of RAM. May sleep.
-pub(crate) fn walk_ram(visit: &mut dyn FnMut(u64, u64)) {
-    extern "C" fn one(context: *mut c_void, start: u64, end: u64) {
-        // SAFETY: walk_ram() passes its own `visit`, and waits.
-        let visit = unsafe { &mut *context.cast::<&mut dyn FnMut(u64, u64)>() };
-        visit(start, end);
+/// Calls `visit` with each range of RAM, but for what is reserved for a crash kernel: that is another kernel's. May sleep.
+pub(crate) fn walk_ram(visit: &mut dyn FnMut(RamRange)) {
+    let mut holes = [const { RamRange { start: 0, end: 0 } }; HOLES];
+    for (slot, hole) in holes.iter_mut().zip(ranges(true)) {
+        *slot = hole;
     }
-    let mut visit = visit;
-    // SAFETY: `one` takes the context for what it is.
-    unsafe { dd_walk_ram(one, (&raw mut visit).cast()) }
+    for range in ranges(false) {
+        dump_linux::ram::without(range, &holes, visit);
+    }
+}
+
+/// Ranges that are reserved for a crash kernel, at most: one low, one high.
+const HOLES: usize = 4;
+
+/// The ranges of RAM, or of what is reserved there for a crash kernel. May sleep.
+fn ranges(crash_kernel: bool) -> impl Iterator<Item = RamRange> {
+    let mut from = 0;
+    core::iter::from_fn(move || {
+        let mut range = RawRange { start: 0, end: 0 };
+        // SAFETY: a place for the answer.
+        let is_there = unsafe { dd_next_range(crash_kernel, from, &raw mut range) };
+        let RawRange { start, end } = range;
+        // Always on, and never around.
+        (is_there && start >= from && end > start).then(|| {
+            from = end;
+            RamRange { start, end }
+        })
+    })
 }
 
 /// Fills with random numbers. May sleep.
@@ -237,11 +266,31 @@ pub(crate) fn vmcoreinfo(to: &mut [u8]) -> usize {
     unsafe { dd_vmcoreinfo(to.as_mut_ptr(), to.len()) }.min(to.len())
 }
 
-/// The numbers of the CPUs that are online, in order; as many as there is room for, and how many.
+/// The numbers of the CPUs that are online, in order, as many as there is room for; and how many are online.
 pub(crate) fn online_cpus(to: &mut [u32]) -> usize {
     // SAFETY: so many numbers.
-    unsafe { dd_online_cpus(to.as_mut_ptr(), to.len() as u32) as usize }.min(to.len())
+    unsafe { dd_online_cpus(to.as_mut_ptr(), to.len() as u32) as usize }
 }
+
+/// Where this kernel keeps the registers of a CPU that it stops itself, a physical address; `None` if it does not say. May sleep.
+pub(crate) fn crash_note(cpu: u32) -> Option<u64> {
+    let mut line = Line::new();
+    notes::path(cpu, &mut line);
+    let mut path = [0; NOTE_PATH];
+    // The last one stays zero.
+    for (slot, byte) in path.iter_mut().zip(line.as_str().bytes()).take(NOTE_PATH.saturating_sub(1)) {
+        *slot = byte;
+    }
+    let path = CStr::from_bytes_until_nul(&path).ok()?;
+    let mut text = [0; NOTE_TEXT];
+    // SAFETY: a text that ends with a zero, and so many bytes.
+    let got = unsafe { dd_read_file(path.as_ptr(), text.as_mut_ptr().cast(), text.len()) };
+    notes::address(text.get(..usize::try_from(got).ok()?)?)
+}
+
+/// Bytes of a path in sysfs, and of the number that stands there, at most.
+const NOTE_PATH: usize = 64;
+const NOTE_TEXT: usize = 32;
 
 /// Puts what stops CPUs and hears of panics in place, or takes it away. May sleep.
 pub(crate) fn stop_hooks(on: bool) -> Result<(), c_int> {
@@ -301,10 +350,10 @@ pub(crate) fn pat_watchdog() {
     unsafe { dd_pat_watchdog() }
 }
 
-/// Sends an NMI to all other CPUs.
-pub(crate) fn send_nmis() {
-    // SAFETY: the handler is in place as long as anything is armed.
-    unsafe { dd_send_nmis() }
+/// Where each CPU has the registers of its own local APIC in memory, if it has one, and unless it is reached another way.
+pub(crate) fn local_apic() -> Option<NonNull<u8>> {
+    // SAFETY: no arguments.
+    NonNull::new(unsafe { dd_local_apic() })
 }
 
 /// This module's code (0) and read-only data (1).

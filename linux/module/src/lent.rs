@@ -12,7 +12,7 @@ use dumpcore::arena::OutOfArena;
 use dumpcore::memory::class::{ClassRun, PageClass};
 
 use crate::console::Console;
-use crate::freeze::Slot;
+use crate::freeze::{Cpus, Slot};
 use crate::kernel;
 use crate::log::Cursor;
 
@@ -32,6 +32,8 @@ pub(crate) struct Lent {
     pub(crate) booted: u64,
     /// The CPUs that were online, in the order of their numbers.
     pub(crate) cpus: &'static [Slot],
+    /// How many more were online, which have no registers in the dump.
+    pub(crate) more_cpus: usize,
     /// How many of them may help.
     pub(crate) helpers: usize,
     /// What happens behind a dump.
@@ -80,7 +82,7 @@ pub(crate) fn clock(scale: u64) -> u64 {
 /// Lends for a dump.
 pub(crate) fn lend(
     arena: &mut Arena<'static>,
-    cpus: &'static [Slot],
+    cpus: &Cpus,
     helpers: usize,
     then: Then,
     serial: Option<u16>,
@@ -93,7 +95,8 @@ pub(crate) fn lend(
         direct_map: kernel::direct_map(),
         scale,
         booted: kernel::monotonic().wrapping_sub(clock(scale)),
-        cpus,
+        cpus: cpus.slots,
+        more_cpus: cpus.more,
         helpers,
         then,
         console: Console::new(serial),

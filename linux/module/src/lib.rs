@@ -6,6 +6,7 @@
 //! | `arming` | words become an armed dump, and are taken back |
 //! | `disks` | a block device of the kernel becomes a polled one of ours |
 //! | `freeze` | the other CPUs are stopped by an NMI, and help |
+//! | `apic` | the interrupt controller of this CPU |
 //! | `panic` | the kernel panics: the dump |
 //! | `linux` | the `Platform` |
 //! | `console`, `log`, `lent` | a serial port; the kernel's log; what a dump changes |
@@ -22,6 +23,7 @@
     clippy::string_slice
 )]
 
+mod apic;
 mod arming;
 mod console;
 mod disks;

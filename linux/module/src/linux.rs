@@ -103,7 +103,7 @@ unsafe impl Platform for Linux {
     }
 
     fn ram(&self, visit: &mut dyn FnMut(RamRange)) {
-        kernel::walk_ram(&mut |start, end| visit(RamRange { start, end }));
+        kernel::walk_ram(visit);
     }
 
     fn page(&self, pfn: u64) -> Option<NonNull<u8>> {
@@ -133,7 +133,8 @@ unsafe impl Platform for Linux {
     }
 
     fn cpus(&self) -> u32 {
-        lent().map_or(1, |lent| lent.cpus.len() as u32)
+        // Those that have no registers in the dump are silent ones, which it says.
+        lent().map_or(1, |lent| lent.cpus.len().saturating_add(lent.more_cpus) as u32)
     }
 
     fn freeze_cpus(&self, wait: &Wait<'_>) {

@@ -3,6 +3,7 @@
 use core::ffi::{CStr, c_char, c_void};
 
 use dump_linux::config::Then;
+use dump_linux::oops;
 use dumpcore::console::{Describe, Line};
 use dumpcore::format::header::Trigger;
 use dumpcore::{Crash, Outcome};
@@ -14,9 +15,9 @@ use crate::linux::LINUX;
 
 /// For C: all other CPUs are stopped, interrupts are off. Comes back if the kernel is to go on with its panic.
 ///
-/// `message` ends with a zero, `regs` are those that the crash is to be known by.
+/// `message` ends with a zero, `regs` are those of the panic, `oops` those of the last oops of the task that panics, if it had one.
 #[unsafe(no_mangle)]
-extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, trigger: u32) {
+extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const c_void, trigger: u32) {
     let Some(lent) = lent() else { return };
     // SAFETY: the panic's own text.
     let message = unsafe { CStr::from_ptr(message) }.to_bytes();
@@ -27,15 +28,19 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, trigger: u32
             core::str::from_utf8(good).unwrap_or_default()
         }
     };
+    // With the others stopped by the kernel, nobody has said so yet.
+    freeze::begin();
     // SAFETY: the crashing CPU, in front of the dump.
     unsafe { lent.append_time(kernel::seconds()) };
     // SAFETY: as above.
     unsafe { lent.forget_classes() };
+    let is_oops = !oops.is_null() && oops::ends_in(message);
     // SAFETY: C passes registers.
-    let registers = unsafe { freeze::complete(regs) };
+    let registers = unsafe { freeze::complete(if is_oops { oops } else { regs }) };
     // SAFETY: they are stopped, by us or by the kernel.
     unsafe { freeze::fill_notes(lent, &registers) };
-    let trigger = Trigger::from_number(trigger).unwrap_or(Trigger::Panic);
+    let trigger =
+        if is_oops { Trigger::Oops } else { Trigger::from_number(trigger).unwrap_or(Trigger::Panic) };
     let crash = Crash { trigger, message: message.trim_ascii_end(), registers: &registers };
     let outcome = DUMP.crash(&LINUX, &crash);
     if matches!(outcome, Outcome::OtherCpu { .. }) {

@@ -19,9 +19,14 @@ pub(crate) enum Kernel {
     V6_4,
     V6_6,
     V6_12,
+    /// With masks on the way to the head of a compound page.
+    V7_1,
+    /// The same without.
+    V7_1Pointers,
 }
 
-pub(crate) const KERNELS: [Kernel; 4] = [Kernel::V6_1, Kernel::V6_4, Kernel::V6_6, Kernel::V6_12];
+pub(crate) const KERNELS: [Kernel; 6] =
+    [Kernel::V6_1, Kernel::V6_4, Kernel::V6_6, Kernel::V6_12, Kernel::V7_1, Kernel::V7_1Pointers];
 
 const LRU: u64 = 1 << 4;
 const HEAD: u64 = 1 << 16;
@@ -49,15 +54,23 @@ impl Kernel {
                 "OFFSET(folio._folio_dtor)=80\nOFFSET(folio._folio_order)=81\nNUMBER(HUGETLB_PAGE_DTOR)=2\n"
             }
             Kernel::V6_6 => "NUMBER(PG_hugetlb)=8\n",
-            Kernel::V6_12 => {
+            Kernel::V6_12 | Kernel::V7_1 | Kernel::V7_1Pointers => {
                 "NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=4026531840\nNUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)=4043309056\n\
                  NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)=4093640704\nNUMBER(PAGE_SLAB_MAPCOUNT_VALUE)=4110417920\n"
             }
         };
-        if self != Kernel::V6_12 {
+        if !self.has_types() {
             text += "NUMBER(PG_slab)=9\nNUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-129\nNUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)=-257\n";
         }
+        if matches!(self, Kernel::V7_1 | Kernel::V7_1Pointers) {
+            text = text.replace("compound_head", "compound_info");
+        }
         text
+    }
+
+    /// Whether all page types are numbers.
+    fn has_types(self) -> bool {
+        matches!(self, Kernel::V6_12 | Kernel::V7_1 | Kernel::V7_1Pointers)
     }
 
     pub(crate) fn layout(self) -> Layout {
@@ -65,7 +78,7 @@ impl Kernel {
     }
 
     fn kind(self, number: u32) -> u32 {
-        if self == Kernel::V6_12 { (0xf0 + number) << 24 } else { !(0x80 << number) }
+        if self.has_types() { (0xf0 + number) << 24 } else { !(0x80 << number) }
     }
 }
 
@@ -202,7 +215,7 @@ impl Part {
             Part::Slab(order) => {
                 // From 6.2 on, a count stands where others have their mapping.
                 memory.page(pfn, 0, if kernel == Kernel::V6_1 { MAPPING } else { 7 });
-                if kernel == Kernel::V6_12 {
+                if kernel.has_types() {
                     memory.half(pfn, 48, kernel.kind(5));
                 } else {
                     memory.word(pfn, 0, SLAB);
@@ -225,7 +238,8 @@ fn compound(kernel: Kernel, memory: &mut Memory, head: u64, order: u64, huge: bo
     let flags = u64::from_le_bytes(*memory.at(head).first_chunk().unwrap());
     memory.word(head, 0, flags | HEAD);
     for pfn in head + 1..head + (1 << order) {
-        memory.word(pfn, 8, VMEMMAP + head * 64 + 1);
+        let way = if kernel == Kernel::V7_1 { u64::MAX << (order + 6) } else { VMEMMAP + head * 64 };
+        memory.word(pfn, 8, way + 1);
         memory.half(pfn, 48, u32::MAX);
     }
     let second = memory.at(head + 1);
@@ -234,11 +248,11 @@ fn compound(kernel: Kernel, memory: &mut Memory, head: u64, order: u64, huge: bo
             second[16] = if huge { 2 } else { 1 };
             second[17] = order as u8;
         }
-        Kernel::V6_6 | Kernel::V6_12 => second[0] = order as u8,
+        _ => second[0] = order as u8,
     }
     match kernel {
         Kernel::V6_6 if huge => second[1] |= 1,
-        Kernel::V6_12 if huge => memory.half(head, 48, kernel.kind(4)),
+        _ if huge && kernel.has_types() => memory.half(head, 48, kernel.kind(4)),
         _ => {}
     }
 }

@@ -19,6 +19,13 @@ pub(super) const KINDS: [Kind; 4] = [
 pub(super) const IOMMU: Kind =
     ("iommu", "behind an Intel IOMMU: a dump, or a refusal when armed that says why", iommu);
 
+/// The row of an NVMe disk as servers have it.
+pub(super) const JOINED: Kind = (
+    "joined",
+    "a disk in an NVMe subsystem, whose paths the kernel joins: dumped to by its one path",
+    joined,
+);
+
 const ARMING: &str = r#"
 disk=$(first_disk 20) || fail "there is no disk"
 before=/dev/$(partition "$disk" 1)
@@ -39,9 +46,12 @@ swapoff "$behind"
 refused uuid "target=$target" uuid=00000000-0000-0000-0000-000000000001
 refused level "target=$target" level=64
 refused colour "target=$target" colour=blue
+refused "not where this kernel" "target=$target" notes=0x1000000
 [ "$(cat $DISKDUMP/state)" = refused ] || fail "the state is $(cat $DISKDUMP/state) after refusals"
 arm "target=$target"
 arm "target=$target" level=1
+echo "target=$target" >$DISKDUMP/arm || fail "not armed without notes: $(cat $DISKDUMP/reason)"
+grep -q '^notes=named' $DISKDUMP/status || fail "the module does not know where the kernel keeps registers"
 arm "target=$target"
 last result=none
 echo nonsense 2>/dev/null >$DISKDUMP/last && fail "nonsense was taken for what became of a dump"
@@ -87,7 +97,7 @@ fn arming(lab: &Lab, row: &Row) -> Result<String> {
     let serial = run::finish(machine.start(&lab.folder, "arming")?)?;
     lab.savecore.expect(0, "check", &disk, &[]).context("the partition is not as it was")?;
     let refused = serial.lines().iter().filter(|line| line.text.contains("linux: refused: ")).count();
-    ensure!(refused == 6, "{refused} refusals instead of 6");
+    ensure!(refused == 7, "{refused} refusals instead of 7");
     std::fs::remove_file(&disk.path)?;
     Ok(format!("{refused} refusals"))
 }
@@ -189,5 +199,26 @@ say "armed"
     let facts = cores.facts.clone();
     judge::tools(lab, &cores)?;
     cores.remove()?;
+    Ok(facts)
+}
+
+fn joined(lab: &Lab, row: &Row) -> Result<String> {
+    let disk = run::disk(lab, "disk")?;
+    let before = disk.rest_fingerprint()?;
+    let script = format!(
+        r#"{BEFORE}
+case $(readlink -f "/sys/block/$disk") in
+    */nvme-subsystem/*) ;;
+    *) fail "its paths are not joined: $(readlink -f "/sys/block/$disk")" ;;
+esac
+arm "target=$target" serial=0x3f8
+{CRASH}"#
+    );
+    let machine = run::machine(lab, row, &run::guest(lab, row, &script)?, &disk, "joined")?;
+    let serial = run::crash(&machine, lab, "joined")?;
+    run::is_complete(&serial)?;
+    run::only_ours(&disk, before)?;
+    let facts = judge::is_whole(&judge::info(lab, &disk)?, row.cpus)?;
+    std::fs::remove_file(&disk.path)?;
     Ok(facts)
 }

@@ -1,5 +1,7 @@
 //! Harm done on purpose: the dump is made all the same, or refused, and the kernel takes its next step.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 
 use super::judge;
@@ -7,12 +9,13 @@ use super::run::{self, BEFORE, CRASH};
 use super::{Kind, Lab, Row};
 
 /// The rows.
-pub(super) const KINDS: [Kind; 5] = [
+pub(super) const KINDS: [Kind; 6] = [
     ("text", "one bit of the module's code turned over: refused, and the kernel goes on", text),
     ("lock", "a panic that holds a lock of the disk's own driver", lock),
     ("notifier", "a fault in another panic notifier, in front of ours", notifier),
     ("deaf", "a CPU that never leaves an NMI", deaf),
     ("memory", "not one page is free", memory),
+    ("nmis", "NMIs to the CPU that dumps, as a hardware watchdog sends them", nmis),
 ];
 
 /// What a kernel says that goes on behind its panic.
@@ -64,6 +67,37 @@ fn deaf(lab: &Lab, row: &Row) -> Result<String> {
     let script = format!("harm deaf 1\ntaskset -p 1 $$ >/dev/null\n{CRASH}");
     dump(lab, row, &script, row.cpus)
 }
+
+/// QEMU's NMI comes by a pin of which the kernel has opened CPU 0's alone.
+fn nmis(lab: &Lab, row: &Row) -> Result<String> {
+    let disk = run::disk(lab, "disk")?;
+    let before = disk.rest_fingerprint()?;
+    // Not packed, it takes seconds.
+    let script = format!(
+        "{BEFORE}\narm \"target=$target\" serial=0x3f8 level=1 compress=none\ntaskset -p 1 $$ >/dev/null\n{CRASH}"
+    );
+    let machine = run::machine(lab, row, &run::guest(lab, row, &script)?, &disk, row.what)?;
+    let mut running = machine.start(&lab.folder, row.what)?;
+    run::wait(&mut running, "begins at block")?;
+    let mut sent = 0;
+    while running.wait_for("diskdump: complete", EVERY).is_err() && sent < MOST {
+        if running.qmp.inject_nmi().is_err() {
+            break;
+        }
+        sent += 1;
+    }
+    let serial = run::end(running)?;
+    run::is_complete(&serial)?;
+    ensure!(sent > 3, "the dump took less than {sent} NMIs' time");
+    run::only_ours(&disk, before)?;
+    let facts = judge::is_whole(&judge::info(lab, &disk)?, row.cpus)?;
+    std::fs::remove_file(&disk.path)?;
+    Ok(format!("{facts}, {sent} NMIs"))
+}
+
+/// How often an NMI is sent, and how many at most.
+const EVERY: Duration = Duration::from_millis(100);
+const MOST: u32 = 300;
 
 /// A guest that is armed and does this; the dump is whole.
 fn dump(lab: &Lab, row: &Row, script: &str, cpus: u32) -> Result<String> {

@@ -17,7 +17,7 @@ pub(super) use run::ARM;
 
 use super::readers::Readers;
 use super::stock::{Flavour, KERNELS, Kernel, Stock};
-use crate::bed::{DEVICES, Device};
+use crate::bed::{DEVICES, Device, NVME_IN_SUBSYSTEM};
 use crate::savecore::Savecore;
 
 /// What a row is run with.
@@ -74,7 +74,7 @@ impl Row {
     /// Whether it needs the kernel's symbols.
     pub fn wants_symbols(&self) -> bool {
         // Those of the usual kernels are three times as large, and prove no more.
-        self.kernel.flavour == Flavour::Cloud
+        self.kernel.flavour == Flavour::Cloud && ["dump", "kdump", "first"].contains(&self.what)
     }
 }
 
@@ -152,6 +152,8 @@ pub fn rows() -> Vec<Row> {
         add(control::IOMMU, usual, on, 2, false);
         add(control::IOMMU, new, on, 2, on == "nvme");
     }
+    let (what, about, run) = control::JOINED;
+    rows.push(Row { what, about, kernel: cloud, device: &NVME_IN_SUBSYSTEM, cpus: 2, short: false, run });
     rows
 }
 

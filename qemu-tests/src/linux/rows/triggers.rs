@@ -8,16 +8,22 @@ use super::{Kind, Lab, Row};
 use crate::linux::stock::Kernel;
 
 /// The rows.
-pub(super) const KINDS: [Kind; 5] = [
+pub(super) const KINDS: [Kind; 6] = [
     ("oops", "an oops with panic_on_oops", oops),
     ("nmi", "an NMI from outside with unknown_nmi_panic", nmi),
     ("softlockup", "a CPU that goes round with softlockup_panic", softlockup),
     ("hung-task", "a task that waits for ever with hung_task_panic", hung_task),
     ("reboot", "a panic in the middle of a reboot, when devices were shut down already", reboot),
+    ("later", "a panic some time after an oops that was survived, on the same CPU", later),
 ];
 
 fn oops(lab: &Lab, row: &Row) -> Result<String> {
     dump(lab, row, "set_to 1 panic_on_oops\nsay \"crashes now\"\nharm oops", false, "oops", "")
+}
+
+fn later(lab: &Lab, row: &Row) -> Result<String> {
+    let script = "set_to 0 panic_on_oops\ntaskset -p 1 $$ >/dev/null\n(harm oops)\nsleep 1\ncrash_now";
+    dump(lab, row, script, false, "panic", "sysrq")
 }
 
 fn nmi(lab: &Lab, row: &Row) -> Result<String> {
