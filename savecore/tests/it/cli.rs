@@ -181,7 +181,7 @@ fn every_bad_argument_and_bad_target_is_one_line_and_exit_code_2() {
     fails::<&str>([], "format, list, check, info, report, save, clear, adopt, arm, boot, drill or install");
     fails(["frobnicate"], "frobnicate");
     fails(["check", &image, "--colour"], "--colour");
-    fails(["check"], "<TARGET>");
+    fails(["format"], "<TARGET>");
     fails(["check", "/nonexistent/disk"], "cannot open /nonexistent/disk: No such file");
     fails(["check", &directory], "neither a file nor a block device");
     fails(["info", "/dev/null"], "neither a file nor a block device");
