@@ -7,7 +7,7 @@ use core::ffi::CStr;
 use kernel::prelude::*;
 
 use crate::bindings::{self, pci_dev};
-use crate::{c_char, c_int, c_void, lend};
+use crate::{c_char, c_int, c_long, c_void, lend};
 
 /// EOPNOTSUPP, which the `kernel` crate does not have.
 const NOT_SUPPORTED: c_int = 95;
