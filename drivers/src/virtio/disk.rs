@@ -660,8 +660,8 @@ fn whole(pieces: impl Iterator<Item = (u64, usize)>, limit: usize, unit: usize) 
 fn cut(size: u16, limits: &Limits) -> Result<(Terms, u16), DeviceError> {
     let Limits { flush, size_max, seg_max, round, most } = *limits;
     let piece = (size_max as usize).clamp(1, MAX_TRANSFER);
-    // Whole sectors, if there is one in a piece.
-    let piece = if piece >= SECTOR { piece & !SECTOR.wrapping_sub(1) } else { piece };
+    // Whole sectors, if there is one in a piece; never nothing, which the compiler does not see by itself.
+    let piece = if piece >= SECTOR { piece & !SECTOR.wrapping_sub(1) } else { piece }.max(1);
     let room = usize::from(size.saturating_sub(OVERHEAD)).min(seg_max as usize);
     let least = BLOCK_SIZE.div_ceil(piece);
     if least > room {
