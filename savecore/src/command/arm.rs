@@ -23,8 +23,8 @@ use crate::{Finding, printed};
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; armed: the kernel is armed
-  1  arm: the kernel is armed, and a target that was named is left out; armed: the kernel is not armed, or a target has
-     lost its label
+  1  arm: the kernel is armed, and a target that was named is left out, or the configuration has a mistake; armed: the
+     kernel is not armed, or a target has lost its label
   2  error: no target can be used, the module is not loaded, or the kernel refused; one line says why";
 
 /// Where the kernel shows itself.
@@ -139,6 +139,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let config = configuration(arguments.config.as_deref())?;
     let system = arguments.system.system();
     config.faults.lines.iter().for_each(|line| warning(line));
+    let has_faults = !config.faults.lines.is_empty();
     let names = if arguments.targets.is_empty() { names(&config)? } else { arguments.targets.clone() };
     let mut options = config.arm;
     if let Some(level) = arguments.level {
@@ -173,7 +174,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         plan.words = plan.lasting_words();
     }
     let names = plan.names().join(", ");
-    let finding = if plan.left_out.is_empty() { Finding::Good } else { Finding::Negative };
+    let is_as_asked = plan.left_out.is_empty() && !has_faults;
+    let finding = if is_as_asked { Finding::Good } else { Finding::Negative };
     printed(match (&armed, arguments.json) {
         (_, true) => json(&Result { plan, armed }),
         (None, false) => writeln!(out(), "{}", plan.words).map_err(anyhow::Error::from),

@@ -372,7 +372,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             }
             None => {}
         }
-        if done.is_unsaved() {
+        // What is left for later is done by itself.
+        if done.is_unsaved() && !done.left {
             done.note("what was not saved stays where it is; `systemctl start savecore` tries again");
         }
         if done.left {

@@ -335,8 +335,8 @@ proptest! {
         prop_assert!(words.targets().all(|target| target.uuid.is_some()));
         let told = words.notes().count() as u64;
         // Two CPUs are there always.
-        prop_assert!(told == cpus.max(2) || (told == 0 && !plan.warnings.is_empty()));
-        prop_assert!(told > 0 || cpus > 150);
+        // Too many are left out: the module reads where they are itself.
+        prop_assert!(told == cpus.max(2) || (told == 0 && cpus > 150));
         prop_assert!(values.contains("level") || words.level.bits() == 31);
     }
 }

@@ -74,7 +74,7 @@ impl Row {
     /// Whether it needs the kernel's symbols.
     pub fn wants_symbols(&self) -> bool {
         // Those of the usual kernels are three times as large, and prove no more.
-        self.kernel.flavour == Flavour::Cloud && ["dump", "kdump", "first"].contains(&self.what)
+        self.kernel.flavour == Flavour::Cloud
     }
 }
 
