@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::cpu;
 use super::sbi::{self, Reset};
+use crate::arch::clock;
 use crate::arch::paging::{self, Access};
 use crate::arch::virt::device_tree;
 
@@ -11,6 +12,9 @@ use crate::arch::virt::device_tree;
 const TEST_SIZE: u64 = 4;
 /// What written to it ends QEMU with an exit code, which goes into the upper half.
 const TEST_FAIL: u32 = 0x3333;
+
+/// How long QEMU may take to end, in nanoseconds.
+const PATIENCE: u64 = 10_000_000_000;
 
 /// Where the test device is seen (SiFive's, of which QEMU makes an exit code); 0 if there is none.
 static TEST: AtomicUsize = AtomicUsize::new(0);
@@ -51,6 +55,11 @@ pub(crate) fn exit(value: u32) -> ! {
     if !test.is_null() {
         // SAFETY: init() has mapped the register.
         unsafe { test.write_volatile((2 * value + 1) << 16 | TEST_FAIL) };
+        // QEMU does not end at once, and the firmware's way to switch off would give it another exit status meanwhile.
+        let begin = clock::now();
+        while clock::now().saturating_sub(begin) < PATIENCE {
+            core::hint::spin_loop();
+        }
     }
     power_off()
 }
