@@ -498,7 +498,7 @@ fn a_controller_that_does_not_list_its_namespaces_is_asked_for_one_after_another
     }
 }
 
-/// Of these, a look at their status soon behind the begin of a reset fails, as if nobody were there.
+/// Of these, a look at their status soon after a reset has begun fails, as if nobody were there.
 #[test]
 fn controllers_that_must_not_be_looked_at_during_their_reset_are_not() {
     let shy = (2_200 * MILLISECOND / STEP) as u32;

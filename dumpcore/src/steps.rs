@@ -397,7 +397,7 @@ impl Running<'_> {
             lane.books.next = place.block.saturating_add(1);
             lane.books.checker.begin(place.free_to.max(place.block), blocks);
             match self.check_pattern(traffic, number, shared, wait) {
-                // More of a dump that nobody closed: the next one goes behind that.
+                // More of a dump that nobody closed: the next one goes after that.
                 Err(Unfit::Foreign { block }) if place.behind_unfinished && block >= place.block => {
                     if let Some(Some(error)) = traffic.settle(wait).get(number) {
                         return Err(Unfit::Device { block, error: *error });

@@ -76,7 +76,7 @@ pub struct NvmePlan {
     pub lists: bool,
     /// What is newer than its version has random content, not 0.
     pub dirty: bool,
-    /// Looks at the clock behind the begin of a reset for which reads of registers fail.
+    /// Looks at the clock after a reset has begun for which reads of registers fail.
     pub shy: u32,
     /// Entries of an I/O queue at most, less one (CAP.MQES).
     pub mqes: u16,

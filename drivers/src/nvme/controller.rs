@@ -31,7 +31,7 @@ const ADMIN_ENTRIES: u16 = 8;
 const DATA_ENTRIES: u16 = 32;
 const LEAST_ENTRIES: u32 = 2;
 
-/// Vendor and device of controllers that must not be looked at for a while behind the begin of a reset, or the read of
+/// Vendor and device of controllers that must not be looked at for a while after a reset has begun, or the read of
 /// their status fails: Seagate Nytro, HGST SN100, WDC SN200, Memblaze PBlaze4, Samsung X5, PM1725 and PM1725a.
 const SHY: [(u16, u16); 7] = [
     (0x1bb1, 0x0100),

@@ -318,7 +318,7 @@ struct Unfinished {
     window: u64,
 }
 
-/// What lies behind an unfinished dump.
+/// What comes after an unfinished dump.
 enum End {
     /// The pattern, up to a block.
     Free { block: u64, free_to: u64 },
@@ -345,7 +345,7 @@ impl Unfinished {
         (*self.nonce.get_or_insert(nonce) == nonce).then(|| header.payload_blocks.get().into())
     }
 
-    /// What lies behind it, from a block of it on. Its chunks lead from one to the next; behind the last one, nothing of it
+    /// What comes after it, from a block of it on. Its chunks lead from one to the next; after the last one, nothing of it
     /// can lie further on than what was in flight together. But a disk that lost its cache may have lost any block: so
     /// whoever writes here looks at each block first, as everywhere.
     fn end(
