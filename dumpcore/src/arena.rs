@@ -128,11 +128,8 @@ impl<'a> Arena<'a> {
     /// If the arena is too small for it.
     pub(crate) fn own_stack(&mut self) -> Result<(RedZone, &'a mut [u8]), OutOfArena> {
         let start = self.stack.take().ok_or(OutOfArena { bytes: RED_ZONE.saturating_add(STACK_SIZE) })?;
-        // SAFETY: new() took these bytes for this alone, aligned, zeroed and alive for 'a; the zone is in front of the stack.
-        unsafe {
-            let zone = RedZone::lay(start, RED_ZONE);
-            Ok((zone, core::slice::from_raw_parts_mut(start.add(RED_ZONE).as_ptr(), STACK_SIZE)))
-        }
+        // SAFETY: new() took these bytes, and for this alone.
+        Ok(unsafe { Arena::lay_stack(start, RED_ZONE, STACK_SIZE) })
     }
 
     /// Another stack of `bytes` bytes, with a red zone of `zone` bytes below it.
@@ -141,10 +138,19 @@ impl<'a> Arena<'a> {
     /// If not that much is left.
     pub(crate) fn stack(&mut self, zone: usize, bytes: usize) -> Result<(RedZone, &'a mut [u8]), OutOfArena> {
         let (start, _) = self.take(zone.saturating_add(bytes), STACK_ALIGN)?;
-        // SAFETY: take() gave us these bytes alone, aligned, zeroed by new() and alive for 'a.
+        // SAFETY: take() gave us these bytes alone.
+        Ok(unsafe { Arena::lay_stack(start, zone, bytes) })
+    }
+
+    /// A stack of `bytes` bytes, after a red zone of `zone` bytes that begins at `start`.
+    ///
+    /// # Safety
+    /// So many bytes from `start` on were taken from the arena with the alignment of stacks, and nobody else has them.
+    unsafe fn lay_stack(start: NonNull<u8>, zone: usize, bytes: usize) -> (RedZone, &'a mut [u8]) {
+        // SAFETY: the caller's promise; what is taken was zeroed by new() and is alive for 'a, and the zone and the stack are two parts
+        // of it.
         unsafe {
-            let laid = RedZone::lay(start, zone);
-            Ok((laid, core::slice::from_raw_parts_mut(start.add(zone).as_ptr(), bytes)))
+            (RedZone::lay(start, zone), core::slice::from_raw_parts_mut(start.add(zone).as_ptr(), bytes))
         }
     }
 

@@ -31,7 +31,7 @@ use crate::partition::traffic::Traffic;
 use crate::partition::verify::Verify;
 use crate::partition::window::{Scratch, Window};
 use crate::platform::{Nanoseconds, Platform, ResetPolicy};
-use crate::stack::{HELPER_RED_ZONE, HELPER_STACK, Painted, RED_ZONE, RedZones, STACK_SIZE, wipe_below};
+use crate::stack::{HELPER_RED_ZONE, HELPER_STACK, RED_ZONE, RedZones, STACK_SIZE, paint, wipe_below};
 use crate::stream::lz4;
 use crate::stream::writer::Written;
 use crate::wait::{SECOND, Wait};
@@ -623,7 +623,7 @@ fn crew<'a>(
 }
 
 /// Agrees on the key of each target that demands one, where the key stays: with an ephemeral secret that nobody has afterwards.
-/// The caller wipes the stack behind it.
+/// The caller wipes the stack afterwards.
 #[inline(never)]
 fn derive_keys(
     platform: &dyn Platform,
@@ -702,7 +702,7 @@ fn prepare<'a>(
     let kept = arena.place(Kept::new())?;
     let written = arena.place(Written::default())?;
     let (zone, stack) = arena.own_stack()?;
-    Painted::new(stack);
+    paint(stack);
     let zones = arena.place(RedZones::new(zone))?;
 
     // What is left, but for the armed state itself, is for helpers, and becomes buffers.

@@ -13,7 +13,7 @@ use crate::integrity::Harm;
 use crate::partition::place::Unfit;
 use crate::platform::{Lacks, Platform, Registers, ResetPolicy};
 use crate::record::{self, say};
-use crate::stack::Painted;
+use crate::stack::{Painted, paint};
 use crate::steps::Running;
 
 /// What the kernel knows of its crash.
@@ -334,7 +334,7 @@ fn checked(
         return End { outcome: Outcome::Refused(refusal), harmed: true, frozen: false };
     }
     let stack = core::mem::take(&mut armed.stack);
-    let painted = Painted::new(stack);
+    let painted = Painted::of(stack);
     let mut harmed = false;
     // The crashed stack is being dumped too: what is learnt from here on stays in the arena.
     let mut run = |own_stack: bool| {
@@ -359,7 +359,7 @@ fn checked(
     if !platform.on_stack(stack, &mut || run(true)) {
         run(false);
     }
-    Painted::new(stack);
+    paint(stack);
     armed.stack = stack;
     if let Some(queues) = armed.queues {
         queues.set_crashdump_mode(false);

@@ -118,6 +118,11 @@ pub(crate) fn wipe_below() {
     core::hint::black_box(&mut left);
 }
 
+/// Paints a stack that is not in use; what was on it is gone.
+pub(crate) fn paint(stack: &mut [u8]) {
+    stack.fill(STACK_PAINT);
+}
+
 /// A stack that was painted, to see how much of it was used.
 pub(crate) struct Painted {
     start: *const u8,
@@ -125,9 +130,8 @@ pub(crate) struct Painted {
 }
 
 impl Painted {
-    /// Paints a stack.
-    pub(crate) fn new(stack: &mut [u8]) -> Painted {
-        stack.fill(STACK_PAINT);
+    /// Of a stack that [`paint`] has painted, and nobody used since.
+    pub(crate) fn of(stack: &[u8]) -> Painted {
         Painted { start: stack.as_ptr(), length: stack.len() }
     }
 

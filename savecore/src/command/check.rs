@@ -90,21 +90,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let opener = arguments.identity.read()?;
     let names = arguments.targets.names()?;
     let mut told = Told { json: arguments.json.then(Vec::new) };
-    if let [name] = names.as_slice() {
-        let finding = check(arguments, name, opener.as_ref(), &mut told)?;
-        let is_named = !arguments.targets.named().is_empty();
-        printed(match told.json.as_deref() {
-            None => Ok(()),
-            Some([result]) if is_named => json(result),
-            Some(results) => json(&results),
-        })?;
-        return Ok(finding);
-    }
     let mut worst = Finding::Good;
     for name in &names {
         match (check(arguments, name, opener.as_ref(), &mut told), worst) {
             (Ok(Finding::Good), _) | (Ok(_), Finding::Failed) => {}
             (Ok(finding), _) => worst = finding,
+            (Err(error), _) if names.len() == 1 => return Err(error),
             // The others are looked at all the same.
             (Err(error), _) => {
                 crate::output::error(&one_line(&format!("{error:#}")));
@@ -112,9 +103,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             }
         }
     }
-    if let Some(results) = &told.json {
-        printed(json(results))?;
-    }
+    printed(match told.json.as_deref() {
+        None => Ok(()),
+        Some([result]) if arguments.targets.named().len() == 1 => json(result),
+        Some(results) => json(&results),
+    })?;
     Ok(worst)
 }
 

@@ -1,6 +1,6 @@
 //! apt: what it would download, and the installation of packages. Nothing that somebody has installed is removed for them.
 
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -120,8 +120,7 @@ fn refused(packages: &[&str], why: &str, advice: &str) -> anyhow::Error {
 
 /// What apt would download for these, or its reason why it would not.
 fn sizes(options: &[String], packages: &[&str]) -> Result<Result<Sizes, String>> {
-    let output = apt_get(options, &[&INSTALL[..], &["-qq", "--print-uris"], packages].concat()).output();
-    let output = output.map_err(|error| CannotBegin(format!("cannot run apt-get: {error}")))?;
+    let output = output(&mut apt_get(options, &[&INSTALL[..], &["-qq", "--print-uris"], packages].concat()))?;
     if !output.status.success() {
         return Ok(Err(reason(&String::from_utf8_lossy(&output.stderr))));
     }
@@ -138,8 +137,7 @@ pub(super) struct Obstacle {
 /// What apt would remove for these.
 fn obstacles(packages: &[&str]) -> Result<Vec<Obstacle>> {
     let arguments = [&["install", "--simulate", "--no-install-recommends"], packages].concat();
-    let output = apt_get(&[], &arguments).output();
-    let output = output.map_err(|error| CannotBegin(format!("cannot run apt-get: {error}")))?;
+    let output = output(&mut apt_get(&[], &arguments))?;
     Ok(removed(&String::from_utf8_lossy(&output.stdout)))
 }
 
@@ -166,22 +164,43 @@ fn sum(said: &str) -> Sizes {
 /// # Errors
 /// [`CannotBegin`] if no archive can be reached at all; a single one that cannot may be of no use here.
 pub(super) fn update() -> Result<()> {
-    work("apt-get update", "", || {
-        let output = watched(apt_get(&[], &["update"]), "apt-get update", Duration::from_secs(300))?;
-        let reached = output.stdout.lines().any(|line| line.starts_with("Hit:") || line.starts_with("Get:"));
-        if !reached {
-            return Err(CannotBegin(format!(
-                "apt reaches no archive: {}; let this machine reach Debian's, then again",
-                reason(&output.stderr)
-            ))
-            .into());
+    update_with(
+        &[],
+        "",
+        |_| true,
+        |why| format!("apt reaches no archive: {why}; let this machine reach Debian's, then again"),
+    )
+}
+
+/// The same with options of apt's. `wanted` tells lines about archives that have to be reached, of which one is enough: apt's own
+/// status is 0 though none was. `lost` says what it means if none is.
+pub(super) fn update_with(
+    options: &[String],
+    facts: &str,
+    wanted: impl Fn(&str) -> bool,
+    lost: impl FnOnce(&str) -> String,
+) -> Result<()> {
+    work("apt-get update", facts, || {
+        let output = watched(apt_get(options, &["update"]), "apt-get update", Duration::from_secs(300))?;
+        let is_reached = |line: &str| (line.starts_with("Hit:") || line.starts_with("Get:")) && wanted(line);
+        match output.stdout.lines().any(is_reached) {
+            true => Ok(()),
+            false => Err(CannotBegin(lost(&reason(&output.stderr))).into()),
         }
-        Ok(())
     })
 }
 
+/// Runs a program that answers at once.
+///
+/// # Errors
+/// [`CannotBegin`] if it cannot be run.
+pub(super) fn output(command: &mut Command) -> Result<Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    Ok(command.output().map_err(|error| CannotBegin(format!("cannot run {name}: {error}")))?)
+}
+
 /// Why apt gave up: its first complaint, and not its last advice.
-pub(super) fn reason(said: &str) -> String {
+fn reason(said: &str) -> String {
     let complaint = said.lines().find_map(|line| {
         let (kind, text) = line.split_once(": ")?;
         (kind == "E" || kind == "W" && text.starts_with("Failed")).then_some(text)

@@ -7,13 +7,11 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::apt::{Obstacle, apt_get, reason};
-use super::{is_root, watched, work};
-use crate::CannotBegin;
+use super::apt::{self, Obstacle, apt_get};
+use super::is_root;
 use crate::toolchain;
 
 /// Debian's key, where the package debian-archive-keyring has it.
@@ -70,8 +68,7 @@ impl Backports {
 
     /// Whether a package comes from there: it is of one of the sources, as apt's lists say.
     pub(super) fn has(&self, package: &str) -> Result<bool> {
-        let output = Command::new("apt-cache").args(["show", "--no-all-versions", package]).output();
-        let output = output.map_err(|error| CannotBegin(format!("cannot run apt-cache: {error}")))?;
+        let output = apt::output(Command::new("apt-cache").args(["show", "--no-all-versions", package]))?;
         Ok(self
             .sources
             .iter()
@@ -90,22 +87,13 @@ impl Backports {
     }
 
     fn update(&self) -> Result<()> {
-        work("apt-get update", &format!("for {}", self.release), || {
-            let command = apt_get(&self.options(), &["update"]);
-            let output = watched(command, "apt-get update", Duration::from_secs(300))?;
-            // apt's own status is 0 though an archive was not reached.
-            let (stdout, release) = (&output.stdout, &self.release);
-            let reached = stdout.lines().any(|line| {
-                (line.starts_with("Hit:") || line.starts_with("Get:")) && line.contains(release.as_str())
-            });
-            match reached {
-                true => Ok(()),
-                false => {
-                    Err(CannotBegin(format!("apt does not reach {release}: {}", reason(&output.stderr)))
-                        .into())
-                }
-            }
-        })
+        let release = self.release.as_str();
+        apt::update_with(
+            &self.options(),
+            &format!("for {release}"),
+            |line| line.contains(release),
+            |why| format!("apt does not reach {release}: {why}"),
+        )
     }
 }
 
@@ -141,8 +129,7 @@ fn source_of<'a>(said: &'a str, package: &'a str) -> &'a str {
 
 /// The source package that an installed one is made of.
 fn source(package: &str) -> Result<Option<String>> {
-    let output = Command::new("dpkg-query").args(["-W", "-f", "${source:Package}", package]).output();
-    let output = output.map_err(|error| CannotBegin(format!("cannot run dpkg-query: {error}")))?;
+    let output = apt::output(Command::new("dpkg-query").args(["-W", "-f", "${source:Package}", package]))?;
     let source = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     Ok((output.status.success() && !source.is_empty()).then_some(source))
 }
@@ -155,10 +142,10 @@ struct Archive {
 }
 
 fn archives() -> Result<Vec<Archive>> {
-    let output =
-        apt_get(&[], &["indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"])
-            .output();
-    let output = output.map_err(|error| CannotBegin(format!("cannot run apt-get: {error}")))?;
+    let output = apt::output(&mut apt_get(
+        &[],
+        &["indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"],
+    ))?;
     Ok(listed(&String::from_utf8_lossy(&output.stdout)))
 }
 

@@ -11,7 +11,7 @@ use crate::output::size;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Memory {
     /// All that the system has, in bytes.
-    pub(super) all: u64,
+    all: u64,
     /// What the kernel that is armed here would leave out; nothing is known of one that is not armed.
     level: Option<Level>,
     /// What it would dump as memory is used now, in bytes, before it is packed.
