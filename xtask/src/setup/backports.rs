@@ -32,7 +32,7 @@ impl Backports {
     /// The backports that all of these are from, with apt's lists of them; `None` if they are from elsewhere.
     ///
     /// # Errors
-    /// [`CannotBegin`] if those lists cannot be downloaded.
+    /// [`CannotBegin`](crate::CannotBegin) if those lists cannot be downloaded.
     pub(super) fn of(obstacles: &[Obstacle]) -> Result<Option<Backports>> {
         let system = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
         let Some(release) = release(&system, obstacles) else { return Ok(None) };
