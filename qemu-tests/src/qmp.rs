@@ -82,6 +82,17 @@ impl Qmp {
         }
     }
 
+    /// Forgets the events so far: whoever waits for one next waits for one that is yet to happen.
+    ///
+    /// # Errors
+    /// As [`Qmp::command`].
+    pub fn forget_events(&mut self) -> Result<()> {
+        // What happened before the answer has arrived with it.
+        self.command("query-status", json!({}), Duration::from_secs(10))?;
+        self.events.clear();
+        Ok(())
+    }
+
     /// Stops the guest.
     ///
     /// # Errors

@@ -27,6 +27,8 @@ pub(super) const BUSYBOX: &str = "busybox-static";
 /// What takes longer hangs; a download may be slow.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(1800);
 pub(super) const LIMIT: Duration = Duration::from_secs(300);
+/// The symbols of a kernel, on a slow disk that others use too.
+const UNPACK_LIMIT: Duration = Duration::from_secs(1200);
 
 /// How often somebody is told how far a download is.
 const TELL_EVERY: Duration = Duration::from_millis(250);
@@ -366,22 +368,23 @@ impl Cache {
         for (number, archive) in archives.iter().enumerate() {
             let text = archive.to_string_lossy();
             let control = format!("control-{number}");
-            let damaged = || format!("{text} is damaged; remove it");
-            self.run("dpkg-deb", &["--control", &text, &control], &scratch.path, LIMIT)
-                .with_context(damaged)?;
+            // A full disk and a slow one stop it as well.
+            let stopped = || format!("cannot unpack {text} (if it is damaged, remove it)");
+            self.run("dpkg-deb", &["--control", &text, &control], &scratch.path, UNPACK_LIMIT)
+                .with_context(stopped)?;
             let sums = format!("../{control}/md5sums");
             let mut check = vec!["--check", "--quiet", "--strict", &sums];
             if let Some(only) = only {
                 // With the modules' symbols it would be 3 GB more.
                 let script = r#"mkdir files && dpkg-deb --fsys-tarfile "$1" | tar -x -C files "./$2""#;
-                self.run("sh", &["-c", script, "sh", &text, only], &scratch.path, LIMIT)
-                    .with_context(damaged)?;
+                self.run("sh", &["-c", script, "sh", &text, only], &scratch.path, UNPACK_LIMIT)
+                    .with_context(stopped)?;
                 check.insert(0, "--ignore-missing");
             } else {
-                self.run("dpkg-deb", &["--extract", &text, "files"], &scratch.path, LIMIT)
-                    .with_context(damaged)?;
+                self.run("dpkg-deb", &["--extract", &text, "files"], &scratch.path, UNPACK_LIMIT)
+                    .with_context(stopped)?;
             }
-            self.run("md5sum", &check, &files, LIMIT).with_context(damaged)?;
+            self.run("md5sum", &check, &files, UNPACK_LIMIT).with_context(stopped)?;
         }
         finish(&files)?;
         match fs::rename(&files, &target) {
