@@ -98,7 +98,14 @@ static int in_reboot(struct kprobe *probe, struct pt_regs *registers)
 	return 0;
 }
 
-static struct kprobe reboot_probe = { .symbol_name = "syscore_shutdown", .pre_handler = in_reboot };
+/* Where there is no ftrace, a probe is a breakpoint, and a moment later a jump. One that has this stays what it was. */
+static void never(struct kprobe *probe, struct pt_regs *registers, unsigned long flags)
+{
+}
+
+static struct kprobe reboot_probe = {
+	.symbol_name = "syscore_shutdown", .pre_handler = in_reboot, .post_handler = never,
+};
 
 static int now(const char *text, const struct kernel_param *parameter)
 {
