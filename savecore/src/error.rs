@@ -2,7 +2,7 @@
 
 use std::io;
 
-use dumpcore::format::VERSION;
+use dumpcore::format::{OLDEST_VERSION, VERSION};
 
 use crate::source::{Content, Holder};
 
@@ -163,7 +163,7 @@ pub enum Error {
     },
     /// Something on the partition is of a version of the format that is not known here.
     #[error(
-        "its {what} is of format version {found}, and this savecore reads version {VERSION}: use the savecore that belongs to the kernel"
+        "its {what} is of format version {found}, and this savecore reads versions {OLDEST_VERSION} to {VERSION}: use the savecore that belongs to the kernel"
     )]
     Version {
         /// What.
