@@ -223,6 +223,14 @@ pub enum Error {
     /// An encrypted dump was not opened.
     #[error("the dump is encrypted and was not opened: give the identity that it is for")]
     Sealed,
+    /// This machine has too little memory to say where all pages of a dump are.
+    #[error(
+        "the dump is of a much larger machine: this one's memory has no room for where {pages} of its pages are; save it with --format raw, and make the core on a larger machine"
+    )]
+    NoMemory {
+        /// Pages of which nothing is known.
+        pages: u64,
+    },
     /// A kernel's ELF file could not be used for backtraces.
     #[error("the kernel {kernel} cannot be used for backtraces: {why}")]
     Kernel {
