@@ -14,6 +14,9 @@ use dumpcore::stream::lz4::{Table, compress};
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
+#[path = "format/sums.rs"]
+mod sums;
+
 fn block() -> impl Strategy<Value = Box<Block>> {
     any::<u64>().prop_map(|seed| {
         let mut numbers = dumpcore::sim::Numbers::new(seed);
@@ -37,44 +40,6 @@ fn header() -> Header {
 }
 
 proptest! {
-    #[test]
-    fn the_checksum_is_what_the_format_says(block in block(), position: u64) {
-        // Written once more from the words of the format, in another way.
-        let words: Vec<u128> = block.chunks(8).map(|b| u64::from_le_bytes(b.try_into().unwrap()).into()).collect();
-        let fold = |x: u128, y: u128| ((x * y) % (1 << 64)) ^ ((x * y) >> 64);
-        let (k1, k2, k3) = (0x8bb84b93962eacc9_u128, 0x4b33a62ed433d4a3_u128, 0x4d5a2da51de1aa47_u128);
-        let lane = |first: usize, begin: u128, key: u128| {
-            (0..128).fold(begin, |lane, stripe| {
-                let at = 4 * stripe + first;
-                fold(lane ^ words[at], words[at + 1] ^ key)
-            })
-        };
-        let content = fold(lane(0, k2, k1) ^ 4096, lane(2, k1, k2) ^ k3);
-        let sum = fold(content ^ k1, u128::from(position) ^ k3);
-        prop_assert_eq!(u128::from(checksum::block_sum(&block, position)), sum);
-    }
-
-    #[test]
-    fn any_small_damage_changes_the_checksum(
-        block in prop_oneof![block(), Just(Box::new([0; BLOCK_SIZE])), Just(Box::new([0xff; BLOCK_SIZE]))],
-        position: u64,
-        damage in proptest::collection::btree_map(0..BLOCK_SIZE, 1..=255_u8, 1..9),
-        swap in (0..BLOCK_SIZE / 8, 0..BLOCK_SIZE / 8),
-        moved in 1..u64::MAX,
-    ) {
-        let sum = checksum::block_sum(&block, position);
-        let mut damaged = block.clone();
-        for (at, bits) in damage {
-            damaged[at] ^= bits;
-        }
-        prop_assert_ne!(checksum::block_sum(&damaged, position), sum);
-        prop_assert_ne!(checksum::block_sum(&block, position ^ moved), sum);
-        let mut swapped = block.clone();
-        let words = swapped.as_chunks_mut::<8>().0;
-        words.swap(swap.0, swap.1);
-        prop_assert_eq!(checksum::block_sum(&swapped, position) == sum, swapped == block);
-    }
-
     #[test]
     fn the_copy_of_a_page_is_the_page_and_its_checksum_the_block_s(block in block(), position: u64) {
         #[repr(align(8))]

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use dumpcore::format::VERSION;
+use dumpcore::format::{OLDEST_VERSION, VERSION};
 
 use crate::source::{Content, Holder};
 
@@ -163,7 +163,7 @@ pub enum Error {
     },
     /// Something on the partition is of a version of the format that is not known here.
     #[error(
-        "its {what} is of format version {found}, and this savecore reads version {VERSION}: use the savecore that belongs to the kernel"
+        "its {what} is of format version {found}, and this savecore reads versions {OLDEST_VERSION} to {VERSION}: use the savecore that belongs to the kernel"
     )]
     Version {
         /// What.
@@ -223,6 +223,14 @@ pub enum Error {
     /// An encrypted dump was not opened.
     #[error("the dump is encrypted and was not opened: give the identity that it is for")]
     Sealed,
+    /// This machine has too little memory to say where all pages of a dump are.
+    #[error(
+        "the dump is of a much larger machine: this one's memory has no room for where {pages} of its pages are; save it with --format raw, and make the core on a larger machine"
+    )]
+    NoMemory {
+        /// Pages of which nothing is known.
+        pages: u64,
+    },
     /// A kernel's ELF file could not be used for backtraces.
     #[error("the kernel {kernel} cannot be used for backtraces: {why}")]
     Kernel {

@@ -317,6 +317,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("Sealed", "the command saves such a dump raw"),
     ("Core", "a store tells it as its own: cli::faults"),
     ("TooLarge", "takes a dump of petabytes: core"),
+    ("NoMemory", "takes a dump of a much larger machine: dump::large"),
     ("Kernel", "a warning of info and save: tests of backtraces"),
     ("Foreign", "takes a pattern that changes between two looks of the drill: boot::rehearsal"),
     ("TooSparse", "takes gigabytes that are claimed to be there: kdump"),

@@ -23,6 +23,8 @@ use savecore::partition::{self, Partition};
 
 #[path = "simulated_machine/freeing.rs"]
 mod freeing;
+#[path = "simulated_machine/stored.rs"]
+mod stored;
 
 const UUIDS: [[u8; 16]; 3] = [*b"the whole way, 0", *b"the whole way, 1", *b"the whole way, 2"];
 const SECRET: [u8; 32] = [0x5e; 32];

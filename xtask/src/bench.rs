@@ -495,8 +495,14 @@ fn checksum(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
         .iter()
         .filter(|(name, _)| name != "sum64")
         .map(|(name, rate)| {
-            // Headers have a CRC-32; for bulk data it would have to be beaten, or there is no reason for another.
-            let goal = (name == "crc32").then_some(1.0);
+            let goal = match name.as_str() {
+                // Headers have a CRC-32; for bulk data it would have to be beaten, or there is no reason for another.
+                "crc32" => Some(1.0),
+                // It was given up for what it did not see. This one has as many instructions, which is what an emulated machine pays
+                // for, and waits less; the rest is for the noise.
+                "sum64-version-3" => Some(0.85),
+                _ => None,
+            };
             Row::rate("checksum", &format!("sum64 / {name}"), ours, *rate, goal)
         })
         .collect())

@@ -10,6 +10,7 @@ use static_assertions::{const_assert, const_assert_eq};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::checksum::{self, version3};
 use super::class::PageClass;
 use super::crypt::{Cipher, PublicKey, Tag};
 use super::frame::{self, Kind, Malformed};
@@ -20,6 +21,9 @@ pub const MAX_PAYLOAD_BLOCKS: usize = 128;
 
 /// Runs in a chunk, at most.
 pub const MAX_RUNS: usize = 183;
+
+/// The version of the format from which on payload has the checksum that it has now; before, it was [`version3`]'s.
+const VERSION_OF_SUM: u32 = 4;
 
 /// Pages in a unit, at most.
 pub const MAX_UNIT_PAGES: usize = 16;
@@ -248,7 +252,7 @@ impl Run {
 pub struct ChunkHeader {
     /// `DISKDMPC`.
     pub magic: [u8; 8],
-    /// [`VERSION`].
+    /// [`VERSION`], or an earlier one down to [`OLDEST_VERSION`](super::OLDEST_VERSION).
     pub version: U32,
     /// A [`ChunkKind`].
     pub kind: U32,
@@ -392,6 +396,16 @@ impl ChunkHeader {
     /// The runs in use.
     pub fn runs(&self) -> &[Run] {
         self.runs.get(..self.run_count.get() as usize).unwrap_or_default()
+    }
+
+    /// The checksum that a payload block of this chunk should have if it stands in block number `position` of the partition: by the
+    /// rule of the version that wrote it. For readers.
+    pub fn block_sum(&self, block: &Block, position: u64) -> u64 {
+        if self.version.get() < VERSION_OF_SUM {
+            version3::block_sum(block, position)
+        } else {
+            checksum::block_sum(block, position)
+        }
     }
 
     /// The checksums of the payload blocks.

@@ -1,6 +1,6 @@
 //! What label, headers, chunk headers and pattern blocks have in common: magic in front, CRC-32 at the end.
 
-use super::{BLOCK_SIZE, Block, VERSION};
+use super::{BLOCK_SIZE, Block, OLDEST_VERSION, VERSION};
 
 /// Where a framed block's CRC-32 stands; it covers all bytes before.
 pub const CRC_OFFSET: usize = BLOCK_SIZE - 4;
@@ -88,7 +88,12 @@ pub fn seal(block: &mut Block) {
     }
 }
 
-/// Whether a block is a whole block of `kind` of the version that this crate knows.
+/// Whether this crate reads what is of this version of the format.
+pub fn is_known(version: u32) -> bool {
+    (OLDEST_VERSION..=VERSION).contains(&version)
+}
+
+/// Whether a block is a whole block of `kind` of a version that this crate knows.
 ///
 /// # Errors
 /// The first of magic, checksum and version that is wrong. A pattern block has no version.
@@ -105,7 +110,7 @@ pub fn check(block: &Block, kind: Kind) -> Result<(), Malformed> {
     if kind != Kind::Pattern {
         let (_, tail) = block.split_at(VERSION_OFFSET);
         let found = u32::from_le_bytes(tail.first_chunk::<4>().copied().unwrap_or_default());
-        if found != VERSION {
+        if !is_known(found) {
             return Err(Malformed::Version { found });
         }
     }

@@ -6,9 +6,9 @@
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::frame::Kind;
+use super::frame::{self, Kind};
 use super::header::{Header, Status};
-use super::{BLOCK_SIZE, Block, Uuid, VERSION, pattern};
+use super::{BLOCK_SIZE, Block, Uuid, pattern};
 
 /// Bytes that a disk writes whole or not at all.
 pub const SECTOR: usize = 512;
@@ -27,7 +27,7 @@ pub fn halve(block: &mut Block, uuid: &Uuid, number: u64) {
 /// is not saved. All but the first sector's fields are as in an empty header.
 pub fn half_free(block: &Block, uuid: &Uuid, number: u64) -> Option<Header> {
     let header = Header::ref_from_bytes(block.as_slice()).ok()?;
-    let is_ours = header.magic == Kind::Front.magic() && header.version.get() == VERSION;
+    let is_ours = header.magic == Kind::Front.magic() && frame::is_known(header.version.get());
     let is_here = header.uuid == *uuid && header.first_block.get() == number;
     if !is_ours || !is_here || header.status.get() != Status::Saved as u32 {
         return None;

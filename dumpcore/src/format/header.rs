@@ -136,7 +136,7 @@ impl Arch {
 pub struct Header {
     /// `DISKDMPF` in front, `DISKDMPB` behind.
     pub magic: [u8; 8],
-    /// [`VERSION`].
+    /// [`VERSION`], or an earlier one down to [`OLDEST_VERSION`](super::OLDEST_VERSION).
     pub version: U32,
     /// A [`Status`].
     pub status: U32,

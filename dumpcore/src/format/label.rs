@@ -17,7 +17,7 @@ pub const MIN_BLOCKS: u64 = 5;
 pub struct Label {
     /// `DISKDMPL`.
     pub magic: [u8; 8],
-    /// [`VERSION`].
+    /// [`VERSION`], or an earlier one down to [`OLDEST_VERSION`](super::OLDEST_VERSION).
     pub version: U32,
     /// [`BLOCK_SIZE`].
     pub block_size: U32,

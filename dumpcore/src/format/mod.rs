@@ -40,8 +40,13 @@ pub const PAGE_SIZE: usize = 4096;
 /// [`PAGE_SIZE`] as addresses are counted.
 pub const PAGE_BYTES: u64 = PAGE_SIZE as u64;
 
-/// Version of the format that this crate writes, and the only one it reads.
-pub const VERSION: u32 = 3;
+/// Version of the format that this crate writes.
+///
+/// Version 4 has another [checksum](checksum::version3) of bulk data than version 3; all else is the same.
+pub const VERSION: u32 = 4;
+
+/// The oldest version that it reads. A partition may hold dumps of several: who armed it last wrote the last ones.
+pub const OLDEST_VERSION: u32 = 3;
 
 /// One block's bytes.
 pub type Block = [u8; BLOCK_SIZE];

@@ -260,6 +260,7 @@ fn warn(saved: &Saved) {
         (pages.damaged, "damaged in the dump"),
         (pages.not_written, "not written in time"),
         (pages.absent, "not in the dump"),
+        (pages.untold, "for which this machine has too little memory"),
     ];
     let parts: Vec<String> = parts
         .into_iter()

@@ -38,9 +38,9 @@ use super::linux::{Arrangement, Vmcoreinfo};
 use super::notes::notes;
 use super::pagetable::{self, Paging, Refused, Walked};
 use super::select::Selection;
-use super::{CoreOptions, Sink, pages};
+use super::{CoreOptions, Sink, may_be_core, pages};
 use crate::Error;
-use crate::dump::{Dump, Encryption, Fate, PageState};
+use crate::dump::{Dump, Fate, PageState};
 use crate::source::Progress;
 
 /// Where physical memory is found in a core with virtual segments: physical address 0 is at this address, to which the
@@ -95,17 +95,15 @@ pub enum Unwalked {
 /// the dump and the level alone.
 ///
 /// # Errors
-/// If the dump is encrypted and was not opened, the file cannot be written, the dump cannot be read any more, or no file
-/// can hold it.
+/// If the dump is encrypted and was not opened, this machine has too little memory for it, the file cannot be written, the dump
+/// cannot be read any more, or no file can hold it.
 pub fn write(
     dump: &Dump<'_>,
     options: &CoreOptions,
     out: &mut dyn Sink,
     progress: &mut dyn Progress,
 ) -> Result<Written, Error> {
-    if matches!(dump.encryption(), Encryption::Sealed | Encryption::Refused) {
-        return Err(Error::Sealed);
-    }
+    may_be_core(dump)?;
     let selection = Selection::of(dump, options.level);
     let layout = Layout::new(dump, &selection);
     let (virtuals, walked, unwalked) = virtual_segments(dump, &layout);

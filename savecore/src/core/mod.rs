@@ -19,7 +19,8 @@ pub(crate) use linux::node_name;
 pub use notes::{FACTS_NAME, FACTS_TYPE};
 pub use select::{Level, Selection};
 
-use crate::processors;
+use crate::dump::{Dump, Encryption};
+use crate::{Error, processors};
 
 /// How pages of a compressed kdump are packed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +52,20 @@ impl Format {
             Format::Kdump(_) => "kdump",
             Format::Raw => "raw",
         }
+    }
+}
+
+/// Whether a dump's pages can become a core here.
+///
+/// # Errors
+/// If it is encrypted and was not opened, or this machine has too little memory to say where all of them are.
+fn may_be_core(dump: &Dump<'_>) -> Result<(), Error> {
+    if matches!(dump.encryption(), Encryption::Sealed | Encryption::Refused) {
+        return Err(Error::Sealed);
+    }
+    match dump.index().dropped {
+        0 => Ok(()),
+        pages => Err(Error::NoMemory { pages }),
     }
 }
 

@@ -6,14 +6,13 @@
 use std::iter::Peekable;
 use std::ops::Range;
 
-use dumpcore::format::checksum::block_sum;
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid};
 
 use super::Sink;
 use crate::Error;
 use crate::dump::{Dump, Part};
-use crate::partition::{Ending, back_at, chunk_at, front_at};
+use crate::partition::{Ending, Payload, back_at, chunk_at, front_at};
 use crate::source::{BATCH, Progress, Reader};
 
 /// Copies a part of a dump, and makes sure that the copy holds all that the `original`, which is this part alone, opened
@@ -41,7 +40,7 @@ pub fn write(
     damage.sort_unstable_by_key(|blocks| blocks.start);
     let headers: Box<dyn Iterator<Item = (u64, u32)>> = Box::new(original.chunk_headers());
     let headers = headers.peekable();
-    let mut seen = Seen { part, headers, damage, chunks: 0, lost: 0, payload: 0..0, sums: Vec::new() };
+    let mut seen = Seen { part, headers, damage, chunks: 0, lost: 0, payload: Payload::default() };
     progress.begin("copying the dump", found.blocks());
     for number in [0].into_iter().chain(found.range()) {
         // What cannot be read stays a hole.
@@ -89,21 +88,18 @@ struct Seen<'p> {
     chunks: u64,
     /// Blocks that are not whole, and were not among those that were told to be damaged.
     lost: u64,
-    payload: Range<u64>,
-    sums: Vec<u64>,
+    payload: Payload,
 }
 
 impl Seen<'_> {
     /// Whether a block is what it was: a header that is whole, or payload with its checksum.
     fn is_good(&mut self, number: u64, block: &Block) -> bool {
         let nonce = self.part.found.header.nonce.get();
-        if self.payload.contains(&number) {
-            let sum = self.sums.get((number - self.payload.start) as usize);
-            return sum == Some(&block_sum(block, number));
+        if let Some(is_good) = self.payload.is_good(number, block) {
+            return is_good;
         }
         if let Some(chunk) = chunk_at(block, nonce, number) {
-            self.payload = number + 1..number + 1 + u64::from(chunk.payload_blocks.get());
-            self.sums = chunk.sums().iter().map(|sum| sum.get()).collect();
+            self.payload = Payload::of(chunk);
             self.chunks += 1;
             while self.headers.next_if(|(block, _)| *block < number).is_some() {}
             let before = self.headers.next_if(|(block, _)| *block == number);

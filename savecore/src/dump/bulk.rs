@@ -1,6 +1,5 @@
 //! Many pages at once: each chunk that they stand in is read once.
 
-use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::{ChunkHeader, Encoding, MAX_PAYLOAD_BLOCKS};
 use dumpcore::format::{BLOCK_SIZE, Block};
 
@@ -138,7 +137,7 @@ impl Bulk {
             }
             let sums = header.sums().get(number(want)..number(want) + want.count)?;
             let good = |((block, page), sum): ((u64, &Block), &zerocopy::little_endian::U64)| {
-                block_sum(page, block) == sum.get()
+                header.block_sum(page, block) == sum.get()
             };
             if !(block..).zip(pages.iter()).zip(sums).all(good) {
                 return None;

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::io;
 
-use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::{ChunkHeader, Encoding};
 use dumpcore::format::{BLOCK_SIZE, Block};
 
@@ -98,7 +97,7 @@ fn plain(source: &dyn Source, header: &ChunkHeader, block: u64, number: u64) -> 
     let sum = header.sums().get(number as usize).ok_or_else(|| unsteady(block))?;
     let block = block + 1 + number;
     let page = read_block(source, block)?;
-    if block_sum(&page, block) == sum.get() { Ok(page) } else { Err(unsteady(block)) }
+    if header.block_sum(&page, block) == sum.get() { Ok(page) } else { Err(unsteady(block)) }
 }
 
 fn read_block(source: &dyn Source, number: u64) -> io::Result<Box<Block>> {

@@ -1,6 +1,5 @@
 //! One chunk, read whole: checked block by block, opened if it is sealed, and taken apart into pages.
 
-use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::{ChunkHeader, Encoding, Packing, Run, RunKind, Unit, Units};
 use dumpcore::format::class::PageClass;
 use dumpcore::format::crypt::Key;
@@ -121,7 +120,7 @@ impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
                 Condition::NotWritten
             } else if unreadable.holds(number) {
                 Condition::Unreadable
-            } else if block_sum(bytes, number) == sum.get() {
+            } else if header.block_sum(bytes, number) == sum.get() {
                 Condition::Good
             } else if pattern::matches(bytes, &part.uuid, number) {
                 Condition::NotWritten

@@ -183,8 +183,39 @@ const PFN_AT: u32 = PLACE_AT + PLACE_BITS;
 /// Pages with bytes that an index can speak of, at most: 4 PiB.
 const MAX_PLACES: u64 = 1 << PLACE_BITS;
 
-/// Chunks that are kept in memory, at most: 24 bytes each, so 192 MiB. As many full ones hold 4 TiB.
-const MAX_CHUNKS: usize = 8 << 20;
+/// Runs and chunks that are kept in memory, at most. A dump that was written by a machine with as much memory as this one never has
+/// more, however fragmented it is; and a partition on which somebody laid as many as fit never takes more than half of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Limits {
+    /// Runs of pages: 16 bytes each, and up to 56 more while pages that are named twice are sorted out.
+    pub(super) runs: usize,
+    /// Chunks with pages: 24 bytes each.
+    pub(super) chunks: usize,
+}
+
+/// Bytes of the machine's memory for each run, and for each chunk, that may be kept. No run and no chunk with pages is of less than
+/// a page, which is 16 times as much.
+const MEMORY_FOR_EACH: u64 = 256;
+
+/// Runs that are always kept, whatever memory there is: 512 MiB. A dump of 4 TiB in which a run is 128 KiB long has as many.
+const LEAST_RUNS: usize = 32 << 20;
+
+/// Chunks that are always kept: 192 MiB. As many full ones hold 4 TiB.
+const LEAST_CHUNKS: usize = 8 << 20;
+
+impl Limits {
+    /// On a machine with so many bytes of memory.
+    pub(super) fn with(memory: u64) -> Limits {
+        let most = usize::try_from(memory / MEMORY_FOR_EACH).unwrap_or(usize::MAX);
+        Limits { runs: most.max(LEAST_RUNS), chunks: most.max(LEAST_CHUNKS) }
+    }
+
+    /// On this machine.
+    pub(super) fn here() -> Limits {
+        let info = rustix::system::sysinfo();
+        Limits::with(info.totalram.saturating_mul(info.mem_unit.into()))
+    }
+}
 
 impl Packed {
     fn new(run: PageRun) -> Packed {
@@ -222,20 +253,19 @@ pub(super) struct ChunkPlace {
 }
 
 /// Collects runs as they come.
-#[derive(Default)]
 pub(super) struct Builder {
     runs: Vec<Packed>,
     last: Option<PageRun>,
     chunks: Vec<ChunkPlace>,
     places: u64,
-    limit: usize,
+    limits: Limits,
     dropped: u64,
 }
 
 impl Builder {
-    /// A builder that keeps `limit` runs at most.
-    pub(super) fn new(limit: usize) -> Builder {
-        Builder { limit, ..Builder::default() }
+    /// A builder that keeps so much at most.
+    pub(super) fn new(limits: Limits) -> Builder {
+        Builder { runs: Vec::new(), last: None, chunks: Vec::new(), places: 0, limits, dropped: 0 }
     }
 
     /// Takes in a chunk of which `pages` pages stand in its payload. The place of the first of them; `None` if there is
@@ -244,7 +274,7 @@ impl Builder {
         let first = self.places;
         let end = first.checked_add(pages).filter(|end| *end < MAX_PLACES)?;
         if pages > 0 {
-            if self.chunks.len() >= MAX_CHUNKS {
+            if self.chunks.len() >= self.limits.chunks {
                 return None;
             }
             self.chunks.push(ChunkPlace { first, block, part, crc });
@@ -281,7 +311,7 @@ impl Builder {
     }
 
     fn keep(&mut self, run: PageRun) {
-        if self.runs.len() < self.limit {
+        if self.runs.len() < self.limits.runs {
             self.runs.push(Packed::new(run));
         } else {
             self.drop_pages(run.count);
@@ -297,12 +327,23 @@ impl Builder {
         runs.sort_unstable();
         let overlaps = runs.windows(2).any(|pair| pair[0].run().end() > pair[1].run().pfn);
         let named: u64 = runs.iter().map(|run| run.run().count).fold(0, u64::saturating_add);
-        let runs = if overlaps { resolve(&runs) } else { runs };
+        let runs = if overlaps { resolve(&runs) } else { joined(runs) };
         let kept: u64 = runs.iter().map(|run| run.run().count).fold(0, u64::saturating_add);
         let duplicates = named.saturating_sub(kept);
         let (chunks, places) = (self.chunks, self.places);
         Index { runs, chunks, places, duplicates, dropped: self.dropped }
     }
+}
+
+/// Joins runs that go on where the one before ends: passes over memory interleave.
+fn joined(mut sorted: Vec<Packed>) -> Vec<Packed> {
+    sorted.dedup_by(|next, last| {
+        let mut run = last.run();
+        let joins = run.join(&next.run());
+        *last = Packed::new(run);
+        joins
+    });
+    sorted
 }
 
 /// Cuts overlapping runs so that each page is named once.
@@ -355,7 +396,8 @@ pub struct Index {
     places: u64,
     /// Namings of pages that others had named before.
     pub duplicates: u64,
-    /// Pages that there was no room for: the dump is more fragmented than any real one.
+    /// Pages that there was no room for: the dump is of a machine with much more memory than this one. Of those the index
+    /// says nothing, and no core can be made.
     pub dropped: u64,
 }
 
@@ -392,6 +434,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
+    const SMALL: Limits = Limits { runs: 1000, chunks: 10 };
+
     fn classes() -> impl Strategy<Value = PageClass> {
         prop::sample::select(PageClass::ALL.to_vec())
     }
@@ -405,7 +449,7 @@ mod tests {
         fn each_page_is_named_once_and_the_first_known_content_wins(
             named in prop::collection::vec(run(), 0..40)
         ) {
-            let mut builder = Builder::new(1000);
+            let mut builder = Builder::new(SMALL);
             let mut expected: BTreeMap<u64, (u8, u64, Fate, PageClass)> = BTreeMap::new();
             for (number, (pfn, count, fate, class)) in named.iter().enumerate() {
                 let fate = Fate::from_bits(u128::from(*fate));
@@ -454,7 +498,7 @@ mod tests {
 
     #[test]
     fn runs_beyond_the_limit_are_counted_not_kept() {
-        let mut builder = Builder::new(2);
+        let mut builder = Builder::new(Limits { runs: 2, chunks: 1 });
         for number in 0..5 {
             let class = PageClass::Unknown;
             builder.push(PageRun { pfn: number * 10, count: 3, fate: Fate::Zero, class, place: 1 });
@@ -464,11 +508,35 @@ mod tests {
     }
 
     #[test]
+    fn runs_of_passes_that_interleave_are_joined() {
+        let mut builder = Builder::new(SMALL);
+        for first in [0, 4, 2, 6, 12, 8] {
+            let class = PageClass::Free;
+            builder.push(PageRun { pfn: first, count: 2, fate: Fate::Free, class, place: 0 });
+        }
+        let index = builder.finish();
+        let runs: Vec<(u64, u64)> = index.runs().map(|run| (run.pfn, run.count)).collect();
+        assert_eq!((runs, index.duplicates, index.dropped), (vec![(0, 10), (12, 2)], 0, 0));
+    }
+
+    #[test]
+    fn a_machine_has_room_for_any_dump_of_its_own_memory_and_nobody_takes_more_than_half_of_it() {
+        for memory in (20..50).flat_map(|bits| [1_u64 << bits, (1 << bits) + (3 << (bits - 3))]) {
+            let limits = Limits::with(memory);
+            let pages = memory / dumpcore::format::PAGE_BYTES;
+            assert!(limits.runs as u64 >= pages && limits.chunks as u64 >= pages, "{memory:#x}");
+            let taken = 72 * limits.runs as u64 + 24 * limits.chunks as u64;
+            let anyway = 72 * (32 << 20) + 24 * (8 << 20);
+            assert!(taken <= memory / 2 + anyway, "{memory:#x}: {taken:#x}");
+        }
+    }
+
+    #[test]
     fn a_run_longer_than_an_index_can_say_is_several() {
         for (fate, count) in
             [(Fate::Free, u64::from(u32::MAX)), (Fate::Zero, MAX_COUNT + 1), (Fate::Zero, MAX_COUNT)]
         {
-            let mut builder = Builder::new(100);
+            let mut builder = Builder::new(SMALL);
             let (first, class) =
                 (PageRun { pfn: 5, count, fate, class: PageClass::Free, place: 9 }, PageClass::Free);
             builder.push(first);
@@ -481,7 +549,7 @@ mod tests {
 
     #[test]
     fn every_place_is_found_in_its_chunk() {
-        let mut builder = Builder::new(10);
+        let mut builder = Builder::new(SMALL);
         let sizes = [3, 0, 1, 128, 5];
         for (block, pages) in (1..).zip(sizes) {
             builder.chunk(0, block, 7, pages).unwrap();
@@ -496,7 +564,7 @@ mod tests {
 
     #[test]
     fn pages_beyond_the_last_place_have_none() {
-        let mut builder = Builder::new(10);
+        let mut builder = Builder::new(SMALL);
         assert_eq!(builder.chunk(0, 1, 7, MAX_PLACES - 2), Some(0));
         assert_eq!(builder.chunk(0, 2, 7, 2), None);
         assert_eq!(builder.chunk(0, 3, 7, 1), Some(MAX_PLACES - 2));

@@ -2,7 +2,7 @@
 //!
 //! Opening a dump reads it once, from front to back, checks every checksum, and opens and unpacks every chunk. Nothing of
 //! its memory is kept, only where it stands; so even a large dump takes little memory here: 16 bytes for each run of
-//! pages, 24 for each chunk, and no more than 32 million runs and 8 million chunks.
+//! pages, 24 for each chunk, and no more of them than a machine with as much memory as this one can have dumped.
 //!
 //! Of an encrypted dump, nothing is believed that is not authentic: a chunk whose tag is wrong costs all of its pages.
 
@@ -12,6 +12,8 @@ mod chunk;
 mod classes;
 mod damage;
 mod index;
+#[cfg(test)]
+mod large;
 mod metrics;
 mod notes;
 mod registers;
@@ -35,6 +37,7 @@ use crate::source::{Progress, Reader, Source};
 use cache::Cache;
 use chunk::{Lock, State};
 use damage::{Damages, Indices, Missings};
+use index::Limits;
 use walk::{Checked, Step, walk};
 
 pub(crate) use bulk::{Bulk, Want};
@@ -50,10 +53,6 @@ pub use report::{
     now, utc,
 };
 pub use stripes::{Part, gather};
-
-/// Runs of pages that are kept in memory, at most: 16 bytes each, so 512 MiB. A dump of 1 TiB in which a run
-/// is 128 KiB long on average has 8 million.
-const MAX_RUNS: usize = 32 << 20;
 
 /// Pages by fate.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize)]
@@ -90,13 +89,20 @@ pub struct Pages {
     pub not_written: u64,
     /// Pages that the dump does not speak of: it ended before them, or the chunk or stripe that did is lost.
     pub absent: u64,
+    /// Pages that may be in the dump, but this machine has too little memory to say where: see [`Index::dropped`].
+    #[serde(skip_serializing_if = "is_zero")]
+    pub untold: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Pages {
     /// Pages that should be in the dump and are not. Neither those left out on purpose nor those that are there
     /// encrypted.
     pub fn missing(&self) -> u64 {
-        self.unreadable + self.faulted + self.damaged + self.not_written + self.absent
+        self.unreadable + self.faulted + self.damaged + self.not_written + self.absent + self.untold
     }
 
     /// Pages left out on purpose.
@@ -207,6 +213,16 @@ impl<'s> Dump<'s> {
     /// # Panics
     /// Without any part.
     pub fn open_parts(
+        parts: Vec<Part<'s>>,
+        identity: Option<&Identity>,
+        progress: &mut dyn Progress,
+    ) -> Dump<'s> {
+        Dump::open_within(Limits::here(), parts, identity, progress)
+    }
+
+    /// As [`Dump::open_parts`], with not more in memory than this.
+    fn open_within(
+        limits: Limits,
         mut parts: Vec<Part<'s>>,
         identity: Option<&Identity>,
         progress: &mut dyn Progress,
@@ -218,10 +234,11 @@ impl<'s> Dump<'s> {
             true => lock(&parts, identity),
             false => Lock::Open,
         };
-        let reading = Reading::of(&parts, &lock, progress).unwrap_or_else(|Encrypted| {
+        let reading = Reading::of(&parts, &lock, limits, progress).unwrap_or_else(|Encrypted| {
             // The headers are lost, or lie. Now that encrypted chunks are expected, none is a surprise.
             lock = self::lock(&parts, identity);
-            Reading::of(&parts, &lock, progress).unwrap_or_else(|Encrypted| Reading::new(&parts))
+            Reading::of(&parts, &lock, limits, progress)
+                .unwrap_or_else(|Encrypted| Reading::new(&parts, limits))
         });
         Dump::put_together(parts, lock, reading)
     }
@@ -463,6 +480,9 @@ impl<'s> Dump<'s> {
         let stated = self.parts.iter().map(|part| part.found.header.total_pages.get()).max().unwrap_or(0);
         // Without the whole memory map, the header still says how much there was.
         pages.absent += stated.saturating_sub(named);
+        // Nothing says which of them the runs were of that there was no room for.
+        pages.untold = self.index.dropped.min(pages.absent);
+        pages.absent -= pages.untold;
         pages.total = named.max(stated);
         self.pages = pages;
         missing.list.sort_by_key(|missing| missing.pfn);
@@ -487,7 +507,7 @@ impl<'s> Dump<'s> {
         };
         let any_part = self.parts.iter().zip(read).any(of_part);
         let disordered = indices.wrong || (closed && all_stripes && !indices.complete());
-        self.unexplained = any_part || disordered || self.index.dropped > 0 || self.authentic == Some(false);
+        self.unexplained = any_part || disordered || self.authentic == Some(false);
         // What is left of a harvested dump does not matter any more.
         self.unexplained &= !self.is_saved();
     }
@@ -557,9 +577,9 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(parts: &[Part<'_>]) -> Reading {
+    fn new(parts: &[Part<'_>], limits: Limits) -> Reading {
         Reading {
-            builder: index::Builder::new(MAX_RUNS),
+            builder: index::Builder::new(limits),
             notes: notes::Builder::new(),
             indices: Indices::new(parts.iter().map(|part| part.found.blocks()).sum()),
             parts: parts.iter().map(|part| (0, Damages::new(&part.found))).collect(),
@@ -567,8 +587,13 @@ impl Reading {
         }
     }
 
-    fn of(parts: &[Part<'_>], lock: &Lock, progress: &mut dyn Progress) -> Result<Reading, Encrypted> {
-        let mut reading = Reading::new(parts);
+    fn of(
+        parts: &[Part<'_>],
+        lock: &Lock,
+        limits: Limits,
+        progress: &mut dyn Progress,
+    ) -> Result<Reading, Encrypted> {
+        let mut reading = Reading::new(parts, limits);
         progress.begin("checking the dump", parts.iter().map(|part| part.found.blocks()).sum());
         for (number, part) in (0..).zip(parts) {
             let (mut chunks, mut damage) = (0, Damages::new(&part.found));

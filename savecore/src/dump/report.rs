@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use dumpcore::format::VERSION;
 use dumpcore::format::chunk::Encoding;
 use dumpcore::format::header::{Arch, Status, Trigger};
 use dumpcore::format::note::{CpuCondition, RangeKind};
+use dumpcore::format::{OLDEST_VERSION, VERSION};
 use dumpcore::platform::Lacks;
 use serde::Serialize;
 
@@ -422,7 +422,9 @@ fn damage(dump: &Dump<'_>) -> Vec<DamageReport> {
                 Condition::Tampered => "tampered with or damaged".to_owned(),
                 Condition::Garbled => "contradicts itself".to_owned(),
                 Condition::OtherVersion(found) => {
-                    format!("format version {found}; this savecore reads version {VERSION}")
+                    format!(
+                        "format version {found}; this savecore reads versions {OLDEST_VERSION} to {VERSION}"
+                    )
                 }
                 Condition::Unreadable => "unreadable".to_owned(),
             },

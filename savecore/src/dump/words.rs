@@ -59,6 +59,7 @@ impl Report {
             (all.damaged, "damaged in the dump"),
             (all.not_written, "not written in time"),
             (all.absent, "not in the dump"),
+            (all.untold, "for which this machine has too little memory"),
         ];
         reasons.into_iter().filter(|(number, _)| *number > 0).collect()
     }

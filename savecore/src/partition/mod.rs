@@ -12,7 +12,7 @@ use std::ops::Range;
 use dumpcore::format::frame::{self, Kind, Malformed};
 use dumpcore::format::header::{Header, Status};
 use dumpcore::format::label::Label;
-use dumpcore::format::{Block, Uuid, VERSION};
+use dumpcore::format::{Block, OLDEST_VERSION, Uuid, VERSION};
 
 use crate::ownership::Machine;
 use crate::source::Source;
@@ -21,7 +21,7 @@ pub use check::{BadBlock, Check, Verdict, check, check_with};
 pub use glance::{Glance, glance};
 pub use growth::{Watch, growing};
 pub use lay::{Plan, adopt, clear, format, mark_saved};
-pub(crate) use scan::chunk_at;
+pub(crate) use scan::{Payload, chunk_at};
 pub use scan::{Search, read_label, salvage, scan, scan_with, unmarked, waiting};
 
 /// A partition and what was found on it.
@@ -38,8 +38,8 @@ pub struct Partition {
     pub earlier: Earlier,
     /// Blocks in front of the free ones that are neither pattern nor part of a dump; of very many pieces the first.
     pub foreign: Vec<Range<u64>>,
-    /// The first block of a dump that is of another version of the format, if the search met one: there is a dump that
-    /// cannot be read here.
+    /// The first block of a dump that is of a version of the format that is not known here, if the search met one: there is a dump
+    /// that cannot be read.
     pub other_version: Option<OtherVersion>,
     /// First block of the pattern that reaches to the end, as far as the search looked.
     pub free: u64,
@@ -136,7 +136,10 @@ pub struct OtherVersion {
 impl fmt::Display for OtherVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let OtherVersion { block, kind, found } = self;
-        write!(f, "block {block} is {kind} of format version {found}; this savecore reads version {VERSION}")
+        write!(
+            f,
+            "block {block} is {kind} of format version {found}; this savecore reads versions {OLDEST_VERSION} to {VERSION}"
+        )
     }
 }
 
@@ -263,7 +266,7 @@ pub(crate) fn back_at<'b>(block: &'b Block, uuid: &Uuid, at: u64) -> Option<&'b 
         .filter(|header| header.uuid == *uuid && Some(header.end_block.get()) == at.checked_add(1))
 }
 
-/// The version of a whole header or chunk header that is of another version than this one.
+/// The version of a whole header or chunk header that is of a version that is not known here.
 pub(crate) fn other_version(block: &Block) -> Option<u32> {
     let kind = Kind::of(block).filter(|kind| matches!(kind, Kind::Front | Kind::Back | Kind::Chunk))?;
     match frame::check(block, kind) {

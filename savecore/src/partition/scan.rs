@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::ChunkHeader;
 use dumpcore::format::frame::{Kind, Malformed};
 use dumpcore::format::freeing;
@@ -276,8 +275,7 @@ impl Scanner<'_> {
         let uuid = self.uuid;
         let (mut end, mut at) = (from, from);
         // Payload is not looked into: it is memory, and memory may hold anything.
-        let mut payload: Range<u64> = 0..0;
-        let mut sums = Vec::new();
+        let mut payload = Payload::default();
         while at < self.reader.blocks() {
             let Ok(block) = self.reader.block(at) else {
                 at += 1;
@@ -288,8 +286,8 @@ impl Scanner<'_> {
                 at += 1;
                 continue;
             }
-            let expected = payload.contains(&at).then(|| sums.get((at - payload.start) as usize)).flatten();
-            if expected.is_none_or(|sum| block_sum(block, at) != *sum) {
+            let is_good = payload.is_good(at, block);
+            if is_good != Some(true) {
                 if front_at(block, &uuid, at).is_some_and(|other| other.nonce.get() != nonce) {
                     break;
                 }
@@ -297,11 +295,10 @@ impl Scanner<'_> {
                     return (at + 1, Some(Box::new(back.clone())));
                 }
             }
-            if !payload.contains(&at)
+            if is_good.is_none()
                 && let Some(chunk) = chunk_at(block, nonce, at)
             {
-                payload = at + 1..at + 1 + u64::from(chunk.payload_blocks.get());
-                sums = chunk.sums().iter().map(|sum| sum.get()).collect();
+                payload = Payload::of(chunk);
             }
             at += 1;
             end = at;
@@ -381,9 +378,29 @@ pub(crate) fn chunk_at(block: &Block, nonce: u64, at: u64) -> Option<&ChunkHeade
     ChunkHeader::parse(block).ok().filter(|chunk| chunk.nonce.get() == nonce && chunk.block.get() == at)
 }
 
+/// The payload blocks of a chunk, of which not more is known than its header says.
+#[derive(Default)]
+pub(crate) struct Payload(Option<Box<ChunkHeader>>);
+
+impl Payload {
+    /// That of a chunk that stands where its header says.
+    pub(crate) fn of(chunk: &ChunkHeader) -> Payload {
+        Payload(Some(Box::new(chunk.clone())))
+    }
+
+    /// Whether a block has its checksum; `None` if it is none of these.
+    pub(crate) fn is_good(&self, number: u64, block: &Block) -> Option<bool> {
+        let chunk = self.0.as_ref()?;
+        let place = number.checked_sub(chunk.block.get().checked_add(1)?)?;
+        let sum = chunk.sums().get(usize::try_from(place).ok()?)?;
+        Some(chunk.block_sum(block, number) == sum.get())
+    }
+}
+
 /// What can be said in a header about a dump that has lost both of its own.
 fn from_chunk(uuid: &Uuid, chunk: &ChunkHeader, first: u64) -> Header {
     let mut header = Header::new();
+    header.version = chunk.version;
     header.status = (Status::InProgress as u32).into();
     header.uuid = *uuid;
     header.nonce = chunk.nonce;

@@ -763,8 +763,8 @@ fn a_partition_or_dump_of_another_version_is_told_by_name_and_left_as_it_is() {
         version(&mut dump, number);
     }
     for (disk, text, verdict) in [
-        (label, "its label is of format version 1, and this savecore reads version 3", "other-version"),
-        (dump, "a dump's front header of format version 1; this savecore reads version 3", "damaged"),
+        (label, "its label is of format version 1, and this savecore reads versions 3 to 4", "other-version"),
+        (dump, "a dump's front header of format version 1; this savecore reads versions 3 to 4", "damaged"),
     ] {
         let image = place.image("image", &disk);
         let (code, stdout, stderr) = run(["check", &image]);

@@ -43,7 +43,7 @@ fn a_label_of_another_version_is_refused_by_name_and_a_dump_behind_it_is_not_ove
                 panic!("{refusal:?}")
             };
             let text = error.to_string();
-            assert!(text.contains("format version 1") && text.contains("reads version 3"), "{text}");
+            assert!(text.contains("format version 1") && text.contains("reads versions 3 to 4"), "{text}");
         }
         let content = recognise(&disk);
         assert_eq!(content, Content::OtherVersion(1));
@@ -57,14 +57,14 @@ fn a_dump_of_another_version_is_told_by_name_and_counts_as_waiting() {
     let first = write_dump(&mut disk, 1, &Machine::small());
     let second = write_dump(&mut disk, first.end, &Machine { nonce: 2, sequence: 2, ..Machine::small() });
     for number in [second.first, second.end - 1].iter().chain(&second.chunks) {
-        set_version(&mut disk, *number, 4);
+        set_version(&mut disk, *number, 9);
     }
     let partition = partition::scan(&disk).unwrap();
     assert_eq!(partition.dumps.len(), 1);
     let other = partition.other_version.unwrap();
-    assert_eq!((other.block, other.kind, other.found), (second.first, "a dump's front header", 4));
+    assert_eq!((other.block, other.kind, other.found), (second.first, "a dump's front header", 9));
     let text = other.to_string();
-    assert!(text.contains("format version 4") && text.contains("reads version 3"), "{text}");
+    assert!(text.contains("format version 9") && text.contains("reads versions 3 to 4"), "{text}");
     assert_eq!(partition::waiting(&disk, None).unwrap(), (2, None));
 }
 
@@ -80,7 +80,7 @@ fn a_chunk_of_another_version_is_told_by_name() {
     let report = Report::new(&dump);
     let named = |damage: &&savecore::dump::DamageReport| damage.block == written.chunks[2];
     let what = &report.damage.iter().find(named).unwrap().what;
-    assert_eq!(what, "format version 9; this savecore reads version 3");
+    assert_eq!(what, "format version 9; this savecore reads versions 3 to 4");
 }
 
 /// A header with numbers.

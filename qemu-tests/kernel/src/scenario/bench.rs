@@ -270,6 +270,9 @@ pub(crate) fn checksums(bytes: u64) -> Result<(), &'static str> {
     measure("sum64", &mut |block, position| {
         black_box(checksum::block_sum(block, position));
     });
+    measure("sum64-version-3", &mut |block, position| {
+        black_box(checksum::version3::block_sum(block, position));
+    });
     measure("xxh64", &mut |block, position| {
         black_box(xxhash_rust::xxh64::xxh64(block, position));
     });

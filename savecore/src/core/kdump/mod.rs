@@ -27,9 +27,9 @@ use self::span::{Span, What, spans};
 use super::head::{GATHER, Head};
 use super::linux::{Utsname, Vmcoreinfo};
 use super::notes::{Notes, notes};
-use super::{Compression, CoreOptions, Room, Selection, Sink, pages};
+use super::{Compression, CoreOptions, Room, Selection, Sink, may_be_core, pages};
 use crate::Error;
-use crate::dump::{Dump, Encryption, Fate};
+use crate::dump::{Dump, Fate};
 use crate::source::Progress;
 
 /// The first page frame number that there may be none of: 256 TiB, all that 48 bits can address. Machines have memory far up there:
@@ -180,8 +180,8 @@ pub fn room(dump: &Dump<'_>, selection: &Selection) -> Result<Room, Error> {
 /// dump, the level and `compression` alone.
 ///
 /// # Errors
-/// If the dump is encrypted and was not opened, the file cannot be written, the dump cannot be read any more, its memory ends
-/// beyond 256 TiB, or it claims more memory than a dump of its size has.
+/// If the dump is encrypted and was not opened, this machine has too little memory for it, the file cannot be written, the dump cannot
+/// be read any more, its memory ends beyond 256 TiB, or it claims more memory than a dump of its size has.
 pub fn write(
     dump: &Dump<'_>,
     compression: Compression,
@@ -189,9 +189,7 @@ pub fn write(
     out: &mut dyn Sink,
     progress: &mut dyn Progress,
 ) -> Result<Written, Error> {
-    if matches!(dump.encryption(), Encryption::Sealed | Encryption::Refused) {
-        return Err(Error::Sealed);
-    }
+    may_be_core(dump)?;
     let plan = Plan::new(dump, Selection::of(dump, options.level))?;
     out.begin(plan.data_at, None).map_err(Error::Core)?;
 

@@ -6,7 +6,6 @@ use std::io;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::ChunkHeader;
 use dumpcore::format::frame::{self, Kind};
 use dumpcore::format::{BLOCK_SIZE, Block};
@@ -234,7 +233,7 @@ pub(crate) fn make_fit(disk: &mut [u8]) {
                 for index in 0..header.payload_blocks.get().min(128) {
                     let payload = number + 1 + u64::from(index);
                     if payload < blocks {
-                        let sum = block_sum(block(disk, payload), payload).to_le_bytes();
+                        let sum = header.block_sum(block(disk, payload), payload).to_le_bytes();
                         block_mut(disk, number)[SUMS + 8 * index as usize..][..8].copy_from_slice(&sum);
                     }
                 }
