@@ -10,6 +10,7 @@ use dumpcore::format::label::Label;
 use dumpcore::format::note::Notes;
 use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, VERSION, checksum, freeing, pattern};
 use dumpcore::memory::class::{ClassedPfn, Level, PageClass};
+use dumpcore::sim::cases;
 use dumpcore::stream::lz4::{Table, compress};
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
@@ -37,6 +38,8 @@ fn header() -> Header {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
     #[test]
     fn the_checksum_is_what_the_format_says(block in block(), position: u64) {
         // Written once more from the words of the format, in another way.
