@@ -19,7 +19,7 @@ use qemu_tests::bed::{Bed, X86_64};
 use qemu_tests::image::Disk;
 use qemu_tests::machine::Machine;
 use qemu_tests::savecore::Savecore;
-use qemu_tests::scenarios::{self, Case, Footprint, Programs};
+use qemu_tests::scenarios::{self, Build, Case, Footprint, Profile, Programs};
 use qemu_tests::serial::{self, Serial};
 use serde_json::{Value, json};
 
@@ -204,7 +204,7 @@ pub(crate) fn task(name: Option<Name>, part: Option<&str>, json: bool) -> Result
     if !json {
         ui::running("building the test kernel and savecore");
     }
-    let programs = build::programs([X86_64])?;
+    let programs = build::programs([Build::release(X86_64)])?;
     let chosen = match name {
         Some(name) => vec![name],
         None => Name::value_variants().to_vec(),
@@ -334,7 +334,7 @@ impl<'a> Guest<'a> {
     }
 
     fn machine(&self, scenario: &str) -> Machine {
-        let machine = Machine::new(self.bed, self.programs.kernel(X86_64))
+        let machine = Machine::new(self.bed, self.programs.kernel(Build::release(X86_64)))
             .cpus(1)
             .memory(self.memory)
             .resident()
@@ -503,7 +503,7 @@ fn checksum(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
 }
 
 fn footprint(programs: &Programs) -> Result<Vec<Row>> {
-    let case = Case::new(programs, Bed::usual(), "bench-footprint", LIMIT)?;
+    let case = Case::new(programs, Bed::usual(), Profile::Release, "bench-footprint", LIMIT)?;
     let footprint: Footprint = scenarios::measure_footprint(&case)?;
     case.forget_large_files();
     Ok(vec![

@@ -138,9 +138,11 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     if ready {
         ui::running("building the test kernel and savecore");
         let savecore = build::savecore_of_tests();
-        match savecore.and_then(|savecore| build::programs_with(ARCHITECTURES, savecore)) {
+        match savecore
+            .and_then(|savecore| build::programs_with(all.iter().map(scenarios::Row::build), savecore))
+        {
             Ok(programs) => {
-                ui::done(Mark::Ok, "test kernel and savecore", "", None);
+                ui::done(Mark::Ok, "test kernels and savecore", "", None);
                 count.passed += 1;
                 step(&mut count, "demo", || demo(&programs.savecore));
                 step(&mut count, "the README's table is the matrix", || qemu::readme().map(Step::Done));
