@@ -74,7 +74,7 @@ enum Task {
     },
     /// Measure
     Bench {
-        /// Which: dump, checksum, footprint, engine or drivers; all if left out
+        /// Which; all, in one table, if left out
         name: Option<bench::Name>,
         /// Of engine only this part, of drivers only this device
         part: Option<String>,
