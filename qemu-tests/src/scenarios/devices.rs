@@ -35,7 +35,7 @@ pub(super) fn demo(case: &Case) -> Result<String> {
 
 /// Nobody promises how fast code is that was not optimised, so there is less to dump.
 pub(super) fn demo_dev(case: &Case) -> Result<String> {
-    let demo = Demo::run(case, 48, 4)?;
+    let demo = Demo::run(case, 48, 1)?;
     let Stack { used, size } = demo.stack;
     Ok(format!("{}; {used} of {size} bytes of stack", demo.facts()))
 }

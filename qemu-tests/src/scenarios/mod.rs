@@ -221,7 +221,7 @@ pub static ALL: &[Scenario] = &[
         name: devices::DEMO_DEV,
         about: "the same with a kernel in the dev profile, not optimised: the dump uses at most half of its stack, and its own checks find nothing",
         beds: Beds::Architectures,
-        deadline: 240,
+        deadline: 300,
         play: devices::demo_dev,
     },
     Scenario {
