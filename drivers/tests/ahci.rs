@@ -13,6 +13,7 @@ use dumpcore::arena::Arena;
 use dumpcore::device::Direction::{Read, Write};
 use dumpcore::device::{Completion, DeviceError, Direction, DumpDevice as _, Health, Request};
 use dumpcore::dma::DmaBuffer;
+use dumpcore::sim::cases;
 use dumpcore::wait::{MILLISECOND, Wait};
 use proptest::prelude::*;
 
@@ -407,7 +408,7 @@ fn asked() -> impl Strategy<Value = Asked> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(64), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn of_many_requests_only_those_fail_that_touch_a_bad_block(

@@ -11,6 +11,7 @@ use dump_drivers::nvme::disk;
 use dumpcore::arena::Arena;
 use dumpcore::device::{Completion, DeviceError, Direction, DumpDevice, Gather, Health, Request};
 use dumpcore::dma::DmaBuffer;
+use dumpcore::sim::cases;
 use dumpcore::wait::{MILLISECOND, SECOND, Wait};
 use proptest::prelude::*;
 
@@ -207,7 +208,7 @@ fn buffers_that_begin_within_a_page_are_transferred_whole() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(60), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Extents of any size, at any place in a page, behind a buffer that may itself begin within one.
     #[test]
@@ -382,6 +383,7 @@ fn a_controller_that_fails_for_good_is_named() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "waits long")]
 fn resets_have_the_time_that_the_controller_says() {
     // Almost 2 s, by looks at the clock; the limit of requests is far shorter.
     let ticks = (1_900 * MILLISECOND / STEP) as u32;
@@ -500,6 +502,7 @@ fn a_controller_that_does_not_list_its_namespaces_is_asked_for_one_after_another
 
 /// Of these, a look at their status soon after a reset has begun fails, as if nobody were there.
 #[test]
+#[cfg_attr(miri, ignore = "waits long")]
 fn controllers_that_must_not_be_looked_at_during_their_reset_are_not() {
     let shy = (2_200 * MILLISECOND / STEP) as u32;
     let begins = |id| {
@@ -584,6 +587,7 @@ fn a_flush_that_failed_is_not_repeated_for_the_second_would_pass_over_what_is_lo
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "waits long")]
 fn a_shutdown_has_the_time_that_the_controller_says_and_no_more() {
     let ticks = (400 * MILLISECOND / STEP) as u32;
     let mut rig = Rig::ready(NvmePlan { ticks, rtd3e: 500_000, ..NvmePlan::default() });

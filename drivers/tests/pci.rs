@@ -10,6 +10,7 @@ use dump_drivers::fake::{DmaMemory, FakeDisk as _, Plan, VirtioFake};
 use dump_drivers::virtio::blk;
 use dumpcore::device::DeviceError;
 use dumpcore::integrity::Digest;
+use dumpcore::sim::cases;
 use proptest::prelude::*;
 
 /// Functions of nothing but bytes.
@@ -136,7 +137,7 @@ fn changing_the_command_register_keeps_the_other_bits_and_is_checked() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(256), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_configuration_space_is_walked_in_bounded_steps(content in prop::collection::vec(any::<u8>(), 256)) {

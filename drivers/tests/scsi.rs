@@ -11,6 +11,7 @@ use dump_drivers::fake::{
 use dump_drivers::virtio::scsi::{self, Lun};
 use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Direction, DumpDevice, Request};
+use dumpcore::sim::cases;
 use dumpcore::stack::{RED_ZONE, STACK_SIZE};
 use proptest::prelude::*;
 
@@ -403,7 +404,7 @@ const KEYS: [&str; 16] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(300), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn sense_data_is_decoded_in_any_form(form: u8, key in 0..16_u8, code: (u8, u8)) {

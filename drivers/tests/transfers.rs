@@ -11,6 +11,7 @@ use common::*;
 use dump_drivers::fake::{DmaMemory, FakeDisk as _, Fault, Plan, Tick as _, Trouble};
 use dumpcore::device::{Completion, DeviceError, Direction, DumpDevice, Gather, Request};
 use dumpcore::dma::DmaBuffer;
+use dumpcore::sim::cases;
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -344,7 +345,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(400), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_written_is_read_whatever_the_device_is_like(
@@ -476,6 +477,7 @@ fn a_device_that_looks_for_itself_is_not_notified() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many cases")]
 fn indexes_that_wrap_are_followed() {
     let mut rig = Rig::ready(Plan { queue_size: 4, ..Plan::default() });
     let mut buffer = Some(rig.buffer(1));

@@ -50,17 +50,22 @@ impl<'a> Arena<'a> {
     /// anything else again, not even when the arena is gone: buffers taken from it have no lifetime, and devices may hold
     /// them.
     pub unsafe fn new(memory: &'a mut [u8], physical: u64, bus: u64) -> Arena<'a> {
-        memory.fill(0);
         let length = memory.len();
-        let mut arena = Arena {
-            start: NonNull::from(memory).cast(),
-            bus,
-            physical,
-            length,
-            used: 0,
-            stack: None,
-            _memory: core::marker::PhantomData,
-        };
+        // SAFETY: the caller's promise; the memory is borrowed for 'a, and by nobody else.
+        unsafe { Arena::at(NonNull::from(memory).cast(), length, physical, bus) }
+    }
+
+    /// An arena over the `length` bytes at `start`, as [`new`](Arena::new) makes it of a slice: for who keeps a pointer to them, as
+    /// a device in software does that reads and writes what it is given. Behind an exclusive borrow it may not.
+    ///
+    /// # Safety
+    /// As [`new`](Arena::new); and the bytes are valid for reads and writes during 'a, and none is touched by others while a reference
+    /// to it is in use.
+    pub unsafe fn at(start: NonNull<u8>, length: usize, physical: u64, bus: u64) -> Arena<'a> {
+        // SAFETY: the caller's promise.
+        unsafe { start.write_bytes(0, length) };
+        let mut arena =
+            Arena { start, bus, physical, length, used: 0, stack: None, _memory: core::marker::PhantomData };
         arena.stack =
             arena.take(RED_ZONE.saturating_add(STACK_SIZE), STACK_ALIGN).ok().map(|(start, _)| start);
         arena

@@ -458,7 +458,7 @@ impl<'a> Dump<'a> {
     }
 
     /// Takes over everything that a dump to one of `targets`, best first, will need, and seals it. `arena` should have
-    /// [`Arena::DEFAULT_SIZE`]; a smaller one makes a slower dump.
+    /// [`Arena::DEFAULT_SIZE`]; a smaller one makes a slower dump. Where nothing is optimised it takes some 60 KiB of stack.
     ///
     /// # Errors
     /// Why the dump cannot be armed. The devices are at rest again, and nothing on them was changed.

@@ -1,6 +1,7 @@
 //! `crash()`: the one entry, who may pass it, and how it ends. The steps in between are in `steps.rs`.
 
 use core::cell::Cell;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::arm::{Dump, phase, state};
@@ -333,7 +334,8 @@ fn checked(
         CRASHDUMP_MODE.store(false, Ordering::Release);
         return End { outcome: Outcome::Refused(refusal), harmed: true, frozen: false };
     }
-    let stack = core::mem::take(&mut armed.stack);
+    // From here on an address: what runs on a stack writes to it, behind any reference.
+    let stack = NonNull::from(core::mem::take(&mut armed.stack));
     let painted = Painted::of(stack);
     let mut harmed = false;
     // The crashed stack is being dumped too: what is learnt from here on stays in the arena.
@@ -359,6 +361,8 @@ fn checked(
     if !platform.on_stack(stack, &mut || run(true)) {
         run(false);
     }
+    // SAFETY: it was taken out of the armed state, as the only reference to it, and nobody runs on it any more.
+    let stack = unsafe { &mut *stack.as_ptr() };
     paint(stack);
     armed.stack = stack;
     if let Some(queues) = armed.queues {

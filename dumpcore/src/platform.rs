@@ -9,7 +9,7 @@ pub use crate::deferred::HostQueues;
 use crate::format::Block;
 use crate::format::note::{CONTROL_REGISTERS, GENERAL_REGISTERS};
 pub use crate::memory::class::{ClassRun, PageClass};
-use crate::stack::call_on;
+use crate::stack::{call_on, top};
 use crate::wait::Wait;
 
 /// Nanoseconds.
@@ -264,10 +264,11 @@ pub unsafe trait Platform: Sync {
 
     /// Calls `run` on the given stack (a part of the arena, 16-byte aligned) and comes back when it returns; or
     /// returns false without calling it, if the platform cannot. The default can on x86_64, aarch64 and riscv64; a kernel
-    /// writes its own where an exception inside of the dump must find more in place than a stack pointer.
-    fn on_stack(&self, stack: &mut [u8], run: &mut dyn FnMut()) -> bool {
+    /// writes its own where an exception inside of the dump must find more in place than a stack pointer. Nobody has a reference to
+    /// the stack meanwhile, since what runs there writes to it.
+    fn on_stack(&self, stack: NonNull<[u8]>, run: &mut dyn FnMut()) -> bool {
         // SAFETY: the stack is the caller's to lend, and aligned as it promises; a dump does not unwind.
-        unsafe { call_on(stack.as_mut_ptr_range().end, run) }
+        unsafe { call_on(top(stack), run) }
     }
 
     /// The kernel's own timers and tasklets, for drivers that use the private queues in normal operation too.

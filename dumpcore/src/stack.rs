@@ -123,16 +123,22 @@ pub(crate) fn paint(stack: &mut [u8]) {
     stack.fill(STACK_PAINT);
 }
 
+/// The end of a stack: where it grows from.
+#[inline]
+pub fn top(stack: NonNull<[u8]>) -> *mut u8 {
+    stack.cast::<u8>().as_ptr().wrapping_add(stack.len())
+}
+
 /// A stack that was painted, to see how much of it was used.
 pub(crate) struct Painted {
-    start: *const u8,
+    start: NonNull<u8>,
     length: usize,
 }
 
 impl Painted {
     /// Of a stack that [`paint`] has painted, and nobody used since.
-    pub(crate) fn of(stack: &[u8]) -> Painted {
-        Painted { start: stack.as_ptr(), length: stack.len() }
+    pub(crate) fn of(stack: NonNull<[u8]>) -> Painted {
+        Painted { start: stack.cast(), length: stack.len() }
     }
 
     /// Its size in bytes.
@@ -164,7 +170,7 @@ pub unsafe fn call_on(top: *mut u8, run: &mut dyn FnMut()) -> bool {
     unsafe { switch::call(top, switch::run, word) }
 }
 
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+#[cfg(all(not(miri), any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 macro_rules! switch_by {
     ($abi:literal, $($line:literal),+ $(,)?) => {
         /// Runs on the other stack; `word` points to the closure's reference.
@@ -191,7 +197,7 @@ macro_rules! switch_by {
     };
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(not(miri), target_arch = "x86_64"))]
 mod switch {
     switch_by!(
         "sysv64",
@@ -206,7 +212,7 @@ mod switch {
     );
 }
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(not(miri), target_arch = "aarch64"))]
 mod switch {
     switch_by!(
         "C",
@@ -221,7 +227,7 @@ mod switch {
     );
 }
 
-#[cfg(target_arch = "riscv64")]
+#[cfg(all(not(miri), target_arch = "riscv64"))]
 mod switch {
     switch_by!(
         "C",
@@ -240,7 +246,24 @@ mod switch {
     );
 }
 
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+/// Miri has no stack that could be switched: the call is made on the one that there is.
+#[cfg(miri)]
+mod switch {
+    pub(super) extern "C" fn run(word: *mut u8) {
+        // SAFETY: call_on() passes a pointer to its own `run`, and waits.
+        let run = unsafe { &mut *word.cast::<&mut dyn FnMut()>() };
+        run();
+    }
+
+    /// # Safety
+    /// As [`call_on`](super::call_on).
+    pub(super) unsafe fn call(_: *mut u8, run: extern "C" fn(*mut u8), word: *mut u8) -> bool {
+        run(word);
+        true
+    }
+}
+
+#[cfg(not(any(miri, target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 mod switch {
     pub(super) extern "C" fn run(_: *mut u8) {}
 

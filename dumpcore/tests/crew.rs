@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dumpcore::crew::slots::{Job, MAX_HELPER, MAX_SLOTS, Slots, State, Ticket};
+use dumpcore::sim::cases;
 use proptest::prelude::*;
 
 /// What is worked on: so long that one who reads it while another writes would see both.
@@ -135,7 +136,7 @@ fn first(posts: &Posts, state: State) -> Option<(Ticket, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(cases(512)))]
 
     #[test]
     fn one_step_after_the_other_the_slots_do_what_a_simple_model_does(
@@ -295,7 +296,7 @@ impl Drop for Over<'_> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(cases(96)))]
 
     #[test]
     fn whatever_becomes_of_the_helpers_every_job_is_done_exactly_and_once(

@@ -132,6 +132,7 @@ fn the_time_since_boot_is_the_kernels_also_when_the_clock_ran_before_it() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_block_of_the_pattern_that_is_wrong_anywhere_refuses_and_leaves_every_byte() {
     for block in [1, 2, BLOCKS / 2, BLOCKS - 1] {
         let (outcome, before, after, console) =
@@ -192,6 +193,7 @@ fn one_wrong_bit_of_code_refuses_and_leaves_every_byte() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_device_that_is_gone_stuck_or_unusable_refuses_within_its_deadline() {
     for (fault, expected) in [
         (DiskFault::Gone(0), Refusal::Unusable(DeviceError::Gone)),
@@ -222,6 +224,7 @@ fn a_device_that_is_gone_stuck_or_unusable_refuses_within_its_deadline() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_second_dump_goes_behind_the_first_and_a_third_finds_no_room() {
     let disk = formatted();
     for (sequence, message) in [(1, "first"), (2, "second")] {
@@ -250,6 +253,7 @@ fn a_second_dump_goes_behind_the_first_and_a_third_finds_no_room() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_dump_behind_one_that_was_cut_off_does_not_touch_it() {
     for cut in [1, 2, 5, 30, 70, 100] {
         let disk = formatted();
@@ -276,6 +280,7 @@ fn a_dump_behind_one_that_was_cut_off_does_not_touch_it() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_crash_inside_the_dump_is_told_and_writes_nothing_more() {
     let mut told = 0;
     for looks in (0..2000).step_by(13) {
@@ -296,6 +301,7 @@ fn a_crash_inside_the_dump_is_told_and_writes_nothing_more() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_check_that_takes_half_the_budget_goes_on_just_ahead_of_each_write() {
     for foreign in [None, Some(BLOCKS - 30)] {
         let disk = formatted();
@@ -341,6 +347,7 @@ fn a_long_dump_tells_its_progress_and_where_the_time_went() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "harms memory on purpose")]
 fn a_header_spoilt_in_the_arena_is_laid_anew() {
     let disk = formatted();
     let machine: &'static Machine = machine(&disk, 10);
@@ -358,6 +365,7 @@ fn a_header_spoilt_in_the_arena_is_laid_anew() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_small_arena_makes_a_slower_dump_not_a_smaller_one() {
     let stack = (STACK_SIZE + RED_ZONE) >> 10;
     for kib in [52, 56, 84, 88, 184, 244, 384].map(|kib| kib + stack) {
@@ -396,6 +404,7 @@ fn two_disks_of_one_controller_are_not_striped_over_but_may_follow_one_another()
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_disk_that_is_another_one_after_a_reset_is_never_written() {
     for verify in [Verify::All, Verify::Ahead] {
         for request in (2..60).step_by(3) {
@@ -416,6 +425,7 @@ fn a_disk_that_is_another_one_after_a_reset_is_never_written() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_disk_that_hangs_once_leaves_time_to_close_the_dump() {
     for budget in [4, 8, 15, 19, 25, 60] {
         for request in [15, 16, 18] {
@@ -495,6 +505,7 @@ fn harmed(before: &[u8], after: &[u8]) -> Vec<u64> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn behind_a_dump_that_was_cut_off_a_large_partition_takes_no_longer_than_a_small_one() {
     let config = || Config { verify: Verify::Ahead, ..config() };
     for ownership in [Ownership::Shared, Ownership::Exclusive] {
@@ -513,6 +524,7 @@ fn behind_a_dump_that_was_cut_off_a_large_partition_takes_no_longer_than_a_small
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_block_of_an_unfinished_dump_far_behind_its_end_is_never_overwritten() {
     // Further on than any window of requests: a disk's cache may have kept it and lost what is in front.
     for (verify, far) in [Verify::All, Verify::Ahead, Verify::Sample { every: 1 }]
@@ -535,6 +547,7 @@ fn a_block_of_an_unfinished_dump_far_behind_its_end_is_never_overwritten() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn dumps_of_which_none_was_closed_lie_behind_one_another() {
     let (disk, second, _) = behind_a_cut(5_000, 30, config(), Ownership::Shared);
     disk.set_fault(DiskFault::PowerCut { after_blocks: 20, torn: false });
@@ -554,6 +567,7 @@ fn dumps_of_which_none_was_closed_lie_behind_one_another() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "waits long")]
 fn a_clock_that_stands_still_ends_the_dump_all_the_same() {
     let disk = formatted();
     let machine = machine(&disk, 40);
@@ -566,6 +580,7 @@ fn a_clock_that_stands_still_ends_the_dump_all_the_same() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "waits long")]
 fn while_the_clock_stands_still_the_watchdog_is_patted_all_the_same() {
     let disk = formatted();
     let machine = machine(&disk, 1);
@@ -597,6 +612,7 @@ fn a_message_of_several_lines_is_whole_on_the_console() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "harms memory on purpose")]
 fn the_message_is_on_the_console_whatever_comes_of_the_dump() {
     let said = "cpu 0 crashed: panicked at early.rs:1:2: no memory map\n";
     let message = "panicked at early.rs:1:2:\nno memory map";
@@ -660,6 +676,7 @@ fn what_is_armed_twice_or_without_a_uuid_or_with_too_little_is_refused_by_name()
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "harms memory on purpose")]
 fn one_wrong_bit_of_the_armed_state_refuses_or_does_not_matter() {
     let mut refused = 0;
     let bits = 8 * {

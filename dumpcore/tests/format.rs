@@ -10,6 +10,7 @@ use dumpcore::format::label::Label;
 use dumpcore::format::note::Notes;
 use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, VERSION, checksum, freeing, pattern};
 use dumpcore::memory::class::{ClassedPfn, Level, PageClass};
+use dumpcore::sim::cases;
 use dumpcore::stream::lz4::{Table, compress};
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
@@ -40,6 +41,8 @@ fn header() -> Header {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
     #[test]
     fn the_copy_of_a_page_is_the_page_and_its_checksum_the_block_s(block in block(), position: u64) {
         #[repr(align(8))]

@@ -8,6 +8,7 @@ use dumpcore::device::DeviceError;
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block};
 use dumpcore::locate::{By, Found, NotFound, ReadBlocks, find};
+use dumpcore::sim::cases;
 use gpt::disk::LogicalBlockSize;
 use proptest::prelude::*;
 
@@ -331,7 +332,7 @@ fn a_partition_over_another_or_over_the_table_is_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(200), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_is_in_the_table_what_is_found_lies_on_the_disk(

@@ -3,6 +3,7 @@
 use dumpcore::format::crc;
 use dumpcore::format::crypt::{Key, header_index, public_key};
 use dumpcore::format::header::Header;
+use dumpcore::sim::cases;
 use dumpcore::stream::lz4::{Table, compress};
 use proptest::prelude::*;
 
@@ -28,6 +29,8 @@ fn key() -> Key {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
     #[test]
     fn the_crc_is_that_of_others_however_the_bytes_come(bytes in memory(), cut in any::<prop::sample::Index>()) {
         prop_assert_eq!(crc::hash(&bytes), crc32fast::hash(&bytes));

@@ -62,6 +62,7 @@ fn peak() -> u64 {
 }
 
 #[test]
+#[cfg_attr(sanitized, ignore = "measures memory")]
 fn a_partition_full_of_dumps_is_looked_at_in_64_mib() {
     let partition = scan_with(&Full, Search::Quick, &mut ()).unwrap();
     assert_eq!((partition.number(), partition.number_waiting()), (DUMPS, DUMPS));

@@ -144,6 +144,7 @@ fn peak() -> u64 {
 }
 
 #[test]
+#[cfg_attr(sanitized, ignore = "measures memory")]
 fn a_dump_of_64_gib_of_memory_is_saved_in_256_mib() {
     let begin = Instant::now();
     let found = Found { header: Box::new(header()), first: 1, end: END, ending: Ending::Closed };

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use qemu_tests::bed::Architecture;
-use qemu_tests::scenarios::Programs;
+use qemu_tests::scenarios::{Build, Kernel, Programs};
 
 use crate::CannotBegin;
 use crate::toolchain::{Toolchain, host_cargo, logged};
@@ -72,17 +71,18 @@ fn savecore_with(words: &[&str]) -> Result<PathBuf> {
     executable(&output.stdout, "savecore").context("cargo did not say where it put savecore")
 }
 
-/// Builds the test kernel for an architecture; gives its path.
-pub(crate) fn kernel(architecture: &Architecture) -> Result<PathBuf> {
+/// Builds a test kernel; gives its path.
+pub(crate) fn kernel(build: Build) -> Result<PathBuf> {
+    let Build { architecture, profile } = build;
     let target = architecture.target;
     let toolchain = Toolchain::find(target).ok_or_else(|| {
         CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
     })?;
     let mut cargo = toolchain.cargo("build", target, KERNEL_FLAGS);
-    cargo.args(["--release", "--quiet", "--package", "test-kernel", "--message-format=json"]);
-    let what = format!("the test kernel for {}", architecture.name);
-    let output = logged(cargo, &format!("build test-kernel {}", architecture.name), BUILD_LIMIT)?
-        .success(&format!("building {what}"))?;
+    cargo.args(["--profile", profile.name(), "--quiet", "--package", "test-kernel", "--message-format=json"]);
+    let what = format!("the test kernel for {}, {}", architecture.name, profile.name());
+    let log = format!("build test-kernel {} {}", architecture.name, profile.name());
+    let output = logged(cargo, &log, BUILD_LIMIT)?.success(&format!("building {what}"))?;
     executable(&output.stdout, "test-kernel")
         .with_context(|| format!("cargo did not say where it put {what}"))
 }
@@ -122,20 +122,17 @@ pub(crate) fn libraries(target: &str) -> Result<()> {
     Ok(())
 }
 
-/// Builds what scenarios on these architectures run.
-pub(crate) fn programs<'a>(architectures: impl IntoIterator<Item = &'a Architecture>) -> Result<Programs> {
-    programs_with(architectures, savecore()?)
+/// Builds these test kernels and savecore.
+pub(crate) fn programs(builds: impl IntoIterator<Item = Build>) -> Result<Programs> {
+    programs_with(builds, savecore()?)
 }
 
 /// As [`programs`], with a savecore that is there already.
-pub(crate) fn programs_with<'a>(
-    architectures: impl IntoIterator<Item = &'a Architecture>,
-    savecore: PathBuf,
-) -> Result<Programs> {
-    let mut kernels = Vec::new();
-    for architecture in architectures {
-        if kernels.iter().all(|(name, _)| *name != architecture.name) {
-            kernels.push((architecture.name, kernel(architecture)?));
+pub(crate) fn programs_with(builds: impl IntoIterator<Item = Build>, savecore: PathBuf) -> Result<Programs> {
+    let mut kernels: Vec<Kernel> = Vec::new();
+    for build in builds {
+        if kernels.iter().all(|kernel| kernel.build != build) {
+            kernels.push(Kernel { build, path: kernel(build)? });
         }
     }
     Ok(Programs { kernels, savecore, folder: target_folder().join("qemu") })

@@ -10,6 +10,7 @@ use qemu_tests::debugger;
 use qemu_tests::image::Disk;
 use qemu_tests::machine::{Machine, Running};
 use qemu_tests::savecore::Savecore;
+use qemu_tests::scenarios::Build;
 
 use crate::ui::{self, Mark};
 use crate::{build, setup};
@@ -27,7 +28,8 @@ pub(crate) fn task() -> Result<bool> {
     let begin = Instant::now();
     ui::section("diskdump demo: a kernel crashes, its memory is saved, gdb opens it");
     step("tools and toolchain", || Ok((setup::bring(&setup::Needs::demo())?, String::new())))?;
-    let kernel = step("build the test kernel", || Ok((build::kernel(X86_64)?, String::new())))?;
+    let kernel =
+        step("build the test kernel", || Ok((build::kernel(Build::release(X86_64))?, String::new())))?;
     let savecore = step("build savecore", || Ok((build::savecore()?, String::new())))?;
 
     let folder = build::target_folder().join("demo");

@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod campaign;
 mod deb;
+mod deep;
 mod demo;
 mod fuzz;
 mod linux;
@@ -74,7 +75,7 @@ enum Task {
     },
     /// Measure
     Bench {
-        /// Which: dump, checksum, footprint, engine or drivers; all if left out
+        /// Which; all, in one table, if left out
         name: Option<bench::Name>,
         /// Of engine only this part, of drivers only this device
         part: Option<String>,
@@ -101,6 +102,14 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         seed: u64,
         /// Name and describe the parts, run none
+        #[arg(long)]
+        list: bool,
+    },
+    /// Miri, ThreadSanitizer and AddressSanitizer over the tests; some of an hour, and nightly's Rust
+    Deep {
+        /// Only steps whose name contains one of these; all if left out
+        names: Vec<String>,
+        /// Name and describe the steps, run none
         #[arg(long)]
         list: bool,
     },
@@ -132,7 +141,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             ui::error(
-                "say what to do: setup, demo, test, qemu, readers, linux, bench, fuzz, campaign, deb or ci; `cargo xtask --help` tells more",
+                "say what to do: setup, demo, test, qemu, readers, linux, bench, fuzz, campaign, deep, deb or ci; `cargo xtask --help` tells more",
             );
             ExitCode::from(2)
         }
@@ -177,6 +186,7 @@ fn main() -> ExitCode {
         Task::Campaign { name, hours, seed, list } => {
             campaign::task(campaign::Options { filter: name.as_deref(), hours, seed, list })
         }
+        Task::Deep { names, list } => deep::task(&names, list),
         Task::Deb => deb::task(),
         Task::Ci => test::task(true),
     };

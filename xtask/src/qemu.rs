@@ -78,7 +78,7 @@ pub(crate) fn task(filter: Option<&str>, show: Show) -> Result<bool> {
     let targets: Vec<&str> = chosen.iter().map(|row| row.bed.architecture.target).collect();
     setup::ensure(&targets)?;
     ui::running("building the test kernel and savecore");
-    let programs = build::programs(chosen.iter().map(|row| row.bed.architecture))?;
+    let programs = build::programs(chosen.iter().map(Row::build))?;
     ui::section("QEMU matrix");
     let count = run(&chosen, &programs);
     ui::text(&count.to_string());

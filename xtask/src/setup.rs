@@ -23,10 +23,11 @@ use qemu_tests::process::Output;
 use self::apt::{Installation, Sizes};
 use self::debian::{DEMO, JUDGES, KERNEL, MATRIX, SYSTEM};
 use self::python::PYPI;
+pub(crate) use self::rust::rustup;
 use self::rust::{BINDGEN, Components, Lacking};
 use crate::toolchain::{self, NO_SOURCE, TARGETS, Toolchain, logged};
 use crate::ui::{self, Mark};
-use crate::{CannotBegin, fuzz, linux, readers};
+use crate::{CannotBegin, deep, fuzz, linux, readers};
 
 /// How often a terminal shows how far something is.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
@@ -216,6 +217,11 @@ pub(crate) fn task() -> Result<bool> {
     match fuzz::is_installed() {
         true => ui::done(Mark::Ok, "cargo-fuzz", "", None),
         false => ui::done(Mark::Skipped, "cargo-fuzz", &format!("only to fuzz: {}", fuzz::INSTALL), None),
+    }
+    // For `cargo xtask deep` alone.
+    match deep::Nightly::find() {
+        Ok(_) => ui::done(Mark::Ok, "nightly's Miri", "", None),
+        Err(error) => ui::done(Mark::Skipped, "nightly's Miri", &format!("only for deep: {error:#}"), None),
     }
     Ok(true)
 }

@@ -138,9 +138,11 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     if ready {
         ui::running("building the test kernel and savecore");
         let savecore = build::savecore_of_tests();
-        match savecore.and_then(|savecore| build::programs_with(ARCHITECTURES, savecore)) {
+        match savecore
+            .and_then(|savecore| build::programs_with(all.iter().map(scenarios::Row::build), savecore))
+        {
             Ok(programs) => {
-                ui::done(Mark::Ok, "test kernel and savecore", "", None);
+                ui::done(Mark::Ok, "test kernels and savecore", "", None);
                 count.passed += 1;
                 step(&mut count, "demo", || demo(&programs.savecore));
                 step(&mut count, "the README's table is the matrix", || qemu::readme().map(Step::Done));
@@ -285,7 +287,7 @@ fn units(count: &mut Count, name: &str, cargo: Command) {
 
 /// Adds up the summaries of nextest (`3 tests run: 2 passed, 1 failed, 0 skipped`) and of the standard test harness
 /// (`test result: ok. 2 passed; 1 failed; 0 ignored; …`). Where nextest counts, what it shows of a failed test's own harness does not.
-fn counted(text: &str) -> Count {
+pub(crate) fn counted(text: &str) -> Count {
     let mut count = Count::default();
     let by_nextest = |line: &str| line.trim_start().starts_with("Summary [");
     let is_nextest = text.lines().any(by_nextest);
@@ -313,7 +315,7 @@ fn counted(text: &str) -> Count {
 }
 
 /// The names of tests that failed; nextest's, if it has any, since it shows what a failed test's own harness said as well.
-fn failures(text: &str) -> Vec<String> {
+pub(crate) fn failures(text: &str) -> Vec<String> {
     let by_nextest = |line: &str| {
         let rest = line.strip_prefix("FAIL [").or_else(|| line.strip_prefix("TIMEOUT ["))?;
         let name = rest.split_once(']')?.1.trim();

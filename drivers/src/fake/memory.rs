@@ -68,11 +68,9 @@ impl DmaMemory {
 
     /// An arena over all of it, zeroed. Again only after everything made with an earlier one is gone.
     pub fn arena(&self) -> Arena<'static> {
-        // SAFETY: leaked, so it is there for ever; the caller uses one arena of it at a time, and the fake device touches it
-        // only by raw accesses to what the driver gave it.
-        let memory = unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) };
-        // SAFETY: one piece in the fake device's address space.
-        unsafe { Arena::new(memory, self.bus, self.bus) }
+        // SAFETY: leaked, so it is there for ever, in one piece in the fake device's address space; the caller uses one arena of it
+        // at a time, and the fake device touches only what the driver gave it, when the driver does not.
+        unsafe { Arena::at(self.start, self.length, self.bus, self.bus) }
     }
 
     fn place(&self, bus: u64, length: usize) -> Option<*mut u8> {

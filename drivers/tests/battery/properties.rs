@@ -34,12 +34,13 @@ pub fn troubles() -> impl Strategy<Value = Vec<Trouble>> {
 #[macro_export]
 macro_rules! battery {
     ($kind:ty) => {
+        use dumpcore::sim::cases;
         use proptest::prelude::*;
 
         use $crate::{hostile, properties, run};
 
         proptest! {
-            #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+            #![proptest_config(ProptestConfig { cases: cases(150), failure_persistence: None, ..ProptestConfig::default() })]
 
             #[test]
             fn what_is_written_is_read_whatever_the_device_is_like(
@@ -62,6 +63,7 @@ macro_rules! battery {
         }
 
         #[test]
+        #[cfg_attr(miri, ignore = "many cases")]
         fn what_the_fuzzer_has_kept_does_no_harm() {
             hostile::what_the_fuzzer_has_kept_does_no_harm::<$kind>();
         }
@@ -107,11 +109,13 @@ macro_rules! battery {
         }
 
         #[test]
+        #[cfg_attr(miri, ignore = "many cases")]
         fn each_trouble_ends_in_an_error_or_in_the_right_data() {
             run::each_trouble_ends_in_an_error_or_in_the_right_data::<$kind>();
         }
 
         #[test]
+        #[cfg_attr(miri, ignore = "many cases")]
         fn a_device_pulled_at_any_moment_is_noticed() {
             run::a_device_pulled_at_any_moment_is_noticed::<$kind>();
         }

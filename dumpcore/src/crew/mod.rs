@@ -12,6 +12,7 @@ pub mod slots;
 mod sync;
 
 use core::cell::UnsafeCell;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::integrity::Digest;
@@ -170,6 +171,7 @@ impl<'a> Crew<'a> {
         let mut given_up = false;
         if addresses(stack, workshop) == helper.sealed {
             // Nothing but the arena may change from here on, so a CPU without a stack of its own does not help.
+            let stack = NonNull::from(stack);
             platform.on_stack(stack, &mut || given_up = !self.work(number, workshop, platform));
         }
         // Not if it was dismissed. Release: the next CPU finds stack and workshop left.

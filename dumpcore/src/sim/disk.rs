@@ -326,7 +326,7 @@ fn memory_of(extent: &Extent) -> Vec<Block> {
     let pages = extent.bus..extent.bus + extent.length;
     let read = |address: u64| {
         // SAFETY: Machine::still gave this address of a page of the machine, which is never freed.
-        unsafe { *(address as *const Block) }
+        unsafe { *core::ptr::with_exposed_provenance::<Block>(address as usize) }
     };
     pages.step_by(BLOCK_SIZE).map(read).collect()
 }

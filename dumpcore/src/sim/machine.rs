@@ -17,7 +17,7 @@ use crate::crash::{Crash, Outcome};
 use crate::format::header::Trigger;
 use crate::format::{Block, PAGE_BYTES, PAGE_SIZE};
 use crate::platform::{ClassRun, CodeRange, Guarded, PageClass, Platform, RamRange, Registers, ResetPolicy};
-use crate::stack::call_on;
+use crate::stack::{call_on, top};
 use crate::wait::Wait;
 
 /// Bytes as aligned as a page.
@@ -68,7 +68,8 @@ pub struct Machine {
     fault: MachineFault,
     nested: AtomicBool,
     dump: &'static Dump<'static>,
-    arena: Mutex<Option<(&'static mut [u8], u64)>>,
+    /// Its physical address, until it is handed over.
+    arena: Mutex<Option<u64>>,
     arena_memory: (AtomicPtr<u8>, usize),
     arena_pages: Range<u64>,
     /// Parts of the arena that CPUs run on.
@@ -91,9 +92,7 @@ impl Machine {
     /// If the arena does not fit.
     pub fn new(ram: Vec<RamRange>, arena: usize, disk: &Disk) -> &'static mut Machine {
         let pages = arena.div_ceil(PAGE_SIZE);
-        let memory = vec![Aligned([0; PAGE_SIZE]); pages].leak();
-        // SAFETY: the leaked pages are plain bytes that nobody else has.
-        let memory = unsafe { core::slice::from_raw_parts_mut(memory.as_mut_ptr().cast::<u8>(), arena) };
+        let memory = NonNull::from(vec![Aligned([0; PAGE_SIZE]); pages].leak()).cast::<u8>();
         let code: Vec<AtomicU8> =
             (0..4096_u32).map(|byte| AtomicU8::new(byte.wrapping_mul(31) as u8)).collect();
         let code: &'static [AtomicU8] = code.leak();
@@ -119,8 +118,8 @@ impl Machine {
             fault: MachineFault::None,
             nested: AtomicBool::new(false),
             dump: Box::leak(Box::new(Dump::new())),
-            arena_memory: (AtomicPtr::new(memory.as_mut_ptr()), arena),
-            arena: Mutex::new(Some((memory, physical))),
+            arena_memory: (AtomicPtr::new(memory.as_ptr()), arena),
+            arena: Mutex::new(Some(physical)),
             arena_pages: physical / PAGE_BYTES..physical / PAGE_BYTES + pages as u64,
             stacks: Mutex::new(Vec::new()),
             pats: AtomicU64::new(0),
@@ -144,9 +143,12 @@ impl Machine {
     /// The second time.
     pub fn arena(&self) -> Arena<'static> {
         let taken = self.arena.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (memory, physical) = taken.expect("the arena is handed over once");
-        // SAFETY: simulated devices use no bus addresses, and simulated physical memory is where we say it is.
-        unsafe { Arena::new(memory, physical, physical) }
+        let physical = taken.expect("the arena is handed over once");
+        let (memory, length) = self.arena_memory();
+        let memory = NonNull::new(memory).expect("it was allocated");
+        // SAFETY: leaked pages, handed over once; a test that spoils them means to. Simulated devices use no bus addresses, and simulated
+        // physical memory is where we say it is.
+        unsafe { Arena::at(memory, length, physical, physical) }
     }
 
     /// Where its arena lies, and its size: for tests that spoil it.
@@ -485,18 +487,19 @@ unsafe impl Platform for Machine {
         self.look();
         self.check(pfn);
         match self.memory.content(pfn) {
-            Content::Page(page) if self.is_still(pfn) => Some(core::ptr::from_ref(page).addr() as u64),
+            Content::Page(page) if self.is_still(pfn) => {
+                Some(core::ptr::from_ref(page).expose_provenance() as u64)
+            }
             _ => None,
         }
     }
 
-    fn on_stack(&self, stack: &mut [u8], run: &mut dyn FnMut()) -> bool {
+    fn on_stack(&self, stack: NonNull<[u8]>, run: &mut dyn FnMut()) -> bool {
         let can = if this_cpu() == 0 { self.own_stack } else { self.helper_stacks };
         if !can {
             return false;
         }
-        let mine = stack.as_ptr_range();
-        let mine = mine.start.addr()..mine.end.addr();
+        let mine = stack.cast::<u8>().addr().get()..top(stack).addr();
         let (arena, length) = self.arena_memory();
         assert!(
             arena.addr() <= mine.start && mine.end <= arena.addr() + length,
@@ -513,7 +516,7 @@ unsafe impl Platform for Machine {
         let mut run = || panicked = catch_unwind(AssertUnwindSafe(&mut *run)).err();
         if this_cpu() == 0 {
             // SAFETY: nobody else runs on this part of the arena, and nothing unwinds out of the call.
-            assert!(unsafe { call_on(stack.as_mut_ptr_range().end, &mut run) });
+            assert!(unsafe { call_on(top(stack), &mut run) });
         } else {
             run();
         }

@@ -35,3 +35,9 @@ impl Numbers {
         self.number() % bound
     }
 }
+
+/// How many cases a property is tried with that is tried with `usual` otherwise: one in two hundred under Miri, which takes a
+/// thousand times as long for each.
+pub const fn cases(usual: u32) -> u32 {
+    if cfg!(miri) { usual.div_ceil(200) } else { usual }
+}

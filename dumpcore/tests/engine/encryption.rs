@@ -8,7 +8,7 @@ use dumpcore::format::crypt::{Cipher, Key, Tag, header_index, public_key};
 use dumpcore::format::frame::{self, Kind};
 use dumpcore::format::header::{Header, Status};
 use dumpcore::format::{BLOCK_SIZE, checksum};
-use dumpcore::sim::{DiskFault, Helper, Numbers};
+use dumpcore::sim::{DiskFault, Helper, Numbers, cases};
 use dumpcore::stack::call_on;
 use dumpcore::{ArmError, Config, Ownership, Target};
 use proptest::prelude::*;
@@ -90,9 +90,10 @@ fn cover_up(partition: &mut [[u8; BLOCK_SIZE]], changed: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(40), ..ProptestConfig::default() })]
 
     #[test]
+    #[cfg_attr(miri, ignore = "many dumps")]
     fn whatever_byte_is_changed_and_covered_up_nothing_false_comes_out(
         places in proptest::collection::vec((0..u64::MAX, 0..BLOCK_SIZE, 1..=255_u8), 20),
         stripe: bool,
@@ -184,6 +185,7 @@ fn is_sum(block: &[u8; BLOCK_SIZE], at: usize) -> bool {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn each_dump_of_one_arming_has_an_attempt_of_its_own() {
     let world = World::new(Plan {
         disks: vec![sealed(DiskFault::WriteError(4)), sealed(DiskFault::None)],
@@ -213,6 +215,7 @@ fn each_dump_of_one_arming_has_an_attempt_of_its_own() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_partition_that_demands_encryption_gets_no_dump_in_the_clear() {
     // Armed without a key for it: found out at the crash, or by looking.
     let target = |world: &World, ownership, recipient| {
@@ -277,6 +280,7 @@ fn dead_stack_of(run: &mut dyn FnMut()) -> Vec<u8> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "switches stacks")]
 fn after_arming_no_secret_is_on_the_stack_and_after_disarming_none_in_the_arena() {
     let disks = vec![sealed(DiskFault::None), DiskPlan { exclusive: true, ..sealed(DiskFault::None) }];
     let world = World::new(Plan { disks, ..Plan::default() });

@@ -4,7 +4,7 @@ use dumpcore::crash::Outcome;
 use dumpcore::format::chunk::Encoding;
 use dumpcore::format::header::{Incomplete, Status};
 use dumpcore::format::metrics::Refused;
-use dumpcore::sim::{Disk, DiskFault};
+use dumpcore::sim::{Disk, DiskFault, cases};
 use dumpcore::{ArmError, Config, Verify};
 use proptest::prelude::*;
 
@@ -51,7 +51,7 @@ fn text(refused: &Refused) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(60), ..ProptestConfig::default() })]
 
     #[test]
     fn when_the_first_disk_fails_the_next_one_has_the_whole_dump(
@@ -94,6 +94,7 @@ fn the_first_healthy_disk_gets_the_dump_and_the_others_are_not_touched() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_disk_that_fails_in_the_middle_is_closed_as_incomplete_and_the_dump_begins_again_on_the_next() {
     for request in 0..5 {
         let fault = DiskFault::WriteError(request);
@@ -148,6 +149,7 @@ fn a_dump_that_was_begun_somewhere_and_is_whole_nowhere_is_not_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_risky_disk_is_used_when_no_other_is_left_and_only_if_it_may_be() {
     let allowed = Config { allow_risky: true, ..config() };
     let forbidden = Config { allow_risky: false, ..config() };
@@ -175,6 +177,7 @@ fn a_risky_disk_is_used_when_no_other_is_left_and_only_if_it_may_be() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_spoilt_or_full_partition_is_passed_over() {
     let spoilt = DiskPlan { spoilt: Some((70, 5)), ..DiskPlan::default() };
     let (outcome, world) = dumped(vec![spoilt, disk(DiskFault::None)], config());
@@ -245,6 +248,7 @@ fn stripes_take_turns_and_each_disk_has_its_part() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_dump_is_not_striped_over_disks_with_different_keys() {
     let clear = disk(DiskFault::None);
     let sealed = DiskPlan { sealed: true, ..DiskPlan::default() };
@@ -259,6 +263,7 @@ fn a_dump_is_not_striped_over_disks_with_different_keys() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_stripe_that_fails_costs_nothing_but_time() {
     for (count, failing) in [(2, 0), (2, 1), (3, 1)] {
         for fault in
@@ -287,6 +292,7 @@ fn a_striped_dump_goes_on_where_there_is_room_when_one_disk_is_full() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn the_power_is_cut_at_every_write_of_a_striped_and_sealed_dump_and_what_is_there_is_true() {
     let plan = |fault_of: usize, write_back, fault| Plan {
         disks: (0..2)

@@ -136,6 +136,7 @@ fn overrun(lowest: usize) -> u64 {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "switches stacks")]
 fn after_a_driver_overran_the_stack_no_block_is_written_and_the_console_says_so_once() {
     for at in 0..5 {
         let disks = vec![DiskPlan::default(), DiskPlan::default()];
@@ -186,12 +187,13 @@ fn sealed_words(machine: &Machine) -> *mut u64 {
 
 /// Flips a bit of the armed state.
 fn flip(word: usize, bit: u32) {
-    let word = word as *mut u64;
+    let word = core::ptr::with_exposed_provenance_mut::<u64>(word);
     // SAFETY: one of the sealed words, which the dump reads again only when it checks them.
     unsafe { word.write_volatile(word.read_volatile() ^ (1 << bit)) };
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "harms memory on purpose")]
 fn sealed_state_that_changes_between_two_targets_keeps_the_second_from_being_written() {
     for word in 0..16 {
         for bit in [0, 3, 40] {
@@ -206,7 +208,7 @@ fn sealed_state_that_changes_between_two_targets_keeps_the_second_from_being_wri
             let trap = Trap::new(3, move || flip(at.load(Ordering::SeqCst) as usize, bit));
             arm(&world, trap);
             let words = sealed_words(world.machine);
-            at.store(words.wrapping_add(word).addr() as u64, Ordering::SeqCst);
+            at.store(words.wrapping_add(word).expose_provenance() as u64, Ordering::SeqCst);
             let outcome = world.machine.panic("changed");
             assert!(trap.has_sprung());
             let harmed = matches!(outcome, Outcome::Unclosed(DeviceError::Harmed(Harm::Seal { .. })));
@@ -219,11 +221,12 @@ fn sealed_state_that_changes_between_two_targets_keeps_the_second_from_being_wri
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "harms memory on purpose")]
 fn sealed_state_that_changes_before_anything_was_written_refuses_the_next_target() {
     let disks = vec![DiskPlan { spoilt: Some((7, 77)), ..DiskPlan::default() }, DiskPlan::default()];
     let world = World::new(Plan { disks, config: config(), ..Plan::default() });
     arm(&world, Trap::new(u64::MAX, || ()));
-    let words = sealed_words(world.machine).addr();
+    let words = sealed_words(world.machine).expose_provenance();
     // When the first disk is refused, the console is told: the flip comes from there.
     world.machine.at_console_line("refused: ", move || flip(words + 8 * 10, 4));
     let outcome = world.machine.panic("changed");
@@ -232,12 +235,13 @@ fn sealed_state_that_changes_before_anything_was_written_refuses_the_next_target
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "harms memory on purpose")]
 fn sealed_state_that_changes_while_memory_is_written_leaves_a_dump_in_progress() {
     let world = World::new(long());
     let place: &'static AtomicU64 = Box::leak(Box::new(AtomicU64::new(0)));
     let trap = Trap::new(3, move || flip(place.load(Ordering::SeqCst) as usize + 8 * 7, 9));
     arm(&world, trap);
-    place.store(sealed_words(world.machine).addr() as u64, Ordering::SeqCst);
+    place.store(sealed_words(world.machine).expose_provenance() as u64, Ordering::SeqCst);
     let outcome = world.machine.panic("changed");
     assert!(matches!(outcome, Outcome::Unclosed(DeviceError::Harmed(Harm::Seal { .. }))), "{outcome:?}");
     let dumps = world.dumps();

@@ -3,7 +3,7 @@
 use dumpcore::Config;
 use dumpcore::crash::Outcome;
 use dumpcore::format::chunk::Encoding;
-use dumpcore::sim::{DiskFault, Helper, MachineFault};
+use dumpcore::sim::{DiskFault, Helper, MachineFault, cases};
 use dumpcore::wait::{MILLISECOND, SECOND};
 use dumpcore::{ArmReport, Verify};
 use proptest::prelude::*;
@@ -28,7 +28,7 @@ fn dump(plan: Plan) -> (World, ArmReport) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(150), ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_the_helpers_do_the_dump_is_whole(
@@ -77,6 +77,7 @@ fn helpers_pack_pages_and_check_blocks_and_the_dump_tells_how_many() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_helper_that_dies_costs_its_unit_and_no_more() {
     for encoding in [Encoding::Plain, Encoding::Units] {
         for look in [0, 1, 5, 17, 40] {
@@ -94,6 +95,7 @@ fn a_helper_that_dies_costs_its_unit_and_no_more() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_helper_that_comes_back_when_it_was_given_up_harms_nothing() {
     for encoding in [Encoding::Plain, Encoding::Units] {
         for span in [1, 10, 100, 400, 1000] {
@@ -106,6 +108,7 @@ fn a_helper_that_comes_back_when_it_was_given_up_harms_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn more_helpers_than_the_dump_has_room_for_are_sent_away() {
     let config = Config { helpers: 2, ..config() };
     let (_, report) = dump(busy(vec![Helper::Works; 12], config));
@@ -126,6 +129,7 @@ fn a_cpu_without_a_stack_in_the_arena_does_not_help() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_helper_that_crashes_is_told_who_dumps_and_its_unit_is_done_again() {
     for look in [0, 3, 20] {
         let (world, _) = dump(busy(vec![Helper::Crashes(look), Helper::Works], config()));
@@ -134,6 +138,7 @@ fn a_helper_that_crashes_is_told_who_dumps_and_its_unit_is_done_again() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_crash_in_the_midst_of_the_helpers_ends_in_bounded_time() {
     let mut told = 0;
     for at in (0..500).step_by(23) {
@@ -155,6 +160,7 @@ fn a_crash_in_the_midst_of_the_helpers_ends_in_bounded_time() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_clock_that_stands_still_does_not_make_the_dump_wait_for_dead_helpers_for_ever() {
     // Whether a helper dies with work in its hands, and before the dump ends, is the host's business.
     for round in 0..60 {
@@ -174,6 +180,7 @@ fn a_clock_that_stands_still_does_not_make_the_dump_wait_for_dead_helpers_for_ev
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn units_that_were_out_when_a_disk_failed_do_not_turn_up_in_the_next_dump() {
     for request in 5..14 {
         for helper in [Helper::Works, Helper::Stalls { look: 12, span: 100 * MILLISECOND }] {

@@ -5,7 +5,7 @@ use std::thread;
 
 use dumpcore::crash::{Crash, Outcome};
 use dumpcore::format::header::Trigger;
-use dumpcore::sim::{DiskFault, Helper, MachineFault};
+use dumpcore::sim::{DiskFault, Helper, MachineFault, cases};
 use dumpcore::wait::{MILLISECOND, SECOND};
 use dumpcore::{Config, Registers};
 use proptest::prelude::*;
@@ -57,6 +57,7 @@ fn after_a_snapshot_the_machine_goes_on_and_later_dumps_go_behind() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_snapshot_that_fails_leaves_the_machine_alive_and_armed() {
     for fault in [
         DiskFault::Unusable,
@@ -84,6 +85,7 @@ fn a_snapshot_that_fails_leaves_the_machine_alive_and_armed() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_crash_inside_a_snapshot_ends_in_the_reset_policy() {
     let mut told = 0;
     for at in (0..400).step_by(13) {
@@ -101,6 +103,7 @@ fn a_crash_inside_a_snapshot_ends_in_the_reset_policy() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_helper_that_sleeps_through_one_dump_and_wakes_in_the_next_harms_neither() {
     for look in [0, 5, 20] {
         let helpers = vec![Helper::Sleeps(look), Helper::Works, Helper::Sleeps(look + 7)];
@@ -139,7 +142,7 @@ fn a_cpu_that_panics_during_a_snapshot_is_told_that_the_kernel_goes_on_and_has_i
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 50, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(50), ..ProptestConfig::default() })]
 
     #[test]
     fn no_dump_ever_harms_the_ones_before_it(

@@ -11,7 +11,7 @@ use dumpcore::crash::{Crash, Outcome};
 use dumpcore::format::Block;
 use dumpcore::format::header::{Status, Trigger};
 use dumpcore::platform::{ClassRun, CodeRange, Guarded, Lacks, RamRange};
-use dumpcore::sim::Machine;
+use dumpcore::sim::{Machine, cases};
 use dumpcore::stack::RED_ZONE;
 use dumpcore::{Platform, Registers, ResetPolicy};
 use proptest::prelude::*;
@@ -140,7 +140,7 @@ unsafe impl Platform for Smp {
     fn code_ranges(&self) -> &[CodeRange] {
         self.machine.code_ranges()
     }
-    fn on_stack(&self, stack: &mut [u8], run: &mut dyn FnMut()) -> bool {
+    fn on_stack(&self, stack: NonNull<[u8]>, run: &mut dyn FnMut()) -> bool {
         self.machine.on_stack(stack, run)
     }
 }
@@ -155,7 +155,7 @@ fn moments() -> impl Strategy<Value = Vec<u64>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(60), ..ProptestConfig::default() })]
 
     #[test]
     fn however_many_cpus_panic_there_is_one_dump_and_it_is_whole(
@@ -177,6 +177,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "switches stacks")]
     fn a_dump_that_crashes_itself_is_told_from_other_cpus_that_panic(
         moments in moments(),
         numbered in any::<bool>(),

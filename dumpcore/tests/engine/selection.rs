@@ -6,7 +6,7 @@ use dumpcore::format::chunk::{Encoding, MAX_RUNS, RunKind};
 use dumpcore::format::header::Incomplete;
 use dumpcore::format::note::{NoteKind, Notes};
 use dumpcore::platform::Lacks;
-use dumpcore::sim::MachineFault;
+use dumpcore::sim::{MachineFault, cases};
 use dumpcore::wait::{MILLISECOND, SECOND};
 use dumpcore::{Level, PageClass};
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use crate::world::{Content, DiskPlan, Plan, World, any_disks, config, good_disks, pass_of, plans};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(150), ..ProptestConfig::default() })]
 
     #[test]
     fn a_complete_dump_says_everything_and_nothing_twice(
@@ -150,6 +150,7 @@ fn each_level_leaves_out_what_it_says_and_names_the_reason() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn memory_whose_class_changes_with_every_page_takes_no_more_chunks_than_its_runs_need() {
     // Of one pass, so that they are neighbours on disk too.
     let motley = [PageClass::User, PageClass::Cache, PageClass::CachePrivate, PageClass::Free];
@@ -199,6 +200,7 @@ pub(crate) fn lacks(world: &World) -> Lacks {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_dump_says_what_it_had_to_do_without() {
     let classes = vec![(600..601, PageClass::Slab)];
     for (plan, expected) in [
@@ -236,6 +238,7 @@ fn the_numbers_in_the_header_are_those_of_the_dump() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn units_take_less_room_than_pages_and_what_does_not_shrink_is_stored_as_it_is() {
     let written = |encoding, content| {
         let contents = (256..500).map(|place| (place, content)).collect();
@@ -258,6 +261,7 @@ fn units_take_less_room_than_pages_and_what_does_not_shrink_is_stored_as_it_is()
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn memory_ten_times_as_large_takes_no_byte_more_of_the_arena() {
     let used = |pages: u64, blocks: u64| {
         let disk = dumpcore::sim::Disk::formatted(blocks + 9, 3, blocks, &crate::world::uuid(0), 1);
@@ -290,6 +294,7 @@ fn memory_ten_times_as_large_takes_no_byte_more_of_the_arena() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_page_that_is_read_while_it_changes_is_stored_as_it_was_at_one_moment() {
     for encoding in [Encoding::Plain, Encoding::Units] {
         for guard in [false, true] {
@@ -308,6 +313,7 @@ fn a_page_that_is_read_while_it_changes_is_stored_as_it_was_at_one_moment() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many dumps")]
 fn a_page_that_faults_costs_itself_and_nothing_else() {
     for encoding in [Encoding::Plain, Encoding::Units] {
         for every in [1, 2, 7, 8, 9] {

@@ -188,9 +188,9 @@ unsafe impl Platform for Linux {
         &self.facts().code
     }
 
-    fn on_stack(&self, stack: &mut [u8], run: &mut dyn FnMut()) -> bool {
+    fn on_stack(&self, stack: NonNull<[u8]>, run: &mut dyn FnMut()) -> bool {
         // SAFETY: the stack is the caller's to lend, and aligned as it promises.
-        unsafe { kernel::run_on(stack.as_mut_ptr_range().end, run) };
+        unsafe { kernel::run_on(dumpcore::stack::top(stack), run) };
         true
     }
 }

@@ -172,9 +172,9 @@ unsafe impl Platform for KernelPlatform {
         cache::invalidate(start, length);
     }
 
-    fn on_stack(&self, stack: &mut [u8], run: &mut dyn FnMut()) -> bool {
+    fn on_stack(&self, stack: NonNull<[u8]>, run: &mut dyn FnMut()) -> bool {
         let mut run = run;
-        let top = stack.as_mut_ptr_range().end;
+        let top = dumpcore::stack::top(stack);
         let word = (&raw mut run).cast::<u8>();
         // SAFETY: the stack is the caller's to lend, and aligned as it promises; `run` outlives the call.
         unsafe { stack::call_on(top, run_closure, word) };

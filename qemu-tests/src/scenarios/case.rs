@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use dumpcore::format::label::Label;
 
-use super::{Programs, STACK_LIMIT};
+use super::{Build, Profile, Programs};
 use crate::bed::Bed;
 use crate::image::Disk;
 use crate::machine::{Machine, Running, disk_word};
@@ -42,6 +42,8 @@ pub struct Case {
     pub programs: Programs,
     /// What it runs on.
     pub bed: Bed,
+    /// In which profile its kernel is built.
+    pub profile: Profile,
     /// This scenario's own folder.
     pub folder: PathBuf,
     /// savecore.
@@ -56,6 +58,24 @@ pub struct Crashed {
     pub code: i32,
     /// What the machine said.
     pub serial: Serial,
+}
+
+/// The dump's own stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stack {
+    /// Bytes that were used.
+    pub used: u64,
+    /// Bytes that it has.
+    pub size: u64,
+}
+
+impl Stack {
+    /// Reads it from a line of the console: `diskdump: used N of N bytes of stack, …`.
+    fn read(line: &str) -> Option<Stack> {
+        let (numbers, _) = line.split_once("used ")?.1.split_once(" bytes of stack")?;
+        let (used, size) = numbers.split_once(" of ")?;
+        Some(Stack { used: used.parse().ok()?, size: size.parse().ok()? })
+    }
 }
 
 impl Crashed {
@@ -78,7 +98,7 @@ impl Case {
     ///
     /// # Errors
     /// If the folder cannot be made.
-    pub fn new(programs: &Programs, bed: Bed, name: &str, limit: Duration) -> Result<Case> {
+    pub fn new(programs: &Programs, bed: Bed, profile: Profile, name: &str, limit: Duration) -> Result<Case> {
         let folder = programs.folder.join(name);
         let say = || format!("cannot make a fresh folder {}", folder.display());
         if folder.exists() {
@@ -86,12 +106,12 @@ impl Case {
         }
         fs::create_dir_all(&folder).with_context(say)?;
         let savecore = Savecore::new(&programs.savecore, &folder, limit);
-        Ok(Case { programs: programs.clone(), bed, folder, savecore, end: Instant::now() + limit })
+        Ok(Case { programs: programs.clone(), bed, profile, folder, savecore, end: Instant::now() + limit })
     }
 
     /// The test kernel.
     pub fn kernel(&self) -> &Path {
-        self.programs.kernel(self.bed.architecture)
+        self.programs.kernel(Build { architecture: self.bed.architecture, profile: self.profile })
     }
 
     /// What is left until the deadline.
@@ -219,14 +239,14 @@ impl Case {
 }
 
 impl Crashed {
-    /// Makes sure that the dump's stack is small, whatever way the dump went.
+    /// Makes sure that the dump used no more than half of its stack, whatever way it went.
     ///
     /// # Errors
-    /// If it is not.
+    /// If it used more.
     pub fn small_stack(&self) -> Result<()> {
-        match self.stack_used() {
-            Some(used) if used > STACK_LIMIT => {
-                bail!("the dump used {used} bytes of its stack, more than {STACK_LIMIT}")
+        match self.stack() {
+            Some(stack) if stack.used > stack.size / 2 => {
+                bail!("the dump used {} bytes of its stack of {}, more than half", stack.used, stack.size)
             }
             _ => Ok(()),
         }
@@ -241,10 +261,9 @@ impl Crashed {
         serial::number(line, name).with_context(|| format!("the kernel does not count class {name}: {line}"))
     }
 
-    /// Bytes that the dump used of its own stack, if it said so: `diskdump: used N of N bytes of stack, …`.
-    pub fn stack_used(&self) -> Option<u64> {
-        let line = &self.serial.find("bytes of stack")?.text;
-        line.split(' ').find_map(|word| word.parse().ok())
+    /// What the dump used of its own stack, if it said so.
+    pub fn stack(&self) -> Option<Stack> {
+        Stack::read(&self.serial.find("bytes of stack")?.text)
     }
 
     /// The first line with this text.
@@ -299,4 +318,17 @@ pub(super) fn ensure(good: bool, why: impl FnOnce() -> String) -> Result<()> {
 /// Bytes in MiB, rounded, for people.
 pub(super) fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stack_is_read_from_its_line_alone() {
+        let line =
+            "[   1.5] diskdump: used 6960 of 16384 bytes of stack, 300000 of 1048576 bytes of arena, 3 looks";
+        assert_eq!(Stack::read(line), Some(Stack { used: 6960, size: 16384 }));
+        assert_eq!(Stack::read("diskdump: used 3 of 4 bytes of arena"), None);
+    }
 }

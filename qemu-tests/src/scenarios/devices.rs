@@ -3,13 +3,16 @@
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::case::{Case, Crashed, USUAL_BLOCKS, ensure, exit, mib, uuid};
+use super::case::{Case, Crashed, Stack, USUAL_BLOCKS, ensure, exit, mib, uuid};
 use super::judge::{
     crash, foreign_parts, halt, info, is_whole, number, partial, same_foreign_parts, says, text, whole,
 };
 use super::refusals;
 use crate::image::{Disk, Layout};
 use crate::machine::{Fails, disk_word};
+
+/// The scenario whose kernel is built in the dev profile.
+pub(super) const DEMO_DEV: &str = "demo-dev";
 
 /// The scenario that needs a disk which can be pulled out.
 pub(super) const PULLED: &str = "pulled";
@@ -24,23 +27,59 @@ const SPOT: u64 = 2500;
 const FIRST_WRITE: f64 = 1.0;
 
 pub(super) fn demo(case: &Case) -> Result<String> {
-    let disk = case.formatted("disk", USUAL_BLOCKS)?;
-    // Checked ahead, so that the check of the whole partition is not counted to the first write.
-    let machine = case.machine(&disk, "panic").cpus(2).word("cpu=1").word("fill=16").word("verify=ahead");
-    let halted = halt(case, &machine, "diskdump: complete", &disk, &[])?;
-    is_whole(&halted.dump)?;
-    let first = halted.dump.pointer("/metrics/first_write_seconds").and_then(Value::as_f64);
-    let first = first.context("the dump does not say when its first block was written")?;
-    let (cores, _) = case.save(&disk, "cores", 1)?;
-    let compared = halted.equals(cores.first().context("no core")?)?;
-    // Nothing may be missing but the arena, and what the firmware keeps.
-    let least = halted.bytes() - halted.arena_bytes();
-    ensure(compared.bytes >= least, || {
-        format!("only {} of {} were compared", mib(compared.bytes), mib(least))
-    })?;
+    let demo = Demo::run(case, 128, 16)?;
+    let first = demo.first_write;
     ensure(first <= FIRST_WRITE, || format!("the first block was written {first:.2} s after the crash"))?;
-    case.check_ready(&disk)?;
-    Ok(format!("{} bytes compared, none differs; first block written after {first:.3} s", compared.bytes))
+    Ok(demo.facts())
+}
+
+/// Nobody promises how fast code is that was not optimised, so there is less to dump.
+pub(super) fn demo_dev(case: &Case) -> Result<String> {
+    let demo = Demo::run(case, 48, 1)?;
+    let Stack { used, size } = demo.stack;
+    Ok(format!("{}; {used} of {size} bytes of stack", demo.facts()))
+}
+
+/// What a demo showed.
+struct Demo {
+    /// Bytes of RAM that are the same in core and machine.
+    compared: u64,
+    /// Seconds from the crash to the first block written.
+    first_write: f64,
+    /// At most half of it used.
+    stack: Stack,
+}
+
+impl Demo {
+    fn facts(&self) -> String {
+        let Demo { compared, first_write, .. } = self;
+        format!("{compared} bytes compared, none differs; first block written after {first_write:.3} s")
+    }
+
+    /// With so many MiB of RAM, and so many of them filled.
+    fn run(case: &Case, memory: u32, fill: u32) -> Result<Demo> {
+        let disk = case.formatted("disk", USUAL_BLOCKS)?;
+        // Checked ahead, so that the check of the whole partition is not counted to the first write.
+        let machine = case
+            .machine(&disk, "panic")
+            .cpus(2)
+            .memory(memory)
+            .word("cpu=1")
+            .word(format!("fill={fill}"))
+            .word("verify=ahead");
+        let halted = halt(case, &machine, "diskdump: complete", &disk, &[])?;
+        is_whole(&halted.dump)?;
+        let first_write = halted.dump.pointer("/metrics/first_write_seconds").and_then(Value::as_f64);
+        let first_write = first_write.context("the dump does not say when its first block was written")?;
+        let (cores, _) = case.save(&disk, "cores", 1)?;
+        let compared = halted.equals(cores.first().context("no core")?)?.bytes;
+        // Nothing may be missing but the arena, and what the firmware keeps.
+        let least = halted.bytes() - halted.arena_bytes();
+        ensure(compared >= least, || format!("only {} of {} were compared", mib(compared), mib(least)))?;
+        case.check_ready(&disk)?;
+        let stack = halted.crashed.stack().context("the dump does not say how much stack it used")?;
+        Ok(Demo { compared, first_write, stack })
+    }
 }
 
 pub(super) fn write_error(case: &Case) -> Result<String> {

@@ -43,8 +43,8 @@ pub use dumps::{ARENA_LIMIT, Footprint, STACK_LIMIT, measure_footprint};
 /// The programs under test, and where scenarios keep their files.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    /// The test kernel for each architecture that it was built for.
-    pub kernels: Vec<(&'static str, PathBuf)>,
+    /// The test kernels that were built.
+    pub kernels: Vec<Kernel>,
     /// The savecore command.
     pub savecore: PathBuf,
     /// Each row has a folder of its name in it, with serial logs, images and outputs, kept until the next run.
@@ -52,10 +52,62 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// The test kernel for an architecture; a path that names nothing, if it was not built.
-    pub fn kernel(&self, architecture: &Architecture) -> &Path {
-        let of = self.kernels.iter().find(|(name, _)| *name == architecture.name);
-        of.map_or(Path::new("test-kernel"), |(_, path)| path)
+    /// The test kernel that was built so; a path that names nothing, if none was.
+    pub fn kernel(&self, build: Build) -> &Path {
+        let of = self.kernels.iter().find(|kernel| kernel.build == build);
+        of.map_or(Path::new("test-kernel"), |kernel| &kernel.path)
+    }
+}
+
+/// A test kernel that was built.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// How.
+    pub build: Build,
+    /// Its ELF file.
+    pub path: PathBuf,
+}
+
+/// How a test kernel is built.
+#[derive(Clone, Copy, Debug)]
+pub struct Build {
+    /// For what.
+    pub architecture: &'static Architecture,
+    /// In which profile.
+    pub profile: Profile,
+}
+
+impl Build {
+    /// As a release.
+    pub fn release(architecture: &'static Architecture) -> Build {
+        Build { architecture, profile: Profile::Release }
+    }
+}
+
+impl PartialEq for Build {
+    fn eq(&self, other: &Build) -> bool {
+        self.architecture.name == other.architecture.name && self.profile == other.profile
+    }
+}
+
+impl Eq for Build {}
+
+/// Cargo's profile of a test kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Profile {
+    /// `release`.
+    Release,
+    /// `kernel-dev`: not optimised, and with debug assertions.
+    Dev,
+}
+
+impl Profile {
+    /// Cargo's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Release => "release",
+            Profile::Dev => "kernel-dev",
+        }
     }
 }
 
@@ -101,6 +153,14 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// In which profile the kernel is built that plays it.
+    pub fn profile(&self) -> Profile {
+        match self.name {
+            devices::DEMO_DEV => Profile::Dev,
+            _ => Profile::Release,
+        }
+    }
+
     /// Why it cannot be played on a bed.
     pub fn impossible(&self, bed: Bed) -> Option<&'static str> {
         let special = match self.name {
@@ -127,6 +187,11 @@ impl Row {
     pub fn name(&self) -> String {
         format!("{}/{}/{}", self.bed.architecture.name, self.bed.device.name, self.scenario.name)
     }
+
+    /// The test kernel that it runs.
+    pub fn build(&self) -> Build {
+        Build { architecture: self.bed.architecture, profile: self.scenario.profile() }
+    }
 }
 
 /// All rows, those that are possible.
@@ -151,6 +216,13 @@ pub static ALL: &[Scenario] = &[
         beds: Beds::All,
         deadline: 120,
         play: devices::demo,
+    },
+    Scenario {
+        name: devices::DEMO_DEV,
+        about: "the same with a kernel in the dev profile, not optimised: the dump uses at most half of its stack, and its own checks find nothing",
+        beds: Beds::Architectures,
+        deadline: 300,
+        play: devices::demo_dev,
     },
     Scenario {
         name: "write-error",
@@ -633,7 +705,8 @@ pub fn matching(filter: &str) -> Vec<Row> {
 /// # Errors
 /// If what it proves does not hold, or its deadline passes.
 pub fn run(row: &Row, programs: &Programs) -> Result<String> {
-    let case = Case::new(programs, row.bed, &row.name(), Duration::from_secs(row.scenario.deadline))?;
+    let limit = Duration::from_secs(row.scenario.deadline);
+    let case = Case::new(programs, row.bed, row.scenario.profile(), &row.name(), limit)?;
     let facts = (row.scenario.play)(&case)?;
     case.forget_large_files();
     Ok(facts)

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::CannotBegin;
 
-use super::{FILL, Guest, REQUEST, RUNS, Row, measured, median};
+use super::{FILL, Guest, Packing, REQUEST, RUNS, Row, UNVERIFIED, measured, median};
 
 /// A disk as fast as the host copies memory, where the guest's CPU is the limit; and one that is the limit itself, as
 /// most are.
@@ -129,7 +129,7 @@ impl Guest<'_> {
 
     /// The same, with nothing packed and nearly nothing checked.
     fn dumping_raw(&self, fill: u32, cpus: u32) -> Machine {
-        self.dumping(fill, cpus).word("encoding=plain").word("level=1").word("verify=sample:1000000000")
+        self.dumping(fill, cpus).word("encoding=plain").word("level=1").word(UNVERIFIED)
     }
 
     /// Formats the disk and lets a machine dump, whole.
@@ -243,21 +243,10 @@ fn lz4(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
     let mut packers: Vec<Packer> = Vec::new();
     for _ in 0..RUNS {
         for scenario in ["bench-lz4", "bench-pack"] {
-            let machine = guest.machine(scenario).word(format!("fill={}", FILL / 2)).word("fill.kind=text");
-            let serial = guest.run(&machine, quiet, scenario)?;
-            for line in measured(&serial) {
-                let say = || format!("cannot read `{line}`");
-                let number = |key: &str| serial::number(line, key).map(|number| number.max(1) as f64);
-                let name = serial::value(line, "name").with_context(say)?;
-                let (bytes, packed) = number("bytes").zip(number("packed")).with_context(say)?;
-                let rate = bytes * 1000.0 / number("ns").with_context(say)?;
+            for Packing { name, rate, shrinks } in guest.packing(scenario, FILL / 2, "text", quiet)? {
                 match packers.iter_mut().find(|packer| packer.name == name) {
                     Some(packer) => packer.rates.push(rate),
-                    None => packers.push(Packer {
-                        name: name.to_owned(),
-                        rates: vec![rate],
-                        shrinks: bytes / packed,
-                    }),
+                    None => packers.push(Packer { name, rates: vec![rate], shrinks }),
                 }
             }
         }
@@ -293,11 +282,8 @@ fn parallel(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
     let (mut alone, mut helped, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..RUNS {
         for (cpus, rates) in [(1, &mut alone), (2, &mut helped)] {
-            let machine = guest
-                .dumping(FILL, cpus)
-                .word("fill.kind=text")
-                .word("encoding=lz4")
-                .word("verify=sample:1000000000");
+            let machine =
+                guest.dumping(FILL, cpus).word("fill.kind=text").word("encoding=lz4").word(UNVERIFIED);
             let timed = guest.timed(&machine, quiet)?;
             // Both have the same memory; what counts is when they are through with it.
             rates.push(f64::from(FILL) * f64::from(1 << 20) * 1000.0 / timed.nanoseconds);

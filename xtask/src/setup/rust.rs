@@ -115,7 +115,7 @@ pub(super) struct Components {
 }
 
 /// rustup, which is not always in the path of who runs its cargo.
-pub(super) fn rustup() -> Option<PathBuf> {
+pub(crate) fn rustup() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));

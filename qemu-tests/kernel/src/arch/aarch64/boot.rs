@@ -3,7 +3,7 @@
 use crate::arch::BootInfo;
 use crate::arch::virt::device_tree;
 
-core::arch::global_asm!(include_str!("boot.s"));
+core::arch::global_asm!(include_str!("boot.s"), stack = const super::stack::SIZE);
 
 /// Reads the device tree.
 ///

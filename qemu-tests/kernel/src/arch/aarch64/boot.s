@@ -6,7 +6,7 @@
 // tree at the beginning of RAM.
 
 .set RAM, 0x40000000
-.set STACK, 0x10000
+.set STACK, {stack}
 .set EXCEPTION_STACK, 0x4000
 
 // Block entries: valid, accessed; RAM also attribute 1 and inner shareable. Devices are attribute 0 and never executed.

@@ -69,7 +69,9 @@ _start:
     add t0, t0, t1
     csrw sscratch, t0
     lla t1, first_steps
-    j enter_kernel
+    # Not by `j`, which reaches no further than 1 MiB: a kernel that is not optimised is larger.
+    lla t2, enter_kernel
+    jr t2
 
 # A hart that was started by another, which has left in memory what this one has to know.
 .global other_start
@@ -92,7 +94,8 @@ other_start:
     add t0, t0, t1
     csrw sscratch, t0
     lla t1, other_first_steps
-    j enter_kernel
+    lla t2, enter_kernel
+    jr t2
 
 # Where every CPU comes from, as a debugger sees it: calls t1, and has no caller itself.
 .section .text.enter_kernel, "ax", @progbits

@@ -8,7 +8,7 @@ use super::paging::direct;
 use crate::arch::BootInfo;
 use crate::memory::RamMap;
 
-core::arch::global_asm!(include_str!("boot.s"), options(att_syntax));
+core::arch::global_asm!(include_str!("boot.s"), stack = const super::stack::SIZE, options(att_syntax));
 
 /// The kernel uses nothing below this: the first MiB belongs to firmware tables and to the startup of CPUs.
 const FIRST_FREE: u64 = 1 << 20;

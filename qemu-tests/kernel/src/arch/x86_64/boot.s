@@ -19,7 +19,7 @@
 pvh_start:
     cli
     cld
-    movl $(cpu_stacks + 0x10000 - KERNEL_BASE), %esp
+    movl $(cpu_stacks + {stack} - KERNEL_BASE), %esp
     movl %ebx, %ebp
 
     # Table entries: present, writable, accessed (0x23); pages also dirty and 2 MiB large (0xe3).
@@ -65,7 +65,7 @@ long_mode:
     xorl %eax, %eax
     movw %ax, %fs
     movw %ax, %gs
-    movabsq $(cpu_stacks + 0x10000), %rsp
+    movabsq $(cpu_stacks + {stack}), %rsp
     # The arguments of kernel_start; the boot CPU needs no number here.
     movl %ebp, %edi
     xorl %esi, %esi

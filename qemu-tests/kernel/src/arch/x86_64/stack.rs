@@ -5,8 +5,9 @@ use core::ops::Range;
 
 use super::cpu::{self, MAX_CPUS};
 
-/// Bytes of a CPU's stack, as in boot.s. The lowest page is not mapped, so that an overflow faults.
-pub(crate) const SIZE: usize = 0x10000;
+/// Bytes of a CPU's stack. The lowest page is not mapped, so that an overflow faults. To arm a dump takes some 60 KiB where nothing
+/// is optimised.
+pub(crate) const SIZE: usize = if cfg!(debug_assertions) { 0x20000 } else { 0x10000 };
 const GUARD: usize = 4096;
 /// Bytes of an exception's own stack.
 const EXCEPTION_SIZE: usize = 0x4000;

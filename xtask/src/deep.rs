@@ -1,0 +1,313 @@
+//! `cargo xtask deep`: what only an interpreter or an instrumented build sees. Miri goes through the tests of dumpcore and of the
+//! drivers, the thread sanitizer through those with helping CPUs, the address sanitizer through savecore's and the drivers'.
+//!
+//! It takes long and needs a nightly compiler, so it is no part of `cargo xtask test`. A test that a tool cannot run says so itself
+//! (`cfg_attr(miri, ignore = "…")`, `cfg_attr(sanitized, ignore = "…")`), and each step counts them by their reason.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::qemu::Count;
+use crate::setup::rustup;
+use crate::test::{Step, counted, failures, step};
+use crate::toolchain::{clean, host, logged};
+use crate::{CannotBegin, build, ui};
+
+/// What looks at the code while it runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Tool {
+    /// Rust's interpreter: undefined behaviour of any kind. Some thousand times slower.
+    Miri,
+    /// LLVM's ThreadSanitizer: data races. The standard library is built with it, since its locks order what threads do.
+    Thread,
+    /// LLVM's AddressSanitizer: accesses outside of what is alive.
+    Address,
+}
+
+/// A step.
+#[derive(Debug)]
+struct Part {
+    name: &'static str,
+    about: &'static str,
+    tool: Tool,
+    package: &'static str,
+    /// Cargo's words that choose the test programs.
+    tests: &'static [&'static str],
+    /// A step that takes longer hangs.
+    limit: Duration,
+}
+
+const ALL: &[&str] = &["--lib", "--tests"];
+
+/// All steps.
+const PARTS: [Part; 5] = [
+    Part {
+        name: "miri-dumpcore",
+        about: "Miri over the tests of dumpcore: aliasing, uninitialised bytes, provenance, races",
+        tool: Tool::Miri,
+        package: "dumpcore",
+        tests: ALL,
+        limit: Duration::from_secs(2400),
+    },
+    Part {
+        name: "miri-drivers",
+        about: "Miri over the tests of the drivers against their fakes",
+        tool: Tool::Miri,
+        package: "dump-drivers",
+        tests: ALL,
+        limit: Duration::from_secs(2400),
+    },
+    Part {
+        name: "thread-dumpcore",
+        about: "ThreadSanitizer over the tests of dumpcore in which threads are the helping CPUs",
+        tool: Tool::Thread,
+        package: "dumpcore",
+        tests: &["--lib", "--test", "crew", "--test", "deferred", "--test", "engine"],
+        limit: Duration::from_secs(1200),
+    },
+    Part {
+        name: "address-drivers",
+        about: "AddressSanitizer over the tests of the drivers against their fakes",
+        tool: Tool::Address,
+        package: "dump-drivers",
+        tests: ALL,
+        limit: Duration::from_secs(1200),
+    },
+    Part {
+        name: "address-savecore",
+        about: "AddressSanitizer over the tests of savecore, with the C libraries that it links",
+        tool: Tool::Address,
+        package: "savecore",
+        tests: ALL,
+        limit: Duration::from_secs(2400),
+    },
+];
+
+/// The task: the steps whose name contains one of these, all without a name.
+pub(crate) fn task(names: &[String], list: bool) -> Result<bool> {
+    let chosen = chosen(names)?;
+    if list {
+        for part in chosen {
+            ui::text(&format!("{:<18} {}", part.name, part.about));
+        }
+        return Ok(true);
+    }
+    let nightly = Nightly::find()?;
+    let mut count = Count::default();
+    let begin = Instant::now();
+    ui::section("what only an interpreter and sanitizers see");
+    for part in chosen {
+        step(&mut count, part.name, || run(part, &nightly));
+    }
+    ui::text(&format!("took {} s", begin.elapsed().as_secs()));
+    ui::text(&count.to_string());
+    Ok(count.failed == 0)
+}
+
+fn chosen(names: &[String]) -> Result<Vec<&'static Part>> {
+    if let Some(unknown) = names.iter().find(|name| PARTS.iter().all(|part| !part.name.contains(*name))) {
+        let why = format!("no step's name contains `{unknown}`; `cargo xtask deep --list` names them");
+        return Err(CannotBegin(why).into());
+    }
+    let is_chosen =
+        |part: &&Part| names.is_empty() || names.iter().any(|name| part.name.contains(name.as_str()));
+    Ok(PARTS.iter().filter(is_chosen).collect())
+}
+
+/// Runs a step; gives what it covered.
+fn run(part: &Part, nightly: &Nightly) -> Result<Step> {
+    let name = part.name;
+    let output = logged(nightly.command(part), &format!("deep {name}"), part.limit)?;
+    let said = format!("{}\n{}", output.stdout, output.stderr);
+    let found = counted(&said);
+    let logs = format!("log: {0} and {0}.err", output.log.display());
+    if !output.status.success() {
+        bail!("{}; {logs}", why(&said));
+    }
+    if found.passed == 0 {
+        bail!("no test was run; {logs}");
+    }
+    Ok(Step::Done(covered(found.passed, &said)))
+}
+
+/// How many tests were run, and how many were not for each reason.
+fn covered(run: usize, said: &str) -> String {
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in said.lines().filter(|line| line.starts_with("test ")) {
+        if let Some((_, reason)) = line.split_once(" ... ignored") {
+            *reasons.entry(reason.trim_start_matches(", ")).or_default() += 1;
+        }
+    }
+    let ignored: usize = reasons.values().sum();
+    if ignored == 0 {
+        return format!("{run} tests run, 0 ignored");
+    }
+    let reasons: Vec<String> = reasons
+        .iter()
+        .map(|(reason, count)| {
+            format!("{count} {}", if reason.is_empty() { "without a reason" } else { reason })
+        })
+        .collect();
+    format!("{run} tests run, {ignored} ignored: {}", reasons.join(", "))
+}
+
+/// Why a step failed: what the tool has found, or the tests that did.
+fn why(said: &str) -> String {
+    const WORDS: [&str; 4] = [
+        "Undefined Behavior",
+        "unsupported operation",
+        "WARNING: ThreadSanitizer",
+        "ERROR: AddressSanitizer",
+    ];
+    if let Some(line) = said.lines().find(|line| WORDS.iter().any(|word| line.contains(word))) {
+        // A sanitizer begins with its process: `==123==ERROR: …`.
+        return line.trim_start_matches(|c: char| c == '=' || c.is_ascii_digit()).trim().to_owned();
+    }
+    let names = failures(said);
+    if names.is_empty() { "it did not build or was killed".to_owned() } else { names.join(", ") }
+}
+
+/// Nightly's Rust: no other has Miri, or lets anybody use a sanitizer.
+#[derive(Debug)]
+pub(crate) struct Nightly {
+    /// Of its programs.
+    folder: PathBuf,
+    /// What it builds for: this machine.
+    target: String,
+}
+
+impl Nightly {
+    /// The one that rustup has, with its components.
+    ///
+    /// # Errors
+    /// [`CannotBegin`] with what to type, if it or a component is missing.
+    pub(crate) fn find() -> Result<Nightly> {
+        let cannot = |why: &str| CannotBegin(why.to_owned());
+        let rustup =
+            rustup().ok_or_else(|| cannot("rustup is missing, which brings Miri: https://rustup.rs"))?;
+        let mut which = clean(rustup);
+        which.args(["which", "--toolchain", "nightly", "cargo"]).env("RUSTUP_AUTO_INSTALL", "0");
+        let output = which.stderr(Stdio::null()).output().context("cannot run rustup")?;
+        let cargo = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        let Some(folder) = cargo.parent().filter(|_| output.status.success()) else {
+            let why = "nightly's Rust is missing: rustup toolchain install nightly --component miri,rust-src";
+            return Err(cannot(why).into());
+        };
+        let lacking = lacking(folder);
+        if !lacking.is_empty() {
+            let (list, names) = (lacking.join(", "), lacking.join(" "));
+            let why = format!(
+                "nightly's {list} {} missing: rustup component add --toolchain nightly {names}",
+                if lacking.len() == 1 { "is" } else { "are" }
+            );
+            return Err(cannot(&why).into());
+        }
+        let target = host().ok_or_else(|| cannot("rustc does not say what machine this is"))?;
+        Ok(Nightly { folder: folder.to_path_buf(), target })
+    }
+
+    /// The tests of a step.
+    fn command(&self, part: &Part) -> Command {
+        let mut cargo = clean(self.folder.join("cargo"));
+        // Its own compiler, before that which this was built with.
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = [self.folder.clone()].into_iter().chain(std::env::split_paths(&path));
+        if let Ok(path) = std::env::join_paths(folders) {
+            cargo.env("PATH", path);
+        }
+        cargo.current_dir(build::root()).env("CARGO_TERM_COLOR", "never");
+        // Each tool's programs are others, so they have a target folder of their own.
+        let folder = build::target_folder().join("deep");
+        match part.tool {
+            Tool::Miri => {
+                // A simulated disk makes a pointer of an address, as a device does: that is what the first flag allows. By the
+                // second, the tests have the machine's clock, by which helping CPUs are waited for. What simulated machines and
+                // devices may still reach is never freed.
+                let flags = "-Zmiri-permissive-provenance -Zmiri-disable-isolation -Zmiri-ignore-leaks";
+                cargo.args(["miri", "test", "--target-dir"]).arg(folder.join("miri")).env("MIRIFLAGS", flags);
+            }
+            Tool::Thread => {
+                cargo.args(["test", "-Zbuild-std", "--target", &self.target, "--target-dir"]);
+                cargo.arg(folder.join("thread")).env("RUSTFLAGS", "-Zsanitizer=thread --cfg sanitized");
+                cargo.env("TSAN_OPTIONS", "halt_on_error=1");
+            }
+            Tool::Address => {
+                cargo.args(["test", "--target", &self.target, "--target-dir"]);
+                cargo.arg(folder.join("address")).env("RUSTFLAGS", "-Zsanitizer=address --cfg sanitized");
+                // As for Miri.
+                cargo.env("ASAN_OPTIONS", "detect_leaks=0");
+            }
+        }
+        cargo.args(["--no-fail-fast", "--package", part.package]).args(part.tests);
+        cargo
+    }
+}
+
+/// What the toolchain with these programs lacks of what is needed, as rustup calls it.
+fn lacking(programs: &Path) -> Vec<&'static str> {
+    let source = "../lib/rustlib/src/rust/library/core/src/lib.rs";
+    let all = [("miri", "cargo-miri"), ("rust-src", source)];
+    all.into_iter().filter(|(_, file)| !programs.join(file).is_file()).map(|(name, _)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_has_a_name_of_its_own_and_is_chosen_by_it() {
+        for part in &PARTS {
+            let found = chosen(&[part.name.to_owned()]).unwrap();
+            assert_eq!(found.iter().map(|part| part.name).collect::<Vec<_>>(), [part.name]);
+        }
+        assert_eq!(chosen(&[]).unwrap().len(), PARTS.len());
+        let two = chosen(&["thread".to_owned(), "address-drivers".to_owned()]).unwrap();
+        assert_eq!(two.len(), 2);
+    }
+
+    #[test]
+    fn a_name_that_no_step_has_is_said_before_anything_begins() {
+        let error = chosen(&["miri".to_owned(), "valgrind".to_owned()]).unwrap_err();
+        assert!(error.is::<CannotBegin>() && error.to_string().contains("`valgrind`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_run_is_counted_by_its_reason() {
+        let said = "test a ... ok\n\
+                    test b::c ... ignored, switches stacks\n\
+                    test d - should panic ... ignored, too long\n\
+                    test e ... ignored, switches stacks\n\
+                    test f ... ignored\n";
+        let text = "1 tests run, 4 ignored: 1 without a reason, 2 switches stacks, 1 too long";
+        assert_eq!(covered(1, said), text);
+        assert_eq!(covered(3, "test a ... ok\n"), "3 tests run, 0 ignored");
+    }
+
+    #[test]
+    fn a_finding_is_told_by_the_tools_own_words_before_the_test_in_which_it_was() {
+        let miri = "test x ... error: Undefined Behavior: dangling\ntest y ... FAILED";
+        assert!(why(miri).contains("Undefined Behavior: dangling"));
+        let address = "==42==ERROR: AddressSanitizer: heap-use-after-free on address 0x1";
+        assert_eq!(why(address), "ERROR: AddressSanitizer: heap-use-after-free on address 0x1");
+        assert_eq!(why("test y ... FAILED"), "y");
+        assert_eq!(why("error: could not compile"), "it did not build or was killed");
+    }
+
+    #[test]
+    fn a_toolchain_lacks_what_has_no_file_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let programs = folder.path().join("bin");
+        std::fs::create_dir_all(&programs).unwrap();
+        assert_eq!(lacking(&programs), ["miri", "rust-src"]);
+        std::fs::write(programs.join("cargo-miri"), "").unwrap();
+        assert_eq!(lacking(&programs), ["rust-src"]);
+        let core = folder.path().join("lib/rustlib/src/rust/library/core/src");
+        std::fs::create_dir_all(&core).unwrap();
+        std::fs::write(core.join("lib.rs"), "").unwrap();
+        assert_eq!(lacking(&programs), [""; 0]);
+    }
+}
