@@ -589,29 +589,65 @@ static int dd_panicked(struct notifier_block *block, unsigned long value, void *
 /* The first of all: what others do may be what crashes. */
 static struct notifier_block dd_panic_block = { .notifier_call = dd_panicked, .priority = INT_MAX };
 
+/*
+ * Those that ask to be the first, too, and were there before would be called before: pvpanic tells the host, which may end the machine
+ * then. Who comes later is called later.
+ */
+static void dd_register_first(struct notifier_block *block)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&panic_notifier_list.lock, flags);
+	RCU_INIT_POINTER(block->next, rcu_dereference_protected(panic_notifier_list.head, true));
+	rcu_assign_pointer(panic_notifier_list.head, block);
+	spin_unlock_irqrestore(&panic_notifier_list.lock, flags);
+}
+
+/* Those that keep the end of the log (pstore) come behind all notifiers, and this one behind them. */
+#ifdef DD_HAS_KMSG_DUMP_DETAIL
+static void dd_dumped(struct kmsg_dumper *dumper, struct kmsg_dump_detail *detail)
+#else
+static void dd_dumped(struct kmsg_dumper *dumper, enum kmsg_dump_reason reason)
+#endif
+{
+	dd_heard();
+}
+
+static struct kmsg_dumper dd_last_dumper = { .dump = dd_dumped, .max_reason = KMSG_DUMP_PANIC };
+
 int dd_stop_hooks(bool on)
 {
 	int result;
 
+	if (on) {
+		/* Behind those that came since it was armed before. */
+		kmsg_dump_unregister(&dd_last_dumper);
+		result = kmsg_dump_register(&dd_last_dumper);
+		if (result)
+			return result;
+	}
 	if (on == dd_hooked)
 		return 0;
 	if (on) {
 		result = register_nmi_handler(NMI_LOCAL, crash_nmi_callback, NMI_FLAG_FIRST, "diskdump");
-		if (result)
+		if (result) {
+			kmsg_dump_unregister(&dd_last_dumper);
 			return result;
+		}
 		/* What came before nobody has seen. */
 		WRITE_ONCE(dd_oops_task, NULL);
 		register_die_notifier(&dd_die_block);
 		dd_original = smp_ops;
 		smp_ops.stop_other_cpus = dd_stop_other_cpus;
 		smp_ops.crash_stop_other_cpus = dd_crash_stop_other_cpus;
-		atomic_notifier_chain_register(&panic_notifier_list, &dd_panic_block);
+		dd_register_first(&dd_panic_block);
 	} else {
 		atomic_notifier_chain_unregister(&panic_notifier_list, &dd_panic_block);
 		smp_ops.crash_stop_other_cpus = dd_original.crash_stop_other_cpus;
 		smp_ops.stop_other_cpus = dd_original.stop_other_cpus;
 		unregister_die_notifier(&dd_die_block);
 		unregister_nmi_handler(NMI_LOCAL, "diskdump");
+		kmsg_dump_unregister(&dd_last_dumper);
 	}
 	dd_hooked = on;
 	return 0;

@@ -94,6 +94,8 @@ size_t dd_show(u32 what, char *to, size_t room);
 long dd_tell_last(const char *text, size_t length);
 /* oops: the registers of the last oops of the task that panics, NULL if it had none. */
 void dd_panic(const char *message, const struct pt_regs *regs, const struct pt_regs *oops, u32 trigger);
+/* All others have heard of the panic. Comes back if the kernel is to go on with it. */
+void dd_heard(void);
 void dd_freeze(void);
 void dd_crash_stopped(void);
 bool dd_nmi(const struct pt_regs *regs);

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /*
- * All the C there is: one line for each function that the kernel's headers have inline or as a macro.
+ * All the C there is: what the kernel's headers have inline or as a macro.
  */
 #include <linux/blkdev.h>
 #include <linux/iommu.h>
 #include <linux/kexec.h>
 #include <linux/memory.h>
 #include <linux/nmi.h>
+#include <linux/panic_notifier.h>
 #include <linux/pci.h>
 #include <linux/preempt.h>
 #include <linux/sched.h>
@@ -92,6 +93,17 @@ bool dd_helper_boot_cpu_has(u32 feature)
 void *dd_helper_apic_base(void)
 {
 	return (void *)APIC_BASE;
+}
+
+/* Those that ask to be the first, too, and were there before would be called before. */
+void dd_helper_register_first_on_panic(struct notifier_block *block)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&panic_notifier_list.lock, flags);
+	RCU_INIT_POINTER(block->next, rcu_dereference_protected(panic_notifier_list.head, true));
+	rcu_assign_pointer(panic_notifier_list.head, block);
+	spin_unlock_irqrestore(&panic_notifier_list.lock, flags);
 }
 
 void *dd_helper_current(void)

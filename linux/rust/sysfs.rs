@@ -157,8 +157,12 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        // The files go now, also where the kernel delays the release of what nobody uses any more (CONFIG_DEBUG_KOBJECT_RELEASE).
         // SAFETY: the only reference that is ours.
-        unsafe { bindings::kobject_put(self.0) };
+        unsafe {
+            bindings::kobject_del(self.0);
+            bindings::kobject_put(self.0);
+        }
     }
 }
 

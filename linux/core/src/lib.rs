@@ -15,6 +15,7 @@
     )
 )]
 
+pub mod after;
 pub mod apic;
 pub mod classes;
 pub mod config;

@@ -391,9 +391,7 @@ impl State {
         check_notes(&words)?;
         let no_room = |_| Why::new(ENOMEM, &["the arena is too small for so many CPUs"]);
         let cpus = freeze::slots(&mut arena).map_err(no_room)?;
-        let helpers = if words.encoding == Encoding::Units { words.helpers } else { 0 };
-        let lent =
-            lent::lend(&mut arena, &cpus, helpers, words.then, words.serial, words.level).map_err(no_room)?;
+        let lent = lent::lend(&mut arena, &cpus, &words).map_err(no_room)?;
         // SAFETY: nothing is armed, under C's lock.
         unsafe { LINUX.prepare(lent.vmcoreinfo()) };
 
@@ -475,6 +473,7 @@ impl State {
             page.number("cpus_without_registers", more);
         }
         page.line("then", words.then.word());
+        page.line("notify", words.notify.word());
         page.line("registers", "its own NMI; with crash_kexec_post_notifiers, the kernel's crash notes");
         page.line(
             "notes",

@@ -5,7 +5,7 @@
 
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use dump_linux::apic::{self, Nmi};
 use dump_linux::notes::{self, NOTE_BYTES, PT_REGS, WHOLE_NOTE};
@@ -31,6 +31,23 @@ const STACK: usize = 2048;
 /// How long the other CPUs may take to stop, all together.
 const PATIENCE: Nanoseconds = SECOND;
 
+/// How long whoever else hears of the panic after a dump may take, all together. A management controller is slow: some records of
+/// IPMI's take a second each.
+const HEARING: Nanoseconds = 30 * SECOND;
+
+/// How long a guard may take to come forward.
+const GUARD_COMES: Nanoseconds = SECOND / 10;
+
+/// How often a guard looks at the clock, and how often at most: longer than [`HEARING`] only if the clock stands still.
+const GUARD_LOOKS: Nanoseconds = SECOND / 100;
+const MOST_LOOKS: u32 = 10_000;
+
+/// CPUs that can stand guard: the first ones, of which one may be the CPU that dumps, and one may not stop.
+const GUARDS: usize = 3;
+
+/// Bytes of the guard's stack: resetting the machine is the kernel's, by way of firmware.
+const GUARD_STACK: usize = 16 << 10;
+
 /// One CPU.
 pub(crate) struct Slot {
     /// Its number.
@@ -51,6 +68,8 @@ pub(crate) struct Cpus {
     pub(crate) slots: &'static [Slot],
     /// How many more there are.
     pub(crate) more: usize,
+    /// The end of the stack for the one that stands guard after the dump.
+    pub(crate) guard_stack: *mut u8,
 }
 
 impl Slot {
@@ -84,6 +103,13 @@ static STOPPED_WITHOUT_SLOT: AtomicU32 = AtomicU32::new(0);
 /// No CPU has this number.
 const NOBODY: u32 = u32::MAX;
 
+/// When the guard resets the machine; [`NEVER`] if nobody is to stand guard.
+static RESET_AT: AtomicU64 = AtomicU64::new(NEVER);
+const NEVER: Nanoseconds = u64::MAX;
+
+/// A CPU stands guard.
+static IS_GUARDED: AtomicBool = AtomicBool::new(false);
+
 /// The kernel stopped the other CPUs itself, on the way to kdump.
 static BY_KERNEL: AtomicBool = AtomicBool::new(false);
 
@@ -108,7 +134,8 @@ pub(crate) fn slots(arena: &mut Arena<'static>) -> Result<Cpus, OutOfArena> {
     }
     // SAFETY: written just now, `count` of them, in memory that lives as long as the dump is armed.
     let slots = unsafe { core::slice::from_raw_parts(place, count) };
-    Ok(Cpus { slots, more: online.saturating_sub(count) })
+    let guard_stack = arena.bytes(GUARD_STACK, 16)?.as_mut_ptr_range().end;
+    Ok(Cpus { slots, more: online.saturating_sub(count), guard_stack })
 }
 
 /// The place of a CPU among those that were online; behind them if it was not.
@@ -151,6 +178,35 @@ pub(crate) fn freeze(wait: &Wait<'_>) {
 pub(crate) fn over() {
     PHASE.store(phase::OVER, Ordering::Release);
     DUMPING.store(NOBODY, Ordering::Release);
+}
+
+/// The dump is over, and others are to hear of the panic: looks for a stopped CPU that resets the machine when that takes too long. False
+/// if there is none.
+pub(crate) fn take_guard(wait: &Wait<'_>) -> bool {
+    RESET_AT.store(wait.now().saturating_add(HEARING), Ordering::Release);
+    over();
+    let comes = || IS_GUARDED.load(Ordering::Acquire).then_some(());
+    wait.until("a CPU that stands guard", GUARD_COMES, comes).is_ok()
+}
+
+/// Stands guard, if this CPU is the first that can, and somebody has to.
+fn stand_guard(stack: *mut u8) {
+    extern "C" fn reset(_: *mut c_void) {
+        kernel::restart();
+    }
+    let end = RESET_AT.load(Ordering::Acquire);
+    if end == NEVER || IS_GUARDED.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    use dumpcore::Platform;
+    for _ in 0..MOST_LOOKS {
+        if LINUX.now() >= end {
+            break;
+        }
+        rest(GUARD_LOOKS);
+    }
+    // SAFETY: the stack in the arena is for the one that stands guard, which is this CPU alone.
+    unsafe { kernel::call_on(stack, reset, core::ptr::null_mut()) };
 }
 
 /// The registers of the CPU at this place, `None` if they are not known.
@@ -235,6 +291,8 @@ extern "C" fn dd_crash_stopped() {
 struct Stand {
     slot: &'static Slot,
     helps: bool,
+    /// The stack to stand guard on, if it can.
+    guard: Option<*mut u8>,
 }
 
 /// For C: an NMI, with what it interrupted. False if it is not ours.
@@ -258,7 +316,8 @@ extern "C" fn dd_nmi(regs: *const c_void) -> bool {
     }
     // SAFETY: C passes the registers that the NMI interrupted; `stopped` is not set, so nobody reads.
     unsafe { *slot.registers.get() = complete(regs) };
-    let mut stand = Stand { slot, helps: place <= lent.helpers };
+    let guard = (place < GUARDS).then_some(lent.guard_stack);
+    let mut stand = Stand { slot, helps: place <= lent.helpers, guard };
     let top = slot.stack.load(Ordering::Acquire);
     // SAFETY: the stack is this CPU's alone, and it is not stopped twice.
     unsafe { kernel::call_on(top, stand_by, (&raw mut stand).cast()) };
@@ -271,9 +330,14 @@ extern "C" fn stand_by(stand: *mut c_void) {
     let stand = unsafe { &*stand.cast::<Stand>() };
     stand.slot.stopped.store(true, Ordering::Release);
     // A stopped CPU waits for nothing: it is there for the dump, until that is over.
-    while stand.helps && PHASE.load(Ordering::Acquire) == phase::FREEZING {
-        DUMP.help(&LINUX);
+    while (stand.helps || stand.guard.is_some()) && PHASE.load(Ordering::Acquire) == phase::FREEZING {
+        if stand.helps {
+            DUMP.help(&LINUX);
+        }
         rest(20_000);
+    }
+    if let Some(stack) = stand.guard {
+        stand_guard(stack);
     }
     kernel::halt();
 }

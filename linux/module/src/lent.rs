@@ -4,12 +4,11 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use dump_linux::config::Then;
+use dump_linux::config::{Notify, Then, Words};
 use dump_linux::{Classes, Layout, Missing, Vmcoreinfo};
-use dumpcore::Arena;
-use dumpcore::Level;
 use dumpcore::arena::OutOfArena;
 use dumpcore::memory::class::{ClassRun, PageClass};
+use dumpcore::{Arena, Encoding, Level};
 
 use crate::console::Console;
 use crate::freeze::{Cpus, Slot};
@@ -36,8 +35,12 @@ pub(crate) struct Lent {
     pub(crate) more_cpus: usize,
     /// How many of them may help.
     pub(crate) helpers: usize,
+    /// The end of the stack for the CPU that stands guard after a dump.
+    pub(crate) guard_stack: *mut u8,
     /// What happens behind a dump.
     pub(crate) then: Then,
+    /// Whether others hear of the panic before a reset.
+    pub(crate) notify: Notify,
     /// Where the dump speaks.
     pub(crate) console: Console,
     /// Where in the log it reads.
@@ -79,15 +82,13 @@ pub(crate) fn clock(scale: u64) -> u64 {
     (u128::from(steps).wrapping_mul(u128::from(scale)) >> 32) as u64
 }
 
-/// Lends for a dump.
+/// Lends for a dump as the words say.
 pub(crate) fn lend(
     arena: &mut Arena<'static>,
     cpus: &Cpus,
-    helpers: usize,
-    then: Then,
-    serial: Option<u16>,
-    level: Level,
+    words: &Words<'_>,
 ) -> Result<&'static Lent, OutOfArena> {
+    let level = words.level;
     let khz = u64::from(kernel::tsc_khz());
     // Of a counter that is slower than 1 kHz there is none.
     let scale = (1_000_000_u64 << 32).checked_div(khz).unwrap_or(0);
@@ -97,9 +98,11 @@ pub(crate) fn lend(
         booted: kernel::monotonic().wrapping_sub(clock(scale)),
         cpus: cpus.slots,
         more_cpus: cpus.more,
-        helpers,
-        then,
-        console: Console::new(serial),
+        helpers: if words.encoding == Encoding::Units { words.helpers } else { 0 },
+        guard_stack: cpus.guard_stack,
+        then: words.then,
+        notify: words.notify,
+        console: Console::new(words.serial),
         log: Cursor::new(),
         level: Level::empty(),
         lacks: None,
