@@ -53,7 +53,7 @@
 
 #include "shim.h"
 
-/* One arming, disarming or question at a time. */
+/* One arming or disarming at a time. */
 static DEFINE_MUTEX(dd_mutex);
 
 /* Targets. */
@@ -242,22 +242,35 @@ static void dd_close_now(struct work_struct *work)
  */
 static void dd_close(struct file *file)
 {
-	struct dd_closing closing = { .file = file };
+	/* Under dd_mutex. Not on the stack, which is our own while it arms: the kernel's debugging would not know it. */
+	static struct dd_closing closing;
 
-	INIT_WORK_ONSTACK(&closing.work, dd_close_now);
+	closing.file = file;
+	INIT_WORK(&closing.work, dd_close_now);
 	schedule_work(&closing.work);
 	flush_work(&closing.work);
-	destroy_work_on_stack(&closing.work);
 }
 
-long dd_open_target(const char *path, struct dd_target *target, const char **why)
+bool dd_is_at(const char *path, struct file *file)
+{
+	struct file *other = filp_open(path, O_RDONLY | O_LARGEFILE, 0);
+	bool same;
+
+	if (IS_ERR(other))
+		return false;
+	same = other->f_mapping == file->f_mapping;
+	dd_close(other);
+	return same;
+}
+
+long dd_open_target(const char *path, struct file *held, struct dd_target *target, const char **why)
 {
 	struct file *file;
 	long result;
 
 	memset(target, 0, sizeof(*target));
 	/* O_EXCL claims the device, as a mount or swap does; while it is claimed, they fail. */
-	file = filp_open(path, O_RDONLY | O_EXCL | O_LARGEFILE, 0);
+	file = held ? get_file(held) : filp_open(path, O_RDONLY | O_EXCL | O_LARGEFILE, 0);
 	if (IS_ERR(file)) {
 		result = PTR_ERR(file);
 		*why = result == -EBUSY ? "it is in use (mounted, swap, or part of something)" : "it cannot be opened";
@@ -664,13 +677,7 @@ const char *dd_cannot_arm(void)
 
 /* CPUs and memory that come and go: what was armed is no longer what is there. */
 
-static void dd_rearm_work(struct work_struct *work)
-{
-	mutex_lock(&dd_mutex);
-	dd_rearm();
-	mutex_unlock(&dd_mutex);
-}
-
+static void dd_rearm_work(struct work_struct *work);
 static DECLARE_WORK(dd_work, dd_rearm_work);
 
 static int dd_cpu_changed(unsigned int cpu)
@@ -691,14 +698,42 @@ static int dd_cpu_state;
 
 /* /sys/kernel/diskdump */
 
+/* What is there to be read: arming may wait long for a disk, and a question for nothing but another one. */
+static DEFINE_MUTEX(dd_shown_mutex);
+static char dd_shown[DD_SHOWN][PAGE_SIZE];
+static size_t dd_shown_length[DD_SHOWN];
+
+/* Under dd_mutex, when something has changed. */
+static void dd_publish(void)
+{
+	u32 what;
+
+	mutex_lock(&dd_shown_mutex);
+	for (what = 0; what < DD_SHOWN; what++)
+		dd_shown_length[what] = dd_show(what, dd_shown[what], PAGE_SIZE - 1);
+	mutex_unlock(&dd_shown_mutex);
+}
+
+static void dd_rearm_work(struct work_struct *work)
+{
+	/* A CPU that goes is still there when it is told; when it is gone, this lock is free. */
+	cpus_read_lock();
+	cpus_read_unlock();
+	mutex_lock(&dd_mutex);
+	dd_rearm();
+	dd_publish();
+	mutex_unlock(&dd_mutex);
+}
+
 #define DD_SHOWS(name, what)								\
 static ssize_t name##_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)	\
 {											\
 	ssize_t length;									\
 											\
-	mutex_lock(&dd_mutex);								\
-	length = dd_show(what, buf, PAGE_SIZE - 1);					\
-	mutex_unlock(&dd_mutex);							\
+	mutex_lock(&dd_shown_mutex);							\
+	length = dd_shown_length[what];							\
+	memcpy(buf, dd_shown[what], length);						\
+	mutex_unlock(&dd_shown_mutex);							\
 	return length;									\
 }
 
@@ -715,6 +750,7 @@ static ssize_t name##_store(struct kobject *kobj, struct kobj_attribute *attr,		
 											\
 	mutex_lock(&dd_mutex);								\
 	result = order;									\
+	dd_publish();									\
 	mutex_unlock(&dd_mutex);							\
 	return result ? result : count;							\
 }
@@ -752,6 +788,7 @@ static int __init dd_init(void)
 {
 	int result;
 
+	dd_publish();
 	dd_folder = kobject_create_and_add("diskdump", kernel_kobj);
 	if (!dd_folder)
 		return -ENOMEM;
@@ -769,6 +806,7 @@ static int __init dd_init(void)
 		mutex_lock(&dd_mutex);
 		/* Why it was refused is in the log, and in sysfs. */
 		dd_arm(arm, strlen(arm));
+		dd_publish();
 		mutex_unlock(&dd_mutex);
 	}
 	return 0;

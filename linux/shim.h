@@ -45,7 +45,10 @@ struct dd_range {
 };
 
 /* In C, for Rust. Those of the first group may sleep; they are for a healthy kernel only. */
-long dd_open_target(const char *path, struct dd_target *target, const char **why);
+/* Whether a path leads to the device that is open in this file. */
+bool dd_is_at(const char *path, struct file *file);
+/* held: a file in which it is open and claimed already, and which is shared then; or NULL. */
+long dd_open_target(const char *path, struct file *held, struct dd_target *target, const char **why);
 void dd_close_target(struct dd_target *target);
 int dd_read_block(struct file *file, u64 block, void *to);
 void *dd_memory(size_t bytes, u64 *physical);
@@ -106,6 +109,7 @@ enum dd_show {
 	DD_STATUS = 1,
 	DD_REASON = 2,
 	DD_LAST = 3,
+	DD_SHOWN,
 };
 
 /* What dd_panic is told of why: the format's triggers. */

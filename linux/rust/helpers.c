@@ -3,6 +3,7 @@
  * All the C there is: what the kernel's headers have inline or as a macro.
  */
 #include <linux/blkdev.h>
+#include <linux/fs.h>
 #include <linux/iommu.h>
 #include <linux/kexec.h>
 #include <linux/memory.h>
@@ -23,6 +24,11 @@
 bool dd_helper_bdev_read_only(struct block_device *bdev)
 {
 	return bdev_read_only(bdev);
+}
+
+void dd_helper_get_file(struct file *file)
+{
+	get_file(file);
 }
 
 struct iommu_domain *dd_helper_iommu_get_domain_for_dev(struct device *dev)

@@ -12,15 +12,13 @@ use dump_linux::notes::{self, NOTE_BYTES, PT_REGS, WHOLE_NOTE};
 use dumpcore::arena::OutOfArena;
 use dumpcore::platform::{Nanoseconds, Registers};
 use dumpcore::wait::{SECOND, Wait};
-use dumpcore::{Arena, Dump};
+use dumpcore::{Arena, Platform};
 
 use crate::apic::{OwnApic, model_register};
 use crate::kernel;
-use crate::lent::{Lent, lent};
-use crate::linux::LINUX;
-
-/// The dump.
-pub(crate) static DUMP: Dump<'static> = Dump::new();
+use crate::lent::Lent;
+use crate::linux::Linux;
+use crate::side::{self, Side};
 
 /// CPUs that are dumped with their registers, at most.
 pub(crate) const MAX_CPUS: usize = 256;
@@ -97,6 +95,9 @@ static PHASE: AtomicU32 = AtomicU32::new(phase::HEALTHY);
 /// The CPU that stops the others and dumps, until the dump is over; [`NOBODY`] before and after.
 static DUMPING: AtomicU32 = AtomicU32::new(NOBODY);
 
+/// What was armed when that began, which stays, whatever is armed in its stead meanwhile.
+static PINNED: AtomicPtr<Side> = AtomicPtr::new(core::ptr::null_mut());
+
 /// How many CPUs stopped for which there is no slot.
 static STOPPED_WITHOUT_SLOT: AtomicU32 = AtomicU32::new(0);
 
@@ -143,18 +144,33 @@ pub(crate) fn place(lent: &Lent, number: u32) -> usize {
     lent.cpus.iter().position(|slot| slot.number == number).unwrap_or(lent.cpus.len())
 }
 
-/// This CPU dumps. NMIs are no longer for it: one that it took for the request to stop would end the dump for ever.
-pub(crate) fn begin() {
-    let claimed = DUMPING.compare_exchange(NOBODY, kernel::cpu(), Ordering::AcqRel, Ordering::Relaxed);
+/// This CPU dumps what is given, if anything is armed. NMIs are no longer for it: one that it took for the request to stop would end the
+/// dump for ever.
+pub(crate) fn begin() -> Option<&'static Side> {
+    let claimed = DUMPING.compare_exchange(NOBODY, kernel::cpu(), Ordering::SeqCst, Ordering::Relaxed);
     if claimed.is_ok() {
         apic::mask_nmis(&OwnApic);
+        // Who is about to take it apart looks at DUMPING first.
+        let current = side::current().map_or(core::ptr::null(), core::ptr::from_ref);
+        PINNED.store(current.cast_mut(), Ordering::Release);
     }
+    pinned()
+}
+
+/// What the CPU that dumps has found armed.
+fn pinned() -> Option<&'static Side> {
+    // SAFETY: one of the two, or nowhere.
+    unsafe { PINNED.load(Ordering::Acquire).as_ref() }
+}
+
+/// Whether a CPU dumps, or is about to: what is armed must stay.
+pub(crate) fn has_begun() -> bool {
+    DUMPING.load(Ordering::SeqCst) != NOBODY
 }
 
 /// Stops all other CPUs, if nobody has yet. One that stays silent has no registers in the dump.
 pub(crate) fn freeze(wait: &Wait<'_>) {
-    let Some(lent) = lent() else { return };
-    begin();
+    let Some(lent) = begin().and_then(|side| side.linux.lent()) else { return };
     if BY_KERNEL.load(Ordering::Acquire)
         || PHASE
             .compare_exchange(phase::HEALTHY, phase::FREEZING, Ordering::AcqRel, Ordering::Relaxed)
@@ -190,7 +206,7 @@ pub(crate) fn take_guard(wait: &Wait<'_>) -> bool {
 }
 
 /// Stands guard, if this CPU is the first that can, and somebody has to.
-fn stand_guard(stack: *mut u8) {
+fn stand_guard(linux: &Linux, stack: *mut u8) {
     extern "C" fn reset(_: *mut c_void) {
         kernel::restart();
     }
@@ -198,12 +214,11 @@ fn stand_guard(stack: *mut u8) {
     if end == NEVER || IS_GUARDED.swap(true, Ordering::AcqRel) {
         return;
     }
-    use dumpcore::Platform;
     for _ in 0..MOST_LOOKS {
-        if LINUX.now() >= end {
+        if linux.now() >= end {
             break;
         }
-        rest(GUARD_LOOKS);
+        rest(linux, GUARD_LOOKS);
     }
     // SAFETY: the stack in the arena is for the one that stands guard, which is this CPU alone.
     unsafe { kernel::call_on(stack, reset, core::ptr::null_mut()) };
@@ -278,7 +293,10 @@ pub(crate) unsafe fn complete(regs: *const c_void) -> Registers {
 /// For C: the kernel panics and stops its CPUs.
 #[unsafe(no_mangle)]
 extern "C" fn dd_freeze() {
-    freeze(&Wait::aside(&LINUX, u64::MAX));
+    match begin() {
+        Some(side) => freeze(&Wait::aside(&side.linux, u64::MAX)),
+        None => over(),
+    }
 }
 
 /// For C: the kernel has stopped them itself.
@@ -289,6 +307,7 @@ extern "C" fn dd_crash_stopped() {
 
 /// What a stopped CPU takes along to its stack in the arena.
 struct Stand {
+    side: &'static Side,
     slot: &'static Slot,
     helps: bool,
     /// The stack to stand guard on, if it can.
@@ -304,7 +323,7 @@ extern "C" fn dd_nmi(regs: *const c_void) -> bool {
         Nmi::Ignored => return true,
         Nmi::Stop => {}
     }
-    let Some(lent) = lent() else { return false };
+    let Some((side, lent)) = pinned().and_then(|side| Some((side, side.linux.lent()?))) else { return false };
     let place = place(lent, kernel::cpu());
     // One of too many, or one that came online just now: nothing was prepared for it.
     let Some(slot) = lent.cpus.get(place) else {
@@ -317,7 +336,7 @@ extern "C" fn dd_nmi(regs: *const c_void) -> bool {
     // SAFETY: C passes the registers that the NMI interrupted; `stopped` is not set, so nobody reads.
     unsafe { *slot.registers.get() = complete(regs) };
     let guard = (place < GUARDS).then_some(lent.guard_stack);
-    let mut stand = Stand { slot, helps: place <= lent.helpers, guard };
+    let mut stand = Stand { side, slot, helps: place <= lent.helpers, guard };
     let top = slot.stack.load(Ordering::Acquire);
     // SAFETY: the stack is this CPU's alone, and it is not stopped twice.
     unsafe { kernel::call_on(top, stand_by, (&raw mut stand).cast()) };
@@ -332,23 +351,22 @@ extern "C" fn stand_by(stand: *mut c_void) {
     // A stopped CPU waits for nothing: it is there for the dump, until that is over.
     while (stand.helps || stand.guard.is_some()) && PHASE.load(Ordering::Acquire) == phase::FREEZING {
         if stand.helps {
-            DUMP.help(&LINUX);
+            stand.side.dump.help(&stand.side.linux);
         }
-        rest(20_000);
+        rest(&stand.side.linux, 20_000);
     }
     if let Some(stack) = stand.guard {
-        stand_guard(stack);
+        stand_guard(&stand.side.linux, stack);
     }
     kernel::halt();
 }
 
 /// Lets about so many nanoseconds pass. A CPU in an NMI cannot sleep: nothing would wake it.
-pub(crate) fn rest(nanoseconds: Nanoseconds) {
-    use dumpcore::Platform;
-    let end = LINUX.now().saturating_add(nanoseconds);
+pub(crate) fn rest(linux: &Linux, nanoseconds: Nanoseconds) {
+    let end = linux.now().saturating_add(nanoseconds);
     // Bounded, should the clock stand still.
     for _ in 0..1_000_000 {
-        if LINUX.now() >= end {
+        if linux.now() >= end {
             break;
         }
         core::hint::spin_loop();

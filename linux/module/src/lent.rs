@@ -2,7 +2,6 @@
 //! stays as it was.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicPtr, Ordering};
 
 use dump_linux::config::{Notify, Then, Words};
 use dump_linux::{Classes, Layout, Missing, Vmcoreinfo};
@@ -58,20 +57,6 @@ pub(crate) struct Lent {
 // SAFETY: the cells are the crashing CPU's alone from crash() on, and before that the arming one's.
 unsafe impl Sync for Lent {}
 
-/// The one in use.
-static LENT: AtomicPtr<Lent> = AtomicPtr::new(core::ptr::null_mut());
-
-/// The one in use; none if nothing is armed.
-pub(crate) fn lent() -> Option<&'static Lent> {
-    // SAFETY: what lend() stored; it is taken back only when nothing is armed and no CPU is stopped.
-    unsafe { LENT.load(Ordering::Acquire).as_ref() }
-}
-
-/// Takes back what is lent.
-pub(crate) fn take_back() {
-    LENT.store(core::ptr::null_mut(), Ordering::Release);
-}
-
 /// The dump's clock, in nanoseconds: the time stamp counter, which needs nothing of the kernel, if it is of use.
 pub(crate) fn clock(scale: u64) -> u64 {
     if scale == 0 {
@@ -123,8 +108,6 @@ pub(crate) fn lend(
     };
     *lent.classes.get_mut() = classes;
     (lent.level, lent.lacks) = (level.intersection(able), lacks);
-    let lent: &'static Lent = lent;
-    LENT.store(core::ptr::from_ref(lent).cast_mut(), Ordering::Release);
     Ok(lent)
 }
 

@@ -10,10 +10,8 @@ use dumpcore::format::header::Trigger;
 use dumpcore::wait::Wait;
 use dumpcore::{Crash, Outcome};
 
-use crate::freeze::{self, DUMP};
+use crate::freeze;
 use crate::kernel;
-use crate::lent::lent;
-use crate::linux::LINUX;
 
 /// There is a good dump, others hear of the panic, and the machine is reset when they have.
 static IS_HEARD: AtomicBool = AtomicBool::new(false);
@@ -31,9 +29,13 @@ extern "C" fn dd_heard() {
 /// `message` ends with a zero, `regs` are those of the panic, `oops` those of the last oops of the task that panics, if it had one.
 #[unsafe(no_mangle)]
 extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const c_void, trigger: u32) {
-    let Some(lent) = lent() else { return };
     // One of those that heard of the panic has crashed, and what was to be kept is.
     dd_heard();
+    // With the others stopped by the kernel, nobody has said so yet.
+    let Some((side, lent)) = freeze::begin().and_then(|side| Some((side, side.linux.lent()?))) else {
+        freeze::over();
+        return;
+    };
     // SAFETY: the panic's own text.
     let message = unsafe { CStr::from_ptr(message) }.to_bytes();
     let message = match core::str::from_utf8(message) {
@@ -43,8 +45,6 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const
             core::str::from_utf8(good).unwrap_or_default()
         }
     };
-    // With the others stopped by the kernel, nobody has said so yet.
-    freeze::begin();
     // SAFETY: the crashing CPU, in front of the dump.
     unsafe { lent.append_time(kernel::seconds()) };
     // SAFETY: as above.
@@ -57,14 +57,14 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const
     let trigger =
         if is_oops { Trigger::Oops } else { Trigger::from_number(trigger).unwrap_or(Trigger::Panic) };
     let crash = Crash { trigger, message: message.trim_ascii_end(), registers: &registers };
-    let outcome = DUMP.crash(&LINUX, &crash);
+    let outcome = side.dump.crash(&side.linux, &crash);
     if matches!(outcome, Outcome::OtherCpu { .. }) {
         return;
     }
     // Half a dump is better than none, unless kdump may still make a whole one.
     let enough = matches!(outcome, Outcome::Complete)
         || matches!(outcome, Outcome::Incomplete(_)) && !kernel::kdump_follows();
-    let take_guard = || freeze::take_guard(&Wait::aside(&LINUX, u64::MAX));
+    let take_guard = || freeze::take_guard(&Wait::aside(&side.linux, u64::MAX));
     let next = after::next(enough, lent.then, lent.notify, take_guard);
     freeze::over();
     lent.console.tell();
