@@ -7,6 +7,9 @@ use std::cmp::Ordering;
 
 use super::stock::{Kernel, Parts};
 
+/// The C library that programs of a newer Debian's run with.
+pub(super) const LIBRARY: &str = "libc6";
+
 /// One version of a package.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Record {
@@ -27,6 +30,8 @@ pub(super) struct File {
     pub(super) bytes: u64,
     /// Its checksum in hexadecimal digits.
     pub(super) sha256: String,
+    /// Whether only the lists in the cache know it, and not the machine's.
+    pub(super) is_backported: bool,
 }
 
 impl Record {
@@ -71,7 +76,11 @@ pub(super) fn records(said: &str) -> Vec<Record> {
             name: field("Package")?,
             version: field("Version")?,
             architecture: field("Architecture")?,
-            file: Some(File { bytes: field("Size")?.parse().ok()?, sha256: field("SHA256")? }),
+            file: Some(File {
+                bytes: field("Size")?.parse().ok()?,
+                sha256: field("SHA256")?,
+                is_backported: false,
+            }),
         })
     };
     said.split("\n\n").filter_map(stanza).collect()
@@ -202,12 +211,18 @@ pub(super) fn belonging(which: Kernel, parts: Parts, image: &Record, records: &[
     let same = |record: &Record| of_one_source(record, image);
     // The programs keep their name for a whole series where Debian's own kernel is of it, and the archive has one version of them.
     let at_least = |record: &Record| compare(source(&record.version), source(&image.version)).is_ge();
+    for name in which.pieces(release) {
+        add(std::slice::from_ref(&name), &exactly(&name), &same);
+    }
     if parts >= Parts::Headers {
         for name in [format!("linux-headers-{release}"), format!("linux-headers-{version}-common")] {
             add(std::slice::from_ref(&name), &exactly(&name), &same);
         }
         let names = [format!("linux-kbuild-{version}"), format!("linux-kbuild-{}", which.series)];
         add(&names, &format!("linux-kbuild-{}*.deb", which.series), &at_least);
+        if which.is_backported() {
+            add(&[LIBRARY.to_owned()], &format!("{LIBRARY}_*.deb"), &|_| true);
+        }
     }
     if parts >= Parts::Symbols {
         let name = format!("{}-dbg", image.name);
