@@ -458,6 +458,16 @@ u32 dd_online_cpus(u32 *to, u32 room)
 	return count;
 }
 
+bool dd_all_cpus_online(void)
+{
+	return num_online_cpus() == num_present_cpus();
+}
+
+u32 dd_apic_of(u32 cpu)
+{
+	return cpu_physical_id(cpu);
+}
+
 u32 dd_cpu(void)
 {
 	return raw_smp_processor_id();

@@ -66,6 +66,9 @@ u32 dd_pci_read(u32 address, u32 offset);
 void dd_say(const char *text, size_t length, int bad);
 size_t dd_vmcoreinfo(void *to, size_t room);
 u32 dd_online_cpus(u32 *to, u32 room);
+bool dd_all_cpus_online(void);
+/* The number of a CPU's APIC. */
+u32 dd_apic_of(u32 cpu);
 /* A small file of sysfs; its length, or a negative number of an error. */
 long dd_read_file(const char *path, void *to, size_t room);
 int dd_stop_hooks(bool on);

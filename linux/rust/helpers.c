@@ -112,6 +112,16 @@ void dd_helper_register_first_on_panic(struct notifier_block *block)
 	spin_unlock_irqrestore(&panic_notifier_list.lock, flags);
 }
 
+bool dd_helper_all_cpus_online(void)
+{
+	return num_online_cpus() == num_present_cpus();
+}
+
+u32 dd_helper_cpu_physical_id(u32 cpu)
+{
+	return cpu_physical_id(cpu);
+}
+
 void *dd_helper_current(void)
 {
 	return current;

@@ -30,6 +30,8 @@ bool dd_helper_in_nmi(void);
 bool dd_helper_user_mode(const struct pt_regs *regs);
 bool dd_helper_boot_cpu_has(u32 feature);
 void *dd_helper_apic_base(void);
+bool dd_helper_all_cpus_online(void);
+u32 dd_helper_cpu_physical_id(u32 cpu);
 void dd_helper_register_first_on_panic(struct notifier_block *block);
 void *dd_helper_current(void);
 

@@ -7,7 +7,7 @@ use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use dump_linux::apic::{self, Nmi};
+use dump_linux::apic::{self, Cpu, Nmi};
 use dump_linux::notes::{self, NOTE_BYTES, PT_REGS, WHOLE_NOTE};
 use dumpcore::arena::OutOfArena;
 use dumpcore::platform::{Nanoseconds, Registers};
@@ -66,6 +66,8 @@ pub(crate) struct Cpus {
     pub(crate) slots: &'static [Slot],
     /// How many more there are.
     pub(crate) more: usize,
+    /// All of them, if there are others that were never started.
+    pub(crate) started: Option<&'static [Cpu]>,
     /// The end of the stack for the one that stands guard after the dump.
     pub(crate) guard_stack: *mut u8,
 }
@@ -136,7 +138,24 @@ pub(crate) fn slots(arena: &mut Arena<'static>) -> Result<Cpus, OutOfArena> {
     // SAFETY: written just now, `count` of them, in memory that lives as long as the dump is armed.
     let slots = unsafe { core::slice::from_raw_parts(place, count) };
     let guard_stack = arena.bytes(GUARD_STACK, 16)?.as_mut_ptr_range().end;
-    Ok(Cpus { slots, more: online.saturating_sub(count), guard_stack })
+    let started = if kernel::all_cpus_online() { None } else { Some(started(arena, online)?) };
+    Ok(Cpus { slots, more: online.saturating_sub(count), started, guard_stack })
+}
+
+/// The CPUs that are online, `count` of them, with the numbers of their APICs. May sleep.
+fn started(arena: &mut Arena<'static>, count: usize) -> Result<&'static [Cpu], OutOfArena> {
+    let place = arena.bytes(count.saturating_mul(size_of::<u32>()), align_of::<u32>())?;
+    let bytes = count.saturating_mul(size_of::<Cpu>());
+    let cpus = arena.bytes(bytes, align_of::<Cpu>())?.as_mut_ptr().cast::<Cpu>();
+    // SAFETY: the bytes are ours, aligned, zero or anything else, and enough for so many numbers.
+    let numbers = unsafe { core::slice::from_raw_parts_mut(place.as_mut_ptr().cast::<u32>(), count) };
+    let count = kernel::online_cpus(numbers).min(count);
+    for (at, number) in numbers.iter().take(count).enumerate() {
+        // SAFETY: as above, for so many CPUs.
+        unsafe { cpus.add(at).write(Cpu { number: *number, apic: kernel::apic_of(*number) }) };
+    }
+    // SAFETY: written just now, `count` of them, in memory that lives as long as the dump is armed.
+    Ok(unsafe { core::slice::from_raw_parts(cpus, count) })
 }
 
 /// The place of a CPU among those that were online; behind them if it was not.
@@ -179,7 +198,7 @@ pub(crate) fn freeze(wait: &Wait<'_>) {
         return;
     }
     let own = kernel::cpu();
-    apic::send_nmi_to_others(&OwnApic);
+    apic::send_nmi_to_others(&OwnApic, own, lent.started);
     let stopped = || {
         let mut others = lent.cpus.iter().filter(|slot| slot.number != own);
         let all = others.all(|slot| slot.stopped.load(Ordering::Acquire));

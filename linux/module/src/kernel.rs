@@ -62,6 +62,8 @@ unsafe extern "C" {
     fn dd_say(text: *const u8, length: usize, bad: c_int);
     fn dd_vmcoreinfo(to: *mut u8, room: usize) -> usize;
     fn dd_online_cpus(to: *mut u32, room: u32) -> u32;
+    fn dd_all_cpus_online() -> bool;
+    fn dd_apic_of(cpu: u32) -> u32;
     fn dd_read_file(path: *const c_char, to: *mut c_void, room: usize) -> c_long;
     fn dd_stop_hooks(on: bool) -> c_int;
     fn dd_cannot_arm() -> *const c_char;
@@ -288,6 +290,18 @@ pub(crate) fn vmcoreinfo(to: &mut [u8]) -> usize {
 pub(crate) fn online_cpus(to: &mut [u32]) -> usize {
     // SAFETY: so many numbers.
     unsafe { dd_online_cpus(to.as_mut_ptr(), to.len() as u32) as usize }
+}
+
+/// Whether all CPUs that there are are online.
+pub(crate) fn all_cpus_online() -> bool {
+    // SAFETY: no arguments.
+    unsafe { dd_all_cpus_online() }
+}
+
+/// The number of a CPU's APIC; the CPU is online.
+pub(crate) fn apic_of(cpu: u32) -> u32 {
+    // SAFETY: the caller has the number of the kernel.
+    unsafe { dd_apic_of(cpu) }
 }
 
 /// Where this kernel keeps the registers of a CPU that it stops itself, a physical address; `None` if it does not say. May sleep.

@@ -3,6 +3,7 @@
 
 use core::cell::UnsafeCell;
 
+use dump_linux::apic::Cpu;
 use dump_linux::config::{Notify, Then, Words};
 use dump_linux::{Classes, Layout, Missing, Vmcoreinfo};
 use dumpcore::arena::OutOfArena;
@@ -32,6 +33,8 @@ pub(crate) struct Lent {
     pub(crate) cpus: &'static [Slot],
     /// How many more were online, which have no registers in the dump.
     pub(crate) more_cpus: usize,
+    /// All that are online, if there are others that were never started.
+    pub(crate) started: Option<&'static [Cpu]>,
     /// How many of them may help.
     pub(crate) helpers: usize,
     /// The end of the stack for the CPU that stands guard after a dump.
@@ -83,6 +86,7 @@ pub(crate) fn lend(
         booted: kernel::monotonic().wrapping_sub(clock(scale)),
         cpus: cpus.slots,
         more_cpus: cpus.more,
+        started: cpus.started,
         helpers: if words.encoding == Encoding::Units { words.helpers } else { 0 },
         guard_stack: cpus.guard_stack,
         then: words.then,

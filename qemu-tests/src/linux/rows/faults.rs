@@ -10,13 +10,14 @@ use super::{Kind, Lab, Row};
 use crate::serial::Serial;
 
 /// The rows.
-pub(super) const KINDS: [Kind; 9] = [
+pub(super) const KINDS: [Kind; 10] = [
     ("text", "one bit of the module's code turned over: refused, and the kernel goes on", text),
     ("lock", "a panic that holds a lock of the disk's own driver", lock),
     ("notifier", "a fault in another panic notifier, which wants to be the first, too", notifier),
     ("deaf", "a CPU that never leaves an NMI", deaf),
     ("memory", "not one page is free", memory),
     ("nmis", "NMIs to the CPU that dumps, as a hardware watchdog sends them", nmis),
+    ("parked", "a CPU that the kernel never started: the others are stopped one by one", parked),
     ("heard", "other panic notifiers, and those that keep logs, hear of the panic after the dump", heard),
     ("stuck", "a panic notifier that never comes back: the machine is reset all the same", stuck),
     ("pvpanic", "pvpanic, which was there first, tells the host after the dump", pvpanic),
@@ -70,6 +71,28 @@ fn deaf(lab: &Lab, row: &Row) -> Result<String> {
     // The shell stays on CPU 0, so that the other one is the deaf one; its own disk traffic goes on.
     let script = format!("harm deaf 1\ntaskset -p 1 $$ >/dev/null\n{CRASH}");
     dump(lab, row, &script, row.cpus)
+}
+
+fn parked(lab: &Lab, row: &Row) -> Result<String> {
+    let disk = run::disk(lab, "disk")?;
+    let script = format!(
+        "[ \"$(cat /sys/devices/system/cpu/present)\" = 0-{} ] || fail \"there is no CPU that was not started\"\n\
+         {BEFORE}\narm \"target=$target\" serial=0x3f8\n{CRASH}",
+        row.cpus
+    );
+    let guest = run::guest(lab, row, &script)?;
+    let more = Row { cpus: row.cpus + 1, ..*row };
+    let machine = run::machine(lab, &more, &guest, &disk, row.what)?.word(format!("maxcpus={}", row.cpus));
+    let serial = run::crash(&machine, lab, row.what)?;
+    run::is_complete(&serial)?;
+    let dump = judge::info(lab, &disk)?;
+    let facts = judge::is_whole(&dump, row.cpus)?;
+    let conditions = |cpu: &serde_json::Value| judge::text(cpu, "condition").to_owned();
+    let mut conditions: Vec<String> = dump["cpus"].as_array().into_iter().flatten().map(conditions).collect();
+    conditions.sort_unstable();
+    ensure!(conditions == ["crashing", "stopped"], "the CPUs are {}", conditions.join(" and "));
+    std::fs::remove_file(&disk.path)?;
+    Ok(facts)
 }
 
 /// What faults.ko says.
