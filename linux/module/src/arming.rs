@@ -6,6 +6,7 @@ use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_long};
 
 use dump_linux::config::{MAX_PATH, Wanted, Words};
+use dump_linux::layout::COMPOUNDS;
 use dump_linux::notes;
 use dumpcore::console::{Describe, Line};
 use dumpcore::format::frame::Kind;
@@ -518,7 +519,12 @@ impl State {
             page.number("level", lent.level.bits().into());
             page.number("level_asked", words.level.bits().into());
             if let Some(key) = lent.lacks {
-                page.line("level_note", "less than was asked for: the kernel's VMCOREINFO lacks this key");
+                let note = if key == COMPOUNDS {
+                    "less than was asked for: this kernel's compound pages are laid out in a way that is not known"
+                } else {
+                    "less than was asked for: the kernel's VMCOREINFO lacks this key"
+                };
+                page.line("level_note", note);
                 page.line("level_lacks", key);
             }
         }

@@ -7,7 +7,9 @@ use dump_linux::apic::Cpu;
 use dump_linux::config::{Notify, Then, Words};
 use dump_linux::{Classes, Layout, Missing, Vmcoreinfo};
 use dumpcore::arena::OutOfArena;
+use dumpcore::format::PAGE_BYTES;
 use dumpcore::memory::class::{ClassRun, PageClass};
+use dumpcore::platform::RamRange;
 use dumpcore::{Arena, Encoding, Level};
 
 use crate::console::Console;
@@ -103,6 +105,7 @@ pub(crate) fn lend(
     let text = bytes.get(..*length).unwrap_or_default();
     let (classes, able, lacks) = match Layout::parse(&Vmcoreinfo(text)) {
         Ok(layout) => {
+            let layout = if knows_compounds(&layout) { layout } else { layout.without_compounds() };
             let lacks = layout.lacks(level).map(|(_, key)| key);
             (Some(Classes::new(layout).for_level(level)), layout.able(), lacks)
         }
@@ -113,6 +116,35 @@ pub(crate) fn lend(
     *lent.classes.get_mut() = classes;
     (lent.level, lent.lacks) = (level.intersection(able), lacks);
     Ok(lent)
+}
+
+/// Pages that are looked at together, and how many times that at most, evenly over all memory.
+const LOOK: u64 = 512;
+const LOOKS: u64 = 1024;
+
+/// Whether compound pages are as they are known here, by a part of memory. May sleep.
+#[inline(never)]
+fn knows_compounds(layout: &Layout) -> bool {
+    let mut classes = Classes::new(*layout);
+    let mut all = 0_u64;
+    kernel::walk_ram(&mut |range| {
+        all = all.saturating_add(range.end.saturating_sub(range.start) / PAGE_BYTES)
+    });
+    let step = all.div_ceil(LOOKS).max(LOOK);
+    kernel::walk_ram(&mut |range| {
+        let RamRange { start, end: last } = range;
+        let (mut from, last) = (start / PAGE_BYTES, last / PAGE_BYTES);
+        // Each turn goes on by at least one page.
+        while from < last {
+            let end = from.saturating_add(LOOK).min(last);
+            let mut at = from;
+            while at < end {
+                at = at.saturating_add(classes.class(&Kernel, at).pages.max(1));
+            }
+            from = from.saturating_add(step).max(at);
+        }
+    });
+    classes.knows_compounds()
 }
 
 /// The kernel's memory, read so that a fault is caught.

@@ -330,7 +330,7 @@ mod tests {
         let said = "Package: busybox-static\nSource: busybox (1:1.35.0-4)\nVersion: 1:1.35.0-4+b1\nArchitecture: amd64\n\
                     Description: a\n Version: 7\nFilename: pool/a_1.35_amd64.deb\nSize: 928188\nSHA256: 3d3f\n\n\
                     Package: busybox-static\nStatus: install ok installed\nVersion: 2\nArchitecture: amd64\n\n";
-        let file = Some(File { bytes: 928_188, sha256: "3d3f".to_owned() });
+        let file = Some(File { bytes: 928_188, sha256: "3d3f".to_owned(), is_backported: false });
         let expected = Record { file, ..record("busybox-static_1%3a1.35.0-4+b1_amd64") };
         assert_eq!(expected.version, "1:1.35.0-4+b1");
         assert_eq!(expected.stem(), "busybox-static_1%3a1.35.0-4+b1_amd64");
