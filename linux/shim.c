@@ -463,6 +463,11 @@ bool dd_all_cpus_online(void)
 	return num_online_cpus() == num_present_cpus();
 }
 
+bool dd_has_machine_check(void)
+{
+	return boot_cpu_has(X86_FEATURE_MCE) && boot_cpu_has(X86_FEATURE_MCA);
+}
+
 u32 dd_apic_of(u32 cpu)
 {
 	return cpu_physical_id(cpu);

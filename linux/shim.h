@@ -67,6 +67,8 @@ void dd_say(const char *text, size_t length, int bad);
 size_t dd_vmcoreinfo(void *to, size_t room);
 u32 dd_online_cpus(u32 *to, u32 room);
 bool dd_all_cpus_online(void);
+/* Machine checks have banks of registers. */
+bool dd_has_machine_check(void);
 /* The number of a CPU's APIC. */
 u32 dd_apic_of(u32 cpu);
 /* A small file of sysfs; its length, or a negative number of an error. */

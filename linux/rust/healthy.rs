@@ -191,6 +191,10 @@ lend! {
         unsafe { bindings::dd_helper_all_cpus_online() }
     }
 
+    unsafe fn dd_has_machine_check() -> bool {
+        [bindings::DD_CONST_X86_FEATURE_MCE, bindings::DD_CONST_X86_FEATURE_MCA].into_iter().all(crate::crashed::has)
+    }
+
     unsafe fn dd_apic_of(cpu: u32) -> u32 {
         // SAFETY: shim.h: the number of a CPU.
         unsafe { bindings::dd_helper_cpu_physical_id(cpu) }

@@ -20,6 +20,7 @@ pub mod apic;
 pub mod classes;
 pub mod config;
 pub mod layout;
+pub mod mce;
 pub mod notes;
 pub mod oops;
 pub mod ram;

@@ -77,6 +77,15 @@ impl LocalApic for OwnApic {
     }
 }
 
+/// This CPU's machine-check banks.
+pub(crate) struct OwnBanks;
+
+impl dump_linux::mce::ModelRegisters for OwnBanks {
+    fn read(&self, number: u32) -> u64 {
+        model_register(number)
+    }
+}
+
 /// A model-specific register. The callers name ones that this processor has.
 pub(crate) fn model_register(number: u32) -> u64 {
     let (low, high): (u32, u32);

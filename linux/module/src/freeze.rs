@@ -8,13 +8,14 @@ use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use dump_linux::apic::{self, Cpu, Nmi};
+use dump_linux::mce::Broken;
 use dump_linux::notes::{self, NOTE_BYTES, PT_REGS, WHOLE_NOTE};
 use dumpcore::arena::OutOfArena;
 use dumpcore::platform::{Nanoseconds, Registers};
 use dumpcore::wait::{SECOND, Wait};
 use dumpcore::{Arena, Platform};
 
-use crate::apic::{OwnApic, model_register};
+use crate::apic::{OwnApic, OwnBanks, model_register};
 use crate::kernel;
 use crate::lent::Lent;
 use crate::linux::Linux;
@@ -102,6 +103,9 @@ static PINNED: AtomicPtr<Side> = AtomicPtr::new(core::ptr::null_mut());
 
 /// How many CPUs stopped for which there is no slot.
 static STOPPED_WITHOUT_SLOT: AtomicU32 = AtomicU32::new(0);
+
+/// Pages whose memory failed.
+pub(crate) static BROKEN: Broken = Broken::new();
 
 /// No CPU has this number.
 const NOBODY: u32 = u32::MAX;
@@ -281,6 +285,13 @@ pub(crate) unsafe fn fill_notes(lent: &Lent, crashed: &Registers) {
     }
 }
 
+/// Remembers which memory failed, by what this CPU knows. A machine check is another CPU's own at times, or all of them tell of it.
+pub(crate) fn look_for_broken_memory(lent: &Lent) {
+    if lent.has_banks {
+        BROKEN.look(&OwnBanks);
+    }
+}
+
 /// All registers of this CPU, the general ones being those at `regs` (`struct pt_regs`).
 ///
 /// # Safety
@@ -352,6 +363,7 @@ extern "C" fn dd_nmi(regs: *const c_void) -> bool {
     if slot.stopped.load(Ordering::Acquire) {
         kernel::halt();
     }
+    look_for_broken_memory(lent);
     // SAFETY: C passes the registers that the NMI interrupted; `stopped` is not set, so nobody reads.
     unsafe { *slot.registers.get() = complete(regs) };
     let guard = (place < GUARDS).then_some(lent.guard_stack);

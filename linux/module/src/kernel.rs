@@ -63,6 +63,7 @@ unsafe extern "C" {
     fn dd_vmcoreinfo(to: *mut u8, room: usize) -> usize;
     fn dd_online_cpus(to: *mut u32, room: u32) -> u32;
     fn dd_all_cpus_online() -> bool;
+    fn dd_has_machine_check() -> bool;
     fn dd_apic_of(cpu: u32) -> u32;
     fn dd_read_file(path: *const c_char, to: *mut c_void, room: usize) -> c_long;
     fn dd_stop_hooks(on: bool) -> c_int;
@@ -296,6 +297,12 @@ pub(crate) fn online_cpus(to: &mut [u32]) -> usize {
 pub(crate) fn all_cpus_online() -> bool {
     // SAFETY: no arguments.
     unsafe { dd_all_cpus_online() }
+}
+
+/// Whether CPUs have machine-check banks.
+pub(crate) fn has_machine_check() -> bool {
+    // SAFETY: no arguments.
+    unsafe { dd_has_machine_check() }
 }
 
 /// The number of a CPU's APIC; the CPU is online.

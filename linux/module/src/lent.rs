@@ -13,7 +13,7 @@ use dumpcore::platform::RamRange;
 use dumpcore::{Arena, Encoding, Level};
 
 use crate::console::Console;
-use crate::freeze::{Cpus, Slot};
+use crate::freeze::{BROKEN, Cpus, Slot};
 use crate::kernel;
 use crate::log::Cursor;
 
@@ -27,6 +27,8 @@ const CRASHTIME: usize = 32;
 pub(crate) struct Lent {
     /// Where all RAM is mapped.
     pub(crate) direct_map: u64,
+    /// Whether CPUs have machine-check banks.
+    pub(crate) has_banks: bool,
     /// Nanoseconds in a step of the time stamp counter, times 2^32; 0 if it is of no use.
     pub(crate) scale: u64,
     /// What is added to a moment of the dump's clock for the time since this kernel booted; wraps around.
@@ -84,6 +86,7 @@ pub(crate) fn lend(
     let scale = (1_000_000_u64 << 32).checked_div(khz).unwrap_or(0);
     let lent = arena.place(Lent {
         direct_map: kernel::direct_map(),
+        has_banks: kernel::has_machine_check(),
         scale,
         booted: kernel::monotonic().wrapping_sub(clock(scale)),
         cpus: cpus.slots,
@@ -160,10 +163,11 @@ impl Lent {
     /// What a page is for. On the CPU that arms, or crashes, alone.
     pub(crate) fn class(&self, pfn: u64) -> ClassRun {
         // SAFETY: one user at a time.
-        match unsafe { &mut *self.classes.get() } {
+        let run = match unsafe { &mut *self.classes.get() } {
             Some(classes) => classes.class(&Kernel, pfn),
             None => ClassRun { class: PageClass::Unknown, pages: u64::MAX },
-        }
+        };
+        BROKEN.cut(pfn, run)
     }
 
     /// Forgets what was known of pages when this was armed.

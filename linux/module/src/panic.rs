@@ -45,6 +45,7 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const
             core::str::from_utf8(good).unwrap_or_default()
         }
     };
+    freeze::look_for_broken_memory(lent);
     // SAFETY: the crashing CPU, in front of the dump.
     unsafe { lent.append_time(kernel::seconds()) };
     // SAFETY: as above.

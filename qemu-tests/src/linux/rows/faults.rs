@@ -10,7 +10,7 @@ use super::{Kind, Lab, Row};
 use crate::serial::Serial;
 
 /// The rows.
-pub(super) const KINDS: [Kind; 10] = [
+pub(super) const KINDS: [Kind; 11] = [
     ("text", "one bit of the module's code turned over: refused, and the kernel goes on", text),
     ("lock", "a panic that holds a lock of the disk's own driver", lock),
     ("notifier", "a fault in another panic notifier, which wants to be the first, too", notifier),
@@ -18,6 +18,7 @@ pub(super) const KINDS: [Kind; 10] = [
     ("memory", "not one page is free", memory),
     ("nmis", "NMIs to the CPU that dumps, as a hardware watchdog sends them", nmis),
     ("parked", "a CPU that the kernel never started: the others are stopped one by one", parked),
+    ("mce", "memory that failed, as a machine check tells: its page is not read again", mce),
     ("heard", "other panic notifiers, and those that keep logs, hear of the panic after the dump", heard),
     ("stuck", "a panic notifier that never comes back: the machine is reset all the same", stuck),
     ("pvpanic", "pvpanic, which was there first, tells the host after the dump", pvpanic),
@@ -71,6 +72,30 @@ fn deaf(lab: &Lab, row: &Row) -> Result<String> {
     // The shell stays on CPU 0, so that the other one is the deaf one; its own disk traffic goes on.
     let script = format!("harm deaf 1\ntaskset -p 1 $$ >/dev/null\n{CRASH}");
     dump(lab, row, &script, row.cpus)
+}
+
+/// A page in the middle of the guest's RAM.
+const FAILED: u64 = 0x800_0000;
+
+fn mce(lab: &Lab, row: &Row) -> Result<String> {
+    let disk = run::disk(lab, "disk")?;
+    let script = format!(
+        "{BEFORE}\narm \"target=$target\" serial=0x3f8 level=0\ntraffic \"$disk\"\nsay \"crashes now\"\nsleep 60"
+    );
+    let machine = run::machine(lab, row, &run::guest(lab, row, &script)?, &disk, row.what)?;
+    let mut running = machine.start(&lab.folder, row.what)?;
+    run::wait(&mut running, run::CRASHES)?;
+    running.qmp.fail_memory(row.cpus - 1, FAILED)?;
+    let serial = run::end(running)?;
+    run::is_complete(&serial)?;
+    let dump = judge::info(lab, &disk)?;
+    let facts = judge::is_whole(&dump, row.cpus)?;
+    let message = judge::text(&dump, "message");
+    ensure!(message.contains("machine check"), "the message is `{message}`");
+    let left = dump["pages"]["device"].as_u64();
+    ensure!(left == Some(1), "{left:?} pages were not read, instead of one");
+    std::fs::remove_file(&disk.path)?;
+    Ok(format!("{facts}, `{message}`"))
 }
 
 fn parked(lab: &Lab, row: &Row) -> Result<String> {
