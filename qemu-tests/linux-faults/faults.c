@@ -9,6 +9,7 @@
  *   notifier          a panic notifier that wants to be the first faults, the first time that it is called
  *   hear              a panic notifier behind all others, and what keeps logs, say that they have heard
  *   stuck             a panic notifier in the middle of the others never comes back
+ *   tight, roomy      the module gets no memory to arm with; it gets some again
  *   slow              the module takes three seconds for each block that it reads while it arms
  *   deaf CPU          this CPU never leaves the next NMI that it gets
  *   lock              panic when a driver next adds to a virtqueue, with its lock held
@@ -93,6 +94,15 @@ static int stuck_notifier(struct notifier_block *block, unsigned long event, voi
 
 static struct notifier_block sticking = { .notifier_call = stuck_notifier };
 
+static int no_memory(struct kretprobe_instance *instance, struct pt_regs *registers)
+{
+	/* What it got nobody gives back. */
+	regs_set_return_value(registers, 0);
+	return 0;
+}
+
+static struct kretprobe tight_probe = { .kp.symbol_name = "dd_memory", .handler = no_memory };
+
 static int wait_a_while(struct kprobe *probe, struct pt_regs *registers)
 {
 	mdelay(3000);
@@ -171,6 +181,10 @@ static int now(const char *text, const struct kernel_param *parameter)
 		return atomic_notifier_chain_register(&panic_notifier_list, &hearing) ?: kmsg_dump_register(&keeping);
 	} else if (!strcmp(what, "stuck")) {
 		return atomic_notifier_chain_register(&panic_notifier_list, &sticking);
+	} else if (!strcmp(what, "tight")) {
+		return register_kretprobe(&tight_probe);
+	} else if (!strcmp(what, "roomy")) {
+		unregister_kretprobe(&tight_probe);
 	} else if (!strcmp(what, "slow")) {
 		return register_kprobe(&slow_probe);
 	} else if (!strcmp(what, "deaf")) {

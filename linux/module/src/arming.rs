@@ -334,7 +334,10 @@ impl State {
         if self.armed.as_ref().is_none_or(|armed| armed.memory.length() < bytes) {
             return Err(why());
         }
-        self.let_go()?.ok_or_else(why)
+        let memory = self.let_go()?.ok_or_else(why)?;
+        // SAFETY: what used it was taken apart.
+        unsafe { memory.clear() };
+        Ok(memory)
     }
 
     /// The words, if they are some. Those that are none let go of nothing.
@@ -355,8 +358,6 @@ impl State {
         let was_armed = self.armed.is_some();
         let since = kernel::monotonic();
         let mut new = Armed::new(self.memory()?);
-        // It may have been let go of for its memory.
-        new.side = side::spare();
         let has_gap = was_armed && self.armed.is_none();
         let mut result = Err(Why::new(ENOMEM, &["there is no memory for it"]));
         kernel::on_large_stack(&mut || result = self.prepare(&mut new));

@@ -297,6 +297,28 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_kernel_comes_in_pieces_and_its_tools_with_their_library() {
+        let release = "7.3.4+deb13-cloud-amd64";
+        let version = "7.3.4-1~bpo13+1";
+        let mut listed: Vec<Record> = ["image", "base", "binary", "modules", "headers"]
+            .iter()
+            .map(|part| record(&format!("linux-{part}-{release}_{version}_amd64")))
+            .collect();
+        listed.push(record(&format!("linux-headers-7.3.4+deb13-common_{version}_all")));
+        listed.push(record(&format!("linux-kbuild-7.3.4+deb13_{version}_amd64")));
+        listed.push(record("libc6_2.41-12_amd64"));
+        let choice = choose(Kernel::NEWEST, Parts::Headers, &listed, &[]).unwrap();
+        assert_eq!(choice.set.records, listed);
+        let image = choose(Kernel::NEWEST, Parts::Image, &listed, &[]).unwrap();
+        assert_eq!(image.set.records, listed[..4]);
+        for lacking in ["binary", "modules", "libc6"] {
+            let nearest = choose(Kernel::NEWEST, Parts::Headers, &but(listed.clone(), lacking), &[]);
+            let missing = nearest.unwrap_err().unwrap().missing;
+            assert!(missing.len() == 1 && missing[0].contains(lacking), "{missing:?}");
+        }
+    }
+
+    #[test]
     fn versions_are_ordered_as_dpkg_orders_them() {
         let ordered = [
             "6.1.0~rc1-1",

@@ -227,14 +227,14 @@ impl Stock {
         cache.unpack(&archives, &name, None, |files| {
             let folder = files.join("usr/src").join(format!("linux-headers-{release}"));
             let cannot = || format!("cannot change {}", folder.display());
-            let output = root.join("usr/src").join(format!("linux-headers-{release}"));
-            // Since Linux 6.13 its makefiles look for what was built where this says, also when they build a module.
-            let include =
-                format!("KBUILD_OUTPUT := {}\ninclude {}/Makefile\n", output.display(), common.display());
-            fs::write(folder.join("Makefile"), include).with_context(cannot)?;
+            let mut include = format!("include {}/Makefile\n", common.display());
             if self.which.is_backported() {
+                // Since Linux 6.13 its makefiles look for what was built where this says, also when they build a module.
+                let output = root.join("usr/src").join(format!("linux-headers-{release}"));
+                include.insert_str(0, &format!("KBUILD_OUTPUT := {}\n", output.display()));
                 with_own_library(&root, &folder)?;
             }
+            fs::write(folder.join("Makefile"), include).with_context(cannot)?;
             // The kernel's types, from which a module's would follow; no test needs them, and it takes another program.
             match fs::remove_file(folder.join("vmlinux")) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(cannot),

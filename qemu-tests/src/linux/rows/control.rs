@@ -166,8 +166,13 @@ fn first(lab: &Lab, row: &Row) -> Result<String> {
     Ok(facts.join(", "))
 }
 
-/// The arming that is under way is in its first read of the disk.
+/// Without memory for a second arming, the first one's is taken. Then, the arming that is under way is in its first read of the disk.
 const BETWEEN: &str = r#"
+harm tight
+arm "target=$target" serial=0x3f8 level=30
+dmesg | grep 'nothing was armed for' || fail "there was memory for two"
+harm roomy
+arm "target=$target" serial=0x3f8
 harm slow
 echo "target=$target level=1" >$DISKDUMP/arm &
 sleep 1

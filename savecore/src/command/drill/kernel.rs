@@ -155,7 +155,7 @@ fn armed(
 
 /// The host hears of a panic by pvpanic, and may end the machine then: after the dump, if at all.
 fn host(status: &Status, drill: &mut Drill) {
-    let is_reset_at_once =
+    let never_hears =
         status.get("then") == Some("halt") || status.get("notify") == Some("never") || is_alone(status);
     match status.get("notify") {
         // An older one does not come before pvpanic.
@@ -164,7 +164,7 @@ fn host(status: &Status, drill: &mut Drill) {
             "the host hears of a panic first, and may end the machine before anything is dumped",
             "load a newer diskdump module",
         ),
-        Some(_) if is_reset_at_once => drill.warn(
+        Some(_) if never_hears => drill.warn(
             "pvpanic",
             "the host does not hear of a panic that was dumped",
             "notify = \"always\" in [arm]",
