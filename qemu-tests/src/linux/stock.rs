@@ -25,7 +25,7 @@ pub enum Flavour {
     Cloud,
     /// Any machine.
     Generic,
-    /// Modules in Rust. Debian has none; it is built of Debian's source ([`Stock::with_rust`]).
+    /// Modules in Rust. Of its own, only Debian's newest have that; this one is built of Debian's source ([`Stock::with_rust`]).
     Rust,
 }
 
