@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { LRU = 5, SLAB = 7, BUDDY = 10, ANON = 12, SWAPBACKED = 14, HUGE = 17, UNEVICTABLE = 18, OFFLINE = 23, PGTABLE = 26 };
+enum { LRU = 5, SLAB = 7, BUDDY = 10, ANON = 12, SWAPBACKED = 14, COMPOUND_TAIL = 16, HUGE = 17, UNEVICTABLE = 18, OFFLINE = 23, PGTABLE = 26 };
 
 #define HAS(bit) (flags >> (bit) & 1)
 
@@ -31,7 +31,7 @@ static int hold(size_t bytes)
 int main(int count, char **words)
 {
 	unsigned long user = 0, cache = 0, free_pages = 0;
-	uint64_t flags;
+	uint64_t flags, head = 0;
 	FILE *pages;
 
 	if (count == 3)
@@ -40,6 +40,11 @@ int main(int count, char **words)
 	if (!pages)
 		return 1;
 	while (fread(&flags, sizeof(flags), 1, pages) == 1) {
+		/* Older kernels tell of the first page alone what a large one is for. */
+		if (HAS(COMPOUND_TAIL))
+			flags = head;
+		else
+			head = flags;
 		if (HAS(BUDDY))
 			free_pages++;
 		else if (HAS(SLAB) || HAS(OFFLINE) || HAS(PGTABLE))
