@@ -53,7 +53,7 @@
 
 #include "shim.h"
 
-/* One arming, disarming or question at a time. */
+/* One arming or disarming at a time. */
 static DEFINE_MUTEX(dd_mutex);
 
 /* Targets. */
@@ -242,22 +242,35 @@ static void dd_close_now(struct work_struct *work)
  */
 static void dd_close(struct file *file)
 {
-	struct dd_closing closing = { .file = file };
+	/* Under dd_mutex. Not on the stack, which is our own while it arms: the kernel's debugging would not know it. */
+	static struct dd_closing closing;
 
-	INIT_WORK_ONSTACK(&closing.work, dd_close_now);
+	closing.file = file;
+	INIT_WORK(&closing.work, dd_close_now);
 	schedule_work(&closing.work);
 	flush_work(&closing.work);
-	destroy_work_on_stack(&closing.work);
 }
 
-long dd_open_target(const char *path, struct dd_target *target, const char **why)
+bool dd_is_at(const char *path, struct file *file)
+{
+	struct file *other = filp_open(path, O_RDONLY | O_LARGEFILE, 0);
+	bool same;
+
+	if (IS_ERR(other))
+		return false;
+	same = other->f_mapping == file->f_mapping;
+	dd_close(other);
+	return same;
+}
+
+long dd_open_target(const char *path, struct file *held, struct dd_target *target, const char **why)
 {
 	struct file *file;
 	long result;
 
 	memset(target, 0, sizeof(*target));
 	/* O_EXCL claims the device, as a mount or swap does; while it is claimed, they fail. */
-	file = filp_open(path, O_RDONLY | O_EXCL | O_LARGEFILE, 0);
+	file = held ? get_file(held) : filp_open(path, O_RDONLY | O_EXCL | O_LARGEFILE, 0);
 	if (IS_ERR(file)) {
 		result = PTR_ERR(file);
 		*why = result == -EBUSY ? "it is in use (mounted, swap, or part of something)" : "it cannot be opened";
@@ -445,6 +458,21 @@ u32 dd_online_cpus(u32 *to, u32 room)
 	return count;
 }
 
+bool dd_all_cpus_online(void)
+{
+	return num_online_cpus() == num_present_cpus();
+}
+
+bool dd_has_machine_check(void)
+{
+	return boot_cpu_has(X86_FEATURE_MCE) && boot_cpu_has(X86_FEATURE_MCA);
+}
+
+u32 dd_apic_of(u32 cpu)
+{
+	return cpu_physical_id(cpu);
+}
+
 u32 dd_cpu(void)
 {
 	return raw_smp_processor_id();
@@ -589,29 +617,65 @@ static int dd_panicked(struct notifier_block *block, unsigned long value, void *
 /* The first of all: what others do may be what crashes. */
 static struct notifier_block dd_panic_block = { .notifier_call = dd_panicked, .priority = INT_MAX };
 
+/*
+ * Those that ask to be the first, too, and were there before would be called before: pvpanic tells the host, which may end the machine
+ * then. Who comes later is called later.
+ */
+static void dd_register_first(struct notifier_block *block)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&panic_notifier_list.lock, flags);
+	RCU_INIT_POINTER(block->next, rcu_dereference_protected(panic_notifier_list.head, true));
+	rcu_assign_pointer(panic_notifier_list.head, block);
+	spin_unlock_irqrestore(&panic_notifier_list.lock, flags);
+}
+
+/* Those that keep the end of the log (pstore) come behind all notifiers, and this one behind them. */
+#ifdef DD_HAS_KMSG_DUMP_DETAIL
+static void dd_dumped(struct kmsg_dumper *dumper, struct kmsg_dump_detail *detail)
+#else
+static void dd_dumped(struct kmsg_dumper *dumper, enum kmsg_dump_reason reason)
+#endif
+{
+	dd_heard();
+}
+
+static struct kmsg_dumper dd_last_dumper = { .dump = dd_dumped, .max_reason = KMSG_DUMP_PANIC };
+
 int dd_stop_hooks(bool on)
 {
 	int result;
 
+	if (on) {
+		/* Behind those that came since it was armed before. */
+		kmsg_dump_unregister(&dd_last_dumper);
+		result = kmsg_dump_register(&dd_last_dumper);
+		if (result)
+			return result;
+	}
 	if (on == dd_hooked)
 		return 0;
 	if (on) {
 		result = register_nmi_handler(NMI_LOCAL, crash_nmi_callback, NMI_FLAG_FIRST, "diskdump");
-		if (result)
+		if (result) {
+			kmsg_dump_unregister(&dd_last_dumper);
 			return result;
+		}
 		/* What came before nobody has seen. */
 		WRITE_ONCE(dd_oops_task, NULL);
 		register_die_notifier(&dd_die_block);
 		dd_original = smp_ops;
 		smp_ops.stop_other_cpus = dd_stop_other_cpus;
 		smp_ops.crash_stop_other_cpus = dd_crash_stop_other_cpus;
-		atomic_notifier_chain_register(&panic_notifier_list, &dd_panic_block);
+		dd_register_first(&dd_panic_block);
 	} else {
 		atomic_notifier_chain_unregister(&panic_notifier_list, &dd_panic_block);
 		smp_ops.crash_stop_other_cpus = dd_original.crash_stop_other_cpus;
 		smp_ops.stop_other_cpus = dd_original.stop_other_cpus;
 		unregister_die_notifier(&dd_die_block);
 		unregister_nmi_handler(NMI_LOCAL, "diskdump");
+		kmsg_dump_unregister(&dd_last_dumper);
 	}
 	dd_hooked = on;
 	return 0;
@@ -628,13 +692,7 @@ const char *dd_cannot_arm(void)
 
 /* CPUs and memory that come and go: what was armed is no longer what is there. */
 
-static void dd_rearm_work(struct work_struct *work)
-{
-	mutex_lock(&dd_mutex);
-	dd_rearm();
-	mutex_unlock(&dd_mutex);
-}
-
+static void dd_rearm_work(struct work_struct *work);
 static DECLARE_WORK(dd_work, dd_rearm_work);
 
 static int dd_cpu_changed(unsigned int cpu)
@@ -655,14 +713,42 @@ static int dd_cpu_state;
 
 /* /sys/kernel/diskdump */
 
+/* What is there to be read: arming may wait long for a disk, and a question for nothing but another one. */
+static DEFINE_MUTEX(dd_shown_mutex);
+static char dd_shown[DD_SHOWN][PAGE_SIZE];
+static size_t dd_shown_length[DD_SHOWN];
+
+/* Under dd_mutex, when something has changed. */
+static void dd_publish(void)
+{
+	u32 what;
+
+	mutex_lock(&dd_shown_mutex);
+	for (what = 0; what < DD_SHOWN; what++)
+		dd_shown_length[what] = dd_show(what, dd_shown[what], PAGE_SIZE - 1);
+	mutex_unlock(&dd_shown_mutex);
+}
+
+static void dd_rearm_work(struct work_struct *work)
+{
+	/* A CPU that goes is still there when it is told; when it is gone, this lock is free. */
+	cpus_read_lock();
+	cpus_read_unlock();
+	mutex_lock(&dd_mutex);
+	dd_rearm();
+	dd_publish();
+	mutex_unlock(&dd_mutex);
+}
+
 #define DD_SHOWS(name, what)								\
 static ssize_t name##_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)	\
 {											\
 	ssize_t length;									\
 											\
-	mutex_lock(&dd_mutex);								\
-	length = dd_show(what, buf, PAGE_SIZE - 1);					\
-	mutex_unlock(&dd_mutex);							\
+	mutex_lock(&dd_shown_mutex);							\
+	length = dd_shown_length[what];							\
+	memcpy(buf, dd_shown[what], length);						\
+	mutex_unlock(&dd_shown_mutex);							\
 	return length;									\
 }
 
@@ -679,6 +765,7 @@ static ssize_t name##_store(struct kobject *kobj, struct kobj_attribute *attr,		
 											\
 	mutex_lock(&dd_mutex);								\
 	result = order;									\
+	dd_publish();									\
 	mutex_unlock(&dd_mutex);							\
 	return result ? result : count;							\
 }
@@ -716,6 +803,7 @@ static int __init dd_init(void)
 {
 	int result;
 
+	dd_publish();
 	dd_folder = kobject_create_and_add("diskdump", kernel_kobj);
 	if (!dd_folder)
 		return -ENOMEM;
@@ -733,6 +821,7 @@ static int __init dd_init(void)
 		mutex_lock(&dd_mutex);
 		/* Why it was refused is in the log, and in sysfs. */
 		dd_arm(arm, strlen(arm));
+		dd_publish();
 		mutex_unlock(&dd_mutex);
 	}
 	return 0;

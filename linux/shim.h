@@ -45,7 +45,10 @@ struct dd_range {
 };
 
 /* In C, for Rust. Those of the first group may sleep; they are for a healthy kernel only. */
-long dd_open_target(const char *path, struct dd_target *target, const char **why);
+/* Whether a path leads to the device that is open in this file. */
+bool dd_is_at(const char *path, struct file *file);
+/* held: a file in which it is open and claimed already, and which is shared then; or NULL. */
+long dd_open_target(const char *path, struct file *held, struct dd_target *target, const char **why);
 void dd_close_target(struct dd_target *target);
 int dd_read_block(struct file *file, u64 block, void *to);
 void *dd_memory(size_t bytes, u64 *physical);
@@ -63,6 +66,11 @@ u32 dd_pci_read(u32 address, u32 offset);
 void dd_say(const char *text, size_t length, int bad);
 size_t dd_vmcoreinfo(void *to, size_t room);
 u32 dd_online_cpus(u32 *to, u32 room);
+bool dd_all_cpus_online(void);
+/* Machine checks have banks of registers. */
+bool dd_has_machine_check(void);
+/* The number of a CPU's APIC. */
+u32 dd_apic_of(u32 cpu);
 /* A small file of sysfs; its length, or a negative number of an error. */
 long dd_read_file(const char *path, void *to, size_t room);
 int dd_stop_hooks(bool on);
@@ -94,6 +102,8 @@ size_t dd_show(u32 what, char *to, size_t room);
 long dd_tell_last(const char *text, size_t length);
 /* oops: the registers of the last oops of the task that panics, NULL if it had none. */
 void dd_panic(const char *message, const struct pt_regs *regs, const struct pt_regs *oops, u32 trigger);
+/* All others have heard of the panic. Comes back if the kernel is to go on with it. */
+void dd_heard(void);
 void dd_freeze(void);
 void dd_crash_stopped(void);
 bool dd_nmi(const struct pt_regs *regs);
@@ -104,6 +114,7 @@ enum dd_show {
 	DD_STATUS = 1,
 	DD_REASON = 2,
 	DD_LAST = 3,
+	DD_SHOWN,
 };
 
 /* What dd_panic is told of why: the format's triggers. */

@@ -11,8 +11,14 @@ use crate::{c_int, c_void, healthy, sysfs, Shared};
 static WORK: Shared<work_struct> = Shared::new(unsafe { crate::zeroed() });
 
 unsafe extern "C" fn rearm(_work: *mut work_struct) {
+    // A CPU that goes is still there when it is told; when it is gone, this lock is free.
+    // SAFETY: may sleep, and holds no lock.
+    unsafe {
+        bindings::cpus_read_lock();
+        bindings::cpus_read_unlock();
+    }
     // SAFETY: one at a time.
-    sysfs::alone(|| unsafe { bindings::dd_rearm() });
+    sysfs::change(|| unsafe { bindings::dd_rearm() });
 }
 
 /// Before anything can change.

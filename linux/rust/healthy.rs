@@ -186,6 +186,20 @@ lend! {
         count
     }
 
+    unsafe fn dd_all_cpus_online() -> bool {
+        // SAFETY: asks only.
+        unsafe { bindings::dd_helper_all_cpus_online() }
+    }
+
+    unsafe fn dd_has_machine_check() -> bool {
+        [bindings::DD_CONST_X86_FEATURE_MCE, bindings::DD_CONST_X86_FEATURE_MCA].into_iter().all(crate::crashed::has)
+    }
+
+    unsafe fn dd_apic_of(cpu: u32) -> u32 {
+        // SAFETY: shim.h: the number of a CPU.
+        unsafe { bindings::dd_helper_cpu_physical_id(cpu) }
+    }
+
     unsafe fn dd_read_file(path: *const c_char, to: *mut c_void, room: usize) -> c_long {
         // SAFETY: shim.h: a text that ends with a zero.
         let file = unsafe { bindings::filp_open(path, bindings::DD_CONST_READ, 0) };

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /*
- * All the C there is: one line for each function that the kernel's headers have inline or as a macro.
+ * All the C there is: what the kernel's headers have inline or as a macro.
  */
 #include <linux/blkdev.h>
+#include <linux/fs.h>
 #include <linux/iommu.h>
 #include <linux/kexec.h>
 #include <linux/memory.h>
 #include <linux/nmi.h>
+#include <linux/panic_notifier.h>
 #include <linux/pci.h>
 #include <linux/preempt.h>
 #include <linux/sched.h>
@@ -22,6 +24,11 @@
 bool dd_helper_bdev_read_only(struct block_device *bdev)
 {
 	return bdev_read_only(bdev);
+}
+
+void dd_helper_get_file(struct file *file)
+{
+	get_file(file);
 }
 
 struct iommu_domain *dd_helper_iommu_get_domain_for_dev(struct device *dev)
@@ -92,6 +99,27 @@ bool dd_helper_boot_cpu_has(u32 feature)
 void *dd_helper_apic_base(void)
 {
 	return (void *)APIC_BASE;
+}
+
+/* Those that ask to be the first, too, and were there before would be called before. */
+void dd_helper_register_first_on_panic(struct notifier_block *block)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&panic_notifier_list.lock, flags);
+	RCU_INIT_POINTER(block->next, rcu_dereference_protected(panic_notifier_list.head, true));
+	rcu_assign_pointer(panic_notifier_list.head, block);
+	spin_unlock_irqrestore(&panic_notifier_list.lock, flags);
+}
+
+bool dd_helper_all_cpus_online(void)
+{
+	return num_online_cpus() == num_present_cpus();
+}
+
+u32 dd_helper_cpu_physical_id(u32 cpu)
+{
+	return cpu_physical_id(cpu);
 }
 
 void *dd_helper_current(void)

@@ -7,6 +7,7 @@
 
 struct block_device;
 struct device;
+struct file;
 struct iommu_domain;
 struct notifier_block;
 struct pci_bus;
@@ -14,6 +15,7 @@ struct pt_regs;
 struct work_struct;
 
 bool dd_helper_bdev_read_only(struct block_device *bdev);
+void dd_helper_get_file(struct file *file);
 struct iommu_domain *dd_helper_iommu_get_domain_for_dev(struct device *dev);
 phys_addr_t dd_helper_iommu_iova_to_phys(struct iommu_domain *domain, dma_addr_t at);
 int dd_helper_pci_domain_nr(struct pci_bus *bus);
@@ -28,6 +30,9 @@ bool dd_helper_in_nmi(void);
 bool dd_helper_user_mode(const struct pt_regs *regs);
 bool dd_helper_boot_cpu_has(u32 feature);
 void *dd_helper_apic_base(void);
+bool dd_helper_all_cpus_online(void);
+u32 dd_helper_cpu_physical_id(u32 cpu);
+void dd_helper_register_first_on_panic(struct notifier_block *block);
 void *dd_helper_current(void);
 
 #endif

@@ -5,7 +5,7 @@
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use crate::bindings::{self, die_args, nmiaction, notifier_block, pt_regs, smp_ops};
+use crate::bindings::{self, die_args, kmsg_dump_detail, kmsg_dumper, nmiaction, notifier_block, pt_regs, smp_ops};
 use crate::{c_char, c_int, c_void, lend, Shared};
 
 /// What the kernel did before.
@@ -118,6 +118,19 @@ const fn first(
 static DIE: Shared<notifier_block> = first(die);
 static PANIC: Shared<notifier_block> = first(panicked);
 
+/// Those that keep the end of the log (pstore) come behind all notifiers, and this one behind them.
+unsafe extern "C" fn dumped(_dumper: *mut kmsg_dumper, _detail: *mut kmsg_dump_detail) {
+    // SAFETY: for any context.
+    unsafe { bindings::dd_heard() };
+}
+
+static LAST: Shared<kmsg_dumper> = Shared::new(kmsg_dumper {
+    dump: Some(dumped),
+    max_reason: bindings::kmsg_dump_reason_KMSG_DUMP_PANIC,
+    // SAFETY: a list's links, which are set before it is used, and a flag.
+    ..unsafe { crate::zeroed() }
+});
+
 const NAME: &CStr = c"diskdump";
 
 static NMI: Shared<nmiaction> = Shared::new(nmiaction {
@@ -130,6 +143,17 @@ static NMI: Shared<nmiaction> = Shared::new(nmiaction {
 
 lend! {
     unsafe fn dd_stop_hooks(on: bool) -> c_int {
+        if on {
+            // Behind those that came since it was armed before.
+            // SAFETY: one arming or disarming at a time (sysfs.rs); it stays registered only as long as the module is there.
+            let result = unsafe {
+                bindings::kmsg_dump_unregister(LAST.get());
+                bindings::kmsg_dump_register(LAST.get())
+            };
+            if result != 0 {
+                return result;
+            }
+        }
         if HOOKED.swap(on, Ordering::AcqRel) == on {
             return 0;
         }
@@ -142,6 +166,7 @@ lend! {
                 let result = bindings::__register_nmi_handler(bindings::NMI_LOCAL, NMI.get());
                 if result != 0 {
                     HOOKED.store(false, Ordering::Release);
+                    bindings::kmsg_dump_unregister(LAST.get());
                     return result;
                 }
                 // What came before nobody has seen.
@@ -151,7 +176,7 @@ lend! {
                 core::ptr::copy_nonoverlapping(operations, ORIGINAL.get(), 1);
                 (*operations).stop_other_cpus = Some(stop_other_cpus);
                 (*operations).crash_stop_other_cpus = Some(crash_stop_other_cpus);
-                bindings::atomic_notifier_chain_register(&raw mut bindings::panic_notifier_list, PANIC.get());
+                bindings::dd_helper_register_first_on_panic(PANIC.get());
             } else {
                 bindings::atomic_notifier_chain_unregister(&raw mut bindings::panic_notifier_list, PANIC.get());
                 let operations = &raw mut bindings::smp_ops;
@@ -159,6 +184,7 @@ lend! {
                 (*operations).stop_other_cpus = (*ORIGINAL.get()).stop_other_cpus;
                 bindings::unregister_die_notifier(DIE.get());
                 bindings::unregister_nmi_handler(bindings::NMI_LOCAL, NAME.as_ptr());
+                bindings::kmsg_dump_unregister(LAST.get());
             }
         }
         0

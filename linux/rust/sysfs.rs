@@ -11,23 +11,41 @@ use kernel::sync::{new_mutex, Arc, Mutex};
 use crate::bindings::{self, attribute, attribute_group, kernel_param, kobj_attribute, kobject};
 use crate::{c_char, c_long, healthy, Shared};
 
-/// One arming, disarming or question at a time.
+/// One arming or disarming at a time; and one question, which waits for nothing but another one: arming may wait long for a disk.
 #[pin_data]
 struct Orders {
     #[pin]
     mutex: Mutex<()>,
+    #[pin]
+    shown: Mutex<()>,
+}
+
+/// A page of sysfs.
+const PAGE: usize = bindings::DD_CONST_PAGE_SIZE as usize;
+
+/// What is there to be read, under `shown`.
+static SHOWN: Shared<[Text; bindings::dd_show_DD_SHOWN as usize]> =
+    Shared::new([const { Text { length: 0, bytes: [0; PAGE] } }; bindings::dd_show_DD_SHOWN as usize]);
+
+struct Text {
+    length: usize,
+    bytes: [c_char; PAGE],
 }
 
 /// As long as there is a [`Lock`].
 static ORDERS: AtomicPtr<Orders> = AtomicPtr::new(core::ptr::null_mut());
 
-/// What [`alone`] needs: made before anybody can ask, dropped when nobody can any more.
+/// What [`change`] needs: made before anybody can ask, dropped when nobody can any more.
 pub(crate) struct Lock(#[allow(dead_code)] Arc<Orders>);
 
 impl Lock {
     pub(crate) fn new() -> Result<Lock> {
-        let orders = Arc::pin_init(pin_init!(Orders { mutex <- new_mutex!((), "diskdump") }), GFP_KERNEL)?;
+        let orders = Arc::pin_init(pin_init!(Orders {
+            mutex <- new_mutex!((), "diskdump"),
+            shown <- new_mutex!((), "diskdump shown"),
+        }), GFP_KERNEL)?;
         ORDERS.store(core::ptr::from_ref(&*orders).cast_mut(), Ordering::Release);
+        change(|| ());
         Ok(Lock(orders))
     }
 }
@@ -38,21 +56,36 @@ impl Drop for Lock {
     }
 }
 
-/// Runs this while nobody else asks or orders.
-pub(crate) fn alone<R>(run: impl FnOnce() -> R) -> R {
+fn orders() -> Option<&'static Orders> {
     // SAFETY: of a Lock, which is the last to go.
-    let orders = unsafe { ORDERS.load(Ordering::Acquire).as_ref() };
+    unsafe { ORDERS.load(Ordering::Acquire).as_ref() }
+}
+
+/// Runs this while nobody else orders, and then shows what has changed.
+pub(crate) fn change<R>(run: impl FnOnce() -> R) -> R {
+    let orders = orders();
     let _guard = orders.map(|orders| orders.mutex.lock());
-    run()
+    let result = run();
+    let _shown = orders.map(|orders| orders.shown.lock());
+    // SAFETY: under `shown`.
+    for (what, text) in (0..).zip(unsafe { &mut *SHOWN.get() }) {
+        // SAFETY: nobody else orders; a page.
+        text.length = unsafe { bindings::dd_show(what, text.bytes.as_mut_ptr(), PAGE - 1) };
+    }
+    result
 }
 
 /// Defines what shows one of dd_show's texts.
 macro_rules! show {
     ($($name:ident: $what:ident,)*) => {$(
         unsafe extern "C" fn $name(_folder: *mut kobject, _file: *mut kobj_attribute, to: *mut c_char) -> isize {
-            let room = bindings::DD_CONST_PAGE_SIZE as usize - 1;
+            let _shown = orders().map(|orders| orders.shown.lock());
+            // SAFETY: under `shown`.
+            let Some(text) = (unsafe { (*SHOWN.get()).get(bindings::$what as usize) }) else { return 0 };
+            let length = text.length.min(PAGE - 1);
             // SAFETY: sysfs gives a page.
-            alone(|| unsafe { bindings::dd_show(bindings::$what, to, room) }) as isize
+            unsafe { core::ptr::copy_nonoverlapping(text.bytes.as_ptr(), to, length) };
+            length as isize
         }
     )*};
 }
@@ -74,7 +107,7 @@ macro_rules! obey {
             $count: usize,
         ) -> isize {
             // SAFETY: nobody else orders; sysfs gives so many bytes.
-            answer(alone(|| unsafe { $order }), $count)
+            answer(change(|| unsafe { $order }), $count)
         }
     )*};
 }
@@ -157,8 +190,12 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        // The files go now, also where the kernel delays the release of what nobody uses any more (CONFIG_DEBUG_KOBJECT_RELEASE).
         // SAFETY: the only reference that is ours.
-        unsafe { bindings::kobject_put(self.0) };
+        unsafe {
+            bindings::kobject_del(self.0);
+            bindings::kobject_put(self.0);
+        }
     }
 }
 
@@ -200,7 +237,7 @@ pub(crate) fn arm_by_parameter() {
     unsafe {
         let words = *WORDS.get();
         if !words.is_null() {
-            alone(|| bindings::dd_arm(words, bindings::strlen(words) as usize));
+            change(|| bindings::dd_arm(words, bindings::strlen(words) as usize));
         }
     }
 }

@@ -199,21 +199,43 @@ impl Drop for Open {
     fn drop(&mut self) {
         // At once: an ordinary close is done when the task goes back to its program; until then, whoever arms again would find
         // the device claimed by us.
-        // SAFETY: the only reference, from filp_open.
+        // SAFETY: a reference of ours, from filp_open or for one more.
         unsafe { bindings::__fput_sync(self.0) };
     }
 }
 
 lend! {
-    unsafe fn dd_open_target(path: *const c_char, target: *mut dd_target, why: *mut *const c_char) -> c_long {
+    unsafe fn dd_is_at(path: *const c_char, file: *mut file) -> bool {
+        // SAFETY: shim.h: a text that ends with a zero.
+        let other = unsafe { bindings::filp_open(path, bindings::DD_CONST_LOOK, 0) };
+        if let -4095..=-1 = other as isize as c_long {
+            return false;
+        }
+        let other = Open(other);
+        // SAFETY: both are open.
+        unsafe { (*other.0).f_mapping == (*file).f_mapping }
+    }
+
+    unsafe fn dd_open_target(
+        path: *const c_char,
+        held: *mut file,
+        target: *mut dd_target,
+        why: *mut *const c_char,
+    ) -> c_long {
         // SAFETY: shim.h: a text, and places for the answers.
         let (target, why) = unsafe {
             *target = crate::zeroed();
             (&mut *target, &mut *why)
         };
-        // SAFETY: as above; what is described is open.
+        // SAFETY: as above; what is described is open, and what is held is.
         let opened = unsafe {
-            Open::at(path).and_then(|open| {
+            let open = if held.is_null() {
+                Open::at(path)
+            } else {
+                bindings::dd_helper_get_file(held);
+                Ok(Open(held))
+            };
+            open.and_then(|open| {
                 describe(open.device()?, target)?;
                 Ok(open)
             })

@@ -6,15 +6,21 @@
  *   hang              this task waits for ever, uninterruptibly
  *   spin              this CPU goes round with preemption off
  *   text ADDRESS      a byte of code at this address is turned over
- *   notifier          a panic notifier in front of all others faults, the first time that it is called
+ *   notifier          a panic notifier that wants to be the first faults, the first time that it is called
+ *   hear              a panic notifier behind all others, and what keeps logs, say that they have heard
+ *   stuck             a panic notifier in the middle of the others never comes back
+ *   tight, roomy      the module gets no memory to arm with; it gets some again
+ *   slow              the kernel takes three seconds for each time that it reads a disk for itself, as the module does to arm
  *   deaf CPU          this CPU never leaves the next NMI that it gets
  *   lock              panic when a driver next adds to a virtqueue, with its lock held
  *   memory            panic with not one page free
  *   reboot            panic in the next reboot, when devices were shut down already
  */
 #include <linux/delay.h>
+#include <linux/fs.h>
 #include <linux/gfp.h>
 #include <linux/kernel.h>
+#include <linux/kmsg_dump.h>
 #include <linux/kprobes.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -22,6 +28,7 @@
 #include <linux/panic_notifier.h>
 #include <linux/sched.h>
 #include <linux/string.h>
+#include <linux/version.h>
 #include <linux/vmalloc.h>
 #include <asm/nmi.h>
 
@@ -55,6 +62,59 @@ static int first_notifier(struct notifier_block *block, unsigned long event, voi
 }
 
 static struct notifier_block notifier = { .notifier_call = first_notifier, .priority = INT_MAX };
+
+static int last_notifier(struct notifier_block *block, unsigned long event, void *text)
+{
+	pr_emerg("faults: a notifier has heard\n");
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block hearing = { .notifier_call = last_notifier, .priority = INT_MIN };
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+static void keep_log(struct kmsg_dumper *dumper, struct kmsg_dump_detail *detail)
+#else
+static void keep_log(struct kmsg_dumper *dumper, enum kmsg_dump_reason reason)
+#endif
+{
+	pr_emerg("faults: who keeps logs has heard\n");
+}
+
+static struct kmsg_dumper keeping = { .dump = keep_log, .max_reason = KMSG_DUMP_PANIC };
+
+/* Nobody does. */
+static bool freed;
+
+static int stuck_notifier(struct notifier_block *block, unsigned long event, void *text)
+{
+	pr_emerg("faults: stuck\n");
+	while (!READ_ONCE(freed))
+		cpu_relax();
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block sticking = { .notifier_call = stuck_notifier };
+
+static int no_memory(struct kretprobe_instance *instance, struct pt_regs *registers)
+{
+	/* What it got nobody gives back. */
+	regs_set_return_value(registers, 0);
+	return 0;
+}
+
+static struct kretprobe tight_probe = { .kp.symbol_name = "dd_memory", .handler = no_memory };
+
+static int wait_a_while(struct kprobe *probe, struct pt_regs *registers)
+{
+	const struct file *file = (struct file *)regs_get_kernel_argument(registers, 0);
+
+	if (S_ISBLK(file_inode(file)->i_mode))
+		mdelay(3000);
+	return 0;
+}
+
+/* The module's own code must stay as it is. */
+static struct kprobe slow_probe = { .symbol_name = "kernel_read", .pre_handler = wait_a_while };
 
 static unsigned int deaf = UINT_MAX;
 
@@ -129,6 +189,16 @@ static int now(const char *text, const struct kernel_param *parameter)
 		return spoil(number);
 	} else if (!strcmp(what, "notifier")) {
 		return atomic_notifier_chain_register(&panic_notifier_list, &notifier);
+	} else if (!strcmp(what, "hear")) {
+		return atomic_notifier_chain_register(&panic_notifier_list, &hearing) ?: kmsg_dump_register(&keeping);
+	} else if (!strcmp(what, "stuck")) {
+		return atomic_notifier_chain_register(&panic_notifier_list, &sticking);
+	} else if (!strcmp(what, "tight")) {
+		return register_kretprobe(&tight_probe);
+	} else if (!strcmp(what, "roomy")) {
+		unregister_kretprobe(&tight_probe);
+	} else if (!strcmp(what, "slow")) {
+		return register_kprobe(&slow_probe);
 	} else if (!strcmp(what, "deaf")) {
 		WRITE_ONCE(deaf, number);
 		return register_nmi_handler(NMI_LOCAL, never_leave, NMI_FLAG_FIRST, "faults");

@@ -117,6 +117,17 @@ impl Qmp {
         self.command("inject-nmi", json!({}), Duration::from_secs(10)).map(|_| ())
     }
 
+    /// Lets a CPU tell of memory that failed at this physical address, fatally: a machine check, as QEMU's own monitor makes them.
+    ///
+    /// # Errors
+    /// As [`Qmp::command`].
+    pub fn fail_memory(&mut self, cpu: u32, address: u64) -> Result<()> {
+        // Bank 1; uncorrected, the processor's state is lost, with an address; one is in progress; it is a physical one, of a page.
+        let line = format!("mce {cpu} 1 0xbe00000000000135 0x5 {address:#x} 0x8c");
+        let arguments = json!({ "command-line": line });
+        self.command("human-monitor-command", arguments, Duration::from_secs(10)).map(|_| ())
+    }
+
     /// Saves `length` bytes of physical memory from `start` into a file.
     ///
     /// # Errors

@@ -238,16 +238,19 @@ pub(crate) fn modules((stock, vmlinux): (Stock, Option<PathBuf>), library: &Path
     ours.arg("module")
         .arg(format!("KDIR={}", headers.display()))
         .arg(format!("BUILD={}", folder.display()))
-        .arg(format!("RUSTLIB={}", library.display()));
+        .arg(format!("RUSTLIB={}", library.display()))
+        .args(stock.compiler());
     if let Some(tools) = stock.rust_tools() {
         ours.arg("SHIM=rust").args(tools.variables());
     }
     let what = format!("diskdump.ko for {}", stock.release);
     let said = logged(ours, &what, build::BUILD_LIMIT)?.success(&what)?;
-    // objtool's words are warnings.
-    if let Some(line) =
-        said.stderr.lines().find(|line| line.contains("warning:") || line.contains("WARNING:"))
-    {
+    // objtool's words are warnings. That tools are others than the kernel was built with says nothing of the module.
+    let is_of_tools = |line: &&str| {
+        ["pahole version differs", "the compiler differs"].iter().any(|part| line.contains(part))
+    };
+    let is_warning = |line: &&str| line.contains("warning:") || line.contains("WARNING:");
+    if let Some(line) = said.stderr.lines().find(|line| is_warning(line) && !is_of_tools(line)) {
         anyhow::bail!("{what}: {line}; log: {}", said.log.display());
     }
     if stock.rust_tools().is_some() {
@@ -261,7 +264,7 @@ pub(crate) fn modules((stock, vmlinux): (Stock, Option<PathBuf>), library: &Path
             .with_context(|| format!("cannot copy {}", source.display()))?;
     }
     let mut make = clean("make");
-    make.arg("-C").arg(&headers).arg(format!("M={}", faults.display())).arg("modules");
+    make.arg("-C").arg(&headers).arg(format!("M={}", faults.display())).arg("modules").args(stock.compiler());
     let what = format!("faults.ko for {}", stock.release);
     logged(make, &what, build::BUILD_LIMIT)?.success(&what)?;
     Ok(Built { stock, vmlinux, module: folder.join("diskdump.ko"), faults: faults.join("faults.ko") })
@@ -287,7 +290,8 @@ fn dkms(built: &Built, library: &Path) -> Result<String> {
     make.arg("-C")
         .arg(&source)
         .arg(format!("KDIR={}", headers.display()))
-        .arg(format!("RUSTLIB={}", source.join("libdump_linux_module.a").display()));
+        .arg(format!("RUSTLIB={}", source.join("libdump_linux_module.a").display()))
+        .args(built.stock.compiler());
     logged(make, "build as DKMS does", build::BUILD_LIMIT)?
         .success("make in the tree of the DKMS package")?;
     let module = source.join("build/diskdump.ko");

@@ -63,7 +63,7 @@ pub(crate) fn check(target: &str) -> Result<String> {
 }
 
 /// What the kernel calls of the Linux module when it has crashed.
-const MODULE: [&str; 4] = ["dd_panic", "dd_nmi", "dd_freeze", "dd_crash_stopped"];
+const MODULE: [&str; 5] = ["dd_panic", "dd_heard", "dd_nmi", "dd_freeze", "dd_crash_stopped"];
 
 /// What it calls while it is healthy, of which a panic can be reached: the negative control.
 const MODULE_HEALTHY: &str = "dd_arm";

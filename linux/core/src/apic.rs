@@ -10,17 +10,27 @@ pub trait LocalApic {
 
     /// Writes one.
     fn write(&self, offset: u32, value: u32);
+
+    /// Writes the command register, both halves: who it is for, unless the command says so itself, and the command. That sends it.
+    fn send(&self, to: u32, command: u32);
+}
+
+/// A CPU, by the kernel's number and by that of its APIC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cpu {
+    /// The kernel's.
+    pub number: u32,
+    /// Its APIC's.
+    pub apic: u32,
 }
 
 /// How many entries of the table there are: the highest one's index, in these bits.
 const VERSION: u32 = 0x30;
 const HIGHEST: u32 = 16;
 
-/// The command register's lower half. A write there sends.
-const COMMAND: u32 = 0x300;
-
-/// NMI, asserted, to all but this CPU.
-const NMI_TO_OTHERS: u32 = 0b11 << 18 | 1 << 14 | NMI;
+/// NMI, asserted: to the CPU that is named, and to all but this one.
+const NMI_TO_ONE: u32 = 1 << 14 | NMI;
+const NMI_TO_OTHERS: u32 = 0b11 << 18 | NMI_TO_ONE;
 
 /// Of a command and of an entry: how it is delivered, and that as an NMI.
 const DELIVERY: u32 = 0b111 << 8;
@@ -44,9 +54,15 @@ struct Entry {
     least: u32,
 }
 
-/// Sends an NMI to all CPUs but this one.
-pub fn send_nmi_to_others(apic: &dyn LocalApic) {
-    apic.write(COMMAND, NMI_TO_OTHERS);
+/// Sends an NMI to all CPUs but this one, whose number is `own`: to all that there are, or to `some` of them.
+///
+/// One to all also reaches CPUs that the kernel has never started (`maxcpus=`), which firmware left in whatever state: there it "might
+/// cause havoc" (Linux, arch/x86/kernel/apic/ipi.c), and the kernel itself sends to one after the other then.
+pub fn send_nmi_to_others(apic: &dyn LocalApic, own: u32, some: Option<&[Cpu]>) {
+    let Some(some) = some else { return apic.send(0, NMI_TO_OTHERS) };
+    for cpu in some.iter().filter(|cpu| cpu.number != own) {
+        apic.send(cpu.apic, NMI_TO_ONE);
+    }
 }
 
 /// Masks what this CPU's own sources would deliver as NMIs: the performance counter of the hard lockup detector, and the pin that a
@@ -95,25 +111,33 @@ mod tests {
 
     use super::*;
 
-    /// Registers; one that is not there faults.
-    struct Fake(RefCell<BTreeMap<u32, u32>>);
+    /// Registers, of which one that is not there faults; and what was sent.
+    #[derive(Default)]
+    struct Fake {
+        registers: RefCell<BTreeMap<u32, u32>>,
+        sent: RefCell<Vec<(u32, u32)>>,
+    }
 
     impl LocalApic for Fake {
         fn read(&self, offset: u32) -> u32 {
-            *self.0.borrow().get(&offset).expect("the register is there")
+            *self.registers.borrow().get(&offset).expect("the register is there")
         }
 
         fn write(&self, offset: u32, value: u32) {
-            *self.0.borrow_mut().get_mut(&offset).expect("the register is there") = value;
+            *self.registers.borrow_mut().get_mut(&offset).expect("the register is there") = value;
+        }
+
+        fn send(&self, to: u32, command: u32) {
+            self.sent.borrow_mut().push((to, command));
         }
     }
 
     #[test]
     fn all_others_get_an_nmi() {
-        let apic = Fake(RefCell::new(BTreeMap::from([(COMMAND, 0)])));
-        send_nmi_to_others(&apic);
+        let apic = Fake::default();
+        send_nmi_to_others(&apic, 0, None);
         // As Linux's APIC_DEST_ALLBUT | APIC_INT_ASSERT | APIC_DM_NMI.
-        assert_eq!(apic.read(COMMAND), 0xc_4400);
+        assert_eq!(*apic.sent.borrow(), [(0, 0xc_4400)]);
     }
 
     proptest! {
@@ -130,12 +154,26 @@ mod tests {
                     registers.insert(offset, value);
                 }
             }
-            let apic = Fake(RefCell::new(registers.clone()));
+            let apic = Fake { registers: RefCell::new(registers.clone()), ..Fake::default() };
             mask_nmis(&apic);
             for (offset, before) in registers {
                 let is_nmi = ![VERSION, 0x320, 0x370].contains(&offset) && before >> 8 & 7 == 4;
                 prop_assert_eq!(apic.read(offset), if is_nmi { before | 1 << 16 } else { before }, "{:#x}", offset);
             }
+        }
+
+        #[test]
+        fn where_cpus_were_never_started_each_of_the_others_gets_an_nmi_of_its_own(
+            apics in proptest::collection::btree_set(any::<u32>(), 1..40), own: proptest::sample::Index,
+        ) {
+            let some: Vec<Cpu> = (0..).zip(apics).map(|(number, apic)| Cpu { number, apic }).collect();
+            let own = own.index(some.len()) as u32;
+            let apic = Fake::default();
+            send_nmi_to_others(&apic, own, Some(&some));
+            // As Linux's APIC_DEST_PHYSICAL | APIC_INT_ASSERT | APIC_DM_NMI.
+            let others = some.iter().filter(|cpu| cpu.number != own);
+            let expected: Vec<(u32, u32)> = others.map(|cpu| (cpu.apic, 0x4400)).collect();
+            prop_assert_eq!(&*apic.sent.borrow(), &expected);
         }
 
         #[test]

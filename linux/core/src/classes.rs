@@ -44,7 +44,23 @@ pub struct Classes {
     window: Window,
     /// The last compound page whose other parts were met, by its first one's `struct page` and number.
     compound: Option<((u64, u64), Option<Whole>)>,
+    parts: Parts,
 }
+
+/// Pages that say that they are parts of a compound page, among those that were asked for.
+#[derive(Clone, Copy, Default, Debug)]
+struct Parts {
+    /// Those of which the first page was found.
+    found: u64,
+    /// Those of which it was not.
+    lost: u64,
+}
+
+/// So many lost parts may be of compound pages that came or went while a healthy kernel was asked.
+const LOST: u64 = 64;
+
+/// More than one part of so many is not lost in that way.
+const LOST_OF: u64 = 8;
 
 /// The `struct page`s of a section.
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +117,7 @@ impl Classes {
                 end: 0,
             },
             compound: None,
+            parts: Parts { found: 0, lost: 0 },
         }
     }
 
@@ -111,6 +128,13 @@ impl Classes {
         self.level = level.intersection(self.layout.able());
         self.window.first = None;
         self
+    }
+
+    /// Whether compound pages are laid out as it is known here, by all that was asked for so far. One that is not, as a later kernel's may
+    /// be, would be dumped in parts, whatever the level.
+    pub fn knows_compounds(&self) -> bool {
+        let Parts { found, lost } = self.parts;
+        lost < LOST || lost <= found / LOST_OF
     }
 
     /// Forgets what was read: the kernel has gone on since.
@@ -273,11 +297,14 @@ impl Classes {
         };
         // Part of a compound page. A vmemmap that is optimised for hugetlbfs shows copies of the first page
         // among the others, which the second page's pointer gives away (Linux, Documentation/mm/vmemmap_dedup.rst).
-        match self.compound(memory, base, pfn, head) {
-            Some(whole) if whole.end > pfn => (whole.class, whole.end),
-            Some(whole) if !whole.told => (whole.class, next),
-            _ => (PageClass::KernelData, next),
-        }
+        let (class, end, is_found) = match self.compound(memory, base, pfn, head) {
+            Some(whole) if whole.end > pfn => (whole.class, whole.end, true),
+            Some(whole) if !whole.told => (whole.class, next, true),
+            _ => (PageClass::KernelData, next, false),
+        };
+        let count = if is_found { &mut self.parts.found } else { &mut self.parts.lost };
+        *count = count.saturating_add(end.saturating_sub(pfn));
+        (class, end)
     }
 
     /// The compound page whose first page has its `struct page` there.

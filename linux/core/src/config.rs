@@ -43,6 +43,28 @@ impl Then {
     }
 }
 
+/// Whether others hear of a panic after a good dump, before the machine is reset: IPMI, the host, pstore.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notify {
+    /// If another CPU stands guard, and resets the machine should they hang.
+    Guarded,
+    /// Always; should they hang on a machine without a guard, it hangs.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl Notify {
+    /// Its word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Notify::Guarded => "guarded",
+            Notify::Always => "always",
+            Notify::Never => "never",
+        }
+    }
+}
+
 /// A target, as it is named.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wanted<'a> {
@@ -75,6 +97,8 @@ pub struct Words<'a> {
     pub log: u64,
     /// What happens behind a dump.
     pub then: Then,
+    /// Whether others hear of the panic between a dump and the reset.
+    pub notify: Notify,
     /// The first port of a 16550 that the dump tells its progress on.
     pub serial: Option<u16>,
     /// Physical addresses of the CPUs' crash notes, as text between commas; all of them were looked at.
@@ -144,6 +168,7 @@ impl<'a> Words<'a> {
             risky: usual.allow_risky,
             log: LOG,
             then: Then::Reboot,
+            notify: Notify::Guarded,
             serial: None,
             notes: "",
         };
@@ -202,6 +227,12 @@ impl<'a> Words<'a> {
                         .into_iter()
                         .find(|then| then.word() == value)
                         .ok_or(wrong("reboot, continue or halt"))?;
+                }
+                "notify" => {
+                    words.notify = [Notify::Guarded, Notify::Always, Notify::Never]
+                        .into_iter()
+                        .find(|notify| notify.word() == value)
+                        .ok_or(wrong("guarded, always or never"))?;
                 }
                 "serial" => {
                     let port = address(value).and_then(|port| u16::try_from(port).ok());
@@ -274,8 +305,8 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "target=/dev/vda2 uuid=00112233-4455-6677-8899-aabbccddeeff target=/dev/sdb level=17 compress=none\n\
-                    budget=20 timeout=1500 verify=samples:64 helpers=2 risky=no log=4096 then=halt serial=0x2f8 \
-                    notes=0x1000,0xfffff000\n";
+                    budget=20 timeout=1500 verify=samples:64 helpers=2 risky=no log=4096 then=halt notify=never \
+                    serial=0x2f8 notes=0x1000,0xfffff000\n";
         let words = Words::parse(text).unwrap();
         let targets: Vec<_> = words.targets().collect();
         let uuid = *b"\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff";
@@ -285,6 +316,7 @@ mod tests {
         assert_eq!((words.budget, words.timeout), (20 * SECOND, 1500 * MILLISECOND));
         assert_eq!((words.verify, words.helpers, words.risky), (Verify::Sample { every: 64 }, 2, false));
         assert_eq!((words.log, words.then, words.serial), (4096, Then::Halt, Some(0x2f8)));
+        assert_eq!(words.notify, Notify::Never);
         assert_eq!(words.notes().collect::<Vec<_>>(), [0x1000, 0xffff_f000]);
     }
 
@@ -292,7 +324,7 @@ mod tests {
     fn what_is_not_said_is_as_usual() {
         let words = Words::parse("target=/dev/vda").unwrap();
         assert_eq!((words.level.bits(), words.then, words.serial), (31, Then::Reboot, None));
-        assert_eq!(words.verify, Verify::Ahead);
+        assert_eq!((words.verify, words.notify), (Verify::Ahead, Notify::Guarded));
         assert_eq!(words.notes().count(), 0);
     }
 
@@ -319,6 +351,7 @@ mod tests {
             ("target=/a risky=perhaps", "yes or no"),
             ("target=/a log=", "bytes"),
             ("target=/a then=dance", "reboot, continue or halt"),
+            ("target=/a notify=loudly", "guarded, always or never"),
             ("target=/a serial=3f8", "0x3f8"),
             ("target=/a serial=0xffff", "0x3f8"),
             ("target=/a notes=0x1,", "commas"),

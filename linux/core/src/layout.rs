@@ -55,6 +55,9 @@ pub struct Layout {
 /// The bits of a level that need to know what pages are for.
 const BITS: [Level; 5] = [Level::CACHE, Level::CACHE_PRIVATE, Level::USER, Level::FREE, Level::KERNEL_ONLY];
 
+/// What is lacking of a kernel whose compound pages are laid out otherwise.
+pub const COMPOUNDS: &str = "OFFSET(page.compound_head) as it is known here";
+
 /// Where `struct page`s are (Linux, include/linux/mmzone.h, CONFIG_SPARSEMEM).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sections {
@@ -192,6 +195,18 @@ impl Layout {
             page_table: page_table(buddy.map(|buddy| buddy.kind), offline),
             lacks,
         })
+    }
+
+    /// The same for a kernel whose compound pages are laid out otherwise than it is known here.
+    #[must_use]
+    pub fn without_compounds(mut self) -> Layout {
+        for (bit, lack) in BITS.iter().zip(&mut self.lacks) {
+            // Free blocks are no compound pages.
+            if *bit != Level::FREE {
+                *lack = lack.or(Some(COMPOUNDS));
+            }
+        }
+        self
     }
 
     /// The bits of a level that can be decided.

@@ -15,10 +15,12 @@
     )
 )]
 
+pub mod after;
 pub mod apic;
 pub mod classes;
 pub mod config;
 pub mod layout;
+pub mod mce;
 pub mod notes;
 pub mod oops;
 pub mod ram;

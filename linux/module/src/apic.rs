@@ -11,6 +11,16 @@ const APIC_BASE: u32 = 0x1b;
 const IS_X2APIC: u64 = 1 << 10;
 const X2APIC: u32 = 0x800;
 
+/// The command register: its lower half, of which a write sends, with the bit that is set until that is done; and the upper half, and
+/// where who it is for stands there. As a model-specific register it is one, and who it is for fills the upper half.
+const COMMAND: u32 = 0x300;
+const IS_SENDING: u32 = 1 << 12;
+const COMMAND_TO: u32 = 0x310;
+const TO: u32 = 24;
+
+/// How often that bit is looked at, at most: some milliseconds long.
+const LOOKS: u32 = 10_000;
+
 /// That of the CPU that this runs on. None of it, if the kernel uses none.
 pub(crate) struct OwnApic;
 
@@ -49,6 +59,30 @@ impl LocalApic for OwnApic {
             Some(Way::Model) => write_model_register(X2APIC.wrapping_add(offset >> 4), value.into()),
             None => {}
         }
+    }
+
+    fn send(&self, to: u32, command: u32) {
+        if let Some(Way::Model) = OwnApic::way() {
+            let value = u64::from(to) << 32 | u64::from(command);
+            return write_model_register(X2APIC.wrapping_add(COMMAND >> 4), value);
+        }
+        for _ in 0..LOOKS {
+            if self.read(COMMAND) & IS_SENDING == 0 {
+                break;
+            }
+            core::hint::spin_loop();
+        }
+        self.write(COMMAND_TO, to << TO);
+        self.write(COMMAND, command);
+    }
+}
+
+/// This CPU's machine-check banks.
+pub(crate) struct OwnBanks;
+
+impl dump_linux::mce::ModelRegisters for OwnBanks {
+    fn read(&self, number: u32) -> u64 {
+        model_register(number)
     }
 }
 

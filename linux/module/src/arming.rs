@@ -6,6 +6,7 @@ use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_long};
 
 use dump_linux::config::{MAX_PATH, Wanted, Words};
+use dump_linux::layout::COMPOUNDS;
 use dump_linux::notes;
 use dumpcore::console::{Describe, Line};
 use dumpcore::format::frame::Kind;
@@ -17,10 +18,10 @@ use dumpcore::platform::ResetPolicy;
 use dumpcore::{Arena, ArmReport, Config, Encoding, Ownership, Platform};
 
 use crate::disks::{self, Mappings};
-use crate::freeze::{self, DUMP};
+use crate::freeze;
 use crate::kernel::{self, Memory, Target};
 use crate::lent;
-use crate::linux::LINUX;
+use crate::side::{self, Side};
 
 /// Bytes of words, at most: what one write to sysfs brings.
 const WORDS: usize = 4096;
@@ -42,11 +43,35 @@ const EBUSY: c_long = -16;
 const EINVAL: c_long = -22;
 const ENOMEM: c_long = -12;
 
-/// What stands while something is armed.
+/// What stands while something is armed, or is about to be.
 struct Armed {
+    side: &'static Side,
     memory: Memory,
     targets: [Option<(Target, Option<u64>)>; MAX_TARGETS],
+    mappings: Mappings,
     report: Option<(ArmReport, [Uuid; MAX_TARGETS])>,
+}
+
+impl Armed {
+    /// Nothing is armed with this memory yet.
+    fn new(memory: Memory) -> Armed {
+        let targets = [const { None }; MAX_TARGETS];
+        Armed { side: side::spare(), memory, targets, mappings: Mappings::new(), report: None }
+    }
+
+    /// Takes apart what a crash does not find any more, or not yet; gives its memory.
+    fn take_apart(mut self) -> Memory {
+        self.side.dump.disarm();
+        self.side.linux.take_back();
+        for (target, bus) in self.targets.iter().flatten() {
+            if let Some(bus) = bus {
+                target.unmap(&self.memory, *bus);
+            }
+        }
+        // SAFETY: it is not armed.
+        unsafe { self.mappings.give_back() };
+        self.memory
+    }
 }
 
 /// What became of the last dump.
@@ -60,12 +85,11 @@ struct Last {
 /// Under C's lock.
 struct State {
     armed: Option<Armed>,
-    mappings: Mappings,
     /// The words of the last arming, and their length.
     words: ([u8; WORDS], usize),
-    /// Those of the one before, while other words are tried; their length is 0 if nothing was armed.
+    /// Those of the one before, while others are tried; their length is 0 if nothing was armed.
     before: ([u8; WORDS], usize),
-    /// For how long nothing was armed when it was armed again, in nanoseconds.
+    /// For how long nothing was armed when it was armed again, in nanoseconds; `None` if something was all the time.
     gap: Option<u64>,
     reason: Line,
     refused: bool,
@@ -81,7 +105,6 @@ unsafe impl Sync for Locked {}
 
 static STATE: Locked = Locked(UnsafeCell::new(State {
     armed: None,
-    mappings: Mappings::new(),
     words: ([0; WORDS], 0),
     before: ([0; WORDS], 0),
     gap: None,
@@ -161,7 +184,11 @@ extern "C" fn dd_rearm() {
     let state = unsafe { &mut *STATE.0.get() };
     if state.armed.is_some() {
         let result = state.arm();
+        let is_refused = result.is_err();
         state.told(result);
+        if is_refused && state.armed.is_some() {
+            kernel::say("armed as before", false);
+        }
     }
 }
 
@@ -279,22 +306,38 @@ impl State {
     }
 
     fn disarm(&mut self) -> Result<(), Why> {
-        let Some(armed) = &mut self.armed else { return Ok(()) };
-        if armed.report.is_some() && !DUMP.disarm() {
+        self.let_go().map(drop)
+    }
+
+    /// Disarms; gives the memory.
+    fn let_go(&mut self) -> Result<Option<Memory>, Why> {
+        let Some(armed) = self.armed.take() else { return Ok(None) };
+        side::switch_to(None);
+        if freeze::has_begun() {
+            side::switch_to(Some(armed.side));
+            self.armed = Some(armed);
             return Err(Why::new(EBUSY, &["a dump is running"]));
         }
-        armed.report = None;
         let _ = kernel::stop_hooks(false);
-        lent::take_back();
-        for (target, bus) in armed.targets.iter().flatten() {
-            if let Some(bus) = bus {
-                target.unmap(&armed.memory, *bus);
-            }
+        Ok(Some(armed.take_apart()))
+    }
+
+    /// Memory to arm with, beside that of what is armed. If there is none, that is let go of, and its memory taken.
+    fn memory(&mut self) -> Result<Memory, Why> {
+        let mut cpus = [0; MANY_CPUS];
+        let many = kernel::online_cpus(&mut cpus) >= MANY_CPUS;
+        let bytes = if many { 2 * ARENA } else { ARENA };
+        let why = || Why::new(ENOMEM, &["there is not enough free memory in a row for it"]);
+        if let Some(memory) = Memory::take(bytes) {
+            return Ok(memory);
         }
-        // SAFETY: nothing is armed.
-        unsafe { self.mappings.give_back() };
-        self.armed = None;
-        Ok(())
+        if self.armed.as_ref().is_none_or(|armed| armed.memory.length() < bytes) {
+            return Err(why());
+        }
+        let memory = self.let_go()?.ok_or_else(why)?;
+        // SAFETY: what used it was taken apart.
+        unsafe { memory.clear() };
+        Ok(memory)
     }
 
     /// The words, if they are some. Those that are none let go of nothing.
@@ -305,20 +348,46 @@ impl State {
         Words::parse(text).map_err(|error| Why::of(EINVAL, &[], &error))
     }
 
+    /// Arms beside what is armed, and then lets go of that: a crash finds one of the two at any moment, and what cannot be armed takes
+    /// nothing away.
     fn arm(&mut self) -> Result<ArmReport, Why> {
         Self::parsed(&self.words)?;
-        let since = self.armed.as_ref().map(|_| kernel::monotonic());
-        self.disarm()?;
-        let mut result = Err(Why::new(ENOMEM, &["there is no memory for it"]));
-        kernel::on_large_stack(&mut || result = self.prepare());
-        self.gap = since.map(|since| kernel::monotonic().saturating_sub(since));
-        if result.is_err() {
-            self.disarm()?;
+        if let Some(why) = kernel::cannot_arm() {
+            return Err(Why::new(EINVAL, &[why]));
         }
-        result
+        let was_armed = self.armed.is_some();
+        let since = kernel::monotonic();
+        let mut new = Armed::new(self.memory()?);
+        let has_gap = was_armed && self.armed.is_none();
+        let mut result = Err(Why::new(ENOMEM, &["there is no memory for it"]));
+        kernel::on_large_stack(&mut || result = self.prepare(&mut new));
+        self.gap = has_gap.then(|| kernel::monotonic().saturating_sub(since));
+        let report = match result {
+            Ok(report) => report,
+            Err(why) => {
+                drop(new.take_apart());
+                return Err(why);
+            }
+        };
+        side::switch_to(Some(new.side));
+        let hooked = kernel::stop_hooks(true);
+        if let Err(error) = hooked {
+            side::switch_to(self.armed.as_ref().map(|armed| armed.side));
+            drop(new.take_apart());
+            return Err(Why::new(error.into(), &["the NMI cannot be used"]));
+        }
+        let old = self.armed.replace(new);
+        if freeze::has_begun() {
+            // The kernel panics, and may have found that one.
+            core::mem::forget(old);
+        } else if let Some(old) = old {
+            drop(old.take_apart());
+        }
+        Ok(report)
     }
 
-    /// Arms as before, since other words were refused. The reason for that stays.
+    /// Goes back to the words before, since others were refused, and arms as before unless that is still so. The reason for the refusal
+    /// stays.
     fn go_back(&mut self) {
         let (words, length) = &mut self.words;
         *words = self.before.0;
@@ -334,25 +403,17 @@ impl State {
         kernel::say("armed as before", false);
     }
 
-    /// All steps of arming; what it took before it failed is left to disarm().
-    fn prepare(&mut self) -> Result<ArmReport, Why> {
-        if let Some(why) = kernel::cannot_arm() {
-            return Err(Why::new(EINVAL, &[why]));
-        }
+    /// All steps of arming; what it took before it failed is left to [`Armed::take_apart`].
+    fn prepare(&mut self, armed: &mut Armed) -> Result<ArmReport, Why> {
         let words = Self::parsed(&self.words)?;
-        let mut cpus = [0; MANY_CPUS];
-        let many = kernel::online_cpus(&mut cpus) >= MANY_CPUS;
-        let bytes = if many { 2 * ARENA } else { ARENA };
-        let memory = Memory::take(bytes)
-            .ok_or_else(|| Why::new(ENOMEM, &["there is not enough free memory in a row for it"]))?;
-        let armed = self.armed.insert(Armed { memory, targets: [const { None }; MAX_TARGETS], report: None });
+        let Side { dump, linux } = armed.side;
 
         // Each target as the kernel has it, its label, and where its device sees the arena.
         let mut labels = [None; MAX_TARGETS];
         let mut place = None;
         let mut is_waiting = false;
         for ((wanted, slot), label) in words.targets().zip(&mut armed.targets).zip(&mut labels) {
-            let target = open(wanted)?;
+            let target = open(wanted, self.armed.as_ref())?;
             let seen = look(wanted, &target, &mut self.block)?;
             *label = Some(seen);
             if !is_waiting {
@@ -391,11 +452,10 @@ impl State {
         check_notes(&words)?;
         let no_room = |_| Why::new(ENOMEM, &["the arena is too small for so many CPUs"]);
         let cpus = freeze::slots(&mut arena).map_err(no_room)?;
-        let helpers = if words.encoding == Encoding::Units { words.helpers } else { 0 };
-        let lent =
-            lent::lend(&mut arena, &cpus, helpers, words.then, words.serial, words.level).map_err(no_room)?;
-        // SAFETY: nothing is armed, under C's lock.
-        unsafe { LINUX.prepare(lent.vmcoreinfo()) };
+        let lent = lent::lend(&mut arena, &cpus, &words).map_err(no_room)?;
+        linux.lend(lent);
+        // SAFETY: nothing is armed on this side, under C's lock.
+        unsafe { linux.prepare(lent.vmcoreinfo()) };
 
         let mut uuids = [[0; 16]; MAX_TARGETS];
         let mut opened = [const { None }; MAX_TARGETS];
@@ -404,7 +464,7 @@ impl State {
             parts.zip(words.targets()).zip(opened.iter_mut().zip(&mut uuids))
         {
             let place = target.place();
-            let device = disks::open(place, words.timeout, &mut self.mappings, &mut arena)
+            let device = disks::open(place, words.timeout, &mut armed.mappings, &mut arena)
                 .map_err(|error| Why::of(EINVAL, &[wanted.path, ": "], &error))?;
             *kept = *uuid;
             *slot = Some(dumpcore::Target {
@@ -416,7 +476,6 @@ impl State {
                 ownership: Ownership::Shared,
             });
         }
-        kernel::stop_hooks(true).map_err(|error| Why::new(error.into(), &["the NMI cannot be used"]))?;
         let config = Config {
             verify: words.verify,
             budget: words.budget,
@@ -429,8 +488,8 @@ impl State {
             allow_risky: words.risky,
             ..Config::default()
         };
-        let report = DUMP
-            .arm(&LINUX, opened.into_iter().flatten(), arena, config)
+        let report = dump
+            .arm(linux, opened.into_iter().flatten(), arena, config)
             .map_err(|error| Why::of(EINVAL, &[], &error))?;
         armed.report = Some((report, uuids));
         Ok(report)
@@ -455,11 +514,18 @@ impl State {
             page.line("uuid", line.as_str());
             page.line("device", disks::name(target.place().driver));
         }
-        if let Some(lent) = lent::lent() {
+        let linux = &armed.side.linux;
+        let lent = linux.lent();
+        if let Some(lent) = lent {
             page.number("level", lent.level.bits().into());
             page.number("level_asked", words.level.bits().into());
             if let Some(key) = lent.lacks {
-                page.line("level_note", "less than was asked for: the kernel's VMCOREINFO lacks this key");
+                let note = if key == COMPOUNDS {
+                    "less than was asked for: this kernel's compound pages are laid out in a way that is not known"
+                } else {
+                    "less than was asked for: the kernel's VMCOREINFO lacks this key"
+                };
+                page.line("level_note", note);
                 page.line("level_lacks", key);
             }
         }
@@ -470,15 +536,16 @@ impl State {
         page.number("pages", report.pages);
         page.number("code_bytes", report.code_bytes);
         page.number("budget", words.budget / dumpcore::wait::SECOND);
-        page.number("cpus", LINUX.cpus().into());
-        if let Some(more) = lent::lent().map(|lent| lent.more_cpus as u64).filter(|more| *more > 0) {
+        page.number("cpus", linux.cpus().into());
+        if let Some(more) = lent.map(|lent| lent.more_cpus as u64).filter(|more| *more > 0) {
             page.number("cpus_without_registers", more);
         }
         page.line("then", words.then.word());
+        page.line("notify", words.notify.word());
         page.line("registers", "its own NMI; with crash_kexec_post_notifiers, the kernel's crash notes");
         page.line(
             "notes",
-            if lent::lent().is_some_and(|lent| lent.cpus.iter().any(freeze::Slot::has_note)) {
+            if lent.is_some_and(|lent| lent.cpus.iter().any(freeze::Slot::has_note)) {
                 "named"
             } else {
                 "not named: drgn will not know registers"
@@ -496,14 +563,17 @@ fn check_notes(words: &Words<'_>) -> Result<(), Why> {
     Err(why)
 }
 
-/// Opens a target in the kernel.
-fn open(wanted: &Wanted<'_>) -> Result<Target, Why> {
+/// Opens a target in the kernel. One that is held already, since `armed` is armed on it, cannot be claimed once more, and is shared.
+fn open(wanted: &Wanted<'_>, armed: Option<&Armed>) -> Result<Target, Why> {
     let mut path = [0; MAX_PATH + 1];
     for (slot, byte) in path.iter_mut().zip(wanted.path.bytes()) {
         *slot = byte;
     }
     let path = CStr::from_bytes_until_nul(&path).map_err(|_| Why::new(EINVAL, &["the path is too long"]))?;
-    let target = Target::open(path).map_err(|(error, why)| Why::new(error, &[wanted.path, ": ", why]))?;
+    let mut held = armed.iter().flat_map(|armed| armed.targets.iter().flatten()).map(|(target, _)| target);
+    let held = held.find(|target| target.is_at(path));
+    let target =
+        Target::open(path, held).map_err(|(error, why)| Why::new(error, &[wanted.path, ": ", why]))?;
     if !target.place().start.is_multiple_of(8) {
         let why = ": the partition does not begin at a multiple of 4096 bytes; align it";
         return Err(Why::new(EINVAL, &[wanted.path, why]));

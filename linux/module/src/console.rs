@@ -8,7 +8,7 @@ use dump_drivers::bus::registers::Registers;
 use dumpcore::wait::{MILLISECOND, Wait};
 
 use crate::kernel;
-use crate::linux::LINUX;
+use crate::linux::Linux;
 
 /// Bytes that wait, at most.
 const WAITING: usize = 2048;
@@ -40,25 +40,25 @@ impl Console {
     }
 
     /// Says it. On the crashing CPU alone.
-    pub(crate) fn write(&self, text: &str) {
+    pub(crate) fn write(&self, linux: &Linux, text: &str) {
         match &self.serial {
             Some(port) => {
                 for byte in text.bytes() {
                     if byte == b'\n' {
-                        self.send(port, b'\r');
+                        self.send(linux, port, b'\r');
                     }
-                    self.send(port, byte);
+                    self.send(linux, port, byte);
                 }
             }
             None => self.keep(text.as_bytes()),
         }
     }
 
-    fn send(&self, port: &PortWindow, byte: u8) {
+    fn send(&self, linux: &Linux, port: &PortWindow, byte: u8) {
         if self.mute.load(Ordering::Relaxed) {
             return;
         }
-        let wait = Wait::aside(&LINUX, u64::MAX);
+        let wait = Wait::aside(linux, u64::MAX);
         let room = || (port.read8(LINE_STATUS) & ROOM != 0).then_some(());
         if wait.until("the serial port", PATIENCE, room).is_err() {
             self.mute.store(true, Ordering::Relaxed);

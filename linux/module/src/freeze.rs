@@ -5,22 +5,21 @@
 
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use dump_linux::apic::{self, Nmi};
+use dump_linux::apic::{self, Cpu, Nmi};
+use dump_linux::mce::Broken;
 use dump_linux::notes::{self, NOTE_BYTES, PT_REGS, WHOLE_NOTE};
 use dumpcore::arena::OutOfArena;
 use dumpcore::platform::{Nanoseconds, Registers};
 use dumpcore::wait::{SECOND, Wait};
-use dumpcore::{Arena, Dump};
+use dumpcore::{Arena, Platform};
 
-use crate::apic::{OwnApic, model_register};
+use crate::apic::{OwnApic, OwnBanks, model_register};
 use crate::kernel;
-use crate::lent::{Lent, lent};
-use crate::linux::LINUX;
-
-/// The dump.
-pub(crate) static DUMP: Dump<'static> = Dump::new();
+use crate::lent::Lent;
+use crate::linux::Linux;
+use crate::side::{self, Side};
 
 /// CPUs that are dumped with their registers, at most.
 pub(crate) const MAX_CPUS: usize = 256;
@@ -30,6 +29,23 @@ const STACK: usize = 2048;
 
 /// How long the other CPUs may take to stop, all together.
 const PATIENCE: Nanoseconds = SECOND;
+
+/// How long whoever else hears of the panic after a dump may take, all together. A management controller is slow: some records of
+/// IPMI's take a second each.
+const HEARING: Nanoseconds = 30 * SECOND;
+
+/// How long a guard may take to come forward.
+const GUARD_COMES: Nanoseconds = SECOND / 10;
+
+/// How often a guard looks at the clock, and how often at most: longer than [`HEARING`] only if the clock stands still.
+const GUARD_LOOKS: Nanoseconds = SECOND / 100;
+const MOST_LOOKS: u32 = 10_000;
+
+/// CPUs that can stand guard: the first ones, of which one may be the CPU that dumps, and one may not stop.
+const GUARDS: usize = 3;
+
+/// Bytes of the guard's stack: resetting the machine is the kernel's, by way of firmware.
+const GUARD_STACK: usize = 16 << 10;
 
 /// One CPU.
 pub(crate) struct Slot {
@@ -51,6 +67,10 @@ pub(crate) struct Cpus {
     pub(crate) slots: &'static [Slot],
     /// How many more there are.
     pub(crate) more: usize,
+    /// All of them, if there are others that were never started.
+    pub(crate) started: Option<&'static [Cpu]>,
+    /// The end of the stack for the one that stands guard after the dump.
+    pub(crate) guard_stack: *mut u8,
 }
 
 impl Slot {
@@ -78,11 +98,24 @@ static PHASE: AtomicU32 = AtomicU32::new(phase::HEALTHY);
 /// The CPU that stops the others and dumps, until the dump is over; [`NOBODY`] before and after.
 static DUMPING: AtomicU32 = AtomicU32::new(NOBODY);
 
+/// What was armed when that began, which stays, whatever is armed in its stead meanwhile.
+static PINNED: AtomicPtr<Side> = AtomicPtr::new(core::ptr::null_mut());
+
 /// How many CPUs stopped for which there is no slot.
 static STOPPED_WITHOUT_SLOT: AtomicU32 = AtomicU32::new(0);
 
+/// Pages whose memory failed.
+pub(crate) static BROKEN: Broken = Broken::new();
+
 /// No CPU has this number.
 const NOBODY: u32 = u32::MAX;
+
+/// When the guard resets the machine; [`NEVER`] if nobody is to stand guard.
+static RESET_AT: AtomicU64 = AtomicU64::new(NEVER);
+const NEVER: Nanoseconds = u64::MAX;
+
+/// A CPU stands guard.
+static IS_GUARDED: AtomicBool = AtomicBool::new(false);
 
 /// The kernel stopped the other CPUs itself, on the way to kdump.
 static BY_KERNEL: AtomicBool = AtomicBool::new(false);
@@ -108,7 +141,25 @@ pub(crate) fn slots(arena: &mut Arena<'static>) -> Result<Cpus, OutOfArena> {
     }
     // SAFETY: written just now, `count` of them, in memory that lives as long as the dump is armed.
     let slots = unsafe { core::slice::from_raw_parts(place, count) };
-    Ok(Cpus { slots, more: online.saturating_sub(count) })
+    let guard_stack = arena.bytes(GUARD_STACK, 16)?.as_mut_ptr_range().end;
+    let started = if kernel::all_cpus_online() { None } else { Some(started(arena, online)?) };
+    Ok(Cpus { slots, more: online.saturating_sub(count), started, guard_stack })
+}
+
+/// The CPUs that are online, `count` of them, with the numbers of their APICs. May sleep.
+fn started(arena: &mut Arena<'static>, count: usize) -> Result<&'static [Cpu], OutOfArena> {
+    let place = arena.bytes(count.saturating_mul(size_of::<u32>()), align_of::<u32>())?;
+    let bytes = count.saturating_mul(size_of::<Cpu>());
+    let cpus = arena.bytes(bytes, align_of::<Cpu>())?.as_mut_ptr().cast::<Cpu>();
+    // SAFETY: the bytes are ours, aligned, zero or anything else, and enough for so many numbers.
+    let numbers = unsafe { core::slice::from_raw_parts_mut(place.as_mut_ptr().cast::<u32>(), count) };
+    let count = kernel::online_cpus(numbers).min(count);
+    for (at, number) in numbers.iter().take(count).enumerate() {
+        // SAFETY: as above, for so many CPUs.
+        unsafe { cpus.add(at).write(Cpu { number: *number, apic: kernel::apic_of(*number) }) };
+    }
+    // SAFETY: written just now, `count` of them, in memory that lives as long as the dump is armed.
+    Ok(unsafe { core::slice::from_raw_parts(cpus, count) })
 }
 
 /// The place of a CPU among those that were online; behind them if it was not.
@@ -116,18 +167,33 @@ pub(crate) fn place(lent: &Lent, number: u32) -> usize {
     lent.cpus.iter().position(|slot| slot.number == number).unwrap_or(lent.cpus.len())
 }
 
-/// This CPU dumps. NMIs are no longer for it: one that it took for the request to stop would end the dump for ever.
-pub(crate) fn begin() {
-    let claimed = DUMPING.compare_exchange(NOBODY, kernel::cpu(), Ordering::AcqRel, Ordering::Relaxed);
+/// This CPU dumps what is given, if anything is armed. NMIs are no longer for it: one that it took for the request to stop would end the
+/// dump for ever.
+pub(crate) fn begin() -> Option<&'static Side> {
+    let claimed = DUMPING.compare_exchange(NOBODY, kernel::cpu(), Ordering::SeqCst, Ordering::Relaxed);
     if claimed.is_ok() {
         apic::mask_nmis(&OwnApic);
+        // Who is about to take it apart looks at DUMPING first.
+        let current = side::current().map_or(core::ptr::null(), core::ptr::from_ref);
+        PINNED.store(current.cast_mut(), Ordering::Release);
     }
+    pinned()
+}
+
+/// What the CPU that dumps has found armed.
+fn pinned() -> Option<&'static Side> {
+    // SAFETY: one of the two, or nowhere.
+    unsafe { PINNED.load(Ordering::Acquire).as_ref() }
+}
+
+/// Whether a CPU dumps, or is about to: what is armed must stay.
+pub(crate) fn has_begun() -> bool {
+    DUMPING.load(Ordering::SeqCst) != NOBODY
 }
 
 /// Stops all other CPUs, if nobody has yet. One that stays silent has no registers in the dump.
 pub(crate) fn freeze(wait: &Wait<'_>) {
-    let Some(lent) = lent() else { return };
-    begin();
+    let Some(lent) = begin().and_then(|side| side.linux.lent()) else { return };
     if BY_KERNEL.load(Ordering::Acquire)
         || PHASE
             .compare_exchange(phase::HEALTHY, phase::FREEZING, Ordering::AcqRel, Ordering::Relaxed)
@@ -136,7 +202,7 @@ pub(crate) fn freeze(wait: &Wait<'_>) {
         return;
     }
     let own = kernel::cpu();
-    apic::send_nmi_to_others(&OwnApic);
+    apic::send_nmi_to_others(&OwnApic, own, lent.started);
     let stopped = || {
         let mut others = lent.cpus.iter().filter(|slot| slot.number != own);
         let all = others.all(|slot| slot.stopped.load(Ordering::Acquire));
@@ -151,6 +217,34 @@ pub(crate) fn freeze(wait: &Wait<'_>) {
 pub(crate) fn over() {
     PHASE.store(phase::OVER, Ordering::Release);
     DUMPING.store(NOBODY, Ordering::Release);
+}
+
+/// The dump is over, and others are to hear of the panic: looks for a stopped CPU that resets the machine when that takes too long. False
+/// if there is none.
+pub(crate) fn take_guard(wait: &Wait<'_>) -> bool {
+    RESET_AT.store(wait.now().saturating_add(HEARING), Ordering::Release);
+    over();
+    let comes = || IS_GUARDED.load(Ordering::Acquire).then_some(());
+    wait.until("a CPU that stands guard", GUARD_COMES, comes).is_ok()
+}
+
+/// Stands guard, if this CPU is the first that can, and somebody has to.
+fn stand_guard(linux: &Linux, stack: *mut u8) {
+    extern "C" fn reset(_: *mut c_void) {
+        kernel::restart();
+    }
+    let end = RESET_AT.load(Ordering::Acquire);
+    if end == NEVER || IS_GUARDED.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    for _ in 0..MOST_LOOKS {
+        if linux.now() >= end {
+            break;
+        }
+        rest(linux, GUARD_LOOKS);
+    }
+    // SAFETY: the stack in the arena is for the one that stands guard, which is this CPU alone.
+    unsafe { kernel::call_on(stack, reset, core::ptr::null_mut()) };
 }
 
 /// The registers of the CPU at this place, `None` if they are not known.
@@ -191,6 +285,13 @@ pub(crate) unsafe fn fill_notes(lent: &Lent, crashed: &Registers) {
     }
 }
 
+/// Remembers which memory failed, by what this CPU knows. A machine check is another CPU's own at times, or all of them tell of it.
+pub(crate) fn look_for_broken_memory(lent: &Lent) {
+    if lent.has_banks {
+        BROKEN.look(&OwnBanks);
+    }
+}
+
 /// All registers of this CPU, the general ones being those at `regs` (`struct pt_regs`).
 ///
 /// # Safety
@@ -222,7 +323,10 @@ pub(crate) unsafe fn complete(regs: *const c_void) -> Registers {
 /// For C: the kernel panics and stops its CPUs.
 #[unsafe(no_mangle)]
 extern "C" fn dd_freeze() {
-    freeze(&Wait::aside(&LINUX, u64::MAX));
+    match begin() {
+        Some(side) => freeze(&Wait::aside(&side.linux, u64::MAX)),
+        None => over(),
+    }
 }
 
 /// For C: the kernel has stopped them itself.
@@ -233,8 +337,11 @@ extern "C" fn dd_crash_stopped() {
 
 /// What a stopped CPU takes along to its stack in the arena.
 struct Stand {
+    side: &'static Side,
     slot: &'static Slot,
     helps: bool,
+    /// The stack to stand guard on, if it can.
+    guard: Option<*mut u8>,
 }
 
 /// For C: an NMI, with what it interrupted. False if it is not ours.
@@ -246,7 +353,7 @@ extern "C" fn dd_nmi(regs: *const c_void) -> bool {
         Nmi::Ignored => return true,
         Nmi::Stop => {}
     }
-    let Some(lent) = lent() else { return false };
+    let Some((side, lent)) = pinned().and_then(|side| Some((side, side.linux.lent()?))) else { return false };
     let place = place(lent, kernel::cpu());
     // One of too many, or one that came online just now: nothing was prepared for it.
     let Some(slot) = lent.cpus.get(place) else {
@@ -256,9 +363,11 @@ extern "C" fn dd_nmi(regs: *const c_void) -> bool {
     if slot.stopped.load(Ordering::Acquire) {
         kernel::halt();
     }
+    look_for_broken_memory(lent);
     // SAFETY: C passes the registers that the NMI interrupted; `stopped` is not set, so nobody reads.
     unsafe { *slot.registers.get() = complete(regs) };
-    let mut stand = Stand { slot, helps: place <= lent.helpers };
+    let guard = (place < GUARDS).then_some(lent.guard_stack);
+    let mut stand = Stand { side, slot, helps: place <= lent.helpers, guard };
     let top = slot.stack.load(Ordering::Acquire);
     // SAFETY: the stack is this CPU's alone, and it is not stopped twice.
     unsafe { kernel::call_on(top, stand_by, (&raw mut stand).cast()) };
@@ -271,20 +380,24 @@ extern "C" fn stand_by(stand: *mut c_void) {
     let stand = unsafe { &*stand.cast::<Stand>() };
     stand.slot.stopped.store(true, Ordering::Release);
     // A stopped CPU waits for nothing: it is there for the dump, until that is over.
-    while stand.helps && PHASE.load(Ordering::Acquire) == phase::FREEZING {
-        DUMP.help(&LINUX);
-        rest(20_000);
+    while (stand.helps || stand.guard.is_some()) && PHASE.load(Ordering::Acquire) == phase::FREEZING {
+        if stand.helps {
+            stand.side.dump.help(&stand.side.linux);
+        }
+        rest(&stand.side.linux, 20_000);
+    }
+    if let Some(stack) = stand.guard {
+        stand_guard(&stand.side.linux, stack);
     }
     kernel::halt();
 }
 
 /// Lets about so many nanoseconds pass. A CPU in an NMI cannot sleep: nothing would wake it.
-pub(crate) fn rest(nanoseconds: Nanoseconds) {
-    use dumpcore::Platform;
-    let end = LINUX.now().saturating_add(nanoseconds);
+pub(crate) fn rest(linux: &Linux, nanoseconds: Nanoseconds) {
+    let end = linux.now().saturating_add(nanoseconds);
     // Bounded, should the clock stand still.
     for _ in 0..1_000_000 {
-        if LINUX.now() >= end {
+        if linux.now() >= end {
             break;
         }
         core::hint::spin_loop();

@@ -39,7 +39,13 @@ struct RawRange {
 }
 
 unsafe extern "C" {
-    fn dd_open_target(path: *const c_char, target: *mut RawTarget, why: *mut *const c_char) -> c_long;
+    fn dd_is_at(path: *const c_char, file: *mut c_void) -> bool;
+    fn dd_open_target(
+        path: *const c_char,
+        held: *mut c_void,
+        target: *mut RawTarget,
+        why: *mut *const c_char,
+    ) -> c_long;
     fn dd_close_target(target: *mut RawTarget);
     fn dd_read_block(file: *mut c_void, block: u64, to: *mut u8) -> c_int;
     fn dd_memory(bytes: usize, physical: *mut u64) -> *mut u8;
@@ -56,6 +62,9 @@ unsafe extern "C" {
     fn dd_say(text: *const u8, length: usize, bad: c_int);
     fn dd_vmcoreinfo(to: *mut u8, room: usize) -> usize;
     fn dd_online_cpus(to: *mut u32, room: u32) -> u32;
+    fn dd_all_cpus_online() -> bool;
+    fn dd_has_machine_check() -> bool;
+    fn dd_apic_of(cpu: u32) -> u32;
     fn dd_read_file(path: *const c_char, to: *mut c_void, room: usize) -> c_long;
     fn dd_stop_hooks(on: bool) -> c_int;
     fn dd_cannot_arm() -> *const c_char;
@@ -88,8 +97,14 @@ fn text(words: *const c_char) -> &'static str {
 pub(crate) struct Target(RawTarget);
 
 impl Target {
-    /// Opens the one at this path and claims it. May sleep.
-    pub(crate) fn open(path: &CStr) -> Result<Target, (c_long, &'static str)> {
+    /// Whether it is the one at this path now, and not one that got its name since. May sleep.
+    pub(crate) fn is_at(&self, path: &CStr) -> bool {
+        // SAFETY: a text that ends with a zero, and a file that is open.
+        unsafe { dd_is_at(path.as_ptr(), self.0.file) }
+    }
+
+    /// Opens the one at this path and claims it; or shares it, if it is held already. May sleep.
+    pub(crate) fn open(path: &CStr, held: Option<&Target>) -> Result<Target, (c_long, &'static str)> {
         let mut target = RawTarget {
             file: core::ptr::null_mut(),
             pci: core::ptr::null_mut(),
@@ -103,8 +118,9 @@ impl Target {
             reserved: 0,
         };
         let mut why = core::ptr::null();
-        // SAFETY: a text that ends with a zero, and places for the answers.
-        match unsafe { dd_open_target(path.as_ptr(), &raw mut target, &raw mut why) } {
+        let held = held.map_or(core::ptr::null_mut(), |held| held.0.file);
+        // SAFETY: a text that ends with a zero, a file that is open or nowhere, and places for the answers.
+        match unsafe { dd_open_target(path.as_ptr(), held, &raw mut target, &raw mut why) } {
             0 => Ok(Target(target)),
             error => Err((error, text(why))),
         }
@@ -160,6 +176,20 @@ impl Memory {
         // SAFETY: a place for the answer.
         let start = unsafe { dd_memory(length, &raw mut physical) };
         Some(Memory { start: NonNull::new(start)?, length, physical })
+    }
+
+    /// How many bytes.
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Fills it with zeros, as it was when it was taken.
+    ///
+    /// # Safety
+    /// Nobody uses it.
+    pub(crate) unsafe fn clear(&self) {
+        // SAFETY: the pages are ours until drop, and nobody refers to them, as the caller promises.
+        unsafe { self.start.write_bytes(0, self.length) }
     }
 
     /// The bytes.
@@ -270,6 +300,24 @@ pub(crate) fn vmcoreinfo(to: &mut [u8]) -> usize {
 pub(crate) fn online_cpus(to: &mut [u32]) -> usize {
     // SAFETY: so many numbers.
     unsafe { dd_online_cpus(to.as_mut_ptr(), to.len() as u32) as usize }
+}
+
+/// Whether all CPUs that there are are online.
+pub(crate) fn all_cpus_online() -> bool {
+    // SAFETY: no arguments.
+    unsafe { dd_all_cpus_online() }
+}
+
+/// Whether CPUs have machine-check banks.
+pub(crate) fn has_machine_check() -> bool {
+    // SAFETY: no arguments.
+    unsafe { dd_has_machine_check() }
+}
+
+/// The number of a CPU's APIC; the CPU is online.
+pub(crate) fn apic_of(cpu: u32) -> u32 {
+    // SAFETY: the caller has the number of the kernel.
+    unsafe { dd_apic_of(cpu) }
 }
 
 /// Where this kernel keeps the registers of a CPU that it stops itself, a physical address; `None` if it does not say. May sleep.

@@ -2,17 +2,18 @@
 //! stays as it was.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicPtr, Ordering};
 
-use dump_linux::config::Then;
+use dump_linux::apic::Cpu;
+use dump_linux::config::{Notify, Then, Words};
 use dump_linux::{Classes, Layout, Missing, Vmcoreinfo};
-use dumpcore::Arena;
-use dumpcore::Level;
 use dumpcore::arena::OutOfArena;
+use dumpcore::format::PAGE_BYTES;
 use dumpcore::memory::class::{ClassRun, PageClass};
+use dumpcore::platform::RamRange;
+use dumpcore::{Arena, Encoding, Level};
 
 use crate::console::Console;
-use crate::freeze::{Cpus, Slot};
+use crate::freeze::{BROKEN, Cpus, Slot};
 use crate::kernel;
 use crate::log::Cursor;
 
@@ -26,6 +27,8 @@ const CRASHTIME: usize = 32;
 pub(crate) struct Lent {
     /// Where all RAM is mapped.
     pub(crate) direct_map: u64,
+    /// Whether CPUs have machine-check banks.
+    pub(crate) has_banks: bool,
     /// Nanoseconds in a step of the time stamp counter, times 2^32; 0 if it is of no use.
     pub(crate) scale: u64,
     /// What is added to a moment of the dump's clock for the time since this kernel booted; wraps around.
@@ -34,10 +37,16 @@ pub(crate) struct Lent {
     pub(crate) cpus: &'static [Slot],
     /// How many more were online, which have no registers in the dump.
     pub(crate) more_cpus: usize,
+    /// All that are online, if there are others that were never started.
+    pub(crate) started: Option<&'static [Cpu]>,
     /// How many of them may help.
     pub(crate) helpers: usize,
+    /// The end of the stack for the CPU that stands guard after a dump.
+    pub(crate) guard_stack: *mut u8,
     /// What happens behind a dump.
     pub(crate) then: Then,
+    /// Whether others hear of the panic before a reset.
+    pub(crate) notify: Notify,
     /// Where the dump speaks.
     pub(crate) console: Console,
     /// Where in the log it reads.
@@ -55,20 +64,6 @@ pub(crate) struct Lent {
 // SAFETY: the cells are the crashing CPU's alone from crash() on, and before that the arming one's.
 unsafe impl Sync for Lent {}
 
-/// The one in use.
-static LENT: AtomicPtr<Lent> = AtomicPtr::new(core::ptr::null_mut());
-
-/// The one in use; none if nothing is armed.
-pub(crate) fn lent() -> Option<&'static Lent> {
-    // SAFETY: what lend() stored; it is taken back only when nothing is armed and no CPU is stopped.
-    unsafe { LENT.load(Ordering::Acquire).as_ref() }
-}
-
-/// Takes back what is lent.
-pub(crate) fn take_back() {
-    LENT.store(core::ptr::null_mut(), Ordering::Release);
-}
-
 /// The dump's clock, in nanoseconds: the time stamp counter, which needs nothing of the kernel, if it is of use.
 pub(crate) fn clock(scale: u64) -> u64 {
     if scale == 0 {
@@ -79,27 +74,29 @@ pub(crate) fn clock(scale: u64) -> u64 {
     (u128::from(steps).wrapping_mul(u128::from(scale)) >> 32) as u64
 }
 
-/// Lends for a dump.
+/// Lends for a dump as the words say.
 pub(crate) fn lend(
     arena: &mut Arena<'static>,
     cpus: &Cpus,
-    helpers: usize,
-    then: Then,
-    serial: Option<u16>,
-    level: Level,
+    words: &Words<'_>,
 ) -> Result<&'static Lent, OutOfArena> {
+    let level = words.level;
     let khz = u64::from(kernel::tsc_khz());
     // Of a counter that is slower than 1 kHz there is none.
     let scale = (1_000_000_u64 << 32).checked_div(khz).unwrap_or(0);
     let lent = arena.place(Lent {
         direct_map: kernel::direct_map(),
+        has_banks: kernel::has_machine_check(),
         scale,
         booted: kernel::monotonic().wrapping_sub(clock(scale)),
         cpus: cpus.slots,
         more_cpus: cpus.more,
-        helpers,
-        then,
-        console: Console::new(serial),
+        started: cpus.started,
+        helpers: if words.encoding == Encoding::Units { words.helpers } else { 0 },
+        guard_stack: cpus.guard_stack,
+        then: words.then,
+        notify: words.notify,
+        console: Console::new(words.serial),
         log: Cursor::new(),
         level: Level::empty(),
         lacks: None,
@@ -111,6 +108,7 @@ pub(crate) fn lend(
     let text = bytes.get(..*length).unwrap_or_default();
     let (classes, able, lacks) = match Layout::parse(&Vmcoreinfo(text)) {
         Ok(layout) => {
+            let layout = if knows_compounds(&layout) { layout } else { layout.without_compounds() };
             let lacks = layout.lacks(level).map(|(_, key)| key);
             (Some(Classes::new(layout).for_level(level)), layout.able(), lacks)
         }
@@ -120,9 +118,36 @@ pub(crate) fn lend(
     };
     *lent.classes.get_mut() = classes;
     (lent.level, lent.lacks) = (level.intersection(able), lacks);
-    let lent: &'static Lent = lent;
-    LENT.store(core::ptr::from_ref(lent).cast_mut(), Ordering::Release);
     Ok(lent)
+}
+
+/// Pages that are looked at together, and how many times that at most, evenly over all memory.
+const LOOK: u64 = 512;
+const LOOKS: u64 = 1024;
+
+/// Whether compound pages are as they are known here, by a part of memory. May sleep.
+#[inline(never)]
+fn knows_compounds(layout: &Layout) -> bool {
+    let mut classes = Classes::new(*layout);
+    let mut all = 0_u64;
+    kernel::walk_ram(&mut |range| {
+        all = all.saturating_add(range.end.saturating_sub(range.start) / PAGE_BYTES)
+    });
+    let step = all.div_ceil(LOOKS).max(LOOK);
+    kernel::walk_ram(&mut |range| {
+        let RamRange { start, end: last } = range;
+        let (mut from, last) = (start / PAGE_BYTES, last / PAGE_BYTES);
+        // Each turn goes on by at least one page.
+        while from < last {
+            let end = from.saturating_add(LOOK).min(last);
+            let mut at = from;
+            while at < end {
+                at = at.saturating_add(classes.class(&Kernel, at).pages.max(1));
+            }
+            from = from.saturating_add(step).max(at);
+        }
+    });
+    classes.knows_compounds()
 }
 
 /// The kernel's memory, read so that a fault is caught.
@@ -138,10 +163,11 @@ impl Lent {
     /// What a page is for. On the CPU that arms, or crashes, alone.
     pub(crate) fn class(&self, pfn: u64) -> ClassRun {
         // SAFETY: one user at a time.
-        match unsafe { &mut *self.classes.get() } {
+        let run = match unsafe { &mut *self.classes.get() } {
             Some(classes) => classes.class(&Kernel, pfn),
             None => ClassRun { class: PageClass::Unknown, pages: u64::MAX },
-        }
+        };
+        BROKEN.cut(pfn, run)
     }
 
     /// Forgets what was known of pages when this was armed.

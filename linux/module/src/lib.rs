@@ -8,6 +8,7 @@
 //! | `freeze` | the other CPUs are stopped by an NMI, and help |
 //! | `apic` | the interrupt controller of this CPU |
 //! | `panic` | the kernel panics: the dump |
+//! | `side` | the dump that is armed, and the one that is armed in its stead |
 //! | `linux` | the `Platform` |
 //! | `console`, `log`, `lent` | a serial port; the kernel's log; what a dump changes |
 
@@ -33,6 +34,7 @@ mod lent;
 mod linux;
 mod log;
 mod panic;
+mod side;
 
 /// No panic can be reached. Should there be one all the same, it must not unwind into C: the kernel sees an invalid
 /// instruction, and goes on with that as it does with any oops.

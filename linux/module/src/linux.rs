@@ -2,6 +2,7 @@
 
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use dumpcore::format::{Block, PAGE_BYTES};
 use dumpcore::platform::{
@@ -9,13 +10,15 @@ use dumpcore::platform::{
 };
 use dumpcore::wait::Wait;
 
-use crate::lent::{clock, lent};
+use crate::lent::{Lent, clock};
 use crate::{freeze, kernel};
 
 /// The platform.
 pub(crate) struct Linux {
     /// Set in front of arming.
     facts: UnsafeCell<Facts>,
+    /// What is lent; nowhere if nothing is armed.
+    lent: AtomicPtr<Lent>,
 }
 
 /// What does not change while armed.
@@ -34,16 +37,35 @@ const SYSTEM: usize = 128;
 // SAFETY: the facts are changed only in prepare(), when nothing is armed.
 unsafe impl Sync for Linux {}
 
-/// The platform.
-pub(crate) static LINUX: Linux = Linux {
-    facts: UnsafeCell::new(Facts {
-        code: [const { CodeRange { start: core::ptr::null(), length: 0 } }; 2],
-        build_id: ([0; BUILD_ID], 0),
-        system: ([0; SYSTEM], 0),
-    }),
-};
-
 impl Linux {
+    /// One that is lent nothing yet.
+    pub(crate) const fn new() -> Linux {
+        Linux {
+            facts: UnsafeCell::new(Facts {
+                code: [const { CodeRange { start: core::ptr::null(), length: 0 } }; 2],
+                build_id: ([0; BUILD_ID], 0),
+                system: ([0; SYSTEM], 0),
+            }),
+            lent: AtomicPtr::new(core::ptr::null_mut()),
+        }
+    }
+
+    /// What is lent; none if nothing is armed.
+    pub(crate) fn lent(&self) -> Option<&'static Lent> {
+        // SAFETY: what lend() stored; it is taken back only when nothing is armed here and no CPU is stopped.
+        unsafe { self.lent.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Lends.
+    pub(crate) fn lend(&self, lent: &'static Lent) {
+        self.lent.store(core::ptr::from_ref(lent).cast_mut(), Ordering::Release);
+    }
+
+    /// Takes back what is lent.
+    pub(crate) fn take_back(&self) {
+        self.lent.store(core::ptr::null_mut(), Ordering::Release);
+    }
+
     /// Takes over what does not change.
     ///
     /// # Safety
@@ -87,18 +109,18 @@ impl Linux {
 // code_ranges() names this module's own code. on_stack() calls its closure once.
 unsafe impl Platform for Linux {
     fn now(&self) -> Nanoseconds {
-        clock(lent().map_or(0, |lent| lent.scale))
+        clock(self.lent().map_or(0, |lent| lent.scale))
     }
 
     fn uptime(&self, moment: Nanoseconds) -> Nanoseconds {
-        let since = moment.wrapping_add(lent().map_or(0, |lent| lent.booted));
+        let since = moment.wrapping_add(self.lent().map_or(0, |lent| lent.booted));
         // A counter that a suspended machine lost says nothing.
         if since > i64::MAX as u64 { 0 } else { since }
     }
 
     fn console(&self, text: &str) {
-        if let Some(lent) = lent() {
-            lent.console.write(text);
+        if let Some(lent) = self.lent() {
+            lent.console.write(self, text);
         }
     }
 
@@ -107,7 +129,7 @@ unsafe impl Platform for Linux {
     }
 
     fn page(&self, pfn: u64) -> Option<NonNull<u8>> {
-        let address = lent()?.direct_map.checked_add(pfn.checked_mul(PAGE_BYTES)?)?;
+        let address = self.lent()?.direct_map.checked_add(pfn.checked_mul(PAGE_BYTES)?)?;
         NonNull::new(address as *mut u8)
     }
 
@@ -120,7 +142,7 @@ unsafe impl Platform for Linux {
     }
 
     fn class(&self, pfn: u64) -> ClassRun {
-        lent().map_or(ClassRun { class: PageClass::Unknown, pages: u64::MAX }, |lent| lent.class(pfn))
+        self.lent().map_or(ClassRun { class: PageClass::Unknown, pages: u64::MAX }, |lent| lent.class(pfn))
     }
 
     fn reset(&self, _: ResetPolicy) {
@@ -129,12 +151,12 @@ unsafe impl Platform for Linux {
 
     fn cpu(&self) -> u32 {
         let number = kernel::cpu();
-        lent().map_or(number, |lent| freeze::place(lent, number) as u32)
+        self.lent().map_or(number, |lent| freeze::place(lent, number) as u32)
     }
 
     fn cpus(&self) -> u32 {
         // Those that have no registers in the dump are silent ones, which it says.
-        lent().map_or(1, |lent| lent.cpus.len().saturating_add(lent.more_cpus) as u32)
+        self.lent().map_or(1, |lent| lent.cpus.len().saturating_add(lent.more_cpus) as u32)
     }
 
     fn freeze_cpus(&self, wait: &Wait<'_>) {
@@ -142,7 +164,7 @@ unsafe impl Platform for Linux {
     }
 
     fn rest(&self, nanoseconds: Nanoseconds) {
-        freeze::rest(nanoseconds);
+        freeze::rest(self, nanoseconds);
     }
 
     fn entropy(&self, bytes: &mut [u8; 32]) -> bool {
@@ -151,7 +173,7 @@ unsafe impl Platform for Linux {
     }
 
     fn registers(&self, cpu: u32) -> Option<Registers> {
-        freeze::registers(lent()?, cpu as usize)
+        freeze::registers(self.lent()?, cpu as usize)
     }
 
     fn pat_watchdog(&self) {
@@ -159,11 +181,11 @@ unsafe impl Platform for Linux {
     }
 
     fn log(&self, offset: u64, piece: &mut [u8]) -> usize {
-        lent().map_or(0, |lent| lent.log.read(offset, piece))
+        self.lent().map_or(0, |lent| lent.log.read(offset, piece))
     }
 
     fn log_length(&self) -> u64 {
-        lent().map_or(0, |lent| lent.log.length())
+        self.lent().map_or(0, |lent| lent.log.length())
     }
 
     fn wall_clock(&self) -> Option<u64> {
@@ -181,7 +203,7 @@ unsafe impl Platform for Linux {
     }
 
     fn vmcoreinfo(&self) -> &[u8] {
-        lent().map_or(&[], |lent| lent.vmcoreinfo())
+        self.lent().map_or(&[], |lent| lent.vmcoreinfo())
     }
 
     fn code_ranges(&self) -> &[CodeRange] {

@@ -1,24 +1,41 @@
 //! The kernel panics: the dump, and what comes behind it.
 
 use core::ffi::{CStr, c_char, c_void};
+use core::sync::atomic::{AtomicBool, Ordering};
 
-use dump_linux::config::Then;
+use dump_linux::after::{self, Next};
 use dump_linux::oops;
 use dumpcore::console::{Describe, Line};
 use dumpcore::format::header::Trigger;
+use dumpcore::wait::Wait;
 use dumpcore::{Crash, Outcome};
 
-use crate::freeze::{self, DUMP};
+use crate::freeze;
 use crate::kernel;
-use crate::lent::lent;
-use crate::linux::LINUX;
+
+/// There is a good dump, others hear of the panic, and the machine is reset when they have.
+static IS_HEARD: AtomicBool = AtomicBool::new(false);
+
+/// For C: all that hear of a panic have heard of this one.
+#[unsafe(no_mangle)]
+extern "C" fn dd_heard() {
+    if IS_HEARD.load(Ordering::Acquire) {
+        kernel::restart();
+    }
+}
 
 /// For C: all other CPUs are stopped, interrupts are off. Comes back if the kernel is to go on with its panic.
 ///
 /// `message` ends with a zero, `regs` are those of the panic, `oops` those of the last oops of the task that panics, if it had one.
 #[unsafe(no_mangle)]
 extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const c_void, trigger: u32) {
-    let Some(lent) = lent() else { return };
+    // One of those that heard of the panic has crashed, and what was to be kept is.
+    dd_heard();
+    // With the others stopped by the kernel, nobody has said so yet.
+    let Some((side, lent)) = freeze::begin().and_then(|side| Some((side, side.linux.lent()?))) else {
+        freeze::over();
+        return;
+    };
     // SAFETY: the panic's own text.
     let message = unsafe { CStr::from_ptr(message) }.to_bytes();
     let message = match core::str::from_utf8(message) {
@@ -28,8 +45,7 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const
             core::str::from_utf8(good).unwrap_or_default()
         }
     };
-    // With the others stopped by the kernel, nobody has said so yet.
-    freeze::begin();
+    freeze::look_for_broken_memory(lent);
     // SAFETY: the crashing CPU, in front of the dump.
     unsafe { lent.append_time(kernel::seconds()) };
     // SAFETY: as above.
@@ -42,15 +58,17 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const
     let trigger =
         if is_oops { Trigger::Oops } else { Trigger::from_number(trigger).unwrap_or(Trigger::Panic) };
     let crash = Crash { trigger, message: message.trim_ascii_end(), registers: &registers };
-    let outcome = DUMP.crash(&LINUX, &crash);
+    let outcome = side.dump.crash(&side.linux, &crash);
     if matches!(outcome, Outcome::OtherCpu { .. }) {
         return;
     }
-    freeze::over();
-    lent.console.tell();
     // Half a dump is better than none, unless kdump may still make a whole one.
     let enough = matches!(outcome, Outcome::Complete)
         || matches!(outcome, Outcome::Incomplete(_)) && !kernel::kdump_follows();
+    let take_guard = || freeze::take_guard(&Wait::aside(&side.linux, u64::MAX));
+    let next = after::next(enough, lent.then, lent.notify, take_guard);
+    freeze::over();
+    lent.console.tell();
     if !enough {
         let mut line = Line::new();
         match &outcome {
@@ -68,11 +86,14 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const
         }
         line.text("; the kernel goes on with its panic");
         kernel::say(line.as_str(), true);
-        return;
     }
-    match lent.then {
-        Then::Reboot => kernel::restart(),
-        Then::Continue => {}
-        Then::Halt => kernel::halt(),
+    match next {
+        Next::Reset => kernel::restart(),
+        Next::Notify => {
+            IS_HEARD.store(true, Ordering::Release);
+            kernel::say("others hear of the panic now, and then the machine is reset", false);
+        }
+        Next::Continue => {}
+        Next::Halt => kernel::halt(),
     }
 }

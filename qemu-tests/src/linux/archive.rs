@@ -7,6 +7,9 @@ use std::cmp::Ordering;
 
 use super::stock::{Kernel, Parts};
 
+/// The C library that programs of a newer Debian's run with.
+pub(super) const LIBRARY: &str = "libc6";
+
 /// One version of a package.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Record {
@@ -27,6 +30,8 @@ pub(super) struct File {
     pub(super) bytes: u64,
     /// Its checksum in hexadecimal digits.
     pub(super) sha256: String,
+    /// Whether only the lists in the cache know it, and not the machine's.
+    pub(super) is_backported: bool,
 }
 
 impl Record {
@@ -71,7 +76,11 @@ pub(super) fn records(said: &str) -> Vec<Record> {
             name: field("Package")?,
             version: field("Version")?,
             architecture: field("Architecture")?,
-            file: Some(File { bytes: field("Size")?.parse().ok()?, sha256: field("SHA256")? }),
+            file: Some(File {
+                bytes: field("Size")?.parse().ok()?,
+                sha256: field("SHA256")?,
+                is_backported: false,
+            }),
         })
     };
     said.split("\n\n").filter_map(stanza).collect()
@@ -202,12 +211,18 @@ pub(super) fn belonging(which: Kernel, parts: Parts, image: &Record, records: &[
     let same = |record: &Record| of_one_source(record, image);
     // The programs keep their name for a whole series where Debian's own kernel is of it, and the archive has one version of them.
     let at_least = |record: &Record| compare(source(&record.version), source(&image.version)).is_ge();
+    for name in which.pieces(release) {
+        add(std::slice::from_ref(&name), &exactly(&name), &same);
+    }
     if parts >= Parts::Headers {
         for name in [format!("linux-headers-{release}"), format!("linux-headers-{version}-common")] {
             add(std::slice::from_ref(&name), &exactly(&name), &same);
         }
         let names = [format!("linux-kbuild-{version}"), format!("linux-kbuild-{}", which.series)];
         add(&names, &format!("linux-kbuild-{}*.deb", which.series), &at_least);
+        if which.is_backported() {
+            add(&[LIBRARY.to_owned()], &format!("{LIBRARY}_*.deb"), &|_| true);
+        }
     }
     if parts >= Parts::Symbols {
         let name = format!("{}-dbg", image.name);
@@ -282,6 +297,28 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_kernel_comes_in_pieces_and_its_tools_with_their_library() {
+        let release = "7.3.4+deb13-cloud-amd64";
+        let version = "7.3.4-1~bpo13+1";
+        let mut listed: Vec<Record> = ["image", "base", "binary", "modules", "headers"]
+            .iter()
+            .map(|part| record(&format!("linux-{part}-{release}_{version}_amd64")))
+            .collect();
+        listed.push(record(&format!("linux-headers-7.3.4+deb13-common_{version}_all")));
+        listed.push(record(&format!("linux-kbuild-7.3.4+deb13_{version}_amd64")));
+        listed.push(record("libc6_2.41-12_amd64"));
+        let choice = choose(Kernel::NEWEST, Parts::Headers, &listed, &[]).unwrap();
+        assert_eq!(choice.set.records, listed);
+        let image = choose(Kernel::NEWEST, Parts::Image, &listed, &[]).unwrap();
+        assert_eq!(image.set.records, listed[..4]);
+        for lacking in ["binary", "modules", "libc6"] {
+            let nearest = choose(Kernel::NEWEST, Parts::Headers, &but(listed.clone(), lacking), &[]);
+            let missing = nearest.unwrap_err().unwrap().missing;
+            assert!(missing.len() == 1 && missing[0].contains(lacking), "{missing:?}");
+        }
+    }
+
+    #[test]
     fn versions_are_ordered_as_dpkg_orders_them() {
         let ordered = [
             "6.1.0~rc1-1",
@@ -315,7 +352,7 @@ mod tests {
         let said = "Package: busybox-static\nSource: busybox (1:1.35.0-4)\nVersion: 1:1.35.0-4+b1\nArchitecture: amd64\n\
                     Description: a\n Version: 7\nFilename: pool/a_1.35_amd64.deb\nSize: 928188\nSHA256: 3d3f\n\n\
                     Package: busybox-static\nStatus: install ok installed\nVersion: 2\nArchitecture: amd64\n\n";
-        let file = Some(File { bytes: 928_188, sha256: "3d3f".to_owned() });
+        let file = Some(File { bytes: 928_188, sha256: "3d3f".to_owned(), is_backported: false });
         let expected = Record { file, ..record("busybox-static_1%3a1.35.0-4+b1_amd64") };
         assert_eq!(expected.version, "1:1.35.0-4+b1");
         assert_eq!(expected.stem(), "busybox-static_1%3a1.35.0-4+b1_amd64");

@@ -25,6 +25,16 @@ refused() {
     esac
 }
 
+# soon LINE: within ten seconds it must be armed, with a status that has this line.
+soon() {
+    looks=100
+    until [ "$(cat $DISKDUMP/state)" = armed ] && grep -q "^$1" $DISKDUMP/status; do
+        looks=$((looks - 1))
+        [ "$looks" -gt 0 ] || fail "the state is $(cat $DISKDUMP/state) without $1: $(cat $DISKDUMP/reason)"
+        usleep 100000
+    done
+}
+
 # last PARTS: what became of the last dump must be told with all of these parts.
 last() {
     told=$(tr '\n' ' ' <$DISKDUMP/last)

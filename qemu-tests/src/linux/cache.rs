@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 
-use super::archive::{self, Choice, Record, Set, choose, newest};
+use super::archive::{self, Choice, File, LIBRARY, Record, Set, choose, newest};
 use super::rust_kernel::{self, RustTools};
 use super::stock::{Kernel, Parts};
 use crate::process::{self, LOOK_EVERY, Output};
@@ -20,6 +20,12 @@ pub const CACHE: &str = "DISKDUMP_CACHE";
 
 /// Where in the package with a kernel's symbols the kernel itself is; the rest of it is the modules'.
 pub(super) const SYMBOLS: &str = "usr/lib/debug/boot";
+
+/// Where [`Kernel::NEWEST`] comes from, as apt is told.
+const BACKPORTS: &str = "\
+deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie-backports main
+deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main
+";
 
 /// The package with the program that is all of a small system.
 pub(super) const BUSYBOX: &str = "busybox-static";
@@ -196,21 +202,91 @@ impl Cache {
         Ok(records)
     }
 
-    /// All versions of what could be wanted, by apt's lists; none where there is no apt.
-    fn listed(&self) -> Vec<Record> {
+    /// All versions of what could be wanted, by apt's lists; none where there is no apt. If one of these is from backports, by the lists of
+    /// those, too.
+    fn listed(&self, wants: &[Want]) -> Result<Vec<Record>> {
+        let mut records = Cache::listed_with(&[], BUSYBOX);
+        if wants.iter().any(|want| want.kernel.is_backported()) {
+            self.list_backports()?;
+            let mut known = Cache::listed_with(&self.backports(), LIBRARY);
+            // The older kernels of that Debian are not those of this one.
+            known.retain(|record| {
+                record.name == LIBRARY || record.name.contains(&format!("-{}.", Kernel::NEWEST.series))
+            });
+            records.extend(known.into_iter().map(|record| Record {
+                file: record.file.map(|file| File { is_backported: true, ..file }),
+                ..record
+            }));
+        }
+        Ok(records)
+    }
+
+    /// What makes apt look at the lists of backports in the cache, and at nothing of the machine's.
+    fn backports(&self) -> Vec<String> {
+        let folder = self.folder.join("backports");
+        let at = |key: &str, file: &str| format!("{key}={}", folder.join(file).display());
+        let options = [
+            at("Dir::Etc::sourcelist", "sources.list"),
+            "Dir::Etc::sourceparts=-".to_owned(),
+            at("Dir::State::lists", "lists"),
+            at("Dir::State::status", "status"),
+            at("Dir::Cache", "cache"),
+            // The user that apt would become may not write there.
+            "APT::Sandbox::User=".to_owned(),
+            "Acquire::Languages=none".to_owned(),
+        ];
+        options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect()
+    }
+
+    /// Brings apt's lists of backports up to date; what stays of earlier ones is as good where there is no network.
+    fn list_backports(&self) -> Result<()> {
+        let folder = self.folder.join("backports");
+        for part in ["lists/partial", "cache/archives/partial"] {
+            let path = folder.join(part);
+            fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        }
+        fs::create_dir_all(self.folder.join("logs")).context("cannot create a folder for logs")?;
+        let write = |name: &str, text: &str| {
+            let path = folder.join(name);
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        };
+        write("status", "")?;
+        write("sources.list", BACKPORTS)?;
+        let options = self.backports();
+        let arguments = options.iter().map(String::as_str).chain(["update"]).collect::<Vec<_>>();
+        let updated = self.run("apt-get", &arguments, &folder, LIMIT);
+        let has_lists =
+            || entries(&folder.join("lists")).is_ok_and(|lists| lists.iter().any(|path| path.is_file()));
+        match updated {
+            Err(error) if !has_lists() => Err(error.context("apt does not reach Debian's backports")),
+            _ => Ok(()),
+        }
+    }
+
+    /// All versions of kernels' packages, and of another one.
+    fn listed_with(options: &[String], other: &str) -> Vec<Record> {
         let apt = |arguments: &[&str]| {
-            let output = Command::new("apt-cache").args(arguments).env("LC_ALL", "C").output();
+            let mut command = Command::new("apt-cache");
+            let output = command.args(options).args(arguments).env("LC_ALL", "C").output();
             output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
         };
         let names = apt(&["pkgnames", "linux-"]);
-        let kinds = ["linux-image-", "linux-headers-", "linux-kbuild-", "linux-source-"];
+        let kinds = [
+            "linux-image-",
+            "linux-base-",
+            "linux-binary-",
+            "linux-modules-",
+            "linux-headers-",
+            "linux-kbuild-",
+            "linux-source-",
+        ];
         let is_ours = |name: &&str| {
             kinds.iter().any(|kind| {
                 name.strip_prefix(kind)
                     .is_some_and(|rest| rest.starts_with(|digit: char| digit.is_ascii_digit()))
             })
         };
-        let names: Vec<&str> = names.lines().filter(is_ours).chain([BUSYBOX]).collect();
+        let names: Vec<&str> = names.lines().filter(is_ours).chain([other]).collect();
         archive::records(&apt(&[&["show", "--all-versions"], &*names].concat()))
     }
 
@@ -226,7 +302,7 @@ impl Cache {
         let Needed { records, mut notes } = match needed(&wants, &[], &cached) {
             Ok(nothing) => nothing,
             // Only now, since to read apt's lists takes seconds.
-            Err(_) => needed(&wants, &self.listed(), &cached).map_err(|lack| self.advice(&lack))?,
+            Err(_) => needed(&wants, &self.listed(&wants)?, &cached).map_err(|lack| self.advice(&lack))?,
         };
         let halves = records.iter().map(|record| self.archive(record)).filter(|path| path.exists());
         notes.extend(halves.map(|path| format!("{} is not whole; it is downloaded again", path.display())));
@@ -277,11 +353,23 @@ impl Cache {
 
     /// A package, unpacked; `only` is the folder that is wanted of it, if not all.
     pub(super) fn unpacked(&self, record: &Record, only: Option<&str>) -> Result<PathBuf> {
+        self.unpacked_with(record, [], only)
+    }
+
+    /// The same, and others in the same folder.
+    pub(super) fn unpacked_with<'r>(
+        &self,
+        record: &'r Record,
+        others: impl IntoIterator<Item = &'r Record>,
+        only: Option<&str>,
+    ) -> Result<PathBuf> {
         let folder = self.folder.join(record.stem());
+        let archives: Vec<PathBuf> =
+            [record].into_iter().chain(others).map(|record| self.archive(record)).collect();
         if folder.is_dir() {
             return Ok(folder);
         }
-        self.unpack(&[self.archive(record)], &record.stem(), only, |_| Ok(()))
+        self.unpack(&archives, &record.stem(), only, |_| Ok(()))
     }
 
     /// busybox, which is in the cache already.
@@ -322,10 +410,11 @@ impl Cache {
         let facts = record.file.as_ref().with_context(|| format!("apt does not say how large {file} is"))?;
         // In a folder of its own, so that half a file never stands under a whole one's name.
         let scratch = Scratch::new(&self.folder)?;
-        let request = record.request();
+        let mut arguments = if facts.is_backported { self.backports() } else { Vec::new() };
+        arguments.extend(["download".to_owned(), record.request()]);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let result = std::thread::scope(|scope| {
-            let apt =
-                scope.spawn(|| self.run("apt-get", &["download", &request], &scratch.path, DOWNLOAD_LIMIT));
+            let apt = scope.spawn(|| self.run("apt-get", &arguments, &scratch.path, DOWNLOAD_LIMIT));
             let mut wait = 0;
             while !apt.is_finished() {
                 std::thread::sleep(LOOK_EVERY);

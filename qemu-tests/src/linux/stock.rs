@@ -1,12 +1,12 @@
 //! Debian's kernels, and what makes systems of them.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use super::archive::{Record, belonging};
-use super::cache::{Cache, SYMBOLS, Tell, Want, file_name, last};
+use super::archive::{Record, Set, belonging};
+use super::cache::{Cache, SYMBOLS, Tell, Want, last};
 use super::rust_kernel::RustTools;
 
 /// One of Debian's kernels, of whichever version its archive has.
@@ -25,7 +25,7 @@ pub enum Flavour {
     Cloud,
     /// Any machine.
     Generic,
-    /// Modules in Rust. Debian has none; it is built of Debian's source ([`Stock::with_rust`]).
+    /// Modules in Rust. Of its own, only Debian's newest have that; this one is built of Debian's source ([`Stock::with_rust`]).
     Rust,
 }
 
@@ -42,6 +42,8 @@ impl Kernel {
     pub const USUAL: Kernel = KERNELS[1];
     /// The same for virtual machines.
     pub const CLOUD: Kernel = KERNELS[0];
+    /// The newest that there is, from the backports to the Debian after this one. apt's lists of those are in the cache alone.
+    pub const NEWEST: Kernel = Kernel { series: "7", flavour: Flavour::Cloud };
     /// The one with CONFIG_RUST.
     pub const RUST: Kernel = Kernel { series: "6.12", flavour: Flavour::Rust };
 
@@ -78,9 +80,20 @@ impl Kernel {
         (ours && !version.ends_with("-cloud") && !version.ends_with("-rt")).then_some(version)
     }
 
-    /// The same of a release of any of [`KERNELS`].
+    /// The same of a release of any of them.
     pub(super) fn version_of(release: &str) -> Option<&str> {
-        KERNELS.iter().find_map(|kernel| kernel.version(release))
+        KERNELS.iter().chain([&Kernel::NEWEST]).find_map(|kernel| kernel.version(release))
+    }
+
+    /// Whether it comes from backports that apt is not told of outside of the cache.
+    pub(super) fn is_backported(self) -> bool {
+        self == Kernel::NEWEST
+    }
+
+    /// The packages that hold the kernel of this release and its modules, if the image's only asks for them.
+    pub(super) fn pieces(self, release: &str) -> Vec<String> {
+        let pieces: &[&str] = if self.is_backported() { &["base", "binary", "modules"] } else { &[] };
+        pieces.iter().map(|piece| format!("linux-{piece}-{release}")).collect()
     }
 
     /// What files with an image of it are called.
@@ -124,6 +137,25 @@ pub struct Stock {
     pub(super) rust: Option<(PathBuf, RustTools)>,
 }
 
+/// Lets what builds modules in `folder` run with the C library of its own, newer Debian, which was unpacked beside it and will be in `root`:
+/// a script stands in for each program.
+fn with_own_library(root: &Path, folder: &Path) -> Result<()> {
+    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    let libraries = libraries.display();
+    // They only start the one for an architecture, which has this ending.
+    for (name, ending) in [("scripts/mod/modpost", ".real-lsb-64"), ("tools/objtool/objtool", ".real-x86")] {
+        let program = folder.join(name);
+        let program =
+            fs::canonicalize(&program).with_context(|| format!("there is no {}", program.display()))?;
+        let cannot = || format!("cannot change {}", program.display());
+        let script = format!(
+            "#!/bin/sh\nexec \"{libraries}/ld-linux-x86-64.so.2\" --library-path \"{libraries}\" \"$0{ending}\" \"$@\"\n"
+        );
+        fs::write(&program, script).with_context(cannot)?;
+    }
+    Ok(())
+}
+
 /// A stock kernel whose symbols are there too.
 #[derive(Clone, Debug)]
 pub struct Symbolised {
@@ -143,7 +175,7 @@ impl Stock {
     pub fn get(which: Kernel, parts: Parts, tell: &mut dyn Tell) -> Result<Stock> {
         let cache = Cache::find()?;
         let set = cache.take(Want { kernel: which, parts }, tell)?;
-        Stock::of(&cache, which, set.image().context("a kernel without an image")?)
+        Stock::of(&cache, which, &set)
     }
 
     /// The same with headers and symbols.
@@ -153,7 +185,7 @@ impl Stock {
     pub fn symbolised(which: Kernel, tell: &mut dyn Tell) -> Result<Symbolised> {
         let cache = Cache::find()?;
         let set = cache.take(Want { kernel: which, parts: Parts::Symbols }, tell)?;
-        let stock = Stock::of(&cache, which, set.image().context("a kernel without an image")?)?;
+        let stock = Stock::of(&cache, which, &set)?;
         let symbols = set.records.last().context("a kernel without symbols")?;
         let symbols = cache.unpacked(symbols, Some(SYMBOLS))?;
         let vmlinux = symbols.join(SYMBOLS).join(format!("vmlinux-{}", stock.release));
@@ -187,13 +219,21 @@ impl Stock {
             set.missing.join(" and no "),
             cache.folder.display()
         );
-        let archives: Vec<PathBuf> = set.records.iter().skip(1).map(|record| cache.archive(record)).collect();
+        let images = 1 + self.which.pieces(release).len();
+        let archives = set.records.iter().skip(images).map(|record| cache.archive(record));
+        let archives: Vec<PathBuf> = archives.collect();
         let version = self.which.version(release).unwrap_or_default();
         let common = root.join("usr/src").join(format!("linux-headers-{version}-common"));
         cache.unpack(&archives, &name, None, |files| {
             let folder = files.join("usr/src").join(format!("linux-headers-{release}"));
             let cannot = || format!("cannot change {}", folder.display());
-            let include = format!("include {}/Makefile\n", common.display());
+            let mut include = format!("include {}/Makefile\n", common.display());
+            if self.which.is_backported() {
+                // Since Linux 6.13 its makefiles look for what was built where this says, also when they build a module.
+                let output = root.join("usr/src").join(format!("linux-headers-{release}"));
+                include.insert_str(0, &format!("KBUILD_OUTPUT := {}\n", output.display()));
+                with_own_library(&root, &folder)?;
+            }
             fs::write(folder.join("Makefile"), include).with_context(cannot)?;
             // The kernel's types, from which a module's would follow; no test needs them, and it takes another program.
             match fs::remove_file(folder.join("vmlinux")) {
@@ -204,17 +244,30 @@ impl Stock {
         Ok(folder)
     }
 
+    /// What makes its makefiles take this Debian's compiler, where they name that of another one.
+    pub fn compiler(&self) -> &'static [&'static str] {
+        // It does not know all that the kernel was built with.
+        if self.which.is_backported() { &["CC=gcc-12", "CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT="] } else { &[] }
+    }
+
     /// What modules in Rust are built with, if it takes some.
     pub fn rust_tools(&self) -> Option<&RustTools> {
         self.rust.as_ref().map(|(_, tools)| tools)
     }
 
-    /// What is in an image's package.
-    fn of(cache: &Cache, which: Kernel, image: &Record) -> Result<Stock> {
-        let package = cache.unpacked(image, None)?;
-        let kernel = last(&package.join("boot"), |name| name.starts_with("vmlinuz-"))?
+    /// What is in an image's package, and in those of its pieces.
+    fn of(cache: &Cache, which: Kernel, set: &Set) -> Result<Stock> {
+        let image = set.image().context("a kernel without an image")?;
+        let release = image.name.strip_prefix("linux-image-").unwrap_or_default();
+        let pieces = set.records.iter().skip(1).take(which.pieces(release).len());
+        let package = cache.unpacked_with(image, pieces, None)?;
+        let boot = last(&package.join("boot"), |name| name.starts_with("vmlinuz-"))?;
+        // Newer packages leave it to those that install them to put it elsewhere.
+        let kernel = boot
+            .or_else(|| Some(package.join("usr/lib/modules").join(release).join("vmlinuz")))
+            .filter(|kernel| kernel.is_file())
             .with_context(|| format!("{} has no kernel; remove it", package.display()))?;
-        let release = file_name(&kernel).trim_start_matches("vmlinuz-").to_owned();
+        let release = release.to_owned();
         // Where /lib is a link to /usr/lib, packages may say either.
         let modules = ["lib/modules", "usr/lib/modules"]
             .map(|folder| package.join(folder).join(&release))

@@ -8,8 +8,14 @@ use super::options::PORTS;
 use super::{ArmError, System};
 use crate::text::harmless_line;
 
+/// The driver of a management controller's watchdog, and whether somebody uses it.
+const IPMI_WATCHDOG: &str = "ipmi_watchdog";
+
 /// The kernel's parameter that makes a crash kernel wait until panic notifiers ran.
 const POST_NOTIFIERS: &str = "module/kernel/parameters/crash_kexec_post_notifiers";
+
+/// Of pvpanic's events, that of a panic (QEMU, docs/specs/pvpanic.rst).
+const PVPANIC_PANICKED: u32 = 1;
 
 /// A kernel has no more CPUs (NR_CPUS_RANGE_END of x86).
 const MAX_CPUS: usize = 8192;
@@ -122,8 +128,37 @@ impl Kernel {
                 found.push(Watchdog { name, identity, seconds });
             }
         }
+        found.extend(self.ipmi_watchdog());
         found.sort_by(|one, other| one.name.cmp(&other.name));
         found
+    }
+
+    /// The watchdog of a management controller, which is a plain device and in no class (Linux, drivers/char/ipmi/ipmi_watchdog.c). It
+    /// runs if its device is open, or was told to when its driver was loaded.
+    fn ipmi_watchdog(&self) -> Option<Watchdog> {
+        let file = |file: &str| self.sysfs(&format!("module/{IPMI_WATCHDOG}/{file}"));
+        let is_open = file("refcnt").is_some_and(|count| count.parse::<u64>().is_ok_and(|count| count > 0));
+        let is_started = file("parameters/start_now").is_some_and(|start| start == "Y" || start == "1");
+        let does_nothing = file("parameters/action").is_some_and(|action| action == "none");
+        if does_nothing || !(is_open || is_started) {
+            return None;
+        }
+        let seconds = file("parameters/timeout")?.parse().ok()?;
+        Some(Watchdog { name: IPMI_WATCHDOG.to_owned(), identity: String::new(), seconds })
+    }
+
+    /// Whether the kernel tells its host of a panic, by pvpanic (Linux, Documentation/ABI/testing/sysfs-bus-pci-devices-pvpanic): a
+    /// device of it, with the event of a panic among those that are told.
+    pub fn tells_host(&self) -> bool {
+        ["platform/drivers/pvpanic-mmio", "pci/drivers/pvpanic-pci"].iter().any(|driver| {
+            let folder = self.sys.join("bus").join(driver);
+            let devices = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            let events = |device: std::fs::DirEntry| read(&device.path().join("events")).ok();
+            devices.filter_map(events).any(|events| {
+                let digits = events.trim().trim_start_matches("0x");
+                u32::from_str_radix(digits, 16).is_ok_and(|events| events & PVPANIC_PANICKED != 0)
+            })
+        })
     }
 
     /// Where the kernel keeps the registers of CPUs that it stops itself: a physical address for each, in the order of their
@@ -219,6 +254,49 @@ mod tests {
         for text in ["tty0\n", "", "ttyAMA0 ttySx"] {
             assert_eq!(kernel(&[active(text), port, by_port]).1.console(), Console::None);
         }
+    }
+
+    #[test]
+    fn the_watchdog_of_a_management_controller_counts_if_it_runs() {
+        let file = |name: &str| format!("sys/module/{IPMI_WATCHDOG}/{name}");
+        let (count, start, action, timeout) = (
+            file("refcnt"),
+            file("parameters/start_now"),
+            file("parameters/action"),
+            file("parameters/timeout"),
+        );
+        for (open, started, does, runs) in [
+            ("0\n", "N\n", "reset\n", false),
+            ("1\n", "N\n", "reset\n", true),
+            ("0\n", "Y\n", "power_off\n", true),
+            ("1\n", "Y\n", "none\n", false),
+        ] {
+            let files = [(count.as_str(), open), (&start, started), (&action, does), (&timeout, "10\n")];
+            let (_root, kernel) = kernel(&files);
+            let expected = Watchdog { name: "ipmi_watchdog".into(), identity: String::new(), seconds: 10 };
+            assert_eq!(
+                kernel.watchdogs(),
+                if runs { vec![expected] } else { vec![] },
+                "{open} {started} {does}"
+            );
+        }
+        assert_eq!(kernel(&[]).1.watchdogs(), []);
+    }
+
+    #[test]
+    fn the_host_is_told_of_panics_if_a_device_says_so() {
+        let (pci, isa) = (
+            "sys/bus/pci/drivers/pvpanic-pci/0000:00:05.0/events",
+            "sys/bus/platform/drivers/pvpanic-mmio/QEMU0001:00/events",
+        );
+        for device in [pci, isa] {
+            for (events, tells) in
+                [("0x3\n", true), ("1\n", true), ("0x2\n", false), ("0\n", false), ("?", false)]
+            {
+                assert_eq!(kernel(&[(device, events)]).1.tells_host(), tells, "{events}");
+            }
+        }
+        assert!(!kernel(&[("sys/bus/pci/drivers/pvpanic-pci/bind", "")]).1.tells_host());
     }
 
     #[test]

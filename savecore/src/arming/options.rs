@@ -36,6 +36,8 @@ pub struct Options {
     log: Option<ByteSize>,
     /// What comes after a dump.
     then: Option<Then>,
+    /// Whether others hear of the panic between a dump and the reset.
+    notify: Option<Notify>,
     /// Where progress is shown.
     pub(super) serial: Serial,
     /// Whether the kernel's parameter of this name is set if a crash kernel is loaded.
@@ -56,6 +58,7 @@ impl Default for Options {
             risky: None,
             log: None,
             then: None,
+            notify: None,
             serial: Serial::Console,
             crash_kexec_post_notifiers: true,
         }
@@ -76,6 +79,7 @@ impl Options {
             ("risky", self.risky.map(yes)),
             ("log", self.log.map(|bytes| bytes.as_u64().to_string())),
             ("then", self.then.map(|then| then.word().to_owned())),
+            ("notify", self.notify.map(|notify| notify.word().to_owned())),
         ];
         all.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?))).collect()
     }
@@ -133,6 +137,25 @@ impl Then {
             Then::Reboot => "reboot",
             Then::Continue => "continue",
             Then::Halt => "halt",
+        }
+    }
+}
+
+/// Whether others hear of the panic between a dump and the reset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Notify {
+    Guarded,
+    Always,
+    Never,
+}
+
+impl Notify {
+    fn word(self) -> &'static str {
+        match self {
+            Notify::Guarded => "guarded",
+            Notify::Always => "always",
+            Notify::Never => "never",
         }
     }
 }

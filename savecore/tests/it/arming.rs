@@ -303,11 +303,12 @@ fn values() -> impl Strategy<Value = String> {
         line("risky", any::<bool>().prop_map(|yes| yes.to_string()).boxed()),
         line("log", word(&["0B", "64KiB", "1GiB"])),
         line("then", word(&["reboot", "continue", "halt"])),
+        line("notify", word(&["guarded", "always", "never"])),
         line("serial", word(&["console", "none", "0x100", "0xfff8"])),
     );
     lines.prop_map(|lines| {
-        let (a, b, c, d, e, f, g, h, i, j) = lines;
-        [a, b, c, d, e, f, g, h, i, j].concat()
+        let (a, b, c, d, e, f, g, h, i, j, k) = lines;
+        [a, b, c, d, e, f, g, h, i, j, k].concat()
     })
 }
 

@@ -432,6 +432,27 @@ fn copies_of_a_huge_pages_first_page_are_known_as_copies() {
     assert_eq!(walk(&mut classes, &memory, 512), [PageClass::User; 512]);
 }
 
+/// One large page of a program's; the kernel's `struct page`s, read by what another kernel says of them.
+fn knows(kernel: Kernel, other: Kernel) -> bool {
+    let (memory, _) = Memory::new(kernel, &[Part::Huge(9)]);
+    let mut classes = Classes::new(other.layout());
+    for pfn in 0..512 {
+        classes.class(&memory, pfn);
+    }
+    classes.knows_compounds()
+}
+
+#[test]
+fn it_is_noticed_that_compound_pages_are_laid_out_otherwise() {
+    for kernel in KERNELS {
+        assert!(knows(kernel, kernel), "{kernel:?}");
+    }
+    // Masks, taken for addresses.
+    assert!(!knows(Kernel::V7_1, Kernel::V6_12));
+    let able = Kernel::V6_12.layout().without_compounds().able();
+    assert_eq!(able, Level::ZERO | Level::FREE);
+}
+
 #[test]
 fn a_compound_page_may_be_larger_than_a_section() {
     for kernel in KERNELS {

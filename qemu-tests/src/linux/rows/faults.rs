@@ -7,15 +7,21 @@ use anyhow::{Context, Result, ensure};
 use super::judge;
 use super::run::{self, BEFORE, CRASH};
 use super::{Kind, Lab, Row};
+use crate::serial::Serial;
 
 /// The rows.
-pub(super) const KINDS: [Kind; 6] = [
+pub(super) const KINDS: [Kind; 11] = [
     ("text", "one bit of the module's code turned over: refused, and the kernel goes on", text),
     ("lock", "a panic that holds a lock of the disk's own driver", lock),
-    ("notifier", "a fault in another panic notifier, in front of ours", notifier),
+    ("notifier", "a fault in another panic notifier, which wants to be the first, too", notifier),
     ("deaf", "a CPU that never leaves an NMI", deaf),
     ("memory", "not one page is free", memory),
     ("nmis", "NMIs to the CPU that dumps, as a hardware watchdog sends them", nmis),
+    ("parked", "a CPU that the kernel never started: the others are stopped one by one", parked),
+    ("mce", "memory that failed, as a machine check tells: its page is not read again", mce),
+    ("heard", "other panic notifiers, and those that keep logs, hear of the panic after the dump", heard),
+    ("stuck", "a panic notifier that never comes back: the machine is reset all the same", stuck),
+    ("pvpanic", "pvpanic, which was there first, tells the host after the dump", pvpanic),
 ];
 
 /// What a kernel says that goes on behind its panic.
@@ -66,6 +72,115 @@ fn deaf(lab: &Lab, row: &Row) -> Result<String> {
     // The shell stays on CPU 0, so that the other one is the deaf one; its own disk traffic goes on.
     let script = format!("harm deaf 1\ntaskset -p 1 $$ >/dev/null\n{CRASH}");
     dump(lab, row, &script, row.cpus)
+}
+
+/// A page in the middle of the guest's RAM.
+const FAILED: u64 = 0x800_0000;
+
+fn mce(lab: &Lab, row: &Row) -> Result<String> {
+    let disk = run::disk(lab, "disk")?;
+    let script = format!(
+        "{BEFORE}\narm \"target=$target\" serial=0x3f8 level=0\ntraffic \"$disk\"\nsay \"crashes now\"\nsleep 60"
+    );
+    let machine = run::machine(lab, row, &run::guest(lab, row, &script)?, &disk, row.what)?;
+    let mut running = machine.start(&lab.folder, row.what)?;
+    run::wait(&mut running, run::CRASHES)?;
+    running.qmp.fail_memory(row.cpus - 1, FAILED)?;
+    let serial = run::end(running)?;
+    run::is_complete(&serial)?;
+    let dump = judge::info(lab, &disk)?;
+    let facts = judge::is_whole(&dump, row.cpus)?;
+    let message = judge::text(&dump, "message");
+    ensure!(message.contains("machine check"), "the message is `{message}`");
+    let left = dump["pages"]["device"].as_u64();
+    ensure!(left == Some(1), "{left:?} pages were not read, instead of one");
+    std::fs::remove_file(&disk.path)?;
+    Ok(format!("{facts}, `{message}`"))
+}
+
+fn parked(lab: &Lab, row: &Row) -> Result<String> {
+    let disk = run::disk(lab, "disk")?;
+    let script = format!(
+        "[ \"$(cat /sys/devices/system/cpu/present)\" = 0-{} ] || fail \"there is no CPU that was not started\"\n\
+         {BEFORE}\narm \"target=$target\" serial=0x3f8\n{CRASH}",
+        row.cpus
+    );
+    let guest = run::guest(lab, row, &script)?;
+    let more = Row { cpus: row.cpus + 1, ..*row };
+    let machine = run::machine(lab, &more, &guest, &disk, row.what)?.word(format!("maxcpus={}", row.cpus));
+    let serial = run::crash(&machine, lab, row.what)?;
+    run::is_complete(&serial)?;
+    let dump = judge::info(lab, &disk)?;
+    let facts = judge::is_whole(&dump, row.cpus)?;
+    let conditions = |cpu: &serde_json::Value| judge::text(cpu, "condition").to_owned();
+    let mut conditions: Vec<String> = dump["cpus"].as_array().into_iter().flatten().map(conditions).collect();
+    conditions.sort_unstable();
+    ensure!(conditions == ["crashing", "stopped"], "the CPUs are {}", conditions.join(" and "));
+    std::fs::remove_file(&disk.path)?;
+    Ok(facts)
+}
+
+/// What faults.ko says.
+const HEARD: [&str; 2] = ["faults: a notifier has heard", "faults: who keeps logs has heard"];
+
+fn heard(lab: &Lab, row: &Row) -> Result<String> {
+    let (serial, facts) = others(lab, row, "harm hear", "")?;
+    let heard = HEARD.map(|words| serial.find(words).is_some());
+    ensure!(
+        heard == [true; 2],
+        "of the notifier and the log, {heard:?} heard; log: {}",
+        serial.path().display()
+    );
+    ensure!(serial.find(REBOOTS).is_none(), "the kernel went on; log: {}", serial.path().display());
+    // Where nobody stands guard, nobody hears.
+    let (serial, _) = others(lab, &Row { cpus: 1, ..*row }, "harm hear", "")?;
+    let heard = HEARD.map(|words| serial.find(words).is_some());
+    ensure!(heard == [false; 2], "with one CPU, {heard:?} heard; log: {}", serial.path().display());
+    let (serial, _) = others(lab, &Row { cpus: 1, ..*row }, "harm hear", "notify=always")?;
+    let heard = HEARD.map(|words| serial.find(words).is_some());
+    ensure!(heard == [true; 2], "told to always, {heard:?} heard; log: {}", serial.path().display());
+    Ok(facts)
+}
+
+fn stuck(lab: &Lab, row: &Row) -> Result<String> {
+    // Who hangs there and who is behind come after the dump: the reset is the guard's, since the kernel itself waits longer.
+    let (serial, facts) = others(lab, row, "harm stuck\nharm hear", "")?;
+    ensure!(serial.find("faults: stuck").is_some(), "no notifier hung; log: {}", serial.path().display());
+    ensure!(serial.find(HEARD[0]).is_none(), "nothing hung; log: {}", serial.path().display());
+    Ok(facts)
+}
+
+/// A guest that is armed with these words after this harm, and crashes; the dump is whole, and the machine is reset.
+fn others(lab: &Lab, row: &Row, harm: &str, words: &str) -> Result<(Serial, String)> {
+    let disk = run::disk(lab, "disk")?;
+    let script =
+        format!("{BEFORE}\ninsmod /faults.ko\n{harm}\narm \"target=$target\" serial=0x3f8 {words}\n{CRASH}");
+    // Were the kernel to go on with its panic, it would say so.
+    let machine = run::machine(lab, row, &run::guest(lab, row, &script)?, &disk, row.what)?.word("panic=1");
+    let serial = run::crash(&machine, lab, row.what)?;
+    run::is_complete(&serial)?;
+    let facts = judge::is_whole(&judge::info(lab, &disk)?, row.cpus)?;
+    std::fs::remove_file(&disk.path)?;
+    Ok((serial, facts))
+}
+
+/// By itself QEMU ends the machine when it is told.
+fn pvpanic(lab: &Lab, row: &Row) -> Result<String> {
+    let disk = run::disk(lab, "disk")?;
+    let script = format!(
+        "[ -e /sys/bus/pci/drivers/pvpanic-pci/*/events ] || fail \"there is no pvpanic\"\n\
+         {BEFORE}\narm \"target=$target\" serial=0x3f8\n{CRASH}"
+    );
+    let guest = run::guest(lab, row, &script)?.module("pvpanic_pci");
+    let mut machine = run::machine(lab, row, &guest, &disk, row.what)?;
+    machine.arguments.extend(["-device", "pvpanic-pci"]);
+    let mut running = machine.start(&lab.folder, row.what)?;
+    let told = running.qmp.event("GUEST_PANICKED", run::LIMIT).context("the host was not told")?;
+    let serial = run::end(running)?;
+    run::is_complete(&serial)?;
+    let facts = judge::is_whole(&judge::info(lab, &disk)?, row.cpus)?;
+    std::fs::remove_file(&disk.path)?;
+    Ok(format!("{facts}, then {}", told["data"]["action"]))
 }
 
 /// QEMU's NMI comes by a pin of which the kernel has opened CPU 0's alone.

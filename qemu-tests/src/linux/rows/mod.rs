@@ -1,6 +1,7 @@
 //! The matrix of the Linux module: stock kernels that crash with diskdump.ko armed, and what has to be true afterwards.
 
 mod control;
+mod counted;
 mod dumps;
 mod faults;
 mod judge;
@@ -74,7 +75,7 @@ impl Row {
     /// Whether it needs the kernel's symbols.
     pub fn wants_symbols(&self) -> bool {
         // Those of the usual kernels are three times as large, and prove no more.
-        self.kernel.flavour == Flavour::Cloud
+        self.kernel.flavour == Flavour::Cloud && self.kernel != Kernel::NEWEST
     }
 }
 
@@ -140,6 +141,10 @@ pub fn rows() -> Vec<Row> {
         for (number, kind) in control::KINDS.into_iter().enumerate() {
             add(kind, kernel, "virtio-blk", 2, kernel == cloud && number < 2);
         }
+    }
+    add(counted::COUNTED, cloud, "virtio-blk", 2, false);
+    for on in ["virtio-blk", "nvme"] {
+        add(counted::COUNTED, Kernel::NEWEST, on, 2, false);
     }
     // A kernel with Rust has a shim of its own: all that it lends is asked for once.
     for on in TAKEN {

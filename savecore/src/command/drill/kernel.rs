@@ -110,6 +110,9 @@ fn armed(
     for line in arm::impatient(status, &Kernel::of(system)) {
         drill.warn("kernel", line, arm::SERVE);
     }
+    if Kernel::of(system).tells_host() {
+        host(status, drill);
+    }
     let node =
         |name: &TargetName| node_at(&system.roots, &name.path, name.partition.as_deref()).ok().flatten();
     let nodes: Vec<Node> = names.iter().filter_map(node).collect();
@@ -148,6 +151,31 @@ fn armed(
             "`savecore arm`",
         ),
     }
+}
+
+/// The host hears of a panic by pvpanic, and may end the machine then: after the dump, if at all.
+fn host(status: &Status, drill: &mut Drill) {
+    let never_hears =
+        status.get("then") == Some("halt") || status.get("notify") == Some("never") || is_alone(status);
+    match status.get("notify") {
+        // An older one does not come before pvpanic.
+        None => drill.warn(
+            "pvpanic",
+            "the host hears of a panic first, and may end the machine before anything is dumped",
+            "load a newer diskdump module",
+        ),
+        Some(_) if never_hears => drill.warn(
+            "pvpanic",
+            "the host does not hear of a panic that was dumped",
+            "notify = \"always\" in [arm]",
+        ),
+        Some(_) => drill.ok("pvpanic", "the host hears of a panic after the dump"),
+    }
+}
+
+/// Whether no other CPU can stand guard while others hear of a panic, and one has to.
+fn is_alone(status: &Status) -> bool {
+    status.get("notify") == Some("guarded") && status.get("cpus") == Some("1")
 }
 
 fn panics(config: &Config, panic: Panic, drill: &mut Drill) {

@@ -341,7 +341,7 @@ fn drill(place: &Place, config: &str) -> Vec<String> {
     lines
         .filter(|line| {
             let about = line["about"].as_str().unwrap();
-            about.starts_with("kernel") || about == "kdump" || about == "/dev/vdb"
+            about.starts_with("kernel") || ["kdump", "pvpanic", "/dev/vdb"].contains(&about)
         })
         .map(|line| ["mark", "about", "found"].map(|key| line[key].as_str().unwrap()).join(" "))
         .collect()
@@ -385,6 +385,36 @@ fn a_drill_says_what_would_keep_the_kernel_from_dumping() {
     assert_eq!((lines.len(), stderr.as_str()), (good.len(), ""));
     linux.file("sys/class/watchdog/watchdog0/state", "inactive\n");
     assert_eq!(says(15).0.len(), good.len());
+    // That of a management controller, which is not among them.
+    for (file, text) in [("refcnt", "1\n"), ("parameters/timeout", "30\n"), ("parameters/action", "reset\n")]
+    {
+        linux.file(&format!("sys/module/ipmi_watchdog/{file}"), text);
+    }
+    let (lines, stderr) = says(15);
+    let line = "warn kernel ipmi_watchdog resets the machine after 30 s";
+    assert!(lines.iter().any(|found| found.starts_with(line)), "{lines:#?}");
+    assert!(stderr.contains("ipmi_watchdog resets the machine after 30 s"), "{stderr}");
+    linux.file("sys/module/ipmi_watchdog/refcnt", "0\n");
+    assert_eq!(says(15).0.len(), good.len());
+
+    // A host that is told of panics.
+    let events = "sys/bus/pci/drivers/pvpanic-pci/0000:00:05.0/events";
+    linux.file(events, "0x3\n");
+    for (more, line) in [
+        ("notify=guarded\ncpus=2\n", "ok pvpanic the host hears of a panic after the dump"),
+        ("notify=always\ncpus=1\n", "ok pvpanic the host hears of a panic after the dump"),
+        ("notify=guarded\ncpus=1\n", "warn pvpanic the host does not hear of a panic that was dumped"),
+        ("notify=never\ncpus=2\n", "warn pvpanic the host does not hear of a panic that was dumped"),
+        ("notify=always\nthen=halt\n", "warn pvpanic the host does not hear of a panic that was dumped"),
+        ("", "warn pvpanic the host hears of a panic first"),
+    ] {
+        let status = format!("target=/dev/vdb\nuuid={}\nlevel=31\nlevel_asked=31\n{more}", uuid.simple());
+        linux.module("armed", "", &status);
+        let lines = drill(&place, &config);
+        assert!(lines.iter().any(|found| found.starts_with(line)), "{more}: {lines:#?}");
+    }
+    linux.file(events, "0x2\n");
+    assert_eq!(drill(&place, &config), good);
 
     linux.file("proc/sys/kernel/panic_on_oops", "0\n");
     linux.file("proc/sys/kernel/panic", "0\n");
