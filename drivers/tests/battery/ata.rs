@@ -7,7 +7,6 @@ use dumpcore::arena::Arena;
 use dumpcore::device::DeviceError;
 
 use crate::kind::{Kind, TIMEOUT};
-use crate::run::Step;
 
 pub struct Ide;
 
@@ -48,6 +47,8 @@ crate::battery!(Ide);
 
 #[test]
 fn no_flush_is_given_on_top_of_a_write_that_the_disk_is_still_in_the_middle_of() {
+    use crate::run::{self, Step};
+
     let steps = [Step::Write { block: 0, count: 1, seed: 0 }, Step::OneBlock { block: 0, seed: 0 }];
     for seed in (0..400).chain([165_471_597_881_537_929]) {
         let troubles = vec![Trouble::Fails(3), Trouble::Short(2)];

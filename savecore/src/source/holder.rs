@@ -29,9 +29,9 @@ impl fmt::Display for Holder {
         }
         match self.seconds {
             None => Ok(()),
-            Some(seconds @ ..120) => write!(f, ", which runs since {seconds} s"),
-            Some(seconds @ ..7200) => write!(f, ", which runs since {} min", seconds / 60),
-            Some(seconds) => write!(f, ", which runs since {} h", seconds / 3600),
+            Some(seconds @ ..120) => write!(f, ", running for {seconds} s"),
+            Some(seconds @ ..7200) => write!(f, ", running for {} min", seconds / 60),
+            Some(seconds) => write!(f, ", running for {} h", seconds / 3600),
         }
     }
 }
@@ -137,10 +137,7 @@ mod tests {
                      3: FLOCK  ADVISORY  READ  76 FILE 0 EOF\n3: -> FLOCK  ADVISORY  WRITE 78 FILE 0 EOF\n\
                      4: FLOCK  ADVISORY  WRITE 77 FILE 0 EOF\n";
         let holder = holder_of(&file, proc(&file, locks).path()).unwrap();
-        assert_eq!(
-            holder.to_string(),
-            "process 77 (savecore save \\u{1b}[31m\u{fffd}), which runs since 15 min"
-        );
+        assert_eq!(holder.to_string(), "process 77 (savecore save \\u{1b}[31m\u{fffd}), running for 15 min");
     }
 
     #[test]

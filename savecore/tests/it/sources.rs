@@ -365,10 +365,7 @@ fn whoever_finds_a_target_locked_is_told_by_whom() {
     let holder =
         format!("another savecore is at work on {}, process {} (", path.display(), std::process::id());
     assert!(error.starts_with(&holder), "{error}");
-    assert!(
-        error.contains(", which runs since ") && error.ends_with("s: try again when it is done"),
-        "{error}"
-    );
+    assert!(error.contains(", running for ") && error.ends_with(": try again when it is done"), "{error}");
     drop(held);
     let held = open(&path, None).unwrap();
     assert!(open(&path, None).is_ok(), "two may read");
