@@ -68,7 +68,8 @@ impl Broken {
     /// Remembers what this CPU's registers tell. Of too many, the first ones are remembered.
     pub fn look(&self, registers: &dyn ModelRegisters) {
         let banks = (registers.read(CAPABILITIES) & COUNT).min(BANKS);
-        for (bank, _) in (0_u32..).step_by(BANK as usize).zip(0..banks) {
+        for bank in 0..banks {
+            let bank = (bank as u32).saturating_mul(BANK);
             let status = registers.read(STATUS.saturating_add(bank));
             let wanted = IS_VALID | IS_UNCORRECTED | HAS_ADDRESS;
             if status & wanted != wanted {
