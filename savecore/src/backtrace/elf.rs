@@ -69,6 +69,8 @@ pub(super) struct Elf {
     file: File,
     length: u64,
     pub(super) machine: u16,
+    /// Where it is entered; 0 if nowhere.
+    pub(super) entry: u64,
     pub(super) sections: Vec<Section>,
     pub(super) segments: Vec<Segment>,
 }
@@ -92,7 +94,7 @@ impl Elf {
         if length > MAX_FILE {
             return Err(bad("it is larger than 4 GiB"));
         }
-        let mut elf = Elf { file, length, machine: 0, sections: Vec::new(), segments: Vec::new() };
+        let mut elf = Elf { file, length, machine: 0, entry: 0, sections: Vec::new(), segments: Vec::new() };
         elf.read_headers()?;
         Ok(elf)
     }
@@ -109,6 +111,7 @@ impl Elf {
             return Err(bad("it is not an ELF file of 64 bits, little-endian"));
         }
         self.machine = header.e_machine.get(LE);
+        self.entry = header.e_entry.get(LE);
         let (phoff, phnum) = (header.e_phoff.get(LE), u64::from(header.e_phnum.get(LE)));
         for header in self.table::<ProgramHeader64<LE>>(phoff, phnum, header.e_phentsize.get(LE))? {
             self.segments.push(Segment {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::ops::Range;
 
 use gimli::{
     AttributeValue, DebugInfoOffset, DebuggingInformationEntry, Dwarf, EndianSlice, LittleEndian, SectionId,
@@ -24,7 +25,7 @@ const MAX_UNITS: usize = 1 << 20;
 /// The largest unit that is looked at.
 const MAX_UNIT: u64 = 256 << 20;
 
-/// Entries and rows that are looked at in all: a few times what the largest kernels have.
+/// Entries and rows that are looked at, and bytes of names that are kept, in all: a few times what the largest kernels have.
 const MAX_STEPS: u64 = 1 << 29;
 
 /// How often one entry may refer to another for its name.
@@ -196,16 +197,10 @@ impl<'b> Lines<'b> {
         let unit = dwarf.unit(header)?;
         *steps += 1;
         let mut ranges = dwarf.unit_ranges(&unit)?;
-        let mut ours = Vec::new();
-        while let Some(range) = ranges.next()? {
-            *steps += 1;
-            ours.extend_from_slice(between(addresses, range.begin, range.end));
-        }
+        let ours = within(addresses, || ranges.next(), steps)?;
         if ours.is_empty() {
             return Ok(HashMap::new());
         }
-        ours.sort_unstable();
-        ours.dedup();
         let mut functions = self.functions(dwarf, &unit, &ours, steps).unwrap_or_default();
         let lines = lines(dwarf, &unit, &ours, steps).unwrap_or_default();
         let mut calls = HashMap::new();
@@ -263,11 +258,7 @@ impl<'b> Lines<'b> {
                 _ => continue,
             };
             let mut ranges = dwarf.die_ranges(unit, entry)?;
-            let mut hit = Vec::new();
-            while let Some(range) = ranges.next()? {
-                *steps += 1;
-                hit.extend_from_slice(between(addresses, range.begin, range.end));
-            }
+            let hit = within(addresses, || ranges.next(), steps)?;
             if hit.is_empty() {
                 continue;
             }
@@ -279,6 +270,12 @@ impl<'b> Lines<'b> {
                 None => self.name(dwarf, unit, entry, MAX_REFERENCES),
             };
             let from = inlined.then(|| call_place(dwarf, unit, entry));
+            let file = from.as_ref().and_then(|(file, _)| file.as_ref());
+            let bytes = name.iter().chain(file).map(String::len).sum::<usize>();
+            *steps = steps.saturating_add((hit.len() as u64).saturating_mul(bytes as u64));
+            if *steps > MAX_STEPS {
+                break;
+            }
             for address in hit {
                 let chain = found.entry(address).or_default();
                 if !inlined {
@@ -354,15 +351,52 @@ fn own_name(
     Some(cut(&parts.join("::"), MAX_NAME))
 }
 
-/// The addresses within a range. What the linker left out stays in the file as if it were at address 0, where no kernel has
-/// code.
-fn between(sorted: &[u64], begin: u64, end: u64) -> &[u64] {
-    if begin == 0 {
-        return &[];
+/// The addresses within any of the ranges that `next` gives, each once, sorted. However many ranges lie over one another, this takes memory for no more
+/// than what `sorted` does.
+fn within(
+    sorted: &[u64],
+    mut next: impl FnMut() -> gimli::Result<Option<gimli::Range>>,
+    steps: &mut u64,
+) -> gimli::Result<Vec<u64>> {
+    // Places in `sorted`; those that touch become one as soon as there are more than there can be apart.
+    let mut hit: Vec<Range<usize>> = Vec::new();
+    while let Some(range) = next()?.filter(|_| *steps <= MAX_STEPS) {
+        *steps += 1;
+        let places = between(sorted, range.begin, range.end);
+        if !places.is_empty() {
+            hit.push(places);
+        }
+        if hit.len() > 2 * sorted.len() {
+            join(&mut hit);
+        }
     }
-    let from = sorted.partition_point(|address| *address < begin);
-    let to = sorted.partition_point(|address| *address < end);
-    sorted.get(from..to).unwrap_or_default()
+    join(&mut hit);
+    let addresses: Vec<u64> =
+        hit.into_iter().filter_map(|places| sorted.get(places)).flatten().copied().collect();
+    *steps += addresses.len() as u64;
+    Ok(addresses)
+}
+
+/// Sorts ranges, and makes one of those that touch.
+fn join(ranges: &mut Vec<Range<usize>>) {
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, before| {
+        let touches = next.start <= before.end;
+        if touches {
+            before.end = before.end.max(next.end);
+        }
+        touches
+    });
+}
+
+/// Where in `sorted` the addresses within a range are. What the linker left out stays in the file as if it were at address 0, where no
+/// kernel has code.
+fn between(sorted: &[u64], begin: u64, end: u64) -> Range<usize> {
+    if begin == 0 {
+        return 0..0;
+    }
+    let place = |limit: u64| sorted.partition_point(|address| *address < limit);
+    place(begin)..place(end)
 }
 
 /// Where a function was inlined.
@@ -417,21 +451,26 @@ fn lines(
             break;
         }
         if let Some((begin, file, line)) = before {
-            for address in between(addresses, begin, row.address()) {
-                places.insert(*address, (file, line));
-            }
+            let within = addresses.get(between(addresses, begin, row.address())).unwrap_or_default();
+            *steps += within.len() as u64;
+            places.extend(within.iter().map(|address| (*address, (file, line))));
         }
         let line = row.line().map(|line| line.get());
         before = (!row.end_sequence()).then_some((row.address(), row.file_index(), line));
     }
-    let named =
-        places.into_iter().map(|(address, (file, line))| (address, (file_name(dwarf, unit, file), line)));
+    let named = places.into_iter().map_while(|(address, (file, line))| {
+        let file = file_name(dwarf, unit, file);
+        *steps += 1 + file.as_ref().map_or(0, String::len) as u64;
+        (*steps <= MAX_STEPS).then_some((address, (file, line)))
+    });
     Ok(named.collect())
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use proptest::prelude::*;
 
     use super::super::symbols::Symbols;
     use super::*;
@@ -475,6 +514,34 @@ mod tests {
         assert!(named * 2 > ours.len(), "{named} of {} have names", ours.len());
     }
 
+    proptest! {
+        #[test]
+        fn ranges_however_they_lie_name_each_address_once(
+            sorted in prop::collection::btree_set(1_u64..300, 0..60),
+            ranges in prop::collection::vec((0_u64..320, 0_u64..80), 0..400),
+        ) {
+            let sorted: Vec<u64> = sorted.into_iter().collect();
+            let mut left = ranges.iter().map(|(begin, length)| gimli::Range { begin: *begin, end: begin + length });
+            let hit = within(&sorted, || Ok(left.next()), &mut 0).unwrap();
+            let is_in = |address: &&u64| {
+                ranges.iter().any(|(begin, length)| *begin != 0 && (*begin..begin + length).contains(address))
+            };
+            let expected: Vec<u64> = sorted.iter().filter(is_in).copied().collect();
+            prop_assert_eq!(hit, expected);
+        }
+    }
+
+    #[test]
+    fn a_million_ranges_that_all_have_all_addresses_are_gone_through_at_once() {
+        let sorted: Vec<u64> = (1..=100_000).collect();
+        let mut left = 0..1_000_000;
+        let next = || Ok(left.next().map(|number| gimli::Range { begin: 1 + number % 2, end: 200_000 }));
+        let mut steps = 0;
+        // As many addresses as ranges have in all would be 800 GB.
+        assert!(within(&sorted, next, &mut steps).unwrap() == sorted);
+        assert!(steps < 2_000_000, "{steps}");
+    }
+
     #[test]
     fn a_spoiled_unit_costs_its_names_and_no_more() {
         let elf = own();
@@ -500,7 +567,8 @@ mod tests {
             let mut spoiled = unit.clone();
             for _ in 0..=round % 12 {
                 // The beginning, on which all else depends, more often.
-                let place = if random(3) == 0 { random(100) } else { random(unit.len()) };
+                let head = unit.len().min(100);
+                let place = if random(3) == 0 { random(head) } else { random(unit.len()) };
                 spoiled[place] = random(256) as u8;
             }
             sections.info = Info::Memory(spoiled);

@@ -164,8 +164,8 @@ impl fmt::Display for CpuBacktrace {
                 None => formatter.write_str(frame.nameless())?,
                 Some(call) => write!(formatter, "{call}")?,
             }
-            if frame.by == By::BadCall {
-                formatter.write_str(" (called an address that has no code)")?;
+            if let Some(remark) = frame.remark(call) {
+                write!(formatter, " ({remark})")?;
             }
         }
         match self.end.text() {
@@ -188,6 +188,20 @@ impl fmt::Display for Call {
             (Some(file), Some(line)) => write!(formatter, " at {}:{line}", harmless(file)),
             (Some(file), None) => write!(formatter, " in {}", harmless(file)),
             (None, _) => Ok(()),
+        }
+    }
+}
+
+impl Frame {
+    /// What a reader has to know of the frame, in words, beside this one of its calls: the innermost.
+    pub fn remark(&self, call: Option<&Call>) -> Option<&'static str> {
+        if !self.calls.first().zip(call).is_none_or(|(first, call)| std::ptr::eq(first, call)) {
+            return None;
+        }
+        match self.by {
+            By::BadCall => Some("called an address that has no code"),
+            By::Interrupt => Some("was interrupted here"),
+            By::Registers | By::FrameInformation | By::FramePointer | By::Scan => None,
         }
     }
 }

@@ -294,6 +294,57 @@ fn the_caller_of_an_address_without_code_is_found() {
     }
 }
 
+/// Interrupt frames begin in place of a return address, or after an error code; the error code may be zero.
+#[test]
+fn behind_a_handler_that_the_processor_called_the_backtrace_goes_on_where_the_kernel_was_interrupted() {
+    const SELECTORS: [(u64, u64); 2] = [(8, 0), (0x28, 0x30)];
+    let file = kernel(Arch::X86_64, debug_frame(Arch::X86_64, &vec![2; FUNCTIONS as usize]));
+    let state = cpu(Arch::X86_64, returns(1), STACK, 0x1001, 0);
+    // An address in the middle of a function, after no call.
+    let interrupted = CODE + 7 * FUNCTION + 3;
+    for code in [None, Some(0), Some(2), Some(0x1_0018)] {
+        for (cs, ss) in SELECTORS {
+            let pushed = |rip, cs, rsp, ss| [code.unwrap_or(rip), rip, cs, 0x246, rsp, ss];
+            let skip = usize::from(code.is_none());
+            let stack = |rip, cs, ss| {
+                let head = [junk(1), returns(2), junk(2)];
+                let rsp = STACK + 8 * (head.len() + 6 - skip + 1) as u64;
+                let tail = [junk(9), junk(3), returns(5), junk(4), 0];
+                [&head[..], &pushed(rip, cs, rsp, ss)[skip..], &tail].concat()
+            };
+            let (spots, end) = unwind(Arch::X86_64, &file, &state, &stack(interrupted, cs, ss));
+            let found: Vec<_> = spots.iter().skip(1).map(|spot| (spot.address, spot.at, spot.by)).collect();
+            let expected = [
+                (returns(2), returns(2) - 1, By::FrameInformation),
+                (interrupted, interrupted, By::Interrupt),
+                (returns(5), returns(5) - 1, By::FrameInformation),
+            ];
+            assert_eq!((found.as_slice(), end), (&expected[..], End::Outermost), "{code:?} {cs:#x}");
+
+            // A user's program has no frames of the kernel's.
+            let (spots, end) = unwind(Arch::X86_64, &file, &state, &stack(0x40_1000, cs | 3, ss | 3));
+            assert_eq!((callers(&spots), end), (vec![returns(2)], End::User), "{code:?} {cs:#x}");
+            // What is no interrupt frame is not taken for one.
+            let (spots, _) = unwind(Arch::X86_64, &file, &state, &stack(interrupted, cs | 3, ss));
+            assert!(spots.iter().all(|spot| spot.by != By::Interrupt), "{code:?} {cs:#x} {spots:?}");
+        }
+    }
+}
+
+#[test]
+fn a_backtrace_ends_in_the_function_that_the_kernel_is_entered_by_whatever_is_on_the_stack() {
+    for arch in ARCHES {
+        for frames in [Vec::new(), debug_frame(arch, &vec![2; FUNCTIONS as usize])] {
+            let mut file = kernel(arch, frames);
+            // The entry is in function 4, whose caller's address nobody wrote; leftovers lie above it.
+            file[24..32].copy_from_slice(&(CODE + 4 * FUNCTION).to_le_bytes());
+            let stack = [junk(1), returns(4), junk(2), junk(3), returns(6), returns(7)];
+            let (spots, end) = unwind(arch, &file, &cpu(arch, returns(1), STACK, 0x1001, 0), &stack);
+            assert_eq!((callers(&spots), end), (vec![returns(4)], End::Outermost), "{arch:?}");
+        }
+    }
+}
+
 #[test]
 fn a_signed_return_address_is_read_without_its_signature() {
     let file = kernel(Arch::Aarch64, debug_frame(Arch::Aarch64, &vec![2; FUNCTIONS as usize]));

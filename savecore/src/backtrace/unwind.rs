@@ -40,6 +40,8 @@ pub enum By {
     FramePointer,
     /// The function before it was called at an address that has no code; this is where the call returns to.
     BadCall,
+    /// The function before it handled an interrupt or a fault; this is where the CPU was when that came.
+    Interrupt,
     /// Its address is on the stack; it may be a leftover.
     Scan,
 }
@@ -48,7 +50,7 @@ pub enum By {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
-    /// Nobody called the last function.
+    /// Nobody called the last function, or whoever started the kernel did.
     Outermost,
     /// The CPU was executing a user's program.
     User,
@@ -79,6 +81,13 @@ pub(super) struct Unwinder<'k> {
     pub(super) slide: u64,
 }
 
+impl By {
+    /// Whether the frame's address is that of an instruction that was not executed yet, and not one that a call returns to.
+    fn is_exact(self) -> bool {
+        matches!(self, By::Registers | By::Interrupt)
+    }
+}
+
 impl Unwinder<'_> {
     /// All frames of a CPU, the innermost first.
     pub(super) fn run(&self, registers: Registers, memory: &Memory<'_>) -> (Vec<Spot>, End) {
@@ -93,8 +102,8 @@ impl Unwinder<'_> {
             if !seen.insert((now.pc, now.sp())) {
                 return (spots, End::Loop);
             }
-            // A return address is behind its call, which may be the last instruction of its function.
-            let inside = now.pc.wrapping_sub(u64::from(by != By::Registers));
+            // A return address is after its call, which may be the last instruction of its function.
+            let inside = now.pc.wrapping_sub(u64::from(!by.is_exact()));
             let at = inside.wrapping_sub(self.slide);
             spots.push(Spot { address: now.pc, at, by });
             let (next, how) = match self.next(&now, at, by, memory) {
@@ -114,24 +123,35 @@ impl Unwinder<'_> {
     fn next(&self, now: &Registers, at: u64, by: By, memory: &Memory<'_>) -> Result<(Registers, By), End> {
         match self.frames.leave(now, at, memory) {
             Some(Left::Outermost) => return Err(End::Outermost),
-            // Where a thread begins, return addresses of zero are put for this.
-            Some(Left::Caller(caller)) if caller.pc == 0 => return Err(End::Outermost),
             Some(Left::Caller(mut caller)) => {
                 caller.pc = self.plain(caller.arch, caller.pc);
+                // First, for an error code of zero is no return address of zero.
+                if self.follows_call(caller.arch, caller.pc, memory) != Some(true)
+                    && let Some(interrupted) = self.interrupted(&caller, memory)
+                {
+                    return interrupted.map(|registers| (registers, By::Interrupt));
+                }
+                // Where a thread begins, return addresses of zero are put for this.
+                if caller.pc == 0 {
+                    return Err(End::Outermost);
+                }
                 if self.is_code(caller.pc) {
                     return Ok((*caller, By::FrameInformation));
                 }
             }
             None => {}
         }
-        if by == By::Registers
+        if self.is_entry(at) {
+            return Err(End::Outermost);
+        }
+        if by.is_exact()
             && !self.is_code(now.pc)
             && let Some(caller) = self.bad_call(now, memory)
         {
             return Ok((caller, By::BadCall));
         }
         // Where a stack begins, the chain of frame pointers ends with a zero.
-        if now.fp() == Some(0) && by != By::Registers && by != By::Scan {
+        if now.fp() == Some(0) && !by.is_exact() && by != By::Scan {
             return Err(End::Outermost);
         }
         match self.by_frame_pointer(now, memory) {
@@ -140,6 +160,37 @@ impl Unwinder<'_> {
             None => {}
         }
         self.scan(now, memory).map(|caller| (caller, By::Scan)).ok_or(End::Lost)
+    }
+
+    /// What was interrupted by a function that the processor called by itself, as one of Rust's `extern "x86-interrupt"`.
+    /// `caller` is what the function's frame information gives, which knows of all registers but these, and nothing of an
+    /// error code. `None` if no interrupt frame is there (Intel SDM volume 3A, section 6.14.2: rip, cs, rflags, rsp, ss).
+    fn interrupted(&self, caller: &Registers, memory: &Memory<'_>) -> Option<Result<Registers, End>> {
+        if caller.arch != Arch::X86_64 {
+            return None;
+        }
+        let sp = caller.sp()?;
+        // In place of a return address; after an error code there; and where a compiler has counted that.
+        let places = [sp.wrapping_sub(8), sp, sp.wrapping_sub(16)];
+        let frames = places.iter().filter_map(|place| InterruptFrame::read(*place, memory));
+        for frame in frames {
+            if frame.is_user {
+                return Some(Err(End::User));
+            }
+            if self.is_code(frame.rip) && frame.rsp % 8 == 0 && memory.word(frame.rsp).is_some() {
+                let mut interrupted = caller.clone();
+                interrupted.pc = frame.rip;
+                interrupted.set(interrupted.sp_number(), Some(frame.rsp));
+                return Some(Ok(interrupted));
+            }
+        }
+        None
+    }
+
+    /// Whether an address is in the function that the kernel is entered by: it has no caller, whatever is on the stack.
+    fn is_entry(&self, at: u64) -> bool {
+        let begin = |address: u64| self.symbols.at(address).map(|(_, offset)| address.wrapping_sub(offset));
+        self.elf.entry != 0 && begin(at).is_some_and(|function| begin(self.elf.entry) == Some(function))
     }
 
     /// The caller of a function that has no code: nothing was done there yet.
@@ -205,18 +256,20 @@ impl Unwinder<'_> {
         self.symbols.is_code(address.wrapping_sub(self.slide))
     }
 
-    /// Whether an address is in the kernel's code, and the instruction in front of it is a call.
+    /// Whether an address is in the kernel's code, and the instruction before it is a call, as far as that is known.
     fn is_behind_call(&self, arch: Arch, address: u64, memory: &Memory<'_>) -> bool {
-        // The call is in the kernel's code; what is behind the last one of a section may not be.
-        if !self.is_code(address.wrapping_sub(1)) {
-            return false;
-        }
+        // The call is in the kernel's code; what is after the last one of a section may not be.
+        self.is_code(address.wrapping_sub(1)) && self.follows_call(arch, address, memory).unwrap_or(true)
+    }
+
+    /// Whether the instruction before an address is a call. `None` if neither the dump nor the kernel's file has it: a file
+    /// with debug information only has no code to look at.
+    fn follows_call(&self, arch: Arch, address: u64, memory: &Memory<'_>) -> Option<bool> {
         let mut bytes = [0; 8];
         let from = address.wrapping_sub(8);
-        let known =
+        let is_known =
             memory.read(from, &mut bytes) || self.elf.at_address(from.wrapping_sub(self.slide), &mut bytes);
-        // A file with debug information only has no code to look at.
-        !known || ends_with_call(arch, bytes)
+        is_known.then(|| ends_with_call(arch, bytes))
     }
 
     /// A return address without the signature that a processor with pointer authentication puts into its upper bits (Arm
@@ -231,6 +284,41 @@ impl Unwinder<'_> {
             }
             _ => address,
         }
+    }
+}
+
+/// What an x86_64 processor pushes before it calls a handler.
+struct InterruptFrame {
+    rip: u64,
+    rsp: u64,
+    /// A user's program was interrupted.
+    is_user: bool,
+}
+
+impl InterruptFrame {
+    /// The bits that rflags may have, and the one that it always has (Intel SDM volume 1, section 3.4.3).
+    const FLAGS: u64 = 0x3f_7fd7;
+    const ALWAYS: u64 = 2;
+
+    /// `None` if what is there can be none: selectors are of 16 bits, both of the same privilege level, which is 0 or 3.
+    fn read(at: u64, memory: &Memory<'_>) -> Option<InterruptFrame> {
+        let mut bytes = [0; 40];
+        if !memory.read(at, &mut bytes) {
+            return None;
+        }
+        let mut words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+        let [rip, cs, flags, rsp, ss] = std::array::from_fn(|_| words.next().unwrap_or_default());
+        // A user's addresses are in the lower half. Where the kernel's are is for others to know.
+        let is_user = match (cs & 3, ss & 3) {
+            (0, 0) => false,
+            (3, 3) if rip >> 47 == 0 => true,
+            _ => return None,
+        };
+        let is_one = (8..=0xffff).contains(&cs)
+            && ss <= 0xffff
+            && flags & !Self::FLAGS == 0
+            && flags & Self::ALWAYS != 0;
+        is_one.then_some(InterruptFrame { rip, rsp, is_user })
     }
 }
 

@@ -119,7 +119,8 @@ fn tell_where(out: &mut dyn Write, report: &Report, backtraces: Option<&Backtrac
         let text =
             call.map_or_else(|| format!("{} {}", frame.address, frame.nameless()), |call| call.to_string());
         let sure = if frame.by == By::Scan { "? " } else { "" };
-        let text = format!("{sure}{text}");
+        let remark = frame.remark(*call).map_or_else(String::new, |remark| format!(" ({remark})"));
+        let text = format!("{sure}{text}{remark}");
         if index == 0 {
             row(out, "where", &paint(STRONG, text))?;
         } else {

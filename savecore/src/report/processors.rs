@@ -86,7 +86,7 @@ pub(super) fn trace(trace: &CpuBacktrace) -> Markup {
                         Some(known) => (call(known)),
                         None => span.place { (frame.nameless().trim_matches(['(', ')'])) },
                     }
-                    @if frame.by == By::BadCall { " " span.tag { "called an address that has no code" } }
+                    @if let Some(remark) = frame.remark(known) { " " span.tag { (remark) } }
                 }
             }
         }
