@@ -20,6 +20,14 @@ pub fn harmless_line(text: &str) -> String {
     harmless(text).replace(['\n', '\t'], " ")
 }
 
+/// The line of a panic's message that says what happened: the first, or the one after it if the first says only where, as
+/// Rust's own does since 1.81 (`panicked at FILE:LINE:COLUMN:`).
+pub fn headline(message: &str) -> &str {
+    let mut lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    if first.ends_with(':') { lines.next().unwrap_or(first) } else { first }
+}
+
 /// No more than `most` bytes of a text, and how much is left out.
 pub fn cut(text: &str, most: usize) -> String {
     if text.len() <= most {
@@ -128,6 +136,19 @@ mod tests {
             ["0 bytes", "1 byte", "1023 bytes", "1 KiB", "1.5 KiB", "200 KiB", "3.5 GiB", "16384 PiB"]
         );
         assert_eq!((pages(1), pages(3)), ("1 page (4 KiB)".to_owned(), "3 pages (12 KiB)".to_owned()));
+    }
+
+    #[test]
+    fn the_headline_of_a_panic_is_what_happened_and_not_where() {
+        for (message, line) in [
+            ("panicked at src/usr/crash.rs:16:9:\ndivision by zero\nnote: more", "division by zero"),
+            ("panicked at src/main.rs:1:2:", "panicked at src/main.rs:1:2:"),
+            ("sysrq triggered crash", "sysrq triggered crash"),
+            ("\n  Oops\nCPU: 1", "Oops"),
+            ("", ""),
+        ] {
+            assert_eq!(headline(message), line);
+        }
     }
 
     #[test]

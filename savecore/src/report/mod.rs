@@ -13,7 +13,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::backtrace::{Backtraces, Call};
 use crate::dump::{Dump, Report};
-use crate::text::{count, cut, harmless, pages, size};
+use crate::text::{count, cut, harmless, headline, pages, size};
 
 /// The style of the page.
 const STYLE: &str = include_str!("style.css");
@@ -38,7 +38,7 @@ fn said(text: &str) -> String {
 pub fn html(dump: &Dump<'_>, report: &Report, backtraces: Option<&Backtraces>) -> String {
     let message = harmless(&cut(report.message.trim_end(), MAX_MESSAGE));
     let message = if message.is_empty() { "(no message)" } else { &message };
-    let first = cut(message.lines().next().unwrap_or_default(), MAX_HEADING);
+    let heading = cut(headline(message), MAX_HEADING);
     let title = format!("{} on CPU {}", report.trigger, report.crashing_cpu);
     let page = html! {
         (DOCTYPE)
@@ -49,14 +49,14 @@ pub fn html(dump: &Dump<'_>, report: &Report, backtraces: Option<&Backtraces>) -
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="referrer" content="no-referrer";
-                title { (title) ": " (cut(&first, 80)) }
+                title { (title) ": " (cut(&heading, 80)) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
                 header #crash {
                     p.kind { (title) }
-                    h1 { (first) }
-                    @if first != message { pre { (message) } }
+                    h1 { (heading) }
+                    @if heading != message { pre { (message) } }
                     (verdict(report))
                     dl.facts {
                         (fact("When", &report.when()))

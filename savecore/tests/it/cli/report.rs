@@ -90,6 +90,19 @@ fn the_dump_is_chosen_by_its_number_and_the_lack_of_one_is_told() {
 }
 
 #[test]
+fn the_heading_of_a_report_is_what_happened_where_rust_says_first_where() {
+    let mut machine = Machine::small();
+    machine.message = "panicked at src/disk.rs:16:9:\nthe disk is <gone>\n".to_owned();
+    let place = Place::new();
+    let image = place.image("image", &with_dump(&machine));
+    let (code, page, _) = run(["report", &image, "-o", "-"]);
+    assert_eq!(code, 0);
+    assert!(page.contains("<h1>the disk is &lt;gone&gt;</h1>"), "{page}");
+    assert!(page.contains(": the disk is &lt;gone&gt;</title>"));
+    assert!(page.contains("<pre>panicked at src/disk.rs:16:9:\nthe disk is &lt;gone&gt;</pre>"));
+}
+
+#[test]
 fn a_large_log_and_a_large_message_do_not_make_a_large_page() {
     let place = Place::new();
     let mut machine = Machine::small();
