@@ -13,7 +13,7 @@ pub enum Next {
     Reset,
     /// Others hear of the panic; the machine is reset when they have, or when they take too long.
     Notify,
-    /// The kernel goes on with its panic.
+    /// The kernel continues its panic.
     Continue,
     /// The machine stays as it is.
     Halt,

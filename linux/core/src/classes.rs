@@ -56,10 +56,10 @@ struct Parts {
     lost: u64,
 }
 
-/// So many lost parts may be of compound pages that came or went while a healthy kernel was asked.
+/// Up to this many lost parts may belong to compound pages that came or went while a running kernel was being read.
 const LOST: u64 = 64;
 
-/// More than one part of so many is not lost in that way.
+/// If more than one part in this many is lost, pages that came or went do not explain it.
 const LOST_OF: u64 = 8;
 
 /// The `struct page`s of a section.

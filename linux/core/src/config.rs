@@ -26,7 +26,7 @@ const LOG: u64 = 256 << 10;
 pub enum Then {
     /// The machine is reset.
     Reboot,
-    /// The kernel goes on with its panic.
+    /// The kernel continues its panic.
     Continue,
     /// The machine stays as it is.
     Halt,

@@ -151,11 +151,11 @@ fn started(arena: &mut Arena<'static>, count: usize) -> Result<&'static [Cpu], O
     let place = arena.bytes(count.saturating_mul(size_of::<u32>()), align_of::<u32>())?;
     let bytes = count.saturating_mul(size_of::<Cpu>());
     let cpus = arena.bytes(bytes, align_of::<Cpu>())?.as_mut_ptr().cast::<Cpu>();
-    // SAFETY: the bytes are ours, aligned, zero or anything else, and enough for so many numbers.
+    // SAFETY: the bytes are ours, aligned, zero or anything else, and enough for that number of integers.
     let numbers = unsafe { core::slice::from_raw_parts_mut(place.as_mut_ptr().cast::<u32>(), count) };
     let count = kernel::online_cpus(numbers).min(count);
     for (at, number) in numbers.iter().take(count).enumerate() {
-        // SAFETY: as above, for so many CPUs.
+        // SAFETY: as above, for that number of CPUs.
         unsafe { cpus.add(at).write(Cpu { number: *number, apic: kernel::apic_of(*number) }) };
     }
     // SAFETY: written just now, `count` of them, in memory that lives as long as the dump is armed.

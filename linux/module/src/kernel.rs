@@ -298,7 +298,7 @@ pub(crate) fn vmcoreinfo(to: &mut [u8]) -> usize {
 
 /// The numbers of the CPUs that are online, in order, as many as there is room for; and how many are online.
 pub(crate) fn online_cpus(to: &mut [u32]) -> usize {
-    // SAFETY: so many numbers.
+    // SAFETY: room for that number of integers.
     unsafe { dd_online_cpus(to.as_mut_ptr(), to.len() as u32) as usize }
 }
 

@@ -351,14 +351,14 @@ fn own_name(
     Some(cut(&parts.join("::"), MAX_NAME))
 }
 
-/// The addresses within any of the ranges that `next` gives, each once, sorted. However many ranges lie over one another, this takes memory for no more
-/// than what `sorted` does.
+/// The addresses within any of the ranges that `next` gives, each once, sorted. However many ranges overlap, this takes no more
+/// than a few times the memory of `sorted`.
 fn within(
     sorted: &[u64],
     mut next: impl FnMut() -> gimli::Result<Option<gimli::Range>>,
     steps: &mut u64,
 ) -> gimli::Result<Vec<u64>> {
-    // Places in `sorted`; those that touch become one as soon as there are more than there can be apart.
+    // Places in `sorted`. Once there are more than could lie apart, those that touch are joined.
     let mut hit: Vec<Range<usize>> = Vec::new();
     while let Some(range) = next()?.filter(|_| *steps <= MAX_STEPS) {
         *steps += 1;

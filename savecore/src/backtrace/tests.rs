@@ -296,7 +296,7 @@ fn the_caller_of_an_address_without_code_is_found() {
 
 /// Interrupt frames begin in place of a return address, or after an error code; the error code may be zero.
 #[test]
-fn behind_a_handler_that_the_processor_called_the_backtrace_goes_on_where_the_kernel_was_interrupted() {
+fn after_a_handler_that_the_processor_called_the_backtrace_continues_where_the_kernel_was_interrupted() {
     const SELECTORS: [(u64, u64); 2] = [(8, 0), (0x28, 0x30)];
     let file = kernel(Arch::X86_64, debug_frame(Arch::X86_64, &vec![2; FUNCTIONS as usize]));
     let state = cpu(Arch::X86_64, returns(1), STACK, 0x1001, 0);

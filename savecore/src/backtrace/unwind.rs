@@ -125,7 +125,7 @@ impl Unwinder<'_> {
             Some(Left::Outermost) => return Err(End::Outermost),
             Some(Left::Caller(mut caller)) => {
                 caller.pc = self.plain(caller.arch, caller.pc);
-                // First, for an error code of zero is no return address of zero.
+                // This comes first: an error code of zero is not a return address of zero.
                 if self.follows_call(caller.arch, caller.pc, memory) != Some(true)
                     && let Some(interrupted) = self.interrupted(&caller, memory)
                 {
