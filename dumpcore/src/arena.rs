@@ -16,12 +16,6 @@ pub struct OutOfArena {
     pub bytes: usize,
 }
 
-impl From<OutOfArena> for crate::device::DeviceError {
-    fn from(error: OutOfArena) -> Self {
-        crate::device::DeviceError::OutOfArena { bytes: error.bytes }
-    }
-}
-
 /// Memory from which pieces are taken, from the front, once and for all. What comes first is the dump's own stack, which is
 /// taken at once: whatever grows out of it leaves the arena.
 #[derive(Debug)]

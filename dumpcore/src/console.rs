@@ -1,95 +1,66 @@
-//! Lines of text on the crash path: a fixed buffer, and no `core::fmt`, which can panic.
+//! What the console is told, in whole lines: how far long work has come, and why nothing was written.
 
-/// One line for the console; what does not fit is cut.
-#[derive(Clone)]
-pub struct Line {
-    bytes: [u8; Line::CAPACITY],
-    used: usize,
+use crate::platform::Platform;
+use crate::text::{Describe, Line};
+use crate::time::{Nanoseconds, SECOND};
+
+/// How often progress is told.
+const EVERY: Nanoseconds = SECOND;
+
+/// Pages in a mebibyte.
+const PAGES_PER_MIB: u64 = 256;
+
+/// Prints one line, with our name in front. Not inlined: the line is on the stack only while it is printed.
+#[inline(never)]
+pub fn say(platform: &dyn Platform, words: impl FnOnce(&mut Line)) {
+    let mut line = Line::new();
+    line.text("diskdump: ");
+    words(&mut line);
+    platform.console(line.as_str());
+    platform.console("\n");
 }
 
-impl Line {
-    /// Bytes that a line holds.
-    pub const CAPACITY: usize = 200;
+/// Appends seconds with two digits behind the point.
+pub fn seconds(line: &mut Line, span: Nanoseconds) {
+    let hundredths = (span % SECOND) / 10_000_000;
+    line.decimal(span / SECOND).text(if hundredths < 10 { ".0" } else { "." }).decimal(hundredths).text(" s");
+}
 
-    /// An empty line.
-    pub const fn new() -> Line {
-        Line { bytes: [0; Line::CAPACITY], used: 0 }
+/// Tells how far long work has come, about once a second.
+pub struct Progress<'p> {
+    platform: &'p dyn Platform,
+    what: &'static str,
+    begin: Nanoseconds,
+    told: Nanoseconds,
+}
+
+impl<'p> Progress<'p> {
+    /// Progress of `what`, which begins now.
+    pub fn new(platform: &'p dyn Platform, what: &'static str) -> Progress<'p> {
+        let now = platform.now();
+        Progress { platform, what, begin: now, told: now }
     }
 
-    /// Appends text; bytes that are neither printable ASCII nor part of valid UTF-8 do not occur in a `str`.
-    pub fn text(&mut self, text: &str) -> &mut Line {
-        let mut room = Line::CAPACITY.saturating_sub(self.used).min(text.len());
-        // Each turn goes back by one byte, and a text begins with a whole character.
-        while !text.is_char_boundary(room) {
-            room = room.saturating_sub(1);
+    /// `done` of `all` pages or blocks are done.
+    pub fn tell(&mut self, done: u64, all: u64) {
+        let now = self.platform.now();
+        if now.saturating_sub(self.told) < EVERY {
+            return;
         }
-        for (slot, byte) in self.bytes.iter_mut().skip(self.used).zip(text.as_bytes().iter().take(room)) {
-            *slot = *byte;
-        }
-        self.used = self.used.saturating_add(room).min(Line::CAPACITY);
-        self
-    }
-
-    /// Appends a number in decimal.
-    pub fn decimal(&mut self, mut number: u64) -> &mut Line {
-        let mut digits = [b'0'; 20];
-        let mut first = digits.len();
-        for (place, slot) in digits.iter_mut().enumerate().rev() {
-            *slot = b'0'.wrapping_add((number % 10) as u8);
-            number /= 10;
-            first = place;
-            if number == 0 {
-                break;
-            }
-        }
-        self.text(core::str::from_utf8(digits.get(first..).unwrap_or_default()).unwrap_or_default())
-    }
-
-    /// Appends a number in hexadecimal, with `0x`.
-    pub fn hex(&mut self, number: u64) -> &mut Line {
-        self.text("0x");
-        self.digits(number, (64_u32.saturating_sub(number.leading_zeros())).div_ceil(4).max(1))
-    }
-
-    /// Appends a number in hexadecimal, of `digits` digits.
-    pub fn digits(&mut self, number: u64, digits: u32) -> &mut Line {
-        for place in (0..digits).rev() {
-            let digit = (number >> place.wrapping_mul(4)) & 0xf;
-            let digit = b"0123456789abcdef".get(digit as usize).copied().unwrap_or(b'?');
-            self.text(core::str::from_utf8(&[digit]).unwrap_or_default());
-        }
-        self
-    }
-
-    /// The line so far.
-    pub fn as_str(&self) -> &str {
-        core::str::from_utf8(self.bytes.get(..self.used).unwrap_or_default()).unwrap_or_default()
+        self.told = now;
+        say(self.platform, |line| {
+            let percent = done.saturating_mul(100).checked_div(all).unwrap_or(100);
+            line.text(self.what).text(" ").decimal(percent).text("%, ");
+            line.decimal(done / PAGES_PER_MIB).text(" of ").decimal(all / PAGES_PER_MIB).text(" MiB, ");
+            seconds(line, now.saturating_sub(self.begin));
+        });
     }
 }
 
-impl Default for Line {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// What can be put into words without `core::fmt`.
-pub trait Describe {
-    /// Appends the words to a line.
-    fn describe(&self, line: &mut Line);
-}
-
-/// `Display` for a type that can describe itself, for use on a host.
-#[macro_export]
-macro_rules! display_by_describe {
-    ($($name:ty),+ $(,)?) => {$(
-        impl core::fmt::Display for $name {
-            fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                let mut line = $crate::console::Line::new();
-                $crate::console::Describe::describe(self, &mut line);
-                formatter.write_str(line.as_str())
-            }
-        }
-        impl core::error::Error for $name {}
-    )+};
+/// Prints why nothing was written.
+pub(crate) fn refused(platform: &dyn Platform, why: &dyn Describe) {
+    say(platform, |line| {
+        line.text("refused: ");
+        why.describe(line);
+    });
 }

@@ -1,8 +1,7 @@
-//! Checksums of the dump path's own code and of the sealed armed state.
+//! The checksum of the armed state, and what it finds when that was harmed.
 
-use crate::console::{Describe, Line};
 use crate::format::crc::Crc32;
-use crate::platform::{CodeRange, Platform};
+use crate::text::{Describe, Line};
 
 /// What makes the dump itself one that must not write any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,17 +64,4 @@ impl Default for Digest {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// CRC-32 of all code ranges that the platform names, and their number of bytes.
-pub fn code(platform: &dyn Platform) -> (u32, u64) {
-    let mut digest = Digest::new();
-    let mut bytes = 0_u64;
-    for CodeRange { start, length } in platform.code_ranges() {
-        // SAFETY: Platform::code_ranges promises that the range is readable; code and read-only data do not change.
-        let range = unsafe { core::slice::from_raw_parts(*start, *length) };
-        digest.number(*start as u64).number(*length as u64).bytes(range);
-        bytes = bytes.wrapping_add(*length as u64);
-    }
-    (digest.finish(), bytes)
 }

@@ -4,12 +4,12 @@
 //!
 //! 1. While the kernel is healthy, [`Dump::arm`] takes everything over that a dump will need and seals it
 //!    ([`arm`], [`arena`], [`integrity`]); [`locate`] finds the partition in the disk's [`table`].
-//! 2. The kernel crashes and calls [`Dump::crash`] ([`crash`]): crashdump mode begins, the other CPUs are frozen (`steps`).
-//! 3. The seal and the dump path's own code are checked ([`integrity`]).
+//! 2. The kernel crashes and calls [`Dump::crash`] (`dump`): crashdump mode begins, and the armed state is checked (`crash`).
+//! 3. The other CPUs are stopped, and the dump path's own code is checked (`crash::steps`).
 //! 4. The target is taken over ([`device`]), its label and pattern are checked ([`partition`]).
 //! 5. Memory is streamed out ([`memory`], [`stream`], [`format`](mod@format)), waiting only in [`wait`].
-//! 6. The headers are closed, the device is shut down.
-//! 7. The outcome goes to the console ([`record`]), and the reset policy is carried out ([`platform`]).
+//! 6. The headers are closed, the device is shut down (`crash::close`).
+//! 7. The outcome goes to the [`console`], and the reset policy is carried out.
 //!
 //! Nothing from step 2 on allocates, waits without a deadline, or panics.
 
@@ -31,35 +31,42 @@
 pub mod arena;
 pub mod arm;
 mod armed;
+mod code;
 pub mod console;
-pub mod crash;
-pub mod crew;
+mod crash;
 pub mod deferred;
 pub mod device;
 pub mod dma;
+mod dump;
 pub mod format;
+pub mod helpers;
 pub mod integrity;
+pub mod limits;
 pub mod locate;
 pub mod memory;
+pub mod outcome;
 pub mod partition;
 pub mod platform;
-pub mod record;
 // A test's own code may panic.
 #[cfg(any(test, feature = "test-utils"))]
 #[allow(clippy::indexing_slicing, clippy::expect_used, clippy::panic, clippy::arithmetic_side_effects)]
 pub mod sim;
 pub mod stack;
-mod steps;
 pub mod stream;
 pub mod table;
+pub mod text;
+pub mod time;
+mod vitals;
 pub mod wait;
 
 pub use arena::Arena;
-pub use arm::{ArmError, ArmReport, Config, Dump, Ownership, Target};
-pub use crash::{Crash, Outcome, crashdump_mode};
+pub use arm::{ArmError, ArmReport, Config, Ownership, Target};
+pub use crash::crashdump_mode;
 pub use device::DumpDevice;
+pub use dump::Dump;
 pub use format::chunk::Encoding;
+pub use limits::MAX_TARGETS;
 pub use memory::class::{Level, PageClass};
-pub use partition::lane::MAX_TARGETS;
+pub use outcome::{Crash, Outcome, Refusal};
 pub use partition::verify::Verify;
 pub use platform::{Platform, Registers, ResetPolicy};

@@ -3,16 +3,15 @@
 //!
 //! Nothing here runs after a crash. What was found goes into a [`Target`](crate::Target), and the crash checks the label again.
 
-use crate::console::{Describe, Line};
 use crate::device::{DeviceError, Direction, DumpDevice};
-use crate::display_by_describe;
 use crate::dma::DmaBuffer;
-use crate::format::crypt::PublicKey;
+use crate::format::cipher::PublicKey;
 use crate::format::label::Label;
 use crate::format::{BLOCK_SIZE, Block, Uuid};
 use crate::table::{
     Fault, Fitness, Id, NoTable, ReadSectors, SECTOR_SIZE, SECTOR_SIZES, Sector, Slot, Table,
 };
+use crate::text::{Describe, Line, display_by_describe};
 use crate::wait::Wait;
 
 /// Bytes to blocks.

@@ -5,15 +5,14 @@
 
 use core::ptr::NonNull;
 
-pub use crate::deferred::HostQueues;
+pub use crate::deferred::host::HostQueues;
 use crate::format::Block;
 use crate::format::note::{CONTROL_REGISTERS, GENERAL_REGISTERS};
 pub use crate::memory::class::{ClassRun, PageClass};
 use crate::stack::{call_on, top};
 use crate::wait::Wait;
 
-/// Nanoseconds.
-pub type Nanoseconds = u64;
+pub use crate::time::Nanoseconds;
 
 bitflags::bitflags! {
     /// What a platform could not offer to a dump.

@@ -8,7 +8,8 @@ use core::ptr::NonNull;
 
 use zeroize::Zeroize;
 
-use crate::crew::MAX_HELPERS;
+use crate::integrity::Digest;
+use crate::limits::MAX_HELPERS;
 
 /// Bytes of the stack that the dump runs on. Code that is not optimised needs more than 22,000 of them.
 pub const STACK_SIZE: usize = if cfg!(debug_assertions) { 64 << 10 } else { 16 << 10 };
@@ -63,7 +64,7 @@ impl RedZone {
         })
     }
 
-    fn seal(&self, digest: &mut crate::integrity::Digest) {
+    fn seal(&self, digest: &mut Digest) {
         digest.number(self.start.as_ptr() as u64).number(self.words as u64);
     }
 }
@@ -100,7 +101,7 @@ impl RedZones {
         self.0.iter().flatten().all(RedZone::is_whole)
     }
 
-    pub(crate) fn seal(&self, digest: &mut crate::integrity::Digest) {
+    pub(crate) fn seal(&self, digest: &mut Digest) {
         for zone in self.0.iter().flatten() {
             zone.seal(digest);
         }

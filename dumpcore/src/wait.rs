@@ -7,12 +7,10 @@
 use core::cell::Cell;
 
 use crate::deferred::Queues;
-use crate::platform::{Nanoseconds, Platform};
+use crate::platform::Platform;
+use crate::time::Nanoseconds;
 
-/// One millisecond in nanoseconds.
-pub const MILLISECOND: Nanoseconds = 1_000_000;
-/// One second in nanoseconds.
-pub const SECOND: Nanoseconds = 1_000_000_000;
+pub use crate::time::{MILLISECOND, SECOND};
 
 /// How often the watchdog is patted while waiting.
 const PAT_EVERY: Nanoseconds = MILLISECOND / 2;

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use dumpcore::Outcome;
 use dumpcore::arm::{Config, Ownership, Target};
-use dumpcore::crash::Outcome;
 use dumpcore::deferred::{DeferError, Handler, HostQueues, Queues, TASKLET_CAPACITY, TIMER_CAPACITY};
 use dumpcore::device::{DeviceError, Direction, DumpDevice, Geometry, Health};
 use dumpcore::dma::DmaBuffer;

@@ -2,12 +2,12 @@
 
 use dumpcore::ResetPolicy;
 use dumpcore::arm::{ArmError, Config, Ownership, Target};
-use dumpcore::crash::{Outcome, Refusal};
 use dumpcore::device::DeviceError;
 use dumpcore::format::frame::{Kind, Malformed};
 use dumpcore::format::header::{Header, Incomplete, Status};
 use dumpcore::format::{BLOCK_SIZE, pattern};
-use dumpcore::partition::place::Unfit;
+use dumpcore::outcome::{Outcome, Refusal};
+use dumpcore::partition::unfit::Unfit;
 use dumpcore::partition::verify::Verify;
 use dumpcore::platform::RamRange;
 use dumpcore::sim::{Disk, DiskFault, FOREIGN, Machine, MachineFault};

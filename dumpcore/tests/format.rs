@@ -10,8 +10,8 @@ use dumpcore::format::label::Label;
 use dumpcore::format::note::Notes;
 use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, VERSION, checksum, freeing, pattern};
 use dumpcore::memory::class::{ClassedPfn, Level, PageClass};
+use dumpcore::memory::lz4::{Table, compress};
 use dumpcore::sim::cases;
-use dumpcore::stream::lz4::{Table, compress};
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
 

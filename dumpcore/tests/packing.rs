@@ -3,8 +3,8 @@
 use dumpcore::format::crc;
 use dumpcore::format::crypt::{Key, header_index, public_key};
 use dumpcore::format::header::Header;
+use dumpcore::memory::lz4::{Table, compress};
 use dumpcore::sim::cases;
-use dumpcore::stream::lz4::{Table, compress};
 use proptest::prelude::*;
 
 /// Bytes as memory has them: runs of one byte, repeated pieces, noise.

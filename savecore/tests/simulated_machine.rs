@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use dumpcore::Outcome;
 use dumpcore::arm::{Config, Ownership, Target};
-use dumpcore::crash::Outcome;
 use dumpcore::format::chunk::{ChunkHeader, Encoding, RunKind};
 use dumpcore::format::frame::{self, Kind};
 use dumpcore::format::{BLOCK_SIZE, Block, PAGE_BYTES};

@@ -16,9 +16,9 @@ use crate::toolchain::{Toolchain, logged};
 
 /// Parts of names that must be among what was linked: else nothing was checked.
 const EXPECTED: [&str; 8] = [
-    "dumpcore::steps",
+    "dumpcore::crash::steps",
     "ata::disk",
-    "dumpcore::crew",
+    "dumpcore::helpers",
     "ahci::disk",
     "nvme::disk",
     "virtio::disk",
@@ -75,7 +75,7 @@ const MODULE_HEALTHY: &str = "dd_arm";
 /// The panics that can be reached. Or the check does not work.
 pub(crate) fn check_module(library: &Path) -> Result<String> {
     let linked = Linked::read(&link(library, "module-crash.o", &MODULE)?)?;
-    ensure!(linked.has("dumpcore::steps"), "nothing of dumpcore was linked, so nothing was checked");
+    ensure!(linked.has("dumpcore::crash::steps"), "nothing of dumpcore was linked, so nothing was checked");
     let panics = |linked: &Linked| -> Vec<String> {
         linked
             .functions

@@ -9,64 +9,18 @@
 //! Both have a fixed capacity; full is an error. Entries are named by their owner's [`Handler`]: a
 //! function and one word, compared together. A handler may add, change and delete entries, also its own.
 
+pub mod host;
 mod tasklets;
 mod timers;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::platform::{Nanoseconds, Platform};
+use crate::platform::Platform;
+use crate::time::Nanoseconds;
 
+pub use host::{DeferError, Handler, HostQueues};
 pub use tasklets::TASKLET_CAPACITY;
 pub use timers::TIMER_CAPACITY;
-
-/// What is called: a function, and a word for it (often the address of the driver's state).
-#[derive(Clone, Copy, Debug)]
-pub struct Handler {
-    /// The function.
-    pub run: fn(usize),
-    /// Its argument.
-    pub word: usize,
-}
-
-impl PartialEq for Handler {
-    fn eq(&self, other: &Handler) -> bool {
-        core::ptr::fn_addr_eq(self.run, other.run) && self.word == other.word
-    }
-}
-
-impl Eq for Handler {}
-
-/// Why an entry was not taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum DeferError {
-    /// All entries are in use; holds how many there are.
-    Full {
-        /// The capacity.
-        capacity: usize,
-    },
-    /// In normal operation: the platform has no queues of its own.
-    NoHostQueues,
-    /// The queue was in use at the moment of the call: an interrupt or nested crash caught it half changed.
-    Busy,
-}
-
-/// The kernel's own timers and tasklets, to which the private queues hand through in normal operation.
-pub trait HostQueues: Sync {
-    /// Calls the handler once, at `expires` on the platform's clock; moves it if it is already waiting.
-    ///
-    /// # Errors
-    /// Why it cannot.
-    fn set_timer(&self, handler: Handler, expires: Nanoseconds) -> Result<(), DeferError>;
-
-    /// Forgets a waiting handler; says whether it was waiting.
-    fn delete_timer(&self, handler: Handler) -> bool;
-
-    /// Calls the handler soon, once, however often it is scheduled before.
-    ///
-    /// # Errors
-    /// Why it cannot.
-    fn schedule_tasklet(&self, handler: Handler) -> Result<(), DeferError>;
-}
 
 /// The queues. A dump has one of each; a driver keeps a reference.
 pub struct Queues {

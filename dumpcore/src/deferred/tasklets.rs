@@ -2,7 +2,7 @@
 
 use spin::Mutex;
 
-use super::{DeferError, Handler};
+use super::host::{DeferError, Handler};
 
 /// Tasklets that can be scheduled at once.
 pub const TASKLET_CAPACITY: usize = 32;

@@ -2,8 +2,8 @@
 
 use spin::Mutex;
 
-use super::{DeferError, Handler};
-use crate::platform::Nanoseconds;
+use super::host::{DeferError, Handler};
+use crate::time::Nanoseconds;
 
 /// Timers that can wait at once.
 pub const TIMER_CAPACITY: usize = 32;

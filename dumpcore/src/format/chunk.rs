@@ -11,8 +11,8 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::checksum::{self, version3};
+use super::cipher::{Cipher, PublicKey, Tag};
 use super::class::PageClass;
-use super::crypt::{Cipher, PublicKey, Tag};
 use super::frame::{self, Kind, Malformed};
 use super::{BLOCK_SIZE, Block, PAGE_SIZE, VERSION};
 

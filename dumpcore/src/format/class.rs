@@ -1,4 +1,7 @@
-//! What a page was used for, as a number on disk.
+//! What a page was used for, as a number on disk, and the passes in which pages go out.
+
+/// What each pass wrote, by its number.
+pub const PASSES: [&str; 4] = ["notes", "stacks and page tables", "kernel data", "the rest"];
 
 /// What a page is used for, as the platform says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,10 +9,12 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::chunk::Encoding;
-use super::crypt::{Cipher, PublicKey, Tag};
+use super::cipher::{Cipher, PublicKey, Tag};
 use super::frame::{self, Kind, Malformed};
 use super::metrics::Metrics;
 use super::{BLOCK_SIZE, Block, Uuid, VERSION};
+
+pub use super::class::PASSES;
 
 /// How far a dump got.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -229,9 +231,6 @@ pub type Proof = [u8; 32];
 
 /// What is left of the block.
 const RESERVED: usize = BLOCK_SIZE - 1344 - 76 - size_of::<Metrics>() - size_of::<Proof>() - 4;
-
-/// What each pass wrote, by its number.
-pub const PASSES: [&str; 4] = ["notes", "stacks and page tables", "kernel data", "the rest"];
 
 impl Header {
     /// An empty front header.

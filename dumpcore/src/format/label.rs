@@ -4,7 +4,7 @@ use static_assertions::const_assert_eq;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::crypt::{Cipher, PublicKey};
+use super::cipher::{Cipher, PublicKey};
 use super::frame::{self, Kind, Malformed};
 use super::{BLOCK_SIZE, Block, Uuid, VERSION};
 

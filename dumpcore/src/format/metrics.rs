@@ -5,7 +5,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::chunk::RunKind;
-use super::header::PASSES;
+use super::class::PASSES;
 
 /// Devices that were tried before this one and are told of, at most.
 pub const MAX_REFUSALS: usize = 4;

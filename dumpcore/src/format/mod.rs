@@ -20,6 +20,7 @@
 
 pub mod checksum;
 pub mod chunk;
+pub mod cipher;
 pub mod class;
 pub mod crc;
 pub mod crypt;

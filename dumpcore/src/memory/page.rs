@@ -5,7 +5,27 @@ use core::ptr::NonNull;
 use static_assertions::const_assert;
 
 use crate::format::checksum::Sum64;
+use crate::format::chunk::RunKind;
 use crate::format::{Block, PAGE_SIZE};
+use crate::platform::{Guarded, Platform};
+
+/// What came out of a look at a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Look {
+    /// It has no payload.
+    Absent(RunKind),
+    /// It can be written from where it is.
+    Still {
+        /// Where a device sees it.
+        bus: u64,
+        /// The checksum of its content.
+        content: u64,
+    },
+    /// It has to be copied by the CPU that writes.
+    Moving,
+    /// It is in the unit.
+    Packed,
+}
 
 /// Words in a page.
 const WORDS: usize = PAGE_SIZE / size_of::<u64>();
@@ -95,4 +115,45 @@ pub unsafe fn sum(page: NonNull<u8>) -> u64 {
         }
     }
     sum.finish(PAGE_SIZE as u64)
+}
+
+/// Copies a page, under the platform's guard where it has one.
+///
+/// # Errors
+/// Why it has no payload: it is zero, or could not be read.
+pub fn copied(platform: &dyn Platform, pfn: u64, block: &mut Block) -> Result<(), RunKind> {
+    let Some(memory) = platform.page(pfn) else { return Err(RunKind::Unreadable) };
+    match platform.guarded_copy(memory, block) {
+        Guarded::Copied => (),
+        Guarded::Faulted => return Err(RunKind::Faulted),
+        // SAFETY: Platform::page promises a page that is good for aligned 8-byte reads until its next call.
+        Guarded::Unguarded => unsafe { copy(memory, block) },
+    }
+    if is_zero_block(block) { Err(RunKind::Zero) } else { Ok(()) }
+}
+
+/// Whether a copied page holds only zeros.
+fn is_zero_block(block: &Block) -> bool {
+    let start = NonNull::from(block).cast::<u8>();
+    if start.as_ptr().cast::<u64>().is_aligned() {
+        // SAFETY: a block is as long as a page, and aligned for words, as just seen and as every block in the arena is.
+        unsafe { is_zero(start) }
+    } else {
+        block.iter().all(|byte| *byte == 0)
+    }
+}
+
+/// Looks at a page where it is, if the platform vouches for it.
+pub fn summed(platform: &dyn Platform, pfn: u64) -> Look {
+    let Some(bus) = platform.still(pfn) else { return Look::Moving };
+    let Some(memory) = platform.page(pfn) else { return Look::Absent(RunKind::Unreadable) };
+    // SAFETY: Platform::page promises a page that is good for aligned 8-byte reads until its next call.
+    unsafe {
+        if is_zero(memory) {
+            Look::Absent(RunKind::Zero)
+        } else {
+            platform.clean_for_device(memory.as_ptr(), PAGE_SIZE);
+            Look::Still { bus, content: sum(memory) }
+        }
+    }
 }

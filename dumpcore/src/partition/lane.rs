@@ -1,15 +1,13 @@
 //! A lane: one partition of one device that a dump goes to, and how far it has come there.
 
 use crate::format::Uuid;
-use crate::format::crypt::{Key, PublicKey};
+use crate::format::cipher::PublicKey;
+use crate::format::crypt::Key;
 use crate::format::header::Header;
 use crate::integrity::{Digest, Harm};
-use crate::partition::place::Place;
+use crate::limits::MAX_TARGETS;
 use crate::partition::verify::Checker;
 use crate::partition::window::Window;
-
-/// Targets of a dump, at most.
-pub const MAX_TARGETS: usize = 4;
 
 /// What a dump is encrypted with.
 #[derive(Clone, Copy)]
@@ -20,6 +18,24 @@ pub struct Lock<'l> {
     pub ephemeral: &'l PublicKey,
     /// The public key that the label has to demand.
     pub recipient: &'l PublicKey,
+}
+
+/// Where the next dump begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Its first block.
+    pub block: u64,
+    /// Its number among the dumps of the partition, from 1.
+    pub sequence: u32,
+    /// Blocks from the first one up to this are known to hold their pattern, because they had to be looked at.
+    pub free_to: u64,
+    /// Whether a dump that nobody closed lies in front. A disk that lost its cache may have more of it further on.
+    pub behind_unfinished: bool,
+}
+
+impl Place {
+    /// Not found yet.
+    pub const NOWHERE: Place = Place { block: 0, sequence: 0, free_to: 0, behind_unfinished: false };
 }
 
 /// What is known of a lane's partition, and of the dump there. It lives in the arena, not on the stack.

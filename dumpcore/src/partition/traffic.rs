@@ -1,16 +1,18 @@
 //! All that goes between memory and the devices of a dump at once: writes, the reads that check ahead of them, and the
 //! checks that other CPUs do.
 
-use crate::crew::foreman::{Checked, Foreman};
-use crate::crew::job::first_foreign;
 use crate::device::{DeviceError, Direction};
 use crate::dma::DmaBuffer;
 use crate::format::{BLOCK_SIZE, Block};
-use crate::partition::io::{Done, Failed, Load, Pool};
-use crate::partition::lane::{Lanes, MAX_TARGETS};
-use crate::partition::place::Unfit;
-use crate::platform::Nanoseconds;
-use crate::stream::Ended;
+use crate::helpers::coordinator::{Checked, Foreman};
+use crate::helpers::job::first_foreign;
+use crate::limits::MAX_TARGETS;
+use crate::outcome::Ended;
+use crate::partition::lane::Lanes;
+use crate::partition::pool::Pool;
+use crate::partition::transfer::{Done, Failed, Load};
+use crate::partition::unfit::Unfit;
+use crate::time::Nanoseconds;
 use crate::wait::Wait;
 
 /// How far ahead of the writes is read: 16 MiB.

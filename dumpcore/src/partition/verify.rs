@@ -2,8 +2,8 @@
 
 use crate::format::Uuid;
 use crate::format::pattern;
-use crate::partition::io::MAX_BUFFERS;
-use crate::partition::place::Unfit;
+use crate::limits::MAX_BUFFERS;
+use crate::partition::unfit::Unfit;
 use crate::partition::window::Window;
 use crate::wait::Wait;
 

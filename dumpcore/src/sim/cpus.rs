@@ -1,6 +1,6 @@
 //! The other CPUs of the simulated machine: threads that help with a dump, or fail to.
 //!
-//! The CPU that crashes is the thread that calls [`Machine::panic`]; only its looks at the clock make time pass.
+//! The CPU that crashes is the thread that calls [`Machine::panic`](super::Machine::panic); only its looks at the clock make time pass.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -10,10 +10,25 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Machine;
-use crate::crash::{Crash, Outcome};
+use crate::dump::Dump;
 use crate::format::header::Trigger;
-use crate::platform::Registers;
+use crate::outcome::{Crash, Outcome};
+use crate::platform::{Platform, Registers};
+
+/// The machine, as its other CPUs see it.
+pub(super) trait Board: Platform {
+    /// The dump that they help with.
+    fn dump(&self) -> &'static Dump<'static>;
+
+    /// All of them.
+    fn others(&self) -> &Others;
+
+    /// Nanoseconds on the machine's clock; a look at it takes no time.
+    fn clock(&self) -> u64;
+
+    /// How often the CPU that dumps has looked at a page since the last dump was over.
+    fn looks_at_pages(&self) -> u64;
+}
 
 /// What another CPU does when it was stopped. A look is a call of one of the methods that a page is read by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,7 +158,7 @@ impl Others {
     }
 
     /// Stops them: each that runs gets its invitation to help.
-    pub(super) fn stop(&self, machine: &'static Machine) {
+    pub(super) fn stop(&self, machine: &'static dyn Board) {
         self.arrived.store(0, Ordering::SeqCst);
         let mut expected = 0;
         for (number, plan) in self.plans.iter().enumerate() {
@@ -181,7 +196,7 @@ impl Others {
     }
 
     /// The life of a CPU from its stop until it goes on.
-    fn stopped(&self, machine: &'static Machine, me: Me, resumes: u64) {
+    fn stopped(&self, machine: &'static dyn Board, me: Me, resumes: u64) {
         ME.set(Some(me));
         let help = || match me.plan {
             Helper::StaysAway => (),
@@ -208,7 +223,7 @@ impl Others {
     }
 
     /// Lets time pass, until the dump is over.
-    fn idle(&self, machine: &Machine, me: Me, span: u64) {
+    fn idle(&self, machine: &dyn Board, me: Me, span: u64) {
         let end = machine.clock().saturating_add(span);
         while machine.clock() < end && self.over.load(Ordering::SeqCst) == me.over {
             thread::sleep(NAP);
@@ -216,7 +231,7 @@ impl Others {
     }
 
     /// This CPU looks at a page: what its plan says happens.
-    pub(super) fn look(&self, machine: &Machine) {
+    pub(super) fn look(&self, machine: &dyn Board) {
         let Some(mut me) = ME.get() else { return };
         let look = me.looks;
         me.looks += 1;

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::Numbers;
+use super::numbers::Numbers;
 use crate::device::{
     Completion, DeviceError, Direction, DumpDevice, Extent, Gather, Geometry, Health, Rejected, Request,
 };
 use crate::dma::DmaBuffer;
-use crate::format::crypt::PublicKey;
+use crate::format::cipher::PublicKey;
 use crate::format::{BLOCK_SIZE, Block, Uuid, label::Label, pattern};
 use crate::integrity::Digest;
-use crate::wait::{SECOND, Wait};
+use crate::time::SECOND;
+use crate::wait::Wait;
 
 /// How a disk misbehaves. Requests and blocks are counted from 0, since it was told so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -432,7 +433,7 @@ unsafe impl DumpDevice for SimDevice {
 
     fn submit(&mut self, request: Request, wait: &Wait<'_>) -> Result<Option<Completion>, Rejected> {
         if self.depth <= 1 {
-            return crate::partition::io::transfer_by_blocks(self, request, wait).map(Some);
+            return crate::device::transfer_by_blocks(self, request, wait).map(Some);
         }
         let mut state = self.disk.state();
         if let Err(error) = state.check() {

@@ -8,14 +8,15 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::cpus::{Helper, Others, this_cpu};
+use super::cpus::{Board, Helper, Others, this_cpu};
+use super::disk::Disk;
 use super::memory::{Content, Memory, is_restless_version};
-use super::{Disk, Numbers};
+use super::numbers::Numbers;
 use crate::arena::Arena;
-use crate::arm::Dump;
-use crate::crash::{Crash, Outcome};
+use crate::dump::Dump;
 use crate::format::header::Trigger;
 use crate::format::{Block, PAGE_BYTES, PAGE_SIZE};
+use crate::outcome::{Crash, Outcome};
 use crate::platform::{ClassRun, CodeRange, Guarded, PageClass, Platform, RamRange, Registers, ResetPolicy};
 use crate::stack::{call_on, top};
 use crate::wait::Wait;
@@ -372,14 +373,6 @@ impl Machine {
         self.dump.crash(self, &Crash { trigger: Trigger::Panic, message, registers: &registers })
     }
 
-    pub(super) fn others(&self) -> &Others {
-        &self.others
-    }
-
-    pub(super) fn looks_at_pages(&self) -> u64 {
-        self.looks_at_pages.load(Ordering::SeqCst)
-    }
-
     /// Somebody looks at a page.
     fn look(&self) {
         if this_cpu() > 0 {
@@ -415,6 +408,24 @@ impl Machine {
         self.still_every > 0
             && !pfn.is_multiple_of(self.still_every)
             && matches!(self.memory.content(pfn), Content::Page(_))
+    }
+}
+
+impl Board for Machine {
+    fn dump(&self) -> &'static Dump<'static> {
+        Machine::dump(self)
+    }
+
+    fn others(&self) -> &Others {
+        &self.others
+    }
+
+    fn clock(&self) -> u64 {
+        Machine::clock(self)
+    }
+
+    fn looks_at_pages(&self) -> u64 {
+        self.looks_at_pages.load(Ordering::SeqCst)
     }
 }
 
@@ -542,7 +553,7 @@ unsafe impl Platform for Machine {
 
     fn freeze_cpus(&self, wait: &Wait<'_>) {
         if let Some(this) = self.this.get() {
-            self.others.stop(this);
+            self.others.stop(*this);
         }
         wait.pause(10_000);
     }

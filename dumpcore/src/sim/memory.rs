@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-use super::Numbers;
+use super::numbers::Numbers;
 use crate::format::PAGE_SIZE;
 use crate::platform::{ClassRun, PageClass};
 

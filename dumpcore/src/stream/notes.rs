@@ -3,13 +3,13 @@
 use static_assertions::const_assert;
 use zerocopy::IntoBytes;
 
-use crate::crash::Crash;
 use crate::format::header::Arch;
 use crate::format::note::{CpuCondition, CpuState, MemoryRange, NoteHeader, NoteKind, RangeKind, TextPart};
 use crate::format::{BLOCK_SIZE, PAGE_BYTES};
 use crate::memory::map::PfnRange;
+use crate::outcome::{Crash, Ended};
 use crate::platform::{Lacks, Platform, Registers};
-use crate::stream::Ended;
+
 use crate::stream::writer::Writer;
 use crate::wait::Wait;
 

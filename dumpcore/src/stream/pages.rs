@@ -1,13 +1,15 @@
 //! Memory itself, in passes: the pages that a debugger needs first go out first.
 
-use crate::crew::job::{LOOK_PAGES, Look, UNIT_PAGES, Way, Workshop, copied};
 use crate::format::chunk::{Encoding, RunKind};
-use crate::format::header::PASSES;
+use crate::format::class::PASSES;
+use crate::helpers::job::{LOOK_PAGES, UNIT_PAGES, Way, Workshop};
 use crate::memory::class::{ClassRun, ClassedPfn, Level, PageClass};
 use crate::memory::map::PfnRange;
-use crate::platform::{Nanoseconds, Platform};
-use crate::stream::Ended;
+use crate::memory::page::{Look, copied};
+use crate::outcome::Ended;
+use crate::platform::Platform;
 use crate::stream::writer::Writer;
+use crate::time::Nanoseconds;
 use crate::wait::Wait;
 
 /// Which memory goes out, and how.

@@ -3,21 +3,22 @@
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::crew::job::{Look, OUT_BYTES, UNIT_PAGES};
 use crate::device::Extent;
 use crate::dma::DmaBuffer;
 use crate::format::chunk::{
     ChunkHeader, ChunkKind, Encoding, MAX_CHUNK_PAGES, MAX_PAYLOAD_BLOCKS, MAX_RUNS, Packing, Run, RunKind,
     UnitHeader,
 };
-use crate::format::crypt::Cipher;
-use crate::format::header::PASSES;
+use crate::format::cipher::Cipher;
+use crate::format::class::PASSES;
 use crate::format::{BLOCK_SIZE, Block, checksum, frame};
+use crate::helpers::job::{OUT_BYTES, UNIT_PAGES};
+use crate::limits::MAX_TARGETS;
 use crate::memory::class::ClassedPfn;
-use crate::partition::io::Load;
-use crate::partition::lane::MAX_TARGETS;
+use crate::memory::page::Look;
+use crate::outcome::Ended;
 use crate::partition::traffic::Traffic;
-use crate::stream::Ended;
+use crate::partition::transfer::Load;
 use crate::wait::Wait;
 
 /// Bytes that a unit takes in a payload, at most.

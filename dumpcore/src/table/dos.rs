@@ -2,8 +2,9 @@
 //!
 //! There is no standard. What is read here, and how partitions are numbered, is what Linux does (block/partitions/msdos.c).
 
-use super::{
-    Id, MAX_NUMBER, Name, NoTable, Piece, Place, ReadSectors, SECTOR_SIZE, Sector, Slot, SlotKind, read,
+use super::parts::{
+    FIRST_LOGICAL, Id, MAX_NUMBER, Name, NoTable, Piece, Place, ReadSectors, SECTOR_SIZE, Sector, Slot,
+    SlotKind, read,
 };
 
 /// The type of an entry that protects a GUID table (UEFI specification 2.10, table 5.4).
@@ -12,8 +13,6 @@ const PROTECTIVE: u8 = 0xee;
 const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
 /// Types with which a disk of AIX would be one of Linux all the same: swap, data, LVM, RAID.
 const LINUX: [u8; 4] = [0x82, 0x83, 0x8e, 0xfd];
-/// The number of the first logical partition.
-pub(super) const FIRST_LOGICAL: u32 = 5;
 /// Tables without a partition that Linux follows in a row.
 const MAX_EMPTY: u32 = 100;
 /// Tables of a chain that are followed in all, and remembered, since a chain may loop.

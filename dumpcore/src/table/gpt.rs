@@ -4,7 +4,7 @@ use static_assertions::const_assert_eq;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::{
+use super::parts::{
     Id, MAX_NUMBER, NAME_UNITS, Name, NoTable, Piece, Place, ReadSectors, SECTOR_SIZE, Sector, Slot,
     SlotKind, Trust, read,
 };

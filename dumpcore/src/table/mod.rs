@@ -14,49 +14,16 @@
 
 mod dos;
 mod gpt;
+mod parts;
 
 use self::dos::Dos;
 use self::gpt::Gpt;
+use self::parts::read;
 
-/// Bytes that are read at once.
-pub const SECTOR_SIZE: usize = 512;
-
-/// The piece in which a disk is read here, whatever its own sectors are.
-pub type Sector = [u8; SECTOR_SIZE];
-
-/// Logical sectors that disks have, in bytes. A device may have others; an image is tried with these.
-pub const SECTOR_SIZES: [u32; 2] = [512, 4096];
-
-/// Linux gives no partition a higher number.
-pub const MAX_NUMBER: u32 = 255;
-
-/// UTF-16 units in a partition's name.
-const NAME_UNITS: usize = 36;
-
-/// Reads a disk or its image.
-pub trait ReadSectors {
-    /// Why something could not be read.
-    type Error;
-
-    /// Bytes on the disk.
-    fn size(&self) -> u64;
-
-    /// Reads 512 bytes from byte `at` on, which is a multiple of 512. They lie on the disk.
-    ///
-    /// # Errors
-    /// Why they could not be read.
-    fn read(&mut self, at: u64, into: &mut Sector) -> Result<(), Self::Error>;
-}
-
-/// Reads 512 bytes; `None` if they are not on the disk.
-fn read<D: ReadSectors>(disk: &mut D, at: u64) -> Result<Option<Sector>, NoTable<D::Error>> {
-    if at.checked_add(SECTOR_SIZE as u64).is_none_or(|end| end > disk.size()) {
-        return Ok(None);
-    }
-    let mut sector = [0; SECTOR_SIZE];
-    disk.read(at, &mut sector).map_err(|error| NoTable::Unreadable { at, error })?;
-    Ok(Some(sector))
-}
+pub use self::parts::{
+    Fault, Id, MAX_NUMBER, Name, NoTable, Piece, Place, ReadSectors, SECTOR_SIZE, SECTOR_SIZES, Sector, Slot,
+    SlotKind, Trust,
+};
 
 /// The two kinds of tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,40 +32,6 @@ pub enum Kind {
     Gpt,
     /// A DOS partition table, with its logical partitions.
     Dos,
-}
-
-/// How far a table is what Linux takes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Trust {
-    /// The disk has been cut, and the table says that more of it could be used.
-    Cut,
-    /// The copy at the end of the disk is taken, since the one at its beginning is damaged.
-    Backup,
-    /// Linux takes it.
-    Whole,
-}
-
-/// Why there is no table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NoTable<E> {
-    /// The disk could not be read.
-    Unreadable {
-        /// At which byte.
-        at: u64,
-        /// Why.
-        error: E,
-    },
-    /// There is none.
-    Absent,
-    /// The first sector says that the disk has a GUID table, but it has none, or says so in a way that no table has.
-    Gone,
-    /// A GUID table says something that no table says.
-    Bad {
-        /// Which field.
-        what: &'static str,
-        /// What it says.
-        value: u64,
-    },
 }
 
 /// A table that was found.
@@ -263,155 +196,6 @@ impl Table {
 /// Whether Linux has disks with such sectors.
 fn is_sector_size(bytes: u32) -> bool {
     bytes.is_power_of_two() && (512..=65536).contains(&bytes)
-}
-
-/// Where something lies on the disk, in bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Place {
-    /// The first byte.
-    pub start: u64,
-    /// How many there are.
-    pub length: u64,
-}
-
-impl Place {
-    fn of_sectors(first: u64, count: u64, sector_size: u64) -> Place {
-        // What overflows lies beyond the end of every disk.
-        Place { start: first.saturating_mul(sector_size), length: count.saturating_mul(sector_size) }
-    }
-
-    /// The first byte behind it; more than any disk has where a hostile table says so.
-    pub fn end(&self) -> u128 {
-        u128::from(self.start).saturating_add(self.length.into())
-    }
-
-    /// Whether the two have a byte in common.
-    pub fn overlaps(&self, other: &Place) -> bool {
-        self.length > 0
-            && other.length > 0
-            && u128::from(self.start) < other.end()
-            && u128::from(other.start) < self.end()
-    }
-}
-
-/// What a table speaks of.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Piece {
-    /// A part of the table itself.
-    Table(Place),
-    /// A DOS table's extended partition, in which logical ones lie.
-    Extended {
-        /// Its number.
-        number: u32,
-        /// Where it is.
-        place: Place,
-    },
-    /// A partition.
-    Partition(Slot),
-}
-
-/// A partition.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Slot {
-    /// Its number, from 1, as Linux counts: logical partitions of a DOS table from 5.
-    pub number: u32,
-    /// Its name in a GUID table.
-    pub name: Name,
-    /// Its identity.
-    pub id: Id,
-    /// What the table says that it is for.
-    pub kind: SlotKind,
-    /// Where it is.
-    pub place: Place,
-}
-
-/// What keeps a partition from being used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fault {
-    /// It has no bytes, or ends before it begins.
-    Empty,
-    /// It ends behind the end of the disk.
-    BeyondDisk,
-    /// A part of the table lies in it.
-    OverTable,
-    /// It has bytes in common with the partition of this number.
-    Over(u32),
-}
-
-impl Slot {
-    /// What of its own bounds keeps it from being used on a disk of `size` bytes.
-    pub fn fault(&self, size: u64) -> Option<Fault> {
-        if self.place.length == 0 {
-            Some(Fault::Empty)
-        } else if self.place.end() > size.into() {
-            Some(Fault::BeyondDisk)
-        } else {
-            None
-        }
-    }
-
-    /// What keeps it from being used beside another piece of its table.
-    pub fn fault_beside(&self, piece: &Piece) -> Option<Fault> {
-        match piece {
-            Piece::Table(place) => self.place.overlaps(place).then_some(Fault::OverTable),
-            Piece::Extended { number, place } => {
-                let is_inside = self.number >= dos::FIRST_LOGICAL;
-                (!is_inside && self.place.overlaps(place)).then_some(Fault::Over(*number))
-            }
-            Piece::Partition(other) => {
-                let over = self.number != other.number && self.place.overlaps(&other.place);
-                over.then_some(Fault::Over(other.number))
-            }
-        }
-    }
-
-    /// Whether partitions may be nested in it, which are not read here: it is for a system that has tables of its own.
-    pub fn may_hold_others(&self) -> bool {
-        /// FreeBSD, OpenBSD, NetBSD, Solaris, Minix, UnixWare. The older Solaris has the number of Linux's swap space.
-        const WITH_OTHERS: [u8; 6] = [0xa5, 0xa6, 0xa9, 0xbf, 0x81, 0x63];
-        matches!(self.kind, SlotKind::Dos(kind) if WITH_OTHERS.contains(&kind))
-    }
-}
-
-/// A partition's identity, as Linux writes PARTUUID.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Id {
-    /// Its own GUID, as it is printed: the first three fields are stored little-endian, here they are not.
-    Guid([u8; 16]),
-    /// The signature of a DOS disk, and the partition's number.
-    Dos {
-        /// The disk's signature.
-        signature: u32,
-        /// The number.
-        number: u32,
-    },
-}
-
-/// What a partition is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SlotKind {
-    /// The type's GUID, as it is printed.
-    Guid([u8; 16]),
-    /// The type's number.
-    Dos(u8),
-}
-
-/// A partition's name, in UTF-16.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Name([u16; NAME_UNITS]);
-
-impl Name {
-    const NONE: Name = Name([0; NAME_UNITS]);
-
-    /// Its units, as far as it goes.
-    pub fn units(&self) -> impl Iterator<Item = u16> {
-        self.0.iter().copied().take_while(|unit| *unit != 0)
-    }
-
-    /// Whether it is this name. Nothing has no name.
-    pub fn is(&self, name: &str) -> bool {
-        !name.is_empty() && self.units().eq(name.encode_utf16())
-    }
 }
 
 /// Goes over a table's pieces.

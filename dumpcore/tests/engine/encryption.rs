@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dumpcore::crash::Outcome;
+use dumpcore::Outcome;
 use dumpcore::format::chunk::ChunkHeader;
 use dumpcore::format::crypt::{Cipher, Key, Tag, header_index, public_key};
 use dumpcore::format::frame::{self, Kind};

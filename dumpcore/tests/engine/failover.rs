@@ -1,6 +1,6 @@
 //! Several targets: which of them gets the dump, and what is left on the others.
 
-use dumpcore::crash::Outcome;
+use dumpcore::Outcome;
 use dumpcore::format::chunk::Encoding;
 use dumpcore::format::header::{Incomplete, Status};
 use dumpcore::format::metrics::Refused;

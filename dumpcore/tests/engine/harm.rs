@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use dumpcore::crash::{Outcome, Refusal};
 use dumpcore::device::{Completion, DeviceError, Direction, DumpDevice, Geometry, Health, Rejected, Request};
 use dumpcore::dma::DmaBuffer;
 use dumpcore::format::header::Status;
 use dumpcore::integrity::{Digest, Harm};
+use dumpcore::outcome::{Outcome, Refusal};
 use dumpcore::sim::{Disk, DiskFault, Machine, SimDevice};
 use dumpcore::stack::RED_ZONE;
 use dumpcore::wait::Wait;

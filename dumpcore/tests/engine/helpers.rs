@@ -1,7 +1,7 @@
 //! Other CPUs that help, die, stall, come late, or crash themselves.
 
 use dumpcore::Config;
-use dumpcore::crash::Outcome;
+use dumpcore::Outcome;
 use dumpcore::format::chunk::Encoding;
 use dumpcore::sim::{DiskFault, Helper, MachineFault, cases};
 use dumpcore::wait::{MILLISECOND, SECOND};
@@ -115,7 +115,7 @@ fn more_helpers_than_the_dump_has_room_for_are_sent_away() {
     assert_eq!(report.helpers, 2);
     let config = Config { helpers: 100, ..crate::world::config() };
     let (_, report) = dump(busy(vec![Helper::Works; 12], config));
-    assert!((1..=dumpcore::crew::MAX_HELPERS).contains(&report.helpers));
+    assert!((1..=dumpcore::limits::MAX_HELPERS).contains(&report.helpers));
     let config = Config { helpers: 0, ..crate::world::config() };
     let (world, report) = dump(busy(vec![Helper::Works; 2], config));
     assert_eq!((report.helpers, world.machine.looks_of_helpers()), (0, 0));

@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 use std::thread;
 
-use dumpcore::crash::{Crash, Outcome};
 use dumpcore::format::header::Trigger;
+use dumpcore::outcome::{Crash, Outcome};
 use dumpcore::sim::{DiskFault, Helper, MachineFault, cases};
 use dumpcore::wait::{MILLISECOND, SECOND};
 use dumpcore::{Config, Registers};

@@ -7,9 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use dumpcore::crash::{Crash, Outcome};
 use dumpcore::format::Block;
 use dumpcore::format::header::{Status, Trigger};
+use dumpcore::outcome::{Crash, Outcome};
 use dumpcore::platform::{ClassRun, CodeRange, Guarded, Lacks, RamRange};
 use dumpcore::sim::{Machine, cases};
 use dumpcore::stack::RED_ZONE;

@@ -1,10 +1,10 @@
 //! What is dumped, what is left out, and in which order: for any machine.
 
-use dumpcore::crash::Outcome;
-use dumpcore::crew::job::UNIT_PAGES;
+use dumpcore::Outcome;
 use dumpcore::format::chunk::{Encoding, MAX_RUNS, RunKind};
 use dumpcore::format::header::Incomplete;
 use dumpcore::format::note::{NoteKind, Notes};
+use dumpcore::helpers::job::UNIT_PAGES;
 use dumpcore::platform::Lacks;
 use dumpcore::sim::{MachineFault, cases};
 use dumpcore::wait::{MILLISECOND, SECOND};

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
+use dumpcore::Outcome;
 use dumpcore::arm::{ArmError, ArmReport, Config, Ownership, Target};
-use dumpcore::crash::Outcome;
 use dumpcore::format::chunk::{Encoding, RunKind};
 use dumpcore::format::crypt::{SecretKey, public_key};
 use dumpcore::format::frame::Kind;

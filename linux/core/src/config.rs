@@ -1,11 +1,11 @@
 //! The words that arm a dump: `key=value`, with white space between them.
 
-use dumpcore::console::{Describe, Line};
+use dumpcore::MAX_TARGETS;
 use dumpcore::display_by_describe;
 use dumpcore::format::Uuid;
 use dumpcore::memory::class::Level;
-use dumpcore::partition::lane::MAX_TARGETS;
 use dumpcore::partition::verify::Verify;
+use dumpcore::text::{Describe, Line};
 use dumpcore::wait::{MILLISECOND, SECOND};
 use dumpcore::{Config, Encoding};
 

@@ -1,7 +1,7 @@
 //! Registers of CPUs, as a Linux keeps them.
 
-use dumpcore::console::Line;
 use dumpcore::format::note::GENERAL_REGISTERS;
+use dumpcore::text::Line;
 
 /// Where a kernel says where it keeps a CPU's crash note (Documentation/ABI/testing/sysfs-devices-system-cpu).
 pub fn path(cpu: u32, line: &mut Line) {

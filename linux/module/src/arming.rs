@@ -8,13 +8,13 @@ use core::ffi::{CStr, c_long};
 use dump_linux::config::{MAX_PATH, Wanted, Words};
 use dump_linux::layout::COMPOUNDS;
 use dump_linux::notes;
-use dumpcore::console::{Describe, Line};
+use dumpcore::MAX_TARGETS;
 use dumpcore::format::frame::Kind;
 use dumpcore::format::header::{Header, Status};
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
-use dumpcore::partition::lane::MAX_TARGETS;
 use dumpcore::platform::ResetPolicy;
+use dumpcore::text::{Describe, Line};
 use dumpcore::{Arena, ArmReport, Config, Encoding, Ownership, Platform};
 
 use crate::disks::{self, Mappings};

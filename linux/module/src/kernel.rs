@@ -4,9 +4,9 @@ use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::ptr::NonNull;
 
 use dump_linux::notes;
-use dumpcore::console::Line;
 use dumpcore::format::Block;
 use dumpcore::platform::RamRange;
+use dumpcore::text::Line;
 
 /// A target (`struct dd_target`).
 #[repr(C)]

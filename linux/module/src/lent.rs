@@ -200,7 +200,7 @@ impl Lent {
         if bytes.get(..*length).is_some_and(|text| text.windows(KEY.len()).any(|part| part == KEY)) {
             return;
         }
-        let mut line = dumpcore::console::Line::new();
+        let mut line = dumpcore::text::Line::new();
         line.text("CRASHTIME=").decimal(seconds).text("\n");
         let line = line.as_str().as_bytes();
         let end = length.saturating_add(line.len());

@@ -5,8 +5,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use dump_linux::after::{self, Next};
 use dump_linux::oops;
-use dumpcore::console::{Describe, Line};
 use dumpcore::format::header::Trigger;
+use dumpcore::text::{Describe, Line};
 use dumpcore::wait::Wait;
 use dumpcore::{Crash, Outcome};
 

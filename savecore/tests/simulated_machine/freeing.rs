@@ -3,8 +3,8 @@
 
 use std::io;
 
+use dumpcore::Outcome;
 use dumpcore::Verify;
-use dumpcore::crash::Outcome;
 use dumpcore::format::header::Status;
 use dumpcore::format::{BLOCK_SIZE, Block};
 use dumpcore::sim::{DiskFault, Numbers};

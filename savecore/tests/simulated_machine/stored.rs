@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use dumpcore::crash::Outcome;
+use dumpcore::Outcome;
 use dumpcore::format::chunk::{ChunkHeader, Encoding};
 use dumpcore::format::header::Header;
 use dumpcore::format::label::Label;

@@ -7,13 +7,13 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use dumpcore::crew::job::{self, OUT_BYTES, UNIT_PAGES, Unit, Way, Workshop};
 use dumpcore::device::{Completion, Direction, Request};
 use dumpcore::dma::DmaBuffer;
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, Uuid, checksum, pattern};
+use dumpcore::helpers::job::{OUT_BYTES, UNIT_PAGES, Unit, Way, Workshop};
 use dumpcore::memory::class::ClassedPfn;
-use dumpcore::stream::lz4;
+use dumpcore::memory::lz4;
 use dumpcore::wait::{SECOND, Wait};
 use dumpcore::{Arena, DumpDevice, PageClass};
 
@@ -294,7 +294,7 @@ pub(crate) fn checksums(bytes: u64) -> Result<(), &'static str> {
     let platform = platform::get();
     measure("page", &mut |block, position| {
         let pfn = paging::physical(block.as_ptr()) / memory::FRAME;
-        if job::copied(platform, pfn, &mut stored).is_ok() {
+        if dumpcore::memory::page::copied(platform, pfn, &mut stored).is_ok() {
             black_box(checksum::block_sum(&stored, position));
         }
     });

@@ -1,16 +1,17 @@
 //! Many requests in flight, from a fixed pool of buffers.
 
-use crate::device::{Completion, DeviceError, Direction, DumpDevice, Gather, Rejected, Request};
+use crate::device::{Completion, DeviceError, Direction, Gather, Rejected, Request};
 use crate::dma::{DmaBuffer, DmaPlace};
 use crate::format::BLOCK_SIZE;
 use crate::format::chunk::MAX_PAYLOAD_BLOCKS;
-use crate::partition::lane::{Lanes, MAX_TARGETS};
-use crate::partition::place::{self, Unfit};
-use crate::platform::Nanoseconds;
+use crate::integrity::Digest;
+use crate::limits::{MAX_BUFFERS, MAX_TARGETS};
+use crate::partition::label;
+use crate::partition::lane::Lanes;
+use crate::partition::transfer::{Done, Failed, Load};
+use crate::partition::unfit::Unfit;
+use crate::time::Nanoseconds;
 use crate::wait::Wait;
-
-/// Buffers in a pool, at most.
-pub const MAX_BUFFERS: usize = 16;
 
 /// Buffers that reads leave alone, if there are more. What a read hung in is lost with its device, for
 /// the device may write to it at any time; the next target needs some too.
@@ -29,43 +30,6 @@ enum Slot {
     InFlight { lane: usize, direction: Direction, block: u64, rest: DmaBuffer },
     /// A device has it and will not give it back.
     Kept { lane: usize, direction: Direction },
-}
-
-/// What a transfer moves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Load {
-    /// The buffer's first so many blocks.
-    Blocks(u64),
-    /// The buffer's first block, then the RAM that the first so many extents in its second block name.
-    Gathered(usize),
-}
-
-/// A finished transfer, its buffer whole again.
-#[derive(Debug)]
-pub struct Done {
-    /// Which buffer.
-    pub slot: usize,
-    /// The buffer.
-    pub buffer: DmaBuffer,
-    /// Which lane.
-    pub lane: usize,
-    /// Which way it went.
-    pub direction: Direction,
-    /// First block, relative to the partition.
-    pub block: u64,
-    /// How many blocks went from or into the buffer.
-    pub count: u64,
-    /// Whether all of it was transferred.
-    pub result: Result<(), DeviceError>,
-}
-
-/// A device that failed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Failed {
-    /// Which lane it is in.
-    pub lane: usize,
-    /// How.
-    pub error: DeviceError,
 }
 
 /// A fixed set of equal buffers.
@@ -132,7 +96,7 @@ impl Pool {
     }
 
     /// Everything that must be the same at the crash: the bounds, and where each buffer is.
-    pub fn seal(&self, digest: &mut crate::integrity::Digest) {
+    pub fn seal(&self, digest: &mut Digest) {
         self.seal_places(digest);
         for count in &self.in_flight {
             digest.number(*count as u64);
@@ -148,7 +112,7 @@ impl Pool {
     }
 
     /// What stays the same for as long as it is used: the bound, and where each buffer is when it is here.
-    pub(crate) fn seal_places(&self, digest: &mut crate::integrity::Digest) {
+    pub(crate) fn seal_places(&self, digest: &mut Digest) {
         digest.number(self.timeout);
         for place in self.places.iter().flatten() {
             place.seal(digest);
@@ -344,8 +308,8 @@ impl Pool {
             // It was never known which one it is, and nothing is written.
             return Ok(());
         }
-        let checked = place::check_size(&mut here.window)
-            .and_then(|()| place::check_label(&mut here.window, Some(&here.books.uuid), wait));
+        let checked = label::check_size(&mut here.window)
+            .and_then(|()| label::check_label(&mut here.window, Some(&here.books.uuid), wait));
         match checked {
             Ok(_) => Ok(()),
             Err(Unfit::Device { error, .. }) => Err(error),
@@ -405,39 +369,4 @@ fn whole(part: DmaBuffer, gather: Option<Gather>, rest: DmaBuffer) -> Result<Dma
         None => part,
     };
     front.join(rest).map_err(|_| ())
-}
-
-/// A whole request by `rw_block`, one block after another: the default of [`DumpDevice::submit`].
-///
-/// # Errors
-/// The request, if it names RAM outside of its buffer. A block that fails is told in the completion.
-pub fn transfer_by_blocks<D: DumpDevice + ?Sized>(
-    device: &mut D,
-    request: Request,
-    wait: &Wait<'_>,
-) -> Result<Completion, Rejected> {
-    if request.gather.is_some() {
-        let length = request.length() as usize;
-        return Err(Rejected { request, error: DeviceError::BadBuffer { length } });
-    }
-    let Request { id, direction, block, buffer, gather } = request;
-    // Blocks that are done are joined on the left, those to come are split from the right.
-    let (mut done, mut rest) = buffer.split(0);
-    let mut at = block;
-    // Each turn transfers one block.
-    while !rest.is_empty() {
-        let (piece, behind) = rest.split(BLOCK_SIZE);
-        let (piece, result) = device.rw_block(direction, at, piece, wait);
-        done = match piece {
-            Some(piece) => done.join(piece).unwrap_or_else(|(left, _)| left),
-            None => done,
-        };
-        if let Err(error) = result {
-            let buffer = done.join(behind).unwrap_or_else(|(left, _)| left);
-            return Ok(Completion { id, buffer, gather, result: Err(error) });
-        }
-        rest = behind;
-        at = at.wrapping_add(1);
-    }
-    Ok(Completion { id, buffer: done, gather, result: Ok(()) })
 }

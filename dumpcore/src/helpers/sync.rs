@@ -18,24 +18,24 @@ pub(super) use plain::{MutPtr, UnsafeCell};
 #[cfg(not(loom))]
 mod plain {
     /// [`core::cell::UnsafeCell`] in loom's shape.
-    pub(in crate::crew) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
+    pub(crate) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
 
     impl<T> UnsafeCell<T> {
-        pub(in crate::crew) const fn new(value: T) -> UnsafeCell<T> {
+        pub(crate) const fn new(value: T) -> UnsafeCell<T> {
             UnsafeCell(core::cell::UnsafeCell::new(value))
         }
 
         /// The beginning of an exclusive use of the value, which ends when the pointer is dropped.
-        pub(in crate::crew) fn get_mut(&self) -> MutPtr<T> {
+        pub(crate) fn get_mut(&self) -> MutPtr<T> {
             MutPtr(self.0.get())
         }
     }
 
     /// An exclusive use of the value.
-    pub(in crate::crew) struct MutPtr<T>(*mut T);
+    pub(crate) struct MutPtr<T>(*mut T);
 
     impl<T> MutPtr<T> {
-        pub(in crate::crew) fn with<R>(&self, with: impl FnOnce(*mut T) -> R) -> R {
+        pub(crate) fn with<R>(&self, with: impl FnOnce(*mut T) -> R) -> R {
             with(self.0)
         }
     }
@@ -51,13 +51,13 @@ mod modelled {
     /// just before it changes it hides another's load before that, and the two are never tried the other way round
     /// (tokio-rs/loom issues 166 and 392). All here is load and then exchange. So each access is preceded by
     /// a store to an atomic that nobody reads: stores are compared with stores of others, and order nothing.
-    pub(in crate::crew) struct AtomicU64 {
+    pub(crate) struct AtomicU64 {
         word: loom::sync::atomic::AtomicU64,
         access: loom::sync::atomic::AtomicBool,
     }
 
     impl AtomicU64 {
-        pub(in crate::crew) fn new(value: u64) -> AtomicU64 {
+        pub(crate) fn new(value: u64) -> AtomicU64 {
             AtomicU64 {
                 word: loom::sync::atomic::AtomicU64::new(value),
                 access: loom::sync::atomic::AtomicBool::new(false),
@@ -69,15 +69,15 @@ mod modelled {
             &self.word
         }
 
-        pub(in crate::crew) fn load(&self, order: Ordering) -> u64 {
+        pub(crate) fn load(&self, order: Ordering) -> u64 {
             self.access().load(order)
         }
 
-        pub(in crate::crew) fn store(&self, value: u64, order: Ordering) {
+        pub(crate) fn store(&self, value: u64, order: Ordering) {
             self.access().store(value, order);
         }
 
-        pub(in crate::crew) fn compare_exchange(
+        pub(crate) fn compare_exchange(
             &self,
             current: u64,
             new: u64,

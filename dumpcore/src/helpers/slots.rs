@@ -11,11 +11,12 @@
 
 use super::cell::{Cell, MAX_COUNT, Word};
 use super::sync::{AtomicBool, Ordering};
+use crate::limits::MAX_HELPERS;
 
 pub use super::cell::{Job, MAX_HELPER};
 
-/// As many cells as there can be.
-pub const MAX_SLOTS: usize = 16;
+/// As many cells as there can be: each helper has two units, so that one is waiting when the other is done.
+pub const MAX_SLOTS: usize = 2 * MAX_HELPERS;
 
 /// Cells with a value each, through which jobs go to helpers and back.
 pub struct Slots<T> {

@@ -6,7 +6,7 @@
 //! is not relied on any more.
 
 mod cell;
-pub mod foreman;
+pub mod coordinator;
 pub mod job;
 pub mod slots;
 mod sync;
@@ -16,14 +16,13 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::integrity::Digest;
-use crate::platform::{Nanoseconds, Platform};
-use crate::wait::{SECOND, Wait};
+use crate::limits::MAX_HELPERS;
+use crate::platform::Platform;
+use crate::time::{Nanoseconds, SECOND};
+use crate::wait::Wait;
 
 use job::{Check, Unit, Workshop};
-use slots::{MAX_SLOTS, Slots};
-
-/// CPUs that can help, at most: each has two units, so that one is waiting when the other is done.
-pub const MAX_HELPERS: usize = MAX_SLOTS / 2;
+use slots::Slots;
 
 /// How long a stopped CPU waits for the dump to call it: the crashing one checks its code first.
 const PATIENCE: Nanoseconds = 60 * SECOND;

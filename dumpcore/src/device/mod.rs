@@ -3,13 +3,16 @@
 //! This is the 2004 `disk_dump_device_ops` made safe and pipelined. A driver has `rw_block`; one that can keep
 //! several requests in flight also has `submit` and `poll`.
 
+pub mod error;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::console::{Describe, Line};
-use crate::display_by_describe;
 use crate::dma::DmaBuffer;
-use crate::integrity::{Digest, Harm};
-use crate::wait::{TimedOut, Wait};
+use crate::format::BLOCK_SIZE;
+use crate::integrity::Digest;
+use crate::wait::Wait;
+
+pub use error::DeviceError;
 
 /// How large a device is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,110 +39,6 @@ pub enum Direction {
     Read,
     /// From memory to the device.
     Write,
-}
-
-/// What can go wrong with a device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum DeviceError {
-    /// Registers read as all ones: the device is no longer there.
-    Gone,
-    /// Something did not happen within its deadline.
-    TimedOut {
-        /// What was waited for.
-        what: &'static str,
-        /// For how long, in nanoseconds.
-        after: u64,
-    },
-    /// The device reported failure.
-    Status {
-        /// What was being done.
-        what: &'static str,
-        /// The device's own code.
-        code: u32,
-    },
-    /// The device answered something that its specification does not allow.
-    Protocol {
-        /// Which field or register.
-        what: &'static str,
-        /// What it held.
-        value: u64,
-    },
-    /// The device is of a kind, or in a mode, that this driver does not serve.
-    Unsupported {
-        /// What it would have to be.
-        what: &'static str,
-        /// What it said.
-        value: u64,
-    },
-    /// A request reaches beyond the end of the device.
-    OutOfRange {
-        /// The first block behind the request.
-        end: u64,
-        /// The device's size in blocks.
-        blocks: u64,
-    },
-    /// A buffer is empty, not a whole number of blocks, or larger than the device takes.
-    BadBuffer {
-        /// Its length in bytes.
-        length: usize,
-    },
-    /// No room for another request; poll first.
-    QueueFull,
-    /// The device was not quiesced, or has failed for good.
-    NotReady,
-    /// The device was not asked: the dump itself is harmed, and writes nothing any more.
-    Harmed(Harm),
-    /// The arena is too small for the driver.
-    OutOfArena {
-        /// Bytes that were asked for.
-        bytes: usize,
-    },
-}
-
-impl Describe for DeviceError {
-    fn describe(&self, line: &mut Line) {
-        match *self {
-            DeviceError::Gone => line.text("the device is gone (all ones)"),
-            DeviceError::TimedOut { what, after } => {
-                line.text(what).text(" did not happen within ").decimal(after / 1_000_000).text(" ms")
-            }
-            DeviceError::Status { what, code } => {
-                line.text("the device failed to ").text(what).text(", its code is ").decimal(code.into())
-            }
-            DeviceError::Protocol { what, value } => {
-                line.text("the device gave ").text(what).text(" the impossible value ").hex(value)
-            }
-            DeviceError::Unsupported { what, value } => {
-                line.text("unsupported: needs ").text(what).text(", the device has ").hex(value)
-            }
-            DeviceError::OutOfRange { end, blocks } => line
-                .text("a request reaches block ")
-                .decimal(end)
-                .text(" of a device with ")
-                .decimal(blocks)
-                .text(" blocks"),
-            DeviceError::BadBuffer { length } => {
-                line.text("a buffer of ").decimal(length as u64).text(" bytes is not what the device takes")
-            }
-            DeviceError::QueueFull => line.text("the queue is full"),
-            DeviceError::NotReady => line.text("the device was not made ready"),
-            DeviceError::Harmed(harm) => {
-                harm.describe(line);
-                line
-            }
-            DeviceError::OutOfArena { bytes } => {
-                line.text("the arena has no room for ").decimal(bytes as u64).text(" more bytes")
-            }
-        };
-    }
-}
-
-display_by_describe!(DeviceError);
-
-impl From<TimedOut> for DeviceError {
-    fn from(timed_out: TimedOut) -> DeviceError {
-        DeviceError::TimedOut { what: timed_out.what, after: timed_out.after }
-    }
 }
 
 /// RAM outside of the arena that a device reads straight from where it is. The layout in a [`Gather`].
@@ -307,7 +206,7 @@ pub unsafe trait DumpDevice: Send {
 
     /// Bytes in a request, at most; a multiple of 4096. The same from before `arm()` on.
     fn max_transfer(&self) -> usize {
-        usize::MAX & !(crate::format::BLOCK_SIZE - 1)
+        usize::MAX & !(BLOCK_SIZE - 1)
     }
 
     /// Extents that a request may have; 0 for a device that only takes buffers from the arena.
@@ -321,7 +220,7 @@ pub unsafe trait DumpDevice: Send {
     /// # Errors
     /// The request, if it was not accepted.
     fn submit(&mut self, request: Request, wait: &Wait<'_>) -> Result<Option<Completion>, Rejected> {
-        crate::partition::io::transfer_by_blocks(self, request, wait).map(Some)
+        transfer_by_blocks(self, request, wait).map(Some)
     }
 
     /// The next finished request, if there is one. Never waits: `wait` is for a driver that keeps its own timers and
@@ -346,6 +245,41 @@ pub unsafe trait DumpDevice: Send {
     /// # Errors
     /// Why it is not certain that the medium has everything.
     fn shutdown(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError>;
+}
+
+/// A whole request by `rw_block`, one block after another: the default of [`DumpDevice::submit`].
+///
+/// # Errors
+/// The request, if it names RAM outside of its buffer. A block that fails is told in the completion.
+pub(crate) fn transfer_by_blocks<D: DumpDevice + ?Sized>(
+    device: &mut D,
+    request: Request,
+    wait: &Wait<'_>,
+) -> Result<Completion, Rejected> {
+    if request.gather.is_some() {
+        let length = request.length() as usize;
+        return Err(Rejected { request, error: DeviceError::BadBuffer { length } });
+    }
+    let Request { id, direction, block, buffer, gather } = request;
+    // Blocks that are done are joined on the left, those to come are split from the right.
+    let (mut done, mut rest) = buffer.split(0);
+    let mut at = block;
+    // Each turn transfers one block.
+    while !rest.is_empty() {
+        let (piece, behind) = rest.split(BLOCK_SIZE);
+        let (piece, result) = device.rw_block(direction, at, piece, wait);
+        done = match piece {
+            Some(piece) => done.join(piece).unwrap_or_else(|(left, _)| left),
+            None => done,
+        };
+        if let Err(error) = result {
+            let buffer = done.join(behind).unwrap_or_else(|(left, _)| left);
+            return Ok(Completion { id, buffer, gather, result: Err(error) });
+        }
+        rest = behind;
+        at = at.wrapping_add(1);
+    }
+    Ok(Completion { id, buffer: done, gather, result: Ok(()) })
 }
 
 /// That the contract is one which safe code cannot enter into: the one compiles, and the other differs in that word only.

@@ -3,9 +3,10 @@
 use super::Crew;
 use super::job::{Check, LOOK_PAGES, Unit, Way};
 use super::slots::{MAX_SLOTS, Owner, State, Ticket};
+use crate::format::Uuid;
 use crate::memory::class::ClassedPfn;
-use crate::partition::io::Done;
-use crate::platform::Nanoseconds;
+use crate::partition::transfer::Done;
+use crate::time::Nanoseconds;
 use crate::wait::Wait;
 
 /// What was read and is being checked: enough to read it again.
@@ -256,7 +257,7 @@ impl<'c, 'a> Foreman<'c, 'a> {
     ///
     /// # Errors
     /// The read, if nobody can take it now.
-    pub fn post_check(&mut self, read: Done, uuid: &crate::format::Uuid) -> Result<(), Done> {
+    pub fn post_check(&mut self, read: Done, uuid: &Uuid) -> Result<(), Done> {
         if !self.helped() {
             return Err(read);
         }

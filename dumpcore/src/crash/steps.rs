@@ -3,31 +3,38 @@
 
 use core::cell::Cell;
 
-use crate::armed::{Armed, ArmedTarget, Lasting, Refusals, Sealed, Step, Vitals, common, same};
-use crate::console::{Describe, Line};
-use crate::crash::{Crash, Outcome, Refusal};
-use crate::crew::foreman::{Foreman, Tally};
-use crate::crew::job::Workshop;
+use crate::armed::{Armed, ArmedTarget, Lasting, Refusals, Sealed, common, same};
+use crate::code;
+use crate::console::{Progress, say, seconds};
+use crate::crash::report;
 use crate::deferred::Queues;
 use crate::device::{DeviceError, Health};
 use crate::format::chunk::RunKind;
-use crate::format::crypt::Cipher;
+use crate::format::cipher::Cipher;
+use crate::format::class::PASSES;
 use crate::format::frame::Kind;
-use crate::format::header::{Arch, Incomplete, PASSES, Status, put_text};
-use crate::integrity::{self, Harm};
+use crate::format::header::{Arch, Incomplete, Status, put_text};
+use crate::helpers::coordinator::{Foreman, Tally};
+use crate::helpers::job::Workshop;
+use crate::integrity::Harm;
+use crate::limits::MAX_TARGETS;
 use crate::memory::map::PfnRange;
-use crate::partition::lane::{Lane, Lanes, Lock, MAX_TARGETS};
-use crate::partition::place::{self, Place, Unfit};
+use crate::outcome::{Crash, Ended, Outcome, Refusal};
+use crate::partition::lane::{Lane, Lanes, Lock, Place};
 use crate::partition::traffic::Traffic;
+use crate::partition::unfit::Unfit;
 use crate::partition::verify::{Verify, sample};
 use crate::partition::window::Window;
-use crate::platform::{Lacks, Nanoseconds, Platform};
-use crate::record::{self, Progress, say};
+use crate::partition::{find, label};
+use crate::platform::{Lacks, Platform};
 use crate::stack::RedZones;
 use crate::stream::pages::Plan;
 use crate::stream::writer::{Identity, Writer, Written};
-use crate::stream::{Ended, notes, pages};
-use crate::wait::{SECOND, Wait};
+use crate::stream::{notes, pages};
+use crate::text::{Describe, Line};
+use crate::time::{Nanoseconds, SECOND};
+use crate::vitals::{Step, Vitals};
+use crate::wait::Wait;
 
 /// Time at the end of the budget that is kept for closing the dump: an eighth, at most this. A disk may have gigabytes in
 /// its cache by then.
@@ -96,7 +103,7 @@ impl Running<'_> {
         self.see_what_is_lacking(&armed.sealed);
 
         armed.vitals.enter(Step::Code, platform.now());
-        let (now, _) = integrity::code(platform);
+        let (now, _) = code::checksum(platform);
         let expected = armed.sealed.code_crc;
         if u64::from(now) != expected {
             return Outcome::Refused(Refusal::Code { armed: expected as u32, now });
@@ -385,10 +392,10 @@ impl Running<'_> {
         let gone = Unfit::Device { block: 0, error: DeviceError::NotReady };
         let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
         let (uuid, recipient) = (lane.books.uuid, lane.lock.map(|lock| lock.recipient));
-        place::check_size(&mut lane.window)?;
-        let label = place::check_label(&mut lane.window, Some(&uuid), wait)?;
-        place::check_recipient(label.recipient.as_ref(), recipient)?;
-        let mut place = place::find(traffic, number, wait)?;
+        label::check_size(&mut lane.window)?;
+        let label = label::check_label(&mut lane.window, Some(&uuid), wait)?;
+        label::check_recipient(label.recipient.as_ref(), recipient)?;
+        let mut place = find::find(traffic, number, wait)?;
         // Each turn begins further on, and the last one at the partition's end.
         loop {
             let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
@@ -402,7 +409,7 @@ impl Running<'_> {
                     if let Some(Some(error)) = traffic.settle(wait).get(number) {
                         return Err(Unfit::Device { block, error: *error });
                     }
-                    place = place::find_from(traffic, number, Place { block, ..place }, wait)?;
+                    place = find::find_from(traffic, number, Place { block, ..place }, wait)?;
                 }
                 checked => return checked,
             }
@@ -727,8 +734,8 @@ impl Running<'_> {
             .iter()
             .next()
             .map_or((0, 0), |(_, lane)| (lane.books.place.block, lane.books.header.end_block.get()));
-        record::summary(platform, written, (first, end), took);
-        record::helpers(platform, &tally);
+        report::summary(platform, written, (first, end), took);
+        report::helpers(platform, &tally);
         self.phases(shared.vitals, took);
         say(platform, |line| match &ended {
             None => {
@@ -819,13 +826,13 @@ impl Running<'_> {
         let verify = vitals.entered(Step::Verify);
         say(self.platform, |line| {
             line.text("took over in ");
-            record::seconds(line, since(self.begin, verify));
+            seconds(line, since(self.begin, verify));
             line.text(", checked in ");
-            record::seconds(line, since(verify, write));
+            seconds(line, since(verify, write));
             line.text(", wrote in ");
-            record::seconds(line, since(write, close));
+            seconds(line, since(write, close));
             line.text(", closed in ");
-            record::seconds(line, since(close, self.begin.saturating_add(took)));
+            seconds(line, since(close, self.begin.saturating_add(took)));
         });
     }
 

@@ -2,40 +2,20 @@
 //!
 //! The crashing CPU does the same with the same functions when nobody helps.
 
-use core::ptr::NonNull;
-
-use crate::format::chunk::{Packing, RunKind};
+use crate::format::chunk::Packing;
 use crate::format::{Block, PAGE_SIZE, Uuid, pattern};
 use crate::integrity::Digest;
 use crate::memory::class::ClassedPfn;
-use crate::memory::page;
-use crate::partition::io::Done;
-use crate::platform::{Guarded, Platform};
-use crate::stream::lz4;
+use crate::memory::lz4;
+use crate::memory::page::{Look, copied, summed};
+use crate::partition::transfer::Done;
+use crate::platform::Platform;
 
 /// Pages that are packed together. Chosen by `cargo xtask bench engine`: twice as many save little more, and cost twice the arena.
 pub const UNIT_PAGES: usize = 8;
 
 /// Pages that are looked at together where they are not packed.
 pub const LOOK_PAGES: usize = 32;
-
-/// What came out of a look at a page.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Look {
-    /// It has no payload.
-    Absent(RunKind),
-    /// It can be written from where it is.
-    Still {
-        /// Where a device sees it.
-        bus: u64,
-        /// The checksum of its content.
-        content: u64,
-    },
-    /// It has to be copied by the CPU that writes.
-    Moving,
-    /// It is in the unit.
-    Packed,
-}
 
 /// What is to be done with pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -177,47 +157,6 @@ impl<'a> Workshop<'a> {
         digest.number(self.staging.as_ptr() as u64).number(self.staging.len() as u64);
         let table = self.table.as_deref();
         digest.number(table.map_or(0, |table| core::ptr::from_ref(table) as u64));
-    }
-}
-
-/// Copies a page, under the platform's guard where it has one.
-///
-/// # Errors
-/// Why it has no payload: it is zero, or could not be read.
-pub fn copied(platform: &dyn Platform, pfn: u64, block: &mut Block) -> Result<(), RunKind> {
-    let Some(memory) = platform.page(pfn) else { return Err(RunKind::Unreadable) };
-    match platform.guarded_copy(memory, block) {
-        Guarded::Copied => (),
-        Guarded::Faulted => return Err(RunKind::Faulted),
-        // SAFETY: Platform::page promises a page that is good for aligned 8-byte reads until its next call.
-        Guarded::Unguarded => unsafe { page::copy(memory, block) },
-    }
-    if is_zero(block) { Err(RunKind::Zero) } else { Ok(()) }
-}
-
-/// Whether a copied page holds only zeros.
-fn is_zero(block: &Block) -> bool {
-    let start = NonNull::from(block).cast::<u8>();
-    if start.as_ptr().cast::<u64>().is_aligned() {
-        // SAFETY: a block is as long as a page, and aligned for words, as just seen and as every block in the arena is.
-        unsafe { page::is_zero(start) }
-    } else {
-        block.iter().all(|byte| *byte == 0)
-    }
-}
-
-/// Looks at a page where it is, if the platform vouches for it.
-fn summed(platform: &dyn Platform, pfn: u64) -> Look {
-    let Some(bus) = platform.still(pfn) else { return Look::Moving };
-    let Some(memory) = platform.page(pfn) else { return Look::Absent(RunKind::Unreadable) };
-    // SAFETY: Platform::page promises a page that is good for aligned 8-byte reads until its next call.
-    unsafe {
-        if page::is_zero(memory) {
-            Look::Absent(RunKind::Zero)
-        } else {
-            platform.clean_for_device(memory.as_ptr(), PAGE_SIZE);
-            Look::Still { bus, content: page::sum(memory) }
-        }
     }
 }
 

@@ -1,0 +1,118 @@
+//! What is armed, and how: targets, configuration, and the report.
+
+use crate::deferred::Queues;
+use crate::device::DumpDevice;
+use crate::format::Uuid;
+use crate::format::chunk::Encoding;
+use crate::format::cipher::PublicKey;
+use crate::memory::class::Level;
+use crate::partition::verify::Verify;
+use crate::platform::ResetPolicy;
+use crate::time::{Nanoseconds, SECOND};
+
+/// CPUs that may help if nothing else is said.
+const DEFAULT_HELPERS: usize = 4;
+
+/// Who else uses the disk while the kernel is healthy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ownership {
+    /// Nobody: `arm()` takes the device over, reads the label and the first pattern block, and leaves it at rest.
+    Exclusive,
+    /// The kernel's own driver: `arm()` does not touch the device. The uuid must be given.
+    Shared,
+}
+
+/// Where a dump goes: a partition of a device.
+pub struct Target<'a> {
+    /// The disk.
+    pub device: &'a mut dyn DumpDevice,
+    /// First block of the partition on the disk, in units of 4096 bytes.
+    pub first_block: u64,
+    /// Size of the partition in blocks.
+    pub blocks: u64,
+    /// The label's uuid, if the caller knows it. It must then be this one. Required with [`Ownership::Shared`].
+    pub uuid: Option<Uuid>,
+    /// The public key that the label demands dumps to be encrypted to, if the caller knows the label:
+    /// with [`Ownership::Shared`], where nobody reads it before the crash, this is the only way to encrypt.
+    pub recipient: Option<PublicKey>,
+    /// Who else uses the disk.
+    pub ownership: Ownership,
+}
+
+/// How to dump.
+#[derive(Clone)]
+pub struct Config<'a> {
+    /// How much of the pattern is checked, and when.
+    pub verify: Verify,
+    /// Nanoseconds from `crash()` to its end, at most. What is not written by then is left out.
+    pub budget: Nanoseconds,
+    /// Nanoseconds that one request to the device may take.
+    pub request_timeout: Nanoseconds,
+    /// What happens afterwards.
+    pub reset: ResetPolicy,
+    /// Bytes of the kernel log's end that go into the dump, at most.
+    pub log_tail: u64,
+    /// Private timers and tasklets of the target's driver, if it uses them. Best placed in the arena.
+    pub queues: Option<&'a Queues>,
+    /// Which memory is left out.
+    pub level: Level,
+    /// How memory is stored: [`Encoding::Units`] are compressed.
+    pub encoding: Encoding,
+    /// How many other CPUs may help, at most; there are at most [`MAX_HELPERS`](crate::limits::MAX_HELPERS), and one less than CPUs. Each
+    /// takes 115 KiB of the arena if memory is compressed. They have to call [`Dump::help`](crate::Dump::help) when they are stopped.
+    pub helpers: usize,
+    /// Nanoseconds that a helping CPU may take for one unit of work; then the unit is done again, and the CPU is not
+    /// relied on any more. At most a quarter of the request timeout, and a sixteenth of the budget.
+    pub helper_patience: Nanoseconds,
+    /// Whether a device that says it is [risky](crate::device::Health::Risky) may be used at all: in a second round, when no other is left.
+    pub allow_risky: bool,
+    /// Whether a dump goes over all healthy targets at once, chunk by chunk in turn, as far as they are encrypted
+    /// alike. If one of them fails, the dump begins again on the others.
+    pub stripe: bool,
+    /// Whether a dump may go to a target in the clear after one before it in the list that demands encryption. Then the same memory
+    /// may be on both.
+    pub clear_after_encrypted: bool,
+}
+
+impl Default for Config<'_> {
+    fn default() -> Self {
+        Config {
+            verify: Verify::All,
+            budget: 600 * SECOND,
+            request_timeout: 10 * SECOND,
+            reset: ResetPolicy::Reset,
+            log_tail: 64 << 10,
+            queues: None,
+            level: Level::ZERO,
+            encoding: Encoding::Units,
+            helpers: DEFAULT_HELPERS,
+            helper_patience: SECOND / 2,
+            allow_risky: true,
+            stripe: false,
+            clear_after_encrypted: false,
+        }
+    }
+}
+
+/// What `arm()` found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ArmReport {
+    /// Bytes of the arena in use.
+    pub arena_used: usize,
+    /// Bytes of the arena.
+    pub arena_length: usize,
+    /// Requests that can be in flight.
+    pub buffers: usize,
+    /// Bytes of memory that each carries.
+    pub payload: usize,
+    /// Pages that a dump will look at.
+    pub pages: u64,
+    /// Bytes of code and read-only data under the integrity check.
+    pub code_bytes: u64,
+    /// Devices that a dump may go to.
+    pub targets: usize,
+    /// CPUs that may help.
+    pub helpers: usize,
+    /// How memory will be stored: not compressed, if the arena is too small for that.
+    pub encoding: Encoding,
+}

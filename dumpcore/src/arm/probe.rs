@@ -1,0 +1,126 @@
+//! What arming looks at: memory, and disks that nobody else uses; and the keys that targets demand.
+
+use zeroize::Zeroizing;
+
+use crate::arena::Arena;
+use crate::arm::error::ArmError;
+use crate::armed::ArmedTarget;
+use crate::device::Health;
+use crate::format::Uuid;
+use crate::format::crypt::{self, Key};
+use crate::helpers::coordinator::Foreman;
+use crate::limits::MAX_TARGETS;
+use crate::memory::class::{ClassRun, PageClass};
+use crate::memory::map::{self, PfnRange};
+use crate::partition::label::Labelled;
+use crate::partition::lane::{Lane, Lanes};
+use crate::partition::pool::Pool;
+use crate::partition::traffic::Traffic;
+use crate::partition::window::Window;
+use crate::partition::{find, label};
+use crate::platform::Platform;
+use crate::stack::RedZones;
+use crate::wait::Wait;
+
+/// What the platform's memory is, for a dump.
+pub(super) struct Memory<'a> {
+    pub(super) ram: &'a [PfnRange],
+    pub(super) pages: u64,
+    /// Whether the platform knows what any of it is for.
+    pub(super) classes: bool,
+    /// Whether any of it is known to be the kernel's.
+    pub(super) kernel: bool,
+}
+
+/// Takes the memory map over, and looks at what memory is for.
+pub(super) fn look_at_memory<'a>(
+    platform: &dyn Platform,
+    arena: &mut Arena<'a>,
+) -> Result<Memory<'a>, ArmError> {
+    let ram = map::take(platform, arena)?;
+    let pages = ram.iter().fold(0_u64, |sum, range| sum.saturating_add(range.pages()));
+    if pages == 0 {
+        return Err(ArmError::NoMemory);
+    }
+    let mut memory = Memory { ram, pages, classes: false, kernel: false };
+    for range in ram {
+        let mut at = range.start;
+        // Each turn goes on by at least one page, until both are known.
+        while at < range.end && !memory.kernel {
+            let ClassRun { class, pages } = platform.class(at);
+            memory.classes |= class != PageClass::Unknown;
+            memory.kernel |= class.is_kernel();
+            at = at.saturating_add(pages.max(1));
+        }
+    }
+    Ok(memory)
+}
+
+/// Agrees on the key of each target that demands one, where the key stays: with an ephemeral secret that nobody has afterwards.
+/// The caller wipes the stack afterwards.
+#[inline(never)]
+pub(super) fn derive_keys(
+    platform: &dyn Platform,
+    targets: &mut [Option<ArmedTarget<'_>>; MAX_TARGETS],
+    demanded: &[bool; MAX_TARGETS],
+) -> Result<(), ArmError> {
+    let mut secret = Zeroizing::new([0; 32]);
+    let mut public = None;
+    for (number, (target, demanded)) in targets.iter_mut().zip(demanded).enumerate() {
+        let Some(target) = target.as_mut().filter(|_| *demanded) else { continue };
+        if public.is_none() {
+            if !platform.entropy(&mut secret) {
+                return Err(ArmError::NoEntropy { target: number });
+            }
+            public = Some(crypt::public_key(&secret));
+        }
+        let ephemeral = public.unwrap_or_default();
+        let recipient = &target.sealed.recipient;
+        if !target.key.insert(Key::NONE).derive(&secret, recipient, &ephemeral, recipient) {
+            return Err(ArmError::BadRecipient { target: number });
+        }
+        target.sealed.ephemeral = ephemeral;
+    }
+    Ok(())
+}
+
+/// Looks at a disk that nobody else uses: is there a label, and room behind the dumps that are waiting? Leaves it at rest.
+pub(super) fn look(
+    number: usize,
+    target: &mut ArmedTarget<'_>,
+    pool: &mut Pool,
+    foreman: &mut Foreman<'_, '_>,
+    uuid: Option<&Uuid>,
+    zones: &RedZones,
+    wait: &Wait<'_>,
+) -> Result<Labelled, ArmError> {
+    let device = |error| ArmError::Device { target: number, error };
+    let unfit = |unfit| ArmError::Unfit { target: number, unfit };
+    let part = (target.sealed.first_block, target.sealed.blocks);
+    let mut window = Window::new(target.device, part, &mut target.scratch, zones);
+    if let Health::Unusable(error) = window.device().sanity_check(wait) {
+        return Err(device(error));
+    }
+    let found = window.quiesce(wait).map_err(device).and_then(|()| {
+        label::check_size(&mut window).map_err(unfit)?;
+        label::check_label(&mut window, uuid, wait).map_err(unfit)
+    });
+    let mut lanes = Lanes::new();
+    let uuid = found.as_ref().map_or([0; 16], |found| found.uuid);
+    lanes.push(Lane::new(number, window, &uuid, None, target.books));
+    let mut traffic = Traffic { pool, lanes: &mut lanes, foreman, checked: 0 };
+    let placed = match &found {
+        Ok(_) => find::find(&mut traffic, 0, wait).map(|_| ()).map_err(unfit),
+        Err(_) => Ok(()),
+    };
+    // Whatever was found, the device is left at rest; if it cannot be, it is not a device to rely on.
+    let settled = traffic.pool.settle(traffic.lanes, 0, wait);
+    let rest = settled.and_then(|()| match traffic.lanes.get_mut(0) {
+        Some(lane) => lane.window.device().shutdown(wait),
+        None => Ok(()),
+    });
+    let found = found?;
+    placed?;
+    rest.map_err(device)?;
+    Ok(found)
+}

@@ -1,0 +1,341 @@
+//! `Dump`: the one thing that a kernel holds, its states, and the ways in: `arm`, `crash`, `snapshot`, `help`.
+
+use core::mem::size_of;
+use core::ops::Range;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+
+use crate::arena::Arena;
+use crate::arm::{ArmError, ArmReport, Config, Target, prepare};
+use crate::armed::Armed;
+use crate::console::{self, say};
+use crate::crash::{End, Entry, checked, phase, report};
+use crate::helpers::Crew;
+use crate::outcome::{Crash, Outcome, Refusal};
+use crate::platform::{Platform, Registers, ResetPolicy};
+use crate::stack::{RED_ZONE, STACK_SIZE};
+use crate::vitals::{Step, Vitals};
+
+/// The states of a [`Dump`], in the low byte of its state word; the CPU that dumps is in the others.
+mod state {
+    pub(super) const EMPTY: u32 = 0;
+    pub(super) const ARMING: u32 = 1;
+    pub(super) const ARMED: u32 = 2;
+    pub(super) const DUMPING: u32 = 3;
+    pub(super) const SPENT: u32 = 4;
+    pub(super) const MASK: u32 = 0xff;
+    /// Beside DUMPING: the kernel goes on afterwards.
+    pub(super) const LIVE: u32 = 1 << 31;
+
+    /// The state word of a dump by this CPU.
+    pub(super) fn dumping(cpu: u32) -> u32 {
+        DUMPING | (cpu.wrapping_shl(8) & !LIVE)
+    }
+
+    /// Which CPU a state word names.
+    pub(super) fn cpu(word: u32) -> u32 {
+        (word & !LIVE) >> 8
+    }
+}
+
+/// How often a CPU that crashes looks whether the dump goes on that has just begun, or is about to end. That takes the dump a
+/// small part of a second, and the looks a larger one.
+const LOOKS_AT_CROSSING: u32 = 200_000_000;
+
+/// A dump, armed or not: usually one `static` of the kernel.
+///
+/// The pointers are stored twice, once with all bits turned round: a stray write that hits them is noticed before
+/// they are followed.
+pub struct Dump<'a> {
+    /// See [`state`].
+    state: AtomicU32,
+    /// How many crashes happened inside the dump.
+    nested: AtomicU32,
+    armed: AtomicPtr<Armed<'a>>,
+    armed_turned: AtomicUsize,
+    vitals: AtomicPtr<Vitals>,
+    vitals_turned: AtomicUsize,
+    crew: AtomicPtr<Crew<'a>>,
+    crew_turned: AtomicUsize,
+    /// Whether the running dump is of a kernel that goes on.
+    resumes: AtomicBool,
+    /// Where the CPU that dumps runs; see [`phase`].
+    phase: AtomicU32,
+    /// Where the red zone below the dump's stack begins.
+    stack: AtomicUsize,
+    stack_turned: AtomicUsize,
+}
+
+impl<'a> Dump<'a> {
+    /// A dump that is not armed.
+    pub const fn new() -> Dump<'a> {
+        Dump {
+            state: AtomicU32::new(state::EMPTY),
+            nested: AtomicU32::new(0),
+            armed: AtomicPtr::new(core::ptr::null_mut()),
+            armed_turned: AtomicUsize::new(0),
+            vitals: AtomicPtr::new(core::ptr::null_mut()),
+            vitals_turned: AtomicUsize::new(0),
+            crew: AtomicPtr::new(core::ptr::null_mut()),
+            crew_turned: AtomicUsize::new(0),
+            resumes: AtomicBool::new(false),
+            phase: AtomicU32::new(phase::CROSSING),
+            stack: AtomicUsize::new(0),
+            stack_turned: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes the dump back: nothing is armed any more, and [`arm`](Dump::arm) may be called again. False if nothing is armed,
+    /// or a dump is running.
+    ///
+    /// The keys of encrypted dumps are wiped. Devices are not touched, and the arena's memory is not given back by it: what an [`Exclusive`](crate::Ownership::Exclusive)
+    /// target's device may still hold is the caller's to know before the memory is used for anything else.
+    pub fn disarm(&self) -> bool {
+        let change = |from| {
+            self.state.compare_exchange(from, state::ARMING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        if !change(state::ARMED) && !change(state::SPENT) {
+            return false;
+        }
+        let armed = self.armed.swap(core::ptr::null_mut(), Ordering::AcqRel);
+        if armed as usize == !self.armed_turned.load(Ordering::Acquire) {
+            let bytes = armed.cast::<u8>();
+            for at in 0..size_of::<Armed<'_>>() {
+                // SAFETY: the pointer is what arm() stored: a value in the arena that nobody uses any more, and that is never
+                // dropped. It is not looked at, since it may be harmed.
+                unsafe { bytes.add(at).write_volatile(0) };
+            }
+        }
+        self.state.store(state::EMPTY, Ordering::Release);
+        true
+    }
+
+    /// The armed state.
+    ///
+    /// # Safety
+    /// Only for the CPU that moved the state from ARMED to DUMPING, once, until it moves it on.
+    #[allow(clippy::mut_from_ref, reason = "the state word makes it exclusive")]
+    unsafe fn take_armed(&self) -> Option<&mut Armed<'a>> {
+        let armed = self.armed.load(Ordering::Acquire);
+        if armed as usize != !self.armed_turned.load(Ordering::Acquire) {
+            return None;
+        }
+        // SAFETY: the pointer is what arm() stored: a value in the arena, alive for 'a, that nobody else uses until the state
+        // moves on.
+        NonNull::new(armed).map(|mut armed| unsafe { armed.as_mut() })
+    }
+
+    /// Where the armed state lies, and its size: for tests that spoil it.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub fn armed_state(&self) -> (*mut u8, usize) {
+        (self.armed.load(Ordering::Acquire).cast(), size_of::<Armed<'_>>())
+    }
+
+    /// The vitals, once armed.
+    fn vitals(&self) -> Option<&'a Vitals> {
+        let vitals = self.vitals.load(Ordering::Acquire);
+        if vitals as usize != !self.vitals_turned.load(Ordering::Acquire) {
+            return None;
+        }
+        // SAFETY: the pointer is what arm() stored: a value in the arena, shared for 'a.
+        NonNull::new(vitals).map(|vitals| unsafe { vitals.as_ref() })
+    }
+
+    /// Addresses of the dump's stack and of the red zone below it, once armed.
+    fn own_stack(&self) -> Range<usize> {
+        let start = self.stack.load(Ordering::Acquire);
+        if start == 0 || start != !self.stack_turned.load(Ordering::Acquire) {
+            return 0..0;
+        }
+        start..start.saturating_add(RED_ZONE).saturating_add(STACK_SIZE)
+    }
+
+    /// The crew, once armed, if there is one.
+    fn crew(&self) -> Option<&'a Crew<'a>> {
+        let crew = self.crew.load(Ordering::Acquire);
+        if crew as usize != !self.crew_turned.load(Ordering::Acquire) {
+            return None;
+        }
+        // SAFETY: the pointer is what arm() stored: a value in the arena, shared for 'a.
+        NonNull::new(crew).map(|crew| unsafe { crew.as_ref() })
+    }
+
+    /// Takes over everything that a dump to one of `targets`, best first, will need, and seals it. `arena` should have
+    /// [`Arena::DEFAULT_SIZE`]; a smaller one makes a slower dump. Where nothing is optimised it takes some 60 KiB of stack.
+    ///
+    /// # Errors
+    /// Why the dump cannot be armed. The devices are at rest again, and nothing on them was changed.
+    pub fn arm(
+        &self,
+        platform: &dyn Platform,
+        targets: impl IntoIterator<Item = Target<'a>>,
+        arena: Arena<'a>,
+        config: Config<'a>,
+    ) -> Result<ArmReport, ArmError> {
+        self.state
+            .compare_exchange(state::EMPTY, state::ARMING, Ordering::Acquire, Ordering::Relaxed)
+            .map_err(|_| ArmError::AlreadyArmed)?;
+        match prepare(platform, &mut targets.into_iter(), arena, config) {
+            Ok((armed, report)) => {
+                let crew =
+                    armed.crew.map_or(core::ptr::null_mut(), |crew| core::ptr::from_ref(crew).cast_mut());
+                self.crew.store(crew, Ordering::Release);
+                self.crew_turned.store(!(crew as usize), Ordering::Release);
+                let stack = armed.stack.as_ptr().addr().wrapping_sub(RED_ZONE);
+                self.stack.store(stack, Ordering::Release);
+                self.stack_turned.store(!stack, Ordering::Release);
+                let vitals = core::ptr::from_ref(armed.vitals).cast_mut();
+                self.vitals.store(vitals, Ordering::Release);
+                self.vitals_turned.store(!(vitals as usize), Ordering::Release);
+                let armed = core::ptr::from_mut(armed);
+                self.armed.store(armed, Ordering::Release);
+                self.armed_turned.store(!(armed as usize), Ordering::Release);
+                self.state.store(state::ARMED, Ordering::Release);
+                Ok(report)
+            }
+            Err(error) => {
+                self.state.store(state::EMPTY, Ordering::Release);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl<'a> Dump<'a> {
+    /// Dumps, from the moment of the crash to the reset policy. Interrupts must be off on this CPU.
+    ///
+    /// May be called by several CPUs at once, and again by code that crashes inside the dump. Should the policy be to
+    /// return, the dump is armed again: the next crash dumps behind this one.
+    pub fn crash(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
+        self.dump(platform, crash, false)
+    }
+
+    /// Dumps a live kernel, which goes on afterwards: the other CPUs are frozen, memory is written, the device is shut down,
+    /// the CPUs are [resumed](Platform::resume_cpus), and the dump is armed again. The disk must be the dump's own, or one
+    /// whose driver can take it back. Interrupts must be off on this CPU.
+    ///
+    /// A crash inside of it is a crash: then comes the reset policy.
+    pub fn snapshot(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
+        self.dump(platform, crash, true)
+    }
+
+    /// What a stopped CPU may do when it has recorded its registers: helps the dump that stopped it, on a stack in the
+    /// arena, until that is over. Returns at once if there is nothing to help with. The caller then stays stopped; or,
+    /// if the kernel [goes on](Dump::resumes), waits to be resumed.
+    pub fn help(&self, platform: &dyn Platform) {
+        if let Some(crew) = self.crew() {
+            crew.help(platform, &|| self.state.load(Ordering::Acquire) & state::MASK == state::DUMPING);
+        }
+    }
+
+    /// Whether the dump that runs is one of a [live kernel](Dump::snapshot).
+    pub fn resumes(&self) -> bool {
+        self.resumes.load(Ordering::Acquire)
+    }
+
+    fn dump(&self, platform: &dyn Platform, crash: &Crash<'_>, resumes: bool) -> Outcome {
+        let cpu = platform.cpu();
+        let mine = state::dumping(cpu);
+        let begun = if resumes { mine | state::LIVE } else { mine };
+        if let Err(found) =
+            self.state.compare_exchange(state::ARMED, begun, Ordering::Acquire, Ordering::Acquire)
+        {
+            return match found & state::MASK {
+                state::DUMPING if self.is_inside(found, mine, crash.registers) => {
+                    self.crashed_inside(platform, crash)
+                }
+                state::DUMPING => {
+                    Outcome::OtherCpu { cpu: state::cpu(found), resumes: found & state::LIVE != 0 }
+                }
+                _ => {
+                    report::crash(platform, cpu, crash, resumes);
+                    say(platform, |line| {
+                        line.text(if found == state::SPENT {
+                            "the armed state was found harmed before"
+                        } else {
+                            "not armed"
+                        });
+                    });
+                    if found == state::SPENT && !resumes {
+                        platform.reset(self.vitals().map_or(ResetPolicy::Reset, Vitals::reset));
+                    }
+                    Outcome::NotArmed
+                }
+            };
+        }
+        self.resumes.store(resumes, Ordering::Release);
+        self.nested.store(0, Ordering::Release);
+        // SAFETY: this CPU alone moved the state from ARMED to DUMPING, and uses it only until the state moves on.
+        let Some(armed) = (unsafe { self.take_armed() }) else {
+            report::crash(platform, cpu, crash, resumes);
+            console::refused(platform, &Refusal::Pointer);
+            self.state.store(state::SPENT, Ordering::Release);
+            if !resumes {
+                platform.reset(self.vitals().map_or(ResetPolicy::Reset, Vitals::reset));
+            }
+            return Outcome::Refused(Refusal::Pointer);
+        };
+        let End { outcome, harmed, frozen } =
+            checked(armed, self.vitals(), platform, &Entry { crash, resumes, cpu, phase: &self.phase });
+        if !harmed {
+            armed.renew();
+        }
+        self.state.store(if harmed { state::SPENT } else { state::ARMED }, Ordering::Release);
+        if resumes && frozen {
+            platform.resume_cpus();
+        }
+        outcome
+    }
+
+    /// Whether it is the dump itself that crashed, and not another CPU while it runs: `found` is the state word, and `mine` what
+    /// it would be if this CPU dumped. That goes by the stack, which a platform cannot forget, as it can the CPU's number.
+    #[inline(never)]
+    fn is_inside(&self, found: u32, mine: u32, registers: &Registers) -> bool {
+        let marker = 0_u8;
+        let here = (&raw const marker).addr();
+        let stack = self.own_stack();
+        // A fault may be handled on a stack of its own; the registers then say where it came from.
+        if stack.contains(&here) || stack.contains(&(registers.stack_pointer() as usize)) {
+            return true;
+        }
+        let alike = found & !state::LIVE == mine;
+        if alike && self.phase.load(Ordering::Acquire) == phase::CROSSING {
+            // Another CPU soon is on the dump's stack, or done. This one would never be, while it looks.
+            let moved_on = |_| {
+                self.phase.load(Ordering::Acquire) != phase::CROSSING
+                    || self.state.load(Ordering::Acquire) != found
+            };
+            if !(0..LOOKS_AT_CROSSING).any(moved_on) {
+                return true;
+            }
+        }
+        // Without a stack of its own, the number is all there is.
+        alike && self.phase.load(Ordering::Acquire) == phase::BORROWED_STACK
+    }
+
+    /// A crash inside the dump: a short record, and the reset policy. The second time, not even the record, and the third
+    /// time nothing, since then it is the reset that crashes.
+    fn crashed_inside(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
+        let before = self.nested.fetch_add(1, Ordering::AcqRel);
+        let vitals = self.vitals();
+        if before > 1 {
+            return Outcome::Nested;
+        }
+        if before == 0 {
+            say(platform, |line| {
+                line.text("crashed itself while ");
+                line.text(vitals.and_then(Vitals::step).map_or("beginning", Step::name));
+                line.text(": ");
+                report::on_one_line(line, crash.message);
+            });
+        }
+        platform.reset(vitals.map_or(ResetPolicy::Reset, Vitals::reset));
+        Outcome::Nested
+    }
+}
+
+impl Default for Dump<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

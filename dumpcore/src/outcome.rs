@@ -1,0 +1,166 @@
+//! What a dump begins with and how it ends: the crash, the outcome, and why nothing or not all was written.
+
+use crate::device::DeviceError;
+use crate::format::header::{Incomplete, Trigger};
+use crate::integrity::Harm;
+use crate::partition::unfit::Unfit;
+use crate::platform::Registers;
+use crate::text::{Describe, Line, display_by_describe};
+
+/// What the kernel knows of its crash.
+#[derive(Clone, Copy, Debug)]
+pub struct Crash<'a> {
+    /// What made it call.
+    pub trigger: Trigger,
+    /// The panic message.
+    pub message: &'a str,
+    /// The registers of the calling CPU, as they were at the crash.
+    pub registers: &'a Registers,
+}
+
+/// How a dump ended. On most kernels nobody sees it, since the reset policy comes first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Nothing is armed, or an earlier dump found the armed state harmed.
+    NotArmed,
+    /// Another CPU is dumping: the caller should wait for its end, open to its NMI.
+    OtherCpu {
+        /// Which, by the platform's numbers.
+        cpu: u32,
+        /// Whether that is a [snapshot](Dump::snapshot), after which the kernel goes on. Nobody has dumped this crash then: the
+        /// caller has to call [`crash`](Dump::crash) once more, and until it is told anything else.
+        resumes: bool,
+    },
+    /// The dump itself crashed on this CPU. What it had written is a dump in progress.
+    Nested,
+    /// Nothing was written, not a block.
+    Refused(Refusal),
+    /// A dump was begun and ended early, in order.
+    Incomplete(Incomplete),
+    /// A dump was begun, or perhaps not even that, and could not be closed: it stays one in progress, readable as far
+    /// as it came.
+    Unclosed(DeviceError),
+    /// A whole dump is on the medium.
+    Complete,
+}
+
+/// Why nothing was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The armed state was changed since it was sealed.
+    Seal {
+        /// Its checksum when armed.
+        armed: u32,
+        /// Its checksum now.
+        now: u32,
+    },
+    /// The dump path's own code or read-only data was changed.
+    Code {
+        /// Its checksum when armed.
+        armed: u32,
+        /// Its checksum now.
+        now: u32,
+    },
+    /// The device cannot be used.
+    Unusable(DeviceError),
+    /// The device says that it is risky, and risky ones are not allowed.
+    Risky(DeviceError),
+    /// The device could not be taken over.
+    Takeover(DeviceError),
+    /// The partition may not be written.
+    Unfit(Unfit),
+    /// The pointer to the armed state was changed.
+    Pointer,
+    /// A stack in the arena has overflowed.
+    Stack,
+}
+
+impl From<Harm> for Refusal {
+    fn from(harm: Harm) -> Refusal {
+        match harm {
+            Harm::Stack => Refusal::Stack,
+            Harm::Seal { armed, now } => Refusal::Seal { armed, now },
+        }
+    }
+}
+
+impl Describe for Refusal {
+    fn describe(&self, line: &mut Line) {
+        match *self {
+            Refusal::Seal { armed, now } => Harm::Seal { armed, now }.describe(line),
+            Refusal::Stack => Harm::Stack.describe(line),
+            Refusal::Code { armed, now } => {
+                line.text("the dump's own code was changed: its checksum was ").hex(armed.into());
+                line.text(", is ").hex(now.into());
+            }
+            Refusal::Unusable(error) => {
+                line.text("the disk cannot be used: ");
+                error.describe(line);
+            }
+            Refusal::Risky(error) => {
+                line.text("the disk is risky, which is not allowed: ");
+                error.describe(line);
+            }
+            Refusal::Takeover(error) => {
+                line.text("the disk could not be taken over: ");
+                error.describe(line);
+            }
+            Refusal::Unfit(unfit) => unfit.describe(line),
+            Refusal::Pointer => {
+                line.text("the pointer to the armed state was changed");
+            }
+        }
+    }
+}
+
+display_by_describe!(Refusal);
+
+/// Why the stream ended early.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// The partition is full.
+    Full,
+    /// The time budget is spent but for what closing takes.
+    Budget,
+    /// A device failed.
+    Device {
+        /// Which lane it is in.
+        lane: usize,
+        /// How.
+        error: DeviceError,
+    },
+    /// A block ahead does not hold its pattern.
+    Pattern {
+        /// Which lane it is in.
+        lane: usize,
+        /// Which block.
+        unfit: Unfit,
+    },
+}
+
+impl Ended {
+    /// How the header says it.
+    pub fn reason(&self) -> Incomplete {
+        match self {
+            Ended::Full => Incomplete::Full,
+            Ended::Budget => Incomplete::Budget,
+            Ended::Device { .. } => Incomplete::Device,
+            Ended::Pattern { .. } => Incomplete::Pattern,
+        }
+    }
+}
+
+impl Describe for Ended {
+    fn describe(&self, line: &mut Line) {
+        match self {
+            Ended::Full => {
+                line.text("the partition is full");
+            }
+            Ended::Budget => {
+                line.text("the time budget is spent");
+            }
+            Ended::Device { error, .. } => error.describe(line),
+            Ended::Pattern { unfit, .. } => unfit.describe(line),
+        }
+    }
+}
