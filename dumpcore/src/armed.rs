@@ -11,8 +11,8 @@ use crate::format::cipher::PublicKey;
 use crate::format::crypt::Key;
 use crate::format::header::put_text;
 use crate::format::metrics::{MAX_REFUSALS, Refused};
-use crate::helpers::Crew;
 use crate::helpers::coordinator::Kept;
+use crate::helpers::crew::Crew;
 use crate::helpers::job::{Unit, Workshop};
 use crate::integrity::{Digest, Harm};
 use crate::limits::MAX_TARGETS;
@@ -22,7 +22,7 @@ use crate::outcome::Outcome;
 use crate::partition::lane::Books;
 use crate::partition::pool::Pool;
 use crate::partition::verify::Verify;
-use crate::partition::window::{Scratch, seal_device};
+use crate::partition::window::{Bounds, Scratch, seal_device};
 use crate::stack::RedZones;
 use crate::stream::writer::Written;
 use crate::text::{Describe, Line};
@@ -68,6 +68,13 @@ pub(crate) struct SealedTarget {
     /// Zeros if dumps are not encrypted.
     pub(crate) recipient: PublicKey,
     pub(crate) ephemeral: PublicKey,
+}
+
+impl SealedTarget {
+    /// Where its partition lies.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds { first: self.first_block, blocks: self.blocks }
+    }
 }
 
 /// A target.
@@ -140,6 +147,21 @@ impl Sealed {
         Encoding::from_number(self.encoding as u32).unwrap_or(Encoding::Plain)
     }
 
+    /// Whether devices may be used that say they are risky.
+    pub(crate) fn allows_risky(&self) -> bool {
+        self.allow_risky != 0
+    }
+
+    /// Whether a dump goes over all healthy targets at once.
+    pub(crate) fn stripes(&self) -> bool {
+        self.stripe != 0
+    }
+
+    /// Whether the platform knows what pages are for.
+    pub(crate) fn has_classes(&self) -> bool {
+        self.classes != 0
+    }
+
     /// The arena's pages.
     pub(crate) fn arena(&self) -> PfnRange {
         PfnRange { start: self.arena_start, end: self.arena_end }
@@ -191,13 +213,22 @@ impl Refusals {
         first: [const { Refused { target: U32::new(0), begun: U32::new(0), why: [0; 120] } }; MAX_REFUSALS],
     };
 
-    /// Adds one.
-    pub(crate) fn add(&mut self, target: usize, begun: bool, why: &dyn Describe) {
+    /// A target has no dump.
+    pub(crate) fn refused(&mut self, target: usize, why: &dyn Describe) {
+        self.add(target, 0, why);
+    }
+
+    /// A target has a dump that was begun and is not whole.
+    pub(crate) fn failed(&mut self, target: usize, why: &dyn Describe) {
+        self.add(target, 1, why);
+    }
+
+    fn add(&mut self, target: usize, begun: u32, why: &dyn Describe) {
         if let Some(slot) = self.first.get_mut(self.count as usize) {
             let mut line = Line::new();
             why.describe(&mut line);
             slot.target = (target as u32).into();
-            slot.begun = u32::from(begun).into();
+            slot.begun = begun.into();
             put_text(&mut slot.why, line.as_str());
         }
         self.count = self.count.saturating_add(1);

@@ -8,11 +8,12 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering
 use crate::arena::Arena;
 use crate::arm::{ArmError, ArmReport, Config, Target, prepare};
 use crate::armed::Armed;
-use crate::console::{self, say};
-use crate::crash::{End, Entry, checked, phase, report};
-use crate::helpers::Crew;
-use crate::outcome::{Crash, Outcome, Refusal};
-use crate::platform::{Platform, Registers, ResetPolicy};
+use crate::console::say;
+use crate::crash::reset::{self, Kernel};
+use crate::crash::{self, End, Entry, phase, report};
+use crate::helpers::crew::Crew;
+use crate::outcome::{Crash, Outcome};
+use crate::platform::{Platform, Registers};
 use crate::stack::{RED_ZONE, STACK_SIZE};
 use crate::vitals::{Step, Vitals};
 
@@ -207,7 +208,7 @@ impl<'a> Dump<'a> {
     /// May be called by several CPUs at once, and again by code that crashes inside the dump. Should the policy be to
     /// return, the dump is armed again: the next crash dumps behind this one.
     pub fn crash(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
-        self.dump(platform, crash, false)
+        self.dump(platform, crash, Kernel::Crashed)
     }
 
     /// Dumps a live kernel, which goes on afterwards: the other CPUs are frozen, memory is written, the device is shut down,
@@ -216,7 +217,7 @@ impl<'a> Dump<'a> {
     ///
     /// A crash inside of it is a crash: then comes the reset policy.
     pub fn snapshot(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
-        self.dump(platform, crash, true)
+        self.dump(platform, crash, Kernel::Live)
     }
 
     /// What a stopped CPU may do when it has recorded its registers: helps the dump that stopped it, on a stack in the
@@ -233,13 +234,12 @@ impl<'a> Dump<'a> {
         self.resumes.load(Ordering::Acquire)
     }
 
-    fn dump(&self, platform: &dyn Platform, crash: &Crash<'_>, resumes: bool) -> Outcome {
+    fn dump(&self, platform: &dyn Platform, crash: &Crash<'_>, kernel: Kernel) -> Outcome {
         let cpu = platform.cpu();
         let mine = state::dumping(cpu);
-        let begun = if resumes { mine | state::LIVE } else { mine };
-        if let Err(found) =
-            self.state.compare_exchange(state::ARMED, begun, Ordering::Acquire, Ordering::Acquire)
-        {
+        let begun = if kernel == Kernel::Live { mine | state::LIVE } else { mine };
+        let claimed = self.state.compare_exchange(state::ARMED, begun, Ordering::Acquire, Ordering::Acquire);
+        if let Err(found) = claimed {
             return match found & state::MASK {
                 state::DUMPING if self.is_inside(found, mine, crash.registers) => {
                     self.crashed_inside(platform, crash)
@@ -248,43 +248,34 @@ impl<'a> Dump<'a> {
                     Outcome::OtherCpu { cpu: state::cpu(found), resumes: found & state::LIVE != 0 }
                 }
                 _ => {
-                    report::crash(platform, cpu, crash, resumes);
-                    say(platform, |line| {
-                        line.text(if found == state::SPENT {
-                            "the armed state was found harmed before"
-                        } else {
-                            "not armed"
-                        });
-                    });
-                    if found == state::SPENT && !resumes {
-                        platform.reset(self.vitals().map_or(ResetPolicy::Reset, Vitals::reset));
-                    }
-                    Outcome::NotArmed
+                    report::crash(platform, cpu, crash, kernel);
+                    self.not_armed(platform, found, kernel)
                 }
             };
         }
-        self.resumes.store(resumes, Ordering::Release);
+        self.resumes.store(kernel == Kernel::Live, Ordering::Release);
         self.nested.store(0, Ordering::Release);
         // SAFETY: this CPU alone moved the state from ARMED to DUMPING, and uses it only until the state moves on.
-        let Some(armed) = (unsafe { self.take_armed() }) else {
-            report::crash(platform, cpu, crash, resumes);
-            console::refused(platform, &Refusal::Pointer);
-            self.state.store(state::SPENT, Ordering::Release);
-            if !resumes {
-                platform.reset(self.vitals().map_or(ResetPolicy::Reset, Vitals::reset));
-            }
-            return Outcome::Refused(Refusal::Pointer);
-        };
-        let End { outcome, harmed, frozen } =
-            checked(armed, self.vitals(), platform, &Entry { crash, resumes, cpu, phase: &self.phase });
-        if !harmed {
-            armed.renew();
-        }
+        let armed = unsafe { self.take_armed() };
+        let entry = Entry { platform, crash, kernel, cpu, phase: &self.phase, vitals: self.vitals() };
+        let End { outcome, harmed, stopped } = crash::run(armed, &entry);
         self.state.store(if harmed { state::SPENT } else { state::ARMED }, Ordering::Release);
-        if resumes && frozen {
+        if kernel == Kernel::Live && stopped {
             platform.resume_cpus();
         }
         outcome
+    }
+
+    /// There is nothing to dump with: never armed, or an earlier dump found the armed state harmed.
+    fn not_armed(&self, platform: &dyn Platform, found: u32, kernel: Kernel) -> Outcome {
+        let spent = found == state::SPENT;
+        say(platform, |line| {
+            line.text(if spent { "the armed state was found harmed before" } else { "not armed" });
+        });
+        if spent {
+            reset::carry_out(platform, kernel, self.vitals());
+        }
+        Outcome::NotArmed
     }
 
     /// Whether it is the dump itself that crashed, and not another CPU while it runs: `found` is the state word, and `mine` what
@@ -329,7 +320,8 @@ impl<'a> Dump<'a> {
                 report::on_one_line(line, crash.message);
             });
         }
-        platform.reset(vitals.map_or(ResetPolicy::Reset, Vitals::reset));
+        // Also where the kernel was to go on: what crashes inside a dump is a crash.
+        reset::carry_out(platform, Kernel::Crashed, vitals);
         Outcome::Nested
     }
 }

@@ -6,6 +6,7 @@ use crate::integrity::Harm;
 use crate::partition::unfit::Unfit;
 use crate::platform::Registers;
 use crate::text::{Describe, Line, display_by_describe};
+use crate::wait::Wait;
 
 /// What the kernel knows of its crash.
 #[derive(Clone, Copy, Debug)]
@@ -133,12 +134,28 @@ pub enum Ended {
     Pattern {
         /// Which lane it is in.
         lane: usize,
-        /// Which block.
-        unfit: Unfit,
+        /// Which block, relative to the partition.
+        block: u64,
     },
 }
 
 impl Ended {
+    /// The device of a lane failed. But waiting that the end of the budget cut short says nothing of the device.
+    pub fn device(lane: usize, error: DeviceError, wait: &Wait<'_>) -> Ended {
+        match error {
+            DeviceError::TimedOut { .. } if wait.expired() => Ended::Budget,
+            error => Ended::Device { lane, error },
+        }
+    }
+
+    /// The lane that failed, if one did.
+    pub fn lane(&self) -> Option<usize> {
+        match *self {
+            Ended::Full | Ended::Budget => None,
+            Ended::Device { lane, .. } | Ended::Pattern { lane, .. } => Some(lane),
+        }
+    }
+
     /// How the header says it.
     pub fn reason(&self) -> Incomplete {
         match self {
@@ -160,7 +177,7 @@ impl Describe for Ended {
                 line.text("the time budget is spent");
             }
             Ended::Device { error, .. } => error.describe(line),
-            Ended::Pattern { unfit, .. } => unfit.describe(line),
+            Ended::Pattern { block, .. } => Unfit::Foreign { block: *block }.describe(line),
         }
     }
 }

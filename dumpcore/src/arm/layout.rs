@@ -3,8 +3,8 @@
 use crate::arena::{Arena, OutOfArena};
 use crate::format::chunk::{Encoding, MAX_PAYLOAD_BLOCKS};
 use crate::format::{BLOCK_SIZE, PAGE_SIZE};
+use crate::helpers::crew::{Crew, Helper};
 use crate::helpers::job::{OUT_BYTES, UNIT_PAGES, Unit, Workshop};
-use crate::helpers::{Crew, Helper};
 use crate::limits::{MAX_BUFFERS, MAX_HELPERS};
 use crate::memory::lz4;
 use crate::stack::{HELPER_RED_ZONE, HELPER_STACK, RedZones};

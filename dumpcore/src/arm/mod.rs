@@ -8,15 +8,15 @@ mod probe;
 use core::mem::size_of;
 
 use self::layout::{afford, crew, divide, unit, workshop};
-use self::probe::{derive_keys, look, look_at_memory};
+use self::probe::{Means, derive_keys, look, look_at_memory};
 use crate::arena::{Arena, OutOfArena};
 use crate::armed::{Armed, ArmedTarget, Lasting, Refusals, Sealed, SealedTarget};
 use crate::code;
 use crate::device::Geometry;
 use crate::format::label::MIN_BLOCKS;
 use crate::format::{BLOCK_SIZE, PAGE_BYTES};
-use crate::helpers::Crew;
 use crate::helpers::coordinator::{Foreman, Kept};
+use crate::helpers::crew::Crew;
 use crate::limits::{MAX_HELPERS, MAX_TARGETS};
 use crate::memory::class::Level;
 use crate::memory::map::PfnRange;
@@ -125,7 +125,8 @@ pub(crate) fn prepare<'a>(
             Ownership::Exclusive => {
                 let wait = Wait::new(platform, None, platform.now().saturating_add(config.budget));
                 let mut foreman = Foreman::new(None, &mut own, kept, 0);
-                let found = look(number, target, &mut pool, &mut foreman, uuid.as_ref(), zones, &wait)?;
+                let means = Means { pool: &mut pool, foreman: &mut foreman, zones };
+                let found = look(number, target, uuid.as_ref(), means, &wait)?;
                 if recipient.is_some() {
                     label::check_recipient(found.recipient.as_ref(), recipient.as_ref())
                         .map_err(|unfit| ArmError::Unfit { target: number, unfit })?;

@@ -84,20 +84,25 @@ pub(super) fn derive_keys(
     Ok(())
 }
 
+/// What a disk is looked at with.
+pub(super) struct Means<'m, 'c, 'a> {
+    pub(super) pool: &'m mut Pool,
+    pub(super) foreman: &'m mut Foreman<'c, 'a>,
+    pub(super) zones: &'m RedZones,
+}
+
 /// Looks at a disk that nobody else uses: is there a label, and room behind the dumps that are waiting? Leaves it at rest.
 pub(super) fn look(
     number: usize,
     target: &mut ArmedTarget<'_>,
-    pool: &mut Pool,
-    foreman: &mut Foreman<'_, '_>,
     uuid: Option<&Uuid>,
-    zones: &RedZones,
+    means: Means<'_, '_, '_>,
     wait: &Wait<'_>,
 ) -> Result<Labelled, ArmError> {
+    let Means { pool, foreman, zones } = means;
     let device = |error| ArmError::Device { target: number, error };
     let unfit = |unfit| ArmError::Unfit { target: number, unfit };
-    let part = (target.sealed.first_block, target.sealed.blocks);
-    let mut window = Window::new(target.device, part, &mut target.scratch, zones);
+    let mut window = Window::new(target.device, target.sealed.bounds(), &mut target.scratch, zones);
     if let Health::Unusable(error) = window.device().sanity_check(wait) {
         return Err(device(error));
     }

@@ -1,19 +1,43 @@
-//! A dump, once it is entered: the seal is checked, and the steps run on a stack in the arena.
+//! A dump, once it is entered: the armed state is checked, and the steps run on a stack in the arena.
+//!
+//! | file | what it says |
+//! | --- | --- |
+//! | `steps` | the order: stop the other CPUs, check our own code, dump |
+//! | `targets` | which target is next, and when to go on to another |
+//! | `attempt` | one dump to a set of targets: take over, check, write |
+//! | `write` | front headers, notes, memory |
+//! | `close` | what is in flight comes home, back headers, front headers once more |
+//! | `header` | what a dump's headers say |
+//! | `ledger` | which targets are out, and why |
+//! | `report` | what the console is told |
+//! | `reset` | the reset policy |
+//! | `context` | what all of them share |
 
+mod attempt;
+mod close;
+mod context;
+mod header;
+mod ledger;
 pub(crate) mod report;
+pub(crate) mod reset;
 mod steps;
+mod targets;
+mod write;
 
 use core::cell::Cell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use self::steps::Running;
+use self::context::Context;
+use self::reset::Kernel;
 use crate::armed::Armed;
 use crate::console;
 use crate::outcome::{Crash, Outcome, Refusal};
-use crate::platform::{Lacks, Platform, ResetPolicy};
+use crate::platform::{Lacks, Platform};
 use crate::stack::{Painted, paint};
+use crate::time::Nanoseconds;
 use crate::vitals::{Step, Vitals};
+use crate::wait::Wait;
 
 /// Set while any dump of this kernel runs.
 static CRASHDUMP_MODE: AtomicBool = AtomicBool::new(false);
@@ -35,10 +59,13 @@ pub(crate) mod phase {
 
 /// What a dump is begun with.
 pub(crate) struct Entry<'e> {
+    pub(crate) platform: &'e dyn Platform,
     pub(crate) crash: &'e Crash<'e>,
-    pub(crate) resumes: bool,
+    pub(crate) kernel: Kernel,
     pub(crate) cpu: u32,
+    /// A [`phase`].
     pub(crate) phase: &'e AtomicU32,
+    pub(crate) vitals: Option<&'e Vitals>,
 }
 
 /// How it ended.
@@ -47,33 +74,39 @@ pub(crate) struct End {
     /// Whether the armed state is not to be relied on any more.
     pub(crate) harmed: bool,
     /// Whether the other CPUs were stopped.
-    pub(crate) frozen: bool,
+    pub(crate) stopped: bool,
 }
 
-/// Checks the seal, then runs the dump on the stack in the arena, if the platform can switch to it.
-pub(crate) fn checked(
-    armed: &mut Armed<'_>,
-    vitals: Option<&Vitals>,
-    platform: &dyn Platform,
-    entry: &Entry<'_>,
-) -> End {
-    let Entry { crash, resumes, cpu, phase: runs_on } = *entry;
-    let begin = platform.now();
+/// Runs a dump, if what was armed is found as it was: `None` if not even the pointer to it is.
+pub(crate) fn run(armed: Option<&mut Armed<'_>>, entry: &Entry<'_>) -> End {
     CRASHDUMP_MODE.store(true, Ordering::Release);
-    if let Some(vitals) = vitals {
+    let begin = entry.platform.now();
+    if let Some(vitals) = entry.vitals {
         vitals.enter(Step::Seal, begin);
     }
-    if let Err(harm) = armed.check_seal() {
-        // Not even the stack in the arena can be trusted then.
-        let refusal = Refusal::from(harm);
-        report::crash(platform, cpu, crash, resumes);
-        console::refused(platform, &refusal);
-        if !resumes {
-            platform.reset(vitals.map_or(ResetPolicy::Reset, Vitals::reset));
-        }
-        CRASHDUMP_MODE.store(false, Ordering::Release);
-        return End { outcome: Outcome::Refused(refusal), harmed: true, frozen: false };
-    }
+    let end = match armed {
+        None => refuse(entry, Refusal::Pointer),
+        Some(armed) => match armed.check_seal() {
+            // Not even the stack in the arena can be trusted then.
+            Err(harm) => refuse(entry, harm.into()),
+            Ok(()) => on_own_stack(armed, entry, begin),
+        },
+    };
+    CRASHDUMP_MODE.store(false, Ordering::Release);
+    end
+}
+
+/// The armed state is harmed: nothing is written.
+fn refuse(entry: &Entry<'_>, refusal: Refusal) -> End {
+    report::crash(entry.platform, entry.cpu, entry.crash, entry.kernel);
+    console::refused(entry.platform, &refusal);
+    reset::carry_out(entry.platform, entry.kernel, entry.vitals);
+    End { outcome: Outcome::Refused(refusal), harmed: true, stopped: false }
+}
+
+/// Runs the steps on the stack in the arena, if the platform can switch to it, and makes ready for another dump.
+fn on_own_stack(armed: &mut Armed<'_>, entry: &Entry<'_>, begin: Nanoseconds) -> End {
+    let Entry { platform, crash, kernel, cpu, phase: runs_on, .. } = *entry;
     // From here on an address: what runs on a stack writes to it, behind any reference.
     let stack = NonNull::from(core::mem::take(&mut armed.stack));
     let painted = Painted::of(stack);
@@ -81,21 +114,26 @@ pub(crate) fn checked(
     // The crashed stack is being dumped too: what is learnt from here on stays in the arena.
     let mut run = |own_stack: bool| {
         runs_on.store(if own_stack { phase::OWN_STACK } else { phase::BORROWED_STACK }, Ordering::Release);
-        report::crash(platform, cpu, crash, resumes);
-        let lacks = if own_stack { Lacks::empty() } else { Lacks::STACK };
-        let mut running =
-            Running { platform, crash, cpu, begin, lacks, code_checked: 0, harmed: Cell::new(false) };
-        let outcome = running.run(armed);
+        report::crash(platform, cpu, crash, kernel);
+        let mut context = Context {
+            platform,
+            crash,
+            cpu,
+            begin,
+            wait: Wait::new(platform, armed.queues, begin.saturating_add(armed.sealed.budget)),
+            lacks: if own_stack { Lacks::empty() } else { Lacks::STACK },
+            code_checked: 0,
+            harmed: Cell::new(false),
+        };
+        let outcome = steps::run(&mut context, armed);
         armed.outcome = outcome;
-        harmed = running.harmed.get() || !armed.zones.are_whole();
+        harmed = context.harmed.get() || !armed.zones.are_whole();
         if let Outcome::Refused(refusal) = &outcome {
             console::refused(platform, refusal);
         } else if own_stack {
             report::footprint(platform, armed, &painted);
         }
-        if !resumes {
-            platform.reset(armed.vitals.reset());
-        }
+        reset::carry_out(platform, kernel, Some(armed.vitals));
         runs_on.store(phase::CROSSING, Ordering::Release);
     };
     if !platform.on_stack(stack, &mut || run(true)) {
@@ -108,6 +146,8 @@ pub(crate) fn checked(
     if let Some(queues) = armed.queues {
         queues.set_crashdump_mode(false);
     }
-    CRASHDUMP_MODE.store(false, Ordering::Release);
-    End { outcome: armed.outcome, harmed, frozen: true }
+    if !harmed {
+        armed.renew();
+    }
+    End { outcome: armed.outcome, harmed, stopped: true }
 }

@@ -1,25 +1,28 @@
 //! What the console is told of a dump: what happened, and what became of it.
 
+use super::reset::Kernel;
 use crate::armed::Armed;
 use crate::console::{say, seconds};
 use crate::format::chunk::RunKind;
 use crate::helpers::coordinator::Tally;
-use crate::outcome::Crash;
+use crate::outcome::{Crash, Ended};
+use crate::partition::range::BlockRange;
 use crate::platform::Platform;
 use crate::stack::Painted;
 use crate::stream::writer::Written;
-use crate::text::Line;
+use crate::text::{Describe, Line};
 use crate::time::Nanoseconds;
+use crate::vitals::{Step, Vitals};
 
 /// Prints what a closed dump holds.
-pub(crate) fn summary(platform: &dyn Platform, written: &Written, blocks: (u64, u64), took: Nanoseconds) {
+pub(super) fn summary(platform: &dyn Platform, written: &Written, blocks: BlockRange, took: Nanoseconds) {
     let counts = &written.counts;
     say(platform, |line| {
         line.decimal(counts.of(RunKind::Data)).text(" pages written, ");
         line.decimal(counts.of(RunKind::Zero)).text(" zero, ");
         line.decimal(counts.left_out()).text(" left out, ");
         line.decimal(counts.unreadable()).text(" unreadable; blocks ");
-        line.decimal(blocks.0).text(" to ").decimal(blocks.1.saturating_sub(1)).text(", ");
+        line.decimal(blocks.from).text(" to ").decimal(blocks.to.saturating_sub(1)).text(", ");
         seconds(line, took);
     });
     if written.packed_from > 0 {
@@ -31,7 +34,7 @@ pub(crate) fn summary(platform: &dyn Platform, written: &Written, blocks: (u64, 
 }
 
 /// Prints what other CPUs did.
-pub(crate) fn helpers(platform: &dyn Platform, tally: &Tally) {
+pub(super) fn helpers(platform: &dyn Platform, tally: &Tally) {
     if tally.helpers == 0 {
         return;
     }
@@ -46,11 +49,42 @@ pub(crate) fn helpers(platform: &dyn Platform, tally: &Tally) {
     });
 }
 
+/// Prints where the time went.
+#[inline(never)]
+pub(super) fn phases(platform: &dyn Platform, vitals: &Vitals, begin: Nanoseconds, took: Nanoseconds) {
+    let since = |from: Nanoseconds, to: Nanoseconds| to.saturating_sub(from);
+    let (write, close) = (vitals.entered(Step::Begin), vitals.entered(Step::Close));
+    let verify = vitals.entered(Step::Verify);
+    say(platform, |line| {
+        line.text("took over in ");
+        seconds(line, since(begin, verify));
+        line.text(", checked in ");
+        seconds(line, since(verify, write));
+        line.text(", wrote in ");
+        seconds(line, since(write, close));
+        line.text(", closed in ");
+        seconds(line, since(close, begin.saturating_add(took)));
+    });
+}
+
+/// Prints whether a closed dump is whole, and if not, why.
+pub(super) fn ended(platform: &dyn Platform, ended: Option<&Ended>) {
+    say(platform, |line| match ended {
+        None => {
+            line.text("complete");
+        }
+        Some(ended) => ended.describe(line.text("incomplete: ")),
+    });
+}
+
 /// Says what happened, whatever comes of it. In a frame of its own, so that the dump need not carry the line along.
 #[inline(never)]
-pub(crate) fn crash(platform: &dyn Platform, cpu: u32, crash: &Crash<'_>, resumes: bool) {
+pub(crate) fn crash(platform: &dyn Platform, cpu: u32, crash: &Crash<'_>, kernel: Kernel) {
     say(platform, |line| {
-        let what = if resumes { " asks for a dump: " } else { " crashed: " };
+        let what = match kernel {
+            Kernel::Live => " asks for a dump: ",
+            Kernel::Crashed => " crashed: ",
+        };
         line.text("cpu ").decimal(cpu.into()).text(what);
         on_one_line(line, crash.message);
     });

@@ -1,10 +1,11 @@
 //! The crashing CPU's side of the crew: posts, collects, and sees who does not finish in time.
 
-use super::Crew;
+use super::crew::Crew;
 use super::job::{Check, LOOK_PAGES, Unit, Way};
 use super::slots::{MAX_SLOTS, Owner, State, Ticket};
 use crate::format::Uuid;
 use crate::memory::class::ClassedPfn;
+use crate::partition::range::BlockRange;
 use crate::partition::transfer::Done;
 use crate::time::Nanoseconds;
 use crate::wait::Wait;
@@ -16,10 +17,8 @@ pub struct Reading {
     pub slot: usize,
     /// Which lane.
     pub lane: usize,
-    /// First block.
-    pub block: u64,
-    /// How many.
-    pub count: u64,
+    /// The blocks that were read.
+    pub range: BlockRange,
 }
 
 /// Pages that were posted.
@@ -33,9 +32,8 @@ struct Posted {
 pub struct Kept {
     pages: [Posted; MAX_SLOTS],
     readings: [Option<Reading>; MAX_SLOTS],
-    /// Since when a job has been seen in a helper's hands.
-    units_since: [Option<(Ticket, Nanoseconds)>; MAX_SLOTS],
-    checks_since: [Option<(Ticket, Nanoseconds)>; MAX_SLOTS],
+    units_since: Since,
+    checks_since: Since,
 }
 
 impl Kept {
@@ -94,12 +92,21 @@ pub struct Foreman<'c, 'a> {
     pub tally: Tally,
 }
 
-/// The first job that a helper has had in hands for too long, and that helper. At the end of time, all are late.
-fn late<T>(
-    owner: &Owner<'_, T>,
-    since: &mut [Option<(Ticket, Nanoseconds)>; MAX_SLOTS],
-    (now, patience): (Nanoseconds, Nanoseconds),
-) -> Option<(Ticket, u32)> {
+/// How long a helper may have a job in hands.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// What the clock says; at the end of time, all are late.
+    now: Nanoseconds,
+    /// How long, at most.
+    limit: Nanoseconds,
+}
+
+/// Since when a job has been seen in a helper's hands, by its slot.
+type Since = [Option<(Ticket, Nanoseconds)>; MAX_SLOTS];
+
+/// The first job that a helper has had in hands for too long, and that helper.
+fn late<T>(owner: &Owner<'_, T>, since: &mut Since, patience: Patience) -> Option<(Ticket, u32)> {
+    let Patience { now, limit } = patience;
     for (ticket, state) in owner.jobs() {
         if let State::Taken(helper) = state
             && now == Nanoseconds::MAX
@@ -109,7 +116,7 @@ fn late<T>(
         let (Some(seen), State::Taken(helper)) = (since.get_mut(ticket.slot()), state) else { continue };
         match seen {
             Some((of, begin)) if *of == ticket => {
-                if now.saturating_sub(*begin) > patience {
+                if now.saturating_sub(*begin) > limit {
                     return Some((ticket, helper));
                 }
             }
@@ -123,10 +130,10 @@ fn late<T>(
 fn overdue<T>(
     crew: &Crew<'_>,
     owner: &mut Owner<'_, T>,
-    since: &mut [Option<(Ticket, Nanoseconds)>; MAX_SLOTS],
-    time: (Nanoseconds, Nanoseconds),
+    since: &mut Since,
+    patience: Patience,
 ) -> Option<usize> {
-    let (ticket, helper) = late(owner, since, time)?;
+    let (ticket, helper) = late(owner, since, patience)?;
     // It may have finished in this very moment.
     owner.give_up(ticket).then(|| {
         crew.dismiss(helper);
@@ -199,7 +206,9 @@ impl<'c, 'a> Foreman<'c, 'a> {
     /// Whether a helper has had pages for too long.
     fn pages_late(&mut self, now: Nanoseconds) -> bool {
         let since = &mut self.kept.units_since;
-        self.units.as_ref().is_some_and(|units| late(units, since, (now, self.patience)).is_some())
+        self.units
+            .as_ref()
+            .is_some_and(|units| late(units, since, Patience { now, limit: self.patience }).is_some())
     }
 
     /// Waits until a unit is done or late, and says when that was: should time be up, or stand still, all that helpers
@@ -216,7 +225,9 @@ impl<'c, 'a> Foreman<'c, 'a> {
     /// Puts the pages of a unit that a helper does not finish into the own one, to be done now.
     pub fn pages_to_redo(&mut self, now: Nanoseconds) -> bool {
         let (Some(crew), Some(units)) = (self.crew, &mut self.units) else { return false };
-        let Some(slot) = overdue(crew, units, &mut self.kept.units_since, (now, self.patience)) else {
+        let Some(slot) =
+            overdue(crew, units, &mut self.kept.units_since, Patience { now, limit: self.patience })
+        else {
             return false;
         };
         let Some(kept) = self.kept.pages.get(slot) else { return false };
@@ -262,7 +273,7 @@ impl<'c, 'a> Foreman<'c, 'a> {
             return Err(read);
         }
         let Some(checks) = &mut self.checks else { return Err(read) };
-        let reading = Reading { slot: read.slot, lane: read.lane, block: read.block, count: read.count };
+        let reading = Reading { slot: read.lease.slot, lane: read.lane, range: read.range };
         let mut read = Some(read);
         let posted = checks.post(|check| {
             check.read = read.take();
@@ -300,7 +311,8 @@ impl<'c, 'a> Foreman<'c, 'a> {
     /// A check that a helper does not finish: its buffer is lost with it, and it has to be read again.
     pub fn check_to_redo(&mut self, now: Nanoseconds) -> Option<Reading> {
         let (crew, checks) = (self.crew?, self.checks.as_mut()?);
-        let slot = overdue(crew, checks, &mut self.kept.checks_since, (now, self.patience))?;
+        let slot =
+            overdue(crew, checks, &mut self.kept.checks_since, Patience { now, limit: self.patience })?;
         self.tally.redone = self.tally.redone.saturating_add(1);
         self.tally.lost = self.tally.lost.saturating_add(1);
         self.kept.readings.get(slot).copied().flatten()

@@ -191,8 +191,7 @@ impl Default for Check {
 
 /// The first block of a read that is not the pattern.
 pub fn first_foreign(read: &Done, uuid: &Uuid) -> Option<u64> {
-    let numbers = read.block..read.block.saturating_add(read.count);
-    let mut blocks = read.buffer.blocks().iter().zip(numbers);
+    let mut blocks = read.lease.buffer.blocks().iter().zip(read.range.from..read.range.to);
     blocks.find(|(block, number)| !pattern::matches(block, uuid, *number)).map(|(_, number)| number)
 }
 

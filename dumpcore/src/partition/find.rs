@@ -7,6 +7,7 @@ use crate::format::header::{Header, Status};
 use crate::format::{Block, Uuid, pattern};
 use crate::limits::MAX_BUFFERS;
 use crate::partition::lane::{Lane, Place};
+use crate::partition::range::BlockRange;
 use crate::partition::traffic::Traffic;
 use crate::partition::unfit::Unfit;
 use crate::wait::Wait;
@@ -174,7 +175,7 @@ impl Unfinished {
             let to = from.saturating_add(self.window).saturating_add(CHUNK).min(blocks);
             let mut seen = Seen::default();
             let uuid = self.uuid;
-            traffic.scan(lane, (from, to), wait, &mut |number, block| {
+            traffic.scan(lane, BlockRange { from, to }, wait, &mut |number, block| {
                 if pattern::matches(block, &uuid, number) {
                     return;
                 }

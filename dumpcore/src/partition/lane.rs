@@ -3,7 +3,7 @@
 use crate::format::Uuid;
 use crate::format::cipher::PublicKey;
 use crate::format::crypt::Key;
-use crate::format::header::Header;
+use crate::format::header::{Header, Status};
 use crate::integrity::{Digest, Harm};
 use crate::limits::MAX_TARGETS;
 use crate::partition::verify::Checker;
@@ -132,9 +132,10 @@ impl<'l> Lane<'l> {
         self.window.blocks().saturating_sub(self.books.next).saturating_sub(2)
     }
 
-    /// Authenticates the header as it is now, if the dump is encrypted. `closed` when it is not in progress any more.
-    pub fn sign_header(&mut self, closed: bool) {
+    /// Authenticates the header as it is now, if the dump is encrypted.
+    pub fn sign_header(&mut self) {
         if let Some(lock) = self.lock {
+            let closed = self.books.header.status() != Status::InProgress;
             self.books.header.tag = lock.key.header_tag(&self.books.header, closed).unwrap_or_default();
         }
     }

@@ -7,6 +7,7 @@ pub mod find;
 pub mod label;
 pub mod lane;
 pub mod pool;
+pub mod range;
 pub mod traffic;
 pub mod transfer;
 pub mod unfit;

@@ -6,9 +6,11 @@ use crate::format::BLOCK_SIZE;
 use crate::format::chunk::MAX_PAYLOAD_BLOCKS;
 use crate::integrity::Digest;
 use crate::limits::{MAX_BUFFERS, MAX_TARGETS};
+use crate::outcome::Ended;
 use crate::partition::label;
 use crate::partition::lane::Lanes;
-use crate::partition::transfer::{Done, Failed, Load};
+use crate::partition::range::BlockRange;
+use crate::partition::transfer::{Done, Lease, Load, Transfer};
 use crate::partition::unfit::Unfit;
 use crate::time::Nanoseconds;
 use crate::wait::Wait;
@@ -30,6 +32,18 @@ enum Slot {
     InFlight { lane: usize, direction: Direction, block: u64, rest: DmaBuffer },
     /// A device has it and will not give it back.
     Kept { lane: usize, direction: Direction },
+}
+
+/// Which buffers that were in flight a device may still use, and that must therefore be left to it.
+#[derive(Clone, Copy)]
+enum Reach {
+    /// None: it has been stopped.
+    Nothing,
+    /// Those that it reads into. One that could not be stopped may still read what it was to write, which makes what it
+    /// writes to its own blocks wrong, and nothing else.
+    Reads,
+    /// All.
+    Everything,
 }
 
 /// A fixed set of equal buffers.
@@ -120,19 +134,19 @@ impl Pool {
     }
 
     /// A free buffer, if there is one.
-    pub fn take(&mut self) -> Option<(usize, DmaBuffer)> {
+    pub fn take(&mut self) -> Option<Lease> {
         for (number, slot) in self.slots.iter_mut().enumerate() {
             if matches!(slot, Slot::Free(_))
                 && let Slot::Free(buffer) = core::mem::replace(slot, Slot::Taken)
             {
-                return Some((number, buffer));
+                return Some(Lease { slot: number, buffer });
             }
         }
         None
     }
 
     /// A free buffer to read into, unless `most` are being read into, or those that are left are kept for writes.
-    pub fn take_to_read(&mut self, most: usize) -> Option<(usize, DmaBuffer)> {
+    pub fn take_to_read(&mut self, most: usize) -> Option<Lease> {
         let reading = |slot: &&Slot| matches!(slot, Slot::InFlight { direction: Direction::Read, .. });
         let reads = self.slots.iter().filter(reading).count();
         let most = self.buffers().saturating_sub(KEPT_FROM_READS).min(most).max(1);
@@ -140,9 +154,9 @@ impl Pool {
     }
 
     /// Gives a taken buffer back.
-    pub fn give_back(&mut self, slot: usize, buffer: DmaBuffer) {
-        if let Some(place) = self.slots.get_mut(slot) {
-            *place = Slot::Free(buffer);
+    pub fn give_back(&mut self, lease: Lease) {
+        if let Some(place) = self.slots.get_mut(lease.slot) {
+            *place = Slot::Free(lease.buffer);
         }
     }
 
@@ -153,23 +167,23 @@ impl Pool {
         }
     }
 
-    /// Starts a transfer between a taken buffer and the blocks of a lane from `block` on. A transfer that is done at once
-    /// comes back.
+    /// Starts a transfer from or into a taken buffer. A transfer that is done at once comes back.
     ///
     /// # Errors
     /// Why it was not started; the buffer is free again.
     pub fn start(
         &mut self,
         lanes: &mut Lanes<'_>,
-        (lane, direction): (usize, Direction),
-        (slot, buffer): (usize, DmaBuffer),
-        (block, load): (u64, Load),
+        lease: Lease,
+        transfer: Transfer,
         wait: &Wait<'_>,
-    ) -> Result<Option<Done>, Failed> {
+    ) -> Result<Option<Done>, Ended> {
+        let Transfer { lane, direction, block, load } = transfer;
         let Some(window) = lanes.get_mut(lane).map(|lane| &mut lane.window) else {
-            self.give_back(slot, buffer);
-            return Err(Failed { lane, error: DeviceError::NotReady });
+            self.give_back(lease);
+            return Err(Ended::Device { lane, error: DeviceError::NotReady });
         };
+        let Lease { slot, buffer } = lease;
         let (part, gather, rest) = match load {
             Load::Blocks(count) => {
                 let (part, rest) = buffer.split((count as usize).saturating_mul(BLOCK_SIZE));
@@ -191,25 +205,24 @@ impl Pool {
                     }
                     self.deepest = self.deepest.max(self.in_flight());
                 }
-                at_once.map(|completion| self.finish(lane, completion)).transpose()
+                at_once.map(|completion| self.finish(lane, completion, wait)).transpose()
             }
             Err(Rejected { request, error }) => {
                 match whole(request.buffer, request.gather, rest) {
-                    Ok(buffer) => self.give_back(slot, buffer),
+                    Ok(buffer) => self.give_back(Lease { slot, buffer }),
                     Err(()) => self.lose(slot),
                 }
-                Err(Failed { lane, error })
+                Err(Ended::device(lane, error, wait))
             }
         }
     }
 
     /// Takes a completion apart: it must be for a request in flight in this lane and bring that request's buffer.
-    fn finish(&mut self, lane: usize, completion: Completion) -> Result<Done, Failed> {
+    fn finish(&mut self, lane: usize, completion: Completion, wait: &Wait<'_>) -> Result<Done, Ended> {
         let Completion { id, buffer, gather, result } = completion;
         let slot = id as usize;
-        let wrong =
-            Failed { lane, error: DeviceError::Protocol { what: "a completion's id", value: id.into() } };
-        let place = self.slots.get_mut(slot).ok_or(wrong)?;
+        let wrong = DeviceError::Protocol { what: "a completion's id", value: id.into() };
+        let place = self.slots.get_mut(slot).ok_or(Ended::Device { lane, error: wrong })?;
         match core::mem::replace(place, Slot::Taken) {
             Slot::InFlight { lane: of, direction, block, rest } if of == lane => {
                 if let Some(count) = self.in_flight.get_mut(lane) {
@@ -219,13 +232,14 @@ impl Pool {
                 let Ok(buffer) = whole(buffer, gather, rest) else {
                     // A device that kept the buffer has said why.
                     *place = Slot::Kept { lane, direction };
-                    return Err(Failed { lane, error: result.err().unwrap_or(wrong.error) });
+                    return Err(Ended::device(lane, result.err().unwrap_or(wrong), wait));
                 };
-                Ok(Done { slot, buffer, lane, direction, block, count, result })
+                let range = BlockRange::of(block, count);
+                Ok(Done { lease: Lease { slot, buffer }, lane, direction, range, result })
             }
             other => {
                 *place = other;
-                Err(wrong)
+                Err(Ended::Device { lane, error: wrong })
             }
         }
     }
@@ -234,14 +248,14 @@ impl Pool {
     ///
     /// # Errors
     /// A device failed.
-    pub fn poll(&mut self, lanes: &mut Lanes<'_>, wait: &Wait<'_>) -> Result<Option<Done>, Failed> {
+    pub fn poll(&mut self, lanes: &mut Lanes<'_>, wait: &Wait<'_>) -> Result<Option<Done>, Ended> {
         for (number, lane) in lanes.iter_mut() {
             if self.in_flight_in(number) == 0 {
                 continue;
             }
-            let polled = lane.window.poll(wait).map_err(|error| Failed { lane: number, error })?;
+            let polled = lane.window.poll(wait).map_err(|error| Ended::device(number, error, wait))?;
             if let Some(completion) = polled {
-                return self.finish(number, completion).map(Some);
+                return self.finish(number, completion, wait).map(Some);
             }
         }
         Ok(None)
@@ -256,14 +270,14 @@ impl Pool {
     ///
     /// # Errors
     /// Nothing finished in time, or a device failed.
-    pub fn next(&mut self, lanes: &mut Lanes<'_>, wait: &Wait<'_>) -> Result<Option<Done>, Failed> {
+    pub fn next(&mut self, lanes: &mut Lanes<'_>, wait: &Wait<'_>) -> Result<Option<Done>, Ended> {
         if self.in_flight() == 0 {
             return Ok(None);
         }
         let lane = self.waiting_for();
         let timeout = self.timeout;
         wait.until("a request to the disk", timeout, || self.poll(lanes, wait).transpose())
-            .map_err(|error| Failed { lane, error: error.into() })?
+            .map_err(|error| Ended::device(lane, error.into(), wait))?
             .map(Some)
     }
 
@@ -279,7 +293,7 @@ impl Pool {
         // Each turn takes a transfer in. One that failed is out of the device, and that is all that counts here.
         while self.in_flight_in(lane) > 0 {
             match self.next(lanes, wait) {
-                Ok(Some(done)) => self.give_back(done.slot, done.buffer),
+                Ok(Some(done)) => self.give_back(done.lease),
                 Ok(None) | Err(_) => return self.reset(lanes, lane, wait),
             }
         }
@@ -294,9 +308,13 @@ impl Pool {
     pub fn reset(&mut self, lanes: &mut Lanes<'_>, lane: usize, wait: &Wait<'_>) -> Result<(), DeviceError> {
         let here = lanes.get_mut(lane).ok_or(DeviceError::NotReady)?;
         let stopped = here.window.quiesce(wait);
-        // What a device reads late must not be what somebody else's partition gets in the clear.
-        let secret = here.lock.is_some();
-        self.recover(lane, stopped.is_ok(), secret);
+        let reach = match (stopped, here.lock) {
+            (Ok(()), _) => Reach::Nothing,
+            // What a device reads late must not be what somebody else's partition gets in the clear.
+            (Err(_), None) => Reach::Reads,
+            (Err(_), Some(_)) => Reach::Everything,
+        };
+        self.recover(lane, reach);
         stopped?;
         self.is_the_same(lanes, lane, wait)
     }
@@ -317,8 +335,8 @@ impl Pool {
         }
     }
 
-    /// Frees the buffers of a lane whose device has been stopped, or given up.
-    fn recover(&mut self, lane: usize, stopped: bool, secret: bool) {
+    /// Frees the buffers of a lane whose device has been stopped, or given up, but for those within its `reach`.
+    fn recover(&mut self, lane: usize, reach: Reach) {
         for (slot, place) in self.slots.iter_mut().zip(&self.places) {
             let direction = match slot {
                 Slot::InFlight { lane: of, direction, .. } | Slot::Kept { lane: of, direction }
@@ -328,9 +346,11 @@ impl Pool {
                 }
                 _ => continue,
             };
-            // A device that could not be stopped may still read what it was to write, which makes what it writes to its own
-            // blocks wrong, and nothing else.
-            let ours = stopped || (direction == Direction::Write && !secret);
+            let ours = match reach {
+                Reach::Nothing => true,
+                Reach::Reads => direction == Direction::Write,
+                Reach::Everything => false,
+            };
             *slot = match place.filter(|_| ours) {
                 Some(place) => {
                     // SAFETY: a driver that has been quiesced has forgotten its buffers, and its device touches no memory. One

@@ -2,7 +2,6 @@
 //! checks that other CPUs do.
 
 use crate::device::{DeviceError, Direction};
-use crate::dma::DmaBuffer;
 use crate::format::{BLOCK_SIZE, Block};
 use crate::helpers::coordinator::{Checked, Foreman};
 use crate::helpers::job::first_foreign;
@@ -10,7 +9,8 @@ use crate::limits::MAX_TARGETS;
 use crate::outcome::Ended;
 use crate::partition::lane::Lanes;
 use crate::partition::pool::Pool;
-use crate::partition::transfer::{Done, Failed, Load};
+use crate::partition::range::BlockRange;
+use crate::partition::transfer::{Done, Lease, Load, Transfer};
 use crate::partition::unfit::Unfit;
 use crate::time::Nanoseconds;
 use crate::wait::Wait;
@@ -31,11 +31,6 @@ pub struct Traffic<'t, 'l, 'c, 'a> {
     pub foreman: &'t mut Foreman<'c, 'a>,
     /// Blocks that were checked.
     pub checked: u64,
-}
-
-/// A failed device as the end of a stream.
-pub fn device_failed(failed: Failed) -> Ended {
-    Ended::Device { lane: failed.lane, error: failed.error }
 }
 
 /// Who is told how far a check has come: blocks done, blocks in all.
@@ -59,29 +54,28 @@ impl Traffic<'_, '_, '_, '_> {
         {
             self.pool.lose(reading.slot);
             if let Some(lane) = self.lanes.get_mut(reading.lane) {
-                lane.books.checker.read_again(reading.block, reading.count);
+                lane.books.checker.read_again(reading.range);
             }
             return Ok(true);
         }
-        match self.pool.poll(self.lanes, wait).map_err(device_failed)? {
-            Some(done) => self.take_in(done).map(|()| true),
+        match self.pool.poll(self.lanes, wait)? {
+            Some(done) => self.take_in(done, wait).map(|()| true),
             None => Ok(false),
         }
     }
 
     /// Takes a finished transfer in.
-    fn take_in(&mut self, done: Done) -> Result<(), Ended> {
+    fn take_in(&mut self, done: Done, wait: &Wait<'_>) -> Result<(), Ended> {
         if let Err(error) = done.result {
-            let lane = done.lane;
-            self.pool.give_back(done.slot, done.buffer);
-            return Err(Ended::Device { lane, error });
+            self.pool.give_back(done.lease);
+            return Err(Ended::device(done.lane, error, wait));
         }
         if done.direction == Direction::Write {
-            self.pool.give_back(done.slot, done.buffer);
+            self.pool.give_back(done.lease);
             return Ok(());
         }
         let Some(uuid) = self.lanes.get(done.lane).map(|lane| lane.books.uuid) else {
-            self.pool.give_back(done.slot, done.buffer);
+            self.pool.give_back(done.lease);
             return Ok(());
         };
         // A helper that does not finish keeps its buffer: enough to go on with must be left whatever they do.
@@ -98,17 +92,17 @@ impl Traffic<'_, '_, '_, '_> {
     /// Takes in blocks that were read and compared.
     fn take_checked(&mut self, checked: Checked) {
         let Checked { read, bad } = checked;
-        let (lane, block, count) = (read.lane, read.block, read.count);
-        self.pool.give_back(read.slot, read.buffer);
-        self.checked = self.checked.saturating_add(count);
+        let Done { lease, lane, range, .. } = read;
+        self.pool.give_back(lease);
+        self.checked = self.checked.saturating_add(range.count());
         if let Some(lane) = self.lanes.get_mut(lane) {
             // A bad block far ahead harms nobody who does not get there.
             match bad {
                 Some(bad) => {
-                    lane.books.checker.is_good(block, bad.saturating_sub(block));
+                    lane.books.checker.is_good(BlockRange { to: bad, ..range });
                     lane.books.checker.is_bad(bad);
                 }
-                None => lane.books.checker.is_good(block, count),
+                None => lane.books.checker.is_good(range),
             }
         }
     }
@@ -133,7 +127,7 @@ impl Traffic<'_, '_, '_, '_> {
             }
             other => Some(other),
         })
-        .map_err(|error| Ended::Device { lane, error: error.into() })?
+        .map_err(|error| Ended::device(lane, error.into(), wait))?
         .map(|_| ())
     }
 
@@ -141,25 +135,24 @@ impl Traffic<'_, '_, '_, '_> {
     fn read_ahead(
         &mut self,
         lane: usize,
-        (limit, most_reads): (u64, usize),
+        limit: u64,
+        most_reads: usize,
         wait: &Wait<'_>,
     ) -> Result<(), Ended> {
         // Each turn starts a read, until there is no buffer or nothing to read.
         while let Some(here) = self.lanes.get_mut(lane)
             && !here.books.checker.is_done()
             && self.pool.in_flight_in(lane) < here.window.device().depth()
-            && let Some((slot, buffer)) = self.pool.take_to_read(most_reads)
+            && let Some(lease) = self.pool.take_to_read(most_reads)
         {
             let Some(here) = self.lanes.get_mut(lane) else { break };
-            let most = (buffer.len() / BLOCK_SIZE) as u64;
-            let Some((block, count)) = here.books.checker.next_read(most, limit) else {
-                self.pool.give_back(slot, buffer);
+            let most = (lease.buffer.len() / BLOCK_SIZE) as u64;
+            let Some(range) = here.books.checker.next_read(most, limit) else {
+                self.pool.give_back(lease);
                 break;
             };
-            let load = (block, Load::Blocks(count));
-            let started = self.pool.start(self.lanes, (lane, Direction::Read), (slot, buffer), load, wait);
-            if let Some(done) = started.map_err(device_failed)? {
-                self.take_in(done)?;
+            if let Some(done) = self.pool.start(self.lanes, lease, read_of(lane, range), wait)? {
+                self.take_in(done, wait)?;
             }
         }
         Ok(())
@@ -174,10 +167,10 @@ impl Traffic<'_, '_, '_, '_> {
         loop {
             // Half of the buffers are for the writes.
             let most = self.pool.buffers() / 2;
-            self.read_ahead(lane, (end.saturating_add(AHEAD_BLOCKS), most), wait)?;
+            self.read_ahead(lane, end.saturating_add(AHEAD_BLOCKS), most, wait)?;
             let Some(here) = self.lanes.get(lane) else { return Ok(()) };
             if let Some(block) = here.books.checker.bad_before(end) {
-                return Err(Ended::Pattern { lane, unfit: Unfit::Foreign { block } });
+                return Err(Ended::Pattern { lane, block });
             }
             if here.books.checker.frontier() >= end {
                 return Ok(());
@@ -194,10 +187,10 @@ impl Traffic<'_, '_, '_, '_> {
         let begin = self.lanes.get(lane).map_or(0, |lane| lane.books.checker.frontier());
         // Each turn takes a read in, and there are only so many.
         loop {
-            self.read_ahead(lane, (u64::MAX, usize::MAX), wait)?;
+            self.read_ahead(lane, u64::MAX, usize::MAX, wait)?;
             let Some(here) = self.lanes.get(lane) else { return Ok(()) };
             if let Some(block) = here.books.checker.bad_before(u64::MAX) {
-                return Err(Ended::Pattern { lane, unfit: Unfit::Foreign { block } });
+                return Err(Ended::Pattern { lane, block });
             }
             if here.books.checker.is_done() {
                 return Ok(());
@@ -216,7 +209,7 @@ impl Traffic<'_, '_, '_, '_> {
     ///
     /// # Errors
     /// A device failed, or nothing came back in time.
-    pub fn buffer(&mut self, wait: &Wait<'_>) -> Result<(usize, DmaBuffer), Ended> {
+    pub fn buffer(&mut self, wait: &Wait<'_>) -> Result<Lease, Ended> {
         // Each turn brings something to its end, and there is only so much under way.
         loop {
             if let Some(taken) = self.pool.take() {
@@ -226,28 +219,22 @@ impl Traffic<'_, '_, '_, '_> {
         }
     }
 
-    /// Writes a buffer's blocks to a lane from `block` on.
+    /// Makes a transfer that writes.
     ///
     /// # Errors
     /// A device failed.
-    pub fn write(
-        &mut self,
-        lane: usize,
-        buffer: (usize, DmaBuffer),
-        load: (u64, Load),
-        wait: &Wait<'_>,
-    ) -> Result<(), Ended> {
+    pub fn write(&mut self, lease: Lease, transfer: Transfer, wait: &Wait<'_>) -> Result<(), Ended> {
+        let lane = transfer.lane;
         let depth = self.lanes.get_mut(lane).map_or(1, |lane| lane.window.device().depth());
         // Each turn brings something to its end, and there is only so much under way.
         while self.pool.in_flight_in(lane) >= depth {
             if let Err(ended) = self.turn(wait) {
-                self.pool.give_back(buffer.0, buffer.1);
+                self.pool.give_back(lease);
                 return Err(ended);
             }
         }
-        let started = self.pool.start(self.lanes, (lane, Direction::Write), buffer, load, wait);
-        match started.map_err(device_failed)? {
-            Some(done) => self.take_in(done),
+        match self.pool.start(self.lanes, lease, transfer, wait)? {
+            Some(done) => self.take_in(done, wait),
             None => Ok(()),
         }
     }
@@ -295,7 +282,7 @@ impl Traffic<'_, '_, '_, '_> {
         let over = wait.until("other CPUs", timeout, || {
             let done = self.foreman.collect_check().or_else(|| self.foreman.do_check());
             if let Some(Checked { read, .. }) = done {
-                self.pool.give_back(read.slot, read.buffer);
+                self.pool.give_back(read.lease);
             } else if let Some(reading) = self.foreman.check_to_redo(wait.now()) {
                 self.pool.lose(reading.slot);
             }
@@ -306,7 +293,7 @@ impl Traffic<'_, '_, '_, '_> {
             while let Some(Checked { read, .. }) =
                 self.foreman.collect_check().or_else(|| self.foreman.do_check())
             {
-                self.pool.give_back(read.slot, read.buffer);
+                self.pool.give_back(read.lease);
             }
             // Each turn gives one up.
             while let Some(reading) = self.foreman.check_to_redo(Nanoseconds::MAX) {
@@ -315,60 +302,59 @@ impl Traffic<'_, '_, '_, '_> {
         }
     }
 
-    /// Reads every block of a lane from `from` up to, not including, `to`, many at once, and shows each to `visit`, not
-    /// always in order. Nothing else may be under way. After an error, reads may still be in flight.
+    /// Reads all blocks of a range of a lane, many at once, and shows each to `visit`, not always in order. Nothing else
+    /// may be under way. After an error, reads may still be in flight.
     ///
     /// # Errors
     /// A read that failed, or the end of the budget.
     pub fn scan(
         &mut self,
         lane: usize,
-        (from, to): (u64, u64),
+        range: BlockRange,
         wait: &Wait<'_>,
         visit: &mut Visit<'_>,
     ) -> Result<(), Unfit> {
-        let mut next = from;
+        let BlockRange { from: mut next, to } = range;
         let depth = self.lanes.get_mut(lane).map_or(1, |lane| lane.window.device().depth());
         // Each turn starts a read or takes one in, and there are only so many blocks.
         while next < to || self.pool.in_flight() > 0 {
             if wait.expired() {
                 return Err(Unfit::Budget);
             }
-            // A wait that the end of the budget cut short says nothing of the device.
-            let failed = |failed: Failed| {
-                if wait.expired() {
-                    Unfit::Budget
-                } else {
-                    Unfit::Device { block: next, error: failed.error }
-                }
+            let failed = |ended: Ended| match ended {
+                // A wait that the end of the budget cut short says nothing of the device.
+                Ended::Device { error, .. } if !wait.expired() => Unfit::Device { block: next, error },
+                _ => Unfit::Budget,
             };
             let room = next < to && self.pool.in_flight_in(lane) < depth;
             let free = if room { self.pool.take_to_read(usize::MAX) } else { None };
-            let done = if let Some((slot, buffer)) = free {
-                let count = to.saturating_sub(next).min((buffer.len() / BLOCK_SIZE) as u64);
-                let load = (next, Load::Blocks(count));
-                let started =
-                    self.pool.start(self.lanes, (lane, Direction::Read), (slot, buffer), load, wait);
-                let done = started.map_err(failed)?;
+            let done = if let Some(lease) = free {
+                let count = to.saturating_sub(next).min((lease.buffer.len() / BLOCK_SIZE) as u64);
+                let read = read_of(lane, BlockRange::of(next, count));
+                let done = self.pool.start(self.lanes, lease, read, wait).map_err(failed)?;
                 next = next.saturating_add(count);
                 done
             } else {
                 // Nothing in flight and no buffer free would turn for ever: the device has kept them all.
-                let kept = Failed { lane, error: DeviceError::NotReady };
+                let kept = Ended::Device { lane, error: DeviceError::NotReady };
                 Some(self.pool.next(self.lanes, wait).map_err(failed)?.ok_or(failed(kept))?)
             };
-            if let Some(done) = done {
-                let result = done.result.map_err(|error| Unfit::Device { block: done.block, error });
+            if let Some(Done { lease, range, result, .. }) = done {
                 if result.is_ok() {
-                    let numbers = done.block..done.block.saturating_add(done.count);
-                    done.buffer.blocks().iter().zip(numbers).for_each(|(block, number)| visit(number, block));
-                    self.checked = self.checked.saturating_add(done.count);
+                    let blocks = lease.buffer.blocks().iter().zip(range.from..range.to);
+                    blocks.for_each(|(block, number)| visit(number, block));
+                    self.checked = self.checked.saturating_add(range.count());
                 }
-                self.pool.give_back(done.slot, done.buffer);
-                result?;
+                self.pool.give_back(lease);
+                result.map_err(|error| Unfit::Device { block: range.from, error })?;
                 wait.breathe();
             }
         }
         Ok(())
     }
+}
+
+/// A read of a range of a lane.
+fn read_of(lane: usize, range: BlockRange) -> Transfer {
+    Transfer { lane, direction: Direction::Read, block: range.from, load: Load::Blocks(range.count()) }
 }

@@ -2,6 +2,7 @@
 
 use crate::device::{DeviceError, Direction};
 use crate::dma::DmaBuffer;
+use crate::partition::range::BlockRange;
 
 /// What a transfer moves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,30 +13,39 @@ pub enum Load {
     Gathered(usize),
 }
 
-/// A finished transfer, its buffer whole again.
+/// A buffer of the pool in somebody's hands.
 #[derive(Debug)]
-pub struct Done {
-    /// Which buffer.
+pub struct Lease {
+    /// The buffer's number in the pool.
     pub slot: usize,
     /// The buffer.
     pub buffer: DmaBuffer,
+}
+
+/// A transfer that is to be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Transfer {
+    /// In which lane.
+    pub lane: usize,
+    /// Which way.
+    pub direction: Direction,
+    /// First block, relative to the partition.
+    pub block: u64,
+    /// What is moved.
+    pub load: Load,
+}
+
+/// A finished transfer, its buffer whole again.
+#[derive(Debug)]
+pub struct Done {
+    /// The buffer.
+    pub lease: Lease,
     /// Which lane.
     pub lane: usize,
     /// Which way it went.
     pub direction: Direction,
-    /// First block, relative to the partition.
-    pub block: u64,
-    /// How many blocks went from or into the buffer.
-    pub count: u64,
+    /// The blocks that went from or into the buffer, relative to the partition.
+    pub range: BlockRange,
     /// Whether all of it was transferred.
     pub result: Result<(), DeviceError>,
-}
-
-/// A device that failed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Failed {
-    /// Which lane it is in.
-    pub lane: usize,
-    /// How.
-    pub error: DeviceError,
 }

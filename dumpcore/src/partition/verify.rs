@@ -3,6 +3,7 @@
 use crate::format::Uuid;
 use crate::format::pattern;
 use crate::limits::MAX_BUFFERS;
+use crate::partition::range::BlockRange;
 use crate::partition::unfit::Unfit;
 use crate::partition::window::Window;
 use crate::wait::Wait;
@@ -35,9 +36,9 @@ pub struct Checker {
     /// The first one known not to hold its pattern.
     bad: Option<u64>,
     /// Ranges behind the frontier that hold their pattern; empty ones are free entries.
-    good: [(u64, u64); RANGES],
+    good: [BlockRange; RANGES],
     /// Ranges that have to be read again.
-    again: [(u64, u64); RANGES],
+    again: [BlockRange; RANGES],
 }
 
 /// Reads that can be under way or with helpers at once, and more.
@@ -46,7 +47,7 @@ const RANGES: usize = 2 * MAX_BUFFERS;
 impl Checker {
     /// A check of the blocks from `from` up to, not including, `to`.
     pub fn new(from: u64, to: u64) -> Checker {
-        let none = [(0, 0); RANGES];
+        let none = [BlockRange::EMPTY; RANGES];
         Checker { frontier: from, next: from, end: to, bad: None, good: none, again: none }
     }
 
@@ -54,8 +55,8 @@ impl Checker {
     /// stack.
     pub fn begin(&mut self, from: u64, to: u64) {
         (self.frontier, self.next, self.end, self.bad) = (from, from, to, None);
-        self.good.fill((0, 0));
-        self.again.fill((0, 0));
+        self.good.fill(BlockRange::EMPTY);
+        self.again.fill(BlockRange::EMPTY);
     }
 
     /// Blocks before this one hold their pattern, and may be written.
@@ -69,53 +70,53 @@ impl Checker {
     }
 
     /// The next range to be read, of at most `most` blocks, none of them at `limit` or behind.
-    pub fn next_read(&mut self, most: u64, limit: u64) -> Option<(u64, u64)> {
-        if let Some(range) = self.again.iter_mut().find(|(from, to)| from < to) {
-            let block = range.0;
-            let count = range.1.saturating_sub(block).min(most);
-            range.0 = block.saturating_add(count);
-            return Some((block, count));
+    pub fn next_read(&mut self, most: u64, limit: u64) -> Option<BlockRange> {
+        if let Some(range) = self.again.iter_mut().find(|range| !range.is_empty()) {
+            let next = BlockRange::of(range.from, range.count().min(most));
+            range.from = next.to;
+            return Some(next);
         }
         let end = self.end.min(limit);
-        let count = end.saturating_sub(self.next).min(most);
-        if count == 0 {
+        let next = BlockRange::of(self.next, end.saturating_sub(self.next).min(most));
+        if next.is_empty() {
             return None;
         }
-        let block = self.next;
-        self.next = block.saturating_add(count);
-        Some((block, count))
+        self.next = next.to;
+        Some(next)
     }
 
     /// A range that was read could not be checked, and has to be read again.
-    pub fn read_again(&mut self, block: u64, count: u64) {
-        if let Some(free) = self.again.iter_mut().find(|(from, to)| from >= to) {
-            *free = (block, block.saturating_add(count));
+    pub fn read_again(&mut self, range: BlockRange) {
+        if let Some(free) = self.again.iter_mut().find(|range| range.is_empty()) {
+            *free = range;
         }
     }
 
     /// A range holds its pattern.
-    pub fn is_good(&mut self, block: u64, count: u64) {
-        // What touches is joined: then there are never more ranges than gaps, which are reads and checks under way.
-        let mut whole = (block, block.saturating_add(count));
-        if count == 0 {
+    pub fn is_good(&mut self, range: BlockRange) {
+        if range.is_empty() {
             return;
         }
-        for range in self.good.iter_mut().filter(|(from, to)| from < to) {
-            if range.1 == whole.0 {
-                whole.0 = range.0;
-                *range = (0, 0);
-            } else if range.0 == whole.1 {
-                whole.1 = range.1;
-                *range = (0, 0);
+        // What touches is joined: then there are never more ranges than gaps, which are reads and checks under way.
+        let mut whole = range;
+        for range in self.good.iter_mut().filter(|range| !range.is_empty()) {
+            if range.to == whole.from {
+                whole.from = range.from;
+                *range = BlockRange::EMPTY;
+            } else if range.from == whole.to {
+                whole.to = range.to;
+                *range = BlockRange::EMPTY;
             }
         }
-        if let Some(free) = self.good.iter_mut().find(|(from, to)| from >= to) {
+        if let Some(free) = self.good.iter_mut().find(|range| range.is_empty()) {
             *free = whole;
         }
         // Each turn takes a range out.
-        while let Some(range) = self.good.iter_mut().find(|(from, to)| from < to && *from <= self.frontier) {
-            self.frontier = self.frontier.max(range.1);
-            *range = (0, 0);
+        while let Some(range) =
+            self.good.iter_mut().find(|range| !range.is_empty() && range.from <= self.frontier)
+        {
+            self.frontier = self.frontier.max(range.to);
+            *range = BlockRange::EMPTY;
         }
     }
 
@@ -144,17 +145,18 @@ impl Checker {
     }
 }
 
-/// Checks every `every`-th block from `from` on, and the last before `to`. Nothing may be in flight.
+/// Checks every `every`-th block of a range, and the last one. Nothing may be in flight.
 ///
 /// # Errors
 /// A block that does not hold its pattern, a read that failed, or the end of the budget.
 pub fn sample(
     window: &mut Window<'_>,
     uuid: &Uuid,
-    (from, to): (u64, u64),
+    range: BlockRange,
     every: u64,
     wait: &Wait<'_>,
 ) -> Result<u64, Unfit> {
+    let BlockRange { from, to } = range;
     let last = to.saturating_sub(1);
     let mut at = from;
     let mut checked = 0_u64;

@@ -45,34 +45,42 @@ pub(crate) fn seal_device(device: &dyn DumpDevice, digest: &mut Digest) {
     });
 }
 
+/// Where a partition lies on its device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// Its first block.
+    pub first: u64,
+    /// How many blocks it has.
+    pub blocks: u64,
+}
+
 /// A partition of a device.
 pub struct Window<'w> {
     device: &'w mut dyn DumpDevice,
-    first: u64,
-    blocks: u64,
+    bounds: Bounds,
     scratch: &'w mut Scratch,
     zones: &'w RedZones,
 }
 
 impl<'w> Window<'w> {
-    /// The `blocks` blocks from `first` on. Nothing is written once one of the `zones` was.
+    /// The partition of `device` within `bounds`. Nothing is written once one of the `zones` was.
     pub fn new(
         device: &'w mut dyn DumpDevice,
-        (first, blocks): (u64, u64),
+        bounds: Bounds,
         scratch: &'w mut Scratch,
         zones: &'w RedZones,
     ) -> Window<'w> {
-        Window { device, first, blocks, scratch, zones }
+        Window { device, bounds, scratch, zones }
     }
 
     /// Size of the partition in blocks.
     pub fn blocks(&self) -> u64 {
-        self.blocks
+        self.bounds.blocks
     }
 
     /// First block behind the partition, on the device.
     pub fn end_on_device(&self) -> u64 {
-        self.first.saturating_add(self.blocks)
+        self.bounds.first.saturating_add(self.bounds.blocks)
     }
 
     /// The device.
@@ -97,7 +105,7 @@ impl<'w> Window<'w> {
     /// Everything that must be the same for as long as it is used.
     pub(crate) fn seal(&self, digest: &mut Digest) {
         seal_device(&*self.device, digest);
-        digest.number(self.first).number(self.blocks);
+        digest.number(self.bounds.first).number(self.bounds.blocks);
         self.scratch.seal_place(digest);
     }
 
@@ -109,10 +117,10 @@ impl<'w> Window<'w> {
     /// Where `count` blocks from `block` on stand on the device.
     fn locate(&self, block: u64, count: u64) -> Result<u64, DeviceError> {
         let end = block.saturating_add(count);
-        let first = self.first.checked_add(block);
+        let first = self.bounds.first.checked_add(block);
         match first {
-            Some(first) if count > 0 && end <= self.blocks => Ok(first),
-            _ => Err(DeviceError::OutOfRange { end, blocks: self.blocks }),
+            Some(first) if count > 0 && end <= self.bounds.blocks => Ok(first),
+            _ => Err(DeviceError::OutOfRange { end, blocks: self.bounds.blocks }),
         }
     }
 

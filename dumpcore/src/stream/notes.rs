@@ -8,7 +8,7 @@ use crate::format::note::{CpuCondition, CpuState, MemoryRange, NoteHeader, NoteK
 use crate::format::{BLOCK_SIZE, PAGE_BYTES};
 use crate::memory::map::PfnRange;
 use crate::outcome::{Crash, Ended};
-use crate::platform::{Lacks, Platform, Registers};
+use crate::platform::{Lacks, Registers};
 
 use crate::stream::writer::Writer;
 use crate::wait::Wait;
@@ -70,12 +70,8 @@ fn text(
 }
 
 /// Writes the last `tail` bytes of the kernel log.
-fn log(
-    writer: &mut Writer<'_, '_, '_, '_>,
-    platform: &dyn Platform,
-    tail: u64,
-    wait: &Wait<'_>,
-) -> Result<(), Ended> {
+fn log(writer: &mut Writer<'_, '_, '_, '_>, tail: u64, wait: &Wait<'_>) -> Result<(), Ended> {
+    let platform = wait.platform();
     let length = platform.log_length();
     let begin = length.saturating_sub(tail);
     let mut at = begin;
@@ -107,7 +103,8 @@ fn log(
 /// Writes one CPU's registers, word by word: a whole [`CpuState`] is large for a small stack.
 fn cpu(
     writer: &mut Writer<'_, '_, '_, '_>,
-    (cpu, condition): (u32, CpuCondition),
+    cpu: u32,
+    condition: CpuCondition,
     registers: &Registers,
     wait: &Wait<'_>,
 ) -> Result<(), Ended> {
@@ -126,15 +123,10 @@ fn cpu(
 
 /// Writes the registers of a CPU that was to be stopped.
 #[inline(never)]
-fn other_cpu(
-    writer: &mut Writer<'_, '_, '_, '_>,
-    platform: &dyn Platform,
-    number: u32,
-    wait: &Wait<'_>,
-) -> Result<(), Ended> {
-    match &platform.registers(number) {
-        Some(registers) => cpu(writer, (number, CpuCondition::Stopped), registers, wait),
-        None => cpu(writer, (number, CpuCondition::Silent), &NO_REGISTERS, wait),
+fn other_cpu(writer: &mut Writer<'_, '_, '_, '_>, number: u32, wait: &Wait<'_>) -> Result<(), Ended> {
+    match &wait.platform().registers(number) {
+        Some(registers) => cpu(writer, number, CpuCondition::Stopped, registers, wait),
+        None => cpu(writer, number, CpuCondition::Silent, &NO_REGISTERS, wait),
     }
 }
 
@@ -161,17 +153,17 @@ pub(crate) struct Facts<'f> {
 #[inline(never)]
 pub(crate) fn write(
     writer: &mut Writer<'_, '_, '_, '_>,
-    platform: &dyn Platform,
     facts: &Facts<'_>,
     wait: &Wait<'_>,
 ) -> Result<(), Ended> {
+    let platform = wait.platform();
     text(writer, NoteKind::Message, facts.crash.message.as_bytes(), wait)?;
 
     record(writer, NoteKind::Machine, MACHINE.len(), wait, |room| lay(room, &MACHINE))?;
     let crashing = facts.crashing_cpu;
-    cpu(writer, (crashing, CpuCondition::Crashing), facts.crash.registers, wait)?;
+    cpu(writer, crashing, CpuCondition::Crashing, facts.crash.registers, wait)?;
     for number in (0..platform.cpus()).filter(|number| *number != crashing) {
-        other_cpu(writer, platform, number, wait)?;
+        other_cpu(writer, number, wait)?;
     }
 
     let lacks = facts.lacks.bits().to_le_bytes();
@@ -196,7 +188,7 @@ pub(crate) fn write(
         })?;
     }
 
-    log(writer, platform, facts.log_tail, wait)?;
+    log(writer, facts.log_tail, wait)?;
     text(writer, NoteKind::Vmcoreinfo, platform.vmcoreinfo(), wait)?;
     writer.close_chunk(wait)
 }

@@ -9,7 +9,6 @@ use crate::memory::page::{Look, copied};
 use crate::outcome::Ended;
 use crate::platform::Platform;
 use crate::stream::writer::Writer;
-use crate::time::Nanoseconds;
 use crate::wait::Wait;
 
 /// Which memory goes out, and how.
@@ -34,34 +33,32 @@ struct Pages<'s, 'w, 'l, 'c, 'a, 'k> {
     count: usize,
 }
 
-/// Streams all pages of the plan. `progress` is told, every now and then, how many pages were looked at; `passed` gets the
-/// time that each pass took.
+/// Streams all pages of the plan. `progress` is told, every now and then, how many pages were looked at.
 ///
 /// # Errors
 /// Why the stream ended; the writer's last chunk may still be open.
 pub(crate) fn write(
     writer: &mut Writer<'_, '_, '_, '_>,
-    platform: &dyn Platform,
     plan: &Plan<'_>,
     workshop: &mut Workshop<'_>,
     wait: &Wait<'_>,
     progress: &mut dyn FnMut(u64),
-    passed: &mut [Nanoseconds; PASSES.len()],
 ) -> Result<(), Ended> {
     let way = match plan.encoding {
         Encoding::Units => Way::Pack,
         Encoding::Plain if plan.may_be_still && writer.takes_still_pages() => Way::Sum,
         Encoding::Plain => Way::Copy,
     };
-    let mut pages = Pages { writer, platform, workshop, way, count: 0 };
+    let mut pages = Pages { writer, platform: wait.platform(), workshop, way, count: 0 };
     let mut looked_at = 0_u64;
-    for (pass, time) in passed.iter_mut().enumerate().skip(1) {
+    // The first pass is that of the notes.
+    for pass in 1..PASSES.len() {
         let begin = wait.now();
         let result = one_pass(&mut pages, plan, pass, wait, &mut |more| {
             looked_at = looked_at.saturating_add(more);
             progress(looked_at);
         });
-        *time = wait.now().saturating_sub(begin);
+        pages.writer.pass_took(wait.now().saturating_sub(begin));
         result?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::device::Extent;
+use crate::device::{Direction, Extent};
 use crate::dma::DmaBuffer;
 use crate::format::chunk::{
     ChunkHeader, ChunkKind, Encoding, MAX_CHUNK_PAGES, MAX_PAYLOAD_BLOCKS, MAX_RUNS, Packing, Run, RunKind,
@@ -17,25 +17,45 @@ use crate::limits::MAX_TARGETS;
 use crate::memory::class::ClassedPfn;
 use crate::memory::page::Look;
 use crate::outcome::Ended;
+use crate::partition::lane::Lock;
 use crate::partition::traffic::Traffic;
-use crate::partition::transfer::Load;
+use crate::partition::transfer::{Lease, Load, Transfer};
+use crate::time::Nanoseconds;
 use crate::wait::Wait;
 
 /// Bytes that a unit takes in a payload, at most.
 const UNIT_ROOM: usize = size_of::<UnitHeader>() + OUT_BYTES;
+
+/// How the pages of a chunk reach the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    /// They are copied into its buffer.
+    Copied,
+    /// The device reads them where they are: the buffer's second block lists them.
+    Still,
+}
+
+/// What an open chunk has to have room for.
+#[derive(Clone, Copy)]
+enum Room {
+    /// A run of pages without payload.
+    Run,
+    /// A page of a sort, in a run of its own.
+    Page(Sort),
+    /// A page of a sort, which goes on with the last run.
+    PageOfLastRun(Sort),
+}
 
 /// The chunk that is being filled.
 struct Open {
     kind: ChunkKind,
     encoding: Encoding,
     lane: usize,
-    slot: usize,
-    buffer: DmaBuffer,
+    lease: Lease,
     /// Payload blocks that the partition has room for.
     room: usize,
-    /// Its pages are not copied: the buffer's second block lists where they are.
-    still: bool,
-    /// Entries in that list.
+    sort: Sort,
+    /// Entries in the list of pages that are read where they are.
     extents: usize,
     /// Payload blocks that it has, but for one with units.
     payload: usize,
@@ -50,7 +70,7 @@ struct Open {
 impl Open {
     /// Payload blocks that fit into its buffer, and the partition.
     fn copied_capacity(&self) -> usize {
-        (self.buffer.len() / BLOCK_SIZE).saturating_sub(1).min(self.room)
+        (self.lease.buffer.len() / BLOCK_SIZE).saturating_sub(1).min(self.room)
     }
 
     /// Bytes of payload that still fit.
@@ -59,12 +79,15 @@ impl Open {
     }
 
     /// Whether it takes one more page of this sort; a chunk that has none yet becomes of the sort that comes first.
-    fn takes(&mut self, still: bool, still_capacity: usize) -> bool {
+    fn takes(&mut self, sort: Sort, still_capacity: usize) -> bool {
         if self.payload == 0 {
-            self.still = still;
+            self.sort = sort;
         }
-        let capacity = if still { still_capacity.min(self.room) } else { self.copied_capacity() };
-        self.still == still && self.payload < capacity
+        let capacity = match sort {
+            Sort::Still => still_capacity.min(self.room),
+            Sort::Copied => self.copied_capacity(),
+        };
+        self.sort == sort && self.payload < capacity
     }
 
     /// One more page is in it.
@@ -76,7 +99,7 @@ impl Open {
 
     /// Adds a page to the list of those that the device reads where they are.
     fn add_extent(&mut self, bus: u64) {
-        let table = self.buffer.blocks_mut().get_mut(1).map(<[u8; BLOCK_SIZE]>::as_mut_slice);
+        let table = self.lease.buffer.blocks_mut().get_mut(1).map(<[u8; BLOCK_SIZE]>::as_mut_slice);
         let Some(table) = table.and_then(|bytes| <[Extent]>::mut_from_bytes(bytes).ok()) else { return };
         let last = self.extents.checked_sub(1).and_then(|last| table.get_mut(last));
         if let Some(last) = last
@@ -89,9 +112,34 @@ impl Open {
         }
     }
 
+    /// Encrypts the payload, if there is a key, and lays the checksums of a chunk that goes to block `chunk`. `false` if it
+    /// could not be encrypted.
+    fn seal(&mut self, lock: Option<Lock<'_>>, chunk: u64) -> bool {
+        let copied = if self.sort == Sort::Still { 0 } else { self.payload };
+        let Some((first, blocks)) = self.lease.buffer.blocks_mut().split_first_mut() else { return true };
+        let blocks = blocks.get_mut(..copied).unwrap_or_default();
+        if !lock.is_none_or(|lock| lock.key.seal_chunk(first, blocks.as_flattened_mut())) {
+            return false;
+        }
+        if let Some(header) = ChunkHeader::of_mut(first) {
+            if self.sort == Sort::Still {
+                // What was found when the pages were looked at.
+                for (place, sum) in header.sums.iter_mut().take(self.payload).enumerate() {
+                    *sum = U64::new(checksum::placed(sum.get(), position(chunk, place)));
+                }
+            } else {
+                for (place, (sum, block)) in header.sums.iter_mut().zip(&*blocks).enumerate() {
+                    *sum = U64::new(checksum::block_sum(block, position(chunk, place)));
+                }
+            }
+        }
+        frame::seal(first);
+        true
+    }
+
     /// The payload's bytes.
     fn payload_mut(&mut self) -> &mut [u8] {
-        self.buffer.bytes_mut().get_mut(BLOCK_SIZE..).unwrap_or_default()
+        self.lease.buffer.bytes_mut().get_mut(BLOCK_SIZE..).unwrap_or_default()
     }
 }
 
@@ -139,15 +187,24 @@ impl Counts {
     }
 }
 
+/// What a pass has done.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Pass {
+    /// Pages that it spoke of.
+    pub pages: u64,
+    /// Bytes that it sent, chunk headers included.
+    pub bytes: u64,
+    /// How long it took, in nanoseconds.
+    pub time: Nanoseconds,
+}
+
 /// What the writer has done.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Written {
     /// Pages by fate.
     pub counts: Counts,
-    /// Bytes that each pass sent, chunk headers included.
-    pub bytes: [u64; PASSES.len()],
-    /// Pages that each pass spoke of.
-    pub pages: [u64; PASSES.len()],
+    /// Each pass.
+    pub passes: [Pass; PASSES.len()],
     /// Bytes of memory that were packed.
     pub packed_from: u64,
     /// Bytes that they took then.
@@ -223,6 +280,13 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         Ok(())
     }
 
+    /// How long the pass took that is being written.
+    pub fn pass_took(&mut self, time: Nanoseconds) {
+        if let Some(pass) = self.written.passes.get_mut(self.pass) {
+            pass.time = time;
+        }
+    }
+
     /// The next lane in turn that has room, and how much.
     fn choose_lane(&mut self) -> Option<(usize, u64)> {
         for step in 0..MAX_TARGETS {
@@ -243,11 +307,11 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             return Err(Ended::Budget);
         }
         let (lane, room) = self.choose_lane().ok_or(Ended::Full)?;
-        let (slot, mut buffer) = self.traffic.buffer(wait)?;
+        let mut lease = self.traffic.buffer(wait)?;
         let room = usize::try_from(room).unwrap_or(MAX_PAYLOAD_BLOCKS).min(MAX_PAYLOAD_BLOCKS);
         let here = self.traffic.lanes.get(lane);
         let (block, lock) = here.map_or((0, None), |lane| (lane.books.next, lane.lock));
-        if let Some((first, payload)) = buffer.blocks_mut().split_first_mut() {
+        if let Some((first, payload)) = lease.buffer.blocks_mut().split_first_mut() {
             if let Some(header) = ChunkHeader::of_mut(first) {
                 header.clear();
                 header.kind = (kind as u32).into();
@@ -270,10 +334,9 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             kind,
             encoding,
             lane,
-            slot,
-            buffer,
+            lease,
             room,
-            still: false,
+            sort: Sort::Copied,
             extents: 0,
             payload: 0,
             bytes: 0,
@@ -290,14 +353,14 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
     pub fn close_chunk(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         if open.runs == 0 && open.bytes == 0 {
-            self.traffic.pool.give_back(open.slot, open.buffer);
+            self.traffic.pool.give_back(open.lease);
             return Ok(());
         }
         let lane = open.lane;
         let here = self.traffic.lanes.get(lane);
         let (next, lock) = here.map_or((0, None), |lane| (lane.books.next, lane.lock));
         open.payload = open.bytes.div_ceil(BLOCK_SIZE);
-        if !open.still {
+        if open.sort == Sort::Copied {
             // What the last block has behind the payload.
             let (used, end) = (open.bytes, open.payload.saturating_mul(BLOCK_SIZE));
             if let Some(rest) = open.payload_mut().get_mut(used..end) {
@@ -305,27 +368,21 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             }
         }
         let (payload, bytes, runs) = (open.payload, open.bytes, open.runs);
-        if let Some(header) = header(&mut open.buffer) {
+        if let Some(header) = header(&mut open.lease.buffer) {
             header.payload_blocks = (payload as u32).into();
             header.payload_bytes = (bytes as u64).into();
             header.run_count = (runs as u32).into();
         }
-        if let Some((first, blocks)) = open.buffer.blocks_mut().split_first_mut() {
-            let blocks = blocks.get_mut(..if open.still { 0 } else { payload }).unwrap_or_default();
-            let sealed = lock.is_none_or(|lock| lock.key.seal_chunk(first, blocks.as_flattened_mut()));
-            if !sealed {
-                // Cannot be, since blocks are what the cipher takes; but nothing goes out in the clear instead.
-                self.traffic.pool.give_back(open.slot, open.buffer);
-                return Err(Ended::Full);
-            }
-            place_sums(first, blocks, (next, open.still, payload));
-            frame::seal(first);
+        if !open.seal(lock, next) {
+            // Cannot be, since blocks are what the cipher takes; but nothing goes out in the clear instead.
+            self.traffic.pool.give_back(open.lease);
+            return Err(Ended::Full);
         }
         let count = (payload as u64).saturating_add(1);
         // The back header has to fit behind, and may go nowhere unchecked either.
         let end = next.saturating_add(count);
         if let Err(ended) = self.traffic.check_up_to(lane, end.saturating_add(1), wait) {
-            self.traffic.pool.give_back(open.slot, open.buffer);
+            self.traffic.pool.give_back(open.lease);
             return Err(ended);
         }
         // From here on these blocks may hold the chunk, even if the write fails.
@@ -334,18 +391,22 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             lane.books.chunks = lane.books.chunks.saturating_add(1);
         }
         self.chunks = self.chunks.saturating_add(1);
-        if let Some(header) = header(&mut open.buffer) {
+        if let Some(header) = header(&mut open.lease.buffer) {
             for run in header.runs() {
                 self.written.counts.add(run);
-                if let Some(pages) = self.written.pages.get_mut(self.pass) {
-                    *pages = pages.saturating_add(run.count.get().into());
+                if let Some(pass) = self.written.passes.get_mut(self.pass) {
+                    pass.pages = pass.pages.saturating_add(run.count.get().into());
                 }
             }
         }
-        let load = if open.still { Load::Gathered(open.extents) } else { Load::Blocks(count) };
-        self.traffic.write(lane, (open.slot, open.buffer), (next, load), wait)?;
-        if let Some(sent) = self.written.bytes.get_mut(self.pass) {
-            *sent = sent.saturating_add(count.saturating_mul(BLOCK_SIZE as u64));
+        let load = match open.sort {
+            Sort::Still => Load::Gathered(open.extents),
+            Sort::Copied => Load::Blocks(count),
+        };
+        let transfer = Transfer { lane, direction: Direction::Write, block: next, load };
+        self.traffic.write(open.lease, transfer, wait)?;
+        if let Some(pass) = self.written.passes.get_mut(self.pass) {
+            pass.bytes = pass.bytes.saturating_add(count.saturating_mul(BLOCK_SIZE as u64));
         }
         Ok(())
     }
@@ -358,14 +419,19 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         self.traffic.drain(wait)
     }
 
-    /// Makes sure that a memory chunk with one page a block is open and takes one more run, if `run`, and one more page,
-    /// if `page`: `Some(true)` for one that is not copied. Pages without payload go into a chunk with units too.
-    fn ready(&mut self, page: Option<bool>, run: bool, wait: &Wait<'_>) -> Result<(), Ended> {
+    /// Makes sure that a memory chunk with one page a block is open and has room. Pages without payload go into a chunk with
+    /// units too.
+    fn ready(&mut self, room: Room, wait: &Wait<'_>) -> Result<(), Ended> {
+        let (sort, run) = match room {
+            Room::Run => (None, true),
+            Room::Page(sort) => (Some(sort), true),
+            Room::PageOfLastRun(sort) => (Some(sort), false),
+        };
         if let Some(open) = &mut self.open {
             let fits = open.kind == ChunkKind::Memory
                 && !(run && open.runs >= MAX_RUNS)
-                && page.is_none_or(|still| {
-                    open.encoding == Encoding::Plain && open.takes(still, self.still_capacity)
+                && sort.is_none_or(|sort| {
+                    open.encoding == Encoding::Plain && open.takes(sort, self.still_capacity)
                 });
             if fits {
                 return Ok(());
@@ -374,7 +440,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         }
         self.begin(ChunkKind::Memory, Encoding::Plain, wait)?;
         if let Some(open) = &mut self.open {
-            open.still = page == Some(true);
+            open.sort = sort.unwrap_or(Sort::Copied);
         }
         Ok(())
     }
@@ -401,8 +467,8 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             return Ok(false);
         }
         open.encoding = Encoding::Units;
-        open.still = false;
-        if let Some(header) = header(&mut open.buffer) {
+        open.sort = Sort::Copied;
+        if let Some(header) = header(&mut open.lease.buffer) {
             header.encoding = (Encoding::Units as u32).into();
         }
         Ok(true)
@@ -455,7 +521,8 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
     fn continues(&mut self, kind: RunKind, page: ClassedPfn) -> bool {
         let Some(open) = &mut self.open else { return false };
         let Some(last) = open.runs.checked_sub(1) else { return false };
-        let Some(run) = header(&mut open.buffer).and_then(|header| header.runs.get(last).copied()) else {
+        let Some(run) = header(&mut open.lease.buffer).and_then(|header| header.runs.get(last).copied())
+        else {
             return false;
         };
         run.kind.get() == kind as u16
@@ -469,7 +536,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         let continues = self.continues(kind, page);
         let Some(open) = &mut self.open else { return };
         let place = if continues { open.runs.saturating_sub(1) } else { open.runs };
-        let Some(run) = header(&mut open.buffer).and_then(|header| header.runs.get_mut(place)) else {
+        let Some(run) = header(&mut open.lease.buffer).and_then(|header| header.runs.get_mut(place)) else {
             return;
         };
         if continues {
@@ -501,7 +568,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         while left > 0 {
             let part = u32::try_from(left).unwrap_or(u32::MAX).min(u32::MAX / 2);
             if !self.continues(kind, page) {
-                self.ready(None, true, wait)?;
+                self.ready(Room::Run, wait)?;
             }
             self.note_run(kind, page, part);
             page = page.behind(part.into());
@@ -521,10 +588,10 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         fill: impl FnOnce(&mut Block) -> Result<(), RunKind>,
     ) -> Result<(), Ended> {
         // The run that it needs is not known before it has been read.
-        self.ready(Some(false), true, wait)?;
+        self.ready(Room::Page(Sort::Copied), wait)?;
         let Some(open) = &mut self.open else { return Ok(()) };
         let place = open.payload;
-        let block = open.buffer.blocks_mut().get_mut(place.saturating_add(1));
+        let block = open.lease.buffer.blocks_mut().get_mut(place.saturating_add(1));
         let kind = match block.map(fill) {
             Some(Ok(())) => {
                 open.took_a_page();
@@ -553,12 +620,13 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         content: u64,
         wait: &Wait<'_>,
     ) -> Result<(), Ended> {
-        let new_run = !self.continues(RunKind::Data, page);
-        self.ready(Some(true), new_run, wait)?;
+        let continues = self.continues(RunKind::Data, page);
+        let room = if continues { Room::PageOfLastRun(Sort::Still) } else { Room::Page(Sort::Still) };
+        self.ready(room, wait)?;
         if let Some(open) = &mut self.open {
             let place = open.payload;
             open.add_extent(bus);
-            if let Some(header) = header(&mut open.buffer)
+            if let Some(header) = header(&mut open.lease.buffer)
                 && let Some(sum) = header.sums.get_mut(place)
             {
                 // Of the content alone; its place goes in when the chunk is closed.
@@ -612,7 +680,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
     /// written.
     pub fn abandon(&mut self) {
         if let Some(open) = self.open.take() {
-            self.traffic.pool.give_back(open.slot, open.buffer);
+            self.traffic.pool.give_back(open.lease);
         }
     }
 }
@@ -620,19 +688,4 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
 /// The header of a chunk in its buffer.
 fn header(buffer: &mut DmaBuffer) -> Option<&mut ChunkHeader> {
     ChunkHeader::of_mut(buffer.blocks_mut().first_mut()?)
-}
-
-/// Sets the checksums of a chunk at block `chunk`: of what its payload blocks hold, or, for pages that are `still`, of
-/// what was found when they were looked at.
-fn place_sums(first: &mut Block, blocks: &[Block], (chunk, still, payload): (u64, bool, usize)) {
-    let Some(header) = ChunkHeader::of_mut(first) else { return };
-    if still {
-        for (place, sum) in header.sums.iter_mut().take(payload).enumerate() {
-            *sum = U64::new(checksum::placed(sum.get(), position(chunk, place)));
-        }
-    } else {
-        for (place, (sum, block)) in header.sums.iter_mut().zip(blocks).enumerate() {
-            *sum = U64::new(checksum::block_sum(block, position(chunk, place)));
-        }
-    }
 }

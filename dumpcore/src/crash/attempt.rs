@@ -1,0 +1,229 @@
+//! One dump to a set of targets: their devices are taken over, their partitions checked, and the dump is written to those
+//! that are fit.
+
+use super::context::{Attempt, Context, Shared};
+use super::ledger::{Ledger, Set};
+use super::write::{Work, write};
+use crate::armed::{Armed, ArmedTarget};
+use crate::console::{Progress, say};
+use crate::device::DeviceError;
+use crate::helpers::coordinator::Foreman;
+use crate::limits::MAX_TARGETS;
+use crate::outcome::{Ended, Outcome, Refusal};
+use crate::partition::lane::{Lane, Lanes, Lock, Place};
+use crate::partition::range::BlockRange;
+use crate::partition::traffic::Traffic;
+use crate::partition::unfit::Unfit;
+use crate::partition::verify::{Verify, sample};
+use crate::partition::window::Window;
+use crate::partition::{find, label};
+use crate::stack::RedZones;
+use crate::vitals::Step;
+use crate::wait::Wait;
+
+/// One dump to a set of targets. Those that do not work are put out.
+#[inline(never)]
+pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, out: &mut Set) -> Attempt {
+    let platform = context.platform;
+    let Armed {
+        sealed,
+        ram,
+        queues,
+        targets,
+        pool,
+        crew,
+        own,
+        workshop,
+        kept,
+        written,
+        vitals,
+        refusals,
+        attempts,
+        zones,
+        lasting,
+        ..
+    } = armed;
+    let mut ledger = Ledger::new(platform, refusals, out, targets.iter().flatten().count());
+    let shared = Shared { sealed, ram, vitals, queues: *queues, zones, lasting };
+    vitals.enter(Step::Takeover, platform.now());
+    vitals.clear(Step::Memory);
+    vitals.clear(Step::Close);
+    pool.forget_lanes();
+    let mut lanes = Lanes::new();
+    let mut last = Refusal::Unusable(DeviceError::NotReady);
+    for (number, target) in targets.iter_mut().enumerate() {
+        let Some(target) = target.as_mut().filter(|_| set.has(number)) else { continue };
+        if let Err(error) = take_over(context, &mut lanes, number, target, zones) {
+            last = Refusal::Takeover(error);
+            ledger.refuse(number, &last);
+        }
+    }
+
+    vitals.enter(Step::Verify, platform.now());
+    let mut foreman = Foreman::new(*crew, own, kept, sealed.patience);
+    let mut traffic = Traffic { pool, lanes: &mut lanes, foreman: &mut foreman, checked: 0 };
+    check_all(context, &mut traffic, &shared, &mut ledger, &mut last);
+    if traffic.lanes.is_empty() {
+        return Attempt { outcome: Outcome::Refused(last), go_on: true };
+    }
+    if !zones.are_whole() {
+        context.harmed.set(true);
+        return Attempt { outcome: Outcome::Refused(Refusal::Stack), go_on: false };
+    }
+    *attempts = attempts.saturating_add(1);
+    write(context, traffic, &shared, Work { workshop, written, attempt: *attempts }, &mut ledger)
+}
+
+/// Takes a target's device over and makes a lane of it.
+#[inline(never)]
+fn take_over<'t>(
+    context: &Context<'_>,
+    lanes: &mut Lanes<'t>,
+    number: usize,
+    target: &'t mut ArmedTarget<'_>,
+    zones: &'t RedZones,
+) -> Result<(), DeviceError> {
+    let ArmedTarget { sealed, device, scratch, books, key } = target;
+    let mut window = Window::new(*device, sealed.bounds(), scratch, zones);
+    window.quiesce(&context.wait)?;
+    say(context.platform, |line| {
+        line.text("took over ").text(window.device().name());
+    });
+    let lock =
+        key.as_ref().map(|key| Lock { key, ephemeral: &sealed.ephemeral, recipient: &sealed.recipient });
+    lanes.push(Lane::new(number, window, &sealed.uuid, lock, books));
+    Ok(())
+}
+
+/// Checks the partition of each lane. Lanes whose partition is not fit for a dump are removed, and so are those whose
+/// device gets stuck; `last` is why.
+#[inline(never)]
+fn check_all(
+    context: &Context<'_>,
+    traffic: &mut Traffic<'_, '_, '_, '_>,
+    shared: &Shared<'_>,
+    ledger: &mut Ledger<'_>,
+    last: &mut Refusal,
+) {
+    let wait = &context.wait;
+    for number in 0..MAX_TARGETS {
+        let Some(target) = traffic.lanes.get(number).map(|lane| lane.target) else { continue };
+        let Err(unfit) = check(context, traffic, number, shared) else { continue };
+        // Reads of a check that ended early may still be under way.
+        let stuck = traffic.settle(wait);
+        if let Some(lane) = traffic.lanes.get_mut(number)
+            && stuck.get(number) == Some(&None)
+        {
+            // Nothing depends on how this ends.
+            let _ = lane.window.device().shutdown(wait);
+        }
+        traffic.lanes.remove(number);
+        *last = Refusal::Unfit(unfit);
+        ledger.refuse(target, last);
+        for (number, error) in stuck.into_iter().enumerate() {
+            let Some(error) = error else { continue };
+            let Some(target) = traffic.lanes.get(number).map(|lane| lane.target) else { continue };
+            traffic.lanes.remove(number);
+            *last = Refusal::Takeover(error);
+            ledger.refuse(target, last);
+        }
+    }
+}
+
+/// Checks that a lane's partition is the right one and that what will be written is free, or that as much of it as is
+/// to be checked now is.
+#[inline(never)]
+fn check(
+    context: &Context<'_>,
+    traffic: &mut Traffic<'_, '_, '_, '_>,
+    number: usize,
+    shared: &Shared<'_>,
+) -> Result<(), Unfit> {
+    let wait = &context.wait;
+    let gone = Unfit::Device { block: 0, error: DeviceError::NotReady };
+    let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
+    let (uuid, recipient) = (lane.books.uuid, lane.lock.map(|lock| lock.recipient));
+    label::check_size(&mut lane.window)?;
+    let label = label::check_label(&mut lane.window, Some(&uuid), wait)?;
+    label::check_recipient(label.recipient.as_ref(), recipient)?;
+    let mut place = find::find(traffic, number, wait)?;
+    // Each turn begins further on, and the last one at the partition's end.
+    loop {
+        let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
+        let blocks = lane.window.blocks();
+        lane.books.place = place;
+        lane.books.next = place.block.saturating_add(1);
+        lane.books.checker.begin(place.free_to.max(place.block), blocks);
+        match check_pattern(context, traffic, number, shared) {
+            // More of a dump that nobody closed: the next one goes after that.
+            Err(Unfit::Foreign { block }) if place.behind_unfinished && block >= place.block => {
+                if let Some(Some(error)) = traffic.settle(wait).get(number) {
+                    return Err(Unfit::Device { block, error: *error });
+                }
+                place = find::find_from(traffic, number, Place { block, ..place }, wait)?;
+            }
+            checked => return checked,
+        }
+    }
+}
+
+/// Checks what is free from a lane's place on, or that as much of it as is to be checked now is.
+#[inline(never)]
+fn check_pattern(
+    context: &Context<'_>,
+    traffic: &mut Traffic<'_, '_, '_, '_>,
+    number: usize,
+    shared: &Shared<'_>,
+) -> Result<(), Unfit> {
+    let (sealed, wait) = (shared.sealed, &context.wait);
+    let gone = Unfit::Device { block: 0, error: DeviceError::NotReady };
+    let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
+    let (uuid, place, blocks) = (lane.books.uuid, lane.books.place, lane.window.blocks());
+    match sealed.verify() {
+        Verify::All => {
+            // A slow disk must not leave us with a checked partition and no time to write.
+            let half = context.begin.saturating_add(sealed.budget / 2);
+            let until_half = Wait::new(context.platform, shared.queues, half);
+            let mut progress = Progress::new(context.platform, "checked");
+            let tell = &mut |done, all| progress.tell(done, all);
+            match traffic.check_all(number, &until_half, tell) {
+                Ok(()) => return Ok(()),
+                Err(Ended::Budget) => (),
+                Err(ended) => return Err(unfit(ended, traffic, number)),
+            }
+            say(context.platform, |line| {
+                line.text("checking takes half the time budget: from here on, just ahead of each write");
+            });
+            if let Some(Some(error)) = traffic.settle(wait).get(number) {
+                return Err(Unfit::Device { block: place.block, error: *error });
+            }
+        }
+        Verify::Sample { every } => {
+            let range = BlockRange { from: lane.books.checker.frontier(), to: blocks };
+            let checked = sample(&mut lane.window, &uuid, range, every, wait)?;
+            lane.books.checker.trust();
+            traffic.checked = traffic.checked.saturating_add(checked);
+            return Ok(());
+        }
+        Verify::Ahead => (),
+    }
+    // The front header and the block behind it, so that a dump can begin and be closed. What is read on ahead is
+    // taken in too: the headers are written with nothing in flight.
+    traffic
+        .check_up_to(number, place.block.saturating_add(2), wait)
+        .and_then(|()| traffic.drain(wait))
+        .map_err(|ended| unfit(ended, traffic, number))
+}
+
+/// Why a check of a lane that ended early makes its partition unfit: it came as far as its frontier.
+fn unfit(ended: Ended, traffic: &Traffic<'_, '_, '_, '_>, lane: usize) -> Unfit {
+    match ended {
+        Ended::Full => Unfit::NoRoom { free: 0 },
+        Ended::Budget => Unfit::Budget,
+        Ended::Pattern { block, .. } => Unfit::Foreign { block },
+        Ended::Device { error, .. } => {
+            let block = traffic.lanes.get(lane).map_or(0, |lane| lane.books.checker.frontier());
+            Unfit::Device { block, error }
+        }
+    }
+}

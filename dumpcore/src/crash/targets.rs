@@ -1,0 +1,144 @@
+//! Which target is next: healthy ones first, risky ones in a second round, until one has a dump.
+
+use super::attempt::attempt;
+use super::context::Context;
+use super::ledger::{Ledger, Set};
+use crate::armed::{Armed, Refusals};
+use crate::console::say;
+use crate::device::{DeviceError, Health};
+use crate::integrity::Harm;
+use crate::limits::MAX_TARGETS;
+use crate::outcome::{Outcome, Refusal};
+use crate::text::Describe;
+use crate::vitals::Step;
+
+/// Which targets are tried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Round {
+    /// Those that say they are healthy.
+    Healthy,
+    /// Also those that say they are risky.
+    Risky,
+}
+
+/// How far the dump has come with its targets.
+struct Tried {
+    /// Those that are not tried any more.
+    out: Set,
+    /// Those that said they are risky.
+    risky: Set,
+    /// Those whose drivers were called, and may have changed their state.
+    called: Set,
+    /// The best outcome so far.
+    best: Option<Outcome>,
+}
+
+/// Tries the targets in order until one has a dump.
+#[inline(never)]
+pub(super) fn dump(context: &Context<'_>, armed: &mut Armed<'_>) -> Outcome {
+    *armed.refusals = Refusals::NONE;
+    let mut tried = Tried { out: Set::EMPTY, risky: Set::EMPTY, called: Set::EMPTY, best: None };
+    for round in [Round::Healthy, Round::Risky] {
+        if round == Round::Risky && (!armed.sealed.allows_risky() || context.wait.expired()) {
+            break;
+        }
+        // Each turn puts at least one target out, and there are only so many.
+        for _ in 0..MAX_TARGETS {
+            if let Err(harm) = armed.check_again(|target| tried.called.has(target)) {
+                return harmed(context, harm, tried.best);
+            }
+            let set = choose(context, armed, round, &mut tried);
+            if set == Set::EMPTY {
+                break;
+            }
+            tried.called.add_all(set);
+            let attempt = attempt(context, armed, set, &mut tried.out);
+            tried.best = better(tried.best, attempt.outcome);
+            if !attempt.go_on || context.harmed.get() {
+                return tried.best.unwrap_or(attempt.outcome);
+            }
+            if context.wait.expired() {
+                break;
+            }
+        }
+    }
+    tried.best.unwrap_or(Outcome::Refused(Refusal::Unusable(DeviceError::NotReady)))
+}
+
+/// The dump found itself harmed between two targets.
+#[inline(never)]
+fn harmed(context: &Context<'_>, harm: Harm, best: Option<Outcome>) -> Outcome {
+    context.harmed.set(true);
+    match best {
+        Some(begun) if !matches!(begun, Outcome::Refused(_)) => {
+            say(context.platform, |line| harm.describe(line.text("no other disk is tried: ")));
+            begun
+        }
+        _ => Outcome::Refused(harm.into()),
+    }
+}
+
+/// The next target, or with striping all that are healthy.
+#[inline(never)]
+fn choose(context: &Context<'_>, armed: &mut Armed<'_>, round: Round, tried: &mut Tried) -> Set {
+    let platform = context.platform;
+    let Armed { sealed, targets, refusals, vitals, .. } = armed;
+    let Tried { out, risky, best, .. } = tried;
+    let mut ledger = Ledger::new(platform, refusals, out, targets.iter().flatten().count());
+    let stripe = sealed.stripes() && round == Round::Healthy;
+    let mut set = Set::EMPTY;
+    // What the stripes of a dump have in common: half of a secret in the clear is none.
+    let mut recipient = None;
+    for (number, target) in targets.iter_mut().enumerate() {
+        let Some(target) = target else { continue };
+        let waits = risky.has(number) && round == Round::Healthy;
+        if ledger.is_out(number) || waits || (set != Set::EMPTY && !stripe) {
+            continue;
+        }
+        let own = target.key.is_some().then_some(target.sealed.recipient);
+        if recipient.is_some_and(|common| common != own) {
+            continue;
+        }
+        vitals.enter(Step::Takeover, platform.now());
+        let refusal = match target.device.sanity_check(&context.wait) {
+            Health::Healthy => {
+                set.add(number);
+                recipient = Some(own);
+                continue;
+            }
+            Health::Risky(error) => {
+                if !risky.has(number) {
+                    ledger.say(number, |line| error.describe(line.text("the disk looks risky: ")));
+                }
+                risky.add(number);
+                if round == Round::Risky {
+                    set.add(number);
+                    recipient = Some(own);
+                    continue;
+                }
+                if sealed.allows_risky() {
+                    continue;
+                }
+                Refusal::Risky(error)
+            }
+            Health::Unusable(error) => Refusal::Unusable(error),
+        };
+        ledger.refuse(number, &refusal);
+        *best = better(*best, Outcome::Refused(refusal));
+    }
+    set
+}
+
+/// The better of two outcomes: the one that left more on a medium; of equals the later.
+fn better(before: Option<Outcome>, now: Outcome) -> Option<Outcome> {
+    let worth = |outcome: &Outcome| match outcome {
+        Outcome::Complete => 3,
+        Outcome::Incomplete(_) => 2,
+        Outcome::Unclosed(_) => 1,
+        Outcome::NotArmed | Outcome::OtherCpu { .. } | Outcome::Nested | Outcome::Refused(_) => 0,
+    };
+    match before {
+        Some(before) if worth(&before) > worth(&now) => Some(before),
+        _ => Some(now),
+    }
+}

@@ -1,0 +1,176 @@
+//! A dump is written: front headers, notes, memory. What is on the medium at any moment is a dump.
+
+use super::close::{close, unclosed};
+use super::context::{Attempt, Context, Shared};
+use super::header::{self, Opening};
+use super::ledger::Ledger;
+use crate::console::{Progress, say};
+use crate::device::DeviceError;
+use crate::format::Block;
+use crate::format::checksum::Sum64;
+use crate::format::frame::Kind;
+use crate::helpers::job::Workshop;
+use crate::limits::MAX_TARGETS;
+use crate::outcome::Ended;
+use crate::partition::lane::Lane;
+use crate::partition::traffic::Traffic;
+use crate::platform::Lacks;
+use crate::stream::pages::Plan;
+use crate::stream::writer::{Identity, Writer, Written};
+use crate::stream::{notes, pages};
+use crate::vitals::Step;
+use crate::wait::Wait;
+
+/// What a dump is written with.
+pub(super) struct Work<'w, 'k> {
+    pub(super) workshop: &'w mut Workshop<'k>,
+    pub(super) written: &'w mut Written,
+    /// Number of the attempt since the keys were made.
+    pub(super) attempt: u32,
+}
+
+/// Writes the dump to all lanes, and closes it.
+#[inline(never)]
+pub(super) fn write(
+    context: &Context<'_>,
+    mut traffic: Traffic<'_, '_, '_, '_>,
+    shared: &Shared<'_>,
+    work: Work<'_, '_>,
+    ledger: &mut Ledger<'_>,
+) -> Attempt {
+    let (platform, wait) = (context.platform, &context.wait);
+    let (sealed, vitals) = (shared.sealed, shared.vitals);
+    let Work { workshop, written, attempt } = work;
+    vitals.enter(Step::Begin, platform.now());
+    let identity = match begin(context, &mut traffic, shared, attempt, ledger) {
+        Ok(identity) => identity,
+        Err(error) => return Attempt { outcome: unclosed(context, error), go_on: true },
+    };
+
+    let mut writer = Writer::new(traffic, identity, written);
+    // No chunk is begun after that, and what hangs in the stream does not use up the time that closing needs.
+    let stream_wait = Wait::new(platform, shared.queues, context.stop_at(sealed));
+    let mut ended = stream(context, &mut writer, shared, workshop, &stream_wait).err();
+
+    vitals.enter(Step::Close, platform.now());
+    // What is still open is whole as far as it goes, unless a device or a partition failed us.
+    if matches!(ended, Some(Ended::Full | Ended::Budget)) {
+        ended = writer.close_chunk(wait).err().or(ended);
+    }
+    writer.abandon();
+    if !matches!(ended, Some(Ended::Device { .. } | Ended::Pattern { .. })) {
+        ended = writer.drain(wait).err().or(ended);
+    }
+    close(context, &mut writer, shared, ended, ledger)
+}
+
+/// Writes the front headers, in progress.
+///
+/// # Errors
+/// Why one could not be written. The devices are at rest then, as far as they can be.
+#[inline(never)]
+fn begin(
+    context: &Context<'_>,
+    traffic: &mut Traffic<'_, '_, '_, '_>,
+    shared: &Shared<'_>,
+    attempt: u32,
+    ledger: &mut Ledger<'_>,
+) -> Result<Identity, DeviceError> {
+    let span = traffic.pool.span();
+    let nonce = traffic.lanes.iter().next().map_or(0, |(_, lane)| nonce(context, lane));
+    let identity = Identity { nonce, attempt };
+    let stripes = traffic.lanes.len() as u32;
+    for number in 0..MAX_TARGETS {
+        let stripe = traffic.lanes.iter().take_while(|(before, _)| *before < number).count() as u32;
+        let Some(lane) = traffic.lanes.get_mut(number) else { continue };
+        header::open(context, lane, shared, &Opening { identity, stripe, stripes, span });
+        let (header, place) = (&lane.books.header, lane.books.place);
+        let put = |block: &mut Block| header.to_block(Kind::Front, block);
+        if let Err(error) = lane.window.write(place.block, put, &context.wait) {
+            // Whether it arrived is not known, and it may still be on its way: the device is stopped.
+            ledger.fail(lane.target, &error);
+            put_to_rest(traffic, &context.wait);
+            return Err(error);
+        }
+        lane.books.header.metrics.first_write = context.elapsed().into();
+        say(context.platform, |line| {
+            line.text("dump ").decimal(place.sequence.into()).text(" begins at block ");
+            line.decimal(place.block);
+            line.text(", ").decimal(shared.sealed.pages / 256).text(" MiB of memory");
+        });
+    }
+    Ok(identity)
+}
+
+/// Stops all devices, and leaves those that can be stopped at rest.
+fn put_to_rest(traffic: &mut Traffic<'_, '_, '_, '_>, wait: &Wait<'_>) {
+    for number in 0..MAX_TARGETS {
+        if traffic.lanes.get(number).is_some()
+            && traffic.pool.reset(traffic.lanes, number, wait).is_ok()
+            && let Some(lane) = traffic.lanes.get_mut(number)
+        {
+            let _ = lane.window.device().shutdown(wait);
+        }
+    }
+}
+
+/// A number that no other dump of the partition has: it holds the sequence, and times besides.
+fn nonce(context: &Context<'_>, lane: &Lane<'_>) -> u64 {
+    let platform = context.platform;
+    let mut mix = Sum64::new();
+    let identity = u64::from_le_bytes(lane.books.uuid.first_chunk().copied().unwrap_or_default());
+    mix.stripe([context.begin, platform.now(), lane.books.place.block, identity]);
+    mix.stripe([platform.wall_clock().unwrap_or(0), 0, 0, 0]);
+    (mix.finish(64) << 16) | u64::from(lane.books.place.sequence & 0xffff)
+}
+
+/// Notes, then memory.
+#[inline(never)]
+fn stream(
+    context: &Context<'_>,
+    writer: &mut Writer<'_, '_, '_, '_>,
+    shared: &Shared<'_>,
+    workshop: &mut Workshop<'_>,
+    wait: &Wait<'_>,
+) -> Result<(), Ended> {
+    let sealed = shared.sealed;
+    let facts = notes::Facts {
+        crash: context.crash,
+        crashing_cpu: context.cpu,
+        ram: shared.ram,
+        arena: sealed.arena(),
+        lacks: context.lacks,
+        log_tail: sealed.log_tail,
+    };
+    // Nothing of the dump may be on the medium before its first block, or the next dump would not see it.
+    flush(writer.traffic(), wait)?;
+    let begin = wait.now();
+    notes::write(writer, &facts, wait)?;
+    // From here on, a power cut leaves at least the notes.
+    writer.drain(wait)?;
+    flush(writer.traffic(), wait)?;
+    writer.pass_took(wait.now().saturating_sub(begin));
+
+    shared.vitals.enter(Step::Memory, wait.now());
+    let mut progress = Progress::new(context.platform, "dumped");
+    let plan = Plan {
+        ram: shared.ram,
+        arena: sealed.arena(),
+        level: sealed.level(),
+        encoding: sealed.encoding(),
+        may_be_still: !context.lacks.intersects(Lacks::STACK | Lacks::OTHER_CPUS),
+    };
+    let tell = &mut |done| progress.tell(done, sealed.pages);
+    pages::write(writer, &plan, workshop, wait, tell)?;
+    writer.drain(wait)
+}
+
+/// Makes sure that all media have what was written.
+fn flush(traffic: &mut Traffic<'_, '_, '_, '_>, wait: &Wait<'_>) -> Result<(), Ended> {
+    // Reads ahead may be under way, and a flush wants the device for itself.
+    traffic.drain(wait)?;
+    for (number, lane) in traffic.lanes.iter_mut() {
+        lane.window.device().flush(wait).map_err(|error| Ended::device(number, error, wait))?;
+    }
+    Ok(())
+}
