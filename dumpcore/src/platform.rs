@@ -10,7 +10,6 @@ use crate::format::Block;
 use crate::format::note::{CONTROL_REGISTERS, GENERAL_REGISTERS};
 pub use crate::memory::class::{ClassRun, PageClass};
 use crate::stack::{call_on, top};
-use crate::wait::Wait;
 
 pub use crate::time::Nanoseconds;
 
@@ -191,14 +190,18 @@ pub unsafe trait Platform: Sync {
         0
     }
 
-    /// Stops all other CPUs and makes them record their registers. `wait` is the way to wait for them.
-    /// CPUs that do not answer within a bound of the platform's choice stay [`registers`](Platform::registers)
-    /// = `None`. A CPU that has stopped may call [`Dump::help`](crate::Dump::help).
-    fn freeze_cpus(&self, wait: &Wait<'_>) {
-        let _ = wait;
+    /// Tells all other CPUs to record their registers and to stop, and does not wait for them: dumpcore asks
+    /// [`all_stopped`](Platform::all_stopped), for a second at most. A CPU that has stopped may call
+    /// [`Dump::help`](crate::Dump::help).
+    fn stop_cpus(&self) {}
+
+    /// Whether all CPUs that [`stop_cpus`](Platform::stop_cpus) told to stop have. One that never does has no
+    /// [`registers`](Platform::registers) in the dump.
+    fn all_stopped(&self) -> bool {
+        true
     }
 
-    /// Lets the CPUs that [`freeze_cpus`](Platform::freeze_cpus) stopped go on where they were: the dump of a live
+    /// Lets the CPUs that [`stop_cpus`](Platform::stop_cpus) stopped go on where they were: the dump of a live
     /// kernel is over.
     fn resume_cpus(&self) {}
 

@@ -168,7 +168,7 @@ struct Stopping {
     host: Host,
 }
 
-// SAFETY: all is the machine's own but for what happens in freeze_cpus().
+// SAFETY: all is the machine's own but for what happens in stop_cpus().
 unsafe impl Platform for Stopping {
     fn now(&self) -> u64 {
         self.machine.now()
@@ -186,7 +186,7 @@ unsafe impl Platform for Stopping {
     fn host_queues(&self) -> Option<&dyn HostQueues> {
         Some(&self.host)
     }
-    fn freeze_cpus(&self, _: &Wait<'_>) {
+    fn stop_cpus(&self) {
         let other = Handler { run: nothing, word: 9 };
         expect(self.queues.set_timer(self, other, 123) == Ok(()));
         expect(!self.queues.crashdump_mode());

@@ -7,14 +7,21 @@ use crate::code;
 use crate::helpers::crew::Crew;
 use crate::outcome::{Outcome, Refusal};
 use crate::platform::Lacks;
+use crate::time::{Nanoseconds, SECOND};
 use crate::vitals::Step;
 use crate::wait::Wait;
+
+/// How long the other CPUs may take to stop, all together. Those that take longer are dumped without registers.
+const STOPPING: Nanoseconds = SECOND;
 
 /// All steps after the check of the armed state.
 pub(super) fn run(context: &mut Context<'_>, armed: &mut Armed<'_>) -> Outcome {
     let platform = context.platform;
     armed.vitals.enter(Step::Freeze, platform.now());
-    platform.freeze_cpus(&context.wait);
+    platform.stop_cpus();
+    let stopped = || platform.all_stopped().then_some(());
+    // Those that did not stop have no registers in the dump, which says so.
+    let _ = context.wait.until("stopping the other CPUs", STOPPING, stopped);
     // Only now: a CPU that was stopped while it used the private queues would keep them locked for good.
     if let Some(queues) = armed.queues {
         queues.set_crashdump_mode(true);

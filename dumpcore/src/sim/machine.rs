@@ -19,12 +19,14 @@ use crate::format::{Block, PAGE_BYTES, PAGE_SIZE};
 use crate::outcome::{Crash, Outcome};
 use crate::platform::{ClassRun, CodeRange, Guarded, PageClass, Platform, RamRange, Registers, ResetPolicy};
 use crate::stack::{call_on, top};
-use crate::wait::Wait;
 
 /// Bytes as aligned as a page.
 #[derive(Clone)]
 #[repr(C, align(4096))]
 struct Aligned([u8; PAGE_SIZE]);
+
+/// How long its other CPUs take to stop, in nanoseconds.
+const STOPPING: u64 = 10_000;
 
 /// How a machine misbehaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +64,8 @@ pub struct Machine {
     looks: AtomicU64,
     /// The crashing CPU's looks at pages in the dump that runs.
     looks_at_pages: AtomicU64,
+    /// When the other CPUs have stopped.
+    stopped_at: AtomicU64,
     console: Mutex<String>,
     /// What happens when the console is told something.
     at_console: Mutex<Option<AtConsole>>,
@@ -113,6 +117,7 @@ impl Machine {
             tick: 1_000,
             looks: AtomicU64::new(0),
             looks_at_pages: AtomicU64::new(0),
+            stopped_at: AtomicU64::new(0),
             console: Mutex::new(String::new()),
             at_console: Mutex::new(None),
             disks: vec![disk.clone()],
@@ -551,11 +556,15 @@ unsafe impl Platform for Machine {
         self.cpus.len() as u32
     }
 
-    fn freeze_cpus(&self, wait: &Wait<'_>) {
+    fn stop_cpus(&self) {
         if let Some(this) = self.this.get() {
             self.others.stop(*this);
         }
-        wait.pause(10_000);
+        self.stopped_at.store(self.clock().saturating_add(STOPPING), Ordering::Relaxed);
+    }
+
+    fn all_stopped(&self) -> bool {
+        self.clock() >= self.stopped_at.load(Ordering::Relaxed)
     }
 
     fn resume_cpus(&self) {

@@ -120,6 +120,9 @@ static IS_GUARDED: AtomicBool = AtomicBool::new(false);
 /// The kernel stopped the other CPUs itself, on the way to kdump.
 static BY_KERNEL: AtomicBool = AtomicBool::new(false);
 
+/// The other CPUs were waited for before the dump: on the kernel's way to stop them itself.
+static WAITED: AtomicBool = AtomicBool::new(false);
+
 /// A slot with a stack for each CPU that is online. May sleep.
 pub(crate) fn slots(arena: &mut Arena<'static>) -> Result<Cpus, OutOfArena> {
     let numbers = arena.place([0_u32; MAX_CPUS])?;
@@ -191,8 +194,8 @@ pub(crate) fn has_begun() -> bool {
     DUMPING.load(Ordering::SeqCst) != NOBODY
 }
 
-/// Stops all other CPUs, if nobody has yet. One that stays silent has no registers in the dump.
-pub(crate) fn freeze(wait: &Wait<'_>) {
+/// Tells all other CPUs to stop, if nobody has yet. One that stays silent has no registers in the dump.
+pub(crate) fn stop_others() {
     let Some(lent) = begin().and_then(|side| side.linux.lent()) else { return };
     if BY_KERNEL.load(Ordering::Acquire)
         || PHASE
@@ -201,16 +204,24 @@ pub(crate) fn freeze(wait: &Wait<'_>) {
     {
         return;
     }
+    apic::send_nmi_to_others(&OwnApic, kernel::cpu(), lent.started);
+}
+
+/// Whether all have stopped that are to be waited for: nobody is whom the kernel stopped, or who was waited for before.
+pub(crate) fn all_stopped() -> bool {
+    let Some(lent) = pinned().and_then(|side| side.linux.lent()) else { return true };
+    if BY_KERNEL.load(Ordering::Acquire)
+        || WAITED.load(Ordering::Acquire)
+        || PHASE.load(Ordering::Acquire) != phase::FREEZING
+    {
+        return true;
+    }
     let own = kernel::cpu();
-    apic::send_nmi_to_others(&OwnApic, own, lent.started);
-    let stopped = || {
-        let mut others = lent.cpus.iter().filter(|slot| slot.number != own);
-        let all = others.all(|slot| slot.stopped.load(Ordering::Acquire));
-        // Of those without a slot only the number is known, and this one may be among them.
-        let more = lent.more_cpus.saturating_sub(usize::from(place(lent, own) >= lent.cpus.len()));
-        (all && STOPPED_WITHOUT_SLOT.load(Ordering::Acquire) as usize >= more).then_some(())
-    };
-    let _ = wait.until("stopping the other CPUs", PATIENCE, stopped);
+    let mut others = lent.cpus.iter().filter(|slot| slot.number != own);
+    let all = others.all(|slot| slot.stopped.load(Ordering::Acquire));
+    // Of those without a slot only the number is known, and this one may be among them.
+    let more = lent.more_cpus.saturating_sub(usize::from(place(lent, own) >= lent.cpus.len()));
+    all && STOPPED_WITHOUT_SLOT.load(Ordering::Acquire) as usize >= more
 }
 
 /// The dump is over, or there is none: nobody has to help any more.
@@ -324,7 +335,13 @@ pub(crate) unsafe fn complete(regs: *const c_void) -> Registers {
 #[unsafe(no_mangle)]
 extern "C" fn dd_freeze() {
     match begin() {
-        Some(side) => freeze(&Wait::aside(&side.linux, u64::MAX)),
+        Some(side) => {
+            stop_others();
+            let wait = Wait::aside(&side.linux, u64::MAX);
+            // Those that stay silent are not waited for once more.
+            let _ = wait.until("stopping the other CPUs", PATIENCE, || all_stopped().then_some(()));
+            WAITED.store(true, Ordering::Release);
+        }
         None => over(),
     }
 }

@@ -8,7 +8,6 @@ use dumpcore::format::{Block, PAGE_BYTES};
 use dumpcore::platform::{
     ClassRun, CodeRange, Guarded, Nanoseconds, PageClass, Platform, RamRange, Registers, ResetPolicy,
 };
-use dumpcore::wait::Wait;
 
 use crate::lent::{Lent, clock};
 use crate::{freeze, kernel};
@@ -159,8 +158,12 @@ unsafe impl Platform for Linux {
         self.lent().map_or(1, |lent| lent.cpus.len().saturating_add(lent.more_cpus) as u32)
     }
 
-    fn freeze_cpus(&self, wait: &Wait<'_>) {
-        freeze::freeze(wait);
+    fn stop_cpus(&self) {
+        freeze::stop_others();
+    }
+
+    fn all_stopped(&self) -> bool {
+        freeze::all_stopped()
     }
 
     fn rest(&self, nanoseconds: Nanoseconds) {

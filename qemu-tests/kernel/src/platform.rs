@@ -9,7 +9,6 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use dumpcore::deferred::HostQueues;
 use dumpcore::format::Block;
 use dumpcore::platform::{ClassRun, CodeRange, Guarded, Nanoseconds, RamRange};
-use dumpcore::wait::Wait;
 use dumpcore::{Platform, Registers, ResetPolicy};
 
 use crate::arch::cpu::MAX_CPUS;
@@ -111,8 +110,12 @@ unsafe impl Platform for KernelPlatform {
         cpu::count() as u32
     }
 
-    fn freeze_cpus(&self, wait: &Wait<'_>) {
-        stop::freeze(wait);
+    fn stop_cpus(&self) {
+        stop::stop_others();
+    }
+
+    fn all_stopped(&self) -> bool {
+        stop::all_stopped()
     }
 
     fn rest(&self, nanoseconds: Nanoseconds) {

@@ -8,15 +8,10 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use dumpcore::Registers;
-use dumpcore::platform::Nanoseconds;
-use dumpcore::wait::{SECOND, Wait};
 
 use crate::arch::cpu::{self, MAX_CPUS};
 use crate::arch::{smp, stack};
 use crate::{arm, platform};
-
-/// How long the other CPUs may take to stop, all together.
-const PATIENCE: Nanoseconds = SECOND;
 
 /// Bytes of a stopped CPU's stack in the arena. Below it, help gives it a larger one.
 pub(crate) const STACK: usize = 2048;
@@ -61,21 +56,30 @@ pub(crate) fn lend_stack(cpu: usize, stack: &'static mut [u8]) {
     }
 }
 
-/// Stops all other CPUs. One that stays silent shows in the dump: it has no registers there.
+/// Tells all other CPUs to stop. One that stays silent shows in the dump: it has no registers there.
 #[unsafe(link_section = ".dump_path.text")]
-pub(crate) fn freeze(wait: &Wait<'_>) {
+pub(crate) fn stop_others() {
     let number = FREEZES.load(Ordering::Relaxed).wrapping_add(1);
     FREEZES.store(number, Ordering::Relaxed);
-    let own = cpu::number();
-    let others = || (0..cpu::count()).filter(move |cpu| *cpu != own);
     for cpu in others().filter(|cpu| registers(*cpu).is_none()) {
         if let Some(slot) = SLOTS.get(cpu) {
             slot.asked.store(number, Ordering::Release);
             smp::ask_to_stop(cpu);
         }
     }
-    let stopped = || others().all(|cpu| registers(cpu).is_some()).then_some(());
-    let _ = wait.until("stopping the other CPUs", PATIENCE, stopped);
+}
+
+/// Whether all of them have stopped.
+#[unsafe(link_section = ".dump_path.text")]
+pub(crate) fn all_stopped() -> bool {
+    others().all(|cpu| registers(cpu).is_some())
+}
+
+/// All CPUs but this one.
+#[unsafe(link_section = ".dump_path.text")]
+fn others() -> impl Iterator<Item = usize> {
+    let own = cpu::number();
+    (0..cpu::count()).filter(move |cpu| *cpu != own)
 }
 
 /// Lets all CPUs go on that did not stop for good.
