@@ -15,7 +15,7 @@ use crate::code;
 use crate::device::Geometry;
 use crate::format::label::MIN_BLOCKS;
 use crate::format::{BLOCK_SIZE, PAGE_BYTES};
-use crate::helpers::coordinator::{Foreman, Kept};
+use crate::helpers::coordinator::{Coordinator, Kept};
 use crate::helpers::crew::Crew;
 use crate::limits::{MAX_HELPERS, MAX_TARGETS};
 use crate::memory::class::Level;
@@ -124,8 +124,8 @@ pub(crate) fn prepare<'a>(
             }
             Ownership::Exclusive => {
                 let wait = Wait::new(platform, None, platform.now().saturating_add(config.budget));
-                let mut foreman = Foreman::new(None, &mut own, kept, 0);
-                let means = Means { pool: &mut pool, foreman: &mut foreman, zones };
+                let mut coordinator = Coordinator::new(None, &mut own, kept, 0);
+                let means = Means { pool: &mut pool, coordinator: &mut coordinator, zones };
                 let found = look(number, target, uuid.as_ref(), means, &wait)?;
                 if recipient.is_some() {
                     label::check_recipient(found.recipient.as_ref(), recipient.as_ref())

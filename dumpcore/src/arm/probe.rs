@@ -8,7 +8,7 @@ use crate::armed::ArmedTarget;
 use crate::device::Health;
 use crate::format::Uuid;
 use crate::format::crypt::{self, Key};
-use crate::helpers::coordinator::Foreman;
+use crate::helpers::coordinator::Coordinator;
 use crate::limits::MAX_TARGETS;
 use crate::memory::class::{ClassRun, PageClass};
 use crate::memory::map::{self, PfnRange};
@@ -87,7 +87,7 @@ pub(super) fn derive_keys(
 /// What a disk is looked at with.
 pub(super) struct Means<'m, 'c, 'a> {
     pub(super) pool: &'m mut Pool,
-    pub(super) foreman: &'m mut Foreman<'c, 'a>,
+    pub(super) coordinator: &'m mut Coordinator<'c, 'a>,
     pub(super) zones: &'m RedZones,
 }
 
@@ -99,7 +99,7 @@ pub(super) fn look(
     means: Means<'_, '_, '_>,
     wait: &Wait<'_>,
 ) -> Result<Labelled, ArmError> {
-    let Means { pool, foreman, zones } = means;
+    let Means { pool, coordinator, zones } = means;
     let device = |error| ArmError::Device { target: number, error };
     let unfit = |unfit| ArmError::Unfit { target: number, unfit };
     let mut window = Window::new(target.device, target.sealed.bounds(), &mut target.scratch, zones);
@@ -113,7 +113,7 @@ pub(super) fn look(
     let mut lanes = Lanes::new();
     let uuid = found.as_ref().map_or([0; 16], |found| found.uuid);
     lanes.push(Lane::new(number, window, &uuid, None, target.books));
-    let mut traffic = Traffic { pool, lanes: &mut lanes, foreman, checked: 0 };
+    let mut traffic = Traffic { pool, lanes: &mut lanes, coordinator, checked: 0 };
     let placed = match &found {
         Ok(_) => find::find(&mut traffic, 0, wait).map(|_| ()).map_err(unfit),
         Err(_) => Ok(()),

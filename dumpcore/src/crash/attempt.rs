@@ -7,7 +7,7 @@ use super::write::{Work, write};
 use crate::armed::{Armed, ArmedTarget};
 use crate::console::{Progress, say};
 use crate::device::DeviceError;
-use crate::helpers::coordinator::Foreman;
+use crate::helpers::coordinator::Coordinator;
 use crate::limits::MAX_TARGETS;
 use crate::outcome::{Ended, Outcome, Refusal};
 use crate::partition::lane::{Lane, Lanes, Lock, Place};
@@ -60,8 +60,8 @@ pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, ou
     }
 
     vitals.enter(Step::Verify, platform.now());
-    let mut foreman = Foreman::new(*crew, own, kept, sealed.patience);
-    let mut traffic = Traffic { pool, lanes: &mut lanes, foreman: &mut foreman, checked: 0 };
+    let mut coordinator = Coordinator::new(*crew, own, kept, sealed.patience);
+    let mut traffic = Traffic { pool, lanes: &mut lanes, coordinator: &mut coordinator, checked: 0 };
     check_all(context, &mut traffic, &shared, &mut ledger, &mut last);
     if traffic.lanes.is_empty() {
         return Attempt { outcome: Outcome::Refused(last), go_on: true };

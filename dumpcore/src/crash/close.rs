@@ -41,15 +41,15 @@ pub(super) fn close(
         let _ = traffic.settle(wait);
         return Attempt { outcome: unclosed(context, DeviceError::Harmed(harm)), go_on: false };
     }
-    traffic.foreman.forget_pages(wait);
+    traffic.coordinator.forget_pages(wait);
     let failing = ended.as_ref().and_then(Ended::lane);
     let failed_target = failing.and_then(|lane| traffic.lanes.get(lane)).map(|lane| lane.target);
-    let outstanding = traffic.pool.in_flight() > 0 || traffic.foreman.checks_outstanding() > 0;
+    let outstanding = traffic.pool.in_flight() > 0 || traffic.coordinator.checks_outstanding() > 0;
     let mut open = None;
     if failing.is_some() || outstanding {
         open = bring_home(traffic, ended, failed_target, ledger, wait);
     }
-    let (checked, tally) = (traffic.checked, traffic.foreman.tally);
+    let (checked, tally) = (traffic.checked, traffic.coordinator.tally);
     let (depth, buffers) = (traffic.pool.deepest(), traffic.pool.buffers());
     let closing = Closing { ended, written, refusals: ledger.refusals(), checked, tally, depth, buffers };
     for (_, lane) in traffic.lanes.iter_mut() {

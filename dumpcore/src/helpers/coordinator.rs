@@ -80,7 +80,7 @@ pub struct Tally {
 }
 
 /// The one that gives out the work.
-pub struct Foreman<'c, 'a> {
+pub struct Coordinator<'c, 'a> {
     /// What this CPU works on itself, and what it has collected.
     pub own: &'c mut &'a mut Unit<'a>,
     crew: Option<&'c Crew<'a>>,
@@ -141,17 +141,17 @@ fn overdue<T>(
     })
 }
 
-impl<'c, 'a> Foreman<'c, 'a> {
-    /// A foreman of a crew, or of nobody.
+impl<'c, 'a> Coordinator<'c, 'a> {
+    /// A coordinator of a crew, or of nobody.
     pub fn new(
         crew: Option<&'c Crew<'a>>,
         own: &'c mut &'a mut Unit<'a>,
         kept: &'c mut Kept,
         patience: Nanoseconds,
-    ) -> Foreman<'c, 'a> {
+    ) -> Coordinator<'c, 'a> {
         kept.units_since = [None; MAX_SLOTS];
         kept.checks_since = [None; MAX_SLOTS];
-        Foreman {
+        Coordinator {
             own,
             crew,
             units: crew.and_then(|crew| crew.units.owner()),

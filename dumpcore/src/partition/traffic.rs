@@ -3,7 +3,7 @@
 
 use crate::device::{DeviceError, Direction};
 use crate::format::{BLOCK_SIZE, Block};
-use crate::helpers::coordinator::{Checked, Foreman};
+use crate::helpers::coordinator::{Checked, Coordinator};
 use crate::helpers::job::first_foreign;
 use crate::limits::MAX_TARGETS;
 use crate::outcome::Ended;
@@ -28,7 +28,7 @@ pub struct Traffic<'t, 'l, 'c, 'a> {
     /// The partitions.
     pub lanes: &'t mut Lanes<'l>,
     /// The other CPUs.
-    pub foreman: &'t mut Foreman<'c, 'a>,
+    pub coordinator: &'t mut Coordinator<'c, 'a>,
     /// Blocks that were checked.
     pub checked: u64,
 }
@@ -45,12 +45,12 @@ impl Traffic<'_, '_, '_, '_> {
     /// # Errors
     /// A device failed.
     fn step(&mut self, wait: &Wait<'_>) -> Result<bool, Ended> {
-        if let Some(checked) = self.foreman.collect_check() {
+        if let Some(checked) = self.coordinator.collect_check() {
             self.take_checked(checked);
             return Ok(true);
         }
-        if self.foreman.checks_outstanding() > 0
-            && let Some(reading) = self.foreman.check_to_redo(wait.now())
+        if self.coordinator.checks_outstanding() > 0
+            && let Some(reading) = self.coordinator.check_to_redo(wait.now())
         {
             self.pool.lose(reading.slot);
             if let Some(lane) = self.lanes.get_mut(reading.lane) {
@@ -79,11 +79,12 @@ impl Traffic<'_, '_, '_, '_> {
             return Ok(());
         };
         // A helper that does not finish keeps its buffer: enough to go on with must be left whatever they do.
-        let spare = self.pool.buffers() > self.foreman.checks_outstanding().saturating_add(ENOUGH_BUFFERS);
-        let unposted = if spare { self.foreman.post_check(done, &uuid).err() } else { Some(done) };
+        let spare =
+            self.pool.buffers() > self.coordinator.checks_outstanding().saturating_add(ENOUGH_BUFFERS);
+        let unposted = if spare { self.coordinator.post_check(done, &uuid).err() } else { Some(done) };
         if let Some(read) = unposted {
             let bad = first_foreign(&read, &uuid);
-            self.foreman.tally.units = self.foreman.tally.units.saturating_add(1);
+            self.coordinator.tally.units = self.coordinator.tally.units.saturating_add(1);
             self.take_checked(Checked { read, bad });
         }
         Ok(())
@@ -113,7 +114,7 @@ impl Traffic<'_, '_, '_, '_> {
     /// Nothing did in time, or a device failed.
     fn turn(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
         let lane = self.pool.waiting_for();
-        if self.pool.in_flight() == 0 && self.foreman.checks_outstanding() == 0 {
+        if self.pool.in_flight() == 0 && self.coordinator.checks_outstanding() == 0 {
             // Nothing is free and nothing is under way: devices or helpers have kept every buffer.
             return Err(Ended::Device { lane, error: DeviceError::NotReady });
         }
@@ -121,7 +122,7 @@ impl Traffic<'_, '_, '_, '_> {
         wait.until("a request to the disk", timeout, || match self.step(wait) {
             Ok(false) => {
                 // Rather than wait, this CPU does what nobody has begun.
-                let checked = self.foreman.do_check()?;
+                let checked = self.coordinator.do_check()?;
                 self.take_checked(checked);
                 Some(Ok(true))
             }
@@ -253,7 +254,7 @@ impl Traffic<'_, '_, '_, '_> {
     /// The first that failed; others may still be under way.
     pub fn drain(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
         // Each turn brings something to its end, and nothing is started.
-        while self.pool.in_flight() > 0 || self.foreman.checks_outstanding() > 0 {
+        while self.pool.in_flight() > 0 || self.coordinator.checks_outstanding() > 0 {
             self.turn(wait)?;
         }
         Ok(())
@@ -280,23 +281,23 @@ impl Traffic<'_, '_, '_, '_> {
     fn forget_checks(&mut self, wait: &Wait<'_>) {
         let timeout = self.pool.timeout();
         let over = wait.until("other CPUs", timeout, || {
-            let done = self.foreman.collect_check().or_else(|| self.foreman.do_check());
+            let done = self.coordinator.collect_check().or_else(|| self.coordinator.do_check());
             if let Some(Checked { read, .. }) = done {
                 self.pool.give_back(read.lease);
-            } else if let Some(reading) = self.foreman.check_to_redo(wait.now()) {
+            } else if let Some(reading) = self.coordinator.check_to_redo(wait.now()) {
                 self.pool.lose(reading.slot);
             }
-            (self.foreman.checks_outstanding() == 0).then_some(())
+            (self.coordinator.checks_outstanding() == 0).then_some(())
         });
         if over.is_err() {
             // Should time be up, or stand still, all that helpers hold is late. Each turn brings one to its end.
             while let Some(Checked { read, .. }) =
-                self.foreman.collect_check().or_else(|| self.foreman.do_check())
+                self.coordinator.collect_check().or_else(|| self.coordinator.do_check())
             {
                 self.pool.give_back(read.lease);
             }
             // Each turn gives one up.
-            while let Some(reading) = self.foreman.check_to_redo(Nanoseconds::MAX) {
+            while let Some(reading) = self.coordinator.check_to_redo(Nanoseconds::MAX) {
                 self.pool.lose(reading.slot);
             }
         }

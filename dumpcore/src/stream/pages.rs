@@ -168,29 +168,29 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
         let count = core::mem::take(&mut self.count);
         let Pages { writer, workshop, way, .. } = self;
         let batch = workshop.batch.get(..count).unwrap_or_default();
-        let foreman = &mut writer.traffic().foreman;
-        if *way != Way::Copy && foreman.post_pages(*way, batch) {
+        let coordinator = &mut writer.traffic().coordinator;
+        if *way != Way::Copy && coordinator.post_pages(*way, batch) {
             return Ok(());
         }
-        foreman.own.set(*way, batch);
+        coordinator.own.set(*way, batch);
         self.work(wait)
     }
 
     /// Does what lies in the own unit.
     fn work(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
-        let foreman = &mut self.writer.traffic().foreman;
-        foreman.own.work(self.workshop, self.platform);
-        foreman.tally.units = foreman.tally.units.saturating_add(1);
+        let coordinator = &mut self.writer.traffic().coordinator;
+        coordinator.own.work(self.workshop, self.platform);
+        coordinator.tally.units = coordinator.tally.units.saturating_add(1);
         self.put(wait)
     }
 
     /// Takes in a unit that is done, or does one that a helper does not finish.
     fn collect(&mut self, wait: &Wait<'_>) -> Result<bool, Ended> {
-        let foreman = &mut self.writer.traffic().foreman;
-        if foreman.collect_pages() {
+        let coordinator = &mut self.writer.traffic().coordinator;
+        if coordinator.collect_pages() {
             return self.put(wait).map(|()| true);
         }
-        if foreman.pages_outstanding() > 0 && foreman.pages_to_redo(wait.now()) {
+        if coordinator.pages_outstanding() > 0 && coordinator.pages_to_redo(wait.now()) {
             return self.work(wait).map(|()| true);
         }
         Ok(false)
@@ -198,18 +198,18 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
 
     /// Puts what came out of the own unit into chunks.
     fn put(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
-        let (packed, _, _) = self.writer.traffic().foreman.own.packed();
+        let (packed, _, _) = self.writer.traffic().coordinator.own.packed();
         if packed > 0 {
             if self.writer.ready_for_unit(wait)? {
                 self.writer.put_own_unit();
                 return Ok(());
             }
             // No chunk takes a whole unit here: page by page, then.
-            self.writer.traffic().foreman.own.unpack();
+            self.writer.traffic().coordinator.own.unpack();
         }
         let mut place = 0;
         // Each turn takes one page, and a unit has only so many.
-        while let Some((page, look)) = self.writer.traffic().foreman.own.look(place) {
+        while let Some((page, look)) = self.writer.traffic().coordinator.own.look(place) {
             match look {
                 Look::Absent(kind) => self.writer.absent(kind, page, 1, wait)?,
                 Look::Still { bus, content } => self.writer.still_page(page, bus, content, wait)?,
@@ -229,21 +229,21 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
             self.send(wait)?;
         }
         // Each turn brings a unit to its end, and none is posted meanwhile.
-        while self.writer.traffic().foreman.pages_outstanding() > 0 {
+        while self.writer.traffic().coordinator.pages_outstanding() > 0 {
             if self.collect(wait)? {
                 continue;
             }
-            if self.writer.traffic().foreman.withdraw_pages() {
+            if self.writer.traffic().coordinator.withdraw_pages() {
                 self.work(wait)?;
                 continue;
             }
             // All are in the hands of helpers, who finish or are given up when their time is over.
-            let foreman = &mut self.writer.traffic().foreman;
-            let now = foreman.wait_for_pages(wait);
+            let coordinator = &mut self.writer.traffic().coordinator;
+            let now = coordinator.wait_for_pages(wait);
             if wait.expired() {
                 return Err(Ended::Budget);
             }
-            if foreman.pages_to_redo(now) {
+            if coordinator.pages_to_redo(now) {
                 self.work(wait)?;
             }
         }

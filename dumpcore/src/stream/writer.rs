@@ -474,11 +474,11 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         Ok(true)
     }
 
-    /// Puts the foreman's own unit into the open chunk, which is [ready](Writer::ready_for_unit) for it.
+    /// Puts the coordinator's own unit into the open chunk, which is [ready](Writer::ready_for_unit) for it.
     pub fn put_own_unit(&mut self) {
         let mut place = 0;
         // Each turn takes one page, and a unit has only so many.
-        while let Some((page, look)) = self.traffic.foreman.own.look(place) {
+        while let Some((page, look)) = self.traffic.coordinator.own.look(place) {
             match look {
                 Look::Packed => self.note_run(RunKind::Data, page, 1),
                 Look::Absent(kind) => self.note_run(kind, page, 1),
@@ -487,7 +487,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             place = place.saturating_add(1);
         }
         let Writer { traffic, open, written, .. } = self;
-        let (pages, packing, bytes) = traffic.foreman.own.packed();
+        let (pages, packing, bytes) = traffic.coordinator.own.packed();
         let Some(open) = open else { return };
         let stored = bytes.len().next_multiple_of(8);
         let begin = open.bytes;
