@@ -2,8 +2,7 @@
 
 use core::mem::size_of;
 use core::ops::Range;
-use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::arena::Arena;
 use crate::arm::{ArmError, ArmReport, Config, Target, prepare};
@@ -15,6 +14,7 @@ use crate::helpers::crew::Crew;
 use crate::outcome::{Crash, Outcome};
 use crate::platform::{Platform, Registers};
 use crate::stack::{RED_ZONE, STACK_SIZE};
+use crate::twice::Twice;
 use crate::vitals::{Step, Vitals};
 
 /// The states of a [`Dump`], in the low byte of its state word; the CPU that dumps is in the others.
@@ -45,26 +45,21 @@ const LOOKS_AT_CROSSING: u32 = 200_000_000;
 
 /// A dump, armed or not: usually one `static` of the kernel.
 ///
-/// The pointers are stored twice, once with all bits turned round: a stray write that hits them is noticed before
-/// they are followed.
+/// The pointers are stored twice: a stray write that hits them is noticed before they are followed.
 pub struct Dump<'a> {
     /// See [`state`].
     state: AtomicU32,
     /// How many crashes happened inside the dump.
     nested: AtomicU32,
-    armed: AtomicPtr<Armed<'a>>,
-    armed_turned: AtomicUsize,
-    vitals: AtomicPtr<Vitals>,
-    vitals_turned: AtomicUsize,
-    crew: AtomicPtr<Crew<'a>>,
-    crew_turned: AtomicUsize,
+    armed: Twice<Armed<'a>>,
+    vitals: Twice<Vitals>,
+    crew: Twice<Crew<'a>>,
     /// Whether the running dump is of a kernel that goes on.
     resumes: AtomicBool,
     /// Where the CPU that dumps runs; see [`phase`].
     phase: AtomicU32,
     /// Where the red zone below the dump's stack begins.
-    stack: AtomicUsize,
-    stack_turned: AtomicUsize,
+    stack: Twice<u8>,
 }
 
 impl<'a> Dump<'a> {
@@ -73,16 +68,12 @@ impl<'a> Dump<'a> {
         Dump {
             state: AtomicU32::new(state::EMPTY),
             nested: AtomicU32::new(0),
-            armed: AtomicPtr::new(core::ptr::null_mut()),
-            armed_turned: AtomicUsize::new(0),
-            vitals: AtomicPtr::new(core::ptr::null_mut()),
-            vitals_turned: AtomicUsize::new(0),
-            crew: AtomicPtr::new(core::ptr::null_mut()),
-            crew_turned: AtomicUsize::new(0),
+            armed: Twice::new(),
+            vitals: Twice::new(),
+            crew: Twice::new(),
             resumes: AtomicBool::new(false),
             phase: AtomicU32::new(phase::CROSSING),
-            stack: AtomicUsize::new(0),
-            stack_turned: AtomicUsize::new(0),
+            stack: Twice::new(),
         }
     }
 
@@ -98,8 +89,7 @@ impl<'a> Dump<'a> {
         if !change(state::ARMED) && !change(state::SPENT) {
             return false;
         }
-        let armed = self.armed.swap(core::ptr::null_mut(), Ordering::AcqRel);
-        if armed as usize == !self.armed_turned.load(Ordering::Acquire) {
+        if let Some(armed) = self.armed.take() {
             let bytes = armed.cast::<u8>();
             for at in 0..size_of::<Armed<'_>>() {
                 // SAFETY: the pointer is what arm() stored: a value in the arena that nobody uses any more, and that is never
@@ -117,48 +107,35 @@ impl<'a> Dump<'a> {
     /// Only for the CPU that moved the state from ARMED to DUMPING, once, until it moves it on.
     #[allow(clippy::mut_from_ref, reason = "the state word makes it exclusive")]
     unsafe fn take_armed(&self) -> Option<&mut Armed<'a>> {
-        let armed = self.armed.load(Ordering::Acquire);
-        if armed as usize != !self.armed_turned.load(Ordering::Acquire) {
-            return None;
-        }
         // SAFETY: the pointer is what arm() stored: a value in the arena, alive for 'a, that nobody else uses until the state
         // moves on.
-        NonNull::new(armed).map(|mut armed| unsafe { armed.as_mut() })
+        self.armed.get().map(|mut armed| unsafe { armed.as_mut() })
     }
 
     /// Where the armed state lies, and its size: for tests that spoil it.
     #[cfg(any(test, feature = "test-utils"))]
     pub fn armed_state(&self) -> (*mut u8, usize) {
-        (self.armed.load(Ordering::Acquire).cast(), size_of::<Armed<'_>>())
+        (self.armed.raw().cast(), size_of::<Armed<'_>>())
     }
 
     /// The vitals, once armed.
     fn vitals(&self) -> Option<&'a Vitals> {
-        let vitals = self.vitals.load(Ordering::Acquire);
-        if vitals as usize != !self.vitals_turned.load(Ordering::Acquire) {
-            return None;
-        }
         // SAFETY: the pointer is what arm() stored: a value in the arena, shared for 'a.
-        NonNull::new(vitals).map(|vitals| unsafe { vitals.as_ref() })
+        self.vitals.get().map(|vitals| unsafe { vitals.as_ref() })
     }
 
     /// Addresses of the dump's stack and of the red zone below it, once armed.
     fn own_stack(&self) -> Range<usize> {
-        let start = self.stack.load(Ordering::Acquire);
-        if start == 0 || start != !self.stack_turned.load(Ordering::Acquire) {
-            return 0..0;
-        }
-        start..start.saturating_add(RED_ZONE).saturating_add(STACK_SIZE)
+        self.stack.get().map_or(0..0, |start| {
+            let start = start.addr().get();
+            start..start.saturating_add(RED_ZONE).saturating_add(STACK_SIZE)
+        })
     }
 
     /// The crew, once armed, if there is one.
     fn crew(&self) -> Option<&'a Crew<'a>> {
-        let crew = self.crew.load(Ordering::Acquire);
-        if crew as usize != !self.crew_turned.load(Ordering::Acquire) {
-            return None;
-        }
         // SAFETY: the pointer is what arm() stored: a value in the arena, shared for 'a.
-        NonNull::new(crew).map(|crew| unsafe { crew.as_ref() })
+        self.crew.get().map(|crew| unsafe { crew.as_ref() })
     }
 
     /// Takes over everything that a dump to one of `targets`, best first, will need, and seals it. `arena` should have
@@ -180,17 +157,10 @@ impl<'a> Dump<'a> {
             Ok((armed, report)) => {
                 let crew =
                     armed.crew.map_or(core::ptr::null_mut(), |crew| core::ptr::from_ref(crew).cast_mut());
-                self.crew.store(crew, Ordering::Release);
-                self.crew_turned.store(!(crew as usize), Ordering::Release);
-                let stack = armed.stack.as_ptr().addr().wrapping_sub(RED_ZONE);
-                self.stack.store(stack, Ordering::Release);
-                self.stack_turned.store(!stack, Ordering::Release);
-                let vitals = core::ptr::from_ref(armed.vitals).cast_mut();
-                self.vitals.store(vitals, Ordering::Release);
-                self.vitals_turned.store(!(vitals as usize), Ordering::Release);
-                let armed = core::ptr::from_mut(armed);
-                self.armed.store(armed, Ordering::Release);
-                self.armed_turned.store(!(armed as usize), Ordering::Release);
+                self.crew.set(crew);
+                self.stack.set(armed.stack.as_mut_ptr().wrapping_sub(RED_ZONE));
+                self.vitals.set(core::ptr::from_ref(armed.vitals).cast_mut());
+                self.armed.set(core::ptr::from_mut(armed));
                 self.state.store(state::ARMED, Ordering::Release);
                 Ok(report)
             }

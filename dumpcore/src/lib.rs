@@ -56,6 +56,7 @@ pub mod stream;
 pub mod table;
 pub mod text;
 pub mod time;
+mod twice;
 mod vitals;
 pub mod wait;
 

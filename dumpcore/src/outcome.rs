@@ -28,8 +28,8 @@ pub enum Outcome {
     OtherCpu {
         /// Which, by the platform's numbers.
         cpu: u32,
-        /// Whether that is a [snapshot](Dump::snapshot), after which the kernel goes on. Nobody has dumped this crash then: the
-        /// caller has to call [`crash`](Dump::crash) once more, and until it is told anything else.
+        /// Whether that is a [snapshot](crate::Dump::snapshot), after which the kernel goes on. Nobody has dumped this crash then: the
+        /// caller has to call [`crash`](crate::Dump::crash) once more, and until it is told anything else.
         resumes: bool,
     },
     /// The dump itself crashed on this CPU. What it had written is a dump in progress.

@@ -50,8 +50,8 @@ impl Step {
 pub(crate) struct Vitals {
     step: AtomicU32,
     reset: AtomicU32,
-    /// The same with all bits turned round, so that a stray write shows.
-    reset_turned: AtomicU32,
+    /// The same, inverted, so that a stray write shows.
+    reset_inverted: AtomicU32,
     /// When each step was entered, by its number; 0 for those that were not.
     entered: [AtomicU64; Step::ALL.len() + 1],
 }
@@ -61,7 +61,7 @@ impl Vitals {
         Vitals {
             step: AtomicU32::new(0),
             reset: AtomicU32::new(reset as u32),
-            reset_turned: AtomicU32::new(!(reset as u32)),
+            reset_inverted: AtomicU32::new(!(reset as u32)),
             entered: [const { AtomicU64::new(0) }; Step::ALL.len() + 1],
         }
     }
@@ -94,7 +94,7 @@ impl Vitals {
     /// The reset policy; a reset, if what is stored was changed.
     pub(crate) fn reset(&self) -> ResetPolicy {
         let number = self.reset.load(Ordering::Relaxed);
-        if number != !self.reset_turned.load(Ordering::Relaxed) {
+        if number != !self.reset_inverted.load(Ordering::Relaxed) {
             return ResetPolicy::Reset;
         }
         [ResetPolicy::Reset, ResetPolicy::PowerOff, ResetPolicy::Halt, ResetPolicy::Return]

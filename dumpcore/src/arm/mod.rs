@@ -4,33 +4,28 @@ mod config;
 mod error;
 mod layout;
 mod probe;
+mod targets;
 
 use core::mem::size_of;
 
 use self::layout::{afford, crew, divide, unit, workshop};
-use self::probe::{Means, derive_keys, look, look_at_memory};
+use self::probe::{Means, derive_keys, look_at_memory};
+use self::targets::Targets;
 use crate::arena::{Arena, OutOfArena};
-use crate::armed::{Armed, ArmedTarget, Lasting, Refusals, Sealed, SealedTarget};
+use crate::armed::{Armed, Lasting, Refusals, Sealed};
 use crate::code;
-use crate::device::Geometry;
-use crate::format::label::MIN_BLOCKS;
 use crate::format::{BLOCK_SIZE, PAGE_BYTES};
 use crate::helpers::coordinator::{Coordinator, Kept};
 use crate::helpers::crew::Crew;
-use crate::limits::{MAX_HELPERS, MAX_TARGETS};
+use crate::limits::MAX_HELPERS;
 use crate::memory::class::Level;
 use crate::memory::map::PfnRange;
 use crate::outcome::Outcome;
-use crate::partition::label::{self, Labelled};
-use crate::partition::lane::Books;
 use crate::partition::pool::Pool;
-use crate::partition::unfit::Unfit;
-use crate::partition::window::Scratch;
 use crate::platform::Platform;
 use crate::stack::{RedZones, paint, wipe_below};
 use crate::stream::writer::Written;
 use crate::vitals::Vitals;
-use crate::wait::Wait;
 
 pub use self::config::{ArmReport, Config, Ownership, Target};
 pub use self::error::ArmError;
@@ -53,30 +48,9 @@ pub(crate) fn prepare<'a>(
         start: physical / PAGE_BYTES,
         end: physical.saturating_add(arena.length() as u64) / PAGE_BYTES,
     };
-    let mut armed_targets = [const { None }; MAX_TARGETS];
-    let (mut depth, mut max_transfer, mut count_of_targets) = (0_usize, usize::MAX, 0_usize);
-    let mut ownerships = [Ownership::Shared; MAX_TARGETS];
-    let mut known = [(None, None); MAX_TARGETS];
-    for (number, target) in targets.enumerate() {
-        let slot = armed_targets.get_mut(number).ok_or(ArmError::TooManyTargets)?;
-        depth = depth.saturating_add(target.device.depth());
-        max_transfer = max_transfer.min(target.device.max_transfer());
-        if let (Some(ownership), Some(known)) = (ownerships.get_mut(number), known.get_mut(number)) {
-            *ownership = target.ownership;
-            *known = (target.uuid, target.recipient);
-        }
-        *slot = Some(take_target(number, target, &mut arena)?);
-        count_of_targets = number.saturating_add(1);
-    }
-    if count_of_targets == 0 {
-        return Err(ArmError::NoTargets);
-    }
-    let controllers = || armed_targets.iter().map(|target| target.as_ref()?.device.controller());
-    for (target, controller) in controllers().enumerate() {
-        let same = |other: Option<u64>| other.is_some() && other == controller;
-        if config.stripe && controllers().take(target).any(same) {
-            return Err(ArmError::OneController { target });
-        }
+    let mut targets = Targets::take(targets, &mut arena)?;
+    if config.stripe {
+        targets.check_controllers()?;
     }
 
     let memory = look_at_memory(platform, &mut arena)?;
@@ -109,41 +83,18 @@ pub(crate) fn prepare<'a>(
     let zones: &RedZones = zones;
 
     let too_small = OutOfArena { bytes: 4 * BLOCK_SIZE };
-    let (payload, count) = divide(left(&arena), max_transfer, depth, encoding).ok_or(too_small)?;
+    let (payload, count) =
+        divide(left(&arena), targets.max_transfer, targets.depth, encoding).ok_or(too_small)?;
     let mut pool = Pool::new(config.request_timeout);
     for _ in 0..count {
         pool.add(arena.dma(payload.saturating_add(1).saturating_mul(BLOCK_SIZE), BLOCK_SIZE)?);
     }
 
-    let mut demanded = [false; MAX_TARGETS];
-    let slots = armed_targets.iter_mut().flatten().zip(ownerships).zip(known);
-    for (number, ((target, ownership), (uuid, recipient))) in slots.enumerate() {
-        let found = match ownership {
-            Ownership::Shared => {
-                Labelled { uuid: uuid.ok_or(ArmError::UuidMissing { target: number })?, recipient }
-            }
-            Ownership::Exclusive => {
-                let wait = Wait::new(platform, None, platform.now().saturating_add(config.budget));
-                let mut coordinator = Coordinator::new(None, &mut own, kept, 0);
-                let means = Means { pool: &mut pool, coordinator: &mut coordinator, zones };
-                let found = look(number, target, uuid.as_ref(), means, &wait)?;
-                if recipient.is_some() {
-                    label::check_recipient(found.recipient.as_ref(), recipient.as_ref())
-                        .map_err(|unfit| ArmError::Unfit { target: number, unfit })?;
-                }
-                found
-            }
-        };
-        target.sealed.uuid = found.uuid;
-        if let Some(recipient) = found.recipient {
-            target.sealed.recipient = recipient;
-            if let Some(demanded) = demanded.get_mut(number) {
-                *demanded = true;
-            }
-        } else if demanded.contains(&true) && !config.clear_after_encrypted {
-            return Err(ArmError::InTheClear { target: number });
-        }
-    }
+    let demanded = {
+        let mut coordinator = Coordinator::new(None, &mut own, kept, 0);
+        let mut means = Means { platform, pool: &mut pool, coordinator: &mut coordinator, zones };
+        targets.identify(&mut means, &config)?
+    };
 
     let (code_crc, code_bytes) = code::checksum(platform);
     let (verify, every) = Sealed::verify_numbers(config.verify);
@@ -174,7 +125,7 @@ pub(crate) fn prepare<'a>(
         payload: payload.saturating_mul(BLOCK_SIZE),
         pages: memory.pages,
         code_bytes,
-        targets: count_of_targets,
+        targets: targets.count,
         helpers,
         encoding,
     };
@@ -185,7 +136,7 @@ pub(crate) fn prepare<'a>(
         lasting: Lasting::NONE,
         ram: memory.ram,
         queues: config.queues,
-        targets: armed_targets,
+        targets: targets.armed,
         pool,
         crew,
         own,
@@ -208,29 +159,4 @@ pub(crate) fn prepare<'a>(
     }
     armed.seal();
     Ok((armed, report))
-}
-
-/// Takes a target's part of the arena.
-fn take_target<'a>(
-    number: usize,
-    target: Target<'a>,
-    arena: &mut Arena<'a>,
-) -> Result<ArmedTarget<'a>, ArmError> {
-    let Target { device, first_block, blocks, .. } = target;
-    if blocks < MIN_BLOCKS {
-        return Err(ArmError::TooSmall { target: number, blocks });
-    }
-    let end = first_block.saturating_add(blocks);
-    if let Some(Geometry { blocks }) = device.geometry()
-        && end > blocks
-    {
-        return Err(ArmError::Unfit { target: number, unfit: Unfit::BeyondDevice { end, blocks } });
-    }
-    Ok(ArmedTarget {
-        sealed: SealedTarget { first_block, blocks, uuid: [0; 16], recipient: [0; 32], ephemeral: [0; 32] },
-        device,
-        scratch: Scratch::new(arena.dma(BLOCK_SIZE, BLOCK_SIZE)?),
-        books: arena.place(Books::new())?,
-        key: None,
-    })
 }

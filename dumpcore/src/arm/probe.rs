@@ -86,6 +86,7 @@ pub(super) fn derive_keys(
 
 /// What a disk is looked at with.
 pub(super) struct Means<'m, 'c, 'a> {
+    pub(super) platform: &'m dyn Platform,
     pub(super) pool: &'m mut Pool,
     pub(super) coordinator: &'m mut Coordinator<'c, 'a>,
     pub(super) zones: &'m RedZones,
@@ -96,10 +97,10 @@ pub(super) fn look(
     number: usize,
     target: &mut ArmedTarget<'_>,
     uuid: Option<&Uuid>,
-    means: Means<'_, '_, '_>,
+    means: &mut Means<'_, '_, '_>,
     wait: &Wait<'_>,
 ) -> Result<Labelled, ArmError> {
-    let Means { pool, coordinator, zones } = means;
+    let Means { pool, coordinator, zones, .. } = means;
     let device = |error| ArmError::Device { target: number, error };
     let unfit = |unfit| ArmError::Unfit { target: number, unfit };
     let mut window = Window::new(target.device, target.sealed.bounds(), &mut target.scratch, zones);

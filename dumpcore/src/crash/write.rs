@@ -21,6 +21,9 @@ use crate::stream::{notes, pages};
 use crate::vitals::Step;
 use crate::wait::Wait;
 
+/// The pass in which notes go out.
+const NOTES: usize = 0;
+
 /// What a dump is written with.
 pub(super) struct Work<'w, 'k> {
     pub(super) workshop: &'w mut Workshop<'k>,
@@ -149,7 +152,7 @@ fn stream(
     // From here on, a power cut leaves at least the notes.
     writer.drain(wait)?;
     flush(writer.traffic(), wait)?;
-    writer.pass_took(wait.now().saturating_sub(begin));
+    writer.pass_took(NOTES, wait.now().saturating_sub(begin));
 
     shared.vitals.enter(Step::Memory, wait.now());
     let mut progress = Progress::new(context.platform, "dumped");

@@ -3,7 +3,7 @@
 //! This is the 2004 `disk_dump_device_ops` made safe and pipelined. A driver has `rw_block`; one that can keep
 //! several requests in flight also has `submit` and `poll`.
 
-pub mod error;
+mod error;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

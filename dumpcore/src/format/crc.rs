@@ -42,19 +42,19 @@ const fn tables() -> [[u32; 256]; WIDE] {
 /// A running CRC-32.
 #[derive(Clone, Debug)]
 pub struct Crc32 {
-    turned: u32,
+    inverted: u32,
 }
 
 impl Crc32 {
     /// Nothing taken in yet.
     pub const fn new() -> Crc32 {
-        Crc32 { turned: u32::MAX }
+        Crc32 { inverted: u32::MAX }
     }
 
     /// Takes in bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         let (chunks, rest) = bytes.as_chunks::<WIDE>();
-        let mut sum = self.turned;
+        let mut sum = self.inverted;
         for chunk in chunks {
             // The sum so far goes into the first 4 bytes; each byte then has its own table, the last byte the first. Bytes that
             // do not hang on the sum so far come first, so that the processor need not wait for it.
@@ -64,12 +64,12 @@ impl Crc32 {
         for byte in rest {
             sum = TABLES.first().map_or(0, |row| look_up(row, *byte ^ sum as u8)) ^ sum >> 8;
         }
-        self.turned = sum;
+        self.inverted = sum;
     }
 
     /// The sum of all that was taken in.
     pub const fn finish(&self) -> u32 {
-        !self.turned
+        !self.inverted
     }
 }
 

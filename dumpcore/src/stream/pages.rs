@@ -58,7 +58,7 @@ pub(crate) fn write(
             looked_at = looked_at.saturating_add(more);
             progress(looked_at);
         });
-        pages.writer.pass_took(wait.now().saturating_sub(begin));
+        pages.writer.pass_took(pass, wait.now().saturating_sub(begin));
         result?;
     }
     Ok(())

@@ -280,9 +280,9 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         Ok(())
     }
 
-    /// How long the pass took that is being written.
-    pub fn pass_took(&mut self, time: Nanoseconds) {
-        if let Some(pass) = self.written.passes.get_mut(self.pass) {
+    /// How long a pass took.
+    pub fn pass_took(&mut self, pass: usize, time: Nanoseconds) {
+        if let Some(pass) = self.written.passes.get_mut(pass) {
             pass.time = time;
         }
     }
