@@ -16,8 +16,8 @@ pub struct OutOfArena {
     pub bytes: usize,
 }
 
-/// Memory from which pieces are taken, from the front, once and for all. What comes first is the dump's own stack, which is
-/// taken at once: whatever grows out of it leaves the arena.
+/// Memory from which pieces are taken, from the front, once and for all. What comes first is the dump's own
+/// stack, which is taken at once: whatever grows out of it leaves the arena.
 #[derive(Debug)]
 pub struct Arena<'a> {
     start: NonNull<u8>,
@@ -40,21 +40,22 @@ impl<'a> Arena<'a> {
     /// An arena over `memory`, which stands at `physical` in RAM and at `bus` for devices (usually the same).
     ///
     /// # Safety
-    /// The memory is physically contiguous, `physical` and `bus` are its addresses, and they stay so. It is never used for
-    /// anything else again, not even when the arena is gone: buffers taken from it have no lifetime, and devices may hold
-    /// them.
+    /// The memory is physically contiguous, `physical` and `bus` are its addresses, and they stay so. It is
+    /// never used for anything else again, not even when the arena is gone: buffers taken from it have no
+    /// lifetime, and devices may hold them.
     pub unsafe fn new(memory: &'a mut [u8], physical: u64, bus: u64) -> Arena<'a> {
         let length = memory.len();
         // SAFETY: the caller's promise; the memory is borrowed for 'a, and by nobody else.
         unsafe { Arena::at(NonNull::from(memory).cast(), length, physical, bus) }
     }
 
-    /// An arena over the `length` bytes at `start`, as [`new`](Arena::new) makes it of a slice: for who keeps a pointer to them, as
-    /// a device in software does that reads and writes what it is given. Behind an exclusive borrow it may not.
+    /// An arena over the `length` bytes at `start`, as [`new`](Arena::new) makes it of a slice: for who keeps
+    /// a pointer to them, as a device in software does that reads and writes what it is given. Behind an
+    /// exclusive borrow it may not.
     ///
     /// # Safety
-    /// As [`new`](Arena::new); and the bytes are valid for reads and writes during 'a, and none is touched by others while a reference
-    /// to it is in use.
+    /// As [`new`](Arena::new); and the bytes are valid for reads and writes during 'a, and none is touched by
+    /// others while a reference to it is in use.
     pub unsafe fn at(start: NonNull<u8>, length: usize, physical: u64, bus: u64) -> Arena<'a> {
         // SAFETY: the caller's promise.
         unsafe { start.write_bytes(0, length) };
@@ -102,8 +103,8 @@ impl<'a> Arena<'a> {
     /// If not that much is left, or if bus and virtual addresses are not aligned alike.
     pub fn dma(&mut self, bytes: usize, align: usize) -> Result<DmaBuffer, OutOfArena> {
         let (start, bus) = self.take(bytes, align.min(crate::format::PAGE_SIZE))?;
-        // SAFETY: take() gives each byte away once; new() has zeroed the memory and was promised its address. The
-        // buffer has no lifetime, but it can only be used through what borrows the arena for 'a: a dump.
+        // SAFETY: take() gives each byte away once; new() has zeroed the memory and was promised its address.
+        // The buffer has no lifetime, but it can only be used through what borrows the arena for 'a: a dump.
         Ok(unsafe { DmaBuffer::new(start, bus, bytes) })
     }
 
@@ -144,10 +145,11 @@ impl<'a> Arena<'a> {
     /// A stack of `bytes` bytes, after a red zone of `zone` bytes that begins at `start`.
     ///
     /// # Safety
-    /// So many bytes from `start` on were taken from the arena with the alignment of stacks, and nobody else has them.
+    /// So many bytes from `start` on were taken from the arena with the alignment of stacks, and nobody else
+    /// has them.
     unsafe fn lay_stack(start: NonNull<u8>, zone: usize, bytes: usize) -> (RedZone, &'a mut [u8]) {
-        // SAFETY: the caller's promise; what is taken was zeroed by new() and is alive for 'a, and the zone and the stack are two parts
-        // of it.
+        // SAFETY: the caller's promise; what is taken was zeroed by new() and is alive for 'a, and the zone
+        // and the stack are two parts of it.
         unsafe {
             (RedZone::lay(start, zone), core::slice::from_raw_parts_mut(start.add(zone).as_ptr(), bytes))
         }

@@ -29,8 +29,8 @@ use crate::text::{Describe, Line};
 use crate::time::Nanoseconds;
 use crate::vitals::Vitals;
 
-/// What was accepted when armed, and must be unchanged at the crash. Plain numbers without padding, so that their
-/// bytes can be checked before any of them is believed.
+/// What was accepted when armed, and must be unchanged at the crash. Plain numbers without padding, so that
+/// their bytes can be checked before any of them is believed.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Sealed {
@@ -259,8 +259,8 @@ pub(crate) struct Armed<'a> {
     pub(crate) zones: &'a RedZones,
     pub(crate) vitals: &'a Vitals,
     pub(crate) refusals: &'a mut Refusals,
-    /// Dumps that were begun since the keys were made. Under the seal, like the keys: a number that came again would make a
-    /// nonce come again.
+    /// Dumps that were begun since the keys were made. Under the seal, like the keys: a number that came
+    /// again would make a nonce come again.
     pub(crate) attempts: u32,
     /// How the dump ended.
     pub(crate) outcome: Outcome,
@@ -294,7 +294,8 @@ impl<'a> Armed<'a> {
         digest.finish()
     }
 
-    /// The checksum of what the pointers lead to: the memory map, the helpers' places, and what the devices' drivers must find unchanged.
+    /// The checksum of what the pointers lead to: the memory map, the helpers' places, and what the devices'
+    /// drivers must find unchanged.
     fn targets(&self) -> u32 {
         let mut digest = Digest::new();
         for range in self.ram {
@@ -340,8 +341,8 @@ impl<'a> Armed<'a> {
         if self.zones.are_whole() { Ok(()) } else { Err(Harm::Stack) }
     }
 
-    /// Whether what a dump that runs goes by is still whole: what does not change, with the state of those drivers that are
-    /// still to be `called`.
+    /// Whether what a dump that runs goes by is still whole: what does not change, with the state of those
+    /// drivers that are still to be `called`.
     ///
     /// # Errors
     /// What is not.

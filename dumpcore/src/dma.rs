@@ -54,8 +54,8 @@ impl DmaBuffer {
     ///
     /// # Safety
     /// The memory is valid for reads and writes for as long as the buffer or a part of it exists, is
-    /// initialised, and nobody else touches it, but for a device to which the buffer was given. `bus` is where the
-    /// device sees it, without a gap.
+    /// initialised, and nobody else touches it, but for a device to which the buffer was given. `bus` is
+    /// where the device sees it, without a gap.
     pub const unsafe fn new(start: NonNull<u8>, bus: u64, length: usize) -> DmaBuffer {
         DmaBuffer { start, bus, length }
     }

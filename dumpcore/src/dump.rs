@@ -1,4 +1,5 @@
-//! `Dump`: the one thing that a kernel holds, its states, and the ways in: `arm`, `crash`, `snapshot`, `help`.
+//! `Dump`: the one thing that a kernel holds, its states, and the ways in: `arm`, `crash`, `snapshot`,
+//! `help`.
 
 use core::mem::size_of;
 use core::ops::Range;
@@ -39,8 +40,8 @@ mod state {
     }
 }
 
-/// How often a CPU that crashes looks whether the dump goes on that has just begun, or is about to end. That takes the dump a
-/// small part of a second, and the looks a larger one.
+/// How often a CPU that crashes looks whether the dump goes on that has just begun, or is about to end. That
+/// takes the dump a small part of a second, and the looks a larger one.
 const LOOKS_AT_CROSSING: u32 = 200_000_000;
 
 /// A dump, armed or not: usually one `static` of the kernel.
@@ -77,11 +78,12 @@ impl<'a> Dump<'a> {
         }
     }
 
-    /// Takes the dump back: nothing is armed any more, and [`arm`](Dump::arm) may be called again. False if nothing is armed,
-    /// or a dump is running.
+    /// Takes the dump back: nothing is armed any more, and [`arm`](Dump::arm) may be called again. False if
+    /// nothing is armed, or a dump is running.
     ///
-    /// The keys of encrypted dumps are wiped. Devices are not touched, and the arena's memory is not given back by it: what an [`Exclusive`](crate::Ownership::Exclusive)
-    /// target's device may still hold is the caller's to know before the memory is used for anything else.
+    /// The keys of encrypted dumps are wiped. Devices are not touched, and the arena's memory is not given
+    /// back by it: what an [`Exclusive`](crate::Ownership::Exclusive) target's device may still hold is the
+    /// caller's to know before the memory is used for anything else.
     pub fn disarm(&self) -> bool {
         let change = |from| {
             self.state.compare_exchange(from, state::ARMING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -92,8 +94,8 @@ impl<'a> Dump<'a> {
         if let Some(armed) = self.armed.take() {
             let bytes = armed.cast::<u8>();
             for at in 0..size_of::<Armed<'_>>() {
-                // SAFETY: the pointer is what arm() stored: a value in the arena that nobody uses any more, and that is never
-                // dropped. It is not looked at, since it may be harmed.
+                // SAFETY: the pointer is what arm() stored: a value in the arena that nobody uses any more,
+                // and that is never dropped. It is not looked at, since it may be harmed.
                 unsafe { bytes.add(at).write_volatile(0) };
             }
         }
@@ -107,8 +109,8 @@ impl<'a> Dump<'a> {
     /// Only for the CPU that moved the state from ARMED to DUMPING, once, until it moves it on.
     #[allow(clippy::mut_from_ref, reason = "the state word makes it exclusive")]
     unsafe fn take_armed(&self) -> Option<&mut Armed<'a>> {
-        // SAFETY: the pointer is what arm() stored: a value in the arena, alive for 'a, that nobody else uses until the state
-        // moves on.
+        // SAFETY: the pointer is what arm() stored: a value in the arena, alive for 'a, that nobody else uses
+        // until the state moves on.
         self.armed.get().map(|mut armed| unsafe { armed.as_mut() })
     }
 
@@ -138,8 +140,9 @@ impl<'a> Dump<'a> {
         self.crew.get().map(|crew| unsafe { crew.as_ref() })
     }
 
-    /// Takes over everything that a dump to one of `targets`, best first, will need, and seals it. `arena` should have
-    /// [`Arena::DEFAULT_SIZE`]; a smaller one makes a slower dump. Where nothing is optimised it takes some 60 KiB of stack.
+    /// Takes over everything that a dump to one of `targets`, best first, will need, and seals it. `arena`
+    /// should have [`Arena::DEFAULT_SIZE`]; a smaller one makes a slower dump. Where nothing is optimised it
+    /// takes some 60 KiB of stack.
     ///
     /// # Errors
     /// Why the dump cannot be armed. The devices are at rest again, and nothing on them was changed.
@@ -175,24 +178,24 @@ impl<'a> Dump<'a> {
 impl<'a> Dump<'a> {
     /// Dumps, from the moment of the crash to the reset policy. Interrupts must be off on this CPU.
     ///
-    /// May be called by several CPUs at once, and again by code that crashes inside the dump. Should the policy be to
-    /// return, the dump is armed again: the next crash dumps behind this one.
+    /// May be called by several CPUs at once, and again by code that crashes inside the dump. Should the
+    /// policy be to return, the dump is armed again: the next crash dumps behind this one.
     pub fn crash(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
         self.dump(platform, crash, Kernel::Crashed)
     }
 
-    /// Dumps a live kernel, which goes on afterwards: the other CPUs are frozen, memory is written, the device is shut down,
-    /// the CPUs are [resumed](Platform::resume_cpus), and the dump is armed again. The disk must be the dump's own, or one
-    /// whose driver can take it back. Interrupts must be off on this CPU.
+    /// Dumps a live kernel, which goes on afterwards: the other CPUs are frozen, memory is written, the
+    /// device is shut down, the CPUs are [resumed](Platform::resume_cpus), and the dump is armed again. The
+    /// disk must be the dump's own, or one whose driver can take it back. Interrupts must be off on this CPU.
     ///
     /// A crash inside of it is a crash: then comes the reset policy.
     pub fn snapshot(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
         self.dump(platform, crash, Kernel::Live)
     }
 
-    /// What a stopped CPU may do when it has recorded its registers: helps the dump that stopped it, on a stack in the
-    /// arena, until that is over. Returns at once if there is nothing to help with. The caller then stays stopped; or,
-    /// if the kernel [goes on](Dump::resumes), waits to be resumed.
+    /// What a stopped CPU may do when it has recorded its registers: helps the dump that stopped it, on a
+    /// stack in the arena, until that is over. Returns at once if there is nothing to help with. The caller
+    /// then stays stopped; or, if the kernel [goes on](Dump::resumes), waits to be resumed.
     pub fn help(&self, platform: &dyn Platform) {
         if let Some(crew) = self.crew() {
             crew.help(platform, &|| self.state.load(Ordering::Acquire) & state::MASK == state::DUMPING);
@@ -225,7 +228,8 @@ impl<'a> Dump<'a> {
         }
         self.resumes.store(kernel == Kernel::Live, Ordering::Release);
         self.nested.store(0, Ordering::Release);
-        // SAFETY: this CPU alone moved the state from ARMED to DUMPING, and uses it only until the state moves on.
+        // SAFETY: this CPU alone moved the state from ARMED to DUMPING, and uses it only until the state
+        // moves on.
         let armed = unsafe { self.take_armed() };
         let entry = Entry { platform, crash, kernel, cpu, phase: &self.phase, vitals: self.vitals() };
         let End { outcome, harmed, stopped } = crash::run(armed, &entry);
@@ -248,8 +252,9 @@ impl<'a> Dump<'a> {
         Outcome::NotArmed
     }
 
-    /// Whether it is the dump itself that crashed, and not another CPU while it runs: `found` is the state word, and `mine` what
-    /// it would be if this CPU dumped. That goes by the stack, which a platform cannot forget, as it can the CPU's number.
+    /// Whether it is the dump itself that crashed, and not another CPU while it runs: `found` is the state
+    /// word, and `mine` what it would be if this CPU dumped. That goes by the stack, which a platform cannot
+    /// forget, as it can the CPU's number.
     #[inline(never)]
     fn is_inside(&self, found: u32, mine: u32, registers: &Registers) -> bool {
         let marker = 0_u8;
@@ -274,8 +279,8 @@ impl<'a> Dump<'a> {
         alike && self.phase.load(Ordering::Acquire) == phase::BORROWED_STACK
     }
 
-    /// A crash inside the dump: a short record, and the reset policy. The second time, not even the record, and the third
-    /// time nothing, since then it is the reset that crashes.
+    /// A crash inside the dump: a short record, and the reset policy. The second time, not even the record,
+    /// and the third time nothing, since then it is the reset that crashes.
     fn crashed_inside(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
         let before = self.nested.fetch_add(1, Ordering::AcqRel);
         let vitals = self.vitals();

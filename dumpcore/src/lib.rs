@@ -4,7 +4,8 @@
 //!
 //! 1. While the kernel is healthy, [`Dump::arm`] takes everything over that a dump will need and seals it
 //!    ([`arm`], [`arena`], [`integrity`]); [`locate`] finds the partition in the disk's [`table`].
-//! 2. The kernel crashes and calls [`Dump::crash`] (`dump`): crashdump mode begins, and the armed state is checked (`crash`).
+//! 2. The kernel crashes and calls [`Dump::crash`] (`dump`): crashdump mode begins, and the armed state is
+//!    checked (`crash`).
 //! 3. The other CPUs are stopped, and the dump path's own code is checked (`crash::steps`).
 //! 4. The target is taken over ([`device`]), its label and pattern are checked ([`partition`]).
 //! 5. Memory is streamed out ([`memory`], [`stream`], [`format`](mod@format)), waiting only in [`wait`].

@@ -1,7 +1,8 @@
-//! Finding the partition that dumps go to, while the kernel is healthy: by what the disk's [partition table](crate::table) says
-//! of it, or by the label that `savecore format` laid.
+//! Finding the partition that dumps go to, while the kernel is healthy: by what the disk's [partition
+//! table](crate::table) says of it, or by the label that `savecore format` laid.
 //!
-//! Nothing here runs after a crash. What was found goes into a [`Target`](crate::Target), and the crash checks the label again.
+//! Nothing here runs after a crash. What was found goes into a [`Target`](crate::Target), and the crash
+//! checks the label again.
 
 use crate::device::{DeviceError, Direction, DumpDevice};
 use crate::dma::DmaBuffer;
@@ -27,8 +28,8 @@ pub trait ReadBlocks {
     /// Why it could not be read.
     fn read(&mut self, block: u64, into: &mut Block) -> Result<(), DeviceError>;
 
-    /// Bytes in the disk's logical sectors, in which its partition table counts. Without an answer both usual sizes are tried, and
-    /// a table that makes sense in both is refused.
+    /// Bytes in the disk's logical sectors, in which its partition table counts. Without an answer both usual
+    /// sizes are tried, and a table that makes sense in both is refused.
     fn sector_size(&self) -> Option<u32> {
         None
     }
@@ -76,7 +77,8 @@ impl ReadBlocks for Polled<'_> {
 /// What the partition is known by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum By<'b> {
-    /// Its own GUID in the table, as it is printed: the first three fields are stored little-endian, here they are not.
+    /// Its own GUID in the table, as it is printed: the first three fields are stored little-endian, here
+    /// they are not.
     Guid([u8; 16]),
     /// What Linux writes as the PARTUUID of a partition in a DOS table, such as `5f0e8a3c-02`.
     Dos {
@@ -114,7 +116,8 @@ pub enum NotFound {
         /// Why.
         error: DeviceError,
     },
-    /// The disk has no partition table (and no label at its beginning). A GUID table counts only if the first sector says so.
+    /// The disk has no partition table (and no label at its beginning). A GUID table counts only if the first
+    /// sector says so.
     NoTable,
     /// The first sector says that the disk has a GUID table, and it has none.
     NoGuidTable,

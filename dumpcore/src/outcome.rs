@@ -28,8 +28,9 @@ pub enum Outcome {
     OtherCpu {
         /// Which, by the platform's numbers.
         cpu: u32,
-        /// Whether that is a [snapshot](crate::Dump::snapshot), after which the kernel goes on. Nobody has dumped this crash then: the
-        /// caller has to call [`crash`](crate::Dump::crash) once more, and until it is told anything else.
+        /// Whether that is a [snapshot](crate::Dump::snapshot), after which the kernel goes on. Nobody has
+        /// dumped this crash then: the caller has to call [`crash`](crate::Dump::crash) once more, and until
+        /// it is told anything else.
         resumes: bool,
     },
     /// The dump itself crashed on this CPU. What it had written is a dump in progress.
@@ -38,8 +39,8 @@ pub enum Outcome {
     Refused(Refusal),
     /// A dump was begun and ended early, in order.
     Incomplete(Incomplete),
-    /// A dump was begun, or perhaps not even that, and could not be closed: it stays one in progress, readable as far
-    /// as it came.
+    /// A dump was begun, or perhaps not even that, and could not be closed: it stays one in progress,
+    /// readable as far as it came.
     Unclosed(DeviceError),
     /// A whole dump is on the medium.
     Complete,
@@ -140,7 +141,8 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// The device of a lane failed. But waiting that the end of the budget cut short says nothing of the device.
+    /// The device of a lane failed. But waiting that the end of the budget cut short says nothing of the
+    /// device.
     pub fn device(lane: usize, error: DeviceError, wait: &Wait<'_>) -> Ended {
         match error {
             DeviceError::TimedOut { .. } if wait.expired() => Ended::Budget,

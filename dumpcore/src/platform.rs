@@ -19,7 +19,8 @@ bitflags::bitflags! {
     pub struct Lacks: u32 {
         /// No code ranges: the dump path could not check that its own code is unharmed.
         const CODE_CHECK = 1 << 0;
-        /// Not all other CPUs were stopped, or it is not known how many there are; they may have changed memory during the dump.
+        /// Not all other CPUs were stopped, or it is not known how many there are; they may have changed
+        /// memory during the dump.
         const OTHER_CPUS = 1 << 1;
         /// No wall clock.
         const WALL_CLOCK = 1 << 2;
@@ -115,17 +116,18 @@ pub enum ResetPolicy {
 /// died: no heap, no lock that waits, no interrupt. It must not panic.
 ///
 /// # Implementation safety
-/// - [`page`](Platform::page) gives a pointer that is good for reading 4096 bytes, by aligned 8-byte volatile reads,
-///   until the next call of `page` on the same CPU; of a page that [`still`](Platform::still) vouches for, until the
-///   end of the dump.
+/// - [`page`](Platform::page) gives a pointer that is good for reading 4096 bytes, by aligned 8-byte volatile
+///   reads, until the next call of `page` on the same CPU; of a page that [`still`](Platform::still) vouches
+///   for, until the end of the dump.
 /// - [`code_ranges`](Platform::code_ranges) names memory that is always readable.
 /// - [`on_stack`](Platform::on_stack) calls its closure exactly once, or not at all and returns false.
 pub unsafe trait Platform: Sync {
     /// Nanoseconds since some fixed moment; never goes back, and goes on with interrupts off.
     fn now(&self) -> Nanoseconds;
 
-    /// Nanoseconds from the boot of this kernel to a moment of [`now`](Platform::now)'s clock, as the kernel's own log counts. The
-    /// default is for a clock that begins with the kernel: a processor's counter goes on through a reset.
+    /// Nanoseconds from the boot of this kernel to a moment of [`now`](Platform::now)'s clock, as the
+    /// kernel's own log counts. The default is for a clock that begins with the kernel: a processor's counter
+    /// goes on through a reset.
     fn uptime(&self, moment: Nanoseconds) -> Nanoseconds {
         moment
     }
@@ -133,17 +135,17 @@ pub unsafe trait Platform: Sync {
     /// Writes text to a console, polled. Not to the kernel log: the log is being dumped.
     fn console(&self, text: &str);
 
-    /// Calls `visit` for each range of RAM, in any order. Called by `arm()` only. What is not named is never read:
-    /// leave out devices, firmware memory that faults, and holes.
+    /// Calls `visit` for each range of RAM, in any order. Called by `arm()` only. What is not named is never
+    /// read: leave out devices, firmware memory that faults, and holes.
     fn ram(&self, visit: &mut dyn FnMut(RamRange));
 
     /// Where the page with this frame number (physical address / 4096) can be read, or `None` if it cannot.
-    /// Called only for pages inside what [`ram`](Platform::ram) named, by the CPU that dumps and by those that
-    /// [help](crate::Dump::help).
+    /// Called only for pages inside what [`ram`](Platform::ram) named, by the CPU that dumps and by those
+    /// that [help](crate::Dump::help).
     fn page(&self, pfn: u64) -> Option<NonNull<u8>>;
 
-    /// Copies the page at `from`, which [`page`](Platform::page) gave, so that a fault while reading (machine check,
-    /// hole, unmapped) is caught and told. Every page is copied this way, but for those that
+    /// Copies the page at `from`, which [`page`](Platform::page) gave, so that a fault while reading (machine
+    /// check, hole, unmapped) is caught and told. Every page is copied this way, but for those that
     /// [`still`](Platform::still) vouches for.
     fn guarded_copy(&self, from: NonNull<u8>, to: &mut Block) -> Guarded {
         let (_, _) = (from, to);
@@ -155,20 +157,21 @@ pub unsafe trait Platform: Sync {
         false
     }
 
-    /// What the page is used for, and how many pages from it on are used for the same. The answer must follow from
-    /// what does not change any more, and be the same whenever it is asked for: a dump goes over memory once for each
-    /// [pass](PageClass::pass), and what changed its class in between would be written twice, or not at all.
+    /// What the page is used for, and how many pages from it on are used for the same. The answer must follow
+    /// from what does not change any more, and be the same whenever it is asked for: a dump goes over memory
+    /// once for each [pass](PageClass::pass), and what changed its class in between would be written twice,
+    /// or not at all.
     fn class(&self, pfn: u64) -> ClassRun {
         let _ = pfn;
         ClassRun { class: PageClass::Unknown, pages: u64::MAX }
     }
 
-    /// Where a device sees the page, if nothing changes it any more: neither a device that still runs, nor any method of
-    /// this platform, such as a console's buffer. Such a page is written from where it is, which is faster; every other
-    /// one is copied first. Called only when all other CPUs have stopped and the dump has a stack of its own, also by
-    /// those that help. dumpcore [cleans](Platform::clean_for_device) the page. A platform with a
-    /// [guard](Platform::guarded_copy) reads the page under it first, a word in each cache line, and
-    /// answers `None` if that faults.
+    /// Where a device sees the page, if nothing changes it any more: neither a device that still runs, nor
+    /// any method of this platform, such as a console's buffer. Such a page is written from where it is,
+    /// which is faster; every other one is copied first. Called only when all other CPUs have stopped and the
+    /// dump has a stack of its own, also by those that help. dumpcore [cleans](Platform::clean_for_device)
+    /// the page. A platform with a [guard](Platform::guarded_copy) reads the page under it first, a word in
+    /// each cache line, and answers `None` if that faults.
     ///
     /// A page that changes all the same is found out by its checksum, and lost.
     fn still(&self, pfn: u64) -> Option<u64> {
@@ -179,13 +182,15 @@ pub unsafe trait Platform: Sync {
     /// Carries out the policy. On a real machine every policy but [`ResetPolicy::Return`] never comes back.
     fn reset(&self, policy: ResetPolicy);
 
-    /// Number of the CPU that this runs on, from 0. What is written about CPUs goes by it; whether another CPU panicked or the dump
-    /// itself does not, unless the platform cannot [switch stacks](Platform::on_stack).
+    /// Number of the CPU that this runs on, from 0. What is written about CPUs goes by it; whether another
+    /// CPU panicked or the dump itself does not, unless the platform cannot [switch
+    /// stacks](Platform::on_stack).
     fn cpu(&self) -> u32 {
         0
     }
 
-    /// How many CPUs are in use; 0, the default, if that is not known. The dump then says that others may have run on.
+    /// How many CPUs are in use; 0, the default, if that is not known. The dump then says that others may
+    /// have run on.
     fn cpus(&self) -> u32 {
         0
     }
@@ -201,19 +206,20 @@ pub unsafe trait Platform: Sync {
         true
     }
 
-    /// Lets the CPUs that [`stop_cpus`](Platform::stop_cpus) stopped go on where they were: the dump of a live
-    /// kernel is over.
+    /// Lets the CPUs that [`stop_cpus`](Platform::stop_cpus) stopped go on where they were: the dump of a
+    /// live kernel is over.
     fn resume_cpus(&self) {}
 
-    /// Fills `bytes` with numbers that nobody can guess, and says whether it could. Called by `arm()`, for a partition
-    /// whose dumps have to be encrypted.
+    /// Fills `bytes` with numbers that nobody can guess, and says whether it could. Called by `arm()`, for a
+    /// partition whose dumps have to be encrypted.
     fn entropy(&self, bytes: &mut [u8; 32]) -> bool {
         let _ = bytes;
         false
     }
 
-    /// Lets a CPU that [helps](crate::Dump::help) and finds nothing to do rest for about this many nanoseconds: in a virtual
-    /// machine, or on one of two threads of a core, it would only take time from the CPU that writes.
+    /// Lets a CPU that [helps](crate::Dump::help) and finds nothing to do rest for about this many
+    /// nanoseconds: in a virtual machine, or on one of two threads of a core, it would only take time from
+    /// the CPU that writes.
     fn rest(&self, nanoseconds: Nanoseconds) {
         let _ = nanoseconds;
     }
@@ -264,10 +270,10 @@ pub unsafe trait Platform: Sync {
         &[]
     }
 
-    /// Calls `run` on the given stack (a part of the arena, 16-byte aligned) and comes back when it returns; or
-    /// returns false without calling it, if the platform cannot. The default can on x86_64, aarch64 and riscv64; a kernel
-    /// writes its own where an exception inside of the dump must find more in place than a stack pointer. Nobody has a reference to
-    /// the stack meanwhile, since what runs there writes to it.
+    /// Calls `run` on the given stack (a part of the arena, 16-byte aligned) and comes back when it returns;
+    /// or returns false without calling it, if the platform cannot. The default can on x86_64, aarch64 and
+    /// riscv64; a kernel writes its own where an exception inside of the dump must find more in place than a
+    /// stack pointer. Nobody has a reference to the stack meanwhile, since what runs there writes to it.
     fn on_stack(&self, stack: NonNull<[u8]>, run: &mut dyn FnMut()) -> bool {
         // SAFETY: the stack is the caller's to lend, and aligned as it promises; a dump does not unwind.
         unsafe { call_on(top(stack), run) }
@@ -278,16 +284,18 @@ pub unsafe trait Platform: Sync {
         None
     }
 
-    /// Makes what was written to the `length` bytes at `start` visible to devices, before they are told to look: cleans the
-    /// cache lines that hold them, and drops them (clean and invalidate), so that none is written back later over
-    /// what a device writes. Needed where DMA is not coherent. The memory is a page that is [still](Platform::still), or part of the arena or of what a driver was
-    /// given beside it, and shares no cache line (of 128 bytes) with what the other side writes.
+    /// Makes what was written to the `length` bytes at `start` visible to devices, before they are told to
+    /// look: cleans the cache lines that hold them, and drops them (clean and invalidate), so that none is
+    /// written back later over what a device writes. Needed where DMA is not coherent. The memory is a page
+    /// that is [still](Platform::still), or part of the arena or of what a driver was given beside it, and
+    /// shares no cache line (of 128 bytes) with what the other side writes.
     fn clean_for_device(&self, start: *const u8, length: usize) {
         let (_, _) = (start, length);
     }
 
-    /// Makes what a device wrote to the `length` bytes at `start` visible to the CPU: drops the cache lines that hold
-    /// them. Needed where DMA is not coherent. The memory is as for [`clean_for_device`](Platform::clean_for_device).
+    /// Makes what a device wrote to the `length` bytes at `start` visible to the CPU: drops the cache lines
+    /// that hold them. Needed where DMA is not coherent. The memory is as for
+    /// [`clean_for_device`](Platform::clean_for_device).
     fn invalidate_from_device(&self, start: *const u8, length: usize) {
         let (_, _) = (start, length);
     }

@@ -1,8 +1,9 @@
 //! The dump's own stack: where it lies, how much of it was used, and how an overflow is found out.
 //!
-//! It comes first in the arena, so what grows out of it leaves the arena and never runs into what the dump trusts. Below it
-//! is a red zone, memory with a known pattern, as below the stack of each CPU that helps. A zone that was written to means
-//! that nothing can be relied on any more: it is looked at before each write to a disk, and there is none afterwards.
+//! It comes first in the arena, so what grows out of it leaves the arena and never runs into what the dump
+//! trusts. Below it is a red zone, memory with a known pattern, as below the stack of each CPU that helps. A
+//! zone that was written to means that nothing can be relied on any more: it is looked at before each write
+//! to a disk, and there is none afterwards.
 
 use core::ptr::NonNull;
 
@@ -17,8 +18,8 @@ pub const STACK_SIZE: usize = if cfg!(debug_assertions) { 64 << 10 } else { 16 <
 /// Bytes of a helping CPU's stack.
 pub const HELPER_STACK: usize = if cfg!(debug_assertions) { 24 << 10 } else { 8 << 10 };
 
-/// Bytes of the red zone below the dump's stack: as long as the largest frame that is not probed page by page, so none
-/// reaches over it.
+/// Bytes of the red zone below the dump's stack: as long as the largest frame that is not probed page by
+/// page, so none reaches over it.
 pub const RED_ZONE: usize = 4 << 10;
 
 /// Bytes of the red zone below a helping CPU's stack, on which there are no large frames.
@@ -59,7 +60,8 @@ impl RedZone {
     /// Whether nobody has written to it.
     pub(crate) fn is_whole(&self) -> bool {
         (0..self.words).all(|number| {
-            // SAFETY: inside of what lay() was promised. Volatile, since an overflow writes to it behind the compiler's back.
+            // SAFETY: inside of what lay() was promised. Volatile, since an overflow writes to it behind the
+            // compiler's back.
             unsafe { self.start.add(number).read_volatile() == word(number) }
         })
     }
@@ -159,11 +161,12 @@ impl Painted {
     }
 }
 
-/// Calls `run` on the stack that ends at `top`, and comes back. `false`, with nothing done, on an architecture for which
-/// nobody has written this.
+/// Calls `run` on the stack that ends at `top`, and comes back. `false`, with nothing done, on an
+/// architecture for which nobody has written this.
 ///
 /// # Safety
-/// `top` is the 16-byte aligned end of memory that nobody else uses and that is large enough. `run` does not unwind.
+/// `top` is the 16-byte aligned end of memory that nobody else uses and that is large enough. `run` does not
+/// unwind.
 pub unsafe fn call_on(top: *mut u8, run: &mut dyn FnMut()) -> bool {
     let mut run = run;
     let word = (&raw mut run).cast::<u8>();

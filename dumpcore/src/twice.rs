@@ -1,4 +1,5 @@
-//! A pointer that is stored twice, once inverted: a stray write that hits it is noticed before it is followed.
+//! A pointer that is stored twice, once inverted: a stray write that hits it is noticed before it is
+//! followed.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};

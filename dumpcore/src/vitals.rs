@@ -46,7 +46,8 @@ impl Step {
     }
 }
 
-/// The little that a crash inside the dump may still look at. Outside of [`Armed`], which the dump has borrowed.
+/// The little that a crash inside the dump may still look at. Outside of [`Armed`], which the dump has
+/// borrowed.
 pub(crate) struct Vitals {
     step: AtomicU32,
     reset: AtomicU32,

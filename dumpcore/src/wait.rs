@@ -1,7 +1,7 @@
 //! The one bounded wait.
 //!
-//! Nothing in a dump waits in any other way. While it waits, it runs the private timers and tasklets and pats the
-//! watchdog. It ends at its deadline, at the end of the dump's budget, or, should the clock stand still,
+//! Nothing in a dump waits in any other way. While it waits, it runs the private timers and tasklets and pats
+//! the watchdog. It ends at its deadline, at the end of the dump's budget, or, should the clock stand still,
 //! after a number of looks.
 
 use core::cell::Cell;
@@ -15,11 +15,12 @@ pub use crate::time::{MILLISECOND, SECOND};
 /// How often the watchdog is patted while waiting.
 const PAT_EVERY: Nanoseconds = MILLISECOND / 2;
 
-/// So many looks at a clock that does not move, and the watchdog is patted all the same. They take less than a millisecond.
+/// So many looks at a clock that does not move, and the watchdog is patted all the same. They take less than
+/// a millisecond.
 const PAT_LOOKS: u32 = 1_000;
 
-/// So many looks at a clock that does not move mean that it never will. A look costs at least some nanoseconds, so
-/// this is at most seconds.
+/// So many looks at a clock that does not move mean that it never will. A look costs at least some
+/// nanoseconds, so this is at most seconds.
 const LOOKS_AT_DEAD_CLOCK: u32 = 10_000_000;
 
 /// Something did not happen in time.
@@ -61,8 +62,8 @@ impl<'a> Wait<'a> {
         }
     }
 
-    /// A wait for a CPU that helps: it pats no watchdog and runs no queues, which is for the one that dumps; and it
-    /// [rests](Platform::rest) between looks, the longer the less there is to see.
+    /// A wait for a CPU that helps: it pats no watchdog and runs no queues, which is for the one that dumps;
+    /// and it [rests](Platform::rest) between looks, the longer the less there is to see.
     pub fn aside(platform: &'a dyn Platform, end: Nanoseconds) -> Wait<'a> {
         Wait { aside: true, ..Wait::new(platform, None, end) }
     }
@@ -83,8 +84,8 @@ impl<'a> Wait<'a> {
     }
 
     /// Looks with `look` until it gives something, for at most `limit` nanoseconds and within the budget. It
-    /// is looked at least once, and once more after the deadline, so that a machine that was held up for long does
-    /// not miss what has happened.
+    /// is looked at least once, and once more after the deadline, so that a machine that was held up for long
+    /// does not miss what has happened.
     ///
     /// # Errors
     /// If it did not happen; `what` names it.

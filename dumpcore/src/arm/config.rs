@@ -16,7 +16,8 @@ const DEFAULT_HELPERS: usize = 4;
 /// Who else uses the disk while the kernel is healthy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ownership {
-    /// Nobody: `arm()` takes the device over, reads the label and the first pattern block, and leaves it at rest.
+    /// Nobody: `arm()` takes the device over, reads the label and the first pattern block, and leaves it at
+    /// rest.
     Exclusive,
     /// The kernel's own driver: `arm()` does not touch the device. The uuid must be given.
     Shared,
@@ -30,7 +31,8 @@ pub struct Target<'a> {
     pub first_block: u64,
     /// Size of the partition in blocks.
     pub blocks: u64,
-    /// The label's uuid, if the caller knows it. It must then be this one. Required with [`Ownership::Shared`].
+    /// The label's uuid, if the caller knows it. It must then be this one. Required with
+    /// [`Ownership::Shared`].
     pub uuid: Option<Uuid>,
     /// The public key that the label demands dumps to be encrypted to, if the caller knows the label:
     /// with [`Ownership::Shared`], where nobody reads it before the crash, this is the only way to encrypt.
@@ -58,19 +60,21 @@ pub struct Config<'a> {
     pub level: Level,
     /// How memory is stored: [`Encoding::Units`] are compressed.
     pub encoding: Encoding,
-    /// How many other CPUs may help, at most; there are at most [`MAX_HELPERS`](crate::limits::MAX_HELPERS), and one less than CPUs. Each
-    /// takes 115 KiB of the arena if memory is compressed. They have to call [`Dump::help`](crate::Dump::help) when they are stopped.
+    /// How many other CPUs may help, at most; there are at most [`MAX_HELPERS`](crate::limits::MAX_HELPERS),
+    /// and one less than CPUs. Each takes 115 KiB of the arena if memory is compressed. They have to call
+    /// [`Dump::help`](crate::Dump::help) when they are stopped.
     pub helpers: usize,
-    /// Nanoseconds that a helping CPU may take for one unit of work; then the unit is done again, and the CPU is not
-    /// relied on any more. At most a quarter of the request timeout, and a sixteenth of the budget.
+    /// Nanoseconds that a helping CPU may take for one unit of work; then the unit is done again, and the CPU
+    /// is not relied on any more. At most a quarter of the request timeout, and a sixteenth of the budget.
     pub helper_patience: Nanoseconds,
-    /// Whether a device that says it is [risky](crate::device::Health::Risky) may be used at all: in a second round, when no other is left.
+    /// Whether a device that says it is [risky](crate::device::Health::Risky) may be used at all: in a second
+    /// round, when no other is left.
     pub allow_risky: bool,
-    /// Whether a dump goes over all healthy targets at once, chunk by chunk in turn, as far as they are encrypted
-    /// alike. If one of them fails, the dump begins again on the others.
+    /// Whether a dump goes over all healthy targets at once, chunk by chunk in turn, as far as they are
+    /// encrypted alike. If one of them fails, the dump begins again on the others.
     pub stripe: bool,
-    /// Whether a dump may go to a target in the clear after one before it in the list that demands encryption. Then the same memory
-    /// may be on both.
+    /// Whether a dump may go to a target in the clear after one before it in the list that demands
+    /// encryption. Then the same memory may be on both.
     pub clear_after_encrypted: bool,
 }
 

@@ -23,12 +23,14 @@ pub enum ArmError {
     NoTargets,
     /// More than [`MAX_TARGETS`] targets were given.
     TooManyTargets,
-    /// A dump was to go over several targets at once, and two of them are on one [controller](crate::DumpDevice::controller).
+    /// A dump was to go over several targets at once, and two of them are on one
+    /// [controller](crate::DumpDevice::controller).
     OneController {
         /// The second one's place in the list, from 0.
         target: usize,
     },
-    /// [`Ownership::Shared`](super::Ownership::Shared) without a uuid: another disk's partition could not be told from the right one.
+    /// [`Ownership::Shared`](super::Ownership::Shared) without a uuid: another disk's partition could not be
+    /// told from the right one.
     UuidMissing {
         /// The target's place in the list, from 0.
         target: usize,

@@ -1,4 +1,5 @@
-//! How the arena is divided: first what each CPU packs with, then the helpers, and what is left becomes buffers.
+//! How the arena is divided: first what each CPU packs with, then the helpers, and what is left becomes
+//! buffers.
 
 use crate::arena::{Arena, OutOfArena};
 use crate::format::chunk::{Encoding, MAX_PAYLOAD_BLOCKS};
@@ -23,8 +24,8 @@ const LEAST_FOR_PACKED_BUFFERS: usize = 2 * (OUT_BYTES + 3 * BLOCK_SIZE);
 
 /// Payload blocks of a chunk, and number of buffers: the largest chunks of which enough fit into `bytes`.
 ///
-/// A unit that does not shrink is as long as its pages and a few bytes: chunks are so long that units fit without a
-/// hole behind them.
+/// A unit that does not shrink is as long as its pages and a few bytes: chunks are so long that units fit
+/// without a hole behind them.
 pub(super) fn divide(
     bytes: usize,
     max_transfer: usize,

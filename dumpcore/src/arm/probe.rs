@@ -56,8 +56,8 @@ pub(super) fn look_at_memory<'a>(
     Ok(memory)
 }
 
-/// Agrees on the key of each target that demands one, where the key stays: with an ephemeral secret that nobody has afterwards.
-/// The caller wipes the stack afterwards.
+/// Agrees on the key of each target that demands one, where the key stays: with an ephemeral secret that
+/// nobody has afterwards. The caller wipes the stack afterwards.
 #[inline(never)]
 pub(super) fn derive_keys(
     platform: &dyn Platform,
@@ -92,7 +92,8 @@ pub(super) struct Means<'m, 'c, 'a> {
     pub(super) zones: &'m RedZones,
 }
 
-/// Looks at a disk that nobody else uses: is there a label, and room behind the dumps that are waiting? Leaves it at rest.
+/// Looks at a disk that nobody else uses: is there a label, and room behind the dumps that are waiting?
+/// Leaves it at rest.
 pub(super) fn look(
     number: usize,
     target: &mut ArmedTarget<'_>,

@@ -73,7 +73,8 @@ impl<'a> Targets<'a> {
         Ok(())
     }
 
-    /// Finds out which partitions they are, from their labels or from what the caller knows. Says which demand encryption.
+    /// Finds out which partitions they are, from their labels or from what the caller knows. Says which
+    /// demand encryption.
     pub(super) fn identify(
         &mut self,
         means: &mut Means<'_, '_, '_>,

@@ -1,5 +1,5 @@
-//! One dump to a set of targets: their devices are taken over, their partitions checked, and the dump is written to those
-//! that are fit.
+//! One dump to a set of targets: their devices are taken over, their partitions checked, and the dump is
+//! written to those that are fit.
 
 use super::context::{Attempt, Context, Shared};
 use super::ledger::{Ledger, Set};
@@ -95,8 +95,8 @@ fn take_over<'t>(
     Ok(())
 }
 
-/// Checks the partition of each lane. Lanes whose partition is not fit for a dump are removed, and so are those whose
-/// device gets stuck; `last` is why.
+/// Checks the partition of each lane. Lanes whose partition is not fit for a dump are removed, and so are
+/// those whose device gets stuck; `last` is why.
 #[inline(never)]
 fn check_all(
     context: &Context<'_>,
@@ -130,8 +130,8 @@ fn check_all(
     }
 }
 
-/// Checks that a lane's partition is the right one and that what will be written is free, or that as much of it as is
-/// to be checked now is.
+/// Checks that a lane's partition is the right one and that what will be written is free, or that as much of
+/// it as is to be checked now is.
 #[inline(never)]
 fn check(
     context: &Context<'_>,
@@ -207,8 +207,8 @@ fn check_pattern(
         }
         Verify::Ahead => (),
     }
-    // The front header and the block behind it, so that a dump can begin and be closed. What is read on ahead is
-    // taken in too: the headers are written with nothing in flight.
+    // The front header and the block behind it, so that a dump can begin and be closed. What is read on ahead
+    // is taken in too: the headers are written with nothing in flight.
     traffic
         .check_up_to(number, place.block.saturating_add(2), wait)
         .and_then(|()| traffic.drain(wait))

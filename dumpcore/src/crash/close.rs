@@ -80,11 +80,11 @@ pub(super) fn close(
     Attempt { outcome, go_on: failing.is_some() && in_time }
 }
 
-/// Gets everything out of the devices, by reset where nothing else helps. Lanes whose device cannot be stopped are removed;
-/// the last error of those comes back.
+/// Gets everything out of the devices, by reset where nothing else helps. Lanes whose device cannot be
+/// stopped are removed; the last error of those comes back.
 ///
-/// Requests may hang in a device that failed as a whole: only a reset gets them out, and the headers in. One that failed a
-/// single request goes on with what is behind it.
+/// Requests may hang in a device that failed as a whole: only a reset gets them out, and the headers in. One
+/// that failed a single request goes on with what is behind it.
 #[inline(never)]
 fn bring_home(
     traffic: &mut Traffic<'_, '_, '_, '_>,

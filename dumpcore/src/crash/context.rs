@@ -12,8 +12,8 @@ use crate::time::{Nanoseconds, SECOND};
 use crate::vitals::Vitals;
 use crate::wait::Wait;
 
-/// Time at the end of the budget that is kept for closing the dump: an eighth, at most this. A disk may have gigabytes in
-/// its cache by then.
+/// Time at the end of the budget that is kept for closing the dump: an eighth, at most this. A disk may have
+/// gigabytes in its cache by then.
 const CLOSING: Nanoseconds = 60 * SECOND;
 
 /// A dump under way.

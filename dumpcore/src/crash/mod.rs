@@ -104,7 +104,8 @@ fn refuse(entry: &Entry<'_>, refusal: Refusal) -> End {
     End { outcome: Outcome::Refused(refusal), harmed: true, stopped: false }
 }
 
-/// Runs the steps on the stack in the arena, if the platform can switch to it, and makes ready for another dump.
+/// Runs the steps on the stack in the arena, if the platform can switch to it, and makes ready for another
+/// dump.
 fn on_own_stack(armed: &mut Armed<'_>, entry: &Entry<'_>, begin: Nanoseconds) -> End {
     let Entry { platform, crash, kernel, cpu, phase: runs_on, .. } = *entry;
     // From here on an address: what runs on a stack writes to it, behind any reference.
@@ -139,7 +140,8 @@ fn on_own_stack(armed: &mut Armed<'_>, entry: &Entry<'_>, begin: Nanoseconds) ->
     if !platform.on_stack(stack, &mut || run(true)) {
         run(false);
     }
-    // SAFETY: it was taken out of the armed state, as the only reference to it, and nobody runs on it any more.
+    // SAFETY: it was taken out of the armed state, as the only reference to it, and nobody runs on it any
+    // more.
     let stack = unsafe { &mut *stack.as_ptr() };
     paint(stack);
     armed.stack = stack;

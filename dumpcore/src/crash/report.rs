@@ -77,7 +77,8 @@ pub(super) fn ended(platform: &dyn Platform, ended: Option<&Ended>) {
     });
 }
 
-/// Says what happened, whatever comes of it. In a frame of its own, so that the dump need not carry the line along.
+/// Says what happened, whatever comes of it. In a frame of its own, so that the dump need not carry the line
+/// along.
 #[inline(never)]
 pub(crate) fn crash(platform: &dyn Platform, cpu: u32, crash: &Crash<'_>, kernel: Kernel) {
     say(platform, |line| {
@@ -90,8 +91,8 @@ pub(crate) fn crash(platform: &dyn Platform, cpu: u32, crash: &Crash<'_>, kernel
     });
 }
 
-/// Appends a message with its lines behind one another: Rust's own has the place in the first and what happened in the second.
-/// (What `core` has for this can panic, as far as the compiler knows.)
+/// Appends a message with its lines behind one another: Rust's own has the place in the first and what
+/// happened in the second. (What `core` has for this can panic, as far as the compiler knows.)
 pub(crate) fn on_one_line(line: &mut Line, message: &str) {
     let mut rest = message;
     // Each turn takes a line off.
@@ -103,7 +104,8 @@ pub(crate) fn on_one_line(line: &mut Line, message: &str) {
     }
 }
 
-/// Says what the dump used of the memory that it was given. In a frame of its own, so that the dump need not carry it along.
+/// Says what the dump used of the memory that it was given. In a frame of its own, so that the dump need not
+/// carry it along.
 #[inline(never)]
 pub(super) fn footprint(platform: &dyn Platform, armed: &Armed<'_>, painted: &Painted) {
     say(platform, |line| {

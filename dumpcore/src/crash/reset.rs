@@ -12,7 +12,8 @@ pub(crate) enum Kernel {
     Live,
 }
 
-/// Carries out the reset policy for a kernel that has crashed. The machine is reset where nothing tells the policy.
+/// Carries out the reset policy for a kernel that has crashed. The machine is reset where nothing tells the
+/// policy.
 pub(crate) fn carry_out(platform: &dyn Platform, kernel: Kernel, vitals: Option<&Vitals>) {
     if kernel == Kernel::Crashed {
         platform.reset(vitals.map_or(ResetPolicy::Reset, Vitals::reset));

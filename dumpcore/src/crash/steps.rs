@@ -1,4 +1,5 @@
-//! The steps of a dump, in order: stop the other CPUs, check our own code, then dump to one target after another.
+//! The steps of a dump, in order: stop the other CPUs, check our own code, then dump to one target after
+//! another.
 
 use super::context::Context;
 use super::targets;
@@ -11,7 +12,8 @@ use crate::time::{Nanoseconds, SECOND};
 use crate::vitals::Step;
 use crate::wait::Wait;
 
-/// How long the other CPUs may take to stop, all together. Those that take longer are dumped without registers.
+/// How long the other CPUs may take to stop, all together. Those that take longer are dumped without
+/// registers.
 const STOPPING: Nanoseconds = SECOND;
 
 /// All steps after the check of the armed state.
@@ -46,8 +48,8 @@ pub(super) fn run(context: &mut Context<'_>, armed: &mut Armed<'_>) -> Outcome {
     outcome
 }
 
-/// Sends the helpers away. What they work with is sealed again for the next dump: those that do not leave are not let in
-/// any more.
+/// Sends the helpers away. What they work with is sealed again for the next dump: those that do not leave are
+/// not let in any more.
 fn send_away(context: &Context<'_>, armed: &Armed<'_>, crew: &Crew<'_>) {
     crew.close();
     let patience = armed.sealed.patience.saturating_mul(2);

@@ -1,4 +1,5 @@
-//! The private queues: they hand through to the kernel's own, and in crashdump mode hold and run what is theirs.
+//! The private queues: they hand through to the kernel's own, and in crashdump mode hold and run what is
+//! theirs.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -41,8 +42,8 @@ impl Queues {
         platform.host_queues().map(Some).ok_or(DeferError::NoHostQueues)
     }
 
-    /// Adds a timer: calls `handler` once at `expires` on the platform's clock. One that is already waiting is
-    /// moved, so this is `add_timer` and `mod_timer` in one.
+    /// Adds a timer: calls `handler` once at `expires` on the platform's clock. One that is already waiting
+    /// is moved, so this is `add_timer` and `mod_timer` in one.
     ///
     /// # Errors
     /// If the queue is full, busy, or not there.
@@ -80,8 +81,9 @@ impl Queues {
         }
     }
 
-    /// Runs what is due: in crashdump mode, each timer whose time has come, and the tasklets that were scheduled
-    /// before the call. Work that reschedules itself runs again at the next call, so this always ends.
+    /// Runs what is due: in crashdump mode, each timer whose time has come, and the tasklets that were
+    /// scheduled before the call. Work that reschedules itself runs again at the next call, so this always
+    /// ends.
     pub(crate) fn run(&self, now: Nanoseconds) {
         if self.crashdump_mode() {
             self.timers.run(now);

@@ -1,7 +1,7 @@
 //! What a disk driver has to be able to do to receive a dump.
 //!
-//! This is the 2004 `disk_dump_device_ops` made safe and pipelined. A driver has `rw_block`; one that can keep
-//! several requests in flight also has `submit` and `poll`.
+//! This is the 2004 `disk_dump_device_ops` made safe and pipelined. A driver has `rw_block`; one that can
+//! keep several requests in flight also has `submit` and `poll`.
 
 mod error;
 
@@ -129,33 +129,36 @@ pub struct Rejected {
 
 /// A disk that can receive a dump.
 ///
-/// The order of calls: `seal` by `arm()`; after the crash `seal` again, `sanity_check`, `quiesce`, any number of
-/// transfers, `shutdown`. Nothing but `seal` and `sanity_check` happens before `quiesce`.
+/// The order of calls: `seal` by `arm()`; after the crash `seal` again, `sanity_check`, `quiesce`, any number
+/// of transfers, `shutdown`. Nothing but `seal` and `sanity_check` happens before `quiesce`.
 ///
 /// A driver never panics, never waits but through its [`Wait`], and trusts nothing that the device wrote.
 ///
-/// Where DMA is not coherent, dumpcore cleans and invalidates the buffers of requests; memory of the driver's own that it
-/// shares with the device (rings, tables, status) is the driver's to clean and invalidate, by
+/// Where DMA is not coherent, dumpcore cleans and invalidates the buffers of requests; memory of the driver's
+/// own that it shares with the device (rings, tables, status) is the driver's to clean and invalidate, by
 /// [`Platform::clean_for_device`](crate::Platform::clean_for_device) and
 /// [`Platform::invalidate_from_device`](crate::Platform::invalidate_from_device).
 ///
 /// # Implementation safety
-/// A [`DmaBuffer`] is the only way to its memory, and dumpcore makes those anew that a device has kept, for otherwise a
-/// device that fails would take them from the dump. What a driver is given it must therefore treat like this:
-/// - A buffer, and a [`Gather`], is given back once at most: in the [`Completion`] or the [`Rejected`] of its own request,
-///   or by the [`rw_block`](DumpDevice::rw_block) that got it. Nothing is given back that did not come with that request.
-/// - What was given back is not touched any more. Until then, the driver touches it only while one of its methods runs, and
-///   the device as the request says: of a read it may write the buffer, of a write it only reads it and what the
-///   [extents](Extent) name. Of other memory than that and the driver's own, the device is not told.
-/// - [`quiesce`](DumpDevice::quiesce) touches nothing that came with an earlier request, and gives nothing of it back. Once it
-///   has returned `Ok`, driver and device have forgotten all that.
+/// A [`DmaBuffer`] is the only way to its memory, and dumpcore makes those anew that a device has kept, for
+/// otherwise a device that fails would take them from the dump. What a driver is given it must therefore
+/// treat like this:
+/// - A buffer, and a [`Gather`], is given back once at most: in the [`Completion`] or the [`Rejected`] of its
+///   own request, or by the [`rw_block`](DumpDevice::rw_block) that got it. Nothing is given back that did
+///   not come with that request.
+/// - What was given back is not touched any more. Until then, the driver touches it only while one of its
+///   methods runs, and the device as the request says: of a read it may write the buffer, of a write it only
+///   reads it and what the [extents](Extent) name. Of other memory than that and the driver's own, the device
+///   is not told.
+/// - [`quiesce`](DumpDevice::quiesce) touches nothing that came with an earlier request, and gives nothing of
+///   it back. Once it has returned `Ok`, driver and device have forgotten all that.
 /// - All this holds whatever the device writes to its registers and to memory.
 pub unsafe trait DumpDevice: Send {
     /// What the device is called on the console, such as `virtio-blk 00:04.0`.
     fn name(&self) -> &str;
 
-    /// Its size. Before `quiesce`, as it was found when opened, or `None` if it takes a command to the device to find
-    /// out; afterwards, as the device now says.
+    /// Its size. Before `quiesce`, as it was found when opened, or `None` if it takes a command to the device
+    /// to find out; afterwards, as the device now says.
     fn geometry(&self) -> Option<Geometry>;
 
     /// Bytes in the disk's logical sectors, in which its partition table counts, if it says.
@@ -167,13 +170,14 @@ pub unsafe trait DumpDevice: Send {
     /// addresses, queue addresses, size. Not what changes in use.
     fn seal(&self, digest: &mut Digest);
 
-    /// Looks at the device without changing it. Called after the crash, while another driver's requests may be in
-    /// flight.
+    /// Looks at the device without changing it. Called after the crash, while another driver's requests may
+    /// be in flight.
     fn sanity_check(&mut self, wait: &Wait<'_>) -> Health;
 
     /// Takes the controller over by reset, whatever driver held it, and leaves it polled, with interrupts
-    /// masked. On success, the device touches no memory any more, and the driver has forgotten the buffers of requests that were
-    /// in flight: they are the caller's again. After a failure, nothing but `quiesce` is called.
+    /// masked. On success, the device touches no memory any more, and the driver has forgotten the buffers of
+    /// requests that were in flight: they are the caller's again. After a failure, nothing but `quiesce` is
+    /// called.
     ///
     /// # Errors
     /// Why the device cannot be used. It may be called again.
@@ -193,13 +197,14 @@ pub unsafe trait DumpDevice: Send {
         wait: &Wait<'_>,
     ) -> (Option<DmaBuffer>, Result<(), DeviceError>);
 
-    /// A number that disks have in common whose takeover is one reset: such cannot be used at the same time. `None` for a
-    /// disk that is reset by itself.
+    /// A number that disks have in common whose takeover is one reset: such cannot be used at the same time.
+    /// `None` for a disk that is reset by itself.
     fn controller(&self) -> Option<u64> {
         None
     }
 
-    /// How many requests can be in flight, at least 1. The same from before `arm()` on: buffers are made for it.
+    /// How many requests can be in flight, at least 1. The same from before `arm()` on: buffers are made for
+    /// it.
     fn depth(&self) -> usize {
         1
     }
@@ -214,8 +219,8 @@ pub unsafe trait DumpDevice: Send {
         0
     }
 
-    /// Starts a request. A device that finishes it at once returns the completion; otherwise `poll` does later.
-    /// The default does the whole transfer by `rw_block`.
+    /// Starts a request. A device that finishes it at once returns the completion; otherwise `poll` does
+    /// later. The default does the whole transfer by `rw_block`.
     ///
     /// # Errors
     /// The request, if it was not accepted.
@@ -223,8 +228,8 @@ pub unsafe trait DumpDevice: Send {
         transfer_by_blocks(self, request, wait).map(Some)
     }
 
-    /// The next finished request, if there is one. Never waits: `wait` is for a driver that keeps its own timers and
-    /// tasklets, and for the [platform](Wait::platform)'s cache maintenance.
+    /// The next finished request, if there is one. Never waits: `wait` is for a driver that keeps its own
+    /// timers and tasklets, and for the [platform](Wait::platform)'s cache maintenance.
     ///
     /// # Errors
     /// The device itself has failed, not just one request; none of those in flight will come back.
@@ -233,8 +238,8 @@ pub unsafe trait DumpDevice: Send {
         Ok(None)
     }
 
-    /// Returns when the medium, not only a cache, has everything that completed before. Never called while requests
-    /// are in flight.
+    /// Returns when the medium, not only a cache, has everything that completed before. Never called while
+    /// requests are in flight.
     ///
     /// # Errors
     /// Why that is not certain.
@@ -282,7 +287,8 @@ pub(crate) fn transfer_by_blocks<D: DumpDevice + ?Sized>(
     Ok(Completion { id, buffer: done, gather, result: Ok(()) })
 }
 
-/// That the contract is one which safe code cannot enter into: the one compiles, and the other differs in that word only.
+/// That the contract is one which safe code cannot enter into: the one compiles, and the other differs in
+/// that word only.
 ///
 /// ```
 /// # use dumpcore::device::{DeviceError, Direction, DumpDevice, Geometry, Health};

@@ -7,12 +7,12 @@
 //!   FREE ←──────────┘                  └────────→ LOST, for ever
 //! ```
 //!
-//! Where two parties may leave a state (POSTED and TAKEN), both do it with a compare-exchange, and exactly one succeeds.
-//! FREE and DONE are left by the owner alone, so a store does.
+//! Where two parties may leave a state (POSTED and TAKEN), both do it with a compare-exchange, and exactly
+//! one succeeds. FREE and DONE are left by the owner alone, so a store does.
 //!
-//! The value is reached only through [`Mine`] and [`Job`]. No function makes either of a cell that is LOST, and LOST is
-//! left by no function: the helper that was given up may still write to the value, now or in a minute, and nobody
-//! else ever looks at it again.
+//! The value is reached only through [`Mine`] and [`Job`]. No function makes either of a cell that is LOST,
+//! and LOST is left by no function: the helper that was given up may still write to the value, now or in a
+//! minute, and nobody else ever looks at it again.
 
 use core::ops::{Deref, DerefMut};
 
@@ -36,8 +36,8 @@ const LOST: u64 = 4;
 
 /// A cell's state, the helper's number and the count of the post, from the lowest bit up.
 ///
-/// The count makes each post's words different from those of every other post. A party that looked at the word long ago
-/// cannot take a later post of the same cell for the one it saw.
+/// The count makes each post's words different from those of every other post. A party that looked at the
+/// word long ago cannot take a later post of the same cell for the one it saw.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Word(u64);
 
@@ -80,16 +80,17 @@ impl Word {
     }
 }
 
-/// A value and whose it is. On cache lines of its own, so that a helper at work on one cell does not slow down those
-/// who look at the next.
+/// A value and whose it is. On cache lines of its own, so that a helper at work on one cell does not slow
+/// down those who look at the next.
 #[repr(align(64))]
 pub(super) struct Cell<T> {
     word: AtomicU64,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the value is used by one party at a time: whoever holds a Mine or a Job, of which there is one at most (see
-// there). Its use by one happens before its use by the next. So it is only ever sent, for which T: Send is enough.
+// SAFETY: the value is used by one party at a time: whoever holds a Mine or a Job, of which there is one at
+// most (see there). Its use by one happens before its use by the next. So it is only ever sent, for which T:
+// Send is enough.
 unsafe impl<T: Send> Sync for Cell<T> {}
 
 impl<T> Cell<T> {
@@ -99,8 +100,8 @@ impl<T> Cell<T> {
 
     /// The word as it was a moment ago.
     pub(super) fn word(&self) -> Word {
-        // Relaxed: nobody uses the value because of what this says. Whoever wants to goes through one of the functions
-        // below, which look again with the ordering they need.
+        // Relaxed: nobody uses the value because of what this says. Whoever wants to goes through one of the
+        // functions below, which look again with the ordering they need.
         Word(self.word.load(Ordering::Relaxed))
     }
 
@@ -130,7 +131,8 @@ impl<T> Cell<T> {
     /// # Safety
     /// The caller is the only owner, and holds no other [`Mine`] of this cell.
     pub(super) unsafe fn done(&self) -> Option<Mine<'_, T>> {
-        // Acquire: what the helper wrote to the value happens before the Release in Job::finish(), hence before its use here.
+        // Acquire: what the helper wrote to the value happens before the Release in Job::finish(), hence
+        // before its use here.
         let word = Word(self.word.load(Ordering::Acquire));
         word.is_done().then(|| Mine { cell: self, word, value: self.value.get_mut() })
     }
@@ -140,8 +142,9 @@ impl<T> Cell<T> {
     /// # Safety
     /// The caller is the only owner, and holds no other [`Mine`] of this cell.
     pub(super) unsafe fn withdraw(&self, seen: Word) -> Option<Mine<'_, T>> {
-        // Relaxed: the count says that it is still the post that was seen, so no helper has had the value since the
-        // owner itself filled it. It must be an exchange, not a store, because a helper may take it at this moment.
+        // Relaxed: the count says that it is still the post that was seen, so no helper has had the value
+        // since the owner itself filled it. It must be an exchange, not a store, because a helper may take it
+        // at this moment.
         let word = seen.with(FREE);
         let withdrawn = seen.is_posted() && self.exchange(seen, word, Ordering::Relaxed);
         withdrawn.then(|| Mine { cell: self, word, value: self.value.get_mut() })
@@ -153,8 +156,8 @@ impl<T> Cell<T> {
             return None;
         }
         let word = Word::new(TAKEN, helper, seen.count());
-        // Acquire: pairs with the Release in Mine::post(), so that the helper sees what the owner filled in. Not
-        // Release: the helper has written nothing yet, and the owner uses no value because of TAKEN.
+        // Acquire: pairs with the Release in Mine::post(), so that the helper sees what the owner filled in.
+        // Not Release: the helper has written nothing yet, and the owner uses no value because of TAKEN.
         self.exchange(seen, word, Ordering::Acquire).then(|| Job {
             cell: self,
             word,
@@ -180,8 +183,8 @@ pub(super) struct Mine<'a, T> {
 
 impl<T> Mine<'_, T> {
     pub(super) fn value(&mut self) -> &mut T {
-        // SAFETY: the cell is the owner's until it posts it, which consumes self, and the owner has no other Mine of it.
-        // The pointer comes from the cell's value.
+        // SAFETY: the cell is the owner's until it posts it, which consumes self, and the owner has no other
+        // Mine of it. The pointer comes from the cell's value.
         self.value.with(|value| unsafe { &mut *value })
     }
 
@@ -198,7 +201,8 @@ impl<T> Mine<'_, T> {
 
     /// Keeps the cell for a later post.
     pub(super) fn keep(self) {
-        // Relaxed: no helper looks at the value of a free cell. The next post releases whatever happens until then.
+        // Relaxed: no helper looks at the value of a free cell. The next post releases whatever happens until
+        // then.
         self.cell.word.store(self.word.with(FREE).0, Ordering::Relaxed);
     }
 }
@@ -207,8 +211,8 @@ impl<T> Mine<'_, T> {
 ///
 /// Dropped without [`Job::finish`], it stays taken until the owner gives it up.
 ///
-/// The value is held as a pointer, not as a reference: a reference would promise that nobody else uses the value until
-/// `finish` returns, but the owner may collect it a moment earlier.
+/// The value is held as a pointer, not as a reference: a reference would promise that nobody else uses the
+/// value until `finish` returns, but the owner may collect it a moment earlier.
 #[must_use = "a job that is dropped stays taken until the owner gives it up"]
 pub struct Job<'a, T> {
     cell: &'a Cell<T>,
@@ -228,8 +232,8 @@ impl<T> Job<'_, T> {
             // The owner may have the value from the exchange on: the helper's use ends before.
             let _end = value;
         }
-        // Release: what the helper wrote to the value happens before the Acquire in Cell::done(). It must be an
-        // exchange, not a store, because the owner may give the job up at this moment.
+        // Release: what the helper wrote to the value happens before the Acquire in Cell::done(). It must be
+        // an exchange, not a store, because the owner may give the job up at this moment.
         cell.exchange(word, word.with(DONE), Ordering::Release)
     }
 }
@@ -238,9 +242,9 @@ impl<T> Deref for Job<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: one helper alone succeeds in Cell::take() for a post. From then on nobody uses the value until this
-        // helper has finished, which consumes self; not even if the owner gives it up. The pointer comes from the
-        // cell's value.
+        // SAFETY: one helper alone succeeds in Cell::take() for a post. From then on nobody uses the value
+        // until this helper has finished, which consumes self; not even if the owner gives it up. The pointer
+        // comes from the cell's value.
         self.value.with(|value| unsafe { &*value })
     }
 }

@@ -211,8 +211,8 @@ impl<'c, 'a> Coordinator<'c, 'a> {
             .is_some_and(|units| late(units, since, Patience { now, limit: self.patience }).is_some())
     }
 
-    /// Waits until a unit is done or late, and says when that was: should time be up, or stand still, all that helpers
-    /// hold is late by any measure.
+    /// Waits until a unit is done or late, and says when that was: should time be up, or stand still, all
+    /// that helpers hold is late by any measure.
     pub fn wait_for_pages(&mut self, wait: &Wait<'_>) -> Nanoseconds {
         let patience = self.patience.saturating_mul(2);
         let over = wait.until("other CPUs", patience, || {
@@ -249,8 +249,8 @@ impl<'c, 'a> Coordinator<'c, 'a> {
         self.units.as_ref().map_or(0, Owner::outstanding)
     }
 
-    /// Forgets all units: the stream has ended, and nobody wants them. Those that helpers do not finish in time are given
-    /// up.
+    /// Forgets all units: the stream has ended, and nobody wants them. Those that helpers do not finish in
+    /// time are given up.
     pub fn forget_pages(&mut self, wait: &Wait<'_>) {
         // Each turn brings a unit to its end, and none is posted meanwhile.
         while self.pages_outstanding() > 0 {

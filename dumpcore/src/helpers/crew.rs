@@ -32,7 +32,8 @@ pub struct Helper<'a> {
     workshop: UnsafeCell<Workshop<'a>>,
 }
 
-// SAFETY: stack and workshop are used only by the CPU that moved the state from FREE to IN_USE; both may be sent there.
+// SAFETY: stack and workshop are used only by the CPU that moved the state from FREE to IN_USE; both may be
+// sent there.
 unsafe impl Sync for Helper<'_> {}
 
 impl<'a> Helper<'a> {
@@ -81,8 +82,8 @@ impl<'a> Crew<'a> {
         }
     }
 
-    /// Everything that must be the same at the crash, but for what a CPU that was lost in an earlier dump may still use. What
-    /// a helper works with is compared with this when one comes.
+    /// Everything that must be the same at the crash, but for what a CPU that was lost in an earlier dump may
+    /// still use. What a helper works with is compared with this when one comes.
     pub fn seal(&self, digest: &mut Digest) {
         for helper in self.helpers.iter().flatten() {
             digest.number(helper.sealed.into());
@@ -157,7 +158,8 @@ impl<'a> Crew<'a> {
         let (stack, workshop) = unsafe { (&mut **helper.stack.get(), &mut *helper.workshop.get()) };
         let mut given_up = false;
         if addresses(stack, workshop) == helper.sealed {
-            // Nothing but the arena may change from here on, so a CPU without a stack of its own does not help.
+            // Nothing but the arena may change from here on, so a CPU without a stack of its own does not
+            // help.
             let stack = NonNull::from(stack);
             platform.on_stack(stack, &mut || given_up = !self.work(number, workshop, platform));
         }

@@ -11,7 +11,8 @@ use crate::memory::page::{Look, copied, summed};
 use crate::partition::transfer::Done;
 use crate::platform::Platform;
 
-/// Pages that are packed together. Chosen by `cargo xtask bench engine`: twice as many save little more, and cost twice the arena.
+/// Pages that are packed together. Chosen by `cargo xtask bench engine`: twice as many save little more, and
+/// cost twice the arena.
 pub const UNIT_PAGES: usize = 8;
 
 /// Pages that are looked at together where they are not packed.

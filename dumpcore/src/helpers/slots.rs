@@ -1,13 +1,13 @@
 //! The slots: where the crashing CPU leaves jobs for those that help it, and finds them done.
 //!
-//! A fixed array of cells, each with a value of its own, which owner and helpers hand to each other by one atomic word.
-//! There is one [`Owner`], the crashing CPU; any number of helpers [take](Slots::take) what it posts. Nobody waits:
-//! every function looks at each cell a fixed number of times at most, and returns.
+//! A fixed array of cells, each with a value of its own, which owner and helpers hand to each other by one
+//! atomic word. There is one [`Owner`], the crashing CPU; any number of helpers [take](Slots::take) what it
+//! posts. Nobody waits: every function looks at each cell a fixed number of times at most, and returns.
 //!
-//! A helper may stop at any point and for good: it is a CPU of a machine that has just crashed. The owner then
-//! [gives the job up](Owner::give_up). That costs its cell, and the job is to be done once more, from what the owner
-//! kept. The value stays with the helper, should it come back: so everything that a job writes to must be in the
-//! value, or be reached only through it.
+//! A helper may stop at any point and for good: it is a CPU of a machine that has just crashed. The owner
+//! then [gives the job up](Owner::give_up). That costs its cell, and the job is to be done once more, from
+//! what the owner kept. The value stays with the helper, should it come back: so everything that a job writes
+//! to must be in the value, or be reached only through it.
 
 use super::cell::{Cell, MAX_COUNT, Word};
 use super::sync::{AtomicBool, Ordering};
@@ -34,15 +34,18 @@ impl<T> Slots<T> {
 
     /// The right to post and collect. There is one at a time: `None` until the one there is has been dropped.
     ///
-    /// A new owner begins with nothing outstanding, and never sees a result of what the one before has posted: what nobody
-    /// has taken is withdrawn, what is done is freed, and what is still taken is given up. Values stay as they are.
+    /// A new owner begins with nothing outstanding, and never sees a result of what the one before has
+    /// posted: what nobody has taken is withdrawn, what is done is freed, and what is still taken is given
+    /// up. Values stay as they are.
     pub fn owner(&self) -> Option<Owner<'_, T>> {
-        // Acquire: pairs with the Release in Owner's drop. The next owner knows all that the one before knew of the cells.
+        // Acquire: pairs with the Release in Owner's drop. The next owner knows all that the one before knew
+        // of the cells.
         self.owned.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).ok()?;
         let posts = self.words().map(|(_, _, word)| word.count()).max().unwrap_or(0);
         for (_, cell, word) in self.words() {
-            // In the order in which a post goes on: if a helper is just ahead of one of these, the next finds it.
-            // SAFETY: the exchange above made this the only owner, and it has no Mine but the ones that end here.
+            // In the order in which a post goes on: if a helper is just ahead of one of these, the next finds
+            // it. SAFETY: the exchange above made this the only owner, and it has no Mine but the ones that
+            // end here.
             unsafe {
                 let _ = cell.withdraw(word);
                 cell.give_up(cell.word());
@@ -54,8 +57,8 @@ impl<T> Slots<T> {
         Some(Owner { slots: self, posts })
     }
 
-    /// The job that was posted first of those that nobody has taken, for the helper with this number: its CPU's, at most
-    /// [`MAX_HELPER`]; no two helpers have the same.
+    /// The job that was posted first of those that nobody has taken, for the helper with this number: its
+    /// CPU's, at most [`MAX_HELPER`]; no two helpers have the same.
     ///
     /// `None` if there is none now. Also if others were faster [`MAX_SLOTS`] times in a row: then look again.
     pub fn take(&self, helper: u32) -> Option<Job<'_, T>> {
@@ -118,8 +121,8 @@ pub struct Owner<'a, T> {
 }
 
 impl<T> Owner<'_, T> {
-    /// Fills a free cell with `fill` and offers it to the helpers. `fill` finds the value as the last job or the last
-    /// [`Owner::withdraw`] left it.
+    /// Fills a free cell with `fill` and offers it to the helpers. `fill` finds the value as the last job or
+    /// the last [`Owner::withdraw`] left it.
     ///
     /// `None`, with `fill` not called, if no cell is free; at the latest after 2^40 - 1 posts.
     pub fn post(&mut self, fill: impl FnOnce(&mut T)) -> Option<Ticket> {
@@ -128,7 +131,8 @@ impl<T> Owner<'_, T> {
             return None;
         }
         let (slot, cell, _) = self.slots.words().find(|(_, _, word)| word.is_free())?;
-        // SAFETY: there is one Owner, it is borrowed mutably here, and it has no Mine outside of its functions.
+        // SAFETY: there is one Owner, it is borrowed mutably here, and it has no Mine outside of its
+        // functions.
         let mut mine = unsafe { cell.free() }?;
         fill(mine.value());
         mine.post(count);
@@ -142,7 +146,8 @@ impl<T> Owner<'_, T> {
             if !word.is_free() {
                 continue;
             }
-            // SAFETY: there is one Owner, it is borrowed mutably here, and it has no Mine outside of its functions.
+            // SAFETY: there is one Owner, it is borrowed mutably here, and it has no Mine outside of its
+            // functions.
             let mine = unsafe { cell.free() };
             if let Some(mut mine) = mine {
                 look(mine.value());
@@ -155,23 +160,25 @@ impl<T> Owner<'_, T> {
     /// `None`, with `look` not called, if none is done.
     pub fn collect<R>(&mut self, look: impl FnOnce(&mut T) -> R) -> Option<R> {
         let (cell, _) = self.slots.first(Word::is_done)?;
-        // SAFETY: there is one Owner, it is borrowed mutably here, and it has no Mine outside of its functions.
+        // SAFETY: there is one Owner, it is borrowed mutably here, and it has no Mine outside of its
+        // functions.
         let mut mine = unsafe { cell.done() }?;
         let result = look(mine.value());
         mine.keep();
         Some(result)
     }
 
-    /// Takes the cell that was posted first of those that nobody has taken back, and frees it after `look` has seen its
-    /// value: the owner does that job itself, or nobody.
+    /// Takes the cell that was posted first of those that nobody has taken back, and frees it after `look`
+    /// has seen its value: the owner does that job itself, or nobody.
     ///
     /// `None`, with `look` not called, if all are taken.
     pub fn withdraw<R>(&mut self, look: impl FnOnce(&mut T) -> R) -> Option<R> {
-        // Bounded by MAX_SLOTS, which is never reached: each further look means that a helper has taken one, and there
-        // are no new ones meanwhile.
+        // Bounded by MAX_SLOTS, which is never reached: each further look means that a helper has taken one,
+        // and there are no new ones meanwhile.
         for _ in 0..MAX_SLOTS {
             let (cell, word) = self.slots.first(Word::is_posted)?;
-            // SAFETY: there is one Owner, it is borrowed mutably here, and it has no Mine outside of its functions.
+            // SAFETY: there is one Owner, it is borrowed mutably here, and it has no Mine outside of its
+            // functions.
             if let Some(mut mine) = unsafe { cell.withdraw(word) } {
                 return Some(look(mine.value()));
             }
@@ -179,10 +186,11 @@ impl<T> Owner<'_, T> {
         None
     }
 
-    /// Gives up a post that a helper has taken, and its cell with it, for ever. The helper may still write to the value;
-    /// it is told when it finishes.
+    /// Gives up a post that a helper has taken, and its cell with it, for ever. The helper may still write to
+    /// the value; it is told when it finishes.
     ///
-    /// `false`, and nothing is changed, if it is not taken: it was done in the last moment, say, and is to be collected.
+    /// `false`, and nothing is changed, if it is not taken: it was done in the last moment, say, and is to be
+    /// collected.
     pub fn give_up(&mut self, ticket: Ticket) -> bool {
         let Some(Some(cell)) = self.slots.cells.get(ticket.slot) else {
             return false;
@@ -226,7 +234,8 @@ mod tests {
 
     use super::*;
 
-    // The right to post cannot be doubled, nor a job. Values that must stay on their CPU cannot be handed to others.
+    // The right to post cannot be doubled, nor a job. Values that must stay on their CPU cannot be handed to
+    // others.
     assert_not_impl_any!(Owner<'static, u32>: Clone);
     assert_not_impl_any!(Job<'static, u32>: Clone);
     assert_impl_all!(Slots<core::cell::Cell<u32>>: Sync);

@@ -1,7 +1,7 @@
 //! What the slots share between CPUs: atomics, and memory that one CPU at a time may use.
 //!
-//! Compiled with `--cfg loom` these are loom's, which tries the interleavings and keeps a record of who uses the memory
-//! when. Otherwise they are core's, in loom's shape, and cost nothing.
+//! Compiled with `--cfg loom` these are loom's, which tries the interleavings and keeps a record of who uses
+//! the memory when. Otherwise they are core's, in loom's shape, and cost nothing.
 
 #[cfg(not(loom))]
 pub(super) use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -47,10 +47,11 @@ mod modelled {
 
     /// loom's AtomicU64, of which it tries all interleavings.
     ///
-    /// To decide what else to try, loom 0.7.2 compares a store with the last access only. A thread that loads the word
-    /// just before it changes it hides another's load before that, and the two are never tried the other way round
-    /// (tokio-rs/loom issues 166 and 392). All here is load and then exchange. So each access is preceded by
-    /// a store to an atomic that nobody reads: stores are compared with stores of others, and order nothing.
+    /// To decide what else to try, loom 0.7.2 compares a store with the last access only. A thread that loads
+    /// the word just before it changes it hides another's load before that, and the two are never tried the
+    /// other way round (tokio-rs/loom issues 166 and 392). All here is load and then exchange. So each access
+    /// is preceded by a store to an atomic that nobody reads: stores are compared with stores of others, and
+    /// order nothing.
     pub(crate) struct AtomicU64 {
         word: loom::sync::atomic::AtomicU64,
         access: loom::sync::atomic::AtomicBool,

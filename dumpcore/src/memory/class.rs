@@ -9,8 +9,8 @@ pub use crate::format::class::PageClass;
 pub struct ClassRun {
     /// Their class.
     pub class: PageClass,
-    /// How many pages, the one that was asked for included. 0 counts as 1; what reaches beyond the end of its RAM range
-    /// does not count.
+    /// How many pages, the one that was asked for included. 0 counts as 1; what reaches beyond the end of its
+    /// RAM range does not count.
     pub pages: u64,
 }
 
@@ -48,10 +48,12 @@ impl ClassedPfn {
 }
 
 bitflags::bitflags! {
-    /// Which memory a dump leaves out. The first five bits are makedumpfile's dump level (makedumpfile(8), option -d).
+    /// Which memory a dump leaves out. The first five bits are makedumpfile's dump level (makedumpfile(8),
+    /// option -d).
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
     pub struct Level: u32 {
-        /// Pages of zeros. They take no room at any level, and no level loses them: a dump says that they are zero.
+        /// Pages of zeros. They take no room at any level, and no level loses them: a dump says that they are
+        /// zero.
         const ZERO = 1;
         /// Page cache without private data.
         const CACHE = 2;
@@ -99,8 +101,8 @@ impl PageClass {
         )
     }
 
-    /// The pass in which its pages go out, see [`PASSES`](crate::format::header::PASSES): what a debugger needs first comes
-    /// first.
+    /// The pass in which its pages go out, see [`PASSES`](crate::format::header::PASSES): what a debugger
+    /// needs first comes first.
     pub fn pass(self) -> usize {
         match self {
             PageClass::Stack | PageClass::PageTable => 1,

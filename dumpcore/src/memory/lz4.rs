@@ -1,7 +1,8 @@
 //! LZ4 compression of one unit, without any path that could panic.
 //!
-//! Written here and not taken from a library, since every encoder looked at keeps a bounds check that the linker finds.
-//! Format: LZ4 Block Format Description (github.com/lz4/lz4, doc/lz4_Block_format.md). Any decoder reads it.
+//! Written here and not taken from a library, since every encoder looked at keeps a bounds check that the
+//! linker finds. Format: LZ4 Block Format Description (github.com/lz4/lz4, doc/lz4_Block_format.md). Any
+//! decoder reads it.
 
 /// Bits of the hash of a sequence.
 const BITS: u32 = 12;
@@ -93,7 +94,8 @@ fn same(a: &[u8], b: &[u8]) -> usize {
     count.wrapping_add(a.iter().zip(b).take_while(|(x, y)| x == y).count())
 }
 
-/// Compresses `input`, at most 65,535 bytes, and returns how many bytes of `output` it takes; `None` if it does not fit.
+/// Compresses `input`, at most 65,535 bytes, and returns how many bytes of `output` it takes; `None` if it
+/// does not fit.
 pub fn compress(input: &[u8], output: &mut [u8], table: &mut Table) -> Option<usize> {
     if input.len() > usize::from(u16::MAX) {
         return None;

@@ -45,7 +45,8 @@ pub fn take<'a>(platform: &dyn Platform, arena: &mut Arena<'a>) -> Result<&'a [P
     });
     let bytes = count.checked_mul(size_of::<PfnRange>()).ok_or(OutOfArena { bytes: usize::MAX })?;
     let memory = arena.bytes(bytes, align_of::<PfnRange>())?;
-    // SAFETY: the bytes are ours alone, aligned and long enough for `count` ranges, and zero, which is two zero numbers.
+    // SAFETY: the bytes are ours alone, aligned and long enough for `count` ranges, and zero, which is two
+    // zero numbers.
     let ranges = unsafe { core::slice::from_raw_parts_mut(memory.as_mut_ptr().cast::<PfnRange>(), count) };
     let mut slots = ranges.iter_mut();
     platform.ram(&mut |range| {

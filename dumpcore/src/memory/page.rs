@@ -43,8 +43,8 @@ const_assert!(STRIPES.is_multiple_of(2) && WORDS.is_multiple_of(4 * STRIPES));
 /// `page` is good for reading [`PAGE_SIZE`] bytes by aligned 8-byte reads, and `word` is below [`WORDS`].
 #[inline(always)]
 unsafe fn read(page: NonNull<u64>, word: usize) -> u64 {
-    // SAFETY: the caller's promise. Volatile: memory of a crashed machine may still change under us, and each word
-    // must be read once.
+    // SAFETY: the caller's promise. Volatile: memory of a crashed machine may still change under us, and each
+    // word must be read once.
     unsafe { page.add(word).read_volatile() }
 }
 
@@ -136,7 +136,8 @@ pub fn copied(platform: &dyn Platform, pfn: u64, block: &mut Block) -> Result<()
 fn is_zero_block(block: &Block) -> bool {
     let start = NonNull::from(block).cast::<u8>();
     if start.as_ptr().cast::<u64>().is_aligned() {
-        // SAFETY: a block is as long as a page, and aligned for words, as just seen and as every block in the arena is.
+        // SAFETY: a block is as long as a page, and aligned for words, as just seen and as every block in the
+        // arena is.
         unsafe { is_zero(start) }
     } else {
         block.iter().all(|byte| *byte == 0)

@@ -23,7 +23,8 @@ pub fn find(traffic: &mut Traffic<'_, '_, '_, '_>, lane: usize, wait: &Wait<'_>)
     find_from(traffic, lane, Place { block: 1, sequence: 1, free_to: 1, behind_unfinished: false }, wait)
 }
 
-/// As [`find`], from a block on that is the first of a dump, the pattern, or, behind a dump that nobody closed, more of that.
+/// As [`find`], from a block on that is the first of a dump, the pattern, or, behind a dump that nobody
+/// closed, more of that.
 ///
 /// # Errors
 /// As [`find`].
@@ -146,9 +147,9 @@ impl Unfinished {
         (*self.nonce.get_or_insert(nonce) == nonce).then(|| header.payload_blocks.get().into())
     }
 
-    /// What comes after it, from a block of it on. Its chunks lead from one to the next; after the last one, nothing of it
-    /// can lie further on than what was in flight together. But a disk that lost its cache may have lost any block: so
-    /// whoever writes here looks at each block first, as everywhere.
+    /// What comes after it, from a block of it on. Its chunks lead from one to the next; after the last one,
+    /// nothing of it can lie further on than what was in flight together. But a disk that lost its cache may
+    /// have lost any block: so whoever writes here looks at each block first, as everywhere.
     fn end(
         &mut self,
         traffic: &mut Traffic<'_, '_, '_, '_>,

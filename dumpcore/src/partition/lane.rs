@@ -27,9 +27,11 @@ pub struct Place {
     pub block: u64,
     /// Its number among the dumps of the partition, from 1.
     pub sequence: u32,
-    /// Blocks from the first one up to this are known to hold their pattern, because they had to be looked at.
+    /// Blocks from the first one up to this are known to hold their pattern, because they had to be looked
+    /// at.
     pub free_to: u64,
-    /// Whether a dump that nobody closed lies in front. A disk that lost its cache may have more of it further on.
+    /// Whether a dump that nobody closed lies in front. A disk that lost its cache may have more of it
+    /// further on.
     pub behind_unfinished: bool,
 }
 

@@ -1,7 +1,7 @@
 //! The partitions that receive the dump: their labels, their pattern, and the only way to their blocks.
 //!
-//! A [`lane::Lane`] is one partition of one device. Usually a dump has one; a striped one has several, which share
-//! the [pool] of buffers.
+//! A [`lane::Lane`] is one partition of one device. Usually a dump has one; a striped one has several, which
+//! share the [pool] of buffers.
 
 pub mod find;
 pub mod label;

@@ -39,8 +39,8 @@ enum Slot {
 enum Reach {
     /// None: it has been stopped.
     Nothing,
-    /// Those that it reads into. One that could not be stopped may still read what it was to write, which makes what it
-    /// writes to its own blocks wrong, and nothing else.
+    /// Those that it reads into. One that could not be stopped may still read what it was to write, which
+    /// makes what it writes to its own blocks wrong, and nothing else.
     Reads,
     /// All.
     Everything,
@@ -145,7 +145,8 @@ impl Pool {
         None
     }
 
-    /// A free buffer to read into, unless `most` are being read into, or those that are left are kept for writes.
+    /// A free buffer to read into, unless `most` are being read into, or those that are left are kept for
+    /// writes.
     pub fn take_to_read(&mut self, most: usize) -> Option<Lease> {
         let reading = |slot: &&Slot| matches!(slot, Slot::InFlight { direction: Direction::Read, .. });
         let reads = self.slots.iter().filter(reading).count();
@@ -217,7 +218,8 @@ impl Pool {
         }
     }
 
-    /// Takes a completion apart: it must be for a request in flight in this lane and bring that request's buffer.
+    /// Takes a completion apart: it must be for a request in flight in this lane and bring that request's
+    /// buffer.
     fn finish(&mut self, lane: usize, completion: Completion, wait: &Wait<'_>) -> Result<Done, Ended> {
         let Completion { id, buffer, gather, result } = completion;
         let slot = id as usize;
@@ -281,7 +283,8 @@ impl Pool {
             .map(Some)
     }
 
-    /// Gets everything of a lane out of its device: waits for it, and where it does not come, resets the device.
+    /// Gets everything of a lane out of its device: waits for it, and where it does not come, resets the
+    /// device.
     ///
     /// # Errors
     /// Why the device could not be reset.
@@ -290,7 +293,8 @@ impl Pool {
         if self.slots.iter().any(kept) {
             return self.reset(lanes, lane, wait);
         }
-        // Each turn takes a transfer in. One that failed is out of the device, and that is all that counts here.
+        // Each turn takes a transfer in. One that failed is out of the device, and that is all that counts
+        // here.
         while self.in_flight_in(lane) > 0 {
             match self.next(lanes, wait) {
                 Ok(Some(done)) => self.give_back(done.lease),
@@ -300,11 +304,12 @@ impl Pool {
         Ok(())
     }
 
-    /// Resets the device of a lane; what was in flight never comes back. It must have the same label as before.
+    /// Resets the device of a lane; what was in flight never comes back. It must have the same label as
+    /// before.
     ///
     /// # Errors
-    /// Why the device could not be reset, or is another one now. Buffers that it reads from are free all the same, unless the lane's dump is
-    /// encrypted; those that it may write to are lost.
+    /// Why the device could not be reset, or is another one now. Buffers that it reads from are free all the
+    /// same, unless the lane's dump is encrypted; those that it may write to are lost.
     pub fn reset(&mut self, lanes: &mut Lanes<'_>, lane: usize, wait: &Wait<'_>) -> Result<(), DeviceError> {
         let here = lanes.get_mut(lane).ok_or(DeviceError::NotReady)?;
         let stopped = here.window.quiesce(wait);
@@ -319,7 +324,8 @@ impl Pool {
         self.is_the_same(lanes, lane, wait)
     }
 
-    /// Makes sure that a device that was reset is the one that it was: another one in its place must not be written.
+    /// Makes sure that a device that was reset is the one that it was: another one in its place must not be
+    /// written.
     fn is_the_same(&self, lanes: &mut Lanes<'_>, lane: usize, wait: &Wait<'_>) -> Result<(), DeviceError> {
         let here = lanes.get_mut(lane).ok_or(DeviceError::NotReady)?;
         if here.books.uuid == [0; 16] {
@@ -335,7 +341,8 @@ impl Pool {
         }
     }
 
-    /// Frees the buffers of a lane whose device has been stopped, or given up, but for those within its `reach`.
+    /// Frees the buffers of a lane whose device has been stopped, or given up, but for those within its
+    /// `reach`.
     fn recover(&mut self, lane: usize, reach: Reach) {
         for (slot, place) in self.slots.iter_mut().zip(&self.places) {
             let direction = match slot {
@@ -353,8 +360,9 @@ impl Pool {
             };
             *slot = match place.filter(|_| ours) {
                 Some(place) => {
-                    // SAFETY: a driver that has been quiesced has forgotten its buffers, and its device touches no memory. One
-                    // that could not be is not called any more, but to be quiesced, and its device does not write here.
+                    // SAFETY: a driver that has been quiesced has forgotten its buffers, and its device
+                    // touches no memory. One that could not be is not called any more, but to be quiesced,
+                    // and its device does not write here.
                     Slot::Free(unsafe { place.buffer() })
                 }
                 None => Slot::None,

@@ -1,5 +1,5 @@
-//! All that goes between memory and the devices of a dump at once: writes, the reads that check ahead of them, and the
-//! checks that other CPUs do.
+//! All that goes between memory and the devices of a dump at once: writes, the reads that check ahead of
+//! them, and the checks that other CPUs do.
 
 use crate::device::{DeviceError, Direction};
 use crate::format::{BLOCK_SIZE, Block};
@@ -40,7 +40,8 @@ pub type Tell<'p> = dyn FnMut(u64, u64) + 'p;
 pub type Visit<'v> = dyn FnMut(u64, &Block) + 'v;
 
 impl Traffic<'_, '_, '_, '_> {
-    /// Takes in one thing that has happened, if one has: a check that is done or late, a transfer. Never waits.
+    /// Takes in one thing that has happened, if one has: a check that is done or late, a transfer. Never
+    /// waits.
     ///
     /// # Errors
     /// A device failed.
@@ -260,7 +261,8 @@ impl Traffic<'_, '_, '_, '_> {
         Ok(())
     }
 
-    /// Gets everything out of all devices and helpers, whatever became of it: checks that were begun are forgotten.
+    /// Gets everything out of all devices and helpers, whatever became of it: checks that were begun are
+    /// forgotten.
     ///
     /// Says for each lane whose device could not be stopped why; that one must not be used any more.
     pub fn settle(&mut self, wait: &Wait<'_>) -> [Option<DeviceError>; MAX_TARGETS] {
@@ -290,7 +292,8 @@ impl Traffic<'_, '_, '_, '_> {
             (self.coordinator.checks_outstanding() == 0).then_some(())
         });
         if over.is_err() {
-            // Should time be up, or stand still, all that helpers hold is late. Each turn brings one to its end.
+            // Should time be up, or stand still, all that helpers hold is late. Each turn brings one to its
+            // end.
             while let Some(Checked { read, .. }) =
                 self.coordinator.collect_check().or_else(|| self.coordinator.do_check())
             {
@@ -303,8 +306,8 @@ impl Traffic<'_, '_, '_, '_> {
         }
     }
 
-    /// Reads all blocks of a range of a lane, many at once, and shows each to `visit`, not always in order. Nothing else
-    /// may be under way. After an error, reads may still be in flight.
+    /// Reads all blocks of a range of a lane, many at once, and shows each to `visit`, not always in order.
+    /// Nothing else may be under way. After an error, reads may still be in flight.
     ///
     /// # Errors
     /// A read that failed, or the end of the budget.

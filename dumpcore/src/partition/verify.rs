@@ -11,10 +11,12 @@ use crate::wait::Wait;
 /// How much of the pattern is checked, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verify {
-    /// Every free block of the partition, before the first write. The default, and what the 2004 diskdump did. If
-    /// that takes half the time budget, it goes on as [`Ahead`](Verify::Ahead), so that time is left to write.
+    /// Every free block of the partition, before the first write. The default, and what the 2004 diskdump
+    /// did. If that takes half the time budget, it goes on as [`Ahead`](Verify::Ahead), so that time is left
+    /// to write.
     All,
-    /// Every block, ahead of the write that overwrites it, while others are being written. Starts writing at once.
+    /// Every block, ahead of the write that overwrites it, while others are being written. Starts writing at
+    /// once.
     Ahead,
     /// Before the first write, every `every`-th free block, and always the first and the last. Quick, and a
     /// risk that its user takes.
@@ -24,7 +26,8 @@ pub enum Verify {
     },
 }
 
-/// A check of the blocks from one up to another, with many reads under way at once, which finish in any order.
+/// A check of the blocks from one up to another, with many reads under way at once, which finish in any
+/// order.
 #[derive(Debug)]
 pub struct Checker {
     /// Blocks before this one hold their pattern.
@@ -51,8 +54,8 @@ impl Checker {
         Checker { frontier: from, next: from, end: to, bad: None, good: none, again: none }
     }
 
-    /// Begins another check, of the blocks from `from` up to, not including, `to`; in place, since this is large for a small
-    /// stack.
+    /// Begins another check, of the blocks from `from` up to, not including, `to`; in place, since this is
+    /// large for a small stack.
     pub fn begin(&mut self, from: u64, to: u64) {
         (self.frontier, self.next, self.end, self.bad) = (from, from, to, None);
         self.good.fill(BlockRange::EMPTY);
@@ -97,7 +100,8 @@ impl Checker {
         if range.is_empty() {
             return;
         }
-        // What touches is joined: then there are never more ranges than gaps, which are reads and checks under way.
+        // What touches is joined: then there are never more ranges than gaps, which are reads and checks
+        // under way.
         let mut whole = range;
         for range in self.good.iter_mut().filter(|range| !range.is_empty()) {
             if range.to == whole.from {

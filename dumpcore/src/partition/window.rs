@@ -38,7 +38,8 @@ impl Scratch {
 /// Takes in which device it is: where its state and its methods are.
 pub(crate) fn seal_device(device: &dyn DumpDevice, digest: &mut Digest) {
     let device: *const dyn DumpDevice = device;
-    // SAFETY: a pointer to a trait object is two words, its data and its methods; any two words are two numbers.
+    // SAFETY: a pointer to a trait object is two words, its data and its methods; any two words are two
+    // numbers.
     let device: [usize; 2] = unsafe { core::mem::transmute(device) };
     device.iter().for_each(|word| {
         digest.number(*word as u64);
@@ -95,8 +96,8 @@ impl<'w> Window<'w> {
     pub fn quiesce(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.device.quiesce(wait)?;
         if self.scratch.buffer.is_none() {
-            // SAFETY: the device had kept it; DumpDevice::quiesce has just stopped the device and made its driver forget
-            // its buffers.
+            // SAFETY: the device had kept it; DumpDevice::quiesce has just stopped the device and made its
+            // driver forget its buffers.
             self.scratch.buffer = Some(unsafe { self.scratch.place.buffer() });
         }
         Ok(())

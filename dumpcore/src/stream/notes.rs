@@ -13,8 +13,8 @@ use crate::platform::{Lacks, Registers};
 use crate::stream::writer::Writer;
 use crate::wait::Wait;
 
-/// Bytes of text in one record, at most; a multiple of 8. With its headers it fits into one block, the smallest payload
-/// that a small arena leaves to a chunk.
+/// Bytes of text in one record, at most; a multiple of 8. With its headers it fits into one block, the
+/// smallest payload that a small arena leaves to a chunk.
 const TEXT_PIECE: usize = BLOCK_SIZE - size_of::<NoteHeader>() - size_of::<TextPart>() - 8;
 const_assert!(TEXT_PIECE.is_multiple_of(8));
 

@@ -78,7 +78,8 @@ impl Open {
         self.copied_capacity().saturating_mul(BLOCK_SIZE).saturating_sub(self.bytes)
     }
 
-    /// Whether it takes one more page of this sort; a chunk that has none yet becomes of the sort that comes first.
+    /// Whether it takes one more page of this sort; a chunk that has none yet becomes of the sort that comes
+    /// first.
     fn takes(&mut self, sort: Sort, still_capacity: usize) -> bool {
         if self.payload == 0 {
             self.sort = sort;
@@ -112,8 +113,8 @@ impl Open {
         }
     }
 
-    /// Encrypts the payload, if there is a key, and lays the checksums of a chunk that goes to block `chunk`. `false` if it
-    /// could not be encrypted.
+    /// Encrypts the payload, if there is a key, and lays the checksums of a chunk that goes to block `chunk`.
+    /// `false` if it could not be encrypted.
     fn seal(&mut self, lock: Option<Lock<'_>>, chunk: u64) -> bool {
         let copied = if self.sort == Sort::Still { 0 } else { self.payload };
         let Some((first, blocks)) = self.lease.buffer.blocks_mut().split_first_mut() else { return true };
@@ -226,7 +227,8 @@ pub struct Identity {
 pub struct Writer<'w, 'l, 'c, 'a> {
     traffic: Traffic<'w, 'l, 'c, 'a>,
     identity: Identity,
-    /// Payload blocks in a chunk whose pages are not copied; 0 if not all devices can read them where they are.
+    /// Payload blocks in a chunk whose pages are not copied; 0 if not all devices can read them where they
+    /// are.
     still_capacity: usize,
     /// Chunks so far, in all lanes.
     chunks: u64,
@@ -419,8 +421,8 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         self.traffic.drain(wait)
     }
 
-    /// Makes sure that a memory chunk with one page a block is open and has room. Pages without payload go into a chunk with
-    /// units too.
+    /// Makes sure that a memory chunk with one page a block is open and has room. Pages without payload go
+    /// into a chunk with units too.
     fn ready(&mut self, room: Room, wait: &Wait<'_>) -> Result<(), Ended> {
         let (sort, run) = match room {
             Room::Run => (None, true),
@@ -445,8 +447,8 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         Ok(())
     }
 
-    /// Makes sure that a chunk is open that takes a whole unit. `false` if none can, because partition or buffer are
-    /// too small.
+    /// Makes sure that a chunk is open that takes a whole unit. `false` if none can, because partition or
+    /// buffer are too small.
     ///
     /// # Errors
     /// Why the stream ended.
@@ -531,7 +533,8 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             && run.count.get() < u32::MAX / 2
     }
 
-    /// Notes in the open chunk that `count` pages of one class from `page` on are of `kind`. The chunk has room.
+    /// Notes in the open chunk that `count` pages of one class from `page` on are of `kind`. The chunk has
+    /// room.
     fn note_run(&mut self, kind: RunKind, page: ClassedPfn, count: u32) {
         let continues = self.continues(kind, page);
         let Some(open) = &mut self.open else { return };
