@@ -5,6 +5,7 @@
 use crate::format::chunk::Packing;
 use crate::format::{Block, PAGE_SIZE, Uuid, pattern};
 use crate::integrity::Digest;
+use crate::memory::bytes;
 use crate::memory::class::ClassedPfn;
 use crate::memory::lz4;
 use crate::memory::page::{Look, copied, summed};
@@ -127,9 +128,7 @@ impl<'a> Unit<'a> {
             }
             None => {
                 self.packing = Packing::Stored;
-                for (slot, byte) in self.out.iter_mut().zip(raw) {
-                    *slot = *byte;
-                }
+                bytes::copy(self.out, raw);
                 self.stored = raw.len();
             }
         }

@@ -51,9 +51,7 @@ impl Out<'_> {
     #[inline(always)]
     fn bytes(&mut self, bytes: &[u8]) -> Option<()> {
         let (first, rest) = core::mem::take(&mut self.rest).split_at_mut_checked(bytes.len())?;
-        for (to, from) in first.iter_mut().zip(bytes) {
-            *to = *from;
-        }
+        super::bytes::copy(first, bytes);
         self.rest = rest;
         self.written = self.written.wrapping_add(bytes.len());
         Some(())

@@ -6,6 +6,7 @@ use zerocopy::IntoBytes;
 use crate::format::header::Arch;
 use crate::format::note::{CpuCondition, CpuState, MemoryRange, NoteHeader, NoteKind, RangeKind, TextPart};
 use crate::format::{BLOCK_SIZE, PAGE_BYTES};
+use crate::memory::bytes;
 use crate::memory::map::PfnRange;
 use crate::outcome::{Crash, Ended};
 use crate::platform::{Lacks, Registers};
@@ -23,13 +24,6 @@ const fn record_bytes(length: usize) -> usize {
     length.next_multiple_of(8).saturating_add(size_of::<NoteHeader>())
 }
 
-/// Copies as much as fits; the lengths are equal, and a copy that insists on it could panic.
-fn lay(to: &mut [u8], from: &[u8]) {
-    for (slot, byte) in to.iter_mut().zip(from) {
-        *slot = *byte;
-    }
-}
-
 /// Writes one record of `length` bytes, which `fill` lays out.
 fn record(
     writer: &mut Writer<'_, '_, '_, '_>,
@@ -41,7 +35,7 @@ fn record(
     writer.notes(record_bytes(length), wait, |room| {
         let (header, rest) = room.split_at_mut(size_of::<NoteHeader>().min(room.len()));
         let laid = NoteHeader { kind: (kind as u32).into(), length: (length as u32).into() };
-        lay(header, laid.as_bytes());
+        bytes::copy(header, laid.as_bytes());
         if let Some(inside) = rest.get_mut(..length) {
             fill(inside);
         }
@@ -61,8 +55,8 @@ fn text(
         let length = size_of::<TextPart>().saturating_add(piece.len());
         record(writer, kind, length, wait, |room| {
             let (head, body) = room.split_at_mut(size_of::<TextPart>().min(room.len()));
-            lay(head, part.as_bytes());
-            lay(body, piece);
+            bytes::copy(head, part.as_bytes());
+            bytes::copy(body, piece);
         })?;
         offset = offset.saturating_add(piece.len() as u64);
     }
@@ -82,7 +76,7 @@ fn log(writer: &mut Writer<'_, '_, '_, '_>, tail: u64, wait: &Wait<'_>) -> Resul
         let mut got = 0;
         record(writer, NoteKind::Log, size_of::<TextPart>().saturating_add(want), wait, |room| {
             let (head, body) = room.split_at_mut(size_of::<TextPart>().min(room.len()));
-            lay(head, part.as_bytes());
+            bytes::copy(head, part.as_bytes());
             // Each turn gets at least one byte more, until there are no more.
             while let Some(rest) = body.get_mut(got..).filter(|rest| !rest.is_empty()) {
                 let more = platform.log(at.saturating_add(got as u64), rest).min(rest.len());
@@ -159,7 +153,7 @@ pub(crate) fn write(
     let platform = wait.platform();
     text(writer, NoteKind::Message, facts.crash.message.as_bytes(), wait)?;
 
-    record(writer, NoteKind::Machine, MACHINE.len(), wait, |room| lay(room, &MACHINE))?;
+    record(writer, NoteKind::Machine, MACHINE.len(), wait, |room| bytes::copy(room, &MACHINE))?;
     let crashing = facts.crashing_cpu;
     cpu(writer, crashing, CpuCondition::Crashing, facts.crash.registers, wait)?;
     for number in (0..platform.cpus()).filter(|number| *number != crashing) {
@@ -167,12 +161,12 @@ pub(crate) fn write(
     }
 
     let lacks = facts.lacks.bits().to_le_bytes();
-    record(writer, NoteKind::Lacks, lacks.len(), wait, |room| lay(room, &lacks))?;
+    record(writer, NoteKind::Lacks, lacks.len(), wait, |room| bytes::copy(room, &lacks))?;
     for (kind, bytes) in
         [(NoteKind::System, platform.system().as_bytes()), (NoteKind::BuildId, platform.build_id())]
     {
         let bytes = bytes.get(..bytes.len().min(TEXT_PIECE)).unwrap_or_default();
-        record(writer, kind, bytes.len(), wait, |room| lay(room, bytes))?;
+        record(writer, kind, bytes.len(), wait, |room| bytes::copy(room, bytes))?;
     }
 
     let ram = facts.ram.iter().map(|range| (*range, RangeKind::Ram));
@@ -184,7 +178,7 @@ pub(crate) fn write(
             reserved: 0.into(),
         };
         record(writer, NoteKind::MemoryRange, size_of::<MemoryRange>(), wait, |room| {
-            lay(room, laid.as_bytes());
+            bytes::copy(room, laid.as_bytes());
         })?;
     }
 

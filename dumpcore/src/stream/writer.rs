@@ -14,6 +14,7 @@ use crate::format::class::PASSES;
 use crate::format::{BLOCK_SIZE, Block, checksum, frame};
 use crate::helpers::job::{OUT_BYTES, UNIT_PAGES};
 use crate::limits::MAX_TARGETS;
+use crate::memory::bytes;
 use crate::memory::class::ClassedPfn;
 use crate::memory::page::Look;
 use crate::outcome::Ended;
@@ -489,31 +490,27 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             place = place.saturating_add(1);
         }
         let Writer { traffic, open, written, .. } = self;
-        let (pages, packing, bytes) = traffic.coordinator.own.packed();
+        let (pages, packing, packed) = traffic.coordinator.own.packed();
         let Some(open) = open else { return };
-        let stored = bytes.len().next_multiple_of(8);
+        let stored = packed.len().next_multiple_of(8);
         let begin = open.bytes;
         let end = begin.saturating_add(size_of::<UnitHeader>()).saturating_add(stored);
         let header = UnitHeader {
-            stored: (bytes.len() as u32).into(),
+            stored: (packed.len() as u32).into(),
             pages: (pages as u16).into(),
             packing: (packing as u16).into(),
         };
         let Some(room) = open.payload_mut().get_mut(begin..end) else { return };
         let (head, body) = room.split_at_mut(size_of::<UnitHeader>().min(room.len()));
-        for (slot, byte) in head.iter_mut().zip(header.as_bytes()) {
-            *slot = *byte;
-        }
-        let (body, padding) = body.split_at_mut(bytes.len().min(body.len()));
-        for (slot, byte) in body.iter_mut().zip(bytes) {
-            *slot = *byte;
-        }
+        bytes::copy(head, header.as_bytes());
+        let (body, padding) = body.split_at_mut(packed.len().min(body.len()));
+        bytes::copy(body, packed);
         padding.fill(0);
         open.bytes = end;
         open.pages = open.pages.saturating_add(pages as u64);
         let raw = (pages as u64).saturating_mul(BLOCK_SIZE as u64);
         written.packed_from = written.packed_from.saturating_add(raw);
-        written.packed_to = written.packed_to.saturating_add(bytes.len() as u64);
+        written.packed_to = written.packed_to.saturating_add(packed.len() as u64);
         if packing == Packing::Stored {
             written.units_stored = written.units_stored.saturating_add(1);
         }
