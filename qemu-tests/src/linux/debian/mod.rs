@@ -4,6 +4,7 @@
 
 mod console;
 mod guide;
+mod stores;
 mod system;
 mod walk;
 
@@ -65,7 +66,7 @@ impl Debian {
     /// The row in one sentence.
     pub fn about(self) -> String {
         format!(
-            "the guide, walked on a whole Debian {}: packages, crash, harvest, late disk, upgrade, purge",
+            "the guide, walked on a whole Debian {}: packages, crash, harvest, late disk, upgrade, stores (NFS, CIFS, FAT and others), purge",
             self.release
         )
     }

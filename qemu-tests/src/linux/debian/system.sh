@@ -75,7 +75,10 @@ run apt-get -q -y dist-upgrade
 run apt-get -q -y install --no-install-recommends initramfs-tools zstd
 run apt-get -q -y install --no-install-recommends \
     "linux-image-$release=$version" "linux-headers-$release=$version" "linux-image-$release-dbg=$version" \
-    linux-headers-cloud-amd64 dkms gcc make binutils libc6-dev gdisk parted crash
+    linux-headers-cloud-amd64 dkms gcc make binutils libc6-dev gdisk parted crash \
+    xfsprogs btrfs-progs dosfstools exfatprogs nfs-kernel-server samba smbclient cifs-utils
+# The servers are started when it is their turn, and are no part of the machine until then.
+run systemctl disable nfs-server rpcbind.service rpcbind.socket nfs-blkmap smbd nmbd samba-ad-dc || true
 run apt-get -q -y clean
 # With what they recommend, as apt wants it.
 run apt-get -q -y install --download-only "linux-image-$next_release=$next_version" "linux-headers-$next_release=$next_version"

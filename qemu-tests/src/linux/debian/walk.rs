@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::console::{Console, Said};
 use super::guide::{Guide, configuration};
+use super::stores::stores;
 use super::system::{System, SystemDisk};
 use super::{Packages, Step};
 use crate::bed::{Bed, DEVICES, X86_64};
@@ -65,18 +66,18 @@ const APT_LIMIT: Duration = Duration::from_secs(1500);
 const CRASH_LIMIT: Duration = Duration::from_secs(240);
 
 /// What a command has to end with, and say.
-struct Expected<'e> {
-    code: i32,
-    says: &'e [&'e str],
-    limit: Duration,
+pub(super) struct Expected<'e> {
+    pub(super) code: i32,
+    pub(super) says: &'e [&'e str],
+    pub(super) limit: Duration,
 }
 
 /// Ends with 0, whatever it says.
-const GOOD: Expected<'static> = Expected { code: 0, says: &[], limit: LIMIT };
+pub(super) const GOOD: Expected<'static> = Expected { code: 0, says: &[], limit: LIMIT };
 
 /// What the machine does when the dump has reset it.
 #[derive(Clone, Copy)]
-enum Then {
+pub(super) enum Then {
     /// It comes up again.
     ComesUp,
     /// Its QEMU ends.
@@ -84,11 +85,12 @@ enum Then {
 }
 
 /// A walk that goes on.
-struct Walk<'w> {
+pub(super) struct Walk<'w> {
     guide: Guide,
     console: Console,
     done: &'w mut dyn FnMut(&Step),
     failed: Vec<String>,
+    passed_over: Vec<String>,
     steps: u32,
 }
 
@@ -113,8 +115,13 @@ impl Walk<'_> {
         self.tell(what, said.took, why);
     }
 
+    /// Notes what this machine has nothing to try on; it is among the facts at the end.
+    pub(super) fn pass_over(&mut self, what: &str) {
+        self.passed_over.push(what.to_owned());
+    }
+
     /// Types a command.
-    fn run(&mut self, what: &str, command: &str, expected: &Expected<'_>) -> Result<Said> {
+    pub(super) fn run(&mut self, what: &str, command: &str, expected: &Expected<'_>) -> Result<Said> {
         let said = self.console.run(command, expected.limit)?;
         self.judge(what, &said, expected);
         Ok(said)
@@ -133,7 +140,7 @@ impl Walk<'_> {
 
     /// Crashes the machine, with the guide's command, and waits until it has reset itself. Whether the dump is whole is
     /// for the harvest to judge: a console on which userspace wrote a moment ago may lose or double a letter.
-    fn crash(&mut self, what: &str, then: Then) -> Result<()> {
+    pub(super) fn crash(&mut self, what: &str, then: Then) -> Result<()> {
         let begin = Instant::now();
         let command = self.guide.command(CRASH, &[])?;
         let running = &mut self.console.running;
@@ -156,7 +163,7 @@ impl Walk<'_> {
     }
 
     /// After a start: waits until what runs at boot has run.
-    fn come_up(&mut self, what: &str, log_in: bool) -> Result<()> {
+    pub(super) fn come_up(&mut self, what: &str, log_in: bool) -> Result<()> {
         let begin = Instant::now();
         if log_in {
             self.console.log_in()?;
@@ -202,7 +209,7 @@ impl Walk<'_> {
     }
 
     /// What a command prints, on one line.
-    fn ask(&mut self, command: &str) -> Result<String> {
+    pub(super) fn ask(&mut self, command: &str) -> Result<String> {
         let said = self.console.run(command, LIMIT)?;
         ensure!(said.code == 0, "`{command}` ended with {}: {}", said.code, said.end());
         Ok(said.text.lines().last().unwrap_or_default().trim().to_owned())
@@ -257,9 +264,10 @@ pub(super) fn walk(
     }
     let late = late_disk(folder)?;
     let console = Console::start(&machine(&system.kernel(), &disk, Some(&late))?, folder, "guide")?;
-    let mut walk = Walk { guide: Guide::new(), console, done, failed: Vec::new(), steps: 0 };
+    let mut walk =
+        Walk { guide: Guide::new(), console, done, failed: Vec::new(), passed_over: Vec::new(), steps: 0 };
     let result = steps(&mut walk, system, &disk, &late, folder);
-    let Walk { guide, failed, steps, console, .. } = walk;
+    let Walk { guide, failed, passed_over, steps, console, .. } = walk;
     let log = console.log();
     drop(console);
     result.with_context(|| format!("after {steps} steps; log: {}", log.display()))?;
@@ -269,12 +277,16 @@ pub(super) fn walk(
     for path in [&disk.path, &late.path] {
         fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
-    Ok(format!(
+    let mut facts = format!(
         "{steps} steps, {} of the guide, in {} s; kernels {}",
         guide.count(),
         begin.elapsed().as_secs(),
         system.about
-    ))
+    );
+    for what in passed_over {
+        facts.push_str(&format!("; not tried: {what}"));
+    }
+    Ok(facts)
 }
 
 /// The disk that comes late, empty.
@@ -310,6 +322,7 @@ fn steps(walk: &mut Walk<'_>, system: &System, disk: &SystemDisk, late: &Disk, f
     walk.crash("crash 3: a dump of the other kernel", Then::ComesUp)?;
     walk.come_up("up again", true)?;
     walk.harvested(3, &[&first, &second])?;
+    stores(walk, &second)?;
     purge(walk)?;
     walk.guide.is_walked()
 }
