@@ -2,26 +2,24 @@
 
 #![allow(clippy::result_large_err, reason = "a line of text, and there is no heap to put it on")]
 
-use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_long};
 
 use dump_linux::config::{MAX_PATH, Wanted, Words};
-use dump_linux::layout::COMPOUNDS;
 use dump_linux::notes;
 use dumpcore::console::{Describe, Line};
 use dumpcore::format::frame::Kind;
-use dumpcore::format::header::{Header, Status};
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
 use dumpcore::partition::lane::MAX_TARGETS;
 use dumpcore::platform::ResetPolicy;
-use dumpcore::{Arena, ArmReport, Config, Encoding, Ownership, Platform};
+use dumpcore::{Arena, ArmReport, Config, Ownership};
 
 use crate::disks::{self, Mappings};
-use crate::freeze;
 use crate::kernel::{self, Memory, Target};
+use crate::last::{self, Last};
 use crate::lent;
 use crate::side::{self, Side};
+use crate::{cpus, stop};
 
 /// Bytes of words, at most: what one write to sysfs brings.
 const WORDS: usize = 4096;
@@ -29,27 +27,21 @@ const WORDS: usize = 4096;
 /// Bytes of the arena: dumpcore's, and more for many CPUs.
 const ARENA: usize = 1 << 20;
 
-/// Bytes that tell what became of the last dump, at most.
-const LAST: usize = 512;
-
-/// Dumps on one target that are looked at, at most.
-const DUMPS: usize = 64;
-
 /// CPUs from which on the arena is larger.
 const MANY_CPUS: usize = 40;
 
 /// Linux's numbers of errors.
 const EBUSY: c_long = -16;
-const EINVAL: c_long = -22;
+pub(crate) const EINVAL: c_long = -22;
 const ENOMEM: c_long = -12;
 
 /// What stands while something is armed, or is about to be.
-struct Armed {
-    side: &'static Side,
+pub(crate) struct Armed {
+    pub(crate) side: &'static Side,
     memory: Memory,
-    targets: [Option<(Target, Option<u64>)>; MAX_TARGETS],
+    pub(crate) targets: [Option<(Target, Option<u64>)>; MAX_TARGETS],
     mappings: Mappings,
-    report: Option<(ArmReport, [Uuid; MAX_TARGETS])>,
+    pub(crate) report: Option<(ArmReport, [Uuid; MAX_TARGETS])>,
 }
 
 impl Armed {
@@ -74,48 +66,25 @@ impl Armed {
     }
 }
 
-/// What became of the last dump.
-struct Last {
-    text: [u8; LAST],
-    used: usize,
-    /// Whether it is of a dump that waited on a target, and not what somebody told.
-    is_seen: bool,
-}
-
 /// Under C's lock.
-struct State {
-    armed: Option<Armed>,
+pub(crate) struct State {
+    pub(crate) armed: Option<Armed>,
     /// The words of the last arming, and their length.
-    words: ([u8; WORDS], usize),
+    pub(crate) words: ([u8; WORDS], usize),
     /// Those of the one before, while others are tried; their length is 0 if nothing was armed.
     before: ([u8; WORDS], usize),
     /// For how long nothing was armed when it was armed again, in nanoseconds; `None` if something was all the time.
     gap: Option<u64>,
-    reason: Line,
-    refused: bool,
-    last: Last,
+    /// Why the last arming was refused.
+    pub(crate) reason: Line,
+    pub(crate) refused: bool,
+    pub(crate) last: Last,
     /// A block that is looked at.
     block: Block,
 }
 
-struct Locked(UnsafeCell<State>);
-
-// SAFETY: used by the entry points below alone, which C calls under its lock.
-unsafe impl Sync for Locked {}
-
-static STATE: Locked = Locked(UnsafeCell::new(State {
-    armed: None,
-    words: ([0; WORDS], 0),
-    before: ([0; WORDS], 0),
-    gap: None,
-    reason: Line::new(),
-    refused: false,
-    last: Last { text: [0; LAST], used: 0, is_seen: false },
-    block: [0; BLOCK_SIZE],
-}));
-
 /// Why not: a line, and Linux's number.
-struct Why(Line, c_long);
+pub(crate) struct Why(Line, c_long);
 
 impl Why {
     fn new(error: c_long, words: &[&str]) -> Why {
@@ -133,152 +102,70 @@ impl Why {
     }
 }
 
-/// For C: arms as the words say, instead of what was armed before; if that cannot be, what was armed before is armed again. 0, or a
-/// negative number of an error.
-#[unsafe(no_mangle)]
-extern "C" fn dd_arm(words: *const u8, length: usize) -> c_long {
-    // SAFETY: C passes so many bytes.
-    let words = unsafe { core::slice::from_raw_parts(words, length) };
-    // SAFETY: under C's lock.
-    let state = unsafe { &mut *STATE.0.get() };
-    let (kept, used) = &mut state.words;
-    let (old, old_used) = &mut state.before;
-    *old = *kept;
-    *old_used = if state.armed.is_some() { *used } else { 0 };
-    let Some(room) = kept.get_mut(..length) else {
-        return state.told(Err(Why::new(EINVAL, &["the words are too long"])));
-    };
-    room.copy_from_slice(words);
-    *used = length;
-    let result = state.arm();
-    let is_refused = result.is_err();
-    let answer = state.told(result);
-    if is_refused && state.before.1 > 0 {
-        state.go_back();
-    }
-    answer
-}
-
-/// For C: nothing is armed any more.
-#[unsafe(no_mangle)]
-extern "C" fn dd_disarm() -> c_long {
-    // SAFETY: under C's lock, or when nobody else can call.
-    let state = unsafe { &mut *STATE.0.get() };
-    let was = state.armed.is_some();
-    match state.disarm() {
-        Ok(()) => {
-            (state.reason, state.refused) = (Line::new(), false);
-            if was {
-                kernel::say("disarmed", false);
-            }
-            0
-        }
-        Err(why) => why.1,
-    }
-}
-
-/// For C: CPUs or memory have come or gone.
-#[unsafe(no_mangle)]
-extern "C" fn dd_rearm() {
-    // SAFETY: under C's lock.
-    let state = unsafe { &mut *STATE.0.get() };
-    if state.armed.is_some() {
-        let result = state.arm();
-        let is_refused = result.is_err();
-        state.told(result);
-        if is_refused && state.armed.is_some() {
-            kernel::say("armed as before", false);
-        }
-    }
-}
-
-/// For C: somebody tells what became of the last dump, since it is not on a target any more. 0, or a negative number of an error.
-#[unsafe(no_mangle)]
-extern "C" fn dd_tell_last(text: *const u8, length: usize) -> c_long {
-    // SAFETY: C passes so many bytes.
-    let text = unsafe { core::slice::from_raw_parts(text, length) };
-    // SAFETY: under C's lock.
-    let state = unsafe { &mut *STATE.0.get() };
-    let is_text = core::str::from_utf8(text)
-        .is_ok_and(|text| text.starts_with("result=") && text.ends_with('\n') && is_harmless(text));
-    let last = &mut state.last;
-    match last.text.get_mut(..length) {
-        Some(room) if is_text => {
-            room.copy_from_slice(text);
-            (last.used, last.is_seen) = (length, false);
-            0
-        }
-        _ => EINVAL,
-    }
-}
-
-/// Whether it is lines that give no orders to a terminal.
-fn is_harmless(text: &str) -> bool {
-    text.chars().all(|character| character == '\n' || !character.is_control())
-}
-
-/// For C: what is to be read in sysfs. Gives its length.
-#[unsafe(no_mangle)]
-extern "C" fn dd_show(what: u32, to: *mut u8, room: usize) -> usize {
-    // SAFETY: C passes so many bytes.
-    let room = unsafe { core::slice::from_raw_parts_mut(to, room) };
-    // SAFETY: under C's lock.
-    let state = unsafe { &*STATE.0.get() };
-    let mut page = Page { room, used: 0 };
-    match what {
-        0 => {
-            let armed = state.armed.is_some();
-            page.put(if armed {
-                "armed"
-            } else if state.refused {
-                "refused"
-            } else {
-                "disarmed"
-            });
-            page.put("\n");
-        }
-        1 => state.status(&mut page),
-        3 => {
-            let Last { text, used, .. } = &state.last;
-            let text = text.get(..*used).and_then(|text| core::str::from_utf8(text).ok());
-            page.put(text.filter(|text| !text.is_empty()).unwrap_or("result=none\n"));
-        }
-        _ => {
-            page.put(state.reason.as_str());
-            page.put("\n");
-        }
-    }
-    page.used
-}
-
-/// Text for sysfs.
-struct Page<'p> {
-    room: &'p mut [u8],
-    used: usize,
-}
-
-impl Page<'_> {
-    fn put(&mut self, text: &str) {
-        for (slot, byte) in self.room.iter_mut().skip(self.used).zip(text.bytes()) {
-            *slot = byte;
-        }
-        self.used = self.used.saturating_add(text.len()).min(self.room.len());
-    }
-
-    fn line(&mut self, key: &str, value: &str) {
-        for part in [key, "=", value, "\n"] {
-            self.put(part);
-        }
-    }
-
-    fn number(&mut self, key: &str, value: u64) {
-        let mut line = Line::new();
-        line.decimal(value);
-        self.line(key, line.as_str());
-    }
-}
-
 impl State {
+    /// Nothing is armed.
+    pub(crate) const fn new() -> State {
+        State {
+            armed: None,
+            words: ([0; WORDS], 0),
+            before: ([0; WORDS], 0),
+            gap: None,
+            reason: Line::new(),
+            refused: false,
+            last: Last::new(),
+            block: [0; BLOCK_SIZE],
+        }
+    }
+
+    /// Arms as the words say, instead of what was armed before; if that cannot be, what was armed before is armed again. 0, or a
+    /// negative number of an error.
+    pub(crate) fn arm_as(&mut self, words: &[u8]) -> c_long {
+        let (kept, used) = &mut self.words;
+        let (old, old_used) = &mut self.before;
+        *old = *kept;
+        *old_used = if self.armed.is_some() { *used } else { 0 };
+        let Some(room) = kept.get_mut(..words.len()) else {
+            return self.told(Err(Why::new(EINVAL, &["the words are too long"])));
+        };
+        room.copy_from_slice(words);
+        *used = words.len();
+        let result = self.arm();
+        let is_refused = result.is_err();
+        let answer = self.told(result);
+        if is_refused && self.before.1 > 0 {
+            self.go_back();
+        }
+        answer
+    }
+
+    /// Arms once more, since CPUs or memory have come or gone.
+    pub(crate) fn arm_again(&mut self) {
+        if self.armed.is_some() {
+            let result = self.arm();
+            let is_refused = result.is_err();
+            self.told(result);
+            if is_refused && self.armed.is_some() {
+                kernel::say("armed as before", false);
+            }
+        }
+    }
+
+    /// Nothing is armed any more. 0, or a negative number of an error.
+    pub(crate) fn disarm(&mut self) -> c_long {
+        let was = self.armed.is_some();
+        match self.let_go() {
+            Ok(memory) => {
+                drop(memory);
+                (self.reason, self.refused) = (Line::new(), false);
+                if was {
+                    kernel::say("disarmed", false);
+                }
+                0
+            }
+            Err(why) => why.1,
+        }
+    }
+
     /// Says and keeps how an arming went; gives what C wants to hear.
     fn told(&mut self, result: Result<ArmReport, Why>) -> c_long {
         match result {
@@ -305,15 +192,11 @@ impl State {
         }
     }
 
-    fn disarm(&mut self) -> Result<(), Why> {
-        self.let_go().map(drop)
-    }
-
     /// Disarms; gives the memory.
     fn let_go(&mut self) -> Result<Option<Memory>, Why> {
         let Some(armed) = self.armed.take() else { return Ok(None) };
         side::switch_to(None);
-        if freeze::has_begun() {
+        if stop::has_begun() {
             side::switch_to(Some(armed.side));
             self.armed = Some(armed);
             return Err(Why::new(EBUSY, &["a dump is running"]));
@@ -341,7 +224,7 @@ impl State {
     }
 
     /// The words, if they are some. Those that are none let go of nothing.
-    fn parsed(words: &([u8; WORDS], usize)) -> Result<Words<'_>, Why> {
+    pub(crate) fn parsed(words: &([u8; WORDS], usize)) -> Result<Words<'_>, Why> {
         let (bytes, length) = words;
         let text = bytes.get(..*length).and_then(|bytes| core::str::from_utf8(bytes).ok());
         let text = text.ok_or_else(|| Why::new(EINVAL, &["the words are no text"]))?;
@@ -377,7 +260,7 @@ impl State {
             return Err(Why::new(error.into(), &["the NMI cannot be used"]));
         }
         let old = self.armed.replace(new);
-        if freeze::has_begun() {
+        if stop::has_begun() {
             // The kernel panics, and may have found that one.
             core::mem::forget(old);
         } else if let Some(old) = old {
@@ -417,7 +300,7 @@ impl State {
             let seen = look(wanted, &target, &mut self.block)?;
             *label = Some(seen);
             if !is_waiting {
-                is_waiting = find_last(wanted, &target, &seen.0, &mut self.block, &mut self.last);
+                is_waiting = last::find(wanted, &target, &seen.0, &mut self.block, &mut self.last);
             }
             let bus = if target.place().translated != 0 {
                 let refused = |error: i32| {
@@ -440,9 +323,8 @@ impl State {
             }
             place = Some(seen);
         }
-        if !is_waiting && self.last.is_seen {
-            // The one that was seen is gone, and nobody has told what became of it.
-            self.last.used = 0;
+        if !is_waiting {
+            self.last.none_waits();
         }
         let bus = place.unwrap_or(armed.memory.physical);
 
@@ -451,7 +333,7 @@ impl State {
         let mut arena = unsafe { Arena::new(armed.memory.bytes(), armed.memory.physical, bus) };
         check_notes(&words)?;
         let no_room = |_| Why::new(ENOMEM, &["the arena is too small for so many CPUs"]);
-        let cpus = freeze::slots(&mut arena).map_err(no_room)?;
+        let cpus = cpus::slots(&mut arena).map_err(no_room)?;
         let lent = lent::lend(&mut arena, &cpus, &words).map_err(no_room)?;
         linux.lend(lent);
         // SAFETY: nothing is armed on this side, under C's lock.
@@ -493,64 +375,6 @@ impl State {
             .map_err(|error| Why::of(EINVAL, &[], &error))?;
         armed.report = Some((report, uuids));
         Ok(report)
-    }
-
-    fn status(&self, page: &mut Page<'_>) {
-        let Some((armed, (report, uuids))) =
-            self.armed.as_ref().and_then(|armed| Some((armed, armed.report.as_ref()?)))
-        else {
-            return;
-        };
-        let Ok(words) = Self::parsed(&self.words) else { return };
-        for ((wanted, uuid), (target, _)) in words.targets().zip(uuids).zip(armed.targets.iter().flatten()) {
-            page.line("target", wanted.path);
-            let mut line = Line::new();
-            for (index, byte) in uuid.iter().enumerate() {
-                if matches!(index, 4 | 6 | 8 | 10) {
-                    line.text("-");
-                }
-                line.digits((*byte).into(), 2);
-            }
-            page.line("uuid", line.as_str());
-            page.line("device", disks::name(target.place().driver));
-        }
-        let linux = &armed.side.linux;
-        let lent = linux.lent();
-        if let Some(lent) = lent {
-            page.number("level", lent.level.bits().into());
-            page.number("level_asked", words.level.bits().into());
-            if let Some(key) = lent.lacks {
-                let note = if key == COMPOUNDS {
-                    "less than was asked for: this kernel's compound pages are laid out in a way that is not known"
-                } else {
-                    "less than was asked for: the kernel's VMCOREINFO lacks this key"
-                };
-                page.line("level_note", note);
-                page.line("level_lacks", key);
-            }
-        }
-        page.line("encoding", if report.encoding == Encoding::Units { "lz4" } else { "plain" });
-        page.number("helpers", report.helpers as u64);
-        page.number("arena", report.arena_length as u64);
-        page.number("arena_used", report.arena_used as u64);
-        page.number("pages", report.pages);
-        page.number("code_bytes", report.code_bytes);
-        page.number("budget", words.budget / dumpcore::wait::SECOND);
-        page.number("cpus", linux.cpus().into());
-        if let Some(more) = lent.map(|lent| lent.more_cpus as u64).filter(|more| *more > 0) {
-            page.number("cpus_without_registers", more);
-        }
-        page.line("then", words.then.word());
-        page.line("notify", words.notify.word());
-        page.line("registers", "its own NMI; with crash_kexec_post_notifiers, the kernel's crash notes");
-        page.line(
-            "notes",
-            if lent.is_some_and(|lent| lent.cpus.iter().any(freeze::Slot::has_note)) {
-                "named"
-            } else {
-                "not named: drgn will not know registers"
-            },
-        );
     }
 }
 
@@ -609,47 +433,11 @@ fn look(
         return Err(not_read());
     }
     // The pattern, or a dump that waits.
-    if !pattern::matches(block, &uuid, 1) && !block.starts_with(b"DISKDMPF") {
+    if !pattern::matches(block, &uuid, 1) && Kind::of(block) != Some(Kind::Front) {
         return Err(Why::new(
             EINVAL,
             &[wanted.path, ": behind its label there is no pattern; `savecore check` tells more"],
         ));
     }
     Ok((uuid, recipient))
-}
-
-/// Looks for the newest dump that waits on a target, which is the first one of all targets that has any; says whether there is one,
-/// and keeps what became of it. `block` holds the target's block 1, as [`look`] leaves it.
-fn find_last(wanted: &Wanted<'_>, target: &Target, uuid: &Uuid, block: &mut Block, last: &mut Last) -> bool {
-    let mut at = 1;
-    let mut found = false;
-    for _ in 0..DUMPS {
-        let Ok(header) = Header::parse(block, Kind::Front) else { break };
-        let result = match header.status() {
-            Status::Complete => "complete",
-            Status::Incomplete => "incomplete",
-            Status::InProgress => "unfinished",
-            // Its blocks are being freed.
-            Status::Saved => break,
-        };
-        if header.uuid != *uuid {
-            break;
-        }
-        found = true;
-        let mut page = Page { room: &mut last.text, used: 0 };
-        page.line("result", result);
-        if let Some(why) = header.incomplete().words() {
-            page.line("why", why);
-        }
-        page.number("time", header.wall_clock.get());
-        page.line("place", wanted.path);
-        (last.used, last.is_seen) = (page.used, true);
-        let end = header.end_block.get();
-        // One that is unfinished has no end that is known here.
-        if end <= at || end >= target.place().sectors / 8 || !target.read(end, block) {
-            break;
-        }
-        at = end;
-    }
-    found
 }

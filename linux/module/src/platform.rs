@@ -11,7 +11,7 @@ use dumpcore::platform::{
 use dumpcore::wait::Wait;
 
 use crate::lent::{Lent, clock};
-use crate::{freeze, kernel};
+use crate::{cpus, kernel, stop};
 
 /// The platform.
 pub(crate) struct Linux {
@@ -151,7 +151,7 @@ unsafe impl Platform for Linux {
 
     fn cpu(&self) -> u32 {
         let number = kernel::cpu();
-        self.lent().map_or(number, |lent| freeze::place(lent, number) as u32)
+        self.lent().map_or(number, |lent| cpus::place(lent.cpus, number) as u32)
     }
 
     fn cpus(&self) -> u32 {
@@ -160,11 +160,13 @@ unsafe impl Platform for Linux {
     }
 
     fn freeze_cpus(&self, wait: &Wait<'_>) {
-        freeze::freeze(wait);
+        if let Some(lent) = self.lent() {
+            stop::freeze(lent, wait);
+        }
     }
 
     fn rest(&self, nanoseconds: Nanoseconds) {
-        freeze::rest(self, nanoseconds);
+        stop::rest(self, nanoseconds);
     }
 
     fn entropy(&self, bytes: &mut [u8; 32]) -> bool {
@@ -173,7 +175,7 @@ unsafe impl Platform for Linux {
     }
 
     fn registers(&self, cpu: u32) -> Option<Registers> {
-        freeze::registers(self.lent()?, cpu as usize)
+        stop::registers(self.lent()?, cpu as usize)
     }
 
     fn pat_watchdog(&self) {
