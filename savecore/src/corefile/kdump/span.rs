@@ -2,7 +2,7 @@
 
 use dumpcore::format::note::RangeKind;
 
-use crate::core::Selection;
+use crate::corefile::Selection;
 use crate::dump::{Dump, Fate, PageRun, Range};
 
 /// What becomes of a page.

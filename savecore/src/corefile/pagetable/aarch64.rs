@@ -5,7 +5,7 @@
 
 use dumpcore::format::note::CONTROL_REGISTERS;
 
-use super::{ENTRY, Entry, Format, Half, Paging, Refused, Root};
+use super::table::{ENTRY, Entry, Format, Half, Paging, Refused, Root, Width};
 
 const SCTLR_M: u64 = 1;
 
@@ -18,18 +18,6 @@ const IPS_52: u64 = 6;
 const VALID: u64 = 1;
 /// At the last level: a page. Above it: a table, not a block.
 const TABLE: u64 = 1 << 1;
-
-/// Where an entry has the upper bits of a physical address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Width {
-    /// Pages of 4 or 16 KiB: there are none above bit 47.
-    Bits48,
-    /// Pages of 4 or 16 KiB with TCR_EL1.DS: 51:50 in bits 9:8.
-    Bits52,
-    /// Pages of 64 KiB: 51:48 in bits 15:12, which are zeros on processors without FEAT_LPA. Whether addresses of 52 bits
-    /// are in use decides whether level 2 maps blocks.
-    Pages64 { wide: bool },
-}
 
 /// Bits `low` to `high` of a number.
 const fn field(number: u64, low: u32, high: u32) -> u64 {

@@ -8,7 +8,8 @@ use dumpcore::format::Block;
 use dumpcore::format::note::CONTROL_REGISTERS;
 use proptest::prelude::*;
 
-use super::{Half, Mapping, Paging, Root, Walked, walk};
+use super::table::Half;
+use super::{Mapping, Paging, Root, Walked, walk};
 
 pub(super) type Control = [u64; CONTROL_REGISTERS];
 

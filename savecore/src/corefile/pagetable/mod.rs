@@ -10,39 +10,24 @@ mod aarch64;
 #[cfg(test)]
 mod memory;
 mod riscv64;
+mod table;
 mod x86_64;
 
 use std::collections::HashMap;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
 use dumpcore::format::header::Arch;
 use dumpcore::format::note::CpuState;
 use dumpcore::format::{Block, PAGE_SIZE};
+
+use self::table::{ENTRY, Entry, Format};
+pub use self::table::{Paging, Refused, Root};
 
 /// How often a table is followed at one level: kernels share tables between a few parts of the address space.
 const MAX_VISITS: u8 = 8;
 
 /// Pages of tables that are looked at in all: enough to map 512 GiB in pages of 4 KiB.
 const MAX_PAGES: u64 = 1 << 20;
-
-/// Bytes of an entry, on all architectures.
-const ENTRY: u64 = 8;
-
-/// What a CPU's control registers say about its address space.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Paging {
-    /// Nothing: they are zero, and no CPU that runs has such values.
-    Unknown,
-    /// It used physical addresses.
-    Off,
-    /// It had page tables.
-    On {
-        /// Where those begin that can be walked, the kernel's usual half of the address space first.
-        roots: Vec<Root>,
-        /// Why others, or all, cannot be walked.
-        refused: Option<Refused>,
-    },
-}
 
 impl Paging {
     /// What the registers of a CPU of this architecture say.
@@ -56,123 +41,13 @@ impl Paging {
     }
 }
 
-/// Why page tables cannot be walked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refused {
-    /// x86_64: paging is on, and the CPU is not in long mode.
-    #[error("the CPU was not in long mode")]
-    NotLongMode,
-    /// aarch64: the field of TCR_EL1 for the size of pages has a reserved value.
-    #[error("TCR_EL1.TG{half} has the reserved value {value}")]
-    Granule {
-        /// 0 for the lower half of the address space, 1 for the upper one.
-        half: u32,
-        /// What stands there.
-        value: u64,
-    },
-    /// aarch64: the field of TCR_EL1 for the size of the address space has a value that goes with no table.
-    #[error("TCR_EL1.T{half}SZ is {value}, which does not go with pages of {} KiB", page >> 10)]
-    Size {
-        /// 0 for the lower half of the address space, 1 for the upper one.
-        half: u32,
-        /// What stands there.
-        value: u64,
-        /// Bytes of a page.
-        page: u64,
-    },
-    /// riscv64: satp names another mode than bare, Sv39, Sv48 and Sv57.
-    #[error("satp has mode {0}, which is none of bare, Sv39, Sv48 and Sv57")]
-    Mode(u64),
-}
-
-/// How entries are to be read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Format {
-    X86_64,
-    Aarch64(aarch64::Width),
-    Riscv64,
-}
-
-/// Which virtual addresses tables are for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Half {
-    /// Those whose upper bits are zeros.
-    Lower,
-    /// Those whose upper bits are ones.
-    Upper,
-    /// Both: the upper bits equal the highest one that is translated.
-    Both,
-}
-
-/// Where a walk begins, and how.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Root {
-    /// Physical address of the topmost table.
-    table: u64,
-    /// Levels of tables; level 1 is the last.
-    levels: u32,
-    /// A page has 2 to the power of this bytes, and so has a table, but for the topmost one.
-    page_bits: u32,
-    /// Bits of a virtual address that are translated.
-    bits: u32,
-    half: Half,
-    format: Format,
-}
-
-/// What an entry says.
-enum Entry {
-    /// Nothing is mapped, or the processor would fault since a bit is set that must not be.
-    Nothing,
-    /// The next level's table is at this physical address.
-    Table(u64),
-    /// Memory from this physical address on is mapped.
-    Memory(u64),
-}
-
 impl Root {
-    /// Bits of a virtual address that select an entry in a table, but for the topmost one.
-    fn index_bits(&self) -> u32 {
-        self.page_bits - ENTRY.ilog2()
-    }
-
-    /// Bytes of the address space for which an entry at `level` is.
-    fn span(&self, level: u32) -> u64 {
-        1 << (self.page_bits + self.index_bits() * (level - 1))
-    }
-
-    /// Entries of a table at `level`.
-    fn entries(&self, level: u32) -> u64 {
-        if level == self.levels {
-            1 << (self.bits - self.span(level).ilog2())
-        } else {
-            1 << self.index_bits()
-        }
-    }
-
-    /// The entries of a table at `level`, in the order in which they are looked at.
-    fn order(&self, level: u32) -> [Range<u64>; 2] {
-        let all = self.entries(level);
-        let middle = if level == self.levels && self.half == Half::Both { all / 2 } else { 0 };
-        [middle..all, 0..middle]
-    }
-
     /// What entry number `index` of a table at `level` says.
     fn read(&self, entry: u64, level: u32, index: u64) -> Entry {
         match self.format {
             Format::X86_64 => x86_64::read(entry, level, self.span(level)),
             Format::Aarch64(width) => aarch64::read(entry, level, self, width),
             Format::Riscv64 => riscv64::read(entry, level, index, self.span(level)),
-        }
-    }
-
-    /// The whole address of which the translated bits are `virt`.
-    fn whole(&self, virt: u64) -> u64 {
-        let above = u64::MAX << self.bits;
-        match self.half {
-            Half::Lower => virt,
-            Half::Upper => virt | above,
-            Half::Both if virt >> (self.bits - 1) & 1 == 1 => virt | above,
-            Half::Both => virt,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use dumpcore::format::note::CONTROL_REGISTERS;
 
-use super::{Entry, Format, Half, Paging, Refused, Root};
+use super::table::{Entry, Format, Half, Paging, Refused, Root};
 
 /// satp.MODE without translation.
 const BARE: u64 = 0;

@@ -2,7 +2,7 @@
 
 use dumpcore::format::note::CONTROL_REGISTERS;
 
-use super::{Entry, Format, Half, Paging, Refused, Root};
+use super::table::{Entry, Format, Half, Paging, Refused, Root};
 
 const PRESENT: u64 = 1;
 /// The entry maps a large page (levels 2 and 3).
