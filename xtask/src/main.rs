@@ -8,6 +8,7 @@ mod deep;
 mod demo;
 mod error;
 mod everything;
+mod floors;
 mod folders;
 mod fuzz;
 mod linux;
@@ -118,6 +119,8 @@ enum Task {
         #[arg(long)]
         list: bool,
     },
+    /// The floors of each crate, from top to bottom, and imports that break their order
+    Floors,
     /// savecore as a Debian package, in target/debian
     Deb,
     /// The same as test
@@ -134,7 +137,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             ui::error(
-                "say what to do: setup, demo, test, qemu, readers, linux, bench, fuzz, campaign, deep, deb or ci; `cargo xtask --help` tells more",
+                "say what to do: setup, demo, test, qemu, readers, linux, bench, fuzz, campaign, deep, floors, deb or ci; `cargo xtask --help` tells more",
             );
             ExitCode::from(2)
         }
@@ -180,6 +183,7 @@ fn main() -> ExitCode {
             campaign::task(campaign::Options { filter: name.as_deref(), hours, seed, list })
         }
         Task::Deep { names, list } => deep::task(&names, list),
+        Task::Floors => floors::task(),
         Task::Deb => deb::task(),
         Task::Ci => test::task(true),
     };

@@ -11,7 +11,9 @@ use qemu_tests::scenarios;
 use crate::step::{Count, Step, counted, failures, on_ci, step};
 use crate::toolchain::{TARGETS, host_cargo, logged};
 use crate::ui::{self, Mark};
-use crate::{CannotBegin, build, everything, folders, linux, loops, panic_free, qemu, readers, setup};
+use crate::{
+    CannotBegin, build, everything, floors, folders, linux, loops, panic_free, qemu, readers, setup,
+};
 
 /// A section that takes longer hangs.
 const SECTION_LIMIT: Duration = Duration::from_secs(1200);
@@ -73,6 +75,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     }
 
     step(&mut count, "loops are bounded", || Ok(Step::Done(loops::check()?)));
+    step(&mut count, "files use only floors below", || Ok(Step::Done(floors::check()?)));
 
     step(&mut count, "documentation", || {
         let mut cargo = host_cargo();
