@@ -2,13 +2,16 @@
 
 //! CPUs and memory that come and go: what was armed is no longer what is there.
 
+use core::ffi::{c_int, c_void};
+
 use kernel::prelude::*;
 
 use crate::bindings::{self, notifier_block, work_struct};
-use crate::{c_int, c_void, healthy, sysfs, Shared};
+use crate::shared::{zeroed, Shared};
+use crate::{healthy, sysfs};
 
 // SAFETY: prepare() makes it what it has to be before anybody uses it.
-static WORK: Shared<work_struct> = Shared::new(unsafe { crate::zeroed() });
+static WORK: Shared<work_struct> = Shared::new(unsafe { zeroed() });
 
 unsafe extern "C" fn rearm(_work: *mut work_struct) {
     // A CPU that goes is still there when it is told; when it is gone, this lock is free.

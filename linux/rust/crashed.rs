@@ -2,17 +2,25 @@
 
 //! What a kernel that has crashed still lends: nothing here sleeps or takes a lock.
 
+use core::ffi::{c_char, c_int, c_void};
+
 use crate::bindings;
-use crate::{c_char, c_int, c_void, lend, Shared};
+use crate::shared::{lend, zeroed, Shared};
 
 /// Where in the kernel's log we read.
 // SAFETY: two numbers.
-static LOG: Shared<bindings::kmsg_dump_iter> = Shared::new(unsafe { crate::zeroed() });
+static LOG: Shared<bindings::kmsg_dump_iter> = Shared::new(unsafe { zeroed() });
 
 /// Whether this machine has that feature (Linux, arch/x86/include/asm/cpufeatures.h).
 pub(crate) fn has(feature: u32) -> bool {
     // SAFETY: reads what was set while the kernel began.
     unsafe { bindings::dd_helper_boot_cpu_has(feature) }
+}
+
+/// Where all memory is mapped, one to one.
+pub(crate) fn direct_map() -> u64 {
+    // SAFETY: set while the kernel begins, and never again.
+    unsafe { bindings::page_offset_base }
 }
 
 lend! {
@@ -22,7 +30,7 @@ lend! {
     }
 
     unsafe fn dd_direct_map() -> u64 {
-        crate::healthy::direct_map()
+        direct_map()
     }
 
     unsafe fn dd_tsc_khz() -> u32 {

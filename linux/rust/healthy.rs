@@ -2,12 +2,13 @@
 
 //! Memory, clocks and the log of a kernel that is well. All of it may sleep.
 
-use core::ffi::CStr;
+use core::ffi::{c_char, c_int, c_long, c_void, CStr};
 
 use kernel::prelude::*;
 
 use crate::bindings::{self, pci_dev};
-use crate::{c_char, c_int, c_long, c_void, lend};
+use crate::crashed::{direct_map, has};
+use crate::shared::lend;
 
 /// EOPNOTSUPP, which the `kernel` crate does not have.
 const NOT_SUPPORTED: c_int = 95;
@@ -19,12 +20,6 @@ const PAGE: usize = bindings::DD_CONST_PAGE_SIZE as usize;
 fn order(bytes: usize) -> u32 {
     let last = bytes.saturating_sub(1) / PAGE;
     usize::BITS.wrapping_sub(last.leading_zeros())
-}
-
-/// Where all memory is mapped, one to one.
-pub(crate) fn direct_map() -> u64 {
-    // SAFETY: set while the kernel begins, and never again.
-    unsafe { bindings::page_offset_base }
 }
 
 /// The `struct page` of memory in the direct map.
@@ -192,7 +187,7 @@ lend! {
     }
 
     unsafe fn dd_has_machine_check() -> bool {
-        [bindings::DD_CONST_X86_FEATURE_MCE, bindings::DD_CONST_X86_FEATURE_MCA].into_iter().all(crate::crashed::has)
+        [bindings::DD_CONST_X86_FEATURE_MCE, bindings::DD_CONST_X86_FEATURE_MCA].into_iter().all(has)
     }
 
     unsafe fn dd_apic_of(cpu: u32) -> u32 {
@@ -217,7 +212,7 @@ lend! {
     }
 
     unsafe fn dd_cannot_arm() -> *const c_char {
-        let why: &CStr = if crate::crashed::has(bindings::DD_CONST_X86_FEATURE_XENPV) {
+        let why: &CStr = if has(bindings::DD_CONST_X86_FEATURE_XENPV) {
             c"a Xen guest without virtual hardware has no disks to take over"
         // SAFETY: asks only.
         } else if unsafe { bindings::dd_helper_memory_is_encrypted() } {

@@ -11,10 +11,8 @@
 //! | `stop` | panics and oopses are noticed, and the other CPUs stopped |
 //! | `change` | CPUs and memory come and go |
 //! | `sysfs` | /sys/kernel/diskdump, and the module's parameter |
+//! | `shared` | what the others need in order to give functions and structures to C |
 //! | `bindings` | what bindgen makes of `bindings.h` and `../shim.h` |
-
-use core::cell::UnsafeCell;
-use core::ffi::{c_char, c_int, c_long, c_void};
 
 use kernel::prelude::*;
 
@@ -34,6 +32,7 @@ mod bindings;
 mod change;
 mod crashed;
 mod healthy;
+mod shared;
 mod stop;
 mod sysfs;
 mod target;
@@ -44,44 +43,6 @@ module! {
     author: "The diskdump authors",
     description: "Crash dumps by polled drivers, without a reserved kernel",
     license: "Dual MIT/GPL",
-}
-
-/// Defines functions that `shim.h` promises to the rest of the module, and makes sure that they are as it says.
-macro_rules! lend {
-    ($($(#[$about:meta])* unsafe fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {$(
-        $(#[$about])*
-        #[no_mangle]
-        pub(crate) unsafe extern "C" fn $name($($argument: $type),*) $(-> $result)? $body
-
-        const _: unsafe extern "C" fn($($type),*) $(-> $result)? = crate::bindings::$name;
-    )*};
-}
-use lend;
-
-/// Something of ours that the kernel links into its lists, or keeps a pointer to.
-#[repr(transparent)]
-struct Shared<T>(UnsafeCell<T>);
-
-// SAFETY: only pointers to it are given away; who follows one says why he may.
-unsafe impl<T> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    const fn new(value: T) -> Shared<T> {
-        Shared(UnsafeCell::new(value))
-    }
-
-    const fn get(&self) -> *mut T {
-        self.0.get()
-    }
-}
-
-/// A structure of C's with all bytes zero, as C's own initialisers leave those that they do not name.
-///
-/// # Safety
-/// That has to be a value of the type.
-const unsafe fn zeroed<T>() -> T {
-    // SAFETY: the caller's promise.
-    unsafe { core::mem::MaybeUninit::zeroed().assume_init() }
 }
 
 /// The module while it is loaded. What it holds goes in the order of the fields: first nobody can ask or order any more,

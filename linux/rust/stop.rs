@@ -2,15 +2,15 @@
 
 //! Panics and oopses are noticed, and the other CPUs stopped.
 
-use core::ffi::CStr;
+use core::ffi::{c_char, c_int, c_void, CStr};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::bindings::{self, die_args, kmsg_dump_detail, kmsg_dumper, nmiaction, notifier_block, pt_regs, smp_ops};
-use crate::{c_char, c_int, c_void, lend, Shared};
+use crate::shared::{lend, zeroed, Shared};
 
 /// What the kernel did before.
 // SAFETY: functions, or none.
-static ORIGINAL: Shared<smp_ops> = Shared::new(unsafe { crate::zeroed() });
+static ORIGINAL: Shared<smp_ops> = Shared::new(unsafe { zeroed() });
 static HOOKED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" fn stop_other_cpus(wait: c_int) {
@@ -55,7 +55,7 @@ unsafe extern "C" fn crash_nmi_callback(_kind: u32, registers: *mut pt_regs) -> 
 
 /// An oops that may be on the way to a panic: its registers would be those that count.
 // SAFETY: numbers.
-static OOPS: Shared<pt_regs> = Shared::new(unsafe { crate::zeroed() });
+static OOPS: Shared<pt_regs> = Shared::new(unsafe { zeroed() });
 static OOPS_TASK: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
 
 /// The task that runs, to be compared.
@@ -89,7 +89,7 @@ unsafe extern "C" fn panicked(_block: *mut notifier_block, _event: u64, data: *m
     let oops = if is_own { OOPS.get().cast_const() } else { core::ptr::null() };
     // SAFETY: numbers; a place for them; the panic's text, which ends with a zero.
     unsafe {
-        let mut here: pt_regs = crate::zeroed();
+        let mut here: pt_regs = zeroed();
         bindings::dd_capture(&raw mut here);
         let text = core::slice::from_raw_parts(message.cast::<u8>(), bindings::strlen(message) as usize);
         let trigger = if [&b"LOCKUP"[..], b"lockup", b"hung_task"].iter().any(|part| has(text, part)) {
@@ -128,7 +128,7 @@ static LAST: Shared<kmsg_dumper> = Shared::new(kmsg_dumper {
     dump: Some(dumped),
     max_reason: bindings::kmsg_dump_reason_KMSG_DUMP_PANIC,
     // SAFETY: a list's links, which are set before it is used, and a flag.
-    ..unsafe { crate::zeroed() }
+    ..unsafe { zeroed() }
 });
 
 const NAME: &CStr = c"diskdump";
@@ -138,7 +138,7 @@ static NMI: Shared<nmiaction> = Shared::new(nmiaction {
     flags: bindings::NMI_FLAG_FIRST as u64,
     name: NAME.as_ptr(),
     // SAFETY: numbers, and a list's links, which are set before it is used.
-    ..unsafe { crate::zeroed() }
+    ..unsafe { zeroed() }
 });
 
 lend! {

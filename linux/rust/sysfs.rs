@@ -2,14 +2,15 @@
 
 //! /sys/kernel/diskdump, and the module's parameter.
 
-use core::ffi::CStr;
+use core::ffi::{c_char, c_long, CStr};
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex};
 
 use crate::bindings::{self, attribute, attribute_group, kernel_param, kobj_attribute, kobject};
-use crate::{c_char, c_long, healthy, Shared};
+use crate::shared::{zeroed, Shared};
+use crate::healthy;
 
 /// One arming or disarming at a time; and one question, which waits for nothing but another one: arming may wait long for a disk.
 #[pin_data]
@@ -132,7 +133,7 @@ type Store = unsafe extern "C" fn(*mut kobject, *mut kobj_attribute, *const c_ch
 /// A file that everybody reads, or that root writes, or both.
 const fn file(name: &'static CStr, show: Option<Show>, store: Option<Store>) -> Shared<kobj_attribute> {
     // SAFETY: pointers that are nowhere, and numbers.
-    let mut file: kobj_attribute = unsafe { crate::zeroed() };
+    let mut file: kobj_attribute = unsafe { zeroed() };
     file.attr.name = name.as_ptr();
     file.attr.mode = if show.is_some() { 0o444 } else { 0 } | if store.is_some() { 0o200 } else { 0 };
     file.show = show;
@@ -160,7 +161,7 @@ static FILES: Shared<[*mut attribute; 7]> = Shared::new([
 
 static GROUP: Shared<attribute_group> = {
     // SAFETY: pointers that are nowhere.
-    let mut group: attribute_group = unsafe { crate::zeroed() };
+    let mut group: attribute_group = unsafe { zeroed() };
     group.attrs = FILES.get().cast();
     Shared::new(group)
 };

@@ -2,12 +2,12 @@
 
 //! A block device is opened, claimed, and found on its bus.
 
-use core::ffi::CStr;
+use core::ffi::{c_char, c_int, c_long, c_void, CStr};
 
 use crate::bindings::{
     self, block_device, dd_target, device, file, gendisk, pci_dev, scsi_device, virtio_device,
 };
-use crate::{c_char, c_int, c_long, c_void, lend};
+use crate::shared::{lend, zeroed};
 
 const ENOTBLK: c_long = 15;
 const EBUSY: c_long = 16;
@@ -224,7 +224,7 @@ lend! {
     ) -> c_long {
         // SAFETY: shim.h: a text, and places for the answers.
         let (target, why) = unsafe {
-            *target = crate::zeroed();
+            *target = zeroed();
             (&mut *target, &mut *why)
         };
         // SAFETY: as above; what is described is open, and what is held is.

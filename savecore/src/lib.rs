@@ -5,7 +5,7 @@
 //! 1. [`source`]: a partition, an image file or a simulation's memory gives blocks.
 //! 2. [`partition`]: the label is read, the dumps are found.
 //! 3. [`dump`]: a dump is walked over, checked, opened with an [`Identity`] if it is encrypted, and its pages are indexed.
-//! 4. [`core`]: it becomes an ELF core, with segments from the crashed kernel's own page tables.
+//! 4. [`corefile`]: it becomes an ELF core, with segments from the crashed kernel's own page tables.
 //! 5. [`backtrace`]: what each CPU was doing, by the kernel's ELF file.
 //! 6. [`store`]: the file gets its name, and it and its name are made safe.
 //! 7. [`partition`] again: the pattern is laid over what was harvested.
@@ -17,10 +17,11 @@
 pub mod arming;
 pub mod backtrace;
 pub mod boot;
-pub mod core;
+pub mod corefile;
 pub mod dump;
 mod error;
 pub mod harvest;
+mod host;
 mod identity;
 pub mod keys;
 pub mod ownership;
@@ -35,10 +36,6 @@ pub mod text;
 mod writeback;
 
 pub use error::Error;
+pub use host::host_name;
 pub use identity::Identity;
 pub use parallel::processors;
-
-/// The name of the machine that this runs on.
-pub fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}

@@ -1,9 +1,9 @@
 //! The `savecore` command: arguments in, one of [`command`]'s subcommands, an exit code out.
 
 mod command;
+mod finding;
 mod output;
 
-use std::io;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -13,6 +13,7 @@ use command::{
     adopt, arm, boot, check, clear, completions, drill, format, info, install, keygen, list, man, probe,
     report, save,
 };
+use finding::{EXIT_CODES, one_line};
 
 /// Harvests crash dumps from a dump partition, and makes partitions ready for them.
 #[derive(Parser)]
@@ -21,16 +22,6 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
-
-const EXIT_CODES: &str = "\
-Exit codes:
-  0  done; check: ready, or whole dumps wait, or a whole copy
-  1  not so: check: no dump partition, damaged or unfinished; info, report, save, clear: no dump there; list: no dump partition; format, clear, adopt: you said no
-  2  error: bad arguments, a target or key that cannot be used, a file that cannot be written; one line says which
-
-TARGET is a block device, an image file, or a disk or its image. Of a disk, --partition names the partition
-by number, name or GUID; it is not needed where only one is a dump partition. - is a dump that comes
-through standard input, plain or packed by zstd or gzip.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -61,37 +52,12 @@ fn cli() -> clap::Command {
     Cli::command()
 }
 
-/// What a subcommand found, other than an error.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Finding {
-    /// Done, all well.
-    Good,
-    /// Done, and the answer is no.
-    Negative,
-    /// Some was done and some failed; the errors were told.
-    Failed,
-    /// Some was done, and the rest has to be done later.
-    Left,
-}
-
-impl Finding {
-    /// What it is as an exit code.
-    fn code(self) -> u8 {
-        match self {
-            Finding::Good => 0,
-            Finding::Negative => 1,
-            Finding::Failed => 2,
-            Finding::Left => 3,
-        }
-    }
-}
-
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let command = match Cli::try_parse() {
+        Ok(arguments) => arguments.command,
         Err(error) => return bad_arguments(&error),
     };
-    let result = match cli.command {
+    let result = match command {
         Command::Keygen(arguments) => keygen::run(&arguments),
         Command::Format(arguments) => format::run(&arguments),
         Command::Adopt(arguments) => adopt::run(&arguments),
@@ -106,10 +72,10 @@ fn main() -> ExitCode {
         Command::Armed(arguments) => arm::armed(&arguments),
         Command::Boot(arguments) => boot::run(&arguments),
         Command::Drill(arguments) => drill::run(&arguments),
-        Command::Install(arguments) => install::run(&arguments),
+        Command::Install(arguments) => install::run(&arguments, cli()),
         Command::Uninstall(arguments) => install::uninstall(&arguments),
-        Command::Completions(arguments) => completions::run(&arguments),
-        Command::Man(arguments) => man::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments, cli()),
+        Command::Man(arguments) => man::run(&arguments, cli()),
         Command::Probe(arguments) => probe::run(&arguments),
     };
     match result {
@@ -119,19 +85,6 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
-}
-
-/// What became of printing. Whether somebody reads to the end changes neither what was done nor what was found, so a
-/// closed pipe is no failure, and the exit code is that of the finding.
-fn printed(result: anyhow::Result<()>) -> anyhow::Result<()> {
-    match result {
-        Err(error) if is_broken_pipe(&error) => Ok(()),
-        result => result,
-    }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Help and version go out as they are; an error becomes one line.
@@ -156,8 +109,4 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
             ExitCode::from(2)
         }
     }
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dumpcore::format::header::Status;
 
-use crate::dump::{Part, gather};
+use crate::dump::{DumpRef, Part, gather};
 use crate::keys::public_text;
 use crate::ownership::Machine;
 use crate::partition::{self, Defect, Ending, Found, Partition, Search, Watch};
@@ -83,17 +83,23 @@ impl Opener {
     }
 }
 
-/// Opened targets, and what was found on each.
+/// A target that was opened, and what was found there.
+pub struct OpenTarget {
+    /// The target.
+    pub target: Target,
+    /// What was found there.
+    pub partition: Partition,
+    /// Whether nothing is written there: it is a raw copy of a dump, or came through standard input.
+    pub is_copy: bool,
+    /// The dumps there that somebody might still be writing.
+    pub watch: Watch,
+}
+
+/// Targets that were opened together.
 #[derive(Default)]
 pub struct Targets {
-    /// The targets.
-    pub targets: Vec<Target>,
-    /// What was found on each.
-    pub partitions: Vec<Partition>,
-    /// Whether a target is a raw copy of a dump: nothing is written on it.
-    pub copies: Vec<bool>,
-    /// The dumps on each that somebody might still be writing.
-    pub watches: Vec<Watch>,
+    /// Each of them, in the order in which they were named.
+    pub open: Vec<OpenTarget>,
 }
 
 impl Targets {
@@ -110,7 +116,8 @@ impl Targets {
         machine: Option<&Machine>,
         progress: &mut dyn Progress,
     ) -> Result<Targets, Error> {
-        let mut opened = Targets::default();
+        // All of them are opened, and locked, before the first is read.
+        let mut targets = Vec::new();
         let mut seen = Vec::new();
         for name in names {
             let TargetName { path, partition, .. } = name;
@@ -123,65 +130,71 @@ impl Targets {
                 }
                 seen.push(once);
             }
-            let copy = is_copy(path);
-            let access = if copy { Access::Read } else { access };
+            let is_copy = is_copy(path);
+            let access = if is_copy { Access::Read } else { access };
             let target = name.open(access)?;
             if let Some(remark) = target.remark() {
                 progress.warn(&format!("{}: {remark}", target.name()));
             }
-            opened.targets.push(target);
             // Nothing is written on what came through standard input, which may be a whole partition, too.
-            opened.copies.push(copy || path == Path::new(STANDARD_INPUT));
+            targets.push((target, is_copy || path == Path::new(STANDARD_INPUT)));
         }
-        for (target, copy) in opened.targets.iter().zip(&opened.copies) {
-            let mut partition = salvage(target, search, *copy, progress)?;
-            partition.doubt(target, machine);
+        let mut open = Vec::new();
+        for (target, is_copy) in targets {
+            let mut partition = salvage(&target, search, is_copy, progress)?;
+            partition.doubt(&target, machine);
             if let Some(opener) = opener {
                 opener.refuse_wrong(target.name(), &partition)?;
             }
             let mut watch = Watch::default();
-            if access == Access::Harvest && !copy {
-                watch.begin(target, &partition);
+            if access == Access::Harvest && !is_copy {
+                watch.begin(&target, &partition);
             }
-            opened.watches.push(watch);
-            opened.partitions.push(partition);
+            open.push(OpenTarget { target, partition, is_copy, watch });
         }
-        Ok(opened)
+        Ok(Targets { open })
     }
 
-    /// The dumps: each a list of (target, dump on it), stripes of one dump together.
-    pub fn dumps(&self) -> Vec<Vec<(usize, usize)>> {
-        gather(&self.partitions)
+    /// The dumps: each a list of its stripes.
+    pub fn dumps(&self) -> Vec<Vec<DumpRef>> {
+        gather(self.open.iter().map(|open| &open.partition))
     }
 
     /// One of the dumps on a target.
     ///
     /// # Panics
     /// If there is none at this place.
-    pub fn found(&self, place: (usize, usize)) -> &Found {
-        &self.partitions[place.0].dumps[place.1]
+    pub fn found(&self, place: DumpRef) -> &Found {
+        &self.open[place.target].partition.dumps[place.dump]
+    }
+
+    /// The targets that a dump is on.
+    ///
+    /// # Panics
+    /// If there is no such target.
+    pub fn of(&self, places: &[DumpRef]) -> impl Iterator<Item = &OpenTarget> {
+        places.iter().map(|place| &self.open[place.target])
     }
 
     /// A dump's parts, to be opened.
-    pub fn parts(&self, places: &[(usize, usize)]) -> Vec<Part<'_>> {
-        let part = |place: &(usize, usize)| Part {
-            source: &self.targets[place.0],
-            uuid: self.partitions[place.0].uuid(),
-            found: self.found(*place).clone(),
+    pub fn parts(&self, places: &[DumpRef]) -> Vec<Part<'_>> {
+        let part = |place: &DumpRef| {
+            let OpenTarget { target, partition, .. } = &self.open[place.target];
+            Part { source: target, uuid: partition.uuid(), found: self.found(*place).clone() }
         };
         places.iter().map(part).collect()
     }
 
     /// The names of the targets that a dump is on.
-    pub fn names(&self, places: &[(usize, usize)]) -> Vec<&str> {
-        places.iter().map(|place| self.targets[place.0].name()).collect()
+    pub fn names(&self, places: &[DumpRef]) -> Vec<&str> {
+        places.iter().map(|place| self.open[place.target].target.name()).collect()
     }
 
     /// Whether the label of a dump's partition demands that it be encrypted, and it is not.
-    pub fn is_bare(&self, places: &[(usize, usize)]) -> bool {
+    pub fn is_bare(&self, places: &[DumpRef]) -> bool {
         places.iter().any(|place| {
             let found = self.found(*place);
-            let demanded = self.partitions[place.0].label.recipient().is_some();
+            let demanded = self.open[place.target].partition.label.recipient().is_some();
             demanded && !found.header.is_sealed() && found.ending != Ending::BothLost
         })
     }
@@ -191,20 +204,20 @@ impl Targets {
 fn salvage(
     target: &Target,
     search: Search,
-    copy: bool,
+    is_copy: bool,
     progress: &mut dyn Progress,
 ) -> Result<Partition, Error> {
     let shown = target.name();
     let on = |error| Error::On { target: shown.to_owned(), error: Box::new(error) };
     let mut partition = partition::salvage(target, search, progress).map_err(on)?;
-    let copy =
-        if target.is_carried() { matches!(partition.defect, Some(Defect::Short { .. })) } else { copy };
-    if copy {
+    let is_copy =
+        if target.is_carried() { matches!(partition.defect, Some(Defect::Short { .. })) } else { is_copy };
+    if is_copy {
         // A copy ends where its dump ends, and holds nothing in front of it but the label.
         partition.foreign.clear();
     }
     match partition.defect {
-        Some(Defect::Short { .. }) if copy => {}
+        Some(Defect::Short { .. }) if is_copy => {}
         Some(defect) => {
             progress.warn(&format!("{shown}: {defect}: what is there is read, and nothing is written on it"));
         }

@@ -8,7 +8,7 @@ use dumpcore::format::chunk::{ChunkHeader, ChunkKind, Run, RunKind};
 use dumpcore::format::frame::{self, Kind};
 use dumpcore::format::header::{Header, Status};
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid};
-use savecore::core::{Compression, CoreOptions, Sink, elf, kdump};
+use savecore::corefile::{Compression, CoreOptions, Sink, elf, kdump};
 use savecore::dump::Dump;
 use savecore::partition::{Ending, Found};
 use savecore::source::Source;

@@ -17,8 +17,8 @@ use object::elf::{FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 use proptest::prelude::*;
 use savecore::Identity;
-use savecore::core::{CoreOptions, Level as CoreLevel, Selection, elf};
-use savecore::dump::{Dump, Encryption, Fate, PageState, Part, Report, gather};
+use savecore::corefile::{CoreOptions, Level as CoreLevel, Selection, elf};
+use savecore::dump::{Dump, DumpRef, Encryption, Fate, PageState, Part, Report, gather};
 use savecore::partition::{self, Partition};
 
 #[path = "simulated_machine/freeing.rs"]
@@ -216,14 +216,13 @@ impl Images {
 
     /// All dumps, each with its stripes.
     fn dumps(&self, identity: Option<&Identity>) -> Vec<Dump<'_>> {
-        let part = |(partition, dump): &(usize, usize)| Part {
-            source: &self.bytes[*partition],
-            uuid: self.partitions[*partition].uuid(),
-            found: self.partitions[*partition].dumps[*dump].clone(),
+        let part = |DumpRef { target, dump }: &DumpRef| Part {
+            source: &self.bytes[*target],
+            uuid: self.partitions[*target].uuid(),
+            found: self.partitions[*target].dumps[*dump].clone(),
         };
-        let open = |places: &Vec<(usize, usize)>| {
-            Dump::open_parts(places.iter().map(part).collect(), identity, &mut ())
-        };
+        let open =
+            |places: &Vec<DumpRef>| Dump::open_parts(places.iter().map(part).collect(), identity, &mut ());
         gather(&self.partitions).iter().map(open).collect()
     }
 }

@@ -4,26 +4,23 @@
 
 mod drivers;
 mod engine;
+mod guest;
 mod linux;
+mod row;
 mod savecore;
 
 use std::fs;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use dumpcore::format::BLOCK_SIZE;
-use dumpcore::format::chunk::MAX_PAYLOAD_BLOCKS;
 use qemu_tests::bed::{Bed, X86_64};
-use qemu_tests::image::Disk;
 use qemu_tests::machine::Machine;
-use qemu_tests::savecore::Savecore;
 use qemu_tests::scenarios::{self, Build, Case, Footprint, Profile, Programs};
-use qemu_tests::serial::{self, Serial};
-use serde_json::{Value, json};
 
 use crate::{CannotBegin, build, setup, ui};
+use guest::{FILL, Guest, LIMIT, MEMORY, REQUEST, RUNS, UNVERIFIED};
+use row::{Row, median};
 
 /// A bench.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -46,143 +43,12 @@ pub(crate) enum Name {
     Linux,
 }
 
-/// Runs of each side.
-const RUNS: usize = 7;
-/// Bytes of a plain write: as a dump's own, a chunk's header and its payload.
-const REQUEST: usize = (1 + MAX_PAYLOAD_BLOCKS) * BLOCK_SIZE;
-/// MiB of noise that the guest holds, so that much has to be written.
-const FILL: u32 = 448;
-/// MiB of RAM of the guest.
-const MEMORY: u32 = 512;
-/// One run that takes longer hangs.
-const LIMIT: Duration = Duration::from_secs(120);
 /// How much of plain writing a raw dump must reach.
 const RAW_GOAL: f64 = 0.7;
 /// How much a packed dump must reach of what bounds it.
 const PACKED_GOAL: f64 = 0.7;
 /// MiB of the same kind that the compressor alone is timed with: it goes through them with units of seven sizes.
 const SAMPLE: u32 = 56;
-
-/// A result: ours against theirs. What a bench does not have is `None`.
-#[derive(Clone, Debug)]
-struct Row {
-    bench: &'static str,
-    name: String,
-    unit: &'static str,
-    ours: f64,
-    theirs: Option<f64>,
-    ratio: Option<f64>,
-    goal: Option<f64>,
-    met: Option<bool>,
-}
-
-impl Row {
-    /// A rate against another: larger is better, the ratio is ours by theirs.
-    fn rate(bench: &'static str, name: &str, ours: f64, theirs: f64, goal: Option<f64>) -> Row {
-        let ratio = ours / theirs;
-        Row {
-            bench,
-            name: name.to_owned(),
-            unit: "MB/s",
-            ours,
-            theirs: Some(theirs),
-            ratio: Some(ratio),
-            goal,
-            met: goal.map(|goal| ratio >= goal),
-        }
-    }
-
-    /// A time that must not exceed its goal, in milliseconds.
-    fn time(bench: &'static str, name: &str, ours: f64, goal: f64) -> Row {
-        let met = Some(ours <= goal);
-        Row { goal: Some(goal), met, ..Row::proportion(bench, name, "ms", ours) }
-    }
-
-    /// A proportion that stands for itself.
-    fn proportion(bench: &'static str, name: &str, unit: &'static str, ours: f64) -> Row {
-        Row { bench, name: name.to_owned(), unit, ours, theirs: None, ratio: None, goal: None, met: None }
-    }
-
-    /// Ours as a share of theirs, which must not exceed its goal.
-    fn share(
-        bench: &'static str,
-        name: &str,
-        unit: &'static str,
-        ours: f64,
-        theirs: f64,
-        goal: Option<f64>,
-    ) -> Row {
-        let ratio = ours / theirs;
-        Row {
-            bench,
-            name: name.to_owned(),
-            unit,
-            ours,
-            theirs: Some(theirs),
-            ratio: Some(ratio),
-            goal,
-            met: goal.map(|goal| ratio <= goal),
-        }
-    }
-
-    /// A size that must not exceed its goal.
-    fn size(bench: &'static str, name: &str, ours: u64, goal: u64) -> Row {
-        Row {
-            bench,
-            name: name.to_owned(),
-            unit: "bytes",
-            ours: ours as f64,
-            theirs: None,
-            ratio: None,
-            goal: Some(goal as f64),
-            met: Some(ours <= goal),
-        }
-    }
-
-    fn json(&self) -> Value {
-        let round = |number: f64| (number * 1000.0).round() / 1000.0;
-        // Sizes are whole numbers and look like it.
-        let whole =
-            |number: f64| if self.unit == "bytes" { json!(number as u64) } else { json!(round(number)) };
-        json!({
-            "bench": self.bench,
-            "name": self.name,
-            "unit": self.unit,
-            "ours": whole(self.ours),
-            "theirs": self.theirs.map(whole),
-            "ratio": self.ratio.map(round),
-            "goal": self.goal.map(whole),
-            "met": self.met,
-        })
-    }
-
-    fn cells(&self) -> [String; 7] {
-        let number = |value: Option<f64>, digits: usize| {
-            value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
-        };
-        let digits = match self.unit {
-            "to 1" | "of 1" | "s" => 2,
-            "ms" | "MiB" => 1,
-            _ => 0,
-        };
-        // A goal of a rate is a ratio, a goal of a size is a size.
-        let goal_digits = if self.ratio.is_some() { 2 } else { 0 };
-        let met = match self.met {
-            Some(true) => "yes",
-            Some(false) => "NO",
-            None => "-",
-        };
-        [
-            self.name.clone(),
-            number(Some(self.ours), digits),
-            number(self.theirs, digits),
-            self.unit.to_owned(),
-            number(self.ratio, 2),
-            number(self.goal, goal_digits),
-            met.to_owned(),
-        ]
-    }
-}
 
 /// The task.
 pub(crate) fn task(name: Option<Name>, part: Option<&str>, json: bool) -> Result<bool> {
@@ -339,135 +205,6 @@ fn about(name: Name) -> String {
     }
 }
 
-/// A guest to be measured, and its folder.
-struct Guest<'a> {
-    programs: &'a Programs,
-    folder: PathBuf,
-    disk: Disk,
-    /// What the machine is, and what its disk hangs on.
-    bed: Bed,
-    /// MiB of RAM.
-    memory: u32,
-    /// Bytes a second that the disk does, `None` for as fast as the host is.
-    disk_speed: Option<u64>,
-}
-
-impl<'a> Guest<'a> {
-    fn new(programs: &'a Programs) -> Result<Guest<'a>> {
-        Guest::with_memory(programs, MEMORY)
-    }
-
-    /// A guest with so many MiB of RAM.
-    fn with_memory(programs: &'a Programs, memory: u32) -> Result<Guest<'a>> {
-        Guest::on(Bed::usual(), programs, memory)
-    }
-
-    /// A guest on another device.
-    fn on(bed: Bed, programs: &'a Programs, memory: u32) -> Result<Guest<'a>> {
-        let folder = programs.folder.join("bench");
-        if folder.exists() {
-            fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
-        }
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        // Room for the noise, all else that the kernel holds, headers and checksums.
-        let blocks = u64::from(memory) * 256 + 4096;
-        let disk = Disk::create(&folder.join("disk.raw"), blocks)?;
-        if bed.device.power_of_two {
-            disk.round_up()?;
-        }
-        Ok(Guest { programs, folder, disk, bed, memory, disk_speed: None })
-    }
-
-    fn savecore(&self) -> Savecore {
-        Savecore::new(&self.programs.savecore, &self.folder, LIMIT)
-    }
-
-    fn format(&self) -> Result<()> {
-        // What the last run left there is not worth a question.
-        self.savecore().expect(0, "format", &self.disk, &["--yes", "--force"])?;
-        Ok(())
-    }
-
-    fn machine(&self, scenario: &str) -> Machine {
-        let machine = Machine::new(self.bed, self.programs.kernel(Build::release(X86_64)))
-            .cpus(1)
-            .memory(self.memory)
-            .resident()
-            .disk(&self.disk)
-            .word(format!("scenario={scenario}"))
-            .word("reset=return");
-        match self.disk_speed {
-            Some(speed) => machine.drive(format!("throttling.bps-total={speed}")),
-            None => machine,
-        }
-    }
-
-    /// Runs a guest to its end; gives what it said.
-    fn run(&self, machine: &Machine, quiet: bool, what: &str) -> Result<Serial> {
-        if !quiet {
-            ui::running(what);
-        }
-        let mut running = machine.start(&self.folder, "bench")?;
-        running.wait_exit(LIMIT)?;
-        Ok(running.serial)
-    }
-
-    /// Runs a guest to its end; gives the rates that it measured, by name, in MB/s.
-    fn rates(&self, machine: &Machine, quiet: bool, what: &str) -> Result<Vec<(String, f64)>> {
-        let serial = self.run(machine, quiet, what)?;
-        let rates: Vec<(String, f64)> = measured(&serial)
-            .filter_map(|line| {
-                let name = serial::value(line, "name")?.to_owned();
-                let bytes = serial::number(line, "bytes")? as f64;
-                let nanoseconds = serial::number(line, "ns")?.max(1) as f64;
-                Some((name, bytes * 1000.0 / nanoseconds))
-            })
-            .collect();
-        anyhow::ensure!(
-            !rates.is_empty(),
-            "{what}: the guest measured nothing, its last line: `{}`; log: {}",
-            serial.last(),
-            serial.path().display()
-        );
-        Ok(rates)
-    }
-
-    /// The rate with this name; of several the middle one.
-    fn rate(&self, machine: &Machine, quiet: bool, name: &str) -> Result<f64> {
-        Ok(median(self.rates_of(machine, quiet, name)?))
-    }
-
-    /// All rates with this name, at least one.
-    fn rates_of(&self, machine: &Machine, quiet: bool, name: &str) -> Result<Vec<f64>> {
-        let rates = self.rates(machine, quiet, name)?;
-        let found: Vec<f64> =
-            rates.into_iter().filter(|(found, _)| found == name).map(|(_, rate)| rate).collect();
-        anyhow::ensure!(
-            !found.is_empty(),
-            "the guest did not measure {name}; log: {}",
-            self.folder.display()
-        );
-        Ok(found)
-    }
-}
-
-/// The lines in which a guest says what it measured: `testkernel: bench name=NAME bytes=N ns=N …`.
-fn measured(serial: &Serial) -> impl Iterator<Item = &str> {
-    serial
-        .lines()
-        .iter()
-        .map(|line| line.text.as_str())
-        .filter(|line| line.contains("testkernel: bench name="))
-}
-
-/// The middle one; of an even number the mean of the two in the middle.
-fn median(mut numbers: Vec<f64>) -> f64 {
-    numbers.sort_unstable_by(f64::total_cmp);
-    let middle = numbers.len() / 2;
-    let at = |index: usize| numbers.get(index).copied().unwrap_or(f64::NAN);
-    if numbers.len() % 2 == 1 { at(middle) } else { f64::midpoint(at(middle.wrapping_sub(1)), at(middle)) }
-}
-
 /// A raw dump is bound by the disk, so it is held against plain polled writes of as much by the same driver. A packed one is
 /// bound by what takes longer: to compress, or to write what is left.
 fn dump(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
@@ -525,9 +262,6 @@ fn dump(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Nearly nothing is checked before it is written.
-const UNVERIFIED: &str = "verify=sample:1000000000";
-
 /// What memory is filled with for a packed dump: the worst, which costs time and does not shrink, and what shrinks.
 const FILLS: [Fill; 2] = [Fill { kind: "random", name: "noise" }, Fill { kind: "text", name: "text" }];
 
@@ -563,33 +297,6 @@ impl Packed {
         };
         let name = format!("packed, {}, verification off / {what}", self.fill.name);
         Row::rate("dump", &name, median(self.dumps), bound, Some(PACKED_GOAL))
-    }
-}
-
-/// What a compressor did with a guest's memory.
-struct Packing {
-    /// The compressor, and the pages of its unit.
-    name: String,
-    /// MB of memory a second.
-    rate: f64,
-    /// Bytes of memory by bytes packed.
-    shrinks: f64,
-}
-
-impl Guest<'_> {
-    /// Lets the guest pack so many MiB of memory of a kind, in each way that the scenario has.
-    fn packing(&self, scenario: &str, fill: u32, kind: &str, quiet: bool) -> Result<Vec<Packing>> {
-        let machine = self.machine(scenario).word(format!("fill={fill}")).word(format!("fill.kind={kind}"));
-        let serial = self.run(&machine, quiet, scenario)?;
-        let read = |line: &str| {
-            let say = || format!("cannot read `{line}`");
-            let number = |key: &str| serial::number(line, key).map(|number| number.max(1) as f64);
-            let name = serial::value(line, "name").with_context(say)?.to_owned();
-            let (bytes, packed) = number("bytes").zip(number("packed")).with_context(say)?;
-            let rate = bytes * 1000.0 / number("ns").with_context(say)?;
-            Ok(Packing { name, rate, shrinks: bytes / packed })
-        };
-        measured(&serial).map(read).collect()
     }
 }
 
@@ -658,23 +365,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_the_middle_one_whatever_the_order() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert_eq!(median(vec![7.0]), 7.0);
-        assert!(median(Vec::new()).is_nan());
-    }
-
-    #[test]
-    fn a_goal_is_met_from_its_value_on() {
-        assert_eq!(Row::rate("dump", "a", 70.0, 100.0, Some(0.7)).met, Some(true));
-        assert_eq!(Row::rate("dump", "a", 69.0, 100.0, Some(0.7)).met, Some(false));
-        assert_eq!(Row::rate("dump", "a", 69.0, 100.0, None).met, None);
-        assert_eq!(Row::size("footprint", "stack", 8192, 8192).met, Some(true));
-        assert_eq!(Row::size("footprint", "stack", 8193, 8192).met, Some(false));
-    }
-
-    #[test]
     fn a_packed_dump_is_held_against_what_bounds_it_first() {
         let packed = |alone, shrinks| Packed {
             dumps: vec![80.0],
@@ -704,13 +394,5 @@ mod tests {
         assert!(lines.iter().all(|line| line.matches('|').count() == 9), "{lines:#?}");
         assert!(lines[3].starts_with("| footprint  | stack ") && lines[3].ends_with("|  NO |"), "{lines:#?}");
         assert_eq!(verdict(&rows), "2 goals, 1 not met");
-    }
-
-    #[test]
-    fn the_machine_form_has_all_keys() {
-        let value = Row::size("footprint", "arena", 5, 8).json();
-        let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
-        keys.sort_unstable();
-        assert_eq!(keys, ["bench", "goal", "met", "name", "ours", "ratio", "theirs", "unit"]);
     }
 }

@@ -1,6 +1,5 @@
 //! Building what the other tasks run.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,6 +7,7 @@ use anyhow::{Context, Result};
 use qemu_tests::scenarios::{Build, Kernel, Programs};
 
 use crate::CannotBegin;
+use crate::folders::target_folder;
 use crate::toolchain::{Toolchain, host_cargo, logged};
 
 /// A build that takes longer hangs.
@@ -15,32 +15,6 @@ pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(900);
 
 /// rustc's flags for the test kernel: it lives at a fixed address, and its stacks can be walked.
 const KERNEL_FLAGS: &[&str] = &["-C", "relocation-model=static", "-C", "force-frame-pointers=yes"];
-
-/// The workspace.
-pub(crate) fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_path_buf()
-}
-
-/// Cargo's target folder.
-pub(crate) fn target_folder() -> PathBuf {
-    match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(folder) => root().join(folder),
-        None => root().join("target"),
-    }
-}
-
-/// The target folder of bare-metal builds: another compiler may do them.
-pub(crate) fn bare_folder() -> PathBuf {
-    target_folder().join("bare")
-}
-
-/// Where the logs of builds and tests are kept.
-pub(crate) fn log_folder() -> Result<PathBuf> {
-    let folder = target_folder().join("xtask");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    Ok(folder)
-}
 
 /// Names a savecore that is there already, so that none is built.
 pub(crate) const SAVECORE: &str = "DISKDUMP_SAVECORE";

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::CannotBegin;
-use crate::build::{BUILD_LIMIT, executable, root};
+use crate::build::{BUILD_LIMIT, executable};
+use crate::folders::root;
 use crate::toolchain::{clean, host_cargo, logged};
 use crate::ui::{self, Mark};
 

@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::qemu::Count;
 use crate::setup::rustup;
-use crate::test::{Step, counted, failures, step};
+use crate::step::{Count, Step, counted, failures, step};
 use crate::toolchain::{clean, host, logged};
-use crate::{CannotBegin, build, ui};
+use crate::{CannotBegin, folders, ui};
 
 /// What looks at the code while it runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -219,9 +218,9 @@ impl Nightly {
         if let Ok(path) = std::env::join_paths(folders) {
             cargo.env("PATH", path);
         }
-        cargo.current_dir(build::root()).env("CARGO_TERM_COLOR", "never");
+        cargo.current_dir(folders::root()).env("CARGO_TERM_COLOR", "never");
         // Each tool's programs are others, so they have a target folder of their own.
-        let folder = build::target_folder().join("deep");
+        let folder = folders::target_folder().join("deep");
         match part.tool {
             Tool::Miri => {
                 // A simulated disk makes a pointer of an address, as a device does: that is what the first flag allows. By the

@@ -13,7 +13,7 @@ use qemu_tests::savecore::Savecore;
 use qemu_tests::scenarios::Build;
 
 use crate::ui::{self, Mark};
-use crate::{build, setup};
+use crate::{build, folders, setup};
 
 const CPUS: u32 = 4;
 /// MiB of RAM.
@@ -32,7 +32,7 @@ pub(crate) fn task() -> Result<bool> {
         step("build the test kernel", || Ok((build::kernel(Build::release(X86_64))?, String::new())))?;
     let savecore = step("build savecore", || Ok((build::savecore()?, String::new())))?;
 
-    let folder = build::target_folder().join("demo");
+    let folder = folders::target_folder().join("demo");
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     }

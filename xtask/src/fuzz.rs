@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::toolchain::{clean, logged};
 use crate::ui::{self, Mark};
-use crate::{CannotBegin, build};
+use crate::{CannotBegin, folders};
 
 /// What a build may take.
 const BUILD_LIMIT: Duration = Duration::from_secs(1200);
@@ -85,9 +85,9 @@ pub(crate) fn targets() -> Result<Vec<String>> {
 /// `cargo fuzz …` with the active toolchain, which lets nobody use a sanitizer unless it is told to.
 fn cargo_fuzz(command: &str) -> std::process::Command {
     let mut cargo = clean("cargo");
-    cargo.current_dir(build::root()).args(["fuzz", command]).env("RUSTC_BOOTSTRAP", "1");
+    cargo.current_dir(folders::root()).args(["fuzz", command]).env("RUSTC_BOOTSTRAP", "1");
     // Build scripts look at that: in a folder that others build in too, both would build all over again each time.
-    cargo.arg("--target-dir").arg(build::target_folder().join("fuzz"));
+    cargo.arg("--target-dir").arg(folders::target_folder().join("fuzz"));
     // Lines suffice for a backtrace. The fakes' memory is never freed, as a device may still have it.
     cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "line-tables-only").env("ASAN_OPTIONS", "detect_leaks=0");
     cargo
@@ -95,7 +95,7 @@ fn cargo_fuzz(command: &str) -> std::process::Command {
 
 /// Where the fuzzers, and what they keep, are.
 fn folder() -> PathBuf {
-    build::root().join("fuzz")
+    folders::root().join("fuzz")
 }
 
 /// Runs one target, and says what came of it.

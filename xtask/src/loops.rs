@@ -20,7 +20,7 @@ use proc_macro2::{Delimiter, Span, TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Expr, Label};
 
-use crate::build::root;
+use crate::folders::root;
 
 /// Where the dump path is.
 const FOLDERS: [(&str, Part); 3] =

@@ -6,6 +6,10 @@ mod campaign;
 mod deb;
 mod deep;
 mod demo;
+mod error;
+mod everything;
+mod floors;
+mod folders;
 mod fuzz;
 mod linux;
 mod loops;
@@ -13,15 +17,17 @@ mod panic_free;
 mod qemu;
 mod readers;
 mod setup;
+mod step;
 mod test;
 mod toolchain;
 mod ui;
 
-use std::fmt;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+
+pub(crate) use error::CannotBegin;
 
 /// diskdump's tasks.
 #[derive(Debug, Parser)]
@@ -113,23 +119,13 @@ enum Task {
         #[arg(long)]
         list: bool,
     },
+    /// The floors of each crate, from top to bottom, and imports that break their order
+    Floors,
     /// savecore as a Debian package, in target/debian
     Deb,
     /// The same as test
     Ci,
 }
-
-/// The task could not begin: a bad argument, or a missing tool. Exit code 2.
-#[derive(Debug)]
-pub(crate) struct CannotBegin(pub(crate) String);
-
-impl fmt::Display for CannotBegin {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for CannotBegin {}
 
 /// Help goes out as it is; a bad argument becomes one line.
 fn bad_arguments(error: &clap::Error) -> ExitCode {
@@ -141,7 +137,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             ui::error(
-                "say what to do: setup, demo, test, qemu, readers, linux, bench, fuzz, campaign, deep, deb or ci; `cargo xtask --help` tells more",
+                "say what to do: setup, demo, test, qemu, readers, linux, bench, fuzz, campaign, deep, floors, deb or ci; `cargo xtask --help` tells more",
             );
             ExitCode::from(2)
         }
@@ -161,9 +157,9 @@ fn main() -> ExitCode {
         Err(error) => return bad_arguments(&error),
     };
     let result = match arguments.task {
-        Task::Setup => setup::task(),
+        Task::Setup => everything::task(),
         Task::Demo => demo::task(),
-        Task::Test { skip_missing } => test::task(!skip_missing || test::on_ci()),
+        Task::Test { skip_missing } => test::task(!skip_missing || step::on_ci()),
         Task::Qemu { filter, list, table } => {
             let show = match (list, table) {
                 (_, true) => qemu::Show::Table,
@@ -172,14 +168,14 @@ fn main() -> ExitCode {
             };
             qemu::task(filter.as_deref(), show)
         }
-        Task::Readers => readers::task(test::on_ci()),
+        Task::Readers => readers::task(step::on_ci()),
         Task::Linux { filter, all, list } => {
             let which = match (&filter, all || list) {
                 (Some(part), _) => linux::Which::Named(part),
                 (None, true) => linux::Which::All,
                 (None, false) => linux::Which::Short,
             };
-            linux::task(which, list, test::on_ci())
+            linux::task(which, list, step::on_ci())
         }
         Task::Bench { name, part, json } => bench::task(name, part.as_deref(), json),
         Task::Fuzz { target, seconds } => fuzz::task(target.as_deref(), seconds),
@@ -187,6 +183,7 @@ fn main() -> ExitCode {
             campaign::task(campaign::Options { filter: name.as_deref(), hours, seed, list })
         }
         Task::Deep { names, list } => deep::task(&names, list),
+        Task::Floors => floors::task(),
         Task::Deb => deb::task(),
         Task::Ci => test::task(true),
     };

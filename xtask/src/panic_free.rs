@@ -117,7 +117,7 @@ pub(crate) fn check_shim(module: &Path) -> Result<()> {
 
 /// Links what is reached from `entries`, and nothing else.
 fn link(library: &Path, name: &str, entries: &[&str]) -> Result<PathBuf> {
-    let object = crate::build::log_folder()?.join(name);
+    let object = crate::folders::log_folder()?.join(name);
     let mut ld = crate::toolchain::clean("ld");
     ld.args(["-r", "--gc-sections"]);
     for entry in entries {

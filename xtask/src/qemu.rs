@@ -7,36 +7,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use qemu_tests::scenarios::{self, Programs, Row};
 
+use crate::step::Count;
 use crate::ui::{self, Mark};
-use crate::{CannotBegin, build, setup};
+use crate::{CannotBegin, build, folders, setup};
 
 /// Scenarios at a time. They are held to deadlines, so never more than there are CPUs for.
 const AT_A_TIME: usize = 2;
-
-/// How a row of work ended.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(crate) struct Count {
-    /// Good ones.
-    pub(crate) passed: usize,
-    /// Bad ones.
-    pub(crate) failed: usize,
-    /// Ones that were not run.
-    pub(crate) skipped: usize,
-}
-
-impl std::ops::AddAssign for Count {
-    fn add_assign(&mut self, other: Count) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skipped += other.skipped;
-    }
-}
-
-impl std::fmt::Display for Count {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
-    }
-}
 
 /// Where the README's table of the matrix begins and ends.
 const TABLE: [&str; 2] = ["<!-- matrix: cargo xtask qemu --table -->", "<!-- end of the matrix -->"];
@@ -87,7 +63,7 @@ pub(crate) fn task(filter: Option<&str>, show: Show) -> Result<bool> {
 
 /// The README, and where the table is in it.
 fn readme_table() -> Result<(std::path::PathBuf, String, std::ops::Range<usize>)> {
-    let path = build::root().join("README.md");
+    let path = folders::root().join("README.md");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let [begin, end] = TABLE.map(|mark| text.find(mark));
     let (Some(begin), Some(end)) = (begin.map(|begin| begin + TABLE[0].len()), end) else {

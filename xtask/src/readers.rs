@@ -10,10 +10,9 @@ use qemu_tests::linux::{
 };
 use qemu_tests::savecore::Savecore;
 
-use crate::qemu::Count;
 use crate::setup::Needs;
-use crate::test::{Step, step};
-use crate::{CannotBegin, build, setup, ui};
+use crate::step::{Count, Step, step};
+use crate::{CannotBegin, build, folders, setup, ui};
 
 /// MiB of RAM: little, for the time that the tools take.
 const MEMORY: u32 = 384;
@@ -76,7 +75,7 @@ pub(crate) fn run(count: &mut Count, savecore: &Path, strict: bool) -> Result<()
             PathBuf::from("python3")
         }
     };
-    let folder = build::target_folder().join("readers");
+    let folder = folders::target_folder().join("readers");
     let readers = Readers { python, folder: folder.clone() };
     let mut crashed = None;
     step(count, "a Linux crashes", || {

@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: makes a fresh Debian or Ubuntu machine able to run everything here.
+//! Makes a fresh Debian or Ubuntu machine able to run everything here.
 //!
 //! Every task says what it needs, once, before it begins. What is missing of that is one list with sizes, which is shown, and then
 //! brought. Where it cannot be, one line says what to install, and nothing was changed.
@@ -6,35 +6,28 @@
 mod apt;
 mod backports;
 mod debian;
+mod installation;
+mod machine;
 mod python;
 mod rust;
+mod work;
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use qemu_tests::linux::{Downloads, Kernel, RustTools, Want};
-use qemu_tests::process::Output;
 
-use self::apt::{Installation, Sizes};
+use self::apt::Sizes;
 use self::debian::{DEMO, JUDGES, KERNEL, MATRIX, SYSTEM};
+use self::installation::Installation;
+pub(crate) use self::machine::{in_path, is_root};
 use self::python::PYPI;
 pub(crate) use self::rust::rustup;
 use self::rust::{BINDGEN, Components, Lacking};
-use crate::toolchain::{self, NO_SOURCE, TARGETS, Toolchain, logged};
+use self::work::work;
+use crate::CannotBegin;
+use crate::toolchain::{NO_SOURCE, TARGETS, Toolchain};
 use crate::ui::{self, Mark};
-use crate::{CannotBegin, deep, fuzz, linux, readers};
-
-/// How often a terminal shows how far something is.
-const SHOW_EVERY: Duration = Duration::from_millis(200);
-
-/// How much of a log is looked at for its last line, and how much of that is shown.
-const LINE: u64 = 400;
-const WIDTH: usize = 60;
 
 /// What rustup, crates.io and PyPI send, in MB, for a person to judge by: they do not say before they do.
 const RUSTUP_MB: u64 = 60;
@@ -87,16 +80,26 @@ impl Needs {
         Needs { tools: DEMO.iter().chain(&SYSTEM).collect(), components, ..Needs::default() }
     }
 
-    /// Of everything that `cargo xtask test` does.
-    pub(crate) fn everything() -> Needs {
-        let rows = linux::chosen(linux::Which::Short);
-        let linux = Needs::linux(linux::wants(&rows).into_iter().chain(readers::wants()));
+    /// Of everything that `cargo xtask test` does, with these kernels.
+    pub(crate) fn everything(kernels: impl IntoIterator<Item = Want>) -> Needs {
         Needs {
             targets: TARGETS.to_vec(),
             components: Components { source: true, lints: true },
             crates: true,
-            ..linux
+            ..Needs::linux(kernels)
         }
+    }
+
+    /// Whether they have a kernel with as much of it.
+    #[cfg(test)]
+    pub(crate) fn has(&self, want: Want) -> bool {
+        self.kernels.iter().any(|other| other.kernel == want.kernel && other.parts >= want.parts)
+    }
+
+    /// Whether they have all that is no kernel of Debian's.
+    #[cfg(test)]
+    pub(crate) fn has_the_rest(&self) -> bool {
+        self.builds_a_kernel() && self.components.source && self.python && self.crates
     }
 
     fn builds_a_kernel(&self) -> bool {
@@ -150,61 +153,8 @@ impl Missing {
     }
 }
 
-/// Whether a program is there.
-pub(crate) fn in_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
-}
-
-/// Whether we run as root: the owner of our own process is whoever we run as.
-pub(crate) fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
-}
-
-/// Runs one piece of work, and prints its line if it is done. If it is not, its error is the line, and comes last.
-fn work<T>(what: &str, facts: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
-    let begin = Instant::now();
-    ui::running(what);
-    let result = run();
-    match &result {
-        Ok(_) => ui::done(Mark::Ok, what, facts, Some(begin.elapsed())),
-        Err(_) => ui::not_running(),
-    }
-    result
-}
-
-/// Runs a command that takes long; a terminal shows the last line that it wrote.
-fn watched(command: Command, what: &str, limit: Duration) -> Result<Output> {
-    let log = toolchain::log_of(what)?;
-    let logs = [log.with_added_extension("err"), log];
-    std::thread::scope(|scope| {
-        let run = scope.spawn(|| logged(command, what, limit));
-        while !run.is_finished() {
-            std::thread::sleep(SHOW_EVERY);
-            if let Some(line) = logs.iter().rev().find_map(|log| last_line(log)) {
-                ui::running(&format!("{what}: {line}"));
-            }
-        }
-        run.join().expect("it does not panic")
-    })
-}
-
-/// The last whole line at the end of a file.
-fn last_line(path: &Path) -> Option<String> {
-    let mut file = File::open(path).ok()?;
-    let end = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(end.saturating_sub(LINE))).ok()?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
-    Some(line.chars().take(WIDTH).collect())
-}
-
-/// The task: all that `cargo xtask test` needs.
-pub(crate) fn task() -> Result<bool> {
-    ui::section("setup");
-    bring(&Needs::everything())?;
+/// Shows the programs and the toolchains that were brought.
+pub(crate) fn show() {
     for tool in DEMO.iter().chain(&MATRIX).chain(&JUDGES).chain(&KERNEL) {
         ui::done(Mark::Ok, tool.program, &format!("package {}", tool.package), None);
     }
@@ -213,17 +163,6 @@ pub(crate) fn task() -> Result<bool> {
             ui::done(Mark::Ok, target, toolchain.describe(), None);
         }
     }
-    // For `cargo xtask fuzz` alone; no test needs it.
-    match fuzz::is_installed() {
-        true => ui::done(Mark::Ok, "cargo-fuzz", "", None),
-        false => ui::done(Mark::Skipped, "cargo-fuzz", &format!("only to fuzz: {}", fuzz::INSTALL), None),
-    }
-    // For `cargo xtask deep` alone.
-    match deep::Nightly::find() {
-        Ok(_) => ui::done(Mark::Ok, "nightly's Miri", "", None),
-        Err(error) => ui::done(Mark::Skipped, "nightly's Miri", &format!("only for deep: {error:#}"), None),
-    }
-    Ok(true)
 }
 
 /// Brings what is missing of these needs; silent if nothing is.
@@ -449,27 +388,6 @@ pub(crate) fn rust_tools() -> Result<RustTools> {
     Ok(RustTools { rustc: toolchain.rustc()?, bindgen })
 }
 
-/// Whether there is a libclang that bindgen finds.
-fn has_libclang() -> bool {
-    let mut folders = vec![PathBuf::from("/usr/lib"), PathBuf::from("/usr/lib/x86_64-linux-gnu")];
-    let llvm = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-    folders.extend(
-        llvm.filter(|entry| entry.file_name().to_string_lossy().starts_with("llvm-"))
-            .map(|entry| entry.path().join("lib")),
-    );
-    folders.extend(std::env::var_os("LIBCLANG_PATH").map(PathBuf::from));
-    let names = folders.iter().flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten());
-    names.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| is_libclang(&name))
-}
-
-/// Whether this is a file of libclang's, with or without its version; that for C++ programs is another library.
-fn is_libclang(name: &str) -> bool {
-    let Some(rest) = name.strip_prefix("libclang") else { return false };
-    let versioned =
-        rest.strip_prefix('-').is_some_and(|rest| rest.starts_with(|digit: char| digit.is_ascii_digit()));
-    rest.starts_with(".so") || versioned && rest.contains(".so")
-}
-
 /// Ways to install something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Ways {
@@ -566,16 +484,6 @@ mod tests {
     }
 
     #[test]
-    fn setup_brings_what_every_row_and_reader_wants() {
-        let needs = Needs::everything();
-        for want in linux::wants(&linux::chosen(linux::Which::Short)).into_iter().chain(readers::wants()) {
-            let is_brought = |other: &Want| other.kernel == want.kernel && other.parts >= want.parts;
-            assert!(needs.kernels.iter().any(is_brought), "{want:?}");
-        }
-        assert!(needs.builds_a_kernel() && needs.components.source && needs.python && needs.crates);
-    }
-
-    #[test]
     fn what_the_lists_cannot_give_is_asked_for_once_only_if_they_may_not_change() {
         let tries = std::cell::Cell::new(0);
         let mut lists = Lists { may_change: false };
@@ -585,30 +493,5 @@ mod tests {
         });
         assert_eq!((result.unwrap_err().to_string().as_str(), tries.get()), ("not there", 1));
         assert!(!lists.refresh().unwrap());
-    }
-
-    #[test]
-    fn the_last_line_of_a_log_is_the_last_that_says_something() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        assert_eq!(last_line(file.path()), None);
-        std::fs::write(file.path(), format!("{}\nUnpacking gdb\n\n", "x".repeat(1000))).unwrap();
-        assert_eq!(last_line(file.path()).as_deref(), Some("Unpacking gdb"));
-        assert_eq!(last_line(Path::new("/no/such/file")), None);
-    }
-
-    #[test]
-    fn libclang_is_told_from_its_neighbours() {
-        for name in ["libclang.so", "libclang.so.1", "libclang-14.so.1", "libclang-14.so.14.0.6"] {
-            assert!(is_libclang(name), "{name}");
-        }
-        for name in ["libclang-cpp.so.14", "libclang_rt.so", "libclang-14.a", "libc.so"] {
-            assert!(!is_libclang(name), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_program_that_is_not_there_is_missing() {
-        assert!(!in_path("no-such-program"));
-        assert!(in_path("sh"));
     }
 }

@@ -8,11 +8,12 @@ use anyhow::{Context, Result, bail};
 use qemu_tests::bed::{ARCHITECTURES, X86_64};
 use qemu_tests::scenarios;
 
-use crate::qemu::Count;
-use crate::setup::Needs;
+use crate::step::{Count, Step, counted, failures, on_ci, step};
 use crate::toolchain::{TARGETS, host_cargo, logged};
 use crate::ui::{self, Mark};
-use crate::{CannotBegin, build, linux, loops, panic_free, qemu, readers, setup};
+use crate::{
+    CannotBegin, build, everything, floors, folders, linux, loops, panic_free, qemu, readers, setup,
+};
 
 /// A section that takes longer hangs.
 const SECTION_LIMIT: Duration = Duration::from_secs(1200);
@@ -20,26 +21,13 @@ const SECTION_LIMIT: Duration = Duration::from_secs(1200);
 /// What the demo may take when everything is built.
 const DEMO_LIMIT: Duration = Duration::from_secs(60);
 
-/// What a step gives: its facts, or the reason why it was skipped.
-pub(crate) enum Step {
-    /// Its facts.
-    Done(String),
-    /// Why.
-    Skipped(String),
-}
-
-/// Whether this runs on a continuous-integration machine, where nothing may be skipped for want of a tool.
-pub(crate) fn on_ci() -> bool {
-    std::env::var("CI").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"))
-}
-
 /// The task. With `strict`, a missing tool is an error; else what needs it is skipped and counted.
 pub(crate) fn task(strict: bool) -> Result<bool> {
     let begin = Instant::now();
     let mut count = Count::default();
 
     ui::section("setup");
-    let ready = match setup::bring(&Needs::everything()) {
+    let ready = match setup::bring(&everything::needs()) {
         Ok(()) => {
             ui::done(Mark::Ok, "tools and toolchain", "", Some(begin.elapsed()));
             true
@@ -87,6 +75,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     }
 
     step(&mut count, "loops are bounded", || Ok(Step::Done(loops::check()?)));
+    step(&mut count, "files use only floors below", || Ok(Step::Done(floors::check()?)));
 
     step(&mut count, "documentation", || {
         let mut cargo = host_cargo();
@@ -208,28 +197,6 @@ fn judged(strict: bool, (program, package): (&str, &str), test: &str, facts: &st
     Ok(Step::Done(facts.to_owned()))
 }
 
-/// Runs one step, prints its line, counts it.
-pub(crate) fn step(count: &mut Count, name: &str, run: impl FnOnce() -> Result<Step>) {
-    ui::running(name);
-    let begin = Instant::now();
-    let result = run();
-    let took = Some(begin.elapsed());
-    match result {
-        Ok(Step::Done(facts)) => {
-            count.passed += 1;
-            ui::done(Mark::Ok, name, &facts, took);
-        }
-        Ok(Step::Skipped(why)) => {
-            count.skipped += 1;
-            ui::done(Mark::Skipped, name, &why, took);
-        }
-        Err(error) => {
-            count.failed += 1;
-            ui::done(Mark::Failed, name, &format!("{error:#}"), took);
-        }
-    }
-}
-
 /// The ways to run the unit tests: nextest if it is there, since it kills a test that hangs and runs them in parallel. The
 /// model checker goes through the orders in which CPUs can get at the slots of the crew.
 fn unit_tests() -> Vec<(&'static str, Command)> {
@@ -247,7 +214,7 @@ fn unit_tests() -> Vec<(&'static str, Command)> {
     // Another dumpcore, whose atomics are loom's, so it has a target folder of its own.
     let mut loom =
         with(&["test", "--package", "dumpcore", "--profile", "loom", "--test", "loom", "--no-fail-fast"]);
-    loom.env("RUSTFLAGS", "--cfg loom").arg("--target-dir").arg(build::target_folder().join("loom"));
+    loom.env("RUSTFLAGS", "--cfg loom").arg("--target-dir").arg(folders::target_folder().join("loom"));
     vec![
         ("unit tests, properties", all),
         ("doc tests", with(&["test", "--doc", "--no-fail-fast"])),
@@ -283,82 +250,4 @@ fn units(count: &mut Count, name: &str, cargo: Command) {
     let why = if names.is_empty() { "it did not build or was killed".to_owned() } else { names.join(", ") };
     let facts = format!("{found}: {why}; log: {0} and {0}.err", output.log.display());
     ui::done(Mark::Failed, name, &facts, took);
-}
-
-/// Adds up the summaries of nextest (`3 tests run: 2 passed, 1 failed, 0 skipped`) and of the standard test harness
-/// (`test result: ok. 2 passed; 1 failed; 0 ignored; …`). Where nextest counts, what it shows of a failed test's own harness does not.
-pub(crate) fn counted(text: &str) -> Count {
-    let mut count = Count::default();
-    let by_nextest = |line: &str| line.trim_start().starts_with("Summary [");
-    let is_nextest = text.lines().any(by_nextest);
-    for line in text.lines() {
-        let summary = if is_nextest {
-            line.split_once(" run: ").filter(|_| by_nextest(line))
-        } else {
-            line.split_once("test result: ")
-        };
-        let Some((_, summary)) = summary else { continue };
-        let words: Vec<&str> =
-            summary.split([' ', ',', ';', '.', '(', ')']).filter(|word| !word.is_empty()).collect();
-        for pair in words.windows(2) {
-            let [number, word] = pair else { continue };
-            let Ok(number) = number.parse::<usize>() else { continue };
-            match *word {
-                "passed" => count.passed += number,
-                "failed" | "timed" => count.failed += number,
-                "ignored" | "skipped" => count.skipped += number,
-                _ => {}
-            }
-        }
-    }
-    count
-}
-
-/// The names of tests that failed; nextest's, if it has any, since it shows what a failed test's own harness said as well.
-pub(crate) fn failures(text: &str) -> Vec<String> {
-    let by_nextest = |line: &str| {
-        let rest = line.strip_prefix("FAIL [").or_else(|| line.strip_prefix("TIMEOUT ["))?;
-        let name = rest.split_once(']')?.1.trim();
-        // Which of how many it was.
-        let place = name.strip_prefix('(').and_then(|rest| rest.split_once(") "));
-        Some(place.map_or(name, |(_, name)| name).to_owned())
-    };
-    let by_harness = |line: &str| Some(line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?.to_owned());
-    let mut names: Vec<String> = text.lines().filter_map(|line| by_nextest(line.trim())).collect();
-    if names.is_empty() {
-        names = text.lines().filter_map(|line| by_harness(line.trim())).collect();
-    }
-    names.sort_unstable();
-    names.dedup();
-    names
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_summaries_are_counted() {
-        let nextest = "     Summary [   0.437s] 27 tests run: 25 passed, 1 failed, 1 timed out, 2 skipped";
-        assert_eq!(counted(nextest), Count { passed: 25, failed: 2, skipped: 2 });
-        let harness = "test result: FAILED. 3 passed; 1 failed; 4 ignored; 0 measured; 9 filtered out; finished in 0.1s\n\
-                       test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
-        assert_eq!(counted(harness), Count { passed: 5, failed: 1, skipped: 4 });
-        assert_eq!(counted("3 passed by the door"), Count::default());
-        // Nextest shows what a failed test's own harness said.
-        assert_eq!(counted(&format!("{harness}\n{nextest}")), Count { passed: 25, failed: 2, skipped: 2 });
-    }
-
-    #[test]
-    fn failed_tests_are_named_once() {
-        let harness = "test crash::nested ... FAILED\ntest good ... ok";
-        assert_eq!(failures(harness), ["crash::nested"]);
-        let nextest = "        FAIL [   0.010s] (1/9) dumpcore wait::tests::ends\n        FAIL [   0.010s] dumpcore wait::tests::ends";
-        assert_eq!(failures(&format!("{nextest}\n{harness}")), ["dumpcore wait::tests::ends"]);
-    }
-
-    #[test]
-    fn the_last_line_has_its_exact_form() {
-        assert_eq!(Count { passed: 3, failed: 0, skipped: 1 }.to_string(), "3 passed, 0 failed, 1 skipped");
-    }
 }

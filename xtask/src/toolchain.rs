@@ -85,7 +85,7 @@ pub(crate) fn host() -> Option<String> {
 /// Cargo of the active toolchain.
 pub(crate) fn host_cargo() -> Command {
     let mut command = clean("cargo");
-    command.current_dir(crate::build::root());
+    command.current_dir(crate::folders::root());
     command
 }
 
@@ -154,8 +154,8 @@ impl Toolchain {
                 cargo
             }
         };
-        cargo.current_dir(crate::build::root());
-        cargo.args([command, "--target", target]).arg("--target-dir").arg(crate::build::bare_folder());
+        cargo.current_dir(crate::folders::root());
+        cargo.args([command, "--target", target]).arg("--target-dir").arg(crate::folders::bare_folder());
         if self != Toolchain::Installed {
             cargo.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=core,alloc");
         }
@@ -197,7 +197,7 @@ fn has_linker(sysroot: &Path) -> bool {
 /// Where the output of what [`logged`] runs is kept.
 pub(crate) fn log_of(what: &str) -> Result<PathBuf> {
     let name: String = what.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    Ok(crate::build::log_folder()?.join(format!("{name}.log")))
+    Ok(crate::folders::log_folder()?.join(format!("{name}.log")))
 }
 
 /// Runs a command to its end with its output in `log`, its last words in the error.

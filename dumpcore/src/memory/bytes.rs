@@ -6,7 +6,7 @@ const WORD: usize = 8;
 /// Copies as many bytes as both have, by words: a kernel is built without vector registers, and a loop over bytes takes
 /// eight times as long there. `copy_from_slice` insists on equal lengths, and can panic.
 #[inline]
-pub fn copy(to: &mut [u8], from: &[u8]) {
+pub(crate) fn copy(to: &mut [u8], from: &[u8]) {
     let (to_words, to_tail) = to.as_chunks_mut::<WORD>();
     let (from_words, _) = from.as_chunks::<WORD>();
     let words = to_words.len().min(from_words.len());

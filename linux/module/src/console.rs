@@ -5,10 +5,10 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use dump_drivers::PortWindow;
 use dump_drivers::bus::registers::Registers;
+use dumpcore::Platform;
 use dumpcore::wait::{MILLISECOND, Wait};
 
 use crate::kernel;
-use crate::linux::Linux;
 
 /// Bytes that wait, at most.
 const WAITING: usize = 2048;
@@ -40,25 +40,25 @@ impl Console {
     }
 
     /// Says it. On the crashing CPU alone.
-    pub(crate) fn write(&self, linux: &Linux, text: &str) {
+    pub(crate) fn write(&self, platform: &dyn Platform, text: &str) {
         match &self.serial {
             Some(port) => {
                 for byte in text.bytes() {
                     if byte == b'\n' {
-                        self.send(linux, port, b'\r');
+                        self.send(platform, port, b'\r');
                     }
-                    self.send(linux, port, byte);
+                    self.send(platform, port, byte);
                 }
             }
             None => self.keep(text.as_bytes()),
         }
     }
 
-    fn send(&self, linux: &Linux, port: &PortWindow, byte: u8) {
+    fn send(&self, platform: &dyn Platform, port: &PortWindow, byte: u8) {
         if self.mute.load(Ordering::Relaxed) {
             return;
         }
-        let wait = Wait::aside(linux, u64::MAX);
+        let wait = Wait::aside(platform, u64::MAX);
         let room = || (port.read8(LINE_STATUS) & ROOM != 0).then_some(());
         if wait.until("the serial port", PATIENCE, room).is_err() {
             self.mute.store(true, Ordering::Relaxed);

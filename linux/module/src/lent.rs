@@ -5,6 +5,7 @@ use core::cell::UnsafeCell;
 
 use dump_linux::apic::Cpu;
 use dump_linux::config::{Notify, Then, Words};
+use dump_linux::mce::Broken;
 use dump_linux::{Classes, Layout, Missing, Vmcoreinfo};
 use dumpcore::arena::OutOfArena;
 use dumpcore::format::PAGE_BYTES;
@@ -12,8 +13,9 @@ use dumpcore::memory::class::{ClassRun, PageClass};
 use dumpcore::platform::RamRange;
 use dumpcore::{Arena, Encoding, Level};
 
+use crate::apic::OwnBanks;
 use crate::console::Console;
-use crate::freeze::{BROKEN, Cpus, Slot};
+use crate::cpus::{Cpus, Slot};
 use crate::kernel;
 use crate::log::Cursor;
 
@@ -22,6 +24,9 @@ const VMCOREINFO: usize = 4096;
 
 /// Bytes of the line that is appended to it.
 const CRASHTIME: usize = 32;
+
+/// Pages whose memory failed.
+static BROKEN: Broken = Broken::new();
 
 /// In the arena; lives as long as something is armed.
 pub(crate) struct Lent {
@@ -168,6 +173,13 @@ impl Lent {
             None => ClassRun { class: PageClass::Unknown, pages: u64::MAX },
         };
         BROKEN.cut(pfn, run)
+    }
+
+    /// Remembers which memory failed, by what this CPU knows. A machine check is another CPU's own at times, or all of them tell of it.
+    pub(crate) fn look_for_broken_memory(&self) {
+        if self.has_banks {
+            BROKEN.look(&OwnBanks);
+        }
     }
 
     /// Forgets what was known of pages when this was armed.

@@ -3,13 +3,17 @@
 //! | file | what it tells |
 //! | --- | --- |
 //! | `kernel` | what C lends: memory, disks, clocks, the log |
-//! | `arming` | words become an armed dump, and are taken back |
+//! | `sysfs`, `page` | what is written to `/sys/kernel/diskdump` and read from there; text of a fixed length |
+//! | `arm` | words become an armed dump, and are taken back |
+//! | `last` | what became of the last dump |
 //! | `disks` | a block device of the kernel becomes a polled one of ours |
-//! | `freeze` | the other CPUs are stopped by an NMI, and help |
-//! | `apic` | the interrupt controller of this CPU |
 //! | `panic` | the kernel panics: the dump |
+//! | `stop` | the other CPUs are stopped by an NMI |
+//! | `nmi`, `guard` | what a stopped CPU does: it helps; it resets the machine if nobody else does |
+//! | `cpus`, `notes` | a slot for each CPU, with its registers; the kernel's crash notes |
+//! | `apic` | the interrupt controller of this CPU |
 //! | `side` | the dump that is armed, and the one that is armed in its stead |
-//! | `linux` | the `Platform` |
+//! | `platform` | the `Platform` |
 //! | `console`, `log`, `lent` | a serial port; the kernel's log; what a dump changes |
 
 #![cfg(target_os = "none")]
@@ -25,16 +29,23 @@
 )]
 
 mod apic;
-mod arming;
+mod arm;
 mod console;
+mod cpus;
 mod disks;
-mod freeze;
+mod guard;
 mod kernel;
+mod last;
 mod lent;
-mod linux;
 mod log;
+mod nmi;
+mod notes;
+mod page;
 mod panic;
+mod platform;
 mod side;
+mod stop;
+mod sysfs;
 
 /// No panic can be reached. Should there be one all the same, it must not unwind into C: the kernel sees an invalid
 /// instruction, and goes on with that as it does with any oops.

@@ -10,8 +10,7 @@ use dumpcore::text::{Describe, Line};
 use dumpcore::wait::Wait;
 use dumpcore::{Crash, Outcome};
 
-use crate::freeze;
-use crate::kernel;
+use crate::{cpus, guard, kernel, notes, side, stop};
 
 /// There is a good dump, others hear of the panic, and the machine is reset when they have.
 static IS_HEARD: AtomicBool = AtomicBool::new(false);
@@ -32,8 +31,8 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const
     // One of those that heard of the panic has crashed, and what was to be kept is.
     dd_heard();
     // With the others stopped by the kernel, nobody has said so yet.
-    let Some((side, lent)) = freeze::begin().and_then(|side| Some((side, side.linux.lent()?))) else {
-        freeze::over();
+    let Some((side, lent)) = side::begin().and_then(|side| Some((side, side.linux.lent()?))) else {
+        stop::over();
         return;
     };
     // SAFETY: the panic's own text.
@@ -45,16 +44,16 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const
             core::str::from_utf8(good).unwrap_or_default()
         }
     };
-    freeze::look_for_broken_memory(lent);
+    lent.look_for_broken_memory();
     // SAFETY: the crashing CPU, in front of the dump.
     unsafe { lent.append_time(kernel::seconds()) };
     // SAFETY: as above.
     unsafe { lent.forget_classes() };
     let is_oops = !oops.is_null() && oops::ends_in(message);
     // SAFETY: C passes registers.
-    let registers = unsafe { freeze::complete(if is_oops { oops } else { regs }) };
+    let registers = unsafe { cpus::complete(if is_oops { oops } else { regs }) };
     // SAFETY: they are stopped, by us or by the kernel.
-    unsafe { freeze::fill_notes(lent, &registers) };
+    unsafe { notes::fill(lent, &registers) };
     let trigger =
         if is_oops { Trigger::Oops } else { Trigger::from_number(trigger).unwrap_or(Trigger::Panic) };
     let crash = Crash { trigger, message: message.trim_ascii_end(), registers: &registers };
@@ -65,9 +64,9 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const
     // Half a dump is better than none, unless kdump may still make a whole one.
     let enough = matches!(outcome, Outcome::Complete)
         || matches!(outcome, Outcome::Incomplete(_)) && !kernel::kdump_follows();
-    let take_guard = || freeze::take_guard(&Wait::aside(&side.linux, u64::MAX));
+    let take_guard = || guard::take(&Wait::aside(&side.linux, u64::MAX));
     let next = after::next(enough, lent.then, lent.notify, take_guard);
-    freeze::over();
+    stop::over();
     lent.console.tell();
     if !enough {
         let mut line = Line::new();

@@ -5,7 +5,8 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use dumpcore::Dump;
 
-use crate::linux::Linux;
+use crate::platform::Linux;
+use crate::stop;
 
 /// A dump, and the platform that it is armed for.
 pub(crate) struct Side {
@@ -17,6 +18,9 @@ static SIDES: [Side; 2] = [const { Side { dump: Dump::new(), linux: Linux::new()
 
 /// The one that a crash finds; nowhere if nothing is armed.
 static CURRENT: AtomicPtr<Side> = AtomicPtr::new(core::ptr::null_mut());
+
+/// What was armed when a CPU began to dump, which stays, whatever is armed in its stead meanwhile.
+static PINNED: AtomicPtr<Side> = AtomicPtr::new(core::ptr::null_mut());
 
 /// The one that a crash finds; none if nothing is armed.
 pub(crate) fn current() -> Option<&'static Side> {
@@ -34,4 +38,20 @@ pub(crate) fn spare() -> &'static Side {
 pub(crate) fn switch_to(side: Option<&'static Side>) {
     let side = side.map_or(core::ptr::null(), core::ptr::from_ref);
     CURRENT.store(side.cast_mut(), Ordering::SeqCst);
+}
+
+/// This CPU dumps what is given, if anything is armed.
+pub(crate) fn begin() -> Option<&'static Side> {
+    if stop::claim() {
+        // Who is about to take it apart looks at stop::has_begun() first.
+        let current = current().map_or(core::ptr::null(), core::ptr::from_ref);
+        PINNED.store(current.cast_mut(), Ordering::Release);
+    }
+    pinned()
+}
+
+/// What the CPU that dumps has found armed.
+pub(crate) fn pinned() -> Option<&'static Side> {
+    // SAFETY: one of the two, or nowhere.
+    unsafe { PINNED.load(Ordering::Acquire).as_ref() }
 }

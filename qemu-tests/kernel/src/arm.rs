@@ -4,18 +4,16 @@ use alloc::vec::Vec;
 
 use dump_drivers::bus::pci::Function;
 use dumpcore::wait::{MILLISECOND, SECOND};
-use dumpcore::{Arena, Config, Dump, DumpDevice, Encoding, Ownership, PageClass, Target};
+use dumpcore::{Arena, Config, DumpDevice, Encoding, Ownership, PageClass, Target};
 
 use crate::arch::cpu;
 use crate::arch::paging;
 use crate::command_line::{Options, Scenario};
+use crate::dump::{self, DUMP};
+use crate::end::give_up;
 use crate::log::log;
-use crate::panic::give_up;
 use crate::scenario::live;
-use crate::{disks, memory, platform, stop};
-
-/// The dump. One static, known to the panic handler.
-pub(crate) static DUMP: Dump<'static> = Dump::new();
+use crate::{disks, memory, stop};
 
 /// What is known of the disk and the arena after arming.
 pub(crate) struct Armed {
@@ -103,7 +101,7 @@ pub(crate) fn arm(options: &Options) -> Armed {
     let names: Vec<_> =
         targets.iter().map(|target| alloc::string::String::from(target.device.name())).collect();
     let name = names.join(", ");
-    match DUMP.arm(platform::get(), targets, arena, config(options, timeout)) {
+    match DUMP.arm(dump::platform(), targets, arena, config(options, timeout)) {
         Ok(report) => log!(
             "testkernel: armed arena_used={} pages={} code_bytes={} arena={:#x}-{:#x} helpers={} targets={} encoding={} device={name}",
             report.arena_used,

@@ -8,7 +8,7 @@ use dumpcore::locate::By;
 use dumpcore::{Encoding, Level, PageClass, ResetPolicy, Verify};
 
 use crate::arch::MISSING;
-use crate::scenario::live;
+use crate::scenario::live::drivers::{self, LIVE_DRIVERS};
 
 /// Disks that a dump can have.
 pub(crate) const MAX_DISKS: usize = 4;
@@ -215,7 +215,7 @@ pub(crate) struct Options {
     /// `nested.page=N`.
     pub(crate) nested_page: u32,
     /// `live.on=virtio|ahci|nvme`: the normal driver.
-    pub(crate) live_driver: &'static live::Driver,
+    pub(crate) live_driver: &'static drivers::Driver,
     /// `live.locked`: the panic comes where the driver holds its lock, and not on the CPU `cpu=`.
     pub(crate) live_locked: bool,
     /// `live.first=N`, in 4096-byte blocks.
@@ -232,7 +232,20 @@ pub(crate) struct Options {
     pub(crate) bench_passes: u32,
 }
 
+/// What was asked for, for all that comes later.
+static OPTIONS: spin::Once<Options> = spin::Once::new();
+
+/// What was asked for; before it is known, the usual.
+pub(crate) fn options() -> &'static Options {
+    OPTIONS.get().unwrap_or(&Options::DEFAULT)
+}
+
 impl Options {
+    /// From now on, these are what was asked for.
+    pub(crate) fn keep(&self) {
+        OPTIONS.call_once(|| self.clone());
+    }
+
     /// What is not asked for.
     pub(crate) const DEFAULT: Options = Options {
         scenario: Scenario::Panic,
@@ -271,7 +284,7 @@ impl Options {
         watchdog_ms: None,
         state_offset: 0,
         nested_page: 1000,
-        live_driver: &live::DRIVERS[0],
+        live_driver: &LIVE_DRIVERS[0],
         live_locked: false,
         live_first: 0,
         live_blocks: 0,
@@ -382,7 +395,7 @@ impl Options {
             "watchdog" => self.watchdog_ms = Some(value.parse().ok()?),
             "state-offset" => self.state_offset = value.parse().ok()?,
             "nested.page" => self.nested_page = value.parse().ok()?,
-            "live.on" => self.live_driver = live::DRIVERS.iter().find(|driver| driver.name == value)?,
+            "live.on" => self.live_driver = LIVE_DRIVERS.iter().find(|driver| driver.name == value)?,
             "live.locked" if !word.contains('=') => self.live_locked = true,
             "live.first" => self.live_first = value.parse().ok()?,
             "live.blocks" => self.live_blocks = value.parse().ok()?,

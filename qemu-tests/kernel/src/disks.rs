@@ -4,12 +4,11 @@ use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::ptr::NonNull;
 
 use dump_drivers::ahci::{self, hba::Hba};
 use dump_drivers::bus::pci::{Address, Function};
 use dump_drivers::virtio::{blk, scsi};
-use dump_drivers::{AhciDisk, Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio, nvme};
+use dump_drivers::{AhciDisk, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio, nvme};
 #[cfg(target_arch = "x86_64")]
 use dump_drivers::{Ata, PortWindow, Ram, ata};
 use dumpcore::device::DeviceError;
@@ -18,15 +17,12 @@ use dumpcore::locate::{self, By, Polled};
 use dumpcore::wait::{SECOND, Wait};
 use dumpcore::{Arena, DumpDevice};
 
-use crate::arch::paging::{self, Access};
 use crate::arch::{pci, virtio_mmio};
+use crate::device::{Opened, map_device};
+use crate::dump;
 #[cfg(target_arch = "x86_64")]
 use crate::memory;
-use crate::platform;
 use crate::scenario::live;
-
-/// A disk, opened by its driver in the arena, and which PCI function it is, if it is one.
-pub(crate) type Opened = (Option<Function>, &'static mut dyn DumpDevice);
 
 /// Opens the disk with this number among those that the driver finds.
 type Open = fn(usize, u64, &mut Arena<'static>) -> Result<Opened, DeviceError>;
@@ -81,14 +77,6 @@ impl Driver {
     }
 }
 
-/// Makes device registers visible.
-pub(crate) fn map_device(physical: u64, length: usize) -> Option<Mmio> {
-    // SAFETY: a driver asks for its device's registers, while the kernel boots.
-    let start = unsafe { paging::map_physical(physical, length as u64, Access::Device) }.ok()?;
-    // SAFETY: mapped just now, uncached, for ever.
-    Some(unsafe { Mmio::new(NonNull::new(start)?, length) })
-}
-
 /// The error of a driver that does not find so many disks.
 fn none(what: &'static str) -> DeviceError {
     DeviceError::Unsupported { what, value: 0 }
@@ -101,7 +89,7 @@ pub(crate) fn locate(
     by: &By<'_>,
     arena: &mut Arena<'static>,
 ) -> Result<(u64, u64), String> {
-    let wait = Wait::new(platform::get(), None, u64::MAX);
+    let wait = Wait::new(dump::platform(), None, u64::MAX);
     let buffer = arena.dma(BLOCK_SIZE, BLOCK_SIZE).map_err(|_| "the arena is too small".to_owned())?;
     device.quiesce(&wait).map_err(|error| error.to_string())?;
     let mut scratch = Box::new([0; BLOCK_SIZE]);

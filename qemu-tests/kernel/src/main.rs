@@ -9,14 +9,15 @@
 //! | `start.rs` | the order in which the kernel comes up |
 //! | `arch/` | one folder per architecture: entry, page tables, exceptions, CPUs, clock, buses |
 //! | `command_line.rs` | what can be asked of it |
-//! | `memory.rs`, `heap.rs`, `log.rs` | RAM and what it is used for, the heap, the kernel log |
+//! | `memory/`, `heap.rs`, `log.rs` | RAM and what it is used for, the heap, the kernel log |
 //! | `platform.rs` | what the kernel lends to the dump |
+//! | `dump.rs` | the dump itself |
 //! | `stop.rs` | stopping the other CPUs, which then help, and letting them go on |
 //! | `watchdog.rs` | a hardware watchdog |
 //! | `deferred.rs` | timers and tasklets |
-//! | `disks.rs` | the disks that can receive a dump, and their drivers |
+//! | `disks.rs`, `device.rs` | the disks that can receive a dump, and their drivers |
 //! | `arm.rs` | arming the dump, while healthy |
-//! | `panic.rs` | the ways into the dump, and what happens behind it |
+//! | `panic.rs`, `end.rs` | the ways into the dump, and what happens behind it |
 //! | `witness.rs` | what a debugger must find in the core |
 //! | `scenario/` | the ways to crash, and the benches |
 //!
@@ -36,7 +37,13 @@ mod command_line;
 #[cfg(target_os = "none")]
 mod deferred;
 #[cfg(target_os = "none")]
+mod device;
+#[cfg(target_os = "none")]
 mod disks;
+#[cfg(target_os = "none")]
+mod dump;
+#[cfg(target_os = "none")]
+mod end;
 #[cfg(target_os = "none")]
 mod heap;
 #[cfg(target_os = "none")]

@@ -6,12 +6,16 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use dumpcore::format::header::Trigger;
-use dumpcore::{Crash, Outcome, Platform, Registers};
+use dumpcore::{Crash, Outcome, Registers};
 
 use crate::arch::cpu::MAX_CPUS;
 use crate::arch::{clock, console, cpu, interrupts, power, registers};
+use crate::command_line::options;
+use crate::dump::{self, DUMP};
+use crate::end::name_and_exit;
 use crate::log::{Text, log};
-use crate::{arm, platform, scenario, watchdog};
+use crate::scenario::{bench, footprint, live, outcomes};
+use crate::watchdog;
 
 /// Bytes of a panic message that are kept.
 const MESSAGE: usize = 512;
@@ -64,39 +68,24 @@ impl Told {
     /// It is over, and the kernel is still there.
     fn over(self, outcome: &Outcome) {
         DEPTH[self.cpu].store(self.depth, Ordering::Relaxed);
-        scenario::survive::note(outcome);
+        outcomes::note(outcome);
         console::write_raw("testkernel: outcome ");
         console::write_raw(name_and_exit(outcome).0);
         console::write_raw("\n");
     }
 }
 
-/// The exit value of a whole dump.
-pub(crate) const EXIT_COMPLETE: u32 = 1;
-
-/// How an outcome is called, and the exit value for it.
-pub(crate) fn name_and_exit(outcome: &Outcome) -> (&'static str, u32) {
-    match outcome {
-        Outcome::Complete => ("complete", EXIT_COMPLETE),
-        Outcome::Incomplete(_) => ("incomplete", 2),
-        Outcome::Refused(_) => ("refused", 3),
-        Outcome::Unclosed(_) => ("unclosed", 7),
-        Outcome::NotArmed => ("not-armed", 4),
-        Outcome::Nested => ("nested", 5),
-        Outcome::OtherCpu { .. } => ("other-cpu", 6),
-    }
-}
-
 /// The end of this kernel: dumps its memory, then does as the command line says.
+#[unsafe(export_name = "kernel_crash")]
 pub(crate) fn crash(trigger: Trigger, words: core::fmt::Arguments<'_>, registers: &Registers) -> ! {
     cpu::disable_interrupts();
     let begin = clock::now();
     let Some(told) = Told::new("crash", words) else { power::reset() };
-    scenario::footprint::paint();
+    footprint::paint();
 
     let crash = Crash { trigger, message: told.message, registers };
     let outcome = loop {
-        match arm::DUMP.crash(platform::get(), &crash) {
+        match DUMP.crash(dump::platform(), &crash) {
             // That CPU stops this one, and finds it here: for good, or for as long as a dump of the live kernel takes.
             // Then it is our turn.
             Outcome::OtherCpu { .. } => interrupts::stand_aside(registers),
@@ -105,30 +94,42 @@ pub(crate) fn crash(trigger: Trigger, words: core::fmt::Arguments<'_>, registers
     };
 
     // Only here if the policy is to return, or if there was nothing to dump to.
-    scenario::bench::report_dump(clock::now().saturating_sub(begin));
-    scenario::footprint::report();
-    scenario::live::report();
+    bench::report_dump(clock::now().saturating_sub(begin));
+    footprint::report();
+    live::report();
     told.over(&outcome);
     watchdog::report();
     if outcome == Outcome::NotArmed {
-        platform::get().reset(scenario::options().reset);
+        dump::platform().reset(options().reset);
     }
-    scenario::survive::crash_again();
-    power::exit(scenario::survive::exit_value())
+    outcomes::crash_again();
+    power::exit(outcomes::exit_value())
 }
 
 /// Dumps the memory of the live kernel, and goes on.
+#[unsafe(export_name = "kernel_snapshot")]
 pub(crate) fn snapshot(trigger: Trigger, words: core::fmt::Arguments<'_>, registers: &Registers) {
     let Some(told) = Told::new("dump of the live kernel", words) else { return };
     let crash = Crash { trigger, message: told.message, registers };
-    let outcome = arm::DUMP.snapshot(platform::get(), &crash);
+    let outcome = DUMP.snapshot(dump::platform(), &crash);
     told.over(&outcome);
     watchdog::report();
     watchdog::pat();
 }
 
-/// The kernel cannot go on, and it is not a crash but a mistake in how it was started: says so and ends.
-pub(crate) fn give_up(why: core::fmt::Arguments<'_>) -> ! {
-    log!("testkernel: error: {why}");
-    power::exit(0x3f)
+/// An NMI from outside: the watchdog's bite, or somebody has pressed the button.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(export_name = "kernel_nmi")]
+fn nmi(registers: &Registers) {
+    let (trigger, message) = if watchdog::is_starved() {
+        // It stands still after its bite. From here on the dump pats it.
+        watchdog::restart();
+        (Trigger::Watchdog, "the watchdog was not patted in time")
+    } else {
+        (Trigger::Nmi, "an NMI from outside asks for a dump")
+    };
+    if options().nmi_crashes {
+        crash(trigger, format_args!("{message}"), registers)
+    }
+    snapshot(trigger, format_args!("{message}"), registers);
 }

@@ -1,20 +1,18 @@
 //! What this kernel lends to the dump: the one `impl Platform` that every kernel writes.
 //!
 //! From `crash()` on, these methods run on a dead kernel. They take no lock, allocate nothing, write no
-//! memory but the caller's, and cannot panic (unless a scenario asks for just that).
+//! memory but the caller's, and cannot panic.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use dumpcore::deferred::HostQueues;
 use dumpcore::format::Block;
 use dumpcore::platform::{ClassRun, CodeRange, Guarded, Nanoseconds, RamRange};
 use dumpcore::{Platform, Registers, ResetPolicy};
 
-use crate::arch::cpu::MAX_CPUS;
-use crate::arch::{cache, clock, console, cpu, guard, hotplug, paging, power, random, stack};
+use crate::arch::{cache, clock, console, cpu, guard, idle, paging, power, random, stack};
 use crate::memory::{self, linker_symbol};
-use crate::{deferred, log, scenario, stop, watchdog};
+use crate::{deferred, log, stop, watchdog};
 
 /// The kernel, as the dump sees it. Made once, while the kernel is healthy.
 pub(crate) struct KernelPlatform {
@@ -53,7 +51,6 @@ unsafe impl Platform for KernelPlatform {
     }
 
     fn console(&self, text: &str) {
-        SABOTAGE.at_console();
         console::write_raw(text);
     }
 
@@ -62,7 +59,6 @@ unsafe impl Platform for KernelPlatform {
     }
 
     fn page(&self, pfn: u64) -> Option<NonNull<u8>> {
-        SABOTAGE.at_page();
         let address = pfn.checked_mul(memory::FRAME)?;
         memory::ram()
             .iter()
@@ -90,7 +86,6 @@ unsafe impl Platform for KernelPlatform {
     }
 
     fn reset(&self, policy: ResetPolicy) {
-        scenario::footprint::report();
         match policy {
             ResetPolicy::Reset => power::reset(),
             ResetPolicy::PowerOff => power::power_off(),
@@ -119,7 +114,7 @@ unsafe impl Platform for KernelPlatform {
     }
 
     fn rest(&self, nanoseconds: Nanoseconds) {
-        cpu::nap(nanoseconds);
+        idle::nap(nanoseconds);
     }
 
     fn resume_cpus(&self) {
@@ -135,7 +130,6 @@ unsafe impl Platform for KernelPlatform {
     }
 
     fn pat_watchdog(&self) {
-        SABOTAGE.at_watchdog();
         watchdog::reload();
     }
 
@@ -191,94 +185,4 @@ extern "C" fn run_closure(word: *mut u8) {
     // SAFETY: on_stack() passes a pointer to its own `run`, and waits.
     let run = unsafe { &mut *word.cast::<&mut dyn FnMut()>() };
     run();
-}
-
-/// Spoils the dump from inside, for the scenarios that ask for it. A kernel in use has nothing like this.
-pub(crate) struct Sabotage {
-    console: AtomicBool,
-    pages: AtomicU32,
-    /// At which of its looks at a page a helper is harmed; 0 if none is, or one was.
-    helper_page: AtomicU32,
-    /// How many looks each has had.
-    helper_looks: [AtomicU32; MAX_CPUS],
-    /// How long it is late, in nanoseconds; 0 for ever.
-    helper_late: AtomicU64,
-    /// The PCI slot that may be emptied, as a bit.
-    slot: AtomicU32,
-}
-
-/// Idle, unless a scenario sets it off.
-pub(crate) static SABOTAGE: Sabotage = Sabotage {
-    console: AtomicBool::new(false),
-    pages: AtomicU32::new(0),
-    helper_page: AtomicU32::new(0),
-    helper_looks: [const { AtomicU32::new(0) }; MAX_CPUS],
-    helper_late: AtomicU64::new(0),
-    slot: AtomicU32::new(0),
-};
-
-impl Sabotage {
-    /// The next line on the console panics.
-    pub(crate) fn set_console(&self) {
-        self.console.store(true, Ordering::Relaxed);
-    }
-
-    /// The `pages`th look at a page from now on panics.
-    pub(crate) fn set_pages(&self, pages: u32) {
-        self.pages.store(pages, Ordering::Relaxed);
-    }
-
-    /// The first helper that looks at its `page`th page is late by so many nanoseconds, or never comes back.
-    pub(crate) fn set_helper(&self, page: u32, late: Option<Nanoseconds>) {
-        self.helper_late.store(late.unwrap_or(0), Ordering::Relaxed);
-        self.helper_page.store(page, Ordering::Relaxed);
-    }
-
-    /// The disk in this PCI slot goes during the dump, when somebody asks for it.
-    pub(crate) fn set_unplug(&self, slot: u32) {
-        self.slot.store(slot, Ordering::Relaxed);
-    }
-
-    fn at_console(&self) {
-        if self.console.load(Ordering::Relaxed) {
-            self.console.store(false, Ordering::Relaxed);
-            panic!("the console panics, as the scenario asks");
-        }
-    }
-
-    fn at_page(&self) {
-        let left = self.pages.load(Ordering::Relaxed);
-        if left > 0 {
-            self.pages.store(left - 1, Ordering::Relaxed);
-            if left == 1 {
-                panic!("the memory access panics, as the scenario asks");
-            }
-        }
-        let page = self.helper_page.load(Ordering::Relaxed);
-        if page > 0 {
-            self.at_helpers_page(page);
-        }
-    }
-
-    fn at_helpers_page(&self, page: u32) {
-        let own = cpu::number();
-        let Some(looks) = self.helper_looks.get(own).filter(|_| stop::registers(own).is_some()) else {
-            return;
-        };
-        let now = looks.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if now != page || self.helper_page.swap(0, Ordering::Relaxed) == 0 {
-            return;
-        }
-        match self.helper_late.load(Ordering::Relaxed) {
-            0 => cpu::halt(),
-            late => clock::pause(late),
-        }
-    }
-
-    fn at_watchdog(&self) {
-        let slot = self.slot.load(Ordering::Relaxed);
-        if slot != 0 {
-            hotplug::eject_if_asked(slot);
-        }
-    }
 }

@@ -4,9 +4,10 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::arch::{self, BootInfo, boot, cpu, interrupts, paging, serial};
 use crate::command_line::Options;
+use crate::end::give_up;
 use crate::log::log;
-use crate::panic::give_up;
-use crate::{arm, heap, memory, scenario, witness};
+use crate::scenario::sabotage::Sabotaged;
+use crate::{arm, dump, heap, memory, scenario, witness};
 
 /// The other CPUs may go on.
 static READY: AtomicBool = AtomicBool::new(false);
@@ -15,6 +16,7 @@ static READY: AtomicBool = AtomicBool::new(false);
 /// there, and the number that the machine has for this CPU, where the entry knows it.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_start(handed_over: u64, boot_cpu: u64) -> ! {
+    dump::lend(&Sabotaged);
     serial::init();
     // SAFETY: once, here, on the boot CPU.
     unsafe { interrupts::load(0) };
@@ -35,7 +37,7 @@ extern "C" fn kernel_start(handed_over: u64, boot_cpu: u64) -> ! {
     }
     let armed = arm::arm(&options);
     // Behind all that needs much memory in a row: the witnesses scatter pages over all of it.
-    witness::build();
+    witness::build(scenario::wait_and_crash);
     scenario::prepare(&options, armed);
     READY.store(true, Ordering::Release);
     witness::stand(0)

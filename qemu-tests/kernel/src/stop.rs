@@ -10,8 +10,8 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use dumpcore::Registers;
 
 use crate::arch::cpu::{self, MAX_CPUS};
-use crate::arch::{smp, stack};
-use crate::{arm, platform};
+use crate::arch::{idle, smp, stack};
+use crate::dump::{self, DUMP};
 
 /// Bytes of a stopped CPU's stack in the arena. Below it, help gives it a larger one.
 pub(crate) const STACK: usize = 2048;
@@ -106,6 +106,7 @@ pub(crate) fn registers(cpu: usize) -> Option<Registers> {
 
 /// Whether a CPU has a freeze to obey.
 #[unsafe(link_section = ".dump_path.text")]
+#[unsafe(export_name = "kernel_is_asked_to_stop")]
 pub(crate) fn is_asked(cpu: usize) -> bool {
     let Some(slot) = SLOTS.get(cpu) else { return false };
     let obeyed = slot.obeyed.load(Ordering::Relaxed);
@@ -121,13 +122,14 @@ struct Stand {
 
 /// Stops this CPU, in the handler of the interrupt that asked it to. Comes back behind the dump of a live kernel.
 #[unsafe(link_section = ".dump_path.text")]
+#[unsafe(export_name = "kernel_stop")]
 pub(crate) fn stop(registers: &Registers) {
     let Some(slot) = SLOTS.get(cpu::number()) else { cpu::halt() };
     let number = slot.asked.load(Ordering::Acquire);
     // SAFETY: `obeyed` is not `number` yet, so nobody reads; only this CPU writes.
     unsafe { *slot.registers.get() = *registers };
     // Asked now, when the dump is certainly waiting for us, and not when it may be over.
-    let mut stand = Stand { slot, number, resumes: arm::DUMP.resumes() };
+    let mut stand = Stand { slot, number, resumes: DUMP.resumes() };
     let top = slot.stack.load(Ordering::Acquire);
     if top.is_null() {
         // Nothing was armed, so nobody can have asked.
@@ -144,13 +146,13 @@ extern "C" fn stand_by(stand: *mut u8) {
     let stand = unsafe { &*stand.cast::<Stand>() };
     let word = if stand.resumes { stand.number } else { stand.number | FOR_GOOD };
     stand.slot.obeyed.store(word, Ordering::Release);
-    arm::DUMP.help(platform::get());
+    DUMP.help(dump::platform());
     if !stand.resumes {
         cpu::halt();
     }
     // Bounded by the dump: its budget ends it, and then it resumes or resets us.
     while RESUMED.load(Ordering::Acquire) < stand.number {
         // Not at full speed: a virtual CPU that spins takes the host's time from the one that dumps.
-        cpu::rest();
+        idle::rest();
     }
 }

@@ -12,7 +12,7 @@ use dump_drivers::{ConfigSpace, Mmio, Registers};
 use spin::Once;
 
 use crate::arch::{clock, console, pci};
-use crate::disks;
+use crate::device;
 
 /// Vendor and device.
 const ID: (u16, u16) = (0x8086, 0x25ab);
@@ -62,7 +62,7 @@ pub(crate) fn start(milliseconds: u32) -> Result<(), &'static str> {
     let Some(Bar::Memory { address, .. }) = function.bar(&pci::config(), 0) else {
         return Err("the watchdog has no registers");
     };
-    let registers = disks::map_device(address, LENGTH).ok_or("the watchdog's registers cannot be mapped")?;
+    let registers = device::map_device(address, LENGTH).ok_or("the watchdog's registers cannot be mapped")?;
     let patience = u64::from(milliseconds) * 1_000_000;
     WATCHDOG.call_once(|| Watchdog { function, registers, patience });
     restart();

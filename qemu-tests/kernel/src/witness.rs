@@ -12,8 +12,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use dumpcore::PageClass;
 
-use crate::arch::paging;
-use crate::{memory, scenario};
+use crate::arch::{cpu, paging};
+use crate::memory;
 
 /// A variable with a value to be recognised.
 #[repr(C)]
@@ -73,8 +73,12 @@ pub(crate) unsafe fn fill_page(physical: u64) {
     }
 }
 
-/// Sets the witnesses up.
-pub(crate) fn build() {
+/// Where CPUs go on that stand.
+static THEN: spin::Once<fn(usize) -> !> = spin::Once::new();
+
+/// Sets the witnesses up. CPUs that stand go on with `then`, which is given their numbers.
+pub(crate) fn build(then: fn(usize) -> !) {
+    THEN.call_once(|| then);
     let mut list = core::ptr::null();
     for index in (0..NODES).rev() {
         list = Box::into_raw(Box::new(WitnessNode { next: list, index, value: index * index }));
@@ -139,5 +143,9 @@ extern "C" fn witness_middle(cpu: u32, doubled: u64, list: *const WitnessNode) -
 extern "C" fn witness_inner(cpu: u32, depth: u64, magic: u64) -> ! {
     black_box((&cpu, &depth, &magic));
     STANDING.fetch_add(1, Ordering::AcqRel);
-    scenario::wait_and_crash(cpu as usize)
+    match THEN.get() {
+        Some(then) => then(cpu as usize),
+        // No CPU comes here before build().
+        None => cpu::halt(),
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use super::stock::{Kernel, Parts};
+use super::kernel::{Kernel, Parts};
 
 /// The C library that programs of a newer Debian's run with.
 pub(super) const LIBRARY: &str = "libc6";
@@ -260,7 +260,7 @@ pub(super) fn newest(name: &str, listed: &[Record], cached: &[Record]) -> Option
 
 #[cfg(test)]
 mod tests {
-    use super::super::stock::KERNELS;
+    use super::super::kernel::KERNELS;
     use super::*;
     use proptest::prelude::*;
 

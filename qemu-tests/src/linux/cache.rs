@@ -8,10 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
+use xxhash_rust::xxh3::xxh3_64;
 
-use super::archive::{self, Choice, File, LIBRARY, Record, Set, choose, newest};
-use super::rust_kernel::{self, RustTools};
-use super::stock::{Kernel, Parts};
+use super::archive::{self, Choice, File, LIBRARY, Record, Set, choose, compare, newest};
+use super::kernel::{Kernel, Parts};
+use super::rust_tools::{CONFIG, RustTools};
 use crate::process::{self, LOOK_EVERY, Output};
 
 /// The environment variable that says where downloads are kept; else it is `diskdump` in the user's cache folder
@@ -290,11 +291,37 @@ impl Cache {
         archive::records(&apt(&[&["show", "--all-versions"], &*names].concat()))
     }
 
+    /// The newest kernel with Rust in the cache that was built with these tools.
+    pub(super) fn built_with_rust(&self, tools: &RustTools) -> Result<Option<PathBuf>> {
+        if last(&self.folder, |name| name.starts_with("linux-rust_"))?.is_none() {
+            return Ok(None);
+        }
+        let key = self.rust_key(tools)?;
+        let mut versions = Vec::new();
+        for record in self.content()? {
+            if record.name == "linux-rust" && record.architecture == key {
+                versions.push(record);
+            }
+        }
+        versions.sort_by(|one, other| compare(&one.version, &other.version));
+        Ok(versions.last().map(|record| self.folder.join(record.stem())))
+    }
+
+    /// Changes with all that a kernel with Rust is built with.
+    pub(super) fn rust_key(&self, tools: &RustTools) -> Result<String> {
+        let mut all = CONFIG.to_owned();
+        for tool in [&tools.rustc, &tools.bindgen] {
+            let program = tool.to_string_lossy();
+            all.push_str(&self.run(&program, &["--version"], &self.folder, LIMIT)?.stdout);
+        }
+        Ok(format!("{:08x}", xxh3_64(all.as_bytes()) as u32))
+    }
+
     /// What has to be downloaded for these.
     fn plan(&self, wants: &[Want], tools: Option<&RustTools>) -> Result<Downloads> {
         let cached = self.content()?;
         let built = match tools {
-            Some(tools) => rust_kernel::built(self, tools)?.is_some(),
+            Some(tools) => self.built_with_rust(tools)?.is_some(),
             None => false,
         };
         let wants: Vec<Want> =

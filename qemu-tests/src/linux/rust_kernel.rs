@@ -4,38 +4,19 @@
 
 use std::fs;
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use xxhash_rust::xxh3::xxh3_64;
 
-use super::archive::{compare, newest};
+use super::archive::newest;
 use super::cache::{Cache, LIMIT, Scratch, Tell, Want, file_name, last};
-use super::stock::{Kernel, Parts, Stock};
-
-/// What it is built with, beside `make tinyconfig`.
-const CONFIG: &str = include_str!("rust.config");
+use super::kernel::{Kernel, Parts};
+use super::rust_tools::{CONFIG, RustTools};
+use super::stock::Stock;
 
 /// Ten minutes on a quiet machine with two CPUs.
 const BUILD_LIMIT: Duration = Duration::from_secs(3600);
-
-/// What a kernel with Rust, and modules for it, are built with.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RustTools {
-    /// rustc, with the source of its libraries. A kernel takes modules of just the same one.
-    pub rustc: PathBuf,
-    /// bindgen.
-    pub bindgen: PathBuf,
-}
-
-impl RustTools {
-    /// As variables of the kernel's make.
-    pub fn variables(&self) -> [String; 3] {
-        let (rustc, bindgen) = (self.rustc.display(), self.bindgen.display());
-        [format!("RUSTC={rustc}"), format!("HOSTRUSTC={rustc}"), format!("BINDGEN={bindgen}")]
-    }
-}
 
 impl Stock {
     /// Takes [`Kernel::RUST`] from the cache; if it is not there, it is built, which takes some 10 minutes and 3 GB meanwhile. One that was
@@ -47,13 +28,13 @@ impl Stock {
         let cache = Cache::find()?;
         let which = Kernel::RUST;
         cache.bring(&[Want { kernel: which, parts: Parts::Headers }], Some(tools), tell)?;
-        let folder = match built(&cache, tools)? {
+        let folder = match cache.built_with_rust(tools)? {
             Some(folder) => folder,
             None => {
                 let source = newest(&which.source(), &[], &cache.content()?).with_context(|| {
                     format!("there is no {} in {}", which.source(), cache.folder.display())
                 })?;
-                let name = format!("linux-rust_{}_{}", source.version, key(&cache, tools)?);
+                let name = format!("linux-rust_{}_{}", source.version, cache.rust_key(tools)?);
                 let folder = cache.folder.join(&name);
                 tell.say(&format!("building {name} in {}: some 10 minutes, once", cache.folder.display()));
                 let source = cache.archive(&source);
@@ -75,32 +56,6 @@ impl Stock {
             rust: Some((headers, tools.clone())),
         })
     }
-}
-
-/// The newest kernel in the cache that was built with these tools.
-pub(super) fn built(cache: &Cache, tools: &RustTools) -> Result<Option<PathBuf>> {
-    if last(&cache.folder, |name| name.starts_with("linux-rust_"))?.is_none() {
-        return Ok(None);
-    }
-    let key = key(cache, tools)?;
-    let mut versions = Vec::new();
-    for record in cache.content()? {
-        if record.name == "linux-rust" && record.architecture == key {
-            versions.push(record);
-        }
-    }
-    versions.sort_by(|one, other| compare(&one.version, &other.version));
-    Ok(versions.last().map(|record| cache.folder.join(record.stem())))
-}
-
-/// Changes with all that a kernel is built with.
-fn key(cache: &Cache, tools: &RustTools) -> Result<String> {
-    let mut all = CONFIG.to_owned();
-    for tool in [&tools.rustc, &tools.bindgen] {
-        let program = tool.to_string_lossy();
-        all.push_str(&cache.run(&program, &["--version"], &cache.folder, LIMIT)?.stdout);
-    }
-    Ok(format!("{:08x}", xxh3_64(all.as_bytes()) as u32))
 }
 
 /// Builds it; `folder` is there when all of it is.
@@ -164,16 +119,4 @@ fn build(cache: &Cache, source: &Path, tools: &RustTools, folder: &Path) -> Resu
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display())).map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_configuration_asks_for_rust_and_for_each_disk() {
-        for name in ["RUST", "VIRTIO_BLK", "SCSI_VIRTIO", "SATA_AHCI", "BLK_DEV_NVME", "KEXEC", "MODULES"] {
-            assert!(CONFIG.lines().any(|line| line == format!("CONFIG_{name}=y")), "{name}");
-        }
-    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use dumpcore::format::label::Label;
 
-use super::{Build, Profile, Programs};
+use super::programs::{Build, Profile, Programs};
 use crate::bed::Bed;
 use crate::image::Disk;
 use crate::machine::{Machine, Running, disk_word};

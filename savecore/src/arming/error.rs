@@ -119,7 +119,7 @@ pub enum ArmError {
     #[error(transparent)]
     Target(#[from] Error),
     /// More targets were named than a kernel takes.
-    #[error("{target}: a kernel is armed on {most} targets at most", most = super::MAX_TARGETS)]
+    #[error("{target}: a kernel is armed on {most} targets at most", most = super::limits::MAX_TARGETS)]
     TooMany {
         /// The one that is too many.
         target: String,

@@ -3,9 +3,10 @@
 
 use std::path::PathBuf;
 
-use super::module::{read, write};
+use super::error::ArmError;
 use super::options::PORTS;
-use super::{ArmError, System};
+use super::system::System;
+use crate::source::{read_text, write_text};
 use crate::text::harmless_line;
 
 /// The driver of a management controller's watchdog, and whether somebody uses it.
@@ -99,14 +100,14 @@ impl Kernel {
     /// # Errors
     /// [`ArmError::KdumpFirst`].
     pub fn put_kdump_behind(&self, behind: bool) -> Result<(), ArmError> {
-        let written = write(&self.sys.join(POST_NOTIFIERS), if behind { "Y\n" } else { "N\n" });
+        let written = write_text(&self.sys.join(POST_NOTIFIERS), if behind { "Y\n" } else { "N\n" });
         written.map_err(|error| ArmError::KdumpFirst { error })
     }
 
     /// What it does when it panics.
     pub fn panic(&self) -> Panic {
         let sysctl = |name: &str| {
-            let text = read(&self.proc.join("sys/kernel").join(name)).ok()?;
+            let text = read_text(&self.proc.join("sys/kernel").join(name)).ok()?;
             text.trim().parse::<i64>().ok()
         };
         Panic {
@@ -153,7 +154,7 @@ impl Kernel {
         ["platform/drivers/pvpanic-mmio", "pci/drivers/pvpanic-pci"].iter().any(|driver| {
             let folder = self.sys.join("bus").join(driver);
             let devices = std::fs::read_dir(folder).into_iter().flatten().flatten();
-            let events = |device: std::fs::DirEntry| read(&device.path().join("events")).ok();
+            let events = |device: std::fs::DirEntry| read_text(&device.path().join("events")).ok();
             devices.filter_map(events).any(|events| {
                 let digits = events.trim().trim_start_matches("0x");
                 u32::from_str_radix(digits, 16).is_ok_and(|events| events & PVPANIC_PANICKED != 0)
@@ -170,7 +171,7 @@ impl Kernel {
             let name = entry.file_name();
             let number = name.to_str().and_then(|name| name.strip_prefix("cpu")?.parse::<usize>().ok());
             let Some(number) = number.filter(|number| *number < MAX_CPUS) else { continue };
-            let text = read(&entry.path().join("crash_notes")).unwrap_or_default();
+            let text = read_text(&entry.path().join("crash_notes")).unwrap_or_default();
             let Ok(address) = u64::from_str_radix(text.trim(), 16) else { continue };
             if notes.len() <= number {
                 notes.resize(number + 1, 0);
@@ -202,7 +203,7 @@ impl Kernel {
     }
 
     fn sysfs(&self, name: &str) -> Option<String> {
-        read(&self.sys.join(name)).ok().map(|text| text.trim().to_owned())
+        read_text(&self.sys.join(name)).ok().map(|text| text.trim().to_owned())
     }
 }
 

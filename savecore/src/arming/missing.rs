@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use super::System;
-use super::module::read;
+use super::system::System;
+use crate::source::read_text;
 use crate::text::harmless_line;
 
 /// What is missing, and what to do about it.
 pub(super) fn help(system: &System) -> String {
-    let release = read(&system.proc.join("sys/kernel/osrelease")).unwrap_or_default();
+    let release = read_text(&system.proc.join("sys/kernel/osrelease")).unwrap_or_default();
     let release = harmless_line(release.trim());
     let modules = system.root.join("lib/modules");
     // A unit that may not see the modules of any kernel finds the folder empty.

@@ -11,62 +11,25 @@ mod error;
 mod held;
 mod kernel;
 mod last;
+mod limits;
 mod missing;
 mod module;
 mod options;
 mod plan;
+mod system;
 mod told;
-
-use std::path::{Path, PathBuf};
 
 pub use error::ArmError;
 pub use held::{Held, KernelOn};
 pub use kernel::{Kdump, Kernel, Panic, Watchdog};
 pub use last::tell_last;
-pub(crate) use module::is_armed_on;
+pub use limits::{MAX_TARGETS, MAX_WORDS};
 pub use module::{Lock, Module, State, Status};
 pub use options::Options;
-pub use plan::{LEFT_ALONE, MAX_TARGETS, MAX_WORDS, Plan, Planned, named, plan};
+pub(crate) use options::byte_size;
+pub use plan::{LEFT_ALONE, Plan, Planned, named, plan};
+pub use system::System;
 pub use told::{ArmedNow, Told, ToldTarget};
-
-use crate::ownership::Owner;
-use crate::source::Roots;
-
-/// Where the running kernel shows itself.
-#[derive(Clone, Debug)]
-pub struct System {
-    /// sysfs and the devices' nodes.
-    pub roots: Roots,
-    /// procfs, in /proc.
-    pub proc: PathBuf,
-    /// The root of all file systems.
-    pub root: PathBuf,
-}
-
-impl System {
-    /// The running one.
-    pub fn running() -> System {
-        System { roots: Roots::system(), proc: "/proc".into(), root: "/".into() }
-    }
-
-    /// What tells this machine's partitions from those of others: what the module is armed on was named by somebody who may.
-    pub fn owner(&self) -> Owner {
-        let mut owner = Owner::of(&self.root);
-        let held = Module::of(self).and_then(|module| module.held()).unwrap_or_default();
-        owner.take_named(held.iter().map(|name| self.node(name)));
-        owner
-    }
-
-    /// Where a device is opened that the kernel calls so.
-    fn node(&self, name: &str) -> PathBuf {
-        name.strip_prefix("/dev/").map_or_else(|| name.into(), |name| self.roots.dev.join(name))
-    }
-
-    /// One whose file systems are below another root, with files in place of devices.
-    pub fn below(root: &Path) -> System {
-        System { roots: Roots::below(root), proc: root.join("proc"), root: root.to_owned() }
-    }
-}
 
 /// What arming came to.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]

@@ -1,23 +1,20 @@
 //! What the kernel's diskdump module shows in sysfs, and takes there.
 
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
-use super::{ArmError, System, missing};
+use super::error::ArmError;
+use super::missing;
+use super::system::System;
+use crate::ownership::Owner;
+use crate::source::{MODULE, read_text, write_text};
 use crate::text::harmless_line;
-
-/// Its folder, from sysfs on.
-const FOLDER: &str = "kernel/diskdump";
-
-/// A file of sysfs has no more than a page; what has is none.
-const MAX_FILE: u64 = 64 << 10;
 
 /// Whether a crash would be dumped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -85,12 +82,11 @@ impl Module {
     /// # Errors
     /// [`ArmError::NotLoaded`].
     pub fn of(system: &System) -> Result<Module, ArmError> {
-        Module::in_sysfs(&system.roots.sys).ok_or_else(|| ArmError::NotLoaded { help: missing::help(system) })
-    }
-
-    fn in_sysfs(sys: &Path) -> Option<Module> {
-        let folder = sys.join(FOLDER);
-        folder.is_dir().then_some(Module { folder })
+        let folder = system.roots.sys.join(MODULE);
+        match folder.is_dir() {
+            true => Ok(Module { folder }),
+            false => Err(ArmError::NotLoaded { help: missing::help(system) }),
+        }
     }
 
     /// Whether it is armed.
@@ -195,12 +191,22 @@ impl Module {
     }
 
     fn read(&self, name: &str) -> Result<String, ArmError> {
-        read(&self.folder.join(name)).map_err(|error| ArmError::Read { path: self.shown(name), error })
+        read_text(&self.folder.join(name)).map_err(|error| ArmError::Read { path: self.shown(name), error })
     }
 
     fn write(&self, name: &str, text: &str) -> Result<(), ArmError> {
-        write(&self.folder.join(name), text)
+        write_text(&self.folder.join(name), text)
             .map_err(|error| ArmError::Write { path: self.shown(name), error })
+    }
+}
+
+impl System {
+    /// What tells this machine's partitions from those of others: what the module is armed on was named by somebody who may.
+    pub fn owner(&self) -> Owner {
+        let mut owner = Owner::of(&self.root);
+        let held = Module::of(self).and_then(|module| module.held()).unwrap_or_default();
+        owner.take_named(held.iter().map(|name| self.node(name)));
+        owner
     }
 }
 
@@ -211,22 +217,6 @@ const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// Only one savecore arms at a time, as long as this lives.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "it is held, not read")] Option<File>);
-
-/// Reads a file of sysfs or procfs.
-pub(super) fn read(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Writes a file of sysfs that is there: all in one write, as it has to be.
-pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).truncate(true).open(path)?;
-    match file.write(text.as_bytes())? {
-        written if written == text.len() => Ok(()),
-        written => Err(io::Error::other(format!("{written} of {} bytes were taken", text.len()))),
-    }
-}
 
 /// Whether somebody has claimed a device, as the module does with those it is armed on.
 fn is_claimed(system: &System, device: &str) -> bool {
@@ -239,46 +229,11 @@ fn is_claimed(system: &System, device: &str) -> bool {
     }
 }
 
-/// Whether the kernel whose sysfs this is holds the device with this metadata for its dumps.
-pub(crate) fn is_armed_on(sys: &Path, metadata: &Metadata) -> bool {
-    let held = Module::in_sysfs(sys).and_then(|module| module.held().ok()).unwrap_or_default();
-    held.iter().filter_map(|path| fs::metadata(path).ok()).any(|other| is_same(metadata, &other))
-}
-
-fn is_same(one: &Metadata, other: &Metadata) -> bool {
-    let is_device = |metadata: &Metadata| metadata.file_type().is_block_device();
-    match (is_device(one), is_device(other)) {
-        (true, true) => one.rdev() == other.rdev(),
-        (false, false) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn a_device_is_known_as_held_while_the_module_is_armed_on_it() {
-        let root = tempfile::tempdir().unwrap();
-        let folder = root.path().join(FOLDER);
-        let (device, other) = (root.path().join("vdb1"), root.path().join("vdb2"));
-        fs::write(&device, "").unwrap();
-        fs::write(&other, "").unwrap();
-        let is_held = |path: &Path| is_armed_on(root.path(), &fs::metadata(path).unwrap());
-        assert!(!is_held(&device), "there is no module");
-        fs::create_dir_all(&folder).unwrap();
-        assert!(!is_held(&device), "it says nothing");
-        fs::write(folder.join("status"), format!("level=31\ntarget={}\n", device.display())).unwrap();
-        for (state, held) in
-            [("armed\n", true), ("disarmed\n", false), ("refused\n", false), ("asleep\n", false)]
-        {
-            fs::write(folder.join("state"), state).unwrap();
-            assert_eq!((is_held(&device), is_held(&other)), (held, false), "{state}");
-        }
-    }
 
     proptest! {
         #[test]

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
-use crate::core::Level;
+use crate::corefile::Level;
 
 /// `[arm]` of `/etc/savecore.toml`. What it does not say, the module decides.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -222,6 +222,12 @@ impl TryFrom<String> for Serial {
     }
 }
 
+/// A size as people write it, such as `64MiB`.
+pub(crate) fn byte_size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<ByteSize, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map_err(|_| serde::de::Error::custom(format!("{text:?} is not a size, such as \"64MiB\"")))
+}
+
 fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<ByteSize>, D::Error> {
-    crate::boot::config::size(from).map(Some)
+    byte_size(from).map(Some)
 }

@@ -5,22 +5,16 @@ use std::path::Path;
 use crate::partition::glance;
 use crate::source::{Access, Node, Target, discover_in, node_at, nodes_of};
 
-use super::kernel::Console;
-use super::options::Serial;
-use super::{ArmError, Kernel, Module, Options, System};
+use super::error::ArmError;
+use super::kernel::{Console, Kernel};
+use super::limits::{MAX_NOTES, MAX_TARGETS, MAX_WORDS};
+use super::module::Module;
+use super::options::{Options, Serial};
+use super::system::System;
 use crate::ownership::{Owner, Whose};
 
 /// How a line begins that says which partitions nobody named and are not this machine's own.
 pub const LEFT_ALONE: &str = "left alone, since they are not this machine's own";
-
-/// The module takes no more bytes of words: a file of sysfs is written by the page, and ends with a zero.
-pub const MAX_WORDS: usize = 4095;
-
-/// The module takes no more targets.
-pub const MAX_TARGETS: usize = 4;
-
-/// The module takes no more CPUs' notes.
-const MAX_NOTES: usize = 256;
 
 /// How the kernel is going to be armed.
 #[derive(Clone, Debug, serde::Serialize)]

@@ -7,7 +7,7 @@ use dumpcore::format::header::Arch;
 use dumpcore::format::note::CpuState;
 use dumpcore::format::{Block, PAGE_SIZE};
 
-use crate::core::pagetable::{Paging, Root, translate};
+use crate::corefile::pagetable::{Paging, Root, translate};
 use crate::dump::{Dump, PageState};
 
 /// Pages that are kept: tables and stacks are read word by word. 16 MiB.

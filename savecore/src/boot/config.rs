@@ -1,8 +1,7 @@
 //! `/etc/savecore.toml`: what is harvested at boot, and how.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -10,9 +9,8 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 
 use super::Hook;
-use super::faults::{Faults, understand};
 use crate::arming;
-use crate::core::{Compression, Format, Level};
+use crate::corefile::{Compression, Format, Level};
 use crate::store::{MaxKept, MaxUsed};
 
 /// Where it is.
@@ -20,9 +18,6 @@ pub const PATH: &str = "/etc/savecore.toml";
 
 /// An example, which says all that is the case without a file, in comments.
 pub const EXAMPLE: &str = include_str!("../../dist/savecore.toml");
-
-/// A configuration is no larger: a disk that is given in its place is not read to the end.
-const MAX_FILE: u64 = 1 << 20;
 
 /// Seconds that booting may wait, at most: the unit's own time is a minute longer.
 const MAX_LIMIT: u64 = 540;
@@ -46,7 +41,7 @@ pub struct Config {
     /// The machine's name, for the names of folders.
     pub host: Option<String>,
     /// Bytes that stay free in a directory's file system.
-    #[serde(deserialize_with = "size")]
+    #[serde(deserialize_with = "arming::byte_size")]
     pub min_free: ByteSize,
     /// Crashes of a host that a directory keeps.
     #[serde(deserialize_with = "limit")]
@@ -103,6 +98,26 @@ impl Default for Config {
             arm: arming::Options::default(),
             faults: Faults::default(),
         }
+    }
+}
+
+/// What of a configuration was wrong, and what that means.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Faults {
+    /// What is wrong, each in one line that names file, line and key.
+    pub lines: Vec<String>,
+    /// Dumps that are saved stay on their partitions.
+    pub keep: bool,
+    /// Nobody knows which partitions were meant: none is harvested.
+    pub no_targets: bool,
+    /// Nobody knows where to dump to: the kernel is not armed.
+    pub no_arming: bool,
+}
+
+impl Faults {
+    /// Those of a file that cannot be read.
+    pub(super) fn unread(line: String) -> Faults {
+        Faults { lines: vec![line], keep: true, ..Faults::default() }
     }
 }
 
@@ -191,11 +206,6 @@ fn limit<'de, D: serde::Deserializer<'de>, T: FromStr<Err = String>>(from: D) ->
     text.parse().map_err(serde::de::Error::custom)
 }
 
-pub(crate) fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<ByteSize, D::Error> {
-    let text = String::deserialize(from)?;
-    text.parse().map_err(|_| serde::de::Error::custom(format!("{text:?} is not a size, such as \"64MiB\"")))
-}
-
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -210,43 +220,6 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads a file. Without one, `missing` says whether the defaults will do. What is wrong in it is among the
-    /// [`faults`](Config::faults), and has its default.
-    ///
-    /// # Errors
-    /// If it was asked for and cannot be read.
-    pub fn read(path: &Path, missing: Missing) -> Result<Config, ConfigError> {
-        let shown = path.display().to_string();
-        let failed = |error| ConfigError::Read { path: shown.clone(), error };
-        let file = match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && missing == Missing::Defaults => {
-                return Ok(Config::default());
-            }
-            file => file,
-        };
-        let mut text = String::new();
-        let read = file.and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
-        let read = match read {
-            Ok(_) if text.len() as u64 > MAX_FILE => {
-                Err(io::Error::other("it is too large to be a configuration"))
-            }
-            read => read,
-        };
-        match read {
-            Ok(_) => Ok(Config::parse(&text, &shown)),
-            Err(error) if missing == Missing::Error => Err(failed(error)),
-            // Nobody asked for it now, and dumps wait.
-            Err(error) => {
-                Ok(Config { faults: Faults::unread(failed(error).to_string()), ..Config::default() })
-            }
-        }
-    }
-
-    /// Reads the text of a file called `path`.
-    pub fn parse(text: &str, path: &str) -> Config {
-        understand(text, path)
-    }
-
     /// What dumps are saved as.
     pub fn format(&self) -> Format {
         match (self.format, self.compress) {

@@ -36,12 +36,7 @@ impl Opened {
             }
             match Targets::open(std::slice::from_ref(name), access, Search::Quick, opener, machine, progress)
             {
-                Ok(one) => {
-                    all.targets.extend(one.targets);
-                    all.partitions.extend(one.partitions);
-                    all.copies.extend(one.copies);
-                    all.watches.extend(one.watches);
-                }
+                Ok(one) => all.open.extend(one.open),
                 Err(error) => errors.push(error),
             }
         }
@@ -50,20 +45,20 @@ impl Opened {
 
     /// Whether a dump waits, or one that was saved is not cleared to the end.
     pub fn has_work(&self) -> bool {
-        self.groups.iter().flat_map(|group| &group.partitions).any(|partition| !partition.dumps.is_empty())
+        self.groups.iter().flat_map(|group| &group.open).any(|open| !open.partition.dumps.is_empty())
     }
 
     /// The targets' names.
     pub fn names(&self) -> Vec<&str> {
-        self.groups.iter().flat_map(|group| &group.targets).map(|target| target.name()).collect()
+        self.groups.iter().flat_map(|group| &group.open).map(|open| open.target.name()).collect()
     }
 }
 
 /// Takes targets apart that share no dump.
 fn groups(all: Targets) -> Vec<Targets> {
-    let mut group_of: Vec<usize> = (0..all.targets.len()).collect();
+    let mut group_of: Vec<usize> = (0..all.open.len()).collect();
     for dump in all.dumps() {
-        let members: Vec<usize> = dump.iter().map(|place| group_of[place.0]).collect();
+        let members: Vec<usize> = dump.iter().map(|place| group_of[place.target]).collect();
         let Some(first) = members.iter().min().copied() else { continue };
         for group in &mut group_of {
             if members.contains(group) {
@@ -72,17 +67,11 @@ fn groups(all: Targets) -> Vec<Targets> {
         }
     }
     let mut groups: Vec<(usize, Targets)> = Vec::new();
-    let parts = all.targets.into_iter().zip(all.partitions).zip(all.copies).zip(all.watches);
-    for (group, (((target, partition), copy), watch)) in group_of.into_iter().zip(parts) {
-        let at = groups.iter().position(|(number, _)| *number == group).unwrap_or_else(|| {
-            groups.push((group, Targets::default()));
-            groups.len() - 1
-        });
-        let targets = &mut groups[at].1;
-        targets.targets.push(target);
-        targets.partitions.push(partition);
-        targets.copies.push(copy);
-        targets.watches.push(watch);
+    for (group, open) in group_of.into_iter().zip(all.open) {
+        match groups.iter_mut().find(|(number, _)| *number == group) {
+            Some((_, targets)) => targets.open.push(open),
+            None => groups.push((group, Targets { open: vec![open] })),
+        }
     }
     groups.into_iter().map(|(_, targets)| targets).collect()
 }

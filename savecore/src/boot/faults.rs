@@ -12,34 +12,61 @@
 //!
 //! A key that nobody knows counts as the known one that it is nearly called like.
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
-use super::Config;
-use super::config::Absolute;
+use super::config::{Absolute, Config, ConfigError, Faults, Missing};
 use crate::store::{MaxKept, MaxUsed};
 
 /// Mistakes that are told one by one.
 const MAX_TOLD: usize = 50;
 
-/// What of a configuration was wrong, and what that means.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Faults {
-    /// What is wrong, each in one line that names file, line and key.
-    pub lines: Vec<String>,
-    /// Dumps that are saved stay on their partitions.
-    pub keep: bool,
-    /// Nobody knows which partitions were meant: none is harvested.
-    pub no_targets: bool,
-    /// Nobody knows where to dump to: the kernel is not armed.
-    pub no_arming: bool,
-}
+/// A configuration is no larger: a disk that is given in its place is not read to the end.
+const MAX_FILE: u64 = 1 << 20;
 
-impl Faults {
-    /// Those of a file that cannot be read.
-    pub(super) fn unread(line: String) -> Faults {
-        Faults { lines: vec![line], keep: true, ..Faults::default() }
+impl Config {
+    /// Reads a file. Without one, `missing` says whether the defaults will do. What is wrong in it is among the
+    /// [`faults`](Config::faults), and has its default.
+    ///
+    /// # Errors
+    /// If it was asked for and cannot be read.
+    pub fn read(path: &Path, missing: Missing) -> Result<Config, ConfigError> {
+        let shown = path.display().to_string();
+        let failed = |error| ConfigError::Read { path: shown.clone(), error };
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && missing == Missing::Defaults => {
+                return Ok(Config::default());
+            }
+            file => file,
+        };
+        let mut text = String::new();
+        let read = file.and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
+        let read = match read {
+            Ok(_) if text.len() as u64 > MAX_FILE => {
+                Err(io::Error::other("it is too large to be a configuration"))
+            }
+            read => read,
+        };
+        match read {
+            Ok(_) => Ok(Config::parse(&text, &shown)),
+            Err(error) if missing == Missing::Error => Err(failed(error)),
+            // Nobody asked for it now, and dumps wait.
+            Err(error) => {
+                let mut config = Config::default();
+                config.faults = Faults::unread(failed(error).to_string());
+                Ok(config)
+            }
+        }
+    }
+
+    /// Reads the text of a file called `path`.
+    pub fn parse(text: &str, path: &str) -> Config {
+        understand(text, path)
     }
 }
 
@@ -47,7 +74,7 @@ impl Faults {
 type Table<'t> = Spanned<DeTable<'t>>;
 
 /// Reads what can be understood.
-pub(super) fn understand(text: &str, path: &str) -> Config {
+fn understand(text: &str, path: &str) -> Config {
     let (table, errors) = DeTable::parse_recoverable(text);
     let mut told: Vec<(usize, String)> = Vec::new();
     let mut faults = Faults { keep: !errors.is_empty(), ..Faults::default() };

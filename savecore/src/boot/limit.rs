@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::Error;
-use crate::core::Sink;
+use crate::corefile::Sink;
 use crate::store::{Begun, Crash, Folder, Place, Room, Store, StoreError};
 
 /// What an orderly end may take: a part of the time that there is, and not more than this.

@@ -8,8 +8,7 @@ pub mod hooks;
 pub mod limit;
 pub mod rehearsal;
 
-pub use config::Config;
+pub use config::{Config, Faults};
 pub use each::Opened;
-pub use faults::Faults;
 pub use hooks::Hook;
 pub use limit::Deadline;

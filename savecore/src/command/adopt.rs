@@ -7,10 +7,10 @@ use savecore::ownership::{List, Whose};
 use savecore::partition::{self, read_label};
 use savecore::source::Access;
 
-use super::arm::SystemArguments;
+use super::system::SystemArguments;
 use super::{TargetArguments, ask};
+use crate::finding::{Finding, printed};
 use crate::output::{GOOD, count, json, out, paint, warning};
-use crate::{Finding, printed};
 
 /// Why a label cannot name this machine.
 pub(super) const NO_ID: &str =
@@ -21,7 +21,7 @@ pub(super) const NO_ID: &str =
 /// The label then names this machine, and nothing else is changed: dumps that wait there stay. For a disk that was moved here, a
 /// machine that got another machine-id, a copy of a golden image, and partitions that were made before labels named machines.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment, after_help = crate::EXIT_CODES)]
+#[command(verbatim_doc_comment, after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     target: TargetArguments,

@@ -10,15 +10,16 @@ use savecore::arming::{
     ToldTarget, Watchdog,
 };
 use savecore::boot::Config;
-use savecore::core::Level;
+use savecore::corefile::Level;
 use savecore::dump::utc;
-use savecore::ownership::{List, Owner};
+use savecore::ownership::List;
 use savecore::partition::read_label;
 use savecore::source::{Access, Target};
 
-use super::boot::configuration;
+use super::configuration::configuration;
+use super::system::SystemArguments;
+use crate::finding::{Finding, printed};
 use crate::output::{BAD, FAINT, GOOD, WARNING, json, out, paint, warning};
-use crate::{Finding, printed};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -26,25 +27,6 @@ Exit codes:
   1  arm: the kernel is armed, and a target that was named is left out, or the configuration has a mistake; armed: the
      kernel is not armed, or a target has lost its label
   2  error: no target can be used, the module is not loaded, or the kernel refused; one line says why";
-
-/// Where the kernel shows itself.
-#[derive(clap::Args)]
-pub(crate) struct SystemArguments {
-    /// Root of the file systems of a kernel that tests made up
-    #[arg(long, value_name = "DIR", hide = true)]
-    system: Option<PathBuf>,
-}
-
-impl SystemArguments {
-    pub(crate) fn system(&self) -> System {
-        self.system.as_deref().map_or_else(System::running, System::below)
-    }
-
-    /// What tells this machine's partitions from those of others.
-    pub(crate) fn owner(&self) -> Owner {
-        self.system().owner()
-    }
-}
 
 /// Tell the kernel's diskdump module to dump to TARGET when the kernel crashes
 ///

@@ -7,29 +7,29 @@ use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use savecore::Error;
-use savecore::arming::{self, System};
-use savecore::boot::config::{self, Config, Missing};
+use savecore::arming;
+use savecore::boot::config::Config;
 use savecore::boot::hooks::Stage;
 use savecore::boot::limit::Limited;
 use savecore::boot::{Deadline, Hook, Opened};
-use savecore::core::CoreOptions;
+use savecore::corefile::CoreOptions;
 use savecore::harvest::{Options, Saved, TargetResult, harvest};
 use savecore::ownership::Machine;
 use savecore::partition::glance;
 use savecore::private;
-use savecore::source::{Access, Roots, discover_in, node_at};
+use savecore::source::{Access, Roots, node_at};
 use savecore::store::{self, Limits};
-use savecore::targets::{Opener, TargetName, Targets};
+use savecore::targets::{OpenTarget, Opener, TargetName, Targets};
 use serde_json::{Value, json};
 
-use super::arm::SystemArguments;
+use super::configuration::{Chosen, configuration, opener, targets};
+use super::list;
 use super::rearm::{Outcome, Rearm};
-use super::targets::Own;
-use super::{keys, list};
+use super::system::SystemArguments;
+use crate::finding::{Finding, printed};
 use crate::output::{self, Bar, error, note, warning};
-use crate::{Finding, printed};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -177,68 +177,6 @@ impl Done {
             Finding::Good
         }
     }
-}
-
-/// The configuration that an argument names, or the usual one.
-pub(super) fn configuration(argument: Option<&Path>) -> Result<Config, config::ConfigError> {
-    match argument {
-        Some(path) => Config::read(path, Missing::Error),
-        None => Config::read(Path::new(config::PATH), Missing::Defaults),
-    }
-}
-
-/// The key that the configuration names.
-pub(super) fn opener(config: &Config) -> anyhow::Result<Option<Opener>> {
-    let Some(path) = &config.identity else { return Ok(None) };
-    Ok(Some(Opener { identity: keys::identity(&path.0)?, file: path.0.display().to_string() }))
-}
-
-/// What is harvested.
-#[derive(Default)]
-pub(super) struct Chosen {
-    /// The targets.
-    pub(super) names: Vec<TargetName>,
-    /// What keeps others from being found.
-    pub(super) defects: Vec<String>,
-    /// What was found and is not this machine's, in a clause.
-    pub(super) left_alone: Option<String>,
-}
-
-/// The targets that the configuration names, or this machine's own that are found.
-pub(super) fn targets(config: &Config, system: &System) -> anyhow::Result<Chosen> {
-    let name = |path: &Path| TargetName::of(path);
-    if config.faults.no_targets {
-        bail!(
-            "nobody can tell which partitions `targets` in the configuration means: nothing is harvested until it is corrected"
-        );
-    }
-    if !config.targets.is_empty() {
-        let names = config.targets.iter().map(|path| name(&path.0)).collect();
-        return Ok(Chosen { names, ..Chosen::default() });
-    }
-    let discovery = discover_in(&system.roots).context("the system does not say which disks there are")?;
-    let mut owner = system.owner();
-    // What is not there is told when it is to be armed.
-    let armed = config.arm.targets.iter().filter_map(|name| arming::named(system, name, None).ok());
-    owner.take_named(armed.map(|node| node.path));
-    let own = Own::of(&discovery, &owner);
-    let mut defects = Vec::new();
-    let may_be_own = |path: &PathBuf| !discovery.apart.contains(path);
-    for (path, version) in discovery.other_versions.iter().filter(|(path, _)| may_be_own(path)) {
-        defects.push(format!(
-            "{}: a dump partition of format version {version}: use the savecore that belongs to its kernel",
-            path.display()
-        ));
-    }
-    for (path, error) in discovery.unreadable.iter().filter(|(path, _)| may_be_own(path)) {
-        defects.push(format!("cannot look for a dump partition on {}: {error}", path.display()));
-    }
-    for (twin, _) in own.twins {
-        defects.push(format!(
-            "{twin} has the uuid of another dump partition and is left alone: name it in `targets` if it is one of its own"
-        ));
-    }
-    Ok(Chosen { names: own.names, defects, left_alone: own.left_alone })
 }
 
 /// Whether a target is a device that is not there: its disk may still come.
@@ -523,10 +461,7 @@ fn ready(groups: &[Targets], config: &Config, machine: Option<&Machine>, done: &
         return;
     }
     for group in groups {
-        for (target, copy) in group.targets.iter().zip(&group.copies) {
-            if *copy {
-                continue;
-            }
+        for OpenTarget { target, .. } in group.open.iter().filter(|open| !open.is_copy) {
             let fault = match glance(target, machine) {
                 Ok(glance) => list::fault(&glance),
                 Err(error) => Some(error.to_string()),

@@ -15,8 +15,8 @@ use savecore::targets::{Opener, TargetName, is_copy};
 
 use super::targets::{IdentityArguments, TargetsArguments, identity};
 use super::{kernel_on, open};
+use crate::finding::{Finding, one_line, printed};
 use crate::output::{BAD, Bar, GOOD, WARNING, count, json, out, paint, size};
-use crate::{Finding, one_line, printed};
 
 /// Read every block of each TARGET and say: unformatted, ready, dumps wait, or damaged
 ///
@@ -24,7 +24,7 @@ use crate::{Finding, one_line, printed};
 /// `savecore armed`. Without a TARGET, all of this machine's own dump partitions are read. --json prints an object for
 /// one TARGET that is named, and else a list of them.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment, after_help = crate::EXIT_CODES)]
+#[command(verbatim_doc_comment, after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     targets: TargetsArguments,

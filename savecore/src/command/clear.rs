@@ -7,14 +7,14 @@ use savecore::partition::{self, Found};
 use savecore::source::Access;
 use savecore::text::harmless;
 
-use super::arm::SystemArguments;
+use super::system::SystemArguments;
 use super::{TargetArguments, ask, search};
+use crate::finding::{Finding, printed};
 use crate::output::{Bar, count, json, out, warning};
-use crate::{Finding, printed};
 
 /// Lay the pattern again over all dumps on TARGET without saving them, after asking
 #[derive(clap::Args)]
-#[command(after_help = crate::EXIT_CODES)]
+#[command(after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     target: TargetArguments,

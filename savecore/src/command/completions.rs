@@ -2,27 +2,28 @@
 
 use std::io::Write;
 
+use clap::Command;
 use clap_complete::{Shell, generate};
 
+use crate::finding::{Finding, printed};
 use crate::output::out;
-use crate::{Finding, printed};
 
 /// Print what SHELL needs to complete the arguments of savecore
 #[derive(clap::Args)]
-#[command(after_help = crate::EXIT_CODES)]
+#[command(after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
     /// Which shell
     shell: Shell,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
-    printed(out().write_all(&script(arguments.shell)).map_err(anyhow::Error::from))?;
+pub(crate) fn run(arguments: &Arguments, cli: Command) -> anyhow::Result<Finding> {
+    printed(out().write_all(&script(arguments.shell, cli)).map_err(anyhow::Error::from))?;
     Ok(Finding::Good)
 }
 
-/// The script of one shell.
-pub(crate) fn script(shell: Shell) -> Vec<u8> {
+/// The script of one shell, for these arguments.
+pub(crate) fn script(shell: Shell, mut cli: Command) -> Vec<u8> {
     let mut script = Vec::new();
-    generate(shell, &mut crate::cli(), "savecore", &mut script);
+    generate(shell, &mut cli, "savecore", &mut script);
     script
 }

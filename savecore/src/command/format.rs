@@ -11,14 +11,14 @@ use savecore::partition::{self, Plan, Search};
 use savecore::source::{Access, Content, Source, fingerprint, node_at, recognise};
 
 use super::adopt::NO_ID;
-use super::arm::SystemArguments;
+use super::system::SystemArguments;
 use super::{TargetArguments, ask, keys};
+use crate::finding::{Finding, printed};
 use crate::output::{Bar, GOOD, count, json, out, paint, size, warning};
-use crate::{Finding, printed};
 
 /// Make TARGET a dump partition: lay label and pattern over all of it, after asking
 #[derive(clap::Args)]
-#[command(after_help = crate::EXIT_CODES)]
+#[command(after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     target: TargetArguments,

@@ -4,23 +4,23 @@ use std::io::Write;
 use std::path::Path;
 
 use savecore::backtrace::Backtraces;
-use savecore::dump::{Dump, Encryption, Report};
+use savecore::dump::{Dump, DumpRef, Encryption, Report};
 use savecore::keys::public_text;
 use savecore::source::Access;
-use savecore::targets::{Opener, Targets};
+use savecore::targets::{OpenTarget, Opener, Targets};
 use savecore::text::harmless;
 
 use super::kernels::KernelArguments;
 use super::targets::{IdentityArguments, TargetsArguments, identity, warn_bare};
 use super::{search, story};
+use crate::finding::{Finding, printed};
 use crate::output::{Bar, FAINT, STRONG, WARNING, json, out, paint, warning};
-use crate::{Finding, printed};
 
 /// Tell what is known of each dump on TARGET
 ///
 /// Of an encrypted dump without --identity, that is what its header says, and whether it is whole.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment, after_help = crate::EXIT_CODES)]
+#[command(verbatim_doc_comment, after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     targets: TargetsArguments,
@@ -90,7 +90,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
 /// Opens a dump and says what is wrong with how it is encrypted.
 fn open<'t>(
     targets: &'t Targets,
-    places: &[(usize, usize)],
+    places: &[DumpRef],
     opener: Option<&Opener>,
     bar: &mut Bar,
 ) -> (Dump<'t>, Report) {
@@ -112,7 +112,7 @@ fn open<'t>(
 fn print_json(
     arguments: &Arguments,
     targets: &Targets,
-    dumps: &[Vec<(usize, usize)>],
+    dumps: &[Vec<DumpRef>],
     opener: Option<&Opener>,
     bar: &mut Bar,
 ) -> anyhow::Result<()> {
@@ -122,8 +122,7 @@ fn print_json(
         let backtraces = arguments.kernels.backtraces(&dump);
         results.push(DumpResult { on: targets.names(places), report, backtraces });
     }
-    let all = targets.targets.iter().zip(&targets.partitions);
-    let result = all.map(|(target, partition)| TargetResult {
+    let result = targets.open.iter().map(|OpenTarget { target, partition, .. }| TargetResult {
         target: target.name(),
         uuid: uuid::Uuid::from_bytes(partition.uuid()),
         recipient: partition.label.recipient().map(public_text),
@@ -134,7 +133,7 @@ fn print_json(
 fn print_text(
     arguments: &Arguments,
     targets: &Targets,
-    dumps: &[Vec<(usize, usize)>],
+    dumps: &[Vec<DumpRef>],
     opener: Option<&Opener>,
     bar: &mut Bar,
 ) -> anyhow::Result<()> {
@@ -145,7 +144,7 @@ fn print_text(
             writeln!(out)?;
         }
         // With one target there is nothing to be told apart.
-        if targets.targets.len() > 1 {
+        if targets.open.len() > 1 {
             writeln!(out, "{}", paint(STRONG, targets.names(places).join(", ")))?;
         }
         let backtraces = arguments.kernels.backtraces(&dump);
@@ -176,7 +175,7 @@ fn print_text(
         }
     }
     let mut out = out();
-    for (target, partition) in targets.targets.iter().zip(&targets.partitions) {
+    for OpenTarget { target, partition, .. } in &targets.open {
         for range in &partition.foreign {
             let text = format!("blocks {} to {} belong to no dump", range.start, range.end - 1);
             writeln!(out, "{}", paint(WARNING, text))?;
@@ -234,8 +233,8 @@ fn quoted(word: &Path) -> String {
 }
 
 /// Tells which key opens a dump that is not open.
-fn tell_key(out: &mut impl Write, targets: &Targets, places: &[(usize, usize)]) -> anyhow::Result<()> {
-    let labels = places.iter().map(|place| &targets.partitions[place.0].label);
+fn tell_key(out: &mut impl Write, targets: &Targets, places: &[DumpRef]) -> anyhow::Result<()> {
+    let labels = targets.of(places).map(|open| &open.partition.label);
     let key = labels.filter_map(|label| label.recipient()).next();
     let key = key.map_or("the label does not name it".to_owned(), public_text);
     writeln!(out, "  {} {key}", paint(FAINT, format_args!("{:<9}", "key")))?;

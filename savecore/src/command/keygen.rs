@@ -10,8 +10,8 @@ use anyhow::{Context, anyhow};
 use savecore::Identity;
 use savecore::dump::utc;
 
+use crate::finding::{Finding, printed};
 use crate::output::{json, out};
-use crate::{Finding, printed};
 use savecore::keys::{public_text, secret_text};
 
 /// Make a key pair for encrypted dumps: the secret key into FILE, the public key to standard output
@@ -19,7 +19,7 @@ use savecore::keys::{public_text, secret_text};
 /// Give the public key to `savecore format --recipient`, and FILE to `savecore save --identity`.
 /// Keep FILE off the machines whose dumps it opens, and keep a copy: without it nobody reads them.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment, after_help = crate::EXIT_CODES)]
+#[command(verbatim_doc_comment, after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
     /// New file for the secret key, readable by you alone; without it, the secret key goes to standard output
     file: Option<PathBuf>,

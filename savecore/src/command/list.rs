@@ -12,10 +12,10 @@ use savecore::source::{Access, Discovery, Labelled, discover_as, discover_in};
 use savecore::targets::TargetName;
 use savecore::text::harmless_line;
 
-use super::arm::SystemArguments;
+use super::system::SystemArguments;
 use super::{ReadingArguments, kernel_on};
+use crate::finding::{Finding, printed};
 use crate::output::{BAD, GOOD, STRONG, WARNING, count, json, out, paint, size, warning};
-use crate::{Finding, printed};
 
 /// List the dump partitions on all disks, or on the disks and images given, after a quick look at each
 ///
@@ -23,7 +23,7 @@ use crate::{Finding, printed};
 /// `savecore armed`. Each is said whose it is: only this machine's own are used by commands that are given no TARGET.
 /// `savecore check` reads every block.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment, after_help = crate::EXIT_CODES)]
+#[command(verbatim_doc_comment, after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
     /// Block devices, image files, or disks to look in; all devices if none is given
     #[arg(value_name = "TARGET")]

@@ -9,23 +9,23 @@ use clap::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
+use crate::finding::{Finding, printed};
 use crate::output::out;
-use crate::{Finding, printed};
 
 /// Administration commands (man-pages(7)).
 pub(crate) const SECTION: &str = "8";
 
 /// Write the manual pages of savecore and of each subcommand to DIR
 #[derive(clap::Args)]
-#[command(after_help = crate::EXIT_CODES)]
+#[command(after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
     /// A directory that exists
     dir: PathBuf,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
+pub(crate) fn run(arguments: &Arguments, cli: Command) -> anyhow::Result<Finding> {
     let mut lines = String::new();
-    for (name, text) in pages()? {
+    for (name, text) in pages(cli)? {
         let path = arguments.dir.join(name);
         fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
         lines += &format!("{}\n", path.display());
@@ -35,8 +35,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
 }
 
 /// All pages: file names and their texts.
-pub(crate) fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
-    let mut command = crate::cli().disable_help_subcommand(true);
+pub(crate) fn pages(cli: Command) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let mut command = cli.disable_help_subcommand(true);
     command.build();
     let subcommands = command.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
     std::iter::once(command.clone()).chain(subcommands).map(page).collect()

@@ -10,8 +10,8 @@ use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block};
 use rustix::fs::OFlags;
 
+use crate::finding::{Finding, printed};
 use crate::output::out;
-use crate::{Finding, printed};
 
 /// Read the first block of DEVICE, and print the uuid of its label as a property for udev
 #[derive(clap::Args)]

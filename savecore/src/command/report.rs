@@ -4,21 +4,21 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use savecore::dump::{Dump, Report};
+use savecore::dump::{Dump, DumpRef, Report};
 use savecore::private;
 use savecore::report::html;
-use savecore::source::{Access, Target};
+use savecore::source::Access;
 use savecore::targets::Targets;
 
 use super::kernels::KernelArguments;
 use super::search;
 use super::targets::{IdentityArguments, TargetsArguments, identity};
+use crate::finding::{Finding, printed};
 use crate::output::{Bar, out};
-use crate::{Finding, printed};
 
 /// Write a page about a dump on TARGET: HTML that any browser shows, without network and scripts
 #[derive(clap::Args)]
-#[command(after_help = crate::EXIT_CODES)]
+#[command(after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     targets: TargetsArguments,
@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         &mut bar,
     )?;
     let dumps = targets.dumps();
-    let sequence = |places: &&Vec<(usize, usize)>| targets.found(places[0]).header.sequence.get();
+    let sequence = |places: &&Vec<DumpRef>| targets.found(places[0]).header.sequence.get();
     let chosen = match arguments.dump {
         None => dumps.iter().max_by_key(sequence),
         Some(number) => {
@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         }
     };
     let Some(places) = chosen else {
-        let names: Vec<&str> = targets.targets.iter().map(Target::name).collect();
+        let names: Vec<&str> = targets.open.iter().map(|open| open.target.name()).collect();
         crate::output::error(&format!("{}: no dump to report on", names.join(", ")));
         return Ok(Finding::Negative);
     };

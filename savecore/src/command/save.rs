@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use bytesize::ByteSize;
 use savecore::arming;
-use savecore::core::{Compression, CoreOptions, Format, Level};
+use savecore::corefile::{Compression, CoreOptions, Format, Level};
 use savecore::harvest::{Harvest, Options, Saved, harvest, missing_stripes};
 use savecore::source::Access;
 use savecore::store::{self, Limits, MaxKept, MaxUsed};
@@ -14,8 +14,8 @@ use savecore::targets::Targets;
 
 use super::targets::{IdentityArguments, TargetsArguments, warn_bare};
 use super::{search, threads};
+use crate::finding::{Finding, printed};
 use crate::output::{self, Bar, GOOD, WARNING, count, json, out, paint, size, warning};
-use crate::{Finding, printed};
 
 /// Save each waiting dump on TARGET to a folder of its own, and free its blocks when that is safe
 ///
@@ -24,7 +24,7 @@ use crate::{Finding, printed};
 /// a dump become one core if all the TARGETs that they are on are given. A kernel that is armed on
 /// TARGET stays armed meanwhile.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment, after_help = crate::EXIT_CODES)]
+#[command(verbatim_doc_comment, after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     targets: TargetsArguments,

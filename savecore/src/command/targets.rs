@@ -9,7 +9,7 @@ use savecore::ownership::Owner;
 use savecore::source::{Discovery, discover_in};
 use savecore::targets::{Opener, TargetName};
 
-use super::arm::SystemArguments;
+use super::system::SystemArguments;
 use super::{ReadingArguments, keys};
 use crate::output::{count, warning};
 

@@ -12,7 +12,7 @@ use dumpcore::format::{BLOCK_SIZE, Block, Uuid};
 use super::index::Limits;
 use super::{Dump, Fate, PageState, Part};
 use crate::Error;
-use crate::core::{Compression, CoreOptions, elf, kdump, raw};
+use crate::corefile::{Compression, CoreOptions, elf, kdump, raw};
 use crate::partition::{Ending, Found};
 use crate::source::Source;
 

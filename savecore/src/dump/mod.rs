@@ -52,7 +52,7 @@ pub use report::{
     CpuReport, DamageReport, MemoryReport, MissingReport, PartReport, Report, arch_name, condition_name, hex,
     now, utc,
 };
-pub use stripes::{Part, gather};
+pub use stripes::{DumpRef, Part, gather};
 
 /// Pages by fate.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize)]
@@ -397,23 +397,6 @@ impl<'s> Dump<'s> {
     pub fn chunks(&self) -> (u64, Option<u64>) {
         let mut stated = self.parts.iter().map(|part| stated_chunks(&part.found));
         (self.chunks, stated.try_fold(0_u64, |sum, chunks| Some(sum.saturating_add(chunks?))))
-    }
-
-    /// A checksum of what is known of it: of its [`Report`], of its chunks' headers, which hold those of their payload, and of
-    /// what becomes of its pages, as `fates` says.
-    pub fn fingerprint(&self, fates: impl Iterator<Item = PageRun>) -> u32 {
-        let mut sum = crc32fast::Hasher::new();
-        // A report is structures of numbers and texts, which can always be written.
-        sum.update(&serde_json::to_vec(&Report::new(self)).unwrap_or_default());
-        for chunk in &self.index.chunks {
-            sum.update(&chunk.crc.to_le_bytes());
-        }
-        for run in fates {
-            sum.update(&run.pfn.to_le_bytes());
-            sum.update(&run.count.to_le_bytes());
-            sum.update(&[run.fate as u8]);
-        }
-        sum.finalize()
     }
 
     /// What a page holds.

@@ -9,6 +9,7 @@ use dumpcore::format::{OLDEST_VERSION, VERSION};
 use dumpcore::platform::Lacks;
 use serde::Serialize;
 
+use super::index::PageRun;
 use super::metrics::MetricsReport;
 use super::{Classes, Condition, Dump, Encryption, Fate, Pages, condition};
 use crate::partition::{Ending, Found};
@@ -273,6 +274,25 @@ fn pointers(arch: Arch) -> (usize, usize) {
         Arch::X86_64 => (16, 19),
         Arch::Aarch64 => (32, 31),
         Arch::Riscv64 => (0, 2),
+    }
+}
+
+impl Dump<'_> {
+    /// A checksum of what is known of it: of its [`Report`], of its chunks' headers, which hold those of their payload, and of
+    /// what becomes of its pages, as `fates` says.
+    pub fn fingerprint(&self, fates: impl Iterator<Item = PageRun>) -> u32 {
+        let mut sum = crc32fast::Hasher::new();
+        // A report is structures of numbers and texts, which can always be written.
+        sum.update(&serde_json::to_vec(&Report::new(self)).unwrap_or_default());
+        for chunk in &self.index.chunks {
+            sum.update(&chunk.crc.to_le_bytes());
+        }
+        for run in fates {
+            sum.update(&run.pfn.to_le_bytes());
+            sum.update(&run.count.to_le_bytes());
+            sum.update(&[run.fate as u8]);
+        }
+        sum.finalize()
     }
 }
 

@@ -18,6 +18,15 @@ pub struct Part<'s> {
     pub found: Found,
 }
 
+/// Which dump of several partitions.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct DumpRef {
+    /// Index of the partition, or of the target that it is on.
+    pub target: usize,
+    /// Index in [`Partition::dumps`].
+    pub dump: usize,
+}
+
 /// The number of stripes that a header states; `None` if there is no header.
 fn stripes(found: &Found) -> Option<u32> {
     (found.ending != Ending::BothLost).then(|| found.header.stripes.get())
@@ -41,18 +50,18 @@ fn belongs(group: &[&Found], other: &Found) -> bool {
         }
 }
 
-/// Says which dumps of several partitions are stripes of the same one. Each dump is named once, by the number of its
-/// partition and its place in [`Partition::dumps`]; those that belong together, in the order of their stripes.
-pub fn gather<'p>(partitions: impl IntoIterator<Item = &'p Partition>) -> Vec<Vec<(usize, usize)>> {
+/// Says which dumps of several partitions are stripes of the same one. Each dump is named once; those that
+/// belong together, in the order of their stripes.
+pub fn gather<'p>(partitions: impl IntoIterator<Item = &'p Partition>) -> Vec<Vec<DumpRef>> {
     let partitions = partitions.into_iter().enumerate();
-    let all = partitions.flat_map(|(partition, scanned)| {
-        scanned.dumps.iter().enumerate().map(move |(dump, found)| ((partition, dump), found))
+    let all = partitions.flat_map(|(target, scanned)| {
+        scanned.dumps.iter().enumerate().map(move |(dump, found)| (DumpRef { target, dump }, found))
     });
     // Of those without a header nobody knows which stripe they are: they go where there is room.
     let (lost, told): (Vec<_>, Vec<_>) = all.partition(|(_, found)| stripes(found).is_none());
-    let mut groups: Vec<Vec<((usize, usize), &Found)>> = Vec::new();
+    let mut groups: Vec<Vec<(DumpRef, &Found)>> = Vec::new();
     for (place, found) in told.into_iter().chain(lost) {
-        let fits = |group: &&mut Vec<((usize, usize), &Found)>| {
+        let fits = |group: &&mut Vec<(DumpRef, &Found)>| {
             let members: Vec<&Found> = group.iter().map(|(_, found)| *found).collect();
             belongs(&members, found)
         };
@@ -61,7 +70,7 @@ pub fn gather<'p>(partitions: impl IntoIterator<Item = &'p Partition>) -> Vec<Ve
             None => groups.push(vec![(place, found)]),
         }
     }
-    let mut places: Vec<Vec<(usize, usize)>> = Vec::new();
+    let mut places: Vec<Vec<DumpRef>> = Vec::new();
     for mut group in groups {
         group.sort_by_key(|(place, found)| (stripes(found).is_none(), found.header.stripe.get(), *place));
         places.push(group.into_iter().map(|(place, _)| place).collect());

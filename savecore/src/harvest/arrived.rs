@@ -3,20 +3,20 @@
 
 use dumpcore::format::{BLOCK_SIZE, pattern};
 
+use crate::dump::DumpRef;
 use crate::ownership::Machine;
 use crate::partition::{self, Partition, Search};
 use crate::source::{Source, Target};
-use crate::targets::Targets;
+use crate::targets::{OpenTarget, Targets};
 
 /// How often targets are looked at again: a kernel that writes dumps faster than they are saved is not waited for.
 pub(super) const ROUNDS: u32 = 4;
 
-/// Adds the dumps that came since the targets were read; gives them, each as a list of (target, dump on it).
-pub(super) fn look_again(targets: &mut Targets, machine: Option<&Machine>) -> Vec<Vec<(usize, usize)>> {
-    let known: Vec<usize> = targets.partitions.iter().map(|partition| partition.dumps.len()).collect();
-    for (index, target) in targets.targets.iter().enumerate() {
-        let partition = &mut targets.partitions[index];
-        let is_freed = partition.defect.is_none() && !targets.copies[index] && !partition.dumps.is_empty();
+/// Adds the dumps that came since the targets were read; gives them.
+pub(super) fn look_again(targets: &mut Targets, machine: Option<&Machine>) -> Vec<Vec<DumpRef>> {
+    let known: Vec<usize> = targets.open.iter().map(|open| open.partition.dumps.len()).collect();
+    for OpenTarget { target, partition, is_copy, watch } in &mut targets.open {
+        let is_freed = partition.defect.is_none() && !*is_copy && !partition.dumps.is_empty();
         if !is_freed || !is_written_behind(target, partition) {
             continue;
         }
@@ -25,9 +25,9 @@ pub(super) fn look_again(targets: &mut Targets, machine: Option<&Machine>) -> Ve
         let behind = partition.free;
         partition.dumps.extend(now.dumps.into_iter().filter(|found| found.first >= behind));
         partition.free = partition.free.max(now.free);
-        targets.watches[index].begin(target, partition);
+        watch.begin(target, partition);
     }
-    let is_new = |(target, dump): &(usize, usize)| *dump >= known[*target];
+    let is_new = |place: &DumpRef| place.dump >= known[place.target];
     let mut groups = targets.dumps();
     groups.retain(|places| places.iter().all(is_new));
     groups

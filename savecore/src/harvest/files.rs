@@ -2,26 +2,18 @@
 
 use dumpcore::format::BLOCK_SIZE;
 
-use super::saved::tables_warnings;
-use super::{Options, Saved, Work};
+use super::names::{BACKTRACE, LOG, REPORT};
+use super::options::{Options, Work};
+use super::saved::{Saved, tables_warnings};
 use crate::Error;
 use crate::backtrace::{self, Backtraces, Call};
-use crate::core::{Compression, Format, Level, Selection, elf, kdump, raw};
+use crate::corefile::{Compression, Format, Level, Selection, elf, kdump, raw};
 use crate::dump::{Dump, Part};
 use crate::report::html;
 use crate::source::Progress;
 use crate::store::{Folder, Room, StoreError};
 use crate::targets::COPY;
 use crate::text::{harmless, size};
-
-/// The kernel's log.
-pub(super) const LOG: &str = "dmesg.txt";
-
-/// What each CPU was doing.
-pub(super) const BACKTRACE: &str = "backtrace.txt";
-
-/// A page for people.
-const REPORT: &str = "report.html";
 
 /// Functions of the CPU that crashed that `info.json` names, at most.
 const MAX_FUNCTIONS: usize = 32;

@@ -2,12 +2,12 @@
 
 use dumpcore::format::label::Label;
 
-use super::Options;
-use crate::core::node_name;
-use crate::dump::Dump;
+use super::options::Options;
+use crate::corefile::node_name;
+use crate::dump::{Dump, DumpRef};
 use crate::host_name;
 use crate::ownership::Machine;
-use crate::targets::Targets;
+use crate::targets::{OpenTarget, Targets};
 
 /// Whether a label names another machine than this.
 pub(super) fn is_foreign(label: &Label, machine: Option<&Machine>) -> bool {
@@ -17,17 +17,12 @@ pub(super) fn is_foreign(label: &Label, machine: Option<&Machine>) -> bool {
 /// The name for a dump's folder. The person's word comes first; then, of this machine's own dumps, the configuration's; then what the
 /// dump itself says. A dump that says nothing is this machine's if its label says so, or names nobody and stands on a device. Else it is
 /// called as its partition is, or by the partition's uuid.
-pub(super) fn of(
-    dump: &Dump<'_>,
-    targets: &Targets,
-    places: &[(usize, usize)],
-    options: &Options<'_>,
-) -> String {
+pub(super) fn of(dump: &Dump<'_>, targets: &Targets, places: &[DumpRef], options: &Options<'_>) -> String {
     if let Some(host) = &options.host {
         return host.clone();
     }
-    let Some((target, _)) = places.first().copied() else { return host_name() };
-    let label = &targets.partitions[target].label;
+    let Some(OpenTarget { target, partition, .. }) = targets.of(places).next() else { return host_name() };
+    let label = &partition.label;
     let is_foreign = is_foreign(label, options.machine.as_ref());
     if let Some(host) = options.own_host.as_ref().filter(|_| !is_foreign) {
         return host.clone();
@@ -35,7 +30,7 @@ pub(super) fn of(
     if let Some(name) = node_name(dump) {
         return name;
     }
-    let is_own = !is_foreign && (label.machine().is_some() || targets.targets[target].is_device());
+    let is_own = !is_foreign && (label.machine().is_some() || target.is_device());
     match label.name() {
         _ if is_own => host_name(),
         "" => {

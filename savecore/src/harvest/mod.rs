@@ -6,65 +6,30 @@
 mod arrived;
 mod files;
 mod host;
+mod names;
+mod options;
 mod saved;
-
-use std::path::PathBuf;
 
 use dumpcore::format::BLOCK_SIZE;
 
-use crate::core::{Compression, CoreOptions, Format, Selection};
-use crate::dump::{Dump, Encryption, Report};
-use crate::ownership::Machine;
+use crate::Error;
+use crate::corefile::{Compression, Format, Selection};
+use crate::dump::{Dump, DumpRef, Encryption, Report};
 use crate::partition::{self, Ending};
 use crate::source::Progress;
 use crate::store::{Begun, Crash, Store, StoreError};
-use crate::targets::{Opener, Targets};
+use crate::targets::{OpenTarget, Targets};
 use crate::text::size;
-use crate::{Error, Identity};
 
 use self::arrived::{is_written_behind, look_again};
+pub use options::Options;
+use options::Work;
 use saved::Counts;
 pub use saved::{Saved, StoredFile, TargetResult};
 
 /// Zeros in an ELF core that a store without holes takes, in bytes, if there is less data than that: a dump of little data may
 /// claim zeros without end.
 const MAX_ZEROS: u64 = 1 << 30;
-
-/// What is to be done.
-#[derive(Clone, Debug)]
-pub struct Options<'o> {
-    /// The key to encrypted dumps.
-    pub opener: Option<&'o Opener>,
-    /// What dumps are saved as. An encrypted one that is not opened is saved raw, whatever this says.
-    pub format: Format,
-    /// How cores are written.
-    pub core: CoreOptions,
-    /// The name of the machine that crashed, for the names of folders; if it is not said, see `harvest::host`.
-    pub host: Option<String>,
-    /// What this machine is called, for the folders of its own crashes; the system's name if it is not said.
-    pub own_host: Option<String>,
-    /// This machine.
-    pub machine: Option<Machine>,
-    /// Free what another machine's label stands in front of, too.
-    pub foreign: bool,
-    /// Leave the dumps where they are, for this reason.
-    pub keep: Option<&'static str>,
-    /// Free damaged dumps too, once what is readable is saved.
-    pub clear_damaged: bool,
-    /// Kernels with symbols, or folders of them, for backtraces.
-    pub kernels: Vec<PathBuf>,
-    /// Write a report for people, too.
-    pub report: bool,
-}
-
-impl Options<'_> {
-    /// The key that dumps are opened with. A raw copy is of the dump as it is; with the key, what was tampered with would count
-    /// as lost.
-    fn identity(&self) -> Option<&Identity> {
-        let opener = self.opener.filter(|_| self.format != Format::Raw);
-        opener.map(|opener| &opener.identity)
-    }
-}
 
 /// What was done.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -108,19 +73,19 @@ pub fn harvest(
     options: &Options<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Harvest, Error> {
-    for (target, partition) in targets.targets.iter().zip(&targets.partitions) {
+    for OpenTarget { target, partition, .. } in &targets.open {
         for range in &partition.foreign {
             let shown = target.name();
             progress.warn(&format!("{shown}: blocks {} to {} belong to no dump", range.start, range.end - 1));
         }
     }
-    for (index, target) in targets.targets.iter().enumerate() {
-        if !targets.copies[index] {
-            targets.watches[index].begin(target, &targets.partitions[index]);
+    for OpenTarget { target, partition, is_copy, watch } in &mut targets.open {
+        if !*is_copy {
+            watch.begin(target, partition);
         }
     }
     let mut results = Vec::new();
-    let fates = targets.partitions.iter().map(|partition| vec![Fate::Keep; partition.dumps.len()]);
+    let fates = targets.open.iter().map(|open| vec![Fate::Keep; open.partition.dumps.len()]);
     let mut fates: Vec<Vec<Fate>> = fates.collect();
     let mut groups = targets.dumps();
     for _ in 0..arrived::ROUNDS {
@@ -131,8 +96,8 @@ pub fn harvest(
             break;
         }
         groups = look_again(targets, options.machine.as_ref());
-        for (fates, partition) in fates.iter_mut().zip(&targets.partitions) {
-            fates.resize(partition.dumps.len(), Fate::Keep);
+        for (fates, open) in fates.iter_mut().zip(&targets.open) {
+            fates.resize(open.partition.dumps.len(), Fate::Keep);
         }
         if groups.is_empty() {
             break;
@@ -142,22 +107,20 @@ pub fn harvest(
         let shown = targets.names(places).join(", ");
         progress.warn(&format!("{shown}: another dump came while others were saved: the next run saves it"));
     }
-    let mut finished = vec![0; targets.targets.len()];
+    let mut finished = vec![0; targets.open.len()];
     if options.keep.is_none() {
-        for (index, finished) in finished.iter_mut().enumerate() {
-            let user = targets.targets[index].user();
-            if let Some(user) = user
-                && fates[index].iter().any(|fate| *fate != Fate::Keep)
-            {
-                let shown = targets.targets[index].name();
-                progress.warn(&format!("{shown} is {user}: what was saved before is not freed"));
+        for ((open, fates), finished) in targets.open.iter_mut().zip(&fates).zip(&mut finished) {
+            let shown = open.target.name().to_owned();
+            let is_any_freed = fates.iter().any(|fate| *fate != Fate::Keep);
+            if let Some(user) = open.target.user() {
+                if is_any_freed {
+                    progress.warn(&format!("{shown} is {user}: what was saved before is not freed"));
+                }
+                continue;
             }
-            if targets.partitions[index].defect.is_none() && !targets.copies[index] && user.is_none() {
-                *finished = free(targets, index, &fates[index], &mut results, progress)?;
-                let (target, partition) = (&targets.targets[index], &targets.partitions[index]);
-                let is_freed = fates[index].iter().any(|fate| *fate != Fate::Keep);
-                if is_freed && groups.is_empty() && is_written_behind(target, partition) {
-                    let shown = target.name();
+            if open.partition.defect.is_none() && !open.is_copy {
+                *finished = free(open, fates, &mut results, progress)?;
+                if is_any_freed && groups.is_empty() && is_written_behind(&open.target, &open.partition) {
                     progress.warn(&format!(
                         "{shown}: a dump came while others were freed: `savecore save --search` finds and saves it"
                     ));
@@ -166,12 +129,11 @@ pub fn harvest(
         }
     }
     let mut told = Vec::new();
-    for (index, target) in targets.targets.iter().enumerate() {
+    for ((open, fates), finished) in targets.open.iter().zip(&fates).zip(finished) {
         // Those that this run has marked as saved waited, too.
-        let marked = fates[index].iter().filter(|fate| matches!(fate, Fate::Free(Some(_)))).count() as u64;
-        let partition = &targets.partitions[index];
-        let waited = partition.number_waiting() + marked;
-        told.push(TargetResult::new(target, partition, Counts { finished: finished[index], waited }));
+        let marked = fates.iter().filter(|fate| matches!(fate, Fate::Free(Some(_)))).count() as u64;
+        let waited = open.partition.number_waiting() + marked;
+        told.push(TargetResult::new(&open.target, &open.partition, Counts { finished, waited }));
     }
     Ok(Harvest { targets: told, dumps: results })
 }
@@ -179,7 +141,7 @@ pub fn harvest(
 /// Saves one dump, and marks what of it may be freed.
 fn harvest_one(
     targets: &mut Targets,
-    places: Vec<(usize, usize)>,
+    places: Vec<DumpRef>,
     store: &mut dyn Store,
     options: &Options<'_>,
     fates: &mut [Vec<Fate>],
@@ -195,8 +157,8 @@ fn harvest_one(
     let (mut saved, places) = match again {
         Some(saved) => (saved, places),
         None => {
-            for (target, dump) in saved_before.iter().copied() {
-                fates[target][dump] = Fate::Free(None);
+            for place in &saved_before {
+                fates[place.target][place.dump] = Fate::Free(None);
             }
             if waiting.is_empty() {
                 return Ok(());
@@ -218,12 +180,12 @@ fn harvest_one(
         );
     }
     let free = saved.kept_because.is_none() && writable(targets, &places, &mut saved);
-    for (target, dump) in places {
+    for place in places {
         if free {
-            fates[target][dump] = Fate::Free(Some(results.len()));
+            fates[place.target][place.dump] = Fate::Free(Some(results.len()));
             // From now on an interrupted run is finished by the next one, without saving again.
-            let found = &mut targets.partitions[target].dumps[dump];
-            let target = &mut targets.targets[target];
+            let OpenTarget { target, partition, .. } = &mut targets.open[place.target];
+            let found = &mut partition.dumps[place.dump];
             *found = partition::mark_saved(target, found, options.machine.as_ref())
                 .map_err(|error| on(target.name(), error))?;
         }
@@ -237,17 +199,17 @@ fn on(target: &str, error: Error) -> Error {
 }
 
 /// Whether somebody is writing one of the parts of a dump.
-fn is_growing(targets: &Targets, places: &[(usize, usize)]) -> bool {
+fn is_growing(targets: &Targets, places: &[DumpRef]) -> bool {
     places.iter().any(|place| {
-        let target = &targets.targets[place.0];
-        targets.watches[place.0].grows(target, targets.found(*place))
+        let open = &targets.open[place.target];
+        open.watch.grows(&open.target, targets.found(*place))
     })
 }
 
 /// Takes the targets of a dump for writing; if one cannot be, says so, and the dump stays.
-fn writable(targets: &mut Targets, places: &[(usize, usize)], saved: &mut Saved) -> bool {
-    for (target, _) in places {
-        if let Err(error) = targets.targets[*target].make_writable() {
+fn writable(targets: &mut Targets, places: &[DumpRef], saved: &mut Saved) -> bool {
+    for place in places {
+        if let Err(error) = targets.open[place.target].target.make_writable() {
             saved.kept_because = Some(match error {
                 Error::InUse { user, .. } => format!("it is {user}"),
                 error => format!("{error}; `savecore clear` frees it"),
@@ -265,7 +227,7 @@ const FOREIGN: &str = "it is another machine's; `savecore adopt` makes the parti
 fn kept_because(
     options: &Options<'_>,
     targets: &Targets,
-    places: &[(usize, usize)],
+    places: &[DumpRef],
     saved: &Saved,
 ) -> Option<String> {
     if saved.error.is_some() {
@@ -274,19 +236,19 @@ fn kept_because(
     if let Some(why) = options.keep {
         return Some(why.to_owned());
     }
-    if places.iter().any(|place| targets.targets[place.0].is_carried()) {
+    if targets.of(places).any(|open| open.target.is_carried()) {
         return Some("what comes through standard input is only read".to_owned());
     }
-    if places.iter().any(|place| targets.copies[place.0]) {
+    if targets.of(places).any(|open| open.is_copy) {
         return Some("a raw copy is never changed".to_owned());
     }
-    if let Some(defect) = places.iter().find_map(|place| targets.partitions[place.0].defect) {
+    if let Some(defect) = targets.of(places).find_map(|open| open.partition.defect) {
         return Some(defect.clause().to_owned());
     }
-    if let Some(user) = places.iter().find_map(|place| targets.targets[place.0].user()) {
+    if let Some(user) = targets.of(places).find_map(|open| open.target.user()) {
         return Some(format!("it is {user}"));
     }
-    let mut labels = places.iter().map(|place| &targets.partitions[place.0].label);
+    let mut labels = targets.of(places).map(|open| &open.partition.label);
     if !options.foreign && labels.any(|label| host::is_foreign(label, options.machine.as_ref())) {
         return Some(FOREIGN.to_owned());
     }
@@ -316,7 +278,7 @@ pub fn missing_stripes(report: &Report) -> Option<String> {
 /// Saves one dump.
 fn save(
     targets: &Targets,
-    places: &[(usize, usize)],
+    places: &[DumpRef],
     store: &mut dyn Store,
     options: &Options<'_>,
     progress: &mut dyn Progress,
@@ -329,7 +291,7 @@ fn save(
 /// is freed then, so its core is found in the store, or can be made once more. `None` if all of it can not be had any more.
 fn save_again(
     targets: &Targets,
-    places: &[(usize, usize)],
+    places: &[DumpRef],
     store: &mut dyn Store,
     options: &Options<'_>,
     progress: &mut dyn Progress,
@@ -349,7 +311,7 @@ fn save_again(
 fn save_opened(
     dump: &Dump<'_>,
     targets: &Targets,
-    places: &[(usize, usize)],
+    places: &[DumpRef],
     store: &mut dyn Store,
     options: &Options<'_>,
     progress: &mut dyn Progress,
@@ -371,7 +333,7 @@ fn save_opened(
             return saved;
         }
     };
-    if format == Format::Raw && places.iter().any(|place| targets.copies[place.0]) {
+    if format == Format::Raw && targets.of(places).any(|open| open.is_copy) {
         saved.error = Some(match dump.encryption() {
             Encryption::Sealed => "it is a raw copy already: --identity FILE opens it".to_owned(),
             _ => "it is a raw copy already: --format elf makes a core of it".to_owned(),
@@ -422,14 +384,6 @@ fn save_opened(
     saved
 }
 
-/// What is stored of a dump, and how.
-struct Work<'d, 's> {
-    dump: &'d Dump<'s>,
-    selection: Selection,
-    format: Format,
-    crash: Crash,
-}
-
 /// Makes the folder of one dump.
 fn store_dump(
     work: &Work<'_, '_>,
@@ -461,14 +415,12 @@ fn store_dump(
 /// Frees dumps of a target from the last one on, up to the first that is kept, so that no gap is in front of a dump: the
 /// kernel looks for free blocks behind the last one. Gives the number of dumps that an earlier run had saved.
 fn free(
-    targets: &mut Targets,
-    index: usize,
+    open: &mut OpenTarget,
     fates: &[Fate],
     results: &mut [Saved],
     progress: &mut dyn Progress,
 ) -> Result<u64, Error> {
-    let partition = &targets.partitions[index];
-    let target = &mut targets.targets[index];
+    let OpenTarget { target, partition, .. } = open;
     let uuid = partition.uuid();
     let mut finished = 0;
     let mut behind_is_kept = false;

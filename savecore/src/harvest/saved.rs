@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::core::elf::{Unwalked, Written};
-use crate::dump::{Dump, Report};
+use super::names::LOG;
+use crate::corefile::elf::{Unwalked, Written};
+use crate::dump::{Dump, DumpRef, Report};
 use crate::keys::public_text;
 use crate::partition::{Ending, Partition};
 use crate::source::Target;
@@ -83,7 +84,7 @@ pub struct Saved {
 
 impl Saved {
     /// A dump that is not saved yet.
-    pub(super) fn new(targets: &Targets, places: &[(usize, usize)], dump: &Dump<'_>) -> Saved {
+    pub(super) fn new(targets: &Targets, places: &[DumpRef], dump: &Dump<'_>) -> Saved {
         Saved {
             on: targets.names(places).into_iter().map(str::to_owned).collect(),
             folder: None,
@@ -125,7 +126,7 @@ impl Saved {
             "raw" => self.copies = cores.collect(),
             _ => self.file = cores.next(),
         }
-        self.log = there(super::files::LOG).then(|| path(super::files::LOG));
+        self.log = there(LOG).then(|| path(LOG));
         self.warnings.extend(place.remarks);
         self.doubt = place.doubt;
         self.files = place.files.into_iter().map(|(name, bytes)| StoredFile { name, bytes }).collect();

@@ -18,9 +18,6 @@ pub use machine::Machine;
 
 use crate::source::{Discovery, Labelled};
 
-/// The type of a partition in a GUID table that is for dumps, of whichever machine the disk is in.
-pub const PARTITION_TYPE: uuid::Uuid = uuid::uuid!("8a4a6fa0-0d7d-4384-9017-0e003e5281b4");
-
 /// Whose a partition is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -9,7 +9,7 @@ use dumpcore::format::header::{Header, Status};
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
 
-use super::{
+use super::found::{
     Defect, Earlier, Ending, Found, MAX_FOREIGN, OtherVersion, Partition, back_at, front_at, other_version,
 };
 use crate::Error;
@@ -23,6 +23,27 @@ pub enum Search {
     Quick,
     /// At every block of the partition.
     Whole,
+}
+
+impl Partition {
+    /// Takes those dumps for waiting that are marked as saved without proof that `machine` did it: whoever can write to a partition can
+    /// mark a dump that nobody has.
+    pub fn doubt(&mut self, source: &dyn Source, machine: Option<&Machine>) {
+        let uuid = self.uuid();
+        for found in self.dumps.iter_mut().filter(|found| found.ending == Ending::Saved) {
+            // Of a header alone, which may be half free, there is nothing to lose.
+            if found.blocks() < 2 || machine.is_some_and(|machine| machine.has_marked(&found.header)) {
+                continue;
+            }
+            *found = unmarked(source, &uuid, found).unwrap_or_else(|| {
+                // All that is left of it is saved, and no more is freed than a person says.
+                let mut header = found.header.clone();
+                header.status = (Status::Complete as u32).into();
+                header.proof = Default::default();
+                Found { header, ending: Ending::BackLost, ..*found }
+            });
+        }
+    }
 }
 
 /// How far to look, without being asked to look everywhere, for a dump that has lost its front header.

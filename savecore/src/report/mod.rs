@@ -6,12 +6,14 @@
 
 mod log;
 mod map;
+mod markup;
 mod pictures;
 mod processors;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::backtrace::{Backtraces, Call};
+use self::markup::said;
+use crate::backtrace::Backtraces;
 use crate::dump::{Dump, Report};
 use crate::text::{count, cut, harmless, headline, pages, size};
 
@@ -23,16 +25,10 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'n
 
 /// Bytes of the panic message, and of any other single text, that are shown.
 const MAX_MESSAGE: usize = 16 << 10;
-const MAX_TEXT: usize = 1024;
 const MAX_HEADING: usize = 300;
 
 /// Rows of a table that are shown.
 const MAX_ROWS: usize = 64;
-
-/// A text of the dump, ready to be escaped.
-fn said(text: &str) -> String {
-    harmless(&cut(text, MAX_TEXT))
-}
 
 /// The page about a dump. `report` is that of the same dump.
 pub fn html(dump: &Dump<'_>, report: &Report, backtraces: Option<&Backtraces>) -> String {
@@ -295,17 +291,6 @@ fn facts(report: &Report) -> Markup {
                 let stripe = format!("{} of {}", u64::from(part.stripe) + 1, report.stripes);
                 [part.uuid.to_string(), stripe, part.first_block.to_string(), part.end_block.to_string(), part.status.to_owned()]
             }), 0))
-        }
-    }
-}
-
-/// A function of a backtrace.
-fn call(call: &Call) -> Markup {
-    html! {
-        code.function { (said(&call.function)) @if let Some(offset) = call.offset { (format!("+{offset:#x}")) } }
-        @if call.inlined { " " span.tag { "inlined" } }
-        @if let Some(file) = &call.file {
-            span.place { (said(file)) @if let Some(line) = call.line { ":" (line) } }
         }
     }
 }

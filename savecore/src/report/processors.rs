@@ -3,7 +3,7 @@
 use dumpcore::format::note::CpuCondition;
 use maud::{Markup, html};
 
-use super::call;
+use super::markup::{call, said};
 use crate::backtrace::{Backtraces, By, Call, CpuBacktrace};
 use crate::dump::{Dump, Register, condition, condition_name, control_registers, general_registers};
 use crate::text::count;
@@ -28,7 +28,7 @@ pub(super) fn section(dump: &Dump<'_>, backtraces: Option<&Backtraces>) -> Marku
                 details.cpu open[index == 0] {
                     summary {
                         b { "CPU " (number) } " " span.tag { (condition_name(condition)) }
-                        @if let Some(name) = trace.and_then(innermost) { " " code { (super::said(name)) } }
+                        @if let Some(name) = trace.and_then(innermost) { " " code { (said(name)) } }
                     }
                     @if condition == CpuCondition::Silent {
                         p { "It did not answer: its registers are not known." }

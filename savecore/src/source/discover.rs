@@ -16,7 +16,9 @@ use super::table::Slot;
 use super::view::{Reading, View};
 use super::{shown, table};
 use crate::Error;
-use crate::ownership::PARTITION_TYPE;
+
+/// The type of a partition in a GUID table that is for dumps, of whichever machine the disk is in.
+pub const PARTITION_TYPE: uuid::Uuid = uuid::uuid!("8a4a6fa0-0d7d-4384-9017-0e003e5281b4");
 
 /// A partition or disk with our label.
 #[derive(Clone, PartialEq, Eq, Debug)]

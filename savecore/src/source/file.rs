@@ -11,6 +11,8 @@ use dumpcore::format::label::MIN_BLOCKS;
 use dumpcore::format::{BLOCK_SIZE, Block};
 use rustix::fs::{Advice, FlockOperation, OFlags, fadvise, flock};
 
+use super::access::Access;
+use super::armed::is_armed_on;
 use super::holder::holder_of;
 use super::node::partition_at;
 use super::spool::{SHOWN, STANDARD_INPUT, standard_input};
@@ -19,42 +21,8 @@ use super::table::{self, Slot};
 use super::view::{Choice, Reading, View};
 use super::{Source, in_use, shown, users, within};
 use crate::Error;
-use crate::arming::is_armed_on;
 use crate::text::harmless_line;
 use crate::writeback::Writeback;
-
-/// What a target is opened for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Access {
-    /// Reading; others may read too.
-    Read,
-    /// Reading without a lock, also while another savecore works on it: what that one does may be seen half done.
-    Glance,
-    /// Reading, and writing from [`Target::make_writable`] on; nobody else may use it meanwhile, except the kernel that is armed on
-    /// it: it writes there when it crashes, and expects dumps to be freed (see [`clear`](crate::partition::clear)). What
-    /// somebody else uses already is only read: [`Target::user`].
-    Harvest,
-    /// Writing; nobody else may use it, neither the system nor another savecore.
-    Write,
-    /// As [`Access::Write`], to make a dump partition of what is there: of a disk, the partition must be named.
-    Format,
-}
-
-impl Access {
-    /// Whether nobody else may use the target.
-    fn is_exclusive(self) -> bool {
-        !matches!(self, Access::Read | Access::Glance)
-    }
-
-    /// How what is on the way to the target is opened.
-    fn on_the_way(self) -> Access {
-        if self == Access::Glance { Access::Glance } else { Access::Read }
-    }
-
-    fn writes_at_once(self) -> bool {
-        matches!(self, Access::Write | Access::Format)
-    }
-}
 
 /// How often and how long a lock is tried for: udev, too, holds locks on disks for a moment.
 const LOCK_TRIES: u32 = 10;

@@ -4,7 +4,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use crate::arming::is_armed_on;
+use super::armed::is_armed_on;
 
 /// Who uses it, in words that follow "is"; `None` if nobody known does.
 pub(super) fn user_of(path: &Path, metadata: &Metadata) -> Option<String> {

@@ -1,5 +1,7 @@
 //! Where a dump comes from: a row of 4096-byte blocks in a partition, an image file, or memory.
 
+mod access;
+mod armed;
 mod content;
 mod discover;
 mod file;
@@ -18,10 +20,12 @@ use std::path::Path;
 
 use dumpcore::format::{BLOCK_SIZE, Block};
 
+pub use access::Access;
+pub(crate) use armed::{MODULE, read_text, write_text};
 pub use content::{Content, describe_block, fingerprint, recognise};
-pub use discover::{Discovery, Labelled, discover, discover_as, discover_at, discover_in};
+pub use discover::{Discovery, Labelled, PARTITION_TYPE, discover, discover_as, discover_at, discover_in};
 pub use dumpcore::table::{Kind as TableKind, SlotKind};
-pub use file::{Access, Target};
+pub use file::Target;
 pub use holder::Holder;
 pub use node::{Node, node_at, nodes_of};
 pub use reader::Reader;

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::Access;
+use super::access::Access;
 use super::sysfs::{Device, Roots};
 use super::table::Slot;
 use super::view::{Reading, View};

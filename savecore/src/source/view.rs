@@ -11,7 +11,7 @@ use dumpcore::format::BLOCK_SIZE;
 use dumpcore::format::label::{Label, MIN_BLOCKS};
 use dumpcore::table::{Fitness, Kind, NoTable, SECTOR_SIZES, Table, Trust};
 
-use super::Access;
+use super::access::Access;
 use super::sysfs::Device;
 use super::table::{Disk, Layout, Slot, clause, describe, label_at, layout};
 use crate::Error;

@@ -7,186 +7,23 @@
 
 mod folder;
 mod kept;
+mod open;
 mod retire;
 mod room;
 mod safe;
+mod shelf;
 
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::ffi::CStr;
-use std::path::{Path, PathBuf};
-
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, RenameFlags, Stat};
-use rustix::io::{Errno, retry_on_intr};
-
 use self::folder::Partial;
 pub(crate) use self::kept::LATEST;
-use self::safe::Safety;
-use super::error::{StoreError, failed};
-use super::{Begun, Crash, Limits, Room, Store, names};
-
-/// Crashes of one name that there can be.
-const MAX_ALIKE: u32 = 9999;
-
-/// A directory with a folder for each crash.
-pub(super) struct Directory {
-    path: PathBuf,
-    name: String,
-    fd: OwnedFd,
-    limits: Limits,
-    /// Whose folders count, besides root's: the user's, and those of who owns the directory, who can do there what he likes. On
-    /// CIFS, FAT and NFS that is another than the user who writes.
-    users: [u32; 2],
-    abilities: Abilities,
-    safety: Safety,
-    /// The folders that were finished or found again through this: none of them is removed.
-    settled: RefCell<BTreeSet<String>>,
-    /// What is there, once it was looked at.
-    shelf: RefCell<Option<kept::Shelf>>,
-    /// Folders of which it was read what they say of themselves.
-    #[cfg(test)]
-    read: std::cell::Cell<u32>,
-}
-
-/// What the file system is taken to offer. What it says that it lacks is done without.
-#[derive(Clone, Copy)]
-struct Abilities {
-    /// Renaming that never replaces.
-    no_replace: bool,
-    /// Locks.
-    locks: bool,
-}
-
-/// What became of trying to lock a folder.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lock {
-    Held,
-    /// Somebody else holds it.
-    Busy,
-    /// The file system has none.
-    Unsupported,
-}
-
-impl Directory {
-    pub(super) fn open(path: &Path, limits: &Limits) -> Result<Directory, StoreError> {
-        let name = path.display().to_string();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
-            Errno::NOENT => StoreError::Missing { path: name.clone() },
-            errno => failed("open", &name)(errno),
-        })?;
-        let owner = rustix::fs::fstat(&fd).map_err(failed("look at", &name))?.st_uid;
-        let users = [rustix::process::geteuid().as_raw(), owner];
-        let abilities = Abilities { no_replace: true, locks: true };
-        Ok(Directory {
-            path: path.to_owned(),
-            name,
-            fd,
-            limits: limits.clone(),
-            users,
-            abilities,
-            safety: Safety::default(),
-            settled: RefCell::default(),
-            shelf: RefCell::default(),
-            #[cfg(test)]
-            read: std::cell::Cell::default(),
-        })
-    }
-
-    /// What stands in the directory under `name`, as messages name it.
-    fn shown(&self, name: &str) -> String {
-        self.path.join(name).display().to_string()
-    }
-
-    /// The names in the directory; those that no folder of savecore's has may be left out.
-    fn entries(&self) -> Result<Vec<String>, StoreError> {
-        entries(&self.fd).map_err(failed("list", &self.name))
-    }
-
-    fn is_there(&self, name: &str) -> Result<bool, StoreError> {
-        match stat(&self.fd, name) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(errno) => Err(failed("look at", self.shown(name))(errno)),
-        }
-    }
-
-    /// Whether the user, root, or the directory's owner made it: nobody else's folder counts.
-    fn is_ours(&self, stat: &Stat) -> bool {
-        stat.st_uid == 0 || self.users.contains(&stat.st_uid)
-    }
-
-    fn lock(&self, folder: &OwnedFd) -> Lock {
-        if !self.abilities.locks {
-            return Lock::Unsupported;
-        }
-        match retry_on_intr(|| rustix::fs::flock(folder, FlockOperation::NonBlockingLockExclusive)) {
-            Ok(()) => Lock::Held,
-            Err(Errno::WOULDBLOCK) => Lock::Busy,
-            // Whatever the reason, such as NFS, which locks only what is open for writing: without a lock nothing is
-            // removed, and that harms nobody.
-            Err(_) => Lock::Unsupported,
-        }
-    }
-
-    /// Renames a folder, but never over something: [`Errno::EXIST`] if the name is taken.
-    fn rename(&self, from: &str, to: &str) -> Result<(), Errno> {
-        if self.abilities.no_replace {
-            match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
-                // Not offered, or not to who asks.
-                Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::PERM | Errno::NOTTY) => {}
-                result => return result,
-            }
-        }
-        // A folder that is made here is nobody else's, and renaming replaces it only as long as it is empty.
-        rustix::fs::mkdirat(&self.fd, to, Mode::RWXU)?;
-        let Err(errno) = rustix::fs::renameat(&self.fd, from, &self.fd, to) else { return Ok(()) };
-        let _ = rustix::fs::unlinkat(&self.fd, to, AtFlags::REMOVEDIR);
-        match errno {
-            Errno::NOTEMPTY => Err(Errno::EXIST),
-            // Servers that rename over nothing at all. Without a folder there, it can replace nothing but an empty one that
-            // somebody makes in this moment.
-            Errno::EXIST | Errno::ACCESS | Errno::PERM => {
-                match rustix::fs::renameat(&self.fd, from, &self.fd, to) {
-                    Err(Errno::NOTEMPTY | Errno::NOTDIR) => Err(Errno::EXIST),
-                    result => result,
-                }
-            }
-            errno => Err(errno),
-        }
-    }
-
-    fn sync(&self) -> Result<(), StoreError> {
-        self.safety.sync(&self.fd, &self.name)
-    }
-
-    /// Whether the folder is found where it is said to be, and not in a directory that has left its place since it was
-    /// opened.
-    fn check_place(&self, name: &str, folder: &OwnedFd) -> Result<(), StoreError> {
-        let there = rustix::fs::statat(CWD, self.path.join(name), AtFlags::SYMLINK_NOFOLLOW);
-        let here = rustix::fs::fstat(folder).map_err(failed("look at", self.shown(name)))?;
-        if there.is_ok_and(|there| is_same(&there, &here)) {
-            return Ok(());
-        }
-        Err(StoreError::Moved { path: self.name.clone() })
-    }
-
-    /// Refuses a crash for which there surely is not enough room. Whether there is enough shows when it is written.
-    fn check_room(&self, room: Option<Room>) -> Result<(), StoreError> {
-        let least = room.filter(|_| room::is_literal(&self.fd)).map_or(0, |room| room.least);
-        let min_free = self.limits.min_free;
-        match room::free(&self.fd) {
-            Some(free) if free < least.saturating_add(min_free) => {
-                Err(StoreError::NoRoom { path: self.name.clone(), free, least, min_free })
-            }
-            _ => Ok(()),
-        }
-    }
-}
+pub(super) use self::open::Directory;
+use self::open::MAX_ALIKE;
+use super::error::StoreError;
+use super::names;
+use super::types::{Begun, Crash, Store};
+use crate::corefile::Room;
 
 impl Store for Directory {
     fn name(&self) -> &str {
@@ -222,34 +59,4 @@ impl Store for Directory {
         }
         Err(StoreError::Taken { path: self.shown(&base) })
     }
-}
-
-/// The names in a directory, but for those that are not UTF-8: savecore gives none of that kind.
-fn entries(directory: &OwnedFd) -> Result<Vec<String>, Errno> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name: &CStr = entry.file_name();
-        if let Ok(name) = name.to_str()
-            && ![".", ".."].contains(&name)
-        {
-            names.push(name.to_owned());
-        }
-    }
-    Ok(names)
-}
-
-/// Opens a directory in another; never a link to one.
-fn open_folder(at: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(at, name, flags, Mode::empty())
-}
-
-/// What stands there; of a link, the link.
-fn stat(at: impl AsFd, name: &str) -> Result<Stat, Errno> {
-    rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW)
-}
-
-fn is_same(one: &Stat, other: &Stat) -> bool {
-    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }

@@ -1,6 +1,6 @@
 //! Names of folders and files, which come from people's and dead kernels' hands.
 
-use super::Crash;
+use super::types::{Crash, INFO};
 use crate::dump::utc;
 
 /// Bytes of a host's name that a folder's name takes up: with all that is put around them, file systems that take 143 bytes
@@ -138,7 +138,7 @@ pub(super) fn is_partial(name: &str) -> bool {
 
 /// Whether a file in a folder may be called that.
 pub(super) fn is_file(name: &str) -> bool {
-    harmless(name) == name && name != super::record::FILE
+    harmless(name) == name && name != INFO
 }
 
 #[cfg(test)]

@@ -22,9 +22,11 @@ use self::remote::{Found, Remote};
 use self::state::State;
 use self::upload::{Ended, Upload};
 use super::error::{StoreError, failed};
-use super::record::{self, Record};
-use super::{Begun, Crash, Folder, Limits, Place, Room, Store, names};
-use crate::core::Sink;
+use super::limits::Limits;
+use super::names;
+use super::record::Record;
+use super::types::{Begun, Crash, Folder, INFO, Place, Store};
+use crate::corefile::{Room, Sink};
 use crate::dump::utc;
 
 /// How long a server that does not answer, or says that it cannot now, is tried.
@@ -119,7 +121,7 @@ impl Store for Objects {
     fn begin(&mut self, crash: &Crash, core: &str, room: Option<Room>) -> Result<Begun<'_>, StoreError> {
         for number in 1..=MAX_ALIKE {
             let folder = self.folder(crash, number);
-            match self.record(&folder.clone().join(record::FILE))? {
+            match self.record(&folder.clone().join(INFO))? {
                 Some((Some(record), length)) if record.is_of(crash, core) => {
                     if self.is_whole(&folder, &record)? {
                         let (folder, files) = (self.remote.shown(&folder), record.files_with(length));
@@ -230,7 +232,7 @@ impl Folder for Filling<'_> {
         let record = Record::new(&self.crash, None, &self.files);
         let text = record.text(&self.crash.host, info);
         let length = text.len() as u64;
-        remote.put(&self.folder.clone().join(record::FILE), text)?;
+        remote.put(&self.folder.clone().join(INFO), text)?;
         // The crash is safe: what is left to do is only tidying up.
         if let Err(error) = remote.delete(&self.folder.clone().join(CLAIM)) {
             self.remarks.push(error.to_string());

@@ -4,11 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::Crash;
+use super::types::{Crash, INFO};
 use crate::text::harmless_json;
 
-/// The file that tells all about a crash.
-pub(crate) const FILE: &str = "info.json";
 /// How large one may be that is read again.
 pub(crate) const MAX_BYTES: u64 = 64 << 20;
 
@@ -91,7 +89,7 @@ impl Record {
     /// Names and sizes of all files, `info.json` of the given size last.
     pub(super) fn files_with(&self, info: u64) -> Vec<(String, u64)> {
         let files = self.files.iter().map(|file| (file.name.clone(), file.bytes));
-        files.chain([(FILE.to_owned(), info)]).collect()
+        files.chain([(INFO.to_owned(), info)]).collect()
     }
 }
 

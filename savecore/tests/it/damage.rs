@@ -5,7 +5,7 @@ use dumpcore::format::frame::Kind;
 use dumpcore::format::header::{Header, Status};
 use proptest::prelude::*;
 use savecore::Error;
-use savecore::core::{CoreOptions, elf};
+use savecore::corefile::{CoreOptions, elf};
 use savecore::dump::{Dump, Encryption, PageState, Report};
 use savecore::partition::{self, Defect, Ending, Search, Verdict};
 use savecore::source::Source;

@@ -12,7 +12,7 @@ use dumpcore::format::note::CpuCondition;
 use dumpcore::format::{BLOCK_SIZE, Block};
 use proptest::prelude::*;
 use savecore::Error;
-use savecore::core::{Compression, CoreOptions, Selection, Sink, kdump};
+use savecore::corefile::{Compression, CoreOptions, Selection, Sink, kdump};
 use savecore::dump::Dump;
 use savecore::partition::scan;
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dumpcore::format::{BLOCK_SIZE, Block};
 use proptest::prelude::*;
-use savecore::core::{CoreOptions, Sink, elf, pages};
+use savecore::corefile::{CoreOptions, Sink, elf, pages};
 use savecore::dump::Dump;
 use savecore::source::Source;
 use savecore::{Error, partition};

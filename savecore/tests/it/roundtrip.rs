@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dumpcore::format::chunk::{MAX_UNIT_PAGES, RunKind};
 use dumpcore::format::header::Incomplete;
 use proptest::prelude::*;
-use savecore::core::{CoreOptions, elf};
+use savecore::corefile::{CoreOptions, elf};
 use savecore::dump::{Dump, Encryption, Fate, PageState};
 use savecore::partition::{self, Ending, Verdict};
 

@@ -8,7 +8,7 @@ use dumpcore::format::frame::{self, Kind};
 use dumpcore::format::header::{Header, TAGGED};
 use dumpcore::format::{BLOCK_SIZE, Block};
 use proptest::prelude::*;
-use savecore::core::{CoreOptions, elf};
+use savecore::corefile::{CoreOptions, elf};
 use savecore::dump::{Dump, Encryption, PageState, Report};
 use savecore::partition::{self, Ending, Partition, Search, Verdict};
 use savecore::{Error, Identity};

@@ -1,8 +1,8 @@
 //! Dumps that are striped over several partitions.
 
 use proptest::prelude::*;
-use savecore::core::{CoreOptions, elf};
-use savecore::dump::{Dump, Part, Report, gather};
+use savecore::corefile::{CoreOptions, elf};
+use savecore::dump::{Dump, DumpRef, Part, Report, gather};
 use savecore::partition::{self, Partition, Search};
 
 use crate::common::{
@@ -43,16 +43,21 @@ fn scan(disks: &[Vec<u8>]) -> Vec<Partition> {
     disks.iter().map(|disk| partition::scan(disk).unwrap()).collect()
 }
 
+/// A dump on one of the partitions.
+fn at(target: usize, dump: usize) -> DumpRef {
+    DumpRef { target, dump }
+}
+
 fn open<'d>(
     machine: &Machine,
     disks: &'d [Vec<u8>],
     partitions: &[Partition],
-    group: &[(usize, usize)],
+    group: &[DumpRef],
 ) -> Dump<'d> {
-    let part = |(partition, dump): &(usize, usize)| Part {
-        source: &disks[*partition],
-        uuid: partitions[*partition].uuid(),
-        found: partitions[*partition].dumps[*dump].clone(),
+    let part = |DumpRef { target, dump }: &DumpRef| Part {
+        source: &disks[*target],
+        uuid: partitions[*target].uuid(),
+        found: partitions[*target].dumps[*dump].clone(),
     };
     Dump::open_parts(group.iter().map(part).collect(), machine.identity().as_ref(), &mut ())
 }
@@ -71,8 +76,13 @@ fn stripes_are_found_among_other_dumps_whatever_the_order_of_their_partitions() 
     write_dump(b, frees[1], &alone);
     let partitions = scan(&disks);
     let groups = gather(&partitions);
-    let expected_groups =
-        [vec![(0, 0), (1, 1), (2, 1)], vec![(2, 2), (0, 1)], vec![(1, 0)], vec![(1, 2)], vec![(2, 0)]];
+    let expected_groups = [
+        vec![at(0, 0), at(1, 1), at(2, 1)],
+        vec![at(2, 2), at(0, 1)],
+        vec![at(1, 0)],
+        vec![at(1, 2)],
+        vec![at(2, 0)],
+    ];
     assert_eq!(groups, expected_groups);
     for (group, machine) in [(&groups[0], &machine), (&groups[1], &second), (&groups[3], &alone)] {
         let dump = open(machine, &disks, &partitions, group);
@@ -85,7 +95,7 @@ fn stripes_are_found_among_other_dumps_whatever_the_order_of_their_partitions() 
     let twice: Vec<Partition> =
         [0, 0, 1, 2].iter().map(|index| partition::scan(&disks[*index]).unwrap()).collect();
     let groups = gather(&twice);
-    assert!(groups.contains(&vec![(0, 0), (2, 1), (3, 1)]) && groups.contains(&vec![(1, 0)]));
+    assert!(groups.contains(&vec![at(0, 0), at(2, 1), at(3, 1)]) && groups.contains(&vec![at(1, 0)]));
 }
 
 #[test]
@@ -94,7 +104,7 @@ fn a_missing_stripe_is_told_by_its_number_and_its_pages_are_absent() {
     let (disks, written) = striped(&machine, &[1, 1, 1]);
     let partitions = scan(&disks);
     for given in [vec![0], vec![1], vec![2], vec![0, 1], vec![0, 2], vec![1, 2]] {
-        let group: Vec<(usize, usize)> = given.iter().map(|index| (*index, 0)).collect();
+        let group: Vec<DumpRef> = given.iter().map(|index| at(*index, 0)).collect();
         let dump = open(&machine, &disks, &partitions, &group);
         let missing: Vec<u32> = (0..3).filter(|stripe| !given.contains(&(*stripe as usize))).collect();
         assert_eq!((dump.stripes(), dump.missing_stripes()), (3, &missing[..]));
@@ -118,7 +128,7 @@ fn a_stripe_that_is_damaged_or_unfinished_makes_the_dump_so() {
     let machine = Machine { unit_pages: Some(2), ..Machine::small() };
     let (disks, written) = striped(&machine, &[1, 1]);
     for stripe in 0..2 {
-        let group = [(0, 0), (1, 0)];
+        let group = [at(0, 0), at(1, 0)];
         let mut changed = disks.clone();
         let chunk = written[stripe].chunks[1];
         block_mut(&mut changed[stripe], chunk + 1)[5] ^= 1;
@@ -162,7 +172,7 @@ fn a_stripe_that_was_marked_as_saved_means_that_the_whole_dump_was() {
     partition::mark_saved(&mut disks[1], &partitions[1].dumps[0], None).unwrap();
     let partitions = scan(&disks);
     let groups = gather(&partitions);
-    assert_eq!(groups, [[(0, 0), (1, 0)]]);
+    assert_eq!(groups, [[at(0, 0), at(1, 0)]]);
     assert_eq!(Report::new(&open(&machine, &disks, &partitions, &groups[0])).status, "saved");
 }
 
@@ -180,7 +190,7 @@ fn a_chunk_that_is_there_twice_is_damage() {
     slot.copy_from_slice(header.as_bytes());
     dumpcore::format::frame::seal(slot);
     let partitions = scan(&disks);
-    let dump = open(&machine, &disks, &partitions, &[(0, 0), (1, 0)]);
+    let dump = open(&machine, &disks, &partitions, &[at(0, 0), at(1, 0)]);
     assert!(dump.is_damaged() && !dump.is_whole());
     assert!(dump.damage().is_empty());
 }

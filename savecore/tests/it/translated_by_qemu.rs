@@ -12,7 +12,7 @@ use std::time::Duration;
 use dumpcore::format::Block;
 use dumpcore::format::header::Arch;
 use dumpcore::format::note::CpuState;
-use savecore::core::pagetable::{Mapping, Paging, walk};
+use savecore::corefile::pagetable::{Mapping, Paging, walk};
 use zerocopy::FromZeros;
 
 /// Where the tables are, behind the beginning of memory; each has 64 KiB.

@@ -10,7 +10,7 @@ use dumpcore::format::frame::{self, Kind};
 use dumpcore::format::header::Header;
 use dumpcore::format::{BLOCK_SIZE, Block};
 use proptest::prelude::*;
-use savecore::core::{CoreOptions, elf};
+use savecore::corefile::{CoreOptions, elf};
 use savecore::dump::{Dump, PageState, Report};
 use savecore::partition;
 use zerocopy::IntoBytes;

@@ -5,7 +5,7 @@ use std::io;
 
 use dumpcore::format::{BLOCK_SIZE, Block};
 use proptest::prelude::*;
-use savecore::core::{CoreOptions, elf};
+use savecore::corefile::{CoreOptions, elf};
 use savecore::dump::{Dump, Report};
 use savecore::partition::{self, Search};
 use savecore::source::Source;

@@ -12,7 +12,8 @@ use qemu_tests::scenarios::Programs;
 use qemu_tests::serial::{self, Serial};
 use serde_json::Value;
 
-use super::{Guest, LIMIT, MEMORY, Row, median};
+use super::guest::{Guest, LIMIT, MEMORY};
+use super::row::{Row, median};
 use crate::{CannotBegin, ui};
 
 /// One of our drivers, and what Linux has for the same device.

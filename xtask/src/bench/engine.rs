@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use crate::CannotBegin;
 
-use super::{FILL, Guest, Packing, REQUEST, RUNS, Row, UNVERIFIED, measured, median};
+use super::guest::{FILL, Guest, Packing, REQUEST, RUNS, UNVERIFIED, measured};
+use super::row::{Row, median};
 
 /// A disk as fast as the host copies memory, where the guest's CPU is the limit; and one that is the limit itself, as
 /// most are.

@@ -12,7 +12,7 @@ use qemu_tests::linux::{Cost, Filter, Kernel, Scene, TIMED_MEMORY};
 use qemu_tests::savecore::Savecore;
 use serde_json::Value;
 
-use super::{Row, median};
+use super::row::{Row, median};
 use crate::{linux, ui};
 
 /// Runs of each side.

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Row, median};
-use crate::{build, ui};
+use super::row::{Row, median};
+use crate::{build, folders, ui};
 
 /// Runs of each side.
 const RUNS: usize = 5;
@@ -129,7 +129,7 @@ struct Bench {
 
 /// Measures all of it.
 pub(super) fn rows(notes: &mut Vec<String>, quiet: bool) -> Result<Vec<Row>> {
-    let folder = build::target_folder().join("bench-savecore");
+    let folder = folders::target_folder().join("bench-savecore");
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     }

@@ -6,10 +6,10 @@ use std::time::Instant;
 use anyhow::Result;
 use qemu_tests::linux::{DEBIANS, Debian, Packages, Step as Walked};
 
-use super::{Which, folder, library_for_modules, pack_for_dkms};
-use crate::qemu::Count;
+use super::module::{folder, library_for_modules, pack_for_dkms};
+use super::rows::Which;
 use crate::setup::{self, Needs};
-use crate::test::{Step, step};
+use crate::step::{Count, Step, step};
 use crate::ui::{self, Mark};
 use crate::{CannotBegin, deb};
 

@@ -1,23 +1,12 @@
-//! apt: what it would download, and the installation of packages. Nothing that somebody has installed is removed for them.
+//! apt: what it would download, what it would remove, and its lists.
 
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::backports::Backports;
-use super::{watched, work};
+use super::work::{watched, work};
 use crate::CannotBegin;
-
-/// Packages, and what apt would do to install them.
-#[derive(Default, Debug)]
-pub(super) struct Installation {
-    pub(super) packages: Vec<&'static str>,
-    /// With what they need in turn.
-    pub(super) sizes: Sizes,
-    /// Where some of them come from, if apt's own lists have none that go with what is installed.
-    pub(super) backports: Option<Backports>,
-}
 
 /// What apt would download.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -35,91 +24,11 @@ pub(super) fn apt_get(options: &[String], arguments: &[&str]) -> Command {
     command
 }
 
-const INSTALL: [&str; 4] = ["install", "--yes", "--no-install-recommends", "--no-remove"];
-
-/// How apt-get says that an installation would remove something ([`INSTALL`] forbids it).
-const WOULD_REMOVE: &str = "Packages need to be removed";
-
-impl Installation {
-    /// Asks apt what it would do. Needs no root, but where a package that is installed is in the way: then the lists of the release
-    /// that it is from may have to be downloaded.
-    ///
-    /// # Errors
-    /// [`CannotBegin`] with apt's reason, if it would not install them.
-    pub(super) fn of(packages: Vec<&'static str>) -> Result<Installation> {
-        if packages.is_empty() {
-            return Ok(Installation::default());
-        }
-        let why = match sizes(&[], &packages)? {
-            Ok(sizes) => return Ok(Installation { packages, sizes, backports: None }),
-            Err(why) => why,
-        };
-        let mut advice = format!("apt-get install --no-install-recommends {}", packages.join(" "));
-        if !why.starts_with(WOULD_REMOVE) {
-            return Err(refused(&packages, &why, &format!("to see all it says: {advice}")));
-        }
-        let obstacles = obstacles(&packages)?;
-        if let Some(backports) = Backports::of(&obstacles)? {
-            let installation = Installation { packages, sizes: Sizes::default(), backports: Some(backports) };
-            let mut all = Sizes::default();
-            for Step { options, packages } in installation.steps()? {
-                let Sizes { packages, bytes } =
-                    sizes(&options, &packages)?.map_err(|why| refused(&packages, &why, &advice))?;
-                all = Sizes { packages: all.packages + packages, bytes: all.bytes + bytes };
-            }
-            return Ok(Installation { sizes: all, ..installation });
-        }
-        let names: Vec<String> =
-            obstacles.iter().map(|Obstacle { name, version }| format!("{name} {version}")).collect();
-        advice = format!("if it may go: sudo {advice}");
-        Err(refused(&packages, &format!("{} would have to be removed", names.join(" and ")), &advice))
-    }
-
-    /// Installs them; all is downloaded before the first is unpacked.
-    pub(super) fn install(&self) -> Result<()> {
-        for Step { options, packages } in self.steps()? {
-            work("apt-get install", &packages.join(" "), || {
-                let command = apt_get(&options, &[&INSTALL[..], &packages].concat());
-                let output = watched(command, "apt-get install", Duration::from_secs(1800))?;
-                if !output.status.success() {
-                    let (why, log) = (reason(&output.stderr), output.log.display());
-                    return Err(CannotBegin(format!("apt-get install failed: {why}; log: {log}")).into());
-                }
-                Ok(())
-            })?;
-        }
-        Ok(())
-    }
-
-    /// The runs of apt: what comes from backports first, then the others.
-    fn steps(&self) -> Result<Vec<Step>> {
-        let mut steps = Vec::new();
-        let mut others = self.packages.clone();
-        if let Some(backports) = &self.backports {
-            let mut theirs = Vec::new();
-            for package in std::mem::take(&mut others) {
-                if backports.has(package)? { &mut theirs } else { &mut others }.push(package);
-            }
-            steps.push(Step { options: backports.options(), packages: theirs });
-        }
-        steps.push(Step { options: Vec::new(), packages: others });
-        steps.retain(|step| !step.packages.is_empty());
-        Ok(steps)
-    }
-}
-
-/// One run of apt.
-struct Step {
-    options: Vec<String>,
-    packages: Vec<&'static str>,
-}
-
-fn refused(packages: &[&str], why: &str, advice: &str) -> anyhow::Error {
-    CannotBegin(format!("apt does not install {}: {why}; {advice}", packages.join(" "))).into()
-}
+/// How packages are installed: nothing is removed for them.
+pub(super) const INSTALL: [&str; 4] = ["install", "--yes", "--no-install-recommends", "--no-remove"];
 
 /// What apt would download for these, or its reason why it would not.
-fn sizes(options: &[String], packages: &[&str]) -> Result<Result<Sizes, String>> {
+pub(super) fn sizes(options: &[String], packages: &[&str]) -> Result<Result<Sizes, String>> {
     let output = output(&mut apt_get(options, &[&INSTALL[..], &["-qq", "--print-uris"], packages].concat()))?;
     if !output.status.success() {
         return Ok(Err(reason(&String::from_utf8_lossy(&output.stderr))));
@@ -135,7 +44,7 @@ pub(super) struct Obstacle {
 }
 
 /// What apt would remove for these.
-fn obstacles(packages: &[&str]) -> Result<Vec<Obstacle>> {
+pub(super) fn obstacles(packages: &[&str]) -> Result<Vec<Obstacle>> {
     let arguments = [&["install", "--simulate", "--no-install-recommends"], packages].concat();
     let output = output(&mut apt_get(&[], &arguments))?;
     Ok(removed(&String::from_utf8_lossy(&output.stdout)))
@@ -200,7 +109,7 @@ pub(super) fn output(command: &mut Command) -> Result<Output> {
 }
 
 /// Why apt gave up: its first complaint, and not its last advice.
-fn reason(said: &str) -> String {
+pub(super) fn reason(said: &str) -> String {
     let complaint = said.lines().find_map(|line| {
         let (kind, text) = line.split_once(": ")?;
         (kind == "E" || kind == "W" && text.starts_with("Failed")).then_some(text)

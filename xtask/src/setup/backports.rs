@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::apt::{self, Obstacle, apt_get};
-use super::is_root;
+use super::machine::is_root;
 use crate::toolchain;
 
 /// Debian's key, where the package debian-archive-keyring has it.

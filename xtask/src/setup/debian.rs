@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{has_libclang, in_path};
+use super::machine::{has_libclang, in_path};
 
 /// A program that is needed, and the Debian package that it is in.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{watched, work};
+use super::work::{watched, work};
 use crate::CannotBegin;
 
 /// Debian's own Python, which is not always the first in the path.

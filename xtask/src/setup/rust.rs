@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{watched, work};
+use super::work::{watched, work};
 use crate::CannotBegin;
 use crate::toolchain::{self, TARGETS, Toolchain, clean, host_cargo};
 use crate::ui::{self, Mark};

@@ -10,7 +10,8 @@
 //! | `paging` | page tables: the direct map (`direct`, `physical`), `map_physical`, `hide`, `refresh` |
 //! | `cache` | `clean` and `invalidate`, for devices that do not look into the CPUs' caches |
 //! | `stack` | the CPUs' stacks (`all`, `bottom`), the stack pointer, `call_on` another stack |
-//! | `cpu` | which CPU is this (`number`, `count`, [`cpu::MAX_CPUS`]); `rest`, `nap`, `halt`, `disable_interrupts` |
+//! | `cpu` | which CPU is this (`number`, `count`); `halt`, `disable_interrupts` |
+//! | `idle` | `rest` until something happens, `nap` for a time |
 //! | `smp` | other CPUs: `ask_to_stop`, `wake` |
 //! | `registers` | a CPU's registers as a dump has them: `here` |
 //! | `guard` | reading what may not be readable: `copy`, `probe`; `oops`, `store!` |
@@ -28,6 +29,7 @@ mod aarch64;
 pub(crate) mod console;
 #[cfg(target_arch = "riscv64")]
 mod riscv64;
+mod upcalls;
 #[cfg(not(target_arch = "x86_64"))]
 mod virt;
 #[cfg(target_arch = "x86_64")]
@@ -41,6 +43,9 @@ pub(crate) use riscv64::*;
 pub(crate) use x86_64::*;
 
 use crate::memory::RamMap;
+
+/// CPUs that the kernel serves, at most.
+pub(crate) const MAX_CPUS: usize = 8;
 
 /// What the machine handed over at the entry, copied out of the memory that it lay in.
 pub(crate) struct BootInfo {

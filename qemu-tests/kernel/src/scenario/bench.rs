@@ -22,7 +22,7 @@ use crate::arm::Armed;
 use crate::command_line::Options;
 use crate::log::log;
 use crate::scenario::fill::Filled;
-use crate::{memory, platform, witness};
+use crate::{dump, memory, witness};
 
 fn report(name: &str, bytes: u64, nanoseconds: u64) {
     log!("testkernel: bench name={name} bytes={bytes} ns={nanoseconds}");
@@ -67,7 +67,7 @@ pub(crate) fn transfer(armed: Armed, options: &Options, transfer: Transfer) -> R
     if blocks_each == 0 || disk.blocks < 1 + blocks_each {
         return Err("bench.request= is less than a block, or more than the partition has");
     }
-    let wait = Wait::new(platform::get(), None, clock::now() + 600 * SECOND);
+    let wait = Wait::new(dump::platform(), None, clock::now() + 600 * SECOND);
     device.quiesce(&wait).map_err(|_| "the disk could not be taken over")?;
     let label = arena.dma(BLOCK_SIZE, BLOCK_SIZE).map_err(|_| "the arena has no room for the label")?;
     let (label, read) = device.rw_block(Direction::Read, first, label, &wait);
@@ -208,7 +208,7 @@ pub(crate) fn pack(filled: &Filled) -> Result<(), &'static str> {
         let first = ClassedPfn::new(paging::physical(raw.as_ptr()) / memory::FRAME, PageClass::User);
         let pages: [ClassedPfn; UNIT_PAGES] = core::array::from_fn(|page| first.behind(page as u64));
         unit.set(Way::Pack, &pages);
-        unit.work(&mut workshop, platform::get());
+        unit.work(&mut workshop, dump::platform());
         unit.packed().2.len()
     })
 }
@@ -291,7 +291,7 @@ pub(crate) fn checksums(bytes: u64) -> Result<(), &'static str> {
         black_box(unsafe { dumpcore::memory::page::sum(NonNull::from(block).cast()) });
     });
     let mut stored = Box::new([0; BLOCK_SIZE]);
-    let platform = platform::get();
+    let platform = dump::platform();
     measure("page", &mut |block, position| {
         let pfn = paging::physical(block.as_ptr()) / memory::FRAME;
         if dumpcore::memory::page::copied(platform, pfn, &mut stored).is_ok() {

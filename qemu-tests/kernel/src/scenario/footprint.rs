@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::arch::stack;
+use crate::arch::{cpu, stack};
 use crate::log::Text;
 
 /// What the stack is painted with.
@@ -27,7 +27,7 @@ pub(crate) fn paint() {
     }
     let here = stack::pointer();
     BEGIN.store(here, Ordering::Relaxed);
-    let mut at = stack::bottom() as u64;
+    let mut at = stack::bottom(cpu::number()) as u64;
     while at < here - OWN {
         // SAFETY: below the stack pointer, inside this CPU's stack: unused, and interrupts are off.
         unsafe { (at as *mut u64).write_volatile(PAINT) };
@@ -41,7 +41,7 @@ pub(crate) fn report() {
     if begin == 0 {
         return;
     }
-    let bottom = stack::bottom() as u64;
+    let bottom = stack::bottom(cpu::number()) as u64;
     let mut at = bottom;
     // SAFETY: inside this CPU's stack, whose words are all initialised.
     while at < begin && unsafe { (at as *const u64).read_volatile() } == PAINT {

@@ -9,7 +9,7 @@ use crate::arch::{paging, pci, power};
 use crate::arm::Armed;
 use crate::log::log;
 use crate::memory;
-use crate::platform::SABOTAGE;
+use crate::scenario::sabotage::SABOTAGE;
 
 /// Flips one bit in the dump path's code, through the direct map, as the code itself is mapped read-only: in
 /// the function that switches the machine off, which runs after the check or never.

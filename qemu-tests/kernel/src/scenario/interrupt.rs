@@ -7,7 +7,7 @@ use dump_drivers::{Mmio, Registers};
 use spin::Once;
 
 use crate::arch::{clock, cpu, irq, pci};
-use crate::disks;
+use crate::device;
 use crate::log::log;
 
 /// Vendor and device.
@@ -58,7 +58,7 @@ pub(crate) fn run() -> Result<(), &'static str> {
     function
         .change_command(&pci::config(), Command::MEMORY, Command::empty())
         .map_err(|_| "its PCI command cannot be changed")?;
-    let registers = disks::map_device(address, LENGTH).ok_or("its registers cannot be mapped")?;
+    let registers = device::map_device(address, LENGTH).ok_or("its registers cannot be mapped")?;
     let registers = &EDU.call_once(|| Edu(registers)).0;
     let delivery = irq::register(&function, 0, handle, WORD)?;
     irq::enable();

@@ -2,12 +2,12 @@
 //!
 //! | file | which |
 //! | --- | --- |
-//! | `harm.rs` | corrupt-code, corrupt-state, nested-… |
+//! | `harm.rs`, `sabotage.rs` | corrupt-code, corrupt-state, nested-…, dead-helper, late-helper: the platform of the kernel, spoilt |
 //! | `unplug.rs` | device-gone, unplug |
 //! | `live/` | shared-live |
 //! | `interrupt.rs` | interrupt |
 //! | `fill.rs` | bad-memory |
-//! | `survive.rs` | snapshot, oops, nmi, watchdog, two-crashes |
+//! | `survive.rs`, `outcomes.rs` | snapshot, oops, nmi, watchdog, two-crashes |
 //! | `footprint.rs` | footprint |
 //! | `bench.rs` | bench-… |
 
@@ -17,8 +17,10 @@ pub(crate) mod footprint;
 mod harm;
 mod interrupt;
 pub(crate) mod live;
-pub(crate) mod survive;
-pub(crate) mod unplug;
+pub(crate) mod outcomes;
+pub(crate) mod sabotage;
+mod survive;
+mod unplug;
 
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -26,15 +28,12 @@ use core::sync::atomic::{AtomicU8, Ordering};
 use crate::arch::cpu::MAX_CPUS;
 use crate::arch::{clock, console, cpu, guard, power};
 use crate::arm::Armed;
-use crate::command_line::{Options, Scenario};
+use crate::command_line::{Options, Scenario, options};
+use crate::end::{EXIT_COMPLETE, give_up};
 use crate::log::{Text, log};
-use crate::panic::{EXIT_COMPLETE, give_up};
-use crate::platform::SABOTAGE;
 use crate::scenario::bench::Transfer;
+use crate::scenario::sabotage::SABOTAGE;
 use crate::{memory, watchdog, witness};
-
-/// The options, for the CPUs that wait.
-static OPTIONS: spin::Once<Options> = spin::Once::new();
 
 /// What a waiting CPU is told, see [`Order`].
 static ORDERS: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(Order::Wait as u8) }; MAX_CPUS];
@@ -58,14 +57,9 @@ const HELPER_LATE: u64 = 3000;
 /// After how many ms without a pat the watchdog bites in `scenario=watchdog`, unless `watchdog=` says.
 const WATCHDOG: u32 = 2000;
 
-/// What was asked for; before it is known, the usual.
-pub(crate) fn options() -> &'static Options {
-    OPTIONS.get().unwrap_or(&Options::DEFAULT)
-}
-
 /// Does what comes before the crash, on the boot CPU. Benches without a crash end here.
 pub(crate) fn prepare(options: &Options, armed: Armed) {
-    OPTIONS.call_once(|| options.clone());
+    options.keep();
     if let Err(why) = prepare_scenario(options, armed) {
         give_up(format_args!("scenario {}: {why}", options.scenario.name()));
     }

@@ -1,15 +1,14 @@
 //! Dumps that the kernel survives: it goes on afterwards, and proves that all of it does.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use dumpcore::Outcome;
 use dumpcore::format::header::Trigger;
 
 use crate::arch::cpu::MAX_CPUS;
 use crate::arch::{clock, cpu, guard, power, registers};
-use crate::command_line::{Options, Scenario};
+use crate::command_line::Options;
 use crate::log::log;
-use crate::scenario::options;
+use crate::scenario::outcomes;
 use crate::{panic, watchdog};
 
 /// Where nothing is mapped, for `scenario=oops`.
@@ -23,35 +22,12 @@ const PATTED: u64 = 1_000_000_000;
 
 /// The work of each CPU: how often it has been round its loop.
 static WORK: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
-/// Dumps that have come back, whole or not.
-static DUMPS: AtomicU32 = AtomicU32::new(0);
-/// The exit value of the first dump that was not complete; 0 if all were.
-static FAILED: AtomicU32 = AtomicU32::new(0);
-
 /// A CPU does a little work.
 pub(crate) fn work(own: usize) {
     if let Some(work) = WORK.get(own) {
         work.fetch_add(1, Ordering::Relaxed);
     }
     core::hint::spin_loop();
-}
-
-/// A dump has come back.
-pub(crate) fn note(outcome: &Outcome) {
-    DUMPS.fetch_add(1, Ordering::Relaxed);
-    let (_, exit) = panic::name_and_exit(outcome);
-    if exit != panic::EXIT_COMPLETE {
-        // The first one stays.
-        let _ = FAILED.compare_exchange(0, exit, Ordering::Relaxed, Ordering::Relaxed);
-    }
-}
-
-/// The exit value of all dumps that have come back.
-pub(crate) fn exit_value() -> u32 {
-    match FAILED.load(Ordering::Relaxed) {
-        0 => panic::EXIT_COMPLETE,
-        failed => failed,
-    }
 }
 
 /// `scenario=snapshot`.
@@ -65,7 +41,7 @@ pub(crate) fn snapshots(options: &Options) -> ! {
         );
         prove_alive();
     }
-    power::exit(exit_value())
+    power::exit(outcomes::exit_value())
 }
 
 /// `scenario=oops`.
@@ -74,14 +50,7 @@ pub(crate) fn oopses(options: &Options) -> ! {
         guard::oops(NOWHERE);
         prove_alive();
     }
-    power::exit(exit_value())
-}
-
-/// `scenario=two-crashes`: the first dump has come back, and the kernel crashes once more.
-pub(crate) fn crash_again() {
-    if options().scenario == Scenario::TwoCrashes && DUMPS.load(Ordering::Relaxed) == 1 {
-        panic!("CPU {} panics again, as the command line asks", cpu::number());
-    }
+    power::exit(outcomes::exit_value())
 }
 
 /// `scenario=nmi`: what comes of it is in `panic::nmi`, and if that is a crash, it does not come back.
@@ -106,10 +75,10 @@ pub(crate) fn starve_watchdog(options: &Options) -> Result<(), &'static str> {
 /// Waits for `count` dumps that NMIs bring about, each after `begin`.
 fn wait_for_nmis(count: u32, begin: impl Fn()) -> Result<(), &'static str> {
     for _ in 0..count {
-        let dumps = DUMPS.load(Ordering::Relaxed);
+        let dumps = outcomes::dumps();
         begin();
         let deadline = clock::now() + BUTTON_PATIENCE;
-        while DUMPS.load(Ordering::Relaxed) == dumps {
+        while outcomes::dumps() == dumps {
             if clock::now() > deadline {
                 return Err("no NMI came");
             }
@@ -117,7 +86,7 @@ fn wait_for_nmis(count: u32, begin: impl Fn()) -> Result<(), &'static str> {
         }
         prove_alive();
     }
-    power::exit(exit_value())
+    power::exit(outcomes::exit_value())
 }
 
 /// Waits until each other CPU works again, and says how many CPUs do, this one included.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use gpt::disk::LogicalBlockSize;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Debian;
+use super::release::Debian;
 use crate::linux::cache::{Scratch, cache};
 use crate::process;
 

@@ -1,7 +1,7 @@
 //! The walk itself, step by step.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,10 +10,29 @@ use super::console::{Console, Said};
 use super::guide::{Guide, configuration};
 use super::stores::stores;
 use super::system::{System, SystemDisk};
-use super::{Packages, Step};
 use crate::bed::{Bed, DEVICES, X86_64};
 use crate::image::{Disk, Extent};
 use crate::machine::Machine;
+
+/// What is installed.
+#[derive(Clone, Debug)]
+pub struct Packages {
+    /// savecore's package.
+    pub savecore: PathBuf,
+    /// The module's package for DKMS.
+    pub dkms: PathBuf,
+}
+
+/// A step that was done, or that failed.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What it is.
+    pub what: String,
+    /// How long it took.
+    pub took: Duration,
+    /// Why it failed, if it did.
+    pub failed: Option<String>,
+}
 
 /// The beginnings of all commands of the guide that steps run.
 #[cfg(test)]

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Lab, Row, dumps};
 use crate::linux::bitmap::Bitmap;
-use crate::linux::stock::Kernel;
+use crate::linux::kernel::Kernel;
 
 /// makedumpfile's levels that are compared: each bit alone, all but 8, and all.
 const LEVELS: [u32; 7] = [1, 2, 4, 8, 16, 23, 31];

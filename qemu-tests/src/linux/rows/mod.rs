@@ -6,84 +6,21 @@ mod dumps;
 mod faults;
 mod judge;
 mod levels;
+mod row;
 mod run;
 mod savecore;
 mod triggers;
 
-use std::path::PathBuf;
-
-use anyhow::Result;
-
+pub use row::{Lab, Row};
 pub(super) use run::ARM;
 
-use super::readers::Readers;
-use super::stock::{Flavour, KERNELS, Kernel, Stock};
-use crate::bed::{DEVICES, Device, NVME_IN_SUBSYSTEM};
-use crate::savecore::Savecore;
+use row::Kind;
 
-/// What a row is run with.
-#[derive(Debug)]
-pub struct Lab {
-    /// The kernel.
-    pub stock: Stock,
-    /// The same with symbols, if they were asked for.
-    pub vmlinux: Option<PathBuf>,
-    /// diskdump.ko for it.
-    pub module: PathBuf,
-    /// faults.ko for it.
-    pub faults: PathBuf,
-    /// What harvests.
-    pub savecore: Savecore,
-    /// What judges.
-    pub readers: Readers,
-    /// Where everything goes.
-    pub folder: PathBuf,
-}
-
-/// A row of the matrix.
-#[derive(Clone, Copy, Debug)]
-pub struct Row {
-    /// What is proved, in one word.
-    pub what: &'static str,
-    /// The same in one sentence.
-    pub about: &'static str,
-    /// On which kernel.
-    pub kernel: Kernel,
-    /// On which device.
-    pub device: &'static Device,
-    /// With how many CPUs.
-    pub cpus: u32,
-    /// Whether it belongs to the short run.
-    pub short: bool,
-    run: fn(&Lab, &Row) -> Result<String>,
-}
-
-impl Row {
-    /// `dump-6.1-cloud-nvme-2`.
-    pub fn name(&self) -> String {
-        format!("{}-{}-{}-{}", self.what, self.kernel.name(), self.device.name, self.cpus)
-    }
-
-    /// Runs it; gives its facts.
-    ///
-    /// # Errors
-    /// If something is not as it has to be.
-    pub fn run(&self, lab: &Lab) -> Result<String> {
-        (self.run)(lab, self)
-    }
-
-    /// Whether it needs the kernel's symbols.
-    pub fn wants_symbols(&self) -> bool {
-        // Those of the usual kernels are three times as large, and prove no more.
-        self.kernel.flavour == Flavour::Cloud && self.kernel != Kernel::NEWEST
-    }
-}
+use super::kernel::{KERNELS, Kernel};
+use crate::bed::{DEVICES, NVME_IN_SUBSYSTEM};
 
 /// The devices that a module takes over, by their names among [`DEVICES`].
 const TAKEN: [&str; 4] = ["virtio-blk", "virtio-scsi", "ahci", "nvme"];
-
-/// Kind of a row: what, about, and what runs it.
-type Kind = (&'static str, &'static str, fn(&Lab, &Row) -> Result<String>);
 
 /// All rows.
 pub fn rows() -> Vec<Row> {

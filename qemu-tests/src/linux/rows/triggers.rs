@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use super::judge::{self, text};
 use super::run::{self, BEFORE, CRASHES};
 use super::{Kind, Lab, Row};
-use crate::linux::stock::Kernel;
+use crate::linux::kernel::Kernel;
 
 /// The rows.
 pub(super) const KINDS: [Kind; 6] = [

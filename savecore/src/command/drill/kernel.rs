@@ -9,7 +9,7 @@ use savecore::source::{Node, node_at};
 use savecore::targets::TargetName;
 
 use super::super::arm;
-use super::Drill;
+use super::result::Drill;
 
 /// Where systemd looks which modules to load (modules-load.d(5)).
 const MODULES_LOAD: [&str; 4] =

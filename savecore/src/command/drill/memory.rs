@@ -3,7 +3,7 @@
 use std::fs;
 
 use savecore::arming::{Module, System};
-use savecore::core::Level;
+use savecore::corefile::Level;
 
 use crate::output::size;
 

@@ -3,24 +3,25 @@
 mod kernel;
 mod memory;
 mod rehearse;
+mod result;
+mod scratch;
 mod store;
 mod system;
 mod target;
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use savecore::arming::{LEFT_ALONE, System};
 use savecore::boot::Config;
 use savecore::ownership::Machine;
 use savecore::targets::TargetName;
-use savecore::text::harmless_line;
 
 use self::memory::Memory;
-use super::arm::SystemArguments;
-use super::boot::{configuration, opener, targets};
-use crate::output::{BAD, GOOD, WARNING, json, out, paint};
-use crate::{Finding, printed};
+use self::result::{Drill, Mark};
+use super::configuration::{configuration, opener, targets};
+use super::system::SystemArguments;
+use crate::finding::{Finding, printed};
+use crate::output::json;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -63,63 +64,6 @@ pub(crate) struct Arguments {
 /// What to do about a mistake in the configuration.
 const ADVICE: &str =
     "correct it: until then `savecore boot` does without that line, and where it matters, frees no dump";
-
-/// How it stands with something.
-#[derive(Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Mark {
-    Ok,
-    Warn,
-    Fail,
-}
-
-/// What was found out about one thing.
-#[derive(serde::Serialize)]
-struct Line {
-    mark: Mark,
-    /// About what.
-    about: String,
-    /// What was found.
-    found: String,
-    /// What to do.
-    advice: Option<String>,
-}
-
-#[derive(Default, serde::Serialize)]
-struct Drill {
-    lines: Vec<Line>,
-}
-
-impl Drill {
-    fn ok(&mut self, about: &str, found: impl Into<String>) {
-        self.lines.push(Line { mark: Mark::Ok, about: about.to_owned(), found: found.into(), advice: None });
-    }
-
-    fn warn(&mut self, about: &str, found: impl Into<String>, advice: &str) {
-        let advice = Some(advice.to_owned());
-        self.lines.push(Line { mark: Mark::Warn, about: about.to_owned(), found: found.into(), advice });
-    }
-
-    fn fail(&mut self, about: &str, found: impl Into<String>, advice: &str) {
-        let advice = Some(advice.to_owned()).filter(|advice| !advice.is_empty());
-        self.lines.push(Line { mark: Mark::Fail, about: about.to_owned(), found: found.into(), advice });
-    }
-
-    fn print(&self) -> io::Result<()> {
-        let mut out = out();
-        for line in &self.lines {
-            let (style, mark) = match line.mark {
-                Mark::Ok => (GOOD, "ok  "),
-                Mark::Warn => (WARNING, "warn"),
-                Mark::Fail => (BAD, "fail"),
-            };
-            let advice = line.advice.as_ref().map_or(String::new(), |advice| format!("; {advice}"));
-            let text = harmless_line(&format!("{}: {}{advice}", line.about, line.found));
-            writeln!(out, "{}  {text}", paint(style, mark))?;
-        }
-        out.flush()
-    }
-}
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let mut drill = Drill::default();

@@ -9,21 +9,15 @@ use dumpcore::format::header::Arch;
 use object::read::elf::{ElfFile64, ProgramHeader};
 use object::{LittleEndian, elf};
 use savecore::boot::{Config, rehearsal};
-use savecore::core::{CoreOptions, Format};
+use savecore::corefile::{CoreOptions, Format};
 use savecore::harvest::{Options, harvest};
 use savecore::partition::{self, Search};
 use savecore::source::Access;
 use savecore::store::{self, Limits};
 use savecore::targets::{TargetName, Targets};
 
-use super::Drill;
-use super::store::Scratch;
-
-/// A number that no other dump has.
-pub(super) fn nonce() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(32)
-}
+use super::result::Drill;
+use super::scratch::{Scratch, nonce};
 
 pub(super) fn rehearse(name: &TargetName, config: &Config, drill: &mut Drill) {
     let about = name.path.display().to_string();

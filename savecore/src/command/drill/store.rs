@@ -1,8 +1,8 @@
 //! Would the store take a dump?
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use savecore::Error;
@@ -10,8 +10,9 @@ use savecore::boot::Config;
 use savecore::store::{self, Begun, Crash, Limits, MaxKept, Place, Room, StoreError};
 use serde_json::json;
 
-use super::Drill;
 use super::memory::{Fit, Memory};
+use super::result::Drill;
+use super::scratch::{Scratch, nonce};
 use crate::output::{count, size};
 
 /// How long a server that does not answer is tried, with somebody waiting.
@@ -98,26 +99,6 @@ fn look_at_limits(about: &str, config: &Config, system: u64, drill: &mut Drill) 
     }
 }
 
-/// A directory that goes with all that is in it.
-pub(super) struct Scratch(pub(super) PathBuf);
-
-impl Scratch {
-    /// Makes one in `parent`.
-    pub(super) fn new(parent: &Path) -> Result<Scratch, String> {
-        let path = parent.join(format!(".savecore-drill-{}", std::process::id()));
-        let made = fs::DirBuilder::new().mode(0o700).create(&path);
-        made.map(|()| Scratch(path.clone()))
-            .map_err(|error| format!("cannot create {}: {error}", path.display()))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed says so by its name.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// Stores a small file as if it were a crash.
 fn put(destination: &str) -> Result<Place, StoreError> {
     let limits = Limits { patience: Some(PATIENCE), ..Limits::default() };
@@ -127,7 +108,7 @@ fn put(destination: &str) -> Result<Place, StoreError> {
         seconds: None,
         uuid: uuid::Uuid::nil(),
         sequence: 0,
-        nonce: super::rehearse::nonce(),
+        nonce: nonce(),
         missing_stripes: Vec::new(),
         content: 0,
         stays: false,

@@ -9,7 +9,7 @@ use savecore::backtrace::find_kernel;
 use savecore::boot::{Config, Hook};
 
 use super::super::install::UNITS;
-use super::Drill;
+use super::result::Drill;
 
 pub(super) fn look(config: &Config, drill: &mut Drill) {
     for (stage, hook) in [("pre", &config.pre), ("post", &config.post)] {

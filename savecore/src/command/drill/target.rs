@@ -8,8 +8,8 @@ use savecore::source::{Access, Target, node_at};
 use savecore::targets::{Opener, TargetName};
 
 use super::super::{check, list};
-use super::Drill;
 use super::memory::{Fit, Memory};
+use super::result::Drill;
 use crate::output::{Bar, count};
 
 /// With what targets are looked at.

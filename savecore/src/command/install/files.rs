@@ -6,6 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use clap::Command;
 use clap_complete::Shell;
 use savecore::boot::config;
 
@@ -71,8 +72,8 @@ pub(super) fn remove_leftover(path: &Path) {
     let _ = fs::remove_file(temporary(path));
 }
 
-/// All files.
-pub(super) fn files() -> anyhow::Result<Vec<File>> {
+/// All files, with completions and manual pages for these arguments.
+pub(super) fn files(cli: &Command) -> anyhow::Result<Vec<File>> {
     let own = std::env::current_exe().context("the path of this command is not known")?;
     let own = fs::read(&own).with_context(|| format!("cannot read {}", own.display()))?;
     let text = |path: &str, text: &str| File {
@@ -111,9 +112,13 @@ pub(super) fn files() -> anyhow::Result<Vec<File>> {
         (Shell::Zsh, "usr/local/share/zsh/site-functions/_savecore"),
         (Shell::Fish, "usr/local/share/fish/vendor_completions.d/savecore.fish"),
     ] {
-        files.push(File { path: path.to_owned(), kind: Kind::Other, bytes: completions::script(shell) });
+        files.push(File {
+            path: path.to_owned(),
+            kind: Kind::Other,
+            bytes: completions::script(shell, cli.clone()),
+        });
     }
-    for (name, bytes) in man::pages()? {
+    for (name, bytes) in man::pages(cli.clone())? {
         let path = format!("usr/local/share/man/man{}/{name}", man::SECTION);
         files.push(File { path, kind: Kind::Other, bytes });
     }

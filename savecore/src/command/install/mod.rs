@@ -14,8 +14,8 @@ use savecore::boot::config;
 
 use self::files::{Kind, files, remove_leftover};
 use self::record::{Entry, Record};
+use crate::finding::{Finding, printed};
 use crate::output::{json, out, warning};
-use crate::{Finding, printed};
 
 /// What remembers the files.
 const RECORD: &str = "usr/local/lib/savecore/installed.json";
@@ -80,12 +80,12 @@ impl Done {
     }
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
+pub(crate) fn run(arguments: &Arguments, cli: clap::Command) -> anyhow::Result<Finding> {
     let root = root(&arguments.root)?;
     let record_path = root.join(RECORD);
     within(&root, &record_path)?;
     let before = Record::read(&record_path)?;
-    let files = files().context("cannot make the files")?;
+    let files = files(&cli).context("cannot make the files")?;
     let mut record = Record::default();
     let mut todo = Vec::new();
     let mut kept = Vec::new();

@@ -13,10 +13,12 @@ use rustix::io::Errno;
 use serde_json::Value;
 
 use super::super::error::{StoreError, failed};
-use super::super::record::{self, Record};
-use super::super::{Crash, Folder, Place, names};
-use super::{Directory, Lock, is_same, open_folder, room, stat};
-use crate::core::Sink;
+use super::super::names;
+use super::super::record::Record;
+use super::super::types::{Crash, Folder, INFO, Place};
+use super::open::{Directory, Lock, MAX_ALIKE, is_same, open_folder, stat};
+use super::room;
+use crate::corefile::Sink;
 use crate::writeback::Writeback;
 
 /// How often, and how long in between, a new folder is tried for: whoever removes leftovers holds it for a moment.
@@ -195,7 +197,7 @@ impl<'d> Filling<'d> {
     /// Gives the folder the first of its names that is free.
     fn name(&mut self) -> Result<String, StoreError> {
         let directory = self.partial.directory;
-        for number in 1..=super::MAX_ALIKE {
+        for number in 1..=MAX_ALIKE {
             let name = names::numbered(&self.base, number);
             match directory.rename(&self.partial.name, &name) {
                 Ok(()) => {
@@ -239,9 +241,8 @@ impl Folder for Filling<'_> {
         let mut record = Record::new(&self.crash, Some(directory.next_order()?), &self.files);
         record.follows = directory.follows(&self.base)?;
         let text = record.text(&self.crash.host, info);
-        let length = self
-            .partial
-            .write(record::FILE, &mut |sink| sink.write_at(0, &text).map_err(crate::Error::Core))?;
+        let length =
+            self.partial.write(INFO, &mut |sink| sink.write_at(0, &text).map_err(crate::Error::Core))?;
         directory.safety.sync(&self.partial.fd, self.partial.shown(""))?;
         let name = self.name()?;
         directory.sync()?;

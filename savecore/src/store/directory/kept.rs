@@ -1,72 +1,28 @@
 //! The folders that are in a directory already: finished ones, and what killed runs left behind.
 
 use std::cell::RefMut;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::error::{StoreError, failed};
+use super::super::limits::MaxKept;
+use super::super::names;
 use super::super::record::{self, Record};
-use super::super::{Crash, MaxKept, Place, names};
+use super::super::types::{Crash, INFO, Place};
+use super::open::{Directory, Lock, entries, is_same, open_folder, stat};
 use super::retire::{Old, going, is_one_row};
-use super::{Directory, Lock, entries, is_same, open_folder, room, stat};
+use super::room;
+use super::shelf::{Kept, Shelf};
 
 /// The link to the crash that was saved last.
 pub(crate) const LATEST: &str = "latest";
 /// A link that is about to become it.
 const NEXT_LATEST: &str = ".latest.partial";
-
-/// A finished folder. There may be more of them than files that a process may have open.
-struct Kept {
-    record: Record,
-    stat: Stat,
-    /// What its files take on the disk; `None` if there are others than savecore's in it.
-    bytes: Option<u64>,
-}
-
-/// The finished folders of a directory, the one saved first at the beginning. What a folder says of itself is read once: a
-/// harvest of many dumps into a directory of many crashes would read it for each of them, and each time all of it.
-#[derive(Default)]
-pub(super) struct Shelf {
-    folders: BTreeMap<(u64, String), Kept>,
-    orders: BTreeMap<String, u64>,
-}
-
-impl Shelf {
-    fn insert(&mut self, name: String, kept: Kept) {
-        self.remove(&name);
-        let order = kept.record.order.unwrap_or(0);
-        self.orders.insert(name.clone(), order);
-        self.folders.insert((order, name), kept);
-    }
-
-    fn remove(&mut self, name: &str) {
-        if let Some(order) = self.orders.remove(name) {
-            self.folders.remove(&(order, name.to_owned()));
-        }
-    }
-
-    fn get(&self, name: &str) -> Option<&Kept> {
-        self.folders.get(&(*self.orders.get(name)?, name.to_owned()))
-    }
-
-    /// Somebody has put files into it since it was looked at.
-    fn is_not_only_ours(&mut self, name: &str) {
-        let place = self.orders.get(name).map(|order| (*order, name.to_owned()));
-        if let Some(kept) = place.and_then(|place| self.folders.get_mut(&place)) {
-            kept.bytes = None;
-        }
-    }
-
-    /// The name of the folder that was saved last.
-    fn last(&self) -> Option<&str> {
-        self.folders.last_key_value().map(|((_, name), _)| name.as_str())
-    }
-}
 
 impl Directory {
     /// The place of a crash that an earlier run finished in the folder `name`, made safe; `None` if it is not that crash with
@@ -120,7 +76,7 @@ impl Directory {
         }
         // Opening a FIFO would wait for ever without NONBLOCK.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat(&fd, record::FILE, flags, Mode::empty()).ok()?);
+        let file = File::from(rustix::fs::openat(&fd, INFO, flags, Mode::empty()).ok()?);
         if !file.metadata().ok()?.is_file() {
             return None;
         }
@@ -347,7 +303,7 @@ impl Directory {
 /// What the files of a folder take on the disk; `None` if there are others than those of which its record says that they are in
 /// it.
 fn own_bytes(fd: &OwnedFd, record: &Record) -> Option<u64> {
-    let is_ours = |name: &String| name == record::FILE || record.files.iter().any(|file| file.name == *name);
+    let is_ours = |name: &String| name == INFO || record.files.iter().any(|file| file.name == *name);
     let names = entries(fd).ok()?;
     let taken = |name: &String| stat(fd, name).map_or(0, |stat| (stat.st_blocks as u64).saturating_mul(512));
     names.iter().all(is_ours).then(|| names.iter().map(taken).fold(0, u64::saturating_add))

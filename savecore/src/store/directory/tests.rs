@@ -5,14 +5,15 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
+use rustix::io::Errno;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
 use crate::Error;
-use crate::core::Sink;
-use crate::store::{Folder, MaxKept, MaxUsed, Place, crash};
+use crate::corefile::Sink;
+use crate::store::{Folder, Limits, MaxKept, MaxUsed, Place, crash};
 
 const CORE: &str = "vmcore.elf";
 /// In the environment of a test's child process: the directory that it stores into.

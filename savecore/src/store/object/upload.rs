@@ -12,7 +12,7 @@ use super::super::error::StoreError;
 use super::cut::{Content, Cuts, Cutter, Parts};
 use super::remote::{Remote, is_lost, is_refusal};
 use super::state::{Part, State};
-use crate::core::Sink;
+use crate::corefile::Sink;
 
 /// Bytes of parts in memory, whatever the file: those on their way, one that is being filled, and the ones that are held
 /// until the file's head is known. Parts of more than 42 MiB, as files of more than 360 GiB have, take three times their size.

@@ -1,7 +1,7 @@
 //! What fails under savecore: every system call, one after another; the store, which is full, read-only or gone; the target,
 //! which is cut off while it is read; another savecore at the same time.
 
-use savecore::core::{CoreOptions, Format, Sink};
+use savecore::corefile::{CoreOptions, Format, Sink};
 use savecore::harvest::{self, Harvest, Options};
 use savecore::partition::Search;
 use savecore::source::{Access, Progress};

@@ -12,8 +12,8 @@ use dumpcore::format::{BLOCK_SIZE, Block};
 use object::LittleEndian as LE;
 use object::elf::FileHeader64;
 use object::read::elf::FileHeader;
-use savecore::core::{Compression, CoreOptions, Selection, Sink, elf, kdump, raw};
-use savecore::dump::{Dump, Part, Report, gather};
+use savecore::corefile::{Compression, CoreOptions, Selection, Sink, elf, kdump, raw};
+use savecore::dump::{Dump, DumpRef, Part, Report, gather};
 use savecore::partition::{self, Partition, Search};
 use savecore::source::{Source, recognise};
 
@@ -289,10 +289,10 @@ pub(crate) fn no_harm(bytes: &[u8]) {
     let there: Vec<usize> = (0..disks.len()).filter(|index| partitions[*index].is_some()).collect();
     let partitions: Vec<Partition> = partitions.into_iter().flatten().collect();
     for dump in gather(&partitions) {
-        let part = |(target, number): &(usize, usize)| Part {
+        let part = |DumpRef { target, dump }: &DumpRef| Part {
             source: &disks[there[*target]],
             uuid: partitions[*target].uuid(),
-            found: partitions[*target].dumps[*number].clone(),
+            found: partitions[*target].dumps[*dump].clone(),
         };
         let parts: Vec<Part<'_>> = dump.iter().map(part).collect();
         let dump = Dump::open_parts(parts, identity.as_ref(), &mut ());

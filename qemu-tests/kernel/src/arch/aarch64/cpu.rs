@@ -5,11 +5,8 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::{clock, gic};
+pub(crate) use crate::arch::MAX_CPUS;
 use crate::arch::virt::device_tree;
-
-/// CPUs that the kernel serves, at most.
-pub(crate) const MAX_CPUS: usize = 8;
 
 /// The bits of MPIDR_EL1 that tell one CPU from another.
 const AFFINITY: u64 = 0xff_00ff_ffff;
@@ -85,26 +82,6 @@ pub(super) fn enable_interrupts() {
 pub(super) fn enable_stop() {
     // SAFETY: there are handlers for both.
     unsafe { asm!("msr daifclr, #5", options(nostack, preserves_flags)) };
-}
-
-/// Rests until the next interrupt, and takes it. One that came in just before the call ends the rest at once. While a dump
-/// runs, devices end no rest.
-#[unsafe(link_section = ".dump_path.text")]
-pub(crate) fn rest() {
-    let before = gic::keep_devices_away();
-    // SAFETY: the instruction waits for an interrupt, also for one that is not let through.
-    unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
-    enable_interrupts();
-    disable_interrupts();
-    gic::let_through(before);
-}
-
-/// Rests for so many nanoseconds, or until another CPU ends it.
-#[unsafe(link_section = ".dump_path.text")]
-pub(crate) fn nap(nanoseconds: u64) {
-    clock::set_alarm(nanoseconds);
-    rest();
-    clock::end_alarm();
 }
 
 /// Waits for ever, without interrupts; being stopped still gets through.

@@ -8,29 +8,13 @@ use core::arch::asm;
 use dumpcore::Registers;
 use dumpcore::format::header::Trigger;
 
+use super::super::upcalls::{kernel_crash, kernel_is_asked_to_stop, kernel_snapshot, kernel_stop};
+use super::frame::Frame;
 use super::guard::{self, Known};
 use super::{clock, cpu, gic, irq, registers};
 use crate::memory::linker_symbol;
-use crate::{panic, stop};
 
 core::arch::global_asm!(include_str!("vectors.s"));
-
-/// What vectors.s leaves on the stack.
-#[repr(C)]
-pub(crate) struct Frame {
-    /// x0 to x30.
-    pub(crate) general: [u64; 31],
-    /// Stack pointer of the interrupted code.
-    pub(crate) sp: u64,
-    /// Where.
-    pub(crate) pc: u64,
-    /// Its flags and state.
-    pub(crate) pstate: u64,
-    /// Why (ESR_EL1), for a fault.
-    pub(crate) syndrome: u64,
-    /// At which address, for some faults (FAR_EL1).
-    pub(crate) address: u64,
-}
 
 /// A data abort at this exception level, in ESR_EL1.
 const DATA_ABORT: u64 = 0x25;
@@ -113,8 +97,8 @@ fn interrupt() {
 #[inline(never)]
 #[unsafe(link_section = ".dump_path.text")]
 fn fiq(frame: &Frame) {
-    if gic::take_fiq() == gic::STOP && stop::is_asked(cpu::number()) {
-        stop::stop(&registers::of_frame(frame));
+    if gic::take_fiq() == gic::STOP && kernel_is_asked_to_stop(cpu::number()) {
+        kernel_stop(&registers::of_frame(frame));
     }
 }
 
@@ -130,7 +114,7 @@ pub(crate) fn stand_aside(_: &Registers) {
 fn fault(frame: &Frame) -> ! {
     cpu::disable_interrupts();
     cpu::enable_stop();
-    panic::crash(
+    kernel_crash(
         Trigger::Fault,
         format_args!(
             "{} at {:#x}, syndrome {:#x}, address {:#x}",
@@ -147,7 +131,7 @@ fn fault(frame: &Frame) -> ! {
 #[inline(never)]
 fn oops(frame: &Frame) {
     cpu::enable_stop();
-    panic::snapshot(
+    kernel_snapshot(
         Trigger::Oops,
         format_args!("oops at {:#x}, address {:#x}", frame.pc, frame.address),
         &registers::of_frame(frame),

@@ -25,7 +25,7 @@ static HANDLER: [Once<Handler>; HANDLERS] = [const { Once::new() }; HANDLERS];
 static GIVEN: AtomicUsize = AtomicUsize::new(0);
 
 /// The line that a device names in these words of the device tree.
-pub(crate) fn line([kind, number, _]: [u32; 3]) -> Option<u32> {
+fn line([kind, number, _]: [u32; 3]) -> Option<u32> {
     (kind == SHARED).then(|| number.checked_add(gic::FIRST_LINE))?
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn register(
     if entry != 0 {
         return Err("the device has one line only");
     }
-    let line = pci::line(function).ok_or("the device has no interrupt line")?;
+    let line = pci::line(function, line).ok_or("the device has no interrupt line")?;
     function
         .change_command(&pci::config(), Command::BUS_MASTER, Command::INTERRUPT_DISABLE)
         .map_err(|_| "the device's PCI command cannot be changed")?;

@@ -4,9 +4,11 @@ pub(crate) mod boot;
 pub(crate) mod cache;
 pub(crate) mod clock;
 pub(crate) mod cpu;
+mod frame;
 mod gic;
 pub(crate) mod guard;
 pub(crate) mod hotplug;
+pub(crate) mod idle;
 pub(crate) mod interrupts;
 pub(crate) mod irq;
 pub(crate) mod paging;
@@ -34,7 +36,7 @@ pub(crate) const MISSING: &[&str] =
 pub(crate) unsafe fn bring_up(_: &BootInfo, others: fn(usize) -> !) -> Result<(), &'static str> {
     // SAFETY: once and in this order, on the boot CPU, while no other runs.
     unsafe {
-        paging::init()?;
+        paging::init(serial::map)?;
         psci::init()?;
         clock::init()?;
         let count = cpu::init();

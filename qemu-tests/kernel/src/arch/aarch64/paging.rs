@@ -15,8 +15,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use dumpcore::PageClass;
 
-use super::{serial, stack};
+use super::stack;
 use crate::memory;
+pub(crate) use crate::memory::Access;
 
 /// Where physical address 0 is seen.
 pub(crate) const DIRECT_MAP: u64 = 0xffff_0000_0000_0000;
@@ -47,19 +48,6 @@ const USER_NO_EXECUTE: u64 = 1 << 54;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
 static ROOT: AtomicU64 = AtomicU64::new(0);
-
-/// How a range of physical memory is to be seen.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// Program code.
-    Execute,
-    /// Constants.
-    Read,
-    /// Data.
-    Write,
-    /// Device registers.
-    Device,
-}
 
 impl Access {
     fn bits(self) -> u64 {
@@ -195,11 +183,11 @@ pub(crate) unsafe fn hide(first: u64, count: u64) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Makes the final tables and goes over to them.
+/// Makes the final tables, lets `map_console` show the console's registers in them, and goes over to them.
 ///
 /// # Safety
 /// Once, on the boot CPU, on the boot tables, before other CPUs run.
-pub(super) unsafe fn init() -> Result<(), &'static str> {
+pub(super) unsafe fn init(map_console: unsafe fn() -> Result<(), &'static str>) -> Result<(), &'static str> {
     ROOT.store(new_table()?, Ordering::Relaxed);
     for part in memory::kernel_image() {
         map(part.start, part.start - KERNEL_BASE, part.end - part.start, part.access)?;
@@ -219,7 +207,7 @@ pub(super) unsafe fn init() -> Result<(), &'static str> {
     }
     // SAFETY: on the boot CPU, before the tables are in use; they show the code, the stacks and all that we have pointers to.
     unsafe {
-        serial::map()?;
+        map_console()?;
         adopt();
     }
     Ok(())

@@ -5,7 +5,7 @@ use core::arch::asm;
 
 use dumpcore::Registers;
 
-use super::interrupts::Frame;
+use super::frame::Frame;
 
 /// The registers of the code that an exception interrupted.
 #[unsafe(link_section = ".dump_path.text")]

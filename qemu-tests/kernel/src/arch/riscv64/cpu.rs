@@ -6,18 +6,14 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::{clock, sbi, stack};
+use super::stack;
+pub(crate) use crate::arch::MAX_CPUS;
 use crate::arch::virt::device_tree;
-
-/// CPUs that the kernel serves, at most.
-pub(crate) const MAX_CPUS: usize = 8;
 
 /// In sstatus: interrupts are let in.
 const STATUS_INTERRUPTS: usize = 1 << 1;
 /// In sie and sip: the interrupt that another hart sends.
 const SOFTWARE: usize = 1 << 1;
-/// The timer's.
-const TIMER: usize = 1 << 5;
 /// A device's.
 const EXTERNAL: usize = 1 << 9;
 
@@ -114,26 +110,6 @@ pub(super) fn enable_device_interrupts() {
 pub(super) fn end_software_interrupt() {
     // SAFETY: only that interrupt's bit; who has sent it looks for what came of it in memory.
     unsafe { asm!("csrc sip, {}", in(reg) SOFTWARE, options(nostack)) };
-}
-
-/// Rests, with interrupts off, until another CPU ends it. An interrupt that came just before the call ends the rest at once.
-#[unsafe(link_section = ".dump_path.text")]
-pub(crate) fn rest() {
-    // SAFETY: waits. An interrupt that is pending ends that, without being taken.
-    unsafe { asm!("wfi", options(nomem, nostack)) };
-    end_software_interrupt();
-}
-
-/// Rests for so many nanoseconds, or until another CPU ends it.
-#[unsafe(link_section = ".dump_path.text")]
-pub(crate) fn nap(nanoseconds: u64) {
-    sbi::set_timer(clock::count_after(nanoseconds));
-    // SAFETY: the timer's interrupt only ends the rest: interrupts are off, and then it is not let through again.
-    unsafe { asm!("csrs sie, {}", in(reg) TIMER, options(nostack)) };
-    rest();
-    // SAFETY: as above.
-    unsafe { asm!("csrc sie, {}", in(reg) TIMER, options(nostack)) };
-    sbi::set_timer(u64::MAX);
 }
 
 /// Waits for ever, without interrupts.

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use dumpcore::format::Block;
 
-use super::interrupts::{ILLEGAL, LOAD_ACCESS, LOAD_PAGE, STORE_ACCESS, STORE_PAGE};
+use super::frame::{ILLEGAL, LOAD_ACCESS, LOAD_PAGE, STORE_ACCESS, STORE_PAGE};
 use crate::memory::linker_symbol;
 
 core::arch::global_asm!(include_str!("guard.s"));

@@ -9,25 +9,13 @@ use core::arch::asm;
 use dumpcore::format::header::Trigger;
 use dumpcore::{Registers, crashdump_mode};
 
+use super::super::upcalls::{kernel_crash, kernel_is_asked_to_stop, kernel_snapshot, kernel_stop};
+use super::frame::Frame;
 use super::guard::{self, Known};
 use super::{cpu, irq, registers, sbi, stack};
 use crate::memory::linker_symbol;
-use crate::{panic, stop};
 
 core::arch::global_asm!(include_str!("vectors.s"));
-
-/// What vectors.s leaves on the stack.
-#[repr(C)]
-pub(super) struct Frame {
-    /// pc x1 … x31.
-    pub(super) general: [u64; 32],
-    /// sstatus.
-    pub(super) status: u64,
-    /// scause.
-    pub(super) cause: u64,
-    /// stval.
-    pub(super) value: u64,
-}
 
 /// In the cause: an interrupt, no exception.
 const INTERRUPT: u64 = 1 << 63;
@@ -36,15 +24,6 @@ const SOFTWARE: u64 = INTERRUPT | 1;
 const TIMER: u64 = INTERRUPT | 5;
 /// A device, by the interrupt controller.
 const EXTERNAL: u64 = INTERRUPT | 9;
-/// Exception: there is no such instruction, or not here.
-pub(super) const ILLEGAL: u64 = 2;
-/// Exceptions: memory cannot be read, or written, though it is mapped.
-pub(super) const LOAD_ACCESS: u64 = 5;
-pub(super) const STORE_ACCESS: u64 = 7;
-/// Exceptions: memory is not mapped for reading, or for writing.
-pub(super) const LOAD_PAGE: u64 = 13;
-pub(super) const STORE_PAGE: u64 = 15;
-
 /// The exceptions (RISC-V Privileged Architecture 1.12, table 4.2).
 const NAMES: [&str; 16] = [
     "misaligned instruction",
@@ -101,8 +80,8 @@ fn interrupt(frame: &Frame) {
             cpu::end_software_interrupt();
             // Bounded: each turn obeys a freeze. Looked at again behind it, since a rest inside of it may have ended the
             // interrupt that a later freeze has sent.
-            while stop::is_asked(cpu::number()) {
-                stop::stop(&registers::of_frame(frame));
+            while kernel_is_asked_to_stop(cpu::number()) {
+                kernel_stop(&registers::of_frame(frame));
             }
         }
         // A rest was over before it began.
@@ -124,8 +103,8 @@ fn interrupt(frame: &Frame) {
 fn fault(frame: &Frame) -> ! {
     let [pc, _, stack_pointer, ..] = frame.general;
     let name = NAMES.get(frame.cause as usize).copied().unwrap_or("unknown exception");
-    let why = if stack::is_used_up(stack_pointer) { " (the stack is used up)" } else { "" };
-    panic::crash(
+    let why = if stack::is_used_up(cpu::number(), stack_pointer) { " (the stack is used up)" } else { "" };
+    kernel_crash(
         Trigger::Fault,
         format_args!("{name} at {pc:#x}, address {:#x}{why}", frame.value),
         &registers::of_frame(frame),
@@ -136,7 +115,7 @@ fn fault(frame: &Frame) -> ! {
 #[inline(never)]
 fn oops(frame: &Frame) {
     let [pc, ..] = frame.general;
-    panic::snapshot(
+    kernel_snapshot(
         Trigger::Oops,
         format_args!("oops at {pc:#x}, address {:#x}", frame.value),
         &registers::of_frame(frame),
@@ -146,8 +125,8 @@ fn oops(frame: &Frame) {
 /// Waits a moment for the dump of another CPU, with interrupts off, and lets that stop this one.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn stand_aside(registers: &Registers) {
-    if stop::is_asked(cpu::number()) {
-        stop::stop(registers);
+    if kernel_is_asked_to_stop(cpu::number()) {
+        kernel_stop(registers);
     }
     core::hint::spin_loop();
 }

@@ -80,7 +80,7 @@ pub(super) unsafe fn init() -> Result<(), &'static str> {
 }
 
 /// The line that a device names in these words of the device tree.
-pub(crate) fn line([line, ..]: [u32; 3]) -> Option<u32> {
+fn line([line, ..]: [u32; 3]) -> Option<u32> {
     (line != 0).then_some(line)
 }
 
@@ -116,7 +116,7 @@ pub(crate) fn register(
     if entry != 0 {
         return Err("the device has one line only");
     }
-    let line = pci::line(function).ok_or("the device has no interrupt line")?;
+    let line = pci::line(function, line).ok_or("the device has no interrupt line")?;
     function
         .change_command(&pci::config(), Command::BUS_MASTER, Command::INTERRUPT_DISABLE)
         .map_err(|_| "the device's PCI command cannot be changed")?;

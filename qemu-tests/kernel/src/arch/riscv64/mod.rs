@@ -7,8 +7,10 @@ pub(crate) mod boot;
 pub(crate) mod cache;
 pub(crate) mod clock;
 pub(crate) mod cpu;
+mod frame;
 pub(crate) mod guard;
 pub(crate) mod hotplug;
+pub(crate) mod idle;
 pub(crate) mod interrupts;
 pub(crate) mod irq;
 pub(crate) mod paging;
@@ -40,7 +42,7 @@ pub(crate) fn virtio_mmio() -> &'static [u64] {
 pub(crate) unsafe fn bring_up(_: &BootInfo, others: fn(usize) -> !) -> Result<(), &'static str> {
     // SAFETY: once and in this order, on the boot CPU, while no other runs.
     unsafe {
-        paging::init()?;
+        paging::init(serial::map)?;
         power::init()?;
         clock::init()?;
         cpu::init();

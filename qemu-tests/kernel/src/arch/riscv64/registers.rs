@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use dumpcore::Registers;
 
-use super::interrupts::Frame;
+use super::frame::Frame;
 
 /// The registers of the code that a trap interrupted.
 #[unsafe(link_section = ".dump_path.text")]

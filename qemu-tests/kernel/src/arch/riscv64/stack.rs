@@ -3,7 +3,7 @@
 use core::cell::UnsafeCell;
 use core::ops::Range;
 
-use super::cpu::{self, MAX_CPUS};
+use crate::arch::MAX_CPUS;
 
 /// Bytes of a CPU's stacks, as in boot.s. From the bottom: a page that is not mapped, the emergency stack, another page that is
 /// not mapped, the stack.
@@ -27,9 +27,9 @@ pub(super) fn owner(end: u64) -> usize {
     if number < MAX_CPUS as u64 { number as usize } else { 0 }
 }
 
-/// Whether a stack pointer is so near to the end of its CPU's stack that a trap leaves the stack.
-pub(super) fn is_used_up(stack_pointer: u64) -> bool {
-    let guard = STACKS.0[cpu::number()].get() as u64 + EMERGENCY_END as u64;
+/// Whether a stack pointer of a CPU is so near to the end of its stack that a trap leaves the stack.
+pub(super) fn is_used_up(cpu: usize, stack_pointer: u64) -> bool {
+    let guard = STACKS.0[cpu].get() as u64 + EMERGENCY_END as u64;
     (guard..guard + 2 * PAGE as u64).contains(&stack_pointer)
 }
 
@@ -43,9 +43,9 @@ pub(crate) fn guards() -> impl Iterator<Item = u64> {
     STACKS.0.iter().flat_map(|stack| [0, EMERGENCY_END].map(|offset| stack.get() as u64 + offset as u64))
 }
 
-/// First usable byte of this CPU's own stack.
-pub(crate) fn bottom() -> *mut u8 {
-    STACKS.0[cpu::number()].get().cast::<u8>().wrapping_add(EMERGENCY_END + PAGE)
+/// First usable byte of a CPU's own stack.
+pub(crate) fn bottom(cpu: usize) -> *mut u8 {
+    STACKS.0[cpu].get().cast::<u8>().wrapping_add(EMERGENCY_END + PAGE)
 }
 
 /// The stack pointer of the caller.

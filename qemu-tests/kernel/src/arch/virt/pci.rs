@@ -13,7 +13,6 @@ use dump_drivers::Mmio;
 use dump_drivers::bus::pci::{Address, Command, ConfigSpace, Ecam, Function, functions};
 
 use super::device_tree::{self, Node};
-use crate::arch::irq;
 use crate::arch::paging::{self, Access};
 
 /// Access to configuration space.
@@ -144,8 +143,9 @@ fn assign(config: &Config, function: Function, windows: &mut Windows) -> Result<
     })
 }
 
-/// Which interrupt line the function's pin leads to, by the host's `interrupt-map`; `None` if it has no pin.
-pub(crate) fn line(function: &Function) -> Option<u32> {
+/// Which interrupt line the function's pin leads to, by the host's `interrupt-map`; `None` if it has no pin. `read` reads what
+/// the map says of a line.
+pub(crate) fn line(function: &Function, read: fn([u32; 3]) -> Option<u32>) -> Option<u32> {
     let host = host()?;
     let pin = config().read8(function.address, PIN);
     if pin == 0 {
@@ -173,7 +173,7 @@ pub(crate) fn line(function: &Function) -> Option<u32> {
         }
         let matches = |(own, (entry, mask)): (&u32, (&u32, &u32))| own & mask == entry & mask;
         if own.iter().zip(entry.iter().zip(&mask)).all(matches) {
-            return irq::line(interrupt);
+            return read(interrupt);
         }
     }
 }

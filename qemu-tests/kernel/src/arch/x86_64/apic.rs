@@ -2,7 +2,7 @@
 
 use x86_64::instructions::port::Port;
 
-use super::interrupts::WAKE;
+use super::frame::WAKE;
 use super::paging::{self, Access};
 
 /// Where QEMU has it, on every CPU.

@@ -5,10 +5,7 @@
 
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use super::apic;
-
-/// CPUs that the kernel serves, at most.
-pub(crate) const MAX_CPUS: usize = 8;
+pub(crate) use crate::arch::MAX_CPUS;
 
 static APIC_IDS: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
 static COUNT: AtomicUsize = AtomicUsize::new(1);
@@ -53,20 +50,6 @@ pub(crate) fn number() -> usize {
 /// No interrupts on this CPU from now on.
 pub(crate) fn disable_interrupts() {
     x86_64::instructions::interrupts::disable();
-}
-
-/// Rests until the next interrupt, and takes it. One that came in just before the call ends the rest at once.
-#[unsafe(link_section = ".dump_path.text")]
-pub(crate) fn rest() {
-    x86_64::instructions::interrupts::enable_and_hlt();
-    disable_interrupts();
-}
-
-/// Rests for so many nanoseconds, or until another CPU ends it.
-#[unsafe(link_section = ".dump_path.text")]
-pub(crate) fn nap(nanoseconds: u64) {
-    apic::alarm(nanoseconds);
-    rest();
 }
 
 /// Waits for ever, without interrupts; an NMI still gets through.

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use dumpcore::format::Block;
 
-use super::interrupts::{GENERAL_PROTECTION, MACHINE_CHECK, PAGE_FAULT};
+use super::frame::{GENERAL_PROTECTION, MACHINE_CHECK, PAGE_FAULT};
 use crate::memory::linker_symbol;
 
 core::arch::global_asm!(include_str!("guard.s"), options(att_syntax));

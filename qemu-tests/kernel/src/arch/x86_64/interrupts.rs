@@ -6,46 +6,15 @@ use dumpcore::{Registers, crashdump_mode};
 use x86_64::registers::control::{Cr2, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
+use super::super::upcalls::{
+    kernel_crash, kernel_is_asked_to_stop, kernel_nmi, kernel_snapshot, kernel_stop,
+};
+use super::frame::{Frame, MACHINE_CHECK, NMI, WAKE};
 use super::guard::{self, Known};
 pub(crate) use super::tables::load;
 use super::{apic, cpu, irq, registers};
-use crate::{panic, scenario, stop, watchdog};
 
 core::arch::global_asm!(include_str!("vectors.s"), options(att_syntax));
-
-/// What vectors.s leaves on the stack.
-#[repr(C)]
-pub(crate) struct Frame {
-    /// r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi.
-    pub(crate) general: [u64; 15],
-    /// Number of the exception.
-    pub(crate) vector: u64,
-    /// Its error code, or 0.
-    pub(crate) error: u64,
-    /// Where.
-    pub(crate) rip: u64,
-    /// Code segment.
-    pub(crate) cs: u64,
-    /// Flags.
-    pub(crate) rflags: u64,
-    /// Stack pointer of the interrupted code.
-    pub(crate) rsp: u64,
-    /// Stack segment.
-    pub(crate) ss: u64,
-}
-
-/// Vector of the not maskable interrupt.
-pub(crate) const NMI: u64 = 2;
-/// Vector of the double fault.
-pub(crate) const DOUBLE_FAULT: u64 = 8;
-/// Vector of the general protection fault.
-pub(crate) const GENERAL_PROTECTION: u64 = 13;
-/// Vector of the page fault.
-pub(crate) const PAGE_FAULT: u64 = 14;
-/// Vector of the machine check.
-pub(crate) const MACHINE_CHECK: u64 = 18;
-/// Vector of the one interrupt that is not an exception: another CPU, or the timer, ends this one's rest.
-pub(crate) const WAKE: u64 = 32;
 
 const NAMES: [&str; 32] = [
     "divide error",
@@ -109,11 +78,11 @@ extern "C" fn exception(frame: &mut Frame) {
 #[inline(never)]
 #[unsafe(link_section = ".dump_path.text")]
 fn nmi(frame: &Frame) {
-    if stop::is_asked(cpu::number()) {
-        stop::stop(&registers::of_frame(frame));
+    if kernel_is_asked_to_stop(cpu::number()) {
+        kernel_stop(&registers::of_frame(frame));
     } else if !crashdump_mode() {
         // While a dump runs, the button asks for what is under way already.
-        pressed(&registers::of_frame(frame));
+        kernel_nmi(&registers::of_frame(frame));
     }
 }
 
@@ -123,28 +92,13 @@ pub(crate) fn stand_aside(_: &Registers) {
     core::hint::spin_loop();
 }
 
-/// An NMI from outside: the watchdog's bite, or somebody has pressed the button.
-fn pressed(registers: &Registers) {
-    let (trigger, message) = if watchdog::is_starved() {
-        // It stands still after its bite. From here on the dump pats it.
-        watchdog::restart();
-        (Trigger::Watchdog, "the watchdog was not patted in time")
-    } else {
-        (Trigger::Nmi, "an NMI from outside asks for a dump")
-    };
-    if scenario::options().nmi_crashes {
-        panic::crash(trigger, format_args!("{message}"), registers)
-    }
-    panic::snapshot(trigger, format_args!("{message}"), registers);
-}
-
 /// A fault that nobody has announced.
 #[inline(never)]
 #[unsafe(link_section = ".dump_path.text")]
 fn fault(frame: &Frame) -> ! {
     cpu::disable_interrupts();
     let name = NAMES.get(frame.vector as usize).copied().unwrap_or("unknown");
-    panic::crash(
+    kernel_crash(
         Trigger::Fault,
         format_args!(
             "{name} at {:#x}, error code {:#x}, address {:#x}",
@@ -159,7 +113,7 @@ fn fault(frame: &Frame) -> ! {
 /// A fault that the kernel survives, as one in a process would be: it is dumped all the same.
 #[inline(never)]
 fn oops(frame: &Frame) {
-    panic::snapshot(
+    kernel_snapshot(
         Trigger::Oops,
         format_args!("oops at {:#x}, address {:#x}", frame.rip, Cr2::read_raw()),
         &registers::of_frame(frame),

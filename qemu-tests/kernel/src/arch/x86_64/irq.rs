@@ -10,7 +10,7 @@ use spin::Once;
 
 use super::{apic, cpu, pci};
 use crate::arch::Delivery;
-use crate::disks;
+use crate::device;
 
 /// The first vector for a device's interrupt.
 pub(crate) const FIRST: u64 = 33;
@@ -120,7 +120,7 @@ fn send_msi_x(
         return Err("the device's table of messages is nowhere");
     };
     let address = address + u64::from(table & !7) + u64::from(entry) * MSI_X_ENTRY;
-    let registers = disks::map_device(address, MSI_X_ENTRY as usize)
+    let registers = device::map_device(address, MSI_X_ENTRY as usize)
         .ok_or("the device's table of messages cannot be mapped")?;
     for (offset, value) in [(0, to), (4, 0), (8, vector), (12, 0)] {
         registers.write32(offset, value);

@@ -21,6 +21,7 @@ use x86_64::{PhysAddr, VirtAddr};
 
 use super::stack;
 use crate::memory;
+pub(crate) use crate::memory::Access;
 
 /// Where physical address 0 is seen.
 pub(crate) const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
@@ -35,19 +36,6 @@ const PAGE: PageTableFlags =
     PageTableFlags::PRESENT.union(PageTableFlags::ACCESSED).union(PageTableFlags::DIRTY);
 
 static ROOT: AtomicU64 = AtomicU64::new(0);
-
-/// How a range of physical memory is to be seen.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// Program code.
-    Execute,
-    /// Constants.
-    Read,
-    /// Data.
-    Write,
-    /// Device registers: uncached.
-    Device,
-}
 
 impl Access {
     fn flags(self) -> PageTableFlags {
@@ -183,7 +171,7 @@ pub(crate) unsafe fn init() -> Result<(), &'static str> {
     // SAFETY: we are alone.
     let mut tables = unsafe { tables() };
     for part in memory::kernel_image() {
-        map(&mut tables, part.start, part.physical().start, part.end - part.start, part.access)?;
+        map(&mut tables, part.start, physical(part.start as *const u8), part.end - part.start, part.access)?;
     }
     for guard in stack::guards() {
         let page = Page::<Size4KiB>::containing_address(VirtAddr::new(guard));

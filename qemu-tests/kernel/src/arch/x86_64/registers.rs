@@ -7,7 +7,7 @@ use x86_64::registers::control::{Cr0, Cr2, Cr3, Cr4, Efer};
 use x86_64::registers::model_specific::{FsBase, GsBase};
 use x86_64::registers::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 
-use super::interrupts::Frame;
+use super::frame::Frame;
 
 /// orig_rax when no system call was interrupted.
 const NO_SYSTEM_CALL: u64 = u64::MAX;

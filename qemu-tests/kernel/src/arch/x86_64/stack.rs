@@ -3,7 +3,7 @@
 use core::cell::UnsafeCell;
 use core::ops::Range;
 
-use super::cpu::{self, MAX_CPUS};
+use crate::arch::MAX_CPUS;
 
 /// Bytes of a CPU's stack. The lowest page is not mapped, so that an overflow faults. To arm a dump takes some 60 KiB where nothing
 /// is optimised.
@@ -49,9 +49,9 @@ pub(crate) fn guards() -> impl Iterator<Item = u64> {
     CPU.0.iter().map(|stack| stack.get() as u64)
 }
 
-/// First usable byte of this CPU's own stack.
-pub(crate) fn bottom() -> *mut u8 {
-    CPU.0[cpu::number()].get().cast::<u8>().wrapping_add(GUARD)
+/// First usable byte of a CPU's own stack.
+pub(crate) fn bottom(cpu: usize) -> *mut u8 {
+    CPU.0[cpu].get().cast::<u8>().wrapping_add(GUARD)
 }
 
 /// The stack pointer, right here.

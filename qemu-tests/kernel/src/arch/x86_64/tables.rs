@@ -10,7 +10,7 @@ use x86_64::structures::idt::InterruptDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
 
 use super::cpu::MAX_CPUS;
-use super::interrupts::{DOUBLE_FAULT, MACHINE_CHECK, NMI, WAKE};
+use super::frame::{DOUBLE_FAULT, MACHINE_CHECK, NMI, WAKE};
 use super::{irq, stack};
 use crate::memory::linker_symbol;
 

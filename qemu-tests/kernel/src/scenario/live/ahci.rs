@@ -12,11 +12,11 @@ use dumpcore::format::BLOCK_SIZE;
 use spin::{Mutex, Once};
 
 use super::memory::Shared;
-use super::{Disk, REQUEST_TIMEOUT, Transfer, traffic};
+use super::probe;
+use super::traffic::{self, Disk, REQUEST_TIMEOUT, Transfer};
 use crate::arch::{clock, irq, paging, pci};
-use crate::arm::Armed;
 use crate::deferred::KERNEL;
-use crate::disks;
+use crate::device;
 
 /// The base address register, and bytes of registers of an HBA with all 32 ports.
 const BAR: u8 = 5;
@@ -103,8 +103,8 @@ fn late(tag: usize) -> Handler {
 }
 
 /// Starts the driver.
-pub(super) fn start(armed: &Armed) -> Result<&'static dyn Disk, &'static str> {
-    let function = armed.function.ok_or("there is no disk")?;
+pub(super) fn start(function: Option<Function>) -> Result<&'static dyn Disk, &'static str> {
+    let function = function.ok_or("there is no disk")?;
     let ahci = open(&function)?;
     let ahci = AHCI.call_once(|| ahci);
     irq::register(&function, 0, interrupt, 0)?;
@@ -121,7 +121,7 @@ fn open(function: &Function) -> Result<Ahci, &'static str> {
     function
         .change_command(&config, Command::MEMORY | Command::BUS_MASTER, Command::empty())
         .map_err(|_| "the HBA's PCI command cannot be changed")?;
-    let hba = disks::map_device(address, LENGTH).ok_or("the HBA's registers cannot be mapped")?;
+    let hba = device::map_device(address, LENGTH).ok_or("the HBA's registers cannot be mapped")?;
     hba.write32(CONTROL, CONTROL_AHCI);
     let ports = hba.read32(PORTS);
     let is_linked = |number: &usize| {
@@ -287,7 +287,7 @@ impl Disk for Ahci {
         }
         self.command(tag, self.fis(&transfer), writes, bus, memory.len());
         *issued |= 1 << tag;
-        super::locked();
+        probe::locked();
         if self.queued {
             self.set(ACTIVE, 1 << tag);
         }
@@ -303,7 +303,7 @@ fn interrupt(_: usize) {
     if ahci.hba.0.read32(INTERRUPTS) & mine == 0 {
         return;
     }
-    super::count_interrupt();
+    probe::count_interrupt();
     let seen = ahci.get(PORT_INTERRUPTS);
     ahci.set(PORT_INTERRUPTS, seen);
     ahci.hba.0.write32(INTERRUPTS, mine);

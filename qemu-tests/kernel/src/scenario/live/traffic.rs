@@ -10,10 +10,12 @@ use dumpcore::PageClass;
 use dumpcore::format::BLOCK_SIZE;
 use spin::Once;
 
-use super::wait_for;
-use crate::command_line::Options;
-use crate::panic::give_up;
+use crate::arch::clock;
+use crate::end::give_up;
 use crate::{deferred, memory};
+
+/// How long a request may take, in nanoseconds. Disks here are throttled.
+pub(super) const REQUEST_TIMEOUT: u64 = 10_000_000_000;
 
 /// What is written.
 const MARK: u8 = b'L';
@@ -47,6 +49,14 @@ pub(super) trait Disk: Sync {
 
     /// Starts a request. The driver calls [`done`] when it has ended: not from here, and with no lock held.
     fn start(&self, transfer: Transfer) -> Result<(), &'static str>;
+}
+
+/// The partition that is worked on, in blocks of 4096 bytes.
+pub(super) struct Place {
+    /// The first one.
+    pub(super) first: u64,
+    /// How many.
+    pub(super) blocks: u64,
 }
 
 /// Does one request after another.
@@ -84,8 +94,8 @@ static KNOWN: AtomicUsize = AtomicUsize::new(0);
 static WHY: Once<&'static str> = Once::new();
 
 /// Fills the driver with work.
-pub(super) fn start(disk: &'static dyn Disk, options: &Options) -> Result<(), &'static str> {
-    let pieces = options.live_blocks / BLOCKS;
+pub(super) fn start(disk: &'static dyn Disk, place: Place) -> Result<(), &'static str> {
+    let pieces = place.blocks / BLOCKS;
     if pieces == 0 {
         return Err("live.blocks= must say how many blocks may be written, at least 8");
     }
@@ -101,7 +111,7 @@ pub(super) fn start(disk: &'static dyn Disk, options: &Options) -> Result<(), &'
         lanes.push(Lane { writes, memory, piece: AtomicU64::new(0), known: AtomicBool::new(false) });
     }
     let written = (0..pieces).map(|_| AtomicBool::new(false)).collect();
-    let traffic = TRAFFIC.call_once(|| Traffic { disk, first: options.live_first, lanes, written });
+    let traffic = TRAFFIC.call_once(|| Traffic { disk, first: place.first, lanes, written });
     (0..traffic.lanes.len()).try_for_each(|tag| traffic.go(tag))
 }
 
@@ -171,6 +181,21 @@ pub(super) fn warm_up() -> Result<(), &'static str> {
         Some(why) => Err(why),
         None if !waited => Err("the live driver does not get on with its work"),
         None => Ok(()),
+    }
+}
+
+/// Looks until something is so, for at most `limit` nanoseconds, and does what is due meanwhile.
+fn wait_for(limit: u64, mut look: impl FnMut() -> bool) -> bool {
+    let deadline = clock::now() + limit;
+    loop {
+        deferred::run();
+        if look() {
+            return true;
+        }
+        if clock::now() > deadline {
+            return false;
+        }
+        core::hint::spin_loop();
     }
 }
 

@@ -19,12 +19,12 @@ use virtio_drivers::transport::pci::PciTransport;
 use virtio_drivers::transport::pci::bus::{Command, ConfigurationAccess, DeviceFunction, PciRoot};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
-use super::{Disk, Transfer, traffic};
+use super::probe;
+use super::traffic::{self, Disk, Transfer};
 use crate::arch::paging::{self, Access};
 use crate::arch::{Delivery, irq, pci};
-use crate::arm::Armed;
 use crate::deferred::KERNEL;
-use crate::{disks, memory};
+use crate::{device, memory};
 
 /// Requests at once: the driver's queue has 16 entries, and each takes 3.
 const TAGS: usize = 5;
@@ -125,8 +125,8 @@ static DISK: Once<VirtioDisk> = Once::new();
 const FINISH: Handler = Handler { run: finish, word: 0 };
 
 /// Starts the driver.
-pub(super) fn start(armed: &Armed) -> Result<&'static dyn Disk, &'static str> {
-    let found = armed.function.ok_or("there is no disk")?;
+pub(super) fn start(function: Option<Function>) -> Result<&'static dyn Disk, &'static str> {
+    let found = function.ok_or("there is no disk")?;
     let address = found.address;
     let function =
         DeviceFunction { bus: address.bus(), device: address.device(), function: address.function() };
@@ -173,7 +173,7 @@ fn structure(function: &Function, kind: u8, length: usize) -> Option<Mmio> {
     else {
         return None;
     };
-    disks::map_device(start + u64::from(config.read32(address, at + 8)), length)
+    device::map_device(start + u64::from(config.read32(address, at + 8)), length)
 }
 
 impl Disk for VirtioDisk {
@@ -207,7 +207,7 @@ impl Disk for VirtioDisk {
 /// The interrupt's handler: quiets the device, and leaves the rest to a tasklet.
 fn interrupt(_: usize) {
     let Some(disk) = DISK.get() else { return };
-    super::count_interrupt();
+    probe::count_interrupt();
     disk.status.0.read8(0);
     // Cannot fail: it has its place since the first time.
     let _ = KERNEL.schedule_tasklet(FINISH);

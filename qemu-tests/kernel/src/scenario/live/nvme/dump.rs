@@ -8,9 +8,9 @@ use dumpcore::integrity::Digest;
 use spin::Once;
 
 use super::*;
-use crate::arm;
 use crate::deferred;
-use crate::disks::Opened;
+use crate::device::Opened;
+use crate::dump::DUMP;
 
 /// What the controllers are called on the bus: base class, subclass, interface.
 const CLASS: u32 = 0x01_0802;
@@ -168,7 +168,7 @@ unsafe impl DumpDevice for Dumping {
         let nvme = self.nvme;
         let config = pci::config();
         if nvme.queues.crashdump_mode() && nvme.state.is_locked() {
-            if arm::DUMP.resumes() {
+            if DUMP.resumes() {
                 // Its holder will go on where it is.
                 return Err(DeviceError::NotReady);
             }
@@ -184,7 +184,7 @@ unsafe impl DumpDevice for Dumping {
         // What was in flight is forgotten, and so are its timers.
         for tag in 0..TAGS {
             // Nothing is to be done if it did not wait.
-            let _ = nvme.queues.delete_timer(platform::get(), late(tag));
+            let _ = nvme.queues.delete_timer(platform(), late(tag));
         }
         let renewed = nvme.with(|state| {
             state.course = Course::START;

@@ -20,10 +20,11 @@ use dumpcore::wait::{SECOND, Wait};
 use spin::{Mutex, Once};
 
 use super::memory::Shared;
-use super::{Disk, REQUEST_TIMEOUT, Transfer, traffic};
+use super::probe;
+use super::traffic::{self, Disk, REQUEST_TIMEOUT, Transfer};
 use crate::arch::{Delivery, clock, irq, paging, pci};
-use crate::arm::Armed;
-use crate::{disks, platform};
+use crate::device;
+use crate::dump::platform;
 
 pub(crate) use dump::{find, open, queues};
 
@@ -179,8 +180,8 @@ fn late(tag: usize) -> Handler {
 }
 
 /// Starts the driver for the kernel's own use; it may have been opened for the dump before.
-pub(super) fn start(armed: &Armed) -> Result<&'static dyn Disk, &'static str> {
-    let function = armed.function.ok_or("there is no disk")?;
+pub(super) fn start(function: Option<Function>) -> Result<&'static dyn Disk, &'static str> {
+    let function = function.ok_or("there is no disk")?;
     if NVME.get().is_none() {
         let shared = Shared::of_kernel(PAGES).ok_or("no memory for the NVMe driver")?;
         let queues = alloc::boxed::Box::leak(alloc::boxed::Box::new(Queues::new()));
@@ -197,7 +198,7 @@ pub(super) fn start(armed: &Armed) -> Result<&'static dyn Disk, &'static str> {
 
 /// The way to wait in the healthy kernel.
 fn healthy() -> Wait<'static> {
-    Wait::new(platform::get(), None, u64::MAX)
+    Wait::new(platform(), None, u64::MAX)
 }
 
 impl Nvme {
@@ -214,7 +215,7 @@ impl Nvme {
             return Err(none("registers"));
         };
         function.change_command(&config, Command::MEMORY | Command::BUS_MASTER, Command::empty())?;
-        let registers = disks::map_device(address, LENGTH).ok_or(none("registers that can be mapped"))?;
+        let registers = device::map_device(address, LENGTH).ok_or(none("registers that can be mapped"))?;
         let [low, high] = [0, 4].map(|offset| registers.read32(CAPABILITIES + offset));
         let find = |id| {
             let found = function.capabilities(&config).flatten().find(|capability| capability.id == id);
@@ -369,7 +370,7 @@ impl Nvme {
             self.shared.write(offset, word);
         }
         course.tail = next(course.tail);
-        super::locked();
+        probe::locked();
         fence(Ordering::SeqCst);
         self.ring(ring, false, course.tail);
     }
@@ -435,7 +436,7 @@ impl Nvme {
     #[unsafe(link_section = ".dump_path.text")]
     fn begin(&self, tag: usize, owner: Owner, order: &Order) -> Result<(), Owner> {
         let expires = clock::now().saturating_add(self.timeout);
-        if self.queues.set_timer(platform::get(), late(tag), expires).is_err() {
+        if self.queues.set_timer(platform(), late(tag), expires).is_err() {
             return Err(owner);
         }
         let mut owner = Some(owner);
@@ -451,7 +452,7 @@ impl Nvme {
             None => Ok(()),
             Some(owner) => {
                 // Nothing is to be done if it did not wait.
-                let _ = self.queues.delete_timer(platform::get(), late(tag));
+                let _ = self.queues.delete_timer(platform(), late(tag));
                 Err(owner)
             }
         }
@@ -487,13 +488,13 @@ impl Disk for Nvme {
 fn interrupt(_: usize) {
     let Some(nvme) = NVME.get() else { return };
     if !nvme.queues.crashdump_mode() {
-        super::count_interrupt();
+        probe::count_interrupt();
         if nvme.by_line.load(Ordering::Relaxed) {
             nvme.set(MASK, 1);
         }
     }
     // If the queue is busy, a later poll finds what there is.
-    let _ = nvme.queues.schedule_tasklet(platform::get(), FINISH);
+    let _ = nvme.queues.schedule_tasklet(platform(), FINISH);
 }
 
 /// The tasklet: ends each request whose command has ended.
@@ -506,7 +507,7 @@ fn finish(_: usize) {
             break;
         };
         // Nothing is to be done if it did not wait.
-        let _ = nvme.queues.delete_timer(platform::get(), late(tag));
+        let _ = nvme.queues.delete_timer(platform(), late(tag));
         nvme.end(tag, status);
     }
     if nvme.by_line.load(Ordering::Relaxed) && !nvme.queues.crashdump_mode() {
@@ -565,7 +566,7 @@ impl Nvme {
         };
         for (tag, lost) in lost.unwrap_or_default().into_iter().enumerate() {
             // Nothing is to be done if it did not wait.
-            let _ = self.queues.delete_timer(platform::get(), late(tag));
+            let _ = self.queues.delete_timer(platform(), late(tag));
             if lost {
                 traffic::done(tag, Err(why));
             }

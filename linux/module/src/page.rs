@@ -1,0 +1,34 @@
+//! Text for sysfs: what has no room is left out.
+
+use dumpcore::text::Line;
+
+/// Text in a room of fixed length.
+pub(crate) struct Page<'p> {
+    pub(crate) room: &'p mut [u8],
+    /// Bytes of it.
+    pub(crate) used: usize,
+}
+
+impl Page<'_> {
+    /// Adds text.
+    pub(crate) fn put(&mut self, text: &str) {
+        for (slot, byte) in self.room.iter_mut().skip(self.used).zip(text.bytes()) {
+            *slot = byte;
+        }
+        self.used = self.used.saturating_add(text.len()).min(self.room.len());
+    }
+
+    /// Adds a line.
+    pub(crate) fn line(&mut self, key: &str, value: &str) {
+        for part in [key, "=", value, "\n"] {
+            self.put(part);
+        }
+    }
+
+    /// Adds a line with a number.
+    pub(crate) fn number(&mut self, key: &str, value: u64) {
+        let mut line = Line::new();
+        line.decimal(value);
+        self.line(key, line.as_str());
+    }
+}

@@ -1,0 +1,74 @@
+//! What the configuration says: which file it is, the key, and the targets.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use savecore::arming::{self, System};
+use savecore::boot::config::{self, Config, Missing};
+use savecore::source::discover_in;
+use savecore::targets::{Opener, TargetName};
+
+use super::keys;
+use super::targets::Own;
+
+/// The configuration that an argument names, or the usual one.
+pub(super) fn configuration(argument: Option<&Path>) -> Result<Config, config::ConfigError> {
+    match argument {
+        Some(path) => Config::read(path, Missing::Error),
+        None => Config::read(Path::new(config::PATH), Missing::Defaults),
+    }
+}
+
+/// The key that the configuration names.
+pub(super) fn opener(config: &Config) -> anyhow::Result<Option<Opener>> {
+    let Some(path) = &config.identity else { return Ok(None) };
+    Ok(Some(Opener { identity: keys::identity(&path.0)?, file: path.0.display().to_string() }))
+}
+
+/// What is harvested.
+#[derive(Default)]
+pub(super) struct Chosen {
+    /// The targets.
+    pub(super) names: Vec<TargetName>,
+    /// What keeps others from being found.
+    pub(super) defects: Vec<String>,
+    /// What was found and is not this machine's, in a clause.
+    pub(super) left_alone: Option<String>,
+}
+
+/// The targets that the configuration names, or this machine's own that are found.
+pub(super) fn targets(config: &Config, system: &System) -> anyhow::Result<Chosen> {
+    let name = |path: &Path| TargetName::of(path);
+    if config.faults.no_targets {
+        bail!(
+            "nobody can tell which partitions `targets` in the configuration means: nothing is harvested until it is corrected"
+        );
+    }
+    if !config.targets.is_empty() {
+        let names = config.targets.iter().map(|path| name(&path.0)).collect();
+        return Ok(Chosen { names, ..Chosen::default() });
+    }
+    let discovery = discover_in(&system.roots).context("the system does not say which disks there are")?;
+    let mut owner = system.owner();
+    // What is not there is told when it is to be armed.
+    let armed = config.arm.targets.iter().filter_map(|name| arming::named(system, name, None).ok());
+    owner.take_named(armed.map(|node| node.path));
+    let own = Own::of(&discovery, &owner);
+    let mut defects = Vec::new();
+    let may_be_own = |path: &PathBuf| !discovery.apart.contains(path);
+    for (path, version) in discovery.other_versions.iter().filter(|(path, _)| may_be_own(path)) {
+        defects.push(format!(
+            "{}: a dump partition of format version {version}: use the savecore that belongs to its kernel",
+            path.display()
+        ));
+    }
+    for (path, error) in discovery.unreadable.iter().filter(|(path, _)| may_be_own(path)) {
+        defects.push(format!("cannot look for a dump partition on {}: {error}", path.display()));
+    }
+    for (twin, _) in own.twins {
+        defects.push(format!(
+            "{twin} has the uuid of another dump partition and is left alone: name it in `targets` if it is one of its own"
+        ));
+    }
+    Ok(Chosen { names: own.names, defects, left_alone: own.left_alone })
+}

@@ -1,0 +1,57 @@
+//! What a subcommand found, which is the exit code; and what became of printing it.
+
+use std::io;
+
+/// The exit codes of most subcommands, for their help.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; check: ready, or whole dumps wait, or a whole copy
+  1  not so: check: no dump partition, damaged or unfinished; info, report, save, clear: no dump there; list: no dump partition; format, clear, adopt: you said no
+  2  error: bad arguments, a target or key that cannot be used, a file that cannot be written; one line says which
+
+TARGET is a block device, an image file, or a disk or its image. Of a disk, --partition names the partition
+by number, name or GUID; it is not needed where only one is a dump partition. - is a dump that comes
+through standard input, plain or packed by zstd or gzip.";
+
+/// What a subcommand found, other than an error.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// Done, all well.
+    Good,
+    /// Done, and the answer is no.
+    Negative,
+    /// Some was done and some failed; the errors were told.
+    Failed,
+    /// Some was done, and the rest has to be done later.
+    Left,
+}
+
+impl Finding {
+    /// What it is as an exit code.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Finding::Good => 0,
+            Finding::Negative => 1,
+            Finding::Failed => 2,
+            Finding::Left => 3,
+        }
+    }
+}
+
+/// What became of printing. Whether somebody reads to the end changes neither what was done nor what was found, so a
+/// closed pipe is no failure, and the exit code is that of the finding.
+pub(crate) fn printed(result: anyhow::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        result => result,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// On one line.
+pub(crate) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
