@@ -183,10 +183,10 @@ fn a_chunk_that_is_there_twice_is_damage() {
     use dumpcore::format::chunk::ChunkHeader;
     use zerocopy::IntoBytes;
     let index = ChunkHeader::of(block(&disks[0], written[0].chunks[1])).unwrap().index;
-    let at = written[1].chunks[1];
-    let mut header = ChunkHeader::of(block(&disks[1], at)).unwrap().clone();
+    let chunk = written[1].chunks[1];
+    let mut header = ChunkHeader::of(block(&disks[1], chunk)).unwrap().clone();
     header.index = index;
-    let slot = block_mut(&mut disks[1], at);
+    let slot = block_mut(&mut disks[1], chunk);
     slot.copy_from_slice(header.as_bytes());
     dumpcore::format::frame::seal(slot);
     let partitions = scan(&disks);
