@@ -1,12 +1,14 @@
 //! `cargo xtask`: the project's tasks, one file each.
 
 mod bench;
+mod book;
 mod build;
 mod campaign;
 mod deb;
 mod deep;
 mod demo;
 mod fuzz;
+mod licences;
 mod linux;
 mod loops;
 mod panic_free;
@@ -29,8 +31,8 @@ use clap::{Parser, Subcommand};
     name = "cargo xtask",
     bin_name = "cargo xtask",
     disable_help_subcommand = true,
-    after_help = "Exit codes: 0 done and good; 1 something failed (a test, a scenario, a goal); \
-                  2 bad argument, or a tool is missing."
+    after_help = "Exit codes: 0 success; 1 a test, scenario, check or goal failed; \
+                  2 bad arguments, or a tool is missing."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -39,83 +41,89 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Bring what any task needs: Debian packages, Rust's targets and source, crates, kernels; with sizes
+    /// Install what the tasks need: Debian packages, Rust targets and source, crates, kernels; sizes are shown first
     Setup,
-    /// Crash a kernel in QEMU, dump its memory, and show it in gdb
+    /// Crash a kernel in QEMU, dump its memory, and show every CPU's backtrace in gdb
     Demo,
-    /// Everything: format, lints, unit tests and properties, bare-metal builds, the QEMU matrix
+    /// Run everything: formatting, lints, documents, unit tests, properties, bare-metal builds, the QEMU matrix
     Test {
-        /// Skip and count what needs a tool that is missing and cannot be brought; else nothing is begun
+        /// Skip (and count) what needs a missing tool, instead of refusing to start
         #[arg(long)]
         skip_missing: bool,
     },
-    /// The scenarios of the QEMU matrix
+    /// Run the scenarios of the QEMU matrix
     Qemu {
         /// Only scenarios whose name contains this
         filter: Option<String>,
-        /// Name and describe the scenarios, run none
+        /// List the scenarios and what each proves; run none
         #[arg(long)]
         list: bool,
-        /// Print the matrix as a table, and put it into the README.
+        /// Print the matrix as a table and write it into the book
         #[arg(long, conflicts_with_all = ["list", "filter"])]
         table: bool,
     },
-    /// Let crash, drgn, makedumpfile and libkdumpfile read the cores of a stock Linux
+    /// Check that crash, drgn, makedumpfile and libkdumpfile read the cores of a stock Linux
     Readers,
-    /// Stock kernels of Linux that crash with diskdump.ko armed
+    /// Crash stock Linux kernels that have diskdump.ko armed
     Linux {
         /// Only rows whose name contains this
         filter: Option<String>,
-        /// All rows, and not only those of the short run
+        /// All rows, including those that `cargo xtask test` leaves out
         #[arg(long, conflicts_with = "filter")]
         all: bool,
-        /// Name and describe the rows, run none
+        /// List the rows and what each proves; run none
         #[arg(long)]
         list: bool,
     },
-    /// Measure
+    /// Measure, and compare with the goals
     Bench {
-        /// Which; all, in one table, if left out
+        /// Which benchmark; without one, all of them in one table
         name: Option<bench::Name>,
-        /// Of engine only this part, of drivers only this device
+        /// Only this part of `engine`, or this device of `drivers`
         part: Option<String>,
-        /// One JSON object a line: bench, name, unit, ours, theirs, ratio, goal, met
+        /// Print one JSON object per line: bench, name, unit, ours, theirs, ratio, goal, met
         #[arg(long)]
         json: bool,
     },
-    /// Fuzz the drivers with controllers that lie; crashes are kept in fuzz/artifacts
+    /// Fuzz the drivers with controllers that lie; failing inputs go to fuzz/artifacts
     Fuzz {
-        /// Which controller; all if left out
+        /// Which fuzz target; without one, all of them
         target: Option<String>,
-        /// How long each
+        /// Seconds for each target
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// For hours: kill savecore, let its system calls fail, fuzz; print a table of what was found
+    /// Run for hours: kill savecore, make its system calls fail, fuzz; print a table of findings
     Campaign {
-        /// Only parts whose name contains this; all if left out
+        /// Only parts whose name contains this
         name: Option<String>,
         /// Hours for each part
         #[arg(long, default_value_t = 1.0)]
         hours: f64,
-        /// Where random numbers begin
+        /// Seed of the random numbers
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Name and describe the parts, run none
+        /// List the parts; run none
         #[arg(long)]
         list: bool,
     },
-    /// Miri, ThreadSanitizer and AddressSanitizer over the tests; some of an hour, and nightly's Rust
+    /// Run the tests under Miri, ThreadSanitizer and AddressSanitizer; needs nightly Rust and most of an hour
     Deep {
-        /// Only steps whose name contains one of these; all if left out
+        /// Only steps whose name contains one of these
         names: Vec<String>,
-        /// Name and describe the steps, run none
+        /// List the steps; run none
         #[arg(long)]
         list: bool,
     },
-    /// savecore as a Debian package, in target/debian
+    /// Check the documents: contents, links, named functions and files, commands, line width
+    Book {
+        /// Update the generated list of tasks first
+        #[arg(long)]
+        write: bool,
+    },
+    /// Build savecore as a Debian package in target/debian
     Deb,
-    /// The same as test
+    /// Same as test
     Ci,
 }
 
@@ -141,7 +149,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             ui::error(
-                "say what to do: setup, demo, test, qemu, readers, linux, bench, fuzz, campaign, deep, deb or ci; `cargo xtask --help` tells more",
+                "no task given: setup, demo, test, qemu, readers, linux, bench, fuzz, campaign, deep, book, deb or ci; see `cargo xtask --help`",
             );
             ExitCode::from(2)
         }
@@ -149,7 +157,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
             let text = error.render().to_string();
             let head = text.split("\n\n").next().unwrap_or_default();
             let words: Vec<&str> = head.strip_prefix("error: ").unwrap_or(head).split_whitespace().collect();
-            ui::error(&format!("{}; `cargo xtask --help` tells more", words.join(" ")));
+            ui::error(&format!("{}; see `cargo xtask --help`", words.join(" ")));
             ExitCode::from(2)
         }
     }
@@ -187,6 +195,7 @@ fn main() -> ExitCode {
             campaign::task(campaign::Options { filter: name.as_deref(), hours, seed, list })
         }
         Task::Deep { names, list } => deep::task(&names, list),
+        Task::Book { write } => book::task(write),
         Task::Deb => deb::task(),
         Task::Ci => test::task(true),
     };

@@ -12,15 +12,15 @@ use crate::qemu::Count;
 use crate::setup::Needs;
 use crate::toolchain::{TARGETS, host_cargo, logged};
 use crate::ui::{self, Mark};
-use crate::{CannotBegin, build, linux, loops, panic_free, qemu, readers, setup};
+use crate::{CannotBegin, book, build, licences, linux, loops, panic_free, qemu, readers, setup};
 
 /// A section that takes longer hangs.
-const SECTION_LIMIT: Duration = Duration::from_secs(1200);
+pub(crate) const SECTION_LIMIT: Duration = Duration::from_secs(1200);
 
 /// What the demo may take when everything is built.
 const DEMO_LIMIT: Duration = Duration::from_secs(60);
 
-/// What a step gives: its facts, or the reason why it was skipped.
+/// What a step returns: its facts, or the reason why it was skipped.
 pub(crate) enum Step {
     /// Its facts.
     Done(String),
@@ -87,6 +87,8 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     }
 
     step(&mut count, "loops are bounded", || Ok(Step::Done(loops::check()?)));
+    step(&mut count, "documents", || Ok(Step::Done(book::check()?)));
+    step(&mut count, "licences", || Ok(Step::Done(licences::check()?)));
 
     step(&mut count, "documentation", || {
         let mut cargo = host_cargo();
@@ -104,7 +106,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     }
 
     step(&mut count, "reports in a browser", || {
-        let facts = "nothing of a hostile dump is run";
+        let facts = "nothing of a hostile dump runs";
         judged(strict, ("chromium", "chromium"), "a_browser_shows", facts)
     });
     step(&mut count, "savecore's units", || {
@@ -145,7 +147,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
                 ui::done(Mark::Ok, "test kernels and savecore", "", None);
                 count.passed += 1;
                 step(&mut count, "demo", || demo(&programs.savecore));
-                step(&mut count, "the README's table is the matrix", || qemu::readme().map(Step::Done));
+                step(&mut count, "the book's table is the matrix", || qemu::is_in_the_book().map(Step::Done));
                 count += qemu::run(&all, &programs);
             }
             Err(error) => {

@@ -115,7 +115,7 @@ struct Step {
 }
 
 fn refused(packages: &[&str], why: &str, advice: &str) -> anyhow::Error {
-    CannotBegin(format!("apt does not install {}: {why}; {advice}", packages.join(" "))).into()
+    CannotBegin(format!("apt cannot install {}: {why}; {advice}", packages.join(" "))).into()
 }
 
 /// What apt would download for these, or its reason why it would not.
@@ -168,7 +168,11 @@ pub(super) fn update() -> Result<()> {
         &[],
         "",
         |_| true,
-        |why| format!("apt reaches no archive: {why}; let this machine reach Debian's, then again"),
+        |why| {
+            format!(
+                "apt cannot reach an archive: {why}; connect this machine to Debian's archive and try again"
+            )
+        },
     )
 }
 
