@@ -595,7 +595,7 @@ impl<R: Registers, C: ConfigSpace> AhciDisk<R, C> {
                 slot.failed = Some(DeviceError::Status { what, code });
             }
             slot.tried = true;
-            // Nothing of it is in flight any more.
+            // Nothing of it is still in flight.
             self.in_flight &= !1_u32.wrapping_shl(run.into());
         }
         self.careful = true;

@@ -500,7 +500,7 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
             Phase::Master { alone } => self.look_at_master(alone, wait),
             Phase::Ports { moved } => self.move_data(moved, platform),
             Phase::Reset { .. } | Phase::Wakes { .. } => match self.go_on_with_reset(wait) {
-                // A disk that cannot be reset is of no use any more.
+                // A disk that cannot be reset is no longer of use.
                 Err(error) => return Err(self.fail(error)),
                 looked => looked,
             },

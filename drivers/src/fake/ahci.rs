@@ -87,7 +87,7 @@ pub enum AhciFault {
     ListNeverStops,
     /// The FIS receiver never stops.
     ReceiverNeverStops,
-    /// The link does not come up any more.
+    /// The link no longer comes up.
     LinkStaysDown,
     /// The link fails with this request: fatally or not, the request does not complete.
     Link(u32, bool),

@@ -68,7 +68,7 @@ pub enum Verdict {
     Again(DeviceError),
     /// The device is busy: once more, but later. The error is for when that has lasted too long.
     Later(DeviceError),
-    /// The device cannot be trusted any more.
+    /// The device can no longer be trusted.
     Fatal(DeviceError),
 }
 
