@@ -14,7 +14,7 @@ use command::{
     report, save,
 };
 
-/// Harvests crash dumps from a dump partition, and makes partitions ready for them.
+/// Saves crash dumps from dump partitions, and prepares partitions for them.
 #[derive(Parser)]
 #[command(version, after_help = EXIT_CODES, max_term_width = 100)]
 struct Cli {
@@ -25,12 +25,13 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; check: ready, or whole dumps wait, or a whole copy
-  1  not so: check: no dump partition, damaged or unfinished; info, report, save, clear: no dump there; list: no dump partition; format, clear, adopt: you said no
-  2  error: bad arguments, a target or key that cannot be used, a file that cannot be written; one line says which
+  1  negative result: check: no dump partition, damaged or unfinished; info, report, save, clear: no dump there;
+     list: no dump partition; format, clear, adopt: declined
+  2  error: bad arguments, an unusable target or key, a file that cannot be written; one line says which
 
-TARGET is a block device, an image file, or a disk or its image. Of a disk, --partition names the partition
-by number, name or GUID; it is not needed where only one is a dump partition. - is a dump that comes
-through standard input, plain or packed by zstd or gzip.";
+TARGET is a block device, an image file, or a disk or its image. On a disk, --partition names the partition
+by number, name or GUID; it is not needed if there is only one dump partition. - is a dump on standard input,
+plain or compressed with zstd or gzip.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -68,7 +69,7 @@ enum Finding {
     Good,
     /// Done, and the answer is no.
     Negative,
-    /// Some was done and some failed; the errors were told.
+    /// Some was done and some failed; the errors were printed.
     Failed,
     /// Some was done, and the rest has to be done later.
     Left,
@@ -144,7 +145,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             output::error(
-                "say what to do: keygen, format, list, check, info, report, save, clear, adopt, arm, boot, drill or install; `savecore --help` tells more",
+                "no command given: keygen, format, adopt, list, check, info, report, save, clear, arm, disarm, armed, boot, drill, install or uninstall; see `savecore --help`",
             );
             ExitCode::from(2)
         }
@@ -152,7 +153,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
             let text = error.render().to_string();
             let head = text.split("\n\n").next().unwrap_or_default();
             let head = head.strip_prefix("error: ").unwrap_or(head);
-            output::error(&format!("{}; `savecore --help` tells more", one_line(head)));
+            output::error(&format!("{}; see `savecore --help`", one_line(head)));
             ExitCode::from(2)
         }
     }
@@ -160,4 +161,64 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    /// The documents in a folder and below.
+    fn documents(folder: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+        let files = files.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "md"));
+        files.chain(folders.iter().flat_map(|folder| documents(folder))).collect()
+    }
+
+    /// What a document has people type: the commands in its shell blocks that are savecore's, as words.
+    fn commands(text: &str) -> Vec<Vec<String>> {
+        let mut inside = false;
+        let mut found = Vec::new();
+        for line in text.lines() {
+            if line.starts_with("```") {
+                inside = line == "```sh";
+                continue;
+            }
+            let code = line.split(" #").next().unwrap_or_default();
+            let commands = code.split("&&").flat_map(|part| part.split(';')).map(str::trim);
+            for command in commands.filter(|command| inside && command.starts_with("savecore ")) {
+                let command = command.split(['>', '|']).next().unwrap_or_default();
+                found.push(command.split_whitespace().map(str::to_owned).collect());
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn commands_are_found_in_shell_blocks() {
+        let text = "savecore a\n```sh\nx && savecore b c > d   # e\nother\n```\n```text\nsavecore f\n```\n";
+        assert_eq!(commands(text), [["savecore", "b", "c"]]);
+    }
+
+    #[test]
+    fn the_documents_show_commands_that_savecore_takes() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        // A published crate has no documents beside it.
+        if !root.join("docs/book.toml").exists() {
+            return;
+        }
+        let outside = [root.join("README.md"), root.join("linux/README.md")];
+        let mut tried = 0;
+        for path in documents(&root.join("docs/src")).into_iter().chain(outside) {
+            for words in commands(&fs::read_to_string(&path).unwrap()) {
+                let result = Cli::try_parse_from(&words).map(|_| ());
+                assert!(result.is_ok(), "{}: {}: {result:?}", path.display(), words.join(" "));
+                tried += 1;
+            }
+        }
+        assert!(tried > 20, "{tried}");
+    }
 }

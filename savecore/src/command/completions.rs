@@ -7,7 +7,7 @@ use clap_complete::{Shell, generate};
 use crate::output::out;
 use crate::{Finding, printed};
 
-/// Print what SHELL needs to complete the arguments of savecore
+/// Print SHELL's completions for savecore
 #[derive(clap::Args)]
 #[command(after_help = crate::EXIT_CODES)]
 pub(crate) struct Arguments {

@@ -1,4 +1,4 @@
-//! Dumps that a kernel which lives on writes while others are saved: they stand behind those, and freeing what is in front of
+//! Dumps that a kernel which lives on writes while others are saved: they stand after those, and freeing what is before
 //! them would leave a gap in which nobody looks for them.
 
 use dumpcore::format::{BLOCK_SIZE, pattern};
@@ -11,7 +11,7 @@ use crate::targets::Targets;
 /// How often targets are looked at again: a kernel that writes dumps faster than they are saved is not waited for.
 pub(super) const ROUNDS: u32 = 4;
 
-/// Adds the dumps that came since the targets were read; gives them, each as a list of (target, dump on it).
+/// Adds the dumps that came since the targets were read; returns them, each as a list of (target, dump on it).
 pub(super) fn look_again(targets: &mut Targets, machine: Option<&Machine>) -> Vec<Vec<(usize, usize)>> {
     let known: Vec<usize> = targets.partitions.iter().map(|partition| partition.dumps.len()).collect();
     for (index, target) in targets.targets.iter().enumerate() {

@@ -97,7 +97,7 @@ impl Directory {
         })
     }
 
-    /// What stands in the directory under `name`, as messages name it.
+    /// What is in the directory under `name`, as messages name it.
     fn shown(&self, name: &str) -> String {
         self.path.join(name).display().to_string()
     }
@@ -224,7 +224,7 @@ impl Store for Directory {
     }
 }
 
-/// The names in a directory, but for those that are not UTF-8: savecore gives none of that kind.
+/// The names in a directory, except for those that are not UTF-8: savecore gives none of that kind.
 fn entries(directory: &OwnedFd) -> Result<Vec<String>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
@@ -245,7 +245,7 @@ fn open_folder(at: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(at, name, flags, Mode::empty())
 }
 
-/// What stands there; of a link, the link.
+/// What is there; of a link, the link.
 fn stat(at: impl AsFd, name: &str) -> Result<Stat, Errno> {
     rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW)
 }

@@ -67,7 +67,7 @@ pub enum Refused {
     Granule {
         /// 0 for the lower half of the address space, 1 for the upper one.
         half: u32,
-        /// What stands there.
+        /// What is there.
         value: u64,
     },
     /// aarch64: the field of TCR_EL1 for the size of the address space has a value that goes with no table.
@@ -75,7 +75,7 @@ pub enum Refused {
     Size {
         /// 0 for the lower half of the address space, 1 for the upper one.
         half: u32,
-        /// What stands there.
+        /// What is there.
         value: u64,
         /// Bytes of a page.
         page: u64,
@@ -111,7 +111,7 @@ pub struct Root {
     table: u64,
     /// Levels of tables; level 1 is the last.
     levels: u32,
-    /// A page has 2 to the power of this bytes, and so has a table, but for the topmost one.
+    /// A page has 2 to the power of this bytes, and so has a table, except for the topmost one.
     page_bits: u32,
     /// Bits of a virtual address that are translated.
     bits: u32,
@@ -130,7 +130,7 @@ enum Entry {
 }
 
 impl Root {
-    /// Bits of a virtual address that select an entry in a table, but for the topmost one.
+    /// Bits of a virtual address that select an entry in a table, except for the topmost one.
     fn index_bits(&self) -> u32 {
         self.page_bits - ENTRY.ilog2()
     }
