@@ -5,7 +5,7 @@
 //! untrusted.
 //!
 //! - [`ahci`]: Serial ATA disks behind AHCI 1.3.1, [`AhciDisk`].
-//! - [`bus`]: what a controller stands on: registers, PCI, memory that is shared with the device.
+//! - [`bus`]: what a controller is built on: registers, PCI, memory that is shared with the device.
 //! - [`ata`]: ATA disks behind a PCI IDE controller, by bus-master DMA or PIO: [`Ata`].
 //! - [`nvme`]: NVM Express over PCI, and its disk, [`NvmeDisk`].
 //! - [`virtio`]: virtio 1.2 over PCI and MMIO, and its disks, [`VirtioBlk`] and [`VirtioScsi`].
@@ -51,7 +51,7 @@ pub use rounds::Ram;
 pub use virtio::blk::{VirtioBlk, VirtioBlkMmio};
 pub use virtio::scsi::{VirtioScsi, VirtioScsiMmio};
 
-/// The integration that the README shows, compiled so that it stays true.
+/// The integration that the book shows, compiled so that it stays true.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-pub struct Readme;
+#[doc = include_str!("../../docs/src/guide/your-kernel.md")]
+pub struct Guide;

@@ -41,7 +41,7 @@ pub(crate) enum Spot {
     Ram(u64),
 }
 
-/// Whether a request can be taken for a disk with so many blocks.
+/// Whether a request can be taken for a disk with this many blocks.
 ///
 /// # Errors
 /// [`DeviceError::BadBuffer`] or [`DeviceError::OutOfRange`].
@@ -72,7 +72,7 @@ fn parts(request: &Request) -> impl Iterator<Item = (u64, usize)> + '_ {
         .chain(extents.iter().map(|extent| (extent.bus, extent.length as usize)))
 }
 
-/// The pieces of a request behind its first `done` bytes, none across a [`BOUNDARY`].
+/// The pieces of a request after its first `done` bytes, none across a [`BOUNDARY`].
 pub(crate) fn pieces(request: &Request, done: usize) -> impl Iterator<Item = (u64, usize)> + '_ {
     let mut before = done;
     parts(request)
@@ -91,7 +91,7 @@ pub(crate) fn pieces(request: &Request, done: usize) -> impl Iterator<Item = (u6
         .filter(|(_, length)| *length > 0)
 }
 
-/// Bytes in whole blocks behind the first `done` bytes that one table can name, of memory that the hardware `reaches`; 0
+/// Bytes in whole blocks after the first `done` bytes that one table can name, of memory that the hardware `reaches`; 0
 /// if it cannot name the first block.
 #[inline(never)]
 pub(crate) fn in_reach(request: &Request, done: usize, reaches: impl Fn(u64, u64) -> bool) -> usize {
@@ -102,7 +102,7 @@ pub(crate) fn in_reach(request: &Request, done: usize, reaches: impl Fn(u64, u64
     reached & !BLOCK_SIZE.wrapping_sub(1)
 }
 
-/// Bytes behind the first `done` ones, as far as the part goes that begins there or before.
+/// Bytes after the first `done` ones, as far as the part goes that begins there or before.
 pub(crate) fn in_part(request: &Request, done: usize) -> usize {
     let mut before = done;
     for (_, length) in parts(request) {

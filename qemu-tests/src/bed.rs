@@ -212,7 +212,7 @@ pub static DEVICES: &[Device] = &[
             _ => Err("there is no q35"),
         },
         arguments: |number| on_controller(number, "ich9-ahci", ",bus=HBA.3", "ide-hd"),
-        pulled: |_| Err("a q35 does not let go of what is on its root bus"),
+        pulled: |_| Err("a q35 does not unplug what is on its root bus"),
         power_of_two: false,
         sector_size: 512,
     },
@@ -233,7 +233,7 @@ pub static DEVICES: &[Device] = &[
             let large = ",bus=HBA,logical_block_size=4096,physical_block_size=4096";
             on_controller(number, &format!("nvme,serial=disk{number}"), large, "nvme-ns")
         },
-        pulled: |_| Err("QEMU's q35 lets nothing go that is not behind a root port"),
+        pulled: |_| Err("QEMU's q35 unplugs only what is behind a root port"),
         power_of_two: false,
         sector_size: 4096,
     },
@@ -246,7 +246,7 @@ pub static DEVICES: &[Device] = &[
         },
         // The controller of pc: two channels, two disks on each.
         arguments: |number| alone(number, &format!("ide-hd,bus=ide.{},unit={}", number / 2, number % 2)),
-        pulled: |_| Err("QEMU does not pull IDE disks"),
+        pulled: |_| Err("QEMU does not unplug IDE disks"),
         power_of_two: false,
         sector_size: 512,
     },

@@ -38,7 +38,7 @@ pub enum Error {
         user: String,
     },
     /// Another savecore works on the target.
-    #[error("another savecore is at work on {target}{}: try again when it is done", by(.holder.as_deref()))]
+    #[error("another savecore is working on {target}{}: try again when it is done", by(.holder.as_deref()))]
     Locked {
         /// Which.
         target: String,
@@ -54,7 +54,7 @@ pub enum Error {
         error: io::Error,
     },
     /// What is to be written is not what was read.
-    #[error("{target} is not what it was when it was read, so nothing is written there: try again")]
+    #[error("{target} has changed since it was read, so nothing is written there: try again")]
     Changed {
         /// Which.
         target: String,
@@ -163,7 +163,7 @@ pub enum Error {
     },
     /// Something on the partition is of a version of the format that is not known here.
     #[error(
-        "its {what} is of format version {found}, and this savecore reads versions {OLDEST_VERSION} to {VERSION}: use the savecore that belongs to the kernel"
+        "its {what} has format version {found}, but this savecore reads versions {OLDEST_VERSION} to {VERSION}: use the savecore that belongs to the kernel"
     )]
     Version {
         /// What.
@@ -173,7 +173,7 @@ pub enum Error {
     },
     /// The label is for a partition of another size.
     #[error(
-        "its label is for {label} blocks, but it has {partition}: resized or copied in part; format it again"
+        "its label is for {label} blocks, but it has {partition}: resized or partly copied; format it again"
     )]
     OtherSize {
         /// Blocks that the label says.
@@ -198,7 +198,7 @@ pub enum Error {
         holds: &'static str,
     },
     /// A dump to be freed is not where it was found.
-    #[error("block {block} does not hold the front of the dump any more: nothing was written; try again")]
+    #[error("block {block} no longer holds the front of the dump: nothing was written; try again")]
     Replaced {
         /// Where the front was.
         block: u64,
@@ -212,20 +212,20 @@ pub enum Error {
         error: io::Error,
     },
     /// The medium could not be made to keep what was written.
-    #[error("what was written cannot be made safe: {0}")]
+    #[error("cannot sync what was written: {0}")]
     Sync(io::Error),
     /// A block gave other bytes than a moment ago.
-    #[error("block {block} read well at first and does not any more; the dump was left as it is")]
+    #[error("block {block} was readable before but is not now; the dump was left in place")]
     Unsteady {
         /// Which.
         block: u64,
     },
     /// An encrypted dump was not opened.
-    #[error("the dump is encrypted and was not opened: give the identity that it is for")]
+    #[error("the dump is encrypted and was not decrypted: name its secret key with --identity")]
     Sealed,
     /// This machine has too little memory to say where all pages of a dump are.
     #[error(
-        "the dump is of a much larger machine: this one's memory has no room for where {pages} of its pages are; save it with --format raw, and make the core on a larger machine"
+        "the dump is from a much larger machine: this one has too little memory to index {pages} of its pages; save it with --format raw, and make the core on a larger machine"
     )]
     NoMemory {
         /// Pages of which nothing is known.
@@ -251,7 +251,7 @@ pub enum Error {
     /// There is so little in the dump, and so much memory that it speaks of, that the table of a compressed kdump would be most
     /// of it.
     #[error(
-        "the dump claims {pages} pages, for each of which a compressed kdump needs 24 bytes, and holds {blocks} blocks: save it as ELF, with --format elf"
+        "the dump claims {pages} pages, for each of which a compressed kdump needs 24 bytes, but holds only {blocks} blocks: save it as ELF, with --format elf"
     )]
     TooSparse {
         /// How many pages would be in the table.
@@ -261,10 +261,10 @@ pub enum Error {
     },
     /// Memory ends at an address for which a compressed kdump would have to be too large.
     #[error(
-        "the dump claims memory up to {end:#x}, and a compressed kdump can speak of 256 TiB only: save it as ELF, with --format elf"
+        "the dump claims memory up to {end:#x}, but a compressed kdump can only describe 256 TiB: save it as ELF, with --format elf"
     )]
     TooHigh {
-        /// The first address behind it.
+        /// The first address after it.
         end: u64,
     },
 }

@@ -6,12 +6,13 @@ use std::io;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done; check: ready, or whole dumps wait, or a whole copy
-  1  not so: check: no dump partition, damaged or unfinished; info, report, save, clear: no dump there; list: no dump partition; format, clear, adopt: you said no
-  2  error: bad arguments, a target or key that cannot be used, a file that cannot be written; one line says which
+  1  negative result: check: no dump partition, damaged or unfinished; info, report, save, clear: no dump there;
+     list: no dump partition; format, clear, adopt: declined
+  2  error: bad arguments, an unusable target or key, a file that cannot be written; one line says which
 
-TARGET is a block device, an image file, or a disk or its image. Of a disk, --partition names the partition
-by number, name or GUID; it is not needed where only one is a dump partition. - is a dump that comes
-through standard input, plain or packed by zstd or gzip.";
+TARGET is a block device, an image file, or a disk or its image. On a disk, --partition names the partition
+by number, name or GUID; it is not needed if there is only one dump partition. - is a dump on standard input,
+plain or compressed with zstd or gzip.";
 
 /// What a subcommand found, other than an error.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub(crate) enum Finding {
     Good,
     /// Done, and the answer is no.
     Negative,
-    /// Some was done and some failed; the errors were told.
+    /// Some was done and some failed; the errors were printed.
     Failed,
     /// Some was done, and the rest has to be done later.
     Left,

@@ -12,7 +12,7 @@ use crate::partition::{Ending, Found};
 pub struct Identity(pub SecretKey);
 
 impl Identity {
-    /// The public key, as it stands in labels.
+    /// The public key, as it is in labels.
     pub fn public_key(&self) -> PublicKey {
         public_key(&self.0)
     }

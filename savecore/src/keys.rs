@@ -1,7 +1,7 @@
 //! Keys as text: what `savecore keygen` writes, and what `--recipient` and `--identity` read.
 //!
 //! A key is `diskdump-public:` or `diskdump-secret:`, then its 32 bytes as 64 hexadecimal digits, then 8 more: the
-//! CRC-32 (IEEE) of all the text before, digits in lower case. A mistyped key is told; a key of the other kind too.
+//! CRC-32 (IEEE) of all the text before, digits in lower case. A mistyped key is detected; a key of the other kind too.
 //!
 //! No message repeats a secret key.
 
@@ -29,9 +29,9 @@ pub enum Flaw {
     OtherKind,
     /// It has more or fewer digits than a key.
     Length(usize),
-    /// Something behind the prefix is no hexadecimal digit.
+    /// Something after the prefix is no hexadecimal digit.
     Digit,
-    /// The last digits are not the checksum of what is in front of them.
+    /// The last digits are not the checksum of what is before them.
     Checksum,
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for Flaw {
         match self {
             Flaw::NoKey => f.write_str("no key"),
             Flaw::OtherKind => f.write_str("a key of the other kind"),
-            Flaw::Length(digits) => write!(f, "no whole key: it has {digits} of {DIGITS} digits"),
+            Flaw::Length(digits) => write!(f, "an incomplete key: it has {digits} of {DIGITS} digits"),
             Flaw::Digit => f.write_str("mistyped: a key has hexadecimal digits only"),
             Flaw::Checksum => f.write_str("mistyped: its last 8 digits are not the checksum of the others"),
         }
@@ -144,7 +144,7 @@ mod tests {
     fn a_public_key_is_not_taken_for_a_secret_one() {
         let text = key_text(PUBLIC, &[7; 32]);
         assert_eq!(parse(SECRET, &text), Err(Flaw::OtherKind));
-        // Nor with the other prefix put in front: the checksum covers it.
+        // Nor with the other prefix put before it: the checksum covers it.
         assert_eq!(parse(SECRET, &text.replace(PUBLIC, SECRET)), Err(Flaw::Checksum));
     }
 }

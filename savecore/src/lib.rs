@@ -8,7 +8,7 @@
 //! 4. [`corefile`]: it becomes an ELF core, with segments from the crashed kernel's own page tables.
 //! 5. [`backtrace`]: what each CPU was doing, by the kernel's ELF file.
 //! 6. [`store`]: the file gets its name, and it and its name are made safe.
-//! 7. [`partition`] again: the pattern is laid over what was harvested.
+//! 7. [`partition`] again: the pattern is written over what was saved.
 //!
 //! [`arming`] is the other half of a Linux: its module is told where the next dump goes.
 //!

@@ -15,7 +15,7 @@ use command::{
 };
 use finding::{EXIT_CODES, one_line};
 
-/// Harvests crash dumps from a dump partition, and makes partitions ready for them.
+/// Saves crash dumps from dump partitions, and prepares partitions for them.
 #[derive(Parser)]
 #[command(version, after_help = EXIT_CODES, max_term_width = 100)]
 struct Cli {
@@ -97,7 +97,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             output::error(
-                "say what to do: keygen, format, list, check, info, report, save, clear, adopt, arm, boot, drill or install; `savecore --help` tells more",
+                "no command given: keygen, format, adopt, list, check, info, report, save, clear, arm, disarm, armed, boot, drill, install or uninstall; see `savecore --help`",
             );
             ExitCode::from(2)
         }
@@ -105,8 +105,68 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
             let text = error.render().to_string();
             let head = text.split("\n\n").next().unwrap_or_default();
             let head = head.strip_prefix("error: ").unwrap_or(head);
-            output::error(&format!("{}; `savecore --help` tells more", one_line(head)));
+            output::error(&format!("{}; see `savecore --help`", one_line(head)));
             ExitCode::from(2)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    /// The documents in a folder and below.
+    fn documents(folder: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+        let files = files.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "md"));
+        files.chain(folders.iter().flat_map(|folder| documents(folder))).collect()
+    }
+
+    /// What a document has people type: the commands in its shell blocks that are savecore's, as words.
+    fn commands(text: &str) -> Vec<Vec<String>> {
+        let mut inside = false;
+        let mut found = Vec::new();
+        for line in text.lines() {
+            if line.starts_with("```") {
+                inside = line == "```sh";
+                continue;
+            }
+            let code = line.split(" #").next().unwrap_or_default();
+            let commands = code.split("&&").flat_map(|part| part.split(';')).map(str::trim);
+            for command in commands.filter(|command| inside && command.starts_with("savecore ")) {
+                let command = command.split(['>', '|']).next().unwrap_or_default();
+                found.push(command.split_whitespace().map(str::to_owned).collect());
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn commands_are_found_in_shell_blocks() {
+        let text = "savecore a\n```sh\nx && savecore b c > d   # e\nother\n```\n```text\nsavecore f\n```\n";
+        assert_eq!(commands(text), [["savecore", "b", "c"]]);
+    }
+
+    #[test]
+    fn the_documents_show_commands_that_savecore_takes() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        // A published crate has no documents beside it.
+        if !root.join("docs/book.toml").exists() {
+            return;
+        }
+        let outside = [root.join("README.md"), root.join("linux/README.md")];
+        let mut tried = 0;
+        for path in documents(&root.join("docs/src")).into_iter().chain(outside) {
+            for words in commands(&fs::read_to_string(&path).unwrap()) {
+                let result = Cli::try_parse_from(&words).map(|_| ());
+                assert!(result.is_ok(), "{}: {}: {result:?}", path.display(), words.join(" "));
+                tried += 1;
+            }
+        }
+        assert!(tried > 20, "{tried}");
     }
 }

@@ -68,7 +68,7 @@ fn say(style: Style, kind: &str, level: u8, line: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// Whether standard error goes to the journal, which reads levels in front of lines and shows neither colours nor bars.
+/// Whether standard error goes to the journal, which reads levels before lines and shows neither colours nor bars.
 fn in_journal() -> bool {
     static JOURNAL: OnceLock<bool> = OnceLock::new();
     *JOURNAL.get_or_init(|| {

@@ -20,7 +20,7 @@ pub(crate) fn under_way(threads: usize) -> usize {
     threads.max(1).saturating_mul(2)
 }
 
-/// Gives the next job, until there is none, by means of the state of the thread that asks.
+/// Returns the next job, until there is none, by means of the state of the thread that asks.
 pub(crate) type Next<'a, S, J> = &'a mut (dyn FnMut(&mut S) -> Option<J> + Send);
 
 /// What is to be done. Each thread has a state of its own, such as buffers.
@@ -206,7 +206,7 @@ impl<T> Drop for Stop<'_, T> {
     }
 }
 
-/// Stops the caller when a thread panics; the panic goes on in the caller.
+/// Stops the caller when a thread panics; the panic continues in the caller.
 struct Unwound<'a, T> {
     counter: &'a Counter<T>,
     armed: bool,

@@ -15,7 +15,7 @@ const OPEN_FILES: [&str; 4] = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc/s
 /// is gone then. A pipe or a device that is there is written into.
 ///
 /// # Errors
-/// If it cannot be made, or if something else stands there: a link, a folder, a pipe that somebody else made.
+/// If it cannot be made, or if something else is there: a link, a folder, a pipe that somebody else made.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(there) if there.is_file() => replace(path, bytes),

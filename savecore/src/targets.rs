@@ -19,7 +19,7 @@ pub fn is_copy(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == COPY)
 }
 
-/// What a person calls a target.
+/// What the user calls a target.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TargetName {
     /// A block device, an image file, or a disk.
@@ -121,7 +121,7 @@ impl Targets {
         let mut seen = Vec::new();
         for name in names {
             let TargetName { path, partition, .. } = name;
-            // What is not there, or may not be looked at, is told when it is opened.
+            // What is not there, or may not be looked at, is reported when it is opened.
             let real = if path == Path::new(STANDARD_INPUT) { Ok(path.clone()) } else { path.canonicalize() };
             if let Ok(real) = real {
                 let once = (real, partition);
@@ -213,13 +213,13 @@ fn salvage(
     let is_copy =
         if target.is_carried() { matches!(partition.defect, Some(Defect::Short { .. })) } else { is_copy };
     if is_copy {
-        // A copy ends where its dump ends, and holds nothing in front of it but the label.
+        // A copy ends where its dump ends, and holds nothing before it but the label.
         partition.foreign.clear();
     }
     match partition.defect {
         Some(Defect::Short { .. }) if is_copy => {}
         Some(defect) => {
-            progress.warn(&format!("{shown}: {defect}: what is there is read, and nothing is written on it"));
+            progress.warn(&format!("{shown}: {defect}: it is read, and nothing is written to it"));
         }
         None => {}
     }
@@ -229,7 +229,7 @@ fn salvage(
     if partition.earlier.dumps > 0 {
         let (all, listed) = (partition.number(), partition.dumps.len());
         progress.warn(&format!(
-            "{shown} holds {all} dumps: the last {listed} are looked at; `savecore save`, again and again, saves all"
+            "{shown} holds {all} dumps: the last {listed} are used; repeat `savecore save` to save all"
         ));
     }
     Ok(partition)

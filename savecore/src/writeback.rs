@@ -30,7 +30,7 @@ impl Writeback {
         }
     }
 
-    /// Notes what was written; gives where a good piece of it lies.
+    /// Notes what was written; returns where a good piece of it lies.
     fn piece(&mut self, offset: u64, length: u64) -> Option<Range<u64>> {
         let end = offset.saturating_add(length);
         self.range = match self.bytes {

@@ -25,7 +25,7 @@ enum Part {
 /// The kinds of trouble.
 const TROUBLES: [(&str, &str); 3] = [
     ("kills", "savecore is killed at random moments"),
-    ("calls", "savecore is killed in front of each of its system calls"),
+    ("calls", "savecore is killed before each of its system calls"),
     ("faults", "each of savecore's system calls fails in each way"),
 ];
 
@@ -95,7 +95,7 @@ pub(crate) fn task(options: Options<'_>) -> Result<bool> {
     }
     let seconds = options.hours * 3600.0;
     if !(1.0..=1e6).contains(&seconds) {
-        return Err(CannotBegin(format!("{} hours: take from 0.001 to 277", options.hours)).into());
+        return Err(CannotBegin(format!("{} hours: use 0.001 to 277", options.hours)).into());
     }
     let seconds = seconds as u64;
     if parts.iter().any(|part| matches!(part, Part::Trouble(..))) && !setup::in_path("strace") {

@@ -42,13 +42,13 @@ pub(crate) fn task() -> Result<bool> {
     let disk = step("make and format a disk", || {
         let disk = Disk::create(&folder.join("disk.raw"), BLOCKS)?;
         savecore.format(&disk)?;
-        Ok((disk, format!("{} MiB of pattern in a partition of its own", BLOCKS / 256)))
+        Ok((disk, format!("{} MiB of pattern in its own partition", BLOCKS / 256)))
     })?;
     crash(&kernel, &disk, &folder)?;
     let core = step("harvest with savecore", || {
         let (cores, _) = savecore.save(&disk, &folder.join("cores"), false)?;
         let core = cores.into_iter().next().context("savecore saved no core")?;
-        Ok((core, "core file written, pattern laid again".to_owned()))
+        Ok((core, "core file written, dump freed".to_owned()))
     })?;
     let shown = step("open the core in gdb", || {
         let shown = debugger::gdb(&kernel, &core, &COMMANDS, &folder, LIMIT)?;

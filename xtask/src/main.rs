@@ -1,6 +1,8 @@
 //! `cargo xtask`: the project's tasks, one file each.
 
+mod arguments;
 mod bench;
+mod book;
 mod build;
 mod campaign;
 mod deb;
@@ -11,6 +13,7 @@ mod everything;
 mod floors;
 mod folders;
 mod fuzz;
+mod licences;
 mod linux;
 mod loops;
 mod panic_free;
@@ -24,108 +27,11 @@ mod ui;
 
 use std::process::ExitCode;
 
+use clap::Parser;
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
 
+use arguments::{Arguments, Task};
 pub(crate) use error::CannotBegin;
-
-/// diskdump's tasks.
-#[derive(Debug, Parser)]
-#[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
-    disable_help_subcommand = true,
-    after_help = "Exit codes: 0 done and good; 1 something failed (a test, a scenario, a goal); \
-                  2 bad argument, or a tool is missing."
-)]
-struct Arguments {
-    #[command(subcommand)]
-    task: Task,
-}
-
-#[derive(Debug, Subcommand)]
-enum Task {
-    /// Bring what any task needs: Debian packages, Rust's targets and source, crates, kernels; with sizes
-    Setup,
-    /// Crash a kernel in QEMU, dump its memory, and show it in gdb
-    Demo,
-    /// Everything: format, lints, unit tests and properties, bare-metal builds, the QEMU matrix
-    Test {
-        /// Skip and count what needs a tool that is missing and cannot be brought; else nothing is begun
-        #[arg(long)]
-        skip_missing: bool,
-    },
-    /// The scenarios of the QEMU matrix
-    Qemu {
-        /// Only scenarios whose name contains this
-        filter: Option<String>,
-        /// Name and describe the scenarios, run none
-        #[arg(long)]
-        list: bool,
-        /// Print the matrix as a table, and put it into the README.
-        #[arg(long, conflicts_with_all = ["list", "filter"])]
-        table: bool,
-    },
-    /// Let crash, drgn, makedumpfile and libkdumpfile read the cores of a stock Linux
-    Readers,
-    /// Stock kernels of Linux that crash with diskdump.ko armed
-    Linux {
-        /// Only rows whose name contains this
-        filter: Option<String>,
-        /// All rows, and not only those of the short run
-        #[arg(long, conflicts_with = "filter")]
-        all: bool,
-        /// Name and describe the rows, run none
-        #[arg(long)]
-        list: bool,
-    },
-    /// Measure
-    Bench {
-        /// Which; all, in one table, if left out
-        name: Option<bench::Name>,
-        /// Of engine only this part, of drivers only this device
-        part: Option<String>,
-        /// One JSON object a line: bench, name, unit, ours, theirs, ratio, goal, met
-        #[arg(long)]
-        json: bool,
-    },
-    /// Fuzz the drivers with controllers that lie; crashes are kept in fuzz/artifacts
-    Fuzz {
-        /// Which controller; all if left out
-        target: Option<String>,
-        /// How long each
-        #[arg(long, default_value_t = 60)]
-        seconds: u64,
-    },
-    /// For hours: kill savecore, let its system calls fail, fuzz; print a table of what was found
-    Campaign {
-        /// Only parts whose name contains this; all if left out
-        name: Option<String>,
-        /// Hours for each part
-        #[arg(long, default_value_t = 1.0)]
-        hours: f64,
-        /// Where random numbers begin
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Name and describe the parts, run none
-        #[arg(long)]
-        list: bool,
-    },
-    /// Miri, ThreadSanitizer and AddressSanitizer over the tests; some of an hour, and nightly's Rust
-    Deep {
-        /// Only steps whose name contains one of these; all if left out
-        names: Vec<String>,
-        /// Name and describe the steps, run none
-        #[arg(long)]
-        list: bool,
-    },
-    /// The floors of each crate, from top to bottom, and imports that break their order
-    Floors,
-    /// savecore as a Debian package, in target/debian
-    Deb,
-    /// The same as test
-    Ci,
-}
 
 /// Help goes out as it is; a bad argument becomes one line.
 fn bad_arguments(error: &clap::Error) -> ExitCode {
@@ -137,7 +43,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             ui::error(
-                "say what to do: setup, demo, test, qemu, readers, linux, bench, fuzz, campaign, deep, floors, deb or ci; `cargo xtask --help` tells more",
+                "no task given: setup, demo, test, qemu, readers, linux, bench, fuzz, campaign, deep, floors, book, deb or ci; see `cargo xtask --help`",
             );
             ExitCode::from(2)
         }
@@ -145,7 +51,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
             let text = error.render().to_string();
             let head = text.split("\n\n").next().unwrap_or_default();
             let words: Vec<&str> = head.strip_prefix("error: ").unwrap_or(head).split_whitespace().collect();
-            ui::error(&format!("{}; `cargo xtask --help` tells more", words.join(" ")));
+            ui::error(&format!("{}; see `cargo xtask --help`", words.join(" ")));
             ExitCode::from(2)
         }
     }
@@ -183,6 +89,7 @@ fn main() -> ExitCode {
             campaign::task(campaign::Options { filter: name.as_deref(), hours, seed, list })
         }
         Task::Deep { names, list } => deep::task(&names, list),
+        Task::Book { write } => book::task(write),
         Task::Floors => floors::task(),
         Task::Deb => deb::task(),
         Task::Ci => test::task(true),

@@ -14,7 +14,8 @@ use crate::{CannotBegin, build, folders, setup};
 /// Scenarios at a time. They are held to deadlines, so never more than there are CPUs for.
 const AT_A_TIME: usize = 2;
 
-/// Where the README's table of the matrix begins and ends.
+/// The page of the book with the matrix, and where in it the matrix begins and ends.
+const PAGE: &str = "docs/src/figures/matrix.md";
 const TABLE: [&str; 2] = ["<!-- matrix: cargo xtask qemu --table -->", "<!-- end of the matrix -->"];
 
 /// What to do with the matrix, other than to run it.
@@ -25,7 +26,7 @@ pub(crate) enum Show {
     Run,
     /// The names of the rows, and what they prove.
     List,
-    /// The matrix as a table, and put it into the README.
+    /// The matrix as a table, and write it into the book.
     Table,
 }
 
@@ -33,7 +34,7 @@ pub(crate) enum Show {
 pub(crate) fn task(filter: Option<&str>, show: Show) -> Result<bool> {
     if show == Show::Table {
         ui::text(scenarios::table().trim_end());
-        write_readme()?;
+        write_page()?;
         return Ok(true);
     }
     let chosen = scenarios::matching(filter.unwrap_or_default());
@@ -61,34 +62,31 @@ pub(crate) fn task(filter: Option<&str>, show: Show) -> Result<bool> {
     Ok(count.failed == 0)
 }
 
-/// The README, and where the table is in it.
-fn readme_table() -> Result<(std::path::PathBuf, String, std::ops::Range<usize>)> {
-    let path = folders::root().join("README.md");
+/// The page with the matrix, and where in it the table is.
+fn page() -> Result<(std::path::PathBuf, String, std::ops::Range<usize>)> {
+    let path = folders::root().join(PAGE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let [begin, end] = TABLE.map(|mark| text.find(mark));
     let (Some(begin), Some(end)) = (begin.map(|begin| begin + TABLE[0].len()), end) else {
-        bail!("{} has no place for the matrix, between `{}` and `{}`", path.display(), TABLE[0], TABLE[1]);
+        bail!("{} has no place for the matrix between `{}` and `{}`", path.display(), TABLE[0], TABLE[1]);
     };
     Ok((path, text, begin..end))
 }
 
-/// Makes sure that the README's table is that of the matrix; gives how many rows it has.
+/// Makes sure that the book's table is the matrix; returns how many rows it has.
 ///
 /// # Errors
 /// If it is not.
-pub(crate) fn readme() -> Result<String> {
-    let (path, text, place) = readme_table()?;
+pub(crate) fn is_in_the_book() -> Result<String> {
+    let (path, text, place) = page()?;
     if text.get(place).map(str::trim) != Some(scenarios::table().trim()) {
-        bail!(
-            "the matrix in {} is not the one that there is; `cargo xtask qemu --table` mends it",
-            path.display()
-        );
+        bail!("the matrix in {} is out of date; run `cargo xtask qemu --table`", path.display());
     }
     Ok(format!("{} rows", scenarios::rows().len()))
 }
 
-fn write_readme() -> Result<()> {
-    let (path, mut text, place) = readme_table()?;
+fn write_page() -> Result<()> {
+    let (path, mut text, place) = page()?;
     text.replace_range(place, &format!("\n\n{}\n\n", scenarios::table().trim()));
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
@@ -130,4 +128,14 @@ pub(crate) fn run(chosen: &[Row], programs: &Programs) -> Count {
         }
     });
     count.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_books_table_is_the_matrix() {
+        is_in_the_book().unwrap();
+    }
 }

@@ -384,7 +384,7 @@ fn tools() -> Result<Option<RustTools>> {
 pub(crate) fn rust_tools() -> Result<RustTools> {
     let toolchain = Toolchain::with_source().ok_or_else(|| CannotBegin(NO_SOURCE.to_owned()))?;
     let bindgen = rust::bindgen()?;
-    let bindgen = bindgen.ok_or_else(|| CannotBegin("there is no bindgen: cargo xtask setup".to_owned()))?;
+    let bindgen = bindgen.ok_or_else(|| CannotBegin("bindgen is missing: cargo xtask setup".to_owned()))?;
     Ok(RustTools { rustc: toolchain.rustc()?, bindgen })
 }
 

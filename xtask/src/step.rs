@@ -1,10 +1,13 @@
 //! The steps of a task: each is one line on the terminal, and is counted.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use crate::ui::{self, Mark};
+
+/// A section that takes longer hangs.
+pub(crate) const SECTION_LIMIT: Duration = Duration::from_secs(1200);
 
 /// How a row of work ended.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -31,7 +34,7 @@ impl std::fmt::Display for Count {
     }
 }
 
-/// What a step gives: its facts, or the reason why it was skipped.
+/// What a step returns: its facts, or the reason why it was skipped.
 pub(crate) enum Step {
     /// Its facts.
     Done(String),

@@ -8,15 +8,13 @@ use anyhow::{Context, Result, bail};
 use qemu_tests::bed::{ARCHITECTURES, X86_64};
 use qemu_tests::scenarios;
 
-use crate::step::{Count, Step, counted, failures, on_ci, step};
+use crate::step::{Count, SECTION_LIMIT, Step, counted, failures, on_ci, step};
 use crate::toolchain::{TARGETS, host_cargo, logged};
 use crate::ui::{self, Mark};
 use crate::{
-    CannotBegin, build, everything, floors, folders, linux, loops, panic_free, qemu, readers, setup,
+    CannotBegin, book, build, everything, floors, folders, licences, linux, loops, panic_free, qemu, readers,
+    setup,
 };
-
-/// A section that takes longer hangs.
-const SECTION_LIMIT: Duration = Duration::from_secs(1200);
 
 /// What the demo may take when everything is built.
 const DEMO_LIMIT: Duration = Duration::from_secs(60);
@@ -75,6 +73,8 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     }
 
     step(&mut count, "loops are bounded", || Ok(Step::Done(loops::check()?)));
+    step(&mut count, "documents", || Ok(Step::Done(book::check()?)));
+    step(&mut count, "licences", || Ok(Step::Done(licences::check()?)));
     step(&mut count, "files use only floors below", || Ok(Step::Done(floors::check()?)));
 
     step(&mut count, "documentation", || {
@@ -93,7 +93,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     }
 
     step(&mut count, "reports in a browser", || {
-        let facts = "nothing of a hostile dump is run";
+        let facts = "nothing of a hostile dump runs";
         judged(strict, ("chromium", "chromium"), "a_browser_shows", facts)
     });
     step(&mut count, "savecore's units", || {
@@ -134,7 +134,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
                 ui::done(Mark::Ok, "test kernels and savecore", "", None);
                 count.passed += 1;
                 step(&mut count, "demo", || demo(&programs.savecore));
-                step(&mut count, "the README's table is the matrix", || qemu::readme().map(Step::Done));
+                step(&mut count, "the book's table is the matrix", || qemu::is_in_the_book().map(Step::Done));
                 count += qemu::run(&all, &programs);
             }
             Err(error) => {

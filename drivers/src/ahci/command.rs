@@ -177,7 +177,7 @@ impl Command {
             Command::Transfer { write, sector, count, addressing } => (write, sector, count, addressing),
         };
         let [a, b, c, d, e, f, ..] = sector.to_le_bytes();
-        // The largest count is told as 0.
+        // The largest count is reported as 0.
         let [low, high, ..] = count.to_le_bytes();
         fis.lba = [a, b, c];
         fis.device = ata::DEVICE_LBA;

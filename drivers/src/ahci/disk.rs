@@ -30,7 +30,7 @@ const_assert!(MAX_TRANSFER <= PIECE_BYTES);
 const MAX_EXTENTS: usize = MAX_TRANSFER / BLOCK_SIZE;
 /// Sectors that a command with a short address moves at most.
 const SHORT_SECTORS: usize = 256;
-/// A flush may take so many times as long as a request: there may be hundreds of megabytes in the cache.
+/// A flush may take this many times as long as a request: there may be hundreds of megabytes in the cache.
 const FLUSH_TIMES: u64 = 12;
 /// Buffers below 4 GiB at most, for an HBA that reaches no further.
 const BOUNCES: usize = 4;
@@ -45,7 +45,7 @@ enum Work {
 }
 
 impl Work {
-    /// What it is to do, as it is told when it fails.
+    /// What it is to do, as it is reported when it fails.
     fn what(&self) -> &'static str {
         match self {
             Work::Transfer(Request { direction: Direction::Read, .. }) => "read",
@@ -64,7 +64,7 @@ impl Work {
     }
 }
 
-/// Where the data of a request is behind the first `done` bytes, in order: bus address and bytes.
+/// Where the data of a request is after the first `done` bytes, in order: bus address and bytes.
 fn parts(request: &Request, done: usize) -> impl Iterator<Item = (u64, usize)> + '_ {
     let mut before = done;
     let buffer = (request.buffer.bus_address(), request.buffer.len());
@@ -97,7 +97,7 @@ struct Slot {
     turn: u32,
     /// It was under way when something failed; a second time is the last.
     tried: bool,
-    /// It has failed for good, which is told when the port runs again: only then the buffers are free.
+    /// It has failed for good, which is reported when the port runs again: only then the buffers are free.
     failed: Option<DeviceError>,
 }
 
@@ -173,7 +173,7 @@ impl Terms {
 /// time. How large the disk is, it says only then.
 ///
 /// An error that disk, link or HBA report is recovered from once: the port is reset by COMRESET, and all that was under way is
-/// done again, one by one. What then fails a second time is told as failed. A flush is not repeated: the disk has forgotten
+/// done again, one by one. What then fails a second time is reported as failed. A flush is not repeated: the disk has forgotten
 /// what it could not write.
 ///
 /// Reset ends everything that was in flight. Buffers of requests that the driver had in flight itself when it
@@ -209,7 +209,7 @@ pub struct AhciDisk<R, C> {
 impl<R: Registers, C: ConfigSpace> AhciDisk<R, C> {
     /// Looks at a disk and carves what it needs from the arena, 39 KiB. Does not write to the HBA.
     ///
-    /// `port` is the number of the disk's port, 0 to 31; `None` means the first that has a disk. `map` maps so many bytes at a
+    /// `port` is the number of the disk's port, 0 to 31; `None` means the first that has a disk. `map` maps a number of bytes at a
     /// physical address for device registers: uncached, readable and writable, on every CPU and for ever. Memory decoding has to be
     /// on, as any kernel or firmware leaves it. `request_timeout` is how many nanoseconds a reset or a request may take.
     ///
@@ -370,7 +370,7 @@ impl<R: Registers, C: ConfigSpace> AhciDisk<R, C> {
 
     /// Gives the HBA what waits, oldest first, while it has room.
     fn serve(&mut self, platform: &dyn Platform) {
-        // Each turn takes a free run, and there are only so many.
+        // Each turn takes a free run, and their number is fixed.
         while let Some(run) = self.free_run() {
             let now = self.turns;
             let waiting = self.slots.iter_mut().filter(|slot| slot.waits());
@@ -595,7 +595,7 @@ impl<R: Registers, C: ConfigSpace> AhciDisk<R, C> {
                 slot.failed = Some(DeviceError::Status { what, code });
             }
             slot.tried = true;
-            // Nothing of it is in flight any more.
+            // Nothing of it is still in flight.
             self.in_flight &= !1_u32.wrapping_shl(run.into());
         }
         self.careful = true;
@@ -647,7 +647,7 @@ fn copy(from: &[u8], to: &mut [u8], limit: usize) {
     }
 }
 
-/// Whether an HBA reaches so many bytes at an address.
+/// Whether an HBA reaches this many bytes at an address.
 fn reaches(cap: Cap, bus: u64, length: usize) -> bool {
     cap.contains(Cap::WIDE) || bus.checked_add(length as u64).is_some_and(|end| end <= NARROW)
 }

@@ -53,7 +53,7 @@ pub struct Hba<R, C> {
 }
 
 impl<R: Registers, C: ConfigSpace> Hba<R, C> {
-    /// Reads configuration space and registers, changes nothing: another driver may be using the HBA. `map` maps so many
+    /// Reads configuration space and registers, changes nothing: another driver may be using the HBA. `map` maps a number of
     /// bytes at a physical address, uncached, for reading and writing.
     ///
     /// # Errors

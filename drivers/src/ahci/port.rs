@@ -16,10 +16,10 @@ use crate::bus::registers::Registers;
 const STOP: Nanoseconds = 500 * MILLISECOND;
 /// COMRESET is sent for at least so long (10.4.2).
 const COMRESET: Nanoseconds = MILLISECOND;
-/// A disk may be busy behind a COMRESET for so many times as long as a request takes: it may have to spin up.
+/// A disk may be busy after a COMRESET for this many times as long as a request takes: it may have to spin up.
 const READY_TIMES: u64 = 2;
 
-/// And a restart so many times in all.
+/// And a restart this many times in all.
 pub const RESTART_TIMES: u64 = READY_TIMES + 3;
 
 /// How far a port has come.
@@ -196,7 +196,7 @@ impl Port {
         self.change(hba, on, PortCommand::MULTIPLIER | PortCommand::AGGRESSIVE_SLEEP)
     }
 
-    /// Begins a restart with COMRESET. [`step`](Port::step) goes on with it.
+    /// Begins a restart with COMRESET. [`step`](Port::step) continues it.
     ///
     /// # Errors
     /// [`DeviceError::Gone`].

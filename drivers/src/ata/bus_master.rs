@@ -54,7 +54,7 @@ pub(super) fn reaches(bus: u64, length: u64) -> bool {
 }
 
 /// Writes the pieces, of which none crosses 64 KiB or is empty, into the table, with as many bytes in all at most.
-/// Gives the number of bytes of the table in use.
+/// Returns the number of bytes of the table in use.
 pub(super) fn lay_table(
     table: &mut Shared,
     bytes: usize,
@@ -110,7 +110,7 @@ impl<R: Registers> BusMaster<R> {
         self.registers.write8(at(channel, register::COMMAND), way(direction));
     }
 
-    /// Lets it go. Behind the device's command.
+    /// Lets it go. After the device's command.
     pub(super) fn start(&self, channel: u8, direction: Direction) {
         self.registers.write8(at(channel, register::COMMAND), way(direction) | START);
     }

@@ -41,9 +41,9 @@ const WRITES: [(u8, u8); 3] = [(0xca, 0x35), (0x30, 0x34), (0xc5, 0x39)];
 
 /// Sectors that a command takes at most with 28-bit addresses.
 const NARROW_SECTORS: usize = 256;
-/// Requests that the driver takes at once. The disk has one of them; those behind it are begun without delay.
+/// Requests that the driver takes at once. The disk has one of them; those after it are begun without delay.
 const DEPTH: usize = 16;
-/// A flush may take so many times as long as a request.
+/// A flush may take this many times as long as a request.
 const FLUSH_TIMES: u64 = 12;
 /// When the disk has finished, the controller has what it was given within this time, in memory or out of it.
 const MASTER_LAGS: Nanoseconds = MILLISECOND;
@@ -79,7 +79,7 @@ enum Phase {
         /// When the disk was first seen to have finished ahead of the controller.
         alone: Option<Nanoseconds>,
     },
-    /// The CPU moves the data: so many bytes have been.
+    /// The CPU moves the data: this many bytes have been.
     Ports { moved: usize },
     /// SRST is set, since then.
     Reset { since: Nanoseconds },
@@ -89,7 +89,7 @@ enum Phase {
 
 /// What a look at the disk found.
 enum Step {
-    /// It goes on.
+    /// It continues.
     On,
     /// A round is over.
     Round,
@@ -106,7 +106,7 @@ enum Step {
 /// Data goes by DMA if the controller is a bus master and somebody has selected a mode for DMA on the disk; transfer modes
 /// stay as they are. What the controller cannot reach, beyond 4 GiB, goes by PIO, as everything does without DMA.
 ///
-/// A request that fails is tried once more behind a reset, then its failure is reported. Buffers of requests that were in flight when the
+/// A request that fails is tried once more after a reset, then its failure is reported. Buffers of requests that were in flight when the
 /// device failed, or when a request of [`rw_block`](DumpDevice::rw_block) did not end, stay lost, and everything is
 /// [`DeviceError::NotReady`] until `quiesce` succeeds again.
 ///
@@ -152,7 +152,7 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
     /// Looks at an IDE controller and carves what it needs from the arena, 8 KiB. Does not write to the device.
     ///
     /// `disk` is 0 for the master and 1 for the slave of the first channel, 2 and 3 for those of the second, or `None` for
-    /// the first of these that is a disk. `ports` gives access to so many ports from a first one on. Port decoding has to
+    /// the first of these that is a disk. `ports` gives access to a number of ports from a first one on. Port decoding has to
     /// be on, as any kernel or firmware leaves it. `ram` says where the RAM is that is to be dumped. `request_timeout` is how many nanoseconds a reset, a flush or
     /// one block may take; a reset of two devices that behave may take 31 s by the standard.
     ///
@@ -487,7 +487,7 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         Ok(())
     }
 
-    /// One look at the disk, and whatever follows from it. Gives a request that is over.
+    /// One look at the disk, and whatever follows from it. Returns a request that is over.
     #[inline(never)]
     fn advance(&mut self, wait: &Wait<'_>) -> Result<Option<Completion>, DeviceError> {
         if !self.ready {
@@ -500,7 +500,7 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
             Phase::Master { alone } => self.look_at_master(alone, wait),
             Phase::Ports { moved } => self.move_data(moved, platform),
             Phase::Reset { .. } | Phase::Wakes { .. } => match self.go_on_with_reset(wait) {
-                // A disk that cannot be reset is of no use any more.
+                // A disk that cannot be reset is no longer of use.
                 Err(error) => return Err(self.fail(error)),
                 looked => looked,
             },

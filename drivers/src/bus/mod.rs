@@ -1,4 +1,4 @@
-//! What a controller stands on: its registers, the PCI bus, and the memory it shares with the driver.
+//! What a controller is built on: its registers, the PCI bus, and the memory it shares with the driver.
 
 pub mod barrier;
 pub mod mmio;

@@ -38,7 +38,7 @@ impl Shared {
         place.is_aligned().then_some(place)
     }
 
-    /// Reads what stands at a byte offset; `None` if it is not aligned or not wholly inside.
+    /// Reads what is at a byte offset; `None` if it is not aligned or not wholly inside.
     #[inline]
     pub fn read<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
         let place = self.at::<T>(offset)?;

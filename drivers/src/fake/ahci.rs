@@ -87,7 +87,7 @@ pub enum AhciFault {
     ListNeverStops,
     /// The FIS receiver never stops.
     ReceiverNeverStops,
-    /// The link does not come up any more.
+    /// The link no longer comes up.
     LinkStaysDown,
     /// The link fails with this request: fatally or not, the request does not complete.
     Link(u32, bool),
@@ -101,7 +101,7 @@ pub enum AhciFault {
     IdentityDamaged,
     /// A word of the disk's description.
     Identity(usize, u16),
-    /// Behind a reset, the HBA has other ports, and they stay.
+    /// After a reset, the HBA has other ports, and they stay.
     PortsChange,
     /// The BIOS never lets go.
     BiosStays,
@@ -132,9 +132,9 @@ pub struct AhciPlan {
     pub staggered: bool,
     /// The HBA is in AHCI mode only.
     pub ahci_only: bool,
-    /// The BIOS has the HBA, and lets go in so many ticks; more than 5000, and it says that it is busy.
+    /// The BIOS has the HBA, and lets go in this many ticks; more than 5000, and it says that it is busy.
     pub bios: Option<u32>,
-    /// Behind a reset, the HBA has forgotten which ports are wired, until it is told.
+    /// After a reset, the HBA has forgotten which ports are wired, until it is told.
     pub forgets: bool,
     /// The disk has 48-bit addresses.
     pub long: bool,
@@ -238,7 +238,7 @@ impl AhciPlan {
         }
     }
 
-    /// One without special traits but for one fault.
+    /// One without special traits except for one fault.
     pub fn with(fault: AhciFault) -> AhciPlan {
         AhciPlan { faults: vec![fault], ..AhciPlan::default() }
     }
@@ -309,9 +309,9 @@ enum Link {
     Down,
     /// COMRESET is being sent.
     Resetting,
-    /// Up in so many ticks.
+    /// Up in this many ticks.
     Coming(u32),
-    /// Up; the device is ready in so many ticks.
+    /// Up; the device is ready in this many ticks.
     Up(u32),
     /// Up, and the device has told its signature.
     Ready,
@@ -331,9 +331,9 @@ struct PortState {
     serr: u32,
     sact: u32,
     ci: u32,
-    /// The list stops in so many ticks.
+    /// The list stops in this many ticks.
     stopping: Option<u32>,
-    /// After an error, nothing goes on.
+    /// After an error, nothing continues.
     halted: bool,
     pending: Vec<Pending>,
 }
@@ -364,7 +364,7 @@ impl PortState {
         }
     }
 
-    /// As it is behind a reset of the HBA.
+    /// As it is after a reset of the HBA.
     fn reset(attached: Attached, plan: &AhciPlan) -> PortState {
         let spins = attached != Attached::Nothing && !plan.staggered;
         PortState {

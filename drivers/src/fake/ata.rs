@@ -27,7 +27,7 @@ const MASTER_PORT: u16 = 0xc040;
 /// Command and control blocks of both channels in native mode, and in the other.
 const NATIVE: [u16; 4] = [0xc000, 0xc010, 0xc020, 0xc030];
 const COMPATIBLE: [u16; 4] = [0x1f0, 0x3f6, 0x170, 0x376];
-/// The windows of those, numbered behind the BARs.
+/// The windows of those, numbered after the BARs.
 const BLOCKS: u8 = 0x10;
 
 /// What the controller and the disk are like.
@@ -57,7 +57,7 @@ pub struct AtaPlan {
     pub multiple_refused: bool,
     /// It has a cache that can be flushed.
     pub flush: bool,
-    /// Ticks that a command takes: at least, and so many more at most.
+    /// Ticks that a command takes: at least, and at most this many more.
     pub delay: (u32, u32),
     /// Ticks that the bus master is behind the disk.
     pub lag: u32,
@@ -65,7 +65,7 @@ pub struct AtaPlan {
     pub words: Vec<(usize, u16)>,
     /// The flush with this number fails.
     pub flush_fails: Option<u32>,
-    /// With this request for data, the disk keeps asking for data behind the last.
+    /// With this request for data, the disk keeps asking for data after the last.
     pub greedy: Option<u32>,
     /// From this request for data on, the bus floats: somebody pulled the cable.
     pub unplugged: Option<u32>,

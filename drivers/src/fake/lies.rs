@@ -30,7 +30,7 @@ pub enum Change {
     Flip(u8),
     /// So much more, or less.
     Add(i8),
-    /// This value for so many more reads of the same register; in memory, as [`To`](Change::To).
+    /// This value for this many more reads of the same register; in memory, as [`To`](Change::To).
     Stays(u64, u16),
 }
 

@@ -60,11 +60,11 @@ pub enum Trouble {
     Short(u32),
     /// This request fails, with whatever the controller has to say that, and moves no data.
     Status(u32),
-    /// This request and all behind it fail.
+    /// This request and all after it fail.
     StatusFrom(u32),
     /// With this request, the controller fails as a whole, in the way it has for that (fatal status, stopped engine).
     Fails(u32),
-    /// The disk now has so many blocks.
+    /// The disk now has this many blocks.
     Shrinks(u64),
     /// MSI and MSI-X cannot be switched off.
     MsiStuck,

@@ -47,13 +47,13 @@ const DNR: u16 = 1 << 14;
 pub enum NvmeFault {
     /// It fails as a whole instead of becoming ready.
     FatalAtStart,
-    /// This command and so many behind it fail, but might work if tried again.
+    /// This command and this many after it fail, but might work if tried again.
     Transient(u32, u32),
     /// This command completes for another queue.
     WrongQueue(u32),
     /// This command's completion has this as the queue's head.
     WrongHead(u32, u16),
-    /// Admin commands with this operation fail: so many of them.
+    /// Admin commands with this operation fail: this many of them.
     AdminFails(u8, u32),
     /// Admin commands with this operation never complete.
     AdminSilent(u8),
@@ -114,7 +114,7 @@ pub struct NvmePlan {
     pub read_only: bool,
     /// Its command set.
     pub command_set: u8,
-    /// Logical blocks behind the last whole 4096 bytes.
+    /// Logical blocks after the last whole 4096 bytes.
     pub more: u64,
     /// Looks at the clock until a reset, a start and a shutdown are done.
     pub ticks: u32,
@@ -165,7 +165,7 @@ impl Default for NvmePlan {
 }
 
 impl NvmePlan {
-    /// A controller without special traits but for one fault.
+    /// A controller without special traits except for one fault.
     pub fn with(fault: NvmeFault) -> NvmePlan {
         NvmePlan { faults: vec![fault], ..NvmePlan::default() }
     }
@@ -390,7 +390,7 @@ impl NvmeModel {
                 if starting && !self.fatal && !chassis.has(Trouble::NeverReady) {
                     chassis.violation("stopped while it starts");
                 }
-                // From now on, nothing of its queues goes on.
+                // From now on, nothing of its queues continues.
                 self.pending.clear();
                 self.shy = self.plan.shy;
                 self.change = Some((Change::Reset, self.plan.ticks));
@@ -847,7 +847,7 @@ fn pieces(chassis: &mut Chassis, command: &Pending, total: usize) -> Option<Vec<
             return None;
         }
         if list % PAGE == PAGE - 8 && left > PAGE as usize {
-            // The last entry of a page of the list is where the list goes on.
+            // The last entry of a page of the list is where the list continues.
             list = page;
             continue;
         }

@@ -102,7 +102,7 @@ mod of_namespace {
     pub(super) const LBAF: usize = 128;
 }
 
-/// What Identify tells of a namespace's names (5.15.2.3): descriptors, one behind another.
+/// What Identify tells of a namespace's names (5.15.2.3): descriptors, one after another.
 mod descriptor {
     /// Which, 8 bits; 0 ends the list.
     pub(super) const NIDT: usize = 0;
@@ -113,7 +113,7 @@ mod descriptor {
     /// The descriptor that names the command set (2.0), and its value for the one with reads and writes.
     pub(super) const COMMAND_SET: u8 = 4;
     pub(super) const NVM: u8 = 0;
-    /// The kinds there are: so many in a list at most.
+    /// The kinds there are: at most this many in a list.
     pub(super) const KINDS: usize = 4;
 }
 
@@ -160,7 +160,7 @@ pub(super) struct Controller<R, C> {
 }
 
 impl<R: Registers, C: ConfigSpace> Controller<R, C> {
-    /// Looks, and takes so many bytes from the arena beside the queues; as [`NvmeDisk::open`](super::disk::NvmeDisk::open).
+    /// Looks, and takes this many bytes from the arena beside the queues; as [`NvmeDisk::open`](super::disk::NvmeDisk::open).
     pub(super) fn open(
         config: C,
         function: Function,

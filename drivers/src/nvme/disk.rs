@@ -38,9 +38,9 @@ static_assertions::const_assert!(COMMANDS * LIST >= PAGE && COMMANDS <= 1 << ID_
 
 /// In a command's id: bits that say which command it is. Those above change each time it is used.
 const ID_BITS: u32 = 5;
-/// The first page of data begins at a multiple of so many bytes (4.3).
+/// The first page of data begins at a multiple of this many bytes (4.3).
 const ALIGN: u64 = 4;
-/// A flush may take so many times as long as a request: there may be gigabytes in the cache.
+/// A flush may take this many times as long as a request: there may be gigabytes in the cache.
 const FLUSH_TIMES: u64 = 12;
 /// So many looks in a row that find nothing are followed by one at the controller's status. That register is slow, so it is
 /// not done more often; a controller that is gone is noticed within milliseconds even so.
@@ -78,7 +78,7 @@ fn parts(request: &Request) -> impl Iterator<Item = (u64, usize)> + '_ {
     core::iter::once(buffer).chain(extents.iter().map(|extent| (extent.bus, extent.length as usize)))
 }
 
-/// The pieces of pages that hold a request's data behind the first `from` bytes: none crosses a page's border.
+/// The pieces of pages that hold a request's data after the first `from` bytes: none crosses a page's border.
 fn pieces(request: &Request, from: usize) -> impl Iterator<Item = (u64, usize)> + '_ {
     let mut before = from;
     parts(request).flat_map(move |(start, length)| {
@@ -104,7 +104,7 @@ struct Stretch {
     length: usize,
 }
 
-/// The pages from `from` on that one command can take, at most `limit` bytes; a whole number of blocks. Those behind the
+/// The pages from `from` on that one command can take, at most `limit` bytes; a whole number of blocks. Those after the
 /// first go into the list at an offset of the shared memory.
 #[inline(never)]
 fn stretch(
@@ -233,7 +233,7 @@ impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
     /// Looks at an NVMe controller and carves what it needs from the arena, 40 KiB. Does not write to the device.
     ///
     /// `namespace` is the number of the one that is to receive the dump, from 1; `None` means the first that is active when the
-    /// controller is taken over. `map` maps so many bytes at a physical address for device registers: uncached, readable
+    /// controller is taken over. `map` maps a number of bytes at a physical address for device registers: uncached, readable
     /// and writable, on every CPU and for ever. Memory decoding has to be on, as any kernel or firmware leaves it.
     /// `request_timeout` is how many nanoseconds a command may take; a reset may take what the controller says.
     ///
@@ -368,7 +368,7 @@ impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
 
     /// Gives the controller what waits, oldest first, while there is room.
     fn serve(&mut self, platform: &dyn Platform) {
-        // Each turn takes a free command, and there are only so many.
+        // Each turn takes a free command, and their number is fixed.
         while self.controller.has_room() {
             let Some(index) = self.commands.iter().position(|command| !command.busy) else { break };
             let now = self.turns;
@@ -396,7 +396,7 @@ impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
         self.controller.tell_tails();
     }
 
-    /// Puts a command into the queue. Of its bytes it takes as many as it can; gives how many those are.
+    /// Puts a command into the queue. Of its bytes it takes as many as it can; returns how many those are.
     #[inline(never)]
     fn issue(&mut self, index: usize, platform: &dyn Platform) -> usize {
         let NvmeDisk { controller, slots, commands, namespace: Some(namespace), .. } = self else { return 0 };

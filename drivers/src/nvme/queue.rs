@@ -47,7 +47,7 @@ impl Pair {
         }
     }
 
-    /// Empty, with so many entries, at least 2. The memory has been zeroed, and the controller does not use it.
+    /// Empty, with this many entries, at least 2. The memory has been zeroed, and the controller does not use it.
     pub(super) fn start(&mut self, size: u16) {
         *self = Pair { size, ..Pair::new(self.id, self.submission, self.completion) };
     }
@@ -90,7 +90,7 @@ impl Pair {
         self.in_flight = self.in_flight.saturating_add(1);
     }
 
-    /// The entry behind this one.
+    /// The entry after this one.
     fn behind(&self, index: u16) -> u16 {
         let next = index.saturating_add(1);
         if next < self.size { next } else { 0 }

@@ -74,10 +74,10 @@ const STATUS_OK: u8 = 0;
 const STATUS_IO_ERROR: u8 = 1;
 /// Request status: the device does not know the request.
 const STATUS_UNSUPPORTED: u8 = 2;
-/// What stands there before the device writes its own.
+/// What is there before the device writes its own.
 const STATUS_UNWRITTEN: u8 = 0xff;
 
-/// What stands before the data of every request (5.2.6). Little-endian.
+/// What comes before the data of every request (5.2.6). Little-endian.
 #[derive(Clone, Copy, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Header {
@@ -106,7 +106,7 @@ pub fn find_mmio<R: Registers>(
 impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
     /// Looks at a virtio disk and carves what it needs from the arena. Does not write to the device.
     ///
-    /// `map` maps so many bytes at a physical address for device registers: uncached, readable and writable, on every
+    /// `map` maps a number of bytes at a physical address for device registers: uncached, readable and writable, on every
     /// CPU and for ever. Memory decoding has to be on, as any kernel or firmware leaves it. `request_timeout` is how
     /// many nanoseconds a reset, a flush or one block may take.
     ///

@@ -1,6 +1,6 @@
 //! What all virtio disks have in common: requests in slots, given to the device in rounds, oldest first.
 //!
-//! A kind of disk is a [`Protocol`]: what stands around a request's data, and what the device's answer means.
+//! A kind of disk is a [`Protocol`]: what surrounds a request's data, and what the device's answer means.
 
 use core::num::NonZeroU64;
 
@@ -25,7 +25,7 @@ const OVERHEAD: u16 = 2;
 const SLOTS: usize = 16;
 /// Runs that are in use at most: a request has one, and takes the first that is free.
 const RUNS: usize = SLOTS;
-/// A flush may take so many times as long as a request: there may be gigabytes in the cache.
+/// A flush may take this many times as long as a request: there may be gigabytes in the cache.
 const FLUSH_TIMES: u64 = 12;
 /// Pieces of scattered memory that one round should take.
 const SCATTERED: usize = 16;
@@ -33,7 +33,7 @@ const SCATTERED: usize = 16;
 const MAX_EXTENTS: usize = MAX_TRANSFER / BLOCK_SIZE;
 /// Bytes in a request at most. More would not be faster.
 const MAX_TRANSFER: usize = 1 << 20;
-/// Pieces of data are cut at multiples of so many bytes, if they are so large: no disk has smaller blocks.
+/// Pieces of data are cut at multiples of this many bytes, if they are so large: no disk has smaller blocks.
 const SECTOR: usize = 512;
 
 /// So many looks in a row that find nothing are followed by one at the device's status. That register is slow, so it is
@@ -62,13 +62,13 @@ pub enum Order<C> {
 pub enum Verdict {
     /// It is done. So many bytes of a command's answer are there.
     Done(usize),
-    /// It has failed; the device goes on.
+    /// It has failed; the device continues.
     Failed(DeviceError),
     /// It was not done because of something that has happened meanwhile: once more. The error is for the second time.
     Again(DeviceError),
     /// The device is busy: once more, but later. The error is for when that has lasted too long.
     Later(DeviceError),
-    /// The device cannot be trusted any more.
+    /// The device can no longer be trusted.
     Fatal(DeviceError),
 }
 
@@ -106,13 +106,13 @@ pub trait Protocol: Send + Sized {
     const NAMES: Names;
     /// Which queue takes requests.
     const QUEUE: u16;
-    /// Bytes in front of the data, read by the device.
+    /// Bytes before the data, read by the device.
     const HEADER: usize;
     /// Bytes that the device writes when it is done.
     const FOOTER: usize;
     /// Bytes that all commands' answers take together.
     const ANSWERS: usize;
-    /// Whether those stand in front of the data that it writes, not behind.
+    /// Whether those come before the data that it writes, not after.
     const FOOTER_FIRST: bool;
     /// The command that brings what is in the cache to the medium.
     const FLUSH: Self::Command;
@@ -145,14 +145,14 @@ pub trait Protocol: Send + Sized {
     /// Writes the header, and a footer that cannot be the device's.
     fn prepare(&self, order: Order<Self::Command>, requests: &mut Shared, header: usize, footer: usize);
 
-    /// What the footer says of a request, for which the device says that it wrote so many bytes.
+    /// What the footer says of a request, for which the device says that it wrote this many bytes.
     fn judge(&self, order: Order<Self::Command>, requests: &Shared, footer: usize, written: u32) -> Verdict;
 }
 
 /// What the driver was asked to do.
 enum Work<C> {
     Transfer(Request),
-    /// A command whose answer goes to so many bytes at a bus address.
+    /// A command whose answer goes to this many bytes at a bus address.
     Command(C, u64, usize),
 }
 
@@ -165,7 +165,7 @@ impl<C: Copy> Work<C> {
         }
     }
 
-    /// What the device has to do of it: `bytes` behind the first `done`.
+    /// What the device has to do of it: `bytes` after the first `done`.
     fn order(&self, done: usize, bytes: usize) -> Order<C> {
         match self {
             Work::Transfer(Request { direction, block, .. }) => Order::Transfer {
@@ -202,7 +202,7 @@ impl<C: Copy> Work<C> {
         core::iter::once(first).chain(extents.iter().map(|extent| (extent.bus, extent.length as usize)))
     }
 
-    /// The pieces of at most `size` bytes that hold its data behind the first `done` bytes, and as many bytes as are
+    /// The pieces of at most `size` bytes that hold its data after the first `done` bytes, and as many bytes as are
     /// in each.
     fn pieces(&self, done: usize, size: usize) -> impl Iterator<Item = (u64, usize)> + '_ {
         let mut before = done;
@@ -447,7 +447,7 @@ impl<T: Transport, P: Protocol> Disk<T, P> {
 
     /// Gives the device what waits, oldest first, while the queue has room.
     fn serve(&mut self, platform: &dyn Platform) {
-        // Each turn takes a free run, and a queue has only so many.
+        // Each turn takes a free run, and a queue has a fixed number.
         while let Some(run) = self.queue.free_run() {
             if self.held_until.is_some() || self.queue.in_flight() >= self.terms.most {
                 return;
@@ -644,7 +644,7 @@ impl<T: Transport, P: Protocol> Disk<T, P> {
         }
     }
 
-    /// What stands at a byte offset in [`ANSWERS`](Protocol::ANSWERS); zeros beyond.
+    /// What is at a byte offset in [`ANSWERS`](Protocol::ANSWERS); zeros beyond.
     pub(super) fn answer<V: FromBytes + Copy>(&self, offset: usize) -> V {
         self.requests.read(Layout::answers::<P>().wrapping_add(offset)).unwrap_or_else(V::new_zeroed)
     }
@@ -656,7 +656,7 @@ fn whole(pieces: impl Iterator<Item = (u64, usize)>, limit: usize, unit: usize) 
     bytes.min(limit) & !unit.wrapping_sub(1)
 }
 
-/// How requests are cut for a queue of `size` descriptors. Gives the number of pieces, too.
+/// How requests are cut for a queue of `size` descriptors. Returns the number of pieces, too.
 fn cut(size: u16, limits: &Limits) -> Result<(Terms, u16), DeviceError> {
     let Limits { flush, size_max, seg_max, round, most } = *limits;
     let piece = (size_max as usize).clamp(1, MAX_TRANSFER);

@@ -52,7 +52,7 @@ pub struct MmioSlot<R> {
     pub registers: R,
 }
 
-/// The `index`th device of a kind, counted from 0, among the windows at these physical addresses. `map` maps so many
+/// The `index`th device of a kind, counted from 0, among the windows at these physical addresses. `map` maps a number of
 /// bytes at a physical address, uncached, for reading and writing. Windows that are empty (device id 0) are passed over.
 pub(super) fn find<R: Registers>(
     windows: impl IntoIterator<Item = u64>,

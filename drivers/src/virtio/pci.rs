@@ -59,7 +59,7 @@ struct Region {
     bar_address: u64,
     address: u64,
     length: u32,
-    /// Where the capability stands.
+    /// Where the capability is.
     at: u8,
 }
 
@@ -154,7 +154,7 @@ pub struct PciTransport<R, C> {
 
 impl<R: Registers, C: ConfigSpace> PciTransport<R, C> {
     /// Finds and maps the registers. Reads configuration space only, changes nothing: another driver may be using the
-    /// device. `map` maps so many bytes at a physical address, uncached, for reading and writing.
+    /// device. `map` maps a number of bytes at a physical address, uncached, for reading and writing.
     /// `device_least` is how many bytes of device configuration are needed, `device_limit` how many are of use.
     ///
     /// # Errors

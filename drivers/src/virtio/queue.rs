@@ -147,7 +147,7 @@ impl Queue {
         (run < self.runs()).then_some(run)
     }
 
-    /// Gives a request to the device. `run` comes from [`free_run`](Queue::free_run); of `pieces`, those that the device
+    /// Hands a request to the device. `run` comes from [`free_run`](Queue::free_run); of `pieces`, those that the device
     /// writes come last. Pieces beyond the run's length are left out. Tells whether the device wants to be notified.
     pub fn publish(
         &mut self,

@@ -57,7 +57,7 @@ const CDB_SIZE: u32 = 32;
 /// Sectors of 512 bytes in a transfer at most, of a host that does not say. Each is known to take as many.
 const USUAL_SECTORS: u32 = 0xffff;
 
-/// What stands before the data of every command (5.6.6.1).
+/// What comes before the data of every command (5.6.6.1).
 #[derive(Clone, Copy, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Header {
@@ -85,7 +85,7 @@ pub(super) mod response {
     pub(in super::super) const RESPONSE: usize = 11;
     pub(in super::super) const SENSE: usize = 12;
     pub(in super::super) const SIZE: usize = 12 + super::SENSE_SIZE as usize;
-    /// What stands in place of a response before the device writes its own.
+    /// What is in place of a response before the device writes its own.
     pub(in super::super) const UNWRITTEN: u8 = 0xff;
 }
 
@@ -168,7 +168,7 @@ impl<R: Registers, C: ConfigSpace> VirtioScsi<R, C> {
     ///
     /// `disk` is which disk on it: `None` is the first that is found by [`quiesce`](dumpcore::DumpDevice::quiesce), in the
     /// order of targets and of what they list (of each, the first 63 units), and that one from then on. Its size is not
-    /// known before. `map` maps so many bytes at a physical address for device registers: uncached, readable and writable,
+    /// known before. `map` maps a number of bytes at a physical address for device registers: uncached, readable and writable,
     /// on every CPU and for ever. Memory decoding has to be on. `request_timeout` is how many nanoseconds a reset, the
     /// search for the disk or one block may take.
     ///
@@ -290,7 +290,7 @@ impl Protocol for Scsi {
 
     const NAMES: Names =
         Names { kind: "virtio-scsi", read: "a virtio-scsi read", write: "a virtio-scsi write" };
-    /// Behind the control and the event queue.
+    /// After the control and the event queue.
     const QUEUE: u16 = 2;
     const HEADER: usize = size_of::<Header>();
     const FOOTER: usize = response::SIZE;

@@ -83,7 +83,7 @@ pub(super) enum Words {
     Answer,
 }
 
-/// All reasons, in words, behind what was being done.
+/// All reasons, in words, after what was being done.
 macro_rules! reasons {
     ($doing:literal) => {
         Reasons {

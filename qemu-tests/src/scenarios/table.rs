@@ -1,4 +1,4 @@
-//! The matrix as a table, for the README: what runs where, and what cannot.
+//! The matrix as a table, for the book (docs/src/figures/matrix.md): what runs where, and what cannot.
 
 use std::fmt::Write as _;
 

@@ -19,7 +19,7 @@ fn normal_driver(device: &Device) -> Result<&'static str, &'static str> {
         "virtio-blk" => Ok("virtio"),
         "ahci" => Ok("ahci"),
         "nvme" => Ok("nvme"),
-        _ => Err("the test kernel has no normal driver for it, only one that dumps"),
+        _ => Err("the test kernel has no normal driver for it, only the one that dumps"),
     }
 }
 

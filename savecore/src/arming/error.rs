@@ -14,12 +14,10 @@ pub enum ArmError {
         help: String,
     },
     /// Another savecore arms.
-    #[error(
-        "another savecore is arming the kernel, and does not come to an end; `savecore armed` says how it stands"
-    )]
+    #[error("another savecore is arming the kernel and does not finish; `savecore armed` shows the state")]
     Busy,
     /// What the configuration says of targets makes no sense.
-    #[error("nobody can tell which targets the configuration means: correct it, or name a TARGET")]
+    #[error("the targets in the configuration cannot be understood: correct it, or name a TARGET")]
     Configuration,
     /// A file of the kernel cannot be read.
     #[error("cannot read {path}: {error}")]
@@ -47,18 +45,18 @@ pub enum ArmError {
     },
     /// The crash kernel cannot be made to wait.
     #[error(
-        "a crash kernel is loaded and would go first, so that diskdump never runs, and cannot be put behind it: {error}; boot with crash_kexec_post_notifiers, or unload it"
+        "a crash kernel is loaded and would run first, so diskdump would never run, and this order cannot be changed: {error}; boot with crash_kexec_post_notifiers, or unload it"
     )]
     KdumpFirst {
         /// Why.
         error: io::Error,
     },
     /// It cannot be said which devices there are.
-    #[error("the system does not say which disks there are: {0}")]
+    #[error("cannot list the system's disks: {0}")]
     Devices(io::Error),
     /// No target was named, and none was found.
     #[error(
-        "no dump partition was found to be armed{}: name a TARGET, or make one with `savecore format`",
+        "no dump partition was found to arm{}: name a TARGET, or make one with `savecore format`",
         in_parentheses(.left_out)
     )]
     NothingFound {
@@ -81,7 +79,7 @@ pub enum ArmError {
     },
     /// It is no device of the running kernel.
     #[error(
-        "{target} is no block device of the running kernel, and it can dump to nothing else; of a disk whose partitions it does not show, `partprobe` makes it look again"
+        "{target} is not a block device of the running kernel, which can dump to nothing else; if the kernel does not show a disk's partitions, `partprobe` makes it look again"
     )]
     NoDevice {
         /// Which.
@@ -89,14 +87,14 @@ pub enum ArmError {
     },
     /// A dump must not go through what is under a crashed kernel's care.
     #[error(
-        "{target} is made by the kernel of other devices (LVM, RAID, dm-crypt, loop), and a crashed kernel cannot write there: take a plain partition of a disk"
+        "{target} is made of other devices by the kernel (LVM, RAID, dm-crypt, loop), and a crashed kernel cannot write there: use a plain partition of a disk"
     )]
     Made {
         /// Which.
         target: String,
     },
     /// Something is made of the target.
-    #[error("{target} is part of another device (LVM, RAID, dm-crypt): take a partition of its own")]
+    #[error("{target} is part of another device (LVM, RAID, dm-crypt): use a separate partition")]
     Held {
         /// Which.
         target: String,
@@ -119,7 +117,7 @@ pub enum ArmError {
     #[error(transparent)]
     Target(#[from] Error),
     /// More targets were named than a kernel takes.
-    #[error("{target}: a kernel is armed on {most} targets at most", most = super::limits::MAX_TARGETS)]
+    #[error("{target}: a kernel can be armed on at most {most} targets", most = super::limits::MAX_TARGETS)]
     TooMany {
         /// The one that is too many.
         target: String,
@@ -133,7 +131,7 @@ pub enum ArmError {
         why: String,
     },
     /// The module refused.
-    #[error("the kernel does not arm {targets}: {why}{}{}", still(.kept), no_longer(.lost))]
+    #[error("the kernel refused to arm {targets}: {why}{}{}", still(.kept), no_longer(.lost))]
     Refused {
         /// On which targets.
         targets: String,
@@ -141,7 +139,7 @@ pub enum ArmError {
         why: String,
         /// Targets that were armed before, and still are.
         kept: Vec<String>,
-        /// Targets that were armed before, and are not any more.
+        /// Targets that were armed before, and no longer are.
         lost: Vec<String>,
     },
 }
@@ -153,8 +151,8 @@ fn still(kept: &[String]) -> String {
 fn no_longer(lost: &[String]) -> String {
     match lost {
         [] => String::new(),
-        [one] => format!("; {one}, which was armed, is not any more"),
-        all => format!("; {}, which were armed, are not any more", all.join(", ")),
+        [one] => format!("; {one} was armed and no longer is"),
+        all => format!("; {} were armed and no longer are", all.join(", ")),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::source::node_at;
 pub enum KernelOn {
     /// It is armed on it.
     Armed,
-    /// It was armed on it before the label that is there now was laid: it would refuse to dump there.
+    /// It was armed on it before the label that is there now was written: it would refuse to dump there.
     OtherLabel,
     /// It has the module, and is not armed on this device.
     NotArmed,

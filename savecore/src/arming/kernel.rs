@@ -95,7 +95,7 @@ impl Kernel {
         self.sysfs(POST_NOTIFIERS).is_some_and(|text| text == "Y")
     }
 
-    /// Puts the crash kernel behind the dump, or in front again.
+    /// Makes the crash kernel run after the dump, or first again.
     ///
     /// # Errors
     /// [`ArmError::KdumpFirst`].

@@ -14,7 +14,7 @@ pub(super) fn help(system: &System) -> String {
     let modules = system.root.join("lib/modules");
     // A unit that may not see the modules of any kernel finds the folder empty.
     if release.is_empty() || is_empty(&modules) {
-        return "the kernel's diskdump module is not loaded: `modprobe diskdump`; if that finds none, `dkms status` says whether it was built for this kernel".to_owned();
+        return "the kernel's diskdump module is not loaded: `modprobe diskdump`; if there is none, `dkms status` says whether it was built for this kernel".to_owned();
     }
     // As modprobe looks it up (modules.dep(5)).
     let known = fs::read_to_string(modules.join(&release).join("modules.dep")).unwrap_or_default();
@@ -27,7 +27,7 @@ pub(super) fn help(system: &System) -> String {
     }
     if has_sources(&system.root) {
         return format!(
-            "the diskdump module is not built for this kernel, {release}: `apt install linux-headers-{release} && dkms autoinstall && modprobe diskdump`; `dkms status` says what is built"
+            "the diskdump module is not built for this kernel, {release}: `apt install linux-headers-{release} && dkms autoinstall && modprobe diskdump`; `dkms status` shows what is built"
         );
     }
     "the kernel's diskdump module is not installed: its package is diskdump-dkms".to_owned()
@@ -56,9 +56,9 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        assert!(help(&system).contains("if that finds none"));
+        assert!(help(&system).contains("if there is none"));
         file("proc/sys/kernel/osrelease", "6.12.1-amd64\n");
-        assert!(help(&system).contains("if that finds none"), "there are no modules at all");
+        assert!(help(&system).contains("if there is none"), "there are no modules at all");
         file("lib/modules/6.12.1-amd64/modules.dep", "kernel/fs/ext4/ext4.ko: kernel/lib/crc16.ko\n");
         assert!(help(&system).ends_with("its package is diskdump-dkms"));
         file("usr/src/diskdump-0.1.0/dkms.conf", "");

@@ -3,7 +3,7 @@
 //! 1. [`plan`]: what is named becomes devices as the kernel calls them, and whatever would be refused is refused here, with the
 //!    reason. What only userspace can find out comes along: where the registers of stopped CPUs are kept, and which serial port is
 //!    the console.
-//! 2. [`arm`]: with a crash kernel loaded, that one is made to wait behind the dump; then the module gets its words.
+//! 2. [`arm`]: with a crash kernel loaded, that one is made to wait after the dump; then the module gets its parameters.
 //! 3. [`tell_last`]: it is told what became of the last dump.
 //! 4. [`Module`]: what it says of itself, and how it is disarmed; [`Held`]: what that means for a dump partition.
 
@@ -36,7 +36,7 @@ pub use told::{ArmedNow, Told, ToldTarget};
 pub struct Armed {
     /// What the module says of itself now.
     pub status: Status,
-    /// Whether the crash kernel, which went first, was put behind the dump.
+    /// Whether the crash kernel, which went first, was put after the dump.
     pub kdump_put_behind: bool,
 }
 

@@ -138,7 +138,7 @@ impl Module {
     /// # Errors
     /// [`ArmError::Busy`] if another one takes longer than it should.
     pub fn lock(&self) -> Result<Lock, ArmError> {
-        // Nobody but root may open it, and so nobody else keep it locked. What keeps it from being opened is told when it is written.
+        // Nobody but root may open it, and so nobody else keep it locked. What keeps it from being opened is reported when it is written.
         let Ok(file) = OpenOptions::new().write(true).open(self.folder.join("arm")) else {
             return Ok(Lock(None));
         };

@@ -1,4 +1,4 @@
-//! From what a person names to the words that the module takes; what it would refuse is refused here, with the reason.
+//! From what the user names to the parameters that the module takes; what it would refuse is refused here, with the reason.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use super::system::System;
 use crate::ownership::{Owner, Whose};
 
 /// How a line begins that says which partitions nobody named and are not this machine's own.
-pub const LEFT_ALONE: &str = "left alone, since they are not this machine's own";
+pub const LEFT_ALONE: &str = "left alone, because they are not this machine's own";
 
 /// How the kernel is going to be armed.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -23,7 +23,7 @@ pub struct Plan {
     pub targets: Vec<Planned>,
     /// What the module is told.
     pub words: String,
-    /// What a person should know.
+    /// What the user should know.
     pub warnings: Vec<String>,
     /// Targets that were named and cannot be used, each with the reason.
     pub left_out: Vec<String>,
@@ -40,7 +40,7 @@ pub struct Plan {
 pub struct Planned {
     /// The device, as the kernel names it.
     pub device: String,
-    /// What a person named; the device itself if it was found.
+    /// What the user named; the device itself if it was found.
     #[serde(skip)]
     pub named: String,
     /// The uuid of its label.
@@ -64,7 +64,7 @@ impl Plan {
     pub fn waiting(&self) -> impl Iterator<Item = String> {
         self.targets.iter().filter(|target| target.waiting > 0).map(|Planned { device, waiting, .. }| {
             let dumps = crate::text::count(*waiting, "dump waits", "dumps wait");
-            format!("{device}: {dumps} there; the next goes after it, into what is free")
+            format!("{device}: {dumps} there; the next is written after it, into the free space")
         })
     }
 
@@ -98,9 +98,9 @@ impl Plan {
         // What is to be said of the words was said.
         self.words = words(&self.targets, options, kernel, &mut Vec::new());
         if self.are_found {
-            self.warnings.push(format!("{refused} is left out, since the kernel does not arm it: {why}"));
+            self.warnings.push(format!("{refused} is left out, because the kernel refused to arm it: {why}"));
         } else {
-            self.left_out.push(format!("the kernel does not arm {refused}: {why}"));
+            self.left_out.push(format!("the kernel refused to arm {refused}: {why}"));
         }
         true
     }
@@ -176,13 +176,13 @@ fn found(system: &System, warnings: &mut Vec<String>) -> Result<Vec<Node>, ArmEr
     left_out.extend(sorted.left_alone().map(|them| format!("{LEFT_ALONE}: {them}: name one to use it")));
     for at in &sorted.own {
         match node_at(&system.roots, &at.path, at.partition.as_deref())? {
-            None => left_out.push(format!("{at} is left out, since the kernel shows no device for it")),
+            None => left_out.push(format!("{at} is left out, because the kernel shows no device for it")),
             Some(node) if node.is_made => {
-                left_out.push(format!("{} is left out, since it is made of other devices", node.shown));
+                left_out.push(format!("{} is left out, because it is made of other devices", node.shown));
             }
             Some(node) => match used.iter().find(|(uuid, _)| *uuid == at.uuid) {
                 Some((_, other)) => left_out.push(format!(
-                    "{} is left out, since it has the uuid of {}: name it to use it",
+                    "{} is left out, because it has the uuid of {}: name it to use it",
                     node.shown, other.shown
                 )),
                 None => used.push((at.uuid, node)),
@@ -194,7 +194,7 @@ fn found(system: &System, warnings: &mut Vec<String>) -> Result<Vec<Node>, ArmEr
     }
     for (_, node) in used.drain(used.len().min(MAX_TARGETS)..) {
         left_out.push(format!(
-            "{} is left out, since a kernel is armed on {MAX_TARGETS} targets at most",
+            "{} is left out, because a kernel can be armed on at most {MAX_TARGETS} targets",
             node.shown
         ));
     }
@@ -230,7 +230,7 @@ pub fn named(system: &System, name: &str, partition: Option<&str>) -> Result<Nod
     node_at(&system.roots, Path::new(name), partition)?.ok_or_else(|| ArmError::NoDevice { target: shown() })
 }
 
-/// What stands behind a prefix in capital or small letters.
+/// What follows a prefix in capital or small letters.
 fn strip<'n>(name: &'n str, prefix: &str) -> Option<&'n str> {
     let (head, rest) = name.split_at_checked(prefix.len())?;
     head.eq_ignore_ascii_case(prefix).then_some(rest)
@@ -251,7 +251,7 @@ fn only(mut nodes: Vec<Node>, name: &str) -> Result<Node, ArmError> {
 /// Whether a device can be a target, as far as can be seen before the module looks.
 fn look(node: &Node, is_held: bool, owner: &Owner, warnings: &mut Vec<String>) -> Result<Planned, ArmError> {
     let target = node.shown.clone();
-    // A space would end the word that the name stands in.
+    // A space would end the word that the name is in.
     if target.contains(|character: char| character.is_whitespace() || character.is_control()) {
         return Err(ArmError::Unfit {
             target: target.escape_debug().to_string(),
@@ -270,7 +270,7 @@ fn look(node: &Node, is_held: bool, owner: &Owner, warnings: &mut Vec<String>) -
     let unfit = |why: String| ArmError::Unfit { target: target.clone(), why };
     let opened = Target::open(&node.path, None, access)?;
     if let Some(user) = opened.user() {
-        return Err(unfit(format!("it is {user}; take a partition that nothing else uses")));
+        return Err(unfit(format!("it is {user}; use a partition that nothing else uses")));
     }
     let glance = glance(&opened, owner.machine()).map_err(|error| unfit(error.to_string()))?;
     let partition = &glance.partition;
@@ -284,14 +284,14 @@ fn look(node: &Node, is_held: bool, owner: &Owner, warnings: &mut Vec<String>) -
     }
     let waiting = partition.number_waiting();
     if let Some(other) = partition.other_version {
-        warnings.push(format!("{target}: {other}: the next goes behind"));
+        warnings.push(format!("{target}: {other}: the next dump goes after it"));
     }
     let bad = glance.bad.as_ref().map(|bad| format!("block {} holds {}", bad.block, bad.holds));
     let foreign = partition.foreign.first();
     let foreign =
         foreign.map(|range| format!("blocks {} to {} belong to no dump", range.start, range.end - 1));
     if let Some(why) = foreign.or(bad) {
-        warnings.push(format!("{target}: {why}, so that a dump may be refused; `savecore check` says more"));
+        warnings.push(format!("{target}: {why}, so a dump may be refused; see `savecore check`"));
     }
     Ok(Planned {
         uuid: uuid::Uuid::from_bytes(partition.uuid()),
@@ -315,7 +315,7 @@ fn words(targets: &[Planned], options: &Options, kernel: &Kernel, warnings: &mut
         (Serial::Port(port), _) => words.push(format!("serial={port:#x}")),
         (Serial::Console, Console::Port(port)) => words.push(format!("serial={port:#x}")),
         (Serial::Console, Console::Other(name)) => warnings.push(format!(
-            "the console {name} is no 16550 behind an I/O port: no progress is shown there during a dump"
+            "the console {name} is not a 16550 at an I/O port: it shows no progress during a dump"
         )),
         (Serial::None, _) | (Serial::Console, Console::None) => {}
     }

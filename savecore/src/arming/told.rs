@@ -23,7 +23,7 @@ const NOW: &str = "run/savecore/armed.json";
 /// Such a file is no larger.
 const MAX_FILE: u64 = 1 << 20;
 
-/// What a person told last.
+/// What the user asked for last.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Told {
     /// Whether to arm, or to disarm.
@@ -44,7 +44,7 @@ pub struct ToldTarget {
 }
 
 impl Told {
-    /// What was told last; `None` if nothing was, or nobody can read it any more.
+    /// What was told last; `None` if nothing was, or nobody can read it now.
     pub fn read(system: &System) -> Option<Told> {
         read(&system.root.join(TOLD))
     }
@@ -73,7 +73,7 @@ impl Told {
 pub struct ArmedNow {
     /// The words.
     pub words: String,
-    /// Whether a person chose targets or level, who is not overruled by the configuration until the next boot.
+    /// Whether the user chose targets or level, who is not overruled by the configuration until the next boot.
     pub by_hand: bool,
 }
 

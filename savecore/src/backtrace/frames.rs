@@ -59,7 +59,7 @@ impl Sections {
 /// One of the sections, and where in it which function's information is.
 struct Table<S> {
     section: S,
-    /// First address, first one behind, and offset of the entry; sorted.
+    /// First address, first one after, and offset of the entry; sorted.
     functions: Vec<(u64, u64, usize)>,
 }
 
@@ -184,7 +184,7 @@ fn leave<'b, S: UnwindSection<Slice<'b>>>(
         RegisterRule::Undefined | RegisterRule::Architectural => None,
     };
     let mut caller = Box::new(registers.clone());
-    // What stands beside a register without a rule is as the callee found it, but for the stack pointer.
+    // What is beside a register without a rule is as the callee found it, except for the stack pointer.
     caller.set(caller.sp_number(), Some(cfa));
     for (register, rule) in row.registers() {
         caller.set(register.0, value(rule, registers.get(register.0)));

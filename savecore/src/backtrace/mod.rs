@@ -71,7 +71,7 @@ pub struct CpuBacktrace {
 /// A frame.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Frame {
-    /// Where it goes on, hexadecimal.
+    /// Where it continues, hexadecimal.
     pub address: String,
     /// How it was found.
     pub by: By,
@@ -83,7 +83,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// What stands in the place of a function's name that is not known.
+    /// What is in the place of a function's name that is not known.
     pub fn nameless(&self) -> &'static str {
         if self.in_code { "(no symbol)" } else { "(not in the kernel's code)" }
     }
@@ -106,7 +106,7 @@ pub struct Call {
 }
 
 impl Backtraces {
-    /// What a person should know, in one line: that the file has no symbols.
+    /// What the user should know, in one line: that the file has no symbols.
     pub fn warning(&self) -> Option<String> {
         self.stripped.then(|| {
             format!(

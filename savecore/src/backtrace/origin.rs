@@ -1,4 +1,4 @@
-//! Which function of a backtrace crashed, behind those that only tell of the crash.
+//! Which function of a backtrace crashed, after those that only tell of the crash.
 
 use super::{By, CpuBacktrace};
 
@@ -70,8 +70,8 @@ const NAMES: [&str; 46] = [
 ];
 
 impl CpuBacktrace {
-    /// The number among [`calls`](CpuBacktrace::calls) of the function that crashed: the first one behind the last of those
-    /// that only tell of a crash, and behind leftovers of what was printed meanwhile. A good guess; `None` if there are no calls.
+    /// The number among [`calls`](CpuBacktrace::calls) of the function that crashed: the first one after the last of those
+    /// that only tell of a crash, and after leftovers of what was printed meanwhile. A good guess; `None` if there are no calls.
     pub fn origin(&self) -> Option<usize> {
         let found: Vec<(By, Option<&str>)> =
             self.calls().map(|(frame, call)| (frame.by, call.map(|call| call.function.as_str()))).collect();

@@ -37,7 +37,7 @@ impl Registers {
                 general(32)
             }
             Arch::Riscv64 => {
-                // In the place of x0 stands the program counter.
+                // The program counter is in the place of x0.
                 for (number, value) in values.iter_mut().take(32).enumerate().skip(1) {
                     *value = general(number);
                 }
@@ -47,7 +47,7 @@ impl Registers {
         Registers { arch, pc: pc.unwrap_or_default(), values }
     }
 
-    /// Nothing known but where the stack is, and where it goes on.
+    /// Nothing known but where the stack is, and where it continues.
     pub(super) fn only(arch: Arch, pc: u64, sp: u64) -> Registers {
         let mut registers = Registers { arch, pc, values: [None; REGISTERS] };
         registers.set(registers.sp_number(), Some(sp));

@@ -85,7 +85,7 @@ impl Symbols {
         let behind = self.functions.partition_point(|(begin, _, _)| *begin <= address);
         let (begin, length, name) = self.functions.get(behind.checked_sub(1)?)?;
         let inside = address - begin;
-        // Behind a function's end begins what has no name. One without a length goes on to the next.
+        // After a function's end begins what has no name. One without a length continues to the next.
         if *length > 0 && inside >= *length {
             return None;
         }

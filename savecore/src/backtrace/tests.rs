@@ -23,7 +23,7 @@ use super::unwind::{By, End, MAX_FRAMES, Spot, Unwinder};
 const CODE: u64 = 0xffff_ffff_8010_0000;
 const FUNCTION: u64 = 64;
 const FUNCTIONS: u64 = 40;
-/// Where a function goes on behind its call.
+/// Where a function continues after its call.
 const BEHIND: u64 = 32;
 /// Where the stack is; the tests' CPUs use physical addresses.
 const STACK: u64 = 0x20_0000;
@@ -195,7 +195,7 @@ fn returns(function: u64) -> u64 {
     CODE + function * FUNCTION + BEHIND
 }
 
-/// Where all frames go on but for the first.
+/// Where all frames go on except for the first.
 fn callers(spots: &[Spot]) -> Vec<u64> {
     spots.iter().skip(1).map(|spot| spot.address).collect()
 }

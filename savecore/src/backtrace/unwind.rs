@@ -65,7 +65,7 @@ pub enum End {
 /// A frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Spot {
-    /// Where it goes on.
+    /// Where it continues.
     pub(super) address: u64,
     /// An address within the instruction that it is at, as the file has it.
     pub(super) at: u64,
@@ -211,7 +211,7 @@ impl Unwinder<'_> {
     /// 64-bit Architecture, section 6.4.6; RISC-V Calling Conventions, "Frame Pointer Convention".
     fn by_frame_pointer(&self, now: &Registers, memory: &Memory<'_>) -> Option<Left> {
         let fp = now.fp().filter(|fp| fp % 8 == 0)?;
-        // Behind the frame lies what its caller had; a frame lies at the end of the stack that is in use.
+        // After the frame lies what its caller had; a frame lies at the end of the stack that is in use.
         let (previous, returns, end) = match now.arch {
             Arch::X86_64 | Arch::Aarch64 => (fp, fp.wrapping_add(8), fp.wrapping_add(16)),
             Arch::Riscv64 => (fp.wrapping_sub(16), fp.wrapping_sub(8), fp),
@@ -237,7 +237,7 @@ impl Unwinder<'_> {
         let mut at = now.sp()?.checked_next_multiple_of(8)?;
         for _ in 0..MAX_SCAN / SCAN {
             let mut bytes = [0; SCAN * 8];
-            // Behind the end of a stack often lies nothing.
+            // After the end of a stack often lies nothing.
             if !memory.read(at, &mut bytes) {
                 return None;
             }

@@ -133,7 +133,7 @@ impl TryFrom<PathBuf> for Absolute {
         if path.is_absolute() {
             return Ok(Absolute(path));
         }
-        Err(format!("{path:?} is not a path from the root, which begins with /"))
+        Err(format!("{path:?} is not an absolute path, which begins with /"))
     }
 }
 
@@ -187,7 +187,7 @@ fn store<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> 
     if text.starts_with('/') || text.contains("://") {
         return Ok(text);
     }
-    let error = format!("{text:?} is neither a path from the root, which begins with /, nor a URL");
+    let error = format!("{text:?} is neither an absolute path, which begins with /, nor a URL");
     Err(serde::de::Error::custom(error))
 }
 
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn the_example_says_the_defaults_and_every_key_in_it_is_known() {
         assert_eq!(whole(EXAMPLE), Config::default());
-        // With the comment signs taken from in front of keys, all of them are read.
+        // With the comment signs before keys removed, all of them are read.
         let key = |line: &str| {
             line.starts_with('#') && line.split_once(" =").is_some_and(|(key, _)| is_key(&key[1..]))
         };

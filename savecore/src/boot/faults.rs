@@ -1,4 +1,4 @@
-//! A configuration with mistakes in it: what can be understood of it holds, and what cannot is told line by line.
+//! A configuration with mistakes in it: what can be understood of it holds, and what cannot is reported line by line.
 //!
 //! Nobody reads a configuration until a machine has crashed, and then its dumps have to be saved all the same. A key that is
 //! wrong has its default; where that could do harm, because nobody knows what was meant, less is done:
@@ -23,7 +23,7 @@ use toml::de::{DeTable, DeValue, Deserializer};
 use super::config::{Absolute, Config, ConfigError, Faults, Missing};
 use crate::store::{MaxKept, MaxUsed};
 
-/// Mistakes that are told one by one.
+/// Mistakes that are listed one by one.
 const MAX_TOLD: usize = 50;
 
 /// A configuration is no larger: a disk that is given in its place is not read to the end.
@@ -80,7 +80,7 @@ fn understand(text: &str, path: &str) -> Config {
     let mut faults = Faults { keep: !errors.is_empty(), ..Faults::default() };
     for error in &errors {
         let line = line_at(text, error.span().map_or(0, |span| span.start));
-        // What follows from one mistake is not told again.
+        // What follows from one mistake is not reported again.
         if told.last().is_none_or(|(last, _)| *last != line) {
             told.push((line, one_line(error.message())));
         }
@@ -148,7 +148,7 @@ fn understand(text: &str, path: &str) -> Config {
     faults.lines =
         told.into_iter().take(MAX_TOLD).map(|(line, why)| format!("{path}: line {line}: {why}")).collect();
     if more > 0 {
-        faults.lines.push(format!("{path}: and {more} more lines are wrong"));
+        faults.lines.push(format!("{path}: and {more} more lines have mistakes"));
     }
     config.faults = faults;
     config
@@ -158,7 +158,7 @@ fn config(table: Table<'_>) -> Result<Config, toml::de::Error> {
     Config::deserialize(Deserializer::from(table))
 }
 
-/// Where a key stands.
+/// Where a key is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Section {
     Top,
@@ -168,7 +168,7 @@ enum Section {
 /// What is wrong with a key, and which one was meant.
 fn explain(key: &str, error: &toml::de::Error, section: Section) -> (String, String) {
     let message = one_line(error.message());
-    // The list of keys that there are stands in one place only, and serde tells it.
+    // The list of keys that there are is in one place only, and serde tells it.
     let Some(known) = message.strip_prefix("unknown field ").and_then(|rest| rest.split_once("expected "))
     else {
         return (format!("{key}: {message}"), key.to_owned());
@@ -180,7 +180,7 @@ fn explain(key: &str, error: &toml::de::Error, section: Section) -> (String, Str
     match near {
         Some(near) => (format!("{shown}: there is no such key; {near} may be meant"), (*near).to_owned()),
         None if section == Section::Arm => (
-            format!("{shown}: there is no such key in [arm]; what is not about arming stands before it"),
+            format!("{shown}: there is no such key in [arm]; keys that are not about arming go before it"),
             String::new(),
         ),
         None => (format!("{shown}: there is no such key"), String::new()),

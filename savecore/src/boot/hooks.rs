@@ -1,6 +1,6 @@
 //! Programs that run before and after dumps are saved.
 //!
-//! No shell is run, and nothing of a dump is among the arguments or in the environment: what a hook has to know stands as
+//! No shell is run, and nothing of a dump is among the arguments or in the environment: what a hook has to know comes as
 //! JSON on its standard input.
 
 use std::fs::File;
@@ -44,7 +44,7 @@ impl TryFrom<Vec<String>> for Hook {
             );
         };
         if !program.starts_with('/') {
-            return Err(format!("{program:?} is not a path from the root, which begins with /"));
+            return Err(format!("{program:?} is not an absolute path, which begins with /"));
         }
         Ok(Hook { program: program.into(), arguments: words.collect() })
     }
@@ -93,7 +93,7 @@ pub enum HookError {
         status: ExitStatus,
     },
     /// It took too long.
-    #[error("the {stage} hook {program} was not done in {} and was killed, with all that it had started", seconds(*limit))]
+    #[error("the {stage} hook {program} did not finish in {} and was killed, with everything that it had started", seconds(*limit))]
     Late {
         /// When.
         stage: &'static str,

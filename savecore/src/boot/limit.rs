@@ -80,7 +80,7 @@ impl Deadline {
             return Ok(());
         }
         self.give_up();
-        Err(io::Error::new(io::ErrorKind::TimedOut, "the time limit of booting is over"))
+        Err(io::Error::new(io::ErrorKind::TimedOut, "the time limit for booting is over"))
     }
 }
 

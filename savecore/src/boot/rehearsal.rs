@@ -13,13 +13,13 @@ use crate::Error;
 use crate::source::{Source, describe_block};
 
 /// What it says instead of why a kernel crashed.
-pub const MESSAGE: &str = "no crash: savecore drill proves the way of a dump";
+pub const MESSAGE: &str = "no crash: this is a rehearsal by savecore drill";
 
 /// The pages that it has, and where memory begins in it.
 const PAGES: u64 = 64;
 const FIRST_PAGE: u64 = 256;
 
-/// A dump of so many blocks: two headers, two chunk headers, a block of notes, and pages.
+/// A dump of this many blocks: two headers, two chunk headers, a block of notes, and pages.
 pub const BLOCKS: u64 = PAGES + 5;
 
 /// The pages of the dump with this number, by physical address in bytes.

@@ -16,16 +16,16 @@ use crate::output::{GOOD, count, json, out, paint, warning};
 pub(super) const NO_ID: &str =
     "this machine has no id in /etc/machine-id (`systemd-machine-id-setup` makes one)";
 
-/// Make the dump partition TARGET this machine's, after asking: from then on its dumps are saved and freed at boot
+/// Make the dump partition TARGET this machine's (asks first); its dumps are then saved and freed at boot
 ///
-/// The label then names this machine, and nothing else is changed: dumps that wait there stay. For a disk that was moved here, a
-/// machine that got another machine-id, a copy of a golden image, and partitions that were made before labels named machines.
+/// The label then names this machine. Nothing else changes: waiting dumps stay. Use it for a disk that was moved here,
+/// a machine with a new machine-id, a copy of a golden image, and partitions from before labels named machines.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     target: TargetArguments,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
     /// Print the result as JSON
@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let is_device = super::is_device(&system, &arguments.target, &target);
     let Some(machine) = owner.machine() else {
         if label.machine().is_some() || !is_device {
-            bail!("{NO_ID}, so that no label can name it; nothing was changed");
+            bail!("{NO_ID}, so no label can name it; nothing was changed");
         }
         // It is known by its uuid alone.
         List::note(&system.root, label.uuid)?;
@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     }
     target.make_writable()?;
     if read_label(&target).ok().is_none_or(|now| now.uuid != label.uuid) {
-        bail!("{shown} does not hold any more what you were asked about: nothing was changed; look again");
+        bail!("{shown} has changed since you were asked: nothing was changed; look again");
     }
     partition::adopt(&mut target, &machine.id).with_context(|| shown.clone())?;
     if is_device {

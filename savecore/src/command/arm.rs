@@ -24,37 +24,36 @@ use crate::output::{BAD, FAINT, GOOD, WARNING, json, out, paint, warning};
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; armed: the kernel is armed
-  1  arm: the kernel is armed, and a target that was named is left out, or the configuration has a mistake; armed: the
+  1  arm: the kernel is armed, but without one of the targets, or the configuration has a mistake; armed: the
      kernel is not armed, or a target has lost its label
   2  error: no target can be used, the module is not loaded, or the kernel refused; one line says why";
 
 /// Tell the kernel's diskdump module to dump to TARGET when the kernel crashes
 ///
-/// How is said by [arm] in the configuration. Until `savecore disarm`, nobody can mount or format the targets;
-/// dumps there are saved and freed while the kernel stays armed. What can
-/// be armed is armed; a target that cannot is left out, and said. When the machine comes up again, `savecore boot` arms
-/// the same targets, unless [arm] says otherwise.
+/// Options come from [arm] in the configuration. Until `savecore disarm`, nobody can mount or format the targets;
+/// dumps there are saved and freed while the kernel stays armed. A target that cannot be armed is reported and
+/// left out. After a reboot, `savecore boot` arms the same targets, unless [arm] says otherwise.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
-    /// Dump partitions, the second one for when the first one fails: devices, PARTUUID=…, UUID=… of a label. Those of the configuration
-    /// if none is given; without any there, all dump partitions of this machine
+    /// Dump partitions, in the order in which they are tried: devices, PARTUUID=…, UUID=… of a label [default: those
+    /// in the configuration, or else all dump partitions of this machine]
     #[arg(value_name = "TARGET")]
     targets: Vec<String>,
     /// Partition of each TARGET: its number, name or GUID
     #[arg(long, short, value_name = "N|NAME|GUID", requires = "targets")]
     partition: Option<String>,
-    /// Configuration; /etc/savecore.toml, or the defaults without one, if not given
+    /// Configuration file [default: /etc/savecore.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// What the kernel leaves out, as makedumpfile -d counts, instead of what the configuration says
+    /// Dump level, as makedumpfile -d, instead of the one in the configuration
     #[arg(long, value_name = "N")]
     level: Option<Level>,
-    /// Arm on all targets or on none
+    /// Arm all targets or none
     #[arg(long)]
     strict: bool,
-    /// Look at everything, print the words that the module would get, and change nothing. Words that hold for this boot
-    /// alone are not printed, so that they can stand in /etc/modprobe.d
+    /// Check everything and print the module's parameters; change nothing. Parameters that hold for this boot only are
+    /// left out, so that the rest can go into /etc/modprobe.d
     #[arg(long)]
     dry_run: bool,
     /// Print the result as JSON
@@ -66,11 +65,11 @@ pub(crate) struct Arguments {
 
 /// Disarm the kernel's diskdump module, which frees its targets
 ///
-/// The next boot does not arm it either, unless [arm] in the configuration says boot = true.
+/// The next boot does not arm it either, unless the configuration has boot = true in [arm].
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct DisarmArguments {
-    /// Configuration; /etc/savecore.toml, or the defaults without one, if not given
+    /// Configuration file [default: /etc/savecore.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print the result as JSON
@@ -188,9 +187,7 @@ fn remember(arguments: &Arguments, system: &System, plan: &Plan) {
 
 fn keep(system: &System, told: &Told) {
     if let Err(error) = told.keep(system) {
-        warning(&format!(
-            "the next boot will not know of this: cannot write below /var/lib/savecore: {error}"
-        ));
+        warning(&format!("the next boot will not know this: cannot write below /var/lib/savecore: {error}"));
     }
 }
 
@@ -203,15 +200,15 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
-/// Notes of targets whose labels name no machine that they are this one's: what a person armed is harvested, too. The others say so
-/// themselves, and a copy of one with a label that does not is not to be taken for it. Gives what went wrong, in lines.
+/// Notes of targets whose labels name no machine that they are this one's: what the user armed is harvested, too. The others say so
+/// themselves, and a copy of one with a label that does not is not to be taken for it. Returns what went wrong, in lines.
 pub(super) fn note_owned(system: &System, plan: &Plan) -> Option<String> {
     let nobodys = plan.targets.iter().filter(|target| target.is_nobodys);
     let mut noted = nobodys.map(|target| List::note(&system.root, target.uuid.into_bytes()));
     noted.find_map(|noted| noted.err()).map(|error| error.to_string())
 }
 
-/// What is otherwise than a person may think.
+/// What is otherwise than the user may think.
 pub(super) fn warnings(armed: &Armed, kernel: &Kernel) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some((level, asked, why)) = armed.status.lowered() {
@@ -219,12 +216,12 @@ pub(super) fn warnings(armed: &Armed, kernel: &Kernel) -> Vec<String> {
     }
     if armed.kdump_put_behind {
         lines.push(
-            "a crash kernel is loaded: crash_kexec_post_notifiers is set now, so that it runs when a dump failed"
+            "a crash kernel is loaded: crash_kexec_post_notifiers is now set, so the crash kernel runs if a dump fails"
                 .to_owned(),
         );
     } else if kernel.kdump() == Kdump::First {
         lines.push(
-            "a crash kernel is loaded and goes first, so that diskdump never runs: set crash_kexec_post_notifiers in [arm], or unload it"
+            "a crash kernel is loaded and runs first, so diskdump never runs: set crash_kexec_post_notifiers in [arm], or unload it"
                 .to_owned(),
         );
     }
@@ -233,7 +230,7 @@ pub(super) fn warnings(armed: &Armed, kernel: &Kernel) -> Vec<String> {
 }
 
 /// What helps against a watchdog that is not served.
-pub(super) const SERVE: &str = "a budget in [arm] of less than half of that ends a dump in time, and in order; or give the watchdog more";
+pub(super) const SERVE: &str = "set a budget in [arm] of less than half of that, which ends a dump in order before the watchdog bites; or give the watchdog more time";
 
 /// A line for each watchdog that may reset the machine before the time for a dump is over. Who serves one does so when half of its
 /// time is over, at the latest: so much may be gone when the kernel crashes.
@@ -243,7 +240,9 @@ pub(super) fn impatient(status: &Status, kernel: &Kernel) -> impl Iterator<Item 
     let all = all.filter(move |watchdog| budget.is_some_and(|budget| watchdog.seconds / 2 <= budget));
     all.map(|Watchdog { name, identity, seconds }| {
         let identity = if identity.is_empty() { identity } else { format!(" ({identity})") };
-        format!("{name}{identity} resets the machine after {seconds} s, also in the middle of a dump: nobody serves it then")
+        format!(
+            "{name}{identity} resets the machine after {seconds} s, even during a dump: nothing pats it then"
+        )
     })
 }
 
@@ -266,7 +265,7 @@ pub(crate) fn disarm(arguments: &DisarmArguments) -> anyhow::Result<Finding> {
     }
     if Kernel::of(&system).kdump() == Kdump::Behind {
         warning(
-            "crash_kexec_post_notifiers stays set: the crash kernel still runs behind all else; `echo N > /sys/module/kernel/parameters/crash_kexec_post_notifiers` puts it first",
+            "crash_kexec_post_notifiers stays set: the crash kernel still runs after everything else; `echo N > /sys/module/kernel/parameters/crash_kexec_post_notifiers` puts it first",
         );
     }
     printed(tell_disarmed(arguments.json, always, &held, &format!("{} can be used again", held.join(", "))))?;
@@ -279,14 +278,14 @@ fn tell_disarmed(as_json: bool, always: bool, freed: &[String], what: &str) -> a
         return json(&serde_json::json!({ "state": State::Disarmed, "freed": freed, "boot_arms": always }));
     }
     let then = if always {
-        "the next boot arms it, since [arm] says boot = true"
+        "the next boot arms it, because [arm] says boot = true"
     } else {
-        "it stays disarmed until `savecore arm`, also after a reboot"
+        "it stays disarmed until `savecore arm`, even after a reboot"
     };
     writeln!(out(), "disarmed: {what}; {then}").map_err(anyhow::Error::from)
 }
 
-/// How it stands.
+/// Its state.
 #[derive(serde::Serialize)]
 struct Standing {
     loaded: bool,
@@ -351,10 +350,10 @@ fn unfit(system: &System, module: &Module) -> std::result::Result<Vec<String>, A
         match read_label(&target) {
             Ok(label) if uuid.is_none_or(|uuid| uuid.into_bytes() == label.uuid) => None,
             Ok(_) => Some(format!(
-                "{device}: its label is another one now, and a dump there is refused: `savecore arm`"
+                "{device}: its label has changed, so a dump there is refused: run `savecore arm`"
             )),
             Err(error) => Some(format!(
-                "{error}: a dump there is refused; `savecore disarm`, `savecore format`, `savecore arm`"
+                "{error}: a dump there is refused; run `savecore disarm`, `savecore format`, `savecore arm`"
             )),
         }
     };
@@ -393,8 +392,8 @@ fn print(standing: &Standing) -> io::Result<()> {
     }
     match standing.panic.kdump {
         Kdump::Absent => {}
-        Kdump::First => row("kdump", "loaded, and goes first: nothing else runs in a panic")?,
-        Kdump::Behind => row("kdump", "loaded, and runs when the dump failed")?,
+        Kdump::First => row("kdump", "loaded, and runs first: nothing else runs in a panic")?,
+        Kdump::Behind => row("kdump", "loaded, and runs if the dump fails")?,
     }
     out.flush()
 }

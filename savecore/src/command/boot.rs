@@ -34,36 +34,37 @@ use crate::output::{self, Bar, error, note, warning};
 const EXIT_CODES: &str = "\
 Exit codes:
   0  all that waited is saved, or nothing waited
-  1  all that waited is saved, and something is not as it should be: a hook failed, a damaged dump was kept,
-     a partition cannot take the next dump, the kernel is not armed as it should be, or the configuration has
-     mistakes: each is named with its line, and what its example says is done instead
+  1  all that waited is saved, but something is wrong: a hook failed, a damaged dump was kept, a partition
+     cannot take the next dump, the kernel is not armed as it should be, or the configuration has mistakes
+     (each is named with its line; the default of its example is used instead)
   2  error: a dump could not be saved, or a target, the store, a key or the configuration cannot be used
-  3  work is left: the time was over, or the store is reached over a network that is not up yet
+  3  work is left: time ran out, or the store needs a network that is not up yet
 
-Dumps that are not saved stay where they are; the next run saves them.";
+Dumps that were not saved stay where they are; the next run saves them.";
 
 /// Save all waiting dumps as /etc/savecore.toml says, and make their partitions ready again
 ///
-/// Booting waits for it no longer than the configuration's limit; savecore.service runs it. What is left, it
-/// notes in the file of --note, whereupon savecore-later.service runs `savecore boot --late`.
+/// savecore.service runs it; booting waits for it no longer than the configured limit. If work is left, it creates
+/// the file of --note, and savecore-later.service then runs `savecore boot --late`.
 ///
-/// A Linux with the diskdump module is armed first: on what [arm] in the configuration names, or what was armed before the
-/// reboot, or all that is found; but not after `savecore disarm`. In [arm], boot = true arms always, boot = false never.
-/// It stays armed: if it crashes while dumps are saved, the new one goes after them, or to the next target.
+/// A Linux with the diskdump module is armed first: on the targets of [arm] in the configuration, or else on those
+/// armed before the reboot, or else on all that are found; but not after `savecore disarm`. With boot = true in [arm]
+/// it is always armed, with boot = false never. It stays armed: if it crashes while dumps are saved, the new dump goes
+/// after them, or to the next target.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
-    /// Configuration; /etc/savecore.toml, or the defaults without one, if not given
+    /// Configuration file [default: /etc/savecore.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Create FILE if work is left; a store with a URL is left to --late
     #[arg(long, value_name = "FILE")]
     note: Option<PathBuf>,
-    /// Do what is left, however long it takes, and remove the file of --note
+    /// Finish what is left, however long it takes, and remove the file of --note
     #[arg(long)]
     late: bool,
-    /// Only DEVICE, which has just come: save what waits there, if it is one of the targets, and arm the kernel on all targets that are
-    /// there now; savecore@.service runs it
+    /// Only DEVICE, which has just appeared: save what waits there if it is a target, and arm the kernel on all targets
+    /// that are there now; savecore@.service runs it
     #[arg(long, value_name = "DEVICE", conflicts_with = "late")]
     device: Option<PathBuf>,
     /// Print the result as JSON
@@ -235,14 +236,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         Some(device) => {
             names = only(roots, device, names)?;
             if names.is_empty() {
-                done.note(&format!("{} is none of the targets: nothing there is saved", device.display()));
+                done.note(&format!("{} is not one of the targets: nothing there is saved", device.display()));
             }
         }
         None => {
             defects.into_iter().for_each(|line| done.defect(line));
             if let Some(left_alone) = left_alone {
                 done.note(&format!(
-                    "{}: {left_alone}; `savecore adopt` makes one so, and one that is named in `targets` is used",
+                    "{}: {left_alone}; `savecore adopt` makes one this machine's, and one that is named in `targets` is used",
                     arming::LEFT_ALONE
                 ));
             }
@@ -250,7 +251,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
                 let waits = is_to_come(roots, name);
                 if waits {
                     let path = name.path.display();
-                    warning(&format!("waiting for {path}: what is there is saved when it comes"));
+                    warning(&format!("waiting for {path}: its dumps are saved when it appears"));
                 }
                 !waits
             });
@@ -312,7 +313,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         }
         // What is left for later is done by itself.
         if done.is_unsaved() && !done.left {
-            done.note("what was not saved stays where it is; `systemctl start savecore` tries again");
+            done.note(
+                "dumps that were not saved stay where they are; `systemctl start savecore` tries again",
+            );
         }
         if done.left {
             done.note(&format!(
@@ -369,7 +372,7 @@ fn arm(kernel: &Rearm, config: &Config, has_come: bool, done: &mut Done) {
         }
         Outcome::Kept { targets, why } => {
             done.defect(format!(
-                "the kernel stays armed on {}, and not as it should be: {why}",
+                "the kernel stays armed on {}, but not as it should be: {why}",
                 targets.join(", ")
             ));
             done.armed = targets;
@@ -447,7 +450,7 @@ fn tell(saved: &Saved, config: &Config, deadline: &Deadline, done: &mut Done) {
     let verb = if saved.already_there { "is already saved in" } else { "saved in" };
     done.note(&format!("{name} {verb} {folder} ({}, {})", saved.dump.state(), saved.dump.when()));
     match &saved.kept_because {
-        Some(why) if config.rearm => done.defect(format!("{name} still takes its place: {why}")),
+        Some(why) if config.rearm => done.defect(format!("{name} still takes up its blocks: {why}")),
         _ => {}
     }
     for text in &saved.warnings {
@@ -483,7 +486,7 @@ fn call(hook: &Hook, stage: Stage, config: &Config, deadline: &Deadline, done: &
     let facts = json!({ "targets": done.targets, "dumps": dumps, "errors": done.errors });
     let limit = config.hook_limit.duration().min(deadline.left());
     if limit.is_zero() {
-        // It is called by the run that goes on.
+        // It is called by the run that continues.
         done.left = true;
         return false;
     }

@@ -18,11 +18,11 @@ use super::{kernel_on, open};
 use crate::finding::{Finding, one_line, printed};
 use crate::output::{BAD, Bar, GOOD, WARNING, count, json, out, paint, size};
 
-/// Read every block of each TARGET and say: unformatted, ready, dumps wait, or damaged
+/// Read every block of each TARGET and say whether it is unformatted, ready, damaged, or has waiting dumps
 ///
-/// "Ready" means that a dump can be written there. Whether the running kernel would do so is said next to it, and by
-/// `savecore armed`. Without a TARGET, all of this machine's own dump partitions are read. --json prints an object for
-/// one TARGET that is named, and else a list of them.
+/// "Ready" means that a dump can be written there. Whether the running kernel would do so is shown next to it, and by
+/// `savecore armed`. Without a TARGET, all of this machine's own dump partitions are read. --json prints one object for
+/// a single named TARGET, and a list otherwise.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -195,7 +195,7 @@ fn reports(target: &Target, partition: &Partition, opener: Option<&Opener>, bar:
     partition.dumps.iter().map(report).collect()
 }
 
-/// The label cannot be used, as `error` says. A dump may be there nevertheless; then the way out is told.
+/// The label cannot be used, as `error` says. A dump may be there nevertheless; then the way out is shown.
 fn without_label(
     target: &Target,
     opener: Option<&Opener>,
@@ -211,7 +211,7 @@ fn without_label(
             let dumps = reports(target, &partition, opener, &mut bar);
             let fault = partition.defect.map_or_else(|| error.to_string(), |defect| defect.to_string());
             let why = match partition.number_waiting() {
-                0 => format!("{fault}; `savecore format` lays it anew"),
+                0 => format!("{fault}; `savecore format` formats it again"),
                 waiting => format!(
                     "{fault}, and {} there: `savecore save --keep` first, then `savecore format --force`",
                     count(waiting, "dump waits", "dumps wait")
@@ -265,15 +265,15 @@ pub(super) fn why(check: &Check) -> Option<String> {
     if let Some((first, blocks)) = check.dumps.iter().find_map(foreign) {
         let others = if blocks == 1 { String::new() } else { format!("; {blocks} such blocks") };
         return Some(format!(
-            "block {first} is foreign, too far behind an unfinished dump to be torn by the power cut{others}; `savecore save` gets out what is readable and leaves them"
+            "block {first} is foreign, too far after an unfinished dump to be torn by the power cut{others}; `savecore save` recovers what is readable and leaves those blocks alone"
         ));
     }
     let why = if check.dumps.iter().any(|dump| dump.damaged) {
-        "a dump is damaged; `savecore save` gets out what is readable"
+        "a dump is damaged; `savecore save` recovers what is readable"
     } else if check.dumps.iter().any(|dump| dump.status == "unfinished") {
-        "a dump is unfinished; `savecore save` gets out what is there"
+        "a dump is unfinished; `savecore save` recovers what is there"
     } else if check.dumps.iter().any(|dump| dump.status == "saved") {
-        "a harvested dump is not cleared to the end; `savecore save` finishes that"
+        "a saved dump is only partly cleared; `savecore save` finishes that"
     } else {
         "dumps do not begin at block 1; `savecore save --search` finds them"
     };

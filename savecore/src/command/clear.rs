@@ -1,4 +1,4 @@
-//! `savecore clear`: lays the pattern again over dumps without saving them.
+//! `savecore clear`: writes the pattern again over dumps without saving them.
 
 use std::io::Write;
 
@@ -12,22 +12,22 @@ use super::{TargetArguments, ask, search};
 use crate::finding::{Finding, printed};
 use crate::output::{Bar, count, json, out, warning};
 
-/// Lay the pattern again over all dumps on TARGET without saving them, after asking
+/// Discard all dumps on TARGET without saving them (asks first)
 #[derive(clap::Args)]
 #[command(after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     target: TargetArguments,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
-    /// Also if it is another machine's dump partition
+    /// Clear another machine's dump partition too
     #[arg(long)]
     foreign: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    /// Look at every block for dumps, not only in front of the first free block
+    /// Search every block for dumps, not only those before the first free block
     #[arg(long)]
     search: bool,
     #[command(flatten)]
@@ -66,21 +66,23 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     }
     for range in &partition.foreign {
         warning(&format!(
-            "{shown}: blocks {} to {} belong to no dump and stay as they are; `savecore format` lays everything anew",
+            "{shown}: blocks {} to {} belong to no dump and stay as they are; `savecore format` formats all of it again",
             range.start,
             range.end - 1
         ));
     }
     if let Some(found) = partition::growing(&target, &partition) {
         bail!(
-            "{shown}: dump {} is still being written: clear it when that is done; nothing was changed",
+            "{shown}: dump {} is still being written: clear it when that is finished; nothing was changed",
             found.header.sequence
         );
     }
     let number = partition.dumps.len() as u64;
     if partition.earlier.dumps > 0 {
         let others = partition.earlier.dumps;
-        warning(&format!("{shown}: {others} more dumps stay: clear again, or format it to lose all at once"));
+        warning(&format!(
+            "{shown}: {others} more dumps stay: clear again, or format it to discard all at once"
+        ));
     }
     if number == 0 {
         printed(if arguments.json {
@@ -98,7 +100,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             messages.push(format!("and {} more", waiting - SHOWN as u64));
         }
         let question = format!(
-            "{shown} holds {} that nobody has saved:\n  {}\nThrow away?",
+            "{shown} holds {} that nobody has saved:\n  {}\nDiscard?",
             count(waiting, "dump", "dumps"),
             messages.join("\n  ")
         );
@@ -109,14 +111,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
                 return Ok(Finding::Negative);
             }
             None => bail!(
-                "{shown} holds {} that nobody has saved, and there is no terminal to ask on: add --yes to throw away; nothing was changed",
+                "{shown} holds {} that nobody has saved, and there is no terminal to ask on: add --yes to discard; nothing was changed",
                 count(waiting, "dump", "dumps")
             ),
         }
     }
     target.make_writable()?;
     let uuid = partition.uuid();
-    // From the last to the first, so that no gap is in front of a dump at any moment.
+    // From the last to the first, so that there is never a gap before a dump.
     for found in partition.dumps.iter().rev() {
         // Interrupted from here on, `savecore save` and `savecore boot` finish it: the person said so.
         let marked =

@@ -8,7 +8,7 @@ use clap_complete::{Shell, generate};
 use crate::finding::{Finding, printed};
 use crate::output::out;
 
-/// Print what SHELL needs to complete the arguments of savecore
+/// Print SHELL's completions for savecore
 #[derive(clap::Args)]
 #[command(after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {

@@ -40,17 +40,15 @@ pub(super) struct Chosen {
 pub(super) fn targets(config: &Config, system: &System) -> anyhow::Result<Chosen> {
     let name = |path: &Path| TargetName::of(path);
     if config.faults.no_targets {
-        bail!(
-            "nobody can tell which partitions `targets` in the configuration means: nothing is harvested until it is corrected"
-        );
+        bail!("`targets` in the configuration cannot be understood: nothing is saved until it is corrected");
     }
     if !config.targets.is_empty() {
         let names = config.targets.iter().map(|path| name(&path.0)).collect();
         return Ok(Chosen { names, ..Chosen::default() });
     }
-    let discovery = discover_in(&system.roots).context("the system does not say which disks there are")?;
+    let discovery = discover_in(&system.roots).context("cannot list the system's disks")?;
     let mut owner = system.owner();
-    // What is not there is told when it is to be armed.
+    // What is not there is reported when it is to be armed.
     let armed = config.arm.targets.iter().filter_map(|name| arming::named(system, name, None).ok());
     owner.take_named(armed.map(|node| node.path));
     let own = Own::of(&discovery, &owner);
@@ -67,7 +65,7 @@ pub(super) fn targets(config: &Config, system: &System) -> anyhow::Result<Chosen
     }
     for (twin, _) in own.twins {
         defects.push(format!(
-            "{twin} has the uuid of another dump partition and is left alone: name it in `targets` if it is one of its own"
+            "{twin} has the uuid of another dump partition and is left alone: name it in `targets` if it is a separate partition"
         ));
     }
     Ok(Chosen { names: own.names, defects, left_alone: own.left_alone })

@@ -16,7 +16,7 @@ use super::{TargetArguments, ask, keys};
 use crate::finding::{Finding, printed};
 use crate::output::{Bar, GOOD, count, json, out, paint, size, warning};
 
-/// Make TARGET a dump partition: lay label and pattern over all of it, after asking
+/// Make TARGET a dump partition: write the label and the pattern over all of it (asks first)
 #[derive(clap::Args)]
 #[command(after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -25,23 +25,23 @@ pub(crate) struct Arguments {
     /// A name for people, up to 64 bytes
     #[arg(long, default_value = "")]
     name: String,
-    /// The partition's identity; a random one if not given
+    /// The partition's identity [default: random]
     #[arg(long)]
     uuid: Option<uuid::Uuid>,
-    /// Encrypt dumps to this public key, of `savecore keygen`; or to the one in this file
+    /// Encrypt dumps to this public key (from `savecore keygen`), or to the one in this file
     #[arg(long, value_name = "KEY|FILE")]
     recipient: Option<String>,
-    /// Whose it is going to be: this machine's, whose id then stands in the label; or nobody's, for what is copied to several machines,
-    /// each of which knows it by `savecore adopt`, or by its partition's type. An image file is nobody's if nothing is said
+    /// Whose it will be: this machine's, named in the label; or nobody's, for an image that is copied to several machines,
+    /// each of which takes it by `savecore adopt` or by its partition type [default: this; none for an image file]
     #[arg(long, value_enum)]
     machine: Option<MachineName>,
-    /// Also if it is another machine's dump partition
+    /// Format another machine's dump partition too
     #[arg(long)]
     foreign: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
-    /// Also if a dump waits there that nobody has saved; it is lost
+    /// Format even if an unsaved dump is there; the dump is lost
     #[arg(long)]
     force: bool,
     /// Print the result as JSON
@@ -76,7 +76,7 @@ struct Result<'a> {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     if arguments.name.len() > 64 {
-        bail!("a name has 64 bytes at most, this one has {}", arguments.name.len());
+        bail!("a name has at most 64 bytes, this one has {}", arguments.name.len());
     }
     let recipient = arguments.recipient.as_deref().map(keys::recipient).transpose()?;
     let mut target = arguments.target.open(Access::Format)?;
@@ -90,18 +90,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         Ok(waiting) => waiting,
         Err(_) if arguments.force => (0, None),
         Err(error) => bail!(
-            "{shown} may hold a dump, but {error}: add --force to format it and lose what is there; nothing was changed"
+            "{shown} may hold a dump, but {error}: add --force to format it and discard what is there; nothing was changed"
         ),
     };
     if waiting > 0 && !arguments.force {
         let dumps = count(waiting, "dump", "dumps");
         match defect {
             None => bail!(
-                "{shown} holds {dumps} that nobody has saved: save first (`savecore save`), or add --force to lose it"
+                "{shown} holds {dumps} that nobody has saved: save first (`savecore save`), or add --force to discard it"
             ),
             // A dump there stays after it is saved, so this refusal would come again without --force.
             Some(defect) => bail!(
-                "{shown} holds {dumps} that nobody has saved: save first (`savecore save --keep`), then add --force, since {defect}"
+                "{shown} holds {dumps} that nobody has saved: save first (`savecore save --keep`), then add --force, because {defect}"
             ),
         }
     }
@@ -110,21 +110,19 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         && partition::growing(&target, &partition).is_some()
     {
         bail!(
-            "{shown} holds a dump that is still being written: format it when that is done; nothing was changed"
+            "{shown} holds a dump that is still being written: format it when that is finished; nothing was changed"
         );
     }
     let encrypted_before = partition::read_label(&target).is_ok_and(|label| label.recipient().is_some());
     if encrypted_before && recipient.is_none() {
-        warning(&format!(
-            "{shown}: dumps there were encrypted; without --recipient they will be in the clear"
-        ));
+        warning(&format!("{shown}: dumps there were encrypted; without --recipient, new ones will not be"));
     }
     let bytes = target.blocks() * BLOCK_SIZE as u64;
     if !arguments.yes {
         let lost = match (&content, waiting) {
             (Content::Zeros, _) => "",
             (_, 0) => " All of it will be lost.",
-            _ => " All of it, and a dump that nobody has saved, will be lost.",
+            _ => " All of it, and an unsaved dump, will be lost.",
         };
         let question = format!("{shown} ({}) holds {content}.{lost}\nMake it a dump partition?", size(bytes));
         match ask(&question)? {
@@ -145,12 +143,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let is_ours = arguments.machine.map_or(is_device, |machine| machine == MachineName::This);
     let machine = owner.machine().filter(|_| is_ours).map(|machine| machine.id);
     if arguments.machine == Some(MachineName::This) && machine.is_none() {
-        bail!("{NO_ID}: the label can only be nobody's; nothing was changed");
+        bail!("{NO_ID}, so the label cannot name it; nothing was changed");
     }
     let plan = Plan { uuid: uuid.into_bytes(), name: arguments.name.clone(), created, recipient, machine };
     target.make_writable()?;
     if fingerprint(&target) != before {
-        bail!("{shown} does not hold any more what you were asked about: nothing was changed; look again");
+        bail!("{shown} has changed since you were asked: nothing was changed; look again");
     }
     partition::format(&mut target, &plan, &mut Bar::new()).with_context(|| shown.clone())?;
     // Of a label that is to be copied, the copies are others' business; this one may still be used here.

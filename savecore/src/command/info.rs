@@ -16,9 +16,9 @@ use super::{search, story};
 use crate::finding::{Finding, printed};
 use crate::output::{Bar, FAINT, STRONG, WARNING, json, out, paint, warning};
 
-/// Tell what is known of each dump on TARGET
+/// Show what is known about each dump on TARGET
 ///
-/// Of an encrypted dump without --identity, that is what its header says, and whether it is whole.
+/// For an encrypted dump without --identity, this is what its header says, and whether it is whole.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
     /// Show what each CPU was doing, if the kernel is found
     #[arg(long, conflicts_with = "json")]
     backtrace: bool,
-    /// Look at every block for dumps, not only in front of the first free block
+    /// Search every block for dumps, not only those before the first free block
     #[arg(long)]
     search: bool,
 }
@@ -102,7 +102,7 @@ fn open<'t>(
     }
     if let (Encryption::Refused, Some(opener)) = (dump.encryption(), opener) {
         warning(&format!(
-            "{names}: dump {}: {} opens nothing of it: it is encrypted to another key, or all of it was changed",
+            "{names}: dump {}: {} cannot decrypt any of it: it is encrypted to another key, or all of it was changed",
             report.sequence, opener.file
         ));
     }
@@ -159,7 +159,7 @@ fn print_text(
         if arguments.backtrace {
             writeln!(out, "  {}", paint(FAINT, "backtraces"))?;
             let text = backtraces.map_or_else(
-                || "The kernel was not found: --kernel PATH names it".to_owned(),
+                || "The kernel was not found: name it with --kernel PATH".to_owned(),
                 |backtraces| backtraces.to_string(),
             );
             for line in text.lines() {
@@ -210,11 +210,11 @@ fn next(arguments: &Arguments, report: &Report) -> String {
     match report.encryption {
         "sealed" | "refused" => {
             let open = command("save", Some("--identity FILE".to_owned()));
-            format!("{open}  (without --identity it is saved as it is, encrypted)")
+            format!("{open}  (without --identity, it is saved encrypted)")
         }
         _ if report.damaged => {
             let save = command("save", identity);
-            format!("{save}  (saves what can be read; a damaged dump stays where it is)")
+            format!("{save}  (saves what is readable; a damaged dump stays in place)")
         }
         _ => command("save", identity),
     }

@@ -1,14 +1,14 @@
-//! A dump partition is ready, and the kernel is armed: two things, that are told side by side so that nobody takes one for the other.
+//! A dump partition is ready, and the kernel is armed: two things, that are shown side by side so that nobody takes one for the other.
 
 use savecore::arming::{Held, KernelOn, System};
 use savecore::partition::Verdict;
 
 use crate::output::warning;
 
-/// What the kernel is armed on; if it does not say, a person is told why.
+/// What the kernel is armed on; if it does not say, the user is told why.
 pub(super) fn held(system: &System) -> Option<Held> {
     Held::of(system)
-        .inspect_err(|error| warning(&format!("whether the kernel is armed is not known: {error}")))
+        .inspect_err(|error| warning(&format!("cannot tell whether the kernel is armed: {error}")))
         .ok()
 }
 
@@ -19,7 +19,7 @@ pub(super) fn clause(on: KernelOn) -> &'static str {
         KernelOn::OtherLabel => "the kernel was armed on it before it was formatted: `savecore arm`",
         KernelOn::NotArmed => "the kernel is not armed on it",
         KernelOn::NoModule => "no kernel is armed on it",
-        KernelOn::Cannot => "no kernel can dump there, since it is made of other devices",
+        KernelOn::Cannot => "no kernel can dump there, because it is made of other devices",
     }
 }
 

@@ -10,7 +10,7 @@ use crate::output::warning;
 /// Where kernels with symbols are.
 #[derive(clap::Args)]
 pub(crate) struct KernelArguments {
-    /// Kernel with symbols, or a folder of them, for names of functions; else the usual places are searched
+    /// Kernel with symbols, or a folder of them, for names of functions [default: searches the usual places]
     #[arg(long = "kernel", value_name = "PATH")]
     kernels: Vec<PathBuf>,
 }
@@ -19,7 +19,7 @@ impl KernelArguments {
     /// Backtraces of a dump, if its kernel is found. Warns if one was named or found and does not help.
     pub(crate) fn backtraces(&self, dump: &Dump<'_>) -> Option<Backtraces> {
         backtrace::trace(dump, &self.kernels).unwrap_or_else(|error| {
-            warning(&format!("there are no names of functions: {error}"));
+            warning(&format!("no names of functions: {error}"));
             None
         })
     }

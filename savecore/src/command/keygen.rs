@@ -14,14 +14,14 @@ use crate::finding::{Finding, printed};
 use crate::output::{json, out};
 use savecore::keys::{public_text, secret_text};
 
-/// Make a key pair for encrypted dumps: the secret key into FILE, the public key to standard output
+/// Make a key pair for encrypted dumps: the secret key goes to FILE, the public key to standard output
 ///
 /// Give the public key to `savecore format --recipient`, and FILE to `savecore save --identity`.
-/// Keep FILE off the machines whose dumps it opens, and keep a copy: without it nobody reads them.
+/// Keep FILE off the machines whose dumps it opens, and keep a copy: without it, nobody can read them.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
-    /// New file for the secret key, readable by you alone; without it, the secret key goes to standard output
+    /// New file for the secret key, readable only by you [default: both keys go to standard output]
     file: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
 struct Result<'a> {
     file: Option<&'a Path>,
     public_key: String,
-    /// Only without a file: else it stands there and nowhere else.
+    /// Only without a file: else it is there and nowhere else.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret_key: Option<String>,
 }
@@ -40,7 +40,7 @@ struct Result<'a> {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret)
-        .map_err(|error| anyhow!("the system gives no random numbers: {error}; no key was made"))?;
+        .map_err(|error| anyhow!("the system has no random numbers: {error}; no key was made"))?;
     let identity = Identity(secret);
     let public_key = public_text(&identity.public_key());
     let text = text_of(&identity);

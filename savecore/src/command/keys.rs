@@ -22,7 +22,7 @@ const MAX_FILE: u64 = 64 << 10;
 pub(crate) fn recipient(argument: &str) -> anyhow::Result<PublicKey> {
     let key = if argument.starts_with(SECRET) {
         bail!(
-            "--recipient is a secret key: give the public one, and make a new pair, since others may have seen this one"
+            "--recipient is a secret key: use the public one, and make a new pair, because others may have seen this one"
         );
     } else if argument.starts_with(PUBLIC) {
         parse(PUBLIC, argument).map_err(|flaw| anyhow::anyhow!("--recipient is {flaw}"))?
@@ -32,14 +32,14 @@ pub(crate) fn recipient(argument: &str) -> anyhow::Result<PublicKey> {
         if let Ok(secret) = parse(SECRET, &text) {
             let public = public_text(&Identity(secret).public_key());
             bail!(
-                "{argument} holds a secret key, which must not be where dumps are made: give its public key, {public}"
+                "{argument} holds a secret key, which must not be on a machine that dumps: use its public key, {public}"
             );
         }
         parse(PUBLIC, &text).map_err(|flaw| anyhow::anyhow!("{argument}: line {line} is {flaw}"))?
     };
     // With a few values anybody shares the same, known secret (RFC 7748, section 6.1); a kernel would refuse to dump.
     if Key::agree(&[1; 32], &key, &key, &key).is_none() {
-        bail!("--recipient is no key that can keep a secret: make one with `savecore keygen`");
+        bail!("--recipient is a weak key: make one with `savecore keygen`");
     }
     Ok(key)
 }
@@ -49,10 +49,10 @@ pub(crate) fn identity(path: &Path) -> anyhow::Result<Identity> {
     let shown = path.display();
     if path.to_string_lossy().starts_with(SECRET) {
         bail!(
-            "--identity takes a file, and this is a secret key, which others may have seen on the command line"
+            "--identity takes a file; this is a secret key, which others may have seen on the command line"
         );
     }
-    let (line, text, metadata) = only_line(path).context("the identity cannot be used")?;
+    let (line, text, metadata) = only_line(path).context("cannot use the identity")?;
     let secret = match parse(SECRET, &text) {
         Ok(secret) => secret,
         Err(Flaw::OtherKind) => bail!(
@@ -82,7 +82,7 @@ fn only_line(path: &Path) -> anyhow::Result<(usize, String, Metadata)> {
     let mut lines = lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));
     let Some((line, number)) = lines.next() else { bail!("{shown} holds no key") };
     if lines.next().is_some() {
-        bail!("{shown} holds more than one line, and a key is one");
+        bail!("{shown} holds more than one line; a key is a single line");
     }
     Ok((number, line.to_owned(), metadata))
 }

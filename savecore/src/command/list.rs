@@ -19,13 +19,13 @@ use crate::output::{BAD, GOOD, STRONG, WARNING, count, json, out, paint, size, w
 
 /// List the dump partitions on all disks, or on the disks and images given, after a quick look at each
 ///
-/// One is ready if a dump can be written there; whether the running kernel would do so is said next to it, and by
-/// `savecore armed`. Each is said whose it is: only this machine's own are used by commands that are given no TARGET.
-/// `savecore check` reads every block.
+/// A partition is ready if a dump can be written there; whether the running kernel would do so is shown next to it, and
+/// by `savecore armed`. The list also says whose each partition is: commands without a TARGET use only this machine's
+/// own. `savecore check` reads every block.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
-    /// Block devices, image files, or disks to look in; all devices if none is given
+    /// Block devices, image files, or disks to search [default: all devices]
     #[arg(value_name = "TARGET")]
     targets: Vec<PathBuf>,
     #[command(flatten)]
@@ -98,7 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         discovery.append(found);
     }
     if arguments.targets.is_empty() {
-        discovery = discover_in(&system.roots).context("the system does not say which disks there are")?;
+        discovery = discover_in(&system.roots).context("cannot list the system's disks")?;
     }
     let owner = system.owner();
     let held = kernel_on::held(&system);
@@ -114,7 +114,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     })?;
     warn(&discovery, &entries);
     for name in without {
-        warning(&format!("{name}: no label of a dump partition; `savecore check` says what is there"));
+        warning(&format!("{name}: no dump partition's label; `savecore check` shows what is there"));
     }
     Ok(if entries.is_empty() { Finding::Negative } else { Finding::Good })
 }
@@ -223,7 +223,7 @@ fn print_text(entries: &[Entry]) -> io::Result<()> {
     out.flush()
 }
 
-/// Says on standard error what a person should know beyond the list.
+/// Says on standard error what the user should know beyond the list.
 fn warn(discovery: &Discovery, entries: &[Entry]) {
     for (path, version) in &discovery.other_versions {
         warning(&format!(
@@ -253,6 +253,6 @@ fn unreadable(devices: &[(PathBuf, io::Error)]) -> Option<String> {
     let names: Vec<String> = devices.iter().map(|(path, _)| path.display().to_string()).collect();
     let names = names.join(", ");
     let denied = error.raw_os_error() == Some(rustix::io::Errno::ACCESS.raw_os_error());
-    let hint = if denied { "; root may look there" } else { "" };
+    let hint = if denied { "; root can read them" } else { "" };
     Some(format!("cannot look for dump partitions on {names}: {error}{hint}"))
 }

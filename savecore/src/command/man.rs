@@ -19,7 +19,7 @@ pub(crate) const SECTION: &str = "8";
 #[derive(clap::Args)]
 #[command(after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
-    /// A directory that exists
+    /// An existing directory
     dir: PathBuf,
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn pages(cli: Command) -> io::Result<Vec<(String, Vec<u8>)>> {
     std::iter::once(command.clone()).chain(subcommands).map(page).collect()
 }
 
-/// One page. What stands behind the options in the help, the exit codes, keeps its lines.
+/// One page. What follows the options in the help, the exit codes, keeps its lines.
 fn page(command: Command) -> io::Result<(String, Vec<u8>)> {
     let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     let subcommands = command.has_subcommands();

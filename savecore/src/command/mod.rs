@@ -43,7 +43,7 @@ use crate::output::warning;
 /// The target, as all subcommands take it.
 #[derive(clap::Args)]
 pub(crate) struct TargetArguments {
-    /// Block device, image file, disk, or, to read only, - for standard input
+    /// Block device, image file, disk, or (for reading only) - for standard input
     pub(crate) target: PathBuf,
     /// Partition of TARGET: its number, name or GUID
     #[arg(long, short, value_name = "N|NAME|GUID")]
@@ -55,10 +55,10 @@ pub(crate) struct TargetArguments {
 /// How the partition table of an image is to be read, as all subcommands take it.
 #[derive(Clone, Copy, Default, clap::Args)]
 pub(crate) struct ReadingArguments {
-    /// Bytes of the sectors in which the partition table of an image counts, if it can be read in two ways
+    /// Sector size of an image's partition table, if it can be read in two ways
     #[arg(long, value_name = "512|4096", value_parser = sector_size)]
     sector_size: Option<u32>,
-    /// Which partition table of an image counts, if it has two
+    /// Which partition table of an image to use, if it has two
     #[arg(long, value_enum)]
     table: Option<TableName>,
 }
@@ -117,7 +117,7 @@ fn refuse_foreign(target: &Target, owner: &Owner, is_meant: bool, what: &str) ->
     }
     let shown = target.name();
     anyhow::bail!(
-        "{shown} is another machine's dump partition: add --foreign to {what} all the same, or `savecore adopt` makes it this machine's; nothing was changed"
+        "{shown} is another machine's dump partition: add --foreign to {what} it anyway, or `savecore adopt` makes it this machine's; nothing was changed"
     )
 }
 

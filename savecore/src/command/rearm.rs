@@ -61,7 +61,7 @@ impl Rearm {
         if !self.held.is_empty() && (config.arm.boot == Some(false) || by_hand && !has_come) {
             return stays(Vec::new());
         }
-        // Of one that says what is not known here, why is told.
+        // Of one that says what is not known here, why is reported.
         let module = match Module::of(&self.system).and_then(|module| module.state().map(|_| module)) {
             Ok(module) => module,
             // On a machine that never had the module there is nothing to be said.
@@ -114,7 +114,7 @@ impl Rearm {
         Outcome::Armed { targets, left_out: plan.left_out, warnings }
     }
 
-    /// Tells the module what became of the last dump, since it is on no target any more.
+    /// Tells the module what became of the last dump, because it is no longer on a target.
     pub(super) fn tell_last(&self, store: &str) {
         arming::tell_last(&self.system, store);
     }
@@ -128,7 +128,7 @@ pub(super) enum Outcome {
         targets: Vec<String>,
         /// Targets that should be among them, each with the reason why it is not.
         left_out: Vec<String>,
-        /// What else a person should know.
+        /// What else the user should know.
         warnings: Vec<String>,
     },
     /// It was armed, and stays as it is.

@@ -16,7 +16,7 @@ use super::targets::{IdentityArguments, TargetsArguments, identity};
 use crate::finding::{Finding, printed};
 use crate::output::{Bar, out};
 
-/// Write a page about a dump on TARGET: HTML that any browser shows, without network and scripts
+/// Write an HTML page about a dump on TARGET, for any browser, without network or scripts
 #[derive(clap::Args)]
 #[command(after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -26,13 +26,13 @@ pub(crate) struct Arguments {
     identity: IdentityArguments,
     #[command(flatten)]
     kernels: KernelArguments,
-    /// The page; `-` is standard output
+    /// Output file; `-` is standard output
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Which dump, by its number as `savecore info` shows it; else the last one
+    /// Number of the dump, as `savecore info` shows it [default: the last one]
     #[arg(long, value_name = "N")]
     dump: Option<u32>,
-    /// Look at every block for dumps, not only in front of the first free block
+    /// Search every block for dumps, not only those before the first free block
     #[arg(long)]
     search: bool,
 }

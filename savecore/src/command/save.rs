@@ -19,10 +19,10 @@ use crate::output::{self, Bar, GOOD, WARNING, count, json, out, paint, size, war
 
 /// Save each waiting dump on TARGET to a folder of its own, and free its blocks when that is safe
 ///
-/// Of an encrypted dump without --identity, what is saved is a raw copy, still encrypted, whose name
-/// ends in ".diskdump": a TARGET for `savecore save --identity`, wherever the key is. The stripes of
-/// a dump become one core if all the TARGETs that they are on are given. A kernel that is armed on
-/// TARGET stays armed meanwhile.
+/// An encrypted dump without --identity is saved as a raw copy, still encrypted, whose name ends in
+/// ".diskdump"; where the key is, it is a TARGET for `savecore save --identity`. The stripes of a dump
+/// become one core if you name all the TARGETs that they are on. A kernel that is armed on TARGET
+/// stays armed meanwhile.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -30,54 +30,54 @@ pub(crate) struct Arguments {
     targets: TargetsArguments,
     #[command(flatten)]
     identity: IdentityArguments,
-    /// Where to: a directory, or a URL (s3://BUCKET/PREFIX, gs://…, az://…)
+    /// Where to save: a directory, or a URL (s3://BUCKET/PREFIX, gs://…, az://…)
     #[arg(long, short, value_name = "DIR|URL", default_value = "/var/crash")]
     output: String,
-    /// What a dump is saved as
+    /// Format of the saved dump
     #[arg(long, value_enum, default_value_t = FormatName::Elf)]
     format: FormatName,
     /// How a kdump is compressed
     #[arg(long, value_enum, default_value_t = CompressionName::Zlib)]
     compress: CompressionName,
-    /// What to leave out of the core, as makedumpfile -d counts: 1 zeros, 2 page cache, 4 with private data too, 8 user
-    /// memory, 16 free memory; and 32 all but the kernel
+    /// Leave pages out of the core, as makedumpfile -d: 1 zeros, 2 page cache, 4 page cache with private data too, 8 user
+    /// memory, 16 free memory; and 32 everything except the kernel
     #[arg(long, value_name = "N")]
     level: Option<Level>,
-    /// Threads that work on a core; as many as there are CPUs if not given
+    /// Threads that work on a core [default: one per CPU]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Name of the machine that crashed, for the folder's name; if not given, as the dump says, or this machine's
+    /// Name of the machine that crashed, for the folder's name [default: as the dump says, or this machine's]
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
-    /// Space that must be left free in DIR
+    /// Space to keep free in DIR
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = a_size)]
     min_free: ByteSize,
-    /// How many crashes of a host are kept in DIR: a number, or "all". When a new one is safe, those in the middle of a row of
-    /// crashes go first, then the oldest; the newest and the first of its row always stay
+    /// How many crashes of a host to keep in DIR: a number, or "all". When a new one is safe, those in the middle of a row
+    /// of crashes are removed first, then the oldest; the newest and the first of its row always stay
     #[arg(long, value_name = "N|all", default_value = "all")]
     max_kept: MaxKept,
-    /// How much room they may take: a share of the file system such as "25%", a size, or "all"
+    /// How much space they may take: a share of the file system such as "25%", a size, or "all"
     #[arg(long, value_name = "SHARE|SIZE|all", default_value = "all")]
     max_used: MaxUsed,
     /// Kernel with symbols, or a folder of them, for backtraces
     #[arg(long, value_name = "PATH")]
     kernel: Vec<PathBuf>,
-    /// Write a report for people, too
+    /// Write an HTML report too
     #[arg(long)]
     report: bool,
-    /// Leave the dumps on TARGET as they are
+    /// Leave the dumps on TARGET as they are after saving
     #[arg(long)]
     keep: bool,
-    /// Free damaged dumps too, once what is readable is saved
+    /// Free damaged dumps too, once everything readable is saved
     #[arg(long, conflicts_with = "keep")]
     clear_damaged: bool,
-    /// Free what was saved of another machine's partition, too
+    /// Free saved dumps on another machine's partition too
     #[arg(long, conflicts_with = "keep", requires = "targets")]
     foreign: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    /// Look at every block for dumps, not only in front of the first free block
+    /// Search every block for dumps, not only those before the first free block
     #[arg(long)]
     search: bool,
 }
@@ -89,7 +89,7 @@ pub(crate) enum FormatName {
     Elf,
     /// Compressed kdump, for crash, drgn and makedumpfile
     Kdump,
-    /// The dump as it is, to be read by any savecore later
+    /// The dump as it is, for any savecore to read later
     Raw,
 }
 
@@ -106,7 +106,7 @@ impl FormatName {
 /// A compression, as arguments name it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum CompressionName {
-    /// As makedumpfile -c; every reader knows it
+    /// As makedumpfile -c; every reader supports it
     Zlib,
     /// As makedumpfile -z; smaller, and faster to read
     Zstd,
@@ -138,7 +138,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     };
     let core = CoreOptions { level: arguments.level, threads: threads(arguments.threads)? };
     if arguments.format == FormatName::Raw && arguments.level.is_some() {
-        bail!("--level is for cores: a raw copy is of the dump as it is");
+        bail!("--level is for cores: a raw copy is always the whole dump");
     }
     let opener = arguments.identity.read()?;
     let mut store = store::open(&arguments.output, &limits)?;
@@ -247,15 +247,13 @@ fn warn(saved: &Saved) {
         warn_bare(&shown, number);
     }
     if let Some(missing) = missing_stripes(&saved.dump) {
-        warning(&format!("{shown}: dump {number}: {missing}: what is on it is missing"));
+        warning(&format!("{shown}: dump {number}: {missing}: its pages are missing"));
     }
     if saved.dump.authentic == Some(false) {
-        warning(&format!(
-            "{shown}: dump {number}: its header is not what was written: do not trust what it says"
-        ));
+        warning(&format!("{shown}: dump {number}: its header was changed after the dump: do not trust it"));
     }
     let parts = [
-        (pages.unreadable, "not readable for the kernel"),
+        (pages.unreadable, "the kernel could not read"),
         (pages.faulted, "faulted when the kernel read them"),
         (pages.damaged, "damaged in the dump"),
         (pages.not_written, "not written in time"),
@@ -272,12 +270,12 @@ fn warn(saved: &Saved) {
         warning(&format!("{shown}: dump {number}: missing of {total} pages: {}", parts.join(", ")));
     }
     if saved.dump.notes_damaged {
-        warning(&format!("{shown}: dump {number}: notes are missing; registers and texts may not be whole"));
+        warning(&format!("{shown}: dump {number}: notes are missing; registers and texts may be incomplete"));
     }
     if let Some(first) = saved.dump.first_foreign {
         let blocks = count(saved.dump.foreign_blocks, "block", "blocks");
         warning(&format!(
-            "{shown}: dump {number}: {blocks} behind it, from block {first} on, likely foreign; --clear-damaged would free them too"
+            "{shown}: dump {number}: {blocks} after it (from block {first}) are probably not part of the dump; --clear-damaged frees them too"
         ));
     }
     if saved.dump.damaged {

@@ -1,4 +1,4 @@
-//! A dump's facts, told to a person.
+//! A dump's facts, told to the user.
 
 use std::io::{self, Write};
 
@@ -30,7 +30,7 @@ fn row(out: &mut dyn Write, name: &str, text: &str) -> io::Result<()> {
 fn cpu_row(cpu: &CpuReport) -> String {
     let place = match (&cpu.ip, &cpu.sp) {
         (Some(ip), Some(sp)) => format!("ip {ip}, sp {sp}"),
-        _ => "did not answer, its registers are unknown".to_owned(),
+        _ => "did not answer; its registers are unknown".to_owned(),
     };
     format!("{:<8} {place}", cpu.condition)
 }
@@ -85,7 +85,7 @@ pub(crate) fn tell(
     tell_place(out, report)
 }
 
-/// The panic message, as much of it as a person reads.
+/// The panic message, as much of it as people read.
 fn tell_message(out: &mut dyn Write, message: &str) -> io::Result<()> {
     if message.is_empty() {
         return row(out, "why", "(no message)");
@@ -109,7 +109,7 @@ fn tell_where(out: &mut dyn Write, report: &Report, backtraces: Option<&Backtrac
     if calls.is_empty() {
         let crashing = report.cpus.iter().find(|cpu| cpu.cpu == report.crashing_cpu);
         let text = match crashing.and_then(|cpu| cpu.ip.as_ref()) {
-            _ if backtraces.is_some() => "not known: the registers of the CPU are not in the dump".to_owned(),
+            _ if backtraces.is_some() => "unknown: the CPU's registers are not in the dump".to_owned(),
             Some(ip) => format!("{ip}; --kernel PATH, of the kernel with its symbols, names the function"),
             None => "not known".to_owned(),
         };
@@ -225,7 +225,7 @@ fn tell_damage(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         row(out, "damage", &paint(BAD, text))?;
     }
     if report.notes_damaged {
-        let text = "notes are missing: registers, texts and the memory map may not be whole";
+        let text = "notes are missing: registers, texts and the memory map may be incomplete";
         row(out, "damage", &paint(WARNING, text))?;
     }
     Ok(())

@@ -16,8 +16,8 @@ use crate::output::{count, warning};
 /// Several targets.
 #[derive(clap::Args)]
 pub(crate) struct TargetsArguments {
-    /// Block devices, image files, disks, or - for standard input; a dump that is striped over several needs all of them.
-    /// This machine's own dump partitions if none is given
+    /// Block devices, image files, disks, or - for standard input; a striped dump needs all of its targets [default: this
+    /// machine's own dump partitions]
     #[arg(value_name = "TARGET")]
     targets: Vec<PathBuf>,
     /// Partition of each TARGET: its number, name or GUID
@@ -124,7 +124,7 @@ impl Own {
 /// The key to encrypted dumps.
 #[derive(clap::Args)]
 pub(crate) struct IdentityArguments {
-    /// File of `savecore keygen` with the secret key to encrypted dumps
+    /// Secret key for encrypted dumps: the FILE of `savecore keygen`
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
 }
@@ -149,6 +149,6 @@ pub(crate) fn identity(opener: Option<&Opener>) -> Option<&Identity> {
 /// Warns of a dump that anybody can read though its partition's label demands that it be encrypted.
 pub(crate) fn warn_bare(names: &str, sequence: u32) {
     warning(&format!(
-        "{names}: dump {sequence} is not encrypted, though the label demands it: it may not be from the kernel that was armed"
+        "{names}: dump {sequence} is not encrypted, though the label demands it: it may come from another kernel than the one that was armed"
     ));
 }

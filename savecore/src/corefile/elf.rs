@@ -4,8 +4,8 @@
 //! | --- | --- |
 //! | 0 | ELF header, ET_CORE |
 //! | 64 | program headers: one PT_NOTE, then PT_LOADs for virtual addresses, then for physical ones |
-//! | behind | section header 0, only if there are 65535 program headers or more (PN_XNUM) |
-//! | behind | notes |
+//! | then | section header 0, only if there are 65535 program headers or more (PN_XNUM) |
+//! | then | notes |
 //! | next multiple of 4096 | every page that is [selected](super::select), once, by physical address; zero pages are holes |
 //!
 //! Segments for virtual addresses come from the page tables of the CPU that crashed, and share their bytes with the
@@ -91,12 +91,12 @@ pub enum Unwalked {
     Refused(#[from] Refused),
 }
 
-/// Writes a dump as an ELF core. Takes constant memory but for the segments. The core's bytes follow from
+/// Writes a dump as an ELF core. Takes constant memory except for the segments. The core's bytes follow from
 /// the dump and the level alone.
 ///
 /// # Errors
 /// If the dump is encrypted and was not opened, this machine has too little memory for it, the file cannot be written, the dump
-/// cannot be read any more, or no file can hold it.
+/// can no longer be read, or no file can hold it.
 pub fn write(
     dump: &Dump<'_>,
     options: &CoreOptions,
@@ -109,7 +109,7 @@ pub fn write(
     let (virtuals, walked, unwalked) = virtual_segments(dump, &layout);
     let notes = notes(dump, &selection).bytes;
     let linux = Vmcoreinfo::of(dump).and_then(|info| Arrangement::of(&info, &virtuals));
-    // In front of the physical segments, and behind them.
+    // Before the physical segments, and after them.
     let (front, physical_base, behind) = match linux {
         Some(Arrangement { image, direct_map, others }) => (image, direct_map, others),
         None if virtuals.is_empty() => (virtuals, 0, Vec::new()),
@@ -260,7 +260,7 @@ fn section_header(count: u32) -> SectionHeader64<LittleEndian> {
         sh_flags: U64::new(LE, 0),
         sh_addr: U64::new(LE, 0),
         sh_offset: U64::new(LE, 0),
-        // e_shnum is 1 and stands in the ELF header; e_phnum stands here.
+        // e_shnum is 1 and is in the ELF header; e_phnum is here.
         sh_size: U64::new(LE, 0),
         sh_link: U32::new(LE, 0),
         sh_info: U32::new(LE, count),

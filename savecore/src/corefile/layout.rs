@@ -1,4 +1,4 @@
-//! Where pages stand in a core file: all that are selected, by address, behind one another.
+//! Where pages stand in a core file: all that are selected, by address, one after another.
 
 use dumpcore::format::PAGE_SIZE;
 
@@ -26,7 +26,7 @@ pub(super) struct Segment {
     pub(super) pfn: u64,
     /// Pages.
     pub(super) count: u64,
-    /// Pages in front of it in the file.
+    /// Pages before it in the file.
     pub(super) rank: u64,
 }
 

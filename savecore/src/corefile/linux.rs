@@ -4,7 +4,7 @@
 //!
 //! And how the ELF core of a Linux is laid out: as the kernel itself lays out `/proc/vmcore` (Linux, kernel/crash_core.c,
 //! `crash_prepare_elf64_headers`), since its debuggers expect that. First the kernel's image, then RAM at the addresses of
-//! the direct map, in which the kernel has all of it; whatever else the page tables map comes behind, for gdb, which cannot
+//! the direct map, in which the kernel has all of it; whatever else the page tables map comes after, for gdb, which cannot
 //! walk them.
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use crate::dump::{Dump, PageState};
 /// arch/x86/include/asm/page_64_types.h, `__START_KERNEL_map`).
 const X86_64_KERNEL: u64 = 0xffff_ffff_8000_0000;
 
-/// Bytes of each text in a `struct new_utsname`, the zero behind it included.
+/// Bytes of each text in a `struct new_utsname`, the zero after it included.
 pub(super) const UTS_LENGTH: usize = 65;
 
 /// What VMCOREINFO says, in lines `KEY=VALUE`.
@@ -124,12 +124,12 @@ impl Arrangement {
 }
 
 /// What a kernel is called, as Linux's `struct new_utsname` has it (include/uapi/linux/utsname.h): system, node, release,
-/// version, machine and domain, each with zeros behind.
+/// version, machine and domain, each followed by zeros.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Utsname(pub(super) [[u8; UTS_LENGTH]; 6]);
 
 impl Utsname {
-    /// What a dump says: of a Linux, what stands in its memory; else what can be put together. Release, version and machine
+    /// What a dump says: of a Linux, what is in its memory; else what can be put together. Release, version and machine
     /// are never empty, for tools take a header in which one is for damaged.
     pub(super) fn of(dump: &Dump<'_>) -> Utsname {
         let info = Vmcoreinfo::of(dump);
@@ -151,7 +151,7 @@ impl Utsname {
         (!["", "(none)", "localhost", "localhost.localdomain"].contains(&name.as_str())).then_some(name)
     }
 
-    /// What stands in a Linux's memory, if that is in the dump and agrees with VMCOREINFO.
+    /// What is in a Linux's memory, if that is in the dump and agrees with VMCOREINFO.
     fn in_memory(dump: &Dump<'_>, info: &Vmcoreinfo<'_>) -> Option<Utsname> {
         let virt = info.symbol("init_uts_ns")?.checked_add(info.offset("uts_namespace.name")?)?;
         let phys = info.image_to_phys(dump.arch()?, virt)?;
@@ -178,7 +178,7 @@ fn field(text: &str) -> [u8; UTS_LENGTH] {
     field
 }
 
-/// What stands in front of the first zero.
+/// What comes before the first zero.
 fn text(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
@@ -222,7 +222,7 @@ mod tests {
             segment(0xffff_d039_c000_0000, 0x1740, 4),
             segment(direct + 701 * PAGE_BYTES, 701, 200),
             segment(0xffff_ffff_86a0_0000, 0x6a00, 512),
-            // Its initialisation code is gone, its data is behind.
+            // Its initialisation code is gone, its data follows.
             segment(0xffff_ffff_86d0_0000, 0x6d00, 2000),
             segment(0x5e_a000, 0x46cb, 5000),
         ];

@@ -94,7 +94,7 @@ impl Default for CoreOptions {
     }
 }
 
-/// Where a core is written to: first all behind its head in ascending order, then its head. What is never written reads as
+/// Where a core is written to: first all after its head in ascending order, then its head. What is never written reads as
 /// zeros.
 pub trait Sink {
     /// Tells what comes, before all else: the first `head` bytes are written last of all, the others before, each part of

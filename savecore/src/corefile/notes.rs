@@ -45,7 +45,7 @@ fn signal(trigger: u32) -> u32 {
 
 fn prstatus(state: &CpuState, arch: Arch, signal: u32) -> Vec<u8> {
     let count = register_count(arch);
-    // Behind the registers stand pr_fpvalid, zero, and padding.
+    // After the registers stand pr_fpvalid, zero, and padding.
     let mut bytes = vec![0; REGISTERS + count * 8 + 8];
     bytes[CURSIG..CURSIG + 2].copy_from_slice(&(signal as u16).to_le_bytes());
     // Never 0, which debuggers take for "no thread".
@@ -70,7 +70,7 @@ fn push(notes: &mut Vec<u8>, name: &str, kind: u32, bytes: &[u8]) -> Range<usize
     place
 }
 
-/// The notes of a core, one behind another.
+/// The notes of a core, one after another.
 pub(super) struct Notes {
     pub(super) bytes: Vec<u8>,
     /// Which of the bytes are VMCOREINFO's text, if the dump has it.

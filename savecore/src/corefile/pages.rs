@@ -52,7 +52,7 @@ pub struct Piece {
 struct Span {
     pfn: u64,
     count: u64,
-    /// Where among the piece's pages the first stands; `None` for zeros.
+    /// Where among the piece's pages the first is; `None` for zeros.
     at: Option<usize>,
 }
 
@@ -77,7 +77,7 @@ impl Drop for Piece {
 /// bytes; the caller begins and ends it.
 ///
 /// # Errors
-/// [`Error::Unsteady`] if a page is not there any more as it was when the dump was opened, and the first error of `take`.
+/// [`Error::Unsteady`] if a page is no longer as it was when the dump was opened, and the first error of `take`.
 pub fn for_each<S, T: Send>(
     dump: &Dump<'_>,
     runs: &mut (dyn Iterator<Item = PageRun> + Send),

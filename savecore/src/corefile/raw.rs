@@ -1,6 +1,6 @@
 //! A dump as it is, carried away: encrypted or not, it can be read, and become a core, elsewhere and later.
 //!
-//! A raw copy is an image of the partition from its label to the dump's end, with nothing in between: every block stands
+//! A raw copy is an image of the partition from its label to the dump's end, with nothing in between: every block is
 //! at its own place, since checksums and pattern say where that is. Whatever reads partitions reads it too.
 
 use std::iter::Peekable;
@@ -17,7 +17,7 @@ use crate::source::{BATCH, Progress, Reader};
 
 /// Copies a part of a dump, and makes sure that the copy holds all that the `original`, which is this part alone, opened
 /// without an identity, does: what the checksums say of the blocks that were copied is what they said of the
-/// blocks when it was opened. Gives the copy's length in bytes.
+/// blocks when it was opened. Returns the copy's length in bytes.
 ///
 /// # Errors
 /// [`Error::Unsteady`] if a block gives other bytes than before, and if the copy cannot be written.
@@ -86,7 +86,7 @@ struct Seen<'p> {
     /// What was damaged then.
     damage: Vec<Range<u64>>,
     chunks: u64,
-    /// Blocks that are not whole, and were not among those that were told to be damaged.
+    /// Blocks that are not whole, and were not among those reported as damaged.
     lost: u64,
     payload: Payload,
 }
@@ -117,7 +117,7 @@ impl Seen<'_> {
 
     /// Whether all that is good in a dump went by.
     fn holds(&self, original: &Dump<'_>) -> bool {
-        // A header that is known to be lost is not told as damage.
+        // A header that is known to be lost is not reported as damage.
         let header = u64::from(matches!(self.part.found.ending, Ending::FrontLost | Ending::BackLost));
         self.chunks == original.chunks().0 && self.lost <= original.damage_untold().saturating_add(header)
     }

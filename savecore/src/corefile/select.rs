@@ -59,7 +59,7 @@ impl FromStr for Level {
 
 /// The pages of a dump that a core has.
 ///
-/// Zero pages take no room at any level, and none loses them. A page of unknown class stays, but for level 32; and that
+/// Zero pages take no room at any level, and none loses them. A page of unknown class stays, except for level 32; and that
 /// one too leaves it only out of a dump that says of some page that it is the kernel's, or nothing would be left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Selection {
@@ -153,7 +153,7 @@ impl Selection {
         self.unknown
     }
 
-    /// What a person should know, in one line: that the level could not do what it says.
+    /// What the user should know, in one line: that the level could not do what it says.
     pub fn warning(&self) -> Option<String> {
         let level = self.level.filter(|_| self.unknown > 0)?;
         Some(if self.unknown == self.pages && self.left_out == 0 {

@@ -40,7 +40,7 @@ impl Bulk {
     /// Reads all that is wanted, in whatever order.
     ///
     /// # Errors
-    /// [`Error::Unsteady`] if a page is not there any more as it was when the dump was opened.
+    /// [`Error::Unsteady`] if a page is no longer as it was when the dump was opened.
     pub(crate) fn read(
         &mut self,
         dump: &Dump<'_>,

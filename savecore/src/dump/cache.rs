@@ -37,7 +37,7 @@ impl Cache {
     /// The page in a place that the index calls data.
     ///
     /// # Errors
-    /// If it cannot be read any more as it was when the index was made.
+    /// If it can no longer be read as it was when the index was made.
     pub(super) fn page(
         &mut self,
         parts: &[Part<'_>],
@@ -45,7 +45,7 @@ impl Cache {
         index: &Index,
         place: u64,
     ) -> io::Result<Box<Block>> {
-        let gone = || io::Error::other("a page's place is in no chunk");
+        let gone = || io::Error::other("a page's place is not in any chunk");
         let (chunk, _) = index.chunk_of(place).ok_or_else(gone)?;
         let part = parts.get(chunk.part as usize).ok_or_else(gone)?;
         let entry = match self.chunks.iter().position(|entry| entry.place == chunk) {

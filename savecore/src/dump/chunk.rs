@@ -103,8 +103,8 @@ pub(super) struct Piece<'a> {
 pub(super) type Room = Vec<Block>;
 
 impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
-    /// Checks a chunk whose header stands in `block` of a part. `payload` has as many blocks as the header says, as they
-    /// were read; which of them could not be, `unreadable` says. What of it lies behind the part's end does not matter.
+    /// Checks a chunk whose header is in `block` of a part. `payload` has as many blocks as the header says, as they
+    /// were read; which of them could not be, `unreadable` says. What of it lies after the part's end does not matter.
     pub(super) fn check(
         part: &Part<'_>,
         block: u64,
@@ -305,7 +305,7 @@ impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
     }
 }
 
-/// Pages whose bytes should be in the payload behind this header.
+/// Pages whose bytes should be in the payload after this header.
 pub(super) fn data_pages(header: &ChunkHeader) -> u64 {
     let data = header.runs().iter().filter(|run| run.kind() == RunKind::Data);
     data.map(|run| u64::from(run.count.get())).sum()

@@ -4,7 +4,7 @@ use super::chunk::Condition;
 use super::index::{Fate, PageRun};
 use crate::partition::{Ending, Found};
 
-/// Places of damage, and ranges of missing pages, that are told one by one; more are only counted.
+/// Places of damage, and ranges of missing pages, that are listed one by one; more are only counted.
 const MAX_TOLD: usize = 4096;
 
 /// Consecutive blocks that are not what they should be.
@@ -60,7 +60,7 @@ impl Damages {
     pub(super) fn new(found: &Found) -> Damages {
         let window = match found.ending {
             Ending::Open => u64::from(found.header.window_blocks.get()),
-            // A back header proves all in front of it; and where headers are lost, the window's size is not known.
+            // A back header proves all before it; and where headers are lost, the window's size is not known.
             _ => u64::MAX,
         };
         Damages {
@@ -105,7 +105,7 @@ impl Damages {
         }
     }
 
-    /// Parts blocks that may be torn from foreign ones right behind them, so that each is told as what it is.
+    /// Parts blocks that may be torn from foreign ones right after them, so that each is reported as what it is.
     pub(super) fn split(&mut self) {
         let Some(Foreign { first, .. }) = self.foreign else { return };
         let across = |damage: &DamagedBlocks| damage.block < first && first < damage.block + damage.count;

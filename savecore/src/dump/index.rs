@@ -133,7 +133,7 @@ pub struct PageRun {
 }
 
 impl PageRun {
-    /// First page frame number behind the run.
+    /// First page frame number after the run.
     pub fn end(&self) -> u64 {
         self.pfn + self.count
     }
@@ -144,7 +144,7 @@ impl PageRun {
         PageRun { pfn: from, count: to - from, place, ..*self }
     }
 
-    /// Appends `next` if it goes on where this run ends.
+    /// Appends `next` if it continues where this run ends.
     pub(super) fn join(&mut self, next: &PageRun) -> bool {
         let joins = self.end() == next.pfn
             && self.fate == next.fate
@@ -174,7 +174,7 @@ const FATE_MASK: u128 = (1 << FATE_BITS) - 1;
 const CLASS_MASK: u16 = (1 << CLASS_BITS) - 1;
 /// Pages in a run, at most: 1 TiB. What is longer is several.
 const MAX_COUNT: u64 = (1 << COUNT_BITS) - 1;
-/// Where each stands.
+/// Where each one is.
 const FATE_AT: u32 = CLASS_BITS;
 const COUNT_AT: u32 = FATE_AT + FATE_BITS;
 const PLACE_AT: u32 = COUNT_AT + COUNT_BITS;
@@ -204,7 +204,7 @@ const LEAST_RUNS: usize = 32 << 20;
 const LEAST_CHUNKS: usize = 8 << 20;
 
 impl Limits {
-    /// On a machine with so many bytes of memory.
+    /// On a machine with this many bytes of memory.
     pub(super) fn with(memory: u64) -> Limits {
         let most = usize::try_from(memory / MEMORY_FOR_EACH).unwrap_or(usize::MAX);
         Limits { runs: most.max(LEAST_RUNS), chunks: most.max(LEAST_CHUNKS) }
@@ -392,7 +392,7 @@ fn resolve(sorted: &[Packed]) -> Vec<Packed> {
 pub struct Index {
     runs: Vec<Packed>,
     pub(super) chunks: Vec<ChunkPlace>,
-    /// The first place behind the last chunk.
+    /// The first place after the last chunk.
     places: u64,
     /// Namings of pages that others had named before.
     pub duplicates: u64,
@@ -419,7 +419,7 @@ impl Index {
         self.chunk_of(place).map_or(0, |(_, end)| end - place)
     }
 
-    /// The chunk in which a place is, and the first place behind the chunk.
+    /// The chunk in which a place is, and the first place after the chunk.
     pub(super) fn chunk_of(&self, place: u64) -> Option<(ChunkPlace, u64)> {
         let behind = self.chunks.partition_point(|chunk| chunk.first <= place);
         let end = self.chunks.get(behind).map_or(self.places, |next| next.first);

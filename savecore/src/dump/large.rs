@@ -25,7 +25,7 @@ const NOTE: u64 = 16;
 /// Page frames from one chunk's first to the next one's.
 const APART: u64 = 400;
 
-/// A partition with a dump of so many chunks with pages. Each is of a page with bytes and, every other page, of one of zeros.
+/// A partition with a dump of this many chunks with pages. Each is of a page with bytes and, every other page, of one of zeros.
 struct Large {
     chunks: u64,
     /// Runs of a chunk.

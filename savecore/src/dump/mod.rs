@@ -1,7 +1,7 @@
 //! A decoded dump: which page is where and what became of it, the registers, the texts, and what is damaged.
 //!
 //! Opening a dump reads it once, from front to back, checks every checksum, and opens and unpacks every chunk. Nothing of
-//! its memory is kept, only where it stands; so even a large dump takes little memory here: 16 bytes for each run of
+//! its memory is kept, only where it is; so even a large dump takes little memory here: 16 bytes for each run of
 //! pages, 24 for each chunk, and no more of them than a machine with as much memory as this one can have dumped.
 //!
 //! Of an encrypted dump, nothing is believed that is not authentic: a chunk whose tag is wrong costs all of its pages.
@@ -402,7 +402,7 @@ impl<'s> Dump<'s> {
     /// What a page holds.
     ///
     /// # Errors
-    /// If it could be read when the dump was opened and cannot be any more.
+    /// If it could be read when the dump was opened and no longer can.
     pub fn read_page(&self, pfn: u64) -> io::Result<PageState> {
         let Some(run) = self.index.find(pfn) else { return Ok(PageState::Absent) };
         Ok(match run.fate {
@@ -491,7 +491,7 @@ impl<'s> Dump<'s> {
         let any_part = self.parts.iter().zip(read).any(of_part);
         let disordered = indices.wrong || (closed && all_stripes && !indices.complete());
         self.unexplained = any_part || disordered || self.authentic == Some(false);
-        // What is left of a harvested dump does not matter any more.
+        // What is left of a harvested dump no longer matters.
         self.unexplained &= !self.is_saved();
     }
 

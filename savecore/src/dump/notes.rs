@@ -34,7 +34,7 @@ const MAX_LINES: usize = 8192;
 pub struct Range {
     /// First page frame number.
     pub pfn: u64,
-    /// First page frame number behind it.
+    /// First page frame number after it.
     pub end: u64,
     /// What it is for.
     pub kind: RangeKind,
@@ -134,7 +134,7 @@ impl Builder {
     /// The next block of a chunk's payload; `None` if it is damaged.
     pub(super) fn block(&mut self, bytes: Option<&[u8]>) {
         match bytes {
-            // Behind a hole it is not known where a record begins.
+            // After a hole it is not known where a record begins.
             Some(bytes) if self.whole => self.payload.extend_from_slice(bytes),
             Some(_) => {}
             None => self.whole = false,

@@ -43,13 +43,13 @@ const X86_64: [(&str, usize); 27] = [
     ("gs_base", 22),
 ];
 
-/// From number 0 on, but for the first three.
+/// From number 0 on, except for the first three.
 const AARCH64: [&str; 31] = [
     "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15",
     "x16", "x17", "x18", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x29", "x30",
 ];
 
-/// In the place of x0 stands the program counter.
+/// The program counter is in the place of x0.
 const RISCV64: [&str; 32] = [
     "pc", "ra", "sp", "gp", "tp", "t0", "t1", "t2", "s0", "s1", "a0", "a1", "a2", "a3", "a4", "a5", "a6",
     "a7", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "t3", "t4", "t5", "t6",

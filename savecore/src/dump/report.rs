@@ -34,7 +34,7 @@ pub struct Report {
     pub parts: Vec<PartReport>,
     /// First block on the partition; of several parts, the first's.
     pub first_block: u64,
-    /// First block behind it.
+    /// First block after it.
     pub end_block: u64,
     /// `complete`, `incomplete` (ended early, in order), `unfinished` (the machine stopped in the middle) or `saved`.
     pub status: &'static str,
@@ -93,7 +93,7 @@ pub struct Report {
     pub missing: Vec<MissingReport>,
     /// Missing pages that `missing` does not list.
     pub missing_unlisted: u64,
-    /// Blocks of the partition that are not what they should be; the first of them if there are very many.
+    /// Damaged blocks of the partition; the first of them if there are very many.
     pub damage: Vec<DamageReport>,
     /// Bad blocks that `damage` does not list.
     pub damage_unlisted: u64,
@@ -126,7 +126,7 @@ pub struct PartReport {
     pub stripe: u32,
     /// First block on the partition.
     pub first_block: u64,
-    /// First block behind it.
+    /// First block after it.
     pub end_block: u64,
     /// As in [`Report::status`].
     pub status: &'static str,
@@ -150,7 +150,7 @@ pub struct CpuReport {
 pub struct MemoryReport {
     /// First byte, hexadecimal.
     pub start: String,
-    /// First byte behind it, hexadecimal.
+    /// First byte after it, hexadecimal.
     pub end: String,
     /// `ram` or `arena`.
     pub kind: &'static str,
@@ -161,7 +161,7 @@ pub struct MemoryReport {
 pub struct MissingReport {
     /// Physical address of the first byte, hexadecimal.
     pub start: String,
-    /// First byte behind them, hexadecimal.
+    /// First byte after them, hexadecimal.
     pub end: String,
     /// How many pages.
     pub pages: u64,
@@ -263,7 +263,7 @@ fn lacks_text(bits: u32) -> Vec<&'static str> {
         (Lacks::BUILD_ID, "no build id"),
         (Lacks::STACK, "no stack of its own"),
         (Lacks::GUARD, "no guard against bad memory"),
-        (Lacks::CLASSES, "no word on what pages are for"),
+        (Lacks::CLASSES, "no page classes"),
     ];
     names.into_iter().filter(|(flag, _)| lacks.contains(*flag)).map(|(_, name)| name).collect()
 }

@@ -5,7 +5,7 @@ use dumpcore::format::Uuid;
 use crate::partition::{Ending, Found, Partition};
 use crate::source::Source;
 
-/// Missing stripes that are told one by one, at most.
+/// Missing stripes that are listed one by one, at most.
 const MAX_TOLD: usize = 64;
 
 /// What of a dump lies on one partition.

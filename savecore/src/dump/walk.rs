@@ -101,7 +101,7 @@ pub(super) fn walk<E>(
 /// Blocks that were read together; the next ones begin with a chunk's header, as these do, or where there is none.
 struct Stretch {
     first: u64,
-    /// The first block behind them.
+    /// The first block after them.
     end: u64,
     /// The blocks of the chunks' headers.
     chunks: Vec<u64>,
@@ -135,7 +135,7 @@ fn stretch(part: &Part<'_>, first: u64, blocks: &mut [Block]) -> Option<Stretch>
 
 /// What a thread looks at blocks with.
 struct Eyes {
-    /// The stretch, and room for what of its last chunk lies behind the dump's end.
+    /// The stretch, and room for what of its last chunk lies after the dump's end.
     blocks: Vec<Block>,
     room: Room,
 }
@@ -208,7 +208,7 @@ impl Eyes {
     }
 }
 
-/// Appends a run, as a part of the last if it goes on there.
+/// Appends a run, as a part of the last if it continues there.
 fn push(runs: &mut Vec<PageRun>, run: PageRun) {
     if !runs.last_mut().is_some_and(|last| last.join(&run)) {
         runs.push(run);

@@ -14,20 +14,20 @@ impl Report {
                 Some(reason) => format!("incomplete: {reason}"),
                 None => "incomplete".to_owned(),
             },
-            "saved" => "harvested before; its blocks are not free yet".to_owned(),
+            "saved" => "saved before; its blocks are not free yet".to_owned(),
             _ => "unfinished: the machine stopped while it was written".to_owned(),
         };
         if let Some(headers) = self.headers {
             text = format!("{text}; {headers}");
         }
         match self.encryption {
-            "sealed" => text.push_str("; encrypted, and not opened: --identity opens it"),
-            "opened" => text.push_str("; encrypted, and opened"),
-            "refused" => text.push_str("; encrypted, and not for this identity or damaged all over"),
+            "sealed" => text.push_str("; encrypted, and not decrypted: --identity decrypts it"),
+            "opened" => text.push_str("; encrypted, and decrypted"),
+            "refused" => text.push_str("; encrypted, and not to this key, or damaged throughout"),
             _ => {}
         }
         if self.authentic == Some(false) && self.encryption == "opened" {
-            text.push_str("; its headers are not as the dump wrote them");
+            text.push_str("; its headers were changed after the dump");
         }
         for stripe in self.missing_stripes.iter().take(SHOWN) {
             text.push_str(&format!("; stripe {} of {} was not given", u64::from(*stripe) + 1, self.stripes));

@@ -1,4 +1,4 @@
-//! Dumps that a kernel which lives on writes while others are saved: they stand behind those, and freeing what is in front of
+//! Dumps that a kernel which lives on writes while others are saved: they stand after those, and freeing what is before
 //! them would leave a gap in which nobody looks for them.
 
 use dumpcore::format::{BLOCK_SIZE, pattern};
@@ -12,7 +12,7 @@ use crate::targets::{OpenTarget, Targets};
 /// How often targets are looked at again: a kernel that writes dumps faster than they are saved is not waited for.
 pub(super) const ROUNDS: u32 = 4;
 
-/// Adds the dumps that came since the targets were read; gives them.
+/// Adds the dumps that came since the targets were read; returns them.
 pub(super) fn look_again(targets: &mut Targets, machine: Option<&Machine>) -> Vec<Vec<DumpRef>> {
     let known: Vec<usize> = targets.open.iter().map(|open| open.partition.dumps.len()).collect();
     for OpenTarget { target, partition, is_copy, watch } in &mut targets.open {

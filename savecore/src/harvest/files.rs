@@ -18,7 +18,7 @@ use crate::text::{harmless, size};
 /// Functions of the CPU that crashed that `info.json` names, at most.
 const MAX_FUNCTIONS: usize = 32;
 
-/// The names of the core's files: one, but for raw copies of stripes.
+/// The names of the core's files: one, except for raw copies of stripes.
 pub(super) fn core_names(dump: &Dump<'_>, format: Format) -> Vec<String> {
     match format {
         Format::Raw if dump.stripes() > 1 => {

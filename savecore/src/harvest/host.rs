@@ -15,7 +15,7 @@ pub(super) fn is_foreign(label: &Label, machine: Option<&Machine>) -> bool {
 }
 
 /// The name for a dump's folder. The person's word comes first; then, of this machine's own dumps, the configuration's; then what the
-/// dump itself says. A dump that says nothing is this machine's if its label says so, or names nobody and stands on a device. Else it is
+/// dump itself says. A dump that says nothing is this machine's if its label says so, or names nobody and is on a device. Else it is
 /// called as its partition is, or by the partition's uuid.
 pub(super) fn of(dump: &Dump<'_>, targets: &Targets, places: &[DumpRef], options: &Options<'_>) -> String {
     if let Some(host) = &options.host {

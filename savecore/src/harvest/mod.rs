@@ -1,7 +1,7 @@
 //! A harvest: every waiting dump on some targets becomes a folder in a store; when that is safe, its blocks are freed.
 //!
 //! At every moment, a dump is whole on its targets or whole in the store: its front header is marked as saved only when
-//! [`Folder::finish`](crate::store::Folder::finish) has returned, and the pattern is laid behind that mark.
+//! [`Folder::finish`](crate::store::Folder::finish) has returned, and the pattern is written after that mark.
 
 mod arrived;
 mod files;
@@ -62,11 +62,11 @@ enum Fate {
     Free(Option<usize>),
 }
 
-/// Saves every waiting dump, and frees the blocks of those that are safe. A dump that cannot be saved is told in its
+/// Saves every waiting dump, and frees the blocks of those that are safe. A dump that cannot be saved is reported in its
 /// [`Saved::error`], and the others are saved all the same.
 ///
 /// # Errors
-/// If a target cannot be written any more; the dumps are in the store then, and the next harvest goes on.
+/// If a target can no longer be written; the dumps are in the store then, and the next harvest continues.
 pub fn harvest(
     targets: &mut Targets,
     store: &mut dyn Store,
@@ -114,7 +114,7 @@ pub fn harvest(
             let is_any_freed = fates.iter().any(|fate| *fate != Fate::Keep);
             if let Some(user) = open.target.user() {
                 if is_any_freed {
-                    progress.warn(&format!("{shown} is {user}: what was saved before is not freed"));
+                    progress.warn(&format!("{shown} is {user}: dumps saved before are not freed"));
                 }
                 continue;
             }
@@ -166,7 +166,7 @@ fn harvest_one(
             if !saved_before.is_empty() {
                 let shown = targets.names(&waiting).join(", ");
                 progress.warn(&format!(
-                    "{shown}: another stripe of a dump here was harvested before, and this one was not"
+                    "{shown}: another stripe of a dump here was saved before, but this one was not"
                 ));
             }
             (save(targets, &waiting, store, options, progress), waiting)
@@ -175,7 +175,7 @@ fn harvest_one(
     saved.kept_because = kept_because(options, targets, &places, &saved);
     if saved.kept_because.is_none() && is_growing(targets, &places) {
         saved.kept_because = Some(
-            "more of it was written meanwhile, so that not all of it is there; the next run saves it again"
+            "more of it was written meanwhile, so the copy is incomplete; the next run saves it again"
                 .to_owned(),
         );
     }
@@ -237,7 +237,7 @@ fn kept_because(
         return Some(why.to_owned());
     }
     if targets.of(places).any(|open| open.target.is_carried()) {
-        return Some("what comes through standard input is only read".to_owned());
+        return Some("standard input can only be read".to_owned());
     }
     if targets.of(places).any(|open| open.is_copy) {
         return Some("a raw copy is never changed".to_owned());
@@ -259,7 +259,7 @@ fn kept_because(
         return None;
     }
     if let Some(missing) = missing_stripes(&saved.dump) {
-        return Some(format!("{missing}; --clear-damaged or `savecore clear` frees what is here"));
+        return Some(format!("{missing}; --clear-damaged or `savecore clear` frees this part"));
     }
     let damaged = "it is damaged; --clear-damaged or `savecore clear` frees it";
     saved.dump.damaged.then(|| damaged.to_owned())
@@ -288,7 +288,7 @@ fn save(
 }
 
 /// Saves a dump of which some stripes were marked as saved and others were not, since a run was killed in between. Nothing of it
-/// is freed then, so its core is found in the store, or can be made once more. `None` if all of it can not be had any more.
+/// is freed then, so its core is found in the store, or can be made once more. `None` if all of it cannot be had.
 fn save_again(
     targets: &Targets,
     places: &[DumpRef],
@@ -319,7 +319,7 @@ fn save_opened(
     let opener = options.opener;
     let mut saved = Saved::new(targets, places, dump);
     if is_growing(targets, places) {
-        saved.error = Some("it is still being written: it is left alone until that is done".to_owned());
+        saved.error = Some("it is still being written, and left alone until that is finished".to_owned());
         return saved;
     }
     let format = match dump.encryption() {
@@ -328,7 +328,7 @@ fn save_opened(
         Encryption::Refused => {
             let file = opener.map_or("the identity", |opener| opener.file.as_str());
             saved.error = Some(format!(
-                "{file} opens nothing of it: it is encrypted to another key, or all of it was changed"
+                "{file} cannot decrypt any of it: it is encrypted to another key, or all of it was changed"
             ));
             return saved;
         }
@@ -345,7 +345,7 @@ fn save_opened(
     let bytes = selection.data_pages().saturating_mul(BLOCK_SIZE as u64);
     let format = if format == Format::Elf && !store.keeps_holes() && zeros > bytes.max(MAX_ZEROS) {
         saved.warnings.push(format!(
-            "saved as kdump: as ELF it would have {} of zeros, which this store keeps as bytes",
+            "saved as kdump: as ELF it would have {} of zeros, which this store would keep as bytes",
             size(zeros)
         ));
         Format::Kdump(Compression::Zlib)
@@ -368,7 +368,7 @@ fn save_opened(
     let mut stored = store_dump(&work, store, options, &mut saved, progress);
     if format == Format::Elf && stored.as_ref().is_err_and(StoreError::is_too_long_a_file) {
         let warning =
-            format!("saved as kdump: {} takes no file that is as long as the ELF core", store.name());
+            format!("saved as kdump: {} does not allow a file as long as the ELF core", store.name());
         saved.warnings.push(warning);
         work.format = Format::Kdump(Compression::Zlib);
         saved.format = work.format.name();
@@ -412,8 +412,8 @@ fn store_dump(
     Ok(())
 }
 
-/// Frees dumps of a target from the last one on, up to the first that is kept, so that no gap is in front of a dump: the
-/// kernel looks for free blocks behind the last one. Gives the number of dumps that an earlier run had saved.
+/// Frees dumps of a target from the last one on, up to the first that is kept, so that there is no gap before a dump: the
+/// kernel looks for free blocks after the last one. Returns the number of dumps that an earlier run had saved.
 fn free(
     open: &mut OpenTarget,
     fates: &[Fate],
@@ -432,7 +432,7 @@ fn free(
         let saved = result.and_then(|index| results.get_mut(index));
         if behind_is_kept {
             if let Some(saved) = saved {
-                saved.kept_because = Some("a dump behind it is kept; it is marked as saved".to_owned());
+                saved.kept_because = Some("a dump after it is kept; this one is marked as saved".to_owned());
             }
             continue;
         }

@@ -24,7 +24,7 @@ pub struct Options<'o> {
     pub own_host: Option<String>,
     /// This machine.
     pub machine: Option<Machine>,
-    /// Free what another machine's label stands in front of, too.
+    /// Free dumps on another machine's partition, too.
     pub foreign: bool,
     /// Leave the dumps where they are, for this reason.
     pub keep: Option<&'static str>,

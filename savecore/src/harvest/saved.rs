@@ -67,7 +67,7 @@ pub struct Saved {
     pub error: Option<String>,
     /// Whether anybody can read it, though its partition's label demands that it be encrypted.
     pub unencrypted_despite_label: bool,
-    /// What a person should know of the core.
+    /// What the user should know about the core.
     pub warnings: Vec<String>,
     /// What is known of the dump.
     pub dump: Report,
@@ -195,10 +195,10 @@ impl TargetResult {
     }
 }
 
-/// What a person should know about the page tables behind a core.
+/// What the user should know about the page tables behind a core.
 pub(super) fn tables_warnings(written: &Written) -> Vec<String> {
     let mut warnings = Vec::new();
-    let only = "is there by physical address only";
+    let only = "can be reached by physical address only";
     match written.unwalked {
         Some(Unwalked::Refused(why)) if written.walked.is_some() => {
             warnings.push(format!("the page tables of one half of the address space cannot be read: {why}"));

@@ -17,7 +17,7 @@ const DIRECTORY: &str = "var/lib/savecore";
 const NAME: &str = "partitions";
 /// How much of it is read: some 28,000 partitions.
 const MAX_BYTES: u64 = 1 << 20;
-/// What stands at its top.
+/// What is at its top.
 const HEAD: &str = "# Dump partitions of this machine whose labels name no machine, by uuid; kept by savecore format, arm and adopt.\n";
 
 /// Where the list of the system below `root` is.

@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 use sha2::Sha256;
 use zerocopy::IntoBytes;
 
-/// The application's id for what stands in labels.
+/// The application's id for what is in labels.
 const LABELS: uuid::Uuid = uuid::uuid!("943f62a3-c825-43b8-9b93-bb9d9af5063a");
 /// The application's id for the key of proofs.
 const PROOFS: uuid::Uuid = uuid::uuid!("4685f040-edfa-49c9-b50e-896d545e37e5");
@@ -26,7 +26,7 @@ const FILES: [&str; 2] = ["etc/machine-id", "var/lib/dbus/machine-id"];
 /// A machine, as labels and proofs know it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Machine {
-    /// What stands in the labels of its partitions.
+    /// What is in the labels of its partitions.
     pub id: Uuid,
     key: [u8; 32],
 }

@@ -1,5 +1,5 @@
 //! Whose a dump partition is. A label says so, or a list that this machine keeps, or the type of its partition; and some devices are
-//! nobody's to take unless a person names them.
+//! nobody's to take unless the user names them.
 //!
 //! A disk that another machine uses has our label too: that of a guest, a LUN that two hosts see, a stick. To harvest such a dump is to
 //! take it from its owner.
@@ -63,7 +63,7 @@ impl fmt::Display for LeftAlone {
 pub struct Owner {
     machine: Option<Machine>,
     list: List,
-    /// Devices that a person named.
+    /// Devices that the user named.
     named: Vec<PathBuf>,
 }
 
@@ -78,7 +78,7 @@ impl Owner {
         }
     }
 
-    /// Devices that a person named elsewhere, as for the kernel to dump to, are this machine's, whatever else says of them.
+    /// Devices that the user named elsewhere, as for the kernel to dump to, are this machine's, whatever else says of them.
     pub fn take_named(&mut self, devices: impl IntoIterator<Item = PathBuf>) {
         self.named.extend(devices);
     }
@@ -193,7 +193,7 @@ mod tests {
         // The kind of the device comes first.
         let apart = Labelled { apart: Some("a loop device"), ..found(own) };
         assert_eq!(owner.leaves_alone(&apart), Some(LeftAlone::Device("a loop device")));
-        // What a person named is used.
+        // What the user named is used.
         owner.take_named(["/dev/sda2".into()]);
         assert_eq!(owner.leaves_alone(&apart), None);
         owner.named.clear();

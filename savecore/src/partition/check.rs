@@ -68,7 +68,7 @@ pub fn check_with(
     let mut first_bad = None;
     let mut reader = Reader::new(source);
     progress.begin("checking the pattern", partition.blocks);
-    // What lies in front of the dumps that are listed is not looked at.
+    // What lies before the listed dumps is not checked.
     let listed = partition.earlier.end.max(1);
     let mut at = listed;
     progress.advance(listed - 1);

@@ -18,9 +18,9 @@ pub struct Partition {
     pub blocks: u64,
     /// The dumps, in the order in which they lie there; of very many the last [`MAX_DUMPS`].
     pub dumps: Vec<Found>,
-    /// The dumps in front of those, which are only counted.
+    /// The dumps before those, which are only counted.
     pub earlier: Earlier,
-    /// Blocks in front of the free ones that are neither pattern nor part of a dump; of very many pieces the first.
+    /// Blocks before the free ones that are neither pattern nor part of a dump; of very many pieces the first.
     pub foreign: Vec<Range<u64>>,
     /// The first block of a dump that is of a version of the format that is not known here, if the search met one: there is a dump
     /// that cannot be read.
@@ -35,7 +35,7 @@ impl Partition {
         self.label.uuid
     }
 
-    /// The dumps that nobody has harvested yet, of those that are listed. A mark that says so counts as it stands until [`Partition::doubt`] was asked.
+    /// The dumps that nobody has harvested yet, of those that are listed. A mark that says so counts as it is until [`Partition::doubt`] was asked.
     pub fn waiting(&self) -> impl Iterator<Item = &Found> {
         self.dumps.iter().filter(|found| found.is_waiting())
     }
@@ -50,7 +50,7 @@ impl Partition {
         self.earlier.dumps + self.dumps.len() as u64
     }
 
-    /// Adds a dump behind the others, and forgets all of the first ones but their number if there are very many.
+    /// Adds a dump after the others, and forgets all of the first ones but their number if there are very many.
     pub(super) fn push(&mut self, found: Found) {
         self.dumps.push(found);
         // Not one by one, since each time all others have to move up.
@@ -69,8 +69,8 @@ impl Partition {
     }
 }
 
-/// Dumps that are listed of one partition, at most: the headers of so many take 1 MiB, and a harvest makes so many folders. The
-/// last ones, for blocks are freed from the end on; the next harvest takes those in front of them.
+/// Dumps that are listed of one partition, at most: the headers of that many take 1 MiB, and a harvest makes that many folders. The
+/// last ones, for blocks are freed from the end on; the next harvest takes those before them.
 pub const MAX_DUMPS: usize = 256;
 
 /// Pieces of foreign blocks that are listed, at most.
@@ -83,7 +83,7 @@ pub struct Earlier {
     pub dumps: u64,
     /// Those of them that nobody has harvested yet.
     pub waiting: u64,
-    /// First block behind them.
+    /// First block after them.
     pub end: u64,
 }
 
@@ -163,7 +163,7 @@ pub struct Found {
     pub header: Box<Header>,
     /// First block.
     pub first: u64,
-    /// First block behind it.
+    /// First block after it.
     pub end: u64,
     /// What became of its two headers.
     pub ending: Ending,
@@ -217,14 +217,14 @@ impl Found {
     }
 }
 
-/// A front header of partition `uuid` that says it stands in block `at`.
+/// A front header of partition `uuid` that says it is in block `at`.
 pub(crate) fn front_at<'b>(block: &'b Block, uuid: &Uuid, at: u64) -> Option<&'b Header> {
     Header::parse(block, Kind::Front)
         .ok()
         .filter(|header| header.uuid == *uuid && header.first_block.get() == at)
 }
 
-/// A back header of partition `uuid` that says it stands in block `at`.
+/// A back header of partition `uuid` that says it is in block `at`.
 pub(crate) fn back_at<'b>(block: &'b Block, uuid: &Uuid, at: u64) -> Option<&'b Header> {
     Header::parse(block, Kind::Back)
         .ok()

@@ -11,7 +11,7 @@ use crate::source::{Source, read_around};
 /// How long a dump that nobody closed is watched. Who writes one does so without a pause.
 const WATCHED: Duration = Duration::from_secs(1);
 
-/// Blocks in front of a dump's end and after it that are looked at: more than any writer has in flight.
+/// Blocks before a dump's end and after it that are looked at: more than any writer has in flight.
 const BEFORE: u64 = 256;
 const AFTER: u64 = 1024;
 

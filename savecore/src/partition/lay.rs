@@ -1,4 +1,4 @@
-//! Lays label and pattern, and lays the pattern again over dumps that were harvested. The pattern is made on several
+//! Writes label and pattern, and the pattern again over dumps that were saved. The pattern is made on several
 //! threads, ahead of the writes.
 
 use std::ops::Range;
@@ -24,7 +24,7 @@ const BATCH: u64 = 1024;
 /// Threads that make the pattern, at most: it is made faster than anything takes it.
 const MAX_THREADS: u64 = 4;
 
-/// What [`format()`] lays.
+/// What [`format()`] writes.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The partition's identity.
@@ -88,7 +88,7 @@ pub fn adopt(source: &mut dyn Source, machine: &Uuid) -> Result<(), Error> {
 }
 
 /// Looks once more whether the label and the dump are what they were when they were found: between then and now lies a harvest, or
-/// a person who was asked.
+/// the user who was asked.
 fn stands(source: &dyn Source, found: &Found) -> Result<(), Error> {
     let mut block = [[0; BLOCK_SIZE]];
     source.read(0, &mut block).map_err(|error| Error::Read { block: 0, error })?;
@@ -110,7 +110,7 @@ fn stands(source: &dyn Source, found: &Found) -> Result<(), Error> {
 }
 
 /// Notes in a dump's front header that it was harvested, and where it ends, so that an interrupted [`clear`] can be
-/// finished by the same machine: another one does not believe the mark. Gives the dump as it is marked now.
+/// finished by the same machine: another one does not believe the mark. Returns the dump as it is marked now.
 ///
 /// # Errors
 /// If the medium fails, or if label or front are not what they were: then nothing is written.
@@ -140,7 +140,7 @@ pub fn mark_saved(source: &mut dyn Source, found: &Found, machine: Option<&Machi
 /// what is left of this dump.
 ///
 /// # Errors
-/// As [`mark_saved`]; if the medium fails, the front header is still there, and the next run goes on.
+/// As [`mark_saved`]; if the medium fails, the front header is still there, and the next run continues.
 pub fn clear(
     source: &mut dyn Source,
     uuid: &Uuid,
@@ -148,7 +148,7 @@ pub fn clear(
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
     mark_saved(source, found, None)?;
-    progress.begin("laying the pattern again", found.blocks());
+    progress.begin("writing the pattern again", found.blocks());
     let mut end = found.end;
     let mut batches = std::iter::from_fn(|| {
         let at = end.saturating_sub(BATCH).max(found.first + 1);

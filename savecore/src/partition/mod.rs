@@ -1,4 +1,4 @@
-//! What is on a dump partition: its label, the dumps behind one another, and what does not belong there.
+//! What is on a dump partition: its label, the dumps one after another, and what does not belong there.
 
 mod check;
 mod found;

@@ -36,7 +36,7 @@ impl Partition {
                 continue;
             }
             *found = unmarked(source, &uuid, found).unwrap_or_else(|| {
-                // All that is left of it is saved, and no more is freed than a person says.
+                // All that is left of it is saved, and no more is freed than the user says.
                 let mut header = found.header.clone();
                 header.status = (Status::Complete as u32).into();
                 header.proof = Default::default();
@@ -88,7 +88,7 @@ pub fn scan_with(
     Ok(scan_behind(source, label, search, progress))
 }
 
-/// Finds the dumps of a partition on which nothing may be written any more, because its label is damaged or for
+/// Finds the dumps of a partition on which nothing may be written, because its label is damaged or for
 /// another size: a dump needs its label only for the uuid, and its front header in block 1 repeats that. Of a whole
 /// partition, the same as [`scan_with`].
 ///
@@ -120,7 +120,7 @@ pub fn salvage(source: &dyn Source, search: Search, progress: &mut dyn Progress)
         }
         _ => return Err(error),
     };
-    // What lies behind the partition's own end was never part of it.
+    // What lies after the partition's own end was never part of it.
     let source = First { source, blocks: source.blocks().min(label.blocks.get()) };
     let partition = scan_behind(&source, Box::new(label), search, progress);
     if partition.dumps.is_empty() {
@@ -223,7 +223,7 @@ fn scan_behind(
     partition
 }
 
-/// What stands where a dump could begin.
+/// What is where a dump could begin.
 enum Look {
     Pattern,
     Front(Box<Header>),
@@ -264,7 +264,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// How far the dump behind this front header reaches.
+    /// How far the dump after this front header reaches.
     fn extent(&mut self, header: Box<Header>, first: u64) -> Found {
         let end = header.end_block.get();
         if header.status() != Status::InProgress && end > first && end <= self.reader.blocks() {
@@ -289,7 +289,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// The end of a dump that nobody closed: at its back header, or behind the last block that is not pattern, up to
+    /// The end of a dump that nobody closed: at its back header, or after the last block that is not pattern, up to
     /// where another dump begins. Many writes were in flight together, and the disk's cache may have lost any of
     /// them, so pattern in between ends nothing.
     fn unfinished(&mut self, from: u64, nonce: u64) -> (u64, Option<Box<Header>>) {
@@ -327,7 +327,7 @@ impl Scanner<'_> {
         (end, None)
     }
 
-    /// Block `at` is neither pattern nor front header: gives the blocks that belong to nothing, and the dump behind
+    /// Block `at` is neither pattern nor front header: gives the blocks that belong to nothing, and the dump after
     /// them that has lost its front header, if there is one.
     fn recover(&mut self, at: u64, search: Search) -> (Range<u64>, Option<Found>) {
         let uuid = self.uuid;
@@ -367,7 +367,7 @@ impl Scanner<'_> {
             return match back {
                 Some(back) => self.recovered(at, here, back, end, Ending::FrontLost),
                 None => {
-                    // In front of a dump's first chunk stood its front header. What lies further in front is not
+                    // Before a dump's first chunk stood its front header. What lies further before is not
                     // known to be the dump's, and must not be freed with it.
                     let first = if index == 0 { (here - 1).max(at) } else { here };
                     let header = Box::new(from_chunk(&uuid, &chunk, first));
@@ -387,14 +387,14 @@ impl Scanner<'_> {
         end: u64,
         ending: Ending,
     ) -> (Range<u64>, Option<Found>) {
-        // A header that says the dump begins behind its own blocks is not believed; one that says it began in front of
+        // A header that says the dump begins after its own blocks is not believed; one that says it began before
         // `at` is, but the blocks there are pattern or another dump's.
         let first = header.first_block.get().clamp(at, here);
         (at..first, Some(Found { header, first, end, ending }))
     }
 }
 
-/// A chunk header of dump `nonce` that says it stands in block `at`.
+/// A chunk header of dump `nonce` that says it is in block `at`.
 pub(crate) fn chunk_at(block: &Block, nonce: u64, at: u64) -> Option<&ChunkHeader> {
     ChunkHeader::parse(block).ok().filter(|chunk| chunk.nonce.get() == nonce && chunk.block.get() == at)
 }
@@ -404,7 +404,7 @@ pub(crate) fn chunk_at(block: &Block, nonce: u64, at: u64) -> Option<&ChunkHeade
 pub(crate) struct Payload(Option<Box<ChunkHeader>>);
 
 impl Payload {
-    /// That of a chunk that stands where its header says.
+    /// That of a chunk that is where its header says.
     pub(crate) fn of(chunk: &ChunkHeader) -> Payload {
         Payload(Some(Box::new(chunk.clone())))
     }

@@ -8,7 +8,7 @@ use crate::text::{harmless, size};
 /// Bytes of the log that are shown: its end.
 const MAX_LOG: usize = 1 << 20;
 
-/// Lines in front of the end among which the crash is looked for.
+/// Lines before the end among which the crash is looked for.
 const MAX_LINES: usize = 400;
 
 /// How kernels begin to tell of a crash.
@@ -32,12 +32,12 @@ pub(super) fn section(report: &Report, log: &[u8]) -> Markup {
         section #log {
             h2 { "Log" }
             @if log.is_empty() {
-                p { "The dump has none." }
+                p { "The dump has no log." }
             } @else {
                 @if shown.len() < log.len() {
                     p.note { "Its last " (size(shown.len() as u64)) " of " (size(log.len() as u64)) "." }
                 }
-                // A browser takes one line end behind the tag away.
+                // A browser takes one line end after the tag away.
                 pre { "\n" (before) mark { (crash) } }
             }
         }

@@ -219,10 +219,10 @@ pub(super) fn picture(dump: &Dump<'_>) -> Markup {
     html! {
         p.note {
             "Physical memory, a cell for each " (size(map.step.saturating_mul(4096)))
-            ". One with pages that are damaged or missing shows that; else it is the darker, the more data there is."
+            ". A cell with damaged or missing pages shows that; otherwise, the more data there is, the darker the cell."
         }
         @if rows.is_empty() {
-            p { "Where memory was is not known." }
+            p { "The memory map is not known." }
         } @else {
             div.scroll {
                 svg #map viewBox=(format!("0 0 {width} {height}")) role="img" aria-label="Map of physical memory" {

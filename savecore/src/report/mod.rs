@@ -86,16 +86,14 @@ fn verdict(report: &Report) -> Markup {
     let missing = report.pages.missing();
     let (class, text) = match (report.whole, report.damaged) {
         _ if report.encryption == "sealed" || report.encryption == "refused" => {
-            ("part", "The dump is encrypted and was not opened: only its headers are shown.".to_owned())
+            ("part", "The dump is encrypted and was not decrypted: only its headers are shown.".to_owned())
         }
         _ if report.status == "saved" => (
             "part",
-            "The dump was saved before, and its blocks are being freed: what is left tells nothing."
+            "The dump was saved before, and its blocks are being freed: there is nothing left to show."
                 .to_owned(),
         ),
-        (true, _) => {
-            ("good", "The dump is complete: all that was to be written is here, and unharmed.".to_owned())
-        }
+        (true, _) => ("good", "The dump is complete and undamaged.".to_owned()),
         (false, true) => (
             "bad",
             format!(
@@ -154,12 +152,12 @@ fn missing(report: &Report) -> Markup {
     html! {
         section #missing {
             h2 { "What is missing, and why" }
-            @if nothing { p { "Nothing that should be here." } }
+            @if nothing { p { "Nothing is missing." } }
             @if !reasons.is_empty() {
                 ul { @for (number, why) in &reasons { li { (pages(*number)) " " (why) } } }
             }
             @if report.notes_damaged {
-                p { "Notes are missing: registers, texts and the memory map may not be whole." }
+                p { "Notes are missing: registers, texts and the memory map may be incomplete." }
             }
             @if !report.missing.is_empty() {
                 (table(&["from", "to", "pages", "why"], report.missing.iter().map(|missing| {
@@ -167,7 +165,7 @@ fn missing(report: &Report) -> Markup {
                 }), report.missing_unlisted))
             }
             @if !report.damage.is_empty() {
-                h3 { "Blocks of the partition that are not what they should be" }
+                h3 { "Damaged blocks of the partition" }
                 (table(&["stripe", "block", "blocks", "what"], report.damage.iter().map(|damage| {
                     let stripe = (u64::from(damage.stripe) + 1).to_string();
                     [stripe, damage.block.to_string(), damage.count.to_string(), damage.what.clone()]
@@ -216,7 +214,7 @@ fn memory(dump: &Dump<'_>, report: &Report) -> Markup {
 fn making(report: &Report) -> Markup {
     let Some(metrics) = &report.metrics else {
         return html! {
-            section #making { h2 { "How the dump was made" } p { "The dump does not say: its headers were not closed." } }
+            section #making { h2 { "How the dump was made" } p { "Not recorded: the dump's headers were not closed." } }
         };
     };
     html! {

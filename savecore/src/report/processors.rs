@@ -20,7 +20,7 @@ pub(super) fn section(dump: &Dump<'_>, backtraces: Option<&Backtraces>) -> Marku
     html! {
         section #processors {
             h2 { "Processors" }
-            @if facts.cpus.is_empty() { p { "Nothing is known of them." } }
+            @if facts.cpus.is_empty() { p { "Nothing is known about them." } }
             @for (index, state) in crashing.into_iter().chain(others).take(MAX_CPUS).enumerate() {
                 @let condition = condition(state);
                 @let number = state.cpu.get();
@@ -92,7 +92,7 @@ pub(super) fn trace(trace: &CpuBacktrace) -> Markup {
         }
         @if let Some(text) = trace.end.text() { p.note { "The backtrace ends here: " (text) "." } }
         @if guessed {
-            p.note { "? marks what was found by looking for addresses on the stack: it may be left over from calls that had returned." }
+            p.note { "? marks frames that were found by scanning the stack for addresses: they may be left over from calls that had returned." }
         }
     }
 }

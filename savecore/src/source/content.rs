@@ -1,4 +1,4 @@
-//! Recognises what a partition holds, so that a person is told before it is overwritten.
+//! Recognises what a partition holds, so that the user is told before it is overwritten.
 
 use std::fmt;
 

@@ -44,7 +44,7 @@ pub struct Target {
     writeback: Writeback,
     /// Where it was when it was chosen.
     chosen: Chosen,
-    /// What a person should know of how it was chosen.
+    /// What the user should know about how it was chosen.
     remark: Option<String>,
     /// Who uses it besides, so that it can only be read.
     user: Option<String>,
@@ -132,7 +132,7 @@ impl Target {
         self.start..self.start + self.blocks * BLOCK_SIZE as u64
     }
 
-    /// What a person should know of how its partition was chosen, in a sentence.
+    /// What the user should know about how its partition was chosen, in a sentence.
     pub fn remark(&self) -> Option<&str> {
         self.remark.as_deref()
     }
@@ -140,7 +140,7 @@ impl Target {
     /// A dump that comes through standard input.
     fn carried(partition: Option<&str>, reading: &Reading, access: Access) -> Result<Target, Error> {
         if access.writes_at_once() {
-            return Err(Error::StandardInput { why: "what comes from there can only be read".to_owned() });
+            return Err(Error::StandardInput { why: "it can only be read".to_owned() });
         }
         let file = standard_input()?;
         lock(&file, Access::Read, SHOWN)?;
@@ -185,7 +185,7 @@ impl Target {
     ///
     /// # Errors
     /// [`Error::ReadOnly`] if it may only be read, [`Error::InUse`] if somebody else uses it, [`Error::Changed`] if what is at its
-    /// path is not the same any more: another disk, a file that was exchanged, another label, another size, another place on its disk.
+    /// path is no longer the same: another disk, a file that was exchanged, another label, another size, another place on its disk.
     pub fn make_writable(&mut self) -> Result<(), Error> {
         self.reopen()?;
         // What is looked at next is to come from the medium: a disk and its partitions are cached apart.

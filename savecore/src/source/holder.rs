@@ -69,7 +69,7 @@ struct Held {
 }
 
 impl Held {
-    /// `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`; those who wait have an arrow behind the number.
+    /// `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`; those who wait have an arrow after the number.
     fn parse(line: &str) -> Option<Held> {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let [_, "FLOCK", _, mode, pid, file, ..] = fields[..] else { return None };

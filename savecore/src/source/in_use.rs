@@ -11,7 +11,7 @@ pub(super) fn user_of(path: &Path, metadata: &Metadata) -> Option<String> {
     if metadata.file_type().is_block_device() {
         if is_armed_on(Path::new("/sys"), metadata) {
             return Some(
-                "armed by the kernel's diskdump module, which keeps it to itself; `savecore disarm` frees it"
+                "armed by the kernel's diskdump module, which uses it exclusively; `savecore disarm` releases it"
                     .to_owned(),
             );
         }
@@ -29,7 +29,7 @@ pub(super) fn user_of(path: &Path, metadata: &Metadata) -> Option<String> {
     loop_device_of(path).map(|device| format!("attached to {device}; name that device instead"))
 }
 
-/// The line of a table in /proc whose first field is the block device `device`; gives that line's `field`.
+/// The line of a table in /proc whose first field is the block device `device`; returns that line's `field`.
 fn listed(table: &str, device: u64, field: Option<usize>) -> Option<String> {
     table.lines().find_map(|line| {
         let mut fields = line.split_whitespace();

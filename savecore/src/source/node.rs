@@ -1,4 +1,4 @@
-//! The device node of what a person names: a kernel dumps to nodes only, and knows neither links of udev nor partitions that it
+//! The device node of what the user names: a kernel dumps to nodes only, and knows neither links of udev nor partitions that it
 //! does not show.
 
 use std::fs::{self, File};

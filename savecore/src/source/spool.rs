@@ -78,7 +78,7 @@ impl Packing {
         match head {
             // RFC 1952, section 2.3.1.
             [0x1f, 0x8b, ..] => Packing::Gzip,
-            // RFC 8878, sections 3.1.1 and 3.1.2: a frame, or one to be skipped in front of the first.
+            // RFC 8878, sections 3.1.1 and 3.1.2: a frame, or one to be skipped before the first.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Packing::Zstd,
             [0xfd, b'7', b'z', b'X', b'Z', 0] => Packing::Other("xz"),
             [b'B', b'Z', b'h', ..] => Packing::Other("bzip2"),
@@ -122,9 +122,9 @@ impl Spool<'_> {
                 let input = zstd::stream::read::Decoder::new(input).map_err(|error| error.to_string())?;
                 self.copy_plain(input, |error| broken("zstd", error))
             }
-            Packing::Other(tool) => {
-                Err(format!("it is packed by {tool}, which is not read here: put `{tool} -dc |` in front"))
-            }
+            Packing::Other(tool) => Err(format!(
+                "it is compressed by {tool}, which savecore does not read: put `{tool} -dc |` before it"
+            )),
         }
     }
 
@@ -135,7 +135,7 @@ impl Spool<'_> {
     ) -> Result<File, String> {
         let shown = self.folder.display();
         let file =
-            unnamed(self.folder).map_err(|error| format!("no file can be made in {shown}: {error}"))?;
+            unnamed(self.folder).map_err(|error| format!("cannot create a file in {shown}: {error}"))?;
         let mut piece = vec![0; PIECE];
         let mut length = 0_u64;
         let full = |length| {
@@ -147,7 +147,10 @@ impl Spool<'_> {
                 break;
             }
             if length + read as u64 > self.max_length {
-                return Err(format!("it has more than {} bytes, the most that is taken", self.max_length));
+                return Err(format!(
+                    "it has more than {} bytes, the most that savecore accepts",
+                    self.max_length
+                ));
             }
             let free = fstatvfs(&file).map(|space| space.f_bavail.saturating_mul(space.f_frsize));
             for (at, block) in (length..).step_by(BLOCK_SIZE).zip(piece[..read].chunks(BLOCK_SIZE)) {
@@ -179,11 +182,9 @@ impl Spool<'_> {
 fn broken(packing: &str, error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::UnexpectedEof => {
-            format!(
-                "it ends in the middle of what {packing} packed: `{packing} -dc |` in front gets out what is there"
-            )
+            format!("its {packing} data ends early: `{packing} -dc |` before it recovers what is there")
         }
-        _ => format!("what {packing} packed there cannot be unpacked: {error}"),
+        _ => format!("its {packing} data cannot be decompressed: {error}"),
     }
 }
 
@@ -288,7 +289,7 @@ mod tests {
     fn a_bomb_goes_off_at_the_limit() {
         for stream in [zstd(&vec![0; 64 << 20]), gzip(&vec![0; 64 << 20])] {
             let error = spool(&stream, 20 << 20, 0).unwrap_err();
-            assert_eq!(error, "it has more than 20971520 bytes, the most that is taken");
+            assert_eq!(error, "it has more than 20971520 bytes, the most that savecore accepts");
         }
     }
 
@@ -309,7 +310,7 @@ mod tests {
         for packed in [gzip(bytes), zstd(bytes)] {
             for cut in (10..packed.len()).step_by(packed.len() / 50) {
                 let error = spool(&packed[..cut], MAX_LENGTH, 0).unwrap_err();
-                assert!(error.contains("ends in the middle") || error == "it is empty", "{cut}: {error}");
+                assert!(error.contains("data ends early") || error == "it is empty", "{cut}: {error}");
             }
             for at in (10..packed.len()).step_by(packed.len() / 50) {
                 let mut changed = packed.clone();

@@ -28,7 +28,7 @@ impl Roots {
         }
     }
 
-    /// All block devices, disks and their partitions, in the order of their names, `sda2` in front of `sda10`.
+    /// All block devices, disks and their partitions, in the order of their names, `sda2` before `sda10`.
     ///
     /// # Errors
     /// If sysfs cannot be read.
@@ -56,13 +56,13 @@ impl Roots {
     /// The path of a device's node.
     ///
     /// # Errors
-    /// If there is none, or something else stands there.
+    /// If there is none, or something else is there.
     pub(super) fn node(&self, device: &Device) -> io::Result<PathBuf> {
         let path = self.dev.join(&device.name);
         if (self.is_node)(&fs::metadata(&path)?, device.number) {
             Ok(path)
         } else {
-            Err(io::Error::new(io::ErrorKind::NotFound, "what is there is not the device of that name"))
+            Err(io::Error::new(io::ErrorKind::NotFound, "that is not the device of this name"))
         }
     }
 }
@@ -203,7 +203,7 @@ impl Device {
     }
 }
 
-/// What the names of disks begin with, in front of a number, that are not used unless somebody names them (Linux,
+/// What the names of disks begin with, before a number, that are not used unless somebody names them (Linux,
 /// admin-guide/devices.txt, and the drivers).
 const APART: [(&str, &str); 13] = [
     ("dm-", "a device-mapper device"),

@@ -37,7 +37,7 @@ impl Slot {
         }
     }
 
-    /// First byte behind it; more than any disk has where a hostile table says so.
+    /// First byte after it; more than any disk has where a hostile table says so.
     pub(super) fn end(&self) -> u128 {
         u128::from(self.start) + u128::from(self.length)
     }
@@ -127,10 +127,10 @@ pub(super) fn layout(disk: &mut Disk<'_>, table: &Table) -> Result<Layout, NoTab
         let fault = slot.fault(disk.size).or_else(beside).map(|fault| match fault {
             Fault::Empty => "is empty".to_owned(),
             Fault::BeyondDisk => {
-                format!("ends at byte {}, behind the end of the disk at {}", slot.place.end(), disk.size)
+                format!("ends at byte {}, after the end of the disk at {}", slot.place.end(), disk.size)
             }
-            Fault::OverTable => "lies over the table itself".to_owned(),
-            Fault::Over(number) => format!("lies over partition {number}"),
+            Fault::OverTable => "overlaps the table itself".to_owned(),
+            Fault::Over(number) => format!("overlaps partition {number}"),
         });
         if slot.may_hold_others() {
             layout.nests.push(slot.number);
@@ -148,7 +148,7 @@ pub(super) fn layout(disk: &mut Disk<'_>, table: &Table) -> Result<Layout, NoTab
             fault,
         });
     }
-    // Logical partitions come behind all others, whichever entry their chain hangs on.
+    // Logical partitions come after all others, whichever entry their chain hangs on.
     layout.slots.sort_by_key(|slot| slot.number);
     Ok(layout)
 }
@@ -158,7 +158,7 @@ pub(super) fn clause(why: &NoTable<io::Error>) -> String {
     match why {
         NoTable::Unreadable { at, error } => format!("byte {at} cannot be read: {error}"),
         NoTable::Absent => "there is none".to_owned(),
-        NoTable::Gone => "it protects a GUID table that is not there".to_owned(),
+        NoTable::Gone => "it protects a GUID table that does not exist".to_owned(),
         NoTable::Bad { what, value } => format!("the GUID table has {what} of {value:#x}"),
     }
 }

@@ -93,7 +93,7 @@ fn locker(file: &File) -> Option<Locker> {
     (!is_free).then(|| Locker { pid: u32::try_from(lock.l_pid).ok().filter(|pid| *pid > 0) })
 }
 
-/// A lock on so many bytes; on all that follow, for 0.
+/// A lock on this many bytes; on all that follow, for 0.
 fn bytes(kind: i32, start: i64, length: i64) -> libc::flock {
     // The numbers are small, and of another type on some systems.
     libc::flock { l_type: kind as _, l_whence: libc::SEEK_SET as _, l_start: start, l_len: length, l_pid: 0 }
@@ -130,7 +130,7 @@ impl Object {
         if let Some(path) = backing
             && let Ok(metadata) = fs::metadata(&path)
         {
-            all.push(Object { identity: file(&metadata), name: "the file behind it", path: Some(path) });
+            all.push(Object { identity: file(&metadata), name: "the file that backs it", path: Some(path) });
         }
         all
     }

@@ -2,7 +2,7 @@
 //!
 //! On a device it is the kernel's: its sector size, its partitions. The table only gives them names, and says where one is of a
 //! disk of which the kernel shows none. An image has no kernel, so what Linux would take is taken; but where Linux would take
-//! this or that, depending on the sectors of the disk, a person has to say which.
+//! this or that, depending on the sectors of the disk, the user has to say which.
 
 use std::fs::File;
 use std::io;
@@ -16,7 +16,7 @@ use super::sysfs::Device;
 use super::table::{Disk, Layout, Slot, clause, describe, label_at, layout};
 use crate::Error;
 
-/// How the partition table of an image is to be read, as far as a person says.
+/// How the partition table of an image is to be read, as far as the user says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Reading {
     /// Bytes of the sectors in which the table counts.
@@ -39,7 +39,7 @@ pub(super) struct View {
     why: String,
 }
 
-/// A partition that was chosen, and what a person should know of the choice.
+/// A partition that was chosen, and what the user should know about the choice.
 pub(super) struct Choice {
     pub(super) slot: Slot,
     pub(super) remark: Option<String>,
@@ -68,7 +68,7 @@ impl View {
         if let (Some(asked), Some(real)) = (reading.sector_size, of_kernel)
             && asked != real
         {
-            return Err(view.bad(format!("the disk has sectors of {real} bytes: leave --sector-size out")));
+            return Err(view.bad(format!("the disk has sectors of {real} bytes: leave out --sector-size")));
         }
         let asked = reading.sector_size.or(of_kernel);
         let sizes = asked.map_or(SECTOR_SIZES.to_vec(), |size| vec![size]);
@@ -76,9 +76,7 @@ impl View {
         if let Some(device) = device {
             view.take_from_kernel(device);
             if reading.table.is_some_and(|kind| view.layouts.iter().any(|layout| layout.kind != Some(kind))) {
-                return Err(
-                    view.bad("the kernel takes the other kind of table: leave --table out".to_owned())
-                );
+                return Err(view.bad("the kernel uses the other kind of table: leave out --table".to_owned()));
             }
         } else if reading.table.is_none() {
             view.look_aside(&mut disk, &sizes);
@@ -195,10 +193,7 @@ impl View {
             };
             let over = layout.slots.iter().filter(|slot| slot.overlaps(&real)).find(|slot| !is_nested(slot));
             real.fault = over.map(|slot| {
-                format!(
-                    "is not in the table any more, and lies over partition {} there: {differs}",
-                    slot.number
-                )
+                format!("is no longer in the table, and overlaps partition {} there: {differs}", slot.number)
             });
             layout.slots.push(real);
         }
@@ -267,7 +262,7 @@ impl View {
         self.consider_aside(found, partition, is_format).map(Some)
     }
 
-    /// Whether a table that does not count says something else: then a person is asked before something is written, and told in
+    /// Whether a table that does not count says something else: then the user is asked before something is written, and told in
     /// other cases.
     fn consider_aside(
         &self,
@@ -283,14 +278,14 @@ impl View {
                 return Err(self.two_readings(
                     &format!("by the DOS table {}", outcome(&found)),
                     &format!(
-                        "by a GUID table, which Linux does not take since nothing protects it, {}",
+                        "by a GUID table, which Linux ignores because nothing protects it, {}",
                         outcome(&other)
                     ),
                     "--table dos or --table gpt",
                 ));
             }
             let remark = (!is_same).then(|| {
-                "a GUID table is there, too, and left alone, as Linux does, since nothing protects it"
+                "there is a GUID table too, which is ignored, as Linux does, because nothing protects it"
                     .to_owned()
             });
             return Ok(Choice { slot: found?, remark });
@@ -302,7 +297,7 @@ impl View {
         });
         let remark = shown_elsewhere.map(|other| {
             format!(
-                "partition {} of the GUID table is meant, as Linux does; in the DOS table beside it, {} is another one",
+                "partition {} of the GUID table is used, as Linux does; in the DOS table beside it, {} is a different one",
                 slot.number, other.number
             )
         });
@@ -381,7 +376,7 @@ impl View {
 }
 
 /// Why a GUID table does not count.
-const UNPROTECTED: &str = "there is a GUID table, but Linux does not take it, since the first sector does not protect it: add --table gpt if it counts, or wipe it (`wipefs`)";
+const UNPROTECTED: &str = "there is a GUID table, but Linux ignores it because the first sector does not protect it: add --table gpt to use it, or wipe it (`wipefs`)";
 
 fn labelled_of(file: &File, layout: &Layout) -> impl Iterator<Item = (Slot, Box<Label>)> {
     let usable = |slot: &&Slot| slot.fault.is_none() && slot.start.is_multiple_of(BLOCK_SIZE as u64);
@@ -393,7 +388,7 @@ fn labelled_of(file: &File, layout: &Layout) -> impl Iterator<Item = (Slot, Box<
 fn outcome(found: &Result<Slot, Error>) -> String {
     match found {
         Ok(slot) => format!("it is partition {} at bytes {} to {}", slot.number, slot.start, slot.end()),
-        Err(Error::NoSuchPartition { .. }) => "there is none of that name".to_owned(),
+        Err(Error::NoSuchPartition { .. }) => "there is no partition of that name".to_owned(),
         Err(Error::WhichPartition { present, .. } | Error::SeveralDumpPartitions { present, .. }) => {
             format!("there are {present}")
         }

@@ -27,7 +27,9 @@ pub enum StoreError {
         error: io::Error,
     },
     /// The directory is not there.
-    #[error("{path} does not exist: create it with `mkdir -m 0700 {path}`, or mount what belongs there")]
+    #[error(
+        "{path} does not exist: create it with `mkdir -m 0700 {path}`, or mount the file system that belongs there"
+    )]
     Missing {
         /// Which.
         path: String,
@@ -75,9 +77,9 @@ pub enum StoreError {
         next: &'static str,
     },
     /// A URL of an unknown kind.
-    #[error("{scheme}:// is not a kind of store that this savecore knows: give {KINDS}")]
+    #[error("{scheme}:// is not a kind of store that this savecore supports: use {KINDS}")]
     Scheme {
-        /// What stands in front of `://`.
+        /// What comes before `://`.
         scheme: String,
     },
     /// Something else has the name.
@@ -88,7 +90,7 @@ pub enum StoreError {
     },
     /// It was saved before, and a raw copy cannot be made once more.
     #[error(
-        "it was saved and is in the store no more, and a raw copy would have the mark that says so, too: --format elf makes a core of it"
+        "it was saved but is no longer in the store, and a raw copy would carry the same mark: --format elf makes a core of it"
     )]
     Marked,
     /// Another savecore writes the same file.
@@ -147,13 +149,13 @@ fn next(error: &io::Error) -> &'static str {
     match Errno::from_io_error(error) {
         Some(Errno::NOSPC) => "; make room there, or store elsewhere",
         Some(Errno::DQUOT) => "; make room there, raise the quota, or store elsewhere",
-        Some(Errno::FBIG) => "; a file may not be that large there: store elsewhere",
-        Some(Errno::ROFS) => "; mount it so that it can be written, or store elsewhere",
+        Some(Errno::FBIG) => "; files cannot be that large there: store elsewhere",
+        Some(Errno::ROFS) => "; mount it read-write, or store elsewhere",
         Some(
             Errno::STALE | Errno::NOTCONN | Errno::HOSTDOWN | Errno::TIMEDOUT | Errno::NODEV | Errno::NXIO,
         ) => "; the store went away: mount it again, and try again",
         Some(Errno::ACCESS | Errno::PERM) => "; savecore must be allowed to write there",
-        Some(Errno::IO) => "; the medium is faulty, or the server: the kernel's log may say more",
+        Some(Errno::IO) => "; the medium or the server is faulty: see the kernel's log",
         _ => "",
     }
 }

@@ -10,7 +10,7 @@ const MAX_HOST: usize = 64;
 /// Names that are devices for DOS and Windows, in any folder and with anything behind a dot.
 const DEVICES: [&str; 6] = ["con", "prn", "aux", "nul", "com", "lpt"];
 
-/// What stands behind the host's name, with zeros for digits: now, and before names were without colons.
+/// What comes after the host's name, with zeros for digits: now, and before names were without colons.
 const FORMS: [&str; 2] = ["-0000-00-00T000000Z", "-0000-00-00T00:00:00Z"];
 
 /// Text that is the same name everywhere, and only a name: letters, digits, `.`, `-` and `_` of ASCII, the first of them a
@@ -42,7 +42,7 @@ fn is_device(name: &str) -> bool {
 }
 
 /// The name of a crash's folder: host and time, or the dump's own number where no clock was. It has no colons: FAT, exFAT, NTFS
-/// and CIFS take none, and `scp` and `rsync` take what stands in front of one for a host.
+/// and CIFS take none, and `scp` and `rsync` take what comes before one for a host.
 pub(super) fn folder(crash: &Crash) -> String {
     named(crash, "%Y-%m-%dT%H%M%SZ")
 }

@@ -152,7 +152,7 @@ struct Filling<'s> {
     crash: Crash,
     room: Option<Room>,
     files: Vec<(String, u64)>,
-    /// What is known of the files' uploads: until the crash is finished, a run that is broken goes on from there.
+    /// What is known of the files' uploads: until the crash is finished, a run that is broken continues from there.
     states: Vec<State>,
     remarks: Vec<String>,
 }
@@ -215,7 +215,7 @@ impl Folder for Filling<'_> {
                     return Err(StoreError::Content(error));
                 }
                 Ended::Lost if is_last => {
-                    let why = "the server forgets what it was given".to_owned();
+                    let why = "the server lost what it was sent".to_owned();
                     let next = "try again, or store elsewhere";
                     return Err(StoreError::Remote { what: "upload", place: url, why, next });
                 }
@@ -239,7 +239,7 @@ impl Folder for Filling<'_> {
         }
         for state in self.states.drain(..) {
             if let Err(error) = state.remove() {
-                self.remarks.push(format!("cannot remove what was kept of an upload: {error}"));
+                self.remarks.push(format!("cannot remove the state of an upload: {error}"));
             }
         }
         let (folder, files) = (remote.shown(&self.folder), record.files_with(length));

@@ -10,7 +10,7 @@ use crate::text::harmless_json;
 /// How large one may be that is read again.
 pub(crate) const MAX_BYTES: u64 = 64 << 20;
 
-/// What stands under `stored` in `info.json`.
+/// What is under `stored` in `info.json`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     /// The dump partition's identity.

@@ -150,7 +150,7 @@ fn a_crash_kernel_is_put_behind_only_while_the_module_arms() {
     crashable.linux.module("refused", "there is no memory \u{1b}[31mfor the arena", "");
     crashable.linux.refuses("sys/kernel/diskdump/arm");
     let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
-    assert_eq!(error, "the kernel does not arm /dev/sda5: there is no memory \\u{1b}[31mfor the arena");
+    assert_eq!(error, "the kernel refused to arm /dev/sda5: there is no memory \\u{1b}[31mfor the arena");
     assert_eq!(crashable.waits(), "N\n");
 
     let crashable = Crashable::with_disk();
@@ -185,7 +185,7 @@ fn a_dump_that_waits_is_told_of_and_is_no_obstacle() {
     let plan = crashable.plan(&["/dev/sda"], &Options::default()).unwrap();
     assert_eq!((plan.targets[0].waiting, plan.warnings.len()), (1, 0), "{:?}", plan.warnings);
     let told: Vec<String> = plan.waiting().collect();
-    assert_eq!(told, ["/dev/sda: 1 dump waits there; the next goes after it, into what is free"]);
+    assert_eq!(told, ["/dev/sda: 1 dump waits there; the next is written after it, into the free space"]);
 }
 
 #[test]
@@ -202,25 +202,25 @@ fn of_targets_that_were_found_one_that_the_module_refuses_is_left_out() {
     let mut plan = crashable.plan(&[], &options).unwrap();
     // This one refuses whatever is tried, and the reason is about nobody any more.
     let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
-    assert_eq!(error, format!("the kernel does not arm /dev/sd0, /dev/sd2: {reason}"));
+    assert_eq!(error, format!("the kernel refused to arm /dev/sd0, /dev/sd2: {reason}"));
     assert_eq!(plan.names(), ["/dev/sd0", "/dev/sd2"]);
     assert!(!plan.words.contains("sd1") && plan.words.contains("target=/dev/sd2"), "{}", plan.words);
     assert_eq!(
         plan.warnings,
-        ["/dev/sd1 is left out, since the kernel does not arm it: there is no polled driver for it"]
+        ["/dev/sd1 is left out, because the kernel refused to arm it: there is no polled driver for it"]
     );
     // Of one target it is said once which it is.
     let mut plan = crashable.plan(&["/dev/sd1"], &options).unwrap();
     let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
-    assert_eq!(error, format!("the kernel does not arm {reason}"));
+    assert_eq!(error, format!("the kernel refused to arm {reason}"));
     // One that was named is left out, too; unless all are wanted or none.
     let mut plan = crashable.plan(&["/dev/sd0", "/dev/sd1"], &options).unwrap();
     let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
-    assert_eq!(error, format!("the kernel does not arm /dev/sd0: {reason}"));
-    assert_eq!(plan.left_out, ["the kernel does not arm /dev/sd1: there is no polled driver for it"]);
+    assert_eq!(error, format!("the kernel refused to arm /dev/sd0: {reason}"));
+    assert_eq!(plan.left_out, ["the kernel refused to arm /dev/sd1: there is no polled driver for it"]);
     let mut plan = crashable.plan(&["/dev/sd0", "/dev/sd1"], &options).unwrap().strict().unwrap();
     let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
-    assert_eq!(error, format!("the kernel does not arm /dev/sd0, /dev/sd1: {reason}"));
+    assert_eq!(error, format!("the kernel refused to arm /dev/sd0, /dev/sd1: {reason}"));
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn a_target_that_is_gone_or_unfit_does_not_take_the_others_with_it() {
     for (lost, why) in [
         (gone, "no such partition"),
         ("/dev/sdx", "it is not a dump partition"),
-        ("/dev/dm-0", "made by the kernel of other devices"),
+        ("/dev/dm-0", "made of other devices by the kernel"),
         ("/dev/nowhere", "No such file"),
         ("/dev/sd0", "named twice"),
     ] {
@@ -280,7 +280,7 @@ fn of_many_partitions_the_first_few_are_armed() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let plan = crashable.plan(&names, &Options::default()).unwrap();
     assert_eq!(plan.names(), names[..MAX_TARGETS]);
-    assert_eq!(plan.left_out, ["/dev/sd4: a kernel is armed on 4 targets at most"]);
+    assert_eq!(plan.left_out, ["/dev/sd4: a kernel can be armed on at most 4 targets"]);
 }
 
 fn values() -> impl Strategy<Value = String> {

@@ -474,7 +474,7 @@ fn save_writes_the_core_then_lays_the_pattern_again() {
     let image = place.image("image", &with_dump(&machine));
     let (code, stdout, stderr) = run(["save", &image, "-o", &place.out(), "--host", "rack-7"]);
     assert_eq!(code, 0, "{stderr}");
-    assert!(stderr.contains("missing of 55 pages: 1 not readable for the kernel"), "{stderr}");
+    assert!(stderr.contains("missing of 55 pages: 1 the kernel could not read"), "{stderr}");
     assert!(stdout.contains("cleared on"), "{stdout}");
     let names: Vec<_> = place
         .cores("out")
@@ -587,7 +587,7 @@ fn a_damaged_dump_is_saved_and_stays_and_so_do_those_in_front_of_it() {
     assert_eq!(code, 0);
     assert!(stderr.contains("1 damaged in the dump") && stderr.contains("is damaged"), "{stderr}");
     let result = json(&stdout);
-    assert_eq!(result["dumps"][0]["kept_because"], "a dump behind it is kept; it is marked as saved");
+    assert_eq!(result["dumps"][0]["kept_because"], "a dump after it is kept; this one is marked as saved");
     let why = result["dumps"][1]["kept_because"].as_str().unwrap();
     assert!(why.contains("--clear-damaged"), "{why}");
     assert_eq!(result["dumps"][1]["dump"]["missing"][0]["start"], "0x5000");
@@ -619,7 +619,7 @@ fn an_interrupted_clear_is_finished_without_saving_again() {
     let image = place.image("image", &disk);
     let (code, stdout, _) = run(["check", &image]);
     assert_eq!(code, 1);
-    assert!(stdout.contains("a harvested dump is not cleared to the end"), "{stdout}");
+    assert!(stdout.contains("a saved dump is only partly cleared"), "{stdout}");
     let (code, stdout, stderr) = run(["save", &image, "-o", &place.out(), "--system", &place.text("system")]);
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert!(stdout.contains("finished clearing 1 dump that was saved before"), "{stdout}");
@@ -670,7 +670,10 @@ fn foreign_blocks_far_behind_an_unfinished_dump_are_named_and_not_freed_without_
     let (code, stdout, stderr) = run(["save", &image, "-o", &place.out(), "--json"]);
     assert_eq!(code, 0);
     assert!(stderr.contains("dump 1 is damaged"), "{stderr}");
-    assert!(stderr.contains("dump 1: 2 blocks behind it, from block 900 on, likely foreign"), "{stderr}");
+    assert!(
+        stderr.contains("dump 1: 2 blocks after it (from block 900) are probably not part of the dump"),
+        "{stderr}"
+    );
     let result = json(&stdout);
     assert!(result["dumps"][0]["kept_because"].as_str().unwrap().contains("--clear-damaged"), "{stdout}");
     let damage = result["dumps"][0]["dump"]["damage"].as_array().unwrap();
@@ -690,9 +693,9 @@ fn only_one_savecore_works_on_a_target_at_a_time() {
     let file = File::open(&image).unwrap();
     rustix::fs::flock(&file, rustix::fs::FlockOperation::LockShared).unwrap();
     assert_eq!(run(["info", &image]).0, 0, "two may read");
-    fails(["save", &image, "-o", &place.out()], "another savecore is at work on");
+    fails(["save", &image, "-o", &place.out()], "another savecore is working on");
     rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    fails(["check", &image], "another savecore is at work on");
+    fails(["check", &image], "another savecore is working on");
     assert!(fs::read(&image).unwrap() == disk);
     drop(file);
     assert_eq!(run(["check", &image]).0, 0);
@@ -763,7 +766,7 @@ fn a_partition_or_dump_of_another_version_is_told_by_name_and_left_as_it_is() {
         version(&mut dump, number);
     }
     for (disk, text, verdict) in [
-        (label, "its label is of format version 1, and this savecore reads versions 3 to 4", "other-version"),
+        (label, "its label has format version 1, but this savecore reads versions 3 to 4", "other-version"),
         (dump, "a dump's front header of format version 1; this savecore reads versions 3 to 4", "damaged"),
     ] {
         let image = place.image("image", &disk);

@@ -150,7 +150,8 @@ fn the_query_in_the_docs_says_what_they_say_it_does() {
         let output = Member::crashed(nonce as u64, crash).save(&server, crash.0);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
-    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/fleet.md")).unwrap();
+    let page =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/src/guide/fleet.md")).unwrap();
     let bucket = server.bucket();
     let query = block(&page, "sql")
         .replace(&format!("s3://{BUCKET}"), bucket.to_str().unwrap())

@@ -136,7 +136,7 @@ fn a_guid_table_counts_whatever_the_dos_table_in_front_of_it_says() {
     let last = disk.len() / SECTOR - 1;
     put(&mut disk, last as u64, &[0; SECTOR]);
     let error = start(&folder.file("gone", &disk), "2").unwrap_err().to_string();
-    assert!(error.contains("protects a GUID table that is not there"), "{error}");
+    assert!(error.contains("protects a GUID table that does not exist"), "{error}");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn partitions_that_overlap_or_reach_beyond_the_end_are_refused_and_the_others_ar
     }
     let path = folder.file("disk", &disk);
     for (number, part) in
-        [("1", "lies over partition 3"), ("3", "lies over partition 1"), ("6", "behind the end")]
+        [("1", "overlaps partition 3"), ("3", "overlaps partition 1"), ("6", "after the end")]
     {
         let error = start(&path, number).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
@@ -363,7 +363,7 @@ fn whoever_finds_a_target_locked_is_told_by_whom() {
     let held = Target::open(&path, None, Access::Harvest).unwrap();
     let error = open(&path, None).unwrap_err().to_string();
     let holder =
-        format!("another savecore is at work on {}, process {} (", path.display(), std::process::id());
+        format!("another savecore is working on {}, process {} (", path.display(), std::process::id());
     assert!(error.starts_with(&holder), "{error}");
     assert!(error.contains(", running for ") && error.ends_with(": try again when it is done"), "{error}");
     drop(held);

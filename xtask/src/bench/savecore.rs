@@ -269,7 +269,7 @@ impl Bench {
             }
             notes.push(format!("{shown} died of a signal, which does not count, and was run again"));
         }
-        bail!("{shown} did not get to its end in {TRIES} runs")
+        bail!("{shown} did not finish in {TRIES} runs")
     }
 
     /// The pattern, against plain writes of zeros.
@@ -292,7 +292,7 @@ impl Bench {
             self.say("dd");
             theirs.run(&mut [plain()])?;
         }
-        Ok(compare("laying the pattern / dd bs=1M", PARTITION, &ours, &theirs, LAY_GOAL).into())
+        Ok(compare("writing the pattern / dd bs=1M", PARTITION, &ours, &theirs, LAY_GOAL).into())
     }
 }
 

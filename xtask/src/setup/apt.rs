@@ -77,7 +77,11 @@ pub(super) fn update() -> Result<()> {
         &[],
         "",
         |_| true,
-        |why| format!("apt reaches no archive: {why}; let this machine reach Debian's, then again"),
+        |why| {
+            format!(
+                "apt cannot reach an archive: {why}; connect this machine to Debian's archive and try again"
+            )
+        },
     )
 }
 

@@ -92,7 +92,7 @@ impl Backports {
             &self.options(),
             &format!("for {release}"),
             |line| line.contains(release),
-            |why| format!("apt does not reach {release}: {why}"),
+            |why| format!("apt cannot reach {release}: {why}"),
         )
     }
 }

@@ -97,5 +97,5 @@ struct Step {
 }
 
 fn refused(packages: &[&str], why: &str, advice: &str) -> anyhow::Error {
-    CannotBegin(format!("apt does not install {}: {why}; {advice}", packages.join(" "))).into()
+    CannotBegin(format!("apt cannot install {}: {why}; {advice}", packages.join(" "))).into()
 }

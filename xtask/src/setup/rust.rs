@@ -97,7 +97,8 @@ impl Lacking {
                 Ok(()) => ui::done(Mark::Ok, what, &names.join(" "), took),
                 Err(_) => {
                     let log = toolchain::log_of(what).unwrap_or_default().with_added_extension("err");
-                    let facts = format!("rustup does not bring {}; log: {}", names.join(" "), log.display());
+                    let facts =
+                        format!("rustup could not install {}; log: {}", names.join(" "), log.display());
                     ui::done(Mark::Skipped, what, &facts, took);
                 }
             }

@@ -101,7 +101,7 @@ impl<C: ConfigSpace> PciDevice<C> {
         self.bars.get(usize::from(index)).copied().flatten()
     }
 
-    /// Maps `length` bytes of registers at `offset` of a memory BAR. `map` maps so many bytes at a physical address,
+    /// Maps `length` bytes of registers at `offset` of a memory BAR. `map` maps a number of bytes at a physical address,
     /// uncached, for reading and writing.
     ///
     /// # Errors

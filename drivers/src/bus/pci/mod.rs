@@ -523,7 +523,7 @@ fn bar_offset(index: u8) -> Option<u16> {
     (index < BARS).then(|| u16::from(index).wrapping_mul(4).wrapping_add(BAR))
 }
 
-/// A capability: its id and where it stands in configuration space.
+/// A capability: its id and where it is in configuration space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Capability {
     /// Kind, such as [`CAPABILITY_MSI`].

@@ -8,7 +8,7 @@ use super::{Address, ConfigSpace};
 
 /// Takes the address.
 const ADDRESS_PORT: u16 = 0xcf8;
-/// Gives the 4 bytes at that address.
+/// Returns the 4 bytes at that address.
 const DATA_PORT: u16 = 0xcfc;
 /// Bytes of configuration space that can be reached.
 const REACH: u16 = 256;

@@ -66,7 +66,7 @@ pub(super) fn carry_out(
     Some(Done { length: written + 1, data: written, room: room + 1 })
 }
 
-/// Gives the status byte and how many bytes went to memory.
+/// Returns the status byte and how many bytes went to memory.
 fn data_or_flush(
     device: &Virtio,
     chassis: &mut Chassis,

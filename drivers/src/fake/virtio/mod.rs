@@ -186,7 +186,7 @@ impl Virtio {
                 self.status = self.status.max(1);
                 return;
             }
-            // Until it is reset, it goes on with what another driver gave it. A device whose status reads 0 is reset, whatever it has still to do.
+            // Until it is reset, it continues with what another driver gave it. A device whose status reads 0 is reset, whatever it has still to do.
             if self.plan.reset_ticks == 0 || self.status == 0 {
                 self.start_again(chassis);
             } else {

@@ -9,15 +9,15 @@ pub enum Fault {
     FeaturesRefused,
     /// This request completes under another id.
     WrongId(u32, u32),
-    /// With this request, the used index moves on by so many.
+    /// With this request, the used index moves on by this many.
     IndexJumps(u32, u16),
-    /// For this request, so many bytes fewer are reported than were written.
+    /// For this request, this many bytes fewer are reported than were written.
     ShortLength(u32, u32),
     /// For this request, one byte more is reported than there was room for.
     LongLength(u32),
     /// This request's status byte, or SCSI response, is not written.
     StatusUnwritten(u32),
-    /// After the next reset, the disk has so many sectors.
+    /// After the next reset, the disk has this many sectors.
     CapacityShrinks(u64),
     /// The last capability points to the first.
     CapabilityLoop,
@@ -46,7 +46,7 @@ pub enum Fault {
     /// virtio-scsi: this request fails with sense data of this form (0x70 to 0x73), key, additional code and qualifier, and
     /// moves no data, unless the key is that of a recovered error.
     Sense(u32, u8, u8, (u8, u8)),
-    /// virtio-scsi: this request and all behind it get this SCSI status, and move no data.
+    /// virtio-scsi: this request and all after it get this SCSI status, and move no data.
     ScsiStatusFrom(u32, u8),
     /// virtio-scsi: this request gets this SCSI status, and moves no data.
     ScsiStatus(u32, u8),
@@ -56,7 +56,7 @@ pub enum Fault {
     Residual(u32, u32),
     /// virtio-scsi: commands with this operation code fail with this sense key, additional code and qualifier.
     Operation(u8, u8, (u8, u8)),
-    /// virtio-scsi: answers to commands are so many bytes long at most.
+    /// virtio-scsi: answers to commands are at most this many bytes long.
     ShortAnswers(u32),
 }
 
@@ -108,7 +108,7 @@ pub struct ScsiPlan {
     pub protection: u8,
     /// So many unit attentions come first after a reset.
     pub attentions: u32,
-    /// So many commands find the disk becoming ready, behind those.
+    /// This many commands find the disk becoming ready, after those.
     pub not_ready: u32,
     /// Sense data has descriptor format.
     pub descriptors: bool,
@@ -207,12 +207,12 @@ impl Default for Plan {
 }
 
 impl Plan {
-    /// A device without special traits but for one fault.
+    /// A device without special traits except for one fault.
     pub fn with(fault: Fault) -> Plan {
         Plan { faults: vec![fault], ..Plan::default() }
     }
 
-    /// A device without special traits but for one trouble.
+    /// A device without special traits except for one trouble.
     pub fn troubled(trouble: Trouble) -> Plan {
         Plan { troubles: vec![trouble], ..Plan::default() }
     }

@@ -8,13 +8,15 @@ mod release;
 mod stores;
 mod system;
 mod walk;
+mod walker;
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 pub use release::{DEBIANS, Debian};
-pub use walk::{Packages, Step};
+pub use walk::Packages;
+pub use walker::Step;
 
 impl Debian {
     /// Makes the system, if it is not in the cache; `say` is told before.

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::walk::{Expected, GOOD, Then, Walk};
+use super::walker::{Expected, GOOD, Then, Walk};
 
 /// A place to save to.
 struct Store {

@@ -482,7 +482,7 @@ said 0 "another arming: $legacy: unsupported" savecore armed
 said 0 "$target" savecore armed
 said 0 "$target can be used again" savecore disarm
 said 2 "arm $protected: it is read-only" savecore arm "$protected"
-grep -q "any more" /tmp/errors && fail "nothing was armed before"
+grep -q "no longer" /tmp/errors && fail "nothing was armed before"
 said 1 "$legacy: unsupported" savecore arm "$target" "$legacy"
 said 0 "$target" savecore armed
 said 0 "$target can be used again" savecore disarm

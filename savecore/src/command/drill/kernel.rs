@@ -94,7 +94,7 @@ fn armed(
         (None, Some(told)) if !told.armed => {
             drill.warn(
                 "kernel",
-                format!("{found}: `savecore disarm` was the last that it was told"),
+                format!("{found}: `savecore disarm` was the last command"),
                 "`savecore arm`",
             );
         }
@@ -145,11 +145,9 @@ fn armed(
                 }
             }
         }
-        Err(error) => drill.fail(
-            "kernel",
-            format!("what it is armed on cannot be used any more: {error}"),
-            "`savecore arm`",
-        ),
+        Err(error) => {
+            drill.fail("kernel", format!("its target can no longer be used: {error}"), "`savecore arm`")
+        }
     }
 }
 
@@ -182,7 +180,7 @@ fn panics(config: &Config, panic: Panic, drill: &mut Drill) {
     match panic.on_oops {
         Some(false) => drill.warn(
             "kernel.panic_on_oops",
-            "it is 0: after an oops the kernel goes on, and nothing is dumped",
+            "it is 0: after an oops the kernel continues, and nothing is dumped",
             "`sysctl kernel.panic_on_oops=1`, and a file in /etc/sysctl.d",
         ),
         Some(true) => drill.ok("kernel.panic_on_oops", "an oops is a panic, and is dumped"),
@@ -191,23 +189,23 @@ fn panics(config: &Config, panic: Panic, drill: &mut Drill) {
     match panic.reboots_after {
         Some(0) => drill.warn(
             "kernel.panic",
-            "it is 0: if a dump is refused, the machine stands still for ever",
+            "it is 0: if a dump is refused, the machine hangs forever",
             "`sysctl kernel.panic=10`, and a file in /etc/sysctl.d",
         ),
-        Some(_) => drill.ok("kernel.panic", "the machine comes up again, also if a dump is refused"),
+        Some(_) => drill.ok("kernel.panic", "the machine comes up again even if a dump is refused"),
         None => {}
     }
     match panic.kdump {
         Kdump::Absent => {}
-        Kdump::Behind => drill.ok("kdump", "it runs when a dump failed"),
+        Kdump::Behind => drill.ok("kdump", "it runs if a dump fails"),
         Kdump::First if config.arm.crash_kexec_post_notifiers => drill.fail(
             "kdump",
-            "a crash kernel is loaded and goes first, so that diskdump never runs",
+            "a crash kernel is loaded and runs first, so diskdump never runs",
             "`savecore arm` sets crash_kexec_post_notifiers",
         ),
         Kdump::First => drill.fail(
             "kdump",
-            "a crash kernel is loaded and goes first, so that diskdump never runs",
+            "a crash kernel is loaded and runs first, so diskdump never runs",
             "crash_kexec_post_notifiers = true in [arm], or unload it",
         ),
     }

@@ -55,7 +55,7 @@ impl Memory {
         Some(Memory { all, level, now: all.saturating_sub(out) })
     }
 
-    /// Whether a dump fits into so many bytes that are free. What is in use now may be more at the crash, so twice as much is room.
+    /// Whether a dump fits into this many bytes that are free. What is in use now may be more at the crash, so twice as much is room.
     pub(super) fn fits(&self, free: u64) -> Fit {
         // Headers of chunks take less than a hundredth.
         let with_headers = |bytes: u64| bytes.saturating_add(bytes / 64);

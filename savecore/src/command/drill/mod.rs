@@ -25,19 +25,19 @@ use crate::output::json;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  a dump would get through, as far as could be seen; warnings say what could be better
-  1  something would fail; the lines say what, and what to do
+  0  a dump would succeed, as far as can be seen; warnings say what could be better
+  1  something would fail; the output says what, and what to do
   2  error: bad arguments";
 
-/// Prove without a crash that a dump would get through: partition, kernel, store, key, hooks, units, debugger
+/// Check without a crash that a dump would succeed: partition, kernel, store, key, hooks, units, debugger
 ///
-/// Partitions are only read, and a small file is written to the store and removed. With --write, a small dump is
-/// also written into free blocks of each partition, saved, compared, and removed again. The kernel must not be armed
-/// meanwhile: `savecore disarm` before, `savecore arm` after.
+/// Partitions are only read; a small file is written to the store and removed. With --write, a small dump is also
+/// written into free blocks of each partition, saved, compared, and removed. The kernel must not be armed meanwhile:
+/// run `savecore disarm` before and `savecore arm` after.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
-    /// Block devices or image files, instead of those of the configuration
+    /// Block devices or image files, instead of those in the configuration
     #[arg(value_name = "TARGET")]
     targets: Vec<PathBuf>,
     /// Partition of each TARGET: its number, name or GUID
@@ -45,10 +45,10 @@ pub(crate) struct Arguments {
     partition: Option<String>,
     #[command(flatten)]
     reading: super::ReadingArguments,
-    /// Configuration; /etc/savecore.toml, or the defaults without one, if not given
+    /// Configuration file [default: /etc/savecore.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Look at a few blocks of each partition instead of all
+    /// Check a few blocks of each partition instead of all
     #[arg(long, conflicts_with = "write")]
     quick: bool,
     /// Write a small dump to each partition, save it, compare, and remove it
@@ -63,7 +63,7 @@ pub(crate) struct Arguments {
 
 /// What to do about a mistake in the configuration.
 const ADVICE: &str =
-    "correct it: until then `savecore boot` does without that line, and where it matters, frees no dump";
+    "correct it: until then `savecore boot` ignores that line and, where it matters, frees no dump";
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let mut drill = Drill::default();
@@ -89,7 +89,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     if names.is_empty() {
         drill.fail(
             "targets",
-            "there is no dump partition of this machine",
+            "this machine has no dump partition",
             "`savecore format` makes one, `savecore adopt` takes one over",
         );
     }

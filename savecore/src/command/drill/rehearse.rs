@@ -22,11 +22,11 @@ use super::scratch::{Scratch, nonce};
 pub(super) fn rehearse(name: &TargetName, config: &Config, drill: &mut Drill) {
     let about = name.path.display().to_string();
     match try_out(name, config) {
-        Ok(()) => drill.ok(&about, "a small dump was written, saved and compared, and is gone again"),
+        Ok(()) => drill.ok(&about, "a small dump was written, saved, compared and removed"),
         Err(error) => drill.fail(
             &about,
-            format!("a small dump did not get through: {error:#}"),
-            "`savecore check` says what is there now",
+            format!("a small dump failed: {error:#}"),
+            "`savecore check` shows what is there now",
         ),
     }
 }
@@ -36,7 +36,7 @@ fn try_out(name: &TargetName, config: &Config) -> anyhow::Result<()> {
     let mut target = name.open(Access::Write)?;
     let found = partition::scan_with(&target, Search::Quick, &mut ())?;
     if !found.dumps.is_empty() || !found.foreign.is_empty() {
-        bail!("there is a dump already, or what is none: nothing was written");
+        bail!("there is already a dump, or damage: nothing was written");
     }
     if found.blocks <= rehearsal::BLOCKS {
         bail!(
@@ -128,6 +128,6 @@ fn clear(name: &TargetName, nonce: u64) -> anyhow::Result<()> {
     savecore::source::Source::read(&target, 1, &mut block).context("the pattern cannot be read")?;
     let whole =
         block.iter().zip(1..).all(|(block, at)| dumpcore::format::pattern::matches(block, &found.uuid(), at));
-    anyhow::ensure!(whole, "its blocks do not have their pattern again");
+    anyhow::ensure!(whole, "its blocks do not hold their pattern again");
     Ok(())
 }

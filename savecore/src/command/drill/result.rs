@@ -6,7 +6,7 @@ use savecore::text::harmless_line;
 
 use crate::output::{BAD, GOOD, WARNING, out, paint};
 
-/// How it stands with something.
+/// The state of something.
 #[derive(Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Mark {

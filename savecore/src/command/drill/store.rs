@@ -35,7 +35,7 @@ pub(super) fn look(config: &Config, memory: Option<&Memory>, drill: &mut Drill) 
     match fs::metadata(path) {
         Ok(metadata) if metadata.mode() & 0o1002 == 0o002 => drill.warn(
             about,
-            "everybody may remove and rename what is there",
+            "everybody may remove and rename its files",
             &format!("`chmod o-w {}`", path.display()),
         ),
         Ok(_) => {}
@@ -59,7 +59,7 @@ pub(super) fn look(config: &Config, memory: Option<&Memory>, drill: &mut Drill) 
         drill.warn(
             about,
             "the file system does not say how much room it has",
-            "see to it that there is some",
+            "make sure that there is enough",
         );
         return;
     }
@@ -92,7 +92,7 @@ fn look_at_limits(about: &str, config: &Config, system: u64, drill: &mut Drill) 
     match both.as_slice() {
         [] => drill.warn(
             about,
-            "nothing is ever removed, so that a machine that crashes again and again fills it",
+            "nothing is ever removed, so a machine that keeps crashing fills it",
             "`max_kept` and `max_used` set limits",
         ),
         both => drill.ok(about, format!("keeps no more than {}", both.join(" and "))),

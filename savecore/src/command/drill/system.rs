@@ -30,7 +30,7 @@ fn look_at_hook(about: &str, hook: &Hook, drill: &mut Drill) {
         }
         Ok(metadata) if metadata.mode() & 0o022 != 0 || metadata.uid() != 0 => {
             let advice = format!("it runs as root: `chown root {shown}; chmod go-w {shown}`");
-            drill.warn(about, format!("{shown} can be changed by others than root"), &advice);
+            drill.warn(about, format!("{shown} can be changed by users other than root"), &advice);
         }
         Ok(_) => drill.ok(about, format!("{shown} can be executed")),
     }
@@ -39,7 +39,7 @@ fn look_at_hook(about: &str, hook: &Hook, drill: &mut Drill) {
 fn look_at_units(config: &Config, drill: &mut Drill) {
     // sd_booted(3)
     if !Path::new("/run/systemd/system").is_dir() {
-        let advice = "see to it that `savecore boot` runs when the machine comes up";
+        let advice = "make sure that `savecore boot` runs at boot";
         drill.warn("units", "systemd does not run here", advice);
         return;
     }
@@ -89,7 +89,7 @@ fn look_at_debuggers(config: &Config, drill: &mut Drill) {
     match found.as_slice() {
         [] => drill.warn(
             "debugger",
-            "none of gdb, crash and drgn is here",
+            "gdb, crash and drgn are all missing",
             "install one, or open cores elsewhere",
         ),
         found => drill.ok("debugger", found.join(", ")),

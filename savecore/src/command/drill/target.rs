@@ -51,12 +51,12 @@ pub(super) fn look(name: &TargetName, with: &Look<'_>, drill: &mut Drill) {
 /// Label and pattern; what is there if it is a dump partition at all.
 fn pattern(target: &Target, quick: bool, machine: Option<&Machine>, drill: &mut Drill) -> Option<Partition> {
     let shown = target.name();
-    let advice = "`savecore check` says more, `savecore format` lays it anew";
+    let advice = "see `savecore check`; `savecore format` formats it again";
     if quick {
         let looked =
             glance(target, machine).inspect_err(|error| drill.fail(shown, error.to_string(), "")).ok()?;
         match list::fault(&looked) {
-            None => drill.ok(shown, "the label is whole, and so are the blocks that were looked at"),
+            None => drill.ok(shown, "the label is whole, and so are the blocks that were checked"),
             Some(fault) => drill.fail(shown, fault, advice),
         }
         return Some(looked.partition);
@@ -69,11 +69,7 @@ fn pattern(target: &Target, quick: bool, machine: Option<&Machine>, drill: &mut 
             drill.ok(shown, format!("the label is whole, and so is every free block of {blocks}"));
         }
         Verdict::Damaged => {
-            drill.fail(
-                shown,
-                check::why(&checked).unwrap_or_else(|| "it is not in order".to_owned()),
-                advice,
-            );
+            drill.fail(shown, check::why(&checked).unwrap_or_else(|| "it is not ready".to_owned()), advice);
         }
     }
     Some(checked.partition)
@@ -85,7 +81,8 @@ fn room(shown: &str, partition: &Partition, memory: Option<&Memory>, drill: &mut
     match memory.map(|memory| memory.fits(free)) {
         Some(Fit::Yes(found)) => drill.ok(shown, found),
         Some(Fit::Perhaps(found)) => {
-            let advice = "what does not fit is cut off: a dump level or compression of the kernel's makes dumps smaller, or take a larger partition";
+            let advice =
+                "what does not fit is cut off: set a dump level or compression, or use a larger partition";
             drill.warn(shown, found, advice);
         }
         None => {}
@@ -97,14 +94,14 @@ fn way(name: &TargetName, system: &System, drill: &mut Drill) {
     let Ok(Some(node)) = node_at(&system.roots, &name.path, name.partition.as_deref()) else { return };
     if node.is_made {
         let found = "it is made of other devices, and no crashed kernel can write there";
-        drill.warn(&node.shown, found, "take a plain partition of a disk");
+        drill.warn(&node.shown, found, "use a plain partition of a disk");
     }
     let is_armed =
         Module::of(system).and_then(|module| module.held()).is_ok_and(|held| held.contains(&node.shown));
     if node.is_joined && !is_armed {
         drill.warn(
             &node.shown,
-            "the kernel joins several ways to it (NVMe multipath), and may not be able to dump there",
+            "the kernel joins several paths to it (NVMe multipath), and may not be able to dump there",
             "if `savecore arm` refuses it: boot with the parameter nvme_core.multipath=N",
         );
     }
@@ -115,7 +112,7 @@ fn key(shown: &str, partition: &Partition, opener: Option<&Opener>, drill: &mut 
         (None, None) => {}
         (None, Some(opener)) => drill.warn(
             shown,
-            format!("dumps there are not encrypted, so that {} opens nothing", opener.file),
+            format!("dumps there are not encrypted, so {} is not needed", opener.file),
             "`savecore format --recipient KEY` encrypts them",
         ),
         (Some(recipient), None) => drill.ok(
@@ -123,7 +120,7 @@ fn key(shown: &str, partition: &Partition, opener: Option<&Opener>, drill: &mut 
             format!("dumps are encrypted to {} and are saved as they are", public_text(recipient)),
         ),
         (Some(recipient), Some(opener)) if *recipient == opener.identity.public_key() => {
-            drill.ok(shown, format!("{} opens the dumps that are written there", opener.file));
+            drill.ok(shown, format!("{} decrypts the dumps that are written there", opener.file));
         }
         (Some(recipient), Some(opener)) => drill.fail(
             shown,
@@ -133,7 +130,7 @@ fn key(shown: &str, partition: &Partition, opener: Option<&Opener>, drill: &mut 
                 opener.file,
                 public_text(&opener.identity.public_key())
             ),
-            "give the right `identity`, or `savecore format --recipient` once more",
+            "set the right `identity`, or run `savecore format --recipient` again",
         ),
     }
 }

@@ -24,17 +24,17 @@ pub(super) const UNITS: [&str; 2] = ["savecore.service", "savecore-later.path"];
 /// What the last of them starts.
 const LATER: &str = "savecore-later.service";
 
-/// Put this command, its units, manual pages, completions and an example of its configuration in place
+/// Install this command, its units, manual pages, completions and an example configuration
 ///
-/// The files go below /usr/local, but for the configuration, /etc/savecore.toml, which is never replaced once it was
+/// The files go below /usr/local, except the configuration, /etc/savecore.toml, which is never replaced once it was
 /// changed. Every file that was written is listed.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
-    /// Put everything below DIR, the root of another system
+    /// Install below DIR, the root of another system
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
-    /// Enable the units, and save at once what waits
+    /// Enable the units, and save waiting dumps at once
     #[arg(long, conflicts_with = "root")]
     now: bool,
     /// Print the result as JSON
@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
 
 /// Disable the units and remove the files that `savecore install` wrote, and no others
 ///
-/// A configuration that was changed stays, and so does every crash.
+/// A changed configuration stays, and so does every saved crash.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct UninstallArguments {
@@ -59,7 +59,7 @@ pub(crate) struct UninstallArguments {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  uninstall: a file that was changed meanwhile was left, or nothing is installed
+  1  uninstall: a changed file was left in place, or nothing is installed
   2  error: a file cannot be written or removed, or another program's file is in the way; one line says which";
 
 #[derive(Default, serde::Serialize)]

@@ -32,7 +32,7 @@ pub(super) struct Header {
     pub(super) status: U32,
     /// [`BLOCK`].
     pub(super) block_size: I32,
-    /// Blocks of the sub header with the notes behind it.
+    /// Blocks of the sub header with the notes after it.
     pub(super) sub_header_blocks: I32,
     /// Blocks of both bitmaps.
     pub(super) bitmap_blocks: U32,

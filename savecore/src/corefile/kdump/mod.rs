@@ -4,15 +4,15 @@
 //! | block | what |
 //! | --- | --- |
 //! | 0 | header |
-//! | 1 … | sub header, 104 bytes, and behind it the notes, VMCOREINFO among them |
-//! | behind | bitmap 1: pages of RAM. Bitmap 2: those with an entry in the table |
-//! | behind | the table, in ascending order of address: 24 bytes a page |
+//! | 1 … | sub header, 104 bytes, and after it the notes, VMCOREINFO among them |
+//! | then | bitmap 1: pages of RAM. Bitmap 2: those with an entry in the table |
+//! | then | the table, in ascending order of address: 24 bytes a page |
 //! | next multiple of 4096 | the bytes of a page of zeros, which all such pages share; then those of all others |
 //!
 //! A page that was left out on purpose is in bitmap 1 alone. One that should be known and is not has an entry without a
 //! place, and the header says that the file is incomplete: so readers tell the two apart.
 //!
-//! The table stands in front, and is known last. Until then two bytes are kept in memory for each page with bytes.
+//! The table comes first, and is known last. Until then two bytes are kept in memory for each page with bytes.
 
 mod header;
 mod pack;
@@ -74,7 +74,7 @@ struct Plan {
     data_at: u64,
 }
 
-/// Behind block 0.
+/// After block 0.
 const SUB_HEADER_AT: u64 = BLOCK;
 const NOTES_AT: u64 = SUB_HEADER_AT + size_of::<SubHeader>() as u64;
 
@@ -176,12 +176,12 @@ pub fn room(dump: &Dump<'_>, selection: &Selection) -> Result<Room, Error> {
     Ok(Room { least, most: plan.data_at + (plan.data + 1) * BLOCK })
 }
 
-/// Writes a dump as a compressed kdump. Takes constant memory but for two bytes a page. The file's bytes follow from the
+/// Writes a dump as a compressed kdump. Takes constant memory except for two bytes a page. The file's bytes follow from the
 /// dump, the level and `compression` alone.
 ///
 /// # Errors
-/// If the dump is encrypted and was not opened, this machine has too little memory for it, the file cannot be written, the dump cannot
-/// be read any more, its memory ends beyond 256 TiB, or it claims more memory than a dump of its size has.
+/// If the dump is encrypted and was not opened, this machine has too little memory for it, the file cannot be written, the dump can
+/// no longer be read, its memory ends beyond 256 TiB, or it claims more memory than a dump of its size has.
 pub fn write(
     dump: &Dump<'_>,
     compression: Compression,
@@ -235,7 +235,7 @@ pub fn write(
     Ok(Written { pages: plan.data + plan.zeros, lost: plan.lost, length: end })
 }
 
-/// Where pages stand, one behind another.
+/// Where pages stand, one after another.
 struct Places {
     next: u64,
     /// How the page of zeros is packed, which comes first.

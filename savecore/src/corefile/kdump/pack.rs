@@ -8,7 +8,7 @@ use super::super::Compression;
 /// The level, which is makedumpfile's too, so that files are of about the same size.
 const LEVEL: i32 = 1;
 
-/// How a page stands in the file.
+/// How a page is in the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Packed(u16);
 

@@ -51,7 +51,7 @@ fn merge(
 ) -> impl Iterator<Item = Span> {
     let mut runs = runs.peekable();
     let mut memory = memory.peekable();
-    // Up to here, all has been told.
+    // Up to here, everything has been reported.
     let mut at = 0;
     std::iter::from_fn(move || {
         while memory.next_if(|range| range.end <= at).is_some() {}

@@ -86,7 +86,7 @@ prop_compose! {
 
 /// Lays random tables: table `number` of the level `depth` below the top at `base + (depth * 4 + number) * 64 KiB`, the
 /// topmost at the root. Table number [`TABLES`] of each level is not in memory. `encode` makes an entry of the level, an
-/// address, whether it is a leaf, and noise. Gives the indices that are in use, by depth.
+/// address, whether it is a leaf, and noise. Returns the indices that are in use, by depth.
 pub(super) fn lay(
     memory: &mut Memory,
     root: &Root,

@@ -32,7 +32,7 @@ pub enum Refused {
     Granule {
         /// 0 for the lower half of the address space, 1 for the upper one.
         half: u32,
-        /// What stands there.
+        /// What is there.
         value: u64,
     },
     /// aarch64: the field of TCR_EL1 for the size of the address space has a value that goes with no table.
@@ -40,7 +40,7 @@ pub enum Refused {
     Size {
         /// 0 for the lower half of the address space, 1 for the upper one.
         half: u32,
-        /// What stands there.
+        /// What is there.
         value: u64,
         /// Bytes of a page.
         page: u64,
@@ -88,7 +88,7 @@ pub struct Root {
     pub(super) table: u64,
     /// Levels of tables; level 1 is the last.
     pub(super) levels: u32,
-    /// A page has 2 to the power of this bytes, and so has a table, but for the topmost one.
+    /// A page has 2 to the power of this bytes, and so has a table, except for the topmost one.
     pub(super) page_bits: u32,
     /// Bits of a virtual address that are translated.
     pub(super) bits: u32,
@@ -107,7 +107,7 @@ pub(super) enum Entry {
 }
 
 impl Root {
-    /// Bits of a virtual address that select an entry in a table, but for the topmost one.
+    /// Bits of a virtual address that select an entry in a table, except for the topmost one.
     pub(super) fn index_bits(&self) -> u32 {
         self.page_bits - ENTRY.ilog2()
     }

@@ -57,7 +57,7 @@ impl<'d> Partial<'d> {
         self.directory.shown(&format!("{}/{file}", self.name))
     }
 
-    /// Makes a file in it, lets it be written, and makes it safe. Gives its length.
+    /// Makes a file in it, lets it be written, and makes it safe. Returns its length.
     fn write(
         &self,
         name: &str,

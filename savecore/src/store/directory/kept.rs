@@ -270,7 +270,7 @@ impl Directory {
                 Lock::Busy => Ok(()),
                 Lock::Unsupported => {
                     remarks.push(format!(
-                        "{} may be left over from a run that was killed, but this file system has no locks to tell: remove it if no savecore is at work",
+                        "{} may be left over from a killed run, but this file system has no locks to tell: remove it if no savecore is running",
                         shown()
                     ));
                     Ok(())
@@ -278,10 +278,7 @@ impl Directory {
             };
             if let Err(errno) = removed {
                 let error = std::io::Error::from(errno);
-                remarks.push(format!(
-                    "cannot remove {}, left over from a run that was killed: {error}",
-                    shown()
-                ));
+                remarks.push(format!("cannot remove {}, left over from a killed run: {error}", shown()));
             }
         }
         Ok(())

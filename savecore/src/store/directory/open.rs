@@ -84,7 +84,7 @@ impl Directory {
         })
     }
 
-    /// What stands in the directory under `name`, as messages name it.
+    /// What is in the directory under `name`, as messages name it.
     pub(super) fn shown(&self, name: &str) -> String {
         self.path.join(name).display().to_string()
     }
@@ -175,7 +175,7 @@ impl Directory {
     }
 }
 
-/// The names in a directory, but for those that are not UTF-8: savecore gives none of that kind.
+/// The names in a directory, except for those that are not UTF-8: savecore gives none of that kind.
 pub(super) fn entries(directory: &OwnedFd) -> Result<Vec<String>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
@@ -196,7 +196,7 @@ pub(super) fn open_folder(at: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(at, name, flags, Mode::empty())
 }
 
-/// What stands there; of a link, the link.
+/// What is there; of a link, the link.
 pub(super) fn stat(at: impl AsFd, name: &str) -> Result<Stat, Errno> {
     rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW)
 }

@@ -20,7 +20,7 @@ pub(super) struct Safety {
     whole: Cell<Option<Errno>>,
     /// Nothing could be synced.
     none: Cell<Option<Errno>>,
-    /// A person was told.
+    /// The user was told.
     told: Cell<bool>,
 }
 
@@ -51,16 +51,16 @@ impl Safety {
     pub(super) fn doubt(&self, store: &str) -> Option<String> {
         let error = io::Error::from(self.none.get()?);
         Some(format!(
-            "{store} cannot be synced ({error}), so a power failure may lose what was just saved there; `savecore clear` frees it"
+            "{store} cannot be synced ({error}), so a power failure may lose what was just saved there; `savecore clear` frees the dump"
         ))
     }
 
-    /// What a person should know, once.
+    /// What the user should know, once.
     pub(super) fn remark(&self, store: &str) -> Option<String> {
         let error = io::Error::from(self.whole.get()?);
         let is_new = !self.told.replace(true);
         is_new.then(|| {
-            format!("{store} cannot sync a file or directory by itself ({error}): all of the file system was synced instead")
+            format!("{store} cannot sync a file or directory by itself ({error}): the whole file system was synced instead")
         })
     }
 }

@@ -266,7 +266,7 @@ fn a_directory_that_is_not_there_is_not_made() {
     let Err(error) = super::super::open(path.to_str().unwrap(), &Limits::default()) else { panic!() };
     let shown = path.display();
     let expected = format!(
-        "{shown} does not exist: create it with `mkdir -m 0700 {shown}`, or mount what belongs there"
+        "{shown} does not exist: create it with `mkdir -m 0700 {shown}`, or mount the file system that belongs there"
     );
     assert_eq!(error.to_string(), expected);
     assert!(!path.exists());
@@ -633,8 +633,7 @@ fn a_file_system_that_fills_up_or_is_read_only_is_said_in_one_line_and_keeps_not
         let mount = Command::new("mount").args(["-o", "remount,ro"]).arg(path).status().unwrap();
         assert!(mount.success());
         let Err(error) = directory.begin(&crash(3), CORE, None) else { panic!() };
-        let told =
-            "Read-only file system (os error 30); mount it so that it can be written, or store elsewhere";
+        let told = "Read-only file system (os error 30); mount it read-write, or store elsewhere";
         assert!(error.to_string().ends_with(told), "{error}");
         assert!(!error.to_string().contains('\n'));
         assert!(matches!(directory.begin(&crash(2), CORE, None), Ok(Begun::AlreadyThere(_))));

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-/// The smallest part, in bytes: S3 refuses parts, but for the last, of less than 5 MiB.
+/// The smallest part, in bytes: S3 refuses parts, except for the last, of less than 5 MiB.
 const SMALLEST: u64 = 8 << 20;
 /// Parts that an upload may have; S3's limit is 10,000.
 const MOST: u64 = 9_000;
@@ -23,7 +23,7 @@ pub(super) struct Cuts {
 }
 
 impl Cuts {
-    /// For a file of at most so many bytes; if that is unknown, for any.
+    /// For a file of at most this many bytes; if that is unknown, for any.
     pub(super) fn new(at_most: Option<u64>) -> Cuts {
         let needed = at_most.unwrap_or(0).div_ceil(MOST).next_multiple_of(1 << 20);
         Cuts { first: needed.max(SMALLEST), grows: at_most.is_none() }
@@ -84,7 +84,7 @@ pub(super) struct Cutter {
     cuts: Cuts,
     /// Bytes of the file's head.
     head: u64,
-    /// The lowest offset that may come now, in the head or behind it.
+    /// The lowest offset that may come now, in the head or after it.
     next: u64,
     /// Whether the head is being written.
     in_head: bool,
@@ -126,7 +126,7 @@ impl Cutter {
             let begin = self.cuts.start(part);
             let left = border.min(self.cuts.start(part + 1)) - offset;
             let (now, later) = bytes.split_at(bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
-            // All parts in front of it are full ones.
+            // All parts before it are full ones.
             self.length = self.length.max(offset);
             let buffer = self.opened(part, out)?;
             let at = (offset - begin) as usize;
@@ -146,17 +146,14 @@ impl Cutter {
 
     pub(super) fn set_len(&mut self, length: u64) -> io::Result<()> {
         if length < self.length {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a core cannot be made shorter than it is",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a core cannot be truncated"));
         }
         self.cuts.part(length.saturating_sub(1)).ok_or(io::ErrorKind::FileTooLarge)?;
         self.length = length;
         Ok(())
     }
 
-    /// The buffer of a part; what is in front of it is handed over.
+    /// The buffer of a part; what is before it is handed over.
     fn opened(&mut self, part: u64, out: &mut dyn Parts) -> io::Result<&mut Vec<u8>> {
         if !self.open.contains_key(&part) {
             if self.in_head {
@@ -194,7 +191,7 @@ impl Cutter {
         out.part(part, content)
     }
 
-    /// Hands over what is left. Gives the file's length, and its bytes if it is a single part.
+    /// Hands over what is left. Returns the file's length, and its bytes if it is a single part.
     pub(super) fn finish(mut self, out: &mut dyn Parts) -> io::Result<(u64, Option<Content>)> {
         let parts = match self.length {
             0 => 0,

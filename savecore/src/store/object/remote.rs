@@ -19,7 +19,7 @@ use super::super::record;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A request may take so many times as long as a server that does not answer is tried: on a slow line several parts are on
+/// A request may take this many times as long as a server that does not answer is tried: on a slow line several parts are on
 /// their way for long.
 const SLOW: u32 = 4;
 /// The longest pause between two tries.
@@ -86,7 +86,7 @@ pub(super) enum Found {
 }
 
 impl Remote {
-    /// Prepares to talk to a bucket, with the settings and credentials in `environment`. Gives what follows the bucket in
+    /// Prepares to talk to a bucket, with the settings and credentials in `environment`. Returns what follows the bucket in
     /// the URL, too.
     pub(super) fn open(
         destination: &str,
@@ -138,7 +138,7 @@ impl Remote {
         move |error| {
             let next = match error {
                 _ if is_expired(&error) => {
-                    "the credentials ran out: renew them and try again; what was uploaded counts"
+                    "the credentials expired: renew them and try again; the upload resumes"
                 }
                 _ if told(&error).contains("RequestTimeTooSkewed") => {
                     "set the clock of this machine, and try again"
@@ -146,7 +146,7 @@ impl Remote {
                 Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
                     "check the credentials in the environment"
                 }
-                _ => "try again: what was uploaded counts",
+                _ => "try again: the upload resumes",
             };
             StoreError::Remote { what, place, why: reason(&error), next }
         }
@@ -318,7 +318,7 @@ fn connect(
 }
 
 impl PartSender {
-    /// Uploads a part; gives what the store calls it.
+    /// Uploads a part; returns what the store calls it.
     pub(super) async fn send(
         &self,
         path: &Path,

@@ -46,7 +46,7 @@ pub(super) struct Part {
 enum Line {
     Upload(Upload),
     Part(Part),
-    /// The parts were put together to a file of so many bytes.
+    /// The parts were put together to a file of this many bytes.
     Complete(u64),
 }
 
@@ -106,7 +106,7 @@ impl State {
             good += line.len() as u64;
             line.clear();
         }
-        // What follows is written behind the last good line.
+        // What follows is written after the last good line.
         file.set_len(good)?;
         file.seek(SeekFrom::Start(good))?;
         state.file = file;
@@ -213,7 +213,7 @@ mod tests {
             let there = text[..cut].iter().filter(|byte| **byte == b'\n').count() as u64;
             prop_assert_eq!(state.upload(), (there > 0).then_some(("id", CUTS)));
             prop_assert_eq!(state.parts.len() as u64, there.saturating_sub(1));
-            // And it goes on from there.
+            // And it continues from there.
             if there > 0 {
                 state.done(part(7)).unwrap();
                 drop(state);

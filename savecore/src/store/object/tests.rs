@@ -70,7 +70,7 @@ struct Core {
     seed: u64,
     head: u64,
     length: u64,
-    /// Every so many-th block of 64 KiB behind the head is a hole.
+    /// Every so many-th block of 64 KiB after the head is a hole.
     holes: u64,
     says_length: bool,
 }
@@ -202,7 +202,7 @@ fn an_upload_that_breaks_goes_on_where_it_stopped() {
     let text = machine.fail(&crash(7), &core);
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert!(text.starts_with(&format!("cannot upload a part of s3://{BUCKET}/{FOLDER}/{CORE}: ")), "{text}");
-    assert!(text.ends_with("; try again: what was uploaded counts"), "{text}");
+    assert!(text.ends_with("; try again: the upload resumes"), "{text}");
     assert!(!is_finished(&server));
     let uploaded = server.seen(PARTS);
     assert_eq!(uploaded, 4);
@@ -424,7 +424,7 @@ fn credentials_that_have_run_out_for_good_are_told_of_and_what_was_uploaded_coun
     let error = machine.fail(&crash(7), &core);
     assert!(error.contains("the server says ExpiredToken"), "{error}");
     assert!(
-        error.ends_with("the credentials ran out: renew them and try again; what was uploaded counts"),
+        error.ends_with("the credentials expired: renew them and try again; the upload resumes"),
         "{error}"
     );
     assert!(!is_finished(&server));

@@ -68,7 +68,7 @@ impl<'r> Upload<'r> {
         }
     }
 
-    /// Uploads what `write` writes, at most `at_most` bytes if that is known. Gives the length.
+    /// Uploads what `write` writes, at most `at_most` bytes if that is known. Returns the length.
     pub(super) fn run(
         &mut self,
         at_most: Option<u64>,
@@ -99,7 +99,7 @@ impl<'r> Upload<'r> {
     /// the failed one did, or a little later: all are given up after the same time.
     fn land_all(&mut self) {
         while !self.flying.is_empty() {
-            // Why the first one failed is told.
+            // Why the first one failed is reported.
             let _ = self.land();
         }
     }
@@ -199,7 +199,7 @@ impl<'r> Upload<'r> {
             }
             if is_complete {
                 // An earlier run finished the upload with something else in it.
-                let (path, source) = (path.to_string(), "the file is another one".into());
+                let (path, source) = (path.to_string(), "the file is a different one".into());
                 return (bytes, Err(Error::NotFound { path, source }));
             }
             let sent = sender.send(&path, &upload, index, payload).await;

@@ -76,19 +76,15 @@ fn a_mistake_in_the_configuration_is_told_and_dumps_are_saved_all_the_same() {
             &["line 3: limit: invalid type", "line 4: speed: there is no such key"][..],
             true,
         ),
-        (
-            "identity = \"/nonexistent/key\"",
-            &["the identity cannot be used: cannot open /nonexistent/key"],
-            true,
-        ),
+        ("identity = \"/nonexistent/key\"", &["cannot use the identity: cannot open /nonexistent/key"], true),
         (
             "rearm = \"no\"",
-            &["line 3: rearm: ", "still takes its place: the configuration has a mistake"],
+            &["line 3: rearm: ", "still takes up its blocks: the configuration has a mistake"],
             false,
         ),
-        ("pre = 7", &["line 3: pre: ", "still takes its place"], false),
-        ("[arm", &["line 3: ", "still takes its place"], false),
-        ("host = \"web", &["line 3: ", "still takes its place"], false),
+        ("pre = 7", &["line 3: pre: ", "still takes up its blocks"], false),
+        ("[arm", &["line 3: ", "still takes up its blocks"], false),
+        ("host = \"web", &["line 3: ", "still takes up its blocks"], false),
         ("max_kept = \"many\"", &["line 3: max_kept: "], true),
     ] {
         let place = Place::new();
@@ -120,7 +116,7 @@ fn targets_that_nobody_understands_are_none_and_those_that_are_understood_are_ha
         let (code, _, stderr) = boot(&place.text("savecore.toml"));
         assert_eq!(code, 2, "{stderr}");
         assert!(
-            stderr.contains("line 2: ") && stderr.contains("nothing is harvested until it is corrected"),
+            stderr.contains("line 2: ") && stderr.contains("nothing is saved until it is corrected"),
             "{stderr}"
         );
         assert!(place.crashes("out").is_empty());
@@ -217,7 +213,7 @@ fn a_damaged_dump_is_saved_and_kept_and_told_of() {
     let config = place.config(&[&image], "");
     let (code, _, stderr) = boot(&config);
     assert_eq!(code, 1, "{stderr}");
-    assert!(stderr.contains("still takes its place: it is damaged"), "{stderr}");
+    assert!(stderr.contains("still takes up its blocks: it is damaged"), "{stderr}");
     assert_eq!(place.crashes("out").len(), 1);
 }
 
@@ -243,7 +239,7 @@ fn what_is_not_done_in_time_is_noted_stays_and_is_done_later() {
     let (code, stdout, stderr) = run(["boot", "--config", &config, "--note", &late]);
     assert_eq!(code, 3, "{stdout}{stderr}");
     assert!(begin.elapsed() < Duration::from_secs(30));
-    assert!(stderr.contains("sleep was not done in"), "{stderr}");
+    assert!(stderr.contains("sleep did not finish in"), "{stderr}");
     assert!(fs::exists(&late).unwrap());
     assert_eq!(fs::read(&image).unwrap(), disk);
     assert!(place.crashes("out").is_empty());
@@ -355,7 +351,7 @@ fn the_journal_gets_levels_instead_of_colours_and_names() {
     assert!(hook.starts_with("<4>the pre hook"), "{text}");
     assert!(saved.starts_with("<6>") && saved.contains("saved in"), "{text}");
     assert!(
-        stays.starts_with("<4>") && stays.ends_with("still takes its place: the pre hook failed"),
+        stays.starts_with("<4>") && stays.ends_with("still takes up its blocks: the pre hook failed"),
         "{text}"
     );
     assert!(!text.contains('\x1b') && !text.contains("savecore: "), "{text}");

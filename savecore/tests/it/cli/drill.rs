@@ -46,7 +46,7 @@ fn a_partition_in_order_passes_and_keeps_every_byte() {
         assert_eq!(mark(&lines, "store", "takes files"), "ok");
         assert!(fs::read(&image).unwrap() == before, "{more:?}");
         assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 0, "{more:?}");
-        let rehearsed = lines.iter().any(|line| line.2.contains("written, saved and compared"));
+        let rehearsed = lines.iter().any(|line| line.2.contains("written, saved, compared"));
         assert_eq!(rehearsed, more == ["--write"]);
     }
 }
@@ -93,7 +93,8 @@ fn a_key_that_does_not_fit_the_label_is_told_of() {
     let (public, _) = (key("key"), key("other"));
     let image = place.image("image", &[0; 400 * 4096]);
     assert_eq!(run(["format", &image, "--yes", "--recipient", &public]).0, 0);
-    for (name, mark_of_it, part) in [("key", "ok", "opens the dumps"), ("other", "fail", "is the key to")] {
+    for (name, mark_of_it, part) in [("key", "ok", "decrypts the dumps"), ("other", "fail", "is the key to")]
+    {
         let config = place.config(&[&image], &format!("identity = {:?}", place.text(name)));
         assert_eq!(mark(&drill(&config, &[]).1, "image", part), mark_of_it);
     }

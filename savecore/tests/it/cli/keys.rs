@@ -142,7 +142,7 @@ fn a_recipient_is_taken_as_text_or_from_a_file_and_check_and_info_tell_it() {
     // Formatted again without a recipient, dumps are not encrypted any more.
     let (code, stdout, stderr) = run(["format", &image, "--yes", "--json"]);
     assert_eq!((code, &json(&stdout)["recipient"]), (0, &Value::Null));
-    assert!(stderr.contains("without --recipient they will be in the clear"), "{stderr}");
+    assert!(stderr.contains("without --recipient, new ones will not be"), "{stderr}");
     assert_eq!(recipient(&fs::read(&image).unwrap()), None);
     let (_, stdout, _) = run(["check", &image]);
     assert!(!stdout.contains("encrypted"), "{stdout}");
@@ -167,9 +167,9 @@ fn a_bad_recipient_is_refused_and_nothing_is_written() {
     let binary = place.image("binary", &[0xff; 100]);
     for (argument, part) in [
         (mistyped.as_str(), "--recipient is mistyped: its last 8 digits are not the checksum"),
-        (&public[..87], "no whole key: it has 71 of 72 digits"),
+        (&public[..87], "an incomplete key: it has 71 of 72 digits"),
         (&format!("{}x", &public[..87]), "mistyped: a key has hexadecimal digits only"),
-        (&weak, "no key that can keep a secret"),
+        (&weak, "a weak key"),
         (&private, "a secret key: give the public one"),
         (&identity, &format!("{identity} holds a secret key")),
         (&identity, &public),
@@ -220,13 +220,13 @@ fn a_bad_identity_is_refused_before_work_and_never_repeated() {
     let out = place.out();
     for (file, part) in [
         (mistyped.as_str(), "line 2 is mistyped: its last 8 digits are not the checksum"),
-        (&short, "line 1 is no whole key: it has 64 of 72 digits"),
+        (&short, "line 1 is an incomplete key: it has 64 of 72 digits"),
         (&public, "holds a public key: dumps are opened with the secret one"),
         (&empty, "holds no key"),
-        (&image, "the identity cannot be used: "),
+        (&image, "cannot use the identity: "),
         (&place.text("nowhere"), "cannot open"),
         // The key itself, given by mistake: it is not repeated either.
-        (&private, "--identity takes a file, and this is a secret key"),
+        (&private, "--identity takes a file; this is a secret key"),
     ] {
         for command in [&["save", &image, "-o", &out][..], &["info", &image], &["check", &image]] {
             let arguments = [command, &["--identity", file]].concat();

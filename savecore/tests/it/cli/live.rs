@@ -113,7 +113,7 @@ fn a_kernel_that_dumps_without_end_is_not_waited_for_and_loses_nothing() {
 #[test]
 fn a_dump_that_comes_while_others_are_freed_is_told_of_and_found() {
     let place = Place::new();
-    let mut kernel = Kernel::new(&place, "laying the pattern again", 1);
+    let mut kernel = Kernel::new(&place, "writing the pattern again", 1);
     kernel.harvest(Search::Quick);
     let [warning] = kernel.warnings.as_slice() else { panic!("{:?}", kernel.warnings) };
     assert!(warning.contains("a dump came while others were freed: `savecore save --search`"), "{warning}");

@@ -171,7 +171,7 @@ fn a_sealed_copy_is_told_checked_and_never_changed() {
         let before = fs::read(copy).unwrap();
         let (code, stdout, stderr) = run(["info", copy]);
         assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
-        assert!(stdout.contains("not opened") && !stdout.contains("belong to no dump"), "{stdout}");
+        assert!(stdout.contains("not decrypted") && !stdout.contains("belong to no dump"), "{stdout}");
         assert!(stdout.contains(&pair.text()), "{stdout}");
         let (code, stdout, stderr) = run(["info", copy, "--identity", &pair.file]);
         assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
@@ -296,10 +296,10 @@ fn a_wrong_identity_is_refused_by_name_and_nothing_is_written() {
     let image = place.image("headless", &headless);
     let (code, stdout, stderr) = run(["save", &image, "-o", &out, "--identity", &other.file]);
     assert_eq!(code, 2, "{stdout}{stderr}");
-    assert!(stderr.contains(&format!("{} opens nothing of it", other.file)), "{stderr}");
+    assert!(stderr.contains(&format!("{} cannot decrypt any of it", other.file)), "{stderr}");
     assert!(place.cores("out").is_empty() && fs::read(&image).unwrap() == headless);
     let (code, _, stderr) = run(["info", &image, "--identity", &other.file]);
-    assert_eq!((code, stderr.contains("opens nothing of it")), (0, true), "{stderr}");
+    assert_eq!((code, stderr.contains("cannot decrypt any of it")), (0, true), "{stderr}");
 }
 
 #[test]

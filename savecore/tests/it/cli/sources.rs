@@ -157,8 +157,8 @@ fn standard_input_that_cannot_be_used_is_an_error_in_one_line() {
         assert!(stderr.contains(part), "{stderr} should contain {part}");
     };
     refused(&["info", "-"], b"", "standard input cannot be used: it is empty");
-    refused(&["check", "-"], cut, "ends in the middle of what zstd packed");
-    refused(&["save", "-", "-o", &place.out()], b"\xfd7zXZ\0 and more", "put `xz -dc |` in front");
+    refused(&["check", "-"], cut, "its zstd data ends early");
+    refused(&["save", "-", "-o", &place.out()], b"\xfd7zXZ\0 and more", "put `xz -dc |` before it");
     refused(&["info", "-"], b"hello", "standard input is too small for a dump: 5 bytes");
     refused(
         &["info", "-"],
@@ -167,14 +167,14 @@ fn standard_input_that_cannot_be_used_is_an_error_in_one_line() {
     );
     refused(&["info", "-", "-"], &packed, "- was named twice");
     for command in ["format", "clear"] {
-        refused(&[command, "-", "--yes"], &packed, "what comes from there can only be read");
+        refused(&[command, "-", "--yes"], &packed, "it can only be read");
     }
     let mut command = savecore(["info", "-"]);
     command.env("TMPDIR", "/nonexistent").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"something").unwrap();
     let (code, _, stderr) = finish(child.wait_with_output().unwrap());
-    assert!(code == 2 && stderr.contains("no file can be made in /nonexistent: No such file"), "{stderr}");
+    assert!(code == 2 && stderr.contains("cannot create a file in /nonexistent: No such file"), "{stderr}");
     let output = on_terminal(savecore(["info", "-"]), "");
     let (code, _, stderr) = finish(output);
     assert!(code == 2 && stderr.contains("it is a terminal: pipe a dump into it"), "{stderr}");

@@ -245,7 +245,7 @@ pub(crate) fn make_fit(disk: &mut [u8]) {
     }
 }
 
-/// Where a chunk's header has the sums of its payload (ARCHITECTURE.md).
+/// Where a chunk's header has the sums of its payload (docs/src/reference/format.md).
 const SUMS: usize = 3056;
 
 fn chunk(disk: &[u8], number: u64) -> Option<ChunkHeader> {
