@@ -44,7 +44,7 @@ fn scan(disks: &[Vec<u8>]) -> Vec<Partition> {
 }
 
 /// A dump on one of the partitions.
-fn at(target: usize, dump: usize) -> DumpRef {
+fn dump_at(target: usize, dump: usize) -> DumpRef {
     DumpRef { target, dump }
 }
 
@@ -77,11 +77,11 @@ fn stripes_are_found_among_other_dumps_whatever_the_order_of_their_partitions() 
     let partitions = scan(&disks);
     let groups = gather(&partitions);
     let expected_groups = [
-        vec![at(0, 0), at(1, 1), at(2, 1)],
-        vec![at(2, 2), at(0, 1)],
-        vec![at(1, 0)],
-        vec![at(1, 2)],
-        vec![at(2, 0)],
+        vec![dump_at(0, 0), dump_at(1, 1), dump_at(2, 1)],
+        vec![dump_at(2, 2), dump_at(0, 1)],
+        vec![dump_at(1, 0)],
+        vec![dump_at(1, 2)],
+        vec![dump_at(2, 0)],
     ];
     assert_eq!(groups, expected_groups);
     for (group, machine) in [(&groups[0], &machine), (&groups[1], &second), (&groups[3], &alone)] {
@@ -95,7 +95,10 @@ fn stripes_are_found_among_other_dumps_whatever_the_order_of_their_partitions() 
     let twice: Vec<Partition> =
         [0, 0, 1, 2].iter().map(|index| partition::scan(&disks[*index]).unwrap()).collect();
     let groups = gather(&twice);
-    assert!(groups.contains(&vec![at(0, 0), at(2, 1), at(3, 1)]) && groups.contains(&vec![at(1, 0)]));
+    assert!(
+        groups.contains(&vec![dump_at(0, 0), dump_at(2, 1), dump_at(3, 1)])
+            && groups.contains(&vec![dump_at(1, 0)])
+    );
 }
 
 #[test]
@@ -104,7 +107,7 @@ fn a_missing_stripe_is_told_by_its_number_and_its_pages_are_absent() {
     let (disks, written) = striped(&machine, &[1, 1, 1]);
     let partitions = scan(&disks);
     for given in [vec![0], vec![1], vec![2], vec![0, 1], vec![0, 2], vec![1, 2]] {
-        let group: Vec<DumpRef> = given.iter().map(|index| at(*index, 0)).collect();
+        let group: Vec<DumpRef> = given.iter().map(|index| dump_at(*index, 0)).collect();
         let dump = open(&machine, &disks, &partitions, &group);
         let missing: Vec<u32> = (0..3).filter(|stripe| !given.contains(&(*stripe as usize))).collect();
         assert_eq!((dump.stripes(), dump.missing_stripes()), (3, &missing[..]));
@@ -128,7 +131,7 @@ fn a_stripe_that_is_damaged_or_unfinished_makes_the_dump_so() {
     let machine = Machine { unit_pages: Some(2), ..Machine::small() };
     let (disks, written) = striped(&machine, &[1, 1]);
     for stripe in 0..2 {
-        let group = [at(0, 0), at(1, 0)];
+        let group = [dump_at(0, 0), dump_at(1, 0)];
         let mut changed = disks.clone();
         let chunk = written[stripe].chunks[1];
         block_mut(&mut changed[stripe], chunk + 1)[5] ^= 1;
@@ -172,7 +175,7 @@ fn a_stripe_that_was_marked_as_saved_means_that_the_whole_dump_was() {
     partition::mark_saved(&mut disks[1], &partitions[1].dumps[0], None).unwrap();
     let partitions = scan(&disks);
     let groups = gather(&partitions);
-    assert_eq!(groups, [[at(0, 0), at(1, 0)]]);
+    assert_eq!(groups, [[dump_at(0, 0), dump_at(1, 0)]]);
     assert_eq!(Report::new(&open(&machine, &disks, &partitions, &groups[0])).status, "saved");
 }
 
@@ -190,7 +193,7 @@ fn a_chunk_that_is_there_twice_is_damage() {
     slot.copy_from_slice(header.as_bytes());
     dumpcore::format::frame::seal(slot);
     let partitions = scan(&disks);
-    let dump = open(&machine, &disks, &partitions, &[at(0, 0), at(1, 0)]);
+    let dump = open(&machine, &disks, &partitions, &[dump_at(0, 0), dump_at(1, 0)]);
     assert!(dump.is_damaged() && !dump.is_whole());
     assert!(dump.damage().is_empty());
 }
