@@ -178,7 +178,7 @@ fn every_bad_argument_and_bad_target_is_one_line_and_exit_code_2() {
     let small = place.image("small", &vec![0; 5 * BLOCK_SIZE - 1]);
     let directory = place.text("");
     let out = place.out();
-    fails::<&str>([], "format, list, check, info, report, save, clear, adopt, arm, boot, drill or install");
+    fails::<&str>([], "format, adopt, list, check, info, report, save, clear, arm, disarm, armed, boot");
     fails(["frobnicate"], "frobnicate");
     fails(["check", &image, "--colour"], "--colour");
     fails(["format"], "<TARGET>");

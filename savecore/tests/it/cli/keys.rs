@@ -170,7 +170,7 @@ fn a_bad_recipient_is_refused_and_nothing_is_written() {
         (&public[..87], "an incomplete key: it has 71 of 72 digits"),
         (&format!("{}x", &public[..87]), "mistyped: a key has hexadecimal digits only"),
         (&weak, "a weak key"),
-        (&private, "a secret key: give the public one"),
+        (&private, "a secret key: use the public one"),
         (&identity, &format!("{identity} holds a secret key")),
         (&identity, &public),
         (&two, "more than one line"),
