@@ -217,14 +217,14 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
         if self.registers.read32(CAP) == u32::MAX { DeviceError::Gone } else { self.pci.explain(error) }
     }
 
-    /// Takes the HBA over: silent, out of the BIOS's hands, and reset, with all its ports. It cannot access memory yet.
+    /// Takes the HBA over: isolated, out of the BIOS's hands, and reset, with all its ports. It cannot access memory yet.
     ///
     /// # Errors
     /// [`DeviceError::Gone`], [`DeviceError::TimedOut`] if the reset does not end, [`DeviceError::Protocol`] if it is not
     /// what it was before.
     pub fn take_over(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         // Without bus mastering, nothing of the old driver's can arrive while the reset is under way.
-        self.pci.silence(wait)?;
+        self.pci.isolate(wait)?;
         self.enable_ports();
         // One that was given up on may still be under way.
         self.wait_for_reset(wait)?;

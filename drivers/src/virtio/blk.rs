@@ -9,7 +9,7 @@ use dumpcore::wait::Wait;
 use static_assertions::const_assert_eq;
 use zerocopy::{Immutable, IntoBytes, KnownLayout};
 
-use super::disk::{Disk, Limits, Names, Order, Protocol, Verdict};
+use super::disk::{Answer, Disk, Limits, Order, Protocol, Verdict};
 use super::mmio::{self, MmioSlot, MmioTransport};
 use super::pci::{self, PciTransport};
 use super::transport::Transport;
@@ -124,7 +124,7 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
         let (least, size) = (configuration::LEAST, configuration::SIZE);
         let transport = PciTransport::open(config, function, map, least, size, request_timeout)?;
         let blk = Blk { sectors: read_capacity(&transport)?, sector_size: SECTOR as u32 };
-        Disk::new(transport, blk, arena, request_timeout)
+        Disk::on(transport, blk, arena)
     }
 }
 
@@ -142,7 +142,7 @@ impl<R: Registers> VirtioBlkMmio<R> {
     ) -> Result<VirtioBlkMmio<R>, DeviceError> {
         let transport = MmioTransport::open(slot, DEVICE, request_timeout)?;
         let blk = Blk { sectors: read_capacity(&transport)?, sector_size: SECTOR as u32 };
-        Disk::new(transport, blk, arena, request_timeout)
+        Disk::on(transport, blk, arena)
     }
 }
 
@@ -165,7 +165,9 @@ pub struct Blk {
 impl Protocol for Blk {
     type Command = BlkCommand;
 
-    const NAMES: Names = Names { kind: "virtio-blk", read: "a virtio-blk read", write: "a virtio-blk write" };
+    const KIND: &'static str = "virtio-blk";
+    const READ: &'static str = "a virtio-blk read";
+    const WRITE: &'static str = "a virtio-blk write";
     const QUEUE: u16 = 0;
     const HEADER: usize = size_of::<Header>();
     /// The status.
@@ -227,8 +229,12 @@ impl Protocol for Blk {
         Ok(())
     }
 
-    fn command(_: BlkCommand) -> (&'static str, usize, usize) {
-        ("a virtio-blk flush", 0, 0)
+    fn called(_: BlkCommand) -> &'static str {
+        "a virtio-blk flush"
+    }
+
+    fn answer(_: BlkCommand) -> Answer {
+        Answer { offset: 0, length: 0 }
     }
 
     fn prepare(&self, order: Order<BlkCommand>, requests: &mut Shared, header: usize, footer: usize) {

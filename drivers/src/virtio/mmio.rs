@@ -8,8 +8,9 @@ use dumpcore::integrity::Digest;
 use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::Wait;
 
-use super::transport::{Place, QueueOffer, Rings, Transport};
+use super::transport::{QueueOffer, Rings, Transport};
 use crate::bus::registers::Registers;
+use crate::disk::Name;
 
 /// Bytes of registers that are mapped: those of the transport, and as much device configuration as is of use.
 pub const WINDOW: usize = 0x200;
@@ -133,8 +134,8 @@ impl<R: Registers> Transport for MmioTransport<R> {
         digest.number(self.slot.physical).number(self.device.into()).number(self.timeout);
     }
 
-    fn place(&self) -> Place {
-        Place::hexadecimal(self.slot.physical)
+    fn place(&self, name: Name) -> Name {
+        name.hexadecimal(self.slot.physical)
     }
 
     fn timeout(&self) -> Nanoseconds {
@@ -227,17 +228,17 @@ impl<R: Registers> Transport for MmioTransport<R> {
         }
     }
 
-    fn silence(&self, _: &Wait<'_>) -> Result<(), DeviceError> {
+    fn isolate(&self, _: &Wait<'_>) -> Result<(), DeviceError> {
         self.check_present()
     }
 
-    fn wake_silent(&self) -> Result<(), DeviceError> {
+    fn enable_bus_master(&self) -> Result<(), DeviceError> {
         // An interrupt that was pending before the reset (4.2.3.4).
         self.write(register::INTERRUPT_ACKNOWLEDGE, self.read(register::INTERRUPT_STATUS));
         self.status().map(|_| ())
     }
 
-    fn keep_from_memory(&self) -> Result<(), DeviceError> {
+    fn disable_bus_master(&self) -> Result<(), DeviceError> {
         Ok(())
     }
 

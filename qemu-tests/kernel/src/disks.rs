@@ -11,7 +11,7 @@ use dump_drivers::bus::pci::{Address, Function};
 use dump_drivers::virtio::{blk, scsi};
 use dump_drivers::{AhciDisk, Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio, nvme};
 #[cfg(target_arch = "x86_64")]
-use dump_drivers::{Ata, PortWindow, Ram, ata};
+use dump_drivers::{AtaDisk, PortWindow, Ram, ata};
 use dumpcore::device::DeviceError;
 use dumpcore::format::BLOCK_SIZE;
 use dumpcore::locate::{self, By, Polled};
@@ -159,7 +159,7 @@ fn ata_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<O
     let low = memory::ram().iter().all(|range| range.end <= 1 << 32);
     let ram = if low { Ram::Low } else { Ram::Anywhere };
     let place = Some((number % IDE_DISKS) as u8);
-    let disk = Ata::open(pci::config(), function, place, ports, ram, arena, timeout)?;
+    let disk = AtaDisk::open(pci::config(), function, place, ports, ram, arena, timeout)?;
     Ok((Some(function), arena.place(disk)?))
 }
 
