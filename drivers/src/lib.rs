@@ -44,6 +44,7 @@ pub mod virtio;
 
 pub use ahci::disk::AhciDisk;
 pub use ata::disk::AtaDisk;
+pub use bus::access::Access;
 pub use bus::mmio::Mmio;
 pub use bus::pci::{ConfigSpace, Function};
 #[cfg(target_arch = "x86_64")]

@@ -16,6 +16,7 @@ use super::hba::Hba;
 use super::port::{Port, RESTART_TIMES};
 use super::registers::{Cap, Event, slots};
 use crate::acs::{Identity, LBA28_SECTORS};
+use crate::bus::access::Access;
 use crate::bus::barrier;
 use crate::bus::pci::{ConfigSpace, Function};
 use crate::bus::registers::Registers;
@@ -123,23 +124,19 @@ pub struct Ahci<R, C> {
 impl<R: Registers, C: ConfigSpace> AhciDisk<R, C> {
     /// Looks at a disk and carves what it needs from the arena, 39 KiB. Does not write to the HBA.
     ///
-    /// `port` is the number of the disk's port, 0 to 31; `None` means the first that has a disk. `map` maps so many bytes at a
-    /// physical address for device registers: uncached, readable and writable, on every CPU and for ever. Memory decoding has to be
-    /// on, as any kernel or firmware leaves it. `request_timeout` is how many nanoseconds a reset or a request may take.
+    /// `port` is the number of the disk's port, 0 to 31; `None` means the first that has a disk.
     ///
     /// # Errors
     /// [`DeviceError::Unsupported`] if it is no HBA in AHCI mode, cannot be mapped, has no disk there, or reaches only 4 GiB
     /// of memory while the arena is beyond (see [`open_narrow`](AhciDisk::open_narrow)); [`DeviceError::Gone`];
     /// [`DeviceError::Protocol`] if what it says makes no sense; [`DeviceError::OutOfArena`].
     pub fn open(
-        config: C,
+        access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
         port: Option<u8>,
-        map: impl FnMut(u64, usize) -> Option<R>,
         arena: &mut Arena<'_>,
-        request_timeout: Nanoseconds,
     ) -> Result<AhciDisk<R, C>, DeviceError> {
-        let hba = Hba::open(config, function, map, request_timeout)?;
+        let hba = Hba::open(access, function)?;
         let memory = arena.dma(TABLES_BYTES, TABLES_ALIGN)?;
         Ahci::on(hba, port, memory, [const { None }; BOUNCES])
     }
@@ -151,15 +148,13 @@ impl<R: Registers, C: ConfigSpace> AhciDisk<R, C> {
     /// # Errors
     /// As `open`, and [`DeviceError::BadBuffer`] if `low` is not as it should be.
     pub fn open_narrow(
-        config: C,
+        access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
         port: Option<u8>,
-        map: impl FnMut(u64, usize) -> Option<R>,
         arena: &mut Arena<'_>,
         low: DmaBuffer,
-        request_timeout: Nanoseconds,
     ) -> Result<AhciDisk<R, C>, DeviceError> {
-        let hba = Hba::open(config, function, map, request_timeout)?;
+        let hba = Hba::open(access, function)?;
         if hba.cap().contains(Cap::WIDE) {
             let memory = arena.dma(TABLES_BYTES, TABLES_ALIGN)?;
             return Ahci::on(hba, port, memory, [const { None }; BOUNCES]);

@@ -13,6 +13,7 @@ use super::channel::{
     COMMAND_PORTS, CONTROL_PORTS, Channel, Command, RESET_HELD, RESET_LONGEST, RESET_QUIET, Status,
 };
 use crate::acs::{Identity, LBA28_SECTORS, code};
+use crate::bus::access::Access;
 use crate::bus::barrier;
 use crate::bus::pci::{self, Bar, ConfigSpace, Function, PciDevice, functions};
 use crate::bus::registers::Registers;
@@ -153,22 +154,20 @@ impl<R: Registers, C: ConfigSpace> AtaDisk<R, C> {
     /// Looks at an IDE controller and carves what it needs from the arena, 8 KiB. Does not write to the device.
     ///
     /// `disk` is 0 for the master and 1 for the slave of the first channel, 2 and 3 for those of the second, or `None` for
-    /// the first of these that is a disk. `ports` gives access to so many ports from a first one on. Port decoding has to
-    /// be on, as any kernel or firmware leaves it. `ram` says where the RAM is that is to be dumped. `request_timeout` is how many nanoseconds a reset, a flush or
-    /// one block may take; a reset of two devices that behave may take 31 s by the standard.
+    /// the first of these that is a disk. `ram` says where the RAM is that is to be dumped. A reset of two devices that
+    /// behave may take 31 s by the standard.
     ///
     /// # Errors
     /// [`DeviceError::Unsupported`] if it is no IDE controller, or has no channel behind ports, or does not decode them;
     /// [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities make no sense; [`DeviceError::OutOfArena`].
     pub fn open(
-        config: C,
+        access: Access<C, impl FnMut(u16, u16) -> Option<R>>,
         function: Function,
         disk: Option<u8>,
-        mut ports: impl FnMut(u16, u16) -> Option<R>,
         ram: Ram,
         arena: &mut Arena<'_>,
-        request_timeout: Nanoseconds,
     ) -> Result<AtaDisk<R, C>, DeviceError> {
+        let Access { config, map: mut ports, timeout } = access;
         if function.class >> 8 != CLASS_IDE {
             let value = function.class.into();
             return Err(DeviceError::Unsupported { what: "an IDE controller", value });
@@ -208,7 +207,7 @@ impl<R: Registers, C: ConfigSpace> AtaDisk<R, C> {
             ram,
             wanted,
             place: None,
-            timeout: request_timeout,
+            timeout,
             identity: None,
             current: 0,
             phase: Phase::Rest,

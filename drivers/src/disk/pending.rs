@@ -92,7 +92,7 @@ pub struct Requests<D: PolledDisk> {
 
 impl<D: PolledDisk> Requests<D> {
     pub(super) fn new() -> Requests<D> {
-        Requests { all: core::array::from_fn(|_| Pending::new(None, 0)), turns: 0 }
+        Requests { all: [(); DEPTH].map(|()| Pending::new(None, 0)), turns: 0 }
     }
 
     /// Forgets all of them.

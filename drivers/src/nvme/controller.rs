@@ -15,6 +15,7 @@ use super::registers::{
     CC_SHUTDOWN_NORMAL, CRTO, CSTS, Capabilities, DOORBELLS, INTMS, LISTS_NAMESPACES, SETS_NVM, SETS_SEVERAL,
     Status, TELLS_KIND, TELLS_SHUTDOWN, VS, admin_sizes, ready_timeout,
 };
+use crate::bus::access::Access;
 use crate::bus::pci::{Command, ConfigSpace, Function, PciDevice};
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
@@ -160,13 +161,12 @@ pub(super) struct Controller<R, C> {
 impl<R: Registers, C: ConfigSpace> Controller<R, C> {
     /// Looks, and takes so many bytes from the arena beside the queues; as [`NvmeDisk::open`](super::disk::NvmeDisk::open).
     pub(super) fn open(
-        config: C,
+        access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
-        mut map: impl FnMut(u64, usize) -> Option<R>,
-        arena: &mut Arena<'_>,
         lists: usize,
-        timeout: Nanoseconds,
+        arena: &mut Arena<'_>,
     ) -> Result<Controller<R, C>, DeviceError> {
+        let Access { config, mut map, timeout } = access;
         let pci = PciDevice::open(config, function, Command::MEMORY)?;
         let registers = pci.map(BAR, 0, DOORBELLS, &mut map)?;
         let capabilities = capabilities(&registers)?;

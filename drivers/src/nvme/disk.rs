@@ -9,6 +9,7 @@ use dumpcore::wait::Wait;
 
 use super::command::Submission;
 use super::controller::{Controller, LISTS, Namespace, PAGE};
+use crate::bus::access::Access;
 use crate::bus::pci::{ConfigSpace, Function, functions};
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
@@ -152,22 +153,18 @@ pub fn find<C: ConfigSpace + ?Sized>(config: &C, index: usize) -> Option<Functio
 impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
     /// Looks at an NVMe controller and carves what it needs from the arena, 40 KiB. Does not write to the device.
     ///
-    /// `namespace` is the number of the one that is to receive the dump, from 1; `None` means the first that is active when the
-    /// controller is taken over. `map` maps so many bytes at a physical address for device registers: uncached, readable
-    /// and writable, on every CPU and for ever. Memory decoding has to be on, as any kernel or firmware leaves it.
-    /// `request_timeout` is how many nanoseconds a command may take; a reset may take what the controller says.
+    /// `namespace` is the number of the one that is to receive the dump, from 1; `None` means the first that is active
+    /// when the controller is taken over.
     ///
     /// # Errors
     /// [`DeviceError::Unsupported`] if it is not an NVMe controller, cannot be mapped, does not decode memory, or has no
     /// pages of 4096 bytes or no NVM command set; [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities
     /// make no sense; [`DeviceError::OutOfArena`].
     pub fn open(
-        config: C,
+        access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
         namespace: Option<u32>,
-        map: impl FnMut(u64, usize) -> Option<R>,
         arena: &mut Arena<'_>,
-        request_timeout: Nanoseconds,
     ) -> Result<NvmeDisk<R, C>, DeviceError> {
         if function.class != CLASS {
             return Err(DeviceError::Unsupported {
@@ -177,7 +174,7 @@ impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
         }
         let name = Name::new("nvme ").text(&function.address.text());
         let lists = COMMANDS.saturating_mul(LIST);
-        let controller = Controller::open(config, function, map, arena, lists, request_timeout)?;
+        let controller = Controller::open(access, function, lists, arena)?;
         let command = Command { id: 0, busy: false, again: false, owner: 0, from: 0, length: 0 };
         let mut commands = [command; COMMANDS];
         for (command, id) in commands.iter_mut().zip(0..) {

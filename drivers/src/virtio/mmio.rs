@@ -44,6 +44,15 @@ const MAGIC: u32 = 0x7472_6976;
 /// The modern register layout; 1 is the legacy one.
 const VERSION: u32 = 2;
 
+/// A kind of virtio device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Kind {
+    /// Device id (5).
+    pub(super) id: u32,
+    /// What is said of a device that is another one.
+    pub(super) what: &'static str,
+}
+
 /// A window of virtio registers.
 #[derive(Debug)]
 pub struct MmioSlot<R> {
@@ -89,7 +98,7 @@ impl<R: Registers> MmioTransport<R> {
     /// [`DeviceError::Unsupported`] if the device is not of this kind, or legacy, [`DeviceError::Gone`].
     pub(super) fn open(
         slot: MmioSlot<R>,
-        (device, what): (u32, &'static str),
+        kind: Kind,
         timeout: Nanoseconds,
     ) -> Result<MmioTransport<R>, DeviceError> {
         let magic = slot.registers.read32(register::MAGIC);
@@ -100,15 +109,15 @@ impl<R: Registers> MmioTransport<R> {
         if magic != MAGIC {
             return Err(DeviceError::Unsupported { what: "virtio-mmio registers", value: magic.into() });
         }
-        if id != device {
-            return Err(DeviceError::Unsupported { what, value: id.into() });
+        if id != kind.id {
+            return Err(DeviceError::Unsupported { what: kind.what, value: id.into() });
         }
         let version = slot.registers.read32(register::VERSION);
         if version != VERSION {
             let what = "a modern virtio-mmio device (version 2)";
             return Err(DeviceError::Unsupported { what, value: version.into() });
         }
-        Ok(MmioTransport { slot, device, timeout, queue: 0 })
+        Ok(MmioTransport { slot, device: kind.id, timeout, queue: 0 })
     }
 
     fn read(&self, register: usize) -> u32 {

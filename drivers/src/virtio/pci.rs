@@ -6,6 +6,7 @@ use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::Wait;
 
 use super::transport::{QueueOffer, Rings, Transport};
+use crate::bus::access::Access;
 use crate::bus::pci::{Bar, CAPABILITY_VENDOR, Command, ConfigSpace, Function, PciDevice, functions};
 use crate::bus::registers::Registers;
 use crate::disk::Name;
@@ -155,20 +156,18 @@ pub struct PciTransport<R, C> {
 
 impl<R: Registers, C: ConfigSpace> PciTransport<R, C> {
     /// Finds and maps the registers. Reads configuration space only, changes nothing: another driver may be using the
-    /// device. `map` maps so many bytes at a physical address, uncached, for reading and writing.
-    /// `device_least` is how many bytes of device configuration are needed, `device_limit` how many are of use.
+    /// device. `device_least` is how many bytes of device configuration are needed, `device_limit` how many are of use.
     ///
     /// # Errors
     /// [`DeviceError::Unsupported`] if the device is legacy or cannot be mapped, [`DeviceError::Protocol`] if its
     /// capabilities contradict the specification, [`DeviceError::Gone`].
     pub fn open(
-        config: C,
+        access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
-        mut map: impl FnMut(u64, usize) -> Option<R>,
         device_least: u32,
         device_limit: u32,
-        timeout: Nanoseconds,
     ) -> Result<PciTransport<R, C>, DeviceError> {
+        let Access { config, mut map, timeout } = access;
         let pci = PciDevice::open(config, function, Command::MEMORY)?;
         let found = Found::look(pci.config(), &function)?;
         let (Some(common_at), Some(notify_at), Some(isr_at), Some(device_at)) =

@@ -17,6 +17,7 @@ use super::mmio::{self, MmioSlot, MmioTransport};
 use super::pci::{self, PciTransport};
 use super::sense::{Action, Failure, Sense, Words};
 use super::transport::Transport;
+use crate::bus::access::Access;
 use crate::bus::pci::{ConfigSpace, Function};
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
@@ -30,7 +31,7 @@ pub type VirtioScsiMmio<R> = Disk<MmioTransport<R>, Scsi>;
 /// PCI device ids: of a modern-only SCSI host (4.1.2), and of a transitional one, which has the modern registers too.
 const PCI_DEVICES: [u16; 2] = [0x1048, 0x1004];
 /// Device id of a SCSI host (5), and what is said of another.
-const DEVICE: (u32, &str) = (8, "a virtio SCSI host");
+const DEVICE: mmio::Kind = mmio::Kind { id: 8, what: "a virtio SCSI host" };
 
 /// Device configuration (5.6.4).
 mod configuration {
@@ -161,7 +162,7 @@ pub fn find_mmio<R: Registers>(
     map: impl FnMut(u64, usize) -> Option<R>,
     index: usize,
 ) -> Option<MmioSlot<R>> {
-    mmio::find(windows, map, DEVICE.0, index)
+    mmio::find(windows, map, DEVICE.id, index)
 }
 
 impl<R: Registers, C: ConfigSpace> VirtioScsi<R, C> {
@@ -169,24 +170,21 @@ impl<R: Registers, C: ConfigSpace> VirtioScsi<R, C> {
     ///
     /// `disk` is which disk on it: `None` is the first that is found by [`quiesce`](dumpcore::DumpDevice::quiesce), in the
     /// order of targets and of what they list (of each, the first 63 units), and that one from then on. Its size is not
-    /// known before. `map` maps so many bytes at a physical address for device registers: uncached, readable and writable,
-    /// on every CPU and for ever. Memory decoding has to be on. `request_timeout` is how many nanoseconds a reset, the
-    /// search for the disk or one block may take.
+    /// known before. The search for it may take as long as a request.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is not a virtio SCSI host, or legacy, or cannot be mapped, or does not decode memory;
-    /// [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities make no sense; [`DeviceError::OutOfArena`].
+    /// [`DeviceError::Unsupported`] if it is not a virtio SCSI host, or legacy, or cannot be mapped, or does not decode
+    /// memory; [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities make no sense;
+    /// [`DeviceError::OutOfArena`].
     pub fn open(
-        config: C,
+        access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
         disk: Option<Lun>,
-        map: impl FnMut(u64, usize) -> Option<R>,
         arena: &mut Arena<'_>,
-        request_timeout: Nanoseconds,
     ) -> Result<VirtioScsi<R, C>, DeviceError> {
-        pci::check_kind(&function, PCI_DEVICES, DEVICE.1)?;
+        pci::check_kind(&function, PCI_DEVICES, DEVICE.what)?;
         let size = configuration::SIZE;
-        let transport = PciTransport::open(config, function, map, size, size, request_timeout)?;
+        let transport = PciTransport::open(access, function, size, size)?;
         Disk::on(transport, Scsi::new(disk), arena)
     }
 }

@@ -2,7 +2,7 @@
 
 use dump_drivers::ata::disk;
 use dump_drivers::fake::{AtaModel, AtaPlan, DmaMemory, Fake, Trouble, Window};
-use dump_drivers::{AtaDisk, Ram};
+use dump_drivers::{Access, AtaDisk, Ram};
 use dumpcore::arena::Arena;
 use dumpcore::device::DeviceError;
 
@@ -34,7 +34,8 @@ impl Kind for Ide {
         let ports = |first, length| fake.at_port(first, length);
         // Either chosen, or the only disk that is to be found.
         let chosen = (place & 1 == 0).then_some(place);
-        AtaDisk::open(fake.clone(), function, chosen, ports, ram, arena, TIMEOUT)
+        let access = Access { config: fake.clone(), map: ports, timeout: TIMEOUT };
+        AtaDisk::open(access, function, chosen, ram, arena)
     }
 
     /// Requests have no ids, and there is one at a time.
