@@ -10,6 +10,7 @@
 //! - [`ata`]: ATA disks behind a PCI IDE controller, by bus-master DMA or PIO: [`AtaDisk`].
 //! - [`disk`]: what every polled disk does, once.
 //! - [`nvme`]: NVM Express over PCI, and its disk, [`NvmeDisk`].
+//! - [`table`]: the drivers there are.
 //! - [`virtio`]: virtio 1.2 over PCI and MMIO, and its disks, [`VirtioBlk`] and [`VirtioScsi`].
 //!
 //! All registers go through [`Registers`] and all configuration space through [`ConfigSpace`], so that a
@@ -40,6 +41,7 @@ pub mod disk;
 #[allow(clippy::arithmetic_side_effects, clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
 pub mod fake;
 pub mod nvme;
+pub mod table;
 pub mod virtio;
 
 pub use ahci::disk::AhciDisk;
@@ -52,6 +54,7 @@ pub use bus::ports::PortWindow;
 pub use bus::registers::Registers;
 pub use disk::pio::Ram;
 pub use nvme::disk::NvmeDisk;
+pub use table::{DRIVERS, Driver};
 pub use virtio::blk::{VirtioBlk, VirtioBlkMmio};
 pub use virtio::scsi::{VirtioScsi, VirtioScsiMmio};
 
