@@ -33,7 +33,7 @@ fn measure(pieces: u16) -> Result<f64, Box<dyn std::error::Error>> {
     };
     let begin = Instant::now();
     for count in 0..REQUESTS {
-        let run = queue.free_run().ok_or("a queue without room")?;
+        let run = queue.free_chain().ok_or("a queue without room")?;
         black_box(queue.publish(run, (0..pieces).map(piece), &platform));
         let head = u64::from(run * pieces);
         let slot = used + 4 + u64::from(count % u32::from(size)) * 8;

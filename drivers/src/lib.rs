@@ -5,9 +5,12 @@
 //! untrusted.
 //!
 //! - [`ahci`]: Serial ATA disks behind AHCI 1.3.1, [`AhciDisk`].
-//! - [`bus`]: what a controller is built on: registers, PCI, memory that is shared with the device.
-//! - [`ata`]: ATA disks behind a PCI IDE controller, by bus-master DMA or PIO: [`Ata`].
+//! - [`bus`]: what a controller is reached by: registers, PCI, memory that is shared with the device.
+//! - [`acs`]: the ATA command set, which the disks of two controllers share.
+//! - [`ata`]: ATA disks behind a PCI IDE controller, by bus-master DMA or PIO: [`AtaDisk`].
+//! - [`disk`]: what every polled disk does, once.
 //! - [`nvme`]: NVM Express over PCI, and its disk, [`NvmeDisk`].
+//! - [`table`]: the drivers there are.
 //! - [`virtio`]: virtio 1.2 over PCI and MMIO, and its disks, [`VirtioBlk`] and [`VirtioScsi`].
 //!
 //! All registers go through [`Registers`] and all configuration space through [`ConfigSpace`], so that a
@@ -28,26 +31,30 @@
     )
 )]
 
+pub mod acs;
 pub mod ahci;
 pub mod ata;
 pub mod bus;
+pub mod disk;
 #[cfg(any(test, feature = "test-utils"))]
 // The fakes run in tests on a host only, where a panic is a failed test.
 #[allow(clippy::arithmetic_side_effects, clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
 pub mod fake;
 pub mod nvme;
-mod rounds;
+pub mod table;
 pub mod virtio;
 
 pub use ahci::disk::AhciDisk;
-pub use ata::disk::Ata;
+pub use ata::disk::AtaDisk;
+pub use bus::access::Access;
 pub use bus::mmio::Mmio;
 pub use bus::pci::{ConfigSpace, Function};
 #[cfg(target_arch = "x86_64")]
 pub use bus::ports::PortWindow;
 pub use bus::registers::Registers;
+pub use disk::pio::Ram;
 pub use nvme::disk::NvmeDisk;
-pub use rounds::Ram;
+pub use table::{DRIVERS, Driver};
 pub use virtio::blk::{VirtioBlk, VirtioBlkMmio};
 pub use virtio::scsi::{VirtioScsi, VirtioScsiMmio};
 

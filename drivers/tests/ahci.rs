@@ -38,7 +38,7 @@ struct Rig {
 
 fn open(fake: &AhciFake, arena: &mut Arena<'static>, port: Option<u8>) -> Result<Disk, DeviceError> {
     let function = ahci::find(fake, 0).expect("an HBA");
-    AhciDisk::open(fake.clone(), function, port, |at, length| fake.map(at, length), arena, TIMEOUT)
+    AhciDisk::open(fake.access(TIMEOUT), function, port, arena)
 }
 
 impl Rig {
@@ -449,9 +449,8 @@ proptest! {
         arena.dma(behind, BLOCK).expect("room");
         let fake = AhciFake::ahci(memory, BLOCKS, seed, AhciPlan { wide: false, ..AhciPlan::any(seed) });
         let function = ahci::find(&fake, 0).expect("an HBA");
-        let map = |at, length| fake.map(at, length);
-        let mut disk =
-            AhciDisk::open_narrow(fake.clone(), function, None, map, &mut arena, low, TIMEOUT).expect("opens");
+        let access = fake.access(TIMEOUT);
+        let mut disk = AhciDisk::open_narrow(access, function, None, &mut arena, low).expect("opens");
         let platform = ClockPlatform::new(STEP).with(fake.clone()).over(memory);
         let wait = wait(&platform);
         disk.quiesce(&wait).expect("quiesces");

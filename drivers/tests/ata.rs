@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use dump_drivers::ata::disk;
 use dump_drivers::fake::{AtaModel, AtaPlan, ClockPlatform, DmaMemory, Fake, FakeDisk as _, Trouble, Window};
-use dump_drivers::{Ata, Ram};
+use dump_drivers::{Access, AtaDisk, Ram};
 use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Direction, DumpDevice as _, Gather, Health, Request};
 use dumpcore::dma::DmaBuffer;
@@ -17,7 +17,7 @@ const TIMEOUT: u64 = 5 * MILLISECOND;
 const BLOCK: usize = 4096;
 const BLOCKS: u64 = 64;
 
-type Disk = Ata<Window<AtaModel>, Fake<AtaModel>>;
+type Disk = AtaDisk<Window<AtaModel>, Fake<AtaModel>>;
 
 /// A clock, with pages of RAM that are seen at their bus address.
 struct World {
@@ -59,15 +59,8 @@ fn open(
     ram: Ram,
 ) -> Result<Disk, DeviceError> {
     let function = disk::find(fake, 0).ok_or(DeviceError::Gone)?;
-    Ata::open(
-        fake.clone(),
-        function,
-        number,
-        |first, length| fake.at_port(first, length),
-        ram,
-        arena,
-        TIMEOUT,
-    )
+    let map = |first, length| fake.at_port(first, length);
+    AtaDisk::open(Access { config: fake.clone(), map, timeout: TIMEOUT }, function, number, ram, arena)
 }
 
 impl Rig {

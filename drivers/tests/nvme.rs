@@ -31,7 +31,7 @@ struct Rig {
 
 fn open(fake: &NvmeFake, chosen: Option<u32>, arena: &mut Arena<'static>) -> Result<Disk, DeviceError> {
     let function = disk::find(fake, 0).expect("it is there");
-    NvmeDisk::open(fake.clone(), function, chosen, |at, length| fake.map(at, length), arena, TIMEOUT)
+    NvmeDisk::open(fake.access(TIMEOUT), function, chosen, arena)
 }
 
 impl Rig {

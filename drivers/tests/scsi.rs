@@ -35,8 +35,7 @@ impl Rig {
         let mut arena = memory.arena();
         let fake = VirtioFake::virtio(memory, BLOCKS, plan);
         let function = scsi::find(&fake, 0).expect("a host");
-        let map = |at, length| fake.map(at, length);
-        let disk = VirtioScsi::open(fake.clone(), function, lun, map, &mut arena, TIMEOUT).expect("opens");
+        let disk = VirtioScsi::open(fake.access(TIMEOUT), function, lun, &mut arena).expect("opens");
         let platform = ClockPlatform::new(STEP).with(fake.clone()).over(memory);
         Rig { fake, platform, arena, disk }
     }

@@ -294,6 +294,15 @@ mod tests {
     }
 
     #[test]
+    fn every_driver_has_a_device_and_every_device_a_driver() {
+        let drivers = dump_drivers::DRIVERS.map(|driver| driver.name);
+        for name in drivers {
+            assert!(DEVICES.iter().any(|device| device.driver == name), "no machine has a disk for {name}");
+        }
+        assert!(DEVICES.iter().all(|device| drivers.contains(&device.driver)));
+    }
+
+    #[test]
     fn every_device_is_somewhere_and_names_its_drive() {
         for device in DEVICES {
             assert!(ARCHITECTURES.iter().any(|architecture| (device.machine)(architecture).is_ok()));

@@ -161,6 +161,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_driver_has_a_target_and_a_corpus() {
+        let all = targets().unwrap();
+        for driver in dump_drivers::DRIVERS {
+            let name = driver.name.replace('-', "_");
+            assert!(all.contains(&name), "fuzz/fuzz_targets/{name}.rs");
+            assert!(!files(&folder().join("corpus").join(&name)).is_empty(), "fuzz/corpus/{name}");
+        }
+    }
+
+    #[test]
     fn runs_and_edges_are_the_last_that_the_fuzzer_named() {
         let text = "#2 INITED cov: 10 ft: 11 corp: 1/1b exec/s: 0 rss: 40Mb\n\
                     #128 DONE   cov: 345 ft: 400 corp: 9/80b lim: 4 exec/s: 64 rss: 50Mb\n\

@@ -6,16 +6,19 @@ use dumpcore::platform::Platform;
 use static_assertions::{const_assert, const_assert_eq};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::acs::{IDENTIFY_BYTES, code};
 use crate::bus::barrier;
 use crate::bus::shared::{LINE, Shared};
+use crate::disk::Span;
 
-/// Commands that a port of ours has at once, at most. An HBA may have more slots.
-pub const RUNS: u8 = 16;
+/// Command slots that are used, at most. An HBA may have more.
+pub const COMMAND_SLOTS: u8 = 16;
 
-/// Pieces of memory that a command reads or writes, at most: more than a chunk of a dump has.
-pub const PIECES: usize = 136;
-/// Bytes in a piece, at most (4.2.3.3).
-pub const PIECE_BYTES: usize = 4 << 20;
+/// Entries in a command's PRD table, each a span of memory that it reads or writes, at most: more than a chunk of a dump
+/// has.
+pub const PRDS: usize = 136;
+/// Bytes in one of them, at most (4.2.3.3).
+pub const PRD_BYTES: usize = 4 << 20;
 
 /// The list of headers, of which the HBA may read 32.
 const LIST: usize = 0;
@@ -25,16 +28,14 @@ const RECEIVED: usize = LIST + LIST_BYTES;
 const RECEIVED_BYTES: usize = 256;
 /// Where the disk describes itself.
 const IDENTITY: usize = RECEIVED + RECEIVED_BYTES;
-/// Bytes of that description.
-pub const IDENTITY_BYTES: usize = 512;
-const IDENTITY_WORDS: usize = IDENTITY_BYTES / size_of::<u16>();
-const TABLES: usize = IDENTITY + IDENTITY_BYTES;
-/// A command table: the command, then, at its own place, the list of pieces.
-const TABLE_PIECES: usize = 128;
-const TABLE_BYTES: usize = TABLE_PIECES + PIECES * size_of::<Piece>();
+const IDENTITY_WORDS: usize = IDENTIFY_BYTES / size_of::<u16>();
+const TABLES: usize = IDENTITY + IDENTIFY_BYTES;
+/// A command table: the command, then, at its own place, the PRD table.
+const TABLE_PRDS: usize = 128;
+const TABLE_BYTES: usize = TABLE_PRDS + PRDS * size_of::<Prd>();
 
 /// Bytes of shared memory that a port takes, aligned to [`TABLES_ALIGN`].
-pub const TABLES_BYTES: usize = TABLES + RUNS as usize * TABLE_BYTES;
+pub const TABLES_BYTES: usize = TABLES + COMMAND_SLOTS as usize * TABLE_BYTES;
 /// What the command list has to be aligned to (3.3.1).
 pub const TABLES_ALIGN: usize = 1024;
 
@@ -61,16 +62,16 @@ const HEADER_LENGTH: u32 = 5;
 /// Header: data goes to the disk.
 const HEADER_WRITE: u32 = 1 << 6;
 
-/// A piece of memory (4.2.3.3). Little-endian.
+/// Physical region descriptor (4.2.3.3). Little-endian.
 #[derive(Clone, Copy, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct Piece {
+struct Prd {
     address: u64,
     reserved: u32,
     /// Bytes less one.
     last: u32,
 }
-const_assert_eq!(size_of::<Piece>(), 16);
+const_assert_eq!(size_of::<Prd>(), 16);
 
 /// A command to the disk: the FIS "register, host to device" (Serial ATA 3.1, 10.5.5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -94,29 +95,17 @@ const FIS_REGISTER: u8 = 0x27;
 /// This is a command, not a reset.
 const FIS_COMMAND: u8 = 1 << 7;
 
-/// ATA commands (ACS-3, 7).
-mod ata {
-    pub(super) const READ_DMA_EXT: u8 = 0x25;
-    pub(super) const WRITE_DMA_EXT: u8 = 0x35;
-    pub(super) const READ_QUEUED: u8 = 0x60;
-    pub(super) const WRITE_QUEUED: u8 = 0x61;
-    pub(super) const READ_DMA: u8 = 0xc8;
-    pub(super) const WRITE_DMA: u8 = 0xca;
-    pub(super) const FLUSH: u8 = 0xe7;
-    pub(super) const FLUSH_EXT: u8 = 0xea;
-    pub(super) const IDENTIFY: u8 = 0xec;
-    /// The address is a block number.
-    pub(super) const DEVICE_LBA: u8 = 1 << 6;
-}
+/// The address is a block number.
+const DEVICE_LBA: u8 = 1 << 6;
 
 /// How sectors are addressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Addressing {
-    /// 28 bits, at most 256 sectors.
-    Short,
-    /// 48 bits, at most 65536 sectors.
-    Long,
-    /// 48 bits, and the disk finishes what it has been given in any order.
+    /// LBA28: at most 256 sectors.
+    Lba28,
+    /// LBA48: at most 65536 sectors.
+    Lba48,
+    /// FPDMA QUEUED: LBA48, and the disk finishes what it has been given in any order.
     Queued,
 }
 
@@ -125,11 +114,8 @@ pub enum Addressing {
 pub enum Command {
     /// Describe yourself.
     Identify,
-    /// Write your cache to the medium; told by the long command or by the short one.
-    Flush {
-        /// By the one that came with 48-bit addresses.
-        long: bool,
-    },
+    /// Write your cache to the medium, by this command.
+    Flush(u8),
     /// Move sectors.
     Transfer {
         /// To the disk.
@@ -154,11 +140,11 @@ impl Command {
         matches!(self, Command::Transfer { addressing: Addressing::Queued, .. })
     }
 
-    fn fis(self, run: u8) -> Fis {
+    fn fis(self, slot: u8) -> Fis {
         let mut fis = Fis {
             kind: FIS_REGISTER,
             flags: FIS_COMMAND,
-            command: ata::IDENTIFY,
+            command: code::IDENTIFY_DEVICE,
             features: 0,
             lba: [0; 3],
             device: 0,
@@ -170,8 +156,8 @@ impl Command {
         };
         let (write, sector, count, addressing) = match self {
             Command::Identify => return fis,
-            Command::Flush { long } => {
-                fis.command = if long { ata::FLUSH_EXT } else { ata::FLUSH };
+            Command::Flush(code) => {
+                fis.command = code;
                 return fis;
             }
             Command::Transfer { write, sector, count, addressing } => (write, sector, count, addressing),
@@ -180,24 +166,24 @@ impl Command {
         // The largest count is reported as 0.
         let [low, high, ..] = count.to_le_bytes();
         fis.lba = [a, b, c];
-        fis.device = ata::DEVICE_LBA;
+        fis.device = DEVICE_LBA;
         match addressing {
-            Addressing::Short => {
-                fis.command = if write { ata::WRITE_DMA } else { ata::READ_DMA };
+            Addressing::Lba28 => {
+                fis.command = if write { code::WRITE_DMA } else { code::READ_DMA };
                 fis.device |= d & 0xf;
                 fis.count = low;
             }
-            Addressing::Long => {
-                fis.command = if write { ata::WRITE_DMA_EXT } else { ata::READ_DMA_EXT };
+            Addressing::Lba48 => {
+                fis.command = if write { code::WRITE_DMA_EXT } else { code::READ_DMA_EXT };
                 fis.lba_high = [d, e, f];
                 (fis.count, fis.count_high) = (low, high);
             }
             Addressing::Queued => {
                 // The count gives way to the tag (13.6.4 in Serial ATA 3.1).
-                fis.command = if write { ata::WRITE_QUEUED } else { ata::READ_QUEUED };
+                fis.command = if write { code::WRITE_FPDMA_QUEUED } else { code::READ_FPDMA_QUEUED };
                 fis.lba_high = [d, e, f];
                 (fis.features, fis.features_high) = (low, high);
-                fis.count = run << 3;
+                fis.count = slot << 3;
             }
         }
         fis
@@ -233,15 +219,15 @@ impl Tables {
         self.memory.bus_address(RECEIVED)
     }
 
-    /// Where the disk's description goes: bus address and bytes.
-    pub fn identity(&self) -> (u64, usize) {
-        (self.memory.bus_address(IDENTITY), IDENTITY_BYTES)
+    /// Where the disk's description goes.
+    pub fn identity(&self) -> Span {
+        Span { bus: self.memory.bus_address(IDENTITY), length: IDENTIFY_BYTES }
     }
 
     /// Makes the disk's description, as it was written last, readable by [`identity_word`](Tables::identity_word).
     pub fn read_identity(&self, platform: &dyn Platform) {
         barrier::observe();
-        self.memory.invalidate(IDENTITY, IDENTITY_BYTES, platform);
+        self.memory.invalidate(IDENTITY, IDENTIFY_BYTES, platform);
     }
 
     /// A word of the disk's description, 0 to 255; 0 beyond.
@@ -251,23 +237,23 @@ impl Tables {
         if inside { self.memory.read(place).map_or(0, u16::from_le) } else { 0 }
     }
 
-    /// Lays out a command, with the pieces of memory that it moves: bus address, even, and bytes, even, at most
-    /// [`PIECE_BYTES`]. Pieces beyond [`PIECES`] are left out. The HBA must not have this run.
+    /// Lays out a command in a command slot that the HBA does not have, with the memory that it moves: even addresses,
+    /// even lengths of at most [`PRD_BYTES`]. Spans beyond [`PRDS`] are left out.
     pub fn lay_out(
         &mut self,
-        run: u8,
+        slot: u8,
         command: Command,
-        pieces: &mut dyn Iterator<Item = (u64, usize)>,
+        spans: &mut dyn Iterator<Item = Span>,
         platform: &dyn Platform,
     ) {
-        let table = usize::from(run).wrapping_mul(TABLE_BYTES).wrapping_add(TABLES);
-        self.memory.write(table, command.fis(run));
-        let mut at = table.wrapping_add(TABLE_PIECES);
+        let table = usize::from(slot).wrapping_mul(TABLE_BYTES).wrapping_add(TABLES);
+        self.memory.write(table, command.fis(slot));
+        let mut at = table.wrapping_add(TABLE_PRDS);
         let mut count = 0_u32;
-        for (address, length) in pieces.take(PIECES) {
-            let last = (length as u32).wrapping_sub(1).to_le();
-            self.memory.write(at, Piece { address: address.to_le(), reserved: 0, last });
-            at = at.wrapping_add(size_of::<Piece>());
+        for span in spans.take(PRDS) {
+            let last = (span.length as u32).wrapping_sub(1).to_le();
+            self.memory.write(at, Prd { address: span.bus.to_le(), reserved: 0, last });
+            at = at.wrapping_add(size_of::<Prd>());
             count = count.wrapping_add(1);
         }
         self.memory.clean(table, at.wrapping_sub(table), platform);
@@ -281,7 +267,7 @@ impl Tables {
             table_high: ((place >> 32) as u32).to_le(),
             reserved: [0; 4],
         };
-        let at = header_at(run);
+        let at = header_at(slot);
         self.memory.write(at, header);
         self.memory.clean(at, size_of::<Header>(), platform);
         // The command before the register that announces it.
@@ -289,9 +275,9 @@ impl Tables {
     }
 
     /// Bytes that the HBA says it has moved for a command that is not queued and has ended.
-    pub fn transferred(&self, run: u8, platform: &dyn Platform) -> u32 {
+    pub fn transferred(&self, slot: u8, platform: &dyn Platform) -> u32 {
         barrier::observe();
-        let at = header_at(run);
+        let at = header_at(slot);
         self.memory.invalidate(at, size_of::<Header>(), platform);
         self.memory.read::<u32>(at.wrapping_add(TRANSFERRED)).map_or(0, u32::from_le)
     }
@@ -302,6 +288,6 @@ impl Tables {
     }
 }
 
-fn header_at(run: u8) -> usize {
-    usize::from(run).wrapping_mul(size_of::<Header>()).wrapping_add(LIST)
+fn header_at(slot: u8) -> usize {
+    usize::from(slot).wrapping_mul(size_of::<Header>()).wrapping_add(LIST)
 }

@@ -8,6 +8,7 @@ use dumpcore::wait::{MILLISECOND, SECOND, Wait};
 use super::registers::{
     self, BOHC, Bohc, CAP, CAP2, Cap, Event, GENERIC_BYTES, GHC, Ghc, IS, PI, PORT_BYTES, PORTS, port,
 };
+use crate::bus::access::Access;
 use crate::bus::pci::{Command, ConfigSpace, Function, PciDevice};
 use crate::bus::registers::Registers;
 
@@ -53,17 +54,15 @@ pub struct Hba<R, C> {
 }
 
 impl<R: Registers, C: ConfigSpace> Hba<R, C> {
-    /// Reads configuration space and registers, changes nothing: another driver may be using the HBA. `map` maps a number of
-    /// bytes at a physical address, uncached, for reading and writing.
+    /// Reads configuration space and registers, changes nothing: another driver may be using the HBA.
     ///
     /// # Errors
     /// [`DeviceError::Unsupported`] if it is no HBA in AHCI mode, or cannot be mapped; [`DeviceError::Gone`].
     pub fn open(
-        config: C,
+        access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
-        mut map: impl FnMut(u64, usize) -> Option<R>,
-        timeout: Nanoseconds,
     ) -> Result<Hba<R, C>, DeviceError> {
+        let Access { config, mut map, timeout } = access;
         if !is_hba(&function) {
             let what = "an AHCI controller (PCI class 01.06.01)";
             return Err(DeviceError::Unsupported { what, value: function.class.into() });
@@ -217,14 +216,14 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
         if self.registers.read32(CAP) == u32::MAX { DeviceError::Gone } else { self.pci.explain(error) }
     }
 
-    /// Takes the HBA over: silent, out of the BIOS's hands, and reset, with all its ports. It cannot access memory yet.
+    /// Takes the HBA over: isolated, out of the BIOS's hands, and reset, with all its ports. It cannot access memory yet.
     ///
     /// # Errors
     /// [`DeviceError::Gone`], [`DeviceError::TimedOut`] if the reset does not end, [`DeviceError::Protocol`] if it is not
     /// what it was before.
     pub fn take_over(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         // Without bus mastering, nothing of the old driver's can arrive while the reset is under way.
-        self.pci.silence(wait)?;
+        self.pci.isolate(wait)?;
         self.enable_ports();
         // One that was given up on may still be under way.
         self.wait_for_reset(wait)?;

@@ -4,13 +4,11 @@
 //! - [`hba`]: the controller as a whole: ports, hand-off from the BIOS, reset (10.4.3, 10.6).
 //! - [`port`]: stop, COMRESET, start (10.1, 10.3, 10.4.2).
 //! - [`command`]: command list, command tables and commands (4.2).
-//! - [`identify`]: what a disk says of itself (ACS-3).
 //! - [`disk`]: a disk that receives a dump.
 
 pub mod command;
 pub mod disk;
 pub mod hba;
-pub mod identify;
 pub mod port;
 pub mod registers;
 

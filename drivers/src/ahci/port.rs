@@ -1,5 +1,5 @@
 //! One port (AHCI 1.3.1, 10): stopping it, COMRESET, waiting for the disk, starting it. Nothing here waits: a restart goes
-//! on by a step at each look.
+//! on by a step at each poll.
 
 use dumpcore::device::{DeviceError, Health};
 use dumpcore::platform::Nanoseconds;
@@ -89,10 +89,10 @@ impl Port {
         hba.read(self.number, port::CI) | active
     }
 
-    /// Issues a command that is laid out.
+    /// Issues a command that is laid out in this command slot.
     #[inline]
-    pub fn issue<R: Registers, C: ConfigSpace>(&self, hba: &Hba<R, C>, run: u8, queued: bool) {
-        let bit = 1_u32.wrapping_shl(run.into());
+    pub fn issue<R: Registers, C: ConfigSpace>(&self, hba: &Hba<R, C>, slot: u8, queued: bool) {
+        let bit = 1_u32.wrapping_shl(slot.into());
         if queued {
             // Before it is issued (5.3.2.3).
             hba.write(self.number, port::SACT, bit);
@@ -150,7 +150,8 @@ impl Port {
     fn stop_one<R: Registers, C: ConfigSpace>(
         &self,
         hba: &Hba<R, C>,
-        (works, ends): (PortCommand, PortCommand),
+        works: PortCommand,
+        ends: PortCommand,
         what: &'static str,
         wait: &Wait<'_>,
     ) -> Result<(), DeviceError> {
@@ -172,17 +173,18 @@ impl Port {
         wait: &Wait<'_>,
     ) -> Result<(), DeviceError> {
         self.phase = Phase::Down;
-        let list = (PortCommand::START, PortCommand::LIST_RUNNING);
-        self.stop_one(hba, list, "a stopped AHCI command list", wait)?;
-        let receiver = (PortCommand::FIS_RECEIVE, PortCommand::FIS_RUNNING);
-        self.stop_one(hba, receiver, "a stopped AHCI FIS receiver", wait)
+        let what = "a stopped AHCI command list";
+        self.stop_one(hba, PortCommand::START, PortCommand::LIST_RUNNING, what, wait)?;
+        let what = "a stopped AHCI FIS receiver";
+        self.stop_one(hba, PortCommand::FIS_RECEIVE, PortCommand::FIS_RUNNING, what, wait)
     }
 
-    /// Gives a stopped port its memory, power, and leave to write what it receives there.
+    /// Sets a stopped port's command list and received-FIS base addresses (PxCLB, PxFB), powers it, and enables its FIS
+    /// receiver.
     ///
     /// # Errors
     /// [`DeviceError::Gone`].
-    pub fn equip<R: Registers, C: ConfigSpace>(
+    pub fn set_up<R: Registers, C: ConfigSpace>(
         &self,
         hba: &Hba<R, C>,
         list: u64,
@@ -251,7 +253,7 @@ impl Port {
                 if link & DETECTION != DETECTED {
                     return late("the link to an AHCI disk", deadline);
                 }
-                self.forget_errors(hba);
+                self.clear_errors(hba);
                 let patience = hba.timeout().saturating_mul(READY_TIMES);
                 self.phase = Phase::Readying(now.saturating_add(patience));
                 Ok(false)
@@ -266,7 +268,7 @@ impl Port {
                     return late("an AHCI disk that is ready", deadline);
                 }
                 check_signature(signature)?;
-                self.forget_errors(hba);
+                self.clear_errors(hba);
                 self.change(hba, PortCommand::START, PortCommand::empty())?;
                 self.phase = Phase::Running;
                 Ok(true)
@@ -275,7 +277,7 @@ impl Port {
     }
 
     /// Clears what the link and the port have noted: the link first, for the port shows some of it.
-    fn forget_errors<R: Registers, C: ConfigSpace>(&self, hba: &Hba<R, C>) {
+    fn clear_errors<R: Registers, C: ConfigSpace>(&self, hba: &Hba<R, C>) {
         hba.write(self.number, port::SERR, u32::MAX);
         hba.write(self.number, port::IS, u32::MAX);
     }

@@ -1,11 +1,12 @@
 //! DMA: a table says where in memory the data is, and the controller moves them when the device asks for it.
 
-use dumpcore::device::Direction;
+use dumpcore::device::{Direction, Request};
 use dumpcore::integrity::Digest;
+use dumpcore::platform::Platform;
 
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
-use crate::rounds::ENTRIES;
+use crate::disk::request::{cut, first_bytes, spans, total, whole_blocks};
 
 /// Ports of both channels together.
 pub(super) const PORTS: u16 = 16;
@@ -41,7 +42,12 @@ bitflags::bitflags! {
     }
 }
 
-/// Table: the last piece.
+/// No entry's memory crosses a multiple of this.
+const BOUNDARY: u64 = 1 << 16;
+/// Entries in a table: the smallest, of 4 KiB, reach the largest request, with some to spare for buffers that are not
+/// aligned to pages.
+const ENTRIES: usize = 512;
+/// Entry: the last one.
 const LAST: u64 = 1 << 63;
 /// Bytes in an entry.
 const ENTRY: usize = 8;
@@ -53,28 +59,36 @@ pub(super) fn reaches(bus: u64, length: u64) -> bool {
     bus & 1 == 0 && bus.checked_add(length).is_some_and(|end| end <= 1 << 32)
 }
 
-/// Writes the pieces, of which none crosses 64 KiB or is empty, into the table, with as many bytes in all at most.
-/// Returns the number of bytes of the table in use.
+/// Bytes in whole blocks after the first `done` bytes of a request that one table can name; 0 if it cannot name the first
+/// block.
+#[inline(never)]
+pub(super) fn in_reach(request: &Request, done: usize) -> usize {
+    let reached = cut::<BOUNDARY>(spans(request, done))
+        .take(ENTRIES)
+        .take_while(|span| reaches(span.bus, span.length as u64));
+    whole_blocks(total(reached))
+}
+
+/// Writes down in the table where the `round` bytes of a request after the first `done` ones are.
+#[inline(never)]
 pub(super) fn lay_table(
     table: &mut Shared,
-    bytes: usize,
-    pieces: impl Iterator<Item = (u64, usize)>,
-) -> usize {
-    let mut left = bytes;
+    request: &Request,
+    done: usize,
+    round: usize,
+    platform: &dyn Platform,
+) {
+    let mut left = round;
     let mut at = 0_usize;
-    for (bus, length) in pieces {
-        let length = length.min(left);
-        if length == 0 || at >= TABLE_BYTES {
-            break;
-        }
-        left = left.saturating_sub(length);
+    for span in first_bytes(cut::<BOUNDARY>(spans(request, done)), round).take(ENTRIES) {
+        left = left.saturating_sub(span.length);
         let last = if left == 0 { LAST } else { 0 };
         // A length of 64 KiB is written as 0.
-        let entry = u64::from(length as u16) << 32 | u64::from(bus as u32) | last;
+        let entry = u64::from(span.length as u16) << 32 | u64::from(span.bus as u32) | last;
         table.write(at, entry.to_le());
         at = at.saturating_add(ENTRY);
     }
-    at
+    table.clean(0, at, platform);
 }
 
 /// Both channels' registers.

@@ -5,7 +5,9 @@ use dumpcore::integrity::Digest;
 use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::{MILLISECOND, SECOND, Wait};
 
+use crate::acs::{IDENTIFY_BYTES, Identity, code};
 use crate::bus::registers::Registers;
+use crate::disk::pio::DataPort;
 
 /// Command block (ATA8-APT, 10): offsets of ports.
 mod command_block {
@@ -45,6 +47,10 @@ pub(super) const RESET_HELD: Nanoseconds = 5_000;
 pub(super) const RESET_QUIET: Nanoseconds = 2 * MILLISECOND;
 /// So long a reset may take, by the standard: device 0 waits for device 1.
 pub(super) const RESET_LONGEST: Nanoseconds = 31 * SECOND;
+
+/// A device that says nothing at all may still do so within this time after a reset: what a channel is told is late in an
+/// emulator that has much else to do.
+const APPEARS: Nanoseconds = 500 * MILLISECOND;
 
 bitflags::bitflags! {
     /// The status register.
@@ -90,8 +96,8 @@ pub(super) struct Command {
     pub(super) lba: u64,
     /// Sectors, or another number that the command takes.
     pub(super) count: u32,
-    /// With 48-bit addresses.
-    pub(super) wide: bool,
+    /// Addresses have 48 bits.
+    pub(super) lba48: bool,
 }
 
 /// A channel's registers.
@@ -214,10 +220,10 @@ impl<R: Registers> Channel<R> {
 
     /// Gives the device, which is the one selected, a command.
     pub(super) fn issue(&self, device: u8, command: Command) {
-        let Command { code, lba, count, wide } = command;
+        let Command { code, lba, count, lba48 } = command;
         let byte = |shift: u32| (lba >> shift) as u8;
         let mut select = device_bits(device);
-        if wide {
+        if lba48 {
             // The upper bytes go first; each register keeps the last two.
             self.task_file((count >> 8) as u8, byte(24), byte(32), byte(40));
         } else {
@@ -237,13 +243,72 @@ impl<R: Registers> Channel<R> {
         self.command.write8(command_block::LBA_HIGH, high);
     }
 
-    /// Takes data from the device.
-    pub(super) fn read_data(&self, bytes: &mut [u8]) {
+    /// Asks a device what it is; `None` if it is not there, or not a disk. The answer goes into `answer`.
+    ///
+    /// # Errors
+    /// Why it cannot be used, or was not told in time.
+    pub(super) fn identify(
+        &self,
+        device: u8,
+        answer: &mut [u8],
+        limit: Nanoseconds,
+        wait: &Wait<'_>,
+    ) -> Result<Option<Identity>, DeviceError> {
+        self.quiet("an ATA device at rest", limit, wait)?;
+        let appeared = wait.until("an ATA device", limit.min(APPEARS), || {
+            self.select(device);
+            let status = self.status();
+            (!status.is_empty()).then(|| !status.floats())
+        });
+        if appeared != Ok(true) {
+            return Ok(None);
+        }
+        self.idle("an ATA device at rest", limit, wait)?;
+        if self.signature() != Signature::Ata {
+            return Ok(None);
+        }
+        self.issue(device, Command { code: code::IDENTIFY_DEVICE, lba: 0, count: 0, lba48: false });
+        let status = self.idle("an ATA IDENTIFY", limit, wait)?;
+        if status.intersects(Status::ERR | Status::DF) {
+            return Err(self.failure("identify itself", status));
+        }
+        if !status.contains(Status::DRQ) {
+            let value = status.bits().into();
+            return Err(DeviceError::Protocol { what: "its status with data to come", value });
+        }
+        let answer = answer.get_mut(..IDENTIFY_BYTES).unwrap_or_default();
+        self.read_data(answer);
+        self.settle();
+        self.idle("an ATA device at rest", limit, wait)?;
+        let (words, _) = answer.as_chunks::<2>();
+        Identity::read(|word| words.get(word).map_or(0, |bytes| u16::from_le_bytes(*bytes))).map(Some)
+    }
+
+    /// Has so many sectors moved together between two looks at the status. Gives how many those are now: 1 if the disk
+    /// does not do it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Gone`] or [`DeviceError::TimedOut`].
+    pub(super) fn set_multiple(
+        &self,
+        device: u8,
+        count: usize,
+        limit: Nanoseconds,
+        wait: &Wait<'_>,
+    ) -> Result<usize, DeviceError> {
+        let set = Command { code: code::SET_MULTIPLE_MODE, lba: 0, count: count as u32, lba48: false };
+        self.issue(device, set);
+        let status = self.idle("an ATA SET MULTIPLE MODE", limit, wait)?;
+        Ok(if status.intersects(Status::ERR | Status::DF) { 1 } else { count })
+    }
+}
+
+impl<R: Registers> DataPort for Channel<R> {
+    fn read_data(&self, bytes: &mut [u8]) {
         self.command.read16s(command_block::DATA, bytes);
     }
 
-    /// Gives the device data.
-    pub(super) fn write_data(&self, bytes: &[u8]) {
+    fn write_data(&self, bytes: &[u8]) {
         self.command.write16s(command_block::DATA, bytes);
     }
 }

@@ -1,23 +1,26 @@
 //! An ATA disk that receives a dump.
 
 use dumpcore::arena::Arena;
-use dumpcore::device::{Completion, DeviceError, Direction, DumpDevice, Geometry, Health, Rejected, Request};
+use dumpcore::device::{DeviceError, Direction, Health, Request};
 use dumpcore::dma::DmaBuffer;
 use dumpcore::format::{BLOCK_SIZE, PAGE_SIZE};
 use dumpcore::integrity::Digest;
 use dumpcore::platform::{Nanoseconds, Platform};
 use dumpcore::wait::{MILLISECOND, Wait};
 
-use super::bus_master::{self, BusMaster, MasterStatus, TABLE_BYTES};
+use super::bus_master::{self, BusMaster, MasterStatus, TABLE_BYTES, in_reach};
 use super::channel::{
-    COMMAND_PORTS, CONTROL_PORTS, Channel, Command, RESET_HELD, RESET_LONGEST, RESET_QUIET, Signature, Status,
+    COMMAND_PORTS, CONTROL_PORTS, Channel, Command, RESET_HELD, RESET_LONGEST, RESET_QUIET, Status,
 };
-use super::identify::{self, Terms};
+use crate::acs::{Identity, LBA28_SECTORS, code};
+use crate::bus::access::Access;
 use crate::bus::barrier;
 use crate::bus::pci::{self, Bar, ConfigSpace, Function, PciDevice, functions};
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
-use crate::rounds::{self, MAX_TRANSFER, Ram};
+use crate::disk::pio::{self, Ram};
+use crate::disk::request::{MAX_TRANSFER, extents, spans};
+use crate::disk::{Called, Name, Pending, Polled, PolledDisk, Progress, Requests, Shutdown, Work};
 
 /// Base class and subclass of an IDE controller.
 const CLASS_IDE: u32 = 0x0101;
@@ -32,24 +35,29 @@ const CONTROL_IN_BAR: u16 = 2;
 /// The BAR of the bus master registers.
 const MASTER_BAR: u8 = 4;
 
-/// Commands (ATA8-ACS, 7).
-const IDENTIFY: u8 = 0xec;
-const SET_MULTIPLE: u8 = 0xc6;
-/// Transfers: by DMA, one sector after another, several sectors together; and each with 48-bit addresses.
-const READS: [(u8, u8); 3] = [(0xc8, 0x25), (0x20, 0x24), (0xc4, 0x29)];
-const WRITES: [(u8, u8); 3] = [(0xca, 0x35), (0x30, 0x34), (0xc5, 0x39)];
+/// The commands for a transfer.
+struct Codes {
+    lba28: u8,
+    lba48: u8,
+}
 
-/// Sectors that a command takes at most with 28-bit addresses.
-const NARROW_SECTORS: usize = 256;
-/// Requests that the driver takes at once. The disk has one of them; those after it are begun without delay.
-const DEPTH: usize = 16;
-/// A flush may take this many times as long as a request.
-const FLUSH_TIMES: u64 = 12;
+impl Codes {
+    /// By DMA, or sector by sector, or with `multiple` several sectors together.
+    fn of(direction: Direction, dma: bool, multiple: bool) -> Codes {
+        let codes = |lba28, lba48| Codes { lba28, lba48 };
+        match (direction, dma, multiple) {
+            (Direction::Read, true, _) => codes(code::READ_DMA, code::READ_DMA_EXT),
+            (Direction::Read, false, false) => codes(code::READ_SECTORS, code::READ_SECTORS_EXT),
+            (Direction::Read, false, true) => codes(code::READ_MULTIPLE, code::READ_MULTIPLE_EXT),
+            (Direction::Write, true, _) => codes(code::WRITE_DMA, code::WRITE_DMA_EXT),
+            (Direction::Write, false, false) => codes(code::WRITE_SECTORS, code::WRITE_SECTORS_EXT),
+            (Direction::Write, false, true) => codes(code::WRITE_MULTIPLE, code::WRITE_MULTIPLE_EXT),
+        }
+    }
+}
+
 /// When the disk has finished, the controller has what it was given within this time, in memory or out of it.
 const MASTER_LAGS: Nanoseconds = MILLISECOND;
-/// A device that says nothing at all may still do so within this time after a reset: what a channel is told is late in an
-/// emulator that has much else to do.
-const APPEARS: Nanoseconds = 500 * MILLISECOND;
 
 /// Which disk of a controller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,15 +87,15 @@ enum Phase {
         /// When the disk was first seen to have finished ahead of the controller.
         alone: Option<Nanoseconds>,
     },
-    /// The CPU moves the data: this many bytes have been.
-    Ports { moved: usize },
+    /// PIO: the CPU moves the data, and so many bytes have been; or there is none.
+    Pio { moved: usize },
     /// SRST is set, since then.
     Reset { since: Nanoseconds },
     /// SRST was cleared, then.
     Wakes { since: Nanoseconds },
 }
 
-/// What a look at the disk found.
+/// What a poll of the disk found.
 enum Step {
     /// It continues.
     On,
@@ -97,20 +105,25 @@ enum Step {
     Fresh,
 }
 
-/// A disk behind a PCI IDE controller: takes it over, and polls.
+/// What a disk can be told besides transfers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AtaCommand {
+    /// Bring what is in the cache to the medium, by this command.
+    Flush(u8),
+}
+
+/// A disk behind a PCI IDE controller: takes it over by a software reset of its channel, and polls.
 ///
-/// [`open`](Ata::open) it while the kernel is healthy, move it into the arena with [`Arena::place`], and give it to
-/// `arm()`. Opening only looks: another driver may be using the disk, until [`quiesce`](DumpDevice::quiesce) takes it over
-/// by a software reset of its channel. The disk's size is not known before, since it takes a command to find out.
+/// The disk's size is not known before, since it takes a command to find out. Only one disk of a controller can be in
+/// use: the reset of one disturbs its neighbours. The disk has one request at a time; the next is begun without delay.
 ///
 /// Data goes by DMA if the controller is a bus master and somebody has selected a mode for DMA on the disk; transfer modes
 /// stay as they are. What the controller cannot reach, beyond 4 GiB, goes by PIO, as everything does without DMA.
 ///
-/// A request that fails is tried once more after a reset, then its failure is reported. Buffers of requests that were in flight when the
-/// device failed, or when a request of [`rw_block`](DumpDevice::rw_block) did not end, stay lost, and everything is
-/// [`DeviceError::NotReady`] until `quiesce` succeeds again.
-///
-/// Only one disk of a controller can be in use: the reset of one disturbs its neighbours.
+/// A request that fails is tried once more after a reset, then its failure is reported.
+pub type AtaDisk<R, C> = Polled<Ata<R, C>>;
+
+/// What an IDE controller does for a disk.
 pub struct Ata<R, C> {
     pci: PciDevice<C>,
     /// `None`: the channel's registers are not ports, or nowhere.
@@ -125,22 +138,11 @@ pub struct Ata<R, C> {
     wanted: Option<Place>,
     /// Which one it is. Once found, no other one is taken for it.
     place: Option<Place>,
-    name: [u8; 13],
     timeout: Nanoseconds,
-    terms: Option<Terms>,
-    /// Requests in flight, as a ring.
-    requests: [Option<Request>; DEPTH],
-    /// Which of them is the oldest, the one that the disk has.
-    oldest: usize,
-    /// Bytes of it that are done.
-    done: usize,
-    /// Bytes of it that the disk has now.
-    round: usize,
-    /// It has failed once.
-    failed: bool,
+    identity: Option<Identity>,
+    /// Index of the request that the disk has.
+    current: usize,
     phase: Phase,
-    /// Quiesced, and not failed since.
-    ready: bool,
 }
 
 /// The `index`th IDE controller of the machine, counted from 0 in the order of the bus.
@@ -148,26 +150,24 @@ pub fn find<C: ConfigSpace + ?Sized>(config: &C, index: usize) -> Option<Functio
     functions(config).filter(|function| function.class >> 8 == CLASS_IDE).nth(index)
 }
 
-impl<R: Registers, C: ConfigSpace> Ata<R, C> {
+impl<R: Registers, C: ConfigSpace> AtaDisk<R, C> {
     /// Looks at an IDE controller and carves what it needs from the arena, 8 KiB. Does not write to the device.
     ///
     /// `disk` is 0 for the master and 1 for the slave of the first channel, 2 and 3 for those of the second, or `None` for
-    /// the first of these that is a disk. `ports` gives access to a number of ports from a first one on. Port decoding has to
-    /// be on, as any kernel or firmware leaves it. `ram` says where the RAM is that is to be dumped. `request_timeout` is how many nanoseconds a reset, a flush or
-    /// one block may take; a reset of two devices that behave may take 31 s by the standard.
+    /// the first of these that is a disk. `ram` says where the RAM is that is to be dumped. A reset of two devices that
+    /// behave may take 31 s by the standard.
     ///
     /// # Errors
     /// [`DeviceError::Unsupported`] if it is no IDE controller, or has no channel behind ports, or does not decode them;
     /// [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities make no sense; [`DeviceError::OutOfArena`].
     pub fn open(
-        config: C,
+        access: Access<C, impl FnMut(u16, u16) -> Option<R>>,
         function: Function,
         disk: Option<u8>,
-        mut ports: impl FnMut(u16, u16) -> Option<R>,
         ram: Ram,
         arena: &mut Arena<'_>,
-        request_timeout: Nanoseconds,
-    ) -> Result<Ata<R, C>, DeviceError> {
+    ) -> Result<AtaDisk<R, C>, DeviceError> {
+        let Access { config, map: mut ports, timeout } = access;
         if function.class >> 8 != CLASS_IDE {
             let value = function.class.into();
             return Err(DeviceError::Unsupported { what: "an IDE controller", value });
@@ -194,14 +194,11 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         };
         let table = Shared::new(arena.dma(TABLE_BYTES, PAGE_SIZE)?);
         let copy = arena.dma(BLOCK_SIZE, PAGE_SIZE)?;
-        let mut name = *b"ata 00:00.0 ?";
-        for (slot, byte) in name.iter_mut().skip(4).zip(function.address.text()) {
-            *slot = byte;
+        let mut name = Name::new("ata ").text(&function.address.text());
+        if let Some(place) = wanted {
+            name = name.text(&[b' ', b'0'.wrapping_add(place.number())]);
         }
-        if let (Some(place), Some(last)) = (wanted, name.last_mut()) {
-            *last = b'0'.wrapping_add(place.number());
-        }
-        Ok(Ata {
+        let ata = Ata {
             pci,
             channels,
             master: master.map(BusMaster::new),
@@ -210,27 +207,24 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
             ram,
             wanted,
             place: None,
-            name,
-            timeout: request_timeout,
-            terms: None,
-            requests: [const { None }; DEPTH],
-            oldest: 0,
-            done: 0,
-            round: 0,
-            failed: false,
+            timeout,
+            identity: None,
+            current: 0,
             phase: Phase::Rest,
-            ready: false,
-        })
+        };
+        Ok(Polled::new(ata, name))
     }
+}
 
+impl<R: Registers, C: ConfigSpace> Ata<R, C> {
     fn channel(&self, place: Place) -> Result<&Channel<R>, DeviceError> {
         self.channels.get(usize::from(place.channel)).and_then(Option::as_ref).ok_or(DeviceError::NotReady)
     }
 
-    /// The disk that is in use, its channel, and what was agreed upon.
-    fn in_use(&self) -> Result<(Place, &Channel<R>, Terms), DeviceError> {
+    /// The disk that is in use, its channel, and what it said of itself.
+    fn in_use(&self) -> Result<(Place, &Channel<R>, Identity), DeviceError> {
         let place = self.place.ok_or(DeviceError::NotReady)?;
-        Ok((place, self.channel(place)?, self.terms.ok_or(DeviceError::NotReady)?))
+        Ok((place, self.channel(place)?, self.identity.ok_or(DeviceError::NotReady)?))
     }
 
     /// Stops DMA, on both channels: that of the other one would go on as soon as the function may access memory.
@@ -241,20 +235,11 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         }
     }
 
-    /// Ends the use of a device that has failed, and says why.
-    fn fail(&mut self, error: DeviceError) -> DeviceError {
-        self.ready = false;
-        self.stop_master();
-        self.pci.explain(error)
-    }
-
     /// Resets the channels where the disk can be, and looks for it.
     #[inline(never)]
-    fn find_disk(&mut self, wait: &Wait<'_>) -> Result<(Place, Terms), DeviceError> {
+    fn find_disk(&mut self, wait: &Wait<'_>) -> Result<(Place, Identity), DeviceError> {
         let wanted = self.place.or(self.wanted);
         let limit = self.timeout.min(RESET_LONGEST);
-        let table = bus_master::reaches(self.table.bus_address(0), TABLE_BYTES as u64);
-        let masters = self.master.is_some() && table;
         let mut error = None;
         for (channel, registers) in (0..).zip(&self.channels) {
             let Some(registers) = registers else { continue };
@@ -270,8 +255,9 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
                 if wanted.is_some_and(|wanted| wanted != place) {
                     continue;
                 }
-                match identify(registers, device, masters, &mut self.copy, limit, wait) {
-                    Ok(Some(terms)) => return Ok((place, terms)),
+                let answer = self.copy.bytes_mut();
+                match registers.identify(device, answer, limit, wait) {
+                    Ok(Some(identity)) => return Ok((place, identity)),
                     Ok(None) => {}
                     Err(found) => error = error.or(Some(found)),
                 }
@@ -281,55 +267,54 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         Err(error.unwrap_or(DeviceError::Unsupported { what: "an ATA disk in its place", value }))
     }
 
-    /// The oldest request.
-    fn first(&self) -> Option<&Request> {
-        self.requests.get(self.oldest).and_then(Option::as_ref)
-    }
-
-    /// Whether nothing is in flight.
-    fn is_idle(&self) -> bool {
-        self.requests.iter().all(Option::is_none)
-    }
-
     /// Gives the disk the next round of the oldest request.
     #[inline(never)]
-    fn begin(&mut self, platform: &dyn Platform) -> Result<(), DeviceError> {
-        let (place, channel, terms) = self.in_use()?;
-        let Some(request) = self.first() else { return Ok(()) };
+    fn begin(&mut self, requests: &mut Requests<Self>, platform: &dyn Platform) -> Result<(), DeviceError> {
+        let Some(index) = requests.oldest(|_| true) else { return Ok(()) };
+        let Some(pending) = requests.get_mut(index) else { return Ok(()) };
+        self.current = index;
+        let (place, channel, identity) = self.in_use()?;
         let status = channel.status();
         if status.floats() {
             return Err(DeviceError::Gone);
         }
         if status.intersects(Status::BSY | Status::DRQ) || !status.contains(Status::DRDY) {
+            // No command may be given on top of one that it is still in the middle of.
             return Err(DeviceError::Protocol { what: "its status at rest", value: status.bits().into() });
         }
-        let reached = if terms.dma { rounds::in_reach(request, self.done, bus_master::reaches) } else { 0 };
+        self.phase = Phase::Pio { moved: 0 };
+        pending.round = 0;
+        let request = match pending.work() {
+            Some(Work::Transfer(request)) => request,
+            Some(Work::Command(AtaCommand::Flush(code))) => {
+                let flush = Command { code: *code, lba: 0, count: 0, lba48: false };
+                self.channel(place)?.issue(place.device, flush);
+                return Ok(());
+            }
+            None => return Ok(()),
+        };
+        let done = pending.done;
+        let reached = if identity.dma_selected { in_reach(request, done) } else { 0 };
         let dma = reached > 0;
-        let most = if terms.wide { MAX_TRANSFER } else { NARROW_SECTORS.saturating_mul(terms.sector) };
-        let round = if dma { reached } else { rounds::in_part(request, self.done) }.min(most);
+        let most = if identity.lba48 { MAX_TRANSFER } else { LBA28_SECTORS.saturating_mul(identity.sector) };
+        let span = spans(request, done).next().map_or(0, |span| span.length);
+        let round = if dma { reached } else { span }.min(most);
 
         let direction = request.direction;
-        let codes = match direction {
-            Direction::Read => READS,
-            Direction::Write => WRITES,
-        };
-        let [by_dma, by_sector, by_several] = codes;
-        let (narrow, wide) = match (dma, terms.multiple) {
-            (true, _) => by_dma,
-            (false, ..=1) => by_sector,
-            (false, _) => by_several,
-        };
-        let shift = terms.sector.max(1).ilog2();
-        let at = request.block.wrapping_mul(BLOCK_SIZE as u64).wrapping_add(self.done as u64);
+        let codes = Codes::of(direction, dma, identity.multiple > 1);
+        let shift = identity.sector.max(1).ilog2();
+        let at = request.block.wrapping_mul(BLOCK_SIZE as u64).wrapping_add(done as u64);
         let command = Command {
-            code: if terms.wide { wide } else { narrow },
+            code: if identity.lba48 { codes.lba48 } else { codes.lba28 },
             lba: at >> shift,
             count: (round >> shift) as u32,
-            wide: terms.wide,
+            lba48: identity.lba48,
         };
         if dma {
-            self.lay_table(round, platform);
+            bus_master::lay_table(&mut self.table, request, done, round, platform);
+            self.phase = Phase::Master { alone: None };
         }
+        pending.round = round;
         let channel = self.channel(place)?;
         match &self.master {
             Some(master) if dma => {
@@ -340,22 +325,16 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
             }
             _ => channel.issue(place.device, command),
         }
-        self.round = round;
-        self.phase = if dma { Phase::Master { alone: None } } else { Phase::Ports { moved: 0 } };
         Ok(())
     }
 
-    /// Writes down where the next `round` bytes of the oldest request are.
-    #[inline(never)]
-    fn lay_table(&mut self, round: usize, platform: &dyn Platform) {
-        if let Some(request) = self.requests.get(self.oldest).and_then(Option::as_ref) {
-            let used = bus_master::lay_table(&mut self.table, round, rounds::pieces(request, self.done));
-            self.table.clean(0, used, platform);
-        }
-    }
-
     /// Looks how far DMA is.
-    fn look_at_master(&mut self, alone: Option<Nanoseconds>, wait: &Wait<'_>) -> Result<Step, DeviceError> {
+    fn poll_master(
+        &mut self,
+        alone: Option<Nanoseconds>,
+        verb: &'static str,
+        wait: &Wait<'_>,
+    ) -> Result<Step, DeviceError> {
         let (place, channel, _) = self.in_use()?;
         let Some(master) = &self.master else { return Err(DeviceError::NotReady) };
         let said = master.status(place.channel);
@@ -371,7 +350,7 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
             return Ok(Step::On);
         }
         if status.intersects(Status::ERR | Status::DF) {
-            return Err(channel.failure(self.verb(), status));
+            return Err(channel.failure(verb, status));
         }
         if status.contains(Status::DRQ) {
             return Ok(Step::On);
@@ -390,18 +369,15 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         Ok(Step::Round)
     }
 
-    /// What the oldest request does.
-    fn verb(&self) -> &'static str {
-        match self.first() {
-            Some(Request { direction: Direction::Read, .. }) => "read",
-            _ => "write",
-        }
-    }
-
     /// Moves the data that the disk has, or waits for, if it does.
     #[inline(never)]
-    fn move_data(&mut self, moved: usize, platform: &dyn Platform) -> Result<Step, DeviceError> {
-        let (_, channel, terms) = self.in_use()?;
+    fn poll_pio(
+        &mut self,
+        moved: usize,
+        pending: &mut Pending<Self>,
+        platform: &dyn Platform,
+    ) -> Result<Step, DeviceError> {
+        let (_, channel, identity) = self.in_use()?;
         let status = channel.status();
         if status.floats() {
             return Err(DeviceError::Gone);
@@ -410,45 +386,54 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
             return Ok(Step::On);
         }
         if status.intersects(Status::ERR | Status::DF) {
-            return Err(channel.failure(self.verb(), status));
+            return Err(channel.failure(pending.verb(Self::called), status));
         }
-        let left = self.round.saturating_sub(moved);
+        let left = pending.round.saturating_sub(moved);
         if status.contains(Status::DRQ) != (left > 0) {
             // It wants more, or less, than it was told of.
             let value = status.bits().into();
-            return Err(DeviceError::Protocol { what: "its status within a transfer", value });
+            return Err(DeviceError::Protocol { what: "its status within a command", value });
         }
         if left == 0 {
             if !status.contains(Status::DRDY) {
                 // Nobody answers who could have taken anything.
                 let value = status.bits().into();
-                return Err(DeviceError::Protocol { what: "its status behind a transfer", value });
+                return Err(DeviceError::Protocol { what: "its status after a command", value });
             }
             return Ok(Step::Round);
         }
-        let together = terms.multiple.saturating_mul(terms.sector).min(left);
-        for offset in (0..together).step_by(terms.sector.max(1)) {
-            let at = self.done.saturating_add(moved).saturating_add(offset);
-            self.move_sector(at, terms.sector, platform)?;
-        }
-        self.in_use()?.1.settle();
-        self.phase = Phase::Ports { moved: moved.saturating_add(together) };
+        let together = identity.multiple.saturating_mul(identity.sector).min(left);
+        let begin = pending.done.saturating_add(moved);
+        self.move_sectors(pending, begin, together, platform)?;
+        self.phase = Phase::Pio { moved: moved.saturating_add(together) };
         Ok(Step::On)
     }
 
-    /// Moves one sector, which is at this offset in the oldest request.
-    fn move_sector(&mut self, at: usize, sector: usize, platform: &dyn Platform) -> Result<(), DeviceError> {
-        let Some(place) = self.place else { return Err(DeviceError::NotReady) };
+    /// Moves sectors of so many bytes, from a byte of a request on.
+    fn move_sectors(
+        &mut self,
+        pending: &mut Pending<Self>,
+        begin: usize,
+        bytes: usize,
+        platform: &dyn Platform,
+    ) -> Result<(), DeviceError> {
+        let (Some(place), Some(identity)) = (self.place, self.identity) else {
+            return Err(DeviceError::NotReady);
+        };
         let channel = self.channels.get(usize::from(place.channel)).and_then(Option::as_ref);
-        let request = self.requests.get_mut(self.oldest).and_then(Option::as_mut);
-        let (Some(channel), Some(request)) = (channel, request) else { return Err(DeviceError::NotReady) };
-        let take = |bytes: &mut [u8]| channel.read_data(bytes);
-        let give = |bytes: &[u8]| channel.write_data(bytes);
-        rounds::move_sector(request, (at, sector), self.copy.bytes_mut(), take, give, platform)
+        let copy = self.copy.bytes_mut().get_mut(..identity.sector);
+        let (Some(channel), Some(request), Some(copy)) = (channel, pending.request_mut(), copy) else {
+            return Err(DeviceError::NotReady);
+        };
+        for offset in (0..bytes).step_by(identity.sector.max(1)) {
+            pio::move_sector(request, begin.saturating_add(offset), copy, channel, platform)?;
+        }
+        channel.settle();
+        Ok(())
     }
 
     /// Goes on with a reset.
-    fn go_on_with_reset(&mut self, wait: &Wait<'_>) -> Result<Step, DeviceError> {
+    fn poll_reset(&mut self, wait: &Wait<'_>) -> Result<Step, DeviceError> {
         let (place, channel, _) = self.in_use()?;
         let now = wait.now();
         match self.phase {
@@ -486,155 +471,6 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         self.phase = Phase::Reset { since: wait.now() };
         Ok(())
     }
-
-    /// One look at the disk, and whatever follows from it. Returns a request that is over.
-    #[inline(never)]
-    fn advance(&mut self, wait: &Wait<'_>) -> Result<Option<Completion>, DeviceError> {
-        if !self.ready {
-            return Err(DeviceError::NotReady);
-        }
-        let platform = wait.platform();
-        let looked = match self.phase {
-            Phase::Rest if self.is_idle() => return Ok(None),
-            Phase::Rest => self.begin(platform).map(|()| Step::On),
-            Phase::Master { alone } => self.look_at_master(alone, wait),
-            Phase::Ports { moved } => self.move_data(moved, platform),
-            Phase::Reset { .. } | Phase::Wakes { .. } => match self.go_on_with_reset(wait) {
-                // A disk that cannot be reset is no longer of use.
-                Err(error) => return Err(self.fail(error)),
-                looked => looked,
-            },
-        };
-        let result = match looked {
-            Ok(Step::On) => return Ok(None),
-            Ok(Step::Fresh) => {
-                if let Some(terms) = &mut self.terms {
-                    // The reset may have undone SET MULTIPLE MODE.
-                    terms.multiple = 1;
-                }
-                self.phase = Phase::Rest;
-                return Ok(None);
-            }
-            Ok(Step::Round) => {
-                self.done = self.done.saturating_add(self.round);
-                self.phase = Phase::Rest;
-                let length = self.first().map_or(0, Request::length);
-                if (self.done as u64) < length {
-                    // Should it not be taken, the next look finds that again.
-                    let _ = self.begin(platform);
-                    return Ok(None);
-                }
-                Ok(())
-            }
-            Err(DeviceError::Gone) => return Err(self.fail(DeviceError::Gone)),
-            Err(error) if !self.failed => {
-                // Before trying again, for a device that is gone never ends a reset.
-                if self.pci.explain(error) == DeviceError::Gone {
-                    return Err(self.fail(DeviceError::Gone));
-                }
-                self.failed = true;
-                return self.begin_reset(wait).map(|()| None);
-            }
-            Err(error) => Err(error),
-        };
-        Ok(self.finish(result, platform))
-    }
-
-    /// The oldest request is over. The next one begins.
-    fn finish(&mut self, result: Result<(), DeviceError>, platform: &dyn Platform) -> Option<Completion> {
-        let request = self.requests.get_mut(self.oldest).and_then(Option::take);
-        self.oldest = self.oldest.wrapping_add(1) % DEPTH;
-        self.done = 0;
-        self.failed = false;
-        self.phase = Phase::Rest;
-        if result.is_err() {
-            // Whatever the disk is in the middle of ends with it, when the next request finds it so.
-            self.stop_master();
-        }
-        // Should it not be taken, the next look finds that again.
-        let _ = self.begin(platform);
-        request.map(|Request { id, buffer, gather, .. }| Completion { id, buffer, gather, result })
-    }
-
-    /// Takes a transfer; back if it cannot be.
-    fn take(&mut self, request: Request, platform: &dyn Platform) -> Result<(), Rejected> {
-        if !self.ready {
-            return Err(Rejected { request, error: DeviceError::NotReady });
-        }
-        if let Err(error) = rounds::check(&request, self.blocks(), self.ram) {
-            return Err(Rejected { request, error });
-        }
-        let from = self.oldest;
-        let mut places = (0..DEPTH).map(|turn| from.wrapping_add(turn) % DEPTH);
-        let free = places.find(|place| self.requests.get(*place).is_some_and(Option::is_none));
-        let Some(slot) = free.and_then(|place| self.requests.get_mut(place)) else {
-            return Err(Rejected { request, error: DeviceError::QueueFull });
-        };
-        *slot = Some(request);
-        if self.phase == Phase::Rest {
-            // Should it not be taken, the next look finds that again.
-            let _ = self.begin(platform);
-        }
-        Ok(())
-    }
-
-    /// Size in blocks of 4096 bytes.
-    fn blocks(&self) -> u64 {
-        let shift =
-            |terms: Terms| BLOCK_SIZE.checked_div(terms.sector).and_then(usize::checked_ilog2).unwrap_or(0);
-        self.terms.map_or(0, |terms| terms.sectors >> shift(terms))
-    }
-}
-
-/// Asks a device what it is; `None` if it is not there, or not a disk. `masters` says whether there could be DMA. The answer
-/// goes by way of `copy`.
-fn identify<R: Registers>(
-    channel: &Channel<R>,
-    device: u8,
-    masters: bool,
-    copy: &mut DmaBuffer,
-    limit: Nanoseconds,
-    wait: &Wait<'_>,
-) -> Result<Option<Terms>, DeviceError> {
-    channel.quiet("an ATA device at rest", limit, wait)?;
-    let appeared = wait.until("an ATA device", limit.min(APPEARS), || {
-        channel.select(device);
-        let status = channel.status();
-        (!status.is_empty()).then(|| !status.floats())
-    });
-    if appeared != Ok(true) {
-        return Ok(None);
-    }
-    channel.idle("an ATA device at rest", limit, wait)?;
-    if channel.signature() != Signature::Ata {
-        return Ok(None);
-    }
-    channel.issue(device, Command { code: IDENTIFY, lba: 0, count: 0, wide: false });
-    let status = channel.idle("an ATA IDENTIFY", limit, wait)?;
-    if status.intersects(Status::ERR | Status::DF) {
-        return Err(channel.failure("identify itself", status));
-    }
-    if !status.contains(Status::DRQ) {
-        let value = status.bits().into();
-        return Err(DeviceError::Protocol { what: "its status with data to come", value });
-    }
-    let answer = copy.bytes_mut().get_mut(..identify::BYTES).unwrap_or_default();
-    channel.read_data(answer);
-    channel.settle();
-    channel.idle("an ATA device at rest", limit, wait)?;
-    let mut terms = Terms::read(answer)?;
-    terms.dma &= masters;
-    if !terms.dma && terms.multiple > 1 {
-        let count = terms.multiple as u32;
-        channel.issue(device, Command { code: SET_MULTIPLE, lba: 0, count, wide: false });
-        let status = channel.idle("an ATA SET MULTIPLE MODE", limit, wait)?;
-        if status.intersects(Status::ERR | Status::DF) {
-            terms.multiple = 1;
-        }
-    } else {
-        terms.multiple = 1;
-    }
-    Ok(Some(terms))
 }
 
 /// A channel's registers, if they are ports.
@@ -658,23 +494,39 @@ fn find_channel<R: Registers, C: ConfigSpace>(
     Some(Channel::new(ports(command, COMMAND_PORTS)?, ports(control, CONTROL_PORTS)?))
 }
 
-// SAFETY: a request is in the ring from take() on, until it goes back out of its place, once, when the bus master has stopped.
-// The ring is emptied when the channel has been reset and bus mastering is off. The table for DMA, which is the driver's, names the
-// pieces of the oldest request, and which way data goes is that request's; PIO moves data while advance() runs.
-unsafe impl<R: Registers, C: ConfigSpace> DumpDevice for Ata<R, C> {
-    fn name(&self) -> &str {
-        // The number of the disk is there if the caller chose it.
-        let length = if self.wanted.is_some() { self.name.len() } else { self.name.len().saturating_sub(2) };
-        self.name.get(..length).and_then(|name| core::str::from_utf8(name).ok()).unwrap_or_default()
+// SAFETY: the disk has one request at a time, and that is over when the bus master has stopped. After a take-over, the
+// channel has been reset and bus mastering was off. The table for DMA, which is the driver's, names the spans of that
+// request, and which way data goes is the request's; PIO moves data while poll() runs.
+unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ata<R, C> {
+    type Command = AtaCommand;
+    type State = ();
+
+    const READ: &'static str = "an ATA read";
+    const WRITE: &'static str = "an ATA write";
+    const POLLS_MEMORY: bool = false;
+
+    fn called(_: AtaCommand) -> Called {
+        Called { noun: "an ATA cache flush", verb: "flush its cache" }
     }
 
-    /// Known once it has been quiesced.
-    fn geometry(&self) -> Option<Geometry> {
-        self.terms.map(|_| Geometry { blocks: self.blocks() })
+    fn timeout(&self) -> Nanoseconds {
+        self.timeout
+    }
+
+    fn controller(&self) -> u64 {
+        self.pci.number()
+    }
+
+    fn blocks(&self) -> Option<u64> {
+        self.identity.map(|identity| identity.blocks())
     }
 
     fn sector_size(&self) -> Option<u32> {
-        self.terms.and_then(|terms| terms.sector.try_into().ok())
+        self.identity.map(|identity| identity.sector as u32)
+    }
+
+    fn max_extents(&self) -> usize {
+        self.ram.max_extents()
     }
 
     fn seal(&self, digest: &mut Digest) {
@@ -688,10 +540,10 @@ unsafe impl<R: Registers, C: ConfigSpace> DumpDevice for Ata<R, C> {
         self.table.seal(digest);
         self.copy.place().seal(digest);
         let wanted = self.wanted.map_or(u64::MAX, |place| place.number().into());
-        digest.bytes(&self.name).number(self.timeout).number(wanted).number((self.ram == Ram::Low).into());
+        digest.number(wanted).number((self.ram == Ram::Low).into());
     }
 
-    fn sanity_check(&mut self, _: &Wait<'_>) -> Health {
+    fn health(&mut self) -> Health {
         match self.pci.health() {
             Health::Healthy => {}
             otherwise => return otherwise,
@@ -723,127 +575,115 @@ unsafe impl<R: Registers, C: ConfigSpace> DumpDevice for Ata<R, C> {
         }
     }
 
-    fn quiesce(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        self.ready = false;
+    fn take_over(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         // Without bus mastering, nothing of the old driver's can arrive while the reset is under way.
-        self.pci.silence(wait).map_err(|error| self.pci.explain(error))?;
+        self.pci.isolate(wait).map_err(|error| self.pci.explain(error))?;
         self.stop_master();
-        let (place, terms) = self.find_disk(wait).map_err(|error| self.pci.explain(error))?;
-        if terms.dma {
-            self.pci.let_access_memory().map_err(|error| self.pci.explain(error))?;
-        }
-        // The reset is confirmed. Buffers that were in flight are forgotten, not given back: whoever gave them has
-        // been told so.
-        for request in &mut self.requests {
-            *request = None;
-        }
-        self.oldest = 0;
-        self.done = 0;
-        self.failed = false;
-        self.phase = Phase::Rest;
+        let (place, identity) = self.find_disk(wait).map_err(|error| self.pci.explain(error))?;
         self.place = Some(place);
-        self.terms = Some(terms);
-        self.ready = true;
+        self.identity = Some(identity);
         Ok(())
     }
 
-    fn rw_block(
-        &mut self,
-        direction: Direction,
-        block: u64,
-        buffer: DmaBuffer,
-        wait: &Wait<'_>,
-    ) -> (Option<DmaBuffer>, Result<(), DeviceError>) {
-        let length = buffer.len();
-        if length != BLOCK_SIZE {
-            return (Some(buffer), Err(DeviceError::BadBuffer { length }));
+    fn start(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        self.phase = Phase::Rest;
+        let (place, channel, mut identity) = self.in_use()?;
+        let in_reach = bus_master::reaches(self.table.bus_address(0), TABLE_BYTES as u64);
+        identity.dma_selected &= self.master.is_some() && in_reach;
+        if identity.dma_selected {
+            identity.multiple = 1;
+            self.pci.enable_bus_master()?;
+        } else if identity.multiple > 1 {
+            let limit = self.timeout.min(RESET_LONGEST);
+            identity.multiple = channel.set_multiple(place.device, identity.multiple, limit, wait)?;
         }
-        if self.ready && !self.is_idle() {
-            return (Some(buffer), Err(DeviceError::QueueFull));
+        self.identity = Some(identity);
+        Ok(())
+    }
+
+    fn check(&self, request: &Request) -> Result<(), DeviceError> {
+        if extents(request).iter().all(|extent| extent.bus.is_multiple_of(PAGE_SIZE as u64)) {
+            return Ok(());
         }
-        let request = Request { id: 0, direction, block, buffer, gather: None };
-        if let Err(Rejected { request, error }) = self.take(request, wait.platform()) {
-            return (Some(request.buffer), Err(error));
+        Err(DeviceError::BadBuffer { length: request.length() as usize })
+    }
+
+    fn flush_command(&self) -> Option<AtaCommand> {
+        self.identity.and_then(|identity| identity.flush).map(AtaCommand::Flush)
+    }
+
+    fn serve(&mut self, requests: &mut Requests<Self>, platform: &dyn Platform) {
+        if self.phase == Phase::Rest {
+            // If the disk does not take it, the next poll finds that again.
+            let _ = self.begin(requests, platform);
         }
-        let what = match direction {
-            Direction::Read => "an ATA read",
-            Direction::Write => "an ATA write",
+    }
+
+    #[inline(never)]
+    fn poll(&mut self, requests: &mut Requests<Self>, wait: &Wait<'_>) -> Result<Progress, DeviceError> {
+        let phase = self.phase;
+        if phase == Phase::Rest && requests.is_empty() {
+            return Ok(Progress::Nothing);
+        }
+        let begun = if phase == Phase::Rest { self.begin(requests, wait.platform()) } else { Ok(()) };
+        let index = self.current;
+        let Some(pending) = requests.get_mut(index) else { return Err(DeviceError::NotReady) };
+        let step = match phase {
+            Phase::Rest => begun.map(|()| Step::On),
+            Phase::Master { alone } => self.poll_master(alone, pending.verb(Self::called), wait),
+            Phase::Pio { moved } => self.poll_pio(moved, pending, wait.platform()),
+            // A disk that cannot be reset is of no use any more.
+            Phase::Reset { .. } | Phase::Wakes { .. } => Ok(self.poll_reset(wait)?),
         };
-        match wait.until(what, self.timeout, || self.advance(wait).transpose()) {
-            Ok(Ok(completion)) => (Some(completion.buffer), completion.result),
-            Ok(Err(error)) => (None, Err(error)),
-            // The request stays in flight, so the driver is no longer as rw_block takes it to be.
-            Err(timed_out) => (None, Err(self.fail(timed_out.into()))),
-        }
-    }
-
-    fn controller(&self) -> Option<u64> {
-        Some(self.pci.number())
-    }
-
-    /// 16: the disk has one request, and the next ones wait for it to be done.
-    fn depth(&self) -> usize {
-        DEPTH
-    }
-
-    /// 1 MiB: a request goes to the disk in rounds, if it takes less at once.
-    fn max_transfer(&self) -> usize {
-        MAX_TRANSFER
-    }
-
-    /// As many as the largest transfer has blocks, if all RAM is in the controller's reach.
-    fn max_extents(&self) -> usize {
-        self.ram.max_extents()
-    }
-
-    fn submit(&mut self, request: Request, wait: &Wait<'_>) -> Result<Option<Completion>, Rejected> {
-        self.take(request, wait.platform()).map(|()| None)
-    }
-
-    fn poll(&mut self, wait: &Wait<'_>) -> Result<Option<Completion>, DeviceError> {
-        self.advance(wait)
-    }
-
-    fn flush(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        if !self.ready {
-            return Err(DeviceError::NotReady);
-        }
-        if !self.is_idle() {
-            return Err(DeviceError::QueueFull);
-        }
-        let (place, channel, terms) = self.in_use()?;
-        // A disk without the command has no cache that it would be for.
-        let Some(code) = terms.flush else { return Ok(()) };
-        let status = channel.status();
-        if status.floats() {
-            return Err(self.fail(DeviceError::Gone));
-        }
-        if status.intersects(Status::BSY | Status::DRQ) || !status.contains(Status::DRDY) {
-            // It is still in the middle of a request that failed, and no command may be given on top of that.
-            let value = status.bits().into();
-            return Err(self.fail(DeviceError::Protocol { what: "its status at rest", value }));
-        }
-        channel.issue(place.device, Command { code, lba: 0, count: 0, wide: false });
-        let limit = self.timeout.saturating_mul(FLUSH_TIMES);
-        match channel.idle("an ATA cache flush", limit, wait) {
-            // Not tried again: a second flush would pass over the sector that the first could not write.
-            Ok(status) if status.intersects(Status::ERR | Status::DF) => {
-                Err(channel.failure("flush its cache", status))
+        let flushes = pending.request().is_none();
+        let result = match step {
+            Ok(Step::On) => return Ok(Progress::Nothing),
+            Ok(Step::Fresh) => {
+                if let Some(identity) = &mut self.identity {
+                    // The reset may have undone SET MULTIPLE MODE.
+                    identity.multiple = 1;
+                }
+                self.phase = Phase::Rest;
+                return Ok(Progress::Nothing);
             }
-            Ok(status) if !status.contains(Status::DRDY) || status.contains(Status::DRQ) => {
-                let value = status.bits().into();
-                Err(self.fail(DeviceError::Protocol { what: "its status behind a flush", value }))
+            Ok(Step::Round) => {
+                self.phase = Phase::Rest;
+                if pending.finish_round() {
+                    return Ok(Progress::Room);
+                }
+                Ok(())
             }
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.fail(error)),
+            Err(DeviceError::Gone) => return Err(DeviceError::Gone),
+            // A flush is not tried again: a second one would pass over the sector that the first could not write.
+            Err(error) if pending.tried || flushes && matches!(error, DeviceError::Status { .. }) => {
+                Err(error)
+            }
+            Err(error) if flushes => return Err(error),
+            Err(error) => {
+                // Before trying again, for a device that is gone never ends a reset.
+                if self.pci.explain(error) == DeviceError::Gone {
+                    return Err(DeviceError::Gone);
+                }
+                pending.tried = true;
+                return self.begin_reset(wait).map(|()| Progress::Nothing);
+            }
+        };
+        self.phase = Phase::Rest;
+        if result.is_err() {
+            // Whatever the disk is in the middle of ends with it, when the next request finds it so.
+            self.stop_master();
         }
+        Ok(Progress::Over { index, result })
     }
 
-    fn shutdown(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        let flushed = self.flush(wait);
-        self.ready = false;
+    /// The channel's bus master stops, too.
+    fn explain(&self, error: DeviceError) -> DeviceError {
         self.stop_master();
-        let kept = self.pci.keep_from_memory();
-        flushed.and(kept)
+        self.pci.explain(error)
+    }
+
+    fn shut_down(&mut self, _: Shutdown, _: &Wait<'_>) -> Result<(), DeviceError> {
+        self.stop_master();
+        self.pci.disable_bus_master()
     }
 }

@@ -4,9 +4,7 @@
 //! - [`disk`]: the disk that receives a dump, and how its controller is found.
 //! - `channel`: one channel's registers: select, command, status, software reset.
 //! - `bus_master`: DMA.
-//! - `identify`: what a disk says of itself.
 
 mod bus_master;
 mod channel;
 pub mod disk;
-mod identify;

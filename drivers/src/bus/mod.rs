@@ -1,5 +1,6 @@
 //! What a controller is built on: its registers, the PCI bus, and the memory it shares with the driver.
 
+pub mod access;
 pub mod barrier;
 pub mod mmio;
 pub mod pci;
@@ -7,3 +8,5 @@ pub mod pci;
 pub mod ports;
 pub mod registers;
 pub mod shared;
+
+pub use access::Access;

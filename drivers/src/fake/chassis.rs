@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use dumpcore::format::BLOCK_SIZE;
 use dumpcore::integrity::Digest;
+use dumpcore::platform::Nanoseconds;
 
 use super::lies::Liar;
 use super::memory::DmaMemory;
 use super::pci::ConfigBytes;
 use super::{FakeDisk, Tick, Trouble};
+use crate::bus::Access;
 use crate::bus::pci::{Address, Command, ConfigSpace};
 use crate::bus::registers::Registers;
 
@@ -237,6 +239,15 @@ impl<M: Model> Fake<M> {
     pub fn map(&self, physical: u64, length: usize) -> Option<Window<M>> {
         let (bar, offset) = self.lock().chassis.config.locate(physical, length)?;
         Some(Window { device: self.clone(), bar, offset, length })
+    }
+
+    /// The way to it that a kernel gives a driver.
+    pub fn access(
+        &self,
+        timeout: Nanoseconds,
+    ) -> Access<Fake<M>, impl FnMut(u64, usize) -> Option<Window<M>> + use<M>> {
+        let device = self.clone();
+        Access { config: self.clone(), map: move |at, length| device.map(at, length), timeout }
     }
 
     /// Registers in a port BAR, or at ports of which the device has always known: `bar` is the model's own number.

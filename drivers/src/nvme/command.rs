@@ -34,7 +34,7 @@ const CONTIGUOUS: u32 = 1;
 #[derive(Clone, Copy, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(super) struct Submission {
-    /// Operation in bits 0 to 7, the command's id in 16 to 31. What is between says that data is given by PRPs.
+    /// Opcode in bits 0 to 7, the command identifier in 16 to 31. What is between says that data is given by PRPs.
     first: u32,
     namespace: u32,
     reserved: u64,
@@ -102,8 +102,8 @@ impl Submission {
         self
     }
 
-    /// Gives it its id.
-    pub(super) fn name(&mut self, id: u16) {
+    /// Gives it its command identifier.
+    pub(super) fn set_id(&mut self, id: u16) {
         self.first = (u32::from_le(self.first) & 0xffff | u32::from(id) << 16).to_le();
     }
 }
@@ -116,7 +116,7 @@ fn queue(id: u16, entries: u16) -> u32 {
 /// An entry of a completion queue (4.6), as far as it is looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Finished {
-    /// The command's id.
+    /// The command identifier.
     pub(super) id: u16,
     /// Status code type in bits 8 to 10, status code in 0 to 7; 0 is success.
     pub(super) status: u16,
@@ -128,7 +128,7 @@ pub(super) struct Finished {
 pub(super) const COMPLETION: usize = 16;
 /// Where the queue's id and head are in it, 32 bits.
 pub(super) const COMPLETION_QUEUE: usize = 8;
-/// Where the command's id, phase and status are in it, 32 bits.
+/// Where the command identifier, phase and status are in it, 32 bits.
 pub(super) const COMPLETION_STATUS: usize = 12;
 
 impl Finished {

@@ -15,9 +15,11 @@ use super::registers::{
     CC_SHUTDOWN_NORMAL, CRTO, CSTS, Capabilities, DOORBELLS, INTMS, LISTS_NAMESPACES, SETS_NVM, SETS_SEVERAL,
     Status, TELLS_KIND, TELLS_SHUTDOWN, VS, admin_sizes, ready_timeout,
 };
+use crate::bus::access::Access;
 use crate::bus::pci::{Command, ConfigSpace, Function, PciDevice};
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
+use crate::disk::{Called, Shutdown};
 
 /// Bytes in a memory page, as the controller is told. Lists of pages are made for it.
 pub(super) const PAGE: usize = 4096;
@@ -141,9 +143,6 @@ pub(super) struct Namespace {
     pub(super) shift: u32,
 }
 
-/// How a command is called when it does not end, and when it fails.
-type Called = (&'static str, &'static str);
-
 /// A controller on PCI.
 pub(super) struct Controller<R, C> {
     pci: PciDevice<C>,
@@ -156,19 +155,18 @@ pub(super) struct Controller<R, C> {
     admin: Pair,
     data: Pair,
     /// Id of the last admin command.
-    named: u16,
+    last_id: u16,
 }
 
 impl<R: Registers, C: ConfigSpace> Controller<R, C> {
     /// Looks, and takes this many bytes from the arena beside the queues; as [`NvmeDisk::open`](super::disk::NvmeDisk::open).
     pub(super) fn open(
-        config: C,
+        access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
-        mut map: impl FnMut(u64, usize) -> Option<R>,
-        arena: &mut Arena<'_>,
         lists: usize,
-        timeout: Nanoseconds,
+        arena: &mut Arena<'_>,
     ) -> Result<Controller<R, C>, DeviceError> {
+        let Access { config, mut map, timeout } = access;
         let pci = PciDevice::open(config, function, Command::MEMORY)?;
         let registers = pci.map(BAR, 0, DOORBELLS, &mut map)?;
         let capabilities = capabilities(&registers)?;
@@ -186,13 +184,18 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
             memory,
             admin: Pair::new(ADMIN, ADMIN_SUBMISSIONS, ADMIN_COMPLETIONS),
             data: Pair::new(DATA, SUBMISSIONS, COMPLETIONS),
-            named: 0,
+            last_id: 0,
         })
     }
 
     /// The function on the bus.
     pub(super) fn pci(&self) -> &PciDevice<C> {
         &self.pci
+    }
+
+    /// Nanoseconds that a command may take.
+    pub(super) fn timeout(&self) -> Nanoseconds {
+        self.timeout
     }
 
     /// The memory that is shared with the controller; the owner's part is from [`LISTS`] on.
@@ -241,10 +244,10 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         }
     }
 
-    /// Silences the function. Without bus mastering, nothing of the old driver's can arrive while the controller is
+    /// Isolates the function. Without bus mastering, nothing of the old driver's can arrive while the controller is
     /// [reset](Controller::reset), which comes next.
-    pub(super) fn silence(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        self.pci.silence(wait)
+    pub(super) fn isolate(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        self.pci.isolate(wait)
     }
 
     /// Resets the controller (7.3.2). When this has succeeded, it has forgotten all that was in flight.
@@ -270,7 +273,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         self.registers.write32(AQA, admin_sizes(ADMIN_ENTRIES));
         self.write64(ASQ, self.admin.submissions(&self.memory));
         self.write64(ACQ, self.admin.completions(&self.memory));
-        self.pci.let_access_memory()?;
+        self.pci.enable_bus_master()?;
         self.enable(capabilities, wait)
     }
 
@@ -338,18 +341,19 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
     fn administer(
         &mut self,
         command: &mut Submission,
-        (noun, verb): Called,
+        called: Called,
         wait: &Wait<'_>,
     ) -> Result<(), DeviceError> {
         let mut code = 0;
         for _ in 0..2 {
-            self.named = self.named.wrapping_add(1) & 0x7fff;
-            let id = self.named;
-            command.name(id);
+            self.last_id = self.last_id.wrapping_add(1) & 0x7fff;
+            let id = self.last_id;
+            command.set_id(id);
             self.admin.push(&mut self.memory, command, wait.platform());
-            self.tell_tails();
+            self.ring_tails();
             let limit = self.timeout;
-            let finished = wait.until(noun, limit, || self.pop_admin(wait.platform()).transpose())??;
+            let finished =
+                wait.until(called.noun, limit, || self.pop_admin(wait.platform()).transpose())??;
             if finished.id != id {
                 return Err(DeviceError::Protocol {
                     what: "a finished command's id",
@@ -364,12 +368,12 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
                 break;
             }
         }
-        Err(DeviceError::Status { what: verb, code: code.into() })
+        Err(DeviceError::Status { what: called.verb, code: code.into() })
     }
 
     fn pop_admin(&mut self, platform: &dyn Platform) -> Result<Option<Finished>, DeviceError> {
         let popped = self.admin.pop(&self.memory, platform);
-        if let Some(head) = self.admin.tell_head(true) {
+        if let Some(head) = self.admin.next_head(true) {
             self.ring(self.admin.id(), 1, head);
         }
         popped
@@ -408,7 +412,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
     /// Asks what the controller is like.
     #[inline(never)]
     pub(super) fn traits(&mut self, wait: &Wait<'_>) -> Result<Traits, DeviceError> {
-        let called = ("an NVMe controller's description", "describe itself");
+        let called = Called { noun: "an NVMe controller's description", verb: "describe itself" };
         self.identify(OF_CONTROLLER, 0, called, wait)?;
         let kind = self.told8(of_controller::CNTRLTYPE);
         let told = kind != of_controller::NOT_SAID && self.is_at_least(TELLS_KIND);
@@ -441,7 +445,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         if !self.is_at_least(LISTS_NAMESPACES) {
             return self.try_namespaces(most, wait);
         }
-        let called = ("an NVMe list of namespaces", "list its namespaces");
+        let called = Called { noun: "an NVMe list of namespaces", verb: "list its namespaces" };
         match self.identify(OF_ACTIVE, 0, called, wait) {
             // Some that say they are new enough do not know the question.
             Err(DeviceError::Status { .. }) => return self.try_namespaces(most, wait),
@@ -472,7 +476,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
 
     /// Has a namespace described, and gives its size in logical blocks.
     fn describe(&mut self, id: u32, wait: &Wait<'_>) -> Result<u64, DeviceError> {
-        let called = ("an NVMe namespace's description", "describe a namespace");
+        let called = Called { noun: "an NVMe namespace's description", verb: "describe a namespace" };
         self.identify(OF_NAMESPACE, id, called, wait)?;
         let (low, high) =
             (self.told32(of_namespace::NSZE), self.told32(of_namespace::NSZE.saturating_add(4)));
@@ -526,7 +530,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         if capabilities(&self.registers)?.command_sets() & SETS_SEVERAL == 0 {
             return Ok(());
         }
-        let called = ("an NVMe namespace's names", "name a namespace");
+        let called = Called { noun: "an NVMe namespace's names", verb: "name a namespace" };
         self.identify(OF_DESCRIPTORS, id, called, wait)?;
         let mut at = 0_usize;
         for _ in 0..descriptor::KINDS {
@@ -549,7 +553,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
     /// Makes the queues for data, and empties what the lists will use.
     #[inline(never)]
     pub(super) fn make_queues(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        let called = ("an NVMe number of queues", "have a pair of queues");
+        let called = Called { noun: "an NVMe number of queues", verb: "have a pair of queues" };
         match self.administer(&mut Submission::one_queue_pair(), called, wait) {
             // One that cannot tell how many there are has one all the same, or fails to make it.
             Ok(()) | Err(DeviceError::Status { .. }) => {}
@@ -558,10 +562,18 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         let (id, entries) = (self.data.id(), self.data.size());
         let base = self.data.completions(&self.memory);
         let mut create = Submission::create_completion_queue(id, entries).at(base, 0);
-        self.administer(&mut create, ("an NVMe completion queue", "make a completion queue"), wait)?;
+        self.administer(
+            &mut create,
+            Called { noun: "an NVMe completion queue", verb: "make a completion queue" },
+            wait,
+        )?;
         let base = self.data.submissions(&self.memory);
         let mut create = Submission::create_submission_queue(id, entries).at(base, 0);
-        self.administer(&mut create, ("an NVMe submission queue", "make a submission queue"), wait)
+        self.administer(
+            &mut create,
+            Called { noun: "an NVMe submission queue", verb: "make a submission queue" },
+            wait,
+        )
     }
 
     /// Whether a command for data more fits into the queue.
@@ -569,24 +581,24 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         self.data.has_room()
     }
 
-    /// Queues a command for data; [`tell_tails`](Controller::tell_tails) is for when there are no more of them.
+    /// Queues a command for data. [`ring_tails`](Controller::ring_tails) comes after the last of them.
     pub(super) fn push(&mut self, command: &Submission, platform: &dyn Platform) {
         self.data.push(&mut self.memory, command, platform);
     }
 
-    /// Tells the controller of new commands.
-    pub(super) fn tell_tails(&mut self) {
-        if let Some(tail) = self.admin.tell_tail() {
+    /// Rings the submission queue tail doorbells, if there are new commands.
+    pub(super) fn ring_tails(&mut self) {
+        if let Some(tail) = self.admin.next_tail() {
             self.ring(self.admin.id(), 0, tail);
         }
-        if let Some(tail) = self.data.tell_tail() {
+        if let Some(tail) = self.data.next_tail() {
             self.ring(self.data.id(), 0, tail);
         }
     }
 
-    /// Tells the controller of completions that were taken: if there are many, or if there is time to.
-    pub(super) fn tell_head(&mut self, idle: bool) {
-        if let Some(head) = self.data.tell_head(idle) {
+    /// Rings the completion queue head doorbell: if many completions were taken, or if there is time to.
+    pub(super) fn ring_head(&mut self, idle: bool) {
+        if let Some(head) = self.data.next_head(idle) {
             self.ring(self.data.id(), 1, head);
         }
     }
@@ -603,18 +615,20 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
     }
 
     /// Tells the controller that the power may go (7.6.2), and keeps it from memory. The queues go with the next reset.
-    /// `idle` says that nothing is in flight.
     #[inline(never)]
     pub(super) fn shut_down(
         &self,
-        idle: bool,
+        how: Shutdown,
         limit: Nanoseconds,
         wait: &Wait<'_>,
     ) -> Result<(), DeviceError> {
         self.pci.function().check_present(self.pci.config())?;
-        let how = if idle { CC_SHUTDOWN_NORMAL } else { CC_SHUTDOWN_ABRUPT };
+        let how = match how {
+            Shutdown::Normal => CC_SHUTDOWN_NORMAL,
+            Shutdown::Abrupt => CC_SHUTDOWN_ABRUPT,
+        };
         let rested = self.rest(how, limit, wait);
-        self.pci.keep_from_memory()?;
+        self.pci.disable_bus_master()?;
         rested
     }
 
@@ -638,7 +652,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
     pub(super) fn give_up(&self) {
         self.registers.write32(CC, 0);
         // Nothing is left to do if even this fails.
-        let _ = self.pci.keep_from_memory();
+        let _ = self.pci.disable_bus_master();
     }
 }
 

@@ -19,15 +19,15 @@ pub(super) struct Pair {
     size: u16,
     /// Where the next command goes.
     tail: u16,
-    /// What the controller was told of that.
-    told_tail: u16,
+    /// What the tail doorbell was last rung with.
+    rung_tail: u16,
     /// Where the next completion is expected, and its phase.
     head: u16,
     phase: u32,
     /// Commands in flight.
     in_flight: u16,
-    /// Completions that were taken and the controller was not told so.
-    untold: u16,
+    /// Completions that were taken, but not yet released by the head doorbell.
+    unreleased: u16,
 }
 
 impl Pair {
@@ -39,11 +39,11 @@ impl Pair {
             completion,
             size: 0,
             tail: 0,
-            told_tail: 0,
+            rung_tail: 0,
             head: 0,
             phase: 1,
             in_flight: 0,
-            untold: 0,
+            unreleased: 0,
         }
     }
 
@@ -74,7 +74,7 @@ impl Pair {
     /// Whether a command more fits. A full queue has an entry less than its size (4.1.2); and a completion needs an entry,
     /// too.
     pub(super) fn has_room(&self) -> bool {
-        self.in_flight.saturating_add(self.untold).saturating_add(1) < self.size
+        self.in_flight.saturating_add(self.unreleased).saturating_add(1) < self.size
     }
 
     /// Puts a command into the queue, if there is room. The controller does not know yet.
@@ -86,35 +86,35 @@ impl Pair {
         let at = usize::from(self.tail).saturating_mul(size).saturating_add(self.submission);
         memory.write(at, *command);
         memory.clean(at, size, platform);
-        self.tail = self.behind(self.tail);
+        self.tail = self.after(self.tail);
         self.in_flight = self.in_flight.saturating_add(1);
     }
 
     /// The entry after this one.
-    fn behind(&self, index: u16) -> u16 {
+    fn after(&self, index: u16) -> u16 {
         let next = index.saturating_add(1);
         if next < self.size { next } else { 0 }
     }
 
-    /// What to tell the controller of new commands.
-    pub(super) fn tell_tail(&mut self) -> Option<u16> {
-        if self.told_tail == self.tail {
+    /// What to ring the submission queue tail doorbell with, if there are new commands.
+    pub(super) fn next_tail(&mut self) -> Option<u16> {
+        if self.rung_tail == self.tail {
             return None;
         }
-        self.told_tail = self.tail;
+        self.rung_tail = self.tail;
         // The commands before their announcement, in memory and then by a register.
         barrier::full();
         Some(self.tail)
     }
 
-    /// What to tell the controller of completions that were taken: at once if there are many, else when there is
+    /// What to ring the completion queue head doorbell with: at once if many completions were taken, else when there is
     /// nothing better to do.
-    pub(super) fn tell_head(&mut self, idle: bool) -> Option<u16> {
-        let many = self.untold.saturating_mul(2) >= self.size;
-        if self.untold == 0 || !(idle || many) {
+    pub(super) fn next_head(&mut self, idle: bool) -> Option<u16> {
+        let many = self.unreleased.saturating_mul(2) >= self.size;
+        if self.unreleased == 0 || !(idle || many) {
             return None;
         }
-        self.untold = 0;
+        self.unreleased = 0;
         Some(self.head)
     }
 
@@ -151,8 +151,8 @@ impl Pair {
             return Err(DeviceError::Protocol { what: "a finished command's id", value: finished.id.into() });
         };
         self.in_flight = left;
-        self.untold = self.untold.saturating_add(1);
-        self.head = self.behind(self.head);
+        self.unreleased = self.unreleased.saturating_add(1);
+        self.head = self.after(self.head);
         if self.head == 0 {
             self.phase ^= 1;
         }

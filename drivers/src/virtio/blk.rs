@@ -9,10 +9,11 @@ use dumpcore::wait::Wait;
 use static_assertions::const_assert_eq;
 use zerocopy::{Immutable, IntoBytes, KnownLayout};
 
-use super::disk::{Disk, Limits, Names, Order, Protocol, Verdict};
+use super::disk::{Answer, Disk, Limits, Order, Protocol, Verdict};
 use super::mmio::{self, MmioSlot, MmioTransport};
 use super::pci::{self, PciTransport};
 use super::transport::Transport;
+use crate::bus::access::Access;
 use crate::bus::pci::{ConfigSpace, Function};
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
@@ -25,7 +26,7 @@ pub type VirtioBlkMmio<R> = Disk<MmioTransport<R>, Blk>;
 /// PCI device ids: of a modern-only block device (4.1.2), and of a transitional one, which has the modern registers too.
 const PCI_DEVICES: [u16; 2] = [0x1042, 0x1001];
 /// Device id of a block device (5), and what is said of another.
-const DEVICE: (u32, &str) = (2, "a virtio disk");
+const DEVICE: mmio::Kind = mmio::Kind { id: 2, what: "a virtio disk" };
 
 /// Device configuration (5.2.4).
 mod configuration {
@@ -100,31 +101,24 @@ pub fn find_mmio<R: Registers>(
     map: impl FnMut(u64, usize) -> Option<R>,
     index: usize,
 ) -> Option<MmioSlot<R>> {
-    mmio::find(windows, map, DEVICE.0, index)
+    mmio::find(windows, map, DEVICE.id, index)
 }
 
 impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
     /// Looks at a virtio disk and carves what it needs from the arena. Does not write to the device.
     ///
-    /// `map` maps a number of bytes at a physical address for device registers: uncached, readable and writable, on every
-    /// CPU and for ever. Memory decoding has to be on, as any kernel or firmware leaves it. `request_timeout` is how
-    /// many nanoseconds a reset, a flush or one block may take.
-    ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is not a virtio disk, or legacy, or cannot be mapped, or does not decode memory; [`DeviceError::Gone`];
-    /// [`DeviceError::Protocol`] if its capabilities make no sense; [`DeviceError::OutOfArena`].
+    /// [`DeviceError::Unsupported`] if it is not a virtio disk, or legacy, or cannot be mapped, or does not decode memory;
+    /// [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities make no sense; [`DeviceError::OutOfArena`].
     pub fn open(
-        config: C,
+        access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
-        map: impl FnMut(u64, usize) -> Option<R>,
         arena: &mut Arena<'_>,
-        request_timeout: Nanoseconds,
     ) -> Result<VirtioBlk<R, C>, DeviceError> {
-        pci::check_kind(&function, PCI_DEVICES, DEVICE.1)?;
-        let (least, size) = (configuration::LEAST, configuration::SIZE);
-        let transport = PciTransport::open(config, function, map, least, size, request_timeout)?;
+        pci::check_kind(&function, PCI_DEVICES, DEVICE.what)?;
+        let transport = PciTransport::open(access, function, configuration::LEAST, configuration::SIZE)?;
         let blk = Blk { sectors: read_capacity(&transport)?, sector_size: SECTOR as u32 };
-        Disk::new(transport, blk, arena, request_timeout)
+        Disk::on(transport, blk, arena)
     }
 }
 
@@ -142,7 +136,7 @@ impl<R: Registers> VirtioBlkMmio<R> {
     ) -> Result<VirtioBlkMmio<R>, DeviceError> {
         let transport = MmioTransport::open(slot, DEVICE, request_timeout)?;
         let blk = Blk { sectors: read_capacity(&transport)?, sector_size: SECTOR as u32 };
-        Disk::new(transport, blk, arena, request_timeout)
+        Disk::on(transport, blk, arena)
     }
 }
 
@@ -165,7 +159,9 @@ pub struct Blk {
 impl Protocol for Blk {
     type Command = BlkCommand;
 
-    const NAMES: Names = Names { kind: "virtio-blk", read: "a virtio-blk read", write: "a virtio-blk write" };
+    const KIND: &'static str = "virtio-blk";
+    const READ: &'static str = "a virtio-blk read";
+    const WRITE: &'static str = "a virtio-blk write";
     const QUEUE: u16 = 0;
     const HEADER: usize = size_of::<Header>();
     /// The status.
@@ -227,8 +223,12 @@ impl Protocol for Blk {
         Ok(())
     }
 
-    fn command(_: BlkCommand) -> (&'static str, usize, usize) {
-        ("a virtio-blk flush", 0, 0)
+    fn called(_: BlkCommand) -> &'static str {
+        "a virtio-blk flush"
+    }
+
+    fn answer(_: BlkCommand) -> Answer {
+        Answer { offset: 0, length: 0 }
     }
 
     fn prepare(&self, order: Order<BlkCommand>, requests: &mut Shared, header: usize, footer: usize) {

@@ -8,8 +8,9 @@ use dumpcore::integrity::Digest;
 use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::Wait;
 
-use super::transport::{Place, QueueOffer, Rings, Transport};
+use super::transport::{QueueOffer, Rings, Transport};
 use crate::bus::registers::Registers;
+use crate::disk::Name;
 
 /// Bytes of registers that are mapped: those of the transport, and as much device configuration as is of use.
 pub const WINDOW: usize = 0x200;
@@ -42,6 +43,15 @@ mod register {
 const MAGIC: u32 = 0x7472_6976;
 /// The modern register layout; 1 is the legacy one.
 const VERSION: u32 = 2;
+
+/// A kind of virtio device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Kind {
+    /// Device id (5).
+    pub(super) id: u32,
+    /// What is said of a device that is another one.
+    pub(super) what: &'static str,
+}
 
 /// A window of virtio registers.
 #[derive(Debug)]
@@ -88,7 +98,7 @@ impl<R: Registers> MmioTransport<R> {
     /// [`DeviceError::Unsupported`] if the device is not of this kind, or legacy, [`DeviceError::Gone`].
     pub(super) fn open(
         slot: MmioSlot<R>,
-        (device, what): (u32, &'static str),
+        kind: Kind,
         timeout: Nanoseconds,
     ) -> Result<MmioTransport<R>, DeviceError> {
         let magic = slot.registers.read32(register::MAGIC);
@@ -99,15 +109,15 @@ impl<R: Registers> MmioTransport<R> {
         if magic != MAGIC {
             return Err(DeviceError::Unsupported { what: "virtio-mmio registers", value: magic.into() });
         }
-        if id != device {
-            return Err(DeviceError::Unsupported { what, value: id.into() });
+        if id != kind.id {
+            return Err(DeviceError::Unsupported { what: kind.what, value: id.into() });
         }
         let version = slot.registers.read32(register::VERSION);
         if version != VERSION {
             let what = "a modern virtio-mmio device (version 2)";
             return Err(DeviceError::Unsupported { what, value: version.into() });
         }
-        Ok(MmioTransport { slot, device, timeout, queue: 0 })
+        Ok(MmioTransport { slot, device: kind.id, timeout, queue: 0 })
     }
 
     fn read(&self, register: usize) -> u32 {
@@ -133,8 +143,8 @@ impl<R: Registers> Transport for MmioTransport<R> {
         digest.number(self.slot.physical).number(self.device.into()).number(self.timeout);
     }
 
-    fn place(&self) -> Place {
-        Place::hexadecimal(self.slot.physical)
+    fn place(&self, name: Name) -> Name {
+        name.hexadecimal(self.slot.physical)
     }
 
     fn timeout(&self) -> Nanoseconds {
@@ -227,17 +237,17 @@ impl<R: Registers> Transport for MmioTransport<R> {
         }
     }
 
-    fn silence(&self, _: &Wait<'_>) -> Result<(), DeviceError> {
+    fn isolate(&self, _: &Wait<'_>) -> Result<(), DeviceError> {
         self.check_present()
     }
 
-    fn wake_silent(&self) -> Result<(), DeviceError> {
+    fn enable_bus_master(&self) -> Result<(), DeviceError> {
         // An interrupt that was pending before the reset (4.2.3.4).
         self.write(register::INTERRUPT_ACKNOWLEDGE, self.read(register::INTERRUPT_STATUS));
         self.status().map(|_| ())
     }
 
-    fn keep_from_memory(&self) -> Result<(), DeviceError> {
+    fn disable_bus_master(&self) -> Result<(), DeviceError> {
         Ok(())
     }
 

@@ -1,13 +1,15 @@
-//! virtio over PCI, modern (virtio 1.2, 4.1): where the registers are, and how the function is silenced.
+//! virtio over PCI, modern (virtio 1.2, 4.1): where the registers are, and how the function is isolated.
 
 use dumpcore::device::{DeviceError, Health};
 use dumpcore::integrity::Digest;
 use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::Wait;
 
-use super::transport::{Place, QueueOffer, Rings, Transport};
+use super::transport::{QueueOffer, Rings, Transport};
+use crate::bus::access::Access;
 use crate::bus::pci::{Bar, CAPABILITY_VENDOR, Command, ConfigSpace, Function, PciDevice, functions};
 use crate::bus::registers::Registers;
+use crate::disk::Name;
 
 /// PCI vendor of every virtio device.
 pub const VENDOR: u16 = 0x1af4;
@@ -154,20 +156,18 @@ pub struct PciTransport<R, C> {
 
 impl<R: Registers, C: ConfigSpace> PciTransport<R, C> {
     /// Finds and maps the registers. Reads configuration space only, changes nothing: another driver may be using the
-    /// device. `map` maps a number of bytes at a physical address, uncached, for reading and writing.
-    /// `device_least` is how many bytes of device configuration are needed, `device_limit` how many are of use.
+    /// device. `device_least` is how many bytes of device configuration are needed, `device_limit` how many are of use.
     ///
     /// # Errors
     /// [`DeviceError::Unsupported`] if the device is legacy or cannot be mapped, [`DeviceError::Protocol`] if its
     /// capabilities contradict the specification, [`DeviceError::Gone`].
     pub fn open(
-        config: C,
+        access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
-        mut map: impl FnMut(u64, usize) -> Option<R>,
         device_least: u32,
         device_limit: u32,
-        timeout: Nanoseconds,
     ) -> Result<PciTransport<R, C>, DeviceError> {
+        let Access { config, mut map, timeout } = access;
         let pci = PciDevice::open(config, function, Command::MEMORY)?;
         let found = Found::look(pci.config(), &function)?;
         let (Some(common_at), Some(notify_at), Some(isr_at), Some(device_at)) =
@@ -216,8 +216,8 @@ impl<R: Registers, C: ConfigSpace> Transport for PciTransport<R, C> {
         digest.number(self.notify_multiplier.into()).number(self.timeout);
     }
 
-    fn place(&self) -> Place {
-        Place::new(&self.pci.address().text())
+    fn place(&self, name: Name) -> Name {
+        name.text(&self.pci.address().text())
     }
 
     fn timeout(&self) -> Nanoseconds {
@@ -313,18 +313,18 @@ impl<R: Registers, C: ConfigSpace> Transport for PciTransport<R, C> {
         self.pci.explain(error)
     }
 
-    fn silence(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        self.pci.silence(wait)
+    fn isolate(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+        self.pci.isolate(wait)
     }
 
-    fn wake_silent(&self) -> Result<(), DeviceError> {
+    fn enable_bus_master(&self) -> Result<(), DeviceError> {
         // Reading acknowledges an interrupt that is still pending (4.1.4.5).
         let _ = self.isr.read8(0);
-        self.pci.let_access_memory()
+        self.pci.enable_bus_master()
     }
 
-    fn keep_from_memory(&self) -> Result<(), DeviceError> {
-        self.pci.keep_from_memory()
+    fn disable_bus_master(&self) -> Result<(), DeviceError> {
+        self.pci.disable_bus_master()
     }
 
     fn check_present(&self) -> Result<(), DeviceError> {

@@ -1,7 +1,7 @@
 //! The split virtqueue (virtio 1.2, 2.7).
 //!
-//! Descriptors are handed out in fixed runs, so nothing has to be linked, searched or believed: a request owns its run
-//! from [`publish`](Queue::publish) until [`pop`](Queue::pop) gives it back. Everything that decides is kept out of
+//! Descriptors are handed out in chains of a fixed length, so nothing has to be linked, searched or believed: a request
+//! owns its chain from [`publish`](Queue::publish) until [`pop`](Queue::pop) gives it back. Everything that decides is kept out of
 //! the device's reach; of what the device writes, only the used ring is read, and checked.
 
 use dumpcore::device::DeviceError;
@@ -73,8 +73,8 @@ pub struct Piece {
 /// A request that the device says it has finished.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Used {
-    /// The run that was published.
-    pub run: u16,
+    /// The chain that was published.
+    pub chain: u16,
     /// Bytes the device says it wrote. Not checked: what is plausible depends on the request.
     pub length: u32,
 }
@@ -84,9 +84,9 @@ pub struct Queue {
     memory: Shared,
     /// Descriptors in use, a power of two, at most [`QUEUE_MAX`]; 0 before [`start`](Queue::start).
     size: u16,
-    /// Descriptors in a run.
-    run_length: u16,
-    /// Which runs the device has.
+    /// Descriptors in a chain.
+    chain_length: u16,
+    /// Which chains the device has.
     in_flight: u64,
     /// Our own index of the available ring, free-running.
     available: u16,
@@ -99,17 +99,17 @@ pub struct Queue {
 impl Queue {
     /// A queue in memory of at least [`QUEUE_BYTES`] bytes, aligned to [`QUEUE_ALIGN`].
     pub fn new(memory: Shared) -> Queue {
-        Queue { memory, size: 0, run_length: 1, in_flight: 0, available: 0, used_seen: 0, used_taken: 0 }
+        Queue { memory, size: 0, chain_length: 1, in_flight: 0, available: 0, used_seen: 0, used_taken: 0 }
     }
 
     /// Empties the queue. Only while the device does not use it: after its reset. `size` is a power of two, at
-    /// most [`QUEUE_MAX`]; `run_length` is how many pieces a request has at most.
-    pub fn start(&mut self, size: u16, run_length: u16, platform: &dyn Platform) {
+    /// most [`QUEUE_MAX`]; `chain_length` is how many pieces a request has at most.
+    pub fn start(&mut self, size: u16, chain_length: u16, platform: &dyn Platform) {
         self.memory.clear(platform);
         self.memory.write(AVAILABLE, NO_INTERRUPT.to_le());
         self.memory.clean(AVAILABLE, size_of::<u16>(), platform);
         self.size = size.min(QUEUE_MAX);
-        self.run_length = run_length.max(1);
+        self.chain_length = chain_length.max(1);
         self.in_flight = 0;
         self.available = 0;
         self.used_seen = 0;
@@ -132,8 +132,8 @@ impl Queue {
     }
 
     /// How many requests fit.
-    pub fn runs(&self) -> u16 {
-        self.size.checked_div(self.run_length).unwrap_or(0).min(u64::BITS as u16)
+    pub fn chains(&self) -> u16 {
+        self.size.checked_div(self.chain_length).unwrap_or(0).min(u64::BITS as u16)
     }
 
     /// How many requests the device has.
@@ -141,24 +141,24 @@ impl Queue {
         self.in_flight.count_ones() as u16
     }
 
-    /// A run that the device does not have.
-    pub fn free_run(&self) -> Option<u16> {
-        let run = self.in_flight.trailing_ones() as u16;
-        (run < self.runs()).then_some(run)
+    /// A chain that the device does not have.
+    pub fn free_chain(&self) -> Option<u16> {
+        let chain = self.in_flight.trailing_ones() as u16;
+        (chain < self.chains()).then_some(chain)
     }
 
-    /// Hands a request to the device. `run` comes from [`free_run`](Queue::free_run); of `pieces`, those that the device
-    /// writes come last. Pieces beyond the run's length are left out. Tells whether the device wants to be notified.
+    /// Gives a request to the device. `chain` comes from [`free_chain`](Queue::free_chain); of `pieces`, those that the device
+    /// writes come last. Pieces beyond the chain's length are left out. Tells whether the device wants to be notified.
     pub fn publish(
         &mut self,
-        run: u16,
+        chain: u16,
         pieces: impl Iterator<Item = Piece>,
         platform: &dyn Platform,
     ) -> bool {
-        let head = run.wrapping_mul(self.run_length);
-        let mut pieces = pieces.take(self.run_length.into()).peekable();
+        let head = chain.wrapping_mul(self.chain_length);
+        let mut pieces = pieces.take(self.chain_length.into()).peekable();
         let mut at = head;
-        // Each turn takes a piece, of at most as many as a run has descriptors.
+        // Each turn takes a piece, of at most as many as a chain has descriptors.
         while let Some(piece) = pieces.next() {
             let next = at.wrapping_add(1);
             let more = if pieces.peek().is_some() { NEXT } else { 0 };
@@ -173,7 +173,7 @@ impl Queue {
             self.memory.write(offset, descriptor);
             at = next;
         }
-        self.in_flight |= 1_u64.checked_shl(run.into()).unwrap_or(0);
+        self.in_flight |= 1_u64.checked_shl(chain.into()).unwrap_or(0);
         let first = usize::from(head).wrapping_mul(size_of::<Descriptor>()).wrapping_add(DESCRIPTORS);
         let count = usize::from(at.wrapping_sub(head));
         self.memory.clean(first, count.wrapping_mul(size_of::<Descriptor>()), platform);
@@ -223,15 +223,15 @@ impl Queue {
         self.memory.invalidate(slot, size_of::<UsedElement>(), platform);
         let element = self.memory.read(slot).unwrap_or(UsedElement { id: u32::MAX, length: 0 });
         let id = u32::from_le(element.id);
-        let run = id.checked_div(self.run_length.into()).unwrap_or(u32::MAX);
-        let bit = 1_u64.checked_shl(run).unwrap_or(0);
-        let head = run.checked_mul(self.run_length.into());
+        let chain = id.checked_div(self.chain_length.into()).unwrap_or(u32::MAX);
+        let bit = 1_u64.checked_shl(chain).unwrap_or(0);
+        let head = chain.checked_mul(self.chain_length.into());
         if head != Some(id) || self.in_flight & bit == 0 {
             return Err(DeviceError::Protocol { what: "a finished request's id", value: id.into() });
         }
         self.used_taken = self.used_taken.wrapping_add(1);
         self.in_flight &= !bit;
-        Ok(Some(Used { run: run as u16, length: u32::from_le(element.length) }))
+        Ok(Some(Used { chain: chain as u16, length: u32::from_le(element.length) }))
     }
 
     /// Feeds where its memory is.

@@ -12,14 +12,16 @@ use dumpcore::wait::Wait;
 use static_assertions::const_assert_eq;
 use zerocopy::{Immutable, IntoBytes, KnownLayout};
 
-use super::disk::{Disk, Limits, Names, Order, Protocol, Verdict};
+use super::disk::{Answer, Disk, Limits, Order, Protocol, Verdict};
 use super::mmio::{self, MmioSlot, MmioTransport};
 use super::pci::{self, PciTransport};
 use super::sense::{Action, Failure, Sense, Words};
 use super::transport::Transport;
+use crate::bus::access::Access;
 use crate::bus::pci::{ConfigSpace, Function};
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
+use crate::disk::PolledDisk as _;
 
 /// A SCSI disk on a virtio host behind PCI. About 12 KiB of arena.
 pub type VirtioScsi<R, C> = Disk<PciTransport<R, C>, Scsi>;
@@ -29,7 +31,7 @@ pub type VirtioScsiMmio<R> = Disk<MmioTransport<R>, Scsi>;
 /// PCI device ids: of a modern-only SCSI host (4.1.2), and of a transitional one, which has the modern registers too.
 const PCI_DEVICES: [u16; 2] = [0x1048, 0x1004];
 /// Device id of a SCSI host (5), and what is said of another.
-const DEVICE: (u32, &str) = (8, "a virtio SCSI host");
+const DEVICE: mmio::Kind = mmio::Kind { id: 8, what: "a virtio SCSI host" };
 
 /// Device configuration (5.6.4).
 mod configuration {
@@ -106,9 +108,9 @@ mod operation {
 /// Logical units of a target that are looked at, if none was named.
 const LISTED: usize = 63;
 /// Where the answer to REPORT LUNS is, and its length: eight bytes, and eight for each.
-const LIST: (usize, usize) = (0, 8 + LISTED * 8);
+const LIST: Answer = Answer { offset: 0, length: 8 + LISTED * 8 };
 /// Where the other answers are, and the length of the longest.
-const ANSWER: (usize, usize) = (LIST.1.next_multiple_of(64), 36);
+const ANSWER: Answer = Answer { offset: LIST.length.next_multiple_of(64), length: 36 };
 
 /// Bytes that the answers have: INQUIRY (the standard data), MODE SENSE (the header), READ CAPACITY.
 const INQUIRY_BYTES: u8 = 36;
@@ -160,7 +162,7 @@ pub fn find_mmio<R: Registers>(
     map: impl FnMut(u64, usize) -> Option<R>,
     index: usize,
 ) -> Option<MmioSlot<R>> {
-    mmio::find(windows, map, DEVICE.0, index)
+    mmio::find(windows, map, DEVICE.id, index)
 }
 
 impl<R: Registers, C: ConfigSpace> VirtioScsi<R, C> {
@@ -168,25 +170,22 @@ impl<R: Registers, C: ConfigSpace> VirtioScsi<R, C> {
     ///
     /// `disk` is which disk on it: `None` is the first that is found by [`quiesce`](dumpcore::DumpDevice::quiesce), in the
     /// order of targets and of what they list (of each, the first 63 units), and that one from then on. Its size is not
-    /// known before. `map` maps a number of bytes at a physical address for device registers: uncached, readable and writable,
-    /// on every CPU and for ever. Memory decoding has to be on. `request_timeout` is how many nanoseconds a reset, the
-    /// search for the disk or one block may take.
+    /// known before. The search for it may take as long as a request.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is not a virtio SCSI host, or legacy, or cannot be mapped, or does not decode memory;
-    /// [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities make no sense; [`DeviceError::OutOfArena`].
+    /// [`DeviceError::Unsupported`] if it is not a virtio SCSI host, or legacy, or cannot be mapped, or does not decode
+    /// memory; [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities make no sense;
+    /// [`DeviceError::OutOfArena`].
     pub fn open(
-        config: C,
+        access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
         disk: Option<Lun>,
-        map: impl FnMut(u64, usize) -> Option<R>,
         arena: &mut Arena<'_>,
-        request_timeout: Nanoseconds,
     ) -> Result<VirtioScsi<R, C>, DeviceError> {
-        pci::check_kind(&function, PCI_DEVICES, DEVICE.1)?;
+        pci::check_kind(&function, PCI_DEVICES, DEVICE.what)?;
         let size = configuration::SIZE;
-        let transport = PciTransport::open(config, function, map, size, size, request_timeout)?;
-        Disk::new(transport, Scsi::new(disk), arena, request_timeout)
+        let transport = PciTransport::open(access, function, size, size)?;
+        Disk::on(transport, Scsi::new(disk), arena)
     }
 }
 
@@ -203,7 +202,7 @@ impl<R: Registers> VirtioScsiMmio<R> {
         request_timeout: Nanoseconds,
     ) -> Result<VirtioScsiMmio<R>, DeviceError> {
         let transport = MmioTransport::open(slot, DEVICE, request_timeout)?;
-        Disk::new(transport, Scsi::new(disk), arena, request_timeout)
+        Disk::on(transport, Scsi::new(disk), arena)
     }
 }
 
@@ -266,7 +265,7 @@ impl Scsi {
                 begin(code) | u128::from(first) << 48 | u128::from(count) << 16
             }
             Order::Command(ScsiCommand::ReportLuns) => {
-                begin(operation::REPORT_LUNS) | u128::from(LIST.1 as u32) << 48
+                begin(operation::REPORT_LUNS) | u128::from(LIST.length as u32) << 48
             }
             Order::Command(ScsiCommand::Inquiry) => begin(operation::INQUIRY) | byte(4, INQUIRY_BYTES),
             Order::Command(ScsiCommand::TestUnitReady) => begin(operation::TEST_UNIT_READY),
@@ -288,13 +287,14 @@ impl Scsi {
 impl Protocol for Scsi {
     type Command = ScsiCommand;
 
-    const NAMES: Names =
-        Names { kind: "virtio-scsi", read: "a virtio-scsi read", write: "a virtio-scsi write" };
+    const KIND: &'static str = "virtio-scsi";
+    const READ: &'static str = "a virtio-scsi read";
+    const WRITE: &'static str = "a virtio-scsi write";
     /// After the control and the event queue.
     const QUEUE: u16 = 2;
     const HEADER: usize = size_of::<Header>();
     const FOOTER: usize = response::SIZE;
-    const ANSWERS: usize = ANSWER.0 + ANSWER.1;
+    const ANSWERS: usize = ANSWER.offset + ANSWER.length;
     const FOOTER_FIRST: bool = true;
     const FLUSH: ScsiCommand = ScsiCommand::SynchronizeCache;
 
@@ -357,16 +357,26 @@ impl Protocol for Scsi {
         read_capacity(disk, wait)
     }
 
-    fn command(command: ScsiCommand) -> (&'static str, usize, usize) {
-        let (at, none) = (ANSWER.0, 0);
+    fn called(command: ScsiCommand) -> &'static str {
         match command {
-            ScsiCommand::ReportLuns => ("a list of SCSI units", LIST.0, LIST.1),
-            ScsiCommand::Inquiry => ("a SCSI inquiry", at, INQUIRY_BYTES.into()),
-            ScsiCommand::TestUnitReady => ("a SCSI test", at, none),
-            ScsiCommand::ModeSense => ("a SCSI mode sense", at, MODE_BYTES.into()),
-            ScsiCommand::ReadCapacity => ("a SCSI read capacity", at, CAPACITY_BYTES.into()),
-            ScsiCommand::SynchronizeCache => ("a virtio-scsi flush", at, none),
+            ScsiCommand::ReportLuns => "a list of SCSI units",
+            ScsiCommand::Inquiry => "a SCSI inquiry",
+            ScsiCommand::TestUnitReady => "a SCSI test",
+            ScsiCommand::ModeSense => "a SCSI mode sense",
+            ScsiCommand::ReadCapacity => "a SCSI read capacity",
+            ScsiCommand::SynchronizeCache => "a virtio-scsi flush",
         }
+    }
+
+    fn answer(command: ScsiCommand) -> Answer {
+        let length = match command {
+            ScsiCommand::ReportLuns => return LIST,
+            ScsiCommand::Inquiry => INQUIRY_BYTES,
+            ScsiCommand::ModeSense => MODE_BYTES,
+            ScsiCommand::ReadCapacity => CAPACITY_BYTES,
+            ScsiCommand::TestUnitReady | ScsiCommand::SynchronizeCache => 0,
+        };
+        Answer { offset: ANSWER.offset, length: length.into() }
     }
 
     fn prepare(&self, order: Order<ScsiCommand>, requests: &mut Shared, header: usize, footer: usize) {
@@ -390,7 +400,7 @@ impl Protocol for Scsi {
             Order::Transfer { direction: Direction::Read, bytes, .. } => (Words::Read, bytes, true),
             Order::Transfer { direction: Direction::Write, bytes, .. } => (Words::Write, bytes, false),
             Order::Command(ScsiCommand::SynchronizeCache) => (Words::Flush, 0, false),
-            Order::Command(command) => (Words::Answer, Scsi::command(command).2, true),
+            Order::Command(command) => (Words::Answer, Scsi::answer(command).length, true),
         };
         // Hosts differ in what they count, but into memory no more can go than there is room for.
         if comes_in && written as usize > data.saturating_add(response::SIZE) {
@@ -445,7 +455,7 @@ fn ask<T: Transport>(
     command: ScsiCommand,
     wait: &Wait<'_>,
 ) -> Result<Result<usize, DeviceError>, DeviceError> {
-    match disk.ask(command, disk.timeout(), wait) {
+    match disk.ask(command, wait) {
         Err(error) if !disk.is_ready() => Err(error),
         result => Ok(result),
     }
@@ -453,54 +463,54 @@ fn ask<T: Transport>(
 
 /// The byte at an offset of the answer.
 fn byte<T: Transport>(disk: &Disk<T, Scsi>, offset: usize) -> u8 {
-    disk.answer(ANSWER.0.wrapping_add(offset))
+    disk.device.answer(ANSWER.offset.wrapping_add(offset))
 }
 
 /// A number at an offset of the answer, 32 bits.
 fn word<T: Transport>(disk: &Disk<T, Scsi>, offset: usize) -> u32 {
-    u32::from_be(disk.answer(ANSWER.0.wrapping_add(offset)))
+    u32::from_be(disk.device.answer(ANSWER.offset.wrapping_add(offset)))
 }
 
 /// Addresses the disk that was named, or found before, or else the first that there is.
 fn find_disk<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Result<(), DeviceError> {
-    let largest = disk.protocol.largest;
-    if let Some(lun) = disk.protocol.found.or(disk.protocol.named) {
+    let largest = disk.device.protocol.largest;
+    if let Some(lun) = disk.device.protocol.found.or(disk.device.protocol.named) {
         if lun.target > largest.target || lun.lun > largest.lun {
             let value = u64::from(largest.target) << 16 | u64::from(largest.lun);
             return Err(DeviceError::Unsupported { what: "a SCSI host with such a unit", value });
         }
-        disk.protocol.at = lun;
+        disk.device.protocol.at = lun;
         let kind = inquire(disk, wait)??;
         if kind != 0 {
             return Err(DeviceError::Unsupported { what: "a SCSI disk", value: kind.into() });
         }
-        disk.protocol.found = Some(lun);
+        disk.device.protocol.found = Some(lun);
         return Ok(());
     }
     let begin = wait.now();
     let mut units = 0_u64;
     for target in 0..=largest.target {
         let after = wait.now().saturating_sub(begin);
-        if after > disk.timeout() {
+        if after > disk.device().timeout() {
             return Err(DeviceError::TimedOut { what: "a search for a SCSI disk", after });
         }
-        disk.protocol.at = Lun { target, lun: 0 };
+        disk.device.protocol.at = Lun { target, lun: 0 };
         // Of most targets there is nothing.
         let Ok(answered) = ask(disk, ScsiCommand::ReportLuns, wait)? else { continue };
-        let listed = u32::from_be(disk.answer(LIST.0)) as usize;
+        let listed = u32::from_be(disk.device.answer(LIST.offset)) as usize;
         let listed = listed.min(answered.saturating_sub(8)) / 8;
         for place in 0..listed.min(LISTED) {
-            let entry = place.saturating_mul(8).saturating_add(LIST.0).saturating_add(8);
+            let entry = place.saturating_mul(8).saturating_add(LIST.offset).saturating_add(8);
             // Peripheral and flat space addresses name units (SAM-5, 4.7), others something else.
-            let entry = u32::from_be(disk.answer(entry)) >> 16;
+            let entry = u32::from_be(disk.device.answer(entry)) >> 16;
             if entry >> 14 > 1 || entry & 0x3fff > largest.lun.into() {
                 continue;
             }
             let lun = Lun { target, lun: (entry & 0x3fff) as u16 };
             units = units.saturating_add(1);
-            disk.protocol.at = lun;
+            disk.device.protocol.at = lun;
             if inquire(disk, wait)? == Ok(0) {
-                disk.protocol.found = Some(lun);
+                disk.device.protocol.found = Some(lun);
                 return Ok(());
             }
         }
@@ -528,7 +538,7 @@ fn become_ready<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Resu
         // Another attention may follow at once; a disk that spins up takes its time.
         let attention = matches!(last, DeviceError::Status { code, .. } if Sense::is_attention(code));
         if !attention {
-            wait.pause(disk.timeout().checked_div(READY_TRIES.into()).unwrap_or(0));
+            wait.pause(disk.device().timeout().checked_div(READY_TRIES.into()).unwrap_or(0));
         }
     }
     Err(last)
@@ -566,8 +576,8 @@ fn read_capacity<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Res
         return Err(DeviceError::Protocol { what: "its last block", value: last });
     };
     let parts = (BLOCK_SIZE as u32).checked_div(block).unwrap_or(1);
-    disk.protocol.parts = parts;
-    disk.protocol.blocks = count.checked_div(parts.into());
+    disk.device.protocol.parts = parts;
+    disk.device.protocol.blocks = count.checked_div(parts.into());
     Ok(())
 }
 

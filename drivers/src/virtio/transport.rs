@@ -7,6 +7,8 @@ use dumpcore::integrity::Digest;
 use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::Wait;
 
+use crate::disk::Name;
+
 /// How often two reads around a changing configuration are repeated.
 const CONFIG_TRIES: u32 = 16;
 
@@ -95,8 +97,8 @@ pub trait Transport: Send {
     /// Feeds everything that stays.
     fn seal(&self, digest: &mut Digest);
 
-    /// Where the device is, for its name: such as `00:04.0`.
-    fn place(&self) -> Place;
+    /// Appends where the device is, such as `00:04.0`, to its name.
+    fn place(&self, name: Name) -> Name;
 
     /// Nanoseconds that a reset may take.
     fn timeout(&self) -> Nanoseconds;
@@ -144,24 +146,24 @@ pub trait Transport: Send {
     /// A better reason for an error, if there is one: the device no longer answers. Its own registers are not looked at.
     fn explain_place(&self, error: DeviceError) -> DeviceError;
 
-    /// As far as the bus can: wakes the device, keeps it from memory, and keeps its interrupts from the CPU. The reset comes
-    /// next, then [`wake_silent`](Transport::wake_silent).
+    /// As far as the bus can: wakes the device, clears Bus Master Enable, and disables its interrupts. The reset comes next,
+    /// then [`enable_bus_master`](Transport::enable_bus_master).
     ///
     /// # Errors
     /// [`DeviceError::Gone`], [`DeviceError::Protocol`] if something is not where it was or does not take.
-    fn silence(&self, wait: &Wait<'_>) -> Result<(), DeviceError>;
+    fn isolate(&self, wait: &Wait<'_>) -> Result<(), DeviceError>;
 
-    /// After a reset: forgets an interrupt that is still pending, and lets the device access memory.
+    /// After a reset: acknowledges an interrupt that is still pending, and lets the device access memory.
     ///
     /// # Errors
     /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if it does not take.
-    fn wake_silent(&self) -> Result<(), DeviceError>;
+    fn enable_bus_master(&self) -> Result<(), DeviceError>;
 
     /// Keeps the device from memory, where the bus can.
     ///
     /// # Errors
     /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if it does not take.
-    fn keep_from_memory(&self) -> Result<(), DeviceError>;
+    fn disable_bus_master(&self) -> Result<(), DeviceError>;
 
     /// Whether the device is still there.
     ///
@@ -202,16 +204,16 @@ pub trait Transport: Send {
         }
     }
 
-    /// Takes the device over: silent, reset, and with access to memory again. What another driver had in flight will
+    /// Takes the device over: isolated, reset, and with access to memory again. What another driver had in flight will
     /// no longer reach memory.
     ///
     /// # Errors
     /// [`DeviceError::Gone`], [`DeviceError::TimedOut`] if the reset does not end, [`DeviceError::Protocol`].
     fn take_over(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         // Where the bus can keep it from memory, nothing of the old driver's arrives while the reset is under way.
-        self.silence(wait)?;
+        self.isolate(wait)?;
         self.reset(wait)?;
-        self.wake_silent()
+        self.enable_bus_master()
     }
 
     /// Resets the device and waits until it has (4.1.4.3.2, 4.2.2.2: until the status reads 0).
@@ -234,7 +236,7 @@ pub trait Transport: Send {
     fn retire(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.check_present()?;
         let reset = self.reset(wait);
-        self.keep_from_memory()?;
+        self.disable_bus_master()?;
         reset
     }
 
@@ -242,7 +244,7 @@ pub trait Transport: Send {
     fn give_up(&self) {
         // Nothing is left to do if even this fails.
         let _ = self.add_status(Status::FAILED);
-        let _ = self.keep_from_memory();
+        let _ = self.disable_bus_master();
     }
 
     /// After a reset: greets the device and reads what it offers (3.1.1, steps 2 to 4).
@@ -316,43 +318,5 @@ pub trait Transport: Send {
             return Err(DeviceError::Status { what: "start", code: status.bits().into() });
         }
         Ok(())
-    }
-}
-
-/// Where a device is, as text.
-#[derive(Clone, Copy, Debug)]
-pub struct Place {
-    bytes: [u8; Place::CAPACITY],
-    used: usize,
-}
-
-impl Place {
-    /// Bytes at most: an address in hexadecimal.
-    pub(super) const CAPACITY: usize = 16;
-
-    /// The first bytes of a text; what does not fit is cut.
-    pub fn new(text: &[u8]) -> Place {
-        let mut place = Place { bytes: [0; Place::CAPACITY], used: text.len().min(Place::CAPACITY) };
-        for (slot, byte) in place.bytes.iter_mut().zip(text) {
-            *slot = *byte;
-        }
-        place
-    }
-
-    /// An address in hexadecimal, without leading zeros.
-    pub fn hexadecimal(address: u64) -> Place {
-        let digits = 64_u32.saturating_sub(address.leading_zeros()).div_ceil(4).max(1);
-        let mut place = Place { bytes: [0; Place::CAPACITY], used: 0 };
-        for (digit, slot) in (0..digits).rev().zip(&mut place.bytes) {
-            let value = address.wrapping_shr(digit.wrapping_mul(4)) & 0xf;
-            *slot = b"0123456789abcdef".get(value as usize).copied().unwrap_or(b'?');
-            place.used = place.used.saturating_add(1);
-        }
-        place
-    }
-
-    /// The text.
-    pub fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.used).unwrap_or_default()
     }
 }

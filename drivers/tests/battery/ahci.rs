@@ -25,7 +25,7 @@ impl Kind for Ahci {
 
     fn open(fake: &AhciFake, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError> {
         let function = ahci::find(fake, 0).ok_or(DeviceError::Gone)?;
-        AhciDisk::open(fake.clone(), function, None, |at, length| fake.map(at, length), arena, TIMEOUT)
+        AhciDisk::open(fake.access(TIMEOUT), function, None, arena)
     }
 }
 

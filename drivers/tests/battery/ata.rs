@@ -2,7 +2,7 @@
 
 use dump_drivers::ata::disk;
 use dump_drivers::fake::{AtaModel, AtaPlan, DmaMemory, Fake, Trouble, Window};
-use dump_drivers::{Ata, Ram};
+use dump_drivers::{Access, AtaDisk, Ram};
 use dumpcore::arena::Arena;
 use dumpcore::device::DeviceError;
 
@@ -16,7 +16,7 @@ impl Kind for Ide {
     /// A reset of two channels and two identifications, or a flush.
     const LIMIT: u64 = 12 * TIMEOUT + TIMEOUT / 5;
     type Fake = Fake<AtaModel>;
-    type Disk = Ata<Window<AtaModel>, Fake<AtaModel>>;
+    type Disk = AtaDisk<Window<AtaModel>, Fake<AtaModel>>;
 
     fn is_low(seed: u64) -> bool {
         !seed.is_multiple_of(5)
@@ -34,7 +34,8 @@ impl Kind for Ide {
         let ports = |first, length| fake.at_port(first, length);
         // Either chosen, or the only disk that is to be found.
         let chosen = (place & 1 == 0).then_some(place);
-        Ata::open(fake.clone(), function, chosen, ports, ram, arena, TIMEOUT)
+        let access = Access { config: fake.clone(), map: ports, timeout: TIMEOUT };
+        AtaDisk::open(access, function, chosen, ram, arena)
     }
 
     /// Requests have no ids, and there is one at a time.

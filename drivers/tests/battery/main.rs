@@ -9,6 +9,7 @@ mod ahci;
 mod ata;
 mod hostile;
 mod kind;
+mod made_up;
 mod nvme;
 mod properties;
 mod run;

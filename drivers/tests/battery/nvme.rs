@@ -25,7 +25,7 @@ impl Kind for Nvme {
 
     fn open(fake: &NvmeFake, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError> {
         let function = disk::find(fake, 0).ok_or(DeviceError::Gone)?;
-        NvmeDisk::open(fake.clone(), function, None, |at, length| fake.map(at, length), arena, TIMEOUT)
+        NvmeDisk::open(fake.access(TIMEOUT), function, None, arena)
     }
 }
 

@@ -112,7 +112,7 @@ impl Kind for BlkPci {
 
     fn open(fake: &VirtioFake, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError> {
         let function = blk::find(fake, 0).ok_or(DeviceError::Gone)?;
-        VirtioBlk::open(fake.clone(), function, |at, length| fake.map(at, length), arena, TIMEOUT)
+        VirtioBlk::open(fake.access(TIMEOUT), function, arena)
     }
 }
 
@@ -131,7 +131,7 @@ impl Kind for ScsiPci {
 
     fn open(fake: &VirtioFake, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError> {
         let function = scsi::find(fake, 0).ok_or(DeviceError::Gone)?;
-        VirtioScsi::open(fake.clone(), function, None, |at, length| fake.map(at, length), arena, TIMEOUT)
+        VirtioScsi::open(fake.access(TIMEOUT), function, None, arena)
     }
 }
 

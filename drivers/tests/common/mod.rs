@@ -89,7 +89,7 @@ impl Rig {
 
 pub fn open(fake: &VirtioFake, arena: &mut Arena<'static>) -> Result<Disk, DeviceError> {
     let function = blk::find(fake, 0).ok_or(DeviceError::Gone)?;
-    VirtioBlk::open(fake.clone(), function, |at, length| fake.map(at, length), arena, TIMEOUT)
+    VirtioBlk::open(fake.access(TIMEOUT), function, arena)
 }
 
 pub fn wait(platform: &ClockPlatform) -> Wait<'_> {

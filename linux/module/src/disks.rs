@@ -2,7 +2,7 @@
 
 use dump_drivers::bus::pci::{Address, ConfigSpace, Function, PortIo};
 use dump_drivers::virtio::scsi::Lun;
-use dump_drivers::{AhciDisk, Mmio, NvmeDisk, VirtioBlk, VirtioScsi};
+use dump_drivers::{Access, AhciDisk, Mmio, NvmeDisk, VirtioBlk, VirtioScsi};
 use dumpcore::device::DeviceError;
 use dumpcore::integrity::Digest;
 use dumpcore::{Arena, DumpDevice, crashdump_mode};
@@ -120,10 +120,10 @@ pub(crate) fn open(
     let address = Address::new(bus, rest >> 3, rest & 7).ok_or(DeviceError::Gone)?;
     let function = Function::at(&Space::new(), address).ok_or(DeviceError::Gone)?;
     let map = |physical, length| mappings.map(physical, length);
-    let space = Space::new();
+    let access = Access { config: Space::new(), map, timeout };
     Ok(match target.driver {
         driver::VIRTIO_BLK => {
-            let disk = VirtioBlk::open(space, function, map, arena, timeout)?;
+            let disk = VirtioBlk::open(access, function, arena)?;
             arena.place(disk)?
         }
         driver::VIRTIO_SCSI => {
@@ -131,16 +131,16 @@ pub(crate) fn open(
             let lun = lun.and_then(|(target, lun)| Lun::new(target, lun));
             let lun =
                 lun.ok_or(DeviceError::Unsupported { what: "a SCSI unit", value: target.lun.into() })?;
-            let disk = VirtioScsi::open(space, function, Some(lun), map, arena, timeout)?;
+            let disk = VirtioScsi::open(access, function, Some(lun), arena)?;
             arena.place(disk)?
         }
         driver::AHCI => {
             let port = u8::try_from(target.unit).ok();
-            let disk = AhciDisk::open(space, function, port, map, arena, timeout)?;
+            let disk = AhciDisk::open(access, function, port, arena)?;
             arena.place(disk)?
         }
         driver::NVME => {
-            let disk = NvmeDisk::open(space, function, Some(target.unit), map, arena, timeout)?;
+            let disk = NvmeDisk::open(access, function, Some(target.unit), arena)?;
             arena.place(disk)?
         }
         value => {

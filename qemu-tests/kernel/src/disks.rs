@@ -8,9 +8,11 @@ use alloc::vec::Vec;
 use dump_drivers::ahci::{self, hba::Hba};
 use dump_drivers::bus::pci::{Address, Function};
 use dump_drivers::virtio::{blk, scsi};
-use dump_drivers::{AhciDisk, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio, nvme};
+use dump_drivers::{
+    Access, AhciDisk, Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio, nvme,
+};
 #[cfg(target_arch = "x86_64")]
-use dump_drivers::{Ata, PortWindow, Ram, ata};
+use dump_drivers::{AtaDisk, PortWindow, Ram, ata};
 use dumpcore::device::DeviceError;
 use dumpcore::format::BLOCK_SIZE;
 use dumpcore::locate::{self, By, Polled};
@@ -77,6 +79,11 @@ impl Driver {
     }
 }
 
+/// The way to a device on PCI.
+fn access(timeout: u64) -> Access<pci::Config, fn(u64, usize) -> Option<Mmio>> {
+    Access { config: pci::config(), map: map_device, timeout }
+}
+
 /// The error of a driver that does not find so many disks.
 fn none(what: &'static str) -> DeviceError {
     DeviceError::Unsupported { what, value: 0 }
@@ -100,7 +107,7 @@ pub(crate) fn locate(
 
 fn virtio_blk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
     let function = blk::find(&pci::config(), number).ok_or(none("a virtio disk"))?;
-    let disk = VirtioBlk::open(pci::config(), function, map_device, arena, timeout)?;
+    let disk = VirtioBlk::open(access(timeout), function, arena)?;
     Ok((Some(function), arena.place(disk)?))
 }
 
@@ -112,7 +119,7 @@ fn virtio_blk_mmio(number: usize, timeout: u64, arena: &mut Arena<'static>) -> R
 
 fn virtio_scsi(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
     let function = scsi::find(&pci::config(), number).ok_or(none("a virtio SCSI host"))?;
-    let disk = VirtioScsi::open(pci::config(), function, None, map_device, arena, timeout)?;
+    let disk = VirtioScsi::open(access(timeout), function, None, arena)?;
     Ok((Some(function), arena.place(disk)?))
 }
 
@@ -130,7 +137,7 @@ fn windows() -> impl Iterator<Item = u64> {
 /// The first namespace of a controller.
 fn nvme_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
     let function = nvme::disk::find(&pci::config(), number).ok_or(none("an NVMe controller"))?;
-    let disk = NvmeDisk::open(pci::config(), function, None, map_device, arena, timeout)?;
+    let disk = NvmeDisk::open(access(timeout), function, None, arena)?;
     Ok((Some(function), arena.place(disk)?))
 }
 
@@ -144,10 +151,11 @@ fn ata_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<O
     let function = ata::disk::find(&pci::config(), number / IDE_DISKS).ok_or(none("an IDE controller"))?;
     // SAFETY: the kernel runs in ring 0, and nobody else uses these ports: the driver asks for its device's.
     let ports = |first, length| Some(unsafe { PortWindow::new(first, length) });
+    let access = Access { config: pci::config(), map: ports, timeout };
     let low = memory::ram().iter().all(|range| range.end <= 1 << 32);
     let ram = if low { Ram::Low } else { Ram::Anywhere };
     let place = Some((number % IDE_DISKS) as u8);
-    let disk = Ata::open(pci::config(), function, place, ports, ram, arena, timeout)?;
+    let disk = AtaDisk::open(access, function, place, ram, arena)?;
     Ok((Some(function), arena.place(disk)?))
 }
 
@@ -155,15 +163,13 @@ fn ata_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<O
 fn ahci_place(number: usize) -> Option<(Function, u8)> {
     let functions = (0..).map_while(|index| ahci::find(&pci::config(), index));
     // One that cannot be opened, such as one that is not in AHCI mode, has no disks for us.
-    let hbas = functions.filter_map(|function| {
-        Some((function, Hba::open(pci::config(), function, map_device, SECOND).ok()?))
-    });
+    let hbas = functions.filter_map(|function| Some((function, Hba::open(access(SECOND), function).ok()?)));
     hbas.flat_map(|(function, hba)| hba.disks().map(move |port| (function, port)).collect::<Vec<_>>())
         .nth(number)
 }
 
 fn ahci_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
     let (function, port) = ahci_place(number).ok_or(none("a disk on an AHCI port"))?;
-    let disk = AhciDisk::open(pci::config(), function, Some(port), map_device, arena, timeout)?;
+    let disk = AhciDisk::open(access(timeout), function, Some(port), arena)?;
     Ok((Some(function), arena.place(disk)?))
 }

@@ -8,7 +8,7 @@ use dump_drivers::PortWindow;
 use dump_drivers::bus::pci::Ecam;
 #[cfg(target_arch = "x86_64")]
 use dump_drivers::bus::pci::PortIo;
-use dump_drivers::{AhciDisk, Ata, Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio};
+use dump_drivers::{AhciDisk, AtaDisk, Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio};
 use dumpcore::deferred::{Handler, Queues};
 use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::Wait;
@@ -40,9 +40,9 @@ pub(crate) struct Outside<'a> {
     port_scsi: &'a mut VirtioScsi<Mmio, PortIo>,
     #[cfg(target_arch = "x86_64")]
     port_nvme: &'a mut NvmeDisk<Mmio, PortIo>,
-    ecam_ata: &'a mut Ata<Mmio, Ecam<Mmio>>,
+    ecam_ata: &'a mut AtaDisk<Mmio, Ecam<Mmio>>,
     #[cfg(target_arch = "x86_64")]
-    port_ata: &'a mut Ata<PortWindow, PortIo>,
+    port_ata: &'a mut AtaDisk<PortWindow, PortIo>,
 }
 
 /// The entry, by the name that linkers look for.

@@ -1,4 +1,4 @@
-//! A PCI function that a driver holds: where it was when armed, and how it is silenced and let go.
+//! A PCI function that a driver holds: where it was when armed, how it is isolated, and when it may be a bus master again.
 
 use dumpcore::device::{DeviceError, Health};
 use dumpcore::integrity::Digest;
@@ -214,13 +214,13 @@ impl<C: ConfigSpace> PciDevice<C> {
         }
     }
 
-    /// Wakes and silences the function: it raises no interrupt, and nothing of the old driver's reaches memory any
-    /// more. Its registers are decoded. The reset of what is behind it comes next, then
-    /// [`let_access_memory`](PciDevice::let_access_memory).
+    /// Wakes the function, clears Bus Master Enable, and disables its interrupts (INTx, MSI and MSI-X), so that nothing of
+    /// the old driver's reaches memory any more. Its registers are decoded. The reset of the controller comes next, then
+    /// [`enable_bus_master`](PciDevice::enable_bus_master).
     ///
     /// # Errors
     /// [`DeviceError::Gone`], [`DeviceError::Protocol`] if something is not where it was or does not take.
-    pub fn silence(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
+    pub fn isolate(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.function.check_present(&self.config)?;
         if let Some(power) = self.power
             && self.function.wake(&self.config, power)?
@@ -261,19 +261,19 @@ impl<C: ConfigSpace> PciDevice<C> {
         Ok(())
     }
 
-    /// Lets the function access memory of its own accord.
+    /// Sets Bus Master Enable: the function may access memory of its own accord.
     ///
     /// # Errors
     /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if it does not take.
-    pub fn let_access_memory(&self) -> Result<(), DeviceError> {
+    pub fn enable_bus_master(&self) -> Result<(), DeviceError> {
         self.function.change_command(&self.config, Command::BUS_MASTER, Command::empty())
     }
 
-    /// Keeps the function from memory.
+    /// Clears Bus Master Enable: the function cannot access memory.
     ///
     /// # Errors
     /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if it does not take.
-    pub fn keep_from_memory(&self) -> Result<(), DeviceError> {
+    pub fn disable_bus_master(&self) -> Result<(), DeviceError> {
         self.function.change_command(&self.config, Command::empty(), Command::BUS_MASTER)
     }
 }

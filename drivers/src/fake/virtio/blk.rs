@@ -2,7 +2,8 @@
 
 use super::super::Trouble;
 use super::super::chassis::Chassis;
-use super::{Done, Fault, Piece, Plan, SECTOR, Virtio, transfer};
+use super::plan::{Fault, Plan};
+use super::state::{Done, Piece, SECTOR, Virtio, transfer};
 
 pub(super) fn features(plan: &Plan) -> u64 {
     // Offered, never needed: several queues, discard.

@@ -4,8 +4,11 @@
 mod blk;
 mod plan;
 mod scsi;
+mod state;
 
 pub use plan::{Counts, Fault, Front, Plan, ScsiPlan};
+pub use state::Virtio;
+use state::{Done, Pending, QueueState, SECTOR, ScsiState, read16};
 
 use super::chassis::{Chassis, Fake, Model};
 use super::memory::DmaMemory;
@@ -15,59 +18,6 @@ use crate::bus::pci::Command;
 
 /// Where the window of a device on MMIO is.
 pub const MMIO_WINDOW: u64 = 0xa00_3e00;
-
-const SECTOR: u64 = 512;
-
-#[derive(Default, Clone)]
-struct QueueState {
-    size: u16,
-    enabled: bool,
-    descriptors: u64,
-    driver: u64,
-    device: u64,
-    fetched: u16,
-    used: u16,
-}
-
-struct Pending {
-    /// Its number, if it counts: see [`Trouble`].
-    number: Option<u32>,
-    head: u16,
-    ticks: u32,
-}
-
-/// A piece of a request: address, length, whether the device writes it.
-type Piece = (u64, u32, bool);
-
-/// What a request did.
-struct Done {
-    /// Bytes that were written to memory, as they are reported.
-    length: u32,
-    /// Those of them that are data.
-    data: u32,
-    /// Bytes of memory that could be written.
-    room: u32,
-}
-
-/// The device's registers and its queue.
-pub struct Virtio {
-    plan: Plan,
-    doorbells: u64,
-    status: u8,
-    resetting: Option<u32>,
-    feature_select: u32,
-    driver_feature_select: u32,
-    driver_features: u64,
-    queue_select: u32,
-    queue: QueueState,
-    generation: u8,
-    isr: u8,
-    requests: u32,
-    pending: Vec<Pending>,
-    /// Sectors.
-    capacity: u64,
-    scsi: scsi::State,
-}
 
 /// A virtio device.
 pub type VirtioFake = Fake<Virtio>;
@@ -103,7 +53,7 @@ impl Fake<Virtio> {
             requests: 0,
             pending: Vec::new(),
             capacity: blocks * 8,
-            scsi: scsi::State::default(),
+            scsi: ScsiState::default(),
         };
         let fake = Fake::new(memory, config, model, blocks, seed);
         fake.set_troubles(troubles);
@@ -138,10 +88,6 @@ impl Virtio {
         self.plan = plan;
     }
 
-    fn has(&self, fault: Fault) -> bool {
-        self.plan.faults.contains(&fault)
-    }
-
     /// The queue that takes requests.
     fn its_queue(&self) -> u32 {
         if self.plan.scsi.is_some() { 2 } else { 0 }
@@ -171,7 +117,7 @@ impl Virtio {
         chassis.forget_foreign();
         self.requests = 0;
         self.isr = 0;
-        self.scsi = scsi::State::default();
+        self.scsi = ScsiState::default();
         self.capacity = chassis.size() / SECTOR;
         for fault in &self.plan.faults {
             if let Fault::CapacityShrinks(sectors) = *fault {
@@ -498,30 +444,6 @@ impl Virtio {
         }
     }
 
-    /// The pieces of a request.
-    fn chain(&self, chassis: &mut Chassis, head: u16) -> Option<Vec<Piece>> {
-        let mut pieces: Vec<Piece> = Vec::new();
-        let mut at = head;
-        loop {
-            if at >= self.queue.size || pieces.len() >= usize::from(self.queue.size) {
-                return None;
-            }
-            let mut descriptor = [0; 16];
-            chassis.dma_read(self.queue.descriptors + u64::from(at) * 16, &mut descriptor)?;
-            let address = u64::from_le_bytes(descriptor[..8].try_into().ok()?);
-            let length = u32::from_le_bytes(descriptor[8..12].try_into().ok()?);
-            let flags = u16::from_le_bytes(descriptor[12..14].try_into().ok()?);
-            if flags & 2 == 0 && pieces.last().is_some_and(|piece| piece.2) {
-                chassis.violation("a piece to be read behind one to be written");
-            }
-            pieces.push((address, length, flags & 2 != 0));
-            if flags & 1 == 0 {
-                return Some(pieces);
-            }
-            at = u16::from_le_bytes(descriptor[14..].try_into().ok()?);
-        }
-    }
-
     fn finish(&mut self, chassis: &mut Chassis, pending: &Pending) {
         let Some(pieces) = self.chain(chassis, pending.head) else {
             return chassis.violation("broken descriptor chain");
@@ -592,30 +514,6 @@ fn low(old: u64, value: u64) -> u64 {
 
 fn high(old: u64, value: u64) -> u64 {
     old & 0xffff_ffff | value << 32
-}
-
-fn read16(chassis: &mut Chassis, bus: u64) -> Option<u16> {
-    let mut bytes = [0; 2];
-    chassis.dma_read(bus, &mut bytes)?;
-    Some(u16::from_le_bytes(bytes))
-}
-
-/// Moves data between the disk, from a byte on, and pieces of memory; at most `most` bytes. Tells how many.
-fn transfer(chassis: &mut Chassis, start: u64, pieces: &[Piece], write: bool, most: usize) -> Option<usize> {
-    let mut moved = 0;
-    for (address, length, _) in pieces {
-        let length = (*length as usize).min(most - moved);
-        let mut bytes = vec![0; length];
-        if write {
-            chassis.dma_read(*address, &mut bytes)?;
-            chassis.write_disk(start + moved as u64, &bytes)?;
-        } else {
-            chassis.read_disk(start + moved as u64, &mut bytes)?;
-            chassis.dma_write(*address, &bytes)?;
-        }
-        moved += length;
-    }
-    Some(moved)
 }
 
 impl Model for Virtio {

@@ -2,19 +2,11 @@
 
 use super::super::Trouble;
 use super::super::chassis::Chassis;
-use super::{Done, Fault, Piece, Plan, ScsiPlan, Virtio, transfer};
+use super::plan::{Fault, Plan, ScsiPlan};
+use super::state::{Done, Piece, Virtio, transfer};
 
 const HEADER: u32 = 51;
 const RESPONSE: u32 = 108;
-
-/// What has happened since the last reset.
-#[derive(Default)]
-pub(super) struct State {
-    /// Unit attentions that were told.
-    told: u32,
-    /// Commands that found the disk becoming ready.
-    waited: u32,
-}
 
 /// How a command ends.
 struct End {

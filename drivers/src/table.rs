@@ -1,0 +1,23 @@
+//! The drivers there are. A new one is a folder beside this file, a line here, and what the checks that read this table
+//! then ask for: the matrix a machine with such a disk, the panic check its code among what was linked, the fuzzers a
+//! target.
+
+/// A driver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Driver {
+    /// Its name in configurations and on command lines.
+    pub name: &'static str,
+    /// The module of this crate whose code runs for its disk.
+    pub module: &'static str,
+}
+
+/// All drivers.
+pub const DRIVERS: [Driver; 7] = [
+    Driver { name: "virtio-blk", module: "virtio::disk" },
+    Driver { name: "virtio-blk-mmio", module: "virtio::disk" },
+    Driver { name: "virtio-scsi", module: "virtio::scsi" },
+    Driver { name: "virtio-scsi-mmio", module: "virtio::scsi" },
+    Driver { name: "ahci", module: "ahci::disk" },
+    Driver { name: "nvme", module: "nvme::disk" },
+    Driver { name: "ata", module: "ata::disk" },
+];
