@@ -79,8 +79,11 @@ impl Driver {
     }
 }
 
+/// Maps a device's registers.
+type Map = fn(u64, usize) -> Option<Mmio>;
+
 /// The way to a device on PCI.
-fn access(timeout: u64) -> Access<pci::Config, fn(u64, usize) -> Option<Mmio>> {
+fn access(timeout: u64) -> Access<pci::Config, Map> {
     Access { config: pci::config(), map: map_device, timeout }
 }
 

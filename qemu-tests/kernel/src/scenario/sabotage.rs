@@ -7,7 +7,6 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use dumpcore::deferred::HostQueues;
 use dumpcore::format::Block;
 use dumpcore::platform::{ClassRun, CodeRange, Guarded, Nanoseconds, RamRange};
-use dumpcore::wait::Wait;
 use dumpcore::{Platform, Registers, ResetPolicy};
 
 use super::footprint;
@@ -67,8 +66,12 @@ unsafe impl Platform for Sabotaged {
         platform::get().cpus()
     }
 
-    fn freeze_cpus(&self, wait: &Wait<'_>) {
-        platform::get().freeze_cpus(wait);
+    fn stop_cpus(&self) {
+        platform::get().stop_cpus();
+    }
+
+    fn all_stopped(&self) -> bool {
+        platform::get().all_stopped()
     }
 
     fn rest(&self, nanoseconds: Nanoseconds) {
