@@ -449,7 +449,7 @@ fn a_stripe_whose_sibling_was_freed_before_is_not_freed_without_being_told_to() 
     assert!(stdout.contains(&format!("{one}: finished clearing 1 dump")), "{stdout}");
     assert!(stdout.contains(&format!("not cleared on {two}: stripe 1 of 2")), "{stdout}");
     assert!(
-        stderr.contains(&format!("{two}: another stripe of a dump here was harvested before")),
+        stderr.contains(&format!("{two}: another stripe of a dump here was saved before")),
         "{stderr}"
     );
     assert!(fs::read(&one).unwrap() == empty(None) && fs::read(&two).unwrap() == disks[1]);

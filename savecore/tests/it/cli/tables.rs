@@ -139,7 +139,7 @@ fn the_guid_table_of_a_hybrid_counts_and_one_hears_that_numbers_differ() {
         disk[MIB..8 * MIB].fill(0x5a);
         let image = place.image("disk", &disk);
         let (code, _, stderr) = run(["format", "--yes", "--partition", "2", &image]);
-        assert!(code == 0 && stderr.contains("partition 2 of the GUID table is meant"), "{stderr}");
+        assert!(code == 0 && stderr.contains("partition 2 of the GUID table is used"), "{stderr}");
         is_formatted_at(&image, &disk, 8, 15);
         let (code, _, stderr) = run(["check", "--partition", "dump", &image]);
         assert_eq!((code, stderr.as_str()), (0, ""));
