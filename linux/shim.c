@@ -417,7 +417,7 @@ void dd_say(const char *text, size_t length, int bad)
 		pr_info("%.*s\n", (int)length, text);
 }
 
-/* The text in the kernel's VMCOREINFO note: behind an ELF note's header and its name. */
+/* The text in the kernel's VMCOREINFO note: after an ELF note's header and its name. */
 size_t dd_vmcoreinfo(void *to, size_t room)
 {
 	struct elf_note {

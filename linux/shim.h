@@ -59,7 +59,7 @@ void *dd_take_stack(size_t bytes);
 void dd_release_stack(void *stack);
 void *dd_map_registers(u64 physical, size_t length);
 void dd_unmap_registers(void *start);
-/* The first range of RAM from an address on, or of what is reserved there for a crash kernel; false behind the last. */
+/* The first range of RAM from an address on, or of what is reserved there for a crash kernel; false after the last. */
 bool dd_next_range(bool crash_kernel, u64 from, struct dd_range *range);
 void dd_random(void *bytes, size_t length);
 u32 dd_pci_read(u32 address, u32 offset);

@@ -210,7 +210,7 @@ fn buffers_that_begin_within_a_page_are_transferred_whole() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(60), failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Extents of any size, at any place in a page, behind a buffer that may itself begin within one.
+    /// Extents of any size, at any place in a page, after a buffer that may itself begin within one.
     #[test]
     fn scattered_memory_is_written_in_its_order(
         mdts in 0..9_u8,

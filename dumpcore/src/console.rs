@@ -20,7 +20,7 @@ pub fn say(platform: &dyn Platform, words: impl FnOnce(&mut Line)) {
     platform.console("\n");
 }
 
-/// Appends seconds with two digits behind the point.
+/// Appends seconds with two digits after the point.
 pub fn seconds(line: &mut Line, span: Nanoseconds) {
     let hundredths = (span % SECOND) / 10_000_000;
     line.decimal(span / SECOND).text(if hundredths < 10 { ".0" } else { "." }).decimal(hundredths).text(" s");

@@ -82,7 +82,7 @@ impl DmaBuffer {
         platform.invalidate_from_device(self.start.as_ptr(), self.length);
     }
 
-    /// The bytes as blocks; what is behind the last whole block is left out.
+    /// The bytes as blocks; what is after the last whole block is left out.
     pub fn blocks(&self) -> &[[u8; BLOCK_SIZE]] {
         self.bytes().as_chunks().0
     }
@@ -115,7 +115,7 @@ impl DmaBuffer {
     /// Splits it in two at `at`; beyond the end, the second is empty.
     pub fn split(self, at: usize) -> (DmaBuffer, DmaBuffer) {
         let at = at.min(self.length);
-        // SAFETY: at is within the memory, or just behind it.
+        // SAFETY: at is within the memory, or just after it.
         let middle = unsafe { self.start.add(at) };
         let first = DmaBuffer { start: self.start, bus: self.bus, length: at };
         let second = DmaBuffer {

@@ -179,7 +179,7 @@ impl<'a> Dump<'a> {
     /// Dumps, from the moment of the crash to the reset policy. Interrupts must be off on this CPU.
     ///
     /// May be called by several CPUs at once, and again by code that crashes inside the dump. Should the
-    /// policy be to return, the dump is armed again: the next crash dumps behind this one.
+    /// policy be to return, the dump is armed again: the next crash dumps after this one.
     pub fn crash(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
         self.dump(platform, crash, Kernel::Crashed)
     }

@@ -84,7 +84,7 @@ pub enum By<'b> {
     Dos {
         /// The disk's signature, in front of the dash.
         signature: u32,
-        /// The partition's number, behind it.
+        /// The partition's number, after it.
         number: u32,
     },
     /// Its name in a GUID table.
@@ -143,7 +143,7 @@ pub enum NotFound {
     },
     /// The table says that it reaches beyond the end of the disk, or ends before it begins.
     BeyondDisk {
-        /// The first block behind it.
+        /// The first block after it.
         end: u64,
         /// Blocks that the disk has.
         blocks: u64,

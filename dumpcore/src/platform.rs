@@ -67,7 +67,7 @@ unsafe impl Sync for CodeRange {}
 pub struct RamRange {
     /// First byte.
     pub start: u64,
-    /// First byte behind it.
+    /// First byte after it.
     pub end: u64,
 }
 

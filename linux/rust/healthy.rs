@@ -147,7 +147,7 @@ lend! {
         }
     }
 
-    /// The text in the kernel's VMCOREINFO note: behind an ELF note's header and its name.
+    /// The text in the kernel's VMCOREINFO note: after an ELF note's header and its name.
     unsafe fn dd_vmcoreinfo(to: *mut c_void, room: usize) -> usize {
         // SAFETY: the kernel's note is in the direct map, and a page at most; shim.h: so much room.
         unsafe {

@@ -7,7 +7,7 @@
  *   spin              this CPU goes round with preemption off
  *   text ADDRESS      a byte of code at this address is turned over
  *   notifier          a panic notifier that wants to be the first faults, the first time that it is called
- *   hear              a panic notifier behind all others, and what keeps logs, say that they have heard
+ *   hear              a panic notifier after all others, and what keeps logs, say that they have heard
  *   stuck             a panic notifier in the middle of the others never comes back
  *   tight, roomy      the module gets no memory to arm with; it gets some again
  *   slow              the kernel takes three seconds for each time that it reads a disk for itself, as the module does to arm

@@ -98,7 +98,7 @@ pub fn disk_id(number: usize) -> String {
     format!("dumpdisk{number}")
 }
 
-/// The id of its drive, the part behind the controller.
+/// The id of its drive, the part after the controller.
 pub fn drive_id(number: usize) -> String {
     format!("dumpdrive{number}")
 }

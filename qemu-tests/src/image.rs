@@ -20,12 +20,12 @@ const PARTITION_TYPE: gpt::partition_types::Type = gpt::partition_types::Type {
 pub const DUMP: &str = "dump";
 /// The partition in front of it.
 pub const FOREIGN_BEFORE: &str = "foreign-before";
-/// The partition behind it.
+/// The partition after it.
 pub const FOREIGN_AFTER: &str = "foreign-after";
 
 /// Size of each foreign partition, in blocks of 4096 bytes (1 MiB).
 const FOREIGN_BLOCKS: u64 = 256;
-/// Blocks in front of the first partition and behind the last: room for the partition tables.
+/// Blocks in front of the first partition and after the last: room for the partition tables.
 const TABLE_BLOCKS: u64 = 256;
 /// Sectors of 512 bytes in a block.
 pub const SECTORS_PER_BLOCK: u64 = BLOCK_SIZE as u64 / 512;
@@ -206,7 +206,7 @@ impl Disk {
         self.hash(|block| !self.dump.contains(block) && !after.contains(block))
     }
 
-    /// Where the partition behind the dump partition is.
+    /// Where the partition after the dump partition is.
     pub fn foreign_after(&self) -> Extent {
         Extent { first: self.dump.first + self.dump.blocks, blocks: FOREIGN_BLOCKS }
     }

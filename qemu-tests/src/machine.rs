@@ -395,7 +395,7 @@ impl Running {
         keyboard.0.write_all(format!("{line}\n").as_bytes()).context("cannot type: the machine is gone")
     }
 
-    /// Waits for a line that contains `needle`, behind the ones already waited for.
+    /// Waits for a line that contains `needle`, after the ones already waited for.
     ///
     /// # Errors
     /// If it does not come within `limit` or QEMU ends without it; the error names the last line and the log.

@@ -52,7 +52,7 @@ pub struct Keys {
 impl Keys {
     /// The public key's 32 bytes, as 64 hexadecimal digits.
     pub fn digits(&self) -> &str {
-        // A checksum stands behind them.
+        // A checksum follows them.
         self.public.split_once(':').and_then(|(_, digits)| digits.get(..64)).unwrap_or_default()
     }
 }

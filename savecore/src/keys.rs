@@ -17,7 +17,7 @@ pub const PUBLIC: &str = "diskdump-public:";
 /// What the text of a secret key begins with.
 pub const SECRET: &str = "diskdump-secret:";
 
-/// Digits behind a key's prefix: the key, and the checksum.
+/// Digits after a key's prefix: the key, and the checksum.
 const DIGITS: usize = 2 * (32 + 4);
 
 /// What is wrong with a key's text, in words that follow "is".

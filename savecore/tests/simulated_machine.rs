@@ -725,7 +725,7 @@ fn a_cache_that_lost_much_of_an_unfinished_dump_leaves_no_block_behind_and_no_ov
     assert!(found.end > hole.end as u64, "what is behind the hole belongs to the dump");
     assert_all_is_freed(&image, &fresh);
 
-    // The next dump goes behind all of it, and both are freed.
+    // The next dump goes after all of it, and both are freed.
     assert_eq!(world.crash(), Outcome::Complete);
     let image = world.images().remove(0);
     let partition = partition::scan(&image).expect("the label is as it was");

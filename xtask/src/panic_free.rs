@@ -43,7 +43,7 @@ pub(crate) fn check(target: &str) -> Result<String> {
         bail!("a panic can be reached: {}", names.join("; "));
     }
 
-    // The negative control, behind it, so that the program without it is not mistaken for the one with it.
+    // The negative control, after it, so that the program without it is not mistaken for the one with it.
     let control = Linked::read(&build(target, &["--features", "control"])?)?.panics();
     if !control.iter().any(|panic| panic.contains("panic_bounds_check") && panic.contains("outside.rs")) {
         bail!(

@@ -120,7 +120,7 @@ pub enum NvmeCommand {
     Flush,
 }
 
-/// A namespace behind an NVMe controller on PCI: takes the controller over, and polls.
+/// A namespace of an NVMe controller on PCI: takes the controller over, and polls.
 ///
 /// The reset is the whole controller's, so it serves one `NvmeDisk` at a time: two namespaces of one controller cannot
 /// receive dumps together.

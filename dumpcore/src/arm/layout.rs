@@ -25,7 +25,7 @@ const LEAST_FOR_PACKED_BUFFERS: usize = 2 * (OUT_BYTES + 3 * BLOCK_SIZE);
 /// Payload blocks of a chunk, and number of buffers: the largest chunks of which enough fit into `bytes`.
 ///
 /// A unit that does not shrink is as long as its pages and a few bytes: chunks are so long that units fit
-/// without a hole behind them.
+/// without a hole after them.
 pub(super) fn divide(
     bytes: usize,
     max_transfer: usize,

@@ -92,7 +92,7 @@ pub(super) struct Means<'m, 'c, 'a> {
     pub(super) zones: &'m RedZones,
 }
 
-/// Looks at a disk that nobody else uses: is there a label, and room behind the dumps that are waiting?
+/// Looks at a disk that nobody else uses: is there a label, and room after the dumps that are waiting?
 /// Leaves it at rest.
 pub(super) fn look(
     number: usize,

@@ -207,7 +207,7 @@ fn check_pattern(
         }
         Verify::Ahead => (),
     }
-    // The front header and the block behind it, so that a dump can begin and be closed. What is read on ahead
+    // The front header and the block after it, so that a dump can begin and be closed. What is read on ahead
     // is taken in too: the headers are written with nothing in flight.
     traffic
         .check_up_to(number, place.block.saturating_add(2), wait)

@@ -84,7 +84,7 @@ pub(super) fn close(
 /// stopped are removed; the last error of those comes back.
 ///
 /// Requests may hang in a device that failed as a whole: only a reset gets them out, and the headers in. One
-/// that failed a single request goes on with what is behind it.
+/// that failed a single request goes on with what is after it.
 #[inline(never)]
 fn bring_home(
     traffic: &mut Traffic<'_, '_, '_, '_>,

@@ -40,7 +40,7 @@ pub enum DeviceError {
     },
     /// A request reaches beyond the end of the device.
     OutOfRange {
-        /// The first block behind the request.
+        /// The first block after the request.
         end: u64,
         /// The device's size in blocks.
         blocks: u64,

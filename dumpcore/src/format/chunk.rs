@@ -151,7 +151,7 @@ impl Packing {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct UnitHeader {
-    /// Bytes behind this header, padding not counted; at least 1, at most `pages` pages.
+    /// Bytes after this header, padding not counted; at least 1, at most `pages` pages.
     pub stored: U32,
     /// Pages, 1 to [`MAX_UNIT_PAGES`].
     pub pages: U16,
@@ -262,7 +262,7 @@ pub struct ChunkHeader {
     pub index: U64,
     /// Number of this header's own block.
     pub block: U64,
-    /// Payload blocks behind this one, at most [`MAX_PAYLOAD_BLOCKS`].
+    /// Payload blocks after this one, at most [`MAX_PAYLOAD_BLOCKS`].
     pub payload_blocks: U32,
     /// Runs in use, at most [`MAX_RUNS`]; 0 in a notes chunk.
     pub run_count: U32,

@@ -1,7 +1,7 @@
 //! A dump's front and back header.
 //!
 //! The front header is written before anything else, with status [`Status::InProgress`]; the back header
-//! behind the last chunk; then, when the medium has all that, the front header once more, now equal to
+//! after the last chunk; then, when the medium has all that, the front header once more, now equal to
 //! the back one but for the magic and the checksum. A dump whose two headers differ was not finished.
 
 use static_assertions::{const_assert, const_assert_eq};
@@ -152,7 +152,7 @@ pub struct Header {
     pub incomplete: U32,
     /// Number of the front header's block.
     pub first_block: U64,
-    /// Number of the first block behind the dump (behind the back header); 0 while in progress.
+    /// Number of the first block after the dump (after the back header); 0 while in progress.
     pub end_block: U64,
     /// Chunks in the dump; 0 while in progress.
     pub chunks: U64,
@@ -221,7 +221,7 @@ pub struct Header {
 }
 const_assert_eq!(size_of::<Header>(), BLOCK_SIZE);
 
-/// First byte that a header's tag covers, behind the magic; and the tag itself.
+/// First byte that a header's tag covers, after the magic; and the tag itself.
 pub const TAGGED: core::ops::Range<usize> = 8..frame::CRC_OFFSET - 4 - size_of::<Tag>();
 const_assert!((TAGGED.end - TAGGED.start).is_multiple_of(16));
 const_assert_eq!(core::mem::offset_of!(Header, tag), TAGGED.end);

@@ -57,7 +57,7 @@ impl NoteKind {
 pub struct NoteHeader {
     /// A [`NoteKind`].
     pub kind: U32,
-    /// Bytes behind this header, padding not counted.
+    /// Bytes after this header, padding not counted.
     pub length: U32,
 }
 const_assert_eq!(size_of::<NoteHeader>(), 8);
@@ -78,7 +78,7 @@ pub enum RangeKind {
 pub struct MemoryRange {
     /// First byte, a multiple of the page size.
     pub start: U64,
-    /// First byte behind it, a multiple of the page size.
+    /// First byte after it, a multiple of the page size.
     pub end: U64,
     /// A [`RangeKind`].
     pub kind: U32,

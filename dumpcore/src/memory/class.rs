@@ -41,7 +41,7 @@ impl ClassedPfn {
         (self.0 >> CLASS_SHIFT) as u16
     }
 
-    /// The page so many behind this one, of the same class.
+    /// The page this many after this one, of the same class.
     pub fn behind(self, pages: u64) -> ClassedPfn {
         ClassedPfn(self.pfn().wrapping_add(pages) & PFN_MASK | self.0 & !PFN_MASK)
     }

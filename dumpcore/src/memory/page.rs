@@ -51,7 +51,7 @@ unsafe fn read(page: NonNull<u64>, word: usize) -> u64 {
 /// Reads four words of a page.
 ///
 /// # Safety
-/// As [`read`], for `first` and the three words behind it.
+/// As [`read`], for `first` and the three words after it.
 #[inline(always)]
 unsafe fn stripe(page: NonNull<u64>, first: usize) -> [u64; 4] {
     // SAFETY: the caller's promise.

@@ -23,7 +23,7 @@ pub fn find(traffic: &mut Traffic<'_, '_, '_, '_>, lane: usize, wait: &Wait<'_>)
     find_from(traffic, lane, Place { block: 1, sequence: 1, free_to: 1, behind_unfinished: false }, wait)
 }
 
-/// As [`find`], from a block on that is the first of a dump, the pattern, or, behind a dump that nobody
+/// As [`find`], from a block on that is the first of a dump, the pattern, or, after a dump that nobody
 /// closed, more of that.
 ///
 /// # Errors

@@ -129,7 +129,7 @@ impl<'l> Lane<'l> {
         if now == self.sealed { Ok(()) } else { Err(Harm::Seal { armed: self.sealed, now }) }
     }
 
-    /// Blocks of payload that the next chunk may have: behind it, the back header has to fit.
+    /// Blocks of payload that the next chunk may have: after it, the back header has to fit.
     pub fn room(&self) -> u64 {
         self.window.blocks().saturating_sub(self.books.next).saturating_sub(2)
     }

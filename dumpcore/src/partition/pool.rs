@@ -337,7 +337,7 @@ impl Pool {
         match checked {
             Ok(_) => Ok(()),
             Err(Unfit::Device { error, .. }) => Err(error),
-            Err(_) => Err(DeviceError::Protocol { what: "its label behind a reset", value: 0 }),
+            Err(_) => Err(DeviceError::Protocol { what: "its label after a reset", value: 0 }),
         }
     }
 

@@ -34,7 +34,7 @@ pub enum Unfit {
     },
     /// The partition reaches beyond the end of the device.
     BeyondDevice {
-        /// First block behind the partition.
+        /// First block after the partition.
         end: u64,
         /// Blocks that the device has.
         blocks: u64,

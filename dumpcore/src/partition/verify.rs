@@ -38,7 +38,7 @@ pub struct Checker {
     end: u64,
     /// The first one known not to hold its pattern.
     bad: Option<u64>,
-    /// Ranges behind the frontier that hold their pattern; empty ones are free entries.
+    /// Ranges after the frontier that hold their pattern; empty ones are free entries.
     good: [BlockRange; RANGES],
     /// Ranges that have to be read again.
     again: [BlockRange; RANGES],
@@ -124,7 +124,7 @@ impl Checker {
         }
     }
 
-    /// A block does not hold its pattern. Nothing behind it needs to be looked at: no dump gets past it.
+    /// A block does not hold its pattern. Nothing after it needs to be looked at: no dump gets past it.
     pub fn is_bad(&mut self, block: u64) {
         let first = self.bad.map_or(block, |bad| bad.min(block));
         self.bad = Some(first);

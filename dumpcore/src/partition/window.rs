@@ -79,7 +79,7 @@ impl<'w> Window<'w> {
         self.bounds.blocks
     }
 
-    /// First block behind the partition, on the device.
+    /// First block after the partition, on the device.
     pub fn end_on_device(&self) -> u64 {
         self.bounds.first.saturating_add(self.bounds.blocks)
     }

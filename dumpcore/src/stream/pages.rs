@@ -107,7 +107,7 @@ fn one_pass(
 
 /// Consecutive pages that are treated the same.
 struct Stretch {
-    /// First page frame number behind them.
+    /// First page frame number after them.
     end: u64,
     class: PageClass,
     /// Why they are left out, if they are.

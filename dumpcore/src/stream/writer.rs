@@ -364,7 +364,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         let (next, lock) = here.map_or((0, None), |lane| (lane.books.next, lane.lock));
         open.payload = open.bytes.div_ceil(BLOCK_SIZE);
         if open.sort == Sort::Copied {
-            // What the last block has behind the payload.
+            // What the last block has after the payload.
             let (used, end) = (open.bytes, open.payload.saturating_mul(BLOCK_SIZE));
             if let Some(rest) = open.payload_mut().get_mut(used..end) {
                 rest.fill(0);

@@ -5,7 +5,7 @@
 //! table counts only if an entry there protects it, and everything is counted in the logical sectors of the disk.
 //!
 //! Two things are taken that Linux leaves alone: a GUID table whose only whole copy is the one at the end of the disk (Linux
-//! wants the word `gpt` on its command line for that), and one of a disk that has been cut behind its last partition. Nobody
+//! wants the word `gpt` on its command line for that), and one of a disk that has been cut after its last partition. Nobody
 //! reads anything else out of such a disk, since its first sector says that only a GUID table counts.
 //!
 //! Partitions inside of partitions (BSD, Solaris, Minix, UnixWare) are not read.

@@ -92,7 +92,7 @@ impl Place {
         Place { start: first.saturating_mul(sector_size), length: count.saturating_mul(sector_size) }
     }
 
-    /// The first byte behind it; more than any disk has where a hostile table says so.
+    /// The first byte after it; more than any disk has where a hostile table says so.
     pub fn end(&self) -> u128 {
         u128::from(self.start).saturating_add(self.length.into())
     }
@@ -142,7 +142,7 @@ pub struct Slot {
 pub enum Fault {
     /// It has no bytes, or ends before it begins.
     Empty,
-    /// It ends behind the end of the disk.
+    /// It ends beyond the end of the disk.
     BeyondDisk,
     /// A part of the table lies in it.
     OverTable,

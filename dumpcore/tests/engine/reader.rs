@@ -29,7 +29,7 @@ pub(crate) struct Chunk {
 /// A dump, closed or not.
 pub(crate) struct Dump {
     pub(crate) front: Header,
-    /// The header behind it, if it was closed.
+    /// The header after it, if it was closed.
     pub(crate) back: Option<Header>,
     pub(crate) chunks: Vec<Chunk>,
     /// The chunk at which reading ended because it does not open.

@@ -79,7 +79,7 @@ struct Window {
     /// The first page's number, if there is anything in the window.
     first: Option<u64>,
     classes: [PageClass; WINDOW_PAGES],
-    /// First page behind those that are of the same class as the last one, as far as it is known.
+    /// First page after those that are of the same class as the last one, as far as it is known.
     end: u64,
 }
 
@@ -87,7 +87,7 @@ struct Window {
 #[derive(Clone, Copy, Debug)]
 struct Whole {
     class: PageClass,
-    /// First page behind it; the next one if the kernel does not say.
+    /// First page after it; the next one if the kernel does not say.
     end: u64,
     /// Whether `end` is what the kernel says.
     told: bool,
@@ -278,7 +278,7 @@ impl Classes {
         found
     }
 
-    /// Of a page in no free block, its class, and the first page behind those that are known to be of the same.
+    /// Of a page in no free block, its class, and the first page after those that are known to be of the same.
     fn used(&mut self, memory: &dyn KernelMemory, base: u64, pfn: u64, index: usize) -> (PageClass, u64) {
         let next = pfn.saturating_add(1);
         let Some(page) = self.page(index) else { return (PageClass::Unknown, next) };
@@ -450,7 +450,7 @@ impl<'b> Page<'b> {
         if self.is_kind(self.layout.page_table) {
             return PageClass::PageTable;
         }
-        // Free pages that a CPU keeps for itself are in nobody's use either, but so are those of an allocation behind its
+        // Free pages that a CPU keeps for itself are in nobody's use either, but so are those of an allocation after its
         // first one: nothing tells them apart.
         match self.layout.references {
             Some(offset) if self.half(offset) != 0 => PageClass::KernelData,
@@ -459,7 +459,7 @@ impl<'b> Page<'b> {
     }
 }
 
-/// First page behind a block of this order; `None` if none of this order begins at `pfn`.
+/// First page after a block of this order; `None` if none of this order begins at `pfn`.
 fn aligned_end(pfn: u64, order: u64) -> Option<u64> {
     let pages = 1_u64.checked_shl(u32::try_from(order).ok()?)?;
     (pfn & pages.wrapping_sub(1) == 0).then_some(())?;

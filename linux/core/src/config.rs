@@ -21,7 +21,7 @@ const BUDGET: u64 = 300 * SECOND;
 /// Bytes of the kernel log's end, if nothing is said.
 const LOG: u64 = 256 << 10;
 
-/// What happens behind a dump. A refused one always lets the kernel go on.
+/// What happens after a dump. A refused one always lets the kernel go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Then {
     /// The machine is reset.
@@ -95,7 +95,7 @@ pub struct Words<'a> {
     pub risky: bool,
     /// Bytes of the log's end.
     pub log: u64,
-    /// What happens behind a dump.
+    /// What happens after a dump.
     pub then: Then,
     /// Whether others hear of the panic between a dump and the reset.
     pub notify: Notify,

@@ -82,7 +82,7 @@ pub(crate) struct PageLayout {
     /// `log2` of how many fit into a window.
     pub(crate) window_shift: u32,
     pub(crate) flags: u64,
-    /// In pages of a compound page behind the first, what leads to the first one, plus 1.
+    /// In pages of a compound page after the first, what leads to the first one, plus 1.
     pub(crate) compound_head: u64,
     /// Whether that may be a mask of the own address instead of the first one's (Linux 7.1 and later).
     pub(crate) head_by_mask: bool,

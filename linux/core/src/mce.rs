@@ -13,7 +13,7 @@ use dumpcore::memory::class::{ClassRun, PageClass};
 const CAPABILITIES: u32 = 0x179;
 const COUNT: u64 = 0xff;
 
-/// Banks that are looked at, at most: behind them other registers stand.
+/// Banks that are looked at, at most: other registers follow.
 const BANKS: u64 = 32;
 
 /// Of a bank: its status, the address, and more about that. The next bank is four registers further on.

@@ -117,7 +117,7 @@ mod tests {
         let mut whole = [0xff; WHOLE_NOTE];
         to_crash_note(&registers, &mut whole);
         assert_eq!(of_crash_note(whole.first_chunk().unwrap()), Some(registers));
-        // The list ends behind it (include/linux/elfcore.h, crash_core.h: two heads, the name, the structure).
+        // The list ends after it (include/linux/elfcore.h, crash_core.h: two heads, the name, the structure).
         assert_eq!((whole.len(), &whole[356..]), (368, &[0; 12][..]));
         assert_eq!(whole[..NOTE_BYTES - GREGSET * 8], note()[..NOTE_BYTES - GREGSET * 8]);
     }

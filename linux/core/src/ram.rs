@@ -5,7 +5,7 @@ use dumpcore::platform::RamRange;
 /// Calls `visit` with the parts of a range that are in none of the holes, in order. Holes without an inside are none.
 pub fn without(range: RamRange, holes: &[RamRange], visit: &mut dyn FnMut(RamRange)) {
     let mut start = range.start;
-    // Each turn ends behind another hole, or is the last.
+    // Each turn ends after another hole, or is the last.
     for _ in 0..=holes.len() {
         let next =
             holes.iter().filter(|hole| hole.start < hole.end && hole.end > start && hole.start < range.end);

@@ -97,7 +97,7 @@ pub(crate) fn model_register(number: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Writes a register of the x2APIC, behind all that was stored before: other than in memory, that is not in order by itself.
+/// Writes a register of the x2APIC, after all that was stored before: other than in memory, that is not in order by itself.
 fn write_model_register(number: u32, value: u64) {
     // SAFETY: OwnApic's write() says what it does.
     unsafe {

@@ -405,7 +405,7 @@ fn open(wanted: &Wanted<'_>, armed: Option<&Armed>) -> Result<Target, Why> {
     Ok(target)
 }
 
-/// Looks whether a target is labelled, as far as a healthy kernel should: the label, and the first block behind it, which is in `block`
+/// Looks whether a target is labelled, as far as a healthy kernel should: the label, and the first block after it, which is in `block`
 /// then.
 fn look(
     wanted: &Wanted<'_>,

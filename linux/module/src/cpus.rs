@@ -34,7 +34,7 @@ pub(crate) struct Slot {
     pub(crate) stack: AtomicPtr<u8>,
 }
 
-// SAFETY: `registers` is written by its own CPU alone, in front of the store to `stopped`, and read behind it.
+// SAFETY: `registers` is written by its own CPU alone, in front of the store to `stopped`, and read after it.
 unsafe impl Sync for Slot {}
 
 /// The CPUs that are online when this is armed.
@@ -104,7 +104,7 @@ fn started(arena: &mut Arena<'static>, count: usize) -> Result<&'static [Cpu], O
     Ok(unsafe { core::slice::from_raw_parts(cpus, count) })
 }
 
-/// The place of a CPU among those that were online; behind them if it was not.
+/// The place of a CPU among those that were online; after them if it was not.
 pub(crate) fn place(slots: &[Slot], number: u32) -> usize {
     slots.iter().position(|slot| slot.number == number).unwrap_or(slots.len())
 }

@@ -418,7 +418,7 @@ pub(crate) fn log_rewind() {
     unsafe { dd_log_rewind() }
 }
 
-/// The log's next line; `None` behind the last.
+/// The log's next line; `None` after the last.
 pub(crate) fn log_line(line: &mut [u8]) -> Option<usize> {
     let mut length = 0;
     // SAFETY: so many bytes.

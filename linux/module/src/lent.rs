@@ -48,7 +48,7 @@ pub(crate) struct Lent {
     pub(crate) helpers: usize,
     /// The end of the stack for the CPU that stands guard after a dump.
     pub(crate) guard_stack: *mut u8,
-    /// What happens behind a dump.
+    /// What happens after a dump.
     pub(crate) then: Then,
     /// Whether others hear of the panic before a reset.
     pub(crate) notify: Notify,

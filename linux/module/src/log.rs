@@ -7,7 +7,7 @@ use crate::kernel;
 /// Bytes of a line with its time, at most: the kernel's CONSOLE_LOG_MAX, and some more.
 const LINE: usize = 2048;
 
-/// Lines of a log, at most; what comes behind them is not read.
+/// Lines of a log, at most; what comes after them is not read.
 const LINES: usize = 1 << 20;
 
 /// Where in the log the dump reads: one line of it.
@@ -72,7 +72,7 @@ impl Place {
         (self.at, self.length, self.over) = (0, 0, false);
     }
 
-    /// Goes to the next line; false behind the last.
+    /// Goes to the next line; false after the last.
     fn next(&mut self) -> bool {
         self.at = self.at.saturating_add(self.length as u64);
         self.length = 0;

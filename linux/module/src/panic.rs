@@ -1,4 +1,4 @@
-//! The kernel panics: the dump, and what comes behind it.
+//! The kernel panics: the dump, and what comes after it.
 
 use core::ffi::{CStr, c_char, c_void};
 use core::sync::atomic::{AtomicBool, Ordering};

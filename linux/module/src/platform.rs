@@ -145,7 +145,7 @@ unsafe impl Platform for Linux {
     }
 
     fn reset(&self, _: ResetPolicy) {
-        // Always to return: what happens then is decided behind the dump.
+        // Always to return: what happens then is decided after the dump.
     }
 
     fn cpu(&self) -> u32 {

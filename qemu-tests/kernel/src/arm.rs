@@ -19,7 +19,7 @@ use crate::{disks, memory, stop};
 pub(crate) struct Armed {
     /// Physical address of the arena; equal to `arena_end` if there is none.
     pub(crate) arena_start: u64,
-    /// First physical address behind it.
+    /// First physical address after it.
     pub(crate) arena_end: u64,
     /// Which PCI function the first disk is.
     pub(crate) function: Option<Function>,

@@ -17,7 +17,7 @@
 //! | `deferred.rs` | timers and tasklets |
 //! | `disks.rs`, `device.rs` | the disks that can receive a dump, and their drivers |
 //! | `arm.rs` | arming the dump, while healthy |
-//! | `panic.rs`, `end.rs` | the ways into the dump, and what happens behind it |
+//! | `panic.rs`, `end.rs` | the ways into the dump, and what happens after it |
 //! | `witness.rs` | what a debugger must find in the core |
 //! | `scenario/` | the ways to crash, and the benches |
 //!

@@ -1,4 +1,4 @@
-//! Stopping the other CPUs for a dump, and letting them go on behind it.
+//! Stopping the other CPUs for a dump, and letting them go on after it.
 //!
 //! Each freeze has a number. A CPU that is asked to obey it records its registers, leaves for a stack in the dump's arena,
 //! says that it has obeyed, and from there on changes no memory but the arena: its own stack is dumped too. There it
@@ -31,7 +31,7 @@ struct Slot {
     stack: AtomicPtr<u8>,
 }
 
-// SAFETY: `registers` is written by its own CPU alone, in front of the store to `obeyed`, and read behind it by the CPU
+// SAFETY: `registers` is written by its own CPU alone, in front of the store to `obeyed`, and read after it by the CPU
 // that froze it, until that lets it go on.
 unsafe impl Sync for Slot {}
 

@@ -32,7 +32,7 @@ const UNIT_PAGES: usize = 8;
 /// Bytes of text in a note, well below a chunk's payload.
 const PIECE: usize = 4000;
 
-/// Blocks of pattern behind the dump.
+/// Blocks of pattern after the dump.
 const REST: u64 = 64;
 
 /// Writes a file that is a dump partition with a whole dump of `crashed` on it.

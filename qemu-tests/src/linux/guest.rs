@@ -48,7 +48,7 @@ impl<'a> Guest<'a> {
         self
     }
 
-    /// With the modules behind which this device appears as a disk.
+    /// With the modules after which this device appears as a disk.
     #[must_use]
     pub fn disk(self, device: &Device) -> Guest<'a> {
         let modules: &[&str] = match device.driver {

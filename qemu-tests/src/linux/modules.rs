@@ -97,7 +97,7 @@ fn needs(content: &[u8]) -> Result<Needs> {
     Ok(needs)
 }
 
-/// Each of `wanted` behind all that it needs, none twice. Circles end where they began.
+/// Each of `wanted` after all that it needs, none twice. Circles end where they began.
 fn order(wanted: &[String], needs: &mut dyn FnMut(&str) -> Result<Vec<String>>) -> Result<Vec<String>> {
     let mut seen = BTreeSet::new();
     let mut order = Vec::new();

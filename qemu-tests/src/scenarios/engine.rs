@@ -12,7 +12,7 @@ use crate::image::Disk;
 use crate::machine::{Fails, Machine};
 use crate::serial;
 
-/// Runs a machine that halts behind a whole dump; its core must be what the machine has in its memory.
+/// Runs a machine that halts after a whole dump; its core must be what the machine has in its memory.
 fn halts_whole(case: &Case, disk: &Disk, machine: &Machine) -> Result<Value> {
     let halted = halt(case, machine, "diskdump: complete", disk, &[])?;
     is_whole(&halted.dump)?;

@@ -161,7 +161,7 @@ pub(super) struct Halted {
     arena: Vec<Range>,
 }
 
-/// Runs a machine that is to halt behind its dump, with this on the console; takes its memory. The disks that hold the dump
+/// Runs a machine that is to halt after its dump, with this on the console; takes its memory. The disks that hold the dump
 /// and words for savecore say where its memory map is found.
 pub(super) fn halt<T: Targets + ?Sized>(
     case: &Case,

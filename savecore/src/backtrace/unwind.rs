@@ -1,7 +1,7 @@
 //! From a CPU's registers to the functions that it was in, frame by frame, through memory of which nothing is sure.
 //!
 //! Each frame is left as the compiler has written it down; where it has not, by the chain of frame pointers; where that is
-//! broken, by what on the stack looks like an address behind a call, and such frames are marked.
+//! broken, by what on the stack looks like an address after a call, and such frames are marked.
 
 use std::collections::HashSet;
 
@@ -232,7 +232,7 @@ impl Unwinder<'_> {
         Some(Left::Caller(Box::new(caller)))
     }
 
-    /// The next address on the stack that is behind a call.
+    /// The next address on the stack that is after a call.
     fn scan(&self, now: &Registers, memory: &Memory<'_>) -> Option<Registers> {
         let mut at = now.sp()?.checked_next_multiple_of(8)?;
         for _ in 0..MAX_SCAN / SCAN {

@@ -139,7 +139,7 @@ mod tests {
 
     const UUID: Uuid = [7; 16];
     const PAGES: u64 = 5;
-    /// Blocks of the disk, and the first of the dump: so far behind that there is room for another.
+    /// Blocks of the disk, and the first of the dump: so far after that there is room for another.
     const BLOCKS: u64 = 3 * BATCH as u64;
     const FIRST: u64 = 2 * BATCH as u64 - 3;
 

@@ -20,7 +20,7 @@ pub struct DamagedBlocks {
     pub condition: Condition,
 }
 
-/// Blocks so far behind the last whole one of an unfinished dump that its writer cannot have left them torn.
+/// Blocks so far after the last whole one of an unfinished dump that its writer cannot have left them torn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Foreign {
     /// The stripe that they are on, from 0.

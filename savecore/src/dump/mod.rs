@@ -368,7 +368,7 @@ impl<'s> Dump<'s> {
     }
 
     /// Blocks that count as the dump's, because nothing else says where it ends, and that are likely not: they are
-    /// neither pattern nor whole, and lie further behind its last whole block than its writer ever was ahead. At most one
+    /// neither pattern nor whole, and lie further after its last whole block than its writer ever was ahead. At most one
     /// place for each part.
     pub fn foreign(&self) -> &[Foreign] {
         &self.foreign

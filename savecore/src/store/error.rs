@@ -144,7 +144,7 @@ impl StoreError {
     }
 }
 
-/// What to do about an answer of a file system's, behind a semicolon; nothing if nobody knows.
+/// What to do about an answer of a file system's, after a semicolon; nothing if nobody knows.
 fn next(error: &io::Error) -> &'static str {
     match Errno::from_io_error(error) {
         Some(Errno::NOSPC) => "; make room there, or store elsewhere",

@@ -7,7 +7,7 @@ use crate::dump::utc;
 /// (those that encrypt names) take it.
 const MAX_HOST: usize = 64;
 
-/// Names that are devices for DOS and Windows, in any folder and with anything behind a dot.
+/// Names that are devices for DOS and Windows, in any folder and with anything after a dot.
 const DEVICES: [&str; 6] = ["con", "prn", "aux", "nul", "com", "lpt"];
 
 /// What comes after the host's name, with zeros for digits: now, and before names were without colons.

@@ -155,7 +155,7 @@ proptest! {
     ) {
         let mut disk = partition(400);
         let written = write_dump(&mut disk, 1, &machine);
-        // Within the window behind the cut, any write may have arrived.
+        // Within the window after the cut, any write may have arrived.
         let window = u64::from(machine.window).min(60);
         let left = |number: u64| {
             number < cut || (number - cut + 1 < window && survived >> (number - cut) & 1 == 1)
@@ -319,7 +319,7 @@ fn an_unproven_block_is_torn_within_the_window_and_foreign_behind_it() {
     let mut whole = partition(300);
     let written = write_dump(&mut whole, 1, &machine);
     let last = 24;
-    // Between the dump's whole blocks and behind them, inside the last chunk's payload and outside of it.
+    // Between the dump's whole blocks and after them, inside the last chunk's payload and outside of it.
     for bad in written.first + 1..200 {
         let mut disk = whole.clone();
         stop_in_the_middle(&mut disk, &written, |number| number <= last);

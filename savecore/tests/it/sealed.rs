@@ -300,7 +300,7 @@ fn chunks_cut_off_moved_or_from_another_dump_are_found_out_though_all_checksums_
         }
         assert_found_out(&changed, &format!("replayed: {renamed}"));
     }
-    // The header from when the dump was begun, behind which all chunks are: not whole, but no forgery.
+    // The header from when the dump was begun, after which all chunks are: not whole, but no forgery.
     let mut begun = disk.clone();
     stop_in_the_middle(&mut begun, &written, |number| number + 1 != written.end);
     let partition = partition::scan(&begun).unwrap();

@@ -15,7 +15,7 @@ use dumpcore::format::note::CpuState;
 use savecore::corefile::pagetable::{Mapping, Paging, walk};
 use zerocopy::FromZeros;
 
-/// Where the tables are, behind the beginning of memory; each has 64 KiB.
+/// Where the tables are, after the beginning of memory; each has 64 KiB.
 const TABLES: u64 = 0x10_0000;
 const TABLE: u64 = 0x1_0000;
 /// Tables of a level.

@@ -154,7 +154,7 @@ fn units_that_contradict_themselves_cost_what_comes_behind_them() {
     let expected = [known(&raw), vec![None]].concat();
     assert_eq!(read(&good, 5), (expected.clone(), true));
     assert_eq!(read(&good, 3), (expected[..3].to_vec(), true));
-    // Bytes behind the last unit.
+    // Bytes after the last unit.
     assert_eq!(read(&[&good[..], &[0; 8]].concat(), 4), (expected[..4].to_vec(), true));
 }
 

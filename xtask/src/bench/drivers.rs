@@ -215,7 +215,7 @@ fn device_rows(guest: &Guest<'_>, device: Rivals, stock: &Stock, quiet: bool) ->
 
 /// The machine of the other side.
 fn stock_machine(guest: &Guest<'_>, device: Rivals, stock: &Stock) -> Result<Machine> {
-    // dd counts in its own requests. It begins behind the label.
+    // dd counts in its own requests. It begins after the label.
     let first = guest.disk.dump.first * BLOCK_SIZE as u64 / REQUEST + 1;
     let mut linux = linux::Guest::new(
         stock,

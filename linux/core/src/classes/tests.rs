@@ -170,7 +170,7 @@ impl Part {
         }
     }
 
-    /// Puts it behind what is there, where its alignment allows.
+    /// Puts it after what is there, where its alignment allows.
     fn put(self, kernel: Kernel, memory: &mut Memory, classes: &mut Vec<PageClass>) {
         let pages = 1_usize << self.order();
         while !classes.len().is_multiple_of(pages) {

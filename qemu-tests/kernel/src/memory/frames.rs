@@ -58,7 +58,7 @@ pub(super) fn mark(range: RamRange, class: PageClass) {
     }
 }
 
-/// What a frame and those behind it are used for. For the dump: takes no lock, and cannot panic.
+/// What a frame and those after it are used for. For the dump: takes no lock, and cannot panic.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn class(pfn: u64) -> ClassRun {
     let uses = USES.get().copied().unwrap_or_default();

@@ -19,7 +19,7 @@ pub(crate) enum Access {
 pub(crate) struct ImagePart {
     /// First virtual address.
     pub(crate) start: u64,
-    /// First virtual address behind it.
+    /// First virtual address after it.
     pub(crate) end: u64,
     /// How it is mapped.
     pub(crate) access: Access,

@@ -85,7 +85,7 @@ impl Filled {
         })
     }
 
-    /// Counts a frame in, behind the others.
+    /// Counts a frame in, after the others.
     pub(crate) fn add(&mut self, frame: u64) {
         match self.0.last_mut() {
             Some(last) if last.end == frame => last.end += FRAME,

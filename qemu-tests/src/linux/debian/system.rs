@@ -22,7 +22,7 @@ const ROOT_AT: u64 = 1 << 20;
 /// Its size: the system takes a third, and cores and another kernel need room.
 const ROOT_BYTES: u64 = 6 << 30;
 
-/// What the disk has behind it, for the guide's dump partition.
+/// What the disk has after it, for the guide's dump partition.
 const FREE_BYTES: u64 = 3 << 29;
 
 /// What takes longer hangs; the archive may be slow.
@@ -161,7 +161,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// An image with a partition for the root, and free room behind it.
+/// An image with a partition for the root, and free room after it.
 fn partition(path: &Path) -> Result<()> {
     let name = || format!("cannot make the disk image {}", path.display());
     let mut file =

@@ -24,7 +24,7 @@ pub(super) const KINDS: [Kind; 11] = [
     ("pvpanic", "pvpanic, which was there first, tells the host after the dump", pvpanic),
 ];
 
-/// What a kernel says that goes on behind its panic.
+/// What a kernel says that goes on after its panic.
 const REBOOTS: &str = "Rebooting in 1 seconds";
 
 fn text(lab: &Lab, row: &Row) -> Result<String> {

@@ -85,7 +85,7 @@ fn expected() -> Expected {
 }
 
 impl Expected {
-    /// Looks at everything that there is behind a kill.
+    /// Looks at everything that there is after a kill.
     fn check(&self, place: &Place) -> Left {
         let mut has_core = false;
         for path in place.crashes("out") {

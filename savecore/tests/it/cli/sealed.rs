@@ -28,7 +28,7 @@ fn set_recipient(disk: &mut [u8], recipient: &PublicKey) {
     label.to_block(block_mut(disk, 0));
 }
 
-/// Writes a dump over several partitions, behind those that are there.
+/// Writes a dump over several partitions, after those that are there.
 fn write_over(disks: &mut [Vec<u8>], machine: &Machine) -> Vec<Written> {
     let stripes = disks.iter_mut().map(|disk| Stripe { first: partition::scan(disk).unwrap().free, disk });
     write_striped(&mut stripes.collect::<Vec<_>>(), machine)
@@ -448,10 +448,7 @@ fn a_stripe_whose_sibling_was_freed_before_is_not_freed_without_being_told_to() 
     assert_eq!(code, 0, "{stdout}{stderr}");
     assert!(stdout.contains(&format!("{one}: finished clearing 1 dump")), "{stdout}");
     assert!(stdout.contains(&format!("not cleared on {two}: stripe 1 of 2")), "{stdout}");
-    assert!(
-        stderr.contains(&format!("{two}: another stripe of a dump here was saved before")),
-        "{stderr}"
-    );
+    assert!(stderr.contains(&format!("{two}: another stripe of a dump here was saved before")), "{stderr}");
     assert!(fs::read(&one).unwrap() == empty(None) && fs::read(&two).unwrap() == disks[1]);
 }
 

@@ -93,7 +93,7 @@ fn change(bytes: &mut [u8], input: &mut Input<'_>) {
     let (what, at) = (input.byte(), input.number(2) as usize);
     let value = input.tricky().to_le_bytes();
     let sectors = bytes.len() / SECTOR;
-    // Both headers and the entries behind the first, a DOS table's entries, or anywhere.
+    // Both headers and the entries after the first, a DOS table's entries, or anywhere.
     let at = match what % 6 {
         0 => SECTOR + at % 92,
         1 => (sectors.saturating_sub(1)) * SECTOR + at % 92,

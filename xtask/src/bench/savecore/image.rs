@@ -18,7 +18,7 @@ use zerocopy::{FromZeros, IntoBytes};
 pub(super) const MEMORY: u64 = 512 << 20;
 /// Consecutive pages of the same sort.
 const GROUP: u64 = 16;
-/// Blocks of pattern behind the dump.
+/// Blocks of pattern after the dump.
 const REST: u64 = 1024;
 
 const UUID: Uuid = *b"savecore's bench";

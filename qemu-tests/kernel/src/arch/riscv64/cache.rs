@@ -61,7 +61,7 @@ pub(crate) fn clean(start: *const u8, length: usize) {
 pub(crate) fn invalidate(start: *const u8, length: usize) {
     // SAFETY: a barrier. What the device has said comes before what is read of its data.
     unsafe { asm!("fence iorw, iorw", options(nostack)) };
-    // cbo.flush: the device has written behind the caches, so a block that the CPU has not written to meanwhile is clean.
+    // cbo.flush: the device has written past the caches, so a block that the CPU has not written to meanwhile is clean.
     for_each_block!(start, length, "2");
     // SAFETY: a barrier.
     unsafe { asm!("fence iorw, iorw", options(nostack)) };

@@ -78,7 +78,7 @@ fn interrupt(frame: &Frame) {
     match frame.cause {
         SOFTWARE => {
             cpu::end_software_interrupt();
-            // Bounded: each turn obeys a freeze. Looked at again behind it, since a rest inside of it may have ended the
+            // Bounded: each turn obeys a freeze. Looked at again after it, since a rest inside of it may have ended the
             // interrupt that a later freeze has sent.
             while kernel_is_asked_to_stop(cpu::number()) {
                 kernel_stop(&registers::of_frame(frame));

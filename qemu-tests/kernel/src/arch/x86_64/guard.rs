@@ -24,7 +24,7 @@ pub(crate) enum Known {
         /// See there.
         fixup: u64,
     },
-    /// The bug of `scenario=oops`: go on behind it.
+    /// The bug of `scenario=oops`: go on after it.
     Stumbled {
         /// The next instruction.
         behind: u64,
@@ -62,7 +62,7 @@ pub(crate) fn probe(page: NonNull<u8>) -> bool {
 
 /// Writes to an address where nothing is; the fault is dumped, and then this returns.
 pub(crate) fn oops(nowhere: u64) {
-    // SAFETY: nothing is mapped there, so nothing is written; the handler knows the instruction and goes on behind it.
+    // SAFETY: nothing is mapped there, so nothing is written; the handler knows the instruction and goes on after it.
     unsafe { stumble(nowhere) }
 }
 

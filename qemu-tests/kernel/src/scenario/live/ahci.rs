@@ -139,7 +139,7 @@ fn open(function: &Function) -> Result<Ahci, &'static str> {
         issued: Mutex::new(0),
         wrong: AtomicU32::new(0),
     };
-    // Only a port that receives knows what is behind it.
+    // Only a port that receives knows what is attached to it.
     ahci.restart()?;
     if ahci.get(SIGNATURE) != SIGNATURE_DISK {
         return Err("what the HBA has is no disk");

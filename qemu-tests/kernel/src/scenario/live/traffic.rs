@@ -69,7 +69,7 @@ struct Lane {
     known: AtomicBool,
 }
 
-// SAFETY: the memory is touched by whoever has the lane's request: the device, and behind that one tasklet.
+// SAFETY: the memory is touched by whoever has the lane's request: the device, and after that one tasklet.
 unsafe impl Send for Lane {}
 // SAFETY: as above.
 unsafe impl Sync for Lane {}

@@ -28,7 +28,7 @@ use crate::dump::platform;
 
 pub(crate) use dump::{find, open, queues};
 
-/// Bytes of registers: those of the controller, and doorbells behind them.
+/// Bytes of registers: those of the controller, and doorbells after them.
 const LENGTH: usize = 0x2000;
 const CAPABILITIES: usize = 0x00;
 const MASK: usize = 0x0c;
@@ -459,7 +459,7 @@ impl Nvme {
     }
 }
 
-/// The place behind one in a queue.
+/// The place after one in a queue.
 #[unsafe(link_section = ".dump_path.text")]
 fn next(place: u16) -> u16 {
     let next = place.wrapping_add(1);
