@@ -2,6 +2,7 @@
 
 use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
+use dumpcore::format::chain::{Extent, back_at, front_at};
 use dumpcore::format::chunk::{ChunkHeader, MAX_UNIT_PAGES, Packing, Run, RunKind, UnitHeader, Units};
 use dumpcore::format::crypt::{self, Key, Place};
 use dumpcore::format::frame::{self, Kind, Malformed};
@@ -42,6 +43,37 @@ fn header() -> Header {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
+    #[test]
+    fn a_header_is_believed_only_in_its_own_place_and_on_its_own_partition(at in 1_u64..1 << 40, elsewhere in 1_u64..1 << 40, length in 1_u64..1 << 20) {
+        let mut front = header();
+        front.uuid = [7; 16];
+        front.first_block = at.into();
+        front.end_block = (at + length).into();
+        let mut block: Block = [0; BLOCK_SIZE];
+        block.copy_from_slice(front.as_bytes());
+        frame::seal(&mut block);
+        prop_assert!(front_at(&block, &[7; 16], at).is_some());
+        prop_assert!(front_at(&block, &[8; 16], at).is_none());
+        prop_assert_eq!(front_at(&block, &[7; 16], elsewhere).is_some(), elsewhere == at);
+        // A front header is no back header, wherever it is.
+        prop_assert!(back_at(&block, &[7; 16], at + length - 1).is_none());
+    }
+
+    #[test]
+    fn no_dump_reaches_before_its_beginning_or_beyond_its_partition(first in 1_u64..1 << 40, end: u64, blocks in 1_u64..1 << 41) {
+        let mut front = header();
+        front.first_block = first.into();
+        front.end_block = end.into();
+        let extent = Extent::of(&front, blocks);
+        if first < end && end <= blocks {
+            prop_assert_eq!(extent, Extent::Closed { end });
+        } else {
+            prop_assert_eq!(extent, Extent::Impossible);
+        }
+        front.status = (Status::InProgress as u32).into();
+        prop_assert_eq!(Extent::of(&front, blocks), Extent::Open);
+    }
 
     #[test]
     fn the_copy_of_a_page_is_the_page_and_its_checksum_the_block_s(block in block(), position: u64) {

@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod chain;
 pub mod checksum;
 pub mod chunk;
 pub mod cipher;

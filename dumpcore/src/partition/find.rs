@@ -1,9 +1,9 @@
 //! Where a dump may begin: dumps that nobody has harvested yet are passed over.
 
 use crate::device::DeviceError;
-use crate::format::chunk::{ChunkHeader, MAX_PAYLOAD_BLOCKS};
+use crate::format::chain::{Extent, chunk_at, front_at};
+use crate::format::chunk::MAX_PAYLOAD_BLOCKS;
 use crate::format::frame::Kind;
-use crate::format::header::{Header, Status};
 use crate::format::{Block, Uuid, pattern};
 use crate::limits::MAX_BUFFERS;
 use crate::partition::lane::{Lane, Place};
@@ -52,19 +52,19 @@ pub fn find_from(
         }
         let claims = Kind::of(block) == Some(Kind::Front);
         let mut unfinished = Unfinished { uuid, nonce: None, window: WINDOW };
-        match front_header(block, &uuid, at) {
+        match front_at(block, &uuid, at) {
             // A front header that was torn while it was written: its dump is there, and stays.
             None if claims || place.behind_unfinished => (),
             None => return Err(Unfit::Foreign { block: at }),
             Some(header) => {
                 place.sequence = header.sequence.get().saturating_add(1);
-                if header.status() != Status::InProgress {
-                    let end = header.end_block.get();
-                    if end <= at || end > blocks {
-                        return Err(Unfit::Foreign { block: at });
+                match Extent::of(header, blocks) {
+                    Extent::Open => (),
+                    Extent::Impossible => return Err(Unfit::Foreign { block: at }),
+                    Extent::Closed { end } => {
+                        place.block = end;
+                        continue;
                     }
-                    place.block = end;
-                    continue;
                 }
                 unfinished.nonce = Some(header.nonce.get());
                 unfinished.window = WINDOW.max(u64::from(header.window_blocks.get()));
@@ -97,12 +97,6 @@ fn read<'t>(
     let failed = |error| Unfit::Device { block, error };
     let lane = traffic.lanes.get_mut(lane).ok_or(failed(DeviceError::NotReady))?;
     lane.window.read(block, wait).map_err(failed)
-}
-
-/// The front header in block `at`, if it is one of this partition, in its place.
-fn front_header<'b>(block: &'b Block, uuid: &Uuid, at: u64) -> Option<&'b Header> {
-    let header = Header::parse(block, Kind::Front).ok()?;
-    (header.uuid == *uuid && header.first_block.get() == at).then_some(header)
 }
 
 /// Blocks that a dump has in flight together, at most, whatever it says.
@@ -142,7 +136,7 @@ struct Seen {
 impl Unfinished {
     /// The blocks of payload that the header in block `at` says, if it is one of this dump's chunks.
     fn payload(&mut self, block: &Block, at: u64) -> Option<u64> {
-        let header = ChunkHeader::parse(block).ok().filter(|header| header.block.get() == at)?;
+        let header = chunk_at(block, at)?;
         let nonce = header.nonce.get();
         (*self.nonce.get_or_insert(nonce) == nonce).then(|| header.payload_blocks.get().into())
     }
@@ -181,7 +175,7 @@ impl Unfinished {
                     return;
                 }
                 seen.last = seen.last.max(Some(number));
-                if front_header(block, &uuid, number).is_some() {
+                if front_at(block, &uuid, number).is_some() {
                     seen.front = Some(seen.front.map_or(number, |front| front.min(number)));
                 }
                 if self.payload(block, number).is_some() {

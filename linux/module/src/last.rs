@@ -1,8 +1,8 @@
 //! What became of the last dump: as it waits on a target, or as somebody tells.
 
 use dump_linux::config::Wanted;
-use dumpcore::format::frame::Kind;
-use dumpcore::format::header::{Header, Status};
+use dumpcore::format::chain::{Extent, front_at};
+use dumpcore::format::header::Status;
 use dumpcore::format::{Block, Uuid};
 
 use crate::kernel::Target;
@@ -62,7 +62,7 @@ fn is_harmless(text: &str) -> bool {
 }
 
 /// Looks for the newest dump that waits on a target, which is the first one of all targets that has any; says whether there is one,
-/// and keeps what became of it. `block` holds the target's block 1, the first one behind its label.
+/// and keeps what became of it. `block` holds the target's block 1, the first one after its label.
 pub(crate) fn find(
     wanted: &Wanted<'_>,
     target: &Target,
@@ -70,10 +70,11 @@ pub(crate) fn find(
     block: &mut Block,
     last: &mut Last,
 ) -> bool {
+    let blocks = target.place().sectors / 8;
     let mut at = 1;
     let mut found = false;
     for _ in 0..DUMPS {
-        let Ok(header) = Header::parse(block, Kind::Front) else { break };
+        let Some(header) = front_at(block, uuid, at) else { break };
         let result = match header.status() {
             Status::Complete => "complete",
             Status::Incomplete => "incomplete",
@@ -81,9 +82,6 @@ pub(crate) fn find(
             // Its blocks are being freed.
             Status::Saved => break,
         };
-        if header.uuid != *uuid {
-            break;
-        }
         found = true;
         let mut page = Page { room: &mut last.text, used: 0 };
         page.line("result", result);
@@ -93,9 +91,9 @@ pub(crate) fn find(
         page.number("time", header.wall_clock.get());
         page.line("place", wanted.path);
         (last.used, last.is_seen) = (page.used, true);
-        let end = header.end_block.get();
         // One that is unfinished has no end that is known here.
-        if end <= at || end >= target.place().sectors / 8 || !target.read(end, block) {
+        let Extent::Closed { end } = Extent::of(header, blocks) else { break };
+        if end >= blocks || !target.read(end, block) {
             break;
         }
         at = end;

@@ -6,13 +6,14 @@
 use std::iter::Peekable;
 use std::ops::Range;
 
+use dumpcore::format::chain::{back_at, front_at};
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid};
 
 use super::Sink;
 use crate::Error;
 use crate::dump::{Dump, Part};
-use crate::partition::{Ending, Payload, back_at, chunk_at, front_at};
+use crate::partition::{Ending, Payload, chunk_at};
 use crate::source::{BATCH, Progress, Reader};
 
 /// Copies a part of a dump, and makes sure that the copy holds all that the `original`, which is this part alone, opened

@@ -217,20 +217,6 @@ impl Found {
     }
 }
 
-/// A front header of partition `uuid` that says it is in block `at`.
-pub(crate) fn front_at<'b>(block: &'b Block, uuid: &Uuid, at: u64) -> Option<&'b Header> {
-    Header::parse(block, Kind::Front)
-        .ok()
-        .filter(|header| header.uuid == *uuid && header.first_block.get() == at)
-}
-
-/// A back header of partition `uuid` that says it is in block `at`.
-pub(crate) fn back_at<'b>(block: &'b Block, uuid: &Uuid, at: u64) -> Option<&'b Header> {
-    Header::parse(block, Kind::Back)
-        .ok()
-        .filter(|header| header.uuid == *uuid && Some(header.end_block.get()) == at.checked_add(1))
-}
-
 /// The version of a whole header or chunk header that is of a version that is not known here.
 pub(crate) fn other_version(block: &Block) -> Option<u32> {
     let kind = Kind::of(block).filter(|kind| matches!(kind, Kind::Front | Kind::Back | Kind::Chunk))?;

@@ -8,8 +8,8 @@ mod lay;
 mod scan;
 
 pub use check::{BadBlock, Check, Verdict, check, check_with};
+pub(crate) use found::other_version;
 pub use found::{Defect, Earlier, Ending, Found, MAX_DUMPS, OtherVersion, Partition};
-pub(crate) use found::{back_at, front_at, other_version};
 pub use glance::{Glance, glance};
 pub use growth::{Watch, growing};
 pub use lay::{Plan, adopt, clear, format, mark_saved};

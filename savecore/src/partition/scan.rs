@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use dumpcore::format::chain::{self, Extent, back_at, front_at};
 use dumpcore::format::chunk::ChunkHeader;
 use dumpcore::format::frame::{Kind, Malformed};
 use dumpcore::format::freeing;
@@ -9,9 +10,7 @@ use dumpcore::format::header::{Header, Status};
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
 
-use super::found::{
-    Defect, Earlier, Ending, Found, MAX_FOREIGN, OtherVersion, Partition, back_at, front_at, other_version,
-};
+use super::found::{Defect, Earlier, Ending, Found, MAX_FOREIGN, OtherVersion, Partition, other_version};
 use crate::Error;
 use crate::ownership::Machine;
 use crate::source::{First, Progress, Reader, Source, describe_block, recognise};
@@ -266,8 +265,7 @@ impl Scanner<'_> {
 
     /// How far the dump after this front header reaches.
     fn extent(&mut self, header: Box<Header>, first: u64) -> Found {
-        let end = header.end_block.get();
-        if header.status() != Status::InProgress && end > first && end <= self.reader.blocks() {
+        if let Extent::Closed { end } = Extent::of(&header, self.reader.blocks()) {
             let uuid = self.uuid;
             let ending = match self.reader.block(end - 1).map(|block| back_at(block, &uuid, end - 1)) {
                 _ if header.status() == Status::Saved => Ending::Saved,
@@ -358,10 +356,7 @@ impl Scanner<'_> {
                 let header = Box::new(back.clone());
                 return self.recovered(at, here, header, here + 1, Ending::FrontLost);
             }
-            let Ok(chunk) = ChunkHeader::parse(block) else { continue };
-            if chunk.block.get() != here {
-                continue;
-            }
+            let Some(chunk) = chain::chunk_at(block, here) else { continue };
             let (chunk, index) = (Box::new(chunk.clone()), chunk.index.get());
             let (end, back) = self.unfinished(here, chunk.nonce.get());
             return match back {
@@ -396,7 +391,7 @@ impl Scanner<'_> {
 
 /// A chunk header of dump `nonce` that says it is in block `at`.
 pub(crate) fn chunk_at(block: &Block, nonce: u64, at: u64) -> Option<&ChunkHeader> {
-    ChunkHeader::parse(block).ok().filter(|chunk| chunk.nonce.get() == nonce && chunk.block.get() == at)
+    chain::chunk_at(block, at).filter(|chunk| chunk.nonce.get() == nonce)
 }
 
 /// The payload blocks of a chunk, of which not more is known than its header says.
