@@ -50,7 +50,7 @@ const PARTS: [Part; 5] = [
         tool: Tool::Miri,
         package: "dumpcore",
         tests: ALL,
-        limit: Duration::from_secs(2400),
+        limit: Duration::from_secs(7200),
     },
     Part {
         name: "miri-drivers",
@@ -58,7 +58,7 @@ const PARTS: [Part; 5] = [
         tool: Tool::Miri,
         package: "dump-drivers",
         tests: ALL,
-        limit: Duration::from_secs(2400),
+        limit: Duration::from_secs(7200),
     },
     Part {
         name: "thread-dumpcore",
