@@ -8,6 +8,8 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
@@ -17,6 +19,9 @@ use super::cut::Cuts;
 
 /// Where savecore keeps what outlasts a run, unless systemd or the caller says otherwise.
 const DIRECTORY: &str = "/var/lib/savecore";
+/// How often to try for the lock, and how long to wait in between.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// How much of such a file is read.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -86,11 +91,7 @@ impl State {
             .mode(0o600)
             .custom_flags(OFlags::NOFOLLOW.bits() as i32)
             .open(&path)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::ResourceBusy.into()),
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOLCK) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+        lock(&file)?;
         let mut state = State {
             path,
             file: file.try_clone()?,
@@ -183,6 +184,19 @@ impl State {
     }
 }
 
+/// Keeps others from it. [`io::ErrorKind::ResourceBusy`] if somebody else has it for longer than a moment: a process that
+/// starts a program leaves its locks to that until the program has begun.
+fn lock(file: &File) -> io::Result<()> {
+    for _ in 0..LOCK_TRIES {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => sleep(LOCK_PAUSE),
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOLCK) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Err(io::ErrorKind::ResourceBusy.into())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -230,6 +244,21 @@ mod tests {
             std::fs::write(&path, bytes).unwrap();
             prop_assert!(State::open(temporary.path(), "s3://b/k").unwrap().upload().is_none());
         }
+    }
+
+    #[test]
+    fn a_lock_that_a_starting_program_still_has_is_waited_for() {
+        let temporary = tempfile::TempDir::new().unwrap();
+        let held = State::open(temporary.path(), "s3://b/k").unwrap();
+        // As the child of a process between fork and exec: the same open file, for a moment longer.
+        let left = held.file.try_clone().unwrap();
+        drop(held);
+        let child = std::thread::spawn(move || {
+            sleep(LOCK_PAUSE * 3);
+            drop(left);
+        });
+        State::open(temporary.path(), "s3://b/k").unwrap();
+        child.join().unwrap();
     }
 
     #[test]
