@@ -200,7 +200,8 @@ impl Writer {
             return;
         }
         let bytes = self.unit.as_flattened();
-        let mut packed = vec![0; bytes.len()];
+        // A unit that does not shrink is stored as it is; one of random bytes may come out exactly as long as it was.
+        let mut packed = vec![0; bytes.len() - 1];
         let length = lz4::compress(bytes, &mut packed, &mut self.table);
         let packed = length.and_then(|length| packed.get(..length));
         let packing = if packed.is_some() { Packing::Lz4 } else { Packing::Stored };
