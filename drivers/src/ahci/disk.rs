@@ -505,7 +505,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ahci<R, C> {
 
     fn serve(&mut self, requests: &mut Requests<Self>, platform: &dyn Platform) {
         self.recovering &= requests.iter().any(|pending| pending.tried);
-        // Each turn takes a free command slot, and there are only so many.
+        // Each turn takes a free command slot, and their number is fixed.
         while let Some(slot) = self.free_slot() {
             let waiting =
                 requests.oldest(|pending| pending.state.slot.is_none() && pending.state.failed.is_none());

@@ -87,7 +87,7 @@ enum Phase {
         /// When the disk was first seen to have finished ahead of the controller.
         alone: Option<Nanoseconds>,
     },
-    /// PIO: the CPU moves the data, and so many bytes have been; or there is none.
+    /// PIO: the CPU moves the data, and this many bytes have moved; or there is none.
     Pio { moved: usize },
     /// SRST is set, since then.
     Reset { since: Nanoseconds },

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::walker::{Expected, GOOD, Then, Walk};
+use super::walker::{DEAD, Expected, GOOD, Then, Walk};
 
 /// A place to save to.
 struct Store {
@@ -82,8 +82,8 @@ const SOFT: &str = "mount -t nfs -o soft,timeo=10,retrans=1,vers=4.2 localhost:/
 /// Crashes the machine once more, with a harvest that leaves the dump on `target`, and saves that everywhere.
 pub(super) fn stores(walk: &mut Walk<'_>, target: &str) -> Result<()> {
     // Only what is listed is harvested; the kernel is armed as before.
-    let keep = "sed -i '1i targets = [\"PARTUUID=00000000-0000-0000-0000-00000000dead\"]' /etc/savecore.toml";
-    walk.run("stores: no dump is harvested at boot", keep, &GOOD)?;
+    let keep = format!("sed -i '1i targets = [\"{DEAD}\"]' /etc/savecore.toml");
+    walk.run("stores: no dump is harvested at boot", &keep, &GOOD)?;
     walk.crash("stores: a dump for all of them", Then::ComesUp)?;
     walk.come_up("stores: up again", true)?;
     let reference = format!(

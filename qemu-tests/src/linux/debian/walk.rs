@@ -12,7 +12,7 @@ use super::stores::stores;
 use super::system::{System, SystemDisk};
 #[cfg(test)]
 use super::walker::CRASH;
-use super::walker::{APT_LIMIT, Expected, GOOD, LIMIT, Step, Then, Walk, short};
+use super::walker::{APT_LIMIT, DEAD, Expected, GOOD, LIMIT, Step, Then, Walk, short};
 use crate::bed::{Bed, DEVICES, X86_64};
 use crate::image::{Disk, Extent};
 use crate::machine::Machine;
@@ -64,9 +64,6 @@ const DUMP_SIZE: (&str, &str) = ("+8G", "+1G");
 
 /// Bytes of the disk that comes late.
 const LATE_BYTES: u64 = 1 << 30;
-
-/// A partition that no machine has.
-const DEAD: &str = "PARTUUID=00000000-0000-0000-0000-00000000dead";
 
 /// The machine: a disk with a system, and a second one if there is one.
 fn machine(kernel: &[std::path::PathBuf; 2], disk: &SystemDisk, late: Option<&Disk>) -> Result<Machine> {

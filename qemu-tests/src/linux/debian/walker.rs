@@ -18,6 +18,9 @@ pub struct Step {
     pub failed: Option<String>,
 }
 
+/// A partition that no machine has.
+pub(super) const DEAD: &str = "PARTUUID=00000000-0000-0000-0000-00000000dead";
+
 /// The guide's command that crashes the machine.
 pub(super) const CRASH: &str = "sync; echo c >/proc/sysrq-trigger";
 
