@@ -12,8 +12,8 @@ use crate::format::crypt::Key;
 use crate::format::header::put_text;
 use crate::format::metrics::{MAX_REFUSALS, Refused};
 use crate::helpers::coordinator::Kept;
-use crate::helpers::crew::Crew;
 use crate::helpers::job::{Unit, Workshop};
+use crate::helpers::pool::HelperPool;
 use crate::integrity::{Digest, Harm};
 use crate::limits::MAX_TARGETS;
 use crate::memory::class::Level;
@@ -248,7 +248,7 @@ pub(crate) struct Armed<'a> {
     pub(crate) queues: Option<&'a Queues>,
     pub(crate) targets: [Option<ArmedTarget<'a>>; MAX_TARGETS],
     pub(crate) pool: Pool,
-    pub(crate) crew: Option<&'a Crew<'a>>,
+    pub(crate) helper_pool: Option<&'a HelperPool<'a>>,
     /// What this CPU works on itself.
     pub(crate) own: &'a mut Unit<'a>,
     pub(crate) workshop: Workshop<'a>,
@@ -281,7 +281,7 @@ impl<'a> Armed<'a> {
             target.seal(&mut digest);
         }
         self.pool.seal(&mut digest);
-        digest.number(self.crew.map_or(0, |crew| core::ptr::from_ref(crew) as u64));
+        digest.number(self.helper_pool.map_or(0, |helper_pool| core::ptr::from_ref(helper_pool) as u64));
         digest.number(core::ptr::from_ref::<Unit<'a>>(self.own) as u64);
         self.workshop.seal(&mut digest);
         digest.number(core::ptr::from_ref::<Kept>(self.kept) as u64);
@@ -306,8 +306,8 @@ impl<'a> Armed<'a> {
         }
         self.zones.seal(&mut digest);
         self.own.seal(&mut digest);
-        if let Some(crew) = self.crew {
-            crew.seal(&mut digest);
+        if let Some(helper_pool) = self.helper_pool {
+            helper_pool.seal(&mut digest);
         }
         digest.finish()
     }

@@ -11,7 +11,7 @@ use crate::armed::Armed;
 use crate::console::say;
 use crate::crash::reset::{self, Kernel};
 use crate::crash::{self, End, Entry, phase, report};
-use crate::helpers::crew::Crew;
+use crate::helpers::pool::HelperPool;
 use crate::outcome::{Crash, Outcome};
 use crate::platform::{Platform, Registers};
 use crate::stack::{RED_ZONE, STACK_SIZE};
@@ -54,7 +54,7 @@ pub struct Dump<'a> {
     nested: AtomicU32,
     armed: Twice<Armed<'a>>,
     vitals: Twice<Vitals>,
-    crew: Twice<Crew<'a>>,
+    helper_pool: Twice<HelperPool<'a>>,
     /// Whether the running dump is of a kernel that goes on.
     resumes: AtomicBool,
     /// Where the CPU that dumps runs; see [`phase`].
@@ -71,7 +71,7 @@ impl<'a> Dump<'a> {
             nested: AtomicU32::new(0),
             armed: Twice::new(),
             vitals: Twice::new(),
-            crew: Twice::new(),
+            helper_pool: Twice::new(),
             resumes: AtomicBool::new(false),
             phase: AtomicU32::new(phase::CROSSING),
             stack: Twice::new(),
@@ -134,10 +134,10 @@ impl<'a> Dump<'a> {
         })
     }
 
-    /// The crew, once armed, if there is one.
-    fn crew(&self) -> Option<&'a Crew<'a>> {
+    /// The helper pool, once armed, if there is one.
+    fn helper_pool(&self) -> Option<&'a HelperPool<'a>> {
         // SAFETY: the pointer is what arm() stored: a value in the arena, shared for 'a.
-        self.crew.get().map(|crew| unsafe { crew.as_ref() })
+        self.helper_pool.get().map(|helper_pool| unsafe { helper_pool.as_ref() })
     }
 
     /// Takes over everything that a dump to one of `targets`, best first, will need, and seals it. `arena`
@@ -158,9 +158,10 @@ impl<'a> Dump<'a> {
             .map_err(|_| ArmError::AlreadyArmed)?;
         match prepare(platform, &mut targets.into_iter(), arena, config) {
             Ok((armed, report)) => {
-                let crew =
-                    armed.crew.map_or(core::ptr::null_mut(), |crew| core::ptr::from_ref(crew).cast_mut());
-                self.crew.set(crew);
+                let helper_pool = armed
+                    .helper_pool
+                    .map_or(core::ptr::null_mut(), |helper_pool| core::ptr::from_ref(helper_pool).cast_mut());
+                self.helper_pool.set(helper_pool);
                 self.stack.set(armed.stack.as_mut_ptr().wrapping_sub(RED_ZONE));
                 self.vitals.set(core::ptr::from_ref(armed.vitals).cast_mut());
                 self.armed.set(core::ptr::from_mut(armed));
@@ -197,8 +198,9 @@ impl<'a> Dump<'a> {
     /// stack in the arena, until that is over. Returns at once if there is nothing to help with. The caller
     /// then stays stopped; or, if the kernel [goes on](Dump::resumes), waits to be resumed.
     pub fn help(&self, platform: &dyn Platform) {
-        if let Some(crew) = self.crew() {
-            crew.help(platform, &|| self.state.load(Ordering::Acquire) & state::MASK == state::DUMPING);
+        if let Some(helper_pool) = self.helper_pool() {
+            helper_pool
+                .help(platform, &|| self.state.load(Ordering::Acquire) & state::MASK == state::DUMPING);
         }
     }
 

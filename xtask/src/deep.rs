@@ -65,7 +65,7 @@ const PARTS: [Part; 5] = [
         about: "ThreadSanitizer over the tests of dumpcore in which threads are the helping CPUs",
         tool: Tool::Thread,
         package: "dumpcore",
-        tests: &["--lib", "--test", "crew", "--test", "deferred", "--test", "engine"],
+        tests: &["--lib", "--test", "helper_pool", "--test", "deferred", "--test", "engine"],
         limit: Duration::from_secs(1200),
     },
     Part {

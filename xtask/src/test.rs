@@ -198,7 +198,7 @@ fn judged(strict: bool, (program, package): (&str, &str), test: &str, facts: &st
 }
 
 /// The ways to run the unit tests: nextest if it is there, since it kills a test that hangs and runs them in parallel. The
-/// model checker goes through the orders in which CPUs can get at the slots of the crew.
+/// model checker goes through the orders in which CPUs can get at the slots of the helper pool.
 fn unit_tests() -> Vec<(&'static str, Command)> {
     let with = |arguments: &[&str]| {
         let mut cargo = host_cargo();

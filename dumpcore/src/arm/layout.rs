@@ -4,8 +4,8 @@
 use crate::arena::{Arena, OutOfArena};
 use crate::format::chunk::{Encoding, MAX_PAYLOAD_BLOCKS};
 use crate::format::{BLOCK_SIZE, PAGE_SIZE};
-use crate::helpers::crew::{Crew, Helper};
 use crate::helpers::job::{OUT_BYTES, UNIT_PAGES, Unit, Workshop};
+use crate::helpers::pool::{Helper, HelperPool};
 use crate::limits::{MAX_BUFFERS, MAX_HELPERS};
 use crate::memory::lz4;
 use crate::stack::{HELPER_RED_ZONE, HELPER_STACK, RedZones};
@@ -90,13 +90,13 @@ pub(super) fn afford(room: usize, encoding: Encoding, helpers: usize) -> (Encodi
     (encoding, helpers.unwrap_or(0))
 }
 
-/// Makes the crew's places and units.
-pub(super) fn crew<'a>(
+/// Makes the helper pool's places and units.
+pub(super) fn helper_pool<'a>(
     arena: &mut Arena<'a>,
     encoding: Encoding,
     helpers: usize,
     zones: &mut RedZones,
-) -> Result<Option<&'a Crew<'a>>, OutOfArena> {
+) -> Result<Option<&'a HelperPool<'a>>, OutOfArena> {
     if helpers == 0 {
         return Ok(None);
     }
@@ -110,6 +110,6 @@ pub(super) fn crew<'a>(
     for slot in units.iter_mut().take(helpers.saturating_mul(2)) {
         *slot = Some(unit(arena, encoding)?);
     }
-    let crew = Crew::new(places, units.into_iter().flatten());
-    Ok(Some(arena.place(crew)?))
+    let helper_pool = HelperPool::new(places, units.into_iter().flatten());
+    Ok(Some(arena.place(helper_pool)?))
 }

@@ -8,7 +8,7 @@ mod targets;
 
 use core::mem::size_of;
 
-use self::layout::{afford, crew, divide, unit, workshop};
+use self::layout::{afford, divide, helper_pool, unit, workshop};
 use self::probe::{Means, derive_keys, look_at_memory};
 use self::targets::Targets;
 use crate::arena::{Arena, OutOfArena};
@@ -16,7 +16,7 @@ use crate::armed::{Armed, Lasting, Refusals, Sealed};
 use crate::code;
 use crate::format::{BLOCK_SIZE, PAGE_BYTES};
 use crate::helpers::coordinator::{Coordinator, Kept};
-use crate::helpers::crew::Crew;
+use crate::helpers::pool::HelperPool;
 use crate::limits::MAX_HELPERS;
 use crate::memory::class::Level;
 use crate::memory::map::PfnRange;
@@ -68,8 +68,8 @@ pub(crate) fn prepare<'a>(
     // What is left, but for the armed state itself, is for helpers, and becomes buffers.
     let state_bytes = size_of::<Armed<'a>>()
         .saturating_add(align_of::<Armed<'a>>())
-        .saturating_add(size_of::<Crew<'a>>())
-        .saturating_add(align_of::<Crew<'a>>());
+        .saturating_add(size_of::<HelperPool<'a>>())
+        .saturating_add(align_of::<HelperPool<'a>>());
     let left = |arena: &Arena<'_>| {
         let unused = arena.length().saturating_sub(arena.used());
         unused.saturating_sub(state_bytes).saturating_sub(BLOCK_SIZE)
@@ -79,7 +79,7 @@ pub(crate) fn prepare<'a>(
     let (encoding, helpers) = afford(left(&arena), config.encoding, wanted);
     let own_workshop = workshop(&mut arena, encoding)?;
     let mut own = unit(&mut arena, encoding)?;
-    let crew = crew(&mut arena, encoding, helpers, zones)?;
+    let helper_pool = helper_pool(&mut arena, encoding, helpers, zones)?;
     let zones: &RedZones = zones;
 
     let too_small = OutOfArena { bytes: 4 * BLOCK_SIZE };
@@ -138,7 +138,7 @@ pub(crate) fn prepare<'a>(
         queues: config.queues,
         targets: targets.armed,
         pool,
-        crew,
+        helper_pool,
         own,
         workshop: own_workshop,
         kept,

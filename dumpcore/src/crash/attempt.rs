@@ -31,7 +31,7 @@ pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, ou
         queues,
         targets,
         pool,
-        crew,
+        helper_pool,
         own,
         workshop,
         kept,
@@ -60,7 +60,7 @@ pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, ou
     }
 
     vitals.enter(Step::Verify, platform.now());
-    let mut coordinator = Coordinator::new(*crew, own, kept, sealed.patience);
+    let mut coordinator = Coordinator::new(*helper_pool, own, kept, sealed.patience);
     let mut traffic = Traffic { pool, lanes: &mut lanes, coordinator: &mut coordinator, checked: 0 };
     check_all(context, &mut traffic, &shared, &mut ledger, &mut last);
     if traffic.lanes.is_empty() {

@@ -5,7 +5,7 @@ use super::context::Context;
 use super::targets;
 use crate::armed::{Armed, Sealed};
 use crate::code;
-use crate::helpers::crew::Crew;
+use crate::helpers::pool::HelperPool;
 use crate::outcome::{Outcome, Refusal};
 use crate::platform::Lacks;
 use crate::time::{Nanoseconds, SECOND};
@@ -38,26 +38,26 @@ pub(super) fn run(context: &mut Context<'_>, armed: &mut Armed<'_>) -> Outcome {
     }
     context.code_checked = platform.now();
 
-    if let Some(crew) = armed.crew {
-        crew.open(context.begin.saturating_add(armed.sealed.budget));
+    if let Some(helper_pool) = armed.helper_pool {
+        helper_pool.open(context.begin.saturating_add(armed.sealed.budget));
     }
     let outcome = targets::dump(context, armed);
-    if let Some(crew) = armed.crew {
-        send_away(context, armed, crew);
+    if let Some(helper_pool) = armed.helper_pool {
+        send_away(context, armed, helper_pool);
     }
     outcome
 }
 
 /// Sends the helpers away. What they work with is sealed again for the next dump: those that do not leave are
 /// not let in any more.
-fn send_away(context: &Context<'_>, armed: &Armed<'_>, crew: &Crew<'_>) {
-    crew.close();
+fn send_away(context: &Context<'_>, armed: &Armed<'_>, helper_pool: &HelperPool<'_>) {
+    helper_pool.close();
     let patience = armed.sealed.patience.saturating_mul(2);
     let end = context.platform.now().saturating_add(patience);
     let leave = Wait::new(context.platform, armed.queues, end);
-    let gone = leave.until("other CPUs", patience, || (crew.present() == 0).then_some(()));
+    let gone = leave.until("other CPUs", patience, || (helper_pool.present() == 0).then_some(()));
     if gone.is_err() {
-        crew.dismiss_all();
+        helper_pool.dismiss_all();
     }
 }
 

@@ -1,7 +1,7 @@
-//! The crashing CPU's side of the crew: posts, collects, and sees who does not finish in time.
+//! The crashing CPU's side of the helper pool: posts, collects, and sees who does not finish in time.
 
-use super::crew::Crew;
 use super::job::{Check, LOOK_PAGES, Unit, Way};
+use super::pool::HelperPool;
 use super::slots::{MAX_SLOTS, Owner, State, Ticket};
 use crate::format::Uuid;
 use crate::memory::class::ClassedPfn;
@@ -64,7 +64,7 @@ pub struct Checked {
     pub bad: Option<u64>,
 }
 
-/// What the crew did.
+/// What the helper pool did.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Tally {
     /// Units and checks, whoever did them.
@@ -83,7 +83,7 @@ pub struct Tally {
 pub struct Coordinator<'c, 'a> {
     /// What this CPU works on itself, and what it has collected.
     pub own: &'c mut &'a mut Unit<'a>,
-    crew: Option<&'c Crew<'a>>,
+    helper_pool: Option<&'c HelperPool<'a>>,
     units: Option<Owner<'c, &'a mut Unit<'a>>>,
     checks: Option<Owner<'c, Check>>,
     kept: &'c mut Kept,
@@ -128,7 +128,7 @@ fn late<T>(owner: &Owner<'_, T>, since: &mut Since, patience: Patience) -> Optio
 
 /// Gives up the first job that is late, and its helper. The number of its slot.
 fn overdue<T>(
-    crew: &Crew<'_>,
+    helper_pool: &HelperPool<'_>,
     owner: &mut Owner<'_, T>,
     since: &mut Since,
     patience: Patience,
@@ -136,15 +136,15 @@ fn overdue<T>(
     let (ticket, helper) = late(owner, since, patience)?;
     // It may have finished in this very moment.
     owner.give_up(ticket).then(|| {
-        crew.dismiss(helper);
+        helper_pool.dismiss(helper);
         ticket.slot()
     })
 }
 
 impl<'c, 'a> Coordinator<'c, 'a> {
-    /// A coordinator of a crew, or of nobody.
+    /// A coordinator of a helper pool, or of nobody.
     pub fn new(
-        crew: Option<&'c Crew<'a>>,
+        helper_pool: Option<&'c HelperPool<'a>>,
         own: &'c mut &'a mut Unit<'a>,
         kept: &'c mut Kept,
         patience: Nanoseconds,
@@ -153,9 +153,9 @@ impl<'c, 'a> Coordinator<'c, 'a> {
         kept.checks_since = [None; MAX_SLOTS];
         Coordinator {
             own,
-            crew,
-            units: crew.and_then(|crew| crew.units.owner()),
-            checks: crew.and_then(|crew| crew.checks.owner()),
+            helper_pool,
+            units: helper_pool.and_then(|helper_pool| helper_pool.units.owner()),
+            checks: helper_pool.and_then(|helper_pool| helper_pool.checks.owner()),
             kept,
             patience,
             tally: Tally::default(),
@@ -164,7 +164,7 @@ impl<'c, 'a> Coordinator<'c, 'a> {
 
     /// Whether anybody is here to help.
     fn helped(&mut self) -> bool {
-        let present = self.crew.map_or(0, Crew::present);
+        let present = self.helper_pool.map_or(0, HelperPool::present);
         self.tally.helpers = self.tally.helpers.max(present);
         present > 0
     }
@@ -224,9 +224,9 @@ impl<'c, 'a> Coordinator<'c, 'a> {
 
     /// Puts the pages of a unit that a helper does not finish into the own one, to be done now.
     pub fn pages_to_redo(&mut self, now: Nanoseconds) -> bool {
-        let (Some(crew), Some(units)) = (self.crew, &mut self.units) else { return false };
+        let (Some(helper_pool), Some(units)) = (self.helper_pool, &mut self.units) else { return false };
         let Some(slot) =
-            overdue(crew, units, &mut self.kept.units_since, Patience { now, limit: self.patience })
+            overdue(helper_pool, units, &mut self.kept.units_since, Patience { now, limit: self.patience })
         else {
             return false;
         };
@@ -310,9 +310,13 @@ impl<'c, 'a> Coordinator<'c, 'a> {
 
     /// A check that a helper does not finish: its buffer is lost with it, and it has to be read again.
     pub fn check_to_redo(&mut self, now: Nanoseconds) -> Option<Reading> {
-        let (crew, checks) = (self.crew?, self.checks.as_mut()?);
-        let slot =
-            overdue(crew, checks, &mut self.kept.checks_since, Patience { now, limit: self.patience })?;
+        let (helper_pool, checks) = (self.helper_pool?, self.checks.as_mut()?);
+        let slot = overdue(
+            helper_pool,
+            checks,
+            &mut self.kept.checks_since,
+            Patience { now, limit: self.patience },
+        )?;
         self.tally.redone = self.tally.redone.saturating_add(1);
         self.tally.lost = self.tally.lost.saturating_add(1);
         self.kept.readings.get(slot).copied().flatten()

@@ -1,4 +1,4 @@
-//! The crew: CPUs that were stopped by the crash and help with the dump.
+//! The helper pool: CPUs that were stopped by the crash and help with the dump.
 //!
 //! Only the crashing CPU touches a device or decides anything. It leaves [jobs](job) in [slots], does jobs
 //! itself when they are all in use, and collects what is done. A CPU that comes to help
@@ -8,7 +8,7 @@
 
 mod cell;
 pub mod coordinator;
-pub mod crew;
 pub mod job;
+pub mod pool;
 pub mod slots;
 mod sync;

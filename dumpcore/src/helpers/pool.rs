@@ -57,7 +57,7 @@ fn addresses(stack: &[u8], workshop: &Workshop<'_>) -> u32 {
 }
 
 /// Stopped CPUs, and the jobs between them and the one that dumps.
-pub struct Crew<'a> {
+pub struct HelperPool<'a> {
     open: AtomicBool,
     /// When the dump ends at the latest.
     end: AtomicU64,
@@ -66,14 +66,14 @@ pub struct Crew<'a> {
     pub(super) checks: Slots<Check>,
 }
 
-impl<'a> Crew<'a> {
-    /// A crew with these places and units of work.
+impl<'a> HelperPool<'a> {
+    /// A helper pool with these places and units of work.
     pub fn new(
         helpers: [Option<Helper<'a>>; MAX_HELPERS],
         units: impl IntoIterator<Item = &'a mut Unit<'a>>,
-    ) -> Crew<'a> {
+    ) -> HelperPool<'a> {
         let places = helpers.iter().flatten().count();
-        Crew {
+        HelperPool {
             open: AtomicBool::new(false),
             end: AtomicU64::new(0),
             helpers,
@@ -96,7 +96,7 @@ impl<'a> Crew<'a> {
         }
     }
 
-    /// Lets stopped CPUs in, until [`close`](Crew::close) or `end`.
+    /// Lets stopped CPUs in, until [`close`](HelperPool::close) or `end`.
     pub(crate) fn open(&self, end: Nanoseconds) {
         self.end.store(end, Ordering::Relaxed);
         // Release: who sees it open sees the end.
