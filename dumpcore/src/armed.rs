@@ -12,7 +12,7 @@ use crate::format::crypt::Key;
 use crate::format::header::put_text;
 use crate::format::metrics::{MAX_REFUSALS, Refused};
 use crate::helpers::coordinator::Kept;
-use crate::helpers::job::{Unit, Workshop};
+use crate::helpers::job::{PackBuffers, Unit};
 use crate::helpers::pool::HelperPool;
 use crate::integrity::{Digest, Harm};
 use crate::limits::MAX_TARGETS;
@@ -251,7 +251,7 @@ pub(crate) struct Armed<'a> {
     pub(crate) helper_pool: Option<&'a HelperPool<'a>>,
     /// What this CPU works on itself.
     pub(crate) own: &'a mut Unit<'a>,
-    pub(crate) workshop: Workshop<'a>,
+    pub(crate) pack_buffers: PackBuffers<'a>,
     pub(crate) kept: &'a mut Kept,
     /// What the dump under way has written.
     pub(crate) written: &'a mut Written,
@@ -283,7 +283,7 @@ impl<'a> Armed<'a> {
         self.pool.seal(&mut digest);
         digest.number(self.helper_pool.map_or(0, |helper_pool| core::ptr::from_ref(helper_pool) as u64));
         digest.number(core::ptr::from_ref::<Unit<'a>>(self.own) as u64);
-        self.workshop.seal(&mut digest);
+        self.pack_buffers.seal(&mut digest);
         digest.number(core::ptr::from_ref::<Kept>(self.kept) as u64);
         digest.number(core::ptr::from_ref::<Written>(self.written) as u64);
         digest.number(self.stack.as_ptr() as u64).number(self.stack.len() as u64);

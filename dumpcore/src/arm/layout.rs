@@ -4,7 +4,7 @@
 use crate::arena::{Arena, OutOfArena};
 use crate::format::chunk::{Encoding, MAX_PAYLOAD_BLOCKS};
 use crate::format::{BLOCK_SIZE, PAGE_SIZE};
-use crate::helpers::job::{OUT_BYTES, UNIT_PAGES, Unit, Workshop};
+use crate::helpers::job::{OUT_BYTES, PackBuffers, UNIT_PAGES, Unit};
 use crate::helpers::pool::{Helper, HelperPool};
 use crate::limits::{MAX_BUFFERS, MAX_HELPERS};
 use crate::memory::lz4;
@@ -45,13 +45,16 @@ pub(super) fn divide(
 }
 
 /// Takes what one CPU packs with; nothing, if nothing is packed.
-pub(super) fn workshop<'a>(arena: &mut Arena<'a>, encoding: Encoding) -> Result<Workshop<'a>, OutOfArena> {
+pub(super) fn pack_buffers<'a>(
+    arena: &mut Arena<'a>,
+    encoding: Encoding,
+) -> Result<PackBuffers<'a>, OutOfArena> {
     if encoding == Encoding::Plain {
-        return Ok(Workshop::new(&mut [], None));
+        return Ok(PackBuffers::new(&mut [], None));
     }
     let staging = arena.bytes(OUT_BYTES, PAGE_SIZE)?;
     let table = arena.place(lz4::Table::new())?;
-    Ok(Workshop::new(staging.as_chunks_mut().0, Some(table)))
+    Ok(PackBuffers::new(staging.as_chunks_mut().0, Some(table)))
 }
 
 /// Takes a unit of work.
@@ -105,7 +108,7 @@ pub(super) fn helper_pool<'a>(
     for place in places.iter_mut().take(helpers) {
         let (zone, stack) = arena.stack(HELPER_RED_ZONE, HELPER_STACK)?;
         zones.add(zone);
-        *place = Some(Helper::new(stack, workshop(arena, encoding)?));
+        *place = Some(Helper::new(stack, pack_buffers(arena, encoding)?));
     }
     for slot in units.iter_mut().take(helpers.saturating_mul(2)) {
         *slot = Some(unit(arena, encoding)?);

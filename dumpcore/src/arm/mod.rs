@@ -8,7 +8,7 @@ mod targets;
 
 use core::mem::size_of;
 
-use self::layout::{afford, divide, helper_pool, unit, workshop};
+use self::layout::{afford, divide, helper_pool, pack_buffers, unit};
 use self::probe::{Means, derive_keys, look_at_memory};
 use self::targets::Targets;
 use crate::arena::{Arena, OutOfArena};
@@ -77,7 +77,7 @@ pub(crate) fn prepare<'a>(
     let others = (platform.cpus() as usize).saturating_sub(1);
     let wanted = config.helpers.min(others).min(MAX_HELPERS);
     let (encoding, helpers) = afford(left(&arena), config.encoding, wanted);
-    let own_workshop = workshop(&mut arena, encoding)?;
+    let own_buffers = pack_buffers(&mut arena, encoding)?;
     let mut own = unit(&mut arena, encoding)?;
     let helper_pool = helper_pool(&mut arena, encoding, helpers, zones)?;
     let zones: &RedZones = zones;
@@ -140,7 +140,7 @@ pub(crate) fn prepare<'a>(
         pool,
         helper_pool,
         own,
-        workshop: own_workshop,
+        pack_buffers: own_buffers,
         kept,
         written,
         stack,

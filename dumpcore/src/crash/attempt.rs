@@ -33,7 +33,7 @@ pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, ou
         pool,
         helper_pool,
         own,
-        workshop,
+        pack_buffers,
         kept,
         written,
         vitals,
@@ -71,7 +71,7 @@ pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, ou
         return Attempt { outcome: Outcome::Refused(Refusal::Stack), go_on: false };
     }
     *attempts = attempts.saturating_add(1);
-    write(context, traffic, &shared, Work { workshop, written, attempt: *attempts }, &mut ledger)
+    write(context, traffic, &shared, Work { pack_buffers, written, attempt: *attempts }, &mut ledger)
 }
 
 /// Takes a target's device over and makes a lane of it.

@@ -9,7 +9,7 @@ use crate::device::DeviceError;
 use crate::format::Block;
 use crate::format::checksum::Sum64;
 use crate::format::frame::Kind;
-use crate::helpers::job::Workshop;
+use crate::helpers::job::PackBuffers;
 use crate::limits::MAX_TARGETS;
 use crate::outcome::Ended;
 use crate::partition::lane::Lane;
@@ -26,7 +26,7 @@ const NOTES: usize = 0;
 
 /// What a dump is written with.
 pub(super) struct Work<'w, 'k> {
-    pub(super) workshop: &'w mut Workshop<'k>,
+    pub(super) pack_buffers: &'w mut PackBuffers<'k>,
     pub(super) written: &'w mut Written,
     /// Number of the attempt since the keys were made.
     pub(super) attempt: u32,
@@ -43,7 +43,7 @@ pub(super) fn write(
 ) -> Attempt {
     let (platform, wait) = (context.platform, &context.wait);
     let (sealed, vitals) = (shared.sealed, shared.vitals);
-    let Work { workshop, written, attempt } = work;
+    let Work { pack_buffers, written, attempt } = work;
     vitals.enter(Step::Begin, platform.now());
     let identity = match begin(context, &mut traffic, shared, attempt, ledger) {
         Ok(identity) => identity,
@@ -53,7 +53,7 @@ pub(super) fn write(
     let mut writer = Writer::new(traffic, identity, written);
     // No chunk is begun after that, and what hangs in the stream does not use up the time that closing needs.
     let stream_wait = Wait::new(platform, shared.queues, context.stop_at(sealed));
-    let mut ended = stream(context, &mut writer, shared, workshop, &stream_wait).err();
+    let mut ended = stream(context, &mut writer, shared, pack_buffers, &stream_wait).err();
 
     vitals.enter(Step::Close, platform.now());
     // What is still open is whole as far as it goes, unless a device or a partition failed us.
@@ -133,7 +133,7 @@ fn stream(
     context: &Context<'_>,
     writer: &mut Writer<'_, '_, '_, '_>,
     shared: &Shared<'_>,
-    workshop: &mut Workshop<'_>,
+    pack_buffers: &mut PackBuffers<'_>,
     wait: &Wait<'_>,
 ) -> Result<(), Ended> {
     let sealed = shared.sealed;
@@ -164,7 +164,7 @@ fn stream(
         may_be_still: !context.lacks.intersects(Lacks::STACK | Lacks::OTHER_CPUS),
     };
     let tell = &mut |done| progress.tell(done, sealed.pages);
-    pages::write(writer, &plan, workshop, wait, tell)?;
+    pages::write(writer, &plan, pack_buffers, wait, tell)?;
     writer.drain(wait)
 }
 

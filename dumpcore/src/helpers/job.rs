@@ -93,13 +93,13 @@ impl<'a> Unit<'a> {
     }
 
     /// Does the work.
-    pub fn work(&mut self, workshop: &mut Workshop<'_>, platform: &dyn Platform) {
+    pub fn work(&mut self, pack_buffers: &mut PackBuffers<'_>, platform: &dyn Platform) {
         self.stored = 0;
         self.packed = 0;
         let way = self.way;
         for (page, look) in self.pages.iter().zip(&mut self.looks).take(self.count) {
             *look = match way {
-                Way::Pack => match workshop.staging.get_mut(self.packed) {
+                Way::Pack => match pack_buffers.staging.get_mut(self.packed) {
                     Some(block) => match copied(platform, page.pfn(), block) {
                         Ok(()) => {
                             self.packed = self.packed.saturating_add(1);
@@ -113,8 +113,8 @@ impl<'a> Unit<'a> {
                 Way::Copy => Look::Moving,
             };
         }
-        let raw = workshop.staging.get(..self.packed).unwrap_or_default().as_flattened();
-        let Some(table) = workshop.table.as_deref_mut() else { return };
+        let raw = pack_buffers.staging.get(..self.packed).unwrap_or_default().as_flattened();
+        let Some(table) = pack_buffers.table.as_deref_mut() else { return };
         if raw.is_empty() {
             return;
         }
@@ -137,7 +137,7 @@ impl<'a> Unit<'a> {
 
 /// What a CPU needs to pack pages.
 #[derive(Debug)]
-pub struct Workshop<'a> {
+pub struct PackBuffers<'a> {
     /// Copies of the pages of one unit.
     pub staging: &'a mut [Block],
     /// The compressor's memory; `None`, and no staging, if nothing is packed.
@@ -146,10 +146,10 @@ pub struct Workshop<'a> {
     pub batch: [ClassedPfn; LOOK_PAGES],
 }
 
-impl<'a> Workshop<'a> {
+impl<'a> PackBuffers<'a> {
     /// To pack with, or only to gather pages.
-    pub fn new(staging: &'a mut [Block], table: Option<&'a mut lz4::Table>) -> Workshop<'a> {
-        Workshop { staging, table, batch: [ClassedPfn::ZERO; LOOK_PAGES] }
+    pub fn new(staging: &'a mut [Block], table: Option<&'a mut lz4::Table>) -> PackBuffers<'a> {
+        PackBuffers { staging, table, batch: [ClassedPfn::ZERO; LOOK_PAGES] }
     }
 
     /// Where it is: must be the same at the crash.

@@ -4,7 +4,7 @@ use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use super::job::{Check, Unit, Workshop};
+use super::job::{Check, PackBuffers, Unit};
 use super::slots::{self, Slots};
 use crate::integrity::Digest;
 use crate::limits::MAX_HELPERS;
@@ -26,33 +26,33 @@ mod place {
 /// What a helping CPU works with.
 pub struct Helper<'a> {
     state: AtomicU32,
-    /// Where stack and workshop are, as sealed: who comes to help compares.
+    /// Where stack and buffers are, as sealed: who comes to help compares.
     sealed: u32,
     stack: UnsafeCell<&'a mut [u8]>,
-    workshop: UnsafeCell<Workshop<'a>>,
+    pack_buffers: UnsafeCell<PackBuffers<'a>>,
 }
 
-// SAFETY: stack and workshop are used only by the CPU that moved the state from FREE to IN_USE; both may be
+// SAFETY: stack and buffers are used only by the CPU that moved the state from FREE to IN_USE; both may be
 // sent there.
 unsafe impl Sync for Helper<'_> {}
 
 impl<'a> Helper<'a> {
     /// A place for a CPU, with a stack of [`HELPER_STACK`](crate::stack::HELPER_STACK) bytes.
-    pub fn new(stack: &'a mut [u8], workshop: Workshop<'a>) -> Helper<'a> {
+    pub fn new(stack: &'a mut [u8], pack_buffers: PackBuffers<'a>) -> Helper<'a> {
         Helper {
             state: AtomicU32::new(place::FREE),
-            sealed: addresses(stack, &workshop),
+            sealed: addresses(stack, &pack_buffers),
             stack: UnsafeCell::new(stack),
-            workshop: UnsafeCell::new(workshop),
+            pack_buffers: UnsafeCell::new(pack_buffers),
         }
     }
 }
 
 /// The checksum of where a helper works.
-fn addresses(stack: &[u8], workshop: &Workshop<'_>) -> u32 {
+fn addresses(stack: &[u8], pack_buffers: &PackBuffers<'_>) -> u32 {
     let mut digest = Digest::new();
     digest.number(stack.as_ptr() as u64).number(stack.len() as u64);
-    workshop.seal(&mut digest);
+    pack_buffers.seal(&mut digest);
     digest.finish()
 }
 
@@ -146,7 +146,7 @@ impl<'a> HelperPool<'a> {
         let mut places = self.helpers.iter().enumerate();
         let mine = places.find_map(|(number, helper)| {
             let helper = helper.as_ref()?;
-            // Acquire: the CPU before has left its stack and workshop.
+            // Acquire: the CPU before has left its stack and buffers.
             helper
                 .state
                 .compare_exchange(place::FREE, place::IN_USE, Ordering::Acquire, Ordering::Relaxed)
@@ -155,21 +155,21 @@ impl<'a> HelperPool<'a> {
         });
         let Some((number, helper)) = mine else { return };
         // SAFETY: this CPU alone moved the state from FREE to IN_USE.
-        let (stack, workshop) = unsafe { (&mut **helper.stack.get(), &mut *helper.workshop.get()) };
+        let (stack, pack_buffers) = unsafe { (&mut **helper.stack.get(), &mut *helper.pack_buffers.get()) };
         let mut given_up = false;
-        if addresses(stack, workshop) == helper.sealed {
+        if addresses(stack, pack_buffers) == helper.sealed {
             // Nothing but the arena may change from here on, so a CPU without a stack of its own does not
             // help.
             let stack = NonNull::from(stack);
-            platform.on_stack(stack, &mut || given_up = !self.work(number, workshop, platform));
+            platform.on_stack(stack, &mut || given_up = !self.work(number, pack_buffers, platform));
         }
-        // Not if it was dismissed. Release: the next CPU finds stack and workshop left.
+        // Not if it was dismissed. Release: the next CPU finds stack and buffers left.
         let next = if given_up { place::LOST } else { place::FREE };
         let _ = helper.state.compare_exchange(place::IN_USE, next, Ordering::Release, Ordering::Relaxed);
     }
 
     /// Works off jobs until the dump is over, or until one was given up, and says `false`.
-    fn work(&self, number: u32, workshop: &mut Workshop<'_>, platform: &dyn Platform) -> bool {
+    fn work(&self, number: u32, pack_buffers: &mut PackBuffers<'_>, platform: &dyn Platform) -> bool {
         let wait = Wait::aside(platform, self.end.load(Ordering::Relaxed));
         // Each turn does a job of the dump, or ends when it is over.
         loop {
@@ -189,7 +189,7 @@ impl<'a> HelperPool<'a> {
                     check.finish()
                 }
                 Ok(Some(Taken::Unit(mut unit))) => {
-                    unit.work(workshop, platform);
+                    unit.work(pack_buffers, platform);
                     unit.finish()
                 }
                 Ok(None) | Err(_) => return true,

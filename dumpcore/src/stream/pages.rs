@@ -2,7 +2,7 @@
 
 use crate::format::chunk::{Encoding, RunKind};
 use crate::format::class::PASSES;
-use crate::helpers::job::{LOOK_PAGES, UNIT_PAGES, Way, Workshop};
+use crate::helpers::job::{LOOK_PAGES, PackBuffers, UNIT_PAGES, Way};
 use crate::memory::class::{ClassRun, ClassedPfn, Level, PageClass};
 use crate::memory::map::PfnRange;
 use crate::memory::page::{Look, copied};
@@ -27,9 +27,9 @@ struct Pages<'s, 'w, 'l, 'c, 'a, 'k> {
     writer: &'s mut Writer<'w, 'l, 'c, 'a>,
     platform: &'s dyn Platform,
     /// What this CPU packs with.
-    workshop: &'s mut Workshop<'k>,
+    pack_buffers: &'s mut PackBuffers<'k>,
     way: Way,
-    /// Pages in the workshop's batch.
+    /// Pages in the buffers's batch.
     count: usize,
 }
 
@@ -40,7 +40,7 @@ struct Pages<'s, 'w, 'l, 'c, 'a, 'k> {
 pub(crate) fn write(
     writer: &mut Writer<'_, '_, '_, '_>,
     plan: &Plan<'_>,
-    workshop: &mut Workshop<'_>,
+    pack_buffers: &mut PackBuffers<'_>,
     wait: &Wait<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), Ended> {
@@ -49,7 +49,7 @@ pub(crate) fn write(
         Encoding::Plain if plan.may_be_still && writer.takes_still_pages() => Way::Sum,
         Encoding::Plain => Way::Copy,
     };
-    let mut pages = Pages { writer, platform: wait.platform(), workshop, way, count: 0 };
+    let mut pages = Pages { writer, platform: wait.platform(), pack_buffers, way, count: 0 };
     let mut looked_at = 0_u64;
     // The first pass is that of the notes.
     for pass in 1..PASSES.len() {
@@ -144,7 +144,7 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
         wait: &Wait<'_>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), Ended> {
-        if let Some(slot) = self.workshop.batch.get_mut(self.count) {
+        if let Some(slot) = self.pack_buffers.batch.get_mut(self.count) {
             *slot = page;
             self.count = self.count.saturating_add(1);
         }
@@ -166,8 +166,8 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
         // Each turn takes in a unit that is done, and none is posted meanwhile.
         while self.collect(wait)? {}
         let count = core::mem::take(&mut self.count);
-        let Pages { writer, workshop, way, .. } = self;
-        let batch = workshop.batch.get(..count).unwrap_or_default();
+        let Pages { writer, pack_buffers, way, .. } = self;
+        let batch = pack_buffers.batch.get(..count).unwrap_or_default();
         let coordinator = &mut writer.traffic().coordinator;
         if *way != Way::Copy && coordinator.post_pages(*way, batch) {
             return Ok(());
@@ -179,7 +179,7 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
     /// Does what lies in the own unit.
     fn work(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
         let coordinator = &mut self.writer.traffic().coordinator;
-        coordinator.own.work(self.workshop, self.platform);
+        coordinator.own.work(self.pack_buffers, self.platform);
         coordinator.tally.units = coordinator.tally.units.saturating_add(1);
         self.put(wait)
     }

@@ -11,7 +11,7 @@ use dumpcore::device::{Completion, Direction, Request};
 use dumpcore::dma::DmaBuffer;
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, Uuid, checksum, pattern};
-use dumpcore::helpers::job::{OUT_BYTES, UNIT_PAGES, Unit, Way, Workshop};
+use dumpcore::helpers::job::{OUT_BYTES, PackBuffers, UNIT_PAGES, Unit, Way};
 use dumpcore::memory::class::ClassedPfn;
 use dumpcore::memory::lz4;
 use dumpcore::wait::{SECOND, Wait};
@@ -203,12 +203,12 @@ pub(crate) fn pack(filled: &Filled) -> Result<(), &'static str> {
     let mut staging = alloc::vec![[0; BLOCK_SIZE]; UNIT_PAGES];
     let mut table = Box::new(lz4::Table::new());
     let mut unit = Unit::new(&mut out);
-    let mut workshop = Workshop::new(&mut staging, Some(&mut table));
+    let mut pack_buffers = PackBuffers::new(&mut staging, Some(&mut table));
     pack_each(filled, UNIT_PAGES, "pack", |raw| {
         let first = ClassedPfn::new(paging::physical(raw.as_ptr()) / memory::FRAME, PageClass::User);
         let pages: [ClassedPfn; UNIT_PAGES] = core::array::from_fn(|page| first.behind(page as u64));
         unit.set(Way::Pack, &pages);
-        unit.work(&mut workshop, dump::platform());
+        unit.work(&mut pack_buffers, dump::platform());
         unit.packed().2.len()
     })
 }
