@@ -19,7 +19,7 @@ use crate::limits::MAX_TARGETS;
 use crate::memory::class::Level;
 use crate::memory::map::PfnRange;
 use crate::outcome::Outcome;
-use crate::partition::lane::Books;
+use crate::partition::member::MemberState;
 use crate::partition::pool::Pool;
 use crate::partition::verify::Verify;
 use crate::partition::window::{Bounds, Scratch, seal_device};
@@ -82,7 +82,7 @@ pub(crate) struct ArmedTarget<'a> {
     pub(crate) sealed: SealedTarget,
     pub(crate) device: &'a mut dyn DumpDevice,
     pub(crate) scratch: Scratch,
-    pub(crate) books: &'a mut Books,
+    pub(crate) state: &'a mut MemberState,
     pub(crate) key: Option<Key>,
 }
 
@@ -93,7 +93,7 @@ impl ArmedTarget<'_> {
         digest.bytes(self.sealed.as_bytes());
         seal_device(self.device, &mut digest);
         self.scratch.seal_place(&mut digest);
-        digest.number(core::ptr::from_ref::<Books>(self.books) as u64);
+        digest.number(core::ptr::from_ref::<MemberState>(self.state) as u64);
         if let Some(key) = &self.key {
             digest.bytes(key.bytes());
         }
@@ -111,7 +111,7 @@ impl ArmedTarget<'_> {
         digest.bytes(self.sealed.as_bytes());
         seal_device(self.device, digest);
         self.scratch.seal(digest);
-        digest.number(core::ptr::from_ref::<Books>(self.books) as u64);
+        digest.number(core::ptr::from_ref::<MemberState>(self.state) as u64);
         if let Some(key) = &self.key {
             digest.bytes(key.bytes());
         }

@@ -126,35 +126,35 @@ pub enum Ended {
     Budget,
     /// A device failed.
     Device {
-        /// Which lane it is in.
-        lane: usize,
+        /// Which member it is in.
+        member: usize,
         /// How.
         error: DeviceError,
     },
     /// A block ahead does not hold its pattern.
     Pattern {
-        /// Which lane it is in.
-        lane: usize,
+        /// Which member it is in.
+        member: usize,
         /// Which block, relative to the partition.
         block: u64,
     },
 }
 
 impl Ended {
-    /// The device of a lane failed. But waiting that the end of the budget cut short says nothing of the
+    /// The device of a member failed. But waiting that the end of the budget cut short says nothing of the
     /// device.
-    pub fn device(lane: usize, error: DeviceError, wait: &Wait<'_>) -> Ended {
+    pub fn device(member: usize, error: DeviceError, wait: &Wait<'_>) -> Ended {
         match error {
             DeviceError::TimedOut { .. } if wait.expired() => Ended::Budget,
-            error => Ended::Device { lane, error },
+            error => Ended::Device { member, error },
         }
     }
 
-    /// The lane that failed, if one did.
-    pub fn lane(&self) -> Option<usize> {
+    /// The member that failed, if one did.
+    pub fn member(&self) -> Option<usize> {
         match *self {
             Ended::Full | Ended::Budget => None,
-            Ended::Device { lane, .. } | Ended::Pattern { lane, .. } => Some(lane),
+            Ended::Device { member, .. } | Ended::Pattern { member, .. } => Some(member),
         }
     }
 

@@ -13,9 +13,9 @@ use crate::limits::MAX_TARGETS;
 use crate::memory::class::{ClassRun, PageClass};
 use crate::memory::map::{self, PfnRange};
 use crate::partition::label::Labelled;
-use crate::partition::lane::{Lane, Lanes};
+use crate::partition::member::{Member, Members};
 use crate::partition::pool::Pool;
-use crate::partition::traffic::Traffic;
+use crate::partition::scheduler::IoScheduler;
 use crate::partition::window::Window;
 use crate::partition::{find, label};
 use crate::platform::Platform;
@@ -112,18 +112,18 @@ pub(super) fn look(
         label::check_size(&mut window).map_err(unfit)?;
         label::check_label(&mut window, uuid, wait).map_err(unfit)
     });
-    let mut lanes = Lanes::new();
+    let mut members = Members::new();
     let uuid = found.as_ref().map_or([0; 16], |found| found.uuid);
-    lanes.push(Lane::new(number, window, &uuid, None, target.books));
-    let mut traffic = Traffic { pool, lanes: &mut lanes, coordinator, checked: 0 };
+    members.push(Member::new(number, window, &uuid, None, target.state));
+    let mut scheduler = IoScheduler { pool, members: &mut members, coordinator, checked: 0 };
     let placed = match &found {
-        Ok(_) => find::find(&mut traffic, 0, wait).map(|_| ()).map_err(unfit),
+        Ok(_) => find::find(&mut scheduler, 0, wait).map(|_| ()).map_err(unfit),
         Err(_) => Ok(()),
     };
     // Whatever was found, the device is left at rest; if it cannot be, it is not a device to rely on.
-    let settled = traffic.pool.settle(traffic.lanes, 0, wait);
-    let rest = settled.and_then(|()| match traffic.lanes.get_mut(0) {
-        Some(lane) => lane.window.device().shutdown(wait),
+    let settled = scheduler.pool.settle(scheduler.members, 0, wait);
+    let rest = settled.and_then(|()| match scheduler.members.get_mut(0) {
+        Some(member) => member.window.device().shutdown(wait),
         None => Ok(()),
     });
     let found = found?;

@@ -11,7 +11,7 @@ use crate::format::label::MIN_BLOCKS;
 use crate::format::{BLOCK_SIZE, Uuid};
 use crate::limits::MAX_TARGETS;
 use crate::partition::label::{self, Labelled};
-use crate::partition::lane::Books;
+use crate::partition::member::MemberState;
 use crate::partition::unfit::Unfit;
 use crate::partition::window::Scratch;
 use crate::wait::Wait;
@@ -133,7 +133,7 @@ fn take_target<'a>(
         sealed: SealedTarget { first_block, blocks, uuid: [0; 16], recipient: [0; 32], ephemeral: [0; 32] },
         device,
         scratch: Scratch::new(arena.dma(BLOCK_SIZE, BLOCK_SIZE)?),
-        books: arena.place(Books::new())?,
+        state: arena.place(MemberState::new())?,
         key: None,
     })
 }

@@ -10,9 +10,9 @@ use crate::device::DeviceError;
 use crate::helpers::coordinator::Coordinator;
 use crate::limits::MAX_TARGETS;
 use crate::outcome::{Ended, Outcome, Refusal};
-use crate::partition::lane::{Lane, Lanes, Lock, Place};
+use crate::partition::member::{EncryptionKeys, Member, Members, Place};
 use crate::partition::range::BlockRange;
-use crate::partition::traffic::Traffic;
+use crate::partition::scheduler::IoScheduler;
 use crate::partition::unfit::Unfit;
 use crate::partition::verify::{Verify, sample};
 use crate::partition::window::Window;
@@ -48,12 +48,12 @@ pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, ou
     vitals.enter(Step::Takeover, platform.now());
     vitals.clear(Step::Memory);
     vitals.clear(Step::Close);
-    pool.forget_lanes();
-    let mut lanes = Lanes::new();
+    pool.forget_members();
+    let mut members = Members::new();
     let mut last = Refusal::Unusable(DeviceError::NotReady);
     for (number, target) in targets.iter_mut().enumerate() {
         let Some(target) = target.as_mut().filter(|_| set.has(number)) else { continue };
-        if let Err(error) = take_over(context, &mut lanes, number, target, zones) {
+        if let Err(error) = take_over(context, &mut members, number, target, zones) {
             last = Refusal::Takeover(error);
             ledger.refuse(number, &last);
         }
@@ -61,9 +61,10 @@ pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, ou
 
     vitals.enter(Step::Verify, platform.now());
     let mut coordinator = Coordinator::new(*helper_pool, own, kept, sealed.patience);
-    let mut traffic = Traffic { pool, lanes: &mut lanes, coordinator: &mut coordinator, checked: 0 };
-    check_all(context, &mut traffic, &shared, &mut ledger, &mut last);
-    if traffic.lanes.is_empty() {
+    let mut scheduler =
+        IoScheduler { pool, members: &mut members, coordinator: &mut coordinator, checked: 0 };
+    check_all(context, &mut scheduler, &shared, &mut ledger, &mut last);
+    if scheduler.members.is_empty() {
         return Attempt { outcome: Outcome::Refused(last), go_on: true };
     }
     if !zones.are_whole() {
@@ -71,114 +72,117 @@ pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, ou
         return Attempt { outcome: Outcome::Refused(Refusal::Stack), go_on: false };
     }
     *attempts = attempts.saturating_add(1);
-    write(context, traffic, &shared, Work { pack_buffers, written, attempt: *attempts }, &mut ledger)
+    write(context, scheduler, &shared, Work { pack_buffers, written, attempt: *attempts }, &mut ledger)
 }
 
-/// Takes a target's device over and makes a lane of it.
+/// Takes a target's device over and makes a member of it.
 #[inline(never)]
 fn take_over<'t>(
     context: &Context<'_>,
-    lanes: &mut Lanes<'t>,
+    members: &mut Members<'t>,
     number: usize,
     target: &'t mut ArmedTarget<'_>,
     zones: &'t RedZones,
 ) -> Result<(), DeviceError> {
-    let ArmedTarget { sealed, device, scratch, books, key } = target;
+    let ArmedTarget { sealed, device, scratch, state, key } = target;
     let mut window = Window::new(*device, sealed.bounds(), scratch, zones);
     window.quiesce(&context.wait)?;
     say(context.platform, |line| {
         line.text("took over ").text(window.device().name());
     });
-    let lock =
-        key.as_ref().map(|key| Lock { key, ephemeral: &sealed.ephemeral, recipient: &sealed.recipient });
-    lanes.push(Lane::new(number, window, &sealed.uuid, lock, books));
+    let keys = key.as_ref().map(|key| EncryptionKeys {
+        key,
+        ephemeral: &sealed.ephemeral,
+        recipient: &sealed.recipient,
+    });
+    members.push(Member::new(number, window, &sealed.uuid, keys, state));
     Ok(())
 }
 
-/// Checks the partition of each lane. Lanes whose partition is not fit for a dump are removed, and so are
+/// Checks the partition of each member. Members whose partition is not fit for a dump are removed, and so are
 /// those whose device gets stuck; `last` is why.
 #[inline(never)]
 fn check_all(
     context: &Context<'_>,
-    traffic: &mut Traffic<'_, '_, '_, '_>,
+    scheduler: &mut IoScheduler<'_, '_, '_, '_>,
     shared: &Shared<'_>,
     ledger: &mut Ledger<'_>,
     last: &mut Refusal,
 ) {
     let wait = &context.wait;
     for number in 0..MAX_TARGETS {
-        let Some(target) = traffic.lanes.get(number).map(|lane| lane.target) else { continue };
-        let Err(unfit) = check(context, traffic, number, shared) else { continue };
+        let Some(target) = scheduler.members.get(number).map(|member| member.target) else { continue };
+        let Err(unfit) = check(context, scheduler, number, shared) else { continue };
         // Reads of a check that ended early may still be under way.
-        let stuck = traffic.settle(wait);
-        if let Some(lane) = traffic.lanes.get_mut(number)
+        let stuck = scheduler.settle(wait);
+        if let Some(member) = scheduler.members.get_mut(number)
             && stuck.get(number) == Some(&None)
         {
             // Nothing depends on how this ends.
-            let _ = lane.window.device().shutdown(wait);
+            let _ = member.window.device().shutdown(wait);
         }
-        traffic.lanes.remove(number);
+        scheduler.members.remove(number);
         *last = Refusal::Unfit(unfit);
         ledger.refuse(target, last);
         for (number, error) in stuck.into_iter().enumerate() {
             let Some(error) = error else { continue };
-            let Some(target) = traffic.lanes.get(number).map(|lane| lane.target) else { continue };
-            traffic.lanes.remove(number);
+            let Some(target) = scheduler.members.get(number).map(|member| member.target) else { continue };
+            scheduler.members.remove(number);
             *last = Refusal::Takeover(error);
             ledger.refuse(target, last);
         }
     }
 }
 
-/// Checks that a lane's partition is the right one and that what will be written is free, or that as much of
+/// Checks that a member's partition is the right one and that what will be written is free, or that as much of
 /// it as is to be checked now is.
 #[inline(never)]
 fn check(
     context: &Context<'_>,
-    traffic: &mut Traffic<'_, '_, '_, '_>,
+    scheduler: &mut IoScheduler<'_, '_, '_, '_>,
     number: usize,
     shared: &Shared<'_>,
 ) -> Result<(), Unfit> {
     let wait = &context.wait;
     let gone = Unfit::Device { block: 0, error: DeviceError::NotReady };
-    let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
-    let (uuid, recipient) = (lane.books.uuid, lane.lock.map(|lock| lock.recipient));
-    label::check_size(&mut lane.window)?;
-    let label = label::check_label(&mut lane.window, Some(&uuid), wait)?;
+    let member = scheduler.members.get_mut(number).ok_or(gone)?;
+    let (uuid, recipient) = (member.state.uuid, member.keys.map(|keys| keys.recipient));
+    label::check_size(&mut member.window)?;
+    let label = label::check_label(&mut member.window, Some(&uuid), wait)?;
     label::check_recipient(label.recipient.as_ref(), recipient)?;
-    let mut place = find::find(traffic, number, wait)?;
+    let mut place = find::find(scheduler, number, wait)?;
     // Each turn begins further on, and the last one at the partition's end.
     loop {
-        let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
-        let blocks = lane.window.blocks();
-        lane.books.place = place;
-        lane.books.next = place.block.saturating_add(1);
-        lane.books.checker.begin(place.free_to.max(place.block), blocks);
-        match check_pattern(context, traffic, number, shared) {
+        let member = scheduler.members.get_mut(number).ok_or(gone)?;
+        let blocks = member.window.blocks();
+        member.state.place = place;
+        member.state.next = place.block.saturating_add(1);
+        member.state.checker.begin(place.free_to.max(place.block), blocks);
+        match check_pattern(context, scheduler, number, shared) {
             // More of a dump that nobody closed: the next one goes after that.
             Err(Unfit::Foreign { block }) if place.behind_unfinished && block >= place.block => {
-                if let Some(Some(error)) = traffic.settle(wait).get(number) {
+                if let Some(Some(error)) = scheduler.settle(wait).get(number) {
                     return Err(Unfit::Device { block, error: *error });
                 }
-                place = find::find_from(traffic, number, Place { block, ..place }, wait)?;
+                place = find::find_from(scheduler, number, Place { block, ..place }, wait)?;
             }
             checked => return checked,
         }
     }
 }
 
-/// Checks what is free from a lane's place on, or that as much of it as is to be checked now is.
+/// Checks what is free from a member's place on, or that as much of it as is to be checked now is.
 #[inline(never)]
 fn check_pattern(
     context: &Context<'_>,
-    traffic: &mut Traffic<'_, '_, '_, '_>,
+    scheduler: &mut IoScheduler<'_, '_, '_, '_>,
     number: usize,
     shared: &Shared<'_>,
 ) -> Result<(), Unfit> {
     let (sealed, wait) = (shared.sealed, &context.wait);
     let gone = Unfit::Device { block: 0, error: DeviceError::NotReady };
-    let lane = traffic.lanes.get_mut(number).ok_or(gone)?;
-    let (uuid, place, blocks) = (lane.books.uuid, lane.books.place, lane.window.blocks());
+    let member = scheduler.members.get_mut(number).ok_or(gone)?;
+    let (uuid, place, blocks) = (member.state.uuid, member.state.place, member.window.blocks());
     match sealed.verify() {
         Verify::All => {
             // A slow disk must not leave us with a checked partition and no time to write.
@@ -186,43 +190,43 @@ fn check_pattern(
             let until_half = Wait::new(context.platform, shared.queues, half);
             let mut progress = Progress::new(context.platform, "checked");
             let tell = &mut |done, all| progress.tell(done, all);
-            match traffic.check_all(number, &until_half, tell) {
+            match scheduler.check_all(number, &until_half, tell) {
                 Ok(()) => return Ok(()),
                 Err(Ended::Budget) => (),
-                Err(ended) => return Err(unfit(ended, traffic, number)),
+                Err(ended) => return Err(unfit(ended, scheduler, number)),
             }
             say(context.platform, |line| {
                 line.text("checking takes half the time budget: from here on, just ahead of each write");
             });
-            if let Some(Some(error)) = traffic.settle(wait).get(number) {
+            if let Some(Some(error)) = scheduler.settle(wait).get(number) {
                 return Err(Unfit::Device { block: place.block, error: *error });
             }
         }
         Verify::Sample { every } => {
-            let range = BlockRange { from: lane.books.checker.frontier(), to: blocks };
-            let checked = sample(&mut lane.window, &uuid, range, every, wait)?;
-            lane.books.checker.trust();
-            traffic.checked = traffic.checked.saturating_add(checked);
+            let range = BlockRange { from: member.state.checker.frontier(), to: blocks };
+            let checked = sample(&mut member.window, &uuid, range, every, wait)?;
+            member.state.checker.trust();
+            scheduler.checked = scheduler.checked.saturating_add(checked);
             return Ok(());
         }
         Verify::Ahead => (),
     }
     // The front header and the block after it, so that a dump can begin and be closed. What is read on ahead
     // is taken in too: the headers are written with nothing in flight.
-    traffic
+    scheduler
         .check_up_to(number, place.block.saturating_add(2), wait)
-        .and_then(|()| traffic.drain(wait))
-        .map_err(|ended| unfit(ended, traffic, number))
+        .and_then(|()| scheduler.drain(wait))
+        .map_err(|ended| unfit(ended, scheduler, number))
 }
 
-/// Why a check of a lane that ended early makes its partition unfit: it came as far as its frontier.
-fn unfit(ended: Ended, traffic: &Traffic<'_, '_, '_, '_>, lane: usize) -> Unfit {
+/// Why a check of a member that ended early makes its partition unfit: it came as far as its frontier.
+fn unfit(ended: Ended, scheduler: &IoScheduler<'_, '_, '_, '_>, member: usize) -> Unfit {
     match ended {
         Ended::Full => Unfit::NoRoom { free: 0 },
         Ended::Budget => Unfit::Budget,
         Ended::Pattern { block, .. } => Unfit::Foreign { block },
         Ended::Device { error, .. } => {
-            let block = traffic.lanes.get(lane).map_or(0, |lane| lane.books.checker.frontier());
+            let block = scheduler.members.get(member).map_or(0, |member| member.state.checker.frontier());
             Unfit::Device { block, error }
         }
     }

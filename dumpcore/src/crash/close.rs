@@ -12,9 +12,9 @@ use crate::format::frame::Kind;
 use crate::integrity::Harm;
 use crate::limits::MAX_TARGETS;
 use crate::outcome::{Ended, Outcome};
-use crate::partition::lane::Lanes;
+use crate::partition::member::Members;
 use crate::partition::range::BlockRange;
-use crate::partition::traffic::Traffic;
+use crate::partition::scheduler::IoScheduler;
 use crate::stream::writer::Writer;
 use crate::text::Describe;
 use crate::wait::Wait;
@@ -35,27 +35,27 @@ pub(super) fn close(
     ledger: &mut Ledger<'_>,
 ) -> Attempt {
     let (platform, wait) = (context.platform, &context.wait);
-    let (traffic, written) = writer.parts();
-    if let Err(harm) = still_sealed(traffic, shared) {
+    let (scheduler, written) = writer.parts();
+    if let Err(harm) = still_sealed(scheduler, shared) {
         // What is in flight comes home; headers are not written.
-        let _ = traffic.settle(wait);
+        let _ = scheduler.settle(wait);
         return Attempt { outcome: unclosed(context, DeviceError::Harmed(harm)), go_on: false };
     }
-    traffic.coordinator.forget_pages(wait);
-    let failing = ended.as_ref().and_then(Ended::lane);
-    let failed_target = failing.and_then(|lane| traffic.lanes.get(lane)).map(|lane| lane.target);
-    let outstanding = traffic.pool.in_flight() > 0 || traffic.coordinator.checks_outstanding() > 0;
+    scheduler.coordinator.forget_pages(wait);
+    let failing = ended.as_ref().and_then(Ended::member);
+    let failed_target = failing.and_then(|member| scheduler.members.get(member)).map(|member| member.target);
+    let outstanding = scheduler.pool.in_flight() > 0 || scheduler.coordinator.checks_outstanding() > 0;
     let mut open = None;
     if failing.is_some() || outstanding {
-        open = bring_home(traffic, ended, failed_target, ledger, wait);
+        open = bring_home(scheduler, ended, failed_target, ledger, wait);
     }
-    let (checked, tally) = (traffic.checked, traffic.coordinator.tally);
-    let (depth, buffers) = (traffic.pool.deepest(), traffic.pool.buffers());
+    let (checked, tally) = (scheduler.checked, scheduler.coordinator.tally);
+    let (depth, buffers) = (scheduler.pool.deepest(), scheduler.pool.buffers());
     let closing = Closing { ended, written, refusals: ledger.refusals(), checked, tally, depth, buffers };
-    for (_, lane) in traffic.lanes.iter_mut() {
-        header::close(context, lane, shared.vitals, &closing);
+    for (_, member) in scheduler.members.iter_mut() {
+        header::close(context, member, shared.vitals, &closing);
     }
-    if let Err(Unclosed { target, error }) = write_headers(traffic.lanes, wait) {
+    if let Err(Unclosed { target, error }) = write_headers(scheduler.members, wait) {
         open = Some(error);
         ledger.fail(target, &error);
     }
@@ -68,9 +68,9 @@ pub(super) fn close(
         return Attempt { outcome: unclosed(context, error), go_on: in_time };
     }
     let took = context.elapsed();
-    let blocks = traffic.lanes.iter().next().map_or(BlockRange::EMPTY, |(_, lane)| BlockRange {
-        from: lane.books.place.block,
-        to: lane.books.header.end_block.get(),
+    let blocks = scheduler.members.iter().next().map_or(BlockRange::EMPTY, |(_, member)| BlockRange {
+        from: member.state.place.block,
+        to: member.state.header.end_block.get(),
     });
     report::summary(platform, written, blocks, took);
     report::helpers(platform, &tally);
@@ -80,86 +80,86 @@ pub(super) fn close(
     Attempt { outcome, go_on: failing.is_some() && in_time }
 }
 
-/// Gets everything out of the devices, by reset where nothing else helps. Lanes whose device cannot be
+/// Gets everything out of the devices, by reset where nothing else helps. Members whose device cannot be
 /// stopped are removed; the last error of those comes back.
 ///
 /// Requests may hang in a device that failed as a whole: only a reset gets them out, and the headers in. One
 /// that failed a single request goes on with what is after it.
 #[inline(never)]
 fn bring_home(
-    traffic: &mut Traffic<'_, '_, '_, '_>,
+    scheduler: &mut IoScheduler<'_, '_, '_, '_>,
     ended: Option<Ended>,
     failed_target: Option<usize>,
     ledger: &mut Ledger<'_>,
     wait: &Wait<'_>,
 ) -> Option<DeviceError> {
     let mut stuck = [None; MAX_TARGETS];
-    if let Some(Ended::Device { lane, error }) = ended
-        && !(matches!(error, DeviceError::Status { .. }) && traffic.pool.in_flight_in(lane) > 0)
-        && let Some(slot) = stuck.get_mut(lane)
+    if let Some(Ended::Device { member, error }) = ended
+        && !(matches!(error, DeviceError::Status { .. }) && scheduler.pool.in_flight_in(member) > 0)
+        && let Some(slot) = stuck.get_mut(member)
     {
-        *slot = traffic.pool.reset(traffic.lanes, lane, wait).err();
+        *slot = scheduler.pool.reset(scheduler.members, member, wait).err();
     }
-    for (first, then) in stuck.iter_mut().zip(traffic.settle(wait)) {
+    for (first, then) in stuck.iter_mut().zip(scheduler.settle(wait)) {
         *first = first.or(then);
     }
     let mut last = None;
     for (number, error) in stuck.into_iter().enumerate() {
-        let (Some(error), Some(lane)) = (error, traffic.lanes.get(number)) else { continue };
-        if Some(lane.target) == failed_target {
+        let (Some(error), Some(member)) = (error, scheduler.members.get(number)) else { continue };
+        if Some(member.target) == failed_target {
             // How the stream ended goes on record.
-            ledger.put_out(lane.target);
+            ledger.put_out(member.target);
         } else {
-            ledger.fail(lane.target, &error);
+            ledger.fail(member.target, &error);
         }
         last = Some(error);
-        traffic.lanes.remove(number);
+        scheduler.members.remove(number);
     }
     last
 }
 
 /// Whether what an attempt goes by is still what it was when the attempt was begun.
 #[inline(never)]
-fn still_sealed(traffic: &Traffic<'_, '_, '_, '_>, shared: &Shared<'_>) -> Result<(), Harm> {
+fn still_sealed(scheduler: &IoScheduler<'_, '_, '_, '_>, shared: &Shared<'_>) -> Result<(), Harm> {
     if !shared.zones.are_whole() {
         return Err(Harm::Stack);
     }
-    same(shared.lasting.common, common(shared.sealed, shared.ram, traffic.pool, shared.zones))?;
-    traffic.lanes.iter().try_for_each(|(_, lane)| lane.check_seal())
+    same(shared.lasting.common, common(shared.sealed, shared.ram, scheduler.pool, shared.zones))?;
+    scheduler.members.iter().try_for_each(|(_, member)| member.check_seal())
 }
 
 /// Writes the back headers, then, when all media have all that, the front headers once more.
 ///
 /// # Errors
 /// The first target that could not be closed, and why.
-fn write_headers(lanes: &mut Lanes<'_>, wait: &Wait<'_>) -> Result<(), Unclosed> {
+fn write_headers(members: &mut Members<'_>, wait: &Wait<'_>) -> Result<(), Unclosed> {
     let mut first = Ok(());
     for number in 0..MAX_TARGETS {
-        let Some(lane) = lanes.get_mut(number) else { continue };
-        let target = lane.target;
-        let header = &lane.books.header;
+        let Some(member) = members.get_mut(number) else { continue };
+        let target = member.target;
+        let header = &member.state.header;
         let back = header.end_block.get().saturating_sub(1);
         let put = |block: &mut Block| header.to_block(Kind::Back, block);
-        let written = lane.window.write(back, put, wait);
-        if let Err(error) = written.and_then(|()| lane.window.device().flush(wait)) {
+        let written = member.window.write(back, put, wait);
+        if let Err(error) = written.and_then(|()| member.window.device().flush(wait)) {
             first = first.and(Err(Unclosed { target, error }));
-            if lane.window.quiesce(wait).is_ok() {
-                let _ = lane.window.device().shutdown(wait);
+            if member.window.quiesce(wait).is_ok() {
+                let _ = member.window.device().shutdown(wait);
             }
-            lanes.remove(number);
+            members.remove(number);
         }
     }
-    for (_, lane) in lanes.iter_mut() {
-        let target = lane.target;
-        let header = &lane.books.header;
+    for (_, member) in members.iter_mut() {
+        let target = member.target;
+        let header = &member.state.header;
         // Where another stripe could not be closed, the dump is not complete, and no header says so.
         let closed = if first.is_ok() {
             let put = |block: &mut Block| header.to_block(Kind::Front, block);
-            lane.window.write(header.first_block.get(), put, wait)
+            member.window.write(header.first_block.get(), put, wait)
         } else {
             Ok(())
         };
-        let closed = closed.and_then(|()| lane.window.device().shutdown(wait));
+        let closed = closed.and_then(|()| member.window.device().shutdown(wait));
         first = first.and(closed.map_err(|error| Unclosed { target, error }));
     }
     first

@@ -7,7 +7,7 @@ use crate::format::cipher::Cipher;
 use crate::format::header::{Arch, Incomplete, Status, put_text};
 use crate::helpers::coordinator::Tally;
 use crate::outcome::Ended;
-use crate::partition::lane::Lane;
+use crate::partition::member::Member;
 use crate::stream::writer::{Identity, Written};
 use crate::vitals::{Step, Vitals};
 
@@ -33,19 +33,19 @@ pub(super) struct Closing<'n> {
     pub(super) buffers: usize,
 }
 
-/// What a lane's header says from the first moment on.
+/// What a member's header says from the first moment on.
 #[inline(never)]
-pub(super) fn open(context: &Context<'_>, lane: &mut Lane<'_>, shared: &Shared<'_>, opening: &Opening) {
+pub(super) fn open(context: &Context<'_>, member: &mut Member<'_>, shared: &Shared<'_>, opening: &Opening) {
     let platform = context.platform;
     let sealed = shared.sealed;
-    let header = &mut lane.books.header;
+    let header = &mut member.state.header;
     // It lay in memory since it was armed, outside of the seal.
     header.clear();
     header.status = (Status::InProgress as u32).into();
-    header.uuid = lane.books.uuid;
+    header.uuid = member.state.uuid;
     header.nonce = opening.identity.nonce.into();
-    header.sequence = lane.books.place.sequence.into();
-    header.first_block = lane.books.place.block.into();
+    header.sequence = member.state.place.sequence.into();
+    header.first_block = member.state.place.block.into();
     header.total_pages = sealed.pages.into();
     header.wall_clock = platform.wall_clock().unwrap_or(0).into();
     header.uptime = platform.uptime(context.begin).into();
@@ -67,21 +67,21 @@ pub(super) fn open(context: &Context<'_>, lane: &mut Lane<'_>, shared: &Shared<'
         *slot = *byte;
     }
     put_text(&mut header.system, platform.system());
-    if let Some(lock) = lane.lock {
+    if let Some(keys) = member.keys {
         // What the kernel said last may be a secret too.
         header.cipher = (Cipher::X25519XChaCha20Poly1305 as u32).into();
-        header.ephemeral = *lock.ephemeral;
+        header.ephemeral = *keys.ephemeral;
     } else {
         put_text(&mut header.message, context.crash.message);
     }
-    lane.sign_header();
+    member.sign_header();
 }
 
-/// What a lane's header says in the end.
+/// What a member's header says in the end.
 #[inline(never)]
-pub(super) fn close(context: &Context<'_>, lane: &mut Lane<'_>, vitals: &Vitals, closing: &Closing<'_>) {
-    let (next, chunks, target) = (lane.books.next, lane.books.chunks, lane.target);
-    let header = &mut lane.books.header;
+pub(super) fn close(context: &Context<'_>, member: &mut Member<'_>, vitals: &Vitals, closing: &Closing<'_>) {
+    let (next, chunks, target) = (member.state.next, member.state.chunks, member.target);
+    let header = &mut member.state.header;
     let Closing { ended, written, refusals, checked, tally, depth, buffers } = closing;
     let counts = &written.counts;
     let status = if ended.is_none() { Status::Complete } else { Status::Incomplete };
@@ -132,5 +132,5 @@ pub(super) fn close(context: &Context<'_>, lane: &mut Lane<'_>, vitals: &Vitals,
     metrics.target = (target as u32).into();
     metrics.refusals = refusals.count.into();
     metrics.refused = refusals.first;
-    lane.sign_header();
+    member.sign_header();
 }

@@ -12,8 +12,8 @@ use crate::format::frame::Kind;
 use crate::helpers::job::PackBuffers;
 use crate::limits::MAX_TARGETS;
 use crate::outcome::Ended;
-use crate::partition::lane::Lane;
-use crate::partition::traffic::Traffic;
+use crate::partition::member::Member;
+use crate::partition::scheduler::IoScheduler;
 use crate::platform::Lacks;
 use crate::stream::pages::Plan;
 use crate::stream::writer::{Identity, Writer, Written};
@@ -32,11 +32,11 @@ pub(super) struct Work<'w, 'k> {
     pub(super) attempt: u32,
 }
 
-/// Writes the dump to all lanes, and closes it.
+/// Writes the dump to all members, and closes it.
 #[inline(never)]
 pub(super) fn write(
     context: &Context<'_>,
-    mut traffic: Traffic<'_, '_, '_, '_>,
+    mut scheduler: IoScheduler<'_, '_, '_, '_>,
     shared: &Shared<'_>,
     work: Work<'_, '_>,
     ledger: &mut Ledger<'_>,
@@ -45,12 +45,12 @@ pub(super) fn write(
     let (sealed, vitals) = (shared.sealed, shared.vitals);
     let Work { pack_buffers, written, attempt } = work;
     vitals.enter(Step::Begin, platform.now());
-    let identity = match begin(context, &mut traffic, shared, attempt, ledger) {
+    let identity = match begin(context, &mut scheduler, shared, attempt, ledger) {
         Ok(identity) => identity,
         Err(error) => return Attempt { outcome: unclosed(context, error), go_on: true },
     };
 
-    let mut writer = Writer::new(traffic, identity, written);
+    let mut writer = Writer::new(scheduler, identity, written);
     // No chunk is begun after that, and what hangs in the stream does not use up the time that closing needs.
     let stream_wait = Wait::new(platform, shared.queues, context.stop_at(sealed));
     let mut ended = stream(context, &mut writer, shared, pack_buffers, &stream_wait).err();
@@ -74,28 +74,28 @@ pub(super) fn write(
 #[inline(never)]
 fn begin(
     context: &Context<'_>,
-    traffic: &mut Traffic<'_, '_, '_, '_>,
+    scheduler: &mut IoScheduler<'_, '_, '_, '_>,
     shared: &Shared<'_>,
     attempt: u32,
     ledger: &mut Ledger<'_>,
 ) -> Result<Identity, DeviceError> {
-    let span = traffic.pool.span();
-    let nonce = traffic.lanes.iter().next().map_or(0, |(_, lane)| nonce(context, lane));
+    let span = scheduler.pool.span();
+    let nonce = scheduler.members.iter().next().map_or(0, |(_, member)| nonce(context, member));
     let identity = Identity { nonce, attempt };
-    let stripes = traffic.lanes.len() as u32;
+    let stripes = scheduler.members.len() as u32;
     for number in 0..MAX_TARGETS {
-        let stripe = traffic.lanes.iter().take_while(|(before, _)| *before < number).count() as u32;
-        let Some(lane) = traffic.lanes.get_mut(number) else { continue };
-        header::open(context, lane, shared, &Opening { identity, stripe, stripes, span });
-        let (header, place) = (&lane.books.header, lane.books.place);
+        let stripe = scheduler.members.iter().take_while(|(before, _)| *before < number).count() as u32;
+        let Some(member) = scheduler.members.get_mut(number) else { continue };
+        header::open(context, member, shared, &Opening { identity, stripe, stripes, span });
+        let (header, place) = (&member.state.header, member.state.place);
         let put = |block: &mut Block| header.to_block(Kind::Front, block);
-        if let Err(error) = lane.window.write(place.block, put, &context.wait) {
+        if let Err(error) = member.window.write(place.block, put, &context.wait) {
             // Whether it arrived is not known, and it may still be on its way: the device is stopped.
-            ledger.fail(lane.target, &error);
-            put_to_rest(traffic, &context.wait);
+            ledger.fail(member.target, &error);
+            put_to_rest(scheduler, &context.wait);
             return Err(error);
         }
-        lane.books.header.metrics.first_write = context.elapsed().into();
+        member.state.header.metrics.first_write = context.elapsed().into();
         say(context.platform, |line| {
             line.text("dump ").decimal(place.sequence.into()).text(" begins at block ");
             line.decimal(place.block);
@@ -106,25 +106,25 @@ fn begin(
 }
 
 /// Stops all devices, and leaves those that can be stopped at rest.
-fn put_to_rest(traffic: &mut Traffic<'_, '_, '_, '_>, wait: &Wait<'_>) {
+fn put_to_rest(scheduler: &mut IoScheduler<'_, '_, '_, '_>, wait: &Wait<'_>) {
     for number in 0..MAX_TARGETS {
-        if traffic.lanes.get(number).is_some()
-            && traffic.pool.reset(traffic.lanes, number, wait).is_ok()
-            && let Some(lane) = traffic.lanes.get_mut(number)
+        if scheduler.members.get(number).is_some()
+            && scheduler.pool.reset(scheduler.members, number, wait).is_ok()
+            && let Some(member) = scheduler.members.get_mut(number)
         {
-            let _ = lane.window.device().shutdown(wait);
+            let _ = member.window.device().shutdown(wait);
         }
     }
 }
 
 /// A number that no other dump of the partition has: it holds the sequence, and times besides.
-fn nonce(context: &Context<'_>, lane: &Lane<'_>) -> u64 {
+fn nonce(context: &Context<'_>, member: &Member<'_>) -> u64 {
     let platform = context.platform;
     let mut mix = Sum64::new();
-    let identity = u64::from_le_bytes(lane.books.uuid.first_chunk().copied().unwrap_or_default());
-    mix.stripe([context.begin, platform.now(), lane.books.place.block, identity]);
+    let identity = u64::from_le_bytes(member.state.uuid.first_chunk().copied().unwrap_or_default());
+    mix.stripe([context.begin, platform.now(), member.state.place.block, identity]);
     mix.stripe([platform.wall_clock().unwrap_or(0), 0, 0, 0]);
-    (mix.finish(64) << 16) | u64::from(lane.books.place.sequence & 0xffff)
+    (mix.finish(64) << 16) | u64::from(member.state.place.sequence & 0xffff)
 }
 
 /// Notes, then memory.
@@ -146,12 +146,12 @@ fn stream(
         log_tail: sealed.log_tail,
     };
     // Nothing of the dump may be on the medium before its first block, or the next dump would not see it.
-    flush(writer.traffic(), wait)?;
+    flush(writer.scheduler(), wait)?;
     let begin = wait.now();
     notes::write(writer, &facts, wait)?;
     // From here on, a power cut leaves at least the notes.
     writer.drain(wait)?;
-    flush(writer.traffic(), wait)?;
+    flush(writer.scheduler(), wait)?;
     writer.pass_took(NOTES, wait.now().saturating_sub(begin));
 
     shared.vitals.enter(Step::Memory, wait.now());
@@ -169,11 +169,11 @@ fn stream(
 }
 
 /// Makes sure that all media have what was written.
-fn flush(traffic: &mut Traffic<'_, '_, '_, '_>, wait: &Wait<'_>) -> Result<(), Ended> {
+fn flush(scheduler: &mut IoScheduler<'_, '_, '_, '_>, wait: &Wait<'_>) -> Result<(), Ended> {
     // Reads ahead may be under way, and a flush wants the device for itself.
-    traffic.drain(wait)?;
-    for (number, lane) in traffic.lanes.iter_mut() {
-        lane.window.device().flush(wait).map_err(|error| Ended::device(number, error, wait))?;
+    scheduler.drain(wait)?;
+    for (number, member) in scheduler.members.iter_mut() {
+        member.window.device().flush(wait).map_err(|error| Ended::device(number, error, wait))?;
     }
     Ok(())
 }

@@ -15,8 +15,8 @@ use crate::wait::Wait;
 pub struct Reading {
     /// The buffer's number in the pool.
     pub slot: usize,
-    /// Which lane.
-    pub lane: usize,
+    /// Which member.
+    pub member: usize,
     /// The blocks that were read.
     pub range: BlockRange,
 }
@@ -273,7 +273,7 @@ impl<'c, 'a> Coordinator<'c, 'a> {
             return Err(read);
         }
         let Some(checks) = &mut self.checks else { return Err(read) };
-        let reading = Reading { slot: read.lease.slot, lane: read.lane, range: read.range };
+        let reading = Reading { slot: read.lease.slot, member: read.member, range: read.range };
         let mut read = Some(read);
         let posted = checks.post(|check| {
             check.read = read.take();

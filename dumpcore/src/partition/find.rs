@@ -6,21 +6,25 @@ use crate::format::chunk::MAX_PAYLOAD_BLOCKS;
 use crate::format::frame::Kind;
 use crate::format::{Block, Uuid, pattern};
 use crate::limits::MAX_BUFFERS;
-use crate::partition::lane::{Lane, Place};
+use crate::partition::member::{Member, Place};
 use crate::partition::range::BlockRange;
-use crate::partition::traffic::Traffic;
+use crate::partition::scheduler::IoScheduler;
 use crate::partition::unfit::Unfit;
 use crate::wait::Wait;
 
 /// Blocks that the smallest dump takes: front header, a chunk of two, back header.
 pub const SMALLEST_DUMP: u64 = 4;
 
-/// Passes over the dumps of a lane and finds the first free block. Nothing may be in flight.
+/// Passes over the dumps of a member and finds the first free block. Nothing may be in flight.
 ///
 /// # Errors
 /// If something else than dumps lies in front of the pattern, or too little is free.
-pub fn find(traffic: &mut Traffic<'_, '_, '_, '_>, lane: usize, wait: &Wait<'_>) -> Result<Place, Unfit> {
-    find_from(traffic, lane, Place { block: 1, sequence: 1, free_to: 1, behind_unfinished: false }, wait)
+pub fn find(
+    scheduler: &mut IoScheduler<'_, '_, '_, '_>,
+    member: usize,
+    wait: &Wait<'_>,
+) -> Result<Place, Unfit> {
+    find_from(scheduler, member, Place { block: 1, sequence: 1, free_to: 1, behind_unfinished: false }, wait)
 }
 
 /// As [`find`], from a block on that is the first of a dump, the pattern, or, after a dump that nobody
@@ -29,16 +33,16 @@ pub fn find(traffic: &mut Traffic<'_, '_, '_, '_>, lane: usize, wait: &Wait<'_>)
 /// # Errors
 /// As [`find`].
 pub fn find_from(
-    traffic: &mut Traffic<'_, '_, '_, '_>,
-    lane: usize,
+    scheduler: &mut IoScheduler<'_, '_, '_, '_>,
+    member: usize,
     from: Place,
     wait: &Wait<'_>,
 ) -> Result<Place, Unfit> {
     let mut place = from;
     let gone = Unfit::Device { block: place.block, error: DeviceError::NotReady };
     let (blocks, uuid) = {
-        let Lane { window, books, .. } = traffic.lanes.get_mut(lane).ok_or(gone)?;
-        (window.blocks(), books.uuid)
+        let Member { window, state, .. } = scheduler.members.get_mut(member).ok_or(gone)?;
+        (window.blocks(), state.uuid)
     };
     // Each turn passes over at least one block.
     while place.block < blocks {
@@ -46,7 +50,7 @@ pub fn find_from(
             return Err(Unfit::Budget);
         }
         let at = place.block;
-        let block = read(traffic, lane, at, wait)?;
+        let block = read(scheduler, member, at, wait)?;
         if pattern::matches(block, &uuid, at) {
             break;
         }
@@ -71,7 +75,7 @@ pub fn find_from(
             }
         }
         place.behind_unfinished = true;
-        match unfinished.end(traffic, lane, at.saturating_add(1), wait)? {
+        match unfinished.end(scheduler, member, at.saturating_add(1), wait)? {
             End::Free { block, free_to } => {
                 (place.block, place.free_to) = (block, free_to);
                 break;
@@ -89,14 +93,14 @@ pub fn find_from(
 
 /// A block, now.
 fn read<'t>(
-    traffic: &'t mut Traffic<'_, '_, '_, '_>,
-    lane: usize,
+    scheduler: &'t mut IoScheduler<'_, '_, '_, '_>,
+    member: usize,
     block: u64,
     wait: &Wait<'_>,
 ) -> Result<&'t Block, Unfit> {
     let failed = |error| Unfit::Device { block, error };
-    let lane = traffic.lanes.get_mut(lane).ok_or(failed(DeviceError::NotReady))?;
-    lane.window.read(block, wait).map_err(failed)
+    let member = scheduler.members.get_mut(member).ok_or(failed(DeviceError::NotReady))?;
+    member.window.read(block, wait).map_err(failed)
 }
 
 /// Blocks that a dump has in flight together, at most, whatever it says.
@@ -146,12 +150,12 @@ impl Unfinished {
     /// have lost any block: so whoever writes here looks at each block first, as everywhere.
     fn end(
         &mut self,
-        traffic: &mut Traffic<'_, '_, '_, '_>,
-        lane: usize,
+        scheduler: &mut IoScheduler<'_, '_, '_, '_>,
+        member: usize,
         first: u64,
         wait: &Wait<'_>,
     ) -> Result<End, Unfit> {
-        let blocks = traffic.lanes.get(lane).map_or(0, |lane| lane.window.blocks());
+        let blocks = scheduler.members.get(member).map_or(0, |member| member.window.blocks());
         let mut from = first;
         // Each turn goes on by at least one block.
         while from < blocks {
@@ -161,7 +165,7 @@ impl Unfinished {
                 if wait.expired() {
                     return Err(Unfit::Budget);
                 }
-                let Some(payload) = self.payload(read(traffic, lane, next, wait)?, next) else { break };
+                let Some(payload) = self.payload(read(scheduler, member, next, wait)?, next) else { break };
                 from = next.saturating_add(1);
                 next = from.saturating_add(payload);
                 wait.breathe();
@@ -170,7 +174,7 @@ impl Unfinished {
             let to = from.saturating_add(self.window).saturating_add(CHUNK).min(blocks);
             let mut seen = Seen::default();
             let uuid = self.uuid;
-            traffic.scan(lane, BlockRange { from, to }, wait, &mut |number, block| {
+            scheduler.scan(member, BlockRange { from, to }, wait, &mut |number, block| {
                 if pattern::matches(block, &uuid, number) {
                     return;
                 }

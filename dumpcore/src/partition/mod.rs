@@ -1,14 +1,14 @@
 //! The partitions that receive the dump: their labels, their pattern, and the only way to their blocks.
 //!
-//! A [`lane::Lane`] is one partition of one device. Usually a dump has one; a striped one has several, which
+//! A [`member::Member`] is one partition of one device. Usually a dump has one; a striped one has several, which
 //! share the [pool] of buffers.
 
 pub mod find;
 pub mod label;
-pub mod lane;
+pub mod member;
 pub mod pool;
 pub mod range;
-pub mod traffic;
+pub mod scheduler;
 pub mod transfer;
 pub mod unfit;
 pub mod verify;

@@ -8,7 +8,7 @@ use crate::integrity::Digest;
 use crate::limits::{MAX_BUFFERS, MAX_TARGETS};
 use crate::outcome::Ended;
 use crate::partition::label;
-use crate::partition::lane::Lanes;
+use crate::partition::member::Members;
 use crate::partition::range::BlockRange;
 use crate::partition::transfer::{Done, Lease, Load, Transfer};
 use crate::partition::unfit::Unfit;
@@ -29,9 +29,9 @@ enum Slot {
     /// With the caller, who took it.
     Taken,
     /// With a device: from which block of its partition on, and the part of the buffer that stayed here.
-    InFlight { lane: usize, direction: Direction, block: u64, rest: DmaBuffer },
+    InFlight { member: usize, direction: Direction, block: u64, rest: DmaBuffer },
     /// A device has it and will not give it back.
-    Kept { lane: usize, direction: Direction },
+    Kept { member: usize, direction: Direction },
 }
 
 /// Which buffers that were in flight a device may still use, and that must therefore be left to it.
@@ -51,7 +51,7 @@ enum Reach {
 pub struct Pool {
     places: [Option<DmaPlace>; MAX_BUFFERS],
     slots: [Slot; MAX_BUFFERS],
-    /// Requests in flight in each lane.
+    /// Requests in flight in each member.
     in_flight: [usize; MAX_TARGETS],
     /// Most requests that were in flight at once.
     deepest: usize,
@@ -89,9 +89,9 @@ impl Pool {
         self.in_flight.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// How many requests are in flight in a lane.
-    pub fn in_flight_in(&self, lane: usize) -> usize {
-        self.in_flight.get(lane).copied().unwrap_or(0)
+    /// How many requests are in flight in a member.
+    pub fn in_flight_in(&self, member: usize) -> usize {
+        self.in_flight.get(member).copied().unwrap_or(0)
     }
 
     /// Most requests that were in flight at once.
@@ -174,15 +174,15 @@ impl Pool {
     /// Why it was not started; the buffer is free again.
     pub fn start(
         &mut self,
-        lanes: &mut Lanes<'_>,
+        members: &mut Members<'_>,
         lease: Lease,
         transfer: Transfer,
         wait: &Wait<'_>,
     ) -> Result<Option<Done>, Ended> {
-        let Transfer { lane, direction, block, load } = transfer;
-        let Some(window) = lanes.get_mut(lane).map(|lane| &mut lane.window) else {
+        let Transfer { member, direction, block, load } = transfer;
+        let Some(window) = members.get_mut(member).map(|member| &mut member.window) else {
             self.give_back(lease);
-            return Err(Ended::Device { lane, error: DeviceError::NotReady });
+            return Err(Ended::Device { member, error: DeviceError::NotReady });
         };
         let Lease { slot, buffer } = lease;
         let (part, gather, rest) = match load {
@@ -200,62 +200,62 @@ impl Pool {
         match window.submit(request, wait) {
             Ok(at_once) => {
                 if let Some(place) = self.slots.get_mut(slot) {
-                    *place = Slot::InFlight { lane, direction, block, rest };
-                    if let Some(count) = self.in_flight.get_mut(lane) {
+                    *place = Slot::InFlight { member, direction, block, rest };
+                    if let Some(count) = self.in_flight.get_mut(member) {
                         *count = count.saturating_add(1);
                     }
                     self.deepest = self.deepest.max(self.in_flight());
                 }
-                at_once.map(|completion| self.finish(lane, completion, wait)).transpose()
+                at_once.map(|completion| self.finish(member, completion, wait)).transpose()
             }
             Err(Rejected { request, error }) => {
                 match whole(request.buffer, request.gather, rest) {
                     Ok(buffer) => self.give_back(Lease { slot, buffer }),
                     Err(()) => self.lose(slot),
                 }
-                Err(Ended::device(lane, error, wait))
+                Err(Ended::device(member, error, wait))
             }
         }
     }
 
-    /// Takes a completion apart: it must be for a request in flight in this lane and bring that request's
+    /// Takes a completion apart: it must be for a request in flight in this member and bring that request's
     /// buffer.
-    fn finish(&mut self, lane: usize, completion: Completion, wait: &Wait<'_>) -> Result<Done, Ended> {
+    fn finish(&mut self, member: usize, completion: Completion, wait: &Wait<'_>) -> Result<Done, Ended> {
         let Completion { id, buffer, gather, result } = completion;
         let slot = id as usize;
         let wrong = DeviceError::Protocol { what: "a completion's id", value: id.into() };
-        let place = self.slots.get_mut(slot).ok_or(Ended::Device { lane, error: wrong })?;
+        let place = self.slots.get_mut(slot).ok_or(Ended::Device { member, error: wrong })?;
         match core::mem::replace(place, Slot::Taken) {
-            Slot::InFlight { lane: of, direction, block, rest } if of == lane => {
-                if let Some(count) = self.in_flight.get_mut(lane) {
+            Slot::InFlight { member: of, direction, block, rest } if of == member => {
+                if let Some(count) = self.in_flight.get_mut(member) {
                     *count = count.saturating_sub(1);
                 }
                 let count = (buffer.len() / BLOCK_SIZE) as u64;
                 let Ok(buffer) = whole(buffer, gather, rest) else {
                     // A device that kept the buffer has said why.
-                    *place = Slot::Kept { lane, direction };
-                    return Err(Ended::device(lane, result.err().unwrap_or(wrong), wait));
+                    *place = Slot::Kept { member, direction };
+                    return Err(Ended::device(member, result.err().unwrap_or(wrong), wait));
                 };
                 let range = BlockRange::of(block, count);
-                Ok(Done { lease: Lease { slot, buffer }, lane, direction, range, result })
+                Ok(Done { lease: Lease { slot, buffer }, member, direction, range, result })
             }
             other => {
                 *place = other;
-                Err(Ended::Device { lane, error: wrong })
+                Err(Ended::Device { member, error: wrong })
             }
         }
     }
 
-    /// The next finished transfer of any lane, if there is one.
+    /// The next finished transfer of any member, if there is one.
     ///
     /// # Errors
     /// A device failed.
-    pub fn poll(&mut self, lanes: &mut Lanes<'_>, wait: &Wait<'_>) -> Result<Option<Done>, Ended> {
-        for (number, lane) in lanes.iter_mut() {
+    pub fn poll(&mut self, members: &mut Members<'_>, wait: &Wait<'_>) -> Result<Option<Done>, Ended> {
+        for (number, member) in members.iter_mut() {
             if self.in_flight_in(number) == 0 {
                 continue;
             }
-            let polled = lane.window.poll(wait).map_err(|error| Ended::device(number, error, wait))?;
+            let polled = member.window.poll(wait).map_err(|error| Ended::device(number, error, wait))?;
             if let Some(completion) = polled {
                 return self.finish(number, completion, wait).map(Some);
             }
@@ -263,7 +263,7 @@ impl Pool {
         Ok(None)
     }
 
-    /// A lane that has requests in flight: to blame when nothing comes.
+    /// A member that has requests in flight: to blame when nothing comes.
     pub fn waiting_for(&self) -> usize {
         self.in_flight.iter().position(|count| *count > 0).unwrap_or(0)
     }
@@ -272,68 +272,83 @@ impl Pool {
     ///
     /// # Errors
     /// Nothing finished in time, or a device failed.
-    pub fn next(&mut self, lanes: &mut Lanes<'_>, wait: &Wait<'_>) -> Result<Option<Done>, Ended> {
+    pub fn next(&mut self, members: &mut Members<'_>, wait: &Wait<'_>) -> Result<Option<Done>, Ended> {
         if self.in_flight() == 0 {
             return Ok(None);
         }
-        let lane = self.waiting_for();
+        let member = self.waiting_for();
         let timeout = self.timeout;
-        wait.until("a request to the disk", timeout, || self.poll(lanes, wait).transpose())
-            .map_err(|error| Ended::device(lane, error.into(), wait))?
+        wait.until("a request to the disk", timeout, || self.poll(members, wait).transpose())
+            .map_err(|error| Ended::device(member, error.into(), wait))?
             .map(Some)
     }
 
-    /// Gets everything of a lane out of its device: waits for it, and where it does not come, resets the
+    /// Gets everything of a member out of its device: waits for it, and where it does not come, resets the
     /// device.
     ///
     /// # Errors
     /// Why the device could not be reset.
-    pub fn settle(&mut self, lanes: &mut Lanes<'_>, lane: usize, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        let kept = |slot: &Slot| matches!(slot, Slot::Kept { lane: of, .. } if *of == lane);
+    pub fn settle(
+        &mut self,
+        members: &mut Members<'_>,
+        member: usize,
+        wait: &Wait<'_>,
+    ) -> Result<(), DeviceError> {
+        let kept = |slot: &Slot| matches!(slot, Slot::Kept { member: of, .. } if *of == member);
         if self.slots.iter().any(kept) {
-            return self.reset(lanes, lane, wait);
+            return self.reset(members, member, wait);
         }
         // Each turn takes a transfer in. One that failed is out of the device, and that is all that counts
         // here.
-        while self.in_flight_in(lane) > 0 {
-            match self.next(lanes, wait) {
+        while self.in_flight_in(member) > 0 {
+            match self.next(members, wait) {
                 Ok(Some(done)) => self.give_back(done.lease),
-                Ok(None) | Err(_) => return self.reset(lanes, lane, wait),
+                Ok(None) | Err(_) => return self.reset(members, member, wait),
             }
         }
         Ok(())
     }
 
-    /// Resets the device of a lane; what was in flight never comes back. It must have the same label as
+    /// Resets the device of a member; what was in flight never comes back. It must have the same label as
     /// before.
     ///
     /// # Errors
     /// Why the device could not be reset, or is another one now. Buffers that it reads from are free all the
-    /// same, unless the lane's dump is encrypted; those that it may write to are lost.
-    pub fn reset(&mut self, lanes: &mut Lanes<'_>, lane: usize, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        let here = lanes.get_mut(lane).ok_or(DeviceError::NotReady)?;
+    /// same, unless the member's dump is encrypted; those that it may write to are lost.
+    pub fn reset(
+        &mut self,
+        members: &mut Members<'_>,
+        member: usize,
+        wait: &Wait<'_>,
+    ) -> Result<(), DeviceError> {
+        let here = members.get_mut(member).ok_or(DeviceError::NotReady)?;
         let stopped = here.window.quiesce(wait);
-        let reach = match (stopped, here.lock) {
+        let reach = match (stopped, here.keys) {
             (Ok(()), _) => Reach::Nothing,
             // What a device reads late must not be what somebody else's partition gets in the clear.
             (Err(_), None) => Reach::Reads,
             (Err(_), Some(_)) => Reach::Everything,
         };
-        self.recover(lane, reach);
+        self.recover(member, reach);
         stopped?;
-        self.is_the_same(lanes, lane, wait)
+        self.is_the_same(members, member, wait)
     }
 
     /// Makes sure that a device that was reset is the one that it was: another one in its place must not be
     /// written.
-    fn is_the_same(&self, lanes: &mut Lanes<'_>, lane: usize, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        let here = lanes.get_mut(lane).ok_or(DeviceError::NotReady)?;
-        if here.books.uuid == [0; 16] {
+    fn is_the_same(
+        &self,
+        members: &mut Members<'_>,
+        member: usize,
+        wait: &Wait<'_>,
+    ) -> Result<(), DeviceError> {
+        let here = members.get_mut(member).ok_or(DeviceError::NotReady)?;
+        if here.state.uuid == [0; 16] {
             // It was never known which one it is, and nothing is written.
             return Ok(());
         }
         let checked = label::check_size(&mut here.window)
-            .and_then(|()| label::check_label(&mut here.window, Some(&here.books.uuid), wait));
+            .and_then(|()| label::check_label(&mut here.window, Some(&here.state.uuid), wait));
         match checked {
             Ok(_) => Ok(()),
             Err(Unfit::Device { error, .. }) => Err(error),
@@ -341,13 +356,13 @@ impl Pool {
         }
     }
 
-    /// Frees the buffers of a lane whose device has been stopped, or given up, but for those within its
+    /// Frees the buffers of a member whose device has been stopped, or given up, but for those within its
     /// `reach`.
-    fn recover(&mut self, lane: usize, reach: Reach) {
+    fn recover(&mut self, member: usize, reach: Reach) {
         for (slot, place) in self.slots.iter_mut().zip(&self.places) {
             let direction = match slot {
-                Slot::InFlight { lane: of, direction, .. } | Slot::Kept { lane: of, direction }
-                    if *of == lane =>
+                Slot::InFlight { member: of, direction, .. } | Slot::Kept { member: of, direction }
+                    if *of == member =>
                 {
                     *direction
                 }
@@ -368,13 +383,13 @@ impl Pool {
                 None => Slot::None,
             };
         }
-        if let Some(count) = self.in_flight.get_mut(lane) {
+        if let Some(count) = self.in_flight.get_mut(member) {
             *count = 0;
         }
     }
 
-    /// Makes ready for other lanes: what is still in a device's hands is lost.
-    pub fn forget_lanes(&mut self) {
+    /// Makes ready for other members: what is still in a device's hands is lost.
+    pub fn forget_members(&mut self) {
         for slot in &mut self.slots {
             if matches!(slot, Slot::InFlight { .. } | Slot::Kept { .. }) {
                 *slot = Slot::None;
@@ -385,7 +400,7 @@ impl Pool {
 
     /// Makes ready for another dump: the numbers begin again. Nothing may be in flight.
     pub fn renew(&mut self) {
-        self.forget_lanes();
+        self.forget_members();
         self.deepest = 0;
     }
 }

@@ -25,8 +25,8 @@ pub struct Lease {
 /// A transfer that is to be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transfer {
-    /// In which lane.
-    pub lane: usize,
+    /// In which member.
+    pub member: usize,
     /// Which way.
     pub direction: Direction,
     /// First block, relative to the partition.
@@ -40,8 +40,8 @@ pub struct Transfer {
 pub struct Done {
     /// The buffer.
     pub lease: Lease,
-    /// Which lane.
-    pub lane: usize,
+    /// Which member.
+    pub member: usize,
     /// Which way it went.
     pub direction: Direction,
     /// The blocks that went from or into the buffer, relative to the partition.

@@ -162,13 +162,13 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
         if wait.expired() {
             return Err(Ended::Budget);
         }
-        self.writer.traffic().tick(wait)?;
+        self.writer.scheduler().tick(wait)?;
         // Each turn takes in a unit that is done, and none is posted meanwhile.
         while self.collect(wait)? {}
         let count = core::mem::take(&mut self.count);
         let Pages { writer, pack_buffers, way, .. } = self;
         let batch = pack_buffers.batch.get(..count).unwrap_or_default();
-        let coordinator = &mut writer.traffic().coordinator;
+        let coordinator = &mut writer.scheduler().coordinator;
         if *way != Way::Copy && coordinator.post_pages(*way, batch) {
             return Ok(());
         }
@@ -178,7 +178,7 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
 
     /// Does what lies in the own unit.
     fn work(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
-        let coordinator = &mut self.writer.traffic().coordinator;
+        let coordinator = &mut self.writer.scheduler().coordinator;
         coordinator.own.work(self.pack_buffers, self.platform);
         coordinator.tally.units = coordinator.tally.units.saturating_add(1);
         self.put(wait)
@@ -186,7 +186,7 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
 
     /// Takes in a unit that is done, or does one that a helper does not finish.
     fn collect(&mut self, wait: &Wait<'_>) -> Result<bool, Ended> {
-        let coordinator = &mut self.writer.traffic().coordinator;
+        let coordinator = &mut self.writer.scheduler().coordinator;
         if coordinator.collect_pages() {
             return self.put(wait).map(|()| true);
         }
@@ -198,18 +198,18 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
 
     /// Puts what came out of the own unit into chunks.
     fn put(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
-        let (packed, _, _) = self.writer.traffic().coordinator.own.packed();
+        let (packed, _, _) = self.writer.scheduler().coordinator.own.packed();
         if packed > 0 {
             if self.writer.ready_for_unit(wait)? {
                 self.writer.put_own_unit();
                 return Ok(());
             }
             // No chunk takes a whole unit here: page by page, then.
-            self.writer.traffic().coordinator.own.unpack();
+            self.writer.scheduler().coordinator.own.unpack();
         }
         let mut place = 0;
         // Each turn takes one page, and a unit has only so many.
-        while let Some((page, look)) = self.writer.traffic().coordinator.own.look(place) {
+        while let Some((page, look)) = self.writer.scheduler().coordinator.own.look(place) {
             match look {
                 Look::Absent(kind) => self.writer.absent(kind, page, 1, wait)?,
                 Look::Still { bus, content } => self.writer.still_page(page, bus, content, wait)?,
@@ -229,16 +229,16 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
             self.send(wait)?;
         }
         // Each turn brings a unit to its end, and none is posted meanwhile.
-        while self.writer.traffic().coordinator.pages_outstanding() > 0 {
+        while self.writer.scheduler().coordinator.pages_outstanding() > 0 {
             if self.collect(wait)? {
                 continue;
             }
-            if self.writer.traffic().coordinator.withdraw_pages() {
+            if self.writer.scheduler().coordinator.withdraw_pages() {
                 self.work(wait)?;
                 continue;
             }
             // All are in the hands of helpers, who finish or are given up when their time is over.
-            let coordinator = &mut self.writer.traffic().coordinator;
+            let coordinator = &mut self.writer.scheduler().coordinator;
             let now = coordinator.wait_for_pages(wait);
             if wait.expired() {
                 return Err(Ended::Budget);

@@ -18,8 +18,8 @@ use crate::memory::bytes;
 use crate::memory::class::ClassedPfn;
 use crate::memory::page::Look;
 use crate::outcome::Ended;
-use crate::partition::lane::Lock;
-use crate::partition::traffic::Traffic;
+use crate::partition::member::EncryptionKeys;
+use crate::partition::scheduler::IoScheduler;
 use crate::partition::transfer::{Lease, Load, Transfer};
 use crate::time::Nanoseconds;
 use crate::wait::Wait;
@@ -51,7 +51,7 @@ enum Room {
 struct Open {
     kind: ChunkKind,
     encoding: Encoding,
-    lane: usize,
+    member: usize,
     lease: Lease,
     /// Payload blocks that the partition has room for.
     room: usize,
@@ -116,11 +116,11 @@ impl Open {
 
     /// Encrypts the payload, if there is a key, and lays the checksums of a chunk that goes to block `chunk`.
     /// `false` if it could not be encrypted.
-    fn seal(&mut self, lock: Option<Lock<'_>>, chunk: u64) -> bool {
+    fn seal(&mut self, keys: Option<EncryptionKeys<'_>>, chunk: u64) -> bool {
         let copied = if self.sort == Sort::Still { 0 } else { self.payload };
         let Some((first, blocks)) = self.lease.buffer.blocks_mut().split_first_mut() else { return true };
         let blocks = blocks.get_mut(..copied).unwrap_or_default();
-        if !lock.is_none_or(|lock| lock.key.seal_chunk(first, blocks.as_flattened_mut())) {
+        if !keys.is_none_or(|keys| keys.key.seal_chunk(first, blocks.as_flattened_mut())) {
             return false;
         }
         if let Some(header) = ChunkHeader::of_mut(first) {
@@ -226,14 +226,14 @@ pub struct Identity {
 
 /// Writes chunks one behind another.
 pub struct Writer<'w, 'l, 'c, 'a> {
-    traffic: Traffic<'w, 'l, 'c, 'a>,
+    scheduler: IoScheduler<'w, 'l, 'c, 'a>,
     identity: Identity,
     /// Payload blocks in a chunk whose pages are not copied; 0 if not all devices can read them where they
     /// are.
     still_capacity: usize,
-    /// Chunks so far, in all lanes.
+    /// Chunks so far, in all members.
     chunks: u64,
-    /// The lane that comes next.
+    /// The member that comes next.
     turn: usize,
     /// The pass that is being written.
     pass: usize,
@@ -242,35 +242,35 @@ pub struct Writer<'w, 'l, 'c, 'a> {
 }
 
 impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
-    /// A writer that goes on where each lane says, and counts in `written`.
+    /// A writer that goes on where each member says, and counts in `written`.
     pub fn new(
-        traffic: Traffic<'w, 'l, 'c, 'a>,
+        scheduler: IoScheduler<'w, 'l, 'c, 'a>,
         identity: Identity,
         written: &'w mut Written,
     ) -> Writer<'w, 'l, 'c, 'a> {
         *written = Written::default();
         let mut still_capacity = MAX_PAYLOAD_BLOCKS;
-        for (_, lane) in traffic.lanes.iter_mut() {
-            let device = lane.window.device();
+        for (_, member) in scheduler.members.iter_mut() {
+            let device = member.window.device();
             // What is encrypted is copied first.
-            let takes = if device.max_extents() >= MAX_PAYLOAD_BLOCKS && lane.lock.is_none() {
+            let takes = if device.max_extents() >= MAX_PAYLOAD_BLOCKS && member.keys.is_none() {
                 (device.max_transfer() / BLOCK_SIZE).saturating_sub(1)
             } else {
                 0
             };
             still_capacity = still_capacity.min(takes);
         }
-        Writer { traffic, identity, still_capacity, chunks: 0, turn: 0, pass: 0, written, open: None }
+        Writer { scheduler, identity, still_capacity, chunks: 0, turn: 0, pass: 0, written, open: None }
     }
 
     /// What it writes with.
-    pub fn traffic(&mut self) -> &mut Traffic<'w, 'l, 'c, 'a> {
-        &mut self.traffic
+    pub fn scheduler(&mut self) -> &mut IoScheduler<'w, 'l, 'c, 'a> {
+        &mut self.scheduler
     }
 
     /// What it writes with, and what it has done so far.
-    pub fn parts(&mut self) -> (&mut Traffic<'w, 'l, 'c, 'a>, &Written) {
-        (&mut self.traffic, self.written)
+    pub fn parts(&mut self) -> (&mut IoScheduler<'w, 'l, 'c, 'a>, &Written) {
+        (&mut self.scheduler, self.written)
     }
 
     /// Chunks that follow belong to another pass. The open one is closed.
@@ -290,11 +290,11 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         }
     }
 
-    /// The next lane in turn that has room, and how much.
-    fn choose_lane(&mut self) -> Option<(usize, u64)> {
+    /// The next member in turn that has room, and how much.
+    fn choose_member(&mut self) -> Option<(usize, u64)> {
         for step in 0..MAX_TARGETS {
             let number = self.turn.wrapping_add(step) % MAX_TARGETS;
-            let room = self.traffic.lanes.get(number).map_or(0, |lane| lane.room());
+            let room = self.scheduler.members.get(number).map_or(0, |member| member.room());
             if room > 0 {
                 self.turn = number.wrapping_add(1);
                 return Some((number, room));
@@ -309,11 +309,11 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         if wait.expired() {
             return Err(Ended::Budget);
         }
-        let (lane, room) = self.choose_lane().ok_or(Ended::Full)?;
-        let mut lease = self.traffic.buffer(wait)?;
+        let (member, room) = self.choose_member().ok_or(Ended::Full)?;
+        let mut lease = self.scheduler.buffer(wait)?;
         let room = usize::try_from(room).unwrap_or(MAX_PAYLOAD_BLOCKS).min(MAX_PAYLOAD_BLOCKS);
-        let here = self.traffic.lanes.get(lane);
-        let (block, lock) = here.map_or((0, None), |lane| (lane.books.next, lane.lock));
+        let here = self.scheduler.members.get(member);
+        let (block, keys) = here.map_or((0, None), |member| (member.state.next, member.keys));
         if let Some((first, payload)) = lease.buffer.blocks_mut().split_first_mut() {
             if let Some(header) = ChunkHeader::of_mut(first) {
                 header.clear();
@@ -324,9 +324,9 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
                 header.index = self.chunks.into();
                 header.pass = (self.pass as u32).into();
                 header.block = block.into();
-                if let Some(lock) = lock {
+                if let Some(keys) = keys {
                     header.cipher = (Cipher::X25519XChaCha20Poly1305 as u32).into();
-                    header.ephemeral = *lock.ephemeral;
+                    header.ephemeral = *keys.ephemeral;
                 }
             }
             if kind == ChunkKind::Notes {
@@ -336,7 +336,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         self.open = Some(Open {
             kind,
             encoding,
-            lane,
+            member,
             lease,
             room,
             sort: Sort::Copied,
@@ -356,12 +356,12 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
     pub fn close_chunk(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         if open.runs == 0 && open.bytes == 0 {
-            self.traffic.pool.give_back(open.lease);
+            self.scheduler.pool.give_back(open.lease);
             return Ok(());
         }
-        let lane = open.lane;
-        let here = self.traffic.lanes.get(lane);
-        let (next, lock) = here.map_or((0, None), |lane| (lane.books.next, lane.lock));
+        let member = open.member;
+        let here = self.scheduler.members.get(member);
+        let (next, keys) = here.map_or((0, None), |member| (member.state.next, member.keys));
         open.payload = open.bytes.div_ceil(BLOCK_SIZE);
         if open.sort == Sort::Copied {
             // What the last block has after the payload.
@@ -376,22 +376,22 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             header.payload_bytes = (bytes as u64).into();
             header.run_count = (runs as u32).into();
         }
-        if !open.seal(lock, next) {
+        if !open.seal(keys, next) {
             // Cannot be, since blocks are what the cipher takes; but nothing goes out in the clear instead.
-            self.traffic.pool.give_back(open.lease);
+            self.scheduler.pool.give_back(open.lease);
             return Err(Ended::Full);
         }
         let count = (payload as u64).saturating_add(1);
         // The back header has to fit behind, and may go nowhere unchecked either.
         let end = next.saturating_add(count);
-        if let Err(ended) = self.traffic.check_up_to(lane, end.saturating_add(1), wait) {
-            self.traffic.pool.give_back(open.lease);
+        if let Err(ended) = self.scheduler.check_up_to(member, end.saturating_add(1), wait) {
+            self.scheduler.pool.give_back(open.lease);
             return Err(ended);
         }
         // From here on these blocks may hold the chunk, even if the write fails.
-        if let Some(lane) = self.traffic.lanes.get_mut(lane) {
-            lane.books.next = end;
-            lane.books.chunks = lane.books.chunks.saturating_add(1);
+        if let Some(member) = self.scheduler.members.get_mut(member) {
+            member.state.next = end;
+            member.state.chunks = member.state.chunks.saturating_add(1);
         }
         self.chunks = self.chunks.saturating_add(1);
         if let Some(header) = header(&mut open.lease.buffer) {
@@ -406,8 +406,8 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             Sort::Still => Load::Gathered(open.extents),
             Sort::Copied => Load::Blocks(count),
         };
-        let transfer = Transfer { lane, direction: Direction::Write, block: next, load };
-        self.traffic.write(open.lease, transfer, wait)?;
+        let transfer = Transfer { member, direction: Direction::Write, block: next, load };
+        self.scheduler.write(open.lease, transfer, wait)?;
         if let Some(pass) = self.written.passes.get_mut(self.pass) {
             pass.bytes = pass.bytes.saturating_add(count.saturating_mul(BLOCK_SIZE as u64));
         }
@@ -419,7 +419,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
     /// # Errors
     /// The first that did not.
     pub fn drain(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
-        self.traffic.drain(wait)
+        self.scheduler.drain(wait)
     }
 
     /// Makes sure that a memory chunk with one page a block is open and has room. Pages without payload go
@@ -481,7 +481,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
     pub fn put_own_unit(&mut self) {
         let mut place = 0;
         // Each turn takes one page, and a unit has only so many.
-        while let Some((page, look)) = self.traffic.coordinator.own.look(place) {
+        while let Some((page, look)) = self.scheduler.coordinator.own.look(place) {
             match look {
                 Look::Packed => self.note_run(RunKind::Data, page, 1),
                 Look::Absent(kind) => self.note_run(kind, page, 1),
@@ -489,8 +489,8 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             }
             place = place.saturating_add(1);
         }
-        let Writer { traffic, open, written, .. } = self;
-        let (pages, packing, packed) = traffic.coordinator.own.packed();
+        let Writer { scheduler, open, written, .. } = self;
+        let (pages, packing, packed) = scheduler.coordinator.own.packed();
         let Some(open) = open else { return };
         let stored = packed.len().next_multiple_of(8);
         let begin = open.bytes;
@@ -680,7 +680,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
     /// written.
     pub fn abandon(&mut self) {
         if let Some(open) = self.open.take() {
-            self.traffic.pool.give_back(open.lease);
+            self.scheduler.pool.give_back(open.lease);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A lane: one partition of one device that a dump goes to, and how far it has come there.
+//! A member of a dump: one partition of one device that the dump goes to, and how far it has come there. A
+//! striped dump has several, as a stripe set of RAID 0 has member disks.
 
 use crate::format::Uuid;
 use crate::format::cipher::PublicKey;
@@ -11,7 +12,7 @@ use crate::partition::window::Window;
 
 /// What a dump is encrypted with.
 #[derive(Clone, Copy)]
-pub struct Lock<'l> {
+pub struct EncryptionKeys<'l> {
     /// The key of its chunks and headers.
     pub key: &'l Key,
     /// The ephemeral public key, to be stored beside them.
@@ -40,8 +41,8 @@ impl Place {
     pub const NOWHERE: Place = Place { block: 0, sequence: 0, free_to: 0, behind_unfinished: false };
 }
 
-/// What is known of a lane's partition, and of the dump there. It lives in the arena, not on the stack.
-pub struct Books {
+/// What is known of a member's partition, and of the dump there. It lives in the arena, not on the stack.
+pub struct MemberState {
     /// The label's uuid.
     pub uuid: Uuid,
     /// What the dump's headers say.
@@ -56,10 +57,10 @@ pub struct Books {
     pub checker: Checker,
 }
 
-impl Books {
+impl MemberState {
     /// Empty ones.
-    pub fn new() -> Books {
-        Books {
+    pub fn new() -> MemberState {
+        MemberState {
             uuid: [0; 16],
             header: Header::new(),
             place: Place::NOWHERE,
@@ -70,52 +71,52 @@ impl Books {
     }
 }
 
-impl Default for Books {
-    fn default() -> Books {
-        Books::new()
+impl Default for MemberState {
+    fn default() -> MemberState {
+        MemberState::new()
     }
 }
 
 /// One partition that is written.
-pub struct Lane<'l> {
+pub struct Member<'l> {
     /// Its place in the list of targets.
     pub target: usize,
     /// The only way to its blocks.
     pub window: Window<'l>,
     /// How its chunks are encrypted, if they are.
-    pub lock: Option<Lock<'l>>,
+    pub keys: Option<EncryptionKeys<'l>>,
     /// What is known of it.
-    pub books: &'l mut Books,
+    pub state: &'l mut MemberState,
     /// The checksum of what must not change while it is used.
     sealed: u32,
 }
 
-impl<'l> Lane<'l> {
-    /// A lane of which nothing is known yet but its label's uuid.
+impl<'l> Member<'l> {
+    /// A member of which nothing is known yet but its label's uuid.
     pub fn new(
         target: usize,
         window: Window<'l>,
         uuid: &Uuid,
-        lock: Option<Lock<'l>>,
-        books: &'l mut Books,
-    ) -> Lane<'l> {
-        books.uuid = *uuid;
-        books.place = Place::NOWHERE;
-        books.next = 0;
-        books.chunks = 0;
-        books.checker.begin(0, 0);
-        let mut lane = Lane { target, window, lock, books, sealed: 0 };
-        lane.sealed = lane.digest();
-        lane
+        keys: Option<EncryptionKeys<'l>>,
+        state: &'l mut MemberState,
+    ) -> Member<'l> {
+        state.uuid = *uuid;
+        state.place = Place::NOWHERE;
+        state.next = 0;
+        state.chunks = 0;
+        state.checker.begin(0, 0);
+        let mut member = Member { target, window, keys, state, sealed: 0 };
+        member.sealed = member.digest();
+        member
     }
 
     /// The checksum of what must not change while it is used: where it writes, for whom, and with which key.
     fn digest(&self) -> u32 {
         let mut digest = Digest::new();
         self.window.seal(&mut digest);
-        digest.bytes(&self.books.uuid).number(core::ptr::from_ref::<Books>(self.books) as u64);
-        if let Some(lock) = self.lock {
-            digest.bytes(lock.key.bytes()).bytes(lock.ephemeral).bytes(lock.recipient);
+        digest.bytes(&self.state.uuid).number(core::ptr::from_ref::<MemberState>(self.state) as u64);
+        if let Some(keys) = self.keys {
+            digest.bytes(keys.key.bytes()).bytes(keys.ephemeral).bytes(keys.recipient);
         }
         digest.finish()
     }
@@ -131,70 +132,70 @@ impl<'l> Lane<'l> {
 
     /// Blocks of payload that the next chunk may have: after it, the back header has to fit.
     pub fn room(&self) -> u64 {
-        self.window.blocks().saturating_sub(self.books.next).saturating_sub(2)
+        self.window.blocks().saturating_sub(self.state.next).saturating_sub(2)
     }
 
     /// Authenticates the header as it is now, if the dump is encrypted.
     pub fn sign_header(&mut self) {
-        if let Some(lock) = self.lock {
-            let closed = self.books.header.status() != Status::InProgress;
-            self.books.header.tag = lock.key.header_tag(&self.books.header, closed).unwrap_or_default();
+        if let Some(keys) = self.keys {
+            let closed = self.state.header.status() != Status::InProgress;
+            self.state.header.tag = keys.key.header_tag(&self.state.header, closed).unwrap_or_default();
         }
     }
 }
 
-/// The lanes of a dump; usually one.
+/// The members of a dump; usually one.
 #[derive(Default)]
-pub struct Lanes<'l> {
-    lanes: [Option<Lane<'l>>; MAX_TARGETS],
+pub struct Members<'l> {
+    members: [Option<Member<'l>>; MAX_TARGETS],
 }
 
-impl<'l> Lanes<'l> {
-    /// No lanes.
-    pub fn new() -> Lanes<'l> {
-        Lanes { lanes: [const { None }; MAX_TARGETS] }
+impl<'l> Members<'l> {
+    /// No members.
+    pub fn new() -> Members<'l> {
+        Members { members: [const { None }; MAX_TARGETS] }
     }
 
-    /// Adds a lane; one too many is given up.
-    pub fn push(&mut self, lane: Lane<'l>) -> Option<usize> {
-        let place = self.lanes.iter().position(Option::is_none)?;
-        *self.lanes.get_mut(place)? = Some(lane);
+    /// Adds a member; one too many is given up.
+    pub fn push(&mut self, member: Member<'l>) -> Option<usize> {
+        let place = self.members.iter().position(Option::is_none)?;
+        *self.members.get_mut(place)? = Some(member);
         Some(place)
     }
 
-    /// Forgets a lane.
-    pub fn remove(&mut self, lane: usize) {
-        if let Some(slot) = self.lanes.get_mut(lane) {
+    /// Forgets a member.
+    pub fn remove(&mut self, member: usize) {
+        if let Some(slot) = self.members.get_mut(member) {
             *slot = None;
         }
     }
 
-    /// A lane.
-    pub fn get(&self, lane: usize) -> Option<&Lane<'l>> {
-        self.lanes.get(lane)?.as_ref()
+    /// A member.
+    pub fn get(&self, member: usize) -> Option<&Member<'l>> {
+        self.members.get(member)?.as_ref()
     }
 
-    /// A lane, to use.
-    pub fn get_mut(&mut self, lane: usize) -> Option<&mut Lane<'l>> {
-        self.lanes.get_mut(lane)?.as_mut()
+    /// A member, to use.
+    pub fn get_mut(&mut self, member: usize) -> Option<&mut Member<'l>> {
+        self.members.get_mut(member)?.as_mut()
     }
 
-    /// All lanes with their numbers.
-    pub fn iter(&self) -> impl Iterator<Item = (usize, &Lane<'l>)> {
-        self.lanes.iter().enumerate().filter_map(|(number, lane)| Some((number, lane.as_ref()?)))
+    /// All members with their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Member<'l>)> {
+        self.members.iter().enumerate().filter_map(|(number, member)| Some((number, member.as_ref()?)))
     }
 
-    /// All lanes with their numbers, to use.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Lane<'l>)> {
-        self.lanes.iter_mut().enumerate().filter_map(|(number, lane)| Some((number, lane.as_mut()?)))
+    /// All members with their numbers, to use.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Member<'l>)> {
+        self.members.iter_mut().enumerate().filter_map(|(number, member)| Some((number, member.as_mut()?)))
     }
 
-    /// How many lanes there are.
+    /// How many members there are.
     pub fn len(&self) -> usize {
-        self.lanes.iter().flatten().count()
+        self.members.iter().flatten().count()
     }
 
-    /// Whether there is no lane.
+    /// Whether there is no member.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -7,7 +7,7 @@ use crate::helpers::coordinator::{Checked, Coordinator};
 use crate::helpers::job::first_foreign;
 use crate::limits::MAX_TARGETS;
 use crate::outcome::Ended;
-use crate::partition::lane::Lanes;
+use crate::partition::member::Members;
 use crate::partition::pool::Pool;
 use crate::partition::range::BlockRange;
 use crate::partition::transfer::{Done, Lease, Load, Transfer};
@@ -21,12 +21,12 @@ const AHEAD_BLOCKS: u64 = 4096;
 /// Buffers that a dump can go on with: one is filled while another is written or read into.
 const ENOUGH_BUFFERS: usize = 2;
 
-/// The pool, the lanes, and the helpers.
-pub struct Traffic<'t, 'l, 'c, 'a> {
+/// The pool, the members, and the helpers.
+pub struct IoScheduler<'t, 'l, 'c, 'a> {
     /// The buffers.
     pub pool: &'t mut Pool,
     /// The partitions.
-    pub lanes: &'t mut Lanes<'l>,
+    pub members: &'t mut Members<'l>,
     /// The other CPUs.
     pub coordinator: &'t mut Coordinator<'c, 'a>,
     /// Blocks that were checked.
@@ -39,7 +39,7 @@ pub type Tell<'p> = dyn FnMut(u64, u64) + 'p;
 /// What looks at a block: its number, its bytes.
 pub type Visit<'v> = dyn FnMut(u64, &Block) + 'v;
 
-impl Traffic<'_, '_, '_, '_> {
+impl IoScheduler<'_, '_, '_, '_> {
     /// Takes in one thing that has happened, if one has: a check that is done or late, a transfer. Never
     /// waits.
     ///
@@ -54,12 +54,12 @@ impl Traffic<'_, '_, '_, '_> {
             && let Some(reading) = self.coordinator.check_to_redo(wait.now())
         {
             self.pool.lose(reading.slot);
-            if let Some(lane) = self.lanes.get_mut(reading.lane) {
-                lane.books.checker.read_again(reading.range);
+            if let Some(member) = self.members.get_mut(reading.member) {
+                member.state.checker.read_again(reading.range);
             }
             return Ok(true);
         }
-        match self.pool.poll(self.lanes, wait)? {
+        match self.pool.poll(self.members, wait)? {
             Some(done) => self.take_in(done, wait).map(|()| true),
             None => Ok(false),
         }
@@ -69,13 +69,13 @@ impl Traffic<'_, '_, '_, '_> {
     fn take_in(&mut self, done: Done, wait: &Wait<'_>) -> Result<(), Ended> {
         if let Err(error) = done.result {
             self.pool.give_back(done.lease);
-            return Err(Ended::device(done.lane, error, wait));
+            return Err(Ended::device(done.member, error, wait));
         }
         if done.direction == Direction::Write {
             self.pool.give_back(done.lease);
             return Ok(());
         }
-        let Some(uuid) = self.lanes.get(done.lane).map(|lane| lane.books.uuid) else {
+        let Some(uuid) = self.members.get(done.member).map(|member| member.state.uuid) else {
             self.pool.give_back(done.lease);
             return Ok(());
         };
@@ -94,17 +94,17 @@ impl Traffic<'_, '_, '_, '_> {
     /// Takes in blocks that were read and compared.
     fn take_checked(&mut self, checked: Checked) {
         let Checked { read, bad } = checked;
-        let Done { lease, lane, range, .. } = read;
+        let Done { lease, member, range, .. } = read;
         self.pool.give_back(lease);
         self.checked = self.checked.saturating_add(range.count());
-        if let Some(lane) = self.lanes.get_mut(lane) {
+        if let Some(member) = self.members.get_mut(member) {
             // A bad block far ahead harms nobody who does not get there.
             match bad {
                 Some(bad) => {
-                    lane.books.checker.is_good(BlockRange { to: bad, ..range });
-                    lane.books.checker.is_bad(bad);
+                    member.state.checker.is_good(BlockRange { to: bad, ..range });
+                    member.state.checker.is_bad(bad);
                 }
-                None => lane.books.checker.is_good(range),
+                None => member.state.checker.is_good(range),
             }
         }
     }
@@ -114,10 +114,10 @@ impl Traffic<'_, '_, '_, '_> {
     /// # Errors
     /// Nothing did in time, or a device failed.
     fn turn(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
-        let lane = self.pool.waiting_for();
+        let member = self.pool.waiting_for();
         if self.pool.in_flight() == 0 && self.coordinator.checks_outstanding() == 0 {
             // Nothing is free and nothing is under way: devices or helpers have kept every buffer.
-            return Err(Ended::Device { lane, error: DeviceError::NotReady });
+            return Err(Ended::Device { member, error: DeviceError::NotReady });
         }
         let timeout = self.pool.timeout();
         wait.until("a request to the disk", timeout, || match self.step(wait) {
@@ -129,72 +129,72 @@ impl Traffic<'_, '_, '_, '_> {
             }
             other => Some(other),
         })
-        .map_err(|error| Ended::device(lane, error.into(), wait))?
+        .map_err(|error| Ended::device(member, error.into(), wait))?
         .map(|_| ())
     }
 
-    /// Starts reads ahead in a lane up to block `limit`, at most `most_reads` at once.
+    /// Starts reads ahead in a member up to block `limit`, at most `most_reads` at once.
     fn read_ahead(
         &mut self,
-        lane: usize,
+        member: usize,
         limit: u64,
         most_reads: usize,
         wait: &Wait<'_>,
     ) -> Result<(), Ended> {
         // Each turn starts a read, until there is no buffer or nothing to read.
-        while let Some(here) = self.lanes.get_mut(lane)
-            && !here.books.checker.is_done()
-            && self.pool.in_flight_in(lane) < here.window.device().depth()
+        while let Some(here) = self.members.get_mut(member)
+            && !here.state.checker.is_done()
+            && self.pool.in_flight_in(member) < here.window.device().depth()
             && let Some(lease) = self.pool.take_to_read(most_reads)
         {
-            let Some(here) = self.lanes.get_mut(lane) else { break };
+            let Some(here) = self.members.get_mut(member) else { break };
             let most = (lease.buffer.len() / BLOCK_SIZE) as u64;
-            let Some(range) = here.books.checker.next_read(most, limit) else {
+            let Some(range) = here.state.checker.next_read(most, limit) else {
                 self.pool.give_back(lease);
                 break;
             };
-            if let Some(done) = self.pool.start(self.lanes, lease, read_of(lane, range), wait)? {
+            if let Some(done) = self.pool.start(self.members, lease, read_of(member, range), wait)? {
                 self.take_in(done, wait)?;
             }
         }
         Ok(())
     }
 
-    /// Makes sure that a lane's blocks before `end` may be written, and reads on ahead of that.
+    /// Makes sure that a member's blocks before `end` may be written, and reads on ahead of that.
     ///
     /// # Errors
     /// A block that does not hold its pattern, or why that could not be seen.
-    pub fn check_up_to(&mut self, lane: usize, end: u64, wait: &Wait<'_>) -> Result<(), Ended> {
+    pub fn check_up_to(&mut self, member: usize, end: u64, wait: &Wait<'_>) -> Result<(), Ended> {
         // Each turn takes a read in, and there are only so many up to `end`.
         loop {
             // Half of the buffers are for the writes.
             let most = self.pool.buffers() / 2;
-            self.read_ahead(lane, end.saturating_add(AHEAD_BLOCKS), most, wait)?;
-            let Some(here) = self.lanes.get(lane) else { return Ok(()) };
-            if let Some(block) = here.books.checker.bad_before(end) {
-                return Err(Ended::Pattern { lane, block });
+            self.read_ahead(member, end.saturating_add(AHEAD_BLOCKS), most, wait)?;
+            let Some(here) = self.members.get(member) else { return Ok(()) };
+            if let Some(block) = here.state.checker.bad_before(end) {
+                return Err(Ended::Pattern { member, block });
             }
-            if here.books.checker.frontier() >= end {
+            if here.state.checker.frontier() >= end {
                 return Ok(());
             }
             self.turn(wait)?;
         }
     }
 
-    /// Checks all of a lane that is to be checked, and tells how far it has come.
+    /// Checks all of a member that is to be checked, and tells how far it has come.
     ///
     /// # Errors
-    /// As [`check_up_to`](Traffic::check_up_to). When the wait has ended, reads may still be in flight.
-    pub fn check_all(&mut self, lane: usize, wait: &Wait<'_>, tell: &mut Tell<'_>) -> Result<(), Ended> {
-        let begin = self.lanes.get(lane).map_or(0, |lane| lane.books.checker.frontier());
+    /// As [`check_up_to`](IoScheduler::check_up_to). When the wait has ended, reads may still be in flight.
+    pub fn check_all(&mut self, member: usize, wait: &Wait<'_>, tell: &mut Tell<'_>) -> Result<(), Ended> {
+        let begin = self.members.get(member).map_or(0, |member| member.state.checker.frontier());
         // Each turn takes a read in, and there are only so many.
         loop {
-            self.read_ahead(lane, u64::MAX, usize::MAX, wait)?;
-            let Some(here) = self.lanes.get(lane) else { return Ok(()) };
-            if let Some(block) = here.books.checker.bad_before(u64::MAX) {
-                return Err(Ended::Pattern { lane, block });
+            self.read_ahead(member, u64::MAX, usize::MAX, wait)?;
+            let Some(here) = self.members.get(member) else { return Ok(()) };
+            if let Some(block) = here.state.checker.bad_before(u64::MAX) {
+                return Err(Ended::Pattern { member, block });
             }
-            if here.books.checker.is_done() {
+            if here.state.checker.is_done() {
                 return Ok(());
             }
             if wait.expired() {
@@ -202,7 +202,7 @@ impl Traffic<'_, '_, '_, '_> {
             }
             wait.breathe();
             let all = here.window.blocks().saturating_sub(begin);
-            tell(here.books.checker.frontier().saturating_sub(begin), all);
+            tell(here.state.checker.frontier().saturating_sub(begin), all);
             self.turn(wait)?;
         }
     }
@@ -226,16 +226,16 @@ impl Traffic<'_, '_, '_, '_> {
     /// # Errors
     /// A device failed.
     pub fn write(&mut self, lease: Lease, transfer: Transfer, wait: &Wait<'_>) -> Result<(), Ended> {
-        let lane = transfer.lane;
-        let depth = self.lanes.get_mut(lane).map_or(1, |lane| lane.window.device().depth());
+        let member = transfer.member;
+        let depth = self.members.get_mut(member).map_or(1, |member| member.window.device().depth());
         // Each turn brings something to its end, and there is only so much under way.
-        while self.pool.in_flight_in(lane) >= depth {
+        while self.pool.in_flight_in(member) >= depth {
             if let Err(ended) = self.turn(wait) {
                 self.pool.give_back(lease);
                 return Err(ended);
             }
         }
-        match self.pool.start(self.lanes, lease, transfer, wait)? {
+        match self.pool.start(self.members, lease, transfer, wait)? {
             Some(done) => self.take_in(done, wait),
             None => Ok(()),
         }
@@ -264,17 +264,17 @@ impl Traffic<'_, '_, '_, '_> {
     /// Gets everything out of all devices and helpers, whatever became of it: checks that were begun are
     /// forgotten.
     ///
-    /// Says for each lane whose device could not be stopped why; that one must not be used any more.
+    /// Says for each member whose device could not be stopped why; that one must not be used any more.
     pub fn settle(&mut self, wait: &Wait<'_>) -> [Option<DeviceError>; MAX_TARGETS] {
         let mut stuck = [None; MAX_TARGETS];
         for (number, stuck) in stuck.iter_mut().enumerate() {
-            if self.lanes.get(number).is_some() {
-                *stuck = self.pool.settle(self.lanes, number, wait).err();
+            if self.members.get(number).is_some() {
+                *stuck = self.pool.settle(self.members, number, wait).err();
             }
         }
         self.forget_checks(wait);
-        for (_, lane) in self.lanes.iter_mut() {
-            lane.books.checker.restart();
+        for (_, member) in self.members.iter_mut() {
+            member.state.checker.restart();
         }
         stuck
     }
@@ -306,20 +306,20 @@ impl Traffic<'_, '_, '_, '_> {
         }
     }
 
-    /// Reads all blocks of a range of a lane, many at once, and shows each to `visit`, not always in order.
+    /// Reads all blocks of a range of a member, many at once, and shows each to `visit`, not always in order.
     /// Nothing else may be under way. After an error, reads may still be in flight.
     ///
     /// # Errors
     /// A read that failed, or the end of the budget.
     pub fn scan(
         &mut self,
-        lane: usize,
+        member: usize,
         range: BlockRange,
         wait: &Wait<'_>,
         visit: &mut Visit<'_>,
     ) -> Result<(), Unfit> {
         let BlockRange { from: mut next, to } = range;
-        let depth = self.lanes.get_mut(lane).map_or(1, |lane| lane.window.device().depth());
+        let depth = self.members.get_mut(member).map_or(1, |member| member.window.device().depth());
         // Each turn starts a read or takes one in, and there are only so many blocks.
         while next < to || self.pool.in_flight() > 0 {
             if wait.expired() {
@@ -330,18 +330,18 @@ impl Traffic<'_, '_, '_, '_> {
                 Ended::Device { error, .. } if !wait.expired() => Unfit::Device { block: next, error },
                 _ => Unfit::Budget,
             };
-            let room = next < to && self.pool.in_flight_in(lane) < depth;
+            let room = next < to && self.pool.in_flight_in(member) < depth;
             let free = if room { self.pool.take_to_read(usize::MAX) } else { None };
             let done = if let Some(lease) = free {
                 let count = to.saturating_sub(next).min((lease.buffer.len() / BLOCK_SIZE) as u64);
-                let read = read_of(lane, BlockRange::of(next, count));
-                let done = self.pool.start(self.lanes, lease, read, wait).map_err(failed)?;
+                let read = read_of(member, BlockRange::of(next, count));
+                let done = self.pool.start(self.members, lease, read, wait).map_err(failed)?;
                 next = next.saturating_add(count);
                 done
             } else {
                 // Nothing in flight and no buffer free would turn for ever: the device has kept them all.
-                let kept = Ended::Device { lane, error: DeviceError::NotReady };
-                Some(self.pool.next(self.lanes, wait).map_err(failed)?.ok_or(failed(kept))?)
+                let kept = Ended::Device { member, error: DeviceError::NotReady };
+                Some(self.pool.next(self.members, wait).map_err(failed)?.ok_or(failed(kept))?)
             };
             if let Some(Done { lease, range, result, .. }) = done {
                 if result.is_ok() {
@@ -358,7 +358,7 @@ impl Traffic<'_, '_, '_, '_> {
     }
 }
 
-/// A read of a range of a lane.
-fn read_of(lane: usize, range: BlockRange) -> Transfer {
-    Transfer { lane, direction: Direction::Read, block: range.from, load: Load::Blocks(range.count()) }
+/// A read of a range of a member.
+fn read_of(member: usize, range: BlockRange) -> Transfer {
+    Transfer { member, direction: Direction::Read, block: range.from, load: Load::Blocks(range.count()) }
 }
