@@ -11,7 +11,7 @@ use crate::format::cipher::PublicKey;
 use crate::format::crypt::Key;
 use crate::format::header::put_text;
 use crate::format::metrics::{MAX_REFUSALS, Refused};
-use crate::helpers::coordinator::Kept;
+use crate::helpers::coordinator::PostedWork;
 use crate::helpers::job::{PackBuffers, Unit};
 use crate::helpers::pool::HelperPool;
 use crate::integrity::{Digest, Harm};
@@ -252,7 +252,7 @@ pub(crate) struct Armed<'a> {
     /// What this CPU works on itself.
     pub(crate) own: &'a mut Unit<'a>,
     pub(crate) pack_buffers: PackBuffers<'a>,
-    pub(crate) kept: &'a mut Kept,
+    pub(crate) posted: &'a mut PostedWork,
     /// What the dump under way has written.
     pub(crate) written: &'a mut Written,
     pub(crate) stack: &'a mut [u8],
@@ -284,7 +284,7 @@ impl<'a> Armed<'a> {
         digest.number(self.helper_pool.map_or(0, |helper_pool| core::ptr::from_ref(helper_pool) as u64));
         digest.number(core::ptr::from_ref::<Unit<'a>>(self.own) as u64);
         self.pack_buffers.seal(&mut digest);
-        digest.number(core::ptr::from_ref::<Kept>(self.kept) as u64);
+        digest.number(core::ptr::from_ref::<PostedWork>(self.posted) as u64);
         digest.number(core::ptr::from_ref::<Written>(self.written) as u64);
         digest.number(self.stack.as_ptr() as u64).number(self.stack.len() as u64);
         digest.number(core::ptr::from_ref(self.zones) as u64);

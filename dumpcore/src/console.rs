@@ -31,23 +31,23 @@ pub struct Progress<'p> {
     platform: &'p dyn Platform,
     what: &'static str,
     begin: Nanoseconds,
-    told: Nanoseconds,
+    last_line: Nanoseconds,
 }
 
 impl<'p> Progress<'p> {
     /// Progress of `what`, which begins now.
     pub fn new(platform: &'p dyn Platform, what: &'static str) -> Progress<'p> {
         let now = platform.now();
-        Progress { platform, what, begin: now, told: now }
+        Progress { platform, what, begin: now, last_line: now }
     }
 
     /// `done` of `all` pages or blocks are done.
     pub fn tell(&mut self, done: u64, all: u64) {
         let now = self.platform.now();
-        if now.saturating_sub(self.told) < EVERY {
+        if now.saturating_sub(self.last_line) < EVERY {
             return;
         }
-        self.told = now;
+        self.last_line = now;
         say(self.platform, |line| {
             let percent = done.saturating_mul(100).checked_div(all).unwrap_or(100);
             line.text(self.what).text(" ").decimal(percent).text("%, ");

@@ -433,7 +433,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ahci<R, C> {
     }
 
     fn take_over(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        self.port.forget();
+        self.port.clear_state();
         // The registers are not known to be where they were, so an error is explained without looking at them.
         self.hba.take_over(wait).map_err(|error| self.hba.pci().explain(error))
     }

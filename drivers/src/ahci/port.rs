@@ -57,8 +57,8 @@ impl Port {
         self.number
     }
 
-    /// Forgets what it was doing: the HBA is about to be reset.
-    pub fn forget(&mut self) {
+    /// Clears what is known of its state: the HBA is about to be reset.
+    pub fn clear_state(&mut self) {
         self.phase = Phase::Down;
     }
 

@@ -399,13 +399,13 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         self.registers.read32(VS) >= version
     }
 
-    /// A byte of what was told.
-    fn told8(&self, at: usize) -> u8 {
+    /// A byte of the IDENTIFY data.
+    fn byte_at(&self, at: usize) -> u8 {
         self.memory.read::<u8>(LISTS.saturating_add(at)).unwrap_or(0)
     }
 
-    /// 32 bits of what was told.
-    fn told32(&self, at: usize) -> u32 {
+    /// 32 bits of the IDENTIFY data.
+    fn word_at(&self, at: usize) -> u32 {
         self.memory.read::<u32>(LISTS.saturating_add(at)).map_or(0, u32::from_le)
     }
 
@@ -414,28 +414,28 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
     pub(super) fn traits(&mut self, wait: &Wait<'_>) -> Result<Traits, DeviceError> {
         let called = Called { noun: "an NVMe controller's description", verb: "describe itself" };
         self.identify(OF_CONTROLLER, 0, called, wait)?;
-        let kind = self.told8(of_controller::CNTRLTYPE);
-        let told = kind != of_controller::NOT_SAID && self.is_at_least(TELLS_KIND);
-        if told && kind != of_controller::FOR_DATA {
+        let kind = self.byte_at(of_controller::CNTRLTYPE);
+        let reported = kind != of_controller::NOT_SAID && self.is_at_least(TELLS_KIND);
+        if reported && kind != of_controller::FOR_DATA {
             return Err(DeviceError::Unsupported { what: "a controller for data", value: kind.into() });
         }
-        let (submission, completion) = (self.told8(of_controller::SQES), self.told8(of_controller::CQES));
+        let (submission, completion) = (self.byte_at(of_controller::SQES), self.byte_at(of_controller::CQES));
         if !(submission & 0xf <= 6 && 6 <= submission >> 4 && completion & 0xf <= 4 && 4 <= completion >> 4) {
             let value = u64::from(completion) << 8 | u64::from(submission);
             return Err(DeviceError::Protocol { what: "its sizes of queue entries", value });
         }
-        let largest = match self.told8(of_controller::MDTS) {
+        let largest = match self.byte_at(of_controller::MDTS) {
             0 => usize::MAX,
             power => PAGE.checked_shl(power.into()).filter(|bytes| *bytes >= PAGE).unwrap_or(usize::MAX),
         };
         Ok(Traits {
             largest,
-            cache: self.told8(of_controller::VWC) & 1 != 0,
+            cache: self.byte_at(of_controller::VWC) & 1 != 0,
             shutdown: match self.is_at_least(TELLS_SHUTDOWN) {
-                true => Nanoseconds::from(self.told32(of_controller::RTD3E)).saturating_mul(1_000),
+                true => Nanoseconds::from(self.word_at(of_controller::RTD3E)).saturating_mul(1_000),
                 false => 0,
             },
-            namespaces: self.told32(of_controller::NN),
+            namespaces: self.word_at(of_controller::NN),
         })
     }
 
@@ -451,7 +451,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
             Err(DeviceError::Status { .. }) => return self.try_namespaces(most, wait),
             answered => answered?,
         }
-        match self.told32(0) {
+        match self.word_at(0) {
             0 => Err(DeviceError::Unsupported { what: "a namespace", value: 0 }),
             // Reserved, and all namespaces together (6.1.1).
             id @ 0xffff_fffe.. => {
@@ -479,7 +479,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         let called = Called { noun: "an NVMe namespace's description", verb: "describe a namespace" };
         self.identify(OF_NAMESPACE, id, called, wait)?;
         let (low, high) =
-            (self.told32(of_namespace::NSZE), self.told32(of_namespace::NSZE.saturating_add(4)));
+            (self.word_at(of_namespace::NSZE), self.word_at(of_namespace::NSZE.saturating_add(4)));
         Ok(u64::from(high) << 32 | u64::from(low))
     }
 
@@ -490,15 +490,15 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         if size == 0 {
             return Err(DeviceError::Unsupported { what: "an active namespace", value: id.into() });
         }
-        let format = self.told8(of_namespace::FLBAS);
-        let few = self.told8(of_namespace::NLBAF) < of_namespace::SHORT_FORMATS;
+        let format = self.byte_at(of_namespace::FLBAS);
+        let few = self.byte_at(of_namespace::NLBAF) < of_namespace::SHORT_FORMATS;
         let number = usize::from(format & 0xf | if few { 0 } else { format >> 1 & 0x30 });
-        let format = self.told32(number.saturating_mul(4).saturating_add(of_namespace::LBAF));
+        let format = self.word_at(number.saturating_mul(4).saturating_add(of_namespace::LBAF));
         if format & 0xffff != 0 {
             let what = "a namespace without metadata";
             return Err(DeviceError::Unsupported { what, value: (format & 0xffff).into() });
         }
-        let protection = self.told8(of_namespace::DPS);
+        let protection = self.byte_at(of_namespace::DPS);
         if protection & 0x7 != 0 {
             let what = "a namespace without protection information";
             return Err(DeviceError::Unsupported { what, value: protection.into() });
@@ -515,7 +515,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
             let what = "blocks of 4096 bytes or less, as a power of two at most 12";
             return Err(DeviceError::Unsupported { what, value: shift.into() });
         }
-        let attributes = self.told8(of_namespace::NSATTR);
+        let attributes = self.byte_at(of_namespace::NSATTR);
         if attributes & 1 != 0 && self.is_at_least(TELLS_KIND) {
             let what = "a namespace that can be written";
             return Err(DeviceError::Unsupported { what, value: attributes.into() });
@@ -534,13 +534,13 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         self.identify(OF_DESCRIPTORS, id, called, wait)?;
         let mut at = 0_usize;
         for _ in 0..descriptor::KINDS {
-            let kind = self.told8(at.saturating_add(descriptor::NIDT));
-            let length = self.told8(at.saturating_add(descriptor::NIDL));
+            let kind = self.byte_at(at.saturating_add(descriptor::NIDT));
+            let length = self.byte_at(at.saturating_add(descriptor::NIDL));
             at = at.saturating_add(descriptor::NID);
             if kind == 0 {
                 break;
             }
-            let set = self.told8(at);
+            let set = self.byte_at(at);
             if kind == descriptor::COMMAND_SET && set != descriptor::NVM {
                 let what = "a namespace of the NVM command set";
                 return Err(DeviceError::Unsupported { what, value: set.into() });

@@ -15,7 +15,7 @@ use crate::arena::{Arena, OutOfArena};
 use crate::armed::{Armed, Lasting, Refusals, Sealed};
 use crate::code;
 use crate::format::{BLOCK_SIZE, PAGE_BYTES};
-use crate::helpers::coordinator::{Coordinator, Kept};
+use crate::helpers::coordinator::{Coordinator, PostedWork};
 use crate::helpers::pool::HelperPool;
 use crate::limits::MAX_HELPERS;
 use crate::memory::class::Level;
@@ -59,7 +59,7 @@ pub(crate) fn prepare<'a>(
     }
     let vitals = arena.place(Vitals::new(config.reset))?;
     let refusals = arena.place(Refusals::NONE)?;
-    let kept = arena.place(Kept::new())?;
+    let posted = arena.place(PostedWork::new())?;
     let written = arena.place(Written::default())?;
     let (zone, stack) = arena.own_stack()?;
     paint(stack);
@@ -91,7 +91,7 @@ pub(crate) fn prepare<'a>(
     }
 
     let demanded = {
-        let mut coordinator = Coordinator::new(None, &mut own, kept, 0);
+        let mut coordinator = Coordinator::new(None, &mut own, posted, 0);
         let mut means = Means { platform, pool: &mut pool, coordinator: &mut coordinator, zones };
         targets.identify(&mut means, &config)?
     };
@@ -141,7 +141,7 @@ pub(crate) fn prepare<'a>(
         helper_pool,
         own,
         pack_buffers: own_buffers,
-        kept,
+        posted,
         written,
         stack,
         zones,

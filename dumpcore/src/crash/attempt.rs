@@ -34,7 +34,7 @@ pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, ou
         helper_pool,
         own,
         pack_buffers,
-        kept,
+        posted,
         written,
         vitals,
         refusals,
@@ -60,7 +60,7 @@ pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, ou
     }
 
     vitals.enter(Step::Verify, platform.now());
-    let mut coordinator = Coordinator::new(*helper_pool, own, kept, sealed.patience);
+    let mut coordinator = Coordinator::new(*helper_pool, own, posted, sealed.patience);
     let mut scheduler =
         IoScheduler { pool, members: &mut members, coordinator: &mut coordinator, checked: 0 };
     check_all(context, &mut scheduler, &shared, &mut ledger, &mut last);

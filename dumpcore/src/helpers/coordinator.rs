@@ -29,17 +29,17 @@ struct Posted {
 }
 
 /// What was posted, kept so that it can be done again. Lives in the arena.
-pub struct Kept {
+pub struct PostedWork {
     pages: [Posted; MAX_SLOTS],
     readings: [Option<Reading>; MAX_SLOTS],
     units_since: Since,
     checks_since: Since,
 }
 
-impl Kept {
+impl PostedWork {
     /// Nothing.
-    pub const fn new() -> Kept {
-        Kept {
+    pub const fn new() -> PostedWork {
+        PostedWork {
             pages: [const { Posted { way: Way::Copy, count: 0, pages: [ClassedPfn::ZERO; LOOK_PAGES] } };
                 MAX_SLOTS],
             readings: [None; MAX_SLOTS],
@@ -49,7 +49,7 @@ impl Kept {
     }
 }
 
-impl Default for Kept {
+impl Default for PostedWork {
     fn default() -> Self {
         Self::new()
     }
@@ -86,7 +86,7 @@ pub struct Coordinator<'c, 'a> {
     helper_pool: Option<&'c HelperPool<'a>>,
     units: Option<Owner<'c, &'a mut Unit<'a>>>,
     checks: Option<Owner<'c, Check>>,
-    kept: &'c mut Kept,
+    posted: &'c mut PostedWork,
     patience: Nanoseconds,
     /// What was done.
     pub tally: Tally,
@@ -146,17 +146,17 @@ impl<'c, 'a> Coordinator<'c, 'a> {
     pub fn new(
         helper_pool: Option<&'c HelperPool<'a>>,
         own: &'c mut &'a mut Unit<'a>,
-        kept: &'c mut Kept,
+        posted: &'c mut PostedWork,
         patience: Nanoseconds,
     ) -> Coordinator<'c, 'a> {
-        kept.units_since = [None; MAX_SLOTS];
-        kept.checks_since = [None; MAX_SLOTS];
+        posted.units_since = [None; MAX_SLOTS];
+        posted.checks_since = [None; MAX_SLOTS];
         Coordinator {
             own,
             helper_pool,
             units: helper_pool.and_then(|helper_pool| helper_pool.units.owner()),
             checks: helper_pool.and_then(|helper_pool| helper_pool.checks.owner()),
-            kept,
+            posted,
             patience,
             tally: Tally::default(),
         }
@@ -176,7 +176,7 @@ impl<'c, 'a> Coordinator<'c, 'a> {
         }
         let Some(units) = &mut self.units else { return false };
         let Some(ticket) = units.post(|unit| unit.set(way, pages)) else { return false };
-        if let Some(kept) = self.kept.pages.get_mut(ticket.slot()) {
+        if let Some(kept) = self.posted.pages.get_mut(ticket.slot()) {
             for (slot, page) in kept.pages.iter_mut().zip(pages) {
                 *slot = *page;
             }
@@ -205,7 +205,7 @@ impl<'c, 'a> Coordinator<'c, 'a> {
 
     /// Whether a helper has had pages for too long.
     fn pages_late(&mut self, now: Nanoseconds) -> bool {
-        let since = &mut self.kept.units_since;
+        let since = &mut self.posted.units_since;
         self.units
             .as_ref()
             .is_some_and(|units| late(units, since, Patience { now, limit: self.patience }).is_some())
@@ -226,11 +226,11 @@ impl<'c, 'a> Coordinator<'c, 'a> {
     pub fn pages_to_redo(&mut self, now: Nanoseconds) -> bool {
         let (Some(helper_pool), Some(units)) = (self.helper_pool, &mut self.units) else { return false };
         let Some(slot) =
-            overdue(helper_pool, units, &mut self.kept.units_since, Patience { now, limit: self.patience })
+            overdue(helper_pool, units, &mut self.posted.units_since, Patience { now, limit: self.patience })
         else {
             return false;
         };
-        let Some(kept) = self.kept.pages.get(slot) else { return false };
+        let Some(kept) = self.posted.pages.get(slot) else { return false };
         self.own.set(kept.way, kept.pages.get(..kept.count).unwrap_or_default());
         self.tally.redone = self.tally.redone.saturating_add(1);
         self.tally.lost = self.tally.lost.saturating_add(1);
@@ -284,7 +284,7 @@ impl<'c, 'a> Coordinator<'c, 'a> {
             // Not posted means not filled.
             return read.map_or(Ok(()), Err);
         };
-        if let Some(kept) = self.kept.readings.get_mut(ticket.slot()) {
+        if let Some(kept) = self.posted.readings.get_mut(ticket.slot()) {
             *kept = Some(reading);
         }
         Ok(())
@@ -314,12 +314,12 @@ impl<'c, 'a> Coordinator<'c, 'a> {
         let slot = overdue(
             helper_pool,
             checks,
-            &mut self.kept.checks_since,
+            &mut self.posted.checks_since,
             Patience { now, limit: self.patience },
         )?;
         self.tally.redone = self.tally.redone.saturating_add(1);
         self.tally.lost = self.tally.lost.saturating_add(1);
-        self.kept.readings.get(slot).copied().flatten()
+        self.posted.readings.get(slot).copied().flatten()
     }
 
     /// Checks that are neither collected nor given up.

@@ -5,7 +5,7 @@ use dumpcore::format::{BLOCK_SIZE, Block};
 
 use super::Dump;
 use super::cache::header;
-use super::chunk::{Chunk, Lock, Room};
+use super::chunk::{Chunk, Decryption, Room};
 use super::index::ChunkPlace;
 use super::stripes::Part;
 use crate::Error;
@@ -55,7 +55,7 @@ impl Bulk {
             let Some(part) = dump.parts.get(chunk.part as usize) else { return Err(nowhere) };
             let (here, behind) = rest.split_at(rest.partition_point(|want| want.place < end));
             let unsteady = || Error::Unsteady { block: chunk.block };
-            self.chunk(part, &dump.lock, chunk, here, into).ok_or_else(unsteady)?;
+            self.chunk(part, &dump.decryption, chunk, here, into).ok_or_else(unsteady)?;
             rest = behind;
         }
         Ok(())
@@ -65,20 +65,20 @@ impl Bulk {
     fn chunk(
         &mut self,
         part: &Part<'_>,
-        lock: &Lock,
+        decryption: &Decryption,
         place: ChunkPlace,
         wants: &[Want],
         into: &mut [Block],
     ) -> Option<()> {
         let header = header(part, place).ok()?;
         let plain = header.encoding() == Encoding::Plain && !header.is_sealed();
-        if plain && matches!(lock, Lock::Open) {
+        if plain && matches!(decryption, Decryption::NotNeeded) {
             return self.plain(part, &header, place, wants, into);
         }
         let payload = self.window.get_mut(..header.sums().len())?;
         let there = part.found.end.saturating_sub(place.block + 1).min(payload.len() as u64) as usize;
         let unreadable = read_around(part.source, place.block + 1, payload.get_mut(..there)?);
-        let mut chunk = Chunk::check(part, place.block, header, payload, &unreadable, lock);
+        let mut chunk = Chunk::check(part, place.block, header, payload, &unreadable, decryption);
         let segments = chunk.segments();
         let mut wants = wants.iter().copied();
         let mut want = wants.next();

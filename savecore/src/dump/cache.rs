@@ -6,7 +6,7 @@ use std::io;
 use dumpcore::format::chunk::{ChunkHeader, Encoding};
 use dumpcore::format::{BLOCK_SIZE, Block};
 
-use super::chunk::{Chunk, Lock, Room, Segment};
+use super::chunk::{Chunk, Decryption, Room, Segment};
 use super::index::{ChunkPlace, Index};
 use super::stripes::Part;
 use crate::partition::chunk_at;
@@ -41,7 +41,7 @@ impl Cache {
     pub(super) fn page(
         &mut self,
         parts: &[Part<'_>],
-        lock: &Lock,
+        decryption: &Decryption,
         index: &Index,
         place: u64,
     ) -> io::Result<Box<Block>> {
@@ -50,7 +50,7 @@ impl Cache {
         let part = parts.get(chunk.part as usize).ok_or_else(gone)?;
         let entry = match self.chunks.iter().position(|entry| entry.place == chunk) {
             Some(known) => self.chunks.remove(known).ok_or_else(gone)?,
-            None => Entry { place: chunk, content: load(part, lock, chunk)? },
+            None => Entry { place: chunk, content: load(part, decryption, chunk)? },
         };
         self.chunks.push_front(entry);
         self.chunks.truncate(MAX_CHUNKS);
@@ -70,16 +70,19 @@ impl Cache {
     }
 }
 
-fn load(part: &Part<'_>, lock: &Lock, place: ChunkPlace) -> io::Result<Content> {
+fn load(part: &Part<'_>, decryption: &Decryption, place: ChunkPlace) -> io::Result<Content> {
     let header = header(part, place)?;
-    if header.encoding() == Encoding::Plain && !header.is_sealed() && matches!(lock, Lock::Open) {
+    if header.encoding() == Encoding::Plain
+        && !header.is_sealed()
+        && matches!(decryption, Decryption::NotNeeded)
+    {
         return Ok(Content::Plain(header));
     }
     let left = part.found.end.saturating_sub(place.block + 1);
     let mut payload = vec![[0; BLOCK_SIZE]; header.sums().len()];
     let there = left.min(payload.len() as u64) as usize;
     let unreadable = read_around(part.source, place.block + 1, &mut payload[..there]);
-    let mut chunk = Chunk::check(part, place.block, header, payload, &unreadable, lock);
+    let mut chunk = Chunk::check(part, place.block, header, payload, &unreadable, decryption);
     let segments = chunk.segments();
     Ok(Content::Whole { chunk, segments, room: Room::new() })
 }

@@ -29,11 +29,11 @@ pub enum Condition {
 }
 
 /// What is needed to read a dump's chunks.
-pub(super) enum Lock {
+pub(super) enum Decryption {
     /// The dump is not encrypted.
-    Open,
+    NotNeeded,
     /// It is encrypted, and there is no identity.
-    Closed,
+    NoIdentity,
     /// It is encrypted, and this is its key; `None` if there cannot be one.
     Key(Option<Key>),
 }
@@ -111,7 +111,7 @@ impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
         header: Box<ChunkHeader>,
         mut payload: B,
         unreadable: &Unreadable,
-        lock: &Lock,
+        decryption: &Decryption,
     ) -> Chunk<B> {
         let blocks = payload.as_mut();
         let mut conditions = Vec::with_capacity(header.sums().len());
@@ -133,20 +133,20 @@ impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
             conditions.push(condition);
         }
         let whole = conditions.iter().all(|condition| *condition == Condition::Good);
-        let state = match (lock, header.is_sealed(), whole) {
-            (Lock::Open, false, _) => State::Readable,
-            (Lock::Open, true, _) | (_, false, _) => State::Tampered,
+        let state = match (decryption, header.is_sealed(), whole) {
+            (Decryption::NotNeeded, false, _) => State::Readable,
+            (Decryption::NotNeeded, true, _) | (_, false, _) => State::Tampered,
             (_, true, false) => State::Torn,
-            (Lock::Closed, true, true) => State::Sealed,
-            (Lock::Key(key), true, true) => {
+            (Decryption::NoIdentity, true, true) => State::Sealed,
+            (Decryption::Key(key), true, true) => {
                 let opens = |key: &Key| key.open_chunk(&header, blocks.as_flattened_mut());
                 if key.as_ref().is_some_and(opens) { State::Readable } else { State::Tampered }
             }
         };
         let mut chunk = Chunk { block, header, conditions, state, lost: None, payload };
-        chunk.lost = match (lock, state) {
+        chunk.lost = match (decryption, state) {
             (_, State::Tampered) => Some(Fate::Damaged),
-            (Lock::Key(_), State::Torn) => chunk.worst(0, chunk.conditions.len()),
+            (Decryption::Key(_), State::Torn) => chunk.worst(0, chunk.conditions.len()),
             _ => None,
         };
         chunk

@@ -35,7 +35,7 @@ use crate::identity::is_authentic;
 use crate::partition::{Ending, Found, Partition, chunk_at};
 use crate::source::{Progress, Reader, Source};
 use cache::Cache;
-use chunk::{Lock, State};
+use chunk::{Decryption, State};
 use damage::{Damages, Indices, Missings};
 use index::Limits;
 use walk::{Checked, Step, walk};
@@ -171,7 +171,7 @@ pub enum Encryption {
 /// A dump, read and checked.
 pub struct Dump<'s> {
     parts: Vec<Part<'s>>,
-    lock: Lock,
+    decryption: Decryption,
     cache: Mutex<Cache>,
     facts: Facts,
     index: Index,
@@ -230,30 +230,30 @@ impl<'s> Dump<'s> {
         assert!(!parts.is_empty(), "a dump has a part");
         let nonce = parts[0].found.header.nonce;
         parts.retain(|part| part.found.header.nonce == nonce);
-        let mut lock = match parts.iter().any(|part| part.found.header.is_sealed()) {
-            true => lock(&parts, identity),
-            false => Lock::Open,
+        let mut decryption = match parts.iter().any(|part| part.found.header.is_sealed()) {
+            true => decryption(&parts, identity),
+            false => Decryption::NotNeeded,
         };
-        let reading = Reading::of(&parts, &lock, limits, progress).unwrap_or_else(|Encrypted| {
+        let reading = Reading::of(&parts, &decryption, limits, progress).unwrap_or_else(|Encrypted| {
             // The headers are lost, or lie. Now that encrypted chunks are expected, none is a surprise.
-            lock = self::lock(&parts, identity);
-            Reading::of(&parts, &lock, limits, progress)
+            decryption = self::decryption(&parts, identity);
+            Reading::of(&parts, &decryption, limits, progress)
                 .unwrap_or_else(|Encrypted| Reading::new(&parts, limits))
         });
-        Dump::put_together(parts, lock, reading)
+        Dump::put_together(parts, decryption, reading)
     }
 
-    fn put_together(parts: Vec<Part<'s>>, lock: Lock, reading: Reading) -> Dump<'s> {
+    fn put_together(parts: Vec<Part<'s>>, decryption: Decryption, reading: Reading) -> Dump<'s> {
         let (stripes, missing_stripes) = stripes::missing(&parts);
-        let authentic = authentic(&parts, &lock);
-        let encryption = match &lock {
-            Lock::Open => Encryption::None,
-            Lock::Closed => Encryption::Sealed,
-            Lock::Key(_) if reading.opened || authentic == Some(true) => Encryption::Opened,
-            Lock::Key(_) => Encryption::Refused,
+        let authentic = authentic(&parts, &decryption);
+        let encryption = match &decryption {
+            Decryption::NotNeeded => Encryption::None,
+            Decryption::NoIdentity => Encryption::Sealed,
+            Decryption::Key(_) if reading.opened || authentic == Some(true) => Encryption::Opened,
+            Decryption::Key(_) => Encryption::Refused,
         };
         let mut dump = Dump {
-            lock,
+            decryption,
             cache: Mutex::default(),
             facts: reading.notes.finish(),
             index: reading.builder.finish(),
@@ -419,7 +419,7 @@ impl<'s> Dump<'s> {
             Fate::Data => {
                 let place = run.place + (pfn - run.pfn);
                 let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-                PageState::Data(cache.page(&self.parts, &self.lock, &self.index, place)?)
+                PageState::Data(cache.page(&self.parts, &self.decryption, &self.index, place)?)
             }
         })
     }
@@ -508,8 +508,8 @@ fn stated_chunks(found: &Found) -> Option<u64> {
 }
 
 /// Whether the headers of an encrypted dump are what the dump wrote.
-fn authentic(parts: &[Part<'_>], lock: &Lock) -> Option<bool> {
-    let Lock::Key(key) = lock else { return None };
+fn authentic(parts: &[Part<'_>], decryption: &Decryption) -> Option<bool> {
+    let Decryption::Key(key) = decryption else { return None };
     let of_part = |part: &Part<'_>| {
         let header = &part.found.header;
         let tells = part.found.ending != Ending::BothLost && header.status() != Status::Saved;
@@ -522,8 +522,8 @@ fn authentic(parts: &[Part<'_>], lock: &Lock) -> Option<bool> {
 
 /// What is needed to read an encrypted dump. All of its chunks have the same key: whoever can write on a partition could
 /// make chunks for the label's public key, but not with the ephemeral key of an authentic header.
-fn lock(parts: &[Part<'_>], identity: Option<&Identity>) -> Lock {
-    let Some(identity) = identity else { return Lock::Closed };
+fn decryption(parts: &[Part<'_>], identity: Option<&Identity>) -> Decryption {
+    let Some(identity) = identity else { return Decryption::NoIdentity };
     let usable = |part: &&Part<'_>| {
         identity.opens(&part.found) == Some(true)
             || (part.found.header.is_sealed() && part.found.header.status() == Status::Saved)
@@ -531,7 +531,7 @@ fn lock(parts: &[Part<'_>], identity: Option<&Identity>) -> Lock {
     let header = parts.iter().find(usable).map(|part| part.found.header.ephemeral);
     // Without a header that can be trusted, each chunk still has what is needed to open it.
     let ephemeral = header.or_else(|| parts.iter().find_map(|part| Some(first_chunk(part)?.ephemeral)));
-    Lock::Key(ephemeral.and_then(|ephemeral| identity.key(&ephemeral)))
+    Decryption::Key(ephemeral.and_then(|ephemeral| identity.key(&ephemeral)))
 }
 
 /// The header of the first encrypted chunk of a part.
@@ -572,7 +572,7 @@ impl Reading {
 
     fn of(
         parts: &[Part<'_>],
-        lock: &Lock,
+        decryption: &Decryption,
         limits: Limits,
         progress: &mut dyn Progress,
     ) -> Result<Reading, Encrypted> {
@@ -580,14 +580,14 @@ impl Reading {
         progress.begin("checking the dump", parts.iter().map(|part| part.found.blocks()).sum());
         for (number, part) in (0..).zip(parts) {
             let (mut chunks, mut damage) = (0, Damages::new(&part.found));
-            walk(part, lock, &mut |seen| {
+            walk(part, decryption, &mut |seen| {
                 for step in seen.steps {
                     let chunk = match step {
                         Step::Gap { block, condition } => {
                             damage.push(block, condition);
                             continue;
                         }
-                        Step::Chunk(chunk) if chunk.sealed && matches!(lock, Lock::Open) => {
+                        Step::Chunk(chunk) if chunk.sealed && matches!(decryption, Decryption::NotNeeded) => {
                             return Err(Encrypted);
                         }
                         Step::Chunk(chunk) => chunk,

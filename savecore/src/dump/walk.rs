@@ -7,7 +7,7 @@ use dumpcore::format::chunk::{ChunkHeader, ChunkKind, MAX_PAYLOAD_BLOCKS, RunKin
 use dumpcore::format::frame::Kind;
 use dumpcore::format::{BLOCK_SIZE, Block, pattern};
 
-use super::chunk::{Chunk, Condition, Lock, Room, State};
+use super::chunk::{Chunk, Condition, Decryption, Room, State};
 use super::index::{Fate, PageRun};
 use super::stripes::Part;
 use crate::parallel::Line;
@@ -74,7 +74,7 @@ pub(super) struct Checked {
 /// The first error of `visit`. What cannot be read is a step, not an error.
 pub(super) fn walk<E>(
     part: &Part<'_>,
-    lock: &Lock,
+    decryption: &Decryption,
     visit: &mut dyn FnMut(Seen) -> Result<(), E>,
 ) -> Result<(), E> {
     let found = &part.found;
@@ -93,7 +93,7 @@ pub(super) fn walk<E>(
             at = stretch.end;
             Some(stretch)
         },
-        work: &|eyes: &mut Eyes, stretch| eyes.look(part, lock, &stretch),
+        work: &|eyes: &mut Eyes, stretch| eyes.look(part, decryption, &stretch),
     };
     line.run(threads, visit)
 }
@@ -145,7 +145,7 @@ impl Eyes {
         Eyes { blocks: vec![[0; BLOCK_SIZE]; STRETCH + MAX_PAYLOAD_BLOCKS], room: Room::new() }
     }
 
-    fn look(&mut self, part: &Part<'_>, lock: &Lock, stretch: &Stretch) -> Seen {
+    fn look(&mut self, part: &Part<'_>, decryption: &Decryption, stretch: &Stretch) -> Seen {
         let mut steps = Vec::new();
         let mut at = stretch.first;
         let mut chunks = stretch.chunks.iter();
@@ -157,7 +157,7 @@ impl Eyes {
                 steps.extend(condition.map(|condition| Step::Gap { block: number, condition }));
             }
             let Some(block) = chunk.copied() else { break };
-            let checked = self.chunk(part, lock, stretch, block);
+            let checked = self.chunk(part, decryption, stretch, block);
             let payload = checked.as_ref().map_or(0, |checked| checked.conditions.len() as u64);
             steps.extend(checked.map(|checked| Step::Chunk(Box::new(checked))));
             at = block + 1 + payload;
@@ -165,12 +165,18 @@ impl Eyes {
         Seen { steps, blocks: stretch.end - stretch.first }
     }
 
-    fn chunk(&mut self, part: &Part<'_>, lock: &Lock, stretch: &Stretch, block: u64) -> Option<Checked> {
+    fn chunk(
+        &mut self,
+        part: &Part<'_>,
+        decryption: &Decryption,
+        stretch: &Stretch,
+        block: u64,
+    ) -> Option<Checked> {
         let behind = self.blocks.get_mut((block - stretch.first) as usize..)?;
         let (header, payload) = behind.split_first_mut()?;
         let header = Box::new(ChunkHeader::of(header)?.clone());
         let payload = payload.get_mut(..header.sums().len())?;
-        let mut chunk = Chunk::check(part, block, header, payload, &stretch.unreadable, lock);
+        let mut chunk = Chunk::check(part, block, header, payload, &stretch.unreadable, decryption);
         let is_memory = chunk.header.kind() == ChunkKind::Memory;
         let mut checked = Checked {
             block,

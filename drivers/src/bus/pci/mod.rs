@@ -259,8 +259,8 @@ impl Function {
             return Err(DeviceError::Gone);
         }
         // A function that has no interrupt line may keep that bit at 0.
-        let told = set.difference(Command::INTERRUPT_DISABLE);
-        if !now.contains(told) || now.intersects(clear) {
+        let wanted = set.difference(Command::INTERRUPT_DISABLE);
+        if !now.contains(wanted) || now.intersects(clear) {
             return Err(DeviceError::Protocol { what: "its PCI command", value: now.bits().into() });
         }
         Ok(())
