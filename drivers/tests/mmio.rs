@@ -79,12 +79,12 @@ fn a_device_that_is_not_what_it_was_is_not_written_to() {
     let slot = blk::find_mmio([MMIO_WINDOW], |at, length| fake.map(at, length), 0).unwrap();
     let mut disk = VirtioBlkMmio::open_mmio(slot, &mut arena, TIMEOUT).unwrap();
     let platform = ClockPlatform::new(STEP).with(fake.clone());
-    let sealed = |disk: &VirtioBlkMmio<_>| {
+    let integrity = |disk: &VirtioBlkMmio<_>| {
         let mut digest = Digest::new();
-        disk.seal(&mut digest);
+        disk.integrity(&mut digest);
         digest.finish()
     };
-    let before = sealed(&disk);
+    let before = integrity(&disk);
     assert_eq!(disk.sanity_check(&wait(&platform)), Health::Healthy);
     for (plan, error) in [
         (Plan::scsi(), DeviceError::Protocol { what: "its device id", value: 8 }),
@@ -97,7 +97,7 @@ fn a_device_that_is_not_what_it_was_is_not_written_to() {
     assert_eq!(fake.writes(), 0);
     fake.with(|_, model| model.set_plan(Plan { front: Front::Mmio, ..Plan::default() }));
     disk.quiesce(&wait(&platform)).unwrap();
-    assert_eq!(sealed(&disk), before);
+    assert_eq!(integrity(&disk), before);
     fake.set_status(0x4f);
     assert_eq!(
         disk.sanity_check(&wait(&platform)),

@@ -49,7 +49,7 @@ impl ConfigSpace for Machine {
         self.write(address, offset, &value.to_le_bytes());
     }
 
-    fn seal(&self, _: &mut Digest) {}
+    fn integrity(&self, _: &mut Digest) {}
 }
 
 fn bytes(vendor: u16, device: u16, multi: bool) -> [u8; 256] {
@@ -189,7 +189,7 @@ impl Registers for Log {
         self.touched.lock().unwrap().push((offset, value));
     }
     fn write64(&self, _: usize, _: u64) {}
-    fn seal(&self, _: &mut Digest) {}
+    fn integrity(&self, _: &mut Digest) {}
 }
 
 #[test]

@@ -113,17 +113,17 @@ fn sanity_check_tells_what_is_odd() {
 }
 
 #[test]
-fn the_seal_outlasts_use_and_notices_change() {
+fn the_integrity_checksum_survives_use_and_notices_change() {
     let mut rig = Rig::open(Plan::default()).unwrap();
-    let seal = rig.seal();
+    let before = rig.integrity();
     rig.quiesce().unwrap();
     rig.write_block(1, 1).unwrap();
     rig.disk.shutdown(&wait(&rig.platform)).unwrap();
-    assert_eq!(rig.seal(), seal);
+    assert_eq!(rig.integrity(), before);
     assert_eq!(rig.disk.sanity_check(&wait(&rig.platform)), Health::Healthy, "at rest is healthy");
     let other = open(&rig.fake, &mut rig.arena).unwrap();
     rig.disk = other;
-    assert_ne!(rig.seal(), seal, "rings elsewhere");
+    assert_ne!(rig.integrity(), before, "rings elsewhere");
 }
 
 #[test]

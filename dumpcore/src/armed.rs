@@ -1,4 +1,4 @@
-//! The armed state: what `arm()` accepted, sealed.
+//! The armed state: what `arm()` accepted, protected by checksums.
 
 use zerocopy::little_endian::U32;
 use zerocopy::{Immutable, IntoBytes};
@@ -22,7 +22,7 @@ use crate::outcome::Outcome;
 use crate::partition::member::MemberState;
 use crate::partition::pool::Pool;
 use crate::partition::verify::Verify;
-use crate::partition::window::{Bounds, Scratch, seal_device};
+use crate::partition::window::{Bounds, Scratch, device_integrity};
 use crate::stack::RedZones;
 use crate::stream::writer::Written;
 use crate::text::{Describe, Line};
@@ -33,8 +33,8 @@ use crate::vitals::Vitals;
 /// their bytes can be checked before any of them is believed.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
-pub(crate) struct Sealed {
-    /// See [`Sealed::verify`].
+pub(crate) struct Settings {
+    /// See [`Settings::verify`].
     pub(crate) verify: u64,
     pub(crate) every: u64,
     pub(crate) budget: Nanoseconds,
@@ -61,7 +61,7 @@ pub(crate) struct Sealed {
 /// What was accepted of one target.
 #[derive(Clone, Copy, IntoBytes, Immutable)]
 #[repr(C)]
-pub(crate) struct SealedTarget {
+pub(crate) struct TargetSettings {
     pub(crate) first_block: u64,
     pub(crate) blocks: u64,
     pub(crate) uuid: Uuid,
@@ -70,7 +70,7 @@ pub(crate) struct SealedTarget {
     pub(crate) ephemeral: PublicKey,
 }
 
-impl SealedTarget {
+impl TargetSettings {
     /// Where its partition lies.
     pub(crate) fn bounds(&self) -> Bounds {
         Bounds { first: self.first_block, blocks: self.blocks }
@@ -79,7 +79,7 @@ impl SealedTarget {
 
 /// A target.
 pub(crate) struct ArmedTarget<'a> {
-    pub(crate) sealed: SealedTarget,
+    pub(crate) settings: TargetSettings,
     pub(crate) device: &'a mut dyn DumpDevice,
     pub(crate) scratch: Scratch,
     pub(crate) state: &'a mut MemberState,
@@ -90,9 +90,9 @@ impl ArmedTarget<'_> {
     /// What stays the same through all of a dump, whatever becomes of its buffer.
     fn lasting(&self) -> u32 {
         let mut digest = Digest::new();
-        digest.bytes(self.sealed.as_bytes());
-        seal_device(self.device, &mut digest);
-        self.scratch.seal_place(&mut digest);
+        digest.bytes(self.settings.as_bytes());
+        device_integrity(self.device, &mut digest);
+        self.scratch.place_integrity(&mut digest);
         digest.number(core::ptr::from_ref::<MemberState>(self.state) as u64);
         if let Some(key) = &self.key {
             digest.bytes(key.bytes());
@@ -103,14 +103,14 @@ impl ArmedTarget<'_> {
     /// What its driver must find unchanged when it takes the device over.
     fn driver(&self) -> u32 {
         let mut digest = Digest::new();
-        self.device.seal(&mut digest);
+        self.device.integrity(&mut digest);
         digest.finish()
     }
 
-    fn seal(&self, digest: &mut Digest) {
-        digest.bytes(self.sealed.as_bytes());
-        seal_device(self.device, digest);
-        self.scratch.seal(digest);
+    fn integrity(&self, digest: &mut Digest) {
+        digest.bytes(self.settings.as_bytes());
+        device_integrity(self.device, digest);
+        self.scratch.integrity(digest);
         digest.number(core::ptr::from_ref::<MemberState>(self.state) as u64);
         if let Some(key) = &self.key {
             digest.bytes(key.bytes());
@@ -118,7 +118,7 @@ impl ArmedTarget<'_> {
     }
 }
 
-impl Sealed {
+impl Settings {
     /// How a [`Verify`] is stored.
     pub(crate) fn verify_numbers(verify: Verify) -> (u64, u64) {
         match verify {
@@ -185,20 +185,20 @@ impl Lasting {
 }
 
 /// The checksum of what all targets share, and must not change while a dump runs.
-pub(crate) fn common(sealed: &Sealed, ram: &[PfnRange], pool: &Pool, zones: &RedZones) -> u32 {
+pub(crate) fn common(settings: &Settings, ram: &[PfnRange], pool: &Pool, zones: &RedZones) -> u32 {
     let mut digest = Digest::new();
-    digest.bytes(sealed.as_bytes());
+    digest.bytes(settings.as_bytes());
     for range in ram {
         digest.number(range.start).number(range.end);
     }
-    pool.seal_places(&mut digest);
-    zones.seal(&mut digest);
+    pool.places_integrity(&mut digest);
+    zones.integrity(&mut digest);
     digest.finish()
 }
 
 /// Two checksums that have to be equal.
 pub(crate) fn same(armed: u32, now: u32) -> Result<(), Harm> {
-    if armed == now { Ok(()) } else { Err(Harm::Seal { armed, now }) }
+    if armed == now { Ok(()) } else { Err(Harm::Integrity { armed, now }) }
 }
 
 /// Targets that have no dump, or not a whole one, and why.
@@ -237,8 +237,8 @@ impl Refusals {
 
 /// Everything that a dump uses; it lives in the arena, and so does all it points to.
 pub(crate) struct Armed<'a> {
-    pub(crate) sealed: Sealed,
-    /// CRC-32 of the sealed numbers and of all pointers.
+    pub(crate) settings: Settings,
+    /// CRC-32 of the settings and of all pointers.
     pub(crate) numbers_crc: u32,
     /// CRC-32 of what the pointers lead to.
     pub(crate) targets_crc: u32,
@@ -259,7 +259,7 @@ pub(crate) struct Armed<'a> {
     pub(crate) zones: &'a RedZones,
     pub(crate) vitals: &'a Vitals,
     pub(crate) refusals: &'a mut Refusals,
-    /// Dumps that were begun since the keys were made. Under the seal, like the keys: a number that came
+    /// Dumps that were begun since the keys were made. Protected by a checksum, like the keys: a number that came
     /// again would make a nonce come again.
     pub(crate) attempts: u32,
     /// How the dump ended.
@@ -270,7 +270,7 @@ impl<'a> Armed<'a> {
     /// The checksum of all numbers and pointers; follows none of them.
     fn numbers(&self) -> u32 {
         let mut digest = Digest::new();
-        digest.bytes(self.sealed.as_bytes());
+        digest.bytes(self.settings.as_bytes());
         digest.number(self.lasting.common.into());
         for number in self.lasting.targets.iter().chain(&self.lasting.drivers) {
             digest.number((*number).into());
@@ -278,12 +278,12 @@ impl<'a> Armed<'a> {
         digest.number(self.ram.as_ptr() as u64).number(self.ram.len() as u64);
         digest.number(self.queues.map_or(0, |queues| core::ptr::from_ref(queues) as u64));
         for target in self.targets.iter().flatten() {
-            target.seal(&mut digest);
+            target.integrity(&mut digest);
         }
-        self.pool.seal(&mut digest);
+        self.pool.integrity(&mut digest);
         digest.number(self.helper_pool.map_or(0, |helper_pool| core::ptr::from_ref(helper_pool) as u64));
         digest.number(core::ptr::from_ref::<Unit<'a>>(self.own) as u64);
-        self.pack_buffers.seal(&mut digest);
+        self.pack_buffers.integrity(&mut digest);
         digest.number(core::ptr::from_ref::<PostedWork>(self.posted) as u64);
         digest.number(core::ptr::from_ref::<Written>(self.written) as u64);
         digest.number(self.stack.as_ptr() as u64).number(self.stack.len() as u64);
@@ -302,20 +302,20 @@ impl<'a> Armed<'a> {
             digest.number(range.start).number(range.end);
         }
         for target in self.targets.iter().flatten() {
-            target.device.seal(&mut digest);
+            target.device.integrity(&mut digest);
         }
-        self.zones.seal(&mut digest);
-        self.own.seal(&mut digest);
+        self.zones.integrity(&mut digest);
+        self.own.integrity(&mut digest);
         if let Some(helper_pool) = self.helper_pool {
-            helper_pool.seal(&mut digest);
+            helper_pool.integrity(&mut digest);
         }
         digest.finish()
     }
 
-    /// Seals the armed state.
-    pub(crate) fn seal(&mut self) {
+    /// Sets the checksums of the armed state.
+    pub(crate) fn set_integrity(&mut self) {
         let lasting = &mut self.lasting;
-        lasting.common = common(&self.sealed, self.ram, &self.pool, self.zones);
+        lasting.common = common(&self.settings, self.ram, &self.pool, self.zones);
         let checksums = lasting.targets.iter_mut().zip(&mut lasting.drivers);
         for ((lasting, driver), target) in checksums.zip(&self.targets) {
             *lasting = target.as_ref().map_or(0, ArmedTarget::lasting);
@@ -328,14 +328,14 @@ impl<'a> Armed<'a> {
     /// Makes ready for another dump.
     pub(crate) fn renew(&mut self) {
         self.pool.renew();
-        self.seal();
+        self.set_integrity();
     }
 
-    /// Whether the seal is whole: first the numbers, and only then what they lead to.
+    /// Checks the armed state: first the settings, and only then what the pointers lead to.
     ///
     /// # Errors
     /// What was changed.
-    pub(crate) fn check_seal(&self) -> Result<(), Harm> {
+    pub(crate) fn check_integrity(&self) -> Result<(), Harm> {
         same(self.numbers_crc, self.numbers())?;
         same(self.targets_crc, self.targets())?;
         if self.zones.are_whole() { Ok(()) } else { Err(Harm::Stack) }
@@ -350,7 +350,7 @@ impl<'a> Armed<'a> {
         if !self.zones.are_whole() {
             return Err(Harm::Stack);
         }
-        same(self.lasting.common, common(&self.sealed, self.ram, &self.pool, self.zones))?;
+        same(self.lasting.common, common(&self.settings, self.ram, &self.pool, self.zones))?;
         let checksums = self.lasting.targets.iter().zip(&self.lasting.drivers);
         for (number, ((lasting, driver), target)) in checksums.zip(&self.targets).enumerate() {
             let Some(target) = target else { continue };

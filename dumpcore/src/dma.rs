@@ -39,7 +39,7 @@ impl DmaPlace {
     }
 
     /// Everything that must be the same at the crash.
-    pub fn seal(&self, digest: &mut crate::integrity::Digest) {
+    pub fn integrity(&self, digest: &mut crate::integrity::Digest) {
         digest.number(self.start.as_ptr() as u64).number(self.bus).number(self.length as u64);
     }
 }

@@ -140,7 +140,7 @@ impl<'a> Dump<'a> {
         self.helper_pool.get().map(|helper_pool| unsafe { helper_pool.as_ref() })
     }
 
-    /// Takes over everything that a dump to one of `targets`, best first, will need, and seals it. `arena`
+    /// Takes over everything that a dump to one of `targets`, best first, will need, and protects it with a checksum. `arena`
     /// should have [`Arena::DEFAULT_SIZE`]; a smaller one makes a slower dump. Where nothing is optimised it
     /// takes some 60 KiB of stack.
     ///

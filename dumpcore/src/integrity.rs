@@ -8,8 +8,8 @@ use crate::text::{Describe, Line};
 pub enum Harm {
     /// A stack in the arena has overflowed: what lies below it is not what it was.
     Stack,
-    /// What was sealed was changed.
-    Seal {
+    /// What a checksum protects was changed.
+    Integrity {
         /// Its checksum when armed.
         armed: u32,
         /// Its checksum now.
@@ -23,7 +23,7 @@ impl Describe for Harm {
             Harm::Stack => {
                 line.text("the dump's own stack has overflowed, nothing more is written");
             }
-            Harm::Seal { armed, now } => {
+            Harm::Integrity { armed, now } => {
                 line.text("the armed state was changed: its checksum was ").hex(armed.into());
                 line.text(", is ").hex(now.into());
             }

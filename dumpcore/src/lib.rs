@@ -2,8 +2,8 @@
 //!
 //! The story, in order, and where each part is told:
 //!
-//! 1. While the kernel is healthy, [`Dump::arm`] takes everything over that a dump will need and seals it
-//!    ([`arm`], [`arena`], [`integrity`]); [`locate`] finds the partition in the disk's [`table`].
+//! 1. While the kernel is healthy, [`Dump::arm`] takes over everything that a dump will need and protects it
+//!    with a checksum ([`arm`], [`arena`], [`integrity`]); [`locate`] finds the partition in the disk's [`table`].
 //! 2. The kernel crashes and calls [`Dump::crash`] (`dump`): crashdump mode begins, and the armed state is
 //!    checked (`crash`).
 //! 3. The other CPUs are stopped, and the dump path's own code is checked (`crash::steps`).

@@ -49,8 +49,8 @@ pub enum Outcome {
 /// Why nothing was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// The armed state was changed since it was sealed.
-    Seal {
+    /// The armed state was changed since it was armed.
+    Integrity {
         /// Its checksum when armed.
         armed: u32,
         /// Its checksum now.
@@ -81,7 +81,7 @@ impl From<Harm> for Refusal {
     fn from(harm: Harm) -> Refusal {
         match harm {
             Harm::Stack => Refusal::Stack,
-            Harm::Seal { armed, now } => Refusal::Seal { armed, now },
+            Harm::Integrity { armed, now } => Refusal::Integrity { armed, now },
         }
     }
 }
@@ -89,7 +89,7 @@ impl From<Harm> for Refusal {
 impl Describe for Refusal {
     fn describe(&self, line: &mut Line) {
         match *self {
-            Refusal::Seal { armed, now } => Harm::Seal { armed, now }.describe(line),
+            Refusal::Integrity { armed, now } => Harm::Integrity { armed, now }.describe(line),
             Refusal::Stack => Harm::Stack.describe(line),
             Refusal::Code { armed, now } => {
                 line.text("the dump's own code was changed: its checksum was ").hex(armed.into());

@@ -66,7 +66,7 @@ impl RedZone {
         })
     }
 
-    fn seal(&self, digest: &mut Digest) {
+    fn integrity(&self, digest: &mut Digest) {
         digest.number(self.start.as_ptr() as u64).number(self.words as u64);
     }
 }
@@ -103,9 +103,9 @@ impl RedZones {
         self.0.iter().flatten().all(RedZone::is_whole)
     }
 
-    pub(crate) fn seal(&self, digest: &mut Digest) {
+    pub(crate) fn integrity(&self, digest: &mut Digest) {
         for zone in self.0.iter().flatten() {
-            zone.seal(digest);
+            zone.integrity(digest);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::time::Nanoseconds;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub(crate) enum Step {
-    Seal = 1,
+    Integrity = 1,
     Freeze = 2,
     Code = 3,
     Takeover = 4,
@@ -21,7 +21,7 @@ pub(crate) enum Step {
 
 impl Step {
     const ALL: [Step; 8] = [
-        Step::Seal,
+        Step::Integrity,
         Step::Freeze,
         Step::Code,
         Step::Takeover,
@@ -34,7 +34,7 @@ impl Step {
     /// What the dump does in this step, for people.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Step::Seal => "checking its seal",
+            Step::Integrity => "checking the armed state",
             Step::Freeze => "stopping the other CPUs",
             Step::Code => "checking its code",
             Step::Takeover => "taking the disk over",

@@ -84,8 +84,8 @@ unsafe impl DumpDevice for OldDriver {
     fn geometry(&self) -> Option<Geometry> {
         self.inner.geometry()
     }
-    fn seal(&self, digest: &mut Digest) {
-        self.inner.seal(digest);
+    fn integrity(&self, digest: &mut Digest) {
+        self.inner.integrity(digest);
     }
     fn sanity_check(&mut self, wait: &Wait<'_>) -> Health {
         self.inner.sanity_check(wait)

@@ -697,7 +697,7 @@ fn one_wrong_bit_of_the_armed_state_refuses_or_does_not_matter() {
         }
         let before = disk.bytes();
         match machine.panic("spoilt state") {
-            Outcome::Refused(Refusal::Seal { .. }) => {
+            Outcome::Refused(Refusal::Integrity { .. }) => {
                 refused += 1;
                 assert_eq!(before, disk.bytes());
             }

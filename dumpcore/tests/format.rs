@@ -52,7 +52,7 @@ proptest! {
         front.end_block = (at + length).into();
         let mut block: Block = [0; BLOCK_SIZE];
         block.copy_from_slice(front.as_bytes());
-        frame::seal(&mut block);
+        frame::set_checksum(&mut block);
         prop_assert!(front_at(&block, &[7; 16], at).is_some());
         prop_assert!(front_at(&block, &[8; 16], at).is_none());
         prop_assert_eq!(front_at(&block, &[7; 16], elsewhere).is_some(), elsewhere == at);
@@ -145,21 +145,21 @@ proptest! {
         let chunk = ChunkHeader::of_mut(&mut bytes).unwrap();
         chunk.clear();
         chunk.kind = 1.into();
-        frame::seal(&mut bytes);
+        frame::set_checksum(&mut bytes);
         prop_assert!(ChunkHeader::parse(&bytes).is_ok());
         bytes[bit / 8] ^= 1 << (bit % 8);
         prop_assert!(ChunkHeader::parse(&bytes).is_err());
     }
 
     #[test]
-    fn any_bytes_are_parsed_without_a_panic(block in block(), magic in 0..5_usize, sealed: bool, version: bool) {
+    fn any_bytes_are_parsed_without_a_panic(block in block(), magic in 0..5_usize, encrypted: bool, version: bool) {
         let mut block = *block;
         block[..8].copy_from_slice(&Kind::ALL[magic].magic());
         if version {
             block[8..12].copy_from_slice(&VERSION.to_le_bytes());
         }
-        if sealed {
-            frame::seal(&mut block);
+        if encrypted {
+            frame::set_checksum(&mut block);
         }
         let _ = Label::parse(&block);
         let _ = Header::parse(&block, Kind::Front);
@@ -213,7 +213,7 @@ proptest! {
     }
 
     #[test]
-    fn a_chunk_is_sealed_as_any_other_xchacha20_poly1305_does_it(
+    fn a_chunk_is_encrypted_as_any_other_xchacha20_poly1305_does_it(
         (secret, ephemeral_secret) in any::<([u8; 32], [u8; 32])>(),
         (attempt, nonce, index) in any::<(u32, u64, u64)>(),
         associated in 0..9_usize,
@@ -226,9 +226,9 @@ proptest! {
         let mut bytes = |length: usize| -> Vec<u8> { (0..length).map(|_| numbers.number() as u8).collect() };
         let (associated, text) = (bytes(16 * associated), bytes(64 * blocks));
 
-        let mut sealed = text.clone();
+        let mut encrypted = text.clone();
         let place = Place { attempt, nonce, index };
-        let tag = key.seal(&place, &associated, &mut sealed).unwrap();
+        let tag = key.encrypt(&place, &associated, &mut encrypted).unwrap();
         let mut long_nonce = [0; 24];
         long_nonce[..4].copy_from_slice(&attempt.to_le_bytes());
         long_nonce[8..16].copy_from_slice(&nonce.to_le_bytes());
@@ -237,13 +237,13 @@ proptest! {
         let mut judged = text.clone();
         let judged_tag =
             judge.encrypt_inout_detached(&long_nonce.into(), &associated, judged.as_mut_slice().into()).unwrap();
-        prop_assert_eq!(&sealed, &judged);
+        prop_assert_eq!(&encrypted, &judged);
         prop_assert_eq!(tag.as_slice(), judged_tag.as_slice());
 
         // The holder of the other secret opens it.
         let theirs = Key::agree(&secret, &ephemeral, &ephemeral, &recipient).unwrap();
-        prop_assert!(theirs.open(&place, &associated, &mut sealed, &tag));
-        prop_assert_eq!(sealed, text);
+        prop_assert!(theirs.open(&place, &associated, &mut encrypted, &tag));
+        prop_assert_eq!(encrypted, text);
     }
 
     #[test]
@@ -256,7 +256,7 @@ proptest! {
         let key = Key::agree(&[7; 32], &public, &ephemeral, &public).unwrap();
         let mut place = Place { attempt: 1, nonce: 2, index: 3 };
         let (mut associated, mut bytes) = ([5; 64], [6; 64]);
-        let mut tag = key.seal(&place, &associated, &mut bytes).unwrap();
+        let mut tag = key.encrypt(&place, &associated, &mut bytes).unwrap();
         match change {
             0 => associated[bit / 8] ^= 1 << (bit % 8),
             1 => bytes[bit / 8] ^= 1 << (bit % 8),
@@ -381,7 +381,7 @@ fn a_run_of_an_unknown_kind_or_class_spoils_its_chunk() {
         chunk.kind = 2.into();
         chunk.run_count = 1.into();
         chunk.runs[0] = Run { pfn: 7.into(), count: 1.into(), kind: kind.into(), class: class.into() };
-        frame::seal(&mut bytes);
+        frame::set_checksum(&mut bytes);
         ChunkHeader::parse(&bytes).map(|chunk| (chunk.runs()[0].kind(), chunk.runs()[0].class()))
     };
     for class in PageClass::ALL {

@@ -94,11 +94,11 @@ fn a_header_is_authentic_only_as_it_was_signed() {
 fn both_sides_agree_on_a_key_and_a_stranger_does_not() {
     let (ours, theirs) = ([3; 32], [4; 32]);
     let (ephemeral, recipient) = (public_key(&ours), public_key(&theirs));
-    let sealing = Key::agree(&ours, &recipient, &ephemeral, &recipient).unwrap();
+    let writing = Key::agree(&ours, &recipient, &ephemeral, &recipient).unwrap();
     let opening = Key::agree(&theirs, &ephemeral, &ephemeral, &recipient).unwrap();
-    assert_eq!(sealing.bytes(), opening.bytes());
+    assert_eq!(writing.bytes(), opening.bytes());
     let stranger = Key::agree(&[5; 32], &ephemeral, &ephemeral, &recipient).unwrap();
-    assert_ne!(sealing.bytes(), stranger.bytes());
+    assert_ne!(writing.bytes(), stranger.bytes());
     assert!(
         Key::agree(&ours, &[0; 32], &ephemeral, &[0; 32]).is_none(),
         "a point of small order shares no secret"

@@ -222,7 +222,7 @@ pub enum Error {
     },
     /// An encrypted dump was not opened.
     #[error("the dump is encrypted and was not decrypted: name its secret key with --identity")]
-    Sealed,
+    Encrypted,
     /// This machine has too little memory to say where all pages of a dump are.
     #[error(
         "the dump is from a much larger machine: this one has too little memory to index {pages} of its pages; save it with --format raw, and make the core on a larger machine"

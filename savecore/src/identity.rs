@@ -23,7 +23,7 @@ impl Identity {
     pub fn opens(&self, found: &Found) -> Option<bool> {
         let header = &found.header;
         let tells =
-            header.is_sealed() && found.ending != Ending::BothLost && header.status() != Status::Saved;
+            header.is_encrypted() && found.ending != Ending::BothLost && header.status() != Status::Saved;
         tells.then(|| self.key(&header.ephemeral).is_some_and(|key| is_authentic(&key, header)))
     }
 

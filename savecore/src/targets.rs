@@ -67,7 +67,7 @@ impl Opener {
         };
         // A kernel may have been given a key of its own for this partition.
         let closed = |found: &&Found| {
-            let encrypted = found.header.is_sealed() || found.ending == Ending::BothLost;
+            let encrypted = found.header.is_encrypted() || found.ending == Ending::BothLost;
             encrypted && found.header.status() != Status::Saved && self.identity.opens(found) != Some(true)
         };
         match partition.dumps.iter().find(closed) {
@@ -195,7 +195,7 @@ impl Targets {
         places.iter().any(|place| {
             let found = self.found(*place);
             let demanded = self.open[place.target].partition.label.recipient().is_some();
-            demanded && !found.header.is_sealed() && found.ending != Ending::BothLost
+            demanded && !found.header.is_encrypted() && found.ending != Ending::BothLost
         })
     }
 }

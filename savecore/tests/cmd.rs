@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::{
-    Machine, Page, Seal, Stripe, block_mut, partition as formatted, stop_in_the_middle, write_dump,
+    Encrypt, Machine, Page, Stripe, block_mut, partition as formatted, stop_in_the_middle, write_dump,
     write_striped,
 };
 use dumpcore::format::frame;
@@ -126,12 +126,12 @@ fn make_images(folder: &Path) {
     image("shorter.img", &bytes);
     let mut bytes = formatted(60);
     bytes[8..12].copy_from_slice(&77_u32.to_le_bytes());
-    frame::seal(block_mut(&mut bytes, 0));
+    frame::set_checksum(block_mut(&mut bytes, 0));
     image("version.img", &bytes);
 
     // Encrypted ones.
-    let seal = Seal::new();
-    let recipient = public_key(&seal.secret);
+    let encrypt = Encrypt::new();
+    let recipient = public_key(&encrypt.secret);
     let plan = Plan {
         uuid: common::UUID,
         name: "test".to_owned(),
@@ -142,10 +142,10 @@ fn make_images(folder: &Path) {
     for (nonce, name) in [(17, "sealed.img"), (18, "sealed2.img")] {
         let mut bytes = vec![0; 200 * BLOCK_SIZE];
         partition::format(&mut bytes, &plan, &mut ()).unwrap();
-        write_dump(&mut bytes, 1, &Machine { seal: Some(seal.clone()), ..machine(nonce) });
+        write_dump(&mut bytes, 1, &Machine { encrypt: Some(encrypt.clone()), ..machine(nonce) });
         image(name, &bytes);
     }
-    image("secret.key", secret_text(&seal.identity()).as_bytes());
+    image("secret.key", secret_text(&encrypt.identity()).as_bytes());
     image("other.key", secret_text(&savecore::Identity([8; 32])).as_bytes());
     image("public.key", public_text(&recipient).as_bytes());
     image("empty.key", b"\n");
@@ -314,7 +314,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("Write", "takes a medium that fails: cli::faults"),
     ("Sync", "takes a medium that fails: cli::faults"),
     ("Unsteady", "takes a medium that changes while it is read: core::raw, pages"),
-    ("Sealed", "the command saves such a dump raw"),
+    ("Encrypted", "the command saves such a dump raw"),
     ("Core", "a store tells it as its own: cli::faults"),
     ("TooLarge", "takes a dump of petabytes: core"),
     ("NoMemory", "takes a dump of a much larger machine: dump::large"),

@@ -67,7 +67,7 @@ fn chunk_header(chunk: u64, at: u64) -> Block {
     }
     let mut block = [0; BLOCK_SIZE];
     block.copy_from_slice(header.as_bytes());
-    frame::seal(&mut block);
+    frame::set_checksum(&mut block);
     block
 }
 

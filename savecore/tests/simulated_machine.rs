@@ -116,7 +116,7 @@ struct Way {
     encoding: Encoding,
     helpers: Vec<Helper>,
     /// Whether each disk demands encryption.
-    sealed: Vec<bool>,
+    encrypted: Vec<bool>,
     stripe: bool,
     depth: usize,
     budget: u64,
@@ -135,7 +135,7 @@ impl Default for Way {
             level: Level::ZERO,
             encoding: Encoding::Units,
             helpers: Vec::new(),
-            sealed: vec![false],
+            encrypted: vec![false],
             stripe: false,
             depth: 4,
             budget: 60 * SECOND,
@@ -174,18 +174,18 @@ prop_compose! {
         any_level: bool,
         units: bool,
         helpers in helpers(),
-        sealed in proptest::collection::vec(any::<bool>(), 1..4),
+        encrypted in proptest::collection::vec(any::<bool>(), 1..4),
         stripe: bool,
         depth in 1..6_usize,
     ) -> Way {
         // A dump is striped over disks with the same key only.
-        let sealed = if stripe { vec![sealed[0]; sealed.len()] } else { sealed };
+        let encrypted = if stripe { vec![encrypted[0]; encrypted.len()] } else { encrypted };
         Way {
             verify,
             level: if any_level { Level::from_bits_truncate(level) } else { Level::ZERO },
             encoding: if units { Encoding::Units } else { Encoding::Plain },
             helpers,
-            sealed,
+            encrypted,
             stripe,
             depth,
             ..Way::default()
@@ -230,12 +230,12 @@ impl Images {
 impl<'w> World<'w> {
     fn new(memory: &'w Memory, way: &'w Way, seed: u64) -> World<'w> {
         let disks: Vec<Disk> = way
-            .sealed
+            .encrypted
             .iter()
             .zip(&UUIDS)
-            .map(|(sealed, uuid)| {
+            .map(|(encrypted, uuid)| {
                 let disk = Disk::formatted(way.blocks + 10, FIRST, way.blocks, uuid, seed);
-                if *sealed {
+                if *encrypted {
                     disk.demand_encryption(FIRST, &Identity(SECRET).public_key());
                 }
                 if way.write_back {
@@ -283,16 +283,16 @@ impl<'w> World<'w> {
 
     fn arm(&self) {
         let Way { verify, level, encoding, stripe, budget, .. } = *self.way;
-        let target = |((disk, uuid), sealed): ((&Disk, &[u8; 16]), &bool)| Target {
+        let target = |((disk, uuid), encrypted): ((&Disk, &[u8; 16]), &bool)| Target {
             device: Box::leak(Box::new(disk.device(self.way.depth))),
             first_block: FIRST,
             blocks: self.way.blocks,
             uuid: Some(*uuid),
-            recipient: sealed.then(|| Identity(SECRET).public_key()),
+            recipient: encrypted.then(|| Identity(SECRET).public_key()),
             ownership: Ownership::Shared,
         };
         let targets: Vec<Target<'static>> =
-            self.disks.iter().zip(&UUIDS).zip(&self.way.sealed).map(target).collect();
+            self.disks.iter().zip(&UUIDS).zip(&self.way.encrypted).map(target).collect();
         let reset = ResetPolicy::Return;
         let config = Config {
             verify,
@@ -454,15 +454,15 @@ proptest! {
         let identity = Identity(SECRET);
         let dumps = images.dumps(Some(&identity));
         prop_assert_eq!(dumps.len(), 1);
-        prop_assert_eq!(dumps[0].parts().len(), if way.stripe { way.sealed.len() } else { 1 });
+        prop_assert_eq!(dumps[0].parts().len(), if way.stripe { way.encrypted.len() } else { 1 });
         world.compare(&dumps[0], true)?;
         world.compare_core(&dumps[0])?;
         // Without the key, it is seen to be complete all the same.
         let lost = world.machine.looks() == 0 || dumps[0].pages().missing() > 0;
         let unopened = &images.dumps(None)[0];
-        let sealed = if way.stripe { way.sealed.contains(&true) } else { way.sealed[0] };
-        if sealed && !lost {
-            prop_assert_eq!(unopened.encryption(), Encryption::Sealed);
+        let encrypted = if way.stripe { way.encrypted.contains(&true) } else { way.encrypted[0] };
+        if encrypted && !lost {
+            prop_assert_eq!(unopened.encryption(), Encryption::Encrypted);
             prop_assert!(unopened.is_whole() && !unopened.is_damaged());
         }
     }
@@ -568,13 +568,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_byte_of_a_sealed_dump_is_changed_nothing_false_comes_out(
+    fn whatever_byte_of_a_encrypted_dump_is_changed_nothing_false_comes_out(
         memory in memories(),
         way in ways(),
         changes in proptest::collection::vec((any::<u64>(), 0..BLOCK_SIZE, 1..=255_u8, any::<bool>()), 12),
         seed: u64,
     ) {
-        let way = Way { sealed: vec![true; way.sealed.len()], ..way };
+        let way = Way { encrypted: vec![true; way.encrypted.len()], ..way };
         let world = World::new(&memory, &way, seed);
         world.arm();
         prop_assert_eq!(world.crash(), Outcome::Complete, "{}", world.machine.console_text());
@@ -595,7 +595,7 @@ proptest! {
             let changed = &mut bytes[disk].as_chunks_mut::<BLOCK_SIZE>().0[block];
             changed[at] ^= bits;
             if cover_up && Kind::of(changed).is_some() {
-                frame::seal(changed);
+                frame::set_checksum(changed);
             }
             let images = Images::of(bytes);
             for dump in images.dumps(Some(&identity)) {
@@ -605,7 +605,7 @@ proptest! {
                     let state = dump.read_page(pfn).expect("memory can be read");
                     let missing = matches!(
                         state,
-                        PageState::Damaged | PageState::NotWritten | PageState::Absent | PageState::Sealed
+                        PageState::Damaged | PageState::NotWritten | PageState::Absent | PageState::Encrypted
                     );
                     prop_assert!(missing || state == world.truth(pfn), "page {:#x} is {}", pfn, brief(&state));
                 }
@@ -622,10 +622,10 @@ proptest! {
 fn the_power_is_cut_after_every_single_write_and_each_prefix_is_a_dump() {
     let memory = Memory::plain(0x400, 0x120..0x1e0, Content::Random, Some(7));
     let plain = Way { encoding: Encoding::Plain, blocks: 300, ..Way::default() };
-    let sealed = Way { encoding: Encoding::Units, sealed: vec![true], ..plain.clone() };
+    let encrypted = Way { encoding: Encoding::Units, encrypted: vec![true], ..plain.clone() };
     // Every write once; the variants of it every third.
     for (way, torn, write_back, every) in
-        [(&plain, true, false, 1), (&plain, true, true, 3), (&sealed, false, false, 3)]
+        [(&plain, true, false, 1), (&plain, true, true, 3), (&encrypted, false, false, 3)]
     {
         let world = World::new(&memory, way, 5);
         world.arm();
@@ -676,9 +676,9 @@ fn the_power_is_cut_after_every_single_write_and_each_prefix_is_a_dump() {
 
 #[test]
 fn a_dump_of_a_live_kernel_and_the_one_of_its_crash_both_give_back_what_was_in_memory_then() {
-    for sealed in [vec![false], vec![true, true]] {
+    for encrypted in [vec![false], vec![true, true]] {
         let memory = Memory::plain(0x200, 0x100..0x180, Content::Packable, Some(7));
-        let way = Way { stripe: sealed.len() > 1, sealed, blocks: 700, ..Way::default() };
+        let way = Way { stripe: encrypted.len() > 1, encrypted, blocks: 700, ..Way::default() };
         let world = World::new(&memory, &way, 5);
         world.arm();
         assert_eq!(world.machine.snapshot("the whole way"), Outcome::Complete);

@@ -283,8 +283,8 @@ impl Tables {
     }
 
     /// Feeds where it is.
-    pub fn seal(&self, digest: &mut Digest) {
-        self.memory.seal(digest);
+    pub fn integrity(&self, digest: &mut Digest) {
+        self.memory.integrity(digest);
     }
 }
 

@@ -416,12 +416,12 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ahci<R, C> {
         if self.hba.cap().contains(Cap::WIDE) { MAX_EXTENTS } else { 0 }
     }
 
-    fn seal(&self, digest: &mut Digest) {
-        self.hba.seal(digest);
-        self.tables.seal(digest);
+    fn integrity(&self, digest: &mut Digest) {
+        self.hba.integrity(digest);
+        self.tables.integrity(digest);
         digest.number(self.port.number().into());
         for bounce in self.bounces.iter().flatten() {
-            bounce.place().seal(digest);
+            bounce.place().integrity(digest);
         }
     }
 

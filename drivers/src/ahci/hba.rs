@@ -180,9 +180,9 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
     }
 
     /// Feeds everything that stays.
-    pub fn seal(&self, digest: &mut Digest) {
-        self.pci.seal(digest);
-        self.registers.seal(digest);
+    pub fn integrity(&self, digest: &mut Digest) {
+        self.pci.integrity(digest);
+        self.registers.integrity(digest);
         digest
             .number(self.cap.bits().into())
             .number(self.cap2.into())

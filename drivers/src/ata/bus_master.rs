@@ -101,8 +101,8 @@ impl<R: Registers> BusMaster<R> {
         BusMaster { registers }
     }
 
-    pub(super) fn seal(&self, digest: &mut Digest) {
-        self.registers.seal(digest);
+    pub(super) fn integrity(&self, digest: &mut Digest) {
+        self.registers.integrity(digest);
     }
 
     pub(super) fn status(&self, channel: u8) -> MasterStatus {

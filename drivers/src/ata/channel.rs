@@ -111,9 +111,9 @@ impl<R: Registers> Channel<R> {
         Channel { command, control }
     }
 
-    pub(super) fn seal(&self, digest: &mut Digest) {
-        self.command.seal(digest);
-        self.control.seal(digest);
+    pub(super) fn integrity(&self, digest: &mut Digest) {
+        self.command.integrity(digest);
+        self.control.integrity(digest);
     }
 
     /// Alternate status: reading it changes nothing.

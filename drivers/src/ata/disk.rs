@@ -529,16 +529,16 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ata<R, C> {
         self.ram.max_extents()
     }
 
-    fn seal(&self, digest: &mut Digest) {
-        self.pci.seal(digest);
+    fn integrity(&self, digest: &mut Digest) {
+        self.pci.integrity(digest);
         for channel in self.channels.iter().flatten() {
-            channel.seal(digest);
+            channel.integrity(digest);
         }
         if let Some(master) = &self.master {
-            master.seal(digest);
+            master.integrity(digest);
         }
-        self.table.seal(digest);
-        self.copy.place().seal(digest);
+        self.table.integrity(digest);
+        self.copy.place().integrity(digest);
         let wanted = self.wanted.map_or(u64::MAX, |place| place.number().into());
         digest.number(wanted).number((self.ram == Ram::Low).into());
     }

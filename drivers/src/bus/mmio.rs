@@ -89,7 +89,7 @@ impl Registers for Mmio {
         }
     }
 
-    fn seal(&self, digest: &mut Digest) {
+    fn integrity(&self, digest: &mut Digest) {
         digest.number(self.start.as_ptr() as u64).number(self.length as u64);
     }
 }

@@ -120,7 +120,7 @@ impl Registers for PortWindow {
         };
     }
 
-    fn seal(&self, digest: &mut Digest) {
+    fn integrity(&self, digest: &mut Digest) {
         digest.number(self.first.into()).number(self.length.into());
     }
 }

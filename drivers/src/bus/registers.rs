@@ -52,5 +52,5 @@ pub trait Registers: Send {
     }
 
     /// Feeds what must not change while armed: where the window is, and its size.
-    fn seal(&self, digest: &mut Digest);
+    fn integrity(&self, digest: &mut Digest);
 }

@@ -100,7 +100,7 @@ impl Shared {
     }
 
     /// Feeds where it is, for CPU and device.
-    pub fn seal(&self, digest: &mut Digest) {
+    pub fn integrity(&self, digest: &mut Digest) {
         digest
             .number(self.memory.address().as_ptr() as u64)
             .number(self.memory.bus_address())

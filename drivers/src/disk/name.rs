@@ -47,7 +47,7 @@ impl Name {
     }
 
     /// Feeds it.
-    pub fn seal(&self, digest: &mut Digest) {
+    pub fn integrity(&self, digest: &mut Digest) {
         digest.bytes(&self.bytes);
     }
 }

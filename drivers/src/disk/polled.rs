@@ -50,7 +50,7 @@ pub enum Shutdown {
 
 /// What a controller does. [`Polled`] does the rest.
 ///
-/// The order of calls: `seal` and `health` at any time; [`take_over`](PolledDisk::take_over), then
+/// The order of calls: `integrity` and `health` at any time; [`take_over`](PolledDisk::take_over), then
 /// [`start`](PolledDisk::start), then [`explore`](PolledDisk::explore); then [`serve`](PolledDisk::serve) and
 /// [`poll`](PolledDisk::poll); [`shut_down`](PolledDisk::shut_down) last. After an error of the device, nothing but
 /// `take_over` and `shut_down`.
@@ -95,7 +95,7 @@ pub unsafe trait PolledDisk: Send + Sized {
     }
 
     /// Feeds everything that must be the same at the crash as it was when armed.
-    fn seal(&self, digest: &mut Digest);
+    fn integrity(&self, digest: &mut Digest);
 
     /// Looks at the device without changing it, while another driver may be using it.
     fn health(&mut self) -> Health;
@@ -341,9 +341,9 @@ unsafe impl<D: PolledDisk> DumpDevice for Polled<D> {
         self.device.sector_size()
     }
 
-    fn seal(&self, digest: &mut Digest) {
-        self.name.seal(digest);
-        self.device.seal(digest);
+    fn integrity(&self, digest: &mut Digest) {
+        self.name.integrity(digest);
+        self.device.integrity(digest);
         digest.number(self.device.timeout());
     }
 

@@ -452,7 +452,7 @@ impl<M: Model> Registers for Window<M> {
         self.write(offset, 8, value);
     }
 
-    fn seal(&self, digest: &mut Digest) {
+    fn integrity(&self, digest: &mut Digest) {
         digest.number(self.bar.into()).number(self.offset).number(self.length as u64);
     }
 }
@@ -501,7 +501,7 @@ impl<M: Model> ConfigSpace for Fake<M> {
         });
     }
 
-    fn seal(&self, digest: &mut Digest) {
+    fn integrity(&self, digest: &mut Digest) {
         digest.number(1);
     }
 }

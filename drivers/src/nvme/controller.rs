@@ -204,11 +204,11 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
     }
 
     /// Feeds everything that stays.
-    pub(super) fn seal(&self, digest: &mut Digest) {
-        self.pci.seal(digest);
-        self.registers.seal(digest);
-        self.doorbells.seal(digest);
-        self.memory.seal(digest);
+    pub(super) fn integrity(&self, digest: &mut Digest) {
+        self.pci.integrity(digest);
+        self.registers.integrity(digest);
+        self.doorbells.integrity(digest);
+        self.memory.integrity(digest);
         digest.number(self.stride as u64).number(self.timeout);
     }
 

@@ -274,8 +274,8 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Nvme<R, C> {
         self.namespace.and_then(|namespace| 1_u32.checked_shl(namespace.shift))
     }
 
-    fn seal(&self, digest: &mut Digest) {
-        self.controller.seal(digest);
+    fn integrity(&self, digest: &mut Digest) {
+        self.controller.integrity(digest);
         // 0 is no namespace's number.
         digest.number(self.chosen.unwrap_or(0).into());
     }

@@ -178,7 +178,7 @@ impl Protocol for Blk {
         Some(self.sector_size)
     }
 
-    fn seal(&self, _: &mut Digest) {}
+    fn integrity(&self, _: &mut Digest) {}
 
     fn negotiate(&mut self, transport: &impl Transport) -> Result<Limits, DeviceError> {
         let offered = transport.offered_features()?;

@@ -113,7 +113,7 @@ pub trait Protocol: Send + Sized {
     fn sector_size(&self) -> Option<u32>;
 
     /// Feeds what stays.
-    fn seal(&self, digest: &mut Digest);
+    fn integrity(&self, digest: &mut Digest);
 
     /// After a reset: negotiates features, and reads what the device says of itself.
     ///
@@ -362,11 +362,11 @@ unsafe impl<T: Transport, P: Protocol> PolledDisk for Virtio<T, P> {
         self.protocol.sector_size()
     }
 
-    fn seal(&self, digest: &mut Digest) {
-        self.transport.seal(digest);
-        self.protocol.seal(digest);
-        self.queue.seal(digest);
-        self.shared.seal(digest);
+    fn integrity(&self, digest: &mut Digest) {
+        self.transport.integrity(digest);
+        self.protocol.integrity(digest);
+        self.queue.integrity(digest);
+        self.shared.integrity(digest);
         digest.number(self.armed_blocks.is_some().into()).number(self.armed_blocks.unwrap_or(0));
     }
 

@@ -138,8 +138,8 @@ impl<R: Registers> Transport for MmioTransport<R> {
         ON_NO_BUS | self.slot.physical
     }
 
-    fn seal(&self, digest: &mut Digest) {
-        self.slot.registers.seal(digest);
+    fn integrity(&self, digest: &mut Digest) {
+        self.slot.registers.integrity(digest);
         digest.number(self.slot.physical).number(self.device.into()).number(self.timeout);
     }
 

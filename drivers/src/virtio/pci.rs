@@ -94,7 +94,7 @@ impl Region {
             .ok_or(DeviceError::Unsupported { what: "a BAR that can be mapped", value: self.address })
     }
 
-    fn seal(&self, digest: &mut Digest) {
+    fn integrity(&self, digest: &mut Digest) {
         digest
             .number(self.bar.into())
             .number(self.bar_address)
@@ -205,13 +205,13 @@ impl<R: Registers, C: ConfigSpace> Transport for PciTransport<R, C> {
         self.pci.number()
     }
 
-    fn seal(&self, digest: &mut Digest) {
-        self.pci.seal(digest);
+    fn integrity(&self, digest: &mut Digest) {
+        self.pci.integrity(digest);
         for region in &self.regions {
-            region.seal(digest);
+            region.integrity(digest);
         }
         for window in [&self.common, &self.notify, &self.isr, &self.device] {
-            window.seal(digest);
+            window.integrity(digest);
         }
         digest.number(self.notify_multiplier.into()).number(self.timeout);
     }

@@ -235,7 +235,7 @@ impl Queue {
     }
 
     /// Feeds where its memory is.
-    pub fn seal(&self, digest: &mut Digest) {
-        self.memory.seal(digest);
+    pub fn integrity(&self, digest: &mut Digest) {
+        self.memory.integrity(digest);
     }
 }

@@ -306,7 +306,7 @@ impl Protocol for Scsi {
         self.blocks.and_then(|_| (BLOCK_SIZE as u32).checked_div(self.parts))
     }
 
-    fn seal(&self, digest: &mut Digest) {
+    fn integrity(&self, digest: &mut Digest) {
         let named = self.named.unwrap_or(FIRST);
         digest.number(self.named.is_some().into()).number(named.target.into()).number(named.lun.into());
     }

@@ -95,7 +95,7 @@ pub trait Transport: Send {
     fn number(&self) -> u64;
 
     /// Feeds everything that stays.
-    fn seal(&self, digest: &mut Digest);
+    fn integrity(&self, digest: &mut Digest);
 
     /// Appends where the device is, such as `00:04.0`, to its name.
     fn place(&self, name: Name) -> Name;

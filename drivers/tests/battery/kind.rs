@@ -151,9 +151,9 @@ impl<K: Kind> Rig<K> {
         result.map(|()| buffer.expect("a block that was read").bytes().to_vec())
     }
 
-    pub fn seal(&self) -> u32 {
+    pub fn integrity(&self) -> u32 {
         let mut digest = Digest::new();
-        self.disk.seal(&mut digest);
+        self.disk.integrity(&mut digest);
         digest.finish()
     }
 

@@ -402,7 +402,7 @@ pub fn a_look_writes_to_nothing_and_tells<K: Kind>() {
 pub fn a_used_device_is_taken_over_without_an_interrupt_left_on<K: Kind>() {
     for seed in 0..8 {
         let mut rig = Rig::<K>::open(seed);
-        let sealed = rig.seal();
+        let before = rig.integrity();
         if K::ON_PCI && seed & 2 != 0 {
             rig.fake.sleep(seed & 4 != 0);
         }
@@ -414,7 +414,7 @@ pub fn a_used_device_is_taken_over_without_an_interrupt_left_on<K: Kind>() {
         rig.shutdown().expect("shuts down");
         assert!(rig.fake.medium() == rig.fake.disk(), "flushed");
         assert!(matches!(rig.write_block(3, 1), Err(DeviceError::NotReady)));
-        assert_eq!(rig.seal(), sealed, "use does not break the seal");
+        assert_eq!(rig.integrity(), before, "use does not change what is protected");
         rig.assert_within_the_rules();
     }
 }
@@ -435,7 +435,7 @@ pub fn a_function_that_was_reset_is_given_back_where_it_was<K: Kind>() {
     for (how, forget) in forget {
         for seed in 0..4 {
             let mut rig = Rig::<K>::open(seed);
-            let (sealed, asked) = (rig.seal(), rig.fake.command());
+            let (before, asked) = (rig.integrity(), rig.fake.command());
             forget(&rig.fake);
             let health = rig.timed("sanity_check", |disk, wait| disk.sanity_check(wait));
             assert!(matches!(health, Health::Risky(_)), "{how}: {health:?}");
@@ -446,7 +446,7 @@ pub fn a_function_that_was_reset_is_given_back_where_it_was<K: Kind>() {
             assert!(asked.contains(rig.fake.command().intersection(decodes)));
             rig.write_block(3, 9).expect("writes");
             assert!(rig.read_block(3).expect("reads") == pattern(1, 9));
-            assert_eq!(rig.seal(), sealed);
+            assert_eq!(rig.integrity(), before);
             rig.assert_within_the_rules();
             // Again, in the middle of a dump.
             forget(&rig.fake);

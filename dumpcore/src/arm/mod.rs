@@ -1,4 +1,4 @@
-//! `arm()`: while the kernel is healthy, take over all that a dump will need, check it, and seal it.
+//! `arm()`: while the kernel is healthy, take over all that a dump will need, check it, and protect it with a checksum.
 
 mod config;
 mod error;
@@ -12,7 +12,7 @@ use self::layout::{afford, divide, helper_pool, pack_buffers, unit};
 use self::probe::{Means, derive_keys, look_at_memory};
 use self::targets::Targets;
 use crate::arena::{Arena, OutOfArena};
-use crate::armed::{Armed, Lasting, Refusals, Sealed};
+use crate::armed::{Armed, Lasting, Refusals, Settings};
 use crate::code;
 use crate::format::{BLOCK_SIZE, PAGE_BYTES};
 use crate::helpers::coordinator::{Coordinator, PostedWork};
@@ -30,7 +30,7 @@ use crate::vitals::Vitals;
 pub use self::config::{ArmReport, Config, Ownership, Target};
 pub use self::error::ArmError;
 
-/// Takes over everything that a dump to one of `targets` will need, checks it, and seals it.
+/// Takes over everything that a dump to one of `targets` will need, checks it, and protects it with a checksum.
 pub(crate) fn prepare<'a>(
     platform: &dyn Platform,
     targets: &mut dyn Iterator<Item = Target<'a>>,
@@ -97,9 +97,9 @@ pub(crate) fn prepare<'a>(
     };
 
     let (code_crc, code_bytes) = code::checksum(platform);
-    let (verify, every) = Sealed::verify_numbers(config.verify);
+    let (verify, every) = Settings::verify_numbers(config.verify);
     let arena_used = arena.used().saturating_add(size_of::<Armed<'a>>()).min(arena.length());
-    let sealed = Sealed {
+    let settings = Settings {
         verify,
         every,
         budget: config.budget,
@@ -130,7 +130,7 @@ pub(crate) fn prepare<'a>(
         encoding,
     };
     let armed = arena.place(Armed {
-        sealed,
+        settings,
         numbers_crc: 0,
         targets_crc: 0,
         lasting: Lasting::NONE,
@@ -157,6 +157,6 @@ pub(crate) fn prepare<'a>(
         armed.targets.iter_mut().flatten().for_each(|target| target.key = None);
         return Err(error);
     }
-    armed.seal();
+    armed.set_integrity();
     Ok((armed, report))
 }

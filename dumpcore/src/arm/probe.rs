@@ -75,11 +75,11 @@ pub(super) fn derive_keys(
             public = Some(crypt::public_key(&secret));
         }
         let ephemeral = public.unwrap_or_default();
-        let recipient = &target.sealed.recipient;
+        let recipient = &target.settings.recipient;
         if !target.key.insert(Key::NONE).derive(&secret, recipient, &ephemeral, recipient) {
             return Err(ArmError::BadRecipient { target: number });
         }
-        target.sealed.ephemeral = ephemeral;
+        target.settings.ephemeral = ephemeral;
     }
     Ok(())
 }
@@ -104,7 +104,7 @@ pub(super) fn look(
     let Means { pool, coordinator, zones, .. } = means;
     let device = |error| ArmError::Device { target: number, error };
     let unfit = |unfit| ArmError::Unfit { target: number, unfit };
-    let mut window = Window::new(target.device, target.sealed.bounds(), &mut target.scratch, zones);
+    let mut window = Window::new(target.device, target.settings.bounds(), &mut target.scratch, zones);
     if let Health::Unusable(error) = window.device().sanity_check(wait) {
         return Err(device(error));
     }

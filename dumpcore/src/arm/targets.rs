@@ -4,7 +4,7 @@ use super::config::{Config, Ownership, Target};
 use super::error::ArmError;
 use super::probe::{Means, look};
 use crate::arena::Arena;
-use crate::armed::{ArmedTarget, SealedTarget};
+use crate::armed::{ArmedTarget, TargetSettings};
 use crate::device::Geometry;
 use crate::format::cipher::PublicKey;
 use crate::format::label::MIN_BLOCKS;
@@ -99,9 +99,9 @@ impl<'a> Targets<'a> {
                     found
                 }
             };
-            target.sealed.uuid = found.uuid;
+            target.settings.uuid = found.uuid;
             if let Some(recipient) = found.recipient {
-                target.sealed.recipient = recipient;
+                target.settings.recipient = recipient;
                 if let Some(demanded) = demanded.get_mut(number) {
                     *demanded = true;
                 }
@@ -130,7 +130,13 @@ fn take_target<'a>(
         return Err(ArmError::Unfit { target: number, unfit: Unfit::BeyondDevice { end, blocks } });
     }
     Ok(ArmedTarget {
-        sealed: SealedTarget { first_block, blocks, uuid: [0; 16], recipient: [0; 32], ephemeral: [0; 32] },
+        settings: TargetSettings {
+            first_block,
+            blocks,
+            uuid: [0; 16],
+            recipient: [0; 32],
+            ephemeral: [0; 32],
+        },
         device,
         scratch: Scratch::new(arena.dma(BLOCK_SIZE, BLOCK_SIZE)?),
         state: arena.place(MemberState::new())?,

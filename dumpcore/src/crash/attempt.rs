@@ -26,7 +26,7 @@ use crate::wait::Wait;
 pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, out: &mut Set) -> Attempt {
     let platform = context.platform;
     let Armed {
-        sealed,
+        settings,
         ram,
         queues,
         targets,
@@ -44,7 +44,7 @@ pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, ou
         ..
     } = armed;
     let mut ledger = Ledger::new(platform, refusals, out, targets.iter().flatten().count());
-    let shared = Shared { sealed, ram, vitals, queues: *queues, zones, lasting };
+    let shared = Shared { settings, ram, vitals, queues: *queues, zones, lasting };
     vitals.enter(Step::Takeover, platform.now());
     vitals.clear(Step::Memory);
     vitals.clear(Step::Close);
@@ -60,7 +60,7 @@ pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, ou
     }
 
     vitals.enter(Step::Verify, platform.now());
-    let mut coordinator = Coordinator::new(*helper_pool, own, posted, sealed.patience);
+    let mut coordinator = Coordinator::new(*helper_pool, own, posted, settings.patience);
     let mut scheduler =
         IoScheduler { pool, members: &mut members, coordinator: &mut coordinator, checked: 0 };
     check_all(context, &mut scheduler, &shared, &mut ledger, &mut last);
@@ -84,18 +84,18 @@ fn take_over<'t>(
     target: &'t mut ArmedTarget<'_>,
     zones: &'t RedZones,
 ) -> Result<(), DeviceError> {
-    let ArmedTarget { sealed, device, scratch, state, key } = target;
-    let mut window = Window::new(*device, sealed.bounds(), scratch, zones);
+    let ArmedTarget { settings, device, scratch, state, key } = target;
+    let mut window = Window::new(*device, settings.bounds(), scratch, zones);
     window.quiesce(&context.wait)?;
     say(context.platform, |line| {
         line.text("took over ").text(window.device().name());
     });
     let keys = key.as_ref().map(|key| EncryptionKeys {
         key,
-        ephemeral: &sealed.ephemeral,
-        recipient: &sealed.recipient,
+        ephemeral: &settings.ephemeral,
+        recipient: &settings.recipient,
     });
-    members.push(Member::new(number, window, &sealed.uuid, keys, state));
+    members.push(Member::new(number, window, &settings.uuid, keys, state));
     Ok(())
 }
 
@@ -179,14 +179,14 @@ fn check_pattern(
     number: usize,
     shared: &Shared<'_>,
 ) -> Result<(), Unfit> {
-    let (sealed, wait) = (shared.sealed, &context.wait);
+    let (settings, wait) = (shared.settings, &context.wait);
     let gone = Unfit::Device { block: 0, error: DeviceError::NotReady };
     let member = scheduler.members.get_mut(number).ok_or(gone)?;
     let (uuid, place, blocks) = (member.state.uuid, member.state.place, member.window.blocks());
-    match sealed.verify() {
+    match settings.verify() {
         Verify::All => {
             // A slow disk must not leave us with a checked partition and no time to write.
-            let half = context.begin.saturating_add(sealed.budget / 2);
+            let half = context.begin.saturating_add(settings.budget / 2);
             let until_half = Wait::new(context.platform, shared.queues, half);
             let mut progress = Progress::new(context.platform, "checked");
             let tell = &mut |done, all| progress.tell(done, all);

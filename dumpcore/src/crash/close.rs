@@ -36,7 +36,7 @@ pub(super) fn close(
 ) -> Attempt {
     let (platform, wait) = (context.platform, &context.wait);
     let (scheduler, written) = writer.parts();
-    if let Err(harm) = still_sealed(scheduler, shared) {
+    if let Err(harm) = still_whole(scheduler, shared) {
         // What is in flight comes home; headers are not written.
         let _ = scheduler.settle(wait);
         return Attempt { outcome: unclosed(context, DeviceError::Harmed(harm)), go_on: false };
@@ -63,7 +63,7 @@ pub(super) fn close(
         ledger.fail(target, ended);
     }
     // What is begun when the time for closing has come says nothing but that.
-    let in_time = platform.now() < context.stop_at(shared.sealed);
+    let in_time = platform.now() < context.stop_at(shared.settings);
     if let Some(error) = open {
         return Attempt { outcome: unclosed(context, error), go_on: in_time };
     }
@@ -120,12 +120,12 @@ fn bring_home(
 
 /// Whether what an attempt goes by is still what it was when the attempt was begun.
 #[inline(never)]
-fn still_sealed(scheduler: &IoScheduler<'_, '_, '_, '_>, shared: &Shared<'_>) -> Result<(), Harm> {
+fn still_whole(scheduler: &IoScheduler<'_, '_, '_, '_>, shared: &Shared<'_>) -> Result<(), Harm> {
     if !shared.zones.are_whole() {
         return Err(Harm::Stack);
     }
-    same(shared.lasting.common, common(shared.sealed, shared.ram, scheduler.pool, shared.zones))?;
-    scheduler.members.iter().try_for_each(|(_, member)| member.check_seal())
+    same(shared.lasting.common, common(shared.settings, shared.ram, scheduler.pool, shared.zones))?;
+    scheduler.members.iter().try_for_each(|(_, member)| member.check_integrity())
 }
 
 /// Writes the back headers, then, when all media have all that, the front headers once more.

@@ -2,7 +2,7 @@
 
 use core::cell::Cell;
 
-use crate::armed::{Lasting, Sealed};
+use crate::armed::{Lasting, Settings};
 use crate::deferred::Queues;
 use crate::memory::map::PfnRange;
 use crate::outcome::{Crash, Outcome};
@@ -39,15 +39,15 @@ impl Context<'_> {
     }
 
     /// From when on no chunk is begun.
-    pub(super) fn stop_at(&self, sealed: &Sealed) -> Nanoseconds {
-        let budget = sealed.budget;
+    pub(super) fn stop_at(&self, settings: &Settings) -> Nanoseconds {
+        let budget = settings.budget;
         self.begin.saturating_add(budget.saturating_sub(CLOSING.min(budget / 8)))
     }
 }
 
 /// What all attempts of a dump share.
 pub(super) struct Shared<'s> {
-    pub(super) sealed: &'s Sealed,
+    pub(super) settings: &'s Settings,
     pub(super) ram: &'s [PfnRange],
     pub(super) vitals: &'s Vitals,
     pub(super) queues: Option<&'s Queues>,

@@ -37,16 +37,16 @@ pub(super) struct Closing<'n> {
 #[inline(never)]
 pub(super) fn open(context: &Context<'_>, member: &mut Member<'_>, shared: &Shared<'_>, opening: &Opening) {
     let platform = context.platform;
-    let sealed = shared.sealed;
+    let settings = shared.settings;
     let header = &mut member.state.header;
-    // It lay in memory since it was armed, outside of the seal.
+    // It lay in memory since it was armed, not under its checksum.
     header.clear();
     header.status = (Status::InProgress as u32).into();
     header.uuid = member.state.uuid;
     header.nonce = opening.identity.nonce.into();
     header.sequence = member.state.place.sequence.into();
     header.first_block = member.state.place.block.into();
-    header.total_pages = sealed.pages.into();
+    header.total_pages = settings.pages.into();
     header.wall_clock = platform.wall_clock().unwrap_or(0).into();
     header.uptime = platform.uptime(context.begin).into();
     header.elapsed = context.elapsed().into();
@@ -57,8 +57,8 @@ pub(super) fn open(context: &Context<'_>, member: &mut Member<'_>, shared: &Shar
     header.window_blocks = (opening.span as u32).into();
     header.stripe = opening.stripe.into();
     header.stripes = opening.stripes.into();
-    header.level = (sealed.level as u32).into();
-    header.encoding = (sealed.encoding as u32).into();
+    header.level = (settings.level as u32).into();
+    header.encoding = (settings.encoding as u32).into();
     header.attempt = opening.identity.attempt.into();
     let id = platform.build_id();
     let id = id.get(..id.len().min(header.build_id.len())).unwrap_or_default();

@@ -82,11 +82,11 @@ pub(crate) fn run(armed: Option<&mut Armed<'_>>, entry: &Entry<'_>) -> End {
     CRASHDUMP_MODE.store(true, Ordering::Release);
     let begin = entry.platform.now();
     if let Some(vitals) = entry.vitals {
-        vitals.enter(Step::Seal, begin);
+        vitals.enter(Step::Integrity, begin);
     }
     let end = match armed {
         None => refuse(entry, Refusal::Pointer),
-        Some(armed) => match armed.check_seal() {
+        Some(armed) => match armed.check_integrity() {
             // Not even the stack in the arena can be trusted then.
             Err(harm) => refuse(entry, harm.into()),
             Ok(()) => on_own_stack(armed, entry, begin),
@@ -121,7 +121,7 @@ fn on_own_stack(armed: &mut Armed<'_>, entry: &Entry<'_>, begin: Nanoseconds) ->
             crash,
             cpu,
             begin,
-            wait: Wait::new(platform, armed.queues, begin.saturating_add(armed.sealed.budget)),
+            wait: Wait::new(platform, armed.queues, begin.saturating_add(armed.settings.budget)),
             lacks: if own_stack { Lacks::empty() } else { Lacks::STACK },
             code_checked: 0,
             harmed: Cell::new(false),

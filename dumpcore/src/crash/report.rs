@@ -111,8 +111,8 @@ pub(super) fn footprint(platform: &dyn Platform, armed: &Armed<'_>, painted: &Pa
     say(platform, |line| {
         line.text("used ").decimal(painted.used() as u64);
         line.text(" of ").decimal(painted.length() as u64).text(" bytes of stack, ");
-        line.decimal(armed.sealed.arena_used).text(" of ");
-        line.decimal(armed.sealed.arena_length).text(" bytes of arena, ");
+        line.decimal(armed.settings.arena_used).text(" of ");
+        line.decimal(armed.settings.arena_length).text(" bytes of arena, ");
         line.decimal(armed.pool.deepest() as u64).text(" requests in flight");
     });
 }

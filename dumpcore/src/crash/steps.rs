@@ -3,7 +3,7 @@
 
 use super::context::Context;
 use super::targets;
-use crate::armed::{Armed, Sealed};
+use crate::armed::{Armed, Settings};
 use crate::code;
 use crate::helpers::pool::HelperPool;
 use crate::outcome::{Outcome, Refusal};
@@ -28,18 +28,18 @@ pub(super) fn run(context: &mut Context<'_>, armed: &mut Armed<'_>) -> Outcome {
     if let Some(queues) = armed.queues {
         queues.set_crashdump_mode(true);
     }
-    see_what_is_lacking(context, &armed.sealed);
+    see_what_is_lacking(context, &armed.settings);
 
     armed.vitals.enter(Step::Code, platform.now());
     let (now, _) = code::checksum(platform);
-    let expected = armed.sealed.code_crc;
+    let expected = armed.settings.code_crc;
     if u64::from(now) != expected {
         return Outcome::Refused(Refusal::Code { armed: expected as u32, now });
     }
     context.code_checked = platform.now();
 
     if let Some(helper_pool) = armed.helper_pool {
-        helper_pool.open(context.begin.saturating_add(armed.sealed.budget));
+        helper_pool.open(context.begin.saturating_add(armed.settings.budget));
     }
     let outcome = targets::dump(context, armed);
     if let Some(helper_pool) = armed.helper_pool {
@@ -48,11 +48,11 @@ pub(super) fn run(context: &mut Context<'_>, armed: &mut Armed<'_>) -> Outcome {
     outcome
 }
 
-/// Sends the helpers away. What they work with is sealed again for the next dump: those that do not leave are
+/// Sends the helpers away. The checksum of what they work with is set again for the next dump: those that do not leave are
 /// not let in any more.
 fn send_away(context: &Context<'_>, armed: &Armed<'_>, helper_pool: &HelperPool<'_>) {
     helper_pool.close();
-    let patience = armed.sealed.patience.saturating_mul(2);
+    let patience = armed.settings.patience.saturating_mul(2);
     let end = context.platform.now().saturating_add(patience);
     let leave = Wait::new(context.platform, armed.queues, end);
     let gone = leave.until("other CPUs", patience, || (helper_pool.present() == 0).then_some(()));
@@ -63,16 +63,16 @@ fn send_away(context: &Context<'_>, armed: &Armed<'_>, helper_pool: &HelperPool<
 
 /// What the dump will have to do without.
 #[inline(never)]
-fn see_what_is_lacking(context: &mut Context<'_>, sealed: &Sealed) {
+fn see_what_is_lacking(context: &mut Context<'_>, settings: &Settings) {
     let platform = context.platform;
     let silent = |cpu: u32| cpu != context.cpu && platform.registers(cpu).is_none();
     let facts = [
         (Lacks::CODE_CHECK, platform.code_ranges().is_empty()),
         (Lacks::OTHER_CPUS, platform.cpus() == 0 || (0..platform.cpus()).any(silent)),
         (Lacks::WALL_CLOCK, platform.wall_clock().is_none()),
-        (Lacks::LOG, sealed.log_tail > 0 && platform.log_length() == 0),
+        (Lacks::LOG, settings.log_tail > 0 && platform.log_length() == 0),
         (Lacks::BUILD_ID, platform.build_id().is_empty()),
-        (Lacks::CLASSES, !sealed.has_classes()),
+        (Lacks::CLASSES, !settings.has_classes()),
         (Lacks::GUARD, !platform.has_guard()),
     ];
     for (what, lacking) in facts {

@@ -39,7 +39,7 @@ pub(super) fn dump(context: &Context<'_>, armed: &mut Armed<'_>) -> Outcome {
     *armed.refusals = Refusals::NONE;
     let mut tried = Tried { out: Set::EMPTY, risky: Set::EMPTY, called: Set::EMPTY, best: None };
     for round in [Round::Healthy, Round::Risky] {
-        if round == Round::Risky && (!armed.sealed.allows_risky() || context.wait.expired()) {
+        if round == Round::Risky && (!armed.settings.allows_risky() || context.wait.expired()) {
             break;
         }
         // Each turn puts at least one target out, and there are only so many.
@@ -82,10 +82,10 @@ fn harmed(context: &Context<'_>, harm: Harm, best: Option<Outcome>) -> Outcome {
 #[inline(never)]
 fn choose(context: &Context<'_>, armed: &mut Armed<'_>, round: Round, tried: &mut Tried) -> Set {
     let platform = context.platform;
-    let Armed { sealed, targets, refusals, vitals, .. } = armed;
+    let Armed { settings, targets, refusals, vitals, .. } = armed;
     let Tried { out, risky, best, .. } = tried;
     let mut ledger = Ledger::new(platform, refusals, out, targets.iter().flatten().count());
-    let stripe = sealed.stripes() && round == Round::Healthy;
+    let stripe = settings.stripes() && round == Round::Healthy;
     let mut set = Set::EMPTY;
     // What the stripes of a dump have in common: half of a secret in the clear is none.
     let mut recipient = None;
@@ -95,7 +95,7 @@ fn choose(context: &Context<'_>, armed: &mut Armed<'_>, round: Round, tried: &mu
         if ledger.is_out(number) || waits || (set != Set::EMPTY && !stripe) {
             continue;
         }
-        let own = target.key.is_some().then_some(target.sealed.recipient);
+        let own = target.key.is_some().then_some(target.settings.recipient);
         if recipient.is_some_and(|common| common != own) {
             continue;
         }
@@ -116,7 +116,7 @@ fn choose(context: &Context<'_>, armed: &mut Armed<'_>, round: Round, tried: &mu
                     recipient = Some(own);
                     continue;
                 }
-                if sealed.allows_risky() {
+                if settings.allows_risky() {
                     continue;
                 }
                 Refusal::Risky(error)

@@ -42,7 +42,7 @@ pub(super) fn write(
     ledger: &mut Ledger<'_>,
 ) -> Attempt {
     let (platform, wait) = (context.platform, &context.wait);
-    let (sealed, vitals) = (shared.sealed, shared.vitals);
+    let (settings, vitals) = (shared.settings, shared.vitals);
     let Work { pack_buffers, written, attempt } = work;
     vitals.enter(Step::Begin, platform.now());
     let identity = match begin(context, &mut scheduler, shared, attempt, ledger) {
@@ -52,7 +52,7 @@ pub(super) fn write(
 
     let mut writer = Writer::new(scheduler, identity, written);
     // No chunk is begun after that, and what hangs in the stream does not use up the time that closing needs.
-    let stream_wait = Wait::new(platform, shared.queues, context.stop_at(sealed));
+    let stream_wait = Wait::new(platform, shared.queues, context.stop_at(settings));
     let mut ended = stream(context, &mut writer, shared, pack_buffers, &stream_wait).err();
 
     vitals.enter(Step::Close, platform.now());
@@ -99,7 +99,7 @@ fn begin(
         say(context.platform, |line| {
             line.text("dump ").decimal(place.sequence.into()).text(" begins at block ");
             line.decimal(place.block);
-            line.text(", ").decimal(shared.sealed.pages / 256).text(" MiB of memory");
+            line.text(", ").decimal(shared.settings.pages / 256).text(" MiB of memory");
         });
     }
     Ok(identity)
@@ -136,14 +136,14 @@ fn stream(
     pack_buffers: &mut PackBuffers<'_>,
     wait: &Wait<'_>,
 ) -> Result<(), Ended> {
-    let sealed = shared.sealed;
+    let settings = shared.settings;
     let facts = notes::Facts {
         crash: context.crash,
         crashing_cpu: context.cpu,
         ram: shared.ram,
-        arena: sealed.arena(),
+        arena: settings.arena(),
         lacks: context.lacks,
-        log_tail: sealed.log_tail,
+        log_tail: settings.log_tail,
     };
     // Nothing of the dump may be on the medium before its first block, or the next dump would not see it.
     flush(writer.scheduler(), wait)?;
@@ -158,12 +158,12 @@ fn stream(
     let mut progress = Progress::new(context.platform, "dumped");
     let plan = Plan {
         ram: shared.ram,
-        arena: sealed.arena(),
-        level: sealed.level(),
-        encoding: sealed.encoding(),
+        arena: settings.arena(),
+        level: settings.level(),
+        encoding: settings.encoding(),
         may_be_still: !context.lacks.intersects(Lacks::STACK | Lacks::OTHER_CPUS),
     };
-    let tell = &mut |done| progress.tell(done, sealed.pages);
+    let tell = &mut |done| progress.tell(done, settings.pages);
     pages::write(writer, &plan, pack_buffers, wait, tell)?;
     writer.drain(wait)
 }

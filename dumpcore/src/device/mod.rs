@@ -129,8 +129,8 @@ pub struct Rejected {
 
 /// A disk that can receive a dump.
 ///
-/// The order of calls: `seal` by `arm()`; after the crash `seal` again, `sanity_check`, `quiesce`, any number
-/// of transfers, `shutdown`. Nothing but `seal` and `sanity_check` happens before `quiesce`.
+/// The order of calls: `integrity` by `arm()`; after the crash `integrity` again, `sanity_check`, `quiesce`, any number
+/// of transfers, `shutdown`. Nothing but `integrity` and `sanity_check` happens before `quiesce`.
 ///
 /// A driver never panics, never waits but through its [`Wait`], and trusts nothing that the device wrote.
 ///
@@ -168,7 +168,7 @@ pub unsafe trait DumpDevice: Send {
 
     /// Feeds everything into `digest` that must be the same at the crash as it was when armed: register
     /// addresses, queue addresses, size. Not what changes in use.
-    fn seal(&self, digest: &mut Digest);
+    fn integrity(&self, digest: &mut Digest);
 
     /// Looks at the device without changing it. Called after the crash, while another driver's requests may
     /// be in flight.
@@ -299,7 +299,7 @@ pub(crate) fn transfer_by_blocks<D: DumpDevice + ?Sized>(
 /// unsafe impl DumpDevice for Disk {
 /// #   fn name(&self) -> &str { "disk" }
 /// #   fn geometry(&self) -> Option<Geometry> { None }
-/// #   fn seal(&self, _: &mut Digest) {}
+/// #   fn integrity(&self, _: &mut Digest) {}
 /// #   fn sanity_check(&mut self, _: &Wait<'_>) -> Health { Health::Healthy }
 /// #   fn quiesce(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> { Ok(()) }
 /// #   fn rw_block(&mut self, _: Direction, _: u64, buffer: DmaBuffer, _: &Wait<'_>) -> Moved { (Some(buffer), Ok(())) }
@@ -315,7 +315,7 @@ pub(crate) fn transfer_by_blocks<D: DumpDevice + ?Sized>(
 /// impl DumpDevice for Disk {
 /// #   fn name(&self) -> &str { "disk" }
 /// #   fn geometry(&self) -> Option<Geometry> { None }
-/// #   fn seal(&self, _: &mut Digest) {}
+/// #   fn integrity(&self, _: &mut Digest) {}
 /// #   fn sanity_check(&mut self, _: &Wait<'_>) -> Health { Health::Healthy }
 /// #   fn quiesce(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> { Ok(()) }
 /// #   fn rw_block(&mut self, _: Direction, _: u64, buffer: DmaBuffer, _: &Wait<'_>) -> Moved { (Some(buffer), Ok(())) }

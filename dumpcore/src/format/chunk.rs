@@ -4,7 +4,7 @@
 //! page frames it speaks of and what became of each; the pages of [`RunKind::Data`] runs follow as payload in the
 //! order of the runs, [encoded](Encoding) one page a block, or packed in [units](UnitHeader).
 //!
-//! The payload of a sealed chunk is encrypted as a whole, padding included, see [`crypt`](super::crypt).
+//! The payload of a encrypted chunk is encrypted as a whole, padding included, see [`crypt`](super::crypt).
 
 use static_assertions::{const_assert, const_assert_eq};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -276,13 +276,13 @@ pub struct ChunkHeader {
     pub pass: U32,
     /// Number of the attempt to dump since the key was made; part of the cipher's nonce.
     pub attempt: U32,
-    /// The ephemeral public key of a sealed chunk, so that each can be opened alone; zeros in others.
+    /// The ephemeral public key of a encrypted chunk, so that each can be opened alone; zeros in others.
     pub ephemeral: PublicKey,
     /// What happened to which pages.
     pub runs: [Run; MAX_RUNS],
     /// Zero.
     pub padding: [u8; 8],
-    /// Authenticates all bytes before and the payload of a sealed chunk; zeros in others.
+    /// Authenticates all bytes before and the payload of a encrypted chunk; zeros in others.
     pub tag: Tag,
     /// [Checksum](super::checksum) of each payload block as stored, for the number of the block it stands in.
     pub sums: [U64; MAX_PAYLOAD_BLOCKS],
@@ -389,7 +389,7 @@ impl ChunkHeader {
     }
 
     /// Whether its payload is encrypted.
-    pub fn is_sealed(&self) -> bool {
+    pub fn is_encrypted(&self) -> bool {
         self.cipher.get() != Cipher::None as u32
     }
 

@@ -7,7 +7,7 @@
 //! key = SHA-256("diskdump 3 chunk key" · shared secret · ephemeral public key · recipient's public key)
 //! ```
 //!
-//! Each chunk is sealed by XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03; RFC 8439) with the nonce
+//! Each chunk is encrypted and authenticated by XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03; RFC 8439) with the nonce
 //!
 //! ```text
 //! attempt (u64) · the dump's nonce (u64) · index (u64), little-endian
@@ -92,13 +92,13 @@ impl Key {
         true
     }
 
-    /// The key's bytes, for a seal over the memory that holds it.
+    /// The key's bytes, for the checksum over the memory that holds it.
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-/// Where in the life of a key something is sealed: makes the cipher's nonce.
+/// Where in the life of a key something is encrypted: makes the cipher's nonce.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
     /// Number of the attempt to dump since the key was made.
@@ -181,14 +181,14 @@ impl Message {
 impl Key {
     /// Encrypts `bytes` in place and returns what authenticates them together with `associated`. `None` unless `bytes` are
     /// a multiple of 64 and `associated` of 16: blocks and headers are.
-    pub fn seal(&self, place: &Place, associated: &[u8], bytes: &mut [u8]) -> Option<Tag> {
+    pub fn encrypt(&self, place: &Place, associated: &[u8], bytes: &mut [u8]) -> Option<Tag> {
         let mut message = Message::begin(self, place, associated)?;
         message.apply(bytes)?;
         message.authenticate(bytes)?;
         Some(message.tag(associated.len(), bytes.len()))
     }
 
-    /// Decrypts `bytes` in place if they and `associated` are what was sealed; leaves them as they are if not.
+    /// Decrypts `bytes` in place if they and `associated` are what was encrypted; leaves them as they are if not.
     pub fn open(&self, place: &Place, associated: &[u8], bytes: &mut [u8], tag: &Tag) -> bool {
         let expected = || {
             let mut message = Message::begin(self, place, associated)?;
@@ -204,19 +204,19 @@ impl Key {
         Message::begin(self, place, associated).and_then(|mut message| message.apply(bytes)).is_some()
     }
 
-    /// Seals a chunk: encrypts the payload blocks, and sets the tag in the header. All of the header in front of its tag
+    /// Encrypts a chunk: the payload blocks, and sets the tag in the header. All of the header in front of its tag
     /// has to be as it will be stored; the checksums are made afterwards, of what the payload is now.
-    pub fn seal_chunk(&self, header: &mut Block, payload: &mut [u8]) -> bool {
+    pub fn encrypt_chunk(&self, header: &mut Block, payload: &mut [u8]) -> bool {
         let (associated, _) = header.split_at(TAG_OFFSET);
         let Some(place) = ChunkHeader::of(header).map(place_of) else { return false };
-        let Some(tag) = self.seal(&place, associated, payload) else { return false };
+        let Some(tag) = self.encrypt(&place, associated, payload) else { return false };
         if let Some(header) = ChunkHeader::of_mut(header) {
             header.tag = tag;
         }
         true
     }
 
-    /// Opens a sealed chunk: decrypts the payload blocks if they and the header are what was sealed.
+    /// Decrypts an encrypted chunk: decrypts the payload blocks if they and the header are what was encrypted.
     pub fn open_chunk(&self, header: &ChunkHeader, payload: &mut [u8]) -> bool {
         let (associated, _) = header.as_bytes().split_at_checked(TAG_OFFSET).unwrap_or_default();
         self.open(&place_of(header), associated, payload, &header.tag)
@@ -224,7 +224,7 @@ impl Key {
 
     /// What authenticates a header in its present state. `closed` for one that is not in progress.
     pub fn header_tag(&self, header: &Header, closed: bool) -> Option<Tag> {
-        self.seal(&header_place(header, closed), header.as_bytes().get(TAGGED)?, &mut [])
+        self.encrypt(&header_place(header, closed), header.as_bytes().get(TAGGED)?, &mut [])
     }
 
     /// Whether a header is what the dump wrote.

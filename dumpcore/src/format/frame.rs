@@ -80,8 +80,8 @@ pub fn crc(block: &Block) -> u32 {
     super::crc::hash(covered)
 }
 
-/// Stamps the CRC-32 into a finished block.
-pub fn seal(block: &mut Block) {
+/// Sets the CRC-32 of a finished block.
+pub fn set_checksum(block: &mut Block) {
     let crc = crc(block);
     if let Some(slot) = block.last_chunk_mut::<4>() {
         *slot = crc.to_le_bytes();

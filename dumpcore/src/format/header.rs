@@ -255,7 +255,7 @@ impl Header {
         if let Some(magic) = block.first_chunk_mut::<8>() {
             *magic = kind.magic();
         }
-        frame::seal(block);
+        frame::set_checksum(block);
     }
 
     /// The header in a block that should be of `kind` ([`Kind::Front`] or [`Kind::Back`]).
@@ -322,7 +322,7 @@ impl Header {
     }
 
     /// Whether the dump is encrypted.
-    pub fn is_sealed(&self) -> bool {
+    pub fn is_encrypted(&self) -> bool {
         self.cipher.get() != Cipher::None as u32
     }
 

@@ -62,7 +62,7 @@ impl Label {
     pub fn to_block(&self, block: &mut Block) {
         // Both have a block's size, so this cannot fail.
         let _ = self.write_to(block.as_mut_slice());
-        frame::seal(block);
+        frame::set_checksum(block);
     }
 
     /// The label in a block.

@@ -60,7 +60,7 @@ impl<'a> Unit<'a> {
     }
 
     /// Where it writes to: must be the same at the crash.
-    pub fn seal(&self, digest: &mut Digest) {
+    pub fn integrity(&self, digest: &mut Digest) {
         digest.number(self.out.as_ptr() as u64).number(self.out.len() as u64);
     }
 
@@ -153,7 +153,7 @@ impl<'a> PackBuffers<'a> {
     }
 
     /// Where it is: must be the same at the crash.
-    pub fn seal(&self, digest: &mut Digest) {
+    pub fn integrity(&self, digest: &mut Digest) {
         digest.number(self.staging.as_ptr() as u64).number(self.staging.len() as u64);
         let table = self.table.as_deref();
         digest.number(table.map_or(0, |table| core::ptr::from_ref(table) as u64));

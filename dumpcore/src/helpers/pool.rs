@@ -26,8 +26,8 @@ mod place {
 /// What a helping CPU works with.
 pub struct Helper<'a> {
     state: AtomicU32,
-    /// Where stack and buffers are, as sealed: who comes to help compares.
-    sealed: u32,
+    /// The checksum of where stack and buffers are: a CPU that comes to help compares it.
+    integrity: u32,
     stack: UnsafeCell<&'a mut [u8]>,
     pack_buffers: UnsafeCell<PackBuffers<'a>>,
 }
@@ -41,7 +41,7 @@ impl<'a> Helper<'a> {
     pub fn new(stack: &'a mut [u8], pack_buffers: PackBuffers<'a>) -> Helper<'a> {
         Helper {
             state: AtomicU32::new(place::FREE),
-            sealed: addresses(stack, &pack_buffers),
+            integrity: addresses(stack, &pack_buffers),
             stack: UnsafeCell::new(stack),
             pack_buffers: UnsafeCell::new(pack_buffers),
         }
@@ -52,7 +52,7 @@ impl<'a> Helper<'a> {
 fn addresses(stack: &[u8], pack_buffers: &PackBuffers<'_>) -> u32 {
     let mut digest = Digest::new();
     digest.number(stack.as_ptr() as u64).number(stack.len() as u64);
-    pack_buffers.seal(&mut digest);
+    pack_buffers.integrity(&mut digest);
     digest.finish()
 }
 
@@ -84,14 +84,14 @@ impl<'a> HelperPool<'a> {
 
     /// Everything that must be the same at the crash, but for what a CPU that was lost in an earlier dump may
     /// still use. What a helper works with is compared with this when one comes.
-    pub fn seal(&self, digest: &mut Digest) {
+    pub fn integrity(&self, digest: &mut Digest) {
         for helper in self.helpers.iter().flatten() {
-            digest.number(helper.sealed.into());
+            digest.number(helper.integrity.into());
         }
         if let Some(mut units) = self.units.owner() {
             units.look_at_free(|unit| {
                 digest.number(core::ptr::from_ref::<Unit<'_>>(unit) as u64);
-                unit.seal(digest);
+                unit.integrity(digest);
             });
         }
     }
@@ -157,7 +157,7 @@ impl<'a> HelperPool<'a> {
         // SAFETY: this CPU alone moved the state from FREE to IN_USE.
         let (stack, pack_buffers) = unsafe { (&mut **helper.stack.get(), &mut *helper.pack_buffers.get()) };
         let mut given_up = false;
-        if addresses(stack, pack_buffers) == helper.sealed {
+        if addresses(stack, pack_buffers) == helper.integrity {
             // Nothing but the arena may change from here on, so a CPU without a stack of its own does not
             // help.
             let stack = NonNull::from(stack);

@@ -88,7 +88,7 @@ pub struct Member<'l> {
     /// What is known of it.
     pub state: &'l mut MemberState,
     /// The checksum of what must not change while it is used.
-    sealed: u32,
+    integrity: u32,
 }
 
 impl<'l> Member<'l> {
@@ -105,15 +105,15 @@ impl<'l> Member<'l> {
         state.next = 0;
         state.chunks = 0;
         state.checker.begin(0, 0);
-        let mut member = Member { target, window, keys, state, sealed: 0 };
-        member.sealed = member.digest();
+        let mut member = Member { target, window, keys, state, integrity: 0 };
+        member.integrity = member.digest();
         member
     }
 
     /// The checksum of what must not change while it is used: where it writes, for whom, and with which key.
     fn digest(&self) -> u32 {
         let mut digest = Digest::new();
-        self.window.seal(&mut digest);
+        self.window.integrity(&mut digest);
         digest.bytes(&self.state.uuid).number(core::ptr::from_ref::<MemberState>(self.state) as u64);
         if let Some(keys) = self.keys {
             digest.bytes(keys.key.bytes()).bytes(keys.ephemeral).bytes(keys.recipient);
@@ -125,9 +125,9 @@ impl<'l> Member<'l> {
     ///
     /// # Errors
     /// That it has.
-    pub(crate) fn check_seal(&self) -> Result<(), Harm> {
+    pub(crate) fn check_integrity(&self) -> Result<(), Harm> {
         let now = self.digest();
-        if now == self.sealed { Ok(()) } else { Err(Harm::Seal { armed: self.sealed, now }) }
+        if now == self.integrity { Ok(()) } else { Err(Harm::Integrity { armed: self.integrity, now }) }
     }
 
     /// Blocks of payload that the next chunk may have: after it, the back header has to fit.

@@ -110,14 +110,14 @@ impl Pool {
     }
 
     /// Everything that must be the same at the crash: the bounds, and where each buffer is.
-    pub fn seal(&self, digest: &mut Digest) {
-        self.seal_places(digest);
+    pub fn integrity(&self, digest: &mut Digest) {
+        self.places_integrity(digest);
         for count in &self.in_flight {
             digest.number(*count as u64);
         }
         for slot in &self.slots {
             match slot {
-                Slot::Free(buffer) => buffer.place().seal(digest),
+                Slot::Free(buffer) => buffer.place().integrity(digest),
                 Slot::None | Slot::Taken | Slot::InFlight { .. } | Slot::Kept { .. } => {
                     digest.number(0);
                 }
@@ -126,10 +126,10 @@ impl Pool {
     }
 
     /// What stays the same for as long as it is used: the bound, and where each buffer is when it is here.
-    pub(crate) fn seal_places(&self, digest: &mut Digest) {
+    pub(crate) fn places_integrity(&self, digest: &mut Digest) {
         digest.number(self.timeout);
         for place in self.places.iter().flatten() {
-            place.seal(digest);
+            place.integrity(digest);
         }
     }
 

@@ -22,21 +22,21 @@ impl Scratch {
     }
 
     /// Where it is when it is here.
-    pub(crate) fn seal_place(&self, digest: &mut Digest) {
-        self.place.seal(digest);
+    pub(crate) fn place_integrity(&self, digest: &mut Digest) {
+        self.place.integrity(digest);
     }
 
     /// Everything that must be the same at the crash.
-    pub fn seal(&self, digest: &mut Digest) {
-        self.place.seal(digest);
+    pub fn integrity(&self, digest: &mut Digest) {
+        self.place.integrity(digest);
         if let Some(buffer) = &self.buffer {
-            buffer.place().seal(digest);
+            buffer.place().integrity(digest);
         }
     }
 }
 
 /// Takes in which device it is: where its state and its methods are.
-pub(crate) fn seal_device(device: &dyn DumpDevice, digest: &mut Digest) {
+pub(crate) fn device_integrity(device: &dyn DumpDevice, digest: &mut Digest) {
     let device: *const dyn DumpDevice = device;
     // SAFETY: a pointer to a trait object is two words, its data and its methods; any two words are two
     // numbers.
@@ -104,10 +104,10 @@ impl<'w> Window<'w> {
     }
 
     /// Everything that must be the same for as long as it is used.
-    pub(crate) fn seal(&self, digest: &mut Digest) {
-        seal_device(&*self.device, digest);
+    pub(crate) fn integrity(&self, digest: &mut Digest) {
+        device_integrity(&*self.device, digest);
         digest.number(self.bounds.first).number(self.bounds.blocks);
-        self.scratch.seal_place(digest);
+        self.scratch.place_integrity(digest);
     }
 
     /// Whether nothing speaks against a write.

@@ -363,7 +363,7 @@ unsafe impl DumpDevice for SimDevice {
         Some(Geometry { blocks: self.blocks })
     }
 
-    fn seal(&self, digest: &mut Digest) {
+    fn integrity(&self, digest: &mut Digest) {
         digest.number(self.depth as u64);
     }
 

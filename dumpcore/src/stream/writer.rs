@@ -116,11 +116,11 @@ impl Open {
 
     /// Encrypts the payload, if there is a key, and lays the checksums of a chunk that goes to block `chunk`.
     /// `false` if it could not be encrypted.
-    fn seal(&mut self, keys: Option<EncryptionKeys<'_>>, chunk: u64) -> bool {
+    fn set_checksums(&mut self, keys: Option<EncryptionKeys<'_>>, chunk: u64) -> bool {
         let copied = if self.sort == Sort::Still { 0 } else { self.payload };
         let Some((first, blocks)) = self.lease.buffer.blocks_mut().split_first_mut() else { return true };
         let blocks = blocks.get_mut(..copied).unwrap_or_default();
-        if !keys.is_none_or(|keys| keys.key.seal_chunk(first, blocks.as_flattened_mut())) {
+        if !keys.is_none_or(|keys| keys.key.encrypt_chunk(first, blocks.as_flattened_mut())) {
             return false;
         }
         if let Some(header) = ChunkHeader::of_mut(first) {
@@ -135,7 +135,7 @@ impl Open {
                 }
             }
         }
-        frame::seal(first);
+        frame::set_checksum(first);
         true
     }
 
@@ -349,7 +349,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         Ok(())
     }
 
-    /// Seals the open chunk and sends it on its way.
+    /// Encrypts the open chunk, sets its checksums, and queues it.
     ///
     /// # Errors
     /// Why it could not be sent; the chunk is lost.
@@ -376,7 +376,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             header.payload_bytes = (bytes as u64).into();
             header.run_count = (runs as u32).into();
         }
-        if !open.seal(keys, next) {
+        if !open.set_checksums(keys, next) {
             // Cannot be, since blocks are what the cipher takes; but nothing goes out in the clear instead.
             self.scheduler.pool.give_back(open.lease);
             return Err(Ended::Full);

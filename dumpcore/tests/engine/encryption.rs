@@ -1,4 +1,4 @@
-//! Sealed dumps: what is in the clear, what opens, and that no nonce comes twice.
+//! Encrypted dumps: what is in the clear, what opens, and that no nonce comes twice.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ use proptest::prelude::*;
 use crate::reader::{self, key_of};
 use crate::world::{Content, DiskPlan, FIRST, Plan, SECRET, World, any_disks, config, plans, uuid};
 
-fn sealed(fault: DiskFault) -> DiskPlan {
-    DiskPlan { sealed: true, fault, ..DiskPlan::default() }
+fn encrypted(fault: DiskFault) -> DiskPlan {
+    DiskPlan { encrypted: true, fault, ..DiskPlan::default() }
 }
 
-/// A machine whose memory repeats one word that is easy to look for, and a sealed disk.
+/// A machine whose memory repeats one word that is easy to look for, and a encrypted disk.
 fn telling() -> World {
-    let world = World::new(Plan { disks: vec![sealed(DiskFault::None)], ..Plan::default() });
+    let world = World::new(Plan { disks: vec![encrypted(DiskFault::None)], ..Plan::default() });
     for pfn in 0x210..0x260 {
         world.machine.set_page(pfn, *b"SECRET! ".repeat(BLOCK_SIZE / 8).as_slice().first_chunk().unwrap());
     }
@@ -45,7 +45,7 @@ fn nothing_of_memory_or_the_message_is_on_the_disk_in_the_clear() {
 }
 
 #[test]
-fn both_headers_of_a_sealed_dump_are_authentic_and_say_so_only_as_they_are() {
+fn both_headers_of_a_encrypted_dump_are_authentic_and_say_so_only_as_they_are() {
     let world = telling();
     assert_eq!(world.machine.panic("authentic"), Outcome::Complete);
     let dumps = world.dumps();
@@ -63,7 +63,7 @@ fn both_headers_of_a_sealed_dump_are_authentic_and_say_so_only_as_they_are() {
 #[test]
 fn a_dump_that_was_cut_off_has_an_authentic_header_too() {
     let cut = DiskFault::PowerCut { after_blocks: 20, torn: false };
-    let world = World::new(Plan { disks: vec![sealed(cut)], ..Plan::default() });
+    let world = World::new(Plan { disks: vec![encrypted(cut)], ..Plan::default() });
     world.arm().unwrap();
     world.machine.panic("cut off");
     let dumps = world.dumps_on(0);
@@ -86,7 +86,7 @@ fn cover_up(partition: &mut [[u8; BLOCK_SIZE]], changed: u64) {
             *slot = sum.into();
         }
     }
-    frame::seal(&mut partition[at as usize]);
+    frame::set_checksum(&mut partition[at as usize]);
 }
 
 proptest! {
@@ -99,7 +99,7 @@ proptest! {
         stripe: bool,
         seed: u64,
     ) {
-        let disks = vec![sealed(DiskFault::None); if stripe { 2 } else { 1 }];
+        let disks = vec![encrypted(DiskFault::None); if stripe { 2 } else { 1 }];
         let contents = (300..400).map(|place| (place, Content::Packable)).collect();
         let world = World::new(Plan { disks, contents, config: Config { stripe, ..config() }, seed, ..Plan::default() });
         world.arm().unwrap();
@@ -144,7 +144,7 @@ proptest! {
     ) {
         let mut plan = plan;
         for disk in &mut plan.disks {
-            disk.sealed = true;
+            disk.encrypted = true;
         }
         let world = World::new(plan);
         prop_assume!(world.arm().is_ok());
@@ -153,7 +153,7 @@ proptest! {
             world.machine.panic("again");
             for (disk, plan) in world.disks.iter().zip(&world.plan.disks) {
                 for (_, block) in disk.take_journal() {
-                    let Some((place, tag)) = sealed_at(&block) else { continue };
+                    let Some((place, tag)) = encrypted_at(&block) else { continue };
                     // The tag depends on all of the text: the same place must not come with two of them.
                     let before = texts.entry(place).or_insert(tag);
                     prop_assert_eq!(*before, tag, "{:?} came twice", place);
@@ -168,8 +168,8 @@ proptest! {
 /// An ephemeral key, and the parts of a nonce.
 type Place = ([u8; 32], u32, u64, u64);
 
-/// Where a chunk or header was sealed, and its tag.
-fn sealed_at(block: &[u8; BLOCK_SIZE]) -> Option<(Place, Tag)> {
+/// Where a chunk or header was encrypted, and its tag.
+fn encrypted_at(block: &[u8; BLOCK_SIZE]) -> Option<(Place, Tag)> {
     if let Ok(chunk) = ChunkHeader::parse(block) {
         let place = (chunk.ephemeral, chunk.attempt.get(), chunk.nonce.get(), chunk.index.get());
         return Some((place, chunk.tag));
@@ -188,7 +188,7 @@ fn is_sum(block: &[u8; BLOCK_SIZE], at: usize) -> bool {
 #[cfg_attr(miri, ignore = "many dumps")]
 fn each_dump_of_one_arming_has_an_attempt_of_its_own() {
     let world = World::new(Plan {
-        disks: vec![sealed(DiskFault::WriteError(4)), sealed(DiskFault::None)],
+        disks: vec![encrypted(DiskFault::WriteError(4)), encrypted(DiskFault::None)],
         helpers: vec![Helper::Works],
         ..Plan::default()
     });
@@ -230,7 +230,7 @@ fn a_partition_that_demands_encryption_gets_no_dump_in_the_clear() {
         let machine = world.machine;
         machine.dump().arm(machine, [target], machine.arena(), config())
     };
-    let demanding = || World::new(Plan { disks: vec![sealed(DiskFault::None)], ..Plan::default() });
+    let demanding = || World::new(Plan { disks: vec![encrypted(DiskFault::None)], ..Plan::default() });
     let world = demanding();
     target(&world, Ownership::Shared, None).unwrap();
     let before = world.bytes();
@@ -282,7 +282,7 @@ fn dead_stack_of(run: &mut dyn FnMut()) -> Vec<u8> {
 #[test]
 #[cfg_attr(miri, ignore = "switches stacks")]
 fn after_arming_no_secret_is_on_the_stack_and_after_disarming_none_in_the_arena() {
-    let disks = vec![sealed(DiskFault::None), DiskPlan { exclusive: true, ..sealed(DiskFault::None) }];
+    let disks = vec![encrypted(DiskFault::None), DiskPlan { exclusive: true, ..encrypted(DiskFault::None) }];
     let world = World::new(Plan { disks, ..Plan::default() });
     // What the machine's entropy gives, and what follows from it.
     let mut numbers = Numbers::new(world.plan.seed);
@@ -313,7 +313,7 @@ fn after_arming_no_secret_is_on_the_stack_and_after_disarming_none_in_the_arena(
 #[test]
 fn an_arming_that_fails_leaves_no_secret_in_the_arena() {
     let world =
-        World::new(Plan { disks: vec![sealed(DiskFault::None), DiskPlan::default()], ..Plan::default() });
+        World::new(Plan { disks: vec![encrypted(DiskFault::None), DiskPlan::default()], ..Plan::default() });
     let target = |number: usize, recipient| Target {
         device: Box::leak(Box::new(world.disks[number].device(4))),
         first_block: FIRST,
@@ -339,8 +339,8 @@ fn an_arming_that_fails_leaves_no_secret_in_the_arena() {
 
 #[test]
 fn from_an_encrypted_target_to_one_in_the_clear_only_if_the_configuration_says_so() {
-    let mixed = |sealed: [bool; 2], allowed| {
-        let disks = sealed.map(|sealed| DiskPlan { sealed, ..DiskPlan::default() });
+    let mixed = |encrypted: [bool; 2], allowed| {
+        let disks = encrypted.map(|encrypted| DiskPlan { encrypted, ..DiskPlan::default() });
         let config = Config { clear_after_encrypted: allowed, ..config() };
         World::new(Plan { disks: disks.to_vec(), config, ..Plan::default() }).arm().map(|_| ())
     };

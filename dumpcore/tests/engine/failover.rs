@@ -229,8 +229,8 @@ fn a_full_partition_is_as_good_as_it_gets_if_none_is_larger() {
 fn stripes_take_turns_and_each_disk_has_its_part() {
     let config = Config { stripe: true, ..config() };
     let clear = disk(DiskFault::None);
-    let sealed = DiskPlan { sealed: true, ..DiskPlan::default() };
-    for disks in [vec![clear; 3], vec![sealed; 2]] {
+    let encrypted = DiskPlan { encrypted: true, ..DiskPlan::default() };
+    for disks in [vec![clear; 3], vec![encrypted; 2]] {
         let count = disks.len();
         let (outcome, world) = dumped(disks, config.clone());
         assert_eq!(outcome, Outcome::Complete, "{}", world.console());
@@ -251,11 +251,11 @@ fn stripes_take_turns_and_each_disk_has_its_part() {
 #[cfg_attr(miri, ignore = "many dumps")]
 fn a_dump_is_not_striped_over_disks_with_different_keys() {
     let clear = disk(DiskFault::None);
-    let sealed = DiskPlan { sealed: true, ..DiskPlan::default() };
+    let encrypted = DiskPlan { encrypted: true, ..DiskPlan::default() };
     let config = Config { stripe: true, ..config() };
     for (disks, expected) in [
-        (vec![sealed.clone(), clear.clone(), sealed.clone()], vec![0, 2]),
-        (vec![clear, sealed.clone(), sealed], vec![0]),
+        (vec![encrypted.clone(), clear.clone(), encrypted.clone()], vec![0, 2]),
+        (vec![clear, encrypted.clone(), encrypted], vec![0]),
     ] {
         let (outcome, world) = dumped(disks, config.clone());
         assert_eq!((outcome, whole_on(&world)), (Outcome::Complete, expected), "{}", world.console());
@@ -293,11 +293,11 @@ fn a_striped_dump_goes_on_where_there_is_room_when_one_disk_is_full() {
 
 #[test]
 #[cfg_attr(miri, ignore = "many dumps")]
-fn the_power_is_cut_at_every_write_of_a_striped_and_sealed_dump_and_what_is_there_is_true() {
+fn the_power_is_cut_at_every_write_of_a_striped_and_encrypted_dump_and_what_is_there_is_true() {
     let plan = |fault_of: usize, write_back, fault| Plan {
         disks: (0..2)
             .map(|disk| DiskPlan {
-                sealed: true,
+                encrypted: true,
                 write_back,
                 fault: if disk == fault_of { fault } else { DiskFault::None },
                 ..DiskPlan::default()

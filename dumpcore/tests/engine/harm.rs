@@ -69,8 +69,8 @@ unsafe impl DumpDevice for Trapped {
     fn geometry(&self) -> Option<Geometry> {
         self.inner.geometry()
     }
-    fn seal(&self, digest: &mut Digest) {
-        self.inner.seal(digest);
+    fn integrity(&self, digest: &mut Digest) {
+        self.inner.integrity(digest);
     }
     fn sanity_check(&mut self, wait: &Wait<'_>) -> Health {
         self.inner.sanity_check(wait)
@@ -172,8 +172,8 @@ fn a_dump_that_does_not_overrun_its_stack_leaves_the_red_zone_whole() {
     assert!(!world.console().contains("overflowed"));
 }
 
-/// Where the 16 sealed words are in the armed state: the third is the budget.
-fn sealed_words(machine: &Machine) -> *mut u64 {
+/// Where the 16 settings are in the armed state: the third is the budget.
+fn encrypted_words(machine: &Machine) -> *mut u64 {
     let (state, length) = machine.dump().armed_state();
     let words = state.cast::<u64>();
     for word in 0..length / 8 {
@@ -188,13 +188,13 @@ fn sealed_words(machine: &Machine) -> *mut u64 {
 /// Flips a bit of the armed state.
 fn flip(word: usize, bit: u32) {
     let word = core::ptr::with_exposed_provenance_mut::<u64>(word);
-    // SAFETY: one of the sealed words, which the dump reads again only when it checks them.
+    // SAFETY: one of the settings, which the dump reads again only when it checks them.
     unsafe { word.write_volatile(word.read_volatile() ^ (1 << bit)) };
 }
 
 #[test]
 #[cfg_attr(miri, ignore = "harms memory on purpose")]
-fn sealed_state_that_changes_between_two_targets_keeps_the_second_from_being_written() {
+fn protected_state_that_changes_between_two_targets_keeps_the_second_from_being_written() {
     for word in 0..16 {
         for bit in [0, 3, 40] {
             let disks = vec![
@@ -207,11 +207,11 @@ fn sealed_state_that_changes_between_two_targets_keeps_the_second_from_being_wri
             let at: &'static AtomicU64 = place;
             let trap = Trap::new(3, move || flip(at.load(Ordering::SeqCst) as usize, bit));
             arm(&world, trap);
-            let words = sealed_words(world.machine);
+            let words = encrypted_words(world.machine);
             at.store(words.wrapping_add(word).expose_provenance() as u64, Ordering::SeqCst);
             let outcome = world.machine.panic("changed");
             assert!(trap.has_sprung());
-            let harmed = matches!(outcome, Outcome::Unclosed(DeviceError::Harmed(Harm::Seal { .. })));
+            let harmed = matches!(outcome, Outcome::Unclosed(DeviceError::Harmed(Harm::Integrity { .. })));
             assert!(harmed, "word {word}, bit {bit}: {outcome:?}\n{}", world.console());
             assert_eq!(world.disks[1].blocks_written(), 0, "word {word}, bit {bit}");
             assert_eq!(world.console().matches("the armed state was changed").count(), 1);
@@ -222,28 +222,32 @@ fn sealed_state_that_changes_between_two_targets_keeps_the_second_from_being_wri
 
 #[test]
 #[cfg_attr(miri, ignore = "harms memory on purpose")]
-fn sealed_state_that_changes_before_anything_was_written_refuses_the_next_target() {
+fn protected_state_that_changes_before_anything_was_written_refuses_the_next_target() {
     let disks = vec![DiskPlan { spoilt: Some((7, 77)), ..DiskPlan::default() }, DiskPlan::default()];
     let world = World::new(Plan { disks, config: config(), ..Plan::default() });
     arm(&world, Trap::new(u64::MAX, || ()));
-    let words = sealed_words(world.machine).expose_provenance();
+    let words = encrypted_words(world.machine).expose_provenance();
     // When the first disk is refused, the console is told: the flip comes from there.
     world.machine.at_console_line("refused: ", move || flip(words + 8 * 10, 4));
     let outcome = world.machine.panic("changed");
-    assert!(matches!(outcome, Outcome::Refused(Refusal::Seal { .. })), "{outcome:?}\n{}", world.console());
+    assert!(
+        matches!(outcome, Outcome::Refused(Refusal::Integrity { .. })),
+        "{outcome:?}\n{}",
+        world.console()
+    );
     assert_eq!(world.disks.iter().map(Disk::blocks_written).sum::<u64>(), 0);
 }
 
 #[test]
 #[cfg_attr(miri, ignore = "harms memory on purpose")]
-fn sealed_state_that_changes_while_memory_is_written_leaves_a_dump_in_progress() {
+fn protected_state_that_changes_while_memory_is_written_leaves_a_dump_in_progress() {
     let world = World::new(long());
     let place: &'static AtomicU64 = Box::leak(Box::new(AtomicU64::new(0)));
     let trap = Trap::new(3, move || flip(place.load(Ordering::SeqCst) as usize + 8 * 7, 9));
     arm(&world, trap);
-    place.store(sealed_words(world.machine).expose_provenance() as u64, Ordering::SeqCst);
+    place.store(encrypted_words(world.machine).expose_provenance() as u64, Ordering::SeqCst);
     let outcome = world.machine.panic("changed");
-    assert!(matches!(outcome, Outcome::Unclosed(DeviceError::Harmed(Harm::Seal { .. }))), "{outcome:?}");
+    assert!(matches!(outcome, Outcome::Unclosed(DeviceError::Harmed(Harm::Integrity { .. }))), "{outcome:?}");
     let dumps = world.dumps();
     assert_eq!(dumps[0].header().status(), Status::InProgress);
 }

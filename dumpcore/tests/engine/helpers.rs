@@ -38,11 +38,11 @@ proptest! {
         verify in crate::world::verifies(),
         still in prop_oneof![Just(0_u64), Just(100)],
         depth in 1..6_usize,
-        (one_window, sealed) in any::<(bool, bool)>(),
+        (one_window, encrypted) in any::<(bool, bool)>(),
     ) {
         let encoding = if units { Encoding::Units } else { Encoding::Plain };
         let config = Config { encoding, verify, helper_patience: patience, ..config() };
-        let disks = vec![DiskPlan { depth, sealed, ..DiskPlan::default() }];
+        let disks = vec![DiskPlan { depth, encrypted, ..DiskPlan::default() }];
         let world = World::new(Plan { still: Some(still), one_window, disks, tick: 20_000, ..busy(helpers, config) });
         world.arm().unwrap();
         let (before, begin) = (world.bytes(), world.machine.clock());

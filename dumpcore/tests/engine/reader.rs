@@ -22,7 +22,7 @@ pub(crate) struct Page {
 /// A chunk whose header and checksums are right.
 pub(crate) struct Chunk {
     pub(crate) header: ChunkHeader,
-    /// The used bytes of its payload, opened if it was sealed.
+    /// The used bytes of its payload, opened if it was encrypted.
     pub(crate) payload: Vec<u8>,
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn blocks(bytes: &[u8]) -> &[Block] {
     blocks
 }
 
-/// The key of whatever was sealed for the holder of `secret` with this ephemeral key.
+/// The key of whatever was encrypted for the holder of `secret` with this ephemeral key.
 pub(crate) fn key_of(secret: &SecretKey, ephemeral: &PublicKey) -> Key {
     Key::agree(secret, ephemeral, ephemeral, &public_key(secret)).expect("a proper key")
 }
@@ -60,7 +60,7 @@ fn chunk(partition: &[Block], at: u64, secret: Option<&SecretKey>) -> Option<Res
         }
     }
     let mut payload = stored.as_flattened().to_vec();
-    if header.is_sealed()
+    if header.is_encrypted()
         && let Some(secret) = secret
         && !key_of(secret, &header.ephemeral).open_chunk(&header, &mut payload)
     {

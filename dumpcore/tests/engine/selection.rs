@@ -38,7 +38,7 @@ proptest! {
         prop_assert_eq!(dumps.len(), 1);
         // A dump is striped over disks with the same key only.
         let disks = &world.plan.disks;
-        let alike = disks.iter().filter(|disk| disk.sealed == disks[0].sealed).count();
+        let alike = disks.iter().filter(|disk| disk.encrypted == disks[0].encrypted).count();
         let stripes = if world.plan.config.stripe { alike } else { 1 };
         prop_assert_eq!(dumps[0].parts.len(), stripes, "{}", world.console());
     }

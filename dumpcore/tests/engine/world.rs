@@ -44,7 +44,7 @@ pub(crate) struct DiskPlan {
     pub(crate) fault: DiskFault,
     pub(crate) risky: bool,
     pub(crate) write_back: bool,
-    pub(crate) sealed: bool,
+    pub(crate) encrypted: bool,
     pub(crate) exclusive: bool,
     /// A block of the partition, and a bit of it that is wrong.
     pub(crate) spoilt: Option<(u64, usize)>,
@@ -58,7 +58,7 @@ impl Default for DiskPlan {
             fault: DiskFault::None,
             risky: false,
             write_back: false,
-            sealed: false,
+            encrypted: false,
             exclusive: false,
             spoilt: None,
         }
@@ -196,7 +196,7 @@ impl World {
             .map(|number| {
                 let DiskPlan { blocks, .. } = plan.disks[number];
                 let disk = Disk::formatted(FIRST + blocks + 9, FIRST, blocks, &uuid(number), plan.seed);
-                if plan.disks[number].sealed {
+                if plan.disks[number].encrypted {
                     disk.demand_encryption(FIRST, &public_key(&SECRET));
                 }
                 if let Some((block, bit)) = plan.disks[number].spoilt {
@@ -274,7 +274,7 @@ impl World {
                 first_block: FIRST,
                 blocks: plan.blocks,
                 uuid: (!plan.exclusive).then_some(uuid(number)),
-                recipient: (plan.sealed && !plan.exclusive).then_some(public_key(&SECRET)),
+                recipient: (plan.encrypted && !plan.exclusive).then_some(public_key(&SECRET)),
                 ownership: if plan.exclusive { Ownership::Exclusive } else { Ownership::Shared },
             })
             .collect();
@@ -297,7 +297,7 @@ impl World {
     /// What is on a disk's partition.
     pub(crate) fn dumps_on(&self, disk: usize) -> Vec<Dump> {
         let bytes = self.disks[disk].bytes();
-        let secret = self.plan.disks[disk].sealed.then_some(&SECRET);
+        let secret = self.plan.disks[disk].encrypted.then_some(&SECRET);
         reader::dumps(reader::partition(&bytes, FIRST, self.plan.disks[disk].blocks), secret)
     }
 
@@ -507,7 +507,7 @@ impl Whole {
             }
             let mine: Vec<u64> = part.chunks.iter().map(|chunk| chunk.header.index.get()).collect();
             assert!(mine.is_sorted(), "{mine:?}");
-            assert!(part.chunks.iter().all(|chunk| chunk.header.is_sealed() == part.front.is_sealed()));
+            assert!(part.chunks.iter().all(|chunk| chunk.header.is_encrypted() == part.front.is_encrypted()));
         }
         let order: Vec<u32> = passes.values().copied().collect();
         assert!(order.is_sorted(), "passes {order:?}");
@@ -597,9 +597,9 @@ prop_compose! {
     pub(crate) fn good_disks(blocks: Range<u64>)(
         blocks in blocks,
         depth in 1..6_usize,
-        (write_back, sealed, exclusive) in any::<(bool, bool, bool)>(),
+        (write_back, encrypted, exclusive) in any::<(bool, bool, bool)>(),
     ) -> DiskPlan {
-        DiskPlan { blocks, depth, write_back, sealed, exclusive, ..DiskPlan::default() }
+        DiskPlan { blocks, depth, write_back, encrypted, exclusive, ..DiskPlan::default() }
     }
 }
 

@@ -100,8 +100,8 @@ impl ConfigSpace for Space {
         }
     }
 
-    fn seal(&self, digest: &mut Digest) {
-        self.0.seal(digest);
+    fn integrity(&self, digest: &mut Digest) {
+        self.0.integrity(digest);
     }
 }
 

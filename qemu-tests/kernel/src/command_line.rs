@@ -26,7 +26,7 @@ pub(crate) enum Scenario {
     DoublePanic,
     /// One bit of the dump path's code is flipped, then a panic.
     CorruptCode,
-    /// One bit of the sealed armed state is flipped (`state-offset=`), then a panic.
+    /// One bit of the armed state is flipped (`state-offset=`), then a panic.
     CorruptState,
     /// The dump itself panics before its first write.
     NestedBeforeWrite,

@@ -50,7 +50,7 @@ unsafe impl DumpDevice for Slowest {
         black_box(Some(Geometry { blocks: 0 }))
     }
 
-    fn seal(&self, digest: &mut Digest) {
+    fn integrity(&self, digest: &mut Digest) {
         black_box(digest);
     }
 

@@ -242,7 +242,7 @@ impl Writer {
         }
         let mut bytes = [0; BLOCK_SIZE];
         bytes.copy_from_slice(header.as_bytes());
-        frame::seal(&mut bytes);
+        frame::set_checksum(&mut bytes);
         self.block(&bytes)?;
         self.file.write_all(&payload)?;
         self.at += blocks.len() as u64;

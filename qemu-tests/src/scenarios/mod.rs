@@ -9,7 +9,7 @@
 //! - `readers.rs`: gdb, readelf, and the machine itself, as judges of a core
 //! - `selection.rs`: which memory a dump has
 //! - `engine.rs`: how it is made
-//! - `sealed.rs`: encrypted dumps
+//! - `encrypted.rs`: encrypted dumps
 //! - `failover.rs`: several disks
 //! - `survive.rs`: dumps of kernels that go on
 //! - `devices.rs`: what every disk has to go through
@@ -19,13 +19,13 @@
 mod case;
 mod devices;
 mod dumps;
+mod encrypted;
 mod engine;
 mod failover;
 mod judge;
 mod programs;
 mod readers;
 mod refusals;
-mod sealed;
 mod selection;
 mod survive;
 mod table;
@@ -513,25 +513,25 @@ pub static ALL: &[Scenario] = &[
         play: |case| engine::lost_helper(case, "late-helper"),
     },
     Scenario {
-        name: "sealed",
+        name: "encrypted",
         about: "encrypted: no known text on the disk, no bit changed unnoticed, and with the key the core equals the machine",
         beds: Beds::Architectures,
         deadline: 120,
-        play: sealed::sealed,
+        play: encrypted::encrypted,
     },
     Scenario {
-        name: "sealed-control",
+        name: "encrypted-control",
         about: "the scan for known texts finds them in a dump that is not encrypted",
         beds: Beds::Usual,
         deadline: 60,
-        play: sealed::plain_is_found,
+        play: encrypted::plain_is_found,
     },
     Scenario {
-        name: "sealed-shared",
+        name: "encrypted-shared",
         about: "a disk that nobody read before the crash: encrypted if the kernel was given the key, refused otherwise",
         beds: Beds::Usual,
         deadline: 60,
-        play: sealed::shared,
+        play: encrypted::shared,
     },
     Scenario {
         name: "failover-io-error",

@@ -248,7 +248,7 @@ fn vmcoreinfo<'d>(dump: &'d Dump<'_>, name: &str) -> Option<&'d str> {
 /// # Errors
 /// If the kernel cannot be used, or is none of those given.
 pub fn trace(dump: &Dump<'_>, given: &[PathBuf]) -> Result<Option<Backtraces>, Error> {
-    if matches!(dump.encryption(), Encryption::Sealed | Encryption::Refused) {
+    if matches!(dump.encryption(), Encryption::Encrypted | Encryption::Refused) {
         return Ok(None);
     }
     if let Some(kernel) = find_kernel(&build_id(dump), given) {
@@ -273,8 +273,8 @@ pub fn trace(dump: &Dump<'_>, given: &[PathBuf]) -> Result<Option<Backtraces>, E
 /// If the dump is encrypted and was not opened, its architecture is not known, or the file cannot be read, is too large, or
 /// is that of another kernel.
 pub fn backtraces(dump: &Dump<'_>, kernel: &Path) -> Result<Backtraces, Error> {
-    if matches!(dump.encryption(), Encryption::Sealed | Encryption::Refused) {
-        return Err(Error::Sealed);
+    if matches!(dump.encryption(), Encryption::Encrypted | Encryption::Refused) {
+        return Err(Error::Encrypted);
     }
     let refuse = |why: String| Error::Kernel { kernel: kernel.display().to_string(), why };
     let unread = |error: io::Error| refuse(error.to_string());

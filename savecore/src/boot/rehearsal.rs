@@ -137,7 +137,7 @@ fn chunk(
     }
     let mut block = [0; BLOCK_SIZE];
     block.copy_from_slice(header.as_bytes());
-    frame::seal(&mut block);
+    frame::set_checksum(&mut block);
     blocks.push(block);
     blocks.extend(payload);
 }

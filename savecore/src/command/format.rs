@@ -178,8 +178,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         })
     } else {
         let verdict = paint(GOOD, "is a dump partition now");
-        let sealed = recipient.map_or(String::new(), |key| format!("\n  dumps are encrypted to {key}"));
-        writeln!(out(), "{shown} {verdict}: {}, {blocks} blocks, uuid {uuid}{sealed}", size(bytes))
+        let encryption = recipient.map_or(String::new(), |key| format!("\n  dumps are encrypted to {key}"));
+        writeln!(out(), "{shown} {verdict}: {}, {blocks} blocks, uuid {uuid}{encryption}", size(bytes))
             .map_err(anyhow::Error::from)
     })?;
     Ok(Finding::Good)

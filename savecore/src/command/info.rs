@@ -154,7 +154,7 @@ fn print_text(
         }
         match dump.encryption() {
             Encryption::None | Encryption::Opened => {}
-            Encryption::Sealed | Encryption::Refused => tell_key(&mut out, targets, places)?,
+            Encryption::Encrypted | Encryption::Refused => tell_key(&mut out, targets, places)?,
         }
         if arguments.backtrace {
             writeln!(out, "  {}", paint(FAINT, "backtraces"))?;
@@ -166,7 +166,7 @@ fn print_text(
                 writeln!(out, "    {line}")?;
             }
         }
-        if arguments.log && dump.encryption() != Encryption::Sealed {
+        if arguments.log && dump.encryption() != Encryption::Encrypted {
             let log = String::from_utf8_lossy(&dump.facts().log).into_owned();
             writeln!(out, "  {}", paint(FAINT, "log"))?;
             for line in harmless(&log).lines() {

@@ -60,8 +60,8 @@ impl Format {
 /// # Errors
 /// If it is encrypted and was not opened, or this machine has too little memory to say where all of them are.
 fn may_be_core(dump: &Dump<'_>) -> Result<(), Error> {
-    if matches!(dump.encryption(), Encryption::Sealed | Encryption::Refused) {
-        return Err(Error::Sealed);
+    if matches!(dump.encryption(), Encryption::Encrypted | Encryption::Refused) {
+        return Err(Error::Encrypted);
     }
     match dump.index().dropped {
         0 => Ok(()),

@@ -210,7 +210,7 @@ mod tests {
             disk.write(number, &[block]).unwrap();
         }
         block.copy_from_slice(zerocopy::IntoBytes::as_bytes(&chunk));
-        frame::seal(&mut block);
+        frame::set_checksum(&mut block);
         disk.write(FIRST + 1, &[block]).unwrap();
         header.to_block(Kind::Front, &mut block);
         disk.write(FIRST, &[block]).unwrap();

@@ -71,7 +71,7 @@ impl Bulk {
         into: &mut [Block],
     ) -> Option<()> {
         let header = header(part, place).ok()?;
-        let plain = header.encoding() == Encoding::Plain && !header.is_sealed();
+        let plain = header.encoding() == Encoding::Plain && !header.is_encrypted();
         if plain && matches!(decryption, Decryption::NotNeeded) {
             return self.plain(part, &header, place, wants, into);
         }

@@ -73,7 +73,7 @@ impl Cache {
 fn load(part: &Part<'_>, decryption: &Decryption, place: ChunkPlace) -> io::Result<Content> {
     let header = header(part, place)?;
     if header.encoding() == Encoding::Plain
-        && !header.is_sealed()
+        && !header.is_encrypted()
         && matches!(decryption, Decryption::NotNeeded)
     {
         return Ok(Content::Plain(header));

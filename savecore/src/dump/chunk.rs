@@ -1,4 +1,4 @@
-//! One chunk, read whole: checked block by block, opened if it is sealed, and taken apart into pages.
+//! One chunk, read whole: checked block by block, decrypted if it is encrypted, and taken apart into pages.
 
 use dumpcore::format::chunk::{ChunkHeader, Encoding, Packing, Run, RunKind, Unit, Units};
 use dumpcore::format::class::PageClass;
@@ -44,7 +44,7 @@ pub(super) enum State {
     /// Its bytes are known, as far as its blocks are good.
     Readable,
     /// It is encrypted and whole, and nobody can open it.
-    Sealed,
+    Encrypted,
     /// It is encrypted, and cannot be opened because not all of its blocks are good.
     Torn,
     /// It is not what belongs there, though its checksums are right.
@@ -133,11 +133,11 @@ impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
             conditions.push(condition);
         }
         let whole = conditions.iter().all(|condition| *condition == Condition::Good);
-        let state = match (decryption, header.is_sealed(), whole) {
+        let state = match (decryption, header.is_encrypted(), whole) {
             (Decryption::NotNeeded, false, _) => State::Readable,
             (Decryption::NotNeeded, true, _) | (_, false, _) => State::Tampered,
             (_, true, false) => State::Torn,
-            (Decryption::NoIdentity, true, true) => State::Sealed,
+            (Decryption::NoIdentity, true, true) => State::Encrypted,
             (Decryption::Key(key), true, true) => {
                 let opens = |key: &Key| key.open_chunk(&header, blocks.as_flattened_mut());
                 if key.as_ref().is_some_and(opens) { State::Readable } else { State::Tampered }
@@ -185,7 +185,7 @@ impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
                 }
                 return segments;
             }
-            State::Sealed => Fate::Sealed,
+            State::Encrypted => Fate::Encrypted,
             State::Tampered => Fate::Damaged,
             State::Torn => self.worst(0, self.conditions.len()).unwrap_or(Fate::Damaged),
         };

@@ -40,7 +40,7 @@ pub enum Fate {
     /// Never read: a device's.
     Device = 12,
     /// Its bytes are in the dump, encrypted, and there is no identity to open it.
-    Sealed = 13,
+    Encrypted = 13,
 }
 
 impl Fate {
@@ -59,7 +59,7 @@ impl Fate {
         Fate::Free,
         Fate::NotKernel,
         Fate::Device,
-        Fate::Sealed,
+        Fate::Encrypted,
     ];
 
     /// Whether the page's content is known.

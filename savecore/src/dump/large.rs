@@ -86,7 +86,7 @@ impl Large {
                 let Some(chunk) = index.checked_sub(1) else {
                     header.kind = (ChunkKind::Notes as u32).into();
                     header.payload_bytes = NOTE.into();
-                    return frame::seal(block);
+                    return frame::set_checksum(block);
                 };
                 header.kind = (ChunkKind::Memory as u32).into();
                 header.payload_bytes = (BLOCK_SIZE as u64).into();
@@ -97,7 +97,7 @@ impl Large {
                     *run =
                         Run { pfn: pfn.into(), count: 1.into(), kind: (kind as u16).into(), class: 0.into() };
                 }
-                frame::seal(block);
+                frame::set_checksum(block);
             }
         }
     }

@@ -125,7 +125,7 @@ impl Pages {
             Fate::Free => &mut self.free,
             Fate::NotKernel => &mut self.not_kernel,
             Fate::Device => &mut self.device,
-            Fate::Sealed => &mut self.sealed,
+            Fate::Encrypted => &mut self.sealed,
         }
     }
 }
@@ -150,7 +150,7 @@ pub enum PageState {
     /// Unknown: the machine stopped before it was written.
     NotWritten,
     /// Unknown: it is encrypted, and there is no identity to open it.
-    Sealed,
+    Encrypted,
     /// Unknown: the dump does not speak of it.
     Absent,
 }
@@ -161,7 +161,7 @@ pub enum Encryption {
     /// It is not encrypted.
     None,
     /// It is encrypted, and no identity was given.
-    Sealed,
+    Encrypted,
     /// It is encrypted, and something in it could be opened.
     Opened,
     /// It is encrypted, and nothing in it could be opened: not for this identity, or damaged all over.
@@ -230,7 +230,7 @@ impl<'s> Dump<'s> {
         assert!(!parts.is_empty(), "a dump has a part");
         let nonce = parts[0].found.header.nonce;
         parts.retain(|part| part.found.header.nonce == nonce);
-        let mut decryption = match parts.iter().any(|part| part.found.header.is_sealed()) {
+        let mut decryption = match parts.iter().any(|part| part.found.header.is_encrypted()) {
             true => decryption(&parts, identity),
             false => Decryption::NotNeeded,
         };
@@ -248,7 +248,7 @@ impl<'s> Dump<'s> {
         let authentic = authentic(&parts, &decryption);
         let encryption = match &decryption {
             Decryption::NotNeeded => Encryption::None,
-            Decryption::NoIdentity => Encryption::Sealed,
+            Decryption::NoIdentity => Encryption::Encrypted,
             Decryption::Key(_) if reading.opened || authentic == Some(true) => Encryption::Opened,
             Decryption::Key(_) => Encryption::Refused,
         };
@@ -412,7 +412,7 @@ impl<'s> Dump<'s> {
             Fate::Faulted => PageState::Faulted,
             Fate::Damaged => PageState::Damaged,
             Fate::NotWritten => PageState::NotWritten,
-            Fate::Sealed => PageState::Sealed,
+            Fate::Encrypted => PageState::Encrypted,
             Fate::Cache | Fate::CachePrivate | Fate::User | Fate::Free | Fate::NotKernel | Fate::Device => {
                 PageState::LeftOut(run.fate)
             }
@@ -513,7 +513,7 @@ fn authentic(parts: &[Part<'_>], decryption: &Decryption) -> Option<bool> {
     let of_part = |part: &Part<'_>| {
         let header = &part.found.header;
         let tells = part.found.ending != Ending::BothLost && header.status() != Status::Saved;
-        let holds = |key| header.is_sealed() && is_authentic(key, header);
+        let holds = |key| header.is_encrypted() && is_authentic(key, header);
         tells.then(|| key.as_ref().is_some_and(holds))
     };
     let told: Vec<bool> = parts.iter().filter_map(of_part).collect();
@@ -526,7 +526,7 @@ fn decryption(parts: &[Part<'_>], identity: Option<&Identity>) -> Decryption {
     let Some(identity) = identity else { return Decryption::NoIdentity };
     let usable = |part: &&Part<'_>| {
         identity.opens(&part.found) == Some(true)
-            || (part.found.header.is_sealed() && part.found.header.status() == Status::Saved)
+            || (part.found.header.is_encrypted() && part.found.header.status() == Status::Saved)
     };
     let header = parts.iter().find(usable).map(|part| part.found.header.ephemeral);
     // Without a header that can be trusted, each chunk still has what is needed to open it.
@@ -538,11 +538,11 @@ fn decryption(parts: &[Part<'_>], identity: Option<&Identity>) -> Decryption {
 fn first_chunk(part: &Part<'_>) -> Option<Box<ChunkHeader>> {
     let mut reader = Reader::new(part.source);
     let nonce = part.found.header.nonce.get();
-    let mut sealed = part.found.range().filter_map(|at| {
+    let mut encrypted = part.found.range().filter_map(|at| {
         let chunk = chunk_at(reader.block(at).ok()?, nonce, at)?;
-        chunk.is_sealed().then(|| Box::new(chunk.clone()))
+        chunk.is_encrypted().then(|| Box::new(chunk.clone()))
     });
-    sealed.next()
+    encrypted.next()
 }
 
 /// An encrypted chunk was met in a dump that was taken for one that is not.
@@ -587,7 +587,9 @@ impl Reading {
                             damage.push(block, condition);
                             continue;
                         }
-                        Step::Chunk(chunk) if chunk.sealed && matches!(decryption, Decryption::NotNeeded) => {
+                        Step::Chunk(chunk)
+                            if chunk.encrypted && matches!(decryption, Decryption::NotNeeded) =>
+                        {
                             return Err(Encrypted);
                         }
                         Step::Chunk(chunk) => chunk,
@@ -613,12 +615,12 @@ impl Reading {
     }
 
     fn chunk(&mut self, part: u32, chunk: Checked) {
-        self.opened |= chunk.sealed && chunk.state == State::Readable;
+        self.opened |= chunk.encrypted && chunk.state == State::Readable;
         if chunk.state != State::Tampered {
             self.indices.insert(chunk.index);
         }
         match (chunk.kind, chunk.state) {
-            (ChunkKind::Notes, State::Sealed) => self.notes.sealed(),
+            (ChunkKind::Notes, State::Encrypted) => self.notes.encrypted(),
             (ChunkKind::Notes, State::Readable) => {
                 for block in &chunk.notes {
                     self.notes.block(block.as_deref());

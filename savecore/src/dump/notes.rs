@@ -159,7 +159,7 @@ impl Builder {
     }
 
     /// A chunk was met that is whole, and that nobody can open.
-    pub(super) fn sealed(&mut self) {
+    pub(super) fn encrypted(&mut self) {
         self.chunks += 1;
     }
 

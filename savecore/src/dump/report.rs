@@ -332,7 +332,7 @@ impl Report {
             headers: dump.parts().iter().find_map(|part| headers_text(part.found.ending)),
             encryption: match dump.encryption() {
                 Encryption::None => "none",
-                Encryption::Sealed => "sealed",
+                Encryption::Encrypted => "sealed",
                 Encryption::Opened => "opened",
                 Encryption::Refused => "refused",
             },

@@ -53,7 +53,7 @@ pub(super) struct Checked {
     /// What it carries.
     pub(super) kind: ChunkKind,
     /// Whether it is encrypted.
-    pub(super) sealed: bool,
+    pub(super) encrypted: bool,
     /// What may be done with it.
     pub(super) state: State,
     /// What its payload blocks are.
@@ -183,7 +183,7 @@ impl Eyes {
             crc: chunk.header.crc.get(),
             index: chunk.header.index.get(),
             kind: chunk.header.kind(),
-            sealed: chunk.header.is_sealed(),
+            encrypted: chunk.header.is_encrypted(),
             state: chunk.state,
             conditions: Vec::new(),
             pages: chunk.data_pages(),

@@ -324,7 +324,7 @@ fn save_opened(
     }
     let format = match dump.encryption() {
         Encryption::None | Encryption::Opened => options.format,
-        Encryption::Sealed => Format::Raw,
+        Encryption::Encrypted => Format::Raw,
         Encryption::Refused => {
             let file = opener.map_or("the identity", |opener| opener.file.as_str());
             saved.error = Some(format!(
@@ -335,7 +335,7 @@ fn save_opened(
     };
     if format == Format::Raw && targets.of(places).any(|open| open.is_copy) {
         saved.error = Some(match dump.encryption() {
-            Encryption::Sealed => "it is a raw copy already: --identity FILE opens it".to_owned(),
+            Encryption::Encrypted => "it is a raw copy already: --identity FILE opens it".to_owned(),
             _ => "it is a raw copy already: --format elf makes a core of it".to_owned(),
         });
         return saved;

@@ -26,21 +26,21 @@ pub(super) enum Fate {
     Zero,
     LeftOut,
     Arena,
-    Sealed,
+    Encrypted,
     Missing,
     Damaged,
 }
 
 impl Fate {
     const ALL: [Fate; 7] =
-        [Fate::Data, Fate::Zero, Fate::LeftOut, Fate::Arena, Fate::Sealed, Fate::Missing, Fate::Damaged];
+        [Fate::Data, Fate::Zero, Fate::LeftOut, Fate::Arena, Fate::Encrypted, Fate::Missing, Fate::Damaged];
 
     fn of(fate: dump::Fate) -> Fate {
         match fate {
             dump::Fate::Data => Fate::Data,
             dump::Fate::Zero => Fate::Zero,
             dump::Fate::Arena => Fate::Arena,
-            dump::Fate::Sealed => Fate::Sealed,
+            dump::Fate::Encrypted => Fate::Encrypted,
             dump::Fate::Damaged => Fate::Damaged,
             dump::Fate::Unreadable | dump::Fate::Faulted | dump::Fate::NotWritten => Fate::Missing,
             dump::Fate::Cache
@@ -59,7 +59,7 @@ impl Fate {
             Fate::Zero => "zero",
             Fate::LeftOut => "leftout",
             Fate::Arena => "arena",
-            Fate::Sealed => "sealed",
+            Fate::Encrypted => "sealed",
             Fate::Missing => "missing",
             Fate::Damaged => "damaged",
         }
@@ -72,7 +72,7 @@ impl Fate {
             Fate::Zero => "zeros",
             Fate::LeftOut => "left out",
             Fate::Arena => "the dump's own",
-            Fate::Sealed => "encrypted",
+            Fate::Encrypted => "encrypted",
             Fate::Missing => "missing",
             Fate::Damaged => "damaged",
         }
@@ -100,7 +100,7 @@ impl Cell {
     /// there is any; else the most frequent. None, if no memory is there.
     fn shows(&self) -> Option<(Fate, f64)> {
         let has = |fate: &Fate| self.fates[*fate as usize] > 0;
-        let first = [Fate::Damaged, Fate::Missing, Fate::Sealed, Fate::Data].into_iter().find(has);
+        let first = [Fate::Damaged, Fate::Missing, Fate::Encrypted, Fate::Data].into_iter().find(has);
         let most = || Fate::ALL.into_iter().filter(has).max_by_key(|fate| self.fates[*fate as usize]);
         let shown = first.or_else(most)?;
         Some((shown, self.fates[shown as usize] as f64 / self.known() as f64))

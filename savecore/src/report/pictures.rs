@@ -56,7 +56,7 @@ pub(super) fn composition(report: &Report) -> Markup {
         (Fate::Zero, all.zero),
         (Fate::LeftOut, all.left_out() - all.arena),
         (Fate::Arena, all.arena),
-        (Fate::Sealed, all.sealed),
+        (Fate::Encrypted, all.sealed),
         (Fate::Missing, missing),
         (Fate::Damaged, all.damaged),
     ];

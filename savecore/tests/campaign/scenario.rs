@@ -13,7 +13,7 @@ use dumpcore::format::BLOCK_SIZE;
 use serde_json::Value;
 
 use crate::common::{
-    Machine, Page, Seal, Stripe, partition as formatted, stop_in_the_middle, write_dump, write_striped,
+    Encrypt, Machine, Page, Stripe, partition as formatted, stop_in_the_middle, write_dump, write_striped,
 };
 use crate::work::Found;
 
@@ -108,13 +108,13 @@ impl Scenario {
         let mut parts: Vec<_> = stripes.iter_mut().map(|disk| Stripe { disk, first: 1 }).collect();
         let pieces = write_striped(&mut parts, &machine(4));
         let striped = pieces.iter().enumerate().map(|(disk, written)| (disk, written.first..written.end));
-        let sealed = Machine { seal: Some(Seal::new()), ..machine(5) };
+        let encrypted = Machine { encrypt: Some(Encrypt::new()), ..machine(5) };
         vec![
             single("save", save.to_vec(), (plain.clone(), range.clone())),
             single("save-kdump", with(&["--format", "kdump"]), (plain.clone(), range.clone())),
             single("save-raw", with(&["--format", "raw"]), (plain.clone(), range.clone())),
             single("save-report", with(&["--report"]), (plain.clone(), range.clone())),
-            single("save-encrypted", save.to_vec(), one(&sealed)),
+            single("save-encrypted", save.to_vec(), one(&encrypted)),
             single("save-unfinished", with(&["--clear-damaged"]), (half, written.first..written.end)),
             Scenario::new(
                 "save-two",

@@ -3,6 +3,7 @@
 mod arm;
 mod boot;
 mod drill;
+mod encrypted;
 mod faults;
 mod hostile;
 mod in_use;
@@ -14,7 +15,6 @@ mod owner;
 mod pages;
 mod raw;
 mod report;
-mod sealed;
 mod sources;
 mod stripes;
 mod tables;
@@ -756,7 +756,7 @@ fn a_partition_or_dump_of_another_version_is_told_by_name_and_left_as_it_is() {
     let version = |disk: &mut Vec<u8>, number: u64| {
         let bytes = block_mut(disk, number);
         bytes[8..12].copy_from_slice(&1_u32.to_le_bytes());
-        dumpcore::format::frame::seal(bytes);
+        dumpcore::format::frame::set_checksum(bytes);
     };
     let mut label = formatted(200);
     version(&mut label, 0);

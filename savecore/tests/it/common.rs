@@ -76,7 +76,7 @@ impl Page {
 
 /// How a dump is encrypted.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Seal {
+pub(crate) struct Encrypt {
     /// The secret key that opens it.
     pub(crate) secret: SecretKey,
     /// The secret half of the ephemeral key, which a kernel forgets.
@@ -84,9 +84,9 @@ pub(crate) struct Seal {
     pub(crate) attempt: u32,
 }
 
-impl Seal {
-    pub(crate) fn new() -> Seal {
-        Seal { secret: [7; 32], ephemeral: [9; 32], attempt: 3 }
+impl Encrypt {
+    pub(crate) fn new() -> Encrypt {
+        Encrypt { secret: [7; 32], ephemeral: [9; 32], attempt: 3 }
     }
 
     pub(crate) fn identity(&self) -> Identity {
@@ -130,7 +130,7 @@ pub(crate) struct Machine {
     pub(crate) passes: u64,
     /// Pages in a unit; `None` for one page a block.
     pub(crate) unit_pages: Option<usize>,
-    pub(crate) seal: Option<Seal>,
+    pub(crate) encrypt: Option<Encrypt>,
 }
 
 impl Machine {
@@ -153,13 +153,13 @@ impl Machine {
             rotate: 0,
             passes: 1,
             unit_pages: None,
-            seal: None,
+            encrypt: None,
         }
     }
 
     /// The identity for which the dump is encrypted, if it is.
     pub(crate) fn identity(&self) -> Option<Identity> {
-        self.seal.as_ref().map(Seal::identity)
+        self.encrypt.as_ref().map(Encrypt::identity)
     }
 
     /// Opens a dump of this machine.
@@ -232,7 +232,7 @@ pub(crate) struct Written {
     pub(crate) places: BTreeMap<u64, (u64, u64)>,
     /// For each page with data: all blocks without which it cannot be read.
     pub(crate) needs: BTreeMap<u64, Vec<u64>>,
-    pub(crate) seal: Option<Seal>,
+    pub(crate) encrypt: Option<Encrypt>,
 }
 
 fn note(notes: &mut Vec<u8>, kind: NoteKind, parts: &[&[u8]]) {
@@ -345,13 +345,13 @@ impl Writer<'_, '_> {
         header.run_count = (runs.len() as u32).into();
         header.runs[..runs.len()].copy_from_slice(runs);
         let disk = &mut *self.stripes[stripe].disk;
-        if let Some(seal) = &self.machine.seal {
+        if let Some(encrypt) = &self.machine.encrypt {
             header.cipher = (Cipher::X25519XChaCha20Poly1305 as u32).into();
-            header.attempt = seal.attempt.into();
-            header.ephemeral = public_key(&seal.ephemeral);
+            header.attempt = encrypt.attempt.into();
+            header.ephemeral = public_key(&encrypt.ephemeral);
             let mut block = [0; BLOCK_SIZE];
             block.copy_from_slice(header.as_bytes());
-            assert!(seal.key().seal_chunk(&mut block, payload.as_flattened_mut()));
+            assert!(encrypt.key().encrypt_chunk(&mut block, payload.as_flattened_mut()));
             header = ChunkHeader::of(&block).unwrap().clone();
         }
         for (index, bytes) in payload.iter().enumerate() {
@@ -361,7 +361,7 @@ impl Writer<'_, '_> {
         }
         let slot = block_mut(disk, at);
         slot.copy_from_slice(header.as_bytes());
-        frame::seal(slot);
+        frame::set_checksum(slot);
         self.written[stripe].chunks.push(at);
         self.chunks += 1;
         self.at[stripe] += 1 + payload.len() as u64;
@@ -407,7 +407,7 @@ impl Writer<'_, '_> {
         for (pfn, (bytes, headers)) in pfns.iter().zip(places) {
             written.places.insert(*pfn, (at, block_of(bytes.start)));
             let mut needs = vec![at];
-            if self.machine.seal.is_some() {
+            if self.machine.encrypt.is_some() {
                 needs.extend((at + 1..).take(blocks));
             } else {
                 needs.extend(headers.into_iter().map(block_of));
@@ -496,7 +496,7 @@ pub(crate) fn write_striped(stripes: &mut [Stripe<'_>], machine: &Machine) -> Ve
         chunks: Vec::new(),
         places: BTreeMap::new(),
         needs: BTreeMap::new(),
-        seal: machine.seal.clone(),
+        encrypt: machine.encrypt.clone(),
     };
     let written = stripes.iter().map(empty).collect();
     let mut writer = Writer { machine, stripes, at, written, chunks: 0 };
@@ -519,17 +519,17 @@ pub(crate) fn write_striped(stripes: &mut [Stripe<'_>], machine: &Machine) -> Ve
         let mut header = header(machine, written.first, written.end, written.chunks.len() as u64);
         header.stripe = number.into();
         header.stripes = (at.len() as u32).into();
-        close(stripe.disk, machine.seal.as_ref(), &header);
+        close(stripe.disk, machine.encrypt.as_ref(), &header);
     }
     written
 }
 
 /// Writes both headers of a dump as they are when it is closed.
-pub(crate) fn close(disk: &mut [u8], seal: Option<&Seal>, header: &Header) {
+pub(crate) fn close(disk: &mut [u8], encrypt: Option<&Encrypt>, header: &Header) {
     let mut header = header.clone();
-    if let Some(seal) = seal {
+    if let Some(encrypt) = encrypt {
         let closed = header.status() != Status::InProgress;
-        header.tag = seal.key().header_tag(&header, closed).unwrap();
+        header.tag = encrypt.key().header_tag(&header, closed).unwrap();
     }
     if header.end_block.get() > 0 {
         header.to_block(Kind::Back, block_mut(disk, header.end_block.get() - 1));
@@ -568,12 +568,12 @@ fn header(machine: &Machine, first: u64, end: u64, chunks: u64) -> Header {
     put_text(&mut header.system, &machine.system);
     let encoding = if machine.unit_pages.is_some() { Encoding::Units } else { Encoding::Plain };
     header.encoding = (encoding as u32).into();
-    match &machine.seal {
+    match &machine.encrypt {
         None => put_text(&mut header.message, &machine.message),
-        Some(seal) => {
+        Some(encrypt) => {
             header.cipher = (Cipher::X25519XChaCha20Poly1305 as u32).into();
-            header.attempt = seal.attempt.into();
-            header.ephemeral = public_key(&seal.ephemeral);
+            header.attempt = encrypt.attempt.into();
+            header.ephemeral = public_key(&encrypt.ephemeral);
         }
     }
     header
@@ -592,7 +592,7 @@ pub(crate) fn stop_in_the_middle(disk: &mut [u8], written: &Written, kept: impl 
     front.excluded_pages = 0.into();
     front.unreadable_pages = 0.into();
     front.elapsed = 0.into();
-    close(disk, written.seal.as_ref(), &front);
+    close(disk, written.encrypt.as_ref(), &front);
     for number in written.first + 1..written.end {
         if !kept(number) {
             unwrite(disk, number);

@@ -441,7 +441,7 @@ fn more_segments_than_an_elf_header_can_count_are_counted_elsewhere() {
 /// Takes the chunks of all dumps of a partition into one.
 fn merge(disk: &Vec<u8>) -> Vec<u8> {
     use dumpcore::format::chunk::{ChunkHeader, ChunkKind};
-    use dumpcore::format::frame::{Kind, seal};
+    use dumpcore::format::frame::{Kind, set_checksum};
     use dumpcore::format::header::Header;
 
     let scanned = partition::scan(disk).unwrap();
@@ -467,7 +467,7 @@ fn merge(disk: &Vec<u8>) -> Vec<u8> {
             }
             let slot = crate::common::block_mut(&mut merged, at);
             slot.copy_from_slice(chunk.as_bytes());
-            seal(slot);
+            set_checksum(slot);
             at += 1 + payload;
             chunks += 1;
         }
@@ -568,7 +568,7 @@ fn zero_pages_take_no_room_on_disk() {
 #[test]
 fn more_pages_than_a_file_can_hold_are_refused_by_name() {
     use dumpcore::format::chunk::{ChunkHeader, ChunkKind, Run};
-    use dumpcore::format::frame::{Kind, seal};
+    use dumpcore::format::frame::{Kind, set_checksum};
     use savecore::Error;
 
     struct Nothing;
@@ -605,7 +605,7 @@ fn more_pages_than_a_file_can_hold_are_refused_by_name() {
             }
             let slot = crate::common::block_mut(&mut disk, 2 + index);
             slot.copy_from_slice(chunk.as_bytes());
-            seal(slot);
+            set_checksum(slot);
         }
         header.end_block = (3 + chunks).into();
         header.chunks = chunks.into();

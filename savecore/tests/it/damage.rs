@@ -11,7 +11,8 @@ use savecore::partition::{self, Defect, Ending, Search, Verdict};
 use savecore::source::Source;
 
 use crate::common::{
-    Machine, Page, Seal, UUID, Written, block, block_mut, partition, stop_in_the_middle, unwrite, write_dump,
+    Encrypt, Machine, Page, UUID, Written, block, block_mut, partition, stop_in_the_middle, unwrite,
+    write_dump,
 };
 use crate::core::Core;
 use crate::roundtrip::{expected, machine, pfns};
@@ -81,8 +82,8 @@ fn assert_missing_is_named(dump: &Dump<'_>, machine: &Machine) {
 /// [`Machine::small`], written in each of the ways there are.
 fn small_machines() -> Vec<Machine> {
     let forms = [(None, false), (Some(3), false), (None, true), (Some(8), true)];
-    let form = |(unit_pages, sealed): (Option<usize>, bool)| {
-        let mut machine = Machine { unit_pages, seal: sealed.then(Seal::new), ..Machine::small() };
+    let form = |(unit_pages, encrypted): (Option<usize>, bool)| {
+        let mut machine = Machine { unit_pages, encrypt: encrypted.then(Encrypt::new), ..Machine::small() };
         for pfn in [3, 4, 7, 8, 9, 15, 16] {
             machine.pages.insert(pfn, Page::dull(pfn));
         }
@@ -218,7 +219,7 @@ proptest! {
                 2 => unwrite(&mut disk, number),
                 _ => {
                     bytes[offset] = value;
-                    dumpcore::format::frame::seal(bytes);
+                    dumpcore::format::frame::set_checksum(bytes);
                 }
             }
         }
@@ -235,7 +236,7 @@ proptest! {
                 }
                 if dump.pages().data + dump.pages().zero < 10_000 {
                     match elf::write(&dump, &CoreOptions::default(), &mut Vec::new(), &mut ()) {
-                        Err(Error::Sealed) => prop_assert_eq!(dump.encryption(), Encryption::Refused),
+                        Err(Error::Encrypted) => prop_assert_eq!(dump.encryption(), Encryption::Refused),
                         result => drop(result.unwrap()),
                     }
                 }

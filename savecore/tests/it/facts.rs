@@ -17,7 +17,7 @@ use crate::common::{Machine, block, block_mut, close, partition, write_dump};
 fn set_version(disk: &mut [u8], number: u64, version: u32) {
     let block = block_mut(disk, number);
     block[VERSION_OFFSET..VERSION_OFFSET + 4].copy_from_slice(&version.to_le_bytes());
-    frame::seal(block);
+    frame::set_checksum(block);
 }
 
 #[test]

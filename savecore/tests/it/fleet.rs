@@ -106,7 +106,7 @@ fn what_claims_zeros_without_end_is_not_sent_as_zeros() {
                 run.count = count.into();
                 claimed += 1;
             }
-            frame::seal(block);
+            frame::set_checksum(block);
         }
         assert_eq!(claimed, 1);
         let folder = TempDir::new().unwrap();

@@ -16,7 +16,7 @@ use savecore::corefile::{Compression, CoreOptions, Selection, Sink, kdump};
 use savecore::dump::Dump;
 use savecore::partition::scan;
 
-use crate::common::{Machine, Page, Seal, block_mut, partition, write_dump};
+use crate::common::{Encrypt, Machine, Page, block_mut, partition, write_dump};
 
 const COMPRESSIONS: [Compression; 3] = [Compression::None, Compression::Zlib, Compression::Zstd];
 
@@ -181,10 +181,10 @@ prop_compose! {
         chunk_pages in 1..40_usize,
         unit_pages in prop::option::of(1..16_usize),
         rotate in 0..5_usize,
-        sealed: bool,
+        encrypted: bool,
     ) -> Machine {
         let mut machine = Machine { chunk_pages, unit_pages, rotate, ..Machine::new() };
-        machine.seal = sealed.then(Seal::new);
+        machine.encrypt = encrypted.then(Encrypt::new);
         machine.pages = pages.into_iter().map(|(pfn, (kind, seed))| {
             let page = match kind {
                 0..3 => Page::of(seed),
@@ -328,7 +328,7 @@ fn a_dump_that_claims_memory_without_end_is_refused_at_once() {
             run.count = 0x0fff_ffff.into();
             claimed += 1;
         }
-        frame::seal(block);
+        frame::set_checksum(block);
     }
     assert!(claimed > 0);
     let partition = scan(&disk).unwrap();

@@ -5,6 +5,7 @@ mod cli;
 mod common;
 mod core;
 mod damage;
+mod encrypted;
 mod facts;
 #[cfg(feature = "object-store")]
 mod fleet;
@@ -15,7 +16,6 @@ mod lay;
 mod linux;
 mod pages;
 mod roundtrip;
-mod sealed;
 mod sources;
 mod stripes;
 mod tables;

@@ -10,7 +10,7 @@ use savecore::dump::Dump;
 use savecore::source::Source;
 use savecore::{Error, partition};
 
-use crate::common::{Machine, Page, Seal, UUID, partition, write_dump};
+use crate::common::{Encrypt, Machine, Page, UUID, partition, write_dump};
 use crate::roundtrip::known;
 
 /// A file in memory, for one who keeps to what is said of a [`Sink`].
@@ -59,9 +59,9 @@ fn machine() -> impl Strategy<Value = Machine> {
     let stretches = prop::collection::vec(stretch, 1..8);
     let form = (prop::option::of(1_usize..=16), 1_u64..4, prop_oneof![4 => Just(false), 1 => Just(true)]);
     (stretches, 1_usize..=120, any::<usize>(), form).prop_map(
-        |(stretches, chunk_pages, rotate, (unit_pages, passes, sealed))| {
+        |(stretches, chunk_pages, rotate, (unit_pages, passes, encrypted))| {
             let mut machine = Machine { chunk_pages, rotate, unit_pages, passes, ..Machine::new() };
-            machine.seal = sealed.then(Seal::new);
+            machine.encrypt = encrypted.then(Encrypt::new);
             let mut pfn = 0;
             for (count, gap, kind) in stretches {
                 for seed in pfn..pfn + count {
@@ -164,9 +164,9 @@ impl Source for Changing {
 
 #[test]
 fn a_medium_that_gives_other_bytes_than_before_is_found_out() {
-    for (unit_pages, sealed) in [(None, false), (Some(4), false), (Some(4), true), (None, true)] {
+    for (unit_pages, encrypted) in [(None, false), (Some(4), false), (Some(4), true), (None, true)] {
         let mut machine = Machine { unit_pages, passes: 2, ..Machine::small() };
-        machine.seal = sealed.then(Seal::new);
+        machine.encrypt = encrypted.then(Encrypt::new);
         let mut disk = partition(150);
         let written = write_dump(&mut disk, 1, &machine);
         let mut first = 0;

@@ -9,7 +9,7 @@ use savecore::corefile::{CoreOptions, elf};
 use savecore::dump::{Dump, Encryption, Fate, PageState};
 use savecore::partition::{self, Ending, Verdict};
 
-use crate::common::{Machine, Page, Seal, UUID, motley, partition, write_dump};
+use crate::common::{Encrypt, Machine, Page, UUID, motley, partition, write_dump};
 use crate::core::Core;
 
 /// What `read_page` should say of a page of an undamaged dump.
@@ -56,8 +56,8 @@ pub(crate) fn machine() -> impl Strategy<Value = Machine> {
             if classes {
                 machine.class_of = motley;
             }
-            let seal = attempt.map(|attempt| Seal { attempt, ..Seal::new() });
-            Machine { chunk_pages, rotate, nonce, window, unit_pages, seal, ..machine }
+            let encrypt = attempt.map(|attempt| Encrypt { attempt, ..Encrypt::new() });
+            Machine { chunk_pages, rotate, nonce, window, unit_pages, encrypt, ..machine }
         },
     )
 }
@@ -108,7 +108,7 @@ proptest! {
         prop_assert_eq!(dump.missing().iter().map(|missing| missing.count).sum::<u64>(), missing);
         prop_assert_eq!(dump.is_whole(), missing == 0);
         prop_assert!(!dump.is_damaged());
-        let (encryption, authentic) = match machine.seal {
+        let (encryption, authentic) = match machine.encrypt {
             Some(_) => (Encryption::Opened, Some(true)),
             None => (Encryption::None, None),
         };

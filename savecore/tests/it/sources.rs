@@ -276,7 +276,7 @@ fn every_partition_and_disk_with_a_label_is_found_and_nothing_else() {
     put(&mut with_label, 1032, &formatted(20));
     let mut other_version = formatted(30);
     other_version[8..12].copy_from_slice(&1_u32.to_le_bytes());
-    dumpcore::format::frame::seal(block_mut(&mut other_version, 0));
+    dumpcore::format::frame::set_checksum(block_mut(&mut other_version, 0));
     system.device("sda", (8, 0), &with_label);
     system.device("sda/sda10", (8, 10), &formatted(30));
     system.device("sda/sda2", (8, 2), &formatted(40));

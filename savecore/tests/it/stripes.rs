@@ -191,7 +191,7 @@ fn a_chunk_that_is_there_twice_is_damage() {
     header.index = index;
     let slot = block_mut(&mut disks[1], chunk);
     slot.copy_from_slice(header.as_bytes());
-    dumpcore::format::frame::seal(slot);
+    dumpcore::format::frame::set_checksum(slot);
     let partitions = scan(&disks);
     let dump = open(&machine, &disks, &partitions, &[dump_at(0, 0), dump_at(1, 0)]);
     assert!(dump.is_damaged() && !dump.is_whole());

@@ -49,7 +49,7 @@ fn with_units(bytes: &[u8], pages: u64) -> (Vec<u8>, Machine, Written) {
     }
     let slot = block_mut(&mut disk, at);
     slot.copy_from_slice(header.as_bytes());
-    frame::seal(slot);
+    frame::set_checksum(slot);
     let end = at + 1 + payload as u64 + 1;
     closed.end_block = end.into();
     closed.chunks = (closed.chunks.get() + 1).into();

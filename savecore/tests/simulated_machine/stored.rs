@@ -42,8 +42,8 @@ fn ways() -> Vec<(&'static str, Way)> {
     vec![
         ("plain", Way { encoding: Encoding::Plain, ..small.clone() }),
         ("units", units.clone()),
-        ("sealed", Way { sealed: vec![true], ..small.clone() }),
-        ("striped", Way { sealed: vec![true, true], stripe: true, ..units.clone() }),
+        ("sealed", Way { encrypted: vec![true], ..small.clone() }),
+        ("striped", Way { encrypted: vec![true, true], stripe: true, ..units.clone() }),
         ("unfinished", Way { encoding: Encoding::Plain, fault: cut, ..small }),
         ("two", units),
     ]
@@ -118,7 +118,7 @@ fn stored(version: u32, name: &str, way: &Way) -> Images {
         }
         Ok(image)
     };
-    let images: io::Result<Vec<Vec<u8>>> = (0..way.sealed.len()).map(read).collect();
+    let images: io::Result<Vec<Vec<u8>>> = (0..way.encrypted.len()).map(read).collect();
     Images::of(images.expect("it is stored"))
 }
 

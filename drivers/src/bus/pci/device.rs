@@ -123,9 +123,9 @@ impl<C: ConfigSpace> PciDevice<C> {
     }
 
     /// Feeds everything that stays.
-    pub fn seal(&self, digest: &mut Digest) {
-        self.config.seal(digest);
-        self.function.seal(digest);
+    pub fn integrity(&self, digest: &mut Digest) {
+        self.config.integrity(digest);
+        self.function.integrity(digest);
         digest.number(self.decodes.bits().into());
         for bar in &self.bars {
             match *bar {

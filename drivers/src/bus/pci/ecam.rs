@@ -48,8 +48,8 @@ impl<R: Registers> ConfigSpace for Ecam<R> {
         self.window.write32(self.offset(address, offset), value);
     }
 
-    fn seal(&self, digest: &mut Digest) {
-        self.window.seal(digest);
+    fn integrity(&self, digest: &mut Digest) {
+        self.window.integrity(digest);
         digest.number(self.first_bus.into());
     }
 }

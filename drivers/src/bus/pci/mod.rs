@@ -148,7 +148,7 @@ pub trait ConfigSpace: Send {
     fn write32(&self, address: Address, offset: u16, value: u32);
 
     /// Feeds what must not change while armed.
-    fn seal(&self, digest: &mut Digest);
+    fn integrity(&self, digest: &mut Digest);
 
     /// Reads 16 bits.
     fn read16(&self, address: Address, offset: u16) -> u16 {
@@ -510,7 +510,7 @@ impl Function {
     }
 
     /// Feeds what identifies it.
-    pub fn seal(&self, digest: &mut Digest) {
+    pub fn integrity(&self, digest: &mut Digest) {
         digest
             .number(self.address.bits().into())
             .number(self.vendor.into())

@@ -77,7 +77,7 @@ impl ConfigSpace for PortIo {
         }
     }
 
-    fn seal(&self, digest: &mut Digest) {
+    fn integrity(&self, digest: &mut Digest) {
         digest.number(ADDRESS_PORT.into());
     }
 }

@@ -112,10 +112,10 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ferry<R, C> {
         Some(4096)
     }
 
-    fn seal(&self, digest: &mut Digest) {
-        self.pci.seal(digest);
-        self.registers.seal(digest);
-        self.record.seal(digest);
+    fn integrity(&self, digest: &mut Digest) {
+        self.pci.integrity(digest);
+        self.registers.integrity(digest);
+        self.record.integrity(digest);
     }
 
     fn health(&mut self) -> Health {

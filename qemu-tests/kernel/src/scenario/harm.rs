@@ -20,7 +20,7 @@ pub(crate) fn code() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Flips one bit in the sealed armed state: `offset` bytes after the beginning of the memory map that arm() has made,
+/// Flips one bit in the armed state: `offset` bytes after the beginning of the memory map that arm() has made,
 /// which is found in the arena by what it must hold.
 pub(crate) fn state(armed: &Armed, offset: u64) -> Result<(), &'static str> {
     // Frames of the first ranges; a machine may have only one.

@@ -245,8 +245,8 @@ fn what_cannot_be_made_leaves_nothing_behind() {
     let mut directory = open(temporary.path());
     let mut folder = begin(&mut directory, &crash(1), CORE);
     folder.file("dmesg.txt", &mut |_| Ok(())).unwrap();
-    let error = folder.file(CORE, &mut |_| Err(Error::Sealed)).unwrap_err();
-    assert_eq!(error.to_string(), Error::Sealed.to_string());
+    let error = folder.file(CORE, &mut |_| Err(Error::Encrypted)).unwrap_err();
+    assert_eq!(error.to_string(), Error::Encrypted.to_string());
     // A file that is not vital may fail, and the rest is finished.
     let place = folder.finish(&json!({})).unwrap();
     assert_eq!(names_in(Path::new(&place.folder)), ["dmesg.txt", "info.json"]);

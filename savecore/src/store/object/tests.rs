@@ -333,9 +333,9 @@ fn what_cannot_be_made_is_not_uploaded_and_nothing_is_kept_of_it() {
     let error = folder.file(CORE, &mut |sink| {
         sink.begin(0, None).unwrap();
         sink.write_at(0, &vec![1; 20 << 20]).unwrap();
-        Err(Error::Sealed)
+        Err(Error::Encrypted)
     });
-    assert_eq!(error.unwrap_err().to_string(), Error::Sealed.to_string());
+    assert_eq!(error.unwrap_err().to_string(), Error::Encrypted.to_string());
     for name in ["../x", "info.json", "claim.json", "", "a/b"] {
         assert!(folder.file(name, &mut |_| Ok(())).is_err(), "{name}");
     }

@@ -33,7 +33,7 @@ fn hostile_disk() -> Vec<u8> {
     // A name has 64 bytes, at 48; it ends at a zero.
     let name: Vec<u8> = EVIL.bytes().filter(|byte| *byte != 0).take(64).collect();
     label[48..112].copy_from_slice(&name);
-    frame::seal(label);
+    frame::set_checksum(label);
     disk
 }
 
@@ -333,7 +333,7 @@ fn a_label_and_headers_that_lie_about_everything_make_no_harm() {
                 let mut disk = whole.clone();
                 let target = block_mut(&mut disk, number);
                 target[at..at + 4].copy_from_slice(&value);
-                frame::seal(target);
+                frame::set_checksum(target);
                 assert!(frame::Kind::of(target) == Some(kind));
                 fs::write(&image, &disk).unwrap();
                 let _ = fs::remove_dir_all(&out);

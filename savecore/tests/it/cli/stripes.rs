@@ -6,7 +6,7 @@ use savecore::keys::secret_text;
 use savecore::partition::{self, Search};
 
 use super::{Place, finish, formatted, run, traced};
-use crate::common::{Machine, Seal, Stripe, write_striped};
+use crate::common::{Encrypt, Machine, Stripe, write_striped};
 
 const IMAGES: [&str; 2] = ["one", "two"];
 
@@ -48,17 +48,17 @@ impl Place {
     }
 }
 
-fn sealed() -> Machine {
-    Machine { seal: Some(Seal::new()), ..Machine::small() }
+fn encrypted() -> Machine {
+    Machine { encrypt: Some(Encrypt::new()), ..Machine::small() }
 }
 
 #[test]
 fn a_stripe_that_was_not_marked_any_more_is_freed_by_the_next_run_without_saving_again() {
-    for machine in [Machine::small(), sealed()] {
+    for machine in [Machine::small(), encrypted()] {
         for format in ["elf", "kdump", "raw"] {
             for marked in IMAGES {
                 let place = Place::new();
-                let what = format!("{format}, {marked} marked, sealed: {}", machine.seal.is_some());
+                let what = format!("{format}, {marked} marked, encrypted: {}", machine.encrypt.is_some());
                 place.put(&disks(&machine));
                 assert_eq!(run([place.save(format), vec!["--keep".to_owned()]].concat()).0, 0);
                 let before = place.cores("out");
@@ -76,10 +76,10 @@ fn a_stripe_that_was_not_marked_any_more_is_freed_by_the_next_run_without_saving
 
 #[test]
 fn a_stripe_is_opened_with_its_key_when_another_one_was_marked() {
-    let machine = sealed();
+    let machine = encrypted();
     let place = Place::new();
     place.put(&disks(&machine));
-    let identity = machine.seal.as_ref().unwrap().identity();
+    let identity = machine.encrypt.as_ref().unwrap().identity();
     fs::write(place.path("key"), secret_text(&identity)).unwrap();
     let save = [place.save("elf"), vec!["--identity".to_owned(), place.text("key")]].concat();
     assert_eq!(run([&save[..], &["--keep".to_owned()]].concat()).0, 0);

@@ -19,7 +19,7 @@ use savecore::source::{Source, recognise};
 
 use super::Input;
 use crate::common::{
-    Machine, Page, Seal, Stripe, block, block_mut, partition as formatted, stop_in_the_middle, unwrite,
+    Encrypt, Machine, Page, Stripe, block, block_mut, partition as formatted, stop_in_the_middle, unwrite,
     write_dump, write_striped,
 };
 
@@ -41,8 +41,8 @@ fn bases() -> &'static [Vec<Vec<u8>>] {
         let small = Machine::small();
         let mut units = Machine { unit_pages: Some(4), chunk_pages: 16, ..Machine::small() };
         units.pages.extend((40..60).map(|pfn| (pfn, Page::dull(pfn))));
-        let sealed = Machine { seal: Some(Seal::new()), ..Machine::small() };
-        let sealed_units = Machine { seal: Some(Seal::new()), ..units.clone() };
+        let encrypted = Machine { encrypt: Some(Encrypt::new()), ..Machine::small() };
+        let encrypted_units = Machine { encrypt: Some(Encrypt::new()), ..units.clone() };
         let mut paging = Machine::small();
         for (register, value) in [(0, 0x8000_0011), (2, 0x2000), (3, 0x20), (4, 0x500)] {
             paging.cpus[0].control[register] = value.into();
@@ -63,8 +63,8 @@ fn bases() -> &'static [Vec<Vec<u8>>] {
         vec![
             one(&small),
             one(&units),
-            one(&sealed),
-            one(&sealed_units),
+            one(&encrypted),
+            one(&encrypted_units),
             one(&paging),
             vec![unfinished],
             striped.to_vec(),
@@ -237,10 +237,10 @@ pub(crate) fn make_fit(disk: &mut [u8]) {
                         block_mut(disk, number)[SUMS + 8 * index as usize..][..8].copy_from_slice(&sum);
                     }
                 }
-                frame::seal(block_mut(disk, number));
+                frame::set_checksum(block_mut(disk, number));
             }
             Some(Kind::Pattern) | None => {}
-            Some(_) => frame::seal(block_mut(disk, number)),
+            Some(_) => frame::set_checksum(block_mut(disk, number)),
         }
     }
 }
@@ -250,7 +250,7 @@ const SUMS: usize = 3056;
 
 fn chunk(disk: &[u8], number: u64) -> Option<ChunkHeader> {
     let mut whole = *block(disk, number);
-    frame::seal(&mut whole);
+    frame::set_checksum(&mut whole);
     ChunkHeader::of(&whole).cloned()
 }
 
@@ -275,7 +275,7 @@ pub(crate) fn no_harm(bytes: &[u8]) {
     if flags & 2 == 0 {
         disks.iter_mut().for_each(|disk| make_fit(&mut disk.bytes));
     }
-    let identity = (flags & 4 == 0).then(|| Seal::new().identity());
+    let identity = (flags & 4 == 0).then(|| Encrypt::new().identity());
     let search = if flags & 8 == 0 { Search::Quick } else { Search::Whole };
     let threads = if flags & 16 == 0 { 1 } else { 2 };
     let options = CoreOptions { threads, ..CoreOptions::default() };

@@ -115,7 +115,7 @@ impl Writer {
         }
         let mut block = [0; BLOCK_SIZE];
         block.copy_from_slice(header.as_bytes());
-        frame::seal(&mut block);
+        frame::set_checksum(&mut block);
         self.block(&block)?;
         for block in std::mem::take(&mut self.payload) {
             self.block(&block)?;

@@ -80,7 +80,7 @@ impl Shared {
     }
 
     /// Feeds where it is.
-    pub(super) fn seal(&self, digest: &mut Digest) {
+    pub(super) fn integrity(&self, digest: &mut Digest) {
         digest.number(self.start.as_ptr() as u64).number(self.bus).number(self.length as u64);
     }
 }

@@ -133,11 +133,11 @@ unsafe impl DumpDevice for Dumping {
         Some(Geometry { blocks: self.nvme.blocks })
     }
 
-    fn seal(&self, digest: &mut Digest) {
+    fn integrity(&self, digest: &mut Digest) {
         let nvme = self.nvme;
-        nvme.function.seal(digest);
-        nvme.controller.0.seal(digest);
-        nvme.shared.seal(digest);
+        nvme.function.integrity(digest);
+        nvme.controller.0.integrity(digest);
+        nvme.shared.integrity(digest);
         for capability in [nvme.msi, nvme.msi_x] {
             digest.number(capability.unwrap_or(0).into());
         }

@@ -14,13 +14,14 @@ use savecore::partition::{self, Ending, Partition, Search, Verdict};
 use savecore::{Error, Identity};
 
 use crate::common::{
-    Machine, Page, Seal, Written, block, block_mut, close, partition, stop_in_the_middle, unwrite, write_dump,
+    Encrypt, Machine, Page, Written, block, block_mut, close, partition, stop_in_the_middle, unwrite,
+    write_dump,
 };
 use crate::damage::{assert_core_agrees, assert_nothing_wrong};
 use crate::roundtrip::{expected, machine, pfns};
 
-fn sealed() -> Machine {
-    Machine { seal: Some(Seal::new()), unit_pages: Some(4), ..Machine::small() }
+fn encrypted() -> Machine {
+    Machine { encrypt: Some(Encrypt::new()), unit_pages: Some(4), ..Machine::small() }
 }
 
 fn dump_of(machine: &Machine) -> (Vec<u8>, Written, Partition) {
@@ -44,14 +45,14 @@ fn mend(disk: &mut [u8], chunks: &[u64], headers: &[(u64, Kind)]) {
         put(disk, *at, &header);
     }
     for (at, _) in headers {
-        frame::seal(block_mut(disk, *at));
+        frame::set_checksum(block_mut(disk, *at));
     }
 }
 
 fn put(disk: &mut [u8], at: u64, header: &ChunkHeader) {
     let slot = block_mut(disk, at);
     slot.copy_from_slice(zerocopy::IntoBytes::as_bytes(header));
-    frame::seal(slot);
+    frame::set_checksum(slot);
 }
 
 /// The dump's content is as in the machine, to the last page, and nobody finds fault with it.
@@ -62,23 +63,23 @@ fn is_as_written(dump: &Dump<'_>, machine: &Machine) -> bool {
 }
 
 #[test]
-fn without_an_identity_a_sealed_dump_is_known_to_be_whole_and_nothing_of_it_is_read() {
-    let machine = sealed();
+fn without_an_identity_a_encrypted_dump_is_known_to_be_whole_and_nothing_of_it_is_read() {
+    let machine = encrypted();
     let (disk, _, partition) = dump_of(&machine);
     let dump = Dump::open(&disk, &partition, &partition.dumps[0]);
-    assert_eq!((dump.encryption(), dump.authentic()), (Encryption::Sealed, None));
+    assert_eq!((dump.encryption(), dump.authentic()), (Encryption::Encrypted, None));
     assert!(!dump.is_damaged());
     // One page could not be read by the kernel.
     assert_eq!(dump.pages().missing(), 1);
     assert_eq!((dump.pages().data, dump.pages().zero, dump.pages().arena), (0, 6, 1));
     assert_eq!(dump.pages().sealed, machine.pages.len() as u64 - 8);
-    assert_eq!(dump.read_page(5).unwrap(), PageState::Sealed);
+    assert_eq!(dump.read_page(5).unwrap(), PageState::Encrypted);
     assert_eq!(dump.facts().message, "");
     let report = Report::new(&dump);
     assert_eq!((report.encryption, report.message.as_str(), report.notes_damaged), ("sealed", "", false));
     assert_eq!(report.system, "testkernel 0.1");
     let mut core = Vec::new();
-    assert!(matches!(elf::write(&dump, &CoreOptions::default(), &mut core, &mut ()), Err(Error::Sealed)));
+    assert!(matches!(elf::write(&dump, &CoreOptions::default(), &mut core, &mut ()), Err(Error::Encrypted)));
     assert!(core.is_empty());
     let check = partition::check(&disk, &mut ()).unwrap();
     assert_eq!(check.verdict, Verdict::Waiting);
@@ -87,8 +88,8 @@ fn without_an_identity_a_sealed_dump_is_known_to_be_whole_and_nothing_of_it_is_r
 }
 
 #[test]
-fn without_an_identity_a_damaged_block_of_a_sealed_dump_is_told() {
-    let machine = sealed();
+fn without_an_identity_a_damaged_block_of_a_encrypted_dump_is_told() {
+    let machine = encrypted();
     let (disk, written, partition) = dump_of(&machine);
     for number in written.first..written.end {
         let mut disk = disk.clone();
@@ -96,7 +97,7 @@ fn without_an_identity_a_damaged_block_of_a_sealed_dump_is_told() {
         let partition = partition::scan(&disk).unwrap();
         let dump = Dump::open(&disk, &partition, &partition.dumps[0]);
         assert!(dump.is_damaged() && !dump.is_whole(), "block {number}");
-        assert_eq!(dump.encryption(), Encryption::Sealed, "block {number}");
+        assert_eq!(dump.encryption(), Encryption::Encrypted, "block {number}");
     }
     let mut disk = disk;
     unwrite(&mut disk, written.chunks[2] + 1);
@@ -105,12 +106,12 @@ fn without_an_identity_a_damaged_block_of_a_sealed_dump_is_told() {
 
 #[test]
 fn another_identity_opens_nothing_and_says_so() {
-    let machine = sealed();
+    let machine = encrypted();
     let (disk, _, partition) = dump_of(&machine);
     let found = &partition.dumps[0];
     let (right, wrong) = (machine.identity().unwrap(), Identity([8; 32]));
     assert_eq!((right.opens(found), wrong.opens(found)), (Some(true), Some(false)));
-    assert_eq!(right.public_key(), public_key(&Seal::new().secret));
+    assert_eq!(right.public_key(), public_key(&Encrypt::new().secret));
     let dump = Dump::open_with(&disk, partition.uuid(), found, Some(&wrong), &mut ());
     assert_eq!((dump.encryption(), dump.authentic()), (Encryption::Refused, Some(false)));
     assert!(dump.is_damaged());
@@ -118,7 +119,7 @@ fn another_identity_opens_nothing_and_says_so() {
     assert!(pfns().all(|pfn| matches!(dump.read_page(pfn).unwrap(), PageState::Damaged | PageState::Absent)));
     assert!(matches!(
         elf::write(&dump, &CoreOptions::default(), &mut Vec::new(), &mut ()),
-        Err(Error::Sealed)
+        Err(Error::Encrypted)
     ));
     assert!(!format!("{right:?}").contains('7'), "a secret is shown");
 }
@@ -127,7 +128,7 @@ fn another_identity_opens_nothing_and_says_so() {
 fn an_identity_is_of_no_use_and_no_harm_where_nothing_is_encrypted() {
     let machine = Machine::small();
     let (disk, _, partition) = dump_of(&machine);
-    let identity = Seal::new().identity();
+    let identity = Encrypt::new().identity();
     assert_eq!(identity.opens(&partition.dumps[0]), None);
     let dump = Dump::open_with(&disk, partition.uuid(), &partition.dumps[0], Some(&identity), &mut ());
     assert_eq!((dump.encryption(), dump.authentic()), (Encryption::None, None));
@@ -135,8 +136,8 @@ fn an_identity_is_of_no_use_and_no_harm_where_nothing_is_encrypted() {
 }
 
 #[test]
-fn a_sealed_dump_that_was_marked_as_saved_is_no_forgery() {
-    let machine = sealed();
+fn a_encrypted_dump_that_was_marked_as_saved_is_no_forgery() {
+    let machine = encrypted();
     let (mut disk, _, partition) = dump_of(&machine);
     partition::mark_saved(&mut disk, &partition.dumps[0], None).unwrap();
     let partition = partition::scan(&disk).unwrap();
@@ -148,10 +149,10 @@ fn a_sealed_dump_that_was_marked_as_saved_is_no_forgery() {
 }
 
 #[test]
-fn a_chunk_in_the_clear_is_not_believed_in_a_sealed_dump() {
-    let machine = sealed();
+fn a_chunk_in_the_clear_is_not_believed_in_a_encrypted_dump() {
+    let machine = encrypted();
     let (disk, written, _) = dump_of(&machine);
-    let plain = Machine { seal: None, ..Machine::small() };
+    let plain = Machine { encrypt: None, ..Machine::small() };
     let mut forged = plain.clone();
     for pfn in 1..40 {
         forged.pages.insert(pfn, Page::of(pfn + 5000));
@@ -188,13 +189,13 @@ fn a_chunk_in_the_clear_is_not_believed_in_a_sealed_dump() {
 
 #[test]
 fn a_chunk_for_the_same_recipient_from_another_maker_is_not_believed() {
-    let machine = sealed();
+    let machine = encrypted();
     let (disk, written, _) = dump_of(&machine);
     let mut forged = machine.clone();
     for page in forged.pages.values_mut().filter(|page| matches!(page, Page::Data(_))) {
         *page = Page::of(5000);
     }
-    forged.seal = Some(Seal { ephemeral: [99; 32], ..Seal::new() });
+    forged.encrypt = Some(Encrypt { ephemeral: [99; 32], ..Encrypt::new() });
     let mut other = partition(150);
     let theirs = write_dump(&mut other, 1, &forged);
     let mut tried = 0;
@@ -221,7 +222,7 @@ fn a_chunk_for_the_same_recipient_from_another_maker_is_not_believed() {
 
 #[test]
 fn chunks_cut_off_moved_or_from_another_dump_are_found_out_though_all_checksums_are_right() {
-    let machine = Machine { unit_pages: None, ..sealed() };
+    let machine = Machine { unit_pages: None, ..encrypted() };
     let (disk, written, _) = dump_of(&machine);
     let header = Header::parse(block(&disk, 1), Kind::Front).unwrap().clone();
     let assert_found_out = |disk: &Vec<u8>, what: &str| {
@@ -230,7 +231,7 @@ fn chunks_cut_off_moved_or_from_another_dump_are_found_out_though_all_checksums_
         assert!(dump.is_damaged() && !dump.is_whole(), "{what}");
         assert_nothing_wrong(&dump, &machine);
         let blind = Dump::open(disk, &partition, &partition.dumps[0]);
-        assert_eq!(blind.encryption(), Encryption::Sealed, "{what}");
+        assert_eq!(blind.encryption(), Encryption::Encrypted, "{what}");
     };
     let headers = |disk: &mut Vec<u8>, end: u64, chunks: u64| {
         let mut header = header.clone();
@@ -310,7 +311,7 @@ fn chunks_cut_off_moved_or_from_another_dump_are_found_out_though_all_checksums_
 
 #[test]
 fn what_the_header_of_a_chunk_says_is_not_believed_where_its_payload_is_torn() {
-    let machine = sealed();
+    let machine = encrypted();
     let (disk, written, partition) = dump_of(&machine);
     let headers = written.chunks.iter().map(|at| (*at, ChunkHeader::of(block(&disk, *at)).unwrap().clone()));
     let with_zeros = |header: &ChunkHeader| header.runs().iter().position(|run| run.kind() == RunKind::Zero);
@@ -339,7 +340,7 @@ fn what_the_header_of_a_chunk_says_is_not_believed_where_its_payload_is_torn() {
 
 #[test]
 fn headers_that_others_have_changed_are_not_authentic() {
-    let machine = sealed();
+    let machine = encrypted();
     let (disk, written, _) = dump_of(&machine);
     let header = Header::parse(block(&disk, 1), Kind::Front).unwrap().clone();
     let changes: [fn(&mut Header); 7] = [
@@ -366,7 +367,7 @@ fn headers_that_others_have_changed_are_not_authentic() {
         assert_nothing_wrong(&dump, &machine);
         // Written by somebody with the key, the same header would be believed.
         if number == 4 {
-            close(&mut disk, machine.seal.as_ref(), &header);
+            close(&mut disk, machine.encrypt.as_ref(), &header);
             let partition = partition::scan(&disk).unwrap();
             assert_eq!(machine.open(&disk, &partition, &partition.dumps[0]).authentic(), Some(true));
         }
@@ -375,7 +376,7 @@ fn headers_that_others_have_changed_are_not_authentic() {
 
 #[test]
 fn an_ephemeral_key_with_which_nobody_can_agree_opens_nothing() {
-    let machine = sealed();
+    let machine = encrypted();
     let (mut disk, written, _) = dump_of(&machine);
     let mut header = Header::parse(block(&disk, 1), Kind::Front).unwrap().clone();
     header.ephemeral = [0; 32];
@@ -407,14 +408,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn any_byte_of_a_sealed_dump_that_is_changed_is_found_out_even_with_all_checksums_made_right(
+    fn any_byte_of_a_encrypted_dump_that_is_changed_is_found_out_even_with_all_checksums_made_right(
         machine in machine(),
         attempt: u32,
         changes in prop::collection::vec((any::<u32>(), any::<u16>(), 1_u8..=255), 1..4),
         mended in any::<bool>(),
         both in any::<bool>(),
     ) {
-        let machine = Machine { seal: Some(Seal { attempt, ..Seal::new() }), ..machine };
+        let machine = Machine { encrypt: Some(Encrypt { attempt, ..Encrypt::new() }), ..machine };
         let mut disk = partition(400);
         let written = write_dump(&mut disk, 1, &machine);
         let whole = disk.clone();

@@ -22,7 +22,7 @@ const KNOWN: [&[u8]; 4] = [
     b"testkernel: up cpus=",
 ];
 
-pub(super) fn sealed(case: &Case) -> Result<String> {
+pub(super) fn encrypted(case: &Case) -> Result<String> {
     let keys = case.savecore.keygen("secret.key")?;
     let identity = keys.file.to_str().context("a folder whose name is not UTF-8")?;
     let disk = case.blank("disk", USUAL_BLOCKS)?;
@@ -54,7 +54,7 @@ pub(super) fn sealed(case: &Case) -> Result<String> {
     })?;
 
     // Carried away as it is; the partition is free then; opened elsewhere.
-    let (cores, answer) = case.savecore.save_from(&disk, &case.folder.join("sealed"), &[])?;
+    let (cores, answer) = case.savecore.save_from(&disk, &case.folder.join("encrypted"), &[])?;
     ensure(cores.is_empty(), || "a core was written without the key".to_owned())?;
     case.check_ready(&disk)?;
     let copies = answer.value.pointer("/dumps/0/copies").and_then(Value::as_array);
@@ -87,7 +87,7 @@ fn tampered(case: &Case, disk: &Disk, identity: &str) -> Result<()> {
     let mut block = copy.read(chunk)?;
     let sums = ChunkHeader::of_mut(&mut block).map(|header| &mut header.sums).context("no chunk")?;
     sums.get_mut(2).context("a chunk of fewer than three blocks")?.set(sum);
-    frame::seal(&mut block);
+    frame::set_checksum(&mut block);
     copy.write(chunk, &block)?;
     let bare = only(case, &copy)?;
     ensure(bare.get("damaged") == Some(&Value::Bool(false)), || {

@@ -9,7 +9,7 @@ use dumpcore::format::pattern;
 
 use super::keys::{key_of, keygen, secret, text_of};
 use super::*;
-use crate::common::{Page, Seal, Stripe, Written, block, write_striped};
+use crate::common::{Encrypt, Page, Stripe, Written, block, write_striped};
 
 const BLOCKS: u64 = 200;
 
@@ -54,7 +54,11 @@ impl Pair {
 
     /// A machine whose dumps are encrypted to this pair, in units, and of whose dumps nothing is missing.
     fn machine(&self) -> Machine {
-        Machine { seal: Some(Seal { secret: self.secret, ..Seal::new() }), unit_pages: Some(4), ..machine() }
+        Machine {
+            encrypt: Some(Encrypt { secret: self.secret, ..Encrypt::new() }),
+            unit_pages: Some(4),
+            ..machine()
+        }
     }
 
     fn disk(&self) -> Vec<u8> {
@@ -154,7 +158,7 @@ fn without_the_key_an_encrypted_dump_is_carried_away_and_opens_elsewhere() {
 }
 
 #[test]
-fn a_sealed_copy_is_told_checked_and_never_changed() {
+fn a_encrypted_copy_is_told_checked_and_never_changed() {
     let place = Place::new();
     let pair = Pair::new(&place, "identity");
     let mut disks = [empty(Some(pair.public))];
@@ -336,7 +340,7 @@ fn what_was_changed_by_somebody_without_the_key_does_not_become_a_core() {
     block_mut(&mut disk, chunk + 1)[50] ^= 1;
     let sum = block_sum(block(&disk, chunk + 1), chunk + 1);
     ChunkHeader::of_mut(block_mut(&mut disk, chunk)).unwrap().sums[0] = sum.into();
-    frame::seal(block_mut(&mut disk, chunk));
+    frame::set_checksum(block_mut(&mut disk, chunk));
     let image = place.image("image", &disk);
     // Nobody without the key can tell.
     assert_eq!(run(["check", &image]).0, 0);
