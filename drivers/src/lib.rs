@@ -57,8 +57,3 @@ pub use nvme::disk::NvmeDisk;
 pub use table::{DRIVERS, Driver};
 pub use virtio::blk::{VirtioBlk, VirtioBlkMmio};
 pub use virtio::scsi::{VirtioScsi, VirtioScsiMmio};
-
-/// The integration that the book shows, compiled so that it stays true.
-#[cfg(doctest)]
-#[doc = include_str!("../../docs/src/guide/your-kernel.md")]
-pub struct Guide;

@@ -20,3 +20,9 @@ pub mod qmp;
 pub mod savecore;
 pub mod scenarios;
 pub mod serial;
+
+/// The integration that the book shows, compiled so that it stays true. It is here because the crates that it uses are
+/// published, and the book is not part of them.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/src/guide/your-kernel.md")]
+pub struct Guide;

@@ -102,6 +102,12 @@ pub(crate) enum Task {
         #[arg(long)]
         write: bool,
     },
+    /// Pack the crates as they would be published; build, test and document what was packed
+    Packages {
+        /// Run cargo-deny, typos and cargo-semver-checks too
+        #[arg(long)]
+        tools: bool,
+    },
     /// Build savecore as a Debian package in target/debian
     Deb,
     /// Same as test

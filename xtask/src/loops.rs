@@ -13,21 +13,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use proc_macro2::{Delimiter, Span, TokenStream, TokenTree};
 use syn::visit::{self, Visit};
-use syn::{Attribute, Expr, Label};
+use syn::{Expr, Label};
 
+use crate::crash_path::{for_tests, sources};
 use crate::folders::root;
 
 /// Where the dump path is.
 const FOLDERS: [(&str, Part); 3] =
     [("dumpcore/src", Part::Core), ("drivers/src", Part::Driver), ("linux/core/src", Part::Core)];
-
-/// What is for tests: the simulated machine, the fakes, and tests that have a file of their own.
-const FOR_TESTS: [&str; 4] = ["sim", "fake", "tests", "tests.rs"];
 
 /// The one place that may wait.
 const WAIT: &str = "dumpcore/src/wait.rs";
@@ -127,26 +124,6 @@ pub(crate) fn check() -> Result<String> {
     Ok(format!("{loops} loops"))
 }
 
-/// The sources in a folder and below, but for those that are for tests, in order.
-fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if FOR_TESTS.contains(&name.as_str()) {
-            continue;
-        }
-        if path.is_dir() {
-            found.extend(sources(&path)?);
-        } else if name.ends_with(".rs") {
-            found.push(path);
-        }
-    }
-    found.sort_unstable();
-    Ok(found)
-}
-
 /// What was found in a file.
 struct Found {
     /// Loops that need a bound.
@@ -240,16 +217,6 @@ impl Reader<'_> {
             }
         }
     }
-}
-
-/// Whether attributes keep an item for tests.
-fn for_tests(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|attribute| {
-        let path = attribute.path();
-        let syn::Meta::List(list) = &attribute.meta else { return path.is_ident("test") };
-        let condition: String = list.tokens.to_string().chars().filter(|c| !c.is_whitespace()).collect();
-        path.is_ident("cfg") && condition.contains("test") && !condition.contains("not(")
-    })
 }
 
 /// Whether an iterator has no end that can be seen.

@@ -5,6 +5,7 @@ mod bench;
 mod book;
 mod build;
 mod campaign;
+mod crash_path;
 mod deb;
 mod deep;
 mod demo;
@@ -16,7 +17,9 @@ mod fuzz;
 mod licences;
 mod linux;
 mod loops;
+mod packages;
 mod panic_free;
+mod parameters;
 mod qemu;
 mod readers;
 mod setup;
@@ -43,7 +46,7 @@ fn bad_arguments(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             ui::error(
-                "no task given: setup, demo, test, qemu, readers, linux, bench, fuzz, campaign, deep, floors, book, deb or ci; see `cargo xtask --help`",
+                "no task given: setup, demo, test, qemu, readers, linux, bench, fuzz, campaign, deep, floors, book, packages, deb or ci; see `cargo xtask --help`",
             );
             ExitCode::from(2)
         }
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         }
         Task::Deep { names, list } => deep::task(&names, list),
         Task::Book { write } => book::task(write),
+        Task::Packages { tools } => packages::task(tools),
         Task::Floors => floors::task(),
         Task::Deb => deb::task(),
         Task::Ci => test::task(true),

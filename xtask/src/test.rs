@@ -12,8 +12,8 @@ use crate::step::{Count, SECTION_LIMIT, Step, counted, failures, on_ci, step};
 use crate::toolchain::{TARGETS, host_cargo, logged};
 use crate::ui::{self, Mark};
 use crate::{
-    CannotBegin, book, build, everything, floors, folders, licences, linux, loops, panic_free, qemu, readers,
-    setup,
+    CannotBegin, book, build, everything, floors, folders, licences, linux, loops, packages, panic_free,
+    parameters, qemu, readers, setup,
 };
 
 /// What the demo may take when everything is built.
@@ -73,6 +73,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     }
 
     step(&mut count, "loops are bounded", || Ok(Step::Done(loops::check()?)));
+    step(&mut count, "parameters have names", || Ok(Step::Done(parameters::check()?)));
     step(&mut count, "documents", || Ok(Step::Done(book::check()?)));
     step(&mut count, "licences", || Ok(Step::Done(licences::check()?)));
     step(&mut count, "files use only floors below", || Ok(Step::Done(floors::check()?)));
@@ -91,6 +92,8 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
         }
         units(&mut count, name, cargo);
     }
+
+    packages::run(&mut count);
 
     step(&mut count, "reports in a browser", || {
         let facts = "nothing of a hostile dump runs";

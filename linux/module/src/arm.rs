@@ -66,13 +66,42 @@ impl Armed {
     }
 }
 
+/// The words that arm, as they were written.
+pub(crate) struct WordsText {
+    bytes: [u8; WORDS],
+    length: usize,
+}
+
+impl WordsText {
+    const EMPTY: WordsText = WordsText { bytes: [0; WORDS], length: 0 };
+
+    /// Replaces them. `false` if `text` is too long; then nothing changes.
+    fn set(&mut self, text: &[u8]) -> bool {
+        let Some(room) = self.bytes.get_mut(..text.len()) else { return false };
+        room.copy_from_slice(text);
+        self.length = text.len();
+        true
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
+    /// The words, if the text is well formed.
+    pub(crate) fn parsed(&self) -> Result<Words<'_>, Why> {
+        let text = core::str::from_utf8(self.as_bytes()).ok();
+        let text = text.ok_or_else(|| Why::new(EINVAL, &["the words are no text"]))?;
+        Words::parse(text).map_err(|error| Why::of(EINVAL, &[], &error))
+    }
+}
+
 /// Under C's lock.
 pub(crate) struct State {
     pub(crate) armed: Option<Armed>,
-    /// The words of the last arming, and their length.
-    pub(crate) words: ([u8; WORDS], usize),
-    /// Those of the one before, while others are tried; their length is 0 if nothing was armed.
-    before: ([u8; WORDS], usize),
+    /// The words of the last arming.
+    pub(crate) words: WordsText,
+    /// Those of the one before, while others are tried; empty if nothing was armed.
+    before: WordsText,
     /// For how long nothing was armed when it was armed again, in nanoseconds; `None` if something was all the time.
     gap: Option<u64>,
     /// Why the last arming was refused.
@@ -107,8 +136,8 @@ impl State {
     pub(crate) const fn new() -> State {
         State {
             armed: None,
-            words: ([0; WORDS], 0),
-            before: ([0; WORDS], 0),
+            words: WordsText::EMPTY,
+            before: WordsText::EMPTY,
             gap: None,
             reason: Line::new(),
             refused: false,
@@ -120,19 +149,15 @@ impl State {
     /// Arms as the words say, instead of what was armed before; if that cannot be, what was armed before is armed again. 0, or a
     /// negative number of an error.
     pub(crate) fn arm_as(&mut self, words: &[u8]) -> c_long {
-        let (kept, used) = &mut self.words;
-        let (old, old_used) = &mut self.before;
-        *old = *kept;
-        *old_used = if self.armed.is_some() { *used } else { 0 };
-        let Some(room) = kept.get_mut(..words.len()) else {
+        self.before.bytes = self.words.bytes;
+        self.before.length = if self.armed.is_some() { self.words.length } else { 0 };
+        if !self.words.set(words) {
             return self.told(Err(Why::new(EINVAL, &["the words are too long"])));
-        };
-        room.copy_from_slice(words);
-        *used = words.len();
+        }
         let result = self.arm();
         let is_refused = result.is_err();
         let answer = self.told(result);
-        if is_refused && self.before.1 > 0 {
+        if is_refused && self.before.length > 0 {
             self.go_back();
         }
         answer
@@ -223,18 +248,11 @@ impl State {
         Ok(memory)
     }
 
-    /// The words, if they are some. Those that are none let go of nothing.
-    pub(crate) fn parsed(words: &([u8; WORDS], usize)) -> Result<Words<'_>, Why> {
-        let (bytes, length) = words;
-        let text = bytes.get(..*length).and_then(|bytes| core::str::from_utf8(bytes).ok());
-        let text = text.ok_or_else(|| Why::new(EINVAL, &["the words are no text"]))?;
-        Words::parse(text).map_err(|error| Why::of(EINVAL, &[], &error))
-    }
-
     /// Arms beside what is armed, and then lets go of that: a crash finds one of the two at any moment, and what cannot be armed takes
     /// nothing away.
     fn arm(&mut self) -> Result<ArmReport, Why> {
-        Self::parsed(&self.words)?;
+        // Bad words must not disarm anything.
+        self.words.parsed()?;
         if let Some(why) = kernel::cannot_arm() {
             return Err(Why::new(EINVAL, &[why]));
         }
@@ -272,9 +290,8 @@ impl State {
     /// Goes back to the words before, since others were refused, and arms as before unless that is still so. The reason for the refusal
     /// stays.
     fn go_back(&mut self) {
-        let (words, length) = &mut self.words;
-        *words = self.before.0;
-        *length = self.before.1;
+        self.words.bytes = self.before.bytes;
+        self.words.length = self.before.length;
         if self.armed.is_none()
             && let Err(Why(why, _)) = self.arm()
         {
@@ -288,7 +305,7 @@ impl State {
 
     /// All steps of arming; what it took before it failed is left to [`Armed::take_apart`].
     fn prepare(&mut self, armed: &mut Armed) -> Result<ArmReport, Why> {
-        let words = Self::parsed(&self.words)?;
+        let words = self.words.parsed()?;
         let Side { dump, linux } = armed.side;
 
         // Each target as the kernel has it, its label, and where its device sees the arena.

@@ -93,7 +93,7 @@ fn status(state: &State, page: &mut Page<'_>) {
     else {
         return;
     };
-    let Ok(words) = State::parsed(&state.words) else { return };
+    let Ok(words) = state.words.parsed() else { return };
     for ((wanted, uuid), (target, _)) in words.targets().zip(uuids).zip(armed.targets.iter().flatten()) {
         page.line("target", wanted.path);
         let mut line = Line::new();

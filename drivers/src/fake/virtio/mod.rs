@@ -52,6 +52,7 @@ impl Fake<Virtio> {
             isr: 1,
             requests: 0,
             pending: Vec::new(),
+            repeated: false,
             capacity: blocks * 8,
             scsi: ScsiState::default(),
         };
@@ -114,6 +115,7 @@ impl Virtio {
         self.queue = QueueState { size: self.plan.queue_size, enabled, ..QueueState::default() };
         self.driver_features = 0;
         self.pending.clear();
+        self.repeated = false;
         chassis.forget_foreign();
         self.requests = 0;
         self.isr = 0;
@@ -427,6 +429,7 @@ impl Virtio {
             let ticks = least + chassis.random(more + 1);
             self.pending.push(Pending { number, head, ticks });
             if let Some(host) = &self.plan.scsi
+                && !self.repeated
                 && self.pending.len() > host.cmd_per_lun.max(1) as usize
             {
                 chassis.violation("more commands than cmd_per_lun");
@@ -480,6 +483,7 @@ impl Virtio {
             }
             if chassis.has(Trouble::Duplicate(number)) {
                 times = 2;
+                self.repeated = true;
             }
         }
         for id in ids {

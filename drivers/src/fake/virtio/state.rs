@@ -51,6 +51,9 @@ pub struct Virtio {
     pub(super) isr: u8,
     pub(super) requests: u32,
     pub(super) pending: Vec<Pending>,
+    /// A completion came twice since the reset. A driver may take the second for that of a later command in the same
+    /// descriptors, and cannot count any more what the device still has.
+    pub(super) repeated: bool,
     /// Sectors.
     pub(super) capacity: u64,
     pub(super) scsi: ScsiState,
