@@ -93,6 +93,8 @@ pub struct Words<'a> {
     pub helpers: usize,
     /// Whether a risky device may be used.
     pub risky: bool,
+    /// Whether a dump may go to a target in the clear after one before it that demands encryption.
+    pub clear_after_encrypted: bool,
     /// Bytes of the log's end.
     pub log: u64,
     /// What happens after a dump.
@@ -166,6 +168,7 @@ impl<'a> Words<'a> {
             verify: Verify::Ahead,
             helpers: usual.helpers,
             risky: usual.allow_risky,
+            clear_after_encrypted: usual.clear_after_encrypted,
             log: LOG,
             then: Then::Reboot,
             notify: Notify::Guarded,
@@ -214,12 +217,9 @@ impl<'a> Words<'a> {
                     let helpers = number(value).and_then(|number| usize::try_from(number).ok());
                     words.helpers = helpers.ok_or(wrong("a number"))?;
                 }
-                "risky" => {
-                    words.risky = match value {
-                        "yes" => true,
-                        "no" => false,
-                        _ => return Err(wrong("yes or no")),
-                    };
+                "risky" => words.risky = yes_or_no(value).ok_or(wrong("yes or no"))?,
+                "clear_after_encrypted" => {
+                    words.clear_after_encrypted = yes_or_no(value).ok_or(wrong("yes or no"))?;
                 }
                 "log" => words.log = number(value).ok_or(wrong("a number of bytes"))?,
                 "then" => {
@@ -275,6 +275,15 @@ fn address(text: &str) -> Option<u64> {
     digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
+/// `yes` or `no`.
+fn yes_or_no(text: &str) -> Option<bool> {
+    match text {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
+    }
+}
+
 /// `all`, `ahead`, `samples:N`.
 fn verify(text: &str) -> Option<Verify> {
     match text {
@@ -306,7 +315,7 @@ mod tests {
     fn every_key_is_read() {
         let text = "target=/dev/vda2 uuid=00112233-4455-6677-8899-aabbccddeeff target=/dev/sdb level=17 compress=none\n\
                     budget=20 timeout=1500 verify=samples:64 helpers=2 risky=no log=4096 then=halt notify=never \
-                    serial=0x2f8 notes=0x1000,0xfffff000\n";
+                    clear_after_encrypted=yes serial=0x2f8 notes=0x1000,0xfffff000\n";
         let words = Words::parse(text).unwrap();
         let targets: Vec<_> = words.targets().collect();
         let uuid = *b"\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff";
@@ -316,7 +325,7 @@ mod tests {
         assert_eq!((words.budget, words.timeout), (20 * SECOND, 1500 * MILLISECOND));
         assert_eq!((words.verify, words.helpers, words.risky), (Verify::Sample { every: 64 }, 2, false));
         assert_eq!((words.log, words.then, words.serial), (4096, Then::Halt, Some(0x2f8)));
-        assert_eq!(words.notify, Notify::Never);
+        assert_eq!((words.notify, words.clear_after_encrypted), (Notify::Never, true));
         assert_eq!(words.notes().collect::<Vec<_>>(), [0x1000, 0xffff_f000]);
     }
 
@@ -325,6 +334,7 @@ mod tests {
         let words = Words::parse("target=/dev/vda").unwrap();
         assert_eq!((words.level.bits(), words.then, words.serial), (31, Then::Reboot, None));
         assert_eq!((words.verify, words.notify), (Verify::Ahead, Notify::Guarded));
+        assert!(!words.clear_after_encrypted, "memory that is to be encrypted stays so");
         assert_eq!(words.notes().count(), 0);
     }
 
@@ -349,6 +359,7 @@ mod tests {
             ("target=/a verify=samples:0", "samples:N"),
             ("target=/a helpers=x", "a number"),
             ("target=/a risky=perhaps", "yes or no"),
+            ("target=/a clear_after_encrypted=maybe", "yes or no"),
             ("target=/a log=", "bytes"),
             ("target=/a then=dance", "reboot, continue or halt"),
             ("target=/a notify=loudly", "guarded, always or never"),

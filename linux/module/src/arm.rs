@@ -385,6 +385,7 @@ impl State {
             encoding: words.encoding,
             helpers: words.helpers,
             allow_risky: words.risky,
+            clear_after_encrypted: words.clear_after_encrypted,
             ..Config::default()
         };
         let report = dump

@@ -31,6 +31,8 @@ pub struct Options {
     helpers: Option<Within<0, 8192>>,
     /// Whether targets are tried that may fail, when all others did.
     risky: Option<bool>,
+    /// Whether a dump may go to a target in the clear after one before it that demands encryption.
+    clear_after_encrypted: Option<bool>,
     /// How much of the end of the kernel's log is in the dump's notes.
     #[serde(deserialize_with = "size")]
     log: Option<ByteSize>,
@@ -56,6 +58,7 @@ impl Default for Options {
             verify: None,
             helpers: None,
             risky: None,
+            clear_after_encrypted: None,
             log: None,
             then: None,
             notify: None,
@@ -77,6 +80,7 @@ impl Options {
             ("verify", self.verify.map(Verify::word)),
             ("helpers", self.helpers.map(|helpers| helpers.0.to_string())),
             ("risky", self.risky.map(yes)),
+            ("clear_after_encrypted", self.clear_after_encrypted.map(yes)),
             ("log", self.log.map(|bytes| bytes.as_u64().to_string())),
             ("then", self.then.map(|then| then.word().to_owned())),
             ("notify", self.notify.map(|notify| notify.word().to_owned())),

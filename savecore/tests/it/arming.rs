@@ -301,14 +301,15 @@ fn values() -> impl Strategy<Value = String> {
         line("verify", word(&["all", "ahead", "samples:1", "samples:4096"])),
         line("helpers", number(0..=8192)),
         line("risky", any::<bool>().prop_map(|yes| yes.to_string()).boxed()),
+        line("clear_after_encrypted", any::<bool>().prop_map(|yes| yes.to_string()).boxed()),
         line("log", word(&["0B", "64KiB", "1GiB"])),
         line("then", word(&["reboot", "continue", "halt"])),
         line("notify", word(&["guarded", "always", "never"])),
         line("serial", word(&["console", "none", "0x100", "0xfff8"])),
     );
     lines.prop_map(|lines| {
-        let (a, b, c, d, e, f, g, h, i, j, k) = lines;
-        [a, b, c, d, e, f, g, h, i, j, k].concat()
+        let (a, b, c, d, e, f, g, h, i, j, k, l) = lines;
+        [a, b, c, d, e, f, g, h, i, j, k, l].concat()
     })
 }
 
