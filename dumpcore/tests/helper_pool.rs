@@ -11,6 +11,12 @@ use dumpcore::helpers::slots::{Job, MAX_HELPER, MAX_SLOTS, Slots, State, Ticket}
 use dumpcore::sim::cases;
 use proptest::prelude::*;
 
+// Miri is a thousand times slower, and runs all threads in turn: a few steps, jobs and helpers have to do there.
+const STEPS: usize = if cfg!(miri) { 40 } else { 200 };
+const JOBS: u64 = if cfg!(miri) { 12 } else { 200 };
+const HELPERS: usize = if cfg!(miri) { 3 } else { 6 };
+const LIMIT: Duration = Duration::from_secs(if cfg!(miri) { 3600 } else { 60 });
+
 /// What is worked on: so long that one who reads it while another writes would see both.
 struct Work {
     number: u64,
@@ -141,7 +147,7 @@ proptest! {
     #[test]
     fn one_step_after_the_other_the_slots_do_what_a_simple_model_does(
         cells in 0..=MAX_SLOTS,
-        steps in prop::collection::vec(step(), 0..200),
+        steps in prop::collection::vec(step(), 0..STEPS),
     ) {
         let slots = Slots::new((0..cells).map(|_| Work::new()));
         let mut owner = slots.owner().unwrap();
@@ -301,8 +307,8 @@ proptest! {
     #[test]
     fn whatever_becomes_of_the_helpers_every_job_is_done_exactly_and_once(
         cells in 0..=MAX_SLOTS,
-        helpers in prop::collection::vec(prop::collection::vec(mood(), 0..12), 0..6),
-        jobs in 0..200_u64,
+        helpers in prop::collection::vec(prop::collection::vec(mood(), 0..12), 0..HELPERS),
+        jobs in 0..JOBS,
         patience in 0..1500_u64,
     ) {
         let patience = Duration::from_micros(patience);
@@ -320,7 +326,7 @@ proptest! {
             let mut waiting: Vec<u64> = (0..jobs).rev().collect();
             // What each cell was last posted with, and since when it has been seen taken.
             let mut kept: [Option<(Ticket, u64, Option<Instant>)>; MAX_SLOTS] = [None; MAX_SLOTS];
-            let end = Instant::now() + Duration::from_secs(60);
+            let end = Instant::now() + LIMIT;
             while results.len() < jobs as usize {
                 assert!(Instant::now() < end, "it never ends");
                 while let Some(number) = owner.collect(Work::exact) {
