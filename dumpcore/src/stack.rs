@@ -7,8 +7,6 @@
 
 use core::ptr::NonNull;
 
-use zeroize::Zeroize;
-
 use crate::integrity::Digest;
 use crate::limits::MAX_HELPERS;
 
@@ -111,13 +109,15 @@ impl RedZones {
 }
 
 /// Bytes below a frame that are wiped: more than agreeing on a key takes.
+#[cfg(feature = "encryption")]
 const WIPED: usize = if cfg!(debug_assertions) { 16 << 10 } else { 6 << 10 };
 
 /// Wipes the stack below the caller's frame: what functions that have returned left there.
+#[cfg(feature = "encryption")]
 #[inline(never)]
 pub(crate) fn wipe_below() {
     let mut left = [0_u8; WIPED];
-    left.zeroize();
+    zeroize::Zeroize::zeroize(&mut left);
     core::hint::black_box(&mut left);
 }
 

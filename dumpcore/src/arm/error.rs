@@ -35,6 +35,11 @@ pub enum ArmError {
         /// The target's place in the list, from 0.
         target: usize,
     },
+    /// Dumps have to be encrypted, and this kernel was built without dumpcore's feature `encryption`.
+    NoEncryption {
+        /// The target's place in the list, from 0.
+        target: usize,
+    },
     /// Dumps have to be encrypted, and the platform has no [entropy](crate::Platform::entropy).
     NoEntropy {
         /// The target's place in the list, from 0.
@@ -113,6 +118,10 @@ impl Describe for ArmError {
             }
             ArmError::UuidMissing { target } => {
                 named(line, target).text("a disk that another driver uses needs its partition's uuid");
+            }
+            ArmError::NoEncryption { target } => {
+                named(line, target)
+                    .text("the label demands encryption, and this kernel was built without it");
             }
             ArmError::NoEntropy { target } => {
                 named(line, target)

@@ -44,6 +44,9 @@ pub enum Unfit {
         /// Which.
         block: u64,
     },
+    /// The label demands that dumps be encrypted, and this kernel was built without dumpcore's feature
+    /// `encryption`.
+    NoEncryption,
     /// The label demands that dumps be encrypted to a public key, or to none, other than what was armed for.
     OtherRecipient {
         /// First eight bytes of the public key in the label; 0 if it demands no encryption.
@@ -101,6 +104,9 @@ impl Describe for Unfit {
                     .decimal(end)
                     .text(", the device at ")
                     .decimal(blocks);
+            }
+            Unfit::NoEncryption => {
+                line.text("the label demands encryption, and this kernel was built without it");
             }
             Unfit::OtherRecipient { label: 0, .. } => {
                 line.text("the label demands no encryption, but it was armed for it; arm again");

@@ -411,7 +411,7 @@ fn look(
     wanted: &Wanted<'_>,
     target: &Target,
     block: &mut Block,
-) -> Result<(Uuid, Option<dumpcore::format::crypt::PublicKey>), Why> {
+) -> Result<(Uuid, Option<dumpcore::format::cipher::PublicKey>), Why> {
     let not_read = || Why::new(-5, &[wanted.path, ": it cannot be read"]);
     if !target.read(0, block) {
         return Err(not_read());
