@@ -31,8 +31,11 @@
     )
 )]
 
+#[cfg(any(feature = "ahci", feature = "ata"))]
 pub mod acs;
+#[cfg(feature = "ahci")]
 pub mod ahci;
+#[cfg(feature = "ata")]
 pub mod ata;
 pub mod bus;
 pub mod disk;
@@ -40,11 +43,15 @@ pub mod disk;
 // The fakes run in tests on a host only, where a panic is a failed test.
 #[allow(clippy::arithmetic_side_effects, clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
 pub mod fake;
+#[cfg(feature = "nvme")]
 pub mod nvme;
 pub mod table;
+#[cfg(feature = "virtio")]
 pub mod virtio;
 
+#[cfg(feature = "ahci")]
 pub use ahci::disk::AhciDisk;
+#[cfg(feature = "ata")]
 pub use ata::disk::AtaDisk;
 pub use bus::access::Access;
 pub use bus::mmio::Mmio;
@@ -52,10 +59,14 @@ pub use bus::pci::{ConfigSpace, Function};
 #[cfg(target_arch = "x86_64")]
 pub use bus::ports::PortWindow;
 pub use bus::registers::Registers;
+#[cfg(feature = "ata")]
 pub use disk::pio::Ram;
+#[cfg(feature = "nvme")]
 pub use nvme::disk::NvmeDisk;
 pub use table::{DRIVERS, Driver};
+#[cfg(feature = "virtio")]
 pub use virtio::blk::{VirtioBlk, VirtioBlkMmio};
+#[cfg(feature = "virtio")]
 pub use virtio::scsi::{VirtioScsi, VirtioScsiMmio};
 
 /// The integration that the book shows, compiled so that it stays true.
