@@ -8,6 +8,7 @@ use core::ptr::NonNull;
 
 use crate::dma::DmaBuffer;
 use crate::stack::{RED_ZONE, RedZone, STACK_ALIGN, STACK_SIZE};
+use crate::text::{Describe, Line, display_by_describe};
 
 /// The arena does not have that many bytes left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,6 +16,14 @@ pub struct OutOfArena {
     /// How many were asked for.
     pub bytes: usize,
 }
+
+impl Describe for OutOfArena {
+    fn describe(&self, line: &mut Line) {
+        line.text("the arena has no room for ").decimal(self.bytes as u64).text(" more bytes");
+    }
+}
+
+display_by_describe!(OutOfArena);
 
 /// Memory from which pieces are taken, from the front, once and for all. What comes first is the dump's own
 /// stack, which is taken at once: whatever grows out of it leaves the arena.

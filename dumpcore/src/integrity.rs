@@ -1,7 +1,7 @@
 //! The checksum of the armed state, and what it finds when that was harmed.
 
 use crate::format::crc::Crc32;
-use crate::text::{Describe, Line};
+use crate::text::{Describe, Line, display_by_describe};
 
 /// What makes the dump itself one that must not write any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +30,8 @@ impl Describe for Harm {
         }
     }
 }
+
+display_by_describe!(Harm);
 
 /// A running CRC-32 over everything that must not change between `arm()` and `crash()`.
 #[derive(Clone, Debug)]

@@ -203,7 +203,10 @@ impl Describe for NotFound {
     }
 }
 
-display_by_describe!(NotFound);
+display_by_describe!(NotFound => |not_found| match not_found {
+    NotFound::Device { error, .. } => Some(error),
+    _ => None,
+});
 
 /// Finds a partition. `scratch` is a block to read into; what is in it afterwards means nothing.
 ///

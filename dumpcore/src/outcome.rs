@@ -115,7 +115,11 @@ impl Describe for Refusal {
     }
 }
 
-display_by_describe!(Refusal);
+display_by_describe!(Refusal => |refusal| match refusal {
+    Refusal::Unusable(error) | Refusal::Risky(error) | Refusal::Takeover(error) => Some(error),
+    Refusal::Unfit(unfit) => Some(unfit),
+    _ => None,
+});
 
 /// Why the stream ended early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -183,3 +187,8 @@ impl Describe for Ended {
         }
     }
 }
+
+display_by_describe!(Ended => |ended| match ended {
+    Ended::Device { error, .. } => Some(error),
+    _ => None,
+});

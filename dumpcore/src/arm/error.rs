@@ -97,10 +97,9 @@ impl Describe for ArmError {
             ArmError::AlreadyArmed => {
                 line.text("a dump is armed already");
             }
-            ArmError::Arena(OutOfArena { bytes }) => {
-                line.text("the arena has no room for ")
-                    .decimal(bytes as u64)
-                    .text(" more bytes; make it larger");
+            ArmError::Arena(error) => {
+                error.describe(line);
+                line.text("; make it larger");
             }
             ArmError::ArenaMisaligned { physical } => {
                 line.text("the arena at ").hex(physical).text(" is not made of whole pages");
@@ -160,7 +159,12 @@ impl Describe for ArmError {
     }
 }
 
-display_by_describe!(ArmError);
+display_by_describe!(ArmError => |error| match error {
+    ArmError::Arena(error) => Some(error),
+    ArmError::Device { error, .. } => Some(error),
+    ArmError::Unfit { unfit, .. } => Some(unfit),
+    _ => None,
+});
 
 /// Says which target, but for the first: usually there is no other.
 fn named(line: &mut Line, target: usize) -> &mut Line {

@@ -10,6 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::dma::DmaBuffer;
 use crate::format::BLOCK_SIZE;
 use crate::integrity::Digest;
+use crate::text::{Describe, Line, display_by_describe};
 use crate::wait::Wait;
 
 pub use error::DeviceError;
@@ -126,6 +127,15 @@ pub struct Rejected {
     /// Why.
     pub error: DeviceError,
 }
+
+impl Describe for Rejected {
+    fn describe(&self, line: &mut Line) {
+        line.text("the request was not accepted: ");
+        self.error.describe(line);
+    }
+}
+
+display_by_describe!(Rejected => |rejected| Some(&rejected.error));
 
 /// A disk that can receive a dump.
 ///

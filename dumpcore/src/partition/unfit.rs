@@ -125,4 +125,8 @@ impl Describe for Unfit {
     }
 }
 
-display_by_describe!(Malformed, Unfit);
+display_by_describe!(Malformed, Unfit => |unfit| match unfit {
+    Unfit::Device { error, .. } => Some(error),
+    Unfit::NoLabel(malformed) => Some(malformed),
+    _ => None,
+});
