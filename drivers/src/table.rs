@@ -4,6 +4,7 @@
 
 /// A driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Driver {
     /// Its name in configurations and on command lines.
     pub name: &'static str,

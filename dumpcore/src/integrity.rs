@@ -5,6 +5,7 @@ use crate::text::{Describe, Line, display_by_describe};
 
 /// What makes the dump itself one that must not write any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Harm {
     /// A stack in the arena has overflowed: what lies below it is not what it was.
     Stack,

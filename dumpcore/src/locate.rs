@@ -76,6 +76,7 @@ impl ReadBlocks for Polled<'_> {
 
 /// What the partition is known by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum By<'b> {
     /// Its own GUID in the table, as it is printed: the first three fields are stored little-endian, here
     /// they are not.
@@ -95,6 +96,7 @@ pub enum By<'b> {
 
 /// Where the partition is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Found {
     /// Its first block on the disk, in units of 4096 bytes.
     pub first_block: u64,
@@ -108,6 +110,7 @@ pub struct Found {
 
 /// Why it was not found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum NotFound {
     /// The disk could not be read.
     Device {

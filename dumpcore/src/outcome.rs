@@ -10,6 +10,7 @@ use crate::wait::Wait;
 
 /// What the kernel knows of its crash.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Crash<'a> {
     /// What made it call.
     pub trigger: Trigger,
@@ -19,8 +20,16 @@ pub struct Crash<'a> {
     pub registers: &'a Registers,
 }
 
+impl<'a> Crash<'a> {
+    /// A crash of the calling CPU.
+    pub const fn new(trigger: Trigger, message: &'a str, registers: &'a Registers) -> Crash<'a> {
+        Crash { trigger, message, registers }
+    }
+}
+
 /// How a dump ended. On most kernels nobody sees it, since the reset policy comes first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Outcome {
     /// Nothing is armed, or an earlier dump found the armed state harmed.
     NotArmed,
@@ -48,6 +57,7 @@ pub enum Outcome {
 
 /// Why nothing was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Refusal {
     /// The armed state was changed since it was armed.
     Integrity {
@@ -123,6 +133,7 @@ display_by_describe!(Refusal => |refusal| match refusal {
 
 /// Why the stream ended early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Ended {
     /// The partition is full.
     Full,

@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use dumpcore::device::DeviceError;
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block};
-use dumpcore::locate::{By, Found, NotFound, ReadBlocks, find};
+use dumpcore::locate::{By, NotFound, ReadBlocks, find};
 use dumpcore::sim::cases;
 use gpt::disk::LogicalBlockSize;
 use proptest::prelude::*;
@@ -158,8 +158,19 @@ fn label(disk: &mut Sparse, block: u64, blocks: u64, uuid: [u8; 16]) {
     disk.blocks.insert(block, bytes);
 }
 
+/// What is said of a partition that was found.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Found {
+    first_block: u64,
+    blocks: u64,
+    uuid: Option<[u8; 16]>,
+    recipient: Option<[u8; 32]>,
+}
+
 fn look(disk: &mut Sparse, by: By<'_>) -> Result<Found, NotFound> {
-    find(disk, &by, &mut [0; BLOCK_SIZE])
+    let found = find(disk, &by, &mut [0; BLOCK_SIZE])?;
+    let (first_block, blocks) = (found.first_block, found.blocks);
+    Ok(Found { first_block, blocks, uuid: found.uuid, recipient: found.recipient })
 }
 
 /// Far behind 2 TiB, where 32 bits of sectors end, in blocks.

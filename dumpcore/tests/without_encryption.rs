@@ -36,15 +36,11 @@ fn arm(
     ownership: Ownership,
     recipient: Option<PublicKey>,
 ) -> Result<ArmReport, ArmError> {
-    let target = Target {
-        device: Box::leak(Box::new(disk.device(4))),
-        first_block: FIRST,
-        blocks: BLOCKS,
-        uuid: Some(UUID),
-        recipient,
-        ownership,
-    };
-    let config = Config { reset: ResetPolicy::Return, ..Config::default() };
+    let target = Target::new(Box::leak(Box::new(disk.device(4))), FIRST, BLOCKS)
+        .uuid(UUID)
+        .recipient(recipient)
+        .ownership(ownership);
+    let config = Config::new().reset(ResetPolicy::Return);
     machine.dump().arm(machine, [target], machine.arena(), config)
 }
 

@@ -283,27 +283,23 @@ impl<'w> World<'w> {
 
     fn arm(&self) {
         let Way { verify, level, encoding, stripe, budget, .. } = *self.way;
-        let target = |((disk, uuid), encrypted): ((&Disk, &[u8; 16]), &bool)| Target {
-            device: Box::leak(Box::new(disk.device(self.way.depth))),
-            first_block: FIRST,
-            blocks: self.way.blocks,
-            uuid: Some(*uuid),
-            recipient: encrypted.then(|| Identity(SECRET).public_key()),
-            ownership: Ownership::Shared,
+        let target = |((disk, uuid), encrypted): ((&Disk, &[u8; 16]), &bool)| {
+            Target::new(Box::leak(Box::new(disk.device(self.way.depth))), FIRST, self.way.blocks)
+                .uuid(*uuid)
+                .recipient(encrypted.then(|| Identity(SECRET).public_key()))
+                .ownership(Ownership::Shared)
         };
         let targets: Vec<Target<'static>> =
             self.disks.iter().zip(&UUIDS).zip(&self.way.encrypted).map(target).collect();
         let reset = ResetPolicy::Return;
-        let config = Config {
-            verify,
-            level,
-            encoding,
-            stripe,
-            budget,
-            reset,
-            clear_after_encrypted: true,
-            ..Config::default()
-        };
+        let config = Config::new()
+            .verify(verify)
+            .level(level)
+            .encoding(encoding)
+            .stripe(stripe)
+            .budget(budget)
+            .reset(reset)
+            .clear_after_encrypted(true);
         let machine = self.machine;
         machine.dump().arm(machine, targets, machine.arena(), config).expect("it can be armed");
         self.disks[0].set_fault(self.way.fault);

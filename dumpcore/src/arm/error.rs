@@ -9,6 +9,7 @@ use crate::text::{Describe, Line, display_by_describe};
 
 /// Why `arm()` refused. Nothing is armed then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum ArmError {
     /// It is armed already, or dumping.
     AlreadyArmed,

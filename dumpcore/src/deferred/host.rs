@@ -22,6 +22,7 @@ impl Eq for Handler {}
 
 /// Why an entry was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum DeferError {
     /// All entries are in use; holds how many there are.
     Full {

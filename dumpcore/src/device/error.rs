@@ -7,6 +7,7 @@ use crate::wait::TimedOut;
 
 /// What can go wrong with a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum DeviceError {
     /// Registers read as all ones: the device is no longer there.
     Gone,

@@ -6,6 +6,7 @@ use crate::text::{Describe, Line, display_by_describe};
 
 /// Why the partition may not be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Unfit {
     /// The device did not answer a read.
     Device {

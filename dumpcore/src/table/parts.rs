@@ -59,6 +59,7 @@ pub enum Trust {
 
 /// Why there is no table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum NoTable<E> {
     /// The disk could not be read.
     Unreadable {

@@ -64,7 +64,7 @@ impl Smp {
     }
 
     fn crash(&self, message: &str, registers: &Registers) -> Outcome {
-        self.machine.dump().crash(self, &Crash { trigger: Trigger::Panic, message, registers })
+        self.machine.dump().crash(self, &Crash::new(Trigger::Panic, message, registers))
     }
 
     /// The life of a CPU: it panics when the clock was looked at so often.
