@@ -115,7 +115,7 @@ impl<'a> Dump<'a> {
     }
 
     /// Where the armed state lies, and its size: for tests that spoil it.
-    #[cfg(any(test, feature = "test-utils"))]
+    #[cfg(any(test, feature = "_test-utils"))]
     pub fn armed_state(&self) -> (*mut u8, usize) {
         (self.armed.raw().cast(), size_of::<Armed<'_>>())
     }

@@ -133,8 +133,7 @@ display_by_describe!(Refusal => |refusal| match refusal {
 
 /// Why the stream ended early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum Ended {
+pub(crate) enum Ended {
     /// The partition is full.
     Full,
     /// The time budget is spent but for what closing takes.
@@ -158,7 +157,7 @@ pub enum Ended {
 impl Ended {
     /// The device of a member failed. But waiting that the end of the budget cut short says nothing of the
     /// device.
-    pub fn device(member: usize, error: DeviceError, wait: &Wait<'_>) -> Ended {
+    pub(crate) fn device(member: usize, error: DeviceError, wait: &Wait<'_>) -> Ended {
         match error {
             DeviceError::TimedOut { .. } if wait.expired() => Ended::Budget,
             error => Ended::Device { member, error },
@@ -166,7 +165,7 @@ impl Ended {
     }
 
     /// The member that failed, if one did.
-    pub fn member(&self) -> Option<usize> {
+    pub(crate) fn member(&self) -> Option<usize> {
         match *self {
             Ended::Full | Ended::Budget => None,
             Ended::Device { member, .. } | Ended::Pattern { member, .. } => Some(member),
@@ -174,7 +173,7 @@ impl Ended {
     }
 
     /// How the header says it.
-    pub fn reason(&self) -> Incomplete {
+    pub(crate) fn reason(&self) -> Incomplete {
         match self {
             Ended::Full => Incomplete::Full,
             Ended::Budget => Incomplete::Budget,

@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dumpcore::Outcome;
-use dumpcore::arm::{Config, Ownership, Target};
 use dumpcore::deferred::{DeferError, Handler, HostQueues, Queues, TASKLET_CAPACITY, TIMER_CAPACITY};
 use dumpcore::device::{DeviceError, Direction, DumpDevice, Geometry, Health};
 use dumpcore::dma::DmaBuffer;
@@ -11,6 +10,7 @@ use dumpcore::format::header::Trigger;
 use dumpcore::integrity::Digest;
 use dumpcore::sim::{Disk, Machine};
 use dumpcore::wait::{MILLISECOND, Wait};
+use dumpcore::{Config, Ownership, Target};
 use dumpcore::{Platform, ResetPolicy, platform::RamRange};
 
 const UUID: [u8; 16] = *b"deferred tests..";

@@ -1,18 +1,18 @@
 //! Dumps on a simulated machine: no foreign block is ever changed, every fault has its name and its end.
 
 use dumpcore::ResetPolicy;
-use dumpcore::arm::{ArmError, Config, Ownership, Target};
+use dumpcore::Unfit;
+use dumpcore::Verify;
 use dumpcore::device::DeviceError;
 use dumpcore::format::frame::{Kind, Malformed};
 use dumpcore::format::header::{Header, Incomplete, Status};
 use dumpcore::format::{BLOCK_SIZE, pattern};
-use dumpcore::outcome::{Outcome, Refusal};
-use dumpcore::partition::unfit::Unfit;
-use dumpcore::partition::verify::Verify;
 use dumpcore::platform::RamRange;
 use dumpcore::sim::{Disk, DiskFault, FOREIGN, Machine, MachineFault};
 use dumpcore::stack::{RED_ZONE, STACK_SIZE};
 use dumpcore::wait::{SECOND, Wait};
+use dumpcore::{ArmError, Config, Ownership, Target};
+use dumpcore::{Outcome, Refusal};
 
 const UUID: [u8; 16] = *b"dump tests......";
 const FIRST: u64 = 3;

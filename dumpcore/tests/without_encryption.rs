@@ -3,11 +3,11 @@
 
 #![cfg(not(feature = "encryption"))]
 
-use dumpcore::arm::{ArmError, ArmReport};
+use dumpcore::Unfit;
 use dumpcore::format::cipher::PublicKey;
-use dumpcore::partition::unfit::Unfit;
 use dumpcore::platform::RamRange;
 use dumpcore::sim::{Disk, Machine};
+use dumpcore::{ArmError, ArmReport};
 use dumpcore::{Config, Outcome, Ownership, Refusal, ResetPolicy, Target};
 
 const FIRST: u64 = 3;

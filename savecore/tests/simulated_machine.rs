@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use dumpcore::Outcome;
-use dumpcore::arm::{Config, Ownership, Target};
 use dumpcore::format::chunk::{ChunkHeader, Encoding, RunKind};
 use dumpcore::format::frame::{self, Kind};
 use dumpcore::format::{BLOCK_SIZE, Block, PAGE_BYTES};
 use dumpcore::platform::{RamRange, Registers};
 use dumpcore::sim::{Disk, DiskFault, Helper, Machine, MachineFault};
 use dumpcore::wait::{MILLISECOND, SECOND};
+use dumpcore::{Config, Ownership, Target};
 use dumpcore::{Level, PageClass, ResetPolicy, Verify};
 use object::LittleEndian as LE;
 use object::elf::{FileHeader64, PT_LOAD};

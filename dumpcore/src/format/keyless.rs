@@ -7,21 +7,21 @@ use super::header::Header;
 
 /// A key that cannot exist, with what the dump asks of one.
 #[derive(Clone)]
-pub enum Key {}
+pub(crate) enum Key {}
 
 impl Key {
     /// See the key of a build with encryption.
-    pub fn bytes(&self) -> &[u8; 32] {
+    pub(crate) fn bytes(&self) -> &[u8; 32] {
         match *self {}
     }
 
     /// See the key of a build with encryption.
-    pub fn encrypt_chunk(&self, _: &mut Block, _: &mut [u8]) -> bool {
+    pub(crate) fn encrypt_chunk(&self, _: &mut Block, _: &mut [u8]) -> bool {
         match *self {}
     }
 
     /// See the key of a build with encryption.
-    pub fn header_tag(&self, _: &Header, _: bool) -> Option<Tag> {
+    pub(crate) fn header_tag(&self, _: &Header, _: bool) -> Option<Tag> {
         match *self {}
     }
 }

@@ -6,11 +6,11 @@ use dumpcore::device::{Completion, DeviceError, Direction, DumpDevice, Geometry,
 use dumpcore::dma::DmaBuffer;
 use dumpcore::format::header::Status;
 use dumpcore::integrity::{Digest, Harm};
-use dumpcore::outcome::{Outcome, Refusal};
 use dumpcore::sim::{Disk, DiskFault, Machine, SimDevice};
 use dumpcore::stack::RED_ZONE;
 use dumpcore::wait::Wait;
 use dumpcore::{Config, Ownership, Target};
+use dumpcore::{Outcome, Refusal};
 
 use crate::world::{BUDGET, Content, DiskPlan, FIRST, Plan, World, config, uuid};
 

@@ -115,7 +115,7 @@ fn more_helpers_than_the_dump_has_room_for_are_sent_away() {
     assert_eq!(report.helpers, 2);
     let config = crate::world::config().helpers(100);
     let (_, report) = dump(busy(vec![Helper::Works; 12], config));
-    assert!((1..=dumpcore::limits::MAX_HELPERS).contains(&report.helpers));
+    assert!((1..=dumpcore::MAX_HELPERS).contains(&report.helpers));
     let config = crate::world::config().helpers(0);
     let (world, report) = dump(busy(vec![Helper::Works; 2], config));
     assert_eq!((report.helpers, world.machine.looks_of_helpers()), (0, 0));

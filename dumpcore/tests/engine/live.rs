@@ -5,9 +5,9 @@ use std::thread;
 
 use dumpcore::Registers;
 use dumpcore::format::header::Trigger;
-use dumpcore::outcome::{Crash, Outcome};
 use dumpcore::sim::{DiskFault, Helper, MachineFault, cases};
 use dumpcore::wait::{MILLISECOND, SECOND};
+use dumpcore::{Crash, Outcome};
 use proptest::prelude::*;
 
 use crate::world::{DiskPlan, Plan, World, any_disks, config, helpers, plans};

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use dumpcore::format::Block;
 use dumpcore::format::header::{Status, Trigger};
-use dumpcore::outcome::{Crash, Outcome};
 use dumpcore::platform::{ClassRun, CodeRange, Guarded, Lacks, RamRange};
 use dumpcore::sim::{Machine, cases};
 use dumpcore::stack::RED_ZONE;
+use dumpcore::{Crash, Outcome};
 use dumpcore::{Platform, Registers, ResetPolicy};
 use proptest::prelude::*;
 

@@ -4,7 +4,7 @@ use dumpcore::Outcome;
 use dumpcore::format::chunk::{Encoding, MAX_RUNS, RunKind};
 use dumpcore::format::header::Incomplete;
 use dumpcore::format::note::{NoteKind, Notes};
-use dumpcore::helpers::job::UNIT_PAGES;
+use dumpcore::internals::job::UNIT_PAGES;
 use dumpcore::platform::Lacks;
 use dumpcore::sim::{MachineFault, cases};
 use dumpcore::wait::{MILLISECOND, SECOND};

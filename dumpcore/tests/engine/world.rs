@@ -5,7 +5,6 @@ use std::fmt;
 use std::ops::Range;
 
 use dumpcore::Outcome;
-use dumpcore::arm::{ArmError, ArmReport, Config, Ownership, Target};
 use dumpcore::format::chunk::{Encoding, RunKind};
 use dumpcore::format::crypt::{SecretKey, public_key};
 use dumpcore::format::frame::Kind;
@@ -14,6 +13,7 @@ use dumpcore::format::{BLOCK_SIZE, PAGE_BYTES};
 use dumpcore::platform::RamRange;
 use dumpcore::sim::{Disk, DiskFault, Helper, Machine, MachineFault};
 use dumpcore::wait::{MILLISECOND, SECOND};
+use dumpcore::{ArmError, ArmReport, Config, Ownership, Target};
 use dumpcore::{Level, PageClass, ResetPolicy, Verify};
 use proptest::prelude::*;
 
