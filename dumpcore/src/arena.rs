@@ -27,6 +27,21 @@ display_by_describe!(OutOfArena);
 
 /// Memory from which pieces are taken, from the front, once and for all. What comes first is the dump's own
 /// stack, which is taken at once: whatever grows out of it leaves the arena.
+///
+/// ```
+/// use dumpcore::Arena;
+/// use dumpcore::arena::OutOfArena;
+///
+/// # fn frames() -> &'static mut [u8] { Box::leak(vec![0; Arena::DEFAULT_SIZE].into_boxed_slice()) }
+/// // Contiguous, whole pages, at this physical address; devices see it there, too.
+/// let (memory, physical) = (frames(), 0x10_0000);
+/// // SAFETY: the kernel has set this memory aside for the dump, for good.
+/// let mut arena = unsafe { Arena::new(memory, physical, physical) };
+/// let number: &'static mut u32 = arena.place(7)?;
+/// assert_eq!(*number, 7);
+/// assert!(arena.used() < arena.length());
+/// # Ok::<(), OutOfArena>(())
+/// ```
 #[derive(Debug)]
 pub struct Arena<'a> {
     start: NonNull<u8>,

@@ -47,6 +47,24 @@ const LOOKS_AT_CROSSING: u32 = 200_000_000;
 /// A dump, armed or not: usually one `static` of the kernel.
 ///
 /// The pointers are stored twice: a stray write that hits them is noticed before they are followed.
+///
+/// ```
+/// use dumpcore::format::header::Trigger;
+/// use dumpcore::{Arena, Config, Crash, Dump, Error, Platform, Registers, Target};
+///
+/// static DUMP: Dump<'static> = Dump::new();
+///
+/// /// While the kernel is healthy.
+/// fn arm(kernel: &dyn Platform, target: Target<'static>, arena: Arena<'static>) -> Result<usize, Error> {
+///     let report = DUMP.arm(kernel, [target], arena, Config::new())?;
+///     Ok(report.helpers)
+/// }
+///
+/// /// From the panic handler, with interrupts off.
+/// fn panic(kernel: &dyn Platform, message: &str, registers: &Registers) {
+///     DUMP.crash(kernel, &Crash::new(Trigger::Panic, message, registers));
+/// }
+/// ```
 pub struct Dump<'a> {
     /// See [`state`].
     state: AtomicU32,

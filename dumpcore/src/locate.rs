@@ -1,9 +1,29 @@
 //! Finding the partition that dumps go to, while the kernel is healthy: by what the disk's [partition
 //! table](crate::table) says of it, or by the label that `savecore format` laid.
 //!
-//! Nothing here runs after a crash. What was found goes into a [`Target`](crate::Target), and the crash
-//! checks the label again.
+//! Nothing here runs after a crash. What was found goes into a [`Target`], and the crash checks the label again.
+//!
+//! ```
+//! use dumpcore::locate::{self, By, Polled};
+//! use dumpcore::wait::{SECOND, Wait};
+//! use dumpcore::{Arena, DumpDevice, Error, Platform, Target};
+//!
+//! /// The partition called "dump" of a disk that nobody else uses.
+//! fn find<'a>(
+//!     kernel: &dyn Platform,
+//!     disk: &'a mut dyn DumpDevice,
+//!     arena: &mut Arena<'a>,
+//! ) -> Result<Target<'a>, Error> {
+//!     let wait = Wait::new(kernel, None, kernel.now() + 30 * SECOND);
+//!     disk.quiesce(&wait)?;
+//!     let buffer = arena.dma(4096, 4096)?;
+//!     let scratch = arena.place([0; 4096])?;
+//!     let found = locate::find(&mut Polled::new(disk, &wait, buffer), &By::Name("dump"), scratch)?;
+//!     Ok(found.target(disk))
+//! }
+//! ```
 
+use crate::arm::Target;
 use crate::device::{DeviceError, Direction, DumpDevice};
 use crate::dma::DmaBuffer;
 use crate::format::cipher::PublicKey;
@@ -106,6 +126,14 @@ pub struct Found {
     pub uuid: Option<Uuid>,
     /// The public key that its label demands dumps to be encrypted to.
     pub recipient: Option<PublicKey>,
+}
+
+impl Found {
+    /// The partition as a target on `device`, the disk that it was found on; nobody else uses that, unless its
+    /// [ownership](Target::ownership) is set.
+    pub fn target<'a>(&self, device: &'a mut dyn DumpDevice) -> Target<'a> {
+        Target::new(device, self.first_block, self.blocks).uuid(self.uuid).recipient(self.recipient)
+    }
 }
 
 /// Why it was not found.

@@ -9,6 +9,14 @@ use crate::text::{Describe, Line, display_by_describe};
 use crate::wait::Wait;
 
 /// What the kernel knows of its crash.
+///
+/// ```
+/// use dumpcore::format::header::Trigger;
+/// use dumpcore::{Crash, Registers};
+///
+/// let crash = Crash::new(Trigger::Watchdog, "no CPU answered", &Registers::ZERO);
+/// assert_eq!(crash.message, "no CPU answered");
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Crash<'a> {

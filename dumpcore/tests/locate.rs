@@ -189,6 +189,17 @@ fn usual(sector: u64) -> (Sparse, Vec<[u8; 16]>) {
     (disk, guids)
 }
 
+#[test]
+fn what_was_found_becomes_a_target() {
+    let (mut disk, _) = usual(512);
+    let found = find(&mut disk, &By::Name("dump"), &mut [0; BLOCK_SIZE]).unwrap();
+    let mut device = dumpcore::sim::Disk::new(vec![0; BLOCK_SIZE], 1).device(1);
+    let target = found.target(&mut device);
+    assert_eq!((target.first_block, target.blocks), (FAR, 1000));
+    assert_eq!((target.uuid, target.recipient), (Some([9; 16]), None));
+    assert_eq!(target.ownership, dumpcore::Ownership::Exclusive);
+}
+
 const USUAL: Found = Found { first_block: FAR, blocks: 1000, uuid: Some([9; 16]), recipient: None };
 
 #[test]

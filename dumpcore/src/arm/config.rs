@@ -25,6 +25,16 @@ pub enum Ownership {
 }
 
 /// Where a dump goes: a partition of a device.
+///
+/// ```
+/// use dumpcore::format::Uuid;
+/// use dumpcore::{DumpDevice, Ownership, Target};
+///
+/// /// On a disk that the kernel uses, too: the partition must have this uuid.
+/// fn shared<'a>(disk: &'a mut dyn DumpDevice, first_block: u64, blocks: u64, uuid: Uuid) -> Target<'a> {
+///     Target::new(disk, first_block, blocks).uuid(uuid).ownership(Ownership::Shared)
+/// }
+/// ```
 #[non_exhaustive]
 pub struct Target<'a> {
     /// The disk.
@@ -72,6 +82,18 @@ impl<'a> Target<'a> {
 }
 
 /// How to dump. Each field has a method of its name that sets it.
+///
+/// ```
+/// use dumpcore::wait::SECOND;
+/// use dumpcore::{Config, Level, ResetPolicy, Verify};
+///
+/// let config = Config::new()
+///     .level(Level::CACHE | Level::USER | Level::FREE)
+///     .budget(120 * SECOND)
+///     .verify(Verify::Ahead)
+///     .reset(ResetPolicy::Halt);
+/// assert!(config.allow_risky);
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Config<'a> {
