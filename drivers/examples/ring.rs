@@ -1,5 +1,5 @@
 //! What the split ring costs: nanoseconds that the driver spends in it for a request, and what share that is of the time in
-//! which the device moves the request's data. `cargo run --release -p dump-drivers --features test-utils --example ring`
+//! which the device moves the request's data. `cargo run --release -p dump-drivers --features _test-utils --example ring`
 #![allow(clippy::print_stdout)]
 
 use std::hint::black_box;
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use dump_drivers::bus::shared::Shared;
 use dump_drivers::fake::{ClockPlatform, DmaMemory};
-use dump_drivers::virtio::queue::{Piece, QUEUE_ALIGN, QUEUE_BYTES, Queue};
+use dump_drivers::virtio::{Piece, QUEUE_ALIGN, QUEUE_BYTES, Queue};
 use dumpcore::device::DeviceError;
 
 const REQUESTS: u32 = 2_000_000;

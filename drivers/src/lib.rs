@@ -6,7 +6,6 @@
 //!
 //! - [`ahci`]: Serial ATA disks behind AHCI 1.3.1, [`AhciDisk`].
 //! - [`bus`]: what a controller is reached by: registers, PCI, memory that is shared with the device.
-//! - [`acs`]: the ATA command set, which the disks of two controllers share.
 //! - [`ata`]: ATA disks behind a PCI IDE controller, by bus-master DMA or PIO: [`AtaDisk`].
 //! - [`disk`]: what every polled disk does, once.
 //! - [`nvme`]: NVM Express over PCI, and its disk, [`NvmeDisk`].
@@ -14,9 +13,9 @@
 //! - [`virtio`]: virtio 1.2 over PCI and MMIO, and its disks, [`VirtioBlk`] and [`VirtioScsi`].
 //!
 //! All registers go through [`Registers`] and all configuration space through [`ConfigSpace`], so that a
-//! register-level fake can stand in for the hardware; with the feature `test-utils` there is one in `fake`.
+//! register-level fake can stand in for the hardware; with the feature `_test-utils` there is one in `fake`.
 
-#![cfg_attr(not(any(test, feature = "test-utils")), no_std)]
+#![cfg_attr(not(any(test, feature = "_test-utils")), no_std)]
 #![warn(missing_docs)]
 #![cfg_attr(
     not(test),
@@ -31,20 +30,29 @@
     )
 )]
 
-pub mod acs;
+#[cfg(any(feature = "ahci", feature = "ata"))]
+#[cfg_attr(not(all(feature = "ahci", feature = "ata")), allow(dead_code, reason = "each uses a part of it"))]
+#[allow(unreachable_pub, reason = "the drivers' own")]
+mod acs;
+#[cfg(feature = "ahci")]
 pub mod ahci;
+#[cfg(feature = "ata")]
 pub mod ata;
 pub mod bus;
 pub mod disk;
-#[cfg(any(test, feature = "test-utils"))]
+#[cfg(any(test, feature = "_test-utils"))]
 // The fakes run in tests on a host only, where a panic is a failed test.
 #[allow(clippy::arithmetic_side_effects, clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
 pub mod fake;
+#[cfg(feature = "nvme")]
 pub mod nvme;
 pub mod table;
+#[cfg(feature = "virtio")]
 pub mod virtio;
 
+#[cfg(feature = "ahci")]
 pub use ahci::disk::AhciDisk;
+#[cfg(feature = "ata")]
 pub use ata::disk::AtaDisk;
 pub use bus::access::Access;
 pub use bus::mmio::Mmio;
@@ -52,8 +60,12 @@ pub use bus::pci::{ConfigSpace, Function};
 #[cfg(target_arch = "x86_64")]
 pub use bus::ports::PortWindow;
 pub use bus::registers::Registers;
+#[cfg(feature = "ata")]
 pub use disk::pio::Ram;
+#[cfg(feature = "nvme")]
 pub use nvme::disk::NvmeDisk;
 pub use table::{DRIVERS, Driver};
+#[cfg(feature = "virtio")]
 pub use virtio::blk::{VirtioBlk, VirtioBlkMmio};
+#[cfg(feature = "virtio")]
 pub use virtio::scsi::{VirtioScsi, VirtioScsiMmio};

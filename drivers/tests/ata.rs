@@ -60,7 +60,7 @@ fn open(
 ) -> Result<Disk, DeviceError> {
     let function = disk::find(fake, 0).ok_or(DeviceError::Gone)?;
     let map = |first, length| fake.at_port(first, length);
-    AtaDisk::open(Access { config: fake.clone(), map, timeout: TIMEOUT }, function, number, ram, arena)
+    AtaDisk::open(Access::new(fake.clone(), map).timeout(TIMEOUT), function, number, ram, arena)
 }
 
 impl Rig {

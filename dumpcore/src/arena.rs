@@ -8,6 +8,7 @@ use core::ptr::NonNull;
 
 use crate::dma::DmaBuffer;
 use crate::stack::{RED_ZONE, RedZone, STACK_ALIGN, STACK_SIZE};
+use crate::text::{Describe, Line, display_by_describe};
 
 /// The arena does not have that many bytes left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,8 +17,31 @@ pub struct OutOfArena {
     pub bytes: usize,
 }
 
+impl Describe for OutOfArena {
+    fn describe(&self, line: &mut Line) {
+        line.text("the arena has no room for ").decimal(self.bytes as u64).text(" more bytes");
+    }
+}
+
+display_by_describe!(OutOfArena);
+
 /// Memory from which pieces are taken, from the front, once and for all. What comes first is the dump's own
 /// stack, which is taken at once: whatever grows out of it leaves the arena.
+///
+/// ```
+/// use dumpcore::Arena;
+/// use dumpcore::arena::OutOfArena;
+///
+/// # fn frames() -> &'static mut [u8] { Box::leak(vec![0; Arena::DEFAULT_SIZE].into_boxed_slice()) }
+/// // Contiguous, whole pages, at this physical address; devices see it there, too.
+/// let (memory, physical) = (frames(), 0x10_0000);
+/// // SAFETY: the kernel has set this memory aside for the dump, for good.
+/// let mut arena = unsafe { Arena::new(memory, physical, physical) };
+/// let number: &'static mut u32 = arena.place(7)?;
+/// assert_eq!(*number, 7);
+/// assert!(arena.used() < arena.length());
+/// # Ok::<(), OutOfArena>(())
+/// ```
 #[derive(Debug)]
 pub struct Arena<'a> {
     start: NonNull<u8>,

@@ -5,12 +5,11 @@ use zerocopy::{Immutable, IntoBytes};
 
 use crate::deferred::Queues;
 use crate::device::DumpDevice;
-use crate::format::Uuid;
 use crate::format::chunk::Encoding;
 use crate::format::cipher::PublicKey;
-use crate::format::crypt::Key;
 use crate::format::header::put_text;
 use crate::format::metrics::{MAX_REFUSALS, Refused};
+use crate::format::{Key, Uuid};
 use crate::helpers::coordinator::PostedWork;
 use crate::helpers::job::{PackBuffers, Unit};
 use crate::helpers::pool::HelperPool;

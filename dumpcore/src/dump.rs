@@ -47,6 +47,24 @@ const LOOKS_AT_CROSSING: u32 = 200_000_000;
 /// A dump, armed or not: usually one `static` of the kernel.
 ///
 /// The pointers are stored twice: a stray write that hits them is noticed before they are followed.
+///
+/// ```
+/// use dumpcore::format::header::Trigger;
+/// use dumpcore::{Arena, Config, Crash, Dump, Error, Platform, Registers, Target};
+///
+/// static DUMP: Dump<'static> = Dump::new();
+///
+/// /// While the kernel is healthy.
+/// fn arm(kernel: &dyn Platform, target: Target<'static>, arena: Arena<'static>) -> Result<usize, Error> {
+///     let report = DUMP.arm(kernel, [target], arena, Config::new())?;
+///     Ok(report.helpers)
+/// }
+///
+/// /// From the panic handler, with interrupts off.
+/// fn panic(kernel: &dyn Platform, message: &str, registers: &Registers) {
+///     DUMP.crash(kernel, &Crash::new(Trigger::Panic, message, registers));
+/// }
+/// ```
 pub struct Dump<'a> {
     /// See [`state`].
     state: AtomicU32,
@@ -115,7 +133,7 @@ impl<'a> Dump<'a> {
     }
 
     /// Where the armed state lies, and its size: for tests that spoil it.
-    #[cfg(any(test, feature = "test-utils"))]
+    #[cfg(any(test, feature = "_test-utils"))]
     pub fn armed_state(&self) -> (*mut u8, usize) {
         (self.armed.raw().cast(), size_of::<Armed<'_>>())
     }

@@ -1,10 +1,11 @@
 //! The checksum of the armed state, and what it finds when that was harmed.
 
 use crate::format::crc::Crc32;
-use crate::text::{Describe, Line};
+use crate::text::{Describe, Line, display_by_describe};
 
 /// What makes the dump itself one that must not write any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Harm {
     /// A stack in the arena has overflowed: what lies below it is not what it was.
     Stack,
@@ -30,6 +31,8 @@ impl Describe for Harm {
         }
     }
 }
+
+display_by_describe!(Harm);
 
 /// A running CRC-32 over everything that must not change between `arm()` and `crash()`.
 #[derive(Clone, Debug)]

@@ -3,18 +3,18 @@
 //! The story, in order, and where each part is told:
 //!
 //! 1. While the kernel is healthy, [`Dump::arm`] takes over everything that a dump will need and protects it
-//!    with a checksum ([`arm`], [`arena`], [`integrity`]); [`locate`] finds the partition in the disk's [`table`].
+//!    with a checksum (`arm`, [`arena`], [`integrity`]); [`locate`] finds the partition in the disk's [`table`].
 //! 2. The kernel crashes and calls [`Dump::crash`] (`dump`): crashdump mode begins, and the armed state is
 //!    checked (`crash`).
 //! 3. The other CPUs are stopped, and the dump path's own code is checked (`crash::steps`).
-//! 4. The target is taken over ([`device`]), its label and pattern are checked ([`partition`]).
-//! 5. Memory is streamed out ([`memory`], [`stream`], [`format`](mod@format)), waiting only in [`wait`].
+//! 4. The target is taken over ([`device`]), its label and pattern are checked (`partition`).
+//! 5. Memory is streamed out (`memory`, `stream`, [`format`](mod@format)), waiting only in [`wait`].
 //! 6. The headers are closed, the device is shut down (`crash::close`).
-//! 7. The outcome goes to the [`console`], and the reset policy is carried out.
+//! 7. The [outcome](Outcome) goes to the console, and the reset policy is carried out.
 //!
 //! Nothing from step 2 on allocates, waits without a deadline, or panics.
 
-#![cfg_attr(not(any(test, feature = "test-utils")), no_std)]
+#![cfg_attr(not(any(test, feature = "_test-utils")), no_std)]
 #![warn(missing_docs)]
 #![cfg_attr(
     not(test),
@@ -30,33 +30,39 @@
 )]
 
 pub mod arena;
-pub mod arm;
+mod arm;
 mod armed;
 mod code;
-pub mod console;
+#[allow(unreachable_pub, reason = "no kernel has to do with it")]
+mod console;
 mod crash;
 pub mod deferred;
 pub mod device;
 pub mod dma;
 mod dump;
+mod error;
 pub mod format;
-pub mod helpers;
+#[allow(unreachable_pub, reason = "see `internals`")]
+mod helpers;
 pub mod integrity;
-pub mod limits;
+mod limits;
 pub mod locate;
-pub mod memory;
-pub mod outcome;
-pub mod partition;
+#[allow(unreachable_pub, reason = "see `internals`")]
+mod memory;
+mod outcome;
+#[allow(unreachable_pub, reason = "no kernel has to do with it")]
+mod partition;
 pub mod platform;
 // A test's own code may panic.
-#[cfg(any(test, feature = "test-utils"))]
+#[cfg(any(test, feature = "_test-utils"))]
 #[allow(clippy::indexing_slicing, clippy::expect_used, clippy::panic, clippy::arithmetic_side_effects)]
 pub mod sim;
 pub mod stack;
-pub mod stream;
+#[allow(unreachable_pub, reason = "no kernel has to do with it")]
+mod stream;
 pub mod table;
 pub mod text;
-pub mod time;
+mod time;
 mod twice;
 mod vitals;
 pub mod wait;
@@ -66,9 +72,20 @@ pub use arm::{ArmError, ArmReport, Config, Ownership, Target};
 pub use crash::crashdump_mode;
 pub use device::DumpDevice;
 pub use dump::Dump;
+pub use error::Error;
 pub use format::chunk::Encoding;
-pub use limits::MAX_TARGETS;
+pub use limits::{MAX_HELPERS, MAX_TARGETS};
 pub use memory::class::{Level, PageClass};
 pub use outcome::{Crash, Outcome, Refusal};
+pub use partition::unfit::Unfit;
 pub use partition::verify::Verify;
 pub use platform::{Platform, Registers, ResetPolicy};
+
+/// What this project's own tests and benches reach. No promise is made for it.
+#[cfg(any(test, feature = "_internals"))]
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::helpers::{job, slots};
+    pub use crate::memory::class::ClassedPfn;
+    pub use crate::memory::{lz4, page};
+}

@@ -7,4 +7,4 @@ pub const MAX_TARGETS: usize = 4;
 pub const MAX_HELPERS: usize = 8;
 
 /// Buffers in a pool, at most.
-pub const MAX_BUFFERS: usize = 16;
+pub(crate) const MAX_BUFFERS: usize = 16;

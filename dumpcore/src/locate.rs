@@ -1,9 +1,29 @@
 //! Finding the partition that dumps go to, while the kernel is healthy: by what the disk's [partition
 //! table](crate::table) says of it, or by the label that `savecore format` laid.
 //!
-//! Nothing here runs after a crash. What was found goes into a [`Target`](crate::Target), and the crash
-//! checks the label again.
+//! Nothing here runs after a crash. What was found goes into a [`Target`], and the crash checks the label again.
+//!
+//! ```
+//! use dumpcore::locate::{self, By, Polled};
+//! use dumpcore::wait::{SECOND, Wait};
+//! use dumpcore::{Arena, DumpDevice, Error, Platform, Target};
+//!
+//! /// The partition called "dump" of a disk that nobody else uses.
+//! fn find<'a>(
+//!     kernel: &dyn Platform,
+//!     disk: &'a mut dyn DumpDevice,
+//!     arena: &mut Arena<'a>,
+//! ) -> Result<Target<'a>, Error> {
+//!     let wait = Wait::new(kernel, None, kernel.now() + 30 * SECOND);
+//!     disk.quiesce(&wait)?;
+//!     let buffer = arena.dma(4096, 4096)?;
+//!     let scratch = arena.place([0; 4096])?;
+//!     let found = locate::find(&mut Polled::new(disk, &wait, buffer), &By::Name("dump"), scratch)?;
+//!     Ok(found.target(disk))
+//! }
+//! ```
 
+use crate::arm::Target;
 use crate::device::{DeviceError, Direction, DumpDevice};
 use crate::dma::DmaBuffer;
 use crate::format::cipher::PublicKey;
@@ -76,6 +96,7 @@ impl ReadBlocks for Polled<'_> {
 
 /// What the partition is known by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum By<'b> {
     /// Its own GUID in the table, as it is printed: the first three fields are stored little-endian, here
     /// they are not.
@@ -95,6 +116,7 @@ pub enum By<'b> {
 
 /// Where the partition is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Found {
     /// Its first block on the disk, in units of 4096 bytes.
     pub first_block: u64,
@@ -106,8 +128,17 @@ pub struct Found {
     pub recipient: Option<PublicKey>,
 }
 
+impl Found {
+    /// The partition as a target on `device`, the disk that it was found on; nobody else uses that, unless its
+    /// [ownership](Target::ownership) is set.
+    pub fn target<'a>(&self, device: &'a mut dyn DumpDevice) -> Target<'a> {
+        Target::new(device, self.first_block, self.blocks).uuid(self.uuid).recipient(self.recipient)
+    }
+}
+
 /// Why it was not found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum NotFound {
     /// The disk could not be read.
     Device {
@@ -203,7 +234,10 @@ impl Describe for NotFound {
     }
 }
 
-display_by_describe!(NotFound);
+display_by_describe!(NotFound => |not_found| match not_found {
+    NotFound::Device { error, .. } => Some(error),
+    _ => None,
+});
 
 /// Finds a partition. `scratch` is a block to read into; what is in it afterwards means nothing.
 ///

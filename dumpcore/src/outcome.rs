@@ -9,7 +9,16 @@ use crate::text::{Describe, Line, display_by_describe};
 use crate::wait::Wait;
 
 /// What the kernel knows of its crash.
+///
+/// ```
+/// use dumpcore::format::header::Trigger;
+/// use dumpcore::{Crash, Registers};
+///
+/// let crash = Crash::new(Trigger::Watchdog, "no CPU answered", &Registers::ZERO);
+/// assert_eq!(crash.message, "no CPU answered");
+/// ```
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Crash<'a> {
     /// What made it call.
     pub trigger: Trigger,
@@ -19,8 +28,16 @@ pub struct Crash<'a> {
     pub registers: &'a Registers,
 }
 
+impl<'a> Crash<'a> {
+    /// A crash of the calling CPU.
+    pub const fn new(trigger: Trigger, message: &'a str, registers: &'a Registers) -> Crash<'a> {
+        Crash { trigger, message, registers }
+    }
+}
+
 /// How a dump ended. On most kernels nobody sees it, since the reset policy comes first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Outcome {
     /// Nothing is armed, or an earlier dump found the armed state harmed.
     NotArmed,
@@ -48,6 +65,7 @@ pub enum Outcome {
 
 /// Why nothing was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Refusal {
     /// The armed state was changed since it was armed.
     Integrity {
@@ -115,11 +133,15 @@ impl Describe for Refusal {
     }
 }
 
-display_by_describe!(Refusal);
+display_by_describe!(Refusal => |refusal| match refusal {
+    Refusal::Unusable(error) | Refusal::Risky(error) | Refusal::Takeover(error) => Some(error),
+    Refusal::Unfit(unfit) => Some(unfit),
+    _ => None,
+});
 
 /// Why the stream ended early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// The partition is full.
     Full,
     /// The time budget is spent but for what closing takes.
@@ -143,7 +165,7 @@ pub enum Ended {
 impl Ended {
     /// The device of a member failed. But waiting that the end of the budget cut short says nothing of the
     /// device.
-    pub fn device(member: usize, error: DeviceError, wait: &Wait<'_>) -> Ended {
+    pub(crate) fn device(member: usize, error: DeviceError, wait: &Wait<'_>) -> Ended {
         match error {
             DeviceError::TimedOut { .. } if wait.expired() => Ended::Budget,
             error => Ended::Device { member, error },
@@ -151,7 +173,7 @@ impl Ended {
     }
 
     /// The member that failed, if one did.
-    pub fn member(&self) -> Option<usize> {
+    pub(crate) fn member(&self) -> Option<usize> {
         match *self {
             Ended::Full | Ended::Budget => None,
             Ended::Device { member, .. } | Ended::Pattern { member, .. } => Some(member),
@@ -159,7 +181,7 @@ impl Ended {
     }
 
     /// How the header says it.
-    pub fn reason(&self) -> Incomplete {
+    pub(crate) fn reason(&self) -> Incomplete {
         match self {
             Ended::Full => Incomplete::Full,
             Ended::Budget => Incomplete::Budget,
@@ -183,3 +205,8 @@ impl Describe for Ended {
         }
     }
 }
+
+display_by_describe!(Ended => |ended| match ended {
+    Ended::Device { error, .. } => Some(error),
+    _ => None,
+});

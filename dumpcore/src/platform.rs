@@ -63,6 +63,22 @@ unsafe impl Send for CodeRange {}
 unsafe impl Sync for CodeRange {}
 
 /// A range of physical RAM, in bytes. Ends that are not page-aligned are rounded inwards.
+///
+/// ```
+/// use dumpcore::platform::RamRange;
+///
+/// /// As firmware gives it: start and length of each range, and whether it is RAM.
+/// fn visit(map: &[(u64, u64, bool)], visit: &mut dyn FnMut(RamRange)) {
+///     for &(start, length, is_ram) in map {
+///         if is_ram {
+///             visit(RamRange { start, end: start + length });
+///         }
+///     }
+/// }
+/// # let mut found = Vec::new();
+/// # visit(&[(0, 0x9_f000, true), (0xfe00_0000, 4096, false)], &mut |range| found.push(range.end));
+/// # assert_eq!(found, [0x9_f000]);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RamRange {
     /// First byte.
@@ -72,6 +88,30 @@ pub struct RamRange {
 }
 
 /// Registers of one CPU, in the order that [`format::note`](crate::format::note) lays down.
+///
+/// ```
+/// use dumpcore::Registers;
+///
+/// /// What an exception on x86_64 pushes.
+/// struct Frame {
+///     rip: u64,
+///     cs: u64,
+///     rflags: u64,
+///     rsp: u64,
+///     ss: u64,
+/// }
+///
+/// fn registers(frame: &Frame, cr3: u64) -> Registers {
+///     let mut registers = Registers::ZERO;
+///     registers.general[16..=20].copy_from_slice(&[frame.rip, frame.cs, frame.rflags, frame.rsp, frame.ss]);
+///     registers.control[2] = cr3;
+///     registers
+/// }
+/// # let frame = Frame { rip: 1, cs: 2, rflags: 3, rsp: 4, ss: 5 };
+/// # if cfg!(target_arch = "x86_64") {
+/// #     assert_eq!(registers(&frame, 6).stack_pointer(), 4);
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Registers {
     /// General registers.
@@ -121,6 +161,44 @@ pub enum ResetPolicy {
 ///   for, until the end of the dump.
 /// - [`code_ranges`](Platform::code_ranges) names memory that is always readable.
 /// - [`on_stack`](Platform::on_stack) calls its closure exactly once, or not at all and returns false.
+///
+/// # Example
+/// The five methods that have no default, of a kernel that maps all of memory at one place:
+///
+/// ```no_run
+/// use core::ptr::NonNull;
+/// use dumpcore::platform::RamRange;
+/// use dumpcore::{Platform, ResetPolicy};
+///
+/// # fn counter() -> u64 { 0 }
+/// # fn serial_write(_: u8) {}
+/// # fn reset_machine() {}
+/// /// Where physical address 0 is mapped.
+/// const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
+///
+/// struct Kernel;
+///
+/// // SAFETY: the direct map covers all RAM that `ram` names, and stays for as long as the kernel lives.
+/// unsafe impl Platform for Kernel {
+///     fn now(&self) -> u64 {
+///         counter()
+///     }
+///     fn console(&self, text: &str) {
+///         text.bytes().for_each(serial_write);
+///     }
+///     fn ram(&self, visit: &mut dyn FnMut(RamRange)) {
+///         visit(RamRange { start: 0x10_0000, end: 0x800_0000 });
+///     }
+///     fn page(&self, pfn: u64) -> Option<NonNull<u8>> {
+///         NonNull::new((DIRECT_MAP + pfn * 4096) as *mut u8)
+///     }
+///     fn reset(&self, policy: ResetPolicy) {
+///         if policy != ResetPolicy::Return {
+///             reset_machine();
+///         }
+///     }
+/// }
+/// ```
 pub unsafe trait Platform: Sync {
     /// Nanoseconds since some fixed moment; never goes back, and goes on with interrupts off.
     fn now(&self) -> Nanoseconds;

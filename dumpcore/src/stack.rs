@@ -7,8 +7,6 @@
 
 use core::ptr::NonNull;
 
-use zeroize::Zeroize;
-
 use crate::integrity::Digest;
 use crate::limits::MAX_HELPERS;
 
@@ -33,7 +31,7 @@ pub(crate) const STACK_PAINT: u8 = 0xa5;
 
 /// Memory below a stack that nobody writes to.
 #[derive(Clone, Copy, Debug)]
-pub struct RedZone {
+pub(crate) struct RedZone {
     start: NonNull<u64>,
     words: usize,
 }
@@ -78,11 +76,11 @@ fn word(number: usize) -> u64 {
 
 /// The red zones of all stacks that a dump uses.
 #[derive(Debug)]
-pub struct RedZones([Option<RedZone>; 1 + MAX_HELPERS]);
+pub(crate) struct RedZones([Option<RedZone>; 1 + MAX_HELPERS]);
 
 impl RedZones {
     /// None: for code that runs on no stack of the arena.
-    pub const NONE: RedZones = RedZones([None; 1 + MAX_HELPERS]);
+    pub(crate) const NONE: RedZones = RedZones([None; 1 + MAX_HELPERS]);
 
     /// That of the dump's own stack.
     pub(crate) fn new(own: RedZone) -> RedZones {
@@ -99,7 +97,7 @@ impl RedZones {
     }
 
     /// Whether no stack has overflowed.
-    pub fn are_whole(&self) -> bool {
+    pub(crate) fn are_whole(&self) -> bool {
         self.0.iter().flatten().all(RedZone::is_whole)
     }
 
@@ -111,13 +109,15 @@ impl RedZones {
 }
 
 /// Bytes below a frame that are wiped: more than agreeing on a key takes.
+#[cfg(feature = "encryption")]
 const WIPED: usize = if cfg!(debug_assertions) { 16 << 10 } else { 6 << 10 };
 
 /// Wipes the stack below the caller's frame: what functions that have returned left there.
+#[cfg(feature = "encryption")]
 #[inline(never)]
 pub(crate) fn wipe_below() {
     let mut left = [0_u8; WIPED];
-    left.zeroize();
+    zeroize::Zeroize::zeroize(&mut left);
     core::hint::black_box(&mut left);
 }
 

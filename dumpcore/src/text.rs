@@ -79,10 +79,11 @@ pub trait Describe {
     fn describe(&self, line: &mut Line);
 }
 
-/// `Display` for a type that can describe itself, for use on a host.
+/// `Display` and `core::error::Error` for a type that can describe itself. After `=>` comes the function that gives
+/// the error's [source](core::error::Error::source). The crash path uses [`Describe`] alone.
 #[macro_export]
 macro_rules! display_by_describe {
-    ($($name:ty),+ $(,)?) => {$(
+    ($($name:ty $(=> $source:expr)?),+ $(,)?) => {$(
         impl core::fmt::Display for $name {
             fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
                 let mut line = $crate::text::Line::new();
@@ -90,7 +91,14 @@ macro_rules! display_by_describe {
                 formatter.write_str(line.as_str())
             }
         }
-        impl core::error::Error for $name {}
+        impl core::error::Error for $name {
+            $(
+                fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+                    let source: fn(&Self) -> Option<&(dyn core::error::Error + 'static)> = $source;
+                    source(self)
+                }
+            )?
+        }
     )+};
 }
 

@@ -8,6 +8,7 @@ use core::cell::Cell;
 
 use crate::deferred::Queues;
 use crate::platform::Platform;
+use crate::text::{Describe, Line, display_by_describe};
 use crate::time::Nanoseconds;
 
 pub use crate::time::{MILLISECOND, SECOND};
@@ -31,6 +32,14 @@ pub struct TimedOut {
     /// How long, in nanoseconds; 0 if the clock stood still.
     pub after: Nanoseconds,
 }
+
+impl Describe for TimedOut {
+    fn describe(&self, line: &mut Line) {
+        line.text(self.what).text(" did not happen within ").decimal(self.after / MILLISECOND).text(" ms");
+    }
+}
+
+display_by_describe!(TimedOut);
 
 /// How long a CPU that helps rests between two looks: at first, and at most.
 const REST: (Nanoseconds, Nanoseconds) = (1_000, 100_000);

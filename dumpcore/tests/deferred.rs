@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dumpcore::Outcome;
-use dumpcore::arm::{Config, Ownership, Target};
 use dumpcore::deferred::{DeferError, Handler, HostQueues, Queues, TASKLET_CAPACITY, TIMER_CAPACITY};
 use dumpcore::device::{DeviceError, Direction, DumpDevice, Geometry, Health};
 use dumpcore::dma::DmaBuffer;
@@ -11,6 +10,7 @@ use dumpcore::format::header::Trigger;
 use dumpcore::integrity::Digest;
 use dumpcore::sim::{Disk, Machine};
 use dumpcore::wait::{MILLISECOND, Wait};
+use dumpcore::{Config, Ownership, Target};
 use dumpcore::{Platform, ResetPolicy, platform::RamRange};
 
 const UUID: [u8; 16] = *b"deferred tests..";
@@ -199,18 +199,12 @@ fn a_cpu_that_is_stopped_in_the_middle_of_a_driver_cannot_hold_the_private_queue
     let machine: &'static Machine = Machine::new(vec![RamRange { start: 0, end: 2 << 20 }], 1 << 20, &disk);
     let queues: &'static Queues = Box::leak(Box::new(Queues::new()));
     let stopping = Stopping { machine, queues, host: Host::default() };
-    let target = Target {
-        device: Box::leak(Box::new(disk.device(1))),
-        first_block: 0,
-        blocks: 512,
-        uuid: Some(UUID),
-        recipient: None,
-        ownership: Ownership::Shared,
-    };
-    let config = Config { queues: Some(queues), reset: ResetPolicy::Return, ..Config::default() };
+    let target =
+        Target::new(Box::leak(Box::new(disk.device(1))), 0, 512).uuid(UUID).ownership(Ownership::Shared);
+    let config = Config::new().queues(queues).reset(ResetPolicy::Return);
     machine.dump().arm(&stopping, [target], machine.arena(), config).unwrap();
     let registers = dumpcore::Registers::ZERO;
-    let crash = dumpcore::Crash { trigger: Trigger::Panic, message: "stopped", registers: &registers };
+    let crash = dumpcore::Crash::new(Trigger::Panic, "stopped", &registers);
     assert_eq!(machine.dump().crash(&stopping, &crash), Outcome::Complete);
     // What the other CPU asked for went to its kernel, and took no lock of the dump's.
     assert_eq!(*stopping.host.asked.lock().unwrap(), ["set 9 at 123"]);
@@ -231,15 +225,8 @@ fn in_a_dump_the_queues_run_the_drivers_timers_and_tasklets_and_nothing_else() {
     assert_eq!(queues.schedule_tasklet(machine, handler), Err(DeferError::NoHostQueues));
 
     let driver = Box::leak(Box::new(OldDriver { inner: disk.device(1), queues, machine }));
-    let target = Target {
-        device: driver,
-        first_block: 0,
-        blocks: 512,
-        uuid: Some(UUID),
-        recipient: None,
-        ownership: Ownership::Exclusive,
-    };
-    let config = Config { queues: Some(queues), reset: ResetPolicy::Return, ..Config::default() };
+    let target = Target::new(driver, 0, 512).uuid(UUID);
+    let config = Config::new().queues(queues).reset(ResetPolicy::Return);
     machine.dump().arm(machine, [target], machine.arena(), config).unwrap();
     assert_eq!(machine.panic("with timers"), Outcome::Complete);
 

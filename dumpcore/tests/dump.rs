@@ -1,18 +1,18 @@
 //! Dumps on a simulated machine: no foreign block is ever changed, every fault has its name and its end.
 
 use dumpcore::ResetPolicy;
-use dumpcore::arm::{ArmError, Config, Ownership, Target};
+use dumpcore::Unfit;
+use dumpcore::Verify;
 use dumpcore::device::DeviceError;
 use dumpcore::format::frame::{Kind, Malformed};
 use dumpcore::format::header::{Header, Incomplete, Status};
 use dumpcore::format::{BLOCK_SIZE, pattern};
-use dumpcore::outcome::{Outcome, Refusal};
-use dumpcore::partition::unfit::Unfit;
-use dumpcore::partition::verify::Verify;
 use dumpcore::platform::RamRange;
 use dumpcore::sim::{Disk, DiskFault, FOREIGN, Machine, MachineFault};
 use dumpcore::stack::{RED_ZONE, STACK_SIZE};
 use dumpcore::wait::{SECOND, Wait};
+use dumpcore::{ArmError, Config, Ownership, Target};
+use dumpcore::{Outcome, Refusal};
 
 const UUID: [u8; 16] = *b"dump tests......";
 const FIRST: u64 = 3;
@@ -38,7 +38,7 @@ fn machine(disk: &Disk, filled: u64) -> &'static mut Machine {
 }
 
 fn config() -> Config<'static> {
-    Config { budget: 60 * SECOND, reset: ResetPolicy::Return, ..Config::default() }
+    Config::new().budget(60 * SECOND).reset(ResetPolicy::Return)
 }
 
 fn arm(
@@ -47,26 +47,16 @@ fn arm(
     config: Config<'static>,
     depth: usize,
 ) -> Result<(), ArmError> {
-    let target = Target {
-        device: Box::leak(Box::new(disk.device(depth))),
-        first_block: FIRST,
-        blocks: BLOCKS,
-        uuid: Some(UUID),
-        recipient: None,
-        ownership: Ownership::Shared,
-    };
+    let target = Target::new(Box::leak(Box::new(disk.device(depth))), FIRST, BLOCKS)
+        .uuid(UUID)
+        .ownership(Ownership::Shared);
     machine.dump().arm(machine, [target], machine.arena(), config).map(|_| ())
 }
 
 fn arm_blocks(machine: &'static Machine, disk: &Disk, blocks: u64) {
-    let target = Target {
-        device: Box::leak(Box::new(disk.device(4))),
-        first_block: FIRST,
-        blocks,
-        uuid: Some(UUID),
-        recipient: None,
-        ownership: Ownership::Shared,
-    };
+    let target = Target::new(Box::leak(Box::new(disk.device(4))), FIRST, blocks)
+        .uuid(UUID)
+        .ownership(Ownership::Shared);
     machine.dump().arm(machine, [target], machine.arena(), config()).unwrap();
 }
 
@@ -312,7 +302,7 @@ fn a_check_that_takes_half_the_budget_goes_on_just_ahead_of_each_write() {
         // So slow that reading the whole partition alone takes more than half of it.
         machine.set_tick(1_000_000);
         let machine: &'static Machine = machine;
-        arm(machine, &disk, Config { budget: 90 * 1_000_000, ..config() }, 4).unwrap();
+        arm(machine, &disk, config().budget(90 * 1_000_000), 4).unwrap();
         let before = disk.bytes();
         let outcome = machine.panic("slow");
         let console = machine.console_text();
@@ -388,16 +378,13 @@ fn two_disks_of_one_controller_are_not_striped_over_but_may_follow_one_another()
         let disks = [formatted(), formatted()];
         let machine: &'static Machine = machine(&disks[0], 1);
         let targets: Vec<Target<'static>> = (disks.iter().zip(controllers))
-            .map(|(disk, controller)| Target {
-                device: Box::leak(Box::new(disk.device(4).behind(controller))),
-                first_block: FIRST,
-                blocks: BLOCKS,
-                uuid: Some(UUID),
-                recipient: None,
-                ownership: Ownership::Shared,
+            .map(|(disk, controller)| {
+                Target::new(Box::leak(Box::new(disk.device(4).behind(controller))), FIRST, BLOCKS)
+                    .uuid(UUID)
+                    .ownership(Ownership::Shared)
             })
             .collect();
-        let config = Config { stripe, ..config() };
+        let config = config().stripe(stripe);
         let armed = machine.dump().arm(machine, targets, machine.arena(), config).map(|_| ());
         assert_eq!(armed, if refused { Err(ArmError::OneController { target: 1 }) } else { Ok(()) });
     }
@@ -412,7 +399,7 @@ fn a_disk_that_is_another_one_after_a_reset_is_never_written() {
             let machine = machine(&disk, 200);
             machine.set_tick(1_000_000);
             let machine: &'static Machine = machine;
-            arm(machine, &disk, Config { verify, ..config() }, 4).unwrap();
+            arm(machine, &disk, config().verify(verify), 4).unwrap();
             disk.set_fault(DiskFault::Exchanged(request));
             let outcome = machine.panic("exchanged");
             let bytes = disk.bytes();
@@ -433,7 +420,7 @@ fn a_disk_that_hangs_once_leaves_time_to_close_the_dump() {
             let machine = machine(&disk, 200);
             machine.set_tick(1_000_000);
             let machine: &'static Machine = machine;
-            arm(machine, &disk, Config { budget: budget * SECOND, ..config() }, 4).unwrap();
+            arm(machine, &disk, config().budget(budget * SECOND), 4).unwrap();
             disk.set_fault(DiskFault::StuckOnce(request));
             let outcome = machine.panic("hangs once");
             let closed = matches!(
@@ -475,13 +462,8 @@ fn behind_a_cut(
     ownership: Ownership,
 ) -> (Disk, &'static Machine, u64) {
     let disk = Disk::formatted(blocks + 9, FIRST, blocks, &UUID, 11);
-    let target = |ownership| Target {
-        device: Box::leak(Box::new(disk.device(4))),
-        first_block: FIRST,
-        blocks,
-        uuid: Some(UUID),
-        recipient: None,
-        ownership,
+    let target = |ownership| {
+        Target::new(Box::leak(Box::new(disk.device(4))), FIRST, blocks).uuid(UUID).ownership(ownership)
     };
     let first: &'static Machine = machine(&disk, 120);
     first.dump().arm(first, [target(Ownership::Shared)], first.arena(), config.clone()).unwrap();
@@ -507,7 +489,7 @@ fn harmed(before: &[u8], after: &[u8]) -> Vec<u64> {
 #[test]
 #[cfg_attr(miri, ignore = "many dumps")]
 fn behind_a_dump_that_was_cut_off_a_large_partition_takes_no_longer_than_a_small_one() {
-    let config = || Config { verify: Verify::Ahead, ..config() };
+    let config = || config().verify(Verify::Ahead);
     for ownership in [Ownership::Shared, Ownership::Exclusive] {
         let mut times = Vec::new();
         for blocks in [5_000, 20_000, 40_000] {
@@ -531,7 +513,7 @@ fn a_block_of_an_unfinished_dump_far_behind_its_end_is_never_overwritten() {
         .into_iter()
         .flat_map(|verify| [45, 90, 3_000, 4_900].map(|far| (verify, far)))
     {
-        let (disk, second, _) = behind_a_cut(5_000, 30, Config { verify, ..config() }, Ownership::Shared);
+        let (disk, second, _) = behind_a_cut(5_000, 30, config().verify(verify), Ownership::Shared);
         disk.change(|bytes| bytes[(FIRST + far) as usize * BLOCK_SIZE..][..BLOCK_SIZE].fill(0x3c));
         let before = disk.bytes();
         let outcome = second.panic("behind");
@@ -645,24 +627,14 @@ fn what_is_armed_twice_or_without_a_uuid_or_with_too_little_is_refused_by_name()
     let disk = formatted();
     let first: &'static Machine = machine(&disk, 1);
     arm(first, &disk, config(), 4).unwrap();
-    let again = Target {
-        device: Box::leak(Box::new(disk.device(1))),
-        first_block: FIRST,
-        blocks: BLOCKS,
-        uuid: None,
-        recipient: None,
-        ownership: Ownership::Shared,
-    };
+    let again = Target::new(Box::leak(Box::new(disk.device(1))), FIRST, BLOCKS).ownership(Ownership::Shared);
     let other: &'static Machine = machine(&disk, 1);
     assert_eq!(first.dump().arm(first, [again], other.arena(), config()), Err(ArmError::AlreadyArmed));
 
-    let target = |blocks, uuid| Target {
-        device: Box::leak(Box::new(disk.device(1))),
-        first_block: FIRST,
-        blocks,
-        uuid,
-        recipient: None,
-        ownership: Ownership::Shared,
+    let target = |blocks, uuid| {
+        Target::new(Box::leak(Box::new(disk.device(1))), FIRST, blocks)
+            .uuid(uuid)
+            .ownership(Ownership::Shared)
     };
     let try_arm = |arena, target, config| {
         let machine: &'static Machine = Machine::new(ram(), arena, &disk);
@@ -671,7 +643,7 @@ fn what_is_armed_twice_or_without_a_uuid_or_with_too_little_is_refused_by_name()
     assert_eq!(try_arm(ARENA, target(BLOCKS, None), config()), ArmError::UuidMissing { target: 0 });
     assert_eq!(try_arm(ARENA, target(4, Some(UUID)), config()), ArmError::TooSmall { target: 0, blocks: 4 });
     assert!(matches!(try_arm(32 << 10, target(BLOCKS, Some(UUID)), config()), ArmError::Arena(_)));
-    let no_time = Config { budget: 0, ..config() };
+    let no_time = config().budget(0);
     assert_eq!(try_arm(ARENA, target(BLOCKS, Some(UUID)), no_time), ArmError::NoTime);
 }
 

@@ -10,9 +10,10 @@ use dumpcore::format::header::{Arch, Header, Status, Trigger};
 use dumpcore::format::label::Label;
 use dumpcore::format::note::Notes;
 use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, VERSION, checksum, freeing, pattern};
-use dumpcore::memory::class::{ClassedPfn, Level, PageClass};
-use dumpcore::memory::lz4::{Table, compress};
+use dumpcore::internals::ClassedPfn;
+use dumpcore::internals::lz4::{Table, compress};
 use dumpcore::sim::cases;
+use dumpcore::{Level, PageClass};
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
@@ -82,10 +83,10 @@ proptest! {
         let page = Aligned(*block);
         let mut copy = [0; BLOCK_SIZE];
         // SAFETY: the page is aligned, whole, and stays.
-        unsafe { dumpcore::memory::page::copy(core::ptr::NonNull::from(&page.0).cast(), &mut copy) };
+        unsafe { dumpcore::internals::page::copy(core::ptr::NonNull::from(&page.0).cast(), &mut copy) };
         prop_assert_eq!(&copy, &page.0);
         // SAFETY: as above.
-        let sum = unsafe { dumpcore::memory::page::sum(core::ptr::NonNull::from(&page.0).cast()) };
+        let sum = unsafe { dumpcore::internals::page::sum(core::ptr::NonNull::from(&page.0).cast()) };
         prop_assert_eq!(checksum::placed(sum, position), checksum::block_sum(&copy, position));
     }
 
@@ -96,7 +97,7 @@ proptest! {
         let mut page = Aligned([0; BLOCK_SIZE]);
         page.0[at] = byte;
         // SAFETY: the page is aligned, whole, and stays.
-        let zero = unsafe { dumpcore::memory::page::is_zero(core::ptr::NonNull::from(&page.0).cast()) };
+        let zero = unsafe { dumpcore::internals::page::is_zero(core::ptr::NonNull::from(&page.0).cast()) };
         prop_assert_eq!(zero, byte == 0);
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dumpcore::helpers::slots::{Job, MAX_HELPER, MAX_SLOTS, Slots, State, Ticket};
+use dumpcore::internals::slots::{Job, MAX_HELPER, MAX_SLOTS, Slots, State, Ticket};
 use dumpcore::sim::cases;
 use proptest::prelude::*;
 

@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use dumpcore::device::DeviceError;
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block};
-use dumpcore::locate::{By, Found, NotFound, ReadBlocks, find};
+use dumpcore::locate::{By, NotFound, ReadBlocks, find};
 use dumpcore::sim::cases;
 use gpt::disk::LogicalBlockSize;
 use proptest::prelude::*;
@@ -158,8 +158,19 @@ fn label(disk: &mut Sparse, block: u64, blocks: u64, uuid: [u8; 16]) {
     disk.blocks.insert(block, bytes);
 }
 
+/// What is said of a partition that was found.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Found {
+    first_block: u64,
+    blocks: u64,
+    uuid: Option<[u8; 16]>,
+    recipient: Option<[u8; 32]>,
+}
+
 fn look(disk: &mut Sparse, by: By<'_>) -> Result<Found, NotFound> {
-    find(disk, &by, &mut [0; BLOCK_SIZE])
+    let found = find(disk, &by, &mut [0; BLOCK_SIZE])?;
+    let (first_block, blocks) = (found.first_block, found.blocks);
+    Ok(Found { first_block, blocks, uuid: found.uuid, recipient: found.recipient })
 }
 
 /// Far behind 2 TiB, where 32 bits of sectors end, in blocks.
@@ -176,6 +187,17 @@ fn usual(sector: u64) -> (Sparse, Vec<[u8; 16]>) {
     let (mut disk, guids) = disk(3 * TIB, sector, &parts);
     label(&mut disk, FAR, 1000, [9; 16]);
     (disk, guids)
+}
+
+#[test]
+fn what_was_found_becomes_a_target() {
+    let (mut disk, _) = usual(512);
+    let found = find(&mut disk, &By::Name("dump"), &mut [0; BLOCK_SIZE]).unwrap();
+    let mut device = dumpcore::sim::Disk::new(vec![0; BLOCK_SIZE], 1).device(1);
+    let target = found.target(&mut device);
+    assert_eq!((target.first_block, target.blocks), (FAR, 1000));
+    assert_eq!((target.uuid, target.recipient), (Some([9; 16]), None));
+    assert_eq!(target.ownership, dumpcore::Ownership::Exclusive);
 }
 
 const USUAL: Found = Found { first_block: FAR, blocks: 1000, uuid: Some([9; 16]), recipient: None };

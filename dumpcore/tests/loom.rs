@@ -22,7 +22,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use dumpcore::helpers::slots::{Job, Owner, Slots, State};
+use dumpcore::internals::slots::{Job, Owner, Slots, State};
 use loom::model::Builder;
 use loom::sync::Arc;
 use loom::thread;

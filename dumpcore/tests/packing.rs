@@ -3,7 +3,7 @@
 use dumpcore::format::crc;
 use dumpcore::format::crypt::{Key, header_index, public_key};
 use dumpcore::format::header::Header;
-use dumpcore::memory::lz4::{Table, compress};
+use dumpcore::internals::lz4::{Table, compress};
 use dumpcore::sim::cases;
 use proptest::prelude::*;
 

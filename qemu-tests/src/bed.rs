@@ -295,9 +295,9 @@ mod tests {
 
     #[test]
     fn every_driver_has_a_device_and_every_device_a_driver() {
-        let drivers = dump_drivers::DRIVERS.map(|driver| driver.name);
-        for name in drivers {
-            assert!(DEVICES.iter().any(|device| device.driver == name), "no machine has a disk for {name}");
+        let drivers: Vec<&str> = dump_drivers::DRIVERS.iter().map(|driver| driver.name).collect();
+        for name in &drivers {
+            assert!(DEVICES.iter().any(|device| device.driver == *name), "no machine has a disk for {name}");
         }
         assert!(DEVICES.iter().all(|device| drivers.contains(&device.driver)));
     }

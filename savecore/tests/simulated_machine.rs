@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use dumpcore::Outcome;
-use dumpcore::arm::{Config, Ownership, Target};
 use dumpcore::format::chunk::{ChunkHeader, Encoding, RunKind};
 use dumpcore::format::frame::{self, Kind};
 use dumpcore::format::{BLOCK_SIZE, Block, PAGE_BYTES};
 use dumpcore::platform::{RamRange, Registers};
 use dumpcore::sim::{Disk, DiskFault, Helper, Machine, MachineFault};
 use dumpcore::wait::{MILLISECOND, SECOND};
+use dumpcore::{Config, Ownership, Target};
 use dumpcore::{Level, PageClass, ResetPolicy, Verify};
 use object::LittleEndian as LE;
 use object::elf::{FileHeader64, PT_LOAD};
@@ -283,27 +283,23 @@ impl<'w> World<'w> {
 
     fn arm(&self) {
         let Way { verify, level, encoding, stripe, budget, .. } = *self.way;
-        let target = |((disk, uuid), encrypted): ((&Disk, &[u8; 16]), &bool)| Target {
-            device: Box::leak(Box::new(disk.device(self.way.depth))),
-            first_block: FIRST,
-            blocks: self.way.blocks,
-            uuid: Some(*uuid),
-            recipient: encrypted.then(|| Identity(SECRET).public_key()),
-            ownership: Ownership::Shared,
+        let target = |((disk, uuid), encrypted): ((&Disk, &[u8; 16]), &bool)| {
+            Target::new(Box::leak(Box::new(disk.device(self.way.depth))), FIRST, self.way.blocks)
+                .uuid(*uuid)
+                .recipient(encrypted.then(|| Identity(SECRET).public_key()))
+                .ownership(Ownership::Shared)
         };
         let targets: Vec<Target<'static>> =
             self.disks.iter().zip(&UUIDS).zip(&self.way.encrypted).map(target).collect();
         let reset = ResetPolicy::Return;
-        let config = Config {
-            verify,
-            level,
-            encoding,
-            stripe,
-            budget,
-            reset,
-            clear_after_encrypted: true,
-            ..Config::default()
-        };
+        let config = Config::new()
+            .verify(verify)
+            .level(level)
+            .encoding(encoding)
+            .stripe(stripe)
+            .budget(budget)
+            .reset(reset)
+            .clear_after_encrypted(true);
         let machine = self.machine;
         machine.dump().arm(machine, targets, machine.arena(), config).expect("it can be armed");
         self.disks[0].set_fault(self.way.fault);

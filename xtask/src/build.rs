@@ -96,6 +96,31 @@ pub(crate) fn libraries(target: &str) -> Result<()> {
     Ok(())
 }
 
+/// Packages, and the features with which alone each has to build.
+const FEATURES: [(&str, &str); 6] = [
+    ("dumpcore", ""),
+    ("dump-drivers", ""),
+    ("dump-drivers", "ahci"),
+    ("dump-drivers", "ata"),
+    ("dump-drivers", "nvme"),
+    ("dump-drivers", "virtio"),
+];
+
+/// Builds what a kernel may do without: dumpcore without encryption, the drivers without the others.
+pub(crate) fn features(target: &str) -> Result<()> {
+    let toolchain = Toolchain::find(target).ok_or_else(|| {
+        CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
+    })?;
+    for (package, features) in FEATURES {
+        let mut cargo = toolchain.cargo("rustc", target, KERNEL_FLAGS);
+        cargo.args(["--release", "--quiet", "--lib", "--package", package, "--no-default-features"]);
+        cargo.args(["--features", features, "--", "--deny", "warnings", "--emit=metadata"]);
+        let what = format!("{package} with the features \"{features}\" alone");
+        logged(cargo, &what, BUILD_LIMIT)?.success(&what)?;
+    }
+    Ok(())
+}
+
 /// Builds these test kernels and savecore.
 pub(crate) fn programs(builds: impl IntoIterator<Item = Build>) -> Result<Programs> {
     programs_with(builds, savecore()?)

@@ -436,7 +436,7 @@ mod tests {
     #[test]
     fn code_for_tests_is_left_out_and_the_wait_may_look() {
         let busy = "loop { core::hint::spin_loop(); }";
-        for attribute in ["#[cfg(test)]", "#[test]", "#[cfg(any(test, feature = \"test-utils\"))]"] {
+        for attribute in ["#[cfg(test)]", "#[test]", "#[cfg(any(test, feature = \"_test-utils\"))]"] {
             assert!(
                 look(&format!("{attribute} fn f() {{ {busy} }}"), Part::Core).unwrap().findings.is_empty()
             );

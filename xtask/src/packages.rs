@@ -26,7 +26,7 @@ pub(crate) const PUBLISHED: [&str; 4] = ["dumpcore", "dump-linux", "dump-drivers
 const BARE: [&str; 3] = ["dumpcore", "dump-linux", "dump-drivers"];
 
 /// The features that the tests of a crate need. Its own test dependency on itself is not part of a package.
-const TEST_FEATURES: &str = "dumpcore/test-utils,dump-drivers/test-utils";
+const TEST_FEATURES: &str = "dumpcore/_test-utils,dump-drivers/_test-utils";
 
 /// Cases of a property. What a package lacks is seen in the first, and the other cases were tried on the same code.
 const CASES: &str = "8";

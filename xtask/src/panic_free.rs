@@ -30,7 +30,7 @@ const NAMED: usize = 8;
 /// The panics that can be reached, and where they come from. Or the check does not work.
 pub(crate) fn check(target: &str) -> Result<String> {
     let linked = Linked::read(&build(target, &[])?)?;
-    for name in EXPECTED.into_iter().chain(DRIVERS.map(|driver| driver.module)) {
+    for name in EXPECTED.into_iter().chain(DRIVERS.iter().map(|driver| driver.module)) {
         ensure!(linked.has(name), "nothing of {name} was linked, so nothing was checked");
     }
     let found = linked.panics();

@@ -164,7 +164,7 @@ mod tests {
             "fn f(range: Range) -> (u64, u64) { let g = |(a, b): (u8, u8)| a; (0, 0) }",
             "fn f(nothing: (), call: fn((u8, u8))) {}",
             "#[cfg(test)] mod tests { fn f(pair: (u8, u8)) {} }",
-            "#[cfg(any(test, feature = \"test-utils\"))] fn f(pair: (u8, u8)) {}",
+            "#[cfg(any(test, feature = \"_test-utils\"))] fn f(pair: (u8, u8)) {}",
         ] {
             assert!(findings(text).is_empty(), "{text}");
         }

@@ -115,6 +115,15 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
         });
     }
 
+    step(&mut count, "each feature alone", || {
+        let target = X86_64.target;
+        if !ready && crate::toolchain::Toolchain::find(target).is_none() {
+            return Ok(Step::Skipped(format!("no toolchain for {target}; `cargo xtask setup`")));
+        }
+        build::features(target)?;
+        Ok(Step::Done("without encryption; with one driver, and with none".to_owned()))
+    });
+
     ui::section("no panic can be reached from the dump path");
     for target in TARGETS {
         step(&mut count, target, || {
@@ -218,9 +227,12 @@ fn unit_tests() -> Vec<(&'static str, Command)> {
     let mut loom =
         with(&["test", "--package", "dumpcore", "--profile", "loom", "--test", "loom", "--no-fail-fast"]);
     loom.env("RUSTFLAGS", "--cfg loom").arg("--target-dir").arg(folders::target_folder().join("loom"));
+    let without =
+        with(&["test", "--package", "dumpcore", "--no-default-features", "--test", "without_encryption"]);
     vec![
         ("unit tests, properties", all),
         ("doc tests", with(&["test", "--doc", "--no-fail-fast"])),
+        ("without encryption", without),
         ("lock-free parts under loom", loom),
     ]
 }

@@ -101,6 +101,23 @@ impl Limits {
 /// An error that disk, link or HBA report is recovered from once: the port is reset by COMRESET, and all that was under way
 /// is done again, one command at a time. What then fails a second time is reported as failed. A flush is not repeated: the
 /// disk has forgotten what it could not write.
+///
+/// ```
+/// use dump_drivers::bus::pci::ConfigSpace;
+/// use dump_drivers::ahci;
+/// use dump_drivers::{Access, AhciDisk, Mmio};
+/// use dumpcore::{Arena, Error};
+///
+/// /// The first disk of the first AHCI controller.
+/// fn open<C: ConfigSpace>(
+///     config: C,
+///     map: fn(u64, usize) -> Option<Mmio>,
+///     arena: &mut Arena<'_>,
+/// ) -> Result<AhciDisk<Mmio, C>, Error> {
+///     let function = ahci::find(&config, 0).ok_or(Error::NoDisk)?;
+///     Ok(AhciDisk::open(Access::new(config, map), function, None, arena)?)
+/// }
+/// ```
 pub type AhciDisk<R, C> = Polled<Ahci<R, C>>;
 
 /// What an HBA does for a disk.

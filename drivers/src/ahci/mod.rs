@@ -1,16 +1,19 @@
 //! Serial ATA disks behind an HBA of the Advanced Host Controller Interface (AHCI 1.3.1).
 //!
-//! - [`registers`]: what is where (3).
+//! - `registers`: what is where (3).
 //! - [`hba`]: the controller as a whole: ports, hand-off from the BIOS, reset (10.4.3, 10.6).
-//! - [`port`]: stop, COMRESET, start (10.1, 10.3, 10.4.2).
-//! - [`command`]: command list, command tables and commands (4.2).
+//! - `port`: stop, COMRESET, start (10.1, 10.3, 10.4.2).
+//! - `command`: command list, command tables and commands (4.2).
 //! - [`disk`]: a disk that receives a dump.
 
-pub mod command;
+#[allow(unreachable_pub, reason = "the driver's own")]
+mod command;
 pub mod disk;
 pub mod hba;
-pub mod port;
-pub mod registers;
+#[allow(unreachable_pub, reason = "the driver's own")]
+mod port;
+#[allow(dead_code, unreachable_pub, reason = "what the specification names, used or not")]
+mod registers;
 
 use crate::bus::pci::{ConfigSpace, Function, functions};
 

@@ -121,6 +121,25 @@ pub enum AtaCommand {
 /// stay as they are. What the controller cannot reach, beyond 4 GiB, goes by PIO, as everything does without DMA.
 ///
 /// A request that fails is tried once more after a reset, then its failure is reported.
+///
+/// ```
+/// # #[cfg(target_arch = "x86_64")] mod example {
+/// use dump_drivers::ata::disk;
+/// use dump_drivers::bus::pci::ConfigSpace;
+/// use dump_drivers::{Access, AtaDisk, PortWindow, Ram};
+/// use dumpcore::{Arena, Error};
+///
+/// /// The first disk of the first IDE controller.
+/// fn open<C: ConfigSpace>(
+///     config: C,
+///     ports: fn(u16, u16) -> Option<PortWindow>,
+///     arena: &mut Arena<'_>,
+/// ) -> Result<AtaDisk<PortWindow, C>, Error> {
+///     let function = disk::find(&config, 0).ok_or(Error::NoDisk)?;
+///     Ok(AtaDisk::open(Access::new(config, ports), function, None, Ram::Anywhere, arena)?)
+/// }
+/// # }
+/// ```
 pub type AtaDisk<R, C> = Polled<Ata<R, C>>;
 
 /// What an IDE controller does for a disk.

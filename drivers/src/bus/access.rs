@@ -3,6 +3,7 @@
 use dumpcore::platform::Nanoseconds;
 
 /// How a driver reaches its device, and how long it waits for it.
+#[non_exhaustive]
 pub struct Access<C, M> {
     /// Configuration space.
     pub config: C,
@@ -13,4 +14,21 @@ pub struct Access<C, M> {
     /// How many nanoseconds a reset or one request may take; a flush may take twelve times as long. A controller may ask
     /// for more time for its own reset.
     pub timeout: Nanoseconds,
+}
+
+/// How long a driver waits for its device unless it is told otherwise: 5 s.
+const TIMEOUT: Nanoseconds = 5_000_000_000;
+
+impl<C, M> Access<C, M> {
+    /// A device in this configuration space, whose registers are mapped like that. A reset or a request may take 5 s.
+    pub const fn new(config: C, map: M) -> Access<C, M> {
+        Access { config, map, timeout: TIMEOUT }
+    }
+
+    /// Sets [`timeout`](Access#structfield.timeout).
+    #[must_use]
+    pub fn timeout(mut self, timeout: Nanoseconds) -> Access<C, M> {
+        self.timeout = timeout;
+        self
+    }
 }

@@ -7,6 +7,15 @@ use dumpcore::integrity::Digest;
 ///
 /// An access that is not wholly inside the window, or not aligned to its own size, touches nothing: it reads as all
 /// ones, which is also what a device that is gone reads as, and a write is dropped.
+///
+/// ```
+/// use dump_drivers::{Mmio, Registers};
+///
+/// /// The version that a controller says in its register at 8, or `None` if it is gone.
+/// fn version(registers: &Mmio) -> Option<u32> {
+///     Some(registers.read32(8)).filter(|version| *version != u32::MAX)
+/// }
+/// ```
 pub trait Registers: Send {
     /// Size of the window in bytes.
     fn length(&self) -> usize;

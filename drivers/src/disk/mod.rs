@@ -12,6 +12,7 @@
 
 pub mod name;
 pub mod pending;
+#[cfg(feature = "ata")]
 pub mod pio;
 pub mod polled;
 pub mod request;

@@ -127,6 +127,23 @@ pub enum NvmeCommand {
 ///
 /// A command that failed, and of which the controller does not say that it would fail again (Do Not Retry), is issued
 /// once more; a second failure is reported with the request.
+///
+/// ```
+/// use dump_drivers::bus::pci::ConfigSpace;
+/// use dump_drivers::nvme::disk;
+/// use dump_drivers::{Access, Mmio, NvmeDisk};
+/// use dumpcore::{Arena, Error};
+///
+/// /// The first namespace of the first NVMe controller.
+/// fn open<C: ConfigSpace>(
+///     config: C,
+///     map: fn(u64, usize) -> Option<Mmio>,
+///     arena: &mut Arena<'_>,
+/// ) -> Result<NvmeDisk<Mmio, C>, Error> {
+///     let function = disk::find(&config, 0).ok_or(Error::NoDisk)?;
+///     Ok(NvmeDisk::open(Access::new(config, map), function, None, arena)?)
+/// }
+/// ```
 pub type NvmeDisk<R, C> = Polled<Nvme<R, C>>;
 
 /// What an NVMe controller does for a disk.

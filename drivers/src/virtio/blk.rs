@@ -19,6 +19,23 @@ use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
 
 /// A virtio disk behind PCI. About 10 KiB of arena.
+///
+/// ```
+/// use dump_drivers::bus::pci::ConfigSpace;
+/// use dump_drivers::virtio::blk;
+/// use dump_drivers::{Access, Mmio, VirtioBlk};
+/// use dumpcore::{Arena, Error};
+///
+/// /// The first virtio disk.
+/// fn open<C: ConfigSpace>(
+///     config: C,
+///     map: fn(u64, usize) -> Option<Mmio>,
+///     arena: &mut Arena<'_>,
+/// ) -> Result<VirtioBlk<Mmio, C>, Error> {
+///     let function = blk::find(&config, 0).ok_or(Error::NoDisk)?;
+///     Ok(VirtioBlk::open(Access::new(config, map), function, arena)?)
+/// }
+/// ```
 pub type VirtioBlk<R, C> = Disk<PciTransport<R, C>, Blk>;
 /// A virtio disk behind MMIO. About 10 KiB of arena.
 pub type VirtioBlkMmio<R> = Disk<MmioTransport<R>, Blk>;

@@ -24,6 +24,23 @@ use crate::bus::shared::Shared;
 use crate::disk::PolledDisk as _;
 
 /// A SCSI disk on a virtio host behind PCI. About 12 KiB of arena.
+///
+/// ```
+/// use dump_drivers::bus::pci::ConfigSpace;
+/// use dump_drivers::virtio::scsi;
+/// use dump_drivers::{Access, Mmio, VirtioScsi};
+/// use dumpcore::{Arena, Error};
+///
+/// /// The first disk of the first virtio SCSI host.
+/// fn open<C: ConfigSpace>(
+///     config: C,
+///     map: fn(u64, usize) -> Option<Mmio>,
+///     arena: &mut Arena<'_>,
+/// ) -> Result<VirtioScsi<Mmio, C>, Error> {
+///     let function = scsi::find(&config, 0).ok_or(Error::NoDisk)?;
+///     Ok(VirtioScsi::open(Access::new(config, map), function, None, arena)?)
+/// }
+/// ```
 pub type VirtioScsi<R, C> = Disk<PciTransport<R, C>, Scsi>;
 /// A SCSI disk on a virtio host behind MMIO. About 12 KiB of arena.
 pub type VirtioScsiMmio<R> = Disk<MmioTransport<R>, Scsi>;

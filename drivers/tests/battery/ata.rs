@@ -34,7 +34,7 @@ impl Kind for Ide {
         let ports = |first, length| fake.at_port(first, length);
         // Either chosen, or the only disk that is to be found.
         let chosen = (place & 1 == 0).then_some(place);
-        let access = Access { config: fake.clone(), map: ports, timeout: TIMEOUT };
+        let access = Access::new(fake.clone(), ports).timeout(TIMEOUT);
         AtaDisk::open(access, function, chosen, ram, arena)
     }
 

@@ -7,6 +7,7 @@
 
 mod ahci;
 mod ata;
+mod found;
 mod hostile;
 mod kind;
 mod made_up;

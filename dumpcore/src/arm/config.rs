@@ -15,6 +15,7 @@ const DEFAULT_HELPERS: usize = 4;
 
 /// Who else uses the disk while the kernel is healthy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Ownership {
     /// Nobody: `arm()` takes the device over, reads the label and the first pattern block, and leaves it at
     /// rest.
@@ -24,6 +25,17 @@ pub enum Ownership {
 }
 
 /// Where a dump goes: a partition of a device.
+///
+/// ```
+/// use dumpcore::format::Uuid;
+/// use dumpcore::{DumpDevice, Ownership, Target};
+///
+/// /// On a disk that the kernel uses, too: the partition must have this uuid.
+/// fn shared<'a>(disk: &'a mut dyn DumpDevice, first_block: u64, blocks: u64, uuid: Uuid) -> Target<'a> {
+///     Target::new(disk, first_block, blocks).uuid(uuid).ownership(Ownership::Shared)
+/// }
+/// ```
+#[non_exhaustive]
 pub struct Target<'a> {
     /// The disk.
     pub device: &'a mut dyn DumpDevice,
@@ -41,8 +53,49 @@ pub struct Target<'a> {
     pub ownership: Ownership,
 }
 
-/// How to dump.
+impl<'a> Target<'a> {
+    /// A partition of `blocks` blocks of 4096 bytes from `first_block` on, of a disk that nobody else uses.
+    pub const fn new(device: &'a mut dyn DumpDevice, first_block: u64, blocks: u64) -> Target<'a> {
+        Target { device, first_block, blocks, uuid: None, recipient: None, ownership: Ownership::Exclusive }
+    }
+
+    /// Sets [`uuid`](Target#structfield.uuid).
+    #[must_use]
+    pub fn uuid(mut self, uuid: impl Into<Option<Uuid>>) -> Target<'a> {
+        self.uuid = uuid.into();
+        self
+    }
+
+    /// Sets [`recipient`](Target#structfield.recipient).
+    #[must_use]
+    pub fn recipient(mut self, recipient: impl Into<Option<PublicKey>>) -> Target<'a> {
+        self.recipient = recipient.into();
+        self
+    }
+
+    /// Sets [`ownership`](Target#structfield.ownership).
+    #[must_use]
+    pub const fn ownership(mut self, ownership: Ownership) -> Target<'a> {
+        self.ownership = ownership;
+        self
+    }
+}
+
+/// How to dump. Each field has a method of its name that sets it.
+///
+/// ```
+/// use dumpcore::wait::SECOND;
+/// use dumpcore::{Config, Level, ResetPolicy, Verify};
+///
+/// let config = Config::new()
+///     .level(Level::CACHE | Level::USER | Level::FREE)
+///     .budget(120 * SECOND)
+///     .verify(Verify::Ahead)
+///     .reset(ResetPolicy::Halt);
+/// assert!(config.allow_risky);
+/// ```
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Config<'a> {
     /// How much of the pattern is checked, and when.
     pub verify: Verify,
@@ -78,8 +131,22 @@ pub struct Config<'a> {
     pub clear_after_encrypted: bool,
 }
 
-impl Default for Config<'_> {
-    fn default() -> Self {
+/// Methods of [`Config`], each of which sets the field of its name.
+macro_rules! setters {
+    ($($name:ident: $type:ty),+ $(,)?) => {$(
+        #[doc = concat!("Sets [`", stringify!($name), "`](Config#structfield.", stringify!($name), ").")]
+        #[must_use]
+        pub const fn $name(mut self, $name: $type) -> Config<'a> {
+            self.$name = $name;
+            self
+        }
+    )+};
+}
+
+impl<'a> Config<'a> {
+    /// The usual configuration: all of the pattern is checked, ten minutes, then a reset; all of memory,
+    /// compressed, with up to four helpers.
+    pub const fn new() -> Config<'a> {
         Config {
             verify: Verify::All,
             budget: 600 * SECOND,
@@ -96,10 +163,39 @@ impl Default for Config<'_> {
             clear_after_encrypted: false,
         }
     }
+
+    setters! {
+        verify: Verify,
+        budget: Nanoseconds,
+        request_timeout: Nanoseconds,
+        reset: ResetPolicy,
+        log_tail: u64,
+        level: Level,
+        encoding: Encoding,
+        helpers: usize,
+        helper_patience: Nanoseconds,
+        allow_risky: bool,
+        stripe: bool,
+        clear_after_encrypted: bool,
+    }
+
+    /// Sets [`queues`](Config#structfield.queues).
+    #[must_use]
+    pub fn queues(mut self, queues: impl Into<Option<&'a Queues>>) -> Config<'a> {
+        self.queues = queues.into();
+        self
+    }
+}
+
+impl Default for Config<'_> {
+    fn default() -> Self {
+        Config::new()
+    }
 }
 
 /// What `arm()` found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct ArmReport {
     /// Bytes of the arena in use.
     pub arena_used: usize,

@@ -9,6 +9,7 @@ use crate::text::{Describe, Line, display_by_describe};
 
 /// Why `arm()` refused. Nothing is armed then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum ArmError {
     /// It is armed already, or dumping.
     AlreadyArmed,
@@ -32,6 +33,11 @@ pub enum ArmError {
     /// [`Ownership::Shared`](super::Ownership::Shared) without a uuid: another disk's partition could not be
     /// told from the right one.
     UuidMissing {
+        /// The target's place in the list, from 0.
+        target: usize,
+    },
+    /// Dumps have to be encrypted, and this kernel was built without dumpcore's feature `encryption`.
+    NoEncryption {
         /// The target's place in the list, from 0.
         target: usize,
     },
@@ -92,10 +98,9 @@ impl Describe for ArmError {
             ArmError::AlreadyArmed => {
                 line.text("a dump is armed already");
             }
-            ArmError::Arena(OutOfArena { bytes }) => {
-                line.text("the arena has no room for ")
-                    .decimal(bytes as u64)
-                    .text(" more bytes; make it larger");
+            ArmError::Arena(error) => {
+                error.describe(line);
+                line.text("; make it larger");
             }
             ArmError::ArenaMisaligned { physical } => {
                 line.text("the arena at ").hex(physical).text(" is not made of whole pages");
@@ -113,6 +118,10 @@ impl Describe for ArmError {
             }
             ArmError::UuidMissing { target } => {
                 named(line, target).text("a disk that another driver uses needs its partition's uuid");
+            }
+            ArmError::NoEncryption { target } => {
+                named(line, target)
+                    .text("the label demands encryption, and this kernel was built without it");
             }
             ArmError::NoEntropy { target } => {
                 named(line, target)
@@ -151,7 +160,12 @@ impl Describe for ArmError {
     }
 }
 
-display_by_describe!(ArmError);
+display_by_describe!(ArmError => |error| match error {
+    ArmError::Arena(error) => Some(error),
+    ArmError::Device { error, .. } => Some(error),
+    ArmError::Unfit { unfit, .. } => Some(unfit),
+    _ => None,
+});
 
 /// Says which target, but for the first: usually there is no other.
 fn named(line: &mut Line, target: usize) -> &mut Line {

@@ -2,6 +2,8 @@
 
 mod config;
 mod error;
+#[cfg(feature = "encryption")]
+mod keys;
 mod layout;
 mod probe;
 mod targets;
@@ -9,7 +11,7 @@ mod targets;
 use core::mem::size_of;
 
 use self::layout::{afford, divide, helper_pool, pack_buffers, unit};
-use self::probe::{Means, derive_keys, look_at_memory};
+use self::probe::{Means, look_at_memory};
 use self::targets::Targets;
 use crate::arena::{Arena, OutOfArena};
 use crate::armed::{Armed, Lasting, Refusals, Settings};
@@ -23,7 +25,7 @@ use crate::memory::map::PfnRange;
 use crate::outcome::Outcome;
 use crate::partition::pool::Pool;
 use crate::platform::Platform;
-use crate::stack::{RedZones, paint, wipe_below};
+use crate::stack::{RedZones, paint};
 use crate::stream::writer::Written;
 use crate::vitals::Vitals;
 
@@ -90,6 +92,7 @@ pub(crate) fn prepare<'a>(
         pool.add(arena.dma(payload.saturating_add(1).saturating_mul(BLOCK_SIZE), BLOCK_SIZE)?);
     }
 
+    #[cfg_attr(not(feature = "encryption"), allow(unused_variables, reason = "none demands any"))]
     let demanded = {
         let mut coordinator = Coordinator::new(None, &mut own, posted, 0);
         let mut means = Means { platform, pool: &mut pool, coordinator: &mut coordinator, zones };
@@ -150,12 +153,15 @@ pub(crate) fn prepare<'a>(
         attempts: 0,
         outcome: Outcome::NotArmed,
     })?;
-    let derived = derive_keys(platform, &mut armed.targets, &demanded);
-    wipe_below();
-    if let Err(error) = derived {
-        // Dropping a key wipes it.
-        armed.targets.iter_mut().flatten().for_each(|target| target.key = None);
-        return Err(error);
+    #[cfg(feature = "encryption")]
+    {
+        let derived = keys::derive_keys(platform, &mut armed.targets, &demanded);
+        crate::stack::wipe_below();
+        if let Err(error) = derived {
+            // Dropping a key wipes it.
+            armed.targets.iter_mut().flatten().for_each(|target| target.key = None);
+            return Err(error);
+        }
     }
     armed.set_integrity();
     Ok((armed, report))

@@ -101,6 +101,9 @@ impl<'a> Targets<'a> {
             };
             target.settings.uuid = found.uuid;
             if let Some(recipient) = found.recipient {
+                if !cfg!(feature = "encryption") {
+                    return Err(ArmError::NoEncryption { target: number });
+                }
                 target.settings.recipient = recipient;
                 if let Some(demanded) = demanded.get_mut(number) {
                     *demanded = true;

@@ -1,5 +1,6 @@
 //! What a driver defers, and the kernel's own queues, which take it while the kernel is healthy.
 
+use crate::text::{Describe, Line, display_by_describe};
 use crate::time::Nanoseconds;
 
 /// What is called: a function, and a word for it (often the address of the driver's state).
@@ -21,6 +22,7 @@ impl Eq for Handler {}
 
 /// Why an entry was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum DeferError {
     /// All entries are in use; holds how many there are.
     Full {
@@ -32,6 +34,20 @@ pub enum DeferError {
     /// The queue was in use at the moment of the call: an interrupt or nested crash caught it half changed.
     Busy,
 }
+
+impl Describe for DeferError {
+    fn describe(&self, line: &mut Line) {
+        match *self {
+            DeferError::Full { capacity } => {
+                line.text("all ").decimal(capacity as u64).text(" entries of the queue are in use")
+            }
+            DeferError::NoHostQueues => line.text("the platform has no queues of its own"),
+            DeferError::Busy => line.text("the queue was being changed"),
+        };
+    }
+}
+
+display_by_describe!(DeferError);
 
 /// The kernel's own timers and tasklets, to which the private queues hand through in normal operation.
 pub trait HostQueues: Sync {

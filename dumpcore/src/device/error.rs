@@ -7,6 +7,7 @@ use crate::wait::TimedOut;
 
 /// What can go wrong with a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum DeviceError {
     /// Registers read as all ones: the device is no longer there.
     Gone,
@@ -68,7 +69,8 @@ impl Describe for DeviceError {
         match *self {
             DeviceError::Gone => line.text("the device is gone (all ones)"),
             DeviceError::TimedOut { what, after } => {
-                line.text(what).text(" did not happen within ").decimal(after / 1_000_000).text(" ms")
+                TimedOut { what, after }.describe(line);
+                line
             }
             DeviceError::Status { what, code } => {
                 line.text("the device failed to ").text(what).text(", its code is ").decimal(code.into())
@@ -95,13 +97,17 @@ impl Describe for DeviceError {
                 line
             }
             DeviceError::OutOfArena { bytes } => {
-                line.text("the arena has no room for ").decimal(bytes as u64).text(" more bytes")
+                OutOfArena { bytes }.describe(line);
+                line
             }
         };
     }
 }
 
-display_by_describe!(DeviceError);
+display_by_describe!(DeviceError => |error| match error {
+    DeviceError::Harmed(harm) => Some(harm),
+    _ => None,
+});
 
 impl From<TimedOut> for DeviceError {
     fn from(timed_out: TimedOut) -> DeviceError {

@@ -10,6 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::dma::DmaBuffer;
 use crate::format::BLOCK_SIZE;
 use crate::integrity::Digest;
+use crate::text::{Describe, Line, display_by_describe};
 use crate::wait::Wait;
 
 pub use error::DeviceError;
@@ -127,6 +128,15 @@ pub struct Rejected {
     pub error: DeviceError,
 }
 
+impl Describe for Rejected {
+    fn describe(&self, line: &mut Line) {
+        line.text("the request was not accepted: ");
+        self.error.describe(line);
+    }
+}
+
+display_by_describe!(Rejected => |rejected| Some(&rejected.error));
+
 /// A disk that can receive a dump.
 ///
 /// The order of calls: `integrity` by `arm()`; after the crash `integrity` again, `sanity_check`, `quiesce`, any number
@@ -153,6 +163,64 @@ pub struct Rejected {
 /// - [`quiesce`](DumpDevice::quiesce) touches nothing that came with an earlier request, and gives nothing of
 ///   it back. Once it has returned `Ok`, driver and device have forgotten all that.
 /// - All this holds whatever the device writes to its registers and to memory.
+///
+/// # Example
+/// A disk in memory that is not dumped, such as one that a hypervisor keeps:
+///
+/// ```
+/// use dumpcore::DumpDevice;
+/// use dumpcore::device::{DeviceError, Direction, Geometry, Health};
+/// use dumpcore::dma::DmaBuffer;
+/// use dumpcore::integrity::Digest;
+/// use dumpcore::wait::Wait;
+///
+/// struct MemoryDisk {
+///     blocks: &'static mut [[u8; 4096]],
+/// }
+///
+/// // SAFETY: no device has a buffer, and `rw_block` gives its own back.
+/// unsafe impl DumpDevice for MemoryDisk {
+///     fn name(&self) -> &str {
+///         "memory"
+///     }
+///     fn geometry(&self) -> Option<Geometry> {
+///         Some(Geometry { blocks: self.blocks.len() as u64 })
+///     }
+///     fn integrity(&self, digest: &mut Digest) {
+///         digest.number(self.blocks.as_ptr() as u64).number(self.blocks.len() as u64);
+///     }
+///     fn sanity_check(&mut self, _: &Wait<'_>) -> Health {
+///         Health::Healthy
+///     }
+///     fn quiesce(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> {
+///         Ok(())
+///     }
+///     fn rw_block(
+///         &mut self,
+///         direction: Direction,
+///         block: u64,
+///         mut buffer: DmaBuffer,
+///         _: &Wait<'_>,
+///     ) -> (Option<DmaBuffer>, Result<(), DeviceError>) {
+///         let (end, blocks) = (block.saturating_add(1), self.blocks.len() as u64);
+///         let Some(here) = self.blocks.get_mut(block as usize) else {
+///             return (Some(buffer), Err(DeviceError::OutOfRange { end, blocks }));
+///         };
+///         match (direction, buffer.blocks_mut().first_mut()) {
+///             (Direction::Read, Some(bytes)) => *bytes = *here,
+///             (Direction::Write, Some(bytes)) => *here = *bytes,
+///             (_, None) => return (Some(buffer), Err(DeviceError::BadBuffer { length: 0 })),
+///         }
+///         (Some(buffer), Ok(()))
+///     }
+///     fn flush(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> {
+///         Ok(())
+///     }
+///     fn shutdown(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> {
+///         Ok(())
+///     }
+/// }
+/// ```
 pub unsafe trait DumpDevice: Send {
     /// What the device is called on the console, such as `virtio-blk 00:04.0`.
     fn name(&self) -> &str;

@@ -6,6 +6,7 @@ pub const PASSES: [&str; 4] = ["notes", "stacks and page tables", "kernel data",
 /// What a page is used for, as the platform says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
+#[non_exhaustive]
 pub enum PageClass {
     /// The platform does not know, or was not asked.
     Unknown = 0,

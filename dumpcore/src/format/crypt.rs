@@ -21,6 +21,35 @@
 //! What this does not do: hide which page frames are zero or left out, how large memory is, which kernel it was; or say who
 //! made the dump: whoever knows the public key can make one.
 
+// The ciphers' and the curve's faster code uses vector registers. Where a target has none, the compiler dies of it.
+#[cfg(all(
+    not(docsrs),
+    target_arch = "x86_64",
+    not(target_feature = "sse2"),
+    not(all(
+        chacha20_backend = "soft",
+        poly1305_backend = "soft",
+        sha2_backend = "soft",
+        curve25519_dalek_backend = "serial"
+    ))
+))]
+compile_error!(
+    "dumpcore's feature `encryption` needs these flags on x86_64 without vector registers; in .cargo/config.toml:\n\
+     [target.x86_64-unknown-none]  # or the name of your target\n\
+     rustflags = [\n\
+     \x20   \"--cfg\", 'chacha20_backend=\"soft\"', \"--cfg\", 'poly1305_backend=\"soft\"', \"--cfg\", 'sha2_backend=\"soft\"',\n\
+     \x20   \"--cfg\", 'curve25519_dalek_backend=\"serial\"',\n\
+     ]\n\
+     Or build dumpcore with default-features = false, without encryption."
+);
+#[cfg(all(not(docsrs), target_arch = "aarch64", not(target_feature = "neon"), not(sha2_backend = "soft")))]
+compile_error!(
+    "dumpcore's feature `encryption` needs a flag on aarch64 without vector registers; in .cargo/config.toml:\n\
+     [target.aarch64-unknown-none-softfloat]  # or the name of your target\n\
+     rustflags = [\"--cfg\", 'sha2_backend=\"soft\"']\n\
+     Or build dumpcore with default-features = false, without encryption."
+);
+
 use chacha20::cipher::array::Array;
 use chacha20::cipher::{KeyIvInit, StreamCipherCore};
 use chacha20::variants::Ietf;

@@ -47,6 +47,7 @@ impl Kind {
 
 /// Why a block is not what it should be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Malformed {
     /// It does not begin with the magic of the kind that was expected.
     Magic {

@@ -42,6 +42,7 @@ impl Status {
 /// Why an incomplete dump ended early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum Incomplete {
     /// It did not: the dump is complete or in progress.
     No = 0,
@@ -78,6 +79,7 @@ impl Incomplete {
 /// What made the kernel call `crash()`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum Trigger {
     /// The kernel panicked.
     Panic = 1,

@@ -24,14 +24,22 @@ pub mod chunk;
 pub mod cipher;
 pub mod class;
 pub mod crc;
+#[cfg(feature = "encryption")]
 pub mod crypt;
 pub mod frame;
 pub mod freeing;
 pub mod header;
+#[cfg(not(feature = "encryption"))]
+mod keyless;
 pub mod label;
 pub mod metrics;
 pub mod note;
 pub mod pattern;
+
+#[cfg(feature = "encryption")]
+pub(crate) use crypt::Key;
+#[cfg(not(feature = "encryption"))]
+pub(crate) use keyless::Key;
 
 /// Bytes in a block, the unit of everything on the partition.
 pub const BLOCK_SIZE: usize = 4096;

@@ -147,6 +147,18 @@ const_assert_eq!(size_of::<TextPart>(), 8);
 /// The records of a notes chunk, one after another.
 ///
 /// Damage ends the walk: [`Notes::next`] then gives `None`, and [`Notes::rest`] is not empty.
+///
+/// ```
+/// use dumpcore::format::note::{NoteKind, Notes};
+///
+/// /// The kernel's name and release, in the payload of a notes chunk.
+/// fn system(payload: &[u8]) -> Option<&[u8]> {
+///     Notes::new(payload).find(|(kind, _)| *kind == NoteKind::System as u32).map(|(_, name)| name)
+/// }
+/// # let mut payload = vec![NoteKind::System as u8, 0, 0, 0, 3, 0, 0, 0];
+/// # payload.extend(*b"abc\0\0\0\0\0");
+/// # assert_eq!(system(&payload), Some(b"abc".as_slice()));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Notes<'a> {
     rest: &'a [u8],

@@ -13,7 +13,9 @@ use super::cell::{Cell, MAX_COUNT, Word};
 use super::sync::{AtomicBool, Ordering};
 use crate::limits::MAX_HELPERS;
 
-pub use super::cell::{Job, MAX_HELPER};
+pub use super::cell::Job;
+#[cfg(any(test, feature = "_internals"))]
+pub use super::cell::MAX_HELPER;
 
 /// As many cells as there can be: each helper has two units, so that one is waiting when the other is done.
 pub const MAX_SLOTS: usize = 2 * MAX_HELPERS;
@@ -58,7 +60,7 @@ impl<T> Slots<T> {
     }
 
     /// The job that was posted first of those that nobody has taken, for the helper with this number: its
-    /// CPU's, at most [`MAX_HELPER`]; no two helpers have the same.
+    /// CPU's, at most [`MAX_HELPER`](super::cell::MAX_HELPER); no two helpers have the same.
     ///
     /// `None` if there is none now. Also if others were faster [`MAX_SLOTS`] times in a row: then look again.
     pub fn take(&self, helper: u32) -> Option<Job<'_, T>> {

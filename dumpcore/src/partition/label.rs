@@ -65,6 +65,9 @@ pub fn check_recipient(label: Option<&PublicKey>, armed: Option<&PublicKey>) -> 
     if label == armed {
         return Ok(());
     }
+    if label.is_some() && !cfg!(feature = "encryption") {
+        return Err(Unfit::NoEncryption);
+    }
     let head = |key: Option<&PublicKey>| key.map_or(0, |key| head(key.as_slice()));
     Err(Unfit::OtherRecipient { label: head(label), armed: head(armed) })
 }

@@ -1,10 +1,9 @@
 //! A member of a dump: one partition of one device that the dump goes to, and how far it has come there. A
 //! striped dump has several, as a stripe set of RAID 0 has member disks.
 
-use crate::format::Uuid;
 use crate::format::cipher::PublicKey;
-use crate::format::crypt::Key;
 use crate::format::header::{Header, Status};
+use crate::format::{Key, Uuid};
 use crate::integrity::{Digest, Harm};
 use crate::limits::MAX_TARGETS;
 use crate::partition::verify::Checker;

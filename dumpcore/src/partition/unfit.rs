@@ -6,6 +6,7 @@ use crate::text::{Describe, Line, display_by_describe};
 
 /// Why the partition may not be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Unfit {
     /// The device did not answer a read.
     Device {
@@ -44,6 +45,9 @@ pub enum Unfit {
         /// Which.
         block: u64,
     },
+    /// The label demands that dumps be encrypted, and this kernel was built without dumpcore's feature
+    /// `encryption`.
+    NoEncryption,
     /// The label demands that dumps be encrypted to a public key, or to none, other than what was armed for.
     OtherRecipient {
         /// First eight bytes of the public key in the label; 0 if it demands no encryption.
@@ -102,6 +106,9 @@ impl Describe for Unfit {
                     .text(", the device at ")
                     .decimal(blocks);
             }
+            Unfit::NoEncryption => {
+                line.text("the label demands encryption, and this kernel was built without it");
+            }
             Unfit::OtherRecipient { label: 0, .. } => {
                 line.text("the label demands no encryption, but it was armed for it; arm again");
             }
@@ -119,4 +126,8 @@ impl Describe for Unfit {
     }
 }
 
-display_by_describe!(Malformed, Unfit);
+display_by_describe!(Malformed, Unfit => |unfit| match unfit {
+    Unfit::Device { error, .. } => Some(error),
+    Unfit::NoLabel(malformed) => Some(malformed),
+    _ => None,
+});

@@ -10,6 +10,7 @@ use crate::wait::Wait;
 
 /// How much of the pattern is checked, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Verify {
     /// Every free block of the partition, before the first write. The default, and what the 2004 diskdump
     /// did. If that takes half the time budget, it goes on as [`Ahead`](Verify::Ahead), so that time is left

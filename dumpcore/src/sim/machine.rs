@@ -360,9 +360,7 @@ impl Machine {
     /// As [`panic`](Machine::panic).
     pub fn snapshot(&'static self, message: &str) -> Outcome {
         let registers = Registers::ZERO;
-        self.run(|| {
-            self.dump.snapshot(self, &Crash { trigger: Trigger::Oops, message, registers: &registers })
-        })
+        self.run(|| self.dump.snapshot(self, &Crash::new(Trigger::Oops, message, &registers)))
     }
 
     fn run(&'static self, dump: impl FnOnce() -> Outcome) -> Outcome {
@@ -375,7 +373,7 @@ impl Machine {
 
     fn crash(&self, message: &str) -> Outcome {
         let registers = self.cpus.first().copied().flatten().unwrap_or(Registers::ZERO);
-        self.dump.crash(self, &Crash { trigger: Trigger::Panic, message, registers: &registers })
+        self.dump.crash(self, &Crash::new(Trigger::Panic, message, &registers))
     }
 
     /// Somebody looks at a page.

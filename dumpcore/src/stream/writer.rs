@@ -182,11 +182,6 @@ impl Counts {
     pub fn unreadable(&self) -> u64 {
         self.of(RunKind::Unreadable).saturating_add(self.of(RunKind::Faulted))
     }
-
-    /// Pages of all kinds.
-    pub fn sum(&self) -> u64 {
-        self.0.iter().fold(0, |sum, count| sum.saturating_add(*count))
-    }
 }
 
 /// What a pass has done.

@@ -1,5 +1,8 @@
 //! What every kind of table speaks of: pieces of a disk, partitions and their identities; and how a disk is read.
 
+use core::error::Error;
+use core::fmt;
+
 /// Bytes that are read at once.
 pub const SECTOR_SIZE: usize = 512;
 
@@ -56,6 +59,7 @@ pub enum Trust {
 
 /// Why there is no table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum NoTable<E> {
     /// The disk could not be read.
     Unreadable {
@@ -75,6 +79,31 @@ pub enum NoTable<E> {
         /// What it says.
         value: u64,
     },
+}
+
+impl<E: fmt::Display> fmt::Display for NoTable<E> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoTable::Unreadable { at, error } => {
+                write!(formatter, "the disk could not be read at byte {at}: {error}")
+            }
+            NoTable::Absent => formatter.write_str("the disk has no partition table"),
+            NoTable::Gone => formatter
+                .write_str("the disk's first sector protects a GUID partition table that is not there"),
+            NoTable::Bad { what, value } => {
+                write!(formatter, "the partition table has {what} of {value:#x}")
+            }
+        }
+    }
+}
+
+impl<E: Error + 'static> Error for NoTable<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            NoTable::Unreadable { error, .. } => Some(error),
+            _ => None,
+        }
+    }
 }
 
 /// Where something lies on the disk, in bytes.

@@ -10,7 +10,7 @@ use dumpcore::format::header::{Header, Status};
 use dumpcore::format::{BLOCK_SIZE, checksum};
 use dumpcore::sim::{DiskFault, Helper, Numbers, cases};
 use dumpcore::stack::call_on;
-use dumpcore::{ArmError, Config, Ownership, Target};
+use dumpcore::{ArmError, Ownership, Target};
 use proptest::prelude::*;
 
 use crate::reader::{self, key_of};
@@ -101,7 +101,7 @@ proptest! {
     ) {
         let disks = vec![encrypted(DiskFault::None); if stripe { 2 } else { 1 }];
         let contents = (300..400).map(|place| (place, Content::Packable)).collect();
-        let world = World::new(Plan { disks, contents, config: Config { stripe, ..config() }, seed, ..Plan::default() });
+        let world = World::new(Plan { disks, contents, config: config().stripe(stripe), seed, ..Plan::default() });
         world.arm().unwrap();
         prop_assert_eq!(world.machine.panic("tampered"), Outcome::Complete);
         let disk = world.disks.len() - 1;
@@ -219,14 +219,10 @@ fn each_dump_of_one_arming_has_an_attempt_of_its_own() {
 fn a_partition_that_demands_encryption_gets_no_dump_in_the_clear() {
     // Armed without a key for it: found out at the crash, or by looking.
     let target = |world: &World, ownership, recipient| {
-        let target = Target {
-            device: Box::leak(Box::new(world.disks[0].device(4))),
-            first_block: FIRST,
-            blocks: 800,
-            uuid: Some(uuid(0)),
-            recipient,
-            ownership,
-        };
+        let target = Target::new(Box::leak(Box::new(world.disks[0].device(4))), FIRST, 800)
+            .uuid(uuid(0))
+            .recipient(recipient)
+            .ownership(ownership);
         let machine = world.machine;
         machine.dump().arm(machine, [target], machine.arena(), config())
     };
@@ -314,13 +310,11 @@ fn after_arming_no_secret_is_on_the_stack_and_after_disarming_none_in_the_arena(
 fn an_arming_that_fails_leaves_no_secret_in_the_arena() {
     let world =
         World::new(Plan { disks: vec![encrypted(DiskFault::None), DiskPlan::default()], ..Plan::default() });
-    let target = |number: usize, recipient| Target {
-        device: Box::leak(Box::new(world.disks[number].device(4))),
-        first_block: FIRST,
-        blocks: 800,
-        uuid: Some(uuid(number)),
-        recipient: Some(recipient),
-        ownership: Ownership::Shared,
+    let target = |number: usize, recipient| {
+        Target::new(Box::leak(Box::new(world.disks[number].device(4))), FIRST, 800)
+            .uuid(uuid(number))
+            .recipient(recipient)
+            .ownership(Ownership::Shared)
     };
     let machine = world.machine;
     let targets = [target(0, public_key(&SECRET)), target(1, [0; 32])];
@@ -341,7 +335,7 @@ fn an_arming_that_fails_leaves_no_secret_in_the_arena() {
 fn from_an_encrypted_target_to_one_in_the_clear_only_if_the_configuration_says_so() {
     let mixed = |encrypted: [bool; 2], allowed| {
         let disks = encrypted.map(|encrypted| DiskPlan { encrypted, ..DiskPlan::default() });
-        let config = Config { clear_after_encrypted: allowed, ..config() };
+        let config = config().clear_after_encrypted(allowed);
         World::new(Plan { disks: disks.to_vec(), config, ..Plan::default() }).arm().map(|_| ())
     };
     assert_eq!(mixed([true, false], false), Err(ArmError::InTheClear { target: 1 }));
@@ -359,14 +353,10 @@ fn without_entropy_a_partition_that_demands_encryption_is_refused_when_armed() {
     let arm = |recipient, ownership| {
         let machine: &'static dumpcore::sim::Machine =
             dumpcore::sim::Machine::new(crate::world::ram(), crate::world::ARENA, &disk);
-        let target = Target {
-            device: Box::leak(Box::new(disk.device(4))),
-            first_block: FIRST,
-            blocks: 800,
-            uuid: Some(uuid(0)),
-            recipient,
-            ownership,
-        };
+        let target = Target::new(Box::leak(Box::new(disk.device(4))), FIRST, 800)
+            .uuid(uuid(0))
+            .recipient(recipient)
+            .ownership(ownership);
         machine.dump().arm(machine, [target], machine.arena(), config()).unwrap_err()
     };
     let key = Some(public_key(&SECRET));
@@ -377,14 +367,10 @@ fn without_entropy_a_partition_that_demands_encryption_is_refused_when_armed() {
 #[test]
 fn a_public_key_with_which_no_secret_is_shared_is_refused_when_armed() {
     let world = World::new(Plan::default());
-    let target = Target {
-        device: Box::leak(Box::new(world.disks[0].device(4))),
-        first_block: FIRST,
-        blocks: 800,
-        uuid: Some(uuid(0)),
-        recipient: Some([0; 32]),
-        ownership: Ownership::Shared,
-    };
+    let target = Target::new(Box::leak(Box::new(world.disks[0].device(4))), FIRST, 800)
+        .uuid(uuid(0))
+        .recipient([0; 32])
+        .ownership(Ownership::Shared);
     let machine = world.machine;
     let refused = machine.dump().arm(machine, [target], machine.arena(), config());
     assert_eq!(refused, Err(ArmError::BadRecipient { target: 0 }));

@@ -67,7 +67,7 @@ proptest! {
         if third {
             disks.push(DiskPlan::default());
         }
-        let config = Config { verify, stripe, ..config() };
+        let config = config().verify(verify).stripe(stripe);
         let world = World::new(Plan { disks, helpers, config, tick: 20_000, seed, ..Plan::default() });
         world.arm().unwrap();
         let before = world.bytes();
@@ -151,8 +151,8 @@ fn a_dump_that_was_begun_somewhere_and_is_whole_nowhere_is_not_refused() {
 #[test]
 #[cfg_attr(miri, ignore = "many dumps")]
 fn a_risky_disk_is_used_when_no_other_is_left_and_only_if_it_may_be() {
-    let allowed = Config { allow_risky: true, ..config() };
-    let forbidden = Config { allow_risky: false, ..config() };
+    let allowed = config().allow_risky(true);
+    let forbidden = config().allow_risky(false);
 
     // Healthy ones first, though the risky one was named before.
     for config in [&allowed, &forbidden] {
@@ -186,7 +186,7 @@ fn a_spoilt_or_full_partition_is_passed_over() {
     assert!(world.console().contains("block 70 does not hold its pattern"), "{}", world.console());
 
     // The same found out when writing has come near to it.
-    let ahead = Config { verify: Verify::Ahead, encoding: Encoding::Plain, ..config() };
+    let ahead = config().verify(Verify::Ahead).encoding(Encoding::Plain);
     let spoilt = DiskPlan { spoilt: Some((70, 5)), ..DiskPlan::default() };
     let (outcome, world) = dumped(vec![spoilt, disk(DiskFault::None)], ahead.clone());
     assert_eq!((outcome, whole_on(&world)), (Outcome::Complete, vec![1]), "{}", world.console());
@@ -227,7 +227,7 @@ fn a_full_partition_is_as_good_as_it_gets_if_none_is_larger() {
 
 #[test]
 fn stripes_take_turns_and_each_disk_has_its_part() {
-    let config = Config { stripe: true, ..config() };
+    let config = config().stripe(true);
     let clear = disk(DiskFault::None);
     let encrypted = DiskPlan { encrypted: true, ..DiskPlan::default() };
     for disks in [vec![clear; 3], vec![encrypted; 2]] {
@@ -252,7 +252,7 @@ fn stripes_take_turns_and_each_disk_has_its_part() {
 fn a_dump_is_not_striped_over_disks_with_different_keys() {
     let clear = disk(DiskFault::None);
     let encrypted = DiskPlan { encrypted: true, ..DiskPlan::default() };
-    let config = Config { stripe: true, ..config() };
+    let config = config().stripe(true);
     for (disks, expected) in [
         (vec![encrypted.clone(), clear.clone(), encrypted.clone()], vec![0, 2]),
         (vec![clear, encrypted.clone(), encrypted], vec![0]),
@@ -269,7 +269,7 @@ fn a_stripe_that_fails_costs_nothing_but_time() {
         for fault in
             [DiskFault::WriteError(3), DiskFault::Stuck(15), DiskFault::Unusable, DiskFault::NoQuiesce]
         {
-            let config = Config { stripe: true, ..config() };
+            let config = config().stripe(true);
             let mut disks = vec![disk(DiskFault::None); count];
             disks[failing].fault = fault;
             let (outcome, world) = dumped(disks, config);
@@ -283,7 +283,7 @@ fn a_stripe_that_fails_costs_nothing_but_time() {
 #[test]
 fn a_striped_dump_goes_on_where_there_is_room_when_one_disk_is_full() {
     let small = DiskPlan { blocks: 20, ..DiskPlan::default() };
-    let config = Config { stripe: true, ..config() };
+    let config = config().stripe(true);
     let (outcome, world) = dumped(vec![small, disk(DiskFault::None)], config);
     assert_eq!(outcome, Outcome::Complete, "{}", world.console());
     let dumps = world.dumps();
@@ -303,7 +303,7 @@ fn the_power_is_cut_at_every_write_of_a_striped_and_encrypted_dump_and_what_is_t
                 ..DiskPlan::default()
             })
             .collect(),
-        config: Config { stripe: true, ..config() },
+        config: config().stripe(true),
         ..Plan::default()
     };
     let world = World::new(plan(0, false, DiskFault::None));

@@ -6,11 +6,11 @@ use dumpcore::device::{Completion, DeviceError, Direction, DumpDevice, Geometry,
 use dumpcore::dma::DmaBuffer;
 use dumpcore::format::header::Status;
 use dumpcore::integrity::{Digest, Harm};
-use dumpcore::outcome::{Outcome, Refusal};
 use dumpcore::sim::{Disk, DiskFault, Machine, SimDevice};
 use dumpcore::stack::RED_ZONE;
 use dumpcore::wait::Wait;
 use dumpcore::{Config, Ownership, Target};
+use dumpcore::{Outcome, Refusal};
 
 use crate::world::{BUDGET, Content, DiskPlan, FIRST, Plan, World, config, uuid};
 
@@ -108,13 +108,14 @@ unsafe impl DumpDevice for Trapped {
 
 /// Arms a world, with the trap in the driver of each of its disks.
 fn arm(world: &World, trap: &'static Trap) {
-    let target = |(number, disk): (usize, &Disk)| Target {
-        device: Box::leak(Box::new(Trapped { inner: disk.device(4), trap })),
-        first_block: FIRST,
-        blocks: world.plan.disks[number].blocks,
-        uuid: Some(uuid(number)),
-        recipient: None,
-        ownership: Ownership::Shared,
+    let target = |(number, disk): (usize, &Disk)| {
+        Target::new(
+            Box::leak(Box::new(Trapped { inner: disk.device(4), trap })),
+            FIRST,
+            world.plan.disks[number].blocks,
+        )
+        .uuid(uuid(number))
+        .ownership(Ownership::Shared)
     };
     let targets = world.disks.iter().enumerate().map(target);
     let config: Config<'static> = world.plan.config.clone();

@@ -41,7 +41,7 @@ proptest! {
         (one_window, encrypted) in any::<(bool, bool)>(),
     ) {
         let encoding = if units { Encoding::Units } else { Encoding::Plain };
-        let config = Config { encoding, verify, helper_patience: patience, ..config() };
+        let config = config().encoding(encoding).verify(verify).helper_patience(patience);
         let disks = vec![DiskPlan { depth, encrypted, ..DiskPlan::default() }];
         let world = World::new(Plan { still: Some(still), one_window, disks, tick: 20_000, ..busy(helpers, config) });
         world.arm().unwrap();
@@ -57,7 +57,7 @@ proptest! {
 #[test]
 fn helpers_pack_pages_and_check_blocks_and_the_dump_tells_how_many() {
     // As long as a host may take to let a thread run.
-    let config = Config { helper_patience: 600 * SECOND, budget: 3600 * SECOND, ..config() };
+    let config = config().helper_patience(600 * SECOND).budget(3600 * SECOND);
     let (mut packed, mut checked) = (false, false);
     // How soon a thread gets its turn is the host's business.
     for _ in 0..100 {
@@ -82,7 +82,7 @@ fn a_helper_that_dies_costs_its_unit_and_no_more() {
     for encoding in [Encoding::Plain, Encoding::Units] {
         for look in [0, 1, 5, 17, 40] {
             for verify in [Verify::All, Verify::Ahead] {
-                let config = Config { encoding, verify, ..config() };
+                let config = config().encoding(encoding).verify(verify);
                 let (world, _) = dump(busy(vec![Helper::Dies(look)], config));
                 let metrics = world.dumps()[0].header().metrics;
                 // It is a matter of luck whether it came so far.
@@ -101,7 +101,7 @@ fn a_helper_that_comes_back_when_it_was_given_up_harms_nothing() {
         for span in [1, 10, 100, 400, 1000] {
             let helpers =
                 (0..3).map(|number| Helper::Stalls { look: 3 + 9 * number, span: span * MILLISECOND });
-            let config = Config { encoding, helper_patience: 20 * MILLISECOND, ..config() };
+            let config = config().encoding(encoding).helper_patience(20 * MILLISECOND);
             dump(Plan { tick: 20_000, ..busy(helpers.collect(), config) });
         }
     }
@@ -110,13 +110,13 @@ fn a_helper_that_comes_back_when_it_was_given_up_harms_nothing() {
 #[test]
 #[cfg_attr(miri, ignore = "many dumps")]
 fn more_helpers_than_the_dump_has_room_for_are_sent_away() {
-    let config = Config { helpers: 2, ..config() };
+    let config = config().helpers(2);
     let (_, report) = dump(busy(vec![Helper::Works; 12], config));
     assert_eq!(report.helpers, 2);
-    let config = Config { helpers: 100, ..crate::world::config() };
+    let config = crate::world::config().helpers(100);
     let (_, report) = dump(busy(vec![Helper::Works; 12], config));
-    assert!((1..=dumpcore::limits::MAX_HELPERS).contains(&report.helpers));
-    let config = Config { helpers: 0, ..crate::world::config() };
+    assert!((1..=dumpcore::MAX_HELPERS).contains(&report.helpers));
+    let config = crate::world::config().helpers(0);
     let (world, report) = dump(busy(vec![Helper::Works; 2], config));
     assert_eq!((report.helpers, world.machine.looks_of_helpers()), (0, 0));
 }
@@ -189,7 +189,7 @@ fn units_that_were_out_when_a_disk_failed_do_not_turn_up_in_the_next_dump() {
                 DiskPlan { fault: DiskFault::Stuck(request + 9), ..DiskPlan::default() },
                 DiskPlan::default(),
             ];
-            let config = Config { encoding: Encoding::Plain, ..config() };
+            let config = config().encoding(Encoding::Plain);
             let contents = (256..640).map(|place| (place, Content::Random)).collect();
             let plan = busy(vec![helper, helper, Helper::Works], config);
             dump(Plan { disks, contents, tick: 100_000, ..plan });

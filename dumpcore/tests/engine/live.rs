@@ -3,11 +3,11 @@
 use std::sync::Mutex;
 use std::thread;
 
+use dumpcore::Registers;
 use dumpcore::format::header::Trigger;
-use dumpcore::outcome::{Crash, Outcome};
 use dumpcore::sim::{DiskFault, Helper, MachineFault, cases};
 use dumpcore::wait::{MILLISECOND, SECOND};
-use dumpcore::{Config, Registers};
+use dumpcore::{Crash, Outcome};
 use proptest::prelude::*;
 
 use crate::world::{DiskPlan, Plan, World, any_disks, config, helpers, plans};
@@ -107,7 +107,7 @@ fn a_crash_inside_a_snapshot_ends_in_the_reset_policy() {
 fn a_helper_that_sleeps_through_one_dump_and_wakes_in_the_next_harms_neither() {
     for look in [0, 5, 20] {
         let helpers = vec![Helper::Sleeps(look), Helper::Works, Helper::Sleeps(look + 7)];
-        let config = Config { helper_patience: MILLISECOND, ..config() };
+        let config = config().helper_patience(MILLISECOND);
         let world = World::new(Plan { helpers, config, tick: 20_000, ..roomy() });
         world.arm().unwrap();
         for message in ["first", "second", "third"] {
@@ -129,8 +129,7 @@ fn a_cpu_that_panics_during_a_snapshot_is_told_that_the_kernel_goes_on_and_has_i
         // Another CPU has another stack.
         let other = thread::spawn(move || {
             let registers = Registers::ZERO;
-            let crash =
-                Crash { trigger: Trigger::Panic, message: "in the midst of it", registers: &registers };
+            let crash = Crash::new(Trigger::Panic, "in the midst of it", &registers);
             machine.dump().crash(machine, &crash)
         });
         *told.lock().unwrap() = Some(other.join().unwrap());

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use dumpcore::format::Block;
 use dumpcore::format::header::{Status, Trigger};
-use dumpcore::outcome::{Crash, Outcome};
 use dumpcore::platform::{ClassRun, CodeRange, Guarded, Lacks, RamRange};
 use dumpcore::sim::{Machine, cases};
 use dumpcore::stack::RED_ZONE;
+use dumpcore::{Crash, Outcome};
 use dumpcore::{Platform, Registers, ResetPolicy};
 use proptest::prelude::*;
 
@@ -64,7 +64,7 @@ impl Smp {
     }
 
     fn crash(&self, message: &str, registers: &Registers) -> Outcome {
-        self.machine.dump().crash(self, &Crash { trigger: Trigger::Panic, message, registers })
+        self.machine.dump().crash(self, &Crash::new(Trigger::Panic, message, registers))
     }
 
     /// The life of a CPU: it panics when the clock was looked at so often.

@@ -4,7 +4,7 @@ use dumpcore::Outcome;
 use dumpcore::format::chunk::{Encoding, MAX_RUNS, RunKind};
 use dumpcore::format::header::Incomplete;
 use dumpcore::format::note::{NoteKind, Notes};
-use dumpcore::helpers::job::UNIT_PAGES;
+use dumpcore::internals::job::UNIT_PAGES;
 use dumpcore::platform::Lacks;
 use dumpcore::sim::{MachineFault, cases};
 use dumpcore::wait::{MILLISECOND, SECOND};
@@ -52,7 +52,7 @@ proptest! {
         ]),
         budget in prop_oneof![3 => Just(60 * SECOND), 1 => (1..60_u64).prop_map(|time| time * MILLISECOND)],
     ) {
-        let config = dumpcore::Config { budget, ..plan.config.clone() };
+        let config = plan.config.clone().budget(budget);
         let world = World::new(Plan { fault: nested.unwrap_or(MachineFault::None), config, ..plan });
         // A disk on which arming fails by itself is another story.
         prop_assume!(world.arm().is_ok());
@@ -68,7 +68,7 @@ proptest! {
         plan in plans(proptest::collection::vec(good_disks(8..300), 1..3).boxed()),
         budget in prop_oneof![1 => Just(60 * SECOND), 1 => (1..60_u64).prop_map(|time| time * MILLISECOND)],
     ) {
-        let config = dumpcore::Config { budget, ..plan.config.clone() };
+        let config = plan.config.clone().budget(budget);
         let world = World::new(Plan { config, ..plan });
         prop_assume!(world.arm().is_ok());
         let (before, begin) = (world.bytes(), world.machine.clock());
@@ -129,7 +129,7 @@ fn stacks_and_page_tables_come_first_then_the_kernel_then_the_rest() {
 #[test]
 fn each_level_leaves_out_what_it_says_and_names_the_reason() {
     let level = Level::USER | Level::FREE | Level::CACHE_PRIVATE;
-    let world = World::new(Plan { config: dumpcore::Config { level, ..config() }, ..mixed() });
+    let world = World::new(Plan { config: config().level(level), ..mixed() });
     world.arm().unwrap();
     assert_eq!(world.machine.panic("levels"), Outcome::Complete);
     let dumps = world.dumps();
@@ -140,7 +140,7 @@ fn each_level_leaves_out_what_it_says_and_names_the_reason() {
     assert_eq!(left_out.map(count), [20, 20, 40, 40, 10]);
     assert_eq!(count(RunKind::NotKernel), 0);
 
-    let kernel_only = dumpcore::Config { level: Level::KERNEL_ONLY, ..config() };
+    let kernel_only = config().level(Level::KERNEL_ONLY);
     let world = World::new(Plan { config: kernel_only, ..mixed() });
     world.arm().unwrap();
     assert_eq!(world.machine.panic("kernel only"), Outcome::Complete);
@@ -158,7 +158,7 @@ fn memory_whose_class_changes_with_every_page_takes_no_more_chunks_than_its_runs
         let contents = (256..512).step_by(every).map(|place| (place, Content::Packable)).collect();
         let class = |place: usize| if mixed { motley[place % 4] } else { PageClass::User };
         let classes = (0..640).map(|place| (place..place + 1, class(place))).collect();
-        let config = dumpcore::Config { encoding, ..config() };
+        let config = config().encoding(encoding);
         let world = World::new(Plan { contents, classes, config, ..Plan::default() });
         world.arm().unwrap();
         assert_eq!(world.machine.panic("motley"), Outcome::Complete);
@@ -184,7 +184,7 @@ fn memory_whose_class_changes_with_every_page_takes_no_more_chunks_than_its_runs
 fn the_kernel_only_of_a_machine_that_does_not_say_what_is_the_kernels_is_refused_when_armed() {
     for (class, refused) in [(None, true), (Some(PageClass::User), true), (Some(PageClass::Slab), false)] {
         let classes = class.into_iter().map(|class| (600..601, class)).collect();
-        let config = dumpcore::Config { level: Level::KERNEL_ONLY, ..config() };
+        let config = config().level(Level::KERNEL_ONLY);
         let world = World::new(Plan { classes, config, ..Plan::default() });
         assert_eq!(world.arm().err(), refused.then_some(dumpcore::ArmError::NoClasses), "{class:?}");
     }
@@ -242,7 +242,7 @@ fn the_numbers_in_the_header_are_those_of_the_dump() {
 fn units_take_less_room_than_pages_and_what_does_not_shrink_is_stored_as_it_is() {
     let written = |encoding, content| {
         let contents = (256..500).map(|place| (place, content)).collect();
-        let plan = Plan { contents, config: dumpcore::Config { encoding, ..config() }, ..Plan::default() };
+        let plan = Plan { contents, config: config().encoding(encoding), ..Plan::default() };
         let world = World::new(plan);
         world.arm().unwrap();
         assert_eq!(world.machine.panic("how large"), Outcome::Complete);
@@ -274,14 +274,9 @@ fn memory_ten_times_as_large_takes_no_byte_more_of_the_arena() {
             machine.fill_page_packable(pfn, 1);
         }
         let machine: &'static dumpcore::sim::Machine = machine;
-        let target = dumpcore::Target {
-            device: Box::leak(Box::new(disk.device(4))),
-            first_block: 3,
-            blocks,
-            uuid: Some(crate::world::uuid(0)),
-            recipient: None,
-            ownership: dumpcore::Ownership::Shared,
-        };
+        let target = dumpcore::Target::new(Box::leak(Box::new(disk.device(4))), 3, blocks)
+            .uuid(crate::world::uuid(0))
+            .ownership(dumpcore::Ownership::Shared);
         let report = machine.dump().arm(machine, [target], machine.arena(), config()).unwrap();
         assert_eq!(machine.panic("large"), Outcome::Complete);
         let line =
@@ -301,7 +296,7 @@ fn a_page_that_is_read_while_it_changes_is_stored_as_it_was_at_one_moment() {
             let contents = (256..400)
                 .map(|place| (place, if place % 3 == 0 { Content::Restless } else { Content::Packable }))
                 .collect();
-            let config = dumpcore::Config { encoding, ..config() };
+            let config = config().encoding(encoding);
             let world = World::new(Plan { contents, guard, config, silent: true, ..Plan::default() });
             world.arm().unwrap();
             assert_eq!(world.machine.panic("restless"), Outcome::Complete);
@@ -321,7 +316,7 @@ fn a_page_that_faults_costs_itself_and_nothing_else() {
                 .map(|place| (place, if place % every == 0 { Content::Faulty } else { Content::Packable }))
                 .collect();
             let faulty = contents.values().filter(|content| **content == Content::Faulty).count();
-            let config = dumpcore::Config { encoding, ..config() };
+            let config = config().encoding(encoding);
             for (still, disk) in
                 [(0, DiskPlan::default()), (100, DiskPlan { depth: 1, ..DiskPlan::default() })]
             {

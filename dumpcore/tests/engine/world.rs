@@ -5,7 +5,6 @@ use std::fmt;
 use std::ops::Range;
 
 use dumpcore::Outcome;
-use dumpcore::arm::{ArmError, ArmReport, Config, Ownership, Target};
 use dumpcore::format::chunk::{Encoding, RunKind};
 use dumpcore::format::crypt::{SecretKey, public_key};
 use dumpcore::format::frame::Kind;
@@ -14,6 +13,7 @@ use dumpcore::format::{BLOCK_SIZE, PAGE_BYTES};
 use dumpcore::platform::RamRange;
 use dumpcore::sim::{Disk, DiskFault, Helper, Machine, MachineFault};
 use dumpcore::wait::{MILLISECOND, SECOND};
+use dumpcore::{ArmError, ArmReport, Config, Ownership, Target};
 use dumpcore::{Level, PageClass, ResetPolicy, Verify};
 use proptest::prelude::*;
 
@@ -144,7 +144,7 @@ impl Default for Plan {
 }
 
 pub(crate) fn config() -> Config<'static> {
-    Config { budget: BUDGET, reset: ResetPolicy::Return, clear_after_encrypted: true, ..Config::default() }
+    Config::new().budget(BUDGET).reset(ResetPolicy::Return).clear_after_encrypted(true)
 }
 
 /// RAM with a hole, odd ends, and something far away.
@@ -269,13 +269,11 @@ impl World {
             .iter()
             .zip(&self.disks)
             .enumerate()
-            .map(|(number, (plan, disk))| Target {
-                device: Box::leak(Box::new(disk.device(plan.depth))),
-                first_block: FIRST,
-                blocks: plan.blocks,
-                uuid: (!plan.exclusive).then_some(uuid(number)),
-                recipient: (plan.encrypted && !plan.exclusive).then_some(public_key(&SECRET)),
-                ownership: if plan.exclusive { Ownership::Exclusive } else { Ownership::Shared },
+            .map(|(number, (plan, disk))| {
+                Target::new(Box::leak(Box::new(disk.device(plan.depth))), FIRST, plan.blocks)
+                    .uuid((!plan.exclusive).then_some(uuid(number)))
+                    .recipient((plan.encrypted && !plan.exclusive).then_some(public_key(&SECRET)))
+                    .ownership(if plan.exclusive { Ownership::Exclusive } else { Ownership::Shared })
             })
             .collect();
         let report =
@@ -578,17 +576,7 @@ prop_compose! {
         (allow_risky, stripe) in any::<(bool, bool)>(),
         log_tail in prop_oneof![Just(0), Just(10_000_u64)],
     ) -> Way {
-        Way(Config {
-            verify,
-            level: if any_level { Level::from_bits_truncate(level) } else { Level::ZERO },
-            encoding: if units { Encoding::Units } else { Encoding::Plain },
-            helpers,
-            helper_patience: patience,
-            allow_risky,
-            stripe,
-            log_tail,
-            ..config()
-        })
+        Way(config().verify(verify).level(if any_level { Level::from_bits_truncate(level) } else { Level::ZERO }).encoding(if units { Encoding::Units } else { Encoding::Plain }).helpers(helpers).helper_patience(patience).allow_risky(allow_risky).stripe(stripe).log_tail(log_tail))
     }
 }
 

@@ -6,7 +6,8 @@
 //! for; one question reads at most a window of `struct page`s, one for each order of free blocks, and two for
 //! each page of the window.
 
-use dumpcore::memory::class::{ClassRun, Level, PageClass};
+use dumpcore::Level;
+use dumpcore::platform::{ClassRun, PageClass};
 
 use crate::layout::{Compound, Layout, PageLayout, WINDOW_BYTES};
 

@@ -1,10 +1,10 @@
 //! The words that arm a dump: `key=value`, with white space between them.
 
+use dumpcore::Level;
 use dumpcore::MAX_TARGETS;
+use dumpcore::Verify;
 use dumpcore::display_by_describe;
 use dumpcore::format::Uuid;
-use dumpcore::memory::class::Level;
-use dumpcore::partition::verify::Verify;
 use dumpcore::text::{Describe, Line};
 use dumpcore::wait::{MILLISECOND, SECOND};
 use dumpcore::{Config, Encoding};

@@ -7,7 +7,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use dumpcore::format::PAGE_BYTES;
-use dumpcore::memory::class::{ClassRun, PageClass};
+use dumpcore::platform::{ClassRun, PageClass};
 
 /// How many banks of registers there are, in the lower bits of this register (IA32_MCG_CAP).
 const CAPABILITIES: u32 = 0x179;

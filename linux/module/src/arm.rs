@@ -366,28 +366,24 @@ impl State {
             let device = disks::open(place, words.timeout, &mut armed.mappings, &mut arena)
                 .map_err(|error| Why::of(EINVAL, &[wanted.path, ": "], &error))?;
             *kept = *uuid;
-            *slot = Some(dumpcore::Target {
-                device,
-                first_block: place.start / 8,
-                blocks: place.sectors / 8,
-                uuid: Some(*uuid),
-                recipient: *recipient,
-                ownership: Ownership::Shared,
-            });
+            *slot = Some(
+                dumpcore::Target::new(device, place.start / 8, place.sectors / 8)
+                    .uuid(*uuid)
+                    .recipient(*recipient)
+                    .ownership(Ownership::Shared),
+            );
         }
-        let config = Config {
-            verify: words.verify,
-            budget: words.budget,
-            request_timeout: words.timeout,
-            reset: ResetPolicy::Return,
-            log_tail: words.log,
-            level: lent.level,
-            encoding: words.encoding,
-            helpers: words.helpers,
-            allow_risky: words.risky,
-            clear_after_encrypted: words.clear_after_encrypted,
-            ..Config::default()
-        };
+        let config = Config::new()
+            .verify(words.verify)
+            .budget(words.budget)
+            .request_timeout(words.timeout)
+            .reset(ResetPolicy::Return)
+            .log_tail(words.log)
+            .level(lent.level)
+            .encoding(words.encoding)
+            .helpers(words.helpers)
+            .allow_risky(words.risky)
+            .clear_after_encrypted(words.clear_after_encrypted);
         let report = dump
             .arm(linux, opened.into_iter().flatten(), arena, config)
             .map_err(|error| Why::of(EINVAL, &[], &error))?;
@@ -429,7 +425,7 @@ fn look(
     wanted: &Wanted<'_>,
     target: &Target,
     block: &mut Block,
-) -> Result<(Uuid, Option<dumpcore::format::crypt::PublicKey>), Why> {
+) -> Result<(Uuid, Option<dumpcore::format::cipher::PublicKey>), Why> {
     let not_read = || Why::new(-5, &[wanted.path, ": it cannot be read"]);
     if !target.read(0, block) {
         return Err(not_read());

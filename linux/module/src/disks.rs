@@ -120,7 +120,7 @@ pub(crate) fn open(
     let address = Address::new(bus, rest >> 3, rest & 7).ok_or(DeviceError::Gone)?;
     let function = Function::at(&Space::new(), address).ok_or(DeviceError::Gone)?;
     let map = |physical, length| mappings.map(physical, length);
-    let access = Access { config: Space::new(), map, timeout };
+    let access = Access::new(Space::new(), map).timeout(timeout);
     Ok(match target.driver {
         driver::VIRTIO_BLK => {
             let disk = VirtioBlk::open(access, function, arena)?;

@@ -9,8 +9,8 @@ use dump_linux::mce::Broken;
 use dump_linux::{Classes, Layout, Missing, Vmcoreinfo};
 use dumpcore::arena::OutOfArena;
 use dumpcore::format::PAGE_BYTES;
-use dumpcore::memory::class::{ClassRun, PageClass};
 use dumpcore::platform::RamRange;
+use dumpcore::platform::{ClassRun, PageClass};
 use dumpcore::{Arena, Encoding, Level};
 
 use crate::apic::OwnBanks;

@@ -56,7 +56,7 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const
     unsafe { notes::fill(lent, &registers) };
     let trigger =
         if is_oops { Trigger::Oops } else { Trigger::from_number(trigger).unwrap_or(Trigger::Panic) };
-    let crash = Crash { trigger, message: message.trim_ascii_end(), registers: &registers };
+    let crash = Crash::new(trigger, message.trim_ascii_end(), &registers);
     let outcome = side.dump.crash(&side.linux, &crash);
     if matches!(outcome, Outcome::OtherCpu { .. }) {
         return;

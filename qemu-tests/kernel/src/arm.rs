@@ -84,14 +84,12 @@ pub(crate) fn arm(options: &Options) -> Armed {
                 return armed;
             }
         };
-        targets.push(Target {
-            device,
-            first_block,
-            blocks,
-            uuid: disk.uuid,
-            recipient: disk.recipient,
-            ownership: if disk.shared { Ownership::Shared } else { Ownership::Exclusive },
-        });
+        targets.push(
+            Target::new(device, first_block, blocks)
+                .uuid(disk.uuid)
+                .recipient(disk.recipient)
+                .ownership(if disk.shared { Ownership::Shared } else { Ownership::Exclusive }),
+        );
     }
     if matches!(options.scenario, Scenario::BenchPlain | Scenario::BenchReads | Scenario::BenchVerify) {
         armed.disk = targets.into_iter().next().map(|target| (target.device, arena));
@@ -120,22 +118,19 @@ pub(crate) fn arm(options: &Options) -> Armed {
 
 /// How to dump: as the command line says, and else as usual.
 fn config(options: &Options, request_timeout: u64) -> Config<'static> {
-    let usual = Config::default();
-    Config {
-        verify: options.verify,
-        budget: options.budget_ms.map_or(usual.budget, |ms| ms.saturating_mul(MILLISECOND)),
-        request_timeout,
-        reset: options.reset,
-        log_tail: options.log_bytes.unwrap_or(usual.log_tail),
-        queues: live::nvme::queues(),
-        level: options.level.unwrap_or(usual.level),
-        encoding: options.encoding.unwrap_or(usual.encoding),
-        helpers: options.helpers.unwrap_or(usual.helpers),
-        helper_patience: options
-            .patience_ms
-            .map_or(usual.helper_patience, |ms| ms.saturating_mul(MILLISECOND)),
-        allow_risky: options.risky.unwrap_or(usual.allow_risky),
-        stripe: options.stripe.unwrap_or(usual.stripe),
-        clear_after_encrypted: usual.clear_after_encrypted,
-    }
+    let usual = Config::new();
+    let nanoseconds = |ms: u64| ms.saturating_mul(MILLISECOND);
+    Config::new()
+        .verify(options.verify)
+        .budget(options.budget_ms.map_or(usual.budget, nanoseconds))
+        .request_timeout(request_timeout)
+        .reset(options.reset)
+        .log_tail(options.log_bytes.unwrap_or(usual.log_tail))
+        .queues(live::nvme::queues())
+        .level(options.level.unwrap_or(usual.level))
+        .encoding(options.encoding.unwrap_or(usual.encoding))
+        .helpers(options.helpers.unwrap_or(usual.helpers))
+        .helper_patience(options.patience_ms.map_or(usual.helper_patience, nanoseconds))
+        .allow_risky(options.risky.unwrap_or(usual.allow_risky))
+        .stripe(options.stripe.unwrap_or(usual.stripe))
 }

@@ -3,7 +3,7 @@
 use crate::disks::{DRIVERS, Driver};
 use dump_drivers::bus::pci::Address;
 use dumpcore::format::Uuid;
-use dumpcore::format::crypt::PublicKey;
+use dumpcore::format::cipher::PublicKey;
 use dumpcore::locate::By;
 use dumpcore::{Encoding, Level, PageClass, ResetPolicy, Verify};
 

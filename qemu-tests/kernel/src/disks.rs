@@ -84,7 +84,7 @@ type Map = fn(u64, usize) -> Option<Mmio>;
 
 /// The way to a device on PCI.
 fn access(timeout: u64) -> Access<pci::Config, Map> {
-    Access { config: pci::config(), map: map_device, timeout }
+    Access::new(pci::config(), map_device as Map).timeout(timeout)
 }
 
 /// The error of a driver that does not find so many disks.
@@ -154,7 +154,7 @@ fn ata_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<O
     let function = ata::disk::find(&pci::config(), number / IDE_DISKS).ok_or(none("an IDE controller"))?;
     // SAFETY: the kernel runs in ring 0, and nobody else uses these ports: the driver asks for its device's.
     let ports = |first, length| Some(unsafe { PortWindow::new(first, length) });
-    let access = Access { config: pci::config(), map: ports, timeout };
+    let access = Access::new(pci::config(), ports).timeout(timeout);
     let low = memory::ram().iter().all(|range| range.end <= 1 << 32);
     let ram = if low { Ram::Low } else { Ram::Anywhere };
     let place = Some((number % IDE_DISKS) as u8);

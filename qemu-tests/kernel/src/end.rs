@@ -18,6 +18,7 @@ pub(crate) fn name_and_exit(outcome: &Outcome) -> (&'static str, u32) {
         Outcome::NotArmed => ("not-armed", 4),
         Outcome::Nested => ("nested", 5),
         Outcome::OtherCpu { .. } => ("other-cpu", 6),
+        _ => ("unknown", 8),
     }
 }
 

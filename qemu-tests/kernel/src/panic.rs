@@ -83,7 +83,7 @@ pub(crate) fn crash(trigger: Trigger, words: core::fmt::Arguments<'_>, registers
     let Some(told) = Told::new("crash", words) else { power::reset() };
     footprint::paint();
 
-    let crash = Crash { trigger, message: told.message, registers };
+    let crash = Crash::new(trigger, told.message, registers);
     let outcome = loop {
         match DUMP.crash(dump::platform(), &crash) {
             // That CPU stops this one, and finds it here: for good, or for as long as a dump of the live kernel takes.
@@ -110,7 +110,7 @@ pub(crate) fn crash(trigger: Trigger, words: core::fmt::Arguments<'_>, registers
 #[unsafe(export_name = "kernel_snapshot")]
 pub(crate) fn snapshot(trigger: Trigger, words: core::fmt::Arguments<'_>, registers: &Registers) {
     let Some(told) = Told::new("dump of the live kernel", words) else { return };
-    let crash = Crash { trigger, message: told.message, registers };
+    let crash = Crash::new(trigger, told.message, registers);
     let outcome = DUMP.snapshot(dump::platform(), &crash);
     told.over(&outcome);
     watchdog::report();

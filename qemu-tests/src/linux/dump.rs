@@ -17,7 +17,7 @@ use dumpcore::format::header::{Arch, Header, Status, Trigger, put_text};
 use dumpcore::format::label::Label;
 use dumpcore::format::note::{CpuCondition, MemoryRange, NoteKind, RangeKind};
 use dumpcore::format::{BLOCK_SIZE, Block, PAGE_BYTES, Uuid, pattern};
-use dumpcore::memory::lz4::{self, Table};
+use dumpcore::internals::lz4::{self, Table};
 use zerocopy::IntoBytes;
 
 use super::crash::Crashed;

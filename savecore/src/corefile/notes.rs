@@ -39,7 +39,7 @@ fn signal(trigger: u32) -> u32 {
         Some(Trigger::Nmi) => 7,
         Some(Trigger::Request) => 5,
         Some(Trigger::Watchdog) => 14,
-        Some(Trigger::Panic) | None => 6,
+        _ => 6,
     }
 }
 

@@ -44,7 +44,6 @@ impl Classes {
 
     fn count_mut(&mut self, class: PageClass) -> &mut u64 {
         match class {
-            PageClass::Unknown => &mut self.unknown,
             PageClass::KernelText => &mut self.kernel_text,
             PageClass::KernelData => &mut self.kernel_data,
             PageClass::Stack => &mut self.stack,
@@ -55,6 +54,8 @@ impl Classes {
             PageClass::CachePrivate => &mut self.cache_private,
             PageClass::Free => &mut self.free,
             PageClass::Device => &mut self.device,
+            // `Unknown`, and what this program has no name for.
+            _ => &mut self.unknown,
         }
     }
 }

@@ -221,7 +221,7 @@ fn trigger_name(number: u32) -> &'static str {
         Some(Trigger::Watchdog) => "watchdog",
         Some(Trigger::Nmi) => "nmi",
         Some(Trigger::Oops) => "oops",
-        None => "unknown",
+        _ => "unknown",
     }
 }
 

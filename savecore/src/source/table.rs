@@ -160,6 +160,7 @@ pub(super) fn clause(why: &NoTable<io::Error>) -> String {
         NoTable::Absent => "there is none".to_owned(),
         NoTable::Gone => "it protects a GUID table that does not exist".to_owned(),
         NoTable::Bad { what, value } => format!("the GUID table has {what} of {value:#x}"),
+        _ => why.to_string(),
     }
 }
 

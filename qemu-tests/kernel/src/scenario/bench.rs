@@ -11,9 +11,9 @@ use dumpcore::device::{Completion, Direction, Request};
 use dumpcore::dma::DmaBuffer;
 use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, Uuid, checksum, pattern};
-use dumpcore::helpers::job::{OUT_BYTES, PackBuffers, UNIT_PAGES, Unit, Way};
-use dumpcore::memory::class::ClassedPfn;
-use dumpcore::memory::lz4;
+use dumpcore::internals::ClassedPfn;
+use dumpcore::internals::job::{OUT_BYTES, PackBuffers, UNIT_PAGES, Unit, Way};
+use dumpcore::internals::lz4;
 use dumpcore::wait::{SECOND, Wait};
 use dumpcore::{Arena, DumpDevice, PageClass};
 
@@ -288,13 +288,13 @@ pub(crate) fn checksums(bytes: u64) -> Result<(), &'static str> {
     });
     measure("still-page", &mut |block, _| {
         // SAFETY: the frame is ours, and a frame is an aligned page.
-        black_box(unsafe { dumpcore::memory::page::sum(NonNull::from(block).cast()) });
+        black_box(unsafe { dumpcore::internals::page::sum(NonNull::from(block).cast()) });
     });
     let mut stored = Box::new([0; BLOCK_SIZE]);
     let platform = dump::platform();
     measure("page", &mut |block, position| {
         let pfn = paging::physical(block.as_ptr()) / memory::FRAME;
-        if dumpcore::memory::page::copied(platform, pfn, &mut stored).is_ok() {
+        if dumpcore::internals::page::copied(platform, pfn, &mut stored).is_ok() {
             black_box(checksum::block_sum(&stored, position));
         }
     });
