@@ -10,6 +10,7 @@ mod deep;
 mod demo;
 mod error;
 mod everything;
+mod exercise;
 mod floors;
 mod folders;
 mod fuzz;
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
         Task::Deep { names, list } => deep::task(&names, list),
         Task::Book { write } => book::task(write),
         Task::Floors => floors::task(),
+        Task::Exercise => exercise::task(),
         Task::Deb => deb::task(),
         Task::Ci => test::task(true),
     };

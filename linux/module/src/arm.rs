@@ -346,7 +346,7 @@ impl State {
             parts.zip(words.targets()).zip(opened.iter_mut().zip(&mut uuids))
         {
             let place = target.place();
-            let device = disks::open(place, words.timeout, &mut armed.mappings, &mut arena)
+            let device = disks::open(target, words.timeout, &mut armed.mappings, &mut arena)
                 .map_err(|error| Why::of(EINVAL, &[wanted.path, ": "], &error))?;
             *kept = *uuid;
             *slot = Some(
