@@ -29,8 +29,8 @@ macro_rules! drivers {
 pub struct Row {
     /// Its name in configurations and on command lines.
     pub name: &'static str,
-    /// The module of this crate that has its disks.
-    pub module: &'static str,
+    /// The folder of this crate, and module, that has it.
+    pub folder: &'static str,
 }
 
 /// What is done with each driver.
@@ -45,7 +45,7 @@ pub const DRIVERS: &[Row] = {
         ($(#[cfg($if:meta)] $folder:ident: $($name:literal $file:ident::$driver:ident),+;)+) => {
             &[$($(
                 #[cfg($if)]
-                Row { name: $name, module: concat!(stringify!($folder), "::", stringify!($file)) },
+                Row { name: $name, folder: stringify!($folder) },
             )+)+]
         };
     }

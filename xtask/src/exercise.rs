@@ -40,7 +40,7 @@ pub(crate) fn check() -> Result<String> {
     })?;
     let copy = folders::target_folder().join("exercise");
     write(&copy, &sources(&folders::root())?)?;
-    let code = panic_free::check_in(&copy, TARGET, &["ferry::disk"])?;
+    let code = panic_free::check_in(&copy, TARGET, folders::of_drivers().into_iter().chain(["ferry"]))?;
     for package in ["test-kernel", "dump-linux-module"] {
         let mut cargo = toolchain.cargo("check", TARGET, KERNEL_FLAGS);
         cargo.current_dir(&copy).args(["--release", "--quiet", "--package", package]);

@@ -34,5 +34,5 @@ pub(crate) fn log_folder() -> Result<PathBuf> {
 
 /// The folders in `drivers/src` that the table of drivers brings in.
 pub(crate) fn of_drivers() -> BTreeSet<&'static str> {
-    dump_drivers::DRIVERS.iter().filter_map(|driver| driver.module.split("::").next()).collect()
+    dump_drivers::DRIVERS.iter().map(|driver| driver.folder).collect()
 }
