@@ -200,21 +200,21 @@ static long dd_describe(struct block_device *bdev, struct dd_target *target, con
 		/* As the kernel does it: without this feature the device goes by physical addresses. */
 		target->translated = virtio_has_feature(virtio, VIRTIO_F_ACCESS_PLATFORM);
 		if (virtio->id.device == VIRTIO_ID_BLOCK) {
-			target->driver = DD_VIRTIO_BLK;
+			target->driver = "virtio-blk";
 			return 0;
 		}
 		if (virtio->id.device == VIRTIO_ID_SCSI && scsi) {
-			target->driver = DD_VIRTIO_SCSI;
+			target->driver = "virtio-scsi";
 			target->unit = scsi->id;
 			target->lun = scsi->lun;
 			return 0;
 		}
 	} else if (!strcmp(driver, "ahci") && scsi) {
-		target->driver = DD_AHCI;
+		target->driver = "ahci";
 		target->unit = ata_shost_to_port(scsi->host)->port_no;
 		return 0;
 	} else if (!strcmp(driver, "nvme")) {
-		target->driver = DD_NVME;
+		target->driver = "nvme";
 		target->unit = dd_nvme_namespace(bdev);
 		if (target->unit)
 			return 0;

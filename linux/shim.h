@@ -11,14 +11,6 @@ struct file;
 struct pci_dev;
 struct pt_regs;
 
-/* Which driver of ours takes a disk over. */
-enum dd_driver {
-	DD_VIRTIO_BLK = 1,
-	DD_VIRTIO_SCSI = 2,
-	DD_AHCI = 3,
-	DD_NVME = 4,
-};
-
 /* A target: a block device that the kernel has open for us, and where it is on its bus. */
 struct dd_target {
 	/* Kept open, and with it claimed: nobody mounts or formats it. */
@@ -27,7 +19,8 @@ struct dd_target {
 	/* On its disk, in sectors of 512 bytes. */
 	u64 start;
 	u64 sectors;
-	u32 driver;
+	/* Which driver of ours takes it over: a name of drivers/src/table.rs. */
+	const char *driver;
 	/* Segment in the upper half; bus, device and function as in a requester id. */
 	u32 address;
 	/* virtio-scsi: target and logical unit; AHCI: port; NVMe: namespace. */
@@ -35,7 +28,6 @@ struct dd_target {
 	u32 lun;
 	/* Whether the device goes by addresses of the DMA interface, and not by physical ones. */
 	u32 translated;
-	u32 reserved;
 };
 
 /* Addresses of memory, up to the end and not with it. */

@@ -1,31 +1,109 @@
-//! The drivers there are. A new one is a folder beside this file, a feature in Cargo.toml, a line here, and what the
-//! checks that read this table then ask for: the matrix a machine with such a disk, the panic check its code among what
-//! was linked, the fuzzers a target.
+//! The drivers there are. A new one is a folder beside this file and a line here; if a build may do without it, also a
+//! feature in Cargo.toml.
+//!
+//! Everything that is there for each driver reads this table: the modules of this crate, the test kernel, the Linux module,
+//! the panic check and the fuzzers; and the matrix asks for a machine with such a disk.
 
-/// A driver.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct Driver {
-    /// Its name in configurations and on command lines.
-    pub name: &'static str,
-    /// The module of this crate whose code runs for its disk.
-    pub module: &'static str,
+use dumpcore::device::DeviceError;
+use dumpcore::{Arena, DumpDevice};
+
+use crate::disk::driver::{Driver, Machine, Site};
+
+/// The table, a line a folder: the builds that have it, and its drivers, each by its name in configurations and on command
+/// lines, and the type that is its [`Driver`].
+macro_rules! drivers {
+    ($with:ident!) => {
+        $with! {
+            #[cfg(feature = "virtio")] virtio: "virtio-blk" blk::Pci, "virtio-blk-mmio" blk::Mmio,
+                "virtio-scsi" scsi::Pci, "virtio-scsi-mmio" scsi::Mmio;
+            #[cfg(feature = "ahci")] ahci: "ahci" disk::AhciDriver;
+            #[cfg(feature = "nvme")] nvme: "nvme" disk::NvmeDriver;
+            #[cfg(feature = "ata")] ata: "ata" disk::AtaDriver;
+        }
+    };
 }
 
-/// The drivers that this build has: those whose feature is on.
-pub const DRIVERS: &[Driver] = &[
-    #[cfg(feature = "virtio")]
-    Driver { name: "virtio-blk", module: "virtio::disk" },
-    #[cfg(feature = "virtio")]
-    Driver { name: "virtio-blk-mmio", module: "virtio::disk" },
-    #[cfg(feature = "virtio")]
-    Driver { name: "virtio-scsi", module: "virtio::scsi" },
-    #[cfg(feature = "virtio")]
-    Driver { name: "virtio-scsi-mmio", module: "virtio::scsi" },
-    #[cfg(feature = "ahci")]
-    Driver { name: "ahci", module: "ahci::disk" },
-    #[cfg(feature = "nvme")]
-    Driver { name: "nvme", module: "nvme::disk" },
-    #[cfg(feature = "ata")]
-    Driver { name: "ata", module: "ata::disk" },
-];
+/// A driver, as the table has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Row {
+    /// Its name in configurations and on command lines.
+    pub name: &'static str,
+    /// The folder of this crate, and module, that has it.
+    pub folder: &'static str,
+}
+
+/// What is done with each driver.
+pub trait Visitor<M: Machine> {
+    /// Does it with one.
+    fn visit<D: Driver<M>>(&mut self, name: &'static str);
+}
+
+/// The drivers that this build has.
+pub const DRIVERS: &[Row] = {
+    macro_rules! rows {
+        ($(#[cfg($if:meta)] $folder:ident: $($name:literal $file:ident::$driver:ident),+;)+) => {
+            &[$($(
+                #[cfg($if)]
+                Row { name: $name, folder: stringify!($folder) },
+            )+)+]
+        };
+    }
+    drivers!(rows!)
+};
+
+macro_rules! functions {
+    ($(#[cfg($if:meta)] $folder:ident: $($name:literal $file:ident::$driver:ident),+;)+) => {
+        /// Where the disk with this number is, counted from 0 among those that the driver of this name finds. Reads only:
+        /// another driver may be using it.
+        pub fn find<M: Machine>(name: &str, machine: &mut M, number: usize) -> Option<Site> {
+            match name {
+                $($(
+                    #[cfg($if)]
+                    $name => <crate::$folder::$file::$driver as Driver<M>>::find(machine, number),
+                )+)+
+                _ => {
+                    // Of a build without any driver.
+                    let _ = (machine, number);
+                    None
+                }
+            }
+        }
+
+        /// Opens the disk at a site by the driver of this name, and moves it into the arena. Reads only: another driver
+        /// may be using it.
+        ///
+        /// # Errors
+        /// As [`Driver::open`], and [`DeviceError::Unsupported`] if there is no such driver.
+        pub fn open<M: Machine>(
+            name: &str,
+            machine: &mut M,
+            site: &Site,
+            arena: &mut Arena<'static>,
+        ) -> Result<&'static mut dyn DumpDevice, DeviceError> {
+            match name {
+                $($(
+                    #[cfg($if)]
+                    $name => {
+                        let disk = <crate::$folder::$file::$driver as Driver<M>>::open(machine, site, arena)?;
+                        Ok(arena.place(disk)?)
+                    }
+                )+)+
+                _ => {
+                    let _ = (machine, site, arena);
+                    Err(DeviceError::Unsupported { what: "a disk with a polled driver", value: 0 })
+                }
+            }
+        }
+
+        /// Does something with each driver, in the order of the table.
+        pub fn visit<M: Machine>(visitor: &mut impl Visitor<M>) {
+            let _ = &visitor;
+            $($(
+                #[cfg($if)]
+                visitor.visit::<crate::$folder::$file::$driver>($name);
+            )+)+
+        }
+    };
+}
+drivers!(functions!);

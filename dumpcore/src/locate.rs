@@ -27,7 +27,7 @@ use crate::arm::Target;
 use crate::device::{DeviceError, Direction, DumpDevice};
 use crate::dma::DmaBuffer;
 use crate::format::cipher::PublicKey;
-use crate::format::label::Label;
+use crate::format::label::{Label, WrongLabel};
 use crate::format::{BLOCK_SIZE, Block, Uuid};
 use crate::table::{
     Fault, Fitness, Id, NoTable, ReadSectors, SECTOR_SIZE, SECTOR_SIZES, Sector, Slot, Table,
@@ -186,6 +186,13 @@ pub enum NotFound {
     },
     /// A part of the table lies in it.
     OverTable,
+    /// Its label was laid for a partition of another size: it was resized since.
+    OtherSize {
+        /// Blocks that the label says.
+        label: u64,
+        /// Blocks that the partition has.
+        partition: u64,
+    },
 }
 
 impl Describe for NotFound {
@@ -230,6 +237,10 @@ impl Describe for NotFound {
             NotFound::OverTable => {
                 line.text("the partition lies over the partition table itself");
             }
+            NotFound::OtherSize { label, partition } => {
+                line.text("the label is for ").decimal(label).text(" blocks, the partition has ");
+                line.decimal(partition);
+            }
         }
     }
 }
@@ -246,12 +257,10 @@ display_by_describe!(NotFound => |not_found| match not_found {
 pub fn find(disk: &mut dyn ReadBlocks, by: &By<'_>, scratch: &mut Block) -> Result<Found, NotFound> {
     let mut reader = Reader { disk, block: None, bytes: scratch };
     // A disk may be one partition, from its first block on.
-    if let (Some(uuid), recipient) = reader.label(0)? {
+    if let Some(uuid) = reader.uuid(0)? {
         let blocks = reader.disk.blocks();
         return match by {
-            By::Label(wanted) if uuid == *wanted => {
-                Ok(Found { first_block: 0, blocks, uuid: Some(uuid), recipient })
-            }
+            By::Label(wanted) if uuid == *wanted => reader.found(0, blocks),
             By::Label(_) => Err(NotFound::Nothing),
             By::Guid(_) | By::Dos { .. } | By::Name(_) => Err(NotFound::NoTable),
         };
@@ -355,8 +364,7 @@ impl Reader<'_> {
                 None => {}
             }
         }
-        let (uuid, recipient) = self.label(first_block)?;
-        Ok(Found { first_block, blocks, uuid, recipient })
+        self.found(first_block, blocks)
     }
 
     fn is(&mut self, table: &Table, slot: &Slot, by: &By<'_>) -> Result<bool, NotFound> {
@@ -365,7 +373,7 @@ impl Reader<'_> {
             By::Dos { signature, number } => Ok(slot.id == Id::Dos { signature, number }),
             By::Name(name) => Ok(slot.name.is(name)),
             By::Label(uuid) => match self.place(table, slot) {
-                Ok((first, _)) => Ok(self.label(first)?.0 == Some(uuid)),
+                Ok((first, _)) => Ok(self.uuid(first)? == Some(uuid)),
                 // What cannot hold a label is not the one.
                 Err(_) => Ok(false),
             },
@@ -390,11 +398,26 @@ impl Reader<'_> {
         Ok((start >> BLOCK_SHIFT, length >> BLOCK_SHIFT))
     }
 
-    /// What the label in a partition's first block says, if it is one.
-    fn label(&mut self, first: u64) -> Result<(Option<Uuid>, Option<PublicKey>), NotFound> {
+    /// The uuid that the label in a partition's first block says, if it is one. Of whatever size: which partition it is
+    /// comes first, so that it can be said what is wrong with it.
+    fn uuid(&mut self, first: u64) -> Result<Option<Uuid>, NotFound> {
         self.take(first)?;
-        Ok(Label::parse(self.bytes)
-            .map_or((None, None), |label| (Some(label.uuid), label.recipient().copied())))
+        Ok(Label::parse(self.bytes).ok().map(|label| label.uuid))
+    }
+
+    /// The partition at this place, with what its label says, if it has one.
+    fn found(&mut self, first_block: u64, blocks: u64) -> Result<Found, NotFound> {
+        self.take(first_block)?;
+        match Label::check(self.bytes, None, blocks) {
+            Ok(label) => {
+                let recipient = label.recipient().copied();
+                Ok(Found { first_block, blocks, uuid: Some(label.uuid), recipient })
+            }
+            Err(WrongLabel::OtherSize { label, partition }) => Err(NotFound::OtherSize { label, partition }),
+            Err(WrongLabel::Malformed(_) | WrongLabel::OtherUuid { .. }) => {
+                Ok(Found { first_block, blocks, uuid: None, recipient: None })
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use dumpcore::format::chunk::{ChunkHeader, MAX_UNIT_PAGES, Packing, Run, RunKind
 use dumpcore::format::crypt::{self, Key, Place};
 use dumpcore::format::frame::{self, Kind, Malformed};
 use dumpcore::format::header::{Arch, Header, Status, Trigger};
-use dumpcore::format::label::Label;
+use dumpcore::format::label::{Label, WrongLabel};
 use dumpcore::format::note::Notes;
 use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, VERSION, checksum, freeing, pattern};
 use dumpcore::internals::ClassedPfn;
@@ -371,6 +371,28 @@ fn an_unknown_version_is_refused_by_its_number() {
     label.version = 9.into();
     label.to_block(&mut block);
     assert_eq!(Label::parse(&block).err(), Some(Malformed::Version { found: 9 }));
+}
+
+#[test]
+fn a_label_is_checked_for_what_it_is_then_whose_then_of_what_size() {
+    let (uuid, other) = ([7; 16], [8; 16]);
+    let mut block = [0; BLOCK_SIZE];
+    Label::new(uuid, 100, 5, "name").to_block(&mut block);
+    for expected in [None, Some(&uuid)] {
+        assert_eq!(Label::check(&block, expected, 100).map(|label| label.uuid), Ok(uuid));
+    }
+    let wrong = |expected, blocks| Label::check(&block, expected, blocks).err();
+    // A partition that has grown is as wrong as one that has shrunk.
+    for blocks in [0, 99, 101, u64::MAX] {
+        let size = WrongLabel::OtherSize { label: 100, partition: blocks };
+        assert_eq!(wrong(Some(&uuid), blocks), Some(size));
+        assert_eq!(wrong(None, blocks), Some(size));
+        assert_eq!(wrong(Some(&other), blocks), Some(WrongLabel::OtherUuid { found: uuid }));
+    }
+    assert_eq!(wrong(Some(&other), 100), Some(WrongLabel::OtherUuid { found: uuid }));
+    block[100] ^= 1;
+    let malformed = Label::check(&block, Some(&other), 99).err();
+    assert!(matches!(malformed, Some(WrongLabel::Malformed(Malformed::Crc { .. }))), "{malformed:?}");
 }
 
 #[test]

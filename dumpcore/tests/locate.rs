@@ -218,6 +218,26 @@ fn a_partition_behind_2_tib_is_found_by_guid_name_and_label_on_both_sizes_of_sec
 }
 
 #[test]
+fn a_partition_that_was_resized_since_it_was_labelled_is_refused_by_both_sizes() {
+    for blocks in [999, 1001] {
+        let (mut disk, guids) = usual(512);
+        label(&mut disk, FAR, blocks, [9; 16]);
+        let refused = NotFound::OtherSize { label: blocks, partition: 1000 };
+        for by in [By::Guid(guids[1]), By::Name("dump"), By::Label([9; 16])] {
+            assert_eq!(look(&mut disk, by), Err(refused));
+        }
+        assert_eq!(look(&mut disk, By::Label([8; 16])), Err(NotFound::Nothing));
+        let said = refused.to_string();
+        assert!(said.contains(&blocks.to_string()) && said.contains("1000"), "{said}");
+    }
+    // So is a whole disk.
+    let mut disk = Sparse::new(1 << 30);
+    label(&mut disk, 0, 1000, [9; 16]);
+    let refused = NotFound::OtherSize { label: 1000, partition: (1 << 30) / BLOCK };
+    assert_eq!(look(&mut disk, By::Label([9; 16])), Err(refused));
+}
+
+#[test]
 fn the_backup_at_the_end_stands_in_for_a_damaged_table() {
     for sector in [512, 4096] {
         // In the header, and in the entries.

@@ -16,6 +16,8 @@ pub mod ata;
 pub mod hostile;
 #[path = "../../drivers/tests/battery/kind.rs"]
 pub mod kind;
+#[path = "../../drivers/tests/battery/kinds.rs"]
+pub mod kinds;
 #[path = "../../drivers/tests/battery/nvme.rs"]
 pub mod nvme;
 #[path = "../../drivers/tests/battery/run.rs"]

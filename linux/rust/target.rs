@@ -139,11 +139,11 @@ unsafe fn describe(bdev: *mut block_device, target: &mut dd_target) -> Result<()
             target.translated = u32::from((*virtio).features >> bindings::VIRTIO_F_ACCESS_PLATFORM & 1 != 0);
             match ((*virtio).id.device, scsi) {
                 (bindings::VIRTIO_ID_BLOCK, _) => {
-                    target.driver = bindings::dd_driver_DD_VIRTIO_BLK;
+                    target.driver = c"virtio-blk".as_ptr();
                     return Ok(());
                 }
                 (bindings::VIRTIO_ID_SCSI, Some(scsi)) => {
-                    target.driver = bindings::dd_driver_DD_VIRTIO_SCSI;
+                    target.driver = c"virtio-scsi".as_ptr();
                     target.unit = (*scsi).id;
                     target.lun = (*scsi).lun as u32;
                     return Ok(());
@@ -153,11 +153,11 @@ unsafe fn describe(bdev: *mut block_device, target: &mut dd_target) -> Result<()
         } else if let (true, Some(scsi)) = (is(driver, c"ahci"), scsi) {
             // What libata keeps in a host is a pointer to the port.
             let port = (*(*scsi).host).hostdata.as_ptr().cast::<*const bindings::ata_port>();
-            target.driver = bindings::dd_driver_DD_AHCI;
+            target.driver = c"ahci".as_ptr();
             target.unit = (**port).port_no;
             return Ok(());
         } else if is(driver, c"nvme") {
-            target.driver = bindings::dd_driver_DD_NVME;
+            target.driver = c"nvme".as_ptr();
             target.unit =
                 nvme_namespace(bdev, disk).ok_or((c"it does not say which NVMe namespace it is", ENXIO))?;
             return Ok(());

@@ -96,6 +96,8 @@ pub(crate) enum Task {
     },
     /// The floors of each crate, from top to bottom, and imports that break their order
     Floors,
+    /// Add a driver for a device that does not exist, by one folder and one line, and build what reads the table
+    Exercise,
     /// Check the documents: contents, links, named functions and files, commands, line width
     Book {
         /// Update the generated list of tasks first

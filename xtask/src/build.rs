@@ -14,7 +14,7 @@ use crate::toolchain::{Toolchain, host_cargo, logged};
 pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(900);
 
 /// rustc's flags for the test kernel: it lives at a fixed address, and its stacks can be walked.
-const KERNEL_FLAGS: &[&str] = &["-C", "relocation-model=static", "-C", "force-frame-pointers=yes"];
+pub(crate) const KERNEL_FLAGS: &[&str] = &["-C", "relocation-model=static", "-C", "force-frame-pointers=yes"];
 
 /// Names a savecore that is there already, so that none is built.
 pub(crate) const SAVECORE: &str = "DISKDUMP_SAVECORE";

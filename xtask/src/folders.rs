@@ -1,5 +1,6 @@
 //! Where things are: the workspace, and what the tasks make.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -29,4 +30,9 @@ pub(crate) fn log_folder() -> Result<PathBuf> {
     let folder = target_folder().join("xtask");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     Ok(folder)
+}
+
+/// The folders in `drivers/src` that the table of drivers brings in.
+pub(crate) fn of_drivers() -> BTreeSet<&'static str> {
+    dump_drivers::DRIVERS.iter().map(|driver| driver.folder).collect()
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use dump_drivers::DRIVERS;
 
 use crate::toolchain::{clean, logged};
 use crate::ui::{self, Mark};
@@ -70,7 +71,15 @@ pub(crate) fn is_installed() -> bool {
     version.output().is_ok_and(|output| output.status.success())
 }
 
-/// The names of the targets: their sources' names.
+/// The source of the target for all drivers.
+const DRIVER: &str = "driver";
+
+/// A driver's target, if it is one's.
+fn driver_of(target: &str) -> Option<&'static str> {
+    DRIVERS.iter().map(|driver| driver.name).find(|name| name.replace('-', "_") == target)
+}
+
+/// The names of the targets: those of the drivers in the table, and for the rest their sources' names.
 pub(crate) fn targets() -> Result<Vec<String>> {
     let sources = folder().join("fuzz_targets");
     let mut names = Vec::new();
@@ -78,6 +87,8 @@ pub(crate) fn targets() -> Result<Vec<String>> {
         let path = file?.path();
         names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
     }
+    names.retain(|name| name != DRIVER);
+    names.extend(DRIVERS.iter().map(|driver| driver.name.replace('-', "_")));
     names.sort();
     Ok(names)
 }
@@ -104,12 +115,15 @@ pub(crate) fn run(name: &str, seconds: u64) -> Result<Fuzzed> {
     ui::running(name);
     // What is found goes to its own folder: what is kept for the tests is chosen by hand (`cargo fuzz cmin`).
     let (found, corpus) = (folder.join("found").join(name), folder.join("corpus").join(name));
-    let artifacts = folder.join("artifacts").join(name);
+    let driver = driver_of(name);
+    let source = if driver.is_some() { DRIVER } else { name };
+    let artifacts = folder.join("artifacts").join(source);
     fs::create_dir_all(&found).context("cannot make a folder for what is found")?;
     let before = files(&artifacts);
     let begin = Instant::now();
     let mut cargo = cargo_fuzz("run");
-    cargo.arg(name).args([&found, &corpus]).arg("--");
+    cargo.arg(source).args([&found, &corpus]).arg("--");
+    cargo.envs(driver.map(|driver| ("DRIVER", driver)));
     let sizes = files(&corpus).into_iter().filter_map(|file| Some(file.metadata().ok()?.len()));
     let longest = LONGEST.max(2 * sizes.max().unwrap_or(0));
     cargo.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={longest}"));
@@ -128,8 +142,9 @@ pub(crate) fn run(name: &str, seconds: u64) -> Result<Fuzzed> {
     let found: Vec<PathBuf> = files(&artifacts).into_iter().filter(|file| !before.contains(file)).collect();
     for file in &found {
         let file = file.display();
+        let which = driver.map_or(String::new(), |driver| format!("DRIVER={driver} "));
         ui::text(&format!(
-            "        replay: RUSTC_BOOTSTRAP=1 cargo fuzz run --target-dir target/fuzz {name} {file}"
+            "        replay: {which}RUSTC_BOOTSTRAP=1 cargo fuzz run --target-dir target/fuzz {source} {file}"
         ));
         ui::text(&format!("        keep it as a test: cp {file} {}", corpus.display()));
     }
@@ -161,11 +176,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_driver_has_a_target_and_a_corpus() {
+    fn every_driver_is_a_target_and_has_a_corpus() {
         let all = targets().unwrap();
-        for driver in dump_drivers::DRIVERS {
+        for driver in DRIVERS {
             let name = driver.name.replace('-', "_");
-            assert!(all.contains(&name), "fuzz/fuzz_targets/{name}.rs");
+            assert!(all.contains(&name), "{name} among {all:?}");
+            assert_eq!(driver_of(&name), Some(driver.name));
             assert!(!files(&folder().join("corpus").join(&name)).is_empty(), "fuzz/corpus/{name}");
         }
     }

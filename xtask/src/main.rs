@@ -11,6 +11,7 @@ mod deep;
 mod demo;
 mod error;
 mod everything;
+mod exercise;
 mod floors;
 mod folders;
 mod fuzz;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         Task::Book { write } => book::task(write),
         Task::Packages { tools } => packages::task(tools),
         Task::Floors => floors::task(),
+        Task::Exercise => exercise::task(),
         Task::Deb => deb::task(),
         Task::Ci => test::task(true),
     };

@@ -12,14 +12,15 @@ use static_assertions::const_assert;
 use super::command::{
     Addressing, COMMAND_SLOTS, Command, PRD_BYTES, PRDS, TABLES_ALIGN, TABLES_BYTES, Tables,
 };
-use super::hba::Hba;
+use super::hba::{Hba, is_hba};
 use super::port::{Port, RESTART_TIMES};
 use super::registers::{Cap, Event, slots};
 use crate::acs::{Identity, LBA28_SECTORS};
 use crate::bus::access::Access;
 use crate::bus::barrier;
-use crate::bus::pci::{ConfigSpace, Function};
+use crate::bus::pci::{ConfigSpace, Function, functions};
 use crate::bus::registers::Registers;
+use crate::disk::driver::{Driver, Machine, Place, Site, Unit, access};
 use crate::disk::request::{MAX_EXTENTS, MAX_TRANSFER, first_bytes, spans, total, whole_blocks};
 use crate::disk::{Called, Name, Pending, Polled, PolledDisk, Progress, Requests, Shutdown, Span, Work};
 
@@ -192,6 +193,34 @@ impl<R: Registers, C: ConfigSpace> AhciDisk<R, C> {
             rest = after;
         }
         Ahci::on(hba, port, memory, bounces)
+    }
+}
+
+/// The driver, for the table.
+pub enum AhciDriver {}
+
+impl<M: Machine> Driver<M> for AhciDriver {
+    type Disk = AhciDisk<M::Registers, M::Config>;
+
+    fn find(machine: &mut M, number: usize) -> Option<Site> {
+        let config = machine.config();
+        let mut before = 0_usize;
+        for function in functions(&config).filter(is_hba) {
+            // One that cannot be opened, such as one that is not in AHCI mode, has no disks for us.
+            let Ok(hba) = Hba::open(access(machine), function) else { continue };
+            if let Some(port) = hba.disks().nth(number.saturating_sub(before)) {
+                let unit = Some(Unit { number: port.into(), lun: 0 });
+                return Some(Site { place: Place::Pci(function), unit });
+            }
+            before = before.saturating_add(hba.disks().count());
+        }
+        None
+    }
+
+    /// The unit is a port.
+    fn open(machine: &mut M, site: &Site, arena: &mut Arena<'_>) -> Result<Self::Disk, DeviceError> {
+        let port = site.small_number("the AHCI port that was asked for")?;
+        AhciDisk::open(access(machine), site.need_function()?, port, arena)
     }
 }
 

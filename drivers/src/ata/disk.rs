@@ -18,7 +18,8 @@ use crate::bus::barrier;
 use crate::bus::pci::{self, Bar, ConfigSpace, Function, PciDevice, functions};
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
-use crate::disk::pio::{self, Ram};
+use crate::disk::driver::{Driver, Machine, Ram, Site, Unit};
+use crate::disk::pio;
 use crate::disk::request::{MAX_TRANSFER, extents, spans};
 use crate::disk::{Called, Name, Pending, Polled, PolledDisk, Progress, Requests, Shutdown, Work};
 
@@ -59,6 +60,9 @@ impl Codes {
 /// When the disk has finished, the controller has what it was given within this time, in memory or out of it.
 const MASTER_LAGS: Nanoseconds = MILLISECOND;
 
+/// Disks that a controller has at most.
+const DISKS: usize = 4;
+
 /// Which disk of a controller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Place {
@@ -69,7 +73,7 @@ struct Place {
 impl Place {
     /// 0 and 1: the first channel's; 2 and 3: the second's.
     fn new(number: u8) -> Option<Place> {
-        (number < 4).then_some(Place { channel: number >> 1, device: number & 1 })
+        (usize::from(number) < DISKS).then_some(Place { channel: number >> 1, device: number & 1 })
     }
 
     fn number(self) -> u8 {
@@ -166,7 +170,11 @@ pub struct Ata<R, C> {
 
 /// The `index`th IDE controller of the machine, counted from 0 in the order of the bus.
 pub fn find<C: ConfigSpace + ?Sized>(config: &C, index: usize) -> Option<Function> {
-    functions(config).filter(|function| function.class >> 8 == CLASS_IDE).nth(index)
+    functions(config).filter(is_ide).nth(index)
+}
+
+fn is_ide(function: &Function) -> bool {
+    function.class >> 8 == CLASS_IDE
 }
 
 impl<R: Registers, C: ConfigSpace> AtaDisk<R, C> {
@@ -187,7 +195,7 @@ impl<R: Registers, C: ConfigSpace> AtaDisk<R, C> {
         arena: &mut Arena<'_>,
     ) -> Result<AtaDisk<R, C>, DeviceError> {
         let Access { config, map: mut ports, timeout } = access;
-        if function.class >> 8 != CLASS_IDE {
+        if !is_ide(&function) {
             let value = function.class.into();
             return Err(DeviceError::Unsupported { what: "an IDE controller", value });
         }
@@ -232,6 +240,29 @@ impl<R: Registers, C: ConfigSpace> AtaDisk<R, C> {
             phase: Phase::Rest,
         };
         Ok(Polled::new(ata, name))
+    }
+}
+
+/// The driver, for the table.
+pub enum AtaDriver {}
+
+impl<M: Machine> Driver<M> for AtaDriver {
+    type Disk = AtaDisk<M::Ports, M::Config>;
+
+    /// The disks of the first controller have the numbers 0 to 3, whether they are there or not.
+    fn find(machine: &mut M, number: usize) -> Option<Site> {
+        let (index, disk) = (number / DISKS, number % DISKS);
+        let unit = Some(Unit { number: disk as u32, lun: 0 });
+        Some(Site { unit, ..Site::on_pci(&machine.config(), index, is_ide)? })
+    }
+
+    /// The unit is a disk from 0 to 3.
+    fn open(machine: &mut M, site: &Site, arena: &mut Arena<'_>) -> Result<Self::Disk, DeviceError> {
+        let (function, disk, ram) =
+            (site.need_function()?, site.small_number("a disk from 0 to 3")?, machine.ram());
+        let (config, timeout) = (machine.config(), machine.timeout());
+        let ports = |first, count| machine.ports(first, count);
+        AtaDisk::open(Access { config, map: ports, timeout }, function, disk, ram, arena)
     }
 }
 
@@ -545,7 +576,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ata<R, C> {
     }
 
     fn max_extents(&self) -> usize {
-        self.ram.max_extents()
+        pio::max_extents(self.ram)
     }
 
     fn integrity(&self, digest: &mut Digest) {

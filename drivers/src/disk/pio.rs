@@ -4,24 +4,14 @@ use dumpcore::device::{DeviceError, Direction, Request};
 use dumpcore::format::PAGE_SIZE;
 use dumpcore::platform::Platform;
 
+use super::driver::Ram;
 use super::request::{MAX_EXTENTS, extents};
 
-/// Where the RAM is that extents name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ram {
-    /// All of it below 4 GiB, and devices see it at its physical addresses: it is written from where it is.
-    Low,
-    /// Anywhere: it is copied into buffers of the arena first.
-    Anywhere,
-}
-
-impl Ram {
-    /// Extents that a request may have.
-    pub(crate) fn max_extents(self) -> usize {
-        match self {
-            Ram::Low => MAX_EXTENTS,
-            Ram::Anywhere => 0,
-        }
+/// Extents that a request may have.
+pub(crate) fn max_extents(ram: Ram) -> usize {
+    match ram {
+        Ram::Low => MAX_EXTENTS,
+        Ram::Anywhere => 0,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::bus::access::Access;
 use crate::bus::pci::{ConfigSpace, Function, functions};
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
+use crate::disk::driver::{Driver, Machine, Site, access};
 use crate::disk::polled::FLUSH_TIMES;
 use crate::disk::request::{cut, spans, whole_blocks};
 use crate::disk::{Called, Name, Polled, PolledDisk, Progress, Requests, Shutdown, Work};
@@ -164,7 +165,11 @@ pub struct Nvme<R, C> {
 
 /// The `index`th NVMe controller on the machine, counted from 0 in the order of the bus.
 pub fn find<C: ConfigSpace + ?Sized>(config: &C, index: usize) -> Option<Function> {
-    functions(config).filter(|function| function.class == CLASS).nth(index)
+    functions(config).filter(is_nvme).nth(index)
+}
+
+fn is_nvme(function: &Function) -> bool {
+    function.class == CLASS
 }
 
 impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
@@ -183,7 +188,7 @@ impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
         namespace: Option<u32>,
         arena: &mut Arena<'_>,
     ) -> Result<NvmeDisk<R, C>, DeviceError> {
-        if function.class != CLASS {
+        if !is_nvme(&function) {
             return Err(DeviceError::Unsupported {
                 what: "an NVMe controller",
                 value: function.class.into(),
@@ -207,6 +212,23 @@ impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
             shutdown: 0,
         };
         Ok(Polled::new(nvme, name))
+    }
+}
+
+/// The driver, for the table.
+pub enum NvmeDriver {}
+
+impl<M: Machine> Driver<M> for NvmeDriver {
+    type Disk = NvmeDisk<M::Registers, M::Config>;
+
+    fn find(machine: &mut M, number: usize) -> Option<Site> {
+        Site::on_pci(&machine.config(), number, is_nvme)
+    }
+
+    /// The unit is a namespace.
+    fn open(machine: &mut M, site: &Site, arena: &mut Arena<'_>) -> Result<Self::Disk, DeviceError> {
+        let function = site.need_function()?;
+        NvmeDisk::open(access(machine), function, site.unit.map(|unit| unit.number), arena)
     }
 }
 

@@ -9,14 +9,15 @@ use dumpcore::wait::Wait;
 use static_assertions::const_assert_eq;
 use zerocopy::{Immutable, IntoBytes, KnownLayout};
 
-use super::disk::{Answer, Disk, Limits, Order, Protocol, Verdict};
+use super::disk::{self, Answer, Disk, Limits, OnMmio, OnPci, Order, Protocol, Verdict};
 use super::mmio::{self, MmioSlot, MmioTransport};
-use super::pci::{self, PciTransport};
-use super::transport::Transport;
+use super::pci::PciTransport;
+use super::transport::{Kind, Transport};
 use crate::bus::access::Access;
 use crate::bus::pci::{ConfigSpace, Function};
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
+use crate::disk::Unit;
 
 /// A virtio disk behind PCI. About 10 KiB of arena.
 ///
@@ -40,10 +41,19 @@ pub type VirtioBlk<R, C> = Disk<PciTransport<R, C>, Blk>;
 /// A virtio disk behind MMIO. About 10 KiB of arena.
 pub type VirtioBlkMmio<R> = Disk<MmioTransport<R>, Blk>;
 
-/// PCI device ids: of a modern-only block device (4.1.2), and of a transitional one, which has the modern registers too.
-const PCI_DEVICES: [u16; 2] = [0x1042, 0x1001];
-/// Device id of a block device (5), and what is said of another.
-const DEVICE: mmio::Kind = mmio::Kind { id: 2, what: "a virtio disk" };
+/// The driver behind PCI.
+pub type Pci = OnPci<Blk>;
+/// The driver behind MMIO.
+pub type Mmio = OnMmio<Blk>;
+
+/// A block device (5.2).
+const DEVICE: Kind = Kind {
+    id: 2,
+    pci: [0x1042, 0x1001],
+    what: "a virtio disk",
+    least: configuration::LEAST,
+    size: configuration::SIZE,
+};
 
 /// Device configuration (5.2.4).
 mod configuration {
@@ -107,7 +117,7 @@ const_assert_eq!(size_of::<Header>(), 16);
 
 /// The `index`th virtio block device on the PCI bus, counted from 0 in the order of the bus.
 pub fn find<C: ConfigSpace + ?Sized>(config: &C, index: usize) -> Option<Function> {
-    pci::find(config, PCI_DEVICES, index)
+    disk::find::<Blk>(config, index)
 }
 
 /// The `index`th virtio block device, counted from 0, among the MMIO windows at these physical addresses. `map` maps so
@@ -132,10 +142,7 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
         function: Function,
         arena: &mut Arena<'_>,
     ) -> Result<VirtioBlk<R, C>, DeviceError> {
-        pci::check_kind(&function, PCI_DEVICES, DEVICE.what)?;
-        let transport = PciTransport::open(access, function, configuration::LEAST, configuration::SIZE)?;
-        let blk = Blk { sectors: read_capacity(&transport)?, sector_size: SECTOR as u32 };
-        Disk::on(transport, blk, arena)
+        Disk::open_pci(access, function, None, arena)
     }
 }
 
@@ -151,9 +158,7 @@ impl<R: Registers> VirtioBlkMmio<R> {
         arena: &mut Arena<'_>,
         request_timeout: Nanoseconds,
     ) -> Result<VirtioBlkMmio<R>, DeviceError> {
-        let transport = MmioTransport::open(slot, DEVICE, request_timeout)?;
-        let blk = Blk { sectors: read_capacity(&transport)?, sector_size: SECTOR as u32 };
-        Disk::on(transport, blk, arena)
+        Disk::open_window(slot, None, arena, request_timeout)
     }
 }
 
@@ -176,6 +181,7 @@ pub struct Blk {
 impl Protocol for Blk {
     type Command = BlkCommand;
 
+    const DEVICE: Kind = DEVICE;
     const KIND: &'static str = "virtio-blk";
     const READ: &'static str = "a virtio-blk read";
     const WRITE: &'static str = "a virtio-blk write";
@@ -186,6 +192,11 @@ impl Protocol for Blk {
     const ANSWERS: usize = 0;
     const FOOTER_FIRST: bool = false;
     const FLUSH: BlkCommand = BlkCommand::Flush;
+
+    /// It is one disk.
+    fn new(transport: &impl Transport, _: Option<Unit>) -> Result<Blk, DeviceError> {
+        Ok(Blk { sectors: read_capacity(transport)?, sector_size: SECTOR as u32 })
+    }
 
     fn blocks(&self) -> Option<u64> {
         Some(self.sectors / SECTORS_IN_BLOCK)

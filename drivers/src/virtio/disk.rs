@@ -2,6 +2,7 @@
 //!
 //! A kind of disk is a [`Protocol`]: what goes around a request's data, and what the device's answer means.
 
+use core::marker::PhantomData;
 use core::num::NonZeroU64;
 
 use dumpcore::arena::Arena;
@@ -12,9 +13,15 @@ use dumpcore::platform::{Nanoseconds, Platform};
 use dumpcore::wait::{MILLISECOND, Wait};
 use zerocopy::FromBytes;
 
+use super::mmio::{self, MmioSlot, MmioTransport};
+use super::pci::{self, PciTransport};
 use super::queue::{Piece, QUEUE_ALIGN, QUEUE_BYTES, QUEUE_MAX, Queue};
-use super::transport::{Rings, Status, Transport};
+use super::transport::{Kind, Rings, Status, Transport};
+use crate::bus::access::Access;
+use crate::bus::pci::{ConfigSpace, Function, functions};
+use crate::bus::registers::Registers;
 use crate::bus::shared::{LINE, Shared};
+use crate::disk::driver::{Driver, Machine, Place, Site, Unit, access};
 use crate::disk::pending::DEPTH;
 use crate::disk::request::{MAX_TRANSFER, first_bytes, spans, total, whole_blocks};
 use crate::disk::{Called, Name, Polled, PolledDisk, Progress, Requests, Shutdown, Span, Work};
@@ -87,6 +94,8 @@ pub trait Protocol: Send + Sized {
     /// What it can be asked besides transfers.
     type Command: Copy + Send;
 
+    /// The kind of device.
+    const DEVICE: Kind;
     /// What it is called.
     const KIND: &'static str;
     /// What a read is called that does not end.
@@ -105,6 +114,12 @@ pub trait Protocol: Send + Sized {
     const FOOTER_FIRST: bool;
     /// The command that brings what is in the cache to the medium.
     const FLUSH: Self::Command;
+
+    /// What is known before the takeover. `unit` is which disk of the device; `None` means the first.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    fn new(transport: &impl Transport, unit: Option<Unit>) -> Result<Self, DeviceError>;
 
     /// Size in blocks of 4096 bytes; `None` before it is known.
     fn blocks(&self) -> Option<u64>;
@@ -221,7 +236,8 @@ impl Layout {
 
 impl<T: Transport, P: Protocol> Disk<T, P> {
     /// A disk that is not touched before it is taken over. What it shares with the device is carved from the arena.
-    pub(super) fn on(transport: T, protocol: P, arena: &mut Arena<'_>) -> Result<Disk<T, P>, DeviceError> {
+    fn on(transport: T, unit: Option<Unit>, arena: &mut Arena<'_>) -> Result<Disk<T, P>, DeviceError> {
+        let protocol = P::new(&transport, unit)?;
         let queue = Queue::new(Shared::new(arena.dma(QUEUE_BYTES, QUEUE_ALIGN.max(LINE))?));
         let shared = Shared::new(arena.dma(Layout::bytes::<P>(), LINE)?);
         let name = transport.place(Name::new(P::KIND).text(b" "));
@@ -243,6 +259,73 @@ impl<T: Transport, P: Protocol> Disk<T, P> {
     pub(super) fn ask(&mut self, command: P::Command, wait: &Wait<'_>) -> Result<usize, DeviceError> {
         self.command(command, self.device.timeout(), wait)?;
         Ok(self.device.answered)
+    }
+}
+
+/// The `index`th function on PCI that is a device of a protocol's kind, counted from 0 in the order of the bus.
+pub(super) fn find<P: Protocol>(config: &(impl ConfigSpace + ?Sized), index: usize) -> Option<Function> {
+    functions(config).filter(|function| pci::is(function, &P::DEVICE)).nth(index)
+}
+
+impl<R: Registers, C: ConfigSpace, P: Protocol> Disk<PciTransport<R, C>, P> {
+    /// Looks at a disk behind PCI.
+    pub(super) fn open_pci(
+        access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
+        function: Function,
+        unit: Option<Unit>,
+        arena: &mut Arena<'_>,
+    ) -> Result<Self, DeviceError> {
+        Disk::on(PciTransport::open(access, function, &P::DEVICE)?, unit, arena)
+    }
+}
+
+impl<R: Registers, P: Protocol> Disk<MmioTransport<R>, P> {
+    /// Looks at a disk behind MMIO.
+    pub(super) fn open_window(
+        slot: MmioSlot<R>,
+        unit: Option<Unit>,
+        arena: &mut Arena<'_>,
+        timeout: Nanoseconds,
+    ) -> Result<Self, DeviceError> {
+        Disk::on(MmioTransport::open(slot, &P::DEVICE, timeout)?, unit, arena)
+    }
+}
+
+/// The driver of a kind of disk behind PCI, for the table.
+pub struct OnPci<P>(PhantomData<P>);
+
+impl<M: Machine, P: Protocol + 'static> Driver<M> for OnPci<P> {
+    type Disk = Disk<PciTransport<M::Registers, M::Config>, P>;
+
+    fn find(machine: &mut M, number: usize) -> Option<Site> {
+        Site::on_pci(&machine.config(), number, |function| pci::is(function, &P::DEVICE))
+    }
+
+    fn open(machine: &mut M, site: &Site, arena: &mut Arena<'_>) -> Result<Self::Disk, DeviceError> {
+        Disk::open_pci(access(machine), site.need_function()?, site.unit, arena)
+    }
+}
+
+/// The driver of a kind of disk behind MMIO, for the table.
+pub struct OnMmio<P>(PhantomData<P>);
+
+impl<M: Machine, P: Protocol + 'static> Driver<M> for OnMmio<P> {
+    type Disk = Disk<MmioTransport<M::Registers>, P>;
+
+    fn find(machine: &mut M, number: usize) -> Option<Site> {
+        let windows = machine.windows().iter().copied();
+        let map = |physical, length| machine.map(physical, length);
+        let slot = mmio::find(windows, map, P::DEVICE.id, number)?;
+        Some(Site { place: Place::Window(slot.physical), unit: None })
+    }
+
+    fn open(machine: &mut M, site: &Site, arena: &mut Arena<'_>) -> Result<Self::Disk, DeviceError> {
+        let Place::Window(physical) = site.place else {
+            return Err(DeviceError::Unsupported { what: "virtio registers that are on no bus", value: 0 });
+        };
+        let unmapped = DeviceError::Unsupported { what: "registers that can be mapped", value: physical };
+        let registers = machine.map(physical, mmio::WINDOW).ok_or(unmapped)?;
+        Disk::open_window(MmioSlot { physical, registers }, site.unit, arena, machine.timeout())
     }
 }
 

@@ -8,7 +8,7 @@ use dumpcore::integrity::Digest;
 use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::Wait;
 
-use super::transport::{QueueOffer, Rings, Transport};
+use super::transport::{Kind, QueueOffer, Rings, Transport};
 use crate::bus::registers::Registers;
 use crate::disk::Name;
 
@@ -43,15 +43,6 @@ mod register {
 const MAGIC: u32 = 0x7472_6976;
 /// The modern register layout; 1 is the legacy one.
 const VERSION: u32 = 2;
-
-/// A kind of virtio device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Kind {
-    /// Device id (5).
-    pub(super) id: u32,
-    /// What is said of a device that is another one.
-    pub(super) what: &'static str,
-}
 
 /// A window of virtio registers.
 #[derive(Debug)]
@@ -98,7 +89,7 @@ impl<R: Registers> MmioTransport<R> {
     /// [`DeviceError::Unsupported`] if the device is not of this kind, or legacy, [`DeviceError::Gone`].
     pub(super) fn open(
         slot: MmioSlot<R>,
-        kind: Kind,
+        kind: &Kind,
         timeout: Nanoseconds,
     ) -> Result<MmioTransport<R>, DeviceError> {
         let magic = slot.registers.read32(register::MAGIC);

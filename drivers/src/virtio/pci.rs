@@ -5,9 +5,9 @@ use dumpcore::integrity::Digest;
 use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::Wait;
 
-use super::transport::{QueueOffer, Rings, Transport};
+use super::transport::{Kind, QueueOffer, Rings, Transport};
 use crate::bus::access::Access;
-use crate::bus::pci::{Bar, CAPABILITY_VENDOR, Command, ConfigSpace, Function, PciDevice, functions};
+use crate::bus::pci::{Bar, CAPABILITY_VENDOR, Command, ConfigSpace, Function, PciDevice};
 use crate::bus::registers::Registers;
 use crate::disk::Name;
 
@@ -156,17 +156,20 @@ pub struct PciTransport<R, C> {
 
 impl<R: Registers, C: ConfigSpace> PciTransport<R, C> {
     /// Finds and maps the registers. Reads configuration space only, changes nothing: another driver may be using the
-    /// device. `device_least` is how many bytes of device configuration are needed, `device_limit` how many are of use.
+    /// device.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if the device is legacy or cannot be mapped, [`DeviceError::Protocol`] if its
+    /// [`DeviceError::Unsupported`] if the device is of another kind, is legacy or cannot be mapped, [`DeviceError::Protocol`] if its
     /// capabilities contradict the specification, [`DeviceError::Gone`].
     pub fn open(
         access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
-        device_least: u32,
-        device_limit: u32,
+        kind: &Kind,
     ) -> Result<PciTransport<R, C>, DeviceError> {
+        if !is(&function, kind) {
+            let id = u32::from(function.vendor) << 16 | u32::from(function.device);
+            return Err(DeviceError::Unsupported { what: kind.what, value: id.into() });
+        }
         let Access { config, mut map, timeout } = access;
         let pci = PciDevice::open(config, function, Command::MEMORY)?;
         let found = Found::look(pci.config(), &function)?;
@@ -183,8 +186,7 @@ impl<R: Registers, C: ConfigSpace> PciTransport<R, C> {
             common_at.map(&mut map, "its common configuration length", common::SIZE, common::SIZE)?;
         let notify = notify_at.map(&mut map, "its notification length", 2, NOTIFY_MAPPED)?;
         let isr = isr_at.map(&mut map, "its ISR length", 1, 1)?;
-        let device =
-            device_at.map(&mut map, "its device configuration length", device_least, device_limit)?;
+        let device = device_at.map(&mut map, "its device configuration length", kind.least, kind.size)?;
         Ok(PciTransport {
             notify_multiplier: pci.config().read32(function.address, multiplier_at),
             pci,
@@ -332,27 +334,7 @@ impl<R: Registers, C: ConfigSpace> Transport for PciTransport<R, C> {
     }
 }
 
-/// The `index`th function on the machine that is a virtio device of one of these kinds, counted from 0 in the order of the
-/// bus.
-pub(super) fn find<C: ConfigSpace + ?Sized>(config: &C, devices: [u16; 2], index: usize) -> Option<Function> {
-    functions(config).filter(|function| is_one_of(function, devices)).nth(index)
-}
-
-/// # Errors
-/// [`DeviceError::Unsupported`], which says `what` it would have to be, if the function is not a virtio device of one of
-/// these kinds.
-pub(super) fn check_kind(
-    function: &Function,
-    devices: [u16; 2],
-    what: &'static str,
-) -> Result<(), DeviceError> {
-    if is_one_of(function, devices) {
-        return Ok(());
-    }
-    let id = u32::from(function.vendor) << 16 | u32::from(function.device);
-    Err(DeviceError::Unsupported { what, value: id.into() })
-}
-
-fn is_one_of(function: &Function, devices: [u16; 2]) -> bool {
-    function.vendor == VENDOR && devices.contains(&function.device)
+/// Whether a function on PCI is a virtio device of this kind.
+pub(super) fn is(function: &Function, kind: &Kind) -> bool {
+    function.vendor == VENDOR && kind.pci.contains(&function.device)
 }

@@ -12,16 +12,16 @@ use dumpcore::wait::Wait;
 use static_assertions::const_assert_eq;
 use zerocopy::{Immutable, IntoBytes, KnownLayout};
 
-use super::disk::{Answer, Disk, Limits, Order, Protocol, Verdict};
+use super::disk::{self, Answer, Disk, Limits, OnMmio, OnPci, Order, Protocol, Verdict};
 use super::mmio::{self, MmioSlot, MmioTransport};
-use super::pci::{self, PciTransport};
+use super::pci::PciTransport;
 use super::sense::{Action, Failure, Sense, Words};
-use super::transport::Transport;
+use super::transport::{Kind, Transport};
 use crate::bus::access::Access;
 use crate::bus::pci::{ConfigSpace, Function};
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
-use crate::disk::PolledDisk as _;
+use crate::disk::{PolledDisk as _, Unit};
 
 /// A SCSI disk on a virtio host behind PCI. About 12 KiB of arena.
 ///
@@ -45,10 +45,19 @@ pub type VirtioScsi<R, C> = Disk<PciTransport<R, C>, Scsi>;
 /// A SCSI disk on a virtio host behind MMIO. About 12 KiB of arena.
 pub type VirtioScsiMmio<R> = Disk<MmioTransport<R>, Scsi>;
 
-/// PCI device ids: of a modern-only SCSI host (4.1.2), and of a transitional one, which has the modern registers too.
-const PCI_DEVICES: [u16; 2] = [0x1048, 0x1004];
-/// Device id of a SCSI host (5), and what is said of another.
-const DEVICE: mmio::Kind = mmio::Kind { id: 8, what: "a virtio SCSI host" };
+/// The driver behind PCI.
+pub type Pci = OnPci<Scsi>;
+/// The driver behind MMIO.
+pub type Mmio = OnMmio<Scsi>;
+
+/// A SCSI host (5.6).
+const DEVICE: Kind = Kind {
+    id: 8,
+    pci: [0x1048, 0x1004],
+    what: "a virtio SCSI host",
+    least: configuration::SIZE,
+    size: configuration::SIZE,
+};
 
 /// Device configuration (5.6.4).
 mod configuration {
@@ -166,9 +175,21 @@ impl Lun {
     }
 }
 
+impl From<Lun> for Unit {
+    fn from(Lun { target, lun }: Lun) -> Unit {
+        Unit { number: target.into(), lun: lun.into() }
+    }
+}
+
+impl Lun {
+    fn of(unit: Unit) -> Option<Lun> {
+        Lun::new(u8::try_from(unit.number).ok()?, u16::try_from(unit.lun).ok()?)
+    }
+}
+
 /// The `index`th virtio SCSI host on the PCI bus, counted from 0 in the order of the bus.
 pub fn find<C: ConfigSpace + ?Sized>(config: &C, index: usize) -> Option<Function> {
-    pci::find(config, PCI_DEVICES, index)
+    disk::find::<Scsi>(config, index)
 }
 
 /// The `index`th virtio SCSI host, counted from 0, among the MMIO windows at these physical addresses. `map` maps so
@@ -199,10 +220,7 @@ impl<R: Registers, C: ConfigSpace> VirtioScsi<R, C> {
         disk: Option<Lun>,
         arena: &mut Arena<'_>,
     ) -> Result<VirtioScsi<R, C>, DeviceError> {
-        pci::check_kind(&function, PCI_DEVICES, DEVICE.what)?;
-        let size = configuration::SIZE;
-        let transport = PciTransport::open(access, function, size, size)?;
-        Disk::on(transport, Scsi::new(disk), arena)
+        Disk::open_pci(access, function, disk.map(Unit::from), arena)
     }
 }
 
@@ -218,8 +236,7 @@ impl<R: Registers> VirtioScsiMmio<R> {
         arena: &mut Arena<'_>,
         request_timeout: Nanoseconds,
     ) -> Result<VirtioScsiMmio<R>, DeviceError> {
-        let transport = MmioTransport::open(slot, DEVICE, request_timeout)?;
-        Disk::on(transport, Scsi::new(disk), arena)
+        Disk::open_window(slot, disk.map(Unit::from), arena, request_timeout)
     }
 }
 
@@ -261,10 +278,6 @@ pub struct Scsi {
 const FIRST: Lun = Lun { target: 0, lun: 0 };
 
 impl Scsi {
-    fn new(named: Option<Lun>) -> Scsi {
-        Scsi { named, found: None, at: FIRST, largest: FIRST, blocks: None, parts: 1 }
-    }
-
     /// The command descriptor block for an order: 16 bytes, the first in the highest bits.
     fn block(&self, order: Order<ScsiCommand>) -> u128 {
         // An 8-bit operation code, and the byte at a place.
@@ -304,6 +317,7 @@ impl Scsi {
 impl Protocol for Scsi {
     type Command = ScsiCommand;
 
+    const DEVICE: Kind = DEVICE;
     const KIND: &'static str = "virtio-scsi";
     const READ: &'static str = "a virtio-scsi read";
     const WRITE: &'static str = "a virtio-scsi write";
@@ -314,6 +328,12 @@ impl Protocol for Scsi {
     const ANSWERS: usize = ANSWER.offset + ANSWER.length;
     const FOOTER_FIRST: bool = true;
     const FLUSH: ScsiCommand = ScsiCommand::SynchronizeCache;
+
+    fn new(_: &impl Transport, unit: Option<Unit>) -> Result<Scsi, DeviceError> {
+        let wrong = |unit: Unit| DeviceError::Unsupported { what: "a SCSI unit", value: unit.lun.into() };
+        let named = unit.map(|unit| Lun::of(unit).ok_or(wrong(unit))).transpose()?;
+        Ok(Scsi { named, found: None, at: FIRST, largest: FIRST, blocks: None, parts: 1 })
+    }
 
     fn blocks(&self) -> Option<u64> {
         self.blocks

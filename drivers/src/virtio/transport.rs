@@ -56,6 +56,21 @@ bitflags::bitflags! {
     }
 }
 
+/// A kind of virtio device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kind {
+    /// Device id (5).
+    pub id: u32,
+    /// PCI device ids: of a modern-only device (4.1.2), and of a transitional one, which has the modern registers too.
+    pub pci: [u16; 2],
+    /// What is said of a device that is another one.
+    pub what: &'static str,
+    /// Bytes of device configuration that are needed.
+    pub least: u32,
+    /// Bytes of it that are of use.
+    pub size: u32,
+}
+
 /// What the device says of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QueueOffer {

@@ -1,13 +1,13 @@
 //! The battery for AHCI.
 
 use dump_drivers::AhciDisk;
-use dump_drivers::ahci;
+use dump_drivers::ahci::disk::AhciDriver;
 use dump_drivers::fake::{AhciFake, AhciModel, AhciPlan, DmaMemory, Window};
 use dumpcore::arena::Arena;
 use dumpcore::device::DeviceError;
 use dumpcore::wait::MILLISECOND;
 
-use crate::kind::{Kind, TIMEOUT};
+use crate::kind::{self, Kind, TIMEOUT};
 
 pub struct Ahci;
 
@@ -24,8 +24,7 @@ impl Kind for Ahci {
     }
 
     fn open(fake: &AhciFake, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError> {
-        let function = ahci::find(fake, 0).ok_or(DeviceError::Gone)?;
-        AhciDisk::open(fake.access(TIMEOUT), function, None, arena)
+        kind::open::<AhciDriver, _>(fake, None, arena)
     }
 }
 

@@ -1,14 +1,47 @@
 //! ATA disks behind an IDE controller.
 
-use dump_drivers::ata::disk;
+use dump_drivers::ata::disk::AtaDriver;
+use dump_drivers::disk::{Site, Unit};
 use dump_drivers::fake::{AtaModel, AtaPlan, DmaMemory, Fake, Trouble, Window};
-use dump_drivers::{Access, AtaDisk, Ram};
+use dump_drivers::{AtaDisk, Driver as _, Machine, Ram};
 use dumpcore::arena::Arena;
 use dumpcore::device::DeviceError;
 
 use crate::kind::{Kind, TIMEOUT};
 
 pub struct Ide;
+
+/// A machine with the controller.
+struct Bench {
+    fake: Fake<AtaModel>,
+    ram: Ram,
+}
+
+impl Machine for Bench {
+    type Config = Fake<AtaModel>;
+    type Registers = Window<AtaModel>;
+    type Ports = Window<AtaModel>;
+
+    fn config(&self) -> Fake<AtaModel> {
+        self.fake.clone()
+    }
+
+    fn map(&mut self, _: u64, _: usize) -> Option<Window<AtaModel>> {
+        None
+    }
+
+    fn ports(&mut self, first: u16, count: u16) -> Option<Window<AtaModel>> {
+        self.fake.at_port(first, count)
+    }
+
+    fn ram(&self) -> Ram {
+        self.ram
+    }
+
+    fn timeout(&self) -> u64 {
+        TIMEOUT
+    }
+}
 
 impl Kind for Ide {
     const NAME: &'static str = "ata 00:04.0";
@@ -27,15 +60,16 @@ impl Kind for Ide {
     }
 
     fn open(fake: &Fake<AtaModel>, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError> {
-        let function = disk::find(fake, 0).ok_or(DeviceError::Gone)?;
         let (place, dma) = fake.with(|_, model| (model.plan.place, model.plan.dma && model.plan.masters));
         let low = dma && arena.physical() < 1 << 32;
         let ram = if low { Ram::Low } else { Ram::Anywhere };
-        let ports = |first, length| fake.at_port(first, length);
+        let mut bench = Bench { fake: fake.clone(), ram };
+        let site = AtaDriver::find(&mut bench, place.into()).ok_or(DeviceError::Gone)?;
+        assert_eq!(site.unit, Some(Unit { number: place.into(), lun: 0 }));
+        assert_eq!(AtaDriver::find(&mut bench, 4), None, "there is one controller");
         // Either chosen, or the only disk that is to be found.
-        let chosen = (place & 1 == 0).then_some(place);
-        let access = Access::new(fake.clone(), ports).timeout(TIMEOUT);
-        AtaDisk::open(access, function, chosen, ram, arena)
+        let unit = site.unit.filter(|_| place & 1 == 0);
+        AtaDriver::open(&mut bench, &Site { unit, ..site }, arena)
     }
 
     /// Requests have no ids, and there is one at a time.

@@ -1,6 +1,10 @@
 //! A kind of controller, with its driver and a clock.
 
-use dump_drivers::fake::{ClockPlatform, DmaMemory, FakeDisk, Tick as _, Trouble};
+use dump_drivers::disk::{Site, Unit};
+use dump_drivers::fake::{
+    ClockPlatform, DmaMemory, Fake, FakeDisk, MMIO_WINDOW, Model, Tick as _, Trouble, Window,
+};
+use dump_drivers::{Driver, Machine};
 use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Direction, DumpDevice};
 use dumpcore::dma::DmaBuffer;
@@ -47,6 +51,43 @@ pub trait Kind {
         let _ = trouble;
         true
     }
+}
+
+/// A machine with one device.
+pub struct Bench<M: Model>(Fake<M>);
+
+impl<M: Model + 'static> Machine for Bench<M> {
+    type Config = Fake<M>;
+    type Registers = Window<M>;
+    type Ports = Window<M>;
+
+    fn config(&self) -> Fake<M> {
+        self.0.clone()
+    }
+
+    fn map(&mut self, physical: u64, length: usize) -> Option<Window<M>> {
+        self.0.map(physical, length)
+    }
+
+    fn windows(&self) -> &'static [u64] {
+        &[MMIO_WINDOW - 0x200, MMIO_WINDOW]
+    }
+
+    fn timeout(&self) -> u64 {
+        TIMEOUT
+    }
+}
+
+/// Finds the device and opens it as a kernel does, by what the table says of its driver.
+pub fn open<D: Driver<Bench<M>>, M: Model + 'static>(
+    fake: &Fake<M>,
+    unit: Option<Unit>,
+    arena: &mut Arena<'static>,
+) -> Result<D::Disk, DeviceError> {
+    let mut bench = Bench(fake.clone());
+    let site = D::find(&mut bench, 0).ok_or(DeviceError::Gone)?;
+    assert_eq!(D::find(&mut bench, 1), None, "it is alone");
+    D::open(&mut bench, &Site { unit: unit.or(site.unit), ..site }, arena)
 }
 
 /// All of it, wired together.

@@ -2,7 +2,7 @@
 //! specification, what was written is what is read; whatever it does wrong, the driver ends in time, has no other block
 //! written, and works again after the next takeover. With coherent DMA, and without.
 //!
-//! A driver joins by a [`Kind`](kind::Kind) and a line `battery!(…)`.
+//! A driver joins by a [`Kind`](kind::Kind), a line `battery!(…)`, and its name in [`kinds`].
 #![allow(missing_docs, unreachable_pub)]
 
 mod ahci;
@@ -10,6 +10,7 @@ mod ata;
 mod found;
 mod hostile;
 mod kind;
+mod kinds;
 mod made_up;
 mod nvme;
 mod properties;

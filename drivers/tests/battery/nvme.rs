@@ -2,12 +2,12 @@
 
 use dump_drivers::NvmeDisk;
 use dump_drivers::fake::{DmaMemory, NvmeFake, NvmeModel, NvmePlan, Window};
-use dump_drivers::nvme::disk;
+use dump_drivers::nvme::disk::NvmeDriver;
 use dumpcore::arena::Arena;
 use dumpcore::device::DeviceError;
 use dumpcore::wait::{MILLISECOND, SECOND};
 
-use crate::kind::{Kind, TIMEOUT};
+use crate::kind::{self, Kind, TIMEOUT};
 
 pub struct Nvme;
 
@@ -24,8 +24,7 @@ impl Kind for Nvme {
     }
 
     fn open(fake: &NvmeFake, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError> {
-        let function = disk::find(fake, 0).ok_or(DeviceError::Gone)?;
-        NvmeDisk::open(fake.access(TIMEOUT), function, None, arena)
+        kind::open::<NvmeDriver, _>(fake, None, arena)
     }
 }
 

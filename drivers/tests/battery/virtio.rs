@@ -1,15 +1,15 @@
 //! virtio: block devices and SCSI hosts, on PCI and on MMIO.
 
+use dump_drivers::disk::Unit;
 use dump_drivers::fake::{
-    Counts, DmaMemory, Fault, Front, MMIO_WINDOW, Plan, ScsiPlan, Trouble, Virtio, VirtioFake, Window,
+    Counts, DmaMemory, Fault, Front, Plan, ScsiPlan, Trouble, Virtio, VirtioFake, Window,
 };
-use dump_drivers::virtio::scsi::Lun;
 use dump_drivers::virtio::{blk, scsi};
 use dump_drivers::{VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio};
 use dumpcore::arena::Arena;
 use dumpcore::device::DeviceError;
 
-use crate::kind::{Kind, TIMEOUT};
+use crate::kind::{self, Kind, TIMEOUT};
 
 type Registers = Window<Virtio>;
 
@@ -111,8 +111,7 @@ impl Kind for BlkPci {
     }
 
     fn open(fake: &VirtioFake, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError> {
-        let function = blk::find(fake, 0).ok_or(DeviceError::Gone)?;
-        VirtioBlk::open(fake.access(TIMEOUT), function, arena)
+        kind::open::<blk::Pci, _>(fake, None, arena)
     }
 }
 
@@ -130,8 +129,7 @@ impl Kind for ScsiPci {
     }
 
     fn open(fake: &VirtioFake, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError> {
-        let function = scsi::find(fake, 0).ok_or(DeviceError::Gone)?;
-        VirtioScsi::open(fake.access(TIMEOUT), function, None, arena)
+        kind::open::<scsi::Pci, _>(fake, None, arena)
     }
 }
 
@@ -150,9 +148,7 @@ impl Kind for BlkMmio {
     }
 
     fn open(fake: &VirtioFake, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError> {
-        let windows = [MMIO_WINDOW - 0x200, MMIO_WINDOW];
-        let slot = blk::find_mmio(windows, |at, length| fake.map(at, length), 0).ok_or(DeviceError::Gone)?;
-        VirtioBlkMmio::open_mmio(slot, arena, TIMEOUT)
+        kind::open::<blk::Mmio, _>(fake, None, arena)
     }
 
     fn knows(trouble: Trouble) -> bool {
@@ -177,9 +173,7 @@ impl Kind for ScsiMmio {
     }
 
     fn open(fake: &VirtioFake, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError> {
-        let windows = [MMIO_WINDOW - 0x200, MMIO_WINDOW];
-        let slot = scsi::find_mmio(windows, |at, length| fake.map(at, length), 0).ok_or(DeviceError::Gone)?;
-        VirtioScsiMmio::open_mmio(slot, Lun::new(9, 2), arena, TIMEOUT)
+        kind::open::<scsi::Mmio, _>(fake, Some(Unit { number: 9, lun: 2 }), arena)
     }
 
     fn knows(trouble: Trouble) -> bool {

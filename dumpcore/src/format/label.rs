@@ -44,7 +44,46 @@ pub struct Label {
 }
 const_assert_eq!(size_of::<Label>(), BLOCK_SIZE);
 
+/// Why the first block of a partition is not the label that it should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WrongLabel {
+    /// It is no label.
+    Malformed(Malformed),
+    /// It is the label of another partition.
+    OtherUuid {
+        /// The uuid that it says.
+        found: Uuid,
+    },
+    /// It was laid for a partition of another size.
+    OtherSize {
+        /// Blocks that the label says.
+        label: u64,
+        /// Blocks that the partition has.
+        partition: u64,
+    },
+}
+
 impl Label {
+    /// The label in the first block of a partition that has `blocks` blocks and, if that is known, this uuid.
+    ///
+    /// The size has to be the same, not just no smaller than the label says. What a partition has beyond its label was never
+    /// laid with the pattern, so a dump could not go there; and those who take the partition for as large as its table
+    /// says, and those who take it for as large as its label says, would look for its end in different places. A partition
+    /// that was resized is formatted again.
+    ///
+    /// # Errors
+    /// What is wrong with it, the first of these in the order of [`WrongLabel`].
+    pub fn check<'b>(block: &'b Block, uuid: Option<&Uuid>, blocks: u64) -> Result<&'b Label, WrongLabel> {
+        let label = Label::parse(block).map_err(WrongLabel::Malformed)?;
+        if uuid.is_some_and(|uuid| *uuid != label.uuid) {
+            return Err(WrongLabel::OtherUuid { found: label.uuid });
+        }
+        if label.blocks.get() != blocks {
+            return Err(WrongLabel::OtherSize { label: label.blocks.get(), partition: blocks });
+        }
+        Ok(label)
+    }
+
     /// A label for a partition of `blocks` blocks. A name longer than 64 bytes is cut at a character.
     pub fn new(uuid: Uuid, blocks: u64, created: u64, name: &str) -> Label {
         let mut label = Label::new_zeroed();

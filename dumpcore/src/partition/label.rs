@@ -3,7 +3,7 @@
 use crate::device::Geometry;
 use crate::format::Uuid;
 use crate::format::cipher::PublicKey;
-use crate::format::label::Label;
+use crate::format::label::{Label, WrongLabel};
 use crate::partition::unfit::Unfit;
 use crate::partition::window::Window;
 use crate::wait::Wait;
@@ -45,15 +45,14 @@ pub fn check_label(
 ) -> Result<Labelled, Unfit> {
     let blocks = window.blocks();
     let block = window.read(0, wait).map_err(|error| Unfit::Device { block: 0, error })?;
-    let label = Label::parse(block).map_err(Unfit::NoLabel)?;
-    if let Some(expected) = expected
-        && label.uuid != *expected
-    {
-        return Err(Unfit::OtherLabel { found: head(&label.uuid), expected: head(expected) });
-    }
-    if label.blocks.get() != blocks {
-        return Err(Unfit::OtherSize { label: label.blocks.get(), partition: blocks });
-    }
+    let label = Label::check(block, expected, blocks).map_err(|wrong| match wrong {
+        WrongLabel::Malformed(malformed) => Unfit::NoLabel(malformed),
+        WrongLabel::OtherUuid { found } => {
+            let expected = expected.map_or(0, |expected| head(expected));
+            Unfit::OtherLabel { found: head(&found), expected }
+        }
+        WrongLabel::OtherSize { label, partition } => Unfit::OtherSize { label, partition },
+    })?;
     Ok(Labelled { uuid: label.uuid, recipient: label.recipient().copied() })
 }
 

@@ -8,7 +8,7 @@ use dump_linux::config::{MAX_PATH, Wanted, Words};
 use dump_linux::notes;
 use dumpcore::MAX_TARGETS;
 use dumpcore::format::frame::Kind;
-use dumpcore::format::label::Label;
+use dumpcore::format::label::{Label, WrongLabel};
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
 use dumpcore::platform::ResetPolicy;
 use dumpcore::text::{Describe, Line};
@@ -363,7 +363,7 @@ impl State {
             parts.zip(words.targets()).zip(opened.iter_mut().zip(&mut uuids))
         {
             let place = target.place();
-            let device = disks::open(place, words.timeout, &mut armed.mappings, &mut arena)
+            let device = disks::open(target, words.timeout, &mut armed.mappings, &mut arena)
                 .map_err(|error| Why::of(EINVAL, &[wanted.path, ": "], &error))?;
             *kept = *uuid;
             *slot = Some(
@@ -430,19 +430,20 @@ fn look(
     if !target.read(0, block) {
         return Err(not_read());
     }
-    let Ok(label) = Label::parse(block) else {
-        return Err(Why::new(EINVAL, &[wanted.path, ": it has no label; `savecore format` lays one"]));
-    };
-    let (uuid, blocks, recipient) = (label.uuid, label.blocks.get(), label.recipient().copied());
-    if wanted.uuid.is_some_and(|wanted| wanted != uuid) {
-        return Err(Why::new(
-            EINVAL,
-            &[wanted.path, ": its label is another one's: the uuid is not the one that was named"],
-        ));
-    }
-    if blocks > target.place().sectors / 8 {
-        return Err(Why::new(EINVAL, &[wanted.path, ": its label says that it is larger than it is"]));
-    }
+    let label = Label::check(block, wanted.uuid.as_ref(), target.place().sectors / 8).map_err(|wrong| {
+        let why = match wrong {
+            WrongLabel::Malformed(_) => ": it has no label; `savecore format` lays one",
+            WrongLabel::OtherUuid { .. } => {
+                ": its label is another one's: the uuid is not the one that was named"
+            }
+            WrongLabel::OtherSize { label, partition } if label > partition => {
+                ": its label says that it is larger than it is"
+            }
+            WrongLabel::OtherSize { .. } => ": its label says that it is smaller than it is",
+        };
+        Why::new(EINVAL, &[wanted.path, why])
+    })?;
+    let (uuid, recipient) = (label.uuid, label.recipient().copied());
     if !target.read(1, block) {
         return Err(not_read());
     }

@@ -1,34 +1,16 @@
 //! A block device that the kernel uses becomes one that a dump takes over.
 
 use dump_drivers::bus::pci::{Address, ConfigSpace, Function, PortIo};
-use dump_drivers::virtio::scsi::Lun;
-use dump_drivers::{Access, AhciDisk, Mmio, NvmeDisk, VirtioBlk, VirtioScsi};
+use dump_drivers::disk::{Place, Site, Unit};
+use dump_drivers::{Machine, Mmio, PortWindow, table};
 use dumpcore::device::DeviceError;
 use dumpcore::integrity::Digest;
+use dumpcore::platform::Nanoseconds;
 use dumpcore::{Arena, DumpDevice, crashdump_mode};
 
 use core::ptr::NonNull;
 
-use crate::kernel::{self, RawTarget};
-
-/// Drivers, as C numbers them (`enum dd_driver`).
-mod driver {
-    pub(super) const VIRTIO_BLK: u32 = 1;
-    pub(super) const VIRTIO_SCSI: u32 = 2;
-    pub(super) const AHCI: u32 = 3;
-    pub(super) const NVME: u32 = 4;
-}
-
-/// What a driver is called.
-pub(crate) fn name(number: u32) -> &'static str {
-    match number {
-        driver::VIRTIO_BLK => "virtio-blk",
-        driver::VIRTIO_SCSI => "virtio-scsi",
-        driver::AHCI => "ahci",
-        driver::NVME => "nvme",
-        _ => "unknown",
-    }
-}
+use crate::kernel::{self, Target};
 
 /// Registers that are mapped at once, at most: each driver maps a few windows.
 const MAPPINGS: usize = 32;
@@ -105,49 +87,47 @@ impl ConfigSpace for Space {
     }
 }
 
+/// What drivers reach their devices by.
+struct Linux<'a> {
+    mappings: &'a mut Mappings,
+    timeout: Nanoseconds,
+}
+
+impl Machine for Linux<'_> {
+    type Config = Space;
+    type Registers = Mmio;
+    /// None are lent: on Linux, IDE disks are not taken over.
+    type Ports = PortWindow;
+
+    fn config(&self) -> Space {
+        Space::new()
+    }
+
+    fn map(&mut self, physical: u64, length: usize) -> Option<Mmio> {
+        self.mappings.map(physical, length)
+    }
+
+    fn timeout(&self) -> Nanoseconds {
+        self.timeout
+    }
+}
+
 /// Opens the polled driver of a target. Reads only.
 pub(crate) fn open(
-    target: &RawTarget,
-    timeout: u64,
+    target: &Target,
+    timeout: Nanoseconds,
     mappings: &mut Mappings,
     arena: &mut Arena<'static>,
 ) -> Result<&'static mut dyn DumpDevice, DeviceError> {
-    if target.address >> 16 != 0 {
-        let value = u64::from(target.address >> 16);
+    let place = target.place();
+    if place.address >> 16 != 0 {
+        let value = u64::from(place.address >> 16);
         return Err(DeviceError::Unsupported { what: "a device in PCI segment 0", value });
     }
-    let [_, _, bus, rest] = target.address.to_be_bytes();
+    let [_, _, bus, rest] = place.address.to_be_bytes();
     let address = Address::new(bus, rest >> 3, rest & 7).ok_or(DeviceError::Gone)?;
     let function = Function::at(&Space::new(), address).ok_or(DeviceError::Gone)?;
-    let map = |physical, length| mappings.map(physical, length);
-    let access = Access::new(Space::new(), map).timeout(timeout);
-    Ok(match target.driver {
-        driver::VIRTIO_BLK => {
-            let disk = VirtioBlk::open(access, function, arena)?;
-            arena.place(disk)?
-        }
-        driver::VIRTIO_SCSI => {
-            let lun = u8::try_from(target.unit).ok().zip(u16::try_from(target.lun).ok());
-            let lun = lun.and_then(|(target, lun)| Lun::new(target, lun));
-            let lun =
-                lun.ok_or(DeviceError::Unsupported { what: "a SCSI unit", value: target.lun.into() })?;
-            let disk = VirtioScsi::open(access, function, Some(lun), arena)?;
-            arena.place(disk)?
-        }
-        driver::AHCI => {
-            let port = u8::try_from(target.unit).ok();
-            let disk = AhciDisk::open(access, function, port, arena)?;
-            arena.place(disk)?
-        }
-        driver::NVME => {
-            let disk = NvmeDisk::open(access, function, Some(target.unit), arena)?;
-            arena.place(disk)?
-        }
-        value => {
-            return Err(DeviceError::Unsupported {
-                what: "a disk with a polled driver",
-                value: value.into(),
-            });
-        }
-    })
+    let unit = Some(Unit { number: place.unit, lun: place.lun });
+    let site = Site { place: Place::Pci(function), unit };
+    table::open(target.driver(), &mut Linux { mappings, timeout }, &site, arena)
 }

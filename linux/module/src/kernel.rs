@@ -18,8 +18,8 @@ pub(crate) struct RawTarget {
     pub(crate) start: u64,
     /// Sectors of 512 bytes.
     pub(crate) sectors: u64,
-    /// Which driver.
-    pub(crate) driver: u32,
+    /// Which driver: a name of [`dump_drivers::DRIVERS`].
+    driver: *const c_char,
     /// Segment, and requester id.
     pub(crate) address: u32,
     /// Target, port or namespace.
@@ -28,7 +28,6 @@ pub(crate) struct RawTarget {
     pub(crate) lun: u32,
     /// Whether the device goes by addresses of the DMA interface.
     pub(crate) translated: u32,
-    reserved: u32,
 }
 
 /// Addresses of memory (`struct dd_range`).
@@ -110,12 +109,11 @@ impl Target {
             pci: core::ptr::null_mut(),
             start: 0,
             sectors: 0,
-            driver: 0,
+            driver: core::ptr::null(),
             address: 0,
             unit: 0,
             lun: 0,
             translated: 0,
-            reserved: 0,
         };
         let mut why = core::ptr::null();
         let held = held.map_or(core::ptr::null_mut(), |held| held.0.file);
@@ -129,6 +127,11 @@ impl Target {
     /// Where it is.
     pub(crate) fn place(&self) -> &RawTarget {
         &self.0
+    }
+
+    /// The driver that takes it over.
+    pub(crate) fn driver(&self) -> &'static str {
+        text(self.0.driver)
     }
 
     /// Reads a block through the kernel's own driver; false if that fails. May sleep.

@@ -9,7 +9,6 @@ use dumpcore::{Encoding, Platform};
 
 use crate::arm::{EINVAL, State};
 use crate::cpus::Slot;
-use crate::disks;
 use crate::page::Page;
 
 struct Locked(UnsafeCell<State>);
@@ -104,7 +103,7 @@ fn status(state: &State, page: &mut Page<'_>) {
             line.digits((*byte).into(), 2);
         }
         page.line("uuid", line.as_str());
-        page.line("device", disks::name(target.place().driver));
+        page.line("device", target.driver());
     }
     let linux = &armed.side.linux;
     let lent = linux.lent();

@@ -1,6 +1,6 @@
 //! The command line: words `key=value` or flags, all listed here.
 
-use crate::disks::{DRIVERS, Driver};
+use crate::disks::Driver;
 use dump_drivers::bus::pci::Address;
 use dumpcore::format::Uuid;
 use dumpcore::format::cipher::PublicKey;
@@ -132,7 +132,7 @@ pub(crate) enum FillKind {
 #[derive(Clone, Copy)]
 pub(crate) struct DiskOptions {
     /// `disk.on=NAME`, `disk1.on=NAME`, …: its driver.
-    pub(crate) driver: &'static Driver,
+    pub(crate) driver: Driver,
     /// `….pci=BUS:DEVICE.FUNCTION`: the PCI function that the driver takes; else its disks are counted.
     pub(crate) pci: Option<Address>,
     /// `….find=name:TEXT|guid:HEX|label:HEX`: how the dump partition is found on the disk; else it is where `first` and
@@ -251,7 +251,7 @@ impl Options {
         scenario: Scenario::Panic,
         cpu: 0,
         disks: [DiskOptions {
-            driver: &DRIVERS[0],
+            driver: Driver::USUAL,
             pci: None,
             find: None,
             first: None,
@@ -315,7 +315,7 @@ impl Options {
             let number: usize = if disk.is_empty() { 0 } else { disk.parse().ok()? };
             let disk = self.disks.get_mut(number)?;
             match key {
-                "on" => disk.driver = DRIVERS.iter().find(|driver| driver.name == value)?,
+                "on" => disk.driver = Driver::named(value)?,
                 "pci" => disk.pci = Some(Address::from_text(value)?),
                 "find" => {
                     disk.find = match value.split_once(':')? {

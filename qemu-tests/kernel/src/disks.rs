@@ -3,16 +3,12 @@
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
-use alloc::vec::Vec;
 
-use dump_drivers::ahci::{self, hba::Hba};
-use dump_drivers::bus::pci::{Address, Function};
-use dump_drivers::virtio::{blk, scsi};
-use dump_drivers::{
-    Access, AhciDisk, Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio, nvme,
-};
 #[cfg(target_arch = "x86_64")]
-use dump_drivers::{AtaDisk, PortWindow, Ram, ata};
+use dump_drivers::PortWindow;
+use dump_drivers::bus::pci::Address;
+use dump_drivers::disk::{Place, Site};
+use dump_drivers::{DRIVERS, Machine, Mmio, Ram, table};
 use dumpcore::device::DeviceError;
 use dumpcore::format::BLOCK_SIZE;
 use dumpcore::locate::{self, By, Polled};
@@ -22,74 +18,102 @@ use dumpcore::{Arena, DumpDevice};
 use crate::arch::{pci, virtio_mmio};
 use crate::device::{Opened, map_device};
 use crate::dump;
-#[cfg(target_arch = "x86_64")]
 use crate::memory;
 use crate::scenario::live;
 
-/// Opens the disk with this number among those that the driver finds.
-type Open = fn(usize, u64, &mut Arena<'static>) -> Result<Opened, DeviceError>;
-
-/// A driver.
+/// A driver: one of [`dump_drivers::DRIVERS`], or [`KEPT`].
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Driver {
     /// Its name on the command line (`disk.on=`).
     pub(crate) name: &'static str,
-    /// The PCI function of the disk with this number, for a driver whose disks are on PCI.
-    function: Option<fn(usize) -> Option<Function>>,
-    open: Open,
 }
 
-/// All drivers; the first is the one that is used if nothing is said.
-pub(crate) static DRIVERS: &[Driver] = &[
-    Driver::on_pci("virtio-blk", |number| blk::find(&pci::config(), number), virtio_blk),
-    Driver::on_no_bus("virtio-blk-mmio", virtio_blk_mmio),
-    Driver::on_pci("virtio-scsi", |number| scsi::find(&pci::config(), number), virtio_scsi),
-    Driver::on_no_bus("virtio-scsi-mmio", virtio_scsi_mmio),
-    Driver::on_pci("ahci", |number| ahci_place(number).map(|(function, _)| function), ahci_disk),
-    Driver::on_pci("nvme", |number| nvme::disk::find(&pci::config(), number), nvme_disk),
-    #[cfg(target_arch = "x86_64")]
-    Driver::on_pci("ata", |number| ata::disk::find(&pci::config(), number / IDE_DISKS), ata_disk),
-    // The one that keeps its own code through a dump.
-    Driver::on_pci("nvme-2004", live::nvme::find, live::nvme::open),
-];
+/// The one that keeps its own code through a dump.
+const KEPT: &str = "nvme-2004";
 
 impl Driver {
-    const fn on_pci(name: &'static str, function: fn(usize) -> Option<Function>, open: Open) -> Driver {
-        Driver { name, function: Some(function), open }
+    /// The one that is used if nothing is said.
+    pub(crate) const USUAL: Driver = Driver { name: DRIVERS[0].name };
+
+    /// The driver of this name.
+    pub(crate) fn named(name: &str) -> Option<Driver> {
+        let names = DRIVERS.iter().map(|driver| driver.name).chain([KEPT]);
+        names.into_iter().find(|known| *known == name).map(|name| Driver { name })
     }
 
-    const fn on_no_bus(name: &'static str, open: Open) -> Driver {
-        Driver { name, function: None, open }
+    /// Where the disk with this number is, counted from 0 in the order of the bus among those that the driver finds.
+    fn find(self, number: usize, timeout: u64) -> Option<Site> {
+        if self.name == KEPT {
+            let function = live::nvme::find(number)?;
+            return Some(Site { place: Place::Pci(function), unit: None });
+        }
+        table::find(self.name, &mut Kernel { timeout }, number)
     }
 
     /// The number of the disk at this place on the bus.
-    pub(crate) fn number_at(&self, address: Address) -> Option<usize> {
-        let function = self.function?;
-        (0..).map_while(function).position(|function| function.address == address)
+    pub(crate) fn number_at(self, address: Address) -> Option<usize> {
+        let functions = (0..).map_while(|number| self.find(number, SECOND)?.function());
+        functions.into_iter().position(|function| function.address == address)
     }
 
-    /// Opens the disk with this number, counted from 0 in the order of the bus among the disks that the driver finds.
-    /// Reads only: another driver may be using it. `timeout` is for one request, in nanoseconds.
+    /// Opens the disk with this number. Reads only: another driver may be using it. `timeout` is for one request, in
+    /// nanoseconds.
     pub(crate) fn open(
-        &self,
+        self,
         number: usize,
         timeout: u64,
         arena: &mut Arena<'static>,
     ) -> Result<Opened, DeviceError> {
-        (self.open)(number, timeout, arena)
+        if self.name == KEPT {
+            return live::nvme::open(number, timeout, arena);
+        }
+        let none = DeviceError::Unsupported { what: "so many disks", value: number as u64 };
+        let site = self.find(number, timeout).ok_or(none)?;
+        let device = table::open(self.name, &mut Kernel { timeout }, &site, arena)?;
+        Ok((site.function(), device))
     }
 }
 
-/// Maps a device's registers.
-type Map = fn(u64, usize) -> Option<Mmio>;
-
-/// The way to a device on PCI.
-fn access(timeout: u64) -> Access<pci::Config, Map> {
-    Access::new(pci::config(), map_device as Map).timeout(timeout)
+/// What this kernel lends drivers.
+struct Kernel {
+    timeout: u64,
 }
 
-/// The error of a driver that does not find so many disks.
-fn none(what: &'static str) -> DeviceError {
-    DeviceError::Unsupported { what, value: 0 }
+impl Machine for Kernel {
+    type Config = pci::Config;
+    type Registers = Mmio;
+    #[cfg(target_arch = "x86_64")]
+    type Ports = PortWindow;
+    /// There are none.
+    #[cfg(not(target_arch = "x86_64"))]
+    type Ports = Mmio;
+
+    fn config(&self) -> pci::Config {
+        pci::config()
+    }
+
+    fn map(&mut self, physical: u64, length: usize) -> Option<Mmio> {
+        map_device(physical, length)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn ports(&mut self, first: u16, count: u16) -> Option<PortWindow> {
+        // SAFETY: the kernel runs in ring 0, and nobody else uses these ports: a driver asks for its device's.
+        Some(unsafe { PortWindow::new(first, count) })
+    }
+
+    fn windows(&self) -> &'static [u64] {
+        virtio_mmio()
+    }
+
+    fn ram(&self) -> Ram {
+        let is_low = memory::ram().iter().all(|range| range.end <= 1 << 32);
+        if is_low { Ram::Low } else { Ram::Anywhere }
+    }
+
+    fn timeout(&self) -> u64 {
+        self.timeout
+    }
 }
 
 /// Finds the dump partition of a disk that nobody uses yet, by the dump's own driver, and leaves the disk at rest. Gives
@@ -106,73 +130,4 @@ pub(crate) fn locate(
     let found = locate::find(&mut Polled::new(device, &wait, buffer), by, &mut scratch);
     device.shutdown(&wait).map_err(|error| error.to_string())?;
     found.map(|found| (found.first_block, found.blocks)).map_err(|error| error.to_string())
-}
-
-fn virtio_blk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
-    let function = blk::find(&pci::config(), number).ok_or(none("a virtio disk"))?;
-    let disk = VirtioBlk::open(access(timeout), function, arena)?;
-    Ok((Some(function), arena.place(disk)?))
-}
-
-fn virtio_blk_mmio(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
-    let slot = blk::find_mmio(windows(), map_device, number).ok_or(none("a virtio disk"))?;
-    let disk = VirtioBlkMmio::open_mmio(slot, arena, timeout)?;
-    Ok((None, arena.place(disk)?))
-}
-
-fn virtio_scsi(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
-    let function = scsi::find(&pci::config(), number).ok_or(none("a virtio SCSI host"))?;
-    let disk = VirtioScsi::open(access(timeout), function, None, arena)?;
-    Ok((Some(function), arena.place(disk)?))
-}
-
-fn virtio_scsi_mmio(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
-    let slot = scsi::find_mmio(windows(), map_device, number).ok_or(none("a virtio SCSI host"))?;
-    let disk = VirtioScsiMmio::open_mmio(slot, None, arena, timeout)?;
-    Ok((None, arena.place(disk)?))
-}
-
-/// Where the machine has virtio registers that are on no bus.
-fn windows() -> impl Iterator<Item = u64> {
-    virtio_mmio().iter().copied()
-}
-
-/// The first namespace of a controller.
-fn nvme_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
-    let function = nvme::disk::find(&pci::config(), number).ok_or(none("an NVMe controller"))?;
-    let disk = NvmeDisk::open(access(timeout), function, None, arena)?;
-    Ok((Some(function), arena.place(disk)?))
-}
-
-/// Disks that an IDE controller has at most.
-#[cfg(target_arch = "x86_64")]
-const IDE_DISKS: usize = 4;
-
-/// The disks of the first IDE controller have the numbers 0 to 3, whether they are there or not.
-#[cfg(target_arch = "x86_64")]
-fn ata_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
-    let function = ata::disk::find(&pci::config(), number / IDE_DISKS).ok_or(none("an IDE controller"))?;
-    // SAFETY: the kernel runs in ring 0, and nobody else uses these ports: the driver asks for its device's.
-    let ports = |first, length| Some(unsafe { PortWindow::new(first, length) });
-    let access = Access::new(pci::config(), ports).timeout(timeout);
-    let low = memory::ram().iter().all(|range| range.end <= 1 << 32);
-    let ram = if low { Ram::Low } else { Ram::Anywhere };
-    let place = Some((number % IDE_DISKS) as u8);
-    let disk = AtaDisk::open(access, function, place, ram, arena)?;
-    Ok((Some(function), arena.place(disk)?))
-}
-
-/// Which HBA, and which of its ports, the AHCI disk with this number is on.
-fn ahci_place(number: usize) -> Option<(Function, u8)> {
-    let functions = (0..).map_while(|index| ahci::find(&pci::config(), index));
-    // One that cannot be opened, such as one that is not in AHCI mode, has no disks for us.
-    let hbas = functions.filter_map(|function| Some((function, Hba::open(access(SECOND), function).ok()?)));
-    hbas.flat_map(|(function, hba)| hba.disks().map(move |port| (function, port)).collect::<Vec<_>>())
-        .nth(number)
-}
-
-fn ahci_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
-    let (function, port) = ahci_place(number).ok_or(none("a disk on an AHCI port"))?;
-    let disk = AhciDisk::open(access(timeout), function, Some(port), arena)?;
-    Ok((Some(function), arena.place(disk)?))
 }

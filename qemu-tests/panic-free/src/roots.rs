@@ -1,6 +1,8 @@
 //! Where the dump path is entered.
 
+use core::convert::Infallible;
 use core::hint::black_box;
+use core::marker::PhantomData;
 use core::panic::PanicInfo;
 
 #[cfg(target_arch = "x86_64")]
@@ -8,7 +10,8 @@ use dump_drivers::PortWindow;
 use dump_drivers::bus::pci::Ecam;
 #[cfg(target_arch = "x86_64")]
 use dump_drivers::bus::pci::PortIo;
-use dump_drivers::{AhciDisk, AtaDisk, Mmio, NvmeDisk, VirtioBlk, VirtioBlkMmio, VirtioScsi, VirtioScsiMmio};
+use dump_drivers::table::{self, Visitor};
+use dump_drivers::{ConfigSpace, Driver, Machine, Mmio, Registers};
 use dumpcore::deferred::{Handler, Queues};
 use dumpcore::platform::Nanoseconds;
 use dumpcore::wait::Wait;
@@ -26,23 +29,6 @@ pub(crate) struct Outside<'a> {
     time: Nanoseconds,
     least: &'a Least,
     slowest: &'a mut Slowest,
-    ecam_blk: &'a mut VirtioBlk<Mmio, Ecam<Mmio>>,
-    ecam_scsi: &'a mut VirtioScsi<Mmio, Ecam<Mmio>>,
-    ecam_nvme: &'a mut NvmeDisk<Mmio, Ecam<Mmio>>,
-    mmio_blk: &'a mut VirtioBlkMmio<Mmio>,
-    mmio_scsi: &'a mut VirtioScsiMmio<Mmio>,
-    ecam_ahci: &'a mut AhciDisk<Mmio, Ecam<Mmio>>,
-    #[cfg(target_arch = "x86_64")]
-    port_ahci: &'a mut AhciDisk<Mmio, PortIo>,
-    #[cfg(target_arch = "x86_64")]
-    port_blk: &'a mut VirtioBlk<Mmio, PortIo>,
-    #[cfg(target_arch = "x86_64")]
-    port_scsi: &'a mut VirtioScsi<Mmio, PortIo>,
-    #[cfg(target_arch = "x86_64")]
-    port_nvme: &'a mut NvmeDisk<Mmio, PortIo>,
-    ecam_ata: &'a mut AtaDisk<Mmio, Ecam<Mmio>>,
-    #[cfg(target_arch = "x86_64")]
-    port_ata: &'a mut AtaDisk<PortWindow, PortIo>,
 }
 
 /// The entry, by the name that linkers look for.
@@ -51,23 +37,9 @@ fn _start(outside: &mut Outside<'_>) {
     dump(outside);
     platform(outside.least);
     device(outside.slowest);
-    device(outside.ecam_blk);
-    device(outside.ecam_scsi);
-    device(outside.ecam_nvme);
-    device(outside.mmio_blk);
-    device(outside.mmio_scsi);
-    device(outside.ecam_ahci);
+    table::visit(&mut Drivers::<Mmio, Ecam<Mmio>>(PhantomData));
     #[cfg(target_arch = "x86_64")]
-    device(outside.port_ahci);
-    #[cfg(target_arch = "x86_64")]
-    device(outside.port_blk);
-    #[cfg(target_arch = "x86_64")]
-    device(outside.port_scsi);
-    #[cfg(target_arch = "x86_64")]
-    device(outside.port_nvme);
-    device(outside.ecam_ata);
-    #[cfg(target_arch = "x86_64")]
-    device(outside.port_ata);
+    table::visit(&mut Drivers::<PortWindow, PortIo>(PhantomData));
     deferred(outside);
 }
 
@@ -86,8 +58,45 @@ fn platform(platform: &dyn Platform) {
 }
 
 /// Links all methods of a device, also those that it does not define itself.
-fn device(device: &mut dyn DumpDevice) {
+fn device<D: DumpDevice>(device: &mut D) {
+    let device: &mut dyn DumpDevice = device;
     black_box(device);
+}
+
+/// All drivers in the table, on a machine with such ports and such a way to configuration space.
+struct Drivers<P, C>(PhantomData<(P, C)>);
+
+impl<P: Registers + 'static, C: ConfigSpace + 'static> Visitor<Nowhere<P, C>> for Drivers<P, C> {
+    fn visit<D: Driver<Nowhere<P, C>>>(&mut self, _: &'static str) {
+        // A disk comes from outside, as far as the optimiser knows.
+        let root: fn(&mut D::Disk) = device::<D::Disk>;
+        black_box(root);
+    }
+}
+
+/// The types of a machine that is never there: opening a disk is no part of a dump.
+struct Nowhere<P, C> {
+    never: Infallible,
+    types: PhantomData<(P, C)>,
+}
+
+impl<P: Registers + 'static, C: ConfigSpace + 'static> Machine for Nowhere<P, C> {
+    type Config = C;
+    type Registers = Mmio;
+    type Ports = P;
+
+    fn config(&self) -> C {
+        let _ = self.types;
+        match self.never {}
+    }
+
+    fn map(&mut self, _: u64, _: usize) -> Option<Mmio> {
+        match self.never {}
+    }
+
+    fn timeout(&self) -> Nanoseconds {
+        match self.never {}
+    }
 }
 
 /// What a driver calls that keeps its own code through a dump.

@@ -7,7 +7,7 @@ use dumpcore::format::chunk::ChunkHeader;
 use dumpcore::format::frame::{Kind, Malformed};
 use dumpcore::format::freeing;
 use dumpcore::format::header::{Header, Status};
-use dumpcore::format::label::Label;
+use dumpcore::format::label::{Label, WrongLabel};
 use dumpcore::format::{BLOCK_SIZE, Block, Uuid, pattern};
 
 use super::found::{Defect, Earlier, Ending, Found, MAX_FOREIGN, OtherVersion, Partition, other_version};
@@ -55,15 +55,16 @@ const RECOVERY_BLOCKS: u64 = 4096;
 pub fn read_label(source: &dyn Source) -> Result<Box<Label>, Error> {
     let mut block: [Block; 1] = [[0; BLOCK_SIZE]];
     source.read(0, &mut block).map_err(|error| Error::Read { block: 0, error })?;
-    let label = match Label::parse(&block[0]) {
-        Ok(label) => label,
-        Err(Malformed::Version { found }) => return Err(Error::Version { what: "label", found }),
-        Err(_) => return Err(Error::Unformatted { holds: recognise(source) }),
-    };
-    if label.blocks.get() != source.blocks() {
-        return Err(Error::OtherSize { label: label.blocks.get(), partition: source.blocks() });
+    match Label::check(&block[0], None, source.blocks()) {
+        Ok(label) => Ok(Box::new(label.clone())),
+        Err(WrongLabel::Malformed(Malformed::Version { found })) => {
+            Err(Error::Version { what: "label", found })
+        }
+        Err(WrongLabel::OtherSize { label, partition }) => Err(Error::OtherSize { label, partition }),
+        Err(WrongLabel::Malformed(_) | WrongLabel::OtherUuid { .. }) => {
+            Err(Error::Unformatted { holds: recognise(source) })
+        }
     }
-    Ok(Box::new(label.clone()))
 }
 
 /// Finds the dumps up to the first free block.

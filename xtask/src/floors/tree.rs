@@ -10,6 +10,8 @@ use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, UseTree, Visibility};
 
+use crate::folders;
+
 /// A crate's modules. The first ones are its roots: a library, a program, or both.
 #[derive(Default)]
 pub(super) struct Tree {
@@ -127,6 +129,16 @@ impl Tree {
             }
             if let Item::Mod(declared) = item {
                 self.module(place, module, declared)?;
+                continue;
+            }
+            // The table of drivers brings their folders in: see drivers/src/lib.rs.
+            if let Item::Macro(call) = item
+                && call.mac.path.is_ident("drivers")
+                && call.mac.tokens.to_string().starts_with("folders")
+            {
+                for folder in folders::of_drivers() {
+                    self.module(place, module, &syn::parse_str(&format!("pub mod {folder};"))?)?;
+                }
                 continue;
             }
             if let Item::Macro(definition) = item

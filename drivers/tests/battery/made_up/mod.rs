@@ -1,20 +1,20 @@
-//! A driver for a device that does not exist, as an exercise: the whole of what a new one takes. It is this folder, and
-//! the line in `main.rs` by which it goes through the battery.
+//! A driver for a device that does not exist, as an exercise.
 //!
-//! - `driver.rs`: what the driver's own folder in `drivers/src` would be.
-//! - `device.rs`: a fake of the device.
+//! - `ferry/`: the driver. With a line of the table, this folder in `drivers/src` would be all of it; `cargo xtask exercise`
+//!   tries that.
+//! - `device.rs`: a fake of the device. With the line in `main.rs`, it and what is here put the driver through the battery.
 
 mod device;
-mod driver;
+mod ferry;
 
 use dump_drivers::fake::{DmaMemory, Fake, Trouble, Window};
 use dumpcore::arena::Arena;
 use dumpcore::device::DeviceError;
 use dumpcore::wait::MILLISECOND;
 
-use crate::kind::{Kind, TIMEOUT};
+use crate::kind::{self, Kind, TIMEOUT};
 use device::FerryModel;
-use driver::FerryDisk;
+use ferry::disk::{FerryDisk, FerryDriver};
 
 pub struct Ferry;
 
@@ -32,8 +32,7 @@ impl Kind for Ferry {
     }
 
     fn open(fake: &Self::Fake, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError> {
-        let function = driver::find(fake, 0).ok_or(DeviceError::Gone)?;
-        driver::open(fake.access(TIMEOUT), function, arena)
+        kind::open::<FerryDriver, _>(fake, None, arena)
     }
 
     /// It has one command at a time, so what is over is never mistaken.

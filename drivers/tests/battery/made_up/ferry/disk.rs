@@ -1,18 +1,20 @@
 //! The driver: what the controller does. `Polled` does the rest.
 
 use dump_drivers::Registers;
-use dump_drivers::bus::pci::{Command, ConfigSpace, Function, PciDevice, functions};
+use dump_drivers::bus::barrier;
+use dump_drivers::bus::pci::{Command, ConfigSpace, PciDevice};
 use dump_drivers::bus::shared::{LINE, Shared};
-use dump_drivers::bus::{Access, barrier};
 use dump_drivers::disk::request::spans;
-use dump_drivers::disk::{Called, Name, Polled, PolledDisk, Progress, Requests, Shutdown, Span, Work};
+use dump_drivers::disk::{
+    Called, Driver, Machine, Name, Polled, PolledDisk, Progress, Requests, Shutdown, Site, Span, Work,
+};
 use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Direction, Health};
 use dumpcore::integrity::Digest;
 use dumpcore::platform::{Nanoseconds, Platform};
 use dumpcore::wait::Wait;
 
-use super::device::{command, record, register, status};
+use super::registers::{command, record, register, status};
 
 /// Vendor and device.
 pub const ID: (u16, u16) = (0x1234, 0xfe44);
@@ -39,24 +41,28 @@ pub struct Ferry<R, C> {
     number: u16,
 }
 
-/// The `index`th on the bus.
-pub fn find<C: ConfigSpace>(config: &C, index: usize) -> Option<Function> {
-    functions(config).filter(|function| (function.vendor, function.device) == ID).nth(index)
-}
+/// The driver, for the table.
+pub enum FerryDriver {}
 
-/// Looks at a device, and carves a cache line from the arena.
-pub fn open<R: Registers, C: ConfigSpace>(
-    mut access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
-    function: Function,
-    arena: &mut Arena<'_>,
-) -> Result<FerryDisk<R, C>, DeviceError> {
-    let name = Name::new("ferry ").text(&function.address.text());
-    let pci = PciDevice::open(access.config, function, Command::MEMORY)?;
-    let registers = pci.map(0, 0, register::BYTES, &mut access.map)?;
-    let record = Shared::new(arena.dma(LINE, LINE)?);
-    let timeout = access.timeout;
-    let ferry = Ferry { pci, registers, timeout, record, blocks: None, current: None, number: 0 };
-    Ok(Polled::new(ferry, name))
+impl<M: Machine> Driver<M> for FerryDriver {
+    type Disk = FerryDisk<M::Registers, M::Config>;
+
+    fn find(machine: &mut M, number: usize) -> Option<Site> {
+        Site::on_pci(&machine.config(), number, |function| (function.vendor, function.device) == ID)
+    }
+
+    /// Carves a cache line from the arena.
+    fn open(machine: &mut M, site: &Site, arena: &mut Arena<'_>) -> Result<Self::Disk, DeviceError> {
+        let function = site.need_function()?;
+        let name = Name::new("ferry ").text(&function.address.text());
+        let pci = PciDevice::open(machine.config(), function, Command::MEMORY)?;
+        let registers =
+            pci.map(0, 0, register::BYTES, &mut |physical, length| machine.map(physical, length))?;
+        let record = Shared::new(arena.dma(LINE, LINE)?);
+        let timeout = machine.timeout();
+        let ferry = Ferry { pci, registers, timeout, record, blocks: None, current: None, number: 0 };
+        Ok(Polled::new(ferry, name))
+    }
 }
 
 impl<R: Registers, C: ConfigSpace> Ferry<R, C> {

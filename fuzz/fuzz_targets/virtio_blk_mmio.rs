@@ -1,7 +1,0 @@
-//! A hostile controller.
-#![no_main]
-
-use dump_fuzz::hostile;
-use dump_fuzz::virtio::BlkMmio;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::a_driver_comes_to_no_harm::<BlkMmio>(bytes));
