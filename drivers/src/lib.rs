@@ -1,15 +1,15 @@
 //! Polled, self-checking disk drivers for crash dumps.
 //!
-//! Each driver takes its controller over from whatever driver held it, by reset, and then only polls: no
-//! interrupt, no allocation, no wait but through [`Wait`](dumpcore::wait::Wait). Whatever the device writes is
-//! untrusted.
+//! Each driver takes its controller over from any earlier driver, by a reset, and then only polls: no
+//! interrupt, no allocation, and no waiting except through [`Wait`](dumpcore::wait::Wait). All data from the
+//! device is untrusted.
 //!
 //! - [`ahci`]: Serial ATA disks behind AHCI 1.3.1, [`AhciDisk`].
 //! - [`bus`]: what a controller is reached by: registers, PCI, memory that is shared with the device.
 //! - [`ata`]: ATA disks behind a PCI IDE controller, by bus-master DMA or PIO: [`AtaDisk`].
 //! - [`disk`]: what every polled disk does, once.
 //! - [`nvme`]: NVM Express over PCI, and its disk, [`NvmeDisk`].
-//! - [`table`]: the drivers there are.
+//! - [`table`]: the list of drivers.
 //! - [`virtio`]: virtio 1.2 over PCI and MMIO, and its disks, [`VirtioBlk`] and [`VirtioScsi`].
 //!
 //! All registers go through [`Registers`] and all configuration space through [`ConfigSpace`], so that a
@@ -48,7 +48,7 @@ mod acs;
 pub mod bus;
 pub mod disk;
 #[cfg(any(test, feature = "_test-utils"))]
-// The fakes run in tests on a host only, where a panic is a failed test.
+// The fakes run only in tests on a host, where a panic is a failed test.
 #[allow(clippy::arithmetic_side_effects, clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
 pub mod fake;
 

@@ -1,6 +1,6 @@
 //! diskdump's core: from a panic to a dump on disk.
 //!
-//! The story, in order, and where each part is told:
+//! The story, in order, and where to find each part:
 //!
 //! 1. While the kernel is healthy, [`Dump::arm`] takes over everything that a dump will need and protects it
 //!    with a checksum (`arm`, [`arena`], [`integrity`]); [`locate`] finds the partition in the disk's [`table`].
@@ -12,7 +12,7 @@
 //! 6. The headers are closed, the device is shut down (`crash::close`).
 //! 7. The [outcome](Outcome) goes to the console, and the reset policy is carried out.
 //!
-//! Nothing from step 2 on allocates, waits without a deadline, or panics.
+//! From step 2 on, nothing allocates, waits without a deadline, or panics.
 
 #![cfg_attr(not(any(test, feature = "_test-utils")), no_std)]
 #![warn(missing_docs)]

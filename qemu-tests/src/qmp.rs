@@ -1,4 +1,5 @@
-//! QMP, QEMU's control protocol (QEMU Machine Protocol Specification, docs/interop/qmp-spec): JSON lines over a socket.
+//! QMP, QEMU's control protocol (QEMU Machine Protocol Specification, docs/interop/qmp-spec): JSON lines over
+//! a socket.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -19,17 +20,17 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    /// A connection, and the end of it that QEMU gets as its standard input and output (`-qmp stdio`). A pair of sockets
-    /// has no path that could be too long, be left over, or belong to somebody else.
+    /// A connection, and the end of it for QEMU's standard input and output (`-qmp stdio`). A pair of sockets
+    /// has no path that could be too long, be left over, or belong to another process.
     ///
     /// # Errors
-    /// If the system gives no sockets.
+    /// If the system cannot create sockets.
     pub fn pair() -> Result<(Qmp, OwnedFd)> {
         let (ours, theirs) = UnixStream::pair().context("cannot make a pair of sockets for QMP")?;
         Ok((Qmp { socket: ours, partial: Vec::new(), events: VecDeque::new() }, theirs.into()))
     }
 
-    /// Waits for QEMU's greeting and agrees on no capabilities.
+    /// Waits for QEMU's greeting and negotiates no capabilities.
     ///
     /// # Errors
     /// If QEMU does not greet within `limit`.
@@ -43,7 +44,7 @@ impl Qmp {
         Ok(())
     }
 
-    /// Executes a command and gives what it returns. Events that arrive meanwhile are kept.
+    /// Executes a command and returns its result. Events that arrive meanwhile are kept.
     ///
     /// # Errors
     /// If QEMU refuses, is gone, or does not answer within `limit`; the error names the command.
@@ -65,7 +66,7 @@ impl Qmp {
         }
     }
 
-    /// Waits for an event with this name; others before it are dropped.
+    /// Waits for an event with this name; drops others before it.
     ///
     /// # Errors
     /// If it does not happen within `limit`, or QEMU is gone.
@@ -82,12 +83,12 @@ impl Qmp {
         }
     }
 
-    /// Forgets the events so far: whoever waits for one next waits for one that is yet to happen.
+    /// Forgets the events so far, so that the next wait is for a future one.
     ///
     /// # Errors
     /// As [`Qmp::command`].
     pub fn forget_events(&mut self) -> Result<()> {
-        // What happened before the answer has arrived with it.
+        // Events before the answer have arrived with it.
         self.command("query-status", json!({}), Duration::from_secs(10))?;
         self.events.clear();
         Ok(())
@@ -101,7 +102,7 @@ impl Qmp {
         self.command("stop", json!({}), Duration::from_secs(10)).map(|_| ())
     }
 
-    /// Lets a stopped guest go on.
+    /// Resumes a stopped guest.
     ///
     /// # Errors
     /// As [`Qmp::command`].
@@ -117,12 +118,14 @@ impl Qmp {
         self.command("inject-nmi", json!({}), Duration::from_secs(10)).map(|_| ())
     }
 
-    /// Lets a CPU tell of memory that failed at this physical address, fatally: a machine check, as QEMU's own monitor makes them.
+    /// Makes a CPU report failed memory at this physical address, as a fatal machine check, through QEMU's
+    /// own monitor.
     ///
     /// # Errors
     /// As [`Qmp::command`].
     pub fn fail_memory(&mut self, cpu: u32, address: u64) -> Result<()> {
-        // Bank 1; uncorrected, the processor's state is lost, with an address; one is in progress; it is a physical one, of a page.
+        // Bank 1; uncorrected, processor context corrupt, address valid; machine check in progress; a
+        // physical address with page granularity.
         let line = format!("mce {cpu} 1 0xbe00000000000135 0x5 {address:#x} 0x8c");
         let arguments = json!({ "command-line": line });
         self.command("human-monitor-command", arguments, Duration::from_secs(10)).map(|_| ())
@@ -137,7 +140,7 @@ impl Qmp {
         self.command("pmemsave", arguments, Duration::from_secs(120)).map(|_| ())
     }
 
-    /// QEMU's own dump of the guest as an ELF core. Returns how long it took.
+    /// Makes QEMU write its own dump of the guest as an ELF core. Returns how long that took.
     ///
     /// # Errors
     /// As [`Qmp::command`].
@@ -156,7 +159,7 @@ impl Qmp {
         self.command("device_del", json!({ "id": id }), Duration::from_secs(10)).map(|_| ())
     }
 
-    /// Plugs a virtio disk in, whose content is a raw image; `id` becomes the device's.
+    /// Plugs in a virtio disk with the content of a raw image; `id` becomes the device's id.
     ///
     /// # Errors
     /// As [`Qmp::command`].
@@ -169,7 +172,7 @@ impl Qmp {
         self.command("device_add", device, limit).map(|_| ())
     }
 
-    /// Lets QEMU end when the guest resets the machine next.
+    /// Makes QEMU exit at the guest's next reset.
     ///
     /// # Errors
     /// As [`Qmp::command`].
@@ -177,8 +180,8 @@ impl Qmp {
         self.command("set-action", json!({ "reboot": "shutdown" }), Duration::from_secs(10)).map(|_| ())
     }
 
-    /// Limits a disk, by the id of its drive, to so many bytes and requests a second, 0 for no limit. (Not by the id of
-    /// the device: a virtio-blk-pci has its disk in a part of it.)
+    /// Limits a disk, by the id of its drive, to this many bytes and requests per second; 0 means no limit.
+    /// (Not by the id of the device: the disk of a virtio-blk-pci is a child of it.)
     ///
     /// # Errors
     /// As [`Qmp::command`].
@@ -221,7 +224,7 @@ mod tests {
     use super::*;
     use std::io::{BufRead, BufReader};
 
-    /// A QEMU that says these lines, one for each line that it is told (the greeting unasked).
+    /// A QEMU that sends these lines, one for each line that it receives (after an unsolicited greeting).
     fn fake(
         greeting: &'static str,
         answers: Vec<&'static str>,

@@ -1,15 +1,16 @@
-//! What every polled disk does, once: requests are checked and queued, given to the device oldest first, polled with
-//! deadlines, and handed back; the cache is flushed; a device that fails is used no more until it is taken over again.
+//! The common part of all polled disks: checks and queues requests, issues them oldest first, polls with
+//! deadlines, and hands them back; flushes the cache; stops using a device that fails until it is taken over
+//! again.
 //!
 //! A driver is a [`PolledDisk`]: what its controller does. [`Polled`] makes a
 //! [`DumpDevice`](dumpcore::DumpDevice) of it. `drivers/tests/battery/made_up` is a whole one for a device that does not exist.
 //!
 //! - [`driver`]: what all drivers look like from outside: find, open.
 //! - [`polled`]: the trait, and the one implementation of `DumpDevice`.
-//! - [`pending`]: the requests that a driver has.
-//! - [`request`]: what a request may be, and where its data is.
-//! - [`pio`]: data that the CPU moves.
-//! - [`name`]: what a disk is called.
+//! - [`pending`]: a driver's requests.
+//! - [`request`]: limits on requests, and the spans of their data.
+//! - [`pio`]: data moved by the CPU.
+//! - [`name`]: names of disks.
 
 pub mod driver;
 pub mod name;

@@ -1,4 +1,4 @@
-//! virtio 1.2 (OASIS Committee Specification 01): devices that a hypervisor offers.
+//! virtio 1.2 (OASIS Committee Specification 01): devices provided by a hypervisor.
 //!
 //! - `transport`: what a driver needs of the bus; `pci` (4.1) and [`mmio`] (4.2) offer it.
 //! - `queue`: the split virtqueue (2.7).

@@ -1,4 +1,4 @@
-//! ATA disks behind an IDE controller.
+//! ATA disks on an IDE controller.
 
 use dump_drivers::ata::disk::AtaDriver;
 use dump_drivers::disk::{Site, Unit};
@@ -67,12 +67,12 @@ impl Kind for Ide {
         let site = AtaDriver::find(&mut bench, place.into()).ok_or(DeviceError::Gone)?;
         assert_eq!(site.unit, Some(Unit { number: place.into(), lun: 0 }));
         assert_eq!(AtaDriver::find(&mut bench, 4), None, "there is one controller");
-        // Either chosen, or the only disk that is to be found.
+        // Either named, or the only disk to be found.
         let unit = site.unit.filter(|_| place & 1 == 0);
         AtaDriver::open(&mut bench, &Site { unit, ..site }, arena)
     }
 
-    /// Requests have no ids, and there is one at a time.
+    /// Requests have no ids, and there is only one at a time.
     fn knows(trouble: Trouble) -> bool {
         !matches!(trouble, Trouble::WrongId(_) | Trouble::Duplicate(_) | Trouble::NeverAsked(_))
     }

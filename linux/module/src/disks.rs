@@ -1,4 +1,4 @@
-//! A block device that the kernel uses becomes one that a dump takes over.
+//! Opens our own polled driver for a block device that the kernel uses.
 
 use dump_drivers::bus::pci::{Address, ConfigSpace, Function, PortIo};
 use dump_drivers::disk::{Place, Site, Unit};
@@ -12,17 +12,17 @@ use core::ptr::NonNull;
 
 use crate::kernel::{self, Target};
 
-/// Registers that are mapped at once, at most: each driver maps a few windows.
+/// Maximum number of register mappings: each driver maps a few windows.
 const MAPPINGS: usize = 32;
 
-/// What is mapped for the armed disks.
+/// The register mappings of the armed disks.
 pub(crate) struct Mappings([Option<NonNull<u8>>; MAPPINGS]);
 
-// SAFETY: addresses, used under the lock that all arming is under.
+// SAFETY: addresses, used under the lock that covers all arming.
 unsafe impl Send for Mappings {}
 
 impl Mappings {
-    /// None.
+    /// No mappings.
     pub(crate) const fn new() -> Mappings {
         Mappings([None; MAPPINGS])
     }
@@ -31,31 +31,31 @@ impl Mappings {
         let slot = self.0.iter_mut().find(|slot| slot.is_none())?;
         let start = kernel::map_registers(physical, length)?;
         *slot = Some(start);
-        // SAFETY: mapped just now, uncached, on every CPU, until nothing is armed any more.
+        // SAFETY: just mapped, uncached, on every CPU, until nothing is armed any more.
         Some(unsafe { Mmio::new(start, length) })
     }
 
-    /// Gives all of them back.
+    /// Unmaps all of them.
     ///
     /// # Safety
     /// Nothing is armed.
     pub(crate) unsafe fn give_back(&mut self) {
         for slot in &mut self.0 {
             if let Some(start) = slot.take() {
-                // SAFETY: of map(), and with nothing armed nobody uses it.
+                // SAFETY: from map(), and nothing uses it when nothing is armed.
                 unsafe { kernel::unmap_registers(start) }
             }
         }
     }
 }
 
-/// Configuration space: the kernel's way while it is healthy, the two ports when it has crashed, since its way takes a lock
-/// that a stopped CPU may have.
+/// Configuration space: through the kernel while it is healthy; through the two ports after the crash,
+/// because the kernel's access takes a lock that a stopped CPU may hold.
 struct Space(PortIo);
 
 impl Space {
     fn new() -> Space {
-        // SAFETY: ring 0 of a PC; used only when all other CPUs have stopped.
+        // SAFETY: ring 0 of a PC; only used when all other CPUs are stopped.
         Space(unsafe { PortIo::new() })
     }
 }
@@ -70,7 +70,7 @@ impl ConfigSpace for Space {
     }
 
     fn write16(&self, address: Address, offset: u16, value: u16) {
-        // Nothing is written to a device that the kernel uses.
+        // Never write to a device that the kernel uses.
         if crashdump_mode() {
             self.0.write16(address, offset, value);
         }
@@ -112,7 +112,7 @@ impl Machine for Linux<'_> {
     }
 }
 
-/// Opens the polled driver of a target. Reads only.
+/// Opens the polled driver of a target. Only reads from the device.
 pub(crate) fn open(
     target: &Target,
     timeout: Nanoseconds,

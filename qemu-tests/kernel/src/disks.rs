@@ -116,8 +116,8 @@ impl Machine for Kernel {
     }
 }
 
-/// Finds the dump partition of a disk that nobody uses yet, by the dump's own driver, and leaves the disk at rest. Gives
-/// its first block, and how many it has.
+/// Finds the dump partition on an unused disk with the dump's own driver, and shuts the disk down afterwards.
+/// Returns its first block and its number of blocks.
 pub(crate) fn locate(
     device: &mut dyn DumpDevice,
     by: &By<'_>,

@@ -1,4 +1,4 @@
-//! Where the dump path is entered.
+//! The entry points of the dump path.
 
 use core::convert::Infallible;
 use core::hint::black_box;
@@ -19,7 +19,7 @@ use dumpcore::{Crash, Dump, DumpDevice, Platform};
 
 use crate::outside::{Least, Slowest};
 
-/// What a kernel brings, unknown to the optimiser.
+/// The input from a kernel, unknown to the optimiser.
 pub(crate) struct Outside<'a> {
     dump: &'a Dump<'static>,
     platform: &'a dyn Platform,
@@ -31,7 +31,7 @@ pub(crate) struct Outside<'a> {
     slowest: &'a mut Slowest,
 }
 
-/// The entry, by the name that linkers look for.
+/// The entry, under the name that linkers expect.
 #[unsafe(no_mangle)]
 fn _start(outside: &mut Outside<'_>) {
     dump(outside);
@@ -43,7 +43,7 @@ fn _start(outside: &mut Outside<'_>) {
     deferred(outside);
 }
 
-/// What a kernel calls, on the CPU that dumps and on those that were stopped.
+/// The calls of a kernel, on the dumping CPU and on stopped ones.
 fn dump(outside: &Outside<'_>) {
     black_box(outside.dump.crash(outside.platform, &outside.crash));
     black_box(outside.dump.snapshot(outside.platform, &outside.crash));
@@ -52,12 +52,12 @@ fn dump(outside: &Outside<'_>) {
     black_box(dumpcore::crashdump_mode());
 }
 
-/// Links all methods of a platform, also those that it does not define itself.
+/// Links all methods of a platform, including default ones.
 fn platform(platform: &dyn Platform) {
     black_box(platform);
 }
 
-/// Links all methods of a device, also those that it does not define itself.
+/// Links all methods of a device, including default ones.
 fn device<D: DumpDevice>(device: &mut D) {
     let device: &mut dyn DumpDevice = device;
     black_box(device);
@@ -99,7 +99,7 @@ impl<P: Registers + 'static, C: ConfigSpace + 'static> Machine for Nowhere<P, C>
     }
 }
 
-/// What a driver calls that keeps its own code through a dump.
+/// The calls of a driver that keeps its own code through a dump.
 fn deferred(outside: &Outside<'_>) {
     let Outside { platform, queues, handler, time, .. } = outside;
     let _ = black_box(queues.set_timer(*platform, *handler, *time));
@@ -109,8 +109,8 @@ fn deferred(outside: &Outside<'_>) {
     wait.pause(*time);
 }
 
-/// Linked only if a panic can be reached. Never inlined, so that its name is there to be found; and it looks at what it is
-/// told, so that the places of panics are there too.
+/// Linked only if a panic is reachable. Never inlined, so that its name can be found. It uses its argument,
+/// so that the locations of panics are linked too.
 #[panic_handler]
 #[inline(never)]
 fn panicked(info: &PanicInfo<'_>) -> ! {

@@ -1,4 +1,4 @@
-//! The system that a subcommand works on: the one that runs, but for tests.
+//! The system that a subcommand works on: the running one, except in tests.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ impl SystemArguments {
         self.system.as_deref().map_or_else(System::running, System::below)
     }
 
-    /// What tells this machine's partitions from those of others.
+    /// The rule that distinguishes this machine's partitions.
     pub(crate) fn owner(&self) -> Owner {
         self.system().owner()
     }

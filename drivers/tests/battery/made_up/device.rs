@@ -1,4 +1,4 @@
-//! The device: one command at a time, of one span of memory, and a record in memory when it is over.
+//! The device: one command at a time with one span of memory, and a completion record in memory.
 
 use dump_drivers::fake::{Chassis, ConfigBytes, DmaMemory, Fake, Model, Trouble};
 
@@ -7,7 +7,7 @@ use super::ferry::registers::{command, register};
 use crate::kind::BLOCK;
 
 const BAR: u64 = 0xfebe_0000;
-/// What a failed command has as its code.
+/// The code of a failed command.
 const FAILED: u32 = 5;
 
 /// The device, in use by another driver.
@@ -23,7 +23,8 @@ pub fn ferry(memory: DmaMemory, blocks: u64, seed: u64) -> Fake<FerryModel> {
     )
 }
 
-/// A command under way: what was written to the command register, ticks until it is over, and which request it is.
+/// The current command: the value of the command register, ticks until completion, and the index of its
+/// request.
 struct UnderWay {
     command: u32,
     ticks: u32,
@@ -35,7 +36,7 @@ pub struct FerryModel {
     registers: [u32; 10],
     ready: bool,
     fatal: bool,
-    /// Ticks until a reset is over.
+    /// Ticks until a reset is complete.
     resetting: Option<u32>,
     under_way: Option<UnderWay>,
     requests: u32,

@@ -20,7 +20,7 @@ pub struct Ferry;
 
 impl Kind for Ferry {
     const NAME: &'static str = "ferry 00:04.0";
-    // What the fuzzer has found for others does for this one too.
+    // The fuzzer's inputs for other drivers serve this one too.
     const CORPUS: &'static str = "nvme";
     /// A flush, and a reset.
     const LIMIT: u64 = 14 * TIMEOUT + 20 * MILLISECOND;
@@ -35,7 +35,7 @@ impl Kind for Ferry {
         kind::open::<FerryDriver, _>(fake, None, arena)
     }
 
-    /// It has one command at a time, so what is over is never mistaken.
+    /// It has one command at a time, so a completion is never ambiguous.
     fn knows(trouble: Trouble) -> bool {
         !matches!(trouble, Trouble::WrongId(_) | Trouble::Duplicate(_) | Trouble::NeverAsked(_))
     }
