@@ -1,7 +1,7 @@
 //! The arena: all the memory that a dump ever uses, handed over while the kernel was healthy.
 //!
-//! Whatever the dump changes lies in here: driver state, rings, buffers, the dump's own stack. The rest
-//! of memory stays as it was at the crash.
+//! Everything that a dump changes is in the arena: driver state, rings, buffers, the dump's own stack. The
+//! rest of memory stays as it was at the crash.
 
 use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
@@ -9,15 +9,15 @@ use core::ptr::NonNull;
 use crate::dma::DmaBuffer;
 use crate::stack::{RED_ZONE, RedZone, STACK_ALIGN, STACK_SIZE};
 
-/// The arena does not have that many bytes left.
+/// The arena has fewer free bytes than were requested.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutOfArena {
-    /// How many were asked for.
+    /// Number of bytes requested.
     pub bytes: usize,
 }
 
-/// Memory from which pieces are taken, from the front, once and for all. What comes first is the dump's own
-/// stack, which is taken at once: whatever grows out of it leaves the arena.
+/// Memory that is handed out from the front and never taken back. [`new`](Arena::new) reserves the dump's own
+/// stack first, so that a stack overflow runs out of the arena.
 #[derive(Debug)]
 pub struct Arena<'a> {
     start: NonNull<u8>,
@@ -25,37 +25,37 @@ pub struct Arena<'a> {
     physical: u64,
     length: usize,
     used: usize,
-    /// The red zone below the dump's stack and that stack, until they are taken; `None` if they did not fit.
+    /// The dump's stack with its red zone below it, until they are taken; `None` if they did not fit.
     stack: Option<NonNull<u8>>,
     _memory: core::marker::PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: the arena is the only handle to the memory it has not given away.
+// SAFETY: the arena is the only handle to the memory that it has not handed out.
 unsafe impl Send for Arena<'_> {}
 
 impl<'a> Arena<'a> {
-    /// What an arena should have for one disk and the default configuration: 1 MiB.
+    /// Recommended size for one disk and the default configuration: 1 MiB.
     pub const DEFAULT_SIZE: usize = 1 << 20;
 
-    /// An arena over `memory`, which stands at `physical` in RAM and at `bus` for devices (usually the same).
+    /// An arena over `memory`, at physical address `physical` and bus address `bus` (usually the same).
     ///
     /// # Safety
-    /// The memory is physically contiguous, `physical` and `bus` are its addresses, and they stay so. It is
-    /// never used for anything else again, not even when the arena is gone: buffers taken from it have no
-    /// lifetime, and devices may hold them.
+    /// The memory is physically contiguous, `physical` and `bus` are its addresses, and they never change. It
+    /// is never used for anything else, not even after the arena is dropped: buffers taken from it have no
+    /// lifetime, and devices may still hold them.
     pub unsafe fn new(memory: &'a mut [u8], physical: u64, bus: u64) -> Arena<'a> {
         let length = memory.len();
-        // SAFETY: the caller's promise; the memory is borrowed for 'a, and by nobody else.
+        // SAFETY: the caller's promise; the memory is exclusively borrowed for 'a.
         unsafe { Arena::at(NonNull::from(memory).cast(), length, physical, bus) }
     }
 
-    /// An arena over the `length` bytes at `start`, as [`new`](Arena::new) makes it of a slice: for who keeps
-    /// a pointer to them, as a device in software does that reads and writes what it is given. Behind an
-    /// exclusive borrow it may not.
+    /// An arena over the `length` bytes at `start`, like [`new`](Arena::new), for a caller that keeps a
+    /// pointer to them. A device implemented in software does: it reads and writes the buffers, which it must
+    /// not do while an exclusive borrow exists.
     ///
     /// # Safety
-    /// As [`new`](Arena::new); and the bytes are valid for reads and writes during 'a, and none is touched by
-    /// others while a reference to it is in use.
+    /// As for [`new`](Arena::new). The bytes are also valid for reads and writes during 'a, and no one else
+    /// touches any of them while a reference to it is in use.
     pub unsafe fn at(start: NonNull<u8>, length: usize, physical: u64, bus: u64) -> Arena<'a> {
         // SAFETY: the caller's promise.
         unsafe { start.write_bytes(0, length) };
@@ -66,12 +66,12 @@ impl<'a> Arena<'a> {
         arena
     }
 
-    /// Size in bytes, the part given away included.
+    /// Size in bytes, including what was handed out.
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// Bytes given away, those lost to alignment included.
+    /// Bytes handed out, including those lost to alignment.
     pub fn used(&self) -> usize {
         self.used
     }
@@ -100,11 +100,11 @@ impl<'a> Arena<'a> {
     /// Memory for a device to read and write, zeroed. `align` is a power of two, at most a page.
     ///
     /// # Errors
-    /// If not that much is left, or if bus and virtual addresses are not aligned alike.
+    /// If not enough is left, or if bus and virtual addresses are aligned differently.
     pub fn dma(&mut self, bytes: usize, align: usize) -> Result<DmaBuffer, OutOfArena> {
         let (start, bus) = self.take(bytes, align.min(crate::format::PAGE_SIZE))?;
-        // SAFETY: take() gives each byte away once; new() has zeroed the memory and was promised its address.
-        // The buffer has no lifetime, but it can only be used through what borrows the arena for 'a: a dump.
+        // SAFETY: take() hands out each byte once; new() has zeroed the memory and was promised its address.
+        // The buffer has no lifetime, but only a dump can use it, and a dump borrows the arena for 'a.
         Ok(unsafe { DmaBuffer::new(start, bus, bytes) })
     }
 
@@ -115,41 +115,41 @@ impl<'a> Arena<'a> {
     pub fn place<T>(&mut self, value: T) -> Result<&'a mut T, OutOfArena> {
         let (start, _) = self.take(size_of::<T>(), align_of::<T>())?;
         let slot = start.cast::<T>();
-        // SAFETY: take() gave us these bytes alone, aligned for T and alive for 'a.
+        // SAFETY: only we got these bytes from take(); they are aligned for T and alive for 'a.
         unsafe {
             slot.write(value);
             Ok(&mut *slot.as_ptr())
         }
     }
 
-    /// The dump's own stack, once, and the red zone below it.
+    /// The dump's own stack with the red zone below it. Can be taken once.
     ///
     /// # Errors
     /// If the arena is too small for it.
     pub(crate) fn own_stack(&mut self) -> Result<(RedZone, &'a mut [u8]), OutOfArena> {
         let start = self.stack.take().ok_or(OutOfArena { bytes: RED_ZONE.saturating_add(STACK_SIZE) })?;
-        // SAFETY: new() took these bytes, and for this alone.
+        // SAFETY: new() reserved these bytes for this purpose only.
         Ok(unsafe { Arena::lay_stack(start, RED_ZONE, STACK_SIZE) })
     }
 
     /// Another stack of `bytes` bytes, with a red zone of `zone` bytes below it.
     ///
     /// # Errors
-    /// If not that much is left.
+    /// If not enough is left.
     pub(crate) fn stack(&mut self, zone: usize, bytes: usize) -> Result<(RedZone, &'a mut [u8]), OutOfArena> {
         let (start, _) = self.take(zone.saturating_add(bytes), STACK_ALIGN)?;
-        // SAFETY: take() gave us these bytes alone.
+        // SAFETY: only we got these bytes from take().
         Ok(unsafe { Arena::lay_stack(start, zone, bytes) })
     }
 
     /// A stack of `bytes` bytes, after a red zone of `zone` bytes that begins at `start`.
     ///
     /// # Safety
-    /// So many bytes from `start` on were taken from the arena with the alignment of stacks, and nobody else
-    /// has them.
+    /// `zone + bytes` bytes from `start` on were taken from the arena with the alignment of stacks, and no
+    /// one else uses them.
     unsafe fn lay_stack(start: NonNull<u8>, zone: usize, bytes: usize) -> (RedZone, &'a mut [u8]) {
-        // SAFETY: the caller's promise; what is taken was zeroed by new() and is alive for 'a, and the zone
-        // and the stack are two parts of it.
+        // SAFETY: the caller's promise; new() zeroed the memory, it is alive for 'a, and zone and stack do
+        // not overlap.
         unsafe {
             (RedZone::lay(start, zone), core::slice::from_raw_parts_mut(start.add(zone).as_ptr(), bytes))
         }
@@ -158,10 +158,10 @@ impl<'a> Arena<'a> {
     /// Plain bytes, zeroed.
     ///
     /// # Errors
-    /// If not that much is left.
+    /// If not enough is left.
     pub fn bytes(&mut self, bytes: usize, align: usize) -> Result<&'a mut [u8], OutOfArena> {
         let (start, _) = self.take(bytes, align)?;
-        // SAFETY: take() gave us these bytes alone, zeroed by new() and alive for 'a.
+        // SAFETY: only we got these bytes from take(); new() zeroed them, and they are alive for 'a.
         Ok(unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), bytes) })
     }
 }

@@ -29,8 +29,8 @@ use crate::text::{Describe, Line};
 use crate::time::Nanoseconds;
 use crate::vitals::Vitals;
 
-/// What was accepted when armed, and must be unchanged at the crash. Plain numbers without padding, so that
-/// their bytes can be checked before any of them is believed.
+/// The settings accepted by `arm()`, which must be unchanged at the crash. They are plain numbers without
+/// padding, so that their bytes can be checked before any of them is trusted.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Settings {
@@ -52,13 +52,13 @@ pub(crate) struct Settings {
     pub(crate) patience: Nanoseconds,
     /// 1 if risky devices may be used.
     pub(crate) allow_risky: u64,
-    /// 1 to go over all healthy targets at once.
+    /// 1 to stripe over all healthy targets.
     pub(crate) stripe: u64,
     /// 1 if the platform knows classes of pages.
     pub(crate) classes: u64,
 }
 
-/// What was accepted of one target.
+/// The settings of one target.
 #[derive(Clone, Copy, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct TargetSettings {
@@ -71,7 +71,7 @@ pub(crate) struct TargetSettings {
 }
 
 impl TargetSettings {
-    /// Where its partition lies.
+    /// Where its partition is.
     pub(crate) fn bounds(&self) -> Bounds {
         Bounds { first: self.first_block, blocks: self.blocks }
     }
@@ -87,7 +87,7 @@ pub(crate) struct ArmedTarget<'a> {
 }
 
 impl ArmedTarget<'_> {
-    /// What stays the same through all of a dump, whatever becomes of its buffer.
+    /// The checksum of all that stays the same throughout a dump, even when buffers are replaced.
     fn lasting(&self) -> u32 {
         let mut digest = Digest::new();
         digest.bytes(self.settings.as_bytes());
@@ -100,7 +100,7 @@ impl ArmedTarget<'_> {
         digest.finish()
     }
 
-    /// What its driver must find unchanged when it takes the device over.
+    /// The checksum of what the driver needs unchanged when it takes the device over.
     fn driver(&self) -> u32 {
         let mut digest = Digest::new();
         self.device.integrity(&mut digest);
@@ -147,12 +147,12 @@ impl Settings {
         Encoding::from_number(self.encoding as u32).unwrap_or(Encoding::Plain)
     }
 
-    /// Whether devices may be used that say they are risky.
+    /// Whether risky devices may be used.
     pub(crate) fn allows_risky(&self) -> bool {
         self.allow_risky != 0
     }
 
-    /// Whether a dump goes over all healthy targets at once.
+    /// Whether a dump is striped over all healthy targets.
     pub(crate) fn stripes(&self) -> bool {
         self.stripe != 0
     }
@@ -168,14 +168,14 @@ impl Settings {
     }
 }
 
-/// Checksums of what must not change for as long as a dump runs, while all the rest does.
+/// Checksums of the parts that must not change while a dump runs.
 #[derive(Clone, Copy)]
 pub(crate) struct Lasting {
     /// Of what all targets share.
     pub(crate) common: u32,
-    /// Of each target's place on its device, its key and so on.
+    /// Of each target's settings, device, key and so on.
     targets: [u32; MAX_TARGETS],
-    /// Of each driver's state, until it takes its device over.
+    /// Of each driver's state, until the driver takes its device over.
     drivers: [u32; MAX_TARGETS],
 }
 
@@ -184,7 +184,7 @@ impl Lasting {
         Lasting { common: 0, targets: [0; MAX_TARGETS], drivers: [0; MAX_TARGETS] };
 }
 
-/// The checksum of what all targets share, and must not change while a dump runs.
+/// The checksum of what all targets share and must not change while a dump runs.
 pub(crate) fn common(settings: &Settings, ram: &[PfnRange], pool: &Pool, zones: &RedZones) -> u32 {
     let mut digest = Digest::new();
     digest.bytes(settings.as_bytes());
@@ -196,12 +196,12 @@ pub(crate) fn common(settings: &Settings, ram: &[PfnRange], pool: &Pool, zones: 
     digest.finish()
 }
 
-/// Two checksums that have to be equal.
+/// Checks that two checksums are equal.
 pub(crate) fn same(armed: u32, now: u32) -> Result<(), Harm> {
     if armed == now { Ok(()) } else { Err(Harm::Integrity { armed, now }) }
 }
 
-/// Targets that have no dump, or not a whole one, and why.
+/// Targets without a complete dump, and why.
 pub(crate) struct Refusals {
     pub(crate) count: u32,
     pub(crate) first: [Refused; MAX_REFUSALS],
@@ -213,12 +213,12 @@ impl Refusals {
         first: [const { Refused { target: U32::new(0), begun: U32::new(0), why: [0; 120] } }; MAX_REFUSALS],
     };
 
-    /// A target has no dump.
+    /// Records that a target has no dump.
     pub(crate) fn refused(&mut self, target: usize, why: &dyn Describe) {
         self.add(target, 0, why);
     }
 
-    /// A target has a dump that was begun and is not whole.
+    /// Records that a target has a dump that was begun but is incomplete.
     pub(crate) fn failed(&mut self, target: usize, why: &dyn Describe) {
         self.add(target, 1, why);
     }
@@ -235,39 +235,39 @@ impl Refusals {
     }
 }
 
-/// Everything that a dump uses; it lives in the arena, and so does all it points to.
+/// Everything that a dump uses. It is in the arena, and so is everything that it points to.
 pub(crate) struct Armed<'a> {
     pub(crate) settings: Settings,
     /// CRC-32 of the settings and of all pointers.
     pub(crate) numbers_crc: u32,
-    /// CRC-32 of what the pointers lead to.
+    /// CRC-32 of the data that the pointers lead to.
     pub(crate) targets_crc: u32,
-    /// What is looked at again while the dump runs.
+    /// Checksums that are compared again while the dump runs.
     pub(crate) lasting: Lasting,
     pub(crate) ram: &'a [PfnRange],
     pub(crate) queues: Option<&'a Queues>,
     pub(crate) targets: [Option<ArmedTarget<'a>>; MAX_TARGETS],
     pub(crate) pool: Pool,
     pub(crate) helper_pool: Option<&'a HelperPool<'a>>,
-    /// What this CPU works on itself.
+    /// The unit that this CPU works on itself.
     pub(crate) own: &'a mut Unit<'a>,
     pub(crate) pack_buffers: PackBuffers<'a>,
     pub(crate) posted: &'a mut PostedWork,
-    /// What the dump under way has written.
+    /// What the running dump has written.
     pub(crate) written: &'a mut Written,
     pub(crate) stack: &'a mut [u8],
     pub(crate) zones: &'a RedZones,
     pub(crate) vitals: &'a Vitals,
     pub(crate) refusals: &'a mut Refusals,
-    /// Dumps that were begun since the keys were made. Protected by a checksum, like the keys: a number that came
-    /// again would make a nonce come again.
+    /// Dumps begun since the keys were made. Protected by a checksum, like the keys: if a number were used
+    /// twice, a nonce would be too.
     pub(crate) attempts: u32,
     /// How the dump ended.
     pub(crate) outcome: Outcome,
 }
 
 impl<'a> Armed<'a> {
-    /// The checksum of all numbers and pointers; follows none of them.
+    /// The checksum of all numbers and pointers. Follows no pointer.
     fn numbers(&self) -> u32 {
         let mut digest = Digest::new();
         digest.bytes(self.settings.as_bytes());
@@ -294,8 +294,8 @@ impl<'a> Armed<'a> {
         digest.finish()
     }
 
-    /// The checksum of what the pointers lead to: the memory map, the helpers' places, and what the devices'
-    /// drivers must find unchanged.
+    /// The checksum of what the pointers lead to: the memory map, the helpers' slots, and what the devices'
+    /// drivers need unchanged.
     fn targets(&self) -> u32 {
         let mut digest = Digest::new();
         for range in self.ram {
@@ -325,7 +325,7 @@ impl<'a> Armed<'a> {
         self.targets_crc = self.targets();
     }
 
-    /// Makes ready for another dump.
+    /// Prepares for another dump.
     pub(crate) fn renew(&mut self) {
         self.pool.renew();
         self.set_integrity();
@@ -334,18 +334,18 @@ impl<'a> Armed<'a> {
     /// Checks the armed state: first the settings, and only then what the pointers lead to.
     ///
     /// # Errors
-    /// What was changed.
+    /// Which checksum differs, or that a stack overflowed.
     pub(crate) fn check_integrity(&self) -> Result<(), Harm> {
         same(self.numbers_crc, self.numbers())?;
         same(self.targets_crc, self.targets())?;
         if self.zones.are_whole() { Ok(()) } else { Err(Harm::Stack) }
     }
 
-    /// Whether what a dump that runs goes by is still whole: what does not change, with the state of those
-    /// drivers that are still to be `called`.
+    /// Checks, while a dump runs, the parts that must not change. Drivers are included until they were
+    /// `called`.
     ///
     /// # Errors
-    /// What is not.
+    /// Which checksum differs, or that a stack overflowed.
     pub(crate) fn check_again(&self, called: impl Fn(usize) -> bool) -> Result<(), Harm> {
         if !self.zones.are_whole() {
             return Err(Harm::Stack);

@@ -3,7 +3,7 @@
 use crate::integrity::Digest;
 use crate::platform::{CodeRange, Platform};
 
-/// CRC-32 of all code ranges that the platform names, and their number of bytes.
+/// CRC-32 of all code ranges that the platform names, and their length in bytes.
 pub(crate) fn checksum(platform: &dyn Platform) -> (u32, u64) {
     let mut digest = Digest::new();
     let mut bytes = 0_u64;

@@ -1,16 +1,17 @@
-//! What the console is told, in whole lines: how far long work has come, and why nothing was written.
+//! Console output in whole lines: progress of long work, and why nothing was written.
 
 use crate::platform::Platform;
 use crate::text::{Describe, Line};
 use crate::time::{Nanoseconds, SECOND};
 
-/// How often progress is told.
+/// Time between two progress lines.
 const EVERY: Nanoseconds = SECOND;
 
 /// Pages in a mebibyte.
 const PAGES_PER_MIB: u64 = 256;
 
-/// Prints one line, with our name in front. Not inlined: the line is on the stack only while it is printed.
+/// Prints one line, prefixed with our name. Not inlined, so that the line is on the stack only while it is
+/// printed.
 #[inline(never)]
 pub fn say(platform: &dyn Platform, words: impl FnOnce(&mut Line)) {
     let mut line = Line::new();
@@ -26,7 +27,7 @@ pub fn seconds(line: &mut Line, span: Nanoseconds) {
     line.decimal(span / SECOND).text(if hundredths < 10 { ".0" } else { "." }).decimal(hundredths).text(" s");
 }
 
-/// Tells how far long work has come, about once a second.
+/// Reports progress of long work, about once a second.
 pub struct Progress<'p> {
     platform: &'p dyn Platform,
     what: &'static str,
@@ -35,13 +36,13 @@ pub struct Progress<'p> {
 }
 
 impl<'p> Progress<'p> {
-    /// Progress of `what`, which begins now.
+    /// Progress of `what`, beginning now.
     pub fn new(platform: &'p dyn Platform, what: &'static str) -> Progress<'p> {
         let now = platform.now();
         Progress { platform, what, begin: now, last_line: now }
     }
 
-    /// `done` of `all` pages or blocks are done.
+    /// Reports that `done` of `all` pages or blocks are done.
     pub fn tell(&mut self, done: u64, all: u64) {
         let now = self.platform.now();
         if now.saturating_sub(self.last_line) < EVERY {

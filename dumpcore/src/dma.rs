@@ -1,12 +1,12 @@
-//! Memory that a device may read and write: buffers from the arena, each owned by exactly one party.
+//! Memory that a device may read and write: buffers from the arena, each with exactly one owner.
 
 use core::ptr::NonNull;
 
 use crate::format::BLOCK_SIZE;
 use crate::platform::Platform;
 
-/// A piece of the arena with an owner. Whoever has it may touch the memory; a request in flight has given it
-/// to the device, so that nobody else can.
+/// A piece of the arena with an owner. Only the owner may touch the memory; a request in flight has passed
+/// ownership to the device.
 #[derive(Debug)]
 pub struct DmaBuffer {
     start: NonNull<u8>,
@@ -17,7 +17,7 @@ pub struct DmaBuffer {
 // SAFETY: a buffer is the only handle to its memory, so moving it moves the memory.
 unsafe impl Send for DmaBuffer {}
 
-/// Where a buffer is: what is kept of one that was given away.
+/// Where a buffer is. It is kept for a buffer that was given away.
 #[derive(Clone, Copy, Debug)]
 pub struct DmaPlace {
     start: NonNull<u8>,
@@ -25,20 +25,21 @@ pub struct DmaPlace {
     length: usize,
 }
 
-// SAFETY: three numbers; touching what they name takes a DmaBuffer.
+// SAFETY: just three numbers; access to the memory takes a DmaBuffer.
 unsafe impl Send for DmaPlace {}
 
 impl DmaPlace {
-    /// The buffer once more.
+    /// Creates the buffer again.
     ///
     /// # Safety
-    /// Whoever had the buffer will not touch its memory any more, and no device writes to it any more.
+    /// The previous owner of the buffer no longer touches its memory, and no device writes to it.
     pub unsafe fn buffer(&self) -> DmaBuffer {
-        // SAFETY: the place is that of a buffer, for which new() was promised the rest.
+        // SAFETY: the place is that of a buffer, for which the promise of new() was made; the caller promises
+        // the rest.
         unsafe { DmaBuffer::new(self.start, self.bus, self.length) }
     }
 
-    /// Everything that must be the same at the crash.
+    /// Feeds everything into `digest` that must be the same at the crash.
     pub fn integrity(&self, digest: &mut crate::integrity::Digest) {
         digest.number(self.start.as_ptr() as u64).number(self.bus).number(self.length as u64);
     }
@@ -53,51 +54,52 @@ impl DmaBuffer {
     /// A buffer over `length` bytes at `start`, which a device sees at bus address `bus`.
     ///
     /// # Safety
-    /// The memory is valid for reads and writes for as long as the buffer or a part of it exists, is
-    /// initialised, and nobody else touches it, but for a device to which the buffer was given. `bus` is
-    /// where the device sees it, without a gap.
+    /// The memory is initialised, and valid for reads and writes as long as the buffer or a part of it
+    /// exists. No one else touches it, except a device that was given the buffer. `bus` is the address at
+    /// which the device sees it, contiguously.
     pub const unsafe fn new(start: NonNull<u8>, bus: u64, length: usize) -> DmaBuffer {
         DmaBuffer { start, bus, length }
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the promise given to new(); a shared borrow of self keeps others from writing.
+        // SAFETY: the promise made to new(); a shared borrow of self keeps others from writing.
         unsafe { core::slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 
     /// The bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: the promise given to new(); the exclusive borrow of self makes this the only access.
+        // SAFETY: the promise made to new(); the exclusive borrow of self makes this the only access.
         unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
     }
 
-    /// Makes its bytes visible to a device that will read them, or ready for one that will write them.
+    /// Makes its bytes visible to a device that will read them, or prepares them for a device that will write
+    /// them.
     pub fn clean_for_device(&self, platform: &dyn Platform) {
         platform.clean_for_device(self.start.as_ptr(), self.length);
     }
 
-    /// Makes what a device wrote visible in its bytes.
+    /// Makes the data that a device wrote visible in its bytes.
     pub fn invalidate_from_device(&self, platform: &dyn Platform) {
         platform.invalidate_from_device(self.start.as_ptr(), self.length);
     }
 
-    /// The bytes as blocks; what is after the last whole block is left out.
+    /// The bytes as blocks, without any bytes after the last whole block.
     pub fn blocks(&self) -> &[[u8; BLOCK_SIZE]] {
         self.bytes().as_chunks().0
     }
 
-    /// The bytes as blocks, to write.
+    /// The bytes as blocks, for writing.
     pub fn blocks_mut(&mut self) -> &mut [[u8; BLOCK_SIZE]] {
         self.bytes_mut().as_chunks_mut().0
     }
 
-    /// Where a device sees the first byte.
+    /// Bus address of the first byte.
     pub fn bus_address(&self) -> u64 {
         self.bus
     }
 
-    /// Where the CPU sees the first byte.
+    /// Virtual address of the first byte.
     pub fn address(&self) -> NonNull<u8> {
         self.start
     }
@@ -112,7 +114,7 @@ impl DmaBuffer {
         self.length == 0
     }
 
-    /// Splits it in two at `at`; beyond the end, the second is empty.
+    /// Splits it in two at `at`. If `at` is beyond the end, the second part is empty.
     pub fn split(self, at: usize) -> (DmaBuffer, DmaBuffer) {
         let at = at.min(self.length);
         // SAFETY: at is within the memory, or just after it.
@@ -126,10 +128,10 @@ impl DmaBuffer {
         (first, second)
     }
 
-    /// Joins two that lie one behind the other, the reverse of [`split`](DmaBuffer::split).
+    /// Joins two adjacent buffers; the reverse of [`split`](DmaBuffer::split).
     ///
     /// # Errors
-    /// Both, if they do not.
+    /// Both buffers, if they are not adjacent.
     pub fn join(self, behind: DmaBuffer) -> Result<DmaBuffer, (DmaBuffer, DmaBuffer)> {
         let end = self.start.as_ptr().wrapping_add(self.length);
         if end != behind.start.as_ptr() || self.bus.wrapping_add(self.length as u64) != behind.bus {

@@ -1,5 +1,5 @@
-//! `Dump`: the one thing that a kernel holds, its states, and the ways in: `arm`, `crash`, `snapshot`,
-//! `help`.
+//! `Dump`, the one object that a kernel holds: its states, and its entry points `arm`, `crash`, `snapshot`
+//! and `help`.
 
 use core::mem::size_of;
 use core::ops::Range;
@@ -18,7 +18,8 @@ use crate::stack::{RED_ZONE, STACK_SIZE};
 use crate::twice::Twice;
 use crate::vitals::{Step, Vitals};
 
-/// The states of a [`Dump`], in the low byte of its state word; the CPU that dumps is in the others.
+/// The states of a [`Dump`], in the low byte of its state word. The other bits hold the number of the dumping
+/// CPU.
 mod state {
     pub(super) const EMPTY: u32 = 0;
     pub(super) const ARMING: u32 = 1;
@@ -26,7 +27,7 @@ mod state {
     pub(super) const DUMPING: u32 = 3;
     pub(super) const SPENT: u32 = 4;
     pub(super) const MASK: u32 = 0xff;
-    /// Beside DUMPING: the kernel goes on afterwards.
+    /// Together with DUMPING: the kernel continues afterwards.
     pub(super) const LIVE: u32 = 1 << 31;
 
     /// The state word of a dump by this CPU.
@@ -40,26 +41,26 @@ mod state {
     }
 }
 
-/// How often a CPU that crashes looks whether the dump goes on that has just begun, or is about to end. That
-/// takes the dump a small part of a second, and the looks a larger one.
+/// How often a crashing CPU polls whether a dump gets past the switch of stacks. The dump needs a small
+/// fraction of a second for that, and this many polls take longer.
 const LOOKS_AT_CROSSING: u32 = 200_000_000;
 
-/// A dump, armed or not: usually one `static` of the kernel.
+/// A dump, armed or not. A kernel usually has one, in a `static`.
 ///
-/// The pointers are stored twice: a stray write that hits them is noticed before they are followed.
+/// The pointers are stored twice, so that a stray write to them is noticed before they are followed.
 pub struct Dump<'a> {
     /// See [`state`].
     state: AtomicU32,
-    /// How many crashes happened inside the dump.
+    /// Number of crashes inside the dump.
     nested: AtomicU32,
     armed: Twice<Armed<'a>>,
     vitals: Twice<Vitals>,
     helper_pool: Twice<HelperPool<'a>>,
-    /// Whether the running dump is of a kernel that goes on.
+    /// Whether the running dump is of a live kernel.
     resumes: AtomicBool,
-    /// Where the CPU that dumps runs; see [`phase`].
+    /// Which stack the dumping CPU runs on; see [`phase`].
     phase: AtomicU32,
-    /// Where the red zone below the dump's stack begins.
+    /// Start of the red zone below the dump's stack.
     stack: Twice<u8>,
 }
 
@@ -78,12 +79,12 @@ impl<'a> Dump<'a> {
         }
     }
 
-    /// Takes the dump back: nothing is armed any more, and [`arm`](Dump::arm) may be called again. False if
-    /// nothing is armed, or a dump is running.
+    /// Disarms the dump, so that [`arm`](Dump::arm) may be called again. Returns false if nothing is armed or
+    /// a dump is running.
     ///
-    /// The keys of encrypted dumps are wiped. Devices are not touched, and the arena's memory is not given
-    /// back by it: what an [`Exclusive`](crate::Ownership::Exclusive) target's device may still hold is the
-    /// caller's to know before the memory is used for anything else.
+    /// Wipes the keys of encrypted dumps. Does not touch devices, and does not free the arena's memory:
+    /// before reusing it, the caller has to know that the device of an
+    /// [`Exclusive`](crate::Ownership::Exclusive) target no longer accesses it.
     pub fn disarm(&self) -> bool {
         let change = |from| {
             self.state.compare_exchange(from, state::ARMING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -94,8 +95,8 @@ impl<'a> Dump<'a> {
         if let Some(armed) = self.armed.take() {
             let bytes = armed.cast::<u8>();
             for at in 0..size_of::<Armed<'_>>() {
-                // SAFETY: the pointer is what arm() stored: a value in the arena that nobody uses any more,
-                // and that is never dropped. It is not looked at, since it may be harmed.
+                // SAFETY: the pointer is what arm() stored: a value in the arena that is no longer used and
+                // is never dropped. It is not read, because it may be damaged.
                 unsafe { bytes.add(at).write_volatile(0) };
             }
         }
@@ -106,15 +107,16 @@ impl<'a> Dump<'a> {
     /// The armed state.
     ///
     /// # Safety
-    /// Only for the CPU that moved the state from ARMED to DUMPING, once, until it moves it on.
+    /// Only for the CPU that moved the state from ARMED to DUMPING; once, and until that CPU moves the state
+    /// on.
     #[allow(clippy::mut_from_ref, reason = "the state word makes it exclusive")]
     unsafe fn take_armed(&self) -> Option<&mut Armed<'a>> {
-        // SAFETY: the pointer is what arm() stored: a value in the arena, alive for 'a, that nobody else uses
+        // SAFETY: the pointer is what arm() stored: a value in the arena, alive for 'a, that no one else uses
         // until the state moves on.
         self.armed.get().map(|mut armed| unsafe { armed.as_mut() })
     }
 
-    /// Where the armed state lies, and its size: for tests that spoil it.
+    /// Address and size of the armed state: for tests that damage it.
     #[cfg(any(test, feature = "test-utils"))]
     pub fn armed_state(&self) -> (*mut u8, usize) {
         (self.armed.raw().cast(), size_of::<Armed<'_>>())
@@ -134,18 +136,18 @@ impl<'a> Dump<'a> {
         })
     }
 
-    /// The helper pool, once armed, if there is one.
+    /// The helper pool, if one is armed.
     fn helper_pool(&self) -> Option<&'a HelperPool<'a>> {
         // SAFETY: the pointer is what arm() stored: a value in the arena, shared for 'a.
         self.helper_pool.get().map(|helper_pool| unsafe { helper_pool.as_ref() })
     }
 
-    /// Takes over everything that a dump to one of `targets`, best first, will need, and protects it with a checksum. `arena`
-    /// should have [`Arena::DEFAULT_SIZE`]; a smaller one makes a slower dump. Where nothing is optimised it
-    /// takes some 60 KiB of stack.
+    /// Acquires everything that a dump to one of `targets`, best first, will need, and protects it with a
+    /// checksum. `arena` should have [`Arena::DEFAULT_SIZE`]; a smaller one makes the dump slower. Without
+    /// optimisation this uses some 60 KiB of stack.
     ///
     /// # Errors
-    /// Why the dump cannot be armed. The devices are at rest again, and nothing on them was changed.
+    /// Why the dump cannot be armed. The devices are idle again and unchanged.
     pub fn arm(
         &self,
         platform: &dyn Platform,
@@ -179,24 +181,25 @@ impl<'a> Dump<'a> {
 impl<'a> Dump<'a> {
     /// Dumps, from the moment of the crash to the reset policy. Interrupts must be off on this CPU.
     ///
-    /// May be called by several CPUs at once, and again by code that crashes inside the dump. Should the
-    /// policy be to return, the dump is armed again: the next crash dumps after this one.
+    /// May be called by several CPUs at once, and again by code that crashes inside the dump. If the reset
+    /// policy is to return, the dump is armed again: the next crash writes its dump after this one.
     pub fn crash(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
         self.dump(platform, crash, Kernel::Crashed)
     }
 
-    /// Dumps a live kernel, which goes on afterwards: the other CPUs are frozen, memory is written, the
+    /// Dumps a live kernel, which continues afterwards: the other CPUs are stopped, memory is written, the
     /// device is shut down, the CPUs are [resumed](Platform::resume_cpus), and the dump is armed again. The
-    /// disk must be the dump's own, or one whose driver can take it back. Interrupts must be off on this CPU.
+    /// disk must be reserved for the dump, or have a driver that can take it back. Interrupts must be off on
+    /// this CPU.
     ///
-    /// A crash inside of it is a crash: then comes the reset policy.
+    /// A crash during the snapshot is treated as a crash: the reset policy follows.
     pub fn snapshot(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
         self.dump(platform, crash, Kernel::Live)
     }
 
-    /// What a stopped CPU may do when it has recorded its registers: helps the dump that stopped it, on a
-    /// stack in the arena, until that is over. Returns at once if there is nothing to help with. The caller
-    /// then stays stopped; or, if the kernel [goes on](Dump::resumes), waits to be resumed.
+    /// For a stopped CPU that has recorded its registers: helps the running dump, on a stack in the arena,
+    /// until the dump is over. Returns at once if there is nothing to help with. Afterwards the caller stays
+    /// stopped or, if the kernel [continues](Dump::resumes), waits to be resumed.
     pub fn help(&self, platform: &dyn Platform) {
         if let Some(helper_pool) = self.helper_pool() {
             helper_pool
@@ -204,7 +207,7 @@ impl<'a> Dump<'a> {
         }
     }
 
-    /// Whether the dump that runs is one of a [live kernel](Dump::snapshot).
+    /// Whether the running dump is a [snapshot of a live kernel](Dump::snapshot).
     pub fn resumes(&self) -> bool {
         self.resumes.load(Ordering::Acquire)
     }
@@ -230,8 +233,8 @@ impl<'a> Dump<'a> {
         }
         self.resumes.store(kernel == Kernel::Live, Ordering::Release);
         self.nested.store(0, Ordering::Release);
-        // SAFETY: this CPU alone moved the state from ARMED to DUMPING, and uses it only until the state
-        // moves on.
+        // SAFETY: only this CPU moved the state from ARMED to DUMPING, and it uses the armed state only until
+        // it moves the state on.
         let armed = unsafe { self.take_armed() };
         let entry = Entry { platform, crash, kernel, cpu, phase: &self.phase, vitals: self.vitals() };
         let End { outcome, harmed, stopped } = crash::run(armed, &entry);
@@ -242,7 +245,7 @@ impl<'a> Dump<'a> {
         outcome
     }
 
-    /// There is nothing to dump with: never armed, or an earlier dump found the armed state harmed.
+    /// Nothing can be dumped: never armed, or an earlier dump found the armed state damaged.
     fn not_armed(&self, platform: &dyn Platform, found: u32, kernel: Kernel) -> Outcome {
         let spent = found == state::SPENT;
         say(platform, |line| {
@@ -254,21 +257,22 @@ impl<'a> Dump<'a> {
         Outcome::NotArmed
     }
 
-    /// Whether it is the dump itself that crashed, and not another CPU while it runs: `found` is the state
-    /// word, and `mine` what it would be if this CPU dumped. That goes by the stack, which a platform cannot
-    /// forget, as it can the CPU's number.
+    /// Whether the dump itself crashed, rather than another CPU while it runs. `found` is the state word, and
+    /// `mine` what it would be if this CPU were dumping. The stack decides: a platform may report a wrong CPU
+    /// number, but the stack is where it is.
     #[inline(never)]
     fn is_inside(&self, found: u32, mine: u32, registers: &Registers) -> bool {
         let marker = 0_u8;
         let here = (&raw const marker).addr();
         let stack = self.own_stack();
-        // A fault may be handled on a stack of its own; the registers then say where it came from.
+        // A fault may be handled on another stack; then the registers tell where it came from.
         if stack.contains(&here) || stack.contains(&(registers.stack_pointer() as usize)) {
             return true;
         }
         let alike = found & !state::LIVE == mine;
         if alike && self.phase.load(Ordering::Acquire) == phase::CROSSING {
-            // Another CPU soon is on the dump's stack, or done. This one would never be, while it looks.
+            // If the dump runs on another CPU, that CPU will soon be on the dump's stack, or done. If it is
+            // this one, that never happens while it polls.
             let moved_on = |_| {
                 self.phase.load(Ordering::Acquire) != phase::CROSSING
                     || self.state.load(Ordering::Acquire) != found
@@ -277,12 +281,12 @@ impl<'a> Dump<'a> {
                 return true;
             }
         }
-        // Without a stack of its own, the number is all there is.
+        // Without a stack of its own, the CPU number is all there is.
         alike && self.phase.load(Ordering::Acquire) == phase::BORROWED_STACK
     }
 
-    /// A crash inside the dump: a short record, and the reset policy. The second time, not even the record,
-    /// and the third time nothing, since then it is the reset that crashes.
+    /// A crash inside the dump: a short record, and the reset policy. The second time, only the reset policy.
+    /// The third time nothing, because then it is the reset that crashes.
     fn crashed_inside(&self, platform: &dyn Platform, crash: &Crash<'_>) -> Outcome {
         let before = self.nested.fetch_add(1, Ordering::AcqRel);
         let vitals = self.vitals();
@@ -297,7 +301,7 @@ impl<'a> Dump<'a> {
                 report::on_one_line(line, crash.message);
             });
         }
-        // Also where the kernel was to go on: what crashes inside a dump is a crash.
+        // Even for a live kernel: a crash inside a dump is a crash.
         reset::carry_out(platform, Kernel::Crashed, vitals);
         Outcome::Nested
     }

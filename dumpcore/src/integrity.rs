@@ -1,14 +1,14 @@
-//! The checksum of the armed state, and what it finds when that was harmed.
+//! The checksum of the armed state, and the errors it detects.
 
 use crate::format::crc::Crc32;
 use crate::text::{Describe, Line};
 
-/// What makes the dump itself one that must not write any more.
+/// Damage after which a dump must not write any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Harm {
-    /// A stack in the arena has overflowed: what lies below it is not what it was.
+    /// A stack in the arena has overflowed: the memory below it was overwritten.
     Stack,
-    /// What a checksum protects was changed.
+    /// Data protected by a checksum has changed.
     Integrity {
         /// Its checksum when armed.
         armed: u32,
@@ -38,7 +38,7 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// Nothing taken in yet.
+    /// The state before any input.
     pub fn new() -> Digest {
         Digest { crc: Crc32::new() }
     }
@@ -54,7 +54,7 @@ impl Digest {
         self.bytes(&number.to_le_bytes())
     }
 
-    /// The checksum of all that was taken in.
+    /// The checksum of all input.
     pub fn finish(self) -> u32 {
         self.crc.finish()
     }

@@ -1,9 +1,10 @@
 //! diskdump's core: from a panic to a dump on disk.
 //!
-//! The story, in order, and where each part is told:
+//! The story, in order, and where to find each part:
 //!
-//! 1. While the kernel is healthy, [`Dump::arm`] takes over everything that a dump will need and protects it
-//!    with a checksum ([`arm`], [`arena`], [`integrity`]); [`locate`] finds the partition in the disk's [`table`].
+//! 1. While the kernel is healthy, [`Dump::arm`] acquires everything that a dump will need and protects it
+//!    with a checksum ([`arm`], [`arena`], [`integrity`]); [`locate`] finds the partition in the disk's
+//!    [`table`].
 //! 2. The kernel crashes and calls [`Dump::crash`] (`dump`): crashdump mode begins, and the armed state is
 //!    checked (`crash`).
 //! 3. The other CPUs are stopped, and the dump path's own code is checked (`crash::steps`).
@@ -12,7 +13,7 @@
 //! 6. The headers are closed, the device is shut down (`crash::close`).
 //! 7. The outcome goes to the [`console`], and the reset policy is carried out.
 //!
-//! Nothing from step 2 on allocates, waits without a deadline, or panics.
+//! From step 2 on, nothing allocates, waits without a deadline, or panics.
 
 #![cfg_attr(not(any(test, feature = "test-utils")), no_std)]
 #![warn(missing_docs)]

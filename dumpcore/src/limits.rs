@@ -1,10 +1,10 @@
-//! How many of each there can be: what a dump holds is in arrays of these sizes.
+//! Maximum counts: a dump keeps its state in arrays of these sizes.
 
-/// Targets of a dump, at most.
+/// Maximum number of targets of a dump.
 pub const MAX_TARGETS: usize = 4;
 
-/// CPUs that can help, at most.
+/// Maximum number of helpers.
 pub const MAX_HELPERS: usize = 8;
 
-/// Buffers in a pool, at most.
+/// Maximum number of buffers in a pool.
 pub const MAX_BUFFERS: usize = 16;

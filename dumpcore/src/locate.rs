@@ -1,8 +1,8 @@
-//! Finding the partition that dumps go to, while the kernel is healthy: by what the disk's [partition
-//! table](crate::table) says of it, or by the label that `savecore format` laid.
+//! Finds the partition for dumps while the kernel is healthy: in the disk's [partition table](crate::table),
+//! or by the label that `savecore format` wrote.
 //!
-//! Nothing here runs after a crash. What was found goes into a [`Target`](crate::Target), and the crash
-//! checks the label again.
+//! Nothing here runs after a crash. The result goes into a [`Target`](crate::Target), and the crash checks
+//! the label again.
 
 use crate::device::{DeviceError, Direction, DumpDevice};
 use crate::dma::DmaBuffer;
@@ -15,11 +15,11 @@ use crate::table::{
 use crate::text::{Describe, Line, display_by_describe};
 use crate::wait::Wait;
 
-/// Bytes to blocks.
+/// log2 of the bytes in a block.
 const BLOCK_SHIFT: u32 = BLOCK_SIZE.trailing_zeros();
 /// Reads blocks of a disk, by whatever means the kernel has.
 pub trait ReadBlocks {
-    /// Whole blocks of 4096 bytes on the disk.
+    /// Size of the disk in whole blocks of 4096 bytes.
     fn blocks(&self) -> u64;
 
     /// Reads a block.
@@ -28,14 +28,14 @@ pub trait ReadBlocks {
     /// Why it could not be read.
     fn read(&mut self, block: u64, into: &mut Block) -> Result<(), DeviceError>;
 
-    /// Bytes in the disk's logical sectors, in which its partition table counts. Without an answer both usual
-    /// sizes are tried, and a table that makes sense in both is refused.
+    /// Size of the disk's logical sectors in bytes, in which its partition table counts. If unknown, both
+    /// usual sizes are tried, and a table that is valid in both is refused.
     fn sector_size(&self) -> Option<u32> {
         None
     }
 }
 
-/// A disk that nobody else uses, [quiesced](DumpDevice::quiesce), read by the dump's own driver.
+/// A disk that no one else uses, [quiesced](DumpDevice::quiesce), and read by the dump's own driver.
 pub struct Polled<'p> {
     device: &'p mut dyn DumpDevice,
     wait: &'p Wait<'p>,
@@ -43,7 +43,7 @@ pub struct Polled<'p> {
 }
 
 impl<'p> Polled<'p> {
-    /// Reads `device` by way of `buffer`, which must be one block.
+    /// Reads `device` through `buffer`, which must be one block.
     pub fn new(device: &'p mut dyn DumpDevice, wait: &'p Wait<'p>, buffer: DmaBuffer) -> Polled<'p> {
         Polled { device, wait, buffer: Some(buffer) }
     }
@@ -74,22 +74,21 @@ impl ReadBlocks for Polled<'_> {
     }
 }
 
-/// What the partition is known by.
+/// How the partition is identified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum By<'b> {
-    /// Its own GUID in the table, as it is printed: the first three fields are stored little-endian, here
-    /// they are not.
+    /// Its own GUID in the table, in printed order (on disk the first three fields are little-endian).
     Guid([u8; 16]),
-    /// What Linux writes as the PARTUUID of a partition in a DOS table, such as `5f0e8a3c-02`.
+    /// The PARTUUID that Linux gives a partition in a DOS table, such as `5f0e8a3c-02`.
     Dos {
-        /// The disk's signature, in front of the dash.
+        /// The disk's signature, before the dash.
         signature: u32,
-        /// The partition's number, after it.
+        /// The partition's number, after the dash.
         number: u32,
     },
     /// Its name in a GUID table.
     Name(&'b str),
-    /// The uuid of its label, or of the label of a disk without a table.
+    /// The uuid of its label; also for a disk without a table that begins with a label.
     Label(Uuid),
 }
 
@@ -98,62 +97,62 @@ pub enum By<'b> {
 pub struct Found {
     /// Its first block on the disk, in units of 4096 bytes.
     pub first_block: u64,
-    /// Its size in blocks; what is left behind the last whole one is not counted.
+    /// Its size in whole blocks.
     pub blocks: u64,
     /// Its label's uuid, if it has a label.
     pub uuid: Option<Uuid>,
-    /// The public key that its label demands dumps to be encrypted to.
+    /// The public key to which its label demands encryption.
     pub recipient: Option<PublicKey>,
 }
 
-/// Why it was not found.
+/// Why the partition was not found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NotFound {
     /// The disk could not be read.
     Device {
-        /// Which block.
+        /// The block.
         block: u64,
         /// Why.
         error: DeviceError,
     },
     /// The disk has no partition table (and no label at its beginning). A GUID table counts only if the first
-    /// sector says so.
+    /// sector has a protective MBR.
     NoTable,
-    /// The first sector says that the disk has a GUID table, and it has none.
+    /// The first sector announces a GUID table, but there is none.
     NoGuidTable,
-    /// The table makes sense in sectors of 512 and of 4096 bytes, and says something else in each.
+    /// The table is valid in sectors of 512 and of 4096 bytes, with different contents.
     TwoTables,
-    /// The header of the GUID table, at both ends, says something that no table says.
+    /// Both copies of the GUID table's header have a field with an impossible value.
     BadTable {
-        /// Which field.
+        /// The field.
         what: &'static str,
-        /// What it says.
+        /// Its value.
         value: u64,
     },
-    /// No partition is known by that.
+    /// No partition matches.
     Nothing,
-    /// More than one is.
+    /// More than one partition matches.
     Several,
-    /// It does not begin at a block of 4096 bytes: no block of it could be written by itself.
+    /// It does not begin at a multiple of 4096 bytes, so its blocks could not be written on their own.
     OddStart {
         /// The sector that it begins at.
         sector: u64,
-        /// Bytes in a sector.
+        /// Size of a sector in bytes.
         sector_size: u64,
     },
-    /// The table says that it reaches beyond the end of the disk, or ends before it begins.
+    /// According to the table, it reaches beyond the end of the disk or ends before it begins.
     BeyondDisk {
         /// The first block after it.
         end: u64,
-        /// Blocks that the disk has.
+        /// Size of the disk in blocks.
         blocks: u64,
     },
-    /// It has blocks in common with another partition.
+    /// It overlaps another partition.
     Over {
         /// The other one's number.
         number: u32,
     },
-    /// A part of the table lies in it.
+    /// It overlaps the partition table.
     OverTable,
 }
 
@@ -205,13 +204,13 @@ impl Describe for NotFound {
 
 display_by_describe!(NotFound);
 
-/// Finds a partition. `scratch` is a block to read into; what is in it afterwards means nothing.
+/// Finds a partition. `scratch` is a block to read into; its content afterwards is meaningless.
 ///
 /// # Errors
-/// Why there is none, or none that can be used.
+/// Why there is none, or none that is usable.
 pub fn find(disk: &mut dyn ReadBlocks, by: &By<'_>, scratch: &mut Block) -> Result<Found, NotFound> {
     let mut reader = Reader { disk, block: None, bytes: scratch };
-    // A disk may be one partition, from its first block on.
+    // The whole disk may be one partition.
     if let (Some(uuid), recipient) = reader.label(0)? {
         let blocks = reader.disk.blocks();
         return match by {
@@ -229,7 +228,7 @@ pub fn find(disk: &mut dyn ReadBlocks, by: &By<'_>, scratch: &mut Block) -> Resu
     let [small, large] = SECTOR_SIZES.map(|size| reader.fitting(size));
     match (small, large) {
         (Ok((table, _)), Err(_)) | (Err(_), Ok((table, _))) => reader.find(&table, by),
-        // What is wrong with a table says more than that there is none.
+        // An error in a table says more than the absence of one.
         (Err(NotFound::NoTable | NotFound::NoGuidTable), Err(why)) | (Err(why), Err(_)) => Err(why),
         (Ok((small, fits)), Ok((large, fits_too))) if fits != fits_too => {
             reader.find(if fits > fits_too { &small } else { &large }, by)
@@ -238,7 +237,7 @@ pub fn find(disk: &mut dyn ReadBlocks, by: &By<'_>, scratch: &mut Block) -> Resu
             let (small, large) = (reader.find(&small, by), reader.find(&large, by));
             match (small, large, by) {
                 (small, large, _) if small == large => small,
-                // The label itself says that it is this one.
+                // The label identifies it, whichever sector size is right.
                 (Ok(found), Err(NotFound::Nothing), By::Label(_))
                 | (Err(NotFound::Nothing), Ok(found), By::Label(_)) => Ok(found),
                 _ => Err(NotFound::TwoTables),
@@ -247,7 +246,7 @@ pub fn find(disk: &mut dyn ReadBlocks, by: &By<'_>, scratch: &mut Block) -> Resu
     }
 }
 
-/// Reads pieces of a disk, and keeps the last block.
+/// Reads single blocks of a disk and caches the last one.
 struct Reader<'r> {
     disk: &'r mut dyn ReadBlocks,
     block: Option<u64>,
@@ -272,7 +271,7 @@ impl ReadSectors for Reader<'_> {
 }
 
 impl Reader<'_> {
-    /// Reads a block, unless it is the last one that was read.
+    /// Reads a block, unless it is the cached one.
     fn take(&mut self, block: u64) -> Result<(), NotFound> {
         if self.block != Some(block) {
             let blocks = self.disk.blocks();
@@ -286,12 +285,12 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The disk's table in sectors of this size.
+    /// The disk's table, read with this sector size.
     fn table(&mut self, sector_size: u32) -> Result<Table, NotFound> {
         Table::read(self, sector_size).map_err(not_found)
     }
 
-    /// The same, and how well it fits; one of which nothing lies on the disk is none.
+    /// The table with its fitness. A table of which no partition fits on the disk does not count.
     fn fitting(&mut self, sector_size: u32) -> Result<(Table, Fitness), NotFound> {
         let table = self.table(sector_size)?;
         match table.fitness(self).map_err(not_found)? {
@@ -300,11 +299,11 @@ impl Reader<'_> {
         }
     }
 
-    /// The only partition of a table that is known by that.
+    /// The only partition in a table that matches.
     fn find(&mut self, table: &Table, by: &By<'_>) -> Result<Found, NotFound> {
         let mut found = None;
         let mut pieces = table.pieces();
-        // Each turn takes a partition, of which there is an end.
+        // Each turn takes a partition, and their number is limited.
         while let Some(slot) = pieces.next_slot(self).map_err(not_found)? {
             if self.is(table, &slot, by)? && found.replace(slot).is_some() {
                 return Err(NotFound::Several);
@@ -313,7 +312,7 @@ impl Reader<'_> {
         let slot = found.ok_or(NotFound::Nothing)?;
         let (first_block, blocks) = self.place(table, &slot)?;
         let mut pieces = table.pieces();
-        // Each turn takes a piece, of which there is an end.
+        // Each turn takes a piece, and their number is limited.
         while let Some(piece) = pieces.next(self).map_err(not_found)? {
             match slot.fault_beside(&piece) {
                 Some(Fault::Over(number)) => return Err(NotFound::Over { number }),
@@ -332,13 +331,13 @@ impl Reader<'_> {
             By::Name(name) => Ok(slot.name.is(name)),
             By::Label(uuid) => match self.place(table, slot) {
                 Ok((first, _)) => Ok(self.label(first)?.0 == Some(uuid)),
-                // What cannot hold a label is not the one.
+                // A partition that cannot hold a label does not match.
                 Err(_) => Ok(false),
             },
         }
     }
 
-    /// First block, and how many.
+    /// First block and number of blocks.
     fn place(&self, table: &Table, slot: &Slot) -> Result<(u64, u64), NotFound> {
         let (start, length) = (slot.place.start, slot.place.length);
         if slot.fault(self.size()).is_some() {
@@ -356,7 +355,7 @@ impl Reader<'_> {
         Ok((start >> BLOCK_SHIFT, length >> BLOCK_SHIFT))
     }
 
-    /// What the label in a partition's first block says, if it is one.
+    /// The uuid and recipient in a partition's label, if its first block is a label.
     fn label(&mut self, first: u64) -> Result<(Option<Uuid>, Option<PublicKey>), NotFound> {
         self.take(first)?;
         Ok(Label::parse(self.bytes)

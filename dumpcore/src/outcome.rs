@@ -1,4 +1,5 @@
-//! What a dump begins with and how it ends: the crash, the outcome, and why nothing or not all was written.
+//! The input and the result of a dump: the crash, the outcome, and why nothing, or not everything, was
+//! written.
 
 use crate::device::DeviceError;
 use crate::format::header::{Incomplete, Trigger};
@@ -8,10 +9,10 @@ use crate::platform::Registers;
 use crate::text::{Describe, Line, display_by_describe};
 use crate::wait::Wait;
 
-/// What the kernel knows of its crash.
+/// What the kernel knows about its crash.
 #[derive(Clone, Copy, Debug)]
 pub struct Crash<'a> {
-    /// What made it call.
+    /// Why the kernel called.
     pub trigger: Trigger,
     /// The panic message.
     pub message: &'a str,
@@ -19,44 +20,44 @@ pub struct Crash<'a> {
     pub registers: &'a Registers,
 }
 
-/// How a dump ended. On most kernels nobody sees it, since the reset policy comes first.
+/// How a dump ended. On most kernels it is never seen, because the reset policy comes first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// Nothing is armed, or an earlier dump found the armed state harmed.
+    /// Nothing is armed, or an earlier dump found the armed state damaged.
     NotArmed,
-    /// Another CPU is dumping: the caller should wait for its end, open to its NMI.
+    /// Another CPU is dumping: the caller should wait for its NMI and for the end of the dump.
     OtherCpu {
-        /// Which, by the platform's numbers.
+        /// The other CPU's number.
         cpu: u32,
-        /// Whether that is a [snapshot](crate::Dump::snapshot), after which the kernel goes on. Nobody has
-        /// dumped this crash then: the caller has to call [`crash`](crate::Dump::crash) once more, and until
-        /// it is told anything else.
+        /// Whether that is a [snapshot](crate::Dump::snapshot), after which the kernel continues. The
+        /// caller's crash is then not dumped yet: it has to call [`crash`](crate::Dump::crash) again, until
+        /// the outcome is a different one.
         resumes: bool,
     },
-    /// The dump itself crashed on this CPU. What it had written is a dump in progress.
+    /// The dump itself crashed on this CPU. The part already written is a dump in progress.
     Nested,
-    /// Nothing was written, not a block.
+    /// Nothing was written, not even a block.
     Refused(Refusal),
-    /// A dump was begun and ended early, in order.
+    /// A dump was begun, ended early, and was closed.
     Incomplete(Incomplete),
-    /// A dump was begun, or perhaps not even that, and could not be closed: it stays one in progress,
-    /// readable as far as it came.
+    /// A dump could not be closed, or perhaps not even be begun: it stays in progress, readable as far as it
+    /// got.
     Unclosed(DeviceError),
-    /// A whole dump is on the medium.
+    /// The complete dump is on the medium.
     Complete,
 }
 
 /// Why nothing was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// The armed state was changed since it was armed.
+    /// The armed state has changed since it was armed.
     Integrity {
         /// Its checksum when armed.
         armed: u32,
         /// Its checksum now.
         now: u32,
     },
-    /// The dump path's own code or read-only data was changed.
+    /// The dump path's own code or read-only data has changed.
     Code {
         /// Its checksum when armed.
         armed: u32,
@@ -65,13 +66,13 @@ pub enum Refusal {
     },
     /// The device cannot be used.
     Unusable(DeviceError),
-    /// The device says that it is risky, and risky ones are not allowed.
+    /// The device reports itself as risky, and risky devices are not allowed.
     Risky(DeviceError),
     /// The device could not be taken over.
     Takeover(DeviceError),
     /// The partition may not be written.
     Unfit(Unfit),
-    /// The pointer to the armed state was changed.
+    /// The pointer to the armed state has changed.
     Pointer,
     /// A stack in the arena has overflowed.
     Stack,
@@ -122,26 +123,26 @@ display_by_describe!(Refusal);
 pub enum Ended {
     /// The partition is full.
     Full,
-    /// The time budget is spent but for what closing takes.
+    /// The time budget is used up, except for the time that closing takes.
     Budget,
     /// A device failed.
     Device {
-        /// Which member it is in.
+        /// The member with the device.
         member: usize,
-        /// How.
+        /// The error.
         error: DeviceError,
     },
-    /// A block ahead does not hold its pattern.
+    /// A block ahead of the writes does not hold its pattern.
     Pattern {
-        /// Which member it is in.
+        /// The member with the block.
         member: usize,
-        /// Which block, relative to the partition.
+        /// The block's number, relative to the partition.
         block: u64,
     },
 }
 
 impl Ended {
-    /// The device of a member failed. But waiting that the end of the budget cut short says nothing of the
+    /// A member's device failed. A wait that was cut short by the end of the budget is not held against the
     /// device.
     pub fn device(member: usize, error: DeviceError, wait: &Wait<'_>) -> Ended {
         match error {
@@ -158,7 +159,7 @@ impl Ended {
         }
     }
 
-    /// How the header says it.
+    /// The reason, as stored in the header.
     pub fn reason(&self) -> Incomplete {
         match self {
             Ended::Full => Incomplete::Full,

@@ -1,9 +1,9 @@
-//! The dump's own stack: where it lies, how much of it was used, and how an overflow is found out.
+//! The dump's own stack: where it is, how its use is measured, and how an overflow is detected.
 //!
-//! It comes first in the arena, so what grows out of it leaves the arena and never runs into what the dump
-//! trusts. Below it is a red zone, memory with a known pattern, as below the stack of each CPU that helps. A
-//! zone that was written to means that nothing can be relied on any more: it is looked at before each write
-//! to a disk, and there is none afterwards.
+//! It is the first thing in the arena, so an overflow leaves the arena and never reaches memory that the dump
+//! trusts. Below it is a red zone with a known pattern, as below each helper's stack. If a zone was written
+//! to, nothing can be trusted any more: the zones are checked before each write to a disk, and no write
+//! happens after one is damaged.
 
 use core::ptr::NonNull;
 
@@ -12,56 +12,56 @@ use zeroize::Zeroize;
 use crate::integrity::Digest;
 use crate::limits::MAX_HELPERS;
 
-/// Bytes of the stack that the dump runs on. Code that is not optimised needs more than 22,000 of them.
+/// Size in bytes of the stack that the dump runs on. Unoptimised code needs more than 22,000 bytes.
 pub const STACK_SIZE: usize = if cfg!(debug_assertions) { 64 << 10 } else { 16 << 10 };
 
-/// Bytes of a helping CPU's stack.
+/// Size in bytes of a helper's stack.
 pub const HELPER_STACK: usize = if cfg!(debug_assertions) { 24 << 10 } else { 8 << 10 };
 
-/// Bytes of the red zone below the dump's stack: as long as the largest frame that is not probed page by
-/// page, so none reaches over it.
+/// Size in bytes of the red zone below the dump's stack: as large as the largest frame that is not probed
+/// page by page, so that no frame skips it.
 pub const RED_ZONE: usize = 4 << 10;
 
-/// Bytes of the red zone below a helping CPU's stack, on which there are no large frames.
+/// Size in bytes of the red zone below a helper's stack, on which there are no large frames.
 pub const HELPER_RED_ZONE: usize = 1 << 10;
 
-/// What a stack is aligned to.
+/// Alignment of a stack.
 pub(crate) const STACK_ALIGN: usize = 64;
 
-/// What the stack is painted with, so that its use can be measured.
+/// The paint on unused stack, so that its use can be measured.
 pub(crate) const STACK_PAINT: u8 = 0xa5;
 
-/// Memory below a stack that nobody writes to.
+/// Memory below a stack that must not be written to.
 #[derive(Clone, Copy, Debug)]
 pub struct RedZone {
     start: NonNull<u64>,
     words: usize,
 }
 
-// SAFETY: two numbers; who looks at what they name reads it as memory that anybody may change.
+// SAFETY: two numbers; the memory that they name is only read volatilely, as memory that may change.
 unsafe impl Send for RedZone {}
 // SAFETY: as above.
 unsafe impl Sync for RedZone {}
 
 impl RedZone {
-    /// Lays the pattern over `bytes` bytes at `start`.
+    /// Fills the `bytes` bytes at `start` with the pattern.
     ///
     /// # Safety
-    /// They are aligned to 8, can be read and written for good, and are used for nothing else.
+    /// They are aligned to 8, stay readable and writable for good, and are used for nothing else.
     pub(crate) unsafe fn lay(start: NonNull<u8>, bytes: usize) -> RedZone {
         let zone = RedZone { start: start.cast(), words: bytes / 8 };
         for number in 0..zone.words {
-            // SAFETY: inside of what the caller promised.
+            // SAFETY: within the bytes that the caller promised.
             unsafe { zone.start.add(number).write_volatile(word(number)) };
         }
         zone
     }
 
-    /// Whether nobody has written to it.
+    /// Whether it is unchanged.
     pub(crate) fn is_whole(&self) -> bool {
         (0..self.words).all(|number| {
-            // SAFETY: inside of what lay() was promised. Volatile, since an overflow writes to it behind the
-            // compiler's back.
+            // SAFETY: within the bytes promised to lay(). Volatile, because an overflow writes to it without
+            // the compiler's knowledge.
             unsafe { self.start.add(number).read_volatile() == word(number) }
         })
     }
@@ -71,7 +71,7 @@ impl RedZone {
     }
 }
 
-/// The pattern: no word comes twice, and none is an address or small.
+/// The pattern: no word occurs twice, and none is small or an address.
 fn word(number: usize) -> u64 {
     (number as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
@@ -81,17 +81,17 @@ fn word(number: usize) -> u64 {
 pub struct RedZones([Option<RedZone>; 1 + MAX_HELPERS]);
 
 impl RedZones {
-    /// None: for code that runs on no stack of the arena.
+    /// No zones: for code that does not run on a stack in the arena.
     pub const NONE: RedZones = RedZones([None; 1 + MAX_HELPERS]);
 
-    /// That of the dump's own stack.
+    /// The zone of the dump's own stack.
     pub(crate) fn new(own: RedZone) -> RedZones {
         let mut zones = RedZones::NONE;
         zones.add(own);
         zones
     }
 
-    /// Adds one; there is a place for each CPU that may help.
+    /// Adds a zone; there is room for one per helper.
     pub(crate) fn add(&mut self, zone: RedZone) {
         if let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) {
             *free = Some(zone);
@@ -110,10 +110,10 @@ impl RedZones {
     }
 }
 
-/// Bytes below a frame that are wiped: more than agreeing on a key takes.
+/// Bytes wiped below a frame: more than the key agreement uses.
 const WIPED: usize = if cfg!(debug_assertions) { 16 << 10 } else { 6 << 10 };
 
-/// Wipes the stack below the caller's frame: what functions that have returned left there.
+/// Wipes the stack below the caller's frame, where functions that have returned left data.
 #[inline(never)]
 pub(crate) fn wipe_below() {
     let mut left = [0_u8; WIPED];
@@ -121,25 +121,25 @@ pub(crate) fn wipe_below() {
     core::hint::black_box(&mut left);
 }
 
-/// Paints a stack that is not in use; what was on it is gone.
+/// Paints a stack that is not in use; its content is lost.
 pub(crate) fn paint(stack: &mut [u8]) {
     stack.fill(STACK_PAINT);
 }
 
-/// The end of a stack: where it grows from.
+/// The end of a stack, from which it grows down.
 #[inline]
 pub fn top(stack: NonNull<[u8]>) -> *mut u8 {
     stack.cast::<u8>().as_ptr().wrapping_add(stack.len())
 }
 
-/// A stack that was painted, to see how much of it was used.
+/// A painted stack, to measure how much of it was used.
 pub(crate) struct Painted {
     start: NonNull<u8>,
     length: usize,
 }
 
 impl Painted {
-    /// Of a stack that [`paint`] has painted, and nobody used since.
+    /// A stack that [`paint`] has painted and that has not been used since.
     pub(crate) fn of(stack: NonNull<[u8]>) -> Painted {
         Painted { start: stack.cast(), length: stack.len() }
     }
@@ -152,7 +152,7 @@ impl Painted {
     /// Bytes used, counted from the first byte whose paint is gone.
     pub(crate) fn used(&self) -> usize {
         let is_clean = |at: &usize| {
-            // SAFETY: inside the stack, which lies in the arena. Volatile, since it is in use as a stack.
+            // SAFETY: inside the stack, which is in the arena. Volatile, because it is in use as a stack.
             let byte = unsafe { self.start.add(*at).read_volatile() };
             byte == STACK_PAINT
         };
@@ -161,11 +161,11 @@ impl Painted {
     }
 }
 
-/// Calls `run` on the stack that ends at `top`, and comes back. `false`, with nothing done, on an
-/// architecture for which nobody has written this.
+/// Calls `run` on the stack that ends at `top`, and returns true. Returns `false`, without calling it, on an
+/// architecture without an implementation.
 ///
 /// # Safety
-/// `top` is the 16-byte aligned end of memory that nobody else uses and that is large enough. `run` does not
+/// `top` is the 16-byte aligned end of memory that is large enough and otherwise unused. `run` does not
 /// unwind.
 pub unsafe fn call_on(top: *mut u8, run: &mut dyn FnMut()) -> bool {
     let mut run = run;
@@ -250,7 +250,7 @@ mod switch {
     );
 }
 
-/// Miri has no stack that could be switched: the call is made on the one that there is.
+/// Miri cannot switch stacks: the call is made on the current one.
 #[cfg(miri)]
 mod switch {
     pub(super) extern "C" fn run(word: *mut u8) {

@@ -1,6 +1,6 @@
 //! Lines of text on the crash path: a fixed buffer, and no `core::fmt`, which can panic.
 
-/// One line for the console; what does not fit is cut.
+/// One line for the console; text that does not fit is cut off.
 #[derive(Clone)]
 pub struct Line {
     bytes: [u8; Line::CAPACITY],
@@ -8,7 +8,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Bytes that a line holds.
+    /// Capacity of a line in bytes.
     pub const CAPACITY: usize = 200;
 
     /// An empty line.
@@ -16,10 +16,10 @@ impl Line {
         Line { bytes: [0; Line::CAPACITY], used: 0 }
     }
 
-    /// Appends text; bytes that are neither printable ASCII nor part of valid UTF-8 do not occur in a `str`.
+    /// Appends text.
     pub fn text(&mut self, text: &str) -> &mut Line {
         let mut room = Line::CAPACITY.saturating_sub(self.used).min(text.len());
-        // Each turn goes back by one byte, and a text begins with a whole character.
+        // Each turn goes back one byte, and a text begins at a character boundary.
         while !text.is_char_boundary(room) {
             room = room.saturating_sub(1);
         }
@@ -45,13 +45,13 @@ impl Line {
         self.text(core::str::from_utf8(digits.get(first..).unwrap_or_default()).unwrap_or_default())
     }
 
-    /// Appends a number in hexadecimal, with `0x`.
+    /// Appends a number in hexadecimal, with `0x` and without leading zeros.
     pub fn hex(&mut self, number: u64) -> &mut Line {
         self.text("0x");
         self.digits(number, (64_u32.saturating_sub(number.leading_zeros())).div_ceil(4).max(1))
     }
 
-    /// Appends a number in hexadecimal, of `digits` digits.
+    /// Appends a number in hexadecimal with `digits` digits.
     pub fn digits(&mut self, number: u64, digits: u32) -> &mut Line {
         for place in (0..digits).rev() {
             let digit = (number >> place.wrapping_mul(4)) & 0xf;
@@ -73,13 +73,13 @@ impl Default for Line {
     }
 }
 
-/// What can be put into words without `core::fmt`.
+/// Something that can be described without `core::fmt`.
 pub trait Describe {
-    /// Appends the words to a line.
+    /// Appends the description to a line.
     fn describe(&self, line: &mut Line);
 }
 
-/// `Display` for a type that can describe itself, for use on a host.
+/// `Display` for a type that implements `Describe`, for use on a host.
 #[macro_export]
 macro_rules! display_by_describe {
     ($($name:ty),+ $(,)?) => {$(

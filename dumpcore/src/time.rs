@@ -1,4 +1,4 @@
-//! Time, as the whole dump counts it.
+//! Time units of the dump.
 
 /// Nanoseconds.
 pub type Nanoseconds = u64;

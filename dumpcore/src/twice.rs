@@ -1,5 +1,4 @@
-//! A pointer that is stored twice, once inverted: a stray write that hits it is noticed before it is
-//! followed.
+//! A pointer stored twice, once inverted, so that a stray write to it is noticed before it is followed.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -22,17 +21,17 @@ impl<T> Twice<T> {
         self.inverted.store(!pointer.addr(), Ordering::Release);
     }
 
-    /// The pointer that was stored; `None` if there is none, or if it was changed.
+    /// The stored pointer; `None` if there is none or it was changed.
     pub(crate) fn get(&self) -> Option<NonNull<T>> {
         self.unless_changed(self.raw())
     }
 
-    /// As [`get`](Twice::get), and there is none afterwards.
+    /// Like [`get`](Twice::get), and removes it.
     pub(crate) fn take(&self) -> Option<NonNull<T>> {
         self.unless_changed(self.pointer.swap(core::ptr::null_mut(), Ordering::AcqRel))
     }
 
-    /// The pointer, changed or not: not to be followed.
+    /// The pointer, changed or not: must not be followed.
     pub(crate) fn raw(&self) -> *mut T {
         self.pointer.load(Ordering::Acquire)
     }

@@ -1,11 +1,11 @@
-//! Where a dump is, and since when: the little that a crash inside the dump may still look at.
+//! The progress of a dump: the little state that a crash inside the dump may still read.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::platform::ResetPolicy;
 use crate::time::Nanoseconds;
 
-/// Where a dump is, for the record of a dump that crashes itself.
+/// The steps of a dump, for the record when the dump itself crashes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub(crate) enum Step {
@@ -31,7 +31,7 @@ impl Step {
         Step::Close,
     ];
 
-    /// What the dump does in this step, for people.
+    /// What the dump does in this step, in words.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Step::Integrity => "checking the armed state",
@@ -46,14 +46,13 @@ impl Step {
     }
 }
 
-/// The little that a crash inside the dump may still look at. Outside of [`Armed`], which the dump has
-/// borrowed.
+/// The state that a crash inside the dump may still read. Outside [`Armed`], which the dump has borrowed.
 pub(crate) struct Vitals {
     step: AtomicU32,
     reset: AtomicU32,
-    /// The same, inverted, so that a stray write shows.
+    /// The reset policy inverted, so that a stray write is noticed.
     reset_inverted: AtomicU32,
-    /// When each step was entered, by its number; 0 for those that were not.
+    /// When each step was entered, by its number; 0 if it was not.
     entered: [AtomicU64; Step::ALL.len() + 1],
 }
 
@@ -67,7 +66,7 @@ impl Vitals {
         }
     }
 
-    /// A step begins `now`.
+    /// Records that a step begins `now`.
     pub(crate) fn enter(&self, step: Step, now: Nanoseconds) {
         self.step.store(step as u32, Ordering::Relaxed);
         if let Some(entered) = self.entered.get(step as usize) {
@@ -75,14 +74,14 @@ impl Vitals {
         }
     }
 
-    /// A step has not begun: this is another attempt.
+    /// Clears a step's time, for another attempt.
     pub(crate) fn clear(&self, step: Step) {
         if let Some(entered) = self.entered.get(step as usize) {
             entered.store(0, Ordering::Relaxed);
         }
     }
 
-    /// When a step began; 0 if it has not.
+    /// When a step began; 0 if it did not.
     pub(crate) fn entered(&self, step: Step) -> Nanoseconds {
         self.entered.get(step as usize).map_or(0, |entered| entered.load(Ordering::Relaxed))
     }
@@ -92,7 +91,7 @@ impl Vitals {
         Step::ALL.into_iter().find(|step| *step as u32 == number)
     }
 
-    /// The reset policy; a reset, if what is stored was changed.
+    /// The reset policy; `Reset` if the stored value was changed.
     pub(crate) fn reset(&self) -> ResetPolicy {
         let number = self.reset.load(Ordering::Relaxed);
         if number != !self.reset_inverted.load(Ordering::Relaxed) {

@@ -1,8 +1,8 @@
 //! The one bounded wait.
 //!
-//! Nothing in a dump waits in any other way. While it waits, it runs the private timers and tasklets and pats
-//! the watchdog. It ends at its deadline, at the end of the dump's budget, or, should the clock stand still,
-//! after a number of looks.
+//! A dump waits in no other way. While waiting, it runs the private timers and tasklets and pats the
+//! watchdog. A wait ends at its deadline, at the end of the dump's budget or, if the clock stands still,
+//! after a number of polls.
 
 use core::cell::Cell;
 
@@ -15,41 +15,41 @@ pub use crate::time::{MILLISECOND, SECOND};
 /// How often the watchdog is patted while waiting.
 const PAT_EVERY: Nanoseconds = MILLISECOND / 2;
 
-/// So many looks at a clock that does not move, and the watchdog is patted all the same. They take less than
-/// a millisecond.
+/// With a clock that does not move, the watchdog is patted after this many polls. They take less than a
+/// millisecond.
 const PAT_LOOKS: u32 = 1_000;
 
-/// So many looks at a clock that does not move mean that it never will. A look costs at least some
-/// nanoseconds, so this is at most seconds.
+/// After this many polls the clock is considered dead. A poll takes at least some nanoseconds, so this takes
+/// seconds at most.
 const LOOKS_AT_DEAD_CLOCK: u32 = 10_000_000;
 
-/// Something did not happen in time.
+/// A wait timed out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TimedOut {
     /// What was waited for.
     pub what: &'static str,
-    /// How long, in nanoseconds; 0 if the clock stood still.
+    /// The time waited in nanoseconds; 0 if the clock stood still.
     pub after: Nanoseconds,
 }
 
-/// How long a CPU that helps rests between two looks: at first, and at most.
+/// How long a helper rests between two polls: initially, and at most.
 const REST: (Nanoseconds, Nanoseconds) = (1_000, 100_000);
 
-/// The way to wait, bound to the platform, the private queues and the end of the budget.
+/// The way to wait, with the platform, the private queues and the end of the budget.
 pub struct Wait<'a> {
     platform: &'a dyn Platform,
     queues: Option<&'a Queues>,
     end: Nanoseconds,
     patted: Cell<Nanoseconds>,
-    /// What the clock said last, and how often it has said it again since.
+    /// The last time read from the clock, and how often it has been read again since.
     seen: Cell<Nanoseconds>,
     again: Cell<u32>,
-    /// Whether this is a CPU that helps, and not the one that dumps.
+    /// Whether this is a helper rather than the dumping CPU.
     aside: bool,
 }
 
 impl<'a> Wait<'a> {
-    /// A wait that ends at `end` on the platform's clock at the latest, and runs `queues` meanwhile.
+    /// A wait that ends at `end` on the platform's clock at the latest and runs `queues` meanwhile.
     pub fn new(platform: &'a dyn Platform, queues: Option<&'a Queues>, end: Nanoseconds) -> Wait<'a> {
         Wait {
             platform,
@@ -62,8 +62,8 @@ impl<'a> Wait<'a> {
         }
     }
 
-    /// A wait for a CPU that helps: it pats no watchdog and runs no queues, which is for the one that dumps;
-    /// and it [rests](Platform::rest) between looks, the longer the less there is to see.
+    /// A wait for a helper: it leaves the watchdog and the queues to the dumping CPU, and it
+    /// [rests](Platform::rest) between polls, longer the longer there is nothing to do.
     pub fn aside(platform: &'a dyn Platform, end: Nanoseconds) -> Wait<'a> {
         Wait { aside: true, ..Wait::new(platform, None, end) }
     }
@@ -83,12 +83,12 @@ impl<'a> Wait<'a> {
         self.now() >= self.end
     }
 
-    /// Looks with `look` until it gives something, for at most `limit` nanoseconds and within the budget. It
-    /// is looked at least once, and once more after the deadline, so that a machine that was held up for long
-    /// does not miss what has happened.
+    /// Polls `look` until it returns a value, for at most `limit` nanoseconds and within the budget. It polls
+    /// at least once, and once more after the deadline, so that a machine that was held up does not miss an
+    /// event.
     ///
     /// # Errors
-    /// If it did not happen; `what` names it.
+    /// If there was no value in time; the error names `what`.
     pub fn until<T>(
         &self,
         what: &'static str,
@@ -100,7 +100,7 @@ impl<'a> Wait<'a> {
         let mut seen = begin;
         let mut still = 0_u32;
         let (mut rest, longest) = REST;
-        // Each turn looks once, until the deadline, or until the clock has stood still for long.
+        // Each turn polls once, until the deadline or until the clock has stood still for too long.
         loop {
             let now = self.now();
             if let Some(found) = look() {
@@ -127,13 +127,13 @@ impl<'a> Wait<'a> {
         }
     }
 
-    /// Lets time pass: `span` nanoseconds, or until the budget is spent.
+    /// Waits for `span` nanoseconds, or until the budget is spent.
     pub fn pause(&self, span: Nanoseconds) {
-        // Nothing is looked for, so running out of time is the purpose.
+        // There is no result to poll for, so the timeout is intended.
         let _ = self.until("a pause", span, || None::<()>);
     }
 
-    /// What has to go on during long work that does not wait: watchdog, timers, tasklets.
+    /// Serves watchdog, timers and tasklets during long work that does not wait.
     pub fn breathe(&self) {
         self.breathe_at(self.now());
     }

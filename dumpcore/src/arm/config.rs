@@ -10,14 +10,14 @@ use crate::partition::verify::Verify;
 use crate::platform::ResetPolicy;
 use crate::time::{Nanoseconds, SECOND};
 
-/// CPUs that may help if nothing else is said.
+/// Default for the number of CPUs that may help.
 const DEFAULT_HELPERS: usize = 4;
 
 /// Who else uses the disk while the kernel is healthy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ownership {
-    /// Nobody: `arm()` takes the device over, reads the label and the first pattern block, and leaves it at
-    /// rest.
+    /// Only the dump. `arm()` takes the device over, reads the label and the first pattern block, and shuts
+    /// the device down again.
     Exclusive,
     /// The kernel's own driver: `arm()` does not touch the device. The uuid must be given.
     Shared,
@@ -31,11 +31,11 @@ pub struct Target<'a> {
     pub first_block: u64,
     /// Size of the partition in blocks.
     pub blocks: u64,
-    /// The label's uuid, if the caller knows it. It must then be this one. Required with
+    /// The label's uuid, if the caller knows it. A label with another uuid is refused. Required with
     /// [`Ownership::Shared`].
     pub uuid: Option<Uuid>,
-    /// The public key that the label demands dumps to be encrypted to, if the caller knows the label:
-    /// with [`Ownership::Shared`], where nobody reads it before the crash, this is the only way to encrypt.
+    /// The public key in the label, to which dumps must be encrypted, if the caller knows it. With
+    /// [`Ownership::Shared`] the label is not read before the crash, so this is the only way to encrypt.
     pub recipient: Option<PublicKey>,
     /// Who else uses the disk.
     pub ownership: Ownership,
@@ -46,35 +46,36 @@ pub struct Target<'a> {
 pub struct Config<'a> {
     /// How much of the pattern is checked, and when.
     pub verify: Verify,
-    /// Nanoseconds from `crash()` to its end, at most. What is not written by then is left out.
+    /// Nanoseconds from `crash()` to its end, at most. Memory not written by then is left out.
     pub budget: Nanoseconds,
     /// Nanoseconds that one request to the device may take.
     pub request_timeout: Nanoseconds,
-    /// What happens afterwards.
+    /// What happens after the dump.
     pub reset: ResetPolicy,
-    /// Bytes of the kernel log's end that go into the dump, at most.
+    /// How much of the kernel log's end goes into the dump, in bytes, at most.
     pub log_tail: u64,
-    /// Private timers and tasklets of the target's driver, if it uses them. Best placed in the arena.
+    /// Private timers and tasklets of the target's driver, if it uses them. They are best placed in the
+    /// arena.
     pub queues: Option<&'a Queues>,
     /// Which memory is left out.
     pub level: Level,
     /// How memory is stored: [`Encoding::Units`] are compressed.
     pub encoding: Encoding,
-    /// How many other CPUs may help, at most; there are at most [`MAX_HELPERS`](crate::limits::MAX_HELPERS),
-    /// and one less than CPUs. Each takes 115 KiB of the arena if memory is compressed. They have to call
-    /// [`Dump::help`](crate::Dump::help) when they are stopped.
+    /// How many other CPUs may help, at most. The number is also limited by
+    /// [`MAX_HELPERS`](crate::limits::MAX_HELPERS) and by the number of other CPUs. Each helper takes 115 KiB
+    /// of the arena if memory is compressed. Stopped CPUs have to call [`Dump::help`](crate::Dump::help).
     pub helpers: usize,
-    /// Nanoseconds that a helping CPU may take for one unit of work; then the unit is done again, and the CPU
-    /// is not relied on any more. At most a quarter of the request timeout, and a sixteenth of the budget.
+    /// Nanoseconds that a helper may take for one unit of work. After that, the unit is done again and the
+    /// helper gets no more work. At most a quarter of the request timeout and a sixteenth of the budget.
     pub helper_patience: Nanoseconds,
-    /// Whether a device that says it is [risky](crate::device::Health::Risky) may be used at all: in a second
-    /// round, when no other is left.
+    /// Whether devices that report themselves as [risky](crate::device::Health::Risky) may be used. They are
+    /// tried in a second round, when no other target is left.
     pub allow_risky: bool,
-    /// Whether a dump goes over all healthy targets at once, chunk by chunk in turn, as far as they are
-    /// encrypted alike. If one of them fails, the dump begins again on the others.
+    /// Whether a dump is striped over all healthy targets, chunk by chunk in turn. Only targets with the same
+    /// encryption are striped together. If one of them fails, the dump starts again on the others.
     pub stripe: bool,
-    /// Whether a dump may go to a target in the clear after one before it in the list that demands
-    /// encryption. Then the same memory may be on both.
+    /// Whether a dump may go to an unencrypted target that comes after an encrypted one in the list. The same
+    /// memory may then be on both.
     pub clear_after_encrypted: bool,
 }
 
@@ -98,25 +99,25 @@ impl Default for Config<'_> {
     }
 }
 
-/// What `arm()` found.
+/// What `arm()` found and decided.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ArmReport {
     /// Bytes of the arena in use.
     pub arena_used: usize,
     /// Bytes of the arena.
     pub arena_length: usize,
-    /// Requests that can be in flight.
+    /// How many requests can be in flight.
     pub buffers: usize,
-    /// Bytes of memory that each carries.
+    /// Bytes of memory in each request.
     pub payload: usize,
-    /// Pages that a dump will look at.
+    /// Pages that a dump will visit.
     pub pages: u64,
     /// Bytes of code and read-only data under the integrity check.
     pub code_bytes: u64,
-    /// Devices that a dump may go to.
+    /// Number of devices that a dump may go to.
     pub targets: usize,
-    /// CPUs that may help.
+    /// Number of CPUs that may help.
     pub helpers: usize,
-    /// How memory will be stored: not compressed, if the arena is too small for that.
+    /// How memory will be stored: uncompressed, if the arena is too small for compression.
     pub encoding: Encoding,
 }

@@ -7,14 +7,14 @@ use crate::limits::MAX_TARGETS;
 use crate::partition::unfit::Unfit;
 use crate::text::{Describe, Line, display_by_describe};
 
-/// Why `arm()` refused. Nothing is armed then.
+/// Why `arm()` refused. Nothing is armed in that case.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ArmError {
-    /// It is armed already, or dumping.
+    /// The dump is already armed, or is running.
     AlreadyArmed,
     /// The arena is too small.
     Arena(OutOfArena),
-    /// The arena is not made of whole pages, so it cannot be left out of the dump.
+    /// The arena is not made of whole pages, so the dump could not leave it out.
     ArenaMisaligned {
         /// Its physical address.
         physical: u64,
@@ -23,43 +23,42 @@ pub enum ArmError {
     NoTargets,
     /// More than [`MAX_TARGETS`] targets were given.
     TooManyTargets,
-    /// A dump was to go over several targets at once, and two of them are on one
-    /// [controller](crate::DumpDevice::controller).
+    /// Striping was requested, and two of the targets are on one [controller](crate::DumpDevice::controller).
     OneController {
         /// The second one's place in the list, from 0.
         target: usize,
     },
-    /// [`Ownership::Shared`](super::Ownership::Shared) without a uuid: another disk's partition could not be
-    /// told from the right one.
+    /// [`Ownership::Shared`](super::Ownership::Shared) without a uuid: the right partition could not be told
+    /// from another one.
     UuidMissing {
         /// The target's place in the list, from 0.
         target: usize,
     },
-    /// Dumps have to be encrypted, and the platform has no [entropy](crate::Platform::entropy).
+    /// Dumps to this target must be encrypted, and the platform has no [entropy](crate::Platform::entropy).
     NoEntropy {
         /// The target's place in the list, from 0.
         target: usize,
     },
-    /// Dumps have to be encrypted to a public key with which no secret can be shared.
+    /// Dumps must be encrypted to a public key with which no shared secret can be computed.
     BadRecipient {
         /// The target's place in the list, from 0.
         target: usize,
     },
-    /// Dumps to this target would be in the clear, and one before it demands encryption, which
-    /// [`Config::clear_after_encrypted`](super::Config::clear_after_encrypted) does not allow.
+    /// Dumps to this target would be unencrypted, but an earlier target demands encryption and
+    /// [`Config::clear_after_encrypted`](super::Config::clear_after_encrypted) is not set.
     InTheClear {
         /// The target's place in the list, from 0.
         target: usize,
     },
-    /// The level says kernel only, and the platform calls no page the kernel's.
+    /// The level selects kernel pages only, and the platform classifies no page as the kernel's.
     NoClasses,
-    /// The platform named no RAM.
+    /// The platform reported no RAM.
     NoMemory,
     /// The partition is smaller than the smallest dump.
     TooSmall {
         /// The target's place in the list, from 0.
         target: usize,
-        /// Its blocks.
+        /// Its size in blocks.
         blocks: u64,
     },
     /// The budget or the request timeout is 0.
@@ -153,7 +152,7 @@ impl Describe for ArmError {
 
 display_by_describe!(ArmError);
 
-/// Says which target, but for the first: usually there is no other.
+/// Names the target, except for the first: usually it is the only one.
 fn named(line: &mut Line, target: usize) -> &mut Line {
     if target > 0 {
         line.text("target ").decimal(target as u64).text(": ");

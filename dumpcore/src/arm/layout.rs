@@ -1,4 +1,4 @@
-//! How the arena is divided: first what each CPU packs with, then the helpers, and what is left becomes
+//! How the arena is divided: packing buffers for this CPU first, then the helpers. The rest becomes transfer
 //! buffers.
 
 use crate::arena::{Arena, OutOfArena};
@@ -10,22 +10,22 @@ use crate::limits::{MAX_BUFFERS, MAX_HELPERS};
 use crate::memory::lz4;
 use crate::stack::{HELPER_RED_ZONE, HELPER_STACK, RedZones};
 
-/// Buffers that a dump needs at least: one is filled while another is written.
+/// A dump needs at least this many buffers: one is filled while another is written.
 const MIN_BUFFERS: usize = 2;
 
-/// Buffers from which on more payload in each is worth more than another buffer.
+/// From this many buffers on, larger buffers are worth more than another buffer.
 const GOOD_BUFFERS: usize = 6;
 
-/// Bytes that are left for buffers before CPUs are let in to help.
+/// Bytes that must be left for buffers before helpers get any.
 const GOOD_FOR_BUFFERS: usize = 256 << 10;
 
-/// Bytes that are left for buffers if memory is to be compressed: two that take a whole unit each.
+/// Bytes that must be left for buffers if memory is compressed: two buffers that hold a whole unit each.
 const LEAST_FOR_PACKED_BUFFERS: usize = 2 * (OUT_BYTES + 3 * BLOCK_SIZE);
 
 /// Payload blocks of a chunk, and number of buffers: the largest chunks of which enough fit into `bytes`.
 ///
-/// A unit that does not shrink is as long as its pages and a few bytes: chunks are so long that units fit
-/// without a hole after them.
+/// A unit that does not shrink is as long as its pages and a few bytes more. The chunk size is chosen so that
+/// units fit without a gap at the end.
 pub(super) fn divide(
     bytes: usize,
     max_transfer: usize,
@@ -44,7 +44,7 @@ pub(super) fn divide(
     Some((payload, buffers(payload)))
 }
 
-/// Takes what one CPU packs with; nothing, if nothing is packed.
+/// Takes the packing buffers of one CPU; empty ones if memory is not compressed.
 pub(super) fn pack_buffers<'a>(
     arena: &mut Arena<'a>,
     encoding: Encoding,
@@ -63,7 +63,7 @@ pub(super) fn unit<'a>(arena: &mut Arena<'a>, encoding: Encoding) -> Result<&'a 
     arena.place(Unit::new(out))
 }
 
-/// Bytes of the arena that one CPU takes to pack, and one unit; with what alignment may cost.
+/// Bytes of the arena for one CPU's packing buffers and for one unit, including possible alignment loss.
 const fn costs(encoding: Encoding) -> (usize, usize) {
     let unit = size_of::<Unit<'_>>().saturating_add(256);
     match encoding {
@@ -75,7 +75,7 @@ const fn costs(encoding: Encoding) -> (usize, usize) {
     }
 }
 
-/// How memory can be stored, and how many CPUs can help, in an arena with this much room.
+/// How memory can be stored, and how many CPUs can help, with `room` bytes of arena left.
 pub(super) fn afford(room: usize, encoding: Encoding, helpers: usize) -> (Encoding, usize) {
     let for_all = |encoding: Encoding, helpers: usize| {
         let (packs, unit) = costs(encoding);
@@ -93,7 +93,7 @@ pub(super) fn afford(room: usize, encoding: Encoding, helpers: usize) -> (Encodi
     (encoding, helpers.unwrap_or(0))
 }
 
-/// Makes the helper pool's places and units.
+/// Creates the helper pool with its slots and units.
 pub(super) fn helper_pool<'a>(
     arena: &mut Arena<'a>,
     encoding: Encoding,

@@ -1,4 +1,5 @@
-//! `arm()`: while the kernel is healthy, take over all that a dump will need, check it, and protect it with a checksum.
+//! `arm()`: while the kernel is healthy, acquires all that a dump will need, checks it, and protects it with
+//! a checksum.
 
 mod config;
 mod error;
@@ -30,7 +31,7 @@ use crate::vitals::Vitals;
 pub use self::config::{ArmReport, Config, Ownership, Target};
 pub use self::error::ArmError;
 
-/// Takes over everything that a dump to one of `targets` will need, checks it, and protects it with a checksum.
+/// Acquires all that a dump to one of `targets` will need, checks it, and protects it with a checksum.
 pub(crate) fn prepare<'a>(
     platform: &dyn Platform,
     targets: &mut dyn Iterator<Item = Target<'a>>,
@@ -65,7 +66,7 @@ pub(crate) fn prepare<'a>(
     paint(stack);
     let zones = arena.place(RedZones::new(zone))?;
 
-    // What is left, but for the armed state itself, is for helpers, and becomes buffers.
+    // The rest, except for the armed state itself, goes to helpers and buffers.
     let state_bytes = size_of::<Armed<'a>>()
         .saturating_add(align_of::<Armed<'a>>())
         .saturating_add(size_of::<HelperPool<'a>>())
@@ -112,7 +113,7 @@ pub(crate) fn prepare<'a>(
         arena_length: arena.length() as u64,
         level: config.level.bits().into(),
         encoding: u64::from(encoding as u32),
-        // A disk must not be blamed for a helper, nor the end of the budget be spent on one.
+        // A slow helper must not look like a disk timeout, nor use up the end of the budget.
         patience: config.helper_patience.min(config.request_timeout / 4).min(config.budget / 16),
         allow_risky: config.allow_risky.into(),
         stripe: config.stripe.into(),

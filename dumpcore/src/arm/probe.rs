@@ -1,4 +1,5 @@
-//! What arming looks at: memory, and disks that nobody else uses; and the keys that targets demand.
+//! What arming examines: memory, and disks that the dump has for itself. Also derives the keys that targets
+//! demand.
 
 use zeroize::Zeroizing;
 
@@ -22,17 +23,17 @@ use crate::platform::Platform;
 use crate::stack::RedZones;
 use crate::wait::Wait;
 
-/// What the platform's memory is, for a dump.
+/// The platform's memory, as a dump sees it.
 pub(super) struct Memory<'a> {
     pub(super) ram: &'a [PfnRange],
     pub(super) pages: u64,
-    /// Whether the platform knows what any of it is for.
+    /// Whether the platform knows the class of any page.
     pub(super) classes: bool,
-    /// Whether any of it is known to be the kernel's.
+    /// Whether any page is known to be the kernel's.
     pub(super) kernel: bool,
 }
 
-/// Takes the memory map over, and looks at what memory is for.
+/// Copies the memory map, and finds out whether the platform knows classes of pages.
 pub(super) fn look_at_memory<'a>(
     platform: &dyn Platform,
     arena: &mut Arena<'a>,
@@ -45,7 +46,7 @@ pub(super) fn look_at_memory<'a>(
     let mut memory = Memory { ram, pages, classes: false, kernel: false };
     for range in ram {
         let mut at = range.start;
-        // Each turn goes on by at least one page, until both are known.
+        // Each turn advances by at least one page, until both are known.
         while at < range.end && !memory.kernel {
             let ClassRun { class, pages } = platform.class(at);
             memory.classes |= class != PageClass::Unknown;
@@ -56,8 +57,8 @@ pub(super) fn look_at_memory<'a>(
     Ok(memory)
 }
 
-/// Agrees on the key of each target that demands one, where the key stays: with an ephemeral secret that
-/// nobody has afterwards. The caller wipes the stack afterwards.
+/// Derives the key of each target that demands one, in place. The ephemeral secret is not kept. The caller
+/// wipes the stack afterwards.
 #[inline(never)]
 pub(super) fn derive_keys(
     platform: &dyn Platform,
@@ -84,7 +85,7 @@ pub(super) fn derive_keys(
     Ok(())
 }
 
-/// What a disk is looked at with.
+/// The resources for probing a disk.
 pub(super) struct Means<'m, 'c, 'a> {
     pub(super) platform: &'m dyn Platform,
     pub(super) pool: &'m mut Pool,
@@ -92,8 +93,8 @@ pub(super) struct Means<'m, 'c, 'a> {
     pub(super) zones: &'m RedZones,
 }
 
-/// Looks at a disk that nobody else uses: is there a label, and room after the dumps that are waiting?
-/// Leaves it at rest.
+/// Probes a disk that no one else uses: is there a label, and room after the waiting dumps? Shuts it down
+/// afterwards.
 pub(super) fn look(
     number: usize,
     target: &mut ArmedTarget<'_>,
@@ -120,7 +121,7 @@ pub(super) fn look(
         Ok(_) => find::find(&mut scheduler, 0, wait).map(|_| ()).map_err(unfit),
         Err(_) => Ok(()),
     };
-    // Whatever was found, the device is left at rest; if it cannot be, it is not a device to rely on.
+    // Whatever was found, the device is shut down. If that fails, it is not a device to rely on.
     let settled = scheduler.pool.settle(scheduler.members, 0, wait);
     let rest = settled.and_then(|()| match scheduler.members.get_mut(0) {
         Some(member) => member.window.device().shutdown(wait),

@@ -1,4 +1,4 @@
-//! The targets of a dump: what each takes of the arena, and what their labels say.
+//! The targets of a dump: the part of the arena that each takes, and what their labels say.
 
 use super::config::{Config, Ownership, Target};
 use super::error::ArmError;
@@ -16,7 +16,7 @@ use crate::partition::unfit::Unfit;
 use crate::partition::window::Scratch;
 use crate::wait::Wait;
 
-/// What the caller says of a target, and the armed state need not keep.
+/// What the caller said of a target that the armed state need not keep.
 #[derive(Clone, Copy)]
 struct Asked {
     ownership: Ownership,
@@ -24,19 +24,19 @@ struct Asked {
     recipient: Option<PublicKey>,
 }
 
-/// The targets that are to be armed.
+/// The targets to be armed.
 pub(super) struct Targets<'a> {
     pub(super) armed: [Option<ArmedTarget<'a>>; MAX_TARGETS],
     asked: [Asked; MAX_TARGETS],
     pub(super) count: usize,
-    /// Requests that the devices take, all together.
+    /// Requests that all devices together can have in flight.
     pub(super) depth: usize,
-    /// Bytes in a request that each device takes.
+    /// The largest request that all of the devices accept, in bytes.
     pub(super) max_transfer: usize,
 }
 
 impl<'a> Targets<'a> {
-    /// Takes the targets over, with their part of the arena.
+    /// Takes the targets, each with its part of the arena.
     pub(super) fn take(
         targets: &mut dyn Iterator<Item = Target<'a>>,
         arena: &mut Arena<'a>,
@@ -61,7 +61,7 @@ impl<'a> Targets<'a> {
         if taken.count == 0 { Err(ArmError::NoTargets) } else { Ok(taken) }
     }
 
-    /// Makes sure that no two are on one controller: they are reset together.
+    /// Checks that no two targets are on one controller: a takeover would reset both.
     pub(super) fn check_controllers(&self) -> Result<(), ArmError> {
         let controllers = || self.armed.iter().map(|target| target.as_ref()?.device.controller());
         for (target, controller) in controllers().enumerate() {
@@ -73,8 +73,8 @@ impl<'a> Targets<'a> {
         Ok(())
     }
 
-    /// Finds out which partitions they are, from their labels or from what the caller knows. Says which
-    /// demand encryption.
+    /// Identifies the partitions, by their labels or by what the caller knows. Returns which of them demand
+    /// encryption.
     pub(super) fn identify(
         &mut self,
         means: &mut Means<'_, '_, '_>,

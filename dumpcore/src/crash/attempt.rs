@@ -1,5 +1,5 @@
-//! One dump to a set of targets: their devices are taken over, their partitions checked, and the dump is
-//! written to those that are fit.
+//! One dump to a set of targets: take their devices over, check their partitions, write the dump to those
+//! that are fit.
 
 use super::context::{Attempt, Context, Shared};
 use super::ledger::{Ledger, Set};
@@ -21,7 +21,7 @@ use crate::stack::RedZones;
 use crate::vitals::Step;
 use crate::wait::Wait;
 
-/// One dump to a set of targets. Those that do not work are put out.
+/// Makes one dump to a set of targets. Adds targets that fail to `out`.
 #[inline(never)]
 pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, out: &mut Set) -> Attempt {
     let platform = context.platform;
@@ -75,7 +75,7 @@ pub(super) fn attempt(context: &Context<'_>, armed: &mut Armed<'_>, set: Set, ou
     write(context, scheduler, &shared, Work { pack_buffers, written, attempt: *attempts }, &mut ledger)
 }
 
-/// Takes a target's device over and makes a member of it.
+/// Takes a target's device over and makes the target a member.
 #[inline(never)]
 fn take_over<'t>(
     context: &Context<'_>,
@@ -99,8 +99,8 @@ fn take_over<'t>(
     Ok(())
 }
 
-/// Checks the partition of each member. Members whose partition is not fit for a dump are removed, and so are
-/// those whose device gets stuck; `last` is why.
+/// Checks the partition of each member. Removes members whose partition is not fit for a dump or whose device
+/// gets stuck; `last` is set to the reason.
 #[inline(never)]
 fn check_all(
     context: &Context<'_>,
@@ -113,12 +113,12 @@ fn check_all(
     for number in 0..MAX_TARGETS {
         let Some(target) = scheduler.members.get(number).map(|member| member.target) else { continue };
         let Err(unfit) = check(context, scheduler, number, shared) else { continue };
-        // Reads of a check that ended early may still be under way.
+        // Reads of a check that ended early may still be in flight.
         let stuck = scheduler.settle(wait);
         if let Some(member) = scheduler.members.get_mut(number)
             && stuck.get(number) == Some(&None)
         {
-            // Nothing depends on how this ends.
+            // Nothing depends on the result.
             let _ = member.window.device().shutdown(wait);
         }
         scheduler.members.remove(number);
@@ -134,8 +134,8 @@ fn check_all(
     }
 }
 
-/// Checks that a member's partition is the right one and that what will be written is free, or that as much of
-/// it as is to be checked now is.
+/// Checks that a member's partition is the right one and, as far as the settings demand it now, that the
+/// blocks to be written are free.
 #[inline(never)]
 fn check(
     context: &Context<'_>,
@@ -151,7 +151,7 @@ fn check(
     let label = label::check_label(&mut member.window, Some(&uuid), wait)?;
     label::check_recipient(label.recipient.as_ref(), recipient)?;
     let mut place = find::find(scheduler, number, wait)?;
-    // Each turn begins further on, and the last one at the partition's end.
+    // Each turn starts at a later block; the last one reaches the end of the partition.
     loop {
         let member = scheduler.members.get_mut(number).ok_or(gone)?;
         let blocks = member.window.blocks();
@@ -159,7 +159,7 @@ fn check(
         member.state.next = place.block.saturating_add(1);
         member.state.checker.begin(place.free_to.max(place.block), blocks);
         match check_pattern(context, scheduler, number, shared) {
-            // More of a dump that nobody closed: the next one goes after that.
+            // The block belongs to a dump that was not closed: the next dump goes after it.
             Err(Unfit::Foreign { block }) if place.behind_unfinished && block >= place.block => {
                 if let Some(Some(error)) = scheduler.settle(wait).get(number) {
                     return Err(Unfit::Device { block, error: *error });
@@ -171,7 +171,7 @@ fn check(
     }
 }
 
-/// Checks what is free from a member's place on, or that as much of it as is to be checked now is.
+/// Checks the free blocks from the member's place on, or as many of them as are to be checked now.
 #[inline(never)]
 fn check_pattern(
     context: &Context<'_>,
@@ -211,15 +211,16 @@ fn check_pattern(
         }
         Verify::Ahead => (),
     }
-    // The front header and the block after it, so that a dump can begin and be closed. What is read on ahead
-    // is taken in too: the headers are written with nothing in flight.
+    // Check the front header's block and the one after it, so that a dump can begin and be closed. Then drain
+    // the reads ahead, because headers are written with nothing in flight.
     scheduler
         .check_up_to(number, place.block.saturating_add(2), wait)
         .and_then(|()| scheduler.drain(wait))
         .map_err(|ended| unfit(ended, scheduler, number))
 }
 
-/// Why a check of a member that ended early makes its partition unfit: it came as far as its frontier.
+/// Why a check that ended early makes a member's partition unfit. The check got as far as the member's
+/// frontier.
 fn unfit(ended: Ended, scheduler: &IoScheduler<'_, '_, '_, '_>, member: usize) -> Unfit {
     match ended {
         Ended::Full => Unfit::NoRoom { free: 0 },

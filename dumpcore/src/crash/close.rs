@@ -1,4 +1,4 @@
-//! A dump is closed: what is in flight comes home, back headers, front headers once more.
+//! Closing a dump: settle what is in flight, write the back headers, rewrite the front headers.
 
 use super::context::{Attempt, Context, Shared};
 use super::header::{self, Closing};
@@ -37,7 +37,7 @@ pub(super) fn close(
     let (platform, wait) = (context.platform, &context.wait);
     let (scheduler, written) = writer.parts();
     if let Err(harm) = still_whole(scheduler, shared) {
-        // What is in flight comes home; headers are not written.
+        // Let requests in flight finish; write no headers.
         let _ = scheduler.settle(wait);
         return Attempt { outcome: unclosed(context, DeviceError::Harmed(harm)), go_on: false };
     }
@@ -62,7 +62,7 @@ pub(super) fn close(
     if let (Some(target), Some(ended)) = (failed_target, &ended) {
         ledger.fail(target, ended);
     }
-    // What is begun when the time for closing has come says nothing but that.
+    // Past the time for closing, another target would not have time for a dump.
     let in_time = platform.now() < context.stop_at(shared.settings);
     if let Some(error) = open {
         return Attempt { outcome: unclosed(context, error), go_on: in_time };
@@ -80,11 +80,11 @@ pub(super) fn close(
     Attempt { outcome, go_on: failing.is_some() && in_time }
 }
 
-/// Gets everything out of the devices, by reset where nothing else helps. Members whose device cannot be
-/// stopped are removed; the last error of those comes back.
+/// Gets all requests out of the devices, by reset if necessary. Members whose device cannot be stopped are
+/// removed; returns the last error of those.
 ///
-/// Requests may hang in a device that failed as a whole: only a reset gets them out, and the headers in. One
-/// that failed a single request goes on with what is after it.
+/// In a device that failed as a whole, requests may hang: only a reset gets them out and lets the headers be
+/// written. A device that failed a single request continues with the next one.
 #[inline(never)]
 fn bring_home(
     scheduler: &mut IoScheduler<'_, '_, '_, '_>,
@@ -107,7 +107,7 @@ fn bring_home(
     for (number, error) in stuck.into_iter().enumerate() {
         let (Some(error), Some(member)) = (error, scheduler.members.get(number)) else { continue };
         if Some(member.target) == failed_target {
-            // How the stream ended goes on record.
+            // The caller records how the stream ended.
             ledger.put_out(member.target);
         } else {
             ledger.fail(member.target, &error);
@@ -118,7 +118,7 @@ fn bring_home(
     last
 }
 
-/// Whether what an attempt goes by is still what it was when the attempt was begun.
+/// Checks that the state which must not change during an attempt is unchanged.
 #[inline(never)]
 fn still_whole(scheduler: &IoScheduler<'_, '_, '_, '_>, shared: &Shared<'_>) -> Result<(), Harm> {
     if !shared.zones.are_whole() {
@@ -128,7 +128,7 @@ fn still_whole(scheduler: &IoScheduler<'_, '_, '_, '_>, shared: &Shared<'_>) -> 
     scheduler.members.iter().try_for_each(|(_, member)| member.check_integrity())
 }
 
-/// Writes the back headers, then, when all media have all that, the front headers once more.
+/// Writes the back headers. Once those are on all media, rewrites the front headers.
 ///
 /// # Errors
 /// The first target that could not be closed, and why.
@@ -152,7 +152,8 @@ fn write_headers(members: &mut Members<'_>, wait: &Wait<'_>) -> Result<(), Unclo
     for (_, member) in members.iter_mut() {
         let target = member.target;
         let header = &member.state.header;
-        // Where another stripe could not be closed, the dump is not complete, and no header says so.
+        // If another stripe could not be closed, the dump is incomplete, and no front header may claim
+        // otherwise.
         let closed = if first.is_ok() {
             let put = |block: &mut Block| header.to_block(Kind::Front, block);
             member.window.write(header.first_block.get(), put, wait)
@@ -165,7 +166,7 @@ fn write_headers(members: &mut Members<'_>, wait: &Wait<'_>) -> Result<(), Unclo
     first
 }
 
-/// The dump stays one in progress.
+/// The dump remains marked as in progress.
 #[inline(never)]
 pub(super) fn unclosed(context: &Context<'_>, error: DeviceError) -> Outcome {
     if matches!(error, DeviceError::Harmed(_)) {

@@ -1,4 +1,4 @@
-//! What all steps of a dump share.
+//! State that all steps of a dump share.
 
 use core::cell::Cell;
 
@@ -12,8 +12,8 @@ use crate::time::{Nanoseconds, SECOND};
 use crate::vitals::Vitals;
 use crate::wait::Wait;
 
-/// Time at the end of the budget that is kept for closing the dump: an eighth, at most this. A disk may have
-/// gigabytes in its cache by then.
+/// Time at the end of the budget reserved for closing the dump: an eighth of the budget, at most this. A disk
+/// may have gigabytes in its cache by then.
 const CLOSING: Nanoseconds = 60 * SECOND;
 
 /// A dump under way.
@@ -26,9 +26,9 @@ pub(super) struct Context<'r> {
     /// The wait that ends with the budget.
     pub(super) wait: Wait<'r>,
     pub(super) lacks: Lacks,
-    /// When the own code was found unharmed; 0 before.
+    /// When our own code was verified; 0 before.
     pub(super) code_checked: Nanoseconds,
-    /// Whether the dump found itself harmed: then it writes nothing any more, and is not armed again.
+    /// Whether the dump found its own state damaged: it then writes nothing more and is not armed again.
     pub(super) harmed: Cell<bool>,
 }
 
@@ -38,14 +38,14 @@ impl Context<'_> {
         self.platform.now().saturating_sub(self.begin)
     }
 
-    /// From when on no chunk is begun.
+    /// No chunk is begun after this time.
     pub(super) fn stop_at(&self, settings: &Settings) -> Nanoseconds {
         let budget = settings.budget;
         self.begin.saturating_add(budget.saturating_sub(CLOSING.min(budget / 8)))
     }
 }
 
-/// What all attempts of a dump share.
+/// State that all attempts of a dump share.
 pub(super) struct Shared<'s> {
     pub(super) settings: &'s Settings,
     pub(super) ram: &'s [PfnRange],
@@ -58,6 +58,6 @@ pub(super) struct Shared<'s> {
 /// How one attempt ended.
 pub(super) struct Attempt {
     pub(super) outcome: Outcome,
-    /// Whether another target would do better.
+    /// Whether another target should be tried.
     pub(super) go_on: bool,
 }

@@ -1,4 +1,4 @@
-//! What the headers of a dump say: when it is begun, and when it is closed.
+//! The contents of a dump's headers: when the dump begins, and when it is closed.
 
 use super::context::{Context, Shared};
 use crate::armed::Refusals;
@@ -11,16 +11,16 @@ use crate::partition::member::Member;
 use crate::stream::writer::{Identity, Written};
 use crate::vitals::{Step, Vitals};
 
-/// Which dump, and which part of it, a header is of.
+/// Identifies the dump, and the stripe of it, that a header belongs to.
 pub(super) struct Opening {
     pub(super) identity: Identity,
     pub(super) stripe: u32,
     pub(super) stripes: u32,
-    /// Blocks in flight together, at most.
+    /// The most blocks in flight together.
     pub(super) span: usize,
 }
 
-/// What is told of a dump that is over.
+/// What the headers say about a finished dump.
 pub(super) struct Closing<'n> {
     pub(super) ended: Option<Ended>,
     pub(super) written: &'n Written,
@@ -28,18 +28,18 @@ pub(super) struct Closing<'n> {
     /// Blocks that were checked.
     pub(super) checked: u64,
     pub(super) tally: Tally,
-    /// Requests in flight, at most.
+    /// The most requests in flight.
     pub(super) depth: usize,
     pub(super) buffers: usize,
 }
 
-/// What a member's header says from the first moment on.
+/// Fills in the header of a member when the dump begins.
 #[inline(never)]
 pub(super) fn open(context: &Context<'_>, member: &mut Member<'_>, shared: &Shared<'_>, opening: &Opening) {
     let platform = context.platform;
     let settings = shared.settings;
     let header = &mut member.state.header;
-    // It lay in memory since it was armed, not under its checksum.
+    // The header was in memory since arming and is not covered by the checksum.
     header.clear();
     header.status = (Status::InProgress as u32).into();
     header.uuid = member.state.uuid;
@@ -68,7 +68,7 @@ pub(super) fn open(context: &Context<'_>, member: &mut Member<'_>, shared: &Shar
     }
     put_text(&mut header.system, platform.system());
     if let Some(keys) = member.keys {
-        // What the kernel said last may be a secret too.
+        // The kernel's last message may be secret too.
         header.cipher = (Cipher::X25519XChaCha20Poly1305 as u32).into();
         header.ephemeral = *keys.ephemeral;
     } else {
@@ -77,7 +77,7 @@ pub(super) fn open(context: &Context<'_>, member: &mut Member<'_>, shared: &Shar
     member.sign_header();
 }
 
-/// What a member's header says in the end.
+/// Completes the header of a member when the dump is closed.
 #[inline(never)]
 pub(super) fn close(context: &Context<'_>, member: &mut Member<'_>, vitals: &Vitals, closing: &Closing<'_>) {
     let (next, chunks, target) = (member.state.next, member.state.chunks, member.target);
@@ -96,7 +96,7 @@ pub(super) fn close(context: &Context<'_>, member: &mut Member<'_>, vitals: &Vit
     header.elapsed = context.elapsed().into();
 
     let metrics = &mut header.metrics;
-    // Of this attempt, where there were others before: they have no part in freeze and code check.
+    // Times are those of this attempt; freeze and code check happened once, before the first attempt.
     let entered = |step| vitals.entered(step);
     let phases = [
         (entered(Step::Freeze), entered(Step::Code)),

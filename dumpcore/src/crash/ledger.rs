@@ -1,4 +1,4 @@
-//! Which targets are out, and what is on record of them.
+//! Which targets are out, and the recorded reasons.
 
 use crate::armed::Refusals;
 use crate::console::say;
@@ -6,7 +6,7 @@ use crate::outcome::Refusal;
 use crate::platform::Platform;
 use crate::text::{Describe, Line};
 
-/// Which targets: a bit for each.
+/// A set of targets: one bit each.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Set(u8);
 
@@ -21,23 +21,23 @@ impl Set {
         self.0 |= 1_u8.wrapping_shl(target as u32);
     }
 
-    /// Adds all of another one.
+    /// Adds all targets of another set.
     pub(super) fn add_all(&mut self, other: Set) {
         self.0 |= other.0;
     }
 }
 
-/// Puts targets out, and on record why.
+/// Takes targets out and records why.
 pub(super) struct Ledger<'l> {
     platform: &'l dyn Platform,
     refusals: &'l mut Refusals,
     out: &'l mut Set,
-    /// Whether there is one target only: then nothing is said of which.
+    /// Whether there is only one target: messages then do not name it.
     alone: bool,
 }
 
 impl<'l> Ledger<'l> {
-    /// A ledger for a dump that has so many `targets`. What is put out is added to `out`.
+    /// A ledger for a dump with this number of `targets`. Targets that are taken out are added to `out`.
     pub(super) fn new(
         platform: &'l dyn Platform,
         refusals: &'l mut Refusals,
@@ -47,17 +47,17 @@ impl<'l> Ledger<'l> {
         Ledger { platform, refusals, out, alone: targets == 1 }
     }
 
-    /// Whether a target is not tried any more.
+    /// Whether a target is no longer tried.
     pub(super) fn is_out(&self, target: usize) -> bool {
         self.out.has(target)
     }
 
-    /// What is on record.
+    /// The recorded refusals.
     pub(super) fn refusals(&self) -> &Refusals {
         self.refusals
     }
 
-    /// Says something of a target, and which it is if there are several.
+    /// Prints a line about a target, naming it if there are several.
     pub(super) fn say(&self, target: usize, words: impl FnOnce(&mut Line)) {
         say(self.platform, |line| {
             if !self.alone {
@@ -67,7 +67,7 @@ impl<'l> Ledger<'l> {
         });
     }
 
-    /// A target has no dump: it is not tried any more. If it is the only one, the outcome says why.
+    /// Takes out a target that has no dump, and records why. If it is the only one, the outcome says why.
     #[inline(never)]
     pub(super) fn refuse(&mut self, target: usize, refusal: &Refusal) {
         self.out.add(target);
@@ -77,14 +77,14 @@ impl<'l> Ledger<'l> {
         }
     }
 
-    /// A target on which a dump was begun has failed: it is not tried any more.
+    /// Takes out a target on which a dump was begun and failed, and records why.
     #[inline(never)]
     pub(super) fn fail(&mut self, target: usize, why: &dyn Describe) {
         self.out.add(target);
         self.refusals.failed(target, why);
     }
 
-    /// A target is not tried any more; why, is put on record by somebody else.
+    /// Takes out a target whose failure the caller records.
     pub(super) fn put_out(&mut self, target: usize) {
         self.out.add(target);
     }

@@ -1,17 +1,17 @@
-//! A dump, once it is entered: the armed state is checked, and the steps run on a stack in the arena.
+//! A dump, once entered: check the armed state, then run the steps on a stack in the arena.
 //!
-//! | file | what it says |
+//! | file | contents |
 //! | --- | --- |
 //! | `steps` | the order: stop the other CPUs, check our own code, dump |
-//! | `targets` | which target is next, and when to go on to another |
+//! | `targets` | which target is next, and when to try another |
 //! | `attempt` | one dump to a set of targets: take over, check, write |
 //! | `write` | front headers, notes, memory |
-//! | `close` | what is in flight comes home, back headers, front headers once more |
-//! | `header` | what a dump's headers say |
+//! | `close` | settle what is in flight, back headers, front headers again |
+//! | `header` | the contents of a dump's headers |
 //! | `ledger` | which targets are out, and why |
-//! | `report` | what the console is told |
+//! | `report` | console output |
 //! | `reset` | the reset policy |
-//! | `context` | what all of them share |
+//! | `context` | shared state |
 
 mod attempt;
 mod close;
@@ -42,22 +42,22 @@ use crate::wait::Wait;
 /// Set while any dump of this kernel runs.
 static CRASHDUMP_MODE: AtomicBool = AtomicBool::new(false);
 
-/// Whether a dump is running: drivers poll then, console and log code takes no locks.
+/// Whether a dump is running: drivers then poll, and console and log code takes no locks.
 pub fn crashdump_mode() -> bool {
     CRASHDUMP_MODE.load(Ordering::Acquire)
 }
 
-/// Where the CPU that dumps runs.
+/// Which stack the dumping CPU runs on.
 pub(crate) mod phase {
-    /// Between the stack that crashed and the dump's own. Also while no dump runs.
+    /// Between the crashed stack and the dump's own. Also while no dump runs.
     pub(crate) const CROSSING: u32 = 0;
     /// On the dump's own stack.
     pub(crate) const OWN_STACK: u32 = 1;
-    /// On the stack that crashed, since the platform cannot switch.
+    /// On the crashed stack, because the platform cannot switch stacks.
     pub(crate) const BORROWED_STACK: u32 = 2;
 }
 
-/// What a dump is begun with.
+/// The input of a dump.
 pub(crate) struct Entry<'e> {
     pub(crate) platform: &'e dyn Platform,
     pub(crate) crash: &'e Crash<'e>,
@@ -68,16 +68,16 @@ pub(crate) struct Entry<'e> {
     pub(crate) vitals: Option<&'e Vitals>,
 }
 
-/// How it ended.
+/// How a dump ended.
 pub(crate) struct End {
     pub(crate) outcome: Outcome,
-    /// Whether the armed state is not to be relied on any more.
+    /// Whether the armed state can no longer be trusted.
     pub(crate) harmed: bool,
     /// Whether the other CPUs were stopped.
     pub(crate) stopped: bool,
 }
 
-/// Runs a dump, if what was armed is found as it was: `None` if not even the pointer to it is.
+/// Runs a dump if the armed state is intact. `None` means that the pointer to it is damaged.
 pub(crate) fn run(armed: Option<&mut Armed<'_>>, entry: &Entry<'_>) -> End {
     CRASHDUMP_MODE.store(true, Ordering::Release);
     let begin = entry.platform.now();
@@ -87,7 +87,7 @@ pub(crate) fn run(armed: Option<&mut Armed<'_>>, entry: &Entry<'_>) -> End {
     let end = match armed {
         None => refuse(entry, Refusal::Pointer),
         Some(armed) => match armed.check_integrity() {
-            // Not even the stack in the arena can be trusted then.
+            // Then the stack in the arena cannot be trusted either.
             Err(harm) => refuse(entry, harm.into()),
             Ok(()) => on_own_stack(armed, entry, begin),
         },
@@ -96,7 +96,7 @@ pub(crate) fn run(armed: Option<&mut Armed<'_>>, entry: &Entry<'_>) -> End {
     end
 }
 
-/// The armed state is harmed: nothing is written.
+/// The armed state is damaged: nothing is written.
 fn refuse(entry: &Entry<'_>, refusal: Refusal) -> End {
     report::crash(entry.platform, entry.cpu, entry.crash, entry.kernel);
     console::refused(entry.platform, &refusal);
@@ -104,15 +104,16 @@ fn refuse(entry: &Entry<'_>, refusal: Refusal) -> End {
     End { outcome: Outcome::Refused(refusal), harmed: true, stopped: false }
 }
 
-/// Runs the steps on the stack in the arena, if the platform can switch to it, and makes ready for another
+/// Runs the steps on the stack in the arena, if the platform can switch to it, then prepares for another
 /// dump.
 fn on_own_stack(armed: &mut Armed<'_>, entry: &Entry<'_>, begin: Nanoseconds) -> End {
     let Entry { platform, crash, kernel, cpu, phase: runs_on, .. } = *entry;
-    // From here on an address: what runs on a stack writes to it, behind any reference.
+    // Keep only a pointer from here on: the code that runs on the stack writes to it, so no reference may
+    // exist.
     let stack = NonNull::from(core::mem::take(&mut armed.stack));
     let painted = Painted::of(stack);
     let mut harmed = false;
-    // The crashed stack is being dumped too: what is learnt from here on stays in the arena.
+    // The crashed stack is dumped too, so data gathered from here on goes into the arena.
     let mut run = |own_stack: bool| {
         runs_on.store(if own_stack { phase::OWN_STACK } else { phase::BORROWED_STACK }, Ordering::Release);
         report::crash(platform, cpu, crash, kernel);
@@ -140,8 +141,7 @@ fn on_own_stack(armed: &mut Armed<'_>, entry: &Entry<'_>, begin: Nanoseconds) ->
     if !platform.on_stack(stack, &mut || run(true)) {
         run(false);
     }
-    // SAFETY: it was taken out of the armed state, as the only reference to it, and nobody runs on it any
-    // more.
+    // SAFETY: it was the only reference, taken out of the armed state, and no CPU runs on the stack any more.
     let stack = unsafe { &mut *stack.as_ptr() };
     paint(stack);
     armed.stack = stack;

@@ -1,4 +1,4 @@
-//! What the console is told of a dump: what happened, and what became of it.
+//! Console output of a dump: what happened, and how it ended.
 
 use super::reset::Kernel;
 use crate::armed::Armed;
@@ -14,7 +14,7 @@ use crate::text::{Describe, Line};
 use crate::time::Nanoseconds;
 use crate::vitals::{Step, Vitals};
 
-/// Prints what a closed dump holds.
+/// Prints the contents of a closed dump.
 pub(super) fn summary(platform: &dyn Platform, written: &Written, blocks: BlockRange, took: Nanoseconds) {
     let counts = &written.counts;
     say(platform, |line| {
@@ -33,7 +33,7 @@ pub(super) fn summary(platform: &dyn Platform, written: &Written, blocks: BlockR
     }
 }
 
-/// Prints what other CPUs did.
+/// Prints the work of the helpers.
 pub(super) fn helpers(platform: &dyn Platform, tally: &Tally) {
     if tally.helpers == 0 {
         return;
@@ -49,7 +49,7 @@ pub(super) fn helpers(platform: &dyn Platform, tally: &Tally) {
     });
 }
 
-/// Prints where the time went.
+/// Prints the time that each phase took.
 #[inline(never)]
 pub(super) fn phases(platform: &dyn Platform, vitals: &Vitals, begin: Nanoseconds, took: Nanoseconds) {
     let since = |from: Nanoseconds, to: Nanoseconds| to.saturating_sub(from);
@@ -67,7 +67,7 @@ pub(super) fn phases(platform: &dyn Platform, vitals: &Vitals, begin: Nanosecond
     });
 }
 
-/// Prints whether a closed dump is whole, and if not, why.
+/// Prints whether a closed dump is complete, and if not, why.
 pub(super) fn ended(platform: &dyn Platform, ended: Option<&Ended>) {
     say(platform, |line| match ended {
         None => {
@@ -77,8 +77,8 @@ pub(super) fn ended(platform: &dyn Platform, ended: Option<&Ended>) {
     });
 }
 
-/// Says what happened, whatever comes of it. In a frame of its own, so that the dump need not carry the line
-/// along.
+/// Prints what happened, before anything else. In a frame of its own, so that the line does not stay on the
+/// stack during the dump.
 #[inline(never)]
 pub(crate) fn crash(platform: &dyn Platform, cpu: u32, crash: &Crash<'_>, kernel: Kernel) {
     say(platform, |line| {
@@ -91,11 +91,11 @@ pub(crate) fn crash(platform: &dyn Platform, cpu: u32, crash: &Crash<'_>, kernel
     });
 }
 
-/// Appends a message with its lines behind one another: Rust's own has the place in the first and what
-/// happened in the second. (What `core` has for this can panic, as far as the compiler knows.)
+/// Appends a message as one line: a Rust panic message has the location on its first line and the reason on
+/// its second. (For all the compiler knows, `str::lines` can panic.)
 pub(crate) fn on_one_line(line: &mut Line, message: &str) {
     let mut rest = message;
-    // Each turn takes a line off.
+    // Each turn removes a line.
     while !rest.is_empty() {
         let end = rest.bytes().position(|byte| byte == b'\n').unwrap_or(rest.len());
         let words = rest.get(..end).unwrap_or_default().trim_ascii();
@@ -104,8 +104,8 @@ pub(crate) fn on_one_line(line: &mut Line, message: &str) {
     }
 }
 
-/// Says what the dump used of the memory that it was given. In a frame of its own, so that the dump need not
-/// carry it along.
+/// Prints how much stack and arena the dump used. In a frame of its own, so that the line does not stay on
+/// the stack during the dump.
 #[inline(never)]
 pub(super) fn footprint(platform: &dyn Platform, armed: &Armed<'_>, painted: &Painted) {
     say(platform, |line| {

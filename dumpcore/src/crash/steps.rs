@@ -1,5 +1,5 @@
 //! The steps of a dump, in order: stop the other CPUs, check our own code, then dump to one target after
-//! another.
+//! another until one succeeds.
 
 use super::context::Context;
 use super::targets;
@@ -12,19 +12,19 @@ use crate::time::{Nanoseconds, SECOND};
 use crate::vitals::Step;
 use crate::wait::Wait;
 
-/// How long the other CPUs may take to stop, all together. Those that take longer are dumped without
+/// How long the other CPUs may take to stop, all together. CPUs that take longer are dumped without
 /// registers.
 const STOPPING: Nanoseconds = SECOND;
 
-/// All steps after the check of the armed state.
+/// Runs all steps after the check of the armed state.
 pub(super) fn run(context: &mut Context<'_>, armed: &mut Armed<'_>) -> Outcome {
     let platform = context.platform;
     armed.vitals.enter(Step::Freeze, platform.now());
     platform.stop_cpus();
     let stopped = || platform.all_stopped().then_some(());
-    // Those that did not stop have no registers in the dump, which says so.
+    // CPUs that did not stop have no registers in the dump, and the dump says so.
     let _ = context.wait.until("stopping the other CPUs", STOPPING, stopped);
-    // Only now: a CPU that was stopped while it used the private queues would keep them locked for good.
+    // Not earlier: a CPU that was stopped while it used the private queues would keep them locked for good.
     if let Some(queues) = armed.queues {
         queues.set_crashdump_mode(true);
     }
@@ -48,8 +48,8 @@ pub(super) fn run(context: &mut Context<'_>, armed: &mut Armed<'_>) -> Outcome {
     outcome
 }
 
-/// Sends the helpers away. The checksum of what they work with is set again for the next dump: those that do not leave are
-/// not let in any more.
+/// Sends the helpers away, and updates the checksum of their shared state for the next dump. Helpers that do
+/// not leave in time get no more work.
 fn send_away(context: &Context<'_>, armed: &Armed<'_>, helper_pool: &HelperPool<'_>) {
     helper_pool.close();
     let patience = armed.settings.patience.saturating_mul(2);
@@ -61,7 +61,7 @@ fn send_away(context: &Context<'_>, armed: &Armed<'_>, helper_pool: &HelperPool<
     }
 }
 
-/// What the dump will have to do without.
+/// Records what the dump has to do without.
 #[inline(never)]
 fn see_what_is_lacking(context: &mut Context<'_>, settings: &Settings) {
     let platform = context.platform;

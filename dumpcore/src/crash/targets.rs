@@ -15,19 +15,19 @@ use crate::vitals::Step;
 /// Which targets are tried.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Round {
-    /// Those that say they are healthy.
+    /// Those that report themselves as healthy.
     Healthy,
-    /// Also those that say they are risky.
+    /// Also those that report themselves as risky.
     Risky,
 }
 
-/// How far the dump has come with its targets.
+/// The progress of a dump through its targets.
 struct Tried {
-    /// Those that are not tried any more.
+    /// Those that are no longer tried.
     out: Set,
-    /// Those that said they are risky.
+    /// Those that reported themselves as risky.
     risky: Set,
-    /// Those whose drivers were called, and may have changed their state.
+    /// Those whose drivers were called and may have changed their state.
     called: Set,
     /// The best outcome so far.
     best: Option<Outcome>,
@@ -42,7 +42,7 @@ pub(super) fn dump(context: &Context<'_>, armed: &mut Armed<'_>) -> Outcome {
         if round == Round::Risky && (!armed.settings.allows_risky() || context.wait.expired()) {
             break;
         }
-        // Each turn puts at least one target out, and there are only so many.
+        // Each turn takes at least one target out, and there are at most this many.
         for _ in 0..MAX_TARGETS {
             if let Err(harm) = armed.check_again(|target| tried.called.has(target)) {
                 return harmed(context, harm, tried.best);
@@ -65,7 +65,7 @@ pub(super) fn dump(context: &Context<'_>, armed: &mut Armed<'_>) -> Outcome {
     tried.best.unwrap_or(Outcome::Refused(Refusal::Unusable(DeviceError::NotReady)))
 }
 
-/// The dump found itself harmed between two targets.
+/// The dump found its own state damaged between two targets.
 #[inline(never)]
 fn harmed(context: &Context<'_>, harm: Harm, best: Option<Outcome>) -> Outcome {
     context.harmed.set(true);
@@ -78,7 +78,7 @@ fn harmed(context: &Context<'_>, harm: Harm, best: Option<Outcome>) -> Outcome {
     }
 }
 
-/// The next target, or with striping all that are healthy.
+/// Chooses the next target, or all healthy ones when striping.
 #[inline(never)]
 fn choose(context: &Context<'_>, armed: &mut Armed<'_>, round: Round, tried: &mut Tried) -> Set {
     let platform = context.platform;
@@ -87,7 +87,8 @@ fn choose(context: &Context<'_>, armed: &mut Armed<'_>, round: Round, tried: &mu
     let mut ledger = Ledger::new(platform, refusals, out, targets.iter().flatten().count());
     let stripe = settings.stripes() && round == Round::Healthy;
     let mut set = Set::EMPTY;
-    // What the stripes of a dump have in common: half of a secret in the clear is none.
+    // All stripes must be encrypted to the same recipient: an unencrypted stripe would reveal part of the
+    // secret.
     let mut recipient = None;
     for (number, target) in targets.iter_mut().enumerate() {
         let Some(target) = target else { continue };
@@ -129,7 +130,7 @@ fn choose(context: &Context<'_>, armed: &mut Armed<'_>, round: Round, tried: &mu
     set
 }
 
-/// The better of two outcomes: the one that left more on a medium; of equals the later.
+/// The better of two outcomes: the one with more on a medium, or the later one if they are equal.
 fn better(before: Option<Outcome>, now: Outcome) -> Option<Outcome> {
     let worth = |outcome: &Outcome| match outcome {
         Outcome::Complete => 3,

@@ -1,4 +1,4 @@
-//! A dump is written: front headers, notes, memory. What is on the medium at any moment is a dump.
+//! Writes a dump: front headers, notes, memory. At any moment, the data on the medium is a valid dump.
 
 use super::close::{close, unclosed};
 use super::context::{Attempt, Context, Shared};
@@ -21,18 +21,18 @@ use crate::stream::{notes, pages};
 use crate::vitals::Step;
 use crate::wait::Wait;
 
-/// The pass in which notes go out.
+/// The pass in which notes are written.
 const NOTES: usize = 0;
 
 /// What a dump is written with.
 pub(super) struct Work<'w, 'k> {
     pub(super) pack_buffers: &'w mut PackBuffers<'k>,
     pub(super) written: &'w mut Written,
-    /// Number of the attempt since the keys were made.
+    /// Number of this attempt since the keys were made.
     pub(super) attempt: u32,
 }
 
-/// Writes the dump to all members, and closes it.
+/// Writes the dump to all members and closes it.
 #[inline(never)]
 pub(super) fn write(
     context: &Context<'_>,
@@ -51,12 +51,12 @@ pub(super) fn write(
     };
 
     let mut writer = Writer::new(scheduler, identity, written);
-    // No chunk is begun after that, and what hangs in the stream does not use up the time that closing needs.
+    // No chunk is begun after this deadline, so a hanging stream cannot use up the time reserved for closing.
     let stream_wait = Wait::new(platform, shared.queues, context.stop_at(settings));
     let mut ended = stream(context, &mut writer, shared, pack_buffers, &stream_wait).err();
 
     vitals.enter(Step::Close, platform.now());
-    // What is still open is whole as far as it goes, unless a device or a partition failed us.
+    // An open chunk is still good as far as it goes, unless a device or a partition failed.
     if matches!(ended, Some(Ended::Full | Ended::Budget)) {
         ended = writer.close_chunk(wait).err().or(ended);
     }
@@ -67,10 +67,10 @@ pub(super) fn write(
     close(context, &mut writer, shared, ended, ledger)
 }
 
-/// Writes the front headers, in progress.
+/// Writes the front headers, marked as in progress.
 ///
 /// # Errors
-/// Why one could not be written. The devices are at rest then, as far as they can be.
+/// Why one could not be written. The devices are then shut down, as far as possible.
 #[inline(never)]
 fn begin(
     context: &Context<'_>,
@@ -90,7 +90,7 @@ fn begin(
         let (header, place) = (&member.state.header, member.state.place);
         let put = |block: &mut Block| header.to_block(Kind::Front, block);
         if let Err(error) = member.window.write(place.block, put, &context.wait) {
-            // Whether it arrived is not known, and it may still be on its way: the device is stopped.
+            // The block may or may not have been written, or may still be in flight: the device is stopped.
             ledger.fail(member.target, &error);
             put_to_rest(scheduler, &context.wait);
             return Err(error);
@@ -105,7 +105,7 @@ fn begin(
     Ok(identity)
 }
 
-/// Stops all devices, and leaves those that can be stopped at rest.
+/// Resets all devices, and shuts down those that could be reset.
 fn put_to_rest(scheduler: &mut IoScheduler<'_, '_, '_, '_>, wait: &Wait<'_>) {
     for number in 0..MAX_TARGETS {
         if scheduler.members.get(number).is_some()
@@ -117,7 +117,7 @@ fn put_to_rest(scheduler: &mut IoScheduler<'_, '_, '_, '_>, wait: &Wait<'_>) {
     }
 }
 
-/// A number that no other dump of the partition has: it holds the sequence, and times besides.
+/// A number unique among the dumps of the partition: it includes the sequence number and several times.
 fn nonce(context: &Context<'_>, member: &Member<'_>) -> u64 {
     let platform = context.platform;
     let mut mix = Sum64::new();
@@ -127,7 +127,7 @@ fn nonce(context: &Context<'_>, member: &Member<'_>) -> u64 {
     (mix.finish(64) << 16) | u64::from(member.state.place.sequence & 0xffff)
 }
 
-/// Notes, then memory.
+/// Writes the notes, then memory.
 #[inline(never)]
 fn stream(
     context: &Context<'_>,
@@ -145,11 +145,11 @@ fn stream(
         lacks: context.lacks,
         log_tail: settings.log_tail,
     };
-    // Nothing of the dump may be on the medium before its first block, or the next dump would not see it.
+    // The front header must reach the medium before any chunk, or the next dump would not see this one.
     flush(writer.scheduler(), wait)?;
     let begin = wait.now();
     notes::write(writer, &facts, wait)?;
-    // From here on, a power cut leaves at least the notes.
+    // From here on, the notes survive a power cut.
     writer.drain(wait)?;
     flush(writer.scheduler(), wait)?;
     writer.pass_took(NOTES, wait.now().saturating_sub(begin));
@@ -168,9 +168,9 @@ fn stream(
     writer.drain(wait)
 }
 
-/// Makes sure that all media have what was written.
+/// Flushes all devices.
 fn flush(scheduler: &mut IoScheduler<'_, '_, '_, '_>, wait: &Wait<'_>) -> Result<(), Ended> {
-    // Reads ahead may be under way, and a flush wants the device for itself.
+    // Reads ahead may be in flight, and a flush requires an idle device.
     scheduler.drain(wait)?;
     for (number, member) in scheduler.members.iter_mut() {
         member.window.device().flush(wait).map_err(|error| Ended::device(number, error, wait))?;

@@ -1,8 +1,8 @@
-//! What a driver defers, and the kernel's own queues, which take it while the kernel is healthy.
+//! Deferred work of a driver, and the kernel's own queues, which take it while the kernel is healthy.
 
 use crate::time::Nanoseconds;
 
-/// What is called: a function, and a word for it (often the address of the driver's state).
+/// A function to call, with a word for it (often the address of the driver's state).
 #[derive(Clone, Copy, Debug)]
 pub struct Handler {
     /// The function.
@@ -19,32 +19,33 @@ impl PartialEq for Handler {
 
 impl Eq for Handler {}
 
-/// Why an entry was not taken.
+/// Why an entry was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DeferError {
-    /// All entries are in use; holds how many there are.
+    /// All entries are in use.
     Full {
-        /// The capacity.
+        /// The number of entries.
         capacity: usize,
     },
     /// In normal operation: the platform has no queues of its own.
     NoHostQueues,
-    /// The queue was in use at the moment of the call: an interrupt or nested crash caught it half changed.
+    /// The queue was locked at the moment of the call: an interrupt or a nested crash hit in the middle of a
+    /// change.
     Busy,
 }
 
-/// The kernel's own timers and tasklets, to which the private queues hand through in normal operation.
+/// The kernel's own timers and tasklets, to which the private queues forward in normal operation.
 pub trait HostQueues: Sync {
-    /// Calls the handler once, at `expires` on the platform's clock; moves it if it is already waiting.
+    /// Calls the handler once, at `expires` on the platform's clock. A waiting timer is moved.
     ///
     /// # Errors
     /// Why it cannot.
     fn set_timer(&self, handler: Handler, expires: Nanoseconds) -> Result<(), DeferError>;
 
-    /// Forgets a waiting handler; says whether it was waiting.
+    /// Removes a waiting handler; returns whether it was waiting.
     fn delete_timer(&self, handler: Handler) -> bool;
 
-    /// Calls the handler soon, once, however often it is scheduled before.
+    /// Calls the handler soon, once, however often it is scheduled before that.
     ///
     /// # Errors
     /// Why it cannot.

@@ -1,5 +1,5 @@
-//! The private queues: they hand through to the kernel's own, and in crashdump mode hold and run what is
-//! theirs.
+//! The private queues: they forward to the kernel's own, and in crashdump mode hold and run their own
+//! entries.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +9,7 @@ use super::timers::Timers;
 use crate::platform::Platform;
 use crate::time::Nanoseconds;
 
-/// The queues. A dump has one of each; a driver keeps a reference.
+/// The private queues. A dump has one of each; a driver keeps a reference.
 pub struct Queues {
     crashed: AtomicBool,
     timers: Timers,
@@ -22,12 +22,12 @@ impl Queues {
         Queues { crashed: AtomicBool::new(false), timers: Timers::new(), tasklets: Tasklets::new() }
     }
 
-    /// Whether entries are kept here (crashdump mode) and not handed through.
+    /// Whether entries are kept here (crashdump mode) instead of being forwarded.
     pub fn crashdump_mode(&self) -> bool {
         self.crashed.load(Ordering::Acquire)
     }
 
-    /// Enters or leaves crashdump mode, with empty queues.
+    /// Enters or leaves crashdump mode. Empties the queues.
     pub(crate) fn set_crashdump_mode(&self, crashed: bool) {
         self.timers.clear();
         self.tasklets.clear();
@@ -42,11 +42,11 @@ impl Queues {
         platform.host_queues().map(Some).ok_or(DeferError::NoHostQueues)
     }
 
-    /// Adds a timer: calls `handler` once at `expires` on the platform's clock. One that is already waiting
-    /// is moved, so this is `add_timer` and `mod_timer` in one.
+    /// Adds a timer: calls `handler` once at `expires` on the platform's clock. A waiting timer is moved, so
+    /// this is `add_timer` and `mod_timer` in one.
     ///
     /// # Errors
-    /// If the queue is full, busy, or not there.
+    /// If the queue is full, busy, or missing.
     pub fn set_timer(
         &self,
         platform: &dyn Platform,
@@ -59,10 +59,10 @@ impl Queues {
         }
     }
 
-    /// Deletes a timer; says whether it was waiting.
+    /// Deletes a timer; returns whether it was waiting.
     ///
     /// # Errors
-    /// If the queue is busy or not there.
+    /// If the queue is busy or missing.
     pub fn delete_timer(&self, platform: &dyn Platform, handler: Handler) -> Result<bool, DeferError> {
         match self.host(platform)? {
             Some(host) => Ok(host.delete_timer(handler)),
@@ -70,10 +70,10 @@ impl Queues {
         }
     }
 
-    /// Schedules a tasklet: calls `handler` soon, once, however often it is scheduled before.
+    /// Schedules a tasklet: calls `handler` soon, once, however often it is scheduled before that.
     ///
     /// # Errors
-    /// If the queue is full, busy, or not there.
+    /// If the queue is full, busy, or missing.
     pub fn schedule_tasklet(&self, platform: &dyn Platform, handler: Handler) -> Result<(), DeferError> {
         match self.host(platform)? {
             Some(host) => host.schedule_tasklet(handler),
@@ -81,9 +81,8 @@ impl Queues {
         }
     }
 
-    /// Runs what is due: in crashdump mode, each timer whose time has come, and the tasklets that were
-    /// scheduled before the call. Work that reschedules itself runs again at the next call, so this always
-    /// ends.
+    /// Runs what is due, in crashdump mode: each timer that has expired, and the tasklets that were scheduled
+    /// before the call. Work that reschedules itself runs at the next call, so this always ends.
     pub(crate) fn run(&self, now: Nanoseconds) {
         if self.crashdump_mode() {
             self.timers.run(now);

@@ -1,4 +1,4 @@
-//! The private tasklets: a ring, first scheduled, first run.
+//! The private tasklets: a ring, run in the order in which they were scheduled.
 
 use spin::Mutex;
 
@@ -9,13 +9,13 @@ pub const TASKLET_CAPACITY: usize = 32;
 
 struct Ring {
     entries: [Option<Handler>; TASKLET_CAPACITY],
-    /// Where the oldest entry stands.
+    /// Index of the oldest entry.
     first: usize,
     count: usize,
 }
 
 pub(super) struct Tasklets {
-    /// Only ever taken with try_lock, and never while a handler runs.
+    /// Only taken with try_lock, and never while a handler runs.
     ring: Mutex<Ring>,
 }
 

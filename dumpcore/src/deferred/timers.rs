@@ -1,4 +1,4 @@
-//! The private timers: a few entries, looked through from the front.
+//! The private timers: a few entries in an array, searched from the front.
 
 use spin::Mutex;
 
@@ -15,7 +15,7 @@ struct Entry {
 }
 
 pub(super) struct Timers {
-    /// Only ever taken with try_lock, and never while a handler runs.
+    /// Only taken with try_lock, and never while a handler runs.
     entries: Mutex<[Option<Entry>; TIMER_CAPACITY]>,
 }
 
@@ -51,7 +51,7 @@ impl Timers {
         Ok(found.is_some_and(|slot| slot.take().is_some()))
     }
 
-    /// Takes out the due entry that expires first.
+    /// Removes and returns the handler of the due entry that expires first.
     fn take_due(&self, now: Nanoseconds) -> Option<Handler> {
         let mut entries = self.entries.try_lock()?;
         let first = entries
@@ -62,7 +62,7 @@ impl Timers {
     }
 
     pub(super) fn run(&self, now: Nanoseconds) {
-        // A handler may set itself again for the past: so many in one go, and no more.
+        // A handler may set itself again for the past, so one call runs only this many.
         for _ in 0..TIMER_CAPACITY {
             let Some(handler) = self.take_due(now) else { return };
             (handler.run)(handler.word);

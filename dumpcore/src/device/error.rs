@@ -8,34 +8,34 @@ use crate::wait::TimedOut;
 /// What can go wrong with a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DeviceError {
-    /// Registers read as all ones: the device is no longer there.
+    /// Registers read as all ones: the device is gone.
     Gone,
-    /// Something did not happen within its deadline.
+    /// An operation missed its deadline.
     TimedOut {
-        /// What was waited for.
+        /// The operation.
         what: &'static str,
-        /// For how long, in nanoseconds.
+        /// The time waited, in nanoseconds.
         after: u64,
     },
     /// The device reported failure.
     Status {
-        /// What was being done.
+        /// The operation.
         what: &'static str,
-        /// The device's own code.
+        /// The device's own error code.
         code: u32,
     },
-    /// The device answered something that its specification does not allow.
+    /// The device returned a value that its specification does not allow.
     Protocol {
-        /// Which field or register.
+        /// The field or register.
         what: &'static str,
-        /// What it held.
+        /// Its value.
         value: u64,
     },
-    /// The device is of a kind, or in a mode, that this driver does not serve.
+    /// The device is of a kind, or in a mode, that this driver does not support.
     Unsupported {
-        /// What it would have to be.
+        /// What the driver requires.
         what: &'static str,
-        /// What it said.
+        /// What the device reported.
         value: u64,
     },
     /// A request reaches beyond the end of the device.
@@ -54,11 +54,11 @@ pub enum DeviceError {
     QueueFull,
     /// The device was not quiesced, or has failed for good.
     NotReady,
-    /// The device was not asked: the dump itself is harmed, and writes nothing any more.
+    /// The request was not sent: the dump's own state is damaged, and it writes nothing more.
     Harmed(Harm),
     /// The arena is too small for the driver.
     OutOfArena {
-        /// Bytes that were asked for.
+        /// Number of bytes requested.
         bytes: usize,
     },
 }

@@ -1,7 +1,7 @@
-//! What a disk driver has to be able to do to receive a dump.
+//! What a disk driver must be able to do to receive a dump.
 //!
-//! This is the 2004 `disk_dump_device_ops` made safe and pipelined. A driver has `rw_block`; one that can
-//! keep several requests in flight also has `submit` and `poll`.
+//! This is the 2004 `disk_dump_device_ops` made safe and pipelined. A driver implements `rw_block`; one that
+//! can keep several requests in flight also implements `submit` and `poll`.
 
 mod error;
 
@@ -14,25 +14,25 @@ use crate::wait::Wait;
 
 pub use error::DeviceError;
 
-/// How large a device is.
+/// The size of a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Geometry {
     /// Whole 4096-byte blocks.
     pub blocks: u64,
 }
 
-/// What a device says of itself before it is touched.
+/// A device's state, as far as it can be judged without changing anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Health {
-    /// It answers as it should.
+    /// It behaves as expected.
     Healthy,
-    /// It may work; the reason says what is odd.
+    /// It may work; the error says what is wrong.
     Risky(DeviceError),
     /// It cannot be used.
     Unusable(DeviceError),
 }
 
-/// Which way the data goes.
+/// Direction of a transfer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {
     /// From the device into memory.
@@ -41,11 +41,11 @@ pub enum Direction {
     Write,
 }
 
-/// RAM outside of the arena that a device reads straight from where it is. The layout in a [`Gather`].
+/// RAM outside the arena that a device reads in place. The entry layout of a [`Gather`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Extent {
-    /// Where the device sees the first byte.
+    /// Bus address of the first byte.
     pub bus: u64,
     /// Bytes, a multiple of 4096.
     pub length: u64,
@@ -59,7 +59,8 @@ pub struct Gather {
 }
 
 impl Gather {
-    /// The first `count` extents in `table`, which begins at a multiple of 8; more than fit are left out.
+    /// The first `count` extents in `table`, whose address is a multiple of 8; those that do not fit are left
+    /// out.
     pub fn new(table: DmaBuffer, count: usize) -> Gather {
         Gather { table, count }
     }
@@ -71,7 +72,7 @@ impl Gather {
         <[Extent]>::ref_from_bytes(used.as_flattened()).unwrap_or_default()
     }
 
-    /// Bytes in all extents.
+    /// Bytes in all extents together.
     pub fn length(&self) -> u64 {
         self.extents().iter().fold(0, |sum, extent| extent.length.saturating_add(sum))
     }
@@ -82,24 +83,24 @@ impl Gather {
     }
 }
 
-/// A transfer of whole blocks. The buffer belongs to the device until it comes back in a [`Completion`].
+/// A transfer of whole blocks. The device owns the buffer until it comes back in a [`Completion`].
 #[derive(Debug)]
 pub struct Request {
-    /// The caller's name for it; comes back in the completion.
+    /// The caller's identifier for the request; comes back in the completion.
     pub id: u32,
-    /// Which way.
+    /// Read or write.
     pub direction: Direction,
     /// First block on the device, in units of 4096 bytes.
     pub block: u64,
-    /// From or into where; a multiple of 4096 bytes.
+    /// The memory to read from or write to; its length is a multiple of 4096 bytes.
     pub buffer: DmaBuffer,
-    /// RAM whose bytes follow those of the buffer. Only for writes, and only to a device with
+    /// RAM whose bytes follow those of the buffer. Only for writes, and only for devices that have
     /// [`max_extents`](DumpDevice::max_extents).
     pub gather: Option<Gather>,
 }
 
 impl Request {
-    /// Bytes in all.
+    /// Bytes to transfer, in total.
     pub fn length(&self) -> u64 {
         (self.buffer.len() as u64).saturating_add(self.gather.as_ref().map_or(0, Gather::length))
     }
@@ -129,66 +130,63 @@ pub struct Rejected {
 
 /// A disk that can receive a dump.
 ///
-/// The order of calls: `integrity` by `arm()`; after the crash `integrity` again, `sanity_check`, `quiesce`, any number
-/// of transfers, `shutdown`. Nothing but `integrity` and `sanity_check` happens before `quiesce`.
+/// Order of calls: `integrity` by `arm()`; after the crash `integrity` again, `sanity_check`, `quiesce`, any
+/// number of transfers, `shutdown`. Only `integrity` and `sanity_check` are called before `quiesce`.
 ///
-/// A driver never panics, never waits but through its [`Wait`], and trusts nothing that the device wrote.
+/// A driver never panics, waits only through its [`Wait`], and does not trust any data from the device.
 ///
-/// Where DMA is not coherent, dumpcore cleans and invalidates the buffers of requests; memory of the driver's
-/// own that it shares with the device (rings, tables, status) is the driver's to clean and invalidate, by
+/// Where DMA is not coherent, dumpcore cleans and invalidates the buffers of requests. The driver does the
+/// same for memory of its own that it shares with the device (rings, tables, status), with
 /// [`Platform::clean_for_device`](crate::Platform::clean_for_device) and
 /// [`Platform::invalidate_from_device`](crate::Platform::invalidate_from_device).
 ///
 /// # Implementation safety
-/// A [`DmaBuffer`] is the only way to its memory, and dumpcore makes those anew that a device has kept, for
-/// otherwise a device that fails would take them from the dump. What a driver is given it must therefore
-/// treat like this:
-/// - A buffer, and a [`Gather`], is given back once at most: in the [`Completion`] or the [`Rejected`] of its
-///   own request, or by the [`rw_block`](DumpDevice::rw_block) that got it. Nothing is given back that did
-///   not come with that request.
-/// - What was given back is not touched any more. Until then, the driver touches it only while one of its
-///   methods runs, and the device as the request says: of a read it may write the buffer, of a write it only
-///   reads it and what the [extents](Extent) name. Of other memory than that and the driver's own, the device
-///   is not told.
-/// - [`quiesce`](DumpDevice::quiesce) touches nothing that came with an earlier request, and gives nothing of
-///   it back. Once it has returned `Ok`, driver and device have forgotten all that.
-/// - All this holds whatever the device writes to its registers and to memory.
+/// A [`DmaBuffer`] is the only way to its memory. If a device fails and keeps buffers, dumpcore creates them
+/// anew; otherwise the dump would lose them. So a driver must follow these rules:
+/// - A buffer or [`Gather`] is returned at most once: in the [`Completion`] or the [`Rejected`] of its own
+///   request, or by the [`rw_block`](DumpDevice::rw_block) call that got it. Nothing else is returned.
+/// - After it is returned, it is not touched any more. Until then, the driver touches it only while one of
+///   its methods runs, and the device only as the request says: in a read it may write the buffer, in a write
+///   it only reads the buffer and the [extents](Extent). The device is never given the address of any memory
+///   other than these and the driver's own.
+/// - [`quiesce`](DumpDevice::quiesce) neither touches nor returns anything from an earlier request. Once it
+///   has returned `Ok`, driver and device have forgotten all of it.
+/// - All of this holds whatever the device writes to its registers and to memory.
 pub unsafe trait DumpDevice: Send {
-    /// What the device is called on the console, such as `virtio-blk 00:04.0`.
+    /// The device's name on the console, such as `virtio-blk 00:04.0`.
     fn name(&self) -> &str;
 
-    /// Its size. Before `quiesce`, as it was found when opened, or `None` if it takes a command to the device
-    /// to find out; afterwards, as the device now says.
+    /// The size of the device. Before `quiesce`: as found when it was opened, or `None` if finding out takes
+    /// a command to the device. Afterwards: as the device now reports it.
     fn geometry(&self) -> Option<Geometry>;
 
-    /// Bytes in the disk's logical sectors, in which its partition table counts, if it says.
+    /// Size of the disk's logical sectors in bytes, if known. Its partition table counts in these.
     fn sector_size(&self) -> Option<u32> {
         None
     }
 
-    /// Feeds everything into `digest` that must be the same at the crash as it was when armed: register
-    /// addresses, queue addresses, size. Not what changes in use.
+    /// Feeds into `digest` everything that must be the same at the crash as when it was armed: register
+    /// addresses, queue addresses, size. Leave out what changes in use.
     fn integrity(&self, digest: &mut Digest);
 
-    /// Looks at the device without changing it. Called after the crash, while another driver's requests may
-    /// be in flight.
+    /// Checks the device without changing it. Called after the crash, while another driver's requests may be
+    /// in flight.
     fn sanity_check(&mut self, wait: &Wait<'_>) -> Health;
 
-    /// Takes the controller over by reset, whatever driver held it, and leaves it polled, with interrupts
-    /// masked. On success, the device touches no memory any more, and the driver has forgotten the buffers of
-    /// requests that were in flight: they are the caller's again. After a failure, nothing but `quiesce` is
-    /// called.
+    /// Takes over the controller by reset, whatever driver used it, and leaves it polled, with interrupts
+    /// masked. On success, the device no longer accesses memory, and the driver has forgotten the buffers of
+    /// requests that were in flight: the caller owns them again. After a failure, only `quiesce` is called.
     ///
     /// # Errors
-    /// Why the device cannot be used. It may be called again.
+    /// Why the device cannot be used. `quiesce` may be called again.
     fn quiesce(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError>;
 
-    /// Transfers one block and returns when it is done (though perhaps only in the device's cache). Never
+    /// Transfers one block and returns when it is done (the data may only be in the device's cache). Never
     /// called while submitted requests are in flight.
     ///
     /// # Errors
-    /// Why it was not transferred. The buffer, which must be 4096 bytes, comes back either way, unless the
-    /// device may still be using it.
+    /// Why the block was not transferred. The buffer, which must be 4096 bytes, is returned either way,
+    /// unless the device may still be using it.
     fn rw_block(
         &mut self,
         direction: Direction,
@@ -197,30 +195,30 @@ pub unsafe trait DumpDevice: Send {
         wait: &Wait<'_>,
     ) -> (Option<DmaBuffer>, Result<(), DeviceError>);
 
-    /// A number that disks have in common whose takeover is one reset: such cannot be used at the same time.
-    /// `None` for a disk that is reset by itself.
+    /// A number shared by all disks that one reset takes over: they cannot be used at the same time. `None`
+    /// for a disk that is reset on its own.
     fn controller(&self) -> Option<u64> {
         None
     }
 
-    /// How many requests can be in flight, at least 1. The same from before `arm()` on: buffers are made for
-    /// it.
+    /// How many requests can be in flight, at least 1. Must not change after `arm()` was called: buffers are
+    /// allocated for it.
     fn depth(&self) -> usize {
         1
     }
 
-    /// Bytes in a request, at most; a multiple of 4096. The same from before `arm()` on.
+    /// Maximum size of a request in bytes; a multiple of 4096. Must not change after `arm()` was called.
     fn max_transfer(&self) -> usize {
         usize::MAX & !(BLOCK_SIZE - 1)
     }
 
-    /// Extents that a request may have; 0 for a device that only takes buffers from the arena.
+    /// Maximum number of extents in a request; 0 for a device that only accepts buffers from the arena.
     fn max_extents(&self) -> usize {
         0
     }
 
-    /// Starts a request. A device that finishes it at once returns the completion; otherwise `poll` does
-    /// later. The default does the whole transfer by `rw_block`.
+    /// Starts a request. A device that finishes it at once returns the completion; otherwise `poll` returns
+    /// it later. The default does the whole transfer with `rw_block`.
     ///
     /// # Errors
     /// The request, if it was not accepted.
@@ -228,34 +226,34 @@ pub unsafe trait DumpDevice: Send {
         transfer_by_blocks(self, request, wait).map(Some)
     }
 
-    /// The next finished request, if there is one. Never waits: `wait` is for a driver that keeps its own
-    /// timers and tasklets, and for the [platform](Wait::platform)'s cache maintenance.
+    /// Returns the next finished request, if there is one. Never waits: `wait` is for drivers that have their
+    /// own timers and tasklets, and for the [platform](Wait::platform)'s cache maintenance.
     ///
     /// # Errors
-    /// The device itself has failed, not just one request; none of those in flight will come back.
+    /// The device itself has failed, not just one request; no request in flight will complete.
     fn poll(&mut self, wait: &Wait<'_>) -> Result<Option<Completion>, DeviceError> {
         let _ = wait;
         Ok(None)
     }
 
-    /// Returns when the medium, not only a cache, has everything that completed before. Never called while
+    /// Returns once the medium, not only a cache, has everything that completed before. Never called while
     /// requests are in flight.
     ///
     /// # Errors
     /// Why that is not certain.
     fn flush(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError>;
 
-    /// Flushes and leaves the device at rest. The last call.
+    /// Flushes and leaves the device idle. This is the last call.
     ///
     /// # Errors
     /// Why it is not certain that the medium has everything.
     fn shutdown(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError>;
 }
 
-/// A whole request by `rw_block`, one block after another: the default of [`DumpDevice::submit`].
+/// Does a whole request with `rw_block`, one block after another: the default of [`DumpDevice::submit`].
 ///
 /// # Errors
-/// The request, if it names RAM outside of its buffer. A block that fails is told in the completion.
+/// The request, if it has extents. If a block fails, the completion says so.
 pub(crate) fn transfer_by_blocks<D: DumpDevice + ?Sized>(
     device: &mut D,
     request: Request,
@@ -266,7 +264,7 @@ pub(crate) fn transfer_by_blocks<D: DumpDevice + ?Sized>(
         return Err(Rejected { request, error: DeviceError::BadBuffer { length } });
     }
     let Request { id, direction, block, buffer, gather } = request;
-    // Blocks that are done are joined on the left, those to come are split from the right.
+    // Finished blocks are joined on the left; the remaining ones are split off the right.
     let (mut done, mut rest) = buffer.split(0);
     let mut at = block;
     // Each turn transfers one block.
@@ -287,8 +285,8 @@ pub(crate) fn transfer_by_blocks<D: DumpDevice + ?Sized>(
     Ok(Completion { id, buffer: done, gather, result: Ok(()) })
 }
 
-/// That the contract is one which safe code cannot enter into: the one compiles, and the other differs in
-/// that word only.
+/// Shows that safe code cannot implement the trait: the first example compiles, and the second differs only
+/// in the missing `unsafe`.
 ///
 /// ```
 /// # use dumpcore::device::{DeviceError, Direction, DumpDevice, Geometry, Health};
@@ -302,7 +300,9 @@ pub(crate) fn transfer_by_blocks<D: DumpDevice + ?Sized>(
 /// #   fn integrity(&self, _: &mut Digest) {}
 /// #   fn sanity_check(&mut self, _: &Wait<'_>) -> Health { Health::Healthy }
 /// #   fn quiesce(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> { Ok(()) }
-/// #   fn rw_block(&mut self, _: Direction, _: u64, buffer: DmaBuffer, _: &Wait<'_>) -> Moved { (Some(buffer), Ok(())) }
+/// #   fn rw_block(&mut self, _: Direction, _: u64, buffer: DmaBuffer, _: &Wait<'_>) -> Moved {
+/// #       (Some(buffer), Ok(()))
+/// #   }
 /// #   fn flush(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> { Ok(()) }
 /// #   fn shutdown(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> { Ok(()) }
 /// }
@@ -318,7 +318,9 @@ pub(crate) fn transfer_by_blocks<D: DumpDevice + ?Sized>(
 /// #   fn integrity(&self, _: &mut Digest) {}
 /// #   fn sanity_check(&mut self, _: &Wait<'_>) -> Health { Health::Healthy }
 /// #   fn quiesce(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> { Ok(()) }
-/// #   fn rw_block(&mut self, _: Direction, _: u64, buffer: DmaBuffer, _: &Wait<'_>) -> Moved { (Some(buffer), Ok(())) }
+/// #   fn rw_block(&mut self, _: Direction, _: u64, buffer: DmaBuffer, _: &Wait<'_>) -> Moved {
+/// #       (Some(buffer), Ok(()))
+/// #   }
 /// #   fn flush(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> { Ok(()) }
 /// #   fn shutdown(&mut self, _: &Wait<'_>) -> Result<(), DeviceError> { Ok(()) }
 /// }

@@ -1,10 +1,10 @@
 //! A chunk: one header block that describes and checks up to [`MAX_PAYLOAD_BLOCKS`] payload blocks.
 //!
-//! A notes chunk carries [notes](super::note). A memory chunk carries pages: its runs say, in order, which
-//! page frames it speaks of and what became of each; the pages of [`RunKind::Data`] runs follow as payload in the
-//! order of the runs, [encoded](Encoding) one page a block, or packed in [units](UnitHeader).
+//! A notes chunk carries [notes](super::note). A memory chunk carries pages: its runs list, in order, the
+//! page frames that it covers and what happened to each. The pages of [`RunKind::Data`] runs follow as
+//! payload, in the same order, [encoded](Encoding) as one page per block or packed in [units](UnitHeader).
 //!
-//! The payload of a encrypted chunk is encrypted as a whole, padding included, see [`crypt`](super::crypt).
+//! The payload of an encrypted chunk is encrypted as a whole, including padding; see [`crypt`](super::crypt).
 
 use static_assertions::{const_assert, const_assert_eq};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -16,22 +16,22 @@ use super::class::PageClass;
 use super::frame::{self, Kind, Malformed};
 use super::{BLOCK_SIZE, Block, PAGE_SIZE, VERSION};
 
-/// Payload blocks in a chunk, at most (512 KiB).
+/// Maximum number of payload blocks in a chunk (512 KiB).
 pub const MAX_PAYLOAD_BLOCKS: usize = 128;
 
-/// Runs in a chunk, at most.
+/// Maximum number of runs in a chunk.
 pub const MAX_RUNS: usize = 183;
 
-/// The version of the format from which on payload has the checksum that it has now; before, it was [`version3`]'s.
+/// The first format version with the current payload checksum; earlier ones use [`version3`].
 const VERSION_OF_SUM: u32 = 4;
 
-/// Pages in a unit, at most.
+/// Maximum number of pages in a unit.
 pub const MAX_UNIT_PAGES: usize = 16;
 
-/// Pages of [`RunKind::Data`] in a chunk, at most: bounds what a reader has to unpack.
+/// Maximum number of [`RunKind::Data`] pages in a chunk: bounds what a reader has to unpack.
 pub const MAX_CHUNK_PAGES: u64 = 1 << 16;
 
-/// What a chunk carries.
+/// The content of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum ChunkKind {
@@ -48,7 +48,7 @@ impl ChunkKind {
     }
 }
 
-/// What became of the pages of a run.
+/// What happened to the pages of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub enum RunKind {
@@ -58,7 +58,7 @@ pub enum RunKind {
     Zero = 2,
     /// They are the dump's own arena; no payload.
     Arena = 3,
-    /// The platform had no way to read them; no payload.
+    /// The platform could not read them; no payload.
     Unreadable = 4,
     /// Reading them faulted (machine check, hole, unmapped); no payload.
     Faulted = 5,
@@ -70,9 +70,9 @@ pub enum RunKind {
     User = 8,
     /// Left out by the dump level: free memory.
     Free = 9,
-    /// Left out by the dump level "kernel only": not known to be the kernel's.
+    /// Left out by the dump level "kernel only": not known to belong to the kernel.
     NotKernel = 10,
-    /// Never read: the platform calls them a device's.
+    /// Never read: according to the platform, they belong to a device.
     Device = 11,
 }
 
@@ -112,13 +112,13 @@ impl RunKind {
     }
 }
 
-/// How a memory chunk's pages stand in its payload.
+/// How a memory chunk stores pages in its payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Encoding {
-    /// One page a block, as it is. Notes too are of this encoding.
+    /// One page per block, unchanged. Notes chunks use this encoding too.
     Plain = 0,
-    /// In [units](UnitHeader), one behind another.
+    /// In [units](UnitHeader), one after another.
     Units = 1,
 }
 
@@ -133,7 +133,7 @@ impl Encoding {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub enum Packing {
-    /// As they are: they did not shrink.
+    /// Unchanged, because compression did not shrink them.
     Stored = 0,
     /// As one LZ4 block (LZ4 Block Format Description, github.com/lz4/lz4, doc/lz4_Block_format.md).
     Lz4 = 1,
@@ -146,12 +146,12 @@ impl Packing {
     }
 }
 
-/// In front of each unit: the next `pages` data pages of the chunk, together. Behind its bytes, zeros up to the next
-/// multiple of 8.
+/// Precedes each unit, which holds the next `pages` data pages of the chunk. The unit's bytes are padded with
+/// zeros to a multiple of 8.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct UnitHeader {
-    /// Bytes after this header, padding not counted; at least 1, at most `pages` pages.
+    /// Bytes after this header, without padding; at least 1, at most the size of `pages` pages.
     pub stored: U32,
     /// Pages, 1 to [`MAX_UNIT_PAGES`].
     pub pages: U16,
@@ -163,18 +163,18 @@ const_assert_eq!(size_of::<UnitHeader>(), 8);
 /// A unit found in a payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unit {
-    /// Where its bytes begin in the payload.
+    /// Offset of its bytes in the payload.
     pub offset: usize,
-    /// How many bytes it has.
+    /// Number of its bytes.
     pub stored: usize,
-    /// How many pages.
+    /// Number of its pages.
     pub pages: usize,
     /// How they are stored.
     pub packing: Packing,
 }
 
-/// The units in the payload of a chunk with [`Encoding::Units`], one after another. Ends at the payload's end, or where a
-/// unit contradicts itself; [`Units::rest`] is then not empty.
+/// The units in the payload of a chunk with [`Encoding::Units`], one after another. Ends at the end of the
+/// payload or at an inconsistent unit; in the latter case [`Units::rest`] is not empty.
 #[derive(Clone, Debug)]
 pub struct Units<'a> {
     payload: &'a [u8],
@@ -187,7 +187,7 @@ impl<'a> Units<'a> {
         Units { payload, at: 0 }
     }
 
-    /// What has not been walked over.
+    /// The bytes not visited yet.
     pub fn rest(&self) -> &'a [u8] {
         self.payload.get(self.at..).unwrap_or_default()
     }
@@ -219,28 +219,28 @@ impl Iterator for Units<'_> {
     }
 }
 
-/// Consecutive pages of one class with the same fate.
+/// Consecutive pages of one class to which the same happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Run {
-    /// Page frame number of the first: its physical address divided by [`PAGE_SIZE`].
+    /// Page frame number of the first page: its physical address divided by [`PAGE_SIZE`].
     pub pfn: U64,
-    /// How many, at least one.
+    /// Number of pages, at least one.
     pub count: U32,
     /// A [`RunKind`].
     pub kind: U16,
-    /// A [`PageClass`]: what the pages were used for, whatever became of them.
+    /// A [`PageClass`]: what the pages were used for, whatever happened to them.
     pub class: U16,
 }
 const_assert_eq!(size_of::<Run>(), 16);
 
 impl Run {
-    /// What became of its pages; [`ChunkHeader::parse`] has made sure that it is a known kind.
+    /// What happened to its pages. [`ChunkHeader::parse`] has checked that the kind is known.
     pub fn kind(&self) -> RunKind {
         RunKind::from_number(self.kind.get()).unwrap_or(RunKind::Unreadable)
     }
 
-    /// What its pages were used for; [`ChunkHeader::parse`] has made sure that it is a known class.
+    /// What its pages were used for. [`ChunkHeader::parse`] has checked that the class is known.
     pub fn class(&self) -> PageClass {
         PageClass::from_number(self.class.get()).unwrap_or(PageClass::Unknown)
     }
@@ -266,7 +266,7 @@ pub struct ChunkHeader {
     pub payload_blocks: U32,
     /// Runs in use, at most [`MAX_RUNS`]; 0 in a notes chunk.
     pub run_count: U32,
-    /// Bytes of payload in use; the rest of the last block is zero (before it is encrypted).
+    /// Bytes of payload in use; the rest of the last block is zero (before encryption).
     pub payload_bytes: U64,
     /// An [`Encoding`].
     pub encoding: U32,
@@ -274,17 +274,19 @@ pub struct ChunkHeader {
     pub cipher: U32,
     /// The pass that wrote it: 0 notes, then as in [`header::PASSES`](super::header::PASSES).
     pub pass: U32,
-    /// Number of the attempt to dump since the key was made; part of the cipher's nonce.
+    /// Number of the attempt since the key was made; part of the cipher's nonce.
     pub attempt: U32,
-    /// The ephemeral public key of a encrypted chunk, so that each can be opened alone; zeros in others.
+    /// The ephemeral public key of an encrypted chunk, so that each chunk can be decrypted on its own;
+    /// otherwise zeros.
     pub ephemeral: PublicKey,
     /// What happened to which pages.
     pub runs: [Run; MAX_RUNS],
     /// Zero.
     pub padding: [u8; 8],
-    /// Authenticates all bytes before and the payload of a encrypted chunk; zeros in others.
+    /// Authenticates the payload and all header bytes before the tag in an encrypted chunk; otherwise zeros.
     pub tag: Tag,
-    /// [Checksum](super::checksum) of each payload block as stored, for the number of the block it stands in.
+    /// [Checksum](super::checksum) of each payload block as stored, for the block number at which it is
+    /// stored.
     pub sums: [U64; MAX_PAYLOAD_BLOCKS],
     /// Zero.
     pub reserved: [u8; 12],
@@ -292,7 +294,7 @@ pub struct ChunkHeader {
     pub crc: U32,
 }
 const_assert_eq!(size_of::<ChunkHeader>(), BLOCK_SIZE);
-/// Bytes in front of the tag, which it covers: a multiple of the 16 that Poly1305 takes in at a time.
+/// Bytes before the tag, which it covers: a multiple of the 16 that Poly1305 takes in at a time.
 pub const TAG_OFFSET: usize = 104 + MAX_RUNS * size_of::<Run>() + 8;
 const_assert!(TAG_OFFSET.is_multiple_of(16));
 const_assert_eq!(core::mem::offset_of!(ChunkHeader, tag), TAG_OFFSET);
@@ -313,12 +315,12 @@ impl ChunkHeader {
         self.version = VERSION.into();
     }
 
-    /// A block seen as a chunk header, whatever it holds.
+    /// Views a block as a chunk header, whatever it contains.
     pub fn of(block: &Block) -> Option<&ChunkHeader> {
         ChunkHeader::ref_from_bytes(block.as_slice()).ok()
     }
 
-    /// A block seen as a chunk header, to be filled in place.
+    /// Views a block as a chunk header, to be filled in place.
     pub fn of_mut(block: &mut Block) -> Option<&mut ChunkHeader> {
         ChunkHeader::mut_from_bytes(block.as_mut_slice()).ok()
     }
@@ -326,7 +328,7 @@ impl ChunkHeader {
     /// The chunk header in a block.
     ///
     /// # Errors
-    /// What [`frame::check`] says, or counts and runs that contradict each other.
+    /// As for [`frame::check`]; also inconsistent counts or runs.
     pub fn parse(block: &Block) -> Result<&ChunkHeader, Malformed> {
         frame::check(block, Kind::Chunk)?;
         let header = ChunkHeader::ref_from_bytes(block.as_slice())
@@ -357,7 +359,7 @@ impl ChunkHeader {
             if PageClass::from_number(run.class.get()).is_none() {
                 return Err(Malformed::Field { name: "run.class", value: run.class.get().into() });
             }
-            // Page frame numbers of a 64-bit physical address have at most 52 bits.
+            // A page frame number of a 64-bit physical address has at most 52 bits.
             let end = run.pfn.get().checked_add(run.count.get().into());
             if run.count.get() == 0 || end.is_none_or(|end| end > 1 << 52) {
                 return Err(Malformed::Field { name: "run.count", value: run.count.get().into() });
@@ -378,12 +380,12 @@ impl ChunkHeader {
         Ok(header)
     }
 
-    /// What the chunk carries; [`ChunkHeader::parse`] has made sure that it is known.
+    /// What the chunk carries. [`ChunkHeader::parse`] has checked that the kind is known.
     pub fn kind(&self) -> ChunkKind {
         ChunkKind::from_number(self.kind.get()).unwrap_or(ChunkKind::Notes)
     }
 
-    /// How its pages are stored; [`ChunkHeader::parse`] has made sure that it is known.
+    /// How its pages are stored. [`ChunkHeader::parse`] has checked that the encoding is known.
     pub fn encoding(&self) -> Encoding {
         Encoding::from_number(self.encoding.get()).unwrap_or(Encoding::Plain)
     }
@@ -398,8 +400,8 @@ impl ChunkHeader {
         self.runs.get(..self.run_count.get() as usize).unwrap_or_default()
     }
 
-    /// The checksum that a payload block of this chunk should have if it stands in block number `position` of the partition: by the
-    /// rule of the version that wrote it. For readers.
+    /// The checksum that a payload block of this chunk should have at block number `position` of the
+    /// partition, by the rule of the version that wrote it. For readers.
     pub fn block_sum(&self, block: &Block, position: u64) -> u64 {
         if self.version.get() < VERSION_OF_SUM {
             version3::block_sum(block, position)

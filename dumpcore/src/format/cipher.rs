@@ -6,14 +6,14 @@ pub type PublicKey = [u8; 32];
 /// A secret key of X25519.
 pub type SecretKey = [u8; 32];
 
-/// What authenticates a chunk or a header (Poly1305).
+/// The authentication tag of a chunk or header (Poly1305).
 pub type Tag = [u8; 16];
 
 /// How a payload is encrypted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Cipher {
-    /// Not at all.
+    /// Not encrypted.
     None = 0,
     /// As described in [`crypt`](super::crypt).
     X25519XChaCha20Poly1305 = 1,

@@ -1,9 +1,9 @@
-//! What a page was used for, as a number on disk, and the passes in which pages go out.
+//! What a page was used for, as a number on disk, and the passes in which pages are written.
 
-/// What each pass wrote, by its number.
+/// What each pass wrote, by pass number.
 pub const PASSES: [&str; 4] = ["notes", "stacks and page tables", "kernel data", "the rest"];
 
-/// What a page is used for, as the platform says.
+/// What a page is used for, according to the platform.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub enum PageClass {
@@ -25,7 +25,7 @@ pub enum PageClass {
     Cache = 7,
     /// Page cache with private data, such as a file system's buffers.
     CachePrivate = 8,
-    /// In nobody's use.
+    /// Unused.
     Free = 9,
     /// Belongs to a device though the memory map calls it RAM. Never read.
     Device = 10,

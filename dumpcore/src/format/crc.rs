@@ -1,11 +1,11 @@
-//! CRC-32 (IEEE 802.3, reflected, as zlib's), 16 bytes a turn.
+//! CRC-32 (IEEE 802.3, reflected, as in zlib), 16 bytes at a time.
 //!
-//! Written here because it cannot panic: in what the crate crc32fast becomes on RISC-V, a bounds check stays.
+//! Written here because it must not panic: compiled for RISC-V, the crate crc32fast keeps a bounds check.
 
-/// Bytes a turn.
+/// Bytes per step.
 const WIDE: usize = 16;
 
-/// What a byte does to the sum, `n` bytes further on: row n.
+/// Row n: the effect of a byte on the sum after `n` more bytes.
 static TABLES: [[u32; 256]; WIDE] = tables();
 
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "runs in the compiler")]
@@ -46,7 +46,7 @@ pub struct Crc32 {
 }
 
 impl Crc32 {
-    /// Nothing taken in yet.
+    /// The state before any input.
     pub const fn new() -> Crc32 {
         Crc32 { inverted: u32::MAX }
     }
@@ -56,8 +56,9 @@ impl Crc32 {
         let (chunks, rest) = bytes.as_chunks::<WIDE>();
         let mut sum = self.inverted;
         for chunk in chunks {
-            // The sum so far goes into the first 4 bytes; each byte then has its own table, the last byte the first. Bytes that
-            // do not hang on the sum so far come first, so that the processor need not wait for it.
+            // The sum so far goes into the first 4 bytes. Each byte then has its own table; the last byte has
+            // the first one. Bytes that do not depend on the sum so far come first, so that the processor
+            // need not wait for it.
             let mixed = (u128::from_le_bytes(*chunk) ^ u128::from(sum)).to_le_bytes();
             sum = mixed.iter().rev().zip(&TABLES).fold(0, |sum, (byte, row)| sum ^ look_up(row, *byte));
         }
@@ -67,7 +68,7 @@ impl Crc32 {
         self.inverted = sum;
     }
 
-    /// The sum of all that was taken in.
+    /// The sum of all input.
     pub const fn finish(&self) -> u32 {
         !self.inverted
     }
@@ -88,6 +89,6 @@ pub fn hash(bytes: &[u8]) -> u32 {
 
 #[inline(always)]
 fn look_up(row: &[u32; 256], byte: u8) -> u32 {
-    // Always there: a byte is at most 255.
+    // Always present: a byte is at most 255.
     row.get(usize::from(byte)).copied().unwrap_or_default()
 }

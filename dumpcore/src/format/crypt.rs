@@ -1,25 +1,26 @@
-//! Encryption of a dump to a public key: the private key never is on the machine that crashes.
+//! Encryption of a dump to a public key. The secret key never touches the machine that crashes.
 //!
-//! When armed, the kernel makes an ephemeral key pair of X25519 (RFC 7748), agrees with the label's public key on a
-//! shared secret, and forgets the ephemeral secret. The key of all dumps until the next arming is
+//! When armed, the kernel makes an ephemeral X25519 key pair (RFC 7748), computes a shared secret from it and
+//! the label's public key, and forgets the ephemeral secret. The key for all dumps until the next arming is
 //!
 //! ```text
 //! key = SHA-256("diskdump 3 chunk key" · shared secret · ephemeral public key · recipient's public key)
 //! ```
 //!
-//! Each chunk is encrypted and authenticated by XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03; RFC 8439) with the nonce
+//! Each chunk is encrypted and authenticated with XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03; RFC 8439)
+//! and the nonce
 //!
 //! ```text
 //! attempt (u64) · the dump's nonce (u64) · index (u64), little-endian
 //! ```
 //!
-//! The attempt counts up with each dump that is begun with a key, and the index with each chunk of a dump, so no nonce
-//! comes twice. The associated data are the chunk's header up to its tag, so the runs are in the clear, and cannot be
-//! changed; the payload blocks' checksums are of the encrypted bytes, so that anybody can tell a whole dump from a damaged
-//! one. A dump's headers are authenticated the same way, without a payload, see [`header_index`].
+//! The attempt counts the dumps begun with a key, and the index counts the chunks of a dump, so no nonce is
+//! used twice. The associated data is the chunk's header up to its tag: the runs are unencrypted but
+//! authenticated. The checksums of the payload blocks cover the encrypted bytes, so that damage can be found
+//! without the key. A dump's headers are authenticated the same way, without a payload; see [`header_index`].
 //!
-//! What this does not do: hide which page frames are zero or left out, how large memory is, which kernel it was; or say who
-//! made the dump: whoever knows the public key can make one.
+//! This does not hide which page frames are zero or left out, how much memory there is, or which kernel it
+//! was. It does not prove who made the dump: anyone who knows the public key can make one.
 
 use chacha20::cipher::array::Array;
 use chacha20::cipher::{KeyIvInit, StreamCipherCore};
@@ -37,13 +38,13 @@ use super::header::{Header, TAGGED};
 
 pub use super::cipher::{Cipher, PublicKey, SecretKey, Tag};
 
-/// The public key that belongs to a secret one.
+/// The public key of a secret key.
 pub fn public_key(secret: &SecretKey) -> PublicKey {
     x25519_dalek::x25519(*secret, x25519_dalek::X25519_BASEPOINT_BYTES)
 }
 
-/// The key of chunks and headers. It is wiped when it is dropped; what is moved leaves a copy behind, so whoever keeps one derives
-/// it in its [place](Key::derive).
+/// The key for chunks and headers. It is wiped when dropped. A move would leave a copy behind, so callers
+/// that keep a key derive it [in place](Key::derive).
 #[derive(Clone)]
 pub struct Key([u8; 32]);
 
@@ -54,9 +55,9 @@ impl Drop for Key {
 }
 
 impl Key {
-    /// The key on which the holder of `secret` agrees with the holder of `other`'s secret; one of them is the
-    /// `recipient`, the other the maker of the `ephemeral` key. `None` for a public key with which no secret is shared
-    /// (RFC 7748, section 6.1).
+    /// The key shared by the holder of `secret` and the holder of `other`'s secret. One of them is the
+    /// `recipient`, the other made the `ephemeral` key. `None` if the public key yields no shared secret (RFC
+    /// 7748, section 6.1).
     pub fn agree(
         secret: &SecretKey,
         other: &PublicKey,
@@ -67,11 +68,11 @@ impl Key {
         key.derive(secret, other, ephemeral, recipient).then_some(key)
     }
 
-    /// No key yet.
+    /// The absence of a key.
     pub const NONE: Key = Key([0; 32]);
 
-    /// Becomes the key that [`agree`](Key::agree) makes, in place; `false`, and nothing, where there is none. What the computation
-    /// leaves below the caller on its stack is for the caller to wipe.
+    /// Makes this the key that [`agree`](Key::agree) computes, in place. Returns `false` if there is none.
+    /// The computation leaves secrets on the stack below the caller, who has to wipe them.
     pub fn derive(
         &mut self,
         secret: &SecretKey,
@@ -98,10 +99,10 @@ impl Key {
     }
 }
 
-/// Where in the life of a key something is encrypted: makes the cipher's nonce.
+/// A position in the life of a key; makes the cipher's nonce.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
-    /// Number of the attempt to dump since the key was made.
+    /// Number of the attempt since the key was made.
     pub attempt: u32,
     /// The dump's nonce.
     pub nonce: u64,
@@ -120,21 +121,21 @@ impl Place {
     }
 }
 
-/// The index under which the header of stripe number `stripe` is authenticated, begun or closed: those at the end, where
-/// no chunk's is.
+/// The index under which the header of stripe `stripe` is authenticated, for an open or a closed dump. These
+/// are at the top of the range, which chunks never reach.
 pub fn header_index(stripe: u32, closed: bool) -> u64 {
     u64::MAX.saturating_sub(u64::from(stripe).saturating_mul(2)).saturating_sub(u64::from(!closed))
 }
 
-/// The two ciphers of one message, set up, and what Poly1305 has taken in of it.
+/// The two ciphers of one message, with the Poly1305 state so far.
 struct Message {
     cipher: ChaChaCore<R20, Ietf>,
     mac: Poly1305,
 }
 
 impl Message {
-    /// Begins a message (draft-irtf-cfrg-xchacha-03, section 2.3; RFC 8439, section 2.8) with its associated data.
-    /// `None` unless that is a multiple of 16 bytes.
+    /// Begins a message (draft-irtf-cfrg-xchacha-03, section 2.3; RFC 8439, section 2.8) with its associated
+    /// data. `None` unless the length of that is a multiple of 16.
     fn begin(key: &Key, place: &Place, associated: &[u8]) -> Option<Message> {
         let nonce = place.bytes();
         let (head, tail) = nonce.split_first_chunk::<16>()?;
@@ -144,7 +145,7 @@ impl Message {
             *slot = *byte;
         }
         let mut cipher = ChaChaCore::<R20, Ietf>::new(&subkey, &short.into());
-        // The first block of the key stream makes Poly1305's key.
+        // The first block of the key stream is Poly1305's key.
         let mut first = Default::default();
         cipher.write_keystream_block(&mut first);
         let first: [u8; 64] = first.into();
@@ -154,14 +155,14 @@ impl Message {
         rest.is_empty().then_some(Message { cipher, mac })
     }
 
-    /// Takes the encrypted bytes in; `None` unless they are a multiple of 64.
+    /// Takes in encrypted bytes. `None` unless their number is a multiple of 64.
     fn authenticate(&mut self, bytes: &[u8]) -> Option<()> {
         let (blocks, rest) = Array::slice_as_chunks(bytes);
         self.mac.update(blocks);
         rest.is_empty().then_some(())
     }
 
-    /// Encrypts, or decrypts; `None`, with nothing changed, unless the bytes are a multiple of 64.
+    /// Encrypts or decrypts. `None`, with nothing changed, unless the number of bytes is a multiple of 64.
     fn apply(&mut self, bytes: &mut [u8]) -> Option<()> {
         let (blocks, rest) = Array::slice_as_chunks_mut(bytes);
         if !rest.is_empty() {
@@ -179,8 +180,9 @@ impl Message {
 }
 
 impl Key {
-    /// Encrypts `bytes` in place and returns what authenticates them together with `associated`. `None` unless `bytes` are
-    /// a multiple of 64 and `associated` of 16: blocks and headers are.
+    /// Encrypts `bytes` in place and returns the tag that authenticates them together with `associated`.
+    /// `None` unless the length of `bytes` is a multiple of 64 and that of `associated` a multiple of 16, as
+    /// for blocks and headers.
     pub fn encrypt(&self, place: &Place, associated: &[u8], bytes: &mut [u8]) -> Option<Tag> {
         let mut message = Message::begin(self, place, associated)?;
         message.apply(bytes)?;
@@ -188,7 +190,7 @@ impl Key {
         Some(message.tag(associated.len(), bytes.len()))
     }
 
-    /// Decrypts `bytes` in place if they and `associated` are what was encrypted; leaves them as they are if not.
+    /// Decrypts `bytes` in place if they and `associated` are authentic; otherwise leaves them unchanged.
     pub fn open(&self, place: &Place, associated: &[u8], bytes: &mut [u8], tag: &Tag) -> bool {
         let expected = || {
             let mut message = Message::begin(self, place, associated)?;
@@ -196,7 +198,7 @@ impl Key {
             Some(message.tag(associated.len(), bytes.len()))
         };
         let Some(expected) = expected() else { return false };
-        // All bytes are compared, so that the time taken says nothing of the first that differs.
+        // Compare all bytes, so that the time taken does not reveal the first difference.
         let difference = expected.iter().zip(tag).fold(0, |any, (ours, theirs)| any | (ours ^ theirs));
         if difference != 0 {
             return false;
@@ -204,8 +206,8 @@ impl Key {
         Message::begin(self, place, associated).and_then(|mut message| message.apply(bytes)).is_some()
     }
 
-    /// Encrypts a chunk: the payload blocks, and sets the tag in the header. All of the header in front of its tag
-    /// has to be as it will be stored; the checksums are made afterwards, of what the payload is now.
+    /// Encrypts the payload blocks of a chunk and sets the tag in its header. The header before the tag must
+    /// be final. The checksums are computed afterwards, over the encrypted payload.
     pub fn encrypt_chunk(&self, header: &mut Block, payload: &mut [u8]) -> bool {
         let (associated, _) = header.split_at(TAG_OFFSET);
         let Some(place) = ChunkHeader::of(header).map(place_of) else { return false };
@@ -216,18 +218,18 @@ impl Key {
         true
     }
 
-    /// Decrypts an encrypted chunk: decrypts the payload blocks if they and the header are what was encrypted.
+    /// Decrypts the payload blocks of an encrypted chunk, if they and the header are authentic.
     pub fn open_chunk(&self, header: &ChunkHeader, payload: &mut [u8]) -> bool {
         let (associated, _) = header.as_bytes().split_at_checked(TAG_OFFSET).unwrap_or_default();
         self.open(&place_of(header), associated, payload, &header.tag)
     }
 
-    /// What authenticates a header in its present state. `closed` for one that is not in progress.
+    /// The tag of a header in its present state. `closed` if it is not in progress.
     pub fn header_tag(&self, header: &Header, closed: bool) -> Option<Tag> {
         self.encrypt(&header_place(header, closed), header.as_bytes().get(TAGGED)?, &mut [])
     }
 
-    /// Whether a header is what the dump wrote.
+    /// Whether a header is as the dump wrote it.
     pub fn is_authentic(&self, header: &Header, closed: bool) -> bool {
         let associated = header.as_bytes().get(TAGGED).unwrap_or_default();
         self.open(&header_place(header, closed), associated, &mut [], &header.tag)

@@ -1,14 +1,14 @@
-//! What label, headers, chunk headers and pattern blocks have in common: magic in front, CRC-32 at the end.
+//! The frame of labels, headers, chunk headers and pattern blocks: a magic at the start, a CRC-32 at the end.
 
 use super::{BLOCK_SIZE, Block, OLDEST_VERSION, VERSION};
 
-/// Where a framed block's CRC-32 stands; it covers all bytes before.
+/// Offset of a framed block's CRC-32, which covers all bytes before it.
 pub const CRC_OFFSET: usize = BLOCK_SIZE - 4;
 
-/// Where a framed block's format version stands (all kinds but the pattern).
+/// Offset of a framed block's format version (all kinds except the pattern).
 pub const VERSION_OFFSET: usize = 8;
 
-/// The kinds of block that name themselves, by the eight bytes in front.
+/// The kinds of block, identified by their first eight bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// The partition's label, block 0.
@@ -27,7 +27,7 @@ impl Kind {
     /// All kinds.
     pub const ALL: [Kind; 5] = [Kind::Label, Kind::Front, Kind::Back, Kind::Chunk, Kind::Pattern];
 
-    /// The eight bytes in front of a block of this kind.
+    /// The first eight bytes of a block of this kind.
     pub const fn magic(self) -> [u8; 8] {
         *match self {
             Kind::Label => b"DISKDMPL",
@@ -38,17 +38,17 @@ impl Kind {
         }
     }
 
-    /// The kind that a block claims to be; its checksum is not looked at.
+    /// The kind that a block claims to be, without a check of its checksum.
     pub fn of(block: &Block) -> Option<Kind> {
         let magic = block.first_chunk::<8>()?;
         Kind::ALL.into_iter().find(|kind| kind.magic() == *magic)
     }
 }
 
-/// Why a block is not what it should be.
+/// Why a block is invalid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Malformed {
-    /// It does not begin with the magic of the kind that was expected.
+    /// It does not begin with the magic of the expected kind.
     Magic {
         /// The first eight bytes found, as a little-endian number.
         found: u64,
@@ -60,21 +60,21 @@ pub enum Malformed {
         /// The CRC-32 of the block's bytes.
         computed: u32,
     },
-    /// It was written by a version of the format that this crate does not know.
+    /// It was written by a format version that this crate does not know.
     Version {
         /// The version found.
         found: u32,
     },
-    /// Checksum and version are right, but a field holds a value that the format does not allow.
+    /// Checksum and version are right, but a field has a value that the format does not allow.
     Field {
         /// The field's name in this module.
         name: &'static str,
-        /// What it holds.
+        /// Its value.
         value: u64,
     },
 }
 
-/// CRC-32 (IEEE) of a framed block's bytes, as it belongs at [`CRC_OFFSET`].
+/// CRC-32 (IEEE) of a framed block's bytes, as stored at [`CRC_OFFSET`].
 pub fn crc(block: &Block) -> u32 {
     let (covered, _) = block.split_at(CRC_OFFSET);
     super::crc::hash(covered)
@@ -88,12 +88,12 @@ pub fn set_checksum(block: &mut Block) {
     }
 }
 
-/// Whether this crate reads what is of this version of the format.
+/// Whether this crate reads this version of the format.
 pub fn is_known(version: u32) -> bool {
     (OLDEST_VERSION..=VERSION).contains(&version)
 }
 
-/// Whether a block is a whole block of `kind` of a version that this crate knows.
+/// Checks that a block is an intact block of `kind`, of a version that this crate knows.
 ///
 /// # Errors
 /// The first of magic, checksum and version that is wrong. A pattern block has no version.

@@ -1,8 +1,9 @@
-//! The last step of freeing a dump: its front header becomes the pattern.
+//! The last step of freeing a dump: turning its front header into the pattern.
 //!
-//! A kernel that is armed may crash at any moment, and then looks at this block. Torn in between, it would be neither of the two, and
-//! the kernel would refuse the partition. So all of it but the first sector is laid first: for the kernel the block is still a front
-//! header, if a damaged one, and it looks for a place after it. Then comes the first sector, which a disk writes whole or not at all.
+//! An armed kernel may crash at any moment and then read this block. If the write were torn, the block would
+//! be neither header nor pattern, and the kernel would refuse the partition. So all but the first sector is
+//! written first: the kernel then sees a damaged front header and looks for a place after it. The first
+//! sector follows, which a disk writes atomically.
 
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -10,10 +11,11 @@ use super::frame::{self, Kind};
 use super::header::{Header, Status};
 use super::{BLOCK_SIZE, Block, Uuid, pattern};
 
-/// Bytes that a disk writes whole or not at all.
+/// Bytes that a disk writes atomically.
 pub const SECTOR: usize = 512;
 
-/// Lays the pattern of block `number` of partition `uuid` over all of a front header but its first sector.
+/// Overwrites all but the first sector of a front header with the pattern of block `number` of partition
+/// `uuid`.
 pub fn halve(block: &mut Block, uuid: &Uuid, number: u64) {
     let mut free = [0; BLOCK_SIZE];
     pattern::fill(&mut free, uuid, number);
@@ -22,9 +24,10 @@ pub fn halve(block: &mut Block, uuid: &Uuid, number: u64) {
     }
 }
 
-/// What the first sector of block `number` of partition `uuid` says, if the block is the front header of a saved dump that was being
-/// made free: at least one of its other sectors is the pattern already. No dump that waits looks like that: its header says that it
-/// is not saved. All but the first sector's fields are as in an empty header.
+/// The fields in the first sector of block `number` of partition `uuid`, if the block is the front header of
+/// a saved dump that was being freed: at least one of its other sectors is already the pattern. An unsaved
+/// dump never matches, because its header says that it is not saved. Fields outside the first sector are as
+/// in an empty header.
 pub fn half_free(block: &Block, uuid: &Uuid, number: u64) -> Option<Header> {
     let header = Header::ref_from_bytes(block.as_slice()).ok()?;
     let is_ours = header.magic == Kind::Front.magic() && frame::is_known(header.version.get());

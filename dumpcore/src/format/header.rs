@@ -1,8 +1,8 @@
 //! A dump's front and back header.
 //!
-//! The front header is written before anything else, with status [`Status::InProgress`]; the back header
-//! after the last chunk; then, when the medium has all that, the front header once more, now equal to
-//! the back one but for the magic and the checksum. A dump whose two headers differ was not finished.
+//! The front header is written before anything else, with status [`Status::InProgress`], and the back header
+//! after the last chunk. When all of that is on the medium, the front header is rewritten, now equal to the
+//! back header except for magic and checksum. A dump whose two headers differ was not finished.
 
 use static_assertions::{const_assert, const_assert_eq};
 use zerocopy::little_endian::{U32, U64};
@@ -20,13 +20,13 @@ pub use super::class::PASSES;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Status {
-    /// The dump was begun. Found after a reboot: the machine stopped in the middle.
+    /// The dump was begun. After a reboot, this means that the machine stopped in the middle.
     InProgress = 1,
-    /// Everything selected was written, and the medium has it.
+    /// Everything selected was written and is on the medium.
     Complete = 2,
-    /// The dump ended early but in order: see [`Header::incomplete`].
+    /// The dump ended early but was closed properly; see [`Header::incomplete`].
     Incomplete = 3,
-    /// Harvested; the pattern is being laid again over its blocks. Only `savecore` writes this.
+    /// Saved; its blocks are being overwritten with the pattern. Only `savecore` writes this.
     Saved = 4,
 }
 
@@ -43,7 +43,7 @@ impl Status {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Incomplete {
-    /// It did not: the dump is complete or in progress.
+    /// It did not end early: the dump is complete or in progress.
     No = 0,
     /// The partition was full.
     Full = 1,
@@ -51,7 +51,7 @@ pub enum Incomplete {
     Budget = 2,
     /// The device reported an error or vanished.
     Device = 3,
-    /// A block ahead did not hold its pattern.
+    /// A block ahead of the writes did not hold its pattern.
     Pattern = 4,
 }
 
@@ -75,7 +75,7 @@ impl Incomplete {
     }
 }
 
-/// What made the kernel call `crash()`.
+/// Why the kernel called `crash()`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Trigger {
@@ -83,13 +83,13 @@ pub enum Trigger {
     Panic = 1,
     /// A processor fault that the kernel could not handle.
     Fault = 2,
-    /// A person or program asked for it.
+    /// A person or program requested it.
     Request = 3,
-    /// A watchdog bit.
+    /// A watchdog fired.
     Watchdog = 4,
-    /// A non-maskable interrupt: somebody pressed the button, or the hardware reports an error.
+    /// A non-maskable interrupt: a person pressed the button, or the hardware reported an error.
     Nmi = 5,
-    /// A fault that the kernel survived: it goes on after the dump.
+    /// A fault that the kernel survived: it continues after the dump.
     Oops = 6,
 }
 
@@ -102,7 +102,7 @@ impl Trigger {
     }
 }
 
-/// The processor architecture of the crashed kernel, by its ELF machine number (ELF gABI, e_machine).
+/// The processor architecture of the crashed kernel, as its ELF machine number (ELF gABI, e_machine).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Arch {
@@ -115,7 +115,7 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// The architecture that this crate was compiled for; x86_64 on a host of another kind.
+    /// The architecture that this crate was compiled for; x86_64 on any other host.
     pub const fn current() -> Arch {
         if cfg!(target_arch = "aarch64") {
             Arch::Aarch64
@@ -136,7 +136,7 @@ impl Arch {
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Header {
-    /// `DISKDMPF` in front, `DISKDMPB` behind.
+    /// `DISKDMPF` in the front header, `DISKDMPB` in the back header.
     pub magic: [u8; 8],
     /// [`VERSION`], or an earlier one down to [`OLDEST_VERSION`](super::OLDEST_VERSION).
     pub version: U32,
@@ -144,9 +144,9 @@ pub struct Header {
     pub status: U32,
     /// The label's uuid.
     pub uuid: Uuid,
-    /// This dump's own number, repeated in each of its chunks: no two dumps of a partition share it.
+    /// Unique among the dumps of the partition; repeated in each chunk.
     pub nonce: U64,
-    /// 1 for the first dump of the partition, counting up.
+    /// Counts the dumps of the partition, from 1.
     pub sequence: U32,
     /// An [`Incomplete`].
     pub incomplete: U32,
@@ -158,29 +158,29 @@ pub struct Header {
     pub chunks: U64,
     /// Pages whose bytes are in the dump.
     pub data_pages: U64,
-    /// Pages that held only zeros and take no room.
+    /// Pages that held only zeros and take no space.
     pub zero_pages: U64,
     /// Pages left out on purpose: the dump's own arena, devices, and what the level excludes.
     pub excluded_pages: U64,
     /// Pages that the memory map calls RAM but that could not be read, or faulted.
     pub unreadable_pages: U64,
-    /// Pages of RAM in the memory map, whatever became of them.
+    /// Pages of RAM in the memory map, whatever happened to them.
     pub total_pages: U64,
-    /// Wall clock at the crash, seconds since 1970-01-01 UTC; 0 when unknown.
+    /// Wall clock at the crash, in seconds since 1970-01-01 UTC; 0 if unknown.
     pub wall_clock: U64,
-    /// Nanoseconds from the boot of the kernel to the crash; 0 when unknown.
+    /// Nanoseconds from the kernel's boot to the crash; 0 if unknown.
     pub uptime: U64,
     /// Nanoseconds from `crash()` to this header.
     pub elapsed: U64,
     /// An [`Arch`].
     pub arch: U32,
-    /// CPUs that the platform has.
+    /// Number of CPUs of the platform.
     pub cpus: U32,
     /// The CPU that called `crash()`.
     pub crashing_cpu: U32,
     /// A [`Trigger`].
     pub trigger: U32,
-    /// Blocks that were in flight together, at most: so many may be torn or missing where an unfinished dump ends.
+    /// The most blocks in flight together: this many may be torn or missing at the end of an unfinished dump.
     pub window_blocks: U32,
     /// Bytes of `build_id` in use, at most 32.
     pub build_id_len: U32,
@@ -188,31 +188,32 @@ pub struct Header {
     pub build_id: [u8; 32],
     /// The kernel's name and release, UTF-8, padded with zeros.
     pub system: [u8; 128],
-    /// The panic message, UTF-8, padded with zeros, cut at a character; whole in the notes. Zeros in a dump that is
-    /// encrypted: there it stands in the notes alone.
+    /// The panic message, UTF-8, padded with zeros, truncated at a character boundary; the notes have all of
+    /// it. Zeros in an encrypted dump, whose message is only in the notes.
     pub message: [u8; 1024],
     /// A [`Cipher`].
     pub cipher: U32,
-    /// Number of the attempt to dump since the key was made; part of the cipher's nonce.
+    /// Number of the attempt since the key was made; part of the cipher's nonce.
     pub attempt: U32,
     /// The ephemeral public key of an encrypted dump.
     pub ephemeral: PublicKey,
-    /// Which of the devices that the dump is striped over this is, from 0.
+    /// Index of this device among those that the dump is striped over, from 0.
     pub stripe: U32,
-    /// How many devices the dump is striped over, at least 1. Their dumps have the same nonce.
+    /// Number of devices that the dump is striped over, at least 1. Their dumps have the same nonce.
     pub stripes: U32,
     /// The dump level, see [`level`](crate::memory::class::Level).
     pub level: U32,
-    /// An [`Encoding`]: how memory was to be written.
+    /// An [`Encoding`]: how memory is stored.
     pub encoding: U32,
-    /// What the dump took and met, as far as that is known by now.
+    /// Measurements of the dump, as far as known at this time.
     pub metrics: Metrics,
-    /// In a front header that says [`Status::Saved`]: what proves to the machine that saved the dump that it did. Zeros in
-    /// others.
+    /// In a front header with [`Status::Saved`]: proves to the machine that saved the dump that it did.
+    /// Otherwise zeros.
     pub proof: Proof,
     /// Zero.
     pub reserved: [u8; RESERVED],
-    /// Authenticates all bytes between magic and this of an encrypted dump's header; zeros in others.
+    /// In the header of an encrypted dump: authenticates all bytes between the magic and this field.
+    /// Otherwise zeros.
     pub tag: Tag,
     /// Zero.
     pub padding: U32,
@@ -221,7 +222,7 @@ pub struct Header {
 }
 const_assert_eq!(size_of::<Header>(), BLOCK_SIZE);
 
-/// First byte that a header's tag covers, after the magic; and the tag itself.
+/// The bytes that a header's tag covers: from after the magic up to the tag.
 pub const TAGGED: core::ops::Range<usize> = 8..frame::CRC_OFFSET - 4 - size_of::<Tag>();
 const_assert!((TAGGED.end - TAGGED.start).is_multiple_of(16));
 const_assert_eq!(core::mem::offset_of!(Header, tag), TAGGED.end);
@@ -229,7 +230,7 @@ const_assert_eq!(core::mem::offset_of!(Header, tag), TAGGED.end);
 /// A keyed checksum (HMAC-SHA256) of a header.
 pub type Proof = [u8; 32];
 
-/// What is left of the block.
+/// The unused rest of the block.
 const RESERVED: usize = BLOCK_SIZE - 1344 - 76 - size_of::<Metrics>() - size_of::<Proof>() - 4;
 
 impl Header {
@@ -250,7 +251,7 @@ impl Header {
 
     /// The header as a front ([`Kind::Front`]) or back ([`Kind::Back`]) block, with its checksum.
     pub fn to_block(&self, kind: Kind, block: &mut Block) {
-        // Both have a block's size, so this cannot fail.
+        // Both have the size of a block, so this cannot fail.
         let _ = self.write_to(block.as_mut_slice());
         if let Some(magic) = block.first_chunk_mut::<8>() {
             *magic = kind.magic();
@@ -261,7 +262,7 @@ impl Header {
     /// The header in a block that should be of `kind` ([`Kind::Front`] or [`Kind::Back`]).
     ///
     /// # Errors
-    /// What [`frame::check`] says, or a field with a value that no header may have.
+    /// As for [`frame::check`]; also a field with a value that the format does not allow.
     pub fn parse(block: &Block, kind: Kind) -> Result<&Header, Malformed> {
         frame::check(block, kind)?;
         let header = Header::ref_from_bytes(block.as_slice())
@@ -296,7 +297,7 @@ impl Header {
         Ok(header)
     }
 
-    /// The status; [`Header::parse`] has made sure that it is one.
+    /// The status. [`Header::parse`] has checked that it is known.
     pub fn status(&self) -> Status {
         Status::from_number(self.status.get()).unwrap_or(Status::InProgress)
     }
@@ -316,7 +317,7 @@ impl Header {
         text(&self.system)
     }
 
-    /// The panic message, as far as it fits.
+    /// The panic message, truncated to the size of the field.
     pub fn message(&self) -> &str {
         text(&self.message)
     }
@@ -326,7 +327,7 @@ impl Header {
         self.cipher.get() != Cipher::None as u32
     }
 
-    /// Whether `self` and `other` say the same, whatever their magics and checksums.
+    /// Whether `self` and `other` are equal except for magic and checksum.
     pub fn agrees_with(&self, other: &Header) -> bool {
         self.as_bytes().get(8..frame::CRC_OFFSET) == other.as_bytes().get(8..frame::CRC_OFFSET)
     }
@@ -338,10 +339,10 @@ impl Default for Header {
     }
 }
 
-/// Copies text into a zero-padded field, cut at a character boundary where it does not fit.
+/// Copies text into a zero-padded field, truncated at a character boundary if it does not fit.
 pub fn put_text(field: &mut [u8], text: &str) {
     let mut length = text.len().min(field.len());
-    // Each turn goes back by one byte, and a text begins with a whole character.
+    // Each turn goes back one byte, and a text begins at a character boundary.
     while !text.is_char_boundary(length) {
         length = length.saturating_sub(1);
     }
@@ -351,7 +352,7 @@ pub fn put_text(field: &mut [u8], text: &str) {
     }
 }
 
-/// The text in a zero-padded field, as far as it is UTF-8.
+/// The text in a zero-padded field, up to the first byte that is not UTF-8.
 pub fn text(field: &[u8]) -> &str {
     let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
     let bytes = field.get(..end).unwrap_or_default();

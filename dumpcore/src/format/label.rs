@@ -1,4 +1,4 @@
-//! Block 0 of a dump partition: who it belongs to and how large it is.
+//! Block 0 of a dump partition: which partition it is, and how large.
 
 use static_assertions::const_assert_eq;
 use zerocopy::little_endian::{U32, U64};
@@ -21,21 +21,22 @@ pub struct Label {
     pub version: U32,
     /// [`BLOCK_SIZE`].
     pub block_size: U32,
-    /// The partition's identity; pattern and dumps repeat it.
+    /// The partition's identity, repeated by pattern and dumps.
     pub uuid: Uuid,
-    /// Size of the partition in blocks, this one included.
+    /// Size of the partition in blocks, including this one.
     pub blocks: U64,
-    /// When the label was laid, seconds since 1970-01-01 UTC; 0 when unknown.
+    /// When the label was written, in seconds since 1970-01-01 UTC; 0 if unknown.
     pub created: U64,
     /// A name for people, UTF-8, padded with zeros.
     pub name: [u8; 64],
-    /// A [`Cipher`]: whether dumps on this partition have to be encrypted.
+    /// A [`Cipher`]: whether dumps on this partition must be encrypted.
     pub cipher: U32,
     /// Zero.
     pub padding: U32,
-    /// The public key to which they are encrypted (X25519, RFC 7748); zeros if they are not.
+    /// The public key to encrypt to (X25519, RFC 7748); zeros without encryption.
     pub recipient: PublicKey,
-    /// The id of the machine that it belongs to, which only that machine can tell; zeros if none was said.
+    /// The id of the machine that owns the partition, which only that machine can compute; zeros if
+    /// unspecified.
     pub machine: Uuid,
     /// Zero.
     pub reserved: [u8; 3924],
@@ -45,7 +46,8 @@ pub struct Label {
 const_assert_eq!(size_of::<Label>(), BLOCK_SIZE);
 
 impl Label {
-    /// A label for a partition of `blocks` blocks. A name longer than 64 bytes is cut at a character.
+    /// A label for a partition of `blocks` blocks. A name longer than 64 bytes is truncated at a character
+    /// boundary.
     pub fn new(uuid: Uuid, blocks: u64, created: u64, name: &str) -> Label {
         let mut label = Label::new_zeroed();
         label.magic = Kind::Label.magic();
@@ -60,7 +62,7 @@ impl Label {
 
     /// The label as a block, with its checksum.
     pub fn to_block(&self, block: &mut Block) {
-        // Both have a block's size, so this cannot fail.
+        // Both have the size of a block, so this cannot fail.
         let _ = self.write_to(block.as_mut_slice());
         frame::set_checksum(block);
     }
@@ -68,7 +70,7 @@ impl Label {
     /// The label in a block.
     ///
     /// # Errors
-    /// What [`frame::check`] says, or a block size or partition size that no label may have.
+    /// As for [`frame::check`]; also a block size or partition size that the format does not allow.
     pub fn parse(block: &Block) -> Result<&Label, Malformed> {
         frame::check(block, Kind::Label)?;
         let label = Label::ref_from_bytes(block.as_slice())
@@ -85,13 +87,13 @@ impl Label {
         Ok(label)
     }
 
-    /// The public key to which dumps have to be encrypted, if they have to be.
+    /// The public key to which dumps must be encrypted, if they must be.
     pub fn recipient(&self) -> Option<&PublicKey> {
         (self.cipher.get() == Cipher::X25519XChaCha20Poly1305 as u32).then_some(&self.recipient)
     }
 
-    /// The machine that the partition belongs to, if the label says one. No kernel looks at it: whose a partition is, is known
-    /// before it is armed.
+    /// The machine that owns the partition, if the label names one. Kernels ignore it: ownership is settled
+    /// before arming.
     pub fn machine(&self) -> Option<&Uuid> {
         (self.machine != Uuid::default()).then_some(&self.machine)
     }
@@ -102,7 +104,7 @@ impl Label {
         self.recipient = *recipient;
     }
 
-    /// The name, as far as it is UTF-8.
+    /// The name, up to the first byte that is not UTF-8.
     pub fn name(&self) -> &str {
         super::header::text(&self.name)
     }

@@ -2,19 +2,19 @@
 //!
 //! A dump partition is a row of 4096-byte blocks, numbered from 0. All integers are little-endian.
 //!
-//! | block | what |
+//! | block | contents |
 //! | --- | --- |
-//! | 0 | [`Label`](label::Label): says that this partition belongs to us; no dump ever writes it |
-//! | 1 … | dumps, one behind another; then, to the end, the [pattern] |
+//! | 0 | [`Label`](label::Label): marks the partition as a dump partition; dumps never write it |
+//! | 1 … | dumps, one after another; then, to the end, the [pattern] |
 //!
-//! A dump is a [front header](header), [chunks](chunk) without a gap, and a back header equal to the
-//! front one. A chunk is one header block and up to [`chunk::MAX_PAYLOAD_BLOCKS`] payload blocks, each with
-//! a checksum of its own in the chunk's header. What a notes chunk carries is in [`note`].
+//! A dump is a [front header](header), consecutive [chunks](chunk), and a back header equal to the front one.
+//! A chunk is one header block and up to [`chunk::MAX_PAYLOAD_BLOCKS`] payload blocks. The chunk's header has
+//! a checksum for each payload block. The content of a notes chunk is described in [`note`].
 //!
-//! Every block but a chunk's payload begins with an 8-byte magic and ends with the CRC-32 (IEEE, the one of
-//! zlib and Ethernet) of its first 4092 bytes, see [`frame`].
+//! Every block except a chunk's payload begins with an 8-byte magic and ends with the CRC-32 (IEEE, as in
+//! zlib and Ethernet) of its first 4092 bytes; see [`frame`].
 //!
-//! Kernel side and `savecore` both use this module; it knows no device and contains no unsafe code.
+//! The kernel side and `savecore` both use this module. It knows no device and contains no unsafe code.
 
 #![forbid(unsafe_code)]
 
@@ -36,18 +36,20 @@ pub mod pattern;
 /// Bytes in a block, the unit of everything on the partition.
 pub const BLOCK_SIZE: usize = 4096;
 
-/// Bytes in a page of memory as dumped. The same as a block, on purpose: a page is a block.
+/// Bytes in a dumped page of memory. Equal to the block size on purpose: a page is a block.
 pub const PAGE_SIZE: usize = 4096;
 
-/// [`PAGE_SIZE`] as addresses are counted.
+/// [`PAGE_SIZE`] as an address difference.
 pub const PAGE_BYTES: u64 = PAGE_SIZE as u64;
 
 /// Version of the format that this crate writes.
 ///
-/// Version 4 has another [checksum](checksum::version3) of bulk data than version 3; all else is the same.
+/// Version 4 has a different [checksum](checksum::version3) of bulk data than version 3; everything else is
+/// the same.
 pub const VERSION: u32 = 4;
 
-/// The oldest version that it reads. A partition may hold dumps of several: who armed it last wrote the last ones.
+/// The oldest version that this crate reads. A partition may hold dumps of several versions, written by
+/// different kernels.
 pub const OLDEST_VERSION: u32 = 3;
 
 /// One block's bytes.

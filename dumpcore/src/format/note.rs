@@ -1,14 +1,14 @@
 //! Notes: the small facts of a dump, as records in notes chunks.
 //!
-//! A record is `{u32 kind, u32 length}`, `length` bytes, and zeros up to the next multiple of 8. A record never
-//! crosses a chunk's border, so that each chunk can be read alone; what is longer is cut into several
-//! records. Kinds that a reader does not know it skips.
+//! A record is `{u32 kind, u32 length}`, `length` bytes, and zeros up to the next multiple of 8. A record
+//! never crosses a chunk boundary, so that each chunk can be read alone; longer data is split into several
+//! records. Readers skip kinds that they do not know.
 
 use static_assertions::const_assert_eq;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// What a record says.
+/// The kinds of record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum NoteKind {
@@ -24,7 +24,7 @@ pub enum NoteKind {
     System = 5,
     /// The kernel's build id.
     BuildId = 6,
-    /// u32: the bits of `platform::Lacks`, what the kernel could not offer.
+    /// u32: the bits of `platform::Lacks`, what the kernel could not provide.
     Lacks = 7,
     /// A [`TextPart`]: VMCOREINFO as Linux defines it (Documentation/admin-guide/kdump/vmcoreinfo.rst).
     Vmcoreinfo = 8,
@@ -51,13 +51,13 @@ impl NoteKind {
     }
 }
 
-/// In front of every record.
+/// Precedes every record.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct NoteHeader {
     /// A [`NoteKind`].
     pub kind: U32,
-    /// Bytes after this header, padding not counted.
+    /// Bytes after this header, without padding.
     pub length: U32,
 }
 const_assert_eq!(size_of::<NoteHeader>(), 8);
@@ -78,7 +78,7 @@ pub enum RangeKind {
 pub struct MemoryRange {
     /// First byte, a multiple of the page size.
     pub start: U64,
-    /// First byte after it, a multiple of the page size.
+    /// First byte after the range, a multiple of the page size.
     pub end: U64,
     /// A [`RangeKind`].
     pub kind: U32,
@@ -87,7 +87,7 @@ pub struct MemoryRange {
 }
 const_assert_eq!(size_of::<MemoryRange>(), 24);
 
-/// What a CPU was doing when the dump began.
+/// The state of a CPU when the dump began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum CpuCondition {
@@ -95,7 +95,7 @@ pub enum CpuCondition {
     Crashing = 1,
     /// It was stopped, and its registers were recorded.
     Stopped = 2,
-    /// It did not answer; its registers are unknown and zero.
+    /// It did not stop; its registers are unknown and stored as zeros.
     Silent = 3,
 }
 
@@ -108,13 +108,13 @@ impl CpuCondition {
     }
 }
 
-/// General registers in a [`CpuState`], in the order of Linux's `elf_gregset_t`, zeros behind.
+/// General registers in a [`CpuState`], in the order of Linux's `elf_gregset_t`, padded with zeros.
 ///
-/// x86_64, 27: r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base
-/// gs_base ds es fs gs. aarch64, 34: x0 … x30 sp pc pstate. riscv64, 32: pc x1 … x31.
+/// x86_64, 27: r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss
+/// fs_base gs_base ds es fs gs. aarch64, 34: x0 … x30 sp pc pstate. riscv64, 32: pc x1 … x31.
 pub const GENERAL_REGISTERS: usize = 34;
 
-/// Control registers in a [`CpuState`], zeros behind.
+/// Control registers in a [`CpuState`], padded with zeros.
 ///
 /// x86_64: cr0 cr2 cr3 cr4 efer. aarch64: ttbr0_el1 ttbr1_el1 tcr_el1 sctlr_el1 mair_el1 esr_el1 far_el1.
 /// riscv64: satp sstatus scause stval.
@@ -135,30 +135,30 @@ pub struct CpuState {
 }
 const_assert_eq!(size_of::<CpuState>(), 344);
 
-/// In front of a piece of a longer text.
+/// Precedes a piece of a longer text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct TextPart {
-    /// Where the piece belongs in the text, in bytes.
+    /// Offset of the piece in the text, in bytes.
     pub offset: U64,
 }
 const_assert_eq!(size_of::<TextPart>(), 8);
 
 /// The records of a notes chunk, one after another.
 ///
-/// Damage ends the walk: [`Notes::next`] then gives `None`, and [`Notes::rest`] is not empty.
+/// Damage ends the iteration: [`Notes::next`] returns `None` and [`Notes::rest`] is not empty.
 #[derive(Clone, Debug)]
 pub struct Notes<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Notes<'a> {
-    /// A walk over the used bytes of a notes chunk's payload.
+    /// The records in the used bytes of a notes chunk's payload.
     pub fn new(payload: &'a [u8]) -> Notes<'a> {
         Notes { rest: payload }
     }
 
-    /// What has not been walked over yet.
+    /// The bytes not visited yet.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }

@@ -1,4 +1,5 @@
-//! One cell: a value that owner and helpers hand to each other, and the atomic word that says whose it is.
+//! One cell: a value that the owner and the helpers pass to each other, and the atomic word that says who has
+//! it.
 //!
 //! ```text
 //!          post            take                finish         collect
@@ -7,21 +8,21 @@
 //!   FREE ←──────────┘                  └────────→ LOST, for ever
 //! ```
 //!
-//! Where two parties may leave a state (POSTED and TAKEN), both do it with a compare-exchange, and exactly
-//! one succeeds. FREE and DONE are left by the owner alone, so a store does.
+//! Where two parties may leave a state (POSTED and TAKEN), both use a compare-exchange, and exactly one
+//! succeeds. Only the owner leaves FREE and DONE, so a store is enough.
 //!
-//! The value is reached only through [`Mine`] and [`Job`]. No function makes either of a cell that is LOST,
-//! and LOST is left by no function: the helper that was given up may still write to the value, now or in a
-//! minute, and nobody else ever looks at it again.
+//! The value is only reachable through [`Mine`] and [`Job`]. No function creates either for a LOST cell, and
+//! no function leaves LOST: the helper that was given up may still write to the value, now or in a minute,
+//! and no one else ever uses it again.
 
 use core::ops::{Deref, DerefMut};
 
 use super::sync::{AtomicU64, MutPtr, Ordering, UnsafeCell};
 
-/// The highest number that a helper can have: 2^20 - 1.
+/// The highest possible helper number: 2^20 - 1.
 pub const MAX_HELPER: u32 = (1 << HELPER_BITS) - 1;
 
-/// The last post: a word's room for the count.
+/// The last post number that fits into a word.
 pub(super) const MAX_COUNT: u64 = (1 << COUNT_BITS) - 1;
 
 const STATE_BITS: u32 = 4;
@@ -34,10 +35,10 @@ const TAKEN: u64 = 2;
 const DONE: u64 = 3;
 const LOST: u64 = 4;
 
-/// A cell's state, the helper's number and the count of the post, from the lowest bit up.
+/// From the lowest bit up: the cell's state, the helper's number, the number of the post.
 ///
-/// The count makes each post's words different from those of every other post. A party that looked at the
-/// word long ago cannot take a later post of the same cell for the one it saw.
+/// The number makes each post's words different from those of every other post, so a party that read the word
+/// long ago cannot mistake a later post of the same cell for the one it saw.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Word(u64);
 
@@ -46,7 +47,7 @@ impl Word {
         Word(state | u64::from(helper) << STATE_BITS | count << (STATE_BITS + HELPER_BITS))
     }
 
-    /// The same post in another state; the helper is kept.
+    /// The same post and helper in another state.
     fn with(self, state: u64) -> Word {
         Word::new(state, self.helper(), self.count())
     }
@@ -80,16 +81,16 @@ impl Word {
     }
 }
 
-/// A value and whose it is. On cache lines of its own, so that a helper at work on one cell does not slow
-/// down those who look at the next.
+/// A value and its current holder. Each cell has cache lines of its own, so that a helper at work on one cell
+/// does not slow down the polling of the next.
 #[repr(align(64))]
 pub(super) struct Cell<T> {
     word: AtomicU64,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the value is used by one party at a time: whoever holds a Mine or a Job, of which there is one at
-// most (see there). Its use by one happens before its use by the next. So it is only ever sent, for which T:
+// SAFETY: one party at a time uses the value: the holder of a Mine or a Job, of which there is at most one
+// (see there). One party's use happens before the next one's. So the value is only ever sent, for which T:
 // Send is enough.
 unsafe impl<T: Send> Sync for Cell<T> {}
 
@@ -100,19 +101,19 @@ impl<T> Cell<T> {
 
     /// The word as it was a moment ago.
     pub(super) fn word(&self) -> Word {
-        // Relaxed: nobody uses the value because of what this says. Whoever wants to goes through one of the
-        // functions below, which look again with the ordering they need.
+        // Relaxed: no one uses the value on the basis of this word. To use it, a party calls one of the
+        // functions below, which read the word again with the ordering they need.
         Word(self.word.load(Ordering::Relaxed))
     }
 
-    /// Sets bits of the word, as a stray write may.
+    /// Sets bits of the word, as a stray write might.
     #[cfg(all(test, not(loom)))]
     pub(super) fn spoil(&self, bits: u64) {
         self.word.fetch_or(bits, Ordering::Relaxed);
     }
 
     fn exchange(&self, from: Word, to: Word, success: Ordering) -> bool {
-        // Relaxed when it fails: then the cell is someone else's, and its value is not used.
+        // Relaxed on failure: the cell then belongs to another party, and its value is not used.
         self.word.compare_exchange(from.0, to.0, success, Ordering::Relaxed).is_ok()
     }
 
@@ -121,7 +122,7 @@ impl<T> Cell<T> {
     /// # Safety
     /// The caller is the only owner, and holds no other [`Mine`] of this cell.
     pub(super) unsafe fn free(&self) -> Option<Mine<'_, T>> {
-        // Relaxed: FREE was stored by the owner itself. What a helper wrote before was acquired in done().
+        // Relaxed: the owner itself stored FREE. Earlier writes of a helper were acquired in done().
         let word = Word(self.word.load(Ordering::Relaxed));
         word.is_free().then(|| Mine { cell: self, word, value: self.value.get_mut() })
     }
@@ -131,19 +132,19 @@ impl<T> Cell<T> {
     /// # Safety
     /// The caller is the only owner, and holds no other [`Mine`] of this cell.
     pub(super) unsafe fn done(&self) -> Option<Mine<'_, T>> {
-        // Acquire: what the helper wrote to the value happens before the Release in Job::finish(), hence
-        // before its use here.
+        // Acquire: the helper's writes to the value happen before the Release in Job::finish(), hence before
+        // the use here.
         let word = Word(self.word.load(Ordering::Acquire));
         word.is_done().then(|| Mine { cell: self, word, value: self.value.get_mut() })
     }
 
-    /// The value of a post that nobody has taken, back from the helpers. `seen` is the word of that post.
+    /// Takes back the value of a post that no helper has taken. `seen` is the word of that post.
     ///
     /// # Safety
     /// The caller is the only owner, and holds no other [`Mine`] of this cell.
     pub(super) unsafe fn withdraw(&self, seen: Word) -> Option<Mine<'_, T>> {
-        // Relaxed: the count says that it is still the post that was seen, so no helper has had the value
-        // since the owner itself filled it. It must be an exchange, not a store, because a helper may take it
+        // Relaxed: the count proves that it is still the post that was seen, so no helper has had the value
+        // since the owner filled it. It must be an exchange, not a store, because a helper may be taking it
         // at this moment.
         let word = seen.with(FREE);
         let withdrawn = seen.is_posted() && self.exchange(seen, word, Ordering::Relaxed);
@@ -156,8 +157,9 @@ impl<T> Cell<T> {
             return None;
         }
         let word = Word::new(TAKEN, helper, seen.count());
-        // Acquire: pairs with the Release in Mine::post(), so that the helper sees what the owner filled in.
-        // Not Release: the helper has written nothing yet, and the owner uses no value because of TAKEN.
+        // Acquire: pairs with the Release in Mine::post(), so that the helper sees what the owner wrote.
+        // Release is not needed: the helper has written nothing yet, and TAKEN does not let the owner use the
+        // value.
         self.exchange(seen, word, Ordering::Acquire).then(|| Job {
             cell: self,
             word,
@@ -165,16 +167,16 @@ impl<T> Cell<T> {
         })
     }
 
-    /// Leaves a cell that was taken to its helper, for ever. `seen` is the word of that post.
+    /// Leaves a taken cell to its helper for good. `seen` is the word of that post.
     pub(super) fn give_up(&self, seen: Word) -> bool {
-        // Relaxed: the value passes from nobody to nobody. The helper keeps it, the owner turns away.
+        // Relaxed: the value does not change hands. The helper keeps it, and the owner never uses it again.
         seen.is_taken() && self.exchange(seen, seen.with(LOST), Ordering::Relaxed)
     }
 }
 
-/// The owner's use of the value of a cell that is FREE or DONE, states that nobody else leaves.
+/// The owner's access to the value of a FREE or DONE cell. Only the owner leaves these states.
 ///
-/// Dropped, it leaves the cell as it is.
+/// Dropping it leaves the cell unchanged.
 pub(super) struct Mine<'a, T> {
     cell: &'a Cell<T>,
     word: Word,
@@ -183,8 +185,8 @@ pub(super) struct Mine<'a, T> {
 
 impl<T> Mine<'_, T> {
     pub(super) fn value(&mut self) -> &mut T {
-        // SAFETY: the cell is the owner's until it posts it, which consumes self, and the owner has no other
-        // Mine of it. The pointer comes from the cell's value.
+        // SAFETY: the cell belongs to the owner until the owner posts it, which consumes self, and the owner
+        // has no other Mine of it. The pointer comes from the cell's value.
         self.value.with(|value| unsafe { &mut *value })
     }
 
@@ -192,27 +194,27 @@ impl<T> Mine<'_, T> {
     pub(super) fn post(self, count: u64) {
         let Mine { cell, value, .. } = self;
         {
-            // A helper may have the value from the store on: the owner's use ends before.
+            // A helper may have the value from the store on, so the owner's use ends before it.
             let _end = value;
         }
-        // Release: what the owner wrote to the value happens before the Acquire of the helper that takes it.
+        // Release: the owner's writes to the value happen before the Acquire of the helper that takes it.
         cell.word.store(Word::new(POSTED, 0, count).0, Ordering::Release);
     }
 
-    /// Keeps the cell for a later post.
+    /// Frees the cell for a later post.
     pub(super) fn keep(self) {
-        // Relaxed: no helper looks at the value of a free cell. The next post releases whatever happens until
-        // then.
+        // Relaxed: no helper uses the value of a free cell. The next post releases everything that happens
+        // until then.
         self.cell.word.store(self.word.with(FREE).0, Ordering::Relaxed);
     }
 }
 
-/// A job that a helper has taken: its use of the cell's value.
+/// A job that a helper has taken: its access to the cell's value.
 ///
-/// Dropped without [`Job::finish`], it stays taken until the owner gives it up.
+/// If it is dropped without [`Job::finish`], the job stays taken until the owner gives it up.
 ///
-/// The value is held as a pointer, not as a reference: a reference would promise that nobody else uses the
-/// value until `finish` returns, but the owner may collect it a moment earlier.
+/// The value is held as a pointer, not as a reference: a reference would promise exclusive use until `finish`
+/// returns, but the owner may collect the value a moment earlier.
 #[must_use = "a job that is dropped stays taken until the owner gives it up"]
 pub struct Job<'a, T> {
     cell: &'a Cell<T>,
@@ -223,17 +225,17 @@ pub struct Job<'a, T> {
 impl<T> Job<'_, T> {
     /// Hands the value back to the owner.
     ///
-    /// `false`: the owner has given it up meanwhile. Nobody will look at the value, and the owner counts on this helper no
-    /// more: it must take no further job.
+    /// Returns `false` if the owner has given it up in the meantime. The value will never be used, and the
+    /// owner no longer counts on this helper: it must take no further job.
     #[must_use = "a helper that was given up must leave"]
     pub fn finish(self) -> bool {
         let Job { cell, word, value } = self;
         {
-            // The owner may have the value from the exchange on: the helper's use ends before.
+            // The owner may have the value from the exchange on, so the helper's use ends before it.
             let _end = value;
         }
-        // Release: what the helper wrote to the value happens before the Acquire in Cell::done(). It must be
-        // an exchange, not a store, because the owner may give the job up at this moment.
+        // Release: the helper's writes to the value happen before the Acquire in Cell::done(). It must be an
+        // exchange, not a store, because the owner may be giving the job up at this moment.
         cell.exchange(word, word.with(DONE), Ordering::Release)
     }
 }
@@ -242,16 +244,16 @@ impl<T> Deref for Job<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: one helper alone succeeds in Cell::take() for a post. From then on nobody uses the value
-        // until this helper has finished, which consumes self; not even if the owner gives it up. The pointer
-        // comes from the cell's value.
+        // SAFETY: only one helper succeeds in Cell::take() for a post. From then on no one else uses the
+        // value until this helper has finished, which consumes self; not even if the owner gives it up. The
+        // pointer comes from the cell's value.
         self.value.with(|value| unsafe { &*value })
     }
 }
 
 impl<T> DerefMut for Job<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: as in deref(), and self is borrowed mutably as long as the reference lives.
+        // SAFETY: as in deref(); in addition, self is borrowed mutably as long as the reference lives.
         self.value.with(|value| unsafe { &mut *value })
     }
 }

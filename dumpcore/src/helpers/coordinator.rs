@@ -1,4 +1,5 @@
-//! The crashing CPU's side of the helper pool: posts, collects, and sees who does not finish in time.
+//! The crashing CPU's side of the helper pool: posts work, collects results, and detects helpers that are
+//! late.
 
 use super::job::{Check, LOOK_PAGES, Unit, Way};
 use super::pool::HelperPool;
@@ -10,25 +11,25 @@ use crate::partition::transfer::Done;
 use crate::time::Nanoseconds;
 use crate::wait::Wait;
 
-/// What was read and is being checked: enough to read it again.
+/// Blocks that were read and are being checked: enough to read them again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reading {
     /// The buffer's number in the pool.
     pub slot: usize,
-    /// Which member.
+    /// The member that they were read from.
     pub member: usize,
     /// The blocks that were read.
     pub range: BlockRange,
 }
 
-/// Pages that were posted.
+/// Pages that were posted as one unit.
 struct Posted {
     way: Way,
     count: usize,
     pages: [ClassedPfn; LOOK_PAGES],
 }
 
-/// What was posted, kept so that it can be done again. Lives in the arena.
+/// The work that was posted, kept so that it can be done again. It is in the arena.
 pub struct PostedWork {
     pages: [Posted; MAX_SLOTS],
     readings: [Option<Reading>; MAX_SLOTS],
@@ -37,7 +38,7 @@ pub struct PostedWork {
 }
 
 impl PostedWork {
-    /// Nothing.
+    /// No posted work.
     pub const fn new() -> PostedWork {
         PostedWork {
             pages: [const { Posted { way: Way::Copy, count: 0, pages: [ClassedPfn::ZERO; LOOK_PAGES] } };
@@ -60,51 +61,51 @@ impl Default for PostedWork {
 pub struct Checked {
     /// What was read.
     pub read: Done,
-    /// The first block that is not the pattern.
+    /// The first block that is not the pattern, if there is one.
     pub bad: Option<u64>,
 }
 
 /// What the helper pool did.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Tally {
-    /// Units and checks, whoever did them.
+    /// Units and checks in total.
     pub units: u64,
-    /// Those that helpers did.
+    /// Those done by helpers.
     pub by_helpers: u64,
     /// Those that had to be done again.
     pub redone: u64,
-    /// Most helpers that were there.
+    /// The most helpers present at a time.
     pub helpers: usize,
-    /// Helpers that did not finish what they had taken.
+    /// Helpers that did not finish a job they had taken.
     pub lost: usize,
 }
 
-/// The one that gives out the work.
+/// Hands out work to the helpers.
 pub struct Coordinator<'c, 'a> {
-    /// What this CPU works on itself, and what it has collected.
+    /// The unit that this CPU works on itself, and into which finished units are swapped.
     pub own: &'c mut &'a mut Unit<'a>,
     helper_pool: Option<&'c HelperPool<'a>>,
     units: Option<Owner<'c, &'a mut Unit<'a>>>,
     checks: Option<Owner<'c, Check>>,
     posted: &'c mut PostedWork,
     patience: Nanoseconds,
-    /// What was done.
+    /// What has been done so far.
     pub tally: Tally,
 }
 
-/// How long a helper may have a job in hands.
+/// How long a helper may hold a job.
 #[derive(Clone, Copy)]
 struct Patience {
-    /// What the clock says; at the end of time, all are late.
+    /// The current time. `Nanoseconds::MAX` makes every job late.
     now: Nanoseconds,
-    /// How long, at most.
+    /// The longest time that a helper may hold a job.
     limit: Nanoseconds,
 }
 
-/// Since when a job has been seen in a helper's hands, by its slot.
+/// For each slot: since when its job has been seen in a helper's hands.
 type Since = [Option<(Ticket, Nanoseconds)>; MAX_SLOTS];
 
-/// The first job that a helper has had in hands for too long, and that helper.
+/// The first job that its helper has held for too long, and that helper.
 fn late<T>(owner: &Owner<'_, T>, since: &mut Since, patience: Patience) -> Option<(Ticket, u32)> {
     let Patience { now, limit } = patience;
     for (ticket, state) in owner.jobs() {
@@ -126,7 +127,7 @@ fn late<T>(owner: &Owner<'_, T>, since: &mut Since, patience: Patience) -> Optio
     None
 }
 
-/// Gives up the first job that is late, and its helper. The number of its slot.
+/// Gives up the first job that is late, and its helper. Returns the number of its slot.
 fn overdue<T>(
     helper_pool: &HelperPool<'_>,
     owner: &mut Owner<'_, T>,
@@ -134,7 +135,7 @@ fn overdue<T>(
     patience: Patience,
 ) -> Option<usize> {
     let (ticket, helper) = late(owner, since, patience)?;
-    // It may have finished in this very moment.
+    // It may have finished at this very moment.
     owner.give_up(ticket).then(|| {
         helper_pool.dismiss(helper);
         ticket.slot()
@@ -142,7 +143,7 @@ fn overdue<T>(
 }
 
 impl<'c, 'a> Coordinator<'c, 'a> {
-    /// A coordinator of a helper pool, or of nobody.
+    /// A coordinator for a helper pool, or for none.
     pub fn new(
         helper_pool: Option<&'c HelperPool<'a>>,
         own: &'c mut &'a mut Unit<'a>,
@@ -162,14 +163,14 @@ impl<'c, 'a> Coordinator<'c, 'a> {
         }
     }
 
-    /// Whether anybody is here to help.
+    /// Whether any helper is present.
     fn helped(&mut self) -> bool {
         let present = self.helper_pool.map_or(0, HelperPool::present);
         self.tally.helpers = self.tally.helpers.max(present);
         present > 0
     }
 
-    /// Offers pages to the helpers; false if nobody can take them now.
+    /// Offers pages to the helpers. Returns false if none of them can take pages now.
     pub fn post_pages(&mut self, way: Way, pages: &[ClassedPfn]) -> bool {
         if !self.helped() {
             return false;
@@ -186,7 +187,7 @@ impl<'c, 'a> Coordinator<'c, 'a> {
         true
     }
 
-    /// Makes a unit that is done the own one, if there is one.
+    /// Swaps a finished unit into `own`. Returns whether there was one.
     pub fn collect_pages(&mut self) -> bool {
         let own = &mut *self.own;
         let Some(units) = &mut self.units else { return false };
@@ -198,12 +199,12 @@ impl<'c, 'a> Coordinator<'c, 'a> {
         true
     }
 
-    /// Whether a unit is done and waits to be collected.
+    /// Whether a finished unit waits to be collected.
     fn pages_done(&self) -> bool {
         self.units.as_ref().is_some_and(|units| units.jobs().any(|(_, state)| state == State::Done))
     }
 
-    /// Whether a helper has had pages for too long.
+    /// Whether a helper has held pages for too long.
     fn pages_late(&mut self, now: Nanoseconds) -> bool {
         let since = &mut self.posted.units_since;
         self.units
@@ -211,8 +212,8 @@ impl<'c, 'a> Coordinator<'c, 'a> {
             .is_some_and(|units| late(units, since, Patience { now, limit: self.patience }).is_some())
     }
 
-    /// Waits until a unit is done or late, and says when that was: should time be up, or stand still, all
-    /// that helpers hold is late by any measure.
+    /// Waits until a unit is finished or late, and returns the time of that. If the wait timed out or the
+    /// clock stands still, the result makes everything that helpers hold late.
     pub fn wait_for_pages(&mut self, wait: &Wait<'_>) -> Nanoseconds {
         let patience = self.patience.saturating_mul(2);
         let over = wait.until("other CPUs", patience, || {
@@ -222,7 +223,7 @@ impl<'c, 'a> Coordinator<'c, 'a> {
         over.unwrap_or(Nanoseconds::MAX)
     }
 
-    /// Puts the pages of a unit that a helper does not finish into the own one, to be done now.
+    /// Puts the pages of a unit whose helper is late into `own`, to be done now.
     pub fn pages_to_redo(&mut self, now: Nanoseconds) -> bool {
         let (Some(helper_pool), Some(units)) = (self.helper_pool, &mut self.units) else { return false };
         let Some(slot) =
@@ -237,22 +238,21 @@ impl<'c, 'a> Coordinator<'c, 'a> {
         true
     }
 
-    /// Makes a unit that nobody has begun the own one, to be done now.
+    /// Swaps a unit that no helper has taken into `own`, to be done now.
     pub fn withdraw_pages(&mut self) -> bool {
         let own = &mut *self.own;
         let Some(units) = &mut self.units else { return false };
         units.withdraw(|unit| core::mem::swap(unit, own)).is_some()
     }
 
-    /// Units that are neither collected nor given up.
+    /// Number of units that are neither collected nor given up.
     pub fn pages_outstanding(&self) -> usize {
         self.units.as_ref().map_or(0, Owner::outstanding)
     }
 
-    /// Forgets all units: the stream has ended, and nobody wants them. Those that helpers do not finish in
-    /// time are given up.
+    /// Discards all units when the stream has ended. Gives up those that helpers do not finish in time.
     pub fn forget_pages(&mut self, wait: &Wait<'_>) {
-        // Each turn brings a unit to its end, and none is posted meanwhile.
+        // Each turn ends a unit, and no new ones are posted.
         while self.pages_outstanding() > 0 {
             if self.collect_pages() || self.withdraw_pages() {
                 continue;
@@ -264,10 +264,10 @@ impl<'c, 'a> Coordinator<'c, 'a> {
         }
     }
 
-    /// Offers what was read to the helpers.
+    /// Offers a finished read to the helpers for checking.
     ///
     /// # Errors
-    /// The read, if nobody can take it now.
+    /// Returns the read if no helper can take it now.
     pub fn post_check(&mut self, read: Done, uuid: &Uuid) -> Result<(), Done> {
         if !self.helped() {
             return Err(read);
@@ -281,7 +281,7 @@ impl<'c, 'a> Coordinator<'c, 'a> {
             check.bad = None;
         });
         let Some(ticket) = posted else {
-            // Not posted means not filled.
+            // Not posted, so the slot was not filled and we still have the read.
             return read.map_or(Ok(()), Err);
         };
         if let Some(kept) = self.posted.readings.get_mut(ticket.slot()) {
@@ -290,7 +290,7 @@ impl<'c, 'a> Coordinator<'c, 'a> {
         Ok(())
     }
 
-    /// A check that is done.
+    /// Collects a finished check.
     pub fn collect_check(&mut self) -> Option<Checked> {
         let (read, bad) = self.checks.as_mut()?.collect(|check| (check.read.take(), check.bad))?;
         self.tally.by_helpers = self.tally.by_helpers.saturating_add(1);
@@ -298,7 +298,7 @@ impl<'c, 'a> Coordinator<'c, 'a> {
         read.map(|read| Checked { read, bad })
     }
 
-    /// Does a check that nobody has begun.
+    /// Does a check that no helper has taken.
     pub fn do_check(&mut self) -> Option<Checked> {
         let (read, bad) = self.checks.as_mut()?.withdraw(|check| {
             check.work();
@@ -308,7 +308,7 @@ impl<'c, 'a> Coordinator<'c, 'a> {
         read.map(|read| Checked { read, bad })
     }
 
-    /// A check that a helper does not finish: its buffer is lost with it, and it has to be read again.
+    /// A check whose helper is late. Its buffer is lost with it, so the blocks have to be read again.
     pub fn check_to_redo(&mut self, now: Nanoseconds) -> Option<Reading> {
         let (helper_pool, checks) = (self.helper_pool?, self.checks.as_mut()?);
         let slot = overdue(
@@ -322,7 +322,7 @@ impl<'c, 'a> Coordinator<'c, 'a> {
         self.posted.readings.get(slot).copied().flatten()
     }
 
-    /// Checks that are neither collected nor given up.
+    /// Number of checks that are neither collected nor given up.
     pub fn checks_outstanding(&self) -> usize {
         self.checks.as_ref().map_or(0, Owner::outstanding)
     }

@@ -1,6 +1,6 @@
-//! The work that a CPU can do beside the one that writes: check what was read, look at pages, pack them.
+//! Work that can be done beside the crashing CPU: check reads, sum or pack pages.
 //!
-//! The crashing CPU does the same with the same functions when nobody helps.
+//! The crashing CPU uses the same functions when there are no helpers.
 
 use crate::format::chunk::Packing;
 use crate::format::{Block, PAGE_SIZE, Uuid, pattern};
@@ -12,25 +12,25 @@ use crate::memory::page::{Look, copied, summed};
 use crate::partition::transfer::Done;
 use crate::platform::Platform;
 
-/// Pages that are packed together. Chosen by `cargo xtask bench engine`: twice as many save little more, and
-/// cost twice the arena.
+/// Pages packed together. Chosen with `cargo xtask bench engine`: twice as many save little more space and
+/// take twice the arena.
 pub const UNIT_PAGES: usize = 8;
 
-/// Pages that are looked at together where they are not packed.
+/// Pages processed together if they are not packed.
 pub const LOOK_PAGES: usize = 32;
 
-/// What is to be done with pages.
+/// How pages are to be processed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Way {
     /// Pack them: at most [`UNIT_PAGES`].
     Pack,
-    /// Sum those that are [still](Platform::still), leave the others: at most [`LOOK_PAGES`].
+    /// Sum those that are [still](Platform::still), skip the others: at most [`LOOK_PAGES`].
     Sum,
-    /// Leave all: they have to be copied.
+    /// Skip all: they have to be copied.
     Copy,
 }
 
-/// Some pages, and what came out of them.
+/// Some pages and the results for each.
 #[derive(Debug)]
 pub struct Unit<'a> {
     way: Way,
@@ -45,7 +45,7 @@ pub struct Unit<'a> {
 }
 
 impl<'a> Unit<'a> {
-    /// No pages; `out` has room for [`UNIT_PAGES`] pages, or is empty if none are packed.
+    /// A unit without pages. `out` has room for [`UNIT_PAGES`] pages, or is empty if pages are not packed.
     pub fn new(out: &'a mut [u8]) -> Unit<'a> {
         Unit {
             way: Way::Copy,
@@ -59,12 +59,12 @@ impl<'a> Unit<'a> {
         }
     }
 
-    /// Where it writes to: must be the same at the crash.
+    /// Feeds the output address into the digest: it must be the same at the crash.
     pub fn integrity(&self, digest: &mut Digest) {
         digest.number(self.out.as_ptr() as u64).number(self.out.len() as u64);
     }
 
-    /// Takes pages in.
+    /// Sets the pages to work on.
     pub fn set(&mut self, way: Way, pages: &[ClassedPfn]) {
         self.way = way;
         self.count = pages.len().min(LOOK_PAGES);
@@ -73,7 +73,7 @@ impl<'a> Unit<'a> {
         }
     }
 
-    /// A page and what came out, by its place in the unit.
+    /// A page and its result, by its index in the unit.
     pub fn look(&self, place: usize) -> Option<(ClassedPfn, Look)> {
         if place >= self.count {
             return None;
@@ -81,13 +81,13 @@ impl<'a> Unit<'a> {
         Some((*self.pages.get(place)?, *self.looks.get(place)?))
     }
 
-    /// Forgets the packed bytes: the pages are to be copied.
+    /// Discards the packed bytes: the pages are to be copied instead.
     pub fn unpack(&mut self) {
         self.packed = 0;
         self.stored = 0;
     }
 
-    /// How many pages were packed, how, and their bytes.
+    /// Number of packed pages, how they are packed, and their bytes.
     pub fn packed(&self) -> (usize, Packing, &[u8]) {
         (self.packed, self.packing, self.out.get(..self.stored).unwrap_or_default())
     }
@@ -118,7 +118,7 @@ impl<'a> Unit<'a> {
         if raw.is_empty() {
             return;
         }
-        // A unit that does not shrink is stored as it is.
+        // A unit that does not shrink is stored uncompressed.
         let most = raw.len().saturating_sub(1).min(self.out.len());
         let out = self.out.get_mut(..most).unwrap_or_default();
         match lz4::compress(raw, out, table) {
@@ -135,24 +135,24 @@ impl<'a> Unit<'a> {
     }
 }
 
-/// What a CPU needs to pack pages.
+/// The buffers that a CPU needs to pack pages.
 #[derive(Debug)]
 pub struct PackBuffers<'a> {
     /// Copies of the pages of one unit.
     pub staging: &'a mut [Block],
-    /// The compressor's memory; `None`, and no staging, if nothing is packed.
+    /// The compressor's memory; `None`, with empty staging, if pages are not packed.
     pub table: Option<&'a mut lz4::Table>,
     /// Pages that the crashing CPU has gathered for the next unit.
     pub batch: [ClassedPfn; LOOK_PAGES],
 }
 
 impl<'a> PackBuffers<'a> {
-    /// To pack with, or only to gather pages.
+    /// Buffers for packing, or only for gathering pages.
     pub fn new(staging: &'a mut [Block], table: Option<&'a mut lz4::Table>) -> PackBuffers<'a> {
         PackBuffers { staging, table, batch: [ClassedPfn::ZERO; LOOK_PAGES] }
     }
 
-    /// Where it is: must be the same at the crash.
+    /// Feeds the addresses into the digest: they must be the same at the crash.
     pub fn integrity(&self, digest: &mut Digest) {
         digest.number(self.staging.as_ptr() as u64).number(self.staging.len() as u64);
         let table = self.table.as_deref();
@@ -163,16 +163,16 @@ impl<'a> PackBuffers<'a> {
 /// Blocks that were read, to be compared with their pattern.
 #[derive(Debug)]
 pub struct Check {
-    /// What was read; `None` in an empty slot.
+    /// The finished read; `None` in an empty slot.
     pub read: Option<Done>,
-    /// The partition's.
+    /// The partition's uuid.
     pub uuid: Uuid,
-    /// The first block that is not the pattern.
+    /// The first block that is not the pattern, if there is one.
     pub bad: Option<u64>,
 }
 
 impl Check {
-    /// Nothing to check.
+    /// No read to check.
     pub fn new() -> Check {
         Check { read: None, uuid: [0; 16], bad: None }
     }
@@ -195,5 +195,5 @@ pub fn first_foreign(read: &Done, uuid: &Uuid) -> Option<u64> {
     blocks.find(|(block, number)| !pattern::matches(block, uuid, *number)).map(|(_, number)| number)
 }
 
-/// Bytes of output that a unit needs at most.
+/// The most output bytes that a unit needs.
 pub const OUT_BYTES: usize = UNIT_PAGES * PAGE_SIZE;

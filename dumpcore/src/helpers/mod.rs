@@ -1,10 +1,9 @@
 //! The helper pool: CPUs that were stopped by the crash and help with the dump.
 //!
-//! Only the crashing CPU touches a device or decides anything. It leaves [jobs](job) in [slots], does jobs
-//! itself when they are all in use, and collects what is done. A CPU that comes to help
-//! ([`Dump::help`](crate::Dump::help)) runs on a stack of its own in the arena and takes jobs from the slots
-//! until the dump is over. One that dies or stalls costs the unit that it had taken, which is done again, and
-//! is not relied on any more.
+//! Only the crashing CPU accesses devices and makes decisions. It posts [jobs](job) in [slots], does jobs
+//! itself when all slots are in use, and collects results. A helping CPU ([`Dump::help`](crate::Dump::help))
+//! runs on its own stack in the arena and takes jobs from the slots until the dump is over. If it dies or
+//! stalls, only the unit that it had taken is done again, and it gets no more work.
 
 mod cell;
 pub mod coordinator;

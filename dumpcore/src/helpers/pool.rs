@@ -1,4 +1,4 @@
-//! The CPUs that help, each in a place of its own, and what goes between them and the one that dumps.
+//! The helper CPUs, each with its own stack and buffers, and the slots that they share with the crashing CPU.
 
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
@@ -12,28 +12,27 @@ use crate::platform::Platform;
 use crate::time::{Nanoseconds, SECOND};
 use crate::wait::Wait;
 
-/// How long a stopped CPU waits for the dump to call it: the crashing one checks its code first.
+/// How long a stopped CPU waits for the dump to open the pool: the crashing CPU checks its code first.
 const PATIENCE: Nanoseconds = 60 * SECOND;
 
-/// A helping CPU's place.
+/// The state of a helper's place.
 mod place {
     pub(super) const FREE: u32 = 0;
     pub(super) const IN_USE: u32 = 1;
-    /// Its CPU did not finish in time. It may still be there, so nobody else gets the place.
+    /// Its CPU did not finish in time. That CPU may still be using it, so no other CPU gets the place.
     pub(super) const LOST: u32 = 2;
 }
 
-/// What a helping CPU works with.
+/// A helper's place: its stack and buffers.
 pub struct Helper<'a> {
     state: AtomicU32,
-    /// The checksum of where stack and buffers are: a CPU that comes to help compares it.
+    /// The checksum of the addresses of stack and buffers, compared by each CPU that comes to help.
     integrity: u32,
     stack: UnsafeCell<&'a mut [u8]>,
     pack_buffers: UnsafeCell<PackBuffers<'a>>,
 }
 
-// SAFETY: stack and buffers are used only by the CPU that moved the state from FREE to IN_USE; both may be
-// sent there.
+// SAFETY: only the CPU that moved the state from FREE to IN_USE uses stack and buffers, and both are Send.
 unsafe impl Sync for Helper<'_> {}
 
 impl<'a> Helper<'a> {
@@ -48,7 +47,7 @@ impl<'a> Helper<'a> {
     }
 }
 
-/// The checksum of where a helper works.
+/// The checksum of the addresses that a helper uses.
 fn addresses(stack: &[u8], pack_buffers: &PackBuffers<'_>) -> u32 {
     let mut digest = Digest::new();
     digest.number(stack.as_ptr() as u64).number(stack.len() as u64);
@@ -56,10 +55,10 @@ fn addresses(stack: &[u8], pack_buffers: &PackBuffers<'_>) -> u32 {
     digest.finish()
 }
 
-/// Stopped CPUs, and the jobs between them and the one that dumps.
+/// The helper CPUs, and the jobs between them and the crashing CPU.
 pub struct HelperPool<'a> {
     open: AtomicBool,
-    /// When the dump ends at the latest.
+    /// The latest time at which the dump ends.
     end: AtomicU64,
     helpers: [Option<Helper<'a>>; MAX_HELPERS],
     pub(super) units: Slots<&'a mut Unit<'a>>,
@@ -82,8 +81,8 @@ impl<'a> HelperPool<'a> {
         }
     }
 
-    /// Everything that must be the same at the crash, but for what a CPU that was lost in an earlier dump may
-    /// still use. What a helper works with is compared with this when one comes.
+    /// Feeds in everything that must be the same at the crash, except the places and units that a CPU lost in
+    /// an earlier dump may still use. Each arriving CPU compares its own place with this checksum.
     pub fn integrity(&self, digest: &mut Digest) {
         for helper in self.helpers.iter().flatten() {
             digest.number(helper.integrity.into());
@@ -99,32 +98,32 @@ impl<'a> HelperPool<'a> {
     /// Lets stopped CPUs in, until [`close`](HelperPool::close) or `end`.
     pub(crate) fn open(&self, end: Nanoseconds) {
         self.end.store(end, Ordering::Relaxed);
-        // Release: who sees it open sees the end.
+        // Release: a CPU that sees the pool open also sees the end.
         self.open.store(true, Ordering::Release);
     }
 
-    /// Sends all helpers away as soon as they have done what they are doing.
+    /// Sends all helpers away once they have finished their current job.
     pub(crate) fn close(&self) {
         self.open.store(false, Ordering::Release);
     }
 
-    /// How many CPUs are here to help now.
+    /// Number of CPUs helping now.
     pub(crate) fn present(&self) -> usize {
         let here = |helper: &&Helper<'_>| helper.state.load(Ordering::Relaxed) == place::IN_USE;
         self.helpers.iter().flatten().filter(here).count()
     }
 
-    /// A helper has not finished in time: its place goes with it.
+    /// Marks a helper as lost, and its place with it.
     pub(crate) fn dismiss(&self, helper: u32) {
         if let Some(Some(helper)) = self.helpers.get(helper as usize) {
             helper.state.store(place::LOST, Ordering::Relaxed);
         }
     }
 
-    /// Whoever is still here is not counted on any more.
+    /// Marks every helper that is still present as lost.
     pub(crate) fn dismiss_all(&self) {
         for helper in self.helpers.iter().flatten() {
-            // Not those that leave at this moment.
+            // Fails for those that leave at this moment.
             let _ = helper.state.compare_exchange(
                 place::IN_USE,
                 place::LOST,
@@ -134,7 +133,7 @@ impl<'a> HelperPool<'a> {
         }
     }
 
-    /// What a stopped CPU does while the dump that stopped it runs; `dumping` says whether it does.
+    /// Runs on a stopped CPU while the dump that stopped it runs; `dumping` tells whether it still does.
     pub(crate) fn help(&self, platform: &dyn Platform, dumping: &dyn Fn() -> bool) {
         let wait = Wait::aside(platform, platform.now().saturating_add(PATIENCE));
         let opened = wait.until("the dump to call for help", PATIENCE, || {
@@ -146,7 +145,7 @@ impl<'a> HelperPool<'a> {
         let mut places = self.helpers.iter().enumerate();
         let mine = places.find_map(|(number, helper)| {
             let helper = helper.as_ref()?;
-            // Acquire: the CPU before has left its stack and buffers.
+            // Acquire: the previous CPU is done with stack and buffers.
             helper
                 .state
                 .compare_exchange(place::FREE, place::IN_USE, Ordering::Acquire, Ordering::Relaxed)
@@ -154,24 +153,24 @@ impl<'a> HelperPool<'a> {
             Some((number as u32, helper))
         });
         let Some((number, helper)) = mine else { return };
-        // SAFETY: this CPU alone moved the state from FREE to IN_USE.
+        // SAFETY: only this CPU moved the state from FREE to IN_USE.
         let (stack, pack_buffers) = unsafe { (&mut **helper.stack.get(), &mut *helper.pack_buffers.get()) };
         let mut given_up = false;
         if addresses(stack, pack_buffers) == helper.integrity {
-            // Nothing but the arena may change from here on, so a CPU without a stack of its own does not
-            // help.
+            // From here on only the arena may change, so a CPU that cannot switch to the stack in the arena
+            // does not help.
             let stack = NonNull::from(stack);
             platform.on_stack(stack, &mut || given_up = !self.work(number, pack_buffers, platform));
         }
-        // Not if it was dismissed. Release: the next CPU finds stack and buffers left.
+        // Fails if this CPU was dismissed. Release: the next CPU may use stack and buffers.
         let next = if given_up { place::LOST } else { place::FREE };
         let _ = helper.state.compare_exchange(place::IN_USE, next, Ordering::Release, Ordering::Relaxed);
     }
 
-    /// Works off jobs until the dump is over, or until one was given up, and says `false`.
+    /// Does jobs until the dump is over. Returns `false` if a job of this helper was given up.
     fn work(&self, number: u32, pack_buffers: &mut PackBuffers<'_>, platform: &dyn Platform) -> bool {
         let wait = Wait::aside(platform, self.end.load(Ordering::Relaxed));
-        // Each turn does a job of the dump, or ends when it is over.
+        // Each turn does a job of the dump, or ends when the dump is over.
         loop {
             let next = wait.until("a job", Nanoseconds::MAX, || {
                 if !self.open.load(Ordering::Acquire) {
@@ -201,7 +200,7 @@ impl<'a> HelperPool<'a> {
     }
 }
 
-/// A job that was taken.
+/// A job that this helper took.
 enum Taken<'c, 'a> {
     Check(slots::Job<'c, Check>),
     Unit(slots::Job<'c, &'a mut Unit<'a>>),

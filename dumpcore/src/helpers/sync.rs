@@ -1,7 +1,7 @@
-//! What the slots share between CPUs: atomics, and memory that one CPU at a time may use.
+//! The primitives behind the slots: atomics, and memory that one CPU at a time may use.
 //!
-//! Compiled with `--cfg loom` these are loom's, which tries the interleavings and keeps a record of who uses
-//! the memory when. Otherwise they are core's, in loom's shape, and cost nothing.
+//! With `--cfg loom` these are loom's, which explores interleavings and records who uses the memory when.
+//! Otherwise they are core's, in loom's shape, at no cost.
 
 #[cfg(not(loom))]
 pub(super) use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,13 +25,13 @@ mod plain {
             UnsafeCell(core::cell::UnsafeCell::new(value))
         }
 
-        /// The beginning of an exclusive use of the value, which ends when the pointer is dropped.
+        /// Begins exclusive use of the value, which ends when the pointer is dropped.
         pub(crate) fn get_mut(&self) -> MutPtr<T> {
             MutPtr(self.0.get())
         }
     }
 
-    /// An exclusive use of the value.
+    /// Exclusive use of the value.
     pub(crate) struct MutPtr<T>(*mut T);
 
     impl<T> MutPtr<T> {
@@ -45,13 +45,13 @@ mod plain {
 mod modelled {
     use loom::sync::atomic::Ordering;
 
-    /// loom's AtomicU64, of which it tries all interleavings.
+    /// loom's AtomicU64, such that loom explores all interleavings.
     ///
-    /// To decide what else to try, loom 0.7.2 compares a store with the last access only. A thread that loads
-    /// the word just before it changes it hides another's load before that, and the two are never tried the
-    /// other way round (tokio-rs/loom issues 166 and 392). All here is load and then exchange. So each access
-    /// is preceded by a store to an atomic that nobody reads: stores are compared with stores of others, and
-    /// order nothing.
+    /// To decide what else to explore, loom 0.7.2 compares a store only with the last access. A thread that
+    /// loads the word just before changing it hides another thread's earlier load, and the two are never
+    /// explored in the other order (tokio-rs/loom issues 166 and 392). Here every operation is a load
+    /// followed by an exchange. So each access is preceded by a store to an atomic that is never read: loom
+    /// compares stores with stores, and this store orders nothing.
     pub(crate) struct AtomicU64 {
         word: loom::sync::atomic::AtomicU64,
         access: loom::sync::atomic::AtomicBool,

@@ -1,10 +1,10 @@
-//! Bytes copied without any path that could panic, and without vector registers.
+//! Copies bytes without vector registers and without code that can panic.
 
-/// Bytes copied in one turn.
+/// Bytes per step.
 const WORD: usize = 8;
 
-/// Copies as many bytes as both have, by words: a kernel is built without vector registers, and a loop over bytes takes
-/// eight times as long there. `copy_from_slice` insists on equal lengths, and can panic.
+/// Copies as many bytes as fit, by words: kernels are built without vector registers, where a loop over bytes
+/// takes eight times as long. `copy_from_slice` requires equal lengths and can panic.
 #[inline]
 pub(crate) fn copy(to: &mut [u8], from: &[u8]) {
     let (to_words, to_tail) = to.as_chunks_mut::<WORD>();
@@ -13,7 +13,7 @@ pub(crate) fn copy(to: &mut [u8], from: &[u8]) {
     for (to, from) in to_words.iter_mut().zip(from_words) {
         *to = *from;
     }
-    // What is left is less than a word of the shorter one; the longer one may have words there.
+    // The rest is less than a word of the shorter slice; the longer one may still have whole words there.
     let rest = from.get(words.saturating_mul(WORD)..).unwrap_or_default();
     let tail = match to_words.get_mut(words) {
         Some(word) => word.as_mut_slice(),

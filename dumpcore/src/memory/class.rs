@@ -1,4 +1,4 @@
-//! What memory is for, which of it a dump level leaves out, and in which order the rest goes out.
+//! What memory is used for, what a dump level leaves out, and the order in which the rest is written.
 
 use crate::format::chunk::RunKind;
 
@@ -9,24 +9,24 @@ pub use crate::format::class::PageClass;
 pub struct ClassRun {
     /// Their class.
     pub class: PageClass,
-    /// How many pages, the one that was asked for included. 0 counts as 1; what reaches beyond the end of its
-    /// RAM range does not count.
+    /// Number of pages, including the one asked for. 0 counts as 1; pages beyond the end of the RAM range do
+    /// not count.
     pub pages: u64,
 }
 
-/// A page's number and its class, in one word: there are many on their way at once.
+/// A page frame number and the page's class in one word: many are in flight at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClassedPfn(u64);
 
-/// Where the class stands. Page frame numbers of a 64-bit physical address have at most 52 bits.
+/// Bit position of the class. A page frame number of a 64-bit physical address has at most 52 bits.
 const CLASS_SHIFT: u32 = 56;
 const PFN_MASK: u64 = (1 << CLASS_SHIFT) - 1;
 
 impl ClassedPfn {
-    /// Page 0, of which nothing is known.
+    /// Page 0, of unknown class.
     pub const ZERO: ClassedPfn = ClassedPfn(0);
 
-    /// A page frame number, below 2^52, and the class of that page.
+    /// A page frame number, below 2^52, with the class of its page.
     pub fn new(pfn: u64, class: PageClass) -> ClassedPfn {
         ClassedPfn(pfn & PFN_MASK | u64::from(class as u16) << CLASS_SHIFT)
     }
@@ -36,34 +36,34 @@ impl ClassedPfn {
         self.0 & PFN_MASK
     }
 
-    /// The class, as a dump numbers it.
+    /// The class, as numbered in a dump.
     pub fn class_number(self) -> u16 {
         (self.0 >> CLASS_SHIFT) as u16
     }
 
-    /// The page this many after this one, of the same class.
+    /// The page that comes `pages` pages after this one, with the same class.
     pub fn behind(self, pages: u64) -> ClassedPfn {
         ClassedPfn(self.pfn().wrapping_add(pages) & PFN_MASK | self.0 & !PFN_MASK)
     }
 }
 
 bitflags::bitflags! {
-    /// Which memory a dump leaves out. The first five bits are makedumpfile's dump level (makedumpfile(8),
+    /// The memory that a dump leaves out. The first five bits are makedumpfile's dump level (makedumpfile(8),
     /// option -d).
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
     pub struct Level: u32 {
-        /// Pages of zeros. They take no room at any level, and no level loses them: a dump says that they are
-        /// zero.
+        /// Pages of zeros. They take no space at any level, and no level loses them: a dump records that they
+        /// are zero.
         const ZERO = 1;
         /// Page cache without private data.
         const CACHE = 2;
-        /// Page cache, with private data or without.
+        /// Page cache, with or without private data.
         const CACHE_PRIVATE = 4;
         /// Memory of user processes.
         const USER = 8;
         /// Free memory.
         const FREE = 16;
-        /// Whatever is not known to be the kernel's: LKCD's level "kernel pages".
+        /// All pages not known to belong to the kernel: LKCD's level "kernel pages".
         const KERNEL_ONLY = 32;
     }
 }
@@ -89,7 +89,7 @@ impl Level {
 }
 
 impl PageClass {
-    /// Whether it is known to be the kernel's.
+    /// Whether the page is known to belong to the kernel.
     pub fn is_kernel(self) -> bool {
         matches!(
             self,
@@ -101,8 +101,8 @@ impl PageClass {
         )
     }
 
-    /// The pass in which its pages go out, see [`PASSES`](crate::format::header::PASSES): what a debugger
-    /// needs first comes first.
+    /// The pass in which its pages are written, see [`PASSES`](crate::format::header::PASSES): pages that a
+    /// debugger needs first come first.
     pub fn pass(self) -> usize {
         match self {
             PageClass::Stack | PageClass::PageTable => 1,

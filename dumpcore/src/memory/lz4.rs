@@ -1,21 +1,21 @@
-//! LZ4 compression of one unit, without any path that could panic.
+//! LZ4 compression of one unit, without code that can panic.
 //!
-//! Written here and not taken from a library, since every encoder looked at keeps a bounds check that the
-//! linker finds. Format: LZ4 Block Format Description (github.com/lz4/lz4, doc/lz4_Block_format.md). Any
-//! decoder reads it.
+//! Written here because every encoder that we examined keeps a bounds check that the linker finds. Format:
+//! LZ4 Block Format Description (github.com/lz4/lz4, doc/lz4_Block_format.md). Any decoder can read it.
 
 /// Bits of the hash of a sequence.
 const BITS: u32 = 12;
-/// Sequences that are remembered.
+/// Number of sequences remembered.
 const SLOTS: usize = 1 << BITS;
-/// The last match begins at least so many bytes before the end of the block.
+/// The last match begins at least this many bytes before the end of the block.
 const MATCH_LIMIT: usize = 12;
-/// So many last bytes are always literals.
+/// This many last bytes are always literals.
 const LAST_LITERALS: usize = 5;
 /// Bytes of the shortest match.
 const MIN_MATCH: usize = 4;
 
-/// Where each sequence was seen last. What it holds is only a hint, so it needs no care between two units.
+/// The position of each sequence's last occurrence. It is only a hint, so the table need not be protected
+/// between units.
 #[derive(Debug)]
 pub struct Table([u16; SLOTS]);
 
@@ -32,7 +32,7 @@ impl Default for Table {
     }
 }
 
-/// What is left of the output.
+/// The unused part of the output.
 struct Out<'o> {
     rest: &'o mut [u8],
     written: usize,
@@ -57,11 +57,11 @@ impl Out<'_> {
         Some(())
     }
 
-    /// What of a length does not fit into a token's four bits.
+    /// The part of a length that does not fit into a token's four bits.
     #[inline(always)]
     fn length(&mut self, length: usize) -> Option<()> {
         let Some(mut more) = length.checked_sub(15) else { return Some(()) };
-        // Each turn takes 255 off.
+        // Each turn subtracts 255.
         while more >= 255 {
             self.byte(255)?;
             more = more.wrapping_sub(255);
@@ -75,7 +75,7 @@ fn word(input: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*input.get(at..)?.first_chunk()?))
 }
 
-/// How many bytes are the same at the beginning of both.
+/// Length of the common prefix of both.
 #[inline(always)]
 fn same(a: &[u8], b: &[u8]) -> usize {
     let (wide_a, _) = a.as_chunks::<8>();
@@ -92,8 +92,8 @@ fn same(a: &[u8], b: &[u8]) -> usize {
     count.wrapping_add(a.iter().zip(b).take_while(|(x, y)| x == y).count())
 }
 
-/// Compresses `input`, at most 65,535 bytes, and returns how many bytes of `output` it takes; `None` if it
-/// does not fit.
+/// Compresses `input`, at most 65,535 bytes, and returns the number of bytes written to `output`; `None` if
+/// it does not fit.
 pub fn compress(input: &[u8], output: &mut [u8], table: &mut Table) -> Option<usize> {
     if input.len() > usize::from(u16::MAX) {
         return None;
@@ -105,14 +105,14 @@ pub fn compress(input: &[u8], output: &mut [u8], table: &mut Table) -> Option<us
     let mut literals = 0_usize;
     let mut at = 1_usize;
     let mut misses = 0_usize;
-    // Each turn moves on by a byte or more.
+    // Each turn advances by a byte or more.
     while at <= last_match {
         let sequence = word(input, at)?;
         let slot = table.0.get_mut((sequence.wrapping_mul(2_654_435_761) >> (32 - BITS)) as usize)?;
         let candidate = usize::from(core::mem::replace(slot, at as u16));
         if candidate >= at || word(input, candidate) != Some(sequence) {
             misses = misses.wrapping_add(1);
-            // The longer nothing matches, the larger the steps.
+            // The longer there is no match, the larger the steps.
             at = at.wrapping_add(1).wrapping_add(misses >> 5);
             continue;
         }

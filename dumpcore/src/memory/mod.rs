@@ -1,4 +1,4 @@
-//! Which memory is dumped: the RAM map as `arm()` takes it over, and one page's way into a buffer.
+//! The memory to be dumped: the RAM map that `arm()` copies, and the handling of single pages.
 
 pub(crate) mod bytes;
 pub mod class;

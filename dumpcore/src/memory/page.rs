@@ -1,4 +1,4 @@
-//! One page: looked at, copied, summed.
+//! One page: examined, copied, summed.
 
 use core::ptr::NonNull;
 
@@ -9,42 +9,42 @@ use crate::format::chunk::RunKind;
 use crate::format::{Block, PAGE_SIZE};
 use crate::platform::{Guarded, Platform};
 
-/// What came out of a look at a page.
+/// The result for one page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Look {
     /// It has no payload.
     Absent(RunKind),
-    /// It can be written from where it is.
+    /// It can be written from where it is (zero-copy).
     Still {
-        /// Where a device sees it.
+        /// The page's bus address.
         bus: u64,
         /// The checksum of its content.
         content: u64,
     },
-    /// It has to be copied by the CPU that writes.
+    /// It may still change, so the CPU that writes has to copy it.
     Moving,
-    /// It is in the unit.
+    /// It is packed in the unit.
     Packed,
 }
 
 /// Words in a page.
 const WORDS: usize = PAGE_SIZE / size_of::<u64>();
 
-/// Words looked at between two decisions.
+/// Words read between two tests.
 const GROUP: usize = 8;
 
-/// Stripes of four words that are summed in one turn: a CPU that is emulated pays for each turn.
+/// Stripes of four words summed per iteration: an emulated CPU pays for each iteration.
 const STRIPES: usize = 8;
 const_assert!(STRIPES.is_multiple_of(2) && WORDS.is_multiple_of(4 * STRIPES));
 
 /// Reads one word of a page.
 ///
 /// # Safety
-/// `page` is good for reading [`PAGE_SIZE`] bytes by aligned 8-byte reads, and `word` is below [`WORDS`].
+/// `page` is valid for reads of [`PAGE_SIZE`] bytes by aligned 8-byte reads, and `word` is below [`WORDS`].
 #[inline(always)]
 unsafe fn read(page: NonNull<u64>, word: usize) -> u64 {
-    // SAFETY: the caller's promise. Volatile: memory of a crashed machine may still change under us, and each
-    // word must be read once.
+    // SAFETY: the caller's promise. Volatile: a crashed machine may still change its memory, and each word
+    // must be read once.
     unsafe { page.add(word).read_volatile() }
 }
 
@@ -65,10 +65,10 @@ unsafe fn stripe(page: NonNull<u64>, first: usize) -> [u64; 4] {
     }
 }
 
-/// Whether a page holds only zeros. Most pages that do not say so in their first words.
+/// Whether a page holds only zeros. Most other pages show it in their first words.
 ///
 /// # Safety
-/// `page` is good for reading [`PAGE_SIZE`] bytes by aligned 8-byte reads.
+/// `page` is valid for reads of [`PAGE_SIZE`] bytes by aligned 8-byte reads.
 pub unsafe fn is_zero(page: NonNull<u8>) -> bool {
     let page = page.cast::<u64>();
     for group in (0..WORDS).step_by(GROUP) {
@@ -84,10 +84,10 @@ pub unsafe fn is_zero(page: NonNull<u8>) -> bool {
     true
 }
 
-/// Copies a page into a block, each word once.
+/// Copies a page into a block, reading each word once.
 ///
 /// # Safety
-/// `page` is good for reading [`PAGE_SIZE`] bytes by aligned 8-byte reads.
+/// `page` is valid for reads of [`PAGE_SIZE`] bytes by aligned 8-byte reads.
 pub unsafe fn copy(page: NonNull<u8>, to: &mut Block) {
     let page = page.cast::<u64>();
     for (turn, slot) in to.as_chunks_mut::<{ 8 * GROUP }>().0.iter_mut().enumerate() {
@@ -99,10 +99,10 @@ pub unsafe fn copy(page: NonNull<u8>, to: &mut Block) {
     }
 }
 
-/// The checksum of the content of a page that a device will read from where it is.
+/// The checksum of the content of a page that a device will read in place.
 ///
 /// # Safety
-/// `page` is good for reading [`PAGE_SIZE`] bytes by aligned 8-byte reads.
+/// `page` is valid for reads of [`PAGE_SIZE`] bytes by aligned 8-byte reads.
 pub unsafe fn sum(page: NonNull<u8>) -> u64 {
     let page = page.cast::<u64>();
     let mut sum = Sum64::new();
@@ -117,16 +117,16 @@ pub unsafe fn sum(page: NonNull<u8>) -> u64 {
     sum.finish(PAGE_SIZE as u64)
 }
 
-/// Copies a page, under the platform's guard where it has one.
+/// Copies a page, under the platform's guard if it has one.
 ///
 /// # Errors
-/// Why it has no payload: it is zero, or could not be read.
+/// Why the page has no payload: it is zero, or could not be read.
 pub fn copied(platform: &dyn Platform, pfn: u64, block: &mut Block) -> Result<(), RunKind> {
     let Some(memory) = platform.page(pfn) else { return Err(RunKind::Unreadable) };
     match platform.guarded_copy(memory, block) {
         Guarded::Copied => (),
         Guarded::Faulted => return Err(RunKind::Faulted),
-        // SAFETY: Platform::page promises a page that is good for aligned 8-byte reads until its next call.
+        // SAFETY: Platform::page promises a page that is valid for aligned 8-byte reads until its next call.
         Guarded::Unguarded => unsafe { copy(memory, block) },
     }
     if is_zero_block(block) { Err(RunKind::Zero) } else { Ok(()) }
@@ -136,19 +136,19 @@ pub fn copied(platform: &dyn Platform, pfn: u64, block: &mut Block) -> Result<()
 fn is_zero_block(block: &Block) -> bool {
     let start = NonNull::from(block).cast::<u8>();
     if start.as_ptr().cast::<u64>().is_aligned() {
-        // SAFETY: a block is as long as a page, and aligned for words, as just seen and as every block in the
-        // arena is.
+        // SAFETY: a block is as long as a page, and it is aligned for words, as just checked (every block in
+        // the arena is).
         unsafe { is_zero(start) }
     } else {
         block.iter().all(|byte| *byte == 0)
     }
 }
 
-/// Looks at a page where it is, if the platform vouches for it.
+/// Sums a page in place, if the platform guarantees that it does not change.
 pub fn summed(platform: &dyn Platform, pfn: u64) -> Look {
     let Some(bus) = platform.still(pfn) else { return Look::Moving };
     let Some(memory) = platform.page(pfn) else { return Look::Absent(RunKind::Unreadable) };
-    // SAFETY: Platform::page promises a page that is good for aligned 8-byte reads until its next call.
+    // SAFETY: Platform::page promises a page that is valid for aligned 8-byte reads until its next call.
     unsafe {
         if is_zero(memory) {
             Look::Absent(RunKind::Zero)

@@ -1,4 +1,4 @@
-//! Where a dump may begin: dumps that nobody has harvested yet are passed over.
+//! Finds the block where a dump may begin, after all dumps that have not been saved yet.
 
 use crate::device::DeviceError;
 use crate::format::chain::{Extent, chunk_at, front_at};
@@ -12,13 +12,13 @@ use crate::partition::scheduler::IoScheduler;
 use crate::partition::unfit::Unfit;
 use crate::wait::Wait;
 
-/// Blocks that the smallest dump takes: front header, a chunk of two, back header.
+/// Blocks of the smallest dump: front header, a chunk of two, back header.
 pub const SMALLEST_DUMP: u64 = 4;
 
-/// Passes over the dumps of a member and finds the first free block. Nothing may be in flight.
+/// Skips the dumps of a member and finds the first free block. Nothing may be in flight.
 ///
 /// # Errors
-/// If something else than dumps lies in front of the pattern, or too little is free.
+/// If there is something other than dumps before the pattern, or too little space is free.
 pub fn find(
     scheduler: &mut IoScheduler<'_, '_, '_, '_>,
     member: usize,
@@ -27,8 +27,8 @@ pub fn find(
     find_from(scheduler, member, Place { block: 1, sequence: 1, free_to: 1, behind_unfinished: false }, wait)
 }
 
-/// As [`find`], from a block on that is the first of a dump, the pattern, or, after a dump that nobody
-/// closed, more of that.
+/// Like [`find`], starting at a block that is the first of a dump, part of the pattern, or, after a dump that
+/// was not closed, more of that dump.
 ///
 /// # Errors
 /// As [`find`].
@@ -44,7 +44,7 @@ pub fn find_from(
         let Member { window, state, .. } = scheduler.members.get_mut(member).ok_or(gone)?;
         (window.blocks(), state.uuid)
     };
-    // Each turn passes over at least one block.
+    // Each turn skips at least one block.
     while place.block < blocks {
         if wait.expired() {
             return Err(Unfit::Budget);
@@ -57,7 +57,7 @@ pub fn find_from(
         let claims = Kind::of(block) == Some(Kind::Front);
         let mut unfinished = Unfinished { uuid, nonce: None, window: WINDOW };
         match front_at(block, &uuid, at) {
-            // A front header that was torn while it was written: its dump is there, and stays.
+            // A torn front header: its dump is there and must be kept.
             None if claims || place.behind_unfinished => (),
             None => return Err(Unfit::Foreign { block: at }),
             Some(header) => {
@@ -91,7 +91,7 @@ pub fn find_from(
     Ok(place)
 }
 
-/// A block, now.
+/// Reads a block and waits for it.
 fn read<'t>(
     scheduler: &'t mut IoScheduler<'_, '_, '_, '_>,
     member: usize,
@@ -103,30 +103,30 @@ fn read<'t>(
     member.window.read(block, wait).map_err(failed)
 }
 
-/// Blocks that a dump has in flight together, at most, whatever it says.
+/// The most blocks that a dump can have in flight together, whatever its header says.
 const WINDOW: u64 = MAX_BUFFERS as u64 * CHUNK;
 
 /// Blocks of the largest chunk.
 const CHUNK: u64 = MAX_PAYLOAD_BLOCKS as u64 + 1;
 
-/// A dump that nobody closed.
+/// A dump that was not closed.
 struct Unfinished {
     uuid: Uuid,
-    /// `None` until a chunk says it, if the front header does not.
+    /// `None` until a chunk provides it, if the front header does not.
     nonce: Option<u64>,
-    /// Blocks that it had in flight together.
+    /// The most blocks that it had in flight together.
     window: u64,
 }
 
-/// What comes after an unfinished dump.
+/// What follows an unfinished dump.
 enum End {
-    /// The pattern, up to a block.
+    /// The pattern, checked up to `free_to`.
     Free { block: u64, free_to: u64 },
     /// Another dump's front header.
     Front { block: u64 },
 }
 
-/// What of an unfinished dump is in a row of blocks.
+/// Traces of an unfinished dump in a range of blocks.
 #[derive(Default)]
 struct Seen {
     /// The first front header.
@@ -138,16 +138,17 @@ struct Seen {
 }
 
 impl Unfinished {
-    /// The blocks of payload that the header in block `at` says, if it is one of this dump's chunks.
+    /// The number of payload blocks according to the header in block `at`, if that is one of this dump's
+    /// chunks.
     fn payload(&mut self, block: &Block, at: u64) -> Option<u64> {
         let header = chunk_at(block, at)?;
         let nonce = header.nonce.get();
         (*self.nonce.get_or_insert(nonce) == nonce).then(|| header.payload_blocks.get().into())
     }
 
-    /// What comes after it, from a block of it on. Its chunks lead from one to the next; after the last one,
-    /// nothing of it can lie further on than what was in flight together. But a disk that lost its cache may
-    /// have lost any block: so whoever writes here looks at each block first, as everywhere.
+    /// Finds what follows the dump, given a block of it. Its chunks lead from one to the next. After the last
+    /// one, the dump cannot reach further than the blocks that were in flight together. A disk that lost its
+    /// cache may have lost any block, though, so each block is still checked before it is written, as always.
     fn end(
         &mut self,
         scheduler: &mut IoScheduler<'_, '_, '_, '_>,
@@ -157,10 +158,10 @@ impl Unfinished {
     ) -> Result<End, Unfit> {
         let blocks = scheduler.members.get(member).map_or(0, |member| member.window.blocks());
         let mut from = first;
-        // Each turn goes on by at least one block.
+        // Each turn advances by at least one block.
         while from < blocks {
             let mut next = from;
-            // Each turn passes over a chunk.
+            // Each turn skips a chunk.
             while next < blocks {
                 if wait.expired() {
                     return Err(Unfit::Budget);
@@ -170,7 +171,7 @@ impl Unfinished {
                 next = from.saturating_add(payload);
                 wait.breathe();
             }
-            // The last chunk may be there in part only: what it says of its length counts for nothing.
+            // The last chunk may be incomplete, so its length is not trusted.
             let to = from.saturating_add(self.window).saturating_add(CHUNK).min(blocks);
             let mut seen = Seen::default();
             let uuid = self.uuid;
@@ -189,7 +190,7 @@ impl Unfinished {
             match seen {
                 Seen { front: Some(block), .. } => return Ok(End::Front { block }),
                 Seen { last: None, .. } => return Ok(End::Free { block: from, free_to: to }),
-                // The chunks go on there.
+                // The chunks continue there.
                 Seen { chunk: Some(block), .. } => from = block,
                 Seen { last: Some(last), .. } => from = last.saturating_add(1),
             }

@@ -1,4 +1,4 @@
-//! The label, as a dump checks it before it writes.
+//! The checks of a partition's size and label before a dump writes to it.
 
 use crate::device::Geometry;
 use crate::format::Uuid;
@@ -8,12 +8,12 @@ use crate::partition::unfit::Unfit;
 use crate::partition::window::Window;
 use crate::wait::Wait;
 
-/// First eight bytes of a uuid or key, as people read them.
+/// First eight bytes of a uuid or key, in printed order.
 fn head(bytes: &[u8]) -> u64 {
     u64::from_be_bytes(bytes.first_chunk().copied().unwrap_or_default())
 }
 
-/// Checks that the partition lies within the device, which has been quiesced.
+/// Checks that the partition is within the device, which has been quiesced.
 ///
 /// # Errors
 /// [`Unfit::BeyondDevice`] if it does not.
@@ -25,19 +25,19 @@ pub fn check_size(window: &mut Window<'_>) -> Result<(), Unfit> {
     }
 }
 
-/// What the label says.
+/// The contents of a label.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Labelled {
     /// The partition's identity.
     pub uuid: Uuid,
-    /// The public key that it demands dumps to be encrypted to.
+    /// The public key to which dumps must be encrypted, if they must be.
     pub recipient: Option<PublicKey>,
 }
 
 /// Reads and checks the label.
 ///
 /// # Errors
-/// If there is none, or it is for another partition than `expected`, or for another size.
+/// If there is no label, or it is for a partition other than `expected`, or for another size.
 pub fn check_label(
     window: &mut Window<'_>,
     expected: Option<&Uuid>,
@@ -57,7 +57,7 @@ pub fn check_label(
     Ok(Labelled { uuid: label.uuid, recipient: label.recipient().copied() })
 }
 
-/// Checks that the label demands the encryption that was armed for.
+/// Checks that the label demands exactly the encryption that was armed.
 ///
 /// # Errors
 /// If it does not.

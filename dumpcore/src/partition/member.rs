@@ -1,5 +1,5 @@
-//! A member of a dump: one partition of one device that the dump goes to, and how far it has come there. A
-//! striped dump has several, as a stripe set of RAID 0 has member disks.
+//! A member of a dump: one partition of one device that the dump goes to, with its progress. A striped dump
+//! has several, like a stripe set of RAID 0.
 
 use crate::format::Uuid;
 use crate::format::cipher::PublicKey;
@@ -10,14 +10,14 @@ use crate::limits::MAX_TARGETS;
 use crate::partition::verify::Checker;
 use crate::partition::window::Window;
 
-/// What a dump is encrypted with.
+/// The keys that a dump is encrypted with.
 #[derive(Clone, Copy)]
 pub struct EncryptionKeys<'l> {
     /// The key of its chunks and headers.
     pub key: &'l Key,
-    /// The ephemeral public key, to be stored beside them.
+    /// The ephemeral public key, stored in the headers.
     pub ephemeral: &'l PublicKey,
-    /// The public key that the label has to demand.
+    /// The public key that the label must demand.
     pub recipient: &'l PublicKey,
 }
 
@@ -28,37 +28,37 @@ pub struct Place {
     pub block: u64,
     /// Its number among the dumps of the partition, from 1.
     pub sequence: u32,
-    /// Blocks from the first one up to this are known to hold their pattern, because they had to be looked
-    /// at.
+    /// The blocks from the first one up to this are known to hold their pattern, because the search had to
+    /// read them.
     pub free_to: u64,
-    /// Whether a dump that nobody closed lies in front. A disk that lost its cache may have more of it
-    /// further on.
+    /// Whether it comes after a dump that was not closed. If the disk lost its cache, more of that dump may
+    /// follow.
     pub behind_unfinished: bool,
 }
 
 impl Place {
-    /// Not found yet.
+    /// No place yet.
     pub const NOWHERE: Place = Place { block: 0, sequence: 0, free_to: 0, behind_unfinished: false };
 }
 
-/// What is known of a member's partition, and of the dump there. It lives in the arena, not on the stack.
+/// The state of a member's partition and of the dump there. It is in the arena, not on the stack.
 pub struct MemberState {
     /// The label's uuid.
     pub uuid: Uuid,
-    /// What the dump's headers say.
+    /// The dump's header.
     pub header: Header,
     /// Where the dump begins.
     pub place: Place,
-    /// Where its next chunk goes.
+    /// The block at which its next chunk begins.
     pub next: u64,
-    /// Chunks that it has.
+    /// Number of its chunks.
     pub chunks: u64,
-    /// What of the partition has been checked.
+    /// The progress of the pattern check.
     pub checker: Checker,
 }
 
 impl MemberState {
-    /// Empty ones.
+    /// An empty state.
     pub fn new() -> MemberState {
         MemberState {
             uuid: [0; 16],
@@ -79,20 +79,20 @@ impl Default for MemberState {
 
 /// One partition that is written.
 pub struct Member<'l> {
-    /// Its place in the list of targets.
+    /// Its index in the list of targets.
     pub target: usize,
     /// The only way to its blocks.
     pub window: Window<'l>,
-    /// How its chunks are encrypted, if they are.
+    /// The keys for its chunks, if they are encrypted.
     pub keys: Option<EncryptionKeys<'l>>,
-    /// What is known of it.
+    /// Its state.
     pub state: &'l mut MemberState,
-    /// The checksum of what must not change while it is used.
+    /// The checksum of everything that must not change while it is in use.
     integrity: u32,
 }
 
 impl<'l> Member<'l> {
-    /// A member of which nothing is known yet but its label's uuid.
+    /// A new member, of which only the label's uuid is known.
     pub fn new(
         target: usize,
         window: Window<'l>,
@@ -110,7 +110,8 @@ impl<'l> Member<'l> {
         member
     }
 
-    /// The checksum of what must not change while it is used: where it writes, for whom, and with which key.
+    /// The checksum of everything that must not change while it is in use: where it writes, and for which
+    /// recipient and with which key.
     fn digest(&self) -> u32 {
         let mut digest = Digest::new();
         self.window.integrity(&mut digest);
@@ -121,21 +122,21 @@ impl<'l> Member<'l> {
         digest.finish()
     }
 
-    /// Whether what must not change has not.
+    /// Checks that the state which must not change is unchanged.
     ///
     /// # Errors
-    /// That it has.
+    /// The two checksums, if they differ.
     pub(crate) fn check_integrity(&self) -> Result<(), Harm> {
         let now = self.digest();
         if now == self.integrity { Ok(()) } else { Err(Harm::Integrity { armed: self.integrity, now }) }
     }
 
-    /// Blocks of payload that the next chunk may have: after it, the back header has to fit.
+    /// Payload blocks that the next chunk may have: the back header must fit after it.
     pub fn room(&self) -> u64 {
         self.window.blocks().saturating_sub(self.state.next).saturating_sub(2)
     }
 
-    /// Authenticates the header as it is now, if the dump is encrypted.
+    /// Authenticates the header in its present state, if the dump is encrypted.
     pub fn sign_header(&mut self) {
         if let Some(keys) = self.keys {
             let closed = self.state.header.status() != Status::InProgress;
@@ -156,26 +157,26 @@ impl<'l> Members<'l> {
         Members { members: [const { None }; MAX_TARGETS] }
     }
 
-    /// Adds a member; one too many is given up.
+    /// Adds a member. Returns `None` and drops it if there are too many.
     pub fn push(&mut self, member: Member<'l>) -> Option<usize> {
         let place = self.members.iter().position(Option::is_none)?;
         *self.members.get_mut(place)? = Some(member);
         Some(place)
     }
 
-    /// Forgets a member.
+    /// Removes a member.
     pub fn remove(&mut self, member: usize) {
         if let Some(slot) = self.members.get_mut(member) {
             *slot = None;
         }
     }
 
-    /// A member.
+    /// The member with this number, if there is one.
     pub fn get(&self, member: usize) -> Option<&Member<'l>> {
         self.members.get(member)?.as_ref()
     }
 
-    /// A member, to use.
+    /// The member with this number, mutably, if there is one.
     pub fn get_mut(&mut self, member: usize) -> Option<&mut Member<'l>> {
         self.members.get_mut(member)?.as_mut()
     }
@@ -185,12 +186,12 @@ impl<'l> Members<'l> {
         self.members.iter().enumerate().filter_map(|(number, member)| Some((number, member.as_ref()?)))
     }
 
-    /// All members with their numbers, to use.
+    /// All members with their numbers, mutably.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Member<'l>)> {
         self.members.iter_mut().enumerate().filter_map(|(number, member)| Some((number, member.as_mut()?)))
     }
 
-    /// How many members there are.
+    /// Number of members.
     pub fn len(&self) -> usize {
         self.members.iter().flatten().count()
     }

@@ -1,7 +1,7 @@
-//! The partitions that receive the dump: their labels, their pattern, and the only way to their blocks.
+//! The partitions that receive the dump: labels, pattern checks, and the only way to their blocks.
 //!
-//! A [`member::Member`] is one partition of one device. Usually a dump has one; a striped one has several, which
-//! share the [pool] of buffers.
+//! A [`member::Member`] is one partition of one device. A dump usually has one member; a striped dump has
+//! several, which share the [pool] of buffers.
 
 pub mod find;
 pub mod label;

@@ -1,4 +1,4 @@
-//! Many requests in flight, from a fixed pool of buffers.
+//! A fixed pool of buffers, and the requests that use them.
 
 use crate::device::{Completion, DeviceError, Direction, Gather, Rejected, Request};
 use crate::dma::{DmaBuffer, DmaPlace};
@@ -15,32 +15,33 @@ use crate::partition::unfit::Unfit;
 use crate::time::Nanoseconds;
 use crate::wait::Wait;
 
-/// Buffers that reads leave alone, if there are more. What a read hung in is lost with its device, for
-/// the device may write to it at any time; the next target needs some too.
+/// Buffers that reads may not take, if there are more. Buffers of hanging reads are lost with their device,
+/// which may write to them at any time; the next target needs some too.
 const KEPT_FROM_READS: usize = 2;
 
-/// Where a buffer is.
+/// The state of a buffer.
 #[derive(Debug)]
 enum Slot {
-    /// There is no such buffer, or it is lost: with a CPU or a device that may still use it.
+    /// There is no such buffer, or it is lost to a CPU or device that may still use it.
     None,
-    /// Here.
+    /// In the pool.
     Free(DmaBuffer),
-    /// With the caller, who took it.
+    /// The caller has it.
     Taken,
-    /// With a device: from which block of its partition on, and the part of the buffer that stayed here.
+    /// A device has it; `block` is relative to the partition, and `rest` is the part of the buffer that was
+    /// not passed on.
     InFlight { member: usize, direction: Direction, block: u64, rest: DmaBuffer },
-    /// A device has it and will not give it back.
+    /// A device kept it and will not return it.
     Kept { member: usize, direction: Direction },
 }
 
-/// Which buffers that were in flight a device may still use, and that must therefore be left to it.
+/// The in-flight buffers that a device may still access, and that must therefore be left to it.
 #[derive(Clone, Copy)]
 enum Reach {
-    /// None: it has been stopped.
+    /// None: the device has been stopped.
     Nothing,
-    /// Those that it reads into. One that could not be stopped may still read what it was to write, which
-    /// makes what it writes to its own blocks wrong, and nothing else.
+    /// The buffers that it reads into. A device that could not be stopped may still read the buffers of its
+    /// writes; if they are reused, only its own blocks get wrong data.
     Reads,
     /// All.
     Everything,
@@ -51,15 +52,15 @@ enum Reach {
 pub struct Pool {
     places: [Option<DmaPlace>; MAX_BUFFERS],
     slots: [Slot; MAX_BUFFERS],
-    /// Requests in flight in each member.
+    /// Number of requests in flight for each member.
     in_flight: [usize; MAX_TARGETS],
-    /// Most requests that were in flight at once.
+    /// The most requests that were in flight at once.
     deepest: usize,
     timeout: Nanoseconds,
 }
 
 impl Pool {
-    /// An empty pool; for `timeout`, nothing at all may come back before a device is taken to hang.
+    /// An empty pool. A device counts as hanging if nothing completes for `timeout`.
     pub fn new(timeout: Nanoseconds) -> Pool {
         Pool {
             places: [None; MAX_BUFFERS],
@@ -70,7 +71,7 @@ impl Pool {
         }
     }
 
-    /// Adds a buffer; one that does not fit is forgotten.
+    /// Adds a buffer; ignores it if the pool is full.
     pub fn add(&mut self, buffer: DmaBuffer) {
         let slots = self.places.iter_mut().zip(&mut self.slots);
         if let Some((place, slot)) = slots.into_iter().find(|(place, _)| place.is_none()) {
@@ -79,37 +80,38 @@ impl Pool {
         }
     }
 
-    /// How long nothing may come back, in nanoseconds.
+    /// How long nothing may complete, in nanoseconds.
     pub fn timeout(&self) -> Nanoseconds {
         self.timeout
     }
 
-    /// How many requests are in flight.
+    /// Number of requests in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// How many requests are in flight in a member.
+    /// Number of requests in flight for a member.
     pub fn in_flight_in(&self, member: usize) -> usize {
         self.in_flight.get(member).copied().unwrap_or(0)
     }
 
-    /// Most requests that were in flight at once.
+    /// The most requests that were in flight at once.
     pub fn deepest(&self) -> usize {
         self.deepest
     }
 
-    /// How many buffers there are.
+    /// Number of buffers.
     pub fn buffers(&self) -> usize {
         self.slots.iter().filter(|slot| !matches!(slot, Slot::None)).count()
     }
 
-    /// Blocks that can be in flight together: in each buffer's name the largest chunk.
+    /// The most blocks that can be in flight together: the largest chunk for each buffer.
     pub fn span(&self) -> usize {
         self.buffers().saturating_mul(MAX_PAYLOAD_BLOCKS.saturating_add(1))
     }
 
-    /// Everything that must be the same at the crash: the bounds, and where each buffer is.
+    /// Feeds everything into the digest that must be the same at the crash: the timeout, and the place and
+    /// state of each buffer.
     pub fn integrity(&self, digest: &mut Digest) {
         self.places_integrity(digest);
         for count in &self.in_flight {
@@ -125,7 +127,8 @@ impl Pool {
         }
     }
 
-    /// What stays the same for as long as it is used: the bound, and where each buffer is when it is here.
+    /// Feeds in the state that never changes while the pool is in use: the timeout and the place of each
+    /// buffer.
     pub(crate) fn places_integrity(&self, digest: &mut Digest) {
         digest.number(self.timeout);
         for place in self.places.iter().flatten() {
@@ -133,7 +136,7 @@ impl Pool {
         }
     }
 
-    /// A free buffer, if there is one.
+    /// Takes a free buffer, if there is one.
     pub fn take(&mut self) -> Option<Lease> {
         for (number, slot) in self.slots.iter_mut().enumerate() {
             if matches!(slot, Slot::Free(_))
@@ -145,8 +148,8 @@ impl Pool {
         None
     }
 
-    /// A free buffer to read into, unless `most` are being read into, or those that are left are kept for
-    /// writes.
+    /// Takes a free buffer to read into, unless `most` buffers are being read into already or the remaining
+    /// ones are reserved for writes.
     pub fn take_to_read(&mut self, most: usize) -> Option<Lease> {
         let reading = |slot: &&Slot| matches!(slot, Slot::InFlight { direction: Direction::Read, .. });
         let reads = self.slots.iter().filter(reading).count();
@@ -154,24 +157,24 @@ impl Pool {
         if reads >= most { None } else { self.take() }
     }
 
-    /// Gives a taken buffer back.
+    /// Returns a taken buffer to the pool.
     pub fn give_back(&mut self, lease: Lease) {
         if let Some(place) = self.slots.get_mut(lease.slot) {
             *place = Slot::Free(lease.buffer);
         }
     }
 
-    /// A taken buffer will not come back: a CPU that stalled has it.
+    /// Marks a taken buffer as lost: a CPU that stalled has it.
     pub fn lose(&mut self, slot: usize) {
         if let Some(place) = self.slots.get_mut(slot) {
             *place = Slot::None;
         }
     }
 
-    /// Starts a transfer from or into a taken buffer. A transfer that is done at once comes back.
+    /// Starts a transfer from or into a taken buffer. Returns the transfer if it finishes at once.
     ///
     /// # Errors
-    /// Why it was not started; the buffer is free again.
+    /// Why it was not started. The buffer is free again.
     pub fn start(
         &mut self,
         members: &mut Members<'_>,
@@ -218,8 +221,8 @@ impl Pool {
         }
     }
 
-    /// Takes a completion apart: it must be for a request in flight in this member and bring that request's
-    /// buffer.
+    /// Processes a completion, which must be for a request in flight for this member and bring back that
+    /// request's buffer.
     fn finish(&mut self, member: usize, completion: Completion, wait: &Wait<'_>) -> Result<Done, Ended> {
         let Completion { id, buffer, gather, result } = completion;
         let slot = id as usize;
@@ -232,7 +235,7 @@ impl Pool {
                 }
                 let count = (buffer.len() / BLOCK_SIZE) as u64;
                 let Ok(buffer) = whole(buffer, gather, rest) else {
-                    // A device that kept the buffer has said why.
+                    // If the device kept the buffer, the completion says why.
                     *place = Slot::Kept { member, direction };
                     return Err(Ended::device(member, result.err().unwrap_or(wrong), wait));
                 };
@@ -263,7 +266,7 @@ impl Pool {
         Ok(None)
     }
 
-    /// A member that has requests in flight: to blame when nothing comes.
+    /// A member with requests in flight: the one to blame for a timeout.
     pub fn waiting_for(&self) -> usize {
         self.in_flight.iter().position(|count| *count > 0).unwrap_or(0)
     }
@@ -283,8 +286,8 @@ impl Pool {
             .map(Some)
     }
 
-    /// Gets everything of a member out of its device: waits for it, and where it does not come, resets the
-    /// device.
+    /// Gets all of a member's requests out of its device: waits for them, and resets the device if they do
+    /// not complete.
     ///
     /// # Errors
     /// Why the device could not be reset.
@@ -298,7 +301,7 @@ impl Pool {
         if self.slots.iter().any(kept) {
             return self.reset(members, member, wait);
         }
-        // Each turn takes a transfer in. One that failed is out of the device, and that is all that counts
+        // Each turn takes in a transfer. A failed one is out of the device too, which is all that matters
         // here.
         while self.in_flight_in(member) > 0 {
             match self.next(members, wait) {
@@ -309,11 +312,10 @@ impl Pool {
         Ok(())
     }
 
-    /// Resets the device of a member; what was in flight never comes back. It must have the same label as
-    /// before.
+    /// Resets a member's device and checks that its label is unchanged. Requests in flight never complete.
     ///
-    /// # Errors
-    /// Why the device could not be reset, or is another one now. Buffers that it reads from are free all the
+    /// Why the device could not be reset, or that it is a different one now. Buffers that it reads from are
+    /// free nevertheless, unless the member's dump is encrypted; buffers that it may write to are lost.
     /// same, unless the member's dump is encrypted; those that it may write to are lost.
     pub fn reset(
         &mut self,
@@ -325,7 +327,8 @@ impl Pool {
         let stopped = here.window.quiesce(wait);
         let reach = match (stopped, here.keys) {
             (Ok(()), _) => Reach::Nothing,
-            // What a device reads late must not be what somebody else's partition gets in the clear.
+            // A late read by the device must not put another member's unencrypted data into an encrypted
+            // dump.
             (Err(_), None) => Reach::Reads,
             (Err(_), Some(_)) => Reach::Everything,
         };
@@ -334,7 +337,7 @@ impl Pool {
         self.is_the_same(members, member, wait)
     }
 
-    /// Makes sure that a device that was reset is the one that it was: another one in its place must not be
+    /// Checks that a device is still the same after a reset: a different one in its place must not be
     /// written.
     fn is_the_same(
         &self,
@@ -344,7 +347,7 @@ impl Pool {
     ) -> Result<(), DeviceError> {
         let here = members.get_mut(member).ok_or(DeviceError::NotReady)?;
         if here.state.uuid == [0; 16] {
-            // It was never known which one it is, and nothing is written.
+            // The device was never identified, and nothing is written to it.
             return Ok(());
         }
         let checked = label::check_size(&mut here.window)
@@ -356,7 +359,7 @@ impl Pool {
         }
     }
 
-    /// Frees the buffers of a member whose device has been stopped, or given up, but for those within its
+    /// Frees the buffers of a member whose device has been stopped or abandoned, except those within its
     /// `reach`.
     fn recover(&mut self, member: usize, reach: Reach) {
         for (slot, place) in self.slots.iter_mut().zip(&self.places) {
@@ -375,9 +378,9 @@ impl Pool {
             };
             *slot = match place.filter(|_| ours) {
                 Some(place) => {
-                    // SAFETY: a driver that has been quiesced has forgotten its buffers, and its device
-                    // touches no memory. One that could not be is not called any more, but to be quiesced,
-                    // and its device does not write here.
+                    // SAFETY: a driver that was quiesced has forgotten its buffers, and its device accesses
+                    // no memory. If quiesce failed, only quiesce is called again, and the device does not
+                    // write to this buffer.
                     Slot::Free(unsafe { place.buffer() })
                 }
                 None => Slot::None,
@@ -388,7 +391,7 @@ impl Pool {
         }
     }
 
-    /// Makes ready for other members: what is still in a device's hands is lost.
+    /// Prepares for other members: buffers that devices still have are lost.
     pub fn forget_members(&mut self) {
         for slot in &mut self.slots {
             if matches!(slot, Slot::InFlight { .. } | Slot::Kept { .. }) {
@@ -398,14 +401,14 @@ impl Pool {
         self.in_flight = [0; MAX_TARGETS];
     }
 
-    /// Makes ready for another dump: the numbers begin again. Nothing may be in flight.
+    /// Prepares for another dump: statistics start again. Nothing may be in flight.
     pub fn renew(&mut self) {
         self.forget_members();
         self.deepest = 0;
     }
 }
 
-/// A buffer put together again.
+/// Joins the parts of a buffer.
 fn whole(part: DmaBuffer, gather: Option<Gather>, rest: DmaBuffer) -> Result<DmaBuffer, ()> {
     let front = match gather {
         Some(gather) => part.join(gather.into_table()).map_err(|_| ())?,

@@ -1,11 +1,11 @@
-//! A row of blocks.
+//! A range of blocks.
 
-/// The blocks from one up to another.
+/// The blocks from `from` up to, not including, `to`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BlockRange {
-    /// The first.
+    /// The first block.
     pub from: u64,
-    /// The first that is not among them.
+    /// The first block after the range.
     pub to: u64,
 }
 
@@ -18,12 +18,12 @@ impl BlockRange {
         BlockRange { from: first, to: first.saturating_add(count) }
     }
 
-    /// How many blocks; none if it ends before it begins.
+    /// Number of blocks; 0 if the range is backwards.
     pub fn count(&self) -> u64 {
         self.to.saturating_sub(self.from)
     }
 
-    /// Whether there are none.
+    /// Whether the range is empty.
     pub fn is_empty(&self) -> bool {
         self.from >= self.to
     }

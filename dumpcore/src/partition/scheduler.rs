@@ -1,5 +1,5 @@
-//! All that goes between memory and the devices of a dump at once: writes, the reads that check ahead of
-//! them, and the checks that other CPUs do.
+//! The I/O scheduler: runs a dump's writes, the reads that check ahead of them, and the checks by helpers
+//! concurrently.
 
 use crate::device::{DeviceError, Direction};
 use crate::format::{BLOCK_SIZE, Block};
@@ -15,32 +15,32 @@ use crate::partition::unfit::Unfit;
 use crate::time::Nanoseconds;
 use crate::wait::Wait;
 
-/// How far ahead of the writes is read: 16 MiB.
+/// How far reads go ahead of the writes: 16 MiB.
 const AHEAD_BLOCKS: u64 = 4096;
 
-/// Buffers that a dump can go on with: one is filled while another is written or read into.
+/// The fewest buffers that a dump can continue with: one is filled while another is written or read into.
 const ENOUGH_BUFFERS: usize = 2;
 
-/// The pool, the members, and the helpers.
+/// The I/O scheduler: the pool, the members, and the helpers.
 pub struct IoScheduler<'t, 'l, 'c, 'a> {
-    /// The buffers.
+    /// The transfer buffers.
     pub pool: &'t mut Pool,
-    /// The partitions.
+    /// The members that the dump goes to.
     pub members: &'t mut Members<'l>,
-    /// The other CPUs.
+    /// The helpers.
     pub coordinator: &'t mut Coordinator<'c, 'a>,
-    /// Blocks that were checked.
+    /// Number of blocks checked.
     pub checked: u64,
 }
 
-/// Who is told how far a check has come: blocks done, blocks in all.
+/// Callback for the progress of a check: blocks done, blocks in total.
 pub type Tell<'p> = dyn FnMut(u64, u64) + 'p;
 
-/// What looks at a block: its number, its bytes.
+/// Callback for each block: its number, its bytes.
 pub type Visit<'v> = dyn FnMut(u64, &Block) + 'v;
 
 impl IoScheduler<'_, '_, '_, '_> {
-    /// Takes in one thing that has happened, if one has: a check that is done or late, a transfer. Never
+    /// Processes one event, if there is one: a check that is finished or late, or a finished transfer. Never
     /// waits.
     ///
     /// # Errors
@@ -65,7 +65,7 @@ impl IoScheduler<'_, '_, '_, '_> {
         }
     }
 
-    /// Takes a finished transfer in.
+    /// Processes a finished transfer.
     fn take_in(&mut self, done: Done, wait: &Wait<'_>) -> Result<(), Ended> {
         if let Err(error) = done.result {
             self.pool.give_back(done.lease);
@@ -79,7 +79,8 @@ impl IoScheduler<'_, '_, '_, '_> {
             self.pool.give_back(done.lease);
             return Ok(());
         };
-        // A helper that does not finish keeps its buffer: enough to go on with must be left whatever they do.
+        // A helper that does not finish keeps its buffer, so enough buffers must remain whatever the helpers
+        // do.
         let spare =
             self.pool.buffers() > self.coordinator.checks_outstanding().saturating_add(ENOUGH_BUFFERS);
         let unposted = if spare { self.coordinator.post_check(done, &uuid).err() } else { Some(done) };
@@ -91,14 +92,14 @@ impl IoScheduler<'_, '_, '_, '_> {
         Ok(())
     }
 
-    /// Takes in blocks that were read and compared.
+    /// Processes a finished check.
     fn take_checked(&mut self, checked: Checked) {
         let Checked { read, bad } = checked;
         let Done { lease, member, range, .. } = read;
         self.pool.give_back(lease);
         self.checked = self.checked.saturating_add(range.count());
         if let Some(member) = self.members.get_mut(member) {
-            // A bad block far ahead harms nobody who does not get there.
+            // A bad block far ahead does not matter if the dump does not get that far.
             match bad {
                 Some(bad) => {
                     member.state.checker.is_good(BlockRange { to: bad, ..range });
@@ -109,20 +110,20 @@ impl IoScheduler<'_, '_, '_, '_> {
         }
     }
 
-    /// Waits until something has happened, and takes it in.
+    /// Waits until something happens, and processes it.
     ///
     /// # Errors
-    /// Nothing did in time, or a device failed.
+    /// Nothing happened in time, or a device failed.
     fn turn(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
         let member = self.pool.waiting_for();
         if self.pool.in_flight() == 0 && self.coordinator.checks_outstanding() == 0 {
-            // Nothing is free and nothing is under way: devices or helpers have kept every buffer.
+            // No free buffer, and nothing in flight: devices or helpers have kept every buffer.
             return Err(Ended::Device { member, error: DeviceError::NotReady });
         }
         let timeout = self.pool.timeout();
         wait.until("a request to the disk", timeout, || match self.step(wait) {
             Ok(false) => {
-                // Rather than wait, this CPU does what nobody has begun.
+                // Instead of waiting, this CPU does a check that no helper has taken.
                 let checked = self.coordinator.do_check()?;
                 self.take_checked(checked);
                 Some(Ok(true))
@@ -133,7 +134,7 @@ impl IoScheduler<'_, '_, '_, '_> {
         .map(|_| ())
     }
 
-    /// Starts reads ahead in a member up to block `limit`, at most `most_reads` at once.
+    /// Starts reads ahead for a member, up to block `limit`, with at most `most_reads` in flight.
     fn read_ahead(
         &mut self,
         member: usize,
@@ -141,7 +142,7 @@ impl IoScheduler<'_, '_, '_, '_> {
         most_reads: usize,
         wait: &Wait<'_>,
     ) -> Result<(), Ended> {
-        // Each turn starts a read, until there is no buffer or nothing to read.
+        // Each turn starts a read, until no buffer is free or nothing is left to read.
         while let Some(here) = self.members.get_mut(member)
             && !here.state.checker.is_done()
             && self.pool.in_flight_in(member) < here.window.device().depth()
@@ -160,14 +161,14 @@ impl IoScheduler<'_, '_, '_, '_> {
         Ok(())
     }
 
-    /// Makes sure that a member's blocks before `end` may be written, and reads on ahead of that.
+    /// Waits until a member's blocks before `end` are checked, and keeps reading further ahead.
     ///
     /// # Errors
-    /// A block that does not hold its pattern, or why that could not be seen.
+    /// A block does not hold its pattern, or could not be read.
     pub fn check_up_to(&mut self, member: usize, end: u64, wait: &Wait<'_>) -> Result<(), Ended> {
-        // Each turn takes a read in, and there are only so many up to `end`.
+        // Each turn processes an event, and there is a limited number of reads up to `end`.
         loop {
-            // Half of the buffers are for the writes.
+            // Half of the buffers are for writes.
             let most = self.pool.buffers() / 2;
             self.read_ahead(member, end.saturating_add(AHEAD_BLOCKS), most, wait)?;
             let Some(here) = self.members.get(member) else { return Ok(()) };
@@ -181,13 +182,13 @@ impl IoScheduler<'_, '_, '_, '_> {
         }
     }
 
-    /// Checks all of a member that is to be checked, and tells how far it has come.
+    /// Checks all of a member that has to be checked, and reports progress.
     ///
     /// # Errors
-    /// As [`check_up_to`](IoScheduler::check_up_to). When the wait has ended, reads may still be in flight.
+    /// As for [`check_up_to`](IoScheduler::check_up_to). After a timeout, reads may still be in flight.
     pub fn check_all(&mut self, member: usize, wait: &Wait<'_>, tell: &mut Tell<'_>) -> Result<(), Ended> {
         let begin = self.members.get(member).map_or(0, |member| member.state.checker.frontier());
-        // Each turn takes a read in, and there are only so many.
+        // Each turn processes an event, and there is a limited number of reads.
         loop {
             self.read_ahead(member, u64::MAX, usize::MAX, wait)?;
             let Some(here) = self.members.get(member) else { return Ok(()) };
@@ -207,12 +208,12 @@ impl IoScheduler<'_, '_, '_, '_> {
         }
     }
 
-    /// A free buffer, once there is one.
+    /// Takes a free buffer, waiting for one if necessary.
     ///
     /// # Errors
-    /// A device failed, or nothing came back in time.
+    /// A device failed, or nothing completed in time.
     pub fn buffer(&mut self, wait: &Wait<'_>) -> Result<Lease, Ended> {
-        // Each turn brings something to its end, and there is only so much under way.
+        // Each turn processes an event, and a limited number is outstanding.
         loop {
             if let Some(taken) = self.pool.take() {
                 return Ok(taken);
@@ -221,14 +222,14 @@ impl IoScheduler<'_, '_, '_, '_> {
         }
     }
 
-    /// Makes a transfer that writes.
+    /// Starts a write, waiting until the device accepts it.
     ///
     /// # Errors
     /// A device failed.
     pub fn write(&mut self, lease: Lease, transfer: Transfer, wait: &Wait<'_>) -> Result<(), Ended> {
         let member = transfer.member;
         let depth = self.members.get_mut(member).map_or(1, |member| member.window.device().depth());
-        // Each turn brings something to its end, and there is only so much under way.
+        // Each turn processes an event, and a limited number is outstanding.
         while self.pool.in_flight_in(member) >= depth {
             if let Err(ended) = self.turn(wait) {
                 self.pool.give_back(lease);
@@ -241,30 +242,30 @@ impl IoScheduler<'_, '_, '_, '_> {
         }
     }
 
-    /// Takes in whatever has happened without waiting for more.
+    /// Processes an event, if there is one, without waiting.
     ///
     /// # Errors
-    /// A device failed, or nothing came back in time.
+    /// A device failed, or nothing completed in time.
     pub fn tick(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
         self.step(wait).map(|_| ())
     }
 
-    /// Waits until nothing is under way any more, checks included.
+    /// Waits until nothing is in flight, including checks.
     ///
     /// # Errors
-    /// The first that failed; others may still be under way.
+    /// The first failure; other requests may still be in flight.
     pub fn drain(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
-        // Each turn brings something to its end, and nothing is started.
+        // Each turn processes an event, and nothing new is started.
         while self.pool.in_flight() > 0 || self.coordinator.checks_outstanding() > 0 {
             self.turn(wait)?;
         }
         Ok(())
     }
 
-    /// Gets everything out of all devices and helpers, whatever became of it: checks that were begun are
-    /// forgotten.
+    /// Gets all buffers back from devices and helpers, whatever the results; pending checks are dropped.
     ///
-    /// Says for each member whose device could not be stopped why; that one must not be used any more.
+    /// Returns, for each member whose device could not be stopped, the reason. Such a device must not be used
+    /// any more.
     pub fn settle(&mut self, wait: &Wait<'_>) -> [Option<DeviceError>; MAX_TARGETS] {
         let mut stuck = [None; MAX_TARGETS];
         for (number, stuck) in stuck.iter_mut().enumerate() {
@@ -279,7 +280,7 @@ impl IoScheduler<'_, '_, '_, '_> {
         stuck
     }
 
-    /// Waits for checks that helpers still do; those that they do not finish are lost with their buffers.
+    /// Waits for the checks that helpers still do. Checks that do not finish are lost with their buffers.
     fn forget_checks(&mut self, wait: &Wait<'_>) {
         let timeout = self.pool.timeout();
         let over = wait.until("other CPUs", timeout, || {
@@ -292,8 +293,8 @@ impl IoScheduler<'_, '_, '_, '_> {
             (self.coordinator.checks_outstanding() == 0).then_some(())
         });
         if over.is_err() {
-            // Should time be up, or stand still, all that helpers hold is late. Each turn brings one to its
-            // end.
+            // If time is over or the clock stands still, everything that helpers hold is late. Each turn ends
+            // a check.
             while let Some(Checked { read, .. }) =
                 self.coordinator.collect_check().or_else(|| self.coordinator.do_check())
             {
@@ -306,8 +307,8 @@ impl IoScheduler<'_, '_, '_, '_> {
         }
     }
 
-    /// Reads all blocks of a range of a member, many at once, and shows each to `visit`, not always in order.
-    /// Nothing else may be under way. After an error, reads may still be in flight.
+    /// Reads all blocks of a member's range, many at once, and passes each to `visit`, in any order. Nothing
+    /// else may be in flight. After an error, reads may still be in flight.
     ///
     /// # Errors
     /// A read that failed, or the end of the budget.
@@ -320,13 +321,13 @@ impl IoScheduler<'_, '_, '_, '_> {
     ) -> Result<(), Unfit> {
         let BlockRange { from: mut next, to } = range;
         let depth = self.members.get_mut(member).map_or(1, |member| member.window.device().depth());
-        // Each turn starts a read or takes one in, and there are only so many blocks.
+        // Each turn starts a read or takes one in, and the number of blocks is limited.
         while next < to || self.pool.in_flight() > 0 {
             if wait.expired() {
                 return Err(Unfit::Budget);
             }
             let failed = |ended: Ended| match ended {
-                // A wait that the end of the budget cut short says nothing of the device.
+                // A wait that was cut short by the end of the budget is not held against the device.
                 Ended::Device { error, .. } if !wait.expired() => Unfit::Device { block: next, error },
                 _ => Unfit::Budget,
             };
@@ -339,7 +340,8 @@ impl IoScheduler<'_, '_, '_, '_> {
                 next = next.saturating_add(count);
                 done
             } else {
-                // Nothing in flight and no buffer free would turn for ever: the device has kept them all.
+                // With nothing in flight and no free buffer, the device has kept them all, and the loop would
+                // never end.
                 let kept = Ended::Device { member, error: DeviceError::NotReady };
                 Some(self.pool.next(self.members, wait).map_err(failed)?.ok_or(failed(kept))?)
             };
@@ -358,7 +360,7 @@ impl IoScheduler<'_, '_, '_, '_> {
     }
 }
 
-/// A read of a range of a member.
+/// A read of a member's range.
 fn read_of(member: usize, range: BlockRange) -> Transfer {
     Transfer { member, direction: Direction::Read, block: range.from, load: Load::Blocks(range.count()) }
 }

@@ -1,19 +1,20 @@
-//! A transfer between a buffer and a partition: what it moves, and how it ended.
+//! A transfer between a buffer and a partition: its load and its result.
 
 use crate::device::{DeviceError, Direction};
 use crate::dma::DmaBuffer;
 use crate::partition::range::BlockRange;
 
-/// What a transfer moves.
+/// The data that a transfer moves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Load {
-    /// The buffer's first so many blocks.
+    /// The first blocks of the buffer; this many.
     Blocks(u64),
-    /// The buffer's first block, then the RAM that the first so many extents in its second block name.
+    /// The buffer's first block, then the RAM named by the first extents in its second block; this many
+    /// extents.
     Gathered(usize),
 }
 
-/// A buffer of the pool in somebody's hands.
+/// A buffer that was taken from the pool.
 #[derive(Debug)]
 pub struct Lease {
     /// The buffer's number in the pool.
@@ -22,29 +23,29 @@ pub struct Lease {
     pub buffer: DmaBuffer,
 }
 
-/// A transfer that is to be made.
+/// A transfer to be started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transfer {
-    /// In which member.
+    /// The member.
     pub member: usize,
-    /// Which way.
+    /// Read or write.
     pub direction: Direction,
     /// First block, relative to the partition.
     pub block: u64,
-    /// What is moved.
+    /// The data to move.
     pub load: Load,
 }
 
-/// A finished transfer, its buffer whole again.
+/// A finished transfer. Its buffer is complete again.
 #[derive(Debug)]
 pub struct Done {
     /// The buffer.
     pub lease: Lease,
-    /// Which member.
+    /// The member.
     pub member: usize,
-    /// Which way it went.
+    /// Read or write.
     pub direction: Direction,
-    /// The blocks that went from or into the buffer, relative to the partition.
+    /// The blocks transferred between buffer and partition, relative to the partition.
     pub range: BlockRange,
     /// Whether all of it was transferred.
     pub result: Result<(), DeviceError>,

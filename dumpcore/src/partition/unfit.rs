@@ -7,14 +7,14 @@ use crate::text::{Describe, Line, display_by_describe};
 /// Why the partition may not be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unfit {
-    /// The device did not answer a read.
+    /// A block could not be read.
     Device {
-        /// Of which block.
+        /// The block.
         block: u64,
-        /// What it said.
+        /// The error.
         error: DeviceError,
     },
-    /// The time budget was spent before everything was checked.
+    /// The time budget ran out before everything was checked.
     Budget,
     /// Block 0 is not a label.
     NoLabel(Malformed),
@@ -25,35 +25,35 @@ pub enum Unfit {
         /// First eight bytes of the uuid expected.
         expected: u64,
     },
-    /// The label was laid for a partition of another size.
+    /// The label was written for a partition of another size.
     OtherSize {
-        /// Blocks that the label says.
+        /// Number of blocks according to the label.
         label: u64,
-        /// Blocks that the partition has.
+        /// Number of blocks of the partition.
         partition: u64,
     },
     /// The partition reaches beyond the end of the device.
     BeyondDevice {
         /// First block after the partition.
         end: u64,
-        /// Blocks that the device has.
+        /// Number of blocks of the device.
         blocks: u64,
     },
     /// A block is neither the pattern nor part of a dump.
     Foreign {
-        /// Which.
+        /// The block.
         block: u64,
     },
-    /// The label demands that dumps be encrypted to a public key, or to none, other than what was armed for.
+    /// The label demands encryption to a different public key than was armed, or demands none.
     OtherRecipient {
         /// First eight bytes of the public key in the label; 0 if it demands no encryption.
         label: u64,
-        /// First eight bytes of the one that was armed for; 0 for none.
+        /// First eight bytes of the armed public key; 0 for none.
         armed: u64,
     },
-    /// Unharvested dumps leave too little room.
+    /// Unsaved dumps leave too little room.
     NoRoom {
-        /// Free blocks.
+        /// Number of free blocks.
         free: u64,
     },
 }

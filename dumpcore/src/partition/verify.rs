@@ -1,4 +1,4 @@
-//! How much of the pattern is checked before blocks are overwritten, and how far a check has come.
+//! How much of the pattern is checked before blocks are overwritten, and the progress of a check.
 
 use crate::format::Uuid;
 use crate::format::pattern;
@@ -11,32 +11,30 @@ use crate::wait::Wait;
 /// How much of the pattern is checked, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verify {
-    /// Every free block of the partition, before the first write. The default, and what the 2004 diskdump
-    /// did. If that takes half the time budget, it goes on as [`Ahead`](Verify::Ahead), so that time is left
-    /// to write.
+    /// Every free block of the partition, before the first write. This is the default, and what the 2004
+    /// diskdump did. If it takes half of the time budget, the check continues as [`Ahead`](Verify::Ahead), so
+    /// that time is left for writing.
     All,
-    /// Every block, ahead of the write that overwrites it, while others are being written. Starts writing at
-    /// once.
+    /// Every block, just ahead of its write, while others are being written. Writing starts at once.
     Ahead,
-    /// Before the first write, every `every`-th free block, and always the first and the last. Quick, and a
-    /// risk that its user takes.
+    /// Every `every`-th free block before the first write, and always the first and the last. Fast, but a
+    /// risk that the user takes.
     Sample {
         /// The stride, at least 1.
         every: u64,
     },
 }
 
-/// A check of the blocks from one up to another, with many reads under way at once, which finish in any
-/// order.
+/// A check of a range of blocks, with many reads in flight, which complete in any order.
 #[derive(Debug)]
 pub struct Checker {
     /// Blocks before this one hold their pattern.
     frontier: u64,
-    /// The next block to be read.
+    /// The next block to read.
     next: u64,
-    /// The first one not to be checked.
+    /// The first block not to be checked.
     end: u64,
-    /// The first one known not to hold its pattern.
+    /// The first block known not to hold its pattern.
     bad: Option<u64>,
     /// Ranges after the frontier that hold their pattern; empty ones are free entries.
     good: [BlockRange; RANGES],
@@ -44,7 +42,7 @@ pub struct Checker {
     again: [BlockRange; RANGES],
 }
 
-/// Reads that can be under way or with helpers at once, and more.
+/// More reads than can be in flight or with helpers at once.
 const RANGES: usize = 2 * MAX_BUFFERS;
 
 impl Checker {
@@ -54,15 +52,15 @@ impl Checker {
         Checker { frontier: from, next: from, end: to, bad: None, good: none, again: none }
     }
 
-    /// Begins another check, of the blocks from `from` up to, not including, `to`; in place, since this is
-    /// large for a small stack.
+    /// Begins another check of the blocks from `from` up to, not including, `to`. In place, because a checker
+    /// is large for a small stack.
     pub fn begin(&mut self, from: u64, to: u64) {
         (self.frontier, self.next, self.end, self.bad) = (from, from, to, None);
         self.good.fill(BlockRange::EMPTY);
         self.again.fill(BlockRange::EMPTY);
     }
 
-    /// Blocks before this one hold their pattern, and may be written.
+    /// The first block that has not been checked: all before it hold their pattern and may be written.
     pub fn frontier(&self) -> u64 {
         self.frontier
     }
@@ -72,7 +70,7 @@ impl Checker {
         self.frontier >= self.end
     }
 
-    /// The next range to be read, of at most `most` blocks, none of them at `limit` or behind.
+    /// The next range to read, of at most `most` blocks, all of them below `limit`.
     pub fn next_read(&mut self, most: u64, limit: u64) -> Option<BlockRange> {
         if let Some(range) = self.again.iter_mut().find(|range| !range.is_empty()) {
             let next = BlockRange::of(range.from, range.count().min(most));
@@ -88,20 +86,20 @@ impl Checker {
         Some(next)
     }
 
-    /// A range that was read could not be checked, and has to be read again.
+    /// Marks a range that was read but not checked, so that it is read again.
     pub fn read_again(&mut self, range: BlockRange) {
         if let Some(free) = self.again.iter_mut().find(|range| range.is_empty()) {
             *free = range;
         }
     }
 
-    /// A range holds its pattern.
+    /// Marks a range that holds its pattern.
     pub fn is_good(&mut self, range: BlockRange) {
         if range.is_empty() {
             return;
         }
-        // What touches is joined: then there are never more ranges than gaps, which are reads and checks
-        // under way.
+        // Adjacent ranges are joined, so there are never more ranges than gaps, and each gap is a read or
+        // check in progress.
         let mut whole = range;
         for range in self.good.iter_mut().filter(|range| !range.is_empty()) {
             if range.to == whole.from {
@@ -115,7 +113,7 @@ impl Checker {
         if let Some(free) = self.good.iter_mut().find(|range| range.is_empty()) {
             *free = whole;
         }
-        // Each turn takes a range out.
+        // Each turn removes a range.
         while let Some(range) =
             self.good.iter_mut().find(|range| !range.is_empty() && range.from <= self.frontier)
         {
@@ -124,24 +122,24 @@ impl Checker {
         }
     }
 
-    /// A block does not hold its pattern. Nothing after it needs to be looked at: no dump gets past it.
+    /// Marks a block that does not hold its pattern. The blocks after it need no check: no dump gets past it.
     pub fn is_bad(&mut self, block: u64) {
         let first = self.bad.map_or(block, |bad| bad.min(block));
         self.bad = Some(first);
         self.end = self.end.min(first);
     }
 
-    /// The first block before `end` that does not hold its pattern, as far as is known.
+    /// The first block before `end` known not to hold its pattern.
     pub fn bad_before(&self, end: u64) -> Option<u64> {
         self.bad.filter(|bad| *bad < end)
     }
 
-    /// Everything is taken to hold its pattern.
+    /// Treats all blocks as holding their pattern.
     pub fn trust(&mut self) {
         self.begin(self.end, self.end);
     }
 
-    /// Begins anew at the frontier: reads that were under way are forgotten, what is known to be bad is not.
+    /// Starts again at the frontier: reads in progress are forgotten, known bad blocks are not.
     pub fn restart(&mut self) {
         let bad = self.bad;
         self.begin(self.frontier, self.end);
@@ -164,7 +162,7 @@ pub fn sample(
     let last = to.saturating_sub(1);
     let mut at = from;
     let mut checked = 0_u64;
-    // Each turn goes on by at least one block.
+    // Each turn advances by at least one block.
     while at < to {
         if wait.expired() {
             return Err(Unfit::Budget);
@@ -175,7 +173,7 @@ pub fn sample(
         }
         checked = checked.saturating_add(1);
         wait.breathe();
-        // The step behind the last sample lands on the last block, and the one behind that ends the loop.
+        // The step after the last sample goes to the last block; the step after that ends the loop.
         let step = at.saturating_add(every.max(1));
         at = if at < last { step.min(last) } else { to };
     }

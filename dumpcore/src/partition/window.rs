@@ -1,4 +1,5 @@
-//! The only way to a device's blocks: numbers are relative to the partition, and none reaches beyond it.
+//! The only way to a device's blocks. Block numbers are relative to the partition and checked against its
+//! size.
 
 use crate::device::{Completion, DeviceError, Direction, DumpDevice, Rejected, Request};
 use crate::dma::{DmaBuffer, DmaPlace};
@@ -7,26 +8,26 @@ use crate::integrity::{Digest, Harm};
 use crate::stack::RedZones;
 use crate::wait::Wait;
 
-/// One block of DMA memory for transfers that stand alone.
+/// One block of DMA memory for single-block transfers.
 #[derive(Debug)]
 pub struct Scratch {
     place: DmaPlace,
-    /// `None` while a device has kept it.
+    /// `None` while a device keeps it.
     buffer: Option<DmaBuffer>,
 }
 
 impl Scratch {
-    /// Over a buffer of one block.
+    /// Uses `buffer`, which is one block.
     pub fn new(buffer: DmaBuffer) -> Scratch {
         Scratch { place: buffer.place(), buffer: Some(buffer) }
     }
 
-    /// Where it is when it is here.
+    /// Feeds in the place of the buffer, whether it is here or not.
     pub(crate) fn place_integrity(&self, digest: &mut Digest) {
         self.place.integrity(digest);
     }
 
-    /// Everything that must be the same at the crash.
+    /// Feeds in everything that must be the same at the crash.
     pub fn integrity(&self, digest: &mut Digest) {
         self.place.integrity(digest);
         if let Some(buffer) = &self.buffer {
@@ -35,10 +36,10 @@ impl Scratch {
     }
 }
 
-/// Takes in which device it is: where its state and its methods are.
+/// Feeds in the identity of a device: the addresses of its state and of its methods.
 pub(crate) fn device_integrity(device: &dyn DumpDevice, digest: &mut Digest) {
     let device: *const dyn DumpDevice = device;
-    // SAFETY: a pointer to a trait object is two words, its data and its methods; any two words are two
+    // SAFETY: a pointer to a trait object is two words, for data and vtable, and any two words are two valid
     // numbers.
     let device: [usize; 2] = unsafe { core::mem::transmute(device) };
     device.iter().for_each(|word| {
@@ -46,12 +47,12 @@ pub(crate) fn device_integrity(device: &dyn DumpDevice, digest: &mut Digest) {
     });
 }
 
-/// Where a partition lies on its device.
+/// The bounds of a partition on its device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bounds {
     /// Its first block.
     pub first: u64,
-    /// How many blocks it has.
+    /// Number of blocks.
     pub blocks: u64,
 }
 
@@ -64,7 +65,7 @@ pub struct Window<'w> {
 }
 
 impl<'w> Window<'w> {
-    /// The partition of `device` within `bounds`. Nothing is written once one of the `zones` was.
+    /// The partition of `device` within `bounds`. No write happens once one of the `zones` is damaged.
     pub fn new(
         device: &'w mut dyn DumpDevice,
         bounds: Bounds,
@@ -89,7 +90,7 @@ impl<'w> Window<'w> {
         self.device
     }
 
-    /// Takes the device over, or resets it. Nothing is in flight afterwards.
+    /// Takes the device over, or resets it. Afterwards nothing is in flight.
     ///
     /// # Errors
     /// Why it cannot be used.
@@ -103,19 +104,19 @@ impl<'w> Window<'w> {
         Ok(())
     }
 
-    /// Everything that must be the same for as long as it is used.
+    /// Feeds in everything that must not change while the window is in use.
     pub(crate) fn integrity(&self, digest: &mut Digest) {
         device_integrity(&*self.device, digest);
         digest.number(self.bounds.first).number(self.bounds.blocks);
         self.scratch.place_integrity(digest);
     }
 
-    /// Whether nothing speaks against a write.
+    /// Checks that no stack has overflowed.
     fn may_write(&self) -> Result<(), DeviceError> {
         if self.zones.are_whole() { Ok(()) } else { Err(DeviceError::Harmed(Harm::Stack)) }
     }
 
-    /// Where `count` blocks from `block` on stand on the device.
+    /// The device block number of `block`, checking that `count` blocks from there are inside the partition.
     fn locate(&self, block: u64, count: u64) -> Result<u64, DeviceError> {
         let end = block.saturating_add(count);
         let first = self.bounds.first.checked_add(block);
@@ -128,7 +129,7 @@ impl<'w> Window<'w> {
     /// Starts a request whose block number is relative to the partition.
     ///
     /// # Errors
-    /// The request, if it leaves the partition or the device does not take it.
+    /// The request, if it leaves the partition or the device rejects it.
     pub fn submit(&mut self, request: Request, wait: &Wait<'_>) -> Result<Option<Completion>, Rejected> {
         let count = request.length().div_ceil(crate::format::BLOCK_SIZE as u64);
         let may = if request.direction == Direction::Write { self.may_write() } else { Ok(()) };
@@ -136,7 +137,7 @@ impl<'w> Window<'w> {
             Ok(block) => block,
             Err(error) => return Err(Rejected { request, error }),
         };
-        // Before a read too: a line that is written back later would fall into what the device has read.
+        // Before reads too: a cache line written back later would overwrite data from the device.
         request.buffer.clean_for_device(wait.platform());
         let at_once = self.device.submit(Request { block, ..request }, wait)?;
         if let Some(completion) = &at_once {
@@ -157,7 +158,7 @@ impl<'w> Window<'w> {
         Ok(completion)
     }
 
-    /// One block, now. No submitted request may be in flight.
+    /// Transfers one block and waits for it. No submitted request may be in flight.
     fn transfer(&mut self, direction: Direction, block: u64, wait: &Wait<'_>) -> Result<(), DeviceError> {
         let place = self.locate(block, 1)?;
         let buffer = self.scratch.buffer.take().ok_or(DeviceError::NotReady)?;
@@ -179,7 +180,7 @@ impl<'w> Window<'w> {
         self.scratch.buffer.as_ref().and_then(|buffer| buffer.blocks().first()).ok_or(DeviceError::NotReady)
     }
 
-    /// Writes one block, which `fill` lays out. No submitted request may be in flight.
+    /// Writes one block, filled by `fill`. No submitted request may be in flight.
     ///
     /// # Errors
     /// Why it could not be written.

@@ -1,6 +1,7 @@
 //! The other CPUs of the simulated machine: threads that help with a dump, or fail to.
 //!
-//! The CPU that crashes is the thread that calls [`Machine::panic`](super::Machine::panic); only its looks at the clock make time pass.
+//! The crashing CPU is the thread that calls [`Machine::panic`](super::Machine::panic). Only its reads of the
+//! clock advance time.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -15,88 +16,90 @@ use crate::format::header::Trigger;
 use crate::outcome::{Crash, Outcome};
 use crate::platform::{Platform, Registers};
 
-/// The machine, as its other CPUs see it.
+/// The machine, as seen by its other CPUs.
 pub(super) trait Board: Platform {
     /// The dump that they help with.
     fn dump(&self) -> &'static Dump<'static>;
 
-    /// All of them.
+    /// The other CPUs.
     fn others(&self) -> &Others;
 
-    /// Nanoseconds on the machine's clock; a look at it takes no time.
+    /// The machine's clock in nanoseconds. Reading it takes no time.
     fn clock(&self) -> u64;
 
-    /// How often the CPU that dumps has looked at a page since the last dump was over.
+    /// How often the dumping CPU has read a page since the last dump ended.
     fn looks_at_pages(&self) -> u64;
 }
 
-/// What another CPU does when it was stopped. A look is a call of one of the methods that a page is read by.
+/// The behaviour of another CPU after it was stopped. A look is a call of one of the methods for reading a
+/// page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Helper {
     /// It helps.
     Works,
-    /// It never asks for work.
+    /// It never takes work.
     StaysAway,
-    /// It asks for work so many nanoseconds after it was stopped, or when the dump is over.
+    /// It starts taking work this many nanoseconds after it was stopped, or when the dump is over.
     Late(u64),
-    /// It stops for ever at its n-th look.
+    /// It stops for good at its n-th look.
     Dies(u64),
-    /// At its n-th look it stops for so long, or until the dump is over; then it goes on as if nothing had happened.
+    /// It stops at its n-th look, for `span` or until the dump is over; then it continues as if nothing had
+    /// happened.
     Stalls {
         /// The look, from 0.
         look: u64,
         /// Nanoseconds on the machine's clock.
         span: u64,
     },
-    /// It stops at its n-th look and goes on in the middle of the next dump.
+    /// It stops at its n-th look and continues in the middle of the next dump.
     Sleeps(u64),
-    /// It crashes itself at its n-th look, calls `crash()`, and stops for ever.
+    /// It crashes at its n-th look, calls `crash()`, and stops for good.
     Crashes(u64),
 }
 
-/// Where the thread of another CPU is.
+/// The state of another CPU's thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Whereabouts {
-    /// There is none: the CPU does what it always does.
+    /// There is no thread: the CPU runs normally.
     Running,
     /// Stopped, and about to help, helping, or waiting to be resumed.
     Stopped,
-    /// As [`Helper::Sleeps`] says.
+    /// As for [`Helper::Sleeps`].
     Asleep,
-    /// It will never do anything again.
+    /// It never does anything again.
     Dead,
 }
 
-/// All of them.
+/// All other CPUs.
 #[derive(Default)]
 pub(super) struct Others {
     plans: Vec<Helper>,
     whereabouts: Mutex<Vec<Whereabouts>>,
-    /// Threads that have something to do.
+    /// Number of threads that have work to do.
     busy: AtomicUsize,
-    /// What threads found to be wrong.
+    /// Errors found by the threads.
     failures: Mutex<Vec<String>>,
-    /// Dumps that are over.
+    /// Number of dumps that have ended.
     over: AtomicU64,
     /// Calls of `resume_cpus`.
     resumes: AtomicU64,
-    /// CPUs that went on where they were.
+    /// Number of CPUs that continued where they were.
     resumed: AtomicU64,
-    /// Helpers' looks at pages.
+    /// Looks at pages by helpers.
     looks: AtomicU64,
-    /// Threads that have come to wait for work.
+    /// Number of threads that have started waiting for work.
     arrived: AtomicUsize,
 }
 
-/// What a thread knows of itself.
+/// A thread's state.
 #[derive(Clone, Copy)]
 struct Me {
     cpu: u32,
     plan: Helper,
     looks: u64,
-    /// Dumps that were over when it was stopped.
+    /// Number of dumps that had ended when it was stopped.
     over: u64,
-    /// Looks at the clock, which everybody takes who waits.
+    /// Number of its reads of the clock; a waiting CPU reads the clock.
     clock_looks: u64,
 }
 
@@ -105,15 +108,15 @@ thread_local! {
     static ME: Cell<Option<Me>> = const { Cell::new(None) };
 }
 
-/// The number of the CPU that this runs on.
+/// Number of the current CPU.
 pub(super) fn this_cpu() -> u32 {
     ME.get().map_or(0, |me| me.cpu)
 }
 
-/// Real time that a thread takes between two looks at what it waits for.
+/// Real time between two polls of a thread.
 const NAP: Duration = Duration::from_micros(20);
 
-/// Real time in which a CPU comes back from helping when the dump is over.
+/// Real time within which a CPU returns from helping after the end of the dump.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Others {
@@ -122,7 +125,7 @@ impl Others {
         Others { plans: plans.to_vec(), whereabouts, ..Others::default() }
     }
 
-    /// Whether any thread has something to do.
+    /// Whether any thread has work to do.
     pub(super) fn are_busy(&self) -> bool {
         self.busy.load(Ordering::Relaxed) > 0
     }
@@ -157,7 +160,7 @@ impl Others {
         self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner).contains(&at)
     }
 
-    /// Stops them: each that runs gets its invitation to help.
+    /// Stops the CPUs: each running one is asked to help.
     pub(super) fn stop(&self, machine: &'static dyn Board) {
         self.arrived.store(0, Ordering::SeqCst);
         let mut expected = 0;
@@ -175,15 +178,16 @@ impl Others {
             let spawned = thread.spawn(move || machine.others().stopped(machine, me, resumes));
             spawned.expect("a thread for each CPU");
         }
-        // A host that is busy may let them begin when all is over. A CPU is no thread: it is there.
+        // A busy host may start the threads only after the dump is over. A real CPU is there at once, so wait
+        // for them.
         let begin = Instant::now();
         while self.arrived.load(Ordering::SeqCst) < expected && begin.elapsed() < PATIENCE {
             thread::sleep(NAP);
         }
     }
 
-    /// This CPU looks at the clock, as it does first of all when it waits for work. Who waits leaves the host's time to
-    /// those that work.
+    /// Called when this CPU reads the clock, which is the first thing it does when waiting for work. Waiting
+    /// threads leave the host's time to those that work.
     pub(super) fn look_at_clock(&self) {
         let Some(me) = ME.get() else { return };
         ME.set(Some(Me { clock_looks: me.clock_looks + 1, ..me }));
@@ -195,7 +199,7 @@ impl Others {
         }
     }
 
-    /// The life of a CPU from its stop until it goes on.
+    /// Runs a CPU from its stop until it continues.
     fn stopped(&self, machine: &'static dyn Board, me: Me, resumes: u64) {
         ME.set(Some(me));
         let help = || match me.plan {
@@ -211,7 +215,7 @@ impl Others {
             self.fail(format!("cpu {}: {}", me.cpu, message(&*panic)));
         }
         self.look_at_clock();
-        // It waits to be resumed; a machine whose dump is over for good has no use for it any more.
+        // It waits to be resumed; once a machine's dump is over for good, it is not needed any more.
         let resumed = || self.resumes.load(Ordering::SeqCst) != resumes;
         while !resumed() && self.over.load(Ordering::SeqCst) == me.over {
             thread::sleep(NAP);
@@ -222,7 +226,7 @@ impl Others {
         self.is(me.cpu as usize - 1, Whereabouts::Running);
     }
 
-    /// Lets time pass, until the dump is over.
+    /// Lets time pass until the dump is over.
     fn idle(&self, machine: &dyn Board, me: Me, span: u64) {
         let end = machine.clock().saturating_add(span);
         while machine.clock() < end && self.over.load(Ordering::SeqCst) == me.over {
@@ -230,7 +234,7 @@ impl Others {
         }
     }
 
-    /// This CPU looks at a page: what its plan says happens.
+    /// Called when this CPU reads a page: carries out its plan.
     pub(super) fn look(&self, machine: &dyn Board) {
         let Some(mut me) = ME.get() else { return };
         let look = me.looks;
@@ -247,7 +251,8 @@ impl Others {
                 }
                 self.is(me.cpu as usize - 1, Whereabouts::Stopped);
             }
-            // Who was given up may come here when all is over; that crash would be one of its own.
+            // A CPU that was given up may get here after the end of the dump; that crash would be a separate
+            // one.
             Helper::Crashes(at) if at == look && self.over.load(Ordering::SeqCst) == me.over => {
                 let registers = Registers::ZERO;
                 let crash =
@@ -269,10 +274,10 @@ impl Others {
         }
     }
 
-    /// A dump is over: waits for the CPUs that come back from it.
+    /// Called when a dump is over: waits for the CPUs that return from it.
     ///
     /// # Panics
-    /// If one does not, or if anything was found to be wrong.
+    /// If a CPU does not return, or if any thread found an error.
     pub(super) fn come_back(&self) {
         self.over.fetch_add(1, Ordering::SeqCst);
         let begin = Instant::now();

@@ -14,13 +14,14 @@ use crate::integrity::Digest;
 use crate::time::SECOND;
 use crate::wait::Wait;
 
-/// How a disk misbehaves. Requests and blocks are counted from 0, since it was told so.
+/// How a disk misbehaves. Requests and blocks are counted from 0, starting when the fault is set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DiskFault {
-    /// It does not.
+    /// No fault.
     None,
-    /// The power is cut after so many blocks were written, also that of all disks on the [same
-    /// supply](Disk::share_power); nothing happens afterwards. With `torn`, half of the next block is written too.
+    /// The power is cut after this many blocks were written, also for all disks on the [same
+    /// supply](Disk::share_power); nothing happens afterwards. With `torn`, half of the next block is written
+    /// too.
     PowerCut {
         /// Blocks written.
         after_blocks: u64,
@@ -29,30 +30,30 @@ pub enum DiskFault {
     },
     /// The n-th read request reports an error.
     ReadError(u64),
-    /// The n-th write request reports an error, and has written half of its blocks.
+    /// The n-th write request reports an error after writing half of its blocks.
     WriteError(u64),
-    /// From the n-th request on, nothing completes any more.
+    /// From the n-th request on, nothing completes.
     Stuck(u64),
-    /// From the n-th request on, nothing completes any more, until the device is taken over again.
+    /// From the n-th request on, nothing completes until the device is taken over again.
     StuckOnce(u64),
-    /// From the n-th request on, nothing completes any more, and when it is taken over again, it is another disk: [`FOREIGN`]
-    /// in every byte.
+    /// From the n-th request on, nothing completes. When it is taken over again, it is a different disk, with
+    /// [`FOREIGN`] in every byte.
     Exchanged(u64),
     /// From the n-th request on, the device is gone.
     Gone(u64),
-    /// It says Unusable before it is taken over.
+    /// It reports itself as unusable before it is taken over.
     Unusable,
     /// It cannot be taken over.
     NoQuiesce,
     /// Flushes fail.
     NoFlush,
-    /// After quiesce it has only so many blocks.
+    /// After quiesce it has only this many blocks.
     Shrinks(u64),
-    /// Completions come with an id that was never given.
+    /// Completions have an id that was never used.
     WrongId(u64),
 }
 
-/// What a disk that [was exchanged](DiskFault::Exchanged) is full of.
+/// Content of a disk that [was exchanged](DiskFault::Exchanged).
 pub const FOREIGN: u8 = 0xf0;
 
 struct State {
@@ -63,30 +64,30 @@ struct State {
     /// Requests since the fault was set.
     reads: u64,
     writes: u64,
-    /// Blocks written when the fault was set, and by now.
+    /// Blocks written up to when the fault was set, and up to now.
     written_before: u64,
     blocks_written: u64,
-    /// Every write that reached the disk, in order.
+    /// Every block that reached the disk, in order.
     journal: Vec<(u64, Box<Block>)>,
     /// Other disks on the same power supply.
     neighbours: Vec<Weak<Mutex<State>>>,
     quiesced: bool,
     queue: Vec<Request>,
-    /// With a write-back cache: what each block held at the last flush.
+    /// With a write-back cache: the content of each block at the last flush.
     cached: Option<BTreeMap<u64, Block>>,
     numbers: Numbers,
     flushes: u64,
 }
 
-/// The disk itself; clones are handles to the same one.
+/// A simulated disk; clones are handles to the same one.
 #[derive(Clone)]
 pub struct Disk {
     state: Arc<Mutex<State>>,
 }
 
 impl Disk {
-    /// A disk with these bytes, a whole number of blocks. `seed` decides in which order requests complete and what a
-    /// lost cache takes with it.
+    /// A disk with these bytes, a whole number of blocks. `seed` decides the order in which requests complete
+    /// and which blocks a lost cache loses.
     pub fn new(bytes: Vec<u8>, seed: u64) -> Disk {
         Disk {
             state: Arc::new(Mutex::new(State {
@@ -109,8 +110,8 @@ impl Disk {
         }
     }
 
-    /// A disk of `disk_blocks` pseudo-random blocks, on which `blocks` blocks from `first` on are a freshly
-    /// formatted dump partition.
+    /// A disk of `disk_blocks` pseudo-random blocks, with a freshly formatted dump partition of `blocks`
+    /// blocks from block `first` on.
     pub fn formatted(disk_blocks: u64, first: u64, blocks: u64, uuid: &Uuid, seed: u64) -> Disk {
         let mut numbers = Numbers::new(seed);
         let mut bytes = vec![0; disk_blocks as usize * BLOCK_SIZE];
@@ -133,7 +134,8 @@ impl Disk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lays the label of its partition, which begins at block `first`, anew: dumps have to be encrypted to `recipient`.
+    /// Rewrites the label of its partition, which begins at block `first`, to demand encryption to
+    /// `recipient`.
     ///
     /// # Panics
     /// If there is no label.
@@ -145,7 +147,7 @@ impl Disk {
         label.to_block(block);
     }
 
-    /// Sets how it misbehaves.
+    /// Sets the disk's fault.
     pub fn set_fault(&self, fault: DiskFault) {
         let mut state = self.state();
         state.fault = fault;
@@ -153,12 +155,12 @@ impl Disk {
         state.written_before = state.blocks_written;
     }
 
-    /// Makes it say that it looks risky, whatever else is wrong with it.
+    /// Makes it report itself as risky, whatever other faults it has.
     pub fn set_risky(&self) {
         self.state().risky = true;
     }
 
-    /// Hangs these disks on one power supply: when it is cut for one of them, it is for all.
+    /// Puts these disks on one power supply: a power cut for one of them is one for all.
     pub fn share_power(disks: &[Disk]) {
         for disk in disks {
             let others = disks.iter().filter(|other| !Arc::ptr_eq(&other.state, &disk.state));
@@ -166,17 +168,17 @@ impl Disk {
         }
     }
 
-    /// Gives it a write-back cache, which a power cut loses in part, in any order.
+    /// Gives it a write-back cache, of which a power cut loses an arbitrary part.
     pub fn set_write_back(&self) {
         self.state().cached = Some(BTreeMap::new());
     }
 
-    /// Switches it off, as the machine's reset does.
+    /// Switches it off, as a reset of the machine does.
     pub fn switch_off(&self) {
         self.state().off = true;
     }
 
-    /// Switches it on again, with faults and requests forgotten.
+    /// Switches it on again and clears faults and requests.
     pub fn switch_on(&self) {
         let mut state = self.state();
         state.off = false;
@@ -185,7 +187,7 @@ impl Disk {
         state.quiesced = false;
     }
 
-    /// Its bytes now.
+    /// Its current bytes.
     pub fn bytes(&self) -> Vec<u8> {
         self.state().bytes.clone()
     }
@@ -195,22 +197,22 @@ impl Disk {
         change(&mut self.state().bytes);
     }
 
-    /// Blocks written since it was made.
+    /// Number of blocks written since it was made.
     pub fn blocks_written(&self) -> u64 {
         self.state().blocks_written
     }
 
-    /// Every block that was written since this was asked last: its number and what it then held.
+    /// Every block written since the last call: its number and its new content.
     pub fn take_journal(&self) -> Vec<(u64, Box<Block>)> {
         core::mem::take(&mut self.state().journal)
     }
 
-    /// Flushes since it was made.
+    /// Number of flushes since it was made.
     pub fn flushes(&self) -> u64 {
         self.state().flushes
     }
 
-    /// A driver for it that keeps up to `depth` requests in flight; with 1, one that only has `rw_block`.
+    /// A driver for it that keeps up to `depth` requests in flight; with 1, it only has `rw_block`.
     pub fn device(&self, depth: usize) -> SimDevice {
         let blocks = self.state().bytes.len() as u64 / BLOCK_SIZE as u64;
         SimDevice { disk: self.clone(), depth, blocks, controller: None }
@@ -234,7 +236,7 @@ impl State {
         matches!(self.fault, DiskFault::Stuck(from) | DiskFault::StuckOnce(from) | DiskFault::Exchanged(from) if requests >= from)
     }
 
-    /// The power goes, here and for the neighbours.
+    /// Cuts the power, here and for the neighbours.
     fn cut(&mut self) {
         self.lose_power();
         for neighbour in self.neighbours.iter().filter_map(Weak::upgrade) {
@@ -242,7 +244,7 @@ impl State {
         }
     }
 
-    /// A write-back cache loses any of what was not flushed.
+    /// A write-back cache loses an arbitrary part of the unflushed blocks.
     fn lose_power(&mut self) {
         self.off = true;
         for (number, before) in self.cached.take().unwrap_or_default() {
@@ -322,11 +324,12 @@ impl State {
     }
 }
 
-/// What a simulated device reads at a bus address: simulated pages have their host's.
+/// Reads the memory at a bus address, as a device would: the bus address of a simulated page is its host
+/// address.
 fn memory_of(extent: &Extent) -> Vec<Block> {
     let pages = extent.bus..extent.bus + extent.length;
     let read = |address: u64| {
-        // SAFETY: Machine::still gave this address of a page of the machine, which is never freed.
+        // SAFETY: Machine::still returned this address of a page of the machine, which is never freed.
         unsafe { *core::ptr::with_exposed_provenance::<Block>(address as usize) }
     };
     pages.step_by(BLOCK_SIZE).map(read).collect()
@@ -341,15 +344,16 @@ pub struct SimDevice {
 }
 
 impl SimDevice {
-    /// Behind a controller that it shares with others of the same number.
+    /// Puts it on a controller that it shares with other disks of the same number.
     #[must_use]
     pub fn behind(self, controller: u64) -> SimDevice {
         SimDevice { controller: Some(controller), ..self }
     }
 }
 
-// SAFETY: requests in flight are in one queue, out of which each goes back with its own buffer, and which a takeover empties.
-// What moves the data is poll() or rw_block(), between this disk's own bytes and the buffer of the request.
+// SAFETY: requests in flight are in one queue, out of which each returns with its own buffer, and which a
+// takeover empties. Only poll() and rw_block() move data, between this disk's own bytes and the buffer of the
+// request.
 unsafe impl DumpDevice for SimDevice {
     fn controller(&self) -> Option<u64> {
         self.controller

@@ -20,7 +20,7 @@ use crate::outcome::{Crash, Outcome};
 use crate::platform::{ClassRun, CodeRange, Guarded, PageClass, Platform, RamRange, Registers, ResetPolicy};
 use crate::stack::{call_on, top};
 
-/// Bytes as aligned as a page.
+/// A page of bytes with the alignment of a page.
 #[derive(Clone)]
 #[repr(C, align(4096))]
 struct Aligned([u8; PAGE_SIZE]);
@@ -31,53 +31,53 @@ const STOPPING: u64 = 10_000;
 /// How a machine misbehaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MachineFault {
-    /// It does not.
+    /// No fault.
     None,
-    /// The code that handles the crash crashes itself, at the n-th look at the clock.
+    /// The crash handler itself crashes at the n-th read of the clock.
     NestedCrash(u64),
-    /// The code that handles the crash crashes itself, when it looks at a page for the n-th time.
+    /// The crash handler itself crashes when it reads a page for the n-th time.
     NestedCrashAtPage(u64),
-    /// The clock stands still from the n-th look on.
+    /// The clock stands still from the n-th read on.
     DeadClock(u64),
 }
 
-/// What happens when the console is told these words.
+/// A callback for when these words are printed on the console.
 type AtConsole = (&'static str, Box<dyn Fn() + Send>);
 
-/// A machine with memory, a clock that moves on at each look, and a console.
+/// A machine with memory, a console, and a clock that advances at each read.
 pub struct Machine {
     ram: Vec<RamRange>,
     memory: Memory,
-    /// Registers of the CPUs; `None` for one that does not stop.
+    /// Registers of the CPUs; `None` for a CPU that does not stop.
     cpus: Vec<Option<Registers>>,
     others: Others,
-    /// Itself, for the threads of its other CPUs.
+    /// The machine itself, for the threads of its other CPUs.
     this: OnceLock<&'static Machine>,
     log: Vec<u8>,
     code: &'static [AtomicU8],
     code_ranges: [CodeRange; 1],
     clock: AtomicU64,
-    /// What the clock said when its kernel booted.
+    /// Time on the clock when its kernel booted.
     booted: u64,
-    /// Nanoseconds between two looks at the clock.
+    /// Nanoseconds between two reads of the clock.
     tick: u64,
     looks: AtomicU64,
-    /// The crashing CPU's looks at pages in the dump that runs.
+    /// Number of times that the crashing CPU has read a page in the current dump.
     looks_at_pages: AtomicU64,
-    /// When the other CPUs have stopped.
+    /// When the other CPUs will have stopped.
     stopped_at: AtomicU64,
     console: Mutex<String>,
-    /// What happens when the console is told something.
+    /// A callback for console output.
     at_console: Mutex<Option<AtConsole>>,
     disks: Vec<Disk>,
     fault: MachineFault,
     nested: AtomicBool,
     dump: &'static Dump<'static>,
-    /// Its physical address, until it is handed over.
+    /// Its physical address, until it is handed out.
     arena: Mutex<Option<u64>>,
     arena_memory: (AtomicPtr<u8>, usize),
     arena_pages: Range<u64>,
-    /// Parts of the arena that CPUs run on.
+    /// Parts of the arena used as stacks.
     stacks: Mutex<Vec<Range<usize>>>,
     pats: AtomicU64,
     resets: AtomicU64,
@@ -89,9 +89,10 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine with these RAM ranges, all zero, and an arena of `arena` bytes at the beginning of the first.
+    /// A machine with these RAM ranges, all zero, and an arena of `arena` bytes at the beginning of the first
+    /// range.
     ///
-    /// Its memory and its [`Dump`] are never freed: a dump borrows them for ever.
+    /// Its memory and its [`Dump`] are never freed: a dump borrows them for good.
     ///
     /// # Panics
     /// If the arena does not fit.
@@ -143,21 +144,21 @@ impl Machine {
         self.dump
     }
 
-    /// Its arena, once.
+    /// Its arena. Can be taken once.
     ///
     /// # Panics
-    /// The second time.
+    /// If it was taken before.
     pub fn arena(&self) -> Arena<'static> {
         let taken = self.arena.lock().unwrap_or_else(PoisonError::into_inner).take();
         let physical = taken.expect("the arena is handed over once");
         let (memory, length) = self.arena_memory();
         let memory = NonNull::new(memory).expect("it was allocated");
-        // SAFETY: leaked pages, handed over once; a test that spoils them means to. Simulated devices use no bus addresses, and simulated
-        // physical memory is where we say it is.
+        // SAFETY: leaked pages, handed out once; tests that damage them do so on purpose. Simulated devices
+        // use no bus addresses, and simulated physical memory is where we say it is.
         unsafe { Arena::at(memory, length, physical, physical) }
     }
 
-    /// Where its arena lies, and its size: for tests that spoil it.
+    /// Address and size of its arena: for tests that damage it.
     pub fn arena_memory(&self) -> (*mut u8, usize) {
         (self.arena_memory.0.load(Ordering::Relaxed), self.arena_memory.1)
     }
@@ -172,23 +173,23 @@ impl Machine {
         self.disks.push(disk.clone());
     }
 
-    /// Sets how it misbehaves.
+    /// Sets the machine's fault.
     pub fn set_fault(&mut self, fault: MachineFault) {
         self.fault = fault;
     }
 
-    /// Sets the time between two looks at the clock, in nanoseconds.
+    /// Sets the time between two reads of the clock, in nanoseconds.
     pub fn set_tick(&mut self, tick: u64) {
         self.tick = tick;
     }
 
-    /// Lets its kernel boot now, with a clock that already ran.
+    /// Makes its kernel boot now, while the clock was already running.
     pub fn boot(&mut self) {
         self.booted = self.clock();
     }
 
-    /// Lets the CPU that crashes switch stacks, and makes all pages but every `every`-th still ones,
-    /// which a device may read where they are; 0 for none.
+    /// Lets the crashing CPU switch stacks, and makes all pages except every `every`-th still, so that
+    /// devices may read them in place; 0 for none.
     pub fn make_still(&mut self, every: u64) {
         self.still_every = every;
         self.own_stack = true;
@@ -199,28 +200,28 @@ impl Machine {
         self.helper_stacks = false;
     }
 
-    /// Gives it a guard: faults of a guarded copy are caught.
+    /// Gives it a guard: faults in a guarded copy are caught.
     pub fn set_guard(&mut self) {
         self.guard = true;
     }
 
-    /// Gives each CPU one mapping through which it sees all pages but the still ones: a page is gone when the next one is
-    /// asked for.
+    /// Gives each CPU a single mapping through which it sees all pages except still ones: a page is gone when
+    /// the next one is requested.
     pub fn set_one_window(&mut self) {
         self.memory.one_window = true;
     }
 
-    /// Gives it numbers that nobody can guess but who knows `seed`.
+    /// Gives it entropy derived from `seed`.
     pub fn set_entropy(&mut self, seed: u64) {
         self.entropy = Mutex::new(Some(Numbers::new(seed)));
     }
 
-    /// Gives it other CPUs; the first entry is the one that crashes, `None` one that does not stop.
+    /// Gives it other CPUs. The first entry is the crashing CPU; `None` is a CPU that does not stop.
     pub fn set_cpus(&mut self, cpus: Vec<Option<Registers>>) {
         self.cpus = cpus;
     }
 
-    /// Gives it other CPUs, from number 1 on, that do so when they were stopped.
+    /// Gives it other CPUs, from number 1 on, that behave like this after they are stopped.
     pub fn set_helpers(&mut self, helpers: &[Helper]) {
         self.cpus.resize(self.cpus.len().max(helpers.len() + 1), Some(Registers::ZERO));
         self.others = Others::new(helpers);
@@ -231,13 +232,13 @@ impl Machine {
         self.log = log;
     }
 
-    /// Fills a page with pseudo-random bytes that follow from `seed`; nothing packs them.
+    /// Fills a page with pseudo-random bytes derived from `seed`; they do not compress.
     pub fn fill_page(&self, pfn: u64, seed: u64) {
         let mut numbers = Numbers::new(seed ^ pfn);
         self.memory.fill(pfn, core::iter::repeat_with(|| numbers.number()));
     }
 
-    /// Fills a page with words that follow from `seed` and repeat, as those of a kernel do.
+    /// Fills a page with repeating words derived from `seed`, like a kernel's data.
     pub fn fill_page_packable(&self, pfn: u64, seed: u64) {
         let mut numbers = Numbers::new(seed ^ pfn);
         let bases: Vec<u64> = (0..4).map(|_| numbers.number()).collect();
@@ -255,38 +256,38 @@ impl Machine {
         self.memory.make_unreadable(pfn);
     }
 
-    /// Makes a page one that faults when it is read. Who reads it without a guard ends the test's process.
+    /// Makes a page fault when it is read. A read without a guard ends the test's process.
     pub fn make_faulty(&mut self, pfn: u64) {
         self.memory.make_faulty(pfn);
     }
 
-    /// Makes a page one that changes whenever it is looked at, as one that a running CPU or device writes to.
+    /// Makes a page change at every read, like one that a running CPU or device writes to.
     pub fn make_restless(&mut self, pfn: u64) {
         self.memory.make_restless(pfn);
     }
 
-    /// Says what pages are used for. All that was not said of is [`PageClass::Unknown`].
+    /// Sets the class of pages. All others are [`PageClass::Unknown`].
     pub fn set_class(&mut self, pfns: Range<u64>, class: PageClass) {
         self.memory.set_class(pfns, class);
     }
 
-    /// Makes its answers speak of at most `longest` pages together, often of fewer, down to 0. Without that, they speak of
-    /// as many as there are.
+    /// Limits class runs to at most `longest` pages, often fewer, down to 0. Without this, runs are as long
+    /// as possible.
     pub fn set_longest_class_run(&mut self, longest: u64) {
         self.memory.set_longest_run(longest);
     }
 
-    /// What a page is used for.
+    /// The class of a page.
     pub fn class_of(&self, pfn: u64) -> PageClass {
         self.memory.class(pfn).class
     }
 
-    /// What a page holds; `None` if it is unreadable, faulty or restless.
+    /// The bytes of a page; `None` if it is unreadable, faulty or restless.
     pub fn page_bytes(&self, pfn: u64) -> Option<[u8; PAGE_SIZE]> {
         self.memory.bytes(pfn)
     }
 
-    /// Whether a page cannot be reached.
+    /// Whether a page is unreadable.
     pub fn is_unreadable(&self, pfn: u64) -> bool {
         matches!(self.memory.content(pfn), Content::Unreadable)
     }
@@ -296,7 +297,7 @@ impl Machine {
         matches!(self.memory.content(pfn), Content::Faulty)
     }
 
-    /// Whether the bytes are those of a restless page at one moment, and not a mixture of several.
+    /// Whether the bytes are those of a restless page at one moment, not a mixture of several.
     pub fn is_restless_version(&self, pfn: u64, bytes: &[u8; PAGE_SIZE]) -> bool {
         matches!(self.memory.content(pfn), Content::Restless) && is_restless_version(pfn, bytes)
     }
@@ -306,55 +307,55 @@ impl Machine {
         self.code[bit / 8].fetch_xor(1 << (bit % 8), Ordering::Relaxed);
     }
 
-    /// What was printed on the console.
+    /// The text printed on the console.
     pub fn console_text(&self) -> String {
         self.console.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Does something, once, when the console is told something with these words.
+    /// Runs a callback, once, when a console line contains these words.
     pub fn at_console_line(&self, words: &'static str, happens: impl Fn() + Send + 'static) {
         *self.at_console.lock().unwrap_or_else(PoisonError::into_inner) = Some((words, Box::new(happens)));
     }
 
-    /// How often the watchdog was patted.
+    /// Number of times the watchdog was patted.
     pub fn pats(&self) -> u64 {
         self.pats.load(Ordering::Relaxed)
     }
 
-    /// How often it was reset.
+    /// Number of times the machine was reset.
     pub fn resets(&self) -> u64 {
         self.resets.load(Ordering::Relaxed)
     }
 
-    /// How many CPUs went on where they were stopped.
+    /// Number of CPUs that continued where they were stopped.
     pub fn resumed(&self) -> u64 {
         self.others.resumed()
     }
 
-    /// How often other CPUs looked at pages.
+    /// Number of times that other CPUs read pages.
     pub fn looks_of_helpers(&self) -> u64 {
         self.others.looks()
     }
 
-    /// Nanoseconds on its clock, without moving it.
+    /// Its clock in nanoseconds, without advancing it.
     pub fn clock(&self) -> u64 {
         self.clock.load(Ordering::Relaxed)
     }
 
-    /// Looks at the clock so far.
+    /// Number of reads of the clock.
     pub fn looks(&self) -> u64 {
         self.looks.load(Ordering::Relaxed)
     }
 
-    /// Lets it panic, and waits for the CPUs that come back from helping.
+    /// Makes it panic, and waits for the CPUs that return from helping.
     ///
     /// # Panics
-    /// If a CPU does not come back, or was asked for something that is not allowed.
+    /// If a CPU does not return, or if a request was made that is not allowed.
     pub fn panic(&'static self, message: &str) -> Outcome {
         self.run(|| self.crash(message))
     }
 
-    /// Dumps it alive, and waits for the CPUs that come back from helping.
+    /// Dumps it live, and waits for the CPUs that return from helping.
     ///
     /// # Panics
     /// As [`panic`](Machine::panic).
@@ -378,7 +379,7 @@ impl Machine {
         self.dump.crash(self, &Crash { trigger: Trigger::Panic, message, registers: &registers })
     }
 
-    /// Somebody looks at a page.
+    /// Called when a CPU reads a page.
     fn look(&self) {
         if this_cpu() > 0 {
             return self.others.look(self);
@@ -395,14 +396,14 @@ impl Machine {
         }
     }
 
-    /// Panics if nothing is known of a page.
+    /// Panics if a page is not in the RAM map.
     fn check_known(&self, pfn: u64) {
         let address = pfn * PAGE_BYTES;
         let known = self.ram.iter().any(|range| range.start <= address && address + PAGE_BYTES <= range.end);
         assert!(known, "page {pfn:#x} was asked for, which is not whole in the RAM map");
     }
 
-    /// Panics if a page may not be asked for.
+    /// Panics if a page must not be requested.
     fn check(&self, pfn: u64) {
         self.check_known(pfn);
         assert!(!self.arena_pages.contains(&pfn), "page {pfn:#x} was asked for, which is in the arena");
@@ -434,12 +435,12 @@ impl Board for Machine {
     }
 }
 
-// SAFETY: page() gives aligned pages that live as long as the machine, or the CPU's own window, or what faults; the code
-// range is leaked; on_stack calls once or not at all.
+// SAFETY: page() returns aligned pages that live as long as the machine, the CPU's own window, or an address
+// that faults; the code range is leaked; on_stack calls once or not at all.
 unsafe impl Platform for Machine {
     fn now(&self) -> u64 {
         if this_cpu() > 0 {
-            // The others take the host's time, not the machine's.
+            // The other CPUs run on the host's time, not the machine's.
             self.others.look_at_clock();
             return self.clock();
         }
@@ -450,7 +451,7 @@ unsafe impl Platform for Machine {
             _ => (),
         }
         if looks.is_multiple_of(256) && self.others.are_busy() {
-            // A CPU that waits for others looks much faster than a thread of the host works.
+            // A CPU that waits for others polls much faster than a host thread works.
             thread::sleep(Duration::from_micros(20));
         }
         self.clock.fetch_add(self.tick, Ordering::Relaxed)
@@ -531,7 +532,7 @@ unsafe impl Platform for Machine {
         let mut panicked = None;
         let mut run = || panicked = catch_unwind(AssertUnwindSafe(&mut *run)).err();
         if this_cpu() == 0 {
-            // SAFETY: nobody else runs on this part of the arena, and nothing unwinds out of the call.
+            // SAFETY: no other CPU uses this part of the arena, and nothing unwinds out of the call.
             assert!(unsafe { call_on(top(stack), &mut run) });
         } else {
             run();

@@ -1,4 +1,4 @@
-//! Memory of the simulated machine: pages, what they are for, and what is wrong with them.
+//! Memory of the simulated machine: pages, their classes, and their faults.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,17 +13,17 @@ use crate::platform::{ClassRun, PageClass};
 
 const WORDS: usize = PAGE_SIZE / size_of::<u64>();
 
-/// Where reading faults on any host: nothing is ever mapped in the first pages of a process.
+/// An address where reading faults on any host: the first pages of a process are never mapped.
 const NOWHERE: usize = 0x1000;
 
-/// A page, aligned as one. Its words are atomic: the kernel may go on and change them while somebody else looks.
+/// A page. Its words are atomic, because the kernel may change them while another thread reads.
 #[repr(C, align(4096))]
 pub(super) struct Page([AtomicU64; WORDS]);
 
 static ZERO_PAGE: Page = Page::new();
 
 thread_local! {
-    /// Through which this CPU sees pages when it has only one mapping for all of them.
+    /// The single mapping through which this CPU sees all pages.
     static WINDOW: &'static Page = Box::leak(Box::new(Page::new()));
     /// The page that this CPU was given last.
     static GIVEN: Cell<Given> = const { Cell::new(Given { address: 0, pfn: 0 }) };
@@ -55,21 +55,21 @@ impl Page {
     }
 }
 
-/// What can be found out about a page's bytes.
+/// What a read of a page finds.
 pub(super) enum Content {
     Page(&'static Page),
-    /// Its words are different whenever they are read.
+    /// Its words differ at every read.
     Restless,
     /// Reading it faults.
     Faulty,
-    /// There is no way to it.
+    /// It cannot be reached.
     Unreadable,
 }
 
 /// All pages.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// Those that were ever written. They are never freed, for who has been given one may come back late.
+    /// The pages that were ever written. They are never freed, because a late CPU may still have one.
     pages: RwLock<BTreeMap<u64, &'static Page>>,
     unreadable: BTreeSet<u64>,
     faulty: BTreeSet<u64>,
@@ -126,7 +126,7 @@ impl Memory {
         }
     }
 
-    /// Gives this CPU the page to read.
+    /// Gives this CPU a page to read.
     pub(super) fn give(&self, pfn: u64, stays: bool) -> Option<NonNull<u8>> {
         let address = match self.content(pfn) {
             Content::Unreadable => None,
@@ -146,13 +146,14 @@ impl Memory {
         address
     }
 
-    /// Lays the next version of a restless page into this CPU's window.
+    /// Puts the next version of a restless page into this CPU's window.
     fn change_window(&self, pfn: u64) {
         let version = self.versions.fetch_add(1, Ordering::Relaxed) + 1;
         WINDOW.with(|window| window.fill(restless_words(pfn, version)));
     }
 
-    /// Copies the page that this CPU was given last; `false`, with the half of it in `to`, if reading it faults.
+    /// Copies the page that this CPU was given last. Returns `false`, with half of it in `to`, if reading it
+    /// faults.
     pub(super) fn copy_given(&self, from: NonNull<u8>, to: &mut [u8; PAGE_SIZE]) -> bool {
         let given = GIVEN.get();
         assert_eq!(given.address, from.addr().get(), "a copy of another page than the one given last");
@@ -190,14 +191,14 @@ impl Memory {
     }
 }
 
-/// What a restless page holds when it is read for the `version`-th time.
+/// The content of a restless page at its `version`-th read.
 fn restless_words(pfn: u64, version: u64) -> impl Iterator<Item = u64> {
     let mut numbers = Numbers::new(pfn.rotate_left(32) ^ version);
     // Half of it compresses.
     [version].into_iter().chain(core::iter::repeat_with(move || numbers.number() & 0xffff_ffff))
 }
 
-/// Whether these bytes are what a restless page held at one moment.
+/// Whether these bytes are the content of a restless page at one moment.
 pub(super) fn is_restless_version(pfn: u64, bytes: &[u8; PAGE_SIZE]) -> bool {
     let words = || bytes.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word));
     words().next().is_some_and(|version| version > 0 && words().eq(restless_words(pfn, version).take(WORDS)))

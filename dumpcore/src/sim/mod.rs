@@ -1,7 +1,8 @@
-//! A simulated machine on which a dump runs without hardware: memory, clock, console, CPUs that help or fail, and disks
-//! that fail, tear and lie as they are told.
+//! A simulated machine on which a dump runs without hardware: memory, clock, console, CPUs that help or fail,
+//! and disks that fail, tear and lie on request.
 //!
-//! It is made for properties: whatever memory, configuration and fault, what reaches the disks must be right.
+//! It is made for property tests: for all memory, configurations and faults, the data on the disks must be
+//! right.
 
 mod cpus;
 mod disk;
@@ -14,8 +15,8 @@ pub use disk::{Disk, DiskFault, FOREIGN, SimDevice};
 pub use machine::{Machine, MachineFault};
 pub use numbers::Numbers;
 
-/// How many cases a property is tried with that is tried with `usual` otherwise: one in two hundred under Miri, which takes a
-/// thousand times as long for each.
+/// Number of cases for a property test that normally runs `usual` cases: a two-hundredth under Miri, which is
+/// a thousand times slower.
 pub const fn cases(usual: u32) -> u32 {
     if cfg!(miri) { usual.div_ceil(200) } else { usual }
 }

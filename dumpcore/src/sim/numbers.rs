@@ -1,11 +1,11 @@
-//! Numbers that can be had again.
+//! Repeatable pseudo-random numbers.
 
-/// A small repeatable source of numbers (xorshift64*), so that a failing case can be run again.
+/// A small repeatable generator (xorshift64*), so that a failing case can be run again.
 #[derive(Clone, Debug)]
 pub struct Numbers(u64);
 
 impl Numbers {
-    /// Numbers that follow from `seed`.
+    /// The numbers derived from `seed`.
     pub fn new(seed: u64) -> Numbers {
         Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }

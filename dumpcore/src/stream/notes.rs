@@ -1,4 +1,4 @@
-//! The small facts, written before any memory: what a person needs even if nothing else arrives.
+//! The notes, written before any memory: what people need even if nothing else reaches the disk.
 
 use static_assertions::const_assert;
 use zerocopy::IntoBytes;
@@ -14,17 +14,17 @@ use crate::platform::{Lacks, Registers};
 use crate::stream::writer::Writer;
 use crate::wait::Wait;
 
-/// Bytes of text in one record, at most; a multiple of 8. With its headers it fits into one block, the
-/// smallest payload that a small arena leaves to a chunk.
+/// Maximum number of text bytes in one record; a multiple of 8. With its headers, a record fits into one
+/// block, the smallest payload that a small arena allows a chunk.
 const TEXT_PIECE: usize = BLOCK_SIZE - size_of::<NoteHeader>() - size_of::<TextPart>() - 8;
 const_assert!(TEXT_PIECE.is_multiple_of(8));
 
-/// Bytes of a record with `length` bytes inside, header and padding included.
+/// Size in bytes of a record with `length` bytes of content, including header and padding.
 const fn record_bytes(length: usize) -> usize {
     length.next_multiple_of(8).saturating_add(size_of::<NoteHeader>())
 }
 
-/// Writes one record of `length` bytes, which `fill` lays out.
+/// Writes one record of `length` bytes, filled by `fill`.
 fn record(
     writer: &mut Writer<'_, '_, '_, '_>,
     kind: NoteKind,
@@ -69,7 +69,7 @@ fn log(writer: &mut Writer<'_, '_, '_, '_>, tail: u64, wait: &Wait<'_>) -> Resul
     let length = platform.log_length();
     let begin = length.saturating_sub(tail);
     let mut at = begin;
-    // Each turn moves on by at least one byte, towards `length`.
+    // Each turn advances by at least one byte, towards `length`.
     while at < length {
         let want = length.saturating_sub(at).min(TEXT_PIECE as u64) as usize;
         let part = TextPart { offset: at.saturating_sub(begin).into() };
@@ -77,7 +77,7 @@ fn log(writer: &mut Writer<'_, '_, '_, '_>, tail: u64, wait: &Wait<'_>) -> Resul
         record(writer, NoteKind::Log, size_of::<TextPart>().saturating_add(want), wait, |room| {
             let (head, body) = room.split_at_mut(size_of::<TextPart>().min(room.len()));
             bytes::copy(head, part.as_bytes());
-            // Each turn gets at least one byte more, until there are no more.
+            // Each turn gets at least one more byte, until there are no more.
             while let Some(rest) = body.get_mut(got..).filter(|rest| !rest.is_empty()) {
                 let more = platform.log(at.saturating_add(got as u64), rest).min(rest.len());
                 if more == 0 {
@@ -94,7 +94,7 @@ fn log(writer: &mut Writer<'_, '_, '_, '_>, tail: u64, wait: &Wait<'_>) -> Resul
     Ok(())
 }
 
-/// Writes one CPU's registers, word by word: a whole [`CpuState`] is large for a small stack.
+/// Writes one CPU's registers word by word: a whole [`CpuState`] is large for a small stack.
 fn cpu(
     writer: &mut Writer<'_, '_, '_, '_>,
     cpu: u32,
@@ -115,7 +115,7 @@ fn cpu(
     })
 }
 
-/// Writes the registers of a CPU that was to be stopped.
+/// Writes the registers of another CPU, which was told to stop.
 #[inline(never)]
 fn other_cpu(writer: &mut Writer<'_, '_, '_, '_>, number: u32, wait: &Wait<'_>) -> Result<(), Ended> {
     match &wait.platform().registers(number) {
@@ -127,10 +127,10 @@ fn other_cpu(writer: &mut Writer<'_, '_, '_, '_>, number: u32, wait: &Wait<'_>) 
 /// The architecture.
 static MACHINE: [u8; 4] = (Arch::current() as u32).to_le_bytes();
 
-/// Those of a CPU that did not answer.
+/// The registers of a CPU that did not stop.
 static NO_REGISTERS: Registers = Registers::ZERO;
 
-/// What the notes tell.
+/// The content of the notes.
 pub(crate) struct Facts<'f> {
     pub(crate) crash: &'f Crash<'f>,
     pub(crate) crashing_cpu: u32,
@@ -140,7 +140,7 @@ pub(crate) struct Facts<'f> {
     pub(crate) log_tail: u64,
 }
 
-/// Writes all notes, most telling first.
+/// Writes all notes, most important first.
 ///
 /// # Errors
 /// Why the stream ended.

@@ -1,4 +1,4 @@
-//! Memory itself, in passes: the pages that a debugger needs first go out first.
+//! Memory itself, in passes: pages that a debugger needs first are written first.
 
 use crate::format::chunk::{Encoding, RunKind};
 use crate::format::class::PASSES;
@@ -11,7 +11,7 @@ use crate::platform::Platform;
 use crate::stream::writer::Writer;
 use crate::wait::Wait;
 
-/// Which memory goes out, and how.
+/// Which memory is written, and how.
 #[derive(Clone, Copy)]
 pub(crate) struct Plan<'p> {
     pub(crate) ram: &'p [PfnRange],
@@ -22,18 +22,18 @@ pub(crate) struct Plan<'p> {
     pub(crate) may_be_still: bool,
 }
 
-/// Pages on their way to become chunks.
+/// Pages to be put into chunks.
 struct Pages<'s, 'w, 'l, 'c, 'a, 'k> {
     writer: &'s mut Writer<'w, 'l, 'c, 'a>,
     platform: &'s dyn Platform,
-    /// What this CPU packs with.
+    /// This CPU's packing buffers.
     pack_buffers: &'s mut PackBuffers<'k>,
     way: Way,
-    /// Pages in the buffers's batch.
+    /// Number of pages in the batch.
     count: usize,
 }
 
-/// Streams all pages of the plan. `progress` is told, every now and then, how many pages were looked at.
+/// Streams all pages of the plan. Reports the number of pages processed to `progress` from time to time.
 ///
 /// # Errors
 /// Why the stream ended; the writer's last chunk may still be open.
@@ -51,7 +51,7 @@ pub(crate) fn write(
     };
     let mut pages = Pages { writer, platform: wait.platform(), pack_buffers, way, count: 0 };
     let mut looked_at = 0_u64;
-    // The first pass is that of the notes.
+    // Pass 0 is that of the notes.
     for pass in 1..PASSES.len() {
         let begin = wait.now();
         let result = one_pass(&mut pages, plan, pass, wait, &mut |more| {
@@ -64,7 +64,7 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// The pages of one pass, in order of address.
+/// Streams the pages of one pass, in address order.
 fn one_pass(
     pages: &mut Pages<'_, '_, '_, '_, '_, '_>,
     plan: &Plan<'_>,
@@ -76,11 +76,11 @@ fn one_pass(
     let mut turns = 0_u32;
     for range in plan.ram {
         let mut at = range.start;
-        // Each turn goes on by at least one page.
+        // Each turn advances by at least one page.
         while at < range.end {
             turns = turns.wrapping_add(1);
             if turns.is_multiple_of(256) {
-                // A memory of short runs, none of which belong to this pass, takes time too.
+                // Many short runs that do not belong to this pass take time too.
                 wait.breathe();
                 if wait.expired() {
                     return Err(Ended::Budget);
@@ -105,7 +105,7 @@ fn one_pass(
     pages.writer.close_chunk(wait)
 }
 
-/// Consecutive pages that are treated the same.
+/// Consecutive pages that are handled the same way.
 struct Stretch {
     /// First page frame number after them.
     end: u64,
@@ -115,7 +115,7 @@ struct Stretch {
     pass: usize,
 }
 
-/// The pages from `at` on with the same class, up to the end of their range of RAM or a border of the arena.
+/// The pages from `at` on with the same class, up to the end of their RAM range or a boundary of the arena.
 fn next_stretch(platform: &dyn Platform, plan: &Plan<'_>, at: u64, range_end: u64) -> Stretch {
     if plan.arena.contains(at) {
         return Stretch {
@@ -132,7 +132,7 @@ fn next_stretch(platform: &dyn Platform, plan: &Plan<'_>, at: u64, range_end: u6
 }
 
 impl Pages<'_, '_, '_, '_, '_, '_> {
-    /// Pages that are looked at together.
+    /// Number of pages in a batch.
     fn batch_size(&self) -> usize {
         if self.way == Way::Pack { UNIT_PAGES } else { LOOK_PAGES }
     }
@@ -155,15 +155,16 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
         self.send(wait)
     }
 
-    /// Gives the batch to a helper, or does it here.
+    /// Gives the batch to a helper, or processes it here.
     fn send(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
-        // Memory full of zeros writes nothing for long: the watchdog has to hear of us all the same.
+        // Memory full of zeros causes no writes for a long time, but the watchdog must be patted all the
+        // same.
         wait.breathe();
         if wait.expired() {
             return Err(Ended::Budget);
         }
         self.writer.scheduler().tick(wait)?;
-        // Each turn takes in a unit that is done, and none is posted meanwhile.
+        // Each turn takes in a finished unit, and none is posted meanwhile.
         while self.collect(wait)? {}
         let count = core::mem::take(&mut self.count);
         let Pages { writer, pack_buffers, way, .. } = self;
@@ -176,7 +177,7 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
         self.work(wait)
     }
 
-    /// Does what lies in the own unit.
+    /// Does the work of this CPU's own unit.
     fn work(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
         let coordinator = &mut self.writer.scheduler().coordinator;
         coordinator.own.work(self.pack_buffers, self.platform);
@@ -184,7 +185,7 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
         self.put(wait)
     }
 
-    /// Takes in a unit that is done, or does one that a helper does not finish.
+    /// Takes in a finished unit, or redoes one whose helper is late.
     fn collect(&mut self, wait: &Wait<'_>) -> Result<bool, Ended> {
         let coordinator = &mut self.writer.scheduler().coordinator;
         if coordinator.collect_pages() {
@@ -196,7 +197,7 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
         Ok(false)
     }
 
-    /// Puts what came out of the own unit into chunks.
+    /// Puts the results of this CPU's own unit into chunks.
     fn put(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
         let (packed, _, _) = self.writer.scheduler().coordinator.own.packed();
         if packed > 0 {
@@ -204,11 +205,11 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
                 self.writer.put_own_unit();
                 return Ok(());
             }
-            // No chunk takes a whole unit here: page by page, then.
+            // No chunk has room for a whole unit, so write it page by page.
             self.writer.scheduler().coordinator.own.unpack();
         }
         let mut place = 0;
-        // Each turn takes one page, and a unit has only so many.
+        // Each turn takes one page, and a unit has a limited number.
         while let Some((page, look)) = self.writer.scheduler().coordinator.own.look(place) {
             match look {
                 Look::Absent(kind) => self.writer.absent(kind, page, 1, wait)?,
@@ -223,12 +224,12 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
         Ok(())
     }
 
-    /// Sends what is left, and waits for the helpers.
+    /// Sends the remaining pages and waits for the helpers.
     fn finish(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
         if self.count > 0 {
             self.send(wait)?;
         }
-        // Each turn brings a unit to its end, and none is posted meanwhile.
+        // Each turn ends a unit, and none is posted meanwhile.
         while self.writer.scheduler().coordinator.pages_outstanding() > 0 {
             if self.collect(wait)? {
                 continue;
@@ -237,7 +238,7 @@ impl Pages<'_, '_, '_, '_, '_, '_> {
                 self.work(wait)?;
                 continue;
             }
-            // All are in the hands of helpers, who finish or are given up when their time is over.
+            // Helpers have all remaining units; they finish or are given up when their time is over.
             let coordinator = &mut self.writer.scheduler().coordinator;
             let now = coordinator.wait_for_pages(wait);
             if wait.expired() {

@@ -1,4 +1,4 @@
-//! The writer: one chunk is filled while others are on their way to the disk.
+//! The writer: fills one chunk while others are in flight.
 
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, IntoBytes};
@@ -24,7 +24,7 @@ use crate::partition::transfer::{Lease, Load, Transfer};
 use crate::time::Nanoseconds;
 use crate::wait::Wait;
 
-/// Bytes that a unit takes in a payload, at most.
+/// Maximum number of payload bytes that a unit takes.
 const UNIT_ROOM: usize = size_of::<UnitHeader>() + OUT_BYTES;
 
 /// How the pages of a chunk reach the disk.
@@ -32,18 +32,18 @@ const UNIT_ROOM: usize = size_of::<UnitHeader>() + OUT_BYTES;
 enum Sort {
     /// They are copied into its buffer.
     Copied,
-    /// The device reads them where they are: the buffer's second block lists them.
+    /// The device reads them in place: the buffer's second block lists them.
     Still,
 }
 
-/// What an open chunk has to have room for.
+/// What an open chunk needs room for.
 #[derive(Clone, Copy)]
 enum Room {
     /// A run of pages without payload.
     Run,
-    /// A page of a sort, in a run of its own.
+    /// A page, in a new run.
     Page(Sort),
-    /// A page of a sort, which goes on with the last run.
+    /// A page that extends the last run.
     PageOfLastRun(Sort),
 }
 
@@ -53,34 +53,33 @@ struct Open {
     encoding: Encoding,
     member: usize,
     lease: Lease,
-    /// Payload blocks that the partition has room for.
+    /// Payload blocks that fit into the partition.
     room: usize,
     sort: Sort,
-    /// Entries in the list of pages that are read where they are.
+    /// Number of entries in the list of pages that are read in place.
     extents: usize,
-    /// Payload blocks that it has, but for one with units.
+    /// Number of payload blocks; not kept up to date in a chunk with units.
     payload: usize,
     /// Bytes of payload in use.
     bytes: usize,
-    /// Runs that it has.
+    /// Number of runs.
     runs: usize,
-    /// Pages in its payload.
+    /// Number of pages in its payload.
     pages: u64,
 }
 
 impl Open {
-    /// Payload blocks that fit into its buffer, and the partition.
+    /// Payload blocks that fit into its buffer and the partition.
     fn copied_capacity(&self) -> usize {
         (self.lease.buffer.len() / BLOCK_SIZE).saturating_sub(1).min(self.room)
     }
 
-    /// Bytes of payload that still fit.
+    /// Payload bytes that still fit.
     fn left(&self) -> usize {
         self.copied_capacity().saturating_mul(BLOCK_SIZE).saturating_sub(self.bytes)
     }
 
-    /// Whether it takes one more page of this sort; a chunk that has none yet becomes of the sort that comes
-    /// first.
+    /// Whether one more page of this sort fits. A chunk without pages takes on the sort of its first page.
     fn takes(&mut self, sort: Sort, still_capacity: usize) -> bool {
         if self.payload == 0 {
             self.sort = sort;
@@ -92,14 +91,14 @@ impl Open {
         self.sort == sort && self.payload < capacity
     }
 
-    /// One more page is in it.
+    /// Counts one more page.
     fn took_a_page(&mut self) {
         self.payload = self.payload.saturating_add(1);
         self.bytes = self.bytes.saturating_add(BLOCK_SIZE);
         self.pages = self.pages.saturating_add(1);
     }
 
-    /// Adds a page to the list of those that the device reads where they are.
+    /// Adds a page to the list of those that the device reads in place.
     fn add_extent(&mut self, bus: u64) {
         let table = self.lease.buffer.blocks_mut().get_mut(1).map(<[u8; BLOCK_SIZE]>::as_mut_slice);
         let Some(table) = table.and_then(|bytes| <[Extent]>::mut_from_bytes(bytes).ok()) else { return };
@@ -114,8 +113,8 @@ impl Open {
         }
     }
 
-    /// Encrypts the payload, if there is a key, and lays the checksums of a chunk that goes to block `chunk`.
-    /// `false` if it could not be encrypted.
+    /// Encrypts the payload, if there is a key, and sets the checksums of a chunk that goes to block `chunk`.
+    /// Returns `false` if encryption fails.
     fn set_checksums(&mut self, keys: Option<EncryptionKeys<'_>>, chunk: u64) -> bool {
         let copied = if self.sort == Sort::Still { 0 } else { self.payload };
         let Some((first, blocks)) = self.lease.buffer.blocks_mut().split_first_mut() else { return true };
@@ -125,7 +124,7 @@ impl Open {
         }
         if let Some(header) = ChunkHeader::of_mut(first) {
             if self.sort == Sort::Still {
-                // What was found when the pages were looked at.
+                // The content sums were computed when the pages were read.
                 for (place, sum) in header.sums.iter_mut().take(self.payload).enumerate() {
                     *sum = U64::new(checksum::placed(sum.get(), position(chunk, place)));
                 }
@@ -145,12 +144,12 @@ impl Open {
     }
 }
 
-/// The number of the block that payload block `place` of a chunk at `chunk` stands in.
+/// The block number of payload block `place` in a chunk at `chunk`.
 fn position(chunk: u64, place: usize) -> u64 {
     chunk.saturating_add(1).saturating_add(place as u64)
 }
 
-/// Pages in the chunks that were closed, by what became of them: [`RunKind`]'s numbers begin at 1.
+/// Pages in closed chunks, by [`RunKind`], whose numbers begin at 1.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Counts([u64; RunKind::ALL.len()]);
 
@@ -162,60 +161,60 @@ impl Counts {
         }
     }
 
-    /// Pages of a kind.
+    /// Number of pages of a kind.
     pub fn of(&self, kind: RunKind) -> u64 {
         self.0.get((kind as usize).wrapping_sub(1)).copied().unwrap_or(0)
     }
 
-    /// All kinds with their counts.
+    /// The counts of all kinds.
     pub fn all(&self) -> &[u64; RunKind::ALL.len()] {
         &self.0
     }
 
-    /// Pages that were left out on purpose.
+    /// Number of pages left out on purpose.
     pub fn left_out(&self) -> u64 {
         let kinds = RunKind::ALL.into_iter().filter(|kind| kind.is_left_out());
         kinds.fold(0, |sum, kind| sum.saturating_add(self.of(kind)))
     }
 
-    /// Pages that could not be read.
+    /// Number of pages that could not be read.
     pub fn unreadable(&self) -> u64 {
         self.of(RunKind::Unreadable).saturating_add(self.of(RunKind::Faulted))
     }
 
-    /// Pages of all kinds.
+    /// Number of pages of all kinds.
     pub fn sum(&self) -> u64 {
         self.0.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 }
 
-/// What a pass has done.
+/// The results of a pass.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Pass {
-    /// Pages that it spoke of.
+    /// Number of pages covered.
     pub pages: u64,
-    /// Bytes that it sent, chunk headers included.
+    /// Bytes written, including chunk headers.
     pub bytes: u64,
-    /// How long it took, in nanoseconds.
+    /// Duration in nanoseconds.
     pub time: Nanoseconds,
 }
 
-/// What the writer has done.
+/// The results of the writer.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Written {
-    /// Pages by fate.
+    /// Pages by kind.
     pub counts: Counts,
     /// Each pass.
     pub passes: [Pass; PASSES.len()],
-    /// Bytes of memory that were packed.
+    /// Bytes of memory given to compression.
     pub packed_from: u64,
-    /// Bytes that they took then.
+    /// Bytes that compression produced.
     pub packed_to: u64,
-    /// Units that did not shrink.
+    /// Number of units that did not shrink.
     pub units_stored: u64,
 }
 
-/// Which dump it is.
+/// Identifies a dump and an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
     /// Its nonce.
@@ -224,25 +223,24 @@ pub struct Identity {
     pub attempt: u32,
 }
 
-/// Writes chunks one behind another.
+/// Writes chunks, one after another.
 pub struct Writer<'w, 'l, 'c, 'a> {
     scheduler: IoScheduler<'w, 'l, 'c, 'a>,
     identity: Identity,
-    /// Payload blocks in a chunk whose pages are not copied; 0 if not all devices can read them where they
-    /// are.
+    /// Payload blocks in a zero-copy chunk; 0 if not all devices can read pages in place.
     still_capacity: usize,
-    /// Chunks so far, in all members.
+    /// Number of chunks so far, in all members.
     chunks: u64,
-    /// The member that comes next.
+    /// The next member.
     turn: usize,
-    /// The pass that is being written.
+    /// The current pass.
     pass: usize,
     written: &'w mut Written,
     open: Option<Open>,
 }
 
 impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
-    /// A writer that goes on where each member says, and counts in `written`.
+    /// A writer that continues at each member's next block and counts in `written`.
     pub fn new(
         scheduler: IoScheduler<'w, 'l, 'c, 'a>,
         identity: Identity,
@@ -252,7 +250,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         let mut still_capacity = MAX_PAYLOAD_BLOCKS;
         for (_, member) in scheduler.members.iter_mut() {
             let device = member.window.device();
-            // What is encrypted is copied first.
+            // Encrypted pages have to be copied first.
             let takes = if device.max_extents() >= MAX_PAYLOAD_BLOCKS && member.keys.is_none() {
                 (device.max_transfer() / BLOCK_SIZE).saturating_sub(1)
             } else {
@@ -263,17 +261,17 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         Writer { scheduler, identity, still_capacity, chunks: 0, turn: 0, pass: 0, written, open: None }
     }
 
-    /// What it writes with.
+    /// The I/O scheduler.
     pub fn scheduler(&mut self) -> &mut IoScheduler<'w, 'l, 'c, 'a> {
         &mut self.scheduler
     }
 
-    /// What it writes with, and what it has done so far.
+    /// The I/O scheduler, and the results so far.
     pub fn parts(&mut self) -> (&mut IoScheduler<'w, 'l, 'c, 'a>, &Written) {
         (&mut self.scheduler, self.written)
     }
 
-    /// Chunks that follow belong to another pass. The open one is closed.
+    /// Closes the open chunk; the following chunks belong to another pass.
     ///
     /// # Errors
     /// Why the stream ended.
@@ -283,7 +281,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         Ok(())
     }
 
-    /// How long a pass took.
+    /// Records how long a pass took.
     pub fn pass_took(&mut self, pass: usize, time: Nanoseconds) {
         if let Some(pass) = self.written.passes.get_mut(pass) {
             pass.time = time;
@@ -303,7 +301,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         None
     }
 
-    /// Begins a chunk, unless time (the wait's own) or room is up.
+    /// Begins a chunk, unless the time of `wait` is over or there is no room.
     fn begin(&mut self, kind: ChunkKind, encoding: Encoding, wait: &Wait<'_>) -> Result<(), Ended> {
         wait.breathe();
         if wait.expired() {
@@ -364,7 +362,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         let (next, keys) = here.map_or((0, None), |member| (member.state.next, member.keys));
         open.payload = open.bytes.div_ceil(BLOCK_SIZE);
         if open.sort == Sort::Copied {
-            // What the last block has after the payload.
+            // The rest of the last block.
             let (used, end) = (open.bytes, open.payload.saturating_mul(BLOCK_SIZE));
             if let Some(rest) = open.payload_mut().get_mut(used..end) {
                 rest.fill(0);
@@ -377,12 +375,13 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             header.run_count = (runs as u32).into();
         }
         if !open.set_checksums(keys, next) {
-            // Cannot be, since blocks are what the cipher takes; but nothing goes out in the clear instead.
+            // Cannot happen, because the cipher takes whole blocks; but if it did, unencrypted data must not
+            // be written.
             self.scheduler.pool.give_back(open.lease);
             return Err(Ended::Full);
         }
         let count = (payload as u64).saturating_add(1);
-        // The back header has to fit behind, and may go nowhere unchecked either.
+        // The back header must fit after the chunk, and its block must be checked too.
         let end = next.saturating_add(count);
         if let Err(ended) = self.scheduler.check_up_to(member, end.saturating_add(1), wait) {
             self.scheduler.pool.give_back(open.lease);
@@ -414,16 +413,16 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         Ok(())
     }
 
-    /// Waits until everything that was sent has arrived.
+    /// Waits until everything is written.
     ///
     /// # Errors
-    /// The first that did not.
+    /// The first failure.
     pub fn drain(&mut self, wait: &Wait<'_>) -> Result<(), Ended> {
         self.scheduler.drain(wait)
     }
 
-    /// Makes sure that a memory chunk with one page a block is open and has room. Pages without payload go
-    /// into a chunk with units too.
+    /// Opens a memory chunk with one page per block and room for this, unless the open chunk is one. Pages
+    /// without payload may also go into a chunk with units.
     fn ready(&mut self, room: Room, wait: &Wait<'_>) -> Result<(), Ended> {
         let (sort, run) = match room {
             Room::Run => (None, true),
@@ -448,8 +447,8 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         Ok(())
     }
 
-    /// Makes sure that a chunk is open that takes a whole unit. `false` if none can, because partition or
-    /// buffer are too small.
+    /// Opens a chunk with room for a whole unit, unless the open chunk has it. Returns `false` if partition
+    /// or buffer are too small for one.
     ///
     /// # Errors
     /// Why the stream ended.
@@ -477,10 +476,10 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         Ok(true)
     }
 
-    /// Puts the coordinator's own unit into the open chunk, which is [ready](Writer::ready_for_unit) for it.
+    /// Puts the coordinator's own unit into the open chunk, which [has room](Writer::ready_for_unit) for it.
     pub fn put_own_unit(&mut self) {
         let mut place = 0;
-        // Each turn takes one page, and a unit has only so many.
+        // Each turn takes one page, and a unit has a limited number.
         while let Some((page, look)) = self.scheduler.coordinator.own.look(place) {
             match look {
                 Look::Packed => self.note_run(RunKind::Data, page, 1),
@@ -516,7 +515,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         }
     }
 
-    /// Whether the open chunk's last run can take `page` as its next page of `kind`.
+    /// Whether `page` can extend the open chunk's last run as its next page of `kind`.
     fn continues(&mut self, kind: RunKind, page: ClassedPfn) -> bool {
         let Some(open) = &mut self.open else { return false };
         let Some(last) = open.runs.checked_sub(1) else { return false };
@@ -530,8 +529,8 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             && run.count.get() < u32::MAX / 2
     }
 
-    /// Notes in the open chunk that `count` pages of one class from `page` on are of `kind`. The chunk has
-    /// room.
+    /// Records in the open chunk that `count` pages of one class, from `page` on, are of `kind`. The chunk
+    /// has room.
     fn note_run(&mut self, kind: RunKind, page: ClassedPfn, count: u32) {
         let continues = self.continues(kind, page);
         let Some(open) = &mut self.open else { return };
@@ -552,7 +551,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         }
     }
 
-    /// Puts pages of one class without payload on record, `count` from `first` on.
+    /// Records `count` pages of one class without payload, from `first` on.
     ///
     /// # Errors
     /// Why the stream ended.
@@ -564,7 +563,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         wait: &Wait<'_>,
     ) -> Result<(), Ended> {
         let (mut page, mut left) = (first, count);
-        // Each turn puts some of them on record.
+        // Each turn records some of them.
         while left > 0 {
             let part = u32::try_from(left).unwrap_or(u32::MAX).min(u32::MAX / 2);
             if !self.continues(kind, page) {
@@ -577,7 +576,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         Ok(())
     }
 
-    /// Writes a page that `fill` copies into a block, or puts on record why it could not.
+    /// Writes a page that `fill` copies into a block, or records why it could not be copied.
     ///
     /// # Errors
     /// Why the stream ended.
@@ -587,7 +586,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         wait: &Wait<'_>,
         fill: impl FnOnce(&mut Block) -> Result<(), RunKind>,
     ) -> Result<(), Ended> {
-        // The run that it needs is not known before it has been read.
+        // The run that it needs is only known after it has been read.
         self.ready(Room::Page(Sort::Copied), wait)?;
         let Some(open) = &mut self.open else { return Ok(()) };
         let place = open.payload;
@@ -604,12 +603,12 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         Ok(())
     }
 
-    /// Whether all devices can read pages from where they are.
+    /// Whether all devices can read pages in place.
     pub fn takes_still_pages(&self) -> bool {
         self.still_capacity > 0
     }
 
-    /// Writes a page that the device reads at `bus`, and whose content has this checksum.
+    /// Writes a page that the device reads at `bus` and whose content has this checksum.
     ///
     /// # Errors
     /// Why the stream ended.
@@ -629,7 +628,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
             if let Some(header) = header(&mut open.lease.buffer)
                 && let Some(sum) = header.sums.get_mut(place)
             {
-                // Of the content alone; its place goes in when the chunk is closed.
+                // Only the content's sum; the block number is mixed in when the chunk is closed.
                 *sum = content.into();
             }
             open.took_a_page();
@@ -638,7 +637,8 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         Ok(())
     }
 
-    /// Gives room for `bytes` bytes in a notes chunk to `fill`; what no chunk can hold ends the stream.
+    /// Calls `fill` with room for `bytes` bytes in a notes chunk. If no chunk can hold that many, the stream
+    /// ends.
     ///
     /// # Errors
     /// Why the stream ended.
@@ -665,7 +665,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         Ok(())
     }
 
-    /// Bytes that the open notes chunk still takes; begins one if none is open.
+    /// Free bytes in the open notes chunk; opens one if necessary.
     ///
     /// # Errors
     /// Why the stream ended.
@@ -676,8 +676,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
         Ok(self.open.as_ref().map_or(0, Open::left))
     }
 
-    /// Forgets the open chunk: the stream ended before it was full, and for a reason that keeps it from being
-    /// written.
+    /// Discards the open chunk: the stream has ended for a reason that keeps it from being written.
     pub fn abandon(&mut self) {
         if let Some(open) = self.open.take() {
             self.scheduler.pool.give_back(open.lease);
@@ -685,7 +684,7 @@ impl<'w, 'l, 'c, 'a> Writer<'w, 'l, 'c, 'a> {
     }
 }
 
-/// The header of a chunk in its buffer.
+/// The chunk header in a buffer.
 fn header(buffer: &mut DmaBuffer) -> Option<&mut ChunkHeader> {
     ChunkHeader::of_mut(buffer.blocks_mut().first_mut()?)
 }

@@ -1,24 +1,25 @@
-//! DOS partition tables: four entries in the first sector, and a chain of further tables for logical partitions.
+//! DOS partition tables: four entries in the first sector, and a chain of further tables for logical
+//! partitions.
 //!
-//! There is no standard. What is read here, and how partitions are numbered, is what Linux does (block/partitions/msdos.c).
+//! There is no standard. Parsing and numbering follow Linux (block/partitions/msdos.c).
 
 use super::parts::{
     FIRST_LOGICAL, Id, MAX_NUMBER, Name, NoTable, Piece, Place, ReadSectors, SECTOR_SIZE, Sector, Slot,
     SlotKind, read,
 };
 
-/// The type of an entry that protects a GUID table (UEFI specification 2.10, table 5.4).
+/// The type of the entry that protects a GUID table (UEFI specification 2.10, table 5.4).
 const PROTECTIVE: u8 = 0xee;
-/// Types of extended partitions: of DOS, of Windows 98, of Linux.
+/// Types of extended partitions: DOS, Windows 98, Linux.
 const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
-/// Types with which a disk of AIX would be one of Linux all the same: swap, data, LVM, RAID.
+/// Types that make a disk with an AIX magic a Linux disk nevertheless: swap, data, LVM, RAID.
 const LINUX: [u8; 4] = [0x82, 0x83, 0x8e, 0xfd];
-/// Tables without a partition that Linux follows in a row.
+/// The most consecutive tables without a partition that Linux follows.
 const MAX_EMPTY: u32 = 100;
-/// Tables of a chain that are followed in all, and remembered, since a chain may loop.
+/// The most tables of a chain that are followed and remembered, because a chain may loop.
 const MAX_LINKS: usize = 256;
 
-/// Where a disk's signature stands.
+/// Offset of a disk's signature.
 const SIGNATURE_AT: usize = 440;
 const ENTRIES_AT: usize = 446;
 const ENTRY_SIZE: usize = 16;
@@ -28,7 +29,7 @@ const MAGIC: [u8; 2] = [0x55, 0xaa];
 /// An entry of a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Entry {
-    /// 0, or 0x80 for the one to boot from.
+    /// 0, or 0x80 if bootable.
     flag: u8,
     kind: u8,
     first: u32,
@@ -36,7 +37,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// The four of a sector; `None` without the magic number at its end.
+    /// The four entries of a sector; `None` without the magic number at its end.
     fn all(sector: &Sector) -> Option<[Entry; 4]> {
         if sector.get(MAGIC_AT..)? != MAGIC {
             return None;
@@ -51,7 +52,7 @@ impl Entry {
         Some(entries)
     }
 
-    /// Linux does not mind a type of 0.
+    /// Linux accepts a type of 0.
     fn is_used(&self) -> bool {
         self.count > 0
     }
@@ -66,7 +67,7 @@ impl Entry {
 pub(super) struct Dos {
     signature: u32,
     entries: [Entry; 4],
-    /// Whether it begins as a disk of AIX does.
+    /// Whether it begins like an AIX disk.
     begins_as_aix: bool,
 }
 
@@ -79,17 +80,18 @@ impl Dos {
         Some(Dos { signature, entries, begins_as_aix: sector.starts_with(&AIX) })
     }
 
-    /// Whether it says where Linux looks for it that the disk has a GUID table.
+    /// Whether it has a protective entry where Linux looks for it.
     pub(super) fn protects(&self) -> bool {
         self.entries.iter().any(|entry| entry.kind == PROTECTIVE && entry.first == 1)
     }
 
-    /// Boot sectors of file systems have the same magic number, but mostly other bytes where the flags of a table stand.
+    /// Boot sectors of file systems have the same magic number, but usually other bytes in place of a table's
+    /// flags.
     pub(super) fn has_flags(&self) -> bool {
         self.entries.iter().all(|entry| matches!(entry.flag, 0 | 0x80))
     }
 
-    /// Whether it says so anywhere: Linux makes nothing of the other entries, then.
+    /// Whether any entry is protective: Linux then ignores the others.
     pub(super) fn mentions_gpt(&self) -> bool {
         self.entries.iter().any(|entry| entry.kind == PROTECTIVE)
     }
@@ -98,9 +100,9 @@ impl Dos {
         self.entries.iter().any(|entry| entry.is_used() && entry.kind != PROTECTIVE)
     }
 
-    /// Whether the table is that of AIX, whose disks have partitions of another kind.
+    /// Whether this is an AIX table; AIX disks have partitions of another kind.
     pub(super) fn is_aix<D: ReadSectors>(&self, disk: &mut D) -> Result<bool, NoTable<D::Error>> {
-        /// Where a volume group says what it is.
+        /// Offset of a volume group's identification.
         const VOLUMES_AT: u64 = 7 * SECTOR_SIZE as u64;
         let linux = |entry: &Entry| LINUX.contains(&entry.kind) || EXTENDED.contains(&entry.kind);
         if !self.begins_as_aix || self.entries.iter().any(linux) {
@@ -110,34 +112,34 @@ impl Dos {
     }
 }
 
-/// Goes over a table's pieces: itself, its four partitions, then the chains of the extended ones.
+/// Iterates over a table's pieces: itself, its four partitions, then the chains of the extended ones.
 #[derive(Clone, Debug)]
 pub(super) struct Pieces<'t> {
     table: &'t Dos,
     sector_size: u64,
     is_begun: bool,
-    /// The next of the four entries.
+    /// Index of the next of the four entries.
     primary: usize,
-    /// The next of the four whose chain is followed, if it has one.
+    /// Index of the next of the four entries whose chain is followed, if it has one.
     extended: usize,
     chain: Option<Chain>,
     /// The number of the next logical partition.
     number: u32,
-    /// The tables of the chain, by the sector of the extended partition at which they stand.
+    /// The tables of the chain, by their sector in the extended partition.
     seen: [u32; MAX_LINKS],
     links: usize,
 }
 
-/// Where one goes on in an extended partition.
+/// The position in an extended partition.
 #[derive(Clone, Debug)]
 struct Chain {
     /// The extended partition.
     whole: Place,
-    /// The table that is being read, and what the link to it says of its size.
+    /// The current table, with the size that the link to it gives.
     table: Place,
     entries: [Entry; 4],
     next: usize,
-    /// Tables in a row without a partition.
+    /// Number of consecutive tables without a partition.
     empty: u32,
 }
 
@@ -174,8 +176,8 @@ impl<'t> Pieces<'t> {
                 });
             }
         }
-        // Each turn takes an entry of the table that is being read, or the next table, of which no more than `MAX_LINKS` are read,
-        // or the next of the four entries.
+        // Each turn takes an entry of the current table, or the next table, of which at most `MAX_LINKS` are
+        // read, or the next of the four entries.
         loop {
             let Some(mut chain) = self.chain.take() else {
                 let entry = self.table.entries.get(self.extended)?;
@@ -193,7 +195,7 @@ impl<'t> Pieces<'t> {
             };
             let Some(entry) = chain.entries.get(chain.next).copied() else {
                 if let Some(link) = chain.entries.iter().copied().find(Entry::is_extended) {
-                    // The next table counts from the beginning of the extended partition.
+                    // The next table's position is relative to the beginning of the extended partition.
                     let mut table = Place::of_sectors(link.first.into(), link.count.into(), self.sector_size);
                     table.start = table.start.saturating_add(chain.whole.start);
                     chain.table = table;
@@ -213,7 +215,7 @@ impl<'t> Pieces<'t> {
         }
     }
 
-    /// Reads the next table of a chain. Where the chain makes no sense any more, or cannot be read, it ends.
+    /// Reads the next table of a chain. Ends the chain if it is invalid or cannot be read.
     fn follow<D: ReadSectors>(&mut self, disk: &mut D, mut chain: Chain, link: u32) -> Option<Piece> {
         let at = chain.table.start;
         chain.empty = chain.empty.saturating_add(1);
@@ -229,7 +231,7 @@ impl<'t> Pieces<'t> {
         Some(Piece::Table(Place { start: at, length: self.sector_size }))
     }
 
-    /// The logical partition of an entry, which counts from its own table.
+    /// The logical partition of an entry, whose position is relative to its own table.
     fn logical(&mut self, chain: &mut Chain, entry: &Entry, index: usize) -> Option<Piece> {
         if !entry.is_used() || entry.is_extended() {
             return None;
@@ -237,7 +239,7 @@ impl<'t> Pieces<'t> {
         let from_table = Place::of_sectors(entry.first.into(), entry.count.into(), self.sector_size);
         let place =
             Place { start: from_table.start.saturating_add(chain.table.start), length: from_table.length };
-        // The last two entries are not meant to be used, and what some tools leave there is no partition.
+        // The last two entries are unused by design; some tools leave values there that are not partitions.
         let is_stray = index >= 2
             && (from_table.end() > chain.table.length.into()
                 || place.start < chain.whole.start

@@ -1,4 +1,4 @@
-//! GUID partition tables (UEFI specification 2.10, section 5.3), as Linux judges them (block/partitions/efi.c).
+//! GUID partition tables (UEFI specification 2.10, section 5.3), as judged by Linux (block/partitions/efi.c).
 
 use static_assertions::const_assert_eq;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -31,11 +31,11 @@ struct Header {
 }
 const HEADER_SIZE: usize = size_of::<Header>();
 const_assert_eq!(HEADER_SIZE, 92);
-/// Where the header's own checksum stands, which counts as zero in it.
+/// Range of the header's own checksum, which counts as zero in the sum.
 const HEADER_CRC: core::ops::Range<usize> = 16..20;
 const SIGNATURE: [u8; 8] = *b"EFI PART";
 
-/// A partition (table 5.6); attributes are left alone.
+/// A partition (table 5.6); attributes are ignored.
 #[derive(Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Entry {
@@ -49,26 +49,26 @@ struct Entry {
 const ENTRY_SIZE: usize = size_of::<Entry>();
 const_assert_eq!(ENTRY_SIZE, 128);
 
-/// Bytes in an entry at least, and at most here. Linux takes the smallest only; with others it shows no partitions.
+/// Supported entry sizes in bytes. Linux only accepts the smallest; with others it shows no partitions.
 const ENTRY_SIZES: core::ops::RangeInclusive<u32> = 128..=4096;
 
-/// Bytes in all entries, at most: so many does Linux read.
+/// Maximum size of all entries in bytes: the most that Linux reads.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// A table that is whole.
+/// A valid table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Gpt {
     trust: Trust,
-    /// The byte at which its entries begin.
+    /// Byte offset of its entries.
     entries_at: u64,
     entries: u32,
     entry_size: u32,
-    /// Where the table itself lies: first sector and header; entries; the other header; the other entries.
+    /// The parts of the table itself: first sector and header; entries; the other header; the other entries.
     own: [Place; 4],
 }
 
 impl Gpt {
-    /// The table at the beginning of the disk, or the one at its end.
+    /// Reads the table at the beginning of the disk, or the one at its end.
     pub(super) fn read<D: ReadSectors>(disk: &mut D, sector_size: u64) -> Result<Gpt, NoTable<D::Error>> {
         let last = (disk.size().checked_div(sector_size).unwrap_or(0)).saturating_sub(1);
         let primary = Gpt::at(disk, 1, sector_size);
@@ -140,7 +140,7 @@ fn header(sector: &Sector) -> Option<Header> {
     (header.signature == SIGNATURE).then_some(header)
 }
 
-/// Where the entries of the other copy are, as far as its header says.
+/// The entries of the other copy, according to its header.
 fn other_entries<D: ReadSectors>(disk: &mut D, other: &Place, sector_size: u64) -> Place {
     let none = Place { start: 0, length: 0 };
     let Ok(Some(sector)) = read(disk, other.start) else { return none };
@@ -152,15 +152,15 @@ fn other_entries<D: ReadSectors>(disk: &mut D, other: &Place, sector_size: u64) 
     Place { start: header.entries_lba.get().saturating_mul(sector_size), length }
 }
 
-/// What of the bytes counts in a sum.
+/// Which bytes count in a sum.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Counts {
     All,
-    /// All but the header's own sum, which counts as zeros.
+    /// All except the header's own sum, which counts as zeros.
     NotItsSum,
 }
 
-/// The checksum of `length` bytes from `at` on; `None` if they are not on the disk. There are no more than [`MAX_BYTES`].
+/// The checksum of `length` bytes from `at` on, at most [`MAX_BYTES`]; `None` if they are not on the disk.
 fn sum<D: ReadSectors>(
     disk: &mut D,
     at: u64,
@@ -169,7 +169,7 @@ fn sum<D: ReadSectors>(
 ) -> Result<Option<u32>, NoTable<D::Error>> {
     let mut crc = Crc32::new();
     let mut done: u64 = 0;
-    // Each turn takes a sector of the bytes, or ends.
+    // Each turn takes a sector of the bytes, or ends the loop.
     while done < length {
         let Some(at) = at.checked_add(done) else { return Ok(None) };
         let Some(mut sector) = read(disk, at)? else { return Ok(None) };
@@ -183,13 +183,13 @@ fn sum<D: ReadSectors>(
     Ok(Some(crc.finish()))
 }
 
-/// Goes over a table's pieces: where it lies itself, then its partitions.
+/// Iterates over a table's pieces: its own parts, then its partitions.
 #[derive(Clone, Debug)]
 pub(super) struct Pieces<'t> {
     table: &'t Gpt,
     sector_size: u64,
     own: usize,
-    /// The next entry, from 0.
+    /// The index of the next entry.
     entry: u32,
 }
 
@@ -208,7 +208,8 @@ impl<'t> Pieces<'t> {
             let offset = u64::from(self.entry).saturating_mul(self.table.entry_size.into());
             self.entry = self.entry.saturating_add(1);
             let at = self.table.entries_at.saturating_add(offset);
-            // Entries have a multiple of 128 bytes and begin at a sector, so what is read of one lies in one piece.
+            // The size of entries is a multiple of 128 bytes and the first begins at a sector, so the part of
+            // an entry that is used never crosses a sector.
             const WITHIN: u64 = SECTOR_SIZE as u64 - 1;
             let inside = (at & WITHIN) as usize;
             let sector = read(disk, at.saturating_sub(inside as u64))?.unwrap_or([0; SECTOR_SIZE]);
@@ -224,7 +225,7 @@ impl<'t> Pieces<'t> {
 
     fn slot(&self, entry: &Entry) -> Slot {
         let (first, last) = (entry.first.get(), entry.last.get());
-        // It ends before it begins: then it has nothing.
+        // A partition that ends before it begins is empty.
         let count = last.checked_sub(first).map_or(0, |more| more.saturating_add(1));
         Slot {
             number: self.entry,
@@ -236,7 +237,7 @@ impl<'t> Pieces<'t> {
     }
 }
 
-/// A GUID as it is printed: of the stored one, the first three fields are little-endian (UEFI 2.10, appendix A).
+/// A GUID in printed order: the first three fields are stored little-endian (UEFI 2.10, appendix A).
 fn printed(stored: &[u8; 16]) -> [u8; 16] {
     let [a, b, c, d, e, f, g, h, rest @ ..] = *stored;
     let [i, j, k, l, m, n, o, p] = rest;

@@ -1,16 +1,18 @@
-//! Partition tables, read by the rules of Linux (block/partitions/efi.c and msdos.c): the one reader of them, for kernels and
-//! for savecore.
+//! Partition tables, read by the rules of Linux (block/partitions/efi.c and msdos.c). Kernels and savecore
+//! both use this reader.
 //!
-//! Whoever takes another table than the system does writes over other people's partitions. So the first sector decides: a GUID
-//! table counts only if an entry there protects it, and everything is counted in the logical sectors of the disk.
+//! Choosing a different table than the system does would overwrite other people's partitions. So the first
+//! sector decides: a GUID table only counts if an entry there protects it, and all numbers count the disk's
+//! logical sectors.
 //!
-//! Two things are taken that Linux leaves alone: a GUID table whose only whole copy is the one at the end of the disk (Linux
-//! wants the word `gpt` on its command line for that), and one of a disk that has been cut after its last partition. Nobody
-//! reads anything else out of such a disk, since its first sector says that only a GUID table counts.
+//! Two tables are accepted that Linux rejects: a GUID table whose only valid copy is at the end of the disk
+//! (Linux wants `gpt` on its command line for that), and that of a disk that was truncated after its last
+//! partition. No system reads such a disk differently, because its first sector says that only a GUID table
+//! counts.
 //!
-//! Partitions inside of partitions (BSD, Solaris, Minix, UnixWare) are not read.
+//! Nested partitions (BSD, Solaris, Minix, UnixWare) are not read.
 //!
-//! Nothing here allocates or can panic, and every loop has a bound that no disk can move.
+//! Nothing here allocates or can panic, and every loop has a bound that does not depend on the disk.
 
 mod dos;
 mod gpt;
@@ -48,15 +50,15 @@ enum Form {
 }
 
 impl Table {
-    /// The table that Linux takes on a disk with logical sectors of `sector_size` bytes.
+    /// The table that Linux uses on a disk with logical sectors of `sector_size` bytes.
     ///
     /// # Errors
-    /// Why it takes none.
+    /// Why there is none.
     pub fn read<D: ReadSectors>(disk: &mut D, sector_size: u32) -> Result<Table, NoTable<D::Error>> {
         let first = read(disk, 0)?.ok_or(NoTable::Absent)?;
         let first = Dos::new(&first).ok_or(NoTable::Absent)?;
         if first.protects() {
-            // Nothing but a GUID table counts, then.
+            // Only a GUID table counts.
             return match Table::gpt(disk, sector_size) {
                 Err(NoTable::Absent) => Err(NoTable::Gone),
                 table => table,
@@ -79,7 +81,7 @@ impl Table {
         Gpt::read(disk, sector_size.into()).map(|gpt| Table { sector_size, form: Form::Gpt(gpt) })
     }
 
-    /// The DOS table, also if the first sector says that a GUID table counts.
+    /// The DOS table, even if the first sector says that a GUID table counts.
     ///
     /// # Errors
     /// Why there is none.
@@ -104,7 +106,7 @@ impl Table {
         Ok(Table { sector_size, form: Form::Dos(first) })
     }
 
-    /// What kind of table it is.
+    /// The kind of table.
     pub fn kind(&self) -> Kind {
         match self.form {
             Form::Gpt(_) => Kind::Gpt,
@@ -112,12 +114,12 @@ impl Table {
         }
     }
 
-    /// Bytes of the sectors in which it counts.
+    /// Size in bytes of the sectors that the table counts in.
     pub fn sector_size(&self) -> u32 {
         self.sector_size
     }
 
-    /// How far it is what Linux takes.
+    /// How far Linux would accept it.
     pub fn trust(&self) -> Trust {
         match &self.form {
             Form::Gpt(gpt) => gpt.trust(),
@@ -125,7 +127,7 @@ impl Table {
         }
     }
 
-    /// All that it speaks of, from the beginning.
+    /// All its pieces, from the beginning.
     pub fn pieces(&self) -> Pieces<'_> {
         let sector_size = self.sector_size.into();
         Pieces(match &self.form {
@@ -135,22 +137,22 @@ impl Table {
     }
 }
 
-/// How well a table fits a disk, where nobody says in which sectors it counts.
+/// How well a table fits a disk whose sector size is unknown.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Fitness {
-    /// No partition of it lies on the disk.
+    /// No partition is on the disk.
     Nowhere,
-    /// Some of it does, but a table of logical partitions is not where it should be.
+    /// Some partitions are on the disk, but a table of logical partitions is not where it should be.
     Broken,
-    /// Some of it does: the disk may have been cut.
+    /// Some partitions are on the disk: it may have been truncated.
     InPart,
-    /// All of it does, and it is what Linux takes.
+    /// All partitions are on the disk, and Linux would accept the table.
     Whole,
 }
 
 impl Table {
-    /// How well it fits the disk: read in other sectors than it was written in, a table mostly speaks of what is beyond
-    /// the disk's end, or of tables where there are none.
+    /// How well the table fits the disk: read with the wrong sector size, a table usually has partitions
+    /// beyond the end of the disk, or refers to tables that do not exist.
     ///
     /// # Errors
     /// [`NoTable::Unreadable`].
@@ -158,10 +160,10 @@ impl Table {
         let size = disk.size();
         let mut is_whole = self.trust() == Trust::Whole && size.is_multiple_of(self.sector_size.into());
         let mut is_somewhere = false;
-        // A DOS table has no more extended partitions, and the first of the tables inside stands at the beginning.
+        // A DOS table has at most four extended partitions, and the first table of each is at its beginning.
         let mut chains: [Option<u64>; 4] = [None; 4];
         let mut pieces = self.pieces();
-        // Each turn takes a piece, of which there is an end.
+        // Each turn takes a piece, and their number is limited.
         while let Some(piece) = pieces.next(disk)? {
             match piece {
                 Piece::Table(place) => {
@@ -177,7 +179,7 @@ impl Table {
                 }
                 Piece::Partition(slot) => match (slot.fault(size), self.kind()) {
                     (None, _) => is_somewhere = true,
-                    // The sums of a GUID table say that it is one.
+                    // The checksums of a GUID table prove that it is one.
                     (Some(_), Kind::Gpt) => {}
                     (Some(_), Kind::Dos) => is_whole = false,
                 },
@@ -193,12 +195,12 @@ impl Table {
     }
 }
 
-/// Whether Linux has disks with such sectors.
+/// Whether Linux supports this sector size.
 fn is_sector_size(bytes: u32) -> bool {
     bytes.is_power_of_two() && (512..=65536).contains(&bytes)
 }
 
-/// Goes over a table's pieces.
+/// Iterates over a table's pieces.
 #[derive(Clone, Debug)]
 pub struct Pieces<'t>(Walk<'t>);
 
@@ -213,7 +215,7 @@ enum Walk<'t> {
 }
 
 impl Pieces<'_> {
-    /// The next one.
+    /// The next piece.
     ///
     /// # Errors
     /// [`NoTable::Unreadable`].
@@ -229,7 +231,7 @@ impl Pieces<'_> {
     /// # Errors
     /// As [`next`](Self::next).
     pub fn next_slot<D: ReadSectors>(&mut self, disk: &mut D) -> Result<Option<Slot>, NoTable<D::Error>> {
-        // Each turn takes a piece, of which there is an end.
+        // Each turn takes a piece, and their number is limited.
         while let Some(piece) = self.next(disk)? {
             if let Piece::Partition(slot) = piece {
                 return Ok(Some(slot));

@@ -1,32 +1,33 @@
-//! What every kind of table speaks of: pieces of a disk, partitions and their identities; and how a disk is read.
+//! The parts common to all kinds of tables: pieces of a disk, partitions and their identities, and how a disk
+//! is read.
 
-/// Bytes that are read at once.
+/// Bytes per read.
 pub const SECTOR_SIZE: usize = 512;
 
-/// The piece in which a disk is read here, whatever its own sectors are.
+/// The unit in which a disk is read here, whatever its own sector size.
 pub type Sector = [u8; SECTOR_SIZE];
 
-/// Logical sectors that disks have, in bytes. A device may have others; an image is tried with these.
+/// Usual logical sector sizes in bytes. A device may report another one; an image is tried with these.
 pub const SECTOR_SIZES: [u32; 2] = [512, 4096];
 
-/// Linux gives no partition a higher number.
+/// The highest partition number in Linux.
 pub const MAX_NUMBER: u32 = 255;
 
 /// The number of the first logical partition.
 pub(super) const FIRST_LOGICAL: u32 = 5;
 
-/// UTF-16 units in a partition's name.
+/// Maximum length of a partition's name in UTF-16 units.
 pub(super) const NAME_UNITS: usize = 36;
 
 /// Reads a disk or its image.
 pub trait ReadSectors {
-    /// Why something could not be read.
+    /// Why a read failed.
     type Error;
 
-    /// Bytes on the disk.
+    /// Size of the disk in bytes.
     fn size(&self) -> u64;
 
-    /// Reads 512 bytes from byte `at` on, which is a multiple of 512. They lie on the disk.
+    /// Reads 512 bytes at byte `at`, a multiple of 512. They are on the disk.
     ///
     /// # Errors
     /// Why they could not be read.
@@ -43,14 +44,14 @@ pub(super) fn read<D: ReadSectors>(disk: &mut D, at: u64) -> Result<Option<Secto
     Ok(Some(sector))
 }
 
-/// How far a table is what Linux takes.
+/// How far Linux would accept a table.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Trust {
-    /// The disk has been cut, and the table says that more of it could be used.
+    /// The disk has been truncated: according to the table, it is larger.
     Cut,
-    /// The copy at the end of the disk is taken, since the one at its beginning is damaged.
+    /// The copy at the end of the disk is used, because the one at the beginning is damaged.
     Backup,
-    /// Linux takes it.
+    /// Linux accepts it.
     Whole,
 }
 
@@ -59,45 +60,45 @@ pub enum Trust {
 pub enum NoTable<E> {
     /// The disk could not be read.
     Unreadable {
-        /// At which byte.
+        /// The byte offset.
         at: u64,
         /// Why.
         error: E,
     },
-    /// There is none.
+    /// There is no table.
     Absent,
-    /// The first sector says that the disk has a GUID table, but it has none, or says so in a way that no table has.
+    /// The first sector announces a GUID table, but there is none, or the announcement itself is invalid.
     Gone,
-    /// A GUID table says something that no table says.
+    /// A GUID table has a field with an impossible value.
     Bad {
-        /// Which field.
+        /// The field.
         what: &'static str,
-        /// What it says.
+        /// Its value.
         value: u64,
     },
 }
 
-/// Where something lies on the disk, in bytes.
+/// A place on the disk, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
     /// The first byte.
     pub start: u64,
-    /// How many there are.
+    /// Number of bytes.
     pub length: u64,
 }
 
 impl Place {
     pub(super) fn of_sectors(first: u64, count: u64, sector_size: u64) -> Place {
-        // What overflows lies beyond the end of every disk.
+        // A place that overflows is beyond the end of every disk.
         Place { start: first.saturating_mul(sector_size), length: count.saturating_mul(sector_size) }
     }
 
-    /// The first byte after it; more than any disk has where a hostile table says so.
+    /// The first byte after it; a hostile table may put it beyond the end of any disk.
     pub fn end(&self) -> u128 {
         u128::from(self.start).saturating_add(self.length.into())
     }
 
-    /// Whether the two have a byte in common.
+    /// Whether both have a byte in common.
     pub fn overlaps(&self, other: &Place) -> bool {
         self.length > 0
             && other.length > 0
@@ -106,12 +107,12 @@ impl Place {
     }
 }
 
-/// What a table speaks of.
+/// A piece described by a table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Piece {
     /// A part of the table itself.
     Table(Place),
-    /// A DOS table's extended partition, in which logical ones lie.
+    /// A DOS table's extended partition, which contains the logical ones.
     Extended {
         /// Its number.
         number: u32,
@@ -125,33 +126,33 @@ pub enum Piece {
 /// A partition.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Slot {
-    /// Its number, from 1, as Linux counts: logical partitions of a DOS table from 5.
+    /// Its number, from 1, as in Linux: logical partitions of a DOS table start at 5.
     pub number: u32,
     /// Its name in a GUID table.
     pub name: Name,
     /// Its identity.
     pub id: Id,
-    /// What the table says that it is for.
+    /// Its purpose according to the table.
     pub kind: SlotKind,
     /// Where it is.
     pub place: Place,
 }
 
-/// What keeps a partition from being used.
+/// Why a partition cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// It has no bytes, or ends before it begins.
+    /// It is empty, or ends before it begins.
     Empty,
     /// It ends beyond the end of the disk.
     BeyondDisk,
-    /// A part of the table lies in it.
+    /// It overlaps a part of the table.
     OverTable,
-    /// It has bytes in common with the partition of this number.
+    /// It overlaps the partition with this number.
     Over(u32),
 }
 
 impl Slot {
-    /// What of its own bounds keeps it from being used on a disk of `size` bytes.
+    /// What is wrong with its own bounds on a disk of `size` bytes.
     pub fn fault(&self, size: u64) -> Option<Fault> {
         if self.place.length == 0 {
             Some(Fault::Empty)
@@ -162,7 +163,7 @@ impl Slot {
         }
     }
 
-    /// What keeps it from being used beside another piece of its table.
+    /// Its conflict with another piece of the table, if there is one.
     pub fn fault_beside(&self, piece: &Piece) -> Option<Fault> {
         match piece {
             Piece::Table(place) => self.place.overlaps(place).then_some(Fault::OverTable),
@@ -177,9 +178,10 @@ impl Slot {
         }
     }
 
-    /// Whether partitions may be nested in it, which are not read here: it is for a system that has tables of its own.
+    /// Whether it may contain nested partitions, which are not read here: it belongs to a system with tables
+    /// of its own.
     pub fn may_hold_others(&self) -> bool {
-        /// FreeBSD, OpenBSD, NetBSD, Solaris, Minix, UnixWare. The older Solaris has the number of Linux's swap space.
+        /// FreeBSD, OpenBSD, NetBSD, Solaris, Minix, UnixWare. Old Solaris has the same number as Linux swap.
         const WITH_OTHERS: [u8; 6] = [0xa5, 0xa6, 0xa9, 0xbf, 0x81, 0x63];
         matches!(self.kind, SlotKind::Dos(kind) if WITH_OTHERS.contains(&kind))
     }
@@ -188,7 +190,7 @@ impl Slot {
 /// A partition's identity, as Linux writes PARTUUID.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Id {
-    /// Its own GUID, as it is printed: the first three fields are stored little-endian, here they are not.
+    /// Its own GUID in printed order (on disk the first three fields are little-endian).
     Guid([u8; 16]),
     /// The signature of a DOS disk, and the partition's number.
     Dos {
@@ -199,10 +201,10 @@ pub enum Id {
     },
 }
 
-/// What a partition is for.
+/// The type of a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SlotKind {
-    /// The type's GUID, as it is printed.
+    /// The type's GUID, in printed order.
     Guid([u8; 16]),
     /// The type's number.
     Dos(u8),
@@ -215,12 +217,12 @@ pub struct Name(pub(super) [u16; NAME_UNITS]);
 impl Name {
     pub(super) const NONE: Name = Name([0; NAME_UNITS]);
 
-    /// Its units, as far as it goes.
+    /// Its units, up to the first zero.
     pub fn units(&self) -> impl Iterator<Item = u16> {
         self.0.iter().copied().take_while(|unit| *unit != 0)
     }
 
-    /// Whether it is this name. Nothing has no name.
+    /// Whether this is its name. The empty name never matches.
     pub fn is(&self, name: &str) -> bool {
         !name.is_empty() && self.units().eq(name.encode_utf16())
     }

@@ -1,6 +1,7 @@
-//! The checksum of bulk data in version 3 of the format, for who reads such dumps: no kernel side calls it, so it is in none.
+//! The checksum of bulk data in version 3 of the format, for reading such dumps. The kernel side never calls
+//! it, so the linker drops it there.
 //!
-//! Two lanes of the multiply-and-fold step that wyhash is built of. A stripe is four words; with `x · y` the 128-bit product:
+//! Two lanes of wyhash's multiply-and-fold step. A stripe is four words; `x · y` is the 128-bit product:
 //!
 //! ```text
 //! fold(x, y) = low half of x · y  ⊕  high half of x · y
@@ -10,8 +11,8 @@
 //! sum = fold(content ⊕ K1, number of the block ⊕ K3)
 //! ```
 //!
-//! Words that equal its constants, which are wyhash's, make it blind: `fold(x, 0)` is 0 whatever `x` is, so after `w1 = K1` nothing
-//! that came before in that lane counts any more.
+//! Its weakness: words that equal its constants, which are wyhash's, make it blind. `fold(x, 0)` is 0 for
+//! every `x`, so after `w1 = K1` nothing earlier in that lane counts any more.
 
 use super::super::Block;
 use super::words;
@@ -30,7 +31,7 @@ fn fold(x: u64, y: u64) -> u64 {
     low ^ high
 }
 
-/// The checksum of a payload block that stands in block number `position` of the partition.
+/// The checksum of a payload block at block number `position` of the partition.
 pub fn block_sum(block: &Block, position: u64) -> u64 {
     let (mut a, mut b) = (K2, K1);
     for [w0, w1, w2, w3] in block.as_chunks::<32>().0.iter().map(words) {
