@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /*
- * diskdump for stock kernels: what only C can reach. What to do with it is decided in Rust (module/src).
+ * diskdump for stock kernels: the part that only C can do. All decisions are in Rust (module/src).
  */
 #define pr_fmt(fmt) "diskdump: " fmt
 
@@ -66,7 +66,7 @@ static struct pci_dev *dd_pci_above(struct device *dev)
 	return NULL;
 }
 
-/* Why a disk that is on no PCI function cannot be taken over: by the bus that it is on, or who has made it. */
+/* Why a disk that is not on a PCI function cannot be taken over, by its bus or by its maker. */
 static const char *dd_off_pci(struct device *dev)
 {
 	static const struct {
@@ -102,14 +102,14 @@ static struct virtio_device *dd_virtio_above(struct device *dev)
 
 static struct scsi_device *dd_scsi_above(struct device *dev)
 {
-	/* By name, so that the module does not need the SCSI layer on a machine that has none. */
+	/* By name, so that the module does not need the SCSI layer on a machine without one. */
 	for (; dev; dev = dev->parent)
 		if (dev->type && dev->type->name && !strcmp(dev->type->name, "scsi_device"))
 			return to_scsi_device(dev);
 	return NULL;
 }
 
-/* Which namespace of its controller an NVMe disk is; 0 if it does not say. */
+/* The namespace number of an NVMe disk; 0 if it does not say. */
 static u32 dd_nvme_namespace(struct block_device *bdev)
 {
 	const struct block_device_operations *ops = bdev->bd_disk->fops;
@@ -121,7 +121,7 @@ static u32 dd_nvme_namespace(struct block_device *bdev)
 	return id > 0 ? id : 0;
 }
 
-/* The kernel's names of an NVMe disk: one of joined paths, and one path of it. */
+/* The kernel's numbers in the name of a multipath NVMe disk, and the number of its paths. */
 struct dd_paths {
 	int subsystem;
 	int disk;
@@ -148,7 +148,7 @@ static int dd_count_paths_of_controller(struct device *dev, void *data)
 	return device_for_each_child(dev, data, dd_count_path);
 }
 
-/* The PCI device of a disk whose paths the kernel joins, if there is one path alone. */
+/* The PCI device of a multipath disk, if it has only one path. */
 static struct pci_dev *dd_pci_of_path(struct device *dev)
 {
 	struct dd_paths paths = {};
@@ -165,7 +165,7 @@ static struct pci_dev *dd_pci_of_path(struct device *dev)
 		if (paths.count > before && !found)
 			found = pci_dev_get(pci);
 	}
-	/* It stays for as long as the disk is open. */
+	/* It stays while the disk is open. */
 	pci_dev_put(found);
 	return paths.count == 1 ? found : NULL;
 }
@@ -177,7 +177,7 @@ static long dd_describe(struct block_device *bdev, struct dd_target *target, con
 	struct virtio_device *virtio;
 	struct scsi_device *scsi;
 
-	/* The polled driver would find out at the crash. */
+	/* Otherwise the polled driver would only find out at the crash. */
 	if (bdev_read_only(bdev)) {
 		*why = "it is read-only, and a dump has to be written";
 		return -EROFS;
@@ -197,7 +197,7 @@ static long dd_describe(struct block_device *bdev, struct dd_target *target, con
 	virtio = dd_virtio_above(dev);
 	scsi = dd_scsi_above(dev);
 	if (virtio) {
-		/* As the kernel does it: without this feature the device goes by physical addresses. */
+		/* Same as in the kernel: without this feature the device uses physical addresses. */
 		target->translated = virtio_has_feature(virtio, VIRTIO_F_ACCESS_PLATFORM);
 		if (virtio->id.device == VIRTIO_ID_BLOCK) {
 			target->driver = DD_VIRTIO_BLK;
@@ -232,17 +232,17 @@ struct dd_closing {
 
 static void dd_close_now(struct work_struct *work)
 {
-	/* For threads of the kernel's alone. */
+	/* Only allowed in kernel threads. */
 	__fput_sync(container_of(work, struct dd_closing, work)->file);
 }
 
 /*
- * Gives a device back before it returns. An ordinary close is done when the task goes back to its program, or by the kernel some time
- * later; until then, whoever arms again would find the device claimed by us.
+ * Closes a device synchronously. An ordinary close happens when the task returns to user space, or some time
+ * later in the kernel; until then, a new arming would find the device claimed by us.
  */
 static void dd_close(struct file *file)
 {
-	/* Under dd_mutex. Not on the stack, which is our own while it arms: the kernel's debugging would not know it. */
+	/* Under dd_mutex. Not on the stack: arming uses its own, which the kernel's debug code does not know. */
 	static struct dd_closing closing;
 
 	closing.file = file;
@@ -314,7 +314,7 @@ int dd_read_block(struct file *file, u64 block, void *to)
 void *dd_memory(size_t bytes, u64 *physical)
 {
 	unsigned int order = get_order(bytes);
-	/* Below 4 GiB, where every controller reaches it, and no bounce buffer comes between. */
+	/* Below 4 GiB, where every controller can reach it without a bounce buffer. */
 	struct page *page = alloc_pages(GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN | GFP_DMA32, order);
 
 	if (!page)
@@ -341,7 +341,7 @@ int dd_map_for_device(struct pci_dev *pci, void *memory, size_t bytes, u64 *bus)
 	*bus = at;
 	if (at == physical)
 		return 0;
-	/* Translated by an IOMMU to what it is, and not copied by way of other memory. */
+	/* Translated by an IOMMU to the memory itself, not to a copy. */
 	if (domain && iommu_iova_to_phys(domain, at) == physical)
 		return 0;
 	dd_unmap_for_device(pci, at, bytes);
@@ -355,7 +355,7 @@ void dd_unmap_for_device(struct pci_dev *pci, u64 bus, size_t bytes)
 
 void *dd_take_stack(size_t bytes)
 {
-	/* With a page behind and in front that is not mapped. */
+	/* With an unmapped page before and after it. */
 	return vmalloc(bytes);
 }
 
@@ -380,11 +380,11 @@ static int dd_keep_range(struct resource *resource, void *arg)
 
 	range->start = resource->start;
 	range->end = resource->end + 1;
-	/* That is enough. */
+	/* Stop after the first one. */
 	return 1;
 }
 
-/* A call for each range, and none back: a kernel that checks indirect calls knows no function of the part in Rust. */
+/* One call per range, without a callback: a kernel with CFI does not know the functions in Rust. */
 bool dd_next_range(bool crash_kernel, u64 from, struct dd_range *range)
 {
 	unsigned long desc = crash_kernel ? IORES_DESC_CRASH_KERNEL : IORES_DESC_NONE;
@@ -417,7 +417,7 @@ void dd_say(const char *text, size_t length, int bad)
 		pr_info("%.*s\n", (int)length, text);
 }
 
-/* The text in the kernel's VMCOREINFO note: after an ELF note's header and its name. */
+/* The text in the kernel's VMCOREINFO note: after the header and name of the ELF note. */
 size_t dd_vmcoreinfo(void *to, size_t room)
 {
 	struct elf_note {
@@ -446,7 +446,7 @@ long dd_read_file(const char *path, void *to, size_t room)
 	return got;
 }
 
-/* All of them are counted, also those that there is no room for. */
+/* Counts all of them, even if there is not enough room. */
 u32 dd_online_cpus(u32 *to, u32 room)
 {
 	u32 count = 0;
@@ -508,7 +508,7 @@ void dd_pat_watchdog(void)
 	touch_nmi_watchdog();
 }
 
-/* The registers in memory, which are each CPU's own. What is done with them takes no function of the kernel, of which some wait for locks. */
+/* Each CPU's own registers in memory. We access them directly, because some kernel functions wait for locks. */
 void *dd_local_apic(void)
 {
 	return boot_cpu_has(X86_FEATURE_APIC) ? (void *)APIC_BASE : NULL;
@@ -558,14 +558,14 @@ static bool dd_hooked;
 
 static void dd_stop_other_cpus(int wait)
 {
-	/* A reboot in order comes here too; a panic says of itself that it is one, even in the middle of a reboot. */
+	/* An orderly reboot gets here too; a panic sets oops_in_progress, even in the middle of a reboot. */
 	if (oops_in_progress || system_state < SYSTEM_HALT || system_state > SYSTEM_RESTART)
 		dd_freeze();
 	else if (dd_original.stop_other_cpus)
 		dd_original.stop_other_cpus(wait);
 }
 
-/* With crash_kexec_post_notifiers: the kernel's own way leaves what kdump needs, if it has to follow us. */
+/* With crash_kexec_post_notifiers: the kernel's function leaves what kdump needs, in case kdump follows. */
 static void dd_crash_stop_other_cpus(void)
 {
 	if (dd_original.crash_stop_other_cpus) {
@@ -576,13 +576,13 @@ static void dd_crash_stop_other_cpus(void)
 	}
 }
 
-/* Debuggers know by this name, which is that of kexec's handler, where the stack of a CPU that was stopped goes on. */
+/* Debuggers know this name of kexec's handler: it tells them where a stopped CPU's stack continues. */
 static noinline int crash_nmi_callback(unsigned int type, struct pt_regs *regs)
 {
 	return dd_nmi(regs) ? NMI_HANDLED : NMI_DONE;
 }
 
-/* An oops that may be on the way to a panic: its registers would be those that count. */
+/* The registers of an oops that may lead to a panic: they would be the relevant ones. */
 static struct pt_regs dd_oops_regs;
 static struct task_struct *dd_oops_task;
 
@@ -614,12 +614,12 @@ static int dd_panicked(struct notifier_block *block, unsigned long value, void *
 	return NOTIFY_DONE;
 }
 
-/* The first of all: what others do may be what crashes. */
+/* First of all: the other notifiers may be what crashes. */
 static struct notifier_block dd_panic_block = { .notifier_call = dd_panicked, .priority = INT_MAX };
 
 /*
- * Those that ask to be the first, too, and were there before would be called before: pvpanic tells the host, which may end the machine
- * then. Who comes later is called later.
+ * Inserts the block at the head of the chain. By priority alone, earlier notifiers with the same priority
+ * would run first: pvpanic tells the host, which may then end the machine. Later ones run after us.
  */
 static void dd_register_first(struct notifier_block *block)
 {
@@ -631,7 +631,7 @@ static void dd_register_first(struct notifier_block *block)
 	spin_unlock_irqrestore(&panic_notifier_list.lock, flags);
 }
 
-/* Those that keep the end of the log (pstore) come behind all notifiers, and this one behind them. */
+/* The dumpers that save the end of the log (pstore) run after all notifiers, and this one runs last. */
 #ifdef DD_HAS_KMSG_DUMP_DETAIL
 static void dd_dumped(struct kmsg_dumper *dumper, struct kmsg_dump_detail *detail)
 #else
@@ -648,7 +648,7 @@ int dd_stop_hooks(bool on)
 	int result;
 
 	if (on) {
-		/* Behind those that came since it was armed before. */
+		/* Registered again, so that it comes after those registered since the last arming. */
 		kmsg_dump_unregister(&dd_last_dumper);
 		result = kmsg_dump_register(&dd_last_dumper);
 		if (result)
@@ -662,7 +662,7 @@ int dd_stop_hooks(bool on)
 			kmsg_dump_unregister(&dd_last_dumper);
 			return result;
 		}
-		/* What came before nobody has seen. */
+		/* Earlier oopses were not recorded. */
 		WRITE_ONCE(dd_oops_task, NULL);
 		register_die_notifier(&dd_die_block);
 		dd_original = smp_ops;
@@ -690,7 +690,7 @@ const char *dd_cannot_arm(void)
 	return NULL;
 }
 
-/* CPUs and memory that come and go: what was armed is no longer what is there. */
+/* CPU and memory hotplug: the dump is armed again for the changed machine. */
 
 static void dd_rearm_work(struct work_struct *work);
 static DECLARE_WORK(dd_work, dd_rearm_work);
@@ -713,12 +713,12 @@ static int dd_cpu_state;
 
 /* /sys/kernel/diskdump */
 
-/* What is there to be read: arming may wait long for a disk, and a question for nothing but another one. */
+/* The texts to be read. They have a lock of their own: arming may wait for a disk, but reads must not. */
 static DEFINE_MUTEX(dd_shown_mutex);
 static char dd_shown[DD_SHOWN][PAGE_SIZE];
 static size_t dd_shown_length[DD_SHOWN];
 
-/* Under dd_mutex, when something has changed. */
+/* Under dd_mutex, after a change. */
 static void dd_publish(void)
 {
 	u32 what;
@@ -731,7 +731,7 @@ static void dd_publish(void)
 
 static void dd_rearm_work(struct work_struct *work)
 {
-	/* A CPU that goes is still there when it is told; when it is gone, this lock is free. */
+	/* A CPU going offline is still there when we are notified; when it is gone, this lock is free. */
 	cpus_read_lock();
 	cpus_read_unlock();
 	mutex_lock(&dd_mutex);
@@ -788,7 +788,7 @@ static struct attribute *dd_attributes[] = {
 static const struct attribute_group dd_group = { .attrs = dd_attributes };
 static struct kobject *dd_folder;
 
-/* The files go now, also where the kernel delays the release of what nobody uses any more (CONFIG_DEBUG_KOBJECT_RELEASE). */
+/* Remove the files now, even if the kernel delays the release (CONFIG_DEBUG_KOBJECT_RELEASE). */
 static void dd_remove_folder(void)
 {
 	kobject_del(dd_folder);
@@ -819,7 +819,7 @@ static int __init dd_init(void)
 		goto no_memory;
 	if (arm) {
 		mutex_lock(&dd_mutex);
-		/* Why it was refused is in the log, and in sysfs. */
+		/* The reason for a refusal is in the log and in sysfs. */
 		dd_arm(arm, strlen(arm));
 		dd_publish();
 		mutex_unlock(&dd_mutex);
@@ -837,7 +837,7 @@ static void __exit dd_exit(void)
 {
 	unregister_memory_notifier(&dd_memory_block);
 	cpuhp_remove_state_nocalls(dd_cpu_state);
-	/* No question and no order comes from here on. */
+	/* No more accesses through sysfs from here on. */
 	dd_remove_folder();
 	cancel_work_sync(&dd_work);
 	dd_disarm();

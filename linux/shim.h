@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0 */
 /*
- * What the part in Rust (module/src/kernel.rs) and the part in C lend each other. A change here is a change there.
+ * The interface between the Rust part (module/src/kernel.rs) and the C part. Change both together.
  */
 #ifndef DISKDUMP_SHIM_H
 #define DISKDUMP_SHIM_H
@@ -11,7 +11,7 @@ struct file;
 struct pci_dev;
 struct pt_regs;
 
-/* Which driver of ours takes a disk over. */
+/* The driver of ours that takes a disk over. */
 enum dd_driver {
 	DD_VIRTIO_BLK = 1,
 	DD_VIRTIO_SCSI = 2,
@@ -21,10 +21,10 @@ enum dd_driver {
 
 /* A target: a block device that the kernel has open for us, and where it is on its bus. */
 struct dd_target {
-	/* Kept open, and with it claimed: nobody mounts or formats it. */
+	/* Kept open, which claims the device: it cannot be mounted or formatted. */
 	struct file *file;
 	struct pci_dev *pci;
-	/* On its disk, in sectors of 512 bytes. */
+	/* Position on its disk and size, in sectors of 512 bytes. */
 	u64 start;
 	u64 sectors;
 	u32 driver;
@@ -33,21 +33,21 @@ struct dd_target {
 	/* virtio-scsi: target and logical unit; AHCI: port; NVMe: namespace. */
 	u32 unit;
 	u32 lun;
-	/* Whether the device goes by addresses of the DMA interface, and not by physical ones. */
+	/* Whether the device uses addresses of the DMA interface instead of physical ones. */
 	u32 translated;
 	u32 reserved;
 };
 
-/* Addresses of memory, up to the end and not with it. */
+/* A range of memory addresses; the end is exclusive. */
 struct dd_range {
 	u64 start;
 	u64 end;
 };
 
-/* In C, for Rust. Those of the first group may sleep; they are for a healthy kernel only. */
-/* Whether a path leads to the device that is open in this file. */
+/* In C, for Rust. The first group may sleep; it is for a healthy kernel only. */
+/* Whether the device at this path is the one open in this file. */
 bool dd_is_at(const char *path, struct file *file);
-/* held: a file in which it is open and claimed already, and which is shared then; or NULL. */
+/* held: a file in which the device is already open and claimed, to be shared; or NULL. */
 long dd_open_target(const char *path, struct file *held, struct dd_target *target, const char **why);
 void dd_close_target(struct dd_target *target);
 int dd_read_block(struct file *file, u64 block, void *to);
@@ -59,7 +59,7 @@ void *dd_take_stack(size_t bytes);
 void dd_release_stack(void *stack);
 void *dd_map_registers(u64 physical, size_t length);
 void dd_unmap_registers(void *start);
-/* The first range of RAM from an address on, or of what is reserved there for a crash kernel; false after the last. */
+/* The first range at or after an address, of RAM or of crash kernel memory; false after the last one. */
 bool dd_next_range(bool crash_kernel, u64 from, struct dd_range *range);
 void dd_random(void *bytes, size_t length);
 u32 dd_pci_read(u32 address, u32 offset);
@@ -67,11 +67,11 @@ void dd_say(const char *text, size_t length, int bad);
 size_t dd_vmcoreinfo(void *to, size_t room);
 u32 dd_online_cpus(u32 *to, u32 room);
 bool dd_all_cpus_online(void);
-/* Machine checks have banks of registers. */
+/* Whether CPUs have machine-check banks. */
 bool dd_has_machine_check(void);
-/* The number of a CPU's APIC. */
+/* The APIC id of a CPU. */
 u32 dd_apic_of(u32 cpu);
-/* A small file of sysfs; its length, or a negative number of an error. */
+/* Reads a small file in sysfs; returns its length or a negative error number. */
 long dd_read_file(const char *path, void *to, size_t room);
 int dd_stop_hooks(bool on);
 const char *dd_cannot_arm(void);
@@ -100,15 +100,15 @@ long dd_disarm(void);
 void dd_rearm(void);
 size_t dd_show(u32 what, char *to, size_t room);
 long dd_tell_last(const char *text, size_t length);
-/* oops: the registers of the last oops of the task that panics, NULL if it had none. */
+/* oops: the registers of the panicking task's last oops, NULL if it had none. */
 void dd_panic(const char *message, const struct pt_regs *regs, const struct pt_regs *oops, u32 trigger);
-/* All others have heard of the panic. Comes back if the kernel is to go on with it. */
+/* All panic notifiers have run. Returns if the kernel is to continue its panic. */
 void dd_heard(void);
 void dd_freeze(void);
 void dd_crash_stopped(void);
 bool dd_nmi(const struct pt_regs *regs);
 
-/* What dd_show shows. */
+/* The texts of dd_show. */
 enum dd_show {
 	DD_STATE = 0,
 	DD_STATUS = 1,
@@ -117,7 +117,7 @@ enum dd_show {
 	DD_SHOWN,
 };
 
-/* What dd_panic is told of why: the format's triggers. */
+/* The trigger for dd_panic, by the format's numbers. */
 enum dd_trigger {
 	DD_TRIGGER_PANIC = 1,
 	DD_TRIGGER_WATCHDOG = 4,

@@ -8,7 +8,7 @@ SYM_FUNC_START(dd_call_on)
 	movq	%rsp, %rbp
 	movq	%rdi, %rsp
 	movq	%rdx, %rdi
-	/* The target is a constant of the part in Rust. */
+	/* The target is a constant in the Rust part. */
 	ANNOTATE_RETPOLINE_SAFE
 	call	*%rsi
 	movq	%rbp, %rsp
@@ -17,8 +17,8 @@ SYM_FUNC_START(dd_call_on)
 SYM_FUNC_END(dd_call_on)
 
 /*
- * void dd_capture(struct pt_regs *regs): the registers that the caller has when this returns. What the caller does not expect
- * to be kept stays zero.
+ * void dd_capture(struct pt_regs *regs): stores the registers as the caller has them when this returns.
+ * Caller-saved registers stay zero.
  */
 SYM_FUNC_START(dd_capture)
 	movq	%r15, 0(%rdi)
@@ -33,7 +33,7 @@ SYM_FUNC_START(dd_capture)
 	xorl	%eax, %eax
 	movw	%cs, %ax
 	movq	%rax, 136(%rdi)
-	/* Interrupts are off in a panic; the rest of the flags is nobody's. */
+	/* Interrupts are off in a panic; the other flags do not matter. */
 	movq	$2, 144(%rdi)
 	leaq	8(%rsp), %rax
 	movq	%rax, 152(%rdi)

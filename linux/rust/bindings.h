@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0 */
 /*
- * What of the kernel the shim in Rust uses and the `kernel` crate does not wrap yet. bindgen makes bindings.rs of it (Kbuild), with
- * the layouts of just this kernel.
+ * The parts of the kernel that the Rust shim uses and the `kernel` crate does not wrap yet. bindgen generates
+ * bindings.rs from this file (Kbuild), with the layouts of exactly this kernel.
  */
 #include <linux/blkdev.h>
 #include <linux/cpu.h>
@@ -50,7 +50,7 @@
 #include "helpers.h"
 #include "shim.h"
 
-/* Macros of which bindgen does not know the value. */
+/* Macros whose value bindgen does not know. */
 const gfp_t DD_CONST_GFP = GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN;
 const gfp_t DD_CONST_GFP_DMA32 = GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN | GFP_DMA32;
 const int DD_CONST_OPEN = O_RDONLY | O_EXCL | O_LARGEFILE;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 
-//! CPUs and memory that come and go: what was armed is no longer what is there.
+//! CPU and memory hotplug: the dump is armed again for the changed machine.
 
 use core::ffi::{c_int, c_void};
 
@@ -10,11 +10,11 @@ use crate::bindings::{self, notifier_block, work_struct};
 use crate::shared::{zeroed, Shared};
 use crate::{healthy, sysfs};
 
-// SAFETY: prepare() makes it what it has to be before anybody uses it.
+// SAFETY: prepare() initialises it before its first use.
 static WORK: Shared<work_struct> = Shared::new(unsafe { zeroed() });
 
 unsafe extern "C" fn rearm(_work: *mut work_struct) {
-    // A CPU that goes is still there when it is told; when it is gone, this lock is free.
+    // A CPU going offline is still there when we are notified; when it is gone, this lock is free.
     // SAFETY: may sleep, and holds no lock.
     unsafe {
         bindings::cpus_read_lock();
@@ -24,13 +24,13 @@ unsafe extern "C" fn rearm(_work: *mut work_struct) {
     sysfs::change(|| unsafe { bindings::dd_rearm() });
 }
 
-/// Before anything can change.
+/// Call before any change can happen.
 pub(crate) fn prepare() {
-    // SAFETY: nobody has it yet.
+    // SAFETY: not in use yet.
     unsafe { bindings::dd_helper_init_work(WORK.get(), Some(rearm)) };
 }
 
-/// When nothing can change any more: what is under way is waited for.
+/// Call when no change can happen any more: waits for pending work.
 pub(crate) fn finish() {
     // SAFETY: prepared when the module was loaded.
     unsafe { bindings::cancel_work_sync(WORK.get()) };
@@ -62,7 +62,7 @@ static MEMORY: Shared<notifier_block> = Shared::new(notifier_block {
     priority: 0,
 });
 
-/// The kernel tells what comes and goes, until dropped.
+/// Registration for hotplug events, until dropped.
 pub(crate) struct Watch {
     state: bindings::cpuhp_state,
 }
@@ -71,13 +71,13 @@ impl Watch {
     pub(crate) fn begin() -> Result<Watch> {
         let any = bindings::cpuhp_state_CPUHP_AP_ONLINE_DYN;
         let name = c"diskdump:online".as_ptr();
-        // SAFETY: functions that stay as long as the module.
+        // SAFETY: the functions live as long as the module.
         let state = unsafe {
             bindings::__cpuhp_setup_state(any, name, false, Some(cpu_changed), Some(cpu_changed), false)
         };
         healthy::result(state)?;
         let watch = Watch { state: state as bindings::cpuhp_state };
-        // SAFETY: it stays as long as the module.
+        // SAFETY: it lives as long as the module.
         healthy::result(unsafe { bindings::dd_helper_register_memory_notifier(MEMORY.get()) })?;
         Ok(watch)
     }
@@ -85,7 +85,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // SAFETY: what begin() registered; to take back what was not is allowed.
+        // SAFETY: begin() registered these; removing one that was not registered is allowed.
         unsafe {
             bindings::dd_helper_unregister_memory_notifier(MEMORY.get());
             bindings::__cpuhp_remove_state(self.state, false);

@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 
-//! What a kernel that has crashed still lends: nothing here sleeps or takes a lock.
+//! Kernel services after a crash: nothing here sleeps or takes a lock.
 
 use core::ffi::{c_char, c_int, c_void};
 
 use crate::bindings;
 use crate::shared::{lend, zeroed, Shared};
 
-/// Where in the kernel's log we read.
+/// Position in the kernel's log.
 // SAFETY: two numbers.
 static LOG: Shared<bindings::kmsg_dump_iter> = Shared::new(unsafe { zeroed() });
 
 /// Whether this machine has that feature (Linux, arch/x86/include/asm/cpufeatures.h).
 pub(crate) fn has(feature: u32) -> bool {
-    // SAFETY: reads what was set while the kernel began.
+    // SAFETY: reads data set during boot.
     unsafe { bindings::dd_helper_boot_cpu_has(feature) }
 }
 
-/// Where all memory is mapped, one to one.
+/// Address of the direct map of all memory.
 pub(crate) fn direct_map() -> u64 {
-    // SAFETY: set while the kernel begins, and never again.
+    // SAFETY: set during boot, and never again.
     unsafe { bindings::page_offset_base }
 }
 
 lend! {
     unsafe fn dd_cpu() -> u32 {
-        // SAFETY: reads a variable of this CPU's.
+        // SAFETY: reads a per-CPU variable.
         unsafe { bindings::dd_helper_raw_smp_processor_id() }
     }
 
@@ -35,7 +35,7 @@ lend! {
 
     unsafe fn dd_tsc_khz() -> u32 {
         if has(bindings::DD_CONST_X86_FEATURE_TSC) {
-            // SAFETY: measured while the kernel begins.
+            // SAFETY: measured during boot.
             unsafe { bindings::tsc_khz }
         } else {
             0
@@ -43,7 +43,7 @@ lend! {
     }
 
     unsafe fn dd_monotonic() -> u64 {
-        // SAFETY: for any context, NMI included.
+        // SAFETY: works in any context, including NMI.
         unsafe { bindings::ktime_get_mono_fast_ns() }
     }
 
@@ -53,12 +53,12 @@ lend! {
     }
 
     unsafe fn dd_copy(to: *mut c_void, from: *const c_void, length: usize) -> c_int {
-        // SAFETY: shim.h: room for so many bytes; whether they can be read is what it finds out.
+        // SAFETY: shim.h: room for this many bytes; the function itself finds out whether they can be read.
         unsafe { bindings::copy_from_kernel_nofault(to, from, length) as c_int }
     }
 
     unsafe fn dd_pat_watchdog() {
-        // SAFETY: for any context.
+        // SAFETY: works in any context.
         unsafe { bindings::dd_helper_touch_nmi_watchdog() };
     }
 
@@ -74,7 +74,7 @@ lend! {
     unsafe fn dd_code(index: u32, start: *mut *const c_void, length: *mut usize) {
         let kind = if index == 0 { bindings::mod_mem_type_MOD_TEXT } else { bindings::mod_mem_type_MOD_RODATA };
         let module = crate::THIS_MODULE.as_ptr().cast::<bindings::module>();
-        // SAFETY: ourselves, loaded; shim.h: places for the answers.
+        // SAFETY: our own module, loaded; shim.h: places for the results.
         unsafe {
             let memory = &(*module).mem[kind as usize];
             *start = memory.base;
@@ -83,12 +83,12 @@ lend! {
     }
 
     unsafe fn dd_log_rewind() {
-        // SAFETY: one CPU alone reads the log for a dump.
+        // SAFETY: only one CPU reads the log for a dump.
         unsafe { bindings::kmsg_dump_rewind(LOG.get()) };
     }
 
     unsafe fn dd_log_line(line: *mut c_char, room: usize, length: *mut usize) -> bool {
-        // SAFETY: as above; shim.h: so much room.
+        // SAFETY: as above; shim.h: this much room.
         unsafe { bindings::kmsg_dump_get_line(LOG.get(), false, line, room, length) }
     }
 
@@ -98,7 +98,7 @@ lend! {
     }
 
     unsafe fn dd_restart() {
-        // SAFETY: what a panic does at last.
+        // SAFETY: the last thing that a panic does.
         unsafe { bindings::emergency_restart() };
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /*
- * All the C there is: what the kernel's headers have inline or as a macro.
+ * The only C code: wrappers for inline functions and macros in the kernel's headers.
  */
 #include <linux/blkdev.h>
 #include <linux/fs.h>
@@ -101,7 +101,7 @@ void *dd_helper_apic_base(void)
 	return (void *)APIC_BASE;
 }
 
-/* Those that ask to be the first, too, and were there before would be called before. */
+/* By priority alone, earlier notifiers with the same priority would run first. */
 void dd_helper_register_first_on_panic(struct notifier_block *block)
 {
 	unsigned long flags;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0 */
-/* Functions that the kernel's headers have inline or as macros, and that Rust therefore cannot call. */
+/* Wrappers for inline functions and macros in the kernel's headers, which Rust cannot call. */
 #ifndef DISKDUMP_HELPERS_H
 #define DISKDUMP_HELPERS_H
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 
-//! What the others need in order to give functions and structures to C.
+//! Shared helpers for exporting functions and structures to C.
 
 use core::cell::UnsafeCell;
 
-/// Defines functions that `shim.h` promises to the rest of the module, and makes sure that they are as it says.
+/// Defines functions that `shim.h` promises to the rest of the module, and checks them against its
+/// declarations.
 macro_rules! lend {
     ($($(#[$about:meta])* unsafe fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {$(
         $(#[$about])*
@@ -16,11 +17,11 @@ macro_rules! lend {
 }
 pub(crate) use lend;
 
-/// Something of ours that the kernel links into its lists, or keeps a pointer to.
+/// An object of ours that the kernel links into its lists or keeps a pointer to.
 #[repr(transparent)]
 pub(crate) struct Shared<T>(UnsafeCell<T>);
 
-// SAFETY: only pointers to it are given away; who follows one says why he may.
+// SAFETY: only pointers to it are handed out; each access says why it is sound.
 unsafe impl<T> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
@@ -33,10 +34,10 @@ impl<T> Shared<T> {
     }
 }
 
-/// A structure of C's with all bytes zero, as C's own initialisers leave those that they do not name.
+/// A C structure with all bytes zero, like the fields that a C initialiser does not name.
 ///
 /// # Safety
-/// That has to be a value of the type.
+/// All zeros must be a valid value of the type.
 pub(crate) const unsafe fn zeroed<T>() -> T {
     // SAFETY: the caller's promise.
     unsafe { core::mem::MaybeUninit::zeroed().assume_init() }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 
-//! Panics and oopses are noticed, and the other CPUs stopped.
+//! Hooks for panics and oopses, and for stopping the other CPUs.
 
 use core::ffi::{c_char, c_int, c_void, CStr};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
@@ -8,28 +8,28 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use crate::bindings::{self, die_args, kmsg_dump_detail, kmsg_dumper, nmiaction, notifier_block, pt_regs, smp_ops};
 use crate::shared::{lend, zeroed, Shared};
 
-/// What the kernel did before.
-// SAFETY: functions, or none.
+/// The kernel's original operations.
+// SAFETY: function pointers, or null.
 static ORIGINAL: Shared<smp_ops> = Shared::new(unsafe { zeroed() });
 static HOOKED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" fn stop_other_cpus(wait: c_int) {
-    // A reboot in order comes here too; a panic says of itself that it is one, even in the middle of a reboot.
+    // An orderly reboot gets here too; a panic sets `oops_in_progress`, even in the middle of a reboot.
     // SAFETY: reads two words.
     let (panics, state) = unsafe { (bindings::oops_in_progress != 0, bindings::system_state) };
     if panics || !(bindings::system_states_SYSTEM_HALT..=bindings::system_states_SYSTEM_RESTART).contains(&state) {
-        // SAFETY: for any context.
+        // SAFETY: works in any context.
         unsafe { bindings::dd_freeze() };
-    // SAFETY: what dd_stop_hooks found.
+    // SAFETY: dd_stop_hooks saved it.
     } else if let Some(original) = unsafe { (*ORIGINAL.get()).stop_other_cpus } {
-        // SAFETY: in its stead.
+        // SAFETY: as the kernel itself would call it.
         unsafe { original(wait) };
     }
 }
 
-/// With crash_kexec_post_notifiers: the kernel's own way leaves what kdump needs, if it has to follow us.
+/// With crash_kexec_post_notifiers: the kernel's own function leaves what kdump needs, in case kdump follows.
 unsafe extern "C" fn crash_stop_other_cpus() {
-    // SAFETY: what dd_stop_hooks found, called in its stead.
+    // SAFETY: dd_stop_hooks saved it; called as the kernel itself would.
     unsafe {
         match (*ORIGINAL.get()).crash_stop_other_cpus {
             Some(original) => {
@@ -41,11 +41,12 @@ unsafe extern "C" fn crash_stop_other_cpus() {
     }
 }
 
-/// Debuggers know by this name, which is that of kexec's handler, where the stack of a CPU that was stopped goes on.
+/// Debuggers know this name, which is that of kexec's handler: it tells them where the stack of a stopped CPU
+/// continues.
 #[no_mangle]
 #[inline(never)]
 unsafe extern "C" fn crash_nmi_callback(_kind: u32, registers: *mut pt_regs) -> c_int {
-    // SAFETY: the kernel's own, of this NMI.
+    // SAFETY: the kernel's own registers of this NMI.
     if unsafe { bindings::dd_nmi(registers) } {
         bindings::NMI_HANDLED as c_int
     } else {
@@ -53,21 +54,21 @@ unsafe extern "C" fn crash_nmi_callback(_kind: u32, registers: *mut pt_regs) -> 
     }
 }
 
-/// An oops that may be on the way to a panic: its registers would be those that count.
+/// The registers of an oops that may lead to a panic: they would be the relevant ones.
 // SAFETY: numbers.
 static OOPS: Shared<pt_regs> = Shared::new(unsafe { zeroed() });
 static OOPS_TASK: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
 
-/// The task that runs, to be compared.
+/// The current task, for comparison only.
 fn task() -> *mut c_void {
-    // SAFETY: reads a variable of this CPU's.
+    // SAFETY: reads a per-CPU variable.
     unsafe { bindings::dd_helper_current() }
 }
 
 unsafe extern "C" fn die(_block: *mut notifier_block, what: u64, data: *mut c_void) -> c_int {
-    // SAFETY: the kernel's, of this oops.
+    // SAFETY: the kernel's data of this oops.
     let registers = unsafe { data.cast::<die_args>().as_ref().and_then(|args| args.regs.as_ref()) };
-    // Of a program's registers nothing is learned.
+    // A process's registers tell nothing.
     // SAFETY: only reads them.
     let of_kernel = |registers: &&pt_regs| unsafe { !bindings::dd_helper_user_mode(*registers) };
     if let (bindings::die_val_DIE_OOPS, Some(registers)) = (what as u32, registers.filter(of_kernel)) {
@@ -78,7 +79,7 @@ unsafe extern "C" fn die(_block: *mut notifier_block, what: u64, data: *mut c_vo
     bindings::NOTIFY_DONE as c_int
 }
 
-/// Whether a part of `text` is `part`.
+/// Whether `text` contains `part`.
 fn has(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
@@ -107,7 +108,7 @@ unsafe extern "C" fn panicked(_block: *mut notifier_block, _event: u64, data: *m
 const fn first(
     call: unsafe extern "C" fn(*mut notifier_block, u64, *mut c_void) -> c_int,
 ) -> Shared<notifier_block> {
-    // The first of all: what others do may be what crashes.
+    // First of all: the other notifiers may be what crashes.
     Shared::new(notifier_block {
         notifier_call: Some(call),
         next: core::ptr::null_mut(),
@@ -118,16 +119,16 @@ const fn first(
 static DIE: Shared<notifier_block> = first(die);
 static PANIC: Shared<notifier_block> = first(panicked);
 
-/// Those that keep the end of the log (pstore) come behind all notifiers, and this one behind them.
+/// The dumpers that save the end of the log (pstore) run after all notifiers, and this one runs last.
 unsafe extern "C" fn dumped(_dumper: *mut kmsg_dumper, _detail: *mut kmsg_dump_detail) {
-    // SAFETY: for any context.
+    // SAFETY: works in any context.
     unsafe { bindings::dd_heard() };
 }
 
 static LAST: Shared<kmsg_dumper> = Shared::new(kmsg_dumper {
     dump: Some(dumped),
     max_reason: bindings::kmsg_dump_reason_KMSG_DUMP_PANIC,
-    // SAFETY: a list's links, which are set before it is used, and a flag.
+    // SAFETY: list links, which are set before use, and a flag.
     ..unsafe { zeroed() }
 });
 
@@ -137,15 +138,16 @@ static NMI: Shared<nmiaction> = Shared::new(nmiaction {
     handler: Some(crash_nmi_callback),
     flags: bindings::NMI_FLAG_FIRST as u64,
     name: NAME.as_ptr(),
-    // SAFETY: numbers, and a list's links, which are set before it is used.
+    // SAFETY: numbers and list links, which are set before use.
     ..unsafe { zeroed() }
 });
 
 lend! {
     unsafe fn dd_stop_hooks(on: bool) -> c_int {
         if on {
-            // Behind those that came since it was armed before.
-            // SAFETY: one arming or disarming at a time (sysfs.rs); it stays registered only as long as the module is there.
+            // Registered again, so that it comes after those registered since the last arming.
+            // SAFETY: one arming or disarming at a time (sysfs.rs); it stays registered only while the module
+            // is loaded.
             let result = unsafe {
                 bindings::kmsg_dump_unregister(LAST.get());
                 bindings::kmsg_dump_register(LAST.get())
@@ -157,7 +159,8 @@ lend! {
         if HOOKED.swap(on, Ordering::AcqRel) == on {
             return 0;
         }
-        // SAFETY: one arming or disarming at a time (sysfs.rs); what is registered stays as long as it is.
+        // SAFETY: one arming or disarming at a time (sysfs.rs); registered objects live longer than their
+        // registration.
         unsafe {
             if on {
                 let links = &raw mut (*NMI.get()).list;
@@ -169,7 +172,7 @@ lend! {
                     bindings::kmsg_dump_unregister(LAST.get());
                     return result;
                 }
-                // What came before nobody has seen.
+                // Earlier oopses were not recorded.
                 OOPS_TASK.store(core::ptr::null_mut(), Ordering::Release);
                 bindings::register_die_notifier(DIE.get());
                 let operations = &raw mut bindings::smp_ops;

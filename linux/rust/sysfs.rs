@@ -12,7 +12,8 @@ use crate::bindings::{self, attribute, attribute_group, kernel_param, kobj_attri
 use crate::shared::{zeroed, Shared};
 use crate::healthy;
 
-/// One arming or disarming at a time; and one question, which waits for nothing but another one: arming may wait long for a disk.
+/// One arming or disarming at a time. Reads have a lock of their own, so that they never wait for arming,
+/// which may wait for a disk.
 #[pin_data]
 struct Orders {
     #[pin]
@@ -21,10 +22,10 @@ struct Orders {
     shown: Mutex<()>,
 }
 
-/// A page of sysfs.
+/// Size of a page in sysfs.
 const PAGE: usize = bindings::DD_CONST_PAGE_SIZE as usize;
 
-/// What is there to be read, under `shown`.
+/// The texts to be read, under `shown`.
 static SHOWN: Shared<[Text; bindings::dd_show_DD_SHOWN as usize]> =
     Shared::new([const { Text { length: 0, bytes: [0; PAGE] } }; bindings::dd_show_DD_SHOWN as usize]);
 
@@ -33,10 +34,10 @@ struct Text {
     bytes: [c_char; PAGE],
 }
 
-/// As long as there is a [`Lock`].
+/// Valid while a [`Lock`] exists.
 static ORDERS: AtomicPtr<Orders> = AtomicPtr::new(core::ptr::null_mut());
 
-/// What [`change`] needs: made before anybody can ask, dropped when nobody can any more.
+/// The locks for [`change`]: created before any request can come, dropped when none can come any more.
 pub(crate) struct Lock(#[allow(dead_code)] Arc<Orders>);
 
 impl Lock {
@@ -58,11 +59,11 @@ impl Drop for Lock {
 }
 
 fn orders() -> Option<&'static Orders> {
-    // SAFETY: of a Lock, which is the last to go.
+    // SAFETY: belongs to a Lock, which is dropped last.
     unsafe { ORDERS.load(Ordering::Acquire).as_ref() }
 }
 
-/// Runs this while nobody else orders, and then shows what has changed.
+/// Runs a command under the lock, then updates the texts.
 pub(crate) fn change<R>(run: impl FnOnce() -> R) -> R {
     let orders = orders();
     let _guard = orders.map(|orders| orders.mutex.lock());
@@ -70,13 +71,13 @@ pub(crate) fn change<R>(run: impl FnOnce() -> R) -> R {
     let _shown = orders.map(|orders| orders.shown.lock());
     // SAFETY: under `shown`.
     for (what, text) in (0..).zip(unsafe { &mut *SHOWN.get() }) {
-        // SAFETY: nobody else orders; a page.
+        // SAFETY: under the command lock; a page.
         text.length = unsafe { bindings::dd_show(what, text.bytes.as_mut_ptr(), PAGE - 1) };
     }
     result
 }
 
-/// Defines what shows one of dd_show's texts.
+/// Defines functions that show one of dd_show's texts.
 macro_rules! show {
     ($($name:ident: $what:ident,)*) => {$(
         unsafe extern "C" fn $name(_folder: *mut kobject, _file: *mut kobj_attribute, to: *mut c_char) -> isize {
@@ -84,7 +85,7 @@ macro_rules! show {
             // SAFETY: under `shown`.
             let Some(text) = (unsafe { (*SHOWN.get()).get(bindings::$what as usize) }) else { return 0 };
             let length = text.length.min(PAGE - 1);
-            // SAFETY: sysfs gives a page.
+            // SAFETY: sysfs provides a page.
             unsafe { core::ptr::copy_nonoverlapping(text.bytes.as_ptr(), to, length) };
             length as isize
         }
@@ -98,7 +99,7 @@ show! {
     last: dd_show_DD_LAST,
 }
 
-/// Defines what obeys an order of so many bytes.
+/// Defines functions that execute a command.
 macro_rules! obey {
     ($($name:ident($text:ident, $count:ident): $order:expr,)*) => {$(
         unsafe extern "C" fn $name(
@@ -107,7 +108,7 @@ macro_rules! obey {
             $text: *const c_char,
             $count: usize,
         ) -> isize {
-            // SAFETY: nobody else orders; sysfs gives so many bytes.
+            // SAFETY: under the command lock; sysfs provides this many bytes.
             answer(change(|| unsafe { $order }), $count)
         }
     )*};
@@ -119,7 +120,7 @@ obey! {
     tell_last(text, count): bindings::dd_tell_last(text, count),
 }
 
-/// What sysfs is told: all bytes were taken, or a negative number.
+/// The result for sysfs: all bytes taken, or a negative error number.
 fn answer(number: c_long, count: usize) -> isize {
     match number {
         0 => count as isize,
@@ -130,9 +131,9 @@ fn answer(number: c_long, count: usize) -> isize {
 type Show = unsafe extern "C" fn(*mut kobject, *mut kobj_attribute, *mut c_char) -> isize;
 type Store = unsafe extern "C" fn(*mut kobject, *mut kobj_attribute, *const c_char, usize) -> isize;
 
-/// A file that everybody reads, or that root writes, or both.
+/// A file that everyone may read, or root may write, or both.
 const fn file(name: &'static CStr, show: Option<Show>, store: Option<Store>) -> Shared<kobj_attribute> {
-    // SAFETY: pointers that are nowhere, and numbers.
+    // SAFETY: null pointers and numbers.
     let mut file: kobj_attribute = unsafe { zeroed() };
     file.attr.name = name.as_ptr();
     file.attr.mode = if show.is_some() { 0o444 } else { 0 } | if store.is_some() { 0o200 } else { 0 };
@@ -160,23 +161,23 @@ static FILES: Shared<[*mut attribute; 7]> = Shared::new([
 ]);
 
 static GROUP: Shared<attribute_group> = {
-    // SAFETY: pointers that are nowhere.
+    // SAFETY: null pointers.
     let mut group: attribute_group = unsafe { zeroed() };
     group.attrs = FILES.get().cast();
     Shared::new(group)
 };
 
-/// /sys/kernel/diskdump, until dropped; who is in one of its files then is waited for.
+/// /sys/kernel/diskdump, until dropped. Dropping waits for accesses in progress.
 pub(crate) struct Folder(*mut kobject);
 
-// SAFETY: a pointer to what the kernel locks itself.
+// SAFETY: a pointer to an object that the kernel locks itself.
 unsafe impl Send for Folder {}
 // SAFETY: as above.
 unsafe impl Sync for Folder {}
 
 impl Folder {
     pub(crate) fn create() -> Result<Folder> {
-        // SAFETY: a name that ends with a zero; what is created is owned by the Folder.
+        // SAFETY: a name that ends with a zero; the Folder owns the new object.
         unsafe {
             let folder = bindings::kobject_create_and_add(c"diskdump".as_ptr(), bindings::kernel_kobj);
             if folder.is_null() {
@@ -191,8 +192,9 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // The files go now, also where the kernel delays the release of what nobody uses any more (CONFIG_DEBUG_KOBJECT_RELEASE).
-        // SAFETY: the only reference that is ours.
+        // Remove the files now, even if the kernel delays the release of unused objects
+        // (CONFIG_DEBUG_KOBJECT_RELEASE).
+        // SAFETY: it is our only reference.
         unsafe {
             bindings::kobject_del(self.0);
             bindings::kobject_put(self.0);
@@ -200,10 +202,10 @@ impl Drop for Folder {
     }
 }
 
-/// The parameter `arm`: words for arming, or nowhere.
+/// The parameter `arm`: the text, or null.
 static WORDS: Shared<*mut c_char> = Shared::new(core::ptr::null_mut());
 
-/// As module_param() of C makes it (Linux, include/linux/moduleparam.h).
+/// Same as C's module_param() (Linux, include/linux/moduleparam.h).
 #[used(compiler)]
 #[link_section = "__param"]
 static PARAMETER: Shared<kernel_param> = Shared::new(kernel_param {
@@ -216,7 +218,7 @@ static PARAMETER: Shared<kernel_param> = Shared::new(kernel_param {
     __bindgen_anon_1: bindings::kernel_param__bindgen_ty_1 { arg: WORDS.get().cast() },
 });
 
-/// Defines a line of what modinfo shows.
+/// Defines a line for modinfo.
 macro_rules! info {
     ($name:ident, $text:literal) => {
         #[used(compiler)]
@@ -232,9 +234,9 @@ info!(
 );
 info!(VERSION, b"version=0.1.0\0");
 
-/// Arms with the words that the module was loaded with, if there are any. Why it was refused is in the log, and in sysfs.
+/// Arms with the module's parameter, if it is set. The reason for a refusal is in the log and in sysfs.
 pub(crate) fn arm_by_parameter() {
-    // SAFETY: set before the module's first function is called; a text that ends with a zero, if it is anywhere.
+    // SAFETY: set before the module's first function is called; a text that ends with a zero, or null.
     unsafe {
         let words = *WORDS.get();
         if !words.is_null() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 
-//! A block device is opened, claimed, and found on its bus.
+//! Opens and claims a block device, and finds it on its bus.
 
 use core::ffi::{c_char, c_int, c_long, c_void, CStr};
 
@@ -15,33 +15,33 @@ const ENXIO: c_long = 6;
 const EIO: c_int = 5;
 const EROFS: c_long = 30;
 
-/// Why a target is refused, and the kernel's number for it.
+/// Why a target is refused, with the kernel's error number.
 type Refusal = (&'static CStr, c_long);
 
-/// The structure that this field is of.
+/// The structure that contains this field.
 macro_rules! holder_of {
     ($pointer:expr, $type:ty, $field:ident) => {
         $pointer.wrapping_byte_sub(core::mem::offset_of!($type, $field)).cast::<$type>()
     };
 }
 
-/// `device`, what it hangs on, what that hangs on, and so on.
+/// `device`, its parent, its parent's parent, and so on.
 ///
 /// # Safety
-/// The device is one of the kernel's, and stays.
+/// The device belongs to the kernel and stays.
 unsafe fn upwards(device: *mut device) -> impl Iterator<Item = *mut device> {
     core::iter::successors(Some(device), |device| {
-        // SAFETY: whoever holds a device holds those above it.
+        // SAFETY: a reference to a device holds its parents too.
         Some(unsafe { (**device).parent }).filter(|parent| !parent.is_null())
     })
 }
 
-/// Whether C's text is this; a text that is nowhere is not.
+/// Whether C's text equals this; null does not.
 ///
 /// # Safety
-/// The text ends with a zero, if it is anywhere.
+/// The text ends with a zero, or is null.
 unsafe fn is(text: *const c_char, other: &CStr) -> bool {
-    // SAFETY: as promised.
+    // SAFETY: the caller's promise.
     !text.is_null() && unsafe { bindings::strcmp(text, other.as_ptr()) } == 0
 }
 
@@ -64,7 +64,7 @@ unsafe fn virtio_above(device: *mut device) -> Option<*mut virtio_device> {
 }
 
 unsafe fn scsi_above(device: *mut device) -> Option<*mut scsi_device> {
-    // By name, so that the module does not need the SCSI layer on a machine that has none.
+    // By name, so that the module does not need the SCSI layer on a machine without one.
     // SAFETY: the caller's device; one of this type is part of a scsi_device.
     unsafe {
         let found = upwards(device)
@@ -73,7 +73,7 @@ unsafe fn scsi_above(device: *mut device) -> Option<*mut scsi_device> {
     }
 }
 
-/// Why a disk that is on no PCI function cannot be taken over: by the bus that it is on, or who has made it.
+/// Why a disk that is not on a PCI function cannot be taken over, by its bus or by its maker.
 unsafe fn off_pci(device: *mut device) -> &'static CStr {
     let places = [
         (c"virtio", c"it is a virtio disk on MMIO, and the module takes over disks on PCI only"),
@@ -86,7 +86,7 @@ unsafe fn off_pci(device: *mut device) -> &'static CStr {
         ),
         (c"platform", c"it is on the platform bus, and the module takes over disks on PCI only"),
     ];
-    // SAFETY: the caller's device; the names of buses and classes are C's texts.
+    // SAFETY: the caller's device; the names of buses and classes are C strings.
     unsafe {
         for device in upwards(device) {
             let on = match ((*device).bus.as_ref(), (*device).class.as_ref()) {
@@ -102,9 +102,9 @@ unsafe fn off_pci(device: *mut device) -> &'static CStr {
     c"it is on no bus of the machine; device mapper, RAID, loop and network disks cannot be taken over"
 }
 
-/// Which namespace of its controller an NVMe disk is.
+/// The namespace number of an NVMe disk.
 unsafe fn nvme_namespace(bdev: *mut block_device, disk: *mut gendisk) -> Option<u32> {
-    // SAFETY: a device that is open; its driver's function is called as an ioctl would.
+    // SAFETY: the device is open; its driver's function is called as an ioctl would.
     let id = unsafe {
         let ioctl = (*disk).fops.as_ref()?.ioctl?;
         ioctl(bdev, 0, bindings::DD_CONST_NVME_IOCTL_ID, 0)
@@ -113,9 +113,9 @@ unsafe fn nvme_namespace(bdev: *mut block_device, disk: *mut gendisk) -> Option<
 }
 
 unsafe fn describe(bdev: *mut block_device, target: &mut dd_target) -> Result<(), Refusal> {
-    // SAFETY: the device is open, and with it its disk and all that it hangs on stay where they are.
+    // SAFETY: the device is open, which keeps its disk and all parents in place.
     unsafe {
-        // The polled driver would find out at the crash.
+        // Otherwise the polled driver would only find out at the crash.
         if bindings::dd_helper_bdev_read_only(bdev) {
             return Err((c"it is read-only, and a dump has to be written", EROFS));
         }
@@ -135,7 +135,7 @@ unsafe fn describe(bdev: *mut block_device, target: &mut dd_target) -> Result<()
         let scsi = scsi_above(device);
         target.translated = 1;
         if let Some(virtio) = virtio_above(device) {
-            // As the kernel does it: without this feature the device goes by physical addresses.
+            // Same as in the kernel: without this feature the device uses physical addresses.
             target.translated = u32::from((*virtio).features >> bindings::VIRTIO_F_ACCESS_PLATFORM & 1 != 0);
             match ((*virtio).id.device, scsi) {
                 (bindings::VIRTIO_ID_BLOCK, _) => {
@@ -151,7 +151,7 @@ unsafe fn describe(bdev: *mut block_device, target: &mut dd_target) -> Result<()
                 _ => {}
             }
         } else if let (true, Some(scsi)) = (is(driver, c"ahci"), scsi) {
-            // What libata keeps in a host is a pointer to the port.
+            // libata stores a pointer to the port in the host.
             let port = (*(*scsi).host).hostdata.as_ptr().cast::<*const bindings::ata_port>();
             target.driver = bindings::dd_driver_DD_AHCI;
             target.unit = (**port).port_no;
@@ -166,15 +166,15 @@ unsafe fn describe(bdev: *mut block_device, target: &mut dd_target) -> Result<()
     Err((c"there is no polled driver for it; there is one for virtio-blk, virtio-scsi, AHCI and NVMe", ENXIO))
 }
 
-/// A file of ours; given back when dropped.
+/// A file that we opened; closed when dropped.
 struct Open(*mut file);
 
 impl Open {
     unsafe fn at(path: *const c_char) -> Result<Open, Refusal> {
-        // It claims the device, as a mount or swap does; while it is claimed, they fail.
+        // Claims the device, as a mount or swap does; while it is claimed, they fail.
         // SAFETY: a text that ends with a zero.
         let file = unsafe { bindings::filp_open(path, bindings::DD_CONST_OPEN, 0) };
-        // The last page of addresses is for errors.
+        // The last page of addresses encodes errors.
         match file as isize as c_long {
             error @ -4095..=-1 if error == -EBUSY => {
                 Err((c"it is in use (mounted, swap, or part of something)", EBUSY))
@@ -197,9 +197,9 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // At once: an ordinary close is done when the task goes back to its program; until then, whoever arms again would find
-        // the device claimed by us.
-        // SAFETY: a reference of ours, from filp_open or for one more.
+        // Synchronously: an ordinary close happens when the task returns to user space, and until then a new
+        // arming would find the device claimed by us.
+        // SAFETY: a reference of ours, from filp_open or from get_file.
         unsafe { bindings::__fput_sync(self.0) };
     }
 }
@@ -222,12 +222,12 @@ lend! {
         target: *mut dd_target,
         why: *mut *const c_char,
     ) -> c_long {
-        // SAFETY: shim.h: a text, and places for the answers.
+        // SAFETY: shim.h: a text, and places for the results.
         let (target, why) = unsafe {
             *target = zeroed();
             (&mut *target, &mut *why)
         };
-        // SAFETY: as above; what is described is open, and what is held is.
+        // SAFETY: as above; the described file is open, and so is a held one.
         let opened = unsafe {
             let open = if held.is_null() {
                 Open::at(path)
@@ -256,7 +256,7 @@ lend! {
     }
 
     unsafe fn dd_close_target(target: *mut dd_target) {
-        // SAFETY: shim.h: what dd_open_target filled in, or zeroes.
+        // SAFETY: shim.h: filled in by dd_open_target, or zeros.
         unsafe {
             if !(*target).pci.is_null() {
                 bindings::pci_dev_put((*target).pci);

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /*
- * Harm for a Linux that is to crash: what is written to /sys/module/faults/parameters/now happens at once.
+ * Faults for a Linux that is to crash: a write to /sys/module/faults/parameters/now causes one at once.
  *
  *   oops              a write through a null pointer
- *   hang              this task waits for ever, uninterruptibly
- *   spin              this CPU goes round with preemption off
- *   text ADDRESS      a byte of code at this address is turned over
- *   notifier          a panic notifier that wants to be the first faults, the first time that it is called
- *   hear              a panic notifier after all others, and what keeps logs, say that they have heard
- *   stuck             a panic notifier in the middle of the others never comes back
- *   tight, roomy      the module gets no memory to arm with; it gets some again
- *   slow              the kernel takes three seconds for each time that it reads a disk for itself, as the module does to arm
- *   deaf CPU          this CPU never leaves the next NMI that it gets
- *   lock              panic when a driver next adds to a virtqueue, with its lock held
- *   memory            panic with not one page free
- *   reboot            panic in the next reboot, when devices were shut down already
+ *   hang              this task waits forever, uninterruptibly
+ *   spin              this CPU loops with preemption off
+ *   text ADDRESS      a byte of code at this address is inverted
+ *   notifier          a panic notifier of the highest priority faults when it is first called
+ *   hear              a panic notifier after all others and a log dumper print that they ran
+ *   stuck             a panic notifier between the others never returns
+ *   tight, roomy      the module gets no memory for arming; it gets some again
+ *   slow              each read of a disk by the kernel itself takes three seconds, as when the module arms
+ *   deaf CPU          this CPU never returns from its next NMI
+ *   lock              panic when a driver next adds to a virtqueue, with the lock held
+ *   memory            panic without a single free page
+ *   reboot            panic in the next reboot, after devices were shut down
  */
 #include <linux/delay.h>
 #include <linux/fs.h>
@@ -37,7 +37,7 @@ static noinline void fault(void)
 	*(volatile int *)8 = 0;
 }
 
-/* Code is mapped for reading; its page gets another mapping for a while. */
+/* Code is mapped read-only; its page gets another mapping for a while. */
 static int spoil(unsigned long address)
 {
 	struct page *page = vmalloc_to_page((void *)(address & PAGE_MASK));
@@ -82,7 +82,7 @@ static void keep_log(struct kmsg_dumper *dumper, enum kmsg_dump_reason reason)
 
 static struct kmsg_dumper keeping = { .dump = keep_log, .max_reason = KMSG_DUMP_PANIC };
 
-/* Nobody does. */
+/* Never set. */
 static bool freed;
 
 static int stuck_notifier(struct notifier_block *block, unsigned long event, void *text)
@@ -97,7 +97,7 @@ static struct notifier_block sticking = { .notifier_call = stuck_notifier };
 
 static int no_memory(struct kretprobe_instance *instance, struct pt_regs *registers)
 {
-	/* What it got nobody gives back. */
+	/* Never freed. */
 	regs_set_return_value(registers, 0);
 	return 0;
 }
@@ -113,7 +113,7 @@ static int wait_a_while(struct kprobe *probe, struct pt_regs *registers)
 	return 0;
 }
 
-/* The module's own code must stay as it is. */
+/* The module's own code must not change. */
 static struct kprobe slow_probe = { .symbol_name = "kernel_read", .pre_handler = wait_a_while };
 
 static unsigned int deaf = UINT_MAX;
@@ -133,7 +133,7 @@ static int with_lock(struct kprobe *probe, struct pt_regs *registers)
 
 static struct kprobe probe = { .symbol_name = "virtqueue_add_sgs", .pre_handler = with_lock };
 
-/* A list through the pages themselves, so that they stay reachable. */
+/* A list in the pages themselves, so that they stay reachable. */
 static void take_all_memory(void)
 {
 	void **last = NULL;
@@ -158,7 +158,7 @@ static int in_reboot(struct kprobe *probe, struct pt_regs *registers)
 	return 0;
 }
 
-/* Where there is no ftrace, a probe is a breakpoint, and a moment later a jump. One that has this stays what it was. */
+/* Without ftrace, a probe is a breakpoint that soon becomes a jump. A post handler prevents that. */
 static void never(struct kprobe *probe, struct pt_regs *registers, unsigned long flags)
 {
 }

@@ -1,17 +1,18 @@
 //! What follows a dump.
 //!
-//! Others want to hear of a panic, too: IPMI writes a record and gives its watchdog more time, pvpanic and Hyper-V tell the host, pstore
-//! keeps the end of the log. They come after the dump, since what they do may be what crashes, or may end the machine. Then it may also
-//! hang: a lock that a stopped CPU holds is never given back. So somebody has to be there who resets the machine all the same.
+//! Others want to know about a panic too: IPMI writes a record and gives its watchdog more time, pvpanic and
+//! Hyper-V tell the host, pstore saves the end of the log. They run after the dump, because they may be the
+//! code that crashed, or may end the machine. They may also hang: a lock held by a stopped CPU is never
+//! released. So a guard CPU must be there to reset the machine anyway.
 
 use crate::config::{Notify, Then};
 
-/// What the CPU that dumped does next.
+/// The next action of the CPU that dumped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Next {
     /// The machine is reset now.
     Reset,
-    /// Others hear of the panic; the machine is reset when they have, or when they take too long.
+    /// The panic notifiers run; the machine is reset when they are done or take too long.
     Notify,
     /// The kernel continues its panic.
     Continue,
@@ -19,7 +20,8 @@ pub enum Next {
     Halt,
 }
 
-/// After a dump that is good `enough`, or not. `take_guard` looks for a CPU that stands guard from then on, if one is needed.
+/// The action after a dump that is good `enough`, or not. `take_guard` looks for a CPU to stand guard from
+/// then on, if one is needed.
 pub fn next(enough: bool, then: Then, notify: Notify, take_guard: impl FnOnce() -> bool) -> Next {
     match (then, notify) {
         _ if !enough => Next::Continue,

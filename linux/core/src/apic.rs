@@ -1,46 +1,49 @@
-//! The local APIC of the CPU that dumps: it stops the others by an NMI, and is kept from sending one to itself.
+//! The local APIC of the dumping CPU: it sends an NMI to stop the other CPUs, and must not deliver one to
+//! itself.
 //!
-//! Intel SDM 3A, "Advanced Programmable Interrupt Controller (APIC)"; AMD64 volume 2, chapter 16. Registers have the offsets that they
-//! have in memory, also where they are reached as model-specific registers.
+//! Intel SDM 3A, "Advanced Programmable Interrupt Controller (APIC)"; AMD64 volume 2, chapter 16. Registers
+//! are identified by their MMIO offsets, even when accessed as model-specific registers.
 
-/// Where a CPU's own local APIC is reached.
+/// Access to a CPU's own local APIC.
 pub trait LocalApic {
     /// Reads a register.
     fn read(&self, offset: u32) -> u32;
 
-    /// Writes one.
+    /// Writes a register.
     fn write(&self, offset: u32, value: u32);
 
-    /// Writes the command register, both halves: who it is for, unless the command says so itself, and the command. That sends it.
+    /// Writes both halves of the command register, which sends the command. `to` is the destination, unless
+    /// the command itself implies it.
     fn send(&self, to: u32, command: u32);
 }
 
-/// A CPU, by the kernel's number and by that of its APIC.
+/// A CPU, by its kernel number and its APIC id.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cpu {
-    /// The kernel's.
+    /// The kernel's number.
     pub number: u32,
-    /// Its APIC's.
+    /// The APIC id.
     pub apic: u32,
 }
 
-/// How many entries of the table there are: the highest one's index, in these bits.
+/// Version register, with the index of the highest entry of the local vector table in these bits.
 const VERSION: u32 = 0x30;
 const HIGHEST: u32 = 16;
 
-/// NMI, asserted: to the CPU that is named, and to all but this one.
+/// NMI, asserted: to one CPU, and to all except this one.
 const NMI_TO_ONE: u32 = 1 << 14 | NMI;
 const NMI_TO_OTHERS: u32 = 0b11 << 18 | NMI_TO_ONE;
 
-/// Of a command and of an entry: how it is delivered, and that as an NMI.
+/// In a command or an entry: the delivery mode, and its value for an NMI.
 const DELIVERY: u32 = 0b111 << 8;
 const NMI: u32 = 0b100 << 8;
 
-/// Of an entry: nothing is delivered.
+/// In an entry: masked.
 const MASKED: u32 = 1 << 16;
 
-/// Entries of the table that can deliver an NMI, each with the least index of the highest entry with which it is there: LINT0, LINT1,
-/// performance counters, thermal sensor, corrected machine checks. The timer's and the one of errors cannot.
+/// Entries of the local vector table that can deliver an NMI: LINT0, LINT1, performance counters, thermal
+/// sensor, corrected machine checks. Each has the lowest "highest index" with which it exists. The timer and
+/// error entries cannot deliver NMIs.
 const ENTRIES: [Entry; 5] = [
     Entry { offset: 0x350, least: 0 },
     Entry { offset: 0x360, least: 0 },
@@ -54,10 +57,11 @@ struct Entry {
     least: u32,
 }
 
-/// Sends an NMI to all CPUs but this one, whose number is `own`: to all that there are, or to `some` of them.
+/// Sends an NMI to all CPUs except this one, whose number is `own`: to all that exist, or to `some` of them.
 ///
-/// One to all also reaches CPUs that the kernel has never started (`maxcpus=`), which firmware left in whatever state: there it "might
-/// cause havoc" (Linux, arch/x86/kernel/apic/ipi.c), and the kernel itself sends to one after the other then.
+/// A broadcast also reaches CPUs that the kernel never started (`maxcpus=`) and that firmware left in an
+/// unknown state: there it "might cause havoc" (Linux, arch/x86/kernel/apic/ipi.c). In that case the kernel
+/// itself sends to one CPU after another.
 pub fn send_nmi_to_others(apic: &dyn LocalApic, own: u32, some: Option<&[Cpu]>) {
     let Some(some) = some else { return apic.send(0, NMI_TO_OTHERS) };
     for cpu in some.iter().filter(|cpu| cpu.number != own) {
@@ -65,9 +69,9 @@ pub fn send_nmi_to_others(apic: &dyn LocalApic, own: u32, some: Option<&[Cpu]>) 
     }
 }
 
-/// Masks what this CPU's own sources would deliver as NMIs: the performance counter of the hard lockup detector, and the pin that a
-/// management controller, a hardware watchdog or a bus error pulls. The kernel does so on each of its own ways to stop CPUs in a panic.
-/// Ordinary interrupts are off there, and stay as they are.
+/// Masks this CPU's own NMI sources: the performance counter of the hard lockup detector, and the pin that a
+/// management controller, a hardware watchdog or a bus error pulls. The kernel does this whenever it stops
+/// CPUs in a panic. Ordinary interrupts are off there and stay unchanged.
 pub fn mask_nmis(apic: &dyn LocalApic) {
     let highest = apic.read(VERSION) >> HIGHEST & 0xff;
     for entry in ENTRIES.iter().filter(|entry| entry.least <= highest) {
@@ -78,19 +82,20 @@ pub fn mask_nmis(apic: &dyn LocalApic) {
     }
 }
 
-/// What an NMI is to the CPU that gets it, while something is armed.
+/// The meaning of an NMI for the CPU that gets it, while a dump is armed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Nmi {
-    /// Somebody else's.
+    /// It is for another handler.
     Others,
-    /// Nobody's: this is the CPU that dumps, and whatever asks for it has to wait until the dump is over.
+    /// To be ignored: this is the dumping CPU, and the sender has to wait until the dump is over.
     Ignored,
     /// The request to stop.
     Stop,
 }
 
 impl Nmi {
-    /// On this CPU; `dumping` is the one that stops the others and dumps, if any does, and `is_freezing` says whether it has sent NMIs.
+    /// The meaning of an NMI on this CPU. `dumping` is the CPU that stops the others and dumps, if any;
+    /// `is_freezing` tells whether it has sent NMIs.
     pub fn on(cpu: u32, dumping: Option<u32>, is_freezing: bool) -> Nmi {
         if dumping == Some(cpu) {
             Nmi::Ignored
@@ -111,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    /// Registers, of which one that is not there faults; and what was sent.
+    /// Registers, of which a missing one faults; and the commands sent.
     #[derive(Default)]
     struct Fake {
         registers: RefCell<BTreeMap<u32, u32>>,
@@ -136,7 +141,7 @@ mod tests {
     fn all_others_get_an_nmi() {
         let apic = Fake::default();
         send_nmi_to_others(&apic, 0, None);
-        // As Linux's APIC_DEST_ALLBUT | APIC_INT_ASSERT | APIC_DM_NMI.
+        // Same as Linux's APIC_DEST_ALLBUT | APIC_INT_ASSERT | APIC_DM_NMI.
         assert_eq!(*apic.sent.borrow(), [(0, 0xc_4400)]);
     }
 
@@ -170,7 +175,7 @@ mod tests {
             let own = own.index(some.len()) as u32;
             let apic = Fake::default();
             send_nmi_to_others(&apic, own, Some(&some));
-            // As Linux's APIC_DEST_PHYSICAL | APIC_INT_ASSERT | APIC_DM_NMI.
+            // Same as Linux's APIC_DEST_PHYSICAL | APIC_INT_ASSERT | APIC_DM_NMI.
             let others = some.iter().filter(|cpu| cpu.number != own);
             let expected: Vec<(u32, u32)> = others.map(|cpu| (cpu.apic, 0x4400)).collect();
             prop_assert_eq!(&*apic.sent.borrow(), &expected);

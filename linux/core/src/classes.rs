@@ -1,85 +1,87 @@
-//! What the pages of a crashed Linux are for, told by their `struct page`s as makedumpfile(8) tells it for option -d.
+//! The classes of a crashed Linux's pages, from their `struct page`s, by the same rules as makedumpfile(8),
+//! option -d.
 //!
-//! No list is walked: a list may be broken. A block of free pages is told by its first page's type and order
-//! (Linux, include/linux/page-flags.h, mm/page_alloc.c), a compound page's parts by the pointer to its first one
-//! (include/linux/mm.h). The answer for a page depends on nothing but memory, so it is the same whenever it is asked
-//! for; one question reads at most a window of `struct page`s, one for each order of free blocks, and two for
-//! each page of the window.
+//! No list is walked, because a list may be broken. A block of free pages is recognised by its first page's
+//! type and order (Linux, include/linux/page-flags.h, mm/page_alloc.c), a part of a compound page by its
+//! pointer to the first page (include/linux/mm.h). The answer for a page depends only on memory, so it is the
+//! same every time. One query reads at most a window of `struct page`s, one for each order of free blocks,
+//! and two for each page of the window.
 
 use dumpcore::memory::class::{ClassRun, Level, PageClass};
 
 use crate::layout::{Compound, Layout, PageLayout, WINDOW_BYTES};
 
-/// Most `struct page`s in a window.
+/// Maximum number of `struct page`s in a window.
 const WINDOW_PAGES: usize = 64;
 
-/// Most bytes of two `struct page`s.
+/// Maximum size of two `struct page`s in bytes.
 const TWO_PAGES: usize = 512;
 
-/// What a section has in the lower bits of the address of its `struct page`s (Linux, include/linux/mmzone.h): that there
-/// are any, and others.
+/// Flags in the low bits of a section's `struct page` address (Linux, include/linux/mmzone.h): present, and
+/// all flags.
 const PRESENT: u64 = 1;
 const SECTION_FLAGS: u64 = (1 << 5) - 1;
 
-/// The mask that leads to the head of a compound page is at least this: one of 2^40 bytes of `struct page`s.
+/// The mask that leads to the head of a compound page is at least this: 2^40 bytes of `struct page`s.
 const LEAST_MASK: u64 = 0xffff_ff00_0000_0000;
 
-/// Of the mapping, the bit that tells memory of user processes (Linux, include/linux/page-flags.h).
+/// Bit in `mapping` that marks memory of user processes (Linux, include/linux/page-flags.h).
 const ANONYMOUS: u64 = 1;
 
 /// The kernel's memory.
 pub trait KernelMemory {
-    /// Reads at a virtual address of the kernel. False, and no fault, if not all of it is there; `into` may have been written to
-    /// then.
+    /// Reads at a virtual address of the kernel. Returns false, without faulting, if part of it is not
+    /// mapped; `into` may have been partly written then.
     fn read(&self, address: u64, into: &mut [u8]) -> bool;
 }
 
-/// Answers what pages are for. Only the CPU that dumps asks. It is some 4.5 KiB large.
+/// Classifies pages. Only the dumping CPU uses it. Its size is some 4.5 KiB.
 #[derive(Clone, Debug)]
 pub struct Classes {
     layout: Layout,
-    /// What is left out of the dump.
+    /// The memory that is left out of the dump.
     level: Level,
     section: Option<Section>,
     window: Window,
-    /// The last compound page whose other parts were met, by its first one's `struct page` and number.
+    /// The last compound page of which a later part was seen, by the address and number of its first `struct
+    /// page`.
     compound: Option<((u64, u64), Option<Whole>)>,
     parts: Parts,
 }
 
-/// Pages that say that they are parts of a compound page, among those that were asked for.
+/// Counts of visited pages that claim to be parts of a compound page.
 #[derive(Clone, Copy, Default, Debug)]
 struct Parts {
-    /// Those of which the first page was found.
+    /// Those whose first page was found.
     found: u64,
-    /// Those of which it was not.
+    /// Those whose first page was not found.
     lost: u64,
 }
 
-/// Up to this many lost parts may belong to compound pages that came or went while a running kernel was being read.
+/// Up to this many lost parts may belong to compound pages that came or went while a running kernel was read.
 const LOST: u64 = 64;
 
-/// If more than one part in this many is lost, pages that came or went do not explain it.
+/// If more than one part in this many is lost, pages that came or went cannot be the reason.
 const LOST_OF: u64 = 8;
 
 /// The `struct page`s of a section.
 #[derive(Clone, Copy, Debug)]
 struct Section {
     number: u64,
-    /// Where that of page 0 would be; `None` if the section has none.
+    /// Where the `struct page` of page 0 would be; `None` if the section has none.
     base: Option<u64>,
 }
 
-/// Aligned `struct page`s, and what their pages are for.
+/// An aligned window of `struct page`s, with the classes of their pages.
 #[derive(Clone, Debug)]
 struct Window {
     bytes: [u8; WINDOW_BYTES],
-    /// Where they were read.
+    /// The address they were read from.
     address: u64,
-    /// The first page's number, if there is anything in the window.
+    /// The first page's number, if the window is filled.
     first: Option<u64>,
     classes: [PageClass; WINDOW_PAGES],
-    /// First page after those that are of the same class as the last one, as far as it is known.
+    /// First page after those known to have the same class as the last one.
     end: u64,
 }
 
@@ -87,9 +89,9 @@ struct Window {
 #[derive(Clone, Copy, Debug)]
 struct Whole {
     class: PageClass,
-    /// First page after it; the next one if the kernel does not say.
+    /// First page after it; the next page if the kernel does not say.
     end: u64,
-    /// Whether `end` is what the kernel says.
+    /// Whether the kernel provides `end`.
     told: bool,
 }
 
@@ -97,13 +99,13 @@ struct Whole {
 #[derive(Clone, Copy)]
 struct Page<'b> {
     bytes: &'b [u8],
-    /// Where it stands.
+    /// The address of the `struct page`.
     address: u64,
     layout: &'b Layout,
 }
 
 impl Classes {
-    /// Nothing is read yet.
+    /// A classifier that has read nothing yet.
     pub const fn new(layout: Layout) -> Classes {
         Classes {
             layout,
@@ -121,8 +123,8 @@ impl Classes {
         }
     }
 
-    /// The same for a dump that leaves this out: blocks of which nothing will be read are not searched for pages whose
-    /// memory is broken, which makes answers longer.
+    /// The same for a dump that leaves this out. Blocks that will not be read are not searched for pages with
+    /// broken memory, which makes answers longer.
     #[must_use]
     pub fn for_level(mut self, level: Level) -> Classes {
         self.level = level.intersection(self.layout.able());
@@ -130,19 +132,20 @@ impl Classes {
         self
     }
 
-    /// Whether compound pages are laid out as it is known here, by all that was asked for so far. One that is not, as a later kernel's may
-    /// be, would be dumped in parts, whatever the level.
+    /// Whether compound pages have the layout that we know, judging by all queries so far. With an unknown
+    /// layout, as in a future kernel, compound pages would be dumped in parts, whatever the level.
     pub fn knows_compounds(&self) -> bool {
         let Parts { found, lost } = self.parts;
         lost < LOST || lost <= found / LOST_OF
     }
 
-    /// Forgets what was read: the kernel has gone on since.
+    /// Forgets everything that was read, because the kernel has run since.
     pub fn forget(&mut self) {
         (self.section, self.window.first, self.compound) = (None, None, None);
     }
 
-    /// What a page is for, and how many from it on are for the same, as far as is known without reading more.
+    /// The class of a page, and how many pages from it on are known to have the same class without reading
+    /// more.
     pub fn class(&mut self, memory: &dyn KernelMemory, pfn: u64) -> ClassRun {
         let Some(base) = self.base(memory, pfn) else {
             let section = 1_u64.checked_shl(self.layout.sections.shift).unwrap_or(1);
@@ -164,7 +167,7 @@ impl Classes {
         ClassRun { class, pages: end.saturating_sub(pfn).max(1) }
     }
 
-    /// Where the `struct page` of page 0 would be if all were as in this page's section.
+    /// Where the `struct page` of page 0 would be if all sections were laid out like this page's.
     fn base(&mut self, memory: &dyn KernelMemory, pfn: u64) -> Option<u64> {
         let number = pfn.checked_shr(self.layout.sections.shift).unwrap_or(0);
         match self.section {
@@ -190,7 +193,7 @@ impl Classes {
                 (pointer, number.checked_rem(per_root)?)
             }
         };
-        // The upper half of addresses is the kernel's.
+        // Kernel addresses are in the upper half.
         if array >> 63 == 0 {
             return None;
         }
@@ -200,7 +203,7 @@ impl Classes {
         (map & PRESENT != 0 && base >> 63 == 1).then_some(base)
     }
 
-    /// Fills the window that begins at this page.
+    /// Loads the window that begins at this page.
     fn load(&mut self, memory: &dyn KernelMemory, base: u64, first: u64) {
         let count = self.layout.page.window();
         let behind = first.saturating_add(count as u64);
@@ -224,7 +227,7 @@ impl Classes {
         }
         for index in 0..count {
             let pfn = first.saturating_add(index as u64);
-            // Blocks are aligned: the largest one that a page is in begins first.
+            // Blocks are aligned, so the largest block that contains a page begins first.
             if block.is_none_or(|block| block.end <= pfn) {
                 block = self.page(index).and_then(|page| page.block(pfn));
             }
@@ -241,7 +244,7 @@ impl Classes {
         }
     }
 
-    /// Whether pages of a class are searched for those whose memory is broken, one by one.
+    /// Whether pages of a class are searched one by one for broken memory.
     fn searched(&self, class: PageClass) -> bool {
         self.layout.poison.is_some() && self.level.leaves_out(class).is_none()
     }
@@ -254,13 +257,13 @@ impl Classes {
         Some(Page { bytes, address: self.window.address.wrapping_add(from as u64), layout: &self.layout })
     }
 
-    /// The block of free pages that begins before this window and reaches into it.
+    /// The block of free pages that begins before this window and extends into it.
     fn block_around(&self, memory: &dyn KernelMemory, base: u64, first: u64) -> Option<Whole> {
         let orders = self.layout.buddy?.orders;
         let mut bytes = [0; TWO_PAGES];
         let bytes = bytes.get_mut(..self.layout.page.size as usize)?;
         let mut last = first;
-        // From the smallest on, and the largest one counts.
+        // From the smallest order up; the largest block wins.
         let mut found = None;
         for order in self.layout.page.window_shift.saturating_add(1)..orders {
             let head = first & !1_u64.checked_shl(order)?.wrapping_sub(1);
@@ -278,12 +281,13 @@ impl Classes {
         found
     }
 
-    /// Of a page in no free block, its class, and the first page after those that are known to be of the same.
+    /// The class of a page outside any free block, and the first page after those known to have the same
+    /// class.
     fn used(&mut self, memory: &dyn KernelMemory, base: u64, pfn: u64, index: usize) -> (PageClass, u64) {
         let next = pfn.saturating_add(1);
         let Some(page) = self.page(index) else { return (PageClass::Unknown, next) };
         if page.word(self.layout.page.flags) == u64::MAX {
-            // As it is before the kernel has begun to use it.
+            // This is the value before the kernel uses the `struct page`.
             return (PageClass::Unknown, next);
         }
         let own = self.layout.page.address(base, pfn);
@@ -295,8 +299,8 @@ impl Classes {
             let whole = page.whole(second, pfn);
             return (whole.class, whole.end);
         };
-        // Part of a compound page. A vmemmap that is optimised for hugetlbfs shows copies of the first page
-        // among the others, which the second page's pointer gives away (Linux, Documentation/mm/vmemmap_dedup.rst).
+        // Part of a compound page. A vmemmap optimised for hugetlbfs shows copies of the first page among the
+        // others; the second page's pointer reveals these (Linux, Documentation/mm/vmemmap_dedup.rst).
         let (class, end, is_found) = match self.compound(memory, base, pfn, head) {
             Some(whole) if whole.end > pfn => (whole.class, whole.end, true),
             Some(whole) if !whole.told => (whole.class, next, true),
@@ -307,10 +311,10 @@ impl Classes {
         (class, end)
     }
 
-    /// The compound page whose first page has its `struct page` there.
+    /// The compound page whose first `struct page` is at `address`.
     fn compound(&mut self, memory: &dyn KernelMemory, base: u64, pfn: u64, address: u64) -> Option<Whole> {
         let size = self.layout.page.size;
-        // The pages of a compound page that is larger than a section are all in one array.
+        // A compound page larger than a section has all its `struct page`s in one array.
         let head = address.wrapping_sub(base).checked_div(size)?;
         if self.layout.page.address(base, head) != address || head >= pfn {
             return None;
@@ -335,7 +339,7 @@ impl Classes {
 }
 
 impl PageLayout {
-    /// How many `struct page`s a window has.
+    /// Number of `struct page`s in a window.
     fn window(&self) -> usize {
         1_usize.checked_shl(self.window_shift).unwrap_or(1).min(WINDOW_PAGES)
     }
@@ -358,7 +362,7 @@ impl<'b> Page<'b> {
         self.word(self.layout.page.flags) & mask != 0
     }
 
-    /// Whether this is its type. One that counts how often it is mapped never has the value of a type.
+    /// Whether this is its page type. A mapping count never has the value of a type.
     fn is_kind(&self, kind: Option<u32>) -> bool {
         match (self.layout.page.kind, kind) {
             (Some(offset), Some(kind)) => self.half(offset) == kind,
@@ -379,11 +383,11 @@ impl<'b> Page<'b> {
         self.layout.poison.is_some_and(|mask| self.has(mask)) && self.word(self.layout.page.flags) != u64::MAX
     }
 
-    /// The address of its compound page's first `struct page`, if it is a later one.
+    /// The address of its compound page's first `struct page`, if it is a later part.
     fn head(&self) -> Option<u64> {
         let word = self.word(self.layout.page.compound_head);
         (word & 1 == 1).then(|| word.wrapping_sub(1)).map(|way| {
-            // As large a number is never the address of a `struct page` (Linux, Documentation/arch/x86/x86_64/mm.rst).
+            // A `struct page` never has such a high address (Linux, Documentation/arch/x86/x86_64/mm.rst).
             let is_mask = self.layout.page.head_by_mask
                 && way >= LEAST_MASK
                 && (!way).wrapping_add(1).is_power_of_two();
@@ -391,7 +395,7 @@ impl<'b> Page<'b> {
         })
     }
 
-    /// The block of free pages that it begins.
+    /// The block of free pages that begins here.
     fn block(&self, pfn: u64) -> Option<Whole> {
         let buddy = self.layout.buddy?;
         if self.head().is_some() || self.is_slab() || !self.is_kind(Some(buddy.kind)) {
@@ -402,7 +406,7 @@ impl<'b> Page<'b> {
         Some(Whole { class: PageClass::Free, end: aligned_end(pfn, order)?, told: true })
     }
 
-    /// What this page is for, with those that it is the first of.
+    /// The class of this page and of those that follow it in its compound page.
     fn whole(&self, second: Option<Page<'_>>, pfn: u64) -> Whole {
         let next = pfn.saturating_add(1);
         let Some(second) = second.filter(|_| self.is_head()) else {
@@ -422,7 +426,7 @@ impl<'b> Page<'b> {
         Whole { class: self.class(huge), end: end.unwrap_or(next), told: end.is_some() }
     }
 
-    /// What a page that is not free is for. `huge`: it is known to be of hugetlbfs.
+    /// The class of a page that is not free. `huge`: it is known to belong to hugetlbfs.
     fn class(&self, huge: bool) -> PageClass {
         let slab = self.is_slab();
         let anonymous = |mapping: u64| self.word(mapping) & ANONYMOUS != 0 && !slab;
@@ -432,7 +436,7 @@ impl<'b> Page<'b> {
         if let Some(cache) = &self.layout.cache
             && !anonymous(cache.mapping)
         {
-            // The flag of the swap cache means something else in pages that cannot be swapped.
+            // In pages that cannot be swapped, the swap-cache flag means something else.
             let swappable = cache.swap_backed == 0 || self.has(cache.swap_backed);
             if self.has(cache.lru) || swappable && self.has(cache.swap_cache) {
                 return if self.has(cache.private) { PageClass::CachePrivate } else { PageClass::Cache };
@@ -450,8 +454,8 @@ impl<'b> Page<'b> {
         if self.is_kind(self.layout.page_table) {
             return PageClass::PageTable;
         }
-        // Free pages that a CPU keeps for itself are in nobody's use either, but so are those of an allocation after its
-        // first one: nothing tells them apart.
+        // Free pages in a CPU's own list are unused too, but so are the later pages of an allocation: they
+        // look the same.
         match self.layout.references {
             Some(offset) if self.half(offset) != 0 => PageClass::KernelData,
             _ => PageClass::Unknown,
@@ -459,7 +463,7 @@ impl<'b> Page<'b> {
     }
 }
 
-/// First page after a block of this order; `None` if none of this order begins at `pfn`.
+/// First page after a block of this order at `pfn`; `None` if no such block can begin there.
 fn aligned_end(pfn: u64, order: u64) -> Option<u64> {
     let pages = 1_u64.checked_shl(u32::try_from(order).ok()?)?;
     (pfn & pages.wrapping_sub(1) == 0).then_some(())?;

@@ -1,4 +1,4 @@
-//! The words that arm a dump: `key=value`, with white space between them.
+//! The parameters that arm a dump: `key=value`, separated by white space.
 
 use dumpcore::MAX_TARGETS;
 use dumpcore::display_by_describe;
@@ -9,19 +9,19 @@ use dumpcore::text::{Describe, Line};
 use dumpcore::wait::{MILLISECOND, SECOND};
 use dumpcore::{Config, Encoding};
 
-/// CPUs whose crash notes can be named.
+/// Maximum number of CPUs whose crash notes can be given.
 pub const MAX_NOTES: usize = 256;
 
-/// Bytes of a target's path, at most.
+/// Maximum length of a target's path in bytes.
 pub const MAX_PATH: usize = 255;
 
-/// Nanoseconds from the crash to the end of the dump, if nothing is said.
+/// Default time in nanoseconds from the crash to the end of the dump.
 const BUDGET: u64 = 300 * SECOND;
 
-/// Bytes of the kernel log's end, if nothing is said.
+/// Default number of bytes from the kernel log's end.
 const LOG: u64 = 256 << 10;
 
-/// What happens after a dump. A refused one always lets the kernel go on.
+/// What happens after a dump. After a refused dump, the kernel always continues.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Then {
     /// The machine is reset.
@@ -33,7 +33,7 @@ pub enum Then {
 }
 
 impl Then {
-    /// Its word.
+    /// Its keyword.
     pub const fn word(self) -> &'static str {
         match self {
             Then::Reboot => "reboot",
@@ -43,19 +43,19 @@ impl Then {
     }
 }
 
-/// Whether others hear of a panic after a good dump, before the machine is reset: IPMI, the host, pstore.
+/// Whether panic notifiers (IPMI, the host, pstore) run after a good dump, before the machine is reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Notify {
-    /// If another CPU stands guard, and resets the machine should they hang.
+    /// If another CPU stands guard and resets the machine in case they hang.
     Guarded,
-    /// Always; should they hang on a machine without a guard, it hangs.
+    /// Always. If they hang on a machine without a guard, the machine hangs.
     Always,
     /// Never.
     Never,
 }
 
 impl Notify {
-    /// Its word.
+    /// Its keyword.
     pub const fn word(self) -> &'static str {
         match self {
             Notify::Guarded => "guarded",
@@ -65,19 +65,19 @@ impl Notify {
     }
 }
 
-/// A target, as it is named.
+/// A target, as given in the parameters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wanted<'a> {
     /// The block device.
     pub path: &'a str,
-    /// The label that has to be there.
+    /// The uuid that the label must have.
     pub uuid: Option<Uuid>,
 }
 
-/// What the words say.
+/// The parsed parameters.
 #[derive(Clone, Debug)]
 pub struct Words<'a> {
-    /// Targets, best first; the first [`targets`](Words::targets) are there.
+    /// Targets, best first; the first [`targets`](Words::targets) are in use.
     wanted: [Option<Wanted<'a>>; MAX_TARGETS],
     /// Which memory is left out.
     pub level: Level,
@@ -89,35 +89,35 @@ pub struct Words<'a> {
     pub timeout: u64,
     /// How much of the pattern is checked.
     pub verify: Verify,
-    /// How many CPUs may help, at most.
+    /// Maximum number of CPUs that may help.
     pub helpers: usize,
-    /// Whether a risky device may be used.
+    /// Whether risky devices may be used.
     pub risky: bool,
-    /// Bytes of the log's end.
+    /// Bytes from the end of the log.
     pub log: u64,
     /// What happens after a dump.
     pub then: Then,
-    /// Whether others hear of the panic between a dump and the reset.
+    /// Whether panic notifiers run between a dump and the reset.
     pub notify: Notify,
-    /// The first port of a 16550 that the dump tells its progress on.
+    /// The first port of a 16550 on which the dump reports progress.
     pub serial: Option<u16>,
-    /// Physical addresses of the CPUs' crash notes, as text between commas; all of them were looked at.
+    /// Physical addresses of the CPUs' crash notes, as text separated by commas; all have been validated.
     notes: &'a str,
 }
 
-/// Why words do not arm.
+/// Why parameters are invalid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Misworded<'a> {
-    /// It is no `key=value`, or no such key.
+    /// Not `key=value`, or an unknown key.
     Word(&'a str),
-    /// The value is not one of this key.
+    /// The value is invalid for this key.
     Value {
-        /// The whole word.
+        /// The whole parameter.
         word: &'a str,
-        /// What it may be.
+        /// The valid values.
         may: &'static str,
     },
-    /// `uuid=` without a target in front.
+    /// `uuid=` without a target before it.
     UuidFirst,
     /// No target.
     NoTarget,
@@ -150,10 +150,10 @@ impl Describe for Misworded<'_> {
 display_by_describe!(Misworded<'_>);
 
 impl<'a> Words<'a> {
-    /// Reads the words.
+    /// Parses the parameters.
     ///
     /// # Errors
-    /// Which of them is not one, and what it may be.
+    /// The invalid parameter, and what it may be.
     pub fn parse(text: &'a str) -> Result<Words<'a>, Misworded<'a>> {
         let usual = Config::default();
         let mut words = Words {
@@ -162,7 +162,7 @@ impl<'a> Words<'a> {
             encoding: Encoding::Units,
             budget: BUDGET,
             timeout: usual.request_timeout,
-            // No less sure than to check all of it first: no block is written that was not looked at. And quick.
+            // As safe as checking everything first, because no block is written unchecked; and fast.
             verify: Verify::Ahead,
             helpers: usual.helpers,
             risky: usual.allow_risky,
@@ -236,7 +236,7 @@ impl<'a> Words<'a> {
                 }
                 "serial" => {
                     let port = address(value).and_then(|port| u16::try_from(port).ok());
-                    // Eight registers.
+                    // A 16550 has eight registers.
                     let port = port.filter(|port| (0x100..=0xfff8).contains(port));
                     words.serial = Some(port.ok_or(wrong("a port, such as 0x3f8"))?);
                 }
@@ -264,12 +264,12 @@ impl<'a> Words<'a> {
     }
 }
 
-/// A decimal number of digits alone.
+/// A decimal number without a sign.
 fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// A hexadecimal number with `0x` in front.
+/// A hexadecimal number with the prefix `0x`.
 fn address(text: &str) -> Option<u64> {
     let digits = text.strip_prefix("0x")?;
     digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u64::from_str_radix(digits, 16).ok())?
@@ -287,7 +287,7 @@ fn verify(text: &str) -> Option<Verify> {
     }
 }
 
-/// 32 hexadecimal digits, dashes not counted.
+/// 32 hexadecimal digits; dashes are ignored.
 fn uuid(text: &str) -> Option<Uuid> {
     let mut uuid = [0; 16];
     let mut digits = text.bytes().filter(|byte| *byte != b'-').map(|byte| char::from(byte).to_digit(16));

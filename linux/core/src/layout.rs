@@ -1,4 +1,5 @@
-//! Where a kernel has the structures that say what its pages are for, taken from VMCOREINFO while it is healthy.
+//! The layout of the kernel structures that describe pages, taken from VMCOREINFO while the kernel is
+//! healthy.
 
 use core::fmt;
 
@@ -9,13 +10,13 @@ use crate::vmcoreinfo::Vmcoreinfo;
 /// `log2` of a page's bytes.
 const PAGE_SHIFT: u64 = 12;
 
-/// Bytes of `struct page`s that are read at once.
+/// Bytes of `struct page`s read at once.
 pub(crate) const WINDOW_BYTES: usize = 4096;
 
-/// What a `struct page` has at least: flags, five words, two counts (Linux, include/linux/mm_types.h).
+/// Plausible sizes of a `struct page`: flags, five words, two counts (Linux, include/linux/mm_types.h).
 const PAGE_STRUCT: core::ops::RangeInclusive<u64> = 56..=256;
 
-/// A key of VMCOREINFO that a kernel does not have, or that has a value that cannot be.
+/// A key that VMCOREINFO lacks, or whose value is impossible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Missing(pub &'static str);
 
@@ -27,75 +28,77 @@ impl fmt::Display for Missing {
 
 impl core::error::Error for Missing {}
 
-/// All that [`Classes`](crate::classes::Classes) needs to know of a kernel.
+/// Everything that [`Classes`](crate::classes::Classes) needs to know about a kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     pub(crate) sections: Sections,
     pub(crate) page: PageLayout,
-    /// What cache is told by, if it can be.
+    /// How to recognise page cache, if possible.
     pub(crate) cache: Option<CacheMarks>,
-    /// What user memory is told by, if it can be.
+    /// How to recognise user memory, if possible.
     pub(crate) user: Option<UserMarks>,
-    /// What free blocks are told by, if they can be.
+    /// How to recognise free blocks, if possible.
     pub(crate) buddy: Option<BuddyMarks>,
-    /// Where the count of references stands, 0 if nobody uses the page.
+    /// Offset of the reference count, which is 0 if the page is unused.
     pub(crate) references: Option<u64>,
     pub(crate) slab: SlabMarks,
     pub(crate) compound: Compound,
-    /// Of flags, the bit of a page whose memory is broken.
+    /// Mask of the flag for pages with broken memory.
     pub(crate) poison: Option<u64>,
     /// The page type of memory that a hypervisor may have taken away.
     pub(crate) offline: Option<u32>,
     /// The page type of page tables.
     pub(crate) page_table: Option<u32>,
-    /// By bit of [`Level`], the key that it lacks.
+    /// The missing key for each bit of [`Level`].
     lacks: [Option<&'static str>; BITS.len()],
 }
 
-/// The bits of a level that need to know what pages are for.
+/// The bits of a level that depend on page classes.
 const BITS: [Level; 5] = [Level::CACHE, Level::CACHE_PRIVATE, Level::USER, Level::FREE, Level::KERNEL_ONLY];
 
-/// What is lacking of a kernel whose compound pages are laid out otherwise.
+/// What is missing on a kernel whose compound pages have an unknown layout.
 pub const COMPOUNDS: &str = "OFFSET(page.compound_head) as it is known here";
 
 /// Where `struct page`s are (Linux, include/linux/mmzone.h, CONFIG_SPARSEMEM).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sections {
-    /// Address of the array of roots, each a pointer to an array of sections; or of sections, if there are no roots.
+    /// Address of the array of roots, each a pointer to an array of sections; or of the array of sections, if
+    /// there are no roots.
     pub(crate) address: u64,
-    /// Sections that a root has; `None` if there are no roots.
+    /// Sections per root; `None` if there are no roots.
     pub(crate) per_root: Option<u64>,
-    /// How many sections there can be.
+    /// Maximum number of sections.
     pub(crate) count: u64,
-    /// Bytes of a section.
+    /// Size of a section's structure in bytes.
     pub(crate) size: u64,
-    /// Where a section has the encoded address of its `struct page`s.
+    /// Offset in a section of the encoded address of its `struct page`s.
     pub(crate) map: u64,
-    /// `log2` of a section's pages.
+    /// `log2` of the pages in a section.
     pub(crate) shift: u32,
 }
 
-/// What every `struct page` has.
+/// The layout of every `struct page`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageLayout {
     pub(crate) size: u64,
-    /// `log2` of how many fit into a window.
+    /// `log2` of the number that fits into a window.
     pub(crate) window_shift: u32,
     pub(crate) flags: u64,
-    /// In pages of a compound page after the first, what leads to the first one, plus 1.
+    /// Offset of the link to the first page, plus 1, in later pages of a compound page.
     pub(crate) compound_head: u64,
-    /// Whether that may be a mask of the own address instead of the first one's (Linux 7.1 and later).
+    /// Whether that may be a mask for the page's own address instead of the first one's address (Linux 7.1
+    /// and later).
     pub(crate) head_by_mask: bool,
-    /// The page type, or how often the page is mapped.
+    /// Offset of the page type, or of the mapping count.
     pub(crate) kind: Option<u64>,
-    /// Of flags, what marks a compound page's first one.
+    /// Mask of the flag for the first page of a compound page.
     pub(crate) head_mask: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CacheMarks {
     pub(crate) mapping: u64,
-    /// Masks of flags. Old kernels have none for [`swap_backed`](CacheMarks::swap_backed).
+    /// Masks of flags. Old kernels have no [`swap_backed`](CacheMarks::swap_backed).
     pub(crate) lru: u64,
     pub(crate) private: u64,
     pub(crate) swap_cache: u64,
@@ -111,43 +114,43 @@ pub(crate) struct UserMarks {
 pub(crate) struct BuddyMarks {
     /// The page type.
     pub(crate) kind: u32,
-    /// Where a block's first page has the block's order.
+    /// Offset of a block's order in its first page.
     pub(crate) order: u64,
-    /// Orders are below this.
+    /// All orders are below this.
     pub(crate) orders: u32,
 }
 
-/// What pages of the kernel's heap are told by.
+/// How to recognise pages of the kernel's heap.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SlabMarks {
-    /// Mask of flags, 0 for kernels that have a page type.
+    /// Mask of the flag; 0 on kernels with a page type.
     pub(crate) flag: u64,
     pub(crate) kind: Option<u32>,
 }
 
-/// Where a compound page has its order, and whether it is of hugetlbfs.
+/// Where a compound page has its order, and how hugetlbfs is recognised.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Compound {
-    /// The kernel does not say. Its pages still say of which compound page they are.
+    /// The kernel does not say. Its pages still link to their compound page.
     Untold,
-    /// In bytes of the second `struct page` (Linux until 6.5).
+    /// In bytes of the second `struct page` (up to Linux 6.5).
     Bytes {
         order: u64,
-        /// The byte that tells the destructor, and the one of hugetlbfs.
+        /// Offset of the destructor byte, and its value for hugetlbfs.
         destructor: Option<(u64, u64)>,
     },
-    /// In the second `struct page`'s flags: order, and this mask (Linux 6.6 to 6.8).
+    /// The order in the second `struct page`'s flags, hugetlbfs as a flag with this mask (Linux 6.6 to 6.8).
     Flags(u64),
-    /// The order there too, hugetlbfs as a page type (Linux 6.9 and later).
+    /// The order in the same place, hugetlbfs as a page type (Linux 6.9 and later).
     Typed(u32),
 }
 
 impl Layout {
-    /// Takes from VMCOREINFO what is needed.
+    /// Extracts the layout from VMCOREINFO.
     ///
     /// # Errors
-    /// If not even `struct page`s can be found: then no page has a class. [`lacks`](Layout::lacks) tells what
-    /// else is missing.
+    /// If `struct page`s cannot be found: then no page has a class. For other missing keys, see
+    /// [`lacks`](Layout::lacks).
     pub fn parse(info: &Vmcoreinfo<'_>) -> Result<Layout, Missing> {
         let keys = Keys(info);
         let page = keys.page()?;
@@ -157,7 +160,7 @@ impl Layout {
             flag: keys.flag("NUMBER(PG_slab)").unwrap_or(0),
             kind: keys.kind("NUMBER(PAGE_SLAB_MAPCOUNT_VALUE)").ok(),
         };
-        // Pages of the heap use the other fields for themselves.
+        // Slab pages use the other fields for their own data.
         let slab_known = match (slab.kind, kind) {
             (Some(_), Err(missing)) => Err(missing),
             (None, _) if slab.flag == 0 => Err(Missing("NUMBER(PG_slab)")),
@@ -197,11 +200,11 @@ impl Layout {
         })
     }
 
-    /// The same for a kernel whose compound pages are laid out otherwise than it is known here.
+    /// The same for a kernel whose compound pages have an unknown layout.
     #[must_use]
     pub fn without_compounds(mut self) -> Layout {
         for (bit, lack) in BITS.iter().zip(&mut self.lacks) {
-            // Free blocks are no compound pages.
+            // Free blocks are not compound pages.
             if *bit != Level::FREE {
                 *lack = lack.or(Some(COMPOUNDS));
             }
@@ -215,28 +218,28 @@ impl Layout {
         lacks.fold(Level::all(), |able, (bit, _)| able.difference(*bit))
     }
 
-    /// Of a level, the first bit that cannot be decided, and the key of VMCOREINFO that it lacks.
+    /// The first bit of a level that cannot be decided, and the key that VMCOREINFO lacks for it.
     pub fn lacks(&self, level: Level) -> Option<(Level, &'static str)> {
         let mut bits = BITS.iter().zip(self.lacks).filter(|(bit, _)| level.contains(**bit));
         bits.find_map(|(bit, lack)| lack.map(|key| (*bit, key)))
     }
 }
 
-/// The page type of page tables, which no kernel tells, from those that it does: it was always the one behind
-/// them (Linux, include/linux/page-flags.h).
+/// The page type of page tables. No kernel exports it, but it has always been the one after these two (Linux,
+/// include/linux/page-flags.h).
 fn page_table(buddy: Option<u32>, offline: Option<u32>) -> Option<u32> {
     match (buddy?, offline?) {
-        // One bit is clear for each type, from 5.11 on.
+        // From 5.11 on, one bit is clear for each type.
         (0xffff_ff7f, 0xffff_feff) => Some(0xffff_fdff),
-        // The same from the upper end, 6.11.
+        // In 6.11 the same, from the upper end.
         (0xbfff_ffff, 0xdfff_ffff) => Some(0xefff_ffff),
-        // A number in the upper byte, from 6.12 on.
+        // From 6.12 on, a number in the upper byte.
         (0xf000_0000, 0xf100_0000) => Some(0xf200_0000),
         _ => None,
     }
 }
 
-/// Looks up values, and refuses those that cannot be.
+/// Looks up values and refuses impossible ones.
 struct Keys<'k, 'a>(&'k Vmcoreinfo<'a>);
 
 impl Keys<'_, '_> {
@@ -244,7 +247,7 @@ impl Keys<'_, '_> {
         self.0.by_key(key).filter(|value| plausible(*value)).ok_or(Missing(key))
     }
 
-    /// Of flags, the mask of a bit whose number this key has. Flags proper stand in the lower half.
+    /// The mask of a flag whose bit number this key has. Real flags are in the lower half.
     fn flag(&self, key: &'static str) -> Result<u64, Missing> {
         let bit = self.number(key, |bit| bit < 32)?;
         1_u64.checked_shl(bit as u32).ok_or(Missing(key))
@@ -252,13 +255,13 @@ impl Keys<'_, '_> {
 
     /// A page type.
     fn kind(&self, key: &'static str) -> Result<u32, Missing> {
-        // Printed as a signed number of 32 bits or as an unsigned one.
+        // Printed as a signed or an unsigned number of 32 bits.
         let signed = |value: u64| i32::try_from(value.cast_signed()).is_ok();
         let value = self.number(key, |value| signed(value) || u32::try_from(value).is_ok())?;
         Ok(value as u32)
     }
 
-    /// Where a member of `struct page` with so many bytes stands.
+    /// Offset of a member of `struct page` that is `bytes` bytes long.
     fn member(&self, key: &'static str, bytes: u64, page: &PageLayout) -> Result<u64, Missing> {
         self.number(key, |offset| {
             offset.saturating_add(bytes) <= page.size && offset.is_multiple_of(bytes.max(1))
@@ -283,7 +286,8 @@ impl Keys<'_, '_> {
         let compound_info = self.member("OFFSET(page.compound_info)", 8, &page);
         Ok(PageLayout {
             flags: self.member("OFFSET(page.flags)", 8, &page)?,
-            // What Linux 7.1 calls it, which is an address or a mask, as the kernel was configured; VMCOREINFO does not say which.
+            // The name in Linux 7.1. Depending on the configuration this is an address or a mask; VMCOREINFO
+            // does not say which.
             head_by_mask: compound_head.is_err() && size.is_power_of_two(),
             compound_head: compound_head.or_else(|missing| compound_info.map_err(|_| missing))?,
             head_mask: self.number("NUMBER(PG_head_mask)", |mask| mask != 0)?,
@@ -298,12 +302,12 @@ impl Keys<'_, '_> {
             offset.saturating_add(8) <= size && offset.is_multiple_of(8)
         })?;
         let bits = self.number("NUMBER(MAX_PHYSMEM_BITS)", |bits| (32..=64).contains(&bits))?;
-        // A window, and any block of free pages, is in one section.
+        // A window, or any block of free pages, is within one section.
         let least = PAGE_SHIFT.saturating_add(u64::from(page.window_shift));
         let section = self.number("NUMBER(SECTION_SIZE_BITS)", |section| (least..bits).contains(&section))?;
         let sections = 1_u64.checked_shl(bits.saturating_sub(section) as u32);
         let count = sections.ok_or(Missing("NUMBER(SECTION_SIZE_BITS)"))?;
-        // With roots, each fills a page.
+        // With roots, each root fills a page.
         let per_root = (1_u64 << PAGE_SHIFT).checked_div(size).unwrap_or(1).max(1);
         let length = self
             .number("LENGTH(mem_section)", |length| length == count.div_ceil(per_root) || length == count)?;
@@ -342,7 +346,7 @@ impl Keys<'_, '_> {
         if let Ok(mask) = self.flag("NUMBER(PG_hugetlb)") {
             return Compound::Flags(mask);
         }
-        // A folio spans several `struct page`s; these members stand in the second.
+        // A folio spans several `struct page`s; these members are in the second one.
         let in_second = |folio: &'static str, second: &'static str| {
             let inside = |offset: &u64| *offset < page.size;
             let of_folio =
@@ -367,7 +371,7 @@ mod tests {
         Layout::parse(&Vmcoreinfo(text.as_bytes()))
     }
 
-    /// The kernel's text without this key.
+    /// The kernel's text, without this key.
     fn without(kernel: Kernel, key: &str) -> String {
         let text = kernel.text();
         let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with(&format!("{key}="))).collect();
@@ -465,7 +469,7 @@ mod tests {
         let new = parse(&Kernel::V7_1.text()).unwrap();
         assert!(new.page.head_by_mask);
         assert_eq!((new.page.compound_head, new.able()), (old.page.compound_head, Level::all()));
-        // The kernel makes masks only for `struct page`s that are a power of two.
+        // The kernel uses masks only if the size of `struct page` is a power of two.
         let odd = Kernel::V7_1.text().replace("SIZE(page)=64", "SIZE(page)=72");
         assert!(!parse(&odd).unwrap().page.head_by_mask);
     }

@@ -1,4 +1,4 @@
-//! What a dump of a crashed Linux has to know of it, apart from the kernel it runs in: so that it is tested on a host.
+//! The parts of the module that need no running kernel, so that they can be tested on a host.
 
 #![cfg_attr(not(test), no_std)]
 #![warn(missing_docs)]

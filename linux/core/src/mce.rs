@@ -1,49 +1,49 @@
-//! Memory that failed: a machine check that was not corrected leaves its address in the registers of a CPU, and the page is not read
-//! again by the dump, which would end there.
+//! Failed memory: an uncorrected machine check leaves its address in a CPU's registers. The dump must not
+//! read that page, or the read would end the dump.
 //!
-//! Intel SDM 3B, "Machine-Check Architecture"; AMD64 volume 2, chapter 9. Linux marks such a page only if a crash kernel is loaded
-//! (arch/x86/kernel/cpu/mce/core.c), which is not so where we dump.
+//! Intel SDM 3B, "Machine-Check Architecture"; AMD64 volume 2, chapter 9. Linux marks such a page only if a
+//! crash kernel is loaded (arch/x86/kernel/cpu/mce/core.c), which is not the case when we dump.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use dumpcore::format::PAGE_BYTES;
 use dumpcore::memory::class::{ClassRun, PageClass};
 
-/// How many banks of registers there are, in the lower bits of this register (IA32_MCG_CAP).
+/// The number of register banks, in the low bits of this register (IA32_MCG_CAP).
 const CAPABILITIES: u32 = 0x179;
 const COUNT: u64 = 0xff;
 
-/// Banks that are looked at, at most: other registers follow.
+/// Maximum number of banks examined: other registers follow.
 const BANKS: u64 = 32;
 
-/// Of a bank: its status, the address, and more about that. The next bank is four registers further on.
+/// A bank's registers: status, address, and miscellaneous. The next bank is four registers further.
 const STATUS: u32 = 0x401;
 const ADDRESS: u32 = 0x402;
 const MORE: u32 = 0x403;
 const BANK: u32 = 4;
 
-/// Of the status: it is one, of an error that was not corrected, and the other two registers say something.
+/// Status bits: valid, uncorrected, miscellaneous valid, address valid.
 const IS_VALID: u64 = 1 << 63;
 const IS_UNCORRECTED: u64 = 1 << 61;
 const HAS_MORE: u64 = 1 << 59;
 const HAS_ADDRESS: u64 = 1 << 58;
 
-/// Of what is more: what kind of address it is, of which these two are physical ones.
+/// In the miscellaneous register: the kind of address. These two kinds are physical addresses.
 const KIND: u32 = 6;
 const KINDS: u64 = 7;
 const PHYSICAL: u64 = 2;
 const OF_MEMORY: u64 = 3;
 
-/// Physical addresses have no more bits (AMD64 volume 2, 5.1).
+/// Maximum width of a physical address (AMD64 volume 2, 5.1).
 const ADDRESS_BITS: u64 = (1 << 52) - 1;
 
-/// Model-specific registers of the CPU that this runs on.
+/// Model-specific registers of the current CPU.
 pub trait ModelRegisters {
-    /// Reads one. Only those are asked for that a CPU with machine-check banks has.
+    /// Reads a register. Only called for registers that exist on a CPU with machine-check banks.
     fn read(&self, number: u32) -> u64;
 }
 
-/// Pages that are remembered, at most.
+/// Maximum number of pages remembered.
 const PAGES: usize = 8;
 
 /// No page has this number.
@@ -60,12 +60,12 @@ impl Default for Broken {
 }
 
 impl Broken {
-    /// None.
+    /// No pages.
     pub const fn new() -> Broken {
         Broken([const { AtomicU64::new(NONE) }; PAGES])
     }
 
-    /// Remembers what this CPU's registers tell. Of too many, the first ones are remembered.
+    /// Remembers the failed pages in this CPU's registers. If there are too many, the first ones are kept.
     pub fn look(&self, registers: &dyn ModelRegisters) {
         let banks = (registers.read(CAPABILITIES) & COUNT).min(BANKS);
         for bank in 0..banks {
@@ -96,13 +96,13 @@ impl Broken {
         }
     }
 
-    /// What a page is for, and how many from it on are for the same, if the kernel says `run` of it: a page that failed is not to be read,
-    /// and ends what comes before it.
+    /// Corrects the kernel's class `run` for page `pfn`: a failed page is a run of its own that must not be
+    /// read, and it ends the run before it.
     pub fn cut(&self, pfn: u64, run: ClassRun) -> ClassRun {
         let mut cut = run;
         for slot in &self.0 {
             match slot.load(Ordering::Acquire) {
-                // They are filled in order.
+                // Slots are filled in order.
                 NONE => break,
                 broken if broken == pfn => return ClassRun { class: PageClass::Device, pages: 1 },
                 broken if broken > pfn => cut.pages = cut.pages.min(broken.saturating_sub(pfn)),
@@ -121,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    /// Registers; one that a CPU may not have faults.
+    /// Registers, of which a missing one faults.
     struct Fake(BTreeMap<u32, u64>);
 
     impl ModelRegisters for Fake {
@@ -130,7 +130,7 @@ mod tests {
         }
     }
 
-    /// A CPU with these banks: status, address, and more.
+    /// A CPU with these banks: status, address, miscellaneous.
     fn cpu(banks: &[[u64; 3]]) -> Fake {
         let mut registers = BTreeMap::from([(0x179, 1 << 24 | banks.len() as u64)]);
         for (bank, [status, address, more]) in (0..).zip(banks) {
@@ -143,7 +143,7 @@ mod tests {
         Fake(registers)
     }
 
-    /// An error in memory as processors tell it: uncorrected, with an address of a line, which is a physical one.
+    /// A memory error as processors report it: uncorrected, with the physical address of a cache line.
     const FAILED: u64 = 0xbd80_0000_0010_0134;
     const LINE: u64 = 0x86;
 
@@ -153,10 +153,10 @@ mod tests {
     fn only_what_was_not_corrected_and_has_a_physical_address_counts() {
         for (status, more, counts) in [
             (FAILED, LINE, true),
-            // One of memory, and one without more about it.
+            // A memory address, and one without the miscellaneous register.
             (FAILED, 0xc6, true),
             (FAILED & !(1 << 59), 0, true),
-            // Corrected; no address; nothing at all; an address of a program's.
+            // Corrected; no address; not valid; a linear address.
             (FAILED & !(1 << 61), LINE, false),
             (FAILED & !(1 << 58), LINE, false),
             (FAILED & !(1 << 63), LINE, false),
@@ -175,7 +175,7 @@ mod tests {
             failed in prop::collection::btree_set(0..300_u64, 0..8), start in 0..300_u64, pages in 1..300_u64,
         ) {
             let broken = Broken::new();
-            // Of several CPUs, of which each tells the same again.
+            // Several CPUs report the same errors.
             for pfn in failed.iter().chain(&failed) {
                 broken.look(&cpu(&[[FAILED, pfn * 4096 + 64, LINE]]));
             }

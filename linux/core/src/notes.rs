@@ -1,14 +1,16 @@
-//! Registers of CPUs, as a Linux keeps them.
+//! CPU registers, in the format in which Linux stores them.
 
 use dumpcore::format::note::GENERAL_REGISTERS;
 use dumpcore::text::Line;
 
-/// Where a kernel says where it keeps a CPU's crash note (Documentation/ABI/testing/sysfs-devices-system-cpu).
+/// Path of the file that has the address of a CPU's crash note
+/// (Documentation/ABI/testing/sysfs-devices-system-cpu).
 pub fn path(cpu: u32, line: &mut Line) {
     line.text("/sys/devices/system/cpu/cpu").decimal(cpu.into()).text("/crash_notes");
 }
 
-/// What stands there: a physical address, in hexadecimal digits. `None` if it is none, or no place for a note.
+/// The content of that file: a physical address in hexadecimal digits. `None` if it is invalid or impossible
+/// for a note.
 pub fn address(text: &[u8]) -> Option<u64> {
     let text = core::str::from_utf8(text.trim_ascii()).ok()?;
     let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -16,34 +18,35 @@ pub fn address(text: &[u8]) -> Option<u64> {
     (address != 0 && address.is_multiple_of(4)).then_some(address)
 }
 
-/// The first of the addresses that somebody named, in the order of the CPUs' numbers, which is not where this kernel keeps the note
-/// of that CPU: it is of another boot, and something else is there now. 0 stands for a number that no CPU has.
+/// The first of the given addresses, in order of CPU numbers, at which this kernel does not have the crash
+/// note of that CPU: it is from another boot, and other data is there now. 0 is a placeholder for a missing
+/// CPU.
 pub fn first_stale(named: impl Iterator<Item = u64>, kept: impl Fn(u32) -> Option<u64>) -> Option<u64> {
     let mut named = (0..).zip(named).filter(|(_, note)| *note != 0);
     named.find(|(cpu, note)| kept(*cpu) != Some(*note)).map(|(_, note)| note)
 }
 
-/// Words of `struct pt_regs` (arch/x86/include/asm/ptrace.h), which are the first ones of `elf_gregset_t` in the same order: r15 to
-/// ss.
+/// Number of words in `struct pt_regs` (arch/x86/include/asm/ptrace.h), which are the first ones of
+/// `elf_gregset_t` in the same order: r15 to ss.
 pub const PT_REGS: usize = 21;
 
-/// Words of `elf_gregset_t` on x86_64.
+/// Number of words in `elf_gregset_t` on x86_64.
 pub const GREGSET: usize = 27;
 
-/// Of `struct elf_prstatus` (include/linux/elfcore.h), where the registers begin.
+/// Offset of the registers in `struct elf_prstatus` (include/linux/elfcore.h).
 const PR_REG: usize = 112;
 
-/// `CORE` with its zero, padded to four bytes.
+/// `CORE` with its terminating zero, padded to four bytes.
 const NAME: &[u8] = b"CORE\0\0\0\0";
 
 /// NT_PRSTATUS (include/uapi/linux/elf.h).
 const NT_PRSTATUS: u32 = 1;
 
-/// Bytes of a CPU's crash note that are looked at: header, name, and the structure up to its last register.
+/// Number of bytes read of a CPU's crash note: header, name, and the structure up to its last register.
 pub const NOTE_BYTES: usize = 12 + NAME.len() + PR_REG + GREGSET * 8;
 
-/// The registers in what a kernel writes for a CPU that it stops on the way to kdump (`crash_save_cpu`); `None` if it has
-/// written none, or something else.
+/// The registers in the crash note that a kernel writes for a CPU it stops on the way to kdump
+/// (`crash_save_cpu`); `None` if it wrote none, or something else.
 pub fn of_crash_note(note: &[u8; NOTE_BYTES]) -> Option<[u64; GENERAL_REGISTERS]> {
     let word = |at: usize| note.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
     let (name, length, kind) = (word(0)?, word(4)?, word(8)?);
@@ -60,13 +63,14 @@ pub fn of_crash_note(note: &[u8; NOTE_BYTES]) -> Option<[u64; GENERAL_REGISTERS]
     Some(registers)
 }
 
-/// Bytes of `struct elf_prstatus`.
+/// Size of `struct elf_prstatus` in bytes.
 const PRSTATUS: usize = 336;
 
-/// Bytes of a whole crash note, and of the empty one behind it that ends the list.
+/// Size of a whole crash note in bytes, including the empty note that ends the list.
 pub const WHOLE_NOTE: usize = 12 + NAME.len() + PRSTATUS + 12;
 
-/// What `crash_save_cpu` would write for a CPU with these registers. drgn takes registers from there.
+/// Writes the note that `crash_save_cpu` would write for a CPU with these registers. drgn reads registers
+/// from there.
 pub fn to_crash_note(registers: &[u64; GENERAL_REGISTERS], note: &mut [u8; WHOLE_NOTE]) {
     note.fill(0);
     let mut put = |at: usize, bytes: &[u8]| {
@@ -117,7 +121,8 @@ mod tests {
         let mut whole = [0xff; WHOLE_NOTE];
         to_crash_note(&registers, &mut whole);
         assert_eq!(of_crash_note(whole.first_chunk().unwrap()), Some(registers));
-        // The list ends after it (include/linux/elfcore.h, crash_core.h: two heads, the name, the structure).
+        // The list ends after it (include/linux/elfcore.h, crash_core.h: two headers, the name, the
+        // structure).
         assert_eq!((whole.len(), &whole[356..]), (368, &[0; 12][..]));
         assert_eq!(whole[..NOTE_BYTES - GREGSET * 8], note()[..NOTE_BYTES - GREGSET * 8]);
     }
@@ -152,10 +157,10 @@ mod tests {
         assert_eq!(stale(&[0x1000, 0, 0x3000]), None);
         assert_eq!(stale(&[0x1000]), None);
         assert_eq!(stale(&[0x1000, 0, 0x3004]), Some(0x3004));
-        // Of a CPU that has none, or that there is none of.
+        // A CPU without a note, and a CPU that does not exist.
         assert_eq!(stale(&[0x1000, 0x2000]), Some(0x2000));
         assert_eq!(stale(&[0, 0, 0, 0x4000]), Some(0x4000));
-        // Those of another CPU are not its own either.
+        // Addresses of another CPU's note are stale too.
         assert_eq!(stale(&[0x3000, 0, 0x1000]), Some(0x3000));
     }
 

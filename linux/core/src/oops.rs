@@ -1,6 +1,7 @@
-//! Which panic an oops led to.
+//! Whether a panic was caused by an oops.
 
-/// How the messages of panics begin that are the end of an oops of the same task (Linux, arch/x86/kernel/dumpstack.c, kernel/exit.c).
+/// Beginnings of panic messages that end an oops of the same task (Linux, arch/x86/kernel/dumpstack.c,
+/// kernel/exit.c).
 const ENDS: [&str; 5] = [
     "Fatal exception",
     "Aiee, killing interrupt handler",
@@ -9,8 +10,8 @@ const ENDS: [&str; 5] = [
     "Oopsed too often",
 ];
 
-/// Whether a panic with this message is the end of the last oops of the task that panics. All other panics come later, by themselves:
-/// a kernel goes on after an oops unless it was told otherwise.
+/// Whether a panic with this message ends the last oops of the panicking task. All other panics are
+/// independent: by default, a kernel continues after an oops.
 pub fn ends_in(message: &str) -> bool {
     ENDS.iter().any(|end| message.starts_with(end))
 }

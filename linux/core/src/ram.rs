@@ -1,11 +1,11 @@
-//! RAM, and what of it is no part of a dump.
+//! RAM, and the parts of it that are not dumped.
 
 use dumpcore::platform::RamRange;
 
-/// Calls `visit` with the parts of a range that are in none of the holes, in order. Holes without an inside are none.
+/// Calls `visit` with the parts of a range outside the holes, in order. Empty holes are ignored.
 pub fn without(range: RamRange, holes: &[RamRange], visit: &mut dyn FnMut(RamRange)) {
     let mut start = range.start;
-    // Each turn ends after another hole, or is the last.
+    // Each turn passes a hole, or is the last.
     for _ in 0..=holes.len() {
         let next =
             holes.iter().filter(|hole| hole.start < hole.end && hole.end > start && hole.start < range.end);

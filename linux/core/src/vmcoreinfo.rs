@@ -1,14 +1,15 @@
-//! VMCOREINFO: what a kernel tells those who will read its memory, as lines of text.
+//! VMCOREINFO: a kernel's description of itself for readers of its memory, as lines of text.
 //!
-//! Linux, Documentation/admin-guide/kdump/vmcoreinfo.rst. Addresses are hexadecimal, all other numbers decimal
-//! unless they begin with `0x`.
+//! Linux, Documentation/admin-guide/kdump/vmcoreinfo.rst. Addresses are hexadecimal; all other numbers are
+//! decimal unless they begin with `0x`.
 
-/// The text. It may come from a damaged kernel: whatever stands in it, a look-up ends and finds a value or none.
+/// The text. It may come from a damaged kernel: whatever it contains, a look-up ends and returns a value or
+/// none.
 #[derive(Clone, Copy, Debug)]
 pub struct Vmcoreinfo<'a>(pub &'a [u8]);
 
 impl<'a> Vmcoreinfo<'a> {
-    /// Of a line `KEY=VALUE`, the value; of several with this key, the first one's. `None` if it is not UTF-8.
+    /// The value in the first line `KEY=VALUE`. `None` if it is not UTF-8.
     pub fn text(&self, key: &str) -> Option<&'a str> {
         self.value(&[key])
     }
@@ -18,17 +19,17 @@ impl<'a> Vmcoreinfo<'a> {
         hexadecimal(self.value(&["SYMBOL(", name, ")"])?)
     }
 
-    /// Where a member stands in its structure, in bytes.
+    /// Offset of a member in its structure, in bytes.
     pub fn offset(&self, structure: &str, member: &str) -> Option<u64> {
         decimal(self.value(&["OFFSET(", structure, ".", member, ")"])?)?.try_into().ok()
     }
 
-    /// How many bytes a structure has.
+    /// Size of a structure in bytes.
     pub fn size(&self, structure: &str) -> Option<u64> {
         decimal(self.value(&["SIZE(", structure, ")"])?)?.try_into().ok()
     }
 
-    /// How many elements an array has.
+    /// Number of elements of an array.
     pub fn length(&self, array: &str) -> Option<u64> {
         decimal(self.value(&["LENGTH(", array, ")"])?)?.try_into().ok()
     }
@@ -38,14 +39,14 @@ impl<'a> Vmcoreinfo<'a> {
         decimal(self.value(&["NUMBER(", name, ")"])?)
     }
 
-    /// A number by its whole key, such as `NUMBER(PG_lru)` or `SYMBOL(mem_section)`. Those below zero come as two's
-    /// complement.
+    /// A number by its whole key, such as `NUMBER(PG_lru)` or `SYMBOL(mem_section)`. Negative numbers are
+    /// returned in two's complement.
     pub(crate) fn by_key(&self, key: &str) -> Option<u64> {
         let text = self.text(key)?;
         if key.starts_with("SYMBOL(") { hexadecimal(text) } else { decimal(text).map(i64::cast_unsigned) }
     }
 
-    /// The value whose key is made of these parts.
+    /// The value of the key made of these parts.
     fn value(&self, key: &[&str]) -> Option<&'a str> {
         let mut lines = self.0.split(|byte| *byte == b'\n');
         let value = lines.find_map(|line| {
@@ -57,7 +58,7 @@ impl<'a> Vmcoreinfo<'a> {
 }
 
 fn hexadecimal(text: &str) -> Option<u64> {
-    // `from_str_radix` would take a sign.
+    // `from_str_radix` would accept a sign.
     let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
     digits.then(|| u64::from_str_radix(text, 16).ok()).flatten()
 }

@@ -1,4 +1,4 @@
-//! The DKMS package has what the module is built of, under this version.
+//! The DKMS package contains the module's sources and has this version.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn the_packages_version_is_that_of_the_sources() {
 #[test]
 fn the_package_is_built_for_kernels_from_6_1_on() {
     let is_meant = |release: &str| {
-        // As dkms does.
+        // Same match as in dkms.
         let script = ". ../dkms.conf; [[ $1 =~ $BUILD_EXCLUSIVE_KERNEL ]]";
         let mut shell = std::process::Command::new("bash");
         shell.current_dir(env!("CARGO_MANIFEST_DIR")).args(["-c", script, "bash", release]);
@@ -36,7 +36,7 @@ fn the_package_is_built_for_kernels_from_6_1_on() {
     }
 }
 
-/// The files in a list of the Makefile's.
+/// The files in a list in the Makefile.
 fn list(name: &str) -> Vec<String> {
     let make = text("Makefile").replace("\\\n", " ");
     let line = make.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" := ")).unwrap();

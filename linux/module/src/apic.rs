@@ -1,31 +1,32 @@
-//! This CPU's local APIC, and its model-specific registers.
+//! This CPU's local APIC and model-specific registers.
 
 use dump_linux::apic::LocalApic;
 
 use crate::kernel;
 
-/// Where the local APIC is, and how it is reached (IA32_APIC_BASE).
+/// Base address and mode of the local APIC (IA32_APIC_BASE).
 const APIC_BASE: u32 = 0x1b;
 
-/// Of that: by model-specific registers (x2APIC), of which the first is at this number.
+/// In that: access by model-specific registers (x2APIC), which begin at this number.
 const IS_X2APIC: u64 = 1 << 10;
 const X2APIC: u32 = 0x800;
 
-/// The command register: its lower half, of which a write sends, with the bit that is set until that is done; and the upper half, and
-/// where who it is for stands there. As a model-specific register it is one, and who it is for fills the upper half.
+/// The command register. A write to the lower half sends the command; the busy bit is set until that is done.
+/// The upper half has the destination in these bits. In x2APIC mode it is one register, and the destination
+/// fills its upper half.
 const COMMAND: u32 = 0x300;
 const IS_SENDING: u32 = 1 << 12;
 const COMMAND_TO: u32 = 0x310;
 const TO: u32 = 24;
 
-/// How often that bit is looked at, at most: some milliseconds long.
+/// Maximum number of polls of the busy bit: some milliseconds.
 const LOOKS: u32 = 10_000;
 
-/// That of the CPU that this runs on. None of it, if the kernel uses none.
+/// The current CPU's local APIC. It does nothing if the kernel uses none.
 pub(crate) struct OwnApic;
 
 impl OwnApic {
-    /// Whether the kernel uses one, and reaches it by model-specific registers.
+    /// How the kernel accesses the local APIC, if it uses one.
     fn way() -> Option<Way> {
         let registers = kernel::local_apic()?;
         let is_x2apic = model_register(APIC_BASE) & IS_X2APIC != 0;
@@ -41,7 +42,7 @@ enum Way {
 impl LocalApic for OwnApic {
     fn read(&self, offset: u32) -> u32 {
         match OwnApic::way() {
-            // SAFETY: the kernel has the page of registers mapped there for good, and they are words, 16 bytes apart.
+            // SAFETY: the kernel maps the page of registers there for good; they are words, 16 bytes apart.
             Some(Way::Memory(registers)) => unsafe {
                 registers.wrapping_add(offset as usize).cast::<u32>().read_volatile()
             },
@@ -52,7 +53,8 @@ impl LocalApic for OwnApic {
 
     fn write(&self, offset: u32, value: u32) {
         match OwnApic::way() {
-            // SAFETY: as above; what is written sends NMIs, which are handled as long as anything is armed, or masks an entry.
+            // SAFETY: as above. The write sends NMIs, which are handled as long as anything is armed, or
+            // masks an entry.
             Some(Way::Memory(registers)) => unsafe {
                 registers.wrapping_add(offset as usize).cast::<u32>().write_volatile(value);
             },
@@ -86,7 +88,7 @@ impl dump_linux::mce::ModelRegisters for OwnBanks {
     }
 }
 
-/// A model-specific register. The callers name ones that this processor has.
+/// Reads a model-specific register. Callers only name registers that this processor has.
 pub(crate) fn model_register(number: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: reads (AMD64 volume 2, appendix A; Intel SDM 4).
@@ -97,9 +99,9 @@ pub(crate) fn model_register(number: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Writes a register of the x2APIC, after all that was stored before: other than in memory, that is not in order by itself.
+/// Writes an x2APIC register after all earlier stores: unlike a write to memory, it is not ordered by itself.
 fn write_model_register(number: u32, value: u64) {
-    // SAFETY: OwnApic's write() says what it does.
+    // SAFETY: see OwnApic::write() for its effects.
     unsafe {
         core::arch::asm!("mfence", "lfence", "wrmsr", in("ecx") number, in("eax") value as u32, in("edx") (value >> 32) as u32,
             options(nostack, preserves_flags));

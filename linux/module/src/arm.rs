@@ -1,4 +1,4 @@
-//! Words become an armed dump, and are taken back. All of it under C's lock, in a healthy kernel.
+//! Arming and disarming. All of it runs under C's lock, in a healthy kernel.
 
 #![allow(clippy::result_large_err, reason = "a line of text, and there is no heap to put it on")]
 
@@ -21,21 +21,21 @@ use crate::lent;
 use crate::side::{self, Side};
 use crate::{cpus, stop};
 
-/// Bytes of words, at most: what one write to sysfs brings.
+/// Maximum length of the parameters in bytes: that of one write to sysfs.
 const WORDS: usize = 4096;
 
-/// Bytes of the arena: dumpcore's, and more for many CPUs.
+/// Size of the arena in bytes: dumpcore's default; twice as much for many CPUs.
 const ARENA: usize = 1 << 20;
 
-/// CPUs from which on the arena is larger.
+/// From this many CPUs on, the arena is larger.
 const MANY_CPUS: usize = 40;
 
-/// Linux's numbers of errors.
+/// Linux's error numbers.
 const EBUSY: c_long = -16;
 pub(crate) const EINVAL: c_long = -22;
 const ENOMEM: c_long = -12;
 
-/// What stands while something is armed, or is about to be.
+/// Everything that is held while a dump is armed, or is being armed.
 pub(crate) struct Armed {
     pub(crate) side: &'static Side,
     memory: Memory,
@@ -45,13 +45,13 @@ pub(crate) struct Armed {
 }
 
 impl Armed {
-    /// Nothing is armed with this memory yet.
+    /// Nothing armed yet with this memory.
     fn new(memory: Memory) -> Armed {
         let targets = [const { None }; MAX_TARGETS];
         Armed { side: side::spare(), memory, targets, mappings: Mappings::new(), report: None }
     }
 
-    /// Takes apart what a crash does not find any more, or not yet; gives its memory.
+    /// Dismantles a side that crashes no longer find, or do not find yet; returns its memory.
     fn take_apart(mut self) -> Memory {
         self.side.dump.disarm();
         self.side.linux.take_back();
@@ -66,24 +66,24 @@ impl Armed {
     }
 }
 
-/// Under C's lock.
+/// The state under C's lock.
 pub(crate) struct State {
     pub(crate) armed: Option<Armed>,
-    /// The words of the last arming, and their length.
+    /// The parameters of the last arming, and their length.
     pub(crate) words: ([u8; WORDS], usize),
-    /// Those of the one before, while others are tried; their length is 0 if nothing was armed.
+    /// The parameters before that, while new ones are tried; the length is 0 if nothing was armed.
     before: ([u8; WORDS], usize),
-    /// For how long nothing was armed when it was armed again, in nanoseconds; `None` if something was all the time.
+    /// How long nothing was armed during re-arming, in nanoseconds; `None` if something was armed throughout.
     gap: Option<u64>,
     /// Why the last arming was refused.
     pub(crate) reason: Line,
     pub(crate) refused: bool,
     pub(crate) last: Last,
-    /// A block that is looked at.
+    /// Buffer for a block that is examined.
     block: Block,
 }
 
-/// Why not: a line, and Linux's number.
+/// Why arming failed: a line of text, and Linux's error number.
 pub(crate) struct Why(Line, c_long);
 
 impl Why {
@@ -117,8 +117,8 @@ impl State {
         }
     }
 
-    /// Arms as the words say, instead of what was armed before; if that cannot be, what was armed before is armed again. 0, or a
-    /// negative number of an error.
+    /// Arms with these parameters, replacing the armed dump. If that fails, the previous parameters are armed
+    /// again. Returns 0 or a negative error number.
     pub(crate) fn arm_as(&mut self, words: &[u8]) -> c_long {
         let (kept, used) = &mut self.words;
         let (old, old_used) = &mut self.before;
@@ -138,7 +138,7 @@ impl State {
         answer
     }
 
-    /// Arms once more, since CPUs or memory have come or gone.
+    /// Arms again, because CPUs or memory have come or gone.
     pub(crate) fn arm_again(&mut self) {
         if self.armed.is_some() {
             let result = self.arm();
@@ -150,7 +150,7 @@ impl State {
         }
     }
 
-    /// Nothing is armed any more. 0, or a negative number of an error.
+    /// Disarms. Returns 0 or a negative error number.
     pub(crate) fn disarm(&mut self) -> c_long {
         let was = self.armed.is_some();
         match self.let_go() {
@@ -166,7 +166,7 @@ impl State {
         }
     }
 
-    /// Says and keeps how an arming went; gives what C wants to hear.
+    /// Logs and keeps the result of arming; returns the value for C.
     fn told(&mut self, result: Result<ArmReport, Why>) -> c_long {
         match result {
             Ok(report) => {
@@ -192,7 +192,7 @@ impl State {
         }
     }
 
-    /// Disarms; gives the memory.
+    /// Disarms; returns the memory.
     fn let_go(&mut self) -> Result<Option<Memory>, Why> {
         let Some(armed) = self.armed.take() else { return Ok(None) };
         side::switch_to(None);
@@ -205,7 +205,8 @@ impl State {
         Ok(Some(armed.take_apart()))
     }
 
-    /// Memory to arm with, beside that of what is armed. If there is none, that is let go of, and its memory taken.
+    /// Memory for arming, in addition to that of the armed dump. If there is none, disarms and reuses its
+    /// memory.
     fn memory(&mut self) -> Result<Memory, Why> {
         let mut cpus = [0; MANY_CPUS];
         let many = kernel::online_cpus(&mut cpus) >= MANY_CPUS;
@@ -218,12 +219,12 @@ impl State {
             return Err(why());
         }
         let memory = self.let_go()?.ok_or_else(why)?;
-        // SAFETY: what used it was taken apart.
+        // SAFETY: everything that used it was dismantled.
         unsafe { memory.clear() };
         Ok(memory)
     }
 
-    /// The words, if they are some. Those that are none let go of nothing.
+    /// Parses the parameters. Invalid parameters change nothing that is armed.
     pub(crate) fn parsed(words: &([u8; WORDS], usize)) -> Result<Words<'_>, Why> {
         let (bytes, length) = words;
         let text = bytes.get(..*length).and_then(|bytes| core::str::from_utf8(bytes).ok());
@@ -231,8 +232,8 @@ impl State {
         Words::parse(text).map_err(|error| Why::of(EINVAL, &[], &error))
     }
 
-    /// Arms beside what is armed, and then lets go of that: a crash finds one of the two at any moment, and what cannot be armed takes
-    /// nothing away.
+    /// Arms next to the armed dump, then disarms the old one: a crash finds one of the two at any moment, and
+    /// a failed attempt takes nothing away.
     fn arm(&mut self) -> Result<ArmReport, Why> {
         Self::parsed(&self.words)?;
         if let Some(why) = kernel::cannot_arm() {
@@ -261,7 +262,7 @@ impl State {
         }
         let old = self.armed.replace(new);
         if stop::has_begun() {
-            // The kernel panics, and may have found that one.
+            // The kernel is panicking and may be using the old one.
             core::mem::forget(old);
         } else if let Some(old) = old {
             drop(old.take_apart());
@@ -269,8 +270,8 @@ impl State {
         Ok(report)
     }
 
-    /// Goes back to the words before, since others were refused, and arms as before unless that is still so. The reason for the refusal
-    /// stays.
+    /// Goes back to the previous parameters, because the new ones were refused, and arms them again unless
+    /// they are still armed. The reason for the refusal is kept.
     fn go_back(&mut self) {
         let (words, length) = &mut self.words;
         *words = self.before.0;
@@ -286,12 +287,12 @@ impl State {
         kernel::say("armed as before", false);
     }
 
-    /// All steps of arming; what it took before it failed is left to [`Armed::take_apart`].
+    /// All steps of arming. If it fails, [`Armed::take_apart`] cleans up.
     fn prepare(&mut self, armed: &mut Armed) -> Result<ArmReport, Why> {
         let words = Self::parsed(&self.words)?;
         let Side { dump, linux } = armed.side;
 
-        // Each target as the kernel has it, its label, and where its device sees the arena.
+        // Each target as the kernel sees it, its label, and the arena's address for its device.
         let mut labels = [None; MAX_TARGETS];
         let mut place = None;
         let mut is_waiting = false;
@@ -328,15 +329,15 @@ impl State {
         }
         let bus = place.unwrap_or(armed.memory.physical);
 
-        // SAFETY: whoever used the memory before is disarmed, and no device was given any of it: targets are shared, so
-        // arm() does not start them.
+        // SAFETY: the previous user of the memory is disarmed, and no device was given any of it: targets are
+        // shared, so arm() does not start them.
         let mut arena = unsafe { Arena::new(armed.memory.bytes(), armed.memory.physical, bus) };
         check_notes(&words)?;
         let no_room = |_| Why::new(ENOMEM, &["the arena is too small for so many CPUs"]);
         let cpus = cpus::slots(&mut arena).map_err(no_room)?;
         let lent = lent::lend(&mut arena, &cpus, &words).map_err(no_room)?;
         linux.lend(lent);
-        // SAFETY: nothing is armed on this side, under C's lock.
+        // SAFETY: nothing is armed on this side, and we hold C's lock.
         unsafe { linux.prepare(lent.vmcoreinfo()) };
 
         let mut uuids = [[0; 16]; MAX_TARGETS];
@@ -378,8 +379,9 @@ impl State {
     }
 }
 
-/// Refuses crash notes that are not where this kernel has them: at the crash, registers are written there. It says itself where they
-/// are, so nobody has to; words in a file outlive the boot that they are of.
+/// Refuses crash-note addresses that do not match this kernel's own: registers are written there at the
+/// crash. The kernel exports the addresses, so `notes=` is optional; addresses in a file outlive the boot
+/// that they belong to.
 fn check_notes(words: &Words<'_>) -> Result<(), Why> {
     let Some(stale) = notes::first_stale(words.notes(), kernel::crash_note) else { return Ok(()) };
     let mut why = Why::new(EINVAL, &["notes="]);
@@ -387,7 +389,7 @@ fn check_notes(words: &Words<'_>) -> Result<(), Why> {
     Err(why)
 }
 
-/// Opens a target in the kernel. One that is held already, since `armed` is armed on it, cannot be claimed once more, and is shared.
+/// Opens a target in the kernel. A target that `armed` already holds cannot be claimed again, and is shared.
 fn open(wanted: &Wanted<'_>, armed: Option<&Armed>) -> Result<Target, Why> {
     let mut path = [0; MAX_PATH + 1];
     for (slot, byte) in path.iter_mut().zip(wanted.path.bytes()) {
@@ -405,8 +407,8 @@ fn open(wanted: &Wanted<'_>, armed: Option<&Armed>) -> Result<Target, Why> {
     Ok(target)
 }
 
-/// Looks whether a target is labelled, as far as a healthy kernel should: the label, and the first block after it, which is in `block`
-/// then.
+/// Checks a target as far as a healthy kernel should: its label, and the first block after it, which is left
+/// in `block`.
 fn look(
     wanted: &Wanted<'_>,
     target: &Target,
@@ -432,7 +434,7 @@ fn look(
     if !target.read(1, block) {
         return Err(not_read());
     }
-    // The pattern, or a dump that waits.
+    // The pattern, or a waiting dump.
     if !pattern::matches(block, &uuid, 1) && Kind::of(block) != Some(Kind::Front) {
         return Err(Why::new(
             EINVAL,

@@ -1,4 +1,4 @@
-//! Where the dump speaks: a serial port that it drives itself, or lines that wait for the kernel's log.
+//! The dump's console: a serial port that it drives itself, or lines held back for the kernel's log.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -10,36 +10,36 @@ use dumpcore::wait::{MILLISECOND, Wait};
 
 use crate::kernel;
 
-/// Bytes that wait, at most.
+/// Maximum number of bytes held back.
 const WAITING: usize = 2048;
 
-/// Registers of a 16550: what is sent; line status, and that there is room to send.
+/// Registers of a 16550: number, data, line status, and its bit for free space in the transmitter.
 const REGISTERS: u16 = 8;
 const DATA: usize = 0;
 const LINE_STATUS: usize = 5;
 const ROOM: u8 = 1 << 5;
 
-/// How long one character may take, at 300 baud and some more.
+/// Timeout for one character: longer than one takes at 300 baud.
 const PATIENCE: u64 = 50 * MILLISECOND;
 
-/// One of the two.
+/// A serial port, or a buffer for the log.
 pub(crate) struct Console {
     serial: Option<PortWindow>,
-    /// The port does not answer.
+    /// Whether the port does not respond.
     mute: AtomicBool,
-    /// What was said, for a machine without a port: the end of it.
+    /// The end of the output, for a machine without a port.
     waiting: UnsafeCell<([u8; WAITING], usize)>,
 }
 
 impl Console {
-    /// On the port, if there is one.
+    /// A console on the port, if there is one.
     pub(crate) fn new(serial: Option<u16>) -> Console {
-        // SAFETY: ring 0, and the one who arms named the port, which has so many registers.
+        // SAFETY: ring 0; whoever armed the dump named the port, which has this many registers.
         let serial = serial.map(|first| unsafe { PortWindow::new(first, REGISTERS) });
         Console { serial, mute: AtomicBool::new(false), waiting: UnsafeCell::new(([0; WAITING], 0)) }
     }
 
-    /// Says it. On the crashing CPU alone.
+    /// Writes text. Only on the crashing CPU.
     pub(crate) fn write(&self, platform: &dyn Platform, text: &str) {
         match &self.serial {
             Some(port) => {
@@ -68,11 +68,11 @@ impl Console {
     }
 
     fn keep(&self, text: &[u8]) {
-        // SAFETY: the crashing CPU's alone.
+        // SAFETY: only the crashing CPU uses it.
         let (bytes, used) = unsafe { &mut *self.waiting.get() };
         let text = text.get(text.len().saturating_sub(WAITING / 2)..).unwrap_or_default();
         if WAITING.saturating_sub(*used) < text.len() {
-            // The first half goes: what was said last says why.
+            // Drop the first half: the last output tells the reason.
             bytes.copy_within(WAITING / 2.., 0);
             *used = used.saturating_sub(WAITING / 2);
         }
@@ -85,13 +85,13 @@ impl Console {
         }
     }
 
-    /// Gives what waits to the kernel's log, when the dump is over.
+    /// Writes the held-back lines to the kernel's log, when the dump is over.
     pub(crate) fn tell(&self) {
-        // SAFETY: the crashing CPU's alone.
+        // SAFETY: only the crashing CPU uses it.
         let (bytes, used) = unsafe { &mut *self.waiting.get() };
         let text = bytes.get(..*used).unwrap_or_default();
         for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            // The first may be half a line, and half a character.
+            // The first one may be part of a line, beginning in the middle of a character.
             let line = core::str::from_utf8(line).unwrap_or("…");
             kernel::say(line.strip_prefix("diskdump: ").unwrap_or(line), true);
         }

@@ -1,5 +1,5 @@
-//! The CPUs that are online when this is armed: a slot in the arena for each, with what it records when it is stopped, and a
-//! stack.
+//! The CPUs that are online when the dump is armed: each has a slot in the arena, for its stack and for what
+//! it records when it is stopped.
 
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
@@ -14,55 +14,55 @@ use dumpcore::platform::Registers;
 use crate::apic::model_register;
 use crate::kernel;
 
-/// CPUs that are dumped with their registers, at most.
+/// Maximum number of CPUs dumped with their registers.
 pub(crate) const MAX_CPUS: usize = 256;
 
-/// Bytes of a stopped CPU's stack. Below it, help gives it a larger one.
+/// Size of a stopped CPU's stack in bytes. When it helps, dumpcore switches to a larger one.
 const STACK: usize = 2048;
 
-/// Bytes of the guard's stack: resetting the machine is the kernel's, by way of firmware.
+/// Size of the guard's stack in bytes: the kernel's reset goes through firmware.
 const GUARD_STACK: usize = 16 << 10;
 
 /// One CPU.
 pub(crate) struct Slot {
     /// Its number.
     pub(crate) number: u32,
-    /// Where the kernel puts its registers on the way to kdump; 0 if nobody said.
+    /// Address at which the kernel stores its registers on the way to kdump; 0 if unknown.
     pub(crate) note: u64,
     pub(crate) stopped: AtomicBool,
     pub(crate) registers: UnsafeCell<Registers>,
     pub(crate) stack: AtomicPtr<u8>,
 }
 
-// SAFETY: `registers` is written by its own CPU alone, in front of the store to `stopped`, and read after it.
+// SAFETY: `registers` is written only by its own CPU, before the store to `stopped`, and read after it.
 unsafe impl Sync for Slot {}
 
-/// The CPUs that are online when this is armed.
+/// The CPUs that are online when the dump is armed.
 pub(crate) struct Cpus {
     /// Those that are dumped with their registers.
     pub(crate) slots: &'static [Slot],
-    /// How many more there are.
+    /// Number of CPUs without a slot.
     pub(crate) more: usize,
-    /// All of them, if there are others that were never started.
+    /// All online CPUs, if there are others that were never started.
     pub(crate) started: Option<&'static [Cpu]>,
-    /// The end of the stack for the one that stands guard after the dump.
+    /// Top of the stack for the CPU that stands guard after the dump.
     pub(crate) guard_stack: *mut u8,
 }
 
 impl Slot {
-    /// Whether it is known where the kernel puts its registers.
+    /// Whether the address of its crash note is known.
     pub(crate) fn has_note(&self) -> bool {
         self.note != 0
     }
 
-    /// What this CPU recorded when it was stopped; `None` if it did not.
+    /// The registers that this CPU recorded when it was stopped; `None` if it did not.
     pub(crate) fn recorded(&self) -> Option<Registers> {
-        // SAFETY: recorded in front of the store to `stopped`, and not changed any more.
+        // SAFETY: recorded before the store to `stopped`, and not changed since.
         self.stopped.load(Ordering::Acquire).then(|| unsafe { *self.registers.get() })
     }
 }
 
-/// A slot with a stack for each CPU that is online. May sleep.
+/// A slot with a stack for each online CPU. May sleep.
 pub(crate) fn slots(arena: &mut Arena<'static>) -> Result<Cpus, OutOfArena> {
     let numbers = arena.place([0_u32; MAX_CPUS])?;
     let online = kernel::online_cpus(numbers);
@@ -81,49 +81,49 @@ pub(crate) fn slots(arena: &mut Arena<'static>) -> Result<Cpus, OutOfArena> {
         // SAFETY: the bytes are ours, aligned, and enough for `count` slots.
         unsafe { place.add(at).write(slot) };
     }
-    // SAFETY: written just now, `count` of them, in memory that lives as long as the dump is armed.
+    // SAFETY: just written, `count` of them, in memory that lives as long as the dump is armed.
     let slots = unsafe { core::slice::from_raw_parts(place, count) };
     let guard_stack = arena.bytes(GUARD_STACK, 16)?.as_mut_ptr_range().end;
     let started = if kernel::all_cpus_online() { None } else { Some(started(arena, online)?) };
     Ok(Cpus { slots, more: online.saturating_sub(count), started, guard_stack })
 }
 
-/// The CPUs that are online, `count` of them, with the numbers of their APICs. May sleep.
+/// The `count` online CPUs with their APIC ids. May sleep.
 fn started(arena: &mut Arena<'static>, count: usize) -> Result<&'static [Cpu], OutOfArena> {
     let place = arena.bytes(count.saturating_mul(size_of::<u32>()), align_of::<u32>())?;
     let bytes = count.saturating_mul(size_of::<Cpu>());
     let cpus = arena.bytes(bytes, align_of::<Cpu>())?.as_mut_ptr().cast::<Cpu>();
-    // SAFETY: the bytes are ours, aligned, zero or anything else, and enough for that number of integers.
+    // SAFETY: the bytes are ours, aligned, initialised, and enough for that number of integers.
     let numbers = unsafe { core::slice::from_raw_parts_mut(place.as_mut_ptr().cast::<u32>(), count) };
     let count = kernel::online_cpus(numbers).min(count);
     for (at, number) in numbers.iter().take(count).enumerate() {
         // SAFETY: as above, for that number of CPUs.
         unsafe { cpus.add(at).write(Cpu { number: *number, apic: kernel::apic_of(*number) }) };
     }
-    // SAFETY: written just now, `count` of them, in memory that lives as long as the dump is armed.
+    // SAFETY: just written, `count` of them, in memory that lives as long as the dump is armed.
     Ok(unsafe { core::slice::from_raw_parts(cpus, count) })
 }
 
-/// The place of a CPU among those that were online; after them if it was not.
+/// The index of a CPU among the online ones; the number of slots if it has none.
 pub(crate) fn place(slots: &[Slot], number: u32) -> usize {
     slots.iter().position(|slot| slot.number == number).unwrap_or(slots.len())
 }
 
-/// All registers of this CPU, the general ones being those at `regs` (`struct pt_regs`).
+/// All registers of this CPU. The general registers are those at `regs` (`struct pt_regs`).
 ///
 /// # Safety
-/// `regs` is one.
+/// `regs` points to a `struct pt_regs`.
 pub(crate) unsafe fn complete(regs: *const c_void) -> Registers {
     let mut registers = Registers::ZERO;
-    // SAFETY: so many words, as the caller promises.
+    // SAFETY: this many words, as the caller promises.
     let words = unsafe { regs.cast::<[u64; PT_REGS]>().read_unaligned() };
-    // Behind them: the bases of fs and gs, and the selectors of ds, es, fs and gs.
+    // They are followed by the bases of fs and gs, and the selectors of ds, es, fs and gs.
     let rest = [model_register(0xc000_0100), model_register(0xc000_0101), 0, 0, 0, 0];
     for (slot, word) in registers.general.iter_mut().zip(words.into_iter().chain(rest)) {
         *slot = word;
     }
     let [mut cr0, mut cr2, mut cr3, mut cr4] = [0_u64; 4];
-    // SAFETY: reads registers that the kernel may read.
+    // SAFETY: only reads registers that the kernel may read.
     unsafe {
         core::arch::asm!("mov {}, cr0", out(reg) cr0, options(nomem, nostack, preserves_flags));
         core::arch::asm!("mov {}, cr2", out(reg) cr2, options(nomem, nostack, preserves_flags));

@@ -1,4 +1,4 @@
-//! A block device that the kernel uses becomes one that a dump takes over.
+//! Opens our own polled driver for a block device that the kernel uses.
 
 use dump_drivers::bus::pci::{Address, ConfigSpace, Function, PortIo};
 use dump_drivers::virtio::scsi::Lun;
@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 
 use crate::kernel::{self, RawTarget};
 
-/// Drivers, as C numbers them (`enum dd_driver`).
+/// Drivers, by C's numbers (`enum dd_driver`).
 mod driver {
     pub(super) const VIRTIO_BLK: u32 = 1;
     pub(super) const VIRTIO_SCSI: u32 = 2;
@@ -19,7 +19,7 @@ mod driver {
     pub(super) const NVME: u32 = 4;
 }
 
-/// What a driver is called.
+/// The name of a driver.
 pub(crate) fn name(number: u32) -> &'static str {
     match number {
         driver::VIRTIO_BLK => "virtio-blk",
@@ -30,17 +30,17 @@ pub(crate) fn name(number: u32) -> &'static str {
     }
 }
 
-/// Registers that are mapped at once, at most: each driver maps a few windows.
+/// Maximum number of register mappings: each driver maps a few windows.
 const MAPPINGS: usize = 32;
 
-/// What is mapped for the armed disks.
+/// The register mappings of the armed disks.
 pub(crate) struct Mappings([Option<NonNull<u8>>; MAPPINGS]);
 
-// SAFETY: addresses, used under the lock that all arming is under.
+// SAFETY: addresses, used under the lock that covers all arming.
 unsafe impl Send for Mappings {}
 
 impl Mappings {
-    /// None.
+    /// No mappings.
     pub(crate) const fn new() -> Mappings {
         Mappings([None; MAPPINGS])
     }
@@ -49,31 +49,31 @@ impl Mappings {
         let slot = self.0.iter_mut().find(|slot| slot.is_none())?;
         let start = kernel::map_registers(physical, length)?;
         *slot = Some(start);
-        // SAFETY: mapped just now, uncached, on every CPU, until nothing is armed any more.
+        // SAFETY: just mapped, uncached, on every CPU, until nothing is armed any more.
         Some(unsafe { Mmio::new(start, length) })
     }
 
-    /// Gives all of them back.
+    /// Unmaps all of them.
     ///
     /// # Safety
     /// Nothing is armed.
     pub(crate) unsafe fn give_back(&mut self) {
         for slot in &mut self.0 {
             if let Some(start) = slot.take() {
-                // SAFETY: of map(), and with nothing armed nobody uses it.
+                // SAFETY: from map(), and nothing uses it when nothing is armed.
                 unsafe { kernel::unmap_registers(start) }
             }
         }
     }
 }
 
-/// Configuration space: the kernel's way while it is healthy, the two ports when it has crashed, since its way takes a lock
-/// that a stopped CPU may have.
+/// Configuration space: through the kernel while it is healthy; through the two ports after the crash,
+/// because the kernel's access takes a lock that a stopped CPU may hold.
 struct Space(PortIo);
 
 impl Space {
     fn new() -> Space {
-        // SAFETY: ring 0 of a PC; used only when all other CPUs have stopped.
+        // SAFETY: ring 0 of a PC; only used when all other CPUs are stopped.
         Space(unsafe { PortIo::new() })
     }
 }
@@ -88,7 +88,7 @@ impl ConfigSpace for Space {
     }
 
     fn write16(&self, address: Address, offset: u16, value: u16) {
-        // Nothing is written to a device that the kernel uses.
+        // Never write to a device that the kernel uses.
         if crashdump_mode() {
             self.0.write16(address, offset, value);
         }
@@ -105,7 +105,7 @@ impl ConfigSpace for Space {
     }
 }
 
-/// Opens the polled driver of a target. Reads only.
+/// Opens the polled driver of a target. Only reads from the device.
 pub(crate) fn open(
     target: &RawTarget,
     timeout: u64,

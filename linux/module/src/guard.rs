@@ -1,4 +1,4 @@
-//! A CPU that stands guard after the dump: it resets the machine if others that hear of the panic take too long.
+//! The guard: a CPU that resets the machine after the dump if the panic notifiers take too long.
 
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,29 +9,30 @@ use dumpcore::wait::{SECOND, Wait};
 
 use crate::{kernel, stop};
 
-/// CPUs that can stand guard: the first ones, of which one may be the CPU that dumps, and one may not stop.
+/// The CPUs that can stand guard are the first ones: one may be the dumping CPU, and one may not stop.
 pub(crate) const GUARDS: usize = 3;
 
-/// How long whoever else hears of the panic after a dump may take, all together. A management controller is slow: some records of
-/// IPMI's take a second each.
+/// How long the panic notifiers may take after a dump, all together. A management controller is slow: some
+/// IPMI records take a second each.
 const HEARING: Nanoseconds = 30 * SECOND;
 
-/// How long a guard may take to come forward.
+/// How long to wait for a guard.
 const GUARD_COMES: Nanoseconds = SECOND / 10;
 
-/// How often a guard looks at the clock, and how often at most: longer than [`HEARING`] only if the clock stands still.
+/// How often the guard reads the clock, and how many times at most: longer than [`HEARING`] only if the clock
+/// stands still.
 const GUARD_LOOKS: Nanoseconds = SECOND / 100;
 const MOST_LOOKS: u32 = 10_000;
 
-/// When the guard resets the machine; [`NEVER`] if nobody is to stand guard.
+/// When the guard resets the machine; [`NEVER`] if no guard is needed.
 static RESET_AT: AtomicU64 = AtomicU64::new(NEVER);
 const NEVER: Nanoseconds = u64::MAX;
 
-/// A CPU stands guard.
+/// Whether a CPU stands guard.
 static IS_GUARDED: AtomicBool = AtomicBool::new(false);
 
-/// The dump is over, and others are to hear of the panic: looks for a stopped CPU that resets the machine when that takes too long. False
-/// if there is none.
+/// After the dump, before the panic notifiers run: looks for a stopped CPU that will reset the machine if
+/// they take too long. Returns false if there is none.
 pub(crate) fn take(wait: &Wait<'_>) -> bool {
     RESET_AT.store(wait.now().saturating_add(HEARING), Ordering::Release);
     stop::over();
@@ -39,7 +40,7 @@ pub(crate) fn take(wait: &Wait<'_>) -> bool {
     wait.until("a CPU that stands guard", GUARD_COMES, comes).is_ok()
 }
 
-/// Stands guard, if this CPU is the first that can, and somebody has to.
+/// Stands guard, if a guard is needed and this CPU is the first one.
 pub(crate) fn stand(platform: &dyn Platform, stack: *mut u8) {
     extern "C" fn reset(_: *mut c_void) {
         kernel::restart();
@@ -54,6 +55,6 @@ pub(crate) fn stand(platform: &dyn Platform, stack: *mut u8) {
         }
         stop::rest(platform, GUARD_LOOKS);
     }
-    // SAFETY: the stack in the arena is for the one that stands guard, which is this CPU alone.
+    // SAFETY: the stack in the arena is for the guard, which is only this CPU.
     unsafe { kernel::call_on(stack, reset, core::ptr::null_mut()) };
 }

@@ -1,4 +1,4 @@
-//! What the part in C lends (`shim.h`), and safe ways to it.
+//! The interface to the C part (`shim.h`), and safe wrappers for it.
 
 use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::ptr::NonNull;
@@ -18,20 +18,20 @@ pub(crate) struct RawTarget {
     pub(crate) start: u64,
     /// Sectors of 512 bytes.
     pub(crate) sectors: u64,
-    /// Which driver.
+    /// The driver's number.
     pub(crate) driver: u32,
-    /// Segment, and requester id.
+    /// PCI segment and requester id.
     pub(crate) address: u32,
     /// Target, port or namespace.
     pub(crate) unit: u32,
     /// Logical unit.
     pub(crate) lun: u32,
-    /// Whether the device goes by addresses of the DMA interface.
+    /// Whether the device uses addresses of the DMA interface.
     pub(crate) translated: u32,
     reserved: u32,
 }
 
-/// Addresses of memory (`struct dd_range`).
+/// A range of memory addresses (`struct dd_range`).
 #[repr(C)]
 struct RawRange {
     start: u64,
@@ -84,12 +84,12 @@ unsafe extern "C" {
     fn dd_call_on(top: *mut u8, run: extern "C" fn(*mut c_void), word: *mut c_void);
 }
 
-/// A text of C's that lives as long as the module does.
+/// A text in C that lives as long as the module.
 fn text(words: *const c_char) -> &'static str {
     if words.is_null() {
         return "";
     }
-    // SAFETY: a constant of shim.c's.
+    // SAFETY: a constant in shim.c.
     unsafe { CStr::from_ptr(words) }.to_str().unwrap_or_default()
 }
 
@@ -97,13 +97,13 @@ fn text(words: *const c_char) -> &'static str {
 pub(crate) struct Target(RawTarget);
 
 impl Target {
-    /// Whether it is the one at this path now, and not one that got its name since. May sleep.
+    /// Whether it is still the device at this path, not another one that got its name since. May sleep.
     pub(crate) fn is_at(&self, path: &CStr) -> bool {
-        // SAFETY: a text that ends with a zero, and a file that is open.
+        // SAFETY: a text that ends with a zero, and an open file.
         unsafe { dd_is_at(path.as_ptr(), self.0.file) }
     }
 
-    /// Opens the one at this path and claims it; or shares it, if it is held already. May sleep.
+    /// Opens the device at this path and claims it, or shares it if it is already `held`. May sleep.
     pub(crate) fn open(path: &CStr, held: Option<&Target>) -> Result<Target, (c_long, &'static str)> {
         let mut target = RawTarget {
             file: core::ptr::null_mut(),
@@ -119,25 +119,25 @@ impl Target {
         };
         let mut why = core::ptr::null();
         let held = held.map_or(core::ptr::null_mut(), |held| held.0.file);
-        // SAFETY: a text that ends with a zero, a file that is open or nowhere, and places for the answers.
+        // SAFETY: a text that ends with a zero, a file that is open or null, and places for the results.
         match unsafe { dd_open_target(path.as_ptr(), held, &raw mut target, &raw mut why) } {
             0 => Ok(Target(target)),
             error => Err((error, text(why))),
         }
     }
 
-    /// Where it is.
+    /// Its location.
     pub(crate) fn place(&self) -> &RawTarget {
         &self.0
     }
 
-    /// Reads a block through the kernel's own driver; false if that fails. May sleep.
+    /// Reads a block through the kernel's own driver; returns false if that fails. May sleep.
     pub(crate) fn read(&self, block: u64, to: &mut Block) -> bool {
-        // SAFETY: open, and 4096 bytes.
+        // SAFETY: the file is open, and the buffer has 4096 bytes.
         unsafe { dd_read_block(self.0.file, block, to.as_mut_ptr()) == 0 }
     }
 
-    /// Makes memory from [`Memory`] known to the device, for good; gives its address there.
+    /// Maps [`Memory`] for the device, until [`unmap`](Target::unmap); returns its bus address.
     pub(crate) fn map(&self, memory: &Memory) -> Result<u64, c_int> {
         let mut bus = 0;
         // SAFETY: the memory is pages of the kernel's allocator, and stays.
@@ -161,88 +161,90 @@ impl Drop for Target {
     }
 }
 
-/// Pages in a row.
+/// Physically contiguous pages.
 pub(crate) struct Memory {
     start: NonNull<u8>,
     length: usize,
-    /// Address of the first byte in RAM.
+    /// Physical address of the first byte.
     pub(crate) physical: u64,
 }
 
 impl Memory {
-    /// So many zeroed bytes, a power of two and at least a page. May sleep.
+    /// Allocates `length` zeroed bytes, a power of two and at least a page. May sleep.
     pub(crate) fn take(length: usize) -> Option<Memory> {
         let mut physical = 0;
-        // SAFETY: a place for the answer.
+        // SAFETY: a place for the result.
         let start = unsafe { dd_memory(length, &raw mut physical) };
         Some(Memory { start: NonNull::new(start)?, length, physical })
     }
 
-    /// How many bytes.
+    /// Length in bytes.
     pub(crate) fn length(&self) -> usize {
         self.length
     }
 
-    /// Fills it with zeros, as it was when it was taken.
+    /// Fills it with zeros, as after the allocation.
     ///
     /// # Safety
-    /// Nobody uses it.
+    /// It is not in use.
     pub(crate) unsafe fn clear(&self) {
-        // SAFETY: the pages are ours until drop, and nobody refers to them, as the caller promises.
+        // SAFETY: the pages are ours until drop, and no reference to them exists, as the caller promises.
         unsafe { self.start.write_bytes(0, self.length) }
     }
 
     /// The bytes.
     ///
     /// # Safety
-    /// Called once for each use of the memory: what an earlier call gave is not used any more.
+    /// Called once for each use of the memory: the result of an earlier call is not used any more.
     pub(crate) unsafe fn bytes(&self) -> &'static mut [u8] {
-        // SAFETY: the pages are ours until drop, and nobody else refers to them, as the caller promises.
+        // SAFETY: the pages are ours until drop, and no other reference to them exists, as the caller
+        // promises.
         unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: taken by take(), and given back once.
+        // SAFETY: allocated by take(), and released once.
         unsafe { dd_release_memory(self.start.as_ptr(), self.length) }
     }
 }
 
-/// Bytes of the stack for arming.
+/// Size of the stack for arming, in bytes.
 const LARGE_STACK: usize = 64 << 10;
 
-/// Calls `run` on a larger stack than the kernel's, which is 16 KiB: arming puts together what is then moved to the arena. False
-/// if there is no memory. May sleep.
+/// Calls `run` on a larger stack than the kernel's 16 KiB: arming builds values on the stack that are then
+/// moved to the arena. Returns false if there is no memory. May sleep.
 pub(crate) fn on_large_stack(run: &mut dyn FnMut()) -> bool {
-    // SAFETY: memory of its own.
+    // SAFETY: it allocates new memory.
     let stack = unsafe { dd_take_stack(LARGE_STACK) };
     if stack.is_null() {
         return false;
     }
-    // SAFETY: the end of that memory, which begins with a page.
+    // SAFETY: the end of that memory, which is page-aligned.
     unsafe { run_on(stack.wrapping_add(LARGE_STACK), run) };
-    // SAFETY: taken above, and nobody is on it any more.
+    // SAFETY: allocated above, and no longer in use.
     unsafe { dd_release_stack(stack) };
     true
 }
 
 /// Maps device registers. May sleep.
 pub(crate) fn map_registers(physical: u64, length: usize) -> Option<NonNull<u8>> {
-    // SAFETY: a mapping of its own; what is there is the caller's to know.
+    // SAFETY: a new mapping; the caller knows what is there.
     NonNull::new(unsafe { dd_map_registers(physical, length) })
 }
 
-/// Gives a mapping back. May sleep.
+/// Removes a mapping. May sleep.
 ///
 /// # Safety
-/// Of [`map_registers`], and not used any more.
+/// From [`map_registers`], and not used any more.
 pub(crate) unsafe fn unmap_registers(start: NonNull<u8>) {
     // SAFETY: as the caller promises.
     unsafe { dd_unmap_registers(start.as_ptr()) }
 }
 
-/// Calls `visit` with each range of RAM, but for what is reserved for a crash kernel: that is another kernel's. May sleep.
+/// Calls `visit` with each range of RAM, except memory reserved for a crash kernel, which belongs to another
+/// kernel. May sleep.
 pub(crate) fn walk_ram(visit: &mut dyn FnMut(RamRange)) {
     let mut holes = [const { RamRange { start: 0, end: 0 } }; HOLES];
     for (slot, hole) in holes.iter_mut().zip(ranges(true)) {
@@ -253,18 +255,18 @@ pub(crate) fn walk_ram(visit: &mut dyn FnMut(RamRange)) {
     }
 }
 
-/// Ranges that are reserved for a crash kernel, at most: one low, one high.
+/// Maximum number of ranges reserved for a crash kernel: one low, one high.
 const HOLES: usize = 4;
 
-/// The ranges of RAM, or of what is reserved there for a crash kernel. May sleep.
+/// The ranges of RAM, or those reserved for a crash kernel. May sleep.
 fn ranges(crash_kernel: bool) -> impl Iterator<Item = RamRange> {
     let mut from = 0;
     core::iter::from_fn(move || {
         let mut range = RawRange { start: 0, end: 0 };
-        // SAFETY: a place for the answer.
+        // SAFETY: a place for the result.
         let is_there = unsafe { dd_next_range(crash_kernel, from, &raw mut range) };
         let RawRange { start, end } = range;
-        // Always on, and never around.
+        // Always forward, and never wrapping around.
         (is_there && start >= from && end > start).then(|| {
             from = end;
             RamRange { start, end }
@@ -272,37 +274,37 @@ fn ranges(crash_kernel: bool) -> impl Iterator<Item = RamRange> {
     })
 }
 
-/// Fills with random numbers. May sleep.
+/// Fills `bytes` with random numbers. May sleep.
 pub(crate) fn random(bytes: &mut [u8]) {
-    // SAFETY: so many bytes.
+    // SAFETY: `bytes` has this length.
     unsafe { dd_random(bytes.as_mut_ptr(), bytes.len()) }
 }
 
-/// Reads 32 bits of configuration space by the kernel's own way, which takes a lock.
+/// Reads 32 bits of configuration space through the kernel, which takes a lock.
 pub(crate) fn pci_read(address: u32, offset: u32) -> u32 {
-    // SAFETY: all values are looked at.
+    // SAFETY: it validates all values.
     unsafe { dd_pci_read(address, offset) }
 }
 
-/// Says a line in the kernel's log.
+/// Writes a line to the kernel's log.
 pub(crate) fn say(line: &str, bad: bool) {
-    // SAFETY: so many bytes.
+    // SAFETY: `line` has this length.
     unsafe { dd_say(line.as_ptr(), line.len(), bad.into()) }
 }
 
-/// Copies the kernel's VMCOREINFO; gives its length.
+/// Copies the kernel's VMCOREINFO; returns its length.
 pub(crate) fn vmcoreinfo(to: &mut [u8]) -> usize {
-    // SAFETY: so many bytes.
+    // SAFETY: `to` has this length.
     unsafe { dd_vmcoreinfo(to.as_mut_ptr(), to.len()) }.min(to.len())
 }
 
-/// The numbers of the CPUs that are online, in order, as many as there is room for; and how many are online.
+/// Stores the numbers of the online CPUs, in order, as many as fit; returns how many are online.
 pub(crate) fn online_cpus(to: &mut [u32]) -> usize {
     // SAFETY: room for that number of integers.
     unsafe { dd_online_cpus(to.as_mut_ptr(), to.len() as u32) as usize }
 }
 
-/// Whether all CPUs that there are are online.
+/// Whether all existing CPUs are online.
 pub(crate) fn all_cpus_online() -> bool {
     // SAFETY: no arguments.
     unsafe { dd_all_cpus_online() }
@@ -314,42 +316,43 @@ pub(crate) fn has_machine_check() -> bool {
     unsafe { dd_has_machine_check() }
 }
 
-/// The number of a CPU's APIC; the CPU is online.
+/// The APIC id of an online CPU.
 pub(crate) fn apic_of(cpu: u32) -> u32 {
-    // SAFETY: the caller has the number of the kernel.
+    // SAFETY: the caller got the number from the kernel.
     unsafe { dd_apic_of(cpu) }
 }
 
-/// Where this kernel keeps the registers of a CPU that it stops itself, a physical address; `None` if it does not say. May sleep.
+/// The physical address at which this kernel stores the registers of a CPU that it stops itself; `None` if it
+/// does not say. May sleep.
 pub(crate) fn crash_note(cpu: u32) -> Option<u64> {
     let mut line = Line::new();
     notes::path(cpu, &mut line);
     let mut path = [0; NOTE_PATH];
-    // The last one stays zero.
+    // The last byte stays zero.
     for (slot, byte) in path.iter_mut().zip(line.as_str().bytes()).take(NOTE_PATH.saturating_sub(1)) {
         *slot = byte;
     }
     let path = CStr::from_bytes_until_nul(&path).ok()?;
     let mut text = [0; NOTE_TEXT];
-    // SAFETY: a text that ends with a zero, and so many bytes.
+    // SAFETY: a text that ends with a zero, and a buffer of this length.
     let got = unsafe { dd_read_file(path.as_ptr(), text.as_mut_ptr().cast(), text.len()) };
     notes::address(text.get(..usize::try_from(got).ok()?)?)
 }
 
-/// Bytes of a path in sysfs, and of the number that stands there, at most.
+/// Maximum length in bytes of a path in sysfs, and of the number in that file.
 const NOTE_PATH: usize = 64;
 const NOTE_TEXT: usize = 32;
 
-/// Puts what stops CPUs and hears of panics in place, or takes it away. May sleep.
+/// Installs or removes the hooks for stopping CPUs and for panics. May sleep.
 pub(crate) fn stop_hooks(on: bool) -> Result<(), c_int> {
-    // SAFETY: under the lock that all arming is under.
+    // SAFETY: under the lock that covers all arming.
     match unsafe { dd_stop_hooks(on) } {
         0 => Ok(()),
         error => Err(error),
     }
 }
 
-/// Why nothing can be armed on this machine, if so.
+/// Why no dump can be armed on this machine, if so.
 pub(crate) fn cannot_arm() -> Option<&'static str> {
     // SAFETY: no arguments.
     let why = text(unsafe { dd_cannot_arm() });
@@ -362,19 +365,19 @@ pub(crate) fn cpu() -> u32 {
     unsafe { dd_cpu() }
 }
 
-/// Where all RAM is mapped.
+/// Address of the direct map of all RAM.
 pub(crate) fn direct_map() -> u64 {
     // SAFETY: no arguments.
     unsafe { dd_direct_map() }
 }
 
-/// Thousands of the time stamp counter's steps in a second; 0 if it is of no use.
+/// Frequency of the time stamp counter in kHz; 0 if it is not usable.
 pub(crate) fn tsc_khz() -> u32 {
     // SAFETY: no arguments.
     unsafe { dd_tsc_khz() }
 }
 
-/// Nanoseconds since boot, of the kernel's clock; takes no lock.
+/// Nanoseconds since boot, on the kernel's clock; takes no lock.
 pub(crate) fn monotonic() -> u64 {
     // SAFETY: no arguments.
     unsafe { dd_monotonic() }
@@ -386,19 +389,19 @@ pub(crate) fn seconds() -> u64 {
     unsafe { dd_seconds() }
 }
 
-/// Copies memory that may not be there; false if it is not.
+/// Copies memory that may not be mapped; returns false if it is not.
 pub(crate) fn copy(from: u64, to: &mut [u8]) -> bool {
-    // SAFETY: faults of reading are caught; so many bytes to write.
+    // SAFETY: faults while reading are caught; `to` has this length.
     unsafe { dd_copy(to.as_mut_ptr(), from as *const u8, to.len()) == 0 }
 }
 
-/// Tells the kernel's lockup detectors that all is well.
+/// Pats the kernel's lockup detectors.
 pub(crate) fn pat_watchdog() {
     // SAFETY: no arguments.
     unsafe { dd_pat_watchdog() }
 }
 
-/// Where each CPU has the registers of its own local APIC in memory, if it has one, and unless it is reached another way.
+/// Address of each CPU's own local APIC registers, if they are accessed in memory.
 pub(crate) fn local_apic() -> Option<NonNull<u8>> {
     // SAFETY: no arguments.
     NonNull::new(unsafe { dd_local_apic() })
@@ -407,26 +410,26 @@ pub(crate) fn local_apic() -> Option<NonNull<u8>> {
 /// This module's code (0) and read-only data (1).
 pub(crate) fn code(index: u32) -> (*const u8, usize) {
     let (mut start, mut length) = (core::ptr::null(), 0);
-    // SAFETY: places for the answers.
+    // SAFETY: places for the results.
     unsafe { dd_code(index, &raw mut start, &raw mut length) };
     (start, length)
 }
 
-/// Goes to the beginning of the kernel's log.
+/// Rewinds to the beginning of the kernel's log.
 pub(crate) fn log_rewind() {
-    // SAFETY: one user at a time, see log.rs.
+    // SAFETY: one user at a time; see log.rs.
     unsafe { dd_log_rewind() }
 }
 
 /// The log's next line; `None` after the last.
 pub(crate) fn log_line(line: &mut [u8]) -> Option<usize> {
     let mut length = 0;
-    // SAFETY: so many bytes.
+    // SAFETY: `line` has this length.
     let there = unsafe { dd_log_line(line.as_mut_ptr(), line.len(), &raw mut length) };
     there.then_some(length.min(line.len()))
 }
 
-/// Whether kdump's kernel is loaded. Takes no lock.
+/// Whether a kdump kernel is loaded. Takes no lock.
 pub(crate) fn kdump_follows() -> bool {
     // SAFETY: no arguments.
     unsafe { dd_kdump_follows() }
@@ -441,7 +444,7 @@ pub(crate) fn restart() {
 /// Stops this CPU for good. Interrupts are off.
 pub(crate) fn halt() -> ! {
     loop {
-        // SAFETY: an NMI or a machine check may come and go; nothing else wakes it, and it stays here.
+        // SAFETY: NMIs or machine checks may wake it briefly; it stays in this loop.
         unsafe { core::arch::asm!("cli", "hlt", options(nomem, nostack)) }
     }
 }
@@ -449,7 +452,7 @@ pub(crate) fn halt() -> ! {
 /// Calls `run` with `word` on the stack that ends at `top`.
 ///
 /// # Safety
-/// `top` is the 16-byte aligned end of memory that nobody else uses and that is large enough.
+/// `top` is the 16-byte aligned end of memory that is large enough and otherwise unused.
 pub(crate) unsafe fn call_on(top: *mut u8, run: extern "C" fn(*mut c_void), word: *mut c_void) {
     // SAFETY: as the caller promises.
     unsafe { dd_call_on(top, run, word) }
@@ -461,7 +464,7 @@ pub(crate) unsafe fn call_on(top: *mut u8, run: extern "C" fn(*mut c_void), word
 /// As for [`call_on`].
 pub(crate) unsafe fn run_on(top: *mut u8, run: &mut dyn FnMut()) {
     extern "C" fn closure(word: *mut c_void) {
-        // SAFETY: run_on() passes a pointer to its own `run`, and waits.
+        // SAFETY: run_on() passes a pointer to its own `run` and waits.
         let run = unsafe { &mut *word.cast::<&mut dyn FnMut()>() };
         run();
     }

@@ -1,4 +1,4 @@
-//! What became of the last dump: as it waits on a target, or as somebody tells.
+//! The fate of the last dump: read from a waiting dump on a target, or reported by user space.
 
 use dump_linux::config::Wanted;
 use dumpcore::format::chain::{Extent, front_at};
@@ -8,40 +8,41 @@ use dumpcore::format::{Block, Uuid};
 use crate::kernel::Target;
 use crate::page::Page;
 
-/// Bytes that tell it, at most.
+/// Maximum length of the description in bytes.
 const LAST: usize = 512;
 
-/// Dumps on one target that are looked at, at most.
+/// Maximum number of dumps examined on one target.
 const DUMPS: usize = 64;
 
-/// What became of the last dump.
+/// The fate of the last dump.
 pub(crate) struct Last {
     text: [u8; LAST],
     used: usize,
-    /// Whether it is of a dump that waited on a target, and not what somebody told.
+    /// Whether it describes a dump waiting on a target, rather than a report by user space.
     is_seen: bool,
 }
 
 impl Last {
-    /// Nothing is known.
+    /// Not known.
     pub(crate) const fn new() -> Last {
         Last { text: [0; LAST], used: 0, is_seen: false }
     }
 
-    /// What became of it, as lines; none if nothing is known.
+    /// The description as lines of text; `None` if nothing is known.
     pub(crate) fn text(&self) -> Option<&str> {
         let text = self.text.get(..self.used).and_then(|text| core::str::from_utf8(text).ok());
         text.filter(|text| !text.is_empty())
     }
 
-    /// No dump waits on a target. One that was seen there is gone, and nobody has told what became of it.
+    /// Records that no dump waits on a target. A description of a waiting dump is dropped, because its fate
+    /// is now unknown.
     pub(crate) fn none_waits(&mut self) {
         if self.is_seen {
             self.used = 0;
         }
     }
 
-    /// Somebody tells. False if what they tell is not lines of text, or too long.
+    /// Stores a report from user space. Returns false if it is not lines of text, or too long.
     pub(crate) fn tell(&mut self, text: &[u8]) -> bool {
         let is_text = core::str::from_utf8(text)
             .is_ok_and(|text| text.starts_with("result=") && text.ends_with('\n') && is_harmless(text));
@@ -56,13 +57,13 @@ impl Last {
     }
 }
 
-/// Whether it is lines that give no orders to a terminal.
+/// Whether it has no control characters for a terminal.
 fn is_harmless(text: &str) -> bool {
     text.chars().all(|character| character == '\n' || !character.is_control())
 }
 
-/// Looks for the newest dump that waits on a target, which is the first one of all targets that has any; says whether there is one,
-/// and keeps what became of it. `block` holds the target's block 1, the first one after its label.
+/// Finds the newest waiting dump on a target, the first of all targets that has any. Stores its description
+/// and returns whether there is one. `block` holds the target's block 1, the first one after its label.
 pub(crate) fn find(
     wanted: &Wanted<'_>,
     target: &Target,
@@ -91,7 +92,7 @@ pub(crate) fn find(
         page.number("time", header.wall_clock.get());
         page.line("place", wanted.path);
         (last.used, last.is_seen) = (page.used, true);
-        // One that is unfinished has no end that is known here.
+        // An unfinished dump has no known end.
         let Extent::Closed { end } = Extent::of(header, blocks) else { break };
         if end >= blocks || !target.read(end, block) {
             break;

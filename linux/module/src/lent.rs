@@ -1,5 +1,5 @@
-//! What a dump of this kernel changes beside dumpcore's own state: all of it in the arena, so that the memory that is dumped
-//! stays as it was.
+//! The state that a dump of this kernel changes besides dumpcore's own. All of it is in the arena, so that
+//! the dumped memory stays unchanged.
 
 use core::cell::UnsafeCell;
 
@@ -19,67 +19,68 @@ use crate::cpus::{Cpus, Slot};
 use crate::kernel;
 use crate::log::Cursor;
 
-/// Bytes of VMCOREINFO: the kernel gives it a page.
+/// Size of VMCOREINFO in bytes: the kernel gives it a page.
 const VMCOREINFO: usize = 4096;
 
-/// Bytes of the line that is appended to it.
+/// Size of the line appended to it.
 const CRASHTIME: usize = 32;
 
-/// Pages whose memory failed.
+/// Pages with failed memory.
 static BROKEN: Broken = Broken::new();
 
-/// In the arena; lives as long as something is armed.
+/// The module's state in the arena; it lives as long as a dump is armed.
 pub(crate) struct Lent {
-    /// Where all RAM is mapped.
+    /// Address of the direct map of all RAM.
     pub(crate) direct_map: u64,
     /// Whether CPUs have machine-check banks.
     pub(crate) has_banks: bool,
-    /// Nanoseconds in a step of the time stamp counter, times 2^32; 0 if it is of no use.
+    /// Nanoseconds per step of the time stamp counter, times 2^32; 0 if it is not usable.
     pub(crate) scale: u64,
-    /// What is added to a moment of the dump's clock for the time since this kernel booted; wraps around.
+    /// The offset from the dump's clock to the time since this kernel booted; wraps around.
     pub(crate) booted: u64,
-    /// The CPUs that were online, in the order of their numbers.
+    /// The CPUs that were online, in order of their numbers.
     pub(crate) cpus: &'static [Slot],
-    /// How many more were online, which have no registers in the dump.
+    /// Number of other online CPUs, which have no registers in the dump.
     pub(crate) more_cpus: usize,
-    /// All that are online, if there are others that were never started.
+    /// All online CPUs, if there are others that were never started.
     pub(crate) started: Option<&'static [Cpu]>,
-    /// How many of them may help.
+    /// How many CPUs may help.
     pub(crate) helpers: usize,
-    /// The end of the stack for the CPU that stands guard after a dump.
+    /// Top of the stack for the CPU that stands guard after a dump.
     pub(crate) guard_stack: *mut u8,
     /// What happens after a dump.
     pub(crate) then: Then,
-    /// Whether others hear of the panic before a reset.
+    /// Whether panic notifiers run before a reset.
     pub(crate) notify: Notify,
-    /// Where the dump speaks.
+    /// The dump's console.
     pub(crate) console: Console,
-    /// Where in the log it reads.
+    /// The dump's position in the log.
     pub(crate) log: Cursor,
-    /// Which memory is left out: of what was asked for, what this kernel lets us decide.
+    /// The memory that is left out: the requested level, reduced to what can be decided on this kernel.
     pub(crate) level: Level,
-    /// Why that is less than was asked for: the key that VMCOREINFO lacks.
+    /// Why that is less than requested: the key that VMCOREINFO lacks.
     pub(crate) lacks: Option<&'static str>,
-    /// What pages are for; none if `struct page`s are not to be found.
+    /// The page classifier; none if `struct page`s cannot be found.
     classes: UnsafeCell<Option<Classes>>,
     /// VMCOREINFO, and its length.
     vmcoreinfo: UnsafeCell<([u8; VMCOREINFO + CRASHTIME], usize)>,
 }
 
-// SAFETY: the cells are the crashing CPU's alone from crash() on, and before that the arming one's.
+// SAFETY: only the crashing CPU uses the cells from crash() on, and only the arming one before that.
 unsafe impl Sync for Lent {}
 
-/// The dump's clock, in nanoseconds: the time stamp counter, which needs nothing of the kernel, if it is of use.
+/// The dump's clock in nanoseconds: the time stamp counter, which does not depend on the kernel, if it is
+/// usable.
 pub(crate) fn clock(scale: u64) -> u64 {
     if scale == 0 {
         return kernel::monotonic();
     }
-    // SAFETY: every processor of 64 bits has the counter.
+    // SAFETY: every 64-bit processor has the counter.
     let steps = unsafe { core::arch::x86_64::_rdtsc() };
     (u128::from(steps).wrapping_mul(u128::from(scale)) >> 32) as u64
 }
 
-/// Lends for a dump as the words say.
+/// Creates the state for a dump with these parameters.
 pub(crate) fn lend(
     arena: &mut Arena<'static>,
     cpus: &Cpus,
@@ -87,7 +88,7 @@ pub(crate) fn lend(
 ) -> Result<&'static Lent, OutOfArena> {
     let level = words.level;
     let khz = u64::from(kernel::tsc_khz());
-    // Of a counter that is slower than 1 kHz there is none.
+    // Slower than 1 kHz counts as no counter.
     let scale = (1_000_000_u64 << 32).checked_div(khz).unwrap_or(0);
     let lent = arena.place(Lent {
         direct_map: kernel::direct_map(),
@@ -126,11 +127,11 @@ pub(crate) fn lend(
     Ok(lent)
 }
 
-/// Pages that are looked at together, and how many times that at most, evenly over all memory.
+/// Sampling of memory: pages per sample, and the maximum number of samples, spread evenly over all memory.
 const LOOK: u64 = 512;
 const LOOKS: u64 = 1024;
 
-/// Whether compound pages are as they are known here, by a part of memory. May sleep.
+/// Whether compound pages have the known layout, judged by samples of memory. May sleep.
 #[inline(never)]
 fn knows_compounds(layout: &Layout) -> bool {
     let mut classes = Classes::new(*layout);
@@ -142,7 +143,7 @@ fn knows_compounds(layout: &Layout) -> bool {
     kernel::walk_ram(&mut |range| {
         let RamRange { start, end: last } = range;
         let (mut from, last) = (start / PAGE_BYTES, last / PAGE_BYTES);
-        // Each turn goes on by at least one page.
+        // Each turn advances by at least one page.
         while from < last {
             let end = from.saturating_add(LOOK).min(last);
             let mut at = from;
@@ -155,7 +156,7 @@ fn knows_compounds(layout: &Layout) -> bool {
     classes.knows_compounds()
 }
 
-/// The kernel's memory, read so that a fault is caught.
+/// The kernel's memory, read so that faults are caught.
 struct Kernel;
 
 impl dump_linux::KernelMemory for Kernel {
@@ -165,7 +166,7 @@ impl dump_linux::KernelMemory for Kernel {
 }
 
 impl Lent {
-    /// What a page is for. On the CPU that arms, or crashes, alone.
+    /// The class of a page. Only on the CPU that arms or crashes.
     pub(crate) fn class(&self, pfn: u64) -> ClassRun {
         // SAFETY: one user at a time.
         let run = match unsafe { &mut *self.classes.get() } {
@@ -175,19 +176,20 @@ impl Lent {
         BROKEN.cut(pfn, run)
     }
 
-    /// Remembers which memory failed, by what this CPU knows. A machine check is another CPU's own at times, or all of them tell of it.
+    /// Remembers failed memory found in this CPU's banks. Some machine checks are reported on one CPU only,
+    /// others on all of them.
     pub(crate) fn look_for_broken_memory(&self) {
         if self.has_banks {
             BROKEN.look(&OwnBanks);
         }
     }
 
-    /// Forgets what was known of pages when this was armed.
+    /// Forgets the page data that was read when the dump was armed.
     ///
     /// # Safety
-    /// On the crashing CPU, in front of the dump.
+    /// On the crashing CPU, before the dump.
     pub(crate) unsafe fn forget_classes(&self) {
-        // SAFETY: nobody else uses it now, as the caller promises.
+        // SAFETY: no one else uses it now, as the caller promises.
         if let Some(classes) = unsafe { &mut *self.classes.get() } {
             classes.forget();
         }
@@ -195,7 +197,7 @@ impl Lent {
 
     /// VMCOREINFO.
     pub(crate) fn vmcoreinfo(&self) -> &[u8] {
-        // SAFETY: changed only by append_time(), in front of the dump.
+        // SAFETY: only changed by append_time(), before the dump.
         let (bytes, length) = unsafe { &*self.vmcoreinfo.get() };
         bytes.get(..*length).unwrap_or_default()
     }
@@ -203,12 +205,12 @@ impl Lent {
     /// Appends the time of the crash, as the kernel does on its way to kdump (`crash_save_vmcoreinfo`).
     ///
     /// # Safety
-    /// On the crashing CPU, in front of the dump.
+    /// On the crashing CPU, before the dump.
     pub(crate) unsafe fn append_time(&self, seconds: u64) {
         const KEY: &[u8] = b"CRASHTIME=";
-        // SAFETY: nobody else uses it now, as the caller promises.
+        // SAFETY: no one else uses it now, as the caller promises.
         let (bytes, length) = unsafe { &mut *self.vmcoreinfo.get() };
-        // Only once, should the kernel come by again.
+        // Only once, in case the kernel gets here again.
         if bytes.get(..*length).is_some_and(|text| text.windows(KEY.len()).any(|part| part == KEY)) {
             return;
         }

@@ -1,20 +1,20 @@
-//! diskdump in a stock Linux kernel: what `shim.c` calls, and what it lends.
+//! diskdump in a stock Linux kernel: the functions that `shim.c` calls, and the platform.
 //!
-//! | file | what it tells |
+//! | file | contents |
 //! | --- | --- |
-//! | `kernel` | what C lends: memory, disks, clocks, the log |
-//! | `sysfs`, `page` | what is written to `/sys/kernel/diskdump` and read from there; text of a fixed length |
-//! | `arm` | words become an armed dump, and are taken back |
-//! | `last` | what became of the last dump |
-//! | `disks` | a block device of the kernel becomes a polled one of ours |
-//! | `panic` | the kernel panics: the dump |
-//! | `stop` | the other CPUs are stopped by an NMI |
-//! | `nmi`, `guard` | what a stopped CPU does: it helps; it resets the machine if nobody else does |
+//! | `kernel` | the interface to C: memory, disks, clocks, the log |
+//! | `sysfs`, `page` | commands and texts in `/sys/kernel/diskdump`; text in a fixed buffer |
+//! | `arm` | arming and disarming |
+//! | `last` | the fate of the last dump |
+//! | `disks` | our own polled driver for a block device of the kernel |
+//! | `panic` | the panic path |
+//! | `stop` | stopping the other CPUs by an NMI |
+//! | `nmi`, `guard` | a stopped CPU helps; it resets the machine if the panic notifiers hang |
 //! | `cpus`, `notes` | a slot for each CPU, with its registers; the kernel's crash notes |
-//! | `apic` | the interrupt controller of this CPU |
-//! | `side` | the dump that is armed, and the one that is armed in its stead |
+//! | `apic` | the local APIC of this CPU |
+//! | `side` | the armed dump, and the one being armed to replace it |
 //! | `platform` | the `Platform` |
-//! | `console`, `log`, `lent` | a serial port; the kernel's log; what a dump changes |
+//! | `console`, `log`, `lent` | the dump's console; the kernel's log; the module's state in the arena |
 
 #![cfg(target_os = "none")]
 #![no_std]
@@ -47,10 +47,10 @@ mod side;
 mod stop;
 mod sysfs;
 
-/// No panic can be reached. Should there be one all the same, it must not unwind into C: the kernel sees an invalid
-/// instruction, and goes on with that as it does with any oops.
+/// No panic is reachable. If one happened nevertheless, it must not unwind into C: the kernel sees an invalid
+/// instruction and handles it like any oops.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // SAFETY: ends here, whatever it does.
+    // SAFETY: does not return.
     unsafe { core::arch::asm!("ud2", options(noreturn, nomem, nostack)) }
 }

@@ -1,36 +1,36 @@
-//! The kernel's log, read without a lock: its ring buffer is made for that (kernel/printk/printk_ringbuffer.c).
+//! The kernel's log, read without a lock: its ring buffer supports that (kernel/printk/printk_ringbuffer.c).
 
 use core::cell::UnsafeCell;
 
 use crate::kernel;
 
-/// Bytes of a line with its time, at most: the kernel's CONSOLE_LOG_MAX, and some more.
+/// Maximum length of a line with its time stamp: somewhat more than the kernel's CONSOLE_LOG_MAX.
 const LINE: usize = 2048;
 
-/// Lines of a log, at most; what comes after them is not read.
+/// Maximum number of lines in a log; lines after that are not read.
 const LINES: usize = 1 << 20;
 
-/// Where in the log the dump reads: one line of it.
+/// The dump's position in the log, with one line of it.
 pub(crate) struct Cursor(UnsafeCell<Place>);
 
 struct Place {
     /// Offset of the line's first byte in the log.
     at: u64,
     length: usize,
-    /// There is no line behind.
+    /// There is no further line.
     over: bool,
     line: [u8; LINE],
 }
 
 impl Cursor {
-    /// In front of the log.
+    /// A position before the log.
     pub(crate) fn new() -> Cursor {
         Cursor(UnsafeCell::new(Place { at: 0, length: 0, over: true, line: [0; LINE] }))
     }
 
-    /// Bytes in the log. On the crashing CPU alone, as [`read`](Cursor::read).
+    /// Length of the log in bytes. Only on the crashing CPU, like [`read`](Cursor::read).
     pub(crate) fn length(&self) -> u64 {
-        // SAFETY: the crashing CPU's alone.
+        // SAFETY: only the crashing CPU uses it.
         let place = unsafe { &mut *self.0.get() };
         place.rewind();
         for _ in 0..LINES {
@@ -41,9 +41,9 @@ impl Cursor {
         place.at
     }
 
-    /// Copies the piece that begins at `offset`; gives its length, 0 at the end.
+    /// Copies the part that begins at `offset`; returns its length, 0 at the end.
     pub(crate) fn read(&self, offset: u64, piece: &mut [u8]) -> usize {
-        // SAFETY: the crashing CPU's alone.
+        // SAFETY: only the crashing CPU uses it.
         let place = unsafe { &mut *self.0.get() };
         if place.over || offset < place.at {
             place.rewind();
@@ -72,7 +72,7 @@ impl Place {
         (self.at, self.length, self.over) = (0, 0, false);
     }
 
-    /// Goes to the next line; false after the last.
+    /// Goes to the next line; returns false after the last one.
     fn next(&mut self) -> bool {
         self.at = self.at.saturating_add(self.length as u64);
         self.length = 0;

@@ -1,7 +1,7 @@
-//! What a CPU does that is stopped by an NMI, so that not even one with interrupts off goes on. It records its registers and
-//! leaves for a stack in the arena; there it helps with the dump, if it may, and stays.
+//! A CPU stopped by an NMI, which works even with interrupts off. It records its registers and switches to a
+//! stack in the arena, where it helps with the dump, if it may, and stays.
 //!
-//! It stays online, as on the way to kdump: debuggers give registers to the CPUs that are.
+//! It stays online, as on the way to kdump, because debuggers assign registers to online CPUs.
 
 use core::ffi::c_void;
 use core::sync::atomic::Ordering;
@@ -21,22 +21,22 @@ extern "C" fn dd_freeze() {
     }
 }
 
-/// For C: the kernel has stopped them itself.
+/// For C: the kernel has stopped the other CPUs itself.
 #[unsafe(no_mangle)]
 extern "C" fn dd_crash_stopped() {
     stop::BY_KERNEL.store(true, Ordering::Release);
 }
 
-/// What a stopped CPU takes along to its stack in the arena.
+/// The data that a stopped CPU takes to its stack in the arena.
 struct Stand {
     side: &'static Side,
     slot: &'static Slot,
     helps: bool,
-    /// The stack to stand guard on, if it can.
+    /// The stack for standing guard, if this CPU can.
     guard: Option<*mut u8>,
 }
 
-/// For C: an NMI, with what it interrupted. False if it is not ours.
+/// For C: handles an NMI with the registers that it interrupted. Returns false if it is not ours.
 #[unsafe(no_mangle)]
 extern "C" fn dd_nmi(regs: *const c_void) -> bool {
     match Nmi::on(kernel::cpu(), stop::dumping(), stop::is_freezing()) {
@@ -48,7 +48,7 @@ extern "C" fn dd_nmi(regs: *const c_void) -> bool {
         return false;
     };
     let place = cpus::place(lent.cpus, kernel::cpu());
-    // One of too many, or one that came online just now: nothing was prepared for it.
+    // One of too many CPUs, or one that has just come online: it has no slot.
     let Some(slot) = lent.cpus.get(place) else {
         stop::STOPPED_WITHOUT_SLOT.fetch_add(1, Ordering::AcqRel);
         kernel::halt()
@@ -57,22 +57,22 @@ extern "C" fn dd_nmi(regs: *const c_void) -> bool {
         kernel::halt();
     }
     lent.look_for_broken_memory();
-    // SAFETY: C passes the registers that the NMI interrupted; `stopped` is not set, so nobody reads.
+    // SAFETY: C passes the registers that the NMI interrupted; `stopped` is not set, so no one reads yet.
     unsafe { *slot.registers.get() = cpus::complete(regs) };
     let guard = (place < guard::GUARDS).then_some(lent.guard_stack);
     let mut stand = Stand { side, slot, helps: place <= lent.helpers, guard };
     let top = slot.stack.load(Ordering::Acquire);
-    // SAFETY: the stack is this CPU's alone, and it is not stopped twice.
+    // SAFETY: the stack belongs to this CPU, which is not stopped twice.
     unsafe { kernel::call_on(top, stand_by, (&raw mut stand).cast()) };
     true
 }
 
-/// On the stack in the arena: from the first store on, the memory that is dumped stays as it is.
+/// Runs on the stack in the arena: from the first store on, the dumped memory stays unchanged.
 extern "C" fn stand_by(stand: *mut c_void) {
-    // SAFETY: dd_nmi() passes its own `stand`, and waits.
+    // SAFETY: dd_nmi() passes its own `stand` and waits.
     let stand = unsafe { &*stand.cast::<Stand>() };
     stand.slot.stopped.store(true, Ordering::Release);
-    // A stopped CPU waits for nothing: it is there for the dump, until that is over.
+    // This wait has no deadline: a stopped CPU has nothing else to do until the dump is over.
     while (stand.helps || stand.guard.is_some()) && stop::is_freezing() {
         if stand.helps {
             stand.side.dump.help(&stand.side.linux);

@@ -18,15 +18,16 @@ pub(crate) fn read(lent: &Lent, slot: &Slot) -> Option<Registers> {
     Some(Registers { general, ..Registers::ZERO })
 }
 
-/// Writes registers where the kernel would on its way to kdump, for debuggers that look there (drgn). It is the one place outside
-/// of the arena that a dump changes. `crashed` are those of this CPU.
+/// Writes registers to the place where the kernel would on its way to kdump, for debuggers that look there
+/// (drgn). This is the only memory outside the arena that a dump changes. `crashed` are the registers of this
+/// CPU.
 ///
 /// # Safety
 /// All other CPUs are stopped.
 pub(crate) unsafe fn fill(lent: &Lent, crashed: &Registers) {
     let own = kernel::cpu();
     for slot in lent.cpus.iter().filter(|slot| slot.note != 0) {
-        // Of those that the kernel stopped, it has written them itself.
+        // The kernel itself has written the notes of CPUs that it stopped.
         let known = if slot.number == own { Some(*crashed) } else { slot.recorded() };
         let Some((known, address)) = known.zip(lent.direct_map.checked_add(slot.note)) else { continue };
         let mut note = [0; WHOLE_NOTE];
@@ -36,7 +37,8 @@ pub(crate) unsafe fn fill(lent: &Lent, crashed: &Registers) {
         }
         notes::to_crash_note(&known.general, &mut note);
         let words = address as *mut [u8; WHOLE_NOTE];
-        // SAFETY: the one who armed named it as this CPU's note, which is as large; it was in RAM then, and is readable now.
+        // SAFETY: arming checked that this is the kernel's note of that CPU, which has this size; it was in
+        // RAM then, and is readable now.
         unsafe { words.write_volatile(note) };
     }
 }

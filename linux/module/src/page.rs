@@ -1,11 +1,11 @@
-//! Text for sysfs: what has no room is left out.
+//! Text for sysfs; text that does not fit is cut off.
 
 use dumpcore::text::Line;
 
-/// Text in a room of fixed length.
+/// Text in a buffer of fixed length.
 pub(crate) struct Page<'p> {
     pub(crate) room: &'p mut [u8],
-    /// Bytes of it.
+    /// Number of bytes in use.
     pub(crate) used: usize,
 }
 

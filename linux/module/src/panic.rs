@@ -1,4 +1,4 @@
-//! The kernel panics: the dump, and what comes after it.
+//! The panic path: the dump, and what follows it.
 
 use core::ffi::{CStr, c_char, c_void};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -12,10 +12,10 @@ use dumpcore::{Crash, Outcome};
 
 use crate::{cpus, guard, kernel, notes, side, stop};
 
-/// There is a good dump, others hear of the panic, and the machine is reset when they have.
+/// Set when there is a good dump, the panic notifiers are running, and the machine is to be reset afterwards.
 static IS_HEARD: AtomicBool = AtomicBool::new(false);
 
-/// For C: all that hear of a panic have heard of this one.
+/// For C: all panic notifiers have run.
 #[unsafe(no_mangle)]
 extern "C" fn dd_heard() {
     if IS_HEARD.load(Ordering::Acquire) {
@@ -23,14 +23,15 @@ extern "C" fn dd_heard() {
     }
 }
 
-/// For C: all other CPUs are stopped, interrupts are off. Comes back if the kernel is to go on with its panic.
+/// For C: all other CPUs are stopped and interrupts are off. Returns if the kernel is to continue its panic.
 ///
-/// `message` ends with a zero, `regs` are those of the panic, `oops` those of the last oops of the task that panics, if it had one.
+/// `message` ends with a zero. `regs` are the registers of the panic, `oops` those of the panicking task's
+/// last oops, if it had one.
 #[unsafe(no_mangle)]
 extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const c_void, trigger: u32) {
-    // One of those that heard of the panic has crashed, and what was to be kept is.
+    // A panic notifier has crashed, but the dump is already safe.
     dd_heard();
-    // With the others stopped by the kernel, nobody has said so yet.
+    // If the kernel stopped the other CPUs, no one has claimed the dump yet.
     let Some((side, lent)) = side::begin().and_then(|side| Some((side, side.linux.lent()?))) else {
         stop::over();
         return;
@@ -45,14 +46,14 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const
         }
     };
     lent.look_for_broken_memory();
-    // SAFETY: the crashing CPU, in front of the dump.
+    // SAFETY: the crashing CPU, before the dump.
     unsafe { lent.append_time(kernel::seconds()) };
     // SAFETY: as above.
     unsafe { lent.forget_classes() };
     let is_oops = !oops.is_null() && oops::ends_in(message);
     // SAFETY: C passes registers.
     let registers = unsafe { cpus::complete(if is_oops { oops } else { regs }) };
-    // SAFETY: they are stopped, by us or by the kernel.
+    // SAFETY: the other CPUs are stopped, by us or by the kernel.
     unsafe { notes::fill(lent, &registers) };
     let trigger =
         if is_oops { Trigger::Oops } else { Trigger::from_number(trigger).unwrap_or(Trigger::Panic) };
@@ -61,7 +62,7 @@ extern "C" fn dd_panic(message: *const c_char, regs: *const c_void, oops: *const
     if matches!(outcome, Outcome::OtherCpu { .. }) {
         return;
     }
-    // Half a dump is better than none, unless kdump may still make a whole one.
+    // Half a dump is better than none, unless kdump may still make a complete one.
     let enough = matches!(outcome, Outcome::Complete)
         || matches!(outcome, Outcome::Incomplete(_)) && !kernel::kdump_follows();
     let take_guard = || guard::take(&Wait::aside(&side.linux, u64::MAX));

@@ -1,4 +1,4 @@
-//! What this kernel lends to the dump.
+//! The `Platform` of a Linux kernel.
 
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
@@ -14,30 +14,30 @@ use crate::{cpus, kernel, stop};
 
 /// The platform.
 pub(crate) struct Linux {
-    /// Set in front of arming.
+    /// Set before arming.
     facts: UnsafeCell<Facts>,
-    /// What is lent; nowhere if nothing is armed.
+    /// The state in the arena; null if nothing is armed.
     lent: AtomicPtr<Lent>,
 }
 
-/// What does not change while armed.
+/// Facts that do not change while armed.
 struct Facts {
     code: [CodeRange; 2],
     build_id: ([u8; BUILD_ID], usize),
     system: ([u8; SYSTEM], usize),
 }
 
-/// Bytes of a build id, at most.
+/// Maximum length of a build id in bytes.
 const BUILD_ID: usize = 32;
 
-/// Bytes of the system's name, at most.
+/// Maximum length of the system's name in bytes.
 const SYSTEM: usize = 128;
 
-// SAFETY: the facts are changed only in prepare(), when nothing is armed.
+// SAFETY: the facts only change in prepare(), when nothing is armed.
 unsafe impl Sync for Linux {}
 
 impl Linux {
-    /// One that is lent nothing yet.
+    /// A platform without state.
     pub(crate) const fn new() -> Linux {
         Linux {
             facts: UnsafeCell::new(Facts {
@@ -49,26 +49,26 @@ impl Linux {
         }
     }
 
-    /// What is lent; none if nothing is armed.
+    /// The state in the arena; `None` if nothing is armed.
     pub(crate) fn lent(&self) -> Option<&'static Lent> {
-        // SAFETY: what lend() stored; it is taken back only when nothing is armed here and no CPU is stopped.
+        // SAFETY: lend() stored it; it is taken back only when nothing is armed here and no CPU is stopped.
         unsafe { self.lent.load(Ordering::Acquire).as_ref() }
     }
 
-    /// Lends.
+    /// Sets the state.
     pub(crate) fn lend(&self, lent: &'static Lent) {
         self.lent.store(core::ptr::from_ref(lent).cast_mut(), Ordering::Release);
     }
 
-    /// Takes back what is lent.
+    /// Removes the state.
     pub(crate) fn take_back(&self) {
         self.lent.store(core::ptr::null_mut(), Ordering::Release);
     }
 
-    /// Takes over what does not change.
+    /// Collects the facts.
     ///
     /// # Safety
-    /// Nothing is armed, and no other CPU does this.
+    /// Nothing is armed, and no other CPU does this at the same time.
     pub(crate) unsafe fn prepare(&self, vmcoreinfo: &[u8]) {
         // SAFETY: as the caller promises.
         let facts = unsafe { &mut *self.facts.get() };
@@ -99,13 +99,13 @@ impl Linux {
     }
 
     fn facts(&self) -> &Facts {
-        // SAFETY: not changed while anybody uses it, see prepare().
+        // SAFETY: not changed while in use; see prepare().
         unsafe { &*self.facts.get() }
     }
 }
 
-// SAFETY: page() gives places in the map of all RAM, which stays; guarded_copy() catches what is not mapped there.
-// code_ranges() names this module's own code. on_stack() calls its closure once.
+// SAFETY: page() returns addresses in the direct map of all RAM, which stays; guarded_copy() catches faults
+// on unmapped ones. code_ranges() names this module's own code. on_stack() calls its closure once.
 unsafe impl Platform for Linux {
     fn now(&self) -> Nanoseconds {
         clock(self.lent().map_or(0, |lent| lent.scale))
@@ -113,7 +113,7 @@ unsafe impl Platform for Linux {
 
     fn uptime(&self, moment: Nanoseconds) -> Nanoseconds {
         let since = moment.wrapping_add(self.lent().map_or(0, |lent| lent.booted));
-        // A counter that a suspended machine lost says nothing.
+        // The counter is unknown if the machine was suspended and lost it.
         if since > i64::MAX as u64 { 0 } else { since }
     }
 
@@ -145,7 +145,7 @@ unsafe impl Platform for Linux {
     }
 
     fn reset(&self, _: ResetPolicy) {
-        // Always to return: what happens then is decided after the dump.
+        // Always returns: panic.rs decides what happens after the dump.
     }
 
     fn cpu(&self) -> u32 {
@@ -154,7 +154,7 @@ unsafe impl Platform for Linux {
     }
 
     fn cpus(&self) -> u32 {
-        // Those that have no registers in the dump are silent ones, which it says.
+        // CPUs without registers count too; the dump lists them as silent.
         self.lent().map_or(1, |lent| lent.cpus.len().saturating_add(lent.more_cpus) as u32)
     }
 
@@ -216,7 +216,7 @@ unsafe impl Platform for Linux {
     }
 
     fn on_stack(&self, stack: NonNull<[u8]>, run: &mut dyn FnMut()) -> bool {
-        // SAFETY: the stack is the caller's to lend, and aligned as it promises.
+        // SAFETY: the stack is the caller's to lend, and aligned as promised.
         unsafe { kernel::run_on(dumpcore::stack::top(stack), run) };
         true
     }

@@ -1,4 +1,4 @@
-//! The other CPUs are stopped: the request, and who has obeyed it.
+//! Stopping the other CPUs: the request, and which of them have stopped.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -15,7 +15,7 @@ use crate::{kernel, notes};
 /// How long the other CPUs may take to stop, all together.
 const PATIENCE: Nanoseconds = SECOND;
 
-/// How far a panic has come.
+/// The phase of a panic.
 mod phase {
     pub(super) const HEALTHY: u32 = 0;
     pub(super) const FREEZING: u32 = 1;
@@ -30,17 +30,17 @@ static DUMPING: AtomicU32 = AtomicU32::new(NOBODY);
 /// No CPU has this number.
 const NOBODY: u32 = u32::MAX;
 
-/// How many CPUs stopped for which there is no slot.
+/// Number of stopped CPUs that have no slot.
 pub(crate) static STOPPED_WITHOUT_SLOT: AtomicU32 = AtomicU32::new(0);
 
 /// The kernel stopped the other CPUs itself, on the way to kdump.
 pub(crate) static BY_KERNEL: AtomicBool = AtomicBool::new(false);
 
-/// The other CPUs were waited for before the dump: on the kernel's way to stop them itself.
+/// We already waited for the other CPUs before the dump, when the kernel called our hook to stop them.
 static WAITED: AtomicBool = AtomicBool::new(false);
 
-/// This CPU dumps. NMIs are no longer for it: one that it took for the request to stop would end the dump for ever. False if a CPU
-/// dumps already.
+/// Claims the dump for this CPU and masks its NMI sources: an NMI that it took for the request to stop would
+/// end the dump for good. Returns false if a CPU is already dumping.
 pub(crate) fn claim() -> bool {
     let claimed = DUMPING.compare_exchange(NOBODY, kernel::cpu(), Ordering::SeqCst, Ordering::Relaxed);
     if claimed.is_ok() {
@@ -49,22 +49,23 @@ pub(crate) fn claim() -> bool {
     claimed.is_ok()
 }
 
-/// The CPU that dumps, if one does.
+/// The dumping CPU, if there is one.
 pub(crate) fn dumping() -> Option<u32> {
     Some(DUMPING.load(Ordering::Acquire)).filter(|cpu| *cpu != NOBODY)
 }
 
-/// Whether a CPU dumps, or is about to: what is armed must stay.
+/// Whether a CPU is dumping or about to: armed state must stay.
 pub(crate) fn has_begun() -> bool {
     DUMPING.load(Ordering::SeqCst) != NOBODY
 }
 
-/// Whether the other CPUs have been asked to stop, and are to help.
+/// Whether the other CPUs have been told to stop, and are to help.
 pub(crate) fn is_freezing() -> bool {
     PHASE.load(Ordering::Acquire) == phase::FREEZING
 }
 
-/// Tells all other CPUs to stop, if nobody has yet. One that stays silent has no registers in the dump.
+/// Tells all other CPUs to stop, unless they have been told. CPUs that do not stop have no registers in the
+/// dump.
 pub(crate) fn stop_others(lent: &Lent) {
     if BY_KERNEL.load(Ordering::Acquire)
         || PHASE
@@ -76,7 +77,8 @@ pub(crate) fn stop_others(lent: &Lent) {
     apic::send_nmi_to_others(&OwnApic, kernel::cpu(), lent.started);
 }
 
-/// Whether all have stopped that are to be waited for: nobody is whom the kernel stopped, or who was waited for before.
+/// Whether all CPUs to be waited for have stopped. No waiting is needed for CPUs that the kernel stopped, or
+/// that were waited for before.
 pub(crate) fn all_stopped(lent: &Lent) -> bool {
     if BY_KERNEL.load(Ordering::Acquire)
         || WAITED.load(Ordering::Acquire)
@@ -87,12 +89,13 @@ pub(crate) fn all_stopped(lent: &Lent) -> bool {
     let own = kernel::cpu();
     let mut others = lent.cpus.iter().filter(|slot| slot.number != own);
     let all = others.all(|slot| slot.stopped.load(Ordering::Acquire));
-    // Of those without a slot only the number is known, and this one may be among them.
+    // Only the number of CPUs without a slot is known, and this CPU may be one of them.
     let more = lent.more_cpus.saturating_sub(usize::from(place(lent.cpus, own) >= lent.cpus.len()));
     all && STOPPED_WITHOUT_SLOT.load(Ordering::Acquire) as usize >= more
 }
 
-/// Tells all other CPUs to stop and waits for them, ahead of the dump, which does not wait for those that stay silent once more.
+/// Tells all other CPUs to stop and waits for them, ahead of the dump, which then does not wait again for
+/// silent ones.
 pub(crate) fn stop_and_wait(lent: &Lent, platform: &dyn Platform) {
     stop_others(lent);
     let wait = Wait::aside(platform, u64::MAX);
@@ -100,13 +103,13 @@ pub(crate) fn stop_and_wait(lent: &Lent, platform: &dyn Platform) {
     WAITED.store(true, Ordering::Release);
 }
 
-/// The dump is over, or there is none: nobody has to help any more.
+/// The dump is over, or there is none: releases the helpers.
 pub(crate) fn over() {
     PHASE.store(phase::OVER, Ordering::Release);
     DUMPING.store(NOBODY, Ordering::Release);
 }
 
-/// The registers of the CPU at this place, `None` if they are not known.
+/// The registers of the CPU with this index; `None` if they are not known.
 pub(crate) fn registers(lent: &Lent, place: usize) -> Option<Registers> {
     let slot = lent.cpus.get(place)?;
     if let Some(recorded) = slot.recorded() {
@@ -118,10 +121,10 @@ pub(crate) fn registers(lent: &Lent, place: usize) -> Option<Registers> {
     notes::read(lent, slot)
 }
 
-/// Lets about so many nanoseconds pass. A CPU in an NMI cannot sleep: nothing would wake it.
+/// Waits about this many nanoseconds. A CPU in an NMI cannot sleep: nothing would wake it.
 pub(crate) fn rest(platform: &dyn Platform, nanoseconds: Nanoseconds) {
     let end = platform.now().saturating_add(nanoseconds);
-    // Bounded, should the clock stand still.
+    // Bounded, in case the clock stands still.
     for _ in 0..1_000_000 {
         if platform.now() >= end {
             break;

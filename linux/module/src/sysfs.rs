@@ -1,4 +1,4 @@
-//! The entry points for `/sys/kernel/diskdump`: what is written there, and what is to be read.
+//! The entry points for `/sys/kernel/diskdump`: commands and texts.
 
 use core::cell::UnsafeCell;
 use core::ffi::c_long;
@@ -14,26 +14,26 @@ use crate::page::Page;
 
 struct Locked(UnsafeCell<State>);
 
-// SAFETY: used by the entry points below alone, which C calls under its lock.
+// SAFETY: only used by the entry points below, which C calls under its lock.
 unsafe impl Sync for Locked {}
 
 static STATE: Locked = Locked(UnsafeCell::new(State::new()));
 
-/// For C: arms as the words say, instead of what was armed before; if that cannot be, what was armed before is armed again. 0, or a
-/// negative number of an error.
+/// For C: arms with these parameters, replacing the armed dump. If that fails, the previous parameters are
+/// armed again. Returns 0 or a negative error number.
 #[unsafe(no_mangle)]
 extern "C" fn dd_arm(words: *const u8, length: usize) -> c_long {
-    // SAFETY: C passes so many bytes.
+    // SAFETY: C passes this many bytes.
     let words = unsafe { core::slice::from_raw_parts(words, length) };
     // SAFETY: under C's lock.
     let state = unsafe { &mut *STATE.0.get() };
     state.arm_as(words)
 }
 
-/// For C: nothing is armed any more.
+/// For C: disarms.
 #[unsafe(no_mangle)]
 extern "C" fn dd_disarm() -> c_long {
-    // SAFETY: under C's lock, or when nobody else can call.
+    // SAFETY: under C's lock, or when no one else can call.
     let state = unsafe { &mut *STATE.0.get() };
     state.disarm()
 }
@@ -46,20 +46,21 @@ extern "C" fn dd_rearm() {
     state.arm_again();
 }
 
-/// For C: somebody tells what became of the last dump, since it is not on a target any more. 0, or a negative number of an error.
+/// For C: user space reports the fate of the last dump, which is no longer on a target. Returns 0 or a
+/// negative error number.
 #[unsafe(no_mangle)]
 extern "C" fn dd_tell_last(text: *const u8, length: usize) -> c_long {
-    // SAFETY: C passes so many bytes.
+    // SAFETY: C passes this many bytes.
     let text = unsafe { core::slice::from_raw_parts(text, length) };
     // SAFETY: under C's lock.
     let state = unsafe { &mut *STATE.0.get() };
     if state.last.tell(text) { 0 } else { EINVAL }
 }
 
-/// For C: what is to be read in sysfs. Gives its length.
+/// For C: writes a sysfs text. Returns its length.
 #[unsafe(no_mangle)]
 extern "C" fn dd_show(what: u32, to: *mut u8, room: usize) -> usize {
-    // SAFETY: C passes so many bytes.
+    // SAFETY: C passes this many bytes.
     let room = unsafe { core::slice::from_raw_parts_mut(to, room) };
     // SAFETY: under C's lock.
     let state = unsafe { &*STATE.0.get() };
@@ -86,7 +87,7 @@ extern "C" fn dd_show(what: u32, to: *mut u8, room: usize) -> usize {
     page.used
 }
 
-/// What is armed, line by line; nothing if nothing is.
+/// Describes what is armed, line by line; empty if nothing is.
 fn status(state: &State, page: &mut Page<'_>) {
     let Some((armed, (report, uuids))) =
         state.armed.as_ref().and_then(|armed| Some((armed, armed.report.as_ref()?)))

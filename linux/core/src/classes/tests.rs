@@ -5,23 +5,23 @@ use proptest::prelude::*;
 use super::*;
 use crate::vmcoreinfo::Vmcoreinfo;
 
-/// Where the test's kernels have their structures.
+/// Addresses of the structures in the test kernels.
 const ROOTS: u64 = 0xffff_8880_0100_0000;
 const SECTIONS: u64 = 0xffff_8880_0200_0000;
 const VMEMMAP: u64 = 0xffff_ea00_0000_0000;
-/// Pages of a section, at 27 bits.
+/// Number of pages in a section of 27 bits.
 const SECTION: u64 = 1 << 15;
 
-/// Kernels that tell the same in different ways.
+/// Kernels that provide the same information in different ways.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kernel {
     V6_1,
     V6_4,
     V6_6,
     V6_12,
-    /// With masks on the way to the head of a compound page.
+    /// With masks that lead to the head of a compound page.
     V7_1,
-    /// The same without.
+    /// The same with pointers.
     V7_1Pointers,
 }
 
@@ -82,7 +82,7 @@ impl Kernel {
     }
 }
 
-/// A kernel's memory, as far as it is looked at: two sections.
+/// The part of a kernel's memory that is read: two sections.
 #[derive(Clone)]
 struct Memory {
     pages: Vec<[u8; 64]>,
@@ -110,7 +110,7 @@ impl Memory {
         self.at(pfn)[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
     }
 
-    /// A page in use, mapped by nobody.
+    /// A page in use and not mapped.
     fn page(&mut self, pfn: u64, flags: u64, mapping: u64) {
         self.word(pfn, 0, flags);
         self.word(pfn, 24, mapping);
@@ -118,7 +118,7 @@ impl Memory {
         self.half(pfn, 52, 1);
     }
 
-    /// What stands at an address, a multiple of 8.
+    /// The word at an address, a multiple of 8.
     fn read_word(&self, address: u64) -> Option<u64> {
         if let Some(offset) = address.checked_sub(VMEMMAP) {
             let words = self.pages.get((offset / 64) as usize)?.as_chunks::<8>().0;
@@ -144,17 +144,17 @@ impl KernelMemory for Memory {
     }
 }
 
-/// What stands in memory.
+/// Contents of memory.
 #[derive(Clone, Copy, Debug)]
 enum Part {
     Free(u64),
-    /// Flags, mapping, and what it is.
+    /// Flags, mapping, and class.
     Page(u64, u64, PageClass),
-    /// In nobody's use, in no block either.
+    /// Not used, and not in a free block.
     Unused,
     Offline,
     Table,
-    /// The same as a compound page of this order.
+    /// Like `Page`, for a compound page of this order.
     Compound(u64, u64, u64, PageClass),
     Huge(u64),
     Slab(u64),
@@ -170,7 +170,7 @@ impl Part {
         }
     }
 
-    /// Puts it after what is there, where its alignment allows.
+    /// Appends it, at the next place that its alignment allows.
     fn put(self, kernel: Kernel, memory: &mut Memory, classes: &mut Vec<PageClass>) {
         let pages = 1_usize << self.order();
         while !classes.len().is_multiple_of(pages) {
@@ -213,13 +213,13 @@ impl Part {
                 PageClass::User
             }
             Part::Slab(order) => {
-                // From 6.2 on, a count stands where others have their mapping.
+                // From 6.2 on, this is a count where other pages have their mapping.
                 memory.page(pfn, 0, if kernel == Kernel::V6_1 { MAPPING } else { 7 });
                 if kernel.has_types() {
                     memory.half(pfn, 48, kernel.kind(5));
                 } else {
                     memory.word(pfn, 0, SLAB);
-                    // As the type of a free block: heaps had a count there.
+                    // Like the type of a free block: slabs had a count there.
                     memory.half(pfn, 48, kernel.kind(0));
                 }
                 compound(kernel, memory, pfn, order, false);
@@ -230,7 +230,7 @@ impl Part {
     }
 }
 
-/// Makes pages a compound page.
+/// Turns pages into a compound page.
 fn compound(kernel: Kernel, memory: &mut Memory, head: u64, order: u64, huge: bool) {
     if order == 0 {
         return;
@@ -294,7 +294,7 @@ fn level() -> impl Strategy<Value = Level> {
     (0..64_u32).prop_map(Level::from_bits_truncate)
 }
 
-/// All answers from page 0 on, each where the one before it ends.
+/// Queries all pages from 0 on, each query beginning where the previous answer ends.
 fn walk(classes: &mut Classes, memory: &Memory, pages: usize) -> Vec<PageClass> {
     let mut answers = Vec::new();
     while answers.len() < pages {
@@ -313,7 +313,7 @@ proptest! {
         let (memory, expected) = Memory::new(kernel, &parts);
         let mut classes = Classes::new(kernel.layout()).for_level(level);
         prop_assert_eq!(walk(&mut classes, &memory, expected.len()), expected.clone());
-        // Backwards too, from what others left behind.
+        // Backwards too, with the state that earlier queries left.
         for (pfn, expected) in expected.iter().enumerate().rev().step_by(7) {
             prop_assert_eq!(classes.class(&memory, pfn as u64).class, *expected);
         }
@@ -368,7 +368,7 @@ proptest! {
     }
 }
 
-/// Memory full of what nobody wrote, of which some cannot be read.
+/// Memory with random content, some of it unreadable.
 struct Noise(u64);
 
 impl KernelMemory for Noise {
@@ -376,7 +376,7 @@ impl KernelMemory for Noise {
         for (offset, slot) in (0..).zip(into) {
             let address = address.wrapping_add(offset);
             let mixed = ((address / 8) ^ self.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            // Words that could be addresses of the kernel.
+            // Words that could be kernel addresses.
             *slot = (mixed | 0xffff_8000_0000_0001).to_le_bytes()[(address % 8) as usize];
         }
         !(address ^ self.0).is_multiple_of(5)
@@ -424,7 +424,7 @@ fn broken_memory_is_found_in_whatever_is_kept() {
 #[test]
 fn copies_of_a_huge_pages_first_page_are_known_as_copies() {
     let (mut memory, _) = Memory::new(Kernel::V6_1, &[Part::Huge(9)]);
-    // An optimised vmemmap: the first page's `struct page`s stand for all others.
+    // An optimised vmemmap: the first page's `struct page`s are repeated for all others.
     for pfn in 64..512 {
         *memory.at(pfn) = *memory.at(pfn % 64);
     }
@@ -432,7 +432,7 @@ fn copies_of_a_huge_pages_first_page_are_known_as_copies() {
     assert_eq!(walk(&mut classes, &memory, 512), [PageClass::User; 512]);
 }
 
-/// One large page of a program's; the kernel's `struct page`s, read by what another kernel says of them.
+/// One huge page of a process, in memory of one kernel and read with the layout of another.
 fn knows(kernel: Kernel, other: Kernel) -> bool {
     let (memory, _) = Memory::new(kernel, &[Part::Huge(9)]);
     let mut classes = Classes::new(other.layout());
@@ -447,7 +447,7 @@ fn it_is_noticed_that_compound_pages_are_laid_out_otherwise() {
     for kernel in KERNELS {
         assert!(knows(kernel, kernel), "{kernel:?}");
     }
-    // Masks, taken for addresses.
+    // Masks mistaken for addresses.
     assert!(!knows(Kernel::V7_1, Kernel::V6_12));
     let able = Kernel::V6_12.layout().without_compounds().able();
     assert_eq!(able, Level::ZERO | Level::FREE);
