@@ -1,4 +1,4 @@
-//! Hands the linker script to the linker, when the kernel is built as a kernel.
+//! Passes the linker script to the linker when building for bare metal.
 
 use std::path::PathBuf;
 
@@ -13,10 +13,10 @@ fn main() {
     let architecture = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
     let layout = root.join("src/arch").join(architecture).join("layout.ld");
     println!("cargo:rustc-link-arg-bins=-T{}", layout.display());
-    // Where the layout finds what it includes.
+    // So that the linker script finds its includes.
     println!("cargo:rustc-link-arg-bins=-L{}", root.display());
     // savecore matches a dump to its kernel by this note.
     println!("cargo:rustc-link-arg-bins=--build-id=sha1");
-    // Pages of text, read-only data and data are mapped apart, so each begins on a page of its own.
+    // Text, read-only data and data are mapped separately, so each must begin on its own page.
     println!("cargo:rustc-link-arg-bins=-zmax-page-size=4096");
 }

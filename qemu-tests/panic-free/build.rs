@@ -1,9 +1,9 @@
-//! What the linker has to be told, when this is built for bare metal.
+//! Linker options for building on bare metal.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("none") {
-        // Who refers to whom, for the report of a panic that was found.
+        // References between symbols, for the report of a reachable panic.
         println!("cargo:rustc-link-arg-bins=--emit-relocs");
     }
 }

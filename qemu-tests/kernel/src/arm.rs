@@ -1,4 +1,4 @@
-//! Arming the dump while the kernel is healthy: an arena, one or more disks, and one call of `arm`.
+//! Arming the dump while the kernel is healthy: an arena, one or more disks, and one call to `arm`.
 
 use alloc::vec::Vec;
 
@@ -15,36 +15,37 @@ use crate::log::log;
 use crate::scenario::live;
 use crate::{disks, memory, stop};
 
-/// What is known of the disk and the arena after arming.
+/// The disk and the arena after arming.
 pub(crate) struct Armed {
     /// Physical address of the arena; equal to `arena_end` if there is none.
     pub(crate) arena_start: u64,
     /// First physical address after it.
     pub(crate) arena_end: u64,
-    /// Which PCI function the first disk is.
+    /// The PCI function of the first disk.
     pub(crate) function: Option<Function>,
-    /// The first disk and the rest of the arena, if they were left to a bench.
+    /// The first disk and the rest of the arena, if they are left to a benchmark.
     pub(crate) disk: Option<(&'static mut dyn DumpDevice, Arena<'static>)>,
 }
 
-/// Arms the dump as the command line says. A refusal is reported, and the kernel goes on without a dump.
+/// Arms the dump as requested on the command line. A refusal is reported, and the kernel continues without a
+/// dump.
 pub(crate) fn arm(options: &Options) -> Armed {
     let mut armed = Armed { arena_start: 0, arena_end: 0, function: None, disk: None };
     if options.disks.iter().all(|disk| disk.first.is_none() && disk.find.is_none()) {
         log!("testkernel: not armed: the command line has no disk.first=");
         return armed;
     }
-    // The arena is taken from ordinary RAM: whole pages in a row, which a device can reach.
+    // The arena is taken from ordinary RAM: contiguous whole pages, accessible to devices.
     let Some(memory) = memory::take_bytes(options.arena_kib << 10, 1, PageClass::KernelData) else {
         give_up(format_args!("arena={}: there is not so much free RAM in a row", options.arena_kib));
     };
     let physical = paging::physical(memory.as_ptr());
     armed.arena_start = physical;
     armed.arena_end = physical + memory.len() as u64;
-    // SAFETY: the frames lie in a row, at this physical address, which is also the one that devices use.
+    // SAFETY: the frames are contiguous at this physical address, which is also the bus address.
     let mut arena = unsafe { Arena::new(memory, physical, physical) };
 
-    // Stacks of stopped CPUs and drivers go into the arena too: from the crash on, all that changes is in there.
+    // Stacks of stopped CPUs and drivers are in the arena too: from the crash on, only the arena changes.
     for cpu in 0..if cpu::count() > 1 { cpu::count() } else { 0 } {
         match arena.bytes(stop::STACK, 16) {
             Ok(stack) => stop::lend_stack(cpu, stack),
@@ -58,7 +59,7 @@ pub(crate) fn arm(options: &Options) -> Armed {
             continue;
         }
         let driver = disk.driver;
-        // The drivers count their own disks.
+        // The drivers number their own disks.
         let before = options.disks.iter().take(number).filter(|other| other.driver.name == driver.name);
         let before = before.count();
         let Some(count) = disk.pci.map_or(Some(before), |address| driver.number_at(address)) else {
@@ -118,7 +119,7 @@ pub(crate) fn arm(options: &Options) -> Armed {
     armed
 }
 
-/// How to dump: as the command line says, and else as usual.
+/// The configuration from the command line, with defaults for the rest.
 fn config(options: &Options, request_timeout: u64) -> Config<'static> {
     let usual = Config::default();
     Config {

@@ -1,4 +1,4 @@
-//! The command line: words `key=value` or flags, all listed here.
+//! The command line: `key=value` words or flags, all listed here.
 
 use crate::disks::{DRIVERS, Driver};
 use dump_drivers::bus::pci::Address;
@@ -10,10 +10,10 @@ use dumpcore::{Encoding, Level, PageClass, ResetPolicy, Verify};
 use crate::arch::MISSING;
 use crate::scenario::live::drivers::{self, LIVE_DRIVERS};
 
-/// Disks that a dump can have.
+/// Maximum number of disks for a dump.
 pub(crate) const MAX_DISKS: usize = 4;
 
-/// What the kernel does after it has armed the dump.
+/// The kernel's actions after arming the dump.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Scenario {
     /// A panic on the CPU `cpu=`.
@@ -34,45 +34,47 @@ pub(crate) enum Scenario {
     NestedAfterWrite,
     /// The disk is unplugged, then a panic.
     DeviceGone,
-    /// A normal driver (`live.on=`) has requests in flight on the disk (`live.first=`, `live.blocks=`), then a panic.
+    /// A normal driver (`live.on=`) has requests in flight on the disk (`live.first=`, `live.blocks=`), then
+    /// a panic.
     SharedLive,
-    /// A panic, and a look at how much stack the dump used.
+    /// A panic, with a measurement of the stack that the dump used.
     Footprint,
-    /// A dump of the live kernel, asked for by the CPU `cpu=`, `dumps=` times; everything goes on after each.
+    /// A dump of the live kernel, requested by the CPU `cpu=`, `dumps=` times; everything continues after
+    /// each.
     Snapshot,
     /// A fault that the kernel survives, dumped, `dumps=` times.
     Oops,
-    /// Waits for an NMI from outside (`nmi=`).
+    /// Waits for an external NMI (`nmi=`).
     Nmi,
-    /// The watchdog (`watchdog=`) is patted for a second, and then starves.
+    /// The watchdog (`watchdog=`) is patted for a second and then neglected.
     Watchdog,
-    /// A panic, and when its dump comes back (`reset=return`), another one.
+    /// A panic, and another one when its dump returns (`reset=return`).
     TwoCrashes,
-    /// A panic in a kernel some of whose memory faults when it is read (`bad.pages=`).
+    /// A panic in a kernel where reading part of memory faults (`bad.pages=`).
     BadMemory,
-    /// A panic, and a CPU that helps with the dump stops dead in the middle (`helpers.die=`).
+    /// A panic, and a helper stops dead in the middle of the dump (`helpers.die=`).
     DeadHelper,
-    /// A panic, and a CPU that helps with the dump is late once (`helpers.stall=`).
+    /// A panic, and a helper is late once (`helpers.stall=`).
     LateHelper,
-    /// A panic; the first disk goes when somebody unplugs it during the dump.
+    /// A panic; the first disk is unplugged on request during the dump.
     Unplug,
-    /// No crash: all CPUs stand still.
+    /// No crash: all CPUs halt.
     HaltOnly,
     /// No crash: a device's interrupts reach their handler.
     Interrupt,
-    /// No crash: plain polled writes with the dump's driver over the dump partition.
+    /// No crash: plain polled writes over the dump partition, with the dump's driver.
     BenchPlain,
-    /// No crash: plain polled reads over the same.
+    /// No crash: plain polled reads of the dump partition.
     BenchReads,
-    /// No crash: the dump's own check of the pattern over the same.
+    /// No crash: the dump's own pattern check of the dump partition.
     BenchVerify,
     /// A panic, timed.
     BenchDump,
     /// No crash: checksums and copies over RAM, timed.
     BenchChecksum,
-    /// No crash: LZ4 alone over what `fill=` has filled.
+    /// No crash: LZ4 alone, over memory filled by `fill=`.
     BenchLz4,
-    /// No crash: the dump's own packing of pages over the same.
+    /// No crash: the dump's own packing of pages, over the same memory.
     BenchPack,
 }
 
@@ -117,12 +119,12 @@ const CLASSES: [(&str, PageClass); 6] = [
     ("data", PageClass::KernelData),
 ];
 
-/// What `fill=` fills memory with.
+/// The content that `fill=` writes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum FillKind {
     /// Noise.
     Random,
-    /// What a kernel's memory looks like, of which LZ4 makes a third.
+    /// Data like that in a kernel's memory, which LZ4 shrinks to a third.
     Text,
     /// Zeros.
     Zero,
@@ -133,10 +135,10 @@ pub(crate) enum FillKind {
 pub(crate) struct DiskOptions {
     /// `disk.on=NAME`, `disk1.on=NAME`, …: its driver.
     pub(crate) driver: &'static Driver,
-    /// `….pci=BUS:DEVICE.FUNCTION`: the PCI function that the driver takes; else its disks are counted.
+    /// `….pci=BUS:DEVICE.FUNCTION`: the PCI function of the disk; otherwise the driver's disks are numbered.
     pub(crate) pci: Option<Address>,
-    /// `….find=name:TEXT|guid:HEX|label:HEX`: how the dump partition is found on the disk; else it is where `first` and
-    /// `blocks` say.
+    /// `….find=name:TEXT|guid:HEX|label:HEX`: how to find the dump partition on the disk; otherwise `first`
+    /// and `blocks` give its place.
     pub(crate) find: Option<By<'static>>,
     /// `….first=N`: first 4096-byte block of the dump partition. A disk without it is not used.
     pub(crate) first: Option<u64>,
@@ -146,7 +148,7 @@ pub(crate) struct DiskOptions {
     pub(crate) uuid: Option<Uuid>,
     /// `….shared`: a normal driver uses the disk too.
     pub(crate) shared: bool,
-    /// `….recipient=HEX`: the public key that its label has, 64 digits; for a shared disk.
+    /// `….recipient=HEX`: the public key in its label, 64 digits; for a shared disk.
     pub(crate) recipient: Option<PublicKey>,
 }
 
@@ -157,14 +159,14 @@ impl Scenario {
     }
 }
 
-/// All that can be asked for.
+/// All options.
 #[derive(Clone)]
 pub(crate) struct Options {
     /// `scenario=NAME`.
     pub(crate) scenario: Scenario,
-    /// `cpu=N`: which CPU crashes.
+    /// `cpu=N`: the CPU that crashes.
     pub(crate) cpu: usize,
-    /// The disks, those of one driver in the order of the bus. Without one, no dump is armed.
+    /// The disks; those of one driver in bus order. Without any, no dump is armed.
     pub(crate) disks: [DiskOptions; MAX_DISKS],
     /// `verify=all|ahead|sample:N`.
     pub(crate) verify: Verify,
@@ -178,45 +180,47 @@ pub(crate) struct Options {
     pub(crate) log_bytes: Option<u64>,
     /// `arena=KIB`.
     pub(crate) arena_kib: usize,
-    /// `level=N`: which memory is left out, in makedumpfile's bits and one more.
+    /// `level=N`: the memory that is left out, in makedumpfile's bits and one more.
     pub(crate) level: Option<Level>,
     /// `encoding=plain|lz4`.
     pub(crate) encoding: Option<Encoding>,
-    /// `helpers=N`: CPUs that help, at most.
+    /// `helpers=N`: maximum number of helpers.
     pub(crate) helpers: Option<usize>,
     /// `patience=MS`: for one unit of a helper's work.
     pub(crate) patience_ms: Option<u64>,
-    /// `stripe=0|1`: over all disks at once.
+    /// `stripe=0|1`: stripe over all disks.
     pub(crate) stripe: Option<bool>,
-    /// `risky=0|1`: whether a disk may be used that says it is risky.
+    /// `risky=0|1`: whether a risky disk may be used.
     pub(crate) risky: Option<bool>,
     /// `fill=MIB`: RAM filled before the crash.
     pub(crate) fill_mib: u64,
-    /// `fill.class=user|cache|cacheprivate|free|unknown|data`: what that memory is called.
+    /// `fill.class=user|cache|cacheprivate|free|unknown|data`: the class of that memory.
     pub(crate) fill_class: PageClass,
-    /// `fill.kind=random|text|zero`: what it is filled with.
+    /// `fill.kind=random|text|zero`: the content of that memory.
     pub(crate) fill_kind: FillKind,
-    /// `bad.pages=N`: so many pages in the middle of it fault when they are read.
+    /// `bad.pages=N`: number of pages in the middle of it that fault when read.
     pub(crate) bad_pages: Option<u64>,
-    /// `helpers.die=N`: the first helper that looks at its Nth page stops there for ever.
+    /// `helpers.die=N`: the first helper to read its Nth page stops there for good.
     pub(crate) helper_dies: Option<u32>,
-    /// `helpers.stall=MS`: the first helper that looks at its 10th page is late by that.
+    /// `helpers.stall=MS`: the first helper to read its 10th page is late by this.
     pub(crate) helper_stalls_ms: Option<u64>,
-    /// `asleep=N`: just before the crash, the virtio disk with this number goes to sleep, so that it looks risky.
+    /// `asleep=N`: just before the crash, the virtio disk with this number is put to sleep, so that it looks
+    /// risky.
     pub(crate) asleep: Option<usize>,
-    /// `dumps=N`: how many dumps a scenario that survives them makes.
+    /// `dumps=N`: number of dumps in a scenario that survives them.
     pub(crate) dumps: u32,
-    /// `nmi=crash|snapshot`: what an NMI from outside is taken for.
+    /// `nmi=crash|snapshot`: the reaction to an external NMI.
     pub(crate) nmi_crashes: bool,
     /// `watchdog=MS`: starts the watchdog, in any scenario.
     pub(crate) watchdog_ms: Option<u32>,
-    /// `state-offset=N`: which byte `corrupt-state` harms, counted from the memory map in the armed state.
+    /// `state-offset=N`: the byte that `corrupt-state` damages, relative to the memory map in the armed
+    /// state.
     pub(crate) state_offset: u64,
     /// `nested.page=N`.
     pub(crate) nested_page: u32,
-    /// `live.on=virtio|ahci|nvme`: the normal driver.
+    /// `live.on=virtio|ahci|nvme`: the normal driver to use.
     pub(crate) live_driver: &'static drivers::Driver,
-    /// `live.locked`: the panic comes where the driver holds its lock, and not on the CPU `cpu=`.
+    /// `live.locked`: the panic happens where the driver holds its lock, instead of on the CPU `cpu=`.
     pub(crate) live_locked: bool,
     /// `live.first=N`, in 4096-byte blocks.
     pub(crate) live_first: u64,
@@ -226,27 +230,27 @@ pub(crate) struct Options {
     pub(crate) bench_bytes: u64,
     /// `bench.request=N`, bytes in one request.
     pub(crate) bench_request: usize,
-    /// `bench.depth=N`: requests in flight at most.
+    /// `bench.depth=N`: maximum number of requests in flight.
     pub(crate) bench_depth: usize,
-    /// `bench.passes=N`: how many times transfers are timed.
+    /// `bench.passes=N`: number of timed runs of the transfers.
     pub(crate) bench_passes: u32,
 }
 
-/// What was asked for, for all that comes later.
+/// The options of this boot.
 static OPTIONS: spin::Once<Options> = spin::Once::new();
 
-/// What was asked for; before it is known, the usual.
+/// The options of this boot; the defaults until they are known.
 pub(crate) fn options() -> &'static Options {
     OPTIONS.get().unwrap_or(&Options::DEFAULT)
 }
 
 impl Options {
-    /// From now on, these are what was asked for.
+    /// Stores these as the options of this boot.
     pub(crate) fn keep(&self) {
         OPTIONS.call_once(|| self.clone());
     }
 
-    /// What is not asked for.
+    /// The defaults.
     pub(crate) const DEFAULT: Options = Options {
         scenario: Scenario::Panic,
         cpu: 0,
@@ -294,10 +298,10 @@ impl Options {
         bench_passes: 1,
     };
 
-    /// Reads the command line.
+    /// Parses the command line.
     ///
     /// # Errors
-    /// The first word that is not understood, or that asks for what this machine does not have.
+    /// The first word that is invalid, or that requests something this machine does not have.
     pub(crate) fn parse(line: &'static str) -> Result<Options, &'static str> {
         let mut options = Options::DEFAULT;
         for word in line.split_ascii_whitespace() {
@@ -418,7 +422,7 @@ fn switch(text: &str) -> Option<bool> {
     }
 }
 
-/// `N` bytes as hexadecimal digits, dashes between them allowed.
+/// `N` bytes as hexadecimal digits, with optional dashes.
 fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     let mut digits = text.chars().filter(|letter| *letter != '-');

@@ -1,10 +1,11 @@
-//! Work that the healthy kernel does later, outside of interrupt handlers: timers and tasklets.
+//! Deferred work of the healthy kernel, outside interrupt handlers: timers and tasklets.
 //!
-//! Anybody may ask for it, interrupt handlers included. The boot CPU does it wherever it waits, with interrupts on; the
-//! clock that it looks at there is the timers' tick. A handler keeps its place for ever, so asking takes no
-//! lock, and nobody can die with one.
+//! Any code may request it, including interrupt handlers. The boot CPU does it wherever it waits, with
+//! interrupts on; each read of the clock there is a timer tick. A handler keeps its table entry for good, so
+//! requesting takes no lock, and no CPU can die holding one.
 //!
-//! A driver that keeps its own code through a dump asks through [`dumpcore::deferred::Queues`], which hands through to here.
+//! A driver that keeps its own code through a dump uses [`dumpcore::deferred::Queues`], which forwards to
+//! this.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -14,42 +15,42 @@ use spin::Once;
 
 use crate::arch::clock;
 
-/// Handlers that there can be, in all.
+/// Maximum number of handlers.
 const PLACES: usize = 64;
-/// Of a timer that does not wait.
+/// Expiry of an inactive timer.
 const NEVER: Nanoseconds = Nanoseconds::MAX;
 
-/// A handler, and what it waits for.
+/// A handler with its pending work.
 struct Place {
     handler: Once<Handler>,
     /// When its timer expires.
     expires: AtomicU64,
-    /// Whether it is to run as a tasklet.
+    /// Whether it is scheduled as a tasklet.
     scheduled: AtomicBool,
 }
 
 static TABLE: [Place; PLACES] = [const {
     Place { handler: Once::new(), expires: AtomicU64::new(NEVER), scheduled: AtomicBool::new(false) }
 }; PLACES];
-/// Places given away.
+/// Number of entries in use.
 static GIVEN: AtomicUsize = AtomicUsize::new(0);
 
-/// The kernel's queues, as dumpcore sees them.
+/// The kernel's queues, as seen by dumpcore.
 pub(crate) struct Kernel;
 /// There is only one.
 pub(crate) static KERNEL: Kernel = Kernel;
 
-/// Where a handler has its place.
+/// The entry of a handler.
 fn find(handler: Handler) -> Option<&'static Place> {
     TABLE.iter().find(|place| place.handler.get() == Some(&handler))
 }
 
-/// The same; a new one gets a place.
+/// The entry of a handler; a new one gets an entry.
 fn find_or_add(handler: Handler) -> Result<&'static Place, DeferError> {
     if let Some(place) = find(handler) {
         return Ok(place);
     }
-    // An interrupt that asks for the same in between gets a second place for it. Then it may run once more often.
+    // If an interrupt adds the same handler at this moment, it gets a second entry and may run once more.
     let place =
         TABLE.get(GIVEN.fetch_add(1, Ordering::Relaxed)).ok_or(DeferError::Full { capacity: PLACES })?;
     place.handler.call_once(|| handler);
@@ -72,13 +73,13 @@ impl HostQueues for Kernel {
     }
 }
 
-/// Runs each timer that is due and each tasklet that is scheduled. For the boot CPU, where it waits.
+/// Runs each expired timer and each scheduled tasklet. For the boot CPU, where it waits.
 pub(crate) fn run() {
     let now = clock::now();
     for place in &TABLE {
         let Some(handler) = place.handler.get() else { continue };
         let expires = place.expires.load(Ordering::Acquire);
-        // Unless it was moved just now, by an interrupt.
+        // Unless an interrupt has just moved it.
         let due = expires <= now
             && place.expires.compare_exchange(expires, NEVER, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if due {

@@ -1,4 +1,4 @@
-//! What the drivers of devices need of this kernel.
+//! Services for device drivers.
 
 use core::ptr::NonNull;
 
@@ -8,13 +8,13 @@ use dumpcore::DumpDevice;
 
 use crate::arch::paging::{self, Access};
 
-/// A disk, opened by its driver in the arena, and which PCI function it is, if it is one.
+/// A disk, opened by its driver in the arena, with its PCI function, if it has one.
 pub(crate) type Opened = (Option<Function>, &'static mut dyn DumpDevice);
 
-/// Makes device registers visible.
+/// Maps device registers.
 pub(crate) fn map_device(physical: u64, length: usize) -> Option<Mmio> {
-    // SAFETY: a driver asks for its device's registers, while the kernel boots.
+    // SAFETY: a driver requests its device's registers, while the kernel boots.
     let start = unsafe { paging::map_physical(physical, length as u64, Access::Device) }.ok()?;
-    // SAFETY: mapped just now, uncached, for ever.
+    // SAFETY: just mapped, uncached, for good.
     Some(unsafe { Mmio::new(NonNull::new(start)?, length) })
 }

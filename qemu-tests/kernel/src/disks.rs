@@ -26,19 +26,19 @@ use crate::dump;
 use crate::memory;
 use crate::scenario::live;
 
-/// Opens the disk with this number among those that the driver finds.
+/// Opens the driver's disk with this number.
 type Open = fn(usize, u64, &mut Arena<'static>) -> Result<Opened, DeviceError>;
 
 /// A driver.
 pub(crate) struct Driver {
     /// Its name on the command line (`disk.on=`).
     pub(crate) name: &'static str,
-    /// The PCI function of the disk with this number, for a driver whose disks are on PCI.
+    /// The PCI function of the disk with this number, for a driver with PCI disks.
     function: Option<fn(usize) -> Option<Function>>,
     open: Open,
 }
 
-/// All drivers; the first is the one that is used if nothing is said.
+/// All drivers; the first one is the default.
 pub(crate) static DRIVERS: &[Driver] = &[
     Driver::on_pci("virtio-blk", |number| blk::find(&pci::config(), number), virtio_blk),
     Driver::on_no_bus("virtio-blk-mmio", virtio_blk_mmio),
@@ -48,7 +48,7 @@ pub(crate) static DRIVERS: &[Driver] = &[
     Driver::on_pci("nvme", |number| nvme::disk::find(&pci::config(), number), nvme_disk),
     #[cfg(target_arch = "x86_64")]
     Driver::on_pci("ata", |number| ata::disk::find(&pci::config(), number / IDE_DISKS), ata_disk),
-    // The one that keeps its own code through a dump.
+    // The driver that keeps its own code through a dump.
     Driver::on_pci("nvme-2004", live::nvme::find, live::nvme::open),
 ];
 
@@ -67,8 +67,8 @@ impl Driver {
         (0..).map_while(function).position(|function| function.address == address)
     }
 
-    /// Opens the disk with this number, counted from 0 in the order of the bus among the disks that the driver finds.
-    /// Reads only: another driver may be using it. `timeout` is for one request, in nanoseconds.
+    /// Opens the disk with this number, counted from 0 in bus order among the driver's disks. Only reads:
+    /// another driver may be using it. `timeout` is for one request, in nanoseconds.
     pub(crate) fn open(
         &self,
         number: usize,
@@ -82,18 +82,18 @@ impl Driver {
 /// Maps a device's registers.
 type Map = fn(u64, usize) -> Option<Mmio>;
 
-/// The way to a device on PCI.
+/// Access to a PCI device.
 fn access(timeout: u64) -> Access<pci::Config, Map> {
     Access { config: pci::config(), map: map_device, timeout }
 }
 
-/// The error of a driver that does not find so many disks.
+/// The error for a disk number that does not exist.
 fn none(what: &'static str) -> DeviceError {
     DeviceError::Unsupported { what, value: 0 }
 }
 
-/// Finds the dump partition of a disk that nobody uses yet, by the dump's own driver, and leaves the disk at rest. Gives
-/// its first block, and how many it has.
+/// Finds the dump partition on an unused disk with the dump's own driver, and shuts the disk down afterwards.
+/// Returns its first block and its number of blocks.
 pub(crate) fn locate(
     device: &mut dyn DumpDevice,
     by: &By<'_>,
@@ -132,7 +132,7 @@ fn virtio_scsi_mmio(number: usize, timeout: u64, arena: &mut Arena<'static>) -> 
     Ok((None, arena.place(disk)?))
 }
 
-/// Where the machine has virtio registers that are on no bus.
+/// The addresses of virtio register windows that are not on a bus.
 fn windows() -> impl Iterator<Item = u64> {
     virtio_mmio().iter().copied()
 }
@@ -144,15 +144,15 @@ fn nvme_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<
     Ok((Some(function), arena.place(disk)?))
 }
 
-/// Disks that an IDE controller has at most.
+/// Maximum number of disks on an IDE controller.
 #[cfg(target_arch = "x86_64")]
 const IDE_DISKS: usize = 4;
 
-/// The disks of the first IDE controller have the numbers 0 to 3, whether they are there or not.
+/// The disks of the first IDE controller have the numbers 0 to 3, whether they exist or not.
 #[cfg(target_arch = "x86_64")]
 fn ata_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
     let function = ata::disk::find(&pci::config(), number / IDE_DISKS).ok_or(none("an IDE controller"))?;
-    // SAFETY: the kernel runs in ring 0, and nobody else uses these ports: the driver asks for its device's.
+    // SAFETY: the kernel runs in ring 0, and only this driver uses these ports: they belong to its device.
     let ports = |first, length| Some(unsafe { PortWindow::new(first, length) });
     let access = Access { config: pci::config(), map: ports, timeout };
     let low = memory::ram().iter().all(|range| range.end <= 1 << 32);
@@ -162,10 +162,10 @@ fn ata_disk(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<O
     Ok((Some(function), arena.place(disk)?))
 }
 
-/// Which HBA, and which of its ports, the AHCI disk with this number is on.
+/// The HBA and the port of the AHCI disk with this number.
 fn ahci_place(number: usize) -> Option<(Function, u8)> {
     let functions = (0..).map_while(|index| ahci::find(&pci::config(), index));
-    // One that cannot be opened, such as one that is not in AHCI mode, has no disks for us.
+    // An HBA that cannot be opened, for example because it is not in AHCI mode, has no usable disks.
     let hbas = functions.filter_map(|function| Some((function, Hba::open(access(SECOND), function).ok()?)));
     hbas.flat_map(|(function, hba)| hba.disks().map(move |port| (function, port)).collect::<Vec<_>>())
         .nth(number)

@@ -1,25 +1,25 @@
-//! The dump, and the platform that it is lent.
+//! The dump, and its platform.
 
 use dumpcore::{Dump, Platform};
 
 use crate::arch::cpu;
 
-/// The dump. One static, known to the panic handler.
+/// The dump: a static, for the panic handler.
 pub(crate) static DUMP: Dump<'static> = Dump::new();
 
-/// What the kernel lends to it.
+/// The platform of the dump.
 static PLATFORM: spin::Once<&'static dyn Platform> = spin::Once::new();
 
-/// Says what the kernel lends. Once, before anything else is done.
+/// Sets the platform. Once, before anything else.
 pub(crate) fn lend(platform: &'static dyn Platform) {
     PLATFORM.call_once(|| platform);
 }
 
-/// What the kernel lends.
+/// The platform.
 pub(crate) fn platform() -> &'static dyn Platform {
     match PLATFORM.get() {
         Some(platform) => *platform,
-        // Nothing has begun yet.
+        // Too early: nothing can be done yet.
         None => cpu::halt(),
     }
 }

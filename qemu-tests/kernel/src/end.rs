@@ -1,14 +1,14 @@
-//! How the kernel ends, and what it says of that.
+//! How the kernel ends, and its report of that.
 
 use dumpcore::Outcome;
 
 use crate::arch::power;
 use crate::log::log;
 
-/// The exit value of a whole dump.
+/// The exit value for a complete dump.
 pub(crate) const EXIT_COMPLETE: u32 = 1;
 
-/// How an outcome is called, and the exit value for it.
+/// The name of an outcome, and its exit value.
 pub(crate) fn name_and_exit(outcome: &Outcome) -> (&'static str, u32) {
     match outcome {
         Outcome::Complete => ("complete", EXIT_COMPLETE),
@@ -21,7 +21,7 @@ pub(crate) fn name_and_exit(outcome: &Outcome) -> (&'static str, u32) {
     }
 }
 
-/// The kernel cannot go on, and it is not a crash but a mistake in how it was started: says so and ends.
+/// Reports a mistake in how the kernel was started, as opposed to a crash, and exits.
 pub(crate) fn give_up(why: core::fmt::Arguments<'_>) -> ! {
     log!("testkernel: error: {why}");
     power::exit(0x3f)

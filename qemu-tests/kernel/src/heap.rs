@@ -1,4 +1,4 @@
-//! The heap of the healthy kernel. A dump never touches it, but for reading it out.
+//! The heap of the healthy kernel. A dump only reads it out, as memory.
 
 use core::alloc::{GlobalAlloc, Layout};
 
@@ -13,7 +13,7 @@ const SIZE: usize = 4 << 20;
 
 struct LockedHeap(Mutex<Heap>);
 
-// SAFETY: linked_list_allocator keeps the contract of an allocator; the lock keeps CPUs apart.
+// SAFETY: linked_list_allocator fulfils the contract of an allocator; the lock serialises CPUs.
 unsafe impl GlobalAlloc for LockedHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.0.lock().allocate_first_fit(layout).map_or(core::ptr::null_mut(), |start| start.as_ptr())
@@ -33,7 +33,7 @@ static HEAP: LockedHeap = LockedHeap(Mutex::new(Heap::empty()));
 /// Gives the heap its memory.
 pub(crate) fn init() -> Result<(), &'static str> {
     let memory = memory::take_bytes(SIZE, 1, PageClass::Slab).ok_or("no memory for the heap")?;
-    // SAFETY: the memory is nobody else's, for ever, and this happens once.
+    // SAFETY: the memory is ours for good, and this happens once.
     unsafe { HEAP.0.lock().init(memory.as_mut_ptr(), memory.len()) };
     Ok(())
 }

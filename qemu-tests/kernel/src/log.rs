@@ -1,17 +1,19 @@
-//! The kernel log: a ring of the last bytes, which a dump takes along. Every line goes to the serial console too.
+//! The kernel log: a ring of the last bytes, which goes into a dump. Every line is also printed on the serial
+//! console.
 //!
-//! No lock: a writer reserves its bytes by one addition, so that a CPU which dies while it writes blocks nobody.
+//! There is no lock: a writer reserves its bytes by an atomic addition, so a CPU that dies while writing does
+//! not block the others.
 
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use crate::arch::console;
 
-/// Bytes that the ring holds.
+/// Size of the ring in bytes.
 const SIZE: usize = 64 << 10;
 
 static RING: [AtomicU8; SIZE] = [const { AtomicU8::new(0) }; SIZE];
-/// Bytes ever written.
+/// Number of bytes ever written.
 static WRITTEN: AtomicUsize = AtomicUsize::new(0);
 
 /// Writes a line to the log and to the serial console.
@@ -20,14 +22,14 @@ macro_rules! log {
 }
 pub(crate) use log;
 
-/// A line being put together, so that lines of several CPUs do not mix.
+/// A line under construction, so that lines of several CPUs do not mix.
 pub(crate) struct Text<const N: usize> {
     bytes: [u8; N],
     used: usize,
 }
 
 impl<const N: usize> Text<N> {
-    /// Nothing yet.
+    /// An empty text.
     pub(crate) const fn new() -> Text<N> {
         Text { bytes: [0; N], used: 0 }
     }
@@ -39,7 +41,7 @@ impl<const N: usize> Text<N> {
 }
 
 impl<const N: usize> Write for Text<N> {
-    /// Takes what fits, cut between characters.
+    /// Appends as much as fits, cut at a character boundary.
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
         let room = text.floor_char_boundary(N - self.used);
         self.bytes[self.used..self.used + room].copy_from_slice(&text.as_bytes()[..room]);
@@ -51,7 +53,7 @@ impl<const N: usize> Write for Text<N> {
 /// See [`log!`].
 pub(crate) fn line(words: core::fmt::Arguments<'_>) {
     let mut text = Text::<512>::new();
-    // Cannot fail: Text takes what fits.
+    // Cannot fail: Text accepts what fits.
     let _ = text.write_fmt(words);
     let _ = text.write_str("\n");
     append(text.as_str().as_bytes());
@@ -65,12 +67,12 @@ fn append(bytes: &[u8]) {
     }
 }
 
-/// Bytes in the log.
+/// Length of the log in bytes.
 pub(crate) fn length() -> usize {
     WRITTEN.load(Ordering::Relaxed).min(SIZE)
 }
 
-/// Copies the piece of the log that begins `offset` bytes into it; returns how many bytes that were. For the dump:
+/// Copies the part of the log that begins at byte `offset`; returns the number of bytes copied. For the dump:
 /// cannot panic.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn read(offset: u64, piece: &mut [u8]) -> usize {

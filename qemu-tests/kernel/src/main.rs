@@ -1,27 +1,27 @@
 //! The test kernel: boots in QEMU with 1 to 8 CPUs, arms a dump, and crashes as its command line says.
 //!
-//! It is an example too: this is what a small kernel needs in order to have crash dumps. Its author's part is
-//! one `impl dumpcore::Platform` (`platform.rs`), one call of `arm` (`arm.rs`) and one of `crash`
-//! (`panic.rs`). The rest is a kernel like any other:
+//! It is also an example of what a small kernel needs for crash dumps. The author's part is one `impl
+//! dumpcore::Platform` (`platform.rs`), one call to `arm` (`arm.rs`) and one to `crash` (`panic.rs`). The
+//! rest is a kernel like any other:
 //!
-//! | file | what it tells |
+//! | file | contents |
 //! | --- | --- |
-//! | `start.rs` | the order in which the kernel comes up |
+//! | `start.rs` | the order in which the kernel starts |
 //! | `arch/` | one folder per architecture: entry, page tables, exceptions, CPUs, clock, buses |
-//! | `command_line.rs` | what can be asked of it |
-//! | `memory/`, `heap.rs`, `log.rs` | RAM and what it is used for, the heap, the kernel log |
-//! | `platform.rs` | what the kernel lends to the dump |
+//! | `command_line.rs` | its options |
+//! | `memory/`, `heap.rs`, `log.rs` | RAM and its classes, the heap, the kernel log |
+//! | `platform.rs` | the platform for the dump |
 //! | `dump.rs` | the dump itself |
-//! | `stop.rs` | stopping the other CPUs, which then help, and letting them go on |
+//! | `stop.rs` | stopping the other CPUs, which then help, and resuming them |
 //! | `watchdog.rs` | a hardware watchdog |
 //! | `deferred.rs` | timers and tasklets |
 //! | `disks.rs`, `device.rs` | the disks that can receive a dump, and their drivers |
 //! | `arm.rs` | arming the dump, while healthy |
 //! | `panic.rs`, `end.rs` | the ways into the dump, and what happens after it |
-//! | `witness.rs` | what a debugger must find in the core |
-//! | `scenario/` | the ways to crash, and the benches |
+//! | `witness.rs` | data that a debugger must find in the core |
+//! | `scenario/` | the ways to crash, and the benchmarks |
 //!
-//! Lines on the serial console that begin with `testkernel: ` are read by the test harness.
+//! The test harness reads lines on the serial console that begin with `testkernel: `.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
@@ -65,7 +65,7 @@ mod watchdog;
 #[cfg(target_os = "none")]
 mod witness;
 
-/// On a host there is nothing to run.
+/// There is nothing to run on a host.
 #[cfg(not(target_os = "none"))]
 fn main() -> std::process::ExitCode {
     eprintln!("test-kernel is a kernel, not a program: run it in QEMU with `cargo xtask qemu`");

@@ -1,5 +1,5 @@
-//! The ways into the dump: a panic, or a fault, calls `crash()`; a kernel that goes on, `snapshot()`. And what happens when
-//! they come back.
+//! The ways into the dump: a panic or a fault calls `crash()`; a kernel that continues calls `snapshot()`.
+//! Also what happens when they return.
 
 use core::cell::UnsafeCell;
 use core::fmt::Write;
@@ -17,18 +17,19 @@ use crate::log::{Text, log};
 use crate::scenario::{bench, footprint, live, outcomes};
 use crate::watchdog;
 
-/// Bytes of a panic message that are kept.
+/// Maximum length of a panic message in bytes.
 const MESSAGE: usize = 512;
-/// Crashes on one CPU that get a message: the first, and one inside its dump.
+/// Number of crashes on one CPU that have a message: the first, and one inside its dump.
 const CRASHES: usize = 2;
 
-/// A message for each crash on each CPU, so that no crash needs memory from anywhere or harms another's.
+/// A message buffer for each crash on each CPU, so that no crash needs to allocate or overwrites another's
+/// message.
 struct Messages([[UnsafeCell<Text<MESSAGE>>; CRASHES]; MAX_CPUS]);
 // SAFETY: each is used by one crash on one CPU only.
 unsafe impl Sync for Messages {}
 
 static MESSAGES: Messages = Messages([const { [const { UnsafeCell::new(Text::new()) }; CRASHES] }; MAX_CPUS]);
-/// How many crashes each CPU has seen.
+/// Number of crashes on each CPU.
 static DEPTH: [AtomicUsize; MAX_CPUS] = [const { AtomicUsize::new(0) }; MAX_CPUS];
 
 #[panic_handler]
@@ -40,7 +41,7 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     }
 }
 
-/// A message being written, for this crash on this CPU.
+/// The message of this crash on this CPU.
 struct Told {
     cpu: usize,
     depth: usize,
@@ -48,15 +49,15 @@ struct Told {
 }
 
 impl Told {
-    /// Writes the message down and says it, unless this is a crash inside another one. `None` if even the way to the reset
-    /// crashes.
+    /// Stores the message and logs it, unless this is a crash inside another one. `None` if even the path to
+    /// the reset crashes.
     fn new(what: &str, words: core::fmt::Arguments<'_>) -> Option<Told> {
         let cpu = cpu::number();
         let depth = DEPTH[cpu].fetch_add(1, Ordering::Relaxed);
-        // SAFETY: this crash's own, see Messages.
+        // SAFETY: only used by this crash; see Messages.
         let text = unsafe { &mut *MESSAGES.0[cpu].get(depth)?.get() };
         *text = Text::new();
-        // Cannot fail: Text takes what fits.
+        // Cannot fail: Text accepts what fits.
         let _ = text.write_fmt(words);
         let told = Told { cpu, depth, message: text.as_str() };
         if depth == 0 {
@@ -65,7 +66,7 @@ impl Told {
         Some(told)
     }
 
-    /// It is over, and the kernel is still there.
+    /// The dump has returned, and the kernel still runs.
     fn over(self, outcome: &Outcome) {
         DEPTH[self.cpu].store(self.depth, Ordering::Relaxed);
         outcomes::note(outcome);
@@ -75,7 +76,7 @@ impl Told {
     }
 }
 
-/// The end of this kernel: dumps its memory, then does as the command line says.
+/// Ends this kernel: dumps its memory, then does what the command line says.
 #[unsafe(export_name = "kernel_crash")]
 pub(crate) fn crash(trigger: Trigger, words: core::fmt::Arguments<'_>, registers: &Registers) -> ! {
     cpu::disable_interrupts();
@@ -86,14 +87,14 @@ pub(crate) fn crash(trigger: Trigger, words: core::fmt::Arguments<'_>, registers
     let crash = Crash { trigger, message: told.message, registers };
     let outcome = loop {
         match DUMP.crash(dump::platform(), &crash) {
-            // That CPU stops this one, and finds it here: for good, or for as long as a dump of the live kernel takes.
-            // Then it is our turn.
+            // The other CPU stops this one here: for good, or while it dumps the live kernel. After that, it
+            // is our turn.
             Outcome::OtherCpu { .. } => interrupts::stand_aside(registers),
             outcome => break outcome,
         }
     };
 
-    // Only here if the policy is to return, or if there was nothing to dump to.
+    // Only reached if the policy is to return, or if there was nothing to dump to.
     bench::report_dump(clock::now().saturating_sub(begin));
     footprint::report();
     live::report();
@@ -106,7 +107,7 @@ pub(crate) fn crash(trigger: Trigger, words: core::fmt::Arguments<'_>, registers
     power::exit(outcomes::exit_value())
 }
 
-/// Dumps the memory of the live kernel, and goes on.
+/// Dumps the memory of the live kernel and continues.
 #[unsafe(export_name = "kernel_snapshot")]
 pub(crate) fn snapshot(trigger: Trigger, words: core::fmt::Arguments<'_>, registers: &Registers) {
     let Some(told) = Told::new("dump of the live kernel", words) else { return };
@@ -117,12 +118,12 @@ pub(crate) fn snapshot(trigger: Trigger, words: core::fmt::Arguments<'_>, regist
     watchdog::pat();
 }
 
-/// An NMI from outside: the watchdog's bite, or somebody has pressed the button.
+/// An external NMI: from the watchdog, or from a button.
 #[cfg(target_arch = "x86_64")]
 #[unsafe(export_name = "kernel_nmi")]
 fn nmi(registers: &Registers) {
     let (trigger, message) = if watchdog::is_starved() {
-        // It stands still after its bite. From here on the dump pats it.
+        // The watchdog stops once it has fired. From here on, the dump pats it.
         watchdog::restart();
         (Trigger::Watchdog, "the watchdog was not patted in time")
     } else {

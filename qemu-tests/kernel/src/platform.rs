@@ -1,7 +1,7 @@
-//! What this kernel lends to the dump: the one `impl Platform` that every kernel writes.
+//! The platform of this kernel: the one `impl Platform` that every kernel writes.
 //!
-//! From `crash()` on, these methods run on a dead kernel. They take no lock, allocate nothing, write no
-//! memory but the caller's, and cannot panic.
+//! From `crash()` on, these methods run on a dead kernel. They take no lock, do not allocate, only write the
+//! caller's memory, and cannot panic.
 
 use core::ptr::NonNull;
 
@@ -14,7 +14,7 @@ use crate::arch::{cache, clock, console, cpu, guard, idle, paging, power, random
 use crate::memory::{self, linker_symbol};
 use crate::{deferred, log, stop, watchdog};
 
-/// The kernel, as the dump sees it. Made once, while the kernel is healthy.
+/// The kernel, as seen by the dump. Created once, while the kernel is healthy.
 pub(crate) struct KernelPlatform {
     code: [CodeRange; 2],
     build_id: &'static [u8],
@@ -36,14 +36,15 @@ impl KernelPlatform {
             range(linker_symbol!(__dump_path_rodata_start), linker_symbol!(__dump_path_rodata_end)),
         ];
         let note = range(linker_symbol!(__build_id_start), linker_symbol!(__build_id_end));
-        // SAFETY: the linker script puts the build id's ELF note between these symbols; constants do not change.
+        // SAFETY: the linker script puts the build id's ELF note between these symbols; constants do not
+        // change.
         let note = unsafe { core::slice::from_raw_parts(note.start, note.length) };
-        // Behind the note's header (12 bytes) and its name ("GNU" and a zero) comes the id.
+        // The id follows the note's header (12 bytes) and its name ("GNU" and a zero).
         KernelPlatform { code, build_id: note.get(16..).unwrap_or_default() }
     }
 }
 
-// SAFETY: page() gives pointers into the direct map, only for RAM, which stays mapped; code_ranges() names
+// SAFETY: page() returns pointers into the direct map, only for RAM, which stays mapped; code_ranges() names
 // parts of the kernel's image; on_stack() calls its closure exactly once.
 unsafe impl Platform for KernelPlatform {
     fn now(&self) -> Nanoseconds {
@@ -79,8 +80,8 @@ unsafe impl Platform for KernelPlatform {
     }
 
     fn still(&self, pfn: u64) -> Option<u64> {
-        // With the other CPUs stopped and the disks in the dump's hands, nothing writes to memory any more, this file
-        // included. Devices see RAM where the CPU does.
+        // With the other CPUs stopped and the disks taken over by the dump, nothing writes to memory any
+        // more, including this file. The bus address of RAM is its physical address.
         let address = pfn.checked_mul(memory::FRAME)?;
         NonNull::new(paging::direct(address)).is_some_and(guard::probe).then_some(address)
     }
@@ -173,7 +174,7 @@ unsafe impl Platform for KernelPlatform {
         let mut run = run;
         let top = dumpcore::stack::top(stack);
         let word = (&raw mut run).cast::<u8>();
-        // SAFETY: the stack is the caller's to lend, and aligned as it promises; `run` outlives the call.
+        // SAFETY: the stack is the caller's to lend, and aligned as promised; `run` outlives the call.
         unsafe { stack::call_on(top, run_closure, word) };
         true
     }
@@ -182,7 +183,7 @@ unsafe impl Platform for KernelPlatform {
 /// Runs on the other stack; `word` points to the closure's reference.
 #[unsafe(link_section = ".dump_path.text")]
 extern "C" fn run_closure(word: *mut u8) {
-    // SAFETY: on_stack() passes a pointer to its own `run`, and waits.
+    // SAFETY: on_stack() passes a pointer to its own `run` and waits.
     let run = unsafe { &mut *word.cast::<&mut dyn FnMut()>() };
     run();
 }

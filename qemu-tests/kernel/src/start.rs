@@ -1,4 +1,4 @@
-//! The order in which the kernel comes up.
+//! The order in which the kernel starts.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,18 +9,18 @@ use crate::log::log;
 use crate::scenario::sabotage::Sabotaged;
 use crate::{arm, dump, heap, memory, scenario, witness};
 
-/// The other CPUs may go on.
+/// Set when the other CPUs may continue.
 static READY: AtomicBool = AtomicBool::new(false);
 
-/// From the architecture's entry, on the boot CPU's own stack, with the boot page tables: with what the machine handed over
-/// there, and the number that the machine has for this CPU, where the entry knows it.
+/// Called by the architecture's entry, on the boot CPU's own stack, with the boot page tables. Arguments: the
+/// address of the boot information, and the machine's number for this CPU, if the entry knows it.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_start(handed_over: u64, boot_cpu: u64) -> ! {
     dump::lend(&Sabotaged);
     serial::init();
     // SAFETY: once, here, on the boot CPU.
     unsafe { interrupts::load(0) };
-    // SAFETY: the numbers come from the entry, and nothing was written since.
+    // SAFETY: the numbers come from the entry, and no memory was written since.
     let boot =
         unsafe { boot::read(handed_over, boot_cpu) }.unwrap_or_else(|why| give_up(format_args!("{why}")));
     log!("testkernel: starts: {}", boot.command_line);
@@ -36,7 +36,7 @@ extern "C" fn kernel_start(handed_over: u64, boot_cpu: u64) -> ! {
         ));
     }
     let armed = arm::arm(&options);
-    // Behind all that needs much memory in a row: the witnesses scatter pages over all of it.
+    // After everything that needs contiguous memory: the witnesses scatter pages over all of RAM.
     witness::build(scenario::wait_and_crash);
     scenario::prepare(&options, armed);
     READY.store(true, Ordering::Release);
@@ -45,12 +45,12 @@ extern "C" fn kernel_start(handed_over: u64, boot_cpu: u64) -> ! {
 
 fn bring_up(boot: &BootInfo) -> Result<(), &'static str> {
     memory::init(boot.ram.clone(), &boot.taken)?;
-    // SAFETY: once, on the boot CPU, behind memory::init().
+    // SAFETY: once, on the boot CPU, after memory::init().
     unsafe { arch::bring_up(boot, other_cpu)? };
     heap::init()
 }
 
-/// What every other CPU does: waits until the kernel is up, then stands where a crash will find it.
+/// The code of every other CPU: waits until the kernel is up, then waits where a crash will find it.
 fn other_cpu(number: usize) -> ! {
     while !READY.load(Ordering::Acquire) {
         core::hint::spin_loop();

@@ -1,8 +1,9 @@
-//! Stopping the other CPUs for a dump, and letting them go on after it.
+//! Stops the other CPUs for a dump, and resumes them afterwards.
 //!
-//! Each freeze has a number. A CPU that is asked to obey it records its registers, leaves for a stack in the dump's arena,
-//! says that it has obeyed, and from there on changes no memory but the arena: its own stack is dumped too. There it
-//! helps with the dump. Behind the dump of a live kernel it goes on where it was; otherwise it stays where it is.
+//! Each request to stop has a number. A CPU that obeys it records its registers, switches to a stack in the
+//! dump's arena, reports that it has stopped, and from there on only changes memory in the arena, because its
+//! own stack is dumped too. There it helps with the dump. After the dump of a live kernel it continues where
+//! it was; otherwise it stays stopped.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -13,26 +14,26 @@ use crate::arch::cpu::{self, MAX_CPUS};
 use crate::arch::{idle, smp, stack};
 use crate::dump::{self, DUMP};
 
-/// Bytes of a stopped CPU's stack in the arena. Below it, help gives it a larger one.
+/// Size of a stopped CPU's stack in the arena, in bytes. When it helps, dumpcore switches to a larger one.
 pub(crate) const STACK: usize = 2048;
 
-/// In [`Slot::obeyed`]: this CPU never goes on.
+/// In [`Slot::obeyed`]: this CPU never continues.
 const FOR_GOOD: u32 = 1 << 31;
 
 /// One CPU.
 struct Slot {
-    /// Number of the freeze that it is to obey.
+    /// Number of the request that it is to obey.
     asked: AtomicU32,
-    /// Number of the freeze that it obeys or has obeyed last, with [`FOR_GOOD`] or not. 0 if none.
+    /// Number of the last request that it obeyed, possibly with [`FOR_GOOD`]. 0 if none.
     obeyed: AtomicU32,
-    /// What it recorded then.
+    /// The registers that it recorded then.
     registers: UnsafeCell<Registers>,
     /// End of its stack in the arena; null without an arena.
     stack: AtomicPtr<u8>,
 }
 
-// SAFETY: `registers` is written by its own CPU alone, in front of the store to `obeyed`, and read after it by the CPU
-// that froze it, until that lets it go on.
+// SAFETY: only its own CPU writes `registers`, before the store to `obeyed`. The CPU that stopped it reads
+// them after that, until it lets the CPU continue.
 unsafe impl Sync for Slot {}
 
 static SLOTS: [Slot; MAX_CPUS] = [const {
@@ -44,19 +45,19 @@ static SLOTS: [Slot; MAX_CPUS] = [const {
     }
 }; MAX_CPUS];
 
-/// Number of the last freeze.
+/// Number of the last request to stop.
 static FREEZES: AtomicU32 = AtomicU32::new(0);
-/// Number of the last freeze that is over.
+/// Number of the last request that is over.
 static RESUMED: AtomicU32 = AtomicU32::new(0);
 
-/// Gives a CPU its stack for being stopped.
+/// Sets a CPU's stack for being stopped.
 pub(crate) fn lend_stack(cpu: usize, stack: &'static mut [u8]) {
     if let Some(slot) = SLOTS.get(cpu) {
         slot.stack.store(stack.as_mut_ptr_range().end, Ordering::Release);
     }
 }
 
-/// Tells all other CPUs to stop. One that stays silent shows in the dump: it has no registers there.
+/// Tells all other CPUs to stop. The dump shows those that do not: they have no registers.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn stop_others() {
     let number = FREEZES.load(Ordering::Relaxed).wrapping_add(1);
@@ -75,14 +76,14 @@ pub(crate) fn all_stopped() -> bool {
     others().all(|cpu| registers(cpu).is_some())
 }
 
-/// All CPUs but this one.
+/// All other CPUs.
 #[unsafe(link_section = ".dump_path.text")]
 fn others() -> impl Iterator<Item = usize> {
     let own = cpu::number();
     (0..cpu::count()).filter(move |cpu| *cpu != own)
 }
 
-/// Lets all CPUs go on that did not stop for good.
+/// Resumes all CPUs that did not stop for good.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn resume() {
     let number = FREEZES.load(Ordering::Relaxed);
@@ -94,17 +95,17 @@ pub(crate) fn resume() {
     }
 }
 
-/// The registers that a CPU recorded when it was stopped, `None` if it is not.
+/// The registers that a CPU recorded when it was stopped; `None` if it is not stopped.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn registers(cpu: usize) -> Option<Registers> {
     let slot = SLOTS.get(cpu)?;
     let obeyed = slot.obeyed.load(Ordering::Acquire);
     let stopped = obeyed != 0 && (obeyed & FOR_GOOD != 0 || obeyed == FREEZES.load(Ordering::Relaxed));
-    // SAFETY: recorded in front of the store to `obeyed`, and not changed before the next freeze.
+    // SAFETY: recorded before the store to `obeyed`, and not changed before the next request.
     stopped.then(|| unsafe { *slot.registers.get() })
 }
 
-/// Whether a CPU has a freeze to obey.
+/// Whether a CPU has a request to obey.
 #[unsafe(link_section = ".dump_path.text")]
 #[unsafe(export_name = "kernel_is_asked_to_stop")]
 pub(crate) fn is_asked(cpu: usize) -> bool {
@@ -113,36 +114,37 @@ pub(crate) fn is_asked(cpu: usize) -> bool {
     obeyed & FOR_GOOD == 0 && slot.asked.load(Ordering::Acquire) != obeyed
 }
 
-/// What a stopped CPU takes along to its stack in the arena.
+/// The data that a stopped CPU takes to its stack in the arena.
 struct Stand {
     slot: &'static Slot,
     number: u32,
     resumes: bool,
 }
 
-/// Stops this CPU, in the handler of the interrupt that asked it to. Comes back behind the dump of a live kernel.
+/// Stops this CPU, in the handler of the interrupt that requested it. Returns after the dump of a live
+/// kernel.
 #[unsafe(link_section = ".dump_path.text")]
 #[unsafe(export_name = "kernel_stop")]
 pub(crate) fn stop(registers: &Registers) {
     let Some(slot) = SLOTS.get(cpu::number()) else { cpu::halt() };
     let number = slot.asked.load(Ordering::Acquire);
-    // SAFETY: `obeyed` is not `number` yet, so nobody reads; only this CPU writes.
+    // SAFETY: `obeyed` is not `number` yet, so no one reads them; only this CPU writes them.
     unsafe { *slot.registers.get() = *registers };
-    // Asked now, when the dump is certainly waiting for us, and not when it may be over.
+    // Read now, while the dump is certainly waiting for us, not later, when it may be over.
     let mut stand = Stand { slot, number, resumes: DUMP.resumes() };
     let top = slot.stack.load(Ordering::Acquire);
     if top.is_null() {
-        // Nothing was armed, so nobody can have asked.
+        // Nothing was armed, so no request is possible.
         cpu::halt();
     }
-    // SAFETY: the stack was lent to this CPU for this, and it is not stopped twice at once.
+    // SAFETY: the stack was lent to this CPU for this purpose, and it is not stopped twice at once.
     unsafe { stack::call_on(top, stand_by, (&raw mut stand).cast()) }
 }
 
-/// On the stack in the arena. From the first store on, the memory that is dumped stays as it is.
+/// Runs on the stack in the arena. From the first store on, the dumped memory stays unchanged.
 #[unsafe(link_section = ".dump_path.text")]
 extern "C" fn stand_by(stand: *mut u8) {
-    // SAFETY: stop() passes its own `stand`, and waits.
+    // SAFETY: stop() passes its own `stand` and waits.
     let stand = unsafe { &*stand.cast::<Stand>() };
     let word = if stand.resumes { stand.number } else { stand.number | FOR_GOOD };
     stand.slot.obeyed.store(word, Ordering::Release);
@@ -152,7 +154,7 @@ extern "C" fn stand_by(stand: *mut u8) {
     }
     // Bounded by the dump: its budget ends it, and then it resumes or resets us.
     while RESUMED.load(Ordering::Acquire) < stand.number {
-        // Not at full speed: a virtual CPU that spins takes the host's time from the one that dumps.
+        // Not at full speed: a spinning virtual CPU takes host time from the one that dumps.
         idle::rest();
     }
 }

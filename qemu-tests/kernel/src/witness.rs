@@ -1,8 +1,8 @@
-//! Witnesses: what a debugger must find in the core, unharmed.
+//! Witnesses: data that a debugger must find intact in the core.
 //!
 //! - `WITNESS`, a variable;
-//! - `WITNESS_LIST`, a linked list over the heap;
-//! - `WITNESS_PAGES`, physical pages all over RAM, whose content follows from their number;
+//! - `WITNESS_LIST`, a linked list on the heap;
+//! - `WITNESS_PAGES`, physical pages all over RAM, whose content is derived from their number;
 //! - on each CPU, the calls `witness_outer` → `witness_middle` → `witness_inner` with their arguments.
 
 use alloc::boxed::Box;
@@ -15,22 +15,22 @@ use dumpcore::PageClass;
 use crate::arch::{cpu, paging};
 use crate::memory;
 
-/// A variable with a value to be recognised.
+/// A variable with a recognisable value.
 #[repr(C)]
 pub(crate) struct Witness {
     /// [`MAGIC`].
     pub magic: u64,
-    /// How many list nodes and pages there are together.
+    /// Number of list nodes and pages together.
     pub count: u64,
     /// A text.
     pub name: &'static str,
 }
 
-/// Said by every witness.
+/// The value in every witness.
 const MAGIC: u64 = 0x5749_544e_4553_5321;
-/// Nodes of the list.
+/// Number of nodes in the list.
 const NODES: u64 = 32;
-/// Pages all over RAM.
+/// Number of pages all over RAM.
 const PAGES: usize = 64;
 
 /// A node of the list.
@@ -52,7 +52,7 @@ static mut WITNESS_LIST: *const WitnessNode = core::ptr::null();
 #[unsafe(no_mangle)]
 static mut WITNESS_PAGES: [u64; PAGES] = [0; PAGES];
 
-/// A number that looks random and follows from its seed (SplitMix64, Steele, Lea and Flood, 2014).
+/// A pseudo-random number derived from its seed (SplitMix64, Steele, Lea and Flood, 2014).
 pub(crate) fn mix(seed: u64) -> u64 {
     let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -63,41 +63,41 @@ pub(crate) fn mix(seed: u64) -> u64 {
 /// Fills the page at this physical address with `mix(512 * pfn + index)` in its word `index`.
 ///
 /// # Safety
-/// The frame is the caller's.
+/// The frame belongs to the caller.
 pub(crate) unsafe fn fill_page(physical: u64) {
     let words = paging::direct(physical).cast::<u64>();
     let seed = physical / memory::FRAME * 512;
     for index in 0..512 {
-        // SAFETY: within the page, which is the caller's and in the direct map.
+        // SAFETY: within the page, which belongs to the caller and is in the direct map.
         unsafe { words.add(index).write(mix(seed + index as u64)) };
     }
 }
 
-/// Where CPUs go on that stand.
+/// The function that waiting CPUs run.
 static THEN: spin::Once<fn(usize) -> !> = spin::Once::new();
 
-/// Sets the witnesses up. CPUs that stand go on with `then`, which is given their numbers.
+/// Creates the witnesses. CPUs then run `then` with their numbers.
 pub(crate) fn build(then: fn(usize) -> !) {
     THEN.call_once(|| then);
     let mut list = core::ptr::null();
     for index in (0..NODES).rev() {
         list = Box::into_raw(Box::new(WitnessNode { next: list, index, value: index * index }));
-        // What lies between the nodes is kept, so that they lie on different pages.
+        // The memory between the nodes is kept, so that they are on different pages.
         Vec::leak(alloc::vec![0x5a_u8; 5000]);
     }
     let mut pages = [0; PAGES];
     for (part, slot) in pages.iter_mut().enumerate() {
         if let Some(frame) = memory::take_scattered(part as u64, PAGES as u64, PageClass::KernelData) {
-            // SAFETY: the frame was taken just now.
+            // SAFETY: the frame was just taken.
             unsafe { fill_page(frame) };
-            // In front of the pattern, the page says what it is.
+            // The page is marked at its beginning, over the pattern.
             // SAFETY: as above.
             unsafe { paging::direct(frame).cast::<[u64; 2]>().write([MAGIC, frame / memory::FRAME]) };
             *slot = frame / memory::FRAME;
         }
     }
     let witness = Witness { magic: MAGIC, count: NODES + PAGES as u64, name: "the kernel remembers" };
-    // SAFETY: the boot CPU alone, once; nobody reads them but a debugger.
+    // SAFETY: only the boot CPU writes them, once; only a debugger reads them.
     unsafe {
         (&raw mut WITNESS).write_volatile(witness);
         (&raw mut WITNESS_LIST).write_volatile(list);
@@ -105,22 +105,22 @@ pub(crate) fn build(then: fn(usize) -> !) {
     }
 }
 
-/// CPUs that stand in `witness_inner`.
+/// Number of CPUs in `witness_inner`.
 static STANDING: AtomicUsize = AtomicUsize::new(0);
 
-/// How many CPUs stand where a crash is to find them.
+/// Number of CPUs waiting where a crash is to find them.
 pub(crate) fn standing() -> usize {
     STANDING.load(Ordering::Acquire)
 }
 
-/// Where every CPU ends up: three calls deep, for the debugger to see.
+/// Where every CPU ends up: three calls deep, for a debugger.
 #[inline(always)]
 pub(crate) fn stand(cpu: usize) -> ! {
     witness_outer(cpu as u32, 0x1000 + cpu as u64)
 }
 
-// The arguments go through black_box so that they stand in the frames, where a debugger finds them whatever the
-// optimiser does.
+// The arguments go through black_box, so that they are in the frames, where a debugger finds them whatever
+// the optimiser does.
 
 #[unsafe(no_mangle)]
 #[inline(never)]

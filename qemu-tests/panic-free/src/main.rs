@@ -1,8 +1,8 @@
-//! The dump path and nothing else, linked for bare metal. It is never run: `cargo xtask test` reads its symbol table.
-//! If a panic can be reached from the roots here, then the linker keeps the panic handler; if none can, it drops it.
+//! The dump path and nothing else, linked for bare metal. It is never run: `cargo xtask test` reads its
+//! symbol table. The linker keeps the panic handler only if a panic is reachable from the roots here.
 //!
-//! The optimiser must not know more than it knows in a kernel. So the dump, the platform and all arguments come
-//! from outside, as arguments of the entry; `arm()` is not a root, since it may panic.
+//! The optimiser must not know more than it does in a kernel. So the dump, the platform and all arguments
+//! come from outside, as arguments of the entry. `arm()` is not a root, because it may panic.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
@@ -11,7 +11,7 @@ mod outside;
 #[cfg(target_os = "none")]
 mod roots;
 
-/// On a host there is nothing to run.
+/// There is nothing to run on a host.
 #[cfg(not(target_os = "none"))]
 fn main() -> std::process::ExitCode {
     eprintln!("panic-free is not a program: `cargo xtask test` builds it and looks at what was linked");

@@ -1,4 +1,4 @@
-//! A platform and a device that define only what they must, so that everything else is dumpcore's own code.
+//! A platform and a device with only the required methods, so that everything else is dumpcore's own code.
 
 use core::hint::black_box;
 use core::ptr::NonNull;
@@ -10,10 +10,10 @@ use dumpcore::platform::{Nanoseconds, RamRange};
 use dumpcore::wait::Wait;
 use dumpcore::{DumpDevice, Platform, ResetPolicy};
 
-/// The platform with nothing but a clock and a console.
+/// The platform with the required methods only.
 pub(crate) struct Least;
 
-// SAFETY: it has no page, no code and no stack to promise anything of. Besides, it never runs.
+// SAFETY: it has no pages, code or stacks to promise anything about, and it never runs.
 unsafe impl Platform for Least {
     fn now(&self) -> Nanoseconds {
         black_box(0)
@@ -37,10 +37,10 @@ unsafe impl Platform for Least {
     }
 }
 
-/// The device that does one block at a time.
+/// A device that does one block at a time.
 pub(crate) struct Slowest;
 
-// SAFETY: what it is given comes back at once, and nothing is touched.
+// SAFETY: buffers are returned at once, and nothing is accessed.
 unsafe impl DumpDevice for Slowest {
     fn name(&self) -> &str {
         black_box("")

@@ -1,4 +1,4 @@
-//! Where the dump path is entered.
+//! The entry points of the dump path.
 
 use core::hint::black_box;
 use core::panic::PanicInfo;
@@ -16,7 +16,7 @@ use dumpcore::{Crash, Dump, DumpDevice, Platform};
 
 use crate::outside::{Least, Slowest};
 
-/// What a kernel brings, unknown to the optimiser.
+/// The input from a kernel, unknown to the optimiser.
 pub(crate) struct Outside<'a> {
     dump: &'a Dump<'static>,
     platform: &'a dyn Platform,
@@ -45,7 +45,7 @@ pub(crate) struct Outside<'a> {
     port_ata: &'a mut AtaDisk<PortWindow, PortIo>,
 }
 
-/// The entry, by the name that linkers look for.
+/// The entry, under the name that linkers expect.
 #[unsafe(no_mangle)]
 fn _start(outside: &mut Outside<'_>) {
     dump(outside);
@@ -71,7 +71,7 @@ fn _start(outside: &mut Outside<'_>) {
     deferred(outside);
 }
 
-/// What a kernel calls, on the CPU that dumps and on those that were stopped.
+/// The calls of a kernel, on the dumping CPU and on stopped ones.
 fn dump(outside: &Outside<'_>) {
     black_box(outside.dump.crash(outside.platform, &outside.crash));
     black_box(outside.dump.snapshot(outside.platform, &outside.crash));
@@ -80,17 +80,17 @@ fn dump(outside: &Outside<'_>) {
     black_box(dumpcore::crashdump_mode());
 }
 
-/// Links all methods of a platform, also those that it does not define itself.
+/// Links all methods of a platform, including default ones.
 fn platform(platform: &dyn Platform) {
     black_box(platform);
 }
 
-/// Links all methods of a device, also those that it does not define itself.
+/// Links all methods of a device, including default ones.
 fn device(device: &mut dyn DumpDevice) {
     black_box(device);
 }
 
-/// What a driver calls that keeps its own code through a dump.
+/// The calls of a driver that keeps its own code through a dump.
 fn deferred(outside: &Outside<'_>) {
     let Outside { platform, queues, handler, time, .. } = outside;
     let _ = black_box(queues.set_timer(*platform, *handler, *time));
@@ -100,8 +100,8 @@ fn deferred(outside: &Outside<'_>) {
     wait.pause(*time);
 }
 
-/// Linked only if a panic can be reached. Never inlined, so that its name is there to be found; and it looks at what it is
-/// told, so that the places of panics are there too.
+/// Linked only if a panic is reachable. Never inlined, so that its name can be found. It uses its argument,
+/// so that the locations of panics are linked too.
 #[panic_handler]
 #[inline(never)]
 fn panicked(info: &PanicInfo<'_>) -> ! {

@@ -1,13 +1,13 @@
-//! Text on the console, whatever it is: the architecture sends the bytes.
+//! Text output on the architecture's serial console.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::serial::put;
 
-/// A CPU is writing.
+/// Set while a CPU is writing.
 static BUSY: AtomicBool = AtomicBool::new(false);
 
-/// Writes text, whole lines in one piece. A CPU that died while writing is waited for a moment only.
+/// Writes text without mixing it with that of other CPUs. If a CPU died while writing, waits only a moment.
 pub(crate) fn write(text: &str) {
     let mut ours = false;
     for _ in 0..1_000_000 {

@@ -1,4 +1,5 @@
-//! What exceptions call of the kernel above. As with `kernel_start`, these are found by their names when the kernel is linked.
+//! Functions of the kernel that exception handlers call. As with `kernel_start`, the linker resolves them by
+//! name.
 
 use core::fmt::Arguments;
 
@@ -15,10 +16,10 @@ unsafe extern "Rust" {
     /// Crashes.
     pub(super) safe fn kernel_crash(trigger: Trigger, words: Arguments<'_>, registers: &Registers) -> !;
 
-    /// Dumps the live kernel, which goes on.
+    /// Dumps the live kernel, which continues.
     pub(super) safe fn kernel_snapshot(trigger: Trigger, words: Arguments<'_>, registers: &Registers);
 
-    /// An NMI from outside has come.
+    /// An NMI from outside.
     #[cfg(target_arch = "x86_64")]
     pub(super) safe fn kernel_nmi(registers: &Registers);
 }

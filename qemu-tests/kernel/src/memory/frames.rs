@@ -1,4 +1,4 @@
-//! Frames: which are free, and what the others are used for.
+//! Frames: which are free, and the classes of the others.
 
 use core::sync::atomic::{AtomicU8, Ordering};
 
@@ -8,17 +8,17 @@ use spin::{Mutex, Once};
 
 use super::ram::{FRAME, RamMap};
 
-/// All RAM, as the machine gave it to us. Fixed after boot, and read without a lock by the dump.
+/// All RAM reported by the machine. Fixed after boot, and read without a lock by the dump.
 static RAM: Once<RamMap> = Once::new();
-/// The part of it that nobody uses.
+/// The free part of it.
 static FREE: Mutex<RamMap> = Mutex::new(RamMap::new());
 
-/// What each frame is used for: a byte for each, the place of its class in [`CLASSES`]. A kernel that has a structure for
-/// each page would keep this there.
+/// The class of each frame: one byte per frame, an index into [`CLASSES`]. A kernel with a structure for each
+/// page would store it there.
 ///
-/// A byte is always one class or another, so the dump reads it without a lock, whoever died while changing it.
+/// A byte is always a valid class, so the dump reads it without a lock, even if a CPU died while changing it.
 static USES: Once<&'static [AtomicU8]> = Once::new();
-/// The classes that frames have here, those that nobody has marked first.
+/// The classes of frames; unmarked frames have the first one.
 const CLASSES: [PageClass; 10] = [
     PageClass::Unknown,
     PageClass::Free,
@@ -31,24 +31,24 @@ const CLASSES: [PageClass; 10] = [
     PageClass::Cache,
     PageClass::CachePrivate,
 ];
-/// What they are called on the console.
+/// The names of the classes on the console.
 const NAMES: [&str; CLASSES.len()] =
     ["unknown", "free", "text", "data", "stack", "pagetable", "slab", "user", "cache", "cacheprivate"];
-/// Frames in a row of one class are counted up to this many (16 MiB), so that an answer does not take long.
+/// Runs of frames of one class are counted up to this many (16 MiB), so that an answer does not take long.
 const LONGEST_RUN: usize = 4096;
 
-/// Makes RAM known, and which part of it nobody uses.
+/// Sets all RAM, and its free part.
 pub(super) fn set_ram(ram: RamMap, free: RamMap) {
     *FREE.lock() = free;
     RAM.call_once(|| ram);
 }
 
-/// Gives memory for what each frame is used for.
+/// Provides the memory for the classes.
 pub(super) fn set_uses(uses: &'static [AtomicU8]) {
     USES.call_once(|| uses);
 }
 
-/// Says what a range is used for from now on.
+/// Sets the class of a range.
 pub(super) fn mark(range: RamRange, class: PageClass) {
     let number = CLASSES.iter().position(|other| *other == class).unwrap_or(0) as u8;
     let uses = USES.get().copied().unwrap_or_default();
@@ -58,7 +58,7 @@ pub(super) fn mark(range: RamRange, class: PageClass) {
     }
 }
 
-/// What a frame and those after it are used for. For the dump: takes no lock, and cannot panic.
+/// The class of a frame, and how many from it on share it. For the dump: takes no lock, and cannot panic.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn class(pfn: u64) -> ClassRun {
     let uses = USES.get().copied().unwrap_or_default();
@@ -76,7 +76,7 @@ pub(crate) fn ram() -> &'static RamMap {
     RAM.get().unwrap_or(&NONE)
 }
 
-/// Pages of RAM in each class, with its name.
+/// Number of pages in each class, with its name.
 pub(crate) fn classes() -> [(&'static str, u64); CLASSES.len()] {
     let mut counts = NAMES.map(|name| (name, 0));
     let uses = USES.get().copied().unwrap_or_default();
@@ -91,7 +91,8 @@ pub(crate) fn classes() -> [(&'static str, u64); CLASSES.len()] {
     counts
 }
 
-/// Takes `frames` frames in a row, the lowest that are free, aligned to `align` frames. Gives the physical address.
+/// Takes `frames` contiguous frames, the lowest free ones, aligned to `align` frames. Returns the physical
+/// address.
 pub(crate) fn take(frames: u64, align: u64, class: PageClass) -> Option<u64> {
     let mut free = FREE.lock();
     let length = frames * FRAME;
@@ -105,8 +106,8 @@ pub(crate) fn take(frames: u64, align: u64, class: PageClass) -> Option<u64> {
     Some(start)
 }
 
-/// Takes the free frame that comes after `part` of `parts` of all free memory, so that frames taken with
-/// different parts lie scattered over all of RAM.
+/// Takes the free frame at `part` of `parts` of all free memory, so that frames taken with different parts
+/// are scattered over all of RAM.
 pub(crate) fn take_scattered(part: u64, parts: u64, class: PageClass) -> Option<u64> {
     let mut free = FREE.lock();
     let total: u64 = free.iter().map(|range| range.end - range.start).sum();
@@ -125,8 +126,8 @@ pub(crate) fn take_scattered(part: u64, parts: u64, class: PageClass) -> Option<
     Some(start)
 }
 
-/// Takes as many frames as there are, up to `frames`, and calls `visit` with the physical address of each.
-/// Returns how many there were.
+/// Takes up to `frames` frames, as many as are free, and calls `visit` with the physical address of each.
+/// Returns their number.
 pub(crate) fn take_many(frames: u64, class: PageClass, mut visit: impl FnMut(u64)) -> u64 {
     let mut left = frames;
     while left > 0 {

@@ -2,7 +2,7 @@
 
 use dumpcore::PageClass;
 
-/// How a range of physical memory is to be seen.
+/// How a range of physical memory is mapped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     /// Program code.
@@ -23,7 +23,7 @@ pub(crate) struct ImagePart {
     pub(crate) end: u64,
     /// How it is mapped.
     pub(crate) access: Access,
-    /// What it is used for.
+    /// Its class.
     pub(crate) class: PageClass,
 }
 
@@ -38,7 +38,7 @@ macro_rules! linker_symbol {
 }
 pub(crate) use linker_symbol;
 
-/// The kernel's image, in parts.
+/// The parts of the kernel's image.
 pub(crate) fn kernel_image() -> [ImagePart; 3] {
     let text = linker_symbol!(__text_start);
     let rodata = linker_symbol!(__rodata_start);

@@ -1,4 +1,4 @@
-//! RAM: what there is, what of it is free, and what the rest is used for. Frames are taken, and never given back.
+//! RAM: its extent, the free part, and the classes of the rest. Frames are taken and never returned.
 
 mod frames;
 mod image;
@@ -15,14 +15,14 @@ pub(crate) use ram::{FRAME, RamMap};
 
 use crate::arch::{paging, stack};
 
-/// Where a part of the kernel's image lies in RAM.
+/// The physical range of a part of the kernel's image.
 fn physical(part: Range<u64>) -> RamRange {
     let start = paging::physical(part.start as *const u8);
     RamRange { start, end: start + (part.end - part.start) }
 }
 
-/// Makes all RAM known, and all of it free but the kernel and what is `taken`. On the boot page tables, which show the first GiB
-/// of RAM.
+/// Registers all RAM. All of it is free, except the kernel and what is `taken`. On the boot page tables,
+/// which map the first GiB of RAM.
 pub(crate) fn init(ram: RamMap, taken: &RamMap) -> Result<(), &'static str> {
     let mut free = ram.clone();
     taken.iter().try_for_each(|range| free.remove(*range))?;
@@ -37,7 +37,7 @@ pub(crate) fn init(ram: RamMap, taken: &RamMap) -> Result<(), &'static str> {
     let bytes =
         take_bytes(count as usize, 1, PageClass::KernelData).ok_or("no memory for the map of uses")?;
     let own = paging::physical(bytes.as_ptr());
-    // SAFETY: an AtomicU8 is laid out as a u8, and the bytes are ours for ever.
+    // SAFETY: an AtomicU8 has the layout of a u8, and the bytes are ours for good.
     let uses = unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast(), count as usize) };
     frames::set_uses(uses);
     free.iter().for_each(|range| frames::mark(*range, PageClass::Free));
@@ -51,11 +51,11 @@ pub(crate) fn init(ram: RamMap, taken: &RamMap) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Takes frames in a row and gives them as bytes, zeroed, in the direct map.
+/// Takes contiguous frames and returns them as zeroed bytes in the direct map.
 pub(crate) fn take_bytes(bytes: usize, align: u64, class: PageClass) -> Option<&'static mut [u8]> {
     let bytes = bytes.next_multiple_of(FRAME as usize);
     let start = paging::direct(take(bytes as u64 / FRAME, align, class)?);
-    // SAFETY: the frames are ours alone, RAM, and in the direct map for ever.
+    // SAFETY: the frames are ours alone, are RAM, and stay in the direct map.
     unsafe {
         start.write_bytes(0, bytes);
         Some(core::slice::from_raw_parts_mut(start, bytes))

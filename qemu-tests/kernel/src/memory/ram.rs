@@ -2,9 +2,9 @@
 
 use dumpcore::platform::RamRange;
 
-/// Ranges of RAM that a map holds.
+/// Maximum number of ranges in a map.
 const RANGES: usize = 128;
-/// Bytes in a frame.
+/// Size of a frame in bytes.
 pub(crate) const FRAME: u64 = 4096;
 
 /// Ranges of RAM, page-aligned, ascending.
@@ -39,7 +39,7 @@ impl RamMap {
         self.ranges[..self.count].iter()
     }
 
-    /// Takes a part out, which may lie anywhere.
+    /// Removes a range, which may be anywhere.
     pub(crate) fn remove(&mut self, hole: RamRange) -> Result<(), &'static str> {
         let before = self.clone();
         self.count = 0;

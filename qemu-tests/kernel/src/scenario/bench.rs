@@ -1,5 +1,5 @@
-//! The benches: the same driver without a dump, a dump, and what its stages cost. One line each:
-//! `testkernel: bench name=NAME bytes=N ns=N`, and where pages are packed, ` packed=N` bytes.
+//! The benchmarks: the driver without a dump, a dump, and the cost of its stages. Each prints one line:
+//! `testkernel: bench name=NAME bytes=N ns=N`, and ` packed=N` bytes if pages are packed.
 
 use core::hint::black_box;
 use core::ptr::NonNull;
@@ -28,15 +28,15 @@ fn report(name: &str, bytes: u64, nanoseconds: u64) {
     log!("testkernel: bench name={name} bytes={bytes} ns={nanoseconds}");
 }
 
-/// Bytes that the timed dump was filled with; 0 if none is timed.
+/// Number of bytes that the timed dump has to write at least; 0 if none is timed.
 static DUMP_BYTES: AtomicU64 = AtomicU64::new(0);
 
-/// From now on, a dump is timed; `bytes` is what it has to write at least.
+/// Times the next dump, which has to write at least `bytes`.
 pub(crate) fn enable(bytes: u64) {
     DUMP_BYTES.store(bytes.max(1), Ordering::Relaxed);
 }
 
-/// Says how long the dump took from the crash on, if that was asked for.
+/// Reports how long the dump took from the crash on, if requested.
 pub(crate) fn report_dump(nanoseconds: u64) {
     let bytes = DUMP_BYTES.swap(0, Ordering::Relaxed);
     if bytes > 0 {
@@ -44,26 +44,26 @@ pub(crate) fn report_dump(nanoseconds: u64) {
     }
 }
 
-/// What is done to the blocks of the dump partition.
+/// The operation on the blocks of the dump partition.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transfer {
-    /// They are written. Destroys what is there.
+    /// Write them, which destroys their content.
     Write,
-    /// They are read.
+    /// Read them.
     Read,
-    /// They are read and compared with their pattern, as a dump does before it writes.
+    /// Read them and compare them with their pattern, as a dump does before writing.
     Verify,
 }
 
-/// Plain polled transfers over the dump partition, with as many requests in flight as the arena, the device and
-/// `bench.depth=` allow, and a flush or, in the end, a shutdown; `bench.passes=` times.
+/// Plain polled transfers over the dump partition, with as many requests in flight as the arena, the device
+/// and `bench.depth=` allow, `bench.passes=` times. Ends with a flush, the last time with a shutdown.
 pub(crate) fn transfer(armed: Armed, options: &Options, transfer: Transfer) -> Result<(), &'static str> {
     let (device, mut arena) = armed.disk.ok_or("there is no disk")?;
     let [disk, ..] = options.disks;
     let first = disk.first.ok_or("there is no disk.first=")?;
     let request = options.bench_request.min(device.max_transfer()) & !(BLOCK_SIZE - 1);
     let blocks_each = (request / BLOCK_SIZE) as u64;
-    // The label stays.
+    // The label is kept.
     if blocks_each == 0 || disk.blocks < 1 + blocks_each {
         return Err("bench.request= is less than a block, or more than the partition has");
     }
@@ -109,7 +109,7 @@ pub(crate) fn transfer(armed: Armed, options: &Options, transfer: Transfer) -> R
     Ok(())
 }
 
-/// As many buffers as fit, up to `depth`, filled with something.
+/// As many filled buffers as fit, up to `depth`.
 fn buffers(arena: &mut Arena<'_>, request: usize, depth: usize) -> Result<Vec<DmaBuffer>, &'static str> {
     let mut free = Vec::new();
     while free.len() < depth
@@ -123,7 +123,7 @@ fn buffers(arena: &mut Arena<'_>, request: usize, depth: usize) -> Result<Vec<Dm
     if free.is_empty() { Err("the arena has no room for one request") } else { Ok(free) }
 }
 
-/// Requests in flight, and buffers for more.
+/// Requests in flight, and free buffers.
 struct Transfers<'a> {
     device: &'a mut dyn DumpDevice,
     wait: Wait<'a>,
@@ -136,7 +136,7 @@ struct Transfers<'a> {
 }
 
 impl Transfers<'_> {
-    /// Starts a request over the blocks of the partition from `block` on.
+    /// Starts a request on the blocks of the partition from `block` on.
     fn start(&mut self, block: u64) -> Result<(), &'static str> {
         while self.free.is_empty() {
             self.reap()?;
@@ -155,7 +155,7 @@ impl Transfers<'_> {
         }
     }
 
-    /// Waits for one request.
+    /// Waits for one request to finish.
     fn reap(&mut self) -> Result<(), &'static str> {
         let Transfers { device, wait, .. } = self;
         let done = wait
@@ -179,13 +179,14 @@ impl Transfers<'_> {
     }
 }
 
-/// LZ4 alone over what was filled, in units of several sizes: the dump's own, and a library's for comparison.
+/// LZ4 alone over the filled memory, in units of several sizes: the dump's own, and a library's for
+/// comparison.
 pub(crate) fn lz4(filled: &Filled) -> Result<(), &'static str> {
     let mut out = alloc::vec![0; lz4_flex::block::get_maximum_output_size(16 * PAGE_SIZE)];
     let mut table = Box::new(lz4::Table::new());
     for (pages, name) in [(1, "lz4-1"), (2, "lz4-2"), (4, "lz4-4"), (8, "lz4-8"), (15, "lz4-15")] {
         pack_each(filled, pages, name, |raw| {
-            // A unit that does not shrink is stored as it is.
+            // A unit that does not shrink is stored uncompressed.
             lz4::compress(raw, &mut out[..raw.len() - 1], &mut table).unwrap_or(raw.len())
         })?;
     }
@@ -197,7 +198,7 @@ pub(crate) fn lz4(filled: &Filled) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The dump's own packing, as each CPU does it: look, copy under the guard, compress.
+/// The dump's own packing, as each CPU does it: test for zeros, copy under the guard, compress.
 pub(crate) fn pack(filled: &Filled) -> Result<(), &'static str> {
     let mut out = alloc::vec![0; OUT_BYTES];
     let mut staging = alloc::vec![[0; BLOCK_SIZE]; UNIT_PAGES];
@@ -213,7 +214,7 @@ pub(crate) fn pack(filled: &Filled) -> Result<(), &'static str> {
     })
 }
 
-/// Times `pack` over what was filled, in units of so many pages; it gives how many bytes it made of each.
+/// Times `pack` over the filled memory, in units of this many pages; `pack` returns the packed size of each.
 fn pack_each(
     filled: &Filled,
     pages: usize,
@@ -236,11 +237,11 @@ fn pack_each(
     Ok(())
 }
 
-/// Checksums and copies over RAM, block by block as a dump would: first over pages of zeros, then over noise.
+/// Checksums and copies over RAM, block by block as in a dump: first over zero pages, then over noise.
 pub(crate) fn checksums(bytes: u64) -> Result<(), &'static str> {
     let frames = (bytes / BLOCK_SIZE as u64).max(1);
     let mut filled = Filled::default();
-    // What it is called matters to nobody: there is no dump.
+    // The class does not matter: there is no dump.
     if memory::take_many(frames, PageClass::User, |frame| filled.add(frame)) < frames {
         return Err("there is not so much free RAM");
     }
@@ -252,7 +253,7 @@ pub(crate) fn checksums(bytes: u64) -> Result<(), &'static str> {
     let measure = |name: &str, each: &mut dyn FnMut(&Block, u64)| {
         let begin = clock::now();
         for frame in addresses() {
-            // SAFETY: the frame is ours, and nobody writes to it meanwhile.
+            // SAFETY: the frame is ours, and is not written meanwhile.
             each(unsafe { &*paging::direct(frame).cast::<Block>() }, frame);
         }
         report(name, frames * BLOCK_SIZE as u64, clock::now() - begin);

@@ -1,4 +1,4 @@
-//! Memory filled before the crash (`fill=`), and a part of it that cannot be read any more (`bad.pages=`).
+//! Fills memory before the crash (`fill=`), and makes a part of it unreadable (`bad.pages=`).
 
 use core::ops::Range;
 
@@ -8,10 +8,10 @@ use crate::log::log;
 use crate::memory::{self, FRAME};
 use crate::witness::{self, mix};
 
-/// Bad pages in `scenario=bad-memory`, unless the command line has another number.
+/// Number of bad pages in `scenario=bad-memory`, unless the command line gives another one.
 const BAD_PAGES: u64 = 3;
 
-/// Text in memory of [`FillKind::Text`].
+/// Text for memory of [`FillKind::Text`].
 const WORDS: [&[u8; 8]; 16] = [
     b"virtio: ",
     b"queue is",
@@ -31,8 +31,9 @@ const WORDS: [&[u8; 8]; 16] = [
     b"t, again",
 ];
 
-/// Word `index` of the page with this number, in memory that looks like a kernel's: objects of 64 bytes, of which three in
-/// eight are zeros, and the others pointers, text, small numbers, and noise. LZ4 makes a third of it.
+/// Word `index` of the page with this number, in memory that resembles a kernel's: objects of 64 bytes, of
+/// which three in eight are zero and the others are pointers, text, small numbers, and noise. LZ4 shrinks it
+/// to a third.
 fn word(pfn: u64, index: u64) -> u64 {
     let object = mix(pfn * 64 + index / 8);
     let noise = mix(pfn * 512 + index);
@@ -49,7 +50,7 @@ fn word(pfn: u64, index: u64) -> u64 {
 }
 
 /// # Safety
-/// The frame is the caller's.
+/// The frame belongs to the caller.
 unsafe fn fill_page(physical: u64, kind: FillKind) {
     match kind {
         // SAFETY: the caller's promise.
@@ -59,14 +60,14 @@ unsafe fn fill_page(physical: u64, kind: FillKind) {
         FillKind::Text => {
             let words = paging::direct(physical).cast::<u64>();
             for index in 0..FRAME / 8 {
-                // SAFETY: within the page, which is the caller's and in the direct map.
+                // SAFETY: within the page, which belongs to the caller and is in the direct map.
                 unsafe { words.add(index as usize).write(word(physical / FRAME, index)) };
             }
         }
     }
 }
 
-/// The filled memory, in pieces that have no gaps.
+/// The filled memory, in contiguous pieces.
 #[derive(Default)]
 pub(crate) struct Filled(alloc::vec::Vec<Range<u64>>);
 
@@ -80,12 +81,13 @@ impl Filled {
     pub(crate) fn pieces(&self) -> impl Iterator<Item = &'static [u8]> {
         self.0.iter().map(|piece| {
             let length = (piece.end - piece.start) as usize;
-            // SAFETY: the frames were taken for this, for ever, and are in the direct map; nobody writes them any more.
+            // SAFETY: the frames were taken for this purpose for good, are in the direct map, and are not
+            // written any more.
             unsafe { core::slice::from_raw_parts(paging::direct(piece.start), length) }
         })
     }
 
-    /// Counts a frame in, after the others.
+    /// Appends a frame.
     pub(crate) fn add(&mut self, frame: u64) {
         match self.0.last_mut() {
             Some(last) if last.end == frame => last.end += FRAME,
@@ -94,12 +96,12 @@ impl Filled {
     }
 }
 
-/// Fills what `fill=` asks for, and spoils what `bad.pages=` asks for.
+/// Fills memory as requested by `fill=`, and makes `bad.pages=` pages unreadable.
 pub(crate) fn fill(options: &Options) -> Result<Filled, &'static str> {
     let mut filled = Filled::default();
     let wanted = options.fill_mib << 8;
     let taken = memory::take_many(wanted, options.fill_class, |frame| {
-        // SAFETY: take_many gives frames that are ours.
+        // SAFETY: take_many passes frames that are ours.
         unsafe { fill_page(frame, options.fill_kind) };
         filled.add(frame);
     });
@@ -117,14 +119,14 @@ pub(crate) fn fill(options: &Options) -> Result<Filled, &'static str> {
     Ok(filled)
 }
 
-/// Takes `count` pages out of the middle of the largest piece: reading them faults from now on.
+/// Removes `count` pages from the middle of the largest piece: from now on, reading them faults.
 fn spoil(filled: &Filled, count: u64) -> Result<(), &'static str> {
     let bytes = count * FRAME;
     let largest = filled.0.iter().max_by_key(|piece| piece.end - piece.start);
     let piece =
         largest.filter(|piece| piece.end - piece.start >= bytes).ok_or("bad.pages= needs a larger fill=")?;
     let first = (piece.start + (piece.end - piece.start - bytes) / 2) & !(FRAME - 1);
-    // SAFETY: the boot CPU is alone in changing tables; the frames were filled, and nobody looks at them again.
+    // SAFETY: only the boot CPU changes tables; the frames were filled and are not accessed again.
     unsafe { paging::hide(first, count)? };
     log!("testkernel: bad first={} count={count}", first / FRAME);
     Ok(())

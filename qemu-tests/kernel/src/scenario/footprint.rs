@@ -1,25 +1,25 @@
-//! How much of the crashing code's stack a dump uses: the stack below is painted, and looked at afterwards.
+//! Measures how much of the crashed stack a dump uses: the stack below is painted, and examined afterwards.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::arch::{cpu, stack};
 use crate::log::Text;
 
-/// What the stack is painted with.
+/// The paint.
 const PAINT: u64 = 0x7061_696e_7465_6421;
-/// Bytes below `paint`'s caller that `paint` uses itself and cannot paint.
+/// Bytes below its caller that `paint` uses itself and cannot paint.
 const OWN: u64 = 512;
 
 static ENABLED: AtomicBool = AtomicBool::new(false);
-/// Stack pointer of `paint`'s caller; 0 if not painted, or reported already.
+/// Stack pointer of `paint`'s caller; 0 if not painted, or already reported.
 static BEGIN: AtomicU64 = AtomicU64::new(0);
 
-/// From now on, a crash is measured.
+/// Requests a measurement of the next crash.
 pub(crate) fn enable() {
     ENABLED.store(true, Ordering::Relaxed);
 }
 
-/// Paints the stack below the caller, if that was asked for.
+/// Paints the stack below the caller, if a measurement was requested.
 #[inline(never)]
 pub(crate) fn paint() {
     if !ENABLED.swap(false, Ordering::Relaxed) {
@@ -35,7 +35,7 @@ pub(crate) fn paint() {
     }
 }
 
-/// Says how deep the stack was used since `paint`, once.
+/// Reports, once, how deep the stack was used since `paint`.
 pub(crate) fn report() {
     let begin = BEGIN.swap(0, Ordering::Relaxed);
     if begin == 0 {
@@ -43,12 +43,12 @@ pub(crate) fn report() {
     }
     let bottom = stack::bottom(cpu::number()) as u64;
     let mut at = bottom;
-    // SAFETY: inside this CPU's stack, whose words are all initialised.
+    // SAFETY: inside this CPU's stack, all of which is initialised.
     while at < begin && unsafe { (at as *const u64).read_volatile() } == PAINT {
         at += 8;
     }
     let mut line = Text::<128>::new();
-    // Cannot fail: Text takes what fits.
+    // Cannot fail: Text accepts what fits.
     let _ = core::fmt::Write::write_fmt(
         &mut line,
         format_args!("testkernel: stack used={} of={}\n", begin - at, begin - bottom),

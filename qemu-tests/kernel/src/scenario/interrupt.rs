@@ -1,4 +1,5 @@
-//! A device's interrupts reach their handler: QEMU's teaching device, which raises one when it is told to (QEMU, docs/specs/edu).
+//! Tests that device interrupts reach their handler, with QEMU's educational device, which raises one on
+//! request (QEMU, docs/specs/edu).
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,31 +11,31 @@ use crate::arch::{clock, cpu, irq, pci};
 use crate::device;
 use crate::log::log;
 
-/// Vendor and device.
+/// Vendor and device id.
 const ID: (u16, u16) = (0x1234, 0x11e8);
-/// Raises an interrupt, for the reasons written here.
+/// Writing reasons here raises an interrupt.
 const RAISE: usize = 0x60;
-/// For which reasons it is raised.
+/// The pending reasons.
 const REASONS: usize = 0x24;
-/// Takes reasons away.
+/// Writing reasons here acknowledges them.
 const QUIET: usize = 0x64;
-/// Bytes of registers that are used.
+/// Size of the registers in use.
 const LENGTH: usize = 0x100;
 
-/// How many interrupts are raised.
+/// Number of interrupts to raise.
 const ROUNDS: u32 = 100;
-/// How long one may take to arrive, in nanoseconds.
+/// How long an interrupt may take to arrive, in nanoseconds.
 const PATIENCE: u64 = 1_000_000_000;
-/// What the handler is to be called with.
+/// The argument for the handler.
 const WORD: usize = 0x5157;
 
 /// The device's registers.
 struct Edu(Mmio);
-// SAFETY: reads and writes of its registers, which do not depend on one another.
+// SAFETY: independent reads and writes of its registers.
 unsafe impl Sync for Edu {}
 
 static EDU: Once<Edu> = Once::new();
-/// The sum of all reasons that the handler has seen.
+/// The sum of all reasons seen by the handler.
 static SEEN: AtomicU32 = AtomicU32::new(0);
 
 fn handle(word: usize) {
@@ -47,7 +48,7 @@ fn handle(word: usize) {
     }
 }
 
-/// Raises interrupts, one after another, each for a reason of its own.
+/// Raises interrupts, one after another, each with its own reason.
 pub(crate) fn run() -> Result<(), &'static str> {
     let function = functions(&pci::config())
         .find(|function| (function.vendor, function.device) == ID)

@@ -1,8 +1,8 @@
-//! The scenarios: what happens before the crash, and how it comes.
+//! The scenarios: what happens before the crash, and how it happens.
 //!
-//! | file | which |
+//! | file | scenarios |
 //! | --- | --- |
-//! | `harm.rs`, `sabotage.rs` | corrupt-code, corrupt-state, nested-…, dead-helper, late-helper: the platform of the kernel, spoilt |
+//! | `harm.rs`, `sabotage.rs` | corrupt-code, corrupt-state, nested-…, dead-helper, late-helper |
 //! | `unplug.rs` | device-gone, unplug |
 //! | `live/` | shared-live |
 //! | `interrupt.rs` | interrupt |
@@ -35,10 +35,10 @@ use crate::scenario::bench::Transfer;
 use crate::scenario::sabotage::SABOTAGE;
 use crate::{memory, watchdog, witness};
 
-/// What a waiting CPU is told, see [`Order`].
+/// The order for each waiting CPU, see [`Order`].
 static ORDERS: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(Order::Wait as u8) }; MAX_CPUS];
 
-/// What a CPU that stands in `witness_inner` is to do.
+/// Orders for a CPU that waits in `witness_inner`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Order {
@@ -50,14 +50,14 @@ enum Order {
     Oops = 5,
 }
 
-/// At which of its looks at a page a helper is harmed, unless `helpers.die=` says.
+/// At which page read a helper is disturbed, unless `helpers.die=` says otherwise.
 const HELPER_PAGE: u32 = 10;
-/// How late a helper is in `scenario=late-helper`, in ms, unless `helpers.stall=` says.
+/// How late a helper is in `scenario=late-helper`, in ms, unless `helpers.stall=` says otherwise.
 const HELPER_LATE: u64 = 3000;
-/// After how many ms without a pat the watchdog bites in `scenario=watchdog`, unless `watchdog=` says.
+/// The watchdog's timeout in ms in `scenario=watchdog`, unless `watchdog=` says otherwise.
 const WATCHDOG: u32 = 2000;
 
-/// Does what comes before the crash, on the boot CPU. Benches without a crash end here.
+/// Runs everything that comes before the crash, on the boot CPU. Benchmarks without a crash end here.
 pub(crate) fn prepare(options: &Options, armed: Armed) {
     options.keep();
     if let Err(why) = prepare_scenario(options, armed) {
@@ -114,7 +114,8 @@ fn prepare_scenario(options: &Options, armed: Armed) -> Result<(), &'static str>
     }
 }
 
-/// Where each CPU waits, in `witness_inner`, until it is told to crash. The boot CPU tells, when all are there.
+/// Where each CPU waits, in `witness_inner`, until it is ordered to crash. The boot CPU gives the order when
+/// all are there.
 #[inline(never)]
 pub(crate) fn wait_and_crash(own: usize) -> ! {
     core::hint::black_box(&own);
@@ -130,7 +131,7 @@ pub(crate) fn wait_and_crash(own: usize) -> ! {
             }
             order if order == Order::Snapshot as u8 => survive::snapshots(options()),
             order if order == Order::Oops as u8 => survive::oopses(options()),
-            // The normal driver's work goes on, on the boot CPU, which takes its interrupts.
+            // The normal driver continues on the boot CPU, which takes its interrupts.
             _ if own == 0 && options().scenario == Scenario::SharedLive => live::keep_going(),
             _ => survive::work(own),
         }
@@ -142,7 +143,7 @@ fn give_orders() {
     while witness::standing() < cpu::count() {
         core::hint::spin_loop();
     }
-    // The others need a few more instructions from counting themselves to their loop.
+    // After counting themselves, the others need a few more instructions to reach their loop.
     clock::pause(1_000_000);
     if options.scenario == Scenario::HaltOnly {
         console::write("testkernel: halted\n");
@@ -188,11 +189,11 @@ fn give_orders() {
     ORDERS[options.cpu].store(order as u8, Ordering::Release);
 }
 
-/// What memory is used for, from here on until the end.
+/// Prints the classes of memory, which do not change from here on.
 fn tell_classes() {
     let mut line = Text::<256>::new();
     for (name, pages) in memory::classes() {
-        // Cannot fail: Text takes what fits.
+        // Cannot fail: Text accepts what fits.
         let _ = write!(line, " {name}={pages}");
     }
     log!("testkernel: classes{}", line.as_str());
@@ -214,7 +215,8 @@ extern "C" fn crash_by_fault(cpu: u32, address: *mut u64) -> ! {
     panic!("a write through a null pointer did not fault");
 }
 
-/// Calls itself until the stack is used up: the fault that follows finds no stack either, so this is a double fault.
+/// Recurses until the stack overflows: the fault that follows has no stack either, so this becomes a double
+/// fault.
 #[unsafe(no_mangle)]
 #[inline(never)]
 #[expect(unconditional_recursion, reason = "it is meant to end in a fault")]

@@ -1,4 +1,4 @@
-//! What has come of the dumps of a kernel that goes on.
+//! The outcomes of dumps that the kernel survived.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,27 +8,27 @@ use crate::arch::cpu;
 use crate::command_line::{Scenario, options};
 use crate::end::{EXIT_COMPLETE, name_and_exit};
 
-/// Dumps that have come back, whole or not.
+/// Number of dumps that have returned, complete or not.
 static DUMPS: AtomicU32 = AtomicU32::new(0);
-/// The exit value of the first dump that was not complete; 0 if all were.
+/// The exit value of the first incomplete dump; 0 if all were complete.
 static FAILED: AtomicU32 = AtomicU32::new(0);
 
-/// A dump has come back.
+/// Records that a dump has returned.
 pub(crate) fn note(outcome: &Outcome) {
     DUMPS.fetch_add(1, Ordering::Relaxed);
     let (_, exit) = name_and_exit(outcome);
     if exit != EXIT_COMPLETE {
-        // The first one stays.
+        // Keeps the first one.
         let _ = FAILED.compare_exchange(0, exit, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
-/// How many dumps have come back.
+/// Number of dumps that have returned.
 pub(crate) fn dumps() -> u32 {
     DUMPS.load(Ordering::Relaxed)
 }
 
-/// The exit value of all dumps that have come back.
+/// The exit value for all dumps that have returned.
 pub(crate) fn exit_value() -> u32 {
     match FAILED.load(Ordering::Relaxed) {
         0 => EXIT_COMPLETE,
@@ -36,7 +36,7 @@ pub(crate) fn exit_value() -> u32 {
     }
 }
 
-/// `scenario=two-crashes`: the first dump has come back, and the kernel crashes once more.
+/// `scenario=two-crashes`: after the first dump has returned, crashes again.
 pub(crate) fn crash_again() {
     if options().scenario == Scenario::TwoCrashes && DUMPS.load(Ordering::Relaxed) == 1 {
         panic!("CPU {} panics again, as the command line asks", cpu::number());

@@ -1,5 +1,5 @@
-//! The platform of the kernel, spoilt: the scenarios that ask for it harm the dump from inside. A kernel in use has nothing
-//! like this.
+//! The kernel's platform with sabotage: some scenarios disturb the dump from inside. A real kernel has
+//! nothing like this.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -14,10 +14,10 @@ use crate::arch::cpu::{self, MAX_CPUS};
 use crate::arch::{clock, hotplug};
 use crate::{platform, stop};
 
-/// The kernel's platform, with what scenarios do to it.
+/// The kernel's platform, with the disturbances of scenarios.
 pub(crate) struct Sabotaged;
 
-// SAFETY: all that is promised is the kernel's own platform's.
+// SAFETY: all promises are those of the kernel's own platform.
 unsafe impl Platform for Sabotaged {
     fn now(&self) -> Nanoseconds {
         platform::get().now()
@@ -136,21 +136,21 @@ unsafe impl Platform for Sabotaged {
     }
 }
 
-/// What is done to the dump, and when.
+/// The requested disturbances.
 pub(crate) struct Sabotage {
     console: AtomicBool,
     pages: AtomicU32,
-    /// At which of its looks at a page a helper is harmed; 0 if none is, or one was.
+    /// At which page read a helper is disturbed; 0 if none is, or one was already.
     helper_page: AtomicU32,
-    /// How many looks each has had.
+    /// Number of page reads of each CPU.
     helper_looks: [AtomicU32; MAX_CPUS],
-    /// How long it is late, in nanoseconds; 0 for ever.
+    /// How late it is, in nanoseconds; 0 means forever.
     helper_late: AtomicU64,
-    /// The PCI slot that may be emptied, as a bit.
+    /// The PCI slot that may be ejected, as a bit.
     slot: AtomicU32,
 }
 
-/// Idle, unless a scenario sets it off.
+/// Inactive, unless a scenario activates it.
 pub(crate) static SABOTAGE: Sabotage = Sabotage {
     console: AtomicBool::new(false),
     pages: AtomicU32::new(0),
@@ -161,23 +161,23 @@ pub(crate) static SABOTAGE: Sabotage = Sabotage {
 };
 
 impl Sabotage {
-    /// The next line on the console panics.
+    /// Makes the next line on the console panic.
     pub(crate) fn set_console(&self) {
         self.console.store(true, Ordering::Relaxed);
     }
 
-    /// The `pages`th look at a page from now on panics.
+    /// Makes the `pages`th page read from now on panic.
     pub(crate) fn set_pages(&self, pages: u32) {
         self.pages.store(pages, Ordering::Relaxed);
     }
 
-    /// The first helper that looks at its `page`th page is late by so many nanoseconds, or never comes back.
+    /// Makes the first helper that reads its `page`th page late by this many nanoseconds, or never return.
     pub(crate) fn set_helper(&self, page: u32, late: Option<Nanoseconds>) {
         self.helper_late.store(late.unwrap_or(0), Ordering::Relaxed);
         self.helper_page.store(page, Ordering::Relaxed);
     }
 
-    /// The disk in this PCI slot goes during the dump, when somebody asks for it.
+    /// Lets the disk in this PCI slot be ejected during the dump, on request.
     pub(crate) fn set_unplug(&self, slot: u32) {
         self.slot.store(slot, Ordering::Relaxed);
     }

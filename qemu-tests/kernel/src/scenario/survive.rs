@@ -1,4 +1,4 @@
-//! Dumps that the kernel survives: it goes on afterwards, and proves that all of it does.
+//! Dumps that the kernel survives: it continues afterwards, and proves that all its CPUs do.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,18 +11,18 @@ use crate::log::log;
 use crate::scenario::outcomes;
 use crate::{panic, watchdog};
 
-/// Where nothing is mapped, for `scenario=oops`.
+/// An unmapped address, for `scenario=oops`.
 const NOWHERE: u64 = 0x1000;
-/// How long the other CPUs may take to go on, in nanoseconds.
+/// How long the other CPUs may take to continue, in nanoseconds.
 const RESUME_PATIENCE: u64 = 10_000_000_000;
-/// How long somebody has to press the button, in nanoseconds.
+/// How long to wait for a button press, in nanoseconds.
 const BUTTON_PATIENCE: u64 = 60_000_000_000;
-/// How long the watchdog is patted before it starves, in nanoseconds.
+/// How long the watchdog is patted before it is neglected, in nanoseconds.
 const PATTED: u64 = 1_000_000_000;
 
-/// The work of each CPU: how often it has been round its loop.
+/// The work of each CPU: the number of its loop iterations.
 static WORK: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
-/// A CPU does a little work.
+/// Does a little work on a CPU.
 pub(crate) fn work(own: usize) {
     if let Some(work) = WORK.get(own) {
         work.fetch_add(1, Ordering::Relaxed);
@@ -53,7 +53,7 @@ pub(crate) fn oopses(options: &Options) -> ! {
     power::exit(outcomes::exit_value())
 }
 
-/// `scenario=nmi`: what comes of it is in `panic::nmi`, and if that is a crash, it does not come back.
+/// `scenario=nmi`: `panic::nmi` handles the NMI; if that is a crash, it does not return.
 pub(crate) fn wait_for_button(options: &Options) -> Result<(), &'static str> {
     wait_for_nmis(options.dumps, || {
         log!("testkernel: waiting for nmi");
@@ -72,7 +72,7 @@ pub(crate) fn starve_watchdog(options: &Options) -> Result<(), &'static str> {
     })
 }
 
-/// Waits for `count` dumps that NMIs bring about, each after `begin`.
+/// Waits for `count` dumps caused by NMIs, calling `begin` before each.
 fn wait_for_nmis(count: u32, begin: impl Fn()) -> Result<(), &'static str> {
     for _ in 0..count {
         let dumps = outcomes::dumps();
@@ -89,7 +89,7 @@ fn wait_for_nmis(count: u32, begin: impl Fn()) -> Result<(), &'static str> {
     power::exit(outcomes::exit_value())
 }
 
-/// Waits until each other CPU works again, and says how many CPUs do, this one included.
+/// Waits until every other CPU works again, and reports how many CPUs do, including this one.
 fn prove_alive() {
     let own = cpu::number();
     let done = || WORK.each_ref().map(|work| work.load(Ordering::Relaxed));

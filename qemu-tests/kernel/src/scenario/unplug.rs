@@ -1,4 +1,4 @@
-//! The disk is unplugged, while the kernel runs or while it dumps.
+//! The disk is unplugged while the kernel runs or while it dumps.
 
 use dump_drivers::bus::pci::Function;
 
@@ -7,7 +7,7 @@ use crate::arch::{clock, pci};
 use crate::arm::Armed;
 use crate::log::log;
 
-/// How long somebody has to ask for the removal, in nanoseconds.
+/// How long to wait for the removal request, in nanoseconds.
 const PATIENCE: u64 = 60_000_000_000;
 
 /// The disk's slot, as a bit.
@@ -15,7 +15,7 @@ pub(crate) fn slot(armed: &Armed) -> Result<u32, &'static str> {
     Ok(1 << armed.function.ok_or("there is no disk to unplug")?.address.device())
 }
 
-/// Waits until the disk's removal is asked for, allows it, and returns when the disk is gone.
+/// Waits until the disk's removal is requested, allows it, and returns when the disk is gone.
 pub(crate) fn wait(armed: &Armed) -> Result<(), &'static str> {
     let function = armed.function.ok_or("there is no disk to unplug")?;
     let slot = slot(armed)?;

@@ -1,4 +1,4 @@
-//! The entry, and what the machine handed over there: a device tree.
+//! Boot information: from the device tree that the firmware passes.
 
 use crate::arch::BootInfo;
 use crate::arch::virt::device_tree;
@@ -8,9 +8,9 @@ core::arch::global_asm!(include_str!("boot.s"), stack = const super::stack::SIZE
 /// Reads the device tree.
 ///
 /// # Safety
-/// Once, on the boot CPU, with what boot.s has passed on, and nothing has been written to RAM outside of the kernel since.
+/// Once, on the boot CPU, with the value from boot.s, before anything is written to RAM outside the kernel.
 pub(crate) unsafe fn read(tree: u64, _: u64) -> Result<BootInfo, &'static str> {
-    // SAFETY: the boot tables show the GiB of RAM that it lies in; it says that it is taken.
+    // SAFETY: the boot tables map the GiB of RAM that contains it; the tree is reported as taken.
     unsafe { device_tree::read(tree)? };
     Ok(BootInfo {
         command_line: device_tree::command_line(),

@@ -1,20 +1,22 @@
-// The entry, at the physical address, MMU and caches off: at EL1, or at EL2, which is left at once. Builds page tables that show the
-// first GiB, where the devices are, and the GiB of RAM that the kernel lies in, at its own address (TTBR0), in the direct map and
-// where the kernel is linked (TTBR1); switches the MMU on and goes up. The final tables are made later, in Rust.
+// The entry, at the physical address, with MMU and caches off: at EL1, or at EL2, which is left at once.
+// Builds page tables that map the first GiB, where the devices are, and the GiB of RAM that contains the
+// kernel: at its own address (TTBR0), in the direct map, and where the kernel is linked (TTBR1). Then enables
+// the MMU and jumps to the upper half. The final tables are created later, in Rust.
 //
-// x0 is 0, or the address of the device tree (Linux, Documentation/arch/arm64/booting.rst). QEMU gives an ELF file 0, and leaves the
-// tree at the beginning of RAM.
+// x0 is 0, or the address of the device tree (Linux, Documentation/arch/arm64/booting.rst). For an ELF file
+// QEMU passes 0 and puts the tree at the beginning of RAM.
 
 .set RAM, 0x40000000
 .set STACK, {stack}
 .set EXCEPTION_STACK, 0x4000
 
-// Block entries: valid, accessed; RAM also attribute 1 and inner shareable. Devices are attribute 0 and never executed.
+// Block entries: valid, accessed; RAM also attribute 1 and inner shareable. Devices are attribute 0 and never
+// executable.
 .set BLOCK_RAM, 0x705
 .set BLOCK_DEVICE, 0x401
 .set TABLE, 3
 
-// In TCR_EL1: a half is not translated.
+// In TCR_EL1: a half is disabled.
 .set LOWER_OFF, 1 << 7
 .set UPPER_OFF, 1 << 23
 // As in layout.ld.
@@ -41,14 +43,14 @@ start:
     movk x3, #RAM >> 16, lsl #16
     str x3, [x1, #8]
     str x3, [x2, #511 * 8]
-    // They were written past the caches, which must not know anything older. The three follow each other.
+    // They were written with the caches off, so older lines must be invalidated. The three are contiguous.
     dsb sy
     mrs x1, ctr_el0
     ubfx x1, x1, #16, #4
     mov x2, #4
     lsl x1, x2, x1
     add x2, x0, #3 * 4096
-    // Each turn drops a line.
+    // Each turn invalidates a line.
 1:  dc ivac, x0
     add x0, x0, x1
     cmp x0, x2
@@ -59,7 +61,8 @@ start:
     ldr x16, =start_high
     br x16
 
-// The same for every other CPU: x0 is the address in the kernel of its words: stack, stack for exceptions, number, function.
+// The same for every other CPU: x0 is the address of its values in the kernel: stack, exception stack,
+// number, function.
 .global start_other
 start_other:
     msr daifset, #15
@@ -69,12 +72,12 @@ start_other:
     ldr x16, =start_other_high
     br x16
 
-// Goes down to EL1, if this is EL2; uses x0 and x1.
+// Drops to EL1 if this is EL2; uses x0 and x1.
 leave_el2:
     mrs x0, CurrentEL
     cmp x0, #2 << 2
     b.ne 1f
-    // EL1 is 64-bit; its counters, its interrupt controller's registers and its identity are the CPU's own.
+    // EL1 is 64-bit and uses the CPU's own counters, interrupt controller registers and identity.
     mov x0, #1 << 31
     msr hcr_el2, x0
     mov x0, #3
@@ -91,7 +94,7 @@ leave_el2:
     mrs x0, id_aa64pfr0_el1
     ubfx x0, x0, #24, #4
     cbz x0, 2f
-    // ICC_SRE_EL2: registers instead of memory, also for EL1.
+    // ICC_SRE_EL2: system registers instead of memory, for EL1 too.
     mrs x0, S3_4_C12_C9_5
     mov x1, #9
     orr x0, x0, x1
@@ -114,8 +117,8 @@ enable_mmu:
     adrp x0, boot_l0
     msr ttbr0_el1, x0
     msr ttbr1_el1, x0
-    // 48-bit addresses in both halves, pages of 4 KiB, tables read through the caches, and as many physical bits as the CPU has,
-    // up to 48.
+    // 48-bit addresses in both halves, pages of 4 KiB, cached table walks, and as many physical address bits
+    // as the CPU has, up to 48.
     ldr x1, =0xb5103510
     mrs x2, id_aa64mmfr0_el1
     and x2, x2, #15
@@ -129,7 +132,7 @@ enable_mmu:
     ic iallu
     dsb sy
     isb
-    // MMU, caches, checks of the stack pointer's alignment; the rest as the architecture wants it.
+    // MMU, caches, stack alignment checks; the other bits are required by the architecture.
     ldr x1, =0x30d0180d
     msr sctlr_el1, x1
     isb
@@ -162,8 +165,9 @@ start_other_high:
     b enter_kernel
 .ltorg
 
-// Goes over from the boot tables to those whose root is in x0, and switches the lower half off. What both show they show in entries
-// of different sizes, which must not be cached together (Arm ARM, D8.14.1): so from the lower half, while the upper one is off.
+// Switches from the boot tables to those whose root is in x0, and disables the lower half. Both map the same
+// addresses with entries of different sizes, which must not be cached together (Arm ARM, D8.14.1): so this
+// runs in the lower half while the upper one is off.
 .section .boot.text, "ax", %progbits
 .global adopt_tables
 .type adopt_tables, %function
@@ -199,7 +203,7 @@ adopt_tables:
 .ltorg
 .size adopt_tables, . - adopt_tables
 
-// Where every CPU comes from, as a debugger sees it: calls x16, and has no caller itself.
+// The outermost frame of every CPU, for debuggers: calls x16 and has no caller.
 .section .text.enter_kernel, "ax", %progbits
 .global enter_kernel
 .type enter_kernel, %function

@@ -1,4 +1,4 @@
-//! Time: nanoseconds from the generic timer (Arm ARM, D11), seconds of the day from the clock PL031.
+//! Time: nanoseconds from the generic timer (Arm ARM, D11), time of day from the PL031 clock.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -10,25 +10,25 @@ use crate::arch::virt::device_tree;
 static START: AtomicU64 = AtomicU64::new(0);
 /// Nanoseconds per count, times 2^32.
 static SCALE: AtomicU64 = AtomicU64::new(1 << 32);
-/// Where the clock's registers are seen; 0 if there is none.
+/// Virtual address of the clock's registers; 0 if there is none.
 static CLOCK: AtomicU64 = AtomicU64::new(0);
 
 fn counter() -> u64 {
     let count;
-    // SAFETY: reads the counter, not before what comes before it.
+    // SAFETY: reads the counter; the barrier keeps that from happening early.
     unsafe { asm!("isb", "mrs {}, cntvct_el0", out(reg) count, options(nomem, nostack, preserves_flags)) };
     count
 }
 
-/// Counts in a second.
+/// Counter frequency in Hz.
 fn frequency() -> u64 {
     let hertz;
-    // SAFETY: reads what the firmware says of the counter.
+    // SAFETY: reads the frequency that the firmware has set.
     unsafe { asm!("mrs {}, cntfrq_el0", out(reg) hertz, options(nomem, nostack, preserves_flags)) };
     hertz
 }
 
-/// Begins to count, and finds the clock.
+/// Starts the clock and finds the PL031.
 ///
 /// # Safety
 /// Once, on the boot CPU while booting, with the final page tables.
@@ -53,7 +53,7 @@ pub(crate) fn now() -> u64 {
     ((u128::from(counts) * u128::from(SCALE.load(Ordering::Relaxed))) >> 32) as u64
 }
 
-/// Lets time pass, in the healthy kernel.
+/// Busy-waits, in the healthy kernel.
 pub(crate) fn pause(nanoseconds: u64) {
     let end = now() + nanoseconds;
     while now() < end {
@@ -61,19 +61,19 @@ pub(crate) fn pause(nanoseconds: u64) {
     }
 }
 
-/// Has the timer interrupt this CPU in so many nanoseconds.
+/// Makes the timer interrupt this CPU after this many nanoseconds.
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn set_alarm(nanoseconds: u64) {
     let counts = ((u128::from(nanoseconds) << 32) / u128::from(SCALE.load(Ordering::Relaxed).max(1)))
         .min(i32::MAX as u128);
-    // SAFETY: the virtual timer is nobody else's; control 1 switches it on, and its interrupt too.
+    // SAFETY: only this code uses the virtual timer; control 1 switches on the timer and its interrupt.
     unsafe {
         asm!("msr cntv_tval_el0, {}", "msr cntv_ctl_el0, {}", "isb", in(reg) counts as u64, in(reg) 1_u64,
             options(nostack, preserves_flags));
     }
 }
 
-/// Takes the alarm back, or ends it.
+/// Cancels the alarm, or acknowledges it.
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn end_alarm() {
     // SAFETY: as in set_alarm().

@@ -1,18 +1,18 @@
-//! What an exception leaves of the code that it interrupts.
+//! The exception frame.
 
-/// What vectors.s leaves on the stack.
+/// The frame that vectors.s leaves on the stack.
 #[repr(C)]
 pub(crate) struct Frame {
     /// x0 to x30.
     pub(crate) general: [u64; 31],
     /// Stack pointer of the interrupted code.
     pub(crate) sp: u64,
-    /// Where.
+    /// Program counter of the interrupted code.
     pub(crate) pc: u64,
-    /// Its flags and state.
+    /// Processor state of the interrupted code.
     pub(crate) pstate: u64,
-    /// Why (ESR_EL1), for a fault.
+    /// The cause (ESR_EL1), for a fault.
     pub(crate) syndrome: u64,
-    /// At which address, for some faults (FAR_EL1).
+    /// The faulting address (FAR_EL1), for some faults.
     pub(crate) address: u64,
 }

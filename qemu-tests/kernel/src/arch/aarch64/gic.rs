@@ -1,7 +1,7 @@
-//! The interrupt controller, GICv3: what CPUs send each other, the timer of each, and the lines of devices.
+//! The interrupt controller, GICv3: interrupts between CPUs, per-CPU timers, and device lines.
 //!
-//! A request to stop is of group 0, which comes as FIQ: no code of this kernel masks that for long, so it reaches CPUs that have
-//! interrupts off. All else is of group 1, and comes as IRQ.
+//! A request to stop is in group 0, which is delivered as FIQ: no code of this kernel masks FIQs for long, so
+//! it reaches CPUs that have interrupts off. Everything else is in group 1 and delivered as IRQ.
 //!
 //! Specification: Arm Generic Interrupt Controller, version 3 and 4 (IHI 0069), chapter 12.
 
@@ -14,48 +14,50 @@ use super::cpu;
 use crate::arch::paging::{self, Access};
 use crate::arch::virt::device_tree;
 
-/// Sent to a CPU that is to stop.
+/// Tells a CPU to stop.
 pub(super) const STOP: u32 = 0;
-/// Sent to a CPU whose rest is to end.
+/// Wakes a resting CPU.
 pub(super) const WAKE: u32 = 1;
 /// The virtual timer of each CPU.
 pub(super) const TIMER: u32 = 27;
-/// The first line of a device.
+/// The first device line.
 pub(super) const FIRST_LINE: u32 = 32;
-/// Behind the last one.
+/// First number after the device lines.
 const LAST_LINE: u32 = 1020;
 
-/// Priorities; lower ones come first.
+/// Priorities; lower numbers come first.
 const URGENT: u8 = 0x00;
 const USUAL: u8 = 0x40;
 const DEVICES: u8 = 0xa0;
-/// What the priority mask lets through: all, or all but devices.
+/// Values of the priority mask: all interrupts, or all except devices.
 const ALL: u64 = 0xff;
 const ALL_BUT_DEVICES: u64 = 0x80;
 
-/// The distributor's registers. GICD_CTLR: both groups, affinity routing.
+/// Registers of the distributor. GICD_CTLR: both groups, affinity routing.
 const GICD_CTLR: usize = 0x0;
 const GICD_CTLR_ON: u32 = 1 << 4 | 1 << 1 | 1 << 0;
-/// Groups, a bit each line; switches, a bit each; priorities, a byte each; whether by edge, two bits each; where to, 8 bytes each.
+/// Groups, one bit per line; enables, one bit; priorities, one byte; edge or level, two bits; routing, 8
+/// bytes.
 const GICD_IGROUPR: usize = 0x80;
 const GICD_ISENABLER: usize = 0x100;
 const GICD_IPRIORITYR: usize = 0x400;
 const GICD_ICFGR: usize = 0xc00;
 const GICD_IROUTER: usize = 0x6000;
 
-/// A redistributor's registers: identity; sleep. Its second half has groups, switches and priorities as the distributor has.
+/// Registers of a redistributor: identity; sleep. Its second half has groups, enables and priorities like the
+/// distributor.
 const GICR_TYPER: usize = 0x8;
 const GICR_TYPER_LAST: u64 = 1 << 4;
 const GICR_WAKER: usize = 0x14;
 const GICR_WAKER_SLEEP: u32 = 1 << 1;
 const GICR_WAKER_ASLEEP: u32 = 1 << 2;
 const GICR_SGI: usize = 0x1_0000;
-/// Bytes of a redistributor without virtual interrupts (GICv3).
+/// Size of a redistributor without virtual interrupts (GICv3), in bytes.
 const GICR_SIZE: u64 = 0x2_0000;
-/// Looks at a redistributor that does not wake up.
+/// Maximum number of polls for a redistributor to wake up.
 const PATIENCE: u32 = 1_000_000;
 
-/// Where the distributor is seen; where the redistributors are, and how many bytes of them.
+/// Virtual address of the distributor; address and total size of the redistributors.
 static DISTRIBUTOR: AtomicU64 = AtomicU64::new(0);
 static REDISTRIBUTORS: AtomicU64 = AtomicU64::new(0);
 static REDISTRIBUTORS_SIZE: AtomicU64 = AtomicU64::new(0);
@@ -64,7 +66,7 @@ static REDISTRIBUTORS_SIZE: AtomicU64 = AtomicU64::new(0);
 macro_rules! read {
     ($name:literal) => {{
         let value: u64;
-        // SAFETY: reads a register of this CPU's interface to the controller; callers know of its side effects.
+        // SAFETY: reads a register of this CPU's interface to the controller; callers know its side effects.
         unsafe { asm!(concat!("mrs {}, ", $name), out(reg) value, options(nostack, preserves_flags)) };
         value
     }};
@@ -74,12 +76,12 @@ macro_rules! read {
 macro_rules! write {
     ($name:literal, $value:expr) => {{
         let value: u64 = $value;
-        // SAFETY: writes a register of this CPU's interface to the controller; callers know what that does.
+        // SAFETY: writes a register of this CPU's interface to the controller; callers know its effects.
         unsafe { asm!(concat!("msr ", $name, ", {}"), "isb", in(reg) value, options(nostack, preserves_flags)) };
     }};
 }
 
-/// A register of the controller in memory.
+/// A memory-mapped register of the controller.
 #[derive(Clone, Copy)]
 struct Place(u64);
 
@@ -93,12 +95,12 @@ impl Place {
     }
 
     fn read(self) -> u32 {
-        // SAFETY: init() has mapped the registers; those read here have no side effect.
+        // SAFETY: init() has mapped the registers; those read here have no side effects.
         unsafe { (self.0 as *const u32).read_volatile() }
     }
 
     fn write(self, value: u32) {
-        // SAFETY: as above; the values are what the manual gives.
+        // SAFETY: as above; the values are those in the manual.
         unsafe { (self.0 as *mut u32).write_volatile(value) }
     }
 
@@ -118,7 +120,7 @@ impl Place {
     }
 }
 
-/// Finds the controller, makes it visible, and switches it on.
+/// Finds, maps and enables the controller.
 ///
 /// # Safety
 /// Once, on the boot CPU while booting, with the final page tables.
@@ -128,7 +130,7 @@ pub(super) unsafe fn init() -> Result<(), &'static str> {
     for (index, place, size) in [(0, &DISTRIBUTOR, None), (1, &REDISTRIBUTORS, Some(&REDISTRIBUTORS_SIZE))] {
         let (address, length) =
             device_tree::registers(node, index).ok_or("the interrupt controller has too few registers")?;
-        // QEMU has room for more redistributors than there are CPUs.
+        // QEMU reserves space for more redistributors than there are CPUs.
         let length = length.min(cpu::MAX_CPUS as u64 * GICR_SIZE);
         // SAFETY: these are its registers; the caller is booting.
         let seen = unsafe { paging::map_physical(address, length, Access::Device)? };
@@ -144,7 +146,7 @@ pub(super) unsafe fn init() -> Result<(), &'static str> {
 /// This CPU's redistributor.
 fn redistributor() -> Option<Place> {
     let own = cpu::own_affinity();
-    // Affinity 3 is at another place there.
+    // In that register, affinity 3 is in another place.
     let own = own >> 32 << 24 | own & 0xff_ffff;
     let size = REDISTRIBUTORS_SIZE.load(Ordering::Relaxed);
     for offset in (0..size).step_by(GICR_SIZE as usize) {
@@ -160,7 +162,7 @@ fn redistributor() -> Option<Place> {
     None
 }
 
-/// Lets this CPU get what others send it, and its timer's interrupt.
+/// Enables interrupts from other CPUs and the timer interrupt on this CPU.
 pub(super) fn enable() -> Result<(), &'static str> {
     let own = redistributor().ok_or("a CPU has no redistributor of interrupts")?;
     own.at(GICR_WAKER).write(own.at(GICR_WAKER).read() & !GICR_WAKER_SLEEP);
@@ -173,7 +175,7 @@ pub(super) fn enable() -> Result<(), &'static str> {
         own.at(GICD_IPRIORITYR + interrupt as usize).write8(priority);
         own.at(GICD_ISENABLER).write(1 << interrupt);
     }
-    // Registers instead of memory; everything comes through; both groups on.
+    // System registers instead of memory; lowest mask; both groups on.
     write!("icc_sre_el1", read!("icc_sre_el1") | 1);
     write!("icc_pmr_el1", ALL);
     write!("icc_bpr0_el1", 0);
@@ -184,18 +186,18 @@ pub(super) fn enable() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// What names a CPU in a message: the lists of affinities 3, 2 and 1, and one bit for affinity 0.
+/// The destination in a message: affinities 3, 2 and 1, and a bit for affinity 0.
 fn target(affinity: u64) -> u64 {
     let [zero, one, two] = [affinity & 0xff, affinity >> 8 & 0xff, affinity >> 16 & 0xff];
     (affinity >> 32 & 0xff) << 48 | (zero >> 4) << 44 | two << 32 | one << 16 | 1 << (zero & 15)
 }
 
-/// Sends to the CPU with this affinity.
+/// Sends an interrupt to the CPU with this affinity.
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn send(affinity: u64, interrupt: u32) {
     let word = target(affinity) | u64::from(interrupt) << 24;
-    // What was written before is seen by the CPU that gets it.
-    // SAFETY: a barrier changes nothing but order.
+    // Make earlier writes visible to the receiving CPU.
+    // SAFETY: a barrier only affects order.
     unsafe { asm!("dsb ish", options(nostack, preserves_flags)) };
     if interrupt == STOP {
         write!("icc_sgi0r_el1", word);
@@ -204,7 +206,8 @@ pub(super) fn send(affinity: u64, interrupt: u32) {
     }
 }
 
-/// Takes the pending FIQ, and ends it at once, as who is stopped never comes back here. Gives its number; 1020 and more are none.
+/// Takes the pending FIQ and ends it at once, because a stopped CPU never returns here. Returns its number;
+/// 1020 and above mean none.
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn take_fiq() -> u32 {
     let interrupt = read!("icc_iar0_el1");
@@ -214,20 +217,20 @@ pub(super) fn take_fiq() -> u32 {
     interrupt as u32
 }
 
-/// Takes the pending interrupt. Gives its number; 1020 and more are none.
+/// Takes the pending interrupt. Returns its number; 1020 and above mean none.
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn take() -> Option<u32> {
     let interrupt = read!("icc_iar1_el1") as u32;
     (interrupt < LAST_LINE).then_some(interrupt)
 }
 
-/// Ends the interrupt that was taken.
+/// Ends an interrupt that was taken.
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn end(interrupt: u32) {
     write!("icc_eoir1_el1", interrupt.into());
 }
 
-/// While a dump runs, keeps interrupts of devices waiting on this CPU. Gives what was let through before.
+/// While a dump runs, keeps device interrupts pending on this CPU. Returns the previous mask.
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn keep_devices_away() -> u64 {
     let before = read!("icc_pmr_el1");
@@ -237,13 +240,13 @@ pub(super) fn keep_devices_away() -> u64 {
     before
 }
 
-/// Takes [`keep_devices_away`] back.
+/// Restores the mask from [`keep_devices_away`].
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn let_through(before: u64) {
     write!("icc_pmr_el1", before);
 }
 
-/// Lets a device's line, which it holds until it is quiet, through to this CPU.
+/// Enables a level-triggered device line on this CPU.
 pub(super) fn connect(line: u32) -> Result<(), &'static str> {
     if !(FIRST_LINE..LAST_LINE).contains(&line) {
         return Err("there is no such interrupt line");

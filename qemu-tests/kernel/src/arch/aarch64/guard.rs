@@ -1,6 +1,7 @@
-//! Reading memory that may not be readable: a fault in guard.s ends there, and is told as a result.
+//! Reading memory that may not be readable: a fault in guard.s is caught and returned as a result.
 //!
-//! This is what Linux calls an exception table, with two entries. It holds no state, so all CPUs can use it at once.
+//! This works like Linux's exception table, with two entries. It has no state, so all CPUs can use it at
+//! once.
 
 use core::ptr::NonNull;
 
@@ -18,19 +19,19 @@ unsafe extern "C" {
 
 /// What a fault in guard.s means.
 pub(crate) enum Known {
-    /// Memory could not be read: go on at this address, where the result is 1.
+    /// Memory could not be read: continue at this address, where the result is 1.
     Unreadable {
-        /// See there.
+        /// The address.
         fixup: u64,
     },
-    /// The bug of `scenario=oops`: go on after it.
+    /// The bug of `scenario=oops`: continue after it.
     Stumbled {
         /// The next instruction.
         behind: u64,
     },
 }
 
-/// Whether a data abort at `pc` is one that guard.s knows of.
+/// Whether guard.s expects a data abort at `pc`.
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn known(pc: u64) -> Option<Known> {
     if (linker_symbol!(guarded_begin)..linker_symbol!(guarded_end)).contains(&pc) {
@@ -42,27 +43,30 @@ pub(super) fn known(pc: u64) -> Option<Known> {
     None
 }
 
-/// Copies a page, word by aligned word; false if reading it faulted.
+/// Copies a page by aligned words; returns false if reading it faulted.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn copy(from: NonNull<u8>, to: &mut Block) -> bool {
-    // SAFETY: `to` has room for a page, and reading may fault. A block is 4096 bytes; memory has no alignment to keep.
+    // SAFETY: `to` has room for a page, and reading may fault. A block is 4096 bytes; normal memory requires
+    // no alignment.
     unsafe { guarded_copy(to.as_mut_ptr(), from.as_ptr()) == 0 }
 }
 
-/// Reads a word in each cache line of a page; false if that faulted.
+/// Reads a word in each cache line of a page; returns false if that faulted.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn probe(page: NonNull<u8>) -> bool {
-    // SAFETY: it only reads, and reading may fault.
+    // SAFETY: only reads, and reading may fault.
     unsafe { guarded_probe(0, page.as_ptr()) == 0 }
 }
 
-/// Writes to an address where nothing is; the fault is dumped, and then this returns.
+/// Writes to an unmapped address; the fault is dumped, and then this returns.
 pub(crate) fn oops(nowhere: u64) {
-    // SAFETY: nothing is mapped there, so nothing is written; the handler knows the instruction and goes on after it.
+    // SAFETY: nothing is mapped there, so nothing is written; the handler knows the instruction and continues
+    // after it.
     unsafe { stumble(nowhere) }
 }
 
-/// One store instruction, which the compiler knows nothing about: what it does at that address is the caller's affair.
+/// One store instruction that is opaque to the compiler: the caller is responsible for its effect at that
+/// address.
 macro_rules! store {
     ($address:expr, $value:expr) => {
         core::arch::asm!("str {}, [{}]", in(reg) $value, in(reg) $address, options(nostack, preserves_flags))

@@ -1,10 +1,10 @@
-// Code that is known to fault, each piece between two symbols; guard.rs says what becomes of such a fault.
+// Code that is expected to fault, each piece between two symbols; see guard.rs for the handling.
 
 .section .dump_path.text, "ax", %progbits
 
 // guarded_copy: copies the page at x1 to x0. guarded_probe: reads a word of each 64 bytes of the page at x1.
-// Both give 0, or 1 if a fault ended them. They use no stack and change no register that a caller relies on, so that the
-// fault can end right behind their calls.
+// Both return 0, or 1 if a fault ended them. They use no stack and no callee-saved register, so that the
+// fault handler can return directly to their caller.
     .balign 16
 .global guarded_copy
 .type guarded_copy, %function
@@ -47,7 +47,7 @@ guarded_fault:
     ret
 .size guarded_probe, . - guarded_probe
 
-// stumble: writes through x0, which is the bug that `scenario=oops` asks for. The kernel goes on behind it.
+// stumble: writes through x0, the bug of `scenario=oops`. The kernel continues after it.
     .balign 16
 .global stumble
 .type stumble, %function

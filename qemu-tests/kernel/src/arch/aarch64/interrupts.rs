@@ -1,5 +1,5 @@
-//! Exceptions: a fault becomes a crash, with the registers of the code that faulted, unless that code has announced it;
-//! a FIQ stops the CPU; an interrupt ends a rest, or a driver is called.
+//! Exceptions: an unexpected fault becomes a crash, with the registers of the faulting code; an FIQ stops the
+//! CPU; an interrupt ends a rest or calls a driver.
 //!
 //! Specification: Arm Architecture Reference Manual (DDI 0487), D1.10 and D17.2.37 (ESR_EL1).
 
@@ -18,10 +18,10 @@ core::arch::global_asm!(include_str!("vectors.s"));
 
 /// A data abort at this exception level, in ESR_EL1.
 const DATA_ABORT: u64 = 0x25;
-/// In ESR_EL1: where the class of the exception is.
+/// Position of the exception class in ESR_EL1.
 const CLASS_SHIFT: u32 = 26;
 
-/// What a class of exceptions is called.
+/// The name of an exception class.
 fn name(class: u64) -> &'static str {
     match class {
         0x00 => "undefined instruction",
@@ -38,24 +38,24 @@ fn name(class: u64) -> &'static str {
     }
 }
 
-/// Has this CPU take exceptions. What comes from outside, whatever a CPU does, comes from now on.
+/// Installs the exception vectors on this CPU, and enables the exceptions that are always allowed.
 ///
 /// # Safety
 /// Once on each CPU.
 pub(crate) unsafe fn load(_: usize) {
-    // SAFETY: vectors.s has a table there, aligned as it has to be; it uses the stack that boot.s has set up.
+    // SAFETY: vectors.s has an aligned table there; it uses the stack that boot.s has set up.
     unsafe {
         asm!("msr vbar_el1, {}", "isb", in(reg) linker_symbol!(exception_vectors), options(nostack, preserves_flags));
     }
     cpu::enable_stop();
 }
 
-/// Called by every entry of the table. When it returns, the interrupted code goes on at `frame.pc`.
+/// Called by every entry of the table. When it returns, the interrupted code continues at `frame.pc`.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".dump_path.text")]
 extern "C" fn exception(frame: &mut Frame, kind: u64) {
     match kind & 3 {
-        // First what a dump runs into when it reads memory. It has little stack, and runs on several CPUs.
+        // First the faults of a dump that reads memory: it has little stack, and runs on several CPUs.
         0 => synchronous(frame),
         1 => interrupt(),
         2 => fiq(frame),
@@ -76,7 +76,7 @@ fn synchronous(frame: &mut Frame) {
     }
 }
 
-/// Another CPU or the timer ends a rest, or a device wants its driver.
+/// Ends a rest, for another CPU or the timer, or calls a driver.
 #[inline(never)]
 #[unsafe(link_section = ".dump_path.text")]
 fn interrupt() {
@@ -84,7 +84,7 @@ fn interrupt() {
     match interrupt {
         gic::TIMER => clock::end_alarm(),
         gic::FIRST_LINE.. => {
-            // A driver may take its time, and does not keep its CPU from being stopped.
+            // A driver may take its time; this CPU can still be stopped meanwhile.
             cpu::enable_stop();
             irq::take(interrupt);
         }
@@ -93,7 +93,7 @@ fn interrupt() {
     gic::end(interrupt);
 }
 
-/// Another CPU dumps and wants this one stopped.
+/// Another CPU is dumping and stops this one.
 #[inline(never)]
 #[unsafe(link_section = ".dump_path.text")]
 fn fiq(frame: &Frame) {
@@ -102,13 +102,13 @@ fn fiq(frame: &Frame) {
     }
 }
 
-/// Waits a moment for the dump of another CPU, which stops this one by FIQ.
+/// Waits a moment for another CPU's dump, which stops this CPU by FIQ.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn stand_aside(_: &Registers) {
     core::hint::spin_loop();
 }
 
-/// A fault that nobody has announced.
+/// An unexpected fault.
 #[inline(never)]
 #[unsafe(link_section = ".dump_path.text")]
 fn fault(frame: &Frame) -> ! {
@@ -127,7 +127,7 @@ fn fault(frame: &Frame) -> ! {
     )
 }
 
-/// A fault that the kernel survives, as one in a process would be: it is dumped all the same.
+/// A fault that the kernel survives, like one in a process: it is dumped nevertheless.
 #[inline(never)]
 fn oops(frame: &Frame) {
     cpu::enable_stop();

@@ -1,4 +1,4 @@
-//! Interrupts of devices, by the lines that the device tree names.
+//! Device interrupts, by the lines given in the device tree.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,12 +8,13 @@ use spin::Once;
 use super::{cpu, gic, pci};
 use crate::arch::Delivery;
 
-/// Who may be called, at most.
+/// Maximum number of handlers.
 const HANDLERS: usize = 8;
-/// The first cell of an interrupt in the device tree: a line that all CPUs share (Linux, bindings/interrupt-controller/arm,gic-v3.yaml).
+/// First cell of an interrupt in the device tree: a line shared by all CPUs (Linux,
+/// bindings/interrupt-controller/arm,gic-v3.yaml).
 const SHARED: u32 = 0;
 
-/// Who is called for a line.
+/// The handler for a line.
 struct Handler {
     line: u32,
     call: fn(usize),
@@ -21,16 +22,16 @@ struct Handler {
 }
 
 static HANDLER: [Once<Handler>; HANDLERS] = [const { Once::new() }; HANDLERS];
-/// Handlers given away.
+/// Number of handlers in use.
 static GIVEN: AtomicUsize = AtomicUsize::new(0);
 
-/// The line that a device names in these words of the device tree.
+/// The line described by these cells of the device tree.
 fn line([kind, number, _]: [u32; 3]) -> Option<u32> {
     (kind == SHARED).then(|| number.checked_add(gic::FIRST_LINE))?
 }
 
-/// Has `call` called with `data` on this CPU, with interrupts off, while the function holds its line; there is only `entry` 0. Not
-/// while a dump runs: then the interrupt waits for its end.
+/// Calls `call` with `data` on this CPU, with interrupts off, whenever the function asserts its line; there
+/// is only `entry` 0. While a dump runs, the interrupt stays pending.
 ///
 /// # Errors
 /// If the function has no line, or all handlers are in use.
@@ -50,7 +51,7 @@ pub(crate) fn register(
     register_line(line, call, data)
 }
 
-/// Has `call` called with `data` on this CPU, with interrupts off, while a device holds this line.
+/// Calls `call` with `data` on this CPU, with interrupts off, whenever a device asserts this line.
 ///
 /// # Errors
 /// If there is no such line, or all handlers are in use.
@@ -61,16 +62,16 @@ fn register_line(line: u32, call: fn(usize), data: usize) -> Result<Delivery, &'
     Ok(Delivery::Line)
 }
 
-/// Lets interrupts through to this CPU.
+/// Enables interrupts on this CPU.
 pub(crate) fn enable() {
     cpu::enable_interrupts();
 }
 
-/// A device's interrupt has come.
+/// Handles a device interrupt.
 #[inline(never)]
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn take(line: u32) {
-    // Several may share a line.
+    // Several handlers may share a line.
     for handler in HANDLER.iter().filter_map(Once::get).filter(|handler| handler.line == line) {
         (handler.call)(handler.data);
     }

@@ -1,4 +1,5 @@
-//! aarch64: QEMU's machine `virt` with GICv3. The kernel runs at EL1, on SP_EL0; exceptions have a stack of their own.
+//! aarch64: QEMU's `virt` machine with GICv3. The kernel runs at EL1, on SP_EL0; exceptions have a stack of
+//! their own.
 
 pub(crate) mod boot;
 pub(crate) mod cache;
@@ -24,15 +25,15 @@ use super::BootInfo;
 pub(crate) use super::virt::device_tree::virtio_mmio;
 pub(crate) use super::virt::pci;
 
-/// Nobody outside of the machine can interrupt a kernel that hangs, neither by a button nor by a watchdog; and there is no hotplug
+/// Neither a button nor a watchdog can interrupt a hanging kernel from outside, and there is no hotplug
 /// without ACPI.
 pub(crate) const MISSING: &[&str] =
     &["scenario=nmi", "scenario=watchdog", "scenario=unplug", "scenario=device-gone", "nmi"];
 
-/// Goes over to the final page tables, and starts the other CPUs, which call `others` with their numbers.
+/// Switches to the final page tables and starts the other CPUs, which call `others` with their numbers.
 ///
 /// # Safety
-/// Once, on the boot CPU, behind `memory::init`.
+/// Once, on the boot CPU, after `memory::init`.
 pub(crate) unsafe fn bring_up(_: &BootInfo, others: fn(usize) -> !) -> Result<(), &'static str> {
     // SAFETY: once and in this order, on the boot CPU, while no other runs.
     unsafe {

@@ -1,12 +1,13 @@
-//! Page tables (48-bit addresses, pages of 4 KiB): the kernel in the upper half, all RAM in the direct map, devices beside it.
+//! Page tables (48-bit addresses, pages of 4 KiB): the kernel in the upper half, all RAM in the direct map,
+//! devices beside it.
 //!
-//! | virtual | what |
+//! | virtual | contents |
 //! | --- | --- |
-//! | `DIRECT_MAP` + physical | RAM, and device registers where a driver asked for them |
+//! | `DIRECT_MAP` + physical | RAM, and device registers that a driver requested |
 //! | `KERNEL_BASE` + physical | the kernel: text read-only, data not executable |
 //!
-//! The lower half is switched off. Every entry has its access flag set beforehand, and no CPU is told to set flags itself: then
-//! a dump would change the page tables that it is about to read.
+//! The lower half is switched off. Every entry has its access flag preset, and hardware updates of the flags
+//! are off: otherwise a dump would change the page tables that it is about to read.
 //!
 //! Specification: Arm Architecture Reference Manual (DDI 0487), D8.3 (descriptors) and D8.14 (changing them).
 
@@ -19,29 +20,29 @@ use super::stack;
 use crate::memory;
 pub(crate) use crate::memory::Access;
 
-/// Where physical address 0 is seen.
+/// Virtual address of physical address 0.
 pub(crate) const DIRECT_MAP: u64 = 0xffff_0000_0000_0000;
 /// Virtual minus physical address of the kernel's own image, as in layout.ld.
 const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
-/// Physical addresses that the direct map shows: what is above has the kernel's addresses.
+/// End of the physical addresses in the direct map: the kernel's addresses follow.
 const DIRECT_END: u64 = 1 << 46;
 
-/// Bytes of a page, and of the block that an entry of level 2 can map.
+/// Size of a page, and of a block mapped by a level 2 entry.
 const PAGE: u64 = 4096;
 const BLOCK: u64 = 512 * PAGE;
-/// The level of pages, and of those blocks.
+/// The level of pages, and of blocks.
 const PAGES: u32 = 3;
 const BLOCKS: u32 = 2;
 
-/// In an entry: valid; leads to a table, or on the last level to a page.
+/// In an entry: valid; points to a table, or to a page on the last level.
 const VALID: u64 = 1 << 0;
 const TABLE: u64 = 1 << 1;
-/// The attributes as boot.s has set them up: memory that is cached; else device, in order and without early acknowledgement.
+/// The attribute index, as boot.s has set it up: cached memory, or else device memory (nGnRE).
 const CACHED: u64 = 1 << 2;
 const READ_ONLY: u64 = 1 << 7;
 const INNER_SHAREABLE: u64 = 0b11 << 8;
 const ACCESSED: u64 = 1 << 10;
-/// Not executed by the kernel, and by nothing else.
+/// Not executable by the kernel; not executable by user code.
 const KERNEL_NO_EXECUTE: u64 = 1 << 53;
 const USER_NO_EXECUTE: u64 = 1 << 54;
 /// The physical address in an entry.
@@ -61,12 +62,12 @@ impl Access {
     }
 }
 
-/// Where a physical address is seen in the direct map.
+/// The virtual address of a physical address in the direct map.
 pub(crate) const fn direct(physical: u64) -> *mut u8 {
     DIRECT_MAP.wrapping_add(physical) as *mut u8
 }
 
-/// The physical address of something in the kernel's image or the direct map.
+/// The physical address of an object in the kernel's image or the direct map.
 pub(crate) fn physical(address: *const u8) -> u64 {
     let address = address as u64;
     if address >= KERNEL_BASE { address - KERNEL_BASE } else { address - DIRECT_MAP }
@@ -77,18 +78,18 @@ pub(crate) fn physical(address: *const u8) -> u64 {
 struct Entry(u64);
 
 impl Entry {
-    /// The one for a virtual address in a table of this level, 0 to 3.
+    /// The entry for a virtual address in a table of this level, 0 to 3.
     fn of(table: u64, address: u64, level: u32) -> Entry {
         Entry(table + 8 * (address >> (39 - 9 * level) & 511))
     }
 
     fn read(self) -> u64 {
-        // SAFETY: tables lie in the direct map; only the boot CPU changes them, and only through here.
+        // SAFETY: tables are in the direct map; only the boot CPU changes them, and only through here.
         unsafe { direct(self.0).cast::<u64>().read_volatile() }
     }
 
     fn write(self, value: u64) {
-        // SAFETY: as above. What was written is seen by the next walk of any CPU.
+        // SAFETY: as above. The next walk of any CPU sees the new value.
         unsafe {
             direct(self.0).cast::<u64>().write_volatile(value);
             asm!("dsb ishst", "isb", options(nostack, preserves_flags));
@@ -98,13 +99,14 @@ impl Entry {
 
 fn new_table() -> Result<u64, &'static str> {
     let frame = memory::take(1, 1, PageClass::PageTable).ok_or("no memory for page tables")?;
-    // SAFETY: the frame is ours, and in the direct map of the boot tables, from whose part of RAM frames are taken first, and
-    // of the final ones.
+    // SAFETY: the frame is ours. It is mapped by the boot tables' direct map, from whose part of RAM frames
+    // are taken first, and by the final one.
     unsafe { direct(frame).write_bytes(0, PAGE as usize) };
     Ok(frame)
 }
 
-/// The entry of a level for an address, to which tables are made; or of a level above, if that maps a block.
+/// The entry of a level for an address, creating tables on the way; or the entry of a higher level, if that
+/// maps a block.
 fn find(address: u64, level: u32) -> Result<(Entry, u32), &'static str> {
     let mut table = ROOT.load(Ordering::Relaxed);
     for above in 0..level {
@@ -122,7 +124,7 @@ fn find(address: u64, level: u32) -> Result<(Entry, u32), &'static str> {
     Ok((Entry::of(table, address, level), level))
 }
 
-/// Maps a range; both addresses and the length are multiples of 4096. What is mapped already stays as it is.
+/// Maps a range; both addresses and the length are multiples of 4096. Existing mappings stay unchanged.
 fn map(to: u64, from: u64, length: u64, access: Access) -> Result<(), &'static str> {
     let mut done = 0;
     while done < length {
@@ -138,15 +140,15 @@ fn map(to: u64, from: u64, length: u64, access: Access) -> Result<(), &'static s
     Ok(())
 }
 
-/// Divides the block of the direct map around a physical address into pages. Whoever uses the block must not do so meanwhile: an
-/// entry has to be taken away before another kind of entry takes its place.
+/// Splits the direct map's block around a physical address into pages. The block must not be used meanwhile:
+/// an entry has to be invalidated before it is replaced by another kind.
 fn divide(entry: Entry, physical: u64) -> Result<(), &'static str> {
     let first = physical & !(BLOCK - 1);
     let inside = |place: u64| place & !(BLOCK - 1) == first;
     if inside(entry.0) {
         return Err("the frames lie among page tables");
     }
-    // The block is not to be seen for a moment, and the table must be. There are only so many frames in a block.
+    // The block is unmapped for a moment, but the table must not be. A block has a limited number of frames.
     let mut table = new_table()?;
     for _ in 0..BLOCK / PAGE {
         if inside(table) {
@@ -162,11 +164,12 @@ fn divide(entry: Entry, physical: u64) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Takes `count` frames out of the direct map, so that reading them faults. A block around them is divided first.
+/// Removes `count` frames from the direct map, so that reading them faults. A block around them is split
+/// first.
 ///
 /// # Safety
-/// On the boot CPU while booting. The frames are the caller's, nobody reads them but a dump, and nobody uses what is
-/// less than 2 MiB away.
+/// On the boot CPU while booting. The frames belong to the caller and are only read by a dump. No memory less
+/// than 2 MiB away is used meanwhile.
 pub(crate) unsafe fn hide(first: u64, count: u64) -> Result<(), &'static str> {
     for physical in (first..).step_by(PAGE as usize).take(count as usize) {
         let (entry, level) = find(DIRECT_MAP + physical, PAGES)?;
@@ -183,7 +186,7 @@ pub(crate) unsafe fn hide(first: u64, count: u64) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Makes the final tables, lets `map_console` show the console's registers in them, and goes over to them.
+/// Creates the final tables, lets `map_console` map the console's registers in them, and switches to them.
 ///
 /// # Safety
 /// Once, on the boot CPU, on the boot tables, before other CPUs run.
@@ -205,7 +208,8 @@ pub(super) unsafe fn init(map_console: unsafe fn() -> Result<(), &'static str>) 
         }
         map(DIRECT_MAP + range.start, range.start, range.end - range.start, Access::Write)?;
     }
-    // SAFETY: on the boot CPU, before the tables are in use; they show the code, the stacks and all that we have pointers to.
+    // SAFETY: on the boot CPU, before the tables are in use; they map the code, the stacks, and all memory
+    // that we have pointers to.
     unsafe {
         map_console()?;
         adopt();
@@ -213,35 +217,36 @@ pub(super) unsafe fn init(map_console: unsafe fn() -> Result<(), &'static str>) 
     Ok(())
 }
 
-/// Goes over to the final tables on this CPU, and switches the lower half off.
+/// Switches this CPU to the final tables and disables the lower half.
 ///
 /// # Safety
-/// On the boot tables, and nothing of the lower half is used any more.
+/// On the boot tables; the lower half is not used any more.
 pub(super) unsafe fn adopt() {
     unsafe extern "C" {
         /// In boot.s.
         fn adopt_tables(root: u64);
     }
-    // SAFETY: the caller's promise. The tables show all that the kernel uses, where the boot tables show it.
+    // SAFETY: the caller's promise. The tables map everything that the kernel uses at the same addresses as
+    // the boot tables.
     unsafe { adopt_tables(ROOT.load(Ordering::Relaxed)) }
 }
 
-/// Forgets translations that this CPU has cached.
+/// Flushes this CPU's cached translations.
 pub(crate) fn refresh() {
     // SAFETY: they are read from the tables again.
     unsafe { asm!("tlbi vmalle1", "dsb nsh", "isb", options(nostack, preserves_flags)) };
 }
 
-/// Forgets translations that any CPU has cached.
+/// Flushes all CPUs' cached translations.
 fn forget_everywhere() {
     // SAFETY: they are read from the tables again.
     unsafe { asm!("dsb ishst", "tlbi vmalle1is", "dsb ish", "isb", options(nostack, preserves_flags)) };
 }
 
-/// Makes `length` bytes at a physical address visible and says where: device registers.
+/// Maps `length` bytes at a physical address, such as device registers; returns the virtual address.
 ///
 /// # Safety
-/// On the boot CPU while booting. The address is that of a device, or of memory that nobody else uses.
+/// On the boot CPU while booting. The address is that of a device, or of otherwise unused memory.
 pub(crate) unsafe fn map_physical(from: u64, length: u64, access: Access) -> Result<*mut u8, &'static str> {
     let first = from & !(PAGE - 1);
     let end = from.checked_add(length).filter(|end| *end <= DIRECT_END);

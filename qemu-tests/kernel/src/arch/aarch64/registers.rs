@@ -1,5 +1,5 @@
-//! Registers of a CPU in the order of `dumpcore::format::note::GENERAL_REGISTERS`: x0 to x30 sp pc pstate, and
-//! ttbr0_el1 ttbr1_el1 tcr_el1 sctlr_el1 mair_el1 esr_el1 far_el1.
+//! Registers of a CPU in the order of `dumpcore::format::note::GENERAL_REGISTERS`: x0 to x30 sp pc pstate,
+//! and ttbr0_el1 ttbr1_el1 tcr_el1 sctlr_el1 mair_el1 esr_el1 far_el1.
 
 use core::arch::asm;
 
@@ -7,7 +7,7 @@ use dumpcore::Registers;
 
 use super::frame::Frame;
 
-/// The registers of the code that an exception interrupted.
+/// The registers of the code interrupted by an exception.
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn of_frame(frame: &Frame) -> Registers {
     let mut registers = Registers::ZERO;
@@ -19,11 +19,11 @@ pub(super) fn of_frame(frame: &Frame) -> Registers {
     registers
 }
 
-/// The registers right here. Inlined, so that they are those of the caller, and a debugger unwinds from there.
+/// The current registers. Inlined, so that they are those of the caller and a debugger can unwind from there.
 #[inline(always)]
 pub(crate) fn here() -> Registers {
     let mut registers = Registers::ZERO;
-    // SAFETY: stores 34 words where there is room for 34, and reads the state of this CPU. x8 is used up.
+    // SAFETY: stores 34 words where there is room for 34, and reads the state of this CPU. x8 is clobbered.
     unsafe {
         asm!(
             "stp x0, x1, [x9]",
@@ -60,7 +60,7 @@ pub(crate) fn here() -> Registers {
         );
     }
     let (syndrome, address): (u64, u64);
-    // SAFETY: reads what the last fault left.
+    // SAFETY: reads the registers that the last fault set.
     unsafe {
         asm!("mrs {}, esr_el1", "mrs {}, far_el1", out(reg) syndrome, out(reg) address,
             options(nomem, nostack, preserves_flags));
@@ -69,11 +69,11 @@ pub(crate) fn here() -> Registers {
     registers
 }
 
-/// What an exception does not change, and what it told.
+/// Fills in the registers that an exception does not change, and its syndrome.
 #[unsafe(link_section = ".dump_path.text")]
 fn fill_rest(registers: &mut Registers, syndrome: u64, address: u64) {
     let (low, high, control, system, attributes): (u64, u64, u64, u64, u64);
-    // SAFETY: reads how this CPU translates addresses.
+    // SAFETY: reads this CPU's translation registers.
     unsafe {
         asm!("mrs {}, ttbr0_el1", "mrs {}, ttbr1_el1", "mrs {}, tcr_el1", "mrs {}, sctlr_el1", "mrs {}, mair_el1",
             out(reg) low, out(reg) high, out(reg) control, out(reg) system, out(reg) attributes,

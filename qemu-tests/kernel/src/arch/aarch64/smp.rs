@@ -1,4 +1,4 @@
-//! Starting the other CPUs, by the firmware; and what CPUs send each other.
+//! Starting the other CPUs, through the firmware; and interrupts between CPUs.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -13,16 +13,16 @@ const PATIENCE: u64 = 2_000_000_000;
 /// Number of the CPU that came up last.
 static UP: AtomicUsize = AtomicUsize::new(0);
 
-/// What a CPU finds in boot.s: its stacks, its number, and where it goes.
+/// The values that boot.s reads on a new CPU: its stacks, its number, and its entry point.
 #[repr(C, align(64))]
 struct Words(UnsafeCell<[u64; 4]>);
-// SAFETY: written by the boot CPU alone, before the CPU that reads them runs.
+// SAFETY: only the boot CPU writes it, before the CPU that reads it runs.
 unsafe impl Sync for Words {}
 static WORDS: [Words; MAX_CPUS] = [const { Words(UnsafeCell::new([0; 4])) }; MAX_CPUS];
 
-/// What each CPU runs when it is up.
+/// The function that each CPU runs once it is up.
 struct Entry(UnsafeCell<fn(usize) -> !>);
-// SAFETY: written by the boot CPU alone, before any other CPU runs.
+// SAFETY: only the boot CPU writes it, before any other CPU runs.
 unsafe impl Sync for Entry {}
 static ENTRY: Entry = Entry(UnsafeCell::new(|_| cpu::halt()));
 
@@ -34,7 +34,7 @@ pub(super) unsafe fn start_others(count: usize, entry: fn(usize) -> !) {
     // SAFETY: no other CPU runs yet.
     unsafe { *ENTRY.0.get() = entry };
     let start = paging::physical(linker_symbol!(start_other) as *const u8);
-    // A CPU starts with its caches off, and reads what it needs from memory.
+    // A CPU starts with its caches off and reads these from memory.
     cache::clean(linker_symbol!(boot_l0) as *const u8, 3 * 4096);
     let mut running = 1;
     for (number, words) in WORDS.iter().enumerate().take(count).skip(1) {
@@ -61,7 +61,7 @@ pub(super) unsafe fn start_others(count: usize, entry: fn(usize) -> !) {
     cpu::set_count(running);
 }
 
-/// Has a CPU look at once whether it is to stop, whatever it does.
+/// Makes a CPU check at once whether it is to stop, whatever it is doing.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn ask_to_stop(cpu: usize) {
     gic::send(cpu::affinity(cpu), gic::STOP);
@@ -73,15 +73,15 @@ pub(crate) fn wake(cpu: usize) {
     gic::send(cpu::affinity(cpu), gic::WAKE);
 }
 
-/// Where a CPU arrives from boot.s, on the boot tables.
+/// Entry of a CPU from boot.s, on the boot tables.
 extern "C" fn first_steps(number: usize) -> ! {
-    // SAFETY: once on this CPU; the final tables show its code and its stacks.
+    // SAFETY: once on this CPU; the final tables map its code and its stacks.
     unsafe {
         paging::adopt();
         interrupts::load(number);
     }
     if gic::enable().is_err() {
-        // It could neither be stopped nor woken; the boot CPU goes on without it.
+        // It could neither be stopped nor woken; the boot CPU continues without it.
         cpu::halt();
     }
     // SAFETY: ENTRY was written before this CPU was started.

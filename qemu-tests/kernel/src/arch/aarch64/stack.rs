@@ -1,20 +1,21 @@
-//! Stacks: one for each CPU, one more for its exceptions, which must not trust it, and the way to another stack.
+//! Stacks: one for each CPU, another for its exceptions, which must not rely on the first, and a function to
+//! switch stacks.
 
 use core::cell::UnsafeCell;
 use core::ops::Range;
 
 use crate::arch::MAX_CPUS;
 
-/// Bytes of a CPU's stack. The lowest page is not mapped, so that an overflow faults. To arm a dump takes some 60 KiB where nothing
-/// is optimised.
+/// Size of a CPU's stack in bytes. The lowest page is unmapped, so that an overflow faults. Arming a dump
+/// takes some 60 KiB in unoptimised code.
 pub(super) const SIZE: usize = if cfg!(debug_assertions) { 0x20000 } else { 0x10000 };
 const GUARD: usize = 4096;
-/// Bytes of the stack for its exceptions, as in boot.s.
+/// Size of a CPU's exception stack in bytes, as in boot.s.
 const EXCEPTION_SIZE: usize = 0x4000;
 
 #[repr(C, align(4096))]
 struct Stacks<const N: usize>([UnsafeCell<[u8; N]>; MAX_CPUS]);
-// SAFETY: memory for stacks; each is used by one CPU only.
+// SAFETY: memory for stacks; each is only used by one CPU.
 unsafe impl<const N: usize> Sync for Stacks<N> {}
 
 #[unsafe(export_name = "cpu_stacks")]
@@ -32,7 +33,7 @@ pub(super) fn exception_top(cpu: usize) -> u64 {
     EXCEPTION.0[cpu].get() as u64 + EXCEPTION_SIZE as u64
 }
 
-/// Where all these stacks lie.
+/// The ranges of all these stacks.
 pub(crate) fn all() -> [Range<u64>; 2] {
     fn place<const N: usize>(stacks: &'static Stacks<N>) -> Range<u64> {
         let start = core::ptr::from_ref(stacks) as u64;
@@ -41,7 +42,7 @@ pub(crate) fn all() -> [Range<u64>; 2] {
     [place(&CPU), place(&EXCEPTION)]
 }
 
-/// The lowest page of each CPU's stack, which is not to be mapped.
+/// The lowest page of each CPU's stack, which must stay unmapped.
 pub(super) fn guards() -> impl Iterator<Item = u64> {
     CPU.0.iter().map(|stack| stack.get() as u64)
 }
@@ -51,7 +52,7 @@ pub(crate) fn bottom(cpu: usize) -> *mut u8 {
     CPU.0[cpu].get().cast::<u8>().wrapping_add(GUARD)
 }
 
-/// The stack pointer, right here.
+/// The current stack pointer.
 #[inline(always)]
 pub(crate) fn pointer() -> u64 {
     let here: u64;
@@ -60,11 +61,11 @@ pub(crate) fn pointer() -> u64 {
     here
 }
 
-/// Calls `run` with `word` on the stack that ends at `top`, and comes back. Exceptions in there use the same stack: a dump's
-/// change nothing else.
+/// Calls `run` with `word` on the stack that ends at `top`, and returns. Exceptions during the call use the
+/// same stack, so that those of a dump change no other memory.
 ///
 /// # Safety
-/// `top` is the 16-byte aligned end of memory that nobody else uses and that is large enough.
+/// `top` is the 16-byte aligned end of memory that is large enough and otherwise unused.
 #[unsafe(naked)]
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) unsafe extern "C" fn call_on(top: *mut u8, run: extern "C" fn(*mut u8), word: *mut u8) {
@@ -73,7 +74,7 @@ pub(crate) unsafe extern "C" fn call_on(top: *mut u8, run: extern "C" fn(*mut u8
         "stp x19, x20, [sp, #16]",
         "str x21, [sp, #32]",
         "mov x29, sp",
-        // This stack, which of the two stack pointers it has, and where SP_EL1 was; that may be the same.
+        // The current stack, which of the two stack pointers it uses, and SP_EL1, which may be the same.
         "mov x19, sp",
         "mrs x20, spsel",
         "msr spsel, #1",

@@ -1,8 +1,8 @@
-// The vector table (Arm ARM, D1.10.2), and the way in and out: brings the stack to the shape of `Frame` in interrupts.rs and calls
-// `exception`. Where that returns, the code goes on that was interrupted.
+// The vector table (Arm ARM, D1.10.2), entry and exit: builds a `Frame` (see frame.rs) on the stack and calls
+// `exception`. When that returns, the interrupted code continues.
 //
-// The kernel runs on SP_EL0, so an exception finds SP_EL1, a stack that is whole even if the kernel's is not. Inside of an
-// exception, and inside of a dump, SP_EL1 is in use already, and goes on.
+// The kernel runs on SP_EL0, so an exception uses SP_EL1, a stack that is valid even if the kernel's is not.
+// Inside an exception, and inside a dump, SP_EL1 is already in use and continues.
 
 .set FRAME, 288
 
@@ -50,7 +50,7 @@ exception_common:
     stp x2, x3, [sp, #272]
     mov x0, sp
     bl exception
-    // Nothing may come between the next lines and eret: it would take the two registers for itself.
+    // No exception may happen between the next lines and eret: it would overwrite the two registers.
     msr daifset, #3
     ldp x2, x3, [sp, #256]
     msr elr_el1, x2

@@ -1,4 +1,4 @@
-//! The entry, and what the machine handed over there: a device tree.
+//! Boot information: from the device tree that the firmware passes.
 
 use super::cpu;
 use crate::arch::BootInfo;
@@ -11,12 +11,12 @@ unsafe extern "C" {
     safe fn kernel_start(handed_over: u64, boot_cpu: u64) -> !;
 }
 
-/// From boot.s, on the boot CPU's own stack, with the boot page tables: with the firmware's number of this CPU, and the physical
-/// address of the device tree.
+/// Entry from boot.s, on the boot CPU's own stack, with the boot page tables. Arguments: the firmware's
+/// number of this CPU, and the physical address of the device tree.
 #[unsafe(no_mangle)]
 extern "C" fn first_steps(hart: u64, tree: u64) -> ! {
-    // Without it, not even the console would be known.
-    // SAFETY: once, on the boot CPU; the firmware's protocol says that the tree lies there.
+    // Without the tree, not even the console is known.
+    // SAFETY: once, on the boot CPU; by the firmware's protocol, the tree is there.
     let result = unsafe { device_tree::read(tree) };
     if let Err(why) = result {
         super::sbi::write("testkernel: error: ");
@@ -29,7 +29,7 @@ extern "C" fn first_steps(hart: u64, tree: u64) -> ! {
 /// Reads the device tree.
 ///
 /// # Safety
-/// Once, on the boot CPU, with what boot.s has passed on.
+/// Once, on the boot CPU, with the value from boot.s.
 pub(crate) unsafe fn read(tree: u64, hart: u64) -> Result<BootInfo, &'static str> {
     cpu::set_boot_hart(hart);
     Ok(BootInfo {

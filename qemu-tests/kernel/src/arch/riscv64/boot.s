@@ -1,16 +1,17 @@
-# Entry from the firmware (RISC-V SBI 1.0 and its boot protocol): supervisor mode, paging off, a0 is the number of this hart, a1
-# the address of the device tree. Builds a page table that shows physical memory twice (direct map, kernel) in pieces of a GiB,
-# switches it on and goes up. The final tables are made later, in Rust.
+# Entry from the firmware (RISC-V SBI 1.0 and its boot protocol): supervisor mode, paging off, a0 is the
+# number of this hart, a1 the address of the device tree. Builds a page table that maps physical memory twice
+# (direct map, kernel) in pieces of a GiB, enables it and jumps to the upper half. The final tables are
+# created later, in Rust.
 
 .set KERNEL_BASE, 0xffffffff00000000
-# In sstatus: the state of the floating-point unit, of which 0 is off.
+# In sstatus: the state of the floating-point unit; 0 is off.
 .set STATUS_FLOATING, 3 << 13
 .set STACK, 0x20000
 .set STACK_SHIFT, 17
 .set EMERGENCY_END, 0x5000
 
-# Switches to the page table whose satp is in t0, and goes on behind this at the kernel's addresses: the next instruction is not
-# mapped where it is, and the exception for that leads to where the kernel sees it.
+# Switches to the page table whose satp is in t0, and continues after this at the kernel's addresses: the next
+# instruction is not mapped at its current address, and the trap for that leads to its address in the kernel.
 .macro go_up
     li t2, KERNEL_BASE
     lla t1, 9f
@@ -29,8 +30,8 @@ _start:
     csrci sstatus, 2
     li t0, STATUS_FLOATING
     csrc sstatus, t0
-    # The first one here boots. Another one was started by it: OpenSBI up to 1.1 lets a hart go before it has written down where
-    # to, and then that comes here.
+    # The first hart here boots. Any other was started by it: OpenSBI up to 1.1 starts a hart before it has
+    # stored the start address, and the hart arrives here.
     lla t0, boot_taken
     li t1, 1
     .option push
@@ -50,7 +51,7 @@ _start:
     addi t2, t2, 8
     addi t3, t3, -1
     bnez t3, 1b
-    # The kernel: the last two entries show the GiB from 0x80000000 on.
+    # The kernel: the last two entries map the GiB from 0x80000000 on.
     li t1, (2 << 28) + 0xcf
     sd t1, (t2)
     add t1, t1, t4
@@ -69,11 +70,11 @@ _start:
     add t0, t0, t1
     csrw sscratch, t0
     lla t1, first_steps
-    # Not by `j`, which reaches no further than 1 MiB: a kernel that is not optimised is larger.
+    # `j` reaches only 1 MiB, and an unoptimised kernel is larger.
     lla t2, enter_kernel
     jr t2
 
-# A hart that was started by another, which has left in memory what this one has to know.
+# A hart started by another one, which has left the necessary values in memory.
 .global other_start
 other_start:
     csrw sie, zero
@@ -97,7 +98,7 @@ other_start:
     lla t2, enter_kernel
     jr t2
 
-# Where every CPU comes from, as a debugger sees it: calls t1, and has no caller itself.
+# The outermost frame of every CPU, for debuggers: calls t1 and has no caller.
 .section .text.enter_kernel, "ax", @progbits
 .global enter_kernel
 .type enter_kernel, @function
@@ -112,12 +113,12 @@ enter_kernel:
 
 .section .data.boot, "aw", @progbits
     .balign 8
-# What satp is for the CPUs that are started later, and the number for us of the one that is being started.
+# satp for CPUs that are started later, and our number for the one being started.
 .global other_satp
 other_satp: .quad 0
 .global other_number
 other_number: .quad 0
-# Whether a hart has come to boot.
+# Whether a hart is already booting.
 boot_taken: .word 0
 
 .section .bss.boot, "aw", @nobits

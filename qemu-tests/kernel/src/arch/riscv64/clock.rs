@@ -1,12 +1,12 @@
-//! Time: nanoseconds from the `time` counter, whose frequency the device tree tells; seconds since 1970 from QEMU's clock
-//! (Goldfish RTC).
+//! Time: nanoseconds from the `time` counter, with the frequency in the device tree; time of day from QEMU's
+//! clock (Goldfish RTC).
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::arch::paging::{self, Access};
 use crate::arch::virt::device_tree;
 
-/// Registers of the Goldfish RTC: nanoseconds since 1970. The upper half is that of the moment when the lower was read.
+/// Registers of the Goldfish RTC: nanoseconds since 1970. Reading the lower half latches the upper one.
 const TIME_LOW: usize = 0x00;
 const TIME_HIGH: usize = 0x04;
 const RTC_SIZE: u64 = 8;
@@ -18,18 +18,18 @@ static START: AtomicU64 = AtomicU64::new(0);
 static SCALE: AtomicU64 = AtomicU64::new(1 << 32);
 /// Counts per nanosecond, times 2^32.
 static INVERSE: AtomicU64 = AtomicU64::new(1 << 32);
-/// Where the clock's registers are seen; 0 if there is none.
+/// Virtual address of the clock's registers; 0 if there is none.
 static RTC: AtomicUsize = AtomicUsize::new(0);
 
 #[inline(always)]
 fn counter() -> u64 {
     let count;
-    // SAFETY: the firmware lets supervisor mode read the counter, and that has no effect.
+    // SAFETY: the firmware lets supervisor mode read the counter, which has no side effect.
     unsafe { core::arch::asm!("rdtime {}", out(reg) count, options(nomem, nostack)) };
     count
 }
 
-/// Learns the counter's frequency, and where the clock is.
+/// Determines the counter's frequency and finds the clock.
 ///
 /// # Safety
 /// Once, on the boot CPU while booting, with the final page tables.
@@ -56,20 +56,20 @@ fn scaled(value: u64, scale: &AtomicU64) -> u64 {
     ((u128::from(value) * u128::from(scale.load(Ordering::Relaxed))) >> 32) as u64
 }
 
-/// Nanoseconds since the kernel started. The counters of all CPUs run together. Writes no memory: the dump reads memory while
-/// it asks.
+/// Nanoseconds since the kernel started. The counters of all CPUs are synchronous. Writes no memory, because
+/// the dump calls it while reading memory.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn now() -> u64 {
     scaled(counter().wrapping_sub(START.load(Ordering::Relaxed)), &SCALE)
 }
 
-/// What the counter will be so many nanoseconds from now.
+/// The counter's value this many nanoseconds from now.
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn count_after(nanoseconds: u64) -> u64 {
     counter().saturating_add(scaled(nanoseconds, &INVERSE))
 }
 
-/// Lets time pass, in the healthy kernel.
+/// Busy-waits, in the healthy kernel.
 pub(crate) fn pause(nanoseconds: u64) {
     let end = now() + nanoseconds;
     while now() < end {
@@ -84,7 +84,7 @@ pub(crate) fn wall_clock() -> Option<u64> {
     if rtc.is_null() {
         return None;
     }
-    // SAFETY: init() has mapped these registers; reading them changes nothing but which upper half is shown.
+    // SAFETY: init() has mapped these registers; reading them only latches the upper half.
     let [low, high] = [TIME_LOW, TIME_HIGH]
         .map(|register| u64::from(unsafe { rtc.add(register).cast::<u32>().read_volatile() }));
     Some((high << 32 | low) / SECOND)

@@ -1,7 +1,7 @@
-//! Which CPU is this, and how many are there.
+//! The number of the current CPU, and the number of CPUs.
 //!
-//! The number comes from sscratch, not from memory or a general register: a crashed kernel may have lost those. There boot.s has
-//! put the end of the CPU's emergency stack.
+//! The number comes from sscratch, not from memory or a general register, which a crashed kernel may have
+//! lost. boot.s stores the end of the CPU's emergency stack there.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,25 +10,25 @@ use super::stack;
 pub(crate) use crate::arch::MAX_CPUS;
 use crate::arch::virt::device_tree;
 
-/// In sstatus: interrupts are let in.
+/// In sstatus: interrupts enabled.
 const STATUS_INTERRUPTS: usize = 1 << 1;
-/// In sie and sip: the interrupt that another hart sends.
+/// In sie and sip: the interrupt sent by another hart.
 const SOFTWARE: usize = 1 << 1;
-/// A device's.
+/// In sie and sip: device interrupts.
 const EXTERNAL: usize = 1 << 9;
 
-/// The firmware's number of each CPU: harts come in any order, and need not begin at 0.
+/// The firmware's number of each CPU: harts come in any order and need not begin at 0.
 static HARTS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
-/// How many of them are known.
+/// Number of known CPUs.
 static KNOWN: AtomicUsize = AtomicUsize::new(1);
 static COUNT: AtomicUsize = AtomicUsize::new(1);
 
-/// Says which CPU boots: it becomes number 0.
+/// Sets the boot CPU, which becomes number 0.
 pub(super) fn set_boot_hart(hart: u64) {
     HARTS[0].store(hart, Ordering::Relaxed);
 }
 
-/// Makes the other CPUs known, in the order of the device tree. Not yet counted as in use.
+/// Registers the other CPUs, in the order of the device tree. They are not yet counted as in use.
 pub(super) fn init() {
     let mut known = 1;
     device_tree::each_cpu(|_, hart| {
@@ -42,7 +42,7 @@ pub(super) fn init() {
     KNOWN.store(known, Ordering::Relaxed);
 }
 
-/// Whether all CPUs have an extension, by its name in lower case.
+/// Whether all CPUs have an extension, given by its name in lower case.
 pub(super) fn all_have(extension: &str) -> bool {
     let mut all = true;
     device_tree::each_cpu(|node, _| {
@@ -52,17 +52,17 @@ pub(super) fn all_have(extension: &str) -> bool {
     all
 }
 
-/// How many CPUs there are, of those that the kernel serves.
+/// Number of CPUs, up to the maximum that the kernel supports.
 pub(super) fn known() -> usize {
     KNOWN.load(Ordering::Relaxed)
 }
 
-/// Counts this many CPUs as in use.
+/// Sets the number of CPUs in use.
 pub(crate) fn set_count(count: usize) {
     COUNT.store(count, Ordering::Release);
 }
 
-/// How many CPUs are in use.
+/// Number of CPUs in use.
 pub(crate) fn count() -> usize {
     COUNT.load(Ordering::Acquire)
 }
@@ -73,51 +73,51 @@ pub(super) fn hart(cpu: usize) -> u64 {
     HARTS.get(cpu).map_or(0, |hart| hart.load(Ordering::Relaxed))
 }
 
-/// Number of the CPU that this runs on.
+/// Number of the current CPU.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn number() -> usize {
     let end: u64;
-    // SAFETY: reading the register changes nothing.
+    // SAFETY: reading the register has no side effect.
     unsafe { asm!("csrr {}, sscratch", out(reg) end, options(nomem, nostack)) };
     stack::owner(end)
 }
 
-/// No interrupts on this CPU from now on.
+/// Disables interrupts on this CPU.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn disable_interrupts() {
-    // SAFETY: interrupts are off then, which harms nobody.
+    // SAFETY: disabling interrupts is harmless.
     unsafe { asm!("csrc sstatus, {}", in(reg) STATUS_INTERRUPTS, options(nostack)) };
 }
 
-/// Lets interrupts of other CPUs in on this one.
+/// Enables interrupts from other CPUs on this CPU.
 pub(super) fn enable_interrupts() {
-    // SAFETY: there is a handler for each.
+    // SAFETY: each has a handler.
     unsafe {
         asm!("csrs sie, {}", in(reg) SOFTWARE, options(nostack));
         asm!("csrs sstatus, {}", in(reg) STATUS_INTERRUPTS, options(nostack));
     }
 }
 
-/// Lets those of devices in too.
+/// Enables device interrupts too.
 pub(super) fn enable_device_interrupts() {
-    // SAFETY: there is a handler.
+    // SAFETY: it has a handler.
     unsafe { asm!("csrs sie, {}", in(reg) EXTERNAL, options(nostack)) };
     enable_interrupts();
 }
 
-/// Ends the interrupt that another CPU has sent.
+/// Acknowledges an interrupt from another CPU.
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn end_software_interrupt() {
-    // SAFETY: only that interrupt's bit; who has sent it looks for what came of it in memory.
+    // SAFETY: only clears that interrupt's bit; the sender checks memory for the effect.
     unsafe { asm!("csrc sip, {}", in(reg) SOFTWARE, options(nostack)) };
 }
 
-/// Waits for ever, without interrupts.
+/// Halts this CPU for good, without interrupts.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn halt() -> ! {
     loop {
         disable_interrupts();
-        // SAFETY: waits.
+        // SAFETY: only waits.
         unsafe { asm!("wfi", options(nomem, nostack)) };
     }
 }

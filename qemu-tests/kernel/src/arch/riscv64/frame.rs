@@ -1,6 +1,6 @@
-//! What an exception leaves of the code that it interrupts, and the numbers of exceptions.
+//! The trap frame, and the numbers of exceptions.
 
-/// What vectors.s leaves on the stack.
+/// The frame that vectors.s leaves on the stack.
 #[repr(C)]
 pub(super) struct Frame {
     /// pc x1 … x31.
@@ -13,11 +13,11 @@ pub(super) struct Frame {
     pub(super) value: u64,
 }
 
-/// Exception: there is no such instruction, or not here.
+/// Exception: illegal instruction.
 pub(super) const ILLEGAL: u64 = 2;
-/// Exceptions: memory cannot be read, or written, though it is mapped.
+/// Exceptions: access fault on a mapped page, for a load or a store.
 pub(super) const LOAD_ACCESS: u64 = 5;
 pub(super) const STORE_ACCESS: u64 = 7;
-/// Exceptions: memory is not mapped for reading, or for writing.
+/// Exceptions: page fault, for a load or a store.
 pub(super) const LOAD_PAGE: u64 = 13;
 pub(super) const STORE_PAGE: u64 = 15;

@@ -1,10 +1,10 @@
-# Code that is known to fault, each piece between two symbols; guard.rs says what becomes of such a fault.
+# Code that is expected to fault, each piece between two symbols; see guard.rs for the handling.
 
 .section .dump_path.text, "ax", @progbits
 
-# guarded_copy: copies the page at a1 to a0. guarded_probe: reads a word of each 64 bytes of the page at a1. Both give 0, or 1
-# if a fault ended them. They use no stack and change no register that a caller relies on, so that the fault can end right
-# behind their calls.
+# guarded_copy: copies the page at a1 to a0. guarded_probe: reads a word of each 64 bytes of the page at a1.
+# Both return 0, or 1 if a fault ended them. They use no stack and no callee-saved register, so that the fault
+# handler can return directly to their caller.
     .balign 16
 .global guarded_copy
 .type guarded_copy, @function
@@ -56,8 +56,8 @@ guarded_fault:
     ret
 .size guarded_probe, . - guarded_probe
 
-# guarded_seed: reads the entropy source (the CSR `seed`, which has to be written to be read); what a source gives that is out of
-# order, if the CPU has none or the firmware keeps it for itself.
+# guarded_seed: reads the entropy source (the CSR `seed`, which must be written to be read). Returns the value
+# for a dead source if the CPU has none or the firmware does not share it.
     .balign 16
 .global guarded_seed
 .type guarded_seed, @function
@@ -72,7 +72,7 @@ seed_fault:
     ret
 .size guarded_seed, . - guarded_seed
 
-# stumble: writes through a0, which is the bug that `scenario=oops` asks for. The kernel goes on behind it.
+# stumble: writes through a0, the bug of `scenario=oops`. The kernel continues after it.
     .balign 16
 .global stumble
 .type stumble, @function

@@ -1,6 +1,6 @@
-//! The machine has no controller that a kernel without ACPI could ask for a disk's removal.
+//! Stub: this machine has no hotplug controller that a kernel without ACPI could use.
 
-/// Allows no removal.
+/// Never allows a removal.
 pub(crate) fn eject_if_asked(_: u32) -> bool {
     false
 }

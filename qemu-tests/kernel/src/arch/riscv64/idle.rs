@@ -1,25 +1,27 @@
-//! A CPU that has nothing to do for a while.
+//! An idle CPU.
 
 use core::arch::asm;
 
 use super::cpu::end_software_interrupt;
 use super::{clock, sbi};
 
-/// The timer's.
+/// In sie: the timer interrupt.
 const TIMER: usize = 1 << 5;
-/// Rests, with interrupts off, until another CPU ends it. An interrupt that came just before the call ends the rest at once.
+/// Rests, with interrupts off, until another CPU ends the rest. An interrupt just before the call ends it at
+/// once.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn rest() {
-    // SAFETY: waits. An interrupt that is pending ends that, without being taken.
+    // SAFETY: only waits. A pending interrupt ends the wait without being taken.
     unsafe { asm!("wfi", options(nomem, nostack)) };
     end_software_interrupt();
 }
 
-/// Rests for so many nanoseconds, or until another CPU ends it.
+/// Rests for this many nanoseconds, or until another CPU ends the rest.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn nap(nanoseconds: u64) {
     sbi::set_timer(clock::count_after(nanoseconds));
-    // SAFETY: the timer's interrupt only ends the rest: interrupts are off, and then it is not let through again.
+    // SAFETY: the timer interrupt only ends the rest: interrupts are off, and it is disabled again
+    // afterwards.
     unsafe { asm!("csrs sie, {}", in(reg) TIMER, options(nostack)) };
     rest();
     // SAFETY: as above.

@@ -1,8 +1,8 @@
-//! Traps: a fault becomes a crash, with the registers of the code that faulted, unless that code has announced it; another CPU
-//! stops this one; a device interrupts.
+//! Traps: an unexpected fault becomes a crash, with the registers of the faulting code; another CPU stops
+//! this one; a device interrupts.
 //!
-//! There is no interrupt that gets through when interrupts are off. The kernel keeps them on wherever it works or waits, so
-//! that a dump can stop every CPU; one that waits for its turn to dump looks for itself ([`stand_aside`]).
+//! No interrupt gets through when interrupts are off. So that a dump can stop every CPU, the kernel keeps
+//! them on wherever it works or waits; a CPU that waits for its turn to dump polls instead ([`stand_aside`]).
 
 use core::arch::asm;
 
@@ -17,12 +17,12 @@ use crate::memory::linker_symbol;
 
 core::arch::global_asm!(include_str!("vectors.s"));
 
-/// In the cause: an interrupt, no exception.
+/// In the cause: an interrupt, not an exception.
 const INTERRUPT: u64 = 1 << 63;
 /// Interrupts: another CPU, the timer.
 const SOFTWARE: u64 = INTERRUPT | 1;
 const TIMER: u64 = INTERRUPT | 5;
-/// A device, by the interrupt controller.
+/// A device, through the interrupt controller.
 const EXTERNAL: u64 = INTERRUPT | 9;
 /// The exceptions (RISC-V Privileged Architecture 1.12, table 4.2).
 const NAMES: [&str; 16] = [
@@ -44,21 +44,21 @@ const NAMES: [&str; 16] = [
     "store page fault",
 ];
 
-/// Has this CPU take its traps here.
+/// Installs the trap entry on this CPU.
 ///
 /// # Safety
-/// Once on each CPU, with its own number, which boot.s has put into sscratch.
+/// Once on each CPU, after boot.s has set sscratch.
 pub(crate) unsafe fn load(_: usize) {
-    // SAFETY: the entry takes what comes; its address is a multiple of 4, which means that all come in there.
+    // SAFETY: the entry handles all traps; its address is a multiple of 4, which selects direct mode.
     unsafe { asm!("csrw stvec, {}", in(reg) linker_symbol!(trap_entry), options(nostack)) };
 }
 
-/// Called by vectors.s. When it returns, the interrupted code goes on at `frame.general[0]`.
+/// Called by vectors.s. When it returns, the interrupted code continues at `frame.general[0]`.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".dump_path.text")]
 extern "C" fn trap(frame: &mut Frame) {
     let [pc, ..] = &mut frame.general;
-    // First what a dump runs into when it reads memory. It has little stack, and runs on several CPUs.
+    // First the faults of a dump that reads memory: it has little stack, and runs on several CPUs.
     match guard::known(frame.cause, *pc) {
         Some(Known::Unreadable { fixup }) => *pc = fixup,
         Some(Known::Stumbled { behind }) => {
@@ -71,23 +71,24 @@ extern "C" fn trap(frame: &mut Frame) {
     }
 }
 
-/// An interrupt: most of all, another CPU dumps and wants this one stopped.
+/// An interrupt, most importantly from another CPU that is dumping and stops this one.
 #[inline(never)]
 #[unsafe(link_section = ".dump_path.text")]
 fn interrupt(frame: &Frame) {
     match frame.cause {
         SOFTWARE => {
             cpu::end_software_interrupt();
-            // Bounded: each turn obeys a freeze. Looked at again after it, since a rest inside of it may have ended the
-            // interrupt that a later freeze has sent.
+            // Bounded: each turn obeys one request to stop. Checked again afterwards, because a rest during
+            // the stop may have acknowledged the interrupt of a later request.
             while kernel_is_asked_to_stop(cpu::number()) {
                 kernel_stop(&registers::of_frame(frame));
             }
         }
-        // A rest was over before it began.
+        // The timer expired before the rest began.
         TIMER => sbi::set_timer(u64::MAX),
         EXTERNAL => {
-            // While a dump runs, no driver of the healthy kernel may. Bounded by the dump, which stops this CPU.
+            // While a dump runs, drivers of the healthy kernel must not run. Bounded by the dump, which stops
+            // this CPU.
             while crashdump_mode() {
                 stand_aside(&registers::of_frame(frame));
             }
@@ -97,7 +98,7 @@ fn interrupt(frame: &Frame) {
     }
 }
 
-/// A fault that nobody has announced.
+/// An unexpected fault.
 #[inline(never)]
 #[unsafe(link_section = ".dump_path.text")]
 fn fault(frame: &Frame) -> ! {
@@ -111,7 +112,7 @@ fn fault(frame: &Frame) -> ! {
     )
 }
 
-/// A fault that the kernel survives, as one in a process would be: it is dumped all the same.
+/// A fault that the kernel survives, like one in a process: it is dumped nevertheless.
 #[inline(never)]
 fn oops(frame: &Frame) {
     let [pc, ..] = frame.general;
@@ -122,7 +123,7 @@ fn oops(frame: &Frame) {
     );
 }
 
-/// Waits a moment for the dump of another CPU, with interrupts off, and lets that stop this one.
+/// Waits a moment for another CPU's dump, with interrupts off, and lets it stop this CPU.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn stand_aside(registers: &Registers) {
     if kernel_is_asked_to_stop(cpu::number()) {

@@ -1,4 +1,4 @@
-//! Interrupts of devices, by lines that lead to the platform-level interrupt controller.
+//! Device interrupts, through lines to the platform-level interrupt controller.
 //!
 //! Specification: RISC-V Platform-Level Interrupt Controller 1.0.0, chapter 3 (registers).
 
@@ -12,24 +12,24 @@ use crate::arch::Delivery;
 use crate::arch::paging::{self, Access};
 use crate::arch::virt::device_tree;
 
-/// Registers: the priority of each line, 4 bytes each; the lines that a context listens to, a bit each; a context's threshold; what
-/// it claims, and completes.
+/// Registers: priority of each line, 4 bytes; lines enabled for a context, one bit each; a context's
+/// threshold; claim and complete.
 const PRIORITY: usize = 0;
 const ENABLE: usize = 0x2000;
 const ENABLE_STEP: usize = 0x80;
 const THRESHOLD: usize = 0x20_0000;
 const CONTEXT_STEP: usize = 0x1000;
 const CLAIM: usize = 4;
-/// Lines that the controller may have.
+/// Maximum number of lines.
 const LINES: u32 = 1024;
 
-/// The interrupt of a CPU that the controller raises for supervisor mode.
+/// The CPU interrupt that the controller raises for supervisor mode.
 const SUPERVISOR: u32 = 9;
 
-/// Who may be called, at most.
+/// Maximum number of handlers.
 const HANDLERS: usize = 8;
 
-/// Who is called for a line.
+/// The handler for a line.
 struct Handler {
     line: u32,
     call: fn(usize),
@@ -37,11 +37,11 @@ struct Handler {
 }
 
 static HANDLER: [Once<Handler>; HANDLERS] = [const { Once::new() }; HANDLERS];
-/// Handlers given away.
+/// Number of handlers in use.
 static GIVEN: AtomicUsize = AtomicUsize::new(0);
-/// Where the controller is seen; 0 if there is none.
+/// Virtual address of the controller; 0 if there is none.
 static START: AtomicUsize = AtomicUsize::new(0);
-/// The boot CPU's context there.
+/// The boot CPU's context in the controller.
 static CONTEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Finds the controller, and the boot CPU's context in it.
@@ -79,7 +79,7 @@ pub(super) unsafe fn init() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The line that a device names in these words of the device tree.
+/// The line described by these cells of the device tree.
 fn line([line, ..]: [u32; 3]) -> Option<u32> {
     (line != 0).then_some(line)
 }
@@ -93,7 +93,7 @@ fn register_at(offset: usize) -> *mut u32 {
 }
 
 fn read(offset: usize) -> u32 {
-    // SAFETY: a register of the controller, which init() has found and mapped; callers check that it has.
+    // SAFETY: a register of the controller, mapped by init(); callers check that it exists.
     unsafe { register_at(offset).read_volatile() }
 }
 
@@ -102,8 +102,8 @@ fn write(offset: usize, value: u32) {
     unsafe { register_at(offset).write_volatile(value) };
 }
 
-/// Has `call` called with `data` on the boot CPU, with interrupts off, while the function holds its line; there is only `entry`
-/// 0. Not while a dump runs: then the interrupt waits for its end.
+/// Calls `call` with `data` on the boot CPU, with interrupts off, whenever the function asserts its line;
+/// there is only `entry` 0. While a dump runs, the interrupt stays pending.
 ///
 /// # Errors
 /// If the function has no line, or all handlers are in use.
@@ -123,7 +123,7 @@ pub(crate) fn register(
     register_line(line, call, data)
 }
 
-/// Has `call` called with `data` on the boot CPU, with interrupts off, while a device holds this line.
+/// Calls `call` with `data` on the boot CPU, with interrupts off, whenever a device asserts this line.
 ///
 /// # Errors
 /// If there is no such line, or all handlers are in use.
@@ -139,12 +139,12 @@ fn register_line(line: u32, call: fn(usize), data: usize) -> Result<Delivery, &'
     Ok(Delivery::Line)
 }
 
-/// Lets interrupts through to this CPU.
+/// Enables interrupts on this CPU.
 pub(crate) fn enable() {
     cpu::enable_device_interrupts();
 }
 
-/// A device's interrupt has come.
+/// Handles a device interrupt.
 #[inline(never)]
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn take() {
@@ -153,7 +153,7 @@ pub(super) fn take() {
     }
     let claim = threshold() + CLAIM;
     let line = read(claim);
-    // Several may share a line.
+    // Several handlers may share a line.
     for handler in HANDLER.iter().filter_map(Once::get).filter(|handler| handler.line == line) {
         (handler.call)(handler.data);
     }

@@ -1,7 +1,7 @@
-//! riscv64: QEMU's machine `virt`, started in supervisor mode by the firmware OpenSBI.
+//! riscv64: QEMU's `virt` machine, started in supervisor mode by the firmware OpenSBI.
 //!
-//! The compiled kernel uses no floating point (its unit is off, so that a trap need not store its registers), and not the register
-//! gp, which belongs to the entry of traps.
+//! The compiled kernel uses neither floating point (the unit is off, so that a trap need not save its
+//! registers) nor the register gp, which is reserved for the trap entry.
 
 pub(crate) mod boot;
 pub(crate) mod cache;
@@ -25,20 +25,20 @@ pub(crate) mod stack;
 pub(crate) use super::virt::pci;
 use super::{BootInfo, virt};
 
-/// There is no interrupt that cannot be masked, so neither a button nor the bite of a watchdog reaches a kernel that hangs; and no hotplug
-/// without ACPI.
+/// There is no non-maskable interrupt, so neither a button nor a watchdog reaches a hanging kernel; and no
+/// hotplug without ACPI.
 pub(crate) const MISSING: &[&str] =
     &["scenario=nmi", "scenario=watchdog", "scenario=unplug", "scenario=device-gone", "nmi"];
 
-/// What the device tree tells of.
+/// The devices in the device tree.
 pub(crate) fn virtio_mmio() -> &'static [u64] {
     virt::device_tree::virtio_mmio()
 }
 
-/// Goes over to the final page tables, and starts the other CPUs, which call `others` with their numbers.
+/// Switches to the final page tables and starts the other CPUs, which call `others` with their numbers.
 ///
 /// # Safety
-/// Once, on the boot CPU, behind `memory::init`.
+/// Once, on the boot CPU, after `memory::init`.
 pub(crate) unsafe fn bring_up(_: &BootInfo, others: fn(usize) -> !) -> Result<(), &'static str> {
     // SAFETY: once and in this order, on the boot CPU, while no other runs.
     unsafe {

@@ -1,13 +1,13 @@
 //! Page tables (Sv39): the kernel in the upper half, all RAM in the direct map, devices beside it.
 //!
-//! | virtual | what |
+//! | virtual | contents |
 //! | --- | --- |
-//! | `DIRECT_MAP` + physical | RAM, and device registers where a driver asked for them |
+//! | `DIRECT_MAP` + physical | RAM, and device registers that a driver requested |
 //! | `KERNEL_BASE` + physical | the kernel: text read-only, data not executable |
 //!
-//! Every entry has its accessed and dirty bits set beforehand. The CPU sets them otherwise, or faults, and then a dump
-//! would change the page tables that it is about to read. How a device's registers are cached follows from where they
-//! are: that is for the machine to say (physical memory attributes), not for page tables.
+//! Every entry has its accessed and dirty bits preset. Otherwise the CPU sets them, or faults, and a dump
+//! would change the page tables that it is about to read. How device registers are cached depends on their
+//! address: the machine decides that (physical memory attributes), not the page tables.
 //!
 //! Specification: RISC-V Privileged Architecture 1.12, 4.4 (Sv39) and 4.2.1 (SFENCE.VMA).
 
@@ -21,18 +21,18 @@ use super::stack;
 use crate::memory;
 pub(crate) use crate::memory::Access;
 
-/// Where physical address 0 is seen.
+/// Virtual address of physical address 0.
 pub(crate) const DIRECT_MAP: u64 = 0xffff_ffc0_0000_0000;
 /// Virtual minus physical address of the kernel's own image, as in layout.ld.
 pub(crate) const KERNEL_BASE: u64 = 0xffff_ffff_0000_0000;
-/// Physical addresses that the direct map shows: up to where the kernel's image begins.
+/// End of the physical addresses in the direct map, where the kernel's image begins.
 const DIRECT_END: u64 = KERNEL_BASE + (2 << 30) - DIRECT_MAP;
 
 /// In satp: Sv39.
 const SV39: u64 = 8 << 60;
-/// Entries of a table.
+/// Number of entries in a table.
 const ENTRIES: u64 = 512;
-/// Bytes of a page, and of a large one.
+/// Size of a page, and of a large page.
 const PAGE: u64 = 4096;
 const LARGE: u64 = ENTRIES * PAGE;
 
@@ -46,9 +46,9 @@ bitflags! {
         const EXECUTE = 1 << 3;
         const ACCESSED = 1 << 6;
         const DIRTY = 1 << 7;
-        /// What every page has.
+        /// Bits of every page.
         const PAGE = Self::VALID.bits() | Self::READ.bits() | Self::ACCESSED.bits() | Self::DIRTY.bits();
-        /// What only pages have: an entry without any leads to a table.
+        /// Bits that only pages have: an entry without any of them points to a table.
         const LEAF = Self::READ.bits() | Self::WRITE.bits() | Self::EXECUTE.bits();
     }
 }
@@ -65,12 +65,12 @@ impl Access {
     }
 }
 
-/// Where a physical address is seen in the direct map.
+/// The virtual address of a physical address in the direct map.
 pub(crate) const fn direct(physical: u64) -> *mut u8 {
     DIRECT_MAP.wrapping_add(physical) as *mut u8
 }
 
-/// The physical address of something in the kernel's image or the direct map.
+/// The physical address of an object in the kernel's image or the direct map.
 pub(crate) fn physical(address: *const u8) -> u64 {
     let address = address as u64;
     if address >= DIRECT_MAP + DIRECT_END { address - KERNEL_BASE } else { address - DIRECT_MAP }
@@ -81,14 +81,14 @@ pub(crate) fn physical(address: *const u8) -> u64 {
 struct Entry(*mut u64);
 
 impl Entry {
-    /// The one for a virtual address in a table; at level 2 an entry stands for a GiB, at level 0 for a page.
+    /// The entry for a virtual address in a table; at level 2 an entry covers a GiB, at level 0 a page.
     fn of(table: u64, address: u64, level: u32) -> Entry {
         let index = address >> (12 + 9 * level) & (ENTRIES - 1);
         Entry(direct(table + 8 * index).cast())
     }
 
     fn read(self) -> (u64, Bits) {
-        // SAFETY: tables lie in the direct map; only the boot CPU changes them, and only through here.
+        // SAFETY: tables are in the direct map; only the boot CPU changes them, and only through here.
         let value = unsafe { self.0.read_volatile() };
         ((value >> 10) << 12, Bits::from_bits_truncate(value))
     }
@@ -101,12 +101,12 @@ impl Entry {
 
 fn new_table() -> Result<u64, &'static str> {
     let frame = memory::take(1, 1, PageClass::PageTable).ok_or("no memory for page tables")?;
-    // SAFETY: the frame is ours, and in the direct map of the boot tables and of the final ones.
+    // SAFETY: the frame is ours, and in the direct maps of the boot tables and of the final ones.
     unsafe { direct(frame).write_bytes(0, PAGE as usize) };
     Ok(frame)
 }
 
-/// The entry that maps an address: a page's, or an invalid one at `level`, to which tables are made.
+/// The entry that maps an address: that of a page, or an invalid one at `level`, creating tables on the way.
 fn find(address: u64, level: u32) -> Result<(Entry, u32), &'static str> {
     let mut table = root();
     for above in (level + 1..=2).rev() {
@@ -124,7 +124,7 @@ fn find(address: u64, level: u32) -> Result<(Entry, u32), &'static str> {
     Ok((Entry::of(table, address, level), level))
 }
 
-/// Maps a range; both addresses and the length are multiples of 4096. What is mapped already stays as it is.
+/// Maps a range; both addresses and the length are multiples of 4096. Existing mappings stay unchanged.
 fn map(to: u64, from: u64, length: u64, access: Access) -> Result<(), &'static str> {
     let mut done = 0;
     while done < length {
@@ -141,7 +141,8 @@ fn map(to: u64, from: u64, length: u64, access: Access) -> Result<(), &'static s
     Ok(())
 }
 
-/// Divides a large page of 2 MiB into small ones. All of it stays visible meanwhile: the new table may be in it.
+/// Splits a large page of 2 MiB into small ones. All of it stays mapped meanwhile: the new table may be in
+/// it.
 fn divide(large: Entry) -> Result<(), &'static str> {
     let (first, bits) = large.read();
     let table = new_table()?;
@@ -153,7 +154,7 @@ fn divide(large: Entry) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Takes away the page at this address, and gives its entry's level.
+/// Unmaps the page at this address; returns its level.
 fn unmap(address: u64) -> Result<u32, &'static str> {
     let (entry, level) = find(address, 0)?;
     if !entry.read().1.intersects(Bits::LEAF) {
@@ -163,11 +164,11 @@ fn unmap(address: u64) -> Result<u32, &'static str> {
     Ok(level)
 }
 
-/// Takes `count` frames out of the direct map, so that reading them faults. A large page around them is divided first.
-/// Other CPUs must call [`refresh`] before they see it.
+/// Removes `count` frames from the direct map, so that reading them faults. A large page around them is split
+/// first. Other CPUs must call [`refresh`] before they see it.
 ///
 /// # Safety
-/// On the boot CPU while booting. The frames are the caller's, and nobody reads them but a dump.
+/// On the boot CPU while booting. The frames belong to the caller and are only read by a dump.
 pub(crate) unsafe fn hide(first: u64, count: u64) -> Result<(), &'static str> {
     for physical in (first..).step_by(PAGE as usize).take(count as usize) {
         let (entry, level) = find(DIRECT_MAP + physical, 0)?;
@@ -180,7 +181,7 @@ pub(crate) unsafe fn hide(first: u64, count: u64) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Makes the final tables, lets `map_console` show the console's registers in them, and goes over to them.
+/// Creates the final tables, lets `map_console` map the console's registers in them, and switches to them.
 ///
 /// # Safety
 /// Once, on the boot CPU, on the boot tables, before other CPUs run.
@@ -202,13 +203,13 @@ pub(super) unsafe fn init(map_console: unsafe fn() -> Result<(), &'static str>) 
     }
     // SAFETY: once, before the tables are in use.
     unsafe { map_console()? };
-    // SAFETY: the new tables show the code, the stack and all that we have pointers to.
+    // SAFETY: the new tables map the code, the stack, and all memory that we have pointers to.
     unsafe { asm!("csrw satp, {}", in(reg) satp(), options(nostack)) };
     refresh();
     Ok(())
 }
 
-/// Forgets translations that this CPU has cached.
+/// Flushes this CPU's cached translations.
 pub(crate) fn refresh() {
     // SAFETY: they are read from the tables again.
     unsafe { asm!("sfence.vma", options(nostack)) };
@@ -219,15 +220,15 @@ fn root() -> u64 {
     ROOT.load(Ordering::Relaxed)
 }
 
-/// What the register satp is with the final tables.
+/// The value of satp for the final tables.
 pub(super) fn satp() -> u64 {
     SV39 | root() >> 12
 }
 
-/// Makes `length` bytes at a physical address visible and says where: device registers.
+/// Maps `length` bytes at a physical address, such as device registers; returns the virtual address.
 ///
 /// # Safety
-/// On the boot CPU while booting. The address is that of a device, or of memory that nobody else uses.
+/// On the boot CPU while booting. The address is that of a device, or of otherwise unused memory.
 pub(crate) unsafe fn map_physical(from: u64, length: u64, access: Access) -> Result<*mut u8, &'static str> {
     let first = from & !(PAGE - 1);
     let end = from

@@ -1,4 +1,4 @@
-//! How the machine ends: reset, power off, or QEMU's way out.
+//! Ending the machine: reset, power off, or exit from QEMU.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,16 +10,16 @@ use crate::arch::virt::device_tree;
 
 /// Bytes of the test device's registers.
 const TEST_SIZE: u64 = 4;
-/// What written to it ends QEMU with an exit code, which goes into the upper half.
+/// Writing this ends QEMU with the exit code in the upper half.
 const TEST_FAIL: u32 = 0x3333;
 
-/// How long QEMU may take to end, in nanoseconds.
+/// How long QEMU may take to exit, in nanoseconds.
 const PATIENCE: u64 = 10_000_000_000;
 
-/// Where the test device is seen (SiFive's, of which QEMU makes an exit code); 0 if there is none.
+/// Virtual address of the test device (SiFive's, which QEMU turns into an exit code); 0 if there is none.
 static TEST: AtomicUsize = AtomicUsize::new(0);
 
-/// Learns where the test device is.
+/// Finds the test device.
 ///
 /// # Safety
 /// Once, on the boot CPU while booting, with the final page tables.
@@ -35,27 +35,29 @@ pub(super) unsafe fn init() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Resets the machine, and if the firmware cannot, stays.
+/// Resets the machine; halts if the firmware cannot.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn reset() -> ! {
     sbi::reset(Reset::Cold);
     cpu::halt()
 }
 
-/// Switches the machine off, and if the firmware cannot, stays.
+/// Switches the machine off; halts if the firmware cannot.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn power_off() -> ! {
     sbi::reset(Reset::Shutdown);
     cpu::halt()
 }
 
-/// Ends QEMU, whose exit status becomes `2 * value + 1`, as on x86_64. Without the test device, switches the machine off.
+/// Ends QEMU with exit status `2 * value + 1`, as on x86_64. Without the test device, switches the machine
+/// off.
 pub(crate) fn exit(value: u32) -> ! {
     let test = TEST.load(Ordering::Relaxed) as *mut u32;
     if !test.is_null() {
         // SAFETY: init() has mapped the register.
         unsafe { test.write_volatile((2 * value + 1) << 16 | TEST_FAIL) };
-        // QEMU does not end at once, and the firmware's way to switch off would give it another exit status meanwhile.
+        // QEMU does not exit at once, and powering off through the firmware meanwhile would change the exit
+        // status.
         let begin = clock::now();
         while clock::now().saturating_sub(begin) < PATIENCE {
             core::hint::spin_loop();

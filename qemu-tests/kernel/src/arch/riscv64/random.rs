@@ -1,19 +1,19 @@
-//! Numbers that nobody can guess: of those that the machine hands over, and of the CPU's entropy source, where it has one and the
-//! firmware lets supervisor mode have it (OpenSBI does so from 1.5 on).
+//! Entropy: from the seed in the device tree, and from the CPU's entropy source, if it has one and the
+//! firmware lets supervisor mode use it (OpenSBI from 1.5 on).
 //!
 //! Specification: RISC-V Scalar Cryptography 1.0.1, 4.1 (the CSR `seed`).
 
 use super::{cpu, guard};
 use crate::arch::virt::random;
 
-/// How often the source is asked for 16 bits; most answers may be that it has none yet.
+/// Number of polls for 16 bits; most of them may find none.
 const TRIES: usize = 1000;
-/// What the source says of itself, in bits 31 and 30: here are 16 bits.
+/// State of the source, in bits 31 and 30: 16 bits are available.
 const READY: u64 = 2;
-/// It is out of order.
+/// State of the source: out of order.
 const DEAD: u64 = 3;
 
-/// Fills `bytes`, and says whether it could.
+/// Fills `bytes`; returns whether it could.
 pub(crate) fn fill(bytes: &mut [u8; 32]) -> bool {
     if let Some(own) = source() {
         random::stir(&own);
@@ -21,7 +21,7 @@ pub(crate) fn fill(bytes: &mut [u8; 32]) -> bool {
     random::fill(bytes)
 }
 
-/// 256 bits from the CPU's source. It promises half a bit of entropy in each.
+/// 256 bits from the CPU's source, which promises half a bit of entropy in each.
 fn source() -> Option<[u8; 32]> {
     if !cpu::all_have("zkr") {
         return None;

@@ -1,4 +1,5 @@
-//! Registers of a CPU in the order of `dumpcore::format::note::GENERAL_REGISTERS`: pc x1 … x31, and satp sstatus scause stval.
+//! Registers of a CPU in the order of `dumpcore::format::note::GENERAL_REGISTERS`: pc x1 … x31, and satp
+//! sstatus scause stval.
 
 use core::arch::asm;
 
@@ -6,7 +7,7 @@ use dumpcore::Registers;
 
 use super::frame::Frame;
 
-/// The registers of the code that a trap interrupted.
+/// The registers of the code interrupted by a trap.
 #[unsafe(link_section = ".dump_path.text")]
 pub(super) fn of_frame(frame: &Frame) -> Registers {
     let mut registers = Registers::ZERO;
@@ -17,12 +18,13 @@ pub(super) fn of_frame(frame: &Frame) -> Registers {
     registers
 }
 
-/// The registers right here. Inlined, so that they are those of the caller, and a debugger unwinds from there.
+/// The current registers. Inlined, so that they are those of the caller and a debugger can unwind from there.
 #[inline(always)]
 pub(crate) fn here() -> Registers {
     let mut registers = Registers::ZERO;
     let (status, cause, value): (u64, u64, u64);
-    // SAFETY: stores 32 words where there is room for 34, and reads registers. gp is the trap entry's, and 0 in every frame.
+    // SAFETY: stores 32 words where there is room for 34, and reads registers. gp belongs to the trap entry
+    // and is 0 in every frame.
     unsafe {
         asm!(
             "sd x1, 1*8(a0)",
@@ -72,11 +74,11 @@ pub(crate) fn here() -> Registers {
     registers
 }
 
-/// satp, which a trap does not change, and those that it does.
+/// Sets satp, which a trap does not change, and the registers that it does.
 #[inline(always)]
 fn set_control(registers: &mut Registers, [status, cause, value]: [u64; 3]) {
     let satp: u64;
-    // SAFETY: reading the register changes nothing.
+    // SAFETY: reading the register has no side effect.
     unsafe { asm!("csrr {}, satp", out(reg) satp, options(nomem, nostack)) };
     for (slot, value) in registers.control.iter_mut().zip([satp, status, cause, value]) {
         *slot = value;

@@ -1,4 +1,4 @@
-//! The serial console: an NS16550A in memory, polled, as the firmware has set it up.
+//! The serial console: a memory-mapped NS16550A, polled, as configured by the firmware.
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -9,19 +9,19 @@ use crate::arch::virt::device_tree;
 const TRANSMIT: usize = 0;
 const INTERRUPTS: usize = 1;
 const STATUS: usize = 5;
-/// In the line status: there is room for a byte.
+/// In the line status: the transmitter is ready for a byte.
 const READY: u8 = 1 << 5;
-/// Registers that it has.
+/// Number of registers.
 const REGISTERS: u64 = 8;
-/// Looks at a transmitter that does not become ready, before the byte is written anyway.
+/// Maximum number of polls for the transmitter to become ready; then the byte is written anyway.
 const PATIENCE: u32 = 100_000;
 
-/// Where it is seen; 0 if it is not known yet.
+/// Its virtual address; 0 if not known yet.
 static START: AtomicUsize = AtomicUsize::new(0);
-/// From one register to the next, as a power of two.
+/// log2 of the distance between registers.
 static SHIFT: AtomicU32 = AtomicU32::new(0);
-/// Finds it in the device tree. The direct map of the boot tables shows it, as that of the final ones will when [`map`] was
-/// called.
+/// Finds it in the device tree. It is in the direct map of the boot tables, and after [`map`] in that of the
+/// final ones.
 pub(crate) fn init() {
     let Some(node) = device_tree::find("ns16550a") else { return };
     let Some((address, size)) = device_tree::registers(node, 0) else { return };
@@ -33,10 +33,10 @@ pub(crate) fn init() {
     }
 }
 
-/// Has the final tables show it.
+/// Maps it in the final tables.
 ///
 /// # Safety
-/// Once, on the boot CPU, on the boot tables, when there are final ones.
+/// Once, on the boot CPU, on the boot tables, when the final ones exist.
 pub(super) unsafe fn map() -> Result<(), &'static str> {
     let start = START.load(Ordering::Relaxed);
     if start != 0 {
@@ -47,12 +47,12 @@ pub(super) unsafe fn map() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Sends a byte, as soon as the console takes it, or when it has been waited for long enough.
+/// Sends a byte as soon as the console is ready, or after a timeout.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn put(byte: u8) {
     let Some(status) = register(STATUS) else { return };
     for _ in 0..PATIENCE {
-        // SAFETY: reading the line status loses at most an error bit that nobody looks at.
+        // SAFETY: reading the line status loses at most an error bit that is not used.
         if unsafe { status.read_volatile() } & READY != 0 {
             break;
         }
@@ -71,7 +71,7 @@ fn register(number: usize) -> Option<*mut u8> {
 #[unsafe(link_section = ".dump_path.text")]
 fn write_register(number: usize, value: u8) {
     if let Some(register) = register(number) {
-        // SAFETY: one of its registers, which is visible.
+        // SAFETY: one of its registers, which is mapped.
         unsafe { register.write_volatile(value) };
     }
 }

@@ -1,9 +1,10 @@
-# Where all exceptions and interrupts of a CPU come in: stores the registers in the shape of `Frame` in interrupts.rs and calls
-# `trap`. Where that returns, the code goes on that was interrupted.
+# Entry of all exceptions and interrupts of a CPU: builds a `Frame` (see frame.rs) and calls `trap`. When that
+# returns, the interrupted code continues.
 #
-# The frame goes on the interrupted stack, wherever that is: during a dump nothing outside of the arena may change. Unless this
-# is the CPU's own stack and its end is near, or a store on it faults; then the frame goes on the CPU's emergency stack, whose end
-# sscratch holds all the time. The compiled kernel never uses gp, so that there is one register to work with; in frames it is 0.
+# The frame is on the interrupted stack, wherever that is, because during a dump only the arena may change. If
+# that is the CPU's own stack and its end is near, or if a store on it faults, the frame is on the CPU's
+# emergency stack instead; sscratch always holds the end of that stack. The compiled kernel never uses gp, so
+# that one register is available here; it is 0 in frames.
 
 .set FRAME, 288
 .set X1, 8
@@ -17,11 +18,11 @@
 .type trap_entry, @function
 trap_entry:
     csrrw t0, sscratch, t0
-    # Until the frame is safe, a fault leads to `no_stack`.
+    # Until the frame is complete, a fault leads to `no_stack`.
     lla gp, no_stack
     csrw stvec, gp
-    # Behind the emergency stack lies a page that is not mapped, and then the stack. The last page of that counts as gone, so
-    # that the handler has room.
+    # The emergency stack is followed by an unmapped page and then the stack. The lowest page of the stack
+    # counts as used up, so that the handler has room.
     sub gp, sp, t0
     srli gp, gp, 12
     sltiu gp, gp, 2
@@ -34,7 +35,8 @@ trap_entry:
     j 2f
 1:  csrr gp, sepc
     .balign 4
-# With the interrupted code's place in gp. Cause and value are those of the second fault then: they tell of the stack.
+# The interrupted code's address is in gp. Cause and value are those of the second fault, which describe the
+# stack.
 no_stack:
     sd gp, -FRAME(t0)
     sd t1, X1+5*8-FRAME(t0)
@@ -79,7 +81,7 @@ no_stack:
     csrr t0, stval
     sd t0, VALUE(sp)
 
-    # Kept by the callee: where the frame is.
+    # Callee-saved: the address of the frame.
     mv s1, sp
     mv a0, sp
     andi sp, sp, -16

@@ -1,6 +1,6 @@
-//! The device tree: what the machine consists of, as its firmware says.
+//! The device tree: the firmware's description of the machine.
 //!
-//! Specification: Devicetree Specification 0.4; for memory that firmware keeps, its chapter 3.5.
+//! Specification: Devicetree Specification 0.4; for memory reserved by firmware, chapter 3.5.
 
 use alloc::vec::Vec;
 
@@ -17,26 +17,27 @@ use crate::memory::{FRAME, RamMap};
 /// A node of the tree.
 pub(crate) type Node = FdtNode<'static>;
 
-/// Nodes inside of one another that are looked at.
+/// Maximum nesting of nodes.
 const DEPTH: usize = 16;
-/// Most bytes of a tree, so that a wrong address is not believed: the format's authors ask for no more than 2 MiB.
+/// Maximum size of a tree in bytes, to detect a wrong address: the format's authors ask for no more than 2
+/// MiB.
 const MOST: u32 = 2 << 20;
-/// What a tree begins with, and where its size is (5.2); both big-endian.
+/// The tree's magic number; the tree's size follows (5.2). Both are big-endian.
 const MAGIC: u32 = 0xd00d_feed;
 
 static TREE: spin::Once<Fdt<'static>> = spin::Once::new();
 
-/// Reads the tree at this physical address and keeps it for all that follows. The secret in it is taken out: the tree is
-/// dumped, like all memory.
+/// Reads the tree at this physical address and keeps it. Removes the secret in it, because the tree is dumped
+/// like all memory.
 ///
 /// # Safety
-/// Once, on the boot CPU, on page tables that show this memory, which belongs to the tree for ever.
+/// Once, on the boot CPU, on page tables that map this memory, which belongs to the tree for good.
 pub(crate) unsafe fn read(physical: u64) -> Result<(), &'static str> {
     let start = direct(physical);
     if physical == 0 || !start.cast::<u32>().is_aligned() {
         return Err("there is no device tree");
     }
-    // SAFETY: the caller says that the tree lies there; its header has 40 bytes.
+    // SAFETY: the caller promises that the tree is there; its header has 40 bytes.
     let [magic, size] = unsafe { start.cast::<[u32; 2]>().read_volatile() }.map(u32::from_be);
     if magic != MAGIC || size > MOST {
         return Err("there is no device tree where the firmware says");
@@ -49,7 +50,7 @@ pub(crate) unsafe fn read(physical: u64) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Gives the numbers in `/chosen/rng-seed` to those who need what nobody can guess, and wipes them.
+/// Moves the numbers in `/chosen/rng-seed` to the entropy pool and wipes them.
 fn take_seed(tree: &mut [u8]) -> Result<(), &'static str> {
     let parsed = Fdt::new(tree).map_err(|_| "the device tree is damaged")?;
     let chosen = parsed.find_node("/chosen");
@@ -69,7 +70,7 @@ fn place() -> RamRange {
     RamRange { start, end: start + data.len() as u64 }
 }
 
-/// Calls `visit` for each node that is in use, parents first, until that returns false.
+/// Calls `visit` for each enabled node, parents first, until it returns false.
 fn walk(node: Node, depth: usize, visit: &mut dyn FnMut(Node) -> bool) -> bool {
     if depth == DEPTH || matches!(node.status(), Ok(Status::Disabled)) {
         return true;
@@ -108,7 +109,7 @@ pub(crate) fn find(compatible: &str) -> Option<Node> {
     find_by(|node| node.is_compatible(compatible))
 }
 
-/// The node that others call by this number.
+/// The node with this phandle.
 pub(crate) fn by_handle(handle: u32) -> Option<Node> {
     find_by(|node| node.phandle() == Ok(Some(handle)))
 }
@@ -118,7 +119,7 @@ pub(crate) fn at(path: &str) -> Option<Node> {
     TREE.get()?.find_node(path)
 }
 
-/// Calls `visit` for each CPU that can be started, with its number in its controller's words (`reg`).
+/// Calls `visit` for each CPU that can be started, with its hardware number (`reg`).
 pub(crate) fn each_cpu(mut visit: impl FnMut(Node, u64)) {
     for node in at("/cpus").into_iter().flat_map(|cpus| cpus.children()) {
         let usable = !matches!(node.status(), Ok(Status::Disabled | Status::Fail | Status::FailSss));
@@ -129,13 +130,13 @@ pub(crate) fn each_cpu(mut visit: impl FnMut(Node, u64)) {
     }
 }
 
-/// Physical address and size of a device's registers, by their place in `reg`.
+/// Physical address and size of a device's registers, by their index in `reg`.
 pub(crate) fn registers(node: Node, index: usize) -> Option<(u64, u64)> {
     let window = node.reg().ok()??.nth(index)?;
     Some((window.address.to_int().ok()?, window.size.to_int().ok()?))
 }
 
-/// A property of 32-bit numbers.
+/// A property that is a list of 32-bit numbers.
 pub(crate) fn cells(node: Node, property: &str) -> impl Iterator<Item = u32> + use<> {
     let bytes: &[u8] =
         node.property(property).and_then(|property| property.value_as().ok()).unwrap_or_default();
@@ -147,23 +148,23 @@ pub(crate) fn number(node: Node, property: &str) -> Option<u32> {
     node.property(property)?.value_as().ok()
 }
 
-/// A property that is a text.
+/// A property that is a string.
 pub(crate) fn text(node: Node, property: &str) -> Option<&'static str> {
     node.property(property)?.value_as().ok()
 }
 
-/// The number by which others call a child of a node.
+/// The phandle of a node's child.
 #[allow(dead_code, reason = "only riscv64 needs it")]
 pub(crate) fn child_handle(node: Node, name: &str) -> Option<u32> {
     node.child(name)?.phandle().ok()?
 }
 
-/// The command line, empty if there is none.
+/// The command line; empty if there is none.
 pub(crate) fn command_line() -> &'static str {
     at("/chosen").and_then(|chosen| text(chosen, "bootargs")).unwrap_or_default()
 }
 
-/// RAM without what is set aside for others (3.5): firmware defends itself there, and reading it faults.
+/// RAM without reserved memory (3.5): the firmware protects that, and reading it faults.
 pub(crate) fn ram() -> Result<RamMap, &'static str> {
     let mut ram = RamMap::new();
     let mut result = Ok(());
@@ -184,7 +185,7 @@ pub(crate) fn ram() -> Result<RamMap, &'static str> {
     Ok(ram)
 }
 
-/// What of RAM is somebody's, in whole frames: the tree's own place, and its list of reservations (5.3).
+/// The parts of RAM that are taken, in whole frames: the tree itself, and its list of reservations (5.3).
 pub(crate) fn taken() -> Result<RamMap, &'static str> {
     let mut taken = RamMap::new();
     let listed = TREE
@@ -194,15 +195,15 @@ pub(crate) fn taken() -> Result<RamMap, &'static str> {
         .map(|entry| RamRange { start: entry.address(), end: entry.address().saturating_add(entry.size()) });
     let ranges = core::iter::once(place()).chain(listed);
     for range in ranges {
-        // Rounded outwards: a frame is somebody's with all of it.
+        // Rounded outwards: a frame is taken as a whole.
         let end = range.end.checked_next_multiple_of(FRAME).ok_or("memory is reserved that is none")?;
         taken.add(RamRange { start: range.start & !(FRAME - 1), end })?;
     }
     Ok(taken)
 }
 
-/// Where the registers of virtio devices are that are on no bus, in the order of their addresses. A place for one may be empty: its
-/// device id is 0.
+/// Register addresses of virtio devices that are not on a bus, in ascending order. A slot without a device
+/// has device id 0.
 pub(crate) fn virtio_mmio() -> &'static [u64] {
     static FOUND: spin::Once<Vec<u64>> = spin::Once::new();
     FOUND.call_once(|| {

@@ -1,5 +1,5 @@
-//! What QEMU's `virt` machines of aarch64 and riscv64 have in common: a device tree, PCI Express without firmware that
-//! would have set it up, and random numbers that the machine hands over.
+//! Code common to QEMU's `virt` machines for aarch64 and riscv64: a device tree, PCI Express without setup by
+//! firmware, and a random seed from the machine.
 
 pub(crate) mod device_tree;
 pub(crate) mod pci;

@@ -1,6 +1,6 @@
-//! PCI Express as the device tree describes it (`pci-host-ecam-generic`): configuration space in memory, and, since no firmware
-//! has done it, the addresses of all base address registers on the first bus. Bridges are not set up; what sits behind one is
-//! not found.
+//! PCI Express as described in the device tree (`pci-host-ecam-generic`): memory-mapped configuration space
+//! and, because no firmware does it, the assignment of all base address registers on the first bus. Bridges
+//! are not configured; devices behind them are not found.
 //!
 //! Specification: PCI Bus Binding to Open Firmware 2.1, 2.2.1.1 (addresses) and 2.4 (interrupts); Linux,
 //! Documentation/devicetree/bindings/pci/host-generic-pci.yaml.
@@ -18,19 +18,19 @@ use crate::arch::paging::{self, Access};
 /// Access to configuration space.
 pub(crate) type Config = Ecam<Mmio>;
 
-/// Configuration space of one bus.
+/// Size of one bus's configuration space.
 const BUS_SIZE: u64 = 1 << 20;
 /// First base address register.
 const BAR: u16 = 0x10;
-/// Which pin of a function interrupts, 1 (A) to 4 (D), 8 bits.
+/// The function's interrupt pin, 1 (A) to 4 (D), 8 bits.
 const PIN: u16 = 0x3d;
-/// Ports below this are nobody's: a register of 0 counts as not assigned.
+/// The first port assigned: a register of 0 would count as unassigned.
 const FIRST_PORT: u64 = 0x1000;
 
-/// Where the first bus's configuration space is seen; 0 if there is none.
+/// Virtual address of the first bus's configuration space; 0 if there is none.
 static START: AtomicUsize = AtomicUsize::new(0);
 
-/// Addresses that can be given to registers.
+/// A range of addresses for registers.
 #[derive(Clone, Copy)]
 struct Window {
     next: u64,
@@ -48,7 +48,7 @@ impl Window {
     }
 }
 
-/// What the host bridge passes on to the bus.
+/// The address ranges that the host bridge forwards to the bus.
 struct Windows {
     ports: Window,
     low: Window,
@@ -59,15 +59,15 @@ fn host() -> Option<Node> {
     device_tree::find("pci-host-ecam-generic")
 }
 
-/// Access to configuration space; nothing is found in it on a machine without PCI.
+/// Access to configuration space; empty on a machine without PCI.
 pub(crate) fn config() -> Config {
     let start = NonNull::new(START.load(Ordering::Relaxed) as *mut u8);
     let length = if start.is_some() { BUS_SIZE as usize } else { 0 };
-    // SAFETY: init() has mapped the window for ever; one without bytes is never touched.
+    // SAFETY: init() has mapped the window for good; an empty one is never accessed.
     Ecam::new(unsafe { Mmio::new(start.unwrap_or(NonNull::dangling()), length) }, 0)
 }
 
-/// Makes configuration space visible and sets all functions up.
+/// Maps configuration space and configures all functions.
 ///
 /// # Safety
 /// Once, on the boot CPU while booting, with the final page tables.
@@ -84,7 +84,7 @@ pub(crate) unsafe fn init() -> Result<(), &'static str> {
     let mut windows = windows(host)?;
     let config = config();
     for function in functions(&config) {
-        // A bridge has other registers behind the second.
+        // A bridge has other registers after the second.
         if config.read8(function.address, 0x0e) & 0x7f == 0 {
             assign(&config, function, &mut windows)?;
         }
@@ -92,13 +92,13 @@ pub(crate) unsafe fn init() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// What of the bus's addresses leads to devices. Memory is taken only where the bus and the CPU agree on the address, as
-/// that is what drivers take a register to mean.
+/// The bus addresses that lead to devices. Memory only counts where bus and CPU addresses are equal, because
+/// drivers assume that.
 fn windows(host: Node) -> Result<Windows, &'static str> {
     const NO_RANGES: &str = "the PCI host has no ranges";
     let mut windows = Windows { ports: Window::NONE, low: Window::NONE, high: Window::NONE };
     let ranges = host.property("ranges").ok_or(NO_RANGES)?;
-    // The bus's address in three cells, of which the first says of what kind it is, the CPU's in two, and the size in two.
+    // Three cells for the bus address, the first with its kind; two for the CPU address; two for the size.
     for [kind, bus, cpu, size] in ranges.as_prop_encoded_array([1, 2, 2, 2]).map_err(|_| NO_RANGES)? {
         let number = |cells: dtoolkit::Cells<'_>| cells.to_int::<u64>().map_err(|_| NO_RANGES);
         let (kind, bus, cpu, size) = (number(kind)?, number(bus)?, number(cpu)?, number(size)?);
@@ -113,7 +113,7 @@ fn windows(host: Node) -> Result<Windows, &'static str> {
     Ok(windows)
 }
 
-/// Gives all base address registers of a function their addresses, and has it decode them.
+/// Assigns addresses to all base address registers of a function, and enables decoding.
 fn assign(config: &Config, function: Function, windows: &mut Windows) -> Result<(), &'static str> {
     const STUBBORN: &str = "a PCI function does not take its addresses";
     let mut index = 0;
@@ -138,13 +138,13 @@ fn assign(config: &Config, function: Function, windows: &mut Windows) -> Result<
         index += if wide { 2 } else { 1 };
     }
     function.change_command(config, Command::MEMORY | Command::IO, Command::empty()).or_else(|_| {
-        // One that has no ports need not let them be switched on.
+        // A function without ports may refuse to enable them.
         function.change_command(config, Command::MEMORY, Command::empty()).map_err(|_| STUBBORN)
     })
 }
 
-/// Which interrupt line the function's pin leads to, by the host's `interrupt-map`; `None` if it has no pin. `read` reads what
-/// the map says of a line.
+/// The interrupt line of the function's pin, according to the host's `interrupt-map`; `None` if it has no
+/// pin. `read` decodes the map's description of a line.
 pub(crate) fn line(function: &Function, read: fn([u32; 3]) -> Option<u32>) -> Option<u32> {
     let host = host()?;
     let pin = config().read8(function.address, PIN);
@@ -155,7 +155,7 @@ pub(crate) fn line(function: &Function, read: fn([u32; 3]) -> Option<u32>) -> Op
     let mask: [u32; 4] = core::array::from_fn(|_| mask.next().unwrap_or(0));
     let own = [u32::from(function.address.bits()) << 8, 0, 0, u32::from(pin)];
     let mut map = device_tree::cells(host, "interrupt-map");
-    // Each turn takes an entry; without one it ends.
+    // Each turn takes an entry; the loop ends when there is none left.
     loop {
         let mut entry = [0; 4];
         for cell in &mut entry {
@@ -178,20 +178,20 @@ pub(crate) fn line(function: &Function, read: fn([u32; 3]) -> Option<u32>) -> Op
     }
 }
 
-/// Where a function's byte in configuration space is seen; `None` if it is not on bus 0.
+/// Virtual address of a function's byte in configuration space; `None` if it is not on bus 0.
 fn byte(address: Address, offset: u8) -> Option<NonNull<u8>> {
     let start = NonNull::new(START.load(Ordering::Relaxed) as *mut u8).filter(|_| address.bus() == 0)?;
-    // SAFETY: init() has mapped the configuration space of bus 0, and the offset, of 20 bits, is in it.
+    // SAFETY: init() has mapped the configuration space of bus 0, and the 20-bit offset is in it.
     Some(unsafe { start.add(usize::from(address.bits()) << 12 | usize::from(offset)) })
 }
 
-/// Reads 8 bits, and no more: to some devices that makes a difference. On the boot CPU, while nobody dumps.
+/// Reads exactly 8 bits: some devices care. On the boot CPU, while no dump runs.
 pub(crate) fn read8(address: Address, offset: u8) -> u8 {
-    // SAFETY: a register of configuration space, mapped.
+    // SAFETY: a mapped register of configuration space.
     byte(address, offset).map_or(u8::MAX, |byte| unsafe { byte.read_volatile() })
 }
 
-/// Writes 8 bits, and no more. On the boot CPU, while nobody dumps.
+/// Writes exactly 8 bits. On the boot CPU, while no dump runs.
 pub(crate) fn write8(address: Address, offset: u8, value: u8) {
     if let Some(byte) = byte(address, offset) {
         // SAFETY: as above.

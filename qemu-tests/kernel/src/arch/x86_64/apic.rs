@@ -1,33 +1,33 @@
-//! The local APIC, as far as starting and stopping CPUs needs it (Intel SDM vol. 3, chapter 11, xAPIC mode).
+//! The local APIC, as needed for starting and stopping CPUs (Intel SDM vol. 3, chapter 11, xAPIC mode).
 
 use x86_64::instructions::port::Port;
 
 use super::frame::WAKE;
 use super::paging::{self, Access};
 
-/// Where QEMU has it, on every CPU.
+/// QEMU's address of it, on every CPU.
 const BASE: u64 = 0xfee0_0000;
 /// End of interrupt.
 const END: usize = 0xb0;
 /// Spurious interrupt vector register; bit 8 enables the APIC.
 const SPURIOUS: usize = 0xf0;
-/// Local vector table: what this CPU's second input pin does.
+/// Local vector table: this CPU's second input pin (LINT1).
 const PIN_1: usize = 0x360;
-/// Local vector table: the timer, which here counts down once.
+/// Local vector table: the timer, used in one-shot mode.
 const TIMER: usize = 0x320;
-/// What the timer counts down from; writing it starts the timer.
+/// Initial count of the timer; writing it starts the timer.
 const TIMER_COUNT: usize = 0x380;
-/// By what the timer divides its clock.
+/// Divider of the timer's clock.
 const TIMER_DIVIDE: usize = 0x3e0;
 const TIMER_DIVIDE_BY_1: u32 = 0b1011;
 /// Interrupt command register, low and high half.
 const COMMAND: usize = 0x300;
 const DESTINATION: usize = 0x310;
 
-/// What one CPU can send to another.
+/// Messages that one CPU can send to another.
 #[derive(Clone, Copy)]
 pub(crate) enum Ipi {
-    /// Not maskable: stops it.
+    /// Non-maskable: stops it.
     Nmi,
     /// An interrupt with the vector [`WAKE`]: ends its rest.
     Wake,
@@ -37,7 +37,7 @@ pub(crate) enum Ipi {
     Startup(u8),
 }
 
-/// Makes the registers visible.
+/// Maps the registers.
 ///
 /// # Safety
 /// Once, on the boot CPU while booting.
@@ -46,8 +46,8 @@ pub(crate) unsafe fn init() -> Result<(), &'static str> {
     unsafe { paging::map_physical(BASE, 4096, Access::Device) }.map(|_| ())
 }
 
-/// Masks the two old interrupt controllers (8259A, OCW1), which firmware leaves with the timer's line open. This kernel
-/// polls; a line that stays pending for ever costs a virtual CPU time at every step.
+/// Masks the two legacy interrupt controllers (8259A, OCW1), where firmware leaves the timer's line enabled.
+/// This kernel polls, and a line that stays pending costs a virtual CPU time at every step.
 pub(crate) fn mask_legacy() {
     for port in [0x21, 0xa1] {
         // SAFETY: the mask registers of the two controllers; nothing waits for their interrupts.
@@ -55,34 +55,34 @@ pub(crate) fn mask_legacy() {
     }
 }
 
-/// Switches this CPU's APIC on.
+/// Enables this CPU's APIC.
 pub(crate) fn enable() {
     write(SPURIOUS, 0x1ff);
 }
 
-/// Lets NMIs from outside through to this CPU: on a PC they come in at the boot CPU's second pin.
+/// Lets external NMIs through to this CPU: on a PC they arrive at the boot CPU's second pin.
 pub(crate) fn connect_nmi() {
     // Delivery mode NMI, not masked.
     write(PIN_1, 0x400);
 }
 
-/// Ends an interrupt that is not an exception, so that the next one gets through.
+/// Acknowledges an interrupt, so that the next one gets through.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn end_interrupt() {
     write(END, 0);
 }
 
-/// Has the interrupt [`WAKE`] come in so many nanoseconds. The timer of QEMU counts nanoseconds; a real one is slower, and has
-/// to be measured.
+/// Raises the interrupt [`WAKE`] after this many nanoseconds. QEMU's timer counts nanoseconds; a real one is
+/// slower and has to be calibrated.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn alarm(nanoseconds: u64) {
     write(TIMER, WAKE as u32);
     write(TIMER_DIVIDE, TIMER_DIVIDE_BY_1);
-    // A count of 0 would be none.
+    // A count of 0 would stop the timer.
     write(TIMER_COUNT, u32::try_from(nanoseconds).unwrap_or(u32::MAX).max(1));
 }
 
-/// Sends to the CPU with this APIC id. Bounded: a command that the APIC does not take is given up.
+/// Sends to the CPU with this APIC id. Bounded: gives up if the APIC does not take the command.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn send(apic_id: u8, ipi: Ipi) {
     let command = match ipi {
@@ -108,6 +108,6 @@ fn read(register: usize) -> u32 {
 }
 
 fn write(register: usize, value: u32) {
-    // SAFETY: init() has mapped the registers; the values above are what the manual gives.
+    // SAFETY: init() has mapped the registers; the values above are those in the manual.
     unsafe { paging::direct(BASE).add(register).cast::<u32>().write_volatile(value) }
 }

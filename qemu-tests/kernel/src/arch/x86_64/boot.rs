@@ -1,4 +1,4 @@
-//! The entry, and what the machine handed over there: command line, memory map, ACPI's root pointer.
+//! Boot information: command line, memory map, ACPI's root pointer.
 //!
 //! Specification: Xen, "x86/HVM direct boot ABI" (docs/misc/pvh.pandoc) and public/arch-x86/hvm/start_info.h.
 
@@ -10,9 +10,9 @@ use crate::memory::RamMap;
 
 core::arch::global_asm!(include_str!("boot.s"), stack = const super::stack::SIZE, options(att_syntax));
 
-/// The kernel uses nothing below this: the first MiB belongs to firmware tables and to the startup of CPUs.
+/// The kernel uses no memory below this: the first MiB is for firmware tables and the startup of CPUs.
 const FIRST_FREE: u64 = 1 << 20;
-/// Bytes of command line that are looked at.
+/// Maximum length of the command line in bytes.
 const COMMAND_LINE_LIMIT: usize = 2048;
 
 /// hvm_start_info, version 1.
@@ -46,12 +46,13 @@ const KIND_RAM: u32 = 1;
 
 static COMMAND_LINE: spin::Once<([u8; COMMAND_LINE_LIMIT], usize)> = spin::Once::new();
 
-/// Reads the start info. The boot page tables show the first GiB, where all of it lies.
+/// Reads the start info. The boot page tables map the first GiB, which contains all of it.
 ///
 /// # Safety
-/// `start_info` is what the entry found in ebx, and nothing has been written to RAM outside of the kernel since.
+/// `start_info` is the entry's value of ebx, and no RAM outside the kernel has been written since.
 pub(crate) unsafe fn read(start_info: u64, _: u64) -> Result<BootInfo, &'static str> {
-    // SAFETY: the boot protocol: ebx points to this structure, which stays until the kernel reuses that RAM.
+    // SAFETY: by the boot protocol, ebx points to this structure, which stays until the kernel reuses that
+    // RAM.
     let info = unsafe { &*(direct(start_info) as *const StartInfo) };
     if info.magic != MAGIC {
         return Err("not booted by PVH (bad magic in the start info)");
@@ -62,7 +63,7 @@ pub(crate) unsafe fn read(start_info: u64, _: u64) -> Result<BootInfo, &'static 
     let mut ram = RamMap::new();
     for index in 0..u64::from(info.memory_map_entries) {
         let at = info.memory_map + index * size_of::<MemoryMapEntry>() as u64;
-        // SAFETY: the start info says that so many entries lie there.
+        // SAFETY: according to the start info, this many entries are there.
         let entry = unsafe { &*(direct(at) as *const MemoryMapEntry) };
         if entry.kind == KIND_RAM {
             ram.add(RamRange { start: entry.address, end: entry.address + entry.size })?;
@@ -73,7 +74,7 @@ pub(crate) unsafe fn read(start_info: u64, _: u64) -> Result<BootInfo, &'static 
         let mut length = 0;
         if info.command_line != 0 {
             for (offset, slot) in bytes.iter_mut().enumerate() {
-                // SAFETY: the start info says that a string lies there; we stop at its zero.
+                // SAFETY: according to the start info, a string is there; we stop at its zero.
                 *slot = unsafe { *((direct(info.command_line) as *const u8).add(offset)) };
                 if *slot == 0 {
                     break;

@@ -1,10 +1,10 @@
 # PVH entry (Xen's x86/HVM direct boot ABI): 32-bit protected mode, paging off, ebx points to the start info.
-# Builds page tables that show the first GiB three times (identity, direct map, kernel), switches to long mode
-# and goes up. The final tables are made later, in Rust.
+# Builds page tables that map the first GiB three times (identity, direct map, kernel), switches to long mode
+# and jumps to the upper half. The final tables are created later, in Rust.
 
 .set KERNEL_BASE, 0xffffffff80000000
 
-# PVH entry point note, see xen/include/public/elfnote.h (XEN_ELFNOTE_PHYS32_ENTRY = 18).
+# PVH entry point note; see xen/include/public/elfnote.h (XEN_ELFNOTE_PHYS32_ENTRY = 18).
 .section .note.Xen, "a", @note
     .balign 4
     .long 4
@@ -74,7 +74,7 @@ long_mode:
     movabsq $enter_kernel, %rdx
     jmpq *%rdx
 
-# Where every CPU comes from, as a debugger sees it: calls rax, and has no caller itself.
+# The outermost frame of every CPU, for debuggers: calls rax and has no caller.
 .section .text.enter_kernel, "ax", @progbits
 .global enter_kernel
 .type enter_kernel, @function
@@ -86,7 +86,7 @@ enter_kernel:
     .cfi_endproc
 .size enter_kernel, . - enter_kernel
 
-# Segments with the accessed bit set beforehand, as everywhere: the CPU then never writes to these tables.
+# Segments with preset accessed bits, as everywhere, so that the CPU never writes to these tables.
 .section .rodata.boot, "a", @progbits
     .balign 8
 boot_gdt:

@@ -1,4 +1,4 @@
-//! Time: nanoseconds from the time stamp counter, seconds of the day from the CMOS clock.
+//! Time: nanoseconds from the time stamp counter, time of day from the CMOS clock.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,10 +6,10 @@ use x86_64::instructions::port::Port;
 
 /// Frequency of the interval timer, in Hz.
 const PIT_HZ: u64 = 1_193_182;
-/// How long the counter is measured, in ticks of the interval timer: 50 ms.
+/// Duration of a measurement in ticks of the interval timer: 50 ms.
 const MEASURE: u16 = (PIT_HZ / 20) as u16;
 
-/// How often that is done at most: a second in all.
+/// Maximum number of measurements: a second in total.
 const ATTEMPTS: u32 = 20;
 
 /// The counter when the kernel started.
@@ -18,15 +18,16 @@ static START: AtomicU64 = AtomicU64::new(0);
 static SCALE: AtomicU64 = AtomicU64::new(1 << 32);
 
 fn counter() -> u64 {
-    // SAFETY: every x86_64 CPU has the instruction, and it has no effect.
+    // SAFETY: every x86_64 CPU has the instruction, which has no side effect.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
 /// Measures the time stamp counter against channel 2 of the interval timer (Intel 8254).
 ///
-/// A hypervisor may stop this CPU anywhere in a measurement, also between the start of the timer and the first look at the counter:
-/// the counter then seems slow, time runs fast, and every deadline comes early. So a measurement says only between what bounds the
-/// counts lie. It is repeated until the bounds of all are close.
+/// A hypervisor may pause this CPU anywhere in a measurement, even between the start of the timer and the
+/// first read of the counter: the counter then seems slow, time runs fast, and every deadline comes early. So
+/// a measurement only yields bounds for the counts. It is repeated until the intersection of all bounds is
+/// narrow.
 pub(crate) fn init() {
     let mut bounds = Bounds { least: 1, most: u64::MAX };
     for _ in 0..ATTEMPTS {
@@ -42,7 +43,7 @@ pub(crate) fn init() {
     START.store(counter(), Ordering::Relaxed);
 }
 
-/// How many counts there are in [`MEASURE`].
+/// Bounds of the number of counts in [`MEASURE`].
 #[derive(Clone, Copy)]
 struct Bounds {
     least: u64,
@@ -50,12 +51,12 @@ struct Bounds {
 }
 
 impl Bounds {
-    /// What both say.
+    /// The intersection of both.
     fn and(self, other: Bounds) -> Bounds {
         Bounds { least: self.least.max(other.least), most: self.most.min(other.most) }
     }
 
-    /// Whether they are apart by less than a hundredth.
+    /// Whether they differ by less than a hundredth.
     fn close(self) -> bool {
         self.most.saturating_sub(self.least) < self.least / 100
     }
@@ -66,9 +67,9 @@ fn measure() -> Bounds {
     let mut gate = Port::<u8>::new(0x61);
     let mut command = Port::<u8>::new(0x43);
     let mut channel = Port::<u8>::new(0x42);
-    // SAFETY: the ports are those of the PC's interval timer and its gate, which nobody else uses.
+    // SAFETY: the ports are those of the PC's interval timer and its gate, which only this code uses.
     unsafe {
-        // Gate on, speaker off; then mode 0: output rises when the count is over.
+        // Gate on, speaker off; then mode 0: the output rises at the end of the count.
         let before = gate.read();
         gate.write((before & !2) | 1);
         command.write(0b1011_0000);
@@ -92,15 +93,15 @@ fn measure() -> Bounds {
     }
 }
 
-/// Nanoseconds since the kernel started. The counters of all CPUs run together (in QEMU, and on every CPU with an
-/// invariant counter). Writes no memory: the dump reads memory while it asks.
+/// Nanoseconds since the kernel started. The counters of all CPUs are synchronous (in QEMU, and on every CPU
+/// with an invariant counter). Writes no memory, because the dump calls it while reading memory.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn now() -> u64 {
     let counts = counter().wrapping_sub(START.load(Ordering::Relaxed));
     ((u128::from(counts) * u128::from(SCALE.load(Ordering::Relaxed))) >> 32) as u64
 }
 
-/// Lets time pass, in the healthy kernel.
+/// Busy-waits, in the healthy kernel.
 pub(crate) fn pause(nanoseconds: u64) {
     let end = now() + nanoseconds;
     while now() < end {
@@ -108,11 +109,11 @@ pub(crate) fn pause(nanoseconds: u64) {
     }
 }
 
-/// Seconds since 1970-01-01 UTC by the CMOS clock (Motorola MC146818), which QEMU runs in UTC. `None` if it does
-/// not answer sensibly.
+/// Seconds since 1970-01-01 UTC from the CMOS clock (Motorola MC146818), which QEMU runs in UTC. `None` if
+/// its values make no sense.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn wall_clock() -> Option<u64> {
-    // An update of the registers takes 2 ms at most. Two equal readings outside of one are a time.
+    // An update of the registers takes 2 ms at most. Two equal readings outside an update are valid.
     let mut last = None;
     for _ in 0..10_000 {
         if cmos(0x0a) & 0x80 != 0 {
@@ -129,14 +130,15 @@ pub(crate) fn wall_clock() -> Option<u64> {
 
 #[unsafe(link_section = ".dump_path.text")]
 fn cmos(register: u8) -> u8 {
-    // SAFETY: index and data port of the CMOS clock; reading a register changes nothing. The index keeps NMIs on.
+    // SAFETY: index and data port of the CMOS clock; reading a register has no side effect. The index keeps
+    // NMIs enabled.
     unsafe {
         Port::<u8>::new(0x70).write(register);
         Port::<u8>::new(0x71).read()
     }
 }
 
-/// `mode` is register B: bit 2, binary and not BCD; bit 1, 24 hours and not 12.
+/// `mode` is register B: bit 2, binary instead of BCD; bit 1, 24 instead of 12 hours.
 #[unsafe(link_section = ".dump_path.text")]
 fn seconds_since_1970(reading: [u8; 6], mode: u8) -> Option<u64> {
     let number = |byte: u8| {

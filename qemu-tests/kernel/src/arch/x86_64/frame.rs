@@ -1,6 +1,6 @@
-//! What an exception leaves of the code that it interrupts, and the numbers of exceptions.
+//! The exception frame, and the numbers of exceptions.
 
-/// What vectors.s leaves on the stack.
+/// The frame that vectors.s leaves on the stack.
 #[repr(C)]
 pub(crate) struct Frame {
     /// r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi.
@@ -9,7 +9,7 @@ pub(crate) struct Frame {
     pub(crate) vector: u64,
     /// Its error code, or 0.
     pub(crate) error: u64,
-    /// Where.
+    /// Instruction pointer of the interrupted code.
     pub(crate) rip: u64,
     /// Code segment.
     pub(crate) cs: u64,
@@ -21,7 +21,7 @@ pub(crate) struct Frame {
     pub(crate) ss: u64,
 }
 
-/// Vector of the not maskable interrupt.
+/// Vector of the non-maskable interrupt.
 pub(crate) const NMI: u64 = 2;
 /// Vector of the double fault.
 pub(crate) const DOUBLE_FAULT: u64 = 8;
@@ -31,5 +31,5 @@ pub(crate) const GENERAL_PROTECTION: u64 = 13;
 pub(crate) const PAGE_FAULT: u64 = 14;
 /// Vector of the machine check.
 pub(crate) const MACHINE_CHECK: u64 = 18;
-/// Vector of the one interrupt that is not an exception: another CPU, or the timer, ends this one's rest.
+/// Vector of the only interrupt that is not an exception: another CPU, or the timer, ends this CPU's rest.
 pub(crate) const WAKE: u64 = 32;

@@ -1,5 +1,5 @@
-//! Exceptions: a fault becomes a crash, with the registers of the code that faulted, unless that code has announced it;
-//! an NMI stops the CPU, or somebody has pressed the button.
+//! Exceptions: an unexpected fault becomes a crash, with the registers of the faulting code; an NMI stops the
+//! CPU, or comes from a button.
 
 use dumpcore::format::header::Trigger;
 use dumpcore::{Registers, crashdump_mode};
@@ -51,14 +51,14 @@ const NAMES: [&str; 32] = [
     "reserved",
 ];
 
-/// Called by every stub. When it returns, the interrupted code goes on at `frame.rip`.
+/// Called by every stub. When it returns, the interrupted code continues at `frame.rip`.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".dump_path.text")]
 extern "C" fn exception(frame: &mut Frame) {
-    // First what a dump runs into when it reads memory. It has little stack, and runs on several CPUs.
+    // First the faults of a dump that reads memory: it has little stack, and runs on several CPUs.
     let known = guard::known(frame.vector, frame.rip);
     if frame.vector == MACHINE_CHECK && end_machine_check() && crashdump_mode() {
-        // Something that another CPU or a device has met: this one was only told.
+        // Another CPU or a device hit the error; this CPU was only notified.
         return;
     }
     match known {
@@ -74,25 +74,25 @@ extern "C" fn exception(frame: &mut Frame) {
     }
 }
 
-/// An NMI: another CPU dumps and wants this one stopped, or it comes from outside.
+/// An NMI: another CPU is dumping and stops this one, or it comes from outside.
 #[inline(never)]
 #[unsafe(link_section = ".dump_path.text")]
 fn nmi(frame: &Frame) {
     if kernel_is_asked_to_stop(cpu::number()) {
         kernel_stop(&registers::of_frame(frame));
     } else if !crashdump_mode() {
-        // While a dump runs, the button asks for what is under way already.
+        // While a dump runs, the button requests what is already happening.
         kernel_nmi(&registers::of_frame(frame));
     }
 }
 
-/// Waits a moment for the dump of another CPU, which stops this one by NMI.
+/// Waits a moment for another CPU's dump, which stops this CPU by NMI.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn stand_aside(_: &Registers) {
     core::hint::spin_loop();
 }
 
-/// A fault that nobody has announced.
+/// An unexpected fault.
 #[inline(never)]
 #[unsafe(link_section = ".dump_path.text")]
 fn fault(frame: &Frame) -> ! {
@@ -110,7 +110,7 @@ fn fault(frame: &Frame) -> ! {
     )
 }
 
-/// A fault that the kernel survives, as one in a process would be: it is dumped all the same.
+/// A fault that the kernel survives, like one in a process: it is dumped nevertheless.
 #[inline(never)]
 fn oops(frame: &Frame) {
     kernel_snapshot(
@@ -120,27 +120,27 @@ fn oops(frame: &Frame) {
     );
 }
 
-/// Has this CPU raise machine checks as exceptions; a CPU that does not is reset by one.
+/// Makes this CPU raise machine checks as exceptions; otherwise one resets it.
 pub(crate) fn enable_machine_checks() {
-    // CPUID leaf 1, edx bit 7: the exception; bit 14: the registers that tell about it.
+    // CPUID leaf 1, edx bit 7: the exception; bit 14: the registers that describe it.
     let wanted = 1 << 7 | 1 << 14;
     if core::arch::x86_64::__cpuid(1).edx & wanted == wanted {
-        // SAFETY: there is a handler for it, with a stack of its own.
+        // SAFETY: it has a handler, with a stack of its own.
         unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::MACHINE_CHECK_EXCEPTION)) };
     }
 }
 
-/// Ends a machine check (Intel SDM vol. 3, 16.3.1.2: IA32_MCG_STATUS), so that another one does not reset the machine. Says
-/// whether the interrupted code has nothing to do with it.
+/// Ends a machine check (Intel SDM vol. 3, 16.3.1.2: IA32_MCG_STATUS), so that another one does not reset the
+/// machine. Returns whether the interrupted code is not affected.
 #[unsafe(link_section = ".dump_path.text")]
 fn end_machine_check() -> bool {
     let mut status = Msr::new(0x17a);
-    // SAFETY: a CPU that raises the exception has the register, and its only bit to be written ends the machine check.
+    // SAFETY: a CPU that raises the exception has the register; clearing it ends the machine check.
     let before = unsafe {
         let before = status.read();
         status.write(0);
         before
     };
-    // Bit 0: the interrupted code can go on where it was. Bit 1: it has met the error itself.
+    // Bit 0: the interrupted code can continue. Bit 1: it hit the error itself.
     before & 0b11 == 0b01
 }

@@ -1,4 +1,4 @@
-//! Interrupts of devices, as messages: MSI and MSI-X (PCI Local Bus 3.0, 6.8; Intel SDM vol. 3, 11.11).
+//! Device interrupts, as messages: MSI and MSI-X (PCI Local Bus 3.0, 6.8; Intel SDM vol. 3, 11.11).
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,49 +12,50 @@ use super::{apic, cpu, pci};
 use crate::arch::Delivery;
 use crate::device;
 
-/// The first vector for a device's interrupt.
+/// The first vector for device interrupts.
 pub(crate) const FIRST: u64 = 33;
-/// How many there are, as in vectors.s.
+/// Number of vectors, as in vectors.s.
 pub(crate) const VECTORS: usize = 8;
 
-/// Where a message for a CPU is written to, without the CPU's APIC id.
+/// Message address of a CPU, without the CPU's APIC id.
 const MESSAGE: u32 = 0xfee0_0000;
 
 /// Offsets in both capabilities: message control, 16 bits.
 const CONTROL: u16 = 2;
-/// MSI: message control, the upper half of the address is there.
+/// MSI: message control, 64-bit address.
 const MSI_WIDE: u16 = 1 << 7;
-/// MSI: message control, how many messages are in use, as a power of two.
+/// MSI: message control, log2 of the number of messages in use.
 const MSI_COUNT: u16 = 0x7 << 4;
-/// MSI: message control, on.
+/// MSI: message control, enable.
 const MSI_ENABLE: u16 = 1 << 0;
-/// MSI-X: message control, the number of entries less one.
+/// MSI-X: message control, number of entries minus one.
 const MSI_X_LAST: u16 = 0x7ff;
-/// MSI-X: message control, all entries are masked.
+/// MSI-X: message control, all entries masked.
 const MSI_X_MASKED: u16 = 1 << 14;
-/// MSI-X: message control, on.
+/// MSI-X: message control, enable.
 const MSI_X_ENABLE: u16 = 1 << 15;
-/// MSI-X: where the table is, with its base address register in the lowest three bits.
+/// MSI-X: location of the table, with its base address register in the lowest three bits.
 const MSI_X_TABLE: u16 = 4;
-/// Bytes of an entry of that table.
+/// Size of a table entry in bytes.
 const MSI_X_ENTRY: u64 = 16;
 
-/// Who is called for a vector.
+/// The handler for a vector.
 struct Handler {
     call: fn(usize),
     data: usize,
 }
 
 static HANDLERS: [Once<Handler>; VECTORS] = [const { Once::new() }; VECTORS];
-/// Vectors given away.
+/// Number of vectors in use.
 static GIVEN: AtomicUsize = AtomicUsize::new(0);
 
-/// Has `call` called with `data` on this CPU, with interrupts off, whenever the function sends its message number `entry`; with
-/// MSI there is only number 0. Not while a dump runs: then nobody is called, and a driver that lives on has to look for
-/// itself what it has missed. Some devices look for their messages only when they are switched on, so this comes before that.
+/// Calls `call` with `data` on this CPU, with interrupts off, whenever the function sends its message number
+/// `entry`; MSI only has number 0. While a dump runs, interrupts are dropped, and a driver that continues
+/// afterwards has to poll for events that it missed. Some devices only read their messages when they are
+/// enabled, so call this before that.
 ///
 /// # Errors
-/// If the function sends no messages, or all vectors are in use.
+/// If the function has no messages, or all vectors are in use.
 pub(crate) fn register(
     function: &Function,
     entry: u16,
@@ -85,7 +86,7 @@ pub(crate) fn register(
     Ok(Delivery::Message)
 }
 
-/// Has MSI send this message.
+/// Programs this message into MSI.
 fn send_msi(address: Address, capability: Capability, to: u32, vector: u32) {
     let config = pci::config();
     let at = u16::from(capability.at);
@@ -101,7 +102,8 @@ fn send_msi(address: Address, capability: Capability, to: u32, vector: u32) {
     config.write16(address, at + CONTROL, control & !MSI_COUNT | MSI_ENABLE);
 }
 
-/// Has MSI-X send this message for an entry. The others stay as they are: masked, if nobody has used them.
+/// Programs this message into an MSI-X entry. The other entries stay unchanged: masked, unless they are in
+/// use.
 fn send_msi_x(
     function: &Function,
     capability: Capability,
@@ -129,17 +131,17 @@ fn send_msi_x(
     Ok(())
 }
 
-/// Lets interrupts through to this CPU.
+/// Enables interrupts on this CPU.
 pub(crate) fn enable() {
     x86_64::instructions::interrupts::enable();
 }
 
-/// A device's interrupt has come.
+/// Handles a device interrupt.
 #[inline(never)]
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn take(vector: u64) {
     let slot = HANDLERS.get((vector - FIRST) as usize);
-    // While a dump runs, no driver of the healthy kernel may.
+    // While a dump runs, drivers of the healthy kernel must not run.
     if let Some(handler) = slot.and_then(Once::get).filter(|_| !crashdump_mode()) {
         (handler.call)(handler.data);
     }

@@ -1,4 +1,4 @@
-//! x86_64: the PC as QEMU builds it (machines `pc` and `q35`).
+//! x86_64: the PC as emulated by QEMU (machines `pc` and `q35`).
 
 mod acpi;
 mod apic;
@@ -24,7 +24,7 @@ mod tables;
 
 use super::BootInfo;
 
-/// A PC has all that can be asked for.
+/// A PC has everything that can be requested.
 pub(crate) const MISSING: &[&str] = &[];
 
 /// A PC has none.
@@ -32,10 +32,10 @@ pub(crate) fn virtio_mmio() -> &'static [u64] {
     &[]
 }
 
-/// Goes over to the final page tables, and starts the other CPUs, which call `others` with their numbers.
+/// Switches to the final page tables and starts the other CPUs, which call `others` with their numbers.
 ///
 /// # Safety
-/// Once, on the boot CPU, behind `memory::init`.
+/// Once, on the boot CPU, after `memory::init`.
 pub(crate) unsafe fn bring_up(boot: &BootInfo, others: fn(usize) -> !) -> Result<(), &'static str> {
     // SAFETY: once and in this order, on the boot CPU, while no other runs.
     let acpi = unsafe {
@@ -49,7 +49,7 @@ pub(crate) unsafe fn bring_up(boot: &BootInfo, others: fn(usize) -> !) -> Result
     interrupts::enable_machine_checks();
     clock::init();
     cpu::init(&acpi.apic_ids[..acpi.cpus]);
-    // SAFETY: the first MiB is visible at 0 until the next line; then all CPUs have left it.
+    // SAFETY: the first MiB stays mapped at 0 until the next line; by then all CPUs have left it.
     unsafe {
         smp::start_others(acpi.cpus, others);
         paging::forget_identity();

@@ -1,12 +1,12 @@
 //! Page tables: the kernel in the upper half, all RAM in the direct map, devices beside it.
 //!
-//! | virtual | what |
+//! | virtual | contents |
 //! | --- | --- |
-//! | `DIRECT_MAP` + physical | RAM, and device registers where a driver asked for them |
+//! | `DIRECT_MAP` + physical | RAM, and device registers that a driver requested |
 //! | `KERNEL_BASE` + physical | the kernel: text read-only, data not executable |
 //!
-//! Every entry has its accessed and dirty bits set beforehand. The CPU sets them otherwise, and then a dump
-//! would change the page tables that it is about to read.
+//! Every entry has its accessed and dirty bits preset. Otherwise the CPU sets them, and a dump would change
+//! the page tables that it is about to read.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,15 +23,15 @@ use super::stack;
 use crate::memory;
 pub(crate) use crate::memory::Access;
 
-/// Where physical address 0 is seen.
+/// Virtual address of physical address 0.
 pub(crate) const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 /// Virtual minus physical address of the kernel's own image, as in layout.ld.
 pub(crate) const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
 
-/// Bits that every entry of a table has.
+/// Bits of every table entry.
 const TABLE: PageTableFlags =
     PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE).union(PageTableFlags::ACCESSED);
-/// Bits that every page has.
+/// Bits of every page.
 const PAGE: PageTableFlags =
     PageTableFlags::PRESENT.union(PageTableFlags::ACCESSED).union(PageTableFlags::DIRTY);
 
@@ -53,12 +53,12 @@ impl Access {
     }
 }
 
-/// Where a physical address is seen in the direct map.
+/// The virtual address of a physical address in the direct map.
 pub(crate) const fn direct(physical: u64) -> *mut u8 {
     DIRECT_MAP.wrapping_add(physical) as *mut u8
 }
 
-/// The physical address of something in the kernel's image or the direct map.
+/// The physical address of an object in the kernel's image or the direct map.
 pub(crate) fn physical(address: *const u8) -> u64 {
     let address = address as u64;
     if address >= KERNEL_BASE { address - KERNEL_BASE } else { address - DIRECT_MAP }
@@ -66,18 +66,18 @@ pub(crate) fn physical(address: *const u8) -> u64 {
 
 struct TableFrames;
 
-// SAFETY: memory::take gives each frame away once.
+// SAFETY: memory::take hands out each frame once.
 unsafe impl FrameAllocator<Size4KiB> for TableFrames {
     fn allocate_frame(&mut self) -> Option<PhysFrame> {
         let frame = memory::take(1, 1, PageClass::PageTable)?;
-        // SAFETY: the frame is ours, and lies in the direct map: the boot tables show the first GiB, from which
-        // frames are taken first, and the final ones show all.
+        // SAFETY: the frame is ours, and in the direct map: the boot tables map the first GiB, from which
+        // frames are taken first, and the final ones map all RAM.
         unsafe { direct(frame).write_bytes(0, 4096) };
         Some(PhysFrame::containing_address(PhysAddr::new(frame)))
     }
 }
 
-/// Maps a range; both addresses and the length are multiples of 4096. What is mapped already stays as it is.
+/// Maps a range; both addresses and the length are multiples of 4096. Existing mappings stay unchanged.
 fn map(
     tables: &mut OffsetPageTable<'_>,
     to: u64,
@@ -113,8 +113,8 @@ where
 {
     let page = Page::<S>::containing_address(VirtAddr::new(to));
     let frame = PhysFrame::<S>::containing_address(PhysAddr::new(from));
-    // SAFETY: the direct map and the kernel's image show memory at addresses that nothing else uses; which parts of
-    // it may be written is for their owners to keep.
+    // SAFETY: the direct map and the kernel's image are at addresses used for nothing else; the owners of
+    // memory decide which parts of it may be written.
     match unsafe { tables.map_to_with_table_flags(page, frame, flags, TABLE, &mut TableFrames) } {
         Ok(flush) => {
             flush.flush();
@@ -125,13 +125,13 @@ where
     }
 }
 
-/// Takes `count` frames out of the direct map, so that reading them faults. A large page around them is divided first.
-/// Other CPUs must call [`refresh`] before they see it.
+/// Removes `count` frames from the direct map, so that reading them faults. A large page around them is split
+/// first. Other CPUs must call [`refresh`] before they see it.
 ///
 /// # Safety
-/// On the boot CPU while booting. The frames are the caller's, and nobody reads them but a dump.
+/// On the boot CPU while booting. The frames belong to the caller and are only read by a dump.
 pub(crate) unsafe fn hide(first: u64, count: u64) -> Result<(), &'static str> {
-    // SAFETY: we are alone in changing tables.
+    // SAFETY: no one else changes tables.
     let mut tables = unsafe { tables() };
     for physical in (first..).step_by(4096).take(count as usize) {
         let address = VirtAddr::new(DIRECT_MAP + physical);
@@ -154,13 +154,13 @@ pub(crate) unsafe fn hide(first: u64, count: u64) -> Result<(), &'static str> {
 /// # Safety
 /// Only one caller at a time: on the boot CPU, while the others wait.
 unsafe fn tables() -> OffsetPageTable<'static> {
-    // SAFETY: ROOT is a table of ours, in the direct map; the caller keeps others away.
+    // SAFETY: ROOT is our own table, in the direct map; the caller excludes other users.
     let root = unsafe { &mut *(direct(ROOT.load(Ordering::Relaxed)) as *mut PageTable) };
-    // SAFETY: the direct map shows every table.
+    // SAFETY: the direct map contains every table.
     unsafe { OffsetPageTable::new(root, VirtAddr::new(DIRECT_MAP)) }
 }
 
-/// Makes the final tables and goes over to them. The first MiB stays visible at 0 too, for the startup of
+/// Creates the final tables and switches to them. The first MiB stays mapped at 0 too, for the startup of
 /// other CPUs, until [`forget_identity`].
 ///
 /// # Safety
@@ -168,7 +168,7 @@ unsafe fn tables() -> OffsetPageTable<'static> {
 pub(crate) unsafe fn init() -> Result<(), &'static str> {
     let root = TableFrames.allocate_frame().ok_or("no memory for page tables")?;
     ROOT.store(root.start_address().as_u64(), Ordering::Relaxed);
-    // SAFETY: we are alone.
+    // SAFETY: no one else changes tables.
     let mut tables = unsafe { tables() };
     for part in memory::kernel_image() {
         map(&mut tables, part.start, physical(part.start as *const u8), part.end - part.start, part.access)?;
@@ -182,24 +182,24 @@ pub(crate) unsafe fn init() -> Result<(), &'static str> {
         map(&mut tables, DIRECT_MAP + range.start, range.start, range.end - range.start, Access::Write)?;
     }
     map(&mut tables, 0, 0, 0x9_f000, Access::Execute)?;
-    // SAFETY: the new tables show the code, the stack and all that we have pointers to.
+    // SAFETY: the new tables map the code, the stack, and all memory that we have pointers to.
     unsafe { Cr3::write(root, Cr3Flags::empty()) };
     Ok(())
 }
 
-/// Takes the first MiB away from address 0 again, so that a null pointer faults.
+/// Unmaps the first MiB at address 0, so that a null pointer faults.
 ///
 /// # Safety
-/// On the boot CPU, when no other CPU runs on addresses below 1 MiB any more. The others must call
+/// On the boot CPU, when no other CPU runs at addresses below 1 MiB any more. The others must call
 /// [`refresh`] before they rely on it.
 pub(crate) unsafe fn forget_identity() {
-    // SAFETY: we are alone in changing tables.
+    // SAFETY: no one else changes tables.
     let mut tables = unsafe { tables() };
     tables.level_4_table_mut()[0].set_unused();
     refresh();
 }
 
-/// Forgets translations that this CPU has cached.
+/// Flushes this CPU's cached translations.
 pub(crate) fn refresh() {
     x86_64::instructions::tlb::flush_all();
 }
@@ -209,14 +209,15 @@ pub(crate) fn root() -> u64 {
     ROOT.load(Ordering::Relaxed)
 }
 
-/// Makes `length` bytes at a physical address visible and says where: ACPI tables, device registers.
+/// Maps `length` bytes at a physical address, such as ACPI tables or device registers; returns the virtual
+/// address.
 ///
 /// # Safety
-/// On the boot CPU while booting. The address is that of a device, or of memory that nobody else uses.
+/// On the boot CPU while booting. The address is that of a device, or of otherwise unused memory.
 pub(crate) unsafe fn map_physical(from: u64, length: u64, access: Access) -> Result<*mut u8, &'static str> {
     let first = from & !0xfff;
     let end = (from + length).next_multiple_of(4096);
-    // SAFETY: we are alone in changing tables.
+    // SAFETY: no one else changes tables.
     let mut tables = unsafe { tables() };
     map(&mut tables, DIRECT_MAP + first, first, end - first, access)?;
     Ok(direct(from))

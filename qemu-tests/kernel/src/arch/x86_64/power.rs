@@ -1,13 +1,14 @@
-//! How the machine ends: reset, power off, or QEMU's way out.
+//! Ending the machine: reset, power off, or exit from QEMU.
 
 use x86_64::instructions::port::Port;
 
 use super::cpu;
 
-/// Resets the machine: by the chipset, then by the keyboard controller, and if neither does it, stays.
+/// Resets the machine through the chipset, then through the keyboard controller; halts if neither works.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn reset() -> ! {
-    // SAFETY: these ports do nothing else (reset control register of PIIX3 and ICH9; pulse of the reset line).
+    // SAFETY: these ports have no other function (reset control register of PIIX3 and ICH9; pulse of the
+    // reset line).
     unsafe {
         Port::<u8>::new(0xcf9).write(0x02_u8);
         Port::<u8>::new(0xcf9).write(0x06_u8);
@@ -16,19 +17,19 @@ pub(crate) fn reset() -> ! {
     cpu::halt()
 }
 
-/// Switches the machine off: sleep state S5 by the power management block (ACPI 6.5, 4.8.3.2.1), which the firmware
-/// of both QEMU machines puts at port 0x600.
+/// Switches the machine off: sleep state S5 through the power management block (ACPI 6.5, 4.8.3.2.1), which
+/// the firmware of both QEMU machines puts at port 0x600.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn power_off() -> ! {
-    // SAFETY: SLP_EN with the sleep type that QEMU gives to S5.
+    // SAFETY: SLP_EN with QEMU's sleep type for S5.
     unsafe { Port::<u16>::new(0x604).write(0x2000_u16) };
     cpu::halt()
 }
 
-/// Ends QEMU, whose exit status becomes `2 * value + 1`; needs `-device isa-debug-exit,iobase=0xf4,iosize=4`. Without that
-/// device, stays.
+/// Ends QEMU with exit status `2 * value + 1`; needs `-device isa-debug-exit,iobase=0xf4,iosize=4`. Without
+/// that device, halts.
 pub(crate) fn exit(value: u32) -> ! {
-    // SAFETY: the port is that device's, or nobody's.
+    // SAFETY: the port belongs to that device, or to none.
     unsafe { Port::<u32>::new(0xf4).write(value) };
     cpu::halt()
 }

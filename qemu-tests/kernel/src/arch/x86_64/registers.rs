@@ -1,6 +1,6 @@
-//! Registers of a CPU in the order of `dumpcore::format::note::GENERAL_REGISTERS`:
-//! r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base ds es fs gs, and
-//! cr0 cr2 cr3 cr4 efer.
+//! Registers of a CPU in the order of `dumpcore::format::note::GENERAL_REGISTERS`: r15 r14 r13 r12 rbp rbx
+//! r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base ds es fs gs, and cr0 cr2
+//! cr3 cr4 efer.
 
 use dumpcore::Registers;
 use x86_64::registers::control::{Cr0, Cr2, Cr3, Cr4, Efer};
@@ -9,10 +9,10 @@ use x86_64::registers::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 
 use super::frame::Frame;
 
-/// orig_rax when no system call was interrupted.
+/// orig_rax outside a system call.
 const NO_SYSTEM_CALL: u64 = u64::MAX;
 
-/// The registers of the code that an exception interrupted.
+/// The registers of the code interrupted by an exception.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn of_frame(frame: &Frame) -> Registers {
     let mut registers = Registers::ZERO;
@@ -29,13 +29,13 @@ pub(crate) fn of_frame(frame: &Frame) -> Registers {
     registers
 }
 
-/// The registers right here. Inlined, so that they are those of the caller, and a debugger unwinds from there.
+/// The current registers. Inlined, so that they are those of the caller and a debugger can unwind from there.
 #[inline(always)]
 pub(crate) fn here() -> Registers {
     let mut registers = Registers::ZERO;
     let (rip, rsp, flags): (u64, u64, u64);
-    // SAFETY: stores 15 words where there is room for 34, and reads instruction pointer, stack pointer and flags. The
-    // push stays below the stack pointer of a target without red zone.
+    // SAFETY: stores 15 words where there is room for 34, and reads instruction pointer, stack pointer and
+    // flags. The push writes below the stack pointer, and the target has no red zone.
     unsafe {
         core::arch::asm!(
             "mov [rdi], r15",
@@ -57,7 +57,7 @@ pub(crate) fn here() -> Registers {
             "pop rdx",
             "mov rcx, rsp",
             "lea rax, [rip]",
-            // Where rax points to.
+            // rax points here.
             "nop",
             in("rdi") registers.general.as_mut_ptr(),
             out("rax") rip,
@@ -77,7 +77,7 @@ pub(crate) fn here() -> Registers {
     registers
 }
 
-/// What an exception does not change.
+/// Fills in the registers that an exception does not change.
 #[unsafe(link_section = ".dump_path.text")]
 fn fill_rest(registers: &mut Registers) {
     registers.general[21..27].copy_from_slice(&[

@@ -1,9 +1,9 @@
-//! The serial console: COM1 (NS16550A), polled, as the firmware has set it up.
+//! The serial console: COM1 (NS16550A), polled.
 
 use x86_64::instructions::port::Port;
 
 const COM1: u16 = 0x3f8;
-/// Looks at a transmitter that does not become ready, before the byte is written anyway.
+/// Maximum number of polls for the transmitter to become ready; then the byte is written anyway.
 const PATIENCE: u32 = 100_000;
 
 /// 115200 baud, 8 bits, no parity; no interrupts.
@@ -14,12 +14,12 @@ pub(crate) fn init() {
     }
 }
 
-/// Sends a byte, as soon as the console takes it, or when it has been waited for long enough.
+/// Sends a byte as soon as the console is ready, or after a timeout.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn put(byte: u8) {
     let mut status = Port::<u8>::new(COM1 + 5);
     for _ in 0..PATIENCE {
-        // SAFETY: reading the line status of COM1 loses at most an error bit that nobody looks at.
+        // SAFETY: reading the line status of COM1 loses at most an error bit that is not used.
         if unsafe { status.read() } & 0x20 != 0 {
             break;
         }

@@ -18,23 +18,23 @@ const PATIENCE: u64 = 2_000_000_000;
 /// Number of the CPU that came up last.
 static UP: AtomicUsize = AtomicUsize::new(0);
 
-/// What each CPU runs when it is up.
+/// The function that each CPU runs once it is up.
 struct Entry(UnsafeCell<fn(usize) -> !>);
-// SAFETY: written by the boot CPU alone, before any other CPU runs.
+// SAFETY: only the boot CPU writes it, before any other CPU runs.
 unsafe impl Sync for Entry {}
 static ENTRY: Entry = Entry(UnsafeCell::new(|_| cpu::halt()));
 
-/// Starts the CPUs 1 to `count - 1`, one after another; each calls `entry` with its number. Returns how many CPUs
-/// run now, this one included.
+/// Starts the CPUs 1 to `count - 1`, one after another; each calls `entry` with its number. Returns how many
+/// CPUs run now, including this one.
 ///
 /// # Safety
-/// Once, on the boot CPU, with the first MiB visible at address 0.
+/// Once, on the boot CPU, with the first MiB mapped at address 0.
 pub(crate) unsafe fn start_others(count: usize, entry: fn(usize) -> !) -> usize {
     let start = linker_symbol!(trampoline_start);
     let length = (linker_symbol!(trampoline_end) - start) as usize;
     let words = (linker_symbol!(trampoline_words) - start) as usize;
     let page = paging::direct(TRAMPOLINE);
-    // SAFETY: no other CPU runs yet. The page is RAM below 1 MiB, which the kernel keeps free for this.
+    // SAFETY: no other CPU runs yet. The page is RAM below 1 MiB, which the kernel reserves for this.
     unsafe {
         *ENTRY.0.get() = entry;
         page.copy_from_nonoverlapping(start as *const u8, length);
@@ -42,7 +42,7 @@ pub(crate) unsafe fn start_others(count: usize, entry: fn(usize) -> !) -> usize 
     let mut running = 1;
     for number in 1..count.min(MAX_CPUS) {
         let values = [paging::root(), stack::top(number), number as u64, first_steps as *const () as u64];
-        // SAFETY: these are the trampoline's four words; the CPU before has left it.
+        // SAFETY: these are the trampoline's four words; the previous CPU has left it.
         unsafe { page.add(words).cast::<[u64; 4]>().write_volatile(values) };
         let id = cpu::apic_id(number);
         apic::send(id, Ipi::Init);
@@ -65,7 +65,7 @@ pub(crate) unsafe fn start_others(count: usize, entry: fn(usize) -> !) -> usize 
     running
 }
 
-/// Has a CPU look at once whether it is to stop, whatever it does.
+/// Makes a CPU check at once whether it is to stop, whatever it is doing.
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) fn ask_to_stop(cpu: usize) {
     apic::send(cpu::apic_id(cpu), Ipi::Nmi);
@@ -77,7 +77,7 @@ pub(crate) fn wake(cpu: usize) {
     apic::send(cpu::apic_id(cpu), Ipi::Wake);
 }
 
-/// Where a CPU arrives from the trampoline.
+/// Entry of a CPU from the trampoline.
 extern "C" fn first_steps(number: usize) -> ! {
     // SAFETY: once on this CPU, with its own number.
     unsafe { tables::load(number) };

@@ -1,20 +1,20 @@
-//! Stacks: one for each CPU, more for exceptions that must not trust it, and the way to another stack.
+//! Stacks: one for each CPU, more for exceptions that must not rely on it, and a function to switch stacks.
 
 use core::cell::UnsafeCell;
 use core::ops::Range;
 
 use crate::arch::MAX_CPUS;
 
-/// Bytes of a CPU's stack. The lowest page is not mapped, so that an overflow faults. To arm a dump takes some 60 KiB where nothing
-/// is optimised.
+/// Size of a CPU's stack in bytes. The lowest page is unmapped, so that an overflow faults. Arming a dump
+/// takes some 60 KiB in unoptimised code.
 pub(crate) const SIZE: usize = if cfg!(debug_assertions) { 0x20000 } else { 0x10000 };
 const GUARD: usize = 4096;
-/// Bytes of an exception's own stack.
+/// Size of an exception's own stack in bytes.
 const EXCEPTION_SIZE: usize = 0x4000;
 
 #[repr(C, align(4096))]
 struct Stacks<const N: usize>([UnsafeCell<[u8; N]>; MAX_CPUS]);
-// SAFETY: memory for stacks; each is used by one CPU only.
+// SAFETY: memory for stacks; each is only used by one CPU.
 unsafe impl<const N: usize> Sync for Stacks<N> {}
 
 #[unsafe(export_name = "cpu_stacks")]
@@ -35,7 +35,7 @@ pub(crate) fn exception_tops(cpu: usize) -> [u64; 3] {
     [&NMI, &DOUBLE_FAULT, &MACHINE_CHECK].map(|stacks| stacks.0[cpu].get() as u64 + EXCEPTION_SIZE as u64)
 }
 
-/// Where all these stacks lie.
+/// The ranges of all these stacks.
 pub(crate) fn all() -> [Range<u64>; 4] {
     fn place<const N: usize>(stacks: &'static Stacks<N>) -> Range<u64> {
         let start = core::ptr::from_ref(stacks) as u64;
@@ -44,7 +44,7 @@ pub(crate) fn all() -> [Range<u64>; 4] {
     [place(&CPU), place(&NMI), place(&DOUBLE_FAULT), place(&MACHINE_CHECK)]
 }
 
-/// The lowest page of each CPU's stack, which is not to be mapped.
+/// The lowest page of each CPU's stack, which must stay unmapped.
 pub(crate) fn guards() -> impl Iterator<Item = u64> {
     CPU.0.iter().map(|stack| stack.get() as u64)
 }
@@ -54,7 +54,7 @@ pub(crate) fn bottom(cpu: usize) -> *mut u8 {
     CPU.0[cpu].get().cast::<u8>().wrapping_add(GUARD)
 }
 
-/// The stack pointer, right here.
+/// The current stack pointer.
 #[inline(always)]
 pub(crate) fn pointer() -> u64 {
     let here: u64;
@@ -63,10 +63,10 @@ pub(crate) fn pointer() -> u64 {
     here
 }
 
-/// Calls `run` with `word` on the stack that ends at `top`, and comes back.
+/// Calls `run` with `word` on the stack that ends at `top`, and returns.
 ///
 /// # Safety
-/// `top` is the 16-byte aligned end of memory that nobody else uses and that is large enough.
+/// `top` is the 16-byte aligned end of memory that is large enough and otherwise unused.
 #[unsafe(naked)]
 #[unsafe(link_section = ".dump_path.text")]
 pub(crate) unsafe extern "C" fn call_on(top: *mut u8, run: extern "C" fn(*mut u8), word: *mut u8) {

@@ -1,4 +1,4 @@
-//! Descriptor tables of each CPU: segments, task state with its stacks, exceptions.
+//! Descriptor tables of each CPU: segments, task state with stacks, exceptions.
 
 use core::cell::UnsafeCell;
 
@@ -14,7 +14,7 @@ use super::frame::{DOUBLE_FAULT, MACHINE_CHECK, NMI, WAKE};
 use super::{irq, stack};
 use crate::memory::linker_symbol;
 
-/// Bytes from one stub in vectors.s to the next.
+/// Distance between stubs in vectors.s, in bytes.
 const STUB: u64 = 16;
 /// Entries of the interrupt stack table, numbered from 0.
 const NMI_STACK: u16 = 0;
@@ -28,7 +28,7 @@ struct Tables {
 }
 
 struct Slot(UnsafeCell<Tables>);
-// SAFETY: each slot is written by its own CPU alone, once, before that CPU uses it.
+// SAFETY: only its own CPU writes each slot, once, before using it.
 unsafe impl Sync for Slot {}
 
 static TABLES: [Slot; MAX_CPUS] = [const {
@@ -39,7 +39,7 @@ static TABLES: [Slot; MAX_CPUS] = [const {
     }))
 }; MAX_CPUS];
 
-/// Fills this CPU's tables and loads them. The crate's descriptors have their accessed bits set beforehand.
+/// Fills and loads this CPU's tables. The descriptors of the crate have their accessed bits preset.
 ///
 /// # Safety
 /// Once on each CPU, with its own number.
@@ -67,12 +67,12 @@ pub(crate) unsafe fn load(cpu: usize) {
         load_tss(state);
     }
 
-    // The gates take the code segment that is loaded now.
+    // The gates use the currently loaded code segment.
     let stubs = linker_symbol!(exception_stubs);
     let stub = |vector: u64| VirtAddr::new(stubs + STUB * vector);
 
-    // SAFETY: vectors.s has a stub for each; those with an error code know of it. The three stacks are of this CPU and
-    // for this exception only.
+    // SAFETY: vectors.s has a stub for each; those with an error code handle it. The three stacks are only
+    // for these exceptions on this CPU.
     unsafe {
         exceptions.divide_error.set_handler_addr(stub(0));
         exceptions.debug.set_handler_addr(stub(1));

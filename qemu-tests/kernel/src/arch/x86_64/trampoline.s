@@ -1,5 +1,5 @@
-# What a CPU runs after its startup IPI: real mode, at TRAMPOLINE (see smp.rs), into long mode with the kernel's
-# page tables. The words at its end are filled in for each CPU.
+# The code of a CPU after its startup IPI: from real mode, at TRAMPOLINE (see smp.rs), into long mode with the
+# kernel's page tables. The words at its end are filled in for each CPU.
 
 .set TRAMPOLINE, 0x8000
 
@@ -35,7 +35,7 @@ trampoline_32:
     wrmsr
     movl %cr0, %eax
     orl $0x80010000, %eax
-    # Caches on: a CPU comes out of INIT with them off.
+    # Enable caches: they are off after INIT.
     andl $0x9fffffff, %eax
     movl %eax, %cr0
     ljmpl $24, $(TRAMPOLINE + (trampoline_64 - trampoline_start))

@@ -1,5 +1,6 @@
-# One stub for each of the 32 exceptions, one for the interrupt WAKE and 8 for those of devices: brings the stack to the shape of `Frame` in interrupts.rs and calls
-# `exception`. Where that returns, the code goes on that was interrupted.
+# One stub for each of the 32 exceptions, one for the interrupt WAKE and 8 for device interrupts: builds a
+# `Frame` (see frame.rs) on the stack and calls `exception`. When that returns, the interrupted code
+# continues.
 
 .section .dump_path.text, "ax", @progbits
 .code64
@@ -36,7 +37,7 @@ exception_common:
     pushq %r14
     pushq %r15
     cld
-    # Kept by the callee: where the frame is.
+    # Callee-saved: the address of the frame.
     movq %rsp, %rbx
     movq %rsp, %rdi
     andq $-16, %rsp
@@ -56,8 +57,9 @@ exception_common:
     cmpq $2, 40(%rsp)
     je back_from_nmi
 
-    # iretq lets NMIs in again, and this fault may have come inside of an NMI's handler, which must stay alone. The
-    # interrupted code is the kernel's too, so an ordinary return does: its address goes where its stack ends.
+    # iretq would re-enable NMIs, and this fault may have happened inside an NMI handler, which must not be
+    # interrupted by another. The interrupted code belongs to the kernel too, so an ordinary return is enough:
+    # its address goes to the end of its stack.
     movq 80(%rsp), %rax
     movq 56(%rsp), %rcx
     subq $8, %rax

@@ -1,7 +1,9 @@
-//! A driver for the first disk of an AHCI HBA, by interrupts: each request has a timer, and is finished by a tasklet.
+//! An interrupt-driven driver for the first disk of an AHCI HBA: each request has a timer, and a tasklet
+//! finishes it.
 //!
-//! Specification: Serial ATA AHCI 1.3.1 (registers: chapter 3; command list and tables: 4.2; bringing a port up: 10.1.2, 10.3),
-//! ATA8-ACS (IDENTIFY DEVICE, READ and WRITE DMA EXT), Serial ATA 3.0, 13.6 (READ and WRITE FPDMA QUEUED).
+//! Specification: Serial ATA AHCI 1.3.1 (registers: chapter 3; command list and tables: 4.2; bringing a port
+//! up: 10.1.2, 10.3), ATA8-ACS (IDENTIFY DEVICE, READ and WRITE DMA EXT), Serial ATA 3.0, 13.6 (READ and
+//! WRITE FPDMA QUEUED).
 
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
@@ -18,11 +20,11 @@ use crate::arch::{clock, irq, paging, pci};
 use crate::deferred::KERNEL;
 use crate::device;
 
-/// The base address register, and bytes of registers of an HBA with all 32 ports.
+/// The base address register (ABAR), and the size of the registers of an HBA with all 32 ports.
 const BAR: u8 = 5;
 const LENGTH: usize = 0x1100;
 
-/// Of the HBA.
+/// Registers of the HBA.
 const CAPABILITIES: usize = 0x00;
 const CAPABILITIES_QUEUED: u32 = 1 << 30;
 const CONTROL: usize = 0x04;
@@ -31,7 +33,7 @@ const CONTROL_AHCI: u32 = 1 << 31;
 const INTERRUPTS: usize = 0x08;
 const PORTS: usize = 0x0c;
 
-/// Of a port; the first begins at 0x100.
+/// Registers of a port; the first port begins at 0x100.
 const PORT: usize = 0x100;
 const PORT_LENGTH: usize = 0x80;
 const LIST: usize = 0x00;
@@ -52,52 +54,53 @@ const ERRORS: usize = 0x30;
 const ACTIVE: usize = 0x34;
 const ISSUE: usize = 0x38;
 
-/// A port's interrupts: a register FIS with the end of a command, one with that of queued ones, and what goes wrong.
+/// A port's interrupts: the register FIS at the end of a command, the FIS at the end of queued ones, and
+/// errors.
 const ENDED: u32 = 1 << 0 | 1 << 3;
 const WRONG: u32 = 1 << 27 | 1 << 28 | 1 << 29 | 1 << 30;
 
-/// Where things are in the shared pages: command list, received FIS, what IDENTIFY says, command tables.
+/// Layout of the shared pages: command list, received FIS, IDENTIFY data, command tables.
 const LIST_AT: usize = 0;
 const RECEIVED_AT: usize = 1024;
 const IDENTIFY_AT: usize = 2048;
 const TABLES_AT: usize = 4096;
 const TABLE_LENGTH: usize = 256;
-/// In a command table: the list of memory.
+/// In a command table: offset of the PRD table.
 const REGIONS: usize = 0x80;
 
-/// Requests at once.
+/// Maximum number of requests in flight.
 const TAGS: usize = 8;
-/// How long bringing the port up may take, step by step, in nanoseconds.
+/// How long each step of bringing the port up may take, in nanoseconds.
 const PATIENCE: u64 = 1_000_000_000;
 
-/// Registers that are used on one CPU at a time, or one by one.
+/// Registers used by one CPU at a time, or independently.
 struct Hba(Mmio);
-// SAFETY: accesses of one word each; the driver's lock says who begins and ends commands.
+// SAFETY: accesses of one word each; the driver's lock serialises the start and end of commands.
 unsafe impl Sync for Hba {}
 
 /// A disk.
 struct Ahci {
     hba: Hba,
-    /// Its port's number, and where that one's registers begin.
+    /// Its port number, and the offset of the port's registers.
     number: usize,
     port: usize,
     shared: Shared,
-    /// Whether commands are queued in the disk too.
+    /// Whether the disk also queues commands (NCQ).
     queued: bool,
-    /// Bytes in a sector.
+    /// Size of a sector in bytes.
     sector: usize,
     /// A bit for each command in flight.
     issued: Mutex<u32>,
-    /// Interrupts of the port that told of errors.
+    /// Error interrupts of the port.
     wrong: AtomicU32,
 }
 
 static AHCI: Once<Ahci> = Once::new();
 
-/// Finishes what has ended.
+/// Finishes completed requests.
 const FINISH: Handler = Handler { run: finish, word: 0 };
 
-/// Gives up the request with this tag.
+/// Times out the request with this tag.
 fn late(tag: usize) -> Handler {
     Handler { run: timed_out, word: tag }
 }
@@ -139,7 +142,7 @@ fn open(function: &Function) -> Result<Ahci, &'static str> {
         issued: Mutex::new(0),
         wrong: AtomicU32::new(0),
     };
-    // Only a port that receives knows what is attached to it.
+    // The port only knows what is attached when it receives FISes.
     ahci.restart()?;
     if ahci.get(SIGNATURE) != SIGNATURE_DISK {
         return Err("what the HBA has is no disk");
@@ -170,7 +173,7 @@ impl Ahci {
         self.hba.0.write32(self.port + register, value);
     }
 
-    /// Stops the port and starts it again: whatever was in flight is forgotten.
+    /// Stops and restarts the port; requests in flight are lost.
     fn restart(&self) -> Result<(), &'static str> {
         let command = self.get(COMMAND) & !COMMAND_START;
         self.set(COMMAND, command);
@@ -190,7 +193,7 @@ impl Ahci {
         Ok(())
     }
 
-    /// Fills the command with this tag.
+    /// Fills the command slot with this tag.
     fn command(&self, tag: usize, fis: [u8; 20], writes: bool, bus: u64, length: usize) {
         let table = TABLES_AT + tag * TABLE_LENGTH;
         for (index, word) in fis.as_chunks::<4>().0.iter().enumerate() {
@@ -199,14 +202,14 @@ impl Ahci {
         self.shared.write64(table + REGIONS, bus);
         self.shared.write(table + REGIONS + 12, length as u32 - 1);
         let header = LIST_AT + tag * 32;
-        // One region, five words of FIS.
+        // One PRD entry, five words of FIS.
         self.shared.write(header, 1 << 16 | u32::from(writes) << 6 | 5);
         self.shared.write(header + 4, 0);
         self.shared.write64(header + 8, self.shared.bus(table));
         fence(Ordering::SeqCst);
     }
 
-    /// Asks the disk what it is. Polled: interrupts are not on yet.
+    /// Reads the IDENTIFY data of the disk. Polled, because interrupts are not enabled yet.
     fn identify(&mut self) -> Result<(), &'static str> {
         let mut fis = [0; 20];
         fis[..3].copy_from_slice(&[0x27, 0x80, 0xec]);
@@ -219,7 +222,7 @@ impl Ahci {
         self.set(PORT_INTERRUPTS, u32::MAX);
         let word = |index: usize| (self.shared.read(IDENTIFY_AT + index / 2 * 4) >> (index % 2 * 16)) as u16;
         let queued = word(76) & 1 << 8 != 0 && usize::from(word(75) & 0x1f) + 1 >= TAGS;
-        // Larger sectors than of 512 bytes, in words.
+        // Size of sectors larger than 512 bytes, in words.
         let large = word(106) & 0xd000 == 0x5000;
         let sector = if large { (usize::from(word(117)) | usize::from(word(118)) << 16) * 2 } else { 512 };
         if sector == 0 || !BLOCK_SIZE.is_multiple_of(sector) {
@@ -230,7 +233,7 @@ impl Ahci {
         Ok(())
     }
 
-    /// The command that does a transfer.
+    /// The command FIS for a transfer.
     fn fis(&self, transfer: &Transfer) -> [u8; 20] {
         let first = transfer.block * (BLOCK_SIZE / self.sector) as u64;
         let [a, b, c, d, e, f, ..] = first.to_le_bytes();
@@ -296,7 +299,7 @@ impl Disk for Ahci {
     }
 }
 
-/// The interrupt's handler: quiets the HBA, and leaves the rest to a tasklet.
+/// The interrupt handler: acknowledges the HBA's interrupt and leaves the rest to a tasklet.
 fn interrupt(_: usize) {
     let Some(ahci) = AHCI.get() else { return };
     let mine = 1 << ahci.number;
@@ -308,11 +311,11 @@ fn interrupt(_: usize) {
     ahci.set(PORT_INTERRUPTS, seen);
     ahci.hba.0.write32(INTERRUPTS, mine);
     ahci.wrong.fetch_or(seen & WRONG, Ordering::Relaxed);
-    // Cannot fail: it has its place since the first time.
+    // Cannot fail: the handler has had its entry since the first time.
     let _ = KERNEL.schedule_tasklet(FINISH);
 }
 
-/// The tasklet: ends each request whose command has ended.
+/// The tasklet: ends each request whose command has completed.
 fn finish(_: usize) {
     let Some(ahci) = AHCI.get() else { return };
     if ahci.wrong.swap(0, Ordering::Relaxed) != 0 {
@@ -339,7 +342,7 @@ fn timed_out(_: usize) {
     }
 }
 
-/// Starts the port anew, and ends all requests with an error.
+/// Restarts the port and fails all requests.
 fn fail(ahci: &Ahci, why: &'static str) {
     let lost = core::mem::take(&mut *ahci.issued.lock());
     let why = ahci.restart().err().unwrap_or(why);

@@ -1,4 +1,4 @@
-//! All of the normal drivers.
+//! The normal drivers.
 
 use dump_drivers::bus::pci::Function;
 
@@ -9,11 +9,11 @@ use super::{ahci, nvme, virtio};
 pub(crate) struct Driver {
     /// Its name on the command line (`live.on=`).
     pub(crate) name: &'static str,
-    /// Starts it on the disk that is this PCI function.
+    /// Starts it on the disk with this PCI function.
     pub(super) start: fn(Option<Function>) -> Result<&'static dyn Disk, &'static str>,
 }
 
-/// All of them; the first is the usual one.
+/// All drivers; the first one is the default.
 pub(crate) static LIVE_DRIVERS: [Driver; 3] = [
     Driver { name: "virtio", start: virtio::start },
     Driver { name: "ahci", start: ahci::start },

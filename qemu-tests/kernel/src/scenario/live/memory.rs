@@ -1,4 +1,5 @@
-//! Memory that a driver shares with its device: rings, tables, buffers. DMA is coherent on the machines that this kernel runs on.
+//! Memory that a driver shares with its device: rings, tables, buffers. DMA is coherent on the machines that
+//! this kernel supports.
 
 use core::ptr::NonNull;
 
@@ -9,33 +10,34 @@ use dumpcore::{Arena, PageClass};
 use crate::arch::paging;
 use crate::memory;
 
-/// Pages in a row, for ever. Every access is volatile; one that is not inside reads as 0, or is dropped.
+/// Contiguous pages, allocated for good. Every access is volatile; reads out of bounds return 0, and such
+/// writes are dropped.
 pub(super) struct Shared {
     start: NonNull<u8>,
     bus: u64,
     length: usize,
 }
 
-// SAFETY: accesses are volatile and of one word each; which word means what at which moment is for the driver's lock.
+// SAFETY: accesses are volatile and of one word each; the driver's lock governs the meaning of each word.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    /// So many pages, zeroed, of the kernel's.
+    /// Zeroed pages from the kernel.
     pub(super) fn of_kernel(pages: usize) -> Option<Shared> {
         let bytes = memory::take_bytes(pages * memory::FRAME as usize, 1, PageClass::KernelData)?;
         let bus = paging::physical(bytes.as_ptr());
         Some(Shared { length: bytes.len(), start: NonNull::from(bytes).cast(), bus })
     }
 
-    /// The same, in the arena of the dump.
+    /// Zeroed pages in the arena of the dump.
     pub(super) fn of_arena(pages: usize, arena: &mut Arena<'static>) -> Option<Shared> {
         let buffer: DmaBuffer = arena.dma(pages * memory::FRAME as usize, memory::FRAME as usize).ok()?;
         Some(Shared { start: buffer.address(), bus: buffer.bus_address(), length: buffer.len() })
     }
 
-    /// Where the device sees a byte.
+    /// The bus address of a byte.
     #[unsafe(link_section = ".dump_path.text")]
     pub(super) fn bus(&self, offset: usize) -> u64 {
         self.bus.wrapping_add(offset as u64)
@@ -51,7 +53,7 @@ impl Shared {
     /// Reads 32 bits.
     #[unsafe(link_section = ".dump_path.text")]
     pub(super) fn read(&self, offset: usize) -> u32 {
-        // SAFETY: inside the pages, which are ours for ever, and aligned.
+        // SAFETY: inside the pages, which are ours for good, and aligned.
         self.at::<u32>(offset).map_or(0, |place| unsafe { u32::from_le(place.read_volatile()) })
     }
 
@@ -71,7 +73,7 @@ impl Shared {
         self.write(offset.wrapping_add(4), (value >> 32) as u32);
     }
 
-    /// Zeroes so many bytes from an offset on, both multiples of 4.
+    /// Zeroes `length` bytes from `offset` on, both multiples of 4.
     #[unsafe(link_section = ".dump_path.text")]
     pub(super) fn clear(&self, offset: usize, length: usize) {
         for step in (0..length).step_by(4) {
@@ -79,7 +81,7 @@ impl Shared {
         }
     }
 
-    /// Feeds where it is.
+    /// Feeds in its place.
     pub(super) fn integrity(&self, digest: &mut Digest) {
         digest.number(self.start.as_ptr() as u64).number(self.bus).number(self.length as u64);
     }

@@ -1,17 +1,18 @@
-//! A normal driver uses the disk, by interrupts, timers and tasklets; and the crash comes while reads and writes are in flight.
+//! A normal driver uses the disk with interrupts, timers and tasklets; the crash happens while reads and
+//! writes are in flight.
 //!
-//! | file | what |
+//! | file | contents |
 //! | --- | --- |
-//! | `drivers.rs` | all of them |
-//! | `traffic.rs` | what is read and written, so that the driver always has as much to do as it takes |
-//! | `virtio.rs` | the crate `virtio-drivers`, which knows nothing of dumps |
-//! | `ahci.rs` | a driver that knows nothing of dumps either |
-//! | `nvme/` | a driver like that, which was taught to dump with its own code, as in 2004 |
-//! | `probe.rs` | what a driver tells of itself |
-//! | `memory.rs` | what drivers share with their devices |
+//! | `drivers.rs` | the list of drivers |
+//! | `traffic.rs` | the load: as many reads and writes as the driver accepts |
+//! | `virtio.rs` | the crate `virtio-drivers`, which knows nothing about dumps |
+//! | `ahci.rs` | a driver that knows nothing about dumps either |
+//! | `nvme/` | a similar driver that was adapted to dump with its own code, as in 2004 |
+//! | `probe.rs` | hooks called by drivers |
+//! | `memory.rs` | memory that drivers share with their devices |
 //!
-//! None has anything in common with the drivers that dump. Each sets its device up in its own way, and nobody asks it
-//! before the dump takes the device over.
+//! None of them shares code with the drivers that dump. Each sets its device up in its own way, and gets no
+//! notice before the dump takes the device over.
 
 mod ahci;
 pub(crate) mod drivers;
@@ -29,15 +30,15 @@ use crate::log::Text;
 use traffic::Place;
 pub(crate) use traffic::keep_going;
 
-/// Starts the driver, and lets interrupts in on this CPU, the boot CPU, from now on.
+/// Starts the driver, and enables interrupts on this CPU, the boot CPU.
 pub(crate) fn start(armed: &Armed, options: &Options) -> Result<(), &'static str> {
     let disk = (options.live_driver.start)(armed.function)?;
     irq::enable();
     traffic::start(disk, Place { first: options.live_first, blocks: options.live_blocks })
 }
 
-/// Waits until the driver has done some work and is full of it; the crash comes next. From now on, the boot CPU has to
-/// [`keep_going`].
+/// Waits until the driver has done some work and is busy; the crash comes next. From now on, the boot CPU has
+/// to call [`keep_going`].
 pub(crate) fn warm_up(options: &Options) -> Result<(), &'static str> {
     traffic::warm_up()?;
     if options.live_locked {
@@ -46,11 +47,11 @@ pub(crate) fn warm_up(options: &Options) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Says what was in flight when the dump stopped the driver. Nothing of it has changed since.
+/// Reports the requests in flight when the dump stopped the driver; they have not changed since.
 pub(crate) fn report() {
     let Some(flight) = traffic::flight() else { return };
     let mut line = Text::<256>::new();
-    // Cannot fail: Text takes what fits.
+    // Cannot fail: Text accepts what fits.
     let _ = core::fmt::Write::write_fmt(
         &mut line,
         format_args!(

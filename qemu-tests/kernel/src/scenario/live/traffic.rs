@@ -1,6 +1,8 @@
-//! What the normal driver has to do: reads and writes of a partition of its own, as many at once as it takes, for ever.
+//! The load for the normal driver: endless reads and writes of its own partition, as many at once as it
+//! accepts.
 //!
-//! Every block that is written holds [`MARK`]s from end to end, so one that was written reads so ever after, whatever the order.
+//! Every block that is written is filled with [`MARK`]s, so a block that was written once always reads the
+//! same, whatever the order.
 
 use alloc::vec::Vec;
 use core::ptr::NonNull;
@@ -14,14 +16,14 @@ use crate::arch::clock;
 use crate::end::give_up;
 use crate::{deferred, memory};
 
-/// How long a request may take, in nanoseconds. Disks here are throttled.
+/// How long a request may take, in nanoseconds. Disks are throttled in this test.
 pub(super) const REQUEST_TIMEOUT: u64 = 10_000_000_000;
 
-/// What is written.
+/// The byte that is written.
 const MARK: u8 = b'L';
-/// Blocks in a request.
+/// Number of blocks in a request.
 const BLOCKS: u64 = 8;
-/// Requests each way that are done before the crash may come.
+/// Number of requests in each direction before the crash may happen.
 const WARM: u64 = 40;
 /// How long they may take, in nanoseconds.
 const PATIENCE: u64 = 30_000_000_000;
@@ -29,33 +31,34 @@ const PATIENCE: u64 = 30_000_000_000;
 /// A request.
 #[derive(Clone, Copy)]
 pub(super) struct Transfer {
-    /// Its number: below the driver's [`depth`](Disk::depth), and used by one request at a time.
+    /// Its number: below the driver's [`depth`](Disk::depth), and unique among requests in flight.
     pub(super) tag: usize,
-    /// Which way: to the disk, or from it.
+    /// Direction: true for a write.
     pub(super) writes: bool,
     /// First block of 4096 bytes on the disk.
     pub(super) block: u64,
-    /// From or into where: whole pages in a row, in the direct map. The driver's until it calls [`done`].
+    /// Its memory: contiguous whole pages in the direct map. Belongs to the driver until it calls [`done`].
     pub(super) memory: NonNull<[u8]>,
 }
 
-/// A disk, as its driver shows it.
+/// A disk, as presented by its driver.
 pub(super) trait Disk: Sync {
     /// The driver's name.
     fn name(&self) -> &'static str;
 
-    /// How many requests it takes at once.
+    /// Maximum number of requests in flight.
     fn depth(&self) -> usize;
 
-    /// Starts a request. The driver calls [`done`] when it has ended: not from here, and with no lock held.
+    /// Starts a request. The driver calls [`done`] when it has completed: not from here, and without holding
+    /// a lock.
     fn start(&self, transfer: Transfer) -> Result<(), &'static str>;
 }
 
-/// The partition that is worked on, in blocks of 4096 bytes.
+/// The partition to work on, in blocks of 4096 bytes.
 pub(super) struct Place {
     /// The first one.
     pub(super) first: u64,
-    /// How many.
+    /// Number of blocks.
     pub(super) blocks: u64,
 }
 
@@ -63,13 +66,13 @@ pub(super) struct Place {
 struct Lane {
     writes: bool,
     memory: NonNull<[u8]>,
-    /// The piece that it is about, while it is in flight.
+    /// The piece in flight.
     piece: AtomicU64,
-    /// Whether what it reads was written before.
+    /// Whether that piece was written before.
     known: AtomicBool,
 }
 
-// SAFETY: the memory is touched by whoever has the lane's request: the device, and after that one tasklet.
+// SAFETY: only the holder of the lane's request accesses the memory: the device, and after that one tasklet.
 unsafe impl Send for Lane {}
 // SAFETY: as above.
 unsafe impl Sync for Lane {}
@@ -79,21 +82,21 @@ struct Traffic {
     /// The partition's first block.
     first: u64,
     lanes: Vec<Lane>,
-    /// Of each piece of [`BLOCKS`]: whether it was written.
+    /// For each piece of [`BLOCKS`]: whether it was written.
     written: Vec<AtomicBool>,
 }
 
 static TRAFFIC: Once<Traffic> = Once::new();
-/// Reads and writes, as in the next three: the pieces begun.
+/// For reads and writes, like the next three: number of pieces begun.
 static BEGUN: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 static IN_FLIGHT: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
 static DONE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
-/// Reads of pieces that had been written before.
+/// Number of reads of pieces that had been written before.
 static KNOWN: AtomicUsize = AtomicUsize::new(0);
-/// Why there is no more to be done.
+/// The first error.
 static WHY: Once<&'static str> = Once::new();
 
-/// Fills the driver with work.
+/// Fills the driver with requests.
 pub(super) fn start(disk: &'static dyn Disk, place: Place) -> Result<(), &'static str> {
     let pieces = place.blocks / BLOCKS;
     if pieces == 0 {
@@ -116,11 +119,11 @@ pub(super) fn start(disk: &'static dyn Disk, place: Place) -> Result<(), &'stati
 }
 
 impl Traffic {
-    /// The next request of a lane.
+    /// Starts the next request of a lane.
     fn go(&self, tag: usize) -> Result<(), &'static str> {
         let Some(lane) = self.lanes.get(tag) else { return Ok(()) };
         let way = usize::from(lane.writes);
-        // A step that has nothing in common with usual sizes, so that neighbours are seldom in flight together.
+        // A step unrelated to usual sizes, so that neighbouring pieces are seldom in flight together.
         let piece = BEGUN[way].fetch_add(1, Ordering::Relaxed) * 11 % self.written.len() as u64;
         lane.piece.store(piece, Ordering::Relaxed);
         lane.known.store(self.written[piece as usize].load(Ordering::Acquire), Ordering::Relaxed);
@@ -141,7 +144,7 @@ impl Traffic {
         if lane.writes {
             self.written[lane.piece.load(Ordering::Relaxed) as usize].store(true, Ordering::Release);
         } else if lane.known.load(Ordering::Relaxed) {
-            // SAFETY: the driver has given the request back, and the next one is not made yet.
+            // SAFETY: the driver has returned the request, and the next one is not started yet.
             let bytes = unsafe { lane.memory.as_ref() };
             if bytes.iter().any(|byte| *byte != MARK) {
                 return Err("a block was read that is not as it was written");
@@ -152,7 +155,7 @@ impl Traffic {
     }
 }
 
-/// A request has ended. Called by drivers, outside of interrupt handlers. Makes the next one.
+/// Called by drivers, outside interrupt handlers, when a request has completed. Starts the next one.
 pub(super) fn done(tag: usize, result: Result<(), &'static str>) {
     let Some(traffic) = TRAFFIC.get() else { return };
     if let Err(why) = result.and_then(|()| traffic.ended(tag)).and_then(|()| traffic.go(tag)) {
@@ -169,7 +172,7 @@ pub(crate) fn keep_going() {
     core::hint::spin_loop();
 }
 
-/// Waits until all has been done that is to be before the crash, and reads and writes are in flight.
+/// Waits until enough requests are done and both reads and writes are in flight.
 pub(super) fn warm_up() -> Result<(), &'static str> {
     let warm = || {
         let busy = IN_FLIGHT.iter().all(|count| count.load(Ordering::Relaxed) > 0);
@@ -184,7 +187,7 @@ pub(super) fn warm_up() -> Result<(), &'static str> {
     }
 }
 
-/// Looks until something is so, for at most `limit` nanoseconds, and does what is due meanwhile.
+/// Polls a condition for at most `limit` nanoseconds, and runs deferred work meanwhile.
 fn wait_for(limit: u64, mut look: impl FnMut() -> bool) -> bool {
     let deadline = clock::now() + limit;
     loop {
@@ -199,17 +202,17 @@ fn wait_for(limit: u64, mut look: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// The state of things.
+/// The state of the load.
 pub(super) struct Flight {
     /// The driver's name.
     pub(super) driver: &'static str,
     /// Reads and writes in flight.
     pub(super) in_flight: [u32; 2],
-    /// Reads and writes that have come to an end.
+    /// Number of completed reads and writes.
     pub(super) done: [u64; 2],
 }
 
-/// The state of things, if there is a live driver.
+/// The state of the load, if there is a live driver.
 pub(super) fn flight() -> Option<Flight> {
     TRAFFIC.get().map(|traffic| Flight {
         driver: traffic.disk.name(),

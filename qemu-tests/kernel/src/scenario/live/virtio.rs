@@ -1,6 +1,6 @@
-//! The driver of the crate `virtio-drivers`, by interrupts.
+//! The crate `virtio-drivers`, driven by interrupts.
 //!
-//! Specification: virtio 1.2, 4.1.4 (what is where in the device's registers), 4.1.5.1.2 (its messages).
+//! Specification: virtio 1.2, 4.1.4 (structures in the device's registers), 4.1.5.1.2 (MSI-X configuration).
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -26,21 +26,21 @@ use crate::arch::{Delivery, irq, pci};
 use crate::deferred::KERNEL;
 use crate::{device, memory};
 
-/// Requests at once: the driver's queue has 16 entries, and each takes 3.
+/// Maximum number of requests in flight: the driver's queue has 16 entries, and each request takes 3.
 const TAGS: usize = 5;
 
-/// Which structure a capability is about: the common configuration, the interrupt status.
+/// The structures of capabilities: common configuration, interrupt status.
 const COMMON: u8 = 1;
 const STATUS: u8 = 3;
-/// In the common configuration: which queue the next one is about; the message that it sends.
+/// In the common configuration: queue select, and the selected queue's MSI-X vector.
 const QUEUE: usize = 22;
 const QUEUE_MESSAGE: usize = 26;
 
-/// What the driver needs of the kernel.
+/// The kernel services that the driver needs.
 struct KernelHal;
 
-// SAFETY: DMA memory comes from the frame allocator, which gives each frame once; buffers are shared where they are,
-// since devices see physical memory as it is.
+// SAFETY: DMA memory comes from the frame allocator, which hands out each frame once; buffers are shared in
+// place, because bus addresses equal physical addresses.
 unsafe impl Hal for KernelHal {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         let memory = memory::take_bytes(pages * PAGE_SIZE, 1, PageClass::KernelData)
@@ -49,25 +49,25 @@ unsafe impl Hal for KernelHal {
     }
 
     unsafe fn dma_dealloc(_: PhysAddr, _: NonNull<u8>, _: usize) -> i32 {
-        // Frames are never given back.
+        // Frames are never freed.
         0
     }
 
     unsafe fn mmio_phys_to_virt(physical: PhysAddr, size: usize) -> NonNull<u8> {
-        // SAFETY: the driver asks for its device's registers, while the kernel boots.
+        // SAFETY: the driver requests its device's registers, while the kernel boots.
         let start = unsafe { paging::map_physical(physical, size as u64, Access::Device) };
         start.ok().and_then(NonNull::new).expect("no page tables for the normal driver")
     }
 
     unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> PhysAddr {
-        // The heap, the static data and the stacks are all in the direct map or the kernel's image.
+        // The heap, static data and stacks are all in the direct map or the kernel's image.
         paging::physical(buffer.cast().as_ptr())
     }
 
     unsafe fn unshare(_: PhysAddr, _: NonNull<[u8]>, _: BufferDirection) {}
 }
 
-/// Configuration space, as the driver wants it.
+/// Configuration space, in the driver's terms.
 struct Configuration;
 
 impl Configuration {
@@ -92,11 +92,11 @@ impl ConfigurationAccess for Configuration {
     }
 }
 
-/// A request, and what the device needs of it beside its memory.
+/// A request, with the buffers that the device needs besides its memory.
 struct Slot {
     header: Box<BlkReq>,
     response: Box<BlkResp>,
-    /// While it is in flight, with the queue's name for it.
+    /// While it is in flight, with the queue's token for it.
     transfer: Option<(u16, Transfer)>,
 }
 
@@ -106,12 +106,12 @@ struct Inner {
     slots: Vec<Slot>,
 }
 
-// SAFETY: memory of requests is touched by their owner alone, see Transfer.
+// SAFETY: only their owner accesses the memory of requests; see Transfer.
 unsafe impl Send for Inner {}
 
 struct VirtioDisk {
     inner: Mutex<Inner>,
-    /// Reading it quiets the line.
+    /// Reading it acknowledges the interrupt.
     status: Status,
 }
 
@@ -121,7 +121,7 @@ unsafe impl Sync for Status {}
 
 static DISK: Once<VirtioDisk> = Once::new();
 
-/// Finishes what has ended.
+/// Finishes completed requests.
 const FINISH: Handler = Handler { run: finish, word: 0 };
 
 /// Starts the driver.
@@ -139,7 +139,7 @@ pub(super) fn start(function: Option<Function>) -> Result<&'static dyn Disk, &'s
     let mut block = vec![0; BLOCK_SIZE];
     disk.read_blocks(0, &mut block).map_err(|_| "the normal driver cannot read")?;
     let status = structure(&found, STATUS, 1).ok_or("the device has no interrupt status")?;
-    // The polled read has raised an interrupt that nobody took.
+    // The polled read has raised an interrupt that was not handled.
     status.read8(0);
     let slot = || Slot {
         header: Box::new(BlkReq::default()),
@@ -150,7 +150,7 @@ pub(super) fn start(function: Option<Function>) -> Result<&'static dyn Disk, &'s
     let disk =
         DISK.call_once(|| VirtioDisk { inner: Mutex::new(Inner { disk, slots }), status: Status(status) });
     if irq::register(&found, 0, interrupt, 0)? == Delivery::Message {
-        // The crate leaves the messages alone.
+        // The crate does not configure messages.
         let common = structure(&found, COMMON, QUEUE_MESSAGE + 2).ok_or("the device has no queues")?;
         common.write16(QUEUE, 0);
         common.write16(QUEUE_MESSAGE, 0);
@@ -162,7 +162,7 @@ pub(super) fn start(function: Option<Function>) -> Result<&'static dyn Disk, &'s
     Ok(disk)
 }
 
-/// The first `length` bytes of a structure of the device's.
+/// The first `length` bytes of one of the device's structures.
 fn structure(function: &Function, kind: u8, length: usize) -> Option<Mmio> {
     let (config, address) = (pci::config(), function.address);
     let capability = function.capabilities(&config).flatten().find(|capability| {
@@ -191,7 +191,8 @@ impl Disk for VirtioDisk {
         let slot = slots.get_mut(transfer.tag).ok_or("there is no such tag")?;
         let sector = transfer.block as usize * (BLOCK_SIZE / SECTOR_SIZE);
         let mut memory = transfer.memory;
-        // SAFETY: header, response and memory live for ever, and are the device's until the request has ended.
+        // SAFETY: header, response and memory live forever, and belong to the device until the request has
+        // completed.
         let token = unsafe {
             if transfer.writes {
                 disk.write_blocks_nb(sector, &mut slot.header, memory.as_ref(), &mut slot.response)
@@ -204,23 +205,24 @@ impl Disk for VirtioDisk {
     }
 }
 
-/// The interrupt's handler: quiets the device, and leaves the rest to a tasklet.
+/// The interrupt handler: acknowledges the interrupt and leaves the rest to a tasklet.
 fn interrupt(_: usize) {
     let Some(disk) = DISK.get() else { return };
     probe::count_interrupt();
     disk.status.0.read8(0);
-    // Cannot fail: it has its place since the first time.
+    // Cannot fail: the handler has had its entry since the first time.
     let _ = KERNEL.schedule_tasklet(FINISH);
 }
 
-/// The tasklet: ends each request that the device has ended.
+/// The tasklet: ends each request that the device has completed.
 fn finish(_: usize) {
     let Some(disk) = DISK.get() else { return };
     loop {
         while let Some((tag, result)) = next(disk) {
             traffic::done(tag, result);
         }
-        // What the device ended before it knew that all was taken, it sends no interrupt for (virtio 1.2, 2.7.7.1).
+        // The device sends no interrupt for requests that it completed before it saw that all were taken
+        // (virtio 1.2, 2.7.7.1).
         fence(Ordering::SeqCst);
         if disk.inner.lock().disk.peek_used().is_none() {
             break;
@@ -228,7 +230,7 @@ fn finish(_: usize) {
     }
 }
 
-/// A request that has ended, with its tag.
+/// A completed request, with its tag.
 fn next(disk: &VirtioDisk) -> Option<(usize, Result<(), &'static str>)> {
     let mut inner = disk.inner.lock();
     let Inner { disk, slots } = &mut *inner;
@@ -236,7 +238,7 @@ fn next(disk: &VirtioDisk) -> Option<(usize, Result<(), &'static str>)> {
     let slot = slots.iter_mut().find(|slot| slot.transfer.is_some_and(|(other, _)| other == token))?;
     let (_, transfer) = slot.transfer.take()?;
     let mut memory = transfer.memory;
-    // SAFETY: what start() was given for this token, and the device has ended it.
+    // SAFETY: the same buffers that start() was given for this token, and the device has completed it.
     let result = unsafe {
         if transfer.writes {
             disk.complete_write_blocks(token, &slot.header, memory.as_ref(), &mut slot.response)

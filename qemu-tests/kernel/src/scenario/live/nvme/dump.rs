@@ -1,4 +1,4 @@
-//! The driver as one that dumps.
+//! The driver as a dump device.
 
 use dumpcore::Arena;
 use dumpcore::deferred::Queues;
@@ -12,36 +12,37 @@ use crate::deferred;
 use crate::device::Opened;
 use crate::dump::DUMP;
 
-/// What the controllers are called on the bus: base class, subclass, interface.
+/// Class code of the controllers: base class, subclass, interface.
 const CLASS: u32 = 0x01_0802;
 
-/// What a request's timer says when it runs out. It ends each wait for a request, so no wait has to end by itself.
+/// The error text when a request's timer expires. The timer ends each wait for a request, so no wait needs
+/// its own deadline.
 const LATE: &str = "a request, as its timer says,";
-/// How much longer than a request may take it is waited for, in nanoseconds.
+/// How much longer than its timeout a request is waited for, in nanoseconds.
 const MORE: u64 = SECOND;
 
 /// The queues that a dump has to run for this driver.
 static QUEUES: Once<&'static Queues> = Once::new();
 
-/// The queues that a dump has to run for this driver, if it was opened for one.
+/// The queues that a dump has to run for this driver, if it was opened for a dump.
 pub(crate) fn queues() -> Option<&'static Queues> {
     QUEUES.get().copied()
 }
 
-/// The driver, and its name for the console.
+/// The driver, with its name for the console.
 struct Dumping {
     nvme: &'static Nvme,
     name: [u8; 17],
 }
 
-/// The controllers, by the number of their only disk. There is one, the first.
+/// The controller with this number. There is only one, the first.
 pub(crate) fn find(number: usize) -> Option<Function> {
     let config = pci::config();
     let first = || dump_drivers::bus::pci::functions(&config).find(|function| function.class == CLASS);
     (number == 0).then(first)?
 }
 
-/// Starts the driver, with all that a dump changes of it in the arena.
+/// Opens the driver with all state that a dump changes in the arena.
 pub(crate) fn open(number: usize, timeout: u64, arena: &mut Arena<'static>) -> Result<Opened, DeviceError> {
     let none = DeviceError::Unsupported { what: "an NVMe controller", value: 0 };
     let function = find(number).ok_or(none)?;
@@ -56,14 +57,14 @@ pub(crate) fn open(number: usize, timeout: u64, arena: &mut Arena<'static>) -> R
 }
 
 impl Dumping {
-    /// A tag that nobody uses.
+    /// A free tag.
     fn free_tag(&self) -> Option<usize> {
         let free =
             |state: &mut State| state.slots.iter().position(|slot| matches!(slot.owner, Owner::Nobody));
         self.nvme.with(free).flatten()
     }
 
-    /// Calls the interrupt handler, as the device no longer does, and has what it asks for done.
+    /// Calls the interrupt handler, as the device no longer does, and runs the work that it scheduled.
     fn work(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         interrupt(0);
         if self.nvme.queues.crashdump_mode() {
@@ -77,7 +78,7 @@ impl Dumping {
         Ok(())
     }
 
-    /// Whether the request can be done at all.
+    /// Checks that the request is possible.
     fn check(&self, request: &Request) -> Result<(), DeviceError> {
         let length = request.buffer.len();
         if length == 0 || length > MAX_BYTES || !length.is_multiple_of(BLOCK_SIZE) || request.gather.is_some()
@@ -91,7 +92,7 @@ impl Dumping {
         Ok(())
     }
 
-    /// The next request that has ended.
+    /// The next completed request.
     fn ended(&self) -> Option<Completion> {
         self.nvme
             .with(|state| {
@@ -109,7 +110,7 @@ impl Dumping {
             .flatten()
     }
 
-    /// How a flush has ended.
+    /// The result of a flush, once it has completed.
     fn flushed(&self, tag: usize) -> Option<Result<(), DeviceError>> {
         let ended = |state: &mut State| {
             let slot = state.slots.get_mut(tag)?;
@@ -121,9 +122,9 @@ impl Dumping {
     }
 }
 
-// SAFETY: a request is in a slot from submit() on, until it goes back out of that slot, once, when it has ended. Slots are emptied
-// when the controller has been reset. The controller is given the pages of what is in a slot, which way they go is the
-// request's, and queues and lists are the driver's.
+// SAFETY: a request is in a slot from submit() on, until it is returned from that slot, once, on completion.
+// Slots are emptied after the controller was reset. The controller only gets the pages of requests in slots,
+// in their direction, and queues and lists that belong to the driver.
 unsafe impl DumpDevice for Dumping {
     fn name(&self) -> &str {
         core::str::from_utf8(&self.name).unwrap_or("nvme-2004")
@@ -169,21 +170,21 @@ unsafe impl DumpDevice for Dumping {
         let config = pci::config();
         if nvme.queues.crashdump_mode() && nvme.state.is_locked() {
             if DUMP.resumes() {
-                // Its holder will go on where it is.
+                // The holder of the lock will continue after the dump.
                 return Err(DeviceError::NotReady);
             }
-            // SAFETY: its holder was stopped for good with all other CPUs, or is the code that crashed; what it has left half
-            // changed is made anew below.
+            // SAFETY: the holder was stopped for good with all other CPUs, or is the code that crashed; its
+            // half-made changes are overwritten below.
             unsafe { nvme.state.force_unlock() };
         }
-        // No interrupt any more, by whatever way.
+        // Disable interrupts of every kind.
         nvme.function.mask_interrupts(&config, nvme.msi, nvme.msi_x)?;
         nvme.function.change_command(&config, Command::MEMORY | Command::BUS_MASTER, Command::empty())?;
         nvme.bring_up(wait, false)?;
         nvme.by_line.store(false, Ordering::Relaxed);
-        // What was in flight is forgotten, and so are its timers.
+        // Forget the requests in flight and their timers.
         for tag in 0..TAGS {
-            // Nothing is to be done if it did not wait.
+            // Failure only means that the timer was not waiting.
             let _ = nvme.queues.delete_timer(platform(), late(tag));
         }
         let renewed = nvme.with(|state| {

@@ -1,11 +1,12 @@
-//! A driver for the first namespace of an NVMe controller, by interrupts: each request has a timer, and is finished by a
-//! tasklet.
+//! An interrupt-driven driver for the first namespace of an NVMe controller: each request has a timer, and a
+//! tasklet finishes it.
 //!
-//! It asks for timers and tasklets through dumpcore's queues. That, and that it can wait polled, is what taught it
-//! to dump with its own code (`dump.rs`), as drivers did in 2004: from the crash on, its interrupt handler is called by
-//! `poll`, and the queues run its tasklet and its timers, and nobody else's.
+//! It requests timers and tasklets through dumpcore's queues. That, together with polled waiting, is all it
+//! needs to dump with its own code (`dump.rs`), like the drivers of 2004: after the crash, `poll` calls its
+//! interrupt handler, and the queues run only its own tasklet and timers.
 //!
-//! Specification: NVM Express 1.4 (registers: 3.1; resetting and starting: 7.3, 7.6.1; queues: 4; PRP: 4.3; commands: 5, 6).
+//! Specification: NVM Express 1.4 (registers: 3.1; resetting and starting: 7.3, 7.6.1; queues: 4; PRP: 4.3;
+//! commands: 5, 6).
 
 mod dump;
 
@@ -28,16 +29,16 @@ use crate::dump::platform;
 
 pub(crate) use dump::{find, open, queues};
 
-/// Bytes of registers: those of the controller, and doorbells after them.
+/// Size of the registers: those of the controller, followed by the doorbells.
 const LENGTH: usize = 0x2000;
 const CAPABILITIES: usize = 0x00;
 const MASK: usize = 0x0c;
 const UNMASK: usize = 0x10;
 const CONTROL: usize = 0x14;
 const CONTROL_ENABLE: u32 = 1;
-/// Entries of 64 and of 16 bytes, pages of 4096, the NVM command set, on.
+/// Entries of 64 and of 16 bytes, pages of 4096, the NVM command set, enabled.
 const CONTROL_ON: u32 = 4 << 20 | 6 << 16 | CONTROL_ENABLE;
-/// On its way to be switched off, in order.
+/// Normal shutdown in progress.
 const CONTROL_SHUTDOWN: u32 = 1 << 14;
 const STATUS: usize = 0x1c;
 const STATUS_READY: u32 = 1;
@@ -49,24 +50,25 @@ const ADMIN_COMMANDS: usize = 0x28;
 const ADMIN_COMPLETIONS: usize = 0x30;
 const DOORBELLS: usize = 0x1000;
 
-/// Where things are in the shared pages.
+/// Layout of the shared pages.
 const PAGE: usize = 4096;
 const ADMIN: Ring = Ring { commands: 0, completions: PAGE, number: 0 };
 const IO: Ring = Ring { commands: 2 * PAGE, completions: 3 * PAGE, number: 1 };
 const LISTS: usize = 4 * PAGE;
 const IDENTIFY: usize = 5 * PAGE;
 const PAGES: usize = 6;
-/// Bytes of a list of memory pages.
+/// Size of a PRP list in bytes.
 const LIST: usize = 512;
 
-/// Entries of each queue.
+/// Number of entries in each queue.
 const ENTRIES: u16 = 16;
-/// Requests at once. Fewer than entries, so that no queue is ever full.
+/// Maximum number of requests in flight; less than the number of entries, so that no queue is ever full.
 const TAGS: usize = 8;
-/// Bytes of a request, at most: as many pages as a list has, so that there is a first one and it need not be aligned.
+/// Maximum size of a request: as many pages as a list has entries. The first page is not in the list, so a
+/// request need not be aligned.
 const MAX_BYTES: usize = LIST / 8 * PAGE;
 
-/// Opcodes: of the admin queue, and of the other.
+/// Opcodes of the admin queue, and of the I/O queue.
 const CREATE_COMMANDS: u8 = 0x01;
 const CREATE_COMPLETIONS: u8 = 0x05;
 const IDENTIFY_ANY: u8 = 0x06;
@@ -74,10 +76,10 @@ const FLUSH: u8 = 0x00;
 const WRITE: u8 = 0x01;
 const READ: u8 = 0x02;
 
-/// The one namespace that is used.
+/// The only namespace that is used.
 const NAMESPACE: u32 = 1;
 
-/// A pair of queues: where they are, and their number.
+/// A queue pair: its place and its number.
 #[derive(Clone, Copy)]
 struct Ring {
     commands: usize,
@@ -85,7 +87,7 @@ struct Ring {
     number: usize,
 }
 
-/// A command, but for its number.
+/// A command without its identifier.
 #[derive(Clone, Copy)]
 struct Order {
     opcode: u8,
@@ -94,7 +96,7 @@ struct Order {
     words: [u32; 3],
 }
 
-/// How far a pair of queues has come.
+/// The state of a queue pair.
 #[derive(Clone, Copy)]
 struct Course {
     tail: u16,
@@ -106,26 +108,26 @@ impl Course {
     const START: Course = Course { tail: 0, head: 0, phase: 1 };
 }
 
-/// Who waits for a command.
+/// The owner of a command.
 enum Owner {
-    /// Nobody: the tag is free.
+    /// None: the tag is free.
     Nobody,
     /// The healthy kernel.
     Kernel,
     /// The dump, which gets its request back.
     Dump(Request),
-    /// Whoever waits for a flush.
+    /// The code that waits for a flush.
     Flush,
 }
 
-/// A command in flight, or one that has ended.
+/// A command in flight, or a completed one.
 struct Slot {
     owner: Owner,
-    /// How it ended, for the dump.
+    /// The result, for the dump.
     ended: Option<Result<(), DeviceError>>,
 }
 
-/// What the lock guards.
+/// The state protected by the lock.
 struct State {
     course: Course,
     slots: [Slot; TAGS],
@@ -137,49 +139,49 @@ impl State {
     }
 }
 
-/// Registers that are used by one CPU at a time, or one by one.
+/// Registers used by one CPU at a time, or independently.
 struct Controller(Mmio);
-// SAFETY: accesses of one word each; the driver's lock says who rings which doorbell.
+// SAFETY: accesses of one word each; the driver's lock serialises doorbells.
 unsafe impl Sync for Controller {}
 
 /// A disk.
 pub(crate) struct Nvme {
     function: Function,
-    /// Where its capabilities for messages are.
+    /// Offsets of its MSI and MSI-X capabilities.
     msi: Option<u8>,
     msi_x: Option<u8>,
     controller: Controller,
-    /// Bytes from one doorbell to the next.
+    /// Distance between doorbells in bytes.
     stride: usize,
-    /// How long the controller may take to be on or off, in nanoseconds.
+    /// How long enabling or disabling the controller may take, in nanoseconds.
     patience: u64,
     shared: Shared,
     queues: &'static Queues,
     /// How long a request may take, in nanoseconds.
     timeout: u64,
-    /// Logical blocks of the namespace in one of 4096 bytes, as a power of two.
+    /// log2 of the number of logical blocks in 4096 bytes.
     shift: u32,
     /// Its size, in blocks of 4096 bytes.
     blocks: u64,
     state: Mutex<State>,
-    /// Whether the device holds its interrupt line, and has to be told when it may again.
+    /// Whether the device asserts an interrupt line, which has to be unmasked afterwards.
     by_line: AtomicBool,
-    /// Whether a request was late in a dump: the controller has to be reset.
+    /// Whether a request timed out during a dump: the controller has to be reset.
     failed: AtomicBool,
 }
 
-/// The one that there is. What changes lies where its memory came from.
+/// The only instance. Its mutable state is in the same memory as its queues.
 static NVME: Once<&'static Nvme> = Once::new();
 
-/// Finishes what has ended.
+/// Finishes completed requests.
 const FINISH: Handler = Handler { run: finish, word: 0 };
 
-/// Gives up the request with this tag.
+/// Times out the request with this tag.
 fn late(tag: usize) -> Handler {
     Handler { run: timed_out, word: tag }
 }
 
-/// Starts the driver for the kernel's own use; it may have been opened for the dump before.
+/// Starts the driver for the kernel's own use; it may already be open for the dump.
 pub(super) fn start(function: Option<Function>) -> Result<&'static dyn Disk, &'static str> {
     let function = function.ok_or("there is no disk")?;
     if NVME.get().is_none() {
@@ -196,13 +198,13 @@ pub(super) fn start(function: Option<Function>) -> Result<&'static dyn Disk, &'s
     Ok(*nvme)
 }
 
-/// The way to wait in the healthy kernel.
+/// A wait for the healthy kernel.
 fn healthy() -> Wait<'static> {
     Wait::new(platform(), None, u64::MAX)
 }
 
 impl Nvme {
-    /// Starts a controller, polled, and finds out what its namespace is.
+    /// Starts a controller, polled, and identifies its namespace.
     fn new(
         function: Function,
         shared: Shared,
@@ -227,7 +229,7 @@ impl Nvme {
             msi_x: find(CAPABILITY_MSI_X),
             controller: Controller(registers),
             stride: 4 << (high & 0xf),
-            // In units of half a second; 0 is as good as the least.
+            // In units of half a second; 0 is treated as 1.
             patience: u64::from(low >> 24 & 0xff).saturating_add(1).saturating_mul(SECOND / 2),
             shared,
             queues,
@@ -243,9 +245,9 @@ impl Nvme {
         Ok(nvme)
     }
 
-    /// Asks what the namespace is.
+    /// Reads the namespace's IDENTIFY data.
     fn identify(&mut self) -> Result<(), DeviceError> {
-        // A second pair of queues is there already; the admin queue has done two commands.
+        // The I/O queue pair exists already; the admin queue has completed two commands.
         let mut course = Course { tail: 2, head: 2, phase: 1 };
         let order = Order {
             opcode: IDENTIFY_ANY,
@@ -255,7 +257,7 @@ impl Nvme {
         };
         self.admin(&mut course, order, &healthy())?;
         let sectors = u64::from(self.shared.read(IDENTIFY + 4)) << 32 | u64::from(self.shared.read(IDENTIFY));
-        // FLBAS, byte 26: which of the formats from byte 128 on.
+        // FLBAS, byte 26: index of the format; formats begin at byte 128.
         let format = self.shared.read(IDENTIFY + 24) >> 16 & 0xf;
         let format = self.shared.read(IDENTIFY + 128 + 4 * format as usize);
         let (metadata, bits) = (format & 0xffff, format >> 16 & 0xff);
@@ -278,15 +280,15 @@ impl Nvme {
         self.controller.0.write32(register, value);
     }
 
-    /// Rings a doorbell of a pair of queues: that of new commands, or of completions taken.
+    /// Rings a doorbell of a queue pair: the submission queue's, or the completion queue's.
     #[unsafe(link_section = ".dump_path.text")]
     fn ring(&self, ring: Ring, taken: bool, value: u16) {
         let number = 2 * ring.number + usize::from(taken);
         self.set(DOORBELLS.saturating_add(number.saturating_mul(self.stride)), value.into());
     }
 
-    /// Resets the controller and starts it, with a pair of queues and, if that is wanted, interrupts. Whatever was in flight is
-    /// forgotten.
+    /// Resets and starts the controller, with an I/O queue pair and, if requested, interrupts. Requests in
+    /// flight are forgotten.
     #[unsafe(link_section = ".dump_path.text")]
     fn bring_up(&self, wait: &Wait<'_>, interrupts: bool) -> Result<(), DeviceError> {
         self.turn(wait, self.get(CONTROL) & !CONTROL_ENABLE, 0)?;
@@ -302,7 +304,7 @@ impl Nvme {
             self.set(register.saturating_add(4), (bus >> 32) as u32);
         }
         self.turn(wait, CONTROL_ON, STATUS_READY)?;
-        // Not for messages: those are masked elsewhere.
+        // Not for messages, which are masked elsewhere.
         if !interrupts {
             self.set(MASK, u32::MAX);
         } else if self.by_line.load(Ordering::Relaxed) {
@@ -310,7 +312,7 @@ impl Nvme {
         }
         let mut course = Course::START;
         let size = last << 16 | IO.number as u32;
-        // Contiguous; with interrupts, by message 0 as the admin queue's.
+        // Physically contiguous; with interrupts, by message 0, like the admin queue's.
         let how = 1 | u32::from(interrupts) << 1;
         let pages = [self.shared.bus(IO.completions), 0];
         let completions = Order { opcode: CREATE_COMPLETIONS, namespace: 0, pages, words: [size, how, 0] };
@@ -321,7 +323,7 @@ impl Nvme {
         self.admin(&mut course, commands, wait)
     }
 
-    /// Switches the controller on or off, and waits until it is.
+    /// Enables or disables the controller and waits for that.
     #[unsafe(link_section = ".dump_path.text")]
     fn turn(&self, wait: &Wait<'_>, control: u32, ready: u32) -> Result<(), DeviceError> {
         self.set(CONTROL, control);
@@ -332,7 +334,7 @@ impl Nvme {
         if answer == u32::MAX { Err(DeviceError::Gone) } else { Ok(()) }
     }
 
-    /// Has the admin queue do a command, polled.
+    /// Executes a command on the admin queue, polled.
     #[unsafe(link_section = ".dump_path.text")]
     fn admin(&self, course: &mut Course, order: Order, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.post(ADMIN, course, 0, &order);
@@ -343,7 +345,7 @@ impl Nvme {
         }
     }
 
-    /// Writes a command into a queue and tells the controller.
+    /// Writes a command into a queue and rings its doorbell.
     #[unsafe(link_section = ".dump_path.text")]
     fn post(&self, ring: Ring, course: &mut Course, tag: usize, order: &Order) {
         let at = ring.commands.saturating_add(usize::from(course.tail).saturating_mul(64));
@@ -393,8 +395,8 @@ impl Nvme {
         Some(((last & 0xffff) as usize, status >> 1))
     }
 
-    /// What the lock guards. In a dump there is nobody who could let it go, so it is not waited for: then `None`, until
-    /// the dump has broken the lock.
+    /// Runs `work` under the lock. In a dump no other CPU could release the lock, so this does not wait: it
+    /// returns `None` until the dump has broken the lock.
     #[unsafe(link_section = ".dump_path.text")]
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> Option<T> {
         if self.queues.crashdump_mode() {
@@ -403,7 +405,7 @@ impl Nvme {
         Some(work(&mut self.state.lock()))
     }
 
-    /// The order for a transfer; writes the list of its pages, if it has more than two.
+    /// The command for a transfer; writes the list of its pages if it has more than two.
     #[unsafe(link_section = ".dump_path.text")]
     fn transfer(&self, tag: usize, writes: bool, block: u64, bus: u64, length: usize) -> Order {
         let end = bus.saturating_add(length as u64);
@@ -432,7 +434,7 @@ impl Nvme {
         }
     }
 
-    /// Starts a command, with a timer, for an owner who gets it back if that is not possible.
+    /// Starts a command, with a timer. Returns the owner if that is not possible.
     #[unsafe(link_section = ".dump_path.text")]
     fn begin(&self, tag: usize, owner: Owner, order: &Order) -> Result<(), Owner> {
         let expires = clock::now().saturating_add(self.timeout);
@@ -451,7 +453,7 @@ impl Nvme {
         match owner {
             None => Ok(()),
             Some(owner) => {
-                // Nothing is to be done if it did not wait.
+                // Failure only means that the timer was not waiting.
                 let _ = self.queues.delete_timer(platform(), late(tag));
                 Err(owner)
             }
@@ -459,7 +461,7 @@ impl Nvme {
     }
 }
 
-/// The place after one in a queue.
+/// The next position in a queue.
 #[unsafe(link_section = ".dump_path.text")]
 fn next(place: u16) -> u16 {
     let next = place.wrapping_add(1);
@@ -483,7 +485,7 @@ impl Disk for Nvme {
     }
 }
 
-/// The interrupt's handler: leaves all to a tasklet. In a dump, `poll` calls it.
+/// The interrupt handler: leaves everything to a tasklet. In a dump, `poll` calls it.
 #[unsafe(link_section = ".dump_path.text")]
 fn interrupt(_: usize) {
     let Some(nvme) = NVME.get() else { return };
@@ -493,20 +495,20 @@ fn interrupt(_: usize) {
             nvme.set(MASK, 1);
         }
     }
-    // If the queue is busy, a later poll finds what there is.
+    // If the queue is busy, a later poll finds the completion.
     let _ = nvme.queues.schedule_tasklet(platform(), FINISH);
 }
 
-/// The tasklet: ends each request whose command has ended.
+/// The tasklet: ends each request whose command has completed.
 #[unsafe(link_section = ".dump_path.text")]
 fn finish(_: usize) {
     let Some(nvme) = NVME.get() else { return };
-    // As many as there can be at once.
+    // As many as can be in flight.
     for _ in 0..TAGS {
         let Some((tag, status)) = nvme.with(|state| nvme.take(IO, &mut state.course)).flatten() else {
             break;
         };
-        // Nothing is to be done if it did not wait.
+        // Failure only means that the timer was not waiting.
         let _ = nvme.queues.delete_timer(platform(), late(tag));
         nvme.end(tag, status);
     }
@@ -516,13 +518,13 @@ fn finish(_: usize) {
 }
 
 impl Nvme {
-    /// A command has ended: tells its owner.
+    /// Reports a completed command to its owner.
     #[unsafe(link_section = ".dump_path.text")]
     fn end(&self, tag: usize, status: u16) {
         let healthy = self.with(|state| {
             let slot = state.slots.get_mut(tag)?;
             match slot.owner {
-                // For the dump there is nobody to call: poll looks for it.
+                // In a dump there is no callback: poll finds the result.
                 Owner::Dump(_) | Owner::Flush => {
                     let error = DeviceError::Status { what: "do a request", code: status.into() };
                     slot.ended = Some(if status == 0 { Ok(()) } else { Err(error) });
@@ -546,7 +548,7 @@ impl Nvme {
 fn timed_out(_: usize) {
     let Some(nvme) = NVME.get() else { return };
     if nvme.queues.crashdump_mode() {
-        // The dump resets the controller, or leaves it.
+        // The dump resets the controller, or abandons it.
         nvme.failed.store(true, Ordering::Relaxed);
     } else {
         nvme.fail("a request was not done in time");
@@ -554,7 +556,7 @@ fn timed_out(_: usize) {
 }
 
 impl Nvme {
-    /// In the healthy kernel: starts the controller anew, and ends all requests with an error.
+    /// In the healthy kernel: restarts the controller and fails all requests.
     fn fail(&self, why: &'static str) {
         let lost = self.with(|state| {
             let old = core::mem::replace(state, State::new());
@@ -565,7 +567,7 @@ impl Nvme {
             Err(_) => "the NVMe controller does not come back",
         };
         for (tag, lost) in lost.unwrap_or_default().into_iter().enumerate() {
-            // Nothing is to be done if it did not wait.
+            // Failure only means that the timer was not waiting.
             let _ = self.queues.delete_timer(platform(), late(tag));
             if lost {
                 traffic::done(tag, Err(why));
