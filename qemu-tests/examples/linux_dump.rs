@@ -1,6 +1,6 @@
-//! `cargo run -p qemu-tests --example linux_dump -- FOLDER [MIB]`: lets a stock Linux with so many MiB of RAM (512)
-//! crash in QEMU, and makes FOLDER/linux.img of it, a dump partition in our format, beside QEMU's own core of the same
-//! memory, qemu.elf.
+//! `cargo run -p qemu-tests --example linux_dump -- FOLDER [MIB]`: crashes a stock Linux with this many MiB
+//! of RAM (default 512) in QEMU and turns it into FOLDER/linux.img, a dump partition in our format. QEMU's
+//! own core of the same memory is in qemu.elf.
 
 use std::path::Path;
 

@@ -1,25 +1,26 @@
-//! What the matrix runs on: architectures, and the disks that QEMU offers on each.
+//! The test beds of the matrix: architectures, and the disks that QEMU provides on each.
 
 /// An architecture.
 #[derive(Debug)]
 pub struct Architecture {
     /// Its name.
     pub name: &'static str,
-    /// Its QEMU.
+    /// Its QEMU program.
     pub qemu: &'static str,
     /// The Rust target of the test kernel.
     pub target: &'static str,
-    /// QEMU's machine type where nothing else is asked for.
+    /// QEMU's machine type by default.
     pub kind: &'static str,
-    /// QEMU's model of the CPUs, its usual one if `None`.
+    /// QEMU's CPU model; QEMU's default if `None`.
     pub model: Option<&'static str>,
-    /// A model of CPUs that can do all that QEMU can, such as making random numbers.
+    /// A CPU model with all features that QEMU supports, such as random numbers.
     pub able: &'static str,
-    /// Arguments that every machine of it gets. They let a kernel end QEMU with an exit code: twice its own, and one.
+    /// Arguments for every machine. They let a kernel end QEMU with an exit code: twice its own value, plus
+    /// one.
     pub arguments: &'static [&'static str],
 }
 
-/// QEMU's virtio devices on no bus are legacy ones, unless told otherwise.
+/// QEMU's memory-mapped virtio devices are legacy ones by default.
 const MODERN_MMIO: &str = "virtio-mmio.force-legacy=false";
 
 /// All architectures.
@@ -42,7 +43,8 @@ pub static ARCHITECTURES: &[Architecture] = &[
         able: "max",
         arguments: &["-semihosting-config", "enable=on,target=native", "-global", MODERN_MMIO],
     },
-    // The machine has SiFive's test device, by which a kernel can end QEMU; and its firmware, OpenSBI, as `-bios default`.
+    // The machine has SiFive's test device, through which a kernel can end QEMU, and its firmware, OpenSBI,
+    // as `-bios default`.
     Architecture {
         name: "riscv64",
         qemu: "qemu-system-riscv64",
@@ -54,29 +56,30 @@ pub static ARCHITECTURES: &[Architecture] = &[
     },
 ];
 
-/// The x86_64 row.
+/// The x86_64 architecture.
 pub static X86_64: &Architecture = &ARCHITECTURES[0];
 
-/// A disk and what it hangs on.
+/// A disk and its controller.
 #[derive(Debug)]
 pub struct Device {
     /// Its name.
     pub name: &'static str,
     /// The test kernel's name of the driver (`disk.on=`).
     pub driver: &'static str,
-    /// QEMU's machine type that has it on an architecture, or why there is none.
+    /// QEMU's machine type for it on an architecture, or why there is none.
     pub machine: fn(&Architecture) -> Result<&'static str, &'static str>,
-    /// QEMU's arguments for the disk with this number.
+    /// QEMU's arguments for disk number `n`.
     pub arguments: fn(usize) -> Vec<String>,
-    /// What is pulled out to have the disk gone, or why it cannot be.
+    /// The id of the device to unplug when the disk is removed, or why it cannot be.
     pub pulled: fn(usize) -> Result<String, &'static str>,
-    /// Whether QEMU takes only disks whose size is a power of two.
+    /// Whether QEMU only accepts disks whose size is a power of two.
     pub power_of_two: bool,
-    /// Bytes of a logical sector, in which its partition table counts.
+    /// Size in bytes of a logical sector, in which its partition table counts.
     pub sector_size: u64,
 }
 
-/// An NVMe disk as servers have it: in a subsystem that can have several controllers, so that a Linux joins its paths.
+/// An NVMe disk as in servers: in a subsystem that may have several controllers, so that Linux uses
+/// multipath.
 pub static NVME_IN_SUBSYSTEM: Device = Device {
     name: "nvme-subsystem",
     driver: "nvme",
@@ -93,22 +96,22 @@ pub static NVME_IN_SUBSYSTEM: Device = Device {
     sector_size: 512,
 };
 
-/// The id of a disk's device, for QMP, by the disk's number.
+/// The id of a disk's device in QMP, by the disk's number.
 pub fn disk_id(number: usize) -> String {
     format!("dumpdisk{number}")
 }
 
-/// The id of its drive, the part after the controller.
+/// The id of its drive, the backend.
 pub fn drive_id(number: usize) -> String {
     format!("dumpdrive{number}")
 }
 
-/// A `-device` that is the whole disk.
+/// A `-device` without a separate controller.
 fn alone(number: usize, device: &str) -> Vec<String> {
     vec!["-device".into(), format!("{device},drive={},id={}", drive_id(number), disk_id(number))]
 }
 
-/// A disk on a controller of its own.
+/// A disk with its own controller.
 fn on_controller(number: usize, controller: &str, bus: &str, disk: &str) -> Vec<String> {
     let hba = controller_id(number);
     let bus = bus.replace("HBA", &hba);
@@ -125,7 +128,7 @@ fn usual(architecture: &Architecture) -> Result<&'static str, &'static str> {
     Ok(architecture.kind)
 }
 
-/// A machine that has virtio devices on no bus.
+/// A machine with memory-mapped virtio devices.
 fn without_bus(architecture: &Architecture) -> Result<&'static str, &'static str> {
     match architecture.name {
         "x86_64" => Err("pc and q35 have no virtio-mmio"),
@@ -141,7 +144,7 @@ fn its_controller(number: usize) -> Result<String, &'static str> {
     Ok(controller_id(number))
 }
 
-/// All devices. Those that the test kernel finds in the order of the bus come one after the other in QEMU too.
+/// All devices. Disks that the test kernel finds in bus order are in the same order in QEMU.
 pub static DEVICES: &[Device] = &[
     Device {
         name: "virtio-blk",
@@ -206,7 +209,7 @@ pub static DEVICES: &[Device] = &[
     Device {
         name: "ahci-q35",
         driver: "ahci",
-        // It has an HBA of its own besides, whose ports are empty.
+        // The machine has an HBA of its own too, whose ports are empty.
         machine: |architecture| match architecture.name {
             "x86_64" => Ok("q35"),
             _ => Err("there is no q35"),
@@ -244,7 +247,7 @@ pub static DEVICES: &[Device] = &[
             "x86_64" => Ok("pc"),
             _ => Err("QEMU has no PCI IDE controller with port space there"),
         },
-        // The controller of pc: two channels, two disks on each.
+        // The controller of `pc`: two channels with two disks each.
         arguments: |number| alone(number, &format!("ide-hd,bus=ide.{},unit={}", number / 2, number % 2)),
         pulled: |_| Err("QEMU does not unplug IDE disks"),
         power_of_two: false,
@@ -252,7 +255,7 @@ pub static DEVICES: &[Device] = &[
     },
 ];
 
-/// The virtio-blk row.
+/// The virtio-blk device.
 pub static VIRTIO_BLK: &Device = &DEVICES[0];
 
 /// Where a row of the matrix runs.
@@ -265,15 +268,15 @@ pub struct Bed {
 }
 
 impl Bed {
-    /// Where a row runs that would prove no more anywhere else.
+    /// The bed for rows that would prove nothing more on others.
     pub fn usual() -> Bed {
         Bed { architecture: X86_64, device: VIRTIO_BLK }
     }
 
-    /// QEMU's machine type, or why the device is not on this architecture.
+    /// QEMU's machine type, or why the device does not exist on this architecture.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason.
     pub fn machine(&self) -> Result<&'static str, &'static str> {
         (self.device.machine)(self.architecture)
     }

@@ -1,4 +1,4 @@
-//! Whether a core file equals the memory that it was taken from.
+//! Compares a core file with the memory that it was taken from.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -9,7 +9,7 @@ use object::elf::{FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, ReadCache};
 
-/// A range of physical memory: first byte, first byte behind.
+/// A range of physical memory, from the first byte to the first byte after it.
 pub type Range = std::ops::Range<u64>;
 
 /// A PT_LOAD of a core file.
@@ -19,16 +19,16 @@ pub struct Segment {
     pub physical: u64,
     /// Virtual address (p_vaddr).
     pub virtual_address: u64,
-    /// Where its bytes are in the file.
+    /// Offset of its bytes in the file.
     pub offset: u64,
-    /// How many bytes are in the file (p_filesz).
+    /// Number of bytes in the file (p_filesz).
     pub in_file: u64,
-    /// How many it has in memory (p_memsz); what is not in the file is zero.
+    /// Number of bytes in memory (p_memsz); those that are not in the file are zero.
     pub in_memory: u64,
 }
 
 impl Segment {
-    /// The physical memory that it speaks of.
+    /// The physical memory that it covers.
     pub fn range(&self) -> Range {
         self.physical..self.physical.saturating_add(self.in_memory)
     }
@@ -72,7 +72,7 @@ pub fn union(mut ranges: Vec<Range>) -> Vec<Range> {
     joined
 }
 
-/// What is in `ranges` and in none of `holes`.
+/// The parts of `ranges` outside all `holes`.
 pub fn without(ranges: &[Range], holes: &[Range]) -> Vec<Range> {
     let holes = union(holes.to_vec());
     let mut left = Vec::new();
@@ -91,12 +91,12 @@ pub fn without(ranges: &[Range], holes: &[Range]) -> Vec<Range> {
     left
 }
 
-/// How many bytes ranges hold together; they must not overlap.
+/// Total size of ranges in bytes; they must not overlap.
 pub fn bytes(ranges: &[Range]) -> u64 {
     ranges.iter().map(|range| range.end - range.start).sum()
 }
 
-/// Memory as the machine's emulator saved it.
+/// Memory saved by the emulator.
 pub trait Memory {
     /// Reads physical memory.
     ///
@@ -105,10 +105,10 @@ pub trait Memory {
     fn read(&self, physical: u64, into: &mut [u8]) -> Result<()>;
 }
 
-/// One file that holds a range of physical memory, as QMP's `pmemsave` writes it.
+/// A file with a range of physical memory, as written by QMP's `pmemsave`.
 #[derive(Debug)]
 pub struct Saved {
-    /// Which memory.
+    /// The range.
     pub range: Range,
     /// Its bytes.
     pub file: File,
@@ -145,27 +145,27 @@ impl Core {
         Ok(Core { file, segments: segments(path)? })
     }
 
-    /// The physical memory that it speaks of.
+    /// The physical memory that it covers.
     pub fn covers(&self) -> Vec<Range> {
         union(self.segments.iter().map(Segment::range).collect())
     }
 }
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Compared {
-    /// Bytes that were compared, each address counted once.
+    /// Bytes compared, each address counted once.
     pub bytes: u64,
-    /// Page addresses that differ, the first few.
+    /// Addresses of the first few pages that differ.
     pub different: Vec<u64>,
-    /// How many pages differ.
+    /// Number of pages that differ.
     pub different_pages: u64,
 }
 
-/// Compares every PT_LOAD of `core` with the machine's memory, leaving out `except`.
+/// Compares every PT_LOAD of `core` with the machine's memory, except for the ranges in `except`.
 ///
 /// # Errors
-/// If something cannot be read, or the core speaks of memory that the machine does not have.
+/// If something cannot be read, or the core covers memory that the machine does not have.
 pub fn compare(core: &Core, machine: &dyn Memory, except: &[Range]) -> Result<Compared> {
     const PAGE: u64 = 4096;
     let mut pages: Vec<u64> = Vec::new();
@@ -209,8 +209,8 @@ pub fn compare(core: &Core, machine: &dyn Memory, except: &[Range]) -> Result<Co
     Ok(Compared { bytes: compared, different: pages, different_pages })
 }
 
-/// Whether a page holds what the test kernel fills page frame `pfn` with (`fill.kind=random`): numbers that follow
-/// from it (SplitMix64, Steele, Lea and Flood, 2014).
+/// Whether a page has the content that the test kernel writes to page frame `pfn` (`fill.kind=random`):
+/// numbers derived from it (SplitMix64, Steele, Lea and Flood, 2014).
 pub fn is_filled(pfn: u64, page: &[u8]) -> bool {
     let mix = |seed: u64| {
         let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -228,7 +228,7 @@ mod tests {
     use proptest::prelude::*;
     use std::io::Write;
 
-    /// A little core file: ELF header, one program header a segment, bytes.
+    /// A small core file: ELF header, one program header per segment, bytes.
     fn core_file(segments: &[(u64, Vec<u8>, u64)]) -> tempfile::NamedTempFile {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         let mut header = Vec::from(*b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");

@@ -1,4 +1,4 @@
-//! What other people's tools make of a core file: gdb and readelf.
+//! Judges a core file with other people's tools: gdb and readelf.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,13 +9,13 @@ use anyhow::{Result, bail};
 
 use crate::process;
 
-/// Runs gdb over a core, one command after another; gives what it printed.
+/// Runs gdb on a core, one command after another; returns its output.
 ///
 /// # Errors
 /// If gdb cannot be started, complains, or is still running after `limit`. The log is `gdb.log` in `folder`.
 pub fn gdb(kernel: &Path, core: &Path, commands: &[&str], folder: &Path, limit: Duration) -> Result<String> {
     let mut command = Command::new("gdb-multiarch");
-    // No configuration of the person who runs this, no pager, no symbol server, no colours, no line folding.
+    // No personal configuration, no pager, no symbol server, no colours, no line wrapping.
     command.args(["-nx", "-batch", "-q"]);
     for setting in ["pagination off", "width 0", "debuginfod enabled off", "style enabled off"] {
         command.args(["-iex", &format!("set {setting}")]);
@@ -28,10 +28,10 @@ pub fn gdb(kernel: &Path, core: &Path, commands: &[&str], folder: &Path, limit: 
     Ok(output.stdout)
 }
 
-/// `readelf -l -n` over a core: gives what it printed.
+/// Runs `readelf -l -n` on a core; returns its output.
 ///
 /// # Errors
-/// If readelf finds anything to complain about: it says so on standard error, or in a line with `Warning` or `Error`.
+/// If readelf complains: on standard error, or in a line with `Warning` or `Error`.
 pub fn readelf(core: &Path, folder: &Path, limit: Duration) -> Result<String> {
     let mut command = Command::new("readelf");
     command.args(["-W", "-l", "-n"]).arg(core).env("LC_ALL", "C");
@@ -47,7 +47,7 @@ pub fn readelf(core: &Path, folder: &Path, limit: Duration) -> Result<String> {
     Ok(output.stdout)
 }
 
-/// How many CPUs' registers `readelf -n` shows: NT_PRSTATUS notes by the name CORE.
+/// Number of CPUs whose registers `readelf -n` shows: NT_PRSTATUS notes with the name CORE.
 pub fn prstatus_notes(readelf: &str) -> usize {
     readelf
         .lines()
@@ -55,8 +55,8 @@ pub fn prstatus_notes(readelf: &str) -> usize {
         .count()
 }
 
-/// The backtraces in gdb's output of `thread apply all bt`: by the thread's number as the kernel has it (LWP), the last
-/// parts of the functions' names, the innermost first.
+/// The backtraces in gdb's output of `thread apply all bt`, by the kernel's thread number (LWP): the last
+/// parts of the function names, innermost first.
 pub fn backtraces(gdb: &str) -> BTreeMap<u64, Vec<&str>> {
     let mut backtraces: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
     let mut thread = None;
@@ -74,14 +74,14 @@ pub fn backtraces(gdb: &str) -> BTreeMap<u64, Vec<&str>> {
             let name = named.split_once(" (").map_or(named, |(name, _)| name);
             backtraces.entry(thread).or_default().push(last_part(name));
         } else if !line.is_empty() {
-            // Behind the backtraces comes what else was asked for.
+            // Output of other commands follows the backtraces.
             thread = None;
         }
     }
     backtraces
 }
 
-/// The last part of a function's path, without the types that it is for: gdb and demanglers write these differently.
+/// The last part of a function's path, without generic arguments: gdb and demanglers write these differently.
 pub fn last_part(name: &str) -> &str {
     let mut name = name;
     while name.ends_with('>') {

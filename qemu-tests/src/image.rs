@@ -1,4 +1,4 @@
-//! Raw disk images with a partition table: the dump partition between two that belong to somebody else.
+//! Raw disk images with a partition table: the dump partition between two foreign partitions.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
@@ -10,7 +10,7 @@ use dumpcore::format::{BLOCK_SIZE, Block};
 use gpt::disk::LogicalBlockSize;
 use xxhash_rust::xxh3::Xxh3Default;
 
-/// The type of a partition that is for dumps.
+/// The type of dump partitions.
 const PARTITION_TYPE: gpt::partition_types::Type = gpt::partition_types::Type {
     guid: uuid::uuid!("8a4a6fa0-0d7d-4384-9017-0e003e5281b4"),
     os: gpt::partition_types::OperatingSystem::None,
@@ -18,16 +18,16 @@ const PARTITION_TYPE: gpt::partition_types::Type = gpt::partition_types::Type {
 
 /// The name of the dump partition.
 pub const DUMP: &str = "dump";
-/// The partition in front of it.
+/// The partition before it.
 pub const FOREIGN_BEFORE: &str = "foreign-before";
 /// The partition after it.
 pub const FOREIGN_AFTER: &str = "foreign-after";
 
 /// Size of each foreign partition, in blocks of 4096 bytes (1 MiB).
 const FOREIGN_BLOCKS: u64 = 256;
-/// Blocks in front of the first partition and after the last: room for the partition tables.
+/// Number of blocks before the first partition and after the last, for the partition tables.
 const TABLE_BLOCKS: u64 = 256;
-/// Sectors of 512 bytes in a block.
+/// Number of 512-byte sectors in a block.
 pub const SECTORS_PER_BLOCK: u64 = BLOCK_SIZE as u64 / 512;
 
 /// Consecutive blocks of 4096 bytes.
@@ -35,27 +35,27 @@ pub const SECTORS_PER_BLOCK: u64 = BLOCK_SIZE as u64 / 512;
 pub struct Extent {
     /// The first block, counted from the beginning of the disk.
     pub first: u64,
-    /// How many.
+    /// Number of blocks.
     pub blocks: u64,
 }
 
 impl Extent {
-    /// Whether this block is one of them.
+    /// Whether this block is in the extent.
     pub fn contains(self, block: u64) -> bool {
         (self.first..self.first.saturating_add(self.blocks)).contains(&block)
     }
 }
 
-/// How a [`DUMP`] partition is laid.
+/// The layout of a [`DUMP`] partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Layout {
-    /// Its first block, after the partition before it.
+    /// Its first block, after the foreign partition.
     pub first: u64,
-    /// Its blocks.
+    /// Its size in blocks.
     pub blocks: u64,
-    /// Sectors that the table adds to where it begins.
+    /// Number of sectors by which the table moves its beginning.
     pub odd: u64,
-    /// Bytes of a logical sector, in which the table counts: 512 or 4096.
+    /// Size of a logical sector in bytes, in which the table counts: 512 or 4096.
     pub sector_size: u64,
 }
 
@@ -64,13 +64,13 @@ pub struct Layout {
 pub struct Disk {
     /// The image file.
     pub path: PathBuf,
-    /// Where the dump partition is.
+    /// The dump partition's place.
     pub dump: Extent,
 }
 
 impl Disk {
-    /// Makes an image, replacing what is at `path`: three partitions, [`DUMP`] of `blocks` blocks in the middle, zero;
-    /// the foreign ones full of numbers that follow from their position.
+    /// Creates an image, replacing any file at `path`, with three partitions: in the middle [`DUMP`], with
+    /// `blocks` zeroed blocks; on both sides foreign ones, filled with numbers derived from their position.
     ///
     /// # Errors
     /// If the image cannot be written; the error names it.
@@ -79,7 +79,7 @@ impl Disk {
         Disk::create_laid(path, Layout { first, blocks, odd: 0, sector_size: 512 })
     }
 
-    /// The same with a [`DUMP`] partition that is laid otherwise. Only what is written of the image takes room.
+    /// The same with another layout of the [`DUMP`] partition. Only the written parts of the image use space.
     ///
     /// # Errors
     /// If the image cannot be written; the error names it.
@@ -94,7 +94,7 @@ impl Disk {
         let dump = Extent { first, blocks };
         let disk = Disk { path: path.to_path_buf(), dump };
         let after = disk.foreign_after();
-        // A new file, so that not one old byte is left, and the untouched parts take no room.
+        // A new file, so that no old byte is left and the unwritten parts use no space.
         if path.exists() {
             fs::remove_file(path).with_context(name)?;
         }
@@ -115,7 +115,7 @@ impl Disk {
             let (first, length) = (extent.first * in_block, extent.blocks * in_block);
             let odd = if label == DUMP { odd } else { 0 };
             let (first, length) = (first + odd, length - odd);
-            // Of this type, it is each guest's own.
+            // With this type, it belongs to the guest.
             let kind = if label == DUMP { PARTITION_TYPE } else { gpt::partition_types::LINUX_FS };
             table.add_partition_at(label, id, first, length, kind, 0).with_context(name)?;
         }
@@ -128,7 +128,7 @@ impl Disk {
         Ok(disk)
     }
 
-    /// What the partition table calls the [`DUMP`] partition, as Linux writes it (PARTUUID).
+    /// The partition table's id of the [`DUMP`] partition, in Linux's notation (PARTUUID).
     ///
     /// # Errors
     /// If the table cannot be read, or has no such partition.
@@ -139,10 +139,10 @@ impl Disk {
         Ok(part.part_guid.to_string().to_lowercase())
     }
 
-    /// Makes the image larger, until its size is a power of two.
+    /// Grows the image to the next power of two.
     ///
     /// # Errors
-    /// If it cannot be.
+    /// If that fails.
     pub fn round_up(&self) -> Result<()> {
         let name = || format!("cannot make the disk image {} larger", self.path.display());
         let file = OpenOptions::new().write(true).open(&self.path).with_context(name)?;
@@ -150,7 +150,7 @@ impl Disk {
         file.set_len(length.next_power_of_two()).with_context(name)
     }
 
-    /// Whether the foreign partitions are what they were when the image was made.
+    /// Whether the foreign partitions are unchanged since the image was created.
     ///
     /// # Errors
     /// If the image cannot be read.
@@ -171,7 +171,7 @@ impl Disk {
         Ok(true)
     }
 
-    /// The same image under another name; unwritten parts stay unwritten.
+    /// Copies the image to another file; unwritten parts stay unwritten.
     ///
     /// # Errors
     /// If it cannot be copied.
@@ -181,7 +181,7 @@ impl Disk {
         Ok(Disk { path: path.to_path_buf(), dump: self.dump })
     }
 
-    /// A number that changes with any bit of the image, and with its length.
+    /// A hash of the image's content and length.
     ///
     /// # Errors
     /// If the image cannot be read.
@@ -189,7 +189,7 @@ impl Disk {
         self.hash(|_| true)
     }
 
-    /// The same, the dump partition left out: partition tables and foreign partitions.
+    /// The same without the dump partition: partition tables and foreign partitions.
     ///
     /// # Errors
     /// If the image cannot be read.
@@ -197,7 +197,7 @@ impl Disk {
         self.hash(|block| !self.dump.contains(block))
     }
 
-    /// The same, the dump partition and [`FOREIGN_AFTER`] left out.
+    /// The same without the dump partition and [`FOREIGN_AFTER`].
     ///
     /// # Errors
     /// If the image cannot be read.
@@ -206,12 +206,12 @@ impl Disk {
         self.hash(|block| !self.dump.contains(block) && !after.contains(block))
     }
 
-    /// Where the partition after the dump partition is.
+    /// The place of the partition after the dump partition.
     pub fn foreign_after(&self) -> Extent {
         Extent { first: self.dump.first + self.dump.blocks, blocks: FOREIGN_BLOCKS }
     }
 
-    /// Blocks of [`FOREIGN_AFTER`] that no longer hold what they were made with, nor one byte repeated: `marker`.
+    /// Blocks of [`FOREIGN_AFTER`] with neither their original content nor only the byte `marker`.
     ///
     /// # Errors
     /// If the image cannot be read.
@@ -230,7 +230,7 @@ impl Disk {
         Ok(spoiled)
     }
 
-    /// Hashes the length, and the blocks that `wanted` by their numbers.
+    /// Hashes the length and the blocks for which `wanted` returns true.
     fn hash(&self, wanted: impl Fn(u64) -> bool) -> Result<u128> {
         let name = || format!("cannot read the disk image {}", self.path.display());
         let mut file = File::open(&self.path).with_context(name)?;
@@ -239,7 +239,8 @@ impl Disk {
         let mut buffer = vec![0; 256 * BLOCK_SIZE];
         let mut number = 0;
         loop {
-            // Filled to the end, so that blocks stay whole, but for the last of an image of odd length.
+            // Filled completely, so that blocks stay aligned; only the last one of an image of odd length may
+            // be short.
             let mut length = 0;
             while let Some(room) = buffer.get_mut(length..).filter(|room| !room.is_empty()) {
                 match file.read(room).with_context(name)? {
@@ -259,7 +260,7 @@ impl Disk {
         }
     }
 
-    /// Whether these blocks of the dump partition hold the same in both images.
+    /// Whether these blocks of the dump partition are equal in both images.
     ///
     /// # Errors
     /// If one of them cannot be read.
@@ -267,7 +268,7 @@ impl Disk {
         blocks.try_fold(true, |same, number| Ok(same && self.read(number)? == other.read(number)?))
     }
 
-    /// Whether one of these texts stands anywhere in the image; the first one that does.
+    /// Searches the image for these texts; returns the first one found.
     ///
     /// # Errors
     /// If the image cannot be read.
@@ -288,7 +289,7 @@ impl Disk {
                     return Ok(Some(text));
                 }
             }
-            // A text may reach from one piece into the next.
+            // A text may cross the boundary between two pieces.
             let keep = window.len().saturating_sub(longest.saturating_sub(1));
             window.drain(..keep);
         }
@@ -318,8 +319,8 @@ impl Disk {
             .with_context(|| format!("cannot write block {number} of {}", self.path.display()))
     }
 
-    /// Turns one bit over: bit `bit` (0 to 32767, counted from the lowest bit of the first byte) of block `number` of the dump
-    /// partition.
+    /// Flips bit `bit` (0 to 32767, counted from the lowest bit of the first byte) of block `number` of the
+    /// dump partition.
     ///
     /// # Errors
     /// If there is no such bit, or the image cannot be changed.
@@ -330,7 +331,8 @@ impl Disk {
         self.write(number, &block)
     }
 
-    /// Cuts the image off behind so many blocks of the dump partition, as a disk smaller than its partition table says.
+    /// Truncates the image after this many blocks of the dump partition, so that the disk is smaller than its
+    /// partition table says.
     ///
     /// # Errors
     /// If the image cannot be changed.
@@ -342,7 +344,7 @@ impl Disk {
             .with_context(|| format!("cannot shorten {}", self.path.display()))
     }
 
-    /// Where block `number` of the dump partition begins in the image, in bytes.
+    /// Offset of block `number` of the dump partition in the image, in bytes.
     fn offset(&self, number: u64) -> std::io::Result<u64> {
         if number >= self.dump.blocks {
             return Err(std::io::Error::new(
@@ -354,7 +356,8 @@ impl Disk {
     }
 }
 
-/// What block `number` of the disk holds in a foreign partition: a row of numbers (splitmix64) that follow from it.
+/// The content of block `number` of the disk in a foreign partition: numbers (splitmix64) derived from the
+/// block number.
 fn foreign(number: u64) -> Block {
     let mut block = [0; BLOCK_SIZE];
     let mut state = number.wrapping_mul(0x1234_5678_9abc_def1);

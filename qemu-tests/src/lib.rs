@@ -1,13 +1,13 @@
-//! The QEMU matrix: real machines that crash, and what has to be true afterwards.
+//! The QEMU matrix: virtual machines that crash, and what must be true afterwards.
 //!
-//! A [scenario](scenarios) makes a [disk image](image), boots the test kernel in a [machine], lets it crash, and
-//! looks at what is left: the serial log, the image's [fingerprint](image::Disk::fingerprint), what
-//! [savecore] says, what [gdb](debugger) shows, and whether the [core equals the machine's memory](compare).
+//! A [scenario](scenarios) creates a [disk image](image), boots the test kernel in a [machine], lets it
+//! crash, and examines the results: the serial log, the image's [fingerprint](image::Disk::fingerprint), the
+//! output of [savecore] and of [gdb](debugger), and whether the [core equals the machine's memory](compare).
 //!
-//! To add an architecture, a device or a scenario is to add a row: [`bed::ARCHITECTURES`],
+//! Adding an architecture, a device or a scenario means adding a row: [`bed::ARCHITECTURES`],
 //! [`bed::DEVICES`], [`scenarios::ALL`].
 //!
-//! A [stock Linux](linux) is the other guest: the yardstick of what our drivers reach.
+//! A [stock Linux](linux) is the other guest: the benchmark for our drivers.
 
 pub mod bed;
 pub mod compare;

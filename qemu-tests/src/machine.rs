@@ -1,4 +1,4 @@
-//! A QEMU machine: what it is made of, and how it is run and watched.
+//! A QEMU machine: its configuration, and how to run and watch it.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -21,20 +21,20 @@ use crate::serial::{Line, Serial};
 pub struct Attached {
     /// Its image.
     pub disk: Disk,
-    /// More of QEMU's `-drive` options, each `key=value`.
+    /// Additional QEMU `-drive` options, each `key=value`.
     pub options: Vec<String>,
-    /// Which requests to it fail.
+    /// The requests to it that fail.
     pub fails: Option<Fails>,
 }
 
-/// Which requests to a disk fail, with an I/O error (QEMU's driver blkdebug).
+/// Requests to a disk that fail with an I/O error (QEMU's driver blkdebug).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fails {
     /// All writes.
     EveryWrite,
-    /// Writes that reach this block of the disk, of 4096 bytes.
+    /// Writes to this block of the disk, of 4096 bytes.
     WritesTo(u64),
-    /// Reads that do.
+    /// Reads of this block of the disk.
     ReadsOf(u64),
 }
 
@@ -51,7 +51,7 @@ impl Attached {
                     Fails::WritesTo(block) => ("write", Some(block)),
                     Fails::ReadsOf(block) => ("read", Some(block)),
                 };
-                // Without an event to wait for, the rule holds from the start.
+                // Without an event, the rule applies from the start.
                 drive.push_str(&format!(
                     "file.driver=blkdebug,file.image.driver=file,file.image.filename={path},\
                      file.inject-error.0.event=none,file.inject-error.0.iotype={kind},file.inject-error.0.errno=5"
@@ -69,37 +69,37 @@ impl Attached {
     }
 }
 
-/// What a machine is made of.
+/// The configuration of a machine.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    /// Its architecture, and what its disks hang on.
+    /// Its architecture, and its disks' controller.
     pub bed: Bed,
     /// QEMU's machine type: `pc` or `q35` on x86_64.
     pub kind: &'static str,
-    /// How many CPUs.
+    /// Number of CPUs.
     pub cpus: u32,
     /// RAM in MiB.
     pub memory: u32,
-    /// QEMU's model of the CPUs; its usual one if `None`.
+    /// QEMU's CPU model; QEMU's default if `None`.
     pub model: Option<&'static str>,
     /// The kernel: an ELF file, or a Linux image.
     pub kernel: PathBuf,
-    /// The first root of a Linux.
+    /// The initramfs of a Linux.
     pub initramfs: Option<PathBuf>,
     /// The kernel's command line, word by word.
     pub words: Vec<String>,
     /// The disks, in the order in which the kernel numbers them.
     pub disks: Vec<Attached>,
-    /// More arguments for QEMU.
+    /// Additional arguments for QEMU.
     pub arguments: Vec<&'static str>,
-    /// Whether the host's memory is all there before the guest starts, so that a measurement in the guest does not
-    /// pay for it.
+    /// Whether all of the host's memory is allocated before the guest starts, so that a measurement in the
+    /// guest does not include that.
     pub resident: bool,
     /// Whether all CPUs take turns in one thread of QEMU's.
     pub turns: bool,
-    /// Whether the guest may reboot, and is not ended then.
+    /// Whether the guest may reboot, instead of being ended.
     pub reboots: bool,
-    /// Whether somebody types at the serial console.
+    /// Whether the serial console accepts input.
     pub typed: bool,
 }
 
@@ -131,35 +131,35 @@ impl Machine {
         self
     }
 
-    /// With so many CPUs.
+    /// With this many CPUs.
     #[must_use]
     pub fn cpus(mut self, cpus: u32) -> Machine {
         self.cpus = cpus;
         self
     }
 
-    /// With so many MiB of RAM.
+    /// With this many MiB of RAM.
     #[must_use]
     pub fn memory(mut self, memory: u32) -> Machine {
         self.memory = memory;
         self
     }
 
-    /// With CPUs that can do all that QEMU can, such as making random numbers.
+    /// With CPUs that have all features of QEMU, such as random numbers.
     #[must_use]
     pub fn able(mut self) -> Machine {
         self.model = Some(self.bed.architecture.able);
         self
     }
 
-    /// With one more disk, and a command line that says where its dump partition is.
+    /// With another disk, whose dump partition is given on the command line.
     #[must_use]
     pub fn disk(self, disk: &Disk) -> Machine {
         let Device { driver, .. } = self.bed.device;
         self.disk_on(disk, driver)
     }
 
-    /// The same, with another driver of the test kernel's.
+    /// The same, with another driver of the test kernel.
     #[must_use]
     pub fn disk_on(mut self, disk: &Disk, driver: &str) -> Machine {
         let number = self.disks.len();
@@ -169,7 +169,7 @@ impl Machine {
             .word(disk_word(number, &format!("blocks={}", disk.dump.blocks)))
     }
 
-    /// With one more disk, whose dump partition the test kernel has to find by this (`name:dump`).
+    /// With another disk, whose dump partition the test kernel has to find by this (`name:dump`).
     #[must_use]
     pub fn disk_by(mut self, disk: &Disk, by: &str) -> Machine {
         let number = self.disks.len();
@@ -178,7 +178,7 @@ impl Machine {
         self.word(disk_word(number, &format!("on={driver}"))).word(disk_word(number, &format!("find={by}")))
     }
 
-    /// With this disk in the place of the first one; the command line stays as it is.
+    /// With this disk in place of the first one; the command line stays the same.
     #[must_use]
     pub fn exchange(mut self, disk: &Disk) -> Machine {
         if let Some(first) = self.disks.first_mut() {
@@ -187,14 +187,14 @@ impl Machine {
         self
     }
 
-    /// With a watchdog that sends an NMI when it bites.
+    /// With a watchdog that sends an NMI when it fires.
     #[must_use]
     pub fn watchdog(mut self) -> Machine {
         self.arguments.extend(["-device", "i6300esb", "-action", "watchdog=inject-nmi"]);
         self
     }
 
-    /// With a word more on the kernel's command line. A later `key=value` replaces an earlier one.
+    /// With another word on the kernel's command line. A later `key=value` replaces an earlier one.
     #[must_use]
     pub fn word(mut self, word: impl Into<String>) -> Machine {
         let word = word.into();
@@ -206,7 +206,7 @@ impl Machine {
         self
     }
 
-    /// With one of QEMU's `-drive` options more for the last disk, such as `throttling.bps-total=1000000`.
+    /// With another QEMU `-drive` option for the last disk, such as `throttling.bps-total=1000000`.
     #[must_use]
     pub fn drive(mut self, option: impl Into<String>) -> Machine {
         if let Some(last) = self.disks.last_mut() {
@@ -215,7 +215,7 @@ impl Machine {
         self
     }
 
-    /// With a last disk on which requests fail.
+    /// Makes requests to the last disk fail.
     #[must_use]
     pub fn fails(mut self, fails: Fails) -> Machine {
         if let Some(last) = self.disks.last_mut() {
@@ -224,38 +224,39 @@ impl Machine {
         self
     }
 
-    /// With this first root, for a Linux.
+    /// With this initramfs, for a Linux.
     #[must_use]
     pub fn initramfs(mut self, path: &Path) -> Machine {
         self.initramfs = Some(path.to_path_buf());
         self
     }
 
-    /// With all of its memory there from the beginning.
+    /// With all of its memory allocated from the beginning.
     #[must_use]
     pub fn resident(mut self) -> Machine {
         self.resident = true;
         self
     }
 
-    /// For one whose disk is pulled: its CPUs take turns in one thread.
+    /// For a machine whose disk is unplugged: its CPUs take turns in one thread.
     ///
-    /// With a thread for each CPU, QEMU itself dies of it now and then (7.2: of a segmentation fault, in one of eight
-    /// runs): one CPU has found the device's registers and is about to access them when another lets it be freed.
+    /// With a thread for each CPU, QEMU itself crashes now and then (7.2: by a segmentation fault, in one of
+    /// eight runs): one CPU has looked up the device's registers and is about to access them when another
+    /// causes the device to be freed.
     #[must_use]
     pub fn pulled(mut self) -> Machine {
         self.turns = true;
         self
     }
 
-    /// For a guest that is to come up again after its crash.
+    /// For a guest that is to boot again after its crash.
     #[must_use]
     pub fn reboots(mut self) -> Machine {
         self.reboots = true;
         self
     }
 
-    /// With a serial console at which [`Running::type_line`] types.
+    /// With a serial console for [`Running::type_line`].
     #[must_use]
     pub fn typed(mut self) -> Machine {
         self.typed = true;
@@ -294,12 +295,12 @@ impl Machine {
         for (number, attached) in self.disks.iter().enumerate() {
             command.args(["-drive", &attached.drive(number)]).args((self.bed.device.arguments)(number));
         }
-        // Behind the disks, whose numbers go by their places.
+        // After the disks, whose numbers depend on their position.
         command.args(&self.arguments);
         command
     }
 
-    /// QEMU's arguments for the serial port whose log is here.
+    /// QEMU's arguments for the serial port with this log.
     fn serial(&self, log: &Path) -> Vec<String> {
         let log_name = escaped(log);
         if !self.typed {
@@ -310,14 +311,14 @@ impl Machine {
         vec!["-chardev".to_owned(), console, "-serial".to_owned(), "chardev:console".to_owned()]
     }
 
-    /// Starts the machine. Its serial log is `serial-NAME.log` in `folder`, beside QEMU's own messages.
+    /// Starts the machine. Its serial log is `serial-NAME.log` in `folder`, next to QEMU's own messages.
     ///
     /// # Errors
-    /// If QEMU cannot be started or says nothing on QMP.
+    /// If QEMU cannot be started or does not respond on QMP.
     pub fn start(&self, folder: &Path, name: &str) -> Result<Running> {
         let path = folder.join(format!("serial-{name}.log"));
         let errors = folder.join(format!("qemu-{name}.log"));
-        // An old log must not pass for a new one.
+        // An old log must not be mistaken for a new one.
         match fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot remove the old log {}", path.display()));
@@ -331,7 +332,7 @@ impl Machine {
         command.stdin(Stdio::from(theirs)).stdout(Stdio::from(copy)).stderr(log);
         let serial = Serial::new(&path);
         let child = Guarded::start(&mut command)?;
-        // Our copies of QEMU's end of the socket go with the command, else QEMU's death would not show on it.
+        // The command holds copies of QEMU's end of the socket; without them, QEMU's death closes the socket.
         drop(command);
         if let Err(error) = qmp.handshake(Duration::from_secs(30)) {
             let said = fs::read_to_string(&errors).unwrap_or_default();
@@ -343,17 +344,18 @@ impl Machine {
     }
 }
 
-/// The socket behind the serial port with this log.
+/// The socket of the serial port with this log.
 fn keyboard(log: &Path) -> PathBuf {
     log.with_extension("socket")
 }
 
-/// What types at a serial console.
+/// Input to a serial console.
 #[derive(Debug)]
 struct Keyboard(UnixStream);
 
 impl Keyboard {
-    /// What the guest says comes on the socket too. It is in the log, and is thrown away here, so that QEMU never waits for us.
+    /// The guest's output arrives on the socket too. It is also in the log, and is discarded here so that
+    /// QEMU never blocks.
     fn connect(path: &Path) -> Result<Keyboard> {
         let name = || format!("cannot type at the console {}", path.display());
         let socket = UnixStream::connect(path).with_context(name)?;
@@ -363,17 +365,17 @@ impl Keyboard {
     }
 }
 
-/// A word of the kernel's command line about a disk: `disk.first=0` for the first, `disk1.first=0` for the second.
+/// A command-line word for a disk: `disk.first=0` for the first, `disk1.first=0` for the second.
 pub fn disk_word(number: usize, word: &str) -> String {
     if number == 0 { format!("disk.{word}") } else { format!("disk{number}.{word}") }
 }
 
-/// A path inside a QEMU option, where a comma ends a value unless it is doubled.
+/// A path in a QEMU option, where a comma must be doubled.
 fn escaped(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 
-/// A machine that runs; dropping it kills QEMU.
+/// A running machine; dropping it kills QEMU.
 #[derive(Debug)]
 pub struct Running {
     child: Guarded,
@@ -395,7 +397,7 @@ impl Running {
         keyboard.0.write_all(format!("{line}\n").as_bytes()).context("cannot type: the machine is gone")
     }
 
-    /// Waits for a line that contains `needle`, after the ones already waited for.
+    /// Waits for a line that contains `needle`, after those already waited for.
     ///
     /// # Errors
     /// If it does not come within `limit` or QEMU ends without it; the error names the last line and the log.
@@ -403,7 +405,7 @@ impl Running {
         let deadline = Instant::now() + limit;
         loop {
             let over = self.exited()?.is_some();
-            // Read after the look at the child: what it wrote before its end is then seen.
+            // Read after checking the child, so that its last output is included.
             self.serial.update()?;
             if let Some(line) = self.serial.next(needle) {
                 return Ok(line);
@@ -424,7 +426,7 @@ impl Running {
         }
     }
 
-    /// Waits until QEMU ends and gives its exit code; the serial log is complete then.
+    /// Waits until QEMU ends and returns its exit code; the serial log is complete then.
     ///
     /// # Errors
     /// If it is still running after `limit`; the error names the last line and the log.
@@ -452,7 +454,7 @@ impl Running {
     fn exited(&mut self) -> Result<Option<i32>> {
         if self.ended.is_none() {
             let Some(status) = self.child.ended()? else { return Ok(None) };
-            // Ended by a signal: that is QEMU's own end, not the guest's.
+            // Ended by a signal: QEMU crashed, not the guest.
             self.ended = Some(status.code().with_context(|| {
                 format!(
                     "QEMU itself did not end but was ended ({status}); its last line: `{}`",

@@ -1,4 +1,4 @@
-//! Child processes that cannot outlive us: a deadline, and death with the parent.
+//! Child processes that cannot outlive us: they have a deadline, and die with the parent.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// How often a child or a log is looked at.
+/// How often a child or a log is polled.
 pub const LOOK_EVERY: Duration = Duration::from_millis(4);
 
 /// A running child, killed when dropped.
@@ -16,12 +16,13 @@ pub const LOOK_EVERY: Duration = Duration::from_millis(4);
 pub struct Guarded(Child);
 
 impl Guarded {
-    /// Starts `command`; the child is killed when the calling thread ends, however it ends.
+    /// Starts `command`; the child is killed when the calling thread ends, for whatever reason.
     ///
     /// # Errors
     /// If the program cannot be started; the error names it.
     pub fn start(command: &mut Command) -> Result<Guarded> {
-        // SAFETY: between fork and exec only an async-signal-safe system call is made (prctl), and nothing is allocated.
+        // SAFETY: between fork and exec, only an async-signal-safe system call (prctl) is made, without
+        // allocation.
         unsafe {
             command.pre_exec(|| {
                 rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
@@ -38,7 +39,7 @@ impl Guarded {
     /// The exit status, if the child has ended.
     ///
     /// # Errors
-    /// If the system refuses to say.
+    /// If the system does not provide it.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.0.try_wait().context("cannot ask for the state of a child process")
     }
@@ -46,7 +47,7 @@ impl Guarded {
     /// Waits for the end until `deadline`; `None` if it is still running then.
     ///
     /// # Errors
-    /// As [`Guarded::ended`].
+    /// As for [`Guarded::ended`].
     pub fn wait(&mut self, deadline: Instant) -> Result<Option<ExitStatus>> {
         loop {
             if let Some(status) = self.ended()? {
@@ -59,9 +60,9 @@ impl Guarded {
         }
     }
 
-    /// Ends the child now.
+    /// Kills the child now.
     pub fn kill(&mut self) {
-        // Both fail only if the child has already ended, which is what is wanted.
+        // Both only fail if the child has already ended, which is fine.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -73,25 +74,25 @@ impl Drop for Guarded {
     }
 }
 
-/// What a finished program said.
+/// The result of a finished program.
 #[derive(Debug)]
 pub struct Output {
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
-    /// What it wrote to its standard output; invalid UTF-8 replaced.
+    /// Its standard output, with invalid UTF-8 replaced.
     pub stdout: String,
-    /// What it wrote to its standard error; invalid UTF-8 replaced.
+    /// Its standard error, with invalid UTF-8 replaced.
     pub stderr: String,
     /// How long it ran.
     pub took: Duration,
-    /// Where both are kept: `<log>`, standard error in `<log>.err`.
+    /// The file with its standard output; standard error is in `<log>.err`.
     pub log: PathBuf,
 }
 
 impl Output {
     /// The output if the program ended with exit code 0.
     ///
-    /// # Errors
+    /// Otherwise, with its last line and the path of its log.
     /// Otherwise, with the last line that it said and the place of its log.
     pub fn success(self, what: &str) -> Result<Output> {
         if self.status.success() {
@@ -102,15 +103,15 @@ impl Output {
     }
 }
 
-/// The last line that is not empty.
+/// The last non-empty line.
 fn last_line(text: &str) -> Option<&str> {
     text.lines().rev().map(str::trim).find(|line| !line.is_empty())
 }
 
-/// Runs a program to its end, its output kept in `log` and `log.err`.
+/// Runs a program to its end, with its output in `log` and `log.err`.
 ///
 /// # Errors
-/// If it cannot be started, or is still running after `limit`; it is killed then.
+/// If it cannot be started, or is still running after `limit`; then it is killed.
 pub fn run(command: &mut Command, limit: Duration, log: &Path) -> Result<Output> {
     let errors = log.with_added_extension("err");
     let program = command.get_program().to_string_lossy().into_owned();

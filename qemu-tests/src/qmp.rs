@@ -1,4 +1,5 @@
-//! QMP, QEMU's control protocol (QEMU Machine Protocol Specification, docs/interop/qmp-spec): JSON lines over a socket.
+//! QMP, QEMU's control protocol (QEMU Machine Protocol Specification, docs/interop/qmp-spec): JSON lines over
+//! a socket.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -19,17 +20,17 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    /// A connection, and the end of it that QEMU gets as its standard input and output (`-qmp stdio`). A pair of sockets
-    /// has no path that could be too long, be left over, or belong to somebody else.
+    /// A connection, and the end of it for QEMU's standard input and output (`-qmp stdio`). A pair of sockets
+    /// has no path that could be too long, be left over, or belong to another process.
     ///
     /// # Errors
-    /// If the system gives no sockets.
+    /// If the system cannot create sockets.
     pub fn pair() -> Result<(Qmp, OwnedFd)> {
         let (ours, theirs) = UnixStream::pair().context("cannot make a pair of sockets for QMP")?;
         Ok((Qmp { socket: ours, partial: Vec::new(), events: VecDeque::new() }, theirs.into()))
     }
 
-    /// Waits for QEMU's greeting and agrees on no capabilities.
+    /// Waits for QEMU's greeting and negotiates no capabilities.
     ///
     /// # Errors
     /// If QEMU does not greet within `limit`.
@@ -43,7 +44,7 @@ impl Qmp {
         Ok(())
     }
 
-    /// Executes a command and gives what it returns. Events that arrive meanwhile are kept.
+    /// Executes a command and returns its result. Events that arrive meanwhile are kept.
     ///
     /// # Errors
     /// If QEMU refuses, is gone, or does not answer within `limit`; the error names the command.
@@ -65,7 +66,7 @@ impl Qmp {
         }
     }
 
-    /// Waits for an event with this name; others before it are dropped.
+    /// Waits for an event with this name; drops others before it.
     ///
     /// # Errors
     /// If it does not happen within `limit`, or QEMU is gone.
@@ -82,12 +83,12 @@ impl Qmp {
         }
     }
 
-    /// Forgets the events so far: whoever waits for one next waits for one that is yet to happen.
+    /// Forgets the events so far, so that the next wait is for a future one.
     ///
     /// # Errors
-    /// As [`Qmp::command`].
+    /// As for [`Qmp::command`].
     pub fn forget_events(&mut self) -> Result<()> {
-        // What happened before the answer has arrived with it.
+        // Events before the answer have arrived with it.
         self.command("query-status", json!({}), Duration::from_secs(10))?;
         self.events.clear();
         Ok(())
@@ -96,15 +97,15 @@ impl Qmp {
     /// Stops the guest.
     ///
     /// # Errors
-    /// As [`Qmp::command`].
+    /// As for [`Qmp::command`].
     pub fn stop(&mut self) -> Result<()> {
         self.command("stop", json!({}), Duration::from_secs(10)).map(|_| ())
     }
 
-    /// Lets a stopped guest go on.
+    /// Resumes a stopped guest.
     ///
     /// # Errors
-    /// As [`Qmp::command`].
+    /// As for [`Qmp::command`].
     pub fn go_on(&mut self) -> Result<()> {
         self.command("cont", json!({}), Duration::from_secs(10)).map(|_| ())
     }
@@ -112,17 +113,19 @@ impl Qmp {
     /// Presses the NMI button.
     ///
     /// # Errors
-    /// As [`Qmp::command`].
+    /// As for [`Qmp::command`].
     pub fn inject_nmi(&mut self) -> Result<()> {
         self.command("inject-nmi", json!({}), Duration::from_secs(10)).map(|_| ())
     }
 
-    /// Lets a CPU tell of memory that failed at this physical address, fatally: a machine check, as QEMU's own monitor makes them.
+    /// Makes a CPU report failed memory at this physical address, as a fatal machine check, through QEMU's
+    /// own monitor.
     ///
     /// # Errors
-    /// As [`Qmp::command`].
+    /// As for [`Qmp::command`].
     pub fn fail_memory(&mut self, cpu: u32, address: u64) -> Result<()> {
-        // Bank 1; uncorrected, the processor's state is lost, with an address; one is in progress; it is a physical one, of a page.
+        // Bank 1; uncorrected, processor context corrupt, address valid; machine check in progress; a
+        // physical address with page granularity.
         let line = format!("mce {cpu} 1 0xbe00000000000135 0x5 {address:#x} 0x8c");
         let arguments = json!({ "command-line": line });
         self.command("human-monitor-command", arguments, Duration::from_secs(10)).map(|_| ())
@@ -131,16 +134,16 @@ impl Qmp {
     /// Saves `length` bytes of physical memory from `start` into a file.
     ///
     /// # Errors
-    /// As [`Qmp::command`].
+    /// As for [`Qmp::command`].
     pub fn pmemsave(&mut self, start: u64, length: u64, file: &Path) -> Result<()> {
         let arguments = json!({ "val": start, "size": length, "filename": file });
         self.command("pmemsave", arguments, Duration::from_secs(120)).map(|_| ())
     }
 
-    /// QEMU's own dump of the guest as an ELF core. Returns how long it took.
+    /// Makes QEMU write its own dump of the guest as an ELF core. Returns how long that took.
     ///
     /// # Errors
-    /// As [`Qmp::command`].
+    /// As for [`Qmp::command`].
     pub fn dump_guest_memory(&mut self, file: &Path) -> Result<Duration> {
         let arguments = json!({ "paging": false, "protocol": format!("file:{}", file.display()) });
         let begin = Instant::now();
@@ -151,15 +154,15 @@ impl Qmp {
     /// Unplugs a device; the guest may have to agree.
     ///
     /// # Errors
-    /// As [`Qmp::command`].
+    /// As for [`Qmp::command`].
     pub fn device_del(&mut self, id: &str) -> Result<()> {
         self.command("device_del", json!({ "id": id }), Duration::from_secs(10)).map(|_| ())
     }
 
-    /// Plugs a virtio disk in, whose content is a raw image; `id` becomes the device's.
+    /// Plugs in a virtio disk with the content of a raw image; `id` becomes the device's id.
     ///
     /// # Errors
-    /// As [`Qmp::command`].
+    /// As for [`Qmp::command`].
     pub fn plug_disk(&mut self, id: &str, image: &Path) -> Result<()> {
         let limit = Duration::from_secs(10);
         let node = format!("{id}-image");
@@ -169,19 +172,19 @@ impl Qmp {
         self.command("device_add", device, limit).map(|_| ())
     }
 
-    /// Lets QEMU end when the guest resets the machine next.
+    /// Makes QEMU exit at the guest's next reset.
     ///
     /// # Errors
-    /// As [`Qmp::command`].
+    /// As for [`Qmp::command`].
     pub fn end_at_reset(&mut self) -> Result<()> {
         self.command("set-action", json!({ "reboot": "shutdown" }), Duration::from_secs(10)).map(|_| ())
     }
 
-    /// Limits a disk, by the id of its drive, to so many bytes and requests a second, 0 for no limit. (Not by the id of
-    /// the device: a virtio-blk-pci has its disk in a part of it.)
+    /// Limits a disk, by the id of its drive, to this many bytes and requests per second; 0 means no limit.
+    /// (Not by the id of the device: the disk of a virtio-blk-pci is a child of it.)
     ///
     /// # Errors
-    /// As [`Qmp::command`].
+    /// As for [`Qmp::command`].
     pub fn throttle(&mut self, drive: &str, bytes: u64, requests: u64) -> Result<()> {
         let arguments = json!({
             "device": drive, "bps": bytes, "bps_rd": 0, "bps_wr": 0, "iops": requests, "iops_rd": 0, "iops_wr": 0,
@@ -221,7 +224,7 @@ mod tests {
     use super::*;
     use std::io::{BufRead, BufReader};
 
-    /// A QEMU that says these lines, one for each line that it is told (the greeting unasked).
+    /// A QEMU that sends these lines, one for each line that it receives (after an unsolicited greeting).
     fn fake(
         greeting: &'static str,
         answers: Vec<&'static str>,

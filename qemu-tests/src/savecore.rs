@@ -1,4 +1,4 @@
-//! savecore, run as a person runs it: by its command line, with `--json`.
+//! savecore, run as a user would: through its command line, with `--json`.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use serde_json::Value;
 use crate::image::{DUMP, Disk};
 use crate::process::{self, Output};
 
-/// What a subcommand is run over.
+/// The targets of a subcommand.
 pub trait Targets {
-    /// Its words on the command line.
+    /// The words for the command line.
     fn words(&self) -> Vec<OsString>;
 }
 
@@ -33,31 +33,31 @@ impl Targets for [&Disk] {
     }
 }
 
-/// A file that is a partition of its own.
+/// A file that is itself a partition.
 impl Targets for Path {
     fn words(&self) -> Vec<OsString> {
         vec![self.into()]
     }
 }
 
-/// A pair of keys that savecore has made.
+/// A key pair made by savecore.
 #[derive(Clone, Debug)]
 pub struct Keys {
-    /// The file with the secret one.
+    /// The file with the secret key.
     pub file: PathBuf,
-    /// The public one, as `format --recipient` takes it.
+    /// The public key, in the form for `format --recipient`.
     pub public: String,
 }
 
 impl Keys {
     /// The public key's 32 bytes, as 64 hexadecimal digits.
     pub fn digits(&self) -> &str {
-        // A checksum follows them.
+        // They are followed by a checksum.
         self.public.split_once(':').and_then(|(_, digits)| digits.get(..64)).unwrap_or_default()
     }
 }
 
-/// The command, and where its output is kept.
+/// The command, and the folder for its output.
 #[derive(Debug)]
 pub struct Savecore {
     program: PathBuf,
@@ -66,23 +66,23 @@ pub struct Savecore {
     count: AtomicUsize,
 }
 
-/// What savecore said.
+/// The result of a run of savecore.
 #[derive(Debug)]
 pub struct Answer {
     /// Its exit code: 0 done, 1 a negative finding, 2 an error.
     pub code: i32,
-    /// The object that it printed; null if it printed none.
+    /// The JSON object that it printed; null if there is none.
     pub value: Value,
-    /// Its standard error, in one line.
+    /// Its standard error, on one line.
     pub errors: String,
     /// How long it ran.
     pub took: Duration,
-    /// Where its output is kept.
+    /// The file with its output.
     pub log: PathBuf,
 }
 
 impl Savecore {
-    /// The command at `program`, its output kept in `folder`, killed after `limit`.
+    /// The command at `program`, with its output in `folder`, killed after `limit`.
     pub fn new(program: &Path, folder: &Path, limit: Duration) -> Savecore {
         Savecore {
             program: program.to_path_buf(),
@@ -119,23 +119,23 @@ impl Savecore {
         command
     }
 
-    /// Runs a command line, its output kept under the subcommand's name.
+    /// Runs a command line, with its output under the subcommand's name.
     fn output(&self, command: &mut Command, subcommand: &str) -> Result<Output> {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         process::run(command, self.limit, &self.folder.join(format!("savecore-{number}-{subcommand}.log")))
     }
 
-    /// What a subcommand says to a person, if it ends with exit code 0.
+    /// The human-readable output of a subcommand that succeeds.
     ///
     /// # Errors
-    /// As [`Savecore::run`], or if it fails.
+    /// As for [`Savecore::run`]; also if it fails.
     pub fn tell<T: Targets + ?Sized>(&self, subcommand: &str, on: &T, more: &[&str]) -> Result<String> {
         let mut command = self.command(subcommand);
         command.args(on.words()).args(more);
         Ok(self.output(&mut command, subcommand)?.success(&format!("savecore {subcommand}"))?.stdout)
     }
 
-    /// Makes a pair of keys, the secret one in the file `name` of our folder.
+    /// Makes a key pair, with the secret key in the file `name` of our folder.
     ///
     /// # Errors
     /// If savecore fails.
@@ -150,7 +150,7 @@ impl Savecore {
     /// Runs a subcommand that must end with exit code `code`.
     ///
     /// # Errors
-    /// As [`Savecore::run`], or if it ends with another one.
+    /// As for [`Savecore::run`]; also if it ends with another one.
     pub fn expect<T: Targets + ?Sized>(
         &self,
         code: i32,
@@ -171,7 +171,7 @@ impl Savecore {
         Ok(answer)
     }
 
-    /// Lays label and pattern.
+    /// Writes label and pattern.
     ///
     /// # Errors
     /// If savecore fails.
@@ -179,7 +179,7 @@ impl Savecore {
         self.expect(0, "format", disk, &["--yes"])
     }
 
-    /// The same, so that dumps are encrypted.
+    /// The same, with encryption of dumps.
     ///
     /// # Errors
     /// If savecore fails.
@@ -187,10 +187,10 @@ impl Savecore {
         self.expect(0, "format", disk, &["--yes", "--recipient", &keys.public])
     }
 
-    /// Saves all dumps into the folder `into`; gives the core files, oldest first.
+    /// Saves all dumps into the folder `into`; returns the core files, oldest first.
     ///
     /// # Errors
-    /// If savecore fails, or does not say where it put the cores.
+    /// If savecore fails, or does not report the paths of the cores.
     pub fn save(&self, disk: &Disk, into: &Path, keep: bool) -> Result<(Vec<PathBuf>, Answer)> {
         let (cores, answer) = self.save_from(disk, into, if keep { &["--keep"] } else { &[] })?;
         if cores.is_empty() {
@@ -199,7 +199,8 @@ impl Savecore {
         Ok((cores, answer))
     }
 
-    /// Saves all dumps of all targets into the folder `into`; gives the core files, those dumps left out that have none.
+    /// Saves all dumps of all targets into the folder `into`; returns the core files, without dumps that have
+    /// none.
     ///
     /// # Errors
     /// If savecore fails.

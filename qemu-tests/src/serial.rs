@@ -1,4 +1,4 @@
-//! The serial log of a machine: read while it grows, line by line, each with the time at which it was seen.
+//! The serial log of a machine, read line by line while it grows, with the time at which each line was seen.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,13 +10,13 @@ use anyhow::{Context, Result};
 /// A line of the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Line {
-    /// When it was seen, since the machine was started.
+    /// When it was seen, since the start of the machine.
     pub at: Duration,
-    /// The text, without its end; invalid UTF-8 replaced.
+    /// The text, without the line end; invalid UTF-8 is replaced.
     pub text: String,
 }
 
-/// A serial log that grows.
+/// A growing serial log.
 #[derive(Debug)]
 pub struct Serial {
     path: PathBuf,
@@ -24,7 +24,7 @@ pub struct Serial {
     begin: Instant,
     partial: Vec<u8>,
     lines: Vec<Line>,
-    /// Lines before this one were already given to somebody who waited.
+    /// Lines before this one were already returned to a waiting caller.
     seen: usize,
 }
 
@@ -46,7 +46,7 @@ impl Serial {
         &self.path
     }
 
-    /// Takes in what was written since the last time.
+    /// Reads what was written since the last call.
     ///
     /// # Errors
     /// If the log cannot be read.
@@ -73,7 +73,7 @@ impl Serial {
         Ok(())
     }
 
-    /// The first line not yet passed that contains `needle`; it and all before it are passed then.
+    /// The first line not yet passed that contains `needle`; passes it and all before it.
     pub fn next(&mut self, needle: &str) -> Option<Line> {
         let found = self.lines.iter().skip(self.seen).position(|line| line.text.contains(needle))?;
         let line = self.lines.get(self.seen + found)?.clone();
@@ -81,17 +81,17 @@ impl Serial {
         Some(line)
     }
 
-    /// All whole lines so far.
+    /// All complete lines so far.
     pub fn lines(&self) -> &[Line] {
         &self.lines
     }
 
-    /// The first line that contains `needle`, wherever it stands.
+    /// The first line that contains `needle`, anywhere.
     pub fn find(&self, needle: &str) -> Option<&Line> {
         self.lines.iter().find(|line| line.text.contains(needle))
     }
 
-    /// The last line, for an error message; before it the last that the dump said, which often tells why.
+    /// The last line, for an error message, preceded by the dump's last line, which often gives the reason.
     pub fn last(&self) -> String {
         let Some(last) = self.lines.last() else { return "(nothing)".to_owned() };
         match self.lines.iter().rfind(|line| line.text.starts_with("diskdump: ")) {

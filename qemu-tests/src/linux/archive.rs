@@ -1,13 +1,14 @@
-//! What Debian's archive has of its kernels, and which of it belongs together.
+//! Debian's kernel packages: which versions belong together.
 //!
-//! Nothing here asks apt or looks at a disk: it is told what apt's lists have and what the cache has. The archive changes a kernel's parts
-//! on different days, so the newest image and the newest symbols are often of two versions; and of a name that stays the same, it keeps one.
+//! This module neither runs apt nor reads a disk: callers pass the content of apt's lists and of the cache.
+//! The archive updates the packages of a kernel on different days, so the newest image and the newest symbols
+//! often have different versions; and it keeps only one version of each package name.
 
 use std::cmp::Ordering;
 
 use super::kernel::{Kernel, Parts};
 
-/// The C library that programs of a newer Debian's run with.
+/// The C library for running programs of a newer Debian.
 pub(super) const LIBRARY: &str = "libc6";
 
 /// One version of a package.
@@ -17,30 +18,30 @@ pub(super) struct Record {
     pub(super) name: String,
     /// Its version.
     pub(super) version: String,
-    /// What it is built for: `amd64`, or `all`.
+    /// Its architecture: `amd64`, or `all`.
     pub(super) architecture: String,
-    /// What apt's lists say of its file, if it comes from there.
+    /// Data on its file from apt's lists, if it comes from there.
     pub(super) file: Option<File>,
 }
 
-/// What apt's lists say of a package's file.
+/// Data on a package's file in apt's lists.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct File {
     /// Its size.
     pub(super) bytes: u64,
     /// Its checksum in hexadecimal digits.
     pub(super) sha256: String,
-    /// Whether only the lists in the cache know it, and not the machine's.
+    /// Whether it is only in the lists in the cache, not in the machine's own.
     pub(super) is_backported: bool,
 }
 
 impl Record {
-    /// The name of its file without `.deb`, as apt names it.
+    /// The name of its file without `.deb`, in apt's notation.
     pub(super) fn stem(&self) -> String {
         format!("{}_{}_{}", self.name, self.version.replace(':', "%3a"), self.architecture)
     }
 
-    /// Reads such a name; nothing else is known of it then.
+    /// Parses such a name, without data on the file.
     pub(super) fn of_stem(stem: &str) -> Option<Record> {
         let mut parts = stem.split('_');
         let (name, version, architecture) = (parts.next()?, parts.next()?, parts.next()?);
@@ -53,18 +54,19 @@ impl Record {
         })
     }
 
-    /// How apt is asked for this version and no other.
+    /// The argument that requests exactly this version from apt.
     pub(super) fn request(&self) -> String {
         format!("{}={}", self.name, self.version)
     }
 
-    /// Whether both are the same version of the same package, wherever they come from.
+    /// Whether both are the same version of the same package, from any source.
     pub(super) fn is(&self, other: &Record) -> bool {
         self.name == other.name && self.version == other.version && self.architecture == other.architecture
     }
 }
 
-/// Reads what `apt-cache show` says. What no archive has a file of, as a package that is only installed, is left out.
+/// Parses the output of `apt-cache show`. Packages without a file in an archive, for example those that are
+/// only installed, are left out.
 pub(super) fn records(said: &str) -> Vec<Record> {
     let stanza = |stanza: &str| {
         let field = |name: &str| {
@@ -86,7 +88,7 @@ pub(super) fn records(said: &str) -> Vec<Record> {
     said.split("\n\n").filter_map(stanza).collect()
 }
 
-/// Compares versions as Debian does (Debian Policy, 5.6.12).
+/// Compares versions by Debian's rules (Debian Policy, 5.6.12).
 pub(super) fn compare(one: &str, other: &str) -> Ordering {
     let split = |version: &str| {
         let (epoch, rest) = version.split_once(':').unwrap_or(("0", version));
@@ -97,9 +99,9 @@ pub(super) fn compare(one: &str, other: &str) -> Ordering {
     one.0.cmp(&other.0).then_with(|| part(&one.1, &other.1)).then_with(|| part(&one.2, &other.2))
 }
 
-/// Compares upstream versions, or revisions: by turns what is no number, and a number.
+/// Compares upstream versions or revisions: alternating non-numeric and numeric parts.
 fn part(mut one: &str, mut other: &str) -> Ordering {
-    // The end comes before all letters, they come before all else, and `~` comes before even the end.
+    // The end sorts before all letters, letters before everything else, and `~` even before the end.
     let weight = |byte: u8| match byte {
         b'~' => -1,
         letter if letter.is_ascii_alphabetic() => i32::from(letter),
@@ -128,8 +130,8 @@ fn part(mut one: &str, mut other: &str) -> Ordering {
     Ordering::Equal
 }
 
-/// A version without what building the same source once more adds: the signed image is built apart from the rest, so
-/// `6.1.192-2+b1` of it and `6.1.192-2` of the others are of one source.
+/// A version without the suffix of a rebuild: the signed image is built separately, so its `6.1.192-2+b1` and
+/// the other packages' `6.1.192-2` have the same source.
 fn source(version: &str) -> &str {
     match version.rsplit_once("+b") {
         Some((source, times)) if !times.is_empty() && times.bytes().all(|digit| digit.is_ascii_digit()) => {
@@ -139,12 +141,12 @@ fn source(version: &str) -> &str {
     }
 }
 
-/// The parts of one version of a kernel. What is neither cached nor listed is missing.
+/// The packages of one version of a kernel. Those neither cached nor listed are missing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Set {
-    /// What there is of what is wanted, the image first.
+    /// The available packages, image first.
     pub(super) records: Vec<Record>,
-    /// The names of what is missing, as of files.
+    /// File names of the missing packages.
     pub(super) missing: Vec<String>,
 }
 
@@ -155,19 +157,20 @@ impl Set {
     }
 }
 
-/// What can be taken, and what is newer but not whole.
+/// The version to use, and a newer one that is incomplete.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Choice {
-    /// What can be taken.
+    /// The version to use.
     pub(super) set: Set,
-    /// The newest version that apt knows of, if it is another and not whole.
+    /// The newest version that apt knows, if it is another one and incomplete.
     pub(super) newer: Option<Set>,
 }
 
-/// Which version of a kernel to take: the newest of which all parts are cached; else the newest of which all parts are cached or listed.
+/// Chooses the version of a kernel: the newest one that is completely cached; otherwise the newest one that
+/// is completely cached or listed.
 ///
 /// # Errors
-/// If there is none: what comes nearest, if apt or the cache have any image at all.
+/// If there is none: the closest match, if apt or the cache have any image at all.
 pub(super) fn choose(
     which: Kernel,
     parts: Parts,
@@ -185,19 +188,20 @@ pub(super) fn choose(
             let newer = sets.into_iter().next().filter(|newest| *newest != set);
             Ok(Choice { set, newer })
         }
-        // The newest of those with the least missing.
+        // The newest of those with the fewest missing packages.
         None => Err(sets.into_iter().min_by_key(|set| set.missing.len())),
     }
 }
 
-/// The parts that belong to the image of this release and version.
+/// The packages that belong to the image with this release and version.
 pub(super) fn belonging(which: Kernel, parts: Parts, image: &Record, records: &[Record]) -> Set {
     let release = image.name.strip_prefix("linux-image-").unwrap_or_default();
     let version = which.version(release).unwrap_or_default();
     let mut set = Set { records: vec![image.clone()], missing: Vec::new() };
     let mut add = |names: &[String], file: &str, is_good: &dyn Fn(&Record) -> bool| {
         let found = records.iter().filter(|record| names.contains(&record.name) && is_good(record));
-        // The nearest to the image: of its source, then as little newer as can be. Of two that are alike the first, which is cached.
+        // The closest to the image: the same source if possible, otherwise as little newer as possible. Of
+        // two equals the first, which is cached.
         let far = |record: &Record| (!of_one_source(record, image), record.version != image.version);
         let nearest = found.min_by(|one, other| {
             far(one).cmp(&far(other)).then_with(|| compare(&one.version, &other.version))
@@ -209,7 +213,8 @@ pub(super) fn belonging(which: Kernel, parts: Parts, image: &Record, records: &[
     };
     let exactly = |name: &str| format!("{name}_{}_*.deb", source(&image.version).replace(':', "%3a"));
     let same = |record: &Record| of_one_source(record, image);
-    // The programs keep their name for a whole series where Debian's own kernel is of it, and the archive has one version of them.
+    // The tools keep their name for a whole series if it is Debian's own kernel, and the archive has one
+    // version of them.
     let at_least = |record: &Record| compare(source(&record.version), source(&image.version)).is_ge();
     for name in which.pieces(release) {
         add(std::slice::from_ref(&name), &exactly(&name), &same);
@@ -235,7 +240,7 @@ fn of_one_source(one: &Record, other: &Record) -> bool {
     source(&one.version) == source(&other.version)
 }
 
-/// Each image with what belongs to it, the newest first.
+/// Each image with its packages, newest first.
 fn sets(which: Kernel, parts: Parts, records: &[Record]) -> Vec<Set> {
     let is_image = |record: &&Record| {
         record.name.strip_prefix("linux-image-").is_some_and(|release| which.version(release).is_some())
@@ -250,7 +255,7 @@ fn sets(which: Kernel, parts: Parts, records: &[Record]) -> Vec<Set> {
     images.into_iter().map(|image| belonging(which, parts, image, records)).collect()
 }
 
-/// The newest version of a package: of those that are cached, else of those that are listed.
+/// The newest version of a package: the newest cached one, otherwise the newest listed one.
 pub(super) fn newest(name: &str, listed: &[Record], cached: &[Record]) -> Option<Record> {
     [cached, listed].into_iter().find_map(|records| {
         let versions = records.iter().filter(|record| record.name == name);
@@ -268,7 +273,7 @@ mod tests {
         Record::of_stem(stem).unwrap()
     }
 
-    /// One version of the usual kernel of 6.1 in all its parts: `number` is that of its release.
+    /// A complete version of the usual 6.1 kernel: `number` is the one in its release.
     fn whole(number: u32, version: &str) -> Vec<Record> {
         [
             format!("linux-image-6.1.0-{number}-amd64_{version}_amd64"),
@@ -285,13 +290,13 @@ mod tests {
         records.into_iter().filter(|record| !record.name.contains(name)).collect()
     }
 
-    /// What is chosen of the usual kernel: the version of each part.
+    /// The chosen version of each package of the usual kernel.
     fn chosen(parts: Parts, listed: &[Record], cached: &[Record]) -> Vec<String> {
         let choice = choose(Kernel::USUAL, parts, listed, cached).unwrap();
         choice.set.records.iter().map(|record| record.version.clone()).collect()
     }
 
-    /// What of a set is not among these.
+    /// The packages of a set that are not in `cached`.
     fn missing(set: &Set, cached: &[Record]) -> Vec<Record> {
         set.records.iter().filter(|record| !cached.contains(record)).cloned().collect()
     }
@@ -413,7 +418,7 @@ mod tests {
             let newer = choice.newer.unwrap();
             assert_eq!(newer.image().unwrap().version, "6.1.192-3");
             assert!(newer.missing.len() == 1 && newer.missing[0].contains(gone), "{:?}", newer.missing);
-            // Who does not want them takes the newest.
+            // Without a need for them, the newest is chosen.
             assert_eq!(chosen(Parts::Image, &listed, &[]), ["6.1.192-3"]);
         }
     }
@@ -475,17 +480,17 @@ mod tests {
     fn what_is_cached_whole_stays_in_use_when_the_archive_moves_on() {
         let (old, new) = (whole(56, "6.1.192-2"), whole(57, "6.1.192-3"));
         assert_eq!(chosen(Parts::Symbols, &new, &old), ["6.1.192-2"; 5]);
-        // A part of it that is gone from the archive is not made up for by a newer one's.
+        // A package missing from the archive is not replaced by a newer one.
         let mixed = [but(old.clone(), "-dbg"), vec![new[4].clone()]].concat();
         assert_eq!(chosen(Parts::Symbols, &new, &mixed), ["6.1.192-3"; 5]);
         assert!(choose(Kernel::USUAL, Parts::Symbols, &[], &mixed).is_err());
-        // Of what is there half, only the rest is downloaded.
+        // If half of it is cached, only the rest is downloaded.
         let half = but(new.clone(), "headers");
         let choice = choose(Kernel::USUAL, Parts::Symbols, &new, &half).unwrap();
         assert_eq!(missing(&choice.set, &half), new[1..3]);
     }
 
-    /// Versions, and for each the part of it (of five) that a place has.
+    /// Versions, each with the subset of its five packages that a place has.
     fn place() -> impl Strategy<Value = Vec<Vec<bool>>> {
         prop::collection::vec(prop::collection::vec(prop::bool::weighted(0.7), 5), 4)
     }
@@ -499,14 +504,14 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the archive and the cache have: what is taken is of one source and whole, the newest such of the cache, else of
-        /// both; and nothing is taken just if there is none.
+        /// For any archive and cache: the chosen packages are complete and from one source, the newest such
+        /// version in the cache, or else in both; none is chosen only if there is none.
         #[test]
         fn what_is_taken_is_the_newest_that_is_whole(archive in place(), cache in place(), wanted in 0..3_usize) {
             let parts = [Parts::Image, Parts::Headers, Parts::Symbols][wanted];
             let needs: &[usize] = [&[0][..], &[0, 1, 2, 3], &[0, 1, 2, 3, 4]][wanted];
             let both: Vec<Vec<bool>> = archive.iter().zip(&cache).map(|(one, other)| one.iter().zip(other).map(|(one, other)| one | other).collect()).collect();
-            // The programs (3) of a later version will do.
+            // Tools (3) of a later version are acceptable.
             let newest = |place: &[Vec<bool>]| (0..place.len()).rev().find(|&number| {
                 needs.iter().all(|&need| place[number][need] || need == 3 && place[number..].iter().any(|has| has[3]))
             });
@@ -526,7 +531,7 @@ mod tests {
             }
         }
 
-        /// The order of versions is one.
+        /// The order of versions is a total order.
         #[test]
         fn versions_have_an_order(one in "[0-9a~+.]{1,6}(-[0-9a~+.]{1,4})?", two in "[0-9a~+.]{1,6}(-[0-9a~+.]{1,4})?", three in "[0-9a~+.]{1,6}") {
             prop_assert_eq!(compare(&one, &two), compare(&two, &one).reverse());

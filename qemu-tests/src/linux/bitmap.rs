@@ -1,4 +1,4 @@
-//! Which pages are in a compressed kdump file.
+//! The pages contained in a compressed kdump file.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -6,7 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// Which pages are in a kdump file: its second bitmap (makedumpfile, IMPLEMENTATION; `struct disk_dump_header`).
+/// The pages contained in a kdump file: its second bitmap (makedumpfile, IMPLEMENTATION; `struct
+/// disk_dump_header`).
 pub(super) struct Bitmap {
     bits: Vec<u8>,
 }
@@ -22,7 +23,7 @@ impl Bitmap {
             let bytes = head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
             bytes.map(u32::from_le_bytes).with_context(cannot)
         };
-        // Behind the signature, a version, 390 bytes of names and a time.
+        // After the signature, a version, 390 bytes of names and a time.
         let (block, sub_header, blocks) = (word(428)?, word(432)?, word(436)?);
         let half = u64::from(blocks) / 2 * u64::from(block);
         let first = u64::from(1 + sub_header) * u64::from(block);
@@ -31,7 +32,7 @@ impl Bitmap {
         Ok(Bitmap { bits })
     }
 
-    /// Whether this page frame is there.
+    /// Whether it contains this page frame.
     pub(super) fn has(&self, pfn: u64) -> bool {
         let byte = usize::try_from(pfn / 8).ok().and_then(|index| self.bits.get(index));
         byte.is_some_and(|byte| byte >> (pfn % 8) & 1 == 1)
@@ -41,7 +42,7 @@ impl Bitmap {
         self.bits.iter().map(|byte| u64::from(byte.count_ones())).sum()
     }
 
-    /// Page frames that are here and not there.
+    /// Page frames that are in this one but not in the other.
     pub(super) fn without(&self, other: &Bitmap) -> Vec<u64> {
         let there = other.bits.iter().copied().chain(std::iter::repeat(0));
         let bytes = self.bits.iter().zip(there).enumerate();

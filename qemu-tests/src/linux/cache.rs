@@ -1,4 +1,4 @@
-//! The folder where packages of Debian's are kept: downloaded once, checked, unpacked. It lies outside of the tree.
+//! The cache folder for Debian packages: downloaded once, verified, unpacked. It is outside the source tree.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
@@ -15,40 +15,40 @@ use super::kernel::{Kernel, Parts};
 use super::rust_tools::{CONFIG, RustTools};
 use crate::process::{self, LOOK_EVERY, Output};
 
-/// The environment variable that says where downloads are kept; else it is `diskdump` in the user's cache folder
+/// The environment variable for the download folder; the default is `diskdump` in the user's cache folder
 /// (`$XDG_CACHE_HOME`, or `~/.cache`).
 pub const CACHE: &str = "DISKDUMP_CACHE";
 
-/// Where in the package with a kernel's symbols the kernel itself is; the rest of it is the modules'.
+/// The folder of the kernel itself in the package with its symbols; the rest belongs to the modules.
 pub(super) const SYMBOLS: &str = "usr/lib/debug/boot";
 
-/// Where [`Kernel::NEWEST`] comes from, as apt is told.
+/// The apt source of [`Kernel::NEWEST`].
 const BACKPORTS: &str = "\
 deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie-backports main
 deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main
 ";
 
-/// The package with the program that is all of a small system.
+/// The package with the program that makes up a small system.
 pub(super) const BUSYBOX: &str = "busybox-static";
 
-/// What takes longer hangs; a download may be slow.
+/// Anything slower hangs; a download may be slow.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(1800);
 pub(super) const LIMIT: Duration = Duration::from_secs(300);
-/// The symbols of a kernel, on a slow disk that others use too.
+/// For a kernel's symbols, on a slow disk that is busy.
 const UNPACK_LIMIT: Duration = Duration::from_secs(1200);
 
-/// How often somebody is told how far a download is.
+/// How often the progress of a download is reported.
 const TELL_EVERY: Duration = Duration::from_millis(250);
 
-/// How old a folder with unfinished work is before somebody else may take it for forgotten.
+/// How old an unfinished folder must be before it may count as abandoned.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// Who is told what happens.
+/// Receives messages.
 pub trait Tell: Send {
-    /// Something to know, on one line.
+    /// A message of one line.
     fn say(&mut self, line: &str);
 
-    /// How far something long is.
+    /// Progress of a long operation.
     fn progress(&mut self, _what: &str, _done: u64, _of: u64) {}
 }
 
@@ -58,18 +58,18 @@ impl<F: FnMut(&str) + Send> Tell for F {
     }
 }
 
-/// The folder where packages are kept.
+/// The cache folder.
 ///
 /// # Errors
-/// If the environment does not say where that may be.
+/// If the environment does not define one.
 pub fn cache() -> Result<PathBuf> {
     location(|name| std::env::var_os(name).map(PathBuf::from))
 }
 
-/// Where downloads are kept, by the environment's variables.
+/// The cache folder according to the environment's variables.
 fn location(variable: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf> {
     let set = |name: &str| variable(name).filter(|value| !value.as_os_str().is_empty());
-    // A relative path in XDG_CACHE_HOME is to be ignored (XDG Base Directory Specification).
+    // A relative path in XDG_CACHE_HOME has to be ignored (XDG Base Directory Specification).
     let user = set("XDG_CACHE_HOME")
         .filter(|folder| folder.is_absolute())
         .or_else(|| Some(set("HOME")?.join(".cache")))
@@ -83,22 +83,22 @@ fn location(variable: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf> {
 /// A kernel that is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Want {
-    /// Which.
+    /// Which kernel.
     pub kernel: Kernel,
-    /// How much of it; of [`Kernel::RUST`] it is always what it is built of.
+    /// How much of it; for [`Kernel::RUST`] it is always the packages it is built from.
     pub parts: Parts,
 }
 
-/// Packages that are not in the cache yet.
+/// Packages missing from the cache.
 #[derive(Clone, Default, Debug)]
 pub struct Downloads {
     cache: Cache,
     records: Vec<Record>,
-    /// What a person should know of the choice, a line each.
+    /// Notes on the choice for the user, one line each.
     pub notes: Vec<String>,
 }
 
-/// A file that would be downloaded.
+/// A file to be downloaded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Download {
     /// Its name.
@@ -108,11 +108,11 @@ pub struct Download {
 }
 
 impl Downloads {
-    /// What is not in the cache of these kernels, and of what makes systems of them. `tools` are those that a kernel with Rust is built
-    /// with, if they are there already.
+    /// Finds the packages of these kernels, and of the systems around them, that are missing from the cache.
+    /// `tools` are those for building a kernel with Rust, if they are already installed.
     ///
     /// # Errors
-    /// If apt does not know it either; the error says in one line what a person can do.
+    /// If apt does not know them either; the error gives a remedy in one line.
     pub fn find(wants: &[Want], tools: Option<&RustTools>) -> Result<Downloads> {
         match wants {
             [] => Ok(Downloads::default()),
@@ -129,10 +129,10 @@ impl Downloads {
             .collect()
     }
 
-    /// Downloads them with apt, which needs no root, and checks each. What is there afterwards is whole, even if not all is.
+    /// Downloads them with apt, without root, and verifies each. After an error, finished downloads are kept.
     ///
     /// # Errors
-    /// If one cannot be had; the error says in one line what a person can do.
+    /// If one fails; the error gives a remedy in one line.
     pub fn fetch(&self, tell: &mut dyn Tell) -> Result<()> {
         if self.records.is_empty() {
             return Ok(());
@@ -148,26 +148,26 @@ impl Downloads {
     }
 }
 
-/// The folder with archives as they were downloaded, and what was unpacked from each, under the same name without
-/// `.deb`. What is there under that name is whole, but for archives that somebody else put there.
+/// The folder with archives as downloaded and with their unpacked content, under the same name without
+/// `.deb`. Everything in it is complete, except archives that a user put there.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Cache {
     pub(super) folder: PathBuf,
 }
 
 impl Cache {
-    /// The one that the environment names.
+    /// The cache folder given by the environment.
     pub(super) fn find() -> Result<Cache> {
         Ok(Cache { folder: cache()? })
     }
 
-    /// Makes the folder, if nobody has yet.
+    /// Creates the folder, if necessary.
     fn make(&self) -> Result<()> {
         fs::create_dir_all(self.folder.join("logs"))
             .with_context(|| format!("cannot create {}", self.folder.display()))
     }
 
-    /// What is in it: archives that are whole, and what was unpacked.
+    /// The content of the folder: complete archives and unpacked packages.
     pub(super) fn content(&self) -> Result<Vec<Record>> {
         let mut records: Vec<Record> = Vec::new();
         let mut unpacked: Vec<Record> = Vec::new();
@@ -182,8 +182,8 @@ impl Cache {
             }
         }
         for record in unpacked {
-            // The headers of a kernel are unpacked into one folder, which has the name of the first. The other two are there as far as
-            // this kernel goes; their archives, if they are there, are of use to others, too.
+            // A kernel's headers are unpacked into one folder, named after the first package. For this kernel
+            // the other two are present too; their archives, if present, may also serve other kernels.
             if let Some(version) = record.name.strip_prefix("linux-headers-").and_then(Kernel::version_of) {
                 let series: String = version.split('.').take(2).collect::<Vec<_>>().join(".");
                 let common = format!("linux-headers-{version}-common");
@@ -203,14 +203,14 @@ impl Cache {
         Ok(records)
     }
 
-    /// All versions of what could be wanted, by apt's lists; none where there is no apt. If one of these is from backports, by the lists of
-    /// those, too.
+    /// All versions of the packages that may be wanted, from apt's lists; none without apt. If one of the
+    /// kernels is from backports, includes the lists of backports.
     fn listed(&self, wants: &[Want]) -> Result<Vec<Record>> {
         let mut records = Cache::listed_with(&[], BUSYBOX);
         if wants.iter().any(|want| want.kernel.is_backported()) {
             self.list_backports()?;
             let mut known = Cache::listed_with(&self.backports(), LIBRARY);
-            // The older kernels of that Debian are not those of this one.
+            // Older kernels of that Debian release differ from those of this one.
             known.retain(|record| {
                 record.name == LIBRARY || record.name.contains(&format!("-{}.", Kernel::NEWEST.series))
             });
@@ -222,7 +222,7 @@ impl Cache {
         Ok(records)
     }
 
-    /// What makes apt look at the lists of backports in the cache, and at nothing of the machine's.
+    /// Options that make apt use only the lists of backports in the cache, and nothing from the machine.
     fn backports(&self) -> Vec<String> {
         let folder = self.folder.join("backports");
         let at = |key: &str, file: &str| format!("{key}={}", folder.join(file).display());
@@ -232,14 +232,14 @@ impl Cache {
             at("Dir::State::lists", "lists"),
             at("Dir::State::status", "status"),
             at("Dir::Cache", "cache"),
-            // The user that apt would become may not write there.
+            // The user that apt would switch to may not write there.
             "APT::Sandbox::User=".to_owned(),
             "Acquire::Languages=none".to_owned(),
         ];
         options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect()
     }
 
-    /// Brings apt's lists of backports up to date; what stays of earlier ones is as good where there is no network.
+    /// Updates apt's lists of backports; without a network, the earlier ones are good enough.
     fn list_backports(&self) -> Result<()> {
         let folder = self.folder.join("backports");
         for part in ["lists/partial", "cache/archives/partial"] {
@@ -264,7 +264,7 @@ impl Cache {
         }
     }
 
-    /// All versions of kernels' packages, and of another one.
+    /// All versions of kernel packages, and of another package.
     fn listed_with(options: &[String], other: &str) -> Vec<Record> {
         let apt = |arguments: &[&str]| {
             let mut command = Command::new("apt-cache");
@@ -307,7 +307,7 @@ impl Cache {
         Ok(versions.last().map(|record| self.folder.join(record.stem())))
     }
 
-    /// Changes with all that a kernel with Rust is built with.
+    /// A hash of everything that a kernel with Rust is built with.
     pub(super) fn rust_key(&self, tools: &RustTools) -> Result<String> {
         let mut all = CONFIG.to_owned();
         for tool in [&tools.rustc, &tools.bindgen] {
@@ -317,7 +317,7 @@ impl Cache {
         Ok(format!("{:08x}", xxh3_64(all.as_bytes()) as u32))
     }
 
-    /// What has to be downloaded for these.
+    /// The downloads for these.
     fn plan(&self, wants: &[Want], tools: Option<&RustTools>) -> Result<Downloads> {
         let cached = self.content()?;
         let built = match tools {
@@ -328,7 +328,7 @@ impl Cache {
             wants.iter().copied().filter(|want| want.kernel != Kernel::RUST || !built).collect();
         let Needed { records, mut notes } = match needed(&wants, &[], &cached) {
             Ok(nothing) => nothing,
-            // Only now, since to read apt's lists takes seconds.
+            // Only now, because reading apt's lists takes seconds.
             Err(_) => needed(&wants, &self.listed(&wants)?, &cached).map_err(|lack| self.advice(&lack))?,
         };
         let halves = records.iter().map(|record| self.archive(record)).filter(|path| path.exists());
@@ -336,7 +336,7 @@ impl Cache {
         Ok(Downloads { cache: self.clone(), records, notes })
     }
 
-    /// What a person can do.
+    /// A remedy for the user.
     fn advice(&self, lack: &Lack) -> anyhow::Error {
         anyhow::anyhow!(
             "apt's lists have no {}; `apt-get update` as root on a Debian may bring it, or put into {}: {}",
@@ -346,7 +346,7 @@ impl Cache {
         )
     }
 
-    /// A kernel's parts, which are in the cache afterwards.
+    /// The packages of a kernel, after making sure that they are in the cache.
     pub(super) fn take(&self, want: Want, tell: &mut dyn Tell) -> Result<Set> {
         self.bring(&[want], None, tell)?;
         match choose(want.kernel, want.parts, &[], &self.content()?) {
@@ -355,7 +355,7 @@ impl Cache {
         }
     }
 
-    /// Downloads what is not there yet of these.
+    /// Downloads what is missing for these.
     pub(super) fn bring(&self, wants: &[Want], tools: Option<&RustTools>, tell: &mut dyn Tell) -> Result<()> {
         self.make()?;
         let downloads = self.plan(wants, tools)?;
@@ -378,12 +378,12 @@ impl Cache {
         self.folder.join(format!("{}.deb", record.stem()))
     }
 
-    /// A package, unpacked; `only` is the folder that is wanted of it, if not all.
+    /// A package, unpacked; `only` limits that to one of its folders.
     pub(super) fn unpacked(&self, record: &Record, only: Option<&str>) -> Result<PathBuf> {
         self.unpacked_with(record, [], only)
     }
 
-    /// The same, and others in the same folder.
+    /// The same, with others in the same folder.
     pub(super) fn unpacked_with<'r>(
         &self,
         record: &'r Record,
@@ -399,7 +399,7 @@ impl Cache {
         self.unpack(&archives, &record.stem(), only, |_| Ok(()))
     }
 
-    /// busybox, which is in the cache already.
+    /// busybox, from the cache.
     pub(super) fn busybox(&self) -> Result<PathBuf> {
         let record = newest(BUSYBOX, &[], &self.content()?)
             .with_context(|| format!("there is no {BUSYBOX} in {}", self.folder.display()))?;
@@ -411,7 +411,7 @@ impl Cache {
             .with_context(|| format!("{} has no busybox; remove it", package.display()))
     }
 
-    /// Runs a program in `folder`, in the language that we read.
+    /// Runs a program in `folder`, with messages in the C locale.
     pub(super) fn run(
         &self,
         program: &str,
@@ -431,11 +431,11 @@ impl Cache {
         process::run(&mut command, limit, &log)?.success(program)
     }
 
-    /// Downloads one version of a package. `progress` is told how many bytes are there.
+    /// Downloads one version of a package. `progress` gets the number of bytes received.
     fn download(&self, record: &Record, progress: &mut dyn FnMut(u64)) -> Result<()> {
         let file = format!("{}.deb", record.stem());
         let facts = record.file.as_ref().with_context(|| format!("apt does not say how large {file} is"))?;
-        // In a folder of its own, so that half a file never stands under a whole one's name.
+        // In a separate folder, so that a partial file never has the final name.
         let scratch = Scratch::new(&self.folder)?;
         let mut arguments = if facts.is_backported { self.backports() } else { Vec::new() };
         arguments.extend(["download".to_owned(), record.request()]);
@@ -469,8 +469,8 @@ impl Cache {
         fs::rename(&path, self.folder.join(&file)).with_context(|| format!("cannot keep {file}"))
     }
 
-    /// Unpacks archives into one folder, and compares each file with the checksum that its package has of it. `only` is
-    /// the folder that is wanted of them, if not all. `finish` may change what is in the folder; it becomes `name` then.
+    /// Unpacks archives into one folder, and compares each file with the checksum in its package. `only`
+    /// limits that to one of their folders. `finish` may modify the folder before it is renamed to `name`.
     pub(super) fn unpack(
         &self,
         archives: &[PathBuf],
@@ -484,14 +484,14 @@ impl Cache {
         for (number, archive) in archives.iter().enumerate() {
             let text = archive.to_string_lossy();
             let control = format!("control-{number}");
-            // A full disk and a slow one stop it as well.
+            // A full disk and a timeout cause the same error.
             let stopped = || format!("cannot unpack {text} (if it is damaged, remove it)");
             self.run("dpkg-deb", &["--control", &text, &control], &scratch.path, UNPACK_LIMIT)
                 .with_context(stopped)?;
             let sums = format!("../{control}/md5sums");
             let mut check = vec!["--check", "--quiet", "--strict", &sums];
             if let Some(only) = only {
-                // With the modules' symbols it would be 3 GB more.
+                // The modules' symbols would take another 3 GB.
                 let script = r#"mkdir files && dpkg-deb --fsys-tarfile "$1" | tar -x -C files "./$2""#;
                 self.run("sh", &["-c", script, "sh", &text, only], &scratch.path, UNPACK_LIMIT)
                     .with_context(stopped)?;
@@ -504,7 +504,7 @@ impl Cache {
         }
         finish(&files)?;
         match fs::rename(&files, &target) {
-            // Somebody else may have unpacked the same meanwhile.
+            // Another process may have unpacked the same in the meantime.
             Err(error) if !target.is_dir() => {
                 Err(error).with_context(|| format!("cannot create {}", target.display()))
             }
@@ -513,21 +513,21 @@ impl Cache {
     }
 }
 
-/// What is needed of what is not cached.
+/// Packages that are needed and not cached.
 #[derive(Default, Debug)]
 struct Needed {
     records: Vec<Record>,
     notes: Vec<String>,
 }
 
-/// What is neither cached nor listed.
+/// Packages that are neither cached nor listed.
 #[derive(PartialEq, Eq, Debug)]
 struct Lack {
     what: String,
     files: Vec<String>,
 }
 
-/// Which packages have to be downloaded, by what apt's lists and the cache have.
+/// The packages to download, given the content of apt's lists and of the cache.
 fn needed(wants: &[Want], listed: &[Record], cached: &[Record]) -> Result<Needed, Lack> {
     let mut needed = Needed::default();
     let single = |name: &str| {
@@ -572,8 +572,8 @@ fn needed(wants: &[Want], listed: &[Record], cached: &[Record]) -> Result<Needed
     Ok(needed)
 }
 
-/// Whether this is a Debian package to its last byte: an archive of `ar` whose parts reach just to its end. What was cut off while it was
-/// downloaded does not.
+/// Whether this is a complete Debian package: an `ar` archive whose members end exactly at its end. A
+/// truncated download does not.
 fn is_whole_archive(path: &Path) -> bool {
     const MAGIC: &[u8; 8] = b"!<arch>\n";
     const HEADER: usize = 60;
@@ -587,7 +587,7 @@ fn is_whole_archive(path: &Path) -> bool {
             let mut header = [0; HEADER];
             file.seek(SeekFrom::Start(at))?;
             file.read_exact(&mut header)?;
-            // Ten digits, padded with blanks.
+            // Ten digits, padded with spaces.
             let bytes = std::str::from_utf8(&header[48..58])
                 .ok()
                 .and_then(|text| text.trim_end().parse::<u64>().ok());
@@ -600,7 +600,7 @@ fn is_whole_archive(path: &Path) -> bool {
     ends().unwrap_or(false)
 }
 
-/// What is in a folder; nothing, if there is none.
+/// The entries of a folder; none if it does not exist.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let say = || format!("cannot read the folder {}", folder.display());
     match fs::read_dir(folder) {
@@ -614,8 +614,8 @@ pub(super) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// A folder for what is not whole yet, removed when dropped. As long as it is used it is locked, so that what somebody who was killed has
-/// left can be told from what somebody works on.
+/// A folder for unfinished work, removed when dropped. It is locked while in use, so that leftovers of a
+/// killed process can be told from work in progress.
 #[derive(Debug)]
 pub(super) struct Scratch {
     /// The folder.
@@ -646,12 +646,12 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What stays is in nobody's way but takes room.
+        // Leftovers are harmless but use space.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// Removes what was left unfinished by somebody who was killed: a kernel that is being built takes 3 GB.
+/// Removes leftovers of killed processes: a kernel being built takes 3 GB.
 fn sweep(folder: &Path) -> Result<()> {
     for path in entries(folder)? {
         let name = file_name(&path);
@@ -661,7 +661,7 @@ fn sweep(folder: &Path) -> Result<()> {
                     .iter()
                     .all(|part| !part.is_empty() && part.bytes().all(|digit| digit.is_ascii_digit()))
             });
-        // Between its making and its lock a folder is young.
+        // Between creation and locking, a folder is young.
         let is_old = || {
             let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
             modified.is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > FORGOTTEN))
@@ -677,7 +677,7 @@ fn sweep(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What in `folder` has a name that pleases, the last one by name.
+/// The entry of `folder` with the last name that `pleases` accepts.
 pub(super) fn last(folder: &Path, pleases: impl Fn(&str) -> bool) -> Result<Option<PathBuf>> {
     let names = entries(folder)?.into_iter();
     Ok(names.filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(&pleases)).max())
@@ -704,7 +704,7 @@ mod tests {
         assert!(place(&[]).unwrap_err().to_string().contains(CACHE));
     }
 
-    /// A package called `name` with one file, and with these checksums of it.
+    /// A package called `name` with one file and these checksums for it.
     fn package(folder: &Path, name: &str, sums: &str) -> PathBuf {
         let tree = folder.join("tree");
         for folder in ["DEBIAN", "bin"] {
@@ -744,7 +744,7 @@ mod tests {
         assert_eq!(unpacked, folder.path().join("busybox-static_1_all"));
         assert_eq!(cache.busybox().unwrap(), unpacked.join("bin/busybox"));
         assert_eq!(fs::read(unpacked.join("bin/busybox")).unwrap(), b"hello\n");
-        // A second time, as if two had begun together.
+        // A second time, as if two processes had started at once.
         assert_eq!(unpack(&archive).unwrap(), unpacked);
         let left = fs::read_dir(folder.path()).unwrap().flatten();
         assert!(left.into_iter().all(|entry| !entry.file_name().to_string_lossy().starts_with('.')));
@@ -765,7 +765,7 @@ mod tests {
         }
         fs::write(&archive, [&whole[..], &[0; 100]].concat()).unwrap();
         assert_eq!(cache.content().unwrap(), []);
-        // What was unpacked of it before is whole.
+        // The content unpacked from it earlier is complete.
         fs::create_dir(folder.path().join("busybox-static_1_all")).unwrap();
         assert_eq!(cache.content().unwrap(), [record]);
     }

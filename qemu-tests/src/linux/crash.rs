@@ -1,4 +1,4 @@
-//! A stock Linux that crashes, and what QEMU sees of it: memory, registers, and the kernel's own VMCOREINFO.
+//! A stock Linux that crashes, as seen by QEMU: memory, registers, and the kernel's own VMCOREINFO.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ use super::{Guest, Symbolised};
 use crate::bed::Bed;
 use crate::compare::{self, Segment};
 
-/// What the guest does before it crashes: tasks that sleep, files that are open, memory that is in use, and memory that
-/// was; pages of all kinds, large ones too.
+/// What the guest does before it crashes: sleeping tasks, open files, memory in use and freed memory; pages
+/// of all kinds, including huge ones.
 const SCRIPT: &str = r#"
 mount -t tmpfs none /tmp || fail "no tmpfs"
 mkdir /tmp/many
@@ -51,16 +51,16 @@ say "crashes now"
 echo c >/proc/sysrq-trigger
 "#;
 
-/// The guest's CPUs.
+/// Number of CPUs of the guest.
 pub const CPUS: u32 = 2;
 
-/// What a guest that crashes says last.
+/// The last output of a crashed guest.
 const LAST_WORDS: &str = "---[ end Kernel panic";
 
 /// Under TCG, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A Linux that has crashed.
+/// A crashed Linux.
 #[derive(Clone, Debug)]
 pub struct Crashed {
     /// Its kernel with symbols.
@@ -69,31 +69,32 @@ pub struct Crashed {
     pub release: String,
     /// QEMU's own core of it (ELF).
     pub core: PathBuf,
-    /// Its RAM, as parts of that core.
+    /// Its RAM, as segments of that core.
     pub ram: Vec<Segment>,
     /// The registers of its CPUs.
     pub cpus: Vec<CpuState>,
-    /// What the kernel tells debuggers.
+    /// The kernel's VMCOREINFO.
     pub vmcoreinfo: Vec<u8>,
-    /// What it said on the console.
+    /// Its console output.
     pub log: String,
 }
 
-/// Boots a stock Linux with so many MiB of RAM, lets it crash, and takes its memory. `folder` gets the files.
+/// Boots a stock Linux with this many MiB of RAM, lets it crash, and captures its memory. The files go into
+/// `folder`.
 ///
 /// # Errors
-/// If the guest does not crash in time, or QEMU does not give what is in it.
+/// If the guest does not crash in time, or QEMU does not provide its state.
 pub fn crash(linux: &Symbolised, memory: u32, folder: &Path) -> Result<Crashed> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let core = folder.join("qemu.elf");
-    // Through this module the kernel tells QEMU where its VMCOREINFO is.
+    // With this module the kernel tells QEMU the address of its VMCOREINFO.
     let guest = Guest::new(&linux.stock, SCRIPT).module("qemu_fw_cfg").module("loop");
     let mut machine = guest
         .machine(Bed::usual(), folder, "crash")?
         .memory(memory)
         .cpus(CPUS)
         .word("panic=0")
-        // As with a kexec kernel, other CPUs are stopped by an NMI, and stay online.
+        // As with kexec, the other CPUs are stopped by an NMI and stay online.
         .word("crash_kexec_post_notifiers");
     machine.arguments.extend(["-device", "vmcoreinfo"]);
     let mut running = machine.start(folder, "crash")?;
@@ -132,13 +133,13 @@ pub fn crash(linux: &Symbolised, memory: u32, folder: &Path) -> Result<Crashed> 
     })
 }
 
-/// Of `CPU: 1 PID: 1 Comm: sh …`, the number.
+/// The CPU number in `CPU: 1 PID: 1 Comm: sh …`.
 fn crashed_cpu(log: &str) -> Option<u32> {
     let words = log.lines().rev().find_map(|line| line.split_once("CPU: "))?.1;
     words.split_whitespace().next()?.parse().ok()
 }
 
-/// A note of a core.
+/// A note in a core.
 struct Note {
     name: Vec<u8>,
     kind: u32,
@@ -163,12 +164,12 @@ fn notes(core: &Path) -> Result<Vec<Note>> {
     Ok(found)
 }
 
-/// Registers of a CPU, from what QEMU writes of it: a `struct elf_prstatus` (Linux, include/linux/elfcore.h), and a
+/// Registers of a CPU, from QEMU's notes: a `struct elf_prstatus` (Linux, include/linux/elfcore.h), and a
 /// `QEMUCPUState` (QEMU, target/i386/arch_dump.c).
 fn cpu(number: u32, general: &[u8], control: &[u8]) -> Result<CpuState> {
     const GENERAL: usize = 112;
     const CONTROL: usize = 8 + 18 * 8 + 10 * 24;
-    // SCE, LME, LMA and NX: QEMU does not say EFER, and a Linux of 64 bits has no other.
+    // SCE, LME, LMA and NX: QEMU does not export EFER, and a 64-bit Linux always has this value.
     const EFER: u64 = 0xd01;
     let mut state = CpuState::new_zeroed();
     state.cpu = number.into();

@@ -1,4 +1,5 @@
-//! A dump of a crashed Linux on a partition, as the kernel side would have written it, made from what QEMU gives.
+//! Builds a dump of a crashed Linux on a partition from QEMU's data, as the kernel side would have written
+//! it.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -26,19 +27,19 @@ use super::levels;
 const UUID: Uuid = *b"a Linux's dumps.";
 const NONCE: u64 = 0x4c69_6e75_7820_6475;
 
-/// Pages that are packed together, as the kernel side does it.
+/// Number of pages packed together, as on the kernel side.
 const UNIT_PAGES: usize = 8;
 
-/// Bytes of text in a note, well below a chunk's payload.
+/// Bytes of text in a note, well below the size of a chunk's payload.
 const PIECE: usize = 4000;
 
-/// Blocks of pattern after the dump.
+/// Number of pattern blocks after the dump.
 const REST: u64 = 64;
 
-/// Writes a file that is a dump partition with a whole dump of `crashed` on it.
+/// Writes a file that is a dump partition with a complete dump of `crashed`.
 ///
 /// # Errors
-/// If QEMU's core cannot be read, or the file not written.
+/// If QEMU's core cannot be read, or the file cannot be written.
 pub fn partition(crashed: &Crashed, path: &Path) -> Result<()> {
     let cannot = || format!("cannot write {}", path.display());
     let classes = levels::classes(crashed)?;
@@ -59,7 +60,7 @@ pub fn partition(crashed: &Crashed, path: &Path) -> Result<()> {
     writer.finish(crashed).with_context(cannot)
 }
 
-/// What the notes chunks hold, each in front of a chunk's border.
+/// The contents of the notes chunks.
 fn notes(crashed: &Crashed) -> Vec<Vec<u8>> {
     let mut chunks = vec![Vec::new()];
     let mut note = |kind: NoteKind, parts: &[&[u8]]| {
@@ -105,7 +106,7 @@ fn system(crashed: &Crashed) -> String {
     format!("Linux {}", crashed.release)
 }
 
-/// Why it panicked.
+/// The reason of the panic.
 fn message(crashed: &Crashed) -> &str {
     let marker = "Kernel panic - not syncing: ";
     let said = crashed.log.lines().find_map(|line| line.split_once(marker));
@@ -120,7 +121,7 @@ struct Writer {
     data_pages: u64,
     zero_pages: u64,
     runs: Vec<Run>,
-    /// Pages in the chunk that is being filled.
+    /// Number of pages in the current chunk.
     pages: u64,
     payload: Vec<u8>,
     unit: Vec<Block>,
@@ -141,7 +142,7 @@ impl Writer {
             unit: Vec::new(),
             table: Table::new(),
         };
-        // Label and front header come last.
+        // Label and front header are written last.
         writer.block(&[0; BLOCK_SIZE])?;
         writer.block(&[0; BLOCK_SIZE])?;
         Ok(writer)
@@ -194,13 +195,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Appends the unit that is being filled to the payload.
+    /// Appends the current unit to the payload.
     fn pack(&mut self) {
         if self.unit.is_empty() {
             return;
         }
         let bytes = self.unit.as_flattened();
-        // A unit that does not shrink is stored as it is; one of random bytes may come out exactly as long as it was.
+        // A unit that does not shrink is stored uncompressed; random bytes may come out exactly as long as
+        // they were.
         let mut packed = vec![0; bytes.len() - 1];
         let length = lz4::compress(bytes, &mut packed, &mut self.table);
         let packed = length.and_then(|length| packed.get(..length));
@@ -217,7 +219,7 @@ impl Writer {
         self.unit.clear();
     }
 
-    /// Writes the chunk that is being filled.
+    /// Writes the current chunk.
     fn chunk(&mut self, kind: ChunkKind) -> Result<()> {
         let encoding = if kind == ChunkKind::Notes { Encoding::Plain } else { Encoding::Units };
         let used = self.payload.len();
@@ -251,7 +253,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes what is left, the headers, some pattern, and the label.
+    /// Writes the rest, the headers, some pattern, and the label.
     fn finish(mut self, crashed: &Crashed) -> Result<()> {
         self.pack();
         if !self.runs.is_empty() {

@@ -1,4 +1,4 @@
-//! A guest: what of a stock Linux is in it, and what it does.
+//! A guest: the parts of a stock Linux that it contains, and what it does.
 
 use std::fs;
 use std::path::Path;
@@ -16,16 +16,16 @@ use crate::serial::Serial;
 
 const INIT: &str = include_str!("init.sh");
 
-/// What every script begins with.
+/// The common beginning of every script.
 pub(super) const LIBRARY: &str = include_str!("guest.sh");
 
-/// What a guest can be busy with, as functions of its script: `load` and `traffic`.
+/// Load for a guest, as functions of its script: `load` and `traffic`.
 pub const LOAD: &str = include_str!("load.sh");
 
-/// MiB of RAM: what a stock kernel needs, and some more.
+/// RAM in MiB: somewhat more than a stock kernel needs.
 const MEMORY: u32 = 512;
 
-/// A guest that loads modules, runs a script and is switched off.
+/// A guest that loads modules, runs a script and is powered off.
 #[derive(Clone, Debug)]
 pub struct Guest<'a> {
     stock: &'a Stock,
@@ -35,20 +35,20 @@ pub struct Guest<'a> {
 }
 
 impl<'a> Guest<'a> {
-    /// A guest that runs `script` with busybox's shell and programs, and with the functions in `guest.sh`. The
-    /// script's exit code is the guest's.
+    /// A guest that runs `script` with busybox's shell and programs, and with the functions in `guest.sh`.
+    /// The script's exit code is the guest's.
     pub fn new(stock: &'a Stock, script: &str) -> Guest<'a> {
         Guest { stock, modules: Vec::new(), files: Vec::new(), script: script.to_owned() }
     }
 
-    /// With a module of the kernel, and all that it needs. They are loaded in the order in which they are named.
+    /// With a kernel module and its dependencies. Modules are loaded in the given order.
     #[must_use]
     pub fn module(mut self, name: &str) -> Guest<'a> {
         self.modules.push(name.to_owned());
         self
     }
 
-    /// With the modules after which this device appears as a disk.
+    /// With the modules that make this device appear as a disk.
     #[must_use]
     pub fn disk(self, device: &Device) -> Guest<'a> {
         let modules: &[&str] = match device.driver {
@@ -60,10 +60,10 @@ impl<'a> Guest<'a> {
         modules.iter().fold(self, |guest, module| guest.module(module))
     }
 
-    /// With a program of this machine's, and the libraries that it needs, in `/bin`.
+    /// With a program of this machine in `/bin`, and the libraries that it needs.
     ///
     /// # Errors
-    /// If it cannot be read, or needs what is not there.
+    /// If it cannot be read, or needs a missing library.
     pub fn program(mut self, program: &Path) -> Result<Guest<'a>> {
         let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         let output = Command::new("ldd").arg(program).output().context("cannot run ldd")?;
@@ -87,8 +87,8 @@ impl<'a> Guest<'a> {
         self
     }
 
-    /// The machine that runs it: one CPU and no disk, until the caller adds some. `bed` is the architecture, for which
-    /// there is only x86_64's kernel, and what the disks hang on. The guest's root is made in `folder`, as
+    /// The machine for this guest: one CPU and no disk, until the caller adds some. `bed` is the architecture
+    /// (only x86_64 has a kernel) and the disks' controller. The guest's root is written to `folder`, as
     /// `NAME.initramfs`.
     ///
     /// # Errors
@@ -130,11 +130,11 @@ impl<'a> Guest<'a> {
     }
 }
 
-/// What `ldd` says of a program: files of libraries and the loader.
+/// The files of libraries and the loader in the output of `ldd`.
 fn libraries(said: &str) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for line in said.lines() {
-        // `NAME => FILE (ADDRESS)`, or `FILE (ADDRESS)`; what has no file is a part of the kernel.
+        // `NAME => FILE (ADDRESS)`, or `FILE (ADDRESS)`; an entry without a file is part of the kernel.
         let (name, file) = line.split_once(" => ").map_or(("", line), |(name, file)| (name.trim(), file));
         ensure!(!file.starts_with("not found"), "there is no {name}");
         files.extend(file.split_whitespace().next().filter(|file| file.starts_with('/')).map(str::to_owned));
@@ -142,11 +142,11 @@ fn libraries(said: &str) -> Result<Vec<String>> {
     Ok(files)
 }
 
-/// Waits for the end of a guest; gives what it said.
+/// Waits for the end of a guest; returns its output.
 ///
 /// # Errors
-/// If it does not end in time, or its script ended with another exit code than 0; the error names what the guest said of
-/// it, and the log.
+/// If it does not end in time, or its script ended with an exit code other than 0; the error gives the
+/// guest's reason and the log.
 pub fn finish(mut running: Running, limit: Duration) -> Result<Serial> {
     running.wait_exit(limit)?;
     let serial = running.serial;

@@ -1,19 +1,19 @@
-//! The archive that Linux unpacks into its first root: cpio in the "new ASCII" format (Linux,
+//! The archive that Linux unpacks into its initial root: cpio in the "new ASCII" format (Linux,
 //! Documentation/driver-api/early-userspace/buffer-format.rst).
 
 use std::collections::BTreeSet;
 
-/// What a file may be used for, as in Unix.
+/// File types and permissions, as in Unix.
 const FOLDER: u32 = 0o040_755;
 const REGULAR: u32 = 0o100_000;
 
 /// Names, headers and contents begin at multiples of this.
 const ALIGN: usize = 4;
 
-/// The archive's end is a file with this name.
+/// The name of the entry that ends the archive.
 const TRAILER: &str = "TRAILER!!!";
 
-/// An archive that grows.
+/// An archive under construction.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Initramfs {
     bytes: Vec<u8>,
@@ -22,7 +22,7 @@ pub(super) struct Initramfs {
 }
 
 impl Initramfs {
-    /// Adds a file at `path`, which is relative to the root, and the folders that it is in. `mode` is its permissions.
+    /// Adds a file at `path`, relative to the root, and its parent folders. `mode` is its permissions.
     pub(super) fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
         for (slash, _) in path.match_indices('/') {
             self.folder(path.get(..slash).unwrap_or_default());
@@ -30,7 +30,7 @@ impl Initramfs {
         self.entry(path, REGULAR | mode, content);
     }
 
-    /// Adds a folder; once, however often it is asked for.
+    /// Adds a folder, unless it was added before.
     pub(super) fn folder(&mut self, path: &str) {
         if self.folders.insert(path.to_owned()) {
             self.entry(path, FOLDER, &[]);
@@ -50,21 +50,21 @@ impl Initramfs {
         }
         let number = if is_trailer { 0 } else { self.entries };
         let fields = [
-            // Number of the inode; permissions; owner and group (root).
+            // Inode number; mode; owner and group (root).
             number,
             mode,
             0,
             0,
-            // Links to it; time of change.
+            // Number of links; modification time.
             1,
             0,
             content.len() as u32,
-            // Its device's numbers, and those that it is, if it is one.
+            // Numbers of the device that contains it, and of the device that it is, if any.
             0,
             0,
             0,
             0,
-            // Length of the name with a zero behind it; a checksum, which this format leaves zero.
+            // Length of the name including a terminating zero; a checksum, which is zero in this format.
             path.len() as u32 + 1,
             0,
         ];
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Path, mode and content of every entry in front of the trailer.
+    /// Path, mode and content of every entry before the trailer.
     fn read(mut bytes: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
         let mut entries = Vec::new();
         let whole = bytes.len();

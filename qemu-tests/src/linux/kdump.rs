@@ -1,5 +1,5 @@
-//! kdump, the usual way to a dump: a second kernel waits in memory that is kept for it, is booted by kexec when the first one
-//! crashes, and lets makedumpfile write what it finds.
+//! kdump, the usual way to a dump: a second kernel waits in reserved memory, is booted by kexec when the
+//! first one crashes, and runs makedumpfile on the memory of the first.
 
 use std::fs;
 use std::io::Write;
@@ -14,26 +14,26 @@ use super::stock::Stock;
 use crate::bed::Device;
 use crate::process;
 
-/// What loads it in the guest, as the function `load_kdump`.
+/// The script for loading it in the guest, as the function `load_kdump`.
 pub const KDUMP: &str = include_str!("kdump.sh");
 const KEXEC: &str = include_str!("kexec.c");
 const CAPTURE: &str = include_str!("capture.sh");
 
-/// What a compiler takes longer for hangs.
+/// A compiler that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What writes the memory.
+/// The program that writes the memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Filter {
-    /// makedumpfile with these options, its output in the flattened form, that a pipe can carry.
+    /// makedumpfile with these options, with its output in the flattened form that a pipe can carry.
     Makedumpfile(&'static str),
-    /// dd: `/proc/vmcore` as it is.
+    /// dd: a plain copy of `/proc/vmcore`.
     Plain,
 }
 
-/// Puts into `guest` what kdump needs: kexec, and a second kernel with its first root, which writes to the second partition
-/// of the first disk and resets the machine. The guest has to call `load_kdump`, of [`KDUMP`], and to be booted with
-/// `crashkernel=`. `folder` gets what is built.
+/// Adds to `guest` what kdump needs: kexec, and a second kernel with its initramfs, which writes to the
+/// second partition of the first disk and resets the machine. The guest has to call `load_kdump`, from
+/// [`KDUMP`], and to be booted with `crashkernel=`. `folder` gets the build results.
 ///
 /// # Errors
 /// If a program is missing.
@@ -61,7 +61,8 @@ pub fn kdump<'a>(
     ))
 }
 
-/// Builds what loads the second kernel. Debian's own kexec needs Xen's libraries, and makes this system call in the end.
+/// Builds the program that loads the second kernel. Debian's own kexec needs Xen's libraries, and ends up
+/// making the same system call.
 fn kexec(folder: &Path) -> Result<PathBuf> {
     let (source, program) = (folder.join("kexec.c"), folder.join("kexec"));
     fs::write(&source, KEXEC).with_context(|| format!("cannot write {}", source.display()))?;
@@ -71,14 +72,14 @@ fn kexec(folder: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// A program in the path.
+/// A program in PATH.
 fn find(program: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file());
     found.with_context(|| format!("{program} is not installed"))
 }
 
-/// Packs with gzip, as small as it can: what it takes is taken from the kernel that has crashed.
+/// Compresses with gzip as much as possible: the second kernel's memory is taken from the first.
 fn packed(bytes: Vec<u8>) -> Result<Vec<u8>> {
     let cannot = "cannot run gzip";
     let mut command = Command::new("gzip");
@@ -91,7 +92,7 @@ fn packed(bytes: Vec<u8>) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// Puts the flattened form that [`Filter::Makedumpfile`] leaves on a disk together again, as the file `into`.
+/// Reassembles the flattened form that [`Filter::Makedumpfile`] leaves on a disk into the file `into`.
 ///
 /// # Errors
 /// If there is none.
@@ -109,7 +110,7 @@ pub fn unflatten(disk: &crate::image::Disk, into: &Path, log: &Path) -> Result<(
     }
     let mut child = command.spawn().context("cannot run makedumpfile")?;
     if let Some(mut input) = child.stdin.take() {
-        // It stops reading at the end of what it knows.
+        // It stops reading at the end of the flattened data.
         let _ = std::io::copy(&mut image, &mut input);
     }
     let status = child.wait().context("cannot run makedumpfile")?;

@@ -1,5 +1,5 @@
-//! What the pages of a stock Linux that has crashed are for, told from QEMU's core of it; and what of it a level keeps,
-//! compared with what makedumpfile keeps.
+//! The classes of the pages of a crashed stock Linux, according to QEMU's core of it; and a comparison of
+//! what each level keeps with what makedumpfile keeps.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -15,10 +15,10 @@ use dumpcore::{Level, PageClass};
 use super::bitmap::Bitmap;
 use super::crash::Crashed;
 
-/// Where the kernel's own image is mapped (Linux, Documentation/arch/x86/x86_64/mm.rst).
+/// Address of the kernel's own image (Linux, Documentation/arch/x86/x86_64/mm.rst).
 const IMAGE: u64 = 0xffff_ffff_8000_0000;
 
-/// Bits of an entry of a page table (Intel SDM vol. 3, 4.5).
+/// Bits of a page table entry (Intel SDM vol. 3, 4.5).
 const MAPPED: u64 = 1;
 const LARGE: u64 = 1 << 7;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
@@ -26,7 +26,7 @@ const FRAME: u64 = 0x000f_ffff_ffff_f000;
 /// The classes of all pages of a machine's RAM.
 ///
 /// # Errors
-/// If its VMCOREINFO does not tell what is needed, or QEMU's core cannot be read.
+/// If its VMCOREINFO lacks something, or QEMU's core cannot be read.
 pub fn classes(crashed: &Crashed) -> Result<BTreeMap<u64, PageClass>> {
     let memory = Memory::new(crashed)?;
     let layout = Layout::parse(&Vmcoreinfo(&crashed.vmcoreinfo))?;
@@ -48,15 +48,15 @@ pub fn classes(crashed: &Crashed) -> Result<BTreeMap<u64, PageClass>> {
     Ok(found)
 }
 
-/// A machine's memory as its kernel sees it, through its page tables.
+/// A machine's memory as seen by its kernel, through its page tables.
 struct Memory<'c> {
     core: File,
     crashed: &'c Crashed,
-    /// Physical address of the uppermost page table.
+    /// Physical address of the top-level page table.
     tables: u64,
-    /// How many levels of tables there are.
+    /// Number of page table levels.
     levels: u32,
-    /// The page that was looked up last, and where it is.
+    /// The last page looked up, and its physical address.
     last: Cell<Option<(u64, u64)>>,
 }
 
@@ -77,7 +77,7 @@ impl<'c> Memory<'c> {
         self.core.read_exact_at(into, segment.offset + (address - segment.physical)).ok()
     }
 
-    /// Where a page is (Intel SDM vol. 3, 4.5: tables of four levels or five).
+    /// The physical address of a page (Intel SDM vol. 3, 4.5: four or five levels of tables).
     fn translate(&self, page: u64) -> Option<u64> {
         if let Some((known, place)) = self.last.get()
             && known == page
@@ -118,12 +118,12 @@ impl KernelMemory for Memory<'_> {
     }
 }
 
-/// How our way of leaving pages out differs from makedumpfile's.
+/// The difference between our selection of pages and makedumpfile's.
 #[derive(Clone, Default, Debug)]
 pub struct Difference {
-    /// Pages that makedumpfile keeps.
+    /// Number of pages that makedumpfile keeps.
     pub kept: u64,
-    /// Pages that only one of us keeps: its number, whether it is makedumpfile, and the page's class.
+    /// Pages that only one of them keeps: the number, whether it is makedumpfile, and the page's class.
     pub pages: Vec<(u64, bool, PageClass)>,
 }
 

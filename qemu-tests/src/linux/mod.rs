@@ -1,9 +1,10 @@
-//! A stock Linux as a guest: Debian's kernel, taken as it is, with an initramfs of busybox, the modules that are
-//! needed, and a script.
+//! A stock Linux as a guest: Debian's unmodified kernel, with an initramfs of busybox, the necessary modules,
+//! and a script.
 //!
-//! [`Stock`] is what was downloaded, [`Guest`] what is made of it. The guest speaks to the harness in lines on the
-//! serial console: `linux: WORDS` by the script, at last `linux: end status=N` with the script's exit code. [`finish`]
-//! waits for it. A [`Debian`] is a whole system, with systemd and apt. [`crash`] lets one crash, and [`partition`] makes a dump of it in our format.
+//! [`Stock`] is the downloaded kernel, [`Guest`] the system around it. The guest reports to the harness in
+//! lines on the serial console: `linux: WORDS` from the script, and finally `linux: end status=N` with the
+//! script's exit code, which [`finish`] waits for. A [`Debian`] is a complete system with systemd and apt.
+//! [`crash`] crashes one, and [`partition`] turns it into a dump in our format.
 
 mod archive;
 mod bitmap;

@@ -1,7 +1,7 @@
-//! Which modules of a kernel need which others, by what they say of themselves.
+//! Dependencies between kernel modules, according to the modules themselves.
 //!
-//! Debian's packages have no modules.dep, which is made where they are installed. It would say the same: each module
-//! names what it needs in its section `.modinfo`.
+//! Debian's packages have no modules.dep; it is generated at installation. It would have the same content:
+//! each module lists its dependencies in its section `.modinfo`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,12 +19,12 @@ pub(super) struct Modules {
     folder: PathBuf,
     /// Files by name.
     files: BTreeMap<String, PathBuf>,
-    /// Names of those that are parts of the kernel itself.
+    /// Names of built-in modules.
     built_in: BTreeSet<String>,
 }
 
 impl Modules {
-    /// Those below `folder`, the kernel's own in `/lib/modules`.
+    /// The modules below `folder`, the kernel's own folder in `/lib/modules`.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -37,8 +37,8 @@ impl Modules {
         Ok(Modules { folder: folder.to_path_buf(), files, built_in })
     }
 
-    /// The files of the modules `wanted` and of all that they need, in an order in which they can be loaded. What is
-    /// part of the kernel itself is left out.
+    /// The files of the modules `wanted` and of all their dependencies, in an order in which they can be
+    /// loaded. Built-in modules are left out.
     ///
     /// # Errors
     /// If the kernel has no such module; the error names it.
@@ -48,7 +48,7 @@ impl Modules {
         Ok(order.iter().filter_map(|name| self.files.get(name).cloned()).collect())
     }
 
-    /// What a module needs.
+    /// The dependencies of a module.
     fn needs(&self, name: &str) -> Result<Vec<String>> {
         if self.built_in.contains(name) {
             return Ok(Vec::new());
@@ -58,21 +58,21 @@ impl Modules {
         };
         let content = content(path)?;
         let mut needs = needs(&content).with_context(|| format!("cannot read {}", path.display()))?;
-        // What may come before, if it is there.
+        // Soft dependencies, if they exist.
         needs.softly.retain(|name| self.files.contains_key(name));
         needs.softly.append(&mut needs.really);
         Ok(needs.softly)
     }
 }
 
-/// What a module says it needs.
+/// The dependencies listed in a module.
 #[derive(Default, PartialEq, Eq, Debug)]
 struct Needs {
     really: Vec<String>,
     softly: Vec<String>,
 }
 
-/// Reads `depends=` and `softdep=` in a module's file (Linux, include/linux/module.h).
+/// Parses `depends=` and `softdep=` in a module's file (Linux, include/linux/module.h).
 fn needs(content: &[u8]) -> Result<Needs> {
     let file = ElfFile::<FileHeader64<Endianness>>::parse(content)?;
     let section = file.section_by_name(".modinfo").context("it has no section .modinfo")?;
@@ -82,7 +82,7 @@ fn needs(content: &[u8]) -> Result<Needs> {
         if let Some(names) = field.strip_prefix("depends=") {
             needs.really.extend(names.split(',').filter(|name| !name.is_empty()).map(plain));
         } else if let Some(words) = field.strip_prefix("softdep=") {
-            // `pre: A B post: C`; those behind `post:` come when the module itself asks.
+            // `pre: A B post: C`; the module itself requests those after `post:`.
             let mut before = false;
             for word in words.split_whitespace() {
                 match word {
@@ -97,11 +97,12 @@ fn needs(content: &[u8]) -> Result<Needs> {
     Ok(needs)
 }
 
-/// Each of `wanted` after all that it needs, none twice. Circles end where they began.
+/// Each of `wanted` after all its dependencies, without duplicates. Circles are cut where they began.
 fn order(wanted: &[String], needs: &mut dyn FnMut(&str) -> Result<Vec<String>>) -> Result<Vec<String>> {
     let mut seen = BTreeSet::new();
     let mut order = Vec::new();
-    // Names whose needs were not looked at yet, and names whose needs all come before them in the stack.
+    // Names whose dependencies were not visited yet, and names whose dependencies are all above them in the
+    // stack.
     let mut stack: Vec<(String, bool)> = wanted.iter().rev().map(|name| (name.clone(), false)).collect();
     while let Some((name, needs_done)) = stack.pop() {
         if needs_done {
@@ -115,7 +116,7 @@ fn order(wanted: &[String], needs: &mut dyn FnMut(&str) -> Result<Vec<String>>) 
     Ok(order)
 }
 
-/// A module's name as the kernel has it: in file names, `-` may stand for `_`.
+/// A module's name in the kernel's notation: file names may have `-` for `_`.
 fn plain(name: &str) -> String {
     name.replace('-', "_")
 }
@@ -126,7 +127,8 @@ pub(super) fn name_of(path: &Path) -> Option<String> {
     Some(plain(name.strip_suffix(".xz").unwrap_or(name).strip_suffix(".ko")?))
 }
 
-/// A module as the kernel takes it. Newer packages have modules packed with xz, which not every kernel unpacks itself.
+/// A module in a form that the kernel accepts. Newer packages compress modules with xz, which not every
+/// kernel can unpack.
 ///
 /// # Errors
 /// If the file cannot be read, or `xz` cannot unpack it.
@@ -170,7 +172,7 @@ mod tests {
         let mut file = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0];
         file.resize(16, 0);
         let mut put = |bytes: &[u8]| file.extend_from_slice(bytes);
-        // Relocatable, x86_64; sections alone: three of 64 bytes, names in the last.
+        // Relocatable, x86_64; only sections: three headers of 64 bytes, names in the last one.
         put(&1_u16.to_le_bytes());
         put(&62_u16.to_le_bytes());
         put(&1_u32.to_le_bytes());
@@ -252,7 +254,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_module_comes_once_and_behind_what_it_needs(
-            // Needs of module n: any of those with larger numbers, so that there is no circle.
+            // Dependencies of module n: only modules with larger numbers, so that there is no circle.
             links in proptest::collection::vec(proptest::collection::vec(1_usize..8, 0..4), 1..12),
             wanted in proptest::collection::vec(0_usize..12, 1..4),
         ) {

@@ -1,6 +1,6 @@
-//! Other people's tools over the core of a Linux: crash, drgn, makedumpfile and libkdumpfile.
+//! Runs other people's tools on the core of a Linux: crash, drgn, makedumpfile and libkdumpfile.
 //!
-//! The judge is the same tool over QEMU's own core of the same memory, or that memory itself.
+//! The reference is the same tool on QEMU's own core of the same memory, or that memory itself.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,13 +14,13 @@ use super::crash::Crashed;
 use crate::compare::Segment;
 use crate::process;
 
-/// What a tool takes longer for hangs.
+/// Any tool that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// What crash is asked for.
+/// The commands for crash.
 const CRASH: &str = "set scroll off\nsys\nbt -a\nlog\nps\nkmem -i\nfiles\nmod\nvtop linux_banner\nquit\n";
 
-/// What drgn is asked for.
+/// The script for drgn.
 const DRGN: &str = r#"
 import sys
 import drgn
@@ -53,9 +53,9 @@ for cpu in for_each_online_cpu(program):
         print("   ", frame.name)
 "#;
 
-/// Compares every page that a core has with the memory, in QEMU's core. The arguments: core, QEMU's core, and of each part of
-/// RAM its physical address, its offset in QEMU's core, and its length; prints how many pages were compared, and how many
-/// are not in the core.
+/// Compares every page of a core with the memory in QEMU's core. Arguments: the core, QEMU's core, and for
+/// each part of RAM its physical address, its offset in QEMU's core, and its length. Prints the number of
+/// compared pages and of pages missing from the core.
 const PAGES: &str = r#"
 import os
 import sys
@@ -84,12 +84,12 @@ sys.stdout.flush()
 os._exit(0)
 "#;
 
-/// A tool, and what makes it known that it is there.
+/// A tool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reader {
     /// crash.
     Crash,
-    /// drgn, a module of Python.
+    /// drgn, a Python module.
     Drgn,
     /// makedumpfile.
     Makedumpfile,
@@ -112,23 +112,23 @@ impl Reader {
     }
 }
 
-/// The tools, and where their output is kept.
+/// The tools, and the folder for their output.
 #[derive(Clone, Debug)]
 pub struct Readers {
     /// A Python that has drgn.
     pub python: PathBuf,
-    /// Where logs and intermediate files go.
+    /// Folder for logs and intermediate files.
     pub folder: PathBuf,
 }
 
 impl Readers {
-    /// The program that a reader is, or that runs it.
+    /// The program of a reader, or the interpreter that runs it.
     fn program(&self, reader: Reader) -> Command {
         match reader {
             Reader::Crash => Command::new("crash"),
             Reader::Makedumpfile => Command::new("makedumpfile"),
             Reader::Drgn => Command::new(&self.python),
-            // The module is a Debian package, and so for Debian's Python alone.
+            // The module is a Debian package, so it only works with Debian's Python.
             Reader::Libkdumpfile => Command::new("/usr/bin/python3"),
         }
     }
@@ -141,7 +141,7 @@ impl Readers {
             Reader::Libkdumpfile => &["-c", "import kdumpfile"],
         };
         let output = self.program(reader).args(question).output();
-        // makedumpfile's version comes with an exit code of its own.
+        // makedumpfile has a special exit code for its version.
         output.is_ok_and(|output| output.status.success() || reader == Reader::Makedumpfile)
     }
 
@@ -153,7 +153,7 @@ impl Readers {
         Ok(process::run(&mut command, LIMIT, &log)?.success(&name)?.stdout)
     }
 
-    /// What crash says of a core, but for what it says of the file itself.
+    /// The output of crash for a core, without the part about the file itself.
     ///
     /// # Errors
     /// If crash does not open it, or shows no panic.
@@ -163,7 +163,7 @@ impl Readers {
         fs::write(&script, CRASH).with_context(|| format!("cannot write {}", script.display()))?;
         let script = script.to_string_lossy();
         let (vmlinux, file) = (vmlinux.to_string_lossy(), core.to_string_lossy());
-        // Without extensions, and without the configuration of the person who runs this.
+        // Without extensions, and without personal configuration.
         let said = self.run(Reader::Crash, &what, &["-s", "--no_crashrc", "-i", &script, &vmlinux, &file])?;
         let (_, said) = said.split_once("KERNEL: ").context("crash said nothing of the kernel")?;
         ensure!(
@@ -178,10 +178,10 @@ impl Readers {
         Ok(kept)
     }
 
-    /// What drgn says of a core.
+    /// The output of drgn for a core.
     ///
     /// # Errors
-    /// If it is not a Linux to drgn, or does not say these `parts`.
+    /// If drgn does not recognise a Linux, or its output lacks one of these `parts`.
     pub fn drgn(&self, vmlinux: &Path, core: &Path, parts: &[&str]) -> Result<String> {
         let what = stem(core);
         let arguments = ["-c", DRGN, &*core.to_string_lossy(), &*vmlinux.to_string_lossy()];
@@ -192,7 +192,7 @@ impl Readers {
         Ok(said)
     }
 
-    /// Lets makedumpfile filter a core, at this level, into the file `into`.
+    /// Filters a core with makedumpfile at this level into the file `into`.
     ///
     /// # Errors
     /// If it refuses.
@@ -203,16 +203,16 @@ impl Readers {
         Ok(())
     }
 
-    /// Compares each page of a core with the machine's memory, through libkdumpfile. Gives how many were compared, and how
-    /// many of the machine's pages the core does not have.
+    /// Compares each page of a core with the machine's memory, through libkdumpfile. Returns the number of
+    /// compared pages, and the number of the machine's pages that are missing from the core.
     ///
     /// # Errors
-    /// If a page differs, or cannot be read for another reason than that the core leaves it out.
+    /// If a page differs, or cannot be read although the core has it.
     pub fn libkdumpfile(&self, crashed: &Crashed, core: &Path) -> Result<(u64, u64)> {
         self.pages(&crashed.core, &crashed.ram, core)
     }
 
-    /// The same against the memory in another core, of which these are the parts.
+    /// The same, with the memory in another core, which has these segments.
     ///
     /// # Errors
     /// As [`Readers::libkdumpfile`].
@@ -232,10 +232,10 @@ impl Readers {
     }
 }
 
-/// The first lines in which two texts differ, for an error.
+/// Compares two texts.
 ///
 /// # Errors
-/// If they do; the error shows both, and calls them by their names.
+/// The first lines that differ, labelled with the names.
 pub fn same(names: [&str; 2], texts: [&str; 2]) -> Result<()> {
     let [one, other] = texts;
     if one == other {
@@ -247,7 +247,7 @@ pub fn same(names: [&str; 2], texts: [&str; 2]) -> Result<()> {
     bail!("{first} says `{}`, {second} says `{}`", a.trim(), b.trim())
 }
 
-/// A core's file name and its folder's, which tell cores of one machine apart.
+/// A core's file name and its folder's, which identify the cores of one machine.
 fn stem(core: &Path) -> String {
     core.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

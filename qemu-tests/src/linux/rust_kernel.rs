@@ -1,6 +1,8 @@
-//! A kernel with CONFIG_RUST: Debian's source of its own kernel, built once, and kept in the cache beside the stock kernels.
+//! A kernel with CONFIG_RUST: built once from Debian's source of its own kernel, and kept in the cache next
+//! to the stock kernels.
 //!
-//! No kernel that Debian 12 has is built with Rust. What is kept is the kernel, and what modules for it are built against.
+//! None of Debian 12's kernels is built with Rust. The cache keeps the kernel and the files that modules are
+//! built against.
 
 use std::fs;
 use std::num::NonZero;
@@ -15,15 +17,16 @@ use super::kernel::{Kernel, Parts};
 use super::rust_tools::{CONFIG, RustTools};
 use super::stock::Stock;
 
-/// Ten minutes on a quiet machine with two CPUs.
+/// Ten minutes on an idle machine with two CPUs.
 const BUILD_LIMIT: Duration = Duration::from_secs(3600);
 
 impl Stock {
-    /// Takes [`Kernel::RUST`] from the cache; if it is not there, it is built, which takes some 10 minutes and 3 GB meanwhile. One that was
-    /// built with these tools before is taken, whatever source Debian has by now. Somebody is told before it begins.
+    /// Gets [`Kernel::RUST`] from the cache, or builds it, which takes some 10 minutes and temporarily 3 GB.
+    /// A cached kernel built with these tools is used even if Debian has newer source. Calls `tell` before
+    /// the build.
     ///
     /// # Errors
-    /// As [`Stock::get`], and if it cannot be built with these tools.
+    /// As for [`Stock::get`]; also if it cannot be built with these tools.
     pub fn with_rust(tools: &RustTools, tell: &mut dyn Tell) -> Result<Stock> {
         let cache = Cache::find()?;
         let which = Kernel::RUST;
@@ -58,7 +61,7 @@ impl Stock {
     }
 }
 
-/// Builds it; `folder` is there when all of it is.
+/// Builds it; `folder` appears when all of it is complete.
 fn build(cache: &Cache, source: &Path, tools: &RustTools, folder: &Path) -> Result<()> {
     let scratch = Scratch::new(&cache.folder)?;
     let unpack = r#"dpkg-deb --fsys-tarfile "$1" | tar -x --wildcards --strip-components=3 './usr/src/*.tar.xz' &&
@@ -82,7 +85,7 @@ fn build(cache: &Cache, source: &Path, tools: &RustTools, folder: &Path) -> Resu
         .context("cannot write a kernel's configuration")?;
     make(&["olddefconfig"], LIMIT)?;
     if !read(&config)?.lines().any(|line| line == "CONFIG_RUST=y") {
-        // It says what it has against the tools.
+        // This prints the problem with the tools.
         make(&["rustavailable"], LIMIT)?;
         anyhow::bail!("it does not want to be built with Rust; log: {}", cache.folder.join("logs").display());
     }
@@ -97,7 +100,7 @@ fn build(cache: &Cache, source: &Path, tools: &RustTools, folder: &Path) -> Resu
     for folder in [build.join("rust"), modules.join("kernel")] {
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    // What modules in Rust are built against beside that.
+    // Additional files that modules in Rust are built against.
     let rust = fs::read_dir(objects.join("rust")).context("it has no Rust")?;
     for entry in rust {
         let path = entry.context("it has no Rust")?.path();
@@ -109,7 +112,7 @@ fn build(cache: &Cache, source: &Path, tools: &RustTools, folder: &Path) -> Resu
     copy(&objects.join("arch/x86/boot/bzImage"), &files.join("bzImage"))?;
     ensure!(last(&build.join("rust"), |name| name == "libkernel.rmeta")?.is_some(), "it has no Rust");
     match fs::rename(&files, folder) {
-        // Somebody else may have built the same meanwhile.
+        // Another process may have built the same in the meantime.
         Err(error) if !folder.is_dir() => {
             Err(error).with_context(|| format!("cannot create {}", folder.display()))
         }

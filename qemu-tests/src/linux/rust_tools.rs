@@ -1,21 +1,21 @@
-//! What a kernel with CONFIG_RUST is built with.
+//! The tools for building a kernel with CONFIG_RUST.
 
 use std::path::PathBuf;
 
-/// What it is built with, beside `make tinyconfig`.
+/// Its configuration, on top of `make tinyconfig`.
 pub(super) const CONFIG: &str = include_str!("rust.config");
 
-/// What a kernel with Rust, and modules for it, are built with.
+/// The tools for building a kernel with Rust, and modules for it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RustTools {
-    /// rustc, with the source of its libraries. A kernel takes modules of just the same one.
+    /// rustc, with the source of its libraries. A kernel only accepts modules from exactly the same one.
     pub rustc: PathBuf,
     /// bindgen.
     pub bindgen: PathBuf,
 }
 
 impl RustTools {
-    /// As variables of the kernel's make.
+    /// The variables for the kernel's make.
     pub fn variables(&self) -> [String; 3] {
         let (rustc, bindgen) = (self.rustc.display(), self.bindgen.display());
         [format!("RUSTC={rustc}"), format!("HOSTRUSTC={rustc}"), format!("BINDGEN={bindgen}")]

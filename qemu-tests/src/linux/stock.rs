@@ -1,4 +1,4 @@
-//! A stock kernel, and what makes a system of it.
+//! A stock kernel, and the files for a system around it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use super::cache::{Cache, SYMBOLS, Tell, Want, last};
 use super::kernel::{Kernel, Parts};
 use super::rust_tools::RustTools;
 
-/// A stock kernel, and what makes a system of it.
+/// A stock kernel, and the files for a system around it.
 #[derive(Clone, Debug)]
 pub struct Stock {
-    /// Which one.
+    /// Which kernel it is.
     pub which: Kernel,
-    /// The kernel's release, as `uname -r` says it.
+    /// The kernel's release, as in `uname -r`.
     pub release: String,
     /// The kernel.
     pub kernel: PathBuf,
@@ -23,18 +23,18 @@ pub struct Stock {
     pub(super) modules: PathBuf,
     /// busybox.
     pub(super) busybox: PathBuf,
-    /// The package's name with its version, which those that belong to it have too.
+    /// The package's name and version, which its companion packages share.
     pub(super) package: String,
-    /// Of a kernel with Rust: what modules for it are built against, and with which tools.
+    /// For a kernel with Rust: the files that modules are built against, and the tools.
     pub(super) rust: Option<(PathBuf, RustTools)>,
 }
 
-/// Lets what builds modules in `folder` run with the C library of its own, newer Debian, which was unpacked beside it and will be in `root`:
-/// a script stands in for each program.
+/// Makes the module build tools in `folder` run with the C library of their own, newer Debian, which was
+/// unpacked next to them and will be in `root`: a script replaces each program.
 fn with_own_library(root: &Path, folder: &Path) -> Result<()> {
     let libraries = root.join("usr/lib/x86_64-linux-gnu");
     let libraries = libraries.display();
-    // They only start the one for an architecture, which has this ending.
+    // Those with this suffix are the real programs; the others only start the one for the architecture.
     for (name, ending) in [("scripts/mod/modpost", ".real-lsb-64"), ("tools/objtool/objtool", ".real-x86")] {
         let program = folder.join(name);
         let program =
@@ -48,7 +48,7 @@ fn with_own_library(root: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A stock kernel whose symbols are there too.
+/// A stock kernel with symbols.
 #[derive(Clone, Debug)]
 pub struct Symbolised {
     /// The kernel.
@@ -58,12 +58,12 @@ pub struct Symbolised {
 }
 
 impl Stock {
-    /// Takes a kernel from the cache; what is not there yet is downloaded with apt first, which needs no root. Of all versions it is the
-    /// newest of which these parts are there, in the cache, or else in Debian's archive. Somebody is told what is downloaded, before it
-    /// is. Nothing outside of the cache is changed.
+    /// Gets a kernel from the cache; missing packages are downloaded with apt first, without root. It is the
+    /// newest version for which these parts exist in the cache, or else in Debian's archive. Calls `tell`
+    /// before a download. Only the cache is changed.
     ///
     /// # Errors
-    /// If it is not there and cannot be had; the error says in one line what a person can do.
+    /// If it is missing and cannot be downloaded; the error gives a remedy in one line.
     pub fn get(which: Kernel, parts: Parts, tell: &mut dyn Tell) -> Result<Stock> {
         let cache = Cache::find()?;
         let set = cache.take(Want { kernel: which, parts }, tell)?;
@@ -73,7 +73,7 @@ impl Stock {
     /// The same with headers and symbols.
     ///
     /// # Errors
-    /// As [`Stock::get`].
+    /// As for [`Stock::get`].
     pub fn symbolised(which: Kernel, tell: &mut dyn Tell) -> Result<Symbolised> {
         let cache = Cache::find()?;
         let set = cache.take(Want { kernel: which, parts: Parts::Symbols }, tell)?;
@@ -85,9 +85,9 @@ impl Stock {
         Ok(Symbolised { stock, vmlinux })
     }
 
-    /// The folder against which modules for this kernel are built (`make -C FOLDER M=…`), of a kernel that was taken with
-    /// [`Parts::Headers`]. The packages are made to be installed, and point at each other; here they are unpacked into one folder, which
-    /// is made to point at itself.
+    /// The folder that modules for this kernel are built against (`make -C FOLDER M=…`). The kernel must have
+    /// been fetched with [`Parts::Headers`]. The packages are made for installation and refer to each other;
+    /// here they are unpacked into one folder, whose references are adjusted.
     ///
     /// # Errors
     /// If they are not in the cache.
@@ -121,13 +121,15 @@ impl Stock {
             let cannot = || format!("cannot change {}", folder.display());
             let mut include = format!("include {}/Makefile\n", common.display());
             if self.which.is_backported() {
-                // Since Linux 6.13 its makefiles look for what was built where this says, also when they build a module.
+                // Since Linux 6.13 its makefiles look for build results at this path, even when they build a
+                // module.
                 let output = root.join("usr/src").join(format!("linux-headers-{release}"));
                 include.insert_str(0, &format!("KBUILD_OUTPUT := {}\n", output.display()));
                 with_own_library(&root, &folder)?;
             }
             fs::write(folder.join("Makefile"), include).with_context(cannot)?;
-            // The kernel's types, from which a module's would follow; no test needs them, and it takes another program.
+            // The kernel's BTF, from which a module's would be derived; no test needs it, and it takes
+            // another program.
             match fs::remove_file(folder.join("vmlinux")) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(cannot),
                 _ => Ok(()),
@@ -136,31 +138,31 @@ impl Stock {
         Ok(folder)
     }
 
-    /// What makes its makefiles take this Debian's compiler, where they name that of another one.
+    /// Variables that make its makefiles use this Debian's compiler instead of another one's.
     pub fn compiler(&self) -> &'static [&'static str] {
-        // It does not know all that the kernel was built with.
+        // It does not support all options that the kernel was built with.
         if self.which.is_backported() { &["CC=gcc-12", "CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT="] } else { &[] }
     }
 
-    /// What modules in Rust are built with, if it takes some.
+    /// The tools for modules in Rust, if the kernel supports them.
     pub fn rust_tools(&self) -> Option<&RustTools> {
         self.rust.as_ref().map(|(_, tools)| tools)
     }
 
-    /// What is in an image's package, and in those of its pieces.
+    /// Finds the files in an image's package and its pieces.
     fn of(cache: &Cache, which: Kernel, set: &Set) -> Result<Stock> {
         let image = set.image().context("a kernel without an image")?;
         let release = image.name.strip_prefix("linux-image-").unwrap_or_default();
         let pieces = set.records.iter().skip(1).take(which.pieces(release).len());
         let package = cache.unpacked_with(image, pieces, None)?;
         let boot = last(&package.join("boot"), |name| name.starts_with("vmlinuz-"))?;
-        // Newer packages leave it to those that install them to put it elsewhere.
+        // In newer packages, the installer copies it to another place.
         let kernel = boot
             .or_else(|| Some(package.join("usr/lib/modules").join(release).join("vmlinuz")))
             .filter(|kernel| kernel.is_file())
             .with_context(|| format!("{} has no kernel; remove it", package.display()))?;
         let release = release.to_owned();
-        // Where /lib is a link to /usr/lib, packages may say either.
+        // If /lib is a link to /usr/lib, packages may use either.
         let modules = ["lib/modules", "usr/lib/modules"]
             .map(|folder| package.join(folder).join(&release))
             .into_iter()

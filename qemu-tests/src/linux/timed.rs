@@ -1,4 +1,5 @@
-//! The same crash with diskdump.ko and with kdump, by the clock of the host, which sees the serial port.
+//! Times the same crash with diskdump.ko and with kdump, by the clock of the host, which watches the serial
+//! port.
 
 use std::fs;
 use std::path::Path;
@@ -15,20 +16,20 @@ use crate::image::Disk;
 use crate::machine::Machine;
 use crate::serial;
 
-/// MiB of RAM, and what of it the guest fills: noise, text, zeros, and files.
+/// RAM in MiB, and the part that the guest fills: noise, text, zeros, and files.
 pub const MEMORY: u32 = 2048;
 const BUSY: &str = "load 300 150 150 60000\n";
 
-/// What a guest takes longer for hangs.
+/// Any guest that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// The kernel's own word, where both sides begin.
+/// The kernel's own message, at which both measurements begin.
 const PANIC: &str = "Kernel panic - not syncing";
 
-/// What a crash costs.
+/// The cost of a crash.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
-    /// Bytes of memory that it had beforehand, which nobody else can use.
+    /// Bytes of memory reserved beforehand, unavailable to others.
     pub reserved: u64,
     /// From the panic until the dump is on the disk, flushed.
     pub dump: Duration,
@@ -38,16 +39,16 @@ pub struct Cost {
     pub written: u64,
 }
 
-/// Where both happen.
+/// The environment of both.
 #[derive(Clone, Copy, Debug)]
 pub struct Scene<'a> {
     /// The kernel.
     pub stock: &'a Stock,
-    /// The device that takes the dump, in its second partition.
+    /// The device for the dump, which goes to its second partition.
     pub device: &'static Device,
-    /// The disk. For ours, it has a label.
+    /// The disk. For our dump it is formatted.
     pub disk: &'a Disk,
-    /// Where logs go.
+    /// The folder for logs.
     pub folder: &'a Path,
 }
 
@@ -61,8 +62,8 @@ impl Scene<'_> {
         Ok(guest.machine(bed, self.folder, name)?.cpus(2).memory(MEMORY).disk(self.disk).reboots())
     }
 
-    /// Crashes, and waits until the dump is `done` and the system is back. Gives the two spans, and the lines of what was said before
-    /// the crash and of the end of the dump.
+    /// Crashes, and waits until the dump is `done` and the system is back. Returns both durations, and the
+    /// lines before the crash and at the end of the dump.
     fn crash(
         &self,
         machine: &Machine,
@@ -82,7 +83,7 @@ impl Scene<'_> {
         Ok((done.at - panic.at, back.at - panic.at, ready.text, done.text))
     }
 
-    /// With diskdump.ko, armed with these words.
+    /// With diskdump.ko, armed with these parameters.
     ///
     /// # Errors
     /// If there is no dump in time.
@@ -105,7 +106,7 @@ crash_now"#
         Ok(Cost { reserved, dump, back, written: 0 })
     }
 
-    /// With kdump in so many MiB.
+    /// With kdump in this many MiB.
     ///
     /// # Errors
     /// If there is no dump in time.

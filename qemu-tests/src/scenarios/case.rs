@@ -1,4 +1,4 @@
-//! What a running scenario has at hand.
+//! The environment of a running scenario.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,22 +14,22 @@ use crate::machine::{Machine, Running, disk_word};
 use crate::savecore::{Answer, Savecore};
 use crate::serial::{self, Serial};
 
-/// Blocks of a dump partition where its size does not matter: 48 MiB.
+/// Size in blocks of a dump partition whose size does not matter: 48 MiB.
 pub(super) const USUAL_BLOCKS: u64 = 12 * 1024;
 
-/// Exit codes of QEMU when the kernel ends it through isa-debug-exit: twice the kernel's value, and one.
+/// Exit codes of QEMU when the kernel ends it through isa-debug-exit: twice the kernel's value, plus one.
 pub(super) mod exit {
     /// The machine was reset, with `-no-reboot`.
     pub(in crate::scenarios) const RESET: i32 = 0;
-    /// A whole dump.
+    /// A complete dump.
     pub(in crate::scenarios) const COMPLETE: i32 = 3;
     /// A dump that ended early.
     pub(in crate::scenarios) const INCOMPLETE: i32 = 5;
-    /// Not a block was written.
+    /// No block was written.
     pub(in crate::scenarios) const REFUSED: i32 = 7;
     /// The dump itself crashed.
     pub(in crate::scenarios) const NESTED: i32 = 11;
-    /// `arm()` had refused, so there was nothing to dump with.
+    /// `arm()` refused, so nothing was armed.
     pub(in crate::scenarios) const NOT_ARMED: i32 = 9;
     /// Blocks were written, and the headers could not be closed.
     pub(in crate::scenarios) const UNCLOSED: i32 = 15;
@@ -42,7 +42,7 @@ pub struct Case {
     pub programs: Programs,
     /// What it runs on.
     pub bed: Bed,
-    /// In which profile its kernel is built.
+    /// The profile of its kernel.
     pub profile: Profile,
     /// This scenario's own folder.
     pub folder: PathBuf,
@@ -60,17 +60,17 @@ pub struct Crashed {
     pub serial: Serial,
 }
 
-/// The dump's own stack.
+/// The use of the dump's own stack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stack {
-    /// Bytes that were used.
+    /// Bytes used.
     pub used: u64,
-    /// Bytes that it has.
+    /// Its size in bytes.
     pub size: u64,
 }
 
 impl Stack {
-    /// Reads it from a line of the console: `diskdump: used N of N bytes of stack, …`.
+    /// Parses it from a line of the console: `diskdump: used N of N bytes of stack, …`.
     fn read(line: &str) -> Option<Stack> {
         let (numbers, _) = line.split_once("used ")?.1.split_once(" bytes of stack")?;
         let (used, size) = numbers.split_once(" of ")?;
@@ -79,7 +79,7 @@ impl Stack {
 }
 
 impl Crashed {
-    /// The same, if that was its exit code.
+    /// Checks that this was its exit code.
     fn ended_with(self, code: i32) -> Result<Crashed> {
         ensure(self.code == code, || {
             format!(
@@ -114,7 +114,7 @@ impl Case {
         self.programs.kernel(Build { architecture: self.bed.architecture, profile: self.profile })
     }
 
-    /// What is left until the deadline.
+    /// Time left until the deadline.
     pub fn left(&self) -> Duration {
         self.end.saturating_duration_since(Instant::now())
     }
@@ -123,7 +123,7 @@ impl Case {
     pub fn forget_large_files(&self) {
         let Ok(entries) = fs::read_dir(&self.folder) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
-            // What stays is removed before the next run.
+            // Leftovers are removed before the next run.
             if path.is_dir() {
                 let _ = fs::remove_dir_all(&path);
             } else if path.extension().is_some_and(|extension| extension == "raw" || extension == "memory") {
@@ -132,10 +132,10 @@ impl Case {
         }
     }
 
-    /// A fresh disk image with an empty dump partition.
+    /// A new disk image with an empty dump partition.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If it cannot be created.
     pub fn blank(&self, name: &str, blocks: u64) -> Result<Disk> {
         let disk = Disk::create(&self.folder.join(format!("{name}.raw")), blocks)?;
         if self.bed.device.power_of_two {
@@ -144,18 +144,18 @@ impl Case {
         Ok(disk)
     }
 
-    /// A fresh disk image whose dump partition has label and pattern.
+    /// A new disk image with a formatted dump partition.
     ///
     /// # Errors
-    /// If it cannot be made, or savecore fails.
+    /// If it cannot be created, or savecore fails.
     pub fn formatted(&self, name: &str, blocks: u64) -> Result<Disk> {
         let disk = self.blank(name, blocks)?;
         self.savecore.format(&disk)?;
         Ok(disk)
     }
 
-    /// A machine with one CPU that boots the test kernel with this disk, crashes in this way, and gives the
-    /// outcome as its exit code.
+    /// A machine with one CPU that boots the test kernel with this disk, crashes in this scenario, and
+    /// returns the outcome as its exit code.
     pub fn machine(&self, disk: &Disk, scenario: &str) -> Machine {
         self.machine_without(scenario).disk(disk)
     }
@@ -165,19 +165,19 @@ impl Case {
         Machine::new(self.bed, self.kernel()).word(format!("scenario={scenario}")).word("reset=return")
     }
 
-    /// The same, armed without a look at the disk, as beside a live driver: whatever is wrong with
-    /// the partition is found at the crash.
+    /// The same, armed without reading the disk, as with a live driver: problems with the partition are only
+    /// found at the crash.
     ///
     /// # Errors
-    /// If the partition has no label, whose uuid is needed.
+    /// If the partition has no label, whose uuid is required.
     pub fn unlooked(&self, disk: &Disk, scenario: &str) -> Result<Machine> {
         self.and_unlooked(self.machine_without(scenario), disk)
     }
 
-    /// One more disk for a machine, armed without a look at it.
+    /// Another disk for a machine, armed without reading it.
     ///
     /// # Errors
-    /// If the partition has no label, whose uuid is needed.
+    /// If the partition has no label, whose uuid is required.
     pub fn and_unlooked(&self, machine: Machine, disk: &Disk) -> Result<Machine> {
         let number = machine.disks.len();
         let uuid = format!("uuid={}", uuid(disk)?);
@@ -187,15 +187,15 @@ impl Case {
     /// Runs a machine to its end.
     ///
     /// # Errors
-    /// If it does not end in time, or with another exit code than `code`.
+    /// If it does not end in time, or ends with an exit code other than `code`.
     pub fn crash(&self, machine: &Machine, name: &str, code: i32) -> Result<Crashed> {
         self.crash_any(machine, name)?.ended_with(code)
     }
 
-    /// Waits for the end of a machine that runs.
+    /// Waits for the end of a running machine.
     ///
     /// # Errors
-    /// If it does not end in time, or with another exit code than `code`.
+    /// If it does not end in time, or ends with an exit code other than `code`.
     pub fn end(&self, mut running: Running, code: i32) -> Result<Crashed> {
         let ended = running.wait_exit(self.left())?;
         Crashed { code: ended, serial: running.serial }.ended_with(code)
@@ -213,10 +213,10 @@ impl Case {
         Ok(crashed)
     }
 
-    /// Saves the dumps of a disk; there must be `count`. Gives the core files, oldest first.
+    /// Saves the dumps of a disk; there must be `count`. Returns the core files, oldest first.
     ///
     /// # Errors
-    /// If savecore fails, or saves another number of them.
+    /// If savecore fails, or saves a different number of dumps.
     pub fn save(&self, disk: &Disk, name: &str, count: usize) -> Result<(Vec<PathBuf>, Answer)> {
         let (cores, answer) = self.savecore.save(disk, &self.folder.join(name), false)?;
         if cores.len() != count {
@@ -225,10 +225,10 @@ impl Case {
         Ok((cores, answer))
     }
 
-    /// Makes sure that check finds the partition whole and free.
+    /// Checks with savecore that the partition is intact and free.
     ///
     /// # Errors
-    /// If it does not.
+    /// If it is not.
     pub fn check_ready(&self, disk: &Disk) -> Result<()> {
         let answer = self.savecore.expect(0, "check", disk, &[])?;
         match answer.value.get("verdict").and_then(serde_json::Value::as_str) {
@@ -239,7 +239,7 @@ impl Case {
 }
 
 impl Crashed {
-    /// Makes sure that the dump used no more than half of its stack, whatever way it went.
+    /// Checks that the dump used at most half of its stack.
     ///
     /// # Errors
     /// If it used more.
@@ -252,21 +252,21 @@ impl Crashed {
         }
     }
 
-    /// How many pages the kernel says it has of a class, in `testkernel: classes user=N …`.
+    /// The kernel's number of pages in a class, from `testkernel: classes user=N …`.
     ///
     /// # Errors
-    /// If it did not say.
+    /// If it did not print it.
     pub fn class(&self, name: &str) -> Result<u64> {
         let line = self.said("testkernel: classes ")?;
         serial::number(line, name).with_context(|| format!("the kernel does not count class {name}: {line}"))
     }
 
-    /// What the dump used of its own stack, if it said so.
+    /// The dump's use of its own stack, if it printed it.
     pub fn stack(&self) -> Option<Stack> {
         Stack::read(&self.serial.find("bytes of stack")?.text)
     }
 
-    /// The first line with this text.
+    /// The first line that contains this text.
     ///
     /// # Errors
     /// If there is none; the error names the log.
@@ -281,10 +281,10 @@ impl Crashed {
         }
     }
 
-    /// Makes sure that no line has this text.
+    /// Checks that no line contains this text.
     ///
     /// # Errors
-    /// If one has.
+    /// If one does.
     pub fn never_said(&self, needle: &str) -> Result<()> {
         match self.serial.find(needle) {
             Some(line) => {
@@ -307,7 +307,7 @@ pub(super) fn uuid(disk: &Disk) -> Result<String> {
     }
 }
 
-/// Fails with `why` unless `good`.
+/// Fails with the message `why` unless `good`.
 ///
 /// # Errors
 /// If not `good`.
@@ -315,7 +315,7 @@ pub(super) fn ensure(good: bool, why: impl FnOnce() -> String) -> Result<()> {
     if good { Ok(()) } else { bail!(why()) }
 }
 
-/// Bytes in MiB, rounded, for people.
+/// Bytes as MiB, rounded, for humans.
 pub(super) fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }

@@ -1,4 +1,4 @@
-//! What every disk has to go through, on every machine that has it.
+//! The scenarios for every disk, on every machine that has it.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -14,16 +14,16 @@ use crate::machine::{Fails, disk_word};
 /// The scenario whose kernel is built in the dev profile.
 pub(super) const DEMO_DEV: &str = "demo-dev";
 
-/// The scenario that needs a disk which can be pulled out.
+/// The scenario that needs a disk which can be unplugged.
 pub(super) const PULLED: &str = "pulled";
 
 /// The scenario that needs a disk of more than 2 TiB.
 pub(super) const FAR_AWAY: &str = "far";
 
-/// A block of the partition in the middle of what is to be written.
+/// A block of the partition in the middle of the blocks to be written.
 const SPOT: u64 = 2500;
 
-/// Seconds from the crash to the first block written, at most.
+/// Maximum time in seconds from the crash to the first block written.
 const FIRST_WRITE: f64 = 1.0;
 
 pub(super) fn demo(case: &Case) -> Result<String> {
@@ -33,20 +33,20 @@ pub(super) fn demo(case: &Case) -> Result<String> {
     Ok(demo.facts())
 }
 
-/// Nobody promises how fast code is that was not optimised, so there is less to dump.
+/// Speed does not matter for unoptimised code, so less is dumped.
 pub(super) fn demo_dev(case: &Case) -> Result<String> {
     let demo = Demo::run(case, 48, 1)?;
     let Stack { used, size } = demo.stack;
     Ok(format!("{}; {used} of {size} bytes of stack", demo.facts()))
 }
 
-/// What a demo showed.
+/// The result of a demo.
 struct Demo {
-    /// Bytes of RAM that are the same in core and machine.
+    /// Bytes of RAM that are equal in core and machine.
     compared: u64,
     /// Seconds from the crash to the first block written.
     first_write: f64,
-    /// At most half of it used.
+    /// At most half of it is used.
     stack: Stack,
 }
 
@@ -56,10 +56,10 @@ impl Demo {
         format!("{compared} bytes compared, none differs; first block written after {first_write:.3} s")
     }
 
-    /// With so many MiB of RAM, and so many of them filled.
+    /// With this many MiB of RAM, of which this many are filled.
     fn run(case: &Case, memory: u32, fill: u32) -> Result<Demo> {
         let disk = case.formatted("disk", USUAL_BLOCKS)?;
-        // Checked ahead, so that the check of the whole partition is not counted to the first write.
+        // Checked ahead, so that a check of the whole partition does not count towards the first write.
         let machine = case
             .machine(&disk, "panic")
             .cpus(2)
@@ -73,7 +73,7 @@ impl Demo {
         let first_write = first_write.context("the dump does not say when its first block was written")?;
         let (cores, _) = case.save(&disk, "cores", 1)?;
         let compared = halted.equals(cores.first().context("no core")?)?.bytes;
-        // Nothing may be missing but the arena, and what the firmware keeps.
+        // Only the arena may be missing, and memory reserved by firmware.
         let least = halted.bytes() - halted.arena_bytes();
         ensure(compared >= least, || format!("only {} of {} were compared", mib(compared), mib(least)))?;
         case.check_ready(&disk)?;
@@ -106,7 +106,7 @@ pub(super) fn write_error(case: &Case) -> Result<String> {
 pub(super) fn read_error(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
     let machine = case.unlooked(&disk, "panic")?.fails(Fails::ReadsOf(disk.dump.first + SPOT));
-    // Which of the blocks in one request it was, the device does not say.
+    // The device does not report which block of a request failed.
     let reason = " could not be read: ";
     let crashed = refusals::refused(case, &disk, &machine, &[exit::REFUSED], reason)?;
     refusals::facts(&crashed, reason)
@@ -114,7 +114,7 @@ pub(super) fn read_error(case: &Case) -> Result<String> {
 
 pub(super) fn pulled(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", 2 * USUAL_BLOCKS)?;
-    // Slow enough to be caught in the middle.
+    // Slow enough to be interrupted in the middle.
     let machine = case
         .machine(&disk, "unplug")
         .pulled()
@@ -152,7 +152,7 @@ pub(super) fn one_block_less(case: &Case) -> Result<String> {
     refusals::facts(&crashed, reason)
 }
 
-/// The block that a partition begins at which lies behind 2 TiB, where 32 bits of sectors end.
+/// The first block of a partition beyond 2 TiB, where 32-bit sector numbers end.
 const FAR: u64 = (2 << 40) / 4096 + 4096;
 
 pub(super) fn far(case: &Case) -> Result<String> {
@@ -167,7 +167,7 @@ pub(super) fn far(case: &Case) -> Result<String> {
     let crashed = case.crash(&found, "by-name", exit::COMPLETE)?;
     let place = found_at(&crashed).map(str::to_owned);
     whole(case, &disk, 2)?;
-    // The other way: by the label, on the function at that place of the bus.
+    // Once more, found by the label, on the PCI function at that address.
     let uuid = uuid(&disk)?;
     let mut found = machine.disk_by(&disk, &format!("label:{uuid}"));
     if let Some(place) = &place {
@@ -180,7 +180,7 @@ pub(super) fn far(case: &Case) -> Result<String> {
     Ok(format!("from block {FAR} on, by name and by label{at}; {} pages", number(&dump, "pages.data")?))
 }
 
-/// Where on the bus the disk is, as the guest said when it armed.
+/// The disk's bus address, as the guest printed it when arming.
 fn found_at(crashed: &Crashed) -> Option<&str> {
     let line = crashed.said("testkernel: armed").ok()?;
     line.rsplit(' ').next().filter(|place| place.contains(':') && place.contains('.'))

@@ -1,4 +1,4 @@
-//! Dumps that come through, whole or in part. After each, what belongs to others is bit by bit what it was.
+//! Dumps that succeed, completely or partly. After each, foreign data must be unchanged, bit by bit.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -10,14 +10,14 @@ use crate::compare::{self, Core};
 use crate::debugger;
 use crate::serial;
 
-/// The most arena that a dump may need: the default, 1 MiB.
+/// Maximum arena of a dump: the default, 1 MiB.
 pub const ARENA_LIMIT: u64 = 1 << 20;
-/// The most stack that a dump may need: half of what a Linux kernel has.
+/// Maximum stack of a dump: half of what a Linux kernel has.
 pub const STACK_LIMIT: u64 = 8 << 10;
 
 pub(super) fn panic(case: &Case, kind: &'static str, cpus: u32, memory: u32) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
-    // The last CPU, so that it is not always the one that booted.
+    // The last CPU, so that it is not always the boot CPU.
     let machine = case
         .machine(&disk, "panic")
         .kind(kind)
@@ -33,7 +33,7 @@ pub(super) fn panic(case: &Case, kind: &'static str, cpus: u32, memory: u32) -> 
         format!("savecore says the message was `{}`", text(&dump, "message"))
     })?;
     ensure(number(&dump, "crashing_cpu")? == u64::from(cpus - 1), || "another CPU crashed".to_owned())?;
-    // All RAM but the arena, and what the firmware keeps for itself.
+    // All RAM except the arena and memory reserved by firmware.
     let covered = compare::bytes(&Core::open(&core)?.covers());
     let least = (u64::from(memory) << 20) - (4 << 20);
     ensure(covered >= least, || format!("the core has only {} of {memory} MiB of RAM", mib(covered)))?;
@@ -67,11 +67,11 @@ pub(super) fn fault(case: &Case) -> Result<String> {
     Ok(text(&dump, "message").to_owned())
 }
 
-/// Crashes a guest with four CPUs and reads what its dump needed: with helpers, packed, encrypted, checked while it is
-/// written.
+/// Crashes a guest with four CPUs and measures the resources of its dump: with helpers, compressed,
+/// encrypted, checked while it is written.
 ///
 /// # Errors
-/// If the dump fails, or the guest does not say.
+/// If the dump fails, or the guest does not print the numbers.
 pub fn measure_footprint(case: &Case) -> Result<Footprint> {
     let disk = case.blank("disk", USUAL_BLOCKS)?;
     case.savecore.format_for(&disk, &case.savecore.keygen("secret.key")?)?;
@@ -97,28 +97,28 @@ pub(super) fn footprint(case: &Case) -> Result<String> {
     ))
 }
 
-/// What a dump needed, as the guest measured it.
+/// The resources that a dump needed, as measured by the guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Footprint {
     /// Bytes of arena.
     pub arena: u64,
-    /// Bytes of the crashing code's stack, from `crash()` on.
+    /// Bytes of the crashed stack, from `crash()` on.
     pub borrowed: u64,
     /// Bytes of the dump's own stack, in the arena.
     pub own: u64,
 }
 
 impl Footprint {
-    /// All stack used from `crash()` on.
+    /// Total stack used from `crash()` on.
     pub fn stack(self) -> u64 {
         self.borrowed + self.own
     }
 
-    /// Reads it from the lines of the guest: `diskdump: used N of N bytes of stack, N of N bytes of arena, …` and
+    /// Parses it from the guest's lines: `diskdump: used N of N bytes of stack, N of N bytes of arena, …` and
     /// `testkernel: stack used=N of=N`.
     ///
     /// # Errors
-    /// If the guest did not say.
+    /// If the guest did not print them.
     pub fn of(crashed: &Crashed) -> Result<Footprint> {
         let own = crashed.said("bytes of stack, ")?;
         let numbers: Vec<u64> = own.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
@@ -133,8 +133,8 @@ impl Footprint {
 
 pub(super) fn nested_after_write(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
-    // Behind many chunks, since the last few may still be on their way to the disk. By the CPU that dumps: a helper that
-    // panics is lost, and no more.
+    // After many chunks, because the last few may still be in flight. On the dumping CPU: a panicking helper
+    // would just be lost.
     let machine = case
         .machine(&disk, "nested-after-write")
         .cpus(2)
@@ -207,7 +207,7 @@ pub(super) fn full_partition(case: &Case) -> Result<String> {
     let (core, dump) = partial(case, &disk, "incomplete", 2)?;
     says(&dump, "reason", "the partition was full")?;
     let pages = number(&dump, "pages.data")?;
-    // Headers, checksums and notes take a few blocks in a hundred.
+    // Headers, checksums and notes take a few percent of the blocks.
     ensure(pages > 3800, || format!("only {pages} pages are in a partition of 4096 blocks"))?;
     let shown = debugger::gdb(case.kernel(), &core, &["info threads", "bt"], &case.folder, case.left())?;
     ensure(shown.contains("crash_by_panic"), || {
@@ -218,7 +218,7 @@ pub(super) fn full_partition(case: &Case) -> Result<String> {
 
 pub(super) fn budget(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", 6 * USUAL_BLOCKS)?;
-    // 192 MiB to write at 16 MiB a second, and four seconds for it.
+    // 192 MiB to write at 16 MiB a second, in four seconds.
     let machine = case
         .machine(&disk, "panic")
         .cpus(2)
@@ -238,7 +238,7 @@ pub(super) fn budget(case: &Case) -> Result<String> {
 
 pub(super) fn stuck_midway(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", 2 * USUAL_BLOCKS)?;
-    // Slow enough to be caught in the middle, then stopped for good: a byte a second.
+    // Slow enough to be interrupted in the middle, then stopped for good: one byte per second.
     let machine = case
         .machine(&disk, "panic")
         .cpus(2)
@@ -279,7 +279,7 @@ pub(super) fn verify_ahead(case: &Case) -> Result<String> {
     crash(case, &machine, "good", exit::COMPLETE)?;
     let (_, dump) = whole(case, &disk, 2)?;
     let whole_pages = number(&dump, "pages.data")?;
-    // A foreign block in the way: everything in front of it is dumped, the block itself stays.
+    // A foreign block in the way: everything before it is dumped, and the block itself is kept.
     let foreign = 4000;
     disk.flip(foreign, 9)?;
     let before = disk.read(foreign)?;
@@ -300,7 +300,7 @@ pub(super) fn verify_sample(case: &Case) -> Result<String> {
     let machine = case.machine(&disk, "panic").cpus(2).memory(256).word("verify=sample:64");
     crash(case, &machine, "good", exit::COMPLETE)?;
     let (core, dump) = whole(case, &disk, 2)?;
-    // Block 1 is the first sample, block 1 + 64 * 100 one of the others.
+    // Block 1 is the first sample, block 1 + 64 * 100 another one.
     let foreign = 1 + 64 * 100;
     disk.flip(foreign, 9)?;
     let before = disk.fingerprint()?;

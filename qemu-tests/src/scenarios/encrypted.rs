@@ -1,4 +1,4 @@
-//! Encrypted dumps: nothing of memory can be read from the disk, and nothing can be changed unnoticed.
+//! Encrypted dumps: no memory content can be read from the disk, and no change goes unnoticed.
 
 use std::fs;
 
@@ -13,11 +13,11 @@ use super::judge::{crash, halt, info_with, is_whole, number, only, says, text};
 use crate::image::Disk;
 use crate::machine::disk_word;
 
-/// What stands in the memory of every test kernel: witnesses, messages, names.
+/// Texts in the memory of every test kernel: witnesses, messages, names.
 const KNOWN: [&[u8]; 4] = [
     b"panics, as the command line asks",
     b"the kernel remembers",
-    // The witnesses' magic, as it lies in memory.
+    // The witnesses' magic, as stored in memory.
     b"!SSENTIW",
     b"testkernel: up cpus=",
 ];
@@ -39,7 +39,7 @@ pub(super) fn encrypted(case: &Case) -> Result<String> {
         format!("`{}` stands on the disk", String::from_utf8_lossy(found.unwrap_or_default()))
     })?;
 
-    // Without the key: known to be complete, and no more.
+    // Without the key, only its completeness is known.
     let bare = only(case, &disk)?;
     says(&bare, "encryption", "sealed")?;
     says(&bare, "status", "complete")?;
@@ -53,7 +53,7 @@ pub(super) fn encrypted(case: &Case) -> Result<String> {
         format!("the wrong key was refused with `{}`", refused.errors)
     })?;
 
-    // Carried away as it is; the partition is free then; opened elsewhere.
+    // Copied away encrypted, which frees the partition; decrypted elsewhere.
     let (cores, answer) = case.savecore.save_from(&disk, &case.folder.join("encrypted"), &[])?;
     ensure(cores.is_empty(), || "a core was written without the key".to_owned())?;
     case.check_ready(&disk)?;
@@ -69,7 +69,7 @@ pub(super) fn encrypted(case: &Case) -> Result<String> {
     ))
 }
 
-/// A flipped bit is found by anybody. One with all checksums set right again is found by whoever has the key.
+/// A flipped bit is found without the key. With corrected checksums, it is found with the key.
 fn tampered(case: &Case, disk: &Disk, identity: &str) -> Result<()> {
     let with_key = &["--identity", identity][..];
     let chunk = some_chunk(disk)?;
@@ -82,7 +82,7 @@ fn tampered(case: &Case, disk: &Disk, identity: &str) -> Result<()> {
             format!("a flipped bit in block {place} was not found ({more:?})")
         })?;
     }
-    // Now by somebody who knows the format.
+    // Now a change with corrected checksums.
     let sum = block_sum(&copy.read(place)?, place);
     let mut block = copy.read(chunk)?;
     let sums = ChunkHeader::of_mut(&mut block).map(|header| &mut header.sums).context("no chunk")?;
@@ -101,7 +101,7 @@ fn tampered(case: &Case, disk: &Disk, identity: &str) -> Result<()> {
     ensure(number(&opened, "pages.damaged")? > 0, || "no page is lost with a changed chunk".to_owned())
 }
 
-/// A chunk of memory in the middle of the dump, with at least three payload blocks: its block.
+/// Block number of a memory chunk in the middle of the dump, with at least three payload blocks.
 fn some_chunk(disk: &Disk) -> Result<u64> {
     for number in 2000..disk.dump.blocks {
         let block = disk.read(number)?;
@@ -123,7 +123,7 @@ pub(super) fn shared(case: &Case) -> Result<String> {
     case.savecore.format_for(&disk, &keys)?;
     let recipient = disk_word(0, &format!("recipient={}", keys.digits()));
     let unlooked = case.unlooked(&disk, "panic")?.able();
-    // Nobody read the label before the crash; it demands encryption, and there was no key.
+    // The label was not read before the crash; it demands encryption, and there was no key.
     let before = disk.fingerprint()?;
     let crashed = crash(case, &unlooked, "without", exit::REFUSED)?;
     let why = crashed.said("refused")?.trim_start_matches("diskdump: ").to_owned();
@@ -136,7 +136,7 @@ pub(super) fn shared(case: &Case) -> Result<String> {
 }
 
 pub(super) fn plain_is_found(case: &Case) -> Result<String> {
-    // The scan that finds nothing in an encrypted dump finds all of it in another.
+    // The search that finds nothing in an encrypted dump finds all of it in an unencrypted one.
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
     let machine = case.machine(&disk, "panic").word("encoding=plain");
     crash(case, &machine, "crash", exit::COMPLETE)?;

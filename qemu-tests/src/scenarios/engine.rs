@@ -1,5 +1,5 @@
-//! How a dump is made: packed, checked while it is written, with the help of other CPUs, around bad memory; and what it
-//! says of itself.
+//! How a dump is made: compressed, checked while it is written, with the help of other CPUs, around bad
+//! memory; and its own report.
 
 use anyhow::{Context, Result};
 use dumpcore::format::PAGE_SIZE;
@@ -12,7 +12,7 @@ use crate::image::Disk;
 use crate::machine::{Fails, Machine};
 use crate::serial;
 
-/// Runs a machine that halts after a whole dump; its core must be what the machine has in its memory.
+/// Runs a machine that halts after a complete dump; its core must equal the machine's memory.
 fn halts_whole(case: &Case, disk: &Disk, machine: &Machine) -> Result<Value> {
     let halted = halt(case, machine, "diskdump: complete", disk, &[])?;
     is_whole(&halted.dump)?;
@@ -35,7 +35,7 @@ pub(super) fn packed(case: &Case) -> Result<String> {
     let blocks = number(&dump, "end_block")? - number(&dump, "first_block")?;
     let data = number(&dump, "pages.data")?;
     ensure(blocks * 2 < data, || format!("{data} pages take {blocks} blocks, more than half"))?;
-    // Text alone shrinks to a third; there are page tables and noise besides.
+    // Text alone shrinks to a third; page tables and noise do not.
     let ratio = real(&dump, "metrics.compression")?;
     ensure(ratio > 2.0, || format!("memory shrank {ratio:.2} to 1 only"))?;
     ensure(number(&dump, "metrics.packed_from")? == data * PAGE_SIZE as u64, || {
@@ -56,10 +56,10 @@ pub(super) fn pipelined(case: &Case) -> Result<String> {
         .word("helpers=0");
     let dump = halts_whole(case, &disk, &machine)?;
     says(&dump, "encoding", "plain")?;
-    // Reads and writes are requests alike, and there was more than one of them at a time.
+    // Reads and writes both count as requests, and more than one was in flight at a time.
     let depth = number(&dump, "metrics.depth")?;
     ensure(depth > 1, || "no two requests were in flight together".to_owned())?;
-    // No block was written that had not been read.
+    // Every block written had been read before.
     let blocks = number(&dump, "end_block")? - number(&dump, "first_block")?;
     let checked = number(&dump, "metrics.checked_blocks")?;
     ensure(checked >= blocks, || format!("{blocks} blocks were written, and only {checked} checked"))?;
@@ -68,7 +68,7 @@ pub(super) fn pipelined(case: &Case) -> Result<String> {
     Ok(format!("{checked} blocks checked ahead of {blocks}, up to {depth} requests in flight"))
 }
 
-/// A dump with three CPUs that help.
+/// A dump with three helpers.
 fn helped(case: &Case, disk: &Disk, scenario: &str) -> Machine {
     case.machine(disk, scenario).cpus(4).memory(256).word("fill=64").word("fill.kind=text").word("helpers=3")
 }
@@ -111,7 +111,7 @@ pub(super) fn bad_memory(case: &Case) -> Result<String> {
         says(dump, "status", "complete")?;
         counts(dump, "pages.faulted", BAD)?;
         counts(dump, "pages.unreadable", 0)?;
-        // The very pages that the kernel has spoilt.
+        // Exactly the pages that the kernel made unreadable.
         let line = halted.crashed.said("testkernel: bad ")?;
         let first = serial::number(line, "first").context("the kernel does not say which pages are bad")?;
         let missing = dump.get("missing").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -150,7 +150,7 @@ pub(super) fn metrics(case: &Case) -> Result<String> {
         let found = dump.pointer(path).and_then(Value::as_array).cloned();
         found.with_context(|| format!("savecore info does not say {path}"))
     };
-    // The phases are all there, took time where there was work, and not more than the whole dump.
+    // All phases are present, took time if they had work, and together took no longer than the whole dump.
     let phases = list("/metrics/phases")?;
     let names: Vec<&str> = phases.iter().map(|phase| text(phase, "name")).collect();
     ensure(names == dumpcore::format::metrics::PHASES, || format!("the phases are {names:?}"))?;
@@ -176,7 +176,7 @@ pub(super) fn metrics(case: &Case) -> Result<String> {
         counts(&dump, &format!("metrics.pages.{kind}"), number(&dump, &format!("pages.{kind}"))?)
             .with_context(|| all.to_owned())?;
     }
-    // The first target, and why it was left.
+    // The first target, and the reason for its failure.
     counts(&dump, "metrics.target", 1)?;
     counts(&dump, "metrics.refusals", 1)?;
     counts(&dump, "metrics.refused.0.target", 0)?;
@@ -185,12 +185,13 @@ pub(super) fn metrics(case: &Case) -> Result<String> {
     let why = text(refused, "why");
     crashed.said(why)?;
     ensure(!why.is_empty(), || "no reason is told of".to_owned())?;
-    // And the same for a person.
+    // The same in the human-readable output.
     let told = case.savecore.tell("info", &good, &[])?;
     for part in ["pattern check ", "the rest: ", " to 1", "3 other CPUs did ", "target 2, at most ", why] {
         ensure(told.contains(part), || format!("savecore info does not tell `{part}`: {told}"))?;
     }
-    // The dump that was begun is closed, and says nothing of others before it. What came before both took both the same.
+    // The dump on the first target is closed, and reports no targets before it. Phases before both attempts
+    // are equal in both.
     let first = only(case, &bad)?;
     counts(&first, "metrics.refusals", 0)?;
     for phase in ["metrics.phases.0.seconds", "metrics.phases.1.seconds"] {

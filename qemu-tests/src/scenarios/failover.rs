@@ -1,4 +1,4 @@
-//! Several disks: the next one when one fails, all of them at once, and none.
+//! Several disks: fail-over to the next, striping over all, and none left.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -11,7 +11,7 @@ use super::judge::{
 use crate::bed::disk_id;
 use crate::machine::Fails;
 
-/// The block of the partition that cannot be written: a third into what is to be written.
+/// The block of the partition that cannot be written: a third into the blocks to be written.
 const SPOT: u64 = 3000;
 
 pub(super) fn io_error(case: &Case) -> Result<String> {
@@ -29,12 +29,12 @@ pub(super) fn io_error(case: &Case) -> Result<String> {
     counts(&halted.dump, "metrics.target", 1)?;
     let (cores, _) = case.save(&good, "cores-good", 1)?;
     halted.equals(cores.first().context("no core")?)?;
-    // What the first one has is closed, says why, and is as good as far as it goes.
+    // The dump on the first disk is closed, gives the reason, and is valid as far as it goes.
     let (core, first) = partial(case, &bad, "incomplete", 2)?;
     says(&first, "reason", "the device failed")?;
     let compared = halted.equals_dump(&core, &first)?;
     ensure(compared.bytes > 4 << 20, || format!("the first dump has only {} bytes", compared.bytes))?;
-    // Only the chunk that the bad spot is in is lost.
+    // Only the chunk with the bad block is lost.
     let damage = first.get("damage").and_then(Value::as_array).cloned().unwrap_or_default();
     ensure(damage.len() == 1 && damage.iter().all(|damage| text(damage, "what") == "not written"), || {
         format!("more than one chunk is lost: {damage:?}")
@@ -51,7 +51,7 @@ pub(super) fn io_error(case: &Case) -> Result<String> {
 pub(super) fn unplugged(case: &Case) -> Result<String> {
     let (first, second) =
         (case.formatted("first", 2 * USUAL_BLOCKS)?, case.formatted("second", 2 * USUAL_BLOCKS)?);
-    // Slow enough to be caught in the middle. Unplugging as QEMU's machine `pc` does it.
+    // Slow enough to be interrupted in the middle. QEMU's `pc` machine supports unplugging.
     let machine = case
         .machine(&first, "unplug")
         .pulled()
@@ -73,7 +73,7 @@ pub(super) fn unplugged(case: &Case) -> Result<String> {
     counts(&dump, "metrics.target", 1)?;
     counts(&dump, "metrics.refusals", 1)?;
     let why = dump.pointer("/metrics/refused/0").map_or("", |refused| text(refused, "why")).to_owned();
-    // Nobody could close the first one, and it is read all the same.
+    // The first one could not be closed, and is readable nevertheless.
     let (_, begun) = partial(case, &first, "unfinished", 2)?;
     let pages = number(&begun, "pages.data")?;
     Ok(format!("second: complete; first: unfinished, {pages} pages read; {why}"))
@@ -111,14 +111,14 @@ pub(super) fn all_fail(case: &Case) -> Result<String> {
 pub(super) fn striped(case: &Case) -> Result<String> {
     let (one, two) = (case.formatted("one", USUAL_BLOCKS)?, case.formatted("two", USUAL_BLOCKS)?);
     let both = &[&one, &two][..];
-    // More noise than one disk has room for.
+    // More noise than fits on one disk.
     let machine = case.machine(&one, "panic").disk(&two).cpus(2).memory(256).word("fill=64").word("stripe=1");
     let halted = halt(case, &machine, "diskdump: complete", both, &[])?;
     is_whole(&halted.dump)?;
     counts(&halted.dump, "stripes", 2)?;
     let mut chunks = Vec::new();
     for disk in both {
-        // One stripe alone: closed, and not whole, since the other is not there.
+        // One stripe alone: closed, but incomplete, because the other is missing.
         let dump = only(case, *disk)?;
         says(&dump, "status", "complete")?;
         ensure(dump.get("whole") == Some(&false.into()), || "half a dump passes for whole".to_owned())?;
@@ -143,13 +143,13 @@ pub(super) fn risky(case: &Case) -> Result<String> {
     let before = asleep.fingerprint()?;
     let risky = case.machine(&asleep, "panic").cpus(2).memory(128).word("asleep=0");
     let reason = "the disk looks risky: ";
-    // Where another one is left, it is not touched ...
+    // If another disk is left, it is not touched ...
     let crashed = crash(case, &risky.clone().disk(&awake), "two", exit::COMPLETE)?;
     let why = crashed.said(reason)?.trim_start_matches("diskdump: ").to_owned();
     ensure(asleep.fingerprint()? == before, || "the risky disk was written".to_owned())?;
     let (_, dump) = whole(case, &awake, 2)?;
     counts(&dump, "metrics.target", 1)?;
-    // ... nor where it is forbidden ...
+    // ... nor if it is forbidden ...
     let crashed = crash(case, &risky.clone().word("risky=0"), "forbidden", exit::REFUSED)?;
     crashed.said("the disk is risky, which is not allowed")?;
     ensure(asleep.fingerprint()? == before, || "the risky disk was written".to_owned())?;

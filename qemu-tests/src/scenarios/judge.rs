@@ -1,4 +1,4 @@
-//! What a dump is held against: what savecore says of it, readelf, and the machine that it was taken from.
+//! Judges a dump: by savecore's report, by readelf, and by the machine that it was taken from.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,7 +17,8 @@ use crate::savecore::Targets;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
-/// The machine crashes with exit code `code`; the foreign parts of all its disks must stay what they are.
+/// Crashes the machine, which must end with exit code `code` and leave the foreign parts of all its disks
+/// unchanged.
 pub(super) fn crash(case: &Case, machine: &Machine, name: &str, code: i32) -> Result<Crashed> {
     let before = foreign_parts(machine)?;
     let crashed = case.crash(machine, name, code)?;
@@ -25,24 +26,24 @@ pub(super) fn crash(case: &Case, machine: &Machine, name: &str, code: i32) -> Re
     Ok(crashed)
 }
 
-/// Fingerprints of what belongs to others, disk by disk.
+/// Fingerprints of the foreign parts of all disks.
 pub(super) fn foreign_parts(machine: &Machine) -> Result<Vec<u128>> {
     machine.disks.iter().map(|attached| attached.disk.foreign_fingerprint()).collect()
 }
 
-/// Makes sure that what belongs to others is what it was.
+/// Checks that the foreign parts are unchanged.
 pub(super) fn same_foreign_parts(machine: &Machine, before: &[u128]) -> Result<()> {
     ensure(foreign_parts(machine)? == before, || {
         "blocks outside of the dump partition were changed".to_owned()
     })
 }
 
-/// What `savecore info` says of the dumps on a disk; there must be `count`.
+/// The report of `savecore info` on the dumps on a disk; there must be `count`.
 pub(super) fn info<T: Targets + ?Sized>(case: &Case, on: &T, count: usize) -> Result<Vec<Value>> {
     info_with(case, on, count, &[])
 }
 
-/// The same, with more words for savecore.
+/// The same, with additional arguments for savecore.
 pub(super) fn info_with<T: Targets + ?Sized>(
     case: &Case,
     on: &T,
@@ -61,17 +62,17 @@ pub(super) fn info_with<T: Targets + ?Sized>(
     Ok(dumps)
 }
 
-/// The only dump on a disk, as `savecore info` says.
+/// The report of `savecore info` on the only dump on a disk.
 pub(super) fn only<T: Targets + ?Sized>(case: &Case, on: &T) -> Result<Value> {
     info(case, on, 1)?.pop().context("no dump")
 }
 
-/// A text in what savecore says of a dump.
+/// A text in savecore's report on a dump.
 pub(super) fn text<'a>(dump: &'a Value, key: &str) -> &'a str {
     dump.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// A value in what savecore says of a dump, by its path such as `pages.data` or `metrics.passes.1.pages`.
+/// A value in savecore's report on a dump, by its path such as `pages.data` or `metrics.passes.1.pages`.
 fn value<'a>(dump: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').try_fold(dump, |value, key| match key.parse::<usize>() {
         Ok(index) => value.get(index),
@@ -79,43 +80,43 @@ fn value<'a>(dump: &'a Value, path: &str) -> Option<&'a Value> {
     })
 }
 
-/// A number in what savecore says of a dump, by its path.
+/// A number in savecore's report on a dump, by its path.
 pub(super) fn number(dump: &Value, path: &str) -> Result<u64> {
     value(dump, path).and_then(Value::as_u64).with_context(|| format!("savecore info does not say {path}"))
 }
 
-/// The same, of a number that need not be whole.
+/// The same, for a number that need not be an integer.
 pub(super) fn real(dump: &Value, path: &str) -> Result<f64> {
     value(dump, path).and_then(Value::as_f64).with_context(|| format!("savecore info does not say {path}"))
 }
 
-/// Makes sure that a field of what savecore says has this value.
+/// Checks that a text in savecore's report has this value.
 pub(super) fn says(dump: &Value, key: &str, expected: &str) -> Result<()> {
     ensure(text(dump, key) == expected, || {
         format!("savecore says {key} is `{}` instead of `{expected}`", text(dump, key))
     })
 }
 
-/// Makes sure that a number of what savecore says is this one.
+/// Checks that a number in savecore's report has this value.
 pub(super) fn counts(dump: &Value, path: &str, expected: u64) -> Result<()> {
     let found = number(dump, path)?;
     ensure(found == expected, || format!("savecore says {path} is {found} instead of {expected}"))
 }
 
-/// Makes sure that a dump is complete, and that nothing is missing that was not left out on purpose.
+/// Checks that a dump is complete, and that only pages left out on purpose are missing.
 pub(super) fn is_whole(dump: &Value) -> Result<()> {
     says(dump, "status", "complete")?;
     ensure(dump.get("whole") == Some(&Value::Bool(true)), || "savecore says the dump is not whole".to_owned())
 }
 
-/// Makes sure that readelf is content with a core, and that it holds the registers of so many CPUs.
+/// Checks that readelf accepts a core, and that it contains the registers of this many CPUs.
 pub(super) fn readable(case: &Case, core: &Path, cpus: usize) -> Result<()> {
     let text = debugger::readelf(core, &case.folder, case.left())?;
     let found = debugger::prstatus_notes(&text);
     ensure(found == cpus, || format!("the core has the registers of {found} CPUs instead of {cpus}"))
 }
 
-/// A whole dump: harvested, and its core readable. Gives the core, and what savecore said of it.
+/// Harvests a complete dump and checks its core. Returns the core, and savecore's report.
 pub(super) fn whole(case: &Case, disk: &Disk, cpus: usize) -> Result<(PathBuf, Value)> {
     let dump = only(case, disk)?;
     is_whole(&dump)?;
@@ -126,7 +127,7 @@ pub(super) fn whole(case: &Case, disk: &Disk, cpus: usize) -> Result<(PathBuf, V
     Ok((core, dump))
 }
 
-/// A dump that ended early: harvested, its core readable. Gives the core, and what savecore said of it.
+/// Harvests a dump that ended early and checks its core. Returns the core, and savecore's report.
 pub(super) fn partial(case: &Case, disk: &Disk, status: &str, cpus: usize) -> Result<(PathBuf, Value)> {
     let dump = only(case, disk)?;
     says(&dump, "status", status)?;
@@ -138,7 +139,7 @@ pub(super) fn partial(case: &Case, disk: &Disk, status: &str, cpus: usize) -> Re
     Ok((core, dump))
 }
 
-/// Facts of a whole dump, for its line.
+/// Facts of a complete dump, for its line.
 pub(super) fn facts(core: &Path, dump: &Value) -> Result<String> {
     let covered = compare::bytes(&Core::open(core)?.covers());
     Ok(format!(
@@ -148,11 +149,11 @@ pub(super) fn facts(core: &Path, dump: &Value) -> Result<String> {
     ))
 }
 
-/// A machine that has dumped and stands still, and its memory as the emulator has it.
+/// A machine that halted after its dump, with its memory saved by the emulator.
 pub(super) struct Halted {
-    /// What it said.
+    /// Its output.
     pub(super) crashed: Crashed,
-    /// What savecore says of the dump.
+    /// savecore's report on the dump.
     pub(super) dump: Value,
     memory: Vec<Saved>,
     /// All RAM.
@@ -161,8 +162,8 @@ pub(super) struct Halted {
     arena: Vec<Range>,
 }
 
-/// Runs a machine that is to halt after its dump, with this on the console; takes its memory. The disks that hold the dump
-/// and words for savecore say where its memory map is found.
+/// Runs a machine that is to print this line and halt after its dump; saves its memory. The memory map is
+/// taken from the dump on these disks, read with these arguments for savecore.
 pub(super) fn halt<T: Targets + ?Sized>(
     case: &Case,
     machine: &Machine,
@@ -174,13 +175,13 @@ pub(super) fn halt<T: Targets + ?Sized>(
     let mut running = machine.clone().word("reset=halt").start(&case.folder, "crash")?;
     running.wait_for(outcome, case.left())?;
     running.wait_for("testkernel: halted", case.left())?;
-    // The machine stands still, with all that the dump has written on its disk.
+    // The machine has halted, with the whole dump on its disk.
     let halted = freeze(case, running, on, more)?;
     same_foreign_parts(machine, &before)?;
     Ok(halted)
 }
 
-/// Stops a machine that has dumped, takes its memory, and ends it.
+/// Stops a machine that has dumped, saves its memory, and ends it.
 fn freeze<T: Targets + ?Sized>(case: &Case, mut running: Running, on: &T, more: &[&str]) -> Result<Halted> {
     running.qmp.stop()?;
     let dump = info_with(case, on, 1, more)?.pop().context("no dump")?;
@@ -191,7 +192,8 @@ fn freeze<T: Targets + ?Sized>(case: &Case, mut running: Running, on: &T, more: 
     Ok(Halted { crashed, dump, memory, ram, arena })
 }
 
-/// The memory of a machine that stands still, by the memory map in what savecore says of a dump; all RAM, and the arena.
+/// Saves the memory of a stopped machine, by the memory map in savecore's report; also returns all RAM, and
+/// the arena.
 pub(super) fn take_memory(
     case: &Case,
     running: &mut Running,
@@ -210,7 +212,7 @@ pub(super) fn take_memory(
     Ok((memory, ram, arena))
 }
 
-/// All RAM, and the arena, in what savecore says of a dump.
+/// All RAM, and the arena, from savecore's report.
 fn memory_map(dump: &Value) -> Result<(Vec<Range>, Vec<Range>)> {
     let number = |range: &Value, key: &str| {
         let text = range.get(key)?.as_str()?.strip_prefix("0x")?;
@@ -233,8 +235,8 @@ fn memory_map(dump: &Value) -> Result<(Vec<Range>, Vec<Range>)> {
 }
 
 impl Halted {
-    /// Compares a core of the dump with the machine: no byte of it may differ, and what it lacks must be what savecore says
-    /// was left out or could not be had.
+    /// Compares a core of the dump with the machine: no byte may differ, and savecore must give a reason for
+    /// everything that is missing.
     pub(super) fn equals(&self, core: &Path) -> Result<Compared> {
         self.equals_dump(core, &self.dump)
     }
@@ -254,7 +256,7 @@ impl Halted {
         Ok(compared)
     }
 
-    /// Page frames of RAM that hold what the kernel fills memory with (`fill.kind=random`).
+    /// Page frames of RAM with the content that the kernel fills memory with (`fill.kind=random`).
     pub(super) fn filled(&self) -> Result<BTreeSet<u64>> {
         let mut found = BTreeSet::new();
         let mut page = [0; PAGE_SIZE];
@@ -269,12 +271,12 @@ impl Halted {
         Ok(found)
     }
 
-    /// Bytes of RAM.
+    /// Size of RAM in bytes.
     pub(super) fn bytes(&self) -> u64 {
         compare::bytes(&self.ram)
     }
 
-    /// Bytes of the dump's own arena.
+    /// Size of the dump's own arena in bytes.
     pub(super) fn arena_bytes(&self) -> u64 {
         compare::bytes(&self.arena)
     }
@@ -285,10 +287,10 @@ fn addresses(compared: &Compared) -> String {
     compared.different.iter().map(|page| format!("{page:#x}")).collect::<Vec<_>>().join(" ")
 }
 
-/// Compares a core with a machine that has gone on since, by its memory now: nearly all of it is what it was. Gives how
-/// many pages have changed.
+/// Compares a core with the current memory of a machine that has continued since: nearly all of it must be
+/// equal. Returns the number of changed pages.
 pub(super) fn nearly_equals(core: &Path, memory: &Vec<Saved>, arena: &[Range]) -> Result<u64> {
-    /// What a kernel that waits may change in a second: stacks, counters, its log.
+    /// Pages that a waiting kernel may change in a second: stacks, counters, its log.
     const MOST: u64 = 64;
     let compared = compare::compare(&Core::open(core)?, memory, arena)?;
     ensure(compared.different_pages <= MOST, || {
@@ -301,7 +303,7 @@ pub(super) fn nearly_equals(core: &Path, memory: &Vec<Saved>, arena: &[Range]) -
     Ok(compared.different_pages)
 }
 
-/// Makes sure that each page of RAM is in the core, or has its reason for not being there.
+/// Checks that each page of RAM is in the core, or has a reason for missing.
 pub(super) fn accounts(dump: &Value, core: &Core) -> Result<()> {
     const REASONS: [&str; 13] = [
         "arena",

@@ -1,18 +1,18 @@
-//! The matrix: scenarios, each with a name, a line that says what it proves, a deadline and a function, on every
-//! [bed](crate::bed) where they prove something.
+//! The matrix: scenarios, each with a name, a line that says what it proves, a deadline and a function, on
+//! every [bed](crate::bed) where they are meaningful.
 //!
 //! - `programs.rs`: the programs under test
-//! - `case.rs`: what a running scenario has at hand
-//! - `judge.rs`: what a dump is held against
-//! - `dumps.rs`: dumps that come through, whole or in part
-//! - `refusals.rs`: what must not be written, and is not
+//! - `case.rs`: the environment of a running scenario
+//! - `judge.rs`: the checks of a dump
+//! - `dumps.rs`: dumps that succeed, completely or partly
+//! - `refusals.rs`: data that must not be overwritten
 //! - `readers.rs`: gdb, readelf, and the machine itself, as judges of a core
-//! - `selection.rs`: which memory a dump has
+//! - `selection.rs`: which memory a dump contains
 //! - `engine.rs`: how it is made
 //! - `encrypted.rs`: encrypted dumps
 //! - `failover.rs`: several disks
-//! - `survive.rs`: dumps of kernels that go on
-//! - `devices.rs`: what every disk has to go through
+//! - `survive.rs`: dumps of kernels that continue
+//! - `devices.rs`: the scenarios for every disk
 //! - `takeover.rs`: disks that another driver was using
 //! - `table.rs`: the matrix as a table
 
@@ -42,16 +42,16 @@ pub use table::table;
 use crate::bed::{ARCHITECTURES, Bed, DEVICES, VIRTIO_BLK, X86_64};
 pub use dumps::{ARENA_LIMIT, Footprint, STACK_LIMIT, measure_footprint};
 
-/// Where a scenario proves something.
+/// Where a scenario is meaningful.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Beds {
-    /// On the usual bed: what it is about has nothing to do with devices or architectures.
+    /// On the usual bed: it does not depend on devices or architectures.
     Usual,
-    /// On each architecture, on the device that all have.
+    /// On each architecture, with the device that all of them have.
     Architectures,
-    /// On each device, on the usual architecture.
+    /// With each device, on the usual architecture.
     Devices,
-    /// On each device of each architecture.
+    /// With each device of each architecture.
     All,
 }
 
@@ -68,23 +68,23 @@ impl Beds {
     }
 }
 
-/// What happens to a machine, and what has to be true afterwards.
+/// A scenario, and what must be true afterwards.
 #[derive(Debug)]
 pub struct Scenario {
     /// Its name.
     pub name: &'static str,
     /// What it proves, in one line.
     pub about: &'static str,
-    /// Where.
+    /// Its beds.
     pub beds: Beds,
-    /// What it may take, in seconds; everything that it started is killed then.
+    /// Time limit in seconds; then everything that it started is killed.
     pub deadline: u64,
-    /// What it does; gives the facts worth a line.
+    /// Runs it; returns the facts for its line.
     pub play: fn(&Case) -> Result<String>,
 }
 
 impl Scenario {
-    /// In which profile the kernel is built that plays it.
+    /// The profile of its kernel.
     pub fn profile(&self) -> Profile {
         match self.name {
             devices::DEMO_DEV => Profile::Dev,
@@ -92,7 +92,7 @@ impl Scenario {
         }
     }
 
-    /// Why it cannot be played on a bed.
+    /// Why it is impossible on a bed.
     pub fn impossible(&self, bed: Bed) -> Option<&'static str> {
         let special = match self.name {
             devices::PULLED => (bed.device.pulled)(0).err(),
@@ -107,9 +107,9 @@ impl Scenario {
 /// A row of the matrix: a scenario on a bed.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// What happens.
+    /// The scenario.
     pub scenario: &'static Scenario,
-    /// Where.
+    /// The bed.
     pub bed: Bed,
 }
 
@@ -125,7 +125,7 @@ impl Row {
     }
 }
 
-/// All rows, those that are possible.
+/// All possible rows.
 pub fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
     for architecture in ARCHITECTURES {
@@ -619,8 +619,7 @@ pub static ALL: &[Scenario] = &[
     },
 ];
 
-/// The rows whose name contains `filter`; those of exactly that name, or whose scenario has it, stand for themselves
-/// alone.
+/// The rows whose name contains `filter`. An exact match of the name or the scenario excludes all others.
 pub fn matching(filter: &str) -> Vec<Row> {
     let all = rows();
     let exact: Vec<Row> =
@@ -631,10 +630,11 @@ pub fn matching(filter: &str) -> Vec<Row> {
     all.into_iter().filter(|row| row.name().contains(filter)).collect()
 }
 
-/// Runs a row in a fresh folder of its name. Its disk images go when it succeeds, since they are large.
+/// Runs a row in a new folder of its name. Its disk images are deleted if it succeeds, because they are
+/// large.
 ///
 /// # Errors
-/// If what it proves does not hold, or its deadline passes.
+/// If what it should prove is not true, or its deadline passes.
 pub fn run(row: &Row, programs: &Programs) -> Result<String> {
     let limit = Duration::from_secs(row.scenario.deadline);
     let case = Case::new(programs, row.bed, row.scenario.profile(), &row.name(), limit)?;

@@ -4,19 +4,20 @@ use std::path::{Path, PathBuf};
 
 use crate::bed::Architecture;
 
-/// The programs under test, and where scenarios keep their files.
+/// The programs under test, and the folder for files of scenarios.
 #[derive(Clone, Debug)]
 pub struct Programs {
     /// The test kernels that were built.
     pub kernels: Vec<Kernel>,
     /// The savecore command.
     pub savecore: PathBuf,
-    /// Each row has a folder of its name in it, with serial logs, images and outputs, kept until the next run.
+    /// Each row has a folder of its name in it, with serial logs, images and outputs, kept until the next
+    /// run.
     pub folder: PathBuf,
 }
 
 impl Programs {
-    /// The test kernel that was built so; a path that names nothing, if none was.
+    /// The test kernel of this build; a meaningless path if there is none.
     pub fn kernel(&self, build: Build) -> &Path {
         let of = self.kernels.iter().find(|kernel| kernel.build == build);
         of.map_or(Path::new("test-kernel"), |kernel| &kernel.path)
@@ -26,23 +27,23 @@ impl Programs {
 /// A test kernel that was built.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// How.
+    /// Its build.
     pub build: Build,
     /// Its ELF file.
     pub path: PathBuf,
 }
 
-/// How a test kernel is built.
+/// The build of a test kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Build {
-    /// For what.
+    /// Its architecture.
     pub architecture: &'static Architecture,
-    /// In which profile.
+    /// Its profile.
     pub profile: Profile,
 }
 
 impl Build {
-    /// As a release.
+    /// A release build.
     pub fn release(architecture: &'static Architecture) -> Build {
         Build { architecture, profile: Profile::Release }
     }
@@ -61,7 +62,7 @@ impl Eq for Build {}
 pub enum Profile {
     /// `release`.
     Release,
-    /// `kernel-dev`: not optimised, and with debug assertions.
+    /// `kernel-dev`: unoptimised, with debug assertions.
     Dev,
 }
 

@@ -9,9 +9,9 @@ use super::case::{Case, USUAL_BLOCKS, ensure, exit, mib};
 use super::judge::halt;
 use crate::debugger;
 
-/// What the kernel's witnesses say of themselves: "WITNESS!" as a number.
+/// The magic of the kernel's witnesses: "WITNESS!" as a number.
 const MAGIC: u64 = 0x5749_544e_4553_5321;
-/// Nodes of the kernel's linked list.
+/// Number of nodes in the kernel's linked list.
 const NODES: u64 = 32;
 const CPUS: u64 = 4;
 
@@ -33,8 +33,8 @@ pub(super) fn gdb(case: &Case) -> Result<String> {
     ))
 }
 
-/// Makes sure that the backtraces of savecore's `info --json` are those that gdb shows: of each CPU the same functions in the
-/// same order, inlined ones among them. Gives how many.
+/// Checks that the backtraces in savecore's `info --json` equal gdb's: for each CPU the same functions in the
+/// same order, including inlined ones. Returns their number.
 fn backtraces_are_gdbs(told: &Value, shown: &str) -> Result<usize> {
     let gdb = debugger::backtraces(shown);
     let mut calls = 0;
@@ -43,7 +43,7 @@ fn backtraces_are_gdbs(told: &Value, shown: &str) -> Result<usize> {
     ensure(cpus.len() == gdb.len(), || format!("savecore has {} backtraces, gdb {}", cpus.len(), gdb.len()))?;
     for cpu in cpus {
         let number = cpu.get("cpu").and_then(Value::as_u64).context("a CPU without a number")?;
-        // Thread numbers begin with 1.
+        // Thread numbers start at 1.
         let expected = gdb.get(&(number + 1)).with_context(|| format!("gdb has no CPU {number}"))?;
         let frames = cpu.get("frames").and_then(Value::as_array).into_iter().flatten();
         let named =
@@ -56,10 +56,10 @@ fn backtraces_are_gdbs(told: &Value, shown: &str) -> Result<usize> {
     Ok(calls)
 }
 
-/// Makes sure that gdb shows the kernel in a core: the calls of all CPUs with their arguments, of which `crashed`
-/// panicked, a global, and a list that can be followed. Gives what gdb printed.
+/// Checks that gdb shows the kernel in a core: the calls of all CPUs with their arguments, with `crashed`
+/// panicking, a global, and a list that can be followed. Returns gdb's output.
 pub(super) fn kernel_in_gdb(case: &Case, core: &Path, cpus: u64, crashed: u64) -> Result<String> {
-    // gdb takes the language of the crashed code: Rust.
+    // gdb uses the language of the crashed code: Rust.
     let follow = "set $node = test_kernel::witness::WITNESS_LIST\nset $sum = 0\nset $nodes = 0\n\
                   while $node as u64 != 0\nset $sum = $sum + (*$node).value\nset $nodes = $nodes + 1\n\
                   set $node = (*$node).next\nend\n";
@@ -106,7 +106,7 @@ pub(super) fn equals_machine(case: &Case, kind: &'static str, cpus: u32, memory:
     let halted = halt(case, &machine, "diskdump: complete", &disk, &[])?;
     let (cores, _) = case.save(&disk, "cores", 1)?;
     let compared = halted.equals(cores.first().context("no core")?)?;
-    // Nothing may be missing but the arena, and what the firmware keeps below 1 MiB and at the top.
+    // Only the arena may be missing, and memory reserved by firmware below 1 MiB and at the top.
     let arena = halted.arena_bytes();
     ensure(compared.bytes + arena + (2 << 20) >= u64::from(memory) << 20, || {
         format!("only {} of {memory} MiB were compared", mib(compared.bytes))

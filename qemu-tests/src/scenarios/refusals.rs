@@ -1,4 +1,4 @@
-//! What must not be written, and is not: after each crash the whole disk image is, bit by bit, what it was.
+//! Data that must not be overwritten: after each crash the whole disk image is unchanged, bit by bit.
 
 use anyhow::Result;
 
@@ -7,7 +7,8 @@ use crate::bed::disk_id;
 use crate::image::Disk;
 use crate::machine::Machine;
 
-/// Crashes the machine, which must end with one of these exit codes and say why, and must leave the disk as it was.
+/// Crashes the machine, which must end with one of these exit codes, print the reason, and leave the disk
+/// unchanged.
 pub(super) fn refused(
     case: &Case,
     disk: &Disk,
@@ -18,7 +19,7 @@ pub(super) fn refused(
     judged(disk, codes, reason, || case.crash_any(machine, "refused"))
 }
 
-/// The same, for a crash that needs more than a machine left alone.
+/// The same, for a crash that needs interaction with the machine.
 fn judged(
     disk: &Disk,
     codes: &[i32],
@@ -28,7 +29,7 @@ fn judged(
     let before = disk.fingerprint()?;
     let crashed = crash()?;
     let after = disk.fingerprint()?;
-    // The worst first.
+    // Most important first.
     ensure(before == after, || {
         format!("the disk image was changed by a dump that had to be refused ({before:#x} became {after:#x})")
     })?;
@@ -47,7 +48,7 @@ fn judged(
     Ok(crashed)
 }
 
-/// The facts of a refusal: its reason, as the guest said it.
+/// The facts of a refusal: its reason, as printed by the guest.
 pub(super) fn facts(crashed: &Crashed, reason: &str) -> Result<String> {
     let line = crashed.said(reason)?;
     let said = line.trim_start_matches("diskdump: ").trim_start_matches("testkernel: ");
@@ -57,10 +58,10 @@ pub(super) fn facts(crashed: &Crashed, reason: &str) -> Result<String> {
 pub(super) fn unformatted(case: &Case) -> Result<String> {
     let disk = case.blank("disk", USUAL_BLOCKS)?;
     let reason = "block 0 is not a label";
-    // As healthy arming finds it ...
+    // Found by arming on an unused disk ...
     let machine = case.machine(&disk, "panic");
     refused(case, &disk, &machine, &[exit::NOT_ARMED], reason)?;
-    // ... and as the crash does, where arming was not allowed to look.
+    // ... and by the crash, if arming was not allowed to read the disk.
     let machine = machine.word("disk.shared").word(format!("disk.uuid={}", "5a".repeat(16)));
     facts(&refused(case, &disk, &machine, &[exit::REFUSED], reason)?, reason)
 }
@@ -91,7 +92,7 @@ pub(super) fn label_of_another_disk(case: &Case) -> Result<String> {
     let reason = "the label is of another partition";
     let crashed = refused(case, &other, &found, &[exit::REFUSED], reason)?;
     let facts = facts(&crashed, reason)?;
-    // This disk's label over the other disk's pattern, as after a bad copy.
+    // This disk's label over the other disk's pattern, as after a faulty copy.
     let label = ours.read(0)?;
     other.write(0, &label)?;
     let found = armed.exchange(&other);
@@ -117,7 +118,7 @@ pub(super) fn by_kernel(case: &Case, scenario: &str, reason: &str) -> Result<Str
 
 pub(super) fn device_gone(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
-    // Unplugging as QEMU's machine `pc` does it; the test kernel knows how to agree.
+    // QEMU's `pc` machine supports unplugging; the test kernel knows how to agree.
     let machine = case.machine(&disk, "device-gone").pulled().kind("pc");
     let reason = "the device is gone";
     let crashed = judged(&disk, &[exit::REFUSED], reason, || {
@@ -133,7 +134,7 @@ pub(super) fn device_gone(case: &Case) -> Result<String> {
 
 pub(super) fn device_stuck(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
-    // A byte a second: what is over the first burst will be done in hours.
+    // One byte per second: everything after the first burst would take hours.
     let machine = case
         .unlooked(&disk, "panic")?
         .drive("throttling.bps-total=1")
@@ -159,7 +160,7 @@ pub(super) fn nested_before_write(case: &Case) -> Result<String> {
 pub(super) fn no_entropy(case: &Case) -> Result<String> {
     let disk = case.blank("disk", USUAL_BLOCKS)?;
     case.savecore.format_for(&disk, &case.savecore.keygen("secret.key")?)?;
-    // QEMU's usual CPU cannot make random numbers.
+    // QEMU's default CPU has no random numbers.
     let machine = case.machine(&disk, "panic");
     let reason = "no entropy";
     let crashed = refused(case, &disk, &machine, &[exit::NOT_ARMED], reason)?;

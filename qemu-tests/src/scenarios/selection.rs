@@ -1,4 +1,4 @@
-//! Which memory a dump has: what its level leaves out, and what goes out first.
+//! Which memory a dump contains: what its level leaves out, and what is written first.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +10,8 @@ use super::judge::{accounts, counts, crash, halt, info, is_whole, number, readab
 use super::readers::kernel_in_gdb;
 use crate::compare::Core;
 
-/// A level, what memory is filled as, and what has to be left out: the reason as savecore names it, and the class as the
-/// kernel does.
+/// A level, the class that memory is filled as, and what has to be left out: the reason by savecore's name,
+/// and the class by the kernel's.
 type Row = (u32, &'static str, &'static [(&'static str, &'static str)]);
 
 /// makedumpfile's bits, one by one and together, and "kernel only".
@@ -27,11 +27,11 @@ const LEVELS: [Row; 9] = [
     (32, "user", &[("user", "user"), ("free", "free"), ("not_kernel", "unknown")]),
 ];
 
-/// All reasons of a level.
+/// All reasons that depend on a level.
 const REASONS: [&str; 6] = ["cache", "cache_private", "user", "free", "not_kernel", "device"];
 
 pub(super) fn levels(case: &Case) -> Result<String> {
-    // All dumps behind one another.
+    // All dumps one after another.
     let disk = case.formatted("disk", 2 * USUAL_BLOCKS)?;
     let mut crashes = Vec::new();
     for (number, (level, fill, _)) in LEVELS.iter().enumerate() {
@@ -62,7 +62,7 @@ pub(super) fn levels(case: &Case) -> Result<String> {
         let pages = number(dump, "pages.data")? + number(dump, "pages.zero")?;
         left_out.push(format!("{level}: {}", number(dump, "pages.total")? - pages));
     }
-    // What the cores hold is what is left.
+    // The cores contain the rest.
     let (cores, _) = case.save(&disk, "cores", LEVELS.len())?;
     for (dump, core) in dumps.iter().zip(&cores) {
         accounts(dump, &Core::open(core)?)?;
@@ -80,7 +80,7 @@ pub(super) fn level_31(case: &Case) -> Result<String> {
     let (cores, _) = case.save(&disk, "cores", 1)?;
     let core = cores.first().context("no core")?;
     let compared = halted.equals(core)?;
-    // Not only as many: the very pages that the kernel has filled are those that are not there.
+    // Not just the same number: exactly the pages that the kernel filled are missing.
     let filled = halted.filled()?;
     ensure(filled.len() as u64 == FILL << 8, || {
         format!("the machine holds {} filled pages instead of {}", filled.len(), FILL << 8)
@@ -134,7 +134,7 @@ pub(super) fn passes(case: &Case) -> Result<String> {
         classes.iter().try_fold(0, |sum, class| Ok(sum + halted.crashed.class(class)?))
     };
     let (early, kernel) = (count(&["stack", "pagetable"])?, count(&["text", "data", "slab"])?);
-    // The arena is the kernel's data, and comes with the rest.
+    // The arena is classified as kernel data, and is recorded in the last pass.
     let kernel = kernel - number(dump, "pages.arena")?;
     counts(dump, "metrics.passes.1.pages", early)?;
     counts(dump, "metrics.passes.2.pages", kernel)?;

@@ -1,4 +1,4 @@
-//! Dumps of kernels that go on: snapshots, faults that are survived, the NMI button, the watchdog, a second crash.
+//! Dumps of kernels that continue: snapshots, survived faults, the NMI button, the watchdog, a second crash.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -12,7 +12,7 @@ use crate::image::Disk;
 use crate::machine::Machine;
 use crate::serial;
 
-/// How many CPUs the kernel says went on, each time it said so.
+/// Checks the number of CPUs that the kernel reports as resumed, each time.
 fn all_went_on(crashed: &Crashed, times: usize, cpus: u64) -> Result<()> {
     let lines = crashed.serial.lines().iter().filter(|line| line.text.contains("testkernel: resumed "));
     let counts: Vec<Option<u64>> = lines.map(|line| serial::number(&line.text, "cpus")).collect();
@@ -21,7 +21,7 @@ fn all_went_on(crashed: &Crashed, times: usize, cpus: u64) -> Result<()> {
     })
 }
 
-/// Makes sure that the dumps lie one behind another, from the first block on.
+/// Checks that the dumps are contiguous, from the first block on.
 fn in_a_row(dumps: &[Value]) -> Result<()> {
     let mut end = 1;
     for dump in dumps {
@@ -39,7 +39,7 @@ pub(super) fn snapshot(case: &Case) -> Result<String> {
     let before = foreign_parts(&machine)?;
     let mut running = machine.start(&case.folder, "crash")?;
     running.wait_for("testkernel: resumed", case.left())?;
-    // Between the first dump and the end of the second: the disk and the memory as they are now.
+    // Between the first dump and the end of the second: the current disk and memory.
     running.qmp.stop()?;
     let first =
         info(case, &disk, 1).or_else(|_| info(case, &disk, 2))?.into_iter().next().context("no dump")?;
@@ -70,7 +70,7 @@ pub(super) fn snapshot(case: &Case) -> Result<String> {
     ))
 }
 
-/// A kernel that dumps once, and goes on.
+/// A kernel that dumps once and continues.
 fn goes_on(case: &Case, disk: &Disk, crashed: &Crashed, trigger: &str) -> Result<String> {
     all_went_on(crashed, 1, 2)?;
     let (_, dump) = whole(case, disk, 2)?;
@@ -85,7 +85,7 @@ pub(super) fn oops(case: &Case) -> Result<String> {
     goes_on(case, &disk, &crashed, "oops")
 }
 
-/// Presses the NMI button of a machine when it has said this, and waits for its end.
+/// Presses the NMI button of a machine when it has printed this, and waits for its end.
 fn press(case: &Case, machine: &Machine, name: &str, when: &str) -> Result<Crashed> {
     let before = foreign_parts(machine)?;
     let mut running = machine.start(&case.folder, name)?;
@@ -107,7 +107,7 @@ pub(super) fn nmi(case: &Case) -> Result<String> {
     says(&dump, "trigger", "nmi")?;
     let crashed = press(case, &machine.word("nmi=snapshot"), "snapshot", READY)?;
     goes_on(case, &disk, &crashed, "nmi")?;
-    // Slow enough to be caught in the middle of a dump of another reason.
+    // Slow enough to be interrupted in the middle of a dump with another cause.
     let machine = case
         .machine(&disk, "panic")
         .drive("throttling.bps-write=8388608")
@@ -122,7 +122,7 @@ pub(super) fn nmi(case: &Case) -> Result<String> {
 
 pub(super) fn watchdog(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
-    // The dump takes several times as long as the watchdog has patience.
+    // The dump takes several times as long as the watchdog's timeout.
     let machine = case
         .machine(&disk, "watchdog")
         .drive("throttling.bps-write=8388608")

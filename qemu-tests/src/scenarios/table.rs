@@ -1,12 +1,12 @@
-//! The matrix as a table, for the book (docs/src/figures/matrix.md): what runs where, and what cannot.
+//! The matrix as a table, for the book (docs/src/figures/matrix.md): what runs where, and what is impossible.
 
 use std::fmt::Write as _;
 
 use super::{ALL, Beds, rows};
 use crate::bed::{ARCHITECTURES, Bed, DEVICES};
 
-/// The matrix in Markdown: how many scenarios each device has on each architecture, what each scenario proves, and
-/// what is not possible, and why.
+/// The matrix in Markdown: the number of scenarios for each device on each architecture, what each scenario
+/// proves, and what is impossible, and why.
 pub fn table() -> String {
     let rows = rows();
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! The disk is taken over from a driver that was using it when the crash came.
+//! The disk is taken over from a driver that was using it at the crash.
 
 use anyhow::{Context, Result};
 
@@ -10,7 +10,7 @@ use crate::image::Disk;
 use crate::machine::Machine;
 use crate::serial;
 
-/// The scenario that needs a normal driver of the test kernel's.
+/// The scenario that needs a normal driver in the test kernel.
 pub(super) const TAKEOVER: &str = "takeover";
 
 /// The test kernel's normal driver for a device (`live.on=`), or why there is none.
@@ -23,7 +23,7 @@ fn normal_driver(device: &Device) -> Result<&'static str, &'static str> {
     }
 }
 
-/// Why there is no takeover on a bed.
+/// Why a takeover is impossible on a bed.
 pub(super) fn impossible(bed: Bed) -> Option<&'static str> {
     normal_driver(bed.device).err()
 }
@@ -31,7 +31,7 @@ pub(super) fn impossible(bed: Bed) -> Option<&'static str> {
 pub(super) fn takeover(case: &Case) -> Result<String> {
     let driver = normal_driver(case.bed.device).map_err(anyhow::Error::msg)?;
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
-    // The boot CPU has the driver, and another one crashes.
+    // The boot CPU runs the driver, and another one crashes.
     let machine = machine(case, &disk, driver)?.word("cpu=1");
     taken_over(case, &disk, &machine, "panics, as the command line asks")
 }
@@ -50,7 +50,7 @@ pub(super) fn lock_held(case: &Case) -> Result<String> {
 
 pub(super) fn late(case: &Case) -> Result<String> {
     let disk = case.formatted("disk", USUAL_BLOCKS)?;
-    // A byte a second: what is over the first burst will be done in hours.
+    // One byte per second: everything after the first burst would take hours.
     let machine = case.unlooked(&disk, "panic")?.drive("throttling.bps-total=1").word("timeout=1000");
     let machine = dumping_itself(machine)?.word("budget=20000");
     let reason = "as its timer says";
@@ -65,8 +65,8 @@ fn dumping_itself(mut machine: Machine) -> Result<Machine> {
     Ok(machine.word("disk.on=nvme-2004"))
 }
 
-/// A machine whose normal driver reads and writes the partition behind ours, slowed down so that it is caught with requests
-/// in flight.
+/// A machine whose normal driver reads and writes the partition after ours, throttled so that requests are in
+/// flight at the crash.
 fn machine(case: &Case, disk: &Disk, driver: &str) -> Result<Machine> {
     let live = disk.foreign_after();
     Ok(case
@@ -86,7 +86,7 @@ fn taken_over(case: &Case, disk: &Disk, machine: &Machine, message: &str) -> Res
     ensure(disk.rest_fingerprint()? == before, || {
         "blocks outside of the dump partition and the live driver's were changed".to_owned()
     })?;
-    // Each of the live driver's blocks is old or written by it; none has a byte of the dump.
+    // Each of the live driver's blocks is unchanged or written by it; none has a byte of the dump.
     let spoiled = disk.spoiled(b'L')?;
     ensure(spoiled.is_empty(), || format!("blocks of the live driver hold something else: {spoiled:?}"))?;
     let busy = busy(&crashed)?;
@@ -96,7 +96,7 @@ fn taken_over(case: &Case, disk: &Disk, machine: &Machine, message: &str) -> Res
     Ok(format!("{busy}; {}", facts(&core, &dump)?))
 }
 
-/// What the driver had to do at the crash; fails unless reads and writes were in flight, and interrupts had come.
+/// The driver's load at the crash; fails unless reads and writes were in flight and interrupts had arrived.
 fn busy(crashed: &Crashed) -> Result<String> {
     let line = crashed.said("testkernel: live driver=")?;
     let number = |name: &str| {

@@ -1,4 +1,4 @@
-//! A person at the serial console of a Debian: commands are typed, and their exit codes are seen.
+//! The serial console of a Debian: types commands and gets their exit codes.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,24 +7,24 @@ use anyhow::{Context, Result, ensure};
 
 use crate::machine::{Machine, Running};
 
-/// How long a machine may take to come up: under TCG, beside another one.
+/// How long a machine may take to boot: under TCG, with another one running.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 
-/// How often the first line is typed anew: the program that lets in throws away what was typed too early.
+/// How often the first line is typed again: the login program discards input that comes too early.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// What a command said.
+/// The result of a command.
 #[derive(Debug)]
 pub(super) struct Said {
     /// Its exit code.
     pub(super) code: i32,
-    /// Its lines, and what the kernel said meanwhile.
+    /// Its output, including kernel messages in between.
     pub(super) text: String,
     /// How long it took.
     pub(super) took: Duration,
 }
 
-/// The console of a machine that is up.
+/// The console of a booted machine.
 #[derive(Debug)]
 pub(super) struct Console {
     pub(super) running: Running,
@@ -32,22 +32,22 @@ pub(super) struct Console {
 }
 
 impl Console {
-    /// Starts the machine, and waits until somebody can type. Its log is `serial-NAME.log` in `folder`.
+    /// Starts the machine and waits until it accepts commands. Its log is `serial-NAME.log` in `folder`.
     ///
     /// # Errors
-    /// If it does not come up in time.
+    /// If it does not boot in time.
     pub(super) fn start(machine: &Machine, folder: &Path, name: &str) -> Result<Console> {
         let mut console = Console { running: machine.start(folder, name)?, number: 0 };
         console.log_in()?;
         Ok(console)
     }
 
-    /// Waits until the machine is up, and makes its console one that says only what commands say.
+    /// Waits until the machine has booted, and sets its console up so that only commands print.
     pub(super) fn log_in(&mut self) -> Result<()> {
         self.running.wait_for("(automatic login)", BOOT_LIMIT)?;
         let deadline = Instant::now() + BOOT_LIMIT;
         self.number += 1;
-        // The words that are waited for are not those that are typed, which the terminal may echo.
+        // The text waited for differs from the text typed, which the terminal may echo.
         let ready = format!("walk: {} ready", self.number);
         let typed = format!(
             "stty -echo; exec bash -c 'printf \"walk: %s ready\\n\" {}; exec env TERM=dumb PAGER=cat PS1= PS2= bash --noediting --norc'",
@@ -64,7 +64,7 @@ impl Console {
         Ok(())
     }
 
-    /// Types a command and waits for its end.
+    /// Types a command and waits until it ends.
     ///
     /// # Errors
     /// If it does not end in time.
@@ -72,7 +72,7 @@ impl Console {
         self.answer(command, &[], limit)
     }
 
-    /// The same with a command that asks: each question, by a part of it, with what is typed then.
+    /// The same for an interactive command: for each question, given by a part of it, the answer to type.
     pub(super) fn answer(
         &mut self,
         command: &str,
@@ -96,7 +96,7 @@ impl Console {
         Ok(Said { code, text: text.join("\n"), took: begin.elapsed() })
     }
 
-    /// Types a command that does not come back.
+    /// Types a command that does not return.
     pub(super) fn begin(&mut self, command: &str) -> Result<()> {
         self.number += 1;
         let quoted = command.replace('\'', "'\\''");
@@ -105,7 +105,7 @@ impl Console {
         self.running.type_line(&format!("eval '{quoted}'; printf 'walk: %s ended %s\\n' {number} $?"))
     }
 
-    /// Switches the machine off.
+    /// Powers the machine off.
     pub(super) fn power_off(&mut self, limit: Duration) -> Result<()> {
         self.begin("poweroff")?;
         self.running.wait_exit(limit).map(|_| ())

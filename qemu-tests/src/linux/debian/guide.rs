@@ -1,4 +1,4 @@
-//! The guide that is walked by: the commands in linux/README.md, as they are written there.
+//! The guide that is followed: the commands in linux/README.md, exactly as written there.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 /// The guide.
 const TEXT: &str = include_str!("../../../../linux/README.md");
 
-/// Commands that no step of the walk runs, by how they begin, and why.
+/// Commands that no step runs, given by their beginning, with the reason.
 const ELSEWHERE: [(&str, &str); 7] = [
     ("cargo install --locked cargo-deb", "before the walk: it makes the package"),
     ("cargo xtask deb", "before the walk: the row runs it"),
@@ -18,7 +18,7 @@ const ELSEWHERE: [(&str, &str); 7] = [
     ("readlink -f /sys/block/nvme0n1", "needs an NVMe disk"),
 ];
 
-/// The guide, and which of its commands were run.
+/// The guide, and which of its commands have been run.
 #[derive(Debug)]
 pub(super) struct Guide {
     commands: Vec<String>,
@@ -26,7 +26,7 @@ pub(super) struct Guide {
 }
 
 impl Guide {
-    /// The guide as it is built in.
+    /// The guide, as compiled in.
     pub(super) fn new() -> Guide {
         Guide {
             commands: blocks(TEXT, "sh").iter().flat_map(|block| commands(block)).collect(),
@@ -34,10 +34,10 @@ impl Guide {
         }
     }
 
-    /// The command that begins like this, with what a machine has to put in its own place, each as `(WRITTEN, OURS)`.
+    /// The command that begins like this, with placeholders replaced, each as `(WRITTEN, OURS)`.
     ///
     /// # Errors
-    /// If the guide has no such command, or not what has to be put in place.
+    /// If the guide has no such command, or a placeholder is missing.
     pub(super) fn command(&mut self, beginning: &str, places: &[(&str, &str)]) -> Result<String> {
         let found = self.commands.iter().position(|command| command.starts_with(beginning));
         let number = found.with_context(|| {
@@ -52,10 +52,10 @@ impl Guide {
         Ok(command)
     }
 
-    /// Makes sure that every command of the guide was run, or is one that is proved elsewhere.
+    /// Checks that every command of the guide was run, or is covered elsewhere.
     ///
     /// # Errors
-    /// If one was not, by its words.
+    /// The command that was not.
     pub(super) fn is_walked(&self) -> Result<()> {
         for (number, command) in self.commands.iter().enumerate() {
             let elsewhere = ELSEWHERE.iter().any(|(beginning, _)| command.starts_with(beginning));
@@ -67,16 +67,16 @@ impl Guide {
         Ok(())
     }
 
-    /// How many commands were run.
+    /// Number of commands that were run.
     pub(super) fn count(&self) -> usize {
         self.run.len()
     }
 }
 
-/// What the guide wants in /etc/savecore.toml, with this partition.
+/// The guide's /etc/savecore.toml, with this partition.
 ///
 /// # Errors
-/// If the guide has no such block with the one partition that it names as an example.
+/// If the guide has no such block with exactly one example partition.
 pub(super) fn configuration(part_uuid: &str) -> Result<String> {
     let blocks = blocks(TEXT, "toml");
     let block = blocks.iter().find(|block| block.contains("[arm]")).context("the guide has no [arm]")?;
@@ -85,7 +85,7 @@ pub(super) fn configuration(part_uuid: &str) -> Result<String> {
     Ok(block.replace(example, part_uuid))
 }
 
-/// The contents of blocks in this language.
+/// The contents of code blocks in this language.
 fn blocks(text: &str, language: &str) -> Vec<String> {
     let begin = format!("```{language}");
     let mut blocks = Vec::new();
@@ -104,7 +104,7 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
     blocks
 }
 
-/// The commands of a block: its lines, without those that only comment. A line that ends with `\` goes on in the next.
+/// The commands in a block: its lines, without comment lines. A line ending with `\` continues on the next.
 fn commands(block: &str) -> Vec<String> {
     let joined = block.replace("\\\n", "");
     let lines = joined.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));

@@ -1,6 +1,7 @@
-//! The guide in linux/README.md, walked on whole Debians: systems made of Debian's archive, with systemd, on which both packages are
-//! installed by apt. Every command of the guide is typed at the serial console, as it is written; then the machine crashes, harvests by
-//! its own units, and goes through what happens to machines later: a dead disk, a late one, another kernel, and the packages' end.
+//! Follows the guide in linux/README.md on complete Debian systems: built from Debian's archive, with
+//! systemd, with both packages installed by apt. Every command of the guide is typed at the serial console
+//! exactly as written. Then the machine crashes, harvests through its own units, and goes through later
+//! events in a machine's life: a dead disk, a late one, another kernel, and the removal of the packages.
 
 mod console;
 mod guide;
@@ -19,18 +20,19 @@ pub use walk::Packages;
 pub use walker::Step;
 
 impl Debian {
-    /// Makes the system, if it is not in the cache; `say` is told before.
+    /// Creates the system, if it is not in the cache; calls `say` before that.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If that fails.
     pub fn prepare(self, say: &mut dyn FnMut(&str)) -> Result<()> {
         system::System::get(self, say).map(|_| ())
     }
 
-    /// Walks; `done` is told of each step. All is in `folder`, with the log of each start of the machine. Gives facts.
+    /// Follows the guide; calls `done` for each step. All files are in `folder`, with a log for each boot of
+    /// the machine. Returns facts.
     ///
     /// # Errors
-    /// If a step failed; the error names the log. Steps that do not depend on it are done all the same.
+    /// If a step failed; the error names the log. Steps that do not depend on it are still done.
     pub fn walk(self, packages: &Packages, folder: &Path, done: &mut dyn FnMut(&Step)) -> Result<String> {
         let system = system::System::get(self, &mut |_| ())?;
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;

@@ -1,19 +1,19 @@
-//! The releases of Debian that are walked on.
+//! The Debian releases on which the guide is followed.
 
-/// A release of Debian that is walked on.
+/// A Debian release on which the guide is followed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Debian {
     /// Its number.
     pub release: u32,
     /// Its name in the archive.
     pub(super) suite: &'static str,
-    /// The releases of its kernel, as a pattern of grep's.
+    /// Releases of its kernel, as a grep pattern.
     pub(super) first: &'static str,
-    /// Those of the kernel to which it is upgraded.
+    /// Releases of the kernel that it is upgraded to.
     pub(super) second: &'static str,
 }
 
-/// All of them. Debian 12 goes on to its newer kernel, Debian 13 from the kernel for virtual machines to the usual one.
+/// All of them. Debian 12 is upgraded to its newer kernel, Debian 13 from the cloud kernel to the usual one.
 pub const DEBIANS: [Debian; 2] = [
     Debian {
         release: 12,

@@ -1,23 +1,24 @@
-//! Stores that are not a disk of the machine's own: one dump is saved to each file system of Linux's and to each kind of server that
-//! people have cores on. After each save the file system is mounted anew, so that what is looked at is what arrived.
+//! Stores other than the machine's own disk: one dump is saved to each Linux file system and to each kind of
+//! server on which people keep cores. After each save the file system is remounted, so that the comparison
+//! sees what really arrived.
 
 use anyhow::Result;
 
 use super::walker::{DEAD, Expected, GOOD, Then, Walk};
 
-/// A place to save to.
+/// A store to save to.
 struct Store {
-    /// What it is.
+    /// Its name.
     name: &'static str,
-    /// The modules that the kernel needs.
+    /// The required kernel modules.
     modules: &'static str,
-    /// Makes what is mounted.
+    /// Creates it.
     make: &'static str,
-    /// Mounts it on `/mnt/NAME`.
+    /// Mounts it at `/mnt/NAME`.
     mount: &'static str,
 }
 
-/// A server on this machine, and what it serves. Root is nobody there, as is usual.
+/// A server on this machine, with its exports. Root is mapped to nobody, as usual.
 const NFS: &str = "mkdir -p /srv/nfs && chown nobody:nogroup /srv/nfs && systemctl start nfs-server && \
                    exportfs -o rw,sync,no_subtree_check,insecure localhost:/srv/nfs";
 const CIFS: &str = "mkdir -p /srv/smb && \
@@ -76,12 +77,13 @@ const STORES: [Store; 8] = [
     },
 ];
 
-/// An NFS server that is mounted so that a request fails when it does not answer for some seconds.
+/// An NFS mount on which a request fails if the server does not answer for some seconds.
 const SOFT: &str = "mount -t nfs -o soft,timeo=10,retrans=1,vers=4.2 localhost:/srv/nfs /mnt/nfs";
 
-/// Crashes the machine once more, with a harvest that leaves the dump on `target`, and saves that everywhere.
+/// Crashes the machine once more, with a harvest that leaves the dump on `target`, and saves that dump to
+/// every store.
 pub(super) fn stores(walk: &mut Walk<'_>, target: &str) -> Result<()> {
-    // Only what is listed is harvested; the kernel is armed as before.
+    // Only listed targets are harvested; the kernel stays armed as before.
     let keep = format!("sed -i '1i targets = [\"{DEAD}\"]' /etc/savecore.toml");
     walk.run("stores: no dump is harvested at boot", &keep, &GOOD)?;
     walk.crash("stores: a dump for all of them", Then::ComesUp)?;
@@ -105,7 +107,7 @@ pub(super) fn stores(walk: &mut Walk<'_>, target: &str) -> Result<()> {
     Ok(())
 }
 
-/// Saves to one, and compares what is there with what it is on ext4.
+/// Saves to one store, and compares the result with that on ext4.
 fn one(walk: &mut Walk<'_>, store: &Store, target: &str) -> Result<()> {
     let Store { name, modules, make, mount } = store;
     let there = walk.ask(&format!("modprobe -a {modules} 2>&1 && echo all of them || true"))?;
@@ -122,7 +124,7 @@ fn one(walk: &mut Walk<'_>, store: &Store, target: &str) -> Result<()> {
          test $(ls /mnt/{name} | grep -vc ^latest) = 1 && grep \"$(sha256sum </mnt/{name}/pelican-*/vmcore.*)\" /root/sums"
     );
     walk.run(&format!("{name}: mounted anew, it is all there"), &same, &GOOD)?;
-    // The same dump again is known to be there, which needs what the store can do with names and locks.
+    // Saving the same dump again must detect it, which depends on names and locks in the store.
     let again = Expected { says: &["already saved in"], ..GOOD };
     walk.run(&format!("{name}: a second time"), &save, &again)?;
     let end = format!("rm -r /mnt/{name}/* && umount /mnt/{name} && rm -f /root/{name}.img");
@@ -130,7 +132,7 @@ fn one(walk: &mut Walk<'_>, store: &Store, target: &str) -> Result<()> {
     Ok(())
 }
 
-/// A file system that is too small, and one that can't be written.
+/// A file system that is too small, and one that is read-only.
 fn full(walk: &mut Walk<'_>, target: &str) -> Result<()> {
     let small = "mkdir -p /mnt/small && truncate -s 12M /root/small.img && mkfs.ext4 -q /root/small.img && \
                  mount -o loop /root/small.img /mnt/small";
@@ -148,7 +150,7 @@ fn full(walk: &mut Walk<'_>, target: &str) -> Result<()> {
     Ok(())
 }
 
-/// A server that goes away while a core is written, and comes back.
+/// A server that disappears while a core is written, and comes back.
 fn away(walk: &mut Walk<'_>, target: &str) -> Result<()> {
     let Ok(_) = walk.ask("modprobe -a nfsd nfsv4") else {
         walk.pass_over("a server that goes away: there is no NFS here");

@@ -1,4 +1,4 @@
-//! A whole Debian on a disk: made once of Debian's archive, and kept outside of the tree.
+//! A complete Debian on a disk: created once from Debian's archive, and kept outside the source tree.
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -13,39 +13,39 @@ use super::release::Debian;
 use crate::linux::cache::{Scratch, cache};
 use crate::process;
 
-/// Makes its root.
+/// Creates its root file system.
 const SCRIPT: &str = include_str!("system.sh");
 
-/// Where the root's partition begins on the disk, in bytes.
+/// Offset of the root partition on the disk, in bytes.
 const ROOT_AT: u64 = 1 << 20;
 
-/// Its size: the system takes a third, and cores and another kernel need room.
+/// Size of the root partition: the system takes a third; the rest is for cores and another kernel.
 const ROOT_BYTES: u64 = 6 << 30;
 
-/// What the disk has after it, for the guide's dump partition.
+/// Free space after it, for the guide's dump partition.
 const FREE_BYTES: u64 = 3 << 29;
 
-/// What takes longer hangs; the archive may be slow.
+/// Anything slower hangs; the archive may be slow.
 const MAKE_LIMIT: Duration = Duration::from_secs(3600);
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// A Debian that was made.
+/// A Debian in the cache.
 #[derive(Clone, Debug)]
 pub(super) struct System {
-    /// The folder with its disk, its first kernel, and what is known of it.
+    /// The folder with its disk, its first kernel, and its description.
     folder: PathBuf,
-    /// The release of the kernel that can be installed.
+    /// The release of the other kernel that can be installed.
     pub(super) next: String,
-    /// The kernels' versions, and of which day's archive it was made.
+    /// The kernels' versions, and the date of the archive.
     pub(super) about: String,
 }
 
 impl System {
-    /// Takes it from the cache. If it is not there, it is made, which needs root; `say` is told before that. What is in the cache needs
-    /// no archive any more, however far that has moved on.
+    /// Gets it from the cache, or creates it, which needs root; calls `say` before that. A cached system no
+    /// longer needs the archive, however much that has changed.
     ///
     /// # Errors
-    /// If it cannot be made; the error says where the log is.
+    /// If that fails; the error names the log.
     pub(super) fn get(debian: Debian, say: &mut dyn FnMut(&str)) -> Result<System> {
         let cache = cache()?;
         let recipe = format!("{SCRIPT}{debian:?}{ROOT_AT}{ROOT_BYTES}{FREE_BYTES}");
@@ -72,7 +72,7 @@ impl System {
         Ok(SystemDisk { path: path.to_path_buf() })
     }
 
-    /// Its first kernel, and the root that it begins with.
+    /// Its first kernel, and its initramfs.
     pub(super) fn kernel(&self) -> [PathBuf; 2] {
         ["vmlinuz", "initrd.img"].map(|name| self.folder.join(name))
     }
@@ -85,10 +85,10 @@ pub(super) struct SystemDisk {
 }
 
 impl SystemDisk {
-    /// Puts a file into its root, while no machine uses it.
+    /// Copies a file into its root file system, while no machine uses it.
     pub(super) fn put(&self, file: &Path, path: &str) -> Result<()> {
         self.debugfs(&["-w", "-R", &format!("write \"{}\" {path}", file.display())])?;
-        // debugfs ends with 0 whatever happened.
+        // debugfs always exits with 0.
         let said = self.debugfs(&["-R", &format!("stat {path}")])?;
         ensure!(
             said.contains("Type: regular"),
@@ -99,7 +99,7 @@ impl SystemDisk {
         Ok(())
     }
 
-    /// Gets a file out of its root, while no machine uses it.
+    /// Copies a file out of its root file system, while no machine uses it.
     pub(super) fn get(&self, path: &str, file: &Path) -> Result<()> {
         let _ = fs::remove_file(file);
         self.debugfs(&["-R", &format!("dump {path} \"{}\"", file.display())])?;
@@ -116,7 +116,7 @@ impl SystemDisk {
     }
 }
 
-/// Makes it in the place of `folder`, or leaves nothing.
+/// Creates the system at `folder`; leaves no files if that fails.
 fn make(debian: Debian, cache: &Path, folder: &Path, say: &mut dyn FnMut(&str)) -> Result<()> {
     say(&format!(
         "making a Debian {} in {}: some 700 MB to download, 3 GB while it is made, 2 GB that stay; it takes some 10 minutes, once",
@@ -161,7 +161,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// An image with a partition for the root, and free room after it.
+/// An image with a root partition, and free space after it.
 fn partition(path: &Path) -> Result<()> {
     let name = || format!("cannot make the disk image {}", path.display());
     let mut file =
@@ -180,7 +180,7 @@ fn partition(path: &Path) -> Result<()> {
     table.write().map(|_| ()).with_context(name)
 }
 
-/// Removes what was made by an older recipe: nothing uses it any more.
+/// Removes systems made by an older recipe, which are not used any more.
 fn remove_older(debian: Debian, cache: &Path, newest: &Path) -> Result<()> {
     let prefix = format!("{}-", debian.name());
     for entry in fs::read_dir(cache).with_context(|| format!("cannot read {}", cache.display()))?.flatten() {

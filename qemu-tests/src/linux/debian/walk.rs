@@ -1,4 +1,4 @@
-//! The walk itself, step by step.
+//! The steps of the guide, in order.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::bed::{Bed, DEVICES, X86_64};
 use crate::image::{Disk, Extent};
 use crate::machine::Machine;
 
-/// What is installed.
+/// The packages to install.
 #[derive(Clone, Debug)]
 pub struct Packages {
     /// savecore's package.
@@ -26,7 +26,7 @@ pub struct Packages {
     pub dkms: PathBuf,
 }
 
-/// The beginnings of all commands of the guide that steps run.
+/// The beginnings of all commands of the guide that the steps run.
 #[cfg(test)]
 pub(super) const COMMANDS: [&str; 23] = [
     SAVECORE, TOOLS, PARTITION, FORMAT, LIST, HEADERS, DKMS, ARM, ARMED, DRILL, ENABLED, SYSCTL, CRASH,
@@ -56,22 +56,22 @@ const DISARM: &str = "savecore disarm";
 const UNLOAD: &str = "rmmod diskdump";
 const PURGE: &str = "apt purge savecore diskdump-dkms";
 
-/// MiB of RAM: crash reads a kernel with symbols.
+/// RAM in MiB: crash reads a kernel with symbols.
 const MEMORY: u32 = 2048;
 
-/// How large the walk's dump partition is; the guide's is larger than a test has use for.
+/// Size of the dump partition here; the guide's is larger than a test needs.
 const DUMP_SIZE: (&str, &str) = ("+8G", "+1G");
 
-/// Bytes of the disk that comes late.
+/// Size in bytes of the disk that comes late.
 const LATE_BYTES: u64 = 1 << 30;
 
-/// The machine: a disk with a system, and a second one if there is one.
+/// The machine: a disk with the system, and optionally a second one.
 fn machine(kernel: &[std::path::PathBuf; 2], disk: &SystemDisk, late: Option<&Disk>) -> Result<Machine> {
     let device =
         DEVICES.iter().find(|device| device.name == "virtio-blk").context("there is no virtio-blk")?;
     let bed = Bed { architecture: X86_64, device };
     let [kernel, initramfs] = kernel;
-    // The test kernel's words about its disks mean nothing to Linux.
+    // The test kernel's command-line words for disks are ignored by Linux.
     let whole = Disk { path: disk.path.clone(), dump: Extent { first: 0, blocks: 0 } };
     let mut machine =
         Machine::new(bed, kernel).initramfs(initramfs).cpus(2).memory(MEMORY).typed().disk(&whole);
@@ -82,7 +82,7 @@ fn machine(kernel: &[std::path::PathBuf; 2], disk: &SystemDisk, late: Option<&Di
     Ok(machine.word("root=/dev/vda1").word("ro").word("quiet").word("console=ttyS0,115200").reboots())
 }
 
-/// Walks; gives facts.
+/// Runs all steps; returns facts.
 pub(super) fn walk(
     system: &System,
     packages: &Packages,
@@ -135,7 +135,7 @@ fn steps(walk: &mut Walk<'_>, system: &System, disk: &SystemDisk, late: &Disk, f
     let first = by_the_guide(walk)?;
     let second = late_target(walk, &first)?;
 
-    // The machine comes up without its second disk.
+    // The machine boots without its second disk.
     walk.crash("crash 2: a dump on the second disk", Then::Ends)?;
     walk.console = Console::start(&machine(&system.kernel(), disk, None)?, folder, "late")?;
     walk.come_up("up again, without the second disk", false)?;
@@ -160,7 +160,7 @@ fn steps(walk: &mut Walk<'_>, system: &System, disk: &SystemDisk, late: &Disk, f
     walk.guide.is_walked()
 }
 
-/// All that is in the guide; gives the partition's name.
+/// Everything in the guide; returns the partition's name.
 fn by_the_guide(walk: &mut Walk<'_>) -> Result<String> {
     let apt = Expected { limit: APT_LIMIT, ..GOOD };
     walk.by_guide(SAVECORE, &[], &apt)?;
@@ -181,7 +181,7 @@ fn by_the_guide(walk: &mut Walk<'_>) -> Result<String> {
     walk.run("guide: modprobe diskdump", "modprobe diskdump", &GOOD)?;
 
     let uuid = walk.ask("blkid -s PARTUUID -o value /dev/disk/by-partlabel/dump")?;
-    // As a person does it, who changes the section that is there.
+    // Edits the existing section, as an administrator would.
     let edit = format!(
         "cat >/root/arm.toml <<'END'\n{}END\nsed -i -e '/^\\[arm\\]$/{{r /root/arm.toml' -e 'd}}' /etc/savecore.toml; rm /root/arm.toml",
         configuration(&uuid)?
@@ -213,7 +213,7 @@ fn by_the_guide(walk: &mut Walk<'_>) -> Result<String> {
     Ok("/dev/vda2".to_owned())
 }
 
-/// A second target, and before that one that is dead; gives the second one's name.
+/// Adds a second target, with a dead one before it; returns the second one's name.
 fn late_target(walk: &mut Walk<'_>, first: &str) -> Result<String> {
     let uuid = walk.ask("blkid -s PARTUUID -o value /dev/disk/by-partlabel/dump")?;
     let targets = |other: &str| {
@@ -234,7 +234,7 @@ fn late_target(walk: &mut Walk<'_>, first: &str) -> Result<String> {
     Ok("/dev/vdb1".to_owned())
 }
 
-/// The second disk is not there, and then it comes.
+/// The second disk is missing, and then appears.
 fn come_late(walk: &mut Walk<'_>, late: &Disk, first: &str, second: &str) -> Result<()> {
     walk.armed("a disk that is not there: the other one is armed", &[first])?;
     let part_uuid = "$(grep -o 'PARTUUID=[^\"]*' /etc/savecore.toml | grep -v 0b2f0a5e | head -n 1)";
@@ -257,14 +257,14 @@ fn upgrade(walk: &mut Walk<'_>, system: &System) -> Result<()> {
     walk.console.power_off(LIMIT)
 }
 
-/// The packages' end.
+/// Removes the packages.
 fn purge(walk: &mut Walk<'_>) -> Result<()> {
     let apt = Expected { limit: APT_LIMIT, ..GOOD };
     walk.by_guide(DISARM, &[], &GOOD)?;
     walk.by_guide(UNLOAD, &[], &GOOD)?;
     walk.by_guide(PURGE, &[], &apt)?;
-    // What is not ours: cores, the packages' files and what was typed here, what dpkg, apt and the journal wrote down, documents of
-    // the kernel's. What is a dump partition stays one.
+    // Except for files that are not ours: cores, package files and input for this test, logs of dpkg, apt and
+    // the journal, kernel documentation. Dump partitions stay.
     let left = "find / -xdev \\( -iname '*savecore*' -o -iname '*diskdump*' \\) -not -path '/root/*' -not -path '/var/log/*' \
                 -not -path '/usr/src/linux-*' -not -path '/usr/lib/debug/*' -not -path '/usr/share/doc/crash*' | grep .";
     walk.run("nothing of them is left", left, &Expected { code: 1, ..GOOD })?;

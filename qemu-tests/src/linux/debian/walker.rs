@@ -1,4 +1,4 @@
-//! What every part of the walk is made of: commands that are typed and judged, crashes, and what is waited for.
+//! The building blocks of the steps: typed and judged commands, crashes, and waiting.
 
 use std::time::{Duration, Instant};
 
@@ -7,50 +7,50 @@ use anyhow::{Context, Result, ensure};
 use super::console::{Console, Said};
 use super::guide::Guide;
 
-/// A step that was done, or that failed.
+/// A finished or failed step.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// What it is.
+    /// Its name.
     pub what: String,
-    /// How long it took.
+    /// Its duration.
     pub took: Duration,
-    /// Why it failed, if it did.
+    /// The reason, if it failed.
     pub failed: Option<String>,
 }
 
-/// A partition that no machine has.
+/// A partition that does not exist on any machine.
 pub(super) const DEAD: &str = "PARTUUID=00000000-0000-0000-0000-00000000dead";
 
 /// The guide's command that crashes the machine.
 pub(super) const CRASH: &str = "sync; echo c >/proc/sysrq-trigger";
 
-/// What a command takes longer for hangs: under TCG, beside others.
+/// Any command that takes longer hangs: under TCG, with other machines running.
 pub(super) const LIMIT: Duration = Duration::from_secs(180);
-/// What apt and DKMS take.
+/// The limit for apt and DKMS.
 pub(super) const APT_LIMIT: Duration = Duration::from_secs(1500);
-/// A dump, and the way to it.
+/// The limit for a dump, including the way there.
 const CRASH_LIMIT: Duration = Duration::from_secs(240);
 
-/// What a command has to end with, and say.
+/// A command's expected exit code and output.
 pub(super) struct Expected<'e> {
     pub(super) code: i32,
     pub(super) says: &'e [&'e str],
     pub(super) limit: Duration,
 }
 
-/// Ends with 0, whatever it says.
+/// Exit code 0, any output.
 pub(super) const GOOD: Expected<'static> = Expected { code: 0, says: &[], limit: LIMIT };
 
-/// What the machine does when the dump has reset it.
+/// What the machine does after the dump has reset it.
 #[derive(Clone, Copy)]
 pub(super) enum Then {
-    /// It comes up again.
+    /// It boots again.
     ComesUp,
-    /// Its QEMU ends.
+    /// Its QEMU exits.
     Ends,
 }
 
-/// A walk that goes on.
+/// A run through the guide.
 pub(super) struct Walk<'w> {
     pub(super) guide: Guide,
     pub(super) console: Console,
@@ -61,7 +61,7 @@ pub(super) struct Walk<'w> {
 }
 
 impl Walk<'_> {
-    /// Tells of a step.
+    /// Reports a step.
     pub(super) fn tell(&mut self, what: &str, took: Duration, failed: Option<String>) {
         self.steps += 1;
         if let Some(why) = &failed {
@@ -70,7 +70,7 @@ impl Walk<'_> {
         (self.done)(&Step { what: what.to_owned(), took, failed });
     }
 
-    /// Looks whether a command did what it should.
+    /// Checks a command's result.
     pub(super) fn judge(&mut self, what: &str, said: &Said, expected: &Expected<'_>) {
         let mut why = None;
         if said.code != expected.code {
@@ -81,7 +81,7 @@ impl Walk<'_> {
         self.tell(what, said.took, why);
     }
 
-    /// Notes what this machine has nothing to try on; it is among the facts at the end.
+    /// Records a step that is not possible on this machine; it is listed among the facts at the end.
     pub(super) fn pass_over(&mut self, what: &str) {
         self.passed_over.push(what.to_owned());
     }
@@ -93,7 +93,7 @@ impl Walk<'_> {
         Ok(said)
     }
 
-    /// Types a command of the guide, with what this machine puts in place of the guide's examples.
+    /// Types a command of the guide, with this machine's values in place of the guide's examples.
     pub(super) fn by_guide(
         &mut self,
         beginning: &str,
@@ -104,8 +104,9 @@ impl Walk<'_> {
         self.run(&format!("guide: {}", short(&command)), &command, expected)
     }
 
-    /// Crashes the machine, with the guide's command, and waits until it has reset itself. Whether the dump is whole is
-    /// for the harvest to judge: a console on which userspace wrote a moment ago may lose or double a letter.
+    /// Crashes the machine with the guide's command, and waits until it has reset itself. The harvest judges
+    /// whether the dump is complete: a console that userspace has just written to may lose or duplicate a
+    /// letter.
     pub(super) fn crash(&mut self, what: &str, then: Then) -> Result<()> {
         let begin = Instant::now();
         let command = self.guide.command(CRASH, &[])?;
@@ -128,19 +129,19 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// After a start: waits until what runs at boot has run.
+    /// After a boot: waits until all boot-time units have run.
     pub(super) fn come_up(&mut self, what: &str, log_in: bool) -> Result<()> {
         let begin = Instant::now();
         if log_in {
             self.console.log_in()?;
         }
-        // `degraded` is for the steps to judge.
+        // The steps themselves judge a `degraded` state.
         self.console.run("systemctl is-system-running --wait", Duration::from_secs(600))?;
         self.tell(what, begin.elapsed(), None);
         Ok(())
     }
 
-    /// So many crashes are kept, all whole, and the kernel is armed on these.
+    /// Checks that this many crashes are kept, all complete, and that the kernel is armed on these targets.
     pub(super) fn harvested(&mut self, crashes: u32, targets: &[&str]) -> Result<()> {
         let what = format!("units: crash {crashes} is saved");
         let command = format!(
@@ -151,7 +152,7 @@ impl Walk<'_> {
         self.armed("units: armed again", targets)
     }
 
-    /// The kernel is armed, on these.
+    /// Checks that the kernel is armed on these targets.
     pub(super) fn armed(&mut self, what: &str, targets: &[&str]) -> Result<()> {
         let mut command = "savecore armed".to_owned();
         for target in targets {
@@ -160,7 +161,7 @@ impl Walk<'_> {
         self.eventually(what, &command)
     }
 
-    /// Waits until a command ends with 0; if it does not, that is a step that failed, and the walk goes on.
+    /// Waits until a command succeeds; if it does not, the step has failed, and the run continues.
     pub(super) fn eventually(&mut self, what: &str, command: &str) -> Result<()> {
         let begin = Instant::now();
         loop {
@@ -174,7 +175,7 @@ impl Walk<'_> {
         }
     }
 
-    /// What a command prints, on one line.
+    /// The output of a command that prints one line.
     pub(super) fn ask(&mut self, command: &str) -> Result<String> {
         let said = self.console.run(command, LIMIT)?;
         ensure!(said.code == 0, "`{command}` ended with {}: {}", said.code, said.end());
@@ -190,7 +191,7 @@ pub(super) fn short(command: &str) -> String {
 }
 
 impl Said {
-    /// Its last lines, in one.
+    /// Its last lines, joined.
     pub(super) fn end(&self) -> String {
         let lines: Vec<&str> = self.text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let last = lines.get(lines.len().saturating_sub(3)..).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Arming: what is refused and why, what comes and goes, and who is next when our dump fails.
+//! Arming: refusals and their reasons, hotplug, and who dumps next if our dump fails.
 
 use anyhow::{Context, Result, ensure};
 
@@ -7,7 +7,7 @@ use super::run::{self, BEFORE, CRASH, LIMIT};
 use super::{Kind, Lab, Row};
 use crate::linux::kdump::{Filter, KDUMP, kdump};
 
-/// The rows of every kernel that has them.
+/// The rows of every kernel that supports them.
 pub(super) const KINDS: [Kind; 5] = [
     ("arming", "targets refused with the reason; armed again after CPUs went; unloaded and loaded", arming),
     ("next", "with kdump loaded too: ours refuses over a harmed pattern, and kdump's kernel runs", next),
@@ -20,11 +20,11 @@ pub(super) const KINDS: [Kind; 5] = [
     ("first", "with kdump loaded too: ours is first, and the machine is reset", first),
 ];
 
-/// The row behind an IOMMU.
+/// The row with an IOMMU.
 pub(super) const IOMMU: Kind =
     ("iommu", "behind an Intel IOMMU: a dump, or a refusal when armed that says why", iommu);
 
-/// The row of an NVMe disk as servers have it.
+/// The row of an NVMe disk as in servers.
 pub(super) const JOINED: Kind = (
     "joined",
     "a disk in an NVMe subsystem, whose paths the kernel joins: dumped to by its one path",
@@ -105,11 +105,11 @@ fn arming(lab: &Lab, row: &Row) -> Result<String> {
     Ok(format!("{refused} refusals"))
 }
 
-/// Zeros over a block of the pattern.
+/// Zeroes a block of the pattern.
 const HARM: &str =
     "dd if=/dev/zero of=\"$target\" bs=4k seek=77 count=1 oflag=direct conv=notrunc 2>/dev/null";
 
-/// Both are loaded, ours with these words; `harm` is what happens to the disk after arming. Gives the serial log.
+/// Loads both, ours with these parameters; `harm` damages the disk after arming. Returns the serial log.
 fn both(
     lab: &Lab,
     row: &Row,
@@ -139,7 +139,7 @@ fn early(lab: &Lab, row: &Row) -> Result<String> {
     followed(lab, row, "verify=ahead", "incomplete")
 }
 
-/// Ours fails, says so with `word`, and kdump follows.
+/// Our dump fails, prints `word`, and kdump follows.
 fn followed(lab: &Lab, row: &Row, words: &str, word: &str) -> Result<String> {
     let (disk, serial) = both(lab, row, words, HARM, "next")?;
     let line =
@@ -166,7 +166,8 @@ fn first(lab: &Lab, row: &Row) -> Result<String> {
     Ok(facts.join(", "))
 }
 
-/// Without memory for a second arming, the first one's is taken. Then, the arming that is under way is in its first read of the disk.
+/// Without memory for a second arming, the first one's memory is reused. After that, arming is stuck in its
+/// first read of the disk.
 const BETWEEN: &str = r#"
 harm tight
 arm "target=$target" serial=0x3f8 level=30
@@ -201,7 +202,7 @@ fn between(lab: &Lab, row: &Row) -> Result<String> {
 fn iommu(lab: &Lab, row: &Row) -> Result<String> {
     let disk = run::disk(lab, "disk")?;
     let before = disk.rest_fingerprint()?;
-    // A refusal is an answer too, if it says why.
+    // A refusal is acceptable too, if it gives the reason.
     let script = format!(
         r#"{BEFORE}
 dmesg | grep -q 'DMAR' || fail "there is no IOMMU"
@@ -218,7 +219,7 @@ say "armed"
         run::machine(lab, row, &guest, &disk, "iommu")?.kind("q35").word("intel_iommu=on").word("iommu=nopt");
     machine.arguments.extend(["-machine", "kernel-irqchip=split", "-device", "intel-iommu,intremap=on"]);
     if row.device.driver == "virtio-blk" {
-        // Else it goes by physical addresses, whatever is in front of it.
+        // Otherwise it uses physical addresses, even with an IOMMU.
         for property in ["virtio-blk-pci.iommu_platform=on", "virtio-blk-pci.disable-legacy=on"] {
             machine.arguments.extend(["-global", property]);
         }

@@ -1,4 +1,5 @@
-//! Which pages a dump leaves out, against a count by somebody else: the kernel itself, which is asked just before it crashes. That works
+//! Compares the pages that a dump leaves out with an independent count: by the kernel itself, just before it
+//! crashes. This also works for kernels that no makedumpfile supports yet.
 //! also for kernels that no makedumpfile knows yet.
 
 use std::fs;
@@ -23,20 +24,20 @@ pub(super) const COUNTED: Kind = (
 
 const COUNT: &str = include_str!("../count.c");
 
-/// What a compiler takes longer for hangs.
+/// Any compiler that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// MiB of RAM: those of all rows, and what is in large pages.
+/// RAM in MiB: as in all rows, plus the huge pages.
 const MEMORY: u32 = run::MEMORY + 192;
 
-/// MiB in large pages of the page cache, and of user memory.
+/// MiB in huge pages of the page cache, and of user memory.
 const CACHE: u64 = 96;
 const USER: u64 = 48;
 
-/// By so many pages a count may differ: programs come and go between the count and the crash.
+/// Tolerance of a count: processes come and go between the count and the crash.
 const DIFFERENT: u64 = 2500;
 
-/// Memory in large pages, each kind in one file or program; then the count.
+/// Allocates huge pages, each kind in one file or process, then counts.
 fn script() -> String {
     format!(
         r#"

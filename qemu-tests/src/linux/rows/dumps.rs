@@ -1,4 +1,4 @@
-//! A crash under load, saved and opened by everybody; and the same crash with kdump.
+//! A crash under load, saved and opened by all tools; and the same crash with kdump.
 
 use anyhow::{Context, Result, ensure};
 
@@ -8,7 +8,7 @@ use super::{Lab, Row};
 use crate::linux::guest::{Guest, LOAD};
 use crate::linux::kdump::{Filter, KDUMP, kdump, unflatten};
 
-/// Level 31, as most will have it.
+/// Level 31, the most common choice.
 pub(super) fn dump(lab: &Lab, row: &Row) -> Result<String> {
     let cores = crash(lab, row, "level=31")?;
     let mut facts = vec![cores.facts.clone()];
@@ -17,7 +17,7 @@ pub(super) fn dump(lab: &Lab, row: &Row) -> Result<String> {
     Ok(facts.join(", "))
 }
 
-/// Crashes under load, with these words for arming, and saves the dump as ELF and as kdump.
+/// Crashes under load, armed with these parameters, and saves the dump as ELF and as kdump.
 pub(super) fn crash(lab: &Lab, row: &Row, words: &str) -> Result<Cores> {
     let disk = run::disk(lab, "disk")?;
     let before = disk.rest_fingerprint()?;
@@ -29,7 +29,7 @@ pub(super) fn crash(lab: &Lab, row: &Row, words: &str) -> Result<Cores> {
     judge::save(lab, disk, row.cpus)
 }
 
-/// Ours and kdump's say the same.
+/// Our core and kdump's have the same content.
 pub(super) fn as_kdump(lab: &Lab, row: &Row) -> Result<String> {
     let vmlinux = lab.vmlinux.as_deref().context("this row needs the kernel's symbols")?;
     let cores = crash(lab, row, "level=31")?;
@@ -43,7 +43,7 @@ pub(super) fn as_kdump(lab: &Lab, row: &Row) -> Result<String> {
         BEFORE.replace("load_module\n", "")
     );
     let guest = Guest::new(&lab.stock, &script).disk(row.device);
-    // With 8, Debian's makedumpfile 1.7.2 leaves out pages of the newer kernel's own, which drgn then misses.
+    // With 8, Debian's makedumpfile 1.7.2 leaves out pages of the newer kernel itself, which drgn then lacks.
     let level = if row.kernel.series == "6.1" { "-l -d 31" } else { "-l -d 23" };
     let guest = kdump(guest, &lab.stock, row.device, Filter::Makedumpfile(level), &lab.folder)?;
     let machine = run::machine(lab, row, &guest, &disk, "kdump")?.word("crashkernel=128M");

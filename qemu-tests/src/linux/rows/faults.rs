@@ -1,4 +1,4 @@
-//! Harm done on purpose: the dump is made all the same, or refused, and the kernel takes its next step.
+//! Deliberate damage: the dump is made nevertheless, or refused, and the kernel takes its next step.
 
 use std::time::Duration;
 
@@ -24,14 +24,14 @@ pub(super) const KINDS: [Kind; 11] = [
     ("pvpanic", "pvpanic, which was there first, tells the host after the dump", pvpanic),
 ];
 
-/// What a kernel says that goes on after its panic.
+/// The output of a kernel that continues after its panic.
 const REBOOTS: &str = "Rebooting in 1 seconds";
 
 fn text(lab: &Lab, row: &Row) -> Result<String> {
     let disk = run::disk(lab, "disk")?;
     let whole = disk.foreign_fingerprint()?;
     let partition = disk.fingerprint()?;
-    // A function that runs after the check alone.
+    // A function that only runs after the check.
     let spoil = r#"
 address=$(awk '$2 ~ /[tT]/ && /\[diskdump\]/ && /lz4/ { print "0x" $1; exit }' /proc/kallsyms)
 [ -n "$address" ] || fail "no code of diskdump's is known"
@@ -40,7 +40,7 @@ crash_now
 "#;
     let script =
         format!("{BEFORE}\ninsmod /faults.ko\narm \"target=$target\" serial=0x3f8\n{spoil}\nsleep 60");
-    // A second to wait, so that the kernel says what it does.
+    // A second's wait, so that the kernel announces it.
     let machine = run::machine(lab, row, &run::guest(lab, row, &script)?, &disk, "text")?.word("panic=1");
     let serial = run::crash(&machine, lab, "text")?;
     let line =
@@ -56,7 +56,7 @@ crash_now
 }
 
 fn lock(lab: &Lab, row: &Row) -> Result<String> {
-    // The next request of the traffic does it.
+    // The next request of the traffic triggers it.
     dump(lab, row, "say \"crashes now\"\nharm lock\ntraffic \"$disk\"\nsleep 60", row.cpus)
 }
 
@@ -69,7 +69,7 @@ fn memory(lab: &Lab, row: &Row) -> Result<String> {
 }
 
 fn deaf(lab: &Lab, row: &Row) -> Result<String> {
-    // The shell stays on CPU 0, so that the other one is the deaf one; its own disk traffic goes on.
+    // The shell stays on CPU 0, so the other one is deaf; its own disk traffic continues.
     let script = format!("harm deaf 1\ntaskset -p 1 $$ >/dev/null\n{CRASH}");
     dump(lab, row, &script, row.cpus)
 }
@@ -120,7 +120,7 @@ fn parked(lab: &Lab, row: &Row) -> Result<String> {
     Ok(facts)
 }
 
-/// What faults.ko says.
+/// The output of faults.ko.
 const HEARD: [&str; 2] = ["faults: a notifier has heard", "faults: who keeps logs has heard"];
 
 fn heard(lab: &Lab, row: &Row) -> Result<String> {
@@ -132,7 +132,7 @@ fn heard(lab: &Lab, row: &Row) -> Result<String> {
         serial.path().display()
     );
     ensure!(serial.find(REBOOTS).is_none(), "the kernel went on; log: {}", serial.path().display());
-    // Where nobody stands guard, nobody hears.
+    // Without a guard, the notifiers do not run.
     let (serial, _) = others(lab, &Row { cpus: 1, ..*row }, "harm hear", "")?;
     let heard = HEARD.map(|words| serial.find(words).is_some());
     ensure!(heard == [false; 2], "with one CPU, {heard:?} heard; log: {}", serial.path().display());
@@ -143,19 +143,21 @@ fn heard(lab: &Lab, row: &Row) -> Result<String> {
 }
 
 fn stuck(lab: &Lab, row: &Row) -> Result<String> {
-    // Who hangs there and who is behind come after the dump: the reset is the guard's, since the kernel itself waits longer.
+    // The hanging notifier and later ones come after the dump. The reset must come from the guard, because
+    // the kernel itself waits longer.
     let (serial, facts) = others(lab, row, "harm stuck\nharm hear", "")?;
     ensure!(serial.find("faults: stuck").is_some(), "no notifier hung; log: {}", serial.path().display());
     ensure!(serial.find(HEARD[0]).is_none(), "nothing hung; log: {}", serial.path().display());
     Ok(facts)
 }
 
-/// A guest that is armed with these words after this harm, and crashes; the dump is whole, and the machine is reset.
+/// A guest that causes this fault, arms with these parameters and crashes; the dump is complete, and the
+/// machine is reset.
 fn others(lab: &Lab, row: &Row, harm: &str, words: &str) -> Result<(Serial, String)> {
     let disk = run::disk(lab, "disk")?;
     let script =
         format!("{BEFORE}\ninsmod /faults.ko\n{harm}\narm \"target=$target\" serial=0x3f8 {words}\n{CRASH}");
-    // Were the kernel to go on with its panic, it would say so.
+    // If the kernel continued with its panic, it would announce it.
     let machine = run::machine(lab, row, &run::guest(lab, row, &script)?, &disk, row.what)?.word("panic=1");
     let serial = run::crash(&machine, lab, row.what)?;
     run::is_complete(&serial)?;
@@ -164,7 +166,7 @@ fn others(lab: &Lab, row: &Row, harm: &str, words: &str) -> Result<(Serial, Stri
     Ok((serial, facts))
 }
 
-/// By itself QEMU ends the machine when it is told.
+/// By default, QEMU ends the machine on a pvpanic event.
 fn pvpanic(lab: &Lab, row: &Row) -> Result<String> {
     let disk = run::disk(lab, "disk")?;
     let script = format!(
@@ -183,11 +185,11 @@ fn pvpanic(lab: &Lab, row: &Row) -> Result<String> {
     Ok(format!("{facts}, then {}", told["data"]["action"]))
 }
 
-/// QEMU's NMI comes by a pin of which the kernel has opened CPU 0's alone.
+/// QEMU's NMI arrives at a pin that the kernel enables on CPU 0 only.
 fn nmis(lab: &Lab, row: &Row) -> Result<String> {
     let disk = run::disk(lab, "disk")?;
     let before = disk.rest_fingerprint()?;
-    // Not packed, it takes seconds.
+    // Uncompressed, the dump takes seconds.
     let script = format!(
         "{BEFORE}\narm \"target=$target\" serial=0x3f8 level=1 compress=none\ntaskset -p 1 $$ >/dev/null\n{CRASH}"
     );
@@ -210,11 +212,11 @@ fn nmis(lab: &Lab, row: &Row) -> Result<String> {
     Ok(format!("{facts}, {sent} NMIs"))
 }
 
-/// How often an NMI is sent, and how many at most.
+/// Interval between NMIs, and their maximum number.
 const EVERY: Duration = Duration::from_millis(100);
 const MOST: u32 = 300;
 
-/// A guest that is armed and does this; the dump is whole.
+/// A guest that arms and runs this script; the dump is complete.
 fn dump(lab: &Lab, row: &Row, script: &str, cpus: u32) -> Result<String> {
     let disk = run::disk(lab, "disk")?;
     let before = disk.rest_fingerprint()?;

@@ -1,4 +1,4 @@
-//! What other people's tools say of a dump.
+//! Judges a dump with other people's tools.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,22 +11,22 @@ use super::Lab;
 use crate::compare;
 use crate::image::Disk;
 
-/// What became of a dump.
+/// A saved dump.
 #[derive(Debug)]
 pub(super) struct Cores {
-    /// The disk, its dump still there.
+    /// The disk, with the dump still on it.
     pub(super) disk: Disk,
     /// As ELF.
     pub(super) elf: PathBuf,
     /// As kdump.
     pub(super) kdump: PathBuf,
-    /// What savecore says of it, in few words.
+    /// A summary of savecore's report.
     pub(super) facts: String,
     cpus: u32,
 }
 
 impl Cores {
-    /// Removes what takes room.
+    /// Removes large files.
     pub(super) fn remove(self) -> Result<()> {
         for path in [&self.disk.path, &self.elf, &self.kdump] {
             fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
@@ -35,7 +35,7 @@ impl Cores {
     }
 }
 
-/// What `savecore info` says of the only dump on a disk.
+/// The report of `savecore info` on the only dump on a disk.
 pub(super) fn info(lab: &Lab, disk: &Disk) -> Result<Value> {
     let answer = lab.savecore.expect(0, "info", disk, &[])?;
     let dumps = answer.value.get("dumps").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -45,12 +45,12 @@ pub(super) fn info(lab: &Lab, disk: &Disk) -> Result<Value> {
     Ok(dump.clone())
 }
 
-/// A text of what savecore says.
+/// A text in savecore's report.
 pub(super) fn text<'a>(dump: &'a Value, key: &str) -> &'a str {
     dump.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Makes sure that a dump is whole, with so many CPUs; gives its facts.
+/// Checks that a dump is complete, with this many CPUs; returns its facts.
 pub(super) fn is_whole(dump: &Value, cpus: u32) -> Result<String> {
     ensure!(text(dump, "status") == "complete", "the dump is {}", text(dump, "status"));
     ensure!(dump.get("whole") == Some(&Value::Bool(true)), "savecore says the dump is not whole");
@@ -63,7 +63,7 @@ pub(super) fn is_whole(dump: &Value, cpus: u32) -> Result<String> {
     Ok(format!("{} MiB in {seconds:.1} s", pages >> 8))
 }
 
-/// Makes sure that the time since boot is what the kernel's log says: the processor's counter ran before it.
+/// Checks that the time since boot matches the kernel's log: the processor's counter started earlier.
 pub(super) fn is_as_old_as_its_log(dump: &Value, log: &str) -> Result<()> {
     let uptime = dump.get("uptime_seconds").and_then(Value::as_f64).context("there is no time since boot")?;
     let last =
@@ -73,7 +73,7 @@ pub(super) fn is_as_old_as_its_log(dump: &Value, log: &str) -> Result<()> {
     Ok(())
 }
 
-/// Saves the only dump of a disk in both forms.
+/// Saves the only dump of a disk in both formats.
 pub(super) fn save(lab: &Lab, disk: Disk, cpus: u32) -> Result<Cores> {
     let facts = is_whole(&info(lab, &disk)?, cpus)?;
     let core = |format: &str| {
@@ -92,7 +92,7 @@ pub(super) fn save(lab: &Lab, disk: Disk, cpus: u32) -> Result<Cores> {
     Ok(Cores { disk, elf, kdump, facts, cpus })
 }
 
-/// All tools over both cores; gives facts.
+/// Runs all tools on both cores; returns facts.
 pub(super) fn tools(lab: &Lab, cores: &Cores) -> Result<Vec<String>> {
     let Lab { readers, .. } = lab;
     let mut facts = Vec::new();
@@ -135,7 +135,7 @@ pub(super) fn tools(lab: &Lab, cores: &Cores) -> Result<Vec<String>> {
     Ok(facts)
 }
 
-/// Parts of a core that are in the file.
+/// The segments of a core whose bytes are in the file.
 fn filled(core: &Path) -> Result<Vec<compare::Segment>> {
     let mut segments = compare::segments(core)?;
     for segment in &mut segments {
@@ -145,18 +145,18 @@ fn filled(core: &Path) -> Result<Vec<compare::Segment>> {
     Ok(segments)
 }
 
-/// What the tools that know the kernel say of a core.
+/// The output of the tools that know the kernel, for a core.
 #[derive(Debug)]
 pub(super) struct Said {
     drgn: String,
-    /// Nothing for a kernel that Debian's crash (8.0.2) cannot read, whoever wrote the core.
+    /// `None` for a kernel that Debian's crash (8.0.2) cannot read, whoever wrote the core.
     crash: Option<String>,
 }
 
 impl Said {
     pub(super) fn of(lab: &Lab, vmlinux: &Path, core: &Path) -> Result<Said> {
         let drgn = lab.readers.drgn(vmlinux, core, &["panic ", "sysrq_handle_crash", "task 1 init"])?;
-        // Since Linux 6.9 process ids are in another kind of tree than it knows.
+        // Since Linux 6.9, process ids are in a kind of tree that it does not know.
         let crash = match lab.stock.which.series {
             "6.1" => Some(lab.readers.crash(vmlinux, core)?),
             _ => None,
@@ -164,7 +164,7 @@ impl Said {
         Ok(Said { drgn, crash })
     }
 
-    /// How many frames of the kernel's the stack of each CPU has, and whether a program is below them.
+    /// The number of kernel frames on each CPU's stack, and whether they were entered from user space.
     fn stacks(&self) -> Vec<(usize, bool)> {
         let mut stacks = Vec::new();
         for line in self.drgn.lines() {
@@ -184,24 +184,24 @@ impl Said {
         let lines = self.drgn.lines().filter_map(|line| line.strip_prefix(kind)?.strip_prefix(' '));
         let plain = |line: &str| {
             let name = line.trim_start_matches(|digit: char| digit.is_ascii_digit()).trim();
-            // kworker/1:2-events is one today and another tomorrow.
+            // kworker/1:2-events may have another name next time.
             name.split(['/', ':']).next().unwrap_or_default().to_owned()
         };
         lines.map(plain).collect()
     }
 
-    /// Commands of crash's that complained, with what they said.
+    /// Commands in crash that failed, with their messages.
     fn complaints(&self) -> BTreeSet<&str> {
         let lines = self.crash.as_deref().unwrap_or_default().lines();
         lines.filter(|line| line.contains(": invalid ") || line.contains("cannot ")).collect()
     }
 
-    /// Makes sure that a core of kdump's says the same; gives the facts.
+    /// Checks that a core of kdump's has the same content; returns the facts.
     pub(super) fn compare(&self, kdump: &Said) -> Result<String> {
         let mut facts = Vec::new();
         for kind in ["task", "module", "mount"] {
             let (mut ours, theirs) = (self.named(kind), kdump.named(kind));
-            // There is one more, and it is ours.
+            // The additional one is ours.
             ours.remove("diskdump");
             let only_ours: Vec<_> = ours.difference(&theirs).collect();
             let only_theirs: Vec<_> = theirs.difference(&ours).collect();

@@ -1,4 +1,4 @@
-//! Which pages each level keeps, against what makedumpfile keeps of the same crash.
+//! Compares the pages that each level keeps with those that makedumpfile keeps of the same crash.
 
 use std::fs;
 
@@ -8,19 +8,19 @@ use super::{Lab, Row, dumps};
 use crate::linux::bitmap::Bitmap;
 use crate::linux::kernel::Kernel;
 
-/// makedumpfile's levels that are compared: each bit alone, all but 8, and all.
+/// The makedumpfile levels to compare: each bit alone, all but 8, and all.
 const LEVELS: [u32; 7] = [1, 2, 4, 8, 16, 23, 31];
 
-/// Of all pages, so many in a thousand may be judged differently.
+/// The share of pages that may be classified differently.
 const DIFFERENT: f64 = 0.001;
 
-/// The levels of a kernel that Debian's makedumpfile 1.7.2 gets right. At 8 it does not know the newer kernel's heap and large pages
-/// apart from user memory; 1.7.9 does.
+/// The levels that Debian's makedumpfile 1.7.2 handles correctly for a kernel. At 8 it confuses the newer
+/// kernel's slab and huge pages with user memory; 1.7.9 does not.
 fn levels_of(kernel: Kernel) -> impl Iterator<Item = u32> {
     LEVELS.into_iter().filter(move |level| kernel.series == "6.1" || level & 8 == 0)
 }
 
-/// A dump of all of memory; each level of it by savecore, and by makedumpfile.
+/// A dump of all memory; each level of it by savecore, and by makedumpfile.
 pub(super) fn levels(lab: &Lab, row: &Row) -> Result<String> {
     let cores = dumps::crash(lab, row, "level=0")?;
     let full = Bitmap::read(&cores.kdump)?;

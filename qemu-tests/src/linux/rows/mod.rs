@@ -1,4 +1,5 @@
-//! The matrix of the Linux module: stock kernels that crash with diskdump.ko armed, and what has to be true afterwards.
+//! The matrix of the Linux module: stock kernels that crash with diskdump.ko armed, and what must be true
+//! afterwards.
 
 mod control;
 mod counted;
@@ -19,7 +20,7 @@ use row::Kind;
 use super::kernel::{KERNELS, Kernel};
 use crate::bed::{DEVICES, NVME_IN_SUBSYSTEM};
 
-/// The devices that a module takes over, by their names among [`DEVICES`].
+/// The devices that the module can take over, by their names in [`DEVICES`].
 const TAKEN: [&str; 4] = ["virtio-blk", "virtio-scsi", "ahci", "nvme"];
 
 /// All rows.
@@ -38,7 +39,7 @@ pub fn rows() -> Vec<Row> {
     );
     for kernel in KERNELS {
         for on in TAKEN {
-            // The older kernel for virtual machines has no driver for AHCI.
+            // The older cloud kernel has no AHCI driver.
             if kernel == cloud && on == "ahci" {
                 continue;
             }
@@ -83,11 +84,11 @@ pub fn rows() -> Vec<Row> {
     for on in ["virtio-blk", "nvme"] {
         add(counted::COUNTED, Kernel::NEWEST, on, 2, false);
     }
-    // A kernel with Rust has a shim of its own: all that it lends is asked for once.
+    // A kernel with Rust has its own shim: each of its functions is used once.
     for on in TAKEN {
         add(dump, Kernel::RUST, on, if on == "nvme" { 4 } else { 2 }, on == "nvme");
     }
-    // It is built without the drivers of machine checks and of pvpanic, which are no part of the shim.
+    // It is built without drivers for machine checks and pvpanic, which do not involve the shim.
     let is_there = |kind: &Kind| !["mce", "pvpanic"].contains(&kind.0);
     for kind in triggers::KINDS.into_iter().chain(faults::KINDS).chain(control::KINDS).filter(is_there) {
         add(kind, Kernel::RUST, "virtio-blk", 2, kind.0 == "arming");

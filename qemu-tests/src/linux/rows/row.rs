@@ -1,4 +1,4 @@
-//! A row of the matrix, and what it is run with.
+//! A row of the matrix, and its environment.
 
 use std::path::PathBuf;
 
@@ -10,63 +10,63 @@ use crate::linux::readers::Readers;
 use crate::linux::stock::Stock;
 use crate::savecore::Savecore;
 
-/// What a row is run with.
+/// The environment of a row.
 #[derive(Debug)]
 pub struct Lab {
     /// The kernel.
     pub stock: Stock,
-    /// The same with symbols, if they were asked for.
+    /// Its vmlinux with symbols, if requested.
     pub vmlinux: Option<PathBuf>,
     /// diskdump.ko for it.
     pub module: PathBuf,
     /// faults.ko for it.
     pub faults: PathBuf,
-    /// What harvests.
+    /// savecore, for harvesting.
     pub savecore: Savecore,
-    /// What judges.
+    /// The tools that judge.
     pub readers: Readers,
-    /// Where everything goes.
+    /// The folder for all files.
     pub folder: PathBuf,
 }
 
 /// A row of the matrix.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// What is proved, in one word.
+    /// What it proves, in one word.
     pub what: &'static str,
     /// The same in one sentence.
     pub about: &'static str,
-    /// On which kernel.
+    /// Its kernel.
     pub kernel: Kernel,
-    /// On which device.
+    /// Its device.
     pub device: &'static Device,
-    /// With how many CPUs.
+    /// Its number of CPUs.
     pub cpus: u32,
-    /// Whether it belongs to the short run.
+    /// Whether it is part of the short run.
     pub short: bool,
     pub(super) run: fn(&Lab, &Row) -> Result<String>,
 }
 
 impl Row {
-    /// `dump-6.1-cloud-nvme-2`.
+    /// Its name, such as `dump-6.1-cloud-nvme-2`.
     pub fn name(&self) -> String {
         format!("{}-{}-{}-{}", self.what, self.kernel.name(), self.device.name, self.cpus)
     }
 
-    /// Runs it; gives its facts.
+    /// Runs it; returns its facts.
     ///
     /// # Errors
-    /// If something is not as it has to be.
+    /// If something is not as expected.
     pub fn run(&self, lab: &Lab) -> Result<String> {
         (self.run)(lab, self)
     }
 
     /// Whether it needs the kernel's symbols.
     pub fn wants_symbols(&self) -> bool {
-        // Those of the usual kernels are three times as large, and prove no more.
+        // The symbols of generic kernels are three times as large and prove nothing more.
         self.kernel.flavour == Flavour::Cloud && self.kernel != Kernel::NEWEST
     }
 }
 
-/// Kind of a row: what, about, and what runs it.
+/// A kind of row: name, description, function.
 pub(super) type Kind = (&'static str, &'static str, fn(&Lab, &Row) -> Result<String>);

@@ -1,4 +1,4 @@
-//! How a row's guest is made, started and followed to its end.
+//! Creates, starts and follows the guest of a row.
 
 use std::fs;
 use std::time::Duration;
@@ -12,22 +12,22 @@ use crate::linux::guest::{Guest, LOAD};
 use crate::machine::{Machine, Running};
 use crate::serial::{Line, Serial};
 
-/// What a script can do with diskdump.ko.
+/// Script functions for diskdump.ko.
 pub(crate) const ARM: &str = include_str!("../arm.sh");
 
 /// MiB of RAM.
 pub(super) const MEMORY: u32 = 384;
 
-/// Blocks of the dump partition: all memory fits, packed.
+/// Size of the dump partition in blocks: all memory fits, compressed.
 const BLOCKS: u64 = 256 << 8;
 
-/// What a guest takes longer for hangs: under TCG, with another one beside it.
+/// Any guest that takes longer hangs: under TCG, with another one running.
 pub(super) const LIMIT: Duration = Duration::from_secs(150);
 
-/// Tells that an armed guest is ready to be crashed.
+/// The line that announces the crash of an armed guest.
 pub(super) const CRASHES: &str = "linux: crashes now";
 
-/// The disk, and what the guest is busy with before it arms.
+/// Finds the disk, and starts the load before arming.
 pub(super) const BEFORE: &str = r#"
 disk=$(first_disk 20) || fail "there is no disk"
 target=/dev/$(partition "$disk" 2)
@@ -35,7 +35,7 @@ load 12 5 5 300
 load_module
 "#;
 
-/// I/O in flight, and the crash.
+/// Starts I/O, and crashes.
 pub(super) const CRASH: &str = r#"
 traffic "$disk"
 sleep 1
@@ -44,7 +44,7 @@ sleep 60
 fail "it did not crash"
 "#;
 
-/// A disk with a label.
+/// A formatted disk.
 pub(super) fn disk(lab: &Lab, name: &str) -> Result<Disk> {
     fs::create_dir_all(&lab.folder).with_context(|| format!("cannot create {}", lab.folder.display()))?;
     let disk = Disk::create(&lab.folder.join(format!("{name}.raw")), BLOCKS)?;
@@ -52,7 +52,7 @@ pub(super) fn disk(lab: &Lab, name: &str) -> Result<Disk> {
     Ok(disk)
 }
 
-/// A guest with diskdump.ko and faults.ko, which runs this script.
+/// A guest with diskdump.ko and faults.ko that runs this script.
 pub(super) fn guest<'a>(lab: &'a Lab, row: &Row, script: &str) -> Result<Guest<'a>> {
     let read =
         |path: &std::path::Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
@@ -68,12 +68,12 @@ pub(super) fn machine(lab: &Lab, row: &Row, guest: &Guest<'_>, disk: &Disk, name
     Ok(guest.machine(bed, &lab.folder, name)?.cpus(row.cpus).memory(MEMORY).disk(disk))
 }
 
-/// Waits for a line; what the guest says of a failure is the error.
+/// Waits for a line; if the guest reports a failure, that is the error.
 pub(super) fn wait(running: &mut Running, needle: &str) -> Result<Line> {
     running.wait_for(needle, LIMIT).map_err(|error| told(&running.serial, error))
 }
 
-/// Waits until the machine was reset or switched off; gives what was said.
+/// Waits until the machine was reset or powered off; returns its output.
 pub(super) fn end(mut running: Running) -> Result<Serial> {
     if let Err(error) = running.wait_exit(LIMIT) {
         return Err(told(&running.serial, error));
@@ -81,7 +81,7 @@ pub(super) fn end(mut running: Running) -> Result<Serial> {
     Ok(running.serial)
 }
 
-/// Waits for a guest that ends by itself, its script done.
+/// Waits for a guest that ends by itself after its script.
 pub(super) fn finish(running: Running) -> Result<Serial> {
     let serial = end(running)?;
     if serial.find("linux: end status=0").is_none() {
@@ -92,7 +92,7 @@ pub(super) fn finish(running: Running) -> Result<Serial> {
     Ok(serial)
 }
 
-/// The guest's own word for a failure, if it has one.
+/// The guest's own description of a failure, if there is one.
 fn told(serial: &Serial, error: anyhow::Error) -> anyhow::Error {
     match serial.find("linux: failed: ") {
         Some(line) => anyhow::anyhow!("{}; log: {}", line.text, serial.path().display()),
@@ -100,10 +100,10 @@ fn told(serial: &Serial, error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// A machine that crashes by itself: armed, then a crash, then a reset. Gives what was said.
+/// Runs a machine that arms, crashes and resets. Returns its output.
 pub(super) fn crash(machine: &Machine, lab: &Lab, name: &str) -> Result<Serial> {
     let serial = end(machine.start(&lab.folder, name)?)?;
-    // What a program says just before a panic may never get out of the port.
+    // Output just before a panic may be lost in the port.
     let other = anyhow::anyhow!("it did not crash; log: {}", serial.path().display());
     match serial.find("linux: failed: ") {
         Some(_) => Err(told(&serial, other)),
@@ -111,7 +111,7 @@ pub(super) fn crash(machine: &Machine, lab: &Lab, name: &str) -> Result<Serial> 
     }
 }
 
-/// Makes sure that the module said that a dump is complete.
+/// Checks that the module reported a complete dump.
 pub(super) fn is_complete(serial: &Serial) -> Result<()> {
     if serial.find("diskdump: complete").is_some() {
         return Ok(());
@@ -121,7 +121,7 @@ pub(super) fn is_complete(serial: &Serial) -> Result<()> {
     bail!("no complete dump was made; diskdump said at last: `{last}`; log: {}", serial.path().display())
 }
 
-/// Makes sure that nothing outside of the dump partition was changed but by the guest's own traffic.
+/// Checks that outside the dump partition only the guest's own traffic has changed anything.
 pub(super) fn only_ours(disk: &Disk, before: u128) -> Result<()> {
     ensure!(disk.rest_fingerprint()? == before, "blocks of others were changed");
     let spoiled = disk.spoiled(b'L')?;

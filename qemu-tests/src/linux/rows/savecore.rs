@@ -1,5 +1,4 @@
-//! savecore in the guest itself, with the module: what it arms, what it passes on of a refusal, and what its units do when the
-//! machine comes up.
+//! savecore in the guest itself, with the module: arming, reporting refusals, and its units at boot.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,10 +37,10 @@ const FUNCTIONS: &str = include_str!("../savecore.sh");
 const SERVICE: &str = include_str!("../../../../savecore/dist/savecore.service");
 const LATER: &str = include_str!("../../../../savecore/dist/savecore-later.service");
 
-/// Blocks of the file system in which cores are kept: two, and what has to stay free.
+/// Size in blocks of the file system for cores: room for two, and the reserve that must stay free.
 const STORE_BLOCKS: u64 = 512 << 8;
 
-/// What is quick with a file system's image takes no longer.
+/// Limit for quick operations on a file system's image.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The value of a unit's only line with this key.
@@ -52,20 +51,21 @@ fn line<'u>(unit: &'u str, key: &str) -> Result<&'u str> {
     Ok(first)
 }
 
-/// Places in sysfs that a unit may write.
+/// Paths in sysfs that a unit may write.
 fn writable(unit: &str) -> String {
     let lines = unit.lines().filter_map(|line| line.strip_prefix("ReadWritePaths="));
     let paths = lines.flat_map(str::split_whitespace).map(|path| path.trim_start_matches('-'));
     paths.filter(|path| path.starts_with("/sys/")).collect::<Vec<_>>().join(" ")
 }
 
-/// Capabilities that a unit leaves, as setpriv takes them.
+/// Capabilities that a unit keeps, in setpriv's notation.
 fn capabilities(unit: &str) -> Result<String> {
     let names = line(unit, "CapabilityBoundingSet")?.split_whitespace();
     Ok(names.map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase())).collect())
 }
 
-/// The script's beginning: functions, and the confines of savecore's units, which are the same for both.
+/// The beginning of the script: functions, and the confinement of savecore's units, which is the same for
+/// both.
 fn beginning() -> Result<String> {
     let (places, capabilities) = (writable(SERVICE), self::capabilities(SERVICE)?);
     ensure!(!places.is_empty(), "savecore.service lets nothing of sysfs be written");
@@ -76,7 +76,7 @@ fn beginning() -> Result<String> {
     Ok(format!("export WRITABLE='{places}' CAPABILITIES='{capabilities}'\n{FUNCTIONS}"))
 }
 
-/// A guest with savecore, and what confines it.
+/// A guest with savecore and its confinement.
 fn guest<'a>(lab: &'a Lab, row: &Row, script: &str, config: &str) -> Result<Guest<'a>> {
     run::guest(lab, row, &format!("{}\n{script}", beginning()?))?
         .module("ext4")
@@ -85,7 +85,7 @@ fn guest<'a>(lab: &'a Lab, row: &Row, script: &str, config: &str) -> Result<Gues
         .program(Path::new("/usr/bin/setpriv"))
 }
 
-/// How each boot begins.
+/// The beginning of each boot.
 const PLACES: &str = r#"
 # The units name it by this path.
 mkdir -p /usr/bin /run/savecore
@@ -97,7 +97,7 @@ mkdir -p /var/crash
 mount -t ext4 /dev/vdb /var/crash || fail "there is no place for cores"
 "#;
 
-/// The same, with a crash in the middle of the harvest of the second boot.
+/// The same, with a crash in the middle of the second boot's harvest.
 const HARVEST: &str = r#"
 load_module
 case $boot in
@@ -138,7 +138,7 @@ sleep 60
 fail "it did not crash"
 "#;
 
-/// What each boot does; `boot` is its number, `unit` and `later` are the units' commands.
+/// The script of each boot; `boot` is its number, `unit` and `later` are the units' commands.
 const BOOT: &str = r#"
 if [ "$boot" = 3 ]; then
     # As its parameter in /etc/modprobe.d would have it: somebody else than savecore has armed.
@@ -188,7 +188,7 @@ said 0 "$target can be used again" savecore disarm
 umount /var/crash || fail "the place of cores is in use"
 "#;
 
-/// A disk that is a file system.
+/// A disk with a file system.
 fn store(lab: &Lab) -> Result<Disk> {
     let path = lab.folder.join("store.raw");
     let file = fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
@@ -208,12 +208,13 @@ fn harvest(lab: &Lab, row: &Row) -> Result<String> {
     three_boots(lab, row, "harvest", HARVEST)
 }
 
-/// Boots three times with this script, of which the first two end in a crash; both dumps are saved at the end. Gives facts.
+/// Boots three times with this script, where the first two boots end in a crash; at the end both dumps are
+/// saved. Returns facts.
 fn three_boots(lab: &Lab, row: &Row, name: &str, script: &str) -> Result<String> {
     let disk = run::disk(lab, "disk")?;
     let store = store(lab)?;
     let before = disk.rest_fingerprint()?;
-    // What takes longer hangs: this is not about the limit, and a guest may be slow.
+    // Long enough for a slow guest: this test is not about the limit.
     let config = format!(
         "limit = 540\n[arm]\nboot = true\ntargets = [\"PARTUUID={}\"]\nlevel = 31\n",
         disk.part_uuid()?
@@ -239,8 +240,8 @@ fn three_boots(lab: &Lab, row: &Row, name: &str, script: &str) -> Result<String>
     Ok(facts)
 }
 
-/// Gets the cores out of the file system: there are so many, whole, each of a crash of its own, and drgn reads them if the kernel's
-/// symbols are there. Gives facts.
+/// Extracts the cores from the file system and checks them: this many, complete, each of a different crash.
+/// drgn reads them if the kernel's symbols are available. Returns facts.
 fn cores(lab: &Lab, store: &Disk, number: usize, cpus: u32) -> Result<String> {
     let into = &lab.folder.join("cores");
     match fs::remove_dir_all(into) {
@@ -286,7 +287,7 @@ fn cores(lab: &Lab, store: &Disk, number: usize, cpus: u32) -> Result<String> {
     Ok(facts.join(", "))
 }
 
-/// What is prepared before systemd becomes the first process.
+/// Preparations before systemd starts as the first process.
 const INSTALL: &str = r#"
 hostname pelican
 disk=$(first_disk 20) || fail "there is no disk"
@@ -306,10 +307,10 @@ chmod +x /next
 const CHECK_UNIT: &str = "[Unit]\nAfter=savecore.service\n[Service]\nType=oneshot\nExecStart=/bin/sh /check\n\
                           [Install]\nWantedBy=multi-user.target\n";
 
-/// Where what savecore says goes.
+/// The destination of savecore's output.
 const OUTPUT: &str = "[Service]\nStandardOutput=append:/run/said\nStandardError=append:/run/said\n";
 
-/// What it does; `boot` is the number of the boot.
+/// Its script; `boot` is the number of the boot.
 const CHECK: &str = r#"
 exec >/dev/ttyS0 2>&1
 trap 'echo "linux: end status=$?"; poweroff -f' EXIT
@@ -359,7 +360,7 @@ fi
 umount /var/crash || fail "the place of cores is in use"
 "#;
 
-/// Units of systemd's own that come along.
+/// systemd's own units that are included.
 const TARGETS: [&str; 10] = [
     "sysinit",
     "basic",
@@ -381,12 +382,12 @@ fn units(lab: &Lab, row: &Row) -> Result<String> {
     for number in 1..=3 {
         let name = format!("units-{number}");
         let check = format!("{LIBRARY}\n{}\n{FUNCTIONS}\nboot={number}\n{CHECK}", run::ARM);
-        // No dump is saved in a second here.
+        // No dump can be saved in a second here.
         let limit = if number == 3 { "limit = 1\n" } else { "" };
         let mut guest = guest(lab, row, INSTALL, &format!("{limit}[arm]\nboot = true\n"))?
             .program(Path::new("/usr/lib/systemd/systemd"))?
             .program(Path::new("/usr/bin/systemctl"))?
-            // Else systemd takes this boot for the first one, and enables what it likes.
+            // Without it, systemd considers this the first boot and enables units by preset.
             .file("etc/machine-id", 0o444, b"00112233445566778899aabbccddeeff\n")
             .file("etc/systemd/system/check.service", 0o644, CHECK_UNIT.as_bytes())
             .file("check", 0o644, check.as_bytes());

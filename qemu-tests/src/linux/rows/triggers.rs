@@ -1,4 +1,4 @@
-//! Everything that ends in a panic, and what the dump says that it was.
+//! All causes of a panic, and the trigger that the dump records.
 
 use anyhow::{Result, ensure};
 
@@ -43,12 +43,12 @@ fn hung_task(lab: &Lab, row: &Row) -> Result<String> {
 
 fn reboot(lab: &Lab, row: &Row) -> Result<String> {
     let script = "harm reboot\nsay \"crashes now\"\nreboot -f";
-    // Without ftrace a probe is a breakpoint, which the kernel counts among its NMIs.
+    // Without ftrace a probe is a breakpoint, which the kernel handles like an NMI.
     let trigger = if row.kernel == Kernel::RUST { "nmi" } else { "panic" };
     dump(lab, row, script, false, trigger, "in a reboot")
 }
 
-/// A guest that is armed and does this; the dump has this trigger, and a message with this part.
+/// A guest that arms and runs this script; the dump has this trigger, and a message with this part.
 fn dump(lab: &Lab, row: &Row, script: &str, nmi: bool, trigger: &str, part: &str) -> Result<String> {
     let disk = run::disk(lab, "disk")?;
     let before = disk.rest_fingerprint()?;
