@@ -1,4 +1,4 @@
-//! What `cargo xtask` takes: its tasks and their options.
+//! The tasks of `cargo xtask` and their options.
 
 use clap::{Parser, Subcommand};
 

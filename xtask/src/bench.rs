@@ -1,6 +1,7 @@
-//! `cargo xtask bench`: what a dump costs, measured in the guest, against its yardsticks.
+//! `cargo xtask bench`: the cost of a dump, measured in the guest, against its yardsticks.
 //!
-//! Both sides of a ratio are measured in turn, run by run, since a shared machine's speed wanders; the medians count.
+//! The two sides of a ratio run alternately, since the speed of a shared machine varies. Medians are
+//! compared.
 
 mod drivers;
 mod engine;
@@ -43,11 +44,11 @@ pub(crate) enum Name {
     Linux,
 }
 
-/// How much of plain writing a raw dump must reach.
+/// Minimum ratio of a raw dump to plain writes.
 const RAW_GOAL: f64 = 0.7;
-/// How much a packed dump must reach of what bounds it.
+/// Minimum ratio of a compressed dump to its bound.
 const PACKED_GOAL: f64 = 0.7;
-/// MiB of the same kind that the compressor alone is timed with: it goes through them with units of seven sizes.
+/// MiB of the same kind of data for timing the compressor alone; it compresses them in units of seven sizes.
 const SAMPLE: u32 = 56;
 
 /// The task.
@@ -69,7 +70,7 @@ pub(crate) fn task(name: Option<Name>, part: Option<&str>, json: bool) -> Result
     Ok(shown(name, &rows, &notes, json))
 }
 
-/// What is measured of the benches that have parts.
+/// What to measure in the benches that have parts.
 struct Parts {
     engine: Vec<engine::Part>,
     drivers: Vec<drivers::Rivals>,
@@ -91,7 +92,7 @@ fn measure(name: Name, parts: &Parts, notes: &mut Vec<String>, quiet: bool) -> R
         build::programs([Build::release(X86_64)])
     };
     match name {
-        // It is the others.
+        // Handled by `all`.
         Name::All => Ok(Vec::new()),
         Name::Dump => dump(&programs()?, quiet),
         Name::Checksum => checksum(&programs()?, quiet),
@@ -103,8 +104,8 @@ fn measure(name: Name, parts: &Parts, notes: &mut Vec<String>, quiet: bool) -> R
     }
 }
 
-/// Runs every bench, one after another, and shows all rows in one table. One that fails does not keep the others from running,
-/// and counts as a goal that is not met.
+/// Runs every bench, one after another, and prints all rows as one table. A failing bench does not stop the
+/// others and counts as a missed goal.
 fn all(parts: &Parts, json: bool) -> Result<bool> {
     let begin = Instant::now();
     let (mut rows, mut notes, mut failed) = (Vec::new(), Vec::new(), Vec::new());
@@ -122,7 +123,7 @@ fn all(parts: &Parts, json: bool) -> Result<bool> {
     Ok(met && failed.is_empty())
 }
 
-/// How many goals there are, and how many are not met.
+/// Number of goals, and of missed goals.
 fn verdict(rows: &[Row]) -> String {
     let goals = rows.iter().filter(|row| row.met.is_some()).count();
     let not_met = rows.iter().filter(|row| row.met == Some(false)).count();
@@ -134,11 +135,11 @@ fn title(name: Name) -> String {
     name.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-/// Prints what a bench has measured; gives whether all goals were met.
+/// Prints the results of a bench; returns whether all goals were met.
 fn shown(name: Name, rows: &[Row], notes: &[String], json: bool) -> bool {
     if json {
         for row in rows {
-            // Not through the screen's colours: for a program.
+            // Plain stdout without colours: JSON is for programs.
             println!("{}", row.json());
         }
     } else {
@@ -148,7 +149,7 @@ fn shown(name: Name, rows: &[Row], notes: &[String], json: bool) -> bool {
     rows.iter().all(|row| row.met != Some(false))
 }
 
-/// Prints rows as columns: those of all benches as a table of Markdown, in which each says what bench it is of.
+/// Prints rows as columns; the rows of all benches as a Markdown table with a column for the bench.
 fn table(name: Name, rows: &[Row]) {
     ui::section(&format!("\r{}: {}", title(name), about(name)));
     let lines = if name == Name::All { markdown(rows) } else { plain(rows) };
@@ -157,16 +158,16 @@ fn table(name: Name, rows: &[Row]) {
 
 const HEAD: [&str; 7] = ["", "ours", "theirs", "unit", "ratio", "goal", "met"];
 
-/// Rows and their head as columns of equal width.
+/// Rows and their header as columns of equal width.
 fn plain(rows: &[Row]) -> Vec<String> {
     let head = HEAD.map(str::to_owned).to_vec();
     let lines = std::iter::once(head).chain(rows.iter().map(|row| row.cells().to_vec())).collect();
-    // Names and units from the left, numbers from the right.
+    // Names and units are left-aligned, numbers right-aligned.
     let lines = padded(lines, &[0, 3]).into_iter();
     lines.map(|cells| format!("  {}", cells.join("  ")).trim_end().to_owned()).collect()
 }
 
-/// The same in Markdown, with the bench of each in front.
+/// The same in Markdown, with a first column for the bench.
 fn markdown(rows: &[Row]) -> Vec<String> {
     let of = |bench: &str, cells: [String; 7]| [vec![bench.to_owned()], cells.to_vec()].concat();
     let head = of("bench", HEAD.map(str::to_owned));
@@ -176,7 +177,7 @@ fn markdown(rows: &[Row]) -> Vec<String> {
     lines.map(|cells| format!("| {} |", cells.join(" | "))).collect()
 }
 
-/// Cells as wide as the widest of their column; those columns begin at the left, the others end at the right.
+/// Pads cells to the width of their column; the columns in `left` are left-aligned, the others right-aligned.
 fn padded(mut lines: Vec<Vec<String>>, left: &[usize]) -> Vec<Vec<String>> {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     for column in 0..columns {
@@ -205,8 +206,8 @@ fn about(name: Name) -> String {
     }
 }
 
-/// A raw dump is bound by the disk, so it is held against plain polled writes of as much by the same driver. A packed one is
-/// bound by what takes longer: to compress, or to write what is left.
+/// The disk bounds a raw dump, so it is compared with plain polled writes of as many bytes by the same
+/// driver. A compressed dump is bound by the slower of compressing and writing the compressed bytes.
 fn dump(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
     let guest = Guest::new(programs)?;
     let bytes = u64::from(FILL) << 20;
@@ -214,9 +215,9 @@ fn dump(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
     let (mut unverified, mut verified, mut qemu) = (Vec::new(), Vec::new(), Vec::new());
     let mut packed = FILLS.map(Packed::new);
     for _ in 0..RUNS {
-        // Both write the same blocks of an image that the host has in its cache.
-        // "One at a time" is the yardstick: submit, poll, next. The other writes the same few cached buffers over and
-        // over with all of them in flight, which nothing that reads all of memory can reach.
+        // Both write the same blocks of an image that is in the host's page cache. "One at a time" is the
+        // yardstick: submit, poll, next. The pipelined one keeps rewriting a few cached buffers with all of
+        // them in flight; a dump that reads all of memory cannot reach that.
         for (depth, rates) in [(1, &mut plain), (16, &mut pipelined)] {
             guest.format()?;
             let machine = guest
@@ -248,7 +249,7 @@ fn dump(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
     }
     let (plain, pipelined, qemu) = (median(plain), median(pipelined), median(qemu));
     let (unverified, verified) = (median(unverified), median(verified));
-    // The folder holds a gigabyte.
+    // The folder takes a gigabyte.
     let _ = fs::remove_dir_all(&guest.folder);
     let row = |name, ours, theirs, goal| Row::rate("dump", name, ours, theirs, goal);
     let mut rows = vec![
@@ -262,23 +263,24 @@ fn dump(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// What memory is filled with for a packed dump: the worst, which costs time and does not shrink, and what shrinks.
+/// Memory contents for a compressed dump: noise, the worst case, which costs time and does not shrink; and
+/// text.
 const FILLS: [Fill; 2] = [Fill { kind: "random", name: "noise" }, Fill { kind: "text", name: "text" }];
 
 #[derive(Clone, Copy)]
 struct Fill {
-    /// The test kernel's word for it.
+    /// The test kernel's name for it.
     kind: &'static str,
     name: &'static str,
 }
 
-/// Packed dumps of one kind of memory, and what bounds them; rates in MB of memory a second.
+/// Compressed dumps of one kind of memory, and their bounds; rates in MB of memory per second.
 struct Packed {
     fill: Fill,
     dumps: Vec<f64>,
-    /// The compressor alone, in units of as many pages as a dump's.
+    /// The compressor alone, in units of as many pages as in a dump.
     alone: Vec<f64>,
-    /// Bytes of memory by bytes packed.
+    /// Bytes of memory / compressed bytes.
     shrinks: f64,
 }
 
@@ -287,7 +289,7 @@ impl Packed {
         Packed { fill, dumps: Vec::new(), alone: Vec::new(), shrinks: 1.0 }
     }
 
-    /// Against the bound that is reached first, on a disk that does so many MB/s.
+    /// Compares with the tighter bound, for a disk of `disk` MB/s.
     fn row(self, disk: f64) -> Row {
         let (alone, disk) = (median(self.alone), disk * self.shrinks);
         let (bound, what) = if alone <= disk {
@@ -300,7 +302,7 @@ impl Packed {
     }
 }
 
-/// QEMU's own dump of the same guest, standing still: the same noise, by the time that QEMU takes.
+/// QEMU's own dump of the same guest, stopped: the same noise, in the time that QEMU takes.
 fn dump_guest_memory(guest: &Guest<'_>, bytes: u64, quiet: bool) -> Result<f64> {
     if !quiet {
         ui::running("dump-guest-memory");
@@ -338,10 +340,12 @@ fn checksum(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
         .filter(|(name, _)| name != "sum64")
         .map(|(name, rate)| {
             let goal = match name.as_str() {
-                // Headers have a CRC-32; for bulk data it would have to be beaten, or there is no reason for another.
+                // Headers use a CRC-32. Unless ours beats it for bulk data, there is no reason for a second
+                // checksum.
                 "crc32" => Some(1.0),
-                // It was given up for what it did not see. This one has as many instructions, which is what an emulated machine pays
-                // for, and waits less; the rest is for the noise.
+                // The previous version, dropped for the errors that it missed. The current one has the same
+                // number of instructions, which is what counts on an emulated machine, and fewer stalls; the
+                // rest is tolerance.
                 "sum64-version-3" => Some(0.85),
                 _ => None,
             };

@@ -1,14 +1,14 @@
-//! `cargo xtask book`: the documents (README, the book in docs/, and what lies beside them), held against the code.
+//! `cargo xtask book`: checks the documents (README, the book in docs/, and the others) against the code.
 //!
 //! - Every page of the book is in its table of contents, and every entry there has a page.
-//! - Relative links lead to a file, and to a heading in it. A page of the book links only to the book: a rendered book has no
-//!   sources beside it.
-//! - Prose ends at [`WIDTH`] columns, and the README is a front page.
-//! - `path.rs::function` in backticks names a function (or a type) that the file has, and a path in backticks that begins with one
-//!   of the workspace's folders is there.
-//! - `cargo xtask …` in shell blocks is a command that this program takes.
+//! - Relative links lead to a file, and to a heading in it. A page of the book links only to the book: a
+//!   rendered book comes without the sources.
+//! - Prose is at most [`WIDTH`] columns wide, and the README fits a front page.
+//! - `path.rs::function` in backticks names a function (or a type) in that file, and a path in backticks that
+//!   begins with a folder of the workspace exists.
+//! - `cargo xtask …` in shell blocks is a command that this program accepts.
 //!
-//! The list of tasks is made from this program's own help; `--write` brings it up to date.
+//! The list of tasks is generated from this program's own help; `--write` updates it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,11 +28,11 @@ const WIDTH: usize = 110;
 /// The longest README, in lines.
 const FRONT_PAGE: usize = 150;
 
-/// Where the book's pages are, and its table of contents.
+/// The folder with the book's pages, and its table of contents.
 const BOOK: &str = "docs/src";
 const SUMMARY: &str = "docs/src/SUMMARY.md";
 
-/// Documents outside of the book.
+/// Documents outside the book.
 const OUTSIDE: [&str; 7] = [
     "README.md",
     "ARCHITECTURE.md",
@@ -43,15 +43,15 @@ const OUTSIDE: [&str; 7] = [
     ".github/pull_request_template.md",
 ];
 
-/// Folders of the workspace: a path in backticks that begins with one of them has to exist.
+/// Folders of the workspace: a path in backticks that begins with one of them must exist.
 const FOLDERS: [&str; 8] =
     ["dumpcore/", "drivers/", "savecore/", "linux/", "qemu-tests/", "xtask/", "fuzz/", "docs/"];
 
-/// The page with the tasks, and where in it they begin and end.
+/// The page with the tasks, and the marks around them.
 const TASKS_PAGE: &str = "docs/src/reference/tasks.md";
 const TASKS: [&str; 2] = ["<!-- tasks: cargo xtask book --write -->", "<!-- end of the tasks -->"];
 
-/// The task: checks the documents, after it has brought what is generated up to date if `write` says so.
+/// The task: checks the documents; with `write`, first updates the generated text.
 pub(crate) fn task(write: bool) -> Result<bool> {
     if write {
         let path = root().join(TASKS_PAGE);
@@ -63,10 +63,10 @@ pub(crate) fn task(write: bool) -> Result<bool> {
     Ok(true)
 }
 
-/// Checks all documents. Says how many there are, and how much was checked in them.
+/// Checks all documents. Returns how many there are, and how much was checked.
 ///
 /// # Errors
-/// What is wrong, each with its place.
+/// All findings, each with its place.
 pub(crate) fn check() -> Result<String> {
     let mut documents = Documents::read(&root())?;
     documents.contents();
@@ -100,7 +100,7 @@ pub(crate) fn check() -> Result<String> {
     ))
 }
 
-/// What was checked.
+/// Counts of what was checked.
 #[derive(Clone, Copy, Default, Debug)]
 struct Counts {
     links: usize,
@@ -109,12 +109,12 @@ struct Counts {
     commands: usize,
 }
 
-/// All documents, and what is wrong with them.
+/// All documents, and the findings.
 struct Documents {
     root: PathBuf,
     /// The text of each, by its path from the root.
     pages: BTreeMap<String, String>,
-    /// What is wrong, each with its place in front.
+    /// Findings, each preceded by its place.
     findings: BTreeSet<String>,
     counts: Counts,
 }
@@ -139,7 +139,7 @@ impl Documents {
         })
     }
 
-    /// Whether the table of contents has each page of the book once.
+    /// Checks that the table of contents lists each page of the book once.
     fn contents(&mut self) {
         let Some(summary) = self.pages.get(SUMMARY) else {
             self.findings.insert(format!("{SUMMARY} is missing"));
@@ -161,7 +161,7 @@ impl Documents {
         }
     }
 
-    /// Whether each relative link leads to a file and a heading, and each include has its text.
+    /// Checks that each relative link leads to a file and a heading, and that each include has its text.
     fn links(&mut self) {
         let mut findings = BTreeSet::new();
         for name in self.pages.keys() {
@@ -185,7 +185,7 @@ impl Documents {
         self.findings.extend(findings);
     }
 
-    /// A document with what it includes in its place.
+    /// A document with its includes expanded.
     fn expanded(&self, name: &str) -> Result<String> {
         let text = self.pages.get(name).with_context(|| format!("there is no {name}"))?;
         let mut expanded = String::new();
@@ -230,7 +230,7 @@ impl Documents {
         Ok(())
     }
 
-    /// Whether prose ends where it should.
+    /// Checks the width of prose.
     fn widths(&mut self) {
         for (name, text) in &self.pages {
             for (number, line) in prose(text) {
@@ -242,11 +242,11 @@ impl Documents {
         }
     }
 
-    /// Whether functions and files that are named in backticks are there.
+    /// Checks that functions and files named in backticks exist.
     fn names(&mut self) -> Result<()> {
         let mut sources: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (name, text) in &self.pages {
-            // The list of floors names modules as their crates do; `crate::floors` checks it.
+            // The list of floors names modules in its own way; `crate::floors` checks it.
             for (number, line) in prose(text).take_while(|(_, line)| line.trim() != "## Floors") {
                 for code in line.split('`').skip(1).step_by(2) {
                     let (path, item) = code
@@ -278,7 +278,7 @@ impl Documents {
         Ok(())
     }
 
-    /// Whether this program takes the commands that shell blocks give it.
+    /// Checks that this program accepts the commands in shell blocks.
     fn commands(&mut self) {
         for (name, text) in &self.pages {
             for (number, line) in blocks(text, "sh") {
@@ -299,7 +299,7 @@ impl Documents {
     }
 }
 
-/// The tasks and their options, as this program's help has them.
+/// The tasks and their options, from this program's help.
 fn tasks() -> String {
     let mut program = Arguments::command().term_width(100);
     program.build();
@@ -320,7 +320,7 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// The files with this ending in a folder and below, in order.
+/// The files with this extension in a folder and its subfolders, sorted.
 fn files(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
@@ -336,19 +336,19 @@ fn files(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// What lies between two marks.
+/// The text between two marks.
 fn between<'t>(text: &'t str, [begin, end]: [&str; 2]) -> Option<&'t str> {
     Some(text.split_once(begin)?.1.split_once(end)?.0)
 }
 
-/// A text with something else between two marks.
+/// A text with the part between two marks replaced.
 fn replaced(text: &str, marks: [&str; 2], with: &str) -> Option<String> {
     let before = text.split_once(marks[0])?.0;
     let after = text.split_once(marks[1])?.1;
     Some(format!("{before}{}\n\n{}\n\n{}{after}", marks[0], with.trim(), marks[1]))
 }
 
-/// A path that a document names relative to itself, from the root.
+/// Resolves a path in a document, relative to it, to one from the root.
 fn beside(document: &str, path: &str) -> String {
     let folder = Path::new(document).parent().unwrap_or(Path::new(""));
     let mut parts: Vec<String> = Vec::new();
@@ -364,7 +364,8 @@ fn beside(document: &str, path: &str) -> String {
     parts.join("/")
 }
 
-/// The lines of a text with their numbers, from 1, and whether each is code; lines that open or close a block count as code.
+/// The lines of a text with their numbers, from 1, and whether each is code; the lines that open or close a
+/// block count as code.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str, bool)> {
     let mut open = false;
     text.lines().enumerate().map(move |(index, line)| {
@@ -380,7 +381,7 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, String)> {
     lines(text).filter(|(_, _, code)| !code).map(|(number, line, _)| (number, line.to_owned()))
 }
 
-/// The lines of a text in blocks of this language.
+/// The lines in blocks of this language.
 fn blocks<'t>(text: &'t str, language: &str) -> Vec<(usize, &'t str)> {
     let mut found = Vec::new();
     let mut inside = false;
@@ -394,7 +395,7 @@ fn blocks<'t>(text: &'t str, language: &str) -> Vec<(usize, &'t str)> {
     found
 }
 
-/// Where the links in a line lead. Links in code are none.
+/// The targets of the links in a line, except links in code.
 fn links(line: &str) -> Vec<String> {
     let outside: String = line.split('`').step_by(2).collect::<Vec<_>>().join("x");
     let mut found = Vec::new();
@@ -408,7 +409,7 @@ fn links(line: &str) -> Vec<String> {
     found
 }
 
-/// The names that a text's headings have in links, as GitHub and mdBook make them.
+/// The anchors of a text's headings, as GitHub and mdBook make them.
 fn headings(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (_, line) in prose(text) {
@@ -428,7 +429,7 @@ fn headings(text: &str) -> BTreeSet<String> {
             .collect();
         let mut number = 0;
         let mut unique = name.clone();
-        // Each turn tries the next number; only as many names as there are headings are taken.
+        // Each turn tries the next number; at most as many names are taken as there are headings.
         while !found.insert(unique.clone()) {
             number += 1;
             unique = format!("{name}-{number}");
@@ -437,7 +438,7 @@ fn headings(text: &str) -> BTreeSet<String> {
     found
 }
 
-/// The functions and types of a source, methods also as `Type::method`.
+/// The functions and types in a source; methods also as `Type::method`.
 fn items(text: &str) -> Result<BTreeSet<String>> {
     #[derive(Default)]
     struct Items {
@@ -489,7 +490,7 @@ fn items(text: &str) -> Result<BTreeSet<String>> {
 mod tests {
     use super::*;
 
-    /// Documents that are not on any disk, beside a source and a folder that are.
+    /// Documents that exist only in memory, next to a source and a folder that exist.
     fn documents(folder: &Path, pages: &[(&str, &str)]) -> Documents {
         fs::create_dir_all(folder.join("dumpcore")).unwrap();
         fs::write(folder.join("dumpcore/a.rs"), "struct S; impl S { fn go(&self) {} } fn free() {}").unwrap();

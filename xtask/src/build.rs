@@ -1,4 +1,4 @@
-//! Building what the other tasks run.
+//! Builds the programs that the other tasks run.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,16 +10,16 @@ use crate::CannotBegin;
 use crate::folders::target_folder;
 use crate::toolchain::{Toolchain, host_cargo, logged};
 
-/// A build that takes longer hangs.
+/// A build that takes longer has hung.
 pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(900);
 
-/// rustc's flags for the test kernel: it lives at a fixed address, and its stacks can be walked.
+/// rustc's flags for the test kernel: it runs at a fixed address, and its stacks can be walked.
 const KERNEL_FLAGS: &[&str] = &["-C", "relocation-model=static", "-C", "force-frame-pointers=yes"];
 
-/// Names a savecore that is there already, so that none is built.
+/// Names an existing savecore, so that none is built.
 pub(crate) const SAVECORE: &str = "DISKDUMP_SAVECORE";
 
-/// Builds savecore, unless [`SAVECORE`] names one; gives its path.
+/// Builds savecore, unless [`SAVECORE`] names one; returns its path.
 pub(crate) fn savecore() -> Result<PathBuf> {
     match std::env::var_os(SAVECORE) {
         Some(path) => Ok(path.into()),
@@ -27,13 +27,14 @@ pub(crate) fn savecore() -> Result<PathBuf> {
     }
 }
 
-/// Builds savecore as its tests run it; gives its path. Its tests' dependencies ask for more features of what both use, so
-/// once the tests are built this one is there, while [`savecore`] would build a good part of it again.
+/// Builds savecore as its tests run it; returns its path. The tests enable more features of shared
+/// dependencies, so once they are built this savecore exists, while [`savecore`] would rebuild a good part of
+/// it.
 pub(crate) fn savecore_of_tests() -> Result<PathBuf> {
     savecore_with(&["test", "--no-run", "--test", "it"])
 }
 
-/// Builds savecore as it is installed; gives its path.
+/// Builds savecore as it is installed; returns its path.
 pub(crate) fn savecore_release() -> Result<PathBuf> {
     savecore_with(&["build", "--bin", "savecore", "--release"])
 }
@@ -45,7 +46,7 @@ fn savecore_with(words: &[&str]) -> Result<PathBuf> {
     executable(&output.stdout, "savecore").context("cargo did not say where it put savecore")
 }
 
-/// Builds a test kernel; gives its path.
+/// Builds a test kernel; returns its path.
 pub(crate) fn kernel(build: Build) -> Result<PathBuf> {
     let Build { architecture, profile } = build;
     let target = architecture.target;
@@ -61,8 +62,8 @@ pub(crate) fn kernel(build: Build) -> Result<PathBuf> {
         .with_context(|| format!("cargo did not say where it put {what}"))
 }
 
-/// Lints a package that is for bare metal alone, for a target: with clippy where the toolchain has it, else with the compiler's own warnings. Says
-/// with which.
+/// Lints a bare-metal package for a target: with clippy if the toolchain has it, else with the compiler's own
+/// warnings. Returns which of them.
 pub(crate) fn lint(package: &str, target: &str) -> Result<&'static str> {
     let toolchain = Toolchain::find(target).ok_or_else(|| {
         CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
@@ -84,12 +85,12 @@ pub(crate) fn lint(package: &str, target: &str) -> Result<&'static str> {
     Ok(with)
 }
 
-/// Builds dumpcore and the drivers, as a kernel would, for a bare-metal target.
+/// Builds dumpcore and the drivers for a bare-metal target, as a kernel would.
 pub(crate) fn libraries(target: &str) -> Result<()> {
     let toolchain = Toolchain::find(target).ok_or_else(|| {
         CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
     })?;
-    // The test kernel's flags: what is built here is not built again for it.
+    // The test kernel's flags, so that it can reuse these builds.
     let mut cargo = toolchain.cargo("build", target, KERNEL_FLAGS);
     cargo.args(["--release", "--quiet", "--lib", "--package", "dumpcore", "--package", "dump-drivers"]);
     logged(cargo, &format!("build for {target}"), BUILD_LIMIT)?.success(&format!("building for {target}"))?;
@@ -101,7 +102,7 @@ pub(crate) fn programs(builds: impl IntoIterator<Item = Build>) -> Result<Progra
     programs_with(builds, savecore()?)
 }
 
-/// As [`programs`], with a savecore that is there already.
+/// As [`programs`], with an existing savecore.
 pub(crate) fn programs_with(builds: impl IntoIterator<Item = Build>, savecore: PathBuf) -> Result<Programs> {
     let mut kernels: Vec<Kernel> = Vec::new();
     for build in builds {

@@ -1,5 +1,5 @@
-//! `cargo xtask campaign`: what takes hours. savecore is killed and its system calls fail, and fuzzers make up what is read, as long as one
-//! likes; a table says how often, and what was found.
+//! `cargo xtask campaign`: tests that take hours. Kills savecore, makes its system calls fail, and fuzzes its
+//! input, for as long as requested; then prints a table of runs and findings.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,13 @@ use crate::toolchain::{host_cargo, logged};
 use crate::ui::{self, Mark};
 use crate::{CannotBegin, fuzz, setup};
 
-/// Beyond its time: the run under way, and the build.
+/// Allowance on top of a part's time: for the current run and the build.
 const GRACE: Duration = Duration::from_secs(1200);
 
 /// A part of the campaign.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Part {
-    /// savecore under trouble of this kind, and what that is.
+    /// savecore under this kind of trouble; name and description.
     Trouble(&'static str, &'static str),
     /// A fuzzer.
     Fuzz(String),
@@ -50,32 +50,32 @@ impl Part {
     }
 }
 
-/// What a part did: a row of the table.
+/// A row of the table: what a part did.
 #[derive(Debug)]
 struct Row {
     name: String,
     seconds: f64,
-    /// `None` if it did not say.
+    /// `None` if it did not report it.
     runs: Option<u64>,
-    /// How many runs there are in all, if there is an end.
+    /// Total number of runs, if it is finite.
     of: Option<u64>,
-    /// Runs that the trouble reached, of those with trouble.
+    /// Runs that the trouble reached, out of those with trouble.
     reached: Option<u64>,
     /// Dumps that were neither on their partition nor in the store.
     lost: Option<u64>,
     findings: u64,
 }
 
-/// How it is run.
+/// The options of the task.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options<'a> {
     /// Only parts whose name contains this.
     pub(crate) filter: Option<&'a str>,
-    /// Hours for each.
+    /// Hours for each part.
     pub(crate) hours: f64,
-    /// Where random numbers begin.
+    /// Seed of the random numbers.
     pub(crate) seed: u64,
-    /// Name the parts, run none.
+    /// Only list the parts.
     pub(crate) list: bool,
 }
 

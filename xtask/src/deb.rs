@@ -13,20 +13,20 @@ use crate::folders::root;
 use crate::toolchain::{clean, host_cargo, logged};
 use crate::ui::{self, Mark};
 
-/// What the files are called that shells complete from.
+/// File names of the shell completions.
 const COMPLETIONS: [(&str, &str); 3] =
     [("bash", "savecore.bash"), ("zsh", "_savecore"), ("fish", "savecore.fish")];
 
-/// A packager that takes longer hangs: it strips and compresses.
+/// A packager that takes longer has hung: it strips and compresses.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// The task: builds savecore, lets it make its pages and completions, and packs all that.
+/// The task: builds savecore, generates its man pages and completions, and packages everything.
 pub(crate) fn task() -> Result<bool> {
     ui::section("deb");
     package().map(|_| true)
 }
 
-/// Makes the package; gives its path.
+/// Makes the package; returns its path.
 pub(crate) fn package() -> Result<PathBuf> {
     if !Command::new("cargo-deb").arg("--version").output().is_ok_and(|output| output.status.success()) {
         return Err(
@@ -37,7 +37,7 @@ pub(crate) fn package() -> Result<PathBuf> {
     ui::running("savecore");
     let program = build()?;
     ui::done(Mark::Ok, "savecore", "release build", Some(begin.elapsed()));
-    // Where the package's description looks, wherever else cargo builds.
+    // The package's description expects this folder, whichever target folder cargo uses.
     let folder = root().join("target/deb");
     pages(&program, &folder)?;
     ui::done(Mark::Ok, "pages", "manual pages, completions", None);
@@ -49,7 +49,7 @@ pub(crate) fn package() -> Result<PathBuf> {
     Ok(PathBuf::from(package))
 }
 
-/// Builds savecore as it is shipped; gives its path.
+/// Builds savecore for release; returns its path.
 fn build() -> Result<PathBuf> {
     let mut cargo = host_cargo();
     cargo.args(["build", "--release", "--quiet", "--package", "savecore", "--bin", "savecore"]);
@@ -59,10 +59,10 @@ fn build() -> Result<PathBuf> {
     executable(&output.stdout, "savecore").context("cargo did not say where it put savecore")
 }
 
-/// Lets savecore make what is made from its arguments.
+/// Lets savecore generate the files that follow from its arguments.
 fn pages(program: &Path, folder: &Path) -> Result<()> {
     let man = folder.join("man");
-    // Of commands that are gone there shall be no pages.
+    // Removes the pages of commands that no longer exist.
     let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(&man).with_context(|| format!("cannot create {}", man.display()))?;
     let mut savecore = clean(program);

@@ -1,8 +1,10 @@
-//! `cargo xtask deep`: what only an interpreter or an instrumented build sees. Miri goes through the tests of dumpcore and of the
-//! drivers, the thread sanitizer through those with helping CPUs, the address sanitizer through savecore's and the drivers'.
+//! `cargo xtask deep`: finds what only an interpreter or an instrumented build can see. Miri runs the tests
+//! of dumpcore and of the drivers, ThreadSanitizer those with helper CPUs, AddressSanitizer those of savecore
+//! and of the drivers.
 //!
-//! It takes long and needs a nightly compiler, so it is no part of `cargo xtask test`. A test that a tool cannot run says so itself
-//! (`cfg_attr(miri, ignore = "…")`, `cfg_attr(sanitized, ignore = "…")`), and each step counts them by their reason.
+//! It takes long and needs a nightly compiler, so it is not part of `cargo xtask test`. A test that a tool
+//! cannot run is marked (`cfg_attr(miri, ignore = "…")`, `cfg_attr(sanitized, ignore = "…")`), and each step
+//! counts these by reason.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,14 +18,15 @@ use crate::step::{Count, Step, counted, failures, step};
 use crate::toolchain::{clean, host, logged};
 use crate::{CannotBegin, folders, ui};
 
-/// What looks at the code while it runs.
+/// The tools that watch the code while it runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Tool {
-    /// Rust's interpreter: undefined behaviour of any kind. Some thousand times slower.
+    /// Rust's interpreter: undefined behaviour of any kind. Several thousand times slower.
     Miri,
-    /// LLVM's ThreadSanitizer: data races. The standard library is built with it, since its locks order what threads do.
+    /// LLVM's ThreadSanitizer: data races. The standard library is built with it, since its locks order the
+    /// threads.
     Thread,
-    /// LLVM's AddressSanitizer: accesses outside of what is alive.
+    /// LLVM's AddressSanitizer: accesses outside live memory.
     Address,
 }
 
@@ -34,9 +37,9 @@ struct Part {
     about: &'static str,
     tool: Tool,
     package: &'static str,
-    /// Cargo's words that choose the test programs.
+    /// Cargo's arguments that select the test programs.
     tests: &'static [&'static str],
-    /// A step that takes longer hangs.
+    /// A step that takes longer has hung.
     limit: Duration,
 }
 
@@ -86,7 +89,7 @@ const PARTS: [Part; 5] = [
     },
 ];
 
-/// The task: the steps whose name contains one of these, all without a name.
+/// The task: the steps whose name contains one of `names`, or all.
 pub(crate) fn task(names: &[String], list: bool) -> Result<bool> {
     let chosen = chosen(names)?;
     if list {
@@ -117,7 +120,7 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Part>> {
     Ok(PARTS.iter().filter(is_chosen).collect())
 }
 
-/// Runs a step; gives what it covered.
+/// Runs a step; returns what it covered.
 fn run(part: &Part, nightly: &Nightly) -> Result<Step> {
     let name = part.name;
     let output = logged(nightly.command(part), &format!("deep {name}"), part.limit)?;
@@ -133,7 +136,7 @@ fn run(part: &Part, nightly: &Nightly) -> Result<Step> {
     Ok(Step::Done(covered(found.passed, &said)))
 }
 
-/// How many tests were run, and how many were not for each reason.
+/// Number of tests that ran, and of those that did not, by reason.
 fn covered(run: usize, said: &str) -> String {
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
     for line in said.lines().filter(|line| line.starts_with("test ")) {
@@ -154,7 +157,7 @@ fn covered(run: usize, said: &str) -> String {
     format!("{run} tests run, {ignored} ignored: {}", reasons.join(", "))
 }
 
-/// Why a step failed: what the tool has found, or the tests that did.
+/// Why a step failed: the tool's finding, or the failed tests.
 fn why(said: &str) -> String {
     const WORDS: [&str; 4] = [
         "Undefined Behavior",
@@ -163,27 +166,27 @@ fn why(said: &str) -> String {
         "ERROR: AddressSanitizer",
     ];
     if let Some(line) = said.lines().find(|line| WORDS.iter().any(|word| line.contains(word))) {
-        // A sanitizer begins with its process: `==123==ERROR: …`.
+        // A sanitizer's line starts with its process: `==123==ERROR: …`.
         return line.trim_start_matches(|c: char| c == '=' || c.is_ascii_digit()).trim().to_owned();
     }
     let names = failures(said);
     if names.is_empty() { "it did not build or was killed".to_owned() } else { names.join(", ") }
 }
 
-/// Nightly's Rust: no other has Miri, or lets anybody use a sanitizer.
+/// Nightly Rust: only nightly has Miri and allows sanitizers.
 #[derive(Debug)]
 pub(crate) struct Nightly {
-    /// Of its programs.
+    /// The folder of its programs.
     folder: PathBuf,
-    /// What it builds for: this machine.
+    /// The target: this machine.
     target: String,
 }
 
 impl Nightly {
-    /// The one that rustup has, with its components.
+    /// Finds rustup's nightly with its components.
     ///
     /// # Errors
-    /// [`CannotBegin`] with what to type, if it or a component is missing.
+    /// [`CannotBegin`] with the command to type, if it or a component is missing.
     pub(crate) fn find() -> Result<Nightly> {
         let cannot = |why: &str| CannotBegin(why.to_owned());
         let rustup =
@@ -212,20 +215,20 @@ impl Nightly {
     /// The tests of a step.
     fn command(&self, part: &Part) -> Command {
         let mut cargo = clean(self.folder.join("cargo"));
-        // Its own compiler, before that which this was built with.
+        // Its own compiler comes first in the path, before the one that built this program.
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders = [self.folder.clone()].into_iter().chain(std::env::split_paths(&path));
         if let Ok(path) = std::env::join_paths(folders) {
             cargo.env("PATH", path);
         }
         cargo.current_dir(folders::root()).env("CARGO_TERM_COLOR", "never");
-        // Each tool's programs are others, so they have a target folder of their own.
+        // Each tool needs its own builds, so it gets its own target folder.
         let folder = folders::target_folder().join("deep");
         match part.tool {
             Tool::Miri => {
-                // A simulated disk makes a pointer of an address, as a device does: that is what the first flag allows. By the
-                // second, the tests have the machine's clock, by which helping CPUs are waited for. What simulated machines and
-                // devices may still reach is never freed.
+                // A simulated disk turns an address into a pointer, as a device does: the first flag allows
+                // that. The second gives the tests the machine's clock, for timeouts on helper CPUs. Memory
+                // that simulated machines and devices may still access is never freed: the third flag.
                 let flags = "-Zmiri-permissive-provenance -Zmiri-disable-isolation -Zmiri-ignore-leaks";
                 cargo.args(["miri", "test", "--target-dir"]).arg(folder.join("miri")).env("MIRIFLAGS", flags);
             }
@@ -246,7 +249,7 @@ impl Nightly {
     }
 }
 
-/// What the toolchain with these programs lacks of what is needed, as rustup calls it.
+/// The components that the toolchain with these programs lacks, by rustup's names.
 fn lacking(programs: &Path) -> Vec<&'static str> {
     let source = "../lib/rustlib/src/rust/library/core/src/lib.rs";
     let all = [("miri", "cargo-miri"), ("rust-src", source)];

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: a kernel panics in QEMU, its memory reaches a core file, and gdb reads it.
+//! `cargo xtask demo`: a kernel panics in QEMU, its memory is saved as a core file, and gdb reads it.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ const CPUS: u32 = 4;
 const MEMORY: u32 = 512;
 /// Blocks of 4096 bytes of the dump partition: 64 MiB.
 const BLOCKS: u64 = 16 * 1024;
-/// Any step that takes longer hangs.
+/// A step that takes longer has hung.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The task.
@@ -69,7 +69,7 @@ pub(crate) fn task() -> Result<bool> {
     Ok(true)
 }
 
-/// Whether gdb shows all that the demo is for.
+/// Checks that gdb shows everything that the demo is about.
 fn complete(shown: &str) -> Result<()> {
     let calls = (0..CPUS).map(|cpu| format!("witness_outer (cpu={cpu}, "));
     let values = ["the kernel remembers", "0x5749544e45535321", "index: 2, value: 4"].map(str::to_owned);
@@ -104,7 +104,7 @@ fn step<T>(what: &str, run: impl FnOnce() -> Result<(T, String)>) -> Result<T> {
     }
 }
 
-/// Boots the kernel, lets it panic and dump, and tells what happens as the guest tells it.
+/// Boots the kernel, lets it panic and dump, and reports the progress that the guest reports.
 fn crash(kernel: &Path, disk: &Disk, folder: &Path) -> Result<()> {
     let machine = Machine::new(Bed::usual(), kernel)
         .cpus(CPUS)
@@ -137,7 +137,7 @@ fn crash(kernel: &Path, disk: &Disk, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// At most so many characters.
+/// Cuts a text to `width` characters.
 fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
@@ -145,8 +145,7 @@ fn cut(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// gdb's output without what only fills the screen: its greeting, folders, and addresses. Its threads are CPUs, and
-/// their numbers begin at 1.
+/// gdb's output without the noise: greeting, folders, and addresses. Its threads are CPUs, numbered from 1.
 fn pleasant(shown: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut begun = false;
@@ -167,7 +166,7 @@ fn pleasant(shown: &str) -> Vec<String> {
     lines
 }
 
-/// A frame of a backtrace, shorter; `None` if the line is none.
+/// A frame of a backtrace, shortened; `None` for other lines.
 fn frame(line: &str) -> Option<String> {
     let (number, rest) = line.strip_prefix('#')?.split_once(char::is_whitespace)?;
     let rest = rest.trim_start();

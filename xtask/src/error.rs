@@ -1,4 +1,4 @@
-//! The one error that has an exit code of its own.
+//! The error that has an exit code of its own.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: all that `cargo xtask test` needs.
+//! `cargo xtask setup`: installs everything that `cargo xtask test` needs.
 
 use anyhow::Result;
 
@@ -17,12 +17,12 @@ pub(crate) fn task() -> Result<bool> {
     ui::section("setup");
     setup::bring(&needs())?;
     setup::show();
-    // For `cargo xtask fuzz` alone; no test needs it.
+    // Only for `cargo xtask fuzz`; no test needs it.
     match fuzz::is_installed() {
         true => ui::done(Mark::Ok, "cargo-fuzz", "", None),
         false => ui::done(Mark::Skipped, "cargo-fuzz", &format!("only to fuzz: {}", fuzz::INSTALL), None),
     }
-    // For `cargo xtask deep` alone.
+    // Only for `cargo xtask deep`.
     match deep::Nightly::find() {
         Ok(_) => ui::done(Mark::Ok, "nightly's Miri", "", None),
         Err(error) => ui::done(Mark::Skipped, "nightly's Miri", &format!("only for deep: {error:#}"), None),

@@ -1,5 +1,5 @@
-//! Whether each crate is built in floors: a file uses only what lies on floors below its own, and no files use each
-//! other in a circle. The floors are written in ARCHITECTURE.md, in its section `Floors`:
+//! Checks that each crate is built in floors: a file uses only files on lower floors, and files do not use
+//! each other in a circle. The floors are listed in ARCHITECTURE.md, section `Floors`:
 //!
 //! ```text
 //! ### linux/core
@@ -8,14 +8,15 @@
 //! - `classes` `notes`: ...
 //! ```
 //!
-//! The heading is the crate's folder. Each line is a floor, from top to bottom, with its modules in backticks before the
-//! first colon. A module is a file or a folder with all in it, without `.rs`; what has a line of its own is not part of
-//! its folder's. A folder's own file can be listed as `folder/mod`. Modules of one floor do not use each other.
+//! The heading is the crate's folder. Each line is a floor, from top to bottom, with its modules in backticks
+//! before the first colon. A module is a file, or a folder with everything in it, without `.rs`; a module
+//! with a line of its own does not belong to its folder's line. A folder's own file can be listed as
+//! `folder/mod`. Modules of one floor do not use each other.
 //!
-//! What counts as use: a `use`, and any path in code, macros and attributes. What it means is looked up as the compiler
-//! does it, through `pub use` to the file that defines it. To pass on what its own modules define is no use of them. Code
-//! that only `cargo test` compiles does not count. Not seen is what is called by a method alone, and a name that stands
-//! nowhere, since a macro makes it up.
+//! A use is a `use`, or any path in code, macros and attributes. Paths are resolved as by the compiler,
+//! through `pub use` to the file that defines the item. Re-exporting an item of a child module is not a use.
+//! Code that only `cargo test` compiles does not count. The check misses uses through method calls alone, and
+//! names that a macro makes up.
 
 mod circle;
 mod resolve;
@@ -32,7 +33,7 @@ use crate::ui;
 use resolve::Imports;
 use tree::Tree;
 
-/// Where the floors are written.
+/// The page that lists the floors.
 const PAGE: &str = "ARCHITECTURE.md";
 
 /// The section of the page.
@@ -42,11 +43,11 @@ const SECTION: &str = "## Floors";
 struct Crate {
     /// Its folder, which is its name here.
     folder: &'static str,
-    /// What its programs call its library.
+    /// The name by which its programs use its library.
     library: &'static str,
-    /// Where its modules are, in its folder.
+    /// The folder of its modules, in its own folder.
     sources: &'static str,
-    /// What is compiled, in `sources`; the library first. Of a folder, all in it.
+    /// The crate roots in `sources`, the library first. Of a folder, all files.
     roots: &'static [&'static str],
 }
 
@@ -72,10 +73,10 @@ const CRATES: [Crate; 11] = [
 /// The floors of a crate, from top to bottom.
 type Floors = Vec<Vec<String>>;
 
-/// The task: the floors of each crate with how many files each has, then what breaks the rule.
+/// The task: prints the floors of each crate with their numbers of files, then the violations.
 ///
 /// # Errors
-/// A source or the page that cannot be read.
+/// A source, or the page, that cannot be read.
 pub(crate) fn task() -> Result<bool> {
     let listed = listed()?;
     for Crate { folder, .. } in &CRATES {
@@ -96,10 +97,10 @@ pub(crate) fn task() -> Result<bool> {
     Ok(true)
 }
 
-/// Looks at the imports of all crates. Says how many there are.
+/// Checks the imports of all crates. Returns how many there are.
 ///
 /// # Errors
-/// What breaks the rules, and where.
+/// The violations, and their places.
 pub(crate) fn check() -> Result<String> {
     let listed = listed()?;
     let mut findings = strangers(&listed)?;
@@ -131,7 +132,7 @@ fn listed() -> Result<BTreeMap<String, Floors>> {
     parse(&text).with_context(|| format!("the section {SECTION:?} of {PAGE}"))
 }
 
-/// Crates that only one of the page, the workspace and this file knows.
+/// Crates that are only in one of the page, the workspace and this file.
 fn strangers(listed: &BTreeMap<String, Floors>) -> Result<Vec<String>> {
     let known: BTreeSet<&str> = CRATES.iter().map(|known| known.folder).collect();
     let text = fs::read_to_string(root().join("Cargo.toml")).context("cannot read Cargo.toml")?;
@@ -156,7 +157,7 @@ fn parse(page: &str) -> Result<BTreeMap<String, Floors>> {
         page.lines().skip_while(|line| *line != SECTION).skip(1).take_while(|line| !line.starts_with("## "));
     let mut listed: BTreeMap<String, Floors> = BTreeMap::new();
     let mut name: Option<String> = None;
-    // The line of a floor and what continues it.
+    // The line of a floor with its continuation lines.
     let mut floor: Option<String> = None;
     let end = |name: &Option<String>, floor: Option<String>, listed: &mut BTreeMap<String, Floors>| {
         let Some(text) = floor else { return Ok(()) };
@@ -194,9 +195,9 @@ fn parse(page: &str) -> Result<BTreeMap<String, Floors>> {
     Ok(listed)
 }
 
-/// What was read of a crate.
+/// The parsed sources of a crate.
 struct Read {
-    /// Of each file: its path in the crate without `.rs`, which is its name on the page.
+    /// For each file: its path in the crate without `.rs`, which is its name on the page.
     names: Vec<String>,
     imports: Imports,
 }
@@ -222,13 +223,13 @@ impl Read {
         Ok(Self { names, imports: resolve::imports(&tree, this.library) })
     }
 
-    /// A file and a line of it.
+    /// The place of a use: a file and a line.
     fn place(&self, from: usize, to: usize) -> String {
         let line = self.imports.get(&(from, to)).copied().unwrap_or_default();
         format!("{}.rs:{line}", self.names[from])
     }
 
-    /// The circles, each with the lines that make it.
+    /// The circles, each with the lines that form it.
     fn circles(&self) -> Vec<String> {
         let describe = |circle: Vec<usize>| {
             let steps: Vec<String> = circle
@@ -241,7 +242,7 @@ impl Read {
         circle::circles(&self.imports).into_iter().map(describe).collect()
     }
 
-    /// What does not agree with the floors.
+    /// Violations of the floors.
     fn against(&self, floors: &[Vec<String>]) -> Vec<String> {
         let mut findings = Vec::new();
         // Each module's floor, counted from the top.
@@ -275,7 +276,8 @@ impl Read {
     }
 }
 
-/// The module on the page that a file belongs to, and its floor: of itself, or of the nearest folder that has one.
+/// The module on the page that a file belongs to, and its floor: its own, or that of the nearest folder that
+/// has one.
 fn module_of<'m>(file: &str, modules: &BTreeMap<&'m str, usize>) -> Option<(&'m str, usize)> {
     let found = |name: &str| modules.get_key_value(name).map(|(module, floor)| (*module, *floor));
     if let Some(itself) = found(file) {
@@ -295,7 +297,7 @@ fn module_of<'m>(file: &str, modules: &BTreeMap<&'m str, usize>) -> Option<(&'m 
 mod tests {
     use super::*;
 
-    /// What is found in a crate of these files, which has these floors.
+    /// The findings in a crate with these files and floors.
     fn findings(files: &[(&str, &str)], page: &str) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
@@ -407,7 +409,7 @@ mod tests {
         assert_eq!(findings(&files, good), Vec::<String>::new());
         let bad = "- `lib`\n- `hub/mod`\n- `hub/user`\n- `other` `hub/thing`\n";
         assert_eq!(findings(&files, bad), ["other.rs:1 uses hub/user, which stands on a higher floor"]);
-        // Who uses what it passes on uses it.
+        // Using a re-export counts as using the item.
         let mut uses = files;
         uses[1].1 = "mod thing;\nmod user;\npub use thing::Thing;\npub use user::*;\nfn f(_: Thing) {}\n";
         let upside_down = "- `lib`\n- `other`\n- `hub/user`\n- `hub/thing`\n- `hub/mod`\n";

@@ -1,4 +1,4 @@
-//! Where things are: the workspace, and what the tasks make.
+//! Folders: the workspace, and those with the tasks' output.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,12 +19,12 @@ pub(crate) fn target_folder() -> PathBuf {
     }
 }
 
-/// The target folder of bare-metal builds: another compiler may do them.
+/// The target folder of bare-metal builds, which may use another compiler.
 pub(crate) fn bare_folder() -> PathBuf {
     target_folder().join("bare")
 }
 
-/// Where the logs of builds and tests are kept.
+/// The folder for the logs of builds and tests.
 pub(crate) fn log_folder() -> Result<PathBuf> {
     let folder = target_folder().join("xtask");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;

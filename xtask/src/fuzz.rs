@@ -1,5 +1,6 @@
-//! `cargo xtask fuzz`: hostile controllers, partitions and files. LLVM's fuzzer makes up what a device answers or what is read,
-//! for a while, and keeps what reached new code; what is in `fuzz/corpus` already is where it begins.
+//! `cargo xtask fuzz`: hostile controllers, partitions and files. LLVM's fuzzer makes up a device's answers
+//! or the input, for a given time, and keeps the inputs that reached new code; it starts with those in
+//! `fuzz/corpus`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,19 +12,19 @@ use crate::toolchain::{clean, logged};
 use crate::ui::{self, Mark};
 use crate::{CannotBegin, folders};
 
-/// What a build may take.
+/// Time limit of a build.
 const BUILD_LIMIT: Duration = Duration::from_secs(1200);
-/// What brings cargo-fuzz, and the C++ compiler with which LLVM's fuzzer is built.
+/// Commands that install cargo-fuzz, and the C++ compiler for building LLVM's fuzzer.
 pub(crate) const INSTALL: &str = "cargo install cargo-fuzz --locked && sudo apt-get install g++";
-/// What a target may take beyond its time: its corpus is run first.
+/// Allowance on top of a target's time: its corpus is run first.
 const GRACE: Duration = Duration::from_secs(120);
-/// Longer inputs only repeat themselves, where troubles, steps, lies and changes of a run are limited; files that are
-/// read as they are may become twice as long as those in the corpus.
+/// Longer inputs only repeat themselves where troubles, steps, lies and changes of a run are limited. Files
+/// that are read directly may become twice as long as those in the corpus.
 const LONGEST: u64 = 512;
-/// Memory that a run may take, in MiB; what it asks for at once, a quarter of that.
+/// Memory limit of a run, in MiB; a single allocation may take a quarter of it.
 const MEMORY: u64 = 1024;
 
-/// The task: one target, or all, for so many seconds each.
+/// The task: one target, or all, for `seconds` each.
 pub(crate) fn task(target: Option<&str>, seconds: u64) -> Result<bool> {
     let all = targets()?;
     let chosen: Vec<&String> =
@@ -55,22 +56,22 @@ pub(crate) fn build() -> Result<()> {
     Ok(())
 }
 
-/// What a fuzzer did.
+/// A fuzzer's result.
 pub(crate) struct Fuzzed {
-    /// Inputs that were tried; `None` if it did not say.
+    /// Inputs tried; `None` if it did not report it.
     pub(crate) runs: Option<u64>,
-    /// Inputs that did harm.
+    /// Inputs that failed.
     pub(crate) findings: usize,
 }
 
-/// Whether cargo-fuzz is there.
+/// Whether cargo-fuzz is installed.
 pub(crate) fn is_installed() -> bool {
     let mut version = clean("cargo");
     version.args(["fuzz", "--version"]);
     version.output().is_ok_and(|output| output.status.success())
 }
 
-/// The names of the targets: their sources' names.
+/// The names of the targets: those of their source files.
 pub(crate) fn targets() -> Result<Vec<String>> {
     let sources = folder().join("fuzz_targets");
     let mut names = Vec::new();
@@ -82,27 +83,29 @@ pub(crate) fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// `cargo fuzz …` with the active toolchain, which lets nobody use a sanitizer unless it is told to.
+/// `cargo fuzz …` with the active toolchain, whose compiler allows sanitizers only when told to.
 fn cargo_fuzz(command: &str) -> std::process::Command {
     let mut cargo = clean("cargo");
     cargo.current_dir(folders::root()).args(["fuzz", command]).env("RUSTC_BOOTSTRAP", "1");
-    // Build scripts look at that: in a folder that others build in too, both would build all over again each time.
+    // Build scripts depend on that setting: with a shared target folder, each kind of build would rebuild
+    // everything.
     cargo.arg("--target-dir").arg(folders::target_folder().join("fuzz"));
-    // Lines suffice for a backtrace. The fakes' memory is never freed, as a device may still have it.
+    // Line tables suffice for a backtrace. The fakes' memory is never freed, as a device may still access it.
     cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "line-tables-only").env("ASAN_OPTIONS", "detect_leaks=0");
     cargo
 }
 
-/// Where the fuzzers, and what they keep, are.
+/// The folder with the fuzzers and their corpora.
 fn folder() -> PathBuf {
     folders::root().join("fuzz")
 }
 
-/// Runs one target, and says what came of it.
+/// Runs one target, and prints the result.
 pub(crate) fn run(name: &str, seconds: u64) -> Result<Fuzzed> {
     let folder = folder();
     ui::running(name);
-    // What is found goes to its own folder: what is kept for the tests is chosen by hand (`cargo fuzz cmin`).
+    // New inputs go to a folder of their own; those to keep for the tests are selected by hand (`cargo fuzz
+    // cmin`).
     let (found, corpus) = (folder.join("found").join(name), folder.join("corpus").join(name));
     let artifacts = folder.join("artifacts").join(name);
     fs::create_dir_all(&found).context("cannot make a folder for what is found")?;
@@ -133,7 +136,7 @@ pub(crate) fn run(name: &str, seconds: u64) -> Result<Fuzzed> {
         ));
         ui::text(&format!("        keep it as a test: cp {file} {}", corpus.display()));
     }
-    // One that ended otherwise left no file.
+    // A fuzzer that ended otherwise left no file.
     Ok(Fuzzed { runs, findings: found.len().max(1) })
 }
 
@@ -141,16 +144,16 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path()).collect()
 }
 
-/// What the fuzzer says in front of the number of inputs that it tried.
+/// The fuzzer's label for the number of inputs it tried.
 const EXECUTED: &str = "stat::number_of_executed_units:";
 
-/// The last number that the fuzzer said after `key`.
+/// The last number after `key` in the fuzzer's output.
 fn number(text: &str, key: &str) -> Option<String> {
     let rest = text.rsplit_once(key)?.1;
     rest.split_whitespace().next().map(str::to_owned)
 }
 
-/// Executions and coverage, from what the fuzzer says.
+/// Executions and coverage, from the fuzzer's output.
 fn told(text: &str) -> String {
     let or = |value: Option<String>| value.unwrap_or_else(|| "?".to_owned());
     format!("{} runs, {} edges", or(number(text, EXECUTED)), or(number(text, " cov: ")))

@@ -1,4 +1,5 @@
-//! Whether every dependency has a licence that `deny.toml` allows. `cargo deny` checks more, and is not needed for this.
+//! Checks that every dependency has a licence that `deny.toml` allows. `cargo deny` checks more, but is not
+//! needed for this.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,10 +11,10 @@ use crate::folders::root;
 use crate::step::SECTION_LIMIT;
 use crate::toolchain::{host_cargo, logged};
 
-/// Checks the licences of everything in Cargo.lock. Says how many crates that are.
+/// Checks the licences of everything in Cargo.lock. Returns the number of crates.
 ///
 /// # Errors
-/// What has a licence that is not allowed, or none.
+/// Crates without a licence, or whose licence is not allowed.
 pub(crate) fn check() -> Result<String> {
     let path = root().join("deny.toml");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -43,7 +44,7 @@ fn allowed(text: &str) -> Option<BTreeSet<&str>> {
     Some(list.split('"').skip(1).step_by(2).collect())
 }
 
-/// Whether an SPDX expression can be satisfied by what is allowed. An old form, `/`, means OR.
+/// Whether the allowed licences satisfy an SPDX expression. `/`, an old form, means OR.
 fn may_be_used(expression: &str, allowed: &BTreeSet<&str>) -> bool {
     let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let mut words = spaced.split_whitespace().peekable();
@@ -71,7 +72,7 @@ fn all(words: &mut Words<'_>, allowed: &BTreeSet<&str>) -> bool {
     satisfied
 }
 
-/// A licence, perhaps with an exception, or an expression in parentheses.
+/// A licence, possibly with an exception, or an expression in parentheses.
 fn one(words: &mut Words<'_>, allowed: &BTreeSet<&str>) -> bool {
     let Some(word) = words.next() else { return false };
     if word == "(" {

@@ -1,4 +1,4 @@
-//! `cargo xtask linux`: stock kernels that crash with diskdump.ko armed, and whole Debians.
+//! `cargo xtask linux`: stock kernels that crash with diskdump.ko armed, and whole Debian systems.
 
 mod debian;
 mod module;
@@ -20,10 +20,10 @@ use crate::{CannotBegin, build, panic_free, setup};
 pub(crate) use module::{Built, folder, get, library_for_modules, modules};
 pub(crate) use rows::{Which, chosen, wants};
 
-/// What savecore takes longer for hangs.
+/// savecore has hung if it takes longer.
 const SAVECORE_LIMIT: Duration = Duration::from_secs(300);
 
-/// Rows at a time. They are held to deadlines, so never more than there are CPUs for.
+/// Rows at a time. They have deadlines, so never more than the CPUs can run.
 const AT_A_TIME: usize = 2;
 
 /// The task. With `strict`, a missing tool is an error.
@@ -56,7 +56,7 @@ pub(crate) fn task(which: Which<'_>, list: bool, strict: bool) -> Result<bool> {
     Ok(count.failed == 0)
 }
 
-/// Runs these rows and counts. With `strict`, a missing tool is an error.
+/// Runs these rows and counts the results. With `strict`, a missing tool is an error.
 pub(crate) fn run(count: &mut Count, savecore: &Path, rows: &[Row], strict: bool) -> Result<()> {
     ui::section("stock Linux");
     let ready = setup::bring(&Needs::linux(wants(rows))).and_then(|()| setup::python());
@@ -132,7 +132,7 @@ pub(crate) fn run(count: &mut Count, savecore: &Path, rows: &[Row], strict: bool
     Ok(())
 }
 
-/// What a row runs with.
+/// The environment of a row.
 fn lab(row: &Row, built: &Built, savecore: &Path, python: &Path) -> Result<Lab> {
     let folder = folder().join("rows").join(row.name());
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;

@@ -1,15 +1,15 @@
-//! Whether anything on the dump path could wait outside the one bounded wait (`dumpcore/src/wait.rs`).
+//! Checks that nothing on the dump path can wait outside the one bounded wait (`dumpcore/src/wait.rs`).
 //!
-//! Whether a loop ends cannot be computed, so the rules are such that a loop which breaks the law is hard to write:
+//! Whether a loop ends cannot be computed, so these rules make it hard to write a loop that does not:
 //!
-//! - A `loop` or `while` says directly above what bounds it, in a comment with the words `Each turn` or `Bounded:`. So
-//!   does a `for` over an iterator without an end.
-//! - In it, nothing looks at what can change without this loop's doing: a clock, a register, another CPU's word. A loop
-//!   that looks waits. Only what is given to `until` may look.
-//! - Nothing anywhere spins, takes a lock that waits, or calls what loops like that itself.
-//! - A macro holds no loop, since it could not be checked; and an iterator without an end is only for `for`.
+//! - Directly above a `loop` or `while`, a comment with the words `Each turn` or `Bounded:` says what bounds
+//!   it. The same for a `for` over an endless iterator.
+//! - Nothing in it reads a value that changes without this loop's doing: a clock, a register, another CPU's
+//!   state. A loop that polls waits. Only the closure passed to `until` may poll.
+//! - Nothing spins, takes a lock that waits, or calls code that loops like that itself.
+//! - A macro contains no loop, since it could not be checked; and an endless iterator is only for `for`.
 //!
-//! Code for tests is left out. A look that hides in a function is not seen.
+//! Code for tests is left out. The check misses a poll that hides in a function.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,20 +22,20 @@ use syn::{Attribute, Expr, Label};
 
 use crate::folders::root;
 
-/// Where the dump path is.
+/// The folders of the dump path.
 const FOLDERS: [(&str, Part); 3] =
     [("dumpcore/src", Part::Core), ("drivers/src", Part::Driver), ("linux/core/src", Part::Core)];
 
-/// What is for tests: the simulated machine, the fakes, and tests that have a file of their own.
+/// Code for tests: the simulated machine, the fakes, and tests in files of their own.
 const FOR_TESTS: [&str; 4] = ["sim", "fake", "tests", "tests.rs"];
 
-/// The one place that may wait.
+/// The only file that may wait.
 const WAIT: &str = "dumpcore/src/wait.rs";
 
-/// How the sentence begins that says what bounds a loop.
+/// The start of the sentence that says what bounds a loop.
 const BOUNDS: [&str; 2] = ["Each turn", "Bounded:"];
 
-/// What looks at something that changes by itself.
+/// Calls that read something that changes by itself.
 const LOOKS: [&str; 14] = [
     "now",
     "load",
@@ -53,17 +53,17 @@ const LOOKS: [&str; 14] = [
     "is_locked",
 ];
 
-/// What looks at a device, in a driver. Elsewhere it is a number that was read.
+/// Calls that poll a device, in a driver. Elsewhere they return a number that was read before.
 const LOOKS_IN_DRIVERS: [&str; 1] = ["status"];
 
-/// What waits, or loops until another CPU lets it.
+/// Calls that wait, or loop until another CPU lets them continue.
 const WAITS: [&str; 8] =
     ["spin_loop", "lock", "fetch_update", "try_update", "sleep", "park", "yield_now", "call_once"];
 
-/// Iterators without an end.
+/// Endless iterators.
 const ENDLESS: [&str; 4] = ["repeat", "repeat_with", "from_fn", "successors"];
 
-/// What goes over an iterator to its end, if it has one.
+/// Methods that consume an iterator to its end.
 const CONSUMERS: [&str; 17] = [
     "all",
     "any",
@@ -84,19 +84,19 @@ const CONSUMERS: [&str; 17] = [
     "try_for_each",
 ];
 
-/// What part of the dump path a file is.
+/// The part of the dump path that a file belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Part {
     Core,
     Driver,
-    /// The one place that may wait.
+    /// The only file that may wait.
     Wait,
 }
 
-/// Looks at all loops of the dump path. Says how many there are.
+/// Checks all loops of the dump path. Returns how many there are.
 ///
 /// # Errors
-/// What breaks the rules, and where.
+/// The violations, and their places.
 pub(crate) fn check() -> Result<String> {
     let mut findings = Vec::new();
     let mut loops = 0;
@@ -127,7 +127,7 @@ pub(crate) fn check() -> Result<String> {
     Ok(format!("{loops} loops"))
 }
 
-/// The sources in a folder and below, but for those that are for tests, in order.
+/// The sources in a folder and its subfolders, sorted, without those for tests.
 fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
@@ -147,15 +147,15 @@ fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// What was found in a file.
+/// The result for a file.
 struct Found {
     /// Loops that need a bound.
     loops: usize,
-    /// Line, counted from 1, and what is wrong there.
+    /// Line, counted from 1, and the violation.
     findings: BTreeSet<(usize, String)>,
 }
 
-/// Looks at one file.
+/// Checks one file.
 fn look(text: &str, part: Part) -> Result<Found, syn::Error> {
     let file = syn::parse_file(text)?;
     let lines = text.lines().map(str::trim).collect();
@@ -169,7 +169,7 @@ struct Reader<'t> {
     /// Without indentation.
     lines: Vec<&'t str>,
     part: Part,
-    /// Loops around what is looked at, as far as they may not look.
+    /// Number of enclosing loops that must not poll.
     depth: usize,
     found: Found,
 }
@@ -179,7 +179,7 @@ impl Reader<'_> {
         self.found.findings.insert((at.start().line, what));
     }
 
-    /// Whether the comment directly above a line says what bounds the loop.
+    /// Whether the comment directly above a line states what bounds the loop.
     fn says_bound(&self, line: usize) -> bool {
         let above = self.lines.get(..line.saturating_sub(1)).unwrap_or_default();
         let directly = above.iter().rev().take_while(|line| line.starts_with("//") || line.starts_with("#["));
@@ -218,7 +218,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The inside of a macro, which is not parsed: names in front of parentheses are calls.
+    /// The body of a macro, which is not parsed: names before parentheses are calls.
     fn tokens(&mut self, tokens: TokenStream) {
         let mut before: Option<proc_macro2::Ident> = None;
         for token in tokens {
@@ -242,7 +242,7 @@ impl Reader<'_> {
     }
 }
 
-/// Whether attributes keep an item for tests.
+/// Whether attributes restrict an item to tests.
 fn for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let path = attribute.path();
@@ -252,7 +252,7 @@ fn for_tests(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// Whether an iterator has no end that can be seen.
+/// Whether an iterator has no visible end.
 fn is_endless(iterator: &Expr) -> bool {
     match iterator {
         Expr::Paren(inner) => is_endless(&inner.expr),
@@ -334,7 +334,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
             );
         }
         self.visit_expr(&call.receiver);
-        // What is given to until() may look; it is bounded there.
+        // The closure passed to until() may poll; `until` bounds it.
         let around = if name == "until" { std::mem::take(&mut self.depth) } else { self.depth };
         for argument in &call.args {
             self.visit_expr(argument);
@@ -360,7 +360,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
 mod tests {
     use super::*;
 
-    /// What is found in a function's body.
+    /// The findings in a function's body.
     fn findings(body: &str) -> Vec<String> {
         let text = format!("fn f() {{\n{body}\n}}");
         look(&text, Part::Driver)

@@ -33,11 +33,11 @@ use clap::error::ErrorKind;
 use arguments::{Arguments, Task};
 pub(crate) use error::CannotBegin;
 
-/// Help goes out as it is; a bad argument becomes one line.
+/// Help is printed unchanged; a bad argument becomes one line.
 fn bad_arguments(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp => {
-            // A closed pipe is no failure.
+            // A closed pipe is not a failure.
             let _ = error.print();
             ExitCode::SUCCESS
         }

@@ -1,5 +1,5 @@
-//! Whether a panic can be reached from the dump path: package panic-free is linked for bare metal, and what was linked is
-//! searched for panics. Those that the optimiser can rule out are gone by then.
+//! Checks whether the dump path can reach a panic: links package panic-free for bare metal and searches the
+//! result for panics. The optimiser has already removed those that it can rule out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,19 +15,19 @@ use crate::CannotBegin;
 use crate::build::{BUILD_LIMIT, executable};
 use crate::toolchain::{Toolchain, logged};
 
-/// Parts of names that must be among what was linked, beside those of all drivers: else nothing was checked.
+/// Parts of names that must have been linked, besides those of all drivers; otherwise nothing was checked.
 const EXPECTED: [&str; 3] = ["dumpcore::crash::steps", "dumpcore::helpers", "panic_free::outside::Slowest"];
 
-/// A path in a place of a panic is not longer.
+/// Maximum length of the path in a panic's location.
 const LONGEST_PATH: u64 = 1024;
 
-/// So many panics are named; the others are counted.
+/// Maximum number of panics to name; the others are counted.
 const NAMED: usize = 8;
 
-/// Checks one target. Says how much was checked.
+/// Checks one target. Returns how much was checked.
 ///
 /// # Errors
-/// The panics that can be reached, and where they come from. Or the check does not work.
+/// The reachable panics and their callers; or the check itself does not work.
 pub(crate) fn check(target: &str) -> Result<String> {
     let linked = Linked::read(&build(target, &[])?)?;
     for name in EXPECTED.into_iter().chain(DRIVERS.map(|driver| driver.module)) {
@@ -43,7 +43,7 @@ pub(crate) fn check(target: &str) -> Result<String> {
         bail!("a panic can be reached: {}", names.join("; "));
     }
 
-    // The negative control, after it, so that the program without it is not mistaken for the one with it.
+    // The negative control comes second, so that the program without it is not mistaken for the one with it.
     let control = Linked::read(&build(target, &["--features", "control"])?)?.panics();
     if !control.iter().any(|panic| panic.contains("panic_bounds_check") && panic.contains("outside.rs")) {
         bail!(
@@ -54,17 +54,17 @@ pub(crate) fn check(target: &str) -> Result<String> {
     Ok(format!("{} KiB of code; the control's panic was found", linked.code / 1024))
 }
 
-/// What the kernel calls of the Linux module when it has crashed.
+/// The entry points of the Linux module in a crashed kernel.
 const MODULE: [&str; 5] = ["dd_panic", "dd_heard", "dd_nmi", "dd_freeze", "dd_crash_stopped"];
 
-/// What it calls while it is healthy, of which a panic can be reached: the negative control.
+/// An entry point in a healthy kernel that can reach a panic: the negative control.
 const MODULE_HEALTHY: &str = "dd_arm";
 
-/// Checks what of the Linux module's library runs in a crashed kernel. The drivers are not reached from there, but through what arming
-/// left: [`check`] looks at them. Says how much was checked.
+/// Checks the part of the Linux module's library that runs in a crashed kernel. It reaches the drivers only
+/// through the state left by arming, so [`check`] covers them. Returns how much was checked.
 ///
 /// # Errors
-/// The panics that can be reached. Or the check does not work.
+/// The reachable panics; or the check itself does not work.
 pub(crate) fn check_module(library: &Path) -> Result<String> {
     let linked = Linked::read(&link(library, "module-crash.o", &MODULE)?)?;
     ensure!(linked.has("dumpcore::crash::steps"), "nothing of dumpcore was linked, so nothing was checked");
@@ -84,10 +84,10 @@ pub(crate) fn check_module(library: &Path) -> Result<String> {
     Ok(format!("{} KiB of code; arming's panics were found", linked.code / 1024))
 }
 
-/// Checks a module whose shim is in Rust: what it needs of the kernel must not be a panic.
+/// Checks a module with a Rust shim: the symbols that it imports from the kernel must not include a panic.
 ///
 /// # Errors
-/// If it cannot be read, needs nothing of the kernel's, or a panic can be reached from it.
+/// If it cannot be read, imports nothing from the kernel, or can reach a panic.
 pub(crate) fn check_shim(module: &Path) -> Result<()> {
     let cannot = || format!("cannot read {}", module.display());
     let bytes = fs::read(module).with_context(cannot)?;
@@ -107,7 +107,7 @@ pub(crate) fn check_shim(module: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Links what is reached from `entries`, and nothing else.
+/// Links only the code that is reachable from `entries`.
 fn link(library: &Path, name: &str, entries: &[&str]) -> Result<PathBuf> {
     let object = crate::folders::log_folder()?.join(name);
     let mut ld = crate::toolchain::clean("ld");
@@ -120,7 +120,7 @@ fn link(library: &Path, name: &str, entries: &[&str]) -> Result<PathBuf> {
     Ok(object)
 }
 
-/// Builds what is looked at; gives its path.
+/// Builds the program to check; returns its path.
 fn build(target: &str, features: &[&str]) -> Result<PathBuf> {
     let toolchain = Toolchain::find(target).ok_or_else(|| {
         CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
@@ -133,7 +133,7 @@ fn build(target: &str, features: &[&str]) -> Result<PathBuf> {
     executable(&output.stdout, "panic-free").context("cargo did not say where it put panic-free")
 }
 
-/// Whether a function is part of the way into a panic: the handler, what calls it, and what calls that.
+/// Whether a function is part of a panic: the handler, its callers, and their callers.
 fn is_panic(name: &str) -> bool {
     let plain = name.split("::<").next().unwrap_or(name);
     let of_core = name.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "core");
@@ -148,13 +148,13 @@ struct Function {
     name: String,
 }
 
-/// What was linked.
+/// The linked program.
 struct Linked {
     /// In order of address.
     functions: Vec<Function>,
-    /// Which address refers to which.
+    /// Pairs of addresses: the first refers to the second.
     references: Vec<(u64, u64)>,
-    /// Where the program keeps the places (file, line, column) that it would report panics at.
+    /// The locations (file, line, column) of the program's panics, by address.
     places: BTreeMap<u64, String>,
     /// Bytes of code.
     code: u64,
@@ -198,11 +198,13 @@ impl Linked {
         self.functions.get(behind.checked_sub(1)?).filter(|function| address < function.end)
     }
 
-    /// The functions that call a panic, with the places in the source that it may name, and the panic.
+    /// The functions that call a panic, with the locations in the source that the panic may name, and the
+    /// panic.
     fn panics(&self) -> Vec<String> {
         let mut callers: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         let mut places: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        // The optimiser moves a place that is the only one from the caller into the panic, or into what that calls.
+        // The optimiser moves a location that is the only one from the caller into the panic, or into its
+        // callee.
         let mut moved: BTreeSet<&str> = BTreeSet::new();
         for (at, to) in &self.references {
             let Some(from) = self.function(*at) else { continue };
@@ -235,11 +237,11 @@ impl Linked {
     }
 }
 
-/// Which address refers to which. The linker keeps that if it is told to (`--emit-relocs`).
+/// Which address refers to which. The linker keeps relocations if told to (`--emit-relocs`).
 fn references(file: &File<'_>) -> Vec<(u64, u64)> {
     let mut references = Vec::new();
     for section in file.sections() {
-        // What is in memory when the program runs; debug information is not.
+        // Only sections loaded at run time, not debug information.
         let SectionFlags::Elf { sh_flags } = section.flags() else { continue };
         if sh_flags & u64::from(elf::SHF_ALLOC) == 0 {
             continue;
@@ -247,7 +249,8 @@ fn references(file: &File<'_>) -> Vec<(u64, u64)> {
         for (at, relocation) in section.relocations() {
             let RelocationTarget::Symbol(index) = relocation.target() else { continue };
             let Ok(symbol) = file.symbol_by_index(index) else { continue };
-            // On x86-64 a relative one counts from the end of the instruction's field, 4 bytes on.
+            // On x86-64 a relative relocation counts from the end of the instruction's field, 4 bytes
+            // further.
             let behind = match (file.architecture(), relocation.flags()) {
                 (Architecture::X86_64, RelocationFlags::Elf { r_type }) if r_type != elf::R_X86_64_64 => 4,
                 _ => 0,
@@ -259,8 +262,8 @@ fn references(file: &File<'_>) -> Vec<(u64, u64)> {
     references
 }
 
-/// The places that panics would name, by the address where each is kept: a `core::panic::Location` is the address and
-/// length of a path, then line and column.
+/// The locations of panics, by address: a `core::panic::Location` is the address and length of a path, then
+/// line and column.
 fn places(file: &File<'_>, references: &[(u64, u64)]) -> BTreeMap<u64, String> {
     references
         .iter()
@@ -272,7 +275,7 @@ fn places(file: &File<'_>, references: &[(u64, u64)]) -> BTreeMap<u64, String> {
             let length = number(8, 8).filter(|length| *length <= LONGEST_PATH)?;
             let (line, column) = (number(16, 4)?, number(20, 4)?);
             let path = std::str::from_utf8(bytes_at(file, *path, length)?).ok()?.trim_end_matches('\0');
-            // A dependency's path without where this machine keeps it.
+            // A dependency's path without this machine's folder for it.
             let kept = path.split_once("/registry/src/").and_then(|(_, rest)| rest.split_once('/'));
             let path = kept.map_or(path, |(_, path)| path);
             path.ends_with(".rs").then(|| (*at, format!("{path}:{line}:{column}")))

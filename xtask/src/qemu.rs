@@ -11,22 +11,22 @@ use crate::step::Count;
 use crate::ui::{self, Mark};
 use crate::{CannotBegin, build, folders, setup};
 
-/// Scenarios at a time. They are held to deadlines, so never more than there are CPUs for.
+/// Scenarios at a time. They have deadlines, so never more than the CPUs can run.
 const AT_A_TIME: usize = 2;
 
-/// The page of the book with the matrix, and where in it the matrix begins and ends.
+/// The page of the book with the matrix, and the marks around it.
 const PAGE: &str = "docs/src/figures/matrix.md";
 const TABLE: [&str; 2] = ["<!-- matrix: cargo xtask qemu --table -->", "<!-- end of the matrix -->"];
 
-/// What to do with the matrix, other than to run it.
+/// What to do with the matrix.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) enum Show {
     /// Run it.
     #[default]
     Run,
-    /// The names of the rows, and what they prove.
+    /// List the names of the rows, and what they prove.
     List,
-    /// The matrix as a table, and write it into the book.
+    /// Print the matrix as a table, and write it into the book.
     Table,
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn task(filter: Option<&str>, show: Show) -> Result<bool> {
     Ok(count.failed == 0)
 }
 
-/// The page with the matrix, and where in it the table is.
+/// The page with the matrix, and the range of the table in it.
 fn page() -> Result<(std::path::PathBuf, String, std::ops::Range<usize>)> {
     let path = folders::root().join(PAGE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -73,10 +73,10 @@ fn page() -> Result<(std::path::PathBuf, String, std::ops::Range<usize>)> {
     Ok((path, text, begin..end))
 }
 
-/// Makes sure that the book's table is the matrix; returns how many rows it has.
+/// Checks that the book's table matches the matrix; returns its number of rows.
 ///
 /// # Errors
-/// If it is not.
+/// If it does not.
 pub(crate) fn is_in_the_book() -> Result<String> {
     let (path, text, place) = page()?;
     if text.get(place).map(str::trim) != Some(scenarios::table().trim()) {
@@ -112,7 +112,7 @@ pub(crate) fn run(chosen: &[Row], programs: &Programs) -> Count {
                     count.failed += 1;
                     let folder = programs.folder.join(&name);
                     let mut again = format!("{error:#}");
-                    // Most errors name the very file.
+                    // Most errors name the file.
                     if !again.contains(&folder.display().to_string()) {
                         again.push_str(&format!("; logs: {}", folder.display()));
                     }

@@ -1,5 +1,5 @@
-//! `cargo xtask readers`: other people's tools open the cores of a Linux that has crashed, and find in them what they find
-//! in QEMU's own.
+//! `cargo xtask readers`: other people's tools open the cores of a crashed Linux, and must find the same as
+//! in QEMU's own core.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,24 +14,24 @@ use crate::setup::Needs;
 use crate::step::{Count, Step, step};
 use crate::{CannotBegin, build, folders, setup, ui};
 
-/// MiB of RAM: little, for the time that the tools take.
+/// MiB of RAM: little, to save the tools' time.
 const MEMORY: u32 = 384;
 
-/// Levels that are compared: each bit that leaves pages out for what they are for, and all of them. Pages of zeros are left
-/// out by makedumpfile alone: ours says in no bytes what they are.
+/// Levels to compare: each bit that excludes pages by their use, and all of them. Only makedumpfile leaves
+/// out zero pages: we record them without any bytes.
 const LEVELS: [u32; 5] = [2, 4, 8, 16, 30];
 
-/// A kernel that tells page types in another way.
+/// A kernel that encodes page types in another way.
 const NEWER: Kernel = Kernel { series: "6.12", flavour: Flavour::Cloud };
 
-/// Its levels that Debian's makedumpfile 1.7.2 gets right. At 8 it does not know that kernel's heap and large pages apart from
-/// user memory; 1.7.9 does.
+/// Its levels that Debian's makedumpfile 1.7.2 handles correctly. At level 8 it cannot tell that kernel's
+/// heap and large pages from user memory; 1.7.9 can.
 const NEWER_LEVELS: [u32; 4] = [2, 4, 16, 22];
 
-/// What savecore takes longer for hangs.
+/// savecore has hung if it takes longer.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// A core: its name, and how savecore is asked for it.
+/// A core: its name, and savecore's options for it.
 struct Core {
     name: &'static str,
     words: &'static [&'static str],
@@ -46,10 +46,10 @@ const CORES: [Core; 3] = [
     Core { name: "zstd", words: &["--format", "kdump", "--compress", "zstd"], for_all: false },
 ];
 
-/// What drgn says of the panic, of both stacks, and of a task.
+/// drgn's output for the panic, for both stacks, and for a task.
 const STACKS: [&str; 4] = ["panic Kernel panic", "sysrq_handle_crash", "crash_nmi_callback", "task 1 init"];
 
-/// The kernels that crash for them.
+/// The kernels to crash.
 pub(crate) fn wants() -> [Want; 2] {
     [Want { kernel: Kernel::CLOUD, parts: Parts::Symbols }, Want { kernel: NEWER, parts: Parts::Image }]
 }
@@ -63,7 +63,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     Ok(count.failed == 0)
 }
 
-/// Runs all of it and counts. With `strict`, a missing tool is an error.
+/// Runs everything and counts the results. With `strict`, a missing tool is an error.
 pub(crate) fn run(count: &mut Count, savecore: &Path, strict: bool) -> Result<()> {
     ui::section("Linux readers");
     let ready = setup::bring(&Needs::linux(wants())).and_then(|()| setup::python());
@@ -108,7 +108,7 @@ pub(crate) fn run(count: &mut Count, savecore: &Path, strict: bool) -> Result<()
         });
     }
     if !readers.has(Reader::Makedumpfile) {
-        // Which was said above.
+        // Already reported above.
         return Ok(());
     }
     step(count, "levels", || judge_levels(&readers, &crashed, savecore, &cores[0], &LEVELS).map(Step::Done));
@@ -127,7 +127,7 @@ pub(crate) fn run(count: &mut Count, savecore: &Path, strict: bool) -> Result<()
     Ok(())
 }
 
-/// Makes a dump partition, and saves it in each of these ways.
+/// Makes a dump partition, and saves it in each of these formats.
 fn save(crashed: &Crashed, savecore: &Path, folder: &Path, all: &[Core]) -> Result<Vec<PathBuf>> {
     let image = folder.join("linux.img");
     partition(crashed, &image)?;
@@ -135,7 +135,7 @@ fn save(crashed: &Crashed, savecore: &Path, folder: &Path, all: &[Core]) -> Resu
     let mut cores = Vec::new();
     for core in all {
         let into = folder.join(core.name);
-        // What an earlier run has left must not be taken for this one's.
+        // Files of an earlier run must not be taken for this one's.
         match std::fs::remove_dir_all(&into) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
@@ -150,12 +150,12 @@ fn save(crashed: &Crashed, savecore: &Path, folder: &Path, all: &[Core]) -> Resu
     Ok(cores)
 }
 
-/// Lets one tool judge all cores; gives its facts.
+/// Lets one tool judge all cores; returns its facts.
 fn judge(reader: Reader, readers: &Readers, crashed: &Crashed, cores: &[PathBuf]) -> Result<String> {
     let for_all = || CORES.iter().zip(cores).filter(|(core, _)| core.for_all).map(|(_, path)| path.as_path());
     match reader {
         Reader::Crash => {
-            // It is the slowest of them: all at once.
+            // The slowest tool: run all at once.
             let said = std::thread::scope(|scope| {
                 let threads: Vec<_> = [crashed.core.as_path()]
                     .into_iter()
@@ -211,7 +211,7 @@ fn judge(reader: Reader, readers: &Readers, crashed: &Crashed, cores: &[PathBuf]
     }
 }
 
-/// Lets savecore and makedumpfile filter the same dump at each level, and compares what they keep page by page.
+/// Lets savecore and makedumpfile filter the same dump at each level, and compares the pages that they keep.
 fn judge_levels(
     readers: &Readers,
     crashed: &Crashed,
@@ -243,7 +243,7 @@ fn judge_levels(
     Ok(format!("pages kept as by makedumpfile: {}", facts.join(", ")))
 }
 
-/// Whether the first text, from QEMU's core, and those from the others are the same.
+/// Whether the first text, from QEMU's core, equals those from the others.
 fn alike<'a>(said: &[String], crashed: &Crashed, cores: impl Iterator<Item = &'a Path>) -> Result<()> {
     let [reference, others @ ..] = said else { return Ok(()) };
     for (core, other) in cores.zip(others) {

@@ -1,7 +1,8 @@
-//! Makes a fresh Debian or Ubuntu machine able to run everything here.
+//! Prepares a fresh Debian or Ubuntu machine for all tasks.
 //!
-//! Every task says what it needs, once, before it begins. What is missing of that is one list with sizes, which is shown, and then
-//! brought. Where it cannot be, one line says what to install, and nothing was changed.
+//! Every task declares its needs once, before it begins. Missing items become one list with sizes, which is
+//! shown and then installed. If that is not possible, one line says what to install, and nothing has been
+//! changed.
 
 mod apt;
 mod backports;
@@ -29,41 +30,42 @@ use crate::CannotBegin;
 use crate::toolchain::{NO_SOURCE, TARGETS, Toolchain};
 use crate::ui::{self, Mark};
 
-/// What rustup, crates.io and PyPI send, in MB, for a person to judge by: they do not say before they do.
+/// Download sizes of rustup, crates.io and PyPI in MB, as a guide for people: these servers do not announce
+/// them.
 const RUSTUP_MB: u64 = 60;
 const CRATES_MB: u64 = 60;
 const BINDGEN_MB: u64 = 10;
 const PYPI_MB: u64 = 30;
 
-/// What a task needs.
+/// The needs of a task.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Needs {
     /// Programs.
     tools: Vec<&'static debian::Tool>,
-    /// Targets that it builds for.
+    /// Targets to build for.
     targets: Vec<&'static str>,
-    /// What else of the toolchain.
+    /// Other parts of the toolchain.
     components: Components,
     /// A Python that reads cores.
     python: bool,
     /// Debian's kernels.
     kernels: Vec<Want>,
-    /// Whether all crates have to be there before it begins.
+    /// Whether all crates must be there before it begins.
     crates: bool,
 }
 
 impl Needs {
-    /// Of the demo.
+    /// Needs of the demo.
     pub(crate) fn demo() -> Needs {
         Needs { tools: DEMO.iter().collect(), targets: vec![TARGETS[0]], ..Needs::default() }
     }
 
-    /// Of rows of the QEMU matrix, on these targets.
+    /// Needs of rows of the QEMU matrix on these targets.
     pub(crate) fn matrix(targets: &[&'static str]) -> Needs {
         Needs { tools: DEMO.iter().chain(&MATRIX).collect(), targets: targets.to_vec(), ..Needs::default() }
     }
 
-    /// Of what reads the cores of a Linux, and of modules for these kernels.
+    /// Needs of the tests that read a Linux's cores, and of modules for these kernels.
     pub(crate) fn linux(kernels: impl IntoIterator<Item = Want>) -> Needs {
         let kernels = merged(kernels);
         let mut tools: Vec<&debian::Tool> = DEMO.iter().chain(&MATRIX).chain(&JUDGES).collect();
@@ -74,13 +76,13 @@ impl Needs {
         Needs { tools, components, python: true, kernels, ..Needs::default() }
     }
 
-    /// Of whole Debians, and the packages that are installed there.
+    /// Needs of whole Debian systems and of the packages to install there.
     pub(crate) fn debian() -> Needs {
         let components = Components { source: true, lints: false };
         Needs { tools: DEMO.iter().chain(&SYSTEM).collect(), components, ..Needs::default() }
     }
 
-    /// Of everything that `cargo xtask test` does, with these kernels.
+    /// Needs of everything in `cargo xtask test`, with these kernels.
     pub(crate) fn everything(kernels: impl IntoIterator<Item = Want>) -> Needs {
         Needs {
             targets: TARGETS.to_vec(),
@@ -90,13 +92,13 @@ impl Needs {
         }
     }
 
-    /// Whether they have a kernel with as much of it.
+    /// Whether these needs include a kernel with at least this.
     #[cfg(test)]
     pub(crate) fn has(&self, want: Want) -> bool {
         self.kernels.iter().any(|other| other.kernel == want.kernel && other.parts >= want.parts)
     }
 
-    /// Whether they have all that is no kernel of Debian's.
+    /// Whether these needs include everything except Debian's kernels.
     #[cfg(test)]
     pub(crate) fn has_the_rest(&self) -> bool {
         self.builds_a_kernel() && self.components.source && self.python && self.crates
@@ -107,7 +109,7 @@ impl Needs {
     }
 }
 
-/// Each kernel once, with all that is wanted of it.
+/// Each kernel once, with everything wanted of it.
 fn merged(wants: impl IntoIterator<Item = Want>) -> Vec<Want> {
     let mut merged: Vec<Want> = Vec::new();
     for want in wants {
@@ -119,7 +121,7 @@ fn merged(wants: impl IntoIterator<Item = Want>) -> Vec<Want> {
     merged
 }
 
-/// What is missing, but for kernels, of which apt's lists decide.
+/// The missing items, except kernels: these depend on apt's lists.
 #[derive(Debug)]
 struct Missing {
     packages: Vec<&'static str>,
@@ -153,7 +155,7 @@ impl Missing {
     }
 }
 
-/// Shows the programs and the toolchains that were brought.
+/// Prints the programs and toolchains that were installed.
 pub(crate) fn show() {
     for tool in DEMO.iter().chain(&MATRIX).chain(&JUDGES).chain(&KERNEL) {
         ui::done(Mark::Ok, tool.program, &format!("package {}", tool.package), None);
@@ -165,10 +167,10 @@ pub(crate) fn show() {
     }
 }
 
-/// Brings what is missing of these needs; silent if nothing is.
+/// Installs what is missing of these needs; silent if nothing is.
 ///
 /// # Errors
-/// [`CannotBegin`] with what to type, if it cannot be brought from here.
+/// [`CannotBegin`] with the command to type, if it cannot be installed from here.
 pub(crate) fn bring(needs: &Needs) -> Result<()> {
     let ways = Ways::here();
     let mut lists = Lists { may_change: ways.may_install() };
@@ -184,7 +186,7 @@ pub(crate) fn bring(needs: &Needs) -> Result<()> {
             return Err(CannotBegin(advice(&[], &left, ways)).into());
         }
         if !left.nothing() {
-            // What rustup does not bring, Debian has, too.
+            // Debian also has what rustup does not provide.
             let packages = [&plan.installation.packages[..], &debian::RUST].concat();
             plan.installation = lists.or_newer(|| Installation::of(packages.clone()))?;
             let Sizes { packages, bytes } = plan.installation.sizes;
@@ -210,15 +212,15 @@ pub(crate) fn bring(needs: &Needs) -> Result<()> {
     }
 }
 
-/// apt's lists, which are brought up to date once at most, and only if without that something is not to be had: a machine may have
-/// none, or old ones.
+/// apt's lists, updated at most once, and only if something cannot be had without that: a machine may have no
+/// lists, or old ones.
 #[derive(Debug)]
 struct Lists {
     may_change: bool,
 }
 
 impl Lists {
-    /// Brings them up to date, unless we may not or did already, and says whether.
+    /// Updates them, unless we may not or already did; returns whether.
     fn refresh(&mut self) -> Result<bool> {
         let may_change = std::mem::replace(&mut self.may_change, false);
         if may_change {
@@ -227,7 +229,7 @@ impl Lists {
         Ok(may_change)
     }
 
-    /// Does what is done by the lists; if it fails, once more by newer ones.
+    /// Runs something that uses the lists; if it fails, once more with newer ones.
     fn or_newer<T>(&mut self, run: impl Fn() -> Result<T>) -> Result<T> {
         match run() {
             Err(error) => match self.refresh()? {
@@ -239,7 +241,7 @@ impl Lists {
     }
 }
 
-/// What will be brought, and what apt says of it.
+/// The items to install, and apt's facts about them.
 #[derive(Debug)]
 struct Plan {
     missing: Missing,
@@ -269,7 +271,7 @@ impl Plan {
         self.missing.nothing() && self.kernels.files().is_empty()
     }
 
-    /// Installs packages, which are unpacked while kernels come over the network.
+    /// Installs packages; they are unpacked while kernels are being downloaded.
     fn fetch(&self) -> Result<()> {
         std::thread::scope(|scope| {
             let downloads = scope.spawn(|| bring_kernels(&self.kernels));
@@ -279,7 +281,7 @@ impl Plan {
         })
     }
 
-    /// What comes neither from Debian nor from rustup.
+    /// Installs the items that come neither from Debian nor from rustup.
     fn bring_others(&self) -> Result<()> {
         if self.missing.crates {
             rust::bring_crates()?;
@@ -293,7 +295,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Shows it, with sizes.
+    /// Shows the items, with sizes.
     fn show(&self) {
         let Plan { missing, installation, kernels } = self;
         let Installation { packages, sizes, backports } = installation;
@@ -351,14 +353,14 @@ fn bring_kernels(kernels: &Downloads) -> Result<()> {
     })
 }
 
-/// One kind of what will be brought.
+/// One kind of item.
 struct Item {
     what: &'static str,
     bytes: u64,
     facts: String,
 }
 
-/// Installs what is missing for these targets and rows of the matrix; silent if nothing is.
+/// Installs the missing items for these targets and rows of the matrix; silent if there are none.
 ///
 /// # Errors
 /// As [`bring`].
@@ -366,13 +368,13 @@ pub(crate) fn ensure(targets: &[&'static str]) -> Result<()> {
     bring(&Needs::matrix(targets))
 }
 
-/// A Python that has drgn and DuckDB, once [`bring`] has brought it.
+/// A Python that has drgn and DuckDB, after [`bring`] installed it.
 pub(crate) fn python() -> Result<PathBuf> {
     Ok(python::find()?
         .ok_or_else(|| CannotBegin("no python3 has drgn and duckdb: cargo xtask setup".to_owned()))?)
 }
 
-/// What a kernel with Rust and modules for it are built with, if it is there.
+/// The tools for building a kernel with Rust and its modules, if they are installed.
 fn tools() -> Result<Option<RustTools>> {
     let (Some(toolchain), Some(bindgen)) = (Toolchain::with_source(), rust::bindgen()?) else {
         return Ok(None);
@@ -380,7 +382,7 @@ fn tools() -> Result<Option<RustTools>> {
     Ok(Some(RustTools { rustc: toolchain.rustc()?, bindgen }))
 }
 
-/// The same, once [`bring`] has brought it.
+/// The same, after [`bring`] installed them.
 pub(crate) fn rust_tools() -> Result<RustTools> {
     let toolchain = Toolchain::with_source().ok_or_else(|| CannotBegin(NO_SOURCE.to_owned()))?;
     let bindgen = rust::bindgen()?;
@@ -396,7 +398,7 @@ struct Ways {
 }
 
 impl Ways {
-    /// Those of this machine.
+    /// The ways on this machine.
     fn here() -> Ways {
         Ways { apt: in_path("apt-get"), rustup: rust::rustup().is_some() }
     }
@@ -407,11 +409,11 @@ impl Ways {
     }
 }
 
-/// What a person has to type, in one line.
+/// The command for a person to type, in one line.
 fn advice(packages: &[&str], rust: &Lacking, by: Ways) -> String {
     let what: Vec<&str> = packages.iter().chain(&rust.targets).chain(&rust.components).copied().collect();
     let what = what.join(", ");
-    // With rustup the targets are the shorter way, and the only one outside Debian.
+    // With rustup, adding the targets is shorter, and outside Debian the only way.
     let mut commands = Vec::new();
     let mut wanted = packages.to_vec();
     if !rust.nothing() {

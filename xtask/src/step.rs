@@ -6,17 +6,14 @@ use anyhow::Result;
 
 use crate::ui::{self, Mark};
 
-/// A section that takes longer hangs.
+/// A section that takes longer has hung.
 pub(crate) const SECTION_LIMIT: Duration = Duration::from_secs(1200);
 
-/// How a row of work ended.
+/// The counts of a series of work.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Count {
-    /// Good ones.
     pub(crate) passed: usize,
-    /// Bad ones.
     pub(crate) failed: usize,
-    /// Ones that were not run.
     pub(crate) skipped: usize,
 }
 
@@ -34,15 +31,15 @@ impl std::fmt::Display for Count {
     }
 }
 
-/// What a step returns: its facts, or the reason why it was skipped.
+/// The result of a step: its facts, or the reason why it was skipped.
 pub(crate) enum Step {
-    /// Its facts.
+    /// The facts.
     Done(String),
-    /// Why.
+    /// The reason.
     Skipped(String),
 }
 
-/// Whether this runs on a continuous-integration machine, where nothing may be skipped for want of a tool.
+/// Whether this is a continuous-integration machine, where nothing may be skipped for want of a tool.
 pub(crate) fn on_ci() -> bool {
     std::env::var("CI").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"))
 }
@@ -69,8 +66,9 @@ pub(crate) fn step(count: &mut Count, name: &str, run: impl FnOnce() -> Result<S
     }
 }
 
-/// Adds up the summaries of nextest (`3 tests run: 2 passed, 1 failed, 0 skipped`) and of the standard test harness
-/// (`test result: ok. 2 passed; 1 failed; 0 ignored; …`). Where nextest counts, what it shows of a failed test's own harness does not.
+/// Adds up the summaries of nextest (`3 tests run: 2 passed, 1 failed, 0 skipped`) and of the standard test
+/// harness (`test result: ok. 2 passed; 1 failed; 0 ignored; …`). If nextest counts, the harness output that
+/// it shows for a failed test does not count.
 pub(crate) fn counted(text: &str) -> Count {
     let mut count = Count::default();
     let by_nextest = |line: &str| line.trim_start().starts_with("Summary [");
@@ -98,12 +96,13 @@ pub(crate) fn counted(text: &str) -> Count {
     count
 }
 
-/// The names of tests that failed; nextest's, if it has any, since it shows what a failed test's own harness said as well.
+/// The names of failed tests; only nextest's, if it has any, since it also shows the harness output of a
+/// failed test.
 pub(crate) fn failures(text: &str) -> Vec<String> {
     let by_nextest = |line: &str| {
         let rest = line.strip_prefix("FAIL [").or_else(|| line.strip_prefix("TIMEOUT ["))?;
         let name = rest.split_once(']')?.1.trim();
-        // Which of how many it was.
+        // Its number in the run.
         let place = name.strip_prefix('(').and_then(|rest| rest.split_once(") "));
         Some(place.map_or(name, |(_, name)| name).to_owned())
     };
@@ -129,7 +128,7 @@ mod tests {
                        test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
         assert_eq!(counted(harness), Count { passed: 5, failed: 1, skipped: 4 });
         assert_eq!(counted("3 passed by the door"), Count::default());
-        // Nextest shows what a failed test's own harness said.
+        // Nextest shows the harness output of a failed test.
         assert_eq!(counted(&format!("{harness}\n{nextest}")), Count { passed: 25, failed: 2, skipped: 2 });
     }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask test` and `ci`: everything that can be checked, and one line of numbers at the end.
+//! `cargo xtask test` and `ci`: runs every check, and prints one line of numbers at the end.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,10 +16,10 @@ use crate::{
     setup,
 };
 
-/// What the demo may take when everything is built.
+/// Time limit of the demo when everything is built.
 const DEMO_LIMIT: Duration = Duration::from_secs(60);
 
-/// The task. With `strict`, a missing tool is an error; else what needs it is skipped and counted.
+/// The task. With `strict`, a missing tool is an error; otherwise tests that need it are skipped and counted.
 pub(crate) fn task(strict: bool) -> Result<bool> {
     let begin = Instant::now();
     let mut count = Count::default();
@@ -178,7 +178,7 @@ fn demo(savecore: &Path) -> Result<Step> {
     Ok(Step::Done(format!("of {} s allowed", DEMO_LIMIT.as_secs())))
 }
 
-/// A test of savecore's that is of no use without this program, which is in this package: a browser is large, and not every machine
+/// A test of savecore that needs this program, from this package: a browser is large, and not every machine
 /// runs systemd.
 fn judged(strict: bool, (program, package): (&str, &str), test: &str, facts: &str) -> Result<Step> {
     if !setup::in_path(program) {
@@ -197,8 +197,8 @@ fn judged(strict: bool, (program, package): (&str, &str), test: &str, facts: &st
     Ok(Step::Done(facts.to_owned()))
 }
 
-/// The ways to run the unit tests: nextest if it is there, since it kills a test that hangs and runs them in parallel. The
-/// model checker goes through the orders in which CPUs can get at the slots of the helper pool.
+/// The ways to run the unit tests: nextest if it is installed, since it kills a test that hangs and runs them
+/// in parallel. The model checker explores the orders in which CPUs can access the slots of the helper pool.
 fn unit_tests() -> Vec<(&'static str, Command)> {
     let with = |arguments: &[&str]| {
         let mut cargo = host_cargo();
@@ -211,7 +211,7 @@ fn unit_tests() -> Vec<(&'static str, Command)> {
     } else {
         with(&["test", "--all-targets", "--no-fail-fast"])
     };
-    // Another dumpcore, whose atomics are loom's, so it has a target folder of its own.
+    // Another build of dumpcore, with loom's atomics, so it has its own target folder.
     let mut loom =
         with(&["test", "--package", "dumpcore", "--profile", "loom", "--test", "loom", "--no-fail-fast"]);
     loom.env("RUSTFLAGS", "--cfg loom").arg("--target-dir").arg(folders::target_folder().join("loom"));
@@ -222,7 +222,7 @@ fn unit_tests() -> Vec<(&'static str, Command)> {
     ]
 }
 
-/// Runs a test program and counts what it counted.
+/// Runs a test program and adds its counts.
 fn units(count: &mut Count, name: &str, cargo: Command) {
     ui::running(name);
     let begin = Instant::now();
@@ -243,7 +243,7 @@ fn units(count: &mut Count, name: &str, cargo: Command) {
         ui::done(Mark::Ok, name, &found.to_string(), took);
         return;
     }
-    // A test program that does not even build has counted nothing.
+    // A test program that does not build counts nothing.
     found.failed = found.failed.max(1);
     *count += found;
     let names = failures(&said);

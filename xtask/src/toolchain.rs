@@ -1,4 +1,4 @@
-//! Which Rust toolchain builds for bare metal.
+//! Chooses the Rust toolchain that builds for bare metal.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 pub(crate) const TARGETS: [&str; 3] =
     ["x86_64-unknown-none", "aarch64-unknown-none-softfloat", "riscv64gc-unknown-none-elf"];
 
-/// The oldest compiler that will do, by its minor version: the workspace's rust-version.
+/// The minimum minor version of the compiler: the workspace's rust-version.
 const OLDEST: u32 = 95;
 
 /// A way to build for a bare-metal target.
@@ -23,11 +23,12 @@ pub(crate) enum Toolchain {
     Debian,
 }
 
-/// What a person does who has no toolchain that can build core.
+/// The command for a user without a toolchain that can build core.
 pub(crate) const NO_SOURCE: &str = "no Rust toolchain can build core for a kernel: rustup component add rust-src, or Debian's \
                                     packages rustc-web, cargo-web and rust-web-src";
 
-/// What `cargo run` leaves in the environment of its child, and what a build for another target must not inherit.
+/// Variables that `cargo run` leaves in its child's environment, and that a build for another target must not
+/// inherit.
 const INHERITED: [&str; 8] = [
     "CARGO",
     "RUSTC",
@@ -39,13 +40,13 @@ const INHERITED: [&str; 8] = [
     "LD_LIBRARY_PATH",
 ];
 
-/// A command without what `cargo run` has left in our environment.
+/// A command without the variables that `cargo run` left in our environment.
 pub(crate) fn clean(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     for name in INHERITED {
         command.env_remove(name);
     }
-    // The compiler that this was built with, and not whichever is first in the path: that may be another, and too old.
+    // The compiler that built this program, not the first in the path: that may be another, and too old.
     if let Some(folder) = folder_of(std::env::var_os("CARGO")) {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders = [folder].into_iter().chain(std::env::split_paths(&path));
@@ -62,20 +63,20 @@ pub(crate) fn clean(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
-/// The folder with cargo and rustc of one toolchain, if this cargo is in such a one.
+/// The folder with cargo and rustc of one toolchain, if this cargo is in one.
 fn folder_of(cargo: Option<std::ffi::OsString>) -> Option<PathBuf> {
     let folder = Path::new(&cargo?).parent()?.to_path_buf();
     folder.join("rustc").is_file().then_some(folder)
 }
 
-/// The active toolchain as rustup calls it, if it is one of rustup's.
+/// The active toolchain by rustup's name, if it is one of rustup's.
 pub(crate) fn active_name() -> Option<String> {
     let root = sysroot(clean("rustc"))?;
     let is_of_rustup = root.parent()?.file_name()? == "toolchains";
     is_of_rustup.then(|| Some(root.file_name()?.to_str()?.to_owned()))?
 }
 
-/// What the active compiler builds for if it is not told.
+/// The active compiler's default target.
 pub(crate) fn host() -> Option<String> {
     let output = clean("rustc").arg("-vV").stderr(Stdio::null()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
@@ -90,7 +91,7 @@ pub(crate) fn host_cargo() -> Command {
 }
 
 impl Toolchain {
-    /// The best one for `target` that is there, `None` if none is.
+    /// The best available one for `target`, or `None`.
     pub(crate) fn find(target: &str) -> Option<Toolchain> {
         let active = sysroot(clean("rustc"));
         if let Some(root) = &active {
@@ -104,8 +105,8 @@ impl Toolchain {
         Toolchain::debian()
     }
 
-    /// The best one that can build the target's core library itself, which code with a kernel's mitigations needs; `None` if none
-    /// can.
+    /// The best one that can build the target's core library itself, as needed for code with a kernel's
+    /// mitigations; or `None`.
     pub(crate) fn with_source() -> Option<Toolchain> {
         if sysroot(clean("rustc")).is_some_and(|root| has_source(&root)) {
             return Some(Toolchain::Source);
@@ -113,10 +114,10 @@ impl Toolchain {
         Toolchain::debian()
     }
 
-    /// Its compiler itself, and not rustup's proxy: the path stays the same whichever folder it is called in.
+    /// Its compiler itself, not rustup's proxy: the path stays the same in every folder.
     ///
     /// # Errors
-    /// If it does not say where it is.
+    /// If it does not report its location.
     pub(crate) fn rustc(self) -> Result<PathBuf> {
         if self == Toolchain::Debian {
             return Ok(PathBuf::from("/usr/bin/rustc"));
@@ -124,7 +125,7 @@ impl Toolchain {
         Ok(sysroot(clean("rustc")).context("rustc does not say where its libraries are")?.join("bin/rustc"))
     }
 
-    /// Debian's, if it is there and young enough.
+    /// Debian's, if it is installed and recent enough.
     fn debian() -> Option<Toolchain> {
         let debian = sysroot(clean("/usr/bin/rustc"))?;
         let young = version(clean("/usr/bin/rustc")).is_some_and(|minor| minor >= OLDEST);
@@ -132,7 +133,7 @@ impl Toolchain {
         (young && whole && has_source(&debian)).then_some(Toolchain::Debian)
     }
 
-    /// What it is, in few words.
+    /// A short description.
     pub(crate) fn describe(self) -> &'static str {
         match self {
             Toolchain::Installed => "the active toolchain, target installed",
@@ -141,7 +142,7 @@ impl Toolchain {
         }
     }
 
-    /// `cargo COMMAND --target TARGET` with this toolchain; `flags` are rustc's, for this target alone.
+    /// `cargo COMMAND --target TARGET` with this toolchain; `flags` are rustc's, only for this target.
     pub(crate) fn cargo(self, command: &str, target: &str, flags: &[&str]) -> Command {
         let mut flags = flags.to_vec();
         let mut cargo = match self {
@@ -149,7 +150,7 @@ impl Toolchain {
             Toolchain::Debian => {
                 let mut cargo = clean("/usr/bin/cargo");
                 cargo.env("PATH", "/usr/bin:/bin").env("RUSTC", "/usr/bin/rustc");
-                // Debian's rustc comes without rust-lld, which the targets ask for.
+                // Debian's rustc comes without rust-lld, which the targets request.
                 flags.extend(["-C", "linker=ld.lld"]);
                 cargo
             }
@@ -165,7 +166,7 @@ impl Toolchain {
     }
 }
 
-/// Where a compiler keeps its libraries.
+/// The folder of a compiler's libraries.
 fn sysroot(mut rustc: Command) -> Option<PathBuf> {
     let output = rustc.args(["--print", "sysroot"]).stderr(Stdio::null()).output().ok()?;
     let path = String::from_utf8(output.stdout).ok()?;
@@ -188,19 +189,19 @@ fn has_source(sysroot: &Path) -> bool {
     sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file()
 }
 
-/// Whether the toolchain brings the linker that bare-metal targets ask for. (Debian's does not.)
+/// Whether the toolchain includes the linker that bare-metal targets request. (Debian's does not.)
 fn has_linker(sysroot: &Path) -> bool {
     let hosts = std::fs::read_dir(sysroot.join("lib/rustlib")).into_iter().flatten().flatten();
     hosts.map(|host| host.path().join("bin/rust-lld")).any(|linker| linker.is_file())
 }
 
-/// Where the output of what [`logged`] runs is kept.
+/// The log file for the output of [`logged`].
 pub(crate) fn log_of(what: &str) -> Result<PathBuf> {
     let name: String = what.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     Ok(crate::folders::log_folder()?.join(format!("{name}.log")))
 }
 
-/// Runs a command to its end with its output in `log`, its last words in the error.
+/// Runs a command to its end with its output in `log`; errors quote its last lines.
 pub(crate) fn logged(
     mut command: Command,
     what: &str,
@@ -230,7 +231,7 @@ mod tests {
         std::fs::write(folder.path().join("rustc"), "").unwrap();
         assert_eq!(folder_of(cargo).as_deref(), Some(folder.path()));
         assert_eq!(folder_of(None), None);
-        // The tests are run by a cargo, too.
+        // A cargo also runs the tests.
         if let Some(folder) = folder_of(std::env::var_os("CARGO")) {
             let command = clean("cargo");
             let path = command.get_envs().find(|(name, _)| *name == "PATH").unwrap().1.unwrap();

@@ -1,6 +1,6 @@
-//! How the tasks speak to a person: one line for each thing that was done, with its result and its time.
+//! Output of the tasks for people: one line for each finished thing, with its result and its time.
 //!
-//! Colours go through `anstream`, which leaves them out in pipes and under NO_COLOR.
+//! Colours go through `anstream`, which drops them in pipes and under NO_COLOR.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
@@ -8,24 +8,25 @@ use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
 
-/// How something ended.
+/// How a step ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Mark {
     /// As it should.
     Ok,
     /// Not as it should.
     Failed,
-    /// It was not done.
+    /// Not done.
     Skipped,
 }
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 
-/// Lines of parallel work must not mix.
+/// Keeps lines of parallel work apart.
 static SCREEN: Mutex<()> = Mutex::new(());
 
-/// Writes to standard output. Whoever closed it (`| head`) wants no more, and the task goes on to its exit code.
+/// Writes to standard output. If the reader closed it (`| head`), the task continues to its exit code without
+/// output.
 fn put(text: &str) {
     let mut out = anstream::stdout();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -40,7 +41,7 @@ struct Section {
 /// The headlines so far.
 static SECTIONS: Mutex<Vec<Section>> = Mutex::new(Vec::new());
 
-/// How long each part of the work took until now, in one line.
+/// The time of each part of the work so far, in one line.
 pub(crate) fn times() -> String {
     let sections = SECTIONS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let ends = sections.iter().skip(1).map(|section| section.begin).chain([Instant::now()]);
@@ -59,7 +60,7 @@ pub(crate) fn section(title: &str) {
     put(&format!("{BOLD}{title}{BOLD:#}\n"));
 }
 
-/// Says what is being done now; on a terminal only, where [`done`] replaces it.
+/// Shows the current work; only on a terminal, where [`done`] replaces it.
 pub(crate) fn running(what: &str) {
     if std::io::stdout().is_terminal() {
         let _screen = SCREEN.lock();
@@ -67,7 +68,7 @@ pub(crate) fn running(what: &str) {
     }
 }
 
-/// Takes back what [`running`] says.
+/// Clears the line of [`running`].
 pub(crate) fn not_running() {
     if std::io::stdout().is_terminal() {
         let _screen = SCREEN.lock();
@@ -75,7 +76,7 @@ pub(crate) fn not_running() {
     }
 }
 
-/// One finished thing: what, how it ended, its facts in few words, and how long it took.
+/// Prints one finished thing: name, result, facts in few words, and duration.
 pub(crate) fn done(mark: Mark, what: &str, facts: &str, took: Option<Duration>) {
     let _screen = SCREEN.lock();
     let (color, word) = match mark {
@@ -90,19 +91,19 @@ pub(crate) fn done(mark: Mark, what: &str, facts: &str, took: Option<Duration>) 
     put(&format!("{}\n", line.trim_end()));
 }
 
-/// Text that stands for itself.
+/// Plain text.
 pub(crate) fn text(text: &str) {
     let _screen = SCREEN.lock();
     put(&format!("{text}\n"));
 }
 
-/// Something to know before it happens, on standard error: it is no result.
+/// A notice in advance, on standard error: it is not a result.
 pub(crate) fn notice(text: &str) {
-    // Whoever closed it does not want to know.
+    // A reader that closed it does not want the notice.
     let _ = writeln!(anstream::stderr(), "{text}");
 }
 
-/// Tells what is downloaded and built: lines as they come, and on a terminal how far it is.
+/// Reports downloads and builds: finished lines, and on a terminal the progress.
 pub(crate) struct Teller;
 
 impl qemu_tests::linux::Tell for Teller {
@@ -119,6 +120,6 @@ impl qemu_tests::linux::Tell for Teller {
 /// An error, on standard error.
 pub(crate) fn error(text: &str) {
     let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
-    // If not even this can be said, the exit code says it.
+    // If not even this can be printed, the exit code says it.
     let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {text}");
 }

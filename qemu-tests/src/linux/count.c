@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /*
- * What this Linux says that its pages are for (Documentation/admin-guide/mm/pagemap.rst), as makedumpfile would leave them out:
+ * Counts this Linux's pages by type (Documentation/admin-guide/mm/pagemap.rst), in the categories that makedumpfile
+ * leaves out:
  *
  *   count             prints "user=PAGES cache=PAGES free=PAGES"
- *   count hold MIB    keeps so much memory, in large pages where there are some, until it is killed
+ *   count hold MIB    holds MIB MiB of memory, in huge pages where possible, until it is killed
  */
 #include <stdint.h>
 #include <stdio.h>

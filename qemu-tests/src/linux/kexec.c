@@ -1,4 +1,4 @@
-// Loads a kernel to be booted when this one crashes, as `kexec -p -s` does: kexec KERNEL INITRAMFS COMMAND-LINE.
+// Loads a kernel to boot when this one crashes, like `kexec -p -s`: kexec KERNEL INITRAMFS COMMAND-LINE.
 #include <fcntl.h>
 #include <linux/kexec.h>
 #include <stdio.h>

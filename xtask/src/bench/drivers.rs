@@ -1,4 +1,5 @@
-//! `cargo xtask bench drivers`: our polled drivers against Linux's own, on the same device and image of the same
+//! `cargo xtask bench drivers`: our polled drivers against Linux's own, on the same device and image of the
+//! same machine.
 //! machine.
 
 use std::fs;
@@ -16,18 +17,18 @@ use super::guest::{Guest, LIMIT, MEMORY};
 use super::row::{Row, median};
 use crate::{CannotBegin, ui};
 
-/// One of our drivers, and what Linux has for the same device.
+/// One of our drivers, and Linux's driver for the same device.
 #[derive(Debug)]
 struct Driver {
-    /// The test kernel's name of it.
+    /// The test kernel's name for it.
     name: &'static str,
     /// Linux's modules.
     modules: &'static [&'static str],
-    /// MiB in one measurement. QEMU's slow devices have less to do.
+    /// MiB per measurement; less for QEMU's slow devices.
     mib: u64,
 }
 
-/// All drivers of devices on PCI.
+/// The drivers for all PCI devices.
 static DRIVERS: [Driver; 6] = [
     Driver { name: "virtio-blk", modules: &["virtio_pci", "virtio_blk"], mib: MOST_MIB },
     Driver { name: "virtio-scsi", modules: &["virtio_pci", "virtio_scsi", "sd_mod"], mib: MOST_MIB },
@@ -37,28 +38,29 @@ static DRIVERS: [Driver; 6] = [
     Driver { name: "sdhci", modules: &["sdhci_pci", "mmc_block"], mib: 2 },
 ];
 
-/// What Linux does.
+/// The script that the Linux guest runs.
 const SCRIPT: &str = include_str!("drivers.sh");
 
-/// Each side runs so often, in turn.
+/// Runs of each side, alternating.
 const ROUNDS: usize = 7;
-/// Each run is measured so often: many short measurements, since what disturbs them comes in bursts.
+/// Measurements per run: many short ones, since disturbances come in bursts.
 const PASSES: usize = 3;
-/// MiB in one measurement, at most.
+/// Maximum MiB per measurement.
 const MOST_MIB: u64 = 128;
-/// Bytes in a request of dd's; of ours too, if the device takes so many.
+/// Bytes per request of dd; of ours too, if the device allows it.
 const REQUEST: u64 = 1 << 20;
-/// KiB of arena: more requests than any driver has in flight, and what the driver needs itself.
+/// KiB of arena: for more requests than any driver keeps in flight, and the driver's own needs.
 const ARENA: u32 = 40 << 10;
-/// More requests than any driver has in flight.
+/// More requests than any driver keeps in flight.
 const DEEP: usize = 1 << 10;
-/// So many processes for each CPU are more than the bench's own.
+/// With this many runnable processes per CPU, something else is running besides the bench.
 const BUSY: f64 = 2.0;
-/// How much of Linux's rate a driver must reach.
+/// Minimum ratio of a driver's rate to Linux's.
 const GOAL: f64 = 1.0;
-/// Milliseconds from the crash until the device has taken the dump's first block, at most.
+/// Maximum milliseconds from the crash until the device has written the first block of the dump.
 const FIRST_GOAL: f64 = 1000.0;
-/// What the disk is on both sides: its flushes cost nothing, so the speed of the host's own disk is not in the figures.
+/// The disk of both sides. Flushes cost nothing, so the speed of the host's own disk does not affect the
+/// figures.
 const DRIVE: &str = "cache=unsafe";
 
 /// A device that both sides can drive.
@@ -74,7 +76,7 @@ impl Rivals {
     }
 }
 
-/// All devices that there are on x86_64, the stock kernel's architecture.
+/// All devices of x86_64, the stock kernel's architecture.
 fn devices() -> impl Iterator<Item = Rivals> {
     DEVICES.iter().filter_map(|device| {
         let bed = Bed { architecture: X86_64, device };
@@ -83,7 +85,7 @@ fn devices() -> impl Iterator<Item = Rivals> {
     })
 }
 
-/// The devices that `name` means; all of them without a name.
+/// The devices named `name`, or all.
 ///
 /// # Errors
 /// If there is no such device.
@@ -100,14 +102,14 @@ pub(super) fn chosen(name: Option<&str>) -> Result<Vec<Rivals>> {
     Ok(chosen)
 }
 
-/// What stands above the table.
+/// The text above the table.
 pub(super) fn about() -> String {
     format!(
         "our polled drivers against Linux's own, {PASSES} times in each of {ROUNDS} runs, in turn; medians"
     )
 }
 
-/// Measures; `notes` gets what has to be known of the figures.
+/// Measures; appends remarks on the figures to `notes`.
 pub(super) fn rows(
     programs: &Programs,
     devices: &[Rivals],
@@ -121,10 +123,10 @@ pub(super) fn rows(
     for device in devices {
         let guest = Guest::on(device.bed, programs, MEMORY)?;
         rows.extend(device_rows(&guest, *device, &stock, quiet)?);
-        // Ours is in it: one machine, with its CPU and the threads that serve its disk.
+        // This includes our own load: one machine with its CPU and its disk threads.
         load = load.max(self::load());
     }
-    // The folder holds gigabytes.
+    // The folder takes gigabytes.
     let _ = fs::remove_dir_all(programs.folder.join("bench"));
     let kib = REQUEST >> 10;
     let sizes: Vec<String> =
@@ -153,13 +155,13 @@ pub(super) fn rows(
     Ok(rows)
 }
 
-/// Processes that want a CPU, as a mean over the last minute; 0 if the system does not say.
+/// Mean number of runnable processes over the last minute; 0 if the system does not report it.
 fn load() -> f64 {
     let said = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     said.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0)
 }
 
-/// What was measured in one direction, in MB/s.
+/// Measurements in one direction, in MB/s.
 #[derive(Default)]
 struct Rates {
     deep: Vec<f64>,
@@ -175,7 +177,7 @@ fn device_rows(guest: &Guest<'_>, device: Rivals, stock: &Stock, quiet: bool) ->
     for _ in 0..ROUNDS {
         guest.format()?;
         first.push(first_blocks(guest, quiet)?);
-        // Behind the label, whatever is there is written over; the label stays.
+        // Overwrites everything after the label; the label is kept.
         for (bench, rates) in [("plain", &mut write), ("reads", &mut read)] {
             for (depth, rates) in [(DEEP, &mut rates.deep), (1, &mut rates.one)] {
                 let machine = guest
@@ -203,7 +205,7 @@ fn device_rows(guest: &Guest<'_>, device: Rivals, stock: &Stock, quiet: bool) ->
             Row::rate("drivers", &format!("{name}, {direction}, {how}"), ours, theirs, goal)
         };
         let fastest = |rates: &[f64]| rates.iter().copied().fold(f64::NAN, f64::max);
-        // What disturbs a measurement can only make it slower, so the fastest are the least disturbed.
+        // Disturbances only slow a measurement down, so the fastest ones are the least disturbed.
         rows.push(row("in flight, fastest", fastest(&rates.deep), fastest(&rates.linux), None));
         let linux = median(rates.linux);
         rows.push(row("in flight", median(rates.deep), linux, Some(GOAL)));
@@ -213,9 +215,9 @@ fn device_rows(guest: &Guest<'_>, device: Rivals, stock: &Stock, quiet: bool) ->
     Ok(rows)
 }
 
-/// The machine of the other side.
+/// The machine that runs Linux.
 fn stock_machine(guest: &Guest<'_>, device: Rivals, stock: &Stock) -> Result<Machine> {
-    // dd counts in its own requests. It begins after the label.
+    // dd counts in its own requests. It starts after the label.
     let first = guest.disk.dump.first * BLOCK_SIZE as u64 / REQUEST + 1;
     let mut linux = linux::Guest::new(
         stock,
@@ -228,7 +230,7 @@ fn stock_machine(guest: &Guest<'_>, device: Rivals, stock: &Stock) -> Result<Mac
     Ok(machine.disk(&guest.disk).drive(DRIVE))
 }
 
-/// The rates that the stock Linux measured under this name, in MB/s: `linux: bench name=NAME bytes=N us=N`.
+/// The rates that stock Linux measured under this name, in MB/s: `linux: bench name=NAME bytes=N us=N`.
 fn linux_rates(serial: &Serial, name: &str) -> Result<Vec<f64>> {
     let lines = serial.lines().iter().map(|line| line.text.as_str());
     let found = lines.filter(|line| {
@@ -246,7 +248,8 @@ fn linux_rates(serial: &Serial, name: &str) -> Result<Vec<f64>> {
     Ok(rates)
 }
 
-/// Milliseconds from the crash until the device has taken the dump's first block. The partition is formatted.
+/// Milliseconds from the crash until the device has written the first block of the dump. The partition is
+/// formatted.
 fn first_blocks(guest: &Guest<'_>, quiet: bool) -> Result<f64> {
     let machine = guest.machine("bench-dump").drive(DRIVE).word("fill=1").word("verify=ahead");
     guest.run(&machine, quiet, "dump")?;
@@ -284,7 +287,7 @@ mod tests {
         let passes = [10; PASSES];
         assert_eq!(said(&passes).unwrap(), [100.0; PASSES]);
         assert!(said(&passes[1..]).is_err());
-        // A time of nothing is none.
+        // A time of zero is invalid.
         assert!(said(&[&passes[1..], &[0]].concat()).is_err());
     }
 

@@ -1,4 +1,5 @@
-//! `cargo xtask bench engine`: each stage of a dump against what it is built on: the same driver without a dump, the
+//! `cargo xtask bench engine`: each stage of a dump against what it is built on: the same driver without a
+//! dump, the compressor alone, one CPU, less memory.
 //! compressor without the rest, one CPU, less memory.
 
 use std::fs;
@@ -15,7 +16,8 @@ use crate::CannotBegin;
 use super::guest::{FILL, Guest, Packing, REQUEST, RUNS, UNVERIFIED, measured};
 use super::row::{Row, median};
 
-/// A disk as fast as the host copies memory, where the guest's CPU is the limit; and one that is the limit itself, as
+/// A disk as fast as the host copies memory, where the guest's CPU is the bottleneck, and a disk that is the
+/// bottleneck itself, as most are.
 /// most are.
 const DISKS: [(Option<u64>, &str); 2] = [(None, "host's speed"), (Some(256 << 20), "256 MiB/s")];
 
@@ -34,31 +36,31 @@ pub(super) enum Part {
     Linear,
 }
 
-/// How much of plain writing a dump that packs nothing must reach.
+/// Minimum ratio of an uncompressed dump to plain writes.
 const RAW_GOAL: f64 = 0.95;
-/// How much of plain reading the check of the pattern must reach.
+/// Minimum ratio of the pattern check to plain reads.
 const VERIFY_GOAL: f64 = 0.9;
-/// How much of the compressor alone packing must reach.
+/// Minimum ratio of compression in a dump to the compressor alone.
 const LZ4_GOAL: f64 = 0.9;
-/// How much faster two CPUs must be than one.
+/// Minimum speedup of two CPUs over one.
 const PARALLEL_GOAL: f64 = 1.7;
-/// How much of the rate of the smallest dump larger ones must reach.
+/// Minimum ratio of the rate of larger dumps to that of the smallest.
 const LINEAR_GOAL: f64 = 0.9;
 /// Sizes of dumps, in MiB.
 const SIZES: [u32; 3] = [256, 1024, 4096];
-/// RAM beyond what is filled, in MiB.
+/// MiB of RAM beyond the filled part.
 const SPARE: u32 = 64;
 /// Runs of each size: the largest takes long.
 const LINEAR_RUNS: usize = 3;
-/// Requests in flight where as many as possible are wanted.
+/// Requests in flight for the deepest queue.
 const DEEP: usize = 16;
 
-/// What stands above the table.
+/// The text above the table.
 pub(super) fn about() -> String {
     format!("stages of a dump of {FILL} MiB in the guest; medians of {RUNS} runs, in turn")
 }
 
-/// The parts that `name` means; all of them without a name.
+/// The parts named `name`, or all.
 ///
 /// # Errors
 /// If there is no such part.
@@ -98,7 +100,7 @@ struct Timed {
     nanoseconds: f64,
     /// Bytes of arena in use.
     arena: u64,
-    /// What savecore says of it.
+    /// savecore's facts about the dump.
     info: Value,
 }
 
@@ -120,7 +122,7 @@ impl Guest<'_> {
         self.rate(&machine, quiet, name)
     }
 
-    /// A machine that dumps so many MiB of filled memory, with so many CPUs.
+    /// A machine with `cpus` CPUs that dumps `fill` MiB of filled memory.
     fn dumping(&self, fill: u32, cpus: u32) -> Machine {
         self.machine("bench-dump")
             .cpus(cpus)
@@ -128,12 +130,12 @@ impl Guest<'_> {
             .word(format!("helpers={}", cpus - 1))
     }
 
-    /// The same, with nothing packed and nearly nothing checked.
+    /// The same, without compression and almost without checks.
     fn dumping_raw(&self, fill: u32, cpus: u32) -> Machine {
         self.dumping(fill, cpus).word("encoding=plain").word("level=1").word(UNVERIFIED)
     }
 
-    /// Formats the disk and lets a machine dump, whole.
+    /// Formats the disk, lets a machine dump, and requires a complete dump.
     fn timed(&self, machine: &Machine, quiet: bool) -> Result<Timed> {
         self.format()?;
         let serial = self.run(machine, quiet, "dump")?;
@@ -160,7 +162,7 @@ impl Guest<'_> {
         })
     }
 
-    /// How fast a dump checks all of its partition, in MB/s. Little is dumped.
+    /// How fast a dump checks its whole partition, in MB/s. The dump itself is small.
     fn checking(&self, cpus: u32, quiet: bool) -> Result<f64> {
         let dump = self.timed(&self.dumping(1, cpus).word("verify=all"), quiet)?.info;
         let is_check = |phase: &&Value| phase.get("name").is_some_and(|name| name == "pattern check");
@@ -232,7 +234,7 @@ fn verify(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// What a compressor did: its name, its rates, and bytes in by bytes out.
+/// A compressor's results: its name, its rates, and its compression ratio.
 struct Packer {
     name: String,
     rates: Vec<f64>,
@@ -286,7 +288,7 @@ fn parallel(programs: &Programs, quiet: bool) -> Result<Vec<Row>> {
             let machine =
                 guest.dumping(FILL, cpus).word("fill.kind=text").word("encoding=lz4").word(UNVERIFIED);
             let timed = guest.timed(&machine, quiet)?;
-            // Both have the same memory; what counts is when they are through with it.
+            // Both have the same memory, so compare the times to finish it.
             rates.push(f64::from(FILL) * f64::from(1 << 20) * 1000.0 / timed.nanoseconds);
             let number = |path| timed.info.pointer(path).and_then(Value::as_f64);
             let units = number("/metrics/units_by_helpers").zip(number("/metrics/units"));

@@ -1,4 +1,4 @@
-//! A guest in which something is measured.
+//! A guest for measurements.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,15 +19,15 @@ use crate::ui;
 
 /// Runs of each side.
 pub(super) const RUNS: usize = 7;
-/// Bytes of a plain write: as a dump's own, a chunk's header and its payload.
+/// Bytes of a plain write, the same as for a dump: a chunk header and its payload.
 pub(super) const REQUEST: usize = (1 + MAX_PAYLOAD_BLOCKS) * BLOCK_SIZE;
-/// MiB of noise that the guest holds, so that much has to be written.
+/// MiB of noise in the guest's memory, so that this much must be written.
 pub(super) const FILL: u32 = 448;
 /// MiB of RAM of the guest.
 pub(super) const MEMORY: u32 = 512;
-/// One run that takes longer hangs.
+/// A run that takes longer has hung.
 pub(super) const LIMIT: Duration = Duration::from_secs(120);
-/// Nearly nothing is checked before it is written.
+/// Almost nothing is checked before it is written.
 pub(super) const UNVERIFIED: &str = "verify=sample:1000000000";
 
 /// A guest to be measured, and its folder.
@@ -35,11 +35,11 @@ pub(super) struct Guest<'a> {
     pub(super) programs: &'a Programs,
     pub(super) folder: PathBuf,
     pub(super) disk: Disk,
-    /// What the machine is, and what its disk hangs on.
+    /// The machine and the bus of its disk.
     pub(super) bed: Bed,
     /// MiB of RAM.
     pub(super) memory: u32,
-    /// Bytes a second that the disk does, `None` for as fast as the host is.
+    /// Bytes per second of the disk; `None`: as fast as the host.
     pub(super) disk_speed: Option<u64>,
 }
 
@@ -48,7 +48,7 @@ impl<'a> Guest<'a> {
         Guest::with_memory(programs, MEMORY)
     }
 
-    /// A guest with so many MiB of RAM.
+    /// A guest with `memory` MiB of RAM.
     pub(super) fn with_memory(programs: &'a Programs, memory: u32) -> Result<Guest<'a>> {
         Guest::on(Bed::usual(), programs, memory)
     }
@@ -60,7 +60,7 @@ impl<'a> Guest<'a> {
             fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
         }
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        // Room for the noise, all else that the kernel holds, headers and checksums.
+        // Room for the noise, the rest of the kernel's memory, headers and checksums.
         let blocks = u64::from(memory) * 256 + 4096;
         let disk = Disk::create(&folder.join("disk.raw"), blocks)?;
         if bed.device.power_of_two {
@@ -74,7 +74,7 @@ impl<'a> Guest<'a> {
     }
 
     pub(super) fn format(&self) -> Result<()> {
-        // What the last run left there is not worth a question.
+        // Overwrites the previous run's dump without asking.
         self.savecore().expect(0, "format", &self.disk, &["--yes", "--force"])?;
         Ok(())
     }
@@ -93,7 +93,7 @@ impl<'a> Guest<'a> {
         }
     }
 
-    /// Runs a guest to its end; gives what it said.
+    /// Runs a guest to its end; returns its output.
     pub(super) fn run(&self, machine: &Machine, quiet: bool, what: &str) -> Result<Serial> {
         if !quiet {
             ui::running(what);
@@ -103,7 +103,7 @@ impl<'a> Guest<'a> {
         Ok(running.serial)
     }
 
-    /// Runs a guest to its end; gives the rates that it measured, by name, in MB/s.
+    /// Runs a guest to its end; returns its measured rates by name, in MB/s.
     pub(super) fn rates(&self, machine: &Machine, quiet: bool, what: &str) -> Result<Vec<(String, f64)>> {
         let serial = self.run(machine, quiet, what)?;
         let rates: Vec<(String, f64)> = measured(&serial)
@@ -123,7 +123,7 @@ impl<'a> Guest<'a> {
         Ok(rates)
     }
 
-    /// The rate with this name; of several the middle one.
+    /// The rate with this name; the median if there are several.
     pub(super) fn rate(&self, machine: &Machine, quiet: bool, name: &str) -> Result<f64> {
         Ok(median(self.rates_of(machine, quiet, name)?))
     }
@@ -142,7 +142,7 @@ impl<'a> Guest<'a> {
     }
 }
 
-/// The lines in which a guest says what it measured: `testkernel: bench name=NAME bytes=N ns=N …`.
+/// The lines with a guest's measurements: `testkernel: bench name=NAME bytes=N ns=N …`.
 pub(super) fn measured(serial: &Serial) -> impl Iterator<Item = &str> {
     serial
         .lines()
@@ -151,18 +151,18 @@ pub(super) fn measured(serial: &Serial) -> impl Iterator<Item = &str> {
         .filter(|line| line.contains("testkernel: bench name="))
 }
 
-/// What a compressor did with a guest's memory.
+/// A compressor's results on a guest's memory.
 pub(super) struct Packing {
     /// The compressor, and the pages of its unit.
     pub(super) name: String,
-    /// MB of memory a second.
+    /// MB of memory per second.
     pub(super) rate: f64,
-    /// Bytes of memory by bytes packed.
+    /// Bytes of memory / compressed bytes.
     pub(super) shrinks: f64,
 }
 
 impl Guest<'_> {
-    /// Lets the guest pack so many MiB of memory of a kind, in each way that the scenario has.
+    /// Lets the guest compress `fill` MiB of memory of a kind, in each way of the scenario.
     pub(super) fn packing(&self, scenario: &str, fill: u32, kind: &str, quiet: bool) -> Result<Vec<Packing>> {
         let machine = self.machine(scenario).word(format!("fill={fill}")).word(format!("fill.kind={kind}"));
         let serial = self.run(&machine, quiet, scenario)?;

@@ -17,34 +17,35 @@ use crate::{linux, ui};
 
 /// Runs of each side.
 const RUNS: usize = 3;
-/// Blocks of the partition for a filtered dump, and for one of all memory.
+/// Blocks of the partition for a filtered dump, and for a dump of all memory.
 const FILTERED: u64 = 512 << 8;
 const WHOLE: u64 = (TIMED_MEMORY as u64 + 128) << 8;
-/// Bytes that ours may reserve.
+/// Maximum bytes that we may reserve.
 const RESERVED_GOAL: u64 = 4 << 20;
-/// How much of kdump's time from panic to dump ours may take.
+/// Maximum ratio of our time from panic to dump to kdump's.
 const TIME_GOAL: f64 = 0.2;
-/// What savecore takes longer for hangs.
+/// savecore has hung if it takes longer.
 const LIMIT: Duration = Duration::from_secs(300);
 
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// A way to dump, and kdump's of the same purpose.
+/// One of our ways to dump, and kdump's way for the same purpose.
 struct Pair {
     name: &'static str,
     device: &'static str,
     blocks: u64,
-    /// Ways of ours: names, and words that arm.
+    /// Our ways: names, and settings for arming.
     ways: &'static [(&'static str, &'static str)],
     filter: Filter,
-    /// MiB: the least with which kdump's kernel gets through.
+    /// MiB: the minimum for kdump's kernel.
     crashkernel: u32,
     goal: Option<f64>,
 }
 
-/// The whole partition read before the first block is written, as by default; or each block ahead of its write.
+/// Reads the whole partition before the first block is written (the default), or checks each block just
+/// before its write.
 const CHECKS: &[(&str, &str)] =
     &[(", checked first", "level=31 verify=all"), (", checked ahead", "level=31 verify=ahead")];
 
@@ -78,14 +79,14 @@ static PAIRS: [Pair; 3] = [
     },
 ];
 
-/// What stands above the table.
+/// The text above the table.
 pub(super) fn about() -> String {
     format!(
         "a stock kernel in {TIMED_MEMORY} MiB with 2 CPUs, 600 MB of files in memory; ours against kdump; medians of {RUNS} runs, in turn"
     )
 }
 
-/// Measures; `notes` gets what has to be known of the figures.
+/// Measures; appends remarks on the figures to `notes`.
 pub(super) fn rows(savecore: &Path, notes: &mut Vec<String>, quiet: bool) -> Result<Vec<Row>> {
     let library = linux::library_for_modules()?;
     let built = linux::modules(linux::get(Kernel::CLOUD, false)?, &library)?;
@@ -105,7 +106,7 @@ pub(super) fn rows(savecore: &Path, notes: &mut Vec<String>, quiet: bool) -> Res
             };
             let disk = Disk::create(&folder.join("disk.raw"), pair.blocks)?;
             let scene = Scene { stock: &built.stock, device, disk: &disk, folder: &folder };
-            // Both write to blocks that the host has on its disk already.
+            // Both write to blocks that the host has already allocated.
             savecore.expect(0, "format", &disk, &["--yes"])?;
             show("kdump");
             theirs.push(scene.theirs(pair.filter, pair.crashkernel)?);

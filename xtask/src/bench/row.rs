@@ -1,8 +1,8 @@
-//! A row of the table: what was measured, against its yardstick and its goal.
+//! A row of the table: a measurement with its yardstick and its goal.
 
 use serde_json::{Value, json};
 
-/// A result: ours against theirs. What a bench does not have is `None`.
+/// A result: ours against theirs. `None` for values that a bench does not have.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     pub(super) bench: &'static str,
@@ -37,12 +37,12 @@ impl Row {
         Row { goal: Some(goal), met, ..Row::proportion(bench, name, "ms", ours) }
     }
 
-    /// A proportion that stands for itself.
+    /// A ratio on its own.
     pub(super) fn proportion(bench: &'static str, name: &str, unit: &'static str, ours: f64) -> Row {
         Row { bench, name: name.to_owned(), unit, ours, theirs: None, ratio: None, goal: None, met: None }
     }
 
-    /// Ours as a share of theirs, which must not exceed its goal.
+    /// Our share of theirs, which must not exceed its goal.
     pub(super) fn share(
         bench: &'static str,
         name: &str,
@@ -80,7 +80,7 @@ impl Row {
 
     pub(super) fn json(&self) -> Value {
         let round = |number: f64| (number * 1000.0).round() / 1000.0;
-        // Sizes are whole numbers and look like it.
+        // Sizes are integers and are printed as such.
         let whole =
             |number: f64| if self.unit == "bytes" { json!(number as u64) } else { json!(round(number)) };
         json!({
@@ -104,7 +104,7 @@ impl Row {
             "ms" | "MiB" => 1,
             _ => 0,
         };
-        // A goal of a rate is a ratio, a goal of a size is a size.
+        // The goal of a rate is a ratio, the goal of a size is a size.
         let goal_digits = if self.ratio.is_some() { 2 } else { 0 };
         let met = match self.met {
             Some(true) => "yes",
@@ -123,7 +123,7 @@ impl Row {
     }
 }
 
-/// The middle one; of an even number the mean of the two in the middle.
+/// The median; of an even number the mean of the two in the middle.
 pub(super) fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_unstable_by(f64::total_cmp);
     let middle = numbers.len() / 2;

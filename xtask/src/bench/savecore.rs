@@ -1,7 +1,7 @@
-//! `cargo xtask bench savecore`: saving a dump and laying the pattern, against what a person would use otherwise, with the
-//! same bytes, in turn.
+//! `cargo xtask bench savecore`: saving a dump and laying the pattern, against the usual tools, alternating,
+//! with the same bytes.
 //!
-//! What is read is in the page cache on both sides; what is written is on the disk when the clock stops (fsync).
+//! Input is in the page cache on both sides; output is on the disk when the clock stops (fsync).
 
 mod image;
 
@@ -21,24 +21,24 @@ use crate::{build, folders, ui};
 
 /// Runs of each side.
 const RUNS: usize = 5;
-/// Runs of each side where makedumpfile is the other: with several threads it takes a minute each.
+/// Runs of each side against makedumpfile: with several threads it takes a minute each.
 const KDUMP_RUNS: usize = 3;
-/// How often makedumpfile is begun until it gets to its end: with several threads it dies of a signal now and then.
+/// Attempts at running makedumpfile: with several threads it sometimes dies of a signal.
 const TRIES: usize = 5;
-/// Names another makedumpfile than the one that is installed: Debian's has no zstd.
+/// Names a makedumpfile to use instead of the installed one: Debian's is built without zstd.
 const MAKEDUMPFILE: &str = "DISKDUMP_MAKEDUMPFILE";
-/// How much of the rate of `cp --sparse=always` of the core saving it must reach.
+/// Minimum ratio of saving to `cp --sparse=always` of the same core.
 const ELF_GOAL: f64 = 0.8;
-/// How much of makedumpfile's rate saving a compressed kdump must reach.
+/// Minimum ratio of saving a compressed kdump to makedumpfile.
 const KDUMP_GOAL: f64 = 2.0;
-/// How much of the rate of plain writes laying the pattern must reach.
+/// Minimum ratio of laying the pattern to plain writes.
 const LAY_GOAL: f64 = 0.9;
-/// Bytes of the partition that is formatted.
+/// Bytes of the partition to format.
 const PARTITION: u64 = 1 << 30;
-/// How often a program's memory is looked at.
+/// Interval for sampling a program's memory.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// What stands above the table.
+/// The text above the table.
 pub(super) fn about() -> String {
     format!(
         "{} MiB of memory: zeros, text, structures and noise; {} CPUs; fsync on both sides; medians of {RUNS} runs, of \
@@ -52,7 +52,7 @@ fn threads() -> usize {
     available_parallelism().map_or(1, usize::from)
 }
 
-/// Times and peaks of memory of one side.
+/// Times and peak memory of one side.
 #[derive(Default)]
 struct Side {
     seconds: Vec<f64>,
@@ -61,7 +61,7 @@ struct Side {
 }
 
 impl Side {
-    /// Runs programs one after another and takes the time of all of them, if they get to their end.
+    /// Runs programs one after another and records their total time if all succeed.
     fn run(&mut self, commands: &mut [Command]) -> Result<()> {
         match self.try_run(commands)? {
             None => Ok(()),
@@ -69,9 +69,9 @@ impl Side {
         }
     }
 
-    /// As [`Side::run`]; says so if one died of a signal, and takes no time then.
+    /// As [`Side::run`], but if one dies of a signal, returns that and records no time.
     fn try_run(&mut self, commands: &mut [Command]) -> Result<Option<String>> {
-        // What runs before left to be written is not this one's.
+        // Dirty pages of earlier runs must not count.
         Command::new("sync").status().context("cannot run sync")?;
         let begin = Instant::now();
         for command in commands {
@@ -98,13 +98,13 @@ impl Side {
         Ok(None)
     }
 
-    /// Rate over so many bytes, in MB/s.
+    /// Rate over `bytes`, in MB/s.
     fn rate(&self, bytes: u64) -> f64 {
         bytes as f64 / 1e6 / median(self.seconds.clone())
     }
 }
 
-/// The peak of a process's memory in MiB (proc_pid_status(5), VmHWM); 0 once it has ended.
+/// A process's peak memory in MiB (proc_pid_status(5), VmHWM); 0 once it has ended.
 fn peak(process: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -112,7 +112,7 @@ fn peak(process: u32) -> f64 {
     kib.unwrap_or(0.0) / 1024.0
 }
 
-/// The rows of two sides: rates, and peaks of memory.
+/// The rows of two sides: rates, and peak memory.
 fn compare(name: &str, bytes: u64, ours: &Side, theirs: &Side, goal: f64) -> [Row; 2] {
     let peak = Row {
         theirs: Some(theirs.peak),
@@ -127,7 +127,7 @@ struct Bench {
     quiet: bool,
 }
 
-/// Measures all of it.
+/// Measures everything.
 pub(super) fn rows(notes: &mut Vec<String>, quiet: bool) -> Result<Vec<Row>> {
     let folder = folders::target_folder().join("bench-savecore");
     if folder.exists() {
@@ -168,7 +168,7 @@ impl Bench {
         Ok(command)
     }
 
-    /// The core that was saved to a folder.
+    /// The core saved to a folder.
     fn saved(&self, to: &str) -> Result<PathBuf> {
         let crashes = fs::read_dir(self.path(to)).with_context(|| format!("cannot read {to}"))?;
         let cores =
@@ -180,12 +180,12 @@ impl Bench {
 
     fn fresh(&self, name: &str) -> PathBuf {
         let path = self.path(name);
-        // The one of the run before.
+        // The previous run's file.
         let _ = fs::remove_file(&path);
         path
     }
 
-    /// To ELF, against a copy of what comes out.
+    /// To ELF, against a copy of the same core.
     fn elf(&self, bytes: u64) -> Result<Vec<Row>> {
         let (mut ours, mut theirs) = (Side::default(), Side::default());
         for _ in 0..RUNS {
@@ -202,7 +202,8 @@ impl Bench {
         Ok(compare("to ELF / cp --sparse=always", bytes, &ours, &theirs, ELF_GOAL).into())
     }
 
-    /// To compressed kdumps, against makedumpfile with the ELF core: both with one thread, and both with one for each CPU.
+    /// To compressed kdumps, against makedumpfile on the ELF core: both with one thread, and both with one
+    /// per CPU.
     fn kdump(&self, bytes: u64, notes: &mut Vec<String>) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         let core = self.saved("elf")?;
@@ -219,7 +220,7 @@ impl Bench {
             for threads in counts {
                 let words = ["--format", "kdump", "--compress", compress];
                 let mut make = Command::new(makedumpfile());
-                // Pages of zeros it leaves out, which is the least work.
+                // makedumpfile leaves out zero pages, which is the least work.
                 make.args([flag, "-d", "1"]);
                 if threads > 1 {
                     make.arg("--num-threads").arg(threads.to_string());
@@ -254,7 +255,7 @@ impl Bench {
         Ok(rows)
     }
 
-    /// Runs makedumpfile until it gets to its end.
+    /// Runs makedumpfile until it succeeds.
     fn makedumpfile(
         &self,
         side: &mut Side,
@@ -282,7 +283,7 @@ impl Bench {
             dd.arg(format!("count={}", PARTITION >> 20)).arg(format!("of={}", path.display()));
             dd
         };
-        // Both write over blocks that the file system has given out already.
+        // Both overwrite blocks that the file system has already allocated.
         Side::default().run(&mut [plain()])?;
         for _ in 0..RUNS {
             self.say("savecore format");
@@ -296,31 +297,32 @@ impl Bench {
     }
 }
 
-/// Waits until a file is on the disk.
+/// Flushes a file to the disk.
 fn fsync(path: &Path) -> Command {
     let mut command = Command::new("sync");
     command.arg(path);
     command
 }
 
-/// Bytes that a file takes.
+/// Bytes that a file occupies.
 fn allocated(path: &Path) -> Result<u64> {
     let metadata = fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
     Ok(metadata.blocks() * 512)
 }
 
-/// The makedumpfile that is measured.
+/// The makedumpfile to measure.
 fn makedumpfile() -> OsString {
     std::env::var_os(MAKEDUMPFILE).unwrap_or_else(|| "makedumpfile".into())
 }
 
-/// What makedumpfile says that it can; `None` if there is none.
+/// makedumpfile's version and features; `None` if it is not installed.
 fn version() -> Option<String> {
     let output = Command::new(makedumpfile()).arg("-v").output().ok()?;
     Some(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
-/// Whether it can pack with zstd; without, it takes the flag and packs nothing, or refuses it.
+/// Whether it can compress with zstd; a build without zstd accepts the flag and does not compress, or rejects
+/// it.
 fn has_zstd(version: &str) -> bool {
     version.lines().any(|line| line.starts_with("zstd") && line.contains("enabled"))
 }

@@ -1,12 +1,12 @@
-//! Circles in who uses whom.
+//! Circles of files that use each other.
 
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::{BTreeSet, VecDeque};
 
 use super::resolve::Imports;
 
-/// Circles that have no file in common: of all files that use each other in turn, the shortest way round. Each file
-/// uses the next one, and the last one the first.
+/// Circles that have no file in common: for each set of files that use each other, the shortest circle. Each
+/// file uses the next one, and the last one the first.
 pub(super) fn circles(imports: &Imports) -> Vec<Vec<usize>> {
     let mut next: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for &(from, to) in imports.keys() {

@@ -1,25 +1,25 @@
-//! From names to files: which file of a crate uses which other one. A name that is passed on by a `pub use` counts as
-//! what it is in the file that defines it, so a hub of names makes no circle.
+//! Resolves names to files: which file of a crate uses which. A name re-exported by a `pub use` counts as a
+//! use of the file that defines it, so a hub of re-exports makes no circle.
 
 use std::collections::BTreeMap;
 
 use super::tree::{Tree, Use};
 
-/// Names that lead to names that lead to names: deeper than any that Rust would accept here.
+/// Maximum depth of names that lead to other names: deeper than Rust accepts here.
 const DEPTH: usize = 32;
 
-/// Which file uses which other one, and the first line that does.
+/// Which file uses which, and the first line that does.
 pub(super) type Imports = BTreeMap<(usize, usize), usize>;
 
 /// What a path leads to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Found {
     Module(usize),
-    /// Something that this module defines.
+    /// An item that this module defines.
     In(usize),
 }
 
-/// The imports of a crate, whose programs know its library as `library`.
+/// The imports of a crate whose programs use its library as `library`.
 pub(super) fn imports(tree: &Tree, library: &str) -> Imports {
     let resolver = Resolver { tree, library };
     let mut imports = Imports::new();
@@ -37,7 +37,7 @@ pub(super) fn imports(tree: &Tree, library: &str) -> Imports {
     for (at, module) in tree.modules.iter().enumerate() {
         for import in &module.uses {
             let found = resolver.import(at, import, 0);
-            // Passing on what the module's own files define is no use of it.
+            // Re-exporting an item of a child module is not a use.
             add(at, &found, import.line, import.passes_on.then_some(at));
         }
         let is_variable = |path: &[String]| matches!(path, [name] if module.variables.contains(name));
@@ -54,12 +54,12 @@ struct Resolver<'t> {
 }
 
 impl Resolver<'_> {
-    /// What an import brings; nothing, if that is another crate's.
+    /// The targets of an import; empty if they are in another crate.
     fn import(&self, at: usize, import: &Use, depth: usize) -> Vec<Found> {
         self.path(at, &import.path, depth)
     }
 
-    /// What a path means in a module.
+    /// The meaning of a path in a module.
     fn path(&self, at: usize, path: &[String], depth: usize) -> Vec<Found> {
         if depth > DEPTH {
             return Vec::new();
@@ -84,7 +84,7 @@ impl Resolver<'_> {
         begin.into_iter().flat_map(|begin| self.on(begin, rest, depth)).collect()
     }
 
-    /// What the rest of a path leads to, from what its beginning did.
+    /// The targets of the rest of a path, starting from those of its beginning.
     fn on(&self, from: Found, rest: &[String], depth: usize) -> Vec<Found> {
         let (Found::Module(module), Some((name, rest))) = (from, rest.split_first()) else {
             return vec![from];
@@ -100,7 +100,7 @@ impl Resolver<'_> {
         next.into_iter().flat_map(|next| self.on(next, rest, depth)).collect()
     }
 
-    /// What a name is in a module; `leads_on`: it stands before a `::`, where a module comes before all else.
+    /// The meaning of a name in a module; `leads_on`: it precedes a `::`, where modules take precedence.
     fn name(&self, at: usize, name: &str, leads_on: bool, depth: usize) -> Vec<Found> {
         if depth > DEPTH {
             return Vec::new();

@@ -1,4 +1,4 @@
-//! The rows that are whole Debians: the guide, walked.
+//! The rows that run a whole Debian system: they follow the guide step by step.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::step::{Count, Step, step};
 use crate::ui::{self, Mark};
 use crate::{CannotBegin, deb};
 
-/// The rows that are meant. None belongs to the short run.
+/// The selected rows. The short run has none of them.
 pub(super) fn chosen(which: Which<'_>) -> Vec<Debian> {
     let mut debians = DEBIANS.to_vec();
     debians.retain(|debian| match which {
@@ -24,7 +24,7 @@ pub(super) fn chosen(which: Which<'_>) -> Vec<Debian> {
     debians
 }
 
-/// Runs them, one after the other: each has two CPUs, and is held to deadlines. With `strict`, a missing tool is an error.
+/// Runs them one after the other: each has two CPUs and deadlines. With `strict`, a missing tool is an error.
 pub(super) fn run(count: &mut Count, debians: &[Debian], strict: bool) -> Result<()> {
     ui::section("whole Debians");
     let packages = match ready().and_then(|()| packages()) {
@@ -57,7 +57,7 @@ pub(super) fn run(count: &mut Count, debians: &[Debian], strict: bool) -> Result
     Ok(())
 }
 
-/// Brings what it takes to make a whole Debian.
+/// Installs the tools for building a Debian system.
 fn ready() -> Result<()> {
     if !setup::is_root() {
         let why = "a whole Debian is made by debootstrap, whose files belong to root: run it as root";
@@ -66,10 +66,10 @@ fn ready() -> Result<()> {
     setup::bring(&Needs::debian())
 }
 
-/// Names a folder with both packages, so that none is made.
+/// Names a folder with both packages, so that none is built.
 const PACKAGES: &str = "DISKDUMP_PACKAGES";
 
-/// The two packages that are installed: those in [`PACKAGES`], or new ones.
+/// The two packages to install: those in [`PACKAGES`], or new ones.
 fn packages() -> Result<Packages> {
     let Some(folder) = std::env::var_os(PACKAGES).map(PathBuf::from) else {
         return Ok(Packages { savecore: deb::package()?, dkms: pack_for_dkms(&library_for_modules()?)? });

@@ -1,4 +1,4 @@
-//! The module is built: its part in Rust once, the rest for each kernel, and as DKMS does.
+//! Builds the module: its Rust part once, the rest for each kernel, and once as DKMS does.
 
 use std::path::{Path, PathBuf};
 
@@ -8,14 +8,14 @@ use qemu_tests::linux::{Kernel, Parts, Stock, Symbolised};
 use crate::toolchain::{NO_SOURCE, Toolchain, clean, logged};
 use crate::{CannotBegin, build, folders, panic_free, setup, ui};
 
-/// Where the modules' Rust library is for.
+/// The target of the module's Rust library.
 const TARGET: &str = "x86_64-unknown-none";
 
-/// A kernel, and what was built for it.
+/// A kernel, and its modules.
 pub(crate) struct Built {
     /// The kernel.
     pub(crate) stock: Stock,
-    /// The same with symbols, if they were asked for.
+    /// The same with symbols, if requested.
     pub(crate) vmlinux: Option<PathBuf>,
     /// diskdump.ko.
     pub(crate) module: PathBuf,
@@ -23,7 +23,7 @@ pub(crate) struct Built {
     pub(super) faults: PathBuf,
 }
 
-/// Where all of it is.
+/// The folder of all these builds.
 pub(crate) fn folder() -> PathBuf {
     folders::target_folder().join("linux")
 }
@@ -73,7 +73,8 @@ pub(crate) fn modules((stock, vmlinux): (Stock, Option<PathBuf>), library: &Path
     }
     let what = format!("diskdump.ko for {}", stock.release);
     let said = logged(ours, &what, build::BUILD_LIMIT)?.success(&what)?;
-    // objtool's words are warnings. That tools are others than the kernel was built with says nothing of the module.
+    // objtool's messages are warnings. That the tools differ from those that built the kernel says nothing
+    // about the module.
     let is_of_tools = |line: &&str| {
         ["pahole version differs", "the compiler differs"].iter().any(|part| line.contains(part))
     };
@@ -98,7 +99,7 @@ pub(crate) fn modules((stock, vmlinux): (Stock, Option<PathBuf>), library: &Path
     Ok(Built { stock, vmlinux, module: folder.join("diskdump.ko"), faults: faults.join("faults.ko") })
 }
 
-/// Packs what DKMS gets; gives the package's path.
+/// Packs the sources for DKMS; returns the package's path.
 pub(super) fn pack_for_dkms(library: &Path) -> Result<PathBuf> {
     let folder = folder().join("dkms");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -108,7 +109,8 @@ pub(super) fn pack_for_dkms(library: &Path) -> Result<PathBuf> {
     Ok(PathBuf::from(said.stdout.lines().last().unwrap_or_default()))
 }
 
-/// Packs what DKMS gets, and builds the module of that alone, as DKMS would. Says for which kernel.
+/// Packs the sources for DKMS, and builds the module from that alone, as DKMS would. Returns the kernel's
+/// name.
 pub(super) fn dkms(built: &Built, library: &Path) -> Result<String> {
     let package = pack_for_dkms(library)?;
     let folder = package.parent().unwrap_or(&package);

@@ -1,19 +1,19 @@
-//! Which rows are run, and what they need.
+//! Which rows to run, and what they need.
 
 use qemu_tests::linux::{Parts, Row, Want, rows};
 
 /// Which rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Which<'a> {
-    /// Those of the short run.
+    /// The rows of the short run.
     Short,
     /// All.
     All,
-    /// Those whose name contains this.
+    /// The rows whose name contains this.
     Named(&'a str),
 }
 
-/// The rows that are meant.
+/// The selected rows.
 pub(crate) fn chosen(which: Which<'_>) -> Vec<Row> {
     let mut rows = rows();
     rows.retain(|row| match which {
@@ -24,7 +24,7 @@ pub(crate) fn chosen(which: Which<'_>) -> Vec<Row> {
     rows
 }
 
-/// The kernels of these rows.
+/// The kernels for these rows.
 pub(crate) fn wants(rows: &[Row]) -> Vec<Want> {
     let mut wants: Vec<Want> = Vec::new();
     for row in rows {

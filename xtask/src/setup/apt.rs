@@ -8,10 +8,10 @@ use anyhow::Result;
 use super::work::{watched, work};
 use crate::CannotBegin;
 
-/// What apt would download.
+/// The size of apt's downloads.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Sizes {
-    /// The packages in all: those that were asked for, and what they need.
+    /// The number of packages: those requested, and their dependencies.
     pub(super) packages: usize,
     /// Their size.
     pub(super) bytes: u64,
@@ -24,10 +24,10 @@ pub(super) fn apt_get(options: &[String], arguments: &[&str]) -> Command {
     command
 }
 
-/// How packages are installed: nothing is removed for them.
+/// How packages are installed: without removing any.
 pub(super) const INSTALL: [&str; 4] = ["install", "--yes", "--no-install-recommends", "--no-remove"];
 
-/// What apt would download for these, or its reason why it would not.
+/// The size of apt's downloads for these packages, or apt's reason to refuse.
 pub(super) fn sizes(options: &[String], packages: &[&str]) -> Result<Result<Sizes, String>> {
     let output = output(&mut apt_get(options, &[&INSTALL[..], &["-qq", "--print-uris"], packages].concat()))?;
     if !output.status.success() {
@@ -36,14 +36,14 @@ pub(super) fn sizes(options: &[String], packages: &[&str]) -> Result<Result<Size
     Ok(Ok(sum(&String::from_utf8_lossy(&output.stdout))))
 }
 
-/// A package that is installed, and that apt would remove.
+/// An installed package that apt would remove.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Obstacle {
     pub(super) name: String,
     pub(super) version: String,
 }
 
-/// What apt would remove for these.
+/// The packages that apt would remove for these.
 pub(super) fn obstacles(packages: &[&str]) -> Result<Vec<Obstacle>> {
     let arguments = [&["install", "--simulate", "--no-install-recommends"], packages].concat();
     let output = output(&mut apt_get(&[], &arguments))?;
@@ -60,7 +60,7 @@ fn removed(said: &str) -> Vec<Obstacle> {
     said.lines().filter_map(removed).collect()
 }
 
-/// Adds up what `apt-get --print-uris` says: `'URI' FILE BYTES SUM`, a line for each.
+/// Adds up the output of `apt-get --print-uris`: `'URI' FILE BYTES SUM`, a line for each.
 fn sum(said: &str) -> Sizes {
     let bytes =
         |line: &str| line.strip_prefix('\'')?.split_once('\'')?.1.split_whitespace().nth(1)?.parse().ok();
@@ -68,10 +68,10 @@ fn sum(said: &str) -> Sizes {
     Sizes { packages: all.len(), bytes: all.iter().sum() }
 }
 
-/// Brings apt's lists up to date.
+/// Updates apt's lists.
 ///
 /// # Errors
-/// [`CannotBegin`] if no archive can be reached at all; a single one that cannot may be of no use here.
+/// [`CannotBegin`] if no archive can be reached at all; a single unreachable one may not matter here.
 pub(super) fn update() -> Result<()> {
     update_with(
         &[],
@@ -85,8 +85,8 @@ pub(super) fn update() -> Result<()> {
     )
 }
 
-/// The same with options of apt's. `wanted` tells lines about archives that have to be reached, of which one is enough: apt's own
-/// status is 0 though none was. `lost` says what it means if none is.
+/// The same with options for apt. `wanted` selects lines about archives that must be reached; one is enough,
+/// as apt's own status is 0 even if none was. `lost` explains what it means if none is.
 pub(super) fn update_with(
     options: &[String],
     facts: &str,
@@ -103,7 +103,7 @@ pub(super) fn update_with(
     })
 }
 
-/// Runs a program that answers at once.
+/// Runs a short command.
 ///
 /// # Errors
 /// [`CannotBegin`] if it cannot be run.
@@ -112,7 +112,7 @@ pub(super) fn output(command: &mut Command) -> Result<Output> {
     Ok(command.output().map_err(|error| CannotBegin(format!("cannot run {name}: {error}")))?)
 }
 
-/// Why apt gave up: its first complaint, and not its last advice.
+/// Why apt gave up: its first complaint, not its final advice.
 pub(super) fn reason(said: &str) -> String {
     let complaint = said.lines().find_map(|line| {
         let (kind, text) = line.split_once(": ")?;

@@ -1,8 +1,8 @@
-//! Debian's backports, where something that is installed is from them.
+//! Debian's backports, where an installed package is from them.
 //!
-//! A machine may have one package of a source from backports (a newer qemu-utils, say) and apt's lists without them, or with them at
-//! the low priority that they have. The others of that source, of the release itself, would then remove it. So all of that source are
-//! taken from where the one was.
+//! A machine may have one package of a source from backports (a newer qemu-utils, say) and apt's lists
+//! without backports, or with their usual low priority. Installing another package of that source from the
+//! release itself would then remove it. So all packages of that source come from the same place.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,17 +14,17 @@ use super::apt::{self, Obstacle, apt_get};
 use super::machine::is_root;
 use crate::toolchain;
 
-/// Debian's key, where the package debian-archive-keyring has it.
+/// Debian's key, from the package debian-archive-keyring.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// What is taken from backports, and apt's file that says so, for our own runs of apt alone.
+/// The packages to take from backports, and apt's file for that, only for our own runs of apt.
 #[derive(Debug)]
 pub(super) struct Backports {
     /// The release: `bookworm-backports`.
     release: String,
-    /// The source packages whose packages are taken from there.
+    /// The source packages whose packages come from there.
     sources: Vec<String>,
-    /// apt's `sources.list`: the machine's own, and what we add.
+    /// apt's `sources.list`: the machine's own, and our addition.
     list: PathBuf,
 }
 
@@ -51,7 +51,7 @@ impl Backports {
             Backports { release, sources, list: toolchain::log_of("backports")?.with_extension("list") };
         backports.write((!known).then_some(main.address.as_str()))?;
         if !known {
-            // apt has no lists of them, and only root may let it have some.
+            // apt has no lists of them, and only root may add some.
             if !is_root() {
                 return Ok(None);
             }
@@ -60,13 +60,13 @@ impl Backports {
         Ok(Some(backports))
     }
 
-    /// What makes apt look at our file in place of the machine's, and prefer that release.
+    /// Options that make apt use our file instead of the machine's, and prefer that release.
     pub(super) fn options(&self) -> Vec<String> {
         let list = format!("Dir::Etc::sourcelist={}", self.list.display());
         ["-o".to_owned(), list, format!("--target-release={}", self.release)].to_vec()
     }
 
-    /// Whether a package comes from there: it is of one of the sources, as apt's lists say.
+    /// Whether a package comes from there, by its source in apt's lists.
     pub(super) fn has(&self, package: &str) -> Result<bool> {
         let output = apt::output(Command::new("apt-cache").args(["show", "--no-all-versions", package]))?;
         Ok(self
@@ -108,8 +108,8 @@ impl fmt::Display for Backports {
     }
 }
 
-/// The backports that packages of these versions are from, by what /etc/os-release says of the system: all of them must be from
-/// those of its own release.
+/// The backports release that packages of these versions are from, given /etc/os-release: all of them must be
+/// from the backports of its own release.
 fn release(system: &str, obstacles: &[Obstacle]) -> Option<String> {
     let value = |name: &str| {
         let line = system.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
@@ -121,13 +121,13 @@ fn release(system: &str, obstacles: &[Obstacle]) -> Option<String> {
     all.then(|| format!("{codename}-backports"))
 }
 
-/// The source of a package by what `apt-cache show` says; where it does not, they have the same name.
+/// The source of a package in the output of `apt-cache show`; if not listed, it has the same name.
 fn source_of<'a>(said: &'a str, package: &'a str) -> &'a str {
     let line = said.lines().find_map(|line| line.strip_prefix("Source: "));
     line.and_then(|line| line.split_whitespace().next()).unwrap_or(package)
 }
 
-/// The source package that an installed one is made of.
+/// The source package of an installed one.
 fn source(package: &str) -> Result<Option<String>> {
     let output = apt::output(Command::new("dpkg-query").args(["-W", "-f", "${source:Package}", package]))?;
     let source = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -149,7 +149,7 @@ fn archives() -> Result<Vec<Archive>> {
     Ok(listed(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// The archives in what `apt-get indextargets` says: a release and an address in each line.
+/// The archives in the output of `apt-get indextargets`: a release and an address in each line.
 fn listed(said: &str) -> Vec<Archive> {
     let archive = |line: &str| {
         let (release, address) = line.split_once(' ')?;
@@ -175,7 +175,7 @@ mod tests {
     fn what_is_from_the_backports_of_this_release_is_known_by_its_version() {
         let release = |versions: &[&str]| release(BOOKWORM, &installed(versions));
         assert_eq!(release(&["1:10.0.2+ds-2+deb13u1~bpo12+1"]).as_deref(), Some("bookworm-backports"));
-        // Of another release's, of none, and of more than one origin.
+        // Of another release, of none, and of more than one origin.
         assert_eq!(release(&["1:10.0.2~bpo13+1"]), None);
         assert_eq!(release(&["1:10.0.2+ds-2"]), None);
         assert_eq!(release(&["2~bpo12+1", "2"]), None);

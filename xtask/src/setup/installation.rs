@@ -1,4 +1,4 @@
-//! The installation of Debian's packages. Nothing that somebody has installed is removed for them.
+//! Installs Debian's packages. Never removes an installed package.
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use crate::CannotBegin;
 #[derive(Default, Debug)]
 pub(super) struct Installation {
     pub(super) packages: Vec<&'static str>,
-    /// With what they need in turn.
+    /// Including their dependencies.
     pub(super) sizes: Sizes,
-    /// Where some of them come from, if apt's own lists have none that go with what is installed.
+    /// The source of some of them, if apt's own lists have none that fit the installed packages.
     pub(super) backports: Option<Backports>,
 }
 
-/// How apt-get says that an installation would remove something ([`INSTALL`] forbids it).
+/// apt-get's message that an installation would remove something ([`INSTALL`] forbids it).
 const WOULD_REMOVE: &str = "Packages need to be removed";
 
 impl Installation {
-    /// Asks apt what it would do. Needs no root, but where a package that is installed is in the way: then the lists of the release
-    /// that it is from may have to be downloaded.
+    /// Asks apt what it would do. Needs root only if an installed package is in the way: then the lists of
+    /// that package's release may have to be downloaded.
     ///
     /// # Errors
     /// [`CannotBegin`] with apt's reason, if it would not install them.
@@ -57,7 +57,7 @@ impl Installation {
         Err(refused(&packages, &format!("{} would have to be removed", names.join(" and ")), &advice))
     }
 
-    /// Installs them; all is downloaded before the first is unpacked.
+    /// Installs them; everything is downloaded before the first is unpacked.
     pub(super) fn install(&self) -> Result<()> {
         for Step { options, packages } in self.steps()? {
             work("apt-get install", &packages.join(" "), || {
@@ -73,7 +73,7 @@ impl Installation {
         Ok(())
     }
 
-    /// The runs of apt: what comes from backports first, then the others.
+    /// The runs of apt: packages from backports first, then the others.
     fn steps(&self) -> Result<Vec<Step>> {
         let mut steps = Vec::new();
         let mut others = self.packages.clone();

@@ -1,20 +1,20 @@
-//! What this machine has.
+//! Facts about this machine.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-/// Whether a program is there.
+/// Whether a program is in the path.
 pub(crate) fn in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-/// Whether we run as root: the owner of our own process is whoever we run as.
+/// Whether we run as root, by the owner of our own process.
 pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
-/// Whether there is a libclang that bindgen finds.
+/// Whether there is a libclang for bindgen.
 pub(super) fn has_libclang() -> bool {
     let mut folders = vec![PathBuf::from("/usr/lib"), PathBuf::from("/usr/lib/x86_64-linux-gnu")];
     let llvm = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
@@ -27,7 +27,8 @@ pub(super) fn has_libclang() -> bool {
     names.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| is_libclang(&name))
 }
 
-/// Whether this is a file of libclang's, with or without its version; that for C++ programs is another library.
+/// Whether this file name is libclang's, with or without a version; the one for C++ programs is another
+/// library.
 fn is_libclang(name: &str) -> bool {
     let Some(rest) = name.strip_prefix("libclang") else { return false };
     let versioned =

@@ -1,4 +1,4 @@
-//! A Python that has what reads cores and tables: drgn and DuckDB.
+//! A Python with the modules that read cores and tables: drgn and DuckDB.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,10 +12,10 @@ use crate::CannotBegin;
 /// Debian's own Python, which is not always the first in the path.
 const PYTHON: &str = "/usr/bin/python3";
 
-/// Modules of it, and their packages: libkdumpfile, and what makes an environment for others.
+/// Its modules, and their packages: libkdumpfile, and the one that creates virtual environments.
 const MODULES: [(&str, &str); 2] = [("kdumpfile", "python3-libkdumpfile"), ("ensurepip", "python3-venv")];
 
-/// What Debian does not have, in the versions that the tests were made with, and modules of theirs.
+/// Packages that Debian does not have, in the versions that the tests were made with, and their modules.
 pub(super) const PYPI: [(&str, &str); 2] =
     [("drgn.helpers.linux", "drgn==0.3.0"), ("duckdb", "duckdb==2.0.0")];
 
@@ -24,7 +24,7 @@ fn has(python: &Path, module: &str) -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
-/// Where the environment is that is made here.
+/// The folder of our virtual environment.
 fn own() -> Result<PathBuf> {
     Ok(qemu_tests::linux::cache()?.with_file_name("python").join("bin/python3"))
 }
@@ -35,13 +35,13 @@ pub(super) fn find() -> Result<Option<PathBuf>> {
     Ok(candidates.into_iter().find(|python| PYPI.iter().all(|(module, _)| has(python, module))))
 }
 
-/// The Debian packages that are missing; what makes environments only if one has to be made.
+/// The missing Debian packages; venv only if an environment must be created.
 pub(super) fn lacking(found: Option<&Path>) -> Vec<&'static str> {
     let needed = MODULES.iter().filter(|(module, _)| found.is_none() || *module != "ensurepip");
     needed.filter(|(module, _)| !has(Path::new(PYTHON), module)).map(|(_, package)| *package).collect()
 }
 
-/// Makes an environment with both in the cache.
+/// Creates an environment with both in the cache.
 pub(super) fn bring() -> Result<()> {
     let own = own()?;
     let folder = own

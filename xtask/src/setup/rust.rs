@@ -1,4 +1,4 @@
-//! Rust's own: targets and components of the toolchain, crates, and bindgen.
+//! Rust's own items: targets and components of the toolchain, crates, and bindgen.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,22 +11,24 @@ use crate::CannotBegin;
 use crate::toolchain::{self, TARGETS, Toolchain, clean, host_cargo};
 use crate::ui::{self, Mark};
 
-/// The bindgen that a kernel of today takes; Debian's is too old.
+/// A bindgen that current kernels accept; Debian's is too old.
 pub(super) const BINDGEN: &str = "0.71.1";
 
-/// What is missing of the active toolchain, as rustup names it.
+/// The missing items of the active toolchain, by rustup's names.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Lacking {
     /// Targets that no toolchain here can build for.
     pub(super) targets: Vec<&'static str>,
-    /// Targets that are only built for with core's source: with a library of their own they build faster, and clippy looks at them.
+    /// Targets that can only be built with core's source: with a prebuilt library they build faster, and
+    /// clippy checks them.
     pub(super) slow: Vec<&'static str>,
     /// Components.
     pub(super) components: Vec<&'static str>,
 }
 
 impl Lacking {
-    /// What is missing of what builds for these targets, of what builds core for a kernel, and of what looks at the sources.
+    /// The missing items for building for these targets, for building core for a kernel, and for checking the
+    /// sources.
     pub(super) fn look(targets: &[&'static str], needs: Components) -> Lacking {
         let mut lacking = Lacking::default();
         for &target in targets {
@@ -54,12 +56,12 @@ impl Lacking {
         lacking
     }
 
-    /// Whether there is nothing without which a step fails.
+    /// Whether no step fails for want of something.
     pub(super) fn nothing(&self) -> bool {
         self.targets.is_empty() && self.components.is_empty()
     }
 
-    /// What a person types who has rustup.
+    /// The commands for a user of rustup.
     pub(super) fn commands(&self) -> Vec<String> {
         let mut commands = Vec::new();
         if !self.targets.is_empty() {
@@ -71,7 +73,8 @@ impl Lacking {
         commands
     }
 
-    /// Asks rustup for it, which has no way to tell whether its server can be reached; what then is still missing shows.
+    /// Asks rustup to add them. It cannot tell beforehand whether its server is reachable; check again
+    /// afterwards.
     pub(super) fn ask_rustup(&self) {
         let Some(rustup) = rustup() else { return };
         let targets: Vec<&str> = self.targets.iter().chain(&self.slow).copied().collect();
@@ -85,7 +88,7 @@ impl Lacking {
             let begin = Instant::now();
             ui::running(what);
             let mut command = clean(&rustup);
-            // Offline it has to give up soon, as there are other ways.
+            // Offline it must give up soon, as there are other ways.
             command.args([kind, "add"]).args(names).env("RUSTUP_MAX_RETRIES", "0");
             if let Some(name) = toolchain::active_name() {
                 command.args(["--toolchain", &name]);
@@ -106,7 +109,7 @@ impl Lacking {
     }
 }
 
-/// What a task needs of the toolchain beside targets.
+/// The needs of a task from the toolchain, besides targets.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Components {
     /// The source of core, to build it for a kernel.
@@ -115,7 +118,7 @@ pub(super) struct Components {
     pub(super) lints: bool,
 }
 
-/// rustup, which is not always in the path of who runs its cargo.
+/// rustup, which is not always in the path of a user who runs its cargo.
 pub(crate) fn rustup() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
@@ -126,7 +129,7 @@ pub(crate) fn rustup() -> Option<PathBuf> {
         .find(|program| program.is_file())
 }
 
-/// `cargo fetch` of what is built here for these targets, and on this machine.
+/// `cargo fetch` for everything built here for these targets, and for this machine.
 fn fetch(more: &[&str]) -> Command {
     let mut cargo = host_cargo();
     cargo.args(["fetch", "--locked", "--quiet"]).args(more);
@@ -142,7 +145,7 @@ pub(super) fn lacks_crates() -> bool {
     !output.is_ok_and(|status| status.success())
 }
 
-/// Brings them.
+/// Downloads them.
 pub(super) fn bring_crates() -> Result<()> {
     work("cargo fetch", "the crates in Cargo.lock", || {
         let output = watched(fetch(&[]), "cargo fetch", Duration::from_secs(600))?;
@@ -151,19 +154,19 @@ pub(super) fn bring_crates() -> Result<()> {
     })
 }
 
-/// Where a bindgen goes that is built here.
+/// The folder of our own bindgen.
 fn own_bindgen() -> Result<PathBuf> {
     Ok(qemu_tests::linux::cache()?.with_file_name("bindgen").join("bin/bindgen"))
 }
 
-/// A bindgen that a kernel takes: one of the path, or one that was built here before.
+/// A bindgen that a kernel accepts: from the path, or one that was built here before.
 pub(super) fn bindgen() -> Result<Option<PathBuf>> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut found = std::env::split_paths(&path).map(|folder| folder.join("bindgen")).chain([own_bindgen()?]);
     Ok(found.find(|program| young(program)))
 }
 
-/// Whether this is a bindgen that a kernel takes.
+/// Whether a kernel accepts this bindgen.
 fn young(bindgen: &Path) -> bool {
     let Ok(output) = Command::new(bindgen).arg("--version").output() else { return false };
     let said = String::from_utf8_lossy(&output.stdout);
@@ -175,7 +178,7 @@ pub(super) fn bring_bindgen() -> Result<()> {
     let own = own_bindgen()?;
     let folder = own.parent().and_then(Path::parent).context("a cache without a folder")?.to_path_buf();
     work("cargo install bindgen-cli", &folder.to_string_lossy(), || {
-        // Without optimisations it is built in a third of the time.
+        // Without optimisations it builds in a third of the time.
         let mut cargo = host_cargo();
         cargo
             .args(["install", "bindgen-cli", "--locked", "--debug", "--version", BINDGEN, "--root"])

@@ -1,4 +1,4 @@
-//! Pieces of work that take long, each a line on the terminal.
+//! Long pieces of work, each with a line on the terminal.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -12,14 +12,14 @@ use qemu_tests::process::Output;
 use crate::toolchain::{self, logged};
 use crate::ui::{self, Mark};
 
-/// How often a terminal shows how far something is.
+/// Interval for updating the progress on a terminal.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
 
-/// How much of a log is looked at for its last line, and how much of that is shown.
+/// How much of the end of a log to search for its last line, and how much of that to show.
 const LINE: u64 = 400;
 const WIDTH: usize = 60;
 
-/// Runs one piece of work, and prints its line if it is done. If it is not, its error is the line, and comes last.
+/// Runs one piece of work, and prints its line on success. On failure its error is the line, and comes last.
 pub(super) fn work<T>(what: &str, facts: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
     let begin = Instant::now();
     ui::running(what);
@@ -31,7 +31,7 @@ pub(super) fn work<T>(what: &str, facts: &str, run: impl FnOnce() -> Result<T>) 
     result
 }
 
-/// Runs a command that takes long; a terminal shows the last line that it wrote.
+/// Runs a long command; a terminal shows its latest line of output.
 pub(super) fn watched(command: Command, what: &str, limit: Duration) -> Result<Output> {
     let log = toolchain::log_of(what)?;
     let logs = [log.with_added_extension("err"), log];
@@ -47,7 +47,7 @@ pub(super) fn watched(command: Command, what: &str, limit: Duration) -> Result<O
     })
 }
 
-/// The last whole line at the end of a file.
+/// The last complete line of a file.
 fn last_line(path: &Path) -> Option<String> {
     let mut file = File::open(path).ok()?;
     let end = file.metadata().ok()?.len();

@@ -1,4 +1,4 @@
-//! A partition with a dump on it, made from the format's definition: of a machine with memory as kernels have it.
+//! A partition with a dump, built from the format's definition: a machine with typical kernel memory.
 
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -24,7 +24,7 @@ const REST: u64 = 1024;
 const UUID: Uuid = *b"savecore's bench";
 const NONCE: u64 = 0x5eed;
 
-/// What a group of pages holds, out of 100: zeros, text, structures, and noise.
+/// Contents of a group of pages, in percent: zeros, text, structures, and noise.
 const ZEROS: u64 = 30;
 const TEXT: u64 = 40;
 const STRUCTURES: u64 = 15;
@@ -46,7 +46,7 @@ impl Numbers {
     }
 }
 
-/// Fills a page of a group; `false` for one of zeros.
+/// Fills a page of a group; `false` for zeros.
 fn fill(page: &mut Block, sort: u64, numbers: &mut Numbers) -> bool {
     if sort < ZEROS {
         return false;
@@ -96,7 +96,7 @@ impl Writer {
         self.file.write_all(block).context("cannot write the dump")
     }
 
-    /// Writes the chunk that is being filled.
+    /// Writes the current chunk.
     fn chunk(&mut self, kind: ChunkKind, bytes: usize) -> Result<()> {
         let mut header = ChunkHeader::new();
         header.kind = (kind as u32).into();
@@ -124,7 +124,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Takes in a page.
+    /// Adds a page.
     fn page(&mut self, pfn: u64, kind: RunKind, page: &Block) -> Result<()> {
         let joins = |run: &Run| run.kind() == kind && run.pfn.get() + u64::from(run.count.get()) == pfn;
         if self.payload.len() == MAX_PAYLOAD_BLOCKS || self.runs.len() == MAX_RUNS {
@@ -166,14 +166,14 @@ fn notes() -> Vec<u8> {
     notes
 }
 
-/// Makes an image of a partition with a whole dump; gives the bytes of its pages that are not zeros.
+/// Creates an image of a partition with a complete dump; returns the bytes in its nonzero pages.
 pub(super) fn write(path: &Path) -> Result<u64> {
     let shown = path.display();
     let file = File::create(path).with_context(|| format!("cannot create {shown}"))?;
     let file = BufWriter::with_capacity(1 << 20, file);
     let mut writer = Writer { file, at: 0, runs: Vec::new(), payload: Vec::new(), chunks: 0 };
     let mut block = [0; BLOCK_SIZE];
-    // Label and front header come when all is known.
+    // The label and the front header are written last, when everything is known.
     writer.block(&block)?;
     writer.block(&block)?;
     let notes = notes();
