@@ -1,5 +1,5 @@
-//! The ATA command set (ACS-3), which disks behind AHCI and IDE controllers share: commands, and what a disk says of
-//! itself in answer to IDENTIFY DEVICE (7.12.7), of which nothing is believed unseen.
+//! The ATA command set (ACS-3), shared by disks on AHCI and IDE controllers: command codes, and the response
+//! to IDENTIFY DEVICE (7.12.7), every field of which is validated.
 
 use dumpcore::device::DeviceError;
 use dumpcore::format::BLOCK_SIZE;
@@ -44,13 +44,13 @@ pub mod code {
     pub const IDENTIFY_DEVICE: u8 = 0xec;
 }
 
-/// Sectors that a command with LBA28 moves at most.
+/// Maximum number of sectors in an LBA28 command.
 pub const LBA28_SECTORS: usize = 256;
 
-/// Bytes in the answer to IDENTIFY DEVICE.
+/// Bytes in the IDENTIFY DEVICE response.
 pub const IDENTIFY_BYTES: usize = 512;
 
-/// Words of that answer.
+/// Word offsets in the IDENTIFY DEVICE response.
 mod word {
     pub(super) const GENERAL: usize = 0;
     pub(super) const SPECIFIC: usize = 2;
@@ -73,18 +73,18 @@ mod word {
     pub(super) const COUNT: usize = 256;
 }
 
-/// It is no ATA disk.
+/// Not an ATA disk.
 const GENERAL_NOT_ATA: u16 = 1 << 15;
-/// It has to be told to spin up, and does not describe itself before.
+/// The disk must be told to spin up, and its identity data is incomplete until then.
 const SPECIFIC_ASLEEP: [u16; 2] = [0x37c8, 0x738c];
 const CAPABILITIES_DMA: u16 = 1 << 8;
 const CAPABILITIES_LBA: u16 = 1 << 9;
-/// Word 88 means something.
+/// Word 88 is valid.
 const VALID_ULTRA_DMA: u16 = 1 << 2;
 /// In words 63 and 88: the selected mode.
 const MULTIWORD_SELECTED: u16 = 0x0700;
 const ULTRA_SELECTED: u16 = 0x7f00;
-/// Words 230 to 233 mean something.
+/// Words 230 to 233 are valid.
 const SUPPORTED_EXTENDED: u16 = 1 << 3;
 const SATA_NCQ: u16 = 1 << 8;
 const COMMANDS_LBA48: u16 = 1 << 10;
@@ -93,41 +93,43 @@ const COMMANDS_FLUSH_EXT: u16 = 1 << 13;
 /// Logical sectors are larger than 512 bytes.
 const SECTOR_KIND_LARGE: u16 = 1 << 12;
 const SECURITY_LOCKED: u16 = 1 << 2;
-/// The lower byte of the last word if the upper one is a checksum.
+/// The lower byte of the last word if the upper byte is a checksum.
 const INTEGRITY_SIGNED: u16 = 0xa5;
 
-/// A word whose bits 14 and 15 say whether it means anything.
+/// Returns a word, or 0 if its bits 14 and 15 say that it is not valid.
 fn valid(word: u16) -> u16 {
     if word >> 14 == 0b01 { word } else { 0 }
 }
 
-/// What a disk says of itself.
+/// A disk's identity data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Identity {
     /// Logical sectors.
     pub sectors: u64,
     /// Bytes in a logical sector: 512, 1024, 2048 or 4096.
     pub sector: usize,
-    /// Addresses have 48 bits, not 28.
+    /// The disk supports 48-bit addresses.
     pub lba48: bool,
-    /// Word 49, which says what it can do.
+    /// Word 49: capabilities.
     pub capabilities: u16,
-    /// A mode for DMA is selected, by whoever set the timing of the controller too.
+    /// A DMA mode is selected: the firmware or the old driver did that, and set the controller's timing to
+    /// match.
     pub dma_selected: bool,
-    /// Commands that it queues, 0 if it does not, at most 32.
+    /// Queue depth: 0 without queuing, at most 32.
     pub queue: u32,
-    /// The command that flushes its cache. A disk without one has no cache that could be lost.
+    /// The command that flushes the cache. A disk without one has no volatile cache.
     pub flush: Option<u8>,
-    /// Sectors that one interrupt can stand for with READ and WRITE MULTIPLE: a power of two, 1 to 16.
+    /// Sectors per data block of READ MULTIPLE and WRITE MULTIPLE: a power of two, 1 to 16.
     pub multiple: usize,
 }
 
 impl Identity {
-    /// Reads a description, of which `read` gives the words 0 to 255.
+    /// Parses identity data; `read` returns words 0 to 255.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is no disk with block addresses, or locked, or has sectors that are not 512, 1024,
-    /// 2048 or 4096 bytes; [`DeviceError::Protocol`] if the description makes no sense.
+    /// [`DeviceError::Unsupported`] if the device is not a disk with block addresses, is locked, or has
+    /// sectors of other than 512, 1024, 2048 or 4096 bytes; [`DeviceError::Protocol`] if the data is
+    /// inconsistent.
     pub fn read(read: impl Fn(usize) -> u16) -> Result<Identity, DeviceError> {
         if read(word::INTEGRITY) & 0xff == INTEGRITY_SIGNED {
             let bytes = (0..word::COUNT).flat_map(|word| read(word).to_le_bytes());
@@ -147,7 +149,7 @@ impl Identity {
         let capabilities = read(word::CAPABILITIES);
         unless(capabilities & CAPABILITIES_LBA == 0, "an ATA disk with block addresses (LBA)", capabilities)?;
         let security = read(word::SECURITY);
-        // All ones is no statement.
+        // All ones: the word is not implemented.
         let locked = security & SECURITY_LOCKED != 0 && security != u16::MAX;
         unless(locked, "a disk that is not locked by a password", security)?;
 
@@ -155,10 +157,10 @@ impl Identity {
             (0..words).rev().fold(0_u64, |sum, at| sum << 16 | u64::from(read(first.wrapping_add(at))))
         };
         let commands = valid(read(word::COMMANDS));
-        // A disk whose 48-bit size is 0 has the bit by mistake.
+        // A disk whose 48-bit size is 0 sets the bit by mistake.
         let lba48 = commands & COMMANDS_LBA48 != 0 && number(word::SECTORS_48, 4) != 0;
         let sectors = match lba48 {
-            // More than words 100 to 103 may say.
+            // Larger than words 100 to 103 can hold.
             true if read(word::SUPPORTED) & SUPPORTED_EXTENDED != 0 => number(word::SECTORS_EXTENDED, 4),
             true => number(word::SECTORS_48, 4),
             false => number(word::SECTORS_28, 2),
@@ -200,17 +202,17 @@ impl Identity {
         })
     }
 
-    /// Whether it can do DMA.
+    /// Whether the disk supports DMA.
     pub fn has_dma(&self) -> bool {
         self.capabilities & CAPABILITIES_DMA != 0
     }
 
-    /// Whole blocks of 4096 bytes.
+    /// Number of whole 4096-byte blocks.
     pub fn blocks(&self) -> u64 {
         self.sectors.wrapping_shr(self.block_shift())
     }
 
-    /// Sectors in a block of 4096 bytes, as a power of two.
+    /// Sectors per 4096-byte block, as a power of two.
     pub fn block_shift(&self) -> u32 {
         BLOCK_SIZE.trailing_zeros().saturating_sub(self.sector.trailing_zeros())
     }
@@ -250,7 +252,7 @@ mod tests {
         };
         assert_eq!(read(&[]), Ok(disk));
         assert_eq!(read(&[(60, 0), (61, 0x1000)]), Ok(Identity { sectors: 1 << 28, ..disk }));
-        // Bits 14 and 15 say whether words 83 and 106 mean anything.
+        // Bits 14 and 15 say whether words 83 and 106 are valid.
         for odd in [0x3400_u16, 0x0400, 0x8400, 0xffff] {
             assert_eq!(read(&[(83, odd), (106, odd | 1 << 12), (117, 2048)]), Ok(disk), "{odd:#x}");
         }

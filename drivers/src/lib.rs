@@ -1,20 +1,21 @@
 //! Polled, self-checking disk drivers for crash dumps.
 //!
-//! Each driver takes its controller over from whatever driver held it, by reset, and then only polls: no
-//! interrupt, no allocation, no wait but through [`Wait`](dumpcore::wait::Wait). Whatever the device writes is
-//! untrusted.
+//! Each driver takes its controller over from any earlier driver, by a reset, and then only polls: no
+//! interrupt, no allocation, and no waiting except through [`Wait`](dumpcore::wait::Wait). All data from the
+//! device is untrusted.
 //!
-//! - [`ahci`]: Serial ATA disks behind AHCI 1.3.1, [`AhciDisk`].
-//! - [`bus`]: what a controller is reached by: registers, PCI, memory that is shared with the device.
-//! - [`acs`]: the ATA command set, which the disks of two controllers share.
-//! - [`ata`]: ATA disks behind a PCI IDE controller, by bus-master DMA or PIO: [`AtaDisk`].
-//! - [`disk`]: what every polled disk does, once.
+//! - [`ahci`]: Serial ATA disks on AHCI 1.3.1, [`AhciDisk`].
+//! - [`bus`]: access to controllers: registers, PCI, memory shared with the device.
+//! - [`acs`]: the ATA command set, shared by AHCI and IDE disks.
+//! - [`ata`]: ATA disks on a PCI IDE controller, by bus-master DMA or PIO: [`AtaDisk`].
+//! - [`disk`]: the common part of all polled disks.
 //! - [`nvme`]: NVM Express over PCI, and its disk, [`NvmeDisk`].
-//! - [`table`]: the drivers there are.
+//! - [`table`]: the list of drivers.
 //! - [`virtio`]: virtio 1.2 over PCI and MMIO, and its disks, [`VirtioBlk`] and [`VirtioScsi`].
 //!
-//! All registers go through [`Registers`] and all configuration space through [`ConfigSpace`], so that a
-//! register-level fake can stand in for the hardware; with the feature `test-utils` there is one in `fake`.
+//! All register accesses go through [`Registers`] and all configuration space accesses through
+//! [`ConfigSpace`], so that a register-level fake can replace the hardware; the feature `test-utils` includes
+//! fakes in `fake`.
 
 #![cfg_attr(not(any(test, feature = "test-utils")), no_std)]
 #![warn(missing_docs)]
@@ -37,7 +38,7 @@ pub mod ata;
 pub mod bus;
 pub mod disk;
 #[cfg(any(test, feature = "test-utils"))]
-// The fakes run in tests on a host only, where a panic is a failed test.
+// The fakes run only in tests on a host, where a panic is a failed test.
 #[allow(clippy::arithmetic_side_effects, clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
 pub mod fake;
 pub mod nvme;
@@ -58,7 +59,7 @@ pub use table::{DRIVERS, Driver};
 pub use virtio::blk::{VirtioBlk, VirtioBlkMmio};
 pub use virtio::scsi::{VirtioScsi, VirtioScsiMmio};
 
-/// The integration that the book shows, compiled so that it stays true.
+/// The integration from the book, compiled to keep it correct.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/src/guide/your-kernel.md")]
 pub struct Guide;

@@ -1,13 +1,13 @@
-//! The drivers there are. A new one is a folder beside this file, a line here, and what the checks that read this table
-//! then ask for: the matrix a machine with such a disk, the panic check its code among what was linked, the fuzzers a
-//! target.
+//! The list of drivers. A new driver is a folder next to this file and a line here; the checks that read this
+//! table then require the rest: a machine with such a disk in the matrix, the driver's code in the program of
+//! the panic check, and a fuzz target.
 
 /// A driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Driver {
     /// Its name in configurations and on command lines.
     pub name: &'static str,
-    /// The module of this crate whose code runs for its disk.
+    /// The module of this crate with its disk.
     pub module: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! What a port works on (AHCI 1.3.1, 4.2): the command list, command tables, and what the disk sends back.
+//! The memory that a port uses (AHCI 1.3.1, 4.2): command list, command tables, and received FISes.
 
 use dumpcore::dma::DmaBuffer;
 use dumpcore::integrity::Digest;
@@ -11,39 +11,39 @@ use crate::bus::barrier;
 use crate::bus::shared::{LINE, Shared};
 use crate::disk::Span;
 
-/// Command slots that are used, at most. An HBA may have more.
+/// Maximum number of command slots that the driver uses. An HBA may have more.
 pub const COMMAND_SLOTS: u8 = 16;
 
-/// Entries in a command's PRD table, each a span of memory that it reads or writes, at most: more than a chunk of a dump
-/// has.
+/// Maximum number of entries in a command's PRD table, one per span of memory: more than a chunk of a dump
+/// needs.
 pub const PRDS: usize = 136;
-/// Bytes in one of them, at most (4.2.3.3).
+/// Maximum number of bytes per PRD (4.2.3.3).
 pub const PRD_BYTES: usize = 4 << 20;
 
-/// The list of headers, of which the HBA may read 32.
+/// The command list. The HBA may read all 32 headers.
 const LIST: usize = 0;
 const LIST_BYTES: usize = 32 * size_of::<Header>();
-/// Where received FISes go (4.2.1).
+/// Received FISes (4.2.1).
 const RECEIVED: usize = LIST + LIST_BYTES;
 const RECEIVED_BYTES: usize = 256;
-/// Where the disk describes itself.
+/// The disk's identity data.
 const IDENTITY: usize = RECEIVED + RECEIVED_BYTES;
 const IDENTITY_WORDS: usize = IDENTIFY_BYTES / size_of::<u16>();
 const TABLES: usize = IDENTITY + IDENTIFY_BYTES;
-/// A command table: the command, then, at its own place, the PRD table.
+/// A command table: the command FIS, then at a fixed offset the PRD table.
 const TABLE_PRDS: usize = 128;
 const TABLE_BYTES: usize = TABLE_PRDS + PRDS * size_of::<Prd>();
 
-/// Bytes of shared memory that a port takes, aligned to [`TABLES_ALIGN`].
+/// Bytes of shared memory per port, aligned to [`TABLES_ALIGN`].
 pub const TABLES_BYTES: usize = TABLES + COMMAND_SLOTS as usize * TABLE_BYTES;
-/// What the command list has to be aligned to (3.3.1).
+/// Required alignment of the command list (3.3.1).
 pub const TABLES_ALIGN: usize = 1024;
 
 const_assert_eq!(LIST_BYTES, 1024);
 const_assert!(RECEIVED.is_multiple_of(RECEIVED_BYTES));
 const_assert!(IDENTITY.is_multiple_of(LINE) && TABLES.is_multiple_of(128) && TABLE_BYTES.is_multiple_of(128));
 
-/// Header of a command (4.2.2). Little-endian.
+/// Command header (4.2.2). Little-endian.
 #[derive(Clone, Copy, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Header {
@@ -55,11 +55,11 @@ struct Header {
 }
 const_assert_eq!(size_of::<Header>(), 32);
 
-/// Offset of the bytes transferred, which the HBA writes.
+/// Offset of the transferred byte count, which the HBA writes.
 const TRANSFERRED: usize = 4;
-/// Header: dwords of the command, here always those of a register FIS.
+/// Header: length of the command FIS in dwords, here always that of a register FIS.
 const HEADER_LENGTH: u32 = 5;
-/// Header: data goes to the disk.
+/// Header: write to the disk.
 const HEADER_WRITE: u32 = 1 << 6;
 
 /// Physical region descriptor (4.2.3.3). Little-endian.
@@ -68,12 +68,12 @@ const HEADER_WRITE: u32 = 1 << 6;
 struct Prd {
     address: u64,
     reserved: u32,
-    /// Bytes less one.
+    /// Byte count - 1.
     last: u32,
 }
 const_assert_eq!(size_of::<Prd>(), 16);
 
-/// A command to the disk: the FIS "register, host to device" (Serial ATA 3.1, 10.5.5).
+/// A command FIS: "register, host to device" (Serial ATA 3.1, 10.5.5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Fis {
@@ -92,39 +92,39 @@ struct Fis {
 const_assert_eq!(size_of::<Fis>(), 20);
 
 const FIS_REGISTER: u8 = 0x27;
-/// This is a command, not a reset.
+/// A command, not a control (reset).
 const FIS_COMMAND: u8 = 1 << 7;
 
-/// The address is a block number.
+/// LBA addressing.
 const DEVICE_LBA: u8 = 1 << 6;
 
-/// How sectors are addressed.
+/// Addressing mode of a transfer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Addressing {
     /// LBA28: at most 256 sectors.
     Lba28,
     /// LBA48: at most 65536 sectors.
     Lba48,
-    /// FPDMA QUEUED: LBA48, and the disk finishes what it has been given in any order.
+    /// FPDMA QUEUED: LBA48; the disk completes commands in any order.
     Queued,
 }
 
-/// What a disk is told to do.
+/// A disk command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command {
-    /// Describe yourself.
+    /// IDENTIFY DEVICE.
     Identify,
-    /// Write your cache to the medium, by this command.
+    /// Flush the cache, with this command code.
     Flush(u8),
-    /// Move sectors.
+    /// Read or write sectors.
     Transfer {
-        /// To the disk.
+        /// Write to the disk.
         write: bool,
         /// The first sector.
         sector: u64,
-        /// How many, at least 1.
+        /// Number of sectors, at least 1.
         count: u32,
-        /// How to say that.
+        /// Addressing mode.
         addressing: Addressing,
     },
 }
@@ -135,7 +135,7 @@ impl Command {
         matches!(self, Command::Transfer { write: true, .. })
     }
 
-    /// Whether it goes beside others.
+    /// Whether it is a queued command.
     pub fn is_queued(self) -> bool {
         matches!(self, Command::Transfer { addressing: Addressing::Queued, .. })
     }
@@ -163,7 +163,7 @@ impl Command {
             Command::Transfer { write, sector, count, addressing } => (write, sector, count, addressing),
         };
         let [a, b, c, d, e, f, ..] = sector.to_le_bytes();
-        // The largest count is reported as 0.
+        // The maximum count is encoded as 0.
         let [low, high, ..] = count.to_le_bytes();
         fis.lba = [a, b, c];
         fis.device = DEVICE_LBA;
@@ -179,7 +179,7 @@ impl Command {
                 (fis.count, fis.count_high) = (low, high);
             }
             Addressing::Queued => {
-                // The count gives way to the tag (13.6.4 in Serial ATA 3.1).
+                // The tag takes the place of the count (Serial ATA 3.1, 13.6.4).
                 fis.command = if write { code::WRITE_FPDMA_QUEUED } else { code::READ_FPDMA_QUEUED };
                 fis.lba_high = [d, e, f];
                 (fis.features, fis.features_high) = (low, high);
@@ -190,55 +190,56 @@ impl Command {
     }
 }
 
-/// The memory of a port.
+/// A port's memory.
 ///
-/// Headers are 32 bytes each, and the HBA writes into them how much it has transferred. Two share a cache line, but that
-/// number is only read for commands that are not queued, of which there is never more than one.
+/// Headers are 32 bytes each, and the HBA writes the transferred byte count into them. Two headers share a
+/// cache line, but the driver reads that count only for non-queued commands, and there is at most one of
+/// these at a time.
 pub struct Tables {
     memory: Shared,
 }
 
 impl Tables {
-    /// In a buffer of [`TABLES_BYTES`] bytes, aligned to [`TABLES_ALIGN`].
+    /// `memory` has [`TABLES_BYTES`] bytes, aligned to [`TABLES_ALIGN`].
     pub fn new(memory: DmaBuffer) -> Tables {
         Tables { memory: Shared::new(memory) }
     }
 
-    /// Zeroes everything. Only while the HBA does not use it.
+    /// Zeroes everything. Call only while the HBA does not use it.
     pub fn clear(&mut self, platform: &dyn Platform) {
         self.memory.clear(platform);
     }
 
-    /// Where the HBA sees the command list.
+    /// Bus address of the command list.
     pub fn list(&self) -> u64 {
         self.memory.bus_address(LIST)
     }
 
-    /// Where the HBA puts FISes that it receives.
+    /// Bus address of the received FIS area.
     pub fn received(&self) -> u64 {
         self.memory.bus_address(RECEIVED)
     }
 
-    /// Where the disk's description goes.
+    /// Bus address of the identity data.
     pub fn identity(&self) -> Span {
         Span { bus: self.memory.bus_address(IDENTITY), length: IDENTIFY_BYTES }
     }
 
-    /// Makes the disk's description, as it was written last, readable by [`identity_word`](Tables::identity_word).
+    /// Makes the identity data that the disk wrote readable by [`identity_word`](Tables::identity_word).
     pub fn read_identity(&self, platform: &dyn Platform) {
         barrier::observe();
         self.memory.invalidate(IDENTITY, IDENTIFY_BYTES, platform);
     }
 
-    /// A word of the disk's description, 0 to 255; 0 beyond.
+    /// A word of the identity data, 0 to 255; 0 beyond.
     pub fn identity_word(&self, word: usize) -> u16 {
         let inside = word < IDENTITY_WORDS;
         let place = word.wrapping_mul(size_of::<u16>()).wrapping_add(IDENTITY);
         if inside { self.memory.read(place).map_or(0, u16::from_le) } else { 0 }
     }
 
-    /// Lays out a command in a command slot that the HBA does not have, with the memory that it moves: even addresses,
-    /// even lengths of at most [`PRD_BYTES`]. Spans beyond [`PRDS`] are left out.
+    /// Builds a command in a free command slot, with the memory for its data: even addresses, even lengths of
+    /// at most [`PRD_BYTES`]. Spans beyond [`PRDS`] are dropped.
     pub fn lay_out(
         &mut self,
         slot: u8,
@@ -270,11 +271,11 @@ impl Tables {
         let at = header_at(slot);
         self.memory.write(at, header);
         self.memory.clean(at, size_of::<Header>(), platform);
-        // The command before the register that announces it.
+        // The command must be visible before the register write that issues it.
         barrier::publish();
     }
 
-    /// Bytes that the HBA says it has moved for a command that is not queued and has ended.
+    /// Bytes transferred by a completed non-queued command, according to the HBA.
     pub fn transferred(&self, slot: u8, platform: &dyn Platform) -> u32 {
         barrier::observe();
         let at = header_at(slot);
@@ -282,7 +283,7 @@ impl Tables {
         self.memory.read::<u32>(at.wrapping_add(TRANSFERRED)).map_or(0, u32::from_le)
     }
 
-    /// Feeds where it is.
+    /// Feeds its address.
     pub fn integrity(&self, digest: &mut Digest) {
         self.memory.integrity(digest);
     }

@@ -23,36 +23,37 @@ use crate::bus::registers::Registers;
 use crate::disk::request::{MAX_EXTENTS, MAX_TRANSFER, first_bytes, spans, total, whole_blocks};
 use crate::disk::{Called, Name, Pending, Polled, PolledDisk, Progress, Requests, Shutdown, Span, Work};
 
-// So a span of a request is one entry of a PRD table, however large.
+// So that each span of a request fits one PRD.
 const_assert!(MAX_TRANSFER <= PRD_BYTES);
-/// Bounce buffers below 4 GiB at most, for an HBA that reaches no further.
+/// Maximum number of bounce buffers below 4 GiB, for an HBA with 32-bit addresses.
 const BOUNCES: usize = 4;
-/// How far such an HBA reaches.
+/// End of the memory that such an HBA reaches.
 const REACH_32: u64 = 1 << 32;
 
-/// What a disk can be told besides transfers.
+/// Commands other than transfers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AhciCommand {
-    /// Describe yourself.
+    /// IDENTIFY DEVICE.
     Identify,
-    /// Bring what is in the cache to the medium.
+    /// Flush the cache.
     Flush,
 }
 
-/// What is known of a request.
+/// Driver state of a request.
 #[derive(Default)]
 pub struct Issued {
-    /// The command slot that it is in; `None` while the HBA has none of it.
+    /// Its command slot; `None` while the HBA does not have it.
     slot: Option<u8>,
-    /// Whether that round goes by way of a bounce buffer.
+    /// Whether the current round uses a bounce buffer.
     bounced: bool,
-    /// Whether that round is a queued command.
+    /// Whether the current round is a queued command.
     queued: bool,
-    /// It has failed for good, which is reported when the port runs again: only then the buffers are free.
+    /// It has failed for good. Reported only when the port runs again: until then the HBA may still access
+    /// the buffers.
     failed: Option<DeviceError>,
 }
 
-/// What is known of the disk, and how it is used.
+/// The disk's properties and how the driver uses it.
 #[derive(Clone, Copy)]
 struct Limits {
     /// Whole 4096-byte blocks.
@@ -60,16 +61,16 @@ struct Limits {
     /// Sectors in a block, as a power of two.
     shift: u32,
     addressing: Addressing,
-    /// Commands that it has at once.
+    /// Maximum number of commands at a time.
     depth: u8,
-    /// Bytes in a command at most.
+    /// Maximum number of bytes per command.
     round: usize,
-    /// The command that flushes its cache, if it has one.
+    /// The flush command; `None` if the disk has no cache.
     flush: Option<u8>,
 }
 
 impl Limits {
-    /// Enough to ask the disk for the rest.
+    /// Enough for IDENTIFY DEVICE.
     const UNKNOWN: Limits =
         Limits { blocks: 0, shift: 0, addressing: Addressing::Lba48, depth: 1, round: 0, flush: None };
 
@@ -95,40 +96,42 @@ impl Limits {
 
 /// A Serial ATA disk on an AHCI port: takes its HBA over, and polls.
 ///
-/// The HBA is reset with all its ports, so only one disk of an HBA can be in use at a time. How large the disk is, it says
-/// only then.
+/// The reset covers the HBA and all its ports, so only one disk of an HBA can be in use at a time. The disk's
+/// size is known only after the take-over.
 ///
-/// An error that disk, link or HBA report is recovered from once: the port is reset by COMRESET, and all that was under way
-/// is done again, one command at a time. What then fails a second time is reported as failed. A flush is not repeated: the
-/// disk has forgotten what it could not write.
+/// The driver recovers once from an error reported by the disk, the link or the HBA: it resets the port by
+/// COMRESET and reissues every command in flight, one at a time. A command that fails again is reported as
+/// failed. A flush is not repeated: the disk has dropped the data that it could not write.
 pub type AhciDisk<R, C> = Polled<Ahci<R, C>>;
 
-/// What an HBA does for a disk.
+/// The HBA's part of the driver.
 pub struct Ahci<R, C> {
     hba: Hba<R, C>,
     port: Port,
     tables: Tables,
-    /// For an HBA that does not reach the buffers of requests: one for each command slot.
+    /// For an HBA that cannot reach the buffers of requests: one bounce buffer per command slot.
     bounces: [Option<DmaBuffer>; BOUNCES],
     limits: Limits,
-    /// Command slots that the HBA has, or has finished without our having said so.
+    /// Command slots that the HBA has, or has completed without the driver having reported it.
     in_flight: u32,
-    /// Those of them that it has finished.
+    /// Those of them that the HBA has completed.
     finished: u32,
-    /// Whether what it has are queued commands.
+    /// Whether the commands in flight are queued ones.
     queued: bool,
-    /// One command at a time, until all that was under way at an error is over.
+    /// One command at a time, until every command in flight at the error has ended.
     recovering: bool,
 }
 
 impl<R: Registers, C: ConfigSpace> AhciDisk<R, C> {
-    /// Looks at a disk and carves what it needs from the arena, 39 KiB. Does not write to the HBA.
+    /// Probes a disk and takes 39 KiB from the arena. Does not write to the HBA.
     ///
-    /// `port` is the number of the disk's port, 0 to 31; `None` means the first that has a disk.
+    /// `port` is the number of the disk's port, 0 to 31; `None` means the first port with a disk.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is no HBA in AHCI mode, cannot be mapped, has no disk there, or reaches only 4 GiB
-    /// of memory while the arena is beyond (see [`open_narrow`](AhciDisk::open_narrow)); [`DeviceError::Gone`];
+    /// [`DeviceError::Unsupported`] if the function is not an HBA in AHCI mode, cannot be mapped, has no disk
+    /// there, or has 32-bit addresses while the arena is above 4 GiB (see
+    /// [`open_narrow`](AhciDisk::open_narrow)); [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its
+    /// registers are inconsistent; [`DeviceError::OutOfArena`].
     /// [`DeviceError::Protocol`] if what it says makes no sense; [`DeviceError::OutOfArena`].
     pub fn open(
         access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
@@ -141,12 +144,13 @@ impl<R: Registers, C: ConfigSpace> AhciDisk<R, C> {
         Ahci::on(hba, port, memory, [const { None }; BOUNCES])
     }
 
-    /// As [`open`](AhciDisk::open), but for an HBA that may reach only 4 GiB of memory: it is given `low`, below that, which begins
-    /// at a multiple of 1024 and has at least 43 KiB. Data of requests that the HBA does not reach goes by way of
-    /// what is left of it. 295 KiB make that fast. An HBA that reaches all memory takes what it needs from the arena, and nothing of `low`.
+    /// As [`open`](AhciDisk::open), for an HBA that may have only 32-bit addresses: `low` is memory below 4
+    /// GiB, aligned to 1024 bytes, of at least 43 KiB. The rest of it serves as bounce buffers for data
+    /// beyond the HBA's reach; 295 KiB make that fast. An HBA with 64-bit addresses uses the arena, and
+    /// nothing of `low`.
     ///
     /// # Errors
-    /// As `open`, and [`DeviceError::BadBuffer`] if `low` is not as it should be.
+    /// As `open`, and [`DeviceError::BadBuffer`] if `low` does not meet these requirements.
     pub fn open_narrow(
         access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
@@ -166,7 +170,7 @@ impl<R: Registers, C: ConfigSpace> AhciDisk<R, C> {
         if !aligned || left.length < BLOCK_SIZE || !reaches(hba.cap(), left) {
             return Err(DeviceError::BadBuffer { length });
         }
-        // Equal parts, but no part is smaller than a block.
+        // Equal parts, of at least a block each.
         let part = whole_blocks((rest.len() / BOUNCES).max(BLOCK_SIZE));
         let mut bounces = [const { None }; BOUNCES];
         for slot in &mut bounces {
@@ -205,7 +209,7 @@ impl<R: Registers, C: ConfigSpace> Ahci<R, C> {
         Ok(Polled::new(ahci, name))
     }
 
-    /// A command slot for another command, if the disk takes one.
+    /// A free command slot, if the disk accepts another command.
     fn free_slot(&self) -> Option<u8> {
         if !self.port.is_running() {
             return None;
@@ -215,7 +219,7 @@ impl<R: Registers, C: ConfigSpace> Ahci<R, C> {
         (slot < depth && (self.queued || self.in_flight == 0)).then_some(slot)
     }
 
-    /// Puts what is next of a request into a command slot. Gives the command.
+    /// Builds the next command of a request in a command slot. Returns the command.
     fn lay_out(&mut self, slot: u8, pending: &mut Pending<Self>, platform: &dyn Platform) -> Option<Command> {
         let (done, mut round, mut bounced) = (pending.done, 0, false);
         let command = match pending.work()? {
@@ -226,7 +230,7 @@ impl<R: Registers, C: ConfigSpace> Ahci<R, C> {
                 Command::Identify
             }
             Work::Command(AhciCommand::Flush) => {
-                // What a failed flush has not written, the next one does not write either.
+                // A second flush would not write what a failed flush has dropped.
                 pending.tried = true;
                 let command = Command::Flush(self.limits.flush?);
                 self.tables.lay_out(slot, command, &mut core::iter::empty(), platform);
@@ -272,9 +276,9 @@ impl<R: Registers, C: ConfigSpace> Ahci<R, C> {
         Some(command)
     }
 
-    /// Looks at what the HBA has finished, and at errors.
+    /// Polls the HBA for completions and errors.
     fn look(&mut self, requests: &mut Requests<Self>, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        // In this order: an error that comes in between has not finished anything.
+        // In this order: an error that occurs in between completes no command.
         let pending = self.port.pending(&self.hba, self.queued);
         let events = self.port.events(&self.hba);
         if pending & !self.in_flight != 0 {
@@ -284,25 +288,26 @@ impl<R: Registers, C: ConfigSpace> Ahci<R, C> {
             return Err(DeviceError::Gone);
         }
         let errors = events.intersection(Event::ERRORS);
-        // Some HBAs count the one that has failed as finished. Of queued ones, the disk names those that are.
+        // Some HBAs count the failed command as completed. For queued commands, the disk itself reports the
+        // completed ones.
         let all_failed = errors.contains(Event::TASK_FILE) && !self.queued;
-        // Where something went wrong and nothing is said to be unfinished, all of it is in doubt.
+        // After an error with no command reported as pending, every command is in doubt.
         let doubtful = pending == 0 && !errors.difference(Event::LINK | Event::OVERFLOW).is_empty();
         self.finished = if all_failed || doubtful { 0 } else { self.in_flight & !pending };
         if self.finished != 0 {
-            // That it is finished, before its data.
+            // Read the completion before its data.
             barrier::observe();
         }
         if errors.intersects(Event::CONNECT | Event::PHY_READY) {
-            // Pulled, or without power for a moment: what its cache held is gone, and it may be another disk.
+            // The disk was unplugged or lost power: its cache is lost, and it may be another disk.
             let code = self.port.error_code(&self.hba, errors);
             return Err(DeviceError::Status { what: "stay connected", code });
         }
         if errors.is_empty() { Ok(()) } else { self.recover(errors, requests, wait) }
     }
 
-    /// Resets the port after an error. What was under way is done again, one command at a time; what was alone already,
-    /// and has failed before, has failed.
+    /// Resets the port after an error. Commands in flight are reissued one at a time; one that was alone
+    /// already, and has failed before, has failed for good.
     #[inline(never)]
     fn recover(
         &mut self,
@@ -320,14 +325,14 @@ impl<R: Registers, C: ConfigSpace> Ahci<R, C> {
                 pending.state.failed = Some(DeviceError::Status { what: pending.verb(Self::called), code });
             }
             pending.tried = true;
-            // Nothing of it is still in flight.
+            // The HBA no longer has it.
             self.in_flight &= !1_u32.wrapping_shl(slot.into());
         }
         self.recovering = true;
         self.port.restart(&self.hba, wait.now())
     }
 
-    /// What the command in a slot has done, which the HBA has finished. Whether it was as much as it should have.
+    /// Finishes the round of a command slot that the HBA has completed. Checks its byte count.
     fn finish(
         &self,
         slot: u8,
@@ -336,7 +341,7 @@ impl<R: Registers, C: ConfigSpace> Ahci<R, C> {
     ) -> Result<(), DeviceError> {
         pending.state.slot = None;
         let (done, round) = (pending.done, pending.round);
-        // Of queued commands, nothing says how much they moved.
+        // There is no byte count for queued commands.
         if !pending.state.queued && round > 0 {
             let moved = self.tables.transferred(slot, platform);
             // Some HBAs do not count.
@@ -350,7 +355,7 @@ impl<R: Registers, C: ConfigSpace> Ahci<R, C> {
         {
             bounce.invalidate_from_device(platform);
             copy(bounce.bytes(), buffer.bytes_mut().get_mut(done..).unwrap_or_default(), round);
-            // The caller drops from its caches what it believes the HBA to have written.
+            // The caller invalidates the cache where it believes that the HBA wrote.
             buffer.clean_for_device(platform);
         }
         Ok(())
@@ -364,19 +369,19 @@ fn copy(from: &[u8], to: &mut [u8], limit: usize) {
     }
 }
 
-/// Whether an HBA reaches some memory.
+/// Whether an HBA reaches a span.
 fn reaches(cap: Cap, span: Span) -> bool {
     cap.contains(Cap::WIDE) || span.bus.checked_add(span.length as u64).is_some_and(|end| end <= REACH_32)
 }
 
-/// Whether an HBA reaches all data of a request.
+/// Whether an HBA reaches all spans of a request.
 fn reaches_all(cap: Cap, request: &Request) -> bool {
     cap.contains(Cap::WIDE) || spans(request, 0).all(|span| reaches(cap, span))
 }
 
-// SAFETY: a request is over when the HBA no longer has its command, or has been stopped at an error; which command slots
-// it has, the driver's own record says. Command tables name the spans of what is pending, or a bounce buffer, which like
-// the tables is the driver's; which way data goes is the request's.
+// SAFETY: a request is over when the HBA no longer has its command, or has been stopped after an error; the
+// driver's own record says which command slots the HBA has. Command tables name the spans of pending
+// requests, or a bounce buffer, which like the tables belongs to the driver; the direction is the request's.
 unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ahci<R, C> {
     type Command = AhciCommand;
     type State = Issued;
@@ -402,7 +407,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ahci<R, C> {
         self.hba.pci().number()
     }
 
-    /// `None` until it was asked: it takes a command to find out.
+    /// `None` until the disk has been identified: that takes a command.
     fn blocks(&self) -> Option<u64> {
         Some(self.limits.blocks).filter(|blocks| *blocks > 0)
     }
@@ -411,7 +416,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ahci<R, C> {
         self.blocks().map(|_| (BLOCK_SIZE as u32).wrapping_shr(self.limits.shift))
     }
 
-    /// None if the HBA does not reach all memory.
+    /// None if the HBA has only 32-bit addresses.
     fn max_extents(&self) -> usize {
         if self.hba.cap().contains(Cap::WIDE) { MAX_EXTENTS } else { 0 }
     }
@@ -434,11 +439,11 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ahci<R, C> {
 
     fn take_over(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.port.clear_state();
-        // The registers are not known to be where they were, so an error is explained without looking at them.
+        // The registers may have moved, so explain an error without reading them.
         self.hba.take_over(wait).map_err(|error| self.hba.pci().explain(error))
     }
 
-    /// The port and the link.
+    /// Starts the port and the link.
     fn start(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.in_flight = 0;
         self.finished = 0;
@@ -458,7 +463,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ahci<R, C> {
         Ok(())
     }
 
-    /// The disk.
+    /// Identifies the disk.
     fn explore(disk: &mut AhciDisk<R, C>, wait: &Wait<'_>) -> Result<(), DeviceError> {
         disk.command(AhciCommand::Identify, disk.device.hba.timeout(), wait)?;
         let Ahci { hba, tables, bounces, limits, .. } = &mut disk.device;
@@ -471,7 +476,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ahci<R, C> {
         *limits = Limits::negotiate(hba.cap(), &identity);
         let bounces = bounces.iter().flatten();
         if let Some(least) = bounces.clone().map(DmaBuffer::len).min() {
-            // A command slot has one, whether it needs it or not.
+            // Every command slot needs one, used or not.
             limits.depth = limits.depth.min(bounces.count() as u8);
             limits.round = limits.round.min(least);
         }
@@ -479,7 +484,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ahci<R, C> {
     }
 
     fn give_up(&mut self, wait: &Wait<'_>) {
-        // What the disk still has to say goes nowhere. Nothing is left to do if even this fails.
+        // Discards any further data from the disk. Nothing is left to do if even this fails.
         if self.port.is_in_use() {
             let _ = self.port.stop(&self.hba, wait);
         }
@@ -487,7 +492,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ahci<R, C> {
     }
 
     fn check(&self, request: &Request) -> Result<(), DeviceError> {
-        // Two bytes at least move at once (4.2.3.3).
+        // Memory is transferred in units of two bytes (4.2.3.3).
         if spans(request, 0).any(|span| span.bus & 1 != 0) {
             return Err(DeviceError::BadBuffer { length: request.length() as usize });
         }
@@ -538,7 +543,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ahci<R, C> {
         let Some(bit) = 1_u32.checked_shl(slot.into()) else { return Ok(Progress::Nothing) };
         self.finished &= !bit;
         self.in_flight &= !bit;
-        // What is in flight is pending.
+        // Every command in flight is pending.
         let lost = DeviceError::Protocol { what: "a finished command", value: slot.into() };
         let index = requests.position(|pending| pending.state.slot == Some(slot)).ok_or(lost)?;
         let pending = requests.get_mut(index).ok_or(lost)?;
@@ -553,7 +558,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ahci<R, C> {
 
     fn shut_down(&mut self, _: Shutdown, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.hba.pci().function().check_present(self.hba.pci().config())?;
-        // Of an HBA that did not get through its reset, nothing else is touched.
+        // If the HBA did not complete its reset, do not touch its ports.
         let stopped = if self.port.is_in_use() { self.port.stop(&self.hba, wait) } else { Ok(()) };
         let stopped = stopped.map_err(|error| self.hba.explain(error));
         self.hba.pci().disable_bus_master()?;

@@ -1,4 +1,4 @@
-//! The host bus adapter as a whole (AHCI 1.3.1): where it is, which ports it has, hand-off and reset.
+//! The host bus adapter (AHCI 1.3.1): registers, ports, BIOS hand-off and reset.
 
 use dumpcore::device::{DeviceError, Health};
 use dumpcore::integrity::Digest;
@@ -14,50 +14,51 @@ use crate::bus::registers::Registers;
 
 /// Class code of an HBA in AHCI mode (AHCI 1.3.1, 2.1.5).
 const CLASS: u32 = 0x01_06_01;
-/// Class and subclass of a RAID controller. Intel's HBAs say that they are one if the firmware is set to RAID, as it often is
-/// when shipped, and are HBAs all the same: their RAID is software.
+/// Class and subclass of a RAID controller. Intel's HBAs report it if the firmware is set to RAID, which is a
+/// common default, but work as HBAs all the same: their RAID is software.
 const CLASS_RAID: u32 = 0x01_04;
 const INTEL: u16 = 0x8086;
-/// Its HBAs report fatal errors of the link that are none.
+/// Vendor whose HBAs report fatal link errors that did not happen.
 const JMICRON: u16 = 0x197b;
 
-/// In the configuration space of Intel's HBAs: which ports are enabled. Firmware sets it, and a reset of the function does
-/// not leave it.
+/// In the configuration space of Intel's HBAs: the enabled ports. Firmware sets it; a reset of the function
+/// clears it.
 const PORTS_ENABLED: u16 = 0x92;
 
-/// More capabilities: there is a hand-off.
+/// CAP2: the hand-off is supported.
 const CAP2_HANDOFF: u32 = 1 << 0;
 
-/// The BIOS lets go within so long (10.6.3), or says that it is busy.
+/// Time limit for the BIOS to release the HBA, or to report that it is busy (10.6.3).
 const HANDOFF: Nanoseconds = 25 * MILLISECOND;
-/// A BIOS that is busy gets so long.
+/// Time limit for a busy BIOS.
 const HANDOFF_BUSY: Nanoseconds = 2 * SECOND;
-/// A reset takes no longer than this (10.4.3).
+/// Time limit for a reset (10.4.3).
 const RESET: Nanoseconds = SECOND;
 
 /// An HBA on PCI.
 pub struct Hba<R, C> {
     pci: PciDevice<C>,
     registers: R,
-    /// Capabilities, more of them, and ports that there are, when it was opened.
+    /// CAP, CAP2 and the ports, read at open.
     cap: Cap,
     cap2: u32,
     ports: u32,
-    /// The register that names the ports, when it was opened.
+    /// The PI register, read at open.
     pi: u32,
-    /// Of an HBA of Intel's, which ports were enabled.
+    /// Only for Intel's HBAs: the enabled ports.
     enabled: Option<u16>,
-    /// What it says of errors that are none.
+    /// Errors that it reports although they did not happen.
     spurious: Event,
-    /// Nanoseconds that the driver may wait for something at most.
+    /// Maximum nanoseconds that the driver may wait for an event.
     timeout: Nanoseconds,
 }
 
 impl<R: Registers, C: ConfigSpace> Hba<R, C> {
-    /// Reads configuration space and registers, changes nothing: another driver may be using the HBA.
+    /// Reads configuration space and registers, and writes none: another driver may be using the HBA.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is no HBA in AHCI mode, or cannot be mapped; [`DeviceError::Gone`].
+    /// [`DeviceError::Unsupported`] if the function is not an HBA in AHCI mode, or cannot be mapped;
+    /// [`DeviceError::Gone`].
     pub fn open(
         access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
@@ -68,7 +69,7 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
             return Err(DeviceError::Unsupported { what, value: function.class.into() });
         }
         let pci = PciDevice::open(config, function, Command::MEMORY)?;
-        // How many registers there are is in the registers.
+        // The registers tell how many registers there are.
         let generic = pci.map(registers::BAR, 0, GENERIC_BYTES, &mut map)?;
         let (cap, ghc, pi) = (generic.read32(CAP), generic.read32(GHC), generic.read32(PI));
         let cap2 = generic.read32(CAP2);
@@ -78,7 +79,7 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
         if !Ghc::from_bits_retain(ghc).contains(Ghc::AHCI) {
             return Err(DeviceError::Unsupported { what: "an HBA in AHCI mode", value: ghc.into() });
         }
-        // Firmware that has not said which ports are wired leaves as many as there are at most.
+        // If the firmware has not set PI, assume the maximum number of ports.
         let ports = if pi == 0 { registers::most_ports(Cap::from_bits_retain(cap)) } else { pi };
         let used = u32::BITS.saturating_sub(ports.leading_zeros()) as usize;
         let length = PORT_BYTES.saturating_mul(used).saturating_add(GENERIC_BYTES);
@@ -97,23 +98,23 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
         })
     }
 
-    /// The function on the bus.
+    /// The PCI function.
     pub fn pci(&self) -> &PciDevice<C> {
         &self.pci
     }
 
-    /// What it can do.
+    /// Its capabilities.
     pub fn cap(&self) -> Cap {
         self.cap
     }
 
-    /// What it says of errors that are none.
+    /// Errors that it reports although they did not happen.
     #[inline]
     pub fn spurious(&self) -> Event {
         self.spurious
     }
 
-    /// Nanoseconds that the driver may wait for something at most.
+    /// Maximum nanoseconds that the driver may wait for an event.
     pub fn timeout(&self) -> Nanoseconds {
         self.timeout
     }
@@ -142,16 +143,16 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
         self.write(port, register.wrapping_add(4), (address >> 32) as u32);
     }
 
-    /// The numbers of the ports that have a disk. Told without a command, by link and signature; a device that has not told its
-    /// signature yet counts as a disk.
+    /// The numbers of the ports with a disk, detected by link and signature, without a command. A device that
+    /// has not sent its signature yet counts as a disk.
     pub fn disks(&self) -> impl Iterator<Item = u8> + '_ {
         self.ports().filter(|number| self.check_kind(*number).is_ok())
     }
 
-    /// The port on which the disk is: `wanted`, or else the first of [`disks`](Hba::disks).
+    /// The disk's port: `wanted`, or else the first of [`disks`](Hba::disks).
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] says what there is instead.
+    /// [`DeviceError::Unsupported`], with the device that is there instead.
     pub fn find_disk(&self, wanted: Option<u8>) -> Result<u8, DeviceError> {
         let Some(wanted) = wanted else {
             let nothing =
@@ -179,7 +180,7 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
         }
     }
 
-    /// Feeds everything that stays.
+    /// Feeds everything that must not change.
     pub fn integrity(&self, digest: &mut Digest) {
         self.pci.integrity(digest);
         self.registers.integrity(digest);
@@ -192,7 +193,7 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
             .number(self.timeout);
     }
 
-    /// Looks at it without changing anything.
+    /// Checks its health without changing anything.
     pub fn health(&self) -> Health {
         match self.pci.health() {
             Health::Healthy => {}
@@ -211,27 +212,29 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
         Health::Healthy
     }
 
-    /// A better reason for an error, if there is one: the HBA no longer answers.
+    /// Replaces an error by [`DeviceError::Gone`] if the HBA no longer answers.
     pub fn explain(&self, error: DeviceError) -> DeviceError {
         if self.registers.read32(CAP) == u32::MAX { DeviceError::Gone } else { self.pci.explain(error) }
     }
 
-    /// Takes the HBA over: isolated, out of the BIOS's hands, and reset, with all its ports. It cannot access memory yet.
+    /// Takes the HBA over: isolates it, takes it from the BIOS, and resets it with all its ports. It cannot
+    /// access memory yet.
     ///
     /// # Errors
-    /// [`DeviceError::Gone`], [`DeviceError::TimedOut`] if the reset does not end, [`DeviceError::Protocol`] if it is not
-    /// what it was before.
+    /// [`DeviceError::Gone`], [`DeviceError::TimedOut`] if the reset does not end, [`DeviceError::Protocol`]
+    /// if its registers have changed.
     pub fn take_over(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        // Without bus mastering, nothing of the old driver's can arrive while the reset is under way.
+        // Without bus mastering, the old driver's DMA cannot arrive during the reset.
         self.pci.isolate(wait)?;
         self.enable_ports();
-        // One that was given up on may still be under way.
+        // The old driver's reset may still be under way.
         self.wait_for_reset(wait)?;
-        // No other register may be touched outside of AHCI mode (3.1.2).
+        // Outside AHCI mode, no other register may be accessed (3.1.2).
         self.registers.write32(GHC, Ghc::AHCI.bits());
         self.take_from_bios(wait);
         self.reset(wait)?;
-        // Some HBAs lose what the BIOS has once written to these, and then show ports that are not wired.
+        // Some HBAs lose the values that the BIOS wrote to these registers, and then show ports that are not
+        // wired.
         for (register, value) in [(CAP, self.cap.bits()), (CAP2, self.cap2), (PI, self.pi)] {
             if self.registers.read32(register) != value {
                 self.registers.write32(register, value);
@@ -249,7 +252,7 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
         Ok(())
     }
 
-    /// Enables the ports that were, of an HBA of Intel's that has forgotten that. A port that is not shows no disk.
+    /// Restores the enabled ports of an Intel HBA that has lost them. A disabled port shows no disk.
     fn enable_ports(&self) {
         let Some(enabled) = self.enabled else { return };
         let (config, address) = (self.pci.config(), self.pci.address());
@@ -259,7 +262,7 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
         }
     }
 
-    /// Asks the BIOS for the HBA (10.6.3). One that does not let go loses it in the reset that follows.
+    /// Asks the BIOS for the HBA (10.6.3). If the BIOS does not release it, the reset that follows takes it.
     fn take_from_bios(&self, wait: &Wait<'_>) {
         let handoff = || Bohc::from_bits_retain(self.registers.read32(BOHC));
         if self.cap2 & CAP2_HANDOFF == 0 || !handoff().contains(Bohc::BIOS_OWNED) {
@@ -271,12 +274,12 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
         if wait.until("a BIOS that lets go", limit, released).is_err() && handoff().contains(Bohc::BIOS_BUSY)
         {
             let limit = HANDOFF_BUSY.min(self.timeout);
-            // Reset takes it, let go or not.
+            // The reset takes it in any case.
             let _ = wait.until("a busy BIOS that lets go", limit, released);
         }
     }
 
-    /// Waits until no reset is under way.
+    /// Waits until no reset is in progress.
     fn wait_for_reset(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         wait.until("an AHCI reset", RESET.min(self.timeout), || {
             match Ghc::from_bits_retain(self.registers.read32(GHC)) {
@@ -291,7 +294,7 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
     fn reset(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.registers.write32(GHC, Ghc::AHCI.union(Ghc::RESET).bits());
         self.wait_for_reset(wait)?;
-        // The reset may have left AHCI mode; interrupts are off behind it, and stay so.
+        // The reset may have left AHCI mode. It disables interrupts, and they stay disabled.
         self.registers.write32(GHC, Ghc::AHCI.bits());
         match Ghc::from_bits_retain(self.registers.read32(GHC)) {
             gone if gone.bits() == u32::MAX => Err(DeviceError::Gone),
@@ -301,20 +304,20 @@ impl<R: Registers, C: ConfigSpace> Hba<R, C> {
     }
 }
 
-/// Where a port's register is.
+/// Offset of a port's register.
 fn place(port: u8, register: usize) -> usize {
     usize::from(port).wrapping_mul(PORT_BYTES).wrapping_add(GENERIC_BYTES).wrapping_add(register)
 }
 
-/// Whether a function is an HBA, as far as its class says.
+/// Whether a function is an HBA, judging by its class.
 pub fn is_hba(function: &Function) -> bool {
     function.class == CLASS || function.vendor == INTEL && function.class >> 8 == CLASS_RAID
 }
 
-/// Whether it is that of a disk.
+/// Checks that a signature is that of a disk.
 pub fn check_signature(signature: u32) -> Result<(), DeviceError> {
     let what = match signature {
-        // What the second is, its description says.
+        // For SEMB, the identity data decides.
         registers::SIGNATURE_DISK | registers::SIGNATURE_SEMB => return Ok(()),
         registers::SIGNATURE_ATAPI => "a disk on its AHCI port, not an ATAPI device",
         registers::SIGNATURE_MULTIPLIER => "a disk on its AHCI port, not a port multiplier",

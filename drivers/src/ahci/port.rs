@@ -1,5 +1,5 @@
-//! One port (AHCI 1.3.1, 10): stopping it, COMRESET, waiting for the disk, starting it. Nothing here waits: a restart goes
-//! on by a step at each poll.
+//! One port (AHCI 1.3.1, 10): stop, COMRESET, wait for the disk, start. Nothing here waits: each poll
+//! advances a restart by a step.
 
 use dumpcore::device::{DeviceError, Health};
 use dumpcore::platform::Nanoseconds;
@@ -12,30 +12,30 @@ use super::registers::{
 use crate::bus::pci::ConfigSpace;
 use crate::bus::registers::Registers;
 
-/// The command list and the FIS receiver stop within so long (10.1.2).
+/// Time limit for stopping the command list and the FIS receiver (10.1.2).
 const STOP: Nanoseconds = 500 * MILLISECOND;
-/// COMRESET is sent for at least so long (10.4.2).
+/// Minimum duration of COMRESET (10.4.2).
 const COMRESET: Nanoseconds = MILLISECOND;
-/// A disk may be busy after a COMRESET for this many times as long as a request takes: it may have to spin up.
+/// After a COMRESET, a disk may be busy for this many times the request timeout: it may have to spin up.
 const READY_TIMES: u64 = 2;
 
-/// And a restart this many times in all.
+/// Time limit of a whole restart, as a multiple of the request timeout.
 pub const RESTART_TIMES: u64 = READY_TIMES + 3;
 
-/// How far a port has come.
+/// State of a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     /// Not in use.
     Down,
-    /// Told to stop its command list, until this time.
+    /// The command list was told to stop; deadline.
     Stopping(Nanoseconds),
-    /// COMRESET is being sent, until this time.
+    /// COMRESET is being sent; until this time.
     Resetting(Nanoseconds),
-    /// The link has until this time to come up.
+    /// Waiting for the link; deadline.
     Linking(Nanoseconds),
-    /// The disk has until this time to be ready.
+    /// Waiting for the disk to become ready; deadline.
     Readying(Nanoseconds),
-    /// Works on its command list.
+    /// The command list is running.
     Running,
 }
 
@@ -57,23 +57,23 @@ impl Port {
         self.number
     }
 
-    /// Clears what is known of its state: the HBA is about to be reset.
+    /// Forgets its state: the HBA is about to be reset.
     pub fn clear_state(&mut self) {
         self.phase = Phase::Down;
     }
 
-    /// Whether it has been restarted since, even if that has failed.
+    /// Whether it has been restarted since then, even if the restart failed.
     pub fn is_in_use(&self) -> bool {
         self.phase != Phase::Down
     }
 
-    /// Whether it works on its command list.
+    /// Whether the command list is running.
     #[inline]
     pub fn is_running(&self) -> bool {
         self.phase == Phase::Running
     }
 
-    /// What has happened, all ones if the HBA is gone.
+    /// The port's events; all ones if the HBA is gone.
     #[inline]
     pub fn events<R: Registers, C: ConfigSpace>(&self, hba: &Hba<R, C>) -> Event {
         match hba.read(self.number, port::IS) {
@@ -82,26 +82,26 @@ impl Port {
         }
     }
 
-    /// Commands that are not finished: issued, or, of queued ones, not said by the disk to be done.
+    /// Commands in flight: issued or, if queued, not reported by the disk as completed.
     #[inline]
     pub fn pending<R: Registers, C: ConfigSpace>(&self, hba: &Hba<R, C>, queued: bool) -> u32 {
         let active = if queued { hba.read(self.number, port::SACT) } else { 0 };
         hba.read(self.number, port::CI) | active
     }
 
-    /// Issues a command that is laid out in this command slot.
+    /// Issues the command in this command slot.
     #[inline]
     pub fn issue<R: Registers, C: ConfigSpace>(&self, hba: &Hba<R, C>, slot: u8, queued: bool) {
         let bit = 1_u32.wrapping_shl(slot.into());
         if queued {
-            // Before it is issued (5.3.2.3).
+            // Must precede the issue (5.3.2.3).
             hba.write(self.number, port::SACT, bit);
         }
         hba.write(self.number, port::CI, bit);
     }
 
-    /// What there is to say of an error: what the disk says if it reported it (its error register in bits 8 to 15, its status
-    /// in 0 to 7), the link's errors if it was the link, else the events.
+    /// A code for an error: for a disk error, its error register (bits 8 to 15) and status (bits 0 to 7); for
+    /// a link error, the link's errors; otherwise the events.
     pub fn error_code<R: Registers, C: ConfigSpace>(&self, hba: &Hba<R, C>, errors: Event) -> u32 {
         if errors.contains(Event::TASK_FILE) {
             hba.read(self.number, port::TFD)
@@ -112,7 +112,7 @@ impl Port {
         }
     }
 
-    /// Looks at it without changing anything, while another driver may be using it.
+    /// Checks its health without changing anything, while another driver may be using it.
     pub fn health<R: Registers, C: ConfigSpace>(&self, hba: &Hba<R, C>) -> Health {
         let Ok(command) = self.command(hba) else { return Health::Unusable(DeviceError::Gone) };
         let link = hba.read(self.number, port::SSTS);
@@ -124,7 +124,7 @@ impl Port {
         if events.intersects(fatal) {
             return Health::Risky(DeviceError::Status { what: "stay in operation", code: events.bits() });
         }
-        // A port at rest needs no bus mastering; one that somebody uses does.
+        // An idle port needs no bus mastering; a port in use does.
         if command.contains(PortCommand::START) { hba.pci().health_in_use() } else { Health::Healthy }
     }
 
@@ -146,7 +146,7 @@ impl Port {
         Ok(())
     }
 
-    /// Clears bits of the command register, first that of the work, then waits for that of its end.
+    /// Clears `work` in the command register, then waits until `running` is clear.
     fn stop_one<R: Registers, C: ConfigSpace>(
         &self,
         hba: &Hba<R, C>,
@@ -163,7 +163,7 @@ impl Port {
         })?
     }
 
-    /// Stops command list and FIS receiver, in this order (10.3.1, 10.3.2), and waits until they have.
+    /// Stops the command list and then the FIS receiver (10.3.1, 10.3.2), and waits for both.
     ///
     /// # Errors
     /// [`DeviceError::Gone`] or [`DeviceError::TimedOut`].
@@ -179,8 +179,8 @@ impl Port {
         self.stop_one(hba, PortCommand::FIS_RECEIVE, PortCommand::FIS_RUNNING, what, wait)
     }
 
-    /// Sets a stopped port's command list and received-FIS base addresses (PxCLB, PxFB), powers it, and enables its FIS
-    /// receiver.
+    /// Sets a stopped port's command list and received-FIS base addresses (PxCLB, PxFB), powers it, and
+    /// enables its FIS receiver.
     ///
     /// # Errors
     /// [`DeviceError::Gone`].
@@ -193,7 +193,8 @@ impl Port {
         hba.write(self.number, port::IE, 0);
         hba.write_address(self.number, port::CLB, list);
         hba.write_address(self.number, port::FB, received);
-        // Power and spin-up where the HBA leaves that to the driver (10.1.1); elsewhere the bits are fixed.
+        // Power and spin-up, for an HBA that leaves these to the driver (10.1.1); otherwise the bits are
+        // read-only.
         let on = PortCommand::SPIN_UP | PortCommand::POWER | PortCommand::FIS_RECEIVE;
         self.change(hba, on, PortCommand::MULTIPLIER | PortCommand::AGGRESSIVE_SLEEP)
     }
@@ -212,11 +213,11 @@ impl Port {
         Ok(())
     }
 
-    /// A step of the restart, if it is time for one. Tells whether the port runs.
+    /// Advances the restart if it is time. Returns whether the port runs.
     ///
     /// # Errors
-    /// Why it will not: [`DeviceError::TimedOut`], [`DeviceError::Gone`], or [`DeviceError::Unsupported`] if what is
-    /// there is no disk.
+    /// Why it cannot run: [`DeviceError::TimedOut`], [`DeviceError::Gone`], or [`DeviceError::Unsupported`]
+    /// if the device is not a disk.
     #[inline(never)]
     pub fn step<R: Registers, C: ConfigSpace>(
         &mut self,
@@ -231,7 +232,7 @@ impl Port {
             Phase::Down => Err(DeviceError::NotReady),
             Phase::Running => Ok(true),
             Phase::Stopping(deadline) => {
-                // One that does not stop is stopped by COMRESET (10.4.2).
+                // COMRESET also stops a command list that does not stop by itself (10.4.2).
                 if !self.command(hba)?.contains(PortCommand::LIST_RUNNING) || now >= deadline {
                     hba.write(self.number, port::SCTL, LINK_RESET);
                     self.phase = Phase::Resetting(now.saturating_add(COMRESET));
@@ -263,7 +264,7 @@ impl Port {
                 let status = hba.read(self.number, port::TFD);
                 let signature = hba.read(self.number, port::SIG);
                 let busy = TaskFile::from_bits_retain(status).intersects(TaskFile::BUSY | TaskFile::REQUEST);
-                // These are what starting it takes (10.3.1).
+                // Conditions for starting the port (10.3.1).
                 if busy || signature == SIGNATURE_NONE || command.contains(PortCommand::LIST_RUNNING) {
                     return late("an AHCI disk that is ready", deadline);
                 }
@@ -276,7 +277,7 @@ impl Port {
         }
     }
 
-    /// Clears what the link and the port have noted: the link first, for the port shows some of it.
+    /// Clears the errors of the link, then those of the port, which mirrors some of them.
     fn clear_errors<R: Registers, C: ConfigSpace>(&self, hba: &Hba<R, C>) {
         hba.write(self.number, port::SERR, u32::MAX);
         hba.write(self.number, port::IS, u32::MAX);

@@ -1,4 +1,5 @@
-//! DMA: a table says where in memory the data is, and the controller moves them when the device asks for it.
+//! Bus-master DMA: a table lists the memory for the data, and the controller moves the data when the device
+//! requests it.
 
 use dumpcore::device::{Direction, Request};
 use dumpcore::integrity::Digest;
@@ -8,59 +9,59 @@ use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
 use crate::disk::request::{cut, first_bytes, spans, total, whole_blocks};
 
-/// Ports of both channels together.
+/// Number of ports, both channels together.
 pub(super) const PORTS: u16 = 16;
 
-/// Registers of a channel (Bus Master IDE, 2), from its own offset on.
+/// Registers of a channel (Bus Master IDE, 2), relative to its offset.
 mod register {
     pub(super) const COMMAND: usize = 0;
     pub(super) const STATUS: usize = 2;
-    /// Where the table is, 32 bits.
+    /// Address of the table, 32 bits.
     pub(super) const TABLE: usize = 4;
-    /// From one channel to the other.
+    /// Distance between the two channels.
     pub(super) const STRIDE: usize = 8;
 }
 
-/// Command: go.
+/// Command: start.
 const START: u8 = 1 << 0;
-/// Command: to memory.
+/// Command: the transfer goes to memory.
 const TO_MEMORY: u8 = 1 << 3;
 
 bitflags::bitflags! {
     /// Bus master status.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub(super) struct MasterStatus: u8 {
-        /// The table is not used up yet.
+        /// Transfer in progress: the table is not used up yet.
         const ACTIVE = 1 << 0;
-        /// An access to memory failed. Written as 1 to clear.
+        /// An access to memory failed. Write 1 to clear.
         const ERROR = 1 << 1;
-        /// The device interrupted. Written as 1 to clear.
+        /// The device interrupted. Write 1 to clear.
         const INTERRUPT = 1 << 2;
-        /// Whoever set the controller up says that a drive can do DMA: kept as they are.
+        /// Set by firmware or driver: a drive supports DMA. Preserved.
         const CAPABLE = 1 << 5 | 1 << 6;
         const _ = !0;
     }
 }
 
-/// No entry's memory crosses a multiple of this.
+/// An entry's memory must not cross a multiple of this.
 const BOUNDARY: u64 = 1 << 16;
-/// Entries in a table: the smallest, of 4 KiB, reach the largest request, with some to spare for buffers that are not
-/// aligned to pages.
+/// Number of table entries: enough for the largest request even in pieces of 4 KiB, with some to spare for
+/// buffers that are not page-aligned.
 const ENTRIES: usize = 512;
-/// Entry: the last one.
+/// Entry: end of table.
 const LAST: u64 = 1 << 63;
 /// Bytes in an entry.
 const ENTRY: usize = 8;
-/// Bytes in the table. Aligned to itself, it does not cross 64 KiB.
+/// Bytes in the table. Aligned to its size, it does not cross a 64 KiB boundary.
 pub(super) const TABLE_BYTES: usize = ENTRIES * ENTRY;
 
-/// Whether the controller reaches that memory: 32-bit addresses, and pairs of bytes.
+/// Whether the controller reaches this memory: 32-bit addresses, multiples of two bytes.
 pub(super) fn reaches(bus: u64, length: u64) -> bool {
     bus & 1 == 0 && bus.checked_add(length).is_some_and(|end| end <= 1 << 32)
 }
 
-/// Bytes in whole blocks after the first `done` bytes of a request that one table can name; 0 if it cannot name the first
-/// block.
+/// Bytes, in whole blocks, after the first `done` bytes of a request that one table can cover; 0 if not even
+/// the first block.
 #[inline(never)]
 pub(super) fn in_reach(request: &Request, done: usize) -> usize {
     let reached = cut::<BOUNDARY>(spans(request, done))
@@ -69,7 +70,7 @@ pub(super) fn in_reach(request: &Request, done: usize) -> usize {
     whole_blocks(total(reached))
 }
 
-/// Writes down in the table where the `round` bytes of a request after the first `done` ones are.
+/// Fills the table for the `round` bytes of a request after the first `done` ones.
 #[inline(never)]
 pub(super) fn lay_table(
     table: &mut Shared,
@@ -83,7 +84,7 @@ pub(super) fn lay_table(
     for span in first_bytes(cut::<BOUNDARY>(spans(request, done)), round).take(ENTRIES) {
         left = left.saturating_sub(span.length);
         let last = if left == 0 { LAST } else { 0 };
-        // A length of 64 KiB is written as 0.
+        // A length of 64 KiB is encoded as 0.
         let entry = u64::from(span.length as u16) << 32 | u64::from(span.bus as u32) | last;
         table.write(at, entry.to_le());
         at = at.saturating_add(ENTRY);
@@ -91,7 +92,7 @@ pub(super) fn lay_table(
     table.clean(0, at, platform);
 }
 
-/// Both channels' registers.
+/// The registers of both channels.
 pub(super) struct BusMaster<R> {
     registers: R,
 }
@@ -109,7 +110,7 @@ impl<R: Registers> BusMaster<R> {
         MasterStatus::from_bits_retain(self.registers.read8(at(channel, register::STATUS)))
     }
 
-    /// Stops a channel, and clears what it said.
+    /// Stops a channel, and clears its status.
     pub(super) fn stop(&self, channel: u8) {
         self.registers.write8(at(channel, register::COMMAND), 0);
         let kept = self.status(channel).intersection(MasterStatus::CAPABLE);
@@ -117,14 +118,14 @@ impl<R: Registers> BusMaster<R> {
         self.registers.write8(at(channel, register::STATUS), clear.bits());
     }
 
-    /// Makes a channel ready: which table, which way. Ahead of the device's command.
+    /// Sets a channel's table and direction. Comes before the device's command.
     pub(super) fn prepare(&self, channel: u8, table: u32, direction: Direction) {
         self.stop(channel);
         self.registers.write32(at(channel, register::TABLE), table);
         self.registers.write8(at(channel, register::COMMAND), way(direction));
     }
 
-    /// Lets it go. After the device's command.
+    /// Starts the transfer. Comes after the device's command.
     pub(super) fn start(&self, channel: u8, direction: Direction) {
         self.registers.write8(at(channel, register::COMMAND), way(direction) | START);
     }

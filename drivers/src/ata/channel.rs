@@ -1,4 +1,4 @@
-//! One channel of a controller: two devices share its registers, and one of them is selected.
+//! One channel of a controller: two devices share its registers; one of them is selected.
 
 use dumpcore::device::DeviceError;
 use dumpcore::integrity::Digest;
@@ -9,7 +9,7 @@ use crate::acs::{IDENTIFY_BYTES, Identity, code};
 use crate::bus::registers::Registers;
 use crate::disk::pio::DataPort;
 
-/// Command block (ATA8-APT, 10): offsets of ports.
+/// Command block (ATA8-APT, 10): port offsets.
 mod command_block {
     /// Data, 16 bits.
     pub(super) const DATA: usize = 0;
@@ -24,9 +24,9 @@ mod command_block {
     pub(super) const COMMAND: usize = 7;
 }
 
-/// Ports in the command block.
+/// Number of ports in the command block.
 pub(super) const COMMAND_PORTS: u16 = 8;
-/// Ports in the control block: alternate status when read, device control when written.
+/// Number of ports in the control block: reads return the alternate status, writes go to device control.
 pub(super) const CONTROL_PORTS: u16 = 1;
 
 /// Device control: no interrupt.
@@ -34,69 +34,69 @@ const N_IEN: u8 = 1 << 1;
 /// Device control: software reset of both devices.
 const SRST: u8 = 1 << 2;
 
-/// Device register: bits that were always ones, and are obsolete now.
+/// Device register: obsolete bits, which must be ones for old devices.
 const DEVICE_ONES: u8 = 1 << 7 | 1 << 5;
-/// Device register: addresses are block numbers.
+/// Device register: LBA addressing.
 const DEVICE_LBA: u8 = 1 << 6;
-/// Device register: the second device.
+/// Device register: device 1.
 const DEVICE_SECOND: u8 = 1 << 4;
 
-/// SRST stays set for so long at least (ATA8-APT, 12.3).
+/// Minimum time that SRST stays set (ATA8-APT, 12.3).
 pub(super) const RESET_HELD: Nanoseconds = 5_000;
-/// For so long after it, status says nothing.
+/// Time after the reset during which the status is not valid.
 pub(super) const RESET_QUIET: Nanoseconds = 2 * MILLISECOND;
-/// So long a reset may take, by the standard: device 0 waits for device 1.
+/// Time limit of a reset by the standard: device 0 waits for device 1.
 pub(super) const RESET_LONGEST: Nanoseconds = 31 * SECOND;
 
-/// A device that says nothing at all may still do so within this time after a reset: what a channel is told is late in an
-/// emulator that has much else to do.
+/// After a reset, a silent device may still appear within this time: a busy emulator handles register writes
+/// late.
 const APPEARS: Nanoseconds = 500 * MILLISECOND;
 
 bitflags::bitflags! {
     /// The status register.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub(super) struct Status: u8 {
-        /// The command failed; the error register says how.
+        /// The command failed; see the error register.
         const ERR = 1 << 0;
-        /// Data wait to be moved.
+        /// A data transfer is pending.
         const DRQ = 1 << 3;
-        /// The device has a fault.
+        /// Device fault.
         const DF = 1 << 5;
-        /// The device takes commands.
+        /// The device accepts commands.
         const DRDY = 1 << 6;
-        /// The device is busy; no other bit counts.
+        /// The device is busy; the other bits are not valid.
         const BSY = 1 << 7;
         const _ = !0;
     }
 }
 
 impl Status {
-    /// Whether nobody drives the bus: pulled up, or, as the standard has it, with a pull-down on bit 7.
+    /// Whether no device drives the bus: pulled up, or as in the standard with a pull-down on bit 7.
     pub(super) fn floats(self) -> bool {
         matches!(self.bits(), 0xff | 0x7f)
     }
 }
 
-/// What a device left in its registers after a reset (ATA8-ACS, 4.3).
+/// A device's signature in its registers after a reset (ATA8-ACS, 4.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Signature {
     /// A disk.
     Ata,
-    /// A device that takes packets, such as a CD drive.
+    /// An ATAPI device, such as a CD drive.
     Atapi,
-    /// Nobody.
+    /// No device.
     None,
 }
 
-/// A command with where it works.
+/// A command with its parameters.
 #[derive(Clone, Copy)]
 pub(super) struct Command {
     pub(super) code: u8,
     /// First sector.
     pub(super) lba: u64,
-    /// Sectors, or another number that the command takes.
+    /// Sectors, or another parameter of the command.
     pub(super) count: u32,
-    /// Addresses have 48 bits.
+    /// The command uses 48-bit addresses.
     pub(super) lba48: bool,
 }
 
@@ -116,29 +116,30 @@ impl<R: Registers> Channel<R> {
         self.control.integrity(digest);
     }
 
-    /// Alternate status: reading it changes nothing.
+    /// The alternate status: reading it has no side effects.
     pub(super) fn status(&self) -> Status {
         Status::from_bits_retain(self.control.read8(0))
     }
 
-    /// The error register, which counts when status says [`Status::ERR`].
+    /// The error register, valid if the status has [`Status::ERR`].
     pub(super) fn error(&self) -> u8 {
         self.command.read8(command_block::ERROR)
     }
 
-    /// The status as an error: its byte, and below it that of the error register.
+    /// The status as an error: status byte in bits 8 to 15, error register in bits 0 to 7.
     pub(super) fn failure(&self, what: &'static str, status: Status) -> DeviceError {
         DeviceError::Status { what, code: u32::from(status.bits()) << 8 | u32::from(self.error()) }
     }
 
-    /// 400 ns pass, in which status is not valid yet (ATA8-APT, 8.2): no access to these ports takes less than 100.
+    /// Waits the 400 ns until the status is valid (ATA8-APT, 8.2): an access to these ports takes at least
+    /// 100 ns.
     pub(super) fn settle(&self) {
         for _ in 0..4 {
             let _ = self.control.read8(0);
         }
     }
 
-    /// Sets SRST. No interrupt comes from now on.
+    /// Sets SRST. Disables interrupts from now on.
     pub(super) fn assert_reset(&self) {
         self.control.write8(0, N_IEN | SRST);
     }
@@ -148,7 +149,8 @@ impl<R: Registers> Channel<R> {
         self.control.write8(0, N_IEN);
     }
 
-    /// Resets both devices, and waits at most `limit` nanoseconds for the first. Without a first one it does not wait.
+    /// Resets both devices, and waits at most `limit` nanoseconds for device 0. Does not wait if there is
+    /// none.
     ///
     /// # Errors
     /// [`DeviceError::TimedOut`].
@@ -160,7 +162,7 @@ impl<R: Registers> Channel<R> {
         self.quiet("an ATA reset", limit, wait)
     }
 
-    /// Waits until nobody who is selected is busy. Without anybody it does not wait.
+    /// Waits until the selected device is not busy. Does not wait if there is none.
     ///
     /// # Errors
     /// [`DeviceError::TimedOut`].
@@ -173,13 +175,13 @@ impl<R: Registers> Channel<R> {
         Ok(wait.until(what, limit, || self.is_quiet().then_some(()))?)
     }
 
-    /// Whether nobody who is selected is busy.
+    /// Whether the selected device is not busy, or absent.
     pub(super) fn is_quiet(&self) -> bool {
         let status = self.status();
         status.floats() || !status.contains(Status::BSY)
     }
 
-    /// Selects device 0 or 1. Whoever is selected before must not be busy.
+    /// Selects device 0 or 1. The device selected before must not be busy.
     pub(super) fn select(&self, device: u8) {
         self.command.write8(command_block::DEVICE, device_bits(device));
         self.settle();
@@ -202,7 +204,7 @@ impl<R: Registers> Channel<R> {
         })?
     }
 
-    /// The selected device's signature. Only after a reset.
+    /// The selected device's signature. Valid only after a reset.
     pub(super) fn signature(&self) -> Signature {
         let status = self.status();
         if status.is_empty() || status.floats() {
@@ -211,20 +213,20 @@ impl<R: Registers> Channel<R> {
         let mid = self.command.read8(command_block::LBA_MID);
         let high = self.command.read8(command_block::LBA_HIGH);
         match (mid, high) {
-            // The latter is that of a disk that is a serial one at heart.
+            // The second is a Serial ATA disk's.
             (0, 0) | (0x3c, 0xc3) => Signature::Ata,
             (0x14, 0xeb) | (0x69, 0x96) => Signature::Atapi,
             _ => Signature::None,
         }
     }
 
-    /// Gives the device, which is the one selected, a command.
+    /// Issues a command to the selected device, `device`.
     pub(super) fn issue(&self, device: u8, command: Command) {
         let Command { code, lba, count, lba48 } = command;
         let byte = |shift: u32| (lba >> shift) as u8;
         let mut select = device_bits(device);
         if lba48 {
-            // The upper bytes go first; each register keeps the last two.
+            // The upper bytes first; each register keeps the last two bytes.
             self.task_file((count >> 8) as u8, byte(24), byte(32), byte(40));
         } else {
             select |= byte(24) & 0xf;
@@ -243,10 +245,10 @@ impl<R: Registers> Channel<R> {
         self.command.write8(command_block::LBA_HIGH, high);
     }
 
-    /// Asks a device what it is; `None` if it is not there, or not a disk. The answer goes into `answer`.
+    /// Identifies a device; `None` if it is absent or not a disk. The response goes into `answer`.
     ///
     /// # Errors
-    /// Why it cannot be used, or was not told in time.
+    /// Why it cannot be used, or that it did not answer in time.
     pub(super) fn identify(
         &self,
         device: u8,
@@ -284,8 +286,8 @@ impl<R: Registers> Channel<R> {
         Identity::read(|word| words.get(word).map_or(0, |bytes| u16::from_le_bytes(*bytes))).map(Some)
     }
 
-    /// Has so many sectors moved together between two looks at the status. Gives how many those are now: 1 if the disk
-    /// does not do it.
+    /// Sets the number of sectors per data block of READ and WRITE MULTIPLE. Returns the number now in
+    /// effect: 1 if the disk refuses.
     ///
     /// # Errors
     /// [`DeviceError::Gone`] or [`DeviceError::TimedOut`].

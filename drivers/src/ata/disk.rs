@@ -1,4 +1,4 @@
-//! An ATA disk that receives a dump.
+//! An ATA disk for dumps.
 
 use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Direction, Health, Request};
@@ -24,25 +24,25 @@ use crate::disk::{Called, Name, Pending, Polled, PolledDisk, Progress, Requests,
 
 /// Base class and subclass of an IDE controller.
 const CLASS_IDE: u32 = 0x0101;
-/// Programming interface: this channel has its registers where its BARs say, by channel.
+/// Programming interface: the channel's registers are at its BARs (native mode), by channel.
 const NATIVE: [u32; 2] = [1 << 0, 1 << 2];
-/// Programming interface: bus master.
+/// Programming interface: supports bus mastering.
 const MASTERS: u32 = 1 << 7;
-/// The ports of a channel that is not native, by channel: command block and control block.
+/// Ports of a channel in compatibility mode, by channel: command block and control block.
 const COMPATIBLE: [(u16, u16); 2] = [(0x1f0, 0x3f6), (0x170, 0x376)];
-/// Where the control block is in its BAR.
+/// Offset of the control block in its BAR.
 const CONTROL_IN_BAR: u16 = 2;
 /// The BAR of the bus master registers.
 const MASTER_BAR: u8 = 4;
 
-/// The commands for a transfer.
+/// The command codes of a transfer.
 struct Codes {
     lba28: u8,
     lba48: u8,
 }
 
 impl Codes {
-    /// By DMA, or sector by sector, or with `multiple` several sectors together.
+    /// By DMA, or by PIO one sector at a time, or with `multiple` several sectors at a time.
     fn of(direction: Direction, dma: bool, multiple: bool) -> Codes {
         let codes = |lba28, lba48| Codes { lba28, lba48 };
         match (direction, dma, multiple) {
@@ -56,10 +56,10 @@ impl Codes {
     }
 }
 
-/// When the disk has finished, the controller has what it was given within this time, in memory or out of it.
+/// After the disk has finished, the controller finishes moving its data within this time.
 const MASTER_LAGS: Nanoseconds = MILLISECOND;
 
-/// Which disk of a controller.
+/// Position of a disk on its controller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Place {
     channel: u8,
@@ -67,7 +67,7 @@ struct Place {
 }
 
 impl Place {
-    /// 0 and 1: the first channel's; 2 and 3: the second's.
+    /// 0 and 1: first channel; 2 and 3: second channel.
     fn new(number: u8) -> Option<Place> {
         (number < 4).then_some(Place { channel: number >> 1, device: number & 1 })
     }
@@ -77,89 +77,92 @@ impl Place {
     }
 }
 
-/// What the disk is doing.
+/// State of the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     /// Nothing.
     Rest,
     /// DMA.
     Master {
-        /// When the disk was first seen to have finished ahead of the controller.
+        /// When the disk was first seen finished while the controller was not.
         alone: Option<Nanoseconds>,
     },
-    /// PIO: the CPU moves the data, and this many bytes have moved; or there is none.
+    /// PIO: number of bytes moved so far; or a command without data.
     Pio { moved: usize },
-    /// SRST is set, since then.
+    /// SRST is set, since this time.
     Reset { since: Nanoseconds },
-    /// SRST was cleared, then.
+    /// SRST was cleared at this time.
     Wakes { since: Nanoseconds },
 }
 
-/// What a poll of the disk found.
+/// Result of a poll.
 enum Step {
-    /// It continues.
+    /// Still in progress.
     On,
-    /// A round is over.
+    /// A round is complete.
     Round,
-    /// The disk has been reset.
+    /// The reset is complete.
     Fresh,
 }
 
-/// What a disk can be told besides transfers.
+/// Commands other than transfers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AtaCommand {
-    /// Bring what is in the cache to the medium, by this command.
+    /// Flush the cache, with this command code.
     Flush(u8),
 }
 
-/// A disk behind a PCI IDE controller: takes it over by a software reset of its channel, and polls.
+/// A disk on a PCI IDE controller: takes it over by a software reset of its channel, and polls.
 ///
-/// The disk's size is not known before, since it takes a command to find out. Only one disk of a controller can be in
-/// use: the reset of one disturbs its neighbours. The disk has one request at a time; the next is begun without delay.
+/// The disk's size is known only after the take-over, since it takes a command. Only one disk of a controller
+/// can be in use: a reset affects both disks of a channel. The disk processes one request at a time; the
+/// driver issues the next without delay.
 ///
-/// Data goes by DMA if the controller is a bus master and somebody has selected a mode for DMA on the disk; transfer modes
-/// stay as they are. What the controller cannot reach, beyond 4 GiB, goes by PIO, as everything does without DMA.
+/// Data goes by DMA if the controller is a bus master and a DMA mode is already selected on the disk;
+/// transfer modes are not changed. Memory beyond the controller's reach (4 GiB) goes by PIO, as does
+/// everything without DMA.
 ///
-/// A request that fails is tried once more after a reset, then its failure is reported.
+/// A failed request is retried once after a reset, then its failure is reported.
 pub type AtaDisk<R, C> = Polled<Ata<R, C>>;
 
-/// What an IDE controller does for a disk.
+/// The IDE controller's part of the driver.
 pub struct Ata<R, C> {
     pci: PciDevice<C>,
-    /// `None`: the channel's registers are not ports, or nowhere.
+    /// `None`: the channel's registers are not ports, or not assigned.
     channels: [Option<Channel<R>>; 2],
     master: Option<BusMaster<R>>,
-    /// Where data is for DMA.
+    /// The DMA table.
     table: Shared,
-    /// A block that the CPU copies by.
+    /// A block for copies by the CPU.
     copy: DmaBuffer,
     ram: Ram,
-    /// Which disk it has to be; if `None`, the first that is found.
+    /// The wanted disk; `None`: the first one found.
     wanted: Option<Place>,
-    /// Which one it is. Once found, no other one is taken for it.
+    /// The disk in use. Once found, no other disk is taken for it.
     place: Option<Place>,
     timeout: Nanoseconds,
     identity: Option<Identity>,
-    /// Index of the request that the disk has.
+    /// Index of the disk's current request.
     current: usize,
     phase: Phase,
 }
 
-/// The `index`th IDE controller of the machine, counted from 0 in the order of the bus.
+/// The machine's IDE controller number `index`, counted from 0 in bus order.
 pub fn find<C: ConfigSpace + ?Sized>(config: &C, index: usize) -> Option<Function> {
     functions(config).filter(|function| function.class >> 8 == CLASS_IDE).nth(index)
 }
 
 impl<R: Registers, C: ConfigSpace> AtaDisk<R, C> {
-    /// Looks at an IDE controller and carves what it needs from the arena, 8 KiB. Does not write to the device.
+    /// Probes an IDE controller and takes 8 KiB from the arena. Does not write to the device.
     ///
-    /// `disk` is 0 for the master and 1 for the slave of the first channel, 2 and 3 for those of the second, or `None` for
-    /// the first of these that is a disk. `ram` says where the RAM is that is to be dumped. A reset of two devices that
-    /// behave may take 31 s by the standard.
+    /// `disk` is 0 for the master and 1 for the slave of the first channel, 2 and 3 for those of the second,
+    /// or `None` for the first of these that is a disk. `ram` tells where the RAM to dump is. By the
+    /// standard, a reset of two devices may take 31 s.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is no IDE controller, or has no channel behind ports, or does not decode them;
-    /// [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities make no sense; [`DeviceError::OutOfArena`].
+    /// [`DeviceError::Unsupported`] if the function is not an IDE controller, has no channel on ports, or
+    /// does not decode them; [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities are
+    /// inconsistent; [`DeviceError::OutOfArena`].
     pub fn open(
         access: Access<C, impl FnMut(u16, u16) -> Option<R>>,
         function: Function,
@@ -221,13 +224,13 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         self.channels.get(usize::from(place.channel)).and_then(Option::as_ref).ok_or(DeviceError::NotReady)
     }
 
-    /// The disk that is in use, its channel, and what it said of itself.
+    /// The disk in use, its channel, and its identity data.
     fn in_use(&self) -> Result<(Place, &Channel<R>, Identity), DeviceError> {
         let place = self.place.ok_or(DeviceError::NotReady)?;
         Ok((place, self.channel(place)?, self.identity.ok_or(DeviceError::NotReady)?))
     }
 
-    /// Stops DMA, on both channels: that of the other one would go on as soon as the function may access memory.
+    /// Stops DMA on both channels: the other one's would resume when bus mastering is enabled.
     fn stop_master(&self) {
         if let Some(master) = &self.master {
             master.stop(0);
@@ -235,7 +238,7 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         }
     }
 
-    /// Resets the channels where the disk can be, and looks for it.
+    /// Resets the channels that may have the disk, and finds it.
     #[inline(never)]
     fn find_disk(&mut self, wait: &Wait<'_>) -> Result<(Place, Identity), DeviceError> {
         let wanted = self.place.or(self.wanted);
@@ -267,7 +270,7 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         Err(error.unwrap_or(DeviceError::Unsupported { what: "an ATA disk in its place", value }))
     }
 
-    /// Gives the disk the next round of the oldest request.
+    /// Issues the next round of the oldest request.
     #[inline(never)]
     fn begin(&mut self, requests: &mut Requests<Self>, platform: &dyn Platform) -> Result<(), DeviceError> {
         let Some(index) = requests.oldest(|_| true) else { return Ok(()) };
@@ -279,7 +282,7 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
             return Err(DeviceError::Gone);
         }
         if status.intersects(Status::BSY | Status::DRQ) || !status.contains(Status::DRDY) {
-            // No command may be given on top of one that it is still in the middle of.
+            // A command must not be issued in the middle of another.
             return Err(DeviceError::Protocol { what: "its status at rest", value: status.bits().into() });
         }
         self.phase = Phase::Pio { moved: 0 };
@@ -328,7 +331,7 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         Ok(())
     }
 
-    /// Looks how far DMA is.
+    /// Polls a DMA transfer.
     fn poll_master(
         &mut self,
         alone: Option<Nanoseconds>,
@@ -356,7 +359,8 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
             return Ok(Step::On);
         }
         if said.contains(MasterStatus::ACTIVE) {
-            // The disk says that it has moved all; either the last bytes are still on their way, or it has not.
+            // The disk reports completion: either the last bytes are still in transit, or the transfer is
+            // short.
             let now = wait.now();
             let since = alone.unwrap_or(now);
             self.phase = Phase::Master { alone: Some(since) };
@@ -369,7 +373,7 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         Ok(Step::Round)
     }
 
-    /// Moves the data that the disk has, or waits for, if it does.
+    /// Moves data if the disk is ready for it.
     #[inline(never)]
     fn poll_pio(
         &mut self,
@@ -390,13 +394,13 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         }
         let left = pending.round.saturating_sub(moved);
         if status.contains(Status::DRQ) != (left > 0) {
-            // It wants more, or less, than it was told of.
+            // It requests more, or less, data than the command moves.
             let value = status.bits().into();
             return Err(DeviceError::Protocol { what: "its status within a command", value });
         }
         if left == 0 {
             if !status.contains(Status::DRDY) {
-                // Nobody answers who could have taken anything.
+                // No device has answered, so the data went nowhere.
                 let value = status.bits().into();
                 return Err(DeviceError::Protocol { what: "its status after a command", value });
             }
@@ -409,7 +413,7 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         Ok(Step::On)
     }
 
-    /// Moves sectors of so many bytes, from a byte of a request on.
+    /// Moves sectors of `sector` bytes each, starting at a byte of a request.
     fn move_sectors(
         &mut self,
         pending: &mut Pending<Self>,
@@ -432,7 +436,7 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         Ok(())
     }
 
-    /// Goes on with a reset.
+    /// Advances a reset.
     fn poll_reset(&mut self, wait: &Wait<'_>) -> Result<Step, DeviceError> {
         let (place, channel, _) = self.in_use()?;
         let now = wait.now();
@@ -463,7 +467,7 @@ impl<R: Registers, C: ConfigSpace> Ata<R, C> {
         Ok(Step::On)
     }
 
-    /// Begins a reset, to try once more what failed.
+    /// Starts a reset, to retry a failed request.
     fn begin_reset(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.stop_master();
         let (_, channel, _) = self.in_use()?;
@@ -494,9 +498,9 @@ fn find_channel<R: Registers, C: ConfigSpace>(
     Some(Channel::new(ports(command, COMMAND_PORTS)?, ports(control, CONTROL_PORTS)?))
 }
 
-// SAFETY: the disk has one request at a time, and that is over when the bus master has stopped. After a take-over, the
-// channel has been reset and bus mastering was off. The table for DMA, which is the driver's, names the spans of that
-// request, and which way data goes is the request's; PIO moves data while poll() runs.
+// SAFETY: the disk has one request at a time, and the request is over when the bus master has stopped. After
+// a take-over, the channel has been reset, and bus mastering was off. The DMA table belongs to the driver and
+// names the spans of that request; the direction is the request's. PIO moves data only while poll() runs.
 unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ata<R, C> {
     type Command = AtaCommand;
     type State = ();
@@ -566,7 +570,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ata<R, C> {
             }
         }
         match found {
-            // Nobody drives the bus; but then, it may only be that a device is selected that is not there.
+            // The bus floats; but an absent device may just be selected.
             None => Health::Risky(DeviceError::Gone),
             Some(status) if !status.contains(Status::BSY) && status.contains(Status::DF) => {
                 Health::Risky(DeviceError::Status { what: "stay in operation", code: status.bits().into() })
@@ -576,7 +580,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ata<R, C> {
     }
 
     fn take_over(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        // Without bus mastering, nothing of the old driver's can arrive while the reset is under way.
+        // Without bus mastering, the old driver's DMA cannot arrive during the reset.
         self.pci.isolate(wait).map_err(|error| self.pci.explain(error))?;
         self.stop_master();
         let (place, identity) = self.find_disk(wait).map_err(|error| self.pci.explain(error))?;
@@ -614,7 +618,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ata<R, C> {
 
     fn serve(&mut self, requests: &mut Requests<Self>, platform: &dyn Platform) {
         if self.phase == Phase::Rest {
-            // If the disk does not take it, the next poll finds that again.
+            // If the disk does not accept it, the next poll detects that.
             let _ = self.begin(requests, platform);
         }
     }
@@ -632,7 +636,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ata<R, C> {
             Phase::Rest => begun.map(|()| Step::On),
             Phase::Master { alone } => self.poll_master(alone, pending.verb(Self::called), wait),
             Phase::Pio { moved } => self.poll_pio(moved, pending, wait.platform()),
-            // A disk that cannot be reset is of no use any more.
+            // A disk that cannot be reset is unusable.
             Phase::Reset { .. } | Phase::Wakes { .. } => Ok(self.poll_reset(wait)?),
         };
         let flushes = pending.request().is_none();
@@ -654,13 +658,13 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ata<R, C> {
                 Ok(())
             }
             Err(DeviceError::Gone) => return Err(DeviceError::Gone),
-            // A flush is not tried again: a second one would pass over the sector that the first could not write.
+            // A flush is not retried: a second one would skip the sector that the first could not write.
             Err(error) if pending.tried || flushes && matches!(error, DeviceError::Status { .. }) => {
                 Err(error)
             }
             Err(error) if flushes => return Err(error),
             Err(error) => {
-                // Before trying again, for a device that is gone never ends a reset.
+                // Check before retrying: a reset of a device that is gone never ends.
                 if self.pci.explain(error) == DeviceError::Gone {
                     return Err(DeviceError::Gone);
                 }
@@ -670,13 +674,13 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ata<R, C> {
         };
         self.phase = Phase::Rest;
         if result.is_err() {
-            // Whatever the disk is in the middle of ends with it, when the next request finds it so.
+            // The disk may still be busy with the command; the next request checks that.
             self.stop_master();
         }
         Ok(Progress::Over { index, result })
     }
 
-    /// The channel's bus master stops, too.
+    /// Also stops the channel's bus master.
     fn explain(&self, error: DeviceError) -> DeviceError {
         self.stop_master();
         self.pci.explain(error)

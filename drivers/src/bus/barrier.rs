@@ -1,21 +1,21 @@
-//! Ordering between the CPU and a device: around memory both use, and ahead of the registers that announce it.
+//! Memory ordering between the CPU and a device: for shared memory, and before the doorbell.
 //!
-//! `core::sync::atomic::fence` orders CPUs among one another. A device outside the CPUs' coherence domain needs more on
-//! some machines, so the instructions are named here.
+//! `core::sync::atomic::fence` orders CPUs among each other. A device outside the CPUs' coherence domain
+//! needs more on some machines, so this module uses the instructions themselves.
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-/// What was written to shared memory before is seen by the device before what is written after.
+/// The device sees earlier writes to shared memory before later ones.
 #[inline]
 pub fn publish() {
     compiler_fence(Ordering::Release);
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: a barrier changes nothing but order.
+    // SAFETY: a barrier only affects ordering.
     unsafe {
         core::arch::asm!("dmb oshst", options(nostack, preserves_flags))
     };
     #[cfg(target_arch = "riscv64")]
-    // SAFETY: a barrier changes nothing but order.
+    // SAFETY: a barrier only affects ordering.
     unsafe {
         core::arch::asm!("fence ow, ow", options(nostack, preserves_flags))
     };
@@ -25,17 +25,17 @@ pub fn publish() {
     compiler_fence(Ordering::SeqCst);
 }
 
-/// What the device wrote before the value just read is seen by reads after.
+/// Later reads see everything that the device wrote before the value just read.
 #[inline]
 pub fn observe() {
     compiler_fence(Ordering::SeqCst);
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: a barrier changes nothing but order.
+    // SAFETY: a barrier only affects ordering.
     unsafe {
         core::arch::asm!("dmb oshld", options(nostack, preserves_flags))
     };
     #[cfg(target_arch = "riscv64")]
-    // SAFETY: a barrier changes nothing but order.
+    // SAFETY: a barrier only affects ordering.
     unsafe {
         core::arch::asm!("fence ir, ir", options(nostack, preserves_flags))
     };
@@ -45,18 +45,18 @@ pub fn observe() {
     compiler_fence(Ordering::Acquire);
 }
 
-/// Everything before, reads and writes, memory and registers, comes before everything after. Needed between a write to
-/// shared memory and a read that asks whether the device wants to be told.
+/// All earlier accesses (reads and writes, memory and registers) precede all later ones. Needed between a
+/// write to shared memory and the read that tells whether the device wants a doorbell.
 #[inline]
 pub fn full() {
     core::sync::atomic::fence(Ordering::SeqCst);
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: a barrier changes nothing but order.
+    // SAFETY: a barrier only affects ordering.
     unsafe {
         core::arch::asm!("dmb osh", options(nostack, preserves_flags))
     };
     #[cfg(target_arch = "riscv64")]
-    // SAFETY: a barrier changes nothing but order.
+    // SAFETY: a barrier only affects ordering.
     unsafe {
         core::arch::asm!("fence iorw, iorw", options(nostack, preserves_flags))
     };

@@ -1,4 +1,4 @@
-//! Registers in memory: volatile accesses of exactly the width asked for.
+//! Memory-mapped registers: volatile accesses of exactly the requested width.
 
 use core::ptr::NonNull;
 
@@ -9,7 +9,7 @@ use super::registers::Registers;
 
 /// A mapped window of memory-mapped registers.
 ///
-/// It holds no reference to the registers: to the compiler a reference would allow reads that nobody asked for.
+/// It holds no reference to the registers: a reference would allow the compiler to add reads.
 #[derive(Debug)]
 pub struct Mmio {
     start: NonNull<u8>,
@@ -23,8 +23,8 @@ impl Mmio {
     /// The window of `length` bytes at `start`.
     ///
     /// # Safety
-    /// The bytes are device registers (or memory that nothing in Rust refers to), mapped uncached and strongly ordered,
-    /// for reading and writing, on every CPU, for as long as the value exists.
+    /// The bytes must be device registers (or memory without references from Rust), mapped uncached and
+    /// strongly ordered, readable and writable, on every CPU, for as long as the value exists.
     pub const unsafe fn new(start: NonNull<u8>, length: usize) -> Mmio {
         Mmio { start, length }
     }
@@ -39,7 +39,8 @@ impl Mmio {
         if !register.is_aligned() {
             return None;
         }
-        // SAFETY: inside the window and aligned; new() was promised that it is mapped and not otherwise referred to.
+        // SAFETY: inside the window and aligned; new()'s caller promised the mapping and that there are no
+        // references.
         Some(unsafe { VolatilePtr::new(register) })
     }
 }
@@ -102,7 +103,7 @@ mod tests {
     fn only_aligned_accesses_inside_the_window_touch_memory() {
         let mut memory = [0x1122_3344_5566_7788_u64, 0];
         let start = NonNull::from(&mut memory).cast::<u8>();
-        // SAFETY: the array outlives the window and is not used meanwhile.
+        // SAFETY: the array outlives the window, and is not accessed otherwise while the window exists.
         let window = unsafe { Mmio::new(start, 12) };
         assert_eq!(window.read8(0), 0x88);
         assert_eq!(window.read16(2), 0x5566);

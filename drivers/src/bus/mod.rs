@@ -1,4 +1,4 @@
-//! What a controller is built on: its registers, the PCI bus, and the memory it shares with the driver.
+//! Access to controllers: registers, the PCI bus, and memory shared with the device.
 
 pub mod access;
 pub mod barrier;

@@ -6,7 +6,7 @@ use dumpcore::integrity::Digest;
 
 use super::registers::Registers;
 
-/// A window of ports. There is no access of 64 bits to ports: it reads as ones, and a write is dropped.
+/// A window of ports. Ports have no 64-bit access: reads return all ones, writes are dropped.
 #[derive(Debug)]
 pub struct PortWindow {
     first: u16,
@@ -14,13 +14,13 @@ pub struct PortWindow {
 }
 
 impl PortWindow {
-    /// The window of `length` ports from `first` on, cut off where the port space ends.
+    /// The window of `length` ports from `first` on, cut off at the end of the port space.
     ///
     /// # Safety
-    /// The code runs with the right to access ports, and these are a device's registers that nobody else uses
-    /// while a method is called.
+    /// The code must run with port access, and these ports must be a device's registers that nobody else uses
+    /// during a method call.
     pub const unsafe fn new(first: u16, length: u16) -> PortWindow {
-        // Port 0xffff is left out by that, which no device has.
+        // This leaves out port 0xffff, which no device uses.
         let room = u16::MAX.wrapping_sub(first);
         PortWindow { first, length: if length < room { length } else { room } }
     }
@@ -43,8 +43,8 @@ impl Registers for PortWindow {
     fn read8(&self, offset: usize) -> u8 {
         let Some(port) = self.port(offset, 1) else { return u8::MAX };
         let value: u8;
-        // SAFETY: a port of the window, which new() was promised to be ours. Not `nomem`: accesses to memory stay on their
-        // side of it.
+        // SAFETY: a port of the window, which new()'s caller promised to us. Not `nomem`: memory accesses
+        // must not move across it.
         unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nostack, preserves_flags)) };
         value
     }
@@ -103,7 +103,8 @@ impl Registers for PortWindow {
             pairs.as_flattened_mut().fill(u8::MAX);
             return;
         };
-        // SAFETY: as in read8(); it stores as many pairs as there are. The direction flag is clear, as everywhere in Rust.
+        // SAFETY: as in read8(); it stores exactly the pairs of the slice. The direction flag is clear, as
+        // always in Rust.
         unsafe {
             asm!("rep insw", in("dx") port, inout("rdi") pairs.as_mut_ptr() => _,
                 inout("rcx") pairs.len() => _, options(nostack, preserves_flags));
@@ -113,7 +114,8 @@ impl Registers for PortWindow {
     fn write16s(&self, offset: usize, bytes: &[u8]) {
         let (pairs, _) = bytes.as_chunks::<2>();
         let Some(port) = self.port(offset, 2) else { return };
-        // SAFETY: as in read8(); it loads as many pairs as there are. The direction flag is clear, as everywhere in Rust.
+        // SAFETY: as in read8(); it loads exactly the pairs of the slice. The direction flag is clear, as
+        // always in Rust.
         unsafe {
             asm!("rep outsw", in("dx") port, inout("rsi") pairs.as_ptr() => _,
                 inout("rcx") pairs.len() => _, options(nostack, preserves_flags));
@@ -129,7 +131,7 @@ impl Registers for PortWindow {
 mod tests {
     use super::*;
 
-    /// No test runs with the right to access ports, so one that were touched would end it.
+    /// Tests run without port access, so touching a port would kill the test.
     #[test]
     fn accesses_that_are_misaligned_or_outside_touch_no_port() {
         // SAFETY: no port is accessed.

@@ -1,4 +1,4 @@
-//! Memory that driver and device use at the same time: rings, request headers, status bytes.
+//! Memory shared by driver and device: rings, request headers, status bytes.
 
 use core::ptr::NonNull;
 
@@ -8,15 +8,15 @@ use dumpcore::platform::Platform;
 use volatile::VolatilePtr;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Bytes in a cache line, at most: what DMA that is not coherent has to keep apart. Most CPUs have 64, some 128.
+/// Maximum size of a cache line: the granularity of non-coherent DMA. Most CPUs have 64 bytes, some 128.
 pub const LINE: usize = 128;
 
-/// Shared memory: every access is volatile and bounded, and no reference into it is ever made, since the device may
-/// write at any moment.
+/// Shared memory. Every access is volatile and bounded, and there are never references into it, since the
+/// device may write at any moment.
 ///
-/// Where DMA is not coherent, what was written has to be [cleaned](Shared::clean) before the device is told, and what the
-/// device writes [invalidated](Shared::invalidate) before it is read. So that neither harms the other's bytes, what the
-/// driver writes and what the device writes never share a [`LINE`].
+/// If DMA is not coherent, [clean](Shared::clean) the data before telling the device, and
+/// [invalidate](Shared::invalidate) the device's data before reading it. Data of the driver and data of the
+/// device never share a [`LINE`], so that neither operation damages the other's bytes.
 #[derive(Debug)]
 pub struct Shared {
     memory: DmaBuffer,
@@ -38,24 +38,26 @@ impl Shared {
         place.is_aligned().then_some(place)
     }
 
-    /// Reads what is at a byte offset; `None` if it is not aligned or not wholly inside.
+    /// Reads a value at a byte offset; `None` if it is not aligned or not wholly inside.
     #[inline]
     pub fn read<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
         let place = self.at::<T>(offset)?;
-        // SAFETY: inside the buffer, which we own, aligned, and any bytes are a T; the device is the only other party.
+        // SAFETY: inside the buffer, which we own, and aligned; any bytes are a T; only the device accesses
+        // it too.
         Some(unsafe { VolatilePtr::new(place) }.read())
     }
 
-    /// Writes a value at a byte offset; nothing if it is not aligned or not wholly inside.
+    /// Writes a value at a byte offset; does nothing if it is not aligned or not wholly inside.
     #[inline]
     pub fn write<T: IntoBytes + Immutable + Copy>(&mut self, offset: usize, value: T) {
         if let Some(place) = self.at::<T>(offset) {
-            // SAFETY: inside the buffer, which we own exclusively, and aligned; the device is the only other party.
+            // SAFETY: inside the buffer, which we own exclusively, and aligned; only the device accesses it
+            // too.
             unsafe { VolatilePtr::new(place) }.write(value);
         }
     }
 
-    /// Makes `length` bytes that were written at an offset visible to the device.
+    /// Makes `length` bytes at an offset, written by the CPU, visible to the device.
     #[inline]
     pub fn clean(&self, offset: usize, length: usize, platform: &dyn Platform) {
         if let Some(start) = self.range(offset, length) {
@@ -63,7 +65,7 @@ impl Shared {
         }
     }
 
-    /// Makes `length` bytes that the device may have written at an offset visible to the CPU.
+    /// Makes `length` bytes at an offset, possibly written by the device, visible to the CPU.
     #[inline]
     pub fn invalidate(&self, offset: usize, length: usize, platform: &dyn Platform) {
         if let Some(start) = self.range(offset, length) {
@@ -76,7 +78,7 @@ impl Shared {
         inside.then(|| self.memory.address().as_ptr().wrapping_add(offset).cast_const())
     }
 
-    /// Zeroes all of it, for the device too. Only while the device cannot reach it.
+    /// Zeroes everything, for the device too. Call only while the device cannot access it.
     pub fn clear(&mut self, platform: &dyn Platform) {
         for offset in 0..self.memory.len() {
             self.write(offset, 0_u8);
@@ -84,7 +86,7 @@ impl Shared {
         self.clean(0, self.memory.len(), platform);
     }
 
-    /// Bytes.
+    /// Number of bytes.
     pub fn len(&self) -> usize {
         self.memory.len()
     }
@@ -94,12 +96,12 @@ impl Shared {
         self.memory.is_empty()
     }
 
-    /// Where the device sees the byte at an offset.
+    /// Bus address of the byte at an offset.
     pub fn bus_address(&self, offset: usize) -> u64 {
         self.memory.bus_address().wrapping_add(offset as u64)
     }
 
-    /// Feeds where it is, for CPU and device.
+    /// Feeds its addresses, for CPU and device.
     pub fn integrity(&self, digest: &mut Digest) {
         digest
             .number(self.memory.address().as_ptr() as u64)

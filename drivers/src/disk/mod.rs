@@ -1,14 +1,16 @@
-//! What every polled disk does, once: requests are checked and queued, given to the device oldest first, polled with
-//! deadlines, and handed back; the cache is flushed; a device that fails is used no more until it is taken over again.
+//! The common part of all polled disks: checks and queues requests, issues them oldest first, polls with
+//! deadlines, and hands them back; flushes the cache; stops using a device that fails until it is taken over
+//! again.
 //!
-//! A driver is a [`PolledDisk`]: what its controller does. [`Polled`] makes a
-//! [`DumpDevice`](dumpcore::DumpDevice) of it. `drivers/tests/made_up` is a whole one for a device that does not exist.
+//! A driver implements [`PolledDisk`]: its controller's part. [`Polled`] turns it into a
+//! [`DumpDevice`](dumpcore::DumpDevice). `drivers/tests/made_up` is a complete driver for a device that does
+//! not exist.
 //!
 //! - [`polled`]: the trait, and the one implementation of `DumpDevice`.
-//! - [`pending`]: the requests that a driver has.
-//! - [`request`]: what a request may be, and where its data is.
-//! - [`pio`]: data that the CPU moves.
-//! - [`name`]: what a disk is called.
+//! - [`pending`]: a driver's requests.
+//! - [`request`]: limits on requests, and the spans of their data.
+//! - [`pio`]: data moved by the CPU.
+//! - [`name`]: names of disks.
 
 pub mod name;
 pub mod pending;

@@ -1,11 +1,11 @@
-//! What a disk is called on the console, such as `nvme 00:04.0`.
+//! A disk's name on the console, such as `nvme 00:04.0`.
 
 use dumpcore::integrity::Digest;
 
-/// Bytes in a name at most: a kind, and an address in hexadecimal.
+/// Maximum bytes of a name: a kind, and an address in hexadecimal.
 const CAPACITY: usize = 28;
 
-/// A short text, built piece by piece. What does not fit is left out.
+/// A short text, built piece by piece. Text beyond its capacity is dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Name {
     bytes: [u8; CAPACITY],
@@ -13,7 +13,7 @@ pub struct Name {
 }
 
 impl Name {
-    /// Begins with the kind of disk.
+    /// Starts with the kind of disk.
     pub fn new(kind: &str) -> Name {
         Name { bytes: [0; CAPACITY], used: 0 }.text(kind.as_bytes())
     }

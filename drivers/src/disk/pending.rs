@@ -1,39 +1,39 @@
-//! The requests that a driver has: what is left of each, and which one has waited longest.
+//! A driver's requests: the rest of each, and their order.
 
 use dumpcore::device::{Direction, Request};
 
-/// Requests that a driver takes at once. What the device does not take waits here.
+/// Maximum number of requests in a driver. Those that the device cannot accept yet wait here.
 pub const DEPTH: usize = 16;
 
-/// What something is called.
+/// Names of an operation, for errors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Called {
-    /// When it does not end: `an NVMe flush` timed out.
+    /// For a timeout: `an NVMe flush` timed out.
     pub noun: &'static str,
-    /// When it fails: the device failed to `flush`.
+    /// For a failure: the device failed to `flush`.
     pub verb: &'static str,
 }
 
-/// What a driver was asked to do.
+/// The work of a request.
 pub enum Work<C> {
-    /// To move data.
+    /// A data transfer.
     Transfer(Request),
     /// A command of the driver's own.
     Command(C),
 }
 
-/// Room for one request.
+/// A slot for one request.
 pub struct Pending<C, S> {
     work: Option<Work<C>>,
-    /// When it came, to serve those that wait in order.
+    /// Sequence number, to serve waiting requests in order.
     turn: u32,
-    /// Bytes that are done; where a request is several commands at once, those that were issued.
+    /// Bytes completed; where a request is several commands at once, bytes issued.
     pub done: usize,
-    /// Bytes that the device has now.
+    /// Bytes in flight.
     pub round: usize,
-    /// It has failed, or was under way when something else did. The second time is the last.
+    /// It has failed, or was in flight when another one failed. A second failure is final.
     pub tried: bool,
-    /// What the driver keeps of it.
+    /// The driver's own state.
     pub state: S,
 }
 
@@ -42,13 +42,13 @@ impl<C: Copy, S: Default> Pending<C, S> {
         Pending { work, turn, done: 0, round: 0, tried: false, state: S::default() }
     }
 
-    /// What there is to do; `None` if nothing is.
+    /// The work; `None` if the slot is free.
     #[inline]
     pub fn work(&self) -> Option<&Work<C>> {
         self.work.as_ref()
     }
 
-    /// The transfer, if it is one.
+    /// The transfer; `None` for a command.
     #[inline]
     pub fn request(&self) -> Option<&Request> {
         match &self.work {
@@ -57,7 +57,7 @@ impl<C: Copy, S: Default> Pending<C, S> {
         }
     }
 
-    /// The transfer, if it is one, whose data the CPU moves.
+    /// The transfer, for PIO; `None` for a command.
     #[inline]
     pub fn request_mut(&mut self) -> Option<&mut Request> {
         match &mut self.work {
@@ -66,13 +66,13 @@ impl<C: Copy, S: Default> Pending<C, S> {
         }
     }
 
-    /// Bytes of a transfer's data; of a command, 0.
+    /// Bytes of a transfer's data; 0 for a command.
     #[inline]
     pub fn length(&self) -> usize {
         self.request().map_or(0, |request| request.length() as usize)
     }
 
-    /// What it does, as it is said when that fails; of a command, as `called` says.
+    /// The verb for an error message; for a command, from `called`.
     pub fn verb(&self, called: fn(C) -> Called) -> &'static str {
         match &self.work {
             Some(Work::Transfer(Request { direction: Direction::Read, .. })) => "read",
@@ -82,7 +82,7 @@ impl<C: Copy, S: Default> Pending<C, S> {
         }
     }
 
-    /// The device has done its round. Whether there is more to do.
+    /// Completes the current round. Returns whether there is more to do.
     #[inline]
     pub fn finish_round(&mut self) -> bool {
         self.done = self.done.saturating_add(self.round);
@@ -90,10 +90,10 @@ impl<C: Copy, S: Default> Pending<C, S> {
     }
 }
 
-/// All requests that a driver has. At most [`DEPTH`].
+/// A driver's requests, at most [`DEPTH`].
 pub struct Requests<C, S> {
     all: [Pending<C, S>; DEPTH],
-    /// Requests taken so far.
+    /// Number of requests accepted so far.
     turns: u32,
 }
 
@@ -102,7 +102,7 @@ impl<C: Copy, S: Default> Requests<C, S> {
         Requests { all: [(); DEPTH].map(|()| Pending::new(None, 0)), turns: 0 }
     }
 
-    /// Forgets all of them.
+    /// Drops all requests.
     #[inline(never)]
     pub(super) fn clear(&mut self) {
         for pending in &mut self.all {
@@ -110,7 +110,7 @@ impl<C: Copy, S: Default> Requests<C, S> {
         }
     }
 
-    /// Takes a request; back if there is no room.
+    /// Adds a request; returns it if there is no room.
     #[inline]
     pub(super) fn push(&mut self, work: Work<C>) -> Result<(), Work<C>> {
         let Some(free) = self.all.iter_mut().find(|pending| pending.work.is_none()) else { return Err(work) };
@@ -119,7 +119,7 @@ impl<C: Copy, S: Default> Requests<C, S> {
         Ok(())
     }
 
-    /// Takes out what is over.
+    /// Removes a request.
     #[inline]
     pub(super) fn take(&mut self, index: usize) -> Option<Work<C>> {
         self.all.get_mut(index)?.work.take()
@@ -130,7 +130,7 @@ impl<C: Copy, S: Default> Requests<C, S> {
         self.all.iter().all(|pending| pending.work.is_none())
     }
 
-    /// The index of the one that has waited longest of those that do.
+    /// The index of the oldest request for which `waits` is true.
     #[inline]
     pub fn oldest(&self, waits: impl Fn(&Pending<C, S>) -> bool) -> Option<usize> {
         let waiting =
@@ -139,7 +139,7 @@ impl<C: Copy, S: Default> Requests<C, S> {
         oldest.map(|(index, _)| index)
     }
 
-    /// The index of the first of which this is true.
+    /// The index of the first request for which `is` is true.
     #[inline]
     pub fn position(&self, is: impl Fn(&Pending<C, S>) -> bool) -> Option<usize> {
         self.all.iter().position(|pending| pending.work.is_some() && is(pending))

@@ -1,4 +1,4 @@
-//! Data that the CPU moves, through a data port, because the device cannot.
+//! PIO: the CPU moves the data through a data port, because the device cannot.
 
 use dumpcore::device::{DeviceError, Direction, Request};
 use dumpcore::format::PAGE_SIZE;
@@ -6,17 +6,17 @@ use dumpcore::platform::Platform;
 
 use super::request::{MAX_EXTENTS, extents};
 
-/// Where the RAM is that extents name.
+/// The location of the RAM that extents name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ram {
-    /// All of it below 4 GiB, and devices see it at its physical addresses: it is written from where it is.
+    /// All below 4 GiB, with bus addresses equal to physical addresses: written in place.
     Low,
-    /// Anywhere: it is copied into buffers of the arena first.
+    /// Anywhere: copied into buffers of the arena first.
     Anywhere,
 }
 
 impl Ram {
-    /// Extents that a request may have.
+    /// Maximum number of extents per request.
     pub(crate) fn max_extents(self) -> usize {
         match self {
             Ram::Low => MAX_EXTENTS,
@@ -25,7 +25,7 @@ impl Ram {
     }
 }
 
-/// Where a byte of a request is.
+/// The location of a byte of a request.
 enum Spot {
     /// In its buffer, at this offset.
     Buffer(usize),
@@ -50,14 +50,14 @@ fn spot(request: &Request, at: usize) -> Spot {
 
 /// A data port.
 pub(crate) trait DataPort {
-    /// Takes data from the device.
+    /// Reads data from the device.
     fn read_data(&self, bytes: &mut [u8]);
 
-    /// Gives the device data.
+    /// Writes data to the device.
     fn write_data(&self, bytes: &[u8]);
 }
 
-/// Has the CPU move one sector, of as many bytes as `copy` has, which is `at` bytes into a request.
+/// Moves one sector by PIO, at `at` bytes into a request; `copy` has the size of a sector.
 ///
 /// # Errors
 /// [`DeviceError::BadBuffer`] if the bytes cannot be reached.
@@ -74,7 +74,8 @@ pub(crate) fn move_sector(
         (Direction::Read, Spot::Buffer(at)) => {
             let bytes = request.buffer.bytes_mut().get_mut(at..end).ok_or(outside)?;
             port.read_data(bytes);
-            // Where DMA is not coherent, what dumpcore takes for the device's bytes in RAM is the CPU's in the cache.
+            // If DMA is not coherent: dumpcore expects the device's bytes in RAM, but PIO leaves them in the
+            // CPU's cache.
             platform.clean_for_device(bytes.as_ptr(), bytes.len());
         }
         (Direction::Write, Spot::Buffer(at)) => {
@@ -89,7 +90,7 @@ pub(crate) fn move_sector(
     Ok(())
 }
 
-/// Copies RAM, which is the same at its bus and at its physical address, into `copy`, all of it in one page.
+/// Copies RAM, whose bus address equals its physical address, into `copy`. Everything is in one page.
 fn copy_ram(bus: u64, copy: &mut [u8], platform: &dyn Platform) -> Option<()> {
     let page = platform.page(bus >> PAGE_SIZE.trailing_zeros())?;
     let offset = bus as usize % PAGE_SIZE;
@@ -99,8 +100,8 @@ fn copy_ram(bus: u64, copy: &mut [u8], platform: &dyn Platform) -> Option<()> {
     }
     for (index, word) in words.iter_mut().enumerate() {
         let at = offset.saturating_add(index.saturating_mul(8));
-        // SAFETY: the platform said that the page can be read, by words; this one is inside. It came in an extent, so
-        // Platform::still() vouches for it.
+        // SAFETY: the platform said that the page can be read, by words; this one is inside. It came in an
+        // extent, so Platform::still() vouches for it.
         *word = unsafe { page.add(at).cast::<u64>().read_volatile() }.to_ne_bytes();
     }
     Some(())

@@ -1,4 +1,4 @@
-//! A disk that is polled: what its driver has to be able to do, and everything else.
+//! A polled disk: the trait for its driver, and the common part.
 
 use dumpcore::device::{Completion, DeviceError, Direction, DumpDevice, Geometry, Health, Rejected, Request};
 use dumpcore::dma::DmaBuffer;
@@ -11,73 +11,75 @@ use super::name::Name;
 use super::pending::{self, Called, DEPTH, Work};
 use super::request::{MAX_EXTENTS, MAX_TRANSFER, check_range, check_shape};
 
-/// A flush may take this many times as long as a request: there may be gigabytes in the cache.
+/// A flush may take this many times the request timeout: there may be gigabytes in the cache.
 pub const FLUSH_TIMES: u64 = 12;
-/// After so many polls in a row that find nothing, the device's registers are read, of a driver that otherwise reads
-/// memory only. They are slow; a device that is gone is noticed within milliseconds even so.
+/// After this many polls in a row without progress, a driver that otherwise polls memory reads the device's
+/// registers. These reads are slow; even so a device that is gone is noticed within milliseconds.
 const POLLS_PER_STATUS: u32 = 1 << 14;
 
-/// All requests that a driver has.
+/// A driver's requests.
 pub type Requests<D> = pending::Requests<<D as PolledDisk>::Command, <D as PolledDisk>::State>;
 
 /// One of them.
 pub type Pending<D> = pending::Pending<<D as PolledDisk>::Command, <D as PolledDisk>::State>;
 
-/// What a poll has found.
+/// Result of a poll.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Progress {
-    /// Nothing new.
+    /// No progress.
     Nothing,
-    /// No request is over, but the device takes another command.
+    /// No request is over, but the device accepts another command.
     Room,
-    /// A request is over: the device has nothing of it any more.
+    /// A request is over: the device no longer has any part of it.
     Over {
         /// Its index.
         index: usize,
-        /// Whether all of it was done.
+        /// Whether it succeeded.
         result: Result<(), DeviceError>,
     },
 }
 
-/// How a device is left.
+/// How to leave a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shutdown {
-    /// It is at rest, and its cache is empty.
+    /// It is idle, and its cache is flushed.
     Normal,
     /// It has failed, or still has commands.
     Abrupt,
 }
 
-/// What a controller does. [`Polled`] does the rest.
+/// The controller's part of a driver. [`Polled`] is the rest.
 ///
-/// The order of calls: `integrity` and `health` at any time; [`take_over`](PolledDisk::take_over), then
+/// Order of calls: `integrity` and `health` at any time; [`take_over`](PolledDisk::take_over), then
 /// [`start`](PolledDisk::start), then [`explore`](PolledDisk::explore); then [`serve`](PolledDisk::serve) and
-/// [`poll`](PolledDisk::poll); [`shut_down`](PolledDisk::shut_down) last. After an error of the device, nothing but
+/// [`poll`](PolledDisk::poll); [`shut_down`](PolledDisk::shut_down) last. After an error of the device, only
 /// `take_over` and `shut_down`.
 ///
 /// # Implementation safety
-/// Of the contract of [`DumpDevice`], `Polled` has the part that is about giving buffers back. A driver has the rest:
-/// - The device is told of no memory but the driver's own and what the [requests](Requests) name, which it may write
-///   for a read only, and of that only while the request is there.
-/// - A request is [over](Progress::Over) when the device has nothing of it any more, whatever the device says.
-/// - After `take_over` has returned `Ok`, the device has nothing of any earlier request.
+/// `Polled` fulfils the part of [`DumpDevice`]'s contract that is about returning buffers. A driver must
+/// fulfil the rest:
+/// - The device is given no memory except the driver's own and that named by the [requests](Requests). It may
+///   write the latter only for a read, and access it only while the request is there.
+/// - A request is [over](Progress::Over) only when the device no longer has any part of it, whatever the
+///   device says.
+/// - After `take_over` has returned `Ok`, the device has no part of any earlier request.
 pub unsafe trait PolledDisk: Send + Sized {
-    /// What it can be told besides transfers.
+    /// Commands other than transfers.
     type Command: Copy + Send;
-    /// What it keeps of a request.
+    /// Driver state per request.
     type State: Default + Send;
 
-    /// What a read is called that does not end, such as `an NVMe read`.
+    /// Name of a read for a timeout, such as `an NVMe read`.
     const READ: &'static str;
-    /// And a write.
+    /// Name of a write.
     const WRITE: &'static str;
-    /// Whether [`poll`](PolledDisk::poll) looks at memory only, so that it does not see that the device is gone.
+    /// Whether [`poll`](PolledDisk::poll) reads memory only, and so cannot notice that the device is gone.
     const POLLS_MEMORY: bool;
 
-    /// What a command is called.
+    /// Names of a command.
     fn called(command: Self::Command) -> Called;
 
-    /// How many nanoseconds a request may take.
+    /// Timeout of a request in nanoseconds.
     fn timeout(&self) -> Nanoseconds;
 
     /// See [`DumpDevice::controller`].
@@ -89,44 +91,44 @@ pub unsafe trait PolledDisk: Send + Sized {
     /// Bytes in a logical sector; `None` before it is known.
     fn sector_size(&self) -> Option<u32>;
 
-    /// Extents that a request may have.
+    /// Maximum number of extents per request.
     fn max_extents(&self) -> usize {
         MAX_EXTENTS
     }
 
-    /// Feeds everything that must be the same at the crash as it was when armed.
+    /// Feeds everything that must be the same at the crash as when armed.
     fn integrity(&self, digest: &mut Digest);
 
-    /// Looks at the device without changing it, while another driver may be using it.
+    /// Checks the device without changing it, while another driver may be using it.
     fn health(&mut self) -> Health;
 
-    /// Takes the controller over by reset.
+    /// Takes the controller over by a reset.
     ///
     /// # Errors
-    /// Why it cannot be.
+    /// Why it failed.
     fn take_over(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError>;
 
-    /// After the reset: makes it take commands.
+    /// Makes the device accept commands after the reset.
     ///
     /// # Errors
-    /// Why it does not.
+    /// Why it failed.
     fn start(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError>;
 
-    /// Once it takes commands: finds out what takes [some](Polled::command).
+    /// Finds out the properties that take [commands](Polled::command), once the device accepts these.
     ///
     /// # Errors
-    /// Why it cannot be used.
+    /// Why the disk cannot be used.
     fn explore(disk: &mut Polled<Self>, wait: &Wait<'_>) -> Result<(), DeviceError> {
         let _ = (disk, wait);
         Ok(())
     }
 
-    /// Leaves a device alone that could not be started or explored.
+    /// Abandons a device that failed to start or to explore.
     fn give_up(&mut self, wait: &Wait<'_>) {
         let _ = wait;
     }
 
-    /// Whether the device can take a request, which is of whole blocks and no larger than requests may be.
+    /// Checks whether the device can accept a request of whole blocks, within the size limit.
     ///
     /// # Errors
     /// [`DeviceError::BadBuffer`], or [`DeviceError::Unsupported`].
@@ -135,59 +137,60 @@ pub unsafe trait PolledDisk: Send + Sized {
         Ok(())
     }
 
-    /// The command that brings what is in the cache to the medium; `None` if there is no cache that could be lost.
+    /// The flush command; `None` if there is no volatile cache.
     fn flush_command(&self) -> Option<Self::Command>;
 
-    /// Gives the device what waits, oldest first, while it takes commands.
+    /// Issues waiting requests, oldest first, while the device accepts commands.
     fn serve(&mut self, requests: &mut Requests<Self>, platform: &dyn Platform);
 
-    /// Looks at the device once, without waiting, and recovers from errors by a step.
+    /// Polls the device once, without waiting, and advances any error recovery by a step.
     ///
     /// # Errors
-    /// The device has failed, not just a request.
+    /// If the device has failed, not just a request.
     fn poll(&mut self, requests: &mut Requests<Self>, wait: &Wait<'_>) -> Result<Progress, DeviceError>;
 
-    /// The device has failed, with this error. Gives a better reason for it, if there is one: it no longer answers.
+    /// Called after the device failed with `error`. Returns a better reason if there is one, such as a device
+    /// that is gone.
     fn explain(&self, error: DeviceError) -> DeviceError;
 
-    /// Leaves the device unable to access memory.
+    /// Disables the device's access to memory.
     ///
     /// # Errors
-    /// Why it is not certain that it is at rest.
+    /// Why the device may not be idle.
     fn shut_down(&mut self, how: Shutdown, wait: &Wait<'_>) -> Result<(), DeviceError>;
 }
 
 /// A polled disk.
 ///
-/// `open` it while the kernel is healthy, move it into the arena with [`Arena::place`](dumpcore::Arena::place), and give
-/// it to `arm()`. Opening only looks: another driver may be using the device, until [`quiesce`](DumpDevice::quiesce) takes
-/// it over by reset.
+/// `open` it while the kernel is healthy, move it into the arena with
+/// [`Arena::place`](dumpcore::Arena::place), and pass it to `arm()`. Opening only reads: another driver may
+/// be using the device, until [`quiesce`](DumpDevice::quiesce) takes it over by a reset.
 ///
-/// Reset ends everything that was in flight. Buffers of requests that the driver had in flight itself when it failed
-/// stay lost: neither a failed device nor a fresh `quiesce` gives them back, so that a device that still writes to them
-/// harms nobody. Any failure of the device itself (a wrong answer, a request of [`rw_block`](DumpDevice::rw_block) or
-/// [`flush`](DumpDevice::flush) that does not end) ends its use: everything is [`DeviceError::NotReady`] until `quiesce`
-/// succeeds again.
+/// The reset ends everything in flight. Buffers of requests that were in flight when this driver failed stay
+/// lost: neither a failed device nor another `quiesce` returns them, so a device that still writes to them
+/// does no damage. Any failure of the device itself (a wrong response, a request of
+/// [`rw_block`](DumpDevice::rw_block) or [`flush`](DumpDevice::flush) that does not end) ends its use: every
+/// call returns [`DeviceError::NotReady`] until `quiesce` succeeds again.
 ///
-/// DMA need not be coherent: what a driver shares with the device is cleaned and invalidated through the platform.
+/// DMA need not be coherent: shared memory is cleaned and invalidated through the platform.
 pub struct Polled<D: PolledDisk> {
     pub(crate) device: D,
     requests: Requests<D>,
     name: Name,
-    /// Quiesced, and not failed since.
+    /// Quiesced, and no failure since.
     ready: bool,
-    /// Polls in a row that found nothing.
+    /// Polls in a row without progress.
     idle: u32,
 }
 
-/// What is over.
+/// A request that is over.
 struct Over<C> {
     work: Work<C>,
     result: Result<(), DeviceError>,
 }
 
 impl<D: PolledDisk> Polled<D> {
-    /// A disk that is not touched before it is taken over.
+    /// A disk; the device is not touched until it is taken over.
     pub fn new(device: D, name: Name) -> Polled<D> {
         Polled { device, requests: pending::Requests::new(), name, ready: false, idle: 0 }
     }
@@ -202,18 +205,18 @@ impl<D: PolledDisk> Polled<D> {
         &mut self.device
     }
 
-    /// Whether the device takes requests: taken over, and not failed since.
+    /// Whether the device accepts requests: taken over, and no failure since.
     pub fn is_ready(&self) -> bool {
         self.ready
     }
 
-    /// Ends the use of a device that has failed, and says why.
+    /// Ends the use of a device that has failed; returns the reason.
     fn fail(&mut self, error: DeviceError) -> DeviceError {
         self.ready = false;
         self.device.explain(error)
     }
 
-    /// Takes a request; back if there is no room.
+    /// Accepts a request; returns it if there is no room.
     fn take(&mut self, work: Work<D::Command>, platform: &dyn Platform) -> Result<(), Work<D::Command>> {
         self.requests.push(work)?;
         self.idle = 0;
@@ -221,7 +224,7 @@ impl<D: PolledDisk> Polled<D> {
         Ok(())
     }
 
-    /// Whether a transfer can be taken.
+    /// Checks whether a transfer can be accepted.
     #[inline(never)]
     fn check(&self, request: &Request) -> Result<(), DeviceError> {
         if !self.ready {
@@ -232,14 +235,14 @@ impl<D: PolledDisk> Polled<D> {
         check_range(request, self.device.blocks().unwrap_or(0))
     }
 
-    /// Starts a transfer; back if it cannot be.
+    /// Starts a transfer; returns it if it cannot be started.
     fn transfer(&mut self, request: Request, platform: &dyn Platform) -> Result<(), Rejected> {
         if let Err(error) = self.check(&request) {
             return Err(Rejected { request, error });
         }
         match self.take(Work::Transfer(request), platform) {
             Err(Work::Transfer(request)) => Err(Rejected { request, error: DeviceError::QueueFull }),
-            // What comes back is what was given, so there is no other failure.
+            // A transfer comes back as a transfer, so this is no failure.
             Err(Work::Command(_)) | Ok(()) => Ok(()),
         }
     }
@@ -266,13 +269,13 @@ impl<D: PolledDisk> Polled<D> {
             Progress::Over { index, result } => self.requests.take(index).map(|work| Over { work, result }),
             Progress::Nothing | Progress::Room => None,
         };
-        // The next round of this one, or whoever has waited longest.
+        // The next round of this request, or the oldest waiting one.
         self.device.serve(&mut self.requests, wait.platform());
         Ok(over)
     }
 
     fn check_alive(&mut self) -> Result<(), DeviceError> {
-        // What explain() would put in the place of "nothing wrong" is the error.
+        // If explain() replaces the placeholder, its result is the error.
         let error = self.device.explain(DeviceError::NotReady);
         if error == DeviceError::NotReady {
             return Ok(());
@@ -290,15 +293,15 @@ impl<D: PolledDisk> Polled<D> {
     ) -> Result<Over<D::Command>, DeviceError> {
         match wait.until(what, limit, || self.next(wait).transpose()) {
             Ok(result) => result,
-            // The request stays in flight, so nothing is as rw_block takes it to be.
+            // The request stays in flight, contrary to rw_block's contract.
             Err(timed_out) => Err(self.fail(timed_out.into())),
         }
     }
 
-    /// Has the device do a command within `limit` nanoseconds, while it has nothing else to do.
+    /// Executes a command within `limit` nanoseconds, while the device is otherwise idle.
     ///
     /// # Errors
-    /// Why it was not done. The device is still [ready](Polled::is_ready) if it only failed the command.
+    /// Why it failed. The device is still [ready](Polled::is_ready) if it failed only the command.
     pub fn command(
         &mut self,
         command: D::Command,
@@ -317,7 +320,7 @@ impl<D: PolledDisk> Polled<D> {
         }
     }
 
-    /// From reset to ready.
+    /// Brings the device from reset to ready.
     fn bring_up(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.device.start(wait)?;
         self.ready = true;
@@ -325,9 +328,10 @@ impl<D: PolledDisk> Polled<D> {
     }
 }
 
-// SAFETY: a request is among the pending ones from transfer() on, until it goes back out of there, once, when the driver
-// vouches that the device has nothing of it. They are emptied when the driver vouches for a reset, and nothing goes back
-// before others have come. What the device is told of, the driver vouches for, too.
+// SAFETY: a request is among the pending ones from transfer() on, until it is returned from there, once, when
+// the driver vouches that the device no longer has any part of it. They are dropped when the driver vouches
+// for a reset, and none is returned before new ones have come. The driver also vouches for everything that
+// the device is given.
 unsafe impl<D: PolledDisk> DumpDevice for Polled<D> {
     fn name(&self) -> &str {
         self.name.as_str()
@@ -354,8 +358,8 @@ unsafe impl<D: PolledDisk> DumpDevice for Polled<D> {
     fn quiesce(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.ready = false;
         self.device.take_over(wait)?;
-        // The reset is confirmed. Buffers that were in flight are forgotten, not given back: whoever gave them has
-        // been told so.
+        // The reset is confirmed. Buffers that were in flight are dropped, not returned: their owner has been
+        // told.
         self.requests.clear();
         self.idle = 0;
         self.bring_up(wait).map_err(|error| {
@@ -398,12 +402,12 @@ unsafe impl<D: PolledDisk> DumpDevice for Polled<D> {
         Some(self.device.controller())
     }
 
-    /// 16, whatever the device takes at once: the others wait in the driver.
+    /// 16, whatever the device accepts at once: the others wait in the driver.
     fn depth(&self) -> usize {
         DEPTH
     }
 
-    /// 1 MiB, whatever the device takes at once: a larger request goes to it in rounds.
+    /// 1 MiB, whatever the device accepts at once: larger requests are issued in rounds.
     fn max_transfer(&self) -> usize {
         MAX_TRANSFER
     }
@@ -431,7 +435,7 @@ unsafe impl<D: PolledDisk> DumpDevice for Polled<D> {
         }
         match self.device.flush_command() {
             Some(flush) => self.command(flush, self.device.timeout().saturating_mul(FLUSH_TIMES), wait),
-            // What is complete is on the medium.
+            // No volatile cache: completed writes are on the medium.
             None => Ok(()),
         }
     }

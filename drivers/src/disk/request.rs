@@ -1,19 +1,19 @@
-//! What a request may be, and where its data is in memory.
+//! Limits on requests, and the spans of their data.
 
 use dumpcore::device::{DeviceError, Direction, Extent, Gather, Request};
 use dumpcore::format::BLOCK_SIZE;
 
-/// Bytes in a request at most. More would not be faster.
+/// Maximum number of bytes per request. More would not be faster.
 pub const MAX_TRANSFER: usize = 1 << 20;
-/// Extents in a request at most: the smallest, of a block each, reach the largest transfer.
+/// Maximum number of extents per request: enough for the largest transfer in extents of one block.
 pub const MAX_EXTENTS: usize = MAX_TRANSFER / BLOCK_SIZE;
 
 /// A run of bytes that a device reads or writes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Span {
-    /// Where the device sees the first one.
+    /// Bus address of the first byte.
     pub bus: u64,
-    /// How many.
+    /// Number of bytes.
     pub length: usize,
 }
 
@@ -22,7 +22,7 @@ pub fn extents(request: &Request) -> &[Extent] {
     request.gather.as_ref().map_or(&[], Gather::extents)
 }
 
-/// Whether a request is one of whole blocks that a polled disk takes, with at most so many extents.
+/// Checks that a request is of whole blocks that a polled disk accepts, with at most `max_extents` extents.
 ///
 /// # Errors
 /// [`DeviceError::BadBuffer`].
@@ -38,7 +38,7 @@ pub(super) fn check_shape(request: &Request, max_extents: usize) -> Result<(), D
     if bad { Err(DeviceError::BadBuffer { length }) } else { Ok(()) }
 }
 
-/// Whether a request of whole blocks is within a disk of so many.
+/// Checks that a request of whole blocks is within a disk of `blocks` blocks.
 ///
 /// # Errors
 /// [`DeviceError::OutOfRange`].
@@ -47,7 +47,7 @@ pub(super) fn check_range(request: &Request, blocks: u64) -> Result<(), DeviceEr
     if end > blocks { Err(DeviceError::OutOfRange { end, blocks }) } else { Ok(()) }
 }
 
-/// Where the data of a request is after its first `done` bytes, in order. No span is empty.
+/// The spans of a request's data after its first `done` bytes, in order. None is empty.
 pub fn spans(request: &Request, done: usize) -> impl Iterator<Item = Span> + '_ {
     let mut before = done;
     let buffer = Span { bus: request.buffer.bus_address(), length: request.buffer.len() };
@@ -64,7 +64,7 @@ pub fn spans(request: &Request, done: usize) -> impl Iterator<Item = Span> + '_ 
 /// The same spans, cut so that none crosses a multiple of `BOUNDARY` bytes, a power of two.
 pub fn cut<const BOUNDARY: u64>(spans: impl Iterator<Item = Span>) -> impl Iterator<Item = Span> {
     spans.flat_map(|span| {
-        // As if the first piece began at a boundary.
+        // As if the first piece started at a boundary.
         let ahead = (span.bus & BOUNDARY.wrapping_sub(1)) as usize;
         let end = span.length.saturating_add(ahead);
         (0..end).step_by(BOUNDARY as usize).map(move |border| {
@@ -90,7 +90,7 @@ pub fn total(spans: impl Iterator<Item = Span>) -> usize {
     spans.fold(0, |sum: usize, span| sum.saturating_add(span.length))
 }
 
-/// So many bytes, without what is there of another block: what a command moves ends where a block does.
+/// Rounds down to whole blocks: a command ends at a block boundary.
 pub const fn whole_blocks(bytes: usize) -> usize {
     bytes & !BLOCK_SIZE.wrapping_sub(1)
 }

@@ -8,7 +8,7 @@ use super::{FakeDisk as _, Trouble};
 /// BAR 5, 32-bit: the registers.
 const REGISTERS: u64 = 0xfebf_0000;
 const REGISTERS_BYTES: u64 = 0x2000;
-/// In configuration space of Intel's: the ports that are enabled.
+/// In the configuration space of Intel's: the enabled ports.
 const PORTS_ENABLED: u8 = 0x92;
 const MEBIBYTE: u32 = 1 << 20;
 
@@ -44,7 +44,7 @@ const SERR_X: u32 = 1 << 26;
 /// CRC error.
 const SERR_C: u32 = 1 << 21;
 
-/// What is at a port.
+/// The device at a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Attached {
     /// Nothing.
@@ -69,7 +69,7 @@ impl Attached {
     }
 }
 
-/// How the disk's cache is flushed.
+/// How to flush the disk's cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AhciFlush {
     /// It has none.
@@ -80,7 +80,7 @@ pub enum AhciFlush {
     Long,
 }
 
-/// What goes wrong that only an HBA can do. Requests are counted as for [`Trouble`].
+/// Faults that only an HBA can have. Requests are counted as for [`Trouble`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AhciFault {
     /// The command list never stops.
@@ -93,7 +93,7 @@ pub enum AhciFault {
     Link(u32, bool),
     /// With this request, the disk is pulled out of its port. The HBA stays.
     Pulled(u32),
-    /// With this request, the HBA shows a command that nobody issued.
+    /// With this request, the HBA shows a command that was never issued.
     Stray(u32),
     /// No command that touches this block of 4096 bytes ever succeeds.
     BadBlock(u64),
@@ -103,38 +103,39 @@ pub enum AhciFault {
     Identity(usize, u16),
     /// After a reset, the HBA has other ports, and they stay.
     PortsChange,
-    /// The BIOS never lets go.
+    /// The BIOS never releases the HBA.
     BiosStays,
 }
 
-/// What kind of HBA and disk, and their faults.
+/// The HBA and the disk, and their faults.
 #[derive(Clone, Debug)]
 pub struct AhciPlan {
     /// PCI vendor, device and class. Intel's have a register in configuration space that enables ports.
     pub id: (u16, u16, u32),
-    /// The HBA tells which ports are wired; else, that none is.
+    /// The HBA reports its wired ports; otherwise it reports none.
     pub tells_ports: bool,
-    /// The HBA reports a fatal error of the link with each command, though there was none.
+    /// The HBA reports a fatal link error with each command, without any error.
     pub cries: bool,
-    /// The disk takes itself for an enclosure's management.
+    /// The disk reports the signature of an enclosure management bridge.
     pub semb: bool,
-    /// The ports, from 0 on, and what is there. One is the disk's.
+    /// The ports, from 0 on, and the device at each. One is the disk's.
     pub ports: Vec<Attached>,
-    /// Slots of a port, 1 to 32.
+    /// Command slots per port, 1 to 32.
     pub slots: u32,
-    /// The HBA does native command queuing.
+    /// The HBA supports native command queuing.
     pub ncq: bool,
-    /// Commands that the disk queues, 0 to 32.
+    /// The disk's queue depth, 0 to 32.
     pub queue: u16,
-    /// The HBA reaches beyond 4 GiB.
+    /// The HBA has 64-bit addresses.
     pub wide: bool,
     /// Disks spin up when told to.
     pub staggered: bool,
     /// The HBA is in AHCI mode only.
     pub ahci_only: bool,
-    /// The BIOS has the HBA, and lets go in this many ticks; more than 5000, and it says that it is busy.
+    /// The BIOS owns the HBA, and releases it within this many ticks; if more than 5000, it reports that it
+    /// is busy.
     pub bios: Option<u32>,
-    /// After a reset, the HBA has forgotten which ports are wired, until it is told.
+    /// After a reset, the HBA loses the wired ports until it is told.
     pub forgets: bool,
     /// The disk has 48-bit addresses.
     pub long: bool,
@@ -146,17 +147,18 @@ pub struct AhciPlan {
     pub counts: bool,
     /// A failed command that is not queued counts as finished.
     pub clears_failed: bool,
-    /// Looks at the clock until a request completes: the shortest, and how many more there may be.
+    /// Reads of the clock until a request completes: the minimum, and the maximum on top of it.
     pub delay: (u32, u32),
     /// Whether requests complete in any order; queued ones only.
     pub shuffle: bool,
-    /// Looks at the clock until a reset is done, the link is up, the disk is ready, the command list has stopped.
+    /// Reads of the clock until a reset is complete, the link is up, the disk is ready, the command list has
+    /// stopped.
     pub ticks: (u32, u32, u32, u32),
-    /// The disk says how large it is; else it is as large as it is.
+    /// The size that the disk reports; `None`: the real one.
     pub sectors: Option<u64>,
     /// The other driver has not started the port yet.
     pub fresh: bool,
-    /// What goes wrong.
+    /// The faults.
     pub faults: Vec<AhciFault>,
 }
 
@@ -196,10 +198,10 @@ impl AhciPlan {
     pub const ICH9: (u16, u16, u32) = (0x8086, 0x2922, 0x01_06_01);
     /// The same, if the firmware is set to RAID.
     pub const ICH9_RAID: (u16, u16, u32) = (0x8086, 0x2822, 0x01_04_00);
-    /// One that cries.
+    /// An HBA that reports false errors.
     pub const JMB363: (u16, u16, u32) = (0x197b, 0x2363, 0x01_06_01);
 
-    /// Any of all that the specification allows, by a seed. What reaches only 4 GiB is left out.
+    /// A random HBA within the specification, by seed; except HBAs with 32-bit addresses.
     pub fn any(seed: u64) -> AhciPlan {
         let mut state = seed ^ 0x9e37_79b9_7f4a_7c15;
         let mut pick = |below: u32| {
@@ -238,7 +240,7 @@ impl AhciPlan {
         }
     }
 
-    /// One without special traits except for one fault.
+    /// An ordinary HBA with one fault.
     pub fn with(fault: AhciFault) -> AhciPlan {
         AhciPlan { faults: vec![fault], ..AhciPlan::default() }
     }
@@ -248,7 +250,8 @@ impl AhciPlan {
 pub type AhciFake = Fake<AhciModel>;
 
 impl AhciFake {
-    /// An HBA whose disk has `blocks` 4096-byte blocks of zeros, which reaches `memory`, in use by another driver.
+    /// An HBA whose disk has `blocks` 4096-byte blocks of zeros, with access to `memory`, in use by another
+    /// driver.
     pub fn ahci(memory: DmaMemory, blocks: u64, seed: u64, plan: AhciPlan) -> AhciFake {
         let (vendor, device, class) = plan.id;
         let mut config = ConfigBytes::new(vendor, device, class).memory_bar(5, REGISTERS, REGISTERS_BYTES);
@@ -258,7 +261,7 @@ impl AhciFake {
         Fake::new(memory, config, AhciModel::new(plan), blocks, seed)
     }
 
-    /// Replaces the faults of an HBA's own kind. Requests are counted from 0 again.
+    /// Replaces the faults of an HBA's own kind. Resets the count of requests.
     pub fn set_faults(&self, faults: Vec<AhciFault>) {
         self.set_troubles(Vec::new());
         self.with(|_, model| {
@@ -272,22 +275,22 @@ impl AhciFake {
         self.with(|_, model| model.comresets)
     }
 
-    /// Commands that the disk was given, in their order: their codes.
+    /// Command codes that the disk received, in order.
     pub fn commands(&self) -> Vec<u8> {
         self.with(|_, model| model.commands.clone())
     }
 
-    /// What commands that move data were for: first sector and sectors.
+    /// First sector and number of sectors of each data command.
     pub fn addresses(&self) -> Vec<(u64, u64)> {
         self.with(|_, model| model.addresses.clone())
     }
 
-    /// How many commands the disk had at once, at most.
+    /// Maximum number of commands that the disk had at once.
     pub fn most_at_once(&self) -> usize {
         self.with(|_, model| model.most)
     }
 
-    /// What a port's command register holds.
+    /// A port's command register.
     pub fn port_command(&self, port: usize) -> u32 {
         self.with(|_, model| model.ports[port].cmd)
     }
@@ -295,7 +298,7 @@ impl AhciFake {
 
 /// A command that was fetched.
 struct Pending {
-    /// Among data and flushes; `None` for others.
+    /// Index among data commands and flushes; `None` for others.
     number: Option<u32>,
     slot: u32,
     fis: [u8; 20],
@@ -309,11 +312,11 @@ enum Link {
     Down,
     /// COMRESET is being sent.
     Resetting,
-    /// Up in this many ticks.
+    /// Comes up in this many ticks.
     Coming(u32),
     /// Up; the device is ready in this many ticks.
     Up(u32),
-    /// Up, and the device has told its signature.
+    /// Up, and the device has sent its signature.
     Ready,
 }
 
@@ -331,18 +334,18 @@ struct PortState {
     serr: u32,
     sact: u32,
     ci: u32,
-    /// The list stops in this many ticks.
+    /// Ticks until the list stops.
     stopping: Option<u32>,
-    /// After an error, nothing continues.
+    /// After an error, processing halts.
     halted: bool,
     pending: Vec<Pending>,
 }
 
 impl PortState {
-    /// As another driver uses it.
+    /// The state that another driver leaves.
     fn used(attached: Attached, fresh: bool, plan: &AhciPlan) -> PortState {
         let there = attached != Attached::Nothing;
-        // Of the others, the BIOS has found out what they are.
+        // The BIOS has identified the others.
         let fresh = fresh && attached == Attached::Disk;
         PortState {
             attached,
@@ -364,7 +367,7 @@ impl PortState {
         }
     }
 
-    /// As it is after a reset of the HBA.
+    /// The state after a reset of the HBA.
     fn reset(attached: Attached, plan: &AhciPlan) -> PortState {
         let spins = attached != Attached::Nothing && !plan.staggered;
         PortState {
@@ -391,9 +394,9 @@ pub struct AhciModel {
     plan: AhciPlan,
     ghc: u32,
     bohc: u32,
-    /// Ticks since the operating system has asked for the HBA.
+    /// Ticks since the operating system requested the HBA.
     asked: Option<u32>,
-    /// Which ports it says it has; not what is wired if it has forgotten.
+    /// The ports that it reports; wrong if it has lost the wired ones.
     pi: u32,
     resetting: Option<u32>,
     ports: Vec<PortState>,
@@ -473,7 +476,7 @@ impl AhciModel {
             0x08 => port.fb as u32,
             0x0c => (port.fb >> 32) as u32,
             0x10 => {
-                // These two show the link's.
+                // These two mirror the link's.
                 let connect = if port.serr & SERR_X != 0 { PCS } else { 0 };
                 let ready = if port.serr & SERR_N != 0 { PRCS } else { 0 };
                 port.is | connect | ready
@@ -572,7 +575,7 @@ impl AhciModel {
                     port.pending.clear();
                     port.tfd = 0x7f;
                     port.sig = u32::MAX;
-                    // COMRESET ends whatever the list did.
+                    // COMRESET stops the list.
                     port.cmd &= !CR;
                     port.stopping = None;
                 } else if old == 1 {
@@ -603,7 +606,7 @@ impl AhciModel {
         }
         port.ci |= value & !port.ci;
         if port.halted {
-            // The driver has not seen the error yet. Nothing comes of this command.
+            // The driver has not seen the error yet; this command is dropped.
             return;
         }
         for slot in (0..32).filter(|slot| value >> slot & 1 == 1) {
@@ -704,7 +707,7 @@ impl AhciModel {
                 }
             }
         }
-        // A disk whose HBA does not count has to say itself that there was too little.
+        // A disk on an HBA that does not count must report the shortage itself.
         let uncounted = short && (queued || !self.plan.counts);
         let limit = if short { total(&pending.pieces) / 2 } else { usize::MAX };
         let moved = if fails { None } else { self.carry_out(chassis, pending, limit) };
@@ -737,7 +740,7 @@ impl AhciModel {
         }
     }
 
-    /// Does what a command says, for at most `limit` bytes. `None` if the disk refuses.
+    /// Executes a command, for at most `limit` bytes. `None` if the disk rejects it.
     fn carry_out(&mut self, chassis: &mut Chassis, pending: &Pending, limit: usize) -> Option<usize> {
         let fis = &pending.fis;
         let bytes = total(&pending.pieces);
@@ -829,7 +832,7 @@ impl AhciModel {
         Some((at - start) as usize)
     }
 
-    /// The disk's description.
+    /// The disk's identity data.
     fn identity(&self, size: u64) -> [u8; 512] {
         let plan = &self.plan;
         let mut words = [0_u16; 256];
@@ -892,7 +895,7 @@ impl AhciModel {
                 port.serr |= SERR_N | SERR_X;
             }
             Link::Coming(left) => port.link = Link::Coming(left.saturating_sub(1)),
-            // The signature comes in a FIS, which has to go somewhere.
+            // The signature comes in a FIS, so FIS receive must be enabled.
             Link::Up(0) if port.cmd & FRE != 0 && !never_ready => {
                 port.link = Link::Ready;
                 port.sig = port.attached.signature(&self.plan);

@@ -1,4 +1,4 @@
-//! A PCI IDE controller with one disk, and whatever else its channels hold.
+//! A PCI IDE controller with one disk, and other devices on its channels.
 
 use super::Trouble;
 use super::chassis::{Chassis, Fake, Model, Window};
@@ -22,52 +22,52 @@ const ACTIVE: u8 = 1 << 0;
 const ERROR: u8 = 1 << 1;
 const CAPABLE: u8 = 0x60;
 
-/// Where the bus master registers are.
+/// Port of the bus master registers.
 const MASTER_PORT: u16 = 0xc040;
-/// Command and control blocks of both channels in native mode, and in the other.
+/// Command and control blocks of both channels in native mode, and in compatibility mode.
 const NATIVE: [u16; 4] = [0xc000, 0xc010, 0xc020, 0xc030];
 const COMPATIBLE: [u16; 4] = [0x1f0, 0x3f6, 0x170, 0x376];
-/// The windows of those, numbered after the BARs.
+/// The windows of these blocks, numbered after the BARs.
 const BLOCKS: u8 = 0x10;
 
-/// What the controller and the disk are like.
+/// Properties of the controller and the disk.
 #[derive(Clone, Debug)]
 pub struct AtaPlan {
-    /// Its registers are where its BARs say.
+    /// Native mode: its registers are at its BARs.
     pub native: bool,
     /// It is a bus master.
     pub masters: bool,
-    /// Where the disk is: 0 and 1 on the first channel, 2 and 3 on the second.
+    /// The disk's place: 0 and 1 on the first channel, 2 and 3 on the second.
     pub place: u8,
-    /// Where CD drives are, a bit for each place.
+    /// The places of CD drives, one bit each.
     pub packets: u8,
-    /// What nobody's status reads as: 0x7f, 0xff or 0.
+    /// The status without a device: 0x7f, 0xff or 0.
     pub nobody: u8,
-    /// A reset selects the first device, and lets another be selected, only when it is over.
+    /// A reset selects the first device, and another can be selected only after the reset.
     pub sluggish: bool,
     /// Bytes in a sector.
     pub sector: usize,
     /// 48-bit addresses.
     pub wide: bool,
-    /// A mode for DMA is selected.
+    /// A DMA mode is selected.
     pub dma: bool,
-    /// Sectors that it moves together at most; 0 if it does not know of that.
+    /// Maximum number of sectors for SET MULTIPLE MODE; 0 if not supported.
     pub multiple: u8,
-    /// It refuses SET MULTIPLE MODE.
+    /// It rejects SET MULTIPLE MODE.
     pub multiple_refused: bool,
     /// It has a cache that can be flushed.
     pub flush: bool,
-    /// Ticks that a command takes: at least, and at most this many more.
+    /// Ticks per command: the minimum, and the maximum on top of it.
     pub delay: (u32, u32),
-    /// Ticks that the bus master is behind the disk.
+    /// Ticks by which the bus master lags the disk.
     pub lag: u32,
-    /// Words of the answer to IDENTIFY that are different.
+    /// IDENTIFY words to override.
     pub words: Vec<(usize, u16)>,
     /// The flush with this number fails.
     pub flush_fails: Option<u32>,
-    /// With this request for data, the disk keeps asking for data after the last.
+    /// With this data request, the disk keeps requesting data after the last.
     pub greedy: Option<u32>,
-    /// From this request for data on, the bus floats: somebody pulled the cable.
+    /// From this data request on, the bus floats: the cable was pulled.
     pub unplugged: Option<u32>,
 }
 
@@ -97,7 +97,7 @@ impl Default for AtaPlan {
 }
 
 impl AtaPlan {
-    /// Anything that the standards allow, by a seed.
+    /// A random controller within the standards, by seed.
     pub fn any(seed: u64) -> AtaPlan {
         let mut state = seed;
         let mut below = |limit: u64| {
@@ -106,7 +106,7 @@ impl AtaPlan {
         };
         AtaPlan {
             native: below(2) == 1,
-            // Without, and not native, it has no BAR at all.
+            // Without bus mastering and not native, it has no BAR at all.
             masters: seed == 0 || below(6) != 0,
             place: below(4) as u8,
             packets: below(16) as u8,
@@ -130,7 +130,7 @@ impl AtaPlan {
 struct Registers {
     control: u8,
     device: u8,
-    /// Each register keeps the last two bytes, the latter first.
+    /// Each register keeps the last two bytes, the latest first.
     count: [u8; 2],
     low: [u8; 2],
     mid: [u8; 2],
@@ -147,30 +147,30 @@ struct Master {
     table: u32,
 }
 
-/// What the disk does.
+/// The disk's state.
 #[derive(Debug)]
 enum Doing {
     Rest,
-    /// What another driver, or a trouble, has left it in.
+    /// As another driver, or a trouble, has left it.
     Hangs,
-    /// In reset, until SRST goes.
+    /// In reset, until SRST is cleared.
     Held,
     Wakes {
         ticks: u32,
     },
-    /// Busy; then what follows.
+    /// Busy, then the next state.
     Busy {
         ticks: u32,
         then: Then,
     },
-    /// The CPU takes data: from where in `bytes`, and where this block ends.
+    /// The CPU reads data: position in `bytes`, and end of this block.
     Gives {
         bytes: Vec<u8>,
         at: usize,
         end: usize,
         block: usize,
     },
-    /// The CPU brings data for this place on the disk.
+    /// The CPU writes data for this place on the disk.
     Takes {
         bytes: Vec<u8>,
         at: usize,
@@ -209,18 +209,18 @@ enum Then {
 
 /// The controller.
 pub struct AtaModel {
-    /// What it is like.
+    /// Its properties.
     pub plan: AtaPlan,
     channels: [Registers; 2],
     masters: [Master; 2],
-    /// Ticks until a bus master that has moved all is no longer active.
+    /// Ticks until a bus master that has finished is no longer active.
     lag: u32,
     doing: Doing,
     status: u8,
     error: u8,
-    /// What SET MULTIPLE MODE said last.
+    /// The value of the last SET MULTIPLE MODE.
     multiple: usize,
-    /// Requests for data and flushes, ever.
+    /// Total number of data requests and flushes.
     requests: u32,
     flushes: u32,
     floating: bool,
@@ -230,7 +230,7 @@ pub struct AtaModel {
 }
 
 impl AtaModel {
-    /// How often the disk's channel was reset.
+    /// Number of resets of the disk's channel.
     pub fn resets(&self) -> u32 {
         self.resets
     }
@@ -240,12 +240,12 @@ impl AtaModel {
         self.moved
     }
 
-    /// Whoever used the channel last has selected this place.
+    /// Selects a place, as the last user of the channel would.
     pub fn select(&mut self, place: u8) {
         self.channels[usize::from(place >> 1)].device = place << 4 & 1 << 4;
     }
 
-    /// Whether any bus master still has something to do.
+    /// Whether any bus master is still active.
     pub fn masters_active(&self) -> bool {
         self.masters.iter().any(|master| master.status & ACTIVE != 0)
     }
@@ -254,7 +254,7 @@ impl AtaModel {
         usize::from(self.plan.place >> 1)
     }
 
-    /// Which place a channel's registers speak for.
+    /// The place selected on a channel.
     fn selected(&self, channel: usize) -> u8 {
         (channel as u8) << 1 | self.channels[channel].device >> 4 & 1
     }
@@ -281,7 +281,7 @@ impl AtaModel {
         } else if self.plan.packets >> place & 1 != 0 {
             if self.channels[channel].control & SRST != 0 { BSY } else { 0 }
         } else if ours && self.plan.place & 1 == 0 {
-            // The master answers for a slave that is not there.
+            // Device 0 answers for an absent device 1.
             0
         } else {
             self.plan.nobody
@@ -374,7 +374,7 @@ impl AtaModel {
         }
     }
 
-    /// The block address and the sector count that a command was given.
+    /// The block address and the sector count of a command.
     fn address(&self, chassis: &mut Chassis, wide: bool) -> (u64, usize) {
         let registers = &self.channels[self.channel()];
         if registers.device & 1 << 6 == 0 {
@@ -463,7 +463,7 @@ impl AtaModel {
         chassis.troubles.iter().any(|trouble| matches!(*trouble, Trouble::NeverCompletes(at) if at <= number))
     }
 
-    /// A command that moves data; `None` if that is where it ends.
+    /// A data command; `None` if it ends here.
     fn data(&mut self, chassis: &mut Chassis, code: u8) -> Option<Then> {
         let wide = matches!(code, 0x24 | 0x29 | 0x34 | 0x39 | 0x25 | 0x35);
         let write = matches!(code, 0x30 | 0x34 | 0x39 | 0xc5 | 0x35 | 0xca);
@@ -509,10 +509,10 @@ impl AtaModel {
         }
         self.moved.1 += 1;
         let block = if several { self.multiple.max(1) } else { 1 } * self.plan.sector;
-        // A disk that moves less ends early, one that asks for more does not end.
+        // A disk that moves less ends early; one that asks for more does not end.
         let mut told = length;
         if chassis.has(Trouble::Short(number)) {
-            // It ends where it could have gone on.
+            // It ends at a block boundary before the end.
             told = told / 2 / block * block;
             if told == 0 {
                 return Some(Then::Rest);
@@ -740,7 +740,7 @@ impl Model for AtaModel {
         }
     }
 
-    /// The controller's: its disks notice nothing.
+    /// A reset of the controller does not affect its disks.
     fn reset(&mut self, chassis: &mut Chassis) {
         self.masters = [Master::default(), Master::default()];
         chassis.forget_foreign();
@@ -822,7 +822,7 @@ impl Fake<AtaModel> {
         }
         let mut masters = [Master { status: CAPABLE, ..Master::default() }; 2];
         if plan.masters {
-            // On both channels, there is something under way.
+            // Both channels have a transfer in progress.
             masters = [Master { command: 9, status: CAPABLE | ACTIVE, table: 0 }; 2];
         }
         let device = plan.place << 4 & 1 << 4;
@@ -846,7 +846,7 @@ impl Fake<AtaModel> {
         Fake::new(memory, config, model, blocks, seed)
     }
 
-    /// Access to ports, as a kernel gives it; `None` if they are not the controller's.
+    /// Access to ports, as from a kernel; `None` if they are not the controller's.
     pub fn at_port(&self, first: u16, length: u16) -> Option<Window<AtaModel>> {
         let native = self.with(|_, model| model.plan.native);
         let blocks = if native {

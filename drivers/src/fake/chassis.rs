@@ -1,5 +1,5 @@
-//! What every fake disk on PCI has in common: configuration space, a medium with a cache, time, trouble, and a list of
-//! what the driver did against the rules. A controller's own part is its [`Model`].
+//! The common part of all fake PCI disks: configuration space, a medium with a cache, time, troubles, and a
+//! list of the driver's violations. A controller's own part is its [`Model`].
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -15,12 +15,12 @@ use crate::bus::Access;
 use crate::bus::pci::{Address, Command, ConfigSpace};
 use crate::bus::registers::Registers;
 
-/// Tells registers of configuration space from those of BARs.
+/// Distinguishes registers of configuration space from those of BARs.
 const CONFIG: u64 = 0xff << 56;
-/// Violations that are kept.
+/// Maximum number of violations to keep.
 const VIOLATIONS: usize = 16;
 
-/// The registers of a controller, and what it does.
+/// The registers and the behaviour of a controller.
 pub trait Model: Send + 'static {
     /// The driver reads `width` bytes (1, 2, 4 or 8) at an offset of a BAR.
     fn read(&mut self, chassis: &mut Chassis, bar: u8, offset: u64, width: usize) -> u64;
@@ -28,14 +28,14 @@ pub trait Model: Send + 'static {
     /// The driver writes.
     fn write(&mut self, chassis: &mut Chassis, bar: u8, offset: u64, width: usize, value: u64);
 
-    /// A moment passes: requests go on, resets end.
+    /// A moment passes: requests proceed, resets end.
     fn tick(&mut self, chassis: &mut Chassis);
 
     /// The function is reset by the bus.
     fn reset(&mut self, chassis: &mut Chassis);
 }
 
-/// Some memory that another driver's request will write.
+/// Memory that another driver's request will write.
 struct Foreign {
     address: u64,
     length: usize,
@@ -44,19 +44,19 @@ struct Foreign {
 
 /// The common part.
 pub struct Chassis {
-    /// Memory that the device can reach while it is a bus master: see [`Chassis::dma_read`].
+    /// Memory within the device's reach while it is a bus master: see [`Chassis::dma_read`].
     memory: DmaMemory,
     /// Configuration space.
     pub config: ConfigBytes,
-    /// What goes wrong.
+    /// The faults.
     pub troubles: Vec<Trouble>,
     accesses: u32,
     gone: bool,
     writes: u64,
     foreign: Vec<Foreign>,
-    /// What a read gives.
+    /// The disk's contents as read.
     disk: Vec<u8>,
-    /// What is left after a loss of power.
+    /// The contents after a loss of power.
     medium: Vec<u8>,
     touched: Vec<bool>,
     flushes: u64,
@@ -67,7 +67,7 @@ pub struct Chassis {
 }
 
 impl Chassis {
-    /// Notes what the driver did against the specification.
+    /// Records a violation of the specification by the driver.
     pub fn violation(&mut self, text: impl Into<String>) {
         if self.violations.len() < VIOLATIONS {
             self.violations.push(text.into());
@@ -96,8 +96,8 @@ impl Chassis {
         shrunk.unwrap_or(self.disk.len() as u64)
     }
 
-    /// Reads memory as the device does; `None`, and a violation, where it may not: nobody gave it that memory, or it is
-    /// not a bus master.
+    /// Reads memory as the device does; `None`, and a violation, if it may not: the memory was not given to
+    /// it, or it is not a bus master.
     pub fn dma_read(&mut self, bus: u64, bytes: &mut [u8]) -> Option<()> {
         let done = if self.masters() { self.memory.read(bus, bytes) } else { None };
         self.liar.reads(bus, bytes.len());
@@ -140,23 +140,23 @@ impl Chassis {
         Some(())
     }
 
-    /// The cache goes to the medium.
+    /// Writes the cache to the medium.
     pub fn flush_disk(&mut self) {
         self.flushes += 1;
         self.medium.clone_from(&self.disk);
     }
 
-    /// What was written goes to the medium, of a disk that has no cache.
+    /// Writes everything to the medium, for a disk without a cache.
     pub fn write_through(&mut self) {
         self.medium.clone_from(&self.disk);
     }
 
-    /// Forgets what other drivers had in flight: for the controller's reset.
+    /// Drops other drivers' requests in flight: for the controller's reset.
     pub fn forget_foreign(&mut self) {
         self.foreign.clear();
     }
 
-    /// Counts an access; false if there is nobody to answer it.
+    /// Counts an access; false if the device does not answer.
     fn access(&mut self) -> bool {
         self.accesses += 1;
         let accesses = self.accesses;
@@ -171,7 +171,7 @@ impl Chassis {
         for foreign in &mut self.foreign {
             foreign.ticks = foreign.ticks.saturating_sub(1);
         }
-        // The same memory may be written by several.
+        // Several requests may write the same memory.
         let (due, later) =
             std::mem::take(&mut self.foreign).into_iter().partition(|foreign| foreign.ticks == 0);
         self.foreign = later;
@@ -228,7 +228,7 @@ impl<M: Model> Fake<M> {
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Looks at, or changes, the device from outside.
+    /// Inspects or changes the device from outside.
     pub fn with<T>(&self, look: impl FnOnce(&mut Chassis, &mut M) -> T) -> T {
         let mut inner = self.lock();
         let Inner { chassis, model } = &mut *inner;
@@ -241,7 +241,7 @@ impl<M: Model> Fake<M> {
         Some(Window { device: self.clone(), bar, offset, length })
     }
 
-    /// The way to it that a kernel gives a driver.
+    /// Access to it as a kernel grants it to a driver.
     pub fn access(
         &self,
         timeout: Nanoseconds,
@@ -250,7 +250,7 @@ impl<M: Model> Fake<M> {
         Access { config: self.clone(), map: move |at, length| device.map(at, length), timeout }
     }
 
-    /// Registers in a port BAR, or at ports of which the device has always known: `bar` is the model's own number.
+    /// Registers in a port BAR, or at fixed ports: `bar` is the model's own number.
     pub fn ports(&self, bar: u8, length: usize) -> Window<M> {
         Window { device: self.clone(), bar, offset: 0, length }
     }
@@ -378,7 +378,7 @@ impl<M: Model> Window<M> {
         offset.checked_add(width).is_some_and(|end| end <= self.length) && offset.is_multiple_of(width)
     }
 
-    /// Counts the access and tells whether the function decodes it.
+    /// Counts the access; returns whether the function decodes it.
     fn decodes(chassis: &mut Chassis, bar: u8) -> bool {
         let needs = chassis.config.decoding(bar);
         chassis.access()

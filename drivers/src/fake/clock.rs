@@ -1,5 +1,5 @@
-//! A platform that is only a clock, advanced by hand: each look at it lets a step pass, for the fake device too. Where its
-//! memory is not coherent, it does the cache maintenance.
+//! A platform that is only a clock, advanced by hand: each read of it advances the time by a step, for the
+//! fake device too. For memory that is not coherent, it does the cache maintenance.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use dumpcore::platform::{Nanoseconds, Platform, RamRange, ResetPolicy};
 
 use super::{DmaMemory, Tick};
 
-/// Time, and a device that lives in it.
+/// The time, and a device that shares it.
 pub struct ClockPlatform {
     now: AtomicU64,
     step: Nanoseconds,
@@ -18,26 +18,26 @@ pub struct ClockPlatform {
 }
 
 impl ClockPlatform {
-    /// A clock that moves by `step` nanoseconds with each look.
+    /// A clock that advances by `step` nanoseconds with each read.
     pub fn new(step: Nanoseconds) -> ClockPlatform {
         ClockPlatform { now: AtomicU64::new(1), step, device: None, memory: None, pats: AtomicU64::new(0) }
     }
 
-    /// With a device that lives in the same time.
+    /// Adds a device that shares the time.
     #[must_use]
     pub fn with(mut self, device: impl Tick + 'static) -> ClockPlatform {
         self.device = Some(Box::new(device));
         self
     }
 
-    /// With the caches of this memory.
+    /// Adds the caches of this memory.
     #[must_use]
     pub fn over(mut self, memory: DmaMemory) -> ClockPlatform {
         self.memory = Some(memory);
         self
     }
 
-    /// The time, without moving it.
+    /// The time, without advancing it.
     pub fn peek(&self) -> Nanoseconds {
         self.now.load(Ordering::Relaxed)
     }
@@ -48,7 +48,7 @@ impl ClockPlatform {
     }
 }
 
-// SAFETY: there is no memory to be read and no code to make promises about, and on_stack is the default.
+// SAFETY: there is no memory to read and no code to make promises about, and on_stack is the default.
 unsafe impl Platform for ClockPlatform {
     fn now(&self) -> Nanoseconds {
         if let Some(device) = &self.device {

@@ -1,36 +1,36 @@
-//! Lies: what a hostile device answers in place of what it knows. They lie between the driver and the fake, so that the fake
-//! itself stays a device within its specification, and can be held to what it then does to its disk.
+//! Lies: false answers of a hostile device. They are inserted between the driver and the fake, so the fake
+//! itself stays within its specification, and the state of its disk can be checked.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 
 use super::memory::DmaMemory;
 
-/// Bytes of memory that are told apart.
+/// Granularity of lies about memory, in bytes.
 const LINE: u64 = 64;
 
-/// What a lie is about.
+/// The subject of a lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum About {
     /// The answer to a read of a register or of configuration space.
     Answer,
-    /// Something that the device writes to memory that it shares with the driver: a completion, a table, a page that tells
-    /// what it is.
+    /// A write of the device to memory shared with the driver: a completion, a table, a page of its
+    /// properties.
     Written,
     /// Shared memory, at a time when the device has nothing to write there.
     Memory,
 }
 
-/// What becomes of up to 64 bits of truth.
+/// The change to up to 64 bits of truth.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
-    /// All other.
+    /// Replace all bits.
     To(u64),
-    /// One bit is the other way, counted from 0; where there are fewer, it is taken modulo their count.
+    /// Flip one bit, counted from 0, modulo the number of bits.
     Flip(u8),
-    /// So much more, or less.
+    /// Add this number.
     Add(i8),
-    /// This value for this many more reads of the same register; in memory, as [`To`](Change::To).
+    /// This value for this many more reads of the same register; in memory, like [`To`](Change::To).
     Stays(u64, u16),
 }
 
@@ -48,14 +48,15 @@ impl Change {
 /// One lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lie {
-    /// What about.
+    /// Its subject.
     pub about: About,
-    /// So many occasions for a lie about the same are let pass since the one before: reads, writes to memory, ticks.
+    /// Number of occasions (reads, writes to memory, ticks) to skip since the previous lie on the same
+    /// subject.
     pub after: u16,
-    /// Where: of what is written, the byte, modulo its length; of memory, which of the 64-byte lines in use, modulo their
-    /// count, times 64, plus the byte in it.
+    /// The place. In a write: the byte, modulo the length. In memory: the 64-byte line, modulo the number of
+    /// lines in use, times 64, plus the byte in it.
     pub place: u16,
-    /// Into what.
+    /// The change.
     pub change: Change,
 }
 
@@ -64,19 +65,19 @@ pub struct Lie {
 pub struct Liar {
     lies: [VecDeque<Lie>; 3],
     passed: [u32; 3],
-    /// A register that is made up: which, its value, for how many reads.
+    /// A register with a false value: the register, the value, the number of reads.
     stuck: Option<(u64, u64, u16)>,
     /// Bus addresses that the driver shares with the device.
     shared: Range<u64>,
-    /// Lines that the device has written; if `everywhere`, also those that it has only read.
+    /// Lines that the device has written; if `everywhere`, also those that it only read.
     lines: BTreeSet<u64>,
     everywhere: bool,
 }
 
 impl Liar {
-    /// Tells these lies, each kind in its order. Lies about memory are about those of `shared`'s bus addresses that the
-    /// device has written to, so that none looks as if the driver had asked for something else; if `everywhere`, also about
-    /// those that it only reads.
+    /// Tells these lies, those on each subject in their order. Lies about memory affect only the part of
+    /// `shared` that the device has written to, so that no lie looks like a different request of the driver;
+    /// if `everywhere`, also the part that the device only reads.
     pub fn new(lies: &[Lie], shared: Range<u64>, everywhere: bool) -> Liar {
         let mut liar = Liar { shared, everywhere, ..Liar::default() };
         for lie in lies {
@@ -85,7 +86,7 @@ impl Liar {
         liar
     }
 
-    /// The lie that is due about this, if one is.
+    /// The lie that is due on this subject, if any.
     fn due(&mut self, about: About) -> Option<Lie> {
         let (lies, passed) = (&mut self.lies[about as usize], &mut self.passed[about as usize]);
         let next = lies.front()?;
@@ -97,7 +98,7 @@ impl Liar {
         lies.pop_front()
     }
 
-    /// What is answered to the read of `width` bytes at `register`, a number that tells registers apart.
+    /// The answer to a read of `width` bytes at `register`, a number unique to the register.
     pub(super) fn answer(&mut self, register: u64, width: usize, truth: u64) -> u64 {
         let bits = 8 * width as u32;
         if let Some((stuck, value, more)) = self.stuck
@@ -122,14 +123,14 @@ impl Liar {
         inside
     }
 
-    /// The device reads memory.
+    /// Records that the device reads memory.
     pub(super) fn reads(&mut self, bus: u64, length: usize) {
         if self.everywhere {
             self.notes(bus, length);
         }
     }
 
-    /// What the device writes in place of `bytes`; `None` for the truth.
+    /// The bytes that the device writes instead of `bytes`; `None` for the truth.
     pub(super) fn writes(&mut self, bus: u64, bytes: &[u8]) -> Option<Vec<u8>> {
         if !self.notes(bus, bytes.len()) {
             return None;

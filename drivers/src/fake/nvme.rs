@@ -10,7 +10,7 @@ use crate::bus::pci::Command;
 
 /// BAR 0, 64-bit: registers and doorbells.
 const BAR: u64 = 0x8_0000_0000;
-/// Room for the doorbells of two pairs of queues with the largest stride.
+/// Room for the doorbells of two queue pairs with the largest stride.
 const BAR_SIZE: u64 = 1 << 20;
 
 const CAP: u64 = 0x00;
@@ -25,7 +25,7 @@ const ACQ: u64 = 0x30;
 const DOORBELLS: u64 = 0x1000;
 
 const PAGE: u64 = 4096;
-/// What QEMU's controller is configured to by usual drivers: entries of 64 and 16 bytes, enabled.
+/// The usual configuration of QEMU's controller by a driver: entries of 64 and 16 bytes, enabled.
 const IN_USE: u32 = 4 << 20 | 6 << 16 | 1;
 
 /// Status codes: type in bits 8 to 10.
@@ -41,44 +41,44 @@ const UNRECOVERED_READ: u16 = 0x281;
 /// Do not retry.
 const DNR: u16 = 1 << 14;
 
-/// What goes wrong with this kind of controller only. Commands are those for data and flushes, counted from 0 since the
+/// Faults of this kind of controller only. Commands are data commands and flushes, counted from 0 since the
 /// last reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NvmeFault {
     /// It fails as a whole instead of becoming ready.
     FatalAtStart,
-    /// This command and this many after it fail, but might work if tried again.
+    /// This command and this many after it fail, but might succeed if retried.
     Transient(u32, u32),
     /// This command completes for another queue.
     WrongQueue(u32),
-    /// This command's completion has this as the queue's head.
+    /// This command's completion has this queue head.
     WrongHead(u32, u16),
-    /// Admin commands with this operation fail: this many of them.
+    /// This many admin commands with this opcode fail.
     AdminFails(u8, u32),
-    /// Admin commands with this operation never complete.
+    /// Admin commands with this opcode never complete.
     AdminSilent(u8),
     /// A shutdown never completes.
     NeverShutsDown,
-    /// What it tells of itself, or only the answer to this question, is random.
+    /// All its identity data, or only that for this CNS value, is random.
     Garbage(u8),
     /// After the next reset, doorbells are elsewhere.
     StrideChanges,
 }
 
-/// What kind of controller and namespace, and its faults.
+/// The controller and the namespace, and their faults.
 #[derive(Clone, Debug)]
 pub struct NvmePlan {
     /// PCI vendor and device.
     pub id: (u16, u16),
     /// Version register.
     pub version: u32,
-    /// Whether it knows which namespaces are active, if its version would have it so.
+    /// Whether it supports the list of active namespaces, if its version requires it.
     pub lists: bool,
-    /// What is newer than its version has random content, not 0.
+    /// Fields newer than its version are random, not 0.
     pub dirty: bool,
-    /// Looks at the clock after a reset has begun for which reads of registers fail.
+    /// Reads of the clock after the start of a reset during which register reads fail.
     pub shy: u32,
-    /// Entries of an I/O queue at most, less one (CAP.MQES).
+    /// Maximum entries of an I/O queue - 1 (CAP.MQES).
     pub mqes: u16,
     /// Limit of resets, in 500 ms (CAP.TO).
     pub timeout: u8,
@@ -98,15 +98,15 @@ pub struct NvmePlan {
     pub rtd3e: u32,
     /// Whether there is a cache. What is not flushed is lost when the power goes.
     pub cache: bool,
-    /// Active namespaces beside the disk.
+    /// Active namespaces besides the disk.
     pub others: Vec<u32>,
     /// The disk's namespace; 0 if there is none.
     pub namespace: u32,
     /// Its format's number.
     pub format: u8,
-    /// Bytes in its logical blocks, as a power of two.
+    /// Logical block size in bytes, as a power of two.
     pub shift: u8,
-    /// Bytes of metadata in each.
+    /// Bytes of metadata per logical block.
     pub metadata: u16,
     /// Its protection information.
     pub protection: u8,
@@ -116,13 +116,13 @@ pub struct NvmePlan {
     pub command_set: u8,
     /// Logical blocks after the last whole 4096 bytes.
     pub more: u64,
-    /// Looks at the clock until a reset, a start and a shutdown are done.
+    /// Reads of the clock until a reset, a start and a shutdown are complete.
     pub ticks: u32,
-    /// Looks at the clock until a command completes: the shortest, and how many more there may be.
+    /// Reads of the clock until a command completes: the minimum, and the maximum on top of it.
     pub delay: (u32, u32),
     /// Whether commands complete in any order.
     pub shuffle: bool,
-    /// What goes wrong.
+    /// The faults.
     pub faults: Vec<NvmeFault>,
     /// For delays and order.
     pub seed: u64,
@@ -165,7 +165,7 @@ impl Default for NvmePlan {
 }
 
 impl NvmePlan {
-    /// A controller without special traits except for one fault.
+    /// An ordinary controller with one fault.
     pub fn with(fault: NvmeFault) -> NvmePlan {
         NvmePlan { faults: vec![fault], ..NvmePlan::default() }
     }
@@ -175,45 +175,45 @@ impl NvmePlan {
 pub type NvmeFake = Fake<NvmeModel>;
 
 impl NvmeFake {
-    /// A disk of `blocks` 4096-byte blocks of zeros that reaches `memory`, in use by another driver.
+    /// A disk of `blocks` 4096-byte blocks of zeros, with access to `memory`, in use by another driver.
     pub fn nvme(memory: DmaMemory, blocks: u64, plan: NvmePlan) -> NvmeFake {
         let config = ConfigBytes::new(plan.id.0, plan.id.1, 0x01_08_02).memory_bar(0, BAR, BAR_SIZE);
         let seed = plan.seed;
         Fake::new(memory, config, NvmeModel::new(plan), blocks, seed)
     }
 
-    /// Replaces the faults that only this kind has.
+    /// Replaces the faults of this kind only.
     pub fn set_faults(&self, faults: Vec<NvmeFault>) {
         self.set_troubles(Vec::new());
         self.with(|_, model| model.plan.faults = faults);
     }
 
-    /// How many flush commands there were.
+    /// Number of flush commands.
     pub fn flush_commands(&self) -> u32 {
         self.with(|_, model| model.flushes)
     }
 
-    /// How many commands for data and flushes there were since the last reset.
+    /// Number of data commands and flushes since the last reset.
     pub fn commands(&self) -> u32 {
         self.with(|_, model| model.commands)
     }
 
-    /// How often doorbells were rung.
+    /// Number of doorbell writes.
     pub fn doorbells(&self) -> u32 {
         self.with(|_, model| model.doorbells)
     }
 
-    /// Whether it was told that the power may go, and has done all for that.
+    /// Whether it was shut down completely.
     pub fn is_shut_down(&self) -> bool {
         self.with(|_, model| model.shutdown == Shutdown::Complete)
     }
 
-    /// It fails as a whole.
+    /// Makes it fail as a whole.
     pub fn break_down(&self) {
         self.with(|_, model| model.fatal = true);
     }
 
-    /// Somebody has just enabled it, and it is not ready yet.
+    /// Enabled just now, and not ready yet.
     pub fn is_being_started(&self) {
         self.with(|_, model| {
             model.ready = false;
@@ -236,16 +236,16 @@ enum Shutdown {
     Complete,
 }
 
-/// Indexes of a pair of queues.
+/// Indexes of a queue pair.
 #[derive(Default, Clone)]
 struct Queues {
     submissions: u64,
     completions: u64,
     size: u16,
-    /// What has been fetched.
+    /// Entries fetched so far.
     head: u16,
     tail: u16,
-    /// Where completions go, what of them was seen, and the phase.
+    /// Completions: next entry, entries released by the driver, and the phase.
     posted: u16,
     seen: u16,
     phase: bool,
@@ -266,7 +266,7 @@ impl Queues {
 /// A command that was fetched.
 struct Pending {
     queue: usize,
-    /// Which command for data it is.
+    /// Index among data commands.
     number: Option<u32>,
     entry: [u8; 64],
     ticks: u32,
@@ -308,7 +308,7 @@ pub struct NvmeModel {
     flushes: u32,
     doorbells: u32,
     admin_failed: u32,
-    /// Looks at the clock until registers can be read.
+    /// Reads of the clock until registers can be read.
     shy: u32,
 }
 
@@ -390,13 +390,13 @@ impl NvmeModel {
                 if starting && !self.fatal && !chassis.has(Trouble::NeverReady) {
                     chassis.violation("stopped while it starts");
                 }
-                // From now on, nothing of its queues continues.
+                // Processing of its queues stops here.
                 self.pending.clear();
                 self.shy = self.plan.shy;
                 self.change = Some((Change::Reset, self.plan.ticks));
             }
             (true, true) if value >> 14 & 3 != 0 && old >> 14 & 3 == 0 => {
-                // Only an abrupt one may come at any time.
+                // Only an abrupt shutdown may come at any time.
                 if value >> 14 & 3 == 1 && !self.pending.is_empty() {
                     chassis.violation("shut down with commands in flight");
                 }
@@ -523,7 +523,7 @@ impl NvmeModel {
         while self.runs() && !due.is_empty() {
             let pick = if self.plan.shuffle { chassis.random(due.len() as u32) as usize } else { 0 };
             let at = due.remove(pick);
-            // Two places, for a command may complete twice.
+            // Two entries, since a command may complete twice.
             let queues = &self.queues[self.pending[at].queue];
             if queues.distance(queues.seen, queues.posted) + 2 > queues.size.max(2) {
                 continue;
@@ -566,7 +566,7 @@ impl NvmeModel {
     ) {
         let queues = &mut self.queues[queue];
         if queues.behind(queues.posted) == queues.seen {
-            // A lie for which there is no room stays untold.
+            // A lie without room for it is dropped.
             return;
         }
         let mut head = queues.head;
@@ -633,7 +633,7 @@ impl NvmeModel {
             0x05 | 0x01 => {
                 let (id, size) = (command.u16(40), command.u16(42));
                 let (prp, flags) = (command.u64(24), command.u32(44));
-                // One entry is no queue, so 0 is what says nothing.
+                // A queue of one entry is not allowed, so 0 means not specified.
                 if size > self.plan.mqes.max(1) || size == 0 {
                     chassis.violation(format!("a queue of {} entries", u32::from(size) + 1));
                     return (INVALID_QUEUE_SIZE, 0);
@@ -681,7 +681,7 @@ impl NvmeModel {
         match what {
             0 => {
                 if namespace == plan.namespace {
-                    // More formats than 16 are there only to show one of them.
+                    // More than 16 formats are there only for this one.
                     put(25, &[if plan.format < 16 { 15 } else { 63 }]);
                     put(0, &self.size(chassis).to_le_bytes());
                     put(8, &self.size(chassis).to_le_bytes());
@@ -690,7 +690,7 @@ impl NvmeModel {
                     put(29, &[plan.protection]);
                     let newer = plan.dirty && plan.version < 0x1_0400;
                     put(99, &[u8::from(plan.read_only || newer)]);
-                    // The other formats are what nobody can use.
+                    // The other formats are unusable.
                     for format in 0..64 {
                         put(128 + format * 4, &[8, 0, 20, 0]);
                     }
@@ -711,7 +711,7 @@ impl NvmeModel {
                 put(512, &[plan.entry_sizes.0, plan.entry_sizes.1]);
                 put(525, &[u8::from(plan.cache)]);
             }
-            // In 1.0, the question is one bit: this one is for what is asked with 0.
+            // In version 1.0, CNS is one bit.
             2 if plan.version < 0x1_0100 => {
                 chassis.violation("a question that its version does not know");
                 return None;
@@ -741,7 +741,7 @@ impl NvmeModel {
         Some(page)
     }
 
-    /// A command for data; its status.
+    /// Executes a data command; returns its status.
     fn move_data(&mut self, chassis: &mut Chassis, command: &Pending, number: u32) -> u16 {
         let operation = command.entry[0];
         if command.u32(4) != self.plan.namespace {
@@ -809,7 +809,7 @@ impl NvmeModel {
     }
 }
 
-/// Where a command's data is, by its PRPs; `None`, and a violation, if they break the rules.
+/// The pieces of a command's data, from its PRPs; `None`, and a violation, if they break the rules.
 fn pieces(chassis: &mut Chassis, command: &Pending, total: usize) -> Option<Vec<(u64, usize)>> {
     let (prp1, prp2) = (command.u64(24), command.u64(32));
     if !prp1.is_multiple_of(4) {
@@ -847,7 +847,7 @@ fn pieces(chassis: &mut Chassis, command: &Pending, total: usize) -> Option<Vec<
             return None;
         }
         if list % PAGE == PAGE - 8 && left > PAGE as usize {
-            // The last entry of a page of the list is where the list continues.
+            // The last entry of a list page points to the next page.
             list = page;
             continue;
         }
@@ -915,7 +915,7 @@ impl Model for NvmeModel {
     fn tick(&mut self, chassis: &mut Chassis) {
         self.shy = self.shy.saturating_sub(1);
         self.change(chassis);
-        // Without bus mastering it cannot fetch, and not complete.
+        // Without bus mastering it can neither fetch nor complete.
         if !self.runs() || !chassis.config.command().contains(Command::BUS_MASTER) {
             return;
         }

@@ -1,11 +1,11 @@
-//! Configuration space of a fake device, as QEMU's devices have it.
+//! Configuration space of a fake device, laid out as QEMU's devices are.
 
 use crate::bus::pci::{
     Address, CAPABILITY_EXPRESS, CAPABILITY_MSI, CAPABILITY_MSI_X, CAPABILITY_POWER, CAPABILITY_VENDOR,
     Command,
 };
 
-/// Where the device is: bus, device, function.
+/// The device's address: bus, device, function.
 const PLACE: (u8, u8, u8) = (0, 4, 0);
 
 /// BAR 4, 64-bit: the virtio structures.
@@ -19,11 +19,11 @@ const MSI_X_BAR_SIZE: u32 = 0x1000;
 const MSI: u8 = 0xb0;
 const POWER: u8 = 0xa8;
 const MSI_X: u8 = 0x98;
-/// PCI Express, as far as device control; the rest of it is not looked at.
+/// PCI Express, up to device control; the rest is not implemented.
 const EXPRESS: u8 = 0xd0;
-/// Device control: packets of 256 bytes, of which the function is told.
+/// Device control: packets of 256 bytes, agreed with the bridges above.
 const AGREED: u16 = 0x2830;
-/// Looks at the clock until a function that wakes may be touched.
+/// Reads of the clock until a waking function may be accessed.
 const WAKES: u32 = 1000;
 const COMMON: u8 = 0x40;
 const ISR: u8 = 0x50;
@@ -33,9 +33,9 @@ const NOTIFY: u8 = 0x70;
 /// A base address register.
 #[derive(Clone, Copy)]
 struct BarBits {
-    /// Bytes, a power of two; 0 for a register that is not there.
+    /// Bytes, a power of two; 0 for a missing register.
     size: u64,
-    /// Where the driver has it mapped.
+    /// The address at which the driver mapped it.
     home: u64,
     io: bool,
     wide: bool,
@@ -45,7 +45,7 @@ impl BarBits {
     const NONE: BarBits = BarBits { size: 0, home: 0, io: false, wide: false };
 }
 
-/// 256 bytes, and which of them a driver may change.
+/// 256 bytes, with a mask of those that a driver may change.
 pub struct ConfigBytes {
     bytes: [u8; 256],
     bars: [BarBits; 6],
@@ -53,17 +53,18 @@ pub struct ConfigBytes {
     first: Option<u8>,
     /// Waking from D3 resets it (No_Soft_Reset is 0).
     forgetful: bool,
-    /// A register of 16 bits that only this kind of device has.
+    /// A 16-bit register that only this kind of device has.
     own: Option<u8>,
-    /// Looks at the clock until it may be touched.
+    /// Reads of the clock until it may be accessed.
     waking: u32,
     /// Writes to the enable bits of MSI and MSI-X do nothing.
     pub msi_stuck: bool,
 }
 
 impl ConfigBytes {
-    /// A function in use, with power management, MSI and MSI-X (both enabled, though a real driver enables one: the
-    /// takeover has to cope with either). `class` is base class, subclass and programming interface, 8 bits each.
+    /// A function in use, with power management, MSI and MSI-X (both enabled, though a real driver enables
+    /// one: the take-over must cope with either). `class` is base class, subclass and programming interface,
+    /// 8 bits each.
     pub fn new(vendor: u16, device: u16, class: u32) -> ConfigBytes {
         let mut this = ConfigBytes {
             bytes: [0; 256],
@@ -90,7 +91,8 @@ impl ConfigBytes {
         this
     }
 
-    /// With a memory BAR of `size` bytes (a power of two, at least 16) at `address`, a 64-bit one if that is beyond 4 GiB.
+    /// Adds a memory BAR of `size` bytes (a power of two, at least 16) at `address`; 64-bit if that is above
+    /// 4 GiB.
     #[must_use]
     pub fn memory_bar(mut self, index: u8, address: u64, size: u64) -> ConfigBytes {
         let wide = address >> 32 != 0;
@@ -105,7 +107,7 @@ impl ConfigBytes {
         self
     }
 
-    /// With a port BAR of `size` ports (a power of two, at least 4).
+    /// Adds a port BAR of `size` ports (a power of two, at least 4).
     #[must_use]
     pub fn port_bar(mut self, index: u8, port: u32, size: u64) -> ConfigBytes {
         self.put32(0x10 + index * 4, port | 1);
@@ -115,7 +117,7 @@ impl ConfigBytes {
         self
     }
 
-    /// With a register of 16 bits that only this kind of device has, and that firmware has set. A reset clears it.
+    /// Adds a 16-bit register that only this kind of device has, set by firmware. A reset clears it.
     #[must_use]
     pub(super) fn own(mut self, at: u8, value: u16) -> ConfigBytes {
         self.put16(at, value);
@@ -159,12 +161,12 @@ impl ConfigBytes {
         self.bytes[usize::from(at) + 1] = next;
     }
 
-    /// The last capability of virtio points back to the first.
+    /// Makes the last virtio capability point back to the first.
     pub(super) fn tie_a_loop(&mut self) {
         self.bytes[usize::from(COMMON) + 1] = MSI;
     }
 
-    /// Somebody moves the first BAR.
+    /// Moves the first BAR.
     pub fn move_bar(&mut self) {
         if let Some(index) = self.first {
             let at = 0x10 + index * 4;
@@ -175,19 +177,20 @@ impl ConfigBytes {
         }
     }
 
-    /// The function sleeps in D3. If it is `forgetful`, waking resets it; else it says that it does not.
+    /// The function sleeps in D3. If `forgetful`, waking resets it; otherwise it reports that waking does
+    /// not.
     pub fn sleep(&mut self, forgetful: bool) {
         self.forgetful = forgetful;
         let kept = if forgetful { 0 } else { 1 << 3 };
         self.put16(POWER + 4, kept | 3);
     }
 
-    /// Whether it sleeps.
+    /// Whether it is asleep.
     pub fn asleep(&self) -> bool {
         self.get16(POWER + 4) & 3 != 0
     }
 
-    /// Whether it may not be touched yet.
+    /// Whether it must not be accessed yet.
     pub(super) fn wakes(&self) -> bool {
         self.waking > 0
     }
@@ -197,7 +200,7 @@ impl ConfigBytes {
         self.waking = self.waking.saturating_sub(1);
     }
 
-    /// A reset of the function: nothing that was written to it is left.
+    /// A reset of the function: clears everything that was written to it.
     pub(super) fn reset(&mut self) {
         self.set_command(Command::empty());
         for index in 0..6 {
@@ -211,12 +214,12 @@ impl ConfigBytes {
         }
     }
 
-    /// Whether device control of PCI Express is as it was agreed upon.
+    /// Whether PCI Express device control is unchanged.
     pub(super) fn agrees(&self) -> bool {
         self.get16(EXPRESS + 8) == AGREED
     }
 
-    /// Where a base address register points.
+    /// The address in a base address register.
     fn bar_address(&self, index: usize) -> u64 {
         let at = 0x10 + index as u8 * 4;
         let BarBits { io, wide, .. } = self.bars[index];
@@ -224,7 +227,7 @@ impl ConfigBytes {
         high | u64::from(self.get32(at) & !if io { 0x3 } else { 0xf })
     }
 
-    /// Makes a base address register point somewhere.
+    /// Sets a base address register.
     fn put_bar(&mut self, index: usize, address: u64) {
         let at = 0x10 + index as u8 * 4;
         let BarBits { size, io, wide, .. } = self.bars[index];
@@ -237,7 +240,7 @@ impl ConfigBytes {
         }
     }
 
-    /// Whether a BAR points to where the driver has it mapped. Ports that are no BAR are where they are.
+    /// Whether a BAR has the address at which the driver mapped it. True for ports outside the BARs.
     pub(super) fn is_home(&self, bar: u8) -> bool {
         let bits = self.bars.get(usize::from(bar)).copied().unwrap_or(BarBits::NONE);
         bits.size == 0 || self.bar_address(bar.into()) == bits.home
@@ -260,7 +263,7 @@ impl ConfigBytes {
         self.put16(4, command.bits());
     }
 
-    /// Writes 8 bits of its own, such as a register that only this kind of device has.
+    /// Writes 8 bits, such as a register that only this kind of device has.
     pub fn put8(&mut self, at: u8, value: u8) {
         self.bytes[usize::from(at)] = value;
     }
@@ -283,7 +286,7 @@ impl ConfigBytes {
         u32::from(self.get16(at + 2)) << 16 | u32::from(self.get16(at))
     }
 
-    /// Which BAR, and which offset in it, `length` bytes at a physical address are.
+    /// The BAR and the offset in it of `length` bytes at a physical address.
     pub(super) fn locate(&self, physical: u64, length: usize) -> Option<(u8, u64)> {
         (0_u8..).zip(&self.bars).find_map(|(index, bar)| {
             if bar.size == 0 || bar.io {
@@ -294,7 +297,7 @@ impl ConfigBytes {
         })
     }
 
-    /// What has to be on in the command register for a BAR to be reached. Ports that are no BAR count as ports.
+    /// The command register bits that a BAR needs. Ports outside the BARs count as ports.
     pub(super) fn decoding(&self, bar: u8) -> Command {
         match self.bars.get(usize::from(bar)) {
             Some(bits) if bits.size > 0 && !bits.io => Command::MEMORY,
@@ -314,7 +317,7 @@ impl ConfigBytes {
         }
     }
 
-    /// Writes 16 bits, as the driver does. Tells whether that has reset the function.
+    /// Writes 16 bits, as the driver does. Returns whether that has reset the function.
     pub fn write16(&mut self, offset: u16, value: u16) -> bool {
         let Ok(at) = u8::try_from(offset) else { return false };
         if at == POWER + 4 && self.asleep() && value & 3 == 0 {

@@ -15,26 +15,26 @@ const FLUSH: u32 = 0x00;
 const WRITE: u32 = 0x01;
 const READ: u32 = 0x02;
 
-/// What Identify is to tell of (5.15.1): a namespace.
+/// The CNS value of Identify (5.15.1): a namespace.
 pub(super) const OF_NAMESPACE: u32 = 0x00;
 /// The controller.
 pub(super) const OF_CONTROLLER: u32 = 0x01;
-/// The active namespaces, in order.
+/// The list of active namespaces, in order.
 pub(super) const OF_ACTIVE: u32 = 0x02;
-/// What a namespace is called, and its command set.
+/// A namespace's identification descriptors, including its command set.
 pub(super) const OF_DESCRIPTORS: u32 = 0x03;
 
-/// Feature: how many I/O queues there are to be (5.21.1.7).
+/// Feature: number of I/O queues (5.21.1.7).
 const NUMBER_OF_QUEUES: u32 = 0x07;
 
-/// Queues lie in one piece of memory.
+/// The queue is physically contiguous.
 const CONTIGUOUS: u32 = 1;
 
 /// An entry of a submission queue (4.2). Little-endian.
 #[derive(Clone, Copy, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(super) struct Submission {
-    /// Opcode in bits 0 to 7, the command identifier in 16 to 31. What is between says that data is given by PRPs.
+    /// Opcode in bits 0 to 7, command identifier in bits 16 to 31. The bits between select PRPs.
     first: u32,
     namespace: u32,
     reserved: u64,
@@ -59,22 +59,22 @@ impl Submission {
         }
     }
 
-    /// Asks for 4096 bytes about the controller or a namespace (5.15).
+    /// Requests 4096 bytes of identity data of the controller or a namespace (5.15).
     pub(super) fn identify(what: u32, namespace: u32) -> Submission {
         Submission::new(IDENTIFY, namespace, [what, 0, 0])
     }
 
-    /// Asks for one I/O queue of either kind.
+    /// Requests one I/O queue of either kind.
     pub(super) fn one_queue_pair() -> Submission {
         Submission::new(SET_FEATURES, 0, [NUMBER_OF_QUEUES, 0, 0])
     }
 
-    /// Makes a completion queue that raises no interrupt (5.3).
+    /// Creates a completion queue without interrupts (5.3).
     pub(super) fn create_completion_queue(id: u16, entries: u16) -> Submission {
         Submission::new(CREATE_COMPLETION_QUEUE, 0, [queue(id, entries), CONTIGUOUS, 0])
     }
 
-    /// Makes a submission queue whose completions go to the completion queue with the same id (5.4).
+    /// Creates a submission queue for the completion queue with the same id (5.4).
     pub(super) fn create_submission_queue(id: u16, entries: u16) -> Submission {
         let to = u32::from(id) << 16 | CONTIGUOUS;
         Submission::new(CREATE_SUBMISSION_QUEUE, 0, [queue(id, entries), to, 0])
@@ -90,49 +90,49 @@ impl Submission {
         Submission::new(operation, namespace, dwords)
     }
 
-    /// Has the cache written (6.8).
+    /// Flushes the cache (6.8).
     pub(super) fn flush(namespace: u32) -> Submission {
         Submission::new(FLUSH, namespace, [0, 0, 0])
     }
 
-    /// Where the data is (4.3): the first page, and the second or a list of all others.
+    /// Sets the data pointers (4.3): the first page, and the second page or a list of all others.
     pub(super) fn at(mut self, first: u64, second: u64) -> Submission {
         self.prp1 = first.to_le();
         self.prp2 = second.to_le();
         self
     }
 
-    /// Gives it its command identifier.
+    /// Sets the command identifier.
     pub(super) fn set_id(&mut self, id: u16) {
         self.first = (u32::from_le(self.first) & 0xffff | u32::from(id) << 16).to_le();
     }
 }
 
-/// A queue's id and size.
+/// Encodes a queue's id and size.
 fn queue(id: u16, entries: u16) -> u32 {
     u32::from(entries.saturating_sub(1)) << 16 | u32::from(id)
 }
 
-/// An entry of a completion queue (4.6), as far as it is looked at.
+/// An entry of a completion queue (4.6), the fields in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Finished {
     /// The command identifier.
     pub(super) id: u16,
     /// Status code type in bits 8 to 10, status code in 0 to 7; 0 is success.
     pub(super) status: u16,
-    /// Whether the controller knows that it would fail again (DNR).
+    /// The command would fail again (DNR).
     pub(super) for_good: bool,
 }
 
 /// Bytes in an entry of a completion queue.
 pub(super) const COMPLETION: usize = 16;
-/// Where the queue's id and head are in it, 32 bits.
+/// Offset of the queue's id and head in it, 32 bits.
 pub(super) const COMPLETION_QUEUE: usize = 8;
-/// Where the command identifier, phase and status are in it, 32 bits.
+/// Offset of the command identifier, phase and status in it, 32 bits.
 pub(super) const COMPLETION_STATUS: usize = 12;
 
 impl Finished {
-    /// From the last four bytes of an entry.
+    /// Decodes the last four bytes of an entry.
     pub(super) fn read(last: u32) -> Finished {
         Finished { id: last as u16, status: (last >> 17) as u16 & 0x7ff, for_good: last >> 31 != 0 }
     }

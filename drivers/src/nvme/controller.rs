@@ -1,4 +1,4 @@
-//! The controller: taken over by reset, asked what it has, given a pair of queues for data, and shut down.
+//! The controller: take-over by reset, identification, queues for data, and shutdown.
 
 use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Health};
@@ -21,20 +21,21 @@ use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
 use crate::disk::{Called, Shutdown};
 
-/// Bytes in a memory page, as the controller is told. Lists of pages are made for it.
+/// Memory page size configured in the controller, and used for PRP lists.
 pub(super) const PAGE: usize = 4096;
 
-/// The controller's numbers of the queues.
+/// Queue ids.
 const ADMIN: u16 = 0;
 const DATA: u16 = 1;
-/// Entries of the admin queues: commands go one at a time.
+/// Entries of the admin queues: one command at a time.
 const ADMIN_ENTRIES: u16 = 8;
-/// Entries of the queues for data, at most, and at least: one entry is no queue.
+/// Maximum and minimum number of entries of the data queues: a queue of one entry is not allowed.
 const DATA_ENTRIES: u16 = 32;
 const LEAST_ENTRIES: u32 = 2;
 
-/// Vendor and device of controllers that must not be looked at for a while after a reset has begun, or the read of
-/// their status fails: Seagate Nytro, HGST SN100, WDC SN200, Memblaze PBlaze4, Samsung X5, PM1725 and PM1725a.
+/// Vendor and device of controllers whose registers must not be read for a while after the start of a reset,
+/// or the read of their status fails: Seagate Nytro, HGST SN100, WDC SN200, Memblaze PBlaze4, Samsung X5,
+/// PM1725 and PM1725a.
 const SHY: [(u16, u16); 7] = [
     (0x1bb1, 0x0100),
     (0x1c58, 0x0003),
@@ -44,102 +45,104 @@ const SHY: [(u16, u16); 7] = [
     (0x144d, 0xa821),
     (0x144d, 0xa822),
 ];
-/// For so long.
+/// Duration of that while.
 const SHY_FOR: Nanoseconds = 2_300 * MILLISECOND;
 
-/// Numbers of namespaces that are tried one by one, at most, where the controller does not list those that are active.
+/// Maximum number of namespace ids to try one by one, if the controller does not list the active ones.
 const TRIED: u32 = 32;
 
-// The shared memory: each queue begins with a page. What the device tells of itself is read where later lists of pages are.
+// Layout of the shared memory: each queue starts at a page. Identity data is read into the area of the later
+// PRP lists.
 const ADMIN_SUBMISSIONS: usize = 0;
 const ADMIN_COMPLETIONS: usize = PAGE;
 const SUBMISSIONS: usize = 2 * PAGE;
 const COMPLETIONS: usize = 3 * PAGE;
-/// Where the owner's lists begin.
+/// Start of the owner's lists.
 pub(super) const LISTS: usize = 4 * PAGE;
 static_assertions::const_assert!(size_of::<Submission>().saturating_mul(DATA_ENTRIES as usize) <= PAGE);
 static_assertions::const_assert!(COMPLETION.saturating_mul(DATA_ENTRIES as usize) <= PAGE);
 
-/// The registers are in this base address register (2.1.10).
+/// The BAR with the registers (2.1.10).
 const BAR: u8 = 0;
 
-/// What Identify tells of the controller (5.15.2.2): offsets.
+/// Identity data of the controller (5.15.2.2): offsets.
 mod of_controller {
-    /// Largest transfer, as a power of two of pages; 0 for no limit. 8 bits.
+    /// Maximum transfer, as a power of two of pages; 0 for no limit. 8 bits.
     pub(super) const MDTS: usize = 77;
-    /// How long a shutdown may take, in microseconds (1.2). 32 bits.
+    /// Maximum duration of a shutdown, in microseconds (1.2). 32 bits.
     pub(super) const RTD3E: usize = 88;
-    /// What it is for (1.4). 8 bits.
+    /// Controller type (1.4). 8 bits.
     pub(super) const CNTRLTYPE: usize = 111;
-    /// Bytes in entries of submission and completion queues, as powers of two: the least in bits 0 to 3, the most in 4
-    /// to 7. 8 bits each.
+    /// Entry sizes of submission and completion queues, as powers of two: the minimum in bits 0 to 3, the
+    /// maximum in 4 to 7. 8 bits each.
     pub(super) const SQES: usize = 512;
     pub(super) const CQES: usize = 513;
-    /// The largest number that a namespace can have. 32 bits.
+    /// The largest namespace id. 32 bits.
     pub(super) const NN: usize = 516;
-    /// Volatile write cache: in bit 0, whether there is one. 8 bits.
+    /// Volatile write cache: present if bit 0 is set. 8 bits.
     pub(super) const VWC: usize = 525;
 
-    /// Types: not said, and one for data.
+    /// Types: not reported, and an I/O controller.
     pub(super) const NOT_SAID: u8 = 0;
     pub(super) const FOR_DATA: u8 = 1;
 }
 
-/// What Identify tells of a namespace (5.15.2.1): offsets.
+/// Identity data of a namespace (5.15.2.1): offsets.
 mod of_namespace {
     /// Size in logical blocks. 64 bits.
     pub(super) const NSZE: usize = 0;
-    /// Number of formats, less one. 8 bits.
+    /// Number of formats - 1. 8 bits.
     pub(super) const NLBAF: usize = 25;
-    /// Formats that bits 0 to 3 of the next can tell apart.
+    /// Number of formats that bits 0 to 3 of FLBAS can select.
     pub(super) const SHORT_FORMATS: u8 = 16;
-    /// Which format: its number in bits 0 to 3 and, if there are more (2.0), as bits 4 and 5 of it, in 5 and 6. 8 bits.
+    /// The format in use: its number in bits 0 to 3 and, if there are more formats (2.0), its bits 4 and 5 in
+    /// bits 5 and 6. 8 bits.
     pub(super) const FLBAS: usize = 26;
-    /// Protection information: in bits 0 to 2, its type. 8 bits.
+    /// Protection information: type in bits 0 to 2. 8 bits.
     pub(super) const DPS: usize = 29;
-    /// Attributes: in bit 0, whether it is write-protected (1.4). 8 bits.
+    /// Attributes: write-protected if bit 0 is set (1.4). 8 bits.
     pub(super) const NSATTR: usize = 99;
-    /// The formats, 32 bits each: bytes of metadata in bits 0 to 15, bytes in a logical block, as a power of two, in 16 to
-    /// 23.
+    /// The formats, 32 bits each: bytes of metadata in bits 0 to 15, logical block size as a power of two in
+    /// bits 16 to 23.
     pub(super) const LBAF: usize = 128;
 }
 
-/// What Identify tells of a namespace's names (5.15.2.3): descriptors, one after another.
+/// A namespace's identification descriptors (5.15.2.3), one after another.
 mod descriptor {
-    /// Which, 8 bits; 0 ends the list.
+    /// Type, 8 bits; 0 ends the list.
     pub(super) const NIDT: usize = 0;
-    /// Bytes of it, 8 bits.
+    /// Length in bytes, 8 bits.
     pub(super) const NIDL: usize = 1;
-    /// Where the bytes begin.
+    /// Offset of the bytes.
     pub(super) const NID: usize = 4;
-    /// The descriptor that names the command set (2.0), and its value for the one with reads and writes.
+    /// The descriptor of the command set (2.0), and the value for the NVM command set.
     pub(super) const COMMAND_SET: u8 = 4;
     pub(super) const NVM: u8 = 0;
-    /// The kinds there are: at most this many in a list.
+    /// Number of descriptor types: the maximum length of a list.
     pub(super) const KINDS: usize = 4;
 }
 
-/// What the controller told of itself.
+/// The controller's properties.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Traits {
-    /// Bytes in a command at most, if limited.
+    /// Maximum number of bytes per command.
     pub(super) largest: usize,
-    /// There is a cache that loses what it holds when the power goes.
+    /// There is a volatile write cache.
     pub(super) cache: bool,
-    /// How long a shutdown may take.
+    /// Maximum duration of a shutdown.
     pub(super) shutdown: Nanoseconds,
-    /// The largest number that a namespace can have.
+    /// The largest namespace id.
     pub(super) namespaces: u32,
 }
 
-/// What the controller told of a namespace.
+/// A namespace's properties.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Namespace {
-    /// Its number.
+    /// Its id.
     pub(super) id: u32,
     /// Size in logical blocks.
     pub(super) size: u64,
-    /// Bytes in a logical block, as a power of two: 9 to 12.
+    /// Logical block size, as a power of two: 9 to 12.
     pub(super) shift: u32,
 }
 
@@ -148,7 +151,7 @@ pub(super) struct Controller<R, C> {
     pci: PciDevice<C>,
     registers: R,
     doorbells: R,
-    /// Bytes between two doorbells, as when opened.
+    /// Bytes between two doorbells, at open.
     stride: usize,
     timeout: Nanoseconds,
     memory: Shared,
@@ -159,7 +162,8 @@ pub(super) struct Controller<R, C> {
 }
 
 impl<R: Registers, C: ConfigSpace> Controller<R, C> {
-    /// Looks, and takes this many bytes from the arena beside the queues; as [`NvmeDisk::open`](super::disk::NvmeDisk::open).
+    /// Probes the controller, and takes `lists` bytes from the arena besides the queues; as
+    /// [`NvmeDisk::open`](super::disk::NvmeDisk::open).
     pub(super) fn open(
         access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
@@ -172,7 +176,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         let capabilities = capabilities(&registers)?;
         check_modes(capabilities)?;
         let stride = capabilities.stride();
-        // Two doorbells each for the two pairs of queues.
+        // Two doorbells for each of the two queue pairs.
         let doorbells = pci.map(BAR, DOORBELLS as u64, stride.saturating_mul(4), &mut map)?;
         let memory = Shared::new(arena.dma(LISTS.saturating_add(lists), PAGE)?);
         Ok(Controller {
@@ -188,22 +192,22 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         })
     }
 
-    /// The function on the bus.
+    /// The PCI function.
     pub(super) fn pci(&self) -> &PciDevice<C> {
         &self.pci
     }
 
-    /// Nanoseconds that a command may take.
+    /// Timeout of a command in nanoseconds.
     pub(super) fn timeout(&self) -> Nanoseconds {
         self.timeout
     }
 
-    /// The memory that is shared with the controller; the owner's part is from [`LISTS`] on.
+    /// The memory shared with the controller; the owner's part starts at [`LISTS`].
     pub(super) fn memory(&mut self) -> &mut Shared {
         &mut self.memory
     }
 
-    /// Feeds everything that stays.
+    /// Feeds everything that must not change.
     pub(super) fn integrity(&self, digest: &mut Digest) {
         self.pci.integrity(digest);
         self.registers.integrity(digest);
@@ -212,7 +216,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         digest.number(self.stride as u64).number(self.timeout);
     }
 
-    /// Looks without changing anything.
+    /// Checks its health without changing anything.
     pub(super) fn health(&self) -> Health {
         match self.pci.health() {
             Health::Healthy => {}
@@ -221,7 +225,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         match self.status() {
             Err(gone) => Health::Unusable(gone),
             Ok(status) if status.contains(Status::FATAL) => Health::Risky(failed(status)),
-            // One that works needs bus mastering; one at rest does not.
+            // A running controller needs bus mastering; an idle one does not.
             Ok(status) if status.contains(Status::READY) => self.pci.health_in_use(),
             Ok(_) => Health::Healthy,
         }
@@ -235,7 +239,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         }
     }
 
-    /// A better reason for an error, if there is one: the function no longer answers, or the controller has given up.
+    /// Replaces an error by a better one if the function no longer answers, or the controller has failed.
     pub(super) fn explain(&self, error: DeviceError) -> DeviceError {
         match self.status() {
             Err(gone) => gone,
@@ -244,13 +248,13 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         }
     }
 
-    /// Isolates the function. Without bus mastering, nothing of the old driver's can arrive while the controller is
+    /// Isolates the function. Without bus mastering, the old driver's DMA cannot arrive during the
     /// [reset](Controller::reset), which comes next.
     pub(super) fn isolate(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.pci.isolate(wait)
     }
 
-    /// Resets the controller (7.3.2). When this has succeeded, it has forgotten all that was in flight.
+    /// Resets the controller (7.3.2). Afterwards it has no command in flight.
     pub(super) fn reset(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         let capabilities = capabilities(&self.registers)?;
         check_modes(capabilities)?;
@@ -261,10 +265,10 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         self.disable(capabilities, wait)
     }
 
-    /// Starts the controller, which has just been reset, with admin queues of our own (7.6.1).
+    /// Starts the controller after a reset, with our own admin queues (7.6.1).
     pub(super) fn start(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         let capabilities = capabilities(&self.registers)?;
-        // A queue for data has 2 entries at least (3.1.1). One that says 1 means nothing by it (Samsung PM1725).
+        // A data queue has at least 2 entries (3.1.1). A controller that reports 1 is wrong (Samsung PM1725).
         let entries = capabilities.entries().max(LEAST_ENTRIES);
         self.memory.clear(wait.platform());
         self.admin.start(ADMIN_ENTRIES);
@@ -277,20 +281,20 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         self.enable(capabilities, wait)
     }
 
-    /// Two halves: a controller need not take 64 bits at once.
+    /// In two halves: a controller need not accept 64-bit accesses.
     fn write64(&self, register: usize, value: u64) {
         self.registers.write32(register, value as u32);
         self.registers.write32(register.saturating_add(4), (value >> 32) as u32);
     }
 
-    /// Stops whatever the controller does, and forgets all queues (7.3.2).
+    /// Stops the controller, which drops all queues (7.3.2).
     #[inline(never)]
     fn disable(&self, capabilities: Capabilities, wait: &Wait<'_>) -> Result<(), DeviceError> {
         let limit = capabilities.patience();
         let configuration = self.registers.read32(CC);
         if configuration & CC_ENABLE != 0 {
-            // One that is just being started must have come up before it may be stopped (3.1.5). One that does not come up is
-            // stopped all the same.
+            // A controller that is just starting must become ready before it may be stopped (3.1.5). One that
+            // does not is stopped anyway.
             let _ = self.until("the start before an NVMe reset", limit, wait, |status| {
                 status.intersects(Status::READY | Status::FATAL)
             });
@@ -303,7 +307,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         self.until("an NVMe reset", limit, wait, |status| !status.contains(Status::READY))
     }
 
-    /// Lets the controller work, whose registers have been set.
+    /// Enables the controller after its registers have been set.
     #[inline(never)]
     fn enable(&self, capabilities: Capabilities, wait: &Wait<'_>) -> Result<(), DeviceError> {
         let mut limit = capabilities.patience();
@@ -336,7 +340,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         })?
     }
 
-    /// One admin command, from beginning to end. What failed, and may not fail again, is tried twice.
+    /// Executes one admin command. Retries once after an error that may be transient.
     #[inline(never)]
     fn administer(
         &mut self,
@@ -379,7 +383,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         popped
     }
 
-    /// Has 4096 bytes written to where the lists are later.
+    /// Reads 4096 bytes of identity data into the area of the later lists.
     fn identify(
         &mut self,
         what: u32,
@@ -393,8 +397,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         Ok(())
     }
 
-    /// Whether its version is this one or a later one. What is newer than its version, a controller does not know, and the
-    /// bytes of it may be anything.
+    /// Whether its version is at least this one. Fields newer than its version may have any value.
     fn is_at_least(&self, version: u32) -> bool {
         self.registers.read32(VS) >= version
     }
@@ -409,7 +412,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         self.memory.read::<u32>(LISTS.saturating_add(at)).map_or(0, u32::from_le)
     }
 
-    /// Asks what the controller is like.
+    /// Identifies the controller.
     #[inline(never)]
     pub(super) fn traits(&mut self, wait: &Wait<'_>) -> Result<Traits, DeviceError> {
         let called = Called { noun: "an NVMe controller's description", verb: "describe itself" };
@@ -439,7 +442,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         })
     }
 
-    /// Asks for the first active namespace. `most` is the largest number that one can have.
+    /// Returns the first active namespace. `most` is the largest namespace id.
     #[inline(never)]
     pub(super) fn first_namespace(&mut self, most: u32, wait: &Wait<'_>) -> Result<u32, DeviceError> {
         if !self.is_at_least(LISTS_NAMESPACES) {
@@ -447,13 +450,13 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         }
         let called = Called { noun: "an NVMe list of namespaces", verb: "list its namespaces" };
         match self.identify(OF_ACTIVE, 0, called, wait) {
-            // Some that say they are new enough do not know the question.
+            // Some controllers that report a new enough version do not support the list.
             Err(DeviceError::Status { .. }) => return self.try_namespaces(most, wait),
             answered => answered?,
         }
         match self.word_at(0) {
             0 => Err(DeviceError::Unsupported { what: "a namespace", value: 0 }),
-            // Reserved, and all namespaces together (6.1.1).
+            // Reserved, and the broadcast id (6.1.1).
             id @ 0xffff_fffe.. => {
                 Err(DeviceError::Protocol { what: "a namespace's number", value: id.into() })
             }
@@ -461,12 +464,12 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         }
     }
 
-    /// Asks for one namespace after another until one is active.
+    /// Tries one namespace id after another until one is active.
     fn try_namespaces(&mut self, most: u32, wait: &Wait<'_>) -> Result<u32, DeviceError> {
         for id in 1..=most.clamp(1, TRIED) {
             match self.describe(id, wait) {
                 Ok(size) if size > 0 => return Ok(id),
-                // One that is not there is empty, or refused.
+                // An inactive one is empty, or rejected.
                 Ok(_) | Err(DeviceError::Status { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -474,7 +477,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         Err(DeviceError::Unsupported { what: "a namespace", value: 0 })
     }
 
-    /// Has a namespace described, and gives its size in logical blocks.
+    /// Identifies a namespace, and returns its size in logical blocks.
     fn describe(&mut self, id: u32, wait: &Wait<'_>) -> Result<u64, DeviceError> {
         let called = Called { noun: "an NVMe namespace's description", verb: "describe a namespace" };
         self.identify(OF_NAMESPACE, id, called, wait)?;
@@ -483,7 +486,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         Ok(u64::from(high) << 32 | u64::from(low))
     }
 
-    /// Asks what a namespace is like, and refuses what cannot be written in plain blocks.
+    /// Identifies a namespace, and rejects one that cannot be written in plain blocks.
     #[inline(never)]
     pub(super) fn namespace(&mut self, id: u32, wait: &Wait<'_>) -> Result<Namespace, DeviceError> {
         let size = self.describe(id, wait)?;
@@ -505,7 +508,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         }
         let shift = format >> 16 & 0xff;
         if shift < 9 {
-            // Smaller ones there are none (5.15.2.1).
+            // There are no smaller ones (5.15.2.1).
             return Err(DeviceError::Protocol {
                 what: "its block size, as a power of two,",
                 value: shift.into(),
@@ -524,7 +527,8 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         Ok(Namespace { id, size, shift })
     }
 
-    /// Where namespaces may be of several kinds, such as zoned ones, looks that this one is read and written plainly.
+    /// If namespaces may be of several kinds, such as zoned ones, checks that this one has plain reads and
+    /// writes.
     #[inline(never)]
     fn check_command_set(&mut self, id: u32, wait: &Wait<'_>) -> Result<(), DeviceError> {
         if capabilities(&self.registers)?.command_sets() & SETS_SEVERAL == 0 {
@@ -550,12 +554,12 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         Ok(())
     }
 
-    /// Makes the queues for data, and empties what the lists will use.
+    /// Creates the data queues, and clears the area of the lists.
     #[inline(never)]
     pub(super) fn make_queues(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         let called = Called { noun: "an NVMe number of queues", verb: "have a pair of queues" };
         match self.administer(&mut Submission::one_queue_pair(), called, wait) {
-            // One that cannot tell how many there are has one all the same, or fails to make it.
+            // A controller that cannot report the number of queues has one anyway, or fails to create it.
             Ok(()) | Err(DeviceError::Status { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -576,12 +580,12 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         )
     }
 
-    /// Whether a command for data more fits into the queue.
+    /// Whether the queue has room for another data command.
     pub(super) fn has_room(&self) -> bool {
         self.data.has_room()
     }
 
-    /// Queues a command for data. [`ring_tails`](Controller::ring_tails) comes after the last of them.
+    /// Queues a data command. Call [`ring_tails`](Controller::ring_tails) after the last one.
     pub(super) fn push(&mut self, command: &Submission, platform: &dyn Platform) {
         self.data.push(&mut self.memory, command, platform);
     }
@@ -596,14 +600,14 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         }
     }
 
-    /// Rings the completion queue head doorbell: if many completions were taken, or if there is time to.
+    /// Rings the completion queue head doorbell: after many completions, or when idle.
     pub(super) fn ring_head(&mut self, idle: bool) {
         if let Some(head) = self.data.next_head(idle) {
             self.ring(self.data.id(), 1, head);
         }
     }
 
-    /// The next command for data that is over.
+    /// The next completed data command.
     pub(super) fn pop(&mut self, platform: &dyn Platform) -> Result<Option<Finished>, DeviceError> {
         self.data.pop(&self.memory, platform)
     }
@@ -614,7 +618,8 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         self.doorbells.write32(doorbell.saturating_mul(self.stride), value.into());
     }
 
-    /// Tells the controller that the power may go (7.6.2), and keeps it from memory. The queues go with the next reset.
+    /// Prepares the controller for power-off (7.6.2), and clears Bus Master Enable. The queues go with the
+    /// next reset.
     #[inline(never)]
     pub(super) fn shut_down(
         &self,
@@ -648,7 +653,7 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
         }
     }
 
-    /// Stops a controller that cannot be used, as far as it lets itself be stopped.
+    /// Stops an unusable controller, as far as possible.
     pub(super) fn give_up(&self) {
         self.registers.write32(CC, 0);
         // Nothing is left to do if even this fails.
@@ -656,12 +661,12 @@ impl<R: Registers, C: ConfigSpace> Controller<R, C> {
     }
 }
 
-/// A controller that has failed as a whole.
+/// The error of a controller that has failed as a whole.
 fn failed(status: Status) -> DeviceError {
     DeviceError::Status { what: "stay in operation", code: status.bits() }
 }
 
-/// The capabilities, in two halves: a controller need not give 64 bits at once.
+/// The capabilities, read in two halves: a controller need not accept 64-bit accesses.
 fn capabilities(registers: &impl Registers) -> Result<Capabilities, DeviceError> {
     let (low, high) = (registers.read32(CAP), registers.read32(CAP.saturating_add(4)));
     if low == u32::MAX && high == u32::MAX {
@@ -670,7 +675,7 @@ fn capabilities(registers: &impl Registers) -> Result<Capabilities, DeviceError>
     Ok(Capabilities(u64::from(high) << 32 | u64::from(low)))
 }
 
-/// Whether the controller can be driven in the one way that is known here.
+/// Checks that the controller supports the modes that this driver uses.
 fn check_modes(capabilities: Capabilities) -> Result<(), DeviceError> {
     let page = capabilities.least_page();
     if page > 0 {

@@ -1,4 +1,4 @@
-//! A namespace of an NVMe controller as a disk that receives a dump.
+//! A namespace of an NVMe controller as a disk for dumps.
 
 use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Health, Request};
@@ -17,39 +17,41 @@ use crate::disk::polled::FLUSH_TIMES;
 use crate::disk::request::{cut, spans, whole_blocks};
 use crate::disk::{Called, Name, Polled, PolledDisk, Progress, Requests, Shutdown, Work};
 
-/// PCI class: mass storage, non-volatile memory, NVM Express with data.
+/// PCI class: mass storage, non-volatile memory, NVM Express I/O controller.
 const CLASS: u32 = 0x01_08_02;
 
-/// Commands that the controller has at once at most. A request is one or several.
+/// Maximum number of commands in flight. A request is one or several commands.
 const COMMANDS: usize = 24;
-/// Bytes in a command at most. A larger one would need a longer PRP list; two of this size are as fast.
+/// Maximum number of bytes per command. A larger one would need a longer PRP list; two of this size are as
+/// fast.
 const MAX_COMMAND: usize = 512 << 10;
-/// Pages that a command touches at most: one more if the first begins in the middle.
+/// Maximum number of pages per command: one more if the first starts in the middle.
 const MAX_PAGES: usize = MAX_COMMAND / PAGE + 1;
-/// Bytes in a PRP list: all pages but the first. No list crosses a page's border.
+/// Bytes in a PRP list: all pages except the first. A list does not cross a page boundary.
 const LIST: usize = (MAX_PAGES - 1) * size_of::<u64>();
 static_assertions::const_assert!(PAGE.is_multiple_of(LIST));
 static_assertions::const_assert!(COMMANDS * LIST >= PAGE && COMMANDS <= 1 << INDEX_BITS);
 
-/// In a command identifier: bits that say which command it is. Those above change each time it is used.
+/// In a command identifier: the bits of the command's index. The higher bits change with each use.
 const INDEX_BITS: u32 = 5;
-/// The first page of data begins at a multiple of this many bytes (4.3).
+/// Alignment of data in bytes (4.3).
 const ALIGN: u64 = 4;
 
-/// Where the data of one command is (4.3), and how many bytes it moves.
+/// The PRPs of one command (4.3), and its number of bytes.
 struct Prps {
     prp1: u64,
     prp2: u64,
     length: usize,
 }
 
-/// Where the PRP list of a command is in the shared memory.
+/// Offset of a command's PRP list in the shared memory.
 fn list(index: usize) -> usize {
     index.saturating_mul(LIST).saturating_add(LISTS)
 }
 
-/// The pages from `command.from` on that one command can take, at most `command.length` bytes; a whole number of blocks.
-/// Those after the first go into the PRP list at an offset of the shared memory.
+/// Fills in the PRPs for the pages from `command.from` on that fit one command, at most `command.length`
+/// bytes; a whole number of blocks. The PRP list, for the pages after the first, is at offset `list` of the
+/// shared memory.
 #[inline(never)]
 fn lay_out(
     request: &Request,
@@ -72,11 +74,11 @@ fn lay_out(
         } else {
             memory.write(list.saturating_add(written), page.bus.to_le());
             written = written.saturating_add(size_of::<u64>());
-            // With two pages it is the second, with more the list's place.
+            // For two pages, the second; for more, the list.
             prps.prp2 = if index == 1 { page.bus } else { memory.bus_address(list) };
         }
         prps.length = prps.length.saturating_add(page.length);
-        // Only the last page may end before its border.
+        // Only the last page may end before a page boundary.
         if !page.bus.wrapping_add(page.length as u64).is_multiple_of(border) {
             break;
         }
@@ -86,80 +88,80 @@ fn lay_out(
     prps
 }
 
-/// What is known of a request.
+/// Driver state of a request.
 #[derive(Default)]
 pub struct Issued {
-    /// All of it was issued.
+    /// All its commands have been issued.
     all: bool,
-    /// Commands that the controller has.
+    /// Commands in flight.
     commands: u8,
-    /// How the first command that failed did; 0 if none has.
+    /// Status of the first failed command; 0 if none.
     status: u16,
 }
 
-/// A command, or room for one.
+/// A slot for a command.
 #[derive(Clone, Copy)]
 struct Command {
-    /// The command identifier. Its lower bits stay.
+    /// The command identifier. Its lower bits are fixed.
     id: u16,
     /// Whether the controller has it.
     busy: bool,
-    /// Whether it failed once.
+    /// Whether it has failed once.
     again: bool,
-    /// Of which request it is.
+    /// The index of its request.
     owner: u8,
-    /// Which of the request's bytes.
+    /// Its part of the request's bytes.
     from: u32,
     length: u32,
 }
 
-/// What a namespace can be told besides transfers.
+/// Commands other than transfers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NvmeCommand {
-    /// Bring what is in the cache to the medium.
+    /// Flush the cache.
     Flush,
 }
 
 /// A namespace of an NVMe controller on PCI: takes the controller over, and polls.
 ///
-/// The reset is the whole controller's, so it serves one `NvmeDisk` at a time: two namespaces of one controller cannot
-/// receive dumps together.
+/// The reset affects the whole controller, so it serves one `NvmeDisk` at a time: two namespaces of one
+/// controller cannot receive dumps together.
 ///
-/// A command that failed, and of which the controller does not say that it would fail again (Do Not Retry), is issued
-/// once more; a second failure is reported with the request.
+/// A failed command is retried once, unless the controller reports that it would fail again (Do Not Retry); a
+/// second failure is reported with the request.
 pub type NvmeDisk<R, C> = Polled<Nvme<R, C>>;
 
-/// What an NVMe controller does for a disk.
+/// The NVMe controller's part of the driver.
 pub struct Nvme<R, C> {
     controller: Controller<R, C>,
     commands: [Command; COMMANDS],
-    /// Which namespace was asked for; the first active one if `None`.
+    /// The requested namespace id; `None`: the first active one.
     chosen: Option<u32>,
-    /// The namespace, from when it was found.
+    /// The namespace, once found.
     namespace: Option<Namespace>,
-    /// Bytes in a command at most.
+    /// Maximum number of bytes per command.
     largest: usize,
     /// There is a cache to flush.
     cache: bool,
-    /// How long a shutdown may take.
+    /// Maximum duration of a shutdown.
     shutdown: Nanoseconds,
 }
 
-/// The `index`th NVMe controller on the machine, counted from 0 in the order of the bus.
+/// The machine's NVMe controller number `index`, counted from 0 in bus order.
 pub fn find<C: ConfigSpace + ?Sized>(config: &C, index: usize) -> Option<Function> {
     functions(config).filter(|function| function.class == CLASS).nth(index)
 }
 
 impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
-    /// Looks at an NVMe controller and carves what it needs from the arena, 40 KiB. Does not write to the device.
+    /// Probes an NVMe controller and takes 40 KiB from the arena. Does not write to the device.
     ///
-    /// `namespace` is the number of the one that is to receive the dump, from 1; `None` means the first that is active
+    /// `namespace` is the id of the namespace for the dump, from 1; `None` means the first one that is active
     /// when the controller is taken over.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is not an NVMe controller, cannot be mapped, does not decode memory, or has no
-    /// pages of 4096 bytes or no NVM command set; [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities
-    /// make no sense; [`DeviceError::OutOfArena`].
+    /// [`DeviceError::Unsupported`] if the function is not an NVMe controller, cannot be mapped, does not
+    /// decode memory, or does not support pages of 4096 bytes or the NVM command set; [`DeviceError::Gone`];
+    /// [`DeviceError::Protocol`] if its capabilities are inconsistent; [`DeviceError::OutOfArena`].
     pub fn open(
         access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
@@ -194,7 +196,7 @@ impl<R: Registers, C: ConfigSpace> NvmeDisk<R, C> {
 }
 
 impl<R: Registers, C: ConfigSpace> Nvme<R, C> {
-    /// Puts a command into the queue. Of its bytes it takes as many as it can; returns how many those are.
+    /// Queues a command with as many of its bytes as fit; returns their number.
     #[inline(never)]
     fn issue(&mut self, index: usize, requests: &Requests<Self>, platform: &dyn Platform) -> usize {
         let Nvme { controller, commands, namespace: Some(namespace), .. } = self else { return 0 };
@@ -209,7 +211,8 @@ impl<R: Registers, C: ConfigSpace> Nvme<R, C> {
                 let prps = lay_out(request, command, controller.memory(), list(index), platform);
                 command.length = prps.length as u32;
                 if command.length == 0 {
-                    // No block at all cannot be said in a command: it would move one. So the request hangs, in the driver.
+                    // A command cannot express zero blocks: it would move one. So the request hangs, in the
+                    // driver.
                     return 0;
                 }
                 let scale = BLOCK_SIZE.ilog2().saturating_sub(namespace.shift);
@@ -224,14 +227,14 @@ impl<R: Registers, C: ConfigSpace> Nvme<R, C> {
         command.length as usize
     }
 
-    /// From reset to the queues for data: what the controller is like, and the namespace.
+    /// From reset to the data queues: identifies the controller and the namespace.
     fn set_up(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.controller.start(wait)?;
         let traits = self.controller.traits(wait)?;
         self.largest = traits.largest.min(MAX_COMMAND);
         self.cache = traits.cache;
         self.shutdown = traits.shutdown;
-        // Another one than the first time would be another disk.
+        // A different namespace than the first time would be a different disk.
         let id = match self.chosen.or(self.namespace.map(|found| found.id)) {
             Some(id) => id,
             None => self.controller.first_namespace(traits.namespaces, wait)?,
@@ -241,9 +244,10 @@ impl<R: Registers, C: ConfigSpace> Nvme<R, C> {
     }
 }
 
-// SAFETY: a request is over when none of its commands is with the controller; which commands are, the driver's own table
-// says, and of what the controller writes only an identifier that must be in it. Commands name the pages of what is
-// pending, and queues and lists, which are the driver's; which way data goes is the request's.
+// SAFETY: a request is over when the controller has none of its commands; the driver's own table says which
+// commands are in flight, and from the controller it uses only an identifier that must be in that table.
+// Commands name the pages of pending requests, and queues and lists, which belong to the driver; the
+// direction is the request's.
 unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Nvme<R, C> {
     type Command = NvmeCommand;
     type State = Issued;
@@ -264,7 +268,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Nvme<R, C> {
         self.controller.pci().number()
     }
 
-    /// A part of a block at the end is not counted.
+    /// A partial block at the end does not count.
     fn blocks(&self) -> Option<u64> {
         self.namespace
             .map(|namespace| namespace.size.wrapping_shr(BLOCK_SIZE.ilog2().saturating_sub(namespace.shift)))
@@ -276,7 +280,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Nvme<R, C> {
 
     fn integrity(&self, digest: &mut Digest) {
         self.controller.integrity(digest);
-        // 0 is no namespace's number.
+        // 0 is not a namespace id.
         digest.number(self.chosen.unwrap_or(0).into());
     }
 
@@ -285,7 +289,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Nvme<R, C> {
     }
 
     fn take_over(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        // The registers are not known to be where they were, so an error is explained without looking at them.
+        // The registers may have moved, so explain an error without reading them.
         self.controller.isolate(wait).map_err(|error| self.controller.pci().explain(error))?;
         self.controller.reset(wait).map_err(|error| {
             let error = self.controller.explain(error);
@@ -313,7 +317,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Nvme<R, C> {
     }
 
     fn flush_command(&self) -> Option<NvmeCommand> {
-        // Without a volatile cache, what is complete is on the medium (5.15.2.2, VWC).
+        // Without a volatile cache, completed writes are on the medium (5.15.2.2, VWC).
         self.cache.then_some(NvmeCommand::Flush)
     }
 
@@ -356,11 +360,11 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Nvme<R, C> {
         let command = known.ok_or(wrong)?;
         let owner = usize::from(command.owner);
         let pending = requests.get_mut(owner).ok_or(wrong)?;
-        // A second flush would pass over what the first could not write.
+        // A second flush would skip the data that the first could not write.
         let may_repeat = !completed.for_good && !command.again && pending.request().is_some();
         if completed.status != 0 && may_repeat {
             command.again = true;
-            // The completion's place has to be free for the next one.
+            // Release the completion's entry for the next one.
             self.controller.ring_head(true);
             self.issue(index, requests, platform);
             self.controller.ring_tails();

@@ -1,5 +1,5 @@
-//! A submission queue and its completion queue (4.1). Which entries are new in the latter is told by a bit in them, the
-//! phase, which changes with each turn around the queue.
+//! A submission queue and its completion queue (4.1). A bit in each completion, the phase, marks new entries;
+//! it flips with each pass through the queue.
 
 use dumpcore::device::DeviceError;
 use dumpcore::platform::Platform;
@@ -8,30 +8,30 @@ use super::command::{COMPLETION, COMPLETION_QUEUE, COMPLETION_STATUS, Finished, 
 use crate::bus::barrier;
 use crate::bus::shared::Shared;
 
-/// Indexes and memory of a pair of queues. Commands have ids; which of them are in flight is for the owner to know.
+/// Indexes and memory of a queue pair. The owner keeps track of the ids in flight.
 pub(super) struct Pair {
-    /// The controller's number for both queues.
+    /// The queue id, the same for both.
     id: u16,
-    /// Where they begin in the shared memory.
+    /// Offsets in the shared memory.
     submission: usize,
     completion: usize,
     /// Entries in each; 0 before [`start`](Pair::start).
     size: u16,
-    /// Where the next command goes.
+    /// Index of the next command.
     tail: u16,
-    /// What the tail doorbell was last rung with.
+    /// Last value of the tail doorbell.
     rung_tail: u16,
-    /// Where the next completion is expected, and its phase.
+    /// Index of the next completion, and its expected phase.
     head: u16,
     phase: u32,
     /// Commands in flight.
     in_flight: u16,
-    /// Completions that were taken, but not yet released by the head doorbell.
+    /// Completions taken, but not yet released by the head doorbell.
     unreleased: u16,
 }
 
 impl Pair {
-    /// Queues with this number at these offsets of the shared memory, both multiples of 4096.
+    /// Queues with this id at these offsets of the shared memory, both multiples of 4096.
     pub(super) fn new(id: u16, submission: usize, completion: usize) -> Pair {
         Pair {
             id,
@@ -47,7 +47,8 @@ impl Pair {
         }
     }
 
-    /// Empty, with this many entries, at least 2. The memory has been zeroed, and the controller does not use it.
+    /// Empties the queues and sets their size, at least 2. The memory must be zeroed, and not in use by the
+    /// controller.
     pub(super) fn start(&mut self, size: u16) {
         *self = Pair { size, ..Pair::new(self.id, self.submission, self.completion) };
     }
@@ -71,13 +72,13 @@ impl Pair {
         memory.bus_address(self.completion)
     }
 
-    /// Whether a command more fits. A full queue has an entry less than its size (4.1.2); and a completion needs an entry,
-    /// too.
+    /// Whether there is room for another command. A full queue has one entry less than its size (4.1.2); and
+    /// each command needs a completion entry, too.
     pub(super) fn has_room(&self) -> bool {
         self.in_flight.saturating_add(self.unreleased).saturating_add(1) < self.size
     }
 
-    /// Puts a command into the queue, if there is room. The controller does not know yet.
+    /// Queues a command, if there is room. Does not ring the doorbell.
     pub(super) fn push(&mut self, memory: &mut Shared, command: &Submission, platform: &dyn Platform) {
         if !self.has_room() {
             return;
@@ -90,25 +91,24 @@ impl Pair {
         self.in_flight = self.in_flight.saturating_add(1);
     }
 
-    /// The entry after this one.
+    /// The index after this one.
     fn after(&self, index: u16) -> u16 {
         let next = index.saturating_add(1);
         if next < self.size { next } else { 0 }
     }
 
-    /// What to ring the submission queue tail doorbell with, if there are new commands.
+    /// The value for the submission queue tail doorbell, if there are new commands.
     pub(super) fn next_tail(&mut self) -> Option<u16> {
         if self.rung_tail == self.tail {
             return None;
         }
         self.rung_tail = self.tail;
-        // The commands before their announcement, in memory and then by a register.
+        // Commands in memory first, then the doorbell.
         barrier::full();
         Some(self.tail)
     }
 
-    /// What to ring the completion queue head doorbell with: at once if many completions were taken, else when there is
-    /// nothing better to do.
+    /// The value for the completion queue head doorbell: at once after many completions, otherwise when idle.
     pub(super) fn next_head(&mut self, idle: bool) -> Option<u16> {
         let many = self.unreleased.saturating_mul(2) >= self.size;
         if self.unreleased == 0 || !(idle || many) {
@@ -118,10 +118,10 @@ impl Pair {
         Some(self.head)
     }
 
-    /// The next completion. With nothing new this is one read of memory.
+    /// The next completion. If there is none, this is a single read of memory.
     ///
     /// # Errors
-    /// [`DeviceError::Protocol`] if it is not for a queue like this one, or though nothing is in flight.
+    /// [`DeviceError::Protocol`] if it is for another queue, has an impossible head, or nothing is in flight.
     #[inline]
     pub(super) fn pop(
         &mut self,
@@ -136,7 +136,7 @@ impl Pair {
         if phase(last) != self.phase || self.size == 0 {
             return Ok(None);
         }
-        // The phase before what it announces: the rest, and data.
+        // The phase first, then the rest of the entry, and the data.
         barrier::observe();
         memory.invalidate(at, COMPLETION, platform);
         let queue = memory.read::<u32>(at.saturating_add(COMPLETION_QUEUE)).map_or(u32::MAX, u32::from_le);

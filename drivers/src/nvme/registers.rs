@@ -19,16 +19,16 @@ pub(super) const AQA: usize = 0x24;
 pub(super) const ASQ: usize = 0x28;
 /// Bus address of the admin completion queue, 64 bits.
 pub(super) const ACQ: usize = 0x30;
-/// How long it may take to become ready (2.0, 3.1.4.21), if the capabilities say that there is such a register.
+/// Time limit for becoming ready (2.0, 3.1.4.21), if the capabilities report this register.
 pub(super) const CRTO: usize = 0x68;
-/// Where the registers end and the doorbells begin (3.1.16).
+/// Offset of the doorbells, at the end of the registers (3.1.16).
 pub(super) const DOORBELLS: usize = 0x1000;
 
-/// Versions from which on there is what is named: a list of active namespaces.
+/// Minimum versions for: the list of active namespaces.
 pub(super) const LISTS_NAMESPACES: u32 = 0x0001_0100;
-/// How long a shutdown takes.
+/// The duration of a shutdown.
 pub(super) const TELLS_SHUTDOWN: u32 = 0x0001_0200;
-/// What kind of controller it is, and write protection.
+/// The controller type, and write protection.
 pub(super) const TELLS_KIND: u32 = 0x0001_0400;
 
 /// Unit of the controller's time limits.
@@ -44,18 +44,18 @@ impl Capabilities {
         (self.0.wrapping_shr(from) & mask) as u32
     }
 
-    /// Entries that an I/O queue can have, 1 to 65536 (MQES).
+    /// Maximum number of entries of an I/O queue, 1 to 65536 (MQES).
     pub(super) fn entries(self) -> u32 {
         self.field(0, 16).saturating_add(1)
     }
 
-    /// How long a reset or a start may take (TO), and a unit more: some take a little longer than they say, or say 0. No
-    /// driver gives them less.
+    /// Time limit of a reset or a start (TO), plus one unit: some take a little longer than they report, or
+    /// report 0. Other drivers grant at least as much.
     pub(super) fn patience(self) -> Nanoseconds {
         TIME_UNIT.saturating_mul(u64::from(self.field(24, 8)).saturating_add(1))
     }
 
-    /// Whether a register of its own says how long a start may take (CRMS of 2.0).
+    /// Whether a separate register has the time limit of a start (CRMS of 2.0).
     pub(super) fn has_ready_timeout(self) -> bool {
         self.field(59, 1) != 0
     }
@@ -78,19 +78,19 @@ impl Capabilities {
 
 /// In CAP.CSS: the NVM command set.
 pub(super) const SETS_NVM: u32 = 1 << 0;
-/// In CAP.CSS: several command sets, each namespace having its own.
+/// In CAP.CSS: several command sets, one per namespace.
 pub(super) const SETS_SEVERAL: u32 = 1 << 6;
 
-/// How long a start may take, by the register of that name (CRTO.CRWMT).
+/// Time limit of a start (CRTO.CRWMT).
 pub(super) fn ready_timeout(crto: u32) -> Nanoseconds {
     TIME_UNIT.saturating_mul((crto & 0xffff).into())
 }
 
-/// CC: the controller works.
+/// CC: enable the controller.
 pub(super) const CC_ENABLE: u32 = 1 << 0;
-/// CC.CSS: all command sets that the controller has.
+/// CC.CSS: all command sets of the controller.
 pub(super) const CC_ALL_SETS: u32 = 6 << 4;
-/// CC.SHN: its bits; a shutdown when nothing is in flight; and one when something may be.
+/// CC.SHN: its bits; a normal shutdown, with nothing in flight; and an abrupt one.
 pub(super) const CC_SHUTDOWN: u32 = 3 << 14;
 pub(super) const CC_SHUTDOWN_NORMAL: u32 = 1 << 14;
 pub(super) const CC_SHUTDOWN_ABRUPT: u32 = 2 << 14;
@@ -101,15 +101,15 @@ bitflags::bitflags! {
     /// Controller status (3.1.6).
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub(super) struct Status: u32 {
-        /// It takes commands.
+        /// It accepts commands.
         const READY = 1 << 0;
-        /// It has failed for good, until it is reset.
+        /// Fatal error, until a reset.
         const FATAL = 1 << 1;
-        /// Shutdown, lower bit: under way.
+        /// Shutdown, lower bit: in progress.
         const SHUTTING_DOWN = 1 << 2;
         /// Shutdown, upper bit: complete.
         const SHUT_DOWN = 1 << 3;
-        // What else there is is shown as it is.
+        // Keep other bits for error messages.
         const _ = !0;
     }
 }

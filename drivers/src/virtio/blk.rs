@@ -1,4 +1,4 @@
-//! The virtio block device (virtio 1.2, 5.2) as a disk that receives a dump.
+//! The virtio block device (virtio 1.2, 5.2) as a disk for dumps.
 
 use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Direction};
@@ -18,32 +18,33 @@ use crate::bus::pci::{ConfigSpace, Function};
 use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
 
-/// A virtio disk behind PCI. About 10 KiB of arena.
+/// A virtio disk on PCI. About 10 KiB of arena.
 pub type VirtioBlk<R, C> = Disk<PciTransport<R, C>, Blk>;
-/// A virtio disk behind MMIO. About 10 KiB of arena.
+/// A virtio disk on MMIO. About 10 KiB of arena.
 pub type VirtioBlkMmio<R> = Disk<MmioTransport<R>, Blk>;
 
-/// PCI device ids: of a modern-only block device (4.1.2), and of a transitional one, which has the modern registers too.
+/// PCI device ids: of a modern-only block device (4.1.2), and of a transitional one, which has the modern
+/// registers too.
 const PCI_DEVICES: [u16; 2] = [0x1042, 0x1001];
-/// Device id of a block device (5), and what is said of another.
+/// Device id of a block device (5), and its name in the error for another device.
 const DEVICE: mmio::Kind = mmio::Kind { id: 2, what: "a virtio disk" };
 
 /// Device configuration (5.2.4).
 mod configuration {
     /// Size in sectors, 64 bits.
     pub(super) const CAPACITY: usize = 0;
-    /// Bytes in a piece at most.
+    /// Maximum number of bytes per segment.
     pub(super) const SIZE_MAX: usize = 8;
-    /// Pieces of data in a request at most.
+    /// Maximum number of data segments per request.
     pub(super) const SEG_MAX: usize = 12;
-    /// Bytes in a block of the disk.
+    /// The disk's block size in bytes.
     pub(super) const BLK_SIZE: usize = 20;
-    /// A device has at least the capacity.
+    /// Every device has at least the capacity.
     pub(super) const LEAST: u32 = 8;
     pub(super) const SIZE: u32 = 24;
 }
 
-/// Unit of capacity and of addresses, whatever the disk's own blocks are (5.2.4).
+/// Unit of the capacity and of addresses, regardless of the disk's block size (5.2.4).
 const SECTOR: u64 = 512;
 const SECTORS_IN_BLOCK: u64 = BLOCK_SIZE as u64 / SECTOR;
 
@@ -51,15 +52,15 @@ bitflags::bitflags! {
     /// Features of a block device (5.2.3).
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     struct BlkFeature: u64 {
-        /// A piece has a largest size.
+        /// The segment size is limited.
         const SIZE_MAX = 1 << 1;
-        /// A request has a largest number of pieces.
+        /// The number of segments is limited.
         const SEG_MAX = 1 << 2;
         /// The disk is read-only.
         const RO = 1 << 5;
-        /// The disk has blocks of its own.
+        /// The disk reports its block size.
         const BLK_SIZE = 1 << 6;
-        /// There is a cache, and a command to flush it.
+        /// There is a cache, with a command to flush it.
         const FLUSH = 1 << 9;
     }
 }
@@ -69,16 +70,16 @@ const TYPE_IN: u32 = 0;
 const TYPE_OUT: u32 = 1;
 const TYPE_FLUSH: u32 = 4;
 
-/// Request status (5.2.6): done.
+/// Request status (5.2.6): success.
 const STATUS_OK: u8 = 0;
 /// Request status: device or driver error.
 const STATUS_IO_ERROR: u8 = 1;
-/// Request status: the device does not know the request.
+/// Request status: unsupported request.
 const STATUS_UNSUPPORTED: u8 = 2;
-/// What is there before the device writes its own.
+/// Initial value, before the device writes its status.
 const STATUS_UNWRITTEN: u8 = 0xff;
 
-/// What comes before the data of every request (5.2.6). Little-endian.
+/// The header of every request (5.2.6). Little-endian.
 #[derive(Clone, Copy, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Header {
@@ -88,14 +89,14 @@ struct Header {
 }
 const_assert_eq!(size_of::<Header>(), 16);
 
-/// The `index`th virtio block device on the PCI bus, counted from 0 in the order of the bus.
+/// The PCI bus's virtio block device number `index`, counted from 0 in bus order.
 pub fn find<C: ConfigSpace + ?Sized>(config: &C, index: usize) -> Option<Function> {
     pci::find(config, PCI_DEVICES, index)
 }
 
-/// The `index`th virtio block device, counted from 0, among the MMIO windows at these physical addresses. `map` maps so
-/// many bytes at a physical address, uncached, for reading and writing, on every CPU and for ever. Empty windows are
-/// passed over.
+/// The virtio block device number `index`, counted from 0, among the MMIO windows at these physical
+/// addresses. `map` maps a number of bytes at a physical address, uncached, readable and writable, on every
+/// CPU and permanently. Empty windows are skipped.
 pub fn find_mmio<R: Registers>(
     windows: impl IntoIterator<Item = u64>,
     map: impl FnMut(u64, usize) -> Option<R>,
@@ -105,11 +106,12 @@ pub fn find_mmio<R: Registers>(
 }
 
 impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
-    /// Looks at a virtio disk and carves what it needs from the arena. Does not write to the device.
+    /// Probes a virtio disk and takes its memory from the arena. Does not write to the device.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is not a virtio disk, or legacy, or cannot be mapped, or does not decode memory;
-    /// [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities make no sense; [`DeviceError::OutOfArena`].
+    /// [`DeviceError::Unsupported`] if the device is not a virtio disk, is legacy, cannot be mapped, or does
+    /// not decode memory; [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities are
+    /// inconsistent; [`DeviceError::OutOfArena`].
     pub fn open(
         access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
@@ -123,11 +125,12 @@ impl<R: Registers, C: ConfigSpace> VirtioBlk<R, C> {
 }
 
 impl<R: Registers> VirtioBlkMmio<R> {
-    /// Looks at a virtio disk and carves what it needs from the arena. Does not write to the device. `slot` is what
-    /// [`find_mmio`] found, `request_timeout` how many nanoseconds a reset, a flush or one block may take.
+    /// Probes a virtio disk and takes its memory from the arena. Does not write to the device. `slot` comes
+    /// from [`find_mmio`]; `request_timeout` is the time limit in nanoseconds of a reset, a flush or one
+    /// block.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is not a virtio disk, or legacy; [`DeviceError::Gone`];
+    /// [`DeviceError::Unsupported`] if the device is not a virtio disk, or is legacy; [`DeviceError::Gone`];
     /// [`DeviceError::OutOfArena`].
     pub fn open_mmio(
         slot: MmioSlot<R>,
@@ -140,19 +143,19 @@ impl<R: Registers> VirtioBlkMmio<R> {
     }
 }
 
-/// What a virtio block device can be asked besides transfers.
+/// Commands other than transfers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BlkCommand {
-    /// Bring what is in the cache to the medium.
+    /// Flush the cache.
     Flush,
 }
 
-/// How a virtio block device is spoken to.
+/// The protocol of a virtio block device.
 #[derive(Debug)]
 pub struct Blk {
-    /// Size as the device last said.
+    /// Latest size from the device.
     sectors: u64,
-    /// Bytes in its own blocks, in which its partition table counts, as the device last said.
+    /// Latest block size from the device, the unit of its partition table.
     sector_size: u32,
 }
 
@@ -203,16 +206,16 @@ impl Protocol for Blk {
             self.sector_size = SECTOR as u32;
         }
         Ok(Limits {
-            // Without that feature the device has no cache that could be lost (5.2.6.2).
+            // Without this feature the device has no volatile cache (5.2.6.2).
             flush: special.contains(BlkFeature::FLUSH),
             size_max: match special.contains(BlkFeature::SIZE_MAX) {
-                // As with the number of pieces: what is meant by 0 is the least that is of use.
+                // As with the number of segments, 0 means the minimum that is useful.
                 true if size_max == 0 => BLOCK_SIZE as u32,
                 true => size_max,
                 false => u32::MAX,
             },
-            // One that does not say takes one, and some take no more (Firecracker). 0 would be none at all, not even a block:
-            // what is meant is that it does not say.
+            // A device without this feature accepts one, and some no more (Firecracker). 0 would not even
+            // allow a block: treat it as missing.
             seg_max: if special.contains(BlkFeature::SEG_MAX) { seg_max.max(1) } else { 1 },
             round: usize::MAX,
             most: u16::MAX,
@@ -249,16 +252,18 @@ impl Protocol for Blk {
             Order::Transfer { direction: Direction::Write, .. } => ("write", 0),
             Order::Command(BlkCommand::Flush) => ("flush", 0),
         };
-        // What it says that it wrote matters where it had data to write. (Some devices count a write's own data.)
+        // The reported length matters only if the device had data to write. (Some devices count a write's own
+        // data.)
         let length = if data > 0 { written as usize } else { 0 };
         let all = data.saturating_add(1);
         let odd = DeviceError::Protocol { what: "its length written", value: written.into() };
         if length > all {
-            // It says that it wrote more than it was given. If so, nothing around the buffer can be trusted.
+            // It claims to have written more than the room. If so, memory around the buffer cannot be
+            // trusted.
             return Verdict::Fatal(odd);
         }
-        // All that is written are data and status. Devices in use count only the data (kvmtool, Cloud Hypervisor up to 51),
-        // only the status (bhyve), or nothing. Any other count is that of a read which ended early.
+        // It writes data and status. Devices in the field count only the data (kvmtool, Cloud Hypervisor up
+        // to 51), only the status (bhyve), or nothing. Any other count is that of a short read.
         let counts_all = length == all || length == data || length <= 1;
         match status {
             STATUS_OK if counts_all => Verdict::Done(0),
@@ -279,7 +284,7 @@ fn read_capacity(transport: &impl Transport) -> Result<u64, DeviceError> {
     })
 }
 
-/// Requests of whole 4096-byte blocks suit disks whose own blocks are no larger.
+/// Requests are of whole 4096-byte blocks, so the disk's own blocks must not be larger.
 fn check_block_size(size: u32) -> Result<(), DeviceError> {
     if !size.is_power_of_two() || u64::from(size) < SECTOR {
         return Err(DeviceError::Protocol { what: "its block size", value: size.into() });

@@ -1,6 +1,7 @@
-//! What all virtio disks have in common: requests as descriptor chains in one queue.
+//! The common part of all virtio disks: requests as descriptor chains in one queue.
 //!
-//! A kind of disk is a [`Protocol`]: what goes around a request's data, and what the device's answer means.
+//! A kind of disk is a [`Protocol`]: the header and footer of a request, and the meaning of the device's
+//! response.
 
 use core::num::NonZeroU64;
 
@@ -19,21 +20,21 @@ use crate::disk::pending::DEPTH;
 use crate::disk::request::{MAX_TRANSFER, first_bytes, spans, total, whole_blocks};
 use crate::disk::{Called, Name, Polled, PolledDisk, Progress, Requests, Shutdown, Span, Work};
 
-/// Header and footer go around the data.
+/// Header and footer of a request.
 const OVERHEAD: u16 = 2;
-/// Pieces of scattered memory that one round should take.
+/// Minimum number of pieces per round for scattered memory.
 const SCATTERED: usize = 16;
-/// Pieces of data are cut at multiples of this many bytes, if they are so large: no disk has smaller blocks.
+/// Large data is split at multiples of this many bytes: no disk has smaller blocks.
 const SECTOR: usize = 512;
-/// A device that is busy is left alone for so long.
+/// Pause before retrying a busy device.
 const BUSY_PAUSE: Nanoseconds = MILLISECOND;
 
-/// What a request is for.
+/// The purpose of a request.
 #[derive(Clone, Copy)]
 pub enum Order<C> {
-    /// Data between disk and memory.
+    /// A transfer between disk and memory.
     Transfer {
-        /// Which way.
+        /// The direction.
         direction: Direction,
         /// First block, in units of 4096 bytes.
         block: u64,
@@ -44,66 +45,66 @@ pub enum Order<C> {
     Command(C),
 }
 
-/// What became of a request.
+/// The outcome of a request.
 pub enum Verdict {
-    /// It is done. So many bytes of a command's answer are there.
+    /// It succeeded. The response to a command has this many bytes.
     Done(usize),
-    /// It has failed; the device continues.
+    /// It failed; the device continues.
     Failed(DeviceError),
-    /// It was not done because of something that has happened meanwhile: once more. The error is for the second time.
+    /// It was not executed because of an event in between: retry. The error is for a second time.
     Again(DeviceError),
-    /// The device is busy: once more, but later. The error is for when that has lasted too long.
+    /// The device is busy: retry later. The error is for when that lasts too long.
     Later(DeviceError),
     /// The device can no longer be trusted.
     Fatal(DeviceError),
 }
 
-/// What was negotiated with the device.
+/// The negotiated limits.
 #[derive(Clone, Copy)]
 pub struct Limits {
     /// The device has a cache.
     pub flush: bool,
-    /// Bytes in a piece of data at most, at least 1.
+    /// Maximum number of bytes per piece of data, at least 1.
     pub size_max: u32,
-    /// Pieces of data in a request at most, at least 1.
+    /// Maximum number of pieces of data per request, at least 1.
     pub seg_max: u32,
-    /// Bytes of data in a request that the device should get at most.
+    /// Preferred maximum of data bytes per request.
     pub round: usize,
-    /// Requests that the device should get at once at most.
+    /// Preferred maximum of requests in flight.
     pub most: u16,
 }
 
-/// Where the answer to a command goes.
+/// Location of a command's response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Answer {
     /// Byte offset in [`ANSWERS`](Protocol::ANSWERS).
     pub offset: usize,
-    /// Bytes at most.
+    /// Maximum number of bytes.
     pub length: usize,
 }
 
 /// A kind of virtio disk.
 pub trait Protocol: Send + Sized {
-    /// What it can be asked besides transfers.
+    /// Commands other than transfers.
     type Command: Copy + Send;
 
-    /// What it is called.
+    /// Its name.
     const KIND: &'static str;
-    /// What a read is called that does not end.
+    /// Name of a read for a timeout.
     const READ: &'static str;
-    /// And a write.
+    /// Name of a write.
     const WRITE: &'static str;
-    /// Which queue takes requests.
+    /// The queue for requests.
     const QUEUE: u16;
-    /// Bytes before the data, read by the device.
+    /// Bytes of the header, which the device reads.
     const HEADER: usize;
-    /// Bytes that the device writes when it is done.
+    /// Bytes of the footer, which the device writes on completion.
     const FOOTER: usize;
-    /// Bytes that the answers to commands take together.
+    /// Total bytes of the responses to commands.
     const ANSWERS: usize;
-    /// Whether those come before the data that it writes, not after.
+    /// Whether the footer precedes the data that the device writes, instead of following it.
     const FOOTER_FIRST: bool;
-    /// The command that brings what is in the cache to the medium.
+    /// The flush command.
     const FLUSH: Self::Command;
 
     /// Size in blocks of 4096 bytes; `None` before it is known.
@@ -112,78 +113,78 @@ pub trait Protocol: Send + Sized {
     /// Bytes in the disk's own blocks; `None` before it is known.
     fn sector_size(&self) -> Option<u32>;
 
-    /// Feeds what stays.
+    /// Feeds everything that must not change.
     fn integrity(&self, digest: &mut Digest);
 
-    /// After a reset: negotiates features, and reads what the device says of itself.
+    /// After a reset: negotiates features, and reads the device's configuration.
     ///
     /// # Errors
     /// Why it cannot be used.
     fn negotiate(&mut self, transport: &impl Transport) -> Result<Limits, DeviceError>;
 
-    /// Once requests can be made: what takes some to find out.
+    /// Finds out the properties that take requests, once these can be made.
     ///
     /// # Errors
     /// Why it cannot be used.
     fn explore<T: Transport>(disk: &mut Disk<T, Self>, wait: &Wait<'_>) -> Result<(), DeviceError>;
 
-    /// What a command is called that does not end.
+    /// Name of a command for a timeout.
     fn called(command: Self::Command) -> &'static str;
 
-    /// Where in [`ANSWERS`](Protocol::ANSWERS) a command's answer goes.
+    /// Location of a command's response in [`ANSWERS`](Protocol::ANSWERS).
     fn answer(command: Self::Command) -> Answer;
 
-    /// Writes the header, and a footer that cannot be the device's, at these offsets.
+    /// Writes the header, and an initial footer that the device cannot write, at these offsets.
     fn prepare(&self, order: Order<Self::Command>, requests: &mut Shared, header: usize, footer: usize);
 
-    /// What the footer says of a request, for which the device says that it wrote this many bytes.
+    /// Judges a request by its footer; `written` is the length that the device reports.
     fn judge(&self, order: Order<Self::Command>, requests: &Shared, footer: usize, written: u32) -> Verdict;
 }
 
-/// What is known of a request.
+/// Driver state of a request.
 #[derive(Default)]
 pub struct Published {
-    /// The descriptor chain that it has; `None` while the device has none of it.
+    /// Its descriptor chain; `None` while the device does not have it.
     chain: Option<u16>,
 }
 
-/// How requests are cut.
+/// Limits for splitting requests.
 #[derive(Clone, Copy)]
 struct Cut {
     /// The device has a cache.
     flush: bool,
-    /// Bytes in a piece of data at most.
+    /// Maximum number of bytes per piece of data.
     piece: usize,
-    /// Bytes that the device takes at once at most.
+    /// Maximum number of bytes per round.
     round: usize,
-    /// Pieces of data that it takes at once at most.
+    /// Maximum number of pieces of data per round.
     pieces: usize,
-    /// Requests that it takes at once at most.
+    /// Maximum number of requests in flight.
     most: u16,
 }
 
 /// A virtio disk: takes it over, and polls.
 pub type Disk<T, P> = Polled<Virtio<T, P>>;
 
-/// What a virtio device does for a disk.
+/// The virtio device's part of the driver.
 pub struct Virtio<T, P: Protocol> {
     transport: T,
     pub(super) protocol: P,
     queue: Queue,
-    /// Headers and footers, one each per chain, and the answers to commands.
+    /// One header and one footer per chain, and the responses to commands.
     shared: Shared,
-    /// Size when opened.
+    /// Size at open.
     armed_blocks: Option<u64>,
     cut: Cut,
-    /// Bytes of the last command's answer that are there.
+    /// Bytes of the last command's response.
     answered: usize,
     /// Since when the device has been busy.
     busy_since: Option<Nanoseconds>,
-    /// The device is busy: it gets nothing before.
+    /// The device is busy: issue nothing until then.
     held_until: Option<NonZeroU64>,
 }
 
-/// Where the parts of the shared memory are.
+/// Layout of the shared memory.
 struct Layout;
 
 impl Layout {
@@ -191,7 +192,8 @@ impl Layout {
         P::HEADER.next_multiple_of(16)
     }
 
-    /// The device writes footers. Each has cache lines of its own: one is made ready while the device writes another.
+    /// The device writes footers. Each has its own cache lines: the CPU prepares one while the device writes
+    /// another.
     const fn footer_stride<P: Protocol>() -> usize {
         P::FOOTER.next_multiple_of(LINE)
     }
@@ -208,19 +210,19 @@ impl Layout {
         Layout::answers::<P>().saturating_add(P::ANSWERS.next_multiple_of(LINE))
     }
 
-    /// Where the header of a chain is.
+    /// Offset of a chain's header.
     fn header<P: Protocol>(chain: u16) -> usize {
         usize::from(chain).wrapping_mul(Layout::header_stride::<P>())
     }
 
-    /// Where the footer of a chain is.
+    /// Offset of a chain's footer.
     fn footer<P: Protocol>(chain: u16) -> usize {
         usize::from(chain).wrapping_mul(Layout::footer_stride::<P>()).wrapping_add(Layout::footers::<P>())
     }
 }
 
 impl<T: Transport, P: Protocol> Disk<T, P> {
-    /// A disk that is not touched before it is taken over. What it shares with the device is carved from the arena.
+    /// A disk; the device is not touched until it is taken over. Its shared memory comes from the arena.
     pub(super) fn on(transport: T, protocol: P, arena: &mut Arena<'_>) -> Result<Disk<T, P>, DeviceError> {
         let queue = Queue::new(Shared::new(arena.dma(QUEUE_BYTES, QUEUE_ALIGN.max(LINE))?));
         let shared = Shared::new(arena.dma(Layout::bytes::<P>(), LINE)?);
@@ -239,7 +241,7 @@ impl<T: Transport, P: Protocol> Disk<T, P> {
         Ok(Polled::new(virtio, name))
     }
 
-    /// Has the device do a command, and gives how many bytes it [answered](Virtio::answer).
+    /// Executes a command, and returns the number of bytes of its [response](Virtio::answer).
     pub(super) fn ask(&mut self, command: P::Command, wait: &Wait<'_>) -> Result<usize, DeviceError> {
         self.command(command, self.device.timeout(), wait)?;
         Ok(self.device.answered)
@@ -247,12 +249,12 @@ impl<T: Transport, P: Protocol> Disk<T, P> {
 }
 
 impl<T: Transport, P: Protocol> Virtio<T, P> {
-    /// What is at a byte offset in [`ANSWERS`](Protocol::ANSWERS); zeros beyond.
+    /// The value at a byte offset in [`ANSWERS`](Protocol::ANSWERS); zeros beyond.
     pub(super) fn answer<V: FromBytes + Copy>(&self, offset: usize) -> V {
         self.shared.read(Layout::answers::<P>().wrapping_add(offset)).unwrap_or_else(V::new_zeroed)
     }
 
-    /// Where the answer to a command goes.
+    /// The span for a command's response.
     fn answer_span(&self, command: P::Command) -> Span {
         let Answer { offset, length } = P::answer(command);
         Span { bus: self.shared.bus_address(Layout::answers::<P>().wrapping_add(offset)), length }
@@ -274,13 +276,13 @@ impl<T: Transport, P: Protocol> Virtio<T, P> {
         let header = Piece { address, length: P::HEADER as u32, writable: false };
         let address = self.shared.bus_address(footer_at);
         let footer = Piece { address, length: P::FOOTER as u32, writable: true };
-        // Whatever the device writes comes last (2.7.4.2).
+        // Everything that the device writes comes last (2.7.4.2).
         let first = P::FOOTER_FIRST && order.is_read();
         let mut pieces = core::iter::once(header)
             .chain(first.then_some(footer))
             .chain(data)
             .chain((!first).then_some(footer));
-        // By reference: this is deep on a small stack.
+        // By reference, to save stack: the call is deep.
         if self.queue.publish(chain, &mut pieces, platform) {
             self.transport.notify();
         }
@@ -297,11 +299,11 @@ fn pieces(spans: impl Iterator<Item = Span>, size: usize) -> impl Iterator<Item 
     })
 }
 
-/// How requests are cut for a queue of `size` descriptors.
+/// The limits for splitting requests, for a queue of `size` descriptors.
 fn cut(size: u16, limits: &Limits) -> Result<Cut, DeviceError> {
     let Limits { flush, size_max, seg_max, round, most } = *limits;
     let piece = (size_max as usize).clamp(1, MAX_TRANSFER);
-    // Whole sectors, if there is one in a piece; never nothing, which the compiler does not see by itself.
+    // Whole sectors, if a piece has room for one; never 0, which the compiler cannot see by itself.
     let piece = if piece >= SECTOR { piece & !SECTOR.wrapping_sub(1) } else { piece }.max(1);
     let room = usize::from(size.saturating_sub(OVERHEAD)).min(seg_max as usize);
     let least = BLOCK_SIZE.div_ceil(piece);
@@ -309,7 +311,7 @@ fn cut(size: u16, limits: &Limits) -> Result<Cut, DeviceError> {
         let what = "segments of which a request can hold a block";
         return Err(DeviceError::Unsupported { what, value: size_max.into() });
     }
-    // Large requests out of scattered memory, but four of them in flight.
+    // Large requests from scattered memory, but four of them in flight.
     let quarter = usize::from((size / 4).saturating_sub(OVERHEAD));
     let wanted = MAX_TRANSFER.div_ceil(piece).max(SCATTERED);
     let pieces = wanted.min(quarter.max(least)).min(room);
@@ -324,15 +326,16 @@ impl<C> Order<C> {
     }
 }
 
-/// What the device has to do of a transfer: `bytes` after the first `done`.
+/// The order for part of a transfer: `bytes` after the first `done`.
 fn order<C>(request: &Request, done: usize, bytes: usize) -> Order<C> {
     let block = request.block.wrapping_add((done / BLOCK_SIZE) as u64);
     Order::Transfer { direction: request.direction, block, bytes }
 }
 
-// SAFETY: a request is over when the queue has given its chain back; which chains the device has, the driver's own record
-// says, and of what the device writes only an id that must be in it. The device is given the pieces of what is pending, as
-// ones that it writes only of a read, and the rings, headers, footers and answers, which are the driver's.
+// SAFETY: a request is over when the queue has returned its chain; the driver's own record says which chains
+// the device has, and from the device it uses only an id that must be in that record. The device is given the
+// pieces of pending requests, writable only for a read, and the rings, headers, footers and responses, which
+// belong to the driver.
 unsafe impl<T: Transport, P: Protocol> PolledDisk for Virtio<T, P> {
     type Command = P::Command;
     type State = Published;
@@ -342,7 +345,7 @@ unsafe impl<T: Transport, P: Protocol> PolledDisk for Virtio<T, P> {
     const POLLS_MEMORY: bool = true;
 
     fn called(command: P::Command) -> Called {
-        // What failed, the protocol says by itself.
+        // The protocol's own words tell what failed.
         Called { noun: P::called(command), verb: P::called(command) }
     }
 
@@ -380,18 +383,18 @@ unsafe impl<T: Transport, P: Protocol> PolledDisk for Virtio<T, P> {
             Ok(status) if status.intersects(Status::NEEDS_RESET | Status::FAILED) => {
                 Health::Risky(DeviceError::Status { what: "stay in operation", code: status.bits().into() })
             }
-            // A device at rest needs no bus mastering; one that somebody uses does.
+            // An idle device needs no bus mastering; a device in use does.
             Ok(status) if status.contains(Status::DRIVER_OK) => self.transport.health_in_use(),
             Ok(_) => Health::Healthy,
         }
     }
 
     fn take_over(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        // The registers are not known to be where they were, so an error is explained without looking at them.
+        // The registers may have moved, so explain an error without reading them.
         self.transport.take_over(wait).map_err(|error| self.transport.explain_place(error))
     }
 
-    /// Features, limits, the queue, start.
+    /// Negotiates features and limits, sets up the queue, and starts the device.
     fn start(&mut self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.busy_since = None;
         self.held_until = None;
@@ -425,7 +428,7 @@ unsafe impl<T: Transport, P: Protocol> PolledDisk for Virtio<T, P> {
     }
 
     fn flush_command(&self) -> Option<P::Command> {
-        // Without the feature, the device has said that it has no cache that could be lost.
+        // Without this feature, the device has no volatile cache.
         self.cut.flush.then_some(P::FLUSH)
     }
 
@@ -480,7 +483,7 @@ unsafe impl<T: Transport, P: Protocol> PolledDisk for Virtio<T, P> {
         };
         let footer_at = Layout::footer::<P>(used.chain);
         self.shared.invalidate(footer_at, P::FOOTER, platform);
-        // The queue knows what is in flight, and so do the requests.
+        // Both the queue and the requests know what is in flight.
         let wrong = DeviceError::Protocol { what: "a finished request's id", value: used.chain.into() };
         let index = requests.position(|pending| pending.state.chain == Some(used.chain)).ok_or(wrong)?;
         let pending = requests.get_mut(index).ok_or(wrong)?;
@@ -508,7 +511,7 @@ unsafe impl<T: Transport, P: Protocol> PolledDisk for Virtio<T, P> {
                 let now = platform.now();
                 let since = *self.busy_since.get_or_insert(now);
                 self.held_until = NonZeroU64::new(now.saturating_add(BUSY_PAUSE));
-                // Well before whoever waits for the request gives the device up.
+                // Well before the timeout of the request.
                 (now.saturating_sub(since) > self.timeout() / 2).then_some(Err(error))
             }
             Verdict::Fatal(error) => return Err(error),

@@ -1,7 +1,7 @@
-//! virtio over MMIO, modern (virtio 1.2, 4.2): one window of registers, which the device tree names.
+//! virtio over MMIO, modern (virtio 1.2, 4.2): one window of registers, named in the device tree.
 //!
-//! The bus cannot keep the device from memory, nor mask its interrupts: only its reset can. So what another driver had in
-//! flight may arrive until the reset has ended, and not after.
+//! The bus can neither block the device's memory accesses nor mask its interrupts: only a reset of the device
+//! can. So the old driver's DMA may arrive until the reset has ended, but not afterwards.
 
 use dumpcore::device::{DeviceError, Health};
 use dumpcore::integrity::Digest;
@@ -12,7 +12,7 @@ use super::transport::{QueueOffer, Rings, Transport};
 use crate::bus::registers::Registers;
 use crate::disk::Name;
 
-/// Bytes of registers that are mapped: those of the transport, and as much device configuration as is of use.
+/// Bytes of registers to map: those of the transport, and the useful part of the device configuration.
 pub const WINDOW: usize = 0x200;
 
 /// Register layout (4.2.2). All are 32 bits.
@@ -41,7 +41,7 @@ mod register {
 
 /// `virt`, little-endian.
 const MAGIC: u32 = 0x7472_6976;
-/// The modern register layout; 1 is the legacy one.
+/// The modern register layout; 1 is legacy.
 const VERSION: u32 = 2;
 
 /// A kind of virtio device.
@@ -49,21 +49,22 @@ const VERSION: u32 = 2;
 pub(super) struct Kind {
     /// Device id (5).
     pub(super) id: u32,
-    /// What is said of a device that is another one.
+    /// Its name in the error for another device.
     pub(super) what: &'static str,
 }
 
 /// A window of virtio registers.
 #[derive(Debug)]
 pub struct MmioSlot<R> {
-    /// Where it is, a physical address.
+    /// Its physical address.
     pub physical: u64,
     /// The registers, [`WINDOW`] bytes.
     pub registers: R,
 }
 
-/// The `index`th device of a kind, counted from 0, among the windows at these physical addresses. `map` maps a number of
-/// bytes at a physical address, uncached, for reading and writing. Windows that are empty (device id 0) are passed over.
+/// The device of a kind number `index`, counted from 0, among the windows at these physical addresses. `map`
+/// maps a number of bytes at a physical address, uncached, readable and writable. Empty windows (device id 0)
+/// are skipped.
 pub(super) fn find<R: Registers>(
     windows: impl IntoIterator<Item = u64>,
     mut map: impl FnMut(u64, usize) -> Option<R>,
@@ -80,22 +81,22 @@ pub(super) fn find<R: Registers>(
         .nth(index)
 }
 
-/// A virtio device with a window of registers of its own.
+/// A virtio device with its own window of registers.
 pub struct MmioTransport<R> {
     slot: MmioSlot<R>,
     /// Kind of device.
     device: u32,
-    /// Nanoseconds that a reset may take.
+    /// Time limit of a reset in nanoseconds.
     timeout: Nanoseconds,
-    /// Which queue is notified; learned by `set_up_queue`.
+    /// The queue to notify; set by `set_up_queue`.
     queue: u16,
 }
 
 impl<R: Registers> MmioTransport<R> {
-    /// Looks at the registers, changes nothing: another driver may be using the device.
+    /// Reads the registers, and writes none: another driver may be using the device.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if the device is not of this kind, or legacy, [`DeviceError::Gone`].
+    /// [`DeviceError::Unsupported`] if the device is not of this kind, or is legacy, [`DeviceError::Gone`].
     pub(super) fn open(
         slot: MmioSlot<R>,
         kind: Kind,
@@ -129,8 +130,8 @@ impl<R: Registers> MmioTransport<R> {
     }
 }
 
-/// In the number of a controller: it is on no bus, and what is below is its physical address. No function on PCI has such a
-/// number.
+/// Marks the number of a controller that is on no bus; the lower bits are its physical address. No PCI
+/// function has such a number.
 const ON_NO_BUS: u64 = 1 << 63;
 
 impl<R: Registers> Transport for MmioTransport<R> {
@@ -151,7 +152,7 @@ impl<R: Registers> Transport for MmioTransport<R> {
         self.timeout
     }
 
-    /// The upper bits mean nothing, unless they are all set.
+    /// The upper bits are reserved, unless all are set.
     fn read_status(&self) -> u8 {
         self.read(register::STATUS) as u8
     }
@@ -183,7 +184,7 @@ impl<R: Registers> Transport for MmioTransport<R> {
         let ready = self.read(register::QUEUE_READY);
         let size = self.read(register::QUEUE_SIZE_MAX);
         self.status()?;
-        // Reset has taken all queues from the device (4.2.3.2).
+        // The reset has disabled all queues (4.2.3.2).
         if ready != 0 {
             return Err(DeviceError::Protocol { what: "its queue ready register", value: ready.into() });
         }
@@ -242,7 +243,7 @@ impl<R: Registers> Transport for MmioTransport<R> {
     }
 
     fn enable_bus_master(&self) -> Result<(), DeviceError> {
-        // An interrupt that was pending before the reset (4.2.3.4).
+        // Acknowledges an interrupt from before the reset (4.2.3.4).
         self.write(register::INTERRUPT_ACKNOWLEDGE, self.read(register::INTERRUPT_STATUS));
         self.status().map(|_| ())
     }

@@ -1,8 +1,8 @@
-//! virtio 1.2 (OASIS Committee Specification 01): devices that a hypervisor offers.
+//! virtio 1.2 (OASIS Committee Specification 01): devices provided by a hypervisor.
 //!
-//! - [`transport`]: what a driver needs of the bus; [`pci`] (4.1) and [`mmio`] (4.2) offer it.
+//! - [`transport`]: a driver's interface to the bus; implemented by [`pci`] (4.1) and [`mmio`] (4.2).
 //! - [`queue`]: the split virtqueue (2.7).
-//! - [`disk`]: what all disks have in common.
+//! - [`disk`]: the common part of all disks.
 //! - [`blk`]: the block device (5.2); [`scsi`]: a disk on a SCSI host (5.6).
 
 pub mod blk;

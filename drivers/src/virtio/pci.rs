@@ -1,4 +1,4 @@
-//! virtio over PCI, modern (virtio 1.2, 4.1): where the registers are, and how the function is isolated.
+//! virtio over PCI, modern (virtio 1.2, 4.1): finding the registers, and isolating the function.
 
 use dumpcore::device::{DeviceError, Health};
 use dumpcore::integrity::Digest;
@@ -14,7 +14,8 @@ use crate::disk::Name;
 /// PCI vendor of every virtio device.
 pub const VENDOR: u16 = 0x1af4;
 
-/// Bytes of the notification window that are mapped at most. The first queues, of which one is used here, are near its start.
+/// Maximum number of bytes to map of the notification window. The first queues, one of which is used here,
+/// are near its start.
 const NOTIFY_MAPPED: u32 = 64 << 10;
 
 /// Common configuration structure (4.1.4.3).
@@ -36,7 +37,7 @@ mod common {
     pub(super) const QUEUE_DRIVER: usize = 0x28;
     pub(super) const QUEUE_DEVICE: usize = 0x30;
     pub(super) const SIZE: u32 = 0x38;
-    /// In both vector registers: none.
+    /// In both vector registers: no vector.
     pub(super) const NO_VECTOR: u16 = 0xffff;
 }
 
@@ -54,32 +55,32 @@ mod capability {
     pub(super) const DEVICE: u8 = 4;
 }
 
-/// A part of a memory BAR, as a virtio capability names it.
+/// A part of a memory BAR, named by a virtio capability.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Region {
     bar: u8,
     bar_address: u64,
     address: u64,
     length: u32,
-    /// Where the capability is.
+    /// Offset of the capability.
     at: u8,
 }
 
 impl Region {
-    /// Reads the capability at `at`; `None` if it names something that cannot be used.
+    /// Reads the capability at `at`; `None` if it is unusable.
     fn read<C: ConfigSpace>(config: &C, function: &Function, at: u8) -> Option<Region> {
         let field = |offset: u16| u16::from(at).wrapping_add(offset);
         let bar = config.read8(function.address, field(capability::BAR));
         let offset = config.read32(function.address, field(capability::OFFSET));
         let length = config.read32(function.address, field(capability::LENGTH));
-        // A device may offer the same structure twice, in ports and in memory. Memory is what we use.
+        // A device may offer the same structure twice, in ports and in memory. Use memory.
         let Some(Bar::Memory { address: bar_address, .. }) = function.bar(config, bar) else { return None };
         let address = bar_address.checked_add(offset.into())?;
         address.checked_add(length.into())?;
         Some(Region { bar, bar_address, address, length, at })
     }
 
-    /// Maps the first `limit` bytes of it, or fewer if it is smaller; at least `least` of them.
+    /// Maps the first `limit` bytes, or fewer if it is smaller, but at least `least`.
     fn map<R>(
         &self,
         map: &mut impl FnMut(u64, usize) -> Option<R>,
@@ -138,7 +139,7 @@ impl Found {
     }
 }
 
-/// A virtio device on PCI: its registers, and how to silence and reset it.
+/// A virtio device on PCI.
 pub struct PciTransport<R, C> {
     pci: PciDevice<C>,
     regions: [Region; 4],
@@ -147,20 +148,21 @@ pub struct PciTransport<R, C> {
     isr: R,
     device: R,
     notify_multiplier: u32,
-    /// Nanoseconds that a reset may take.
+    /// Time limit of a reset in nanoseconds.
     timeout: Nanoseconds,
-    /// Where the queue is notified, and which it is; learned by `set_up_queue`.
+    /// Offset of the queue's notification register, and the queue; set by `set_up_queue`.
     doorbell: usize,
     queue: u16,
 }
 
 impl<R: Registers, C: ConfigSpace> PciTransport<R, C> {
-    /// Finds and maps the registers. Reads configuration space only, changes nothing: another driver may be using the
-    /// device. `device_least` is how many bytes of device configuration are needed, `device_limit` how many are of use.
+    /// Finds and maps the registers. Reads configuration space only, and writes nothing: another driver may
+    /// be using the device. `device_least` is the required number of bytes of device configuration,
+    /// `device_limit` the useful number.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if the device is legacy or cannot be mapped, [`DeviceError::Protocol`] if its
-    /// capabilities contradict the specification, [`DeviceError::Gone`].
+    /// [`DeviceError::Unsupported`] if the device is legacy or cannot be mapped, [`DeviceError::Protocol`] if
+    /// its capabilities contradict the specification, [`DeviceError::Gone`].
     pub fn open(
         access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
@@ -279,7 +281,7 @@ impl<R: Registers, C: ConfigSpace> Transport for PciTransport<R, C> {
             (common::QUEUE_DRIVER, rings.driver),
             (common::QUEUE_DEVICE, rings.device),
         ] {
-            // Two halves: a device need not take 64 bits at once (4.1.3.1).
+            // In two halves: a device need not accept 64-bit accesses (4.1.3.1).
             self.common.write32(register, address as u32);
             self.common.write32(register.wrapping_add(4), (address >> 32) as u32);
         }
@@ -318,7 +320,7 @@ impl<R: Registers, C: ConfigSpace> Transport for PciTransport<R, C> {
     }
 
     fn enable_bus_master(&self) -> Result<(), DeviceError> {
-        // Reading acknowledges an interrupt that is still pending (4.1.4.5).
+        // The read acknowledges a pending interrupt (4.1.4.5).
         let _ = self.isr.read8(0);
         self.pci.enable_bus_master()
     }
@@ -332,15 +334,14 @@ impl<R: Registers, C: ConfigSpace> Transport for PciTransport<R, C> {
     }
 }
 
-/// The `index`th function on the machine that is a virtio device of one of these kinds, counted from 0 in the order of the
-/// bus.
+/// The machine's virtio device of one of these kinds number `index`, counted from 0 in bus order.
 pub(super) fn find<C: ConfigSpace + ?Sized>(config: &C, devices: [u16; 2], index: usize) -> Option<Function> {
     functions(config).filter(|function| is_one_of(function, devices)).nth(index)
 }
 
 /// # Errors
-/// [`DeviceError::Unsupported`], which says `what` it would have to be, if the function is not a virtio device of one of
-/// these kinds.
+/// [`DeviceError::Unsupported`], with `what` as the expected device, if the function is not a virtio device
+/// of one of these kinds.
 pub(super) fn check_kind(
     function: &Function,
     devices: [u16; 2],

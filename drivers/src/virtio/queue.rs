@@ -1,8 +1,8 @@
 //! The split virtqueue (virtio 1.2, 2.7).
 //!
-//! Descriptors are handed out in chains of a fixed length, so nothing has to be linked, searched or believed: a request
-//! owns its chain from [`publish`](Queue::publish) until [`pop`](Queue::pop) gives it back. Everything that decides is kept out of
-//! the device's reach; of what the device writes, only the used ring is read, and checked.
+//! Descriptor chains have a fixed length, so nothing has to be linked, searched or trusted: a request owns
+//! its chain from [`publish`](Queue::publish) until [`pop`](Queue::pop) returns it. All state that matters is
+//! outside the device's reach; of the device's data, only the used ring is read, and checked.
 
 use dumpcore::device::DeviceError;
 use dumpcore::integrity::Digest;
@@ -13,15 +13,16 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::bus::barrier;
 use crate::bus::shared::{LINE, Shared};
 
-/// Descriptors in a queue, at most. Some devices of this size, the usual one of disks, do not take a smaller one (kvmtool).
+/// Maximum number of descriptors in a queue. This is the usual size for disks, and some devices reject a
+/// smaller one (kvmtool).
 pub const QUEUE_MAX: u16 = 256;
 
-/// Bytes of shared memory that a queue takes, aligned to [`QUEUE_ALIGN`].
+/// Bytes of shared memory per queue, aligned to [`QUEUE_ALIGN`].
 pub const QUEUE_BYTES: usize = USED + 4 + QUEUE_MAX as usize * size_of::<UsedElement>() + 2;
 /// Alignment of a queue's memory in bytes.
 pub const QUEUE_ALIGN: usize = 16;
 
-// Where the parts are. The used ring, which the device writes, begins on a cache line of its own.
+// Offsets of the parts. The used ring, which the device writes, starts on its own cache line.
 const DESCRIPTORS: usize = 0;
 const AVAILABLE: usize = DESCRIPTORS + QUEUE_MAX as usize * size_of::<Descriptor>();
 const USED: usize = (AVAILABLE + 4 + QUEUE_MAX as usize * 2 + 2).next_multiple_of(LINE);
@@ -29,17 +30,17 @@ const USED: usize = (AVAILABLE + 4 + QUEUE_MAX as usize * 2 + 2).next_multiple_o
 /// Offset of the index in both rings (2.7.6, 2.7.8); the entries follow at 4.
 const RING_INDEX: usize = 2;
 const RING_ENTRIES: usize = 4;
-/// Available ring flags: no interrupts, please.
+/// Available ring flags: no interrupts.
 const NO_INTERRUPT: u16 = 1;
-/// Used ring flags: no notifications, please.
+/// Used ring flags: no notifications.
 const NO_NOTIFY: u16 = 1;
 
-/// Descriptor flags: another one follows.
+/// Descriptor flags: the chain continues.
 const NEXT: u16 = 1;
 /// Descriptor flags: the device writes.
 const WRITE: u16 = 2;
 
-/// A piece of memory for the device (2.7.5). Little-endian.
+/// A descriptor: a piece of memory for the device (2.7.5). Little-endian.
 #[derive(Clone, Copy, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Descriptor {
@@ -50,7 +51,7 @@ struct Descriptor {
 }
 const_assert_eq!(size_of::<Descriptor>(), 16);
 
-/// What the device says of a finished request (2.7.8). Little-endian.
+/// A used ring element: a completed request (2.7.8). Little-endian.
 #[derive(Clone, Copy, FromBytes, KnownLayout)]
 #[repr(C)]
 struct UsedElement {
@@ -66,16 +67,16 @@ pub struct Piece {
     pub address: u64,
     /// Bytes.
     pub length: u32,
-    /// Whether the device writes it; else it reads it.
+    /// Whether the device writes it; otherwise it reads it.
     pub writable: bool,
 }
 
-/// A request that the device says it has finished.
+/// A request that the device reports as completed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Used {
     /// The chain that was published.
     pub chain: u16,
-    /// Bytes the device says it wrote. Not checked: what is plausible depends on the request.
+    /// Bytes that the device claims to have written. Not checked: the limit depends on the request.
     pub length: u32,
 }
 
@@ -86,13 +87,13 @@ pub struct Queue {
     size: u16,
     /// Descriptors in a chain.
     chain_length: u16,
-    /// Which chains the device has.
+    /// The chains in flight, one bit each.
     in_flight: u64,
-    /// Our own index of the available ring, free-running.
+    /// Our own free-running index of the available ring.
     available: u16,
-    /// The used index as the device last showed it.
+    /// The used index as last read from the device.
     used_seen: u16,
-    /// How far we have taken from the used ring.
+    /// Our own free-running index of the used ring.
     used_taken: u16,
 }
 
@@ -102,8 +103,8 @@ impl Queue {
         Queue { memory, size: 0, chain_length: 1, in_flight: 0, available: 0, used_seen: 0, used_taken: 0 }
     }
 
-    /// Empties the queue. Only while the device does not use it: after its reset. `size` is a power of two, at
-    /// most [`QUEUE_MAX`]; `chain_length` is how many pieces a request has at most.
+    /// Empties the queue. Call only while the device does not use it: after its reset. `size` is a power of
+    /// two, at most [`QUEUE_MAX`]; `chain_length` is the maximum number of pieces per request.
     pub fn start(&mut self, size: u16, chain_length: u16, platform: &dyn Platform) {
         self.memory.clear(platform);
         self.memory.write(AVAILABLE, NO_INTERRUPT.to_le());
@@ -131,24 +132,25 @@ impl Queue {
         self.memory.bus_address(USED)
     }
 
-    /// How many requests fit.
+    /// Maximum number of requests in flight.
     pub fn chains(&self) -> u16 {
         self.size.checked_div(self.chain_length).unwrap_or(0).min(u64::BITS as u16)
     }
 
-    /// How many requests the device has.
+    /// Number of requests in flight.
     pub fn in_flight(&self) -> u16 {
         self.in_flight.count_ones() as u16
     }
 
-    /// A chain that the device does not have.
+    /// A free chain.
     pub fn free_chain(&self) -> Option<u16> {
         let chain = self.in_flight.trailing_ones() as u16;
         (chain < self.chains()).then_some(chain)
     }
 
-    /// Gives a request to the device. `chain` comes from [`free_chain`](Queue::free_chain); of `pieces`, those that the device
-    /// writes come last. Pieces beyond the chain's length are left out. Tells whether the device wants to be notified.
+    /// Publishes a request to the device. `chain` comes from [`free_chain`](Queue::free_chain); in `pieces`,
+    /// those that the device writes come last. Pieces beyond the chain's length are dropped. Returns whether
+    /// the device wants a notification.
     pub fn publish(
         &mut self,
         chain: u16,
@@ -181,29 +183,29 @@ impl Queue {
         self.memory.write(slot, head.to_le());
         self.memory.clean(slot, size_of::<u16>(), platform);
         self.available = self.available.wrapping_add(1);
-        // The request before its announcement.
+        // The request first, then the index.
         barrier::publish();
         let index = AVAILABLE.wrapping_add(RING_INDEX);
         self.memory.write(index, self.available.to_le());
         self.memory.clean(index, size_of::<u16>(), platform);
-        // The announcement before the look whether the device sleeps (2.7.10.1), and before the notification.
+        // The index first, then the read of the device's flags (2.7.10.1), and the notification.
         barrier::full();
         self.memory.invalidate(USED, size_of::<u16>(), platform);
         let flags = self.memory.read::<u16>(USED).map_or(0, u16::from_le);
         flags & NO_NOTIFY == 0
     }
 
-    /// Where the entry for a free-running index is in a ring.
+    /// Offset of a ring's entry for a free-running index.
     fn slot(&self, ring: usize, index: u16, entry: usize) -> usize {
         let place = index & self.size.wrapping_sub(1);
         usize::from(place).wrapping_mul(entry).wrapping_add(ring).wrapping_add(RING_ENTRIES)
     }
 
-    /// The next request that the device has finished. With nothing new this is one read of memory.
+    /// The next completed request. If there is none, this is a single read of memory.
     ///
     /// # Errors
-    /// [`DeviceError::Protocol`] if the device says it finished more than it was given, or something it was not given.
-    /// The queue cannot be used afterwards, until [`start`](Queue::start).
+    /// [`DeviceError::Protocol`] if the device reports more completions than requests, or one that it was not
+    /// given. The queue is unusable afterwards, until [`start`](Queue::start).
     #[inline]
     pub fn pop(&mut self, platform: &dyn Platform) -> Result<Option<Used>, DeviceError> {
         if self.used_taken == self.used_seen {
@@ -216,7 +218,7 @@ impl Queue {
                 return Err(DeviceError::Protocol { what: "its used index", value: index.into() });
             }
             self.used_seen = index;
-            // The index before what it announces.
+            // The index first, then the entries.
             barrier::observe();
         }
         let slot = self.slot(USED, self.used_taken, size_of::<UsedElement>());
@@ -234,7 +236,7 @@ impl Queue {
         Ok(Some(Used { chain: chain as u16, length: u32::from_le(element.length) }))
     }
 
-    /// Feeds where its memory is.
+    /// Feeds its memory's address.
     pub fn integrity(&self, digest: &mut Digest) {
         self.memory.integrity(digest);
     }

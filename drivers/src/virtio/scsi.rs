@@ -1,7 +1,7 @@
-//! The virtio SCSI host (virtio 1.2, 5.6), and a disk on it that receives a dump.
+//! The virtio SCSI host (virtio 1.2, 5.6), and a disk on it for dumps.
 //!
-//! Commands are those of SPC-4 and SBC-3. The control and event queues are left disabled: nothing is ever aborted but by
-//! reset, and what would be told as an event comes as a unit attention, too.
+//! Commands are those of SPC-4 and SBC-3. The control and event queues stay disabled: only a reset ever
+//! aborts commands, and every relevant event also arrives as a unit attention.
 
 use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Direction};
@@ -23,25 +23,26 @@ use crate::bus::registers::Registers;
 use crate::bus::shared::Shared;
 use crate::disk::PolledDisk as _;
 
-/// A SCSI disk on a virtio host behind PCI. About 12 KiB of arena.
+/// A SCSI disk on a virtio host on PCI. About 12 KiB of arena.
 pub type VirtioScsi<R, C> = Disk<PciTransport<R, C>, Scsi>;
-/// A SCSI disk on a virtio host behind MMIO. About 12 KiB of arena.
+/// A SCSI disk on a virtio host on MMIO. About 12 KiB of arena.
 pub type VirtioScsiMmio<R> = Disk<MmioTransport<R>, Scsi>;
 
-/// PCI device ids: of a modern-only SCSI host (4.1.2), and of a transitional one, which has the modern registers too.
+/// PCI device ids: of a modern-only SCSI host (4.1.2), and of a transitional one, which has the modern
+/// registers too.
 const PCI_DEVICES: [u16; 2] = [0x1048, 0x1004];
-/// Device id of a SCSI host (5), and what is said of another.
+/// Device id of a SCSI host (5), and its name in the error for another device.
 const DEVICE: mmio::Kind = mmio::Kind { id: 8, what: "a virtio SCSI host" };
 
 /// Device configuration (5.6.4).
 mod configuration {
-    /// Pieces of data in a command at most.
+    /// Maximum number of data segments per command.
     pub(super) const SEG_MAX: usize = 4;
-    /// Sectors of 512 bytes in a transfer at most: a hint.
+    /// Maximum number of 512-byte sectors per transfer: a hint.
     pub(super) const MAX_SECTORS: usize = 8;
-    /// Commands at once for a disk at most: a hint.
+    /// Maximum number of commands in flight for a disk: a hint.
     pub(super) const CMD_PER_LUN: usize = 12;
-    /// Bytes of sense data in an answer.
+    /// Bytes of sense data in a response.
     pub(super) const SENSE_SIZE: usize = 20;
     /// Bytes of a command descriptor block.
     pub(super) const CDB_SIZE: usize = 24;
@@ -52,19 +53,20 @@ mod configuration {
     pub(super) const SIZE: u32 = 36;
 }
 
-/// Sense data and command descriptor blocks have these sizes after a reset (5.6.4).
+/// Sizes of sense data and command descriptor blocks after a reset (5.6.4).
 const SENSE_SIZE: u32 = 96;
 const CDB_SIZE: u32 = 32;
 
-/// Sectors of 512 bytes in a transfer at most, of a host that does not say. Each is known to take as many.
+/// Maximum number of 512-byte sectors per transfer for a host that does not report one; all known hosts
+/// accept this.
 const USUAL_SECTORS: u32 = 0xffff;
 
-/// What comes before the data of every command (5.6.6.1).
+/// The header of every command (5.6.6.1).
 #[derive(Clone, Copy, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Header {
     lun: [u8; 8],
-    /// The driver's own name for it, unique while it is in flight.
+    /// The driver's own id, unique while in flight.
     id: [u8; 8],
     task_attribute: u8,
     priority: u8,
@@ -75,19 +77,19 @@ struct Header {
 }
 const_assert_eq!(size_of::<Header>(), 51);
 
-/// The answer to every command (5.6.6.1).
+/// The response to every command (5.6.6.1).
 pub(super) mod response {
-    /// Bytes of sense data that are there, 32 bits.
+    /// Bytes of sense data present, 32 bits.
     pub(in super::super) const SENSE_LENGTH: usize = 0;
     /// Bytes of data that were not transferred, 32 bits.
     pub(in super::super) const RESIDUAL: usize = 4;
     /// SCSI status.
     pub(in super::super) const STATUS: usize = 10;
-    /// What became of the command on its way.
+    /// Virtio response: the outcome of delivering the command.
     pub(in super::super) const RESPONSE: usize = 11;
     pub(in super::super) const SENSE: usize = 12;
     pub(in super::super) const SIZE: usize = 12 + super::SENSE_SIZE as usize;
-    /// What is in place of a response before the device writes its own.
+    /// Initial value, before the device writes its response.
     pub(in super::super) const UNWRITTEN: u8 = 0xff;
 }
 
@@ -100,24 +102,24 @@ mod operation {
     pub(super) const READ_16: u8 = 0x88;
     pub(super) const WRITE_16: u8 = 0x8a;
     pub(super) const SERVICE_ACTION_IN_16: u8 = 0x9e;
-    /// With the former: READ CAPACITY (16).
+    /// READ CAPACITY (16) is this service action of the previous one.
     pub(super) const READ_CAPACITY_16: u8 = 0x10;
     pub(super) const REPORT_LUNS: u8 = 0xa0;
 }
 
-/// Logical units of a target that are looked at, if none was named.
+/// Maximum number of logical units per target to check, if no disk was named.
 const LISTED: usize = 63;
-/// Where the answer to REPORT LUNS is, and its length: eight bytes, and eight for each.
+/// Location of the response to REPORT LUNS, and its length: eight bytes, and eight per unit.
 const LIST: Answer = Answer { offset: 0, length: 8 + LISTED * 8 };
-/// Where the other answers are, and the length of the longest.
+/// Location of the other responses, and the length of the longest.
 const ANSWER: Answer = Answer { offset: LIST.length.next_multiple_of(64), length: 36 };
 
-/// Bytes that the answers have: INQUIRY (the standard data), MODE SENSE (the header), READ CAPACITY.
+/// Lengths of the responses to INQUIRY (standard data), MODE SENSE (header), READ CAPACITY.
 const INQUIRY_BYTES: u8 = 36;
 const MODE_BYTES: u8 = 4;
 const CAPACITY_BYTES: u8 = 32;
 
-/// So many TEST UNIT READYs are tried until one succeeds, with a pause between them.
+/// Maximum number of TEST UNIT READY commands until one succeeds, with a pause between them.
 const READY_TRIES: u32 = 32;
 
 /// A logical unit of a SCSI host.
@@ -143,20 +145,20 @@ impl Lun {
         self.lun
     }
 
-    /// As virtio has it (5.6.6.1): 1, the target, and the number in flat space format.
+    /// In virtio's encoding (5.6.6.1): 1, the target, and the number in flat space format.
     const fn address(self) -> [u8; 8] {
         [1, self.target, 0x40 | (self.lun >> 8) as u8, self.lun as u8, 0, 0, 0, 0]
     }
 }
 
-/// The `index`th virtio SCSI host on the PCI bus, counted from 0 in the order of the bus.
+/// The PCI bus's virtio SCSI host number `index`, counted from 0 in bus order.
 pub fn find<C: ConfigSpace + ?Sized>(config: &C, index: usize) -> Option<Function> {
     pci::find(config, PCI_DEVICES, index)
 }
 
-/// The `index`th virtio SCSI host, counted from 0, among the MMIO windows at these physical addresses. `map` maps so
-/// many bytes at a physical address, uncached, for reading and writing, on every CPU and for ever. Empty windows are
-/// passed over.
+/// The virtio SCSI host number `index`, counted from 0, among the MMIO windows at these physical addresses.
+/// `map` maps a number of bytes at a physical address, uncached, readable and writable, on every CPU and
+/// permanently. Empty windows are skipped.
 pub fn find_mmio<R: Registers>(
     windows: impl IntoIterator<Item = u64>,
     map: impl FnMut(u64, usize) -> Option<R>,
@@ -166,16 +168,16 @@ pub fn find_mmio<R: Registers>(
 }
 
 impl<R: Registers, C: ConfigSpace> VirtioScsi<R, C> {
-    /// Looks at a virtio SCSI host and carves what it needs from the arena. Does not write to the device.
+    /// Probes a virtio SCSI host and takes its memory from the arena. Does not write to the device.
     ///
-    /// `disk` is which disk on it: `None` is the first that is found by [`quiesce`](dumpcore::DumpDevice::quiesce), in the
-    /// order of targets and of what they list (of each, the first 63 units), and that one from then on. Its size is not
-    /// known before. The search for it may take as long as a request.
+    /// `disk` is the disk on it: `None` means the first one that [`quiesce`](dumpcore::DumpDevice::quiesce)
+    /// finds, in the order of targets and of their lists of units (the first 63 of each), and the same one
+    /// from then on. Its size is not known before. The search may take as long as a request.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is not a virtio SCSI host, or legacy, or cannot be mapped, or does not decode
-    /// memory; [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities make no sense;
-    /// [`DeviceError::OutOfArena`].
+    /// [`DeviceError::Unsupported`] if the device is not a virtio SCSI host, is legacy, cannot be mapped, or
+    /// does not decode memory; [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its capabilities are
+    /// inconsistent; [`DeviceError::OutOfArena`].
     pub fn open(
         access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
         function: Function,
@@ -190,11 +192,11 @@ impl<R: Registers, C: ConfigSpace> VirtioScsi<R, C> {
 }
 
 impl<R: Registers> VirtioScsiMmio<R> {
-    /// As [`VirtioScsi::open`], of what [`find_mmio`] found.
+    /// As [`VirtioScsi::open`], for a window from [`find_mmio`].
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is not a virtio SCSI host, or legacy; [`DeviceError::Gone`];
-    /// [`DeviceError::OutOfArena`].
+    /// [`DeviceError::Unsupported`] if the device is not a virtio SCSI host, or is legacy;
+    /// [`DeviceError::Gone`]; [`DeviceError::OutOfArena`].
     pub fn open_mmio(
         slot: MmioSlot<R>,
         disk: Option<Lun>,
@@ -206,41 +208,41 @@ impl<R: Registers> VirtioScsiMmio<R> {
     }
 }
 
-/// What a SCSI disk can be asked besides transfers.
+/// Commands other than transfers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ScsiCommand {
-    /// Which logical units a target has.
+    /// REPORT LUNS: the logical units of a target.
     ReportLuns,
-    /// What a logical unit is.
+    /// INQUIRY: the type of a logical unit.
     Inquiry,
-    /// Whether it can be used.
+    /// TEST UNIT READY: whether it can be used.
     TestUnitReady,
-    /// Whether it can be written.
+    /// MODE SENSE: whether it can be written.
     ModeSense,
-    /// How large it is.
+    /// READ CAPACITY: its size.
     ReadCapacity,
-    /// Bring what is in the cache to the medium.
+    /// Flush the cache.
     SynchronizeCache,
 }
 
-/// How a disk on a virtio SCSI host is spoken to.
+/// The protocol of a disk on a virtio SCSI host.
 #[derive(Debug)]
 pub struct Scsi {
     /// The disk that was named.
     named: Option<Lun>,
-    /// The disk, from when it was found.
+    /// The disk, once found.
     found: Option<Lun>,
-    /// The logical unit that commands go to.
+    /// The logical unit that commands are sent to.
     at: Lun,
     /// The host's largest target and logical unit number.
     largest: Lun,
-    /// Size in blocks of 4096 bytes, as the disk last said.
+    /// Latest size in blocks of 4096 bytes.
     blocks: Option<u64>,
-    /// The disk's own blocks in one of 4096 bytes.
+    /// The disk's own blocks per 4096 bytes.
     parts: u32,
 }
 
-/// The host's first.
+/// The host's first unit.
 const FIRST: Lun = Lun { target: 0, lun: 0 };
 
 impl Scsi {
@@ -250,7 +252,7 @@ impl Scsi {
 
     /// The command descriptor block for an order: 16 bytes, the first in the highest bits.
     fn block(&self, order: Order<ScsiCommand>) -> u128 {
-        // An 8-bit operation code, and the byte at a place.
+        // An 8-bit opcode, and a byte at an offset.
         let begin = |code: u8| u128::from(code) << 120;
         let byte = |at: u32, value: u8| u128::from(value) << 120_u32.saturating_sub(at.saturating_mul(8));
         match order {
@@ -269,7 +271,7 @@ impl Scsi {
             }
             Order::Command(ScsiCommand::Inquiry) => begin(operation::INQUIRY) | byte(4, INQUIRY_BYTES),
             Order::Command(ScsiCommand::TestUnitReady) => begin(operation::TEST_UNIT_READY),
-            // All pages, without block descriptors; but the header only.
+            // All pages, without block descriptors; but only the header.
             Order::Command(ScsiCommand::ModeSense) => {
                 begin(operation::MODE_SENSE_6) | byte(1, 0x08) | byte(2, 0x3f) | byte(4, MODE_BYTES)
             }
@@ -278,7 +280,7 @@ impl Scsi {
                     | byte(1, operation::READ_CAPACITY_16)
                     | byte(13, CAPACITY_BYTES)
             }
-            // Of no blocks from the first on, which means all.
+            // Zero blocks from the first on, which means all.
             Order::Command(ScsiCommand::SynchronizeCache) => begin(operation::SYNCHRONIZE_CACHE_10),
         }
     }
@@ -290,7 +292,7 @@ impl Protocol for Scsi {
     const KIND: &'static str = "virtio-scsi";
     const READ: &'static str = "a virtio-scsi read";
     const WRITE: &'static str = "a virtio-scsi write";
-    /// After the control and the event queue.
+    /// After the control queue and the event queue.
     const QUEUE: u16 = 2;
     const HEADER: usize = size_of::<Header>();
     const FOOTER: usize = response::SIZE;
@@ -313,7 +315,7 @@ impl Protocol for Scsi {
 
     fn negotiate(&mut self, transport: &impl Transport) -> Result<Limits, DeviceError> {
         let offered = transport.offered_features()?;
-        // None of its own: data goes one way, and nothing is plugged in while a dump is written.
+        // No special features: data goes one way per command, and nothing is plugged in during a dump.
         transport.accept_features(offered, 0)?;
         let (sense, cdb) = transport.configuration(|device| {
             (
@@ -338,11 +340,11 @@ impl Protocol for Scsi {
         })?;
         self.largest = Lun { target: target.min(0xff) as u8, lun: lun.min(0x3fff) as u16 };
         Ok(Limits {
-            // Whether there is a cache only the command tells.
+            // Only the command tells whether there is a cache.
             flush: true,
             size_max: u32::MAX,
-            // Of all three, 0 is what a host says that does not limit them by itself: a command has at least a piece and goes
-            // alone; for sectors, the usual limit holds.
+            // In all three, 0 means no limit from the host: assume at least one piece, and one command at a
+            // time; for sectors, the usual limit.
             seg_max: seg_max.max(1),
             round: (if max_sectors == 0 { USUAL_SECTORS } else { max_sectors } as usize).saturating_mul(512),
             most: most.clamp(1, u16::MAX.into()) as u16,
@@ -382,9 +384,9 @@ impl Protocol for Scsi {
     fn prepare(&self, order: Order<ScsiCommand>, requests: &mut Shared, header: usize, footer: usize) {
         let content = Header {
             lun: self.at.address(),
-            // Where the header is: no other command in flight has it there.
+            // The header's offset: no other command in flight has the same.
             id: (header as u64).to_le_bytes(),
-            // Simple: in whatever order the disk likes.
+            // Simple: in any order.
             task_attribute: 0,
             priority: 0,
             crn: 0,
@@ -402,9 +404,9 @@ impl Protocol for Scsi {
             Order::Command(ScsiCommand::SynchronizeCache) => (Words::Flush, 0, false),
             Order::Command(command) => (Words::Answer, Scsi::answer(command).length, true),
         };
-        // Hosts differ in what they count, but into memory no more can go than there is room for.
+        // Hosts count differently, but no more can go to memory than there is room for.
         if comes_in && written as usize > data.saturating_add(response::SIZE) {
-            // If so, nothing around the buffer can be trusted.
+            // If so, memory around the buffer cannot be trusted.
             return Verdict::Fatal(DeviceError::Protocol {
                 what: "its length written",
                 value: written.into(),
@@ -426,11 +428,11 @@ impl Protocol for Scsi {
         let flush = matches!(order, Order::Command(ScsiCommand::SynchronizeCache));
         let error = || failure.error(words);
         match failure.action() {
-            // A disk that does not know the command has no cache (SBC-3, 4.15).
+            // A disk that does not support the command has no cache (SBC-3, 4.15).
             Action::Fail if flush && failure.is_unknown_command() => Verdict::Done(0),
             Action::Fail => Verdict::Failed(error()),
-            // Our own reset was told of before the first transfer. Done again, this would pass for whole, and what was written
-            // before it would be missing.
+            // Our own reset was reported before the first transfer, so this is another one. A retry would
+            // make the dump look complete, but data written before the reset would be missing.
             Action::Again if matches!(words, Words::Write | Words::Flush) && failure.tells_of_a_reset() => {
                 Verdict::Failed(error())
             }
@@ -448,8 +450,8 @@ impl Protocol for Scsi {
     }
 }
 
-/// One command, and how many bytes were answered. If the unit only fails the command, that is the inner error: the host goes
-/// on.
+/// Executes one command; returns the number of bytes of its response. If the unit fails only the command,
+/// that is the inner error: the host continues.
 fn ask<T: Transport>(
     disk: &mut Disk<T, Scsi>,
     command: ScsiCommand,
@@ -461,17 +463,17 @@ fn ask<T: Transport>(
     }
 }
 
-/// The byte at an offset of the answer.
+/// The byte at an offset of the response.
 fn byte<T: Transport>(disk: &Disk<T, Scsi>, offset: usize) -> u8 {
     disk.device.answer(ANSWER.offset.wrapping_add(offset))
 }
 
-/// A number at an offset of the answer, 32 bits.
+/// A 32-bit number at an offset of the response.
 fn word<T: Transport>(disk: &Disk<T, Scsi>, offset: usize) -> u32 {
     u32::from_be(disk.device.answer(ANSWER.offset.wrapping_add(offset)))
 }
 
-/// Addresses the disk that was named, or found before, or else the first that there is.
+/// Selects the disk that was named, or found before, or else the first one.
 fn find_disk<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Result<(), DeviceError> {
     let largest = disk.device.protocol.largest;
     if let Some(lun) = disk.device.protocol.found.or(disk.device.protocol.named) {
@@ -495,13 +497,13 @@ fn find_disk<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Result<
             return Err(DeviceError::TimedOut { what: "a search for a SCSI disk", after });
         }
         disk.device.protocol.at = Lun { target, lun: 0 };
-        // Of most targets there is nothing.
+        // Most targets do not exist.
         let Ok(answered) = ask(disk, ScsiCommand::ReportLuns, wait)? else { continue };
         let listed = u32::from_be(disk.device.answer(LIST.offset)) as usize;
         let listed = listed.min(answered.saturating_sub(8)) / 8;
         for place in 0..listed.min(LISTED) {
             let entry = place.saturating_mul(8).saturating_add(LIST.offset).saturating_add(8);
-            // Peripheral and flat space addresses name units (SAM-5, 4.7), others something else.
+            // Peripheral and flat space addresses name units (SAM-5, 4.7); other formats name something else.
             let entry = u32::from_be(disk.device.answer(entry)) >> 16;
             if entry >> 14 > 1 || entry & 0x3fff > largest.lun.into() {
                 continue;
@@ -518,7 +520,7 @@ fn find_disk<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Result<
     Err(DeviceError::Unsupported { what: "a SCSI disk on one of its units", value: units })
 }
 
-/// What a unit is: 0 for a disk. The upper three bits say whether it is there.
+/// Type of a unit: 0 for a disk. The upper three bits tell whether it exists.
 fn inquire<T: Transport>(
     disk: &mut Disk<T, Scsi>,
     wait: &Wait<'_>,
@@ -527,7 +529,7 @@ fn inquire<T: Transport>(
     Ok(answer.and_then(|answered| long_enough(answered, 1)).map(|()| byte(disk, 0)))
 }
 
-/// Waits until the disk can be used. After a reset it has something to say about that first.
+/// Waits until the disk can be used. After a reset it first reports unit attentions.
 fn become_ready<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Result<(), DeviceError> {
     let mut last = DeviceError::NotReady;
     for _ in 0..READY_TRIES {
@@ -544,9 +546,9 @@ fn become_ready<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Resu
     Err(last)
 }
 
-/// Refuses a disk that cannot be written.
+/// Rejects a read-only disk.
 fn check_writable<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Result<(), DeviceError> {
-    // A disk need not know the command.
+    // A disk need not support the command.
     let answered = ask(disk, ScsiCommand::ModeSense, wait)?.unwrap_or(0);
     let specific = byte(disk, 2);
     // Device-specific parameter: write protect (SBC-3, 6.4.1).
@@ -557,10 +559,10 @@ fn check_writable<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Re
     Ok(())
 }
 
-/// Learns the disk's size and the size of its blocks.
+/// Reads the disk's size and its block size.
 fn read_capacity<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Result<(), DeviceError> {
     let answered = ask(disk, ScsiCommand::ReadCapacity, wait)??;
-    // As far as the byte that tells of protection.
+    // At least up to the protection byte.
     long_enough(answered, 13)?;
     let last = u64::from(word(disk, 0)) << 32 | u64::from(word(disk, 4));
     let (block, protection) = (word(disk, 8), byte(disk, 12));
@@ -581,7 +583,7 @@ fn read_capacity<T: Transport>(disk: &mut Disk<T, Scsi>, wait: &Wait<'_>) -> Res
     Ok(())
 }
 
-/// Whether an answer has the bytes that are needed.
+/// Checks that a response has the required bytes.
 fn long_enough(answered: usize, needed: usize) -> Result<(), DeviceError> {
     if answered >= needed {
         return Ok(());

@@ -1,15 +1,15 @@
-//! How a SCSI command can fail, and what is to be done about it (SPC-4, SAM-5, virtio 1.2, 5.6.6.1).
+//! How a SCSI command can fail, and how to react (SPC-4, SAM-5, virtio 1.2, 5.6.6.1).
 
 use dumpcore::device::DeviceError;
 
-/// What a disk has to say of a command that did not go well (SPC-4, 4.5).
+/// Sense data of a failed command (SPC-4, 4.5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Sense {
-    /// Sense key, 0 to 15; `None` if the data is not in a form that is known.
+    /// Sense key, 0 to 15; `None` if the format is unknown.
     key: Option<u8>,
     /// Additional sense code, and its qualifier.
     code: (u8, u8),
-    /// It is about a command before, and this one was not done.
+    /// Deferred: it concerns an earlier command, and this one was not executed.
     deferred: bool,
 }
 
@@ -36,37 +36,37 @@ impl Sense {
         }
     }
 
-    /// As a device's own code: key, additional code and qualifier, eight bits each.
+    /// As a device error code: key, additional code and qualifier, eight bits each.
     fn bits(self) -> u32 {
         let (code, qualifier) = self.code;
         u32::from(self.key.unwrap_or(0)) << 16 | u32::from(code) << 8 | u32::from(qualifier)
     }
 
-    /// Whether a device's code is that of a unit attention.
+    /// Whether a device error code is a unit attention.
     pub(super) fn is_attention(bits: u32) -> bool {
         bits >> 16 == u32::from(key::ATTENTION)
     }
 }
 
-/// What is done about an answer.
+/// The reaction to a response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Action {
-    /// It is a success.
+    /// Treat as success.
     Accept,
-    /// The command has failed.
+    /// The command failed.
     Fail,
-    /// Something has happened meanwhile, and the command was not done: once more.
+    /// It was not executed because of an event in between: retry.
     Again,
-    /// Not now.
+    /// Retry later.
     Later,
 }
 
 /// How a command went wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Failure {
-    /// It did not.
+    /// No failure.
     None,
-    /// The disk explains.
+    /// Sense data from the disk.
     Sense(Sense),
     /// A SCSI status other than good and check condition.
     Status(u8),
@@ -74,7 +74,7 @@ pub(super) enum Failure {
     Response(u8),
 }
 
-/// Which words an error begins with.
+/// The start of an error message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Words {
     Read,
@@ -83,7 +83,7 @@ pub(super) enum Words {
     Answer,
 }
 
-/// All reasons, in words, after what was being done.
+/// All reasons, in words, preceded by the operation.
 macro_rules! reasons {
     ($doing:literal) => {
         Reasons {
@@ -160,17 +160,17 @@ mod response {
 }
 
 impl Failure {
-    /// Status: done.
+    /// Status: success.
     pub(super) const GOOD: u8 = 0x00;
-    /// Status: the sense data explains.
+    /// Status: see the sense data.
     pub(super) const CHECK_CONDITION: u8 = 0x02;
 
-    /// What is to be done about it.
+    /// The reaction to it.
     pub(super) fn action(self) -> Action {
         match self {
             Failure::None => Action::Accept,
             Failure::Sense(Sense { key: Some(key::RECOVERED), deferred: true, .. }) => Action::Again,
-            // What the cache had taken is not on the medium.
+            // Earlier data from the cache is not on the medium.
             Failure::Sense(Sense { deferred: true, .. }) => Action::Fail,
             Failure::Sense(Sense { key: Some(key::RECOVERED), .. }) => Action::Accept,
             Failure::Sense(Sense { key: Some(key::ATTENTION | key::ABORTED), .. }) => Action::Again,
@@ -184,7 +184,7 @@ impl Failure {
         }
     }
 
-    /// Whether the disk says that it lost power or was reset: what its cache had taken may be gone.
+    /// Whether the disk reports a loss of power or a reset: data in its cache may be lost.
     pub(super) fn tells_of_a_reset(self) -> bool {
         matches!(
             self,
@@ -193,13 +193,13 @@ impl Failure {
         )
     }
 
-    /// Whether the disk does not know the command: illegal request, invalid command operation code.
+    /// Whether the disk does not support the command: illegal request, invalid command operation code.
     pub(super) fn is_unknown_command(self) -> bool {
         let Failure::Sense(Sense { key: Some(key), code, .. }) = self else { return false };
         key == key::ILLEGAL_REQUEST && code == (0x20, 0x00)
     }
 
-    /// As an error, named.
+    /// The failure as a named error.
     pub(super) fn error(self, words: Words) -> DeviceError {
         let reasons = match words {
             Words::Read => &READ,
@@ -233,7 +233,7 @@ impl Failure {
                 };
                 (what, response.into())
             }
-            // Nothing went wrong, so nobody asks.
+            // Not an error, so never requested.
             Failure::None => (&reasons.unknown, 0),
         };
         DeviceError::Status { what, code }

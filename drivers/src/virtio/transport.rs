@@ -1,6 +1,7 @@
-//! What a virtio driver needs of the bus that its device is on: reset, negotiation, one queue, notification.
+//! A virtio driver's interface to its device's bus: reset, negotiation, one queue, notification.
 //!
-//! A [`Transport`] brings the registers; the order in which virtio 1.2 wants them used (3.1.1) is written once, here.
+//! A [`Transport`] provides the registers; this module uses them in the order that virtio 1.2 requires
+//! (3.1.1).
 
 use dumpcore::device::{DeviceError, Health};
 use dumpcore::integrity::Digest;
@@ -9,7 +10,7 @@ use dumpcore::wait::Wait;
 
 use crate::disk::Name;
 
-/// How often two reads around a changing configuration are repeated.
+/// Maximum number of retries for reading a changing configuration.
 const CONFIG_TRIES: u32 = 16;
 
 bitflags::bitflags! {
@@ -18,23 +19,23 @@ bitflags::bitflags! {
     pub struct Status: u8 {
         /// The driver has seen the device.
         const ACKNOWLEDGE = 1;
-        /// The driver knows how to drive it.
+        /// The driver can drive the device.
         const DRIVER = 2;
         /// The driver is ready.
         const DRIVER_OK = 4;
-        /// Features are agreed upon.
+        /// Feature negotiation is complete.
         const FEATURES_OK = 8;
-        /// The device has had an error it cannot recover from.
+        /// The device has had an unrecoverable error.
         const NEEDS_RESET = 64;
         /// The driver has given up.
         const FAILED = 128;
-        // What a device sets beyond the specification is shown as it is.
+        // Keep other bits for error messages.
         const _ = !0;
     }
 }
 
 impl Status {
-    /// All that the specification gives a meaning.
+    /// All bits defined by the specification.
     const NAMED: Status = Status::ACKNOWLEDGE
         .union(Status::DRIVER)
         .union(Status::DRIVER_OK)
@@ -44,26 +45,26 @@ impl Status {
 }
 
 bitflags::bitflags! {
-    /// Features that do not depend on the kind of device (6).
+    /// Features common to all kinds of devices (6).
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct Feature: u64 {
         /// The device is modern.
         const VERSION_1 = 1 << 32;
-        /// The device's accesses go the platform's way: it is given bus addresses, which it is here anyway.
+        /// The device uses the platform's addresses: it gets bus addresses, as always here.
         const ACCESS_PLATFORM = 1 << 33;
-        /// The device needs the barriers of real hardware, which it gets here anyway.
+        /// The device needs the barriers of real hardware, which are always used here.
         const ORDER_PLATFORM = 1 << 36;
     }
 }
 
-/// What the device says of a queue.
+/// The device's offer of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QueueOffer {
-    /// Which queue.
+    /// Index of the queue.
     pub index: u16,
-    /// Descriptors at most; 0 if there is no such queue.
+    /// Maximum number of descriptors; 0 if there is no such queue.
     pub size: u16,
-    /// On PCI, which notification register is its own.
+    /// On PCI, the index of its notification register.
     pub notify_off: u16,
 }
 
@@ -91,16 +92,17 @@ pub struct Rings {
 
 /// A virtio device on its bus.
 pub trait Transport: Send {
-    /// A number that no other device has: see [`DumpDevice::controller`](dumpcore::device::DumpDevice::controller).
+    /// A number unique to this device: see
+    /// [`DumpDevice::controller`](dumpcore::device::DumpDevice::controller).
     fn number(&self) -> u64;
 
-    /// Feeds everything that stays.
+    /// Feeds everything that must not change.
     fn integrity(&self, digest: &mut Digest);
 
-    /// Appends where the device is, such as `00:04.0`, to its name.
+    /// Appends the device's address, such as `00:04.0`, to its name.
     fn place(&self, name: Name) -> Name;
 
-    /// Nanoseconds that a reset may take.
+    /// Time limit of a reset in nanoseconds.
     fn timeout(&self) -> Nanoseconds;
 
     /// The status register; all ones if nothing answers.
@@ -109,66 +111,66 @@ pub trait Transport: Send {
     /// Writes the status register.
     fn write_status(&self, status: u8);
 
-    /// One half of what the device offers: features 0 to 31 if `half` is 0, 32 to 63 if it is 1.
+    /// One half of the offered features: features 0 to 31 if `half` is 0, 32 to 63 if it is 1.
     fn read_features(&self, half: u32) -> u32;
 
     /// Accepts one half of the features.
     fn write_features(&self, half: u32, features: u32);
 
-    /// Changes with the device's configuration.
+    /// The configuration generation, which changes with the device's configuration.
     fn generation(&self) -> u32;
 
     /// Reads 32 bits of the device's own configuration; all ones beyond its end.
     fn configuration32(&self, offset: usize) -> u32;
 
-    /// What the device offers as a queue.
+    /// The device's offer of a queue.
     ///
     /// # Errors
     /// [`DeviceError::Protocol`] if it has no such queue or one larger than 32768, [`DeviceError::Gone`].
     fn queue_offer(&self, index: u16) -> Result<QueueOffer, DeviceError>;
 
-    /// Gives a queue its size and its rings, and enables it. It is the one that is [notified](Transport::notify).
+    /// Sets a queue's size and rings, and enables it. [`notify`](Transport::notify) then notifies this queue.
     ///
     /// # Errors
-    /// [`DeviceError::Protocol`] if its notification register is not where it can be reached, or if size or enabling do
-    /// not take; [`DeviceError::Gone`].
+    /// [`DeviceError::Protocol`] if its notification register is out of reach, or if its size cannot be set
+    /// or it cannot be enabled; [`DeviceError::Gone`].
     fn set_up_queue(&mut self, offer: QueueOffer, size: u16, rings: &Rings) -> Result<(), DeviceError>;
 
-    /// Tells the device that the queue has something new.
+    /// Notifies the device of new requests in the queue.
     fn notify(&self);
 
-    /// What can be said of the device without reading its own registers.
+    /// The health of the device without reading its own registers.
     fn health(&self) -> Health;
 
-    /// For a device that somebody drives: odd, unless it may access memory.
+    /// The health of a device in use by another driver: risky unless it is a bus master.
     fn health_in_use(&self) -> Health;
 
-    /// A better reason for an error, if there is one: the device no longer answers. Its own registers are not looked at.
+    /// Replaces an error by a better one if the device no longer answers, without reading its own registers.
     fn explain_place(&self, error: DeviceError) -> DeviceError;
 
-    /// As far as the bus can: wakes the device, clears Bus Master Enable, and disables its interrupts. The reset comes next,
-    /// then [`enable_bus_master`](Transport::enable_bus_master).
+    /// As far as the bus can: wakes the device, clears Bus Master Enable, and disables its interrupts. Next
+    /// comes the reset, then [`enable_bus_master`](Transport::enable_bus_master).
     ///
     /// # Errors
-    /// [`DeviceError::Gone`], [`DeviceError::Protocol`] if something is not where it was or does not take.
+    /// [`DeviceError::Gone`], [`DeviceError::Protocol`] if something has moved or a write has no effect.
     fn isolate(&self, wait: &Wait<'_>) -> Result<(), DeviceError>;
 
-    /// After a reset: acknowledges an interrupt that is still pending, and lets the device access memory.
+    /// After a reset: acknowledges a pending interrupt, and lets the device access memory.
     ///
     /// # Errors
-    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if it does not take.
+    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if the write has no effect.
     fn enable_bus_master(&self) -> Result<(), DeviceError>;
 
-    /// Keeps the device from memory, where the bus can.
+    /// Blocks the device's access to memory, if the bus can.
     ///
     /// # Errors
-    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if it does not take.
+    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if the write has no effect.
     fn disable_bus_master(&self) -> Result<(), DeviceError>;
 
-    /// Whether the device is still there.
+    /// Checks that the device is still there.
     ///
     /// # Errors
-    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if another one is.
+    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if there is another device.
     fn check_present(&self) -> Result<(), DeviceError>;
 
     /// Device status.
@@ -182,18 +184,18 @@ pub trait Transport: Send {
         }
     }
 
-    /// Adds to the device status.
+    /// Sets bits of the device status.
     ///
     /// # Errors
     /// [`DeviceError::Gone`].
     fn add_status(&self, add: Status) -> Result<(), DeviceError> {
-        // Without bits that have no meaning: with all of them on, a device that is there would look like one that is gone.
+        // Without undefined bits: with all bits set, a device that is there would look like one that is gone.
         let status = self.status()?.intersection(Status::NAMED).union(add);
         self.write_status(status.bits());
         Ok(())
     }
 
-    /// A better reason for an error, if there is one: the device no longer answers, or has given up.
+    /// Replaces an error by a better one if the device no longer answers, or has failed.
     fn explain(&self, error: DeviceError) -> DeviceError {
         match self.status() {
             Err(gone) => gone,
@@ -204,19 +206,19 @@ pub trait Transport: Send {
         }
     }
 
-    /// Takes the device over: isolated, reset, and with access to memory again. What another driver had in flight will
-    /// no longer reach memory.
+    /// Takes the device over: isolates it, resets it, and enables its access to memory again. The old
+    /// driver's DMA no longer reaches memory.
     ///
     /// # Errors
     /// [`DeviceError::Gone`], [`DeviceError::TimedOut`] if the reset does not end, [`DeviceError::Protocol`].
     fn take_over(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
-        // Where the bus can keep it from memory, nothing of the old driver's arrives while the reset is under way.
+        // If the bus can block it, the old driver's DMA cannot arrive during the reset.
         self.isolate(wait)?;
         self.reset(wait)?;
         self.enable_bus_master()
     }
 
-    /// Resets the device and waits until it has (4.1.4.3.2, 4.2.2.2: until the status reads 0).
+    /// Resets the device and waits for the end of the reset (4.1.4.3.2, 4.2.2.2: until the status reads 0).
     ///
     /// # Errors
     /// [`DeviceError::Gone`] or [`DeviceError::TimedOut`].
@@ -232,7 +234,7 @@ pub trait Transport: Send {
     /// Leaves the device reset and unable to access memory.
     ///
     /// # Errors
-    /// [`DeviceError::Gone`] or [`DeviceError::TimedOut`]; it is kept from memory even so.
+    /// [`DeviceError::Gone`] or [`DeviceError::TimedOut`]; even so, its access to memory is blocked.
     fn retire(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.check_present()?;
         let reset = self.reset(wait);
@@ -240,17 +242,17 @@ pub trait Transport: Send {
         reset
     }
 
-    /// Tells the device that the driver has given up, and keeps it from memory.
+    /// Tells the device that the driver has given up, and blocks its access to memory.
     fn give_up(&self) {
         // Nothing is left to do if even this fails.
         let _ = self.add_status(Status::FAILED);
         let _ = self.disable_bus_master();
     }
 
-    /// After a reset: greets the device and reads what it offers (3.1.1, steps 2 to 4).
+    /// After a reset: acknowledges the device and reads its features (3.1.1, steps 2 to 4).
     ///
     /// # Errors
-    /// [`DeviceError::Gone`], or [`DeviceError::Unsupported`] if the device is not a modern one.
+    /// [`DeviceError::Gone`], or [`DeviceError::Unsupported`] if the device is not modern.
     fn offered_features(&self) -> Result<u64, DeviceError> {
         self.add_status(Status::ACKNOWLEDGE)?;
         self.add_status(Status::DRIVER)?;
@@ -264,10 +266,10 @@ pub trait Transport: Send {
         Ok(offered)
     }
 
-    /// Accepts of what was offered the features that any device may have, and `special` (3.1.1, steps 4 to 6).
+    /// Accepts the common features among those offered, and `special` (3.1.1, steps 4 to 6).
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if the device does not agree, [`DeviceError::Gone`].
+    /// [`DeviceError::Unsupported`] if the device rejects them, [`DeviceError::Gone`].
     fn accept_features(&self, offered: u64, special: u64) -> Result<(), DeviceError> {
         let features = Feature::from_bits_truncate(offered).bits() | special;
         self.write_features(0, features as u32);
@@ -283,10 +285,10 @@ pub trait Transport: Send {
         Ok(())
     }
 
-    /// Reads device configuration with `read`, again if the device changed it meanwhile (2.5.1).
+    /// Reads device configuration with `read`, and again if the device changed it meanwhile (2.5.1).
     ///
     /// # Errors
-    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if it never settles.
+    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if it keeps changing.
     fn configuration<V>(&self, read: impl Fn(&Self) -> V) -> Result<V, DeviceError>
     where
         Self: Sized,
@@ -296,7 +298,7 @@ pub trait Transport: Send {
             let value = read(self);
             let after = self.generation();
             if before == after {
-                // All ones everywhere would agree too.
+                // All ones everywhere would also be consistent.
                 self.status()?;
                 return Ok(value);
             }

@@ -1,4 +1,4 @@
-//! A PCI function that a driver holds: where it was when armed, how it is isolated, and when it may be a bus master again.
+//! A PCI function held by a driver: its place when armed, its isolation, and its bus mastering.
 
 use dumpcore::device::{DeviceError, Health};
 use dumpcore::integrity::Digest;
@@ -10,25 +10,25 @@ use super::{
     Command, ConfigSpace, Function,
 };
 
-/// A function that was asleep may be touched after so long (PCI Power Management 1.2, 5.6.1).
+/// Recovery time after waking a function (PCI Power Management 1.2, 5.6.1).
 const WAKE: Nanoseconds = 10 * MILLISECOND;
 
-/// Device control of PCI Express: how it was set, and where.
+/// PCI Express device control: its value and location.
 #[derive(Clone, Copy)]
 struct DeviceControl {
-    /// Where the capability is.
+    /// Offset of the capability.
     at: u8,
-    /// The sizes of packets, and what else is agreed upon with the bridges above.
+    /// Packet sizes and other settings that must match the bridges above.
     value: u16,
 }
 
-/// What a driver needs to know of its function before the crash, and may do to it afterwards.
+/// The driver's record of its function before the crash, and the operations on it afterwards.
 pub struct PciDevice<C> {
     config: C,
     function: Function,
-    /// What its registers take: [`Command::MEMORY`] or [`Command::IO`].
+    /// The accesses that its registers decode: [`Command::MEMORY`] or [`Command::IO`].
     decodes: Command,
-    /// Its base address registers when it was opened.
+    /// Its base address registers at open.
     bars: [Option<Bar>; BARS as usize],
     power: Option<u8>,
     express: Option<DeviceControl>,
@@ -37,12 +37,12 @@ pub struct PciDevice<C> {
 }
 
 impl<C: ConfigSpace> PciDevice<C> {
-    /// Reads configuration space only, changes nothing: another driver may be using the device. `decodes` is how its
-    /// registers are reached: [`Command::MEMORY`], or [`Command::IO`] for ports, or both.
+    /// Reads configuration space only, and writes nothing: another driver may be using the device. `decodes`
+    /// is the kind of its registers: [`Command::MEMORY`], or [`Command::IO`] for ports, or both.
     ///
     /// # Errors
-    /// [`DeviceError::Gone`], [`DeviceError::Unsupported`] if its registers are not decoded, [`DeviceError::Protocol`] if
-    /// its capability list makes no sense.
+    /// [`DeviceError::Gone`], [`DeviceError::Unsupported`] if its registers are not decoded,
+    /// [`DeviceError::Protocol`] if its capability list is corrupt.
     pub fn open(config: C, function: Function, decodes: Command) -> Result<PciDevice<C>, DeviceError> {
         function.check_present(&config)?;
         let command = function.command(&config);
@@ -55,7 +55,7 @@ impl<C: ConfigSpace> PciDevice<C> {
         let mut bars = [None; BARS as usize];
         let mut upper = false;
         for (index, bar) in (0..BARS).zip(&mut bars) {
-            // The upper half of a wide one is no register of its own, though it may look like one.
+            // The upper half of a 64-bit BAR is not a register of its own, though it may look like one.
             *bar = if upper { None } else { function.bar(&config, index) };
             upper = matches!(bar, Some(Bar::Memory { wide: true, .. }));
         }
@@ -81,12 +81,13 @@ impl<C: ConfigSpace> PciDevice<C> {
         &self.function
     }
 
-    /// Where it is on the bus.
+    /// Its bus address.
     pub fn address(&self) -> Address {
         self.function.address
     }
 
-    /// A number that no other function has, for [`DumpDevice::controller`](dumpcore::device::DumpDevice::controller).
+    /// A number unique to this function, for
+    /// [`DumpDevice::controller`](dumpcore::device::DumpDevice::controller).
     pub fn number(&self) -> u64 {
         self.function.address.bits().into()
     }
@@ -96,16 +97,16 @@ impl<C: ConfigSpace> PciDevice<C> {
         &self.config
     }
 
-    /// Where a base address register, 0 to 5, pointed when the device was opened.
+    /// The value of a base address register, 0 to 5, at open.
     pub fn bar(&self, index: u8) -> Option<Bar> {
         self.bars.get(usize::from(index)).copied().flatten()
     }
 
-    /// Maps `length` bytes of registers at `offset` of a memory BAR. `map` maps a number of bytes at a physical address,
-    /// uncached, for reading and writing.
+    /// Maps `length` bytes of registers at `offset` of a memory BAR. `map` maps a number of bytes at a
+    /// physical address, uncached, readable and writable.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if the register is not one of memory, or it cannot be mapped.
+    /// [`DeviceError::Unsupported`] if the BAR is not a memory BAR, or cannot be mapped.
     pub fn map<R>(
         &self,
         index: u8,
@@ -122,7 +123,7 @@ impl<C: ConfigSpace> PciDevice<C> {
             .ok_or(DeviceError::Unsupported { what: "a BAR that can be mapped", value: address })
     }
 
-    /// Feeds everything that stays.
+    /// Feeds everything that must not change.
     pub fn integrity(&self, digest: &mut Digest) {
         self.config.integrity(digest);
         self.function.integrity(digest);
@@ -141,8 +142,8 @@ impl<C: ConfigSpace> PciDevice<C> {
         digest.number(express.at.into()).number(express.value.into());
     }
 
-    /// Looks, without changing anything, whether function and registers are where they were. A reset leaves registers that
-    /// point nowhere.
+    /// Checks, without changing anything, that the function and its BARs are where they were. A reset clears
+    /// the BARs.
     ///
     /// # Errors
     /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if a BAR moved.
@@ -157,12 +158,12 @@ impl<C: ConfigSpace> PciDevice<C> {
         Ok(all)
     }
 
-    /// The base address registers that pointed somewhere when the device was opened.
+    /// The base address registers that were assigned at open.
     fn assigned(&self) -> impl Iterator<Item = (u8, Bar)> + '_ {
         (0..BARS).zip(&self.bars).filter_map(|(index, bar)| Some((index, (*bar)?)))
     }
 
-    /// The PCI power state, 0 if it is awake or does not say.
+    /// The PCI power state; 0 if the function is awake or has no power management.
     ///
     /// # Errors
     /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if the capability is not where it was.
@@ -175,14 +176,14 @@ impl<C: ConfigSpace> PciDevice<C> {
         self.function.command(&self.config)
     }
 
-    /// What can be said of the device without reading its registers, which can be only if this is healthy.
+    /// The health of the device without reading its registers; these are readable only if this is healthy.
     pub fn health(&self) -> Health {
         let place = match self.check_place() {
             Ok(place) => place,
             Err(error) => return Health::Unusable(self.explain(error)),
         };
         match self.power_state() {
-            // Its registers do not answer, but it can be woken.
+            // Its registers do not answer while it sleeps, but it can be woken.
             Ok(0) => {}
             Ok(state) => {
                 return Health::Risky(DeviceError::Protocol { what: "its power state", value: state.into() });
@@ -190,7 +191,7 @@ impl<C: ConfigSpace> PciDevice<C> {
             Err(error) => return Health::Unusable(error),
         }
         if place == Assigned::Nothing {
-            // Somebody has reset it. Where it has to be is known.
+            // The function was reset. Its BARs can be restored.
             return Health::Risky(DeviceError::Protocol { what: "its base address", value: 0 });
         }
         let command = self.command();
@@ -200,13 +201,13 @@ impl<C: ConfigSpace> PciDevice<C> {
         Health::Healthy
     }
 
-    /// For a device that is in use by somebody: odd, unless it may access memory.
+    /// The health of a device in use by another driver: risky unless it is a bus master.
     pub fn health_in_use(&self) -> Health {
         let command = self.command();
         if command.contains(Command::BUS_MASTER) { Health::Healthy } else { Health::Risky(odd(command)) }
     }
 
-    /// A better reason for an error, if there is one: the function no longer answers.
+    /// Replaces an error by a better one if the function no longer answers.
     pub fn explain(&self, error: DeviceError) -> DeviceError {
         match self.function.check_present(&self.config) {
             Err(DeviceError::Gone) => DeviceError::Gone,
@@ -214,12 +215,12 @@ impl<C: ConfigSpace> PciDevice<C> {
         }
     }
 
-    /// Wakes the function, clears Bus Master Enable, and disables its interrupts (INTx, MSI and MSI-X), so that nothing of
-    /// the old driver's reaches memory any more. Its registers are decoded. The reset of the controller comes next, then
-    /// [`enable_bus_master`](PciDevice::enable_bus_master).
+    /// Wakes the function, clears Bus Master Enable, and disables its interrupts (INTx, MSI and MSI-X), so
+    /// that the old driver's DMA no longer reaches memory. Its registers are decoded afterwards. Next comes
+    /// the reset of the controller, then [`enable_bus_master`](PciDevice::enable_bus_master).
     ///
     /// # Errors
-    /// [`DeviceError::Gone`], [`DeviceError::Protocol`] if something is not where it was or does not take.
+    /// [`DeviceError::Gone`], [`DeviceError::Protocol`] if something has moved or a write has no effect.
     pub fn isolate(&self, wait: &Wait<'_>) -> Result<(), DeviceError> {
         self.function.check_present(&self.config)?;
         if let Some(power) = self.power
@@ -234,7 +235,7 @@ impl<C: ConfigSpace> PciDevice<C> {
                 }
             }
         }
-        // A function whose registers are at no BAR shows a reset by its command only.
+        // If no register is at a BAR, only the command register shows a reset.
         if self.check_place()? == Assigned::Nothing || !self.command().contains(self.decodes) {
             self.assign_again()?;
         }
@@ -243,28 +244,29 @@ impl<C: ConfigSpace> PciDevice<C> {
         self.function.mask_interrupts(&self.config, self.msi, self.msi_x)
     }
 
-    /// Gives a function that has been reset what it has lost. Most are when they wake from D3 (PCI Power Management 1.2,
-    /// 5.4), and any is by a reset that the old driver did not live to see the end of. No register points to somewhere else:
-    /// that has been looked at.
+    /// Restores the configuration of a function that was reset. Most are reset when they wake from D3 (PCI
+    /// Power Management 1.2, 5.4), and the old driver may have died during a reset. The caller has checked
+    /// that no BAR points elsewhere.
     #[inline(never)]
     fn assign_again(&self) -> Result<(), DeviceError> {
-        // While a register has one half of its address, it must not be decoded.
+        // A BAR with only half of its address set must not be decoded.
         let decoding = Command::IO | Command::MEMORY;
         self.function.change_command(&self.config, Command::empty(), decoding | Command::BUS_MASTER)?;
         for (index, bar) in self.assigned() {
             self.function.assign_bar(&self.config, index, bar)?;
         }
-        // Packets as large as the bridge above sends them would be errors to a function that takes only the smallest.
+        // If the function accepted only the smallest packets, larger ones from the bridge above would be
+        // errors.
         if let Some(control) = self.express {
             self.function.set_device_control(&self.config, control.at, control.value)?;
         }
         Ok(())
     }
 
-    /// Sets Bus Master Enable: the function may access memory of its own accord.
+    /// Sets Bus Master Enable: the function may access memory.
     ///
     /// # Errors
-    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if it does not take.
+    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if the write has no effect.
     pub fn enable_bus_master(&self) -> Result<(), DeviceError> {
         self.function.change_command(&self.config, Command::BUS_MASTER, Command::empty())
     }
@@ -272,7 +274,7 @@ impl<C: ConfigSpace> PciDevice<C> {
     /// Clears Bus Master Enable: the function cannot access memory.
     ///
     /// # Errors
-    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if it does not take.
+    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if the write has no effect.
     pub fn disable_bus_master(&self) -> Result<(), DeviceError> {
         self.function.change_command(&self.config, Command::empty(), Command::BUS_MASTER)
     }

@@ -1,14 +1,14 @@
-//! Configuration space in memory (PCI Express Base 5.0, 7.2.2: ECAM).
+//! Memory-mapped configuration space (PCI Express Base 5.0, 7.2.2: ECAM).
 
 use dumpcore::integrity::Digest;
 
 use super::{Address, ConfigSpace};
 use crate::bus::registers::Registers;
 
-/// Bytes of configuration space that a function has.
+/// Bytes of configuration space per function.
 const FUNCTION_SIZE: u16 = 4096;
 
-/// Configuration space as a register window: a mebibyte for each bus.
+/// Configuration space as a register window: one mebibyte per bus.
 #[derive(Debug)]
 pub struct Ecam<R> {
     window: R,
@@ -16,12 +16,12 @@ pub struct Ecam<R> {
 }
 
 impl<R: Registers> Ecam<R> {
-    /// `window` begins with the configuration space of `first_bus`.
+    /// `window` starts with the configuration space of `first_bus`.
     pub const fn new(window: R, first_bus: u8) -> Ecam<R> {
         Ecam { window, first_bus }
     }
 
-    /// Where a register is in the window; beyond its end if it is not there at all.
+    /// Offset of a register in the window; beyond its end if it is not in the window.
     fn offset(&self, address: Address, offset: u16) -> usize {
         match address.bus().checked_sub(self.first_bus) {
             Some(bus) if offset < FUNCTION_SIZE => {

@@ -1,6 +1,7 @@
 //! PCI: configuration space, the functions on the bus, base address registers, capabilities.
 //!
-//! Offsets and bits are those of the PCI Local Bus Specification 3.0, chapter 6, and PCI Express Base 5.0, chapter 7.
+//! Offsets and bits are those of the PCI Local Bus Specification 3.0, chapter 6, and PCI Express Base 5.0,
+//! chapter 7.
 
 mod device;
 mod ecam;
@@ -27,15 +28,15 @@ const STATUS_CAPABILITIES: u16 = 1 << 4;
 const CLASS: u16 = 0x08;
 /// Header type.
 const HEADER_TYPE: u16 = 0x0e;
-/// Header type: more functions than the first.
+/// Header type: multi-function device.
 const HEADER_MULTI_FUNCTION: u8 = 1 << 7;
 /// First base address register.
 const BAR: u16 = 0x10;
-/// Base address registers of an ordinary function.
+/// Number of base address registers of an ordinary function.
 const BARS: u8 = 6;
 /// Offset of the first capability.
 const CAPABILITIES: u16 = 0x34;
-/// Where capabilities can stand.
+/// Lowest offset of a capability.
 const FIRST_CAPABILITY: u8 = 0x40;
 
 /// In the power management capability: control and status, 16 bits, the state in the lowest two.
@@ -43,7 +44,7 @@ const POWER_CONTROL: u16 = 4;
 
 /// In the PCI Express capability: device control, 16 bits.
 const EXPRESS_CONTROL: u16 = 8;
-/// Device control: resets the function when written. Reads as 0.
+/// Device control: writing 1 resets the function. Reads as 0.
 const EXPRESS_RESET: u16 = 1 << 15;
 
 /// Capability: power management.
@@ -65,16 +66,16 @@ bitflags::bitflags! {
         const IO = 1 << 0;
         /// Memory accesses are decoded.
         const MEMORY = 1 << 1;
-        /// The function may access memory of its own accord.
+        /// The function may access memory.
         const BUS_MASTER = 1 << 2;
         /// The function does not raise its interrupt line.
         const INTERRUPT_DISABLE = 1 << 10;
-        // The other bits are kept as they are.
+        // The other bits are preserved.
         const _ = !0;
     }
 }
 
-/// Which function on the bus.
+/// The address of a function.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Address {
     bus: u8,
@@ -108,7 +109,7 @@ impl Address {
         (self.bus as u16) << 8 | (self.device as u16) << 3 | self.function as u16
     }
 
-    /// From text like `00:04.0`: bus and device in hexadecimal, function; `None` if it is no such text.
+    /// Parses text like `00:04.0`: bus and device in hexadecimal, function; `None` if malformed.
     pub fn from_text(text: &str) -> Option<Address> {
         let (bus, rest) = text.split_once(':')?;
         let (device, function) = rest.split_once('.')?;
@@ -135,8 +136,8 @@ const fn hex_digit(value: u8) -> u8 {
     if value < 10 { b'0'.wrapping_add(value) } else { b'a'.wrapping_sub(10).wrapping_add(value) }
 }
 
-/// Access to configuration space. Offsets are in bytes, aligned to the width. What cannot be reached reads as all ones, as
-/// on the bus, and writes to it are dropped.
+/// Access to configuration space. Offsets are in bytes, aligned to the width. Unreachable registers read as
+/// all ones, as on the bus, and writes to them are dropped.
 pub trait ConfigSpace: Send {
     /// Reads 32 bits.
     fn read32(&self, address: Address, offset: u16) -> u32;
@@ -147,7 +148,7 @@ pub trait ConfigSpace: Send {
     /// Writes 32 bits.
     fn write32(&self, address: Address, offset: u16, value: u32);
 
-    /// Feeds what must not change while armed.
+    /// Feeds everything that must not change while armed.
     fn integrity(&self, digest: &mut Digest);
 
     /// Reads 16 bits.
@@ -163,14 +164,14 @@ pub trait ConfigSpace: Send {
     }
 }
 
-/// Where a base address register points.
+/// A decoded base address register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bar {
     /// Memory at a physical address.
     Memory {
-        /// First byte. Never 0, which means that nobody has assigned one.
+        /// First byte. Never 0, which means not assigned.
         address: u64,
-        /// The register is two, the next one having the upper half.
+        /// A 64-bit BAR: the next register has the upper half.
         wide: bool,
     },
     /// Ports.
@@ -180,19 +181,19 @@ pub enum Bar {
     },
 }
 
-/// Whether a base address register points anywhere.
+/// Whether a base address register is assigned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Assigned {
-    /// Where it pointed before.
+    /// The same address as before.
     AsBefore,
-    /// Nowhere, as after a reset of the function.
+    /// Cleared, as after a reset of the function.
     Nothing,
 }
 
-/// A function on the bus, as it was found. Small, and good for use after the crash.
+/// A function found on the bus. Small, and usable after the crash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Function {
-    /// Where it is.
+    /// Its address.
     pub address: Address,
     /// Vendor id.
     pub vendor: u16,
@@ -203,7 +204,7 @@ pub struct Function {
 }
 
 impl Function {
-    /// Looks whether there is a function at an address.
+    /// Returns the function at an address, if there is one.
     pub fn at<C: ConfigSpace + ?Sized>(config: &C, address: Address) -> Option<Function> {
         let id = config.read32(address, ID);
         let vendor = id as u16;
@@ -218,7 +219,7 @@ impl Function {
         })
     }
 
-    /// Whether it is still the one that was found.
+    /// Checks that it is still the same function.
     ///
     /// # Errors
     /// [`DeviceError::Gone`] if nothing answers, [`DeviceError::Protocol`] if another device does.
@@ -238,7 +239,7 @@ impl Function {
         Command::from_bits_retain(config.read16(self.address, COMMAND))
     }
 
-    /// Sets bits of the command register, clears others, and looks whether it took.
+    /// Sets and clears bits of the command register, and checks the result.
     ///
     /// # Errors
     /// [`DeviceError::Gone`] or, if the bits did not change, [`DeviceError::Protocol`].
@@ -258,7 +259,7 @@ impl Function {
         if now.bits() == u16::MAX {
             return Err(DeviceError::Gone);
         }
-        // A function that has no interrupt line may keep that bit at 0.
+        // A function without an interrupt line may keep that bit at 0.
         let wanted = set.difference(Command::INTERRUPT_DISABLE);
         if !now.contains(wanted) || now.intersects(clear) {
             return Err(DeviceError::Protocol { what: "its PCI command", value: now.bits().into() });
@@ -266,7 +267,8 @@ impl Function {
         Ok(())
     }
 
-    /// Decodes a base address register, 0 to 5, without changing it; `None` if it is unused, unassigned or reserved.
+    /// Decodes a base address register, 0 to 5, without changing it; `None` if it is unused, unassigned or
+    /// reserved.
     pub fn bar<C: ConfigSpace + ?Sized>(&self, config: &C, index: u8) -> Option<Bar> {
         let offset = bar_offset(index)?;
         let low = config.read32(self.address, offset);
@@ -286,10 +288,10 @@ impl Function {
         (address != 0).then_some(Bar::Memory { address, wide })
     }
 
-    /// What has become of a base address register that pointed to `was`.
+    /// Compares a base address register with its earlier value `was`.
     ///
     /// # Errors
-    /// [`DeviceError::Protocol`] if it points somewhere else.
+    /// [`DeviceError::Protocol`] if it points elsewhere.
     pub fn compare_bar<C: ConfigSpace + ?Sized>(
         &self,
         config: &C,
@@ -303,7 +305,7 @@ impl Function {
             Bar::Memory { address, wide } => (address, if wide { 4 } else { 0 }),
             Bar::Io { port } => (port.into(), 1),
         };
-        // Of what kind a register is, no reset changes.
+        // A reset does not change the kind of a BAR.
         let same_kind = low & if is_io { 0x1 } else { 0x7 } == kind;
         match address {
             _ if !same_kind => Err(DeviceError::Protocol { what: "its base address", value: low.into() }),
@@ -313,18 +315,18 @@ impl Function {
         }
     }
 
-    /// Both halves of a base address register, the upper one 0 if it has none.
+    /// Both halves of a base address register; the upper one is 0 for a 32-bit BAR.
     fn bar_halves<C: ConfigSpace + ?Sized>(&self, config: &C, index: u8, kind: Bar) -> (u32, u32) {
         let read = |index: u8| bar_offset(index).map_or(u32::MAX, |at| config.read32(self.address, at));
         let wide = matches!(kind, Bar::Memory { wide: true, .. });
         (read(index), if wide { read(index.wrapping_add(1)) } else { 0 })
     }
 
-    /// Writes a base address register, both halves of a wide one, and looks whether it took. Only while the function does
-    /// not decode what it points to.
+    /// Writes a base address register (both halves of a 64-bit one), and checks the result. Decoding must be
+    /// disabled.
     ///
     /// # Errors
-    /// [`DeviceError::Protocol`] if it did not.
+    /// [`DeviceError::Protocol`] if the value did not stick.
     pub fn assign_bar<C: ConfigSpace + ?Sized>(
         &self,
         config: &C,
@@ -350,15 +352,15 @@ impl Function {
         }
     }
 
-    /// Device control of PCI Express, without its bit for a reset. `express` is where that capability was found.
+    /// PCI Express device control, without its reset bit. `express` is the offset of the capability.
     pub(super) fn device_control<C: ConfigSpace + ?Sized>(&self, config: &C, express: u8) -> u16 {
         config.read16(self.address, u16::from(express).wrapping_add(EXPRESS_CONTROL)) & !EXPRESS_RESET
     }
 
-    /// Writes device control of PCI Express.
+    /// Writes PCI Express device control.
     ///
     /// # Errors
-    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if the capability is not where it was.
+    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if the capability has moved.
     pub(super) fn set_device_control<C: ConfigSpace + ?Sized>(
         &self,
         config: &C,
@@ -371,12 +373,12 @@ impl Function {
         Ok(())
     }
 
-    /// Finds the size in bytes of what a base address register decodes, by writing all ones. Its decoding is off
-    /// meanwhile, so this is for a healthy kernel and a device that nobody uses.
+    /// Determines the size in bytes of a BAR by writing all ones. Decoding is off meanwhile, so use it only
+    /// in a healthy kernel, on an unused device.
     ///
     /// # Errors
-    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if decoding cannot be switched off or the register does not
-    /// come back.
+    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if decoding cannot be disabled or the BAR cannot
+    /// be restored.
     pub fn size_bar<C: ConfigSpace + ?Sized>(
         &self,
         config: &C,
@@ -420,26 +422,25 @@ impl Function {
         Ok(Some((!mask).wrapping_add(1)))
     }
 
-    /// The capability list, in its order. A list that comes back to itself or leaves its place ends with an error.
+    /// The capability list, in order. A list with a loop, or with a pointer out of range, ends with an error.
     pub fn capabilities<'a, C: ConfigSpace + ?Sized>(&self, config: &'a C) -> Capabilities<'a, C> {
         let listed = config.read16(self.address, STATUS) & STATUS_CAPABILITIES != 0;
         let next = if listed { config.read8(self.address, CAPABILITIES) & !3 } else { 0 };
         Capabilities { config, address: self.address, next, seen: 0 }
     }
 
-    /// Makes the function silent: no interrupt line, and MSI and MSI-X off. `msi` and `msi_x` are where those
-    /// capabilities were found, if they were.
+    /// Disables interrupts: the interrupt line, MSI and MSI-X. `msi` and `msi_x` are the offsets of these
+    /// capabilities, if present.
     ///
     /// # Errors
-    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if a capability is not where it was or does not let itself
-    /// be switched off.
+    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if a capability has moved or cannot be disabled.
     pub fn mask_interrupts<C: ConfigSpace + ?Sized>(
         &self,
         config: &C,
         msi: Option<u8>,
         msi_x: Option<u8>,
     ) -> Result<(), DeviceError> {
-        // The line first: a function whose MSI is switched off falls back to it.
+        // The line first: a function without MSI falls back to it.
         self.change_command(config, Command::INTERRUPT_DISABLE, Command::empty())?;
         if let Some(at) = msi {
             // MSI: bit 0 of message control enables.
@@ -485,17 +486,17 @@ impl Function {
         Ok(())
     }
 
-    /// The power state, 0 (awake) to 3. `power` is where the power management capability was found.
+    /// The power state, 0 (awake) to 3. `power` is the offset of the power management capability.
     ///
     /// # Errors
-    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if the capability is not where it was.
+    /// [`DeviceError::Gone`], or [`DeviceError::Protocol`] if the capability has moved.
     pub fn power_state<C: ConfigSpace + ?Sized>(&self, config: &C, power: u8) -> Result<u8, DeviceError> {
         self.check_capability(config, CAPABILITY_POWER, power)?;
         Ok(config.read8(self.address, u16::from(power).wrapping_add(POWER_CONTROL)) & 0x3)
     }
 
-    /// Wakes the function from a sleep state, D1 to D3. `power` is where the power management capability was found.
-    /// Tells whether it was asleep; it then needs 10 ms before it is touched.
+    /// Wakes the function from a sleep state, D1 to D3. `power` is the offset of the power management
+    /// capability. Returns whether it was asleep; it then needs 10 ms before the next access.
     ///
     /// # Errors
     /// As [`power_state`](Function::power_state).
@@ -509,7 +510,7 @@ impl Function {
         Ok(true)
     }
 
-    /// Feeds what identifies it.
+    /// Feeds its identity.
     pub fn integrity(&self, digest: &mut Digest) {
         digest
             .number(self.address.bits().into())
@@ -523,7 +524,7 @@ fn bar_offset(index: u8) -> Option<u16> {
     (index < BARS).then(|| u16::from(index).wrapping_mul(4).wrapping_add(BAR))
 }
 
-/// A capability: its id and where it is in configuration space.
+/// A capability: its id and its offset in configuration space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Capability {
     /// Kind, such as [`CAPABILITY_MSI`].
@@ -537,7 +538,7 @@ pub struct Capabilities<'a, C: ?Sized> {
     config: &'a C,
     address: Address,
     next: u8,
-    /// One bit for each of the 64 places a capability can have.
+    /// One bit for each of the 64 possible offsets of a capability.
     seen: u64,
 }
 
@@ -567,14 +568,14 @@ impl<C: ConfigSpace + ?Sized> Iterator for Capabilities<'_, C> {
     }
 }
 
-/// Iterator over all functions on buses 0 to 255. Bridges are not followed: every bus is tried.
+/// Iterator over all functions on buses 0 to 255. Tries every bus instead of following bridges.
 pub struct Functions<'a, C: ?Sized> {
     config: &'a C,
     /// The next address, as [`Address::bits`].
     next: u32,
 }
 
-/// All functions that can be found.
+/// All functions that respond.
 pub fn functions<C: ConfigSpace + ?Sized>(config: &C) -> Functions<'_, C> {
     Functions { config, next: 0 }
 }
@@ -585,7 +586,7 @@ impl<C: ConfigSpace + ?Sized> Iterator for Functions<'_, C> {
     fn next(&mut self) -> Option<Function> {
         for place in self.next..=u32::from(u16::MAX) {
             if place < self.next {
-                // Of a device that is one function only.
+                // A function number of a single-function device.
                 continue;
             }
             let bits = place as u16;

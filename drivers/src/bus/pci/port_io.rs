@@ -6,14 +6,14 @@ use dumpcore::integrity::Digest;
 
 use super::{Address, ConfigSpace};
 
-/// Takes the address.
+/// The address port.
 const ADDRESS_PORT: u16 = 0xcf8;
-/// Returns the 4 bytes at that address.
+/// The data port: the 4 bytes at that address.
 const DATA_PORT: u16 = 0xcfc;
-/// Bytes of configuration space that can be reached.
+/// Bytes of configuration space within reach.
 const REACH: u16 = 256;
 
-/// Mechanism #1. It needs no mapping, so it also works in a kernel whose page tables are lost.
+/// Mechanism #1. It needs no mapping, so it works even in a kernel that has lost its page tables.
 #[derive(Clone, Copy, Debug)]
 pub struct PortIo {
     _private: (),
@@ -23,19 +23,19 @@ impl PortIo {
     /// The way through the ports.
     ///
     /// # Safety
-    /// The code runs with the right to access ports, on a machine that has mechanism #1, and nobody else uses the
-    /// two ports during a call of a method: the address goes to one, the data through the other.
+    /// The code must run with port access, on a machine with mechanism #1, and nobody else may use the two
+    /// ports during a method call: the address goes to one, the data through the other.
     pub const unsafe fn new() -> PortIo {
         PortIo { _private: () }
     }
 
-    /// Names the register; false if it cannot be reached.
+    /// Selects the register; false if it is out of reach.
     fn select(self, address: Address, offset: u16) -> bool {
         if offset >= REACH {
             return false;
         }
         let select = 1 << 31 | u32::from(address.bits()) << 8 | u32::from(offset & !3);
-        // SAFETY: new() was promised that the ports are PCI's and ours.
+        // SAFETY: new()'s caller promised that the ports are PCI's and ours to use.
         unsafe {
             asm!("out dx, eax", in("dx") ADDRESS_PORT, in("eax") select,
                 options(nomem, nostack, preserves_flags));
@@ -50,7 +50,7 @@ impl ConfigSpace for PortIo {
             return u32::MAX;
         }
         let value: u32;
-        // SAFETY: as in select(); volatile by default, so neither dropped nor reordered with it.
+        // SAFETY: as in select(); asm is volatile by default, so it is neither dropped nor reordered.
         unsafe {
             asm!("in eax, dx", in("dx") DATA_PORT, out("eax") value,
                 options(nomem, nostack, preserves_flags));
@@ -61,7 +61,7 @@ impl ConfigSpace for PortIo {
     fn write16(&self, address: Address, offset: u16, value: u16) {
         if self.select(address, offset) {
             let port = DATA_PORT | (offset & 2);
-            // SAFETY: as in select(). Not `nomem`: writes to memory stay ahead of what they tell the device.
+            // SAFETY: as in select(). Not `nomem`: writes to memory must precede the doorbell.
             unsafe {
                 asm!("out dx, ax", in("dx") port, in("ax") value, options(nostack, preserves_flags));
             }
@@ -70,7 +70,7 @@ impl ConfigSpace for PortIo {
 
     fn write32(&self, address: Address, offset: u16, value: u32) {
         if self.select(address, offset) {
-            // SAFETY: as in select(). Not `nomem`: writes to memory stay ahead of what they tell the device.
+            // SAFETY: as in select(). Not `nomem`: writes to memory must precede the doorbell.
             unsafe {
                 asm!("out dx, eax", in("dx") DATA_PORT, in("eax") value, options(nostack, preserves_flags));
             }

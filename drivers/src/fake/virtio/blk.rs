@@ -1,4 +1,4 @@
-//! What requests to a virtio block device mean.
+//! Requests to a virtio block device.
 
 use super::super::Trouble;
 use super::super::chassis::Chassis;
@@ -6,7 +6,7 @@ use super::plan::{Fault, Plan};
 use super::state::{Done, Piece, SECTOR, Virtio, transfer};
 
 pub(super) fn features(plan: &Plan) -> u64 {
-    // Offered, never needed: several queues, discard.
+    // Offered, never used: multiple queues, discard.
     let mut features = 1 << 12 | 1 << 13;
     let mut offer = |bit: u32, on: bool| features |= u64::from(on) << bit;
     offer(1, plan.size_max.is_some());
@@ -26,7 +26,7 @@ pub(super) fn configuration(plan: &Plan, capacity: u64) -> [u8; 64] {
     config
 }
 
-/// Does what a request says; `None` if it says nothing that can be understood.
+/// Executes a request; `None` if it is malformed.
 pub(super) fn carry_out(
     device: &mut Virtio,
     chassis: &mut Chassis,
@@ -67,7 +67,7 @@ pub(super) fn carry_out(
     Some(Done { length: written + 1, data: written, room: room + 1 })
 }
 
-/// Returns the status byte and how many bytes went to memory.
+/// Returns the status byte and the number of bytes written to memory.
 fn data_or_flush(
     device: &Virtio,
     chassis: &mut Chassis,
@@ -76,12 +76,12 @@ fn data_or_flush(
 ) -> (u8, u32) {
     let plan = &device.plan;
     let total: usize = data.iter().map(|piece| piece.1 as usize).sum();
-    // By 0 it can only mean that a piece is as large as any driver's least.
+    // 0 can only mean the minimum that any driver needs.
     let size_max = plan.size_max.map(|most| if most == 0 { 4096 } else { most });
     if size_max.is_some_and(|most| data.iter().any(|piece| piece.1 > most)) {
         chassis.violation("a segment larger than size_max");
     }
-    // What it does not tell is one; and one it takes at least, whatever it tells.
+    // Not specified means one; and it always accepts at least one.
     if data.len() > plan.seg_max.unwrap_or(1).max(1) as usize {
         chassis.violation("more segments than seg_max");
         return (1, 0);
@@ -116,7 +116,7 @@ fn data_or_flush(
     }
     match (write, short) {
         (true, false) => (0, 0),
-        // A write has no other way to say so.
+        // A write has no other way to report it.
         (true, true) => (1, 0),
         (false, _) => (0, moved as u32),
     }

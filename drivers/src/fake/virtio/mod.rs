@@ -1,5 +1,5 @@
-//! A virtio device that can stall, lie and disappear: the registers of its front end, PCI or MMIO, and its queue. What the
-//! requests mean is in `blk.rs` and `scsi.rs`.
+//! A virtio device that can stall, lie and disappear: the registers of its transport, PCI or MMIO, and its
+//! queue. `blk.rs` and `scsi.rs` execute its requests.
 
 mod blk;
 mod plan;
@@ -16,14 +16,14 @@ use super::pci::ConfigBytes;
 use super::{FakeDisk as _, Trouble};
 use crate::bus::pci::Command;
 
-/// Where the window of a device on MMIO is.
+/// Physical address of an MMIO device's window.
 pub const MMIO_WINDOW: u64 = 0xa00_3e00;
 
 /// A virtio device.
 pub type VirtioFake = Fake<Virtio>;
 
 impl Fake<Virtio> {
-    /// A disk of `blocks` 4096-byte blocks of zeros that reaches `memory`, in use by another driver.
+    /// A disk of `blocks` 4096-byte blocks of zeros, with access to `memory`, in use by another driver.
     pub fn virtio(memory: DmaMemory, blocks: u64, plan: Plan) -> VirtioFake {
         let config = match plan.front {
             Front::Pci(device) => {
@@ -34,7 +34,7 @@ impl Fake<Virtio> {
                 }
                 config
             }
-            // Nobody sees that configuration space. It holds the window, and lets the device access memory.
+            // This configuration space is invisible: it only holds the window, and enables bus mastering.
             Front::Mmio => ConfigBytes::new(0, 0, 0).memory_bar(0, MMIO_WINDOW, 0x200),
         };
         let (seed, troubles) = (plan.seed, plan.troubles.clone());
@@ -60,7 +60,7 @@ impl Fake<Virtio> {
         fake
     }
 
-    /// Replaces what goes wrong, [`Trouble`]s as well.
+    /// Replaces the faults, including the [`Trouble`]s.
     pub fn set_faults(&self, faults: Vec<Fault>) {
         self.set_troubles(Vec::new());
         self.with(|_, model| model.plan.faults = faults);
@@ -76,30 +76,30 @@ impl Fake<Virtio> {
         self.with(|_, model| model.status)
     }
 
-    /// How often the device was notified.
+    /// Number of notifications.
     pub fn doorbells(&self) -> u64 {
         self.with(|_, model| model.doorbells)
     }
 }
 
 impl Virtio {
-    /// Makes it another device, from the next reset on.
+    /// Turns it into another device, from the next reset on.
     pub fn set_plan(&mut self, plan: Plan) {
         self.plan = plan;
     }
 
-    /// The queue that takes requests.
+    /// The queue for requests.
     fn its_queue(&self) -> u32 {
         if self.plan.scsi.is_some() { 2 } else { 0 }
     }
 
     fn features(&self) -> u64 {
         let mut features = 1 << 32 | self.plan.required_features;
-        // Offered, never needed: event index, indirect descriptors, and packed rings.
+        // Offered, never used: event index, indirect descriptors, and packed rings.
         features |= 1 << 28 | 1 << 29 | 1 << 34;
         features |= match &self.plan.scsi {
             None => blk::features(&self.plan),
-            // Data both ways, hot plug, change of parameters.
+            // Bidirectional data, hot plug, parameter change.
             Some(_) => 0x7,
         };
         if self.has(Fault::NotVersion1) {
@@ -132,7 +132,8 @@ impl Virtio {
                 self.status = self.status.max(1);
                 return;
             }
-            // Until it is reset, it continues with what another driver gave it. A device whose status reads 0 is reset, whatever it has still to do.
+            // Until the reset is complete, it continues with another driver's requests. A device whose status
+            // reads 0 is reset, even if work is left.
             if self.plan.reset_ticks == 0 || self.status == 0 {
                 self.start_again(chassis);
             } else {
@@ -175,7 +176,7 @@ impl Virtio {
         self.status = value;
     }
 
-    /// A register of one half of the features, as the device offers them.
+    /// The device's features, selected half.
     fn offered(&self) -> u64 {
         match self.feature_select {
             0 => self.features() & 0xffff_ffff,
@@ -202,7 +203,7 @@ impl Virtio {
         self.generation.into()
     }
 
-    /// Whether the selected queue is the one that takes requests.
+    /// Whether the queue for requests is selected.
     fn selected(&self) -> bool {
         self.queue_select == self.its_queue()
     }
@@ -385,14 +386,14 @@ impl Virtio {
         self.finish_due(chassis);
     }
 
-    /// Whether the device works at all now.
+    /// Whether the device is operating.
     fn runs(&self, chassis: &Chassis) -> bool {
         self.status & (4 | 64) == 4
             && self.resetting.is_none()
             && chassis.config.command().contains(Command::BUS_MASTER)
     }
 
-    /// Takes new requests from the available ring.
+    /// Fetches new requests from the available ring.
     fn fetch(&mut self, chassis: &mut Chassis) {
         if !self.runs(chassis) || !self.queue.enabled {
             return;
@@ -498,7 +499,7 @@ impl Virtio {
         }
     }
 
-    /// An id that no request has.
+    /// An id without a request.
     fn nobodys_id(&self, chassis: &mut Chassis, but: u16) -> u32 {
         let first = chassis.random(u32::from(self.queue.size));
         let taken = |id: u32| {

@@ -1,19 +1,19 @@
-//! What a fake virtio device is like, and what it does wrong.
+//! Properties and faults of a fake virtio device.
 
 use super::super::Trouble;
 
-/// What goes wrong beside [`Trouble`]. Requests are counted as there.
+/// Faults besides [`Trouble`]. Requests are counted as there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// The device takes FEATURES_OK away again.
+    /// The device clears FEATURES_OK.
     FeaturesRefused,
     /// This request completes under another id.
     WrongId(u32, u32),
-    /// With this request, the used index moves on by this many.
+    /// With this request, the used index advances by this many.
     IndexJumps(u32, u16),
-    /// For this request, this many bytes fewer are reported than were written.
+    /// For this request, the reported length is this many bytes too small.
     ShortLength(u32, u32),
-    /// For this request, one byte more is reported than there was room for.
+    /// For this request, the reported length is one byte more than the room.
     LongLength(u32),
     /// This request's status byte, or SCSI response, is not written.
     StatusUnwritten(u32),
@@ -29,22 +29,22 @@ pub enum Fault {
     ReadOnly,
     /// The queue's notification register is beyond the notification structure.
     NotifyOutside,
-    /// The configuration generation changes at every look.
+    /// The configuration generation changes with every read.
     GenerationRuns,
     /// The queue's enable register stays 0.
     QueueStaysDisabled,
     /// The queue's enable register is 1 after a reset.
     QueueStaysEnabled,
-    /// The queue size register does not take what is written.
+    /// The queue size register is read-only.
     QueueSizeStuck,
-    /// There is not a single queue.
+    /// It has no queues.
     NoQueues,
-    /// The device fails when it is told to start.
+    /// The device fails when started.
     NeverStarts,
     /// virtio-blk: this request fails with the given status byte and moves no data.
     Status(u32, u8),
-    /// virtio-scsi: this request fails with sense data of this form (0x70 to 0x73), key, additional code and qualifier, and
-    /// moves no data, unless the key is that of a recovered error.
+    /// virtio-scsi: this request fails with sense data of this form (0x70 to 0x73), key, additional code and
+    /// qualifier, and moves no data, unless the key is that of a recovered error.
     Sense(u32, u8, u8, (u8, u8)),
     /// virtio-scsi: this request and all after it get this SCSI status, and move no data.
     ScsiStatusFrom(u32, u8),
@@ -54,13 +54,14 @@ pub enum Fault {
     Response(u32, u8),
     /// virtio-scsi: this request gets a residual count, though all is moved.
     Residual(u32, u32),
-    /// virtio-scsi: commands with this operation code fail with this sense key, additional code and qualifier.
+    /// virtio-scsi: commands with this operation code fail with this sense key, additional code and
+    /// qualifier.
     Operation(u8, u8, (u8, u8)),
     /// virtio-scsi: answers to commands are at most this many bytes long.
     ShortAnswers(u32),
 }
 
-/// What the device hangs on.
+/// The device's bus.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Front {
     /// A PCI function with this device id.
@@ -69,15 +70,15 @@ pub enum Front {
     Mmio,
 }
 
-/// What a device reports as the length that it wrote, of requests that went well.
+/// The length that a device reports for successful requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Counts {
-    /// All of it, as the specification wants.
+    /// All of it, as specified.
     #[default]
     All,
     /// The data that was read, without the status: kvmtool, Cloud Hypervisor up to 51.
     Data,
-    /// The status alone, whatever was read: bhyve.
+    /// Only the status, for any request: bhyve.
     Status,
     /// Nothing: vhost-scsi.
     Nothing,
@@ -86,7 +87,7 @@ pub enum Counts {
 /// A SCSI host, and the disk on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ScsiPlan {
-    /// Where the disk is: target and unit.
+    /// The disk's address: target and unit.
     pub disk: (u8, u16),
     /// Units that are something else: target, unit, and the first byte of their inquiry data.
     pub others: Vec<(u8, u16, u8)>,
@@ -94,9 +95,9 @@ pub struct ScsiPlan {
     pub max_target: u16,
     /// The largest unit.
     pub max_lun: u32,
-    /// Most sectors in a transfer.
+    /// Maximum number of sectors per transfer.
     pub max_sectors: u32,
-    /// Most commands at once.
+    /// Maximum number of commands at once.
     pub cmd_per_lun: u32,
     /// Bytes of sense data.
     pub sense_size: u32,
@@ -106,15 +107,15 @@ pub struct ScsiPlan {
     pub block: u32,
     /// The protection byte of READ CAPACITY.
     pub protection: u8,
-    /// So many unit attentions come first after a reset.
+    /// Number of unit attentions after a reset.
     pub attentions: u32,
-    /// This many commands find the disk becoming ready, after those.
+    /// After those, the disk is becoming ready for this many commands.
     pub not_ready: u32,
     /// Sense data has descriptor format.
     pub descriptors: bool,
-    /// The disk knows SYNCHRONIZE CACHE.
+    /// The disk supports SYNCHRONIZE CACHE.
     pub flush: bool,
-    /// The disk knows MODE SENSE.
+    /// The disk supports MODE SENSE.
     pub mode_sense: bool,
 }
 
@@ -140,42 +141,42 @@ impl Default for ScsiPlan {
     }
 }
 
-/// What kind of device, and its faults.
+/// The device and its faults.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What it hangs on.
+    /// The device's bus.
     pub front: Front,
-    /// A SCSI host; else a block device.
+    /// A SCSI host; `None`: a block device.
     pub scsi: Option<ScsiPlan>,
     /// Size of the queue.
     pub queue_size: u16,
     /// Bytes between notification registers.
     pub notify_multiplier: u32,
-    /// Which notification register.
+    /// Index of the notification register.
     pub notify_off: u16,
-    /// Most bytes in a segment, if limited.
+    /// Maximum number of bytes per segment, if limited.
     pub size_max: Option<u32>,
-    /// Most segments. A block device that does not tell takes one; a SCSI host that is not given a number, 126.
+    /// Maximum number of segments. `None`: one for a block device, 126 for a SCSI host.
     pub seg_max: Option<u32>,
-    /// Block size, if told.
+    /// Block size, if reported.
     pub blk_size: Option<u32>,
-    /// Whether there is a cache to flush. What is not flushed is lost at reset.
+    /// Whether there is a cache to flush. Data not flushed is lost at a reset.
     pub flush: bool,
-    /// Other features that are offered and have to be accepted.
+    /// Other features that are offered and must be accepted.
     pub required_features: u64,
-    /// Looks at the clock until a request completes: the shortest, and how many more there may be.
+    /// Reads of the clock until a request completes: the minimum, and the maximum on top of it.
     pub delay: (u32, u32),
     /// Whether requests complete in any order.
     pub shuffle: bool,
-    /// What it reports as the length that it wrote.
+    /// The length that it reports.
     pub counts: Counts,
-    /// The device asks not to be notified, and looks for itself.
+    /// The device suppresses notifications, and polls.
     pub no_notify: bool,
-    /// Looks at the clock until a reset is done.
+    /// Reads of the clock until a reset is complete.
     pub reset_ticks: u32,
-    /// What goes wrong.
+    /// The faults.
     pub faults: Vec<Fault>,
-    /// What goes wrong with disks of any kind.
+    /// The faults of disks of any kind.
     pub troubles: Vec<Trouble>,
     /// For delays and order.
     pub seed: u64,
@@ -207,17 +208,17 @@ impl Default for Plan {
 }
 
 impl Plan {
-    /// A device without special traits except for one fault.
+    /// An ordinary device with one fault.
     pub fn with(fault: Fault) -> Plan {
         Plan { faults: vec![fault], ..Plan::default() }
     }
 
-    /// A device without special traits except for one trouble.
+    /// An ordinary device with one trouble.
     pub fn troubled(trouble: Trouble) -> Plan {
         Plan { troubles: vec![trouble], ..Plan::default() }
     }
 
-    /// A SCSI host without special traits.
+    /// An ordinary SCSI host.
     pub fn scsi() -> Plan {
         Plan { front: Front::Pci(0x1048), scsi: Some(ScsiPlan::default()), ..Plan::default() }
     }

@@ -1,4 +1,4 @@
-//! What commands to a virtio SCSI host mean.
+//! Commands to a virtio SCSI host.
 
 use super::super::Trouble;
 use super::super::chassis::Chassis;
@@ -14,7 +14,7 @@ struct End {
     status: u8,
     residual: u32,
     sense: Vec<u8>,
-    /// Bytes that went to memory.
+    /// Bytes written to memory.
     written: u32,
 }
 
@@ -70,13 +70,13 @@ fn header(chassis: &mut Chassis, pieces: &[Piece]) -> Option<[u8; HEADER as usiz
     Some(header)
 }
 
-/// Whether a request moves data of the disk, or flushes it.
+/// Whether a request is a data transfer or a flush.
 pub(super) fn counts(device: &Virtio, chassis: &mut Chassis, head: u16) -> bool {
     let pieces = device.chain(chassis, head).unwrap_or_default();
     header(chassis, &pieces).is_some_and(|header| matches!(header[19], 0x88 | 0x8a | 0x35 | 0x91))
 }
 
-/// Does what a command says; `None` if it says nothing that can be understood.
+/// Executes a command; `None` if it is malformed.
 pub(super) fn carry_out(
     device: &mut Virtio,
     host: &ScsiPlan,
@@ -174,11 +174,11 @@ fn command(
     if let Some(end) = fails {
         return end;
     }
-    // What is answered whatever the unit has to say.
+    // Commands that are answered whatever the state of the unit.
     match cdb[0] {
         0x12 => {
             let mut answer = [0; 36];
-            // No unit there: qualifier 3, type 31.
+            // No unit: qualifier 3, type 31.
             answer[0] = unit.map_or(0x7f, |unit| unit.2);
             answer[4] = 31;
             return give(chassis, &answer, asked(3, 2));
@@ -283,7 +283,7 @@ fn counted(
         chassis.violation(format!("a transfer of {bytes} bytes at block {first} with {total} of room"));
         return End::sense(sense_form, 5, (0x21, 0));
     }
-    // 0 is what a host says that does not limit them.
+    // 0 means no limit.
     if host.max_sectors != 0 && bytes > (u64::from(host.max_sectors) * 512).max(4096) {
         chassis.violation("a transfer of more than max_sectors");
     }

@@ -1,4 +1,4 @@
-//! The device's state, and the pieces of memory that a request names.
+//! The device's state, and the pieces of a request.
 
 use super::plan::{Fault, Plan};
 use crate::fake::chassis::Chassis;
@@ -17,7 +17,7 @@ pub(super) struct QueueState {
 }
 
 pub(super) struct Pending {
-    /// Its number, if it counts: see [`Trouble`].
+    /// Its index, if it counts: see [`Trouble`].
     pub(super) number: Option<u32>,
     pub(super) head: u16,
     pub(super) ticks: u32,
@@ -26,13 +26,13 @@ pub(super) struct Pending {
 /// A piece of a request: address, length, whether the device writes it.
 pub(super) type Piece = (u64, u32, bool);
 
-/// What a request did.
+/// Result of a request.
 pub(super) struct Done {
-    /// Bytes that were written to memory, as they are reported.
+    /// Bytes written to memory, as reported.
     pub(super) length: u32,
-    /// Those of them that are data.
+    /// The part of them that is data.
     pub(super) data: u32,
-    /// Bytes of memory that could be written.
+    /// Bytes of writable memory.
     pub(super) room: u32,
 }
 
@@ -56,10 +56,10 @@ pub struct Virtio {
     pub(super) scsi: ScsiState,
 }
 
-/// What has happened since the last reset.
+/// Events since the last reset.
 #[derive(Default)]
 pub(super) struct ScsiState {
-    /// Unit attentions that were told.
+    /// Unit attentions reported.
     pub(super) told: u32,
     /// Commands that found the disk becoming ready.
     pub(super) waited: u32,
@@ -101,7 +101,8 @@ pub(super) fn read16(chassis: &mut Chassis, bus: u64) -> Option<u16> {
     Some(u16::from_le_bytes(bytes))
 }
 
-/// Moves data between the disk, from a byte on, and pieces of memory; at most `most` bytes. Tells how many.
+/// Moves data between the disk, from a byte offset on, and pieces of memory; at most `most` bytes. Returns
+/// the number of bytes.
 pub(super) fn transfer(
     chassis: &mut Chassis,
     start: u64,
