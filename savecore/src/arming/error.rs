@@ -4,25 +4,25 @@ use std::io;
 
 use crate::Error;
 
-/// Why a kernel cannot be armed, or its module cannot be asked.
+/// Why a kernel cannot be armed, or its module cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ArmError {
     /// The running kernel does not have the module.
     #[error("{help}")]
     NotLoaded {
-        /// What is missing, and what to do about it.
+        /// What is missing, and how to get it.
         help: String,
     },
-    /// Another savecore arms.
+    /// Another savecore is arming.
     #[error("another savecore is arming the kernel and does not finish; `savecore armed` shows the state")]
     Busy,
-    /// What the configuration says of targets makes no sense.
+    /// The targets in the configuration are malformed.
     #[error("the targets in the configuration cannot be understood: correct it, or name a TARGET")]
     Configuration,
     /// A file of the kernel cannot be read.
     #[error("cannot read {path}: {error}")]
     Read {
-        /// Which.
+        /// Its path.
         path: String,
         /// Why.
         error: io::Error,
@@ -30,20 +30,20 @@ pub enum ArmError {
     /// A file of the kernel cannot be written.
     #[error("cannot write {path}: {error}")]
     Write {
-        /// Which.
+        /// Its path.
         path: String,
         /// Why.
         error: io::Error,
     },
-    /// The module says something of itself that is not known here.
+    /// The module reports a state unknown to this savecore.
     #[error("{path} says {found:?}: use the savecore that belongs to the module")]
     Unknown {
-        /// Which file.
+        /// The file.
         path: String,
-        /// What it says.
+        /// Its contents.
         found: String,
     },
-    /// The crash kernel cannot be made to wait.
+    /// The crash kernel's parameter cannot be set.
     #[error(
         "a crash kernel is loaded and would run first, so diskdump would never run, and this order cannot be changed: {error}; boot with crash_kexec_post_notifiers, or unload it"
     )]
@@ -51,64 +51,64 @@ pub enum ArmError {
         /// Why.
         error: io::Error,
     },
-    /// It cannot be said which devices there are.
+    /// The devices cannot be listed.
     #[error("cannot list the system's disks: {0}")]
     Devices(io::Error),
-    /// No target was named, and none was found.
+    /// No target was named or found.
     #[error(
         "no dump partition was found to arm{}: name a TARGET, or make one with `savecore format`",
         in_parentheses(.left_out)
     )]
     NothingFound {
-        /// What was found, and cannot be used; empty if there is none.
+        /// Unusable targets that were found; empty if there are none.
         left_out: String,
     },
-    /// No partition has the identity that was named.
+    /// No partition has the given identity.
     #[error("{name}: no such partition; `savecore list` shows dump partitions, and `blkid` shows all")]
     NoSuch {
-        /// What was named.
+        /// The given name.
         name: String,
     },
-    /// Several partitions have the identity that was named.
+    /// Several partitions have the given identity.
     #[error("{name}: there are several, {found}: name the device")]
     Several {
-        /// What was named.
+        /// The given name.
         name: String,
         /// Their devices.
         found: String,
     },
-    /// It is no device of the running kernel.
+    /// It is not a device of the running kernel.
     #[error(
         "{target} is not a block device of the running kernel, which can dump to nothing else; if the kernel does not show a disk's partitions, `partprobe` makes it look again"
     )]
     NoDevice {
-        /// Which.
+        /// The target.
         target: String,
     },
-    /// A dump must not go through what is under a crashed kernel's care.
+    /// The target depends on a layer that does not work in a crashed kernel.
     #[error(
         "{target} is made of other devices by the kernel (LVM, RAID, dm-crypt, loop), and a crashed kernel cannot write there: use a plain partition of a disk"
     )]
     Made {
-        /// Which.
+        /// The target.
         target: String,
     },
-    /// Something is made of the target.
+    /// Another device is built on the target.
     #[error("{target} is part of another device (LVM, RAID, dm-crypt): use a separate partition")]
     Held {
-        /// Which.
+        /// The target.
         target: String,
     },
     /// A target was named twice.
     #[error("{target} was named twice: name each target once")]
     NamedTwice {
-        /// Which.
+        /// The target.
         target: String,
     },
     /// The target cannot be used.
     #[error("{target}: {why}")]
     Unfit {
-        /// Which.
+        /// The target.
         target: String,
         /// Why.
         why: String,
@@ -116,13 +116,13 @@ pub enum ArmError {
     /// The target cannot be opened, is in use, or the like.
     #[error(transparent)]
     Target(#[from] Error),
-    /// More targets were named than a kernel takes.
+    /// More targets were named than the module accepts.
     #[error("{target}: a kernel can be armed on at most {most} targets", most = super::limits::MAX_TARGETS)]
     TooMany {
-        /// The one that is too many.
+        /// The first one too many.
         target: String,
     },
-    /// Of several targets that were named, some cannot be used.
+    /// Some of the named targets cannot be used.
     #[error("{left} of the targets can be used: {why}")]
     NotAll {
         /// "none", or "not all".
@@ -133,7 +133,7 @@ pub enum ArmError {
     /// The module refused.
     #[error("the kernel refused to arm {targets}: {why}{}{}", still(.kept), no_longer(.lost))]
     Refused {
-        /// On which targets.
+        /// The targets.
         targets: String,
         /// The module's reason.
         why: String,

@@ -1,4 +1,4 @@
-//! Whether the running kernel would dump to a device, as its module says.
+//! Whether the running kernel would dump to a device, according to its module.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
@@ -9,35 +9,35 @@ use uuid::Uuid;
 use super::{ArmError, Module, State, Status, System};
 use crate::source::node_at;
 
-/// What the running kernel has to do with a device.
+/// The running kernel's relation to a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KernelOn {
     /// It is armed on it.
     Armed,
-    /// It was armed on it before the label that is there now was written: it would refuse to dump there.
+    /// It was armed on it before the current label was written: it would refuse to dump there.
     OtherLabel,
-    /// It has the module, and is not armed on this device.
+    /// It has the module, but is not armed on this device.
     NotArmed,
     /// It does not have the module.
     NoModule,
-    /// It makes the device of others (LVM, RAID, dm-crypt, loop): no crashed kernel can write there.
+    /// The device belongs to a layer (LVM, RAID, dm-crypt, loop) that a crashed kernel cannot write to.
     Cannot,
 }
 
-/// What the running kernel is armed on.
+/// The targets that the running kernel is armed on.
 #[derive(Clone, Debug)]
 pub struct Held {
     system: System,
-    /// Its devices, each with the uuid of the label that it was armed for; `None` without the module.
+    /// The devices, each with the uuid of the label that it was armed with; `None` without the module.
     targets: Option<Vec<(String, Option<Uuid>)>>,
 }
 
 impl Held {
-    /// Asks the module, if there is one.
+    /// Reads the module's status, if it is loaded.
     ///
     /// # Errors
-    /// If it cannot be read, or says what is not known here.
+    /// If it cannot be read, or reports something unknown.
     pub fn of(system: &System) -> Result<Held, ArmError> {
         let targets = match Module::of(system) {
             Err(ArmError::NotLoaded { .. }) => None,
@@ -50,8 +50,8 @@ impl Held {
         Ok(Held { system: system.clone(), targets })
     }
 
-    /// What the kernel has to do with the dump partition at this path, or in this partition of the disk there, whose label has
-    /// this uuid. `None` if that is no device of the running kernel, but an image.
+    /// The kernel's relation to the dump partition at this path, or to this partition of the disk there,
+    /// whose label has this uuid. `None` if it is an image, not a device of the running kernel.
     pub fn on(&self, path: &Path, partition: Option<&str>, uuid: Uuid) -> Option<KernelOn> {
         let node = node_at(&self.system.roots, path, partition).ok().flatten();
         let is_device = || fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device());
@@ -73,7 +73,7 @@ impl Held {
 }
 
 impl Status {
-    /// The targets, each with the uuid of its label as far as the module says it.
+    /// The targets, each with its label's uuid if the module reports it.
     pub fn targets(&self) -> Vec<(String, Option<Uuid>)> {
         let mut targets: Vec<(String, Option<Uuid>)> = Vec::new();
         for (key, value) in &self.0 {

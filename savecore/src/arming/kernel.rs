@@ -1,5 +1,5 @@
-//! What the running kernel has apart from the module: a crash kernel, a serial console, notes for registers, and what it does
-//! when it panics.
+//! The running kernel's state outside the module: crash kernel, serial console, crash notes, and behaviour on
+//! panic.
 
 use std::path::PathBuf;
 
@@ -9,47 +9,47 @@ use super::system::System;
 use crate::source::{read_text, write_text};
 use crate::text::harmless_line;
 
-/// The driver of a management controller's watchdog, and whether somebody uses it.
+/// The driver of a management controller's watchdog (IPMI).
 const IPMI_WATCHDOG: &str = "ipmi_watchdog";
 
-/// The kernel's parameter that makes a crash kernel wait until panic notifiers ran.
+/// The kernel parameter that delays a crash kernel until the panic notifiers have run.
 const POST_NOTIFIERS: &str = "module/kernel/parameters/crash_kexec_post_notifiers";
 
-/// Of pvpanic's events, that of a panic (QEMU, docs/specs/pvpanic.rst).
+/// pvpanic's event for a panic (QEMU, docs/specs/pvpanic.rst).
 const PVPANIC_PANICKED: u32 = 1;
 
-/// A kernel has no more CPUs (NR_CPUS_RANGE_END of x86).
+/// Maximum number of CPUs (NR_CPUS_RANGE_END of x86).
 const MAX_CPUS: usize = 8192;
 
 /// Whether a crash kernel is loaded, and when it would run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kdump {
-    /// There is none.
+    /// No crash kernel is loaded.
     Absent,
-    /// At once: nothing else runs.
+    /// At once, before anything else.
     First,
-    /// When the dump failed.
+    /// Only if the dump fails.
     Behind,
 }
 
-/// What the kernel does when it panics; `None` where it does not say.
+/// The kernel's behaviour on panic; `None` if unknown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Panic {
     /// Whether an oops is a panic.
     pub on_oops: Option<bool>,
-    /// Seconds until it reboots after a panic; 0: never; less: at once.
+    /// Seconds until it reboots after a panic; 0: never; negative: at once.
     pub reboots_after: Option<i64>,
     /// When kdump would run.
     pub kdump: Kdump,
 }
 
-/// A hardware watchdog that somebody has started. During a dump nobody serves it.
+/// A hardware watchdog that is running. During a dump, userspace no longer feeds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Watchdog {
     /// Its name in sysfs.
     pub name: String,
-    /// What it is; may be empty.
+    /// Its identity; may be empty.
     pub identity: String,
     /// Seconds after which it resets the machine.
     pub seconds: u64,
@@ -60,9 +60,9 @@ pub struct Watchdog {
 pub(super) enum Console {
     /// There is none.
     None,
-    /// A 16550 behind this I/O port.
+    /// A 16550 at this I/O port.
     Port(u16),
-    /// One that is reached otherwise.
+    /// One with another kind of access.
     Other(String),
 }
 
@@ -74,7 +74,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The one that shows itself there.
+    /// The kernel that these roots show.
     pub fn of(system: &System) -> Kernel {
         Kernel { sys: system.roots.sys.clone(), proc: system.proc.clone() }
     }
@@ -90,12 +90,12 @@ impl Kernel {
         }
     }
 
-    /// Whether a crash kernel, should there be one, would wait.
+    /// Whether a crash kernel, if loaded, would wait for the dump.
     pub fn waits(&self) -> bool {
         self.sysfs(POST_NOTIFIERS).is_some_and(|text| text == "Y")
     }
 
-    /// Makes the crash kernel run after the dump, or first again.
+    /// Makes the crash kernel run after the dump (`behind`), or first again.
     ///
     /// # Errors
     /// [`ArmError::KdumpFirst`].
@@ -104,7 +104,7 @@ impl Kernel {
         written.map_err(|error| ArmError::KdumpFirst { error })
     }
 
-    /// What it does when it panics.
+    /// The kernel's behaviour on panic.
     pub fn panic(&self) -> Panic {
         let sysctl = |name: &str| {
             let text = read_text(&self.proc.join("sys/kernel").join(name)).ok()?;
@@ -117,7 +117,7 @@ impl Kernel {
         }
     }
 
-    /// The hardware watchdogs that run (Documentation/ABI/testing/sysfs-class-watchdog).
+    /// The running hardware watchdogs (Documentation/ABI/testing/sysfs-class-watchdog).
     pub fn watchdogs(&self) -> Vec<Watchdog> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(self.sys.join("class/watchdog")).into_iter().flatten().flatten() {
@@ -134,8 +134,9 @@ impl Kernel {
         found
     }
 
-    /// The watchdog of a management controller, which is a plain device and in no class (Linux, drivers/char/ipmi/ipmi_watchdog.c). It
-    /// runs if its device is open, or was told to when its driver was loaded.
+    /// The watchdog of a management controller, which is a plain device outside the watchdog class (Linux,
+    /// drivers/char/ipmi/ipmi_watchdog.c). It runs if its device is open, or if a module parameter started
+    /// it.
     fn ipmi_watchdog(&self) -> Option<Watchdog> {
         let file = |file: &str| self.sysfs(&format!("module/{IPMI_WATCHDOG}/{file}"));
         let is_open = file("refcnt").is_some_and(|count| count.parse::<u64>().is_ok_and(|count| count > 0));
@@ -148,8 +149,9 @@ impl Kernel {
         Some(Watchdog { name: IPMI_WATCHDOG.to_owned(), identity: String::new(), seconds })
     }
 
-    /// Whether the kernel tells its host of a panic, by pvpanic (Linux, Documentation/ABI/testing/sysfs-bus-pci-devices-pvpanic): a
-    /// device of it, with the event of a panic among those that are told.
+    /// Whether the kernel reports a panic to its host by pvpanic (Linux,
+    /// Documentation/ABI/testing/sysfs-bus-pci-devices-pvpanic): a pvpanic device with the panic event
+    /// enabled.
     pub fn tells_host(&self) -> bool {
         ["platform/drivers/pvpanic-mmio", "pci/drivers/pvpanic-pci"].iter().any(|driver| {
             let folder = self.sys.join("bus").join(driver);
@@ -162,8 +164,9 @@ impl Kernel {
         })
     }
 
-    /// Where the kernel keeps the registers of CPUs that it stops itself: a physical address for each, in the order of their
-    /// numbers, 0 for a number that no CPU has. Empty where it does not say (Documentation/ABI/testing/sysfs-devices-system-cpu).
+    /// Physical addresses of the kernel's own crash notes, the registers of CPUs that it stops itself: in the
+    /// order of CPU numbers, 0 for an unused number. Empty if unknown
+    /// (Documentation/ABI/testing/sysfs-devices-system-cpu).
     pub(super) fn crash_notes(&self) -> Vec<u64> {
         let mut notes = Vec::new();
         let entries = std::fs::read_dir(self.sys.join("devices/system/cpu")).into_iter().flatten().flatten();
@@ -181,7 +184,7 @@ impl Kernel {
         notes
     }
 
-    /// The serial port of the console, of several the one that the kernel prefers: it names that last.
+    /// The serial port of the console; of several, the kernel's preferred one, which it lists last.
     pub(super) fn console(&self) -> Console {
         let active = self.sysfs("class/tty/console/active").unwrap_or_default();
         let number = |name: &&str| {
@@ -193,7 +196,7 @@ impl Kernel {
             let digits = text.strip_prefix("0x").or(text.strip_prefix("0X"));
             digits.map_or(text.parse().ok(), |digits| u64::from_str_radix(digits, 16).ok())
         };
-        // Kinds of access are numbered from 0, I/O ports, on (UPIO_PORT in include/linux/serial_core.h).
+        // Access kinds are numbered from 0, which is I/O ports (UPIO_PORT in include/linux/serial_core.h).
         let port =
             value("port").and_then(|port| u16::try_from(port).ok()).filter(|port| PORTS.contains(port));
         match (value("io_type"), port) {

@@ -1,5 +1,5 @@
-//! What became of the last dump. The module finds that out of a dump that waits on a target; of one that was saved and is gone
-//! from there, it is told.
+//! The result of the last dump. The module itself knows about a dump that waits on a target; savecore reports
+//! one that was saved and is no longer there.
 
 use std::fs::{self, File, Metadata};
 use std::io::Read;
@@ -13,7 +13,7 @@ use super::{Module, System};
 use crate::store;
 use crate::text::harmless_line;
 
-/// What `info.json` of a saved crash says, as far as it matters here.
+/// The relevant part of a saved crash's `info.json`.
 #[derive(Deserialize)]
 struct Info {
     status: String,
@@ -23,22 +23,22 @@ struct Info {
     wall_clock: u64,
 }
 
-/// Tells the module which crash was saved last in this store; to be called if no dump waits on what it is armed on, for that one is
-/// newer. For who looks into sysfs; what goes wrong here is no reason to complain about a kernel that is armed.
+/// Reports the crash saved last in this store to the module. Call it only if no dump waits on the armed
+/// targets, since a waiting dump is newer. This is only for display in sysfs, so errors are ignored.
 pub fn tell_last(system: &System, store: &str) {
     if let (Ok(module), Some(text)) = (Module::of(system), saved_last(store)) {
         let _ = module.tell_last(&text);
     }
 }
 
-/// What became of the crash that was saved last in a directory, in the module's words.
+/// The result of the crash saved last in a directory, in the module's format.
 fn saved_last(store: &str) -> Option<String> {
     let store = Path::new(store);
     let name = fs::read_link(store.join(store::LATEST)).ok()?;
-    // The store links to a folder of its own; what others have put there is not followed.
+    // The store links to one of its own folders; do not follow links that others put there.
     name.file_name().filter(|only| *only == name)?;
     let folder = store.join(name);
-    // Opening a FIFO would wait for ever without NONBLOCK.
+    // Without NONBLOCK, opening a FIFO would block for ever.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file =
         File::options().read(true).custom_flags(flags.bits() as i32).open(folder.join(store::INFO)).ok()?;
@@ -82,7 +82,7 @@ mod tests {
         fs::write(&info, "{}").unwrap();
         assert_eq!(saved_last(&name), None);
 
-        // What others may have put there is not waited for, and not followed.
+        // Files that others may have put there are neither waited for nor followed.
         fs::remove_file(&info).unwrap();
         rustix::fs::mknodat(CWD, &info, FileType::Fifo, Mode::RUSR, 0).unwrap();
         assert_eq!(saved_last(&name), None);

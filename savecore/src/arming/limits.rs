@@ -1,10 +1,10 @@
-//! What the module takes at most.
+//! The module's limits.
 
-/// The module takes no more bytes of words: a file of sysfs is written by the page, and ends with a zero.
+/// Maximum bytes of parameters: a sysfs file is written as one page, which ends with a zero.
 pub const MAX_WORDS: usize = 4095;
 
-/// The module takes no more targets.
+/// Maximum number of targets.
 pub const MAX_TARGETS: usize = 4;
 
-/// The module takes no more CPUs' notes.
+/// Maximum number of crash notes.
 pub(super) const MAX_NOTES: usize = 256;

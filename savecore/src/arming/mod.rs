@@ -1,11 +1,13 @@
-//! Arming a Linux: its diskdump module is told where to dump to, and how.
+//! Arms a Linux: tells its diskdump module where to dump to, and how.
 //!
-//! 1. [`plan`]: what is named becomes devices as the kernel calls them, and whatever would be refused is refused here, with the
-//!    reason. What only userspace can find out comes along: where the registers of stopped CPUs are kept, and which serial port is
-//!    the console.
-//! 2. [`arm`]: with a crash kernel loaded, that one is made to wait after the dump; then the module gets its parameters.
-//! 3. [`tell_last`]: it is told what became of the last dump.
-//! 4. [`Module`]: what it says of itself, and how it is disarmed; [`Held`]: what that means for a dump partition.
+//! 1. [`plan`]: resolves names to the kernel's devices, and refuses whatever the module would refuse, with
+//!    the reason. Adds the facts that only userspace knows: the addresses of the crash notes, and the serial
+//!    port of the console.
+//! 2. [`arm`]: if a crash kernel is loaded, makes it wait for the dump; then passes the module its
+//!    parameters.
+//! 3. [`tell_last`]: reports the result of the last dump to the module.
+//! 4. [`Module`]: the module's status, and disarming; [`Held`]: the meaning of the status for a dump
+//!    partition.
 
 mod error;
 mod held;
@@ -31,21 +33,23 @@ pub use plan::{LEFT_ALONE, Plan, Planned, named, plan};
 pub use system::System;
 pub use told::{ArmedNow, Told, ToldTarget};
 
-/// What arming came to.
+/// The result of arming.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Armed {
-    /// What the module says of itself now.
+    /// The module's status afterwards.
     pub status: Status,
-    /// Whether the crash kernel, which went first, was put after the dump.
+    /// Whether a crash kernel that would have run first was put after the dump.
     pub kdump_put_behind: bool,
 }
 
-/// Arms the kernel as planned. Targets that the module refuses are left out of the plan, as long as there is another one. If none is
-/// left, the module stays armed as it was, if it can. With a crash kernel loaded that would go first, and `crash_kexec_post_notifiers` among the options,
-/// that parameter of the kernel is set before, and taken back if the module refuses.
+/// Arms the kernel as planned. Drops targets that the module refuses from the plan, as long as another one is
+/// left. If none is left, the module stays armed as it was, if possible. If a loaded crash kernel would run
+/// first, and the options include `crash_kexec_post_notifiers`, sets that kernel parameter before arming, and
+/// resets it if the module refuses.
 ///
 /// # Errors
-/// [`ArmError::Refused`] with the module's own reason; if the module is not there, or the kernel's parameter cannot be set.
+/// [`ArmError::Refused`] with the module's own reason; or if the module is not loaded, or the kernel
+/// parameter cannot be set.
 pub fn arm(system: &System, plan: &mut Plan, options: &Options) -> Result<Armed, ArmError> {
     let module = Module::of(system)?;
     let held = module.held().unwrap_or_default();
@@ -66,14 +70,14 @@ pub fn arm(system: &System, plan: &mut Plan, options: &Options) -> Result<Armed,
             continue;
         }
         if put_behind {
-            // Why the module refused is what matters.
+            // The module's reason is the one that matters.
             let _ = kernel.put_kdump_behind(false);
         }
-        // It goes back to what it had, if it can.
+        // The module restores its earlier state if possible.
         let is_armed = module.state().is_ok_and(|state| state == State::Armed);
         let (kept, lost) = if is_armed { (held, Vec::new()) } else { (Vec::new(), held) };
         let targets = plan.names().join(", ");
-        // It begins with the target that it is about, of which there is often one only.
+        // The reason starts with the target that it is about, often the only one.
         let why = why.strip_prefix(&format!("{targets}: ")).unwrap_or(&why).to_owned();
         return Err(ArmError::Refused { targets, why, kept, lost });
     }

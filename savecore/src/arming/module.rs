@@ -1,4 +1,4 @@
-//! What the kernel's diskdump module shows in sysfs, and takes there.
+//! The sysfs interface of the kernel's diskdump module.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -20,15 +20,15 @@ use crate::text::harmless_line;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It would not.
+    /// No.
     Disarmed,
-    /// It would.
+    /// Yes.
     Armed,
-    /// It would not, since the last arming was refused, or the one that memory or a CPU that came or went made necessary.
+    /// No: the last arming was refused, or rearming failed after memory or a CPU was added or removed.
     Refused,
 }
 
-/// What the module says of itself: names and values, in its order. A name may come more than once.
+/// The module's status: names and values, in its order. A name may occur more than once.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Status(pub Vec<(String, String)>);
 
@@ -43,19 +43,19 @@ impl Status {
         self.0.iter().filter(move |(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
-    /// The first value of a name, if there is one and it says something.
+    /// The first value of a name, unless it is missing or empty.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.all(key).next().filter(|value| !value.is_empty())
     }
 
-    /// The level that is dumped, that was asked for, and why they are not the same, if they are not.
+    /// The effective level, the requested level, and the reason, if they differ.
     pub fn lowered(&self) -> Option<(&str, &str, &str)> {
         let (level, asked) = (self.get("level")?, self.get("level_asked")?);
         (level != asked).then(|| (level, asked, self.get("level_note").unwrap_or("it does not say why")))
     }
 }
 
-/// A name that comes more than once has a list.
+/// A name that occurs more than once becomes a list.
 impl serde::Serialize for Status {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde_json::Value;
@@ -77,7 +77,7 @@ pub struct Module {
 }
 
 impl Module {
-    /// Finds it.
+    /// Finds the module.
     ///
     /// # Errors
     /// [`ArmError::NotLoaded`].
@@ -92,7 +92,7 @@ impl Module {
     /// Whether it is armed.
     ///
     /// # Errors
-    /// If it cannot be read, or says what is not known here.
+    /// If it cannot be read, or reports something unknown.
     pub fn state(&self) -> Result<State, ArmError> {
         match self.read("state")?.trim() {
             "disarmed" => Ok(State::Disarmed),
@@ -102,7 +102,7 @@ impl Module {
         }
     }
 
-    /// Why the last arming was refused, in one line; empty if it was not.
+    /// Why the last arming was refused, in one line; empty if it was not refused.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -110,7 +110,7 @@ impl Module {
         Ok(harmless_line(self.read("reason")?.trim()))
     }
 
-    /// All else.
+    /// The rest of its status.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -118,41 +118,41 @@ impl Module {
         self.read("status").map(|text| Status::parse(&text))
     }
 
-    /// What became of the last dump: `result`, `why`, `time` in seconds since 1970, and `place`. Nothing if there was none, or
-    /// the module is an older one.
+    /// The result of the last dump: `result`, `why`, `time` in seconds since 1970, and `place`. Empty if
+    /// there was none, or with an older module.
     pub fn last(&self) -> Status {
         let last = self.read("last").map(|text| Status::parse(&text)).unwrap_or_default();
         if last.get("result") == Some("none") { Status::default() } else { last }
     }
 
-    /// Tells it what became of the last dump, in such lines.
+    /// Reports the result of the last dump to the module, in lines of that format.
     ///
     /// # Errors
-    /// If it does not take that.
+    /// If the module rejects it.
     pub fn tell_last(&self, text: &str) -> Result<(), ArmError> {
         self.write("last", text)
     }
 
-    /// Keeps other savecores from arming meanwhile: what one has found to be armed is still so when it tells the module.
+    /// Locks out other savecores that arm, so the state does not change between reading and arming.
     ///
     /// # Errors
-    /// [`ArmError::Busy`] if another one takes longer than it should.
+    /// [`ArmError::Busy`] if another one holds the lock for too long.
     pub fn lock(&self) -> Result<Lock, ArmError> {
-        // Nobody but root may open it, and so nobody else keep it locked. What keeps it from being opened is reported when it is written.
+        // Only root can open it, so only root can lock it. A failure to open is reported by the later write.
         let Ok(file) = OpenOptions::new().write(true).open(self.folder.join("arm")) else {
             return Ok(Lock(None));
         };
         for _ in 0..LOCK_TRIES {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) => sleep(LOCK_PAUSE),
-                // A file system that knows no locks is none of a kernel's.
+                // Kernel file systems support locks; without them, continue without a lock.
                 _ => return Ok(Lock(Some(file))),
             }
         }
         Err(ArmError::Busy)
     }
 
-    /// Tells it how to arm.
+    /// Arms the module with these parameters.
     ///
     /// # Errors
     /// [`ArmError::Write`] if it refuses.
@@ -160,7 +160,7 @@ impl Module {
         self.write("arm", &format!("{words}\n"))
     }
 
-    /// Disarms it; its devices can be used by others then.
+    /// Disarms the module, which releases its devices.
     ///
     /// # Errors
     /// [`ArmError::Write`] if it refuses.
@@ -168,14 +168,14 @@ impl Module {
         self.write("disarm", "1\n")
     }
 
-    /// Whether it is armed on these devices, in this order, and they are still the ones that it has claimed: a disk that went and
-    /// came again is another one.
+    /// Whether it is armed on these devices, in this order, and still holds them: a disk that was removed and
+    /// came back is a different one.
     pub fn is_armed_on(&self, system: &System, devices: &[&str]) -> bool {
         let held = self.held().unwrap_or_default();
         held == devices && held.iter().all(|device| is_claimed(system, device))
     }
 
-    /// The devices that it holds for itself, as the kernel names them.
+    /// The devices that it has claimed, by the kernel's names.
     ///
     /// # Errors
     /// As [`Module::state`] and [`Module::status`].
@@ -201,7 +201,8 @@ impl Module {
 }
 
 impl System {
-    /// What tells this machine's partitions from those of others: what the module is armed on was named by somebody who may.
+    /// The rule that distinguishes this machine's partitions: someone with the right to do so named the armed
+    /// ones.
     pub fn owner(&self) -> Owner {
         let mut owner = Owner::of(&self.root);
         let held = Module::of(self).and_then(|module| module.held()).unwrap_or_default();
@@ -210,15 +211,15 @@ impl System {
     }
 }
 
-/// How often and how long another savecore that arms is waited for.
+/// Number of attempts to get the lock of another savecore, and the pause between them.
 const LOCK_TRIES: u32 = 300;
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
-/// Only one savecore arms at a time, as long as this lives.
+/// Only one savecore arms while this value exists.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "it is held, not read")] Option<File>);
 
-/// Whether somebody has claimed a device, as the module does with those it is armed on.
+/// Whether a device is claimed, as by the module for its targets.
 fn is_claimed(system: &System, device: &str) -> bool {
     let path = system.roots.dev.join(device.trim_start_matches("/dev/"));
     let is_device = fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_block_device());

@@ -1,4 +1,4 @@
-//! How to dump, as `[arm]` of the configuration says; and as words for the module.
+//! How to dump: `[arm]` in the configuration, and as parameters of the module.
 
 use std::ops::RangeInclusive;
 
@@ -7,40 +7,40 @@ use serde::Deserialize;
 
 use crate::corefile::Level;
 
-/// `[arm]` of `/etc/savecore.toml`. What it does not say, the module decides.
+/// `[arm]` of `/etc/savecore.toml`. The module decides whatever it leaves open.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// Whether the kernel is armed when the machine comes up, before the harvest: always, never, or, if nothing is said, unless
-    /// somebody has disarmed it.
+    /// Whether to arm the kernel at boot, before the harvest: always, never, or, if unset, unless it was
+    /// disarmed by hand.
     pub boot: Option<bool>,
-    /// Partitions, in order: paths, `PARTUUID=…`, `UUID=…` of a label; none: those that are harvested.
+    /// Partitions, in order: paths, `PARTUUID=…`, `UUID=…` of a label; if empty, those that are harvested.
     pub targets: Vec<String>,
-    /// What is left out, as makedumpfile counts, and 32 more.
+    /// The dump level: makedumpfile's bits, and 32.
     #[serde(deserialize_with = "crate::boot::config::level")]
     level: Option<Level>,
-    /// How pages are packed.
+    /// The compression of pages.
     compress: Option<Packing>,
-    /// Seconds that a dump takes at most.
+    /// Maximum seconds per dump.
     budget: Option<Within<1, 86_400>>,
-    /// Milliseconds that one request takes at most.
+    /// Maximum milliseconds per request.
     timeout: Option<Within<1, 600_000>>,
-    /// What of the pattern is checked before it is written over.
+    /// Which part of the pattern to check before overwriting it.
     verify: Option<Verify>,
-    /// CPUs that help.
+    /// Maximum number of helpers.
     helpers: Option<Within<0, 8192>>,
-    /// Whether targets are tried that may fail, when all others did.
+    /// Whether to try risky targets after all others have failed.
     risky: Option<bool>,
-    /// How much of the end of the kernel's log is in the dump's notes.
+    /// How much of the end of the kernel's log to put into the dump's notes.
     #[serde(deserialize_with = "size")]
     log: Option<ByteSize>,
-    /// What comes after a dump.
+    /// The action after a dump.
     then: Option<Then>,
-    /// Whether others hear of the panic between a dump and the reset.
+    /// Whether to call the panic notifiers between a dump and the reset.
     notify: Option<Notify>,
-    /// Where progress is shown.
+    /// Where to show progress.
     pub(super) serial: Serial,
-    /// Whether the kernel's parameter of this name is set if a crash kernel is loaded.
+    /// Whether to set the kernel parameter of this name if a crash kernel is loaded.
     pub crash_kexec_post_notifiers: bool,
 }
 
@@ -66,7 +66,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The words that stand for what was said.
+    /// The parameters for the options that are set.
     pub(super) fn words(&self) -> Vec<String> {
         let yes = |yes| if yes { "yes" } else { "no" }.to_owned();
         let all = [
@@ -84,7 +84,7 @@ impl Options {
         all.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?))).collect()
     }
 
-    /// With another level.
+    /// The same with another level.
     pub fn with_level(self, level: Level) -> Options {
         Options { level: Some(level), ..self }
     }
@@ -105,7 +105,7 @@ impl<const LEAST: i64, const MOST: i64> TryFrom<i64> for Within<LEAST, MOST> {
     }
 }
 
-/// How pages are packed.
+/// The compression of pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Packing {
@@ -122,7 +122,7 @@ impl Packing {
     }
 }
 
-/// What comes after a dump.
+/// The action after a dump.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Then {
@@ -141,7 +141,7 @@ impl Then {
     }
 }
 
-/// Whether others hear of the panic between a dump and the reset.
+/// Whether to call the panic notifiers between a dump and the reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Notify {
@@ -160,7 +160,7 @@ impl Notify {
     }
 }
 
-/// What of the pattern is checked.
+/// Which part of the pattern to check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "String")]
 enum Verify {
@@ -193,10 +193,10 @@ impl TryFrom<String> for Verify {
     }
 }
 
-/// Where a 16550 may have the first of its eight ports: below are those of the mainboard.
+/// Possible first ports of a 16550, which has eight: lower ones are the mainboard's.
 pub(super) const PORTS: RangeInclusive<u16> = 0x100..=0xfff8;
 
-/// Where progress is shown.
+/// Where to show progress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) enum Serial {
@@ -204,7 +204,7 @@ pub(super) enum Serial {
     Console,
     /// Nowhere.
     None,
-    /// On the 16550 behind this I/O port.
+    /// On the 16550 at this I/O port.
     Port(u16),
 }
 
@@ -222,7 +222,7 @@ impl TryFrom<String> for Serial {
     }
 }
 
-/// A size as people write it, such as `64MiB`.
+/// A human-readable size, such as `64MiB`.
 pub(crate) fn byte_size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<ByteSize, D::Error> {
     let text = String::deserialize(from)?;
     text.parse().map_err(|_| serde::de::Error::custom(format!("{text:?} is not a size, such as \"64MiB\"")))

@@ -1,4 +1,5 @@
-//! From what the user names to the parameters that the module takes; what it would refuse is refused here, with the reason.
+//! From the user's names to the module's parameters; refuses whatever the module would refuse, with the
+//! reason.
 
 use std::path::Path;
 
@@ -13,24 +14,24 @@ use super::options::{Options, Serial};
 use super::system::System;
 use crate::ownership::{Owner, Whose};
 
-/// How a line begins that says which partitions nobody named and are not this machine's own.
+/// The start of the line that lists partitions that nobody named and that are not this machine's own.
 pub const LEFT_ALONE: &str = "left alone, because they are not this machine's own";
 
-/// How the kernel is going to be armed.
+/// The plan for arming the kernel.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Plan {
-    /// Where it dumps to, the first one first.
+    /// The targets, in order.
     pub targets: Vec<Planned>,
-    /// What the module is told.
+    /// The module's parameters.
     pub words: String,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
-    /// Targets that were named and cannot be used, each with the reason.
+    /// Named targets that cannot be used, each with the reason.
     pub left_out: Vec<String>,
-    /// Whether the targets were found, and nobody named them.
+    /// Whether the targets were found instead of named.
     #[serde(skip)]
     are_found: bool,
-    /// Whether none may be left out.
+    /// Whether every target must be armed.
     #[serde(skip)]
     is_strict: bool,
 }
@@ -38,16 +39,16 @@ pub struct Plan {
 /// A target.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Planned {
-    /// The device, as the kernel names it.
+    /// The device, by the kernel's name.
     pub device: String,
-    /// What the user named; the device itself if it was found.
+    /// The user's name for it; the device itself if it was found.
     #[serde(skip)]
     pub named: String,
     /// The uuid of its label.
     pub uuid: uuid::Uuid,
-    /// The name in its label; may be empty, and may hold any characters.
+    /// The name in its label; may be empty, and may contain any characters.
     pub name: String,
-    /// Dumps there that nobody has saved.
+    /// Number of unsaved dumps.
     pub waiting: u64,
     /// Whether its label names no machine.
     #[serde(skip)]
@@ -60,7 +61,7 @@ impl Plan {
         self.targets.iter().map(|target| target.device.as_str()).collect()
     }
 
-    /// A line for each target on which dumps wait.
+    /// A line for each target with unsaved dumps.
     pub fn waiting(&self) -> impl Iterator<Item = String> {
         self.targets.iter().filter(|target| target.waiting > 0).map(|Planned { device, waiting, .. }| {
             let dumps = crate::text::count(*waiting, "dump waits", "dumps wait");
@@ -68,10 +69,10 @@ impl Plan {
         })
     }
 
-    /// All targets, or none.
+    /// Requires all targets.
     ///
     /// # Errors
-    /// [`ArmError::NotAll`], if some were left out already.
+    /// [`ArmError::NotAll`], if some were left out.
     pub fn strict(self) -> Result<Plan, ArmError> {
         match self.left_out.as_slice() {
             [] => Ok(Plan { is_strict: true, ..self }),
@@ -79,14 +80,14 @@ impl Plan {
         }
     }
 
-    /// The words without those that hold for this boot alone: for a file in /etc/modprobe.d. The kernel keeps the registers of its
-    /// CPUs elsewhere after each boot.
+    /// The parameters without those that are valid only for this boot: for a file in /etc/modprobe.d. The
+    /// addresses of the crash notes change with each boot.
     pub fn lasting_words(&self) -> String {
         let lasting = |word: &&str| !word.starts_with("notes=");
         self.words.split(' ').filter(lasting).collect::<Vec<_>>().join(" ")
     }
 
-    /// Leaves out the target that this reason of the module's begins with, if another one is left.
+    /// Drops the target at the start of the module's reason, if another one is left.
     pub(super) fn leave_out(&mut self, why: &str, options: &Options, kernel: &Kernel) -> bool {
         if self.is_strict || self.targets.len() < 2 {
             return false;
@@ -95,7 +96,7 @@ impl Plan {
         let mut reasons = self.targets.iter().map(why_of).enumerate();
         let Some((refused, why)) = reasons.find_map(|(index, why)| Some((index, why?))) else { return false };
         let refused = self.targets.remove(refused).device;
-        // What is to be said of the words was said.
+        // Warnings about the parameters were issued before.
         self.words = words(&self.targets, options, kernel, &mut Vec::new());
         if self.are_found {
             self.warnings.push(format!("{refused} is left out, because the kernel refused to arm it: {why}"));
@@ -106,12 +107,12 @@ impl Plan {
     }
 }
 
-/// Looks at all targets. `names` are paths, of disks with the partition that `partition` names; `PARTUUID=…`, and `UUID=…` for the
-/// uuid of a label, or either alone. Without any, all dump partitions of the machine are meant.
+/// Checks all targets. `names` are paths (of disks with the partition that `partition` names), `PARTUUID=…`,
+/// `UUID=…` of a label, or either uuid alone. Without names, all dump partitions of the machine are used.
 ///
 /// # Errors
-/// [`ArmError`], if no target can be used. One that is not there, or would be refused, since it has no label, is mounted or used as
-/// swap, or is made of other devices, is left out if there is another one. A dump that waits there is no obstacle.
+/// [`ArmError`], if no target can be used. A missing or unusable one (no label, mounted, used as swap, or
+/// with other devices built on it) is left out if there is another one. An unsaved dump is not an obstacle.
 pub fn plan(
     system: &System,
     names: &[String],
@@ -126,7 +127,7 @@ pub fn plan(
         }
         names => names.iter().map(|name| (name.clone(), named(system, name, partition))).collect(),
     };
-    // What the module has for itself is not in use by others.
+    // The module's own claims do not count as in use.
     let held = Module::of(system).and_then(|module| module.held()).unwrap_or_default();
     let owner = Owner::of(&system.root);
     let mut targets: Vec<Planned> = Vec::new();
@@ -143,7 +144,7 @@ pub fn plan(
         });
         match planned {
             Ok(planned) => targets.push(Planned { named: name, ..planned }),
-            // It is not about this target.
+            // This is not about a single target.
             Err(error @ ArmError::Devices(_)) => return Err(error),
             Err(error) => unfit.push(error),
         }
@@ -163,7 +164,7 @@ pub fn plan(
     Ok(Plan { targets, words, warnings, left_out, are_found, is_strict: false })
 }
 
-/// All dump partitions of the machine, each once.
+/// All dump partitions of the machine, without duplicates.
 fn found(system: &System, warnings: &mut Vec<String>) -> Result<Vec<Node>, ArmError> {
     let discovery = discover_in(&system.roots).map_err(ArmError::Devices)?;
     let owner = system.owner();
@@ -202,7 +203,7 @@ fn found(system: &System, warnings: &mut Vec<String>) -> Result<Vec<Node>, ArmEr
     Ok(used.into_iter().map(|(_, node)| node).collect())
 }
 
-/// The device that a name means, of those that [`plan`] takes.
+/// Resolves one of the names that [`plan`] accepts to a device.
 ///
 /// # Errors
 /// If there is none, or several.
@@ -230,7 +231,7 @@ pub fn named(system: &System, name: &str, partition: Option<&str>) -> Result<Nod
     node_at(&system.roots, Path::new(name), partition)?.ok_or_else(|| ArmError::NoDevice { target: shown() })
 }
 
-/// What follows a prefix in capital or small letters.
+/// The rest of a name after a prefix, in upper or lower case.
 fn strip<'n>(name: &'n str, prefix: &str) -> Option<&'n str> {
     let (head, rest) = name.split_at_checked(prefix.len())?;
     head.eq_ignore_ascii_case(prefix).then_some(rest)
@@ -248,10 +249,10 @@ fn only(mut nodes: Vec<Node>, name: &str) -> Result<Node, ArmError> {
     }
 }
 
-/// Whether a device can be a target, as far as can be seen before the module looks.
+/// Checks whether a device can be a target, as far as possible without the module.
 fn look(node: &Node, is_held: bool, owner: &Owner, warnings: &mut Vec<String>) -> Result<Planned, ArmError> {
     let target = node.shown.clone();
-    // A space would end the word that the name is in.
+    // A space would end the parameter.
     if target.contains(|character: char| character.is_whitespace() || character.is_control()) {
         return Err(ArmError::Unfit {
             target: target.escape_debug().to_string(),
@@ -264,8 +265,8 @@ fn look(node: &Node, is_held: bool, owner: &Owner, warnings: &mut Vec<String>) -
     if node.is_held {
         return Err(ArmError::Held { target });
     }
-    // Opened as if something were to be written, which fails on what is mounted or otherwise in use; and closed again, for
-    // the module wants it for itself. What it has for itself may be harvested meanwhile.
+    // Opened as for writing, which fails if it is mounted or otherwise in use; then closed, because the
+    // module claims it exclusively. A device claimed by the module may be harvested meanwhile.
     let access = if is_held { Access::Glance } else { Access::Harvest };
     let unfit = |why: String| ArmError::Unfit { target: target.clone(), why };
     let opened = Target::open(&node.path, None, access)?;
@@ -303,7 +304,7 @@ fn look(node: &Node, is_held: bool, owner: &Owner, warnings: &mut Vec<String>) -
     })
 }
 
-/// All that the module is told.
+/// All parameters for the module.
 fn words(targets: &[Planned], options: &Options, kernel: &Kernel, warnings: &mut Vec<String>) -> String {
     let mut words = Vec::new();
     for Planned { device, uuid, .. } in targets {
@@ -324,7 +325,7 @@ fn words(targets: &[Planned], options: &Options, kernel: &Kernel, warnings: &mut
     if !addresses.is_empty() {
         let notes = addresses.iter().map(|address| format!("{address:#x}")).collect::<Vec<_>>().join(",");
         words.push(format!("notes={notes}"));
-        // The line's own end counts, too. Without them the module reads in sysfs where they are, as it does anyway.
+        // The newline counts, too. Without the addresses the module reads them from sysfs, as it does anyway.
         if bytes(&words) > MAX_WORDS || addresses.len() > MAX_NOTES {
             words.pop();
         }

@@ -1,13 +1,13 @@
-//! Where the running kernel shows itself.
+//! The file systems that show the running kernel.
 
 use std::path::{Path, PathBuf};
 
 use crate::source::Roots;
 
-/// Where the running kernel shows itself.
+/// The file systems that show the running kernel.
 #[derive(Clone, Debug)]
 pub struct System {
-    /// sysfs and the devices' nodes.
+    /// sysfs and the device nodes.
     pub roots: Roots,
     /// procfs, in /proc.
     pub proc: PathBuf,
@@ -16,17 +16,17 @@ pub struct System {
 }
 
 impl System {
-    /// The running one.
+    /// The running system.
     pub fn running() -> System {
         System { roots: Roots::system(), proc: "/proc".into(), root: "/".into() }
     }
 
-    /// Where a device is opened that the kernel calls so.
+    /// The device node for one of the kernel's names.
     pub(super) fn node(&self, name: &str) -> PathBuf {
         name.strip_prefix("/dev/").map_or_else(|| name.into(), |name| self.roots.dev.join(name))
     }
 
-    /// One whose file systems are below another root, with files in place of devices.
+    /// A system with its file systems below another root, and with files instead of devices.
     pub fn below(root: &Path) -> System {
         System { roots: Roots::below(root), proc: root.join("proc"), root: root.to_owned() }
     }

@@ -1,5 +1,5 @@
-//! What people told the kernel with `savecore arm` and `savecore disarm`, so that the next boot does the same; and what the kernel
-//! was told in this boot.
+//! The user's last `savecore arm` or `savecore disarm`, for the next boot to repeat; and the parameters used
+//! in this boot.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -14,23 +14,23 @@ use uuid::Uuid;
 use super::System;
 use crate::source::discover_in;
 
-/// What was told last, from one boot to the next.
+/// The last command, kept across boots.
 const TOLD: &str = "var/lib/savecore/told.json";
 
-/// What the kernel was told in this boot: /run is empty after each.
+/// The parameters used in this boot: /run is empty after a boot.
 const NOW: &str = "run/savecore/armed.json";
 
-/// Such a file is no larger.
+/// Maximum size of these files.
 const MAX_FILE: u64 = 1 << 20;
 
-/// What the user asked for last.
+/// The user's last command.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Told {
-    /// Whether to arm, or to disarm.
+    /// Arm, or disarm.
     pub armed: bool,
-    /// The targets that were named; none: those of the configuration, or those that are found.
+    /// The named targets; if empty, those of the configuration, or those that are found.
     pub targets: Vec<ToldTarget>,
-    /// When, in seconds since 1970.
+    /// Seconds since 1970.
     pub time: u64,
 }
 
@@ -39,17 +39,17 @@ pub struct Told {
 pub struct ToldTarget {
     /// As it was named.
     pub name: String,
-    /// The uuid of its label, if it could be read. It stays the same when disks change their names.
+    /// The uuid of its label, if readable. It stays the same when the disk's name changes.
     pub uuid: Option<Uuid>,
 }
 
 impl Told {
-    /// What was told last; `None` if nothing was, or nobody can read it now.
+    /// The last command; `None` if there was none, or it cannot be read.
     pub fn read(system: &System) -> Option<Told> {
         read(&system.root.join(TOLD))
     }
 
-    /// Keeps it for the next boot.
+    /// Saves it for the next boot.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -57,7 +57,7 @@ impl Told {
         write(&system.root.join(TOLD), self)
     }
 
-    /// The targets as they can be found today: by their labels, or else by what they were called.
+    /// The current names of the targets: by their labels, or else by their names at the time.
     pub fn names(&self, system: &System) -> Vec<String> {
         let found = discover_in(&system.roots).map(|discovery| discovery.found).unwrap_or_default();
         let name = |target: &ToldTarget| match target.uuid {
@@ -68,22 +68,24 @@ impl Told {
     }
 }
 
-/// What savecore told the kernel in this boot.
+/// savecore's last arming in this boot.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ArmedNow {
-    /// The words.
+    /// The parameters.
     pub words: String,
-    /// Whether the user chose targets or level, who is not overruled by the configuration until the next boot.
+    /// Whether the user chose targets or level; until the next boot, the configuration does not override
+    /// that.
     pub by_hand: bool,
 }
 
 impl ArmedNow {
-    /// What it was; `None` if somebody else than savecore has armed it, such as a file in /etc/modprobe.d.
+    /// Reads it; `None` if the kernel was not armed by savecore, but by a file in /etc/modprobe.d for
+    /// example.
     pub fn read(system: &System) -> Option<ArmedNow> {
         read(&system.root.join(NOW))
     }
 
-    /// Keeps it until the next boot.
+    /// Saves it until the next boot.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -91,15 +93,16 @@ impl ArmedNow {
         write(&system.root.join(NOW), self)
     }
 
-    /// Forgets it: the kernel is disarmed.
+    /// Removes it: the kernel is disarmed.
     pub fn forget(system: &System) {
-        // One that stays is of words that the kernel does not have; then it is armed anew once too often.
+        // If the file stays, its parameters are no longer in effect; the only consequence is one unnecessary
+        // rearming.
         let _ = fs::remove_file(system.root.join(NOW));
     }
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    // Opening a FIFO would wait for ever without NONBLOCK.
+    // Without NONBLOCK, opening a FIFO would block for ever.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = File::options().read(true).custom_flags(flags.bits() as i32).open(path).ok()?;
     file.metadata().ok().filter(fs::Metadata::is_file)?;
@@ -108,7 +111,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&text).ok()
 }
 
-/// Writes a file that is there whole or not at all, also when the power goes.
+/// Writes a file atomically, even in case of a power failure.
 fn write(path: &Path, what: &impl Serialize) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -121,7 +124,7 @@ fn write(path: &Path, what: &impl Serialize) -> io::Result<()> {
     file.write_all(&serde_json::to_vec(what)?)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
-    // Some file systems do not sync folders: then the name is safe a little later.
+    // Some file systems cannot sync folders: then the name is durable a little later.
     let _ = File::open(folder).and_then(|folder| folder.sync_all());
     Ok(())
 }

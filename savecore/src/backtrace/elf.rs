@@ -1,7 +1,8 @@
-//! The kernel's ELF file, read piece by piece: a kernel with its debug information may be larger than what savecore may
-//! take of memory at boot.
+//! The kernel's ELF file, read piece by piece: a kernel with debug information may exceed savecore's memory
+//! limit at boot.
 //!
-//! Nothing in the file is believed: every size is held against the file's length and a limit before it is allocated.
+//! The file is not trusted: every size is checked against the file's length and a limit before it is
+//! allocated.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,16 +16,16 @@ use object::elf::{
 };
 use object::{LittleEndian as LE, pod};
 
-/// The largest kernel file that is looked at.
+/// Maximum size of a kernel file.
 const MAX_FILE: u64 = 4 << 30;
 
-/// The largest section that is taken into memory, compressed or not.
+/// Maximum size of a section in memory, compressed or not.
 const MAX_SECTION: u64 = 512 << 20;
 
-/// Section headers and program headers, each.
+/// Maximum number of section headers, and of program headers.
 const MAX_HEADERS: u64 = 1 << 16;
 
-/// Bytes of notes that are searched for a build id, in one piece.
+/// Maximum bytes of notes to search for a build id, per piece.
 const MAX_NOTES: u64 = 1 << 16;
 
 /// A section's header.
@@ -35,13 +36,13 @@ pub(super) struct Section {
     pub(super) flags: u64,
     pub(super) address: u64,
     pub(super) size: u64,
-    /// Number of the section that belongs to it.
+    /// Index of the linked section.
     pub(super) link: u32,
     offset: u64,
 }
 
 impl Section {
-    /// Whether it is compressed in the way of before there was a flag for that (binutils, "zlib-gnu").
+    /// Whether it is compressed in the old way, from before the flag (binutils, "zlib-gnu").
     fn is_old_compressed(&self) -> bool {
         self.name.starts_with(b".zdebug_")
     }
@@ -69,7 +70,7 @@ pub(super) struct Elf {
     file: File,
     length: u64,
     pub(super) machine: u16,
-    /// Where it is entered; 0 if nowhere.
+    /// Entry point; 0 if there is none.
     pub(super) entry: u64,
     pub(super) sections: Vec<Section>,
     pub(super) segments: Vec<Segment>,
@@ -83,9 +84,9 @@ impl Elf {
     /// Opens a file and reads its headers.
     ///
     /// # Errors
-    /// If it cannot be read, or is no ELF file that a kernel for our architectures could be.
+    /// If it cannot be read, or is not an ELF file for a kernel of our architectures.
     pub(super) fn open(path: &Path) -> io::Result<Elf> {
-        // A FIFO would block, a device might do anything.
+        // A FIFO would block, and a device might do anything.
         if !path.metadata()?.is_file() {
             return Err(bad("it is not a file"));
         }
@@ -127,7 +128,7 @@ impl Elf {
         if shoff == 0 {
             return Ok(());
         }
-        // More sections than fit the ELF header are counted in section 0.
+        // If there are too many sections for the ELF header, section 0 has their number.
         let first = self.table::<SectionHeader64<LE>>(shoff, 1, size)?;
         let first = first.first().map(|first| (first.sh_size.get(LE), first.sh_link.get(LE)));
         let (many, names) = first.unwrap_or_default();
@@ -168,7 +169,7 @@ impl Elf {
 
     /// Bytes of the file.
     pub(super) fn read(&self, offset: u64, length: u64) -> io::Result<Vec<u8>> {
-        // Held against the file first, so that a size that is made up allocates nothing.
+        // Check against the file first, so that a forged size allocates nothing.
         if offset.checked_add(length).is_none_or(|end| end > self.length) {
             return Err(bad("it ends in the middle of something"));
         }
@@ -177,7 +178,8 @@ impl Elf {
         Ok(bytes)
     }
 
-    /// The section of a name, if the file has its bytes. One that is compressed may have the old name for that.
+    /// The section with this name, if its bytes are in the file; a compressed one may have the old compressed
+    /// name.
     pub(super) fn section(&self, name: &str) -> Option<&Section> {
         let old = name.strip_prefix(".debug_").map(|rest| format!(".zdebug_{rest}"));
         let named = |name: &str| {
@@ -186,14 +188,14 @@ impl Elf {
         named(name).or_else(|| old.as_deref().and_then(named))
     }
 
-    /// Where the bytes of a section that is not compressed are in the file: offset and length.
+    /// Offset and length of an uncompressed section in the file.
     pub(super) fn place(&self, section: &Section) -> Option<(u64, u64)> {
         let packed = section.flags & u64::from(SHF_COMPRESSED) != 0 || section.is_old_compressed();
         let plain = section.has_bytes() && !packed;
         plain.then_some((section.offset, section.size))
     }
 
-    /// A section's bytes, unpacked.
+    /// A section's bytes, decompressed.
     pub(super) fn bytes(&self, section: &Section) -> io::Result<Vec<u8>> {
         let too_large = || {
             let name = String::from_utf8_lossy(&section.name);
@@ -231,16 +233,16 @@ impl Elf {
         }
     }
 
-    /// The name of the file with the symbols and debug information that were taken out of this one (binutils,
-    /// `objcopy --add-gnu-debuglink`).
+    /// The name of the separate file with this one's symbols and debug information (binutils, `objcopy
+    /// --add-gnu-debuglink`).
     pub(super) fn debug_link(&self) -> Option<String> {
         let bytes = self.named(".gnu_debuglink").ok()?;
         let name = String::from_utf8(text_at(&bytes, 0).to_vec()).ok()?;
-        // It is a name, and leads nowhere else.
+        // A plain name, not a path.
         (!name.is_empty() && !name.contains('/') && name != "..").then_some(name)
     }
 
-    /// The bytes of a section by its name; none, if there is no such section.
+    /// The bytes of a section by its name; empty if there is no such section.
     pub(super) fn named(&self, name: &str) -> io::Result<Vec<u8>> {
         self.section(name).map_or_else(|| Ok(Vec::new()), |section| self.bytes(section))
     }
@@ -257,7 +259,7 @@ impl Elf {
         })
     }
 
-    /// Bytes of the loaded program at an address, at most 16.
+    /// Reads bytes of the loaded program at an address, at most 16.
     pub(super) fn at_address(&self, address: u64, bytes: &mut [u8]) -> bool {
         let length = bytes.len() as u64;
         let holds = |segment: &&Segment| {
@@ -273,20 +275,20 @@ impl Elf {
     }
 }
 
-/// Bytes that zlib packed, no more than `size`.
+/// Decompresses zlib data to at most `size` bytes.
 fn unzipped(packed: &[u8], size: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     flate2::read::ZlibDecoder::new(packed).take(size).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// The text that begins at `offset` of a string table.
+/// The string at `offset` of a string table.
 pub(super) fn text_at(texts: &[u8], offset: u32) -> &[u8] {
     let text = texts.get(offset as usize..).unwrap_or_default();
     text.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// The GNU build id among notes (ELF gABI, "Note Section"; their words are aligned to 4 bytes).
+/// The GNU build id among notes (ELF gABI, "Note Section"; aligned to 4 bytes).
 fn build_id_in(mut notes: &[u8]) -> Option<Vec<u8>> {
     while let Some((head, rest)) = notes.split_first_chunk::<12>() {
         let (words, _) = head.as_chunks::<4>();
@@ -338,7 +340,7 @@ mod tests {
             bytes.extend(header);
             bytes.extend(more);
             if whole && bytes.len() > 64 {
-                // Headers of the right size in reach, so that more of it is looked at.
+                // Headers of the right size within the file, so that more of it is parsed.
                 bytes[32..40].copy_from_slice(&64_u64.to_le_bytes());
                 bytes[40..48].copy_from_slice(&120_u64.to_le_bytes());
                 bytes[54..64].copy_from_slice(&[56, 0, 1, 0, 64, 0, 5, 0, 1, 0]);

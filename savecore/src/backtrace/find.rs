@@ -1,27 +1,27 @@
-//! Finds the kernel that crashed, by its build id, among files and folders and in the places where systems keep kernels
-//! and their debug information.
+//! Finds the crashed kernel by its build id, among files and folders and in the usual places for kernels and
+//! their debug information.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::elf::Elf;
 
-/// Files and folders that are looked at below one folder, at most.
+/// Maximum number of files and folders to check below one folder.
 const MAX_ENTRIES: usize = 20_000;
 
-/// Folders within folders that are looked into.
+/// Maximum depth of nested folders.
 const MAX_DEPTH: u32 = 5;
 
-/// Where systems keep kernels, and how deep to look there.
+/// Usual folders for kernels, and the depth to search.
 const USUAL: [(&str, u32); 4] =
     [("/boot", 1), ("/usr/lib/debug/boot", 1), ("/usr/lib/debug/lib/modules", 2), ("/lib/modules", 2)];
 
-/// Where debug information is kept by build id.
+/// The folder of debug information by build id.
 const DEBUG: &str = "/usr/lib/debug";
 
-/// The ELF file of the kernel with this build id: among the files and folders that are given, then in the usual places
-/// (`/usr/lib/debug/.build-id/xx/….debug`, `/boot` and others). One with debug information is preferred. Without a build
-/// id it is the first ELF file that is given.
+/// The ELF file of the kernel with this build id: among the given files and folders, then in the usual places
+/// (`/usr/lib/debug/.build-id/xx/….debug`, `/boot` and others). Prefers one with debug information. Without a
+/// build id, returns the first ELF file given.
 pub fn find_kernel(build_id: &[u8], given: &[PathBuf]) -> Option<PathBuf> {
     if build_id.is_empty() {
         return given.iter().find(|path| Elf::open(path).is_ok()).cloned();
@@ -38,7 +38,7 @@ pub fn find_kernel(build_id: &[u8], given: &[PathBuf]) -> Option<PathBuf> {
         if elf.section(".debug_info").is_some() {
             return Some(path);
         }
-        // Better one with symbols than one that was stripped.
+        // Prefer one with symbols to a stripped one.
         let has_symbols = elf.section(".symtab").is_some();
         match &without {
             Some((_, true)) => {}
@@ -49,8 +49,8 @@ pub fn find_kernel(build_id: &[u8], given: &[PathBuf]) -> Option<PathBuf> {
     without.map(|(path, _)| path)
 }
 
-/// The file with what was taken out of a kernel's ELF file: under the name that it links to, beside it, in `.debug` there, or in
-/// the folder of debug information. One of another build is none.
+/// The separate debug file of a kernel's ELF file: under the linked name, next to it, in `.debug` there, or
+/// in the folder of debug information. A file of another build does not count.
 pub(super) fn linked(kernel: &Path, elf: &Elf) -> Option<Elf> {
     let name = elf.debug_link()?;
     let folder = kernel.canonicalize().ok()?.parent()?.to_owned();
@@ -62,7 +62,7 @@ pub(super) fn linked(kernel: &Path, elf: &Elf) -> Option<Elf> {
     })
 }
 
-/// Where a folder of debug information has the file for a build id, if it has.
+/// The file for a build id in a folder of debug information, if it exists.
 fn by_build_id(folder: &Path, build_id: &[u8]) -> Vec<PathBuf> {
     let text: String = build_id.iter().map(|byte| format!("{byte:02x}")).collect();
     let Some((first, rest)) = text.split_at_checked(2) else { return Vec::new() };
@@ -70,7 +70,7 @@ fn by_build_id(folder: &Path, build_id: &[u8]) -> Vec<PathBuf> {
     vec![folder.join(format!("{rest}.debug")), folder.join(rest)]
 }
 
-/// A file itself; of a folder, what may be the kernel below it. Links to folders are not followed.
+/// A file itself; for a folder, the possible kernels below it. Does not follow links to folders.
 fn below(path: &Path, build_id: &[u8], depth: u32) -> Vec<PathBuf> {
     if !path.is_dir() {
         return vec![path.to_path_buf()];
@@ -92,7 +92,7 @@ fn below(path: &Path, build_id: &[u8], depth: u32) -> Vec<PathBuf> {
                 _ => {}
             }
         }
-        // In the same order whatever the file system.
+        // A fixed order, independent of the file system.
         files.sort();
         found.append(&mut files);
     }

@@ -1,5 +1,4 @@
-//! How frames are left, as the compiler has written it down: call frame information (DWARF 5, section 6.4), from
-//! `.debug_frame` or `.eh_frame`.
+//! Unwinding by call frame information (DWARF 5, section 6.4), from `.debug_frame` or `.eh_frame`.
 
 use std::io;
 
@@ -16,17 +15,17 @@ use super::registers::Registers;
 
 type Slice<'b> = EndianSlice<'b, LittleEndian>;
 
-/// Functions whose frames are known, at most.
+/// Maximum number of functions with frame information.
 const MAX_FUNCTIONS: usize = 4 << 20;
 
-/// Operations of one expression, at most.
+/// Maximum number of operations per expression.
 const MAX_OPERATIONS: u32 = 1000;
 
-/// What leaving a frame gives.
+/// The result of unwinding a frame.
 pub(super) enum Left {
     /// The caller.
     Caller(Box<Registers>),
-    /// Nobody called it.
+    /// There is no caller.
     Outermost,
 }
 
@@ -56,10 +55,10 @@ impl Sections {
     }
 }
 
-/// One of the sections, and where in it which function's information is.
+/// One of the sections, and an index of its functions.
 struct Table<S> {
     section: S,
-    /// First address, first one after, and offset of the entry; sorted.
+    /// First address, end address, and offset of the entry; sorted.
     functions: Vec<(u64, u64, usize)>,
 }
 
@@ -67,14 +66,14 @@ impl<'b, S: UnwindSection<Slice<'b>>> Table<S>
 where
     S::Offset: UnwindOffset<usize>,
 {
-    /// Finds all functions; from damaged information on, none.
+    /// Indexes all functions; stops at damaged information.
     fn new(section: S, bases: &BaseAddresses) -> Table<S> {
         let mut functions = Vec::new();
         let mut entries = section.entries(bases);
         while let Ok(Some(entry)) = entries.next() {
             let gimli::CieOrFde::Fde(partial) = entry else { continue };
             let Ok(entry) = partial.parse(S::cie_from_offset) else { continue };
-            // Functions that the linker left out stay here at address 0.
+            // Functions that the linker removed stay here at address 0.
             if entry.initial_address() == 0 || entry.len() == 0 {
                 continue;
             }
@@ -97,7 +96,7 @@ where
     }
 }
 
-/// What is known of how frames are left.
+/// All frame information.
 pub(super) struct Frames<'b> {
     debug_frame: Table<DebugFrame<Slice<'b>>>,
     eh_frame: Table<EhFrame<Slice<'b>>>,
@@ -111,7 +110,7 @@ impl<'b> Frames<'b> {
         debug_frame.set_address_size(8);
         eh_frame.set_address_size(8);
         if sections.machine == EM_AARCH64 {
-            // Whether a return address is signed is a pseudo-register's.
+            // A pseudo-register tells whether a return address is signed.
             debug_frame.set_vendor(Vendor::AArch64);
             eh_frame.set_vendor(Vendor::AArch64);
         }
@@ -119,8 +118,8 @@ impl<'b> Frames<'b> {
         Frames { debug_frame: Table::new(debug_frame, bases), eh_frame: Table::new(eh_frame, bases), bases }
     }
 
-    /// Leaves a frame. `at` is an address of the file within the instruction that the frame is at. `None` if nothing is
-    /// written down for it, or a value that is needed is not known.
+    /// Unwinds a frame. `at` is an address of the file within the frame's current instruction. `None` if
+    /// there is no information for it, or a required value is unknown.
     pub(super) fn leave(&self, registers: &Registers, at: u64, memory: &Memory<'_>) -> Option<Left> {
         if let Some(entry) = self.debug_frame.find(self.bases, at) {
             return leave(&self.debug_frame.section, &entry, self.bases, registers, at, memory);
@@ -184,7 +183,7 @@ fn leave<'b, S: UnwindSection<Slice<'b>>>(
         RegisterRule::Undefined | RegisterRule::Architectural => None,
     };
     let mut caller = Box::new(registers.clone());
-    // What is beside a register without a rule is as the callee found it, except for the stack pointer.
+    // Registers without a rule are unchanged by the callee, except for the stack pointer.
     caller.set(caller.sp_number(), Some(cfa));
     for (register, rule) in row.registers() {
         caller.set(register.0, value(rule, registers.get(register.0)));
@@ -193,7 +192,7 @@ fn leave<'b, S: UnwindSection<Slice<'b>>>(
     caller.pc = match row.register(return_register) {
         Some(RegisterRule::Undefined) => return Some(Left::Outermost),
         Some(rule) => value(&rule, registers.get(return_register.0))?,
-        // A function that calls nobody leaves it where it was, if it is in a register at all.
+        // A leaf function leaves it in its register, if it uses one at all.
         None => registers.link().filter(|_| Some(return_register.0) != registers.pc_number())?,
     };
     Some(Left::Caller(caller))

@@ -1,8 +1,9 @@
-//! Functions, inlined ones among them, files and lines, from a kernel's DWARF (DWARF 5, sections 2.17, 3.3 and 6.2).
+//! Functions (including inlined ones), files and lines, from a kernel's DWARF (DWARF 5, sections 2.17, 3.3
+//! and 6.2).
 //!
-//! All addresses are asked for at once, so that a unit is gone through once, and only units that have one of them are read
-//! at all: of `.debug_info`, by far the largest section, no more is in memory than a few units. However deep the file says that
-//! functions are nested, no call is made for it.
+//! All addresses are looked up together, so each unit is processed once, and only units with one of the
+//! addresses are read: only a few units of `.debug_info`, by far the largest section, are in memory. The code
+//! does not recurse, however deeply the file nests functions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -19,22 +20,23 @@ use crate::text::cut;
 
 type Slice<'b> = EndianSlice<'b, LittleEndian>;
 
-/// Units, at most.
+/// Maximum number of units.
 const MAX_UNITS: usize = 1 << 20;
 
-/// The largest unit that is looked at.
+/// Maximum size of a unit.
 const MAX_UNIT: u64 = 256 << 20;
 
-/// Entries and rows that are looked at, and bytes of names that are kept, in all: a few times what the largest kernels have.
+/// Maximum number of entries and rows to process, and of bytes of names to keep, in total: a few times the
+/// numbers of the largest kernels.
 const MAX_STEPS: u64 = 1 << 29;
 
-/// How often one entry may refer to another for its name.
+/// Maximum number of references to follow for a name.
 const MAX_REFERENCES: u32 = 16;
 
-/// Functions that are inlined within one another at one address, at most.
+/// Maximum depth of inlined functions at one address.
 const MAX_INLINED: usize = 64;
 
-/// Modules and types within one another, at most.
+/// Maximum depth of modules and types.
 const MAX_SCOPES: usize = 64;
 
 /// A function at an address.
@@ -45,13 +47,13 @@ pub(super) struct Call {
     pub(super) line: Option<u64>,
 }
 
-/// The sections other than `.debug_info`, as they are in memory.
+/// The sections other than `.debug_info`, in memory.
 pub(super) struct Sections {
     bytes: HashMap<SectionId, Vec<u8>>,
     info: Info,
 }
 
-/// `.debug_info`: in the file, or unpacked.
+/// `.debug_info`: in the file, or decompressed.
 enum Info {
     File { offset: u64, length: u64 },
     Memory(Vec<u8>),
@@ -85,7 +87,7 @@ impl Sections {
     }
 }
 
-/// Where a unit is in `.debug_info`.
+/// A unit's place in `.debug_info`.
 #[derive(Clone, Copy)]
 struct Place {
     offset: u64,
@@ -95,11 +97,11 @@ struct Place {
 /// A file and a line in it.
 type FileLine = (Option<String>, Option<u64>);
 
-/// A function whose code an address is in, as the entries say.
+/// A function that contains an address, from the entries.
 struct Found {
     depth: isize,
     name: Option<String>,
-    /// Where it was inlined, if it was.
+    /// Its call site, if it was inlined.
     from: Option<FileLine>,
 }
 
@@ -112,7 +114,7 @@ pub(super) struct Lines<'b> {
 }
 
 impl<'b> Lines<'b> {
-    /// Finds the units.
+    /// Indexes the units.
     pub(super) fn new(elf: &'b Elf, sections: &'b Sections) -> Lines<'b> {
         let mut lines = Lines { elf, sections, units: Vec::new(), steps: 0 };
         let end = match &sections.info {
@@ -163,8 +165,8 @@ impl<'b> Lines<'b> {
         dwarf
     }
 
-    /// The functions at each of these addresses, the innermost first; those that were inlined come before the one that
-    /// they were inlined into. An address of which nothing is known is not in the answer.
+    /// The functions at each of these addresses, innermost first; inlined functions precede the one that they
+    /// were inlined into. Unknown addresses are missing from the result.
     pub(super) fn at(mut self, addresses: &[u64]) -> HashMap<u64, Vec<Call>> {
         let mut sorted = addresses.to_vec();
         sorted.sort_unstable();
@@ -177,7 +179,7 @@ impl<'b> Lines<'b> {
             let Some(bytes) = self.unit_bytes(place) else { continue };
             let mut steps = self.steps;
             let dwarf = self.dwarf(&bytes);
-            // What one unit has wrong costs that unit.
+            // An error in one unit loses only that unit.
             let found = self.in_unit(&dwarf, &sorted, &mut steps).unwrap_or_default();
             self.steps = steps;
             sorted.retain(|address| !found.contains_key(address));
@@ -186,7 +188,7 @@ impl<'b> Lines<'b> {
         calls
     }
 
-    /// Of these addresses those that a unit knows.
+    /// Looks up the addresses that are in a unit.
     fn in_unit(
         &self,
         dwarf: &Dwarf<Slice<'_>>,
@@ -222,7 +224,7 @@ impl<'b> Lines<'b> {
         Ok(calls)
     }
 
-    /// For each address the functions that it is in, the outermost first.
+    /// For each address the functions that contain it, outermost first.
     fn functions(
         &self,
         dwarf: &Dwarf<Slice<'_>>,
@@ -232,9 +234,9 @@ impl<'b> Lines<'b> {
     ) -> gimli::Result<HashMap<u64, Vec<Found>>> {
         let mut found: HashMap<u64, Vec<Found>> = HashMap::new();
         let mut entries = unit.entries();
-        // The depth of the function that we are within, if one of the addresses is in it.
+        // The depth of the current function, if it contains one of the addresses.
         let mut inside: Option<isize> = None;
-        // Names of the modules and types that we are within, with their depths.
+        // Names and depths of the enclosing modules and types.
         let mut scopes: Vec<(isize, String)> = Vec::new();
         while let Some(entry) = entries.next_dfs()? {
             *steps += 1;
@@ -281,7 +283,7 @@ impl<'b> Lines<'b> {
                 if !inlined {
                     chain.clear();
                 }
-                // A function beside the one before is not within it.
+                // A sibling of the previous function is not inside it.
                 chain.retain(|outer| outer.depth < depth);
                 if chain.len() < MAX_INLINED {
                     chain.push(Found { depth, name: name.clone(), from: from.clone() });
@@ -291,7 +293,7 @@ impl<'b> Lines<'b> {
         Ok(found)
     }
 
-    /// The name of a function: its own, or that of the entry that it refers to.
+    /// A function's name: its own, or that of the referenced entry.
     fn name(
         &self,
         dwarf: &Dwarf<Slice<'_>>,
@@ -303,7 +305,7 @@ impl<'b> Lines<'b> {
             let text = dwarf.attr_string(unit, entry.attr_value(name)?).ok()?;
             Some(readable(&text.to_string_lossy()))
         };
-        // The linkage name has the path in it, the other one is short.
+        // The linkage name includes the path; the other one is short.
         let own = [constants::DW_AT_linkage_name, constants::DW_AT_MIPS_linkage_name, constants::DW_AT_name];
         if let Some(name) = own.into_iter().find_map(text) {
             return Some(name);
@@ -330,8 +332,8 @@ impl<'b> Lines<'b> {
     }
 }
 
-/// The name of a function with those of the modules that it is in, if its linkage name does not have them: one that is
-/// exported as it is, for assembly or the compiler to call.
+/// A function's name with its modules, if its linkage name lacks them: a function exported under its plain
+/// name, for assembly or the compiler to call.
 fn own_name(
     dwarf: &Dwarf<Slice<'_>>,
     unit: &Unit<Slice<'_>>,
@@ -351,14 +353,14 @@ fn own_name(
     Some(cut(&parts.join("::"), MAX_NAME))
 }
 
-/// The addresses within any of the ranges that `next` gives, each once, sorted. However many ranges overlap, this takes no more
-/// than a few times the memory of `sorted`.
+/// The addresses within any of the ranges from `next`, without duplicates, sorted. However many ranges
+/// overlap, the memory used is at most a few times that of `sorted`.
 fn within(
     sorted: &[u64],
     mut next: impl FnMut() -> gimli::Result<Option<gimli::Range>>,
     steps: &mut u64,
 ) -> gimli::Result<Vec<u64>> {
-    // Places in `sorted`. Once there are more than could lie apart, those that touch are joined.
+    // Indexes into `sorted`. Touching ranges are merged when there are more than could be separate.
     let mut hit: Vec<Range<usize>> = Vec::new();
     while let Some(range) = next()?.filter(|_| *steps <= MAX_STEPS) {
         *steps += 1;
@@ -377,7 +379,7 @@ fn within(
     Ok(addresses)
 }
 
-/// Sorts ranges, and makes one of those that touch.
+/// Sorts ranges, and merges touching ones.
 fn join(ranges: &mut Vec<Range<usize>>) {
     ranges.sort_unstable_by_key(|range| range.start);
     ranges.dedup_by(|next, before| {
@@ -389,8 +391,8 @@ fn join(ranges: &mut Vec<Range<usize>>) {
     });
 }
 
-/// Where in `sorted` the addresses within a range are. What the linker left out stays in the file as if it were at address 0, where no
-/// kernel has code.
+/// The part of `sorted` within a range. Functions that the linker removed stay in the file at address 0,
+/// where kernels have no code.
 fn between(sorted: &[u64], begin: u64, end: u64) -> Range<usize> {
     if begin == 0 {
         return 0..0;
@@ -399,7 +401,7 @@ fn between(sorted: &[u64], begin: u64, end: u64) -> Range<usize> {
     place(begin)..place(end)
 }
 
-/// Where a function was inlined.
+/// The call site of an inlined function.
 fn call_place(
     dwarf: &Dwarf<Slice<'_>>,
     unit: &Unit<Slice<'_>>,
@@ -414,7 +416,7 @@ fn call_place(
     (file.and_then(|file| file_name(dwarf, unit, file)), line.filter(|line| *line > 0))
 }
 
-/// A file's name, with its folders, as the compiler knew it.
+/// A file's name, with its folders, as known to the compiler.
 fn file_name(dwarf: &Dwarf<Slice<'_>>, unit: &Unit<Slice<'_>>, number: u64) -> Option<String> {
     let header = unit.line_program.as_ref()?.header();
     let file = header.file(number)?;
@@ -426,7 +428,7 @@ fn file_name(dwarf: &Dwarf<Slice<'_>>, unit: &Unit<Slice<'_>>, number: u64) -> O
     if name.starts_with('/') {
         return Some(name);
     }
-    // Folder 0 is the one that was compiled in: what is below it is named from there.
+    // Folder 0 is the compilation folder; names below it are relative to it.
     let folder = (file.directory_index() > 0).then(|| file.directory(header).and_then(text)).flatten();
     Some(match folder {
         Some(folder) if !folder.is_empty() => format!("{folder}/{name}"),
@@ -475,7 +477,7 @@ mod tests {
     use super::super::symbols::Symbols;
     use super::*;
 
-    /// The program that runs this test is as good as a kernel: it has DWARF and symbols.
+    /// The program of this test serves as a kernel: it has DWARF and symbols.
     fn own() -> Elf {
         Elf::open(&std::env::current_exe().unwrap()).unwrap()
     }
@@ -489,7 +491,7 @@ mod tests {
             .filter(|(_, name)| name.starts_with("savecore::backtrace::") && !name.contains("{{"))
             .take(200)
             .collect();
-        // How many are not inlined is for the compiler to say.
+        // How many are not inlined is up to the compiler.
         assert!(ours.len() > 40, "{}", ours.len());
         let addresses: Vec<u64> = ours.keys().copied().collect();
         let sections = Sections::of(&elf).unwrap().unwrap();
@@ -499,10 +501,10 @@ mod tests {
             let Some(outer) = calls.get(address).and_then(|calls| calls.last()) else {
                 panic!("nothing is known of {name}");
             };
-            // DWARF of nothing but lines names a function only if something is inlined in it.
+            // DWARF with only line tables names a function only if something is inlined into it.
             if let Some(function) = outer.function.as_deref() {
                 named += 1;
-                // Some have no path in DWARF, and their types instead.
+                // Some have their types in DWARF instead of a path.
                 let short = function.split('<').next().unwrap_or_default();
                 let is_end = !short.is_empty() && name.ends_with(short);
                 assert!(name == function || is_end, "{function} for {name}");
@@ -537,7 +539,7 @@ mod tests {
         let mut left = 0..1_000_000;
         let next = || Ok(left.next().map(|number| gimli::Range { begin: 1 + number % 2, end: 200_000 }));
         let mut steps = 0;
-        // As many addresses as ranges have in all would be 800 GB.
+        // Expanding all ranges would take 800 GB.
         assert!(within(&sorted, next, &mut steps).unwrap() == sorted);
         assert!(steps < 2_000_000, "{steps}");
     }
@@ -547,7 +549,7 @@ mod tests {
         let elf = own();
         let addresses: Vec<u64> = Symbols::of(&elf).unwrap().all().map(|(address, _)| address).collect();
         let mut sections = Sections::of(&elf).unwrap().unwrap();
-        // The smallest unit that tells something, by itself.
+        // The smallest unit with a result, by itself.
         let lines = Lines::new(&elf, &sections);
         let mut units = lines.units.clone();
         units.sort_by_key(|unit| unit.length);
@@ -566,7 +568,7 @@ mod tests {
         for round in 0..200 {
             let mut spoiled = unit.clone();
             for _ in 0..=round % 12 {
-                // The beginning, on which all else depends, more often.
+                // The start, on which everything else depends, more often.
                 let head = unit.len().min(100);
                 let place = if random(3) == 0 { random(head) } else { random(unit.len()) };
                 spoiled[place] = random(256) as u8;

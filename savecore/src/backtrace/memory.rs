@@ -1,4 +1,4 @@
-//! The dumped memory as a CPU saw it: by virtual address, through its own page tables.
+//! The dumped memory as seen by a CPU: by virtual address, through its own page tables.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -10,13 +10,13 @@ use dumpcore::format::{Block, PAGE_SIZE};
 use crate::corefile::pagetable::{Paging, Root, translate};
 use crate::dump::{Dump, PageState};
 
-/// Pages that are kept: tables and stacks are read word by word. 16 MiB.
+/// Number of cached pages: page tables and stacks are read word by word. 16 MiB.
 const MAX_PAGES: usize = 4096;
 
-/// Pages that are read from a dump in all: what a few thousand CPUs need.
+/// Maximum number of pages to read from a dump: enough for a few thousand CPUs.
 const MAX_READS: u64 = 1 << 16;
 
-/// Pages of a dump, those that were read last at hand.
+/// Pages of a dump, with a cache of the latest.
 pub(super) struct Pages<'d> {
     read: Box<dyn Fn(u64) -> Option<Box<Block>> + 'd>,
     kept: RefCell<HashMap<u64, Option<Box<Block>>>>,
@@ -24,7 +24,7 @@ pub(super) struct Pages<'d> {
 }
 
 impl<'d> Pages<'d> {
-    /// Those of a dump.
+    /// The pages of a dump.
     pub(super) fn of(dump: &'d Dump<'_>) -> Pages<'d> {
         Pages::new(|pfn| match dump.read_page(pfn) {
             Ok(PageState::Data(bytes)) => Some(bytes),
@@ -33,12 +33,12 @@ impl<'d> Pages<'d> {
         })
     }
 
-    /// Those that `read` gives by their page frame numbers.
+    /// The pages returned by `read` for page frame numbers.
     pub(super) fn new(read: impl Fn(u64) -> Option<Box<Block>> + 'd) -> Pages<'d> {
         Pages { read: Box::new(read), kept: RefCell::default(), reads: Cell::new(0) }
     }
 
-    /// Copies bytes that do not reach over a page's end; false if their page is not known.
+    /// Copies bytes that do not cross the end of a page; false if their page is unknown.
     fn copy(&self, phys: u64, into: &mut [u8]) -> bool {
         let (pfn, inside) = (phys / PAGE_SIZE as u64, (phys % PAGE_SIZE as u64) as usize);
         let mut kept = self.kept.borrow_mut();
@@ -62,7 +62,7 @@ impl<'d> Pages<'d> {
     }
 }
 
-/// Memory as one CPU saw it.
+/// Memory as seen by one CPU.
 pub(super) struct Memory<'p> {
     pages: &'p Pages<'p>,
     /// Its page tables; `None` if it used physical addresses.
@@ -70,8 +70,8 @@ pub(super) struct Memory<'p> {
 }
 
 impl<'p> Memory<'p> {
-    /// The memory of a CPU; of one whose page tables are not known, as `others` saw it, the first of them that can be
-    /// used: kernels map themselves alike on all CPUs.
+    /// The memory of a CPU; if its page tables are unknown, as seen by the first usable one of `others`:
+    /// kernels use the same mapping on all CPUs.
     pub(super) fn of<'c>(
         pages: &'p Pages<'p>,
         arch: Arch,
@@ -108,7 +108,7 @@ impl<'p> Memory<'p> {
         }
     }
 
-    /// Copies bytes; false if some of them are not mapped or not known.
+    /// Copies bytes; false if some of them are unmapped or unknown.
     pub(super) fn read(&self, virt: u64, into: &mut [u8]) -> bool {
         let mut at = virt;
         let mut rest = into;

@@ -1,10 +1,11 @@
-//! What each CPU was doing, as a programmer reads it: functions, files and lines, by the kernel's ELF file.
+//! Backtraces of each CPU: functions, files and lines, from the kernel's ELF file.
 //!
-//! 1. [`find_kernel`]: the ELF file of the kernel that crashed, by its build id.
-//! 2. Each CPU's frames, from its registers through the dumped stack, by its own page tables.
-//! 3. Names: from DWARF with inlined functions, else from the symbol table.
+//! 1. [`find_kernel`]: the ELF file of the crashed kernel, by its build id.
+//! 2. Each CPU's frames, from its registers and the dumped stack, through its own page tables.
+//! 3. Names: from DWARF with inlined functions, or else from the symbol table.
 //!
-//! Neither the dump nor the kernel's file is believed: both can make a backtrace short or wrong, and no more than that.
+//! Neither the dump nor the kernel's file is trusted: they can make a backtrace short or wrong, but do no
+//! other harm.
 
 mod elf;
 mod find;
@@ -37,32 +38,32 @@ use unwind::{Spot, Unwinder};
 pub use find::find_kernel;
 pub use unwind::{By, End};
 
-/// CPUs that get a backtrace, at most.
+/// Maximum number of CPUs with a backtrace.
 const MAX_CPUS: usize = 4096;
 
-/// What each CPU was doing.
+/// Backtraces of all CPUs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Backtraces {
     /// The kernel's ELF file.
     pub kernel: String,
-    /// How far the kernel had moved itself from the addresses in that file, hexadecimal.
+    /// The kernel's displacement from the addresses in that file (KASLR), hexadecimal.
     pub slide: String,
-    /// The CPUs: the one that crashed first, then in order of their numbers.
+    /// The CPUs: the crashing one first, then in order of their numbers.
     pub cpus: Vec<CpuBacktrace>,
-    /// CPUs that are known and have no backtrace here, because there are too many.
+    /// Number of further CPUs without a backtrace here, because there are too many.
     pub more_cpus: u64,
-    /// Whether the ELF file says what no function is called: it was stripped.
+    /// Whether the ELF file has no function names: it was stripped.
     pub stripped: bool,
 }
 
-/// What one CPU was doing.
+/// The backtrace of one CPU.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct CpuBacktrace {
     /// Its number, from 0.
     pub cpu: u32,
     /// `crashing`, `stopped` or `silent`.
     pub condition: &'static str,
-    /// Its frames, the innermost first.
+    /// Its frames, innermost first.
     pub frames: Vec<Frame>,
     /// Why they end.
     pub end: End,
@@ -71,19 +72,19 @@ pub struct CpuBacktrace {
 /// A frame.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Frame {
-    /// Where it continues, hexadecimal.
+    /// The address where it continues, hexadecimal.
     pub address: String,
     /// How it was found.
     pub by: By,
-    /// The functions at that address: those that were inlined, the innermost first, and last the one that has the frame.
-    /// None, if the address is not in the kernel's code, or no name is known for it.
+    /// The functions at that address: inlined ones, innermost first, and last the one with the frame. Empty
+    /// if the address is not in the kernel's code, or no name is known.
     pub calls: Vec<Call>,
     /// Whether the address is in the kernel's code.
     pub in_code: bool,
 }
 
 impl Frame {
-    /// What is in the place of a function's name that is not known.
+    /// Text in place of an unknown function name.
     pub fn nameless(&self) -> &'static str {
         if self.in_code { "(no symbol)" } else { "(not in the kernel's code)" }
     }
@@ -94,10 +95,10 @@ impl Frame {
 pub struct Call {
     /// Its name.
     pub function: String,
-    /// How many bytes into it, if only the symbol table knows it.
+    /// Offset into it in bytes, if only the symbol table knows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
-    /// The file, as the compiler named it.
+    /// The file, as named by the compiler.
     pub file: Option<String>,
     /// The line in it, from 1.
     pub line: Option<u64>,
@@ -106,7 +107,7 @@ pub struct Call {
 }
 
 impl Backtraces {
-    /// What the user should know, in one line: that the file has no symbols.
+    /// A one-line warning for the user: the file has no symbols.
     pub fn warning(&self) -> Option<String> {
         self.stripped.then(|| {
             format!(
@@ -116,14 +117,14 @@ impl Backtraces {
         })
     }
 
-    /// That of the CPU that crashed, if it is known.
+    /// The backtrace of the crashing CPU, if known.
     pub fn crashing(&self) -> Option<&CpuBacktrace> {
         self.cpus.first().filter(|cpu| cpu.condition == "crashing")
     }
 }
 
 impl CpuBacktrace {
-    /// Its functions, the innermost first, with the frame that each is in.
+    /// Its functions, innermost first, each with its frame.
     pub fn calls(&self) -> impl Iterator<Item = (&Frame, Option<&Call>)> {
         self.frames.iter().flat_map(|frame| {
             let unknown = frame.calls.is_empty().then_some((frame, None));
@@ -193,7 +194,7 @@ impl fmt::Display for Call {
 }
 
 impl Frame {
-    /// What a reader has to know of the frame, in words, beside this one of its calls: the innermost.
+    /// A remark about the frame for the reader, at this one of its calls: only at the innermost.
     pub fn remark(&self, call: Option<&Call>) -> Option<&'static str> {
         if !self.calls.first().zip(call).is_none_or(|(first, call)| std::ptr::eq(first, call)) {
             return None;
@@ -207,7 +208,7 @@ impl Frame {
 }
 
 impl End {
-    /// In words; `None` if a backtrace is whole.
+    /// In words; `None` if a backtrace is complete.
     pub fn text(self) -> Option<&'static str> {
         match self {
             End::Outermost => None,
@@ -219,7 +220,7 @@ impl End {
     }
 }
 
-/// The build id of the kernel that crashed, as far as the dump has one; else empty.
+/// The build id of the crashed kernel, if the dump has one; otherwise empty.
 pub fn build_id(dump: &Dump<'_>) -> Vec<u8> {
     let facts = dump.facts();
     let stated = [facts.build_id.as_slice(), dump.found().header.build_id()];
@@ -232,7 +233,7 @@ pub fn build_id(dump: &Dump<'_>) -> Vec<u8> {
     pairs.iter().map(byte).collect::<Option<_>>().filter(|_| rest.is_empty()).unwrap_or_default()
 }
 
-/// What VMCOREINFO has under a name.
+/// The value of a name in VMCOREINFO.
 fn vmcoreinfo<'d>(dump: &'d Dump<'_>, name: &str) -> Option<&'d str> {
     let lines = dump.facts().vmcoreinfo.split(|byte| *byte == b'\n');
     let mut values = lines.filter_map(|line| {
@@ -242,11 +243,11 @@ fn vmcoreinfo<'d>(dump: &'d Dump<'_>, name: &str) -> Option<&'d str> {
     values.next()
 }
 
-/// Backtraces of a dump, if its kernel is among the files and folders given, or in the usual places. `None` if none was given and
-/// it is not there, and of an encrypted dump that was not opened.
+/// Backtraces of a dump, if its kernel is among the given files and folders, or in the usual places. `None`
+/// if none was given and none is there, and for an encrypted dump that is not open.
 ///
 /// # Errors
-/// If the kernel cannot be used, or is none of those given.
+/// If the kernel cannot be used, or none of those given matches.
 pub fn trace(dump: &Dump<'_>, given: &[PathBuf]) -> Result<Option<Backtraces>, Error> {
     if matches!(dump.encryption(), Encryption::Encrypted | Encryption::Refused) {
         return Ok(None);
@@ -256,7 +257,7 @@ pub fn trace(dump: &Dump<'_>, given: &[PathBuf]) -> Result<Option<Backtraces>, E
     }
     let why = match given {
         [] => return Ok(None),
-        // A single file is asked why it is of no use.
+        // For a single file, report why it cannot be used.
         [file] if !file.is_dir() => {
             backtraces(dump, file)?;
             "it has no build id"
@@ -267,11 +268,11 @@ pub fn trace(dump: &Dump<'_>, given: &[PathBuf]) -> Result<Option<Backtraces>, E
     Err(Error::Kernel { kernel: names.join(", "), why: why.to_owned() })
 }
 
-/// Backtraces of all CPUs of a dump, by the ELF file of its kernel.
+/// Backtraces of all CPUs of a dump, from its kernel's ELF file.
 ///
 /// # Errors
-/// If the dump is encrypted and was not opened, its architecture is not known, or the file cannot be read, is too large, or
-/// is that of another kernel.
+/// If the dump is encrypted and not open, its architecture is unknown, or the file cannot be read, is too
+/// large, or belongs to another kernel.
 pub fn backtraces(dump: &Dump<'_>, kernel: &Path) -> Result<Backtraces, Error> {
     if matches!(dump.encryption(), Encryption::Encrypted | Encryption::Refused) {
         return Err(Error::Encrypted);
@@ -295,7 +296,7 @@ pub fn backtraces(dump: &Dump<'_>, kernel: &Path) -> Result<Backtraces, Error> {
     let slide = slide.unwrap_or(0);
     let mut symbols = symbols::Symbols::of(&elf).map_err(unread)?;
     let has_lines = |elf: &Elf| elf.section(".debug_info").is_some();
-    // Symbols and lines may be in a file of their own.
+    // Symbols and lines may be in a separate file.
     let debug = match symbols.is_empty() && !has_lines(&elf) {
         true => find::linked(kernel, &elf),
         false => None,
@@ -334,7 +335,7 @@ pub fn backtraces(dump: &Dump<'_>, kernel: &Path) -> Result<Backtraces, Error> {
     })
 }
 
-/// Each CPU's frames, that of the one that crashed first.
+/// Each CPU's frames, the crashing CPU first.
 fn walk<'d>(dump: &'d Dump<'_>, arch: Arch, unwinder: &Unwinder<'_>) -> Vec<(&'d CpuState, Vec<Spot>, End)> {
     let facts = dump.facts();
     let crashing = facts.crashing(dump.found().header.crashing_cpu.get());
@@ -343,7 +344,7 @@ fn walk<'d>(dump: &'d Dump<'_>, arch: Arch, unwinder: &Unwinder<'_>) -> Vec<(&'d
     let all = crashing.into_iter().chain(others).take(MAX_CPUS);
     all.map(|state| {
         let (spots, end) = if condition(state) == CpuCondition::Silent {
-            // Its registers are not known.
+            // Its registers are unknown.
             (Vec::new(), End::Lost)
         } else if is_user(arch, state, unwinder) {
             (Vec::new(), End::User)
@@ -356,7 +357,7 @@ fn walk<'d>(dump: &'d Dump<'_>, arch: Arch, unwinder: &Unwinder<'_>) -> Vec<(&'d
     .collect()
 }
 
-/// Whether a CPU was executing a user's program.
+/// Whether a CPU was executing a user program.
 fn is_user(arch: Arch, state: &CpuState, unwinder: &Unwinder<'_>) -> bool {
     let general = |index: usize| state.general.get(index).map_or(0, |register| register.get());
     let [_, sstatus, ..] = state.control;
@@ -365,7 +366,7 @@ fn is_user(arch: Arch, state: &CpuState, unwinder: &Unwinder<'_>) -> bool {
         Arch::X86_64 => general(17) & 3 == 3,
         // PSTATE.M: EL0, 64 or 32 bits.
         Arch::Aarch64 => general(33) & 0xf == 0,
-        // sstatus.SPP, which only tells where the last trap came from.
+        // sstatus.SPP, which only tells the mode before the last trap.
         Arch::Riscv64 => {
             let pc = general(0);
             sstatus.get() & 1 << 8 == 0 && pc >> 63 == 0 && !unwinder.is_code(pc)
@@ -373,7 +374,7 @@ fn is_user(arch: Arch, state: &CpuState, unwinder: &Unwinder<'_>) -> bool {
     }
 }
 
-/// A frame, named.
+/// A frame with names.
 fn frame(spot: &Spot, symbols: &symbols::Symbols, lines: Option<&Vec<lines::Call>>) -> Frame {
     let symbol = symbols.at(spot.at);
     let known = lines.map(Vec::as_slice).unwrap_or_default();
@@ -397,7 +398,7 @@ fn frame(spot: &Spot, symbols: &symbols::Symbols, lines: Option<&Vec<lines::Call
     Frame { address: hex(spot.address), by: spot.by, calls, in_code: symbols.is_code(spot.at) }
 }
 
-/// Whether `name` is the function's name with the modules that it is in.
+/// Whether `name` is the function's name including its modules.
 fn is_path_to(name: &str, function: &str) -> bool {
     name.strip_suffix(function).is_some_and(|path| path.ends_with("::"))
 }

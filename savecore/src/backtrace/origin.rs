@@ -1,11 +1,11 @@
-//! Which function of a backtrace crashed, after those that only tell of the crash.
+//! The function of a backtrace that crashed, after those that only handle the crash.
 
 use super::{By, CpuBacktrace};
 
-/// Functions at a backtrace's inner end among which those are that tell of a crash.
+/// Number of innermost functions to search for crash handling.
 const DEPTH: usize = 24;
 
-/// Functions that a crash goes through, by the beginnings of their names: those of Rust's core library.
+/// Functions of crash handling, by prefix: those of Rust's core library.
 const BEGINNINGS: [&str; 9] = [
     "core::panicking::",
     "std::panicking::",
@@ -18,8 +18,8 @@ const BEGINNINGS: [&str; 9] = [
     "core::str::slice_error_fail",
 ];
 
-/// The same by the last part of their names: panic handlers, and what Linux has between an exception and its end
-/// (kernel/panic.c, and for each architecture its traps.c, fault.c, and entry code).
+/// The same by the last part of the name: panic handlers, and Linux's functions between an exception and its
+/// end (kernel/panic.c, and for each architecture its traps.c, fault.c, and entry code).
 const NAMES: [&str; 46] = [
     "panic",
     "panic_handler",
@@ -70,14 +70,14 @@ const NAMES: [&str; 46] = [
 ];
 
 impl CpuBacktrace {
-    /// The number among [`calls`](CpuBacktrace::calls) of the function that crashed: the first one after the last of those
-    /// that only tell of a crash, and after leftovers of what was printed meanwhile. A good guess; `None` if there are no calls.
+    /// Index among [`calls`](CpuBacktrace::calls) of the function that crashed: the first one after the last
+    /// crash handling function, and after leftovers of printing. A good guess; `None` if there are no calls.
     pub fn origin(&self) -> Option<usize> {
         let found: Vec<(By, Option<&str>)> =
             self.calls().map(|(frame, call)| (frame.by, call.map(|call| call.function.as_str()))).collect();
         let tells = |(_, name): &(By, Option<&str>)| name.is_some_and(tells_of_a_crash);
         let behind = found.iter().take(DEPTH).rposition(tells).map_or(0, |last| last + 1);
-        // What is only somewhere on the stack is a leftover, unless the next frame follows from it.
+        // A frame found only by scanning is a leftover, unless the next frame follows from it.
         let is_sure = |number: usize| found.get(number).is_some_and(|(by, _)| *by != By::Scan);
         let sure = (behind..found.len()).find(|&number| is_sure(number) || is_sure(number + 1));
         let origin = sure.filter(|_| behind > 0).unwrap_or(behind);
@@ -94,7 +94,7 @@ fn tells_of_a_crash(name: &str) -> bool {
 mod tests {
     use super::super::{By, Call, CpuBacktrace, End, Frame};
 
-    /// A name with a question mark before it is of a frame that is only somewhere on the stack.
+    /// A question mark before a name marks a frame found only by scanning.
     fn origin(names: &[&str]) -> Option<usize> {
         let frame = |name: &&str| Frame {
             address: "0x1".to_owned(),
@@ -135,7 +135,7 @@ mod tests {
         let stale = ["vpanic", "panic", "?_printk", "?sysrq_handle_crash", "__handle_sysrq"];
         assert_eq!(origin(&stale), Some(3));
         assert_eq!(origin(&["panic", "?_printk", "?do_mount", "mount", "main"]), Some(2));
-        // Where no frame is sure, the first is as good as any; and what was not found after a panic is left as it is.
+        // If no frame is sure, take the first; and without a panic before it, a scanned frame is left alone.
         assert_eq!(origin(&["panic", "?one", "?two"]), Some(1));
         assert_eq!(origin(&["?one", "?two", "three"]), Some(0));
     }

@@ -1,16 +1,16 @@
-//! The registers of a frame, numbered as DWARF numbers them: System V ABI for AMD64, section 3.6.2; DWARF for the Arm
+//! The registers of a frame, by DWARF numbers: System V ABI for AMD64, section 3.6.2; DWARF for the Arm
 //! 64-bit Architecture, section 4.1; RISC-V DWARF Specification, chapter 1.
 
 use dumpcore::format::header::Arch;
 use dumpcore::format::note::CpuState;
 
-/// DWARF's numbers in use: 0 to 32 at most. The program counter stands apart.
+/// DWARF numbers in use: 0 to 32 at most. The program counter is separate.
 const REGISTERS: usize = 33;
 
-/// For each of x86_64's DWARF numbers 0 to 15, its place in `elf_gregset_t`: rax rdx rcx rbx rsi rdi rbp rsp r8 … r15.
+/// Index in `elf_gregset_t` of x86_64's DWARF numbers 0 to 15: rax rdx rcx rbx rsi rdi rbp rsp r8 … r15.
 const X86_64: [usize; 16] = [10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0];
 
-/// Registers as far as they are known in a frame.
+/// The known registers of a frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Registers {
     pub(super) arch: Arch,
@@ -19,7 +19,7 @@ pub(super) struct Registers {
 }
 
 impl Registers {
-    /// Those of a CPU when it stopped.
+    /// The registers of a CPU when it stopped.
     pub(super) fn of(arch: Arch, state: &CpuState) -> Registers {
         let general = |index: usize| state.general.get(index).map(|register| register.get());
         let mut values = [None; REGISTERS];
@@ -37,7 +37,7 @@ impl Registers {
                 general(32)
             }
             Arch::Riscv64 => {
-                // The program counter is in the place of x0.
+                // The program counter has the place of x0.
                 for (number, value) in values.iter_mut().take(32).enumerate().skip(1) {
                     *value = general(number);
                 }
@@ -47,7 +47,7 @@ impl Registers {
         Registers { arch, pc: pc.unwrap_or_default(), values }
     }
 
-    /// Nothing known but where the stack is, and where it continues.
+    /// Only stack pointer and program counter are known.
     pub(super) fn only(arch: Arch, pc: u64, sp: u64) -> Registers {
         let mut registers = Registers { arch, pc, values: [None; REGISTERS] };
         registers.set(registers.sp_number(), Some(sp));
@@ -55,7 +55,7 @@ impl Registers {
     }
 
     pub(super) fn get(&self, number: u16) -> Option<u64> {
-        // The program counter of the frame itself, where an architecture has a number for it.
+        // The frame's own program counter, if the architecture has a number for it.
         if Some(number) == self.pc_number() {
             return Some(self.pc);
         }
@@ -102,7 +102,7 @@ impl Registers {
         self.get(self.fp_number())
     }
 
-    /// Where a function that was just called returns to, on architectures that keep that in a register.
+    /// The return address of a function that was just called, on architectures that keep it in a register.
     pub(super) fn link(&self) -> Option<u64> {
         match self.arch {
             Arch::X86_64 => None,

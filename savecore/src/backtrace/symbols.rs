@@ -1,4 +1,4 @@
-//! The kernel's code and what its symbol table calls it. Addresses are those of the file, before a kernel moved itself.
+//! The kernel's code and symbol table. Addresses are those of the file, before KASLR.
 
 use std::io;
 
@@ -9,16 +9,16 @@ use object::pod;
 use super::elf::{Elf, text_at};
 use crate::text::cut;
 
-/// Bytes of a name, at most.
+/// Maximum bytes of a name.
 pub(super) const MAX_NAME: usize = 2048;
 
 /// The symbols of a kernel's functions.
 #[derive(Default)]
 pub(super) struct Symbols {
-    /// Address, length (0: unknown) and place of the name, sorted by address.
+    /// Address, length (0: unknown) and offset of the name, sorted by address.
     functions: Vec<(u64, u64, u32)>,
     names: Vec<u8>,
-    /// Where code is: begin and end, sorted.
+    /// Ranges of code: begin and end, sorted.
     code: Vec<(u64, u64)>,
 }
 
@@ -49,24 +49,24 @@ impl Symbols {
             }
         }
         let names = &symbols.names;
-        // Mapping symbols of Arm and RISC-V (`$x`, `$d`) and local labels name no function.
+        // Mapping symbols of Arm and RISC-V (`$x`, `$d`) and local labels do not name functions.
         symbols
             .functions
             .retain(|(_, _, name)| !matches!(text_at(names, *name), [] | [b'$', ..] | [b'.', b'L', ..]));
-        // Of several with one address, the longest is the function.
+        // Of several at one address, the longest is the function.
         symbols.functions.sort_unstable_by_key(|(address, length, name)| (*address, *length, *name));
         symbols.functions.shrink_to_fit();
         Ok(symbols)
     }
 
-    /// The addresses of all functions with a length, and their names.
+    /// Addresses and names of all functions with a length.
     #[cfg(test)]
     pub(super) fn all(&self) -> impl Iterator<Item = (u64, String)> {
         let known = self.functions.iter().filter(|(_, length, _)| *length > 0);
         known.filter_map(|(address, _, _)| Some((*address, self.at(*address)?.0)))
     }
 
-    /// Whether there is none.
+    /// Whether there are no symbols.
     pub(super) fn is_empty(&self) -> bool {
         self.functions.is_empty()
     }
@@ -77,7 +77,7 @@ impl Symbols {
         behind.checked_sub(1).and_then(|at| self.code.get(at)).is_some_and(|(_, end)| address < *end)
     }
 
-    /// The function at an address, and how far into it that is.
+    /// The function at an address, and the offset into it.
     pub(super) fn at(&self, address: u64) -> Option<(String, u64)> {
         if !self.is_code(address) {
             return None;
@@ -85,7 +85,7 @@ impl Symbols {
         let behind = self.functions.partition_point(|(begin, _, _)| *begin <= address);
         let (begin, length, name) = self.functions.get(behind.checked_sub(1)?)?;
         let inside = address - begin;
-        // After a function's end begins what has no name. One without a length continues to the next.
+        // The area after a function's end has no name. A function without a length continues to the next.
         if *length > 0 && inside >= *length {
             return None;
         }
@@ -93,7 +93,7 @@ impl Symbols {
     }
 }
 
-/// A function's name as its author wrote it.
+/// A function's demangled name.
 pub(super) fn readable(name: &str) -> String {
     let name = cut(name, MAX_NAME);
     cut(
@@ -102,7 +102,7 @@ pub(super) fn readable(name: &str) -> String {
     )
 }
 
-/// Where code is, sorted and without overlap: the sections that say so; of a file without sections, the segments.
+/// Ranges of code, sorted and without overlap: from the sections, or the segments if there are no sections.
 fn code(elf: &Elf) -> Vec<(u64, u64)> {
     let flags = u64::from(SHF_ALLOC | SHF_EXECINSTR);
     let sections = elf.sections.iter().filter(|section| section.flags & flags == flags);

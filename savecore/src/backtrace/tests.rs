@@ -1,4 +1,4 @@
-//! Stacks of kernels that were made for it, on all architectures.
+//! Synthetic stacks, on all architectures.
 
 use std::collections::BTreeMap;
 
@@ -19,13 +19,13 @@ use super::registers::Registers;
 use super::symbols::Symbols;
 use super::unwind::{By, End, MAX_FRAMES, Spot, Unwinder};
 
-/// Where the code begins, and what a function takes.
+/// Address of the code, and size of a function.
 const CODE: u64 = 0xffff_ffff_8010_0000;
 const FUNCTION: u64 = 64;
 const FUNCTIONS: u64 = 40;
-/// Where a function continues after its call.
+/// Offset in a function after its call.
 const BEHIND: u64 = 32;
-/// Where the stack is; the tests' CPUs use physical addresses.
+/// Address of the stack; the tests' CPUs use physical addresses.
 const STACK: u64 = 0x20_0000;
 
 const ARCHES: [Arch; 3] = [Arch::X86_64, Arch::Aarch64, Arch::Riscv64];
@@ -56,7 +56,7 @@ fn uleb(mut number: u64) -> Vec<u8> {
     }
 }
 
-/// DWARF's numbers of stack pointer and return address.
+/// DWARF numbers of stack pointer and return address.
 fn numbers(arch: Arch) -> (u8, u8) {
     match arch {
         Arch::X86_64 => (7, 16),
@@ -65,7 +65,7 @@ fn numbers(arch: Arch) -> (u8, u8) {
     }
 }
 
-/// Call frame information: each function's frame has a number of words, the last of which is the return address
+/// Call frame information: each function's frame has a number of words; the last one is the return address
 /// (DWARF 5, section 6.4.1; version 3 of the entries).
 fn debug_frame(arch: Arch, words: &[u64]) -> Vec<u8> {
     fn entry(bytes: &mut Vec<u8>, mut body: Vec<u8>) {
@@ -75,8 +75,8 @@ fn debug_frame(arch: Arch, words: &[u64]) -> Vec<u8> {
     }
     let (sp, ra) = numbers(arch);
     let mut bytes = Vec::new();
-    // Version, no augmentation, alignments of code and data, the return address's register; then DW_CFA_def_cfa and
-    // DW_CFA_offset.
+    // Version, no augmentation, alignments of code and data, the return address's register; then
+    // DW_CFA_def_cfa and DW_CFA_offset.
     let head = [&u32::MAX.to_le_bytes()[..], &[3, 0, 1, 0x78, ra], &[0x0c, sp, 8], &[0x80 | ra, 1]].concat();
     entry(&mut bytes, head);
     for (number, words) in (0..).zip(words) {
@@ -158,7 +158,7 @@ fn kernel(arch: Arch, frames: Vec<u8>) -> Vec<u8> {
     )
 }
 
-/// A CPU at `pc`, and what its registers for stack, frame and return address hold.
+/// A CPU at `pc`, with these values of stack pointer, frame pointer and return address.
 fn cpu(arch: Arch, pc: u64, sp: u64, fp: u64, link: u64) -> CpuState {
     let mut state = CpuState::new_zeroed();
     let places: &[(usize, u64)] = match arch {
@@ -172,7 +172,7 @@ fn cpu(arch: Arch, pc: u64, sp: u64, fp: u64, link: u64) -> CpuState {
     state
 }
 
-/// The frames of a CPU whose stack holds these words from [`STACK`] on.
+/// The frames of a CPU whose stack has these words from [`STACK`] on.
 fn unwind(arch: Arch, file: &[u8], state: &CpuState, stack: &[u64]) -> (Vec<Spot>, End) {
     let mut pages: BTreeMap<u64, Box<Block>> = BTreeMap::new();
     for (word, address) in stack.iter().zip((STACK..).step_by(8)) {
@@ -195,7 +195,7 @@ fn returns(function: u64) -> u64 {
     CODE + function * FUNCTION + BEHIND
 }
 
-/// Where all frames go on except for the first.
+/// Return addresses of all frames except the first.
 fn callers(spots: &[Spot]) -> Vec<u64> {
     spots.iter().skip(1).map(|spot| spot.address).collect()
 }
@@ -204,7 +204,7 @@ fn arches() -> impl Strategy<Value = Arch> {
     prop::sample::select(ARCHES.to_vec())
 }
 
-/// Words that are no addresses of code.
+/// Words that are not addresses of code.
 fn junk(seed: u64) -> u64 {
     seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20
 }
@@ -284,7 +284,7 @@ fn the_caller_of_an_address_without_code_is_found() {
     for arch in ARCHES {
         let sizes = vec![2; FUNCTIONS as usize];
         let file = kernel(arch, debug_frame(arch, &sizes));
-        // x86_64 pushes the return address, the others have it in a register.
+        // x86_64 pushes the return address; the others keep it in a register.
         let pushed = if arch == Arch::X86_64 { vec![returns(5)] } else { Vec::new() };
         let stack = [pushed, vec![1, returns(6), 2, 0]].concat();
         let (spots, end) = unwind(arch, &file, &cpu(arch, 0, STACK, 0, returns(5)), &stack);
@@ -294,13 +294,13 @@ fn the_caller_of_an_address_without_code_is_found() {
     }
 }
 
-/// Interrupt frames begin in place of a return address, or after an error code; the error code may be zero.
+/// Interrupt frames replace a return address, or follow an error code; the error code may be zero.
 #[test]
 fn after_a_handler_that_the_processor_called_the_backtrace_continues_where_the_kernel_was_interrupted() {
     const SELECTORS: [(u64, u64); 2] = [(8, 0), (0x28, 0x30)];
     let file = kernel(Arch::X86_64, debug_frame(Arch::X86_64, &vec![2; FUNCTIONS as usize]));
     let state = cpu(Arch::X86_64, returns(1), STACK, 0x1001, 0);
-    // An address in the middle of a function, after no call.
+    // An address in the middle of a function, not after a call.
     let interrupted = CODE + 7 * FUNCTION + 3;
     for code in [None, Some(0), Some(2), Some(0x1_0018)] {
         for (cs, ss) in SELECTORS {
@@ -321,10 +321,10 @@ fn after_a_handler_that_the_processor_called_the_backtrace_continues_where_the_k
             ];
             assert_eq!((found.as_slice(), end), (&expected[..], End::Outermost), "{code:?} {cs:#x}");
 
-            // A user's program has no frames of the kernel's.
+            // A user program has no kernel frames.
             let (spots, end) = unwind(Arch::X86_64, &file, &state, &stack(0x40_1000, cs | 3, ss | 3));
             assert_eq!((callers(&spots), end), (vec![returns(2)], End::User), "{code:?} {cs:#x}");
-            // What is no interrupt frame is not taken for one.
+            // Other data is not mistaken for an interrupt frame.
             let (spots, _) = unwind(Arch::X86_64, &file, &state, &stack(interrupted, cs | 3, ss));
             assert!(spots.iter().all(|spot| spot.by != By::Interrupt), "{code:?} {cs:#x} {spots:?}");
         }
@@ -336,7 +336,8 @@ fn a_backtrace_ends_in_the_function_that_the_kernel_is_entered_by_whatever_is_on
     for arch in ARCHES {
         for frames in [Vec::new(), debug_frame(arch, &vec![2; FUNCTIONS as usize])] {
             let mut file = kernel(arch, frames);
-            // The entry is in function 4, whose caller's address nobody wrote; leftovers lie above it.
+            // The entry is in function 4, whose caller's address was never written; there are leftovers above
+            // it.
             file[24..32].copy_from_slice(&(CODE + 4 * FUNCTION).to_le_bytes());
             let stack = [junk(1), returns(4), junk(2), junk(3), returns(6), returns(7)];
             let (spots, end) = unwind(arch, &file, &cpu(arch, returns(1), STACK, 0x1001, 0), &stack);
@@ -354,7 +355,7 @@ fn a_signed_return_address_is_read_without_its_signature() {
     assert_eq!((callers(&spots), end), (vec![returns(6)], End::Outermost));
 }
 
-/// A kernel that was stripped, of which these sections are left besides its code.
+/// A stripped kernel, with only these sections besides its code.
 fn stripped(more: &[(Head, Vec<u8>)]) -> Vec<u8> {
     let executable = u64::from(SHF_ALLOC | SHF_EXECINSTR);
     let text = ((".text", SHT_PROGBITS, executable, CODE, 0, 0), code(Arch::X86_64));
@@ -443,13 +444,13 @@ fn sections_that_are_compressed_in_the_old_way_are_read_like_others() {
     };
     let head = |size: u64| [b"ZLIB", &size.to_be_bytes()[..], &packed].concat();
     assert!(read(head(lines.len() as u64)).unwrap() == lines);
-    // A size that is made up takes no memory.
+    // A forged size takes no memory.
     assert_eq!(read(head(100)).unwrap().len(), 100);
     assert!(read(head(u64::MAX)).unwrap_err().to_string().contains("larger than 512 MiB"));
     for bytes in [b"ZLIB".to_vec(), packed.clone(), vec![0]] {
         assert_eq!(read(bytes).unwrap_err().to_string(), "a compressed section has no header");
     }
-    // One with the usual name comes first.
+    // The usual name takes precedence.
     let plain = ((".debug_str", SHT_PROGBITS, 0, 0, 0, 0), b"plain".to_vec());
     let file = stored(&stripped(&[section(head(9)), plain]));
     assert_eq!(Elf::open(file.path()).unwrap().named(".debug_str").unwrap(), b"plain");

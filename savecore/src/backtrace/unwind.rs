@@ -1,7 +1,7 @@
-//! From a CPU's registers to the functions that it was in, frame by frame, through memory of which nothing is sure.
+//! From a CPU's registers to its functions, frame by frame, through untrusted memory.
 //!
-//! Each frame is left as the compiler has written it down; where it has not, by the chain of frame pointers; where that is
-//! broken, by what on the stack looks like an address after a call, and such frames are marked.
+//! Each frame is unwound by the compiler's information; if there is none, by the chain of frame pointers; if
+//! that is broken, by scanning the stack for return addresses, and such frames are marked.
 
 use std::collections::HashSet;
 
@@ -13,83 +13,83 @@ use super::memory::Memory;
 use super::registers::Registers;
 use super::symbols::Symbols;
 
-/// Frames of a CPU, at most.
+/// Maximum number of frames per CPU.
 pub(super) const MAX_FRAMES: usize = 128;
 
-/// Frames of a CPU that are found by looking for addresses on the stack, at most.
+/// Maximum number of frames per CPU found by scanning.
 const MAX_GUESSES: usize = 24;
 
-/// Words of the stack that are looked at for the next such frame.
+/// Maximum number of words of the stack to scan for the next frame.
 const MAX_SCAN: usize = 1024;
 
-/// Words of the stack that are read at a time.
+/// Words of the stack to read at a time.
 const SCAN: usize = 64;
 
-/// The longest frame that a frame pointer may span, in bytes.
+/// Maximum span of a frame pointer, in bytes.
 const MAX_FRAME: u64 = 1 << 20;
 
 /// How a frame was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
-    /// It is where the CPU was.
+    /// The CPU's registers.
     Registers,
-    /// The compiler's call frame information says so.
+    /// The compiler's call frame information.
     FrameInformation,
-    /// By the chain of frame pointers.
+    /// The chain of frame pointers.
     FramePointer,
-    /// The function before it was called at an address that has no code; this is where the call returns to.
+    /// The previous function was called at an address without code; this is the return address of that call.
     BadCall,
-    /// The function before it handled an interrupt or a fault; this is where the CPU was when that came.
+    /// The previous function handled an interrupt or a fault; this is where that interrupted the CPU.
     Interrupt,
-    /// Its address is on the stack; it may be a leftover.
+    /// Scanning: its address is on the stack; it may be a leftover.
     Scan,
 }
 
-/// Why no more frames follow.
+/// Why the backtrace ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
-    /// Nobody called the last function, or whoever started the kernel did.
+    /// The last function has no caller, or was called by the kernel's entry code.
     Outermost,
-    /// The CPU was executing a user's program.
+    /// The CPU was executing a user program.
     User,
-    /// Nothing on the stack leads further: it is overwritten, or not in the dump.
+    /// The stack leads no further: it is overwritten, or not in the dump.
     Lost,
-    /// The stack leads back to itself.
+    /// The stack has a loop.
     Loop,
-    /// There are more than a backtrace shows.
+    /// The backtrace is longer than the limit.
     Limit,
 }
 
 /// A frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Spot {
-    /// Where it continues.
+    /// The address where it continues.
     pub(super) address: u64,
-    /// An address within the instruction that it is at, as the file has it.
+    /// An address within its current instruction, as in the file.
     pub(super) at: u64,
     pub(super) by: By,
 }
 
-/// A kernel and how its frames are left.
+/// A kernel and its frame information.
 pub(super) struct Unwinder<'k> {
     pub(super) elf: &'k Elf,
     pub(super) symbols: &'k Symbols,
     pub(super) frames: &'k Frames<'k>,
-    /// How far the kernel has moved itself: added to the file's addresses, gives those in memory.
+    /// The kernel's displacement: file address + slide = address in memory.
     pub(super) slide: u64,
 }
 
 impl By {
-    /// Whether the frame's address is that of an instruction that was not executed yet, and not one that a call returns to.
+    /// Whether the frame's address is that of an instruction to be executed, and not a return address.
     fn is_exact(self) -> bool {
         matches!(self, By::Registers | By::Interrupt)
     }
 }
 
 impl Unwinder<'_> {
-    /// All frames of a CPU, the innermost first.
+    /// All frames of a CPU, innermost first.
     pub(super) fn run(&self, registers: Registers, memory: &Memory<'_>) -> (Vec<Spot>, End) {
         let mut spots = Vec::new();
         let mut seen = HashSet::new();
@@ -125,13 +125,13 @@ impl Unwinder<'_> {
             Some(Left::Outermost) => return Err(End::Outermost),
             Some(Left::Caller(mut caller)) => {
                 caller.pc = self.plain(caller.arch, caller.pc);
-                // This comes first: an error code of zero is not a return address of zero.
+                // Check this first: an error code of zero is not a return address of zero.
                 if self.follows_call(caller.arch, caller.pc, memory) != Some(true)
                     && let Some(interrupted) = self.interrupted(&caller, memory)
                 {
                     return interrupted.map(|registers| (registers, By::Interrupt));
                 }
-                // Where a thread begins, return addresses of zero are put for this.
+                // Threads start with a return address of zero, to mark the end.
                 if caller.pc == 0 {
                     return Err(End::Outermost);
                 }
@@ -150,7 +150,7 @@ impl Unwinder<'_> {
         {
             return Ok((caller, By::BadCall));
         }
-        // Where a stack begins, the chain of frame pointers ends with a zero.
+        // At the start of a stack, the chain of frame pointers ends with a zero.
         if now.fp() == Some(0) && !by.is_exact() && by != By::Scan {
             return Err(End::Outermost);
         }
@@ -162,15 +162,16 @@ impl Unwinder<'_> {
         self.scan(now, memory).map(|caller| (caller, By::Scan)).ok_or(End::Lost)
     }
 
-    /// What was interrupted by a function that the processor called by itself, as one of Rust's `extern "x86-interrupt"`.
-    /// `caller` is what the function's frame information gives, which knows of all registers but these, and nothing of an
-    /// error code. `None` if no interrupt frame is there (Intel SDM volume 3A, section 6.14.2: rip, cs, rflags, rsp, ss).
+    /// The code interrupted by a function that the processor called itself, such as one of Rust's `extern
+    /// "x86-interrupt"`. `caller` comes from the function's frame information, which covers all registers
+    /// except these, and no error code. `None` if there is no interrupt frame (Intel SDM volume 3A, section
+    /// 6.14.2: rip, cs, rflags, rsp, ss).
     fn interrupted(&self, caller: &Registers, memory: &Memory<'_>) -> Option<Result<Registers, End>> {
         if caller.arch != Arch::X86_64 {
             return None;
         }
         let sp = caller.sp()?;
-        // In place of a return address; after an error code there; and where a compiler has counted that.
+        // In place of a return address; after an error code; and after one that the compiler has counted.
         let places = [sp.wrapping_sub(8), sp, sp.wrapping_sub(16)];
         let frames = places.iter().filter_map(|place| InterruptFrame::read(*place, memory));
         for frame in frames {
@@ -187,13 +188,13 @@ impl Unwinder<'_> {
         None
     }
 
-    /// Whether an address is in the function that the kernel is entered by: it has no caller, whatever is on the stack.
+    /// Whether an address is in the kernel's entry function: it has no caller, whatever is on the stack.
     fn is_entry(&self, at: u64) -> bool {
         let begin = |address: u64| self.symbols.at(address).map(|(_, offset)| address.wrapping_sub(offset));
         self.elf.entry != 0 && begin(at).is_some_and(|function| begin(self.elf.entry) == Some(function))
     }
 
-    /// The caller of a function that has no code: nothing was done there yet.
+    /// The caller of an address without code: it has no frame yet.
     fn bad_call(&self, now: &Registers, memory: &Memory<'_>) -> Option<Registers> {
         let mut caller = now.clone();
         caller.pc = match now.arch {
@@ -207,11 +208,11 @@ impl Unwinder<'_> {
         self.is_behind_call(caller.arch, caller.pc, memory).then_some(caller)
     }
 
-    /// The caller as the frame pointer has it: System V ABI for AMD64, section 3.2.2; Procedure Call Standard for the Arm
-    /// 64-bit Architecture, section 6.4.6; RISC-V Calling Conventions, "Frame Pointer Convention".
+    /// The caller by frame pointer: System V ABI for AMD64, section 3.2.2; Procedure Call Standard for the
+    /// Arm 64-bit Architecture, section 6.4.6; RISC-V Calling Conventions, "Frame Pointer Convention".
     fn by_frame_pointer(&self, now: &Registers, memory: &Memory<'_>) -> Option<Left> {
         let fp = now.fp().filter(|fp| fp % 8 == 0)?;
-        // After the frame lies what its caller had; a frame lies at the end of the stack that is in use.
+        // The caller's data follows the frame; the innermost frame is at the low end of the used stack.
         let (previous, returns, end) = match now.arch {
             Arch::X86_64 | Arch::Aarch64 => (fp, fp.wrapping_add(8), fp.wrapping_add(16)),
             Arch::Riscv64 => (fp.wrapping_sub(16), fp.wrapping_sub(8), fp),
@@ -232,12 +233,12 @@ impl Unwinder<'_> {
         Some(Left::Caller(Box::new(caller)))
     }
 
-    /// The next address on the stack that is after a call.
+    /// The next address on the stack that follows a call.
     fn scan(&self, now: &Registers, memory: &Memory<'_>) -> Option<Registers> {
         let mut at = now.sp()?.checked_next_multiple_of(8)?;
         for _ in 0..MAX_SCAN / SCAN {
             let mut bytes = [0; SCAN * 8];
-            // After the end of a stack often lies nothing.
+            // The memory after the end of a stack is often unmapped.
             if !memory.read(at, &mut bytes) {
                 return None;
             }
@@ -256,14 +257,14 @@ impl Unwinder<'_> {
         self.symbols.is_code(address.wrapping_sub(self.slide))
     }
 
-    /// Whether an address is in the kernel's code, and the instruction before it is a call, as far as that is known.
+    /// Whether an address is in the kernel's code, and follows a call instruction if that can be checked.
     fn is_behind_call(&self, arch: Arch, address: u64, memory: &Memory<'_>) -> bool {
-        // The call is in the kernel's code; what is after the last one of a section may not be.
+        // The call is in the kernel's code; the address after the last call of a section may not be.
         self.is_code(address.wrapping_sub(1)) && self.follows_call(arch, address, memory).unwrap_or(true)
     }
 
-    /// Whether the instruction before an address is a call. `None` if neither the dump nor the kernel's file has it: a file
-    /// with debug information only has no code to look at.
+    /// Whether the instruction before an address is a call. `None` if neither the dump nor the kernel's file
+    /// has it: a file with only debug information has no code.
     fn follows_call(&self, arch: Arch, address: u64, memory: &Memory<'_>) -> Option<bool> {
         let mut bytes = [0; 8];
         let from = address.wrapping_sub(8);
@@ -272,8 +273,8 @@ impl Unwinder<'_> {
         is_known.then(|| ends_with_call(arch, bytes))
     }
 
-    /// A return address without the signature that a processor with pointer authentication puts into its upper bits (Arm
-    /// Architecture Reference Manual, section D8.10). The kernel's addresses have ones there.
+    /// A return address without the signature of pointer authentication in its upper bits (Arm Architecture
+    /// Reference Manual, section D8.10). Kernel addresses have ones there.
     fn plain(&self, arch: Arch, address: u64) -> u64 {
         const SIGNED: u64 = 0xff7f << 48;
         match arch {
@@ -287,20 +288,21 @@ impl Unwinder<'_> {
     }
 }
 
-/// What an x86_64 processor pushes before it calls a handler.
+/// The frame that an x86_64 processor pushes before it calls a handler.
 struct InterruptFrame {
     rip: u64,
     rsp: u64,
-    /// A user's program was interrupted.
+    /// A user program was interrupted.
     is_user: bool,
 }
 
 impl InterruptFrame {
-    /// The bits that rflags may have, and the one that it always has (Intel SDM volume 1, section 3.4.3).
+    /// The valid bits of rflags, and the one that is always set (Intel SDM volume 1, section 3.4.3).
     const FLAGS: u64 = 0x3f_7fd7;
     const ALWAYS: u64 = 2;
 
-    /// `None` if what is there can be none: selectors are of 16 bits, both of the same privilege level, which is 0 or 3.
+    /// `None` if it cannot be one: selectors have 16 bits, both with the same privilege level, which is 0 or
+    /// 3.
     fn read(at: u64, memory: &Memory<'_>) -> Option<InterruptFrame> {
         let mut bytes = [0; 40];
         if !memory.read(at, &mut bytes) {
@@ -308,7 +310,7 @@ impl InterruptFrame {
         }
         let mut words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
         let [rip, cs, flags, rsp, ss] = std::array::from_fn(|_| words.next().unwrap_or_default());
-        // A user's addresses are in the lower half. Where the kernel's are is for others to know.
+        // User addresses are in the lower half. The caller checks kernel addresses.
         let is_user = match (cs & 3, ss & 3) {
             (0, 0) => false,
             (3, 3) if rip >> 47 == 0 => true,
@@ -322,8 +324,9 @@ impl InterruptFrame {
     }
 }
 
-/// Whether the last of these bytes of code are a call: Intel SDM volume 2A, "CALL"; Arm Architecture Reference Manual,
-/// sections C6.2.34 and C6.2.35; RISC-V Unprivileged ISA, JAL, JALR and C.JALR, with x1 as the link register.
+/// Whether these bytes of code end with a call: Intel SDM volume 2A, "CALL"; Arm Architecture Reference
+/// Manual, sections C6.2.34 and C6.2.35; RISC-V Unprivileged ISA, JAL, JALR and C.JALR, with x1 as the link
+/// register.
 fn ends_with_call(arch: Arch, bytes: [u8; 8]) -> bool {
     let [.., b4, b5, b6, b7] = bytes;
     let word = u32::from_le_bytes([b4, b5, b6, b7]);
@@ -335,7 +338,7 @@ fn ends_with_call(arch: Arch, bytes: [u8; 8]) -> bool {
             };
             near || (2..=7).any(|length| indirect(&length))
         }
-        // BL; BLR, and BLRAA and its like.
+        // BL; BLR, BLRAA and similar.
         Arch::Aarch64 => word >> 26 == 0b10_0101 || word & 0xfeff_f000 == 0xd63f_0000,
         Arch::Riscv64 => {
             let half = u16::from_le_bytes([b6, b7]);
@@ -345,8 +348,8 @@ fn ends_with_call(arch: Arch, bytes: [u8; 8]) -> bool {
     }
 }
 
-/// How long a call through register or memory is, by its ModRM byte (Intel SDM volume 2A, section 2.1.3), from the opcode FF
-/// on; `None` if that is no call.
+/// The length of an indirect call through a register or memory, from its opcode FF on, by its ModRM byte
+/// (Intel SDM volume 2A, section 2.1.3); `None` if it is not a call.
 fn indirect_call(modrm: u8) -> Option<usize> {
     if modrm >> 3 & 7 != 2 {
         return None;
@@ -372,8 +375,9 @@ mod tests {
             bytes[8 - code.len()..].copy_from_slice(code);
             ends_with_call(arch, bytes)
         };
-        // As assemblers encode them: call rel32; call *%rax; call *%r11; call *(%rax); call *0x8(%rax);
-        // call *0x18(%rsp); call *(%rax,%rbx,8); call *0x12345678(%rip); call *0x100(%rax); call *0x100(%rsp).
+        // In the encoding of assemblers: call rel32; call *%rax; call *%r11; call *(%rax); call *0x8(%rax);
+        // call *0x18(%rsp); call *(%rax,%rbx,8); call *0x12345678(%rip); call *0x100(%rax); call
+        // *0x100(%rsp).
         for code in [
             &[0xe8, 0x11, 0x22, 0x33, 0x44][..],
             &[0xff, 0xd0],

@@ -1,4 +1,4 @@
-//! `/etc/savecore.toml`: what is harvested at boot, and how.
+//! `/etc/savecore.toml`: what to harvest at boot, and how.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,61 +13,61 @@ use crate::arming;
 use crate::corefile::{Compression, Format, Level};
 use crate::store::{MaxKept, MaxUsed};
 
-/// Where it is.
+/// Its path.
 pub const PATH: &str = "/etc/savecore.toml";
 
-/// An example, which says all that is the case without a file, in comments.
+/// An example, which shows all defaults in comments.
 pub const EXAMPLE: &str = include_str!("../../dist/savecore.toml");
 
-/// Seconds that booting may wait, at most: the unit's own time is a minute longer.
+/// Maximum seconds to delay booting: the unit's own limit is a minute longer.
 const MAX_LIMIT: u64 = 540;
 
-/// What the file says. What it does not say has the default that [`EXAMPLE`] shows.
+/// The contents of the file, with the defaults shown in [`EXAMPLE`].
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Dump partitions, each an absolute path; none: all that are found.
+    /// Dump partitions, each an absolute path; if empty, all that are found.
     pub targets: Vec<Absolute>,
     /// A directory, or a URL.
     #[serde(deserialize_with = "store")]
     pub store: String,
-    /// What dumps are saved as.
+    /// The format of saved dumps.
     format: FormatName,
-    /// How a kdump is compressed.
+    /// The compression of a kdump.
     compress: CompressionName,
-    /// What is left out of cores, besides what the kernel left out.
+    /// Page classes to leave out of cores, besides those that the kernel left out.
     #[serde(deserialize_with = "level")]
     pub level: Option<Level>,
     /// The machine's name, for the names of folders.
     pub host: Option<String>,
-    /// Bytes that stay free in a directory's file system.
+    /// Bytes to keep free in a directory's file system.
     #[serde(deserialize_with = "arming::byte_size")]
     pub min_free: ByteSize,
-    /// Crashes of a host that a directory keeps.
+    /// Maximum number of crashes per host in a directory.
     #[serde(deserialize_with = "limit")]
     pub max_kept: MaxKept,
-    /// The room that they may take.
+    /// Maximum space for them.
     #[serde(deserialize_with = "limit")]
     pub max_used: MaxUsed,
-    /// A file of `savecore keygen`, for encrypted dumps.
+    /// A key file from `savecore keygen`, for encrypted dumps.
     pub identity: Option<Absolute>,
     /// Kernels with symbols, or folders of them.
     pub kernels: Vec<Absolute>,
-    /// Write a report for people, too.
+    /// Whether to write a report for people, too.
     pub report: bool,
-    /// Free what was saved, and look whether the partition can take a dump again.
+    /// Whether to free saved dumps, and check that the partition can take a dump again.
     pub rearm: bool,
-    /// Seconds that booting waits at most.
+    /// Maximum seconds to delay booting.
     pub limit: Seconds,
-    /// What runs before dumps are saved, if there are any.
+    /// The hook before saving dumps, if there are any.
     pub pre: Option<Hook>,
-    /// What runs after that.
+    /// The hook after saving.
     pub post: Option<Hook>,
-    /// Seconds that each of the two has.
+    /// Time limit of each hook in seconds.
     pub hook_limit: Seconds,
-    /// How the kernel is armed.
+    /// How to arm the kernel.
     pub arm: arming::Options,
-    /// What of the file was wrong, and what that means.
+    /// Mistakes in the file, and their consequences.
     #[serde(skip)]
     pub faults: Faults,
 }
@@ -82,10 +82,11 @@ impl Default for Config {
             level: None,
             host: None,
             min_free: ByteSize::mib(64),
-            // A few crashes tell what there is to tell. A machine has more than one kind of them, and somebody looks after
-            // days, so that they are more than a handful.
+            // A few crashes show all there is to see. But a machine has more than one kind of crash, and its
+            // administrator may look only after days, so more than a handful.
             max_kept: MaxKept::Number(10),
-            // A core is as large as memory, which is often a tenth of the file system; three quarters stay for what it is for.
+            // A core is as large as memory, which is often a tenth of the file system; three quarters remain
+            // for other data.
             max_used: MaxUsed::Percent(25),
             identity: None,
             kernels: Vec::new(),
@@ -101,27 +102,27 @@ impl Default for Config {
     }
 }
 
-/// What of a configuration was wrong, and what that means.
+/// The mistakes in a configuration, and their consequences.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Faults {
-    /// What is wrong, each in one line that names file, line and key.
+    /// The mistakes, each in one line with file, line and key.
     pub lines: Vec<String>,
-    /// Dumps that are saved stay on their partitions.
+    /// Saved dumps stay on their partitions.
     pub keep: bool,
-    /// Nobody knows which partitions were meant: none is harvested.
+    /// The intended partitions are unknown: none is harvested.
     pub no_targets: bool,
-    /// Nobody knows where to dump to: the kernel is not armed.
+    /// The intended targets are unknown: the kernel is not armed.
     pub no_arming: bool,
 }
 
 impl Faults {
-    /// Those of a file that cannot be read.
+    /// The faults of a file that cannot be read.
     pub(super) fn unread(line: String) -> Faults {
         Faults { lines: vec![line], keep: true, ..Faults::default() }
     }
 }
 
-/// A path that means the same wherever a program was started.
+/// An absolute path, independent of the current folder.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "PathBuf")]
 pub struct Absolute(pub PathBuf);
@@ -158,7 +159,7 @@ impl TryFrom<i64> for Seconds {
     }
 }
 
-/// What a dump is saved as, by name.
+/// The format of saved dumps, by name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum FormatName {
@@ -167,7 +168,7 @@ enum FormatName {
     Raw,
 }
 
-/// How a kdump is compressed, by name.
+/// The compression of a kdump, by name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum CompressionName {
@@ -178,7 +179,7 @@ enum CompressionName {
 
 pub(crate) fn level<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Level>, D::Error> {
     let number = i64::deserialize(from)?;
-    // The same words as on the command line.
+    // The same syntax as on the command line.
     number.to_string().parse().map(Some).map_err(serde::de::Error::custom)
 }
 
@@ -191,7 +192,7 @@ fn store<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> 
     Err(serde::de::Error::custom(error))
 }
 
-/// A number or a text, which a limit is read from in the same words as on the command line.
+/// Parses a limit from a number or a text, with the same syntax as on the command line.
 fn limit<'de, D: serde::Deserializer<'de>, T: FromStr<Err = String>>(from: D) -> Result<T, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "it is neither a number nor a text")]
@@ -212,7 +213,7 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {path}: {error}")]
     Read {
-        /// Which.
+        /// Its path.
         path: String,
         /// Why.
         error: io::Error,
@@ -220,7 +221,7 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// What dumps are saved as.
+    /// The format of saved dumps.
     pub fn format(&self) -> Format {
         match (self.format, self.compress) {
             (FormatName::Elf, _) => Format::Elf,
@@ -237,10 +238,10 @@ impl Config {
     }
 }
 
-/// What a file that is not there means.
+/// The meaning of a missing file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Missing {
-    /// An error: it was asked for.
+    /// An error: it was requested.
     Error,
     /// The defaults.
     Defaults,
@@ -263,7 +264,7 @@ mod tests {
     #[test]
     fn the_example_says_the_defaults_and_every_key_in_it_is_known() {
         assert_eq!(whole(EXAMPLE), Config::default());
-        // With the comment signs before keys removed, all of them are read.
+        // Remove the comment signs before keys, so that all of them are read.
         let key = |line: &str| {
             line.starts_with('#') && line.split_once(" =").is_some_and(|(key, _)| is_key(&key[1..]))
         };

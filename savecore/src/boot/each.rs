@@ -1,4 +1,4 @@
-//! Targets of which one may fail without the others.
+//! Targets that may fail independently of each other.
 
 use crate::Error;
 use crate::ownership::Machine;
@@ -6,16 +6,16 @@ use crate::partition::Search;
 use crate::source::{Access, Progress};
 use crate::targets::{Opener, TargetName, Targets};
 
-/// Targets that were opened, and why others were not.
+/// Targets that were opened, and the errors of the others.
 pub struct Opened {
-    /// The targets, those together that a dump is striped over.
+    /// The targets, grouped by dumps striped over several of them.
     pub groups: Vec<Targets>,
-    /// What kept others from being opened.
+    /// Errors of those that could not be opened.
     pub errors: Vec<Error>,
 }
 
 impl Opened {
-    /// Opens each of the targets that can be opened. One that is named twice, also by a link, is opened once.
+    /// Opens every target that can be opened. One that is named twice, even through a link, is opened once.
     pub fn open(
         names: &[TargetName],
         access: Access,
@@ -43,7 +43,7 @@ impl Opened {
         Opened { groups: groups(all), errors }
     }
 
-    /// Whether a dump waits, or one that was saved is not cleared to the end.
+    /// Whether a dump is waiting, or a saved one is not completely cleared.
     pub fn has_work(&self) -> bool {
         self.groups.iter().flat_map(|group| &group.open).any(|open| !open.partition.dumps.is_empty())
     }
@@ -54,7 +54,7 @@ impl Opened {
     }
 }
 
-/// Takes targets apart that share no dump.
+/// Separates targets that share no dump.
 fn groups(all: Targets) -> Vec<Targets> {
     let mut group_of: Vec<usize> = (0..all.open.len()).collect();
     for dump in all.dumps() {

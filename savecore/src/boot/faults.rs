@@ -1,7 +1,8 @@
-//! A configuration with mistakes in it: what can be understood of it holds, and what cannot is reported line by line.
+//! Mistakes in a configuration: the valid part applies, and each mistake is reported line by line.
 //!
-//! Nobody reads a configuration until a machine has crashed, and then its dumps have to be saved all the same. A key that is
-//! wrong has its default; where that could do harm, because nobody knows what was meant, less is done:
+//! A configuration often goes unread until the machine crashes, and then its dumps must be saved in spite of
+//! mistakes. An invalid key gets its default; where that could do harm, because the intention is unknown,
+//! less is done:
 //!
 //! | what is wrong | what is done |
 //! | --- | --- |
@@ -10,7 +11,7 @@
 //! | `max_kept`, `max_used` | nothing is removed |
 //! | `targets` in `[arm]`, or `[arm]` itself | the kernel is not armed |
 //!
-//! A key that nobody knows counts as the known one that it is nearly called like.
+//! An unknown key counts as the known one with the most similar name.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -23,18 +24,18 @@ use toml::de::{DeTable, DeValue, Deserializer};
 use super::config::{Absolute, Config, ConfigError, Faults, Missing};
 use crate::store::{MaxKept, MaxUsed};
 
-/// Mistakes that are listed one by one.
+/// Maximum number of mistakes to list.
 const MAX_TOLD: usize = 50;
 
-/// A configuration is no larger: a disk that is given in its place is not read to the end.
+/// Maximum size of a configuration: a disk given by mistake is not read to the end.
 const MAX_FILE: u64 = 1 << 20;
 
 impl Config {
-    /// Reads a file. Without one, `missing` says whether the defaults will do. What is wrong in it is among the
-    /// [`faults`](Config::faults), and has its default.
+    /// Reads a file. If it does not exist, `missing` says whether to use the defaults. Mistakes are in
+    /// [`faults`](Config::faults), and get their defaults.
     ///
     /// # Errors
-    /// If it was asked for and cannot be read.
+    /// If it was requested and cannot be read.
     pub fn read(path: &Path, missing: Missing) -> Result<Config, ConfigError> {
         let shown = path.display().to_string();
         let failed = |error| ConfigError::Read { path: shown.clone(), error };
@@ -55,7 +56,7 @@ impl Config {
         match read {
             Ok(_) => Ok(Config::parse(&text, &shown)),
             Err(error) if missing == Missing::Error => Err(failed(error)),
-            // Nobody asked for it now, and dumps wait.
+            // It was not requested explicitly, and dumps are waiting.
             Err(error) => {
                 let mut config = Config::default();
                 config.faults = Faults::unread(failed(error).to_string());
@@ -73,14 +74,14 @@ impl Config {
 /// A table of one key or several.
 type Table<'t> = Spanned<DeTable<'t>>;
 
-/// Reads what can be understood.
+/// Parses the valid part.
 fn understand(text: &str, path: &str) -> Config {
     let (table, errors) = DeTable::parse_recoverable(text);
     let mut told: Vec<(usize, String)> = Vec::new();
     let mut faults = Faults { keep: !errors.is_empty(), ..Faults::default() };
     for error in &errors {
         let line = line_at(text, error.span().map_or(0, |span| span.start));
-        // What follows from one mistake is not reported again.
+        // Errors that follow from one mistake are not reported again.
         if told.last().is_none_or(|(last, _)| *last != line) {
             told.push((line, one_line(error.message())));
         }
@@ -130,7 +131,7 @@ fn understand(text: &str, path: &str) -> Config {
         }
         good.insert(key, Spanned::new(value.span(), DeValue::Table(arm)));
     }
-    // Each key was understood by itself, and none speaks of another.
+    // Each key was parsed separately, and keys are independent.
     let mut config = config(Spanned::new(span, good)).unwrap_or_default();
     if let Some(targets) = targets {
         faults.no_targets = targets.is_empty();
@@ -158,17 +159,17 @@ fn config(table: Table<'_>) -> Result<Config, toml::de::Error> {
     Config::deserialize(Deserializer::from(table))
 }
 
-/// Where a key is.
+/// The section of a key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Section {
     Top,
     Arm,
 }
 
-/// What is wrong with a key, and which one was meant.
+/// The message for an invalid key, and the intended key.
 fn explain(key: &str, error: &toml::de::Error, section: Section) -> (String, String) {
     let message = one_line(error.message());
-    // The list of keys that there are is in one place only, and serde tells it.
+    // The list of valid keys is in one place only, and serde reports it.
     let Some(known) = message.strip_prefix("unknown field ").and_then(|rest| rest.split_once("expected "))
     else {
         return (format!("{key}: {message}"), key.to_owned());
@@ -187,7 +188,7 @@ fn explain(key: &str, error: &toml::de::Error, section: Section) -> (String, Str
     }
 }
 
-/// The paths in what should be a list of some.
+/// The paths in what should be a list of paths.
 fn paths(value: &DeValue<'_>) -> Vec<Absolute> {
     let DeValue::Array(values) = value else { return Vec::new() };
     let paths = values.iter().filter_map(|value| match value.get_ref() {
@@ -197,7 +198,7 @@ fn paths(value: &DeValue<'_>) -> Vec<Absolute> {
     paths.collect()
 }
 
-/// The line, from 1, of a place in a text.
+/// The line, from 1, of an offset in a text.
 fn line_at(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
 }
@@ -301,7 +302,7 @@ mod tests {
             for line in &config.faults.lines {
                 prop_assert!(line.starts_with("x: ") && !line.contains('\n'), "{line}");
             }
-            // What is taken for right is what a strict reader reads.
+            // A strict reader accepts everything that is accepted without faults.
             if config.faults.lines.is_empty() {
                 prop_assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
             } else {

@@ -1,7 +1,7 @@
-//! Programs that run before and after dumps are saved.
+//! Programs that run before and after saving dumps.
 //!
-//! No shell is run, and nothing of a dump is among the arguments or in the environment: what a hook has to know comes as
-//! JSON on its standard input.
+//! No shell is involved, and no data of a dump is in the arguments or the environment: a hook gets all facts
+//! as JSON on its standard input.
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -18,16 +18,16 @@ use serde_json::Value;
 
 use crate::text::harmless_json;
 
-/// How often a hook is looked at.
+/// Interval for checking on a hook.
 const PAUSE: Duration = Duration::from_millis(10);
-/// What it has to end after it was asked to, and once more after it was killed.
+/// Time for a hook to end after SIGTERM, and again after SIGKILL.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// A program and its arguments.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "Vec<String>")]
 pub struct Hook {
-    /// The program, by an absolute path.
+    /// The program's absolute path.
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<String>,
@@ -53,14 +53,14 @@ impl TryFrom<Vec<String>> for Hook {
 /// When a hook runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
-    /// Before dumps are saved.
+    /// Before saving dumps.
     Pre,
-    /// After that.
+    /// After saving dumps.
     Post,
 }
 
 impl Stage {
-    /// Its name, as the configuration has it, and the environment of the hook in `SAVECORE_STAGE`.
+    /// Its name, in the configuration and in the hook's environment variable `SAVECORE_STAGE`.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Pre => "pre",
@@ -69,37 +69,37 @@ impl Stage {
     }
 }
 
-/// Why a hook did not do its work.
+/// Why a hook failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
     /// It could not be started.
     #[error("the {stage} hook {program} cannot be started: {error}")]
     Start {
-        /// When.
+        /// The stage.
         stage: &'static str,
-        /// Which program.
+        /// The program.
         program: String,
         /// Why.
         error: io::Error,
     },
-    /// It said that it failed.
+    /// It reported a failure.
     #[error("the {stage} hook {program} failed: {status}")]
     Failed {
-        /// When.
+        /// The stage.
         stage: &'static str,
-        /// Which program.
+        /// The program.
         program: String,
-        /// What it said.
+        /// Its exit status.
         status: ExitStatus,
     },
     /// It took too long.
     #[error("the {stage} hook {program} did not finish in {} and was killed, with everything that it had started", seconds(*limit))]
     Late {
-        /// When.
+        /// The stage.
         stage: &'static str,
-        /// Which program.
+        /// The program.
         program: String,
-        /// The time that it had.
+        /// The time limit.
         limit: Duration,
     },
 }
@@ -113,11 +113,11 @@ fn seconds(limit: Duration) -> String {
 }
 
 impl Hook {
-    /// Runs it with `facts` on its standard input, and waits until it ends, for `limit` at most: then it is killed with all of
-    /// its process group. `SAVECORE_STAGE` and `SAVECORE_STORE` are in its environment.
+    /// Runs it with `facts` on its standard input, and waits for at most `limit`: then it is killed with its
+    /// whole process group. Its environment has `SAVECORE_STAGE` and `SAVECORE_STORE`.
     ///
     /// # Errors
-    /// If it does not start, fails, or is late.
+    /// If it does not start, fails, or exceeds the limit.
     pub fn run(&self, stage: Stage, facts: &Value, store: &str, limit: Duration) -> Result<(), HookError> {
         let program = self.program.display().to_string();
         let mut child = self.start(stage, facts, store).map_err(|error| HookError::Start {
@@ -137,9 +137,9 @@ impl Hook {
     }
 
     fn start(&self, stage: Stage, facts: &Value, store: &str) -> io::Result<Child> {
-        // A file in memory, not a pipe: a hook that does not read keeps nobody waiting.
+        // A file in memory, not a pipe: a hook that does not read its input blocks nobody.
         let mut input = File::from(memfd_create("savecore-facts", MemfdFlags::CLOEXEC)?);
-        // Some only put it into a log.
+        // Some hooks only log it.
         writeln!(input, "{}", harmless_json(&facts.to_string()))?;
         input.rewind()?;
         Command::new(&self.program)
@@ -153,11 +153,11 @@ impl Hook {
     }
 }
 
-/// How it ended, if it did in time.
+/// Its exit status, if it ended in time.
 fn ended(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     let begin = Instant::now();
     loop {
-        // Who cannot be waited for any more cannot be told apart from one that is late.
+        // A child that cannot be waited for is treated as late.
         match child.try_wait() {
             Ok(Some(status)) => return Some(status),
             Ok(None) if begin.elapsed() < limit => sleep(PAUSE.min(limit)),
@@ -166,14 +166,14 @@ fn ended(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     }
 }
 
-/// Asks the process group to end, and makes it. What hangs in the kernel is left there.
+/// Terminates the process group, by force if necessary. A process that hangs in the kernel is left there.
 fn kill(child: &mut Child) {
     let group = Pid::from_child(child);
     for signal in [Signal::TERM, Signal::KILL] {
-        // The group may be gone already.
+        // The group may already be gone.
         let _ = kill_process_group(group, signal);
         if ended(child, GRACE).is_some() && signal == Signal::TERM {
-            // Its children may not have listened.
+            // Its children may have ignored the signal.
             let _ = kill_process_group(group, Signal::KILL);
             return;
         }
@@ -244,7 +244,7 @@ mod tests {
             assert!(begin.elapsed() < Duration::from_secs(30));
             let pids = fs::read_to_string(&pids).unwrap();
             for pid in pids.split_whitespace() {
-                // A killed child that nobody waits for may stand there as a zombie.
+                // A killed child without a parent that waits may remain as a zombie.
                 let alive = || {
                     let status = fs::read_to_string(Path::new("/proc").join(pid).join("status"));
                     status.is_ok_and(|status| !status.contains("State:\tZ"))

@@ -1,8 +1,8 @@
-//! The time that booting may take for a harvest.
+//! The time limit of a harvest at boot.
 //!
-//! When it is nearly over, the store takes nothing more: what is being saved ends with an error, its folder vanishes, and the
-//! dump stays where it is. What does not end then, since a disk or a network hangs, is ended with the process; the next
-//! harvest removes what it left.
+//! Shortly before the limit, the store stops accepting data: the current save ends with an error, its folder
+//! is removed, and the dump stays on its partition. If it does not end then, because a disk or a network
+//! hangs, the process exits; the next harvest cleans up.
 
 use std::io;
 use std::sync::Arc;
@@ -16,18 +16,18 @@ use crate::Error;
 use crate::corefile::Sink;
 use crate::store::{Begun, Crash, Folder, Place, Room, Store, StoreError};
 
-/// What an orderly end may take: a part of the time that there is, and not more than this.
+/// Maximum time for an orderly end: a fraction of the limit, but no more than this.
 const MAX_ENDING: Duration = Duration::from_secs(5);
 const ENDING_PART: u32 = 5;
 
-/// When a harvest has to end.
+/// The deadline of a harvest.
 #[derive(Clone, Debug)]
 pub struct Deadline {
-    /// When it has to be over; `None`: it may take as long as it takes.
+    /// The hard deadline; `None`: no limit.
     end: Option<Instant>,
-    /// When it begins to end.
+    /// The start of an orderly end.
     ending: Option<Instant>,
-    /// Whether something was refused because of that.
+    /// Whether something was refused because of the deadline.
     refused: Arc<AtomicBool>,
 }
 
@@ -40,30 +40,31 @@ impl Deadline {
         Deadline { end, ending, refused: Arc::default() }
     }
 
-    /// What is left until it begins to end.
+    /// Time left until the orderly end.
     pub fn left(&self) -> Duration {
         self.ending.map_or(Duration::MAX, |ending| ending.saturating_duration_since(Instant::now()))
     }
 
-    /// Whether nothing more may begin.
+    /// Whether new work must not begin.
     pub fn is_over(&self) -> bool {
         self.left().is_zero()
     }
 
-    /// Whether something was given up because of it.
+    /// Whether work was given up because of the deadline.
     pub fn refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Notes that something was given up.
+    /// Records that work was given up.
     pub fn give_up(&self) {
         self.refused.store(true, Ordering::Relaxed);
     }
 
-    /// Calls `over` on a thread of its own if the process still runs at the end; that should end it.
+    /// Calls `over`, which should end the process, on its own thread if the process still runs at the hard
+    /// deadline.
     ///
     /// # Errors
-    /// If there can be no thread.
+    /// If the thread cannot be created.
     pub fn watch(&self, over: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let Some(end) = self.end else { return Ok(()) };
         let watch = move || {
@@ -84,11 +85,11 @@ impl Deadline {
     }
 }
 
-/// A store that takes nothing more when the time is over.
+/// A store that stops accepting data at the deadline.
 pub struct Limited<'d> {
     /// The store.
     pub store: Box<dyn Store>,
-    /// When.
+    /// The deadline.
     pub deadline: &'d Deadline,
 }
 
@@ -129,7 +130,7 @@ impl Folder for LimitedFolder<'_> {
     }
 
     fn finish(self: Box<Self>, info: &Value) -> Result<Place, StoreError> {
-        // All has been written: to end now takes less than to begin again.
+        // All data has been written: finishing takes less time than starting over.
         self.folder.finish(info)
     }
 }

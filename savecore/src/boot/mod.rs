@@ -1,5 +1,5 @@
-//! What harvesting at boot needs besides harvesting: its configuration, targets that fail one by one, programs before and after,
-//! and an end in time.
+//! Harvesting at boot, besides the harvest itself: configuration, targets that fail independently, hooks, and
+//! a time limit.
 
 pub mod config;
 mod each;

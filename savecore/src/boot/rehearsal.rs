@@ -1,4 +1,4 @@
-//! A small dump that no kernel made, to prove the way of a real one: onto a partition, into a store, into a core.
+//! A small dump without a kernel, to test the way of a real one: onto a partition, into a store, into a core.
 
 use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::{ChunkHeader, ChunkKind, Encoding, Run, RunKind};
@@ -12,31 +12,32 @@ use zerocopy::IntoBytes;
 use crate::Error;
 use crate::source::{Source, describe_block};
 
-/// What it says instead of why a kernel crashed.
+/// The message in place of a kernel's panic message.
 pub const MESSAGE: &str = "no crash: this is a rehearsal by savecore drill";
 
-/// The pages that it has, and where memory begins in it.
+/// Number of pages in it, and the start of its memory.
 const PAGES: u64 = 64;
 const FIRST_PAGE: u64 = 256;
 
-/// A dump of this many blocks: two headers, two chunk headers, a block of notes, and pages.
+/// Size of the dump in blocks: two headers, two chunk headers, a block of notes, and the pages.
 pub const BLOCKS: u64 = PAGES + 5;
 
-/// The pages of the dump with this number, by physical address in bytes.
+/// The pages of the dump with this nonce, by physical address in bytes.
 pub fn pages(nonce: u64) -> impl Iterator<Item = (u64, Block)> {
     (FIRST_PAGE..FIRST_PAGE + PAGES).map(move |pfn| {
         let mut page = [0; BLOCK_SIZE];
-        // Bytes that stand on no disk but this one.
+        // Contents that exist only in this dump.
         pattern::fill(&mut page, &u128::from(nonce).to_le_bytes(), pfn);
         (pfn * BLOCK_SIZE as u64, page)
     })
 }
 
-/// Writes the dump from block `first` on, as a kernel does: nowhere but where a block holds its pattern. The front header comes
-/// last, so that what is interrupted is damage that a check shows, and no dump.
+/// Writes the dump from block `first` on, as a kernel does: only to blocks that hold their pattern. The front
+/// header comes last, so that an interrupted run leaves damage that a check finds, and not a dump.
 ///
 /// # Errors
-/// [`Error::Foreign`] if a block there does not hold its pattern, before anything is written; what the medium says.
+/// [`Error::Foreign`] if a block there does not hold its pattern, before anything is written; errors of the
+/// medium.
 pub fn write(
     source: &mut dyn Source,
     uuid: &Uuid,
@@ -110,7 +111,7 @@ fn blocks(uuid: &Uuid, first: u64, arch: Arch, nonce: u64, now: u64) -> Vec<Bloc
     blocks
 }
 
-/// Appends a chunk to the blocks of a dump that begins at `first`.
+/// Appends a chunk to the blocks of a dump that starts at `first`.
 fn chunk(
     blocks: &mut Vec<Block>,
     first: u64,
