@@ -39,9 +39,9 @@ pub(crate) struct Arguments {
 struct Result<'a> {
     target: &'a str,
     uuid: uuid::Uuid,
-    /// Whose it was.
+    /// The previous owner.
     was: Whose,
-    /// Dumps there that nobody has saved.
+    /// Number of unsaved dumps.
     waiting: u64,
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         if label.machine().is_some() || !is_device {
             bail!("{NO_ID}, so no label can name it; nothing was changed");
         }
-        // It is known by its uuid alone.
+        // Only its uuid identifies it.
         List::note(&system.root, label.uuid)?;
         return told(
             arguments,

@@ -1,4 +1,4 @@
-//! `savecore arm`, `disarm` and `armed`: what the kernel's diskdump module is told, and what it says.
+//! `savecore arm`, `disarm` and `armed`: controls the kernel's diskdump module, and shows its status.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -94,15 +94,15 @@ pub(crate) struct ArmedArguments {
 struct Result {
     #[serde(flatten)]
     plan: Plan,
-    /// What the module says; nothing with --dry-run.
+    /// The module's status; missing with --dry-run.
     #[serde(flatten)]
     armed: Option<Armed>,
 }
 
-/// The names of the targets that the configuration wants armed; none: all that are found.
+/// The names of the targets that the configuration arms; if empty, all that are found.
 ///
 /// # Errors
-/// If nobody can tell which ones it means.
+/// If the configuration is ambiguous.
 pub(super) fn names(config: &Config) -> std::result::Result<Vec<String>, ArmError> {
     if config.faults.no_arming {
         return Err(ArmError::Configuration);
@@ -126,7 +126,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     if let Some(level) = arguments.level {
         options = options.with_level(level);
     }
-    // Before anything is looked at that takes longer.
+    // Lock before any check that takes longer.
     let _lock = if arguments.dry_run { None } else { Some(Module::of(&system)?.lock()?) };
     let mut plan = arming::plan(&system, &names, arguments.partition.as_deref(), &options)?;
     if arguments.strict {
@@ -142,7 +142,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         warning(&format!("left out: {line}"));
     }
     if let Some(armed) = &armed {
-        // One that waits is newer, and the module has seen it itself.
+        // A waiting dump is newer, and the module knows about it.
         if plan.waiting().next().is_none() {
             arming::tell_last(&system, &config.store);
         }
@@ -166,11 +166,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     Ok(finding)
 }
 
-/// Keeps what was armed, for the next boot.
+/// Saves the command for the next boot.
 fn remember(arguments: &Arguments, system: &System, plan: &Plan) {
     let target = |name: &String| {
         let planned = plan.targets.iter().find(|planned| planned.named == *name);
-        // What means another thing elsewhere is kept as the device that it means here.
+        // A relative name is saved as the device that it means here.
         let means_the_same =
             arguments.partition.is_none() && (Path::new(name).is_absolute() || name.contains('='));
         ToldTarget {
@@ -191,7 +191,8 @@ fn keep(system: &System, told: &Told) {
     }
 }
 
-/// Keeps what the kernel was told in this boot. Without that, it is armed anew by the next `savecore boot`, which does no harm.
+/// Saves the parameters used in this boot. Without the file, the next `savecore boot` arms again, which does
+/// no harm.
 pub(super) fn keep_words(system: &System, now: &ArmedNow) {
     let _ = now.keep(system);
 }
@@ -200,15 +201,16 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
-/// Notes of targets whose labels name no machine that they are this one's: what the user armed is harvested, too. The others say so
-/// themselves, and a copy of one with a label that does not is not to be taken for it. Returns what went wrong, in lines.
+/// Notes that targets whose labels name no machine belong to this one: what the user arms is harvested, too.
+/// Other labels name their machine, and must not be confused with a copy that does not. Returns errors, as
+/// lines.
 pub(super) fn note_owned(system: &System, plan: &Plan) -> Option<String> {
     let nobodys = plan.targets.iter().filter(|target| target.is_nobodys);
     let mut noted = nobodys.map(|target| List::note(&system.root, target.uuid.into_bytes()));
     noted.find_map(|noted| noted.err()).map(|error| error.to_string())
 }
 
-/// What is otherwise than the user may think.
+/// Surprises for the user.
 pub(super) fn warnings(armed: &Armed, kernel: &Kernel) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some((level, asked, why)) = armed.status.lowered() {
@@ -229,11 +231,11 @@ pub(super) fn warnings(armed: &Armed, kernel: &Kernel) -> Vec<String> {
     lines
 }
 
-/// What helps against a watchdog that is not served.
+/// Advice about a watchdog that is not served.
 pub(super) const SERVE: &str = "set a budget in [arm] of less than half of that, which ends a dump in order before the watchdog bites; or give the watchdog more time";
 
-/// A line for each watchdog that may reset the machine before the time for a dump is over. Who serves one does so when half of its
-/// time is over, at the latest: so much may be gone when the kernel crashes.
+/// A line for each watchdog that may reset the machine before the dump's time budget ends. A watchdog daemon
+/// serves it at the latest when half of its time is over: so only half may be left when the kernel crashes.
 pub(super) fn impatient(status: &Status, kernel: &Kernel) -> impl Iterator<Item = String> {
     let budget: Option<u64> = status.get("budget").and_then(|seconds| seconds.parse().ok());
     let all = kernel.watchdogs().into_iter();
@@ -252,7 +254,7 @@ pub(crate) fn disarm(arguments: &DisarmArguments) -> anyhow::Result<Finding> {
     let module = Module::of(&system)?;
     let _lock = module.lock()?;
     let (state, held) = (module.state()?, module.held()?);
-    // Of one that refused, why is forgotten.
+    // The module forgets the reason of a refusal.
     if state != State::Disarmed {
         module.disarm()?;
     }
@@ -272,7 +274,7 @@ pub(crate) fn disarm(arguments: &DisarmArguments) -> anyhow::Result<Finding> {
     Ok(Finding::Good)
 }
 
-/// `always` is whether the configuration wants the kernel armed at each boot.
+/// `always`: whether the configuration arms the kernel at each boot.
 fn tell_disarmed(as_json: bool, always: bool, freed: &[String], what: &str) -> anyhow::Result<()> {
     if as_json {
         return json(&serde_json::json!({ "state": State::Disarmed, "freed": freed, "boot_arms": always }));
@@ -285,18 +287,18 @@ fn tell_disarmed(as_json: bool, always: bool, freed: &[String], what: &str) -> a
     writeln!(out(), "disarmed: {what}; {then}").map_err(anyhow::Error::from)
 }
 
-/// Its state.
+/// The module's state.
 #[derive(serde::Serialize)]
 struct Standing {
     loaded: bool,
     state: State,
-    /// Why the last arming was refused; empty if it was not.
+    /// Why the last arming was refused; empty if it was not refused.
     reason: String,
     status: Status,
-    /// What became of the last dump; empty if there was none.
+    /// The result of the last dump; empty if there was none.
     last: Status,
     panic: Panic,
-    /// Targets on which a dump would be refused, each with the reason.
+    /// Targets that would refuse a dump, each with the reason.
     unfit: Vec<String>,
 }
 
@@ -330,7 +332,8 @@ pub(crate) fn armed(arguments: &ArmedArguments) -> anyhow::Result<Finding> {
     Ok(finding)
 }
 
-/// Targets that have lost the label that they were armed with. Nobody can mount or format them meanwhile, but `dd` writes there.
+/// Targets that have lost the label that they were armed with. They cannot be mounted or formatted meanwhile,
+/// but `dd` can write there.
 fn unfit(system: &System, module: &Module) -> std::result::Result<Vec<String>, ArmError> {
     if module.state()? != State::Armed {
         return Ok(Vec::new());
@@ -344,7 +347,7 @@ fn unfit(system: &System, module: &Module) -> std::result::Result<Vec<String>, A
             Err(Error::Open { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
                 return Some(format!("{device} is gone: nothing is dumped there until it comes back"));
             }
-            // Who may not look, or has to wait for a savecore that works there, knows nothing of the label.
+            // Without permission, or while another savecore works there, the label is unknown.
             Err(_) => return None,
         };
         match read_label(&target) {

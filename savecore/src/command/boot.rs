@@ -1,4 +1,4 @@
-//! `savecore boot`: harvests as the configuration says, within the time that booting may wait.
+//! `savecore boot`: harvests according to the configuration, within the time limit for booting.
 
 use std::fs;
 use std::io::{self, Read};
@@ -74,37 +74,37 @@ pub(crate) struct Arguments {
     system: SystemArguments,
 }
 
-/// What was done: printed, and handed to the hook that runs afterwards.
+/// The results: printed, and passed to the post hook.
 #[derive(Default, serde::Serialize)]
 struct Done {
     targets: Vec<TargetResult>,
     dumps: Vec<Saved>,
     /// Targets and stores that could not be used.
     errors: Vec<String>,
-    /// What else is not as it should be.
+    /// Other defects.
     defects: Vec<String>,
     /// Whether work is left for later.
     left: bool,
     /// Devices that the kernel is armed on.
     armed: Vec<String>,
-    /// Dumps that were saved and of which no post hook knows yet; also by earlier runs.
+    /// Saved dumps not reported to a post hook yet; including those of earlier runs.
     #[serde(skip)]
     untold: Untold,
-    /// Whether standard output is for JSON alone.
+    /// Whether standard output is only for JSON.
     #[serde(skip)]
     quiet: bool,
 }
 
-/// A note that work is left is no larger.
+/// Maximum size of a note.
 const MAX_NOTE: u64 = 64 << 20;
 
-/// Saved dumps that the post hook has to be told of. They stand in the note that work is left, so that the run that calls the
-/// hook knows them.
+/// Saved dumps that must be reported to the post hook. They are in the note about remaining work, so that the
+/// run that calls the hook knows them.
 #[derive(Clone, Default)]
 struct Untold(Arc<Mutex<Vec<Value>>>);
 
 impl Untold {
-    /// What an earlier run noted; nothing if it was ended in the middle of that.
+    /// The note of an earlier run; empty if that was interrupted while writing it.
     fn read(path: &Path) -> io::Result<Untold> {
         let mut text = Vec::new();
         match fs::File::open(path) {
@@ -117,14 +117,14 @@ impl Untold {
         Ok(Untold(Arc::new(Mutex::new(dumps))))
     }
 
-    /// Notes it, and that work is left.
+    /// Writes the note: these dumps, and that work is left.
     fn leave(&self, path: &Path) -> io::Result<()> {
         let note = json!({ "dumps": self.all() }).to_string();
-        // A panic's message is nobody else's to read.
+        // Panic messages are private.
         private::write(path, note.as_bytes())
     }
 
-    /// Adds a dump that was saved, in the place of what is said of the same folder.
+    /// Adds a saved dump, replacing an earlier entry for the same folder.
     fn add(&self, saved: &Saved) {
         let saved = json!(saved);
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -143,7 +143,7 @@ impl Done {
         self.errors.push(line);
     }
 
-    /// Says what was done; with --json, what is printed in the end says it.
+    /// Prints progress; with --json, the final output has it.
     fn note(&self, line: &str) {
         if !self.quiet {
             note(line);
@@ -155,7 +155,7 @@ impl Done {
         self.defects.push(line);
     }
 
-    /// Tells of targets on which the kernel should be armed too.
+    /// Reports targets on which the kernel should also be armed.
     fn left_out(&mut self, lines: Vec<String>) {
         for line in lines {
             self.defect(format!("the kernel should be armed on one more target: {line}"));
@@ -180,14 +180,14 @@ impl Done {
     }
 }
 
-/// Whether a target is a device that is not there: its disk may still come.
+/// Whether a target is a missing device: its disk may still appear.
 fn is_to_come(roots: &Roots, name: &TargetName) -> bool {
     let is_missing =
         |path: &Path| fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     (name.path.starts_with("/dev") || name.path.starts_with(&roots.dev)) && is_missing(&name.path)
 }
 
-/// Those of the targets that are this device.
+/// The targets that are this device.
 fn only(roots: &Roots, device: &Path, mut names: Vec<TargetName>) -> anyhow::Result<Vec<TargetName>> {
     let come = node_at(roots, device, None)?.with_context(|| format!("{} is no device", device.display()))?;
     let node = |name: &TargetName| node_at(roots, &name.path, name.partition.as_deref()).ok().flatten();
@@ -199,7 +199,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let mut untold = Untold::default();
     if let (true, Some(path)) = (arguments.late, &arguments.note) {
         untold = Untold::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        // From here on it is this run that has to do it; and systemd starts another one as long as the file is there.
+        // From now on this run is responsible; and systemd starts another one as long as the file exists.
         forget(path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     let config = configuration(arguments.config.as_deref())?;
@@ -215,10 +215,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let has_untold = !untold.all().is_empty();
     let mut done = Done { quiet: arguments.json, untold, ..Done::default() };
     config.faults.lines.iter().for_each(|line| done.defect(line.clone()));
-    // First, for what follows may take long: a crash meanwhile is dumped, too.
+    // First, since the rest may take long: a crash in the meantime is dumped, too.
     arm(&kernel, &config, arguments.device.is_some(), &mut done);
     unarmed.store(false, Ordering::Relaxed);
-    // Encrypted dumps are saved as they are then.
+    // Without the key, encrypted dumps are saved as raw copies.
     let opener = opener(&config).unwrap_or_else(|error| {
         done.defect(format!("{error:#}; encrypted dumps are saved as they are"));
         None
@@ -262,14 +262,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let opened = Opened::open(&names, access, keys.opener, keys.machine.as_ref(), &mut Bar::new());
     for error in &opened.errors {
         match error {
-            // Who works on a disk that has just come does what is to be done there.
+            // Another savecore already handles the new disk.
             Error::Locked { .. } if arguments.device.is_some() => done.note(&error.to_string()),
             error => done.error(error.to_string()),
         }
     }
     if !opened.has_work() {
         match opened.names().join(", ") {
-            // What kept them from being opened was told, or that they are waited for.
+            // Errors about opening them were reported, or their disks may still appear.
             shown if shown.is_empty() && (arguments.device.is_some() || !config.targets.is_empty()) => {}
             shown if shown.is_empty() && !done.errors.is_empty() => {}
             shown if shown.is_empty() && has_left_alone => {
@@ -279,7 +279,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             shown => done.note(&format!("no dump waits on {shown}")),
         }
         ready(&opened.groups, &config, keys.machine.as_ref(), &mut done);
-        // The hook may look at the partitions.
+        // The hook may access the partitions.
         drop(opened);
         if !done.armed.is_empty() {
             kernel.tell_last(&config.store);
@@ -289,7 +289,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         }
     } else if local {
         let store = config.store.clone();
-        // A hook that failed may have been the one that brings the store: what is saved then is not the only copy.
+        // If the hook that provides the store failed, a saved dump must not be the only copy.
         let prepared =
             config.pre.as_ref().is_none_or(|hook| call(hook, Stage::Pre, &config, &deadline, &mut done));
         let keep = match prepared {
@@ -298,20 +298,20 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         };
         let groups = save(opened, &config, keep, &keys, &deadline, &mut done);
         ready(&groups, &config, keys.machine.as_ref(), &mut done);
-        // The hook may look at the partitions.
+        // The hook may access the partitions.
         drop(groups);
         if !done.left && done.errors.is_empty() && done.dumps.iter().all(|saved| saved.cleared) {
             kernel.tell_last(&config.store);
         }
         match &config.post {
-            // It runs when all is done.
+            // It runs when everything is done.
             Some(_) if done.left => {}
             Some(hook) => {
                 call(hook, Stage::Post, &config, &deadline, &mut done);
             }
             None => {}
         }
-        // What is left for later is done by itself.
+        // Work that is left is done later, automatically.
         if done.is_unsaved() && !done.left {
             done.note(
                 "dumps that were not saved stay where they are; `systemctl start savecore` tries again",
@@ -339,7 +339,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     Ok(done.finding())
 }
 
-/// Why dumps stay where they are, if the configuration wants that.
+/// Why dumps stay on their partitions, if the configuration says so.
 fn keeps(config: &Config) -> Option<&'static str> {
     let faulty = config.faults.keep.then_some(
         "the configuration has a mistake; when it is corrected, `systemctl start savecore` frees it",
@@ -347,15 +347,16 @@ fn keeps(config: &Config) -> Option<&'static str> {
     faulty.or((!config.rearm).then_some("rearm is false"))
 }
 
-/// What tells what dumps are.
+/// Keys and marks.
 struct Keys<'k> {
-    /// The key to encrypted ones.
+    /// The key to encrypted dumps.
     opener: Option<&'k Opener>,
-    /// Who marks those that are saved.
+    /// The machine that marks saved dumps.
     machine: Option<Machine>,
 }
 
-/// Arms the kernel, as the configuration says, or as it was before; says in any case what is armed, or why nothing is.
+/// Arms the kernel, according to the configuration, or as before; always reports what is armed, or why
+/// nothing is.
 fn arm(kernel: &Rearm, config: &Config, has_come: bool, done: &mut Done) {
     match kernel.arm(config, has_come) {
         Outcome::Armed { targets, left_out, warnings } => {
@@ -382,7 +383,8 @@ fn arm(kernel: &Rearm, config: &Config, has_come: bool, done: &mut Done) {
     }
 }
 
-/// Saves what waits on each group of targets, and leaves it there if `keep` says why; gives the targets back.
+/// Saves the dumps on each group of targets, and leaves them there if `keep` gives a reason; returns the
+/// targets.
 fn save(
     opened: Opened,
     config: &Config,
@@ -433,7 +435,7 @@ fn save(
     groups
 }
 
-/// Says what became of a dump, in one line.
+/// Reports the result for a dump, in one line.
 fn tell(saved: &Saved, config: &Config, deadline: &Deadline, done: &mut Done) {
     let name = format!("{}: dump {}", saved.on.join(", "), saved.dump.sequence);
     if let Some(why) = &saved.error {
@@ -458,7 +460,7 @@ fn tell(saved: &Saved, config: &Config, deadline: &Deadline, done: &mut Done) {
     }
 }
 
-/// Looks whether the partitions can take the next dump.
+/// Checks whether the partitions can take the next dump.
 fn ready(groups: &[Targets], config: &Config, machine: Option<&Machine>, done: &mut Done) {
     if !config.rearm || done.left {
         return;
@@ -476,7 +478,7 @@ fn ready(groups: &[Targets], config: &Config, machine: Option<&Machine>, done: &
     }
 }
 
-/// Runs a hook with what is known so far; whether it did its work.
+/// Runs a hook with the facts so far; returns whether it succeeded.
 fn call(hook: &Hook, stage: Stage, config: &Config, deadline: &Deadline, done: &mut Done) -> bool {
     let failed = done.dumps.iter().filter(|saved| saved.error.is_some()).map(|saved| json!(saved));
     let dumps: Vec<Value> = match stage {
@@ -486,7 +488,7 @@ fn call(hook: &Hook, stage: Stage, config: &Config, deadline: &Deadline, done: &
     let facts = json!({ "targets": done.targets, "dumps": dumps, "errors": done.errors });
     let limit = config.hook_limit.duration().min(deadline.left());
     if limit.is_zero() {
-        // It is called by the run that continues.
+        // The run that continues calls it.
         done.left = true;
         return false;
     }
@@ -509,7 +511,7 @@ fn over(path: Option<&Path>, untold: &Untold, unarmed: bool) {
     {
         error(&format!("cannot note in {} that work is left: {failed}", path.display()));
     }
-    // All that was done so far is safe, as if the power had gone.
+    // Everything done so far is durable, even if the power failed now.
     process::exit(Finding::Left.code().into());
 }
 

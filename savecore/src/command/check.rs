@@ -1,4 +1,4 @@
-//! `savecore check`: is a partition ready for a dump, do dumps wait, is it damaged?
+//! `savecore check`: is a partition ready for a dump, are dumps waiting, is it damaged?
 
 use std::io::{self, Write};
 
@@ -46,12 +46,12 @@ struct Result {
     target: String,
     verdict: &'static str,
     why: Option<String>,
-    /// What the running kernel has to do with it; nothing if it is an image.
+    /// The running kernel's relation to it; missing for an image.
     kernel: Option<KernelOn>,
     uuid: Option<uuid::Uuid>,
     name: Option<String>,
     created: Option<String>,
-    /// The public key to which dumps are encrypted.
+    /// The public key for encrypted dumps.
     recipient: Option<String>,
     blocks: Option<u64>,
     free_blocks: Option<u64>,
@@ -61,7 +61,7 @@ struct Result {
 }
 
 impl Result {
-    /// What can be said without a look at every block.
+    /// The facts that need no read of every block.
     fn of_label(
         target: &str,
         verdict: &'static str,
@@ -96,7 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             (Ok(Finding::Good), _) | (Ok(_), Finding::Failed) => {}
             (Ok(finding), _) => worst = finding,
             (Err(error), _) if names.len() == 1 => return Err(error),
-            // The others are looked at all the same.
+            // The others are checked anyway.
             (Err(error), _) => {
                 crate::output::error(&one_line(&format!("{error:#}")));
                 worst = Finding::Failed;
@@ -111,7 +111,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     Ok(worst)
 }
 
-/// Where results go: printed one by one for people, and together as JSON.
+/// The output: one result at a time for people, or all together as JSON.
 struct Told {
     json: Option<Vec<Result>>,
 }
@@ -139,12 +139,12 @@ fn check(
     let target = open(name, Access::Read)?;
     let shown = target.name();
     if let Some(opener) = opener {
-        // An error here is one of the check too, which says more about it.
+        // The check reports the same errors, with more details.
         if let Ok(partition) = partition::salvage(&target, Search::Quick, &mut ()) {
             opener.refuse_wrong(shown, &partition)?;
         }
     }
-    // What came through standard input has no name to tell.
+    // Standard input has no name for an advice.
     let is_part = matches!(partition::read_label(&target), Err(Error::OtherSize { label, partition }) if partition < label);
     if is_copy(&name.path) || (target.is_carried() && is_part) {
         return check_copy(&target, opener, told);
@@ -163,13 +163,13 @@ fn check(
     }
 }
 
-/// What the running kernel has to do with the target.
+/// The running kernel's relation to the target.
 fn on(arguments: &Arguments, name: &TargetName, partition: &Partition) -> Option<KernelOn> {
     let uuid = uuid::Uuid::from_bytes(partition.uuid());
     kernel_on::held(&arguments.targets.system())?.on(&name.path, name.partition.as_deref(), uuid)
 }
 
-/// A raw copy is no partition to dump on: what counts is whether its dump is whole.
+/// A raw copy is not a partition for dumps: what counts is whether its dump is complete.
 fn check_copy(target: &Target, opener: Option<&Opener>, told: &mut Told) -> anyhow::Result<Finding> {
     let shown = target.name();
     let mut bar = Bar::new();
@@ -195,7 +195,7 @@ fn reports(target: &Target, partition: &Partition, opener: Option<&Opener>, bar:
     partition.dumps.iter().map(report).collect()
 }
 
-/// The label cannot be used, as `error` says. A dump may be there nevertheless; then the way out is shown.
+/// The label is unusable, with this error. There may be a dump nevertheless; then shows how to get at it.
 fn without_label(
     target: &Target,
     opener: Option<&Opener>,

@@ -1,4 +1,4 @@
-//! `savecore clear`: writes the pattern again over dumps without saving them.
+//! `savecore clear`: lays the pattern over dumps again without saving them.
 
 use std::io::Write;
 
@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     system: SystemArguments,
 }
 
-/// Messages of dumps that are shown before they are thrown away.
+/// Maximum number of panic messages to show before discarding dumps.
 const SHOWN: usize = 16;
 
 #[derive(serde::Serialize)]
@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let mut partition = match partition::scan_with(&target, search(arguments.search), &mut bar) {
         Ok(partition) => partition,
         Err(error) => match partition::waiting(&target, owner.machine()) {
-            // What the error says, to format, would be refused because of the dump.
+            // The error's advice, to format, would be refused because of the dump.
             Ok((1.., Some(defect))) => bail!(
                 "{shown}: {defect}, so nothing can be cleared: `savecore save --keep` first, then `savecore format --force`"
             ),
@@ -118,9 +118,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     }
     target.make_writable()?;
     let uuid = partition.uuid();
-    // From the last to the first, so that there is never a gap before a dump.
+    // From last to first, so that there is never a gap before a dump.
     for found in partition.dumps.iter().rev() {
-        // Interrupted from here on, `savecore save` and `savecore boot` finish it: the person said so.
+        // If interrupted from here on, `savecore save` and `savecore boot` finish it: the user has confirmed.
         let marked =
             partition::mark_saved(&mut target, found, owner.machine()).with_context(|| shown.clone())?;
         partition::clear(&mut target, &uuid, &marked, &mut bar).with_context(|| shown.clone())?;

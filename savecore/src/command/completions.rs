@@ -1,4 +1,4 @@
-//! `savecore completions`: what a shell completes, made from the arguments.
+//! `savecore completions`: shell completions, generated from the arguments.
 
 use std::io::Write;
 
@@ -21,7 +21,7 @@ pub(crate) fn run(arguments: &Arguments, cli: Command) -> anyhow::Result<Finding
     Ok(Finding::Good)
 }
 
-/// The script of one shell, for these arguments.
+/// The script for one shell.
 pub(crate) fn script(shell: Shell, mut cli: Command) -> Vec<u8> {
     let mut script = Vec::new();
     generate(shell, &mut cli, "savecore", &mut script);

@@ -1,4 +1,4 @@
-//! What the configuration says: which file it is, the key, and the targets.
+//! Access to the configuration: its file, the key, and the targets.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use savecore::targets::{Opener, TargetName};
 use super::keys;
 use super::targets::Own;
 
-/// The configuration that an argument names, or the usual one.
+/// The configuration given as an argument, or the usual one.
 pub(super) fn configuration(argument: Option<&Path>) -> Result<Config, config::ConfigError> {
     match argument {
         Some(path) => Config::read(path, Missing::Error),
@@ -19,24 +19,24 @@ pub(super) fn configuration(argument: Option<&Path>) -> Result<Config, config::C
     }
 }
 
-/// The key that the configuration names.
+/// The key named in the configuration.
 pub(super) fn opener(config: &Config) -> anyhow::Result<Option<Opener>> {
     let Some(path) = &config.identity else { return Ok(None) };
     Ok(Some(Opener { identity: keys::identity(&path.0)?, file: path.0.display().to_string() }))
 }
 
-/// What is harvested.
+/// The targets to harvest.
 #[derive(Default)]
 pub(super) struct Chosen {
     /// The targets.
     pub(super) names: Vec<TargetName>,
-    /// What keeps others from being found.
+    /// Errors while searching for targets.
     pub(super) defects: Vec<String>,
-    /// What was found and is not this machine's, in a clause.
+    /// Targets that were found but are not this machine's, in a clause.
     pub(super) left_alone: Option<String>,
 }
 
-/// The targets that the configuration names, or this machine's own that are found.
+/// The targets named in the configuration, or this machine's own that are found.
 pub(super) fn targets(config: &Config, system: &System) -> anyhow::Result<Chosen> {
     let name = |path: &Path| TargetName::of(path);
     if config.faults.no_targets {
@@ -48,7 +48,7 @@ pub(super) fn targets(config: &Config, system: &System) -> anyhow::Result<Chosen
     }
     let discovery = discover_in(&system.roots).context("cannot list the system's disks")?;
     let mut owner = system.owner();
-    // What is not there is reported when it is to be armed.
+    // Arming reports missing ones.
     let armed = config.arm.targets.iter().filter_map(|name| arming::named(system, name, None).ok());
     owner.take_named(armed.map(|node| node.path));
     let own = Own::of(&discovery, &owner);

@@ -1,4 +1,4 @@
-//! `savecore format`: makes a dump partition.
+//! `savecore format`: creates a dump partition.
 
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -51,7 +51,7 @@ pub(crate) struct Arguments {
     system: SystemArguments,
 }
 
-/// Whose a partition is going to be.
+/// The owner of a new partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 enum MachineName {
     /// This machine's
@@ -66,11 +66,11 @@ struct Result<'a> {
     held: String,
     uuid: uuid::Uuid,
     name: &'a str,
-    /// The public key to which dumps are encrypted.
+    /// The public key for encrypted dumps.
     recipient: Option<String>,
     blocks: u64,
     bytes: u64,
-    /// Whose it is.
+    /// Its owner.
     owner: Whose,
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
             None => bail!(
                 "{shown} holds {dumps} that nobody has saved: save first (`savecore save`), or add --force to discard it"
             ),
-            // A dump there stays after it is saved, so this refusal would come again without --force.
+            // A dump stays there even after it is saved, so without --force this refusal would come again.
             Some(defect) => bail!(
                 "{shown} holds {dumps} that nobody has saved: save first (`savecore save --keep`), then add --force, because {defect}"
             ),
@@ -151,7 +151,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
         bail!("{shown} has changed since you were asked: nothing was changed; look again");
     }
     partition::format(&mut target, &plan, &mut Bar::new()).with_context(|| shown.clone())?;
-    // Of a label that is to be copied, the copies are others' business; this one may still be used here.
+    // Copies of the label are not our concern; this one may still be used here.
     if is_device
         && is_ours
         && let Err(error) = List::note(&system.root, plan.uuid)

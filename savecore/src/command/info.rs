@@ -1,4 +1,4 @@
-//! `savecore info`: what crashed, when, why, and how much of it is there.
+//! `savecore info`: what crashed, when, why, and how much of it is in the dump.
 
 use std::io::Write;
 use std::path::Path;
@@ -46,17 +46,17 @@ pub(crate) struct Arguments {
 struct TargetResult<'a> {
     target: &'a str,
     uuid: uuid::Uuid,
-    /// The public key to which its dumps are encrypted.
+    /// The public key that its dumps are encrypted to.
     recipient: Option<String>,
 }
 
 #[derive(serde::Serialize)]
 struct DumpResult<'a> {
-    /// The targets that it is on, by stripe.
+    /// Its targets, by stripe.
     on: Vec<&'a str>,
     #[serde(flatten)]
     report: Report,
-    /// What each CPU was doing; `None` if the kernel's ELF file was not found.
+    /// Backtraces of each CPU; `None` if the kernel's ELF file was not found.
     backtraces: Option<Backtraces>,
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     Ok(if dumps.is_empty() { Finding::Negative } else { Finding::Good })
 }
 
-/// Opens a dump and says what is wrong with how it is encrypted.
+/// Opens a dump and reports problems with its encryption.
 fn open<'t>(
     targets: &'t Targets,
     places: &[DumpRef],
@@ -143,7 +143,7 @@ fn print_text(
         if index > 0 {
             writeln!(out)?;
         }
-        // With one target there is nothing to be told apart.
+        // A single target needs no name.
         if targets.open.len() > 1 {
             writeln!(out, "{}", paint(STRONG, targets.names(places).join(", ")))?;
         }
@@ -188,7 +188,7 @@ fn print_text(
     Ok(())
 }
 
-/// What to do now, as a command where there is one.
+/// The next step, as a command if possible.
 fn next(arguments: &Arguments, report: &Report) -> String {
     let names = arguments.targets.named();
     let mut words: Vec<String> = names.iter().map(|name| quoted(&name.path)).collect();
@@ -220,7 +220,7 @@ fn next(arguments: &Arguments, report: &Report) -> String {
     }
 }
 
-/// A word of a command line as a shell takes it, harmless to the terminal.
+/// A word for a shell's command line, harmless to the terminal.
 fn quoted(word: &Path) -> String {
     let word = word.to_string_lossy();
     let plain = |character: char| character.is_alphanumeric() || "/._-+=:,@%".contains(character);

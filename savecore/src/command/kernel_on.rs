@@ -1,18 +1,19 @@
-//! A dump partition is ready, and the kernel is armed: two things, that are shown side by side so that nobody takes one for the other.
+//! A partition that is ready and a kernel that is armed are two things, shown next to each other so that
+//! neither is mistaken for the other.
 
 use savecore::arming::{Held, KernelOn, System};
 use savecore::partition::Verdict;
 
 use crate::output::warning;
 
-/// What the kernel is armed on; if it does not say, the user is told why.
+/// The kernel's armed targets; warns the user if they are unknown.
 pub(super) fn held(system: &System) -> Option<Held> {
     Held::of(system)
         .inspect_err(|error| warning(&format!("cannot tell whether the kernel is armed: {error}")))
         .ok()
 }
 
-/// What the kernel has to do with a partition, as a main clause.
+/// The kernel's relation to a partition, as a main clause.
 pub(super) fn clause(on: KernelOn) -> &'static str {
     match on {
         KernelOn::Armed => "the kernel is armed on it",
@@ -23,7 +24,7 @@ pub(super) fn clause(on: KernelOn) -> &'static str {
     }
 }
 
-/// The clause after the state of a partition. "But" is for what a hurried reader of the state does not expect.
+/// The clause after the state of a partition. "But" marks what a hurried reader of the state does not expect.
 pub(super) fn joined(verdict: Verdict, on: KernelOn) -> String {
     let word = match (verdict, on) {
         (Verdict::Damaged, KernelOn::Armed) => "but",

@@ -1,4 +1,4 @@
-//! The kernels that name functions.
+//! The kernels for function names.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use savecore::dump::Dump;
 
 use crate::output::warning;
 
-/// Where kernels with symbols are.
+/// The location of kernels with symbols.
 #[derive(clap::Args)]
 pub(crate) struct KernelArguments {
     /// Kernel with symbols, or a folder of them, for names of functions [default: searches the usual places]
@@ -16,7 +16,7 @@ pub(crate) struct KernelArguments {
 }
 
 impl KernelArguments {
-    /// Backtraces of a dump, if its kernel is found. Warns if one was named or found and does not help.
+    /// Backtraces of a dump, if its kernel is found. Warns if one was given or found but is unusable.
     pub(crate) fn backtraces(&self, dump: &Dump<'_>) -> Option<Backtraces> {
         backtrace::trace(dump, &self.kernels).unwrap_or_else(|error| {
             warning(&format!("no names of functions: {error}"));

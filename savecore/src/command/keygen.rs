@@ -1,4 +1,4 @@
-//! `savecore keygen`: makes the pair of keys of which format takes the one and save the other.
+//! `savecore keygen`: creates a key pair: the public key for format, the secret key for save.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
 struct Result<'a> {
     file: Option<&'a Path>,
     public_key: String,
-    /// Only without a file: else it is there and nowhere else.
+    /// Only without a file: otherwise it must be nowhere else.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret_key: Option<String>,
 }
@@ -58,13 +58,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     };
     match file {
         Some(_) => printed(told)?,
-        // What nobody reads is lost here: the key is nowhere else.
+        // Unread output is lost, and the key is nowhere else: an error.
         None => told.context("the keys cannot be printed")?,
     }
     Ok(Finding::Good)
 }
 
-/// What the file of an identity holds.
+/// The contents of an identity file.
 fn text_of(identity: &Identity) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let made = utc(now).map_or(String::new(), |time| format!(", made {time}"));
@@ -75,7 +75,7 @@ fn text_of(identity: &Identity) -> String {
     )
 }
 
-/// Writes a new file and makes it safe, it and its name. What cannot be written whole is taken away again.
+/// Writes a new file durably, including its name. A file that cannot be completed is removed.
 fn write_new(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let shown = path.display();
     let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
@@ -92,7 +92,7 @@ fn write_new(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         .and_then(|()| File::open(folder)?.sync_all())
         .with_context(|| format!("cannot write {shown}"));
     if written.is_err() {
-        // A part of a key is of no use to anybody; that the file cannot be removed changes nothing about the error.
+        // A partial key is useless; failing to remove it does not change the error.
         let _ = std::fs::remove_file(path);
     }
     written

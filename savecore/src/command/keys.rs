@@ -1,5 +1,5 @@
-//! The keys that `--recipient` and `--identity` name: in files, or a public one as text. A file holds one key on a line of
-//! its own; empty lines and those that begin with `#` do not count.
+//! The keys in `--recipient` and `--identity`: in files, or a public one as text. A file has one key on a
+//! line of its own; empty lines and those starting with `#` are ignored.
 //!
 //! No message repeats a secret key.
 
@@ -15,10 +15,10 @@ use savecore::keys::{Flaw, PUBLIC, SECRET, parse, public_text};
 
 use crate::output::warning;
 
-/// A file of keys is no larger: a disk that is given in its place is not read to the end.
+/// Maximum size of a key file: a disk given by mistake is not read to the end.
 const MAX_FILE: u64 = 64 << 10;
 
-/// The public key that `--recipient` names: as text, or in a file.
+/// The public key in `--recipient`: as text, or in a file.
 pub(crate) fn recipient(argument: &str) -> anyhow::Result<PublicKey> {
     let key = if argument.starts_with(SECRET) {
         bail!(
@@ -37,14 +37,15 @@ pub(crate) fn recipient(argument: &str) -> anyhow::Result<PublicKey> {
         }
         parse(PUBLIC, &text).map_err(|flaw| anyhow::anyhow!("{argument}: line {line} is {flaw}"))?
     };
-    // With a few values anybody shares the same, known secret (RFC 7748, section 6.1); a kernel would refuse to dump.
+    // A few values lead to the same, known shared secret with any key (RFC 7748, section 6.1); a kernel would
+    // refuse to dump.
     if Key::agree(&[1; 32], &key, &key, &key).is_none() {
         bail!("--recipient is a weak key: make one with `savecore keygen`");
     }
     Ok(key)
 }
 
-/// The identity in a file. Warns of a file that others can read.
+/// The identity in a file. Warns if others can read the file.
 pub(crate) fn identity(path: &Path) -> anyhow::Result<Identity> {
     let shown = path.display();
     if path.to_string_lossy().starts_with(SECRET) {
@@ -68,7 +69,7 @@ pub(crate) fn identity(path: &Path) -> anyhow::Result<Identity> {
     Ok(Identity(secret))
 }
 
-/// The one line of a file that counts: its number, from 1, and its text; and what the system knows of the file.
+/// The only relevant line of a file: its number, from 1, and its text; and the file's metadata.
 fn only_line(path: &Path) -> anyhow::Result<(usize, String, Metadata)> {
     let shown = path.display();
     let mut text = String::new();

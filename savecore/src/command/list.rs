@@ -1,4 +1,4 @@
-//! `savecore list`: which dump partitions are there, and what is on them?
+//! `savecore list`: lists dump partitions and their contents.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
 #[derive(serde::Serialize)]
 struct Entry {
     path: PathBuf,
-    /// Which partition of the disk at `path`; nothing if all of that is the dump partition.
+    /// The partition of the disk at `path`; missing if the whole device is the dump partition.
     partition: Option<String>,
     uuid: uuid::Uuid,
     name: String,
@@ -49,19 +49,19 @@ struct Entry {
     bytes: u64,
     /// "ready", "waiting", "damaged", or "unknown".
     state: &'static str,
-    /// What the running kernel has to do with it; nothing if it is an image.
+    /// The running kernel's relation to it; missing for an image.
     kernel: Option<KernelOn>,
-    /// Why it is damaged or not known, in a clause.
+    /// Why it is damaged or unknown, in a clause.
     why: Option<String>,
-    /// Dumps that nobody has saved.
+    /// Number of unsaved dumps.
     waiting: u64,
-    /// The public key to which dumps are encrypted.
+    /// The public key for encrypted dumps.
     recipient: Option<String>,
-    /// Another one of the same uuid.
+    /// Another partition with the same uuid.
     same_as: Option<String>,
-    /// Whose it is.
+    /// Its owner.
     owner: Whose,
-    /// Why it is not used unless it is named; nothing if it is.
+    /// Why it is used only if named; missing if it is used anyway.
     left_alone: Option<String>,
     #[serde(skip)]
     shown: String,
@@ -119,7 +119,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     Ok(if entries.is_empty() { Finding::Negative } else { Finding::Good })
 }
 
-/// A quick look at what is on a partition.
+/// A quick check of a partition.
 fn look(labelled: &Labelled, reading: &ReadingArguments, held: Option<&Held>, owner: &Owner) -> Entry {
     let name = TargetName {
         path: labelled.path.clone(),
@@ -160,7 +160,7 @@ fn look(labelled: &Labelled, reading: &ReadingArguments, held: Option<&Held>, ow
     entry
 }
 
-/// What keeps a kernel from dumping there, as far as a quick look tells.
+/// What prevents a kernel from dumping there, as far as a quick check shows.
 pub(super) fn fault(glance: &Glance) -> Option<String> {
     let partition = &glance.partition;
     if let Some(defect) = partition.defect {
@@ -223,7 +223,7 @@ fn print_text(entries: &[Entry]) -> io::Result<()> {
     out.flush()
 }
 
-/// Says on standard error what the user should know beyond the list.
+/// Prints warnings for the user to standard error.
 fn warn(discovery: &Discovery, entries: &[Entry]) {
     for (path, version) in &discovery.other_versions {
         warning(&format!(
@@ -247,7 +247,7 @@ fn warn(discovery: &Discovery, entries: &[Entry]) {
     }
 }
 
-/// Says in one line which devices could not be looked at.
+/// A line about devices that could not be checked.
 fn unreadable(devices: &[(PathBuf, io::Error)]) -> Option<String> {
     let (_, error) = devices.first()?;
     let names: Vec<String> = devices.iter().map(|(path, _)| path.display().to_string()).collect();

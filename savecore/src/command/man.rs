@@ -1,4 +1,4 @@
-//! `savecore man`: the manual pages, made from the arguments.
+//! `savecore man`: manual pages, generated from the arguments.
 
 use std::fs;
 use std::io::{self, Write};
@@ -42,7 +42,7 @@ pub(crate) fn pages(cli: Command) -> io::Result<Vec<(String, Vec<u8>)>> {
     std::iter::once(command.clone()).chain(subcommands).map(page).collect()
 }
 
-/// One page. What follows the options in the help, the exit codes, keeps its lines.
+/// One page. The text after the options in the help, the exit codes, keeps its lines.
 fn page(command: Command) -> io::Result<(String, Vec<u8>)> {
     let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     let subcommands = command.has_subcommands();

@@ -1,4 +1,4 @@
-//! The subcommands, one file each, and what they share.
+//! The subcommands, one file each, and their common parts.
 
 pub(crate) mod adopt;
 pub(crate) mod arm;
@@ -40,7 +40,7 @@ use savecore::targets::TargetName;
 
 use crate::output::warning;
 
-/// The target, as all subcommands take it.
+/// The target argument of all subcommands.
 #[derive(clap::Args)]
 pub(crate) struct TargetArguments {
     /// Block device, image file, disk, or (for reading only) - for standard input
@@ -52,7 +52,7 @@ pub(crate) struct TargetArguments {
     pub(crate) reading: ReadingArguments,
 }
 
-/// How the partition table of an image is to be read, as all subcommands take it.
+/// Options of all subcommands for reading an image's partition table.
 #[derive(Clone, Copy, Default, clap::Args)]
 pub(crate) struct ReadingArguments {
     /// Sector size of an image's partition table, if it can be read in two ways
@@ -63,7 +63,7 @@ pub(crate) struct ReadingArguments {
     table: Option<TableName>,
 }
 
-/// A kind of partition table, as arguments name it.
+/// A kind of partition table, as an argument.
 #[derive(Clone, Copy, clap::ValueEnum)]
 pub(crate) enum TableName {
     /// The GUID partition table
@@ -97,7 +97,7 @@ impl TargetArguments {
     }
 }
 
-/// Opens a target, and tells what is odd about it.
+/// Opens a target, and warns about oddities.
 fn open(name: &TargetName, access: Access) -> Result<Target, Error> {
     let target = name.open(access)?;
     if let Some(remark) = target.remark() {
@@ -106,10 +106,10 @@ fn open(name: &TargetName, access: Access) -> Result<Target, Error> {
     Ok(target)
 }
 
-/// Refuses what is not to be done to another machine's partition by mistake.
+/// Prevents mistakes with another machine's partition.
 ///
 /// # Errors
-/// If its label names another machine, and nobody said that this is meant.
+/// If its label names another machine, without an explicit option.
 fn refuse_foreign(target: &Target, owner: &Owner, is_meant: bool, what: &str) -> anyhow::Result<()> {
     let Ok(label) = read_label(target) else { return Ok(()) };
     if is_meant || owner.of_label(&label) != Whose::AnotherMachine {
@@ -121,18 +121,18 @@ fn refuse_foreign(target: &Target, owner: &Owner, is_meant: bool, what: &str) ->
     )
 }
 
-/// Whether a target is a device of the system, and no file.
+/// Whether a target is a device of the system, not a file.
 fn is_device(system: &System, named: &TargetArguments, target: &Target) -> bool {
     target.is_device()
         || node_at(&system.roots, &named.target, named.partition.as_deref()).is_ok_and(|node| node.is_some())
 }
 
-/// How far to look for dumps.
+/// The extent of the search for dumps.
 fn search(whole: bool) -> Search {
     if whole { Search::Whole } else { Search::Quick }
 }
 
-/// How many threads work; as many as there are CPUs if nobody says.
+/// The number of threads; by default the number of CPUs.
 fn threads(given: Option<usize>) -> anyhow::Result<usize> {
     match given {
         Some(0) => anyhow::bail!("--threads must be at least 1"),
@@ -141,7 +141,7 @@ fn threads(given: Option<usize>) -> anyhow::Result<usize> {
     }
 }
 
-/// Asks a question on a terminal; `None` if there is nobody to ask.
+/// Asks a question on a terminal; `None` without a terminal.
 fn ask(question: &str) -> anyhow::Result<Option<bool>> {
     if !io::stdin().is_terminal() {
         return Ok(None);

@@ -1,4 +1,5 @@
-//! `savecore probe`: is this a dump partition? For udev, which asks that of each disk and partition that comes (90-savecore.rules).
+//! `savecore probe`: is this a dump partition? For udev, which runs it for each new disk and partition
+//! (90-savecore.rules).
 
 use std::fs::File;
 use std::io::Write;
@@ -24,12 +25,12 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     let shown = || format!("cannot read {}", arguments.device.display());
     let mut options = File::options();
-    // A drive without a medium, or a pipe, is not waited for.
+    // Do not wait for a drive without a medium, or a pipe.
     let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&arguments.device);
     let mut block: Block = [0; BLOCK_SIZE];
     file.and_then(|file| file.read_exact_at(&mut block, 0)).with_context(shown)?;
     let Ok(label) = Label::parse(&block) else { return Ok(Finding::Negative) };
-    // Nothing that somebody else chose is printed: the name in the label could be any text.
+    // Print nothing that others control: the name in the label could be any text.
     let uuid = uuid::Uuid::from_bytes(label.uuid);
     printed(writeln!(out(), "DISKDUMP_LABEL={uuid}").map_err(anyhow::Error::from))?;
     Ok(Finding::Good)

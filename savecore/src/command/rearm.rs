@@ -1,5 +1,5 @@
-//! The kernel's diskdump module at a harvest: it is armed first, and stays armed. A crash meanwhile is dumped after what waits, or to
-//! the next target.
+//! The kernel's diskdump module during a harvest: it is armed first, and stays armed. A crash in the meantime
+//! is dumped after the waiting dumps, or to the next target.
 
 use savecore::arming::{self, ArmError, ArmedNow, Kernel, Module, System, Told};
 use savecore::boot::Config;
@@ -7,28 +7,28 @@ use savecore::dump::utc;
 
 use super::arm;
 
-/// The module, as a harvest finds it.
+/// The module, at the start of a harvest.
 pub(super) struct Rearm {
     system: System,
     module: Result<Module, ArmError>,
-    /// What it is armed on.
+    /// The targets that it is armed on.
     held: Vec<String>,
 }
 
 impl Rearm {
     pub(super) fn new(system: System) -> Rearm {
         let module = Module::of(&system);
-        // One that says of itself what is not known here is told so when it is to be armed.
+        // A module with an unknown status is reported when it is to be armed.
         let held = module.as_ref().ok().and_then(|module| module.held().ok()).unwrap_or_default();
         Rearm { system, module, held }
     }
 
-    /// Whether the kernel is not armed now, and is to be.
+    /// Whether the kernel should be armed but is not.
     pub(super) fn is_to_be_armed(&self, config: &Config) -> bool {
         self.module.is_ok() && self.held.is_empty() && self.unwanted(config).is_none()
     }
 
-    /// Why the kernel, which was not armed, is to stay so.
+    /// Why a kernel that is not armed should stay disarmed.
     fn unwanted(&self, config: &Config) -> Option<String> {
         match (config.arm.boot, Told::read(&self.system)) {
             (Some(true), _) | (None, None) => None,
@@ -41,8 +41,9 @@ impl Rearm {
         }
     }
 
-    /// Arms, unless it is unwanted: what the configuration names; or what is armed; or what was armed by hand before the reboot; or all
-    /// that is found. When a disk `has_come`, the kernel is armed on all that it should be.
+    /// Arms, unless unwanted: the targets of the configuration; or the current ones; or those armed by hand
+    /// before the reboot; or all that are found. If a disk `has_come`, arms the kernel on all targets that it
+    /// should have.
     pub(super) fn arm(&self, config: &Config, has_come: bool) -> Outcome {
         let told = Told::read(&self.system);
         let is_wanted = match config.arm.boot {
@@ -61,14 +62,15 @@ impl Rearm {
         if !self.held.is_empty() && (config.arm.boot == Some(false) || by_hand && !has_come) {
             return stays(Vec::new());
         }
-        // Of one that says what is not known here, why is reported.
+        // A module with an unknown status is reported.
         let module = match Module::of(&self.system).and_then(|module| module.state().map(|_| module)) {
             Ok(module) => module,
-            // On a machine that never had the module there is nothing to be said.
+            // On a machine that never had the module, there is nothing to report.
             Err(ArmError::NotLoaded { .. }) if !is_wanted && told.is_none() => return Outcome::Nothing,
             Err(error) => return not(error),
         };
-        // Several disks may come at once, each with a savecore of its own; the first one that has the lock arms on all of them.
+        // Several disks may appear at once, each with its own savecore; the first one to get the lock arms
+        // all targets.
         let _lock = match module.lock() {
             Ok(lock) => lock,
             Err(error) => return not(error),
@@ -95,7 +97,8 @@ impl Rearm {
             }
             Err(error) => return not(error),
         };
-        // What somebody else has armed, such as a file in /etc/modprobe.d, may have been told places of an earlier boot.
+        // Parameters from elsewhere, such as a file in /etc/modprobe.d, may have addresses of an earlier
+        // boot.
         let is_known = now.is_some_and(|now| by_hand || now.words == plan.words);
         if is_known && module.is_armed_on(&self.system, &plan.names()) {
             return stays(plan.left_out);
@@ -105,7 +108,7 @@ impl Rearm {
             Err(error) => return not(error),
         };
         arm::keep_words(&self.system, &ArmedNow { words: plan.words.clone(), by_hand });
-        // What is left alone was told when dumps were looked for.
+        // Targets left alone were reported while searching for dumps.
         let is_new = |line: &&String| !line.starts_with(arming::LEFT_ALONE);
         let mut warnings: Vec<String> = plan.warnings.iter().filter(is_new).cloned().collect();
         warnings.extend(arm::note_owned(&self.system, &plan));
@@ -114,44 +117,44 @@ impl Rearm {
         Outcome::Armed { targets, left_out: plan.left_out, warnings }
     }
 
-    /// Tells the module what became of the last dump, because it is no longer on a target.
+    /// Reports the result of the last dump to the module, because it is no longer on a target.
     pub(super) fn tell_last(&self, store: &str) {
         arming::tell_last(&self.system, store);
     }
 }
 
-/// What came of it.
+/// The result.
 pub(super) enum Outcome {
     /// It is armed.
     Armed {
         /// The devices.
         targets: Vec<String>,
-        /// Targets that should be among them, each with the reason why it is not.
+        /// Targets that should also be armed, each with the reason why not.
         left_out: Vec<String>,
-        /// What else the user should know.
+        /// Further warnings for the user.
         warnings: Vec<String>,
     },
-    /// It was armed, and stays as it is.
+    /// It was armed, and stays unchanged.
     Stays {
         /// The devices.
         targets: Vec<String>,
-        /// Targets that should be among them, each with the reason why it is not.
+        /// Targets that should also be armed, each with the reason why not.
         left_out: Vec<String>,
     },
-    /// It was armed, and stays so, since it cannot be armed as it should be.
+    /// It was armed, and stays so, because it cannot be armed as it should be.
     Kept {
         /// The devices.
         targets: Vec<String>,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// It has no module, and never had.
+    /// There is no module, and there never was.
     Nothing,
     /// It is not armed.
     Not {
-        /// Why.
+        /// The reason.
         why: String,
-        /// Whether somebody wants it to be.
+        /// Whether it should be armed.
         is_wanted: bool,
     },
 }

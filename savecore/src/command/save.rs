@@ -1,4 +1,4 @@
-//! `savecore save`: every waiting dump becomes a folder in a store; when that is safe, its blocks are freed.
+//! `savecore save`: saves every waiting dump to a folder in a store; when that is durable, frees its blocks.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -82,7 +82,7 @@ pub(crate) struct Arguments {
     search: bool,
 }
 
-/// A format, as arguments name it.
+/// A format, as an argument.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum FormatName {
     /// ELF core, for gdb, crash and drgn
@@ -103,7 +103,7 @@ impl FormatName {
     }
 }
 
-/// A compression, as arguments name it.
+/// A compression, as an argument.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum CompressionName {
     /// As makedumpfile -c; every reader supports it
@@ -124,7 +124,7 @@ impl CompressionName {
     }
 }
 
-/// A size, as people write it.
+/// A human-readable size.
 fn a_size(text: &str) -> Result<ByteSize, &'static str> {
     text.parse().map_err(|_| "a size is a number and a unit, such as 512MiB or 4GiB")
 }
@@ -235,7 +235,7 @@ fn print_saved(out: &mut impl Write, saved: &Saved) -> io::Result<()> {
     }
 }
 
-/// Says on standard error what is missing.
+/// Prints warnings about missing data to standard error.
 fn warn(saved: &Saved) {
     if saved.error.is_some() {
         return;

@@ -1,4 +1,4 @@
-//! A dump's facts, told to the user.
+//! A dump's facts, for the user.
 
 use std::io::{self, Write};
 
@@ -8,17 +8,17 @@ use savecore::text::harmless;
 
 use crate::output::{BAD, FAINT, GOOD, STRONG, WARNING, count, pages, paint, size};
 
-/// Lines of CPUs, memory ranges, missing ranges and damages that are shown; `--json` has more.
+/// Maximum number of lines of CPUs, memory ranges, missing ranges and damages; `--json` has more.
 const SHOWN: usize = 16;
 
-/// Characters of the panic message that are shown.
+/// Maximum number of characters of the panic message.
 const MESSAGE: usize = 4096;
 
-/// Functions that are shown of the CPU that crashed.
+/// Maximum number of functions of the crashing CPU.
 const FRAMES: usize = 8;
 
 fn row(out: &mut dyn Write, name: &str, text: &str) -> io::Result<()> {
-    // A text of several lines stays in its column.
+    // Keep text with several lines in its column.
     let mut lines = text.lines();
     writeln!(out, "  {} {}", paint(FAINT, format_args!("{name:<9}")), lines.next().unwrap_or_default())?;
     for line in lines {
@@ -35,7 +35,7 @@ fn cpu_row(cpu: &CpuReport) -> String {
     format!("{:<8} {place}", cpu.condition)
 }
 
-/// The whole story of one dump: first what somebody needs at once, then all the rest. `next` is what to do now.
+/// The full description of one dump: urgent facts first, then the rest. `next` is the next step.
 pub(crate) fn tell(
     out: &mut dyn Write,
     report: &Report,
@@ -68,7 +68,7 @@ pub(crate) fn tell(
     }
     row(out, "system", &system)?;
     if report.status == "saved" {
-        // Its blocks are being freed: what is still there tells nothing.
+        // Its blocks are being freed: the rest says nothing.
         return tell_place(out, report);
     }
     tell_cpus(out, report)?;
@@ -85,7 +85,7 @@ pub(crate) fn tell(
     tell_place(out, report)
 }
 
-/// The panic message, as much of it as people read.
+/// The panic message, up to a readable length.
 fn tell_message(out: &mut dyn Write, message: &str) -> io::Result<()> {
     if message.is_empty() {
         return row(out, "why", "(no message)");
@@ -100,7 +100,7 @@ fn tell_message(out: &mut dyn Write, message: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Where the CPU that crashed was, from the function that crashed outwards.
+/// Where the crashing CPU was, from the function that crashed outwards.
 fn tell_where(out: &mut dyn Write, report: &Report, backtraces: Option<&Backtraces>) -> io::Result<()> {
     let calls: Vec<_> = backtraces.and_then(Backtraces::crashing).map_or_else(Vec::new, |cpu| {
         let origin = cpu.origin().unwrap_or(0);
@@ -231,7 +231,7 @@ fn tell_damage(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     Ok(())
 }
 
-/// What the dump took and met.
+/// The dump's metrics.
 fn tell_metrics(out: &mut dyn Write, metrics: &MetricsReport) -> io::Result<()> {
     let phases: Vec<String> = (metrics.phases.iter())
         .filter(|phase| phase.seconds > 0.0)

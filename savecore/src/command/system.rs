@@ -1,11 +1,11 @@
-//! The system that a subcommand works on: the one that runs, but for tests.
+//! The system that a subcommand works on: the running one, except in tests.
 
 use std::path::PathBuf;
 
 use savecore::arming::System;
 use savecore::ownership::Owner;
 
-/// Where the kernel shows itself.
+/// The file systems that show the kernel.
 #[derive(clap::Args)]
 pub(crate) struct SystemArguments {
     /// Root of the file systems of a kernel that tests made up
@@ -18,7 +18,7 @@ impl SystemArguments {
         self.system.as_deref().map_or_else(System::running, System::below)
     }
 
-    /// What tells this machine's partitions from those of others.
+    /// The rule that distinguishes this machine's partitions.
     pub(crate) fn owner(&self) -> Owner {
         self.system().owner()
     }

@@ -1,4 +1,4 @@
-//! Targets and keys, as those subcommands take them that put stripes together.
+//! Targets and keys for subcommands that assemble stripes.
 
 use std::path::{Path, PathBuf};
 
@@ -30,20 +30,20 @@ pub(crate) struct TargetsArguments {
 }
 
 impl TargetsArguments {
-    /// What tells this machine's partitions from those of others.
+    /// The rule that distinguishes this machine's partitions.
     pub(crate) fn owner(&self) -> Owner {
         self.system.owner()
     }
 
-    /// Where the system is looked at.
+    /// The system to use.
     pub(crate) fn system(&self) -> System {
         self.system.system()
     }
 
-    /// The targets that were named, or all that this machine has.
+    /// The targets given as arguments, or all of this machine's.
     ///
     /// # Errors
-    /// If none was named, and there is none.
+    /// If none was given, and there is none.
     pub(crate) fn names(&self) -> anyhow::Result<Vec<TargetName>> {
         if self.targets.is_empty() {
             if self.partition.is_some() {
@@ -54,7 +54,7 @@ impl TargetsArguments {
         Ok(self.named())
     }
 
-    /// The targets that were named.
+    /// The targets given as arguments.
     pub(crate) fn named(&self) -> Vec<TargetName> {
         let name = |path: &PathBuf| TargetName {
             path: path.clone(),
@@ -65,7 +65,7 @@ impl TargetsArguments {
     }
 }
 
-/// This machine's own dump partitions; each once, though there be two ways to it.
+/// This machine's own dump partitions; each once, even if it can be reached in two ways.
 ///
 /// # Errors
 /// If there is none.
@@ -94,11 +94,11 @@ fn found(system: &SystemArguments) -> anyhow::Result<Vec<TargetName>> {
 
 /// This machine's own dump partitions among all that were found.
 pub(super) struct Own {
-    /// Each once.
+    /// Without duplicates.
     pub(super) names: Vec<TargetName>,
-    /// Those with the uuid of another one, and that other one.
+    /// Pairs of partitions with the same uuid.
     pub(super) twins: Vec<(String, String)>,
-    /// What is not this machine's, in a clause.
+    /// Partitions of others, in a clause.
     pub(super) left_alone: Option<String>,
 }
 
@@ -130,7 +130,7 @@ pub(crate) struct IdentityArguments {
 }
 
 impl IdentityArguments {
-    /// The file that was named.
+    /// The given file.
     pub(crate) fn file(&self) -> Option<&Path> {
         self.identity.as_deref()
     }
@@ -141,12 +141,12 @@ impl IdentityArguments {
     }
 }
 
-/// The identity alone, as the library takes it.
+/// Only the identity, for the library.
 pub(crate) fn identity(opener: Option<&Opener>) -> Option<&Identity> {
     opener.map(|opener| &opener.identity)
 }
 
-/// Warns of a dump that anybody can read though its partition's label demands that it be encrypted.
+/// Warns about a dump that is not encrypted although its partition's label demands it.
 pub(crate) fn warn_bare(names: &str, sequence: u32) {
     warning(&format!(
         "{names}: dump {sequence} is not encrypted, though the label demands it: it may come from another kernel than the one that was armed"

@@ -8,18 +8,19 @@
 //! | then | notes |
 //! | next multiple of 4096 | every page that is [selected](super::select), once, by physical address; zero pages are holes |
 //!
-//! Segments for virtual addresses come from the page tables of the CPU that crashed, and share their bytes with the
-//! segments for physical addresses. A page that is unknown or left out is in no segment, so that a debugger says
-//! that it cannot read it, instead of showing zeros.
+//! Segments for virtual addresses come from the page tables of the CPU that crashed, and share their bytes
+//! with the segments for physical addresses. An unknown or excluded page is in no segment, so that a debugger
+//! reports that it cannot read it, instead of showing zeros.
 //!
-//! A physical segment needs a virtual address too. With page tables at hand it is [`physical_window`] plus the physical
-//! address: no mapping can be there, and a null pointer of the dead kernel stays one. Without page tables it is the
-//! physical address itself.
+//! A physical segment needs a virtual address too. With page tables it is [`physical_window`] plus the
+//! physical address: no mapping can be there, and a null pointer of the dead kernel stays invalid. Without
+//! page tables it is the physical address itself.
 //!
-//! The core of a Linux, which VMCOREINFO tells, is laid out as that kernel would do it: first its image, then physical memory
-//! at the addresses of its direct map, then all else.
+//! The core of a Linux, recognised by VMCOREINFO, has the layout that the kernel itself would use: first its
+//! image, then physical memory at the addresses of its direct map, then everything else.
 //!
-//! All segments have p_align 0: `crash` takes a core whose first PT_LOAD is aligned for the old netdump kind.
+//! All segments have p_align 0: `crash` mistakes a core whose first PT_LOAD is aligned for the old netdump
+//! format.
 
 use std::ops::ControlFlow;
 
@@ -43,18 +44,19 @@ use crate::Error;
 use crate::dump::{Dump, Fate, PageState};
 use crate::source::Progress;
 
-/// Where physical memory is found in a core with virtual segments: physical address 0 is at this address, to which the
-/// architecture can map nothing.
+/// The virtual address of physical address 0 in a core with virtual segments; the architecture cannot map
+/// anything there.
 pub fn physical_window(arch: Option<Arch>) -> u64 {
     match arch {
-        // Debuggers leave the topmost byte out of account, since the processor may. Mapped addresses end at 2^52.
+        // Debuggers ignore the topmost byte, since the processor may ignore it too. Mapped addresses end at
+        // 2^52.
         Some(Arch::Aarch64) => 1 << 54,
         // Mapped addresses end at 2^56.
         Some(Arch::X86_64 | Arch::Riscv64) | None => 1 << 62,
     }
 }
 
-/// Virtual segments, at most. Debuggers become slow long before.
+/// Maximum number of virtual segments. Debuggers become slow long before.
 const MAX_VIRTUAL: usize = 1 << 20;
 
 const EHDR: u64 = size_of::<FileHeader64<LittleEndian>>() as u64;
@@ -62,18 +64,18 @@ const PHDR: u64 = size_of::<ProgramHeader64<LittleEndian>>() as u64;
 const SHDR: u64 = size_of::<SectionHeader64<LittleEndian>>() as u64;
 const LE: LittleEndian = LittleEndian;
 
-/// What was written.
+/// Statistics of the core.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Written {
     /// Segments for virtual addresses.
     pub virtual_segments: u64,
     /// Segments for physical addresses.
     pub physical_segments: u64,
-    /// Length of the file in bytes, holes included.
+    /// Length of the file in bytes, including holes.
     pub length: u64,
-    /// How the walk over the page tables went; `None` if there was no root to begin at.
+    /// Statistics of the page table walk; `None` if there was no root to start from.
     pub walked: Option<Walked>,
-    /// Why there was none, or none for one half of the address space.
+    /// Why there was no root, or none for one half of the address space.
     pub unwalked: Option<Unwalked>,
 }
 
@@ -86,17 +88,17 @@ pub enum Unwalked {
     /// The CPU used physical addresses.
     #[error("the CPU had no page tables in use")]
     Off,
-    /// They are not of a kind that can be walked.
+    /// Page tables of an unsupported kind.
     #[error(transparent)]
     Refused(#[from] Refused),
 }
 
-/// Writes a dump as an ELF core. Takes constant memory except for the segments. The core's bytes follow from
-/// the dump and the level alone.
+/// Writes a dump as an ELF core, in constant memory except for the segments. The dump and the level alone
+/// determine the core's bytes.
 ///
 /// # Errors
-/// If the dump is encrypted and was not opened, this machine has too little memory for it, the file cannot be written, the dump
-/// can no longer be read, or no file can hold it.
+/// If the dump is encrypted and not open, this machine has too little memory for it, the file cannot be
+/// written, the dump can no longer be read, or the file would be too large.
 pub fn write(
     dump: &Dump<'_>,
     options: &CoreOptions,
@@ -109,7 +111,7 @@ pub fn write(
     let (virtuals, walked, unwalked) = virtual_segments(dump, &layout);
     let notes = notes(dump, &selection).bytes;
     let linux = Vmcoreinfo::of(dump).and_then(|info| Arrangement::of(&info, &virtuals));
-    // Before the physical segments, and after them.
+    // Segments before the physical ones, and after them.
     let (front, physical_base, behind) = match linux {
         Some(Arrangement { image, direct_map, others }) => (image, direct_map, others),
         None if virtuals.is_empty() => (virtuals, 0, Vec::new()),
@@ -129,11 +131,11 @@ pub fn write(
 
     out.begin(data_at, Some(length)).map_err(Error::Core)?;
     progress.begin("writing the core", selection.data_pages());
-    // Pages of zeros stay holes, however many there are.
+    // Zero pages stay holes, however many there are.
     let mut data = selection.runs(dump).filter(|run| run.fate == Fate::Data);
     pages::for_each(dump, &mut data, options.threads, &|| (), &|(), piece| piece, progress, &mut |piece| {
         for part in piece.parts() {
-            // A known page has a place, and consecutive ones have consecutive places.
+            // A known page has a rank, and consecutive pages have consecutive ranks.
             let (Some(bytes), Some(rank)) = (part.bytes, layout.rank(part.pfn)) else { continue };
             let offset = data_at + rank * PAGE_SIZE as u64;
             out.write_at(offset, bytes.as_flattened()).map_err(Error::Core)?;
@@ -170,7 +172,7 @@ pub fn write(
     Ok(Written { virtual_segments, physical_segments: layout.extents.len() as u64, length, walked, unwalked })
 }
 
-/// The page tables of the CPU that crashed; those of another one if its own are not known.
+/// The page tables of the crashing CPU, or of another one if its own are unknown.
 fn paging(dump: &Dump<'_>) -> Paging {
     let Some(arch) = dump.arch() else { return Paging::Unknown };
     let facts = dump.facts();
@@ -185,7 +187,8 @@ fn paging(dump: &Dump<'_>) -> Paging {
     .unwrap_or(Paging::Unknown)
 }
 
-/// What page tables map, as far as it is known memory; how the walk went; and why something was not walked.
+/// The mappings of the page tables to known memory; the statistics of the walk; and why something was not
+/// walked.
 fn virtual_segments(dump: &Dump<'_>, layout: &Layout) -> (Vec<Segment>, Option<Walked>, Option<Unwalked>) {
     let (roots, refused) = match paging(dump) {
         Paging::Unknown => return (Vec::new(), None, Some(Unwalked::Unknown)),
@@ -198,7 +201,7 @@ fn virtual_segments(dump: &Dump<'_>, layout: &Layout) -> (Vec<Segment>, Option<W
     let mut segments: Vec<Segment> = Vec::new();
     let mut read = |pfn| match dump.read_page(pfn) {
         Ok(PageState::Data(bytes)) => Some(bytes),
-        // A table of zeros maps nothing.
+        // An empty table maps nothing.
         Ok(PageState::Zero) => Some(Box::new([0; BLOCK_SIZE])),
         _ => None,
     };
@@ -240,8 +243,8 @@ fn file_header(arch: Option<Arch>, count: u32, sections_at: u64) -> FileHeader64
         e_entry: U64::new(LE, 0),
         e_phoff: U64::new(LE, EHDR),
         e_shoff: U64::new(LE, if extended { sections_at } else { 0 }),
-        // RISC-V's flags name the calling convention for floating-point registers, of which a dump has none; gdb takes it
-        // from the kernel's own file.
+        // RISC-V's flags specify the calling convention for floating-point registers, which a dump does not
+        // have; gdb takes it from the kernel's own file.
         e_flags: U32::new(LE, 0),
         e_ehsize: U16::new(LE, EHDR as u16),
         e_phentsize: U16::new(LE, PHDR as u16),
@@ -252,7 +255,7 @@ fn file_header(arch: Option<Arch>, count: u32, sections_at: u64) -> FileHeader64
     }
 }
 
-/// Section header 0, which holds a number of program headers that the ELF header has no room for.
+/// Section header 0, for a number of program headers that does not fit the ELF header.
 fn section_header(count: u32) -> SectionHeader64<LittleEndian> {
     SectionHeader64 {
         sh_name: U32::new(LE, 0),
@@ -260,7 +263,7 @@ fn section_header(count: u32) -> SectionHeader64<LittleEndian> {
         sh_flags: U64::new(LE, 0),
         sh_addr: U64::new(LE, 0),
         sh_offset: U64::new(LE, 0),
-        // e_shnum is 1 and is in the ELF header; e_phnum is here.
+        // The ELF header has e_shnum, 1; e_phnum is here.
         sh_size: U64::new(LE, 0),
         sh_link: U32::new(LE, 0),
         sh_info: U32::new(LE, count),

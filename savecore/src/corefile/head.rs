@@ -1,26 +1,26 @@
-//! The head of a core: structures that follow one another, written in large pieces.
+//! The head of a core: consecutive structures, written in large pieces.
 
 use super::Sink;
 use crate::Error;
 
-/// Bytes of the head that are written together; and of a bitmap, of which no more is in memory.
+/// Bytes of the head to write at once; also the part of a bitmap in memory.
 pub(super) const GATHER: usize = 1 << 20;
 
 /// Gathers bytes and writes them in large pieces.
 pub(super) struct Head<'o> {
     out: &'o mut dyn Sink,
-    /// Where the gathered bytes begin.
+    /// Offset of the collected bytes.
     at: u64,
     bytes: Vec<u8>,
 }
 
 impl<'o> Head<'o> {
-    /// One that begins to write at `at`.
+    /// Starts writing at `at`.
     pub(super) fn new(out: &'o mut dyn Sink, at: u64) -> Head<'o> {
         Head { out, at, bytes: Vec::with_capacity(GATHER) }
     }
 
-    /// Where the next bytes go.
+    /// Offset of the next bytes.
     pub(super) fn position(&self) -> u64 {
         self.at + self.bytes.len() as u64
     }
@@ -30,7 +30,7 @@ impl<'o> Head<'o> {
         if self.bytes.len() >= GATHER { self.flush() } else { Ok(()) }
     }
 
-    /// Goes on at `at`, which lies ahead; what is between reads as zeros.
+    /// Skips forward to `at`; the gap reads as zeros.
     pub(super) fn seek(&mut self, at: u64) -> Result<(), Error> {
         if at != self.position() {
             self.flush()?;

@@ -1,4 +1,4 @@
-//! Where pages stand in a core file: all that are selected, by address, one after another.
+//! Places of pages in a core file: all selected pages, in address order, one after another.
 
 use dumpcore::format::PAGE_SIZE;
 
@@ -6,18 +6,18 @@ use super::pagetable::Mapping;
 use super::select::Selection;
 use crate::dump::Dump;
 
-/// Consecutive pages that the core has.
+/// Consecutive pages in the core.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Extent {
     /// Page frame number of the first.
     pub(super) pfn: u64,
     /// How many.
     pub(super) count: u64,
-    /// How many of its pages come before them.
+    /// Number of pages before them in the core.
     pub(super) rank: u64,
 }
 
-/// A part of an address space that lies in one piece in the file.
+/// A part of an address space that is contiguous in the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Segment {
     /// Virtual address.
@@ -26,13 +26,13 @@ pub(super) struct Segment {
     pub(super) pfn: u64,
     /// Pages.
     pub(super) count: u64,
-    /// Pages before it in the file.
+    /// Number of pages before it in the file.
     pub(super) rank: u64,
 }
 
 pub(super) struct Layout {
     pub(super) extents: Vec<Extent>,
-    /// Pages in all.
+    /// Total number of pages.
     pub(super) pages: u64,
 }
 
@@ -50,7 +50,7 @@ impl Layout {
         Layout { extents, pages }
     }
 
-    /// How many pages come before this one; `None` if the core does not have it.
+    /// Number of pages before this one; `None` if it is not in the core.
     pub(super) fn rank(&self, pfn: u64) -> Option<u64> {
         let behind = self.extents.partition_point(|extent| extent.pfn <= pfn);
         let extent = self.extents.get(behind.checked_sub(1)?)?;
@@ -58,7 +58,7 @@ impl Layout {
         (inside < extent.count).then(|| extent.rank + inside)
     }
 
-    /// The parts of a mapping whose pages the core has.
+    /// The parts of a mapping whose pages are in the core.
     pub(super) fn clip(&self, mapping: Mapping) -> impl Iterator<Item = Segment> + '_ {
         let pfn = mapping.phys / PAGE_SIZE as u64;
         let end = pfn + mapping.length / PAGE_SIZE as u64;

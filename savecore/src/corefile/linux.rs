@@ -1,11 +1,11 @@
-//! What a Linux kernel says of itself in VMCOREINFO (Linux, Documentation/admin-guide/kdump/vmcoreinfo.rst).
+//! VMCOREINFO of a Linux kernel (Linux, Documentation/admin-guide/kdump/vmcoreinfo.rst).
 //!
-//! It is text from a crashed kernel: every value may be missing, or be wrong.
+//! It is text from a crashed kernel: any value may be missing or wrong.
 //!
-//! And how the ELF core of a Linux is laid out: as the kernel itself lays out `/proc/vmcore` (Linux, kernel/crash_core.c,
-//! `crash_prepare_elf64_headers`), since its debuggers expect that. First the kernel's image, then RAM at the addresses of
-//! the direct map, in which the kernel has all of it; whatever else the page tables map comes after, for gdb, which cannot
-//! walk them.
+//! And the layout of a Linux's ELF core: that of the kernel's own `/proc/vmcore` (Linux, kernel/crash_core.c,
+//! `crash_prepare_elf64_headers`), since its debuggers expect it. First the kernel's image, then RAM at the
+//! addresses of the direct map, which covers all of it; other mappings follow, for gdb, which cannot walk
+//! page tables.
 
 use std::collections::HashMap;
 
@@ -15,32 +15,32 @@ use dumpcore::format::{PAGE_BYTES, PAGE_SIZE};
 use super::layout::Segment;
 use crate::dump::{Dump, PageState};
 
-/// Where x86_64 has its kernel's text and data: this address is the kernel's own physical address 0 (Linux,
+/// Base of x86_64's kernel text and data: the virtual address of the kernel's own physical address 0 (Linux,
 /// arch/x86/include/asm/page_64_types.h, `__START_KERNEL_map`).
 const X86_64_KERNEL: u64 = 0xffff_ffff_8000_0000;
 
-/// Bytes of each text in a `struct new_utsname`, the zero after it included.
+/// Bytes of each text in a `struct new_utsname`, including its final zero.
 pub(super) const UTS_LENGTH: usize = 65;
 
-/// What VMCOREINFO says, in lines `KEY=VALUE`.
+/// The contents of VMCOREINFO, lines of `KEY=VALUE`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Vmcoreinfo<'d>(&'d [u8]);
 
 impl<'d> Vmcoreinfo<'d> {
-    /// What a dump has of it; `None` if it has none that names a kernel.
+    /// A dump's VMCOREINFO; `None` if it has none that names a kernel.
     pub(super) fn of(dump: &'d Dump<'_>) -> Option<Vmcoreinfo<'d>> {
         let info = Vmcoreinfo(&dump.facts().vmcoreinfo);
         info.release().is_some().then_some(info)
     }
 
-    /// The value of a key; the last one, as readers take it.
+    /// The value of a key; the last one counts, as for other readers.
     fn value(&self, key: &str) -> Option<&'d str> {
         let mut lines = self.0.split(|byte| *byte == b'\n').rev();
         let value = lines.find_map(|line| line.strip_prefix(key.as_bytes())?.strip_prefix(b"="))?;
         std::str::from_utf8(value).ok()
     }
 
-    /// The kernel's release, as `uname -r` says it.
+    /// The kernel's release, as in `uname -r`.
     pub(super) fn release(&self) -> Option<&'d str> {
         self.value("OSRELEASE").filter(|release| !release.is_empty())
     }
@@ -50,7 +50,7 @@ impl<'d> Vmcoreinfo<'d> {
         u64::from_str_radix(self.value(&format!("SYMBOL({name})"))?, 16).ok()
     }
 
-    /// A number, decimal or hexadecimal, as kernels write them; negative ones as two's complement.
+    /// A number, decimal or hexadecimal, as written by kernels; negative ones as two's complement.
     pub(super) fn number(&self, name: &str) -> Option<u64> {
         let text = self.value(&format!("NUMBER({name})"))?;
         match text.strip_prefix("0x") {
@@ -59,17 +59,17 @@ impl<'d> Vmcoreinfo<'d> {
         }
     }
 
-    /// Where in a structure a member is.
+    /// Offset of a structure member.
     fn offset(&self, member: &str) -> Option<u64> {
         self.value(&format!("OFFSET({member})"))?.parse().ok()
     }
 
-    /// x86_64: where in physical memory the kernel lies, less where it was linked to lie.
+    /// x86_64: the kernel's physical address minus its link address.
     pub(super) fn phys_base(&self) -> Option<u64> {
         self.number("phys_base")
     }
 
-    /// The physical address of something in the kernel's own image.
+    /// The physical address of an object in the kernel's own image.
     fn image_to_phys(&self, arch: Arch, virt: u64) -> Option<u64> {
         match arch {
             Arch::X86_64 => {
@@ -81,23 +81,23 @@ impl<'d> Vmcoreinfo<'d> {
     }
 }
 
-/// Mappings that are in neither the image nor the direct map, at most. For an address that is in none of them, debuggers
-/// look at one after another.
+/// Maximum number of mappings outside the image and the direct map. Debuggers search them linearly for other
+/// addresses.
 const MAX_OTHERS: usize = 1 << 14;
 
-/// How the segments of a Linux core are laid out.
+/// The layout of a Linux core's segments.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Arrangement {
     /// The kernel's image.
     pub(super) image: Vec<Segment>,
-    /// The virtual address at which the direct map has physical address 0.
+    /// The virtual address of physical address 0 in the direct map.
     pub(super) direct_map: u64,
-    /// What is mapped besides.
+    /// Other mappings.
     pub(super) others: Vec<Segment>,
 }
 
 impl Arrangement {
-    /// Arranges what the page tables map; `None` if none of it can be the direct map.
+    /// Arranges the mappings of the page tables; `None` if none of them can be the direct map.
     pub(super) fn of(info: &Vmcoreinfo<'_>, mapped: &[Segment]) -> Option<Arrangement> {
         let base = |segment: &Segment| segment.virt.wrapping_sub(segment.pfn * PAGE_BYTES);
         let text = info.symbol("_stext");
@@ -106,7 +106,7 @@ impl Arrangement {
                 .is_some_and(|at| at < segment.count * PAGE_BYTES)
         });
         let image = image.map(base);
-        // Kernels live in the upper half. The direct map is the one that has the most memory.
+        // Kernels are in the upper half. The direct map is the mapping with the most memory.
         let mut covered: HashMap<u64, u64> = HashMap::new();
         for segment in mapped.iter().filter(|segment| segment.virt >> 63 == 1) {
             *covered.entry(base(segment)).or_default() += segment.count;
@@ -123,14 +123,14 @@ impl Arrangement {
     }
 }
 
-/// What a kernel is called, as Linux's `struct new_utsname` has it (include/uapi/linux/utsname.h): system, node, release,
-/// version, machine and domain, each followed by zeros.
+/// A kernel's names in the form of Linux's `struct new_utsname` (include/uapi/linux/utsname.h): system, node,
+/// release, version, machine and domain, each padded with zeros.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Utsname(pub(super) [[u8; UTS_LENGTH]; 6]);
 
 impl Utsname {
-    /// What a dump says: of a Linux, what is in its memory; else what can be put together. Release, version and machine
-    /// are never empty, for tools take a header in which one is for damaged.
+    /// A dump's names: for a Linux, from its memory; otherwise composed from other facts. Release, version
+    /// and machine are never empty, since tools take that for a damaged header.
     pub(super) fn of(dump: &Dump<'_>) -> Utsname {
         let info = Vmcoreinfo::of(dump);
         if let Some(name) = info.and_then(|info| Utsname::in_memory(dump, &info)) {
@@ -145,13 +145,13 @@ impl Utsname {
         Utsname([name, "(none)", or_unknown(release), "unknown", arch, "(none)"].map(field))
     }
 
-    /// The machine's name in the network; `None` where it has none but the kernel's own.
+    /// The machine's host name; `None` if it only has the kernel's default.
     fn node(&self) -> Option<String> {
         let name = String::from_utf8_lossy(text(&self.0[1])).into_owned();
         (!["", "(none)", "localhost", "localhost.localdomain"].contains(&name.as_str())).then_some(name)
     }
 
-    /// What is in a Linux's memory, if that is in the dump and agrees with VMCOREINFO.
+    /// The names in a Linux's memory, if that is in the dump and agrees with VMCOREINFO.
     fn in_memory(dump: &Dump<'_>, info: &Vmcoreinfo<'_>) -> Option<Utsname> {
         let virt = info.symbol("init_uts_ns")?.checked_add(info.offset("uts_namespace.name")?)?;
         let phys = info.image_to_phys(dump.arch()?, virt)?;
@@ -165,12 +165,12 @@ impl Utsname {
     }
 }
 
-/// What a machine was called that crashed, as far as its dump says: a Linux's does, if it has that page and is not encrypted.
+/// The host name of the crashed machine, if known: for a Linux whose dump has that page and is not encrypted.
 pub(crate) fn node_name(dump: &Dump<'_>) -> Option<String> {
     Utsname::in_memory(dump, &Vmcoreinfo::of(dump)?)?.node()
 }
 
-/// A field of a [`Utsname`], cut at a character.
+/// A field of a [`Utsname`], cut at a character boundary.
 fn field(text: &str) -> [u8; UTS_LENGTH] {
     let mut field = [0; UTS_LENGTH];
     let length = text.floor_char_boundary(UTS_LENGTH - 1);
@@ -178,12 +178,12 @@ fn field(text: &str) -> [u8; UTS_LENGTH] {
     field
 }
 
-/// What comes before the first zero.
+/// The text before the first zero.
 fn text(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// Reads physical memory, which may not be in the dump.
+/// Reads physical memory that may be missing in the dump.
 fn read(dump: &Dump<'_>, phys: u64, into: &mut [u8]) -> Option<()> {
     let (mut at, mut into) = (phys, into);
     while !into.is_empty() {
@@ -222,7 +222,7 @@ mod tests {
             segment(0xffff_d039_c000_0000, 0x1740, 4),
             segment(direct + 701 * PAGE_BYTES, 701, 200),
             segment(0xffff_ffff_86a0_0000, 0x6a00, 512),
-            // Its initialisation code is gone, its data follows.
+            // Its initialisation code is freed; its data follows.
             segment(0xffff_ffff_86d0_0000, 0x6d00, 2000),
             segment(0x5e_a000, 0x46cb, 5000),
         ];

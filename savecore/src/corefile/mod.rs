@@ -1,4 +1,4 @@
-//! What a dump becomes: an ELF core, a compressed kdump, or a raw copy.
+//! Core formats: ELF core, compressed kdump, raw copy.
 
 pub mod elf;
 mod head;
@@ -22,30 +22,30 @@ pub use select::{Level, Selection};
 use crate::dump::{Dump, Encryption};
 use crate::{Error, processors};
 
-/// How pages of a compressed kdump are packed.
+/// The compression of a compressed kdump.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Compression {
-    /// Not at all.
+    /// None.
     None,
-    /// zlib, which every reader knows.
+    /// zlib, supported by every reader.
     Zlib,
     /// zstd: smaller, and faster to read.
     Zstd,
 }
 
-/// What a dump is saved as.
+/// The format of a saved dump.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
     /// An ELF core.
     Elf,
     /// A compressed kdump.
     Kdump(Compression),
-    /// The dump as it is, encrypted or not.
+    /// An unchanged copy, encrypted or not.
     Raw,
 }
 
 impl Format {
-    /// Its name, as the command line, the configuration and `info.json` have it; and what its files' names end in.
+    /// Its name on the command line, in the configuration and in `info.json`; also the file name's extension.
     pub fn name(self) -> &'static str {
         match self {
             Format::Elf => "elf",
@@ -55,10 +55,10 @@ impl Format {
     }
 }
 
-/// Whether a dump's pages can become a core here.
+/// Checks that a dump's pages can become a core here.
 ///
 /// # Errors
-/// If it is encrypted and was not opened, or this machine has too little memory to say where all of them are.
+/// If it is encrypted and not open, or this machine has too little memory for its index.
 fn may_be_core(dump: &Dump<'_>) -> Result<(), Error> {
     if matches!(dump.encryption(), Encryption::Encrypted | Encryption::Refused) {
         return Err(Error::Encrypted);
@@ -69,51 +69,53 @@ fn may_be_core(dump: &Dump<'_>) -> Result<(), Error> {
     }
 }
 
-/// Bytes that the files of a crash take; holes do not count.
+/// Bytes for the files of a crash, without holes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Room {
-    /// They take no less, whatever they are compressed to.
+    /// Minimum, with the best compression.
     pub least: u64,
-    /// They take no more.
+    /// Maximum.
     pub most: u64,
 }
 
-/// How a core is written.
+/// Options for writing a core.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CoreOptions {
-    /// What is left out of the dump's pages; `None` for nothing.
+    /// Pages to exclude; `None` for none.
     pub level: Option<Level>,
-    /// Threads that read, check, unpack and pack pages, at least 1. The core's bytes do not depend on it.
+    /// Threads that read, check, decompress and compress pages, at least 1. The core's bytes do not depend on
+    /// it.
     pub threads: usize,
 }
 
 impl Default for CoreOptions {
-    /// All pages, by as many threads as there are processors.
+    /// All pages, with as many threads as CPUs.
     fn default() -> CoreOptions {
         CoreOptions { level: None, threads: processors() }
     }
 }
 
-/// Where a core is written to: first all after its head in ascending order, then its head. What is never written reads as
-/// zeros.
+/// Output of a core: first everything after its head, in ascending order, then its head. Unwritten parts read
+/// as zeros.
 pub trait Sink {
-    /// Tells what comes, before all else: the first `head` bytes are written last of all, the others before, each part of
-    /// them in ascending order of offset and each byte at most once. `length` is the file's, if it is known.
+    /// Announces the output, before all else: the first `head` bytes are written last, the others before
+    /// them, each of the two parts in ascending order of offset and each byte at most once. `length` is the
+    /// file's length, if known.
     ///
     /// # Errors
-    /// What the file says.
+    /// The file's errors.
     fn begin(&mut self, head: u64, length: Option<u64>) -> io::Result<()>;
 
     /// Writes bytes from `offset` on.
     ///
     /// # Errors
-    /// What the file says.
+    /// The file's errors.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Makes it `length` bytes long.
+    /// Sets its length in bytes.
     ///
     /// # Errors
-    /// What the file says.
+    /// The file's errors.
     fn set_len(&mut self, length: u64) -> io::Result<()>;
 }
 

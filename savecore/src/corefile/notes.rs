@@ -13,17 +13,17 @@ use crate::dump::{Dump, Report, condition};
 /// Owner of the note with our own facts.
 pub const FACTS_NAME: &str = "DISKDUMP";
 
-/// Type of the note with our own facts: a [`Report`] as JSON. Tools look at the type before the owner, so it is none
-/// of those that cores have (`DUMP`, little-endian).
+/// Type of the note with our own facts: a [`Report`] as JSON. Tools check the type before the owner, so it
+/// differs from all types that cores use (`DUMP`, little-endian).
 pub const FACTS_TYPE: u32 = 0x504d_5544;
 
-/// Where things stand in `struct elf_prstatus` (Linux, include/linux/elfcore.h), which differs by architecture only in
-/// the number of registers.
+/// Offsets in `struct elf_prstatus` (Linux, include/linux/elfcore.h), which differs between architectures
+/// only in the number of registers.
 const CURSIG: usize = 12;
 const PID: usize = 32;
 const REGISTERS: usize = 112;
 
-/// How many general registers an `elf_prstatus` has.
+/// Number of general registers in an `elf_prstatus`.
 fn register_count(arch: Arch) -> usize {
     match arch {
         Arch::X86_64 => 27,
@@ -45,7 +45,7 @@ fn signal(trigger: u32) -> u32 {
 
 fn prstatus(state: &CpuState, arch: Arch, signal: u32) -> Vec<u8> {
     let count = register_count(arch);
-    // After the registers stand pr_fpvalid, zero, and padding.
+    // The registers are followed by pr_fpvalid, zero, and padding.
     let mut bytes = vec![0; REGISTERS + count * 8 + 8];
     bytes[CURSIG..CURSIG + 2].copy_from_slice(&(signal as u16).to_le_bytes());
     // Never 0, which debuggers take for "no thread".
@@ -56,7 +56,7 @@ fn prstatus(state: &CpuState, arch: Arch, signal: u32) -> Vec<u8> {
     bytes
 }
 
-/// Appends a note (ELF gABI, "Note Section"), padded to 4 bytes. Where its bytes are.
+/// Appends a note (ELF gABI, "Note Section"), padded to 4 bytes. Returns the range of its bytes.
 fn push(notes: &mut Vec<u8>, name: &str, kind: u32, bytes: &[u8]) -> Range<usize> {
     for number in [name.len() as u32 + 1, bytes.len() as u32, kind] {
         notes.extend_from_slice(&number.to_le_bytes());
@@ -73,16 +73,16 @@ fn push(notes: &mut Vec<u8>, name: &str, kind: u32, bytes: &[u8]) -> Range<usize
 /// The notes of a core, one after another.
 pub(super) struct Notes {
     pub(super) bytes: Vec<u8>,
-    /// Which of the bytes are VMCOREINFO's text, if the dump has it.
+    /// The range of VMCOREINFO's text in the bytes, if the dump has it.
     pub(super) vmcoreinfo: Option<Range<usize>>,
 }
 
-/// The CPUs of which there are notes, in their order.
+/// The CPUs that have notes, in order.
 ///
-/// Debuggers select the first, so it is the one that crashed; then come the others in order. CPUs that did not answer have
-/// no registers, and no note: zeros would look like a CPU at address 0. The facts name them.
+/// Debuggers select the first note, so the crashing CPU comes first, then the others in order. CPUs that did
+/// not answer have no registers, and no note: zeros would look like a CPU at address 0. The facts name them.
 ///
-/// Of a Linux, `crash` takes the n-th note for the n-th CPU's. So they are in order, and none may be left out.
+/// For a Linux, `crash` takes the n-th note for the n-th CPU. So they are in order, without gaps.
 fn cpus<'d>(dump: &'d Dump<'_>) -> Vec<&'d CpuState> {
     let facts = dump.facts();
     let crashing = facts.crashing(dump.found().header.crashing_cpu.get());
@@ -98,7 +98,7 @@ fn cpus<'d>(dump: &'d Dump<'_>) -> Vec<&'d CpuState> {
 pub(super) fn notes(dump: &Dump<'_>, selection: &Selection) -> Notes {
     let facts = dump.facts();
     let mut notes = Vec::new();
-    // Registers of an unknown architecture have no order.
+    // Registers of an unknown architecture have no known order.
     if let Some(arch) = dump.arch() {
         for state in cpus(dump) {
             let crashed = condition(state) == CpuCondition::Crashing;
@@ -111,7 +111,7 @@ pub(super) fn notes(dump: &Dump<'_>, selection: &Selection) -> Notes {
         let place = push(&mut notes, "VMCOREINFO", 0, &facts.vmcoreinfo);
         vmcoreinfo = Some(place);
     }
-    // A structure of numbers and texts: turning it into JSON cannot fail.
+    // A structure of numbers and texts: conversion to JSON cannot fail.
     let report = Report { core_level: selection.level().map(Level::bits), ..Report::new(dump) };
     let json = serde_json::to_vec(&report).unwrap_or_default();
     push(&mut notes, FACTS_NAME, FACTS_TYPE, &json);

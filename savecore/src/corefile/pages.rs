@@ -1,12 +1,12 @@
-//! The known pages of a dump in ascending order of address, read on several threads.
+//! The known pages of a dump in address order, read on several threads.
 //!
-//! The pages are cut into pieces. A thread reads a piece's pages, wherever in the dump they stand, checks and unpacks
-//! them, and does with them what the writer of a core wants, such as compressing. The writer takes the results in
-//! order. It does not depend on the number of threads what comes out, but where the pieces are cut does.
+//! The pages are divided into pieces. A thread reads a piece's pages, wherever they are in the dump, checks
+//! and decompresses them, and processes them for the writer of a core, for example by compressing. The writer
+//! takes the results in order. The output does not depend on the number of threads, but the division into
+//! pieces does.
 //!
-//! A chunk whose pages belong to several pieces is read once for each: to the reader of a real dump that is a few blocks,
-//! since pieces are cut where chunks end, and to that of any other not more often than the chunk has runs, and pieces in
-//! them.
+//! A chunk with pages of several pieces is read once for each: for a real dump that is a few blocks, since
+//! pieces end at chunk ends, and for any other at most as often as the chunk has runs, and pieces in them.
 
 use std::sync::Arc;
 
@@ -17,17 +17,17 @@ use crate::dump::{Bulk, Dump, Fate, PageRun, Want};
 use crate::parallel::{Line, Pool, under_way};
 use crate::source::Progress;
 
-/// Threads that are used, at most: with more of them, pieces would be small or take much memory.
+/// Maximum number of threads: with more, pieces would be small or take much memory.
 const MAX_THREADS: usize = 32;
 
-/// Memory for the pages of all pieces that are under way, in pages: 64 MiB.
+/// Memory for the pages of all pieces in progress, in pages: 64 MiB.
 const PAGES_UNDER_WAY: usize = 16 << 10;
 
-/// Pages with bytes in a piece: at least, and at most (4 MiB).
+/// Minimum and maximum number of pages with data per piece (4 MiB).
 const MIN_PAGES: usize = 256;
 const MAX_PAGES: usize = 1024;
 
-/// Pages in a piece in all, those of zeros included, at most: bounds what a writer has to say of each page.
+/// Maximum number of pages per piece, including zeros: bounds a writer's output per piece.
 const MAX_KNOWN: u64 = 16 << 10;
 
 /// Consecutive pages of a piece.
@@ -41,7 +41,7 @@ pub struct Part<'p> {
     pub bytes: Option<&'p [Block]>,
 }
 
-/// Known pages in ascending order of address; there may be gaps between them.
+/// Known pages in ascending address order, possibly with gaps.
 pub struct Piece {
     spans: Vec<Span>,
     pages: Vec<Block>,
@@ -52,12 +52,12 @@ pub struct Piece {
 struct Span {
     pfn: u64,
     count: u64,
-    /// Where among the piece's pages the first is; `None` for zeros.
+    /// Index of the first among the piece's pages; `None` for zeros.
     at: Option<usize>,
 }
 
 impl Piece {
-    /// The pages: parts with bytes and parts of zeros, in ascending order. At most 16384 pages in all.
+    /// The pages: parts with data and parts of zeros, in ascending order. At most 16384 pages in total.
     pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
         self.spans.iter().map(|span| {
             let bytes = span.at.map(|at| self.pages.get(at..at + span.count as usize).unwrap_or_default());
@@ -72,12 +72,14 @@ impl Drop for Piece {
     }
 }
 
-/// Gives each of `runs`, which are known and in ascending order, to `work`, a piece at a time, on several threads; `take`
-/// gets the results in order, on the caller's. Each thread has a state of its own. `progress` hears of each page with
+/// Passes `runs`, which must be known pages in ascending order, piece by piece to `work` on several threads;
+/// `take` gets the results in order, on the caller's thread. Each thread has its own state. `progress`
+/// advances for each page with data; the caller starts and ends it.
 /// bytes; the caller begins and ends it.
 ///
-/// # Errors
-/// [`Error::Unsteady`] if a page is no longer as it was when the dump was opened, and the first error of `take`.
+/// [`Error::Unsteady`] if a page has changed since the dump was opened, and the first error of `take`.
+/// [`Error::Unsteady`] if a page is no longer as it was when the dump was opened, and the first error of
+/// `take`.
 pub fn for_each<S, T: Send>(
     dump: &Dump<'_>,
     runs: &mut (dyn Iterator<Item = PageRun> + Send),
@@ -109,23 +111,23 @@ pub fn for_each<S, T: Send>(
     })
 }
 
-/// What a piece is made of.
+/// The contents of a piece.
 #[derive(Default)]
 struct Plan {
     spans: Vec<Span>,
-    /// What is to be read; nothing in it reaches over a chunk's end.
+    /// The reads; none of them crosses the end of a chunk.
     wants: Vec<Want>,
-    /// Pages with bytes.
+    /// Pages with data.
     pages: usize,
 }
 
-/// Cuts runs into pieces.
+/// Divides runs into pieces.
 struct Cutter<'a, 's> {
     dump: &'a Dump<'s>,
     runs: &'a mut (dyn Iterator<Item = PageRun> + Send),
-    /// What is left of a run.
+    /// The rest of a run.
     rest: Option<PageRun>,
-    /// Pages with bytes in a piece, at most.
+    /// Maximum number of pages with data per piece.
     limit: usize,
 }
 
@@ -157,7 +159,7 @@ impl Cutter<'_, '_> {
             run.pfn += count;
             run.count -= count;
             self.rest = (run.count > 0).then_some(run);
-            // The rest of the piece would be the beginning of a chunk of which the next piece has the rest.
+            // Otherwise the rest of the piece would be the start of a chunk that continues in the next piece.
             if ends_chunk && plan.pages > self.limit / 2 {
                 break;
             }

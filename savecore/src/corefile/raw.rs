@@ -1,7 +1,8 @@
-//! A dump as it is, carried away: encrypted or not, it can be read, and become a core, elsewhere and later.
+//! A raw copy of a dump: encrypted or not, it can be read, and become a core, elsewhere and later.
 //!
-//! A raw copy is an image of the partition from its label to the dump's end, with nothing in between: every block is
-//! at its own place, since checksums and pattern say where that is. Whatever reads partitions reads it too.
+//! A raw copy is an image of the partition from its label to the dump's end, without compaction: every block
+//! is at its own place, since checksums and pattern depend on that. Everything that reads partitions can read
+//! it.
 
 use std::iter::Peekable;
 use std::ops::Range;
@@ -16,12 +17,12 @@ use crate::dump::{Dump, Part};
 use crate::partition::{Ending, Payload, chunk_at};
 use crate::source::{BATCH, Progress, Reader};
 
-/// Copies a part of a dump, and makes sure that the copy holds all that the `original`, which is this part alone, opened
-/// without an identity, does: what the checksums say of the blocks that were copied is what they said of the
-/// blocks when it was opened. Returns the copy's length in bytes.
+/// Copies a part of a dump, and checks that the copy holds everything that `original` does, which is only
+/// this part, opened without an identity: the checksums of the copied blocks must match those at the time of
+/// opening. Returns the copy's length in bytes.
 ///
 /// # Errors
-/// [`Error::Unsteady`] if a block gives other bytes than before, and if the copy cannot be written.
+/// [`Error::Unsteady`] if a block has changed, or if the copy cannot be written.
 pub fn write(
     part: &Part<'_>,
     original: &Dump<'_>,
@@ -44,9 +45,9 @@ pub fn write(
     let mut seen = Seen { part, headers, damage, chunks: 0, lost: 0, payload: Payload::default() };
     progress.begin("copying the dump", found.blocks());
     for number in [0].into_iter().chain(found.range()) {
-        // What cannot be read stays a hole.
+        // Unreadable blocks stay holes.
         let read = reader.block(number).ok().copied();
-        // A dump that does not begin in block 1 is found by the label only.
+        // A dump that does not start in block 1 is found only by the label.
         if number == 0 && found.first != 1 && !read.as_ref().is_some_and(|block| is_label(block, &part.uuid))
         {
             return Err(Error::Unsteady { block: 0 });
@@ -56,7 +57,7 @@ pub fn write(
             seen.lost += u64::from(!is_good && !seen.was_damaged(number));
         }
         batch.extend(read);
-        // Where the row of blocks ends that are written together.
+        // End of the blocks to write at once.
         let ends = read.is_none() || number == 0 || batch.len() == BATCH || number + 1 == found.end;
         if ends && !batch.is_empty() {
             let behind = number + u64::from(read.is_some());
@@ -66,7 +67,7 @@ pub fn write(
         }
         progress.advance(u64::from(number != 0));
     }
-    // Also if the last block is a hole.
+    // Even if the last block is a hole.
     out.set_len(length).map_err(Error::Core)?;
     progress.end();
     if !seen.holds(original) {
@@ -79,21 +80,21 @@ fn is_label(block: &Block, uuid: &Uuid) -> bool {
     Label::parse(block).is_ok_and(|label| label.uuid == *uuid)
 }
 
-/// What the checksums say of the blocks that went by.
+/// The checksum results for the copied blocks.
 struct Seen<'p> {
     part: &'p Part<'p>,
     /// The blocks of chunk headers when the dump was opened, and their checksums.
     headers: Peekable<Box<dyn Iterator<Item = (u64, u32)> + 'p>>,
-    /// What was damaged then.
+    /// The damage at that time.
     damage: Vec<Range<u64>>,
     chunks: u64,
-    /// Blocks that are not whole, and were not among those reported as damaged.
+    /// Bad blocks that were not reported as damaged at that time.
     lost: u64,
     payload: Payload,
 }
 
 impl Seen<'_> {
-    /// Whether a block is what it was: a header that is whole, or payload with its checksum.
+    /// Whether a block is unchanged: a valid header, or payload with its checksum.
     fn is_good(&mut self, number: u64, block: &Block) -> bool {
         let nonce = self.part.found.header.nonce.get();
         if let Some(is_good) = self.payload.is_good(number, block) {
@@ -116,9 +117,9 @@ impl Seen<'_> {
         behind.checked_sub(1).is_some_and(|at| self.damage[at].contains(&number))
     }
 
-    /// Whether all that is good in a dump went by.
+    /// Whether everything good in a dump was copied.
     fn holds(&self, original: &Dump<'_>) -> bool {
-        // A header that is known to be lost is not reported as damage.
+        // A known lost header is not reported as damage.
         let header = u64::from(matches!(self.part.found.ending, Ending::FrontLost | Ending::BackLost));
         self.chunks == original.chunks().0 && self.lost <= original.damage_untold().saturating_add(header)
     }
@@ -140,15 +141,16 @@ mod tests {
 
     const UUID: Uuid = [7; 16];
     const PAGES: u64 = 5;
-    /// Blocks of the disk, and the first of the dump: so far after that there is room for another.
+    /// Blocks of the disk, and the first block of the dump: far enough that there is room for another one
+    /// before it.
     const BLOCKS: u64 = 3 * BATCH as u64;
     const FIRST: u64 = 2 * BATCH as u64 - 3;
 
-    /// A disk that gives other bytes for one block than were written, or an error.
+    /// A disk that returns wrong bytes for one block, or an error.
     struct Flaky {
         disk: Vec<u8>,
         block: u64,
-        /// What is changed in the block; `None` for an error.
+        /// The change to the block; `None` for an error.
         change: Option<u8>,
     }
 
@@ -219,7 +221,7 @@ mod tests {
         disk
     }
 
-    /// Carries the dump of a disk away; what the file then holds.
+    /// Makes a raw copy of the dump of a disk; returns its contents.
     fn carried(source: &dyn Source, opened: &dyn Source) -> Result<Vec<u8>, Error> {
         let found = partition::scan_with(opened, Search::Whole, &mut ()).unwrap().dumps.remove(0);
         let part = Part { source, uuid: UUID, found };

@@ -1,4 +1,4 @@
-//! Which pages of a dump a core has: all that are known, or fewer at a tighter level than the kernel dumped at.
+//! Selection of a dump's pages for a core: all known ones, or fewer at a tighter level than the kernel's.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,8 +11,8 @@ use crate::dump::{Dump, Fate, PageRun};
 
 type Bits = dumpcore::Level;
 
-/// Which memory a core leaves out: makedumpfile's dump level (makedumpfile(8), option -d), and 32 for all that is not known
-/// to be the kernel's. From 0 to 63.
+/// The level of a core: makedumpfile's dump level (makedumpfile(8), option -d), and 32 for everything that is
+/// not known to be the kernel's. From 0 to 63.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize)]
 #[serde(into = "u32")]
 pub struct Level(Bits);
@@ -41,7 +41,7 @@ impl fmt::Display for Level {
     }
 }
 
-/// What was given is no level.
+/// An invalid level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "a level is the sum of what to leave out: 1 zero pages, 2 page cache, 4 page cache with private data too, \
@@ -57,14 +57,14 @@ impl FromStr for Level {
     }
 }
 
-/// The pages of a dump that a core has.
+/// The pages of a dump to put into a core.
 ///
-/// Zero pages take no room at any level, and none loses them. A page of unknown class stays, except for level 32; and that
-/// one too leaves it only out of a dump that says of some page that it is the kernel's, or nothing would be left.
+/// Zero pages take no space and are kept at every level. A page of unknown class is kept, except at level 32;
+/// and that level excludes it only if the dump marks some pages as the kernel's, or nothing would be left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Selection {
     level: Option<Level>,
-    /// What of the level applies to this dump.
+    /// The part of the level that applies to this dump.
     bits: Bits,
     pages: u64,
     data: u64,
@@ -73,7 +73,7 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// What a core of this dump has at a level; all that is known without one.
+    /// The selection for a dump at a level; all known pages without a level.
     pub fn of(dump: &Dump<'_>, level: Option<Level>) -> Selection {
         let bits = level.map_or(Bits::empty(), |level| level.0 - Bits::ZERO);
         let knows_kernel = || dump.index().runs().any(|run| run.class.is_kernel());
@@ -96,9 +96,10 @@ impl Selection {
         selection
     }
 
-    /// What becomes of the pages of a run in the core: their fate in the dump, or why the level leaves them out.
+    /// The fate of a run's pages in the core: their fate in the dump, or the reason why the level excludes
+    /// them.
     pub fn fate(&self, run: &PageRun) -> Fate {
-        // No kernel dumps a device's pages; should a dump have one, that is no level's business.
+        // Kernels do not dump device pages; if a dump has one, levels do not apply to it.
         if self.bits.is_empty() || !run.fate.is_present() || run.class == PageClass::Device {
             return run.fate;
         }
@@ -112,48 +113,49 @@ impl Selection {
         }
     }
 
-    /// All runs of the dump in ascending order of address, with what becomes of their pages in the core.
+    /// All runs of the dump in address order, with their fate in the core.
     pub fn fates<'d>(&self, dump: &'d Dump<'_>) -> impl Iterator<Item = PageRun> + 'd {
         let selection = *self;
         dump.index().runs().map(move |run| PageRun { fate: selection.fate(&run), ..run })
     }
 
-    /// The runs whose pages the core has, in ascending order of address.
+    /// The runs in the core, in address order.
     pub fn runs<'d>(&self, dump: &'d Dump<'_>) -> impl Iterator<Item = PageRun> + 'd {
         self.fates(dump).filter(|run| run.fate.is_present())
     }
 
-    /// makedumpfile's bits of what the level leaves out of this dump, besides pages of zeros.
+    /// makedumpfile's bits for the pages that the level excludes from this dump, except zero pages.
     pub(super) fn makedumpfile_bits(&self) -> u32 {
         self.bits.bits() & 0b1_1110
     }
 
-    /// The level that was asked for.
+    /// The requested level.
     pub fn level(&self) -> Option<Level> {
         self.level
     }
 
-    /// Pages that the core has.
+    /// Number of pages in the core.
     pub fn pages(&self) -> u64 {
         self.pages
     }
 
-    /// Those of them that are not zeros.
+    /// Those of them that are not zero.
     pub fn data_pages(&self) -> u64 {
         self.data
     }
 
-    /// Known pages that the level leaves out.
+    /// Number of known pages that the level excludes.
     pub fn left_out(&self) -> u64 {
         self.left_out
     }
 
-    /// Pages that the core has because the kernel did not say what they were for; 0 at a level that leaves out nothing.
+    /// Number of pages that are in the core because their class is unknown; 0 at a level that excludes
+    /// nothing.
     pub fn unknown_pages(&self) -> u64 {
         self.unknown
     }
 
-    /// What the user should know, in one line: that the level could not do what it says.
+    /// A one-line warning for the user: the level had less effect than requested.
     pub fn warning(&self) -> Option<String> {
         let level = self.level.filter(|_| self.unknown > 0)?;
         Some(if self.unknown == self.pages && self.left_out == 0 {

@@ -1,4 +1,4 @@
-//! Would the kernel dump? What its module says, and what it does when it panics.
+//! Would the kernel dump? The module's status, and the kernel's behaviour on panic.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use savecore::targets::TargetName;
 use super::super::arm;
 use super::result::Drill;
 
-/// Where systemd looks which modules to load (modules-load.d(5)).
+/// systemd's folders of modules to load (modules-load.d(5)).
 const MODULES_LOAD: [&str; 4] =
     ["etc/modules-load.d", "run/modules-load.d", "usr/local/lib/modules-load.d", "usr/lib/modules-load.d"];
 
@@ -45,7 +45,7 @@ pub(super) fn look(config: &Config, system: &System, names: &[TargetName], drill
     }
     match module.state() {
         Ok(State::Armed) => {
-            // What it says of itself is the answer to all that follows.
+            // The following checks use its status.
             let status = module.status().unwrap_or_default();
             armed(config, system, names, &status, told.as_ref(), drill);
         }
@@ -66,7 +66,7 @@ pub(super) fn look(config: &Config, system: &System, names: &[TargetName], drill
     panics(config, Kernel::of(system).panic(), drill);
 }
 
-/// Whether a file of systemd's names the module.
+/// Whether a file of systemd names the module.
 fn is_loaded_at_boot(root: &Path) -> bool {
     let folders = MODULES_LOAD.iter().filter_map(|folder| fs::read_dir(root.join(folder)).ok());
     let files = folders.flatten().flatten().map(|entry| entry.path());
@@ -151,12 +151,12 @@ fn armed(
     }
 }
 
-/// The host hears of a panic by pvpanic, and may end the machine then: after the dump, if at all.
+/// The host learns of a panic by pvpanic, and may then stop the machine: after the dump, or not at all.
 fn host(status: &Status, drill: &mut Drill) {
     let never_hears =
         status.get("then") == Some("halt") || status.get("notify") == Some("never") || is_alone(status);
     match status.get("notify") {
-        // An older one does not come before pvpanic.
+        // An older module does not run before pvpanic.
         None => drill.warn(
             "pvpanic",
             "the host hears of a panic first, and may end the machine before anything is dumped",
@@ -171,7 +171,7 @@ fn host(status: &Status, drill: &mut Drill) {
     }
 }
 
-/// Whether no other CPU can stand guard while others hear of a panic, and one has to.
+/// Whether a guard CPU is needed while panic notifiers run, and there is none.
 fn is_alone(status: &Status) -> bool {
     status.get("notify") == Some("guarded") && status.get("cpus") == Some("1")
 }

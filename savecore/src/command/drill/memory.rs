@@ -1,4 +1,4 @@
-//! How much of this machine's memory a dump would have.
+//! How much of this machine's memory a dump would contain.
 
 use std::fs;
 
@@ -7,35 +7,35 @@ use savecore::corefile::Level;
 
 use crate::output::size;
 
-/// Memory, and what of it would be dumped.
+/// Memory, and the part that would be dumped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Memory {
-    /// All that the system has, in bytes.
+    /// All memory of the system, in bytes.
     all: u64,
-    /// What the kernel that is armed here would leave out; nothing is known of one that is not armed.
+    /// The dump level of the armed kernel; `None` if it is not armed.
     level: Option<Level>,
-    /// What it would dump as memory is used now, in bytes, before it is packed.
+    /// Bytes that it would dump with the current use of memory, before compression.
     now: u64,
 }
 
-/// Whether a dump fits somewhere.
+/// Whether a dump fits.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Fit {
-    /// It does; in words, why.
+    /// Yes; with the reason in words.
     Yes(String),
-    /// It may not; in words, why.
+    /// Perhaps not; with the reason in words.
     Perhaps(String),
 }
 
 impl Memory {
-    /// That of this machine.
+    /// This machine's memory.
     pub(super) fn of(system: &System) -> Option<Memory> {
         let module = Module::of(system).ok();
         let level = module.and_then(|module| module.status().ok()?.get("level")?.parse().ok());
         Memory::parse(&fs::read_to_string(system.proc.join("meminfo")).ok()?, level)
     }
 
-    /// By what proc_meminfo(5) says.
+    /// Parses proc_meminfo(5).
     fn parse(text: &str, level: Option<Level>) -> Option<Memory> {
         let bytes = |name: &str| -> Option<u64> {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -47,7 +47,7 @@ impl Memory {
             0 => 0,
             _ => names.iter().filter_map(|name| bytes(name)).sum(),
         };
-        // Bit 2 alone keeps pages of the cache that have private data, and nobody tells how many those are.
+        // Bit 2 alone keeps pages of the cache with private data, whose number is unknown.
         let (cache, user, free) = (4 | 32, 8 | 32, 16 | 32);
         let out = left_out(cache, &["Cached", "Buffers", "SwapCached"])
             .saturating_add(left_out(user, &["AnonPages"]))
@@ -55,9 +55,10 @@ impl Memory {
         Some(Memory { all, level, now: all.saturating_sub(out) })
     }
 
-    /// Whether a dump fits into this many bytes that are free. What is in use now may be more at the crash, so twice as much is room.
+    /// Whether a dump fits into this many free bytes. The use of memory may be higher at the crash, so it
+    /// must fit twice.
     pub(super) fn fits(&self, free: u64) -> Fit {
-        // Headers of chunks take less than a hundredth.
+        // Chunk headers take less than a hundredth.
         let with_headers = |bytes: u64| bytes.saturating_add(bytes / 64);
         let Memory { all, level, now } = *self;
         let free_is = format!("{} are free", size(free));
@@ -104,7 +105,7 @@ mod tests {
         let fits = |level, mebibytes: u64| matches!(memory(level).fits(mebibytes * MIB), Fit::Yes(_));
         assert!(fits(0, 2032) && !fits(0, 2001));
         assert!(fits(31, 600) && !fits(31, 300));
-        // A kernel that is not armed says no level.
+        // A kernel that is not armed has no level.
         assert!(matches!(Memory::parse(TEXT, None).unwrap().fits(600 * MIB), Fit::Perhaps(_)));
     }
 

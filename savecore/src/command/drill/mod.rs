@@ -1,4 +1,4 @@
-//! `savecore drill`: proves the way of a dump without a crash, and says what would fail.
+//! `savecore drill`: tests the whole way of a dump without a crash, and reports what would fail.
 
 mod kernel;
 mod memory;
@@ -61,7 +61,7 @@ pub(crate) struct Arguments {
     system: SystemArguments,
 }
 
-/// What to do about a mistake in the configuration.
+/// Advice for a mistake in the configuration.
 const ADVICE: &str =
     "correct it: until then `savecore boot` ignores that line and, where it matters, frees no dump";
 
@@ -117,7 +117,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Finding> {
     Ok(if failed { Finding::Negative } else { Finding::Good })
 }
 
-/// The targets: those that were named, else those that would be harvested at boot.
+/// The targets: those given as arguments, or else those that would be harvested at boot.
 fn names(arguments: &Arguments, config: &Config, system: &System, drill: &mut Drill) -> Vec<TargetName> {
     if !arguments.targets.is_empty() {
         let name = |path: &PathBuf| TargetName {

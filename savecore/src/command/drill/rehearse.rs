@@ -1,4 +1,5 @@
-//! A small dump goes the whole way: onto the partition, into a folder, and its blocks get their pattern again.
+//! A small dump goes the whole way: onto the partition and into a folder; then its blocks get their pattern
+//! again.
 
 use std::fs;
 use std::path::Path;
@@ -45,7 +46,7 @@ fn try_out(name: &TargetName, config: &Config) -> anyhow::Result<()> {
             rehearsal::BLOCKS + 1
         );
     }
-    // Where the kernel would begin.
+    // Where the kernel would start.
     let arch = if cfg!(target_arch = "aarch64") {
         Arch::Aarch64
     } else if cfg!(target_arch = "riscv64") {
@@ -58,16 +59,16 @@ fn try_out(name: &TargetName, config: &Config) -> anyhow::Result<()> {
     rehearsal::write(&mut target, &found.uuid(), 1, arch, nonce, now)?;
     drop(target);
 
-    // A URL was tried with a file of its own, which can stay there.
+    // A URL was tested with a separate file, which can stay there.
     let parent = if config.is_remote() { std::env::temp_dir() } else { config.store.clone().into() };
     let saved =
         Scratch::new(&parent).map_err(anyhow::Error::msg).and_then(|scratch| save(name, &scratch.0, nonce));
-    // Whatever became of it, no dump stays that no kernel wrote.
+    // In any case, remove the dump that no kernel wrote.
     let left = clear(name, nonce);
     saved.and(left)
 }
 
-/// Saves it, and looks whether the core has what was written. Nothing is freed by that: the store is one that goes again.
+/// Saves it, and compares the core with the written pages. This frees nothing: the store is temporary.
 fn save(name: &TargetName, directory: &Path, nonce: u64) -> anyhow::Result<()> {
     let mut store = store::open(&directory.display().to_string(), &Limits::default())?;
     let mut targets =
@@ -97,7 +98,7 @@ fn save(name: &TargetName, directory: &Path, nonce: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Looks for every page in a core.
+/// Searches a core for every page.
 fn compare(core: &[u8], nonce: u64) -> anyhow::Result<()> {
     let file = ElfFile64::<LittleEndian>::parse(core).context("the core is no ELF file")?;
     let segments = file.elf_program_headers();

@@ -1,4 +1,4 @@
-//! What a drill finds out, line by line.
+//! The results of a drill, line by line.
 
 use std::io::{self, Write};
 
@@ -6,7 +6,7 @@ use savecore::text::harmless_line;
 
 use crate::output::{BAD, GOOD, WARNING, out, paint};
 
-/// The state of something.
+/// The state of an item.
 #[derive(Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Mark {
@@ -15,19 +15,19 @@ pub(super) enum Mark {
     Fail,
 }
 
-/// What was found out about one thing.
+/// The result for one item.
 #[derive(serde::Serialize)]
 pub(super) struct Line {
     pub(super) mark: Mark,
-    /// About what.
+    /// The item.
     pub(super) about: String,
-    /// What was found.
+    /// The finding.
     pub(super) found: String,
-    /// What to do.
+    /// The advice.
     pub(super) advice: Option<String>,
 }
 
-/// All that was found out.
+/// All results.
 #[derive(Default, serde::Serialize)]
 pub(super) struct Drill {
     pub(super) lines: Vec<Line>,

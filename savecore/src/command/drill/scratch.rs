@@ -1,21 +1,21 @@
-//! What a drill makes and leaves nothing of.
+//! Temporary objects of a drill.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A number that no other dump has.
+/// A number unique to this dump.
 pub(super) fn nonce() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(32)
 }
 
-/// A directory that goes with all that is in it.
+/// A temporary directory, deleted with its contents.
 pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    /// Makes one in `parent`.
+    /// Creates one in `parent`.
     pub(super) fn new(parent: &Path) -> Result<Scratch, String> {
         let path = parent.join(format!(".savecore-drill-{}", std::process::id()));
         let made = fs::DirBuilder::new().mode(0o700).create(&path);
@@ -26,7 +26,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed says so by its name.
+        // Its name says what it is if it cannot be removed.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Would the store take a dump?
+//! Would the store accept a dump?
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +15,7 @@ use super::result::Drill;
 use super::scratch::{Scratch, nonce};
 use crate::output::{count, size};
 
-/// How long a server that does not answer is tried, with somebody waiting.
+/// How long to try a server that does not answer, while the user waits.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) fn look(config: &Config, memory: Option<&Memory>, drill: &mut Drill) {
@@ -81,7 +81,7 @@ pub(super) fn look(config: &Config, memory: Option<&Memory>, drill: &mut Drill) 
     }
 }
 
-/// What goes when a crash is saved.
+/// Which crashes would be removed when a new one is saved.
 fn look_at_limits(about: &str, config: &Config, system: u64, drill: &mut Drill) {
     let number = match config.max_kept {
         MaxKept::All => None,
@@ -99,7 +99,7 @@ fn look_at_limits(about: &str, config: &Config, system: u64, drill: &mut Drill) 
     }
 }
 
-/// Stores a small file as if it were a crash.
+/// Stores a small file like a crash.
 fn put(destination: &str) -> Result<Place, StoreError> {
     let limits = Limits { patience: Some(PATIENCE), ..Limits::default() };
     let mut store = store::open(destination, &limits)?;

@@ -1,4 +1,4 @@
-//! What else has to be there: units, hooks, a debugger, symbols.
+//! Other prerequisites: units, hooks, a debugger, symbols.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -47,7 +47,7 @@ fn look_at_units(config: &Config, drill: &mut Drill) {
         match systemctl(&["is-enabled", unit]).as_deref() {
             Some("enabled") => drill.ok(unit, "it is enabled"),
             Some(state) if !state.is_empty() => {
-                // One that is masked cannot be enabled (systemctl(1)); it may be so until the next boot only.
+                // A masked unit cannot be enabled (systemctl(1)); it may be masked only until the next boot.
                 let first = if state.starts_with("masked") {
                     format!("`systemctl unmask {unit}`, then ")
                 } else {
@@ -58,7 +58,7 @@ fn look_at_units(config: &Config, drill: &mut Drill) {
             _ => drill.fail(unit, "it is not installed", "`savecore install --now`, or install the package"),
         }
     }
-    // One that systemd has not loaded, since it is masked or not there, has no paths to show.
+    // A unit that is not loaded, because it is masked or missing, has no paths to show.
     let is_loaded =
         systemctl(&["show", "--property=LoadState", "--value", UNITS[0]]).as_deref() == Some("loaded");
     if is_loaded && !config.is_remote() {
@@ -75,7 +75,7 @@ fn look_at_units(config: &Config, drill: &mut Drill) {
     }
 }
 
-/// What systemctl says in one line; also what it says when the answer is no.
+/// systemctl's output in one line; also if the answer is no.
 fn systemctl(arguments: &[&str]) -> Option<String> {
     let output = Command::new("systemctl").args(arguments).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);

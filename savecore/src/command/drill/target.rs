@@ -12,9 +12,9 @@ use super::memory::{Fit, Memory};
 use super::result::Drill;
 use crate::output::{Bar, count};
 
-/// With what targets are looked at.
+/// Parameters of the check of targets.
 pub(super) struct Look<'a> {
-    /// Whether a few blocks are enough.
+    /// Whether to check only a few blocks.
     pub(super) quick: bool,
     pub(super) opener: Option<&'a Opener>,
     pub(super) machine: Option<&'a Machine>,
@@ -48,7 +48,7 @@ pub(super) fn look(name: &TargetName, with: &Look<'_>, drill: &mut Drill) {
     key(&shown, &partition, opener, drill);
 }
 
-/// Label and pattern; what is there if it is a dump partition at all.
+/// Label and pattern; returns the partition if it is a dump partition at all.
 fn pattern(target: &Target, quick: bool, machine: Option<&Machine>, drill: &mut Drill) -> Option<Partition> {
     let shown = target.name();
     let advice = "see `savecore check`; `savecore format` formats it again";
@@ -75,7 +75,7 @@ fn pattern(target: &Target, quick: bool, machine: Option<&Machine>, drill: &mut 
     Some(checked.partition)
 }
 
-/// The partition's size against that of memory.
+/// Compares the partition's size with the memory's.
 fn room(shown: &str, partition: &Partition, memory: Option<&Memory>, drill: &mut Drill) {
     let free = partition.blocks.saturating_sub(partition.free).saturating_mul(4096);
     match memory.map(|memory| memory.fits(free)) {
@@ -89,7 +89,7 @@ fn room(shown: &str, partition: &Partition, memory: Option<&Memory>, drill: &mut
     }
 }
 
-/// Whether a crashed kernel gets to the disk at all.
+/// Whether a crashed kernel can reach the disk.
 fn way(name: &TargetName, system: &System, drill: &mut Drill) {
     let Ok(Some(node)) = node_at(&system.roots, &name.path, name.partition.as_deref()) else { return };
     if node.is_made {

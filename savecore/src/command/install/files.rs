@@ -1,4 +1,4 @@
-//! What is installed.
+//! The files to install.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -12,18 +12,18 @@ use savecore::boot::config;
 
 use super::super::{completions, man};
 
-/// What a file is.
+/// The kind of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
     /// The command.
     Program,
-    /// What people change.
+    /// The configuration, which users change.
     Configuration,
-    /// All else.
+    /// Everything else.
     Other,
 }
 
-/// A file to be installed.
+/// A file to install.
 pub(super) struct File {
     /// Its path from the root.
     pub(super) path: String,
@@ -38,7 +38,7 @@ impl File {
     }
 }
 
-/// Writes a file, whole or not at all, and the folders that it needs.
+/// Writes a file atomically, and creates the folders that it needs.
 pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     let failed = || format!("cannot write {}", path.display());
     if let Some(directory) = path.parent() {
@@ -50,7 +50,7 @@ pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> 
         (OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)).with_context(failed)?;
     let written = file
         .write_all(bytes)
-        // Whatever the user's mask says.
+        // Independent of the user's umask.
         .and_then(|()| file.set_permissions(fs::Permissions::from_mode(mode)))
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&temporary, path));
@@ -60,14 +60,14 @@ pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> 
     written.with_context(failed)
 }
 
-/// Where a file is until it is whole.
+/// The name of a file until it is complete.
 fn temporary(path: &Path) -> PathBuf {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".partial");
     temporary.into()
 }
 
-/// Removes the part of a file that an interrupted run left.
+/// Removes the partial file of an interrupted run.
 pub(super) fn remove_leftover(path: &Path) {
     let _ = fs::remove_file(temporary(path));
 }
@@ -81,7 +81,7 @@ pub(super) fn files(cli: &Command) -> anyhow::Result<Vec<File>> {
         kind: Kind::Other,
         bytes: text.as_bytes().to_vec(),
     };
-    // As a package has them, the units name /usr/bin.
+    // In a package, the units name /usr/bin.
     let unit =
         |path: &str, unit: &str| text(path, &unit.replace("/usr/bin/savecore", "/usr/local/bin/savecore"));
     let mut files = vec![

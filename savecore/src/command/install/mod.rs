@@ -1,5 +1,5 @@
-//! `savecore install` and `savecore uninstall`: the command, its units, pages and an example of the configuration, and nothing
-//! else, come and go.
+//! `savecore install` and `savecore uninstall`: install and remove the command, its units, pages and an
+//! example configuration, and nothing else.
 
 mod files;
 mod record;
@@ -17,11 +17,11 @@ use self::record::{Entry, Record};
 use crate::finding::{Finding, printed};
 use crate::output::{json, out, warning};
 
-/// What remembers the files.
+/// The record of installed files.
 const RECORD: &str = "usr/local/lib/savecore/installed.json";
-/// What is to run when the machine comes up.
+/// The units to enable.
 pub(super) const UNITS: [&str; 2] = ["savecore.service", "savecore-later.path"];
-/// What the last of them starts.
+/// The unit started by the path unit.
 const LATER: &str = "savecore-later.service";
 
 /// Install this command, its units, manual pages, completions and an example configuration
@@ -64,9 +64,9 @@ Exit codes:
 
 #[derive(Default, serde::Serialize)]
 struct Done {
-    /// Written or removed.
+    /// Files written or removed.
     files: Vec<PathBuf>,
-    /// Left as they are, since they were changed.
+    /// Files left as they are because they were changed.
     kept: Vec<PathBuf>,
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn run(arguments: &Arguments, cli: clap::Command) -> anyhow::Result<F
         }
     }
     record.files.extend(todo.iter().map(|(_, _, entry)| entry.clone()));
-    // Files of an earlier version that this one does not have.
+    // Files of an earlier version that are no longer needed.
     let gone: Vec<Entry> = before
         .files
         .iter()
@@ -138,7 +138,7 @@ pub(crate) fn run(arguments: &Arguments, cli: clap::Command) -> anyhow::Result<F
         .collect();
     record.files.extend(gone.iter().cloned());
     record.files.sort_by(|one, other| one.path.cmp(&other.path));
-    // First, so that what was written before an interruption can be removed.
+    // Written first, so that files of an interrupted run can be removed.
     record.write(&record_path)?;
     for (file, path, _) in todo {
         file.write(&path)?;
@@ -159,7 +159,7 @@ pub(crate) fn run(arguments: &Arguments, cli: clap::Command) -> anyhow::Result<F
     done.print(arguments.json, "installed")?;
     if arguments.now {
         systemctl(["daemon-reload"])?;
-        // By itself udev looks for new rules every few seconds only.
+        // Otherwise udev notices new rules only after some seconds.
         tried(command("udevadm", ["control", "--reload"]));
         command("systemd-tmpfiles", ["--create", "savecore.conf"])?;
         systemctl([&["enable", "--now"], &UNITS[..]].concat())?;
@@ -188,11 +188,11 @@ pub(crate) fn uninstall(arguments: &UninstallArguments) -> anyhow::Result<Findin
     for name in record.files.iter().map(|entry| &entry.path).chain(&record.directories) {
         within(&root, &root.join(name))?;
     }
-    // Only where systemd runs is there something to be disabled (sd_booted(3)).
+    // Only a running systemd has units to disable (sd_booted(3)).
     let has_systemd = root == Path::new("/") && Path::new("/run/systemd/system").is_dir();
     if has_systemd {
         tried(systemctl([&["disable", "--now"], &UNITS[..]].concat()));
-        // It is enabled by nobody but the path; it may be at work.
+        // Only the path unit starts it; it may be running.
         tried(systemctl(["stop", LATER]));
     }
     for entry in &record.files {
@@ -214,7 +214,7 @@ pub(crate) fn uninstall(arguments: &UninstallArguments) -> anyhow::Result<Findin
     std::fs::remove_file(&record_path).with_context(|| format!("cannot remove {}", record_path.display()))?;
     done.files.push(record_path);
     let mut directories = record.directories;
-    // The innermost first. What is not empty is in use.
+    // Innermost first. A folder that is not empty is in use.
     directories.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
     for directory in directories {
         let _ = std::fs::remove_dir(root.join(directory));
@@ -227,7 +227,7 @@ pub(crate) fn uninstall(arguments: &UninstallArguments) -> anyhow::Result<Findin
     Ok(if done.kept.is_empty() { Finding::Good } else { Finding::Negative })
 }
 
-/// The root, as it is called without links.
+/// The canonical path of the root.
 fn root(root: &Path) -> anyhow::Result<PathBuf> {
     root.canonicalize().with_context(|| format!("cannot use {} as a root", root.display()))
 }
@@ -245,7 +245,7 @@ fn within(root: &Path, path: &Path) -> anyhow::Result<()> {
     );
 }
 
-/// Warns of what did not work, and keeps nothing from being removed.
+/// Warns about a failure, but does not stop the removal.
 fn tried(result: anyhow::Result<()>) {
     if let Err(error) = result {
         warning(&format!("{error:#}"));

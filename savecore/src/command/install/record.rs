@@ -1,4 +1,4 @@
-//! What was installed, so that just that is removed again.
+//! The record of the installation, so that exactly these files are removed.
 
 use std::fs;
 use std::io;
@@ -9,21 +9,22 @@ use serde::{Deserialize, Serialize};
 
 use super::files;
 
-/// What was installed.
+/// The installed files.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) files: Vec<Entry>,
-    /// Those that were made for them, from the root.
+    /// Folders that were created for them, from the root.
     pub(super) directories: Vec<PathBuf>,
-    /// What stood in the place of some of the files, from an earlier version, and may still do so if this one was interrupted.
+    /// Earlier versions of some of the files, which may still be in place if this installation was
+    /// interrupted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) replaced: Vec<Entry>,
 }
 
-/// A file as it was installed.
+/// An installed file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Entry {
-    /// From the root.
+    /// Path from the root.
     pub(super) path: PathBuf,
     bytes: u64,
     crc32: u32,
@@ -34,7 +35,7 @@ impl Entry {
         Entry { path: path.into(), bytes: bytes.len() as u64, crc32: crc32fast::hash(bytes) }
     }
 
-    /// What there is now; `None`: nothing.
+    /// The file as it is now; `None` if there is none.
     pub(super) fn read(name: impl Into<PathBuf>, path: &Path) -> anyhow::Result<Option<Entry>> {
         match fs::read(path) {
             Ok(bytes) => Ok(Some(Entry::of(name, &bytes))),
@@ -45,7 +46,7 @@ impl Entry {
 }
 
 impl Record {
-    /// Reads it; empty if there is none.
+    /// Reads the record; empty if there is none.
     pub(super) fn read(path: &Path) -> anyhow::Result<Record> {
         let text = match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Record::default()),
@@ -56,7 +57,7 @@ impl Record {
         let files = record.files.iter().chain(&record.replaced);
         let names = files.map(|file| &file.path).chain(&record.directories);
         for name in names {
-            // Nothing above the root is ever removed.
+            // Never remove anything above the root.
             let plain = name.components().all(|part| matches!(part, std::path::Component::Normal(_)));
             anyhow::ensure!(
                 plain,
@@ -75,7 +76,7 @@ impl Record {
         self.files.iter().find(|file| file.path == path)
     }
 
-    /// Whether a file is as an installation wrote it.
+    /// Whether a file is unchanged since an installation.
     pub(super) fn wrote(&self, there: &Entry) -> bool {
         self.files.iter().chain(&self.replaced).any(|file| file == there)
     }

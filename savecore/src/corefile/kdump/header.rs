@@ -1,5 +1,5 @@
-//! The first blocks of a compressed kdump (makedumpfile, diskdump_mod.h and IMPLEMENTATION; the same on all architectures
-//! of 64 bits).
+//! The first blocks of a compressed kdump (makedumpfile, diskdump_mod.h and IMPLEMENTATION; the same on all
+//! 64-bit architectures).
 
 use zerocopy::little_endian::{I32, I64, U32, U64};
 use zerocopy::{Immutable, IntoBytes};
@@ -9,10 +9,10 @@ use super::super::linux::UTS_LENGTH;
 /// Bytes of a block, and of a page.
 pub(super) const BLOCK: u64 = 4096;
 
-/// The newest version there is.
+/// The newest version.
 pub(super) const VERSION: i32 = 6;
 
-/// In [`Header::status`]: pages are missing that should be there.
+/// In [`Header::status`]: some pages are missing.
 pub(super) const INCOMPLETE: u32 = 8;
 
 /// Block 0: `struct disk_dump_header`.
@@ -28,15 +28,15 @@ pub(super) struct Header {
     pub(super) padding: [u8; 6],
     /// Seconds since 1970, and microseconds.
     pub(super) time: [I64; 2],
-    /// How pages are packed, as in [`PageDesc::flags`]; [`INCOMPLETE`].
+    /// The compression, as in [`PageDesc::flags`]; [`INCOMPLETE`].
     pub(super) status: U32,
     /// [`BLOCK`].
     pub(super) block_size: I32,
-    /// Blocks of the sub header with the notes after it.
+    /// Blocks of the sub header, including the notes after it.
     pub(super) sub_header_blocks: I32,
     /// Blocks of both bitmaps.
     pub(super) bitmap_blocks: U32,
-    /// The first page frame number that there is none of; see the sub header.
+    /// First page frame number after the last; see the sub header.
     pub(super) max_mapnr: U32,
     /// Pages of RAM.
     pub(super) ram_blocks: U32,
@@ -55,36 +55,36 @@ const _: () = assert!(size_of::<Header>() == 464);
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct SubHeader {
-    /// x86_64: where the kernel lies, less where it was linked to lie.
+    /// x86_64: the kernel's physical address minus its link address.
     pub(super) phys_base: U64,
-    /// Which pages were left out: 2 page cache, 4 page cache with private data too, 8 user memory, 16 free memory.
+    /// Excluded pages: 2 page cache, 4 page cache with private data too, 8 user memory, 16 free memory.
     pub(super) dump_level: I32,
-    /// Whether this is one file of several; then from and to which page.
+    /// Whether this is one file of several; then its range of pages.
     pub(super) split: I32,
     pub(super) split_pages: [U64; 2],
-    /// Where in the file VMCOREINFO is, inside of the notes, and its length; zeros if there is none.
+    /// File offset of VMCOREINFO, inside the notes, and its length; zeros if there is none.
     pub(super) vmcoreinfo: [U64; 2],
-    /// Where in the file the notes are, and their length.
+    /// File offset of the notes, and their length.
     pub(super) notes: [U64; 2],
-    /// The same of what says which memory was erased: nothing.
+    /// The same for the list of erased memory: empty.
     pub(super) eraseinfo: [U64; 2],
     /// As above.
     pub(super) split_pages_64: [U64; 2],
-    /// The first page frame number that there is none of.
+    /// First page frame number after the last.
     pub(super) max_mapnr: U64,
 }
 
 const _: () = assert!(size_of::<SubHeader>() == 104);
 
-/// Where a page is: one for each page that the second bitmap names.
+/// A page's descriptor: one for each page in the second bitmap.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct PageDesc {
-    /// Where in the file; 0 for a page that was lost.
+    /// File offset; 0 for a lost page.
     pub(super) offset: U64,
     /// Bytes there.
     pub(super) size: U32,
-    /// How it is packed: 0 not at all, 1 zlib, 0x20 zstd.
+    /// Compression: 0 none, 1 zlib, 0x20 zstd.
     pub(super) flags: U32,
     pub(super) page_flags: U64,
 }

@@ -1,5 +1,5 @@
-//! Writes a dump as a compressed kdump, version 6, as makedumpfile does (makedumpfile, diskdump_mod.h and IMPLEMENTATION):
-//! every page packed by itself, and a table that says where each is.
+//! Writes a dump as a compressed kdump, version 6, as makedumpfile does (makedumpfile, diskdump_mod.h and
+//! IMPLEMENTATION): each page is compressed by itself, and a table has the place of each.
 //!
 //! | block | what |
 //! | --- | --- |
@@ -9,10 +9,10 @@
 //! | then | the table, in ascending order of address: 24 bytes a page |
 //! | next multiple of 4096 | the bytes of a page of zeros, which all such pages share; then those of all others |
 //!
-//! A page that was left out on purpose is in bitmap 1 alone. One that should be known and is not has an entry without a
-//! place, and the header says that the file is incomplete: so readers tell the two apart.
+//! A page excluded on purpose is only in bitmap 1. A lost page has an entry without a place, and the header
+//! says that the file is incomplete: so readers can tell the two apart.
 //!
-//! The table comes first, and is known last. Until then two bytes are kept in memory for each page with bytes.
+//! The table comes first, but is known last. Until then, two bytes per page with data are kept in memory.
 
 mod header;
 mod pack;
@@ -32,30 +32,31 @@ use crate::Error;
 use crate::dump::{Dump, Fate};
 use crate::source::Progress;
 
-/// The first page frame number that there may be none of: 256 TiB, all that 48 bits can address. Machines have memory far up there:
-/// that of a GPU in a Grace Hopper begins at 66 TiB. The bitmaps speak of all pages below the last one and readers take them into
-/// memory, 8 GiB each at this limit, so that what a damaged dump claims beyond would make a file that nobody can handle.
+/// Limit of page frame numbers: 256 TiB, as far as 48 bits can address. Machines have memory at high
+/// addresses: a Grace Hopper's GPU memory starts at 66 TiB. The bitmaps cover all pages up to the last, and
+/// readers load them into memory, 8 GiB each at this limit, so a damaged dump with higher pages would make an
+/// unusable file.
 const MAX_PAGES: u64 = 1 << 36;
 
-/// Bytes of a table that is never too large, and how many times as large as the dump on its partitions it may be beyond. A run
-/// of zeros takes 16 bytes of a dump and may claim 2^32 pages.
+/// Bytes of a table that is always acceptable, and the maximum ratio of a larger one to the dump's size on
+/// its partitions. A run of zeros takes 16 bytes of a dump and may cover 2^32 pages.
 const SMALL_TABLE: u64 = 1 << 30;
 const TABLE_TIMES: u64 = 16;
 
-/// What was written.
+/// Statistics of the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Written {
-    /// Pages whose bytes are known, zeros included.
+    /// Pages with known contents, including zeros.
     pub pages: u64,
-    /// Pages that should be known and are not; the file names them.
+    /// Lost pages, which the file lists.
     pub lost: u64,
     /// Length of the file in bytes.
     pub length: u64,
 }
 
-/// What of the file is known before any page is packed.
+/// The layout of the file as known before compression.
 struct Plan {
-    /// The first page frame number that there is none of.
+    /// First page frame number after the last.
     max_mapnr: u64,
     /// Pages of RAM.
     ram: u64,
@@ -66,7 +67,7 @@ struct Plan {
     lost: u64,
     notes: Notes,
     selection: Selection,
-    /// Where bitmap 1 begins, in bytes.
+    /// Offset of bitmap 1, in bytes.
     bitmaps_at: u64,
     /// Bytes of a bitmap.
     bitmap: u64,
@@ -97,7 +98,7 @@ impl Plan {
         }
         let notes = notes(dump, &selection);
         let bitmaps_at = (NOTES_AT + notes.bytes.len() as u64).next_multiple_of(BLOCK);
-        // Readers take an empty bitmap for a damaged file.
+        // Readers reject an empty bitmap as damage.
         let bitmap = max_mapnr.max(1).div_ceil(8).next_multiple_of(BLOCK);
         let table_at = bitmaps_at + 2 * bitmap;
         let listed = data + zeros + lost;
@@ -152,7 +153,7 @@ impl Plan {
         let phys_base = Vmcoreinfo::of(dump).and_then(|info| info.phys_base());
         SubHeader {
             phys_base: phys_base.unwrap_or(0).into(),
-            // Pages of zeros are in the file, and the levels beyond are ours alone.
+            // Zero pages are in the file, and the levels beyond are our own.
             dump_level: level.cast_signed().into(),
             split: 0.into(),
             split_pages: [0.into(); 2],
@@ -165,23 +166,24 @@ impl Plan {
     }
 }
 
-/// Bytes that a compressed kdump of these pages takes. What pages are compressed to shows when it is done; surely there is an
-/// entry for each.
+/// Size limits of a compressed kdump of these pages. The compressed size is known only afterwards, but each
+/// page has an entry.
 ///
 /// # Errors
-/// [`Error::TooHigh`] or [`Error::TooSparse`], if there can be none.
+/// [`Error::TooHigh`] or [`Error::TooSparse`], if no file is possible.
 pub fn room(dump: &Dump<'_>, selection: &Selection) -> Result<Room, Error> {
     let plan = Plan::new(dump, *selection)?;
     let least = (plan.data + plan.zeros) * size_of::<PageDesc>() as u64;
     Ok(Room { least, most: plan.data_at + (plan.data + 1) * BLOCK })
 }
 
-/// Writes a dump as a compressed kdump. Takes constant memory except for two bytes a page. The file's bytes follow from the
-/// dump, the level and `compression` alone.
+/// Writes a dump as a compressed kdump, in constant memory except for two bytes per page. The dump, the level
+/// and `compression` alone determine the file's bytes.
 ///
 /// # Errors
-/// If the dump is encrypted and was not opened, this machine has too little memory for it, the file cannot be written, the dump can
-/// no longer be read, its memory ends beyond 256 TiB, or it claims more memory than a dump of its size has.
+/// If the dump is encrypted and not open, this machine has too little memory for it, the file cannot be
+/// written, the dump can no longer be read, its memory ends above 256 TiB, or it claims more memory than fits
+/// its size.
 pub fn write(
     dump: &Dump<'_>,
     compression: Compression,
@@ -235,10 +237,10 @@ pub fn write(
     Ok(Written { pages: plan.data + plan.zeros, lost: plan.lost, length: end })
 }
 
-/// Where pages stand, one after another.
+/// Places of pages, one after another.
 struct Places {
     next: u64,
-    /// How the page of zeros is packed, which comes first.
+    /// The compressed zero page, which comes first.
     packed: Packed,
     compression: Compression,
 }
@@ -295,7 +297,7 @@ fn table(
     table.flush()
 }
 
-/// Writes a bitmap with a one for each page of `spans`. Where there are no ones, nothing is written.
+/// Writes a bitmap with a one for each page of `spans`. Parts without ones are not written.
 fn bitmap(spans: impl Iterator<Item = Span>, out: &mut dyn Sink, at: u64) -> Result<(), Error> {
     let mut bits = Bits { out, at, first: 0, bytes: Vec::new() };
     for span in spans {
@@ -304,11 +306,11 @@ fn bitmap(spans: impl Iterator<Item = Span>, out: &mut dyn Sink, at: u64) -> Res
     bits.flush()
 }
 
-/// Ones that are set in ascending order.
+/// Sets ones in ascending order.
 struct Bits<'o> {
     out: &'o mut dyn Sink,
     at: u64,
-    /// The byte that `bytes` begin with.
+    /// Offset of the first byte of `bytes`.
     first: u64,
     bytes: Vec<u8>,
 }
@@ -371,7 +373,7 @@ mod tests {
                 from += gap;
                 bits.set(from, *count).unwrap();
                 ones += count;
-                // The neighbours of borders, where a mistake would be.
+                // The neighbours of borders, where mistakes are likely.
                 ends.extend([(from.wrapping_sub(1), *gap == 0 && from > 0), (from, true)]);
                 from += count;
                 ends.extend([(from - 1, true)]);

@@ -1,34 +1,34 @@
-//! Pages packed one by one, as the format wants it.
+//! Compression of single pages, as the format requires.
 
 use dumpcore::format::{Block, PAGE_SIZE};
 use libdeflater::{CompressionLvl, Compressor};
 
 use super::super::Compression;
 
-/// The level, which is makedumpfile's too, so that files are of about the same size.
+/// The same level as makedumpfile's, so that files have about the same size.
 const LEVEL: i32 = 1;
 
-/// How a page is in the file.
+/// A page's form in the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Packed(u16);
 
 impl Packed {
-    /// It is zeros, and has no bytes of its own.
+    /// Zeros, without any bytes of its own.
     pub(super) const ZERO: Packed = Packed(0);
 
-    /// Its bytes in the file.
+    /// Its number of bytes in the file.
     pub(super) fn size(self) -> u32 {
         self.0.into()
     }
 
-    /// Whether it is as it was: it did not shrink.
+    /// Whether it is uncompressed, because it did not shrink.
     pub(super) fn is_raw(self) -> bool {
         usize::from(self.0) == PAGE_SIZE
     }
 }
 
 impl Compression {
-    /// The flag of a page that is packed so.
+    /// The flag for this form.
     pub(super) fn flag(self) -> u32 {
         match self {
             Compression::None => 0,
@@ -38,7 +38,7 @@ impl Compression {
     }
 }
 
-/// Packs pages; a thread has one of its own.
+/// A compressor for pages, one per thread.
 pub(super) struct Packer {
     how: How,
     room: Box<Block>,
@@ -55,13 +55,13 @@ impl Packer {
         let how = match compression {
             Compression::None => How::Raw,
             Compression::Zlib => How::Zlib(Compressor::new(CompressionLvl::new(LEVEL).unwrap_or_default())),
-            // Without it, pages are stored as they are; it lacks nothing but memory.
+            // If that fails, which only happens for lack of memory, store pages uncompressed.
             Compression::Zstd => zstd::bulk::Compressor::new(LEVEL).map_or(How::Raw, How::Zstd),
         };
         Packer { how, room: Box::new([0; PAGE_SIZE]) }
     }
 
-    /// Appends a page to `out`, packed if that makes it smaller; zeros have no bytes.
+    /// Appends a page to `out`, compressed if that makes it smaller; zeros have no bytes.
     pub(super) fn page(&mut self, page: &Block, out: &mut Vec<u8>) -> Packed {
         if is_zero(page) {
             return Packed::ZERO;
@@ -69,9 +69,9 @@ impl Packer {
         self.any_page(page, out)
     }
 
-    /// The same, and zeros are packed too.
+    /// The same, but also compresses zeros.
     pub(super) fn any_page(&mut self, page: &Block, out: &mut Vec<u8>) -> Packed {
-        // What does not fit in one byte less than a page did not shrink.
+        // A page that does not fit a page minus one byte has not shrunk.
         let room = &mut self.room[..PAGE_SIZE - 1];
         let length = match &mut self.how {
             How::Raw => None,
@@ -80,7 +80,7 @@ impl Packer {
         };
         let bytes = length.and_then(|length| self.room.get(..length)).unwrap_or(page);
         out.extend_from_slice(bytes);
-        // A page at most.
+        // At most a page.
         Packed(bytes.len() as u16)
     }
 }
@@ -103,7 +103,7 @@ mod tests {
         let length = match compression {
             Compression::None => panic!("nothing is packed"),
             Compression::Zlib => {
-                // Another implementation than the one that packed it.
+                // A different implementation from the compressor's.
                 let mut zlib = flate2::Decompress::new(true);
                 zlib.decompress(bytes, &mut page, flate2::FlushDecompress::Finish).unwrap();
                 zlib.total_out() as usize

@@ -1,20 +1,20 @@
-//! What becomes of the machine's pages in the file, in ascending order of address.
+//! The fate of the machine's pages in the file, in address order.
 
 use dumpcore::format::note::RangeKind;
 
 use crate::corefile::Selection;
 use crate::dump::{Dump, Fate, PageRun, Range};
 
-/// What becomes of a page.
+/// The fate of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum What {
     /// Its bytes are known.
     Data,
     /// It is known to be zeros.
     Zero,
-    /// It should be known and is not.
+    /// It is missing although it should be known.
     Lost,
-    /// It was left out on purpose.
+    /// It was excluded on purpose.
     LeftOut,
 }
 
@@ -29,7 +29,7 @@ impl What {
     }
 }
 
-/// Consecutive pages of which the same becomes.
+/// Consecutive pages with the same fate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Span {
     /// Page frame number of the first.
@@ -39,19 +39,19 @@ pub(super) struct Span {
     pub(super) what: What,
 }
 
-/// All pages that the dump speaks of, and those that its memory map has besides.
+/// All pages that the dump mentions, and the others in its memory map.
 pub(super) fn spans<'d>(dump: &'d Dump<'_>, selection: &Selection) -> impl Iterator<Item = Span> + 'd {
     merge(selection.fates(dump), dump.facts().memory.iter().copied())
 }
 
-/// Both ascend, and none of them overlaps another of its kind.
+/// Both are in ascending order and have no overlaps.
 fn merge(
     runs: impl Iterator<Item = PageRun>,
     memory: impl Iterator<Item = Range>,
 ) -> impl Iterator<Item = Span> {
     let mut runs = runs.peekable();
     let mut memory = memory.peekable();
-    // Up to here, everything has been reported.
+    // Everything up to here has been reported.
     let mut at = 0;
     std::iter::from_fn(move || {
         while memory.next_if(|range| range.end <= at).is_some() {}

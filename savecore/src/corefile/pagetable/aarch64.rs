@@ -1,7 +1,7 @@
 //! Page tables of aarch64 (Arm Architecture Reference Manual for A-profile, chapter D8: VMSAv8-64, stage 1).
 //!
-//! The two halves of the address space have tables of their own, each with its own size and its own size of pages:
-//! 4, 16 or 64 KiB. Addresses have 48 bits, or 52 if TCR_EL1 says so (FEAT_LPA, FEAT_LVA, FEAT_LPA2).
+//! The two halves of the address space have separate tables, each with its own size and page size: 4, 16 or
+//! 64 KiB. Addresses have 48 bits, or 52 with the right setting of TCR_EL1 (FEAT_LPA, FEAT_LVA, FEAT_LPA2).
 
 use dumpcore::format::note::CONTROL_REGISTERS;
 
@@ -16,7 +16,7 @@ const TCR_DS: u64 = 1 << 59;
 const IPS_52: u64 = 6;
 
 const VALID: u64 = 1;
-/// At the last level: a page. Above it: a table, not a block.
+/// At the last level: a page. At higher levels: a table, not a block.
 const TABLE: u64 = 1 << 1;
 
 /// Bits `low` to `high` of a number.
@@ -24,7 +24,7 @@ const fn field(number: u64, low: u32, high: u32) -> u64 {
     (number >> low) & ((1 << (high - low + 1)) - 1)
 }
 
-/// What ttbr0_el1, ttbr1_el1, tcr_el1 and sctlr_el1 say.
+/// Decodes ttbr0_el1, ttbr1_el1, tcr_el1 and sctlr_el1.
 pub(super) fn paging(control: &[u64; CONTROL_REGISTERS]) -> Paging {
     let [ttbr0, ttbr1, tcr, sctlr, ..] = *control;
     if control.iter().all(|register| *register == 0) {
@@ -74,8 +74,7 @@ fn half(
     page_bits: Result<u32, Refused>,
     size: u64,
 ) -> Result<Option<Root>, Refused> {
-    // A kernel that uses one half only leaves the other one's fields as they were at reset, without a word that it is
-    // disabled.
+    // A kernel that uses only one half leaves the other's fields at their reset values, without disabling it.
     if disabled || (ttbr == 0 && (page_bits.is_err() || size == 0)) {
         return Ok(None);
     }
@@ -83,7 +82,7 @@ fn half(
     let large_pages = page_bits == 16;
     let ds = tcr & TCR_DS != 0 && !large_pages;
     let wide = field(tcr, 32, 34) == IPS_52 && (ds || large_pages);
-    // 52 bits with FEAT_LVA or FEAT_LPA2, else 48; at least 16 or 17 with FEAT_TTST.
+    // 52 bits with FEAT_LVA or FEAT_LPA2, otherwise 48; at least 16 or 17 with FEAT_TTST.
     let smallest = if ds || large_pages { 12 } else { 16 };
     let largest = if large_pages { 47 } else { 48 };
     if !(smallest..=largest).contains(&size) {
@@ -102,13 +101,13 @@ fn half(
     };
     let mut root = Root { table: 0, levels, page_bits, bits, half, format: Format::Aarch64(width) };
     let (upper_bits, least) = if wide { (field(ttbr, 2, 5) << 48, 64) } else { (0, 1) };
-    // The topmost table is as large as it must be, and aligned to that.
+    // The topmost table is only as large as necessary, and aligned to its size.
     let align = (root.entries(levels) * ENTRY).max(least);
     root.table = upper_bits | (field(ttbr, 0, 47) & !(align - 1));
     Ok(Some(root))
 }
 
-/// What an entry says.
+/// Decodes an entry.
 pub(super) fn read(entry: u64, level: u32, root: &Root, width: Width) -> Entry {
     let page_bits = root.page_bits;
     let address = match width {
@@ -131,7 +130,7 @@ pub(super) fn read(entry: u64, level: u32, root: &Root, width: Width) -> Entry {
     }
 }
 
-/// The highest level, counted from the last one, at which entries may map blocks of memory.
+/// The highest level, counted from the last one, whose entries may map blocks.
 fn largest_block(page_bits: u32, width: Width) -> u32 {
     match (page_bits, width) {
         (12, Width::Bits52) => 4,
@@ -148,7 +147,7 @@ mod tests {
     use super::super::{MAX_VISITS, Mapping};
     use super::*;
 
-    /// How the tables of a test look.
+    /// The layout of a test's tables.
     #[derive(Clone, Copy, Debug)]
     struct Shape {
         upper: bool,
@@ -159,7 +158,7 @@ mod tests {
     }
 
     impl Shape {
-        /// Bit 47 is the highest one of an address, or bit 51.
+        /// Whether the highest address bit is 51 instead of 47.
         fn is_wide(&self) -> bool {
             self.ips == 6 && (self.ds || self.granule == 16)
         }
@@ -200,7 +199,7 @@ mod tests {
             address & 0xffff_ffff_ffff & !below | upper | bits
         }
 
-        /// What the architecture's pseudocode does for one address, from the registers on.
+        /// The architecture's pseudocode for one address, starting from the registers.
         fn translate(&self, memory: &Memory, control: &Control, va: u64) -> Option<u64> {
             let (ttbr, tsz) = if self.upper {
                 (control[1], control[2] >> 16 & 0x3f)
@@ -276,7 +275,7 @@ mod tests {
     fn registers_say_which_halves_have_tables() {
         assert_eq!(paging(&[0; 8]), Paging::Unknown);
         assert_eq!(paging(&[0, 0, 0x19, 0x30d0_0800, 0, 0, 0, 0]), Paging::Off);
-        // As Linux has it: both halves, 48 bits, 4 KiB.
+        // Linux's configuration: both halves, 48 bits, 4 KiB.
         let both = roots(paging(&[0x4100_0000, 0x5_4200_1001, 0x32_b550_3510, 0x30d0_1805, 0, 0, 0, 0]));
         let shown: Vec<_> = both.iter().map(|root| (root.half, root.table, root.levels, root.bits)).collect();
         assert_eq!(
@@ -284,7 +283,7 @@ mod tests {
             [(Half::Upper, 0x5_4200_1000, 4, 48), (Half::Lower, 0x4100_0000, 4, 48)],
             "the kernel's half first"
         );
-        // One half only, the other one's fields as at reset.
+        // Only one half, the other one's fields at their reset values.
         let lower = roots(paging(&[0x4100_0000, 0, 0x19, 1, 0, 0, 0, 0]));
         assert_eq!((lower.len(), lower[0].levels, lower[0].bits), (1, 3, 39));
     }
@@ -331,7 +330,7 @@ mod tests {
                 ],
                 "pages of {page} bytes"
             );
-            // Of tables of 16 and 64 KiB, only the first page is in memory.
+            // Of a table of 16 or 64 KiB, only the first page is in memory.
             assert_eq!(walked.missing, if granule == 12 { 0 } else { walked.tables });
         }
     }
@@ -362,7 +361,7 @@ mod tests {
                 (true, false) => 0x8000_0010_0000,
                 (false, _) => 0x10_0000,
             };
-            // Small topmost tables stand in the middle of a page.
+            // Small topmost tables are in the middle of a page.
             let entries = roots(paging(&shape.control(0)))[0].entries(roots(paging(&shape.control(0)))[0].levels);
             let table = base + (entries * 8).max(64);
             let control = shape.control(table);

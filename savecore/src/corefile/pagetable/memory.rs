@@ -1,5 +1,5 @@
-//! What the tests of all architectures need: memory with tables in it, random ones among them, and a comparison of a
-//! walk with somebody who translates single addresses.
+//! Common code for the tests of all architectures: memory with tables, including random ones, and a
+//! comparison of a walk with translations of single addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -40,7 +40,7 @@ impl Memory {
     }
 }
 
-/// The roots of tables that can all be walked.
+/// The roots of tables that must all be walkable.
 pub(super) fn roots(paging: Paging) -> Vec<Root> {
     match paging {
         Paging::On { roots, refused: None } => roots,
@@ -48,27 +48,27 @@ pub(super) fn roots(paging: Paging) -> Vec<Root> {
     }
 }
 
-/// An entry to be, somewhere in random tables.
+/// A planned entry in random tables.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// Level from the top.
     depth: u32,
-    /// Which of the level's tables.
+    /// Index of the table at its level.
     table: u64,
     index: u64,
-    /// Which table of which level the entry points to, unless it is a leaf: mostly the next level's.
+    /// Level and index of the table that the entry points to, unless it is a leaf: mostly the next level's.
     next: u64,
     stray: bool,
     leaf: bool,
-    /// Random bits, for the address of a leaf and all that is not address.
+    /// Random bits, for the address of a leaf and for all other bits.
     noise: u64,
 }
 
-/// Tables that a level has in random tables.
+/// Tables per level in random tables.
 const TABLES: u64 = 3;
 
 prop_compose! {
-    /// Entries; `stray` of 100 point to a table of any level, itself included.
+    /// Entries; `stray` percent of them point to a table of any level, including their own.
     pub(super) fn plans(stray: u32)(
         plans in prop::collection::vec(
             (0..5_u32, 0..TABLES, prop_oneof![0..4_u64, any::<u64>()], 0..TABLES + 1, 0..100_u32, 0..4_u32, any::<u64>()),
@@ -84,9 +84,9 @@ prop_compose! {
     }
 }
 
-/// Lays random tables: table `number` of the level `depth` below the top at `base + (depth * 4 + number) * 64 KiB`, the
-/// topmost at the root. Table number [`TABLES`] of each level is not in memory. `encode` makes an entry of the level, an
-/// address, whether it is a leaf, and noise. Returns the indices that are in use, by depth.
+/// Writes random tables: table `number` of the level `depth` below the top at `base + (depth * 4 + number) *
+/// 64 KiB`, the topmost at the root. Table number [`TABLES`] of each level is not in memory. `encode` makes
+/// an entry from the level, an address, whether it is a leaf, and noise. Returns the used indexes, by depth.
 pub(super) fn lay(
     memory: &mut Memory,
     root: &Root,
@@ -97,7 +97,7 @@ pub(super) fn lay(
     let place = |depth: u32, number: u64| {
         if depth == 0 { root.table } else { base + (u64::from(depth) * 4 + number) * 0x1_0000 }
     };
-    // Tables without entries are there, too.
+    // Also write tables without entries.
     for depth in 0..root.levels {
         let table = if depth == 0 { 0..1 } else { 0..TABLES };
         for number in table {
@@ -121,8 +121,8 @@ pub(super) fn lay(
     used
 }
 
-/// One root's half of a walk must equal what `translate` says about single addresses: each mapping at its beginning,
-/// middle and end, and, if no table was left out, each address that can be made of indices in `used`.
+/// One root's half of a walk must agree with `translate` on single addresses: each mapping at its start,
+/// middle and end, and, if no table was skipped, each address composed of indexes in `used`.
 pub(super) fn compare(
     memory: &Memory,
     root: &Root,
@@ -147,7 +147,7 @@ pub(super) fn compare(
     let mut addresses = vec![0_u64];
     for (depth, indices) in used.iter().enumerate() {
         let span = root.span(root.levels - depth as u32);
-        // One that is not in use, too.
+        // Include an unused one.
         let indices: Vec<u64> = indices.iter().copied().take(6).chain([1]).collect();
         addresses =
             addresses.iter().flat_map(|virt| indices.iter().map(move |index| virt + index * span)).collect();

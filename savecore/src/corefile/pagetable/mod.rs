@@ -1,10 +1,10 @@
 //! Walks the page tables of a crashed kernel.
 //!
-//! What the architectures have in common is here: tables whose entries of 8 bytes map memory, point to a table of the
-//! next level, or say nothing. Where tables begin, and what an entry says, is in a file for each architecture.
+//! The part common to all architectures: tables with 8-byte entries that map memory, point to a table of the
+//! next level, or are invalid. Each architecture has a file for its roots and entries.
 //!
-//! Tables are memory of a kernel that has crashed: they may point anywhere, also in circles. So each table is
-//! looked at a few times at most, and the walk as a whole is bounded.
+//! Tables are memory of a crashed kernel: they may point anywhere, even in circles. So each table is visited
+//! only a few times, and the whole walk is bounded.
 
 mod aarch64;
 #[cfg(test)]
@@ -23,14 +23,15 @@ use dumpcore::format::{Block, PAGE_SIZE};
 use self::table::{ENTRY, Entry, Format};
 pub use self::table::{Paging, Refused, Root};
 
-/// How often a table is followed at one level: kernels share tables between a few parts of the address space.
+/// Maximum number of visits of a table at one level: kernels share tables between a few parts of the address
+/// space.
 const MAX_VISITS: u8 = 8;
 
-/// Pages of tables that are looked at in all: enough to map 512 GiB in pages of 4 KiB.
+/// Maximum number of table pages to visit: enough to map 512 GiB in pages of 4 KiB.
 const MAX_PAGES: u64 = 1 << 20;
 
 impl Paging {
-    /// What the registers of a CPU of this architecture say.
+    /// Decodes the registers of a CPU of this architecture.
     pub fn of(arch: Arch, state: &CpuState) -> Paging {
         let control = state.control.map(|register| register.get());
         match arch {
@@ -42,7 +43,7 @@ impl Paging {
 }
 
 impl Root {
-    /// What entry number `index` of a table at `level` says.
+    /// Decodes entry number `index` of a table at `level`.
     fn read(&self, entry: u64, level: u32, index: u64) -> Entry {
         match self.format {
             Format::X86_64 => x86_64::read(entry, level, self.span(level)),
@@ -52,7 +53,7 @@ impl Root {
     }
 }
 
-/// A piece of the virtual address space that one entry maps.
+/// The part of the virtual address space mapped by one entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mapping {
     /// Virtual address of the first byte.
@@ -63,21 +64,21 @@ pub struct Mapping {
     pub length: u64,
 }
 
-/// How a walk went.
+/// Statistics of a walk.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Walked {
-    /// Tables that were followed.
+    /// Tables visited.
     pub tables: u64,
-    /// Tables that are not, or not whole, in the dump: what they map is unknown.
+    /// Tables that are missing or incomplete in the dump: their mappings are unknown.
     pub missing: u64,
-    /// Entries that were not followed since their table had been followed often enough.
+    /// Entries not followed because their table had been visited often enough.
     pub repeated: u64,
-    /// Whether the walk ended early, by its bound on tables or by its visitor.
+    /// Whether the walk ended early, at its limit or by its visitor.
     pub cut_short: bool,
 }
 
-/// Where one virtual address is, physically: what the processor would find. `read` gives the table entry at a physical
-/// address. `None` if nothing is mapped there, or a table is not known.
+/// Translates one virtual address, like the processor. `read` returns the table entry at a physical address.
+/// `None` if the address is not mapped, or a table is unknown.
 pub fn translate(roots: &[Root], virt: u64, read: &mut dyn FnMut(u64) -> Option<u64>) -> Option<u64> {
     let root = roots.iter().find(|root| root.whole(virt & !(u64::MAX << root.bits)) == virt)?;
     let mut table = root.table;
@@ -102,9 +103,9 @@ struct Walk<'a> {
     walked: Walked,
 }
 
-/// Walks the tables below `roots` and gives each present mapping to `visit`, until that breaks off: one root after
-/// another, and the upper half of the address space first, where kernels live, each half in ascending order. `read`
-/// gives the page with a page frame number.
+/// Walks the tables below `roots` and passes each present mapping to `visit`, until that breaks off: one root
+/// after another, the kernel's upper half of the address space first, each half in ascending order. `read`
+/// returns the page with a page frame number.
 pub fn walk(
     roots: &[Root],
     read: &mut dyn FnMut(u64) -> Option<Box<Block>>,
@@ -125,8 +126,8 @@ pub fn walk(
 }
 
 impl Walk<'_> {
-    /// Follows the table at physical address `table` and `level`, whose first entry maps `virt`. Calls itself once a
-    /// level.
+    /// Visits the table at physical address `table` and `level`, whose first entry maps `virt`. Recurses once
+    /// per level.
     fn table(&mut self, table: u64, level: u32, virt: u64) -> ControlFlow<()> {
         let visits = self.visits.entry((table, level)).or_default();
         if *visits >= MAX_VISITS {

@@ -1,5 +1,5 @@
-//! Page tables of riscv64 (RISC-V Privileged Architecture, chapter "Supervisor-Level ISA": Sv39, Sv48 and Sv57, with
-//! Svnapot and Svpbmt).
+//! Page tables of riscv64 (RISC-V Privileged Architecture, chapter "Supervisor-Level ISA": Sv39, Sv48 and
+//! Sv57, with Svnapot and Svpbmt).
 
 use dumpcore::format::note::CONTROL_REGISTERS;
 
@@ -17,18 +17,19 @@ const A: u64 = 1 << 6;
 const D: u64 = 1 << 7;
 /// One of 16 entries that map 64 KiB together (Svnapot).
 const N: u64 = 1 << 63;
-/// The kind of memory (Svpbmt); 3 is reserved.
+/// Memory type (Svpbmt); 3 is reserved.
 const PBMT: u64 = 3 << 61;
-/// Bits that must be zeros. Bits 60:59 are software's (Svrsw60t59b); kernels leave them clear where they are not.
+/// Bits that must be zero. Bits 60:59 are available to software with Svrsw60t59b; other kernels leave them
+/// clear.
 const RESERVED: u64 = 0x1f << 54;
 
 const PPN_MASK: u64 = (1 << 44) - 1;
 
-/// What satp, sstatus, scause and stval say.
+/// Decodes satp, sstatus, scause and stval.
 pub(super) fn paging(control: &[u64; CONTROL_REGISTERS]) -> Paging {
     let [satp, sstatus, ..] = *control;
     let levels = match satp >> 60 {
-        // sstatus.UXL is never 0 on a CPU that has a 64-bit user mode, and FS or SPP is set on most others.
+        // sstatus.UXL is never 0 on a CPU with a 64-bit user mode, and FS or SPP is set on most others.
         BARE if sstatus == 0 => return Paging::Unknown,
         BARE => return Paging::Off,
         8 => 3,
@@ -47,11 +48,11 @@ pub(super) fn paging(control: &[u64; CONTROL_REGISTERS]) -> Paging {
     Paging::On { roots: vec![root], refused: None }
 }
 
-/// What entry number `index` of a table says; `span` is what one at its level maps.
+/// Decodes entry number `index` of a table; `span` is the size that an entry at its level maps.
 pub(super) fn read(entry: u64, level: u32, index: u64, span: u64) -> Entry {
     let ppn = entry >> 10 & PPN_MASK;
     let has = |bits: u64| entry & bits != 0;
-    // Here and below: where the processor would fault, nothing is mapped.
+    // Here and below: entries that would fault map nothing.
     if !has(V) || (has(W) && !has(R)) || has(RESERVED) || entry & PBMT == PBMT {
         return Entry::Nothing;
     }
@@ -59,7 +60,7 @@ pub(super) fn read(entry: u64, level: u32, index: u64, span: u64) -> Entry {
         return if has(A | D | U | N | PBMT) { Entry::Nothing } else { Entry::Table(ppn << 12) };
     }
     if has(N) {
-        // All 16 have the same page number, in which 8 in the last digit stands for 64 KiB.
+        // All 16 have the same page number; 8 in its last digit encodes 64 KiB.
         let napot = level == 1 && ppn & 0xf == 8;
         return if napot { Entry::Memory((ppn & !0xf | index & 0xf) << 12) } else { Entry::Nothing };
     }
@@ -181,7 +182,7 @@ mod tests {
             let mut memory = Memory::default();
             let used = lay(&mut memory, &root, 0x10_0000, &plans, |level, address, leaf, noise| {
                 let span = 1_u64 << (12 + 9 * (level - 1));
-                // Most superpages are aligned, and most bits that must not be set are not.
+                // Most superpages are aligned, and most reserved bits are clear.
                 let ppn = match noise % 16 {
                     0 => address >> 12,
                     1..6 if leaf && level == 1 => (address >> 16) << 4 | 8,

@@ -15,7 +15,7 @@ const CR4_PAE: u64 = 1 << 5;
 const CR4_LA57: u64 = 1 << 12;
 const EFER_LMA: u64 = 1 << 10;
 
-/// What cr0, cr2, cr3, cr4 and efer say.
+/// Decodes cr0, cr2, cr3, cr4 and efer.
 pub(super) fn paging(control: &[u64; CONTROL_REGISTERS]) -> Paging {
     let [cr0, _, cr3, cr4, efer, ..] = *control;
     // CR0.ET is always set.
@@ -40,7 +40,7 @@ pub(super) fn paging(control: &[u64; CONTROL_REGISTERS]) -> Paging {
     Paging::On { roots: vec![root], refused: None }
 }
 
-/// What an entry says; `span` is what one at its level maps.
+/// Decodes an entry; `span` is the size that an entry at its level maps.
 pub(super) fn read(entry: u64, level: u32, span: u64) -> Entry {
     let large = entry & PAGE_SIZE_BIT != 0;
     let address = entry & ADDRESS;
@@ -70,7 +70,7 @@ mod tests {
         roots(paging(&control(table, levels)))[0]
     }
 
-    /// What the processor would do for one address, written apart from the walk.
+    /// Translates one address like the processor, independently of the walk.
     fn translate(memory: &Memory, control: &Control, virt: u64) -> Option<u64> {
         let levels = if control[3] & 0x1000 == 0 { 4 } else { 5 };
         let mut table = control[2] & 0x000f_ffff_ffff_f000;
@@ -159,7 +159,7 @@ mod tests {
         let (mappings, walked) = memory.walk(&[root(1 << 12, 4)]);
         assert_eq!(walked.repeated, 0);
         assert!(mappings.contains(&Mapping { virt: 9 << 12, phys: 77 << 12, length: 4096 }));
-        // The root itself, seen at the address that a kernel with this slot uses.
+        // The root itself, at the address that a kernel with this slot uses.
         let own = 0xffff_ff7f_bfdf_e000;
         assert!(mappings.contains(&Mapping { virt: own, phys: 1 << 12, length: 4096 }), "{mappings:x?}");
     }
