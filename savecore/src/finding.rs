@@ -1,4 +1,4 @@
-//! What a subcommand found, which is the exit code; and what became of printing it.
+//! A subcommand's finding, which is the exit code; and the result of printing it.
 
 use std::io;
 
@@ -14,21 +14,21 @@ TARGET is a block device, an image file, or a disk or its image. On a disk, --pa
 by number, name or GUID; it is not needed if there is only one dump partition. - is a dump on standard input,
 plain or compressed with zstd or gzip.";
 
-/// What a subcommand found, other than an error.
+/// A subcommand's finding, other than an error.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// Done, all well.
+    /// Done, no problems.
     Good,
     /// Done, and the answer is no.
     Negative,
-    /// Some was done and some failed; the errors were printed.
+    /// Some of it failed; the errors were printed.
     Failed,
-    /// Some was done, and the rest has to be done later.
+    /// Some of it is left for later.
     Left,
 }
 
 impl Finding {
-    /// What it is as an exit code.
+    /// The exit code.
     pub(crate) fn code(self) -> u8 {
         match self {
             Finding::Good => 0,
@@ -39,8 +39,8 @@ impl Finding {
     }
 }
 
-/// What became of printing. Whether somebody reads to the end changes neither what was done nor what was found, so a
-/// closed pipe is no failure, and the exit code is that of the finding.
+/// The result of printing. Whether the output was read to the end does not change the finding, so a closed
+/// pipe is not a failure, and the exit code is that of the finding.
 pub(crate) fn printed(result: anyhow::Result<()>) -> anyhow::Result<()> {
     match result {
         Err(error) if is_broken_pipe(&error) => Ok(()),

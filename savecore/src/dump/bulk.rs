@@ -1,4 +1,4 @@
-//! Many pages at once: each chunk that they stand in is read once.
+//! Many pages at once: each of their chunks is read once.
 
 use dumpcore::format::chunk::{ChunkHeader, Encoding, MAX_PAYLOAD_BLOCKS};
 use dumpcore::format::{BLOCK_SIZE, Block};
@@ -11,17 +11,17 @@ use super::stripes::Part;
 use crate::Error;
 use crate::source::read_around;
 
-/// Of a chunk of which more pieces than this are wanted, what is between them is read too.
+/// If more pieces than this are wanted of a chunk, the gaps between them are read too.
 const FEW: usize = 4;
 
-/// Pages in consecutive places of one chunk, and where they go.
+/// Pages in consecutive places of one chunk, and their destination.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Want {
-    /// The place of the first.
+    /// Place of the first.
     pub(crate) place: u64,
     /// How many.
     pub(crate) count: usize,
-    /// Where the first goes.
+    /// Destination of the first.
     pub(crate) at: usize,
 }
 
@@ -37,10 +37,10 @@ impl Bulk {
         Bulk { window: vec![[0; BLOCK_SIZE]; MAX_PAYLOAD_BLOCKS], room: Room::new() }
     }
 
-    /// Reads all that is wanted, in whatever order.
+    /// Reads all wanted pages, in any order.
     ///
     /// # Errors
-    /// [`Error::Unsteady`] if a page is no longer as it was when the dump was opened.
+    /// [`Error::Unsteady`] if a page has changed since the dump was opened.
     pub(crate) fn read(
         &mut self,
         dump: &Dump<'_>,
@@ -61,7 +61,7 @@ impl Bulk {
         Ok(())
     }
 
-    /// Reads what is wanted of one chunk; `None` if it is not as it was.
+    /// Reads the wanted pages of one chunk; `None` if it has changed.
     fn chunk(
         &mut self,
         part: &Part<'_>,
@@ -105,7 +105,7 @@ impl Bulk {
         want.is_none().then_some(())
     }
 
-    /// Reads what is wanted of a chunk with one page a block, in the clear.
+    /// Reads the wanted pages of an unencrypted chunk with one page per block.
     fn plain(
         &mut self,
         part: &Part<'_>,
@@ -119,7 +119,7 @@ impl Bulk {
         let (from, to) = (number(first), number(last) + last.count);
         let together = wants.len() > FEW;
         if together {
-            // What is wanted was readable; what is between need not be.
+            // The wanted blocks were readable; the gaps need not be.
             read_around(
                 part.source,
                 place.block + 1 + from as u64,

@@ -1,4 +1,4 @@
-//! Single pages, out of order: the page tables of a crashed kernel lie anywhere.
+//! Single pages in any order: the page tables of a crashed kernel are scattered.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,10 +12,10 @@ use super::stripes::Part;
 use crate::partition::chunk_at;
 use crate::source::{Source, read_around};
 
-/// Chunks that are kept open, at most: half a MiB each.
+/// Maximum number of chunks to keep: half a MiB each.
 const MAX_CHUNKS: usize = 16;
 
-/// The chunks that were read from last.
+/// The chunks used most recently.
 #[derive(Default)]
 pub(super) struct Cache {
     chunks: VecDeque<Entry>,
@@ -27,17 +27,17 @@ struct Entry {
 }
 
 enum Content {
-    /// Each page has a block of its own, in the clear: only those asked for are read.
+    /// Each page has its own block, unencrypted: only the requested ones are read.
     Plain(Box<ChunkHeader>),
     /// The whole chunk was read.
     Whole { chunk: Chunk<Vec<Block>>, segments: Vec<Segment>, room: Room },
 }
 
 impl Cache {
-    /// The page in a place that the index calls data.
+    /// The page at a place that the index marks as data.
     ///
     /// # Errors
-    /// If it can no longer be read as it was when the index was made.
+    /// If it can no longer be read unchanged since indexing.
     pub(super) fn page(
         &mut self,
         parts: &[Part<'_>],
@@ -87,7 +87,7 @@ fn load(part: &Part<'_>, decryption: &Decryption, place: ChunkPlace) -> io::Resu
     Ok(Content::Whole { chunk, segments, room: Room::new() })
 }
 
-/// The header of a chunk, which must be the one that it had when the dump was opened.
+/// The header of a chunk, unchanged since the dump was opened.
 pub(super) fn header(part: &Part<'_>, place: ChunkPlace) -> io::Result<Box<ChunkHeader>> {
     let block = read_block(part.source, place.block)?;
     let header = chunk_at(&block, part.found.header.nonce.get(), place.block);
@@ -95,7 +95,7 @@ pub(super) fn header(part: &Part<'_>, place: ChunkPlace) -> io::Result<Box<Chunk
     Ok(Box::new(header.ok_or_else(|| unsteady(place.block))?.clone()))
 }
 
-/// Page `number` of the data pages of a chunk with one page a block.
+/// Page `number` of the data pages of a chunk with one page per block.
 fn plain(source: &dyn Source, header: &ChunkHeader, block: u64, number: u64) -> io::Result<Box<Block>> {
     let sum = header.sums().get(number as usize).ok_or_else(|| unsteady(block))?;
     let block = block + 1 + number;

@@ -1,4 +1,4 @@
-//! One chunk, read whole: checked block by block, decrypted if it is encrypted, and taken apart into pages.
+//! A whole chunk: checked block by block, decrypted if encrypted, and divided into pages.
 
 use dumpcore::format::chunk::{ChunkHeader, Encoding, Packing, Run, RunKind, Unit, Units};
 use dumpcore::format::class::PageClass;
@@ -9,68 +9,68 @@ use super::index::Fate;
 use super::stripes::Part;
 use crate::source::Unreadable;
 
-/// What a block of a dump turned out to be.
+/// The condition of a dump's block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Condition {
-    /// Its checksum is right.
+    /// Its checksum is correct.
     Good,
-    /// It still holds the pattern: the machine stopped before it was written.
+    /// It still holds the pattern: the machine stopped before writing it.
     NotWritten,
-    /// It holds something else than what was written.
+    /// Its contents are wrong.
     Damaged,
-    /// Its checksum is right, but it is part of an encrypted dump and nobody with the dump's key wrote it there.
+    /// Its checksum is correct, but it is part of an encrypted dump and was not written with the dump's key.
     Tampered,
-    /// Its checksum is right, but what it holds contradicts itself.
+    /// Its checksum is correct, but its contents are inconsistent.
     Garbled,
-    /// It is a whole block of another version of the format.
+    /// It is a valid block of another version of the format.
     OtherVersion(u32),
-    /// The medium does not give it.
+    /// The medium cannot read it.
     Unreadable,
 }
 
-/// What is needed to read a dump's chunks.
+/// The means to decrypt a dump's chunks.
 pub(super) enum Decryption {
     /// The dump is not encrypted.
     NotNeeded,
     /// It is encrypted, and there is no identity.
     NoIdentity,
-    /// It is encrypted, and this is its key; `None` if there cannot be one.
+    /// It is encrypted, with this key; `None` if there cannot be one.
     Key(Option<Key>),
 }
 
-/// What may be done with a chunk.
+/// The usability of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
     /// Its bytes are known, as far as its blocks are good.
     Readable,
-    /// It is encrypted and whole, and nobody can open it.
+    /// It is encrypted and complete, but there is no key.
     Encrypted,
-    /// It is encrypted, and cannot be opened because not all of its blocks are good.
+    /// It is encrypted, and cannot be decrypted because some of its blocks are bad.
     Torn,
-    /// It is not what belongs there, though its checksums are right.
+    /// It was replaced or modified, though its checksums are correct.
     Tampered,
 }
 
-/// A chunk. Its payload is a buffer of its own, or a part of a larger one.
+/// A chunk. Its payload is a separate buffer, or a part of a larger one.
 pub(super) struct Chunk<B> {
     /// The block of its header.
     pub(super) block: u64,
     /// Its header.
     pub(super) header: Box<ChunkHeader>,
-    /// What its payload blocks are.
+    /// The conditions of its payload blocks.
     pub(super) conditions: Vec<Condition>,
-    /// What may be done with it.
+    /// Its usability.
     pub(super) state: State,
-    /// What becomes of all its pages, if what its header says of them may not be believed.
+    /// The fate of all its pages, if its header cannot be trusted about them.
     lost: Option<Fate>,
-    /// The payload, in the clear if it could be opened. Blocks that are not good are zeros.
+    /// The payload, decrypted if possible. Bad blocks are zeros.
     payload: B,
 }
 
-/// Consecutive data pages of a chunk that stand in its payload together.
+/// Consecutive data pages of a chunk that are together in its payload.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment {
-    /// Number of the first among the data pages of the chunk.
+    /// Index of the first among the data pages of the chunk.
     pub(super) first: u64,
     /// How many.
     pub(super) pages: u64,
@@ -81,7 +81,7 @@ pub(super) struct Segment {
 enum What {
     /// Bytes of the payload.
     Unit(Unit),
-    /// Nothing that can be used.
+    /// Nothing usable.
     Lost(Fate),
 }
 
@@ -89,22 +89,23 @@ enum What {
 pub(super) struct Piece<'a> {
     /// Page frame number of the first.
     pub(super) pfn: u64,
-    /// Number of the first among the data pages of the chunk.
+    /// Index of the first among the data pages of the chunk.
     pub(super) first: u64,
     /// How many.
     pub(super) count: u64,
-    /// What they were used for.
+    /// Their class.
     pub(super) class: PageClass,
     /// Their bytes, or why there are none.
     pub(super) bytes: Result<&'a [Block], Fate>,
 }
 
-/// Room for an unpacked unit.
+/// Buffer for a decompressed unit.
 pub(super) type Room = Vec<Block>;
 
 impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
-    /// Checks a chunk whose header is in `block` of a part. `payload` has as many blocks as the header says, as they
-    /// were read; which of them could not be, `unreadable` says. What of it lies after the part's end does not matter.
+    /// Checks a chunk whose header is in `block` of a part. `payload` has as many blocks as the header says,
+    /// as read from the medium; `unreadable` tells which of them could not be read. The part of it after the
+    /// part's end does not matter.
     pub(super) fn check(
         part: &Part<'_>,
         block: u64,
@@ -152,12 +153,12 @@ impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
         chunk
     }
 
-    /// What becomes of all its pages, data or not, if what its header says of them may not be believed.
+    /// The fate of all its pages, data or not, if its header cannot be trusted about them.
     pub(super) fn lost(&self) -> Option<Fate> {
         self.lost
     }
 
-    /// The used bytes of payload block `index`, if they are known.
+    /// The used bytes of payload block `index`, if known.
     pub(super) fn bytes(&self, index: usize) -> Option<&[u8]> {
         let is_known = self.state == State::Readable && self.conditions.get(index) == Some(&Condition::Good);
         let start = index * BLOCK_SIZE;
@@ -165,12 +166,12 @@ impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
         self.payload.as_ref().get(index).filter(|_| is_known).map(|block| &block[..used])
     }
 
-    /// Pages whose bytes should be in the payload.
+    /// Number of pages whose bytes should be in the payload.
     pub(super) fn data_pages(&self) -> u64 {
         data_pages(&self.header)
     }
 
-    /// Where the data pages stand: all of them, in order. Takes a time and room that the payload's size bounds.
+    /// The segments of all data pages, in order. The payload's size bounds time and memory.
     pub(super) fn segments(&mut self) -> Vec<Segment> {
         let pages = self.data_pages();
         let mut segments = Vec::new();
@@ -195,13 +196,13 @@ impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
         segments
     }
 
-    /// [`Chunk::segments`] of a chunk with units. Notes where they contradict themselves.
+    /// [`Chunk::segments`] of a chunk with units. Marks inconsistent ones.
     fn units(&mut self, pages: u64) -> Vec<Segment> {
         let mut segments = Vec::new();
         let used = self.header.payload_bytes.get() as usize;
         let payload = self.payload.as_ref().as_flattened().get(..used).unwrap_or_default();
         let (mut first, mut more) = (0, false);
-        // Where a block is not good there are zeros, which are no unit.
+        // Bad blocks are zeros, which are not a valid unit.
         let mut units = Units::new(payload);
         for unit in units.by_ref() {
             let (from, to) = (unit.offset / BLOCK_SIZE, (unit.offset + unit.stored).div_ceil(BLOCK_SIZE));
@@ -221,7 +222,7 @@ impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
             return segments;
         }
         let at = (used - rest) / BLOCK_SIZE;
-        // The units broke off, or are more or fewer than there are pages.
+        // The units end early, or their number of pages is wrong.
         let at = at.min(self.conditions.len().saturating_sub(1));
         let lost = self.conditions.get(at).copied().and_then(lost_with);
         if lost.is_none()
@@ -236,16 +237,16 @@ impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
         segments
     }
 
-    /// What becomes of bytes in some of the payload blocks; `None` if they are all good.
+    /// The fate of bytes in some payload blocks; `None` if all are good.
     fn worst(&self, from: usize, to: usize) -> Option<Fate> {
         let blocks = self.conditions.get(from..to).unwrap_or_default();
         let mut fates = blocks.iter().copied().filter_map(lost_with);
         let first = fates.next()?;
-        // Damage is worse than not having been written.
+        // Damage is worse than not written.
         Some(if fates.all(|fate| fate == first) { first } else { Fate::Damaged })
     }
 
-    /// The pages of a segment, or why they are not known. `room` is for those that have to be unpacked.
+    /// The pages of a segment, or why they are unknown. `room` is the buffer for decompression.
     pub(super) fn unpack<'a>(&'a self, segment: &Segment, room: &'a mut Room) -> Result<&'a [Block], Fate> {
         let unit = match segment.what {
             What::Unit(unit) => unit,
@@ -270,7 +271,7 @@ impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
         pages.get(..segment.pages as usize).ok_or(Fate::Damaged)
     }
 
-    /// Gives all data pages to `visit`, in order. Notes units that do not unpack.
+    /// Passes all data pages to `visit`, in order. Marks units that cannot be decompressed.
     ///
     /// # Errors
     /// The first error of `visit`.
@@ -305,13 +306,13 @@ impl<B: AsRef<[Block]> + AsMut<[Block]>> Chunk<B> {
     }
 }
 
-/// Pages whose bytes should be in the payload after this header.
+/// Number of pages whose bytes should be in the payload after this header.
 pub(super) fn data_pages(header: &ChunkHeader) -> u64 {
     let data = header.runs().iter().filter(|run| run.kind() == RunKind::Data);
     data.map(|run| u64::from(run.count.get())).sum()
 }
 
-/// What becomes of a page whose bytes are in such a block.
+/// The fate of a page with bytes in such a block.
 fn lost_with(condition: Condition) -> Option<Fate> {
     match condition {
         Condition::Good => None,
@@ -320,7 +321,7 @@ fn lost_with(condition: Condition) -> Option<Fate> {
     }
 }
 
-/// Walks over the data pages of runs.
+/// An iterator over the data pages of runs.
 struct Cursor<'a> {
     runs: std::slice::Iter<'a, Run>,
     pfn: u64,
@@ -333,7 +334,8 @@ impl<'a> Cursor<'a> {
         Cursor { runs: runs.iter(), pfn: 0, left: 0, class: PageClass::Unknown }
     }
 
-    /// The next consecutive pages of one class, at most `most`: page frame number of the first, how many, and the class.
+    /// The next consecutive pages of one class, at most `most`: page frame number of the first, number, and
+    /// class.
     fn take(&mut self, most: u64) -> Option<(u64, u64, PageClass)> {
         if self.left == 0 {
             let run = self.runs.find(|run| run.kind() == RunKind::Data)?;

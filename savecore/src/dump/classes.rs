@@ -1,14 +1,14 @@
-//! What the pages of a dump were used for.
+//! The classes of a dump's pages.
 
 use dumpcore::format::class::PageClass;
 use serde::Serialize;
 
 use super::Index;
 
-/// Pages whose content the dump has, by what the kernel says they were used for.
+/// Pages whose content is in the dump, by class.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize)]
 pub struct Classes {
-    /// The kernel did not say.
+    /// Unknown class.
     pub unknown: u64,
     /// The kernel's code and constants.
     pub kernel_text: u64,
@@ -26,9 +26,9 @@ pub struct Classes {
     pub cache: u64,
     /// Page cache with private data.
     pub cache_private: u64,
-    /// In nobody's use.
+    /// Unused.
     pub free: u64,
-    /// A device's.
+    /// Device memory.
     pub device: u64,
 }
 

@@ -1,58 +1,58 @@
-//! Gathers what is damaged and what is missing, in lists of bounded length.
+//! Collects damaged blocks and missing pages, in lists of limited length.
 
 use super::chunk::Condition;
 use super::index::{Fate, PageRun};
 use crate::partition::{Ending, Found};
 
-/// Places of damage, and ranges of missing pages, that are listed one by one; more are only counted.
+/// Maximum number of damaged places, and of ranges of missing pages, to list; more are only counted.
 const MAX_TOLD: usize = 4096;
 
-/// Consecutive blocks that are not what they should be.
+/// Consecutive bad blocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DamagedBlocks {
-    /// The stripe that they are on, from 0.
+    /// Their stripe, from 0.
     pub stripe: u32,
     /// The first, counted from the partition's start.
     pub block: u64,
     /// How many.
     pub count: u64,
-    /// What they are.
+    /// Their condition.
     pub condition: Condition,
 }
 
-/// Blocks so far after the last whole one of an unfinished dump that its writer cannot have left them torn.
+/// Blocks too far after the last good one of an unfinished dump for its writer to have left them torn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Foreign {
-    /// The stripe that they are on, from 0.
+    /// Their stripe, from 0.
     pub stripe: u32,
     /// The first, counted from the partition's start.
     pub first: u64,
-    /// How many, from there to the dump's end; they need not be consecutive.
+    /// Number of blocks up to the dump's end; they need not be consecutive.
     pub count: u64,
 }
 
-/// Consecutive pages of RAM whose content is not known.
+/// Consecutive pages of RAM with unknown content.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Missing {
     /// Page frame number of the first.
     pub pfn: u64,
     /// How many.
     pub count: u64,
-    /// Their fate; `None` if the dump does not speak of them at all.
+    /// Their fate; `None` if the dump does not mention them.
     pub fate: Option<Fate>,
 }
 
-/// Gathers bad blocks of one part of a dump.
+/// Collects bad blocks of one part of a dump.
 pub(super) struct Damages {
     pub(super) told: Vec<DamagedBlocks>,
     pub(super) untold: u64,
     stripe: u32,
-    /// The last block that proves that the dump's writer was there.
+    /// The last block that the dump's writer is known to have reached.
     proven: u64,
-    /// How far behind `proven` a torn block may lie.
+    /// Maximum distance of a torn block after `proven`.
     window: u64,
     pub(super) foreign: Option<Foreign>,
-    /// Whether there are blocks that no stopping in the middle of a dump leaves behind.
+    /// Whether there are bad blocks that an interrupted dump cannot explain.
     pub(super) unexplained: bool,
 }
 
@@ -60,7 +60,8 @@ impl Damages {
     pub(super) fn new(found: &Found) -> Damages {
         let window = match found.ending {
             Ending::Open => u64::from(found.header.window_blocks.get()),
-            // A back header proves all before it; and where headers are lost, the window's size is not known.
+            // A back header proves everything before it; and if headers are lost, the window's size is
+            // unknown.
             _ => u64::MAX,
         };
         Damages {
@@ -79,7 +80,7 @@ impl Damages {
         match condition {
             Condition::Good => {
                 self.proven = block;
-                // What lies between proven blocks was in flight with them.
+                // Blocks between proven ones were in flight with them.
                 self.foreign = None;
                 return;
             }
@@ -105,7 +106,8 @@ impl Damages {
         }
     }
 
-    /// Parts blocks that may be torn from foreign ones right after them, so that each is reported as what it is.
+    /// Separates blocks that may be torn from foreign ones right after them, so that each is reported
+    /// correctly.
     pub(super) fn split(&mut self) {
         let Some(Foreign { first, .. }) = self.foreign else { return };
         let across = |damage: &DamagedBlocks| damage.block < first && first < damage.block + damage.count;
@@ -119,7 +121,7 @@ impl Damages {
     }
 }
 
-/// Gathers missing pages.
+/// Collects missing pages.
 #[derive(Default)]
 pub(super) struct Missings {
     pub(super) list: Vec<Missing>,
@@ -127,7 +129,7 @@ pub(super) struct Missings {
 }
 
 impl Missings {
-    /// What of a run lies from `pfn` on, if it is missing.
+    /// Adds the part of a run from `pfn` on, if it is missing.
     pub(super) fn push_run(&mut self, run: PageRun, pfn: u64) {
         if run.fate.is_missing() {
             self.push(Missing { pfn, count: run.end() - pfn, fate: Some(run.fate) });
@@ -148,19 +150,19 @@ impl Missings {
     }
 }
 
-/// Which chunks were met, by their index. Takes a bit for each block of the dump at most.
+/// The chunk indexes seen so far. At most one bit per block of the dump.
 #[derive(Default)]
 pub(super) struct Indices {
     seen: Vec<u64>,
-    /// Chunks that may be there at all.
+    /// Maximum number of chunks.
     limit: u64,
     number: u64,
-    /// Whether an index came twice, or one that cannot be.
+    /// Whether an index was repeated or impossible.
     pub(super) wrong: bool,
 }
 
 impl Indices {
-    /// No chunk was met, of at most `limit`.
+    /// No chunk seen yet, of at most `limit`.
     pub(super) fn new(limit: u64) -> Indices {
         Indices { limit, ..Indices::default() }
     }
@@ -179,7 +181,7 @@ impl Indices {
         self.number += 1;
     }
 
-    /// Whether each index from 0 up to the number of chunks was met once.
+    /// Whether each index from 0 to the number of chunks was seen once.
     pub(super) fn complete(&self) -> bool {
         let met: u64 = self.seen.iter().map(|word| u64::from(word.count_ones())).sum();
         let highest = self

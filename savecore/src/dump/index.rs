@@ -1,7 +1,8 @@
-//! Which page is where: runs of pages, 16 bytes each, sorted by page frame number, and the chunks that they stand in.
+//! The index of pages: runs of pages, 16 bytes each, sorted by page frame number, and the chunks that contain
+//! them.
 //!
-//! A page's place is its number among the pages with bytes in the dump, in the order of the walk over its chunks. So
-//! pages that follow one another in memory and in the dump are one run, however they are packed.
+//! A page's place is its number among the pages with data in the dump, in the order of its chunks. So pages
+//! that are consecutive in memory and in the dump form one run, however they are compressed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,7 +10,7 @@ use std::collections::BinaryHeap;
 use dumpcore::format::chunk::RunKind;
 use dumpcore::format::class::PageClass;
 
-/// What became of a page.
+/// The fate of a page.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum Fate {
@@ -17,29 +18,29 @@ pub enum Fate {
     Data = 0,
     /// It held only zeros.
     Zero = 1,
-    /// It belonged to the dump's own arena and was left out.
+    /// It belonged to the dump's own arena and was excluded.
     Arena = 2,
     /// The kernel had no way to read it.
     Unreadable = 3,
-    /// Its bytes were written and are damaged now.
+    /// Its bytes were written but are damaged.
     Damaged = 4,
-    /// It was to be written, and the machine stopped before.
+    /// The machine stopped before writing it.
     NotWritten = 5,
     /// Reading it faulted.
     Faulted = 6,
-    /// Left out by the dump level: page cache without private data.
+    /// Excluded by the dump level: page cache without private data.
     Cache = 7,
-    /// Left out by the dump level: page cache with private data.
+    /// Excluded by the dump level: page cache with private data.
     CachePrivate = 8,
-    /// Left out by the dump level: memory of user processes.
+    /// Excluded by the dump level: memory of user processes.
     User = 9,
-    /// Left out by the dump level: free memory.
+    /// Excluded by the dump level: free memory.
     Free = 10,
-    /// Left out by the dump level: not known to be the kernel's.
+    /// Excluded by the dump level: not known to be the kernel's.
     NotKernel = 11,
-    /// Never read: a device's.
+    /// Never read: device memory.
     Device = 12,
-    /// Its bytes are in the dump, encrypted, and there is no identity to open it.
+    /// Its bytes are in the dump, encrypted, and there is no identity to decrypt it.
     Encrypted = 13,
 }
 
@@ -67,7 +68,7 @@ impl Fate {
         matches!(self, Fate::Data | Fate::Zero)
     }
 
-    /// Whether the page was left out on purpose.
+    /// Whether the page was excluded on purpose.
     pub fn is_left_out(self) -> bool {
         matches!(
             self,
@@ -81,12 +82,12 @@ impl Fate {
         )
     }
 
-    /// Whether the page should be known and is not.
+    /// Whether the page is missing although it should be known.
     pub fn is_missing(self) -> bool {
         matches!(self, Fate::Unreadable | Fate::Faulted | Fate::Damaged | Fate::NotWritten)
     }
 
-    /// What a chunk's header says became of the pages of a run; of data, what becomes of it is not known yet.
+    /// The fate of a run's pages according to a chunk's header; for data, it is not final yet.
     pub(super) fn of(kind: RunKind) -> Fate {
         match kind {
             RunKind::Data => Fate::Data,
@@ -103,7 +104,8 @@ impl Fate {
         }
     }
 
-    /// Of a page that is named twice, the fate with the lower rank is believed: what is known first, what is lost last.
+    /// Priority for a page that occurs twice: the fate with the lower rank counts, known content first, lost
+    /// last.
     fn rank(self) -> u8 {
         match self {
             Fate::Data | Fate::Zero => 0,
@@ -117,18 +119,18 @@ impl Fate {
     }
 }
 
-/// Consecutive pages of one class with the same fate; if their bytes are in the dump, in consecutive places.
+/// Consecutive pages of one class with the same fate; if they have data, also in consecutive places.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PageRun {
     /// Page frame number of the first.
     pub pfn: u64,
     /// How many.
     pub count: u64,
-    /// What became of them.
+    /// Their fate.
     pub fate: Fate,
-    /// What they were used for.
+    /// Their class.
     pub class: PageClass,
-    /// The place of the first page's bytes; for pages without bytes, of those that come next.
+    /// The place of the first page's data; for pages without data, of the next data.
     pub place: u64,
 }
 
@@ -138,7 +140,7 @@ impl PageRun {
         self.pfn + self.count
     }
 
-    /// The part of the run between two page frame numbers that lie within it.
+    /// The part of the run between two page frame numbers inside it.
     fn part(&self, from: u64, to: u64) -> PageRun {
         let place = if self.fate == Fate::Data { self.place + (from - self.pfn) } else { self.place };
         PageRun { pfn: from, count: to - from, place, ..*self }
@@ -158,7 +160,8 @@ impl PageRun {
     }
 }
 
-/// A run in 128 bits, ordered by page frame number, then by place: pfn 52, place 40, count 28, fate 4, class 4.
+/// A run in 128 bits, ordered by page frame number, then by place: pfn 52, place 40, count 28, fate 4, class
+/// 4.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Packed(u128);
 
@@ -172,45 +175,45 @@ const _: () = assert!(Fate::ALL.len() <= 1 << FATE_BITS);
 const _: () = assert!(PageClass::ALL.len() <= 1 << CLASS_BITS);
 const FATE_MASK: u128 = (1 << FATE_BITS) - 1;
 const CLASS_MASK: u16 = (1 << CLASS_BITS) - 1;
-/// Pages in a run, at most: 1 TiB. What is longer is several.
+/// Maximum number of pages per run: 1 TiB. Longer ones are split.
 const MAX_COUNT: u64 = (1 << COUNT_BITS) - 1;
-/// Where each one is.
+/// Positions of the fields.
 const FATE_AT: u32 = CLASS_BITS;
 const COUNT_AT: u32 = FATE_AT + FATE_BITS;
 const PLACE_AT: u32 = COUNT_AT + COUNT_BITS;
 const PFN_AT: u32 = PLACE_AT + PLACE_BITS;
 
-/// Pages with bytes that an index can speak of, at most: 4 PiB.
+/// Maximum number of pages with data in an index: 4 PiB.
 const MAX_PLACES: u64 = 1 << PLACE_BITS;
 
-/// Runs and chunks that are kept in memory, at most. A dump that was written by a machine with as much memory as this one never has
-/// more, however fragmented it is; and a partition on which somebody laid as many as fit never takes more than half of it.
+/// Maximum number of runs and chunks in memory. A dump from a machine with as much memory as this one never
+/// has more, however fragmented; and a malicious partition with the maximum takes at most half of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Limits {
-    /// Runs of pages: 16 bytes each, and up to 56 more while pages that are named twice are sorted out.
+    /// Runs of pages: 16 bytes each, and up to 56 more while resolving duplicate pages.
     pub(super) runs: usize,
     /// Chunks with pages: 24 bytes each.
     pub(super) chunks: usize,
 }
 
-/// Bytes of the machine's memory for each run, and for each chunk, that may be kept. No run and no chunk with pages is of less than
-/// a page, which is 16 times as much.
+/// Bytes of the machine's memory required per run, and per chunk. Every run and every chunk with pages covers
+/// at least one page, which is 16 times as much.
 const MEMORY_FOR_EACH: u64 = 256;
 
-/// Runs that are always kept, whatever memory there is: 512 MiB. A dump of 4 TiB in which a run is 128 KiB long has as many.
+/// Minimum limit of runs, whatever the memory: 512 MiB. Enough for a dump of 4 TiB with runs of 128 KiB.
 const LEAST_RUNS: usize = 32 << 20;
 
-/// Chunks that are always kept: 192 MiB. As many full ones hold 4 TiB.
+/// Minimum limit of chunks: 192 MiB. As many full ones hold 4 TiB.
 const LEAST_CHUNKS: usize = 8 << 20;
 
 impl Limits {
-    /// On a machine with this many bytes of memory.
+    /// The limits on a machine with this many bytes of memory.
     pub(super) fn with(memory: u64) -> Limits {
         let most = usize::try_from(memory / MEMORY_FOR_EACH).unwrap_or(usize::MAX);
         Limits { runs: most.max(LEAST_RUNS), chunks: most.max(LEAST_CHUNKS) }
     }
 
-    /// On this machine.
+    /// The limits on this machine.
     pub(super) fn here() -> Limits {
         let info = rustix::system::sysinfo();
         Limits::with(info.totalram.saturating_mul(info.mem_unit.into()))
@@ -239,20 +242,20 @@ impl Packed {
     }
 }
 
-/// A chunk with pages whose bytes are in its payload.
+/// A chunk with page data in its payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ChunkPlace {
     /// The place of its first page.
     pub(super) first: u64,
     /// The block of its header.
     pub(super) block: u64,
-    /// Which of the dump's parts it is on.
+    /// Index of its part of the dump.
     pub(super) part: u32,
-    /// The checksum of its header, which tells whether it is still the same.
+    /// The checksum of its header, which tells whether it has changed.
     pub(super) crc: u32,
 }
 
-/// Collects runs as they come.
+/// Collects runs.
 pub(super) struct Builder {
     runs: Vec<Packed>,
     last: Option<PageRun>,
@@ -263,13 +266,13 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    /// A builder that keeps so much at most.
+    /// A builder with these limits.
     pub(super) fn new(limits: Limits) -> Builder {
         Builder { runs: Vec::new(), last: None, chunks: Vec::new(), places: 0, limits, dropped: 0 }
     }
 
-    /// Takes in a chunk of which `pages` pages stand in its payload. The place of the first of them; `None` if there is
-    /// no room for another chunk.
+    /// Adds a chunk with `pages` pages in its payload. Returns the place of the first; `None` if there are
+    /// too many chunks.
     pub(super) fn chunk(&mut self, part: u32, block: u64, crc: u32, pages: u64) -> Option<u64> {
         let first = self.places;
         let end = first.checked_add(pages).filter(|end| *end < MAX_PLACES)?;
@@ -283,12 +286,12 @@ impl Builder {
         Some(first)
     }
 
-    /// Counts pages that there is no room for.
+    /// Counts pages dropped for lack of memory.
     pub(super) fn drop_pages(&mut self, pages: u64) {
         self.dropped = self.dropped.saturating_add(pages);
     }
 
-    /// Takes a run in.
+    /// Adds a run.
     pub(super) fn push(&mut self, run: PageRun) {
         let mut from = run.pfn;
         // A chunk's run has at most 2^32 - 1 pages, which are 17 runs here.
@@ -318,7 +321,7 @@ impl Builder {
         }
     }
 
-    /// Sorts the runs; of pages that were named twice, the first with known content wins.
+    /// Sorts the runs; for duplicate pages, the first with known content wins.
     pub(super) fn finish(mut self) -> Index {
         if let Some(last) = self.last.take() {
             self.keep(last);
@@ -335,7 +338,7 @@ impl Builder {
     }
 }
 
-/// Joins runs that go on where the one before ends: passes over memory interleave.
+/// Joins runs that continue the one before: passes over memory interleave.
 fn joined(mut sorted: Vec<Packed>) -> Vec<Packed> {
     sorted.dedup_by(|next, last| {
         let mut run = last.run();
@@ -346,11 +349,11 @@ fn joined(mut sorted: Vec<Packed>) -> Vec<Packed> {
     sorted
 }
 
-/// Cuts overlapping runs so that each page is named once.
+/// Cuts overlapping runs so that each page occurs once.
 fn resolve(sorted: &[Packed]) -> Vec<Packed> {
     let mut resolved = Vec::with_capacity(sorted.len());
     let mut last: Option<PageRun> = None;
-    // Runs that reach over `at`: those with known content first, then those in lower places.
+    // Runs that extend beyond `at`: those with known content first, then those in lower places.
     let mut open: BinaryHeap<Reverse<(u8, u64, usize)>> = BinaryHeap::new();
     let mut next = 0;
     let mut at = 0;
@@ -392,12 +395,12 @@ fn resolve(sorted: &[Packed]) -> Vec<Packed> {
 pub struct Index {
     runs: Vec<Packed>,
     pub(super) chunks: Vec<ChunkPlace>,
-    /// The first place after the last chunk.
+    /// The place after the last chunk.
     places: u64,
-    /// Namings of pages that others had named before.
+    /// Number of duplicate pages.
     pub duplicates: u64,
-    /// Pages that there was no room for: the dump is of a machine with much more memory than this one. Of those the index
-    /// says nothing, and no core can be made.
+    /// Pages dropped for lack of memory: the dump is from a machine with much more memory than this one. The
+    /// index has nothing about them, and no core can be made.
     pub dropped: u64,
 }
 
@@ -407,19 +410,19 @@ impl Index {
         self.runs.iter().map(|run| run.run())
     }
 
-    /// The run that holds a page.
+    /// The run that contains a page.
     pub fn find(&self, pfn: u64) -> Option<PageRun> {
         let behind = self.runs.partition_point(|run| run.run().pfn <= pfn);
         let run = self.runs.get(behind.checked_sub(1)?)?.run();
         (pfn < run.end()).then_some(run)
     }
 
-    /// How many places there are from this one on in its chunk.
+    /// Number of places from this one to the end of its chunk.
     pub(crate) fn left_in_chunk(&self, place: u64) -> u64 {
         self.chunk_of(place).map_or(0, |(_, end)| end - place)
     }
 
-    /// The chunk in which a place is, and the first place after the chunk.
+    /// The chunk of a place, and the first place after the chunk.
     pub(super) fn chunk_of(&self, place: u64) -> Option<(ChunkPlace, u64)> {
         let behind = self.chunks.partition_point(|chunk| chunk.first <= place);
         let end = self.chunks.get(behind).map_or(self.places, |next| next.first);
@@ -460,7 +463,8 @@ mod tests {
                     let place = if fate == Fate::Data { run.place + page } else { run.place };
                     let order = (fate.rank(), place, fate, *class);
                     let known = expected.entry(pfn + page).or_insert(order);
-                    // Compared by the run's first place, as runs are; a hundred apart, so pages agree with that.
+                    // Compare by the run's first place, as runs are compared; the places are a hundred apart,
+                    // so this holds for pages too.
                     if (order.0, order.1 / 100) < (known.0, known.1 / 100) {
                         *known = order;
                     }

@@ -1,4 +1,4 @@
-//! Dumps of machines so large that what there is to remember of them is much: made while they are read.
+//! Dumps of very large machines, whose index is large: generated while being read.
 
 use std::io;
 
@@ -22,13 +22,14 @@ const NONCE: u64 = 21;
 /// Bytes of the only note.
 const NOTE: u64 = 16;
 
-/// Page frames from one chunk's first to the next one's.
+/// Distance between the first page frames of consecutive chunks.
 const APART: u64 = 400;
 
-/// A partition with a dump of this many chunks with pages. Each is of a page with bytes and, every other page, of one of zeros.
+/// A partition with a dump of this many chunks with pages. Each has, in alternation, a page with data and a
+/// zero page.
 struct Large {
     chunks: u64,
-    /// Runs of a chunk.
+    /// Runs per chunk.
     runs: u64,
 }
 
@@ -58,7 +59,7 @@ impl Large {
         block
     }
 
-    /// Of the chunk with this index: notes, then pages.
+    /// The payload of the chunk with this index: notes first, then pages.
     fn payload(index: u64) -> Block {
         let Some(chunk) = index.checked_sub(1) else {
             let mut block = [0; BLOCK_SIZE];
@@ -136,7 +137,7 @@ impl Source for Large {
     }
 }
 
-/// Whether all of a dump is there, the last chunk too.
+/// Checks that a dump is complete, including its last chunk.
 fn assert_whole(large: &Large, dump: &Dump<'_>) {
     let pages = dump.pages();
     assert_eq!((pages.data, pages.data + pages.zero, pages.missing()), (large.chunks, large.pages(), 0));
@@ -182,7 +183,7 @@ fn what_there_is_no_memory_for_is_no_damage_and_is_saved_as_it_is_but_not_as_a_c
     }
 }
 
-/// What savecore kept at most, whatever memory there was, when it lost pages of whole dumps: 8 Mi chunks and 32 Mi runs.
+/// savecore's former fixed limits, with which it lost pages of complete dumps: 8 Mi chunks and 32 Mi runs.
 #[test]
 #[ignore = "takes minutes and 2 GiB"]
 fn a_dump_of_more_chunks_and_runs_than_are_kept_anyway_is_read_whole() {

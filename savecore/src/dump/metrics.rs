@@ -1,4 +1,4 @@
-//! What a dump took and met, in numbers, as its header says.
+//! The metrics of a dump, from its header.
 
 use std::collections::BTreeMap;
 
@@ -8,44 +8,44 @@ use dumpcore::format::metrics::{Metrics, PHASES};
 use serde::Serialize;
 use zerocopy::IntoBytes;
 
-/// What a dump took and met.
+/// The metrics of a dump.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct MetricsReport {
     /// Its phases, in order.
     pub phases: Vec<PhaseReport>,
-    /// Seconds from the crash until the device had taken the dump's first block.
+    /// Seconds from the crash until the device had written the dump's first block.
     pub first_write_seconds: f64,
     /// Its passes over memory, in order.
     pub passes: Vec<PassReport>,
-    /// Pages by what became of them when they were written, those that there are.
+    /// Numbers of pages by their fate when written; only nonzero ones.
     pub pages: BTreeMap<&'static str, u64>,
-    /// Blocks of the pattern that were checked.
+    /// Number of pattern blocks checked.
     pub checked_blocks: u64,
-    /// Bytes of memory that went into compression.
+    /// Bytes of memory before compression.
     pub packed_from: u64,
-    /// Bytes that came out.
+    /// Bytes after compression.
     pub packed_to: u64,
-    /// The former divided by the latter; `None` without compression.
+    /// Ratio of the two; `None` without compression.
     pub compression: Option<f64>,
     /// Units of work.
     pub units: u64,
-    /// Units that other CPUs did.
+    /// Units done by helpers.
     pub units_by_helpers: u64,
-    /// Units that were done again because the CPU that had them did not finish in time.
+    /// Units redone because their helper did not finish in time.
     pub units_redone: u64,
     /// Units that did not shrink.
     pub units_stored: u64,
-    /// Other CPUs that came to help.
+    /// Number of helpers.
     pub helpers: u32,
-    /// Those that did not finish what they had taken.
+    /// Helpers that did not finish their work.
     pub helpers_lost: u32,
-    /// Requests that were in flight together, at most.
+    /// Maximum number of requests in flight.
     pub depth: u32,
-    /// Buffers for them.
+    /// Number of buffers for them.
     pub buffers: u32,
     /// The device's place in the list of targets, from 0.
     pub target: u32,
-    /// Targets that were tried before.
+    /// Number of targets tried before.
     pub refusals: u32,
     /// The first of them.
     pub refused: Vec<RefusalReport>,
@@ -54,24 +54,24 @@ pub struct MetricsReport {
 /// A phase of a dump.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct PhaseReport {
-    /// What it was for.
+    /// Its purpose.
     pub name: &'static str,
-    /// Seconds that it took.
+    /// Its duration in seconds.
     pub seconds: f64,
 }
 
 /// A pass over memory.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct PassReport {
-    /// What it wrote.
+    /// Its contents.
     pub name: &'static str,
-    /// Pages that it spoke of.
+    /// Number of pages that it covered.
     pub pages: u64,
     /// Bytes that it sent to the device.
     pub bytes: u64,
-    /// Seconds that it took.
+    /// Its duration in seconds.
     pub seconds: f64,
-    /// Million bytes a second; `None` if it took no time.
+    /// Million bytes per second; `None` if it took no time.
     pub megabytes_per_second: Option<f64>,
 }
 
@@ -80,9 +80,9 @@ pub struct PassReport {
 pub struct RefusalReport {
     /// Its place in the list of targets, from 0.
     pub target: u32,
-    /// Whether a dump was begun on it.
+    /// Whether a dump was started on it.
     pub begun: bool,
-    /// Why it has no whole dump.
+    /// Why it has no complete dump.
     pub why: String,
 }
 
@@ -90,7 +90,7 @@ fn seconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e9
 }
 
-/// The name of what became of pages.
+/// The name of a fate of pages.
 fn kind_name(kind: RunKind) -> &'static str {
     match kind {
         RunKind::Data => "data",
@@ -108,7 +108,7 @@ fn kind_name(kind: RunKind) -> &'static str {
 }
 
 impl MetricsReport {
-    /// The numbers of a header; `None` if it has none, as that of a dump that was only begun.
+    /// The metrics of a header; `None` if it has none, as for a dump that was only started.
     pub(super) fn of(metrics: &Metrics) -> Option<MetricsReport> {
         if metrics.as_bytes().iter().all(|byte| *byte == 0) {
             return None;

@@ -1,10 +1,11 @@
-//! A decoded dump: which page is where and what became of it, the registers, the texts, and what is damaged.
+//! A decoded dump: its pages and their fate, registers, texts, and damage.
 //!
-//! Opening a dump reads it once, from front to back, checks every checksum, and opens and unpacks every chunk. Nothing of
-//! its memory is kept, only where it is; so even a large dump takes little memory here: 16 bytes for each run of
-//! pages, 24 for each chunk, and no more of them than a machine with as much memory as this one can have dumped.
+//! Opening a dump reads it once, from front to back, checks every checksum, and decrypts and decompresses
+//! every chunk. Only the places of its memory are kept, so even a large dump takes little memory here: 16
+//! bytes per run of pages, 24 per chunk, and at most as many as a machine with as much memory as this one can
+//! have dumped.
 //!
-//! Of an encrypted dump, nothing is believed that is not authentic: a chunk whose tag is wrong costs all of its pages.
+//! In an encrypted dump, only authentic data is trusted: a chunk with a wrong tag loses all its pages.
 
 mod bulk;
 mod cache;
@@ -63,21 +64,21 @@ pub struct Pages {
     pub data: u64,
     /// Pages that held only zeros.
     pub zero: u64,
-    /// Pages left out as the dump's own arena.
+    /// Pages excluded as the dump's own arena.
     pub arena: u64,
-    /// Pages left out by the dump level: page cache without private data.
+    /// Pages excluded by the dump level: page cache without private data.
     pub cache: u64,
-    /// Pages left out by the dump level: page cache with private data.
+    /// Pages excluded by the dump level: page cache with private data.
     pub cache_private: u64,
-    /// Pages left out by the dump level: memory of user processes.
+    /// Pages excluded by the dump level: memory of user processes.
     pub user: u64,
-    /// Pages left out by the dump level: free memory.
+    /// Pages excluded by the dump level: free memory.
     pub free: u64,
-    /// Pages left out by the dump level: not known to be the kernel's.
+    /// Pages excluded by the dump level: not known to be the kernel's.
     pub not_kernel: u64,
-    /// Pages left out as a device's.
+    /// Pages excluded as device memory.
     pub device: u64,
-    /// Pages whose bytes are in the dump, encrypted, and that were not opened.
+    /// Pages whose bytes are in the dump, encrypted, and were not decrypted.
     pub sealed: u64,
     /// Pages that the kernel had no way to read.
     pub unreadable: u64,
@@ -85,11 +86,12 @@ pub struct Pages {
     pub faulted: u64,
     /// Pages whose bytes are damaged in the dump.
     pub damaged: u64,
-    /// Pages that were to be written when the machine stopped.
+    /// Pages that were not written because the machine stopped.
     pub not_written: u64,
-    /// Pages that the dump does not speak of: it ended before them, or the chunk or stripe that did is lost.
+    /// Pages that the dump does not mention: it ended before them, or their chunk or stripe is lost.
     pub absent: u64,
-    /// Pages that may be in the dump, but this machine has too little memory to say where: see [`Index::dropped`].
+    /// Pages that may be in the dump, but this machine has too little memory for their index: see
+    /// [`Index::dropped`].
     #[serde(skip_serializing_if = "is_zero")]
     pub untold: u64,
 }
@@ -99,13 +101,13 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl Pages {
-    /// Pages that should be in the dump and are not. Neither those left out on purpose nor those that are there
-    /// encrypted.
+    /// Number of pages that are missing although they should be in the dump. Excludes those left out on
+    /// purpose, and those present but encrypted.
     pub fn missing(&self) -> u64 {
         self.unreadable + self.faulted + self.damaged + self.not_written + self.absent + self.untold
     }
 
-    /// Pages left out on purpose.
+    /// Number of pages left out on purpose.
     pub fn left_out(&self) -> u64 {
         self.arena + self.cache + self.cache_private + self.user + self.free + self.not_kernel + self.device
     }
@@ -130,7 +132,7 @@ impl Pages {
     }
 }
 
-/// What a page holds.
+/// The content of a page.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PageState {
     /// These bytes.
@@ -139,7 +141,7 @@ pub enum PageState {
     Zero,
     /// Unknown: the dump's own arena.
     Arena,
-    /// Unknown: left out on purpose, by the dump level or as a device's; the fate says why.
+    /// Unknown: left out on purpose, by the dump level or as device memory; the fate tells which.
     LeftOut(Fate),
     /// Unknown: the kernel had no way to read it.
     Unreadable,
@@ -147,24 +149,24 @@ pub enum PageState {
     Faulted,
     /// Unknown: its bytes in the dump are damaged.
     Damaged,
-    /// Unknown: the machine stopped before it was written.
+    /// Unknown: the machine stopped before writing it.
     NotWritten,
-    /// Unknown: it is encrypted, and there is no identity to open it.
+    /// Unknown: it is encrypted, and there is no identity to decrypt it.
     Encrypted,
-    /// Unknown: the dump does not speak of it.
+    /// Unknown: the dump does not mention it.
     Absent,
 }
 
-/// Whether a dump is encrypted, and could be opened.
+/// Whether a dump is encrypted, and was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Encryption {
     /// It is not encrypted.
     None,
     /// It is encrypted, and no identity was given.
     Encrypted,
-    /// It is encrypted, and something in it could be opened.
+    /// It is encrypted, and at least one chunk could be opened.
     Opened,
-    /// It is encrypted, and nothing in it could be opened: not for this identity, or damaged all over.
+    /// It is encrypted, and nothing in it could be opened: the wrong identity, or damaged all over.
     Refused,
 }
 
@@ -181,7 +183,7 @@ pub struct Dump<'s> {
     damage: Vec<DamagedBlocks>,
     damage_untold: u64,
     foreign: Vec<Foreign>,
-    /// Whether there is damage that the machine's stopping in the middle does not explain.
+    /// Whether there is damage that an interrupted dump does not explain.
     unexplained: bool,
     chunks: u64,
     encryption: Encryption,
@@ -191,12 +193,12 @@ pub struct Dump<'s> {
 }
 
 impl<'s> Dump<'s> {
-    /// Reads and checks a dump of a partition, or the one stripe of it that lies there.
+    /// Reads and checks a dump of a partition, or its only stripe there.
     pub fn open(source: &'s dyn Source, partition: &Partition, found: &Found) -> Dump<'s> {
         Dump::open_with(source, partition.uuid(), found, None, &mut ())
     }
 
-    /// As [`Dump::open`]; opens an encrypted dump with an identity, and tells `progress` how far it got.
+    /// As [`Dump::open`]; decrypts the dump if there is an identity, and reports progress.
     pub fn open_with(
         source: &'s dyn Source,
         uuid: Uuid,
@@ -207,11 +209,11 @@ impl<'s> Dump<'s> {
         Dump::open_parts(vec![Part { source, uuid, found: found.clone() }], identity, progress)
     }
 
-    /// Reads and checks a dump that is striped over several partitions; [`gather`] says what belongs together. The first
-    /// part's header speaks for all.
+    /// Reads and checks a dump that is striped over several partitions; [`gather`] finds its parts. The first
+    /// part's header counts for all.
     ///
     /// # Panics
-    /// Without any part.
+    /// Without any parts.
     pub fn open_parts(
         parts: Vec<Part<'s>>,
         identity: Option<&Identity>,
@@ -220,7 +222,7 @@ impl<'s> Dump<'s> {
         Dump::open_within(Limits::here(), parts, identity, progress)
     }
 
-    /// As [`Dump::open_parts`], with not more in memory than this.
+    /// As [`Dump::open_parts`], with these memory limits.
     fn open_within(
         limits: Limits,
         mut parts: Vec<Part<'s>>,
@@ -235,7 +237,7 @@ impl<'s> Dump<'s> {
             false => Decryption::NotNeeded,
         };
         let reading = Reading::of(&parts, &decryption, limits, progress).unwrap_or_else(|Encrypted| {
-            // The headers are lost, or lie. Now that encrypted chunks are expected, none is a surprise.
+            // The headers are lost, or wrong. From now on, encrypted chunks are expected.
             decryption = self::decryption(&parts, identity);
             Reading::of(&parts, &decryption, limits, progress)
                 .unwrap_or_else(|Encrypted| Reading::new(&parts, limits))
@@ -282,27 +284,27 @@ impl<'s> Dump<'s> {
         dump
     }
 
-    /// Where the dump lies, and its header; of a striped one, the first part's.
+    /// The dump's place and header; for a striped one, the first part's.
     pub fn found(&self) -> &Found {
         &self.parts[0].found
     }
 
-    /// Identity of the partition that it lies on; of a striped one, the first part's.
+    /// Identity of its partition; for a striped one, the first part's.
     pub fn uuid(&self) -> Uuid {
         self.parts[0].uuid
     }
 
-    /// What of it lies where.
+    /// Its parts.
     pub fn parts(&self) -> &[Part<'s>] {
         &self.parts
     }
 
-    /// How many partitions the dump is striped over.
+    /// Number of partitions that the dump is striped over.
     pub fn stripes(&self) -> u32 {
         self.stripes
     }
 
-    /// Stripes, numbered from 0, that are not among the parts; the first of them if there are very many.
+    /// Missing stripes, numbered from 0; the first ones if there are very many.
     pub fn missing_stripes(&self) -> &[u32] {
         &self.missing_stripes
     }
@@ -312,8 +314,8 @@ impl<'s> Dump<'s> {
         self.encryption
     }
 
-    /// Whether the headers of an encrypted dump are what the dump wrote; `None` if nobody can tell: without an identity,
-    /// and once savecore itself has changed them.
+    /// Whether the headers of an encrypted dump are authentic; `None` if unknown: without an identity, and
+    /// after savecore itself has changed them.
     pub fn authentic(&self) -> Option<bool> {
         self.authentic
     }
@@ -326,12 +328,12 @@ impl<'s> Dump<'s> {
         stated.or(self.facts.arch)
     }
 
-    /// The small facts.
+    /// The facts from its notes.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// Which page is where.
+    /// The index of its pages.
     pub fn index(&self) -> &Index {
         &self.index
     }
@@ -341,47 +343,48 @@ impl<'s> Dump<'s> {
         self.pages
     }
 
-    /// Pages of RAM that should be known and are not, by address. Not all of them in a dump with very many such ranges:
-    /// [`Dump::missing_untold`] has the number of pages left out.
+    /// Pages of RAM that are missing although they should be known, in address order. If there are very many
+    /// such ranges, the list is not complete: [`Dump::missing_untold`] has the number of the other pages.
     pub fn missing(&self) -> &[Missing] {
         &self.missing
     }
 
-    /// Missing pages that [`Dump::missing`] leaves out.
+    /// Number of missing pages that are not in [`Dump::missing`].
     pub fn missing_untold(&self) -> u64 {
         self.missing_untold
     }
 
-    /// Blocks that are not what they should be.
+    /// Bad blocks.
     pub fn damage(&self) -> &[DamagedBlocks] {
         &self.damage
     }
 
-    /// Blocks with headers of chunks that have pages, and the checksums of those headers; of a dump of one part.
+    /// Blocks with headers of chunks that have pages, and the checksums of those headers; only for a dump of
+    /// one part.
     pub(crate) fn chunk_headers(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
         self.index.chunks.iter().map(|chunk| (chunk.block, chunk.crc))
     }
 
-    /// Damaged blocks that [`Dump::damage`] leaves out.
+    /// Number of bad blocks that are not in [`Dump::damage`].
     pub fn damage_untold(&self) -> u64 {
         self.damage_untold
     }
 
-    /// Blocks that count as the dump's, because nothing else says where it ends, and that are likely not: they are
-    /// neither pattern nor whole, and lie further after its last whole block than its writer ever was ahead. At most one
-    /// place for each part.
+    /// Blocks counted as the dump's because its end is unknown, but probably not part of it: they are neither
+    /// pattern nor valid, and further after its last good block than its writer was ever ahead. At most one
+    /// place per part.
     pub fn foreign(&self) -> &[Foreign] {
         &self.foreign
     }
 
-    /// Whether something is damaged that a machine which stopped in the middle does not explain: there may be more to
-    /// get out of this dump than savecore can.
+    /// Whether there is damage that an interrupted dump does not explain: the dump may contain more than
+    /// savecore can extract.
     pub fn is_damaged(&self) -> bool {
         self.unexplained
     }
 
-    /// Whether every page of RAM is known that was not left out on purpose, and nothing is damaged. Of an encrypted dump
-    /// without an identity, whether it is all there, as far as its checksums tell.
+    /// Whether every page of RAM is known, except those left out on purpose, and nothing is damaged. For an
+    /// encrypted dump without an identity: whether it is complete, according to its checksums.
     pub fn is_whole(&self) -> bool {
         let closed = |part: &Part<'_>| {
             part.found.ending.is_finished() && part.found.header.status() != Status::Incomplete
@@ -393,16 +396,16 @@ impl<'s> Dump<'s> {
             && self.pages.missing() == 0
     }
 
-    /// Chunks that were found, and how many there should be if the headers say.
+    /// Number of chunks found, and the expected number if the headers have it.
     pub fn chunks(&self) -> (u64, Option<u64>) {
         let mut stated = self.parts.iter().map(|part| stated_chunks(&part.found));
         (self.chunks, stated.try_fold(0_u64, |sum, chunks| Some(sum.saturating_add(chunks?))))
     }
 
-    /// What a page holds.
+    /// The content of a page.
     ///
     /// # Errors
-    /// If it could be read when the dump was opened and no longer can.
+    /// If it was readable when the dump was opened but no longer is.
     pub fn read_page(&self, pfn: u64) -> io::Result<PageState> {
         let Some(run) = self.index.find(pfn) else { return Ok(PageState::Absent) };
         Ok(match run.fate {
@@ -461,9 +464,9 @@ impl<'s> Dump<'s> {
             missing.push_run(run, run.pfn);
         }
         let stated = self.parts.iter().map(|part| part.found.header.total_pages.get()).max().unwrap_or(0);
-        // Without the whole memory map, the header still says how much there was.
+        // Without the whole memory map, the header still has the total.
         pages.absent += stated.saturating_sub(named);
-        // Nothing says which of them the runs were of that there was no room for.
+        // The dropped runs may be any of them.
         pages.untold = self.index.dropped.min(pages.absent);
         pages.absent -= pages.untold;
         pages.total = named.max(stated);
@@ -477,12 +480,12 @@ impl<'s> Dump<'s> {
         let closed = self.parts.iter().all(|part| part.found.ending == Ending::Closed);
         let of_part = |(part, (chunks, damage)): (&Part<'_>, &(u64, Damages))| match part.found.ending {
             _ if damage.unexplained => true,
-            // A block that was being written when the power went may be torn.
+            // A block in flight at a power failure may be torn.
             Ending::Open | Ending::AlmostClosed => damage.foreign.is_some(),
             Ending::Closed => {
                 !damage.told.is_empty()
                     || stated_chunks(&part.found).is_some_and(|stated| stated != *chunks)
-                    // Notes may be on a stripe that is not here.
+                    // Notes may be on a missing stripe.
                     || (self.facts.damaged && all_stripes)
             }
             Ending::BackLost | Ending::FrontLost | Ending::BothLost => true,
@@ -491,23 +494,23 @@ impl<'s> Dump<'s> {
         let any_part = self.parts.iter().zip(read).any(of_part);
         let disordered = indices.wrong || (closed && all_stripes && !indices.complete());
         self.unexplained = any_part || disordered || self.authentic == Some(false);
-        // What is left of a harvested dump no longer matters.
+        // For a saved dump, damage in the rest no longer matters.
         self.unexplained &= !self.is_saved();
     }
 
-    /// Whether it was harvested: the first part is only marked when all of it is safe.
+    /// Whether it was saved: the first part is marked only when everything is durable.
     fn is_saved(&self) -> bool {
         self.parts.iter().any(|part| part.found.ending == Ending::Saved)
     }
 }
 
-/// Chunks that a part's header states, if it is closed.
+/// Number of chunks in a part's header, if it is closed.
 fn stated_chunks(found: &Found) -> Option<u64> {
     let stated = found.header.chunks.get();
     (found.header.status() != Status::InProgress && stated > 0).then_some(stated)
 }
 
-/// Whether the headers of an encrypted dump are what the dump wrote.
+/// Whether the headers of an encrypted dump are authentic.
 fn authentic(parts: &[Part<'_>], decryption: &Decryption) -> Option<bool> {
     let Decryption::Key(key) = decryption else { return None };
     let of_part = |part: &Part<'_>| {
@@ -520,8 +523,8 @@ fn authentic(parts: &[Part<'_>], decryption: &Decryption) -> Option<bool> {
     (!told.is_empty()).then(|| told.iter().all(|authentic| *authentic))
 }
 
-/// What is needed to read an encrypted dump. All of its chunks have the same key: whoever can write on a partition could
-/// make chunks for the label's public key, but not with the ephemeral key of an authentic header.
+/// The means to decrypt a dump. All its chunks have the same key: an attacker who can write to a partition
+/// could make chunks for the label's public key, but not with the ephemeral key of an authentic header.
 fn decryption(parts: &[Part<'_>], identity: Option<&Identity>) -> Decryption {
     let Some(identity) = identity else { return Decryption::NoIdentity };
     let usable = |part: &&Part<'_>| {
@@ -529,7 +532,7 @@ fn decryption(parts: &[Part<'_>], identity: Option<&Identity>) -> Decryption {
             || (part.found.header.is_encrypted() && part.found.header.status() == Status::Saved)
     };
     let header = parts.iter().find(usable).map(|part| part.found.header.ephemeral);
-    // Without a header that can be trusted, each chunk still has what is needed to open it.
+    // Without a trustworthy header, each chunk still has what is needed to decrypt it.
     let ephemeral = header.or_else(|| parts.iter().find_map(|part| Some(first_chunk(part)?.ephemeral)));
     Decryption::Key(ephemeral.and_then(|ephemeral| identity.key(&ephemeral)))
 }
@@ -545,15 +548,15 @@ fn first_chunk(part: &Part<'_>) -> Option<Box<ChunkHeader>> {
     encrypted.next()
 }
 
-/// An encrypted chunk was met in a dump that was taken for one that is not.
+/// The dump was taken for unencrypted, but has an encrypted chunk.
 struct Encrypted;
 
-/// What reading a dump gives.
+/// The result of reading a dump.
 struct Reading {
     builder: index::Builder,
     notes: notes::Builder,
     indices: Indices,
-    /// For each part, its chunks, and its bad blocks.
+    /// For each part, its number of chunks, and its bad blocks.
     parts: Vec<(u64, Damages)>,
     /// Whether any encrypted chunk could be opened.
     opened: bool,

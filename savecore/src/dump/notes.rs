@@ -1,4 +1,4 @@
-//! The small facts of a dump, put together from its notes chunks.
+//! The facts of a dump, assembled from its notes chunks.
 
 use std::collections::BTreeMap;
 
@@ -8,25 +8,26 @@ use zerocopy::FromBytes;
 
 use crate::text::size;
 
-/// Bytes of notes that are kept; honest dumps have about a hundredth of it.
+/// Maximum bytes of notes; honest dumps have about a hundredth of it.
 const MAX_BYTES: usize = 64 << 20;
 
-/// Bytes that a record takes besides its own when it is kept: it may be a piece of a text of one byte.
+/// Overhead per record in bytes: it may be a single byte of a text.
 const OVERHEAD: usize = 64;
 
-/// Bytes of the panic message that are kept; it is in `info.json` and in what is printed.
+/// Maximum bytes of the panic message, which goes into `info.json` and into the output.
 const MAX_MESSAGE: usize = 64 << 10;
 
-/// Bytes of VMCOREINFO that are kept: Linux has one page for it.
+/// Maximum bytes of VMCOREINFO: Linux has one page for it.
 const MAX_VMCOREINFO: usize = 1 << 20;
 
-/// Bytes of the kernel's name that are kept.
+/// Maximum bytes of the kernel's name.
 const MAX_SYSTEM: usize = 1 << 10;
 
-/// Bytes of a build id that are kept.
+/// Maximum bytes of a build id.
 const MAX_BUILD_ID: usize = 64;
 
-/// CPUs, and ranges of memory, of which there is a line each in all that is written of a dump. Linux can be built for 8192 CPUs.
+/// Maximum number of CPUs, and of memory ranges: each is a line in every output. Linux can be built for 8192
+/// CPUs.
 const MAX_LINES: usize = 8192;
 
 /// A range of physical memory.
@@ -36,16 +37,16 @@ pub struct Range {
     pub pfn: u64,
     /// First page frame number after it.
     pub end: u64,
-    /// What it is for.
+    /// Its kind.
     pub kind: RangeKind,
 }
 
-/// What the notes say.
+/// The facts from the notes.
 #[derive(Debug, Default)]
 pub struct Facts {
     /// RAM, sorted by address, without overlap.
     pub memory: Vec<Range>,
-    /// Registers, one entry a CPU, sorted by CPU.
+    /// Registers, one entry per CPU, sorted by CPU.
     pub cpus: Vec<CpuState>,
     /// The panic message.
     pub message: String,
@@ -55,20 +56,20 @@ pub struct Facts {
     pub system: String,
     /// The kernel's build id.
     pub build_id: Vec<u8>,
-    /// VMCOREINFO, as the kernel wrote it.
+    /// VMCOREINFO, as written by the kernel.
     pub vmcoreinfo: Vec<u8>,
-    /// The architecture, if the dump says.
+    /// The architecture, if known.
     pub arch: Option<Arch>,
-    /// The bits of [`Lacks`](dumpcore::platform::Lacks), if the dump says.
+    /// The bits of [`Lacks`](dumpcore::platform::Lacks), if known.
     pub lacks: Option<u32>,
-    /// Whether notes are damaged or missing, so that other facts may be.
+    /// Whether notes are damaged or missing, so that other facts may be missing.
     pub damaged: bool,
     /// Whether pieces of a text are missing.
     pub torn: bool,
 }
 
 impl Facts {
-    /// The registers of the CPU that crashed: the one that says so, else number `stated`.
+    /// The registers of the crashing CPU: the one marked as such, or else number `stated`.
     pub fn crashing(&self, stated: u32) -> Option<&CpuState> {
         let crashed = |state: &&CpuState| state.condition.get() == CpuCondition::Crashing as u32;
         let mut crashing = self.cpus.iter().filter(crashed);
@@ -77,12 +78,12 @@ impl Facts {
     }
 }
 
-/// What a CPU was doing, as its note says.
+/// The condition of a CPU, from its note.
 pub fn condition(state: &CpuState) -> CpuCondition {
     CpuCondition::from_number(state.condition.get()).unwrap_or(CpuCondition::Silent)
 }
 
-/// A text in the pieces in which it came.
+/// A text in pieces.
 #[derive(Default)]
 struct Pieces(BTreeMap<u64, Vec<u8>>);
 
@@ -93,7 +94,7 @@ impl Pieces {
         true
     }
 
-    /// The text, and whether pieces are missing; a hole is shown as such, not as zeros.
+    /// The text, and whether pieces are missing; a gap is marked as such, not filled with zeros.
     fn join(self) -> (Vec<u8>, bool) {
         let mut text = Vec::new();
         let (mut end, mut torn) = (0_u64, false);
@@ -110,7 +111,7 @@ impl Pieces {
     }
 }
 
-/// Takes notes in, chunk by chunk.
+/// Collects notes, chunk by chunk.
 #[derive(Default)]
 pub(super) struct Builder {
     payload: Vec<u8>,
@@ -131,17 +132,17 @@ impl Builder {
         Builder { whole: true, ..Builder::default() }
     }
 
-    /// The next block of a chunk's payload; `None` if it is damaged.
+    /// Adds the next block of a chunk's payload; `None` if it is damaged.
     pub(super) fn block(&mut self, bytes: Option<&[u8]>) {
         match bytes {
-            // After a hole it is not known where a record begins.
+            // After a gap, the start of the next record is unknown.
             Some(bytes) if self.whole => self.payload.extend_from_slice(bytes),
             Some(_) => {}
             None => self.whole = false,
         }
     }
 
-    /// The chunk is over: reads its records.
+    /// Ends a chunk, and parses its records.
     pub(super) fn chunk_end(&mut self) {
         self.chunks += 1;
         let payload = std::mem::take(&mut self.payload);
@@ -158,21 +159,21 @@ impl Builder {
         self.whole = true;
     }
 
-    /// A chunk was met that is whole, and that nobody can open.
+    /// Counts a chunk that is complete but cannot be decrypted.
     pub(super) fn encrypted(&mut self) {
         self.chunks += 1;
     }
 
-    /// A chunk was met of which nothing can be used.
+    /// Counts a chunk that is unusable.
     pub(super) fn lost(&mut self) {
         self.chunks += 1;
         self.facts.damaged = true;
     }
 
-    /// Takes a record in; false if it is not what its kind says.
+    /// Adds a record; false if it is malformed for its kind.
     fn record(&mut self, kind: u32, record: &[u8]) -> bool {
         let Some(kind) = NoteKind::from_number(kind) else {
-            // A later version's: known to nobody here, and no damage.
+            // From a later version: unknown here, but not damage.
             return true;
         };
         match kind {
@@ -224,7 +225,7 @@ impl Builder {
         }
     }
 
-    /// Puts everything together.
+    /// Assembles the facts.
     pub(super) fn finish(self) -> Facts {
         let mut facts = self.facts;
         facts.damaged |= self.chunks == 0;
@@ -243,19 +244,19 @@ impl Builder {
     }
 }
 
-/// The beginning of a text, and how much more there was.
+/// The start of a text, and the length of the rest.
 fn cut(text: &[u8], max: usize) -> String {
     let mut kept = String::from_utf8_lossy(text.get(..max).unwrap_or(text)).into_owned();
     if text.len() > max {
         let more = size((text.len() - max) as u64);
-        // The last character may be torn.
+        // The last character may be cut.
         kept.truncate(kept.trim_end_matches(char::REPLACEMENT_CHARACTER).len());
         kept.push_str(&format!(" [and {more} more]"));
     }
     kept
 }
 
-/// Sorts ranges and cuts what earlier ones cover; the arena is cut out of RAM.
+/// Sorts ranges and cuts those covered by earlier ones; the arena is cut out of RAM.
 fn without_overlap(mut ranges: Vec<Range>) -> Vec<Range> {
     ranges.sort_by_key(|range| (range.pfn, range.end));
     let (arenas, rams): (Vec<_>, Vec<_>) =

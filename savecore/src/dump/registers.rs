@@ -1,4 +1,4 @@
-//! The registers of a CPU by name, in the order in which people look for them.
+//! The registers of a CPU by name, in the usual order.
 
 use dumpcore::format::header::Arch;
 use dumpcore::format::note::CpuState;
@@ -6,13 +6,13 @@ use dumpcore::format::note::CpuState;
 /// A register of a CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Register {
-    /// As the architecture's manual calls it.
+    /// Its name in the architecture's manual.
     pub name: &'static str,
-    /// What was in it.
+    /// Its value.
     pub value: u64,
 }
 
-/// Names, and where they stand in Linux's `elf_gregset_t` (arch/x86/include/asm/user_64.h).
+/// Names, and indexes in Linux's `elf_gregset_t` (arch/x86/include/asm/user_64.h).
 const X86_64: [(&str, usize); 27] = [
     ("rip", 16),
     ("rsp", 19),
@@ -49,7 +49,7 @@ const AARCH64: [&str; 31] = [
     "x16", "x17", "x18", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x29", "x30",
 ];
 
-/// The program counter is in the place of x0.
+/// The program counter has the place of x0.
 const RISCV64: [&str; 32] = [
     "pc", "ra", "sp", "gp", "tp", "t0", "t1", "t2", "s0", "s1", "a0", "a1", "a2", "a3", "a4", "a5", "a6",
     "a7", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "t3", "t4", "t5", "t6",
@@ -69,7 +69,7 @@ pub fn general_registers(arch: Arch, state: &CpuState) -> Vec<Register> {
     places.into_iter().map(|(name, index)| Register { name, value: value(index) }).collect()
 }
 
-/// The control registers of a CPU; none, if the dump does not have them.
+/// The control registers of a CPU; empty if the dump does not have them.
 pub fn control_registers(arch: Arch, state: &CpuState) -> Vec<Register> {
     let names: &[&str] = match arch {
         Arch::X86_64 => &["cr0", "cr2", "cr3", "cr4", "efer"],

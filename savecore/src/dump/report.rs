@@ -1,4 +1,4 @@
-//! A dump's facts as one structure: for `--json`, for the note inside a core file, and for people.
+//! A dump's facts as one structure: for `--json`, for the note in a core file, and for people.
 
 use std::fmt::Write;
 
@@ -14,42 +14,44 @@ use super::metrics::MetricsReport;
 use super::{Classes, Condition, Dump, Encryption, Fate, Pages, condition};
 use crate::partition::{Ending, Found};
 
-/// Ranges of missing pages and damaged blocks that a report lists.
+/// Maximum number of ranges of missing pages and damaged blocks in a report.
 const MAX_LISTED: usize = 256;
 
-/// What is known of a dump. Numbers that may exceed 2^53, which JSON readers lose, are hexadecimal texts.
+/// All facts about a dump. Numbers that may exceed 2^53, which JSON readers may round, are hexadecimal texts.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Report {
     /// Number among the dumps of the partition, from 1.
     pub sequence: u32,
     /// The dump's own number.
     pub nonce: String,
-    /// Which of its stripes this is, from 0; of several parts, the first's.
+    /// Its stripe, from 0; for several parts, the first one's.
     pub stripe: u32,
-    /// How many partitions it is striped over.
+    /// Number of partitions that it is striped over.
     pub stripes: u32,
-    /// Stripes, from 0, that were not given; the first of them if there are very many.
+    /// Missing stripes, from 0; the first ones if there are very many.
     pub missing_stripes: Vec<u32>,
-    /// Where it lies.
+    /// Its parts.
     pub parts: Vec<PartReport>,
-    /// First block on the partition; of several parts, the first's.
+    /// First block on the partition; for several parts, the first one's.
     pub first_block: u64,
     /// First block after it.
     pub end_block: u64,
-    /// `complete`, `incomplete` (ended early, in order), `unfinished` (the machine stopped in the middle) or `saved`.
+    /// `complete`, `incomplete` (ended early, in order), `unfinished` (the machine stopped in the middle) or
+    /// `saved`.
     pub status: &'static str,
     /// Why it is incomplete.
     pub reason: Option<&'static str>,
-    /// Whether every page is known that was not left out on purpose, and nothing is damaged; see [`Dump::is_whole`].
+    /// Whether every page is known, except those left out on purpose, and nothing is damaged; see
+    /// [`Dump::is_whole`].
     pub whole: bool,
-    /// Whether something is damaged that the machine's stopping does not explain.
+    /// Whether there is damage that an interrupted dump does not explain.
     pub damaged: bool,
-    /// What became of the headers, if one is lost.
+    /// The state of the headers, if one is lost.
     pub headers: Option<&'static str>,
-    /// `none`, `sealed` (encrypted, no identity was given), `opened` or `refused` (nothing in it can be opened with the
-    /// identity that was given).
+    /// `none`, `sealed` (encrypted, no identity was given), `opened` or `refused` (nothing in it can be
+    /// decrypted with the given identity).
     pub encryption: &'static str,
-    /// Whether the headers of an encrypted dump are as the dump wrote them; `None` if nobody can tell.
+    /// Whether the headers of an encrypted dump are authentic; `None` if unknown.
     pub authentic: Option<bool>,
     /// `panic`, `fault`, `request`, `watchdog`, `nmi` or `oops`.
     pub trigger: &'static str,
@@ -61,49 +63,49 @@ pub struct Report {
     pub build_id: String,
     /// The architecture: `x86_64`, `aarch64`, `riscv64`, or `unknown` if headers and notes are lost.
     pub arch: &'static str,
-    /// When it crashed, UTC; `None` when the machine had no clock.
+    /// Time of the crash, UTC; `None` if the machine had no clock.
     pub time: Option<String>,
-    /// The same in seconds since 1970-01-01; 0 when unknown.
+    /// The same in seconds since 1970-01-01; 0 if unknown.
     pub wall_clock: u64,
     /// Seconds on the machine's own clock at the crash.
     pub uptime_seconds: f64,
-    /// Seconds that the dump took.
+    /// Duration of the dump in seconds.
     pub elapsed_seconds: f64,
-    /// CPUs that the machine had.
+    /// Number of the machine's CPUs.
     pub cpu_count: u32,
     /// The CPU that crashed.
     pub crashing_cpu: u32,
-    /// What is known of each CPU.
+    /// Each CPU.
     pub cpus: Vec<CpuReport>,
     /// The memory map.
     pub memory: Vec<MemoryReport>,
-    /// The dump level: bits 1 zero pages, 2 page cache, 4 page cache with private data too, 8 user memory, 16 free
-    /// memory, 32 all but the kernel's. `None` if the headers are lost.
+    /// The dump level: bits 1 zero pages, 2 page cache, 4 page cache with private data too, 8 user memory, 16
+    /// free memory, 32 everything except the kernel's. `None` if the headers are lost.
     pub level: Option<u32>,
-    /// The level that was asked for when the core was saved, at which it may have fewer pages than the dump; `None` where none
-    /// was, and outside of cores.
+    /// The level requested when saving the core, which may exclude more pages than the dump; `None` without
+    /// one, and outside of cores.
     pub core_level: Option<u32>,
     /// `plain` or `units` (compressed). `None` if the headers are lost.
     pub encoding: Option<&'static str>,
     /// Pages by fate.
     pub pages: Pages,
-    /// Pages whose content the dump has, by class.
+    /// Pages whose content is in the dump, by class.
     pub classes: Classes,
-    /// Pages that should be there and are not; the first of them if there are very many.
+    /// Pages that are missing although they should be there; the first ones if there are very many.
     pub missing: Vec<MissingReport>,
-    /// Missing pages that `missing` does not list.
+    /// Number of missing pages that are not in `missing`.
     pub missing_unlisted: u64,
-    /// Damaged blocks of the partition; the first of them if there are very many.
+    /// Damaged blocks of the partition; the first ones if there are very many.
     pub damage: Vec<DamageReport>,
-    /// Bad blocks that `damage` does not list.
+    /// Number of bad blocks that are not in `damage`.
     pub damage_unlisted: u64,
-    /// Blocks at an unfinished dump's end that it likely did not write.
+    /// Number of blocks at an unfinished dump's end that it probably did not write.
     pub foreign_blocks: u64,
     /// The first of them, counted from the partition's start.
     pub first_foreign: Option<u64>,
-    /// Chunks that were found.
+    /// Number of chunks found.
     pub chunks: u64,
-    /// Chunks that should be there, if the headers say.
+    /// Expected number of chunks, if the headers have it.
     pub chunks_expected: Option<u64>,
     /// Whether notes (registers, texts, memory map) are lost.
     pub notes_damaged: bool,
@@ -111,18 +113,18 @@ pub struct Report {
     pub log_bytes: u64,
     /// Whether the dump has VMCOREINFO.
     pub vmcoreinfo: bool,
-    /// What the kernel could not offer to the dump; `None` if the dump does not say.
+    /// Features that the kernel lacked; `None` if unknown.
     pub lacks: Option<Vec<&'static str>>,
-    /// What the dump took and met, if the headers say; of several parts, the first's.
+    /// The metrics, if the headers have them; for several parts, the first one's.
     pub metrics: Option<MetricsReport>,
 }
 
-/// What of a dump lies on one partition.
+/// The part of a dump on one partition.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct PartReport {
     /// The partition's identity.
     pub uuid: uuid::Uuid,
-    /// Which stripe this is, from 0.
+    /// Its stripe, from 0.
     pub stripe: u32,
     /// First block on the partition.
     pub first_block: u64,
@@ -132,7 +134,7 @@ pub struct PartReport {
     pub status: &'static str,
 }
 
-/// What is known of a CPU.
+/// The facts about a CPU.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct CpuReport {
     /// Its number, from 0.
@@ -172,13 +174,13 @@ pub struct MissingReport {
 /// Consecutive bad blocks.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct DamageReport {
-    /// The stripe that they are on, from 0.
+    /// Their stripe, from 0.
     pub stripe: u32,
     /// The first.
     pub block: u64,
     /// How many.
     pub count: u64,
-    /// `not written`, `damaged`, `tampered with or damaged` (in an encrypted dump: whole, but not what was written),
+    /// `not written`, `damaged`, `tampered with or damaged` (in an encrypted dump: valid, but not authentic),
     /// `contradicts itself`, of another format version, `unreadable`, or `foreign`: see [`Dump::foreign`].
     pub what: String,
 }
@@ -193,18 +195,18 @@ pub fn arch_name(arch: Option<Arch>) -> &'static str {
     }
 }
 
-/// A number as addresses are written.
+/// A number in the form of addresses.
 pub fn hex(number: u64) -> String {
     format!("{number:#x}")
 }
 
-/// Seconds since 1970-01-01 as UTC, if a date can say it and it is known (not 0).
+/// Seconds since 1970-01-01 as UTC; `None` if unknown (0) or out of range.
 pub fn utc(seconds: u64) -> Option<jiff::Timestamp> {
     let seconds = i64::try_from(seconds).ok().filter(|seconds| *seconds != 0)?;
     jiff::Timestamp::from_second(seconds).ok()
 }
 
-/// The name of what a CPU was doing.
+/// The name of a CPU's condition.
 pub fn condition_name(condition: CpuCondition) -> &'static str {
     match condition {
         CpuCondition::Crashing => "crashing",
@@ -245,14 +247,14 @@ fn status_name(found: &Found) -> &'static str {
     }
 }
 
-/// The status that is true of all parts: saved if one is, since the first is only marked when all of it is safe; else
-/// the worst.
+/// The common status of all parts: saved if one is, since the first is marked only when everything is
+/// durable; otherwise the worst.
 fn status(dump: &Dump<'_>) -> &'static str {
     let is = |status: &&str| dump.parts().iter().any(|part| status_name(&part.found) == *status);
     ["saved", "unfinished", "incomplete"].into_iter().find(is).unwrap_or("complete")
 }
 
-/// The names of what a platform lacks.
+/// The names of a platform's missing features.
 fn lacks_text(bits: u32) -> Vec<&'static str> {
     let lacks = Lacks::from_bits_truncate(bits);
     let names = [
@@ -268,7 +270,7 @@ fn lacks_text(bits: u32) -> Vec<&'static str> {
     names.into_iter().filter(|(flag, _)| lacks.contains(*flag)).map(|(_, name)| name).collect()
 }
 
-/// Where instruction and stack pointer are among the general registers.
+/// Indexes of instruction and stack pointer among the general registers.
 fn pointers(arch: Arch) -> (usize, usize) {
     match arch {
         Arch::X86_64 => (16, 19),
@@ -278,11 +280,11 @@ fn pointers(arch: Arch) -> (usize, usize) {
 }
 
 impl Dump<'_> {
-    /// A checksum of what is known of it: of its [`Report`], of its chunks' headers, which hold those of their payload, and of
-    /// what becomes of its pages, as `fates` says.
+    /// A checksum of the dump's contents: of its [`Report`], of its chunks' headers, which include the
+    /// checksums of their payload, and of its pages' `fates`.
     pub fn fingerprint(&self, fates: impl Iterator<Item = PageRun>) -> u32 {
         let mut sum = crc32fast::Hasher::new();
-        // A report is structures of numbers and texts, which can always be written.
+        // A report consists of numbers and texts, which can always be serialised.
         sum.update(&serde_json::to_vec(&Report::new(self)).unwrap_or_default());
         for chunk in &self.index.chunks {
             sum.update(&chunk.crc.to_le_bytes());
@@ -297,7 +299,7 @@ impl Dump<'_> {
 }
 
 impl Report {
-    /// All that is known of a dump.
+    /// All facts about a dump.
     pub fn new(dump: &Dump<'_>) -> Report {
         let found = dump.found();
         let header = &found.header;
@@ -453,7 +455,7 @@ fn damage(dump: &Dump<'_>) -> Vec<DamageReport> {
     listed.collect()
 }
 
-/// The time now, UTC; `None` if the clock says nothing that a date can be.
+/// The current time, UTC; `None` if the clock is out of range.
 pub fn now() -> Option<jiff::Timestamp> {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
     utc(since.as_secs())

@@ -1,39 +1,40 @@
-//! A dump may be striped over several partitions: its chunks went to them in turn, and each has headers of its own.
+//! A dump may be striped over several partitions: its chunks go to them in turn, and each has its own
+//! headers.
 
 use dumpcore::format::Uuid;
 
 use crate::partition::{Ending, Found, Partition};
 use crate::source::Source;
 
-/// Missing stripes that are listed one by one, at most.
+/// Maximum number of missing stripes to list.
 const MAX_TOLD: usize = 64;
 
-/// What of a dump lies on one partition.
+/// The part of a dump on one partition.
 pub struct Part<'s> {
     /// The partition.
     pub source: &'s dyn Source,
     /// Its identity.
     pub uuid: Uuid,
-    /// Where the dump lies on it, and its header there.
+    /// The dump's place on it, and its header there.
     pub found: Found,
 }
 
-/// Which dump of several partitions.
+/// A dump on one of several partitions.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct DumpRef {
-    /// Index of the partition, or of the target that it is on.
+    /// Index of the partition, or of its target.
     pub target: usize,
     /// Index in [`Partition::dumps`].
     pub dump: usize,
 }
 
-/// The number of stripes that a header states; `None` if there is no header.
+/// The number of stripes in a header; `None` if there is no header.
 fn stripes(found: &Found) -> Option<u32> {
     (found.ending != Ending::BothLost).then(|| found.header.stripes.get())
 }
 
-/// Whether two of these have the same dump's nonce, and headers that are no reason to say that they are not two of its
-/// stripes.
+/// Whether two of these have the same nonce, and their headers do not contradict that they are stripes of one
+/// dump.
 fn belongs(group: &[&Found], other: &Found) -> bool {
     let Some(first) = group.first() else { return false };
     let Some(number) = group.iter().find_map(|found| stripes(found)) else { return false };
@@ -50,14 +51,14 @@ fn belongs(group: &[&Found], other: &Found) -> bool {
         }
 }
 
-/// Says which dumps of several partitions are stripes of the same one. Each dump is named once; those that
-/// belong together, in the order of their stripes.
+/// Finds the dumps of several partitions that are stripes of the same dump. Each occurs once; stripes of one
+/// dump are in order.
 pub fn gather<'p>(partitions: impl IntoIterator<Item = &'p Partition>) -> Vec<Vec<DumpRef>> {
     let partitions = partitions.into_iter().enumerate();
     let all = partitions.flat_map(|(target, scanned)| {
         scanned.dumps.iter().enumerate().map(move |(dump, found)| (DumpRef { target, dump }, found))
     });
-    // Of those without a header nobody knows which stripe they are: they go where there is room.
+    // Without a header, a dump's stripe is unknown: it goes wherever there is room.
     let (lost, told): (Vec<_>, Vec<_>) = all.partition(|(_, found)| stripes(found).is_none());
     let mut groups: Vec<Vec<(DumpRef, &Found)>> = Vec::new();
     for (place, found) in told.into_iter().chain(lost) {
@@ -79,7 +80,7 @@ pub fn gather<'p>(partitions: impl IntoIterator<Item = &'p Partition>) -> Vec<Ve
     places
 }
 
-/// How many stripes a dump has, and which of them are not among its parts; the first of them if there are very many.
+/// A dump's number of stripes, and the missing ones; the first ones if there are very many.
 pub(super) fn missing(parts: &[Part<'_>]) -> (u32, Vec<u32>) {
     let number = parts.iter().filter_map(|part| stripes(&part.found)).max().unwrap_or(1);
     let there = |stripe: &u32| {

@@ -1,7 +1,7 @@
-//! Walks over the blocks of a dump, chunk by chunk, around whatever is damaged.
+//! Walks over the blocks of a dump, chunk by chunk, around any damage.
 //!
-//! Where a chunk begins is told by the one before, so the walk itself goes from front to back, a stretch of blocks at a
-//! time. What the blocks of a stretch hold is looked at on several threads.
+//! Each chunk tells where the next one starts, so the walk itself goes from front to back, a stretch of
+//! blocks at a time. Several threads check the contents of the stretches.
 
 use dumpcore::format::chunk::{ChunkHeader, ChunkKind, MAX_PAYLOAD_BLOCKS, RunKind};
 use dumpcore::format::frame::Kind;
@@ -15,17 +15,17 @@ use crate::partition::{Ending, chunk_at, other_version};
 use crate::processors;
 use crate::source::{Unreadable, read_around};
 
-/// Blocks that are read together: four full chunks, 2 MiB.
+/// Blocks per read: four full chunks, 2 MiB.
 const STRETCH: usize = 4 * (1 + MAX_PAYLOAD_BLOCKS);
 
-/// Threads that are used, at most: each takes 2.5 MiB.
+/// Maximum number of threads: each takes 2.5 MiB.
 const MAX_THREADS: u64 = 16;
 
-/// What a stretch of blocks holds.
+/// The results for a stretch of blocks.
 pub(super) struct Seen {
-    /// In the order of the blocks.
+    /// In block order.
     pub(super) steps: Vec<Step>,
-    /// How many blocks these are.
+    /// Number of blocks.
     pub(super) blocks: u64,
 }
 
@@ -33,45 +33,45 @@ pub(super) struct Seen {
 pub(super) enum Step {
     /// A chunk.
     Chunk(Box<Checked>),
-    /// A block where a chunk's or the dump's header should stand, and does not.
+    /// A block without the expected header of a chunk or of the dump.
     Gap {
-        /// Which.
+        /// Its number.
         block: u64,
-        /// What it is.
+        /// Its condition.
         condition: Condition,
     },
 }
 
-/// A chunk that was checked, opened and unpacked, without the pages' bytes.
+/// A chunk that was checked, decrypted and decompressed, without the pages' bytes.
 pub(super) struct Checked {
     /// The block of its header.
     pub(super) block: u64,
     /// The checksum of its header.
     pub(super) crc: u32,
-    /// Its number in the dump.
+    /// Its index in the dump.
     pub(super) index: u64,
-    /// What it carries.
+    /// Its kind.
     pub(super) kind: ChunkKind,
     /// Whether it is encrypted.
     pub(super) encrypted: bool,
-    /// What may be done with it.
+    /// Its usability.
     pub(super) state: State,
-    /// What its payload blocks are.
+    /// The conditions of its payload blocks.
     pub(super) conditions: Vec<Condition>,
-    /// Pages whose bytes should be in the payload.
+    /// Number of pages whose bytes should be in the payload.
     pub(super) pages: u64,
     /// Runs of other pages; their place is 0.
     pub(super) others: Vec<PageRun>,
-    /// What became of the pages whose bytes should be in the payload; their places are counted from the chunk's first.
+    /// The fates of the pages whose bytes should be in the payload; places are relative to the chunk's first.
     pub(super) data: Vec<PageRun>,
-    /// For each payload block of notes, its used bytes if they are known.
+    /// For each payload block of notes, its used bytes if known.
     pub(super) notes: Vec<Option<Vec<u8>>>,
 }
 
-/// Walks over a part of a dump and tells `visit` what it meets, in the order of the blocks.
+/// Walks over a part of a dump and passes the results to `visit`, in block order.
 ///
 /// # Errors
-/// The first error of `visit`. What cannot be read is a step, not an error.
+/// The first error of `visit`. An unreadable block is a step, not an error.
 pub(super) fn walk<E>(
     part: &Part<'_>,
     decryption: &Decryption,
@@ -80,7 +80,7 @@ pub(super) fn walk<E>(
     let found = &part.found;
     let mut at = found.first;
     if found.ending != Ending::BothLost {
-        // The front header, or where it should be; that it is lost is known from `found.ending`.
+        // The front header, or its place; `found.ending` tells if it is lost.
         visit(Seen { steps: Vec::new(), blocks: 1 })?;
         at += 1;
     }
@@ -98,7 +98,7 @@ pub(super) fn walk<E>(
     line.run(threads, visit)
 }
 
-/// Blocks that were read together; the next ones begin with a chunk's header, as these do, or where there is none.
+/// Blocks read together; the next ones start with a chunk's header, like these, or where one is missing.
 struct Stretch {
     first: u64,
     /// The first block after them.
@@ -122,7 +122,7 @@ fn stretch(part: &Part<'_>, first: u64, blocks: &mut [Block]) -> Option<Stretch>
             at += 1;
             continue;
         };
-        // One that reaches over the dump's end is as much as there is of it.
+        // A chunk that extends beyond the dump's end is cut there.
         let end = part.found.end.min(at + 1 + u64::from(chunk.payload_blocks.get()));
         if end > first + length {
             break;
@@ -133,9 +133,9 @@ fn stretch(part: &Part<'_>, first: u64, blocks: &mut [Block]) -> Option<Stretch>
     Some(Stretch { first, end: at, chunks, unreadable })
 }
 
-/// What a thread looks at blocks with.
+/// A thread's buffers for checking blocks.
 struct Eyes {
-    /// The stretch, and room for what of its last chunk lies after the dump's end.
+    /// The stretch, and room for the part of its last chunk after the dump's end.
     blocks: Vec<Block>,
     room: Room,
 }
@@ -214,14 +214,14 @@ impl Eyes {
     }
 }
 
-/// Appends a run, as a part of the last if it continues there.
+/// Appends a run, or extends the last one.
 fn push(runs: &mut Vec<PageRun>, run: PageRun) {
     if !runs.last_mut().is_some_and(|last| last.join(&run)) {
         runs.push(run);
     }
 }
 
-/// What a block is that is no part of a chunk; `None` for the back header.
+/// The condition of a block that is not part of a chunk; `None` for the back header.
 fn gap(part: &Part<'_>, number: u64, block: &Block, unreadable: &Unreadable) -> Option<Condition> {
     if unreadable.holds(number) {
         return Some(Condition::Unreadable);

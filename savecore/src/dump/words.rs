@@ -2,11 +2,11 @@
 
 use super::Report;
 
-/// Stripes that are named one by one.
+/// Maximum number of stripes to name.
 const SHOWN: usize = 16;
 
 impl Report {
-    /// In a few words: complete or not, and why not.
+    /// In a few words: complete, or why not.
     pub fn state(&self) -> String {
         let mut text = match self.status {
             "complete" => "complete".to_owned(),
@@ -41,7 +41,7 @@ impl Report {
         text
     }
 
-    /// When it crashed, as well as the machine knew.
+    /// The time of the crash, as far as known.
     pub fn when(&self) -> String {
         let uptime = format!("{:.1} s after boot", self.uptime_seconds);
         match &self.time {
@@ -50,7 +50,7 @@ impl Report {
         }
     }
 
-    /// Pages that should be there and are not, with their numbers, by why they are not.
+    /// Numbers of missing pages, by reason.
     pub fn missing_by_reason(&self) -> Vec<(u64, &'static str)> {
         let all = self.pages;
         let reasons = [
@@ -64,7 +64,7 @@ impl Report {
         reasons.into_iter().filter(|(number, _)| *number > 0).collect()
     }
 
-    /// Pages that were left out on purpose, with their numbers, by what they were.
+    /// Numbers of pages left out on purpose, by class.
     pub fn left_out_by_reason(&self) -> Vec<(u64, &'static str)> {
         let all = self.pages;
         let reasons = [
