@@ -1,6 +1,6 @@
 //! This machine's name.
 
-/// The name of the machine that this runs on.
+/// The host name of this machine.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -7,19 +7,19 @@ use dumpcore::format::header::{Header, Status};
 
 use crate::partition::{Ending, Found};
 
-/// Who encrypted dumps are for: the secret key that belongs to the public one in their partition's label.
+/// The recipient of encrypted dumps: the secret key for the public key in their partition's label.
 #[derive(Clone)]
 pub struct Identity(pub SecretKey);
 
 impl Identity {
-    /// The public key, as it is in labels.
+    /// The public key, as in labels.
     pub fn public_key(&self) -> PublicKey {
         public_key(&self.0)
     }
 
-    /// Whether a dump's header is authentic for this identity: it is the right one, and the header is as the dump wrote
-    /// it. `None` where a header cannot tell: it is not an encrypted dump's, savecore itself has changed it since, or
-    /// it is lost.
+    /// Whether a dump's header is authentic for this identity: the identity is right, and the header is
+    /// unchanged. `None` if a header cannot tell: it is not of an encrypted dump, savecore itself has changed
+    /// it since, or it is lost.
     pub fn opens(&self, found: &Found) -> Option<bool> {
         let header = &found.header;
         let tells =
@@ -27,21 +27,21 @@ impl Identity {
         tells.then(|| self.key(&header.ephemeral).is_some_and(|key| is_authentic(&key, header)))
     }
 
-    /// The key on which the kernel that made `ephemeral` agreed with this identity; `None` for a public key with which
-    /// nobody can agree on a secret.
+    /// The key agreed between this identity and the kernel that made `ephemeral`; `None` for a public key
+    /// that leads to no secret.
     pub(crate) fn key(&self, ephemeral: &PublicKey) -> Option<Key> {
         Key::agree(&self.0, ephemeral, ephemeral, &self.public_key())
     }
 }
 
 impl fmt::Debug for Identity {
-    /// Says nothing of the secret.
+    /// Reveals nothing about the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Identity(..)")
     }
 }
 
-/// Whether a header is what the dump wrote, begun or closed.
+/// Whether a header, started or closed, is as the dump wrote it.
 pub(crate) fn is_authentic(key: &Key, header: &Header) -> bool {
     key.is_authentic(header, header.status() != Status::InProgress)
 }

@@ -1,7 +1,8 @@
-//! Keys as text: what `savecore keygen` writes, and what `--recipient` and `--identity` read.
+//! Keys as text: written by `savecore keygen`, read by `--recipient` and `--identity`.
 //!
-//! A key is `diskdump-public:` or `diskdump-secret:`, then its 32 bytes as 64 hexadecimal digits, then 8 more: the
-//! CRC-32 (IEEE) of all the text before, digits in lower case. A mistyped key is detected; a key of the other kind too.
+//! A key is `diskdump-public:` or `diskdump-secret:`, then its 32 bytes as 64 hexadecimal digits, then 8
+//! more: the CRC-32 (IEEE) of all preceding text, with lower-case digits. This detects a mistyped key, and a
+//! key of the wrong kind.
 //!
 //! No message repeats a secret key.
 
@@ -11,16 +12,16 @@ use dumpcore::format::crypt::PublicKey;
 
 use crate::Identity;
 
-/// What the text of a public key begins with.
+/// Prefix of a public key.
 pub const PUBLIC: &str = "diskdump-public:";
 
-/// What the text of a secret key begins with.
+/// Prefix of a secret key.
 pub const SECRET: &str = "diskdump-secret:";
 
-/// Digits after a key's prefix: the key, and the checksum.
+/// Number of digits after a key's prefix: the key, and the checksum.
 const DIGITS: usize = 2 * (32 + 4);
 
-/// What is wrong with a key's text, in words that follow "is".
+/// A flaw in a key's text, in words that follow "is".
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flaw {
     /// It has neither prefix.
@@ -29,9 +30,9 @@ pub enum Flaw {
     OtherKind,
     /// It has more or fewer digits than a key.
     Length(usize),
-    /// Something after the prefix is no hexadecimal digit.
+    /// There is an invalid digit after the prefix.
     Digit,
-    /// The last digits are not the checksum of what is before them.
+    /// The checksum in the last digits is wrong.
     Checksum,
 }
 
@@ -66,7 +67,7 @@ fn push_hex(text: &mut String, bytes: &[u8]) {
 /// The key in a text with this prefix, [`PUBLIC`] or [`SECRET`].
 ///
 /// # Errors
-/// What is wrong with it.
+/// The flaw.
 pub fn parse(prefix: &str, text: &str) -> Result<[u8; 32], Flaw> {
     let Some(digits) = text.strip_prefix(prefix) else {
         let other = text.starts_with(PUBLIC) || text.starts_with(SECRET);
@@ -89,12 +90,12 @@ pub fn parse(prefix: &str, text: &str) -> Result<[u8; 32], Flaw> {
     Ok(key)
 }
 
-/// A public key as people and `--json` see it.
+/// A public key in output and `--json`.
 pub fn public_text(key: &PublicKey) -> String {
     key_text(PUBLIC, key)
 }
 
-/// A secret key as its file holds it.
+/// A secret key in the form of its file.
 pub fn secret_text(identity: &Identity) -> String {
     key_text(SECRET, &identity.0)
 }
@@ -135,7 +136,7 @@ mod tests {
         #[test]
         fn any_text_is_a_key_or_a_flaw(text: String, prefix: bool) {
             let text = if prefix { format!("{PUBLIC}{text}") } else { text };
-            // Nothing but a key's own text can be one; that it does not panic is the point.
+            // Only a key's own text is a key; the point is that there is no panic.
             let _ = parse(PUBLIC, &text);
         }
     }
@@ -144,7 +145,7 @@ mod tests {
     fn a_public_key_is_not_taken_for_a_secret_one() {
         let text = key_text(PUBLIC, &[7; 32]);
         assert_eq!(parse(SECRET, &text), Err(Flaw::OtherKind));
-        // Nor with the other prefix put before it: the checksum covers it.
+        // Nor with a wrong prefix: the checksum covers it.
         assert_eq!(parse(SECRET, &text.replace(PUBLIC, SECRET)), Err(Flaw::Checksum));
     }
 }

@@ -2,17 +2,19 @@
 //!
 //! The way of a dump through this crate:
 //!
-//! 1. [`source`]: a partition, an image file or a simulation's memory gives blocks.
-//! 2. [`partition`]: the label is read, the dumps are found.
-//! 3. [`dump`]: a dump is walked over, checked, opened with an [`Identity`] if it is encrypted, and its pages are indexed.
-//! 4. [`corefile`]: it becomes an ELF core, with segments from the crashed kernel's own page tables.
-//! 5. [`backtrace`]: what each CPU was doing, by the kernel's ELF file.
-//! 6. [`store`]: the file gets its name, and it and its name are made safe.
-//! 7. [`partition`] again: the pattern is written over what was saved.
+//! 1. [`source`]: blocks from a partition, an image file or a simulation's memory.
+//! 2. [`partition`]: reads the label and finds the dumps.
+//! 3. [`dump`]: reads a dump, checks it, decrypts it with an [`Identity`] if necessary, and indexes its
+//!    pages.
+//! 4. [`corefile`]: writes it as an ELF core, with segments from the crashed kernel's own page tables.
+//! 5. [`backtrace`]: backtraces of each CPU, from the kernel's ELF file.
+//! 6. [`store`]: names the file, and makes file and name durable.
+//! 7. [`partition`] again: lays the pattern over saved dumps.
 //!
-//! [`arming`] is the other half of a Linux: its module is told where the next dump goes.
+//! [`arming`] is the other half of a Linux: it tells the module where the next dump goes.
 //!
-//! What lies on a partition is untrusted: it can make reading fail, never panic, loop, or take memory without bound.
+//! The contents of a partition are untrusted: they can make reading fail, but never cause a panic, an endless
+//! loop, or unbounded memory use.
 
 pub mod arming;
 pub mod backtrace;

@@ -1,4 +1,4 @@
-//! The `savecore` command: arguments in, one of [`command`]'s subcommands, an exit code out.
+//! The `savecore` command: parses arguments, runs one of [`command`]'s subcommands, returns an exit code.
 
 mod command;
 mod finding;
@@ -47,7 +47,7 @@ enum Command {
     Probe(probe::Arguments),
 }
 
-/// The arguments, as pages and completions are made of them.
+/// The arguments, for generating pages and completions.
 fn cli() -> clap::Command {
     Cli::command()
 }
@@ -87,11 +87,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help and version go out as they are; an error becomes one line.
+/// Help and version are printed unchanged; an error becomes one line.
 fn bad_arguments(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // A closed pipe is no failure here either.
+            // A closed pipe is not a failure here either.
             let _ = error.print();
             ExitCode::SUCCESS
         }
@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    /// The documents in a folder and below.
+    /// The documents in a folder and its subfolders.
     fn documents(folder: &Path) -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
@@ -126,7 +126,7 @@ mod tests {
         files.chain(folders.iter().flat_map(|folder| documents(folder))).collect()
     }
 
-    /// What a document has people type: the commands in its shell blocks that are savecore's, as words.
+    /// The savecore commands in a document's shell blocks, as words.
     fn commands(text: &str) -> Vec<Vec<String>> {
         let mut inside = false;
         let mut found = Vec::new();
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn the_documents_show_commands_that_savecore_takes() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        // A published crate has no documents beside it.
+        // A published crate comes without the documents.
         if !root.join("docs/book.toml").exists() {
             return;
         }

@@ -1,4 +1,4 @@
-//! What people see: colours on a terminal only, progress bars on a terminal only, one line for an error.
+//! Output for people: colours and progress bars only on a terminal, one line per error.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -19,7 +19,7 @@ pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 pub(crate) const STRONG: Style = Style::new().bold();
 pub(crate) const FAINT: Style = Style::new().dimmed();
 
-/// Standard output; colours are taken out where nobody would see them.
+/// Standard output, without colours if it is not a terminal.
 pub(crate) fn out() -> impl Write {
     anstream::AutoStream::auto(io::stdout().lock())
 }
@@ -29,20 +29,20 @@ pub(crate) fn paint(style: Style, text: impl Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// Says in one line on standard error that something failed.
+/// Prints a one-line error to standard error.
 pub(crate) fn error(line: &str) {
     say(BAD, "error", 3, line);
 }
 
-/// Says in one line on standard error that something is not as it should be.
+/// Prints a one-line warning to standard error.
 pub(crate) fn warning(line: &str) {
     say(WARNING, "warning", 4, line);
 }
 
-/// Says in one line what was done: in the journal, or else on standard output.
+/// Prints a one-line result: to the journal, or else to standard output.
 pub(crate) fn note(line: &str) {
     let line = harmless_line(line);
-    // With standard output closed nobody wants to know.
+    // With standard output closed, nobody wants to know.
     let _ = if in_journal() {
         io::stderr().write_all(format!("<6>{line}\n").as_bytes())
     } else {
@@ -50,12 +50,12 @@ pub(crate) fn note(line: &str) {
     };
 }
 
-/// `level` is the journal's (sd-daemon(3)).
+/// `level` is the journal's level (sd-daemon(3)).
 fn say(style: Style, kind: &str, level: u8, line: &str) {
-    // Servers, file systems and hooks put words of theirs into messages.
+    // Messages may contain text from servers, file systems and hooks.
     let line = harmless_line(line);
     let text = if in_journal() {
-        // It knows who speaks and how grave it is.
+        // The journal adds the program's name, and shows the level.
         format!("<{level}>{line}\n")
     } else {
         format!("savecore: {}: {line}\n", paint(style, kind))
@@ -64,11 +64,13 @@ fn say(style: Style, kind: &str, level: u8, line: &str) {
         ColorChoice::Never => strip_str(&text).to_string(),
         _ => text,
     };
-    // In one piece, so that no other process's words get into the line. With standard error closed nobody is left to tell.
+    // In one write, so that other processes' output cannot get into the line. If standard error is closed,
+    // give up.
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// Whether standard error goes to the journal, which reads levels before lines and shows neither colours nor bars.
+/// Whether standard error goes to the journal, which parses a level before each line and shows neither
+/// colours nor bars.
 fn in_journal() -> bool {
     static JOURNAL: OnceLock<bool> = OnceLock::new();
     *JOURNAL.get_or_init(|| {
@@ -86,7 +88,7 @@ pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A progress bar on standard error, if that is a terminal; else nothing.
+/// A progress bar on standard error if that is a terminal; otherwise nothing.
 pub(crate) struct Bar {
     bar: Option<ProgressBar>,
 }
@@ -96,7 +98,7 @@ impl Bar {
         Bar { bar: None }
     }
 
-    /// Takes it away, so that other lines can be printed.
+    /// Removes it, so that other lines can be printed.
     pub(crate) fn finish(&mut self) {
         self.end();
     }
@@ -105,12 +107,12 @@ impl Bar {
 impl Progress for Bar {
     fn begin(&mut self, what: &str, total: u64) {
         self.end();
-        // One that cannot move its cursor would show each state of the bar on a line of its own.
+        // A terminal without cursor movement would show each update on a line of its own.
         let dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
         if dumb || !io::stderr().is_terminal() {
             return;
         }
-        // What comes through a pipe is as long as it is.
+        // The length of piped input is unknown.
         let length = (total > 0).then(|| total.saturating_mul(4096));
         let template = match length {
             Some(_) => "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left",
@@ -121,7 +123,7 @@ impl Progress for Bar {
             bar.set_style(style);
         }
         bar.set_message(what.to_owned());
-        // What is done at once needs no bar.
+        // Short work needs no bar.
         bar.enable_steady_tick(Duration::from_millis(250));
         self.bar = Some(bar);
     }

@@ -1,8 +1,8 @@
-//! Work done on several threads, with the results taken in order.
+//! Work on several threads, with the results in order.
 //!
-//! The jobs are given out one after another, so that giving them out may read a medium from front to back. A thread
-//! works on each alone, and the caller takes the results in the order of the jobs. Not more than two jobs for each thread
-//! are under way or wait to be taken, which bounds the memory.
+//! Jobs are created one after another, so that creating them may read a medium from front to back. Threads
+//! process them independently, and the caller takes the results in order. At most two jobs per thread are in
+//! progress or waiting to be taken, which limits memory.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,46 +10,46 @@ use std::thread;
 
 use dumpcore::format::{BLOCK_SIZE, Block};
 
-/// The threads that there is a processor for.
+/// Number of CPUs available for threads.
 pub fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Jobs that are under way or wait to be taken, at most.
+/// Maximum number of jobs in progress or waiting to be taken.
 pub(crate) fn under_way(threads: usize) -> usize {
     threads.max(1).saturating_mul(2)
 }
 
-/// Returns the next job, until there is none, by means of the state of the thread that asks.
+/// Returns the next job, or `None` at the end, using the state of the calling thread.
 pub(crate) type Next<'a, S, J> = &'a mut (dyn FnMut(&mut S) -> Option<J> + Send);
 
-/// What is to be done. Each thread has a state of its own, such as buffers.
+/// The work. Each thread has its own state, such as buffers.
 pub(crate) struct Line<'a, S, J, T> {
-    /// Makes a thread's state.
+    /// Creates a thread's state.
     pub(crate) state: &'a (dyn Fn() -> S + Sync),
-    /// What is to be done next. Only one thread at a time is in here.
+    /// Creates the next job. Called by one thread at a time.
     pub(crate) next: Next<'a, S, J>,
-    /// Does a job.
+    /// Processes a job.
     pub(crate) work: &'a (dyn Fn(&mut S, J) -> T + Sync),
 }
 
 impl<S, J, T: Send> Line<'_, S, J, T> {
-    /// Does all jobs on `threads` threads besides the caller's, which gives the results to `take`. With one thread, all
-    /// is done by the caller.
+    /// Processes all jobs on `threads` threads besides the caller's, which passes the results to `take`. With
+    /// one thread, the caller does everything.
     ///
     /// # Errors
-    /// The first error of `take`; then no further job is begun.
+    /// The first error of `take`; then no further job is started.
     pub(crate) fn run<E>(self, threads: usize, take: &mut dyn FnMut(T) -> Result<(), E>) -> Result<(), E> {
         let Line { state, next, work } = self;
         let counter = Counter::new(under_way(threads));
         let jobs = Mutex::new(next);
         if threads > 1 {
             let done = thread::scope(|scope| {
-                // Also if `take` panics, nobody waits for ever.
+                // Nobody waits for ever, even if `take` panics.
                 let _stop = Stop(&counter);
                 let hand = || hand(&jobs, &counter, state, work);
                 let spawn = || thread::Builder::new().spawn_scoped(scope, hand).is_ok();
-                // A system that gives fewer threads gives fewer.
+                // If the system allows fewer threads, use these.
                 if (0..threads).take_while(|_| spawn()).count() == 0 {
                     return None;
                 }
@@ -73,7 +73,7 @@ impl<S, J, T: Send> Line<'_, S, J, T> {
     }
 }
 
-/// What one thread does.
+/// The work of one thread.
 fn hand<S, J, T>(
     jobs: &Mutex<Next<'_, S, J>>,
     counter: &Counter<T>,
@@ -101,12 +101,12 @@ fn hand<S, J, T>(
     unwound.armed = false;
 }
 
-/// Buffers that are used again: memory that is new costs a page fault for each of its pages.
+/// Reusable buffers: new memory costs a page fault for each page.
 #[derive(Default)]
 pub(crate) struct Pool(Mutex<Vec<Vec<Block>>>);
 
 impl Pool {
-    /// A buffer of at least that many blocks, whatever they hold.
+    /// A buffer of at least `blocks` blocks, with any contents.
     pub(crate) fn take(&self, blocks: usize) -> Vec<Block> {
         let mut buffer = locked(&self.0).pop().unwrap_or_default();
         if buffer.len() < blocks {
@@ -115,13 +115,13 @@ impl Pool {
         buffer
     }
 
-    /// Keeps a buffer for the next who takes one.
+    /// Returns a buffer for reuse.
     pub(crate) fn give_back(&self, buffer: Vec<Block>) {
         locked(&self.0).push(buffer);
     }
 }
 
-/// Which jobs were given out, done and taken.
+/// Counts the jobs that were created, done and taken.
 struct Counter<T> {
     numbers: Mutex<Numbers<T>>,
     changed: Condvar,
@@ -132,9 +132,9 @@ struct Numbers<T> {
     given: u64,
     taken: u64,
     done: BTreeMap<u64, T>,
-    /// Whether there are no more jobs.
+    /// Whether all jobs were created.
     finished: bool,
-    /// Whether nothing more is to be begun.
+    /// Whether no more jobs may start.
     stopped: bool,
 }
 
@@ -144,7 +144,7 @@ impl<T> Counter<T> {
         Counter { numbers: Mutex::new(numbers), changed: Condvar::new(), limit: limit as u64 }
     }
 
-    /// Waits until another job may be given out; `false` if none may be any more.
+    /// Waits until another job may be created; `false` at the end.
     fn wait_for_room(&self) -> bool {
         let mut numbers = locked(&self.numbers);
         while !numbers.stopped && !numbers.finished && numbers.given - numbers.taken >= self.limit {
@@ -153,7 +153,7 @@ impl<T> Counter<T> {
         !numbers.stopped && !numbers.finished
     }
 
-    /// The number of a job that is given out.
+    /// The number of a new job.
     fn give(&self) -> u64 {
         let mut numbers = locked(&self.numbers);
         numbers.given += 1;
@@ -175,7 +175,7 @@ impl<T> Counter<T> {
         self.changed.notify_all();
     }
 
-    /// Waits for the result of the next job in order; `None` if there are no more, or a thread has panicked.
+    /// Waits for the result of the next job in order; `None` at the end, or if a thread has panicked.
     fn take(&self) -> Option<T> {
         let mut numbers = locked(&self.numbers);
         loop {
@@ -197,7 +197,7 @@ fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Stops the threads when the caller is done with them.
+/// Stops the threads when the caller has finished.
 struct Stop<'a, T>(&'a Counter<T>);
 
 impl<T> Drop for Stop<'_, T> {
@@ -226,7 +226,8 @@ mod tests {
     use proptest::prelude::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Gives out the numbers below `jobs`, works as long on each as `pauses` says, and takes them up to `until`.
+    /// Creates jobs with the numbers below `jobs`, processes them with these `pauses`, and takes them up to
+    /// `until`.
     fn taken(threads: usize, jobs: usize, pauses: &[u64], until: usize) -> (Vec<usize>, usize) {
         let mut numbers = 0..jobs;
         let (begun, over, most) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
@@ -266,7 +267,7 @@ mod tests {
         ) {
             let (taken, most) = taken(threads, jobs, &pauses, until);
             prop_assert_eq!(taken, (0..jobs.min(until)).collect::<Vec<_>>());
-            // One more is given out while the one just taken is being counted.
+            // One more is created while the previous one is being counted.
             prop_assert!(most <= under_way(threads) + 1, "{} under way", most);
         }
     }

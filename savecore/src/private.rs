@@ -1,4 +1,4 @@
-//! Files with a kernel's memory in them: only their owner may read them, and no link leads them elsewhere.
+//! Files with memory contents: only their owner may read them, and links are not followed.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-/// Where links lead to what this process has open, such as /dev/stdout.
+/// Paths with links to open files of this process, such as /dev/stdout.
 const OPEN_FILES: [&str; 4] = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc/self/fd"];
 
-/// Writes a file that only its owner may read. It is a new one, and takes its place when it is whole; one that was there before
-/// is gone then. A pipe or a device that is there is written into.
+/// Writes a file that only its owner may read. A new file replaces any earlier one when it is complete. An
+/// existing pipe or device is written to.
 ///
 /// # Errors
-/// If it cannot be made, or if something else is there: a link, a folder, a pipe that somebody else made.
+/// If it cannot be created, or if something else is there: a link, a folder, a pipe of another user.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(there) if there.is_file() => replace(path, bytes),
@@ -34,7 +34,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Writes into what is there.
+/// Writes to an existing pipe or device.
 fn into(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().append(true).open(path)?;
     let there = file.metadata()?;
@@ -67,11 +67,11 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn fill(mut file: &File, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
-    // Else a power cut could leave an empty file in the place of the one that was there.
+    // Otherwise a power failure could leave an empty file in place of the earlier one.
     file.sync_all()
 }
 
-/// A name beside the file's that nobody can foresee.
+/// An unpredictable name in the file's folder.
 fn temporary(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
     let mut hidden = OsString::from(".");
@@ -97,7 +97,7 @@ mod tests {
         write(&path, b"one").unwrap();
         assert_eq!((fs::read(&path).unwrap().as_slice(), mode(&path)), (&b"one"[..], 0o600));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        // Who has it open, or by another name, has the old one.
+        // Anyone with the file open, or with another link to it, still has the old contents.
         let other = folder.path().join("other");
         fs::hard_link(&path, &other).unwrap();
         write(&path, b"two").unwrap();

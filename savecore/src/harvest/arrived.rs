@@ -1,5 +1,5 @@
-//! Dumps that a kernel which lives on writes while others are saved: they stand after those, and freeing what is before
-//! them would leave a gap in which nobody looks for them.
+//! Dumps that a kernel which survives writes while others are being saved: they come after these, and freeing
+//! the earlier ones would leave a gap before them, where they would not be found.
 
 use dumpcore::format::{BLOCK_SIZE, pattern};
 
@@ -9,10 +9,10 @@ use crate::partition::{self, Partition, Search};
 use crate::source::{Source, Target};
 use crate::targets::{OpenTarget, Targets};
 
-/// How often targets are looked at again: a kernel that writes dumps faster than they are saved is not waited for.
+/// Maximum number of new scans: do not wait for a kernel that writes dumps faster than they are saved.
 pub(super) const ROUNDS: u32 = 4;
 
-/// Adds the dumps that came since the targets were read; returns them.
+/// Adds the dumps written since the targets were scanned; returns them.
 pub(super) fn look_again(targets: &mut Targets, machine: Option<&Machine>) -> Vec<Vec<DumpRef>> {
     let known: Vec<usize> = targets.open.iter().map(|open| open.partition.dumps.len()).collect();
     for OpenTarget { target, partition, is_copy, watch } in &mut targets.open {
@@ -33,11 +33,11 @@ pub(super) fn look_again(targets: &mut Targets, machine: Option<&Machine>) -> Ve
     groups
 }
 
-/// Whether the first block that was free is written on now.
+/// Whether something is being written to the first free block.
 pub(super) fn is_written_behind(target: &Target, partition: &Partition) -> bool {
     target.forget(partition.free);
     let mut block = [[0; BLOCK_SIZE]];
-    // What cannot be read is no dump that could be saved.
+    // An unreadable block is not a dump that could be saved.
     partition.free < partition.blocks
         && target.read(partition.free, &mut block).is_ok()
         && !pattern::matches(&block[0], &partition.uuid(), partition.free)

@@ -1,4 +1,4 @@
-//! The files of a crash's folder: the core or the copies, the kernel's log, what each CPU was doing.
+//! The files of a crash's folder: the core or raw copies, the kernel's log, backtraces.
 
 use dumpcore::format::BLOCK_SIZE;
 
@@ -15,10 +15,10 @@ use crate::store::{Folder, Room, StoreError};
 use crate::targets::COPY;
 use crate::text::{harmless, size};
 
-/// Functions of the CPU that crashed that `info.json` names, at most.
+/// Maximum number of functions of the crashing CPU in `info.json`.
 const MAX_FUNCTIONS: usize = 32;
 
-/// The names of the core's files: one, except for raw copies of stripes.
+/// The file names of the core: one, except for raw copies of stripes.
 pub(super) fn core_names(dump: &Dump<'_>, format: Format) -> Vec<String> {
     match format {
         Format::Raw if dump.stripes() > 1 => {
@@ -33,7 +33,7 @@ pub(super) fn core_names(dump: &Dump<'_>, format: Format) -> Vec<String> {
     }
 }
 
-/// Bytes that the files of a crash take in a store that keeps holes, or in one that does not.
+/// Size of a crash's files in a store with or without sparse files.
 ///
 /// # Errors
 /// If no core of that format can hold the dump.
@@ -60,12 +60,12 @@ pub(super) fn room(
         Format::Kdump(_) => kdump::room(dump, selection)?,
     };
     let log = dump.facts().log.len() as u64;
-    // Headers and notes, and what else is in the folder.
+    // Headers, notes, and the other files of the folder.
     let most = core.most.saturating_add(log).saturating_add(1 << 20);
     Ok(Room { least: core.least.saturating_add(log), most })
 }
 
-/// What else the dump could be saved as, when it did not fit as `format`; empty, if nothing else takes less.
+/// Alternatives if the dump did not fit as `format`; empty if no format is smaller.
 pub(super) fn smaller(dump: &Dump<'_>, selection: &Selection, format: Format, keeps_holes: bool) -> String {
     let room = |format| room(dump, selection, format, keeps_holes).map_or(u64::MAX, |room| room.least);
     let this = room(format);
@@ -78,13 +78,13 @@ pub(super) fn smaller(dump: &Dump<'_>, selection: &Selection, format: Format, ke
         Format::Elf if room(Format::Kdump(Compression::Zlib)) < this => {
             "; with the format kdump, which is compressed, it takes less".to_owned()
         }
-        // What a compressed core takes shows when it is made.
+        // The size of a compressed core is known only afterwards.
         Format::Kdump(_) => format!("; with the format raw it takes {}", size(raw)),
         Format::Elf => String::new(),
     }
 }
 
-/// Writes all of them.
+/// Writes all files.
 pub(super) fn write(
     work: &Work<'_, '_>,
     names: &[String],
@@ -140,7 +140,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Backtraces, if there is a kernel with symbols. What goes wrong with them costs nothing but them.
+/// Backtraces, if there is a kernel with symbols. Their failure does not affect the rest.
 fn trace(dump: &Dump<'_>, options: &Options<'_>, saved: &mut Saved) -> Option<Backtraces> {
     match backtrace::trace(dump, &options.kernels) {
         Ok(backtraces) => {
@@ -157,7 +157,7 @@ fn trace(dump: &Dump<'_>, options: &Options<'_>, saved: &mut Saved) -> Option<Ba
     }
 }
 
-/// The functions in which the CPU was that crashed, the innermost first.
+/// The functions of the crashing CPU, innermost first.
 fn crashing_functions(backtraces: &Backtraces) -> Vec<String> {
     let calls = backtraces.crashing().into_iter().flat_map(|cpu| cpu.calls());
     let function = |(_, call): (_, Option<&Call>)| call.map(|call| call.function.clone());

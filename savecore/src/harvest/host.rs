@@ -1,4 +1,5 @@
-//! What the machine is called that crashed: a crash is filed under its name, and not under that of whoever saves it.
+//! The name of the machine that crashed: its crashes are filed under this name, not under that of the machine
+//! that saves them.
 
 use dumpcore::format::label::Label;
 
@@ -9,14 +10,14 @@ use crate::host_name;
 use crate::ownership::Machine;
 use crate::targets::{OpenTarget, Targets};
 
-/// Whether a label names another machine than this.
+/// Whether a label names another machine.
 pub(super) fn is_foreign(label: &Label, machine: Option<&Machine>) -> bool {
     label.machine().is_some_and(|named| machine.is_none_or(|machine| machine.id != *named))
 }
 
-/// The name for a dump's folder. The person's word comes first; then, of this machine's own dumps, the configuration's; then what the
-/// dump itself says. A dump that says nothing is this machine's if its label says so, or names nobody and is on a device. Else it is
-/// called as its partition is, or by the partition's uuid.
+/// The host name for a dump's folder. The user's option comes first; then, for this machine's own dumps, the
+/// configuration; then the dump itself. A dump without a name is this machine's if its label says so, or
+/// names no machine and is on a device. Otherwise it gets the partition's name, or the partition's uuid.
 pub(super) fn of(dump: &Dump<'_>, targets: &Targets, places: &[DumpRef], options: &Options<'_>) -> String {
     if let Some(host) = &options.host {
         return host.clone();

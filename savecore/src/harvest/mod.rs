@@ -1,7 +1,9 @@
-//! A harvest: every waiting dump on some targets becomes a folder in a store; when that is safe, its blocks are freed.
+//! A harvest: saves every waiting dump of some targets to a folder in a store; when that is durable, frees
+//! its blocks.
 //!
-//! At every moment, a dump is whole on its targets or whole in the store: its front header is marked as saved only when
-//! [`Folder::finish`](crate::store::Folder::finish) has returned, and the pattern is written after that mark.
+//! At every moment, a dump is complete on its targets or complete in the store: its front header is marked as
+//! saved only after [`Folder::finish`](crate::store::Folder::finish) has returned, and the pattern is laid
+//! only after that mark.
 
 mod arrived;
 mod files;
@@ -27,16 +29,16 @@ use options::Work;
 use saved::Counts;
 pub use saved::{Saved, StoredFile, TargetResult};
 
-/// Zeros in an ELF core that a store without holes takes, in bytes, if there is less data than that: a dump of little data may
-/// claim zeros without end.
+/// Maximum bytes of zeros in an ELF core for a store without sparse files, if there is less data than that: a
+/// dump with little data may claim any number of zeros.
 const MAX_ZEROS: u64 = 1 << 30;
 
-/// What was done.
+/// The results.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Harvest {
     /// The targets.
     pub targets: Vec<TargetResult>,
-    /// The dumps that waited there.
+    /// The dumps that were waiting there.
     pub dumps: Vec<Saved>,
 }
 
@@ -52,18 +54,18 @@ impl Harvest {
     }
 }
 
-/// What may happen to a dump's blocks on one target.
+/// The fate of a dump's blocks on one target.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// They stay.
+    /// They are kept.
     Keep,
-    /// What they hold is saved and they may go; the number is the dump's place in the list of results, if this run saved
-    /// it.
+    /// They are saved and may be freed; the number is the dump's index in the list of results, if this run
+    /// saved it.
     Free(Option<usize>),
 }
 
-/// Saves every waiting dump, and frees the blocks of those that are safe. A dump that cannot be saved is reported in its
-/// [`Saved::error`], and the others are saved all the same.
+/// Saves every waiting dump, and frees the blocks of durable ones. A dump that cannot be saved is reported in
+/// its [`Saved::error`], and the others are saved anyway.
 ///
 /// # Errors
 /// If a target can no longer be written; the dumps are in the store then, and the next harvest continues.
@@ -130,7 +132,7 @@ pub fn harvest(
     }
     let mut told = Vec::new();
     for ((open, fates), finished) in targets.open.iter().zip(&fates).zip(finished) {
-        // Those that this run has marked as saved waited, too.
+        // Dumps marked as saved by this run were waiting, too.
         let marked = fates.iter().filter(|fate| matches!(fate, Fate::Free(Some(_)))).count() as u64;
         let waited = open.partition.number_waiting() + marked;
         told.push(TargetResult::new(&open.target, &open.partition, Counts { finished, waited }));
@@ -138,7 +140,7 @@ pub fn harvest(
     Ok(Harvest { targets: told, dumps: results })
 }
 
-/// Saves one dump, and marks what of it may be freed.
+/// Saves one dump, and marks the parts that may be freed.
 fn harvest_one(
     targets: &mut Targets,
     places: Vec<DumpRef>,
@@ -183,7 +185,7 @@ fn harvest_one(
     for place in places {
         if free {
             fates[place.target][place.dump] = Fate::Free(Some(results.len()));
-            // From now on an interrupted run is finished by the next one, without saving again.
+            // From now on, if this run is interrupted, the next one finishes it without saving again.
             let OpenTarget { target, partition, .. } = &mut targets.open[place.target];
             let found = &mut partition.dumps[place.dump];
             *found = partition::mark_saved(target, found, options.machine.as_ref())
@@ -198,7 +200,7 @@ fn on(target: &str, error: Error) -> Error {
     Error::On { target: target.to_owned(), error: Box::new(error) }
 }
 
-/// Whether somebody is writing one of the parts of a dump.
+/// Whether a part of a dump is still being written.
 fn is_growing(targets: &Targets, places: &[DumpRef]) -> bool {
     places.iter().any(|place| {
         let open = &targets.open[place.target];
@@ -206,7 +208,7 @@ fn is_growing(targets: &Targets, places: &[DumpRef]) -> bool {
     })
 }
 
-/// Takes the targets of a dump for writing; if one cannot be, says so, and the dump stays.
+/// Opens the targets of a dump for writing; if that fails, reports it, and the dump stays.
 fn writable(targets: &mut Targets, places: &[DumpRef], saved: &mut Saved) -> bool {
     for place in places {
         if let Err(error) = targets.open[place.target].target.make_writable() {
@@ -220,10 +222,10 @@ fn writable(targets: &mut Targets, places: &[DumpRef], saved: &mut Saved) -> boo
     true
 }
 
-/// Why a dump stays whose label names another machine.
+/// Why a dump whose label names another machine stays.
 const FOREIGN: &str = "it is another machine's; `savecore adopt` makes the partition this machine's, --foreign frees it as it is";
 
-/// Why a dump that was just saved, or could not be, stays where it is.
+/// Why a dump stays after it was saved, or after saving failed.
 fn kept_because(
     options: &Options<'_>,
     targets: &Targets,
@@ -265,7 +267,7 @@ fn kept_because(
     saved.dump.damaged.then(|| damaged.to_owned())
 }
 
-/// Which stripes of a dump are not there, in a clause; `None` if none is missing.
+/// The missing stripes of a dump, in a clause; `None` if there are none.
 pub fn missing_stripes(report: &Report) -> Option<String> {
     let numbers: Vec<String> = report.missing_stripes.iter().map(|stripe| (stripe + 1).to_string()).collect();
     let (last, others) = numbers.split_last()?;
@@ -287,8 +289,8 @@ fn save(
     save_opened(&dump, targets, places, store, options, progress)
 }
 
-/// Saves a dump of which some stripes were marked as saved and others were not, since a run was killed in between. Nothing of it
-/// is freed then, so its core is found in the store, or can be made once more. `None` if all of it cannot be had.
+/// Saves a dump that was only partly marked as saved, because a run was killed in between. Nothing of it has
+/// been freed then, so its core is in the store, or can be made again. `None` if some of it is missing.
 fn save_again(
     targets: &Targets,
     places: &[DumpRef],
@@ -384,7 +386,7 @@ fn save_opened(
     saved
 }
 
-/// Makes the folder of one dump.
+/// Fills the folder of one dump.
 fn store_dump(
     work: &Work<'_, '_>,
     store: &mut dyn Store,
@@ -412,8 +414,9 @@ fn store_dump(
     Ok(())
 }
 
-/// Frees dumps of a target from the last one on, up to the first that is kept, so that there is no gap before a dump: the
-/// kernel looks for free blocks after the last one. Returns the number of dumps that an earlier run had saved.
+/// Frees dumps of a target from last to first, up to the first one that is kept, so that there is no gap
+/// before a dump: the kernel looks for free blocks after the last one. Returns the number of dumps saved by
+/// an earlier run.
 fn free(
     open: &mut OpenTarget,
     fates: &[Fate],

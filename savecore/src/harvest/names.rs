@@ -1,9 +1,9 @@
-//! Names of the files of a crash that are the same for all.
+//! File names common to all crashes.
 
 /// The kernel's log.
 pub(super) const LOG: &str = "dmesg.txt";
 
-/// What each CPU was doing.
+/// Backtraces of each CPU.
 pub(super) const BACKTRACE: &str = "backtrace.txt";
 
 /// A page for people.

@@ -1,4 +1,4 @@
-//! What is to be done, and what of it concerns one dump.
+//! The options of a harvest, and their application to one dump.
 
 use std::path::PathBuf;
 
@@ -9,35 +9,35 @@ use crate::ownership::Machine;
 use crate::store::Crash;
 use crate::targets::Opener;
 
-/// What is to be done.
+/// The options of a harvest.
 #[derive(Clone, Debug)]
 pub struct Options<'o> {
     /// The key to encrypted dumps.
     pub opener: Option<&'o Opener>,
-    /// What dumps are saved as. An encrypted one that is not opened is saved raw, whatever this says.
+    /// The format of saved dumps. An encrypted dump that is not opened is always saved raw.
     pub format: Format,
-    /// How cores are written.
+    /// Options for writing cores.
     pub core: CoreOptions,
-    /// The name of the machine that crashed, for the names of folders; if it is not said, see `harvest::host`.
+    /// The name of the crashed machine, for the names of folders; if unset, see `harvest::host`.
     pub host: Option<String>,
-    /// What this machine is called, for the folders of its own crashes; the system's name if it is not said.
+    /// This machine's name, for the folders of its own crashes; if unset, the system's name.
     pub own_host: Option<String>,
     /// This machine.
     pub machine: Option<Machine>,
     /// Free dumps on another machine's partition, too.
     pub foreign: bool,
-    /// Leave the dumps where they are, for this reason.
+    /// Leave the dumps in place, for this reason.
     pub keep: Option<&'static str>,
-    /// Free damaged dumps too, once what is readable is saved.
+    /// Also free damaged dumps, after saving everything readable.
     pub clear_damaged: bool,
     /// Kernels with symbols, or folders of them, for backtraces.
     pub kernels: Vec<PathBuf>,
-    /// Write a report for people, too.
+    /// Whether to write a report for people, too.
     pub report: bool,
 }
 
 impl Options<'_> {
-    /// The key that dumps are opened with. A raw copy is of the dump as it is; with the key, what was tampered with would count
+    /// The key for opening dumps. A raw copy is an unchanged dump; with the key, modified parts would count
     /// as lost.
     pub(super) fn identity(&self) -> Option<&Identity> {
         let opener = self.opener.filter(|_| self.format != Format::Raw);
@@ -45,7 +45,7 @@ impl Options<'_> {
     }
 }
 
-/// What is stored of a dump, and how.
+/// The dump to store, and how.
 pub(super) struct Work<'d, 's> {
     pub(super) dump: &'d Dump<'s>,
     pub(super) selection: Selection,

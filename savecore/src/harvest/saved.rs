@@ -1,4 +1,4 @@
-//! What became of a dump, and of the targets.
+//! Results for a dump, and for the targets.
 
 use serde_json::{Value, json};
 
@@ -16,74 +16,74 @@ use crate::targets::Targets;
 pub struct StoredFile {
     /// Its name in the crash's folder.
     pub name: String,
-    /// Its length, holes included.
+    /// Its length, including holes.
     pub bytes: u64,
 }
 
-/// What became of one dump.
+/// The result for one dump.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Saved {
-    /// The targets that it is on, by stripe.
+    /// Its targets, by stripe.
     pub on: Vec<String>,
     /// Its folder in the store, a path or URL; `None` if it could not be saved.
     pub folder: Option<String>,
     /// All files in it.
     pub files: Vec<StoredFile>,
-    /// What it was saved as; empty if it could not be saved.
+    /// Its format; empty if it could not be saved.
     pub format: &'static str,
-    /// The core, a path or URL; `None` of raw copies.
+    /// The core, a path or URL; `None` for raw copies.
     pub file: Option<String>,
-    /// What was left out when it was saved, by the bits of a dump level; `None` if nothing was asked to be.
+    /// The requested level, as dump level bits; `None` if there was none.
     pub level: Option<u32>,
-    /// Pages that the level left out.
+    /// Number of pages excluded by the level.
     pub pages_left_out: u64,
-    /// Pages that the level might have left out, if the kernel had said what they are for.
+    /// Number of pages that the level might have excluded if their class were known.
     pub level_unknown_pages: u64,
     /// The kernel's log.
     pub log: Option<String>,
-    /// The ELF file of the kernel that the backtraces were made with; `None` if there are none.
+    /// The kernel's ELF file for the backtraces; `None` if there are none.
     pub kernel: Option<String>,
-    /// The functions in which the CPU was that crashed, the innermost first.
+    /// The functions of the crashing CPU, innermost first.
     pub frames: Vec<String>,
-    /// Raw copies, one of each stripe.
+    /// Raw copies, one per stripe.
     pub copies: Vec<String>,
-    /// Bytes of the core or the copies, holes included; `None` if they were there already.
+    /// Bytes of the core or the copies, including holes; `None` if they already existed.
     pub bytes: Option<u64>,
     /// Segments of an ELF core for virtual addresses.
     pub virtual_segments: Option<u64>,
     /// Segments of an ELF core for physical addresses.
     pub physical_segments: Option<u64>,
-    /// Page tables that the dump does not have; `None` if no page tables were walked.
+    /// Page tables missing in the dump; `None` if no page tables were walked.
     pub missing_tables: Option<u64>,
     /// Why page tables, or those of one half of the address space, were not walked.
     pub unwalked: Option<String>,
-    /// Whether the store had it already.
+    /// Whether the store already had it.
     pub already_there: bool,
-    /// Whether its blocks are free again, on all of its targets.
+    /// Whether its blocks have been freed on all of its targets.
     pub cleared: bool,
-    /// Why they are not.
+    /// Why not.
     pub kept_because: Option<String>,
-    /// Why it could not be saved.
+    /// Why saving failed.
     pub error: Option<String>,
-    /// Whether anybody can read it, though its partition's label demands that it be encrypted.
+    /// Whether it is not encrypted although its partition's label demands it.
     pub unencrypted_despite_label: bool,
-    /// What the user should know about the core.
+    /// Warnings for the user about the core.
     pub warnings: Vec<String>,
-    /// What is known of the dump.
+    /// The dump's facts.
     pub dump: Report,
     /// Why a power failure may lose it in the store.
     #[serde(skip)]
     pub(super) doubt: Option<String>,
-    /// Parts of it that still stand on their targets.
+    /// Parts that are still on their targets.
     #[serde(skip)]
     pub(super) parts: usize,
-    /// Whether some of its parts, at least, were marked as saved before.
+    /// Whether at least some of its parts were marked as saved before.
     #[serde(skip)]
     pub(super) marked: bool,
 }
 
 impl Saved {
-    /// A dump that is not saved yet.
+    /// A dump that has not been saved yet.
     pub(super) fn new(targets: &Targets, places: &[DumpRef], dump: &Dump<'_>) -> Saved {
         Saved {
             on: targets.names(places).into_iter().map(str::to_owned).collect(),
@@ -116,7 +116,7 @@ impl Saved {
         }
     }
 
-    /// Notes where it is; `names` are the core's files.
+    /// Records its place; `names` are the core's files.
     pub(super) fn take_place(&mut self, place: Place, names: &[String]) {
         let folder = place.folder.trim_end_matches('/').to_owned();
         let path = |name: &str| format!("{folder}/{name}");
@@ -133,8 +133,8 @@ impl Saved {
         self.folder = Some(folder);
     }
 
-    /// What `info.json` says: all of the dump's report, at the top so that many of them make one table, and what
-    /// is known here besides.
+    /// The contents of `info.json`: the whole report of the dump, at the top level so that many of them form
+    /// one table, and further facts.
     pub(super) fn info(&self, crash: &Crash) -> Value {
         let mut info = serde_json::to_value(&self.dump).unwrap_or_default();
         let more = json!({
@@ -159,27 +159,27 @@ impl Saved {
     }
 }
 
-/// What became of a target.
+/// The result for a target.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct TargetResult {
     /// Its name.
     pub target: String,
     /// Its identity.
     pub uuid: uuid::Uuid,
-    /// The public key to which its dumps are encrypted.
+    /// The public key that its dumps are encrypted to.
     pub recipient: Option<String>,
-    /// Dumps that an earlier run had saved, and that were freed now.
+    /// Dumps saved by an earlier run, and freed now.
     pub finished_clears: u64,
-    /// Dumps that waited there.
+    /// Dumps that were waiting there.
     pub waiting: u64,
 }
 
-/// Dumps on a target.
+/// Numbers of dumps on a target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Counts {
-    /// Those that an earlier run had saved, and that were freed now.
+    /// Dumps saved by an earlier run, and freed now.
     pub(super) finished: u64,
-    /// Those that waited.
+    /// Dumps that were waiting.
     pub(super) waited: u64,
 }
 
@@ -195,7 +195,7 @@ impl TargetResult {
     }
 }
 
-/// What the user should know about the page tables behind a core.
+/// Warnings for the user about the page tables behind a core.
 pub(super) fn tables_warnings(written: &Written) -> Vec<String> {
     let mut warnings = Vec::new();
     let only = "can be reached by physical address only";
@@ -207,7 +207,7 @@ pub(super) fn tables_warnings(written: &Written) -> Vec<String> {
             warnings.push(format!("the page tables cannot be read: {why}; memory {only}"));
         }
         Some(why @ Unwalked::Unknown) => warnings.push(format!("{why}; memory {only}")),
-        // Without page tables in use, physical addresses are the kernel's own.
+        // Without page tables, the kernel itself uses physical addresses.
         Some(Unwalked::Off) | None => {}
     }
     match written.walked {

@@ -1,6 +1,8 @@
-//! The partitions that a machine calls its own though their labels name no machine: a file of uuids, one a line.
+//! The list of partitions that belong to this machine although their labels name no machine: a file of uuids,
+//! one per line.
 //!
-//! Where there is no such file, there are none. It is replaced as a whole, so that whoever reads it sees the old list or the new one.
+//! A missing file counts as empty. The file is replaced atomically, so readers see either the old or the new
+//! list.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
@@ -11,25 +13,25 @@ use std::path::{Path, PathBuf};
 use dumpcore::format::Uuid;
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-/// Where savecore keeps what outlasts a run, below the root.
+/// savecore's persistent state, below the root.
 const DIRECTORY: &str = "var/lib/savecore";
-/// The file there.
+/// The file's name there.
 const NAME: &str = "partitions";
-/// How much of it is read: some 28,000 partitions.
+/// Maximum size to read: about 28,000 partitions.
 const MAX_BYTES: u64 = 1 << 20;
-/// What is at its top.
+/// The header of the file.
 const HEAD: &str = "# Dump partitions of this machine whose labels name no machine, by uuid; kept by savecore format, arm and adopt.\n";
 
-/// Where the list of the system below `root` is.
+/// The path of the list in the system below `root`.
 pub(super) fn path(root: &Path) -> PathBuf {
     root.join(DIRECTORY).join(NAME)
 }
 
-/// The partitions.
+/// The list.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct List(BTreeSet<Uuid>);
 
-/// Why a partition could not be noted.
+/// Why a partition could not be added.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot note in {} that the partition is this machine's: {error}", path.display())]
 pub struct ListError {
@@ -38,19 +40,19 @@ pub struct ListError {
 }
 
 impl List {
-    /// Notes a partition in the list of the system below `root`.
+    /// Adds a partition to the list of the system below `root`.
     ///
     /// # Errors
-    /// If the list cannot be read or written; then it is as it was.
+    /// If the list cannot be read or written; then it is unchanged.
     pub fn note(root: &Path, uuid: Uuid) -> Result<(), ListError> {
         let path = path(root);
         note(&path, uuid).map_err(|error| ListError { path, error })
     }
 
-    /// Reads a list; a line that is no uuid says nothing.
+    /// Reads a list; lines that are not uuids are ignored.
     pub(super) fn read(path: &Path) -> io::Result<List> {
         let mut text = Vec::new();
-        // Opening a FIFO would wait for ever without NONBLOCK.
+        // Without NONBLOCK, opening a FIFO would block for ever.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         match File::options().read(true).custom_flags(flags.bits() as i32).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(List::default()),
@@ -64,7 +66,7 @@ impl List {
         Ok(List(uuids.map(uuid::Uuid::into_bytes).collect()))
     }
 
-    /// Whether a partition is on it.
+    /// Whether a partition is on the list.
     pub(super) fn has(&self, uuid: Uuid) -> bool {
         self.0.contains(&uuid)
     }
@@ -87,7 +89,7 @@ fn note(path: &Path, uuid: Uuid) -> io::Result<()> {
     let folder = path.parent().unwrap_or(path);
     DirBuilder::new().mode(0o700).recursive(true).create(folder)?;
     let open = File::open(folder)?;
-    // Two at the same time would lose what one of them notes. The lock is on the folder, since the file is replaced.
+    // Concurrent updates would lose an entry. The lock is on the folder, since the file is replaced.
     flock(&open, FlockOperation::LockExclusive)?;
     let mut list = List::read(path)?;
     list.insert(uuid);

@@ -1,5 +1,6 @@
-//! Which machine this is, without telling its machine-id, which is confidential (machine-id(5)): ids and keys are derived from it as
-//! systemd does for applications (sd_id128_get_machine_app_specific(3)), so that no one leads to another.
+//! The identity of this machine, without revealing its machine-id, which is confidential (machine-id(5)): ids
+//! and keys are derived from it as systemd does for applications (sd_id128_get_machine_app_specific(3)), so
+//! that none reveals another.
 
 use std::fmt;
 use std::fs::File;
@@ -15,18 +16,18 @@ use rustix::fs::OFlags;
 use sha2::Sha256;
 use zerocopy::IntoBytes;
 
-/// The application's id for what is in labels.
+/// The application id for the machine ids in labels.
 const LABELS: uuid::Uuid = uuid::uuid!("943f62a3-c825-43b8-9b93-bb9d9af5063a");
-/// The application's id for the key of proofs.
+/// The application id for the key of proofs.
 const PROOFS: uuid::Uuid = uuid::uuid!("4685f040-edfa-49c9-b50e-896d545e37e5");
 
-/// Where a machine has its id: systemd's place, and that of D-Bus on systems without it.
+/// Files with the machine-id: systemd's, and D-Bus's on systems without systemd.
 const FILES: [&str; 2] = ["etc/machine-id", "var/lib/dbus/machine-id"];
 
-/// A machine, as labels and proofs know it.
+/// A machine, as identified by labels and proofs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Machine {
-    /// What is in the labels of its partitions.
+    /// The id in the labels of its partitions.
     pub id: Uuid,
     key: [u8; 32],
 }
@@ -49,14 +50,14 @@ impl Machine {
         let id = text.parse::<uuid::Uuid>().ok().filter(|id| is_id && !id.is_nil())?;
         let derived = derive(id.as_bytes(), &[LABELS.as_bytes()]);
         let first = derived.first_chunk::<16>().copied().unwrap_or_default();
-        // As systemd does it: an id is a UUID of version 4.
+        // As in systemd: an id is a UUID of version 4.
         let label = uuid::Builder::from_random_bytes(first).into_uuid();
         Some(Machine { id: label.into_bytes(), key: derive(id.as_bytes(), &[PROOFS.as_bytes()]) })
     }
 
-    /// What proves to this machine, and to nobody else, that it marked the dump with this front header as saved.
+    /// Proves to this machine, and to no other, that it marked the dump with this front header as saved.
     pub fn proof(&self, header: &Header) -> Proof {
-        // All but the proof itself and the checksum.
+        // Everything except the proof itself and the checksum.
         let bytes = header.as_bytes();
         let at = std::mem::offset_of!(Header, proof);
         let parts = [bytes.get(..at), bytes.get(at + size_of::<Proof>()..CRC_OFFSET)];
@@ -70,7 +71,7 @@ impl Machine {
 }
 
 impl fmt::Debug for Machine {
-    /// Says nothing of the key.
+    /// Reveals nothing about the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Machine({})", uuid::Uuid::from_bytes(self.id))
     }
@@ -78,13 +79,13 @@ impl fmt::Debug for Machine {
 
 /// HMAC-SHA256.
 fn derive(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-    // A key of this kind may have any length.
+    // HMAC keys may have any length.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return [0; 32] };
     parts.iter().for_each(|part| mac.update(part));
     mac.finalize().into_bytes().into()
 }
 
-/// Compares without telling by the time it takes where the first difference is.
+/// Compares in constant time.
 fn same(one: &Proof, other: &Proof) -> bool {
     one.iter().zip(other).fold(0, |sum, (one, other)| sum | (one ^ other)) == 0
 }
@@ -104,7 +105,8 @@ mod tests {
 
     #[test]
     fn the_id_in_labels_is_the_one_that_systemd_derives() {
-        // systemd-id128 machine-id --app-specific=943f62a3c82543b89b93bb9d9af5063a, on a machine of that id.
+        // systemd-id128 machine-id --app-specific=943f62a3c82543b89b93bb9d9af5063a, on a machine with that
+        // id.
         let machine = Machine::from_text(ID).unwrap();
         assert_eq!(uuid::Uuid::from_bytes(machine.id).simple().to_string(), SYSTEMD);
     }

@@ -1,8 +1,8 @@
-//! Whose a dump partition is. A label says so, or a list that this machine keeps, or the type of its partition; and some devices are
-//! nobody's to take unless the user names them.
+//! The owner of a dump partition. It is determined by the label, by a list on this machine, or by the
+//! partition's type; and some kinds of devices are used only if the user names them.
 //!
-//! A disk that another machine uses has our label too: that of a guest, a LUN that two hosts see, a stick. To harvest such a dump is to
-//! take it from its owner.
+//! A disk of another machine has our label too: a guest's disk, a LUN visible to two hosts, a USB stick.
+//! Harvesting such a dump would steal it from its owner.
 
 mod list;
 mod machine;
@@ -18,15 +18,15 @@ pub use machine::Machine;
 
 use crate::source::{Discovery, Labelled};
 
-/// Whose a partition is.
+/// The owner of a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Whose {
     /// This machine's.
     ThisMachine,
-    /// Another machine's: its label names one that this is not.
+    /// Another machine's: its label names a different machine.
     AnotherMachine,
-    /// Nobody's: its label names no machine, and this one does not know it.
+    /// Unowned: its label names no machine, and this machine does not know it.
     Nobody,
 }
 
@@ -40,12 +40,12 @@ impl fmt::Display for Whose {
     }
 }
 
-/// Why a partition with our label is not used unless it is named.
+/// Why a partition with our label is used only if named.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LeftAlone {
-    /// Of what kind its device is, whatever the label says.
+    /// The kind of its device, whatever the label says.
     Device(&'static str),
-    /// Whose it is.
+    /// Its owner.
     Owner(Whose),
 }
 
@@ -58,18 +58,18 @@ impl fmt::Display for LeftAlone {
     }
 }
 
-/// What tells this machine's partitions from those of others.
+/// The rule that distinguishes this machine's partitions.
 #[derive(Clone, Default, Debug)]
 pub struct Owner {
     machine: Option<Machine>,
     list: List,
-    /// Devices that the user named.
+    /// Devices named by the user.
     named: Vec<PathBuf>,
 }
 
 impl Owner {
-    /// That of the system whose file systems are below `root`. Without an id, or with a list that cannot be read, fewer partitions are
-    /// its own.
+    /// The rule for the system with its file systems below `root`. Without an id, or with an unreadable list,
+    /// it owns fewer partitions.
     pub fn of(root: &Path) -> Owner {
         Owner {
             machine: Machine::of(root),
@@ -78,7 +78,8 @@ impl Owner {
         }
     }
 
-    /// Devices that the user named elsewhere, as for the kernel to dump to, are this machine's, whatever else says of them.
+    /// Devices named by the user elsewhere, for example as the kernel's targets, belong to this machine,
+    /// whatever their labels say.
     pub fn take_named(&mut self, devices: impl IntoIterator<Item = PathBuf>) {
         self.named.extend(devices);
     }
@@ -88,12 +89,12 @@ impl Owner {
         self.machine.as_ref()
     }
 
-    /// Whose the partition with this label is. Of one that names no machine, the list decides.
+    /// The owner of the partition with this label. If the label names no machine, the list decides.
     pub fn of_label(&self, label: &Label) -> Whose {
         self.whose(label.uuid, label.machine())
     }
 
-    /// Whose a partition is that was found.
+    /// The owner of a partition that was found.
     pub fn of_found(&self, found: &Labelled) -> Whose {
         match self.whose(found.uuid.into_bytes(), found.machine.as_ref()) {
             Whose::Nobody if found.is_for_dumps => Whose::ThisMachine,
@@ -110,7 +111,7 @@ impl Owner {
         }
     }
 
-    /// Why a partition that was found is not used unless it is named; `None` of this machine's own.
+    /// Why a partition that was found is used only if named; `None` for this machine's own.
     pub fn leaves_alone(&self, found: &Labelled) -> Option<LeftAlone> {
         if found.partition.is_none() && self.named.contains(&found.path) {
             return None;
@@ -122,7 +123,7 @@ impl Owner {
         }
     }
 
-    /// Takes what was found apart: this machine's own partitions, and those that are left alone.
+    /// Separates this machine's own partitions from those that are left alone.
     pub fn sort<'d>(&self, discovery: &'d Discovery) -> Sorted<'d> {
         let mut sorted = Sorted { own: Vec::new(), left_alone: Vec::new() };
         for found in &discovery.found {
@@ -135,19 +136,19 @@ impl Owner {
     }
 }
 
-/// What was found, by [`Owner::sort`].
+/// The result of [`Owner::sort`].
 pub struct Sorted<'d> {
     /// This machine's own partitions.
     pub own: Vec<&'d Labelled>,
-    /// The others, and why.
+    /// The others, each with the reason.
     pub left_alone: Vec<(&'d Labelled, LeftAlone)>,
 }
 
-/// Partitions that a line names, at most: a host has hundreds of guests.
+/// Maximum number of partitions to name in a line: a host has hundreds of guests.
 const NAMED: usize = 3;
 
 impl Sorted<'_> {
-    /// Says in a clause what was left alone, and why; `None` if nothing was.
+    /// The partitions left alone, and why, in a clause; `None` if there are none.
     pub fn left_alone(&self) -> Option<String> {
         let (named, others) = self.left_alone.split_at(self.left_alone.len().min(NAMED));
         let mut told: Vec<String> = named.iter().map(|(found, why)| format!("{found} ({why})")).collect();
@@ -190,14 +191,14 @@ mod tests {
         owner.list.insert(found(None).uuid.into_bytes());
         assert_eq!(owner.leaves_alone(&found(None)), None);
         assert_eq!(owner.leaves_alone(&found(Some([9; 16]))), Some(another));
-        // The kind of the device comes first.
+        // The kind of the device takes precedence.
         let apart = Labelled { apart: Some("a loop device"), ..found(own) };
         assert_eq!(owner.leaves_alone(&apart), Some(LeftAlone::Device("a loop device")));
-        // What the user named is used.
+        // Partitions named by the user are used.
         owner.take_named(["/dev/sda2".into()]);
         assert_eq!(owner.leaves_alone(&apart), None);
         owner.named.clear();
-        // A machine without an id knows nobody by theirs.
+        // A machine without an id cannot recognise its own.
         owner.machine = None;
         assert_eq!(owner.leaves_alone(&found(own)), Some(another));
     }

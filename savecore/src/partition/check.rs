@@ -1,4 +1,4 @@
-//! Looks at every block of a partition and gives a verdict.
+//! Checks every block of a partition and returns a verdict.
 
 use dumpcore::format::{BLOCK_SIZE, Block, pattern};
 
@@ -7,23 +7,23 @@ use crate::dump::{Dump, Report};
 use crate::source::{Progress, Reader, Source, describe_block};
 use crate::{Error, Identity};
 
-/// What a partition is good for.
+/// The verdict on a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// Every block holds its pattern: a dump can be written.
     Ready,
-    /// Whole dumps wait to be harvested; the rest holds its pattern.
+    /// Complete dumps are waiting to be harvested; the rest holds its pattern.
     Waiting,
     /// Something is damaged, unfinished or foreign.
     Damaged,
 }
 
-/// A block that is not what it should be.
+/// A bad block.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BadBlock {
-    /// Which.
+    /// Its number.
     pub block: u64,
-    /// What it holds.
+    /// Its contents.
     pub holds: String,
 }
 
@@ -44,12 +44,13 @@ pub struct Check {
 /// Reads every block of a partition.
 ///
 /// # Errors
-/// If it has no label, or one for another size or of another version. Blocks that cannot be read are part of the verdict.
+/// If it has no label, or one for another size or of another version. Unreadable blocks are part of the
+/// verdict.
 pub fn check(source: &dyn Source, progress: &mut dyn Progress) -> Result<Check, Error> {
     check_with(source, None, progress)
 }
 
-/// As [`check`]; with an identity, encrypted dumps are opened and what is in them is checked too.
+/// As [`check`]; with an identity, encrypted dumps are decrypted and checked inside, too.
 ///
 /// # Errors
 /// As [`check`].
@@ -68,7 +69,7 @@ pub fn check_with(
     let mut first_bad = None;
     let mut reader = Reader::new(source);
     progress.begin("checking the pattern", partition.blocks);
-    // What lies before the listed dumps is not checked.
+    // Blocks before the listed dumps are not checked.
     let listed = partition.earlier.end.max(1);
     let mut at = listed;
     progress.advance(listed - 1);
@@ -104,7 +105,7 @@ pub fn check_with(
     Ok(Check { verdict, partition, dumps, bad_blocks, first_bad })
 }
 
-/// What a block holds, if it is not what it should be.
+/// The contents of a bad block; `None` if the block is good.
 pub(super) fn judge(read: std::io::Result<&Block>, good: impl Fn(&Block) -> bool) -> Option<String> {
     match read {
         Ok(block) if good(block) => None,

@@ -1,4 +1,4 @@
-//! What was found on a partition: the dumps that are listed, and why nothing may be written there.
+//! The dumps found on a partition, and why it must not be written.
 
 use std::fmt;
 use std::ops::Range;
@@ -8,24 +8,25 @@ use dumpcore::format::header::Header;
 use dumpcore::format::label::Label;
 use dumpcore::format::{Block, OLDEST_VERSION, Uuid, VERSION};
 
-/// A partition and what was found on it.
+/// A partition and its dumps.
 pub struct Partition {
-    /// The label; with a damaged one, what the first dump's front header tells of it.
+    /// The label; if it is damaged, composed from the first dump's front header.
     pub label: Box<Label>,
-    /// Why nothing may be written here; only [`salvage`](super::salvage) gives such a partition.
+    /// Why it must not be written; only [`salvage`](super::salvage) returns such a partition.
     pub defect: Option<Defect>,
     /// Size in blocks.
     pub blocks: u64,
-    /// The dumps, in the order in which they lie there; of very many the last [`MAX_DUMPS`].
+    /// The dumps, in block order; if there are very many, the last [`MAX_DUMPS`].
     pub dumps: Vec<Found>,
-    /// The dumps before those, which are only counted.
+    /// The dumps before these, which are only counted.
     pub earlier: Earlier,
-    /// Blocks before the free ones that are neither pattern nor part of a dump; of very many pieces the first.
+    /// Ranges before the free blocks that are neither pattern nor part of a dump; if there are very many, the
+    /// first ones.
     pub foreign: Vec<Range<u64>>,
-    /// The first block of a dump that is of a version of the format that is not known here, if the search met one: there is a dump
-    /// that cannot be read.
+    /// The first block of a dump with an unknown version of the format, if any was found: a dump that cannot
+    /// be read.
     pub other_version: Option<OtherVersion>,
-    /// First block of the pattern that reaches to the end, as far as the search looked.
+    /// First block of the pattern that extends to the end, as far as searched.
     pub free: u64,
 }
 
@@ -35,25 +36,25 @@ impl Partition {
         self.label.uuid
     }
 
-    /// The dumps that nobody has harvested yet, of those that are listed. A mark that says so counts as it is until [`Partition::doubt`] was asked.
+    /// The unsaved dumps among those listed. A mark as saved counts unless [`Partition::doubt`] was called.
     pub fn waiting(&self) -> impl Iterator<Item = &Found> {
         self.dumps.iter().filter(|found| found.is_waiting())
     }
 
-    /// How many nobody has harvested yet.
+    /// Number of unsaved dumps.
     pub fn number_waiting(&self) -> u64 {
         self.earlier.waiting + self.waiting().count() as u64
     }
 
-    /// How many there are.
+    /// Number of dumps.
     pub fn number(&self) -> u64 {
         self.earlier.dumps + self.dumps.len() as u64
     }
 
-    /// Adds a dump after the others, and forgets all of the first ones but their number if there are very many.
+    /// Adds a dump after the others; if there are very many, only counts the first ones.
     pub(super) fn push(&mut self, found: Found) {
         self.dumps.push(found);
-        // Not one by one, since each time all others have to move up.
+        // In batches, since each removal moves all others.
         if self.dumps.len() >= 2 * MAX_DUMPS {
             self.forget_first();
         }
@@ -69,19 +70,20 @@ impl Partition {
     }
 }
 
-/// Dumps that are listed of one partition, at most: the headers of that many take 1 MiB, and a harvest makes that many folders. The
-/// last ones, for blocks are freed from the end on; the next harvest takes those before them.
+/// Maximum number of dumps to list per partition: their headers take 1 MiB, and a harvest creates as many
+/// folders. The last ones are listed, since blocks are freed from the end on; the next harvest takes the ones
+/// before.
 pub const MAX_DUMPS: usize = 256;
 
-/// Pieces of foreign blocks that are listed, at most.
+/// Maximum number of foreign ranges to list.
 pub(super) const MAX_FOREIGN: usize = 64;
 
 /// Dumps that are only counted.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Earlier {
-    /// How many.
+    /// Their number.
     pub dumps: u64,
-    /// Those of them that nobody has harvested yet.
+    /// Number of unsaved ones.
     pub waiting: u64,
     /// First block after them.
     pub end: u64,
@@ -90,9 +92,9 @@ pub struct Earlier {
 /// A block of another version of the format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OtherVersion {
-    /// Which.
+    /// Its number.
     pub block: u64,
-    /// What it is.
+    /// Its kind.
     pub kind: &'static str,
     /// Its version.
     pub found: u32,
@@ -108,31 +110,31 @@ impl fmt::Display for OtherVersion {
     }
 }
 
-/// Why a partition's label cannot be used, though there is a dump to be had.
+/// Why a partition's label is unusable although there is a dump.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Defect {
-    /// Block 0 holds no whole label.
+    /// Block 0 has no valid label.
     LabelDamaged,
     /// Block 0 cannot be read.
     LabelUnreadable,
-    /// The partition has fewer blocks than its label says: it was copied in part, or made smaller.
+    /// The partition has fewer blocks than its label says: it was copied incompletely, or shrunk.
     Short {
-        /// Blocks that the label says.
+        /// Blocks according to the label.
         label: u64,
-        /// Blocks that there are.
+        /// Actual blocks.
         partition: u64,
     },
-    /// The partition has more blocks than its label says: it was made larger.
+    /// The partition has more blocks than its label says: it was enlarged.
     Long {
-        /// Blocks that the label says.
+        /// Blocks according to the label.
         label: u64,
-        /// Blocks that there are.
+        /// Actual blocks.
         partition: u64,
     },
 }
 
 impl Defect {
-    /// Why nothing is written, in a clause without numbers.
+    /// Why it must not be written, in a clause without numbers.
     pub fn clause(self) -> &'static str {
         match self {
             Defect::LabelDamaged => "its label is damaged",
@@ -155,46 +157,46 @@ impl fmt::Display for Defect {
     }
 }
 
-/// A dump's place and headers; what it holds is told by [`Dump`](crate::dump::Dump).
+/// A dump's place and headers; for its contents see [`Dump`](crate::dump::Dump).
 #[derive(Clone)]
 pub struct Found {
-    /// The front header; the back one if only that is left or the front one was not closed any more; with both lost,
-    /// what the chunks tell.
+    /// The front header; the back one if the front is lost or was not closed; if both are lost, composed from
+    /// the chunks.
     pub header: Box<Header>,
     /// First block.
     pub first: u64,
     /// First block after it.
     pub end: u64,
-    /// What became of its two headers.
+    /// The state of its two headers.
     pub ending: Ending,
 }
 
-/// What became of a dump's headers.
+/// The state of a dump's headers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ending {
-    /// Front and back say the same: the dump was closed.
+    /// Front and back agree: the dump was closed.
     Closed,
-    /// The machine stopped between the last chunk and closing the front header: the back header counts.
+    /// The machine stopped after the last chunk, before closing the front header: the back header counts.
     AlmostClosed,
-    /// The machine stopped in the middle.
+    /// The machine stopped during the dump.
     Open,
-    /// The front header was closed, but the back one is lost or says something else.
+    /// The front header was closed, but the back one is lost or differs.
     BackLost,
-    /// The front header is lost; the back one tells the facts.
+    /// The front header is lost; the back one has the facts.
     FrontLost,
-    /// Both headers are lost, only chunks are left.
+    /// Both headers are lost; only chunks are left.
     BothLost,
-    /// Harvested; its blocks were being freed.
+    /// Saved; its blocks were being freed.
     Saved,
 }
 
 impl Ending {
-    /// Whether a header is damaged, rather than just not written any more.
+    /// Whether a header is damaged, rather than just not written.
     pub fn is_damaged(self) -> bool {
         matches!(self, Ending::BackLost | Ending::FrontLost | Ending::BothLost)
     }
 
-    /// Whether the dump's writer could finish it.
+    /// Whether the dump was finished by its writer.
     pub fn is_finished(self) -> bool {
         !matches!(self, Ending::Open | Ending::BothLost)
     }
@@ -206,18 +208,18 @@ impl Found {
         self.first..self.end
     }
 
-    /// Whether nobody has harvested it yet.
+    /// Whether it is unsaved.
     pub(super) fn is_waiting(&self) -> bool {
         self.ending != Ending::Saved
     }
 
-    /// Blocks that it takes.
+    /// Number of its blocks.
     pub fn blocks(&self) -> u64 {
         self.end - self.first
     }
 }
 
-/// The version of a whole header or chunk header that is of a version that is not known here.
+/// The version of a valid header or chunk header, if that version is unknown.
 pub(crate) fn other_version(block: &Block) -> Option<u32> {
     let kind = Kind::of(block).filter(|kind| matches!(kind, Kind::Front | Kind::Back | Kind::Chunk))?;
     match frame::check(block, kind) {

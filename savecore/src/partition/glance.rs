@@ -1,4 +1,4 @@
-//! A quick look: is a partition ready, and do dumps wait?
+//! A quick check: is a partition ready, and are dumps waiting?
 
 use std::collections::BTreeSet;
 
@@ -10,19 +10,19 @@ use crate::Error;
 use crate::ownership::Machine;
 use crate::source::Source;
 
-/// Free blocks that are looked at, spread over the partition, besides the first and the last.
+/// Number of free blocks to check, spread over the partition, besides the first and the last.
 const SAMPLES: u64 = 62;
 
 /// The result of [`glance`].
 pub struct Glance {
     /// Label and places of the dumps.
     pub partition: Partition,
-    /// The first of the free blocks looked at that does not hold its pattern.
+    /// The first checked free block that does not hold its pattern.
     pub bad: Option<BadBlock>,
 }
 
-/// Finds the dumps, of which those count as saved that `machine` marked, and looks at a few of the free blocks;
-/// [`check`](super::check()) looks at all.
+/// Finds the dumps, trusting only `machine`'s marks as saved, and checks some of the free blocks;
+/// [`check`](super::check()) checks all.
 ///
 /// # Errors
 /// As [`salvage`].
@@ -36,7 +36,7 @@ pub fn glance(source: &dyn Source, machine: Option<&Machine>) -> Result<Glance, 
     let uuid = partition.uuid();
     let mut block = [[0; dumpcore::format::BLOCK_SIZE]];
     let bad = samples.into_iter().find_map(|at| {
-        // One block of each place: a window of blocks would be read in vain.
+        // A single block at each place: reading a window of blocks would be a waste.
         let read = source.read(at, &mut block).map(|()| &block[0]);
         judge(read, |block| pattern::matches(block, &uuid, at)).map(|holds| BadBlock { block: at, holds })
     });

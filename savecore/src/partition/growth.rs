@@ -1,4 +1,5 @@
-//! Whether somebody is still writing a dump: a virtual machine into its image, another host into a disk that both have.
+//! Whether a dump is still being written: by a virtual machine into its image, or by another host to a shared
+//! disk.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -8,23 +9,23 @@ use dumpcore::format::{BLOCK_SIZE, Block};
 use super::{Ending, Found, Partition};
 use crate::source::{Source, read_around};
 
-/// How long a dump that nobody closed is watched. Who writes one does so without a pause.
+/// How long to watch a dump that was not closed. Writing a dump never pauses.
 const WATCHED: Duration = Duration::from_secs(1);
 
-/// Blocks before a dump's end and after it that are looked at: more than any writer has in flight.
+/// Number of blocks to watch before and after a dump's end: more than any writer has in flight.
 const BEFORE: u64 = 256;
 const AFTER: u64 = 1024;
 
-/// The ends of dumps on one partition, as they were when they were read first.
+/// The ends of dumps on one partition, as first read.
 #[derive(Default)]
 pub struct Watch {
-    /// First block of each, and a checksum of its end.
+    /// First block of each dump, and a checksum of its end.
     ends: Vec<(u64, u32)>,
     last: Option<Instant>,
 }
 
 impl Watch {
-    /// Reads the ends of all dumps on a partition that somebody might still be writing, and are not watched yet.
+    /// Reads the ends of all dumps on a partition that may still be being written, and are not watched yet.
     pub fn begin(&mut self, source: &dyn Source, partition: &Partition) {
         for found in partition.dumps.iter().filter(|found| may_grow(found)) {
             if self.end_of(found).is_none() {
@@ -38,7 +39,7 @@ impl Watch {
         self.ends.iter().find(|(first, _)| *first == found.first).map(|(_, end)| *end)
     }
 
-    /// Whether somebody writes this dump. Waits until all were watched long enough.
+    /// Whether this dump is being written. Waits until all were watched long enough.
     pub fn grows(&self, source: &dyn Source, found: &Found) -> bool {
         let (Some(before), Some(last)) = (self.end_of(found), self.last) else { return false };
         sleep(WATCHED.saturating_sub(last.elapsed()));
@@ -46,12 +47,12 @@ impl Watch {
     }
 }
 
-/// Whether the dump was not closed, so that its writer may be alive.
+/// Whether the dump was not closed, so its writer may be alive.
 fn may_grow(found: &Found) -> bool {
     matches!(found.ending, Ending::Open | Ending::AlmostClosed)
 }
 
-/// The first of the dumps that somebody is writing; watches them for a moment, if there are any that nobody closed.
+/// The first dump that is being written; watches for a moment if there are dumps that were not closed.
 pub fn growing<'p>(source: &dyn Source, partition: &'p Partition) -> Option<&'p Found> {
     let mut watch = Watch::default();
     watch.begin(source, partition);

@@ -1,5 +1,5 @@
-//! Writes label and pattern, and the pattern again over dumps that were saved. The pattern is made on several
-//! threads, ahead of the writes.
+//! Writes label and pattern, and lays the pattern again over saved dumps. Several threads generate the
+//! pattern ahead of the writes.
 
 use std::ops::Range;
 
@@ -18,29 +18,29 @@ use crate::parallel::{Line, Pool};
 use crate::processors;
 use crate::source::{Progress, Source};
 
-/// Blocks of pattern that are written together: 4 MiB.
+/// Pattern blocks per write: 4 MiB.
 const BATCH: u64 = 1024;
 
-/// Threads that make the pattern, at most: it is made faster than anything takes it.
+/// Maximum number of threads: they generate the pattern faster than any medium can write it.
 const MAX_THREADS: u64 = 4;
 
-/// What [`format()`] writes.
+/// The parameters of [`format()`].
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The partition's identity.
     pub uuid: Uuid,
-    /// A name for people; what is longer than 64 bytes is cut.
+    /// A name for people; cut to 64 bytes.
     pub name: String,
-    /// Now, in seconds since 1970-01-01 UTC; 0 when unknown.
+    /// The current time, in seconds since 1970-01-01 UTC; 0 if unknown.
     pub created: u64,
-    /// The public key to which dumps have to be encrypted; `None` if they have not to be.
+    /// The public key for encrypting dumps; `None` for unencrypted dumps.
     pub recipient: Option<PublicKey>,
-    /// The machine that it belongs to, by the id of [`Machine`]; `None` if that is not to be said.
+    /// The owner's id from [`Machine`]; `None` for no owner.
     pub machine: Option<Uuid>,
 }
 
-/// Makes a dump partition of the whole source. An old label goes first and the new one comes last, each made safe,
-/// so that an interrupted format leaves no partition that looks ready.
+/// Turns the whole source into a dump partition. The old label is erased first and the new one is written
+/// last, each synced, so that an interrupted format leaves no partition that looks ready.
 ///
 /// # Errors
 /// If the medium fails; the partition then has no label.
@@ -66,11 +66,11 @@ pub fn format(source: &mut dyn Source, plan: &Plan, progress: &mut dyn Progress)
     Ok(())
 }
 
-/// Says in a label whose the partition is, and changes nothing else. The label is one block: what is read there before and after tells
-/// that it is the label, and the new one.
+/// Sets the owner in a label, and changes nothing else. The label is one block: it is read before and after,
+/// to check the old label and the new one.
 ///
 /// # Errors
-/// If there is no whole label for a partition of this size, or the medium fails.
+/// If there is no valid label for a partition of this size, or the medium fails.
 pub fn adopt(source: &mut dyn Source, machine: &Uuid) -> Result<(), Error> {
     let mut label = read_label(source)?;
     if label.machine() == Some(machine) {
@@ -87,8 +87,8 @@ pub fn adopt(source: &mut dyn Source, machine: &Uuid) -> Result<(), Error> {
     Ok(())
 }
 
-/// Looks once more whether the label and the dump are what they were when they were found: between then and now lies a harvest, or
-/// the user who was asked.
+/// Checks again that the label and the dump are still as they were found: a harvest, or a question to the
+/// user, happened in between.
 fn stands(source: &dyn Source, found: &Found) -> Result<(), Error> {
     let mut block = [[0; BLOCK_SIZE]];
     source.read(0, &mut block).map_err(|error| Error::Read { block: 0, error })?;
@@ -109,17 +109,17 @@ fn stands(source: &dyn Source, found: &Found) -> Result<(), Error> {
     if is_ours && is_same { Ok(()) } else { Err(Error::Replaced { block: found.first }) }
 }
 
-/// Notes in a dump's front header that it was harvested, and where it ends, so that an interrupted [`clear`] can be
-/// finished by the same machine: another one does not believe the mark. Returns the dump as it is marked now.
+/// Marks a dump's front header as saved, with the dump's end, so that the same machine can finish an
+/// interrupted [`clear`]: another one does not trust the mark. Returns the marked dump.
 ///
 /// # Errors
-/// If the medium fails, or if label or front are not what they were: then nothing is written.
+/// If the medium fails, or if label or front have changed: then nothing is written.
 pub fn mark_saved(source: &mut dyn Source, found: &Found, machine: Option<&Machine>) -> Result<Found, Error> {
     stands(source, found)?;
     if found.ending == Ending::Saved && found.header.end_block.get() == found.end {
         return Ok(found.clone());
     }
-    // Of a dump of one block, the front header alone, there is nothing to finish; and the format could not say it.
+    // A dump of one block, only the front header, needs no finishing; and the format could not express it.
     if found.blocks() < 2 {
         return Ok(found.clone());
     }
@@ -135,9 +135,9 @@ pub fn mark_saved(source: &mut dyn Source, found: &Found, machine: Option<&Machi
     Ok(Found { header, ending: Ending::Saved, ..*found })
 }
 
-/// Lays the pattern again over a dump: from its end to its front, the front header last. One that was not marked with
-/// [`mark_saved`] is marked in anybody's name. A kernel may be armed on the partition: at whatever moment it crashes, it passes over
-/// what is left of this dump.
+/// Lays the pattern again over a dump: from its end to its front, the front header last. Adds an anonymous
+/// mark if [`mark_saved`] was not called. A kernel may be armed on the partition: whenever it crashes, it
+/// skips the rest of this dump.
 ///
 /// # Errors
 /// As [`mark_saved`]; if the medium fails, the front header is still there, and the next run continues.
@@ -164,10 +164,11 @@ pub fn clear(
     Ok(())
 }
 
-/// Lays the pattern over a front header, so that a kernel that crashes meanwhile finds a place in any case: see [`freeing`].
+/// Lays the pattern over a front header, in a way that a kernel crashing meanwhile always finds a place: see
+/// [`freeing`].
 fn clear_front(source: &mut dyn Source, uuid: &Uuid, first: u64) -> Result<(), Error> {
     let mut block = [[0; BLOCK_SIZE]];
-    // What cannot be read is no header that would have to stay one for a moment.
+    // An unreadable block need not be kept as a header.
     if source.read(first, &mut block).is_ok() && Kind::of(&block[0]) == Some(Kind::Front) {
         freeing::halve(&mut block[0], uuid, first);
         write(source, first, &block)?;
@@ -178,7 +179,7 @@ fn clear_front(source: &mut dyn Source, uuid: &Uuid, first: u64) -> Result<(), E
     source.sync().map_err(Error::Sync)
 }
 
-/// Lays the pattern over `batches`, of together about `blocks` blocks, in their order.
+/// Lays the pattern over `batches`, of `blocks` blocks in total, in order.
 fn lay(
     source: &mut dyn Source,
     uuid: &Uuid,

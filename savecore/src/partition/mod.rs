@@ -1,4 +1,4 @@
-//! What is on a dump partition: its label, the dumps one after another, and what does not belong there.
+//! The contents of a dump partition: its label, the dumps one after another, and foreign blocks.
 
 mod check;
 mod found;

@@ -1,4 +1,4 @@
-//! Finds the dumps of a partition, also those whose headers are damaged.
+//! Finds the dumps of a partition, including those with damaged headers.
 
 use std::ops::Range;
 
@@ -15,27 +15,28 @@ use crate::Error;
 use crate::ownership::Machine;
 use crate::source::{First, Progress, Reader, Source, describe_block, recognise};
 
-/// How far to look for dumps.
+/// The extent of the search for dumps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Search {
-    /// Up to the first free block, where the next dump would go: where all dumps are, as long as nothing is damaged.
+    /// Up to the first free block, where the next dump would go: this finds all dumps unless something is
+    /// damaged.
     Quick,
-    /// At every block of the partition.
+    /// Every block of the partition.
     Whole,
 }
 
 impl Partition {
-    /// Takes those dumps for waiting that are marked as saved without proof that `machine` did it: whoever can write to a partition can
-    /// mark a dump that nobody has.
+    /// Treats dumps as unsaved if their mark as saved lacks `machine`'s proof: anyone who can write to a
+    /// partition could mark an unsaved dump.
     pub fn doubt(&mut self, source: &dyn Source, machine: Option<&Machine>) {
         let uuid = self.uuid();
         for found in self.dumps.iter_mut().filter(|found| found.ending == Ending::Saved) {
-            // Of a header alone, which may be half free, there is nothing to lose.
+            // A header alone, which may be half freed, has nothing to lose.
             if found.blocks() < 2 || machine.is_some_and(|machine| machine.has_marked(&found.header)) {
                 continue;
             }
             *found = unmarked(source, &uuid, found).unwrap_or_else(|| {
-                // All that is left of it is saved, and no more is freed than the user says.
+                // Save everything that is left of it, and free only as much as the user says.
                 let mut header = found.header.clone();
                 header.status = (Status::Complete as u32).into();
                 header.proof = Default::default();
@@ -45,13 +46,13 @@ impl Partition {
     }
 }
 
-/// How far to look, without being asked to look everywhere, for a dump that has lost its front header.
+/// How far a quick search looks for a dump that has lost its front header.
 const RECOVERY_BLOCKS: u64 = 4096;
 
 /// Reads the label.
 ///
 /// # Errors
-/// If there is none, it cannot be read, or is for another size or of another version.
+/// If there is none, or it cannot be read, or is for another size or of another version.
 pub fn read_label(source: &dyn Source) -> Result<Box<Label>, Error> {
     let mut block: [Block; 1] = [[0; BLOCK_SIZE]];
     source.read(0, &mut block).map_err(|error| Error::Read { block: 0, error })?;
@@ -69,12 +70,12 @@ pub fn read_label(source: &dyn Source) -> Result<Box<Label>, Error> {
 /// Finds the dumps up to the first free block.
 ///
 /// # Errors
-/// See [`read_label`]. Blocks that cannot be read are no error: they count as damaged.
+/// See [`read_label`]. Unreadable blocks are no error: they count as damaged.
 pub fn scan(source: &dyn Source) -> Result<Partition, Error> {
     scan_with(source, Search::Quick, &mut ())
 }
 
-/// Finds the dumps, as far as `search` says.
+/// Finds the dumps, within the extent of `search`.
 ///
 /// # Errors
 /// As [`scan`].
@@ -87,12 +88,12 @@ pub fn scan_with(
     Ok(scan_behind(source, label, search, progress))
 }
 
-/// Finds the dumps of a partition on which nothing may be written, because its label is damaged or for
-/// another size: a dump needs its label only for the uuid, and its front header in block 1 repeats that. Of a whole
+/// Finds the dumps of a partition that must not be written, because its label is damaged or for another size:
+/// a dump needs its label only for the uuid, which the front header in block 1 repeats. For an intact
 /// partition, the same as [`scan_with`].
 ///
 /// # Errors
-/// Those of [`read_label`], if there is no dump to be had in spite of them.
+/// Those of [`read_label`], if there is no dump in spite of them.
 pub fn salvage(source: &dyn Source, search: Search, progress: &mut dyn Progress) -> Result<Partition, Error> {
     let error = match read_label(source) {
         Ok(label) => return Ok(scan_behind(source, label, search, progress)),
@@ -119,7 +120,7 @@ pub fn salvage(source: &dyn Source, search: Search, progress: &mut dyn Progress)
         }
         _ => return Err(error),
     };
-    // What lies after the partition's own end was never part of it.
+    // Blocks after the partition's own end were never part of it.
     let source = First { source, blocks: source.blocks().min(label.blocks.get()) };
     let partition = scan_behind(&source, Box::new(label), search, progress);
     if partition.dumps.is_empty() {
@@ -128,12 +129,12 @@ pub fn salvage(source: &dyn Source, search: Search, progress: &mut dyn Progress)
     Ok(Partition { defect: Some(defect), ..partition })
 }
 
-/// Dumps that nobody has saved, also when the label cannot be used; one that is of another version of the format counts, and so does
-/// one that is marked as saved, but not by `machine`.
+/// Number of unsaved dumps, even with an unusable label; including one with another version of the format,
+/// and one marked as saved, but not by `machine`.
 ///
 /// # Errors
-/// If nobody can tell: [`Error::Read`] if there is no label and the place of the first dump cannot be read,
-/// [`Error::Version`] if the label is of another version and a dump seems to be there.
+/// If it cannot be determined: [`Error::Read`] if there is no label and the place of the first dump cannot be
+/// read, [`Error::Version`] if the label is of another version and there seems to be a dump.
 pub fn waiting(source: &dyn Source, machine: Option<&Machine>) -> Result<(u64, Option<Defect>), Error> {
     match salvage(source, Search::Quick, &mut ()) {
         Ok(mut partition) => {
@@ -141,7 +142,7 @@ pub fn waiting(source: &dyn Source, machine: Option<&Machine>) -> Result<(u64, O
             let others = u64::from(partition.other_version.is_some());
             Ok((partition.number_waiting() + others, partition.defect))
         }
-        // The label said where to look, and nothing is there.
+        // The label gave the place, and there is no dump.
         Err(Error::OtherSize { .. }) => Ok((0, None)),
         Err(error) => {
             let mut block: [Block; 1] = [[0; BLOCK_SIZE]];
@@ -154,7 +155,7 @@ pub fn waiting(source: &dyn Source, machine: Option<&Machine>) -> Result<(u64, O
     }
 }
 
-/// A front header in block 1, of whatever partition it says.
+/// A front header in block 1, for whatever partition.
 fn first_front(block: &Block) -> Option<&Header> {
     Header::parse(block, Kind::Front).ok().filter(|header| header.first_block.get() == 1)
 }
@@ -222,17 +223,17 @@ fn scan_behind(
     partition
 }
 
-/// What is where a dump could begin.
+/// The block where a dump could start.
 enum Look {
     Pattern,
     Front(Box<Header>),
-    /// All that is left of a dump that was saved, and half free.
+    /// The rest of a saved dump, half freed.
     HalfFree(Box<Header>),
     Other,
 }
 
-/// A dump that was marked as saved as it was before, by its back header, which the mark leaves alone; `None` if there is none:
-/// nobody finished the dump, or its blocks are being freed.
+/// A dump marked as saved in its earlier state, from its back header, which the mark does not change; `None`
+/// if there is none: the dump was never finished, or its blocks are being freed.
 pub fn unmarked(source: &dyn Source, uuid: &Uuid, found: &Found) -> Option<Found> {
     let at = found.end.checked_sub(1)?;
     let mut block = [[0; BLOCK_SIZE]];
@@ -245,7 +246,7 @@ pub fn unmarked(source: &dyn Source, uuid: &Uuid, found: &Found) -> Option<Found
 struct Scanner<'s> {
     reader: Reader<'s>,
     uuid: Uuid,
-    /// The first block met that is of another version.
+    /// The first block found with another version.
     other_version: Option<OtherVersion>,
 }
 
@@ -263,7 +264,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// How far the dump after this front header reaches.
+    /// Determines the extent of the dump after this front header.
     fn extent(&mut self, header: Box<Header>, first: u64) -> Found {
         if let Extent::Closed { end } = Extent::of(&header, self.reader.blocks()) {
             let uuid = self.uuid;
@@ -282,18 +283,18 @@ impl Scanner<'_> {
             }
             (Status::InProgress, None) => Found { header, first, end, ending: Ending::Open },
             (Status::Saved, _) => Found { header, first, end, ending: Ending::Saved },
-            // Closed, but at a place that does not exist.
+            // Closed, but its end does not exist.
             _ => Found { header, first, end, ending: Ending::BackLost },
         }
     }
 
-    /// The end of a dump that nobody closed: at its back header, or after the last block that is not pattern, up to
-    /// where another dump begins. Many writes were in flight together, and the disk's cache may have lost any of
-    /// them, so pattern in between ends nothing.
+    /// The end of a dump that was not closed: its back header, or after the last block that is not pattern,
+    /// up to the start of another dump. Many writes were in flight together, and the disk's cache may have
+    /// lost any of them, so pattern in between does not end the dump.
     fn unfinished(&mut self, from: u64, nonce: u64) -> (u64, Option<Box<Header>>) {
         let uuid = self.uuid;
         let (mut end, mut at) = (from, from);
-        // Payload is not looked into: it is memory, and memory may hold anything.
+        // Skip payload: it is memory, and may contain anything.
         let mut payload = Payload::default();
         while at < self.reader.blocks() {
             let Ok(block) = self.reader.block(at) else {
@@ -325,8 +326,8 @@ impl Scanner<'_> {
         (end, None)
     }
 
-    /// Block `at` is neither pattern nor front header: gives the blocks that belong to nothing, and the dump after
-    /// them that has lost its front header, if there is one.
+    /// Block `at` is neither pattern nor front header: returns the blocks that belong to nothing, and the
+    /// dump after them that has lost its front header, if there is one.
     fn recover(&mut self, at: u64, search: Search) -> (Range<u64>, Option<Found>) {
         let uuid = self.uuid;
         let mut last = at;
@@ -362,8 +363,8 @@ impl Scanner<'_> {
             return match back {
                 Some(back) => self.recovered(at, here, back, end, Ending::FrontLost),
                 None => {
-                    // Before a dump's first chunk stood its front header. What lies further before is not
-                    // known to be the dump's, and must not be freed with it.
+                    // The front header was just before a dump's first chunk. Earlier blocks are not known to
+                    // belong to the dump, and must not be freed with it.
                     let first = if index == 0 { (here - 1).max(at) } else { here };
                     let header = Box::new(from_chunk(&uuid, &chunk, first));
                     self.recovered(at, here, header, end, Ending::BothLost)
@@ -373,7 +374,8 @@ impl Scanner<'_> {
         (at..last, None)
     }
 
-    /// A dump without front header: `at` is the first block that belongs to nothing, `here` its first whole one.
+    /// A dump without a front header: `at` is the first block that belongs to nothing, `here` its first good
+    /// one.
     fn recovered(
         &self,
         at: u64,
@@ -382,29 +384,29 @@ impl Scanner<'_> {
         end: u64,
         ending: Ending,
     ) -> (Range<u64>, Option<Found>) {
-        // A header that says the dump begins after its own blocks is not believed; one that says it began before
-        // `at` is, but the blocks there are pattern or another dump's.
+        // A header with a first block after the dump's own blocks is not trusted; one with a first block
+        // before `at` is, but the blocks there are pattern or another dump's.
         let first = header.first_block.get().clamp(at, here);
         (at..first, Some(Found { header, first, end, ending }))
     }
 }
 
-/// A chunk header of dump `nonce` that says it is in block `at`.
+/// A chunk header of dump `nonce` with its block number equal to `at`.
 pub(crate) fn chunk_at(block: &Block, nonce: u64, at: u64) -> Option<&ChunkHeader> {
     chain::chunk_at(block, at).filter(|chunk| chunk.nonce.get() == nonce)
 }
 
-/// The payload blocks of a chunk, of which not more is known than its header says.
+/// The payload blocks of a chunk, as known from its header.
 #[derive(Default)]
 pub(crate) struct Payload(Option<Box<ChunkHeader>>);
 
 impl Payload {
-    /// That of a chunk that is where its header says.
+    /// The payload of a chunk at the place in its header.
     pub(crate) fn of(chunk: &ChunkHeader) -> Payload {
         Payload(Some(Box::new(chunk.clone())))
     }
 
-    /// Whether a block has its checksum; `None` if it is none of these.
+    /// Whether a block matches its checksum; `None` if it is not in the payload.
     pub(crate) fn is_good(&self, number: u64, block: &Block) -> Option<bool> {
         let chunk = self.0.as_ref()?;
         let place = number.checked_sub(chunk.block.get().checked_add(1)?)?;
@@ -413,7 +415,7 @@ impl Payload {
     }
 }
 
-/// What can be said in a header about a dump that has lost both of its own.
+/// The header of a dump that has lost both of its own, composed from a chunk.
 fn from_chunk(uuid: &Uuid, chunk: &ChunkHeader, first: u64) -> Header {
     let mut header = Header::new();
     header.version = chunk.version;

@@ -1,17 +1,17 @@
-//! The end of the kernel's log, with what belongs to the crash marked.
+//! The end of the kernel's log, with the part about the crash marked.
 
 use maud::{Markup, html};
 
 use crate::dump::Report;
 use crate::text::{harmless, size};
 
-/// Bytes of the log that are shown: its end.
+/// Maximum bytes of the log to show, from its end.
 const MAX_LOG: usize = 1 << 20;
 
-/// Lines before the end among which the crash is looked for.
+/// Number of last lines to search for the crash.
 const MAX_LINES: usize = 400;
 
-/// How kernels begin to tell of a crash.
+/// The start of a kernel's crash messages.
 const BEGINNINGS: [&str; 9] = [
     "BUG:",
     "kernel BUG at",
@@ -37,15 +37,15 @@ pub(super) fn section(report: &Report, log: &[u8]) -> Markup {
                 @if shown.len() < log.len() {
                     p.note { "Its last " (size(shown.len() as u64)) " of " (size(log.len() as u64)) "." }
                 }
-                // A browser takes one line end after the tag away.
+                // Browsers drop one line end after the tag.
                 pre { "\n" (before) mark { (crash) } }
             }
         }
     }
 }
 
-/// Where the crash begins in the log: the first line among the last ones that says so, else the one with the panic's
-/// message, else the end.
+/// The start of the crash in the log: the first of the last lines with a crash message, or else the one with
+/// the panic message, or else the end.
 fn begin(report: &Report, text: &str) -> usize {
     let mut starts: Vec<usize> = text.match_indices('\n').map(|(at, _)| at + 1).collect();
     starts.insert(0, 0);

@@ -1,4 +1,4 @@
-//! A map of physical memory: cells of equal size, each coloured by what became of its pages.
+//! A map of physical memory: cells of equal size, coloured by the fate of their pages.
 
 use maud::{Markup, html};
 
@@ -6,20 +6,20 @@ use crate::dump::{self, Dump, PageRun, hex};
 use crate::text::size;
 use dumpcore::format::note::RangeKind;
 
-/// Cells in a row.
+/// Cells per row.
 const COLUMNS: u64 = 64;
 
-/// Rows, at most; so no more than 1,920 rectangles.
+/// Maximum number of rows; so at most 1,920 rectangles.
 const ROWS: u64 = 30;
 
-/// Areas of memory with holes between them that begin a row of their own, at most.
+/// Maximum number of areas, separated by holes, that start a new row.
 const AREAS: usize = 12;
 
-/// Edge of a cell, and where cells begin, in the picture's units.
+/// Size of a cell, and the cells' origin, in the picture's units.
 const CELL: u64 = 14;
 const LEFT: u64 = 130;
 
-/// What became of pages, as far as a picture tells it.
+/// The fate of pages, as coarse as in the picture.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fate {
     Data,
@@ -52,7 +52,7 @@ impl Fate {
         }
     }
 
-    /// Its class in the style.
+    /// Its style class.
     pub(super) fn class(self) -> &'static str {
         match self {
             Fate::Data => "data",
@@ -65,7 +65,7 @@ impl Fate {
         }
     }
 
-    /// What people call it.
+    /// Its name for people.
     pub(super) fn name(self) -> &'static str {
         match self {
             Fate::Data => "data",
@@ -79,7 +79,7 @@ impl Fate {
     }
 }
 
-/// A cell: how many of its pages are memory, and what became of them.
+/// A cell: its number of memory pages, and their fates.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 struct Cell {
     memory: u64,
@@ -96,8 +96,8 @@ impl Cell {
         self.fates.iter().fold(0, |sum, pages| sum.saturating_add(*pages))
     }
 
-    /// The fate that it shows, and how large its share is: the worst, since that must not be overlooked; else data, if
-    /// there is any; else the most frequent. None, if no memory is there.
+    /// The fate to show, and its share: the worst, since that must not be overlooked; or else data, if there
+    /// is any; or else the most frequent. `None` if the cell has no memory.
     fn shows(&self) -> Option<(Fate, f64)> {
         let has = |fate: &Fate| self.fates[*fate as usize] > 0;
         let first = [Fate::Damaged, Fate::Missing, Fate::Encrypted, Fate::Data].into_iter().find(has);
@@ -107,18 +107,18 @@ impl Cell {
     }
 }
 
-/// Memory in one piece, with small holes at most.
+/// Contiguous memory, apart from small holes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Area {
     pfn: u64,
     end: u64,
 }
 
-/// The areas of memory: pieces of it, those joined that have the smallest holes between them.
+/// The areas of memory; pieces with the smallest holes between them are joined.
 fn areas(mut pieces: Vec<Area>) -> Vec<Area> {
     let mut holes: Vec<u64> = pieces.windows(2).map(|pair| pair[1].pfn - pair[0].end).collect();
     holes.sort_unstable_by(|one, other| other.cmp(one));
-    // Holes larger than this one part areas; of several of its size the first do.
+    // Larger holes separate areas; among holes of this size, the first ones.
     let limit = holes.get(AREAS - 1).copied().unwrap_or(0);
     let mut areas: Vec<Area> = Vec::new();
     for piece in pieces.drain(..) {
@@ -133,9 +133,9 @@ fn areas(mut pieces: Vec<Area>) -> Vec<Area> {
 /// The map's cells.
 struct Map {
     areas: Vec<Area>,
-    /// Pages of a cell: a power of two.
+    /// Pages per cell: a power of two.
     step: u64,
-    /// For each area, its cells.
+    /// The cells of each area.
     cells: Vec<Vec<Cell>>,
 }
 
@@ -150,7 +150,7 @@ impl Map {
         Map { areas, step, cells }
     }
 
-    /// Gives each cell that some pages lie in, with their number, to `each`.
+    /// Passes each cell with some of the pages to `each`, with their number.
     fn on(&mut self, pfn: u64, end: u64, mut each: impl FnMut(&mut Cell, u64)) {
         let step = self.step;
         for (area, cells) in self.areas.iter().zip(&mut self.cells) {
@@ -169,7 +169,7 @@ impl Map {
     }
 }
 
-/// Cells of an area; they begin at multiples of their size.
+/// The number of cells of an area; they start at multiples of their size.
 fn cells_of(area: &Area, step: u64) -> u64 {
     area.end.div_ceil(step) - area.pfn / step
 }
@@ -178,7 +178,7 @@ fn map(dump: &Dump<'_>) -> Map {
     let ranges = &dump.facts().memory;
     let mut pieces: Vec<Area> = ranges.iter().map(|range| Area { pfn: range.pfn, end: range.end }).collect();
     if pieces.is_empty() {
-        // Without a memory map, memory is what the dump speaks of.
+        // Without a memory map, use the pages that the dump mentions.
         let whole = |first: PageRun, last: PageRun| Area { pfn: first.pfn, end: last.end() };
         let mut runs = dump.index().runs();
         pieces.extend(runs.next().map(|first| whole(first, runs.last().unwrap_or(first))));
@@ -192,7 +192,7 @@ fn map(dump: &Dump<'_>) -> Map {
         map.on(range.pfn, range.end, |cell, pages| {
             cell.memory = cell.memory.saturating_add(pages);
             if range.kind == RangeKind::Arena {
-                // The dump does not speak of most of it.
+                // The dump does not mention most of it.
                 let told = cell.fates[Fate::Arena as usize];
                 cell.add(Fate::Arena, pages.saturating_sub(told));
             }

@@ -1,14 +1,14 @@
-//! What a dump says, as it is shown on the page.
+//! A dump's texts on the page.
 
 use maud::{Markup, html};
 
 use crate::backtrace::Call;
 use crate::text::{cut, harmless};
 
-/// Characters of a text of the dump that are shown, at most.
+/// Maximum number of characters of a text.
 const MAX_TEXT: usize = 1024;
 
-/// A text of the dump, ready to be escaped.
+/// A text of the dump, ready for escaping.
 pub(super) fn said(text: &str) -> String {
     harmless(&cut(text, MAX_TEXT))
 }

@@ -1,8 +1,8 @@
-//! A dump as one page for people: HTML that needs nothing but itself, no script and no network.
+//! A dump as one page for people: self-contained HTML, without scripts and network.
 //!
-//! All that comes from the dump or from a kernel's file is text here: it loses what a browser would obey
-//! ([`harmless`]), and maud escapes it. A policy in the page forbids a browser
-//! everything but the page's own style. However large a dump is, or says that it is, the page stays within some MiB.
+//! All data from the dump or from a kernel's file is text here: it is stripped of characters with an effect
+//! on a browser ([`harmless`]), and maud escapes it. A policy in the page forbids a browser everything except
+//! the page's own style. However large a dump is, or claims to be, the page has at most some MiB.
 
 mod log;
 mod map;
@@ -20,17 +20,17 @@ use crate::text::{count, cut, harmless, headline, pages, size};
 /// The style of the page.
 const STYLE: &str = include_str!("style.css");
 
-/// What a browser may do with the page: show it, in its own style.
+/// The browser's policy for the page: only its own style.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 
-/// Bytes of the panic message, and of any other single text, that are shown.
+/// Maximum bytes of the panic message, and of any other single text.
 const MAX_MESSAGE: usize = 16 << 10;
 const MAX_HEADING: usize = 300;
 
-/// Rows of a table that are shown.
+/// Maximum number of rows of a table.
 const MAX_ROWS: usize = 64;
 
-/// The page about a dump. `report` is that of the same dump.
+/// The page about a dump. `report` must be of the same dump.
 pub fn html(dump: &Dump<'_>, report: &Report, backtraces: Option<&Backtraces>) -> String {
     let message = harmless(&cut(report.message.trim_end(), MAX_MESSAGE));
     let message = if message.is_empty() { "(no message)" } else { &message };
@@ -81,7 +81,7 @@ fn fact(name: &str, value: &str) -> Markup {
     html! { div { dt { (name) } dd { (said(value)) } } }
 }
 
-/// How much can be relied on, in plain words.
+/// How reliable the dump is, in plain words.
 fn verdict(report: &Report) -> Markup {
     let missing = report.pages.missing();
     let (class, text) = match (report.whole, report.damaged) {
@@ -122,7 +122,7 @@ fn is_known(missing: u64) -> String {
     format!("{} {}", pages(missing), if missing == 1 { "is" } else { "are" })
 }
 
-/// Where the CPU that crashed was.
+/// Where the crashing CPU was.
 fn whereabouts(report: &Report, backtraces: Option<&Backtraces>) -> Markup {
     let crashing = backtraces.and_then(Backtraces::crashing);
     let ip = report.cpus.iter().find(|cpu| cpu.cpu == report.crashing_cpu).and_then(|cpu| cpu.ip.as_deref());
@@ -145,7 +145,7 @@ fn whereabouts(report: &Report, backtraces: Option<&Backtraces>) -> Markup {
     }
 }
 
-/// What is not there, and why.
+/// The missing pages, and why.
 fn missing(report: &Report) -> Markup {
     let reasons = report.missing_by_reason();
     let nothing = reasons.is_empty() && report.damage.is_empty() && !report.notes_damaged;
@@ -175,7 +175,7 @@ fn missing(report: &Report) -> Markup {
     }
 }
 
-/// A table of at most [`MAX_ROWS`] rows; `more` is what the rows leave out already.
+/// A table of at most [`MAX_ROWS`] rows; `more` is the number of rows already left out.
 fn table<const COLUMNS: usize>(
     head: &[&str; COLUMNS],
     rows: impl ExactSizeIterator<Item = [String; COLUMNS]>,
@@ -191,7 +191,7 @@ fn table<const COLUMNS: usize>(
     }
 }
 
-/// What physical memory was, and what became of it.
+/// Physical memory, and its fate.
 fn memory(dump: &Dump<'_>, report: &Report) -> Markup {
     html! {
         section #memory {
@@ -259,7 +259,7 @@ fn making(report: &Report) -> Markup {
     }
 }
 
-/// The rest of what is known.
+/// The other facts.
 fn facts(report: &Report) -> Markup {
     let level = report.level.map_or_else(|| "unknown".to_owned(), |level| level.to_string());
     let lacks = match &report.lacks {

@@ -1,4 +1,4 @@
-//! Bars: what became of memory, and where the time went.
+//! Bars: the fate of memory, and the time spent.
 
 use maud::{Markup, html};
 
@@ -9,14 +9,14 @@ use crate::text::{pages, size};
 /// Width of a bar in its own units.
 const WIDTH: f64 = 1000.0;
 
-/// The least width of a part that is there.
+/// The minimum width of a part.
 const LEAST: f64 = 3.0;
 
-/// A bar of parts with a class, a name and a size each; parts of size 0 are left out.
+/// A bar of parts with a class, a name and a size each; parts of size 0 are omitted.
 fn bar(name: &str, parts: &[(String, String, f64)]) -> Markup {
     let parts: Vec<_> = parts.iter().filter(|(_, _, size)| *size > 0.0).collect();
     let total: f64 = parts.iter().map(|(_, _, size)| size).sum();
-    // What is too small to be seen gets its width from all others.
+    // Parts too small to be visible take their width from all others.
     let widths: Vec<f64> = parts.iter().map(|(_, _, size)| (size / total * WIDTH).max(LEAST)).collect();
     let scale = WIDTH / widths.iter().sum::<f64>();
     let begins = widths.iter().scan(0.0, |end, width| {
@@ -47,7 +47,7 @@ fn legend(parts: &[(String, String, String)]) -> Markup {
     }
 }
 
-/// What became of all pages.
+/// The fate of all pages.
 pub(super) fn composition(report: &Report) -> Markup {
     let all = report.pages;
     let missing = all.missing() - all.damaged;
@@ -87,7 +87,7 @@ pub(super) fn composition(report: &Report) -> Markup {
     }
 }
 
-/// Where the time went.
+/// The time spent in each phase.
 pub(super) fn phases(metrics: &MetricsReport) -> Markup {
     let phases: Vec<_> = metrics.phases.iter().filter(|phase| phase.seconds > 0.0).collect();
     let class = |index: usize| format!("p{}", index % 6);

@@ -1,4 +1,4 @@
-//! The CPUs: what each was doing, and its registers.
+//! The CPUs: backtraces and registers.
 
 use dumpcore::format::note::CpuCondition;
 use maud::{Markup, html};
@@ -8,10 +8,10 @@ use crate::backtrace::{Backtraces, By, Call, CpuBacktrace};
 use crate::dump::{Dump, Register, condition, condition_name, control_registers, general_registers};
 use crate::text::count;
 
-/// CPUs that are shown.
+/// Maximum number of CPUs.
 const MAX_CPUS: usize = 256;
 
-/// All CPUs, that which crashed first.
+/// All CPUs, the crashing one first.
 pub(super) fn section(dump: &Dump<'_>, backtraces: Option<&Backtraces>) -> Markup {
     let facts = dump.facts();
     let crashing = facts.crashing(dump.found().header.crashing_cpu.get());
@@ -49,7 +49,7 @@ pub(super) fn section(dump: &Dump<'_>, backtraces: Option<&Backtraces>) -> Marku
     }
 }
 
-/// The function that a CPU was in: of the one that crashed, that which crashed.
+/// A CPU's function: for the crashing one, the function that crashed.
 fn innermost(trace: &CpuBacktrace) -> Option<&str> {
     let own = |call: &&Call| !call.inlined;
     let call = match trace.condition {
@@ -72,7 +72,7 @@ fn registers(name: &str, registers: &[Register]) -> Markup {
     }
 }
 
-/// A backtrace; what crashed stands out from what was called to dump.
+/// A backtrace; the function that crashed stands out from those that handle the crash.
 pub(super) fn trace(trace: &CpuBacktrace) -> Markup {
     let origin = trace.origin();
     let guessed = trace.frames.iter().any(|frame| frame.by == By::Scan);
