@@ -29,7 +29,8 @@ pub enum Error {
         /// Why, in a clause.
         why: String,
     },
-    /// A target is mounted, used as swap, attached to a loop device, held open exclusively, or in use by another process.
+    /// A target is mounted, used as swap, attached to a loop device, held open exclusively, or in use by
+    /// another process.
     #[error("{target} is {user}: nothing was changed")]
     InUse {
         /// The target.

@@ -11,7 +11,7 @@ use crate::partition::{self, Defect, Ending, Found, Partition, Search, Watch};
 use crate::source::{Access, Progress, Reading, STANDARD_INPUT, Target};
 use crate::{Error, Identity};
 
-/// What the name of a raw copy of a dump ends in.
+/// The file name extension of a raw copy of a dump.
 pub const COPY: &str = "diskdump";
 
 /// Whether a file is a raw copy of a dump, by its name: it is read, and never changed.
@@ -19,19 +19,19 @@ pub fn is_copy(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == COPY)
 }
 
-/// What the user calls a target.
+/// The user's name for a target.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TargetName {
     /// A block device, an image file, or a disk.
     pub path: PathBuf,
-    /// The partition of it: its number, name or GUID.
+    /// Its partition: number, name or GUID.
     pub partition: Option<String>,
-    /// How an image's partition table is to be read.
+    /// The reading of an image's partition table.
     pub reading: Reading,
 }
 
 impl TargetName {
-    /// All of a device or file, or the dump partition of it.
+    /// The whole device or file, or its dump partition.
     pub fn of(path: impl Into<PathBuf>) -> TargetName {
         TargetName { path: path.into(), partition: None, reading: Reading::default() }
     }
@@ -45,18 +45,18 @@ impl TargetName {
     }
 }
 
-/// An identity, and where it came from.
+/// An identity, and its source.
 #[derive(Clone, Debug)]
 pub struct Opener {
     /// The secret key.
     pub identity: Identity,
-    /// The file that it was in, as messages name it.
+    /// Its file's name in messages.
     pub file: String,
 }
 
 impl Opener {
-    /// Refuses an identity that is not the one to which the dumps of a partition are encrypted, before anything is read
-    /// that takes long. Without a label that names the key, a dump tells only when it is opened.
+    /// Rejects an identity that does not match the key of a partition's label, before any long read. Without
+    /// a key in the label, this is only known when a dump is opened.
     ///
     /// # Errors
     /// [`Error::WrongIdentity`].
@@ -65,7 +65,7 @@ impl Opener {
         let Some(recipient) = partition.label.recipient().filter(|recipient| **recipient != own) else {
             return Ok(());
         };
-        // A kernel may have been given a key of its own for this partition.
+        // The kernel may have its own key for this partition.
         let closed = |found: &&Found| {
             let encrypted = found.header.is_encrypted() || found.ending == Ending::BothLost;
             encrypted && found.header.status() != Status::Saved && self.identity.opens(found) != Some(true)
@@ -83,31 +83,31 @@ impl Opener {
     }
 }
 
-/// A target that was opened, and what was found there.
+/// An opened target, and its dumps.
 pub struct OpenTarget {
     /// The target.
     pub target: Target,
-    /// What was found there.
+    /// Its partition.
     pub partition: Partition,
-    /// Whether nothing is written there: it is a raw copy of a dump, or came through standard input.
+    /// Whether it is read-only: a raw copy of a dump, or standard input.
     pub is_copy: bool,
-    /// The dumps there that somebody might still be writing.
+    /// Its dumps that may still be being written.
     pub watch: Watch,
 }
 
-/// Targets that were opened together.
+/// Targets opened together.
 #[derive(Default)]
 pub struct Targets {
-    /// Each of them, in the order in which they were named.
+    /// The targets, in the given order.
     pub open: Vec<OpenTarget>,
 }
 
 impl Targets {
-    /// Opens all targets and finds their dumps, also behind labels that cannot be used; those count as saved that `machine` marked. Raw
-    /// copies are only read.
+    /// Opens all targets and finds their dumps, even behind unusable labels; only `machine`'s marks as saved
+    /// count. Raw copies are read-only.
     ///
     /// # Errors
-    /// If one of them cannot be used, or is named twice, or if the identity is for another key.
+    /// If one of them is unusable, or named twice, or if the identity is for another key.
     pub fn open(
         names: &[TargetName],
         access: Access,
@@ -121,7 +121,7 @@ impl Targets {
         let mut seen = Vec::new();
         for name in names {
             let TargetName { path, partition, .. } = name;
-            // What is not there, or may not be looked at, is reported when it is opened.
+            // A missing or inaccessible target is reported when it is opened.
             let real = if path == Path::new(STANDARD_INPUT) { Ok(path.clone()) } else { path.canonicalize() };
             if let Ok(real) = real {
                 let once = (real, partition);
@@ -136,7 +136,7 @@ impl Targets {
             if let Some(remark) = target.remark() {
                 progress.warn(&format!("{}: {remark}", target.name()));
             }
-            // Nothing is written on what came through standard input, which may be a whole partition, too.
+            // Standard input is never written, even if it is a whole partition.
             targets.push((target, is_copy || path == Path::new(STANDARD_INPUT)));
         }
         let mut open = Vec::new();
@@ -155,12 +155,12 @@ impl Targets {
         Ok(Targets { open })
     }
 
-    /// The dumps: each a list of its stripes.
+    /// The dumps: each is a list of its stripes.
     pub fn dumps(&self) -> Vec<Vec<DumpRef>> {
         gather(self.open.iter().map(|open| &open.partition))
     }
 
-    /// One of the dumps on a target.
+    /// A dump on one target.
     ///
     /// # Panics
     /// If there is none at this place.
@@ -168,7 +168,7 @@ impl Targets {
         &self.open[place.target].partition.dumps[place.dump]
     }
 
-    /// The targets that a dump is on.
+    /// The targets of a dump.
     ///
     /// # Panics
     /// If there is no such target.
@@ -176,7 +176,7 @@ impl Targets {
         places.iter().map(|place| &self.open[place.target])
     }
 
-    /// A dump's parts, to be opened.
+    /// A dump's parts, for opening.
     pub fn parts(&self, places: &[DumpRef]) -> Vec<Part<'_>> {
         let part = |place: &DumpRef| {
             let OpenTarget { target, partition, .. } = &self.open[place.target];
@@ -185,12 +185,12 @@ impl Targets {
         places.iter().map(part).collect()
     }
 
-    /// The names of the targets that a dump is on.
+    /// The names of a dump's targets.
     pub fn names(&self, places: &[DumpRef]) -> Vec<&str> {
         places.iter().map(|place| self.open[place.target].target.name()).collect()
     }
 
-    /// Whether the label of a dump's partition demands that it be encrypted, and it is not.
+    /// Whether a dump is not encrypted although its partition's label demands it.
     pub fn is_bare(&self, places: &[DumpRef]) -> bool {
         places.iter().any(|place| {
             let found = self.found(*place);
@@ -200,7 +200,7 @@ impl Targets {
     }
 }
 
-/// Finds the dumps to be read, also on a target whose label cannot be used; of such a one it warns.
+/// Finds the dumps to read, even on a target with an unusable label; warns about such a target.
 fn salvage(
     target: &Target,
     search: Search,
@@ -213,7 +213,7 @@ fn salvage(
     let is_copy =
         if target.is_carried() { matches!(partition.defect, Some(Defect::Short { .. })) } else { is_copy };
     if is_copy {
-        // A copy ends where its dump ends, and holds nothing before it but the label.
+        // A copy ends at its dump's end, and has only the label before it.
         partition.foreign.clear();
     }
     match partition.defect {

@@ -1,8 +1,8 @@
-//! Text from a dead kernel, made fit to be shown.
+//! Text from a dead kernel, made safe to show.
 
-/// Text without what a terminal, an editor or a browser would obey instead of showing it: control characters, and those
-/// that change the direction of other text or cannot be seen (Unicode's general category Cf, and its separators of
-/// lines and paragraphs). They are written as escapes; line ends and tabs stay.
+/// Removes characters with an effect on a terminal, an editor or a browser: control characters, and those
+/// that change the direction of other text or are invisible (Unicode's general category Cf, and its
+/// separators of lines and paragraphs). They become escapes; line ends and tabs stay.
 pub fn harmless(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -15,20 +15,20 @@ pub fn harmless(text: &str) -> String {
     shown
 }
 
-/// The same on one line.
+/// The same, on one line.
 pub fn harmless_line(text: &str) -> String {
     harmless(text).replace(['\n', '\t'], " ")
 }
 
-/// The line of a panic's message that says what happened: the first, or the one after it if the first says only where, as
-/// Rust's own does since 1.81 (`panicked at FILE:LINE:COLUMN:`).
+/// The line of a panic message with the actual reason: the first, or the one after it if the first has only
+/// the place, as in Rust's own messages since 1.81 (`panicked at FILE:LINE:COLUMN:`).
 pub fn headline(message: &str) -> &str {
     let mut lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default();
     if first.ends_with(':') { lines.next().unwrap_or(first) } else { first }
 }
 
-/// No more than `most` bytes of a text, and how much is left out.
+/// At most `most` bytes of a text, and the number of bytes left out.
 pub fn cut(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
@@ -37,7 +37,7 @@ pub fn cut(text: &str, most: usize) -> String {
     format!("{kept}… and {} more", size((text.len() - kept.len()) as u64))
 }
 
-/// A size as people say it.
+/// A human-readable size.
 pub fn size(bytes: u64) -> String {
     if bytes < 1024 {
         return count(bytes, "byte", "bytes");
@@ -56,7 +56,7 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// Pages as people say them.
+/// A human-readable number of pages.
 pub fn pages(number: u64) -> String {
     format!("{} ({})", count(number, "page", "pages"), size(number.saturating_mul(4096)))
 }
@@ -66,12 +66,12 @@ pub fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// JSON that says the same, with escapes of its own (RFC 8259, section 7) for what [`harmless`] takes out: it demands them for
-/// U+0000 to U+001F only.
+/// Equivalent JSON, with escapes (RFC 8259, section 7) for the characters that [`harmless`] removes: JSON
+/// itself requires them only for U+0000 to U+001F.
 pub fn harmless_json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for character in json.chars() {
-        // Outside of strings there is nothing of that kind.
+        // There are no such characters outside of strings.
         if is_obeyed(character) {
             shown.extend(character.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
         } else {
@@ -81,12 +81,12 @@ pub fn harmless_json(json: &str) -> String {
     shown
 }
 
-/// Whether a character is an order rather than a sign.
+/// Whether a character has an effect instead of a glyph.
 fn is_obeyed(character: char) -> bool {
     match character {
         '\n' | '\t' => false,
         _ if character.is_control() => true,
-        // Category Cf of Unicode 16, with the blocks that it may yet grow in; Zl and Zp.
+        // Category Cf of Unicode 16, with the blocks that it may grow into; Zl and Zp.
         '\u{ad}'
         | '\u{600}'..='\u{605}'
         | '\u{61c}'

@@ -1,4 +1,5 @@
-//! The disk works while the next bytes are made: what a file was given is not left in the cache until all of it is there.
+//! Keeps the disk busy while the next bytes are produced: a file's data does not stay in the cache until it
+//! is complete.
 
 use std::fs::File;
 use std::num::NonZeroU64;
@@ -6,31 +7,31 @@ use std::ops::Range;
 
 use rustix::fs::{Advice, fadvise};
 
-/// Bytes that are written before the disk is told of them.
+/// Bytes written before starting writeback.
 const PIECE: u64 = 16 << 20;
 
-/// What of a file was written, and was not pointed out to the disk.
+/// The part of a file that was written but is not in writeback yet.
 #[derive(Debug, Default)]
 pub(crate) struct Writeback {
-    /// All of it lies in here.
+    /// The range that contains it.
     range: Range<u64>,
-    /// How much it is, in bytes.
+    /// Its size in bytes.
     bytes: u64,
 }
 
 impl Writeback {
-    /// Notes what was written; and has the kernel begin to write it to the disk, once it is a good piece. Does not wait for
-    /// the disk, and makes nothing safe: syncing does.
+    /// Records a write; once there is enough, makes the kernel start writing it to the disk. Does not wait
+    /// for the disk, and makes nothing durable: syncing does.
     pub(crate) fn wrote(&mut self, file: &File, offset: u64, length: usize) {
         if let Some(piece) = self.piece(offset, length as u64) {
-            // The kernel begins to write what is dirty there, so that it need not keep it (Linux, mm/fadvise.c). Where it
+            // The kernel starts writing the dirty pages, to be able to drop them (Linux, mm/fadvise.c). If it
             // does not, syncing takes longer.
             let length = NonZeroU64::new(piece.end - piece.start);
             let _ = fadvise(file, piece.start, length, Advice::DontNeed);
         }
     }
 
-    /// Notes what was written; returns where a good piece of it lies.
+    /// Records a write; returns the range to write back once there is enough.
     fn piece(&mut self, offset: u64, length: u64) -> Option<Range<u64>> {
         let end = offset.saturating_add(length);
         self.range = match self.bytes {

@@ -1,14 +1,14 @@
-//! Whether the kernel's diskdump module holds a device for its dumps, as it says in sysfs.
+//! Whether the kernel's diskdump module has claimed a device for its dumps, from sysfs.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-/// The module's folder, from sysfs on.
+/// The module's folder in sysfs.
 pub(crate) const MODULE: &str = "kernel/diskdump";
 
-/// A file of sysfs has no more than a page; what has is none.
+/// Maximum size of a sysfs file: real ones have at most a page.
 const MAX_FILE: u64 = 64 << 10;
 
 /// Reads a file of sysfs or procfs.
@@ -18,7 +18,7 @@ pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Writes a file of sysfs that is there: all in one write, as it has to be.
+/// Writes an existing sysfs file, in one write as required.
 pub(crate) fn write_text(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).truncate(true).open(path)?;
     match file.write(text.as_bytes())? {
@@ -27,7 +27,7 @@ pub(crate) fn write_text(path: &Path, text: &str) -> io::Result<()> {
     }
 }
 
-/// Whether the kernel whose sysfs this is holds the device with this metadata for its dumps.
+/// Whether the kernel with this sysfs has claimed the device with this metadata for its dumps.
 pub(super) fn is_armed_on(sys: &Path, metadata: &Metadata) -> bool {
     let read = |name: &str| read_text(&sys.join(MODULE).join(name)).unwrap_or_default();
     if read("state").trim() != "armed" {

@@ -1,4 +1,4 @@
-//! Recognises what a partition holds, so that the user is told before it is overwritten.
+//! Recognises the contents of a partition, to warn the user before overwriting them.
 
 use std::fmt;
 
@@ -8,12 +8,12 @@ use dumpcore::format::{BLOCK_SIZE, Block};
 
 use super::Source;
 
-/// What a partition holds.
+/// The contents of a partition.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Content {
-    /// Only zeros, as far as samples over the whole partition say.
+    /// Only zeros, according to samples over the whole partition.
     Zeros,
-    /// Our label, whole.
+    /// Our label, valid.
     Label {
         /// The name in it.
         name: String,
@@ -22,11 +22,11 @@ pub enum Content {
     },
     /// Our label, of another version of the format.
     OtherVersion(u32),
-    /// Blocks of our format, but no whole label: the remains of an interrupted format, or a damaged label.
+    /// Blocks of our format, but no valid label: the remains of an interrupted format, or a damaged label.
     Remains,
-    /// Something that others make and that has a name.
+    /// A known format with a name.
     Known(&'static str),
-    /// Data that nobody here knows.
+    /// Unknown data.
     Other,
     /// The first blocks cannot be read.
     Unreadable,
@@ -49,7 +49,7 @@ impl fmt::Display for Content {
     }
 }
 
-/// Offset, bytes there, name. The more specific ones come first.
+/// Offset, bytes there, name. More specific ones come first.
 const SIGNATURES: &[(usize, &[u8], &str)] = &[
     (0, b"LUKS\xba\xbe", "a LUKS volume"),
     (512, b"LABELONE", "an LVM physical volume"),
@@ -80,13 +80,13 @@ const SIGNATURES: &[(usize, &[u8], &str)] = &[
     (0, b"\x7fELF", "an ELF file"),
 ];
 
-/// Bytes that hold all signatures.
+/// Number of blocks with all signatures.
 const HEAD_BLOCKS: u64 = 48;
 
-/// Blocks looked at, spread over the partition, before it is called empty.
+/// Number of blocks to check, spread over the partition, before it counts as empty.
 const SAMPLES: u64 = 1024;
 
-/// Looks at the partition's head for signatures, and at samples of the rest.
+/// Checks the partition's head for signatures, and samples of the rest.
 pub fn recognise(source: &dyn Source) -> Content {
     let blocks = source.blocks();
     let mut head = vec![[0; BLOCK_SIZE]; blocks.min(HEAD_BLOCKS) as usize];
@@ -113,7 +113,8 @@ pub fn recognise(source: &dyn Source) -> Content {
             return Content::Known(name);
         }
     }
-    // ext2, 3, 4: s_magic 0xef53 in the super block at 1024; two bytes say little, so the block size is looked at too.
+    // ext2, 3, 4: s_magic 0xef53 in the super block at 1024; two bytes are weak evidence, so check the block
+    // size too.
     if bytes.get(1080..1082) == Some(&[0x53, 0xef]) && bytes.get(1024 + 24).is_some_and(|log| *log <= 6) {
         return Content::Known("an ext2, ext3 or ext4 file system");
     }
@@ -139,10 +140,10 @@ pub fn recognise(source: &dyn Source) -> Content {
     Content::Zeros
 }
 
-/// Blocks that count for [`fingerprint`], spread over the partition, besides its head and its end.
+/// Number of blocks in [`fingerprint`], spread over the partition, besides its head and its end.
 const MARKS: u64 = 62;
 
-/// A sum over the partition's head, its end and a few blocks between them: whether there is still what there was.
+/// A checksum over the partition's head, its end and a few blocks between them, to detect changes.
 pub fn fingerprint(source: &dyn Source) -> u32 {
     let blocks = source.blocks();
     let mut sum = crc32fast::Hasher::new();
@@ -163,7 +164,7 @@ fn zfs(bytes: &[u8]) -> bool {
     ring.chunks_exact(1024).any(|slot| slot.starts_with(&0x00ba_b10c_u64.to_le_bytes()))
 }
 
-/// One block in a few words, for a message about a block that should not be there.
+/// Describes a block in a few words, for a message about an unexpected one.
 pub fn describe_block(block: &Block) -> &'static str {
     match Kind::of(block) {
         Some(Kind::Label) => "a label",

@@ -1,4 +1,4 @@
-//! Finds dump partitions by their labels, so that nobody has to say where they are.
+//! Finds dump partitions by their labels, so that users need not name them.
 
 use std::fmt;
 use std::fs::File;
@@ -17,46 +17,46 @@ use super::view::{Reading, View};
 use super::{shown, table};
 use crate::Error;
 
-/// The type of a partition in a GUID table that is for dumps, of whichever machine the disk is in.
+/// The GPT type of a partition for dumps, for whichever machine the disk is in.
 pub const PARTITION_TYPE: uuid::Uuid = uuid::uuid!("8a4a6fa0-0d7d-4384-9017-0e003e5281b4");
 
 /// A partition or disk with our label.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Labelled {
-    /// Its device; of a disk whose partitions the kernel does not show, that of the disk.
+    /// Its device; if the kernel does not show the disk's partitions, the disk's device.
     pub path: PathBuf,
-    /// Which partition of that disk, by number; `None` if the device is all of it.
+    /// Its number on that disk; `None` if it is the whole device.
     pub partition: Option<String>,
     /// Its identity, from the label.
     pub uuid: uuid::Uuid,
-    /// Its name, from the label; may be empty, and may hold any characters.
+    /// Its name, from the label; may be empty, and may contain any characters.
     pub name: String,
     /// Its size in blocks.
     pub blocks: u64,
-    /// The machine that it belongs to, from the label.
+    /// Its owner, from the label.
     pub machine: Option<Uuid>,
-    /// Whether its type in a GUID table says that it is for dumps.
+    /// Whether its GPT type is that for dumps.
     pub is_for_dumps: bool,
-    /// Of which kind its device is, if it is one that is not used unless somebody names it.
+    /// The kind of its device, if devices of this kind are used only when named.
     pub apart: Option<&'static str>,
 }
 
-/// What was found.
+/// The result of the search.
 #[derive(Debug, Default)]
 pub struct Discovery {
-    /// The dump partitions, in the order of their devices' names. Two of the same uuid are a copied disk, or two ways to
+    /// The dump partitions, ordered by device name. Two with the same uuid are a copied disk, or two paths to
     /// the same one.
     pub found: Vec<Labelled>,
     /// Devices with a label of another version of the format, and that version.
     pub other_versions: Vec<(PathBuf, u32)>,
-    /// Devices that could not be looked at: there may be dump partitions among them.
+    /// Devices that could not be read: there may be dump partitions among them.
     pub unreadable: Vec<(PathBuf, io::Error)>,
-    /// Devices among `other_versions` and `unreadable` of a kind that is not used unless somebody names one.
+    /// Devices among `other_versions` and `unreadable` of a kind that is used only when named.
     pub apart: Vec<PathBuf>,
 }
 
 impl Discovery {
-    /// Adds what was found elsewhere.
+    /// Adds another result.
     pub fn append(&mut self, other: Discovery) {
         self.found.extend(other.found);
         self.other_versions.extend(other.other_versions);
@@ -75,7 +75,7 @@ impl Discovery {
         self.found.extend(partitions.into_iter().map(labelled));
     }
 
-    /// Pairs of partitions of the same uuid, by their places in `found`: each with the first one of it.
+    /// Pairs of partitions with the same uuid, by their indexes in `found`: each with the first one.
     pub fn twins(&self) -> Vec<(usize, usize)> {
         let first = |uuid| self.found.iter().position(|other| other.uuid == uuid);
         let pairs = self.found.iter().enumerate().map(|(index, at)| (first(at.uuid).unwrap_or(index), index));
@@ -108,15 +108,15 @@ impl fmt::Display for Labelled {
     }
 }
 
-/// Looks at the first block of every disk and partition of this machine.
+/// Reads the first block of every disk and partition of this machine.
 ///
 /// # Errors
-/// If the system does not say which there are.
+/// If the system's devices cannot be listed.
 pub fn discover() -> io::Result<Discovery> {
     discover_in(&Roots::system())
 }
 
-/// As [`discover`], of a system whose own file systems are elsewhere.
+/// As [`discover`], for a system with its file systems elsewhere.
 ///
 /// # Errors
 /// As [`discover`].
@@ -130,7 +130,7 @@ pub fn discover_in(roots: &Roots) -> io::Result<Discovery> {
         let mut found = Discovery::default();
         match look_at_device(roots, &device, &path, &mut found) {
             Ok(()) => {}
-            // Nothing is in the drive.
+            // The drive is empty.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOMEDIUM.raw_os_error()) => {}
             Err(error) => found.unreadable.push((path.clone(), error)),
         }
@@ -143,7 +143,7 @@ pub fn discover_in(roots: &Roots) -> io::Result<Discovery> {
     Ok(discovery)
 }
 
-/// Looks for dump partitions in one file or device: is it one, or is it a disk, or the image of a disk, with some?
+/// Finds dump partitions in one file or device: it may be one itself, or a disk or image of a disk with some.
 ///
 /// # Errors
 /// If it cannot be opened or read, or is neither file nor block device.
@@ -151,10 +151,10 @@ pub fn discover_at(path: &Path) -> Result<Discovery, Error> {
     discover_as(path, &Reading::default())
 }
 
-/// As [`discover_at`], of an image whose table is to be read in a certain way.
+/// As [`discover_at`], for an image with a specific reading of its table.
 ///
 /// # Errors
-/// As [`discover_at`]; and if the table can be read in two ways.
+/// As [`discover_at`]; and if the table has two different readings.
 pub fn discover_as(path: &Path, reading: &Reading) -> Result<Discovery, Error> {
     let failed = |error| Error::Open { target: shown(path), error };
     let metadata = std::fs::metadata(path).map_err(failed)?;
@@ -173,8 +173,8 @@ pub fn discover_as(path: &Path, reading: &Reading) -> Result<Discovery, Error> {
     Ok(discovery)
 }
 
-/// Major numbers of floppy and optical drives (Linux, admin-guide/devices.txt): a look takes seconds, and no kernel dumps
-/// there.
+/// Major numbers of floppy and optical drives (Linux, admin-guide/devices.txt): reading them takes seconds,
+/// and no kernel dumps there.
 const SLOW: [u32; 2] = [2, 11];
 
 fn is_worth_a_look(device: &Device) -> bool {
@@ -186,9 +186,9 @@ fn look_at_device(roots: &Roots, device: &Device, path: &Path, discovery: &mut D
     let file = File::open(roots.node(device)?)?;
     let known = discovery.found.len();
     look(&file, path, device.size, discovery)?;
-    // The kernel's own partitions are looked at as what they are.
+    // The kernel's own partitions are checked separately.
     if known == discovery.found.len() && !device.is_partition && device.partitions().is_empty() {
-        // A table that makes no sense has no partitions that could be used.
+        // An inconsistent table has no usable partitions.
         let view = View::new(&file, Some(device), &Reading::default(), "");
         discovery.add(path, view.and_then(|view| view.labelled(&file)).unwrap_or_default());
     }
@@ -199,7 +199,7 @@ fn look_at_device(roots: &Roots, device: &Device, path: &Path, discovery: &mut D
     Ok(())
 }
 
-/// The type of a partition that the kernel shows, in the table of its disk.
+/// The type of a partition shown by the kernel, from its disk's table.
 fn type_of(roots: &Roots, device: &Device) -> Option<uuid::Uuid> {
     let disk = device.disk()?;
     let file = File::open(roots.node(&disk).ok()?).ok()?;
@@ -208,7 +208,7 @@ fn type_of(roots: &Roots, device: &Device) -> Option<uuid::Uuid> {
     view.slots().iter().find(is_its)?.type_guid()
 }
 
-/// Looks at the first block.
+/// Checks the first block.
 fn look(file: &File, path: &Path, size: u64, discovery: &mut Discovery) -> io::Result<()> {
     let mut block: Block = [0; BLOCK_SIZE];
     match file.read_exact_at(&mut block, 0) {

@@ -1,4 +1,5 @@
-//! A dump partition in a file: a block device, an image of a partition, or a partition inside a disk or its image.
+//! A dump partition in a file: a block device, an image of a partition, or a partition inside a disk or its
+//! image.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -24,15 +25,15 @@ use crate::Error;
 use crate::text::harmless_line;
 use crate::writeback::Writeback;
 
-/// How often and how long a lock is tried for: udev, too, holds locks on disks for a moment.
+/// Number of attempts to lock, and the pause between them: udev, too, locks disks for a moment.
 const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
-/// An opened and locked dump partition. The lock lasts as long as this lives.
+/// An opened and locked dump partition, locked as long as the value exists.
 #[derive(Debug)]
 pub struct Target {
     file: File,
-    /// Where it was opened.
+    /// The path at which it was opened.
     path: PathBuf,
     name: String,
     access: Access,
@@ -42,28 +43,29 @@ pub struct Target {
     start: u64,
     blocks: u64,
     writeback: Writeback,
-    /// Where it was when it was chosen.
+    /// Its place when it was chosen.
     chosen: Chosen,
-    /// What the user should know about how it was chosen.
+    /// A remark for the user about how it was chosen.
     remark: Option<String>,
-    /// Who uses it besides, so that it can only be read.
+    /// Another user, which makes it read-only.
     user: Option<String>,
-    /// Other files whose locks are held: of a partition's device that of its disk, and what was read before writing.
+    /// Other files with locks: for a partition's device its disk, and the file that was open before writing.
     locked: Vec<File>,
 }
 
-/// What a target was chosen by, and where it was.
+/// How a target was chosen, and its place at that time.
 #[derive(Debug)]
 struct Chosen {
-    /// The partition of an image, or of a disk of which the kernel shows none, and how its table was read.
+    /// The partition of an image, or of a disk without partitions from the kernel, and the reading of its
+    /// table.
     within: Option<Within>,
-    /// Of a device: where it begins on its disk, if it is a partition, and how long it is.
+    /// For a device: its start on its disk, if it is a partition, and its length.
     device: Option<(Option<u64>, u64)>,
     /// Bytes of the whole file or device.
     size: u64,
 }
 
-/// A partition that has no device of its own.
+/// A partition without a device of its own.
 #[derive(Debug)]
 struct Within {
     partition: Option<String>,
@@ -72,18 +74,18 @@ struct Within {
 }
 
 impl Target {
-    /// Opens a block device or image file, or the partition of it that `partition` names (number, name or GUID). Of a disk
-    /// without a partition named, the only one with our label is used. [`STANDARD_INPUT`] is read to its end and kept in
-    /// a file without a name meanwhile; nothing is written there.
+    /// Opens a block device or image file, or the partition of it named `partition` (number, name or GUID).
+    /// For a disk without a named partition, the only one with our label is used. [`STANDARD_INPUT`] is read
+    /// to its end and kept in an unnamed file; it is never written.
     ///
     /// # Errors
-    /// If it cannot be opened, is neither file nor block device, is in use, holds a partition table and no partition
-    /// is named or to be found, is too small, or does not start on a multiple of 4096 bytes.
+    /// If it cannot be opened, is neither file nor block device, is in use, has a partition table but no
+    /// partition was named or found, is too small, or does not start at a multiple of 4096 bytes.
     pub fn open(path: &Path, partition: Option<&str>, access: Access) -> Result<Target, Error> {
         Target::open_as(path, partition, &Reading::default(), access)
     }
 
-    /// As [`open`](Target::open), with an image's table read in a certain way.
+    /// As [`open`](Target::open), with a specific reading of an image's table.
     ///
     /// # Errors
     /// As [`open`](Target::open), and [`Error::TwoReadings`].
@@ -108,7 +110,8 @@ impl Target {
         let node = looked.node_of(&slot)?;
         drop(looked);
         if let Some(node) = node {
-            // Through its own device, a partition is the same file and has the same lock whoever names it how.
+            // Through its own device, a partition is the same file and has the same lock, however it was
+            // named.
             let opened = open_path(&node, false, access)?;
             let place = opened.device.as_ref().map(|device| (device.start(), device.size));
             if place != Some((Some(slot.start), slot.length)) {
@@ -127,17 +130,17 @@ impl Target {
         Ok(target)
     }
 
-    /// The bytes of the file or device that are its blocks.
+    /// The range of bytes of the file or device that are its blocks.
     pub fn place(&self) -> std::ops::Range<u64> {
         self.start..self.start + self.blocks * BLOCK_SIZE as u64
     }
 
-    /// What the user should know about how its partition was chosen, in a sentence.
+    /// A remark for the user about how its partition was chosen, in a sentence.
     pub fn remark(&self) -> Option<&str> {
         self.remark.as_deref()
     }
 
-    /// A dump that comes through standard input.
+    /// A dump from standard input.
     fn carried(partition: Option<&str>, reading: &Reading, access: Access) -> Result<Target, Error> {
         if access.writes_at_once() {
             return Err(Error::StandardInput { why: "it can only be read".to_owned() });
@@ -165,35 +168,36 @@ impl Target {
         }
     }
 
-    /// Whether it came through standard input.
+    /// Whether it came from standard input.
     pub fn is_carried(&self) -> bool {
         self.path == Path::new(STANDARD_INPUT)
     }
 
-    /// Whether it is a device of this machine, and no file.
+    /// Whether it is a device of this machine, not a file.
     pub fn is_device(&self) -> bool {
         self.file.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device())
     }
 
-    /// The target as messages name it.
+    /// Its name for messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// To be called when there is something to write, and before anything is: opens a target of [`Access::Harvest`] once
-    /// more, now for writing, and looks whether the target is still where it was when it was chosen.
+    /// Call this before the first write: reopens a target of [`Access::Harvest`] for writing, and checks that
+    /// it is still the same as when it was chosen.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`] if it may only be read, [`Error::InUse`] if somebody else uses it, [`Error::Changed`] if what is at its
-    /// path is no longer the same: another disk, a file that was exchanged, another label, another size, another place on its disk.
+    /// [`Error::ReadOnly`] if it is read-only, [`Error::InUse`] if it is in use, [`Error::Changed`] if its
+    /// path leads to something else: another disk, a replaced file, another label, another size, another
+    /// place on its disk.
     pub fn make_writable(&mut self) -> Result<(), Error> {
         self.reopen()?;
-        // What is looked at next is to come from the medium: a disk and its partitions are cached apart.
+        // Read from the medium from now on: a disk and its partitions have separate caches.
         self.forget(0);
         self.confirm()
     }
 
-    /// Whether it is still where it was when it was chosen.
+    /// Checks that it is still where it was when it was chosen.
     fn confirm(&self) -> Result<(), Error> {
         let changed = || Error::Changed { target: self.name.clone() };
         let failed = |error| Error::Open { target: self.name.clone(), error };
@@ -231,7 +235,7 @@ impl Target {
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true);
-        // Without O_EXCL, as long as the file that is open already or an armed kernel has what that asks for.
+        // Without O_EXCL, if our own open file or an armed kernel already has the exclusive claim.
         if self.is_beside_kernel && !self.file.metadata().is_ok_and(|metadata| is_armed_here(&metadata)) {
             options.custom_flags(OFlags::EXCL.bits() as i32);
         }
@@ -256,7 +260,7 @@ impl Target {
         Ok(())
     }
 
-    /// Who uses it besides, in words that follow "is", so that it can only be read; `None` if nobody does.
+    /// Another user, in words that follow "is", which makes it read-only; `None` if there is none.
     pub fn user(&self) -> Option<&str> {
         self.user.as_deref()
     }
@@ -267,35 +271,35 @@ impl Target {
     }
 }
 
-/// What makes two opened files the same one.
+/// The identity of an opened file.
 fn identity(metadata: &Metadata) -> (u64, u64, u64) {
     (metadata.dev(), metadata.ino(), metadata.rdev())
 }
 
-/// Where a device begins on its disk, if it is a partition, and how long it is.
+/// A device's start on its disk, if it is a partition, and its length.
 fn place_of(device: &Device) -> (Option<u64>, u64) {
     (device.start(), device.size)
 }
 
-/// An opened and locked file, of which nothing more is known yet.
+/// An opened and locked file.
 struct Opened {
     file: File,
-    /// What the kernel says of it, if it is a device.
+    /// The kernel's facts, if it is a device.
     device: Option<Device>,
     is_beside_kernel: bool,
     locked: Vec<File>,
-    /// Who uses it besides, so that it can only be read.
+    /// Another user, which makes it read-only.
     user: Option<String>,
     shown: String,
 }
 
-/// Whether the running kernel is armed on a device, and has claimed it for itself.
+/// Whether the running kernel is armed on a device, and has claimed it.
 fn is_armed_here(metadata: &Metadata) -> bool {
     is_armed_on(Path::new("/sys"), metadata)
 }
 
-/// Opens and locks a file or a device, and a partition's disk with it. What others use can be harvested as far as that is
-/// reading.
+/// Opens and locks a file or a device, and for a partition its disk too. For a harvest, one in use by others
+/// is opened for reading.
 fn open_path(path: &Path, is_disk: bool, access: Access) -> Result<Opened, Error> {
     match open_as(path, is_disk, access) {
         Err(Error::InUse { user, .. }) if access == Access::Harvest => {
@@ -343,7 +347,7 @@ fn open_as(path: &Path, is_disk: bool, access: Access) -> Result<Opened, Error> 
     let roots = Roots::system();
     let device = if is_device { roots.device(metadata.rdev()) } else { None };
     let mut locked = Vec::new();
-    // Whoever writes on the whole disk does not share it. That somebody may read the partition only is no obstacle.
+    // A writer of the whole disk excludes us. A failure to open the disk is no obstacle.
     let disk = device.as_ref().and_then(Device::disk).and_then(|disk| roots.node(&disk).ok());
     if let Some(disk) = disk.and_then(|node| File::open(node).ok()) {
         lock(&disk, access.on_the_way(), &shown)?;
@@ -353,7 +357,7 @@ fn open_as(path: &Path, is_disk: bool, access: Access) -> Result<Opened, Error> 
 }
 
 impl Opened {
-    /// The partition of a disk that is meant; `None` if this is no disk with partitions.
+    /// The partition of a disk that is meant; `None` if it is not a disk with partitions.
     fn choose(
         &self,
         partition: Option<&str>,
@@ -367,7 +371,7 @@ impl Opened {
     /// The device of a partition of this disk; `None` if the kernel shows none.
     ///
     /// # Errors
-    /// If it has no node: past that, on the whole disk, nobody would see that the partition is in use.
+    /// If it has no node: writing through the whole disk would bypass the check that the partition is in use.
     fn node_of(&self, slot: &Slot) -> Result<Option<PathBuf>, Error> {
         let Some(partition) = self.device.as_ref().and_then(|disk| partition_at(disk, slot)) else {
             return Ok(None);
@@ -390,7 +394,7 @@ impl Opened {
         let size = table::file_size(&self.file);
         let size = size.map_err(|error| Error::Open { target: self.shown.clone(), error })?;
         let (start, length) = within.as_ref().map_or((0, size), |at| (at.slot.start, at.slot.length));
-        // A partition's own device may begin anywhere on its disk.
+        // A partition's own device may start anywhere on its disk.
         let offset = self.device.as_ref().and_then(Device::start).unwrap_or(0);
         let begin = offset.saturating_add(start);
         if !begin.is_multiple_of(BLOCK_SIZE as u64) {
@@ -431,7 +435,7 @@ fn lock(file: &File, access: Access, target: &str) -> Result<(), Error> {
         match flock(file, operation) {
             Ok(()) => return Ok(()),
             Err(rustix::io::Errno::WOULDBLOCK) => sleep(LOCK_PAUSE),
-            // A medium that knows no locks, or none on files that are open for reading only, is no reason not to
+            // A file system without locks, or without locks on files opened read-only, is no reason not to
             // harvest a dump.
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOLCK | rustix::io::Errno::BADF) => {
                 return Ok(());
@@ -465,7 +469,8 @@ impl Source for Target {
     }
 
     fn forget(&self, first: u64) {
-        // Without an end, to the file's; a system that remembers all the same only costs that something is seen later.
+        // Without an end, up to the end of the file; if the system keeps the cache anyway, a change is only
+        // seen later.
         let _ = fadvise(&self.file, self.start + first * BLOCK_SIZE as u64, None, Advice::DontNeed);
     }
 }

@@ -1,4 +1,4 @@
-//! Who holds a lock on a file (proc_locks(5), proc_pid_stat(5)).
+//! The holder of a lock on a file (proc_locks(5), proc_pid_stat(5)).
 
 use std::fmt;
 use std::fs::{self, Metadata};
@@ -12,11 +12,11 @@ use crate::text::harmless_line;
 /// A process that holds a lock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Holder {
-    /// Its number; `None` if it runs where its number cannot be seen, such as in another container.
+    /// Its number; `None` if it is not visible from here, as for a process in another container.
     pub pid: Option<u32>,
-    /// Its command line, cut short, without characters that a terminal would obey; empty if it is not known.
+    /// Its command line, shortened, without control characters; empty if unknown.
     pub command: String,
-    /// For how long it has been running, in seconds.
+    /// Seconds since its start.
     pub seconds: Option<u64>,
 }
 
@@ -36,14 +36,14 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Characters of a command line that are shown.
+/// Maximum number of characters of a command line.
 const SHOWN: usize = 120;
 
-/// Clock ticks a second, as /proc counts (USER_HZ): the same wherever savecore runs.
+/// Clock ticks per second in /proc (USER_HZ): the same on all systems of savecore.
 const TICKS: u64 = 100;
 
-/// Who holds a lock of flock(2) on the file with this metadata, as the processes of `proc` tell; one that holds it alone
-/// before those that share it.
+/// The holder of a flock(2) lock on the file with this metadata, among the processes in `proc`; an exclusive
+/// one takes precedence over shared ones.
 pub(super) fn holder_of(metadata: &Metadata, proc: &Path) -> Option<Holder> {
     let locks = fs::read_to_string(proc.join("locks")).ok()?;
     let mut held: Vec<Held> = locks.lines().filter_map(Held::parse).collect();
@@ -60,7 +60,7 @@ pub(super) fn holder_of(metadata: &Metadata, proc: &Path) -> Option<Holder> {
     Some(Holder { pid: Some(pid), command: shown(&command), seconds: running_for(proc, pid) })
 }
 
-/// A line of /proc/locks, as far as it matters.
+/// The relevant part of a line of /proc/locks.
 struct Held {
     is_exclusive: bool,
     pid: Option<u32>,
@@ -69,7 +69,7 @@ struct Held {
 }
 
 impl Held {
-    /// `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`; those who wait have an arrow after the number.
+    /// `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`; waiting processes have an arrow after the number.
     fn parse(line: &str) -> Option<Held> {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let [_, "FLOCK", _, mode, pid, file, ..] = fields[..] else { return None };
@@ -86,7 +86,8 @@ impl Held {
     }
 }
 
-/// Whether a process has this file open: some file systems show another device number in /proc/locks than in stat(2).
+/// Whether a process has this file open: some file systems have different device numbers in /proc/locks and
+/// stat(2).
 fn has_open(proc: &Path, pid: u32, metadata: &Metadata) -> bool {
     let open = fs::read_dir(proc.join(format!("{pid}/fd"))).into_iter().flatten().flatten();
     open.filter_map(|entry| fs::metadata(entry.path()).ok())
@@ -95,14 +96,14 @@ fn has_open(proc: &Path, pid: u32, metadata: &Metadata) -> bool {
 
 fn running_for(proc: &Path, pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(proc.join(format!("{pid}/stat"))).ok()?;
-    // The second field is a name in parentheses, which may hold anything; the 22nd is the time of the start.
+    // The second field is a name in parentheses, which may contain anything; the 22nd is the start time.
     let start: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
     let uptime = fs::read_to_string(proc.join("uptime")).ok()?;
     let uptime: u64 = uptime.split(['.', ' ']).next()?.parse().ok()?;
     uptime.checked_sub(start / TICKS)
 }
 
-/// A command line in one line of characters that a terminal only shows.
+/// A command line in one line of printable characters.
 fn shown(command: &[u8]) -> String {
     let text = String::from_utf8_lossy(command).trim_end_matches('\0').replace('\0', " ");
     let mut shown = harmless_line(&text.chars().take(SHOWN).collect::<String>());

@@ -1,4 +1,4 @@
-//! Whether the system uses a disk, a partition or an image already.
+//! Whether the system already uses a disk, a partition or an image.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::armed::is_armed_on;
 
-/// Who uses it, in words that follow "is"; `None` if nobody known does.
+/// The user, in words that follow "is"; `None` if none is known.
 pub(super) fn user_of(path: &Path, metadata: &Metadata) -> Option<String> {
     if metadata.file_type().is_block_device() {
         if is_armed_on(Path::new("/sys"), metadata) {
@@ -45,7 +45,8 @@ fn listed(table: &str, device: u64, field: Option<usize>) -> Option<String> {
     })
 }
 
-/// Takes back the octal escapes of /proc/mounts (fstab(5)). Characters that a terminal obeys are the affair of whoever prints.
+/// Decodes the octal escapes of /proc/mounts (fstab(5)). The caller must handle control characters when
+/// printing.
 fn unescape(field: &str) -> String {
     let mut text = field.to_owned();
     for (escape, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {

@@ -1,4 +1,4 @@
-//! Where a dump comes from: a row of 4096-byte blocks in a partition, an image file, or memory.
+//! Sources of dumps: a sequence of 4096-byte blocks in a partition, an image file, or memory.
 
 mod access;
 mod armed;
@@ -37,41 +37,41 @@ pub use view::{Reading, find_partition};
 
 use crate::text::harmless_line;
 
-/// Blocks that are read or written together (1 MiB).
+/// Blocks per read or write (1 MiB).
 pub const BATCH: usize = 256;
 
-/// A dump partition, block by block. Block 0 is the partition's first, wherever on a disk that is. Several threads read at
-/// the same time.
+/// A dump partition, block by block. Block 0 is the partition's first. Several threads may read concurrently.
 pub trait Source: Sync {
-    /// Size in blocks; a last piece smaller than a block does not count.
+    /// Size in blocks, without a partial block at the end.
     fn blocks(&self) -> u64;
 
     /// Reads consecutive blocks from number `first` on.
     ///
     /// # Errors
-    /// What the medium says, or [`io::ErrorKind::UnexpectedEof`] beyond its end.
+    /// Errors of the medium, or [`io::ErrorKind::UnexpectedEof`] beyond its end.
     fn read(&self, first: u64, into: &mut [Block]) -> io::Result<()>;
 
     /// Writes consecutive blocks from number `first` on.
     ///
     /// # Errors
-    /// What the medium says, or [`io::ErrorKind::UnexpectedEof`] beyond its end; then nothing is written.
+    /// Errors of the medium, or [`io::ErrorKind::UnexpectedEof`] beyond its end; then nothing is written.
     fn write(&mut self, first: u64, from: &[Block]) -> io::Result<()>;
 
-    /// Returns when the medium, not a cache, has everything written so far.
+    /// Returns when everything written so far is on the medium, not just in a cache.
     ///
     /// # Errors
-    /// What the medium says.
+    /// Errors of the medium.
     fn sync(&mut self) -> io::Result<()>;
 
-    /// Drops what the system remembers of the blocks from `first` on: others may write past its memory, as a kernel's dump does.
+    /// Drops the system's cache of the blocks from `first` on: others may write without that cache, as a
+    /// kernel's dump does.
     fn forget(&self, _first: u64) {}
 }
 
-/// The first blocks of another source; nothing can be written there.
+/// The first blocks of another source; read-only.
 pub(crate) struct First<'s> {
     pub(crate) source: &'s dyn Source,
-    /// How many; not more than the other has.
+    /// Their number; at most that of the other source.
     pub(crate) blocks: u64,
 }
 
@@ -94,12 +94,12 @@ impl Source for First<'_> {
     }
 }
 
-/// A path as messages name it: who unpacks an archive of dumps did not choose all names himself.
+/// A path for messages, without control characters: the names in an archive of dumps may be anyone's.
 fn shown(path: &Path) -> String {
     harmless_line(&path.display().to_string())
 }
 
-/// Whether `count` blocks from `first` on lie within `blocks`.
+/// Checks that `count` blocks from `first` on are within `blocks`.
 fn within(blocks: u64, first: u64, count: usize) -> io::Result<()> {
     match first.checked_add(count as u64) {
         Some(end) if end <= blocks => Ok(()),
@@ -110,7 +110,7 @@ fn within(blocks: u64, first: u64, count: usize) -> io::Result<()> {
     }
 }
 
-/// A partition in memory, as a simulation leaves it.
+/// A partition in memory, as from a simulation.
 impl Source for Vec<u8> {
     fn blocks(&self) -> u64 {
         (self.len() / BLOCK_SIZE) as u64
@@ -137,15 +137,15 @@ impl Source for Vec<u8> {
     }
 }
 
-/// Hears how far a long work got. `()` hears nothing.
+/// Reports the progress of a long operation. `()` ignores it.
 pub trait Progress {
-    /// A work of `total` blocks begins.
+    /// Starts an operation of `total` blocks.
     fn begin(&mut self, what: &str, total: u64);
     /// `blocks` more are done.
     fn advance(&mut self, blocks: u64);
-    /// The work is over.
+    /// The operation is over.
     fn end(&mut self);
-    /// A person should know this line.
+    /// Shows a line to the user.
     fn warn(&mut self, _line: &str) {}
 }
 

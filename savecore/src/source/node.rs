@@ -1,5 +1,5 @@
-//! The device node of what the user names: a kernel dumps to nodes only, and knows neither links of udev nor partitions that it
-//! does not show.
+//! The device node for a user's name: a kernel dumps only to nodes, and knows neither udev's links nor
+//! partitions that it does not show.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,18 +12,19 @@ use super::table::Slot;
 use super::view::{Reading, View};
 use crate::Error;
 
-/// A block device under the kernel's own name for it.
+/// A block device under the kernel's own name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Node {
-    /// The path from the root, as the kernel opens it.
+    /// The path from the root, for the kernel.
     pub shown: String,
-    /// Where it is opened from here.
+    /// The path for opening it here.
     pub path: PathBuf,
-    /// Whether the kernel makes it of other devices, as it does for device-mapper, RAID and loop devices.
+    /// Whether it is a virtual device on top of others, such as device-mapper, RAID and loop devices.
     pub is_made: bool,
-    /// Whether the kernel joins several ways to it, as NVMe multipath does: then it is on no bus, and nothing says which way works.
+    /// Whether it combines several paths, as NVMe multipath does: then it is on no bus, and the working path
+    /// is unknown.
     pub is_joined: bool,
-    /// Whether another device is made of it.
+    /// Whether another device is built on it.
     pub is_held: bool,
 }
 
@@ -39,16 +40,16 @@ impl Node {
     }
 }
 
-/// The node of a device, or of the partition of it that `partition` names (number, name or GUID). Of a disk without a partition
-/// named, the only one with our label is meant. `None` if there is no such device, though there may be a file of that name,
-/// or if the kernel shows no device for the partition.
+/// The node of a device, or of its partition named `partition` (number, name or GUID). For a disk without a
+/// named partition, the only one with our label. `None` if there is no such device (there may be a file of
+/// that name), or if the kernel shows no device for the partition.
 ///
 /// # Errors
-/// If there is nothing at the path, or of a disk if its table does not say which partition is meant.
+/// If there is nothing at the path, or if a disk's table does not identify the partition.
 pub fn node_at(roots: &Roots, path: &Path, partition: Option<&str>) -> Result<Option<Node>, Error> {
     let shown = path.display().to_string();
     let failed = |error| Error::Open { target: shown.clone(), error };
-    // What people call /dev may be elsewhere.
+    // /dev may be elsewhere.
     let path = path.strip_prefix("/dev").map_or(path.to_owned(), |name| roots.dev.join(name));
     let path = fs::canonicalize(path).map_err(failed)?;
     let Some(device) = device_of(roots, &path).map_err(failed)? else { return Ok(None) };
@@ -63,14 +64,14 @@ pub fn node_at(roots: &Roots, path: &Path, partition: Option<&str>) -> Result<Op
     partition.map(|partition| Node::new(roots, &partition)).transpose().map_err(failed)
 }
 
-/// The nodes of all partitions with this identity, as Linux writes PARTUUID, in small letters.
+/// The nodes of all partitions with this identity, in Linux's PARTUUID format, in lower case.
 ///
 /// # Errors
-/// If the system does not say which devices there are.
+/// If the system's devices cannot be listed.
 pub fn nodes_of(roots: &Roots, id: &str) -> io::Result<Vec<Node>> {
     let mut nodes = Vec::new();
     for disk in roots.devices()?.iter().filter(|device| !device.is_partition) {
-        // What cannot be read, or has no table, has no partitions either.
+        // A disk that cannot be read, or has no table, has no such partitions.
         let Ok(file) = roots.node(disk).and_then(File::open) else { continue };
         let Ok(view) = View::new(&file, Some(disk), &Reading::default(), &disk.name) else { continue };
         let meant = view.slots().iter().filter(|slot| slot.id == id && slot.fault.is_none());
@@ -79,7 +80,7 @@ pub fn nodes_of(roots: &Roots, id: &str) -> io::Result<Vec<Node>> {
     Ok(nodes)
 }
 
-/// The device whose node this is.
+/// The device of this node.
 fn device_of(roots: &Roots, path: &Path) -> io::Result<Option<Device>> {
     let metadata = fs::metadata(path)?;
     if metadata.file_type().is_block_device() {
@@ -91,7 +92,7 @@ fn device_of(roots: &Roots, path: &Path) -> io::Result<Option<Device>> {
     Ok(found.filter(|device| (roots.is_node)(&metadata, device.number)))
 }
 
-/// The device of a disk's partition, if the kernel has one of this number at the very same place.
+/// The device of a disk's partition, if the kernel has one with this number at exactly the same place.
 pub(super) fn partition_at(disk: &Device, slot: &Slot) -> Option<Device> {
     let same = |device: &Device| {
         device.partition_number() == Some(slot.number)

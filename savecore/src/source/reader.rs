@@ -1,4 +1,4 @@
-//! Reads a source in large pieces, gives single blocks, and gets around sectors that cannot be read.
+//! Reads a source in large pieces, returns single blocks, and skips unreadable sectors.
 
 use std::io;
 
@@ -12,7 +12,7 @@ pub struct Reader<'s> {
     window: Vec<Block>,
     first: u64,
     length: usize,
-    /// Up to here, blocks are read singly: a piece that reaches there could not be read whole.
+    /// Up to here, read single blocks: a larger piece could not be read.
     careful_until: u64,
 }
 
@@ -30,7 +30,7 @@ impl<'s> Reader<'s> {
     /// The block with this number.
     ///
     /// # Errors
-    /// If this very block cannot be read; its neighbours do not matter.
+    /// If this block cannot be read; its neighbours do not matter.
     pub fn block(&mut self, number: u64) -> io::Result<&Block> {
         let inside = number >= self.first && number - self.first < self.length as u64;
         if !inside {
@@ -56,12 +56,12 @@ impl<'s> Reader<'s> {
     }
 }
 
-/// Blocks that could not be read, of those that were to be read together.
+/// The unreadable blocks of a read.
 #[derive(Default)]
 pub(crate) struct Unreadable(Vec<u64>);
 
 impl Unreadable {
-    /// Whether it is one of them.
+    /// Whether this block is one of them.
     pub(crate) fn holds(&self, number: u64) -> bool {
         self.0.binary_search(&number).is_ok()
     }
@@ -72,7 +72,7 @@ impl Unreadable {
     }
 }
 
-/// Reads consecutive blocks together; if that fails, each alone. Those that cannot be read stay what they were.
+/// Reads consecutive blocks in one read; if that fails, one by one. Unreadable blocks are left unchanged.
 pub(crate) fn read_around(source: &dyn Source, first: u64, into: &mut [Block]) -> Unreadable {
     if into.is_empty() || source.read(first, into).is_ok() {
         return Unreadable::default();

@@ -1,4 +1,4 @@
-//! A dump that comes through standard input: what is read in any order must be a file first.
+//! A dump from standard input: it must become a file, for random access.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Cursor, ErrorKind, IsTerminal, Read, Seek};
@@ -12,26 +12,27 @@ use rustix::fs::{OFlags, fstatvfs};
 
 use crate::Error;
 
-/// What standard input is called as a target.
+/// The name of standard input as a target.
 pub const STANDARD_INPUT: &str = "-";
 
-/// How messages name it.
+/// Its name in messages.
 pub(super) const SHOWN: &str = "standard input";
 
-/// The most bytes that are taken, unpacked: zeros cost nothing when they are packed, and nothing as holes.
+/// Maximum number of bytes, decompressed: zeros cost nothing in compressed form, and nothing as holes.
 const MAX_LENGTH: u64 = 16 << 40;
 
-/// Space that is left free where the file is.
+/// Space to keep free on the file system of the copy.
 const RESERVE: u64 = 64 << 20;
 
-/// Bytes that are read and written together.
+/// Bytes per read and write.
 const PIECE: usize = 1 << 20;
 
-/// Standard input as a file that can be read anywhere: itself if it is one, else an unnamed copy in $TMPDIR (/var/tmp
-/// without it) with holes for zeros. What zstd or gzip packed is unpacked.
+/// Standard input as a file with random access: itself if it is one, otherwise an unnamed copy in $TMPDIR
+/// (default: /var/tmp) with holes for zeros. Decompresses zstd and gzip.
 ///
 /// # Errors
-/// If it is a terminal, empty, too long, packed otherwise, or cannot be read to its end, or if there is no room for it.
+/// If it is a terminal, empty, too long, compressed in another way, or cannot be read to its end, or if there
+/// is no room for it.
 pub(super) fn standard_input() -> Result<File, Error> {
     let unusable = |why: String| Error::StandardInput { why };
     let stdin = io::stdin();
@@ -51,7 +52,7 @@ pub(super) fn standard_input() -> Result<File, Error> {
     Spool { folder: &folder, max_length: MAX_LENGTH, reserve: RESERVE }.copy(&file).map_err(unusable)
 }
 
-/// Whether it is a file or a device, at its beginning, that is not packed.
+/// Whether it is an uncompressed file or device, positioned at its start.
 fn is_seekable_and_plain(mut file: &File) -> bool {
     let kind = file.metadata().map(|metadata| metadata.file_type());
     let mut head = [0; HEAD];
@@ -61,7 +62,7 @@ fn is_seekable_and_plain(mut file: &File) -> bool {
         && Packing::of(&head) == Packing::None
 }
 
-/// Bytes that tell how a stream is packed.
+/// Number of bytes that identify a compression.
 const HEAD: usize = 6;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,7 +70,7 @@ enum Packing {
     None,
     Gzip,
     Zstd,
-    /// One that is not unpacked here, and who does it.
+    /// An unsupported compression, and its command.
     Other(&'static str),
 }
 
@@ -78,7 +79,7 @@ impl Packing {
         match head {
             // RFC 1952, section 2.3.1.
             [0x1f, 0x8b, ..] => Packing::Gzip,
-            // RFC 8878, sections 3.1.1 and 3.1.2: a frame, or one to be skipped before the first.
+            // RFC 8878, sections 3.1.1 and 3.1.2: a frame, or a skippable one before the first.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Packing::Zstd,
             [0xfd, b'7', b'z', b'X', b'Z', 0] => Packing::Other("xz"),
             [b'B', b'Z', b'h', ..] => Packing::Other("bzip2"),
@@ -88,22 +89,22 @@ impl Packing {
     }
 }
 
-/// Where a stream is copied to, and its limits.
+/// The destination of a copy, and its limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Spool<'f> {
-    /// The folder of the copy, which has no name there.
+    /// The folder of the unnamed copy.
     pub folder: &'f Path,
-    /// Bytes of the copy at most, holes included.
+    /// Maximum bytes of the copy, including holes.
     pub max_length: u64,
-    /// Bytes that stay free on the folder's file system.
+    /// Bytes to keep free on the folder's file system.
     pub reserve: u64,
 }
 
 impl Spool<'_> {
-    /// Copies a stream into a file without a name, with holes for zeros; what gzip or zstd packed is unpacked.
-    ///
+    /// Copies a stream into an unnamed file, with holes for zeros; decompresses gzip and zstd.
     /// # Errors
-    /// In a clause, if the stream is empty, too long, broken or packed otherwise, or if there is no room for it.
+    /// In a clause, if the stream is empty, too long, corrupt or compressed in another way, or if there is no
+    /// room for it.
     pub fn copy(&self, mut input: impl Read) -> Result<File, String> {
         let mut head = [0; HEAD];
         let length = fill(&mut input, &mut head).map_err(|error| error.to_string())?;
@@ -115,8 +116,8 @@ impl Spool<'_> {
         let input = Cursor::new(head).chain(input);
         match packing {
             Packing::None => self.copy_plain(input, |error| error.to_string()),
-            // Both stop at frames of another packing, and know no limit but their own small windows of memory: 128 MiB with
-            // zstd, which refuses larger ones.
+            // Both stop at frames of another format, and their memory is limited by their own windows: 128
+            // MiB with zstd, which rejects larger ones.
             Packing::Gzip => self.copy_plain(MultiGzDecoder::new(input), |error| broken("gzip", error)),
             Packing::Zstd => {
                 let input = zstd::stream::read::Decoder::new(input).map_err(|error| error.to_string())?;
@@ -157,7 +158,7 @@ impl Spool<'_> {
                 if block.iter().all(|byte| *byte == 0) {
                     continue;
                 }
-                // Who does not tell how much is free tells when nothing is.
+                // If the free space is unknown, writing fails when there is none.
                 if free.is_ok_and(|free| free < self.reserve.saturating_add(PIECE as u64)) {
                     return Err(full(length));
                 }
@@ -173,7 +174,7 @@ impl Spool<'_> {
         if length == 0 {
             return Err("it is empty".to_owned());
         }
-        // Also if the last block is a hole.
+        // Even if the last block is a hole.
         file.set_len(length).map_err(|error| format!("its copy in {shown} cannot be written: {error}"))?;
         Ok(file)
     }
@@ -188,7 +189,7 @@ fn broken(packing: &str, error: &io::Error) -> String {
     }
 }
 
-/// Reads until the buffer is full or the stream ends; how many bytes that were.
+/// Reads until the buffer is full or the stream ends; returns the number of bytes.
 fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -202,12 +203,12 @@ fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// A new file in a folder that is gone when it is closed, whatever happens.
+/// A new file in a folder that is deleted when it is closed, whatever happens.
 fn unnamed(folder: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600);
     let unnamed = options.clone().custom_flags(OFlags::TMPFILE.bits() as i32).open(folder);
-    // Some file systems do not have files without names.
+    // Some file systems do not support unnamed files.
     unnamed.or_else(|_| {
         let path = folder.join(format!(".savecore-{}", uuid::Uuid::new_v4()));
         let file = options.create_new(true).open(&path)?;
@@ -242,7 +243,7 @@ mod tests {
         packed
     }
 
-    /// With a checksum, as the zstd command packs.
+    /// With a checksum, like the zstd command.
     fn zstd(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = zstd::stream::read::Encoder::new(bytes, 1).unwrap();
         encoder.include_checksum(true).unwrap();
@@ -300,7 +301,7 @@ mod tests {
             error.contains("has no room for more than 0 bytes of it; TMPDIR names another folder"),
             "{error}"
         );
-        // Holes need none.
+        // Holes need no room.
         assert!(spool(&[0; 9000], MAX_LENGTH, u64::MAX).is_ok());
     }
 

@@ -1,4 +1,4 @@
-//! What Linux says about block devices in /sys, and their nodes in /dev.
+//! Block devices in Linux's /sys, and their nodes in /dev.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -7,19 +7,19 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Dev, major, makedev, minor};
 
-/// Where the system's own file systems are.
+/// The paths of the system's own file systems.
 #[derive(Clone, Debug)]
 pub struct Roots {
     /// sysfs, in /sys.
     pub sys: PathBuf,
     /// The nodes of devices, in /dev.
     pub dev: PathBuf,
-    /// Whether what is at a node's path is the device of this number. A file that somebody wrote there is none.
+    /// Whether the file at a node's path is the device with this number, and not a regular file.
     pub is_node: fn(&Metadata, Dev) -> bool,
 }
 
 impl Roots {
-    /// Those of the running system.
+    /// The paths of the running system.
     pub fn system() -> Roots {
         Roots {
             sys: "/sys".into(),
@@ -28,7 +28,7 @@ impl Roots {
         }
     }
 
-    /// All block devices, disks and their partitions, in the order of their names, `sda2` before `sda10`.
+    /// All block devices, disks and their partitions, in natural order of names, `sda2` before `sda10`.
     ///
     /// # Errors
     /// If sysfs cannot be read.
@@ -36,19 +36,20 @@ impl Roots {
         let folder = self.sys.join("class/block");
         let mut devices = Vec::new();
         for entry in fs::read_dir(folder)? {
-            // What vanishes while it is looked at, like a stick that is pulled out, is passed over.
+            // Skip a device that vanishes meanwhile, such as a USB stick.
             devices.extend(Device::at(&entry?.path()));
         }
         devices.sort_by_key(|device| natural(&device.name));
         Ok(devices)
     }
 
-    /// Those of a system whose own file systems are below another root. A file stands for a device there.
+    /// The paths of a system with its own file systems below another root. Regular files serve as devices
+    /// there.
     pub fn below(root: &Path) -> Roots {
         Roots { sys: root.join("sys"), dev: root.join("dev"), is_node: |metadata, _| metadata.is_file() }
     }
 
-    /// The device of this number.
+    /// The device with this number.
     pub(super) fn device(&self, number: Dev) -> Option<Device> {
         Device::at(&self.sys.join(format!("dev/block/{}:{}", major(number), minor(number))))
     }
@@ -72,7 +73,7 @@ impl Roots {
 pub(super) struct Device {
     /// Its folder in sysfs.
     folder: PathBuf,
-    /// The name of its node, from /dev on; may have slashes in it.
+    /// The name of its node, relative to /dev; may contain slashes.
     pub(super) name: String,
     pub(super) number: Dev,
     /// Its size in bytes.
@@ -83,7 +84,8 @@ pub(super) struct Device {
 
 impl Device {
     fn at(folder: &Path) -> Option<Device> {
-        // Beside a device's folder, not beside links to it, are those of its disk and of its partitions.
+        // The folders of its disk and of its partitions are next to a device's real folder, not next to links
+        // to it.
         let folder = fs::canonicalize(folder).ok()?;
         let uevent = fs::read_to_string(folder.join("uevent")).ok()?;
         let value = |key: &str| {
@@ -99,35 +101,36 @@ impl Device {
         })
     }
 
-    /// Its number, of a partition.
+    /// A partition's number.
     pub(super) fn partition_number(&self) -> Option<u32> {
         fs::read_to_string(self.folder.join("partition")).ok()?.trim().parse().ok()
     }
 
-    /// Bytes in the logical sectors of the disk, in which its table counts. Linux has 512 where nothing is said.
+    /// Logical sector size of the disk in bytes, the unit of its table. Linux's default is 512.
     pub(super) fn sector_size(&self) -> u32 {
         let disk = if self.is_partition { self.folder.parent() } else { Some(self.folder.as_path()) };
         let said = disk.and_then(|disk| fs::read_to_string(disk.join("queue/logical_block_size")).ok());
         said.and_then(|said| said.trim().parse().ok()).unwrap_or(512)
     }
 
-    /// Where a partition begins on its disk, in bytes.
+    /// A partition's start on its disk, in bytes.
     pub(super) fn start(&self) -> Option<u64> {
         sectors(&self.folder.join("start"))
     }
 
-    /// Whether another device is made of this one, such as a RAID or a path among several: that one is to be used.
+    /// Whether another device is built on this one, such as a RAID or a multipath device: use that one
+    /// instead.
     pub(super) fn is_held(&self) -> bool {
         fs::read_dir(self.folder.join("holders")).is_ok_and(|mut holders| holders.next().is_some())
     }
 
-    /// Whether it stands for other devices, or for none: it hangs on no bus. The disks of an NVMe subsystem that may have
-    /// several controllers do not either, but are disks.
+    /// Whether it is a virtual device, which is on no bus. Disks of an NVMe subsystem with multipath are on
+    /// no bus either, but are disks.
     pub(super) fn is_made(&self) -> bool {
         self.is_on_no_bus() && !self.is_joined()
     }
 
-    /// Whether it is a disk of such a subsystem, with the kernel choosing the way to it (NVMe multipath).
+    /// Whether it is a disk of such a subsystem, to which the kernel chooses the path (NVMe multipath).
     pub(super) fn is_joined(&self) -> bool {
         self.is_on_no_bus() && self.folder.to_string_lossy().contains("/nvme-subsystem/")
     }
@@ -136,8 +139,8 @@ impl Device {
         self.folder.to_string_lossy().contains("/devices/virtual/")
     }
 
-    /// Of which kind it or its disk is, if it is one that other machines' disks are of: what stands for other devices, may be a guest's
-    /// or come over a network; what is removable may be anybody's.
+    /// The kind of the device or its disk, if it may belong to another machine: virtual devices may be a
+    /// guest's or come over a network; removable ones may be anyone's.
     pub(super) fn apart(&self) -> Option<&'static str> {
         let disk = self.disk();
         let disk = disk.as_ref().unwrap_or(self);
@@ -151,7 +154,7 @@ impl Device {
         if disk.is_made() {
             return Some("a device made of others");
         }
-        // eMMC has two small disks besides for what boots the board, and one for keys.
+        // eMMC has two additional small disks for the board's boot code, and one for keys.
         let of_emmc = disk
             .name
             .strip_prefix("mmcblk")
@@ -162,8 +165,8 @@ impl Device {
         disk.is_removable().then_some("removable")
     }
 
-    /// Whether it, or what it hangs on, can be taken out while the machine runs, as far as the system says (Linux,
-    /// ABI/stable/sysfs-block, ABI/testing/sysfs-devices-removable). What hangs on USB can be unless it is said to be fixed.
+    /// Whether it, or a device above it, can be removed while the machine runs (Linux,
+    /// ABI/stable/sysfs-block, ABI/testing/sysfs-devices-removable). USB devices can, unless marked as fixed.
     fn is_removable(&self) -> bool {
         if fs::read_to_string(self.folder.join("device/type")).is_ok_and(|kind| kind.trim() == "SD") {
             return true;
@@ -172,7 +175,7 @@ impl Device {
             let number = name.to_str().and_then(|name| name.strip_prefix("usb")).unwrap_or_default();
             !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
         });
-        // What is nearest to the disk knows best.
+        // The device closest to the disk decides.
         for folder in self.folder.ancestors() {
             match fs::read_to_string(folder.join("removable")).as_deref().map(str::trim) {
                 Ok("1" | "removable") => return true,
@@ -184,13 +187,13 @@ impl Device {
         on_usb
     }
 
-    /// The file whose bytes a loop device has.
+    /// The backing file of a loop device.
     pub(super) fn backing_file(&self) -> Option<String> {
         let path = fs::read_to_string(self.folder.join("loop/backing_file")).ok()?;
         Some(path.trim_end_matches('\n').to_owned())
     }
 
-    /// A disk's partitions, as far as the kernel knows them.
+    /// A disk's partitions that the kernel shows.
     pub(super) fn partitions(&self) -> Vec<Device> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let folders = entries.map(|entry| entry.path()).filter(|folder| folder.join("partition").exists());
@@ -203,8 +206,8 @@ impl Device {
     }
 }
 
-/// What the names of disks begin with, before a number, that are not used unless somebody names them (Linux,
-/// admin-guide/devices.txt, and the drivers).
+/// Name prefixes, before a number, of disks that are used only when named (Linux, admin-guide/devices.txt,
+/// and the drivers).
 const APART: [(&str, &str); 13] = [
     ("dm-", "a device-mapper device"),
     ("loop", "a loop device"),
@@ -221,12 +224,12 @@ const APART: [(&str, &str); 13] = [
     ("mtdblock", "raw flash"),
 ];
 
-/// A number of sectors in a file of sysfs, in bytes: they have 512 bytes there, whatever those of the disk have.
+/// A number of sectors in a sysfs file, in bytes: sysfs always uses sectors of 512 bytes.
 fn sectors(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse::<u64>().ok()?.checked_mul(512)
 }
 
-/// A name cut into text and numbers, so that names sort as people count.
+/// A name split into text and numbers, for natural sorting.
 fn natural(name: &str) -> Vec<(String, u64)> {
     let mut parts = vec![(String::new(), 0_u64)];
     let mut in_number = false;

@@ -1,4 +1,4 @@
-//! The partitions of a disk or its image, as its table has them. `dumpcore::table` reads it, for kernels as well.
+//! The partitions of a disk or its image, from its table. `dumpcore::table` reads it, for kernels too.
 
 use std::fs::File;
 use std::io;
@@ -8,28 +8,28 @@ use dumpcore::format::label::Label;
 use dumpcore::format::{BLOCK_SIZE, Block};
 use dumpcore::table::{Fault, Fitness, Id, Kind, NoTable, Piece, ReadSectors, Sector, SlotKind, Table};
 
-/// Where a partition lies on its disk.
+/// A partition's place on its disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Slot {
     /// Its number, from 1, as Linux counts: logical partitions of a DOS table from 5.
     pub number: u32,
     /// Its name in the table; empty if it has none.
     pub name: String,
-    /// Its identity, as Linux writes PARTUUID: the partition's GUID, or a DOS disk's signature and the number. Empty if only the
-    /// kernel knows the partition.
+    /// Its identity in Linux's PARTUUID format: the partition's GUID, or a DOS disk's signature and the
+    /// number. Empty if only the kernel knows the partition.
     pub id: String,
-    /// What the table says that it is for; `None` if only the kernel knows the partition.
+    /// Its type in the table; `None` if only the kernel knows the partition.
     pub kind: Option<SlotKind>,
     /// First byte on the disk.
     pub start: u64,
     /// Length in bytes.
     pub length: u64,
-    /// Why it cannot be used, in a clause.
+    /// Why it is unusable, in a clause.
     pub fault: Option<String>,
 }
 
 impl Slot {
-    /// What a GUID table says that it is for.
+    /// Its type in a GUID table.
     pub fn type_guid(&self) -> Option<uuid::Uuid> {
         match self.kind {
             Some(SlotKind::Guid(bytes)) => Some(uuid::Uuid::from_bytes(bytes)),
@@ -37,22 +37,22 @@ impl Slot {
         }
     }
 
-    /// First byte after it; more than any disk has where a hostile table says so.
+    /// First byte after it; a hostile table may exceed any disk.
     pub(super) fn end(&self) -> u128 {
         u128::from(self.start) + u128::from(self.length)
     }
 
-    /// Whether the two have a byte in common.
+    /// Whether they overlap.
     pub(super) fn overlaps(&self, other: &Slot) -> bool {
         u128::from(self.start) < other.end() && u128::from(other.start) < self.end()
     }
 
-    /// Whether the two are at the very same place.
+    /// Whether they have exactly the same place.
     pub(super) fn is_at(&self, other: &Slot) -> bool {
         (self.start, self.length) == (other.start, other.length)
     }
 
-    /// Whether the name, GUID or number `wanted` means this partition. Digits are a number, never a name.
+    /// Whether `wanted` is the name, GUID or number of this partition. Digits are a number, never a name.
     pub(super) fn is_meant(&self, wanted: &str) -> bool {
         if let Ok(number) = wanted.parse::<u32>() {
             return self.number == number;
@@ -65,7 +65,7 @@ impl Slot {
     }
 }
 
-/// A disk that is read for its table.
+/// A disk whose table is read.
 pub(super) struct Disk<'f> {
     file: &'f File,
     size: u64,
@@ -89,22 +89,23 @@ impl ReadSectors for Disk<'_> {
     }
 }
 
-/// A table, as it is read in sectors of one size.
+/// A table, read with one sector size.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     /// `None` if only the kernel knows it.
     pub(super) kind: Option<Kind>,
-    /// Bytes of the sectors in which it counts.
+    /// Sector size in bytes, the table's unit.
     pub(super) sector_size: u32,
     /// How well it fits the disk.
     pub(super) fitness: Fitness,
-    /// Its partitions, in its order. Those that lie over another or reach beyond the end of the disk are there with a fault.
+    /// Its partitions, in order. Overlapping ones, and those beyond the end of the disk, are included with a
+    /// fault.
     pub(super) slots: Vec<Slot>,
-    /// The numbers of those in which others may be nested that are not read here.
+    /// The numbers of containers whose nested partitions are not read.
     pub(super) nests: Vec<u32>,
 }
 
-/// All that a table says.
+/// Reads a whole table.
 ///
 /// # Errors
 /// What cannot be read.
@@ -148,7 +149,7 @@ pub(super) fn layout(disk: &mut Disk<'_>, table: &Table) -> Result<Layout, NoTab
             fault,
         });
     }
-    // Logical partitions come after all others, whichever entry their chain hangs on.
+    // Logical partitions come last, whichever entry has their chain.
     layout.slots.sort_by_key(|slot| slot.number);
     Ok(layout)
 }
@@ -167,11 +168,11 @@ pub(super) fn clause(why: &NoTable<io::Error>) -> String {
 pub(super) fn file_size(mut file: &File) -> io::Result<u64> {
     use std::io::{Seek, SeekFrom};
     let metadata = file.metadata()?;
-    // A file's position may be shared with whoever gave it to us as standard input.
+    // A file's position may be shared with the process that passed it as standard input.
     if metadata.is_file() { Ok(metadata.len()) } else { file.seek(SeekFrom::End(0)) }
 }
 
-/// Partitions in a few words, for a message.
+/// Describes partitions in a few words, for a message.
 pub(super) fn describe<'s>(slots: impl IntoIterator<Item = &'s Slot>) -> String {
     let names = slots.into_iter().map(|slot| match slot.name.as_str() {
         "" => slot.number.to_string(),
@@ -181,7 +182,7 @@ pub(super) fn describe<'s>(slots: impl IntoIterator<Item = &'s Slot>) -> String 
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// The label in the block that starts at byte `start`, if it is whole and of this version.
+/// The label in the block at byte `start`, if it is valid and of this version.
 pub(super) fn label_at(file: &File, start: u64) -> Option<Box<Label>> {
     let mut block: Block = [0; BLOCK_SIZE];
     file.read_exact_at(&mut block, start).ok()?;

@@ -1,5 +1,5 @@
-//! Which other processes use a file or a device: those that have it open for writing, and those that hold locks on its bytes
-//! (fcntl_locking(2)), as virtual machines do on their disks.
+//! Other processes that use a file or a device: those that have it open for writing, and those with locks on
+//! its bytes (fcntl_locking(2)), as virtual machines have on their disks.
 
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -14,46 +14,48 @@ use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, fstatfs, makedev, st
 use super::sysfs::Roots;
 use crate::text::harmless_line;
 
-/// How often and how long another process is waited for: many have a device open for a moment only.
+/// Number of attempts to wait for another process, and the pause: many have a device open only for a moment.
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Generations of processes above this one that are looked for, at most.
+/// Maximum number of ancestors of this process to search.
 const MAX_ANCESTORS: u32 = 64;
 
-/// The byte that a QEMU locks which does not want others to read (raw_apply_lock_bytes in its block/file-posix.c). It is left
-/// free: one that only reads is in nobody's way.
+/// The byte that a QEMU locks if it does not want other readers (raw_apply_lock_bytes in its
+/// block/file-posix.c). It is left unlocked: mere readers are no obstacle.
 const READERS: i64 = 200;
 
-/// File systems that make a lock of fcntl(2) of each lock of flock(2), so that the own one is in the way: NFS, SMB, SMB2, CIFS.
+/// File systems that implement flock(2) locks as fcntl(2) locks, so that our own lock conflicts: NFS, SMB,
+/// SMB2, CIFS.
 const ALIKE: [u64; 4] = [0x6969, 0x517b, 0xfe53_4d42, 0xff53_4d42];
 
-/// A look before this process takes locks of its own: whether another one holds a lock on some of the file's bytes.
+/// To be called before this process takes its own locks: whether another one has a lock on some of the file's
+/// bytes.
 pub(super) fn is_locked(file: &File) -> bool {
     locker(file).is_some()
 }
 
-/// Sees that no other process uses a file or device, and keeps out those that look for locks: QEMU fails then with its message
-/// about a lock, as if another QEMU had the disk.
+/// Checks that no other process uses a file or device, and excludes those that check for locks: QEMU then
+/// fails with its message about a lock, as if another QEMU had the disk.
 ///
 /// # Errors
-/// Who uses it, in words that follow "is".
+/// The user, in words that follow "is".
 pub(super) fn claim(file: &File, metadata: &Metadata, was_locked: bool) -> Result<(), String> {
     let objects = Object::all_of(metadata);
     let paths = objects.iter().filter_map(|object| object.path.as_deref());
     let behind: Vec<File> = paths.filter_map(|path| File::open(path).ok()).collect();
-    // Other partitions of the same file may be another savecore's to write.
+    // Another savecore may be writing other partitions of the same file.
     let locked = || hold(file, was_locked).or_else(|| behind.iter().find_map(locker));
     wait_for(&|| user(&objects, locked())).map_or(Ok(()), Err)
 }
 
-/// Looks once more, after [`claim`], for processes that have opened it for writing.
+/// Checks again, after [`claim`], for processes that have opened it for writing.
 pub(super) fn writer_of(metadata: &Metadata) -> Option<String> {
     let objects = Object::all_of(metadata);
     wait_for(&|| user(&objects, None))
 }
 
-/// Who uses it, after those who do only for a moment had theirs.
+/// The user, after waiting for those that have it open only for a moment.
 fn wait_for(user: &dyn Fn() -> Option<String>) -> Option<String> {
     let mut found = user();
     for _ in 1..TRIES {
@@ -66,23 +68,23 @@ fn wait_for(user: &dyn Fn() -> Option<String>) -> Option<String> {
     found
 }
 
-/// Takes a lock that others may have too on all bytes but the one of readers, and then looks whether somebody else has one. In
-/// this order, of two who begin at once at least one sees the other.
+/// Takes a shared lock on all bytes except the readers' one, and then checks for other locks. In this order,
+/// of two processes that start at once at least one sees the other.
 fn hold(file: &File, was_locked: bool) -> Option<Locker> {
     let alike = fstatfs(file).is_ok_and(|system| ALIKE.contains(&(system.f_type as u64)));
     if alike {
         return was_locked.then_some(Locker { pid: None });
     }
     for (start, length) in [(0, READERS), (READERS + 1, 0)] {
-        // A medium that knows no such locks has none that could be in the way.
+        // A medium without such locks has no conflicting ones.
         let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&bytes(libc::F_RDLCK, start, length)));
     }
     locker(file)
 }
 
-/// Somebody who holds a lock.
+/// A process with a lock.
 struct Locker {
-    /// His number, if the lock is a process's and not an open file's.
+    /// Its number, if the lock belongs to a process and not to an open file.
     pid: Option<u32>,
 }
 
@@ -93,18 +95,18 @@ fn locker(file: &File) -> Option<Locker> {
     (!is_free).then(|| Locker { pid: u32::try_from(lock.l_pid).ok().filter(|pid| *pid > 0) })
 }
 
-/// A lock on this many bytes; on all that follow, for 0.
+/// A lock on this many bytes; 0 for all that follow.
 fn bytes(kind: i32, start: i64, length: i64) -> libc::flock {
-    // The numbers are small, and of another type on some systems.
+    // The numbers are small, but have another type on some systems.
     libc::flock { l_type: kind as _, l_whence: libc::SEEK_SET as _, l_start: start, l_len: length, l_pid: 0 }
 }
 
-/// What a process may have open that is the target, or shares bytes with it.
+/// An object that is the target, or shares bytes with it.
 struct Object {
     identity: Identity,
-    /// What it is, as messages name it.
+    /// Its name in messages.
     name: &'static str,
-    /// Where it is, if locks on it count too.
+    /// Its path, if locks on it count too.
     path: Option<String>,
 }
 
@@ -151,14 +153,14 @@ impl Object {
 /// A process that has one of the objects open.
 struct Opener {
     pid: u32,
-    /// Which of them, as messages name it.
+    /// The name of the object in messages.
     name: &'static str,
     writes: bool,
-    /// Whether it holds locks on bytes through this very open file.
+    /// Whether it has locks on bytes through this open file.
     locks: bool,
 }
 
-/// Who uses one of the objects, in words that follow "is"; `locked` is somebody who holds a lock on it.
+/// The user of one of the objects, in words that follow "is"; `locked` is a process with a lock on it.
 fn user(objects: &[Object], locked: Option<Locker>) -> Option<String> {
     let openers = openers(objects, Path::new("/proc"));
     if let Some(locker) = locked {
@@ -166,13 +168,13 @@ fn user(objects: &[Object], locked: Option<Locker>) -> Option<String> {
         let pid = locker.pid.or(holder).or(openers.first().map(|opener| opener.pid));
         return Some(format!("in use by {}, which holds a lock on it", named(pid)));
     }
-    // Whoever started this process knows what it is doing, and waits for it.
+    // Ancestors of this process started it deliberately, and wait for it.
     let ancestors = ancestors(Path::new("/proc"));
     let writer = openers.iter().find(|opener| opener.writes && !ancestors.contains(&opener.pid))?;
     Some(format!("in use by {}, which has {} open for writing", named(Some(writer.pid)), writer.name))
 }
 
-/// A process as messages name it.
+/// A process's name for messages.
 fn named(pid: Option<u32>) -> String {
     let Some(pid) = pid else { return "a process that cannot be seen from here".to_owned() };
     match fs::read_to_string(format!("/proc/{pid}/comm")) {
@@ -181,7 +183,7 @@ fn named(pid: Option<u32>) -> String {
     }
 }
 
-/// All other processes that have one of the objects open, as far as this one may see them.
+/// All other visible processes that have one of the objects open.
 fn openers(objects: &[Object], proc: &Path) -> Vec<Opener> {
     let own = std::process::id();
     let numbers = fs::read_dir(proc).into_iter().flatten().flatten();
@@ -193,9 +195,9 @@ fn openings(objects: &[Object], proc: &Path, pid: u32) -> Vec<Opener> {
     let folder = proc.join(pid.to_string());
     let open = fs::read_dir(folder.join("fd")).into_iter().flatten().flatten();
     let opening = |entry: fs::DirEntry| {
-        // Sockets, pipes and the like have no path, and are most of what is open.
+        // Sockets, pipes and the like, which are most open files, have no path.
         fs::read_link(entry.path()).ok().filter(|path| path.is_absolute())?;
-        // Without asking a server that may not answer any more.
+        // Without asking a server that may no longer answer.
         let flags = AtFlags::STATX_DONT_SYNC;
         let stat = statx(CWD, entry.path(), flags, StatxFlags::BASIC_STATS).ok()?;
         let object = objects.iter().find(|object| object.is(&stat))?;
@@ -205,11 +207,11 @@ fn openings(objects: &[Object], proc: &Path, pid: u32) -> Vec<Opener> {
     open.filter_map(opening).collect()
 }
 
-/// Whether a file was opened for writing, as /proc/PID/fdinfo says (proc_pid_fdinfo(5)).
+/// Whether a file was opened for writing, from /proc/PID/fdinfo (proc_pid_fdinfo(5)).
 fn may_write(info: &str) -> bool {
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok()).unwrap_or(libc::O_RDONLY);
-    // A path is a name only.
+    // O_PATH files are only names.
     flags & libc::O_PATH == 0 && flags & libc::O_ACCMODE != libc::O_RDONLY
 }
 
@@ -218,13 +220,13 @@ fn has_locks(info: &str) -> bool {
     locks.any(|lock| lock.split_whitespace().any(|word| ["OFDLCK", "POSIX"].contains(&word)))
 }
 
-/// The process that started this one, the one that started that, and so on.
+/// The process's ancestors, starting with its parent.
 fn ancestors(proc: &Path) -> Vec<u32> {
     let mut pid = std::process::id();
     let mut all = Vec::new();
     for _ in 0..MAX_ANCESTORS {
         let stat = fs::read_to_string(proc.join(format!("{pid}/stat"))).unwrap_or_default();
-        // The second field is a name in parentheses, which may hold anything; the fourth is the parent.
+        // The second field is a name in parentheses, which may contain anything; the fourth is the parent.
         let fields = stat.rsplit_once(')').map(|(_, fields)| fields).unwrap_or_default();
         let Some(parent) = fields.split_whitespace().nth(1).and_then(|field| field.parse().ok()) else {
             break;

@@ -1,8 +1,8 @@
 //! Whose view of a disk counts.
 //!
-//! On a device it is the kernel's: its sector size, its partitions. The table only gives them names, and says where one is of a
-//! disk of which the kernel shows none. An image has no kernel, so what Linux would take is taken; but where Linux would take
-//! this or that, depending on the sectors of the disk, the user has to say which.
+//! On a device, the kernel's view counts: its sector size, its partitions. The table only adds names, and the
+//! places of partitions on a disk without partitions from the kernel. An image has no kernel, so Linux's
+//! rules apply; if these depend on the sector size, the user must decide.
 
 use std::fs::File;
 use std::io;
@@ -16,40 +16,40 @@ use super::sysfs::Device;
 use super::table::{Disk, Layout, Slot, clause, describe, label_at, layout};
 use crate::Error;
 
-/// How the partition table of an image is to be read, as far as the user says.
+/// The user's options for reading the partition table of an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Reading {
-    /// Bytes of the sectors in which the table counts.
+    /// Sector size of the table in bytes.
     pub sector_size: Option<u32>,
-    /// Which table counts, whatever the first sector says.
+    /// Which table to use, whatever the first sector says.
     pub table: Option<Kind>,
 }
 
-/// The partitions of a disk or its image, as they count.
+/// The effective partitions of a disk or its image.
 pub(super) struct View {
-    /// The disk, as messages name it.
+    /// The disk's name in messages.
     shown: String,
-    /// The table. Two, if it can be read in sectors of either size; none, if this is no disk with partitions.
+    /// The table. Two, if it is readable with both sector sizes; none, if this is not a disk with partitions.
     layouts: Vec<Layout>,
-    /// A whole GUID table on an image which does not count, since nothing protects it.
+    /// A complete GUID table on an image that does not count, because it has no protective MBR.
     stale: Option<Layout>,
-    /// The DOS table of an image which does not count, since it is beside a GUID table.
+    /// The DOS table of an image that does not count, because there is also a GUID table.
     hybrid: Option<Layout>,
     /// Why there is no table, in a clause.
     why: String,
 }
 
-/// A partition that was chosen, and what the user should know about the choice.
+/// A chosen partition, and a remark for the user about the choice.
 pub(super) struct Choice {
     pub(super) slot: Slot,
     pub(super) remark: Option<String>,
 }
 
 impl View {
-    /// Looks at the table of what is in `file`, which is `device` if it is one.
+    /// Reads the table of `file`, which is `device` if it is one.
     ///
     /// # Errors
-    /// If the table is asked to be read as the kernel does not read it.
+    /// If the requested reading differs from the kernel's.
     pub(super) fn new(
         file: &File,
         device: Option<&Device>,
@@ -84,7 +84,7 @@ impl View {
         Ok(view)
     }
 
-    /// Takes the table that fits best.
+    /// Selects the table that fits best.
     fn read(&mut self, disk: &mut Disk<'_>, sizes: &[u32], kind: Option<Kind>) {
         let mut best = Fitness::Nowhere;
         let mut is_told = false;
@@ -101,7 +101,7 @@ impl View {
                 }
                 Ok(layout) if layout.fitness == best && best > Fitness::Nowhere => self.layouts.push(layout),
                 Ok(_) | Err(NoTable::Absent) => {}
-                // What is wrong with a table says more than that there is none.
+                // The table's error is more informative than that there is none.
                 Err(why) => {
                     if !is_told {
                         self.why = clause(&why);
@@ -112,7 +112,7 @@ impl View {
         }
     }
 
-    /// Looks for tables of an image that somebody else could take.
+    /// Looks for tables of an image that other programs might use.
     fn look_aside(&mut self, disk: &mut Disk<'_>, sizes: &[u32]) {
         let is_guid = self.layouts.iter().any(|layout| layout.kind == Some(Kind::Gpt));
         for size in sizes {
@@ -130,7 +130,7 @@ impl View {
         }
     }
 
-    /// Where the kernel shows partitions, takes those and no others.
+    /// If the kernel shows partitions, uses exactly these.
     fn take_from_kernel(&mut self, device: &Device) {
         let partitions = if device.is_partition { Vec::new() } else { device.partitions() };
         if partitions.is_empty() {
@@ -167,7 +167,7 @@ impl View {
             if slot.is_at(real) {
                 continue;
             }
-            // Of a partition that reaches beyond the end of the disk, Linux shows what there is.
+            // If a partition extends beyond the end of the disk, Linux shows the part that exists.
             if slot.start == real.start && slot.end() > device.size.into() && real.end() == device.size.into()
             {
                 slot.length = real.length;
@@ -183,7 +183,7 @@ impl View {
             ));
         }
         for mut real in of_kernel {
-            // The kernel shows an extended partition as two sectors for a boot loader.
+            // The kernel shows an extended partition as two sectors, for boot loaders.
             let is_container = real.length < MIN_BLOCKS * BLOCK_SIZE as u64;
             if is_container || layout.slots.iter().any(|slot| slot.number == real.number) {
                 continue;
@@ -206,7 +206,7 @@ impl View {
         !self.layouts.is_empty()
     }
 
-    /// All partitions, if it is clear where they are.
+    /// All partitions, if their places are unambiguous.
     pub(super) fn slots(&self) -> &[Slot] {
         match self.layouts.as_slice() {
             [layout] => &layout.slots,
@@ -214,13 +214,13 @@ impl View {
         }
     }
 
-    /// The partition that is meant; `None` if nobody names one, and this is no disk with partitions. Of a disk without a partition
-    /// named, the only one with our label is meant, except to format it.
+    /// The selected partition; `None` if none is named, and this is not a disk with partitions. For a disk
+    /// without a named partition, the only one with our label, except to format it.
     ///
     /// # Errors
-    /// Without a table; without such a partition, or with several; if the partition cannot be used: it does not start on a
-    /// multiple of 4096 bytes, lies over another or beyond the end of the disk, or is elsewhere for the kernel; and if the table can
-    /// be read in two ways.
+    /// Without a table; without such a partition, or with several; if the partition is unusable: it does not
+    /// start at a multiple of 4096 bytes, overlaps another, extends beyond the end of the disk, or is
+    /// elsewhere for the kernel; and if the table has two different readings.
     pub(super) fn choose(
         &self,
         file: &File,
@@ -262,8 +262,8 @@ impl View {
         self.consider_aside(found, partition, is_format).map(Some)
     }
 
-    /// Whether a table that does not count says something else: then the user is asked before something is written, and told in
-    /// other cases.
+    /// Whether an ignored table disagrees: then the user must confirm before writing, and otherwise gets a
+    /// remark.
     fn consider_aside(
         &self,
         found: Result<Slot, Error>,
@@ -304,7 +304,7 @@ impl View {
         Ok(Choice { slot, remark })
     }
 
-    /// The partition of a table that `wanted` names.
+    /// The partition of a table named `wanted`.
     fn find(&self, layout: &Layout, wanted: &str) -> Result<Slot, Error> {
         let hits: Vec<&Slot> = layout.slots.iter().filter(|slot| slot.is_meant(wanted)).collect();
         let [slot] = hits.as_slice() else {
@@ -330,7 +330,7 @@ impl View {
         Ok((*slot).clone())
     }
 
-    /// The only partition with our label; if there are several, they are listed.
+    /// The only partition with our label; if there are several, the error lists them.
     fn only_labelled(&self, file: &File, layout: &Layout) -> Result<Slot, Error> {
         let mut slots: Vec<Slot> = labelled_of(file, layout).map(|(slot, _)| slot).collect();
         match slots.len() {
@@ -340,10 +340,10 @@ impl View {
         }
     }
 
-    /// The partitions with our label that can be used.
+    /// The usable partitions with our label.
     ///
     /// # Errors
-    /// If it is not clear where they are.
+    /// If their places are ambiguous.
     pub(super) fn labelled(&self, file: &File) -> Result<Vec<(Slot, Box<Label>)>, Error> {
         match self.layouts.as_slice() {
             [] => Ok(Vec::new()),
@@ -356,7 +356,7 @@ impl View {
         }
     }
 
-    /// The error for a whole disk given without saying which partition.
+    /// The error for a whole disk without a named partition.
     fn which(&self, layout: &Layout) -> Error {
         Error::WhichPartition { target: self.shown.clone(), present: describe(&layout.slots) }
     }
@@ -384,7 +384,7 @@ fn labelled_of(file: &File, layout: &Layout) -> impl Iterator<Item = (Slot, Box<
     slots.filter_map(move |slot| label_at(file, slot.start).map(|label| (slot.clone(), label)))
 }
 
-/// What comes of a reading, in words that follow "by the table".
+/// The result of a reading, in words that follow "by the table".
 fn outcome(found: &Result<Slot, Error>) -> String {
     match found {
         Ok(slot) => format!("it is partition {} at bytes {} to {}", slot.number, slot.start, slot.end()),
@@ -396,12 +396,12 @@ fn outcome(found: &Result<Slot, Error>) -> String {
     }
 }
 
-/// The partition of an image that `wanted` names: by number, GUID (of a DOS table: the disk's signature and the number, as in
-/// `5f0e8a3c-02`) or name.
+/// The partition of an image named `wanted`: by number, GUID (for a DOS table: the disk's signature and the
+/// number, as in `5f0e8a3c-02`) or name.
 ///
 /// # Errors
-/// Without a table, without such a partition, with several of that name, if the partition cannot be used, or if the table can be
-/// read in two ways.
+/// Without a table, without such a partition, with several of that name, if the partition is unusable, or if
+/// the table has two different readings.
 pub fn find_partition(file: &File, target: &str, wanted: &str) -> Result<Slot, Error> {
     let view = View::new(file, None, &Reading::default(), target)?;
     match view.choose(file, Some(wanted), Access::Read)? {

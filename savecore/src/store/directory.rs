@@ -1,9 +1,9 @@
 //! A directory with a folder for each crash.
 //!
-//! A folder is filled as `.NAME.partial`, locked, and renamed when it and all in it are safe. Everything goes through the
-//! directory as it was opened once and by single names that are never followed if they are links: nothing is written
-//! elsewhere, even if others may write there too. Such others are kept from handing over folders of their own: only what
-//! belongs to the user or to root counts.
+//! A folder is filled as `.NAME.partial`, locked, and renamed when it and its contents are durable. All
+//! accesses go through the directory as opened once, by single names, and links are never followed: nothing
+//! is written elsewhere, even if others may write to the directory. Others cannot inject folders either: only
+//! those owned by the user or by root count.
 
 mod folder;
 mod kept;

@@ -1,4 +1,4 @@
-//! Why something could not be stored.
+//! Errors of stores.
 
 use std::fmt::Display;
 use std::io;
@@ -6,89 +6,89 @@ use std::io;
 use bytesize::ByteSize;
 use rustix::io::Errno;
 
-/// The kinds of stores that there are.
+/// The available kinds of stores.
 const KINDS: &str = if cfg!(feature = "object-store") {
     "a directory, s3://, gs:// or az://"
 } else {
     "a directory; it was built without object stores"
 };
 
-/// Why something could not be stored.
+/// Why storing failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The file system said no.
+    /// A file system error.
     #[error("cannot {what} {path}: {error}{}", next(error))]
     Io {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// On what.
+        /// Its path.
         path: String,
-        /// Why not.
+        /// The error.
         error: io::Error,
     },
-    /// The directory is not there.
+    /// The directory does not exist.
     #[error(
         "{path} does not exist: create it with `mkdir -m 0700 {path}`, or mount the file system that belongs there"
     )]
     Missing {
-        /// Which.
+        /// Its path.
         path: String,
     },
     /// There is not enough room.
     #[error("{path} has {} free, and {} needed: make room there, or store elsewhere", ByteSize(*free), needed(*least, *min_free))]
     NoRoom {
-        /// Where.
+        /// The path.
         path: String,
         /// Bytes that are free.
         free: u64,
-        /// Bytes that the crash takes at least, as far as known.
+        /// Known minimum size of the crash in bytes.
         least: u64,
         /// Bytes that must stay free.
         min_free: u64,
     },
-    /// The room ended while the crash was written.
+    /// The free space ran out while writing the crash.
     #[error("{path} has {} free after a part of it was written, and {} must stay free: make room there, or store elsewhere", ByteSize(*free), ByteSize(*min_free))]
     RoomEnded {
-        /// Where.
+        /// The path.
         path: String,
         /// Bytes that are free.
         free: u64,
         /// Bytes that must stay free.
         min_free: u64,
     },
-    /// It ended elsewhere than where it was begun.
+    /// The directory was moved while being written.
     #[error(
         "{path} was unmounted, moved or replaced while it was written to: nothing counts as saved; try again"
     )]
     Moved {
-        /// Which.
+        /// Its path.
         path: String,
     },
-    /// An object store said no, or nothing.
+    /// An object store refused, or did not answer.
     #[error("cannot {what} {place}: {why}; {next}")]
     Remote {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// On what.
+        /// Its object.
         place: String,
-        /// Why not.
+        /// The reason.
         why: String,
-        /// What to do.
+        /// The advice.
         next: &'static str,
     },
     /// A URL of an unknown kind.
     #[error("{scheme}:// is not a kind of store that this savecore supports: use {KINDS}")]
     Scheme {
-        /// What comes before `://`.
+        /// The part before `://`.
         scheme: String,
     },
-    /// Something else has the name.
+    /// The name is taken by something else.
     #[error("{path} exists already and holds something else: move it away, or choose another directory")]
     Taken {
-        /// Which.
+        /// Its path.
         path: String,
     },
-    /// It was saved before, and a raw copy cannot be made once more.
+    /// It was saved before, and a raw copy cannot be made again.
     #[error(
         "it was saved but is no longer in the store, and a raw copy would carry the same mark: --format elf makes a core of it"
     )]
@@ -96,15 +96,15 @@ pub enum StoreError {
     /// Another savecore writes the same file.
     #[error("another savecore is writing {path}")]
     Busy {
-        /// Which.
+        /// Its path.
         path: String,
     },
-    /// What was to be written could not be.
+    /// The contents could not be produced.
     #[error(transparent)]
     Content(crate::Error),
 }
 
-/// Makes the error of something that was tried on a path.
+/// Turns a failed operation on a path into an error.
 pub(super) fn failed<E: Into<io::Error>>(
     what: &'static str,
     path: impl Display,
@@ -122,7 +122,7 @@ fn needed(least: u64, min_free: u64) -> String {
 }
 
 impl StoreError {
-    /// Whether less to write might have fitted.
+    /// Whether a smaller core might have fitted.
     pub(crate) fn is_lack_of_room(&self) -> bool {
         match self {
             StoreError::NoRoom { free, min_free, .. } => free > min_free,
@@ -131,7 +131,7 @@ impl StoreError {
         }
     }
 
-    /// Whether it is the length of one file that the store does not take.
+    /// Whether the store rejects a file of this length.
     pub(crate) fn is_too_long_a_file(&self) -> bool {
         self.errno() == Some(Errno::FBIG)
     }
@@ -144,7 +144,7 @@ impl StoreError {
     }
 }
 
-/// What to do about an answer of a file system's, after a semicolon; nothing if nobody knows.
+/// Advice about a file system's error, after a semicolon; empty if there is none.
 fn next(error: &io::Error) -> &'static str {
     match Errno::from_io_error(error) {
         Some(Errno::NOSPC) => "; make room there, or store elsewhere",

@@ -1,4 +1,4 @@
-//! What a store keeps to.
+//! The limits of a store.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -6,28 +6,29 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-/// What a store keeps to.
+/// The limits of a store.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Limits {
-    /// Bytes that stay free in a directory's file system.
+    /// Bytes to keep free in a directory's file system.
     pub min_free: u64,
-    /// How many crashes of a host a directory keeps.
+    /// Maximum number of crashes per host in a directory.
     pub max_kept: MaxKept,
-    /// How much room the crashes of a host take in a directory.
+    /// Maximum space for the crashes of a host in a directory.
     pub max_used: MaxUsed,
-    /// How long an object store that does not answer is tried; 3 minutes if not said.
+    /// How long to retry an object store that does not answer; default: 3 minutes.
     pub patience: Option<Duration>,
-    /// Where it is kept how far uploads are; the first of `$STATE_DIRECTORY`, or `/var/lib/savecore`, if not said.
+    /// The folder for the progress of uploads; default: the first of `$STATE_DIRECTORY`, or
+    /// `/var/lib/savecore`.
     pub state: Option<PathBuf>,
 }
 
-/// How many crashes are kept.
+/// The number of crashes to keep.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum MaxKept {
     /// All.
     #[default]
     All,
-    /// So many, and at least the newest one and the first of its row.
+    /// This many, but at least the newest one and the first of its row.
     Number(u32),
 }
 
@@ -43,15 +44,15 @@ impl FromStr for MaxKept {
     }
 }
 
-/// How much room kept crashes take.
+/// The space for crashes to keep.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum MaxUsed {
-    /// As much as they need.
+    /// No limit.
     #[default]
     All,
-    /// So many bytes.
+    /// This many bytes.
     Bytes(u64),
-    /// So many hundredths of the file system.
+    /// This percentage of the file system.
     Percent(u64),
 }
 

@@ -1,7 +1,7 @@
-//! Where a crash goes: a folder of its own in a directory, or in an object store.
+//! Stores: a crash goes to a folder of its own in a directory, or in an object store.
 //!
-//! A folder gets its name when all that belongs into it is safe there, and `info.json` is the last of its files: whoever
-//! sees that finds the others whole. A folder is never written into again; only [`Limits`] remove one.
+//! A folder gets its name when its contents are durable, and `info.json` is the last of its files: a reader
+//! who sees it finds the others complete. A finished folder is never modified; only [`Limits`] remove one.
 
 mod directory;
 mod error;
@@ -25,12 +25,13 @@ pub use types::{Begun, Crash, Folder, Place, Store};
 
 pub use crate::corefile::Room;
 
-/// Opens a store: a directory that exists, or a URL: `s3://`, `gs://` or `az://`, a bucket or container, and a prefix. Settings
-/// and credentials for the latter are taken from the environment (`AWS_…`, `GOOGLE_…`, `AZURE_…`).
+/// Opens a store: an existing directory, or a URL: `s3://`, `gs://` or `az://`, a bucket or container, and a
+/// prefix. Settings and credentials for the latter come from the environment (`AWS_…`, `GOOGLE_…`,
+/// `AZURE_…`).
 ///
 /// # Errors
-/// If a directory is not there, or the URL or the settings make no sense. An object store is first asked when a crash is
-/// begun.
+/// If a directory does not exist, or the URL or the settings are invalid. An object store is contacted only
+/// when a crash is started.
 pub fn open(destination: &str, limits: &Limits) -> Result<Box<dyn Store>, StoreError> {
     if destination.contains("://") {
         return open_url(destination, limits);

@@ -1,19 +1,19 @@
-//! Names of folders and files, which come from people's and dead kernels' hands.
+//! Names of folders and files, from untrusted texts of people and dead kernels.
 
 use super::types::{Crash, INFO};
 use crate::dump::utc;
 
-/// Bytes of a host's name that a folder's name takes up: with all that is put around them, file systems that take 143 bytes
-/// (those that encrypt names) take it.
+/// Maximum bytes of a host's name in a folder's name: the complete name then fits file systems with a limit
+/// of 143 bytes (those that encrypt names).
 const MAX_HOST: usize = 64;
 
-/// Names that are devices for DOS and Windows, in any folder and with anything after a dot.
+/// Device names of DOS and Windows, in any folder and with any extension.
 const DEVICES: [&str; 6] = ["con", "prn", "aux", "nul", "com", "lpt"];
 
-/// What comes after the host's name, with zeros for digits: now, and before names were without colons.
+/// The part after the host's name, with zeros for digits: the current form, and the earlier one with colons.
 const FORMS: [&str; 2] = ["-0000-00-00T000000Z", "-0000-00-00T00:00:00Z"];
 
-/// Text that is the same name everywhere, and only a name: letters, digits, `.`, `-` and `_` of ASCII, the first of them a
+/// Text that is a valid, unchanged name everywhere: ASCII letters, digits, `.`, `-` and `_`, starting with a
 /// letter, a digit or `_`.
 pub(super) fn harmless(text: &str) -> String {
     let mut name = String::new();
@@ -28,7 +28,7 @@ pub(super) fn harmless(text: &str) -> String {
     if name.is_empty() { "unknown".to_owned() } else { name }
 }
 
-/// Whether DOS takes a file of that name for a device.
+/// Whether DOS treats a file of that name as a device.
 fn is_device(name: &str) -> bool {
     let front = name.split('.').next().unwrap_or_default().to_ascii_lowercase();
     let (word, number) = front.split_at_checked(3).unwrap_or_default();
@@ -41,13 +41,13 @@ fn is_device(name: &str) -> bool {
         }
 }
 
-/// The name of a crash's folder: host and time, or the dump's own number where no clock was. It has no colons: FAT, exFAT, NTFS
-/// and CIFS take none, and `scp` and `rsync` take what comes before one for a host.
+/// The name of a crash's folder: host and time, or the dump's own number without a clock. It has no colons:
+/// FAT, exFAT, NTFS and CIFS reject them, and `scp` and `rsync` take the part before one for a host.
 pub(super) fn folder(crash: &Crash) -> String {
     named(crash, "%Y-%m-%dT%H%M%SZ")
 }
 
-/// What [`folder`] made before names were without colons. Such folders still count.
+/// The earlier form of [`folder`], with colons. Such folders still count.
 pub(super) fn old_folder(crash: &Crash) -> String {
     named(crash, "%Y-%m-%dT%H:%M:%SZ")
 }
@@ -60,12 +60,12 @@ fn named(crash: &Crash, form: &str) -> String {
     }
 }
 
-/// The name of the folder for the `number`th crash, from 1, that would have the same one.
+/// The name of the folder for crash number `number`, from 1, with the same base name.
 pub(super) fn numbered(name: &str, number: u32) -> String {
     if number <= 1 { name.to_owned() } else { format!("{name}-{number}") }
 }
 
-/// Whether [`numbered`] makes `name` of `base`.
+/// Whether `name` is a result of [`numbered`] for `base`.
 pub(super) fn is_numbered(name: &str, base: &str) -> bool {
     let Some(rest) = name.strip_prefix(base) else { return false };
     rest.is_empty() || rest.strip_prefix('-').is_some_and(is_number)
@@ -75,7 +75,7 @@ fn is_number(text: &str) -> bool {
     text.parse().is_ok_and(|number: u32| number > 1 && number.to_string() == text)
 }
 
-/// Whether a folder of savecore's can have that name.
+/// Whether this can be the name of one of savecore's folders.
 pub(super) fn is_folder(name: &str) -> bool {
     let name = match name.rsplit_once('-') {
         Some((front, number)) if is_number(number) && ends_like_a_folder(front) => front,
@@ -84,7 +84,7 @@ pub(super) fn is_folder(name: &str) -> bool {
     ends_like_a_folder(name)
 }
 
-/// Whether a host's name, or one that it once could be, is followed by a time of that form.
+/// Whether this is a host's name, in the current or an earlier form, followed by a time of this form.
 fn is_timed(name: &str, form: &str) -> bool {
     let split = name.len().checked_sub(form.len()).and_then(|at| name.split_at_checked(at));
     split.is_some_and(|(host, time)| {
@@ -93,7 +93,7 @@ fn is_timed(name: &str, form: &str) -> bool {
     })
 }
 
-/// Whether a host is called that in a folder's name. Before devices of DOS were left out, it could be one.
+/// Whether this can be a host in a folder's name. Earlier versions allowed DOS device names.
 fn is_host(name: &str) -> bool {
     !name.is_empty() && (harmless(name) == name || is_device(name))
 }
@@ -108,7 +108,7 @@ fn ends_like_a_folder(name: &str) -> bool {
     })
 }
 
-/// Whose crash is in a folder of that name: the host, and when it crashed, if it had a clock.
+/// The host and the time (if its machine had a clock) of the crash in a folder of that name.
 pub(super) fn told(name: &str) -> Option<(&str, Option<u64>)> {
     let name = match name.rsplit_once('-') {
         Some((front, number)) if is_number(number) && ends_like_a_folder(front) => front,
@@ -126,17 +126,17 @@ pub(super) fn told(name: &str) -> Option<(&str, Option<u64>)> {
     Some((host, time.and_then(|time| u64::try_from(time.timestamp().as_second()).ok())))
 }
 
-/// What a folder is called while it is filled.
+/// The name of a folder while it is being filled.
 pub(super) fn partial(name: &str) -> String {
     format!(".{name}.partial")
 }
 
-/// Whether a folder of savecore's is called that while it is filled.
+/// Whether this can be the name of one of savecore's folders while it is being filled.
 pub(super) fn is_partial(name: &str) -> bool {
     name.strip_prefix('.').and_then(|name| name.strip_suffix(".partial")).is_some_and(is_folder)
 }
 
-/// Whether a file in a folder may be called that.
+/// Whether this is a valid file name in a folder.
 pub(super) fn is_file(name: &str) -> bool {
     harmless(name) == name && name != INFO
 }

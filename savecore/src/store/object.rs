@@ -1,8 +1,9 @@
-//! An object store: S3 and what speaks its language, Google Cloud Storage, Azure.
+//! An object store: S3 and compatible ones, Google Cloud Storage, Azure.
 //!
-//! Crashes of a fleet lie in `PREFIX/host=HOST/date=YYYY-MM-DD/NAME/`, so that whatever understands Hive's partitions reads
-//! the `info.json` of all machines as one table. An object store has no folders that could be renamed, so a crash first
-//! claims its name with an object that only one can make; `info.json` comes last and says that the rest is there.
+//! Crashes of a fleet are in `PREFIX/host=HOST/date=YYYY-MM-DD/NAME/`, so tools that support Hive partitions
+//! read the `info.json` of all machines as one table. An object store cannot rename folders, so a crash first
+//! claims its name with an object that only one writer can create; `info.json` comes last and marks the rest
+//! as complete.
 
 mod cut;
 mod remote;
@@ -29,13 +30,13 @@ use super::types::{Begun, Crash, Folder, INFO, Place, Store};
 use crate::corefile::{Room, Sink};
 use crate::dump::utc;
 
-/// How long a server that does not answer, or says that it cannot now, is tried.
+/// How long to retry a server that does not answer, or is temporarily unavailable.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// The object that claims a name.
 const CLAIM: &str = "claim.json";
-/// What stands for a date that nobody knows: for Hive, DuckDB and Spark it is none.
+/// In place of an unknown date: Hive, DuckDB and Spark treat it as null.
 const NO_DATE: &str = "__HIVE_DEFAULT_PARTITION__";
-/// Crashes of one name that there can be.
+/// Maximum number of crashes with the same name.
 const MAX_ALIKE: u32 = 999;
 
 /// Crashes under a prefix of a bucket.
@@ -47,7 +48,7 @@ pub(super) struct Objects {
 }
 
 impl Objects {
-    /// Prepares to store under a URL, with the settings and credentials in `environment`.
+    /// Prepares a store for a URL, with the settings and credentials in `environment`.
     pub(super) fn open(
         destination: &str,
         limits: &Limits,
@@ -65,7 +66,7 @@ impl Objects {
         Ok(Objects { remote, prefix, name, state: state::directory(limits.state.as_deref()) })
     }
 
-    /// Where crashes of that name go, with a number to tell them apart.
+    /// The folder for crashes of that name, with a distinguishing number.
     fn folder(&self, crash: &Crash, number: u32) -> Path {
         let date = match crash.seconds.and_then(utc) {
             Some(time) => time.strftime("%Y-%m-%d").to_string(),
@@ -78,8 +79,8 @@ impl Objects {
             .fold(self.prefix.clone(), |path, part| path.join(part))
     }
 
-    /// The record that an object holds, and the object's length; `None` if there is no object. A record that makes no sense
-    /// is nobody's.
+    /// The record in an object, and the object's length; `None` if there is no object. An invalid record
+    /// belongs to nobody.
     fn record(&self, path: &Path) -> Result<Option<(Option<Record>, u64)>, StoreError> {
         Ok(match self.remote.get(path)? {
             Found::Nothing => None,
@@ -87,7 +88,7 @@ impl Objects {
         })
     }
 
-    /// Whether all files of a finished crash are as long as they were.
+    /// Whether all files of a finished crash still have their lengths.
     fn is_whole(&self, folder: &Path, record: &Record) -> Result<bool, StoreError> {
         for file in &record.files {
             if self.remote.length(&folder.clone().join(file.name.as_str()))? != Some(file.bytes) {
@@ -145,14 +146,14 @@ impl Store for Objects {
     }
 }
 
-/// A crash on its way.
+/// A crash being uploaded.
 struct Filling<'s> {
     objects: &'s Objects,
     folder: Path,
     crash: Crash,
     room: Option<Room>,
     files: Vec<(String, u64)>,
-    /// What is known of the files' uploads: until the crash is finished, a run that is broken continues from there.
+    /// The state of the files' uploads: until the crash is finished, an interrupted run continues from there.
     states: Vec<State>,
     remarks: Vec<String>,
 }
@@ -202,7 +203,7 @@ impl Folder for Filling<'_> {
                 Err(ended) => ended,
             };
             if matches!(ended, Ended::Content(_)) {
-                // Another run would make something else.
+                // Another run would produce something else.
                 upload.abort();
             }
             state = upload.into_state();
@@ -233,7 +234,7 @@ impl Folder for Filling<'_> {
         let text = record.text(&self.crash.host, info);
         let length = text.len() as u64;
         remote.put(&self.folder.clone().join(INFO), text)?;
-        // The crash is safe: what is left to do is only tidying up.
+        // The crash is durable: the rest is only cleanup.
         if let Err(error) = remote.delete(&self.folder.clone().join(CLAIM)) {
             self.remarks.push(error.to_string());
         }

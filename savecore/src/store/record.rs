@@ -1,4 +1,4 @@
-//! What the store itself says in a folder's `info.json`: which dump is there, in which files.
+//! The store's own part of a folder's `info.json`: which dump is stored, in which files.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -7,33 +7,35 @@ use uuid::Uuid;
 use super::types::{Crash, INFO};
 use crate::text::harmless_json;
 
-/// How large one may be that is read again.
+/// Maximum size of an `info.json` to read.
 pub(crate) const MAX_BYTES: u64 = 64 << 20;
 
-/// What is under `stored` in `info.json`.
+/// The value of `stored` in `info.json`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     /// The dump partition's identity.
     uuid: Uuid,
     /// The dump's number on its partition.
     sequence: u32,
-    /// The dump's own number: hexadecimal, since JSON readers lose numbers beyond 2^53.
+    /// The dump's own number: hexadecimal, since JSON readers may round numbers beyond 2^53.
     nonce: String,
-    /// Stripes that are not in what was saved.
+    /// Missing stripes.
     missing_stripes: Vec<u32>,
-    /// A checksum of what of the dump is here: the next run may read more of it, or leave out other pages.
+    /// A checksum of the stored part of the dump: the next run may be able to read more of it, or exclude
+    /// other pages.
     content: u32,
-    /// In a directory: one more than the highest there was. It orders crashes whatever the clocks said.
+    /// In a directory: the highest existing number plus one. It orders crashes independently of clocks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) order: Option<u64>,
-    /// In a directory: whether it is of one row with the crash of its host that was saved before it. That one may be gone later.
+    /// In a directory: whether it is in one row with its host's previous crash. That one may be removed
+    /// later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) follows: Option<bool>,
-    /// All other files of the folder.
+    /// All other files in the folder.
     pub(super) files: Vec<FileRecord>,
 }
 
-/// A file of the folder.
+/// A file in the folder.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct FileRecord {
     /// Its name.
@@ -57,14 +59,14 @@ impl Record {
         }
     }
 
-    /// Whether this is that crash, with the same of its dump in a core of that name.
+    /// Whether this is that crash, with the same part of its dump in a core of that name.
     pub(super) fn is_of(&self, crash: &Crash, core: &str) -> bool {
         let Record { order, follows, .. } = *self;
         let same = Record { order, follows, files: self.files.clone(), ..Record::new(crash, None, &[]) };
         *self == same && self.files.iter().any(|file| file.name == core)
     }
 
-    /// The bytes of `info.json`: one line, `info` with the host's name and this in it.
+    /// The contents of `info.json`: one line, `info` with the host's name and this record.
     pub(super) fn text(&self, host: &str, info: &Value) -> Vec<u8> {
         let mut all = match info {
             Value::Object(all) => all.clone(),
@@ -77,7 +79,7 @@ impl Record {
         text
     }
 
-    /// Reads what [`Record::text`] made.
+    /// Parses the result of [`Record::text`].
     pub(super) fn parse(text: &[u8]) -> Option<Record> {
         #[derive(Deserialize)]
         struct Info {

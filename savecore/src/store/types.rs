@@ -1,4 +1,4 @@
-//! What all stores have in common.
+//! The common interface of all stores.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -6,27 +6,27 @@ use uuid::Uuid;
 use super::error::StoreError;
 use crate::corefile::{Room, Sink};
 
-/// The file that tells all about a crash.
+/// The file with all facts about a crash.
 pub(crate) const INFO: &str = "info.json";
 
-/// What names a crash. All of it is made harmless for file names by the store.
+/// The identification of a crash. The store makes all of it safe for file names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Crash {
     /// The machine that crashed.
     pub host: String,
-    /// Its wall clock at the crash, in seconds since 1970-01-01; `None` if it had none.
+    /// Its wall clock at the crash, in seconds since 1970-01-01; `None` without a clock.
     pub seconds: Option<u64>,
-    /// The dump partition's identity; of a striped dump, the first part's.
+    /// The dump partition's identity; for a striped dump, the first part's.
     pub uuid: Uuid,
     /// The dump's number on its partition, from 1.
     pub sequence: u32,
     /// The dump's own number.
     pub nonce: u64,
-    /// Stripes, from 0, that are not in what is saved.
+    /// Missing stripes, numbered from 0.
     pub missing_stripes: Vec<u32>,
-    /// A checksum of what of the dump is stored: a folder with something else is not this crash's.
+    /// A checksum of the stored part of the dump: a folder with a different one is not this crash's.
     pub content: u32,
-    /// Whether the dump stays on its partition when it is stored: it may be stored again, so nothing is removed for it.
+    /// Whether the dump stays on its partition: it may be stored again, so nothing is removed for it.
     pub stays: bool,
 }
 
@@ -45,62 +45,62 @@ pub(crate) fn crash(nonce: u64) -> Crash {
     }
 }
 
-/// Where crashes go.
+/// A destination for crashes.
 pub trait Store {
-    /// The store as messages name it.
+    /// The store's name in messages.
     fn name(&self) -> &str;
 
-    /// Whether what was not written of a file takes no room.
+    /// Whether holes in a file take no space.
     fn keeps_holes(&self) -> bool {
         true
     }
 
-    /// Begins the crash's folder. `core` is the file name that the core will have, `room` what all files take, if known.
+    /// Starts the crash's folder. `core` is the core's file name, `room` the size of all files, if known.
     ///
     /// # Errors
-    /// If the store cannot be used, or surely has no room; then nothing was written.
+    /// If the store is unusable, or certainly has no room; then nothing was written.
     fn begin(&mut self, crash: &Crash, core: &str, room: Option<Room>) -> Result<Begun<'_>, StoreError>;
 }
 
 /// A crash's folder.
 pub enum Begun<'s> {
-    /// An earlier run finished it: the same dump, of which it could read as much, with a core of that name and all files
-    /// of the size they were written with.
+    /// An earlier run finished it: the same dump, read to the same extent, with a core of that name and all
+    /// files at their original sizes.
     AlreadyThere(Place),
-    /// It is to be filled.
+    /// To be filled.
     New(Box<dyn Folder + 's>),
 }
 
-/// A folder that is being filled. Dropped before it is finished, it vanishes; where the store may be out of reach, as over a
-/// network, what is left of it is used or removed by the next run.
+/// A folder being filled. If it is dropped before it is finished, it is deleted; if the store may be
+/// unreachable, as over a network, the next run uses or removes the rest.
 pub trait Folder {
-    /// Writes one file through `write`. Names come from savecore, never from a dump.
+    /// Writes one file by `write`. Names come from savecore, never from a dump.
     ///
     /// # Errors
-    /// If the store refuses, or `write` does.
+    /// Errors of the store or of `write`.
     fn file(
         &mut self,
         name: &str,
         write: &mut dyn FnMut(&mut dyn Sink) -> Result<(), crate::Error>,
     ) -> Result<(), StoreError>;
 
-    /// Writes `info.json` from `info`, and gives the folder its name. When this returns, all files are safe and have
-    /// their final names.
+    /// Writes `info.json` from `info`, and gives the folder its name. When this returns, all files are
+    /// durable and have their final names.
     ///
     /// # Errors
-    /// If the store refuses: then nothing can be taken for saved.
+    /// Errors of the store: then the crash does not count as saved.
     fn finish(self: Box<Self>, info: &Value) -> Result<Place, StoreError>;
 }
 
-/// Where a crash was stored.
+/// The place of a stored crash.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Place {
     /// The folder: a path or a URL.
     pub folder: String,
     /// Its files: names, and sizes in bytes.
     pub files: Vec<(String, u64)>,
-    /// What went otherwise than it should without harm to the crash, a line each.
+    /// Remarks about harmless irregularities, one per line.
     pub remarks: Vec<String>,
-    /// Why a power failure may lose it; then it is not to be the only copy.
+    /// Why a power failure may lose it; then it must not be the only copy.
     pub doubt: Option<String>,
 }

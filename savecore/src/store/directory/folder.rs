@@ -1,4 +1,4 @@
-//! A folder that is being filled.
+//! A folder being filled.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -21,13 +21,13 @@ use super::room;
 use crate::corefile::Sink;
 use crate::writeback::Writeback;
 
-/// How often, and how long in between, a new folder is tried for: whoever removes leftovers holds it for a moment.
+/// Number of attempts to create a new folder, and the pause: a cleanup of leftovers locks it for a moment.
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(20);
-/// Bytes after which the room that is left is looked at again.
+/// Bytes after which the free space is checked again.
 const LOOK_EVERY: u64 = 8 << 20;
 
-/// A folder under its temporary name, locked if that is possible. It vanishes unless it gets another.
+/// A folder under its temporary name, locked if possible. It is deleted unless it is renamed.
 pub(super) struct Partial<'d> {
     directory: &'d Directory,
     name: String,
@@ -36,12 +36,12 @@ pub(super) struct Partial<'d> {
 }
 
 impl<'d> Partial<'d> {
-    /// Makes the folder; `None` if somebody else has the name.
+    /// Creates the folder; `None` if the name is taken.
     pub(super) fn create(directory: &'d Directory, name: String) -> Result<Option<Partial<'d>>, StoreError> {
         for _ in 0..TRIES {
             match rustix::fs::mkdirat(&directory.fd, &*name, Mode::RWXU) {
                 Ok(()) => {}
-                // What is left behind was removed before if nobody held it.
+                // A leftover that nobody held was removed before.
                 Err(Errno::EXIST) => return Ok(None),
                 Err(errno) => return Err(failed("create", directory.shown(&name))(errno)),
             }
@@ -57,7 +57,7 @@ impl<'d> Partial<'d> {
         self.directory.shown(&format!("{}/{file}", self.name))
     }
 
-    /// Makes a file in it, lets it be written, and makes it safe. Returns its length.
+    /// Creates a file in it, writes it, and makes it durable. Returns its length.
     fn write(
         &self,
         name: &str,
@@ -65,7 +65,7 @@ impl<'d> Partial<'d> {
     ) -> Result<u64, StoreError> {
         let shown = self.shown(name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // Memory holds secrets, so nobody else may read the file.
+        // Memory contains secrets, so nobody else may read the file.
         let mode = Mode::RUSR | Mode::WUSR;
         let file = rustix::fs::openat(&self.fd, name, flags, mode).map_err(failed("create", &shown))?;
         let file = File::from(file);
@@ -89,7 +89,7 @@ impl<'d> Partial<'d> {
     }
 }
 
-/// Locks a folder that was just made; `None` if somebody removed it in between, or is about to.
+/// Locks a new folder; `None` if somebody removed it in between, or is about to.
 fn hold(directory: &Directory, name: &str) -> Result<Option<OwnedFd>, Errno> {
     let fd = match open_folder(&directory.fd, name) {
         Err(Errno::NOENT) => return Ok(None),
@@ -111,24 +111,24 @@ fn hold(directory: &Directory, name: &str) -> Result<Option<OwnedFd>, Errno> {
 impl Drop for Partial<'_> {
     fn drop(&mut self) {
         if !self.named {
-            // What cannot be removed now is a leftover for the next run.
+            // If it cannot be removed now, it is a leftover for the next run.
             let _ = self.directory.remove(&self.name, &self.fd);
         }
     }
 }
 
-/// Why a file did not take what was written.
+/// Why a write to a file failed.
 enum Refused {
     Io(io::Error),
-    /// So many bytes are free.
+    /// Only this many bytes are free.
     NoRoom(u64),
 }
 
-/// A file that keeps an eye on the room that is left, and remembers what it refused for the message.
+/// A file that checks the free space, and remembers failures for the message.
 struct FileSink<'f> {
     file: &'f File,
     min_free: u64,
-    /// Bytes written since the room was looked at; at first, as many as make it look.
+    /// Bytes written since the last check; initially enough to force a check.
     unseen: u64,
     writeback: Writeback,
     refused: Cell<Option<Refused>>,
@@ -167,7 +167,7 @@ impl Sink for FileSink<'_> {
 
     fn set_len(&mut self, length: u64) -> io::Result<()> {
         let Err(error) = self.file.set_len(length) else { return Ok(()) };
-        // Where a file cannot be told to be longer, its last byte makes it so.
+        // If a file cannot be extended, write its last byte.
         let there = self.told(self.file.metadata())?.len();
         let may_write =
             !matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::FBIG | Errno::NOSPC));
@@ -182,7 +182,7 @@ impl Sink for FileSink<'_> {
 /// A new crash's folder.
 pub(super) struct Filling<'d> {
     partial: Partial<'d>,
-    /// The name that it gets if that is free when it is finished.
+    /// Its final name, if that is free when it is finished.
     base: String,
     crash: Crash,
     files: Vec<(String, u64)>,
@@ -194,7 +194,7 @@ impl<'d> Filling<'d> {
         Filling { partial, base, crash, files: Vec::new(), remarks }
     }
 
-    /// Gives the folder the first of its names that is free.
+    /// Gives the folder its first free name.
     fn name(&mut self) -> Result<String, StoreError> {
         let directory = self.partial.directory;
         for number in 1..=MAX_ALIKE {
@@ -225,7 +225,7 @@ impl Folder for Filling<'_> {
         let length = match self.partial.write(name, write) {
             Ok(length) => length,
             Err(error) => {
-                // Unless it was there before, a part of it must not end up in a finished folder.
+                // Unless it existed before, a partial file must not end up in a finished folder.
                 if !self.files.iter().any(|(there, _)| there == name) {
                     let _ = rustix::fs::unlinkat(&self.partial.fd, name, AtFlags::empty());
                 }

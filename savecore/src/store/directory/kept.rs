@@ -1,4 +1,4 @@
-//! The folders that are in a directory already: finished ones, and what killed runs left behind.
+//! The existing folders of a directory: finished ones, and leftovers of killed runs.
 
 use std::cell::RefMut;
 use std::collections::BTreeSet;
@@ -19,14 +19,14 @@ use super::retire::{Old, going, is_one_row};
 use super::room;
 use super::shelf::{Kept, Shelf};
 
-/// The link to the crash that was saved last.
+/// The link to the crash saved last.
 pub(crate) const LATEST: &str = "latest";
-/// A link that is about to become it.
+/// A link that will replace it.
 const NEXT_LATEST: &str = ".latest.partial";
 
 impl Directory {
-    /// The place of a crash that an earlier run finished in the folder `name`, made safe; `None` if it is not that crash with
-    /// that core, or not whole.
+    /// The place of a crash that an earlier run finished in the folder `name`, made durable; `None` if it is
+    /// not that crash with that core, or incomplete.
     pub(super) fn whole(&self, name: &str, crash: &Crash, core: &str) -> Result<Option<Place>, StoreError> {
         let Some((fd, record, length)) = self.finished(name) else { return Ok(None) };
         if !record.is_of(crash, core) {
@@ -41,15 +41,15 @@ impl Directory {
         if !is_whole {
             return Ok(None);
         }
-        // Its files were made safe before it got its name; the name itself may not be yet.
+        // Its files were made durable before it got its name; the name itself may not be durable yet.
         self.safety.sync(&fd, self.shown(name))?;
         self.sync()?;
         self.check_place(name, &fd)?;
         Ok(Some(self.settled(name, record.files_with(length), crash.stays, Vec::new())))
     }
 
-    /// The place of a crash that is safe in the folder `name`, or as safe as the file system allows, when what is to be done then
-    /// is done.
+    /// The place of a crash that is durable in the folder `name`, or as durable as the file system allows,
+    /// after the final work.
     pub(super) fn settled(
         &self,
         name: &str,
@@ -63,7 +63,7 @@ impl Directory {
         Place { folder: self.shown(name), files, remarks, doubt }
     }
 
-    /// A folder of ours with what its `info.json` says, and how long that is; `None` if it is something else.
+    /// One of our folders with its `info.json`, and that file's length; `None` if it is something else.
     fn finished(&self, name: &str) -> Option<(OwnedFd, Record, u64)> {
         if !names::is_folder(name) {
             return None;
@@ -74,7 +74,7 @@ impl Directory {
         if !self.is_ours(&rustix::fs::fstat(&fd).ok()?) {
             return None;
         }
-        // Opening a FIFO would wait for ever without NONBLOCK.
+        // Without NONBLOCK, opening a FIFO would block for ever.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(&fd, INFO, flags, Mode::empty()).ok()?);
         if !file.metadata().ok()?.is_file() {
@@ -85,13 +85,13 @@ impl Directory {
         Some((fd, Record::parse(&text)?, text.len() as u64))
     }
 
-    /// Whether the folder `name` may be that crash with that core: what it said of itself when it was read, if it was.
+    /// Whether the folder `name` may be that crash with that core, by its record as read earlier, if it was.
     pub(super) fn may_be(&self, name: &str, crash: &Crash, core: &str) -> Result<bool, StoreError> {
         let shelf = self.shelf()?;
         Ok(shelf.get(name).is_none_or(|kept| kept.record.is_of(crash, core)))
     }
 
-    /// All finished folders, read when they are asked for first; what is done through this directory later is noted.
+    /// All finished folders, read on first use; later changes through this directory are recorded.
     fn shelf(&self) -> Result<RefMut<'_, Shelf>, StoreError> {
         let mut shelf = self.shelf.borrow_mut();
         if shelf.is_none() {
@@ -104,7 +104,7 @@ impl Directory {
         Ok(RefMut::map(shelf, |shelf| shelf.get_or_insert_default()))
     }
 
-    /// Adds what a folder says of itself, if it is one of ours.
+    /// Adds a folder's record, if it is one of ours.
     fn put_on(&self, shelf: &mut Shelf, name: &str) -> Result<(), StoreError> {
         if let Some((fd, record, _)) = self.finished(name) {
             let stat = rustix::fs::fstat(&fd).map_err(failed("look at", self.shown(name)))?;
@@ -114,13 +114,13 @@ impl Directory {
         Ok(())
     }
 
-    /// The number for the next crash, higher than all that are there.
+    /// The number for the next crash, higher than all existing ones.
     pub(super) fn next_order(&self) -> Result<u64, StoreError> {
         let shelf = self.shelf()?;
         Ok(shelf.folders.last_key_value().map_or(1, |((last, _), _)| last.saturating_add(1)))
     }
 
-    /// Whether the crash that is about to get this name is of one row with the one of its host that was saved last; `None` if there
+    /// Whether the crash that will get this name is in one row with its host's last one; `None` if there
     /// is none.
     pub(super) fn follows(&self, name: &str) -> Result<Option<bool>, StoreError> {
         let Some((host, seconds)) = names::told(name) else { return Ok(None) };
@@ -130,9 +130,10 @@ impl Directory {
         Ok(before.map(|(_, before)| is_one_row(before, seconds)))
     }
 
-    /// What is to be done when a crash is safe in the folder `name`: the link, and old crashes. None of it can lose the new
-    /// one, so what goes wrong is only remarked. For a crash that stays on its partition, nothing is removed: it would be stored
-    /// again and again, each time at the cost of one that is nowhere else.
+    /// The final work when a crash is durable in the folder `name`: the link, and removal of old crashes. It
+    /// cannot lose the new crash, so errors are only remarks. For a crash that stays on its partition,
+    /// nothing is removed: it would be stored again and again, each time at the cost of one that exists
+    /// nowhere else.
     fn settle(&self, name: &str, stays: bool, remarks: &mut Vec<String>) {
         self.settled.borrow_mut().insert(name.to_owned());
         let shelf = self.shelf().and_then(|mut shelf| {
@@ -148,7 +149,7 @@ impl Directory {
         {
             let error = std::io::Error::from(errno);
             match errno {
-                // A file system without links: that is said with the first crash there, and then it is known.
+                // A file system without links: report that only with the first crash.
                 Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL if shelf.folders.len() > 1 => {}
                 _ => remarks.push(format!("cannot point {} to the crash: {error}", self.shown(LATEST))),
             }
@@ -158,20 +159,20 @@ impl Directory {
         }
     }
 
-    /// Removes what is beyond the limits of the crashes of the host that `name` is of. Other hosts may have theirs in the same
+    /// Removes crashes beyond the limits, only of the same host as `name`. Other hosts may store in the same
     /// directory.
     fn retire(&self, name: &str, shelf: &mut Shelf, remarks: &mut Vec<String>) {
         let number = match self.limits.max_kept {
             MaxKept::All => None,
             MaxKept::Number(number) => Some(number),
         };
-        // Where a file system does not say how large it is, a share of it is no limit.
+        // If the file system's size is unknown, a share of it is no limit.
         let bytes = self.limits.max_used.bytes(room::all(&self.fd).unwrap_or(u64::MAX));
         if number.is_none() && bytes.is_none() {
             return;
         }
         let mut stuck = BTreeSet::new();
-        // Whoever put files of their own into a crash's folder keeps it, and then it is not one of those that count.
+        // A user who puts files into a crash's folder keeps it, and it no longer counts.
         let mut has_changed = true;
         while has_changed {
             has_changed = false;
@@ -193,7 +194,7 @@ impl Directory {
         }
     }
 
-    /// The folders of the host that `name` is of that are beyond the limits.
+    /// The folders beyond the limits of the same host as `name`.
     fn beyond(&self, name: &str, shelf: &Shelf, number: Option<u32>, bytes: Option<u64>) -> Vec<String> {
         let settled = self.settled.borrow();
         let host = names::told(name).map(|(host, _)| host);
@@ -208,35 +209,35 @@ impl Directory {
         going.filter_map(|place| of_host.get(place).map(|name| (*name).clone())).collect()
     }
 
-    /// Makes the link `latest` point to the folder, at once.
+    /// Atomically makes the link `latest` point to the folder.
     fn point_to(&self, name: &str) -> Result<(), Errno> {
         match stat(&self.fd, LATEST) {
             Err(Errno::NOENT) => {}
             there if FileType::from_raw_mode(there?.st_mode).is_symlink() => {}
-            // Somebody's own.
+            // Not our link.
             _ => return Err(Errno::EXIST),
         }
-        // One that a killed run left behind.
+        // A leftover of a killed run.
         match rustix::fs::unlinkat(&self.fd, NEXT_LATEST, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno),
         }
         rustix::fs::symlinkat(name, &self.fd, NEXT_LATEST)?;
         rustix::fs::renameat(&self.fd, NEXT_LATEST, &self.fd, LATEST)?;
-        // That the link may be the old one after a power failure harms nobody.
+        // If the link is the old one after a power failure, no harm is done.
         let _ = rustix::fs::fsync(&self.fd);
         Ok(())
     }
 
-    /// Removes a finished folder, unless somebody has put files of their own into it; whether it is gone. Its name is the first to
-    /// go, so that it is never there in part.
+    /// Removes a finished folder, unless somebody has put files into it; returns whether it is gone. Its name
+    /// goes first, so that it is never incomplete under its name.
     fn discard(&self, name: &str, old: &Kept) -> Result<bool, Errno> {
         let fd = match open_folder(&self.fd, name) {
             // Somebody else removed it.
             Err(Errno::NOENT) => return Ok(true),
             fd => fd?,
         };
-        // Someone may have put another in its place.
+        // Somebody may have replaced it.
         if !is_same(&rustix::fs::fstat(&fd)?, &old.stat) {
             return Err(Errno::BUSY);
         }
@@ -252,7 +253,7 @@ impl Directory {
         Ok(true)
     }
 
-    /// Removes what killed runs left behind, unless somebody is still at it.
+    /// Removes leftovers of killed runs, unless they are still in use.
     pub(super) fn remove_leftovers(&self, remarks: &mut Vec<String>) -> Result<(), StoreError> {
         for name in self.entries()?.iter().filter(|name| names::is_partial(name)) {
             let shown = || self.shown(name);
@@ -284,9 +285,9 @@ impl Directory {
         Ok(())
     }
 
-    /// Removes a folder and the files in it; not one that holds other folders, for none of savecore's does.
+    /// Removes a folder and its files; but not if it contains folders, since savecore's never do.
     pub(super) fn remove(&self, name: &str, fd: &OwnedFd) -> Result<(), Errno> {
-        // Someone may have put another in its place.
+        // Somebody may have replaced it.
         if !is_same(&stat(&self.fd, name)?, &rustix::fs::fstat(fd)?) {
             return Err(Errno::BUSY);
         }
@@ -297,8 +298,7 @@ impl Directory {
     }
 }
 
-/// What the files of a folder take on the disk; `None` if there are others than those of which its record says that they are in
-/// it.
+/// Disk usage of a folder's files; `None` if it has files that are not in its record.
 fn own_bytes(fd: &OwnedFd, record: &Record) -> Option<u64> {
     let is_ours = |name: &String| name == INFO || record.files.iter().any(|file| file.name == *name);
     let names = entries(fd).ok()?;

@@ -1,4 +1,4 @@
-//! The directory as it was opened: what its file system offers, what may count there, and what is done in it.
+//! The opened directory: features of its file system, ownership rules, and operations.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use super::safe::Safety;
 use super::shelf::Shelf;
 use crate::corefile::Room;
 
-/// Crashes of one name that there can be.
+/// Maximum number of crashes with the same name.
 pub(super) const MAX_ALIKE: u32 = 9999;
 
 /// A directory with a folder for each crash.
@@ -25,36 +25,36 @@ pub(in crate::store) struct Directory {
     pub(super) name: String,
     pub(super) fd: OwnedFd,
     pub(super) limits: Limits,
-    /// Whose folders count, besides root's: the user's, and those of who owns the directory, who can do there what he likes. On
-    /// CIFS, FAT and NFS that is another than the user who writes.
+    /// Whose folders count, besides root's: the user's, and those of the directory's owner, who has full
+    /// control of it anyway. On CIFS, FAT and NFS the owner differs from the user who writes.
     pub(super) users: [u32; 2],
     pub(super) abilities: Abilities,
     pub(super) safety: Safety,
-    /// The folders that were finished or found again through this: none of them is removed.
+    /// The folders finished or found through this directory: none of them is removed.
     pub(super) settled: RefCell<BTreeSet<String>>,
-    /// What is there, once it was looked at.
+    /// The existing folders, once read.
     pub(super) shelf: RefCell<Option<Shelf>>,
-    /// Folders of which it was read what they say of themselves.
+    /// Folders whose records were read.
     #[cfg(test)]
     pub(super) read: std::cell::Cell<u32>,
 }
 
-/// What the file system is taken to offer. What it says that it lacks is done without.
+/// Assumed features of the file system. Missing ones are avoided after the first failure.
 #[derive(Clone, Copy)]
 pub(super) struct Abilities {
-    /// Renaming that never replaces.
+    /// Renaming without replacing.
     pub(super) no_replace: bool,
     /// Locks.
     pub(super) locks: bool,
 }
 
-/// What became of trying to lock a folder.
+/// The result of locking a folder.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lock {
     Held,
     /// Somebody else holds it.
     Busy,
-    /// The file system has none.
+    /// The file system does not support locks.
     Unsupported,
 }
 
@@ -84,12 +84,12 @@ impl Directory {
         })
     }
 
-    /// What is in the directory under `name`, as messages name it.
+    /// The name of an entry in messages.
     pub(super) fn shown(&self, name: &str) -> String {
         self.path.join(name).display().to_string()
     }
 
-    /// The names in the directory; those that no folder of savecore's has may be left out.
+    /// The names in the directory; names that cannot be savecore's may be left out.
     pub(super) fn entries(&self) -> Result<Vec<String>, StoreError> {
         entries(&self.fd).map_err(failed("list", &self.name))
     }
@@ -102,7 +102,7 @@ impl Directory {
         }
     }
 
-    /// Whether the user, root, or the directory's owner made it: nobody else's folder counts.
+    /// Whether the user, root, or the directory's owner created it: other folders do not count.
     pub(super) fn is_ours(&self, stat: &Stat) -> bool {
         stat.st_uid == 0 || self.users.contains(&stat.st_uid)
     }
@@ -114,29 +114,29 @@ impl Directory {
         match retry_on_intr(|| rustix::fs::flock(folder, FlockOperation::NonBlockingLockExclusive)) {
             Ok(()) => Lock::Held,
             Err(Errno::WOULDBLOCK) => Lock::Busy,
-            // Whatever the reason, such as NFS, which locks only what is open for writing: without a lock nothing is
-            // removed, and that harms nobody.
+            // For whatever reason, such as NFS, which locks only files opened for writing: without a lock
+            // nothing is removed, which is safe.
             Err(_) => Lock::Unsupported,
         }
     }
 
-    /// Renames a folder, but never over something: [`Errno::EXIST`] if the name is taken.
+    /// Renames a folder without replacing anything: [`Errno::EXIST`] if the name is taken.
     pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), Errno> {
         if self.abilities.no_replace {
             match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
-                // Not offered, or not to who asks.
+                // Not supported, or not for this user.
                 Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::PERM | Errno::NOTTY) => {}
                 result => return result,
             }
         }
-        // A folder that is made here is nobody else's, and renaming replaces it only as long as it is empty.
+        // A folder created here is ours, and renaming replaces it only as long as it is empty.
         rustix::fs::mkdirat(&self.fd, to, Mode::RWXU)?;
         let Err(errno) = rustix::fs::renameat(&self.fd, from, &self.fd, to) else { return Ok(()) };
         let _ = rustix::fs::unlinkat(&self.fd, to, AtFlags::REMOVEDIR);
         match errno {
             Errno::NOTEMPTY => Err(Errno::EXIST),
-            // Servers that rename over nothing at all. Without a folder there, it can replace nothing but an empty one that
-            // somebody makes in this moment.
+            // Servers that never replace a target when renaming. Without a folder there, the rename can only
+            // replace an empty folder that somebody creates at this moment.
             Errno::EXIST | Errno::ACCESS | Errno::PERM => {
                 match rustix::fs::renameat(&self.fd, from, &self.fd, to) {
                     Err(Errno::NOTEMPTY | Errno::NOTDIR) => Err(Errno::EXIST),
@@ -151,7 +151,7 @@ impl Directory {
         self.safety.sync(&self.fd, &self.name)
     }
 
-    /// Whether the folder is found where it is said to be, and not in a directory that has left its place since it was
+    /// Checks that the folder is found at its path, and not in a directory that has been moved since it was
     /// opened.
     pub(super) fn check_place(&self, name: &str, folder: &OwnedFd) -> Result<(), StoreError> {
         let there = rustix::fs::statat(CWD, self.path.join(name), AtFlags::SYMLINK_NOFOLLOW);
@@ -162,7 +162,8 @@ impl Directory {
         Err(StoreError::Moved { path: self.name.clone() })
     }
 
-    /// Refuses a crash for which there surely is not enough room. Whether there is enough shows when it is written.
+    /// Rejects a crash that certainly does not fit. Whether there is enough room shows only when it is
+    /// written.
     pub(super) fn check_room(&self, room: Option<Room>) -> Result<(), StoreError> {
         let least = room.filter(|_| room::is_literal(&self.fd)).map_or(0, |room| room.least);
         let min_free = self.limits.min_free;
@@ -175,7 +176,7 @@ impl Directory {
     }
 }
 
-/// The names in a directory, except for those that are not UTF-8: savecore gives none of that kind.
+/// The names in a directory, except those that are not UTF-8: savecore uses none of that kind.
 pub(super) fn entries(directory: &OwnedFd) -> Result<Vec<String>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
@@ -190,13 +191,13 @@ pub(super) fn entries(directory: &OwnedFd) -> Result<Vec<String>, Errno> {
     Ok(names)
 }
 
-/// Opens a directory in another; never a link to one.
+/// Opens a directory in another; never through a link.
 pub(super) fn open_folder(at: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(at, name, flags, Mode::empty())
 }
 
-/// What is there; of a link, the link.
+/// An entry's metadata; for a link, the link's own.
 pub(super) fn stat(at: impl AsFd, name: &str) -> Result<Stat, Errno> {
     rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW)
 }

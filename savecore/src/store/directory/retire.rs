@@ -1,27 +1,27 @@
-//! Which crashes go when a new one is safe.
+//! Which crashes to remove when a new one is durable.
 //!
-//! A machine that crashes again as soon as it is up makes a row of crashes, and the first of them tells most: the others may be
-//! about what the first one left behind. So those in the middle of rows go first.
+//! A machine that crashes again right after boot makes a row of crashes, and the first one is the most
+//! informative: the others may be consequences of it. So those in the middle of rows are removed first.
 
-/// Crashes of a host are of one row if each came no later than this after the one before, in seconds.
+/// Crashes of a host are one row if each came at most this many seconds after the one before.
 const ROW: u64 = 3600;
 
-/// A crash that is kept.
+/// An existing crash.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Old {
-    /// When it was, if its machine had a clock.
+    /// Its time, if its machine had a clock.
     pub(super) seconds: Option<u64>,
-    /// Whether it is of one row with the one that was saved before it, if that was known then: that one may be gone.
+    /// Whether it is in one row with the one saved before it, if known at that time: that one may be gone.
     pub(super) follows: Option<bool>,
-    /// What it takes.
+    /// Its disk usage.
     pub(super) bytes: u64,
     /// Whether this run stored it.
     pub(super) is_new: bool,
 }
 
-/// The places of those that have to go, of crashes in the order in which they were saved, so that no more than `number` crashes
-/// with `bytes` bytes are left, as far as that can be: the last one stays, and so does the first of its row. The others go in this
-/// order: those that are not the first of a row, then those that are; of each, the one that was saved first.
+/// Indexes of the crashes to remove, in order of saving, so that at most `number` crashes with `bytes` bytes
+/// are left, as far as possible: the last one stays, and so does the first of its row. The others go in
+/// this order: those that are not the first of a row, then those that are; in each group, oldest first.
 pub(super) fn going(crashes: &[Old], number: Option<u32>, bytes: Option<u64>) -> Vec<usize> {
     let goes_on = |place: usize| {
         let before = place.checked_sub(1).and_then(|before| crashes.get(before));
@@ -51,7 +51,7 @@ pub(super) fn going(crashes: &[Old], number: Option<u32>, bytes: Option<u64>) ->
     going
 }
 
-/// Whether two crashes that follow one another are of one row. Where a clock is missing, nothing speaks against it.
+/// Whether two consecutive crashes are in one row. Without a clock, assume so.
 pub(super) fn is_one_row(one: Option<u64>, other: Option<u64>) -> bool {
     one.zip(other).is_none_or(|(one, other)| one.abs_diff(other) <= ROW)
 }
@@ -118,7 +118,7 @@ mod tests {
             if let Some((_, fewer)) = going.split_last() {
                 prop_assert!(!fits(fewer), "the last of them need not have gone");
             }
-            // Before the first of any row, all that followed a first has gone.
+            // Before the first of any row, all later ones must be gone.
             let is_first = |place: usize| place == 0 || !is_one_row(crashes[place - 1].seconds, crashes[place].seconds);
             let begin = going.iter().position(|place| is_first(*place)).unwrap_or(going.len());
             prop_assert!(going[begin..].iter().all(|place| is_first(*place)));

@@ -1,8 +1,8 @@
-//! How what was written is made safe, and what is done on a file system that cannot sync everything.
+//! Durability, including file systems that cannot sync everything.
 //!
-//! Directories cannot be synced on CIFS before Linux 4.17, on virtiofs, and on many file systems in user space. That says nothing
-//! about the disk, so it must not keep a dump from being saved. The whole file system is synced instead; only if that is
-//! refused too, the dump stays on its partition besides.
+//! Directories cannot be synced on CIFS before Linux 4.17, on virtiofs, and on many file systems in user
+//! space. That says nothing about the disk, so it must not prevent saving a dump. Instead the whole file
+//! system is synced; only if that fails too, the dump also stays on its partition.
 
 use std::cell::Cell;
 use std::fmt::Display;
@@ -13,28 +13,28 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::super::error::{StoreError, failed};
 
-/// What stood in for syncs that the file system does not have.
+/// Replacements for unsupported syncs.
 #[derive(Default)]
 pub(super) struct Safety {
     /// The whole file system was synced instead.
     whole: Cell<Option<Errno>>,
-    /// Nothing could be synced.
+    /// No sync was possible.
     none: Cell<Option<Errno>>,
     /// The user was told.
     told: Cell<bool>,
 }
 
 impl Safety {
-    /// Forgets what was noted of another crash.
+    /// Forgets the results for another crash.
     pub(super) fn begin(&self) {
         self.whole.set(None);
         self.none.set(None);
     }
 
-    /// Makes a file or a directory safe.
+    /// Makes a file or a directory durable.
     ///
     /// # Errors
-    /// What the medium says. That the file system has no such sync is only noted.
+    /// Errors of the medium. An unsupported sync is only recorded.
     pub(super) fn sync(&self, what: impl AsFd, shown: impl Display) -> Result<(), StoreError> {
         let Err(errno) = retry_on_intr(|| rustix::fs::fsync(&what)) else { return Ok(()) };
         if !is_not_offered(errno) {
@@ -47,7 +47,7 @@ impl Safety {
         Ok(())
     }
 
-    /// Why a crash that was just stored may be lost if the power goes; `None` if it is safe.
+    /// Why a power failure may lose the crash that was just stored; `None` if it is durable.
     pub(super) fn doubt(&self, store: &str) -> Option<String> {
         let error = io::Error::from(self.none.get()?);
         Some(format!(
@@ -55,7 +55,7 @@ impl Safety {
         ))
     }
 
-    /// What the user should know, once.
+    /// A remark for the user, once.
     pub(super) fn remark(&self, store: &str) -> Option<String> {
         let error = io::Error::from(self.whole.get()?);
         let is_new = !self.told.replace(true);
@@ -65,8 +65,8 @@ impl Safety {
     }
 }
 
-/// Whether a file system that lacks a sync says so in that way: EINVAL CIFS, EBADF virtiofs, ENOSYS and EOPNOTSUPP those in
-/// user space. Anything else is about the medium.
+/// Whether this error means that a file system does not support a sync: EINVAL on CIFS, EBADF on virtiofs,
+/// ENOSYS and EOPNOTSUPP in user space. Any other error is about the medium.
 fn is_not_offered(errno: Errno) -> bool {
     matches!(
         errno,

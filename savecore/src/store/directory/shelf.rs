@@ -1,4 +1,4 @@
-//! What is known of the folders in a directory.
+//! The known folders of a directory.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +6,16 @@ use rustix::fs::Stat;
 
 use super::super::record::Record;
 
-/// A finished folder. There may be more of them than files that a process may have open.
+/// A finished folder. There may be more of them than a process may have open files.
 pub(super) struct Kept {
     pub(super) record: Record,
     pub(super) stat: Stat,
-    /// What its files take on the disk; `None` if there are others than savecore's in it.
+    /// Disk usage of its files; `None` if it has files that are not savecore's.
     pub(super) bytes: Option<u64>,
 }
 
-/// The finished folders of a directory, the one saved first at the beginning. What a folder says of itself is read once: a
-/// harvest of many dumps into a directory of many crashes would read it for each of them, and each time all of it.
+/// The finished folders of a directory, oldest first. A folder's record is read once: otherwise a harvest of
+/// many dumps into a directory with many crashes would read all records for each dump.
 #[derive(Default)]
 pub(super) struct Shelf {
     pub(super) folders: BTreeMap<(u64, String), Kept>,
@@ -40,7 +40,7 @@ impl Shelf {
         self.folders.get(&(*self.orders.get(name)?, name.to_owned()))
     }
 
-    /// Somebody has put files into it since it was looked at.
+    /// Somebody has put files into it since it was read.
     pub(super) fn is_not_only_ours(&mut self, name: &str) {
         let place = self.orders.get(name).map(|order| (*order, name.to_owned()));
         if let Some(kept) = place.and_then(|place| self.folders.get_mut(&place)) {
@@ -48,7 +48,7 @@ impl Shelf {
         }
     }
 
-    /// The name of the folder that was saved last.
+    /// The name of the folder saved last.
     pub(super) fn last(&self) -> Option<&str> {
         self.folders.last_key_value().map(|((_, name), _)| name.as_str())
     }

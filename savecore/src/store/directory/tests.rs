@@ -16,7 +16,7 @@ use crate::corefile::Sink;
 use crate::store::{Folder, Limits, MaxKept, MaxUsed, Place, crash};
 
 const CORE: &str = "vmcore.elf";
-/// In the environment of a test's child process: the directory that it stores into.
+/// In the environment of a test's child process: its store directory.
 const CHILD: &str = "SAVECORE_TEST_STORE";
 
 const NAME: &str = "web-1-2023-11-14T221320Z";
@@ -29,7 +29,7 @@ fn open(path: &Path) -> Directory {
     Directory::open(path, &Limits::default()).unwrap()
 }
 
-/// Writes a core that begins with `nonce` and has a hole of 1 MiB.
+/// Writes a core that starts with `nonce` and has a hole of 1 MiB.
 fn write_core(nonce: u64, sink: &mut dyn Sink) -> Result<(), Error> {
     sink.begin(8, Some(1 << 20)).map_err(Error::Core)?;
     sink.set_len(1 << 20).map_err(Error::Core)?;
@@ -215,7 +215,7 @@ fn too_little_room_is_refused_before_anything_is_written() {
         let StoreError::NoRoom { free, least, .. } = error else { panic!("{error}") };
         assert!(free > 0 && least == 1 << 60);
     }
-    // What may be needed is not refused.
+    // A size that may fit is not rejected.
     assert!(directory.begin(&crash(1), CORE, Some(Room { least: 0, ..room })).is_ok());
     let limits = Limits { min_free: 1 << 61, ..Limits::default() };
     let mut directory = Directory::open(temporary.path(), &limits).unwrap();
@@ -228,7 +228,7 @@ fn too_little_room_is_refused_before_anything_is_written() {
 fn room_that_goes_while_a_core_is_written_ends_it_without_a_trace() {
     let temporary = TempDir::new().unwrap();
     let mut directory = open(temporary.path());
-    // As if all of it had gone since the folder was begun.
+    // As if all free space had been used up since the folder was started.
     directory.limits.min_free = u64::MAX;
     let partial = Partial::create(&directory, names::partial(NAME)).unwrap().unwrap();
     assert_eq!(names_in(temporary.path()), [names::partial(NAME)]);
@@ -283,7 +283,7 @@ fn a_directory_that_left_its_place_in_the_middle_holds_nothing_that_counts() {
     let mut directory = open(&here);
     let mut folder = begin(&mut directory, &crash(1), CORE);
     folder.file(CORE, &mut |sink| write_core(1, sink)).unwrap();
-    // As when a file system is unmounted lazily, and what is below it comes up again.
+    // As when a file system is lazily unmounted, and the directory below it reappears.
     fs::rename(&here, &elsewhere).unwrap();
     fs::create_dir(&here).unwrap();
     let error = folder.finish(&json!({})).unwrap_err();
@@ -309,7 +309,7 @@ fn the_crash_saved_longest_ago_goes_when_the_new_one_is_safe_whatever_the_clocks
             .enumerate()
     {
         let crash = Crash { seconds: *seconds, ..crash(nonce as u64) };
-        // Each in a run of its own.
+        // Each in a separate run.
         let mut directory = Directory::open(path, &limits(3)).unwrap();
         let mut folder = begin(&mut directory, &crash, CORE);
         folder.file(CORE, &mut |sink| write_core(nonce as u64, sink)).unwrap();
@@ -324,7 +324,7 @@ fn the_crash_saved_longest_ago_goes_when_the_new_one_is_safe_whatever_the_clocks
         let expected: Vec<bool> = (0..saved.len()).map(|index| index + 3 >= saved.len()).collect();
         assert_eq!(there, expected);
         if nonce == 0 {
-            // Somebody looks into this one: it stays, and does not count.
+            // A user's file in this one: it stays, and does not count.
             fs::write(path.join(NAME).join("my-notes.txt"), "").unwrap();
             saved.clear();
         }
@@ -344,7 +344,7 @@ fn the_crash_saved_longest_ago_goes_when_the_new_one_is_safe_whatever_the_clocks
 #[test]
 fn kept_crashes_take_no_more_than_their_share_and_other_hosts_keep_theirs() {
     let temporary = TempDir::new().unwrap();
-    // Hours apart, so that none is the first of a row with others.
+    // Hours apart, so that each is a row of its own.
     let crash = |host: &str, number: u64| Crash {
         host: host.to_owned(),
         seconds: Some(1_700_000_000 + number * 10_000),
@@ -408,7 +408,7 @@ fn what_a_killed_run_left_is_removed_unless_somebody_still_holds_it() {
     let mut held = begin(&mut one, &crash(1), CORE);
     held.file(CORE, &mut |sink| write_core(1, sink)).unwrap();
     assert_eq!(names_in(&left), [CORE]);
-    // While the one is at it, the other gets a name of its own.
+    // While one is being filled, the other gets a different name.
     assert!(store(&mut other, 2).folder.ends_with(NAME));
     let place = held.finish(&json!({})).unwrap();
     assert!(place.folder.ends_with("Z-2"));
@@ -494,7 +494,7 @@ fn many_at_once_share_a_directory() {
     assert_eq!(nonces, (0..64).collect::<Vec<u64>>());
 }
 
-/// This test's own program, to run the test `name` in a process of its own.
+/// This test's own program, to run the test `name` in a separate process.
 fn again(name: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([&format!("store::directory::tests::{name}"), "--exact", "--nocapture"]);
@@ -555,7 +555,7 @@ fn what_a_crash_says_of_itself_is_read_once_however_many_are_saved_after_it() {
     for nonce in 21..=40 {
         store(&mut directory, nonce);
     }
-    // All are of one host and one second, so that each may be any of the others by its name.
+    // All have the same host and second, so any of them might match by its name.
     assert!(directory.read.get() <= 20 + 2 * 20, "{}", directory.read.get());
     let mut kept: Vec<u64> = names_in(temporary.path())
         .iter()

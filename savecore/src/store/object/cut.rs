@@ -1,35 +1,36 @@
-//! A file cut into parts while it is written.
+//! A file divided into parts while it is written.
 //!
-//! All but the file's head comes in ascending order, so one part is filled at a time. The head comes last. The part in
-//! which both meet is held until then, and so is the last part, whose length is known at the end only.
+//! Everything except the file's head comes in ascending order, so one part is filled at a time. The head
+//! comes last. The part with the boundary of the two is held until then, and so is the last part, whose
+//! length is known only at the end.
 
 use std::collections::BTreeMap;
 use std::io;
 
-/// The smallest part, in bytes: S3 refuses parts, except for the last, of less than 5 MiB.
+/// Minimum part size in bytes: S3 rejects parts below 5 MiB, except the last.
 const SMALLEST: u64 = 8 << 20;
-/// Parts that an upload may have; S3's limit is 10,000.
+/// Maximum number of parts of an upload; S3's limit is 10,000.
 const MOST: u64 = 9_000;
-/// Parts of one size, where they grow.
+/// Number of parts of one size, if sizes grow.
 const ALIKE: u64 = 1_000;
 
-/// Where parts begin.
+/// The boundaries of parts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Cuts {
     /// Bytes of the first part.
     pub(super) first: u64,
-    /// Whether the size doubles after every 1,000 parts; else it stays, as some stores demand.
+    /// Whether the size doubles after every 1,000 parts; otherwise it is constant, as some stores require.
     pub(super) grows: bool,
 }
 
 impl Cuts {
-    /// For a file of at most this many bytes; if that is unknown, for any.
+    /// For a file of at most this many bytes; `None` if unknown.
     pub(super) fn new(at_most: Option<u64>) -> Cuts {
         let needed = at_most.unwrap_or(0).div_ceil(MOST).next_multiple_of(1 << 20);
         Cuts { first: needed.max(SMALLEST), grows: at_most.is_none() }
     }
 
-    /// The part that has the byte at `offset`; `None` if there is none that high.
+    /// The part that contains the byte at `offset`; `None` beyond the last.
     fn part(&self, offset: u64) -> Option<u64> {
         if !self.grows {
             return Some(offset / self.first).filter(|part| *part < MOST);
@@ -41,7 +42,7 @@ impl Cuts {
         })
     }
 
-    /// Where a part begins.
+    /// The start of a part.
     fn start(&self, part: u64) -> u64 {
         if !self.grows {
             return part * self.first;
@@ -55,11 +56,11 @@ impl Cuts {
     }
 }
 
-/// What a part holds.
+/// The contents of a part.
 #[derive(Debug)]
 pub(super) enum Content {
     Bytes(Vec<u8>),
-    /// So many zeros.
+    /// This many zeros.
     Zeros(u64),
 }
 
@@ -72,27 +73,27 @@ impl Content {
     }
 }
 
-/// Takes parts, each once, in any order.
+/// Receives parts, each once, in any order.
 pub(super) trait Parts {
-    /// Takes one of several.
+    /// Receives a part of several.
     fn part(&mut self, index: u64, content: Content) -> io::Result<()>;
 }
 
-/// Cuts a file into parts.
+/// Divides a file into parts.
 #[derive(Debug)]
 pub(super) struct Cutter {
     cuts: Cuts,
     /// Bytes of the file's head.
     head: u64,
-    /// The lowest offset that may come now, in the head or after it.
+    /// The lowest offset allowed next, in the head or after it.
     next: u64,
     /// Whether the head is being written.
     in_head: bool,
-    /// What was written or said to be the length.
+    /// The length written or set.
     length: u64,
-    /// Parts that are being filled: one in each of head and rest, and the one that has some of both.
+    /// Parts being filled: one each in head and rest, and the one with the boundary.
     open: BTreeMap<u64, Vec<u8>>,
-    /// The lowest parts, of the head and of the rest, that were neither begun nor handed over.
+    /// The lowest parts, of the head and of the rest, that were neither started nor passed on.
     low: u64,
     high: u64,
 }
@@ -126,14 +127,14 @@ impl Cutter {
             let begin = self.cuts.start(part);
             let left = border.min(self.cuts.start(part + 1)) - offset;
             let (now, later) = bytes.split_at(bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
-            // All parts before it are full ones.
+            // All parts before it are full.
             self.length = self.length.max(offset);
             let buffer = self.opened(part, out)?;
             let at = (offset - begin) as usize;
             if buffer.len() < at {
                 buffer.resize(at, 0);
             }
-            // In the part where head and rest meet, the rest is there already.
+            // In the part with the boundary of head and rest, the rest is already there.
             let over = buffer.len().min(at + now.len()) - at;
             buffer[at..at + over].copy_from_slice(&now[..over]);
             buffer.extend_from_slice(&now[over..]);
@@ -153,7 +154,7 @@ impl Cutter {
         Ok(())
     }
 
-    /// The buffer of a part; what is before it is handed over.
+    /// The buffer of a part; earlier parts are passed on.
     fn opened(&mut self, part: u64, out: &mut dyn Parts) -> io::Result<&mut Vec<u8>> {
         if !self.open.contains_key(&part) {
             if self.in_head {
@@ -163,7 +164,7 @@ impl Cutter {
                 }
             } else {
                 while self.high < part {
-                    // The part that the head reaches into is not whole before the head is.
+                    // The part that the head extends into is not complete before the head is.
                     if self.cuts.start(self.high) >= self.head {
                         self.hand_over(self.high, out)?;
                     }
@@ -178,7 +179,7 @@ impl Cutter {
         self.open.get_mut(&part).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Hands a part over that nothing more will be written to.
+    /// Passes on a part that is complete.
     fn hand_over(&mut self, part: u64, out: &mut dyn Parts) -> io::Result<()> {
         let size = self.cuts.size(part).min(self.length - self.cuts.start(part));
         let content = match self.open.remove(&part) {
@@ -191,7 +192,7 @@ impl Cutter {
         out.part(part, content)
     }
 
-    /// Hands over what is left. Returns the file's length, and its bytes if it is a single part.
+    /// Passes on the rest. Returns the file's length, and its bytes if it is a single part.
     pub(super) fn finish(mut self, out: &mut dyn Parts) -> io::Result<(u64, Option<Content>)> {
         let parts = match self.length {
             0 => 0,

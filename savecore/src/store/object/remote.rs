@@ -1,4 +1,4 @@
-//! One bucket or container of an object store, and how to talk to it from code that waits.
+//! One bucket or container of an object store, with a blocking interface.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,24 +17,24 @@ use tokio::runtime::Runtime;
 use super::super::error::StoreError;
 use super::super::record;
 
-/// How long a connection may take to come about.
+/// Time limit for a connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A request may take this many times as long as a server that does not answer is tried: on a slow line several parts are on
-/// their way for long.
+/// A request may take this many times the limit for a server that does not answer: on a slow line several
+/// parts are in transit for a long time.
 const SLOW: u32 = 4;
-/// The longest pause between two tries.
+/// Maximum pause between two tries.
 const MAX_PAUSE: Duration = Duration::from_secs(15);
-/// Tries of a part that arrived as something else, or was refused in another way that trying again may mend.
+/// Number of tries for a part that arrived corrupted, or failed in another way that a retry may fix.
 const PART_TRIES: u32 = 3;
 
-/// Both sides of a store.
+/// Both interfaces of a store.
 trait Both: ObjectStore + MultipartStore {}
 impl<T: ObjectStore + MultipartStore> Both for T {}
 
-/// How a store is opened.
+/// Opens a store.
 type Open = dyn Fn() -> Result<Arc<dyn Both>, Error> + Send + Sync;
 
-/// A store that is opened anew when its credentials have run out: who hands them out may have new ones.
+/// A store that is reopened when its credentials have expired: there may be new ones.
 #[derive(Clone)]
 struct Connection {
     open: Arc<Open>,
@@ -51,7 +51,8 @@ impl Connection {
         Arc::clone(&self.now.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Opens it anew, unless somebody has done so since `used` was taken. If that fails, the old one says why.
+    /// Reopens it, unless somebody has done so since `used` was taken. If that fails, the old one reports
+    /// why.
     fn renew(&self, used: &Arc<dyn Both>) {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&now, used)
@@ -64,7 +65,7 @@ impl Connection {
 
 /// One bucket or container.
 pub(super) struct Remote {
-    /// Private to the store, so that nobody above has to know of it.
+    /// Private to the store, so that callers need not know about it.
     pub(super) runtime: Runtime,
     store: Connection,
     /// Scheme and bucket, without a slash at the end.
@@ -72,22 +73,22 @@ pub(super) struct Remote {
     patience: Duration,
 }
 
-/// The part of a remote that uploads parts, from any thread.
+/// The part of a remote that uploads parts, usable from any thread.
 #[derive(Clone)]
 pub(super) struct PartSender {
     store: Connection,
     patience: Duration,
 }
 
-/// What was read of a small object.
+/// The result of reading a small object.
 pub(super) enum Found {
     Nothing,
     Bytes(Vec<u8>),
 }
 
 impl Remote {
-    /// Prepares to talk to a bucket, with the settings and credentials in `environment`. Returns what follows the bucket in
-    /// the URL, too.
+    /// Prepares access to a bucket, with the settings and credentials in `environment`. Also returns the part
+    /// of the URL after the bucket.
     pub(super) fn open(
         destination: &str,
         environment: &[(String, String)],
@@ -106,7 +107,7 @@ impl Remote {
         }
         let retry = RetryConfig {
             backoff: BackoffConfig { max_backoff: MAX_PAUSE, ..BackoffConfig::default() },
-            // The time decides.
+            // The time limit decides.
             max_retries: usize::MAX,
             retry_timeout: patience,
         };
@@ -127,12 +128,12 @@ impl Remote {
         Ok((Remote { runtime, store, bucket, patience }, prefix.to_owned()))
     }
 
-    /// An object as messages name it.
+    /// An object's name in messages.
     pub(super) fn shown(&self, path: &Path) -> String {
         format!("{}/{path}", self.bucket)
     }
 
-    /// Makes the error of something that was tried on an object.
+    /// Turns a failed operation on an object into an error.
     pub(super) fn failed(&self, what: &'static str, path: &Path) -> impl FnOnce(Error) -> StoreError {
         let place = self.shown(path);
         move |error| {
@@ -152,7 +153,7 @@ impl Remote {
         }
     }
 
-    /// Asks the store, and once more with new credentials if they have run out.
+    /// Sends a request, and repeats it with new credentials if they have expired.
     fn ask<T, F: Future<Output = Result<T, Error>>>(
         &self,
         request: impl Fn(Arc<dyn Both>) -> F,
@@ -188,7 +189,7 @@ impl Remote {
     pub(super) fn length(&self, path: &Path) -> Result<Option<u64>, StoreError> {
         let head = |store: Arc<dyn Both>| async move { store.head(path).await };
         let mut answer = self.ask(head);
-        // An answer to HEAD has no text that says why. Credentials that have run out look like this.
+        // A response to HEAD has no text with the reason. Expired credentials look like this.
         if answer.as_ref().is_err_and(|error| told(error).contains("400 Bad Request")) {
             self.store.renew(&self.store.now());
             answer = self.ask(head);
@@ -214,7 +215,8 @@ impl Remote {
         }
     }
 
-    /// Writes an object unless there is one; says whether it did. A store that cannot tell at once is asked first.
+    /// Creates an object unless it exists; returns whether it did. If the store cannot do that atomically,
+    /// checks first.
     pub(super) fn put_new(&self, path: &Path, bytes: Vec<u8>) -> Result<bool, StoreError> {
         let payload = &PutPayload::from(bytes.clone());
         let put = |store: Arc<dyn Both>| async move {
@@ -245,13 +247,13 @@ impl Remote {
             .map_err(self.failed("begin the upload of", path))
     }
 
-    /// Forgets the parts of an upload. That it fails harms nobody: stores clear such things away by rules of their own.
+    /// Discards the parts of an upload. A failure is harmless: stores clean up by rules of their own.
     pub(super) fn abort_upload(&self, path: &Path, upload: &str) {
         let upload = &upload.to_owned();
         let _ = self.ask(|store| async move { store.abort_multipart(path, upload).await });
     }
 
-    /// Puts an upload's parts together.
+    /// Completes an upload from its parts.
     pub(super) fn complete_upload(&self, path: &Path, upload: &str, parts: Vec<String>) -> Result<(), Error> {
         let parts: &Vec<PartId> = &parts.into_iter().map(|content_id| PartId { content_id }).collect();
         let upload = &upload.to_owned();
@@ -299,7 +301,7 @@ fn connect(
             builder.with_container_name(bucket).build().map(|store| Arc::new(store) as _)
         }
         _ => {
-            // Every part and file is checked by the server before it takes it.
+            // The server verifies every part and file before accepting it.
             let mut builder = AmazonS3Builder::new()
                 .with_client_options(client)
                 .with_retry(retry)
@@ -318,7 +320,7 @@ fn connect(
 }
 
 impl PartSender {
-    /// Uploads a part; returns what the store calls it.
+    /// Uploads a part; returns its id in the store.
     pub(super) async fn send(
         &self,
         path: &Path,
@@ -344,8 +346,8 @@ impl PartSender {
     }
 }
 
-/// How often something was tried that the server refused as damaged. What lies with the server or the way to it is tried
-/// again below, and its time is over when it comes here.
+/// Number of retries after the server reported corruption. Failures of the server or the network are retried
+/// below, until their time limit.
 struct Tries {
     left: u32,
     until: Instant,
@@ -370,12 +372,12 @@ impl Tries {
     }
 }
 
-/// Whether the store knows nothing of an upload, because it was aborted, finished, or too old.
+/// Whether the store does not know an upload, because it was aborted, completed, or expired.
 pub(super) fn is_lost(error: &Error) -> bool {
     matches!(error, Error::NotFound { .. }) || told(error).contains("NoSuchUpload")
 }
 
-/// Whether the store understood and said no, to who asks or to what is asked.
+/// Whether the store understood and refused, because of the user or the request.
 pub(super) fn is_refusal(error: &Error) -> bool {
     let no = matches!(
         error,
@@ -384,7 +386,7 @@ pub(super) fn is_refusal(error: &Error) -> bool {
     no || ["InvalidPart", "InvalidRequest", "InvalidBlock"].iter().any(|word| told(error).contains(word))
 }
 
-/// Whether credentials that were good once are so no more. Who hands them out may have new ones.
+/// Whether credentials have expired. There may be new ones.
 fn is_expired(error: &Error) -> bool {
     let text = told(error);
     let words = ["ExpiredToken", "RequestExpired", "TokenRefreshRequired", "ExpiredAuthenticationToken"];
@@ -397,7 +399,7 @@ fn tells_of_bucket(text: &str) -> bool {
         .any(|word| text.contains(word))
 }
 
-/// All that an error and its causes say.
+/// The texts of an error and its causes.
 fn told(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
@@ -409,7 +411,7 @@ fn told(error: &Error) -> String {
     text
 }
 
-/// Why something failed, in a few words on one line: what the server said, or else the last cause.
+/// The reason of a failure, in a few words on one line: the server's text, or else the last cause.
 fn reason(error: &Error) -> String {
     let text = told(error);
     let element = |name: &str| {
@@ -428,7 +430,7 @@ fn reason(error: &Error) -> String {
     one_line(&why)
 }
 
-/// Text of a server's without what a terminal would obey, and not too long.
+/// A server's text without control characters, shortened.
 fn one_line(text: &str) -> String {
     const MOST: usize = 240;
     let words: Vec<&str> = text.split(|character: char| character.is_control() || character == ' ').collect();

@@ -1,7 +1,7 @@
-//! What is known of an upload across runs: a small file that says which parts are there.
+//! The progress of an upload across runs: a small file with the finished parts.
 //!
-//! Lines of JSON: first the upload, then each part as it is done. A line that was written in part is the last one, and
-//! counts for nothing.
+//! Lines of JSON: first the upload, then each part as it is finished. A partially written line is the last
+//! one, and is ignored.
 
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -17,12 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use super::cut::Cuts;
 
-/// Where savecore keeps what outlasts a run, unless systemd or the caller says otherwise.
+/// savecore's persistent state, unless systemd or the caller says otherwise.
 const DIRECTORY: &str = "/var/lib/savecore";
-/// How often to try for the lock, and how long to wait in between.
+/// Number of attempts to lock, and the pause between them.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
-/// How much of such a file is read.
+/// Maximum bytes of such a file.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// An upload.
@@ -34,14 +34,14 @@ struct Upload {
     grows: bool,
 }
 
-/// A part that is there.
+/// A finished part.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Part {
     pub(super) index: u64,
     pub(super) bytes: u64,
     /// SHA-256, hexadecimal.
     pub(super) sum: String,
-    /// What the store calls it.
+    /// Its id in the store.
     pub(super) id: String,
 }
 
@@ -51,11 +51,11 @@ pub(super) struct Part {
 enum Line {
     Upload(Upload),
     Part(Part),
-    /// The parts were put together to a file of this many bytes.
+    /// The upload was completed as a file of this many bytes.
     Complete(u64),
 }
 
-/// The file of one upload.
+/// The file for one upload.
 pub(super) struct State {
     path: PathBuf,
     file: File,
@@ -67,14 +67,14 @@ pub(super) struct State {
 
 /// The directory of such files.
 pub(super) fn directory(given: Option<&Path>) -> PathBuf {
-    // systemd may name several, separated by colons.
+    // systemd may list several, separated by colons.
     let told = || std::env::var("STATE_DIRECTORY").ok();
     let first = |told: String| told.split(':').next().filter(|first| !first.is_empty()).map(PathBuf::from);
     given.map(Path::to_owned).or_else(|| told().and_then(first)).unwrap_or_else(|| DIRECTORY.into())
 }
 
 impl State {
-    /// Opens the file for uploads to a URL. [`io::ErrorKind::ResourceBusy`] if somebody else has it.
+    /// Opens the file for uploads to a URL. [`io::ErrorKind::ResourceBusy`] if it is locked.
     pub(super) fn open(directory: &Path, url: &str) -> io::Result<State> {
         if !directory.is_dir() {
             DirBuilder::new().mode(0o700).create(directory)?;
@@ -107,14 +107,14 @@ impl State {
             good += line.len() as u64;
             line.clear();
         }
-        // What follows is written after the last good line.
+        // Further lines are written after the last valid line.
         file.set_len(good)?;
         file.seek(SeekFrom::Start(good))?;
         state.file = file;
         Ok(state)
     }
 
-    /// Takes a line in; whether it makes sense.
+    /// Parses a line; returns whether it is valid.
     fn take(&mut self, line: &[u8]) -> bool {
         match serde_json::from_slice(line) {
             Ok(Line::Upload(upload)) if self.upload.is_none() && upload.url == self.url => {
@@ -137,21 +137,21 @@ impl State {
         Ok(())
     }
 
-    /// The upload that was begun, and how its file is cut.
+    /// The current upload, and the boundaries of its parts.
     pub(super) fn upload(&self) -> Option<(&str, Cuts)> {
         self.upload
             .as_ref()
             .map(|upload| (upload.id.as_str(), Cuts { first: upload.first, grows: upload.grows }))
     }
 
-    /// Begins anew, with an upload that was just made.
+    /// Starts over, with a new upload.
     pub(super) fn begin(&mut self, id: &str, cuts: Cuts) -> io::Result<()> {
         self.forget()?;
         let Cuts { first, grows } = cuts;
         self.add(Line::Upload(Upload { url: self.url.clone(), id: id.to_owned(), first, grows }))
     }
 
-    /// Forgets all.
+    /// Forgets everything.
     pub(super) fn forget(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.file.seek(SeekFrom::Start(0))?;
@@ -160,7 +160,7 @@ impl State {
         Ok(())
     }
 
-    /// A part that is there.
+    /// A finished part.
     pub(super) fn part(&self, index: u64) -> Option<&Part> {
         self.parts.get(&index)
     }
@@ -169,7 +169,7 @@ impl State {
         self.add(Line::Part(part))
     }
 
-    /// The length of the file if all of it is there.
+    /// The length of the file if it is complete.
     pub(super) fn completed(&self) -> Option<u64> {
         self.complete
     }
@@ -178,14 +178,14 @@ impl State {
         self.add(Line::Complete(length))
     }
 
-    /// Removes the file: nothing is left to go on with.
+    /// Removes the file: there is nothing to resume.
     pub(super) fn remove(self) -> io::Result<()> {
         std::fs::remove_file(&self.path)
     }
 }
 
-/// Keeps others from it. [`io::ErrorKind::ResourceBusy`] if somebody else has it for longer than a moment: a process that
-/// starts a program leaves its locks to that until the program has begun.
+/// Locks it. [`io::ErrorKind::ResourceBusy`] if it is locked for longer than a moment: a child process
+/// inherits locks until it has executed its program.
 fn lock(file: &File) -> io::Result<()> {
     for _ in 0..LOCK_TRIES {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {
@@ -250,7 +250,7 @@ mod tests {
     fn a_lock_that_a_starting_program_still_has_is_waited_for() {
         let temporary = tempfile::TempDir::new().unwrap();
         let held = State::open(temporary.path(), "s3://b/k").unwrap();
-        // As the child of a process between fork and exec: the same open file, for a moment longer.
+        // As the child of a process between fork and exec: keeps the same open file for a moment longer.
         let left = held.file.try_clone().unwrap();
         drop(held);
         let child = std::thread::spawn(move || {

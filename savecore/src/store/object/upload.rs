@@ -1,4 +1,4 @@
-//! One file on its way into an object store, in parts, several at a time.
+//! The upload of one file into an object store, in parts, several at a time.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,38 +14,39 @@ use super::remote::{Remote, is_lost, is_refusal};
 use super::state::{Part, State};
 use crate::corefile::Sink;
 
-/// Bytes of parts in memory, whatever the file: those on their way, one that is being filled, and the ones that are held
-/// until the file's head is known. Parts of more than 42 MiB, as files of more than 360 GiB have, take three times their size.
+/// Memory for parts in bytes, for any file: those in transit, the one being filled, and those held until the
+/// file's head is known. Parts of more than 42 MiB, as in files of more than 360 GiB, take three times their
+/// size.
 const MEMORY: u64 = 128 << 20;
-/// Parts on their way at a time.
+/// Parts in transit at a time.
 const MOST_FLYING: usize = 8;
 
 /// Why an upload ended.
 pub(super) enum Ended {
-    /// The store refused or could not be reached. What is there is kept for the next run.
+    /// The store refused or could not be reached. Finished parts are kept for the next run.
     Refused(StoreError),
-    /// What was to be uploaded could not be made.
+    /// The contents could not be produced.
     Content(crate::Error),
-    /// The store knows nothing of the upload that was gone on with, or what it has is another file: begin anew.
+    /// The store does not know the upload to be resumed, or has a different file: start over.
     Lost,
 }
 
-/// A part that is there, and whether it was not there before.
+/// A finished part, and whether it is new.
 type Sent = Result<(Part, bool), Error>;
 
-/// One file on its way.
+/// One file being uploaded.
 pub(super) struct Upload<'r> {
     remote: &'r Remote,
     path: Path,
-    /// What is known across runs; `None` where nothing can be kept.
+    /// The progress across runs; `None` if it cannot be saved.
     state: Option<State>,
-    /// What the store calls the upload, once it has begun, and whether an earlier run did that.
+    /// The upload's id in the store, once started, and whether an earlier run started it.
     id: Option<String>,
     is_resumed: bool,
     cuts: Cuts,
     flying: JoinSet<(u64, Sent)>,
     flying_bytes: u64,
-    /// What the store calls the parts that are there.
+    /// The ids of the finished parts in the store.
     there: BTreeMap<u64, String>,
     zeros: PutPayload,
     ended: Option<Ended>,
@@ -68,7 +69,7 @@ impl<'r> Upload<'r> {
         }
     }
 
-    /// Uploads what `write` writes, at most `at_most` bytes if that is known. Returns the length.
+    /// Uploads the output of `write`, of at most `at_most` bytes if known. Returns the length.
     pub(super) fn run(
         &mut self,
         at_most: Option<u64>,
@@ -95,21 +96,21 @@ impl<'r> Upload<'r> {
         })
     }
 
-    /// Waits for the parts on their way when one has failed, so that those that arrive count in the next run. They end as soon as
-    /// the failed one did, or a little later: all are given up after the same time.
+    /// Waits for the parts in transit after one has failed, so that those that arrive count in the next run.
+    /// They end as soon as the failed one did, or a little later: all have the same time limit.
     fn land_all(&mut self) {
         while !self.flying.is_empty() {
-            // Why the first one failed is reported.
+            // Report the reason of the first failure.
             let _ = self.land();
         }
     }
 
-    /// What is known across runs.
+    /// The progress across runs.
     pub(super) fn into_state(self) -> Option<State> {
         self.state
     }
 
-    /// Forgets the parts that are there.
+    /// Forgets the finished parts.
     pub(super) fn abort(&mut self) {
         self.flying = JoinSet::new();
         if let Some(id) = self.id.take() {
@@ -117,7 +118,7 @@ impl<'r> Upload<'r> {
         }
     }
 
-    /// What the store calls the upload; it is begun if an earlier run has not.
+    /// The upload's id in the store; starts the upload unless an earlier run did.
     fn id(&mut self) -> Result<&str, Ended> {
         if self.id.is_none() {
             let before = self.state.as_ref().and_then(State::upload);
@@ -140,7 +141,7 @@ impl<'r> Upload<'r> {
         self.id.as_deref().ok_or(Ended::Lost)
     }
 
-    /// Writes down what is there. If that fails, a break costs a new upload, and nothing else.
+    /// Records the progress. If that fails, an interruption costs a new upload, but nothing else.
     fn keep(&mut self, write: impl FnOnce(&mut State, Cuts) -> io::Result<()>) {
         if let Some(state) = &mut self.state
             && write(state, self.cuts).is_err()
@@ -149,7 +150,7 @@ impl<'r> Upload<'r> {
         }
     }
 
-    /// Waits for one of the parts on their way.
+    /// Waits for one of the parts in transit.
     fn land(&mut self) -> Result<(), Ended> {
         let Some(landed) = self.remote.runtime.block_on(self.flying.join_next()) else { return Ok(()) };
         let (bytes, result) = landed.map_err(|error| unmade(io::Error::other(error)))?;
@@ -162,7 +163,8 @@ impl<'r> Upload<'r> {
         Ok(())
     }
 
-    /// What an error means: of an upload that an earlier run began, perhaps only that it is there no more.
+    /// Interprets an error: for an upload started by an earlier run, it may only mean that the upload is
+    /// gone.
     fn refused(&self, what: &'static str, error: Error) -> Ended {
         if is_lost(&error) || (self.is_resumed && is_refusal(&error)) {
             return Ended::Lost;
@@ -198,7 +200,7 @@ impl<'r> Upload<'r> {
                 return (bytes, Ok((before, false)));
             }
             if is_complete {
-                // An earlier run finished the upload with something else in it.
+                // An earlier run completed the upload with different contents.
                 let (path, source) = (path.to_string(), "the file is a different one".into());
                 return (bytes, Err(Error::NotFound { path, source }));
             }
@@ -209,7 +211,7 @@ impl<'r> Upload<'r> {
         Ok(())
     }
 
-    /// Puts the parts together, and looks whether all of the file is there.
+    /// Completes the upload from its parts, and checks the file's length.
     fn complete(&mut self, length: u64, single: Option<Content>) -> Result<(), Ended> {
         if let Some(content) = single {
             let bytes = match content {
@@ -265,7 +267,7 @@ fn unmade(error: io::Error) -> Ended {
     Ended::Content(crate::Error::Core(error))
 }
 
-/// What a core is written into.
+/// The sink for a core.
 struct FileSink<'u, 'r> {
     cutter: Option<Cutter>,
     at_most: Option<u64>,
