@@ -18,9 +18,8 @@ pub(super) const NO_ID: &str =
 
 /// Make the dump partition TARGET this machine's (asks first); its dumps are then saved and freed at boot
 ///
-/// The label then names this machine. Nothing else changes: waiting dumps stay. Use it for a disk that was
-/// moved here, a machine with a new machine-id, a copy of a golden image, and partitions from before labels
-/// named machines.
+/// The label then names this machine. Nothing else changes: waiting dumps stay. Use it for a disk that was moved here,
+/// a machine with a new machine-id, a copy of a golden image, and partitions from before labels named machines.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {

@@ -30,14 +30,14 @@ Exit codes:
 
 /// Tell the kernel's diskdump module to dump to TARGET when the kernel crashes
 ///
-/// Options come from [arm] in the configuration. Until `savecore disarm`, nobody can mount or format the
-/// targets; dumps there are saved and freed while the kernel stays armed. A target that cannot be armed is
-/// reported and left out. After a reboot, `savecore boot` arms the same targets, unless [arm] says otherwise.
+/// Options come from [arm] in the configuration. Until `savecore disarm`, nobody can mount or format the targets;
+/// dumps there are saved and freed while the kernel stays armed. A target that cannot be armed is reported and
+/// left out. After a reboot, `savecore boot` arms the same targets, unless [arm] says otherwise.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
-    /// Dump partitions, in the order in which they are tried: devices, PARTUUID=…, UUID=… of a label
-    /// [default: those in the configuration, or else all dump partitions of this machine]
+    /// Dump partitions, in the order in which they are tried: devices, PARTUUID=…, UUID=… of a label [default: those
+    /// in the configuration, or else all dump partitions of this machine]
     #[arg(value_name = "TARGET")]
     targets: Vec<String>,
     /// Partition of each TARGET: its number, name or GUID
@@ -52,8 +52,8 @@ pub(crate) struct Arguments {
     /// Arm all targets or none
     #[arg(long)]
     strict: bool,
-    /// Check everything and print the module's parameters; change nothing. Parameters that hold for this boot
-    /// only are left out, so that the rest can go into /etc/modprobe.d
+    /// Check everything and print the module's parameters; change nothing. Parameters that hold for this boot only are
+    /// left out, so that the rest can go into /etc/modprobe.d
     #[arg(long)]
     dry_run: bool,
     /// Print the result as JSON

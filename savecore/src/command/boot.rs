@@ -44,13 +44,13 @@ Dumps that were not saved stay where they are; the next run saves them.";
 
 /// Save all waiting dumps as /etc/savecore.toml says, and make their partitions ready again
 ///
-/// savecore.service runs it; booting waits for it no longer than the configured limit. If work is left, it
-/// creates the file of --note, and savecore-later.service then runs `savecore boot --late`.
+/// savecore.service runs it; booting waits for it no longer than the configured limit. If work is left, it creates
+/// the file of --note, and savecore-later.service then runs `savecore boot --late`.
 ///
-/// A Linux with the diskdump module is armed first: on the targets of [arm] in the configuration, or else on
-/// those armed before the reboot, or else on all that are found; but not after `savecore disarm`. With boot =
-/// true in [arm] it is always armed, with boot = false never. It stays armed: if it crashes while dumps are
-/// saved, the new dump goes after them, or to the next target.
+/// A Linux with the diskdump module is armed first: on the targets of [arm] in the configuration, or else on those
+/// armed before the reboot, or else on all that are found; but not after `savecore disarm`. With boot = true in [arm]
+/// it is always armed, with boot = false never. It stays armed: if it crashes while dumps are saved, the new dump goes
+/// after them, or to the next target.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -63,8 +63,8 @@ pub(crate) struct Arguments {
     /// Finish what is left, however long it takes, and remove the file of --note
     #[arg(long)]
     late: bool,
-    /// Only DEVICE, which has just appeared: save what waits there if it is a target, and arm the kernel on
-    /// all targets that are there now; savecore@.service runs it
+    /// Only DEVICE, which has just appeared: save what waits there if it is a target, and arm the kernel on all targets
+    /// that are there now; savecore@.service runs it
     #[arg(long, value_name = "DEVICE", conflicts_with = "late")]
     device: Option<PathBuf>,
     /// Print the result as JSON

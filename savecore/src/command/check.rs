@@ -20,9 +20,9 @@ use crate::output::{BAD, Bar, GOOD, WARNING, count, json, out, paint, size};
 
 /// Read every block of each TARGET and say whether it is unformatted, ready, damaged, or has waiting dumps
 ///
-/// "Ready" means that a dump can be written there. Whether the running kernel would do so is shown next to
-/// it, and by `savecore armed`. Without a TARGET, all of this machine's own dump partitions are read. --json
-/// prints one object for a single named TARGET, and a list otherwise.
+/// "Ready" means that a dump can be written there. Whether the running kernel would do so is shown next to it, and by
+/// `savecore armed`. Without a TARGET, all of this machine's own dump partitions are read. --json prints one object for
+/// a single named TARGET, and a list otherwise.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {

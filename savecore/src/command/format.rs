@@ -31,9 +31,8 @@ pub(crate) struct Arguments {
     /// Encrypt dumps to this public key (from `savecore keygen`), or to the one in this file
     #[arg(long, value_name = "KEY|FILE")]
     recipient: Option<String>,
-    /// Whose it will be: this machine's, named in the label; or nobody's, for an image that is copied to
-    /// several machines, each of which takes it by `savecore adopt` or by its partition type [default: this;
-    /// none for an image file]
+    /// Whose it will be: this machine's, named in the label; or nobody's, for an image that is copied to several machines,
+    /// each of which takes it by `savecore adopt` or by its partition type [default: this; none for an image file]
     #[arg(long, value_enum)]
     machine: Option<MachineName>,
     /// Format another machine's dump partition too

@@ -7,7 +7,7 @@ use savecore::dump::Dump;
 
 use crate::output::warning;
 
-/// The location of kernels with symbols.
+/// Where kernels with symbols are.
 #[derive(clap::Args)]
 pub(crate) struct KernelArguments {
     /// Kernel with symbols, or a folder of them, for names of functions [default: searches the usual places]

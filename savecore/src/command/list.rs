@@ -19,9 +19,9 @@ use crate::output::{BAD, GOOD, STRONG, WARNING, count, json, out, paint, size, w
 
 /// List the dump partitions on all disks, or on the disks and images given, after a quick look at each
 ///
-/// A partition is ready if a dump can be written there; whether the running kernel would do so is shown next
-/// to it, and by `savecore armed`. The list also says whose each partition is: commands without a TARGET use
-/// only this machine's own. `savecore check` reads every block.
+/// A partition is ready if a dump can be written there; whether the running kernel would do so is shown next to it, and
+/// by `savecore armed`. The list also says whose each partition is: commands without a TARGET use only this machine's
+/// own. `savecore check` reads every block.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = crate::finding::EXIT_CODES)]
 pub(crate) struct Arguments {

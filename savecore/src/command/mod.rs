@@ -40,7 +40,7 @@ use savecore::targets::TargetName;
 
 use crate::output::warning;
 
-/// The target argument of all subcommands.
+/// The target, as all subcommands take it.
 #[derive(clap::Args)]
 pub(crate) struct TargetArguments {
     /// Block device, image file, disk, or (for reading only) - for standard input
@@ -52,7 +52,7 @@ pub(crate) struct TargetArguments {
     pub(crate) reading: ReadingArguments,
 }
 
-/// Options of all subcommands for reading an image's partition table.
+/// How the partition table of an image is to be read, as all subcommands take it.
 #[derive(Clone, Copy, Default, clap::Args)]
 pub(crate) struct ReadingArguments {
     /// Sector size of an image's partition table, if it can be read in two ways

@@ -39,8 +39,8 @@ pub(crate) struct Arguments {
     /// How a kdump is compressed
     #[arg(long, value_enum, default_value_t = CompressionName::Zlib)]
     compress: CompressionName,
-    /// Leave pages out of the core, as makedumpfile -d: 1 zeros, 2 page cache, 4 page cache with private data
-    /// too, 8 user memory, 16 free memory; and 32 everything except the kernel
+    /// Leave pages out of the core, as makedumpfile -d: 1 zeros, 2 page cache, 4 page cache with private data too, 8 user
+    /// memory, 16 free memory; and 32 everything except the kernel
     #[arg(long, value_name = "N")]
     level: Option<Level>,
     /// Threads that work on a core [default: one per CPU]
@@ -52,9 +52,8 @@ pub(crate) struct Arguments {
     /// Space to keep free in DIR
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = a_size)]
     min_free: ByteSize,
-    /// How many crashes of a host to keep in DIR: a number, or "all". When a new one is safe, those in the
-    /// middle of a row of crashes are removed first, then the oldest; the newest and the first of its row
-    /// always stay
+    /// How many crashes of a host to keep in DIR: a number, or "all". When a new one is safe, those in the middle of a row
+    /// of crashes are removed first, then the oldest; the newest and the first of its row always stay
     #[arg(long, value_name = "N|all", default_value = "all")]
     max_kept: MaxKept,
     /// How much space they may take: a share of the file system such as "25%", a size, or "all"

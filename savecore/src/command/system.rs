@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use savecore::arming::System;
 use savecore::ownership::Owner;
 
-/// The file systems that show the kernel.
+/// Where the kernel shows itself.
 #[derive(clap::Args)]
 pub(crate) struct SystemArguments {
     /// Root of the file systems of a kernel that tests made up

@@ -16,8 +16,8 @@ use crate::output::{count, warning};
 /// Several targets.
 #[derive(clap::Args)]
 pub(crate) struct TargetsArguments {
-    /// Block devices, image files, disks, or - for standard input; a striped dump needs all of its targets
-    /// [default: this machine's own dump partitions]
+    /// Block devices, image files, disks, or - for standard input; a striped dump needs all of its targets [default: this
+    /// machine's own dump partitions]
     #[arg(value_name = "TARGET")]
     targets: Vec<PathBuf>,
     /// Partition of each TARGET: its number, name or GUID

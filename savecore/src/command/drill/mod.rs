@@ -31,9 +31,9 @@ Exit codes:
 
 /// Check without a crash that a dump would succeed: partition, kernel, store, key, hooks, units, debugger
 ///
-/// Partitions are only read; a small file is written to the store and removed. With --write, a small dump is
-/// also written into free blocks of each partition, saved, compared, and removed. The kernel must not be
-/// armed meanwhile: run `savecore disarm` before and `savecore arm` after.
+/// Partitions are only read; a small file is written to the store and removed. With --write, a small dump is also
+/// written into free blocks of each partition, saved, compared, and removed. The kernel must not be armed meanwhile:
+/// run `savecore disarm` before and `savecore arm` after.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {

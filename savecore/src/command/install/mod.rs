@@ -26,8 +26,8 @@ const LATER: &str = "savecore-later.service";
 
 /// Install this command, its units, manual pages, completions and an example configuration
 ///
-/// The files go below /usr/local, except the configuration, /etc/savecore.toml, which is never replaced once
-/// it was changed. Every file that was written is listed.
+/// The files go below /usr/local, except the configuration, /etc/savecore.toml, which is never replaced once it was
+/// changed. Every file that was written is listed.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
