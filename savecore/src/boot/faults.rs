@@ -4,10 +4,10 @@
 //! mistakes. An invalid key gets its default; where that could do harm, because the intention is unknown,
 //! less is done:
 //!
-//! | what is wrong | what is done |
+//! | mistake | consequence |
 //! | --- | --- |
-//! | `store`, `rearm`, `pre`, or the file is no TOML | dumps are saved, and stay on their partitions |
-//! | `targets` | those in the list that can be understood are used; without any, nothing is harvested |
+//! | `store`, `rearm`, `pre`, or the file is not TOML | dumps are saved, but stay on their partitions |
+//! | `targets` | the valid ones in the list are used; without any, nothing is harvested |
 //! | `max_kept`, `max_used` | nothing is removed |
 //! | `targets` in `[arm]`, or `[arm]` itself | the kernel is not armed |
 //!

@@ -1,13 +1,13 @@
 //! Writes a dump as a compressed kdump, version 6, as makedumpfile does (makedumpfile, diskdump_mod.h and
 //! IMPLEMENTATION): each page is compressed by itself, and a table has the place of each.
 //!
-//! | block | what |
+//! | block | contents |
 //! | --- | --- |
 //! | 0 | header |
 //! | 1 … | sub header, 104 bytes, and after it the notes, VMCOREINFO among them |
 //! | then | bitmap 1: pages of RAM. Bitmap 2: those with an entry in the table |
-//! | then | the table, in ascending order of address: 24 bytes a page |
-//! | next multiple of 4096 | the bytes of a page of zeros, which all such pages share; then those of all others |
+//! | then | the table, in address order: 24 bytes per page |
+//! | next multiple of 4096 | the zero page, shared by all zero pages; then all other pages |
 //!
 //! A page excluded on purpose is only in bitmap 1. A lost page has an entry without a place, and the header
 //! says that the file is incomplete: so readers can tell the two apart.

@@ -39,7 +39,8 @@ _start:
     amoswap.w t0, t1, (t0)
     .option pop
     bnez t0, other_start
-    # Entries: valid, readable, writable, executable, accessed, dirty (0xcf). The direct map: 254 GiB from entry 256 on.
+    # Entries: valid, readable, writable, executable, accessed, dirty (0xcf). The direct map: 254 GiB from
+    # entry 256 on.
     lla t0, boot_root
     li t1, 0xcf
     li t2, 256 * 8

@@ -53,7 +53,8 @@ exception_common:
     popq %r10
     popq %r9
     popq %r8
-    # Above rax, rcx, rdx, rsi, rdi: vector (40), error (48), rip (56), cs (64), flags (72), rsp (80), ss (88).
+    # Above rax, rcx, rdx, rsi, rdi: vector (40), error (48), rip (56), cs (64), flags (72), rsp (80),
+    # ss (88).
     cmpq $2, 40(%rsp)
     je back_from_nmi
 
