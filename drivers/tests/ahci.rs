@@ -1,4 +1,4 @@
-//! What is special to AHCI: what the disk is like, errors that are recovered from once, and HBAs that reach only 4 GiB.
+//! AHCI specifics: identity data, recovery from errors, and HBAs with 32-bit addresses.
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;
@@ -75,7 +75,7 @@ impl Rig {
         assert!(self.disk.submit(request, &wait).expect("taken").is_none());
     }
 
-    /// All that is in flight.
+    /// Everything in flight.
     fn finish(&mut self, count: usize) -> BTreeMap<u32, Completion> {
         let mut done = BTreeMap::new();
         for _ in 0..count {
@@ -217,8 +217,8 @@ fn ports_without_a_disk_are_skipped_and_refused_by_name() {
     assert!(Rig::open(plan(), Some(3)).is_ok());
 }
 
-/// Firmware that is set to RAID shows another class; firmware that is lazy tells no ports; and what some call an error of the
-/// link is none.
+/// Firmware set to RAID shows another class; lazy firmware reports no ports; and some HBAs report link errors
+/// that did not happen.
 #[test]
 fn hbas_that_are_odd_and_work_are_used() {
     use Attached::{Atapi, Disk, Nothing};
@@ -241,10 +241,10 @@ fn hbas_that_are_odd_and_work_are_used() {
     for (ncq, counts) in [(false, true), (true, true), (true, false)] {
         works(AhciPlan { id: AhciPlan::JMB363, cries: true, ncq, counts, ..plan() });
     }
-    // Of anybody else, it is one.
+    // For other vendors, it is an error.
     let mut rig = Rig::open(AhciPlan { cries: true, ..plan() }, None).unwrap();
     assert!(rig.quiesce().is_err());
-    // A RAID controller of somebody else's is none of ours.
+    // A RAID controller of another vendor is not an HBA.
     let other = AhciPlan { id: (0x1000, 0x005b, 0x01_04_00), ..plan() };
     let fake = AhciFake::ahci(DmaMemory::leak(4096), 1, 1, other);
     assert_eq!(ahci::find(&fake, 0), None);
@@ -368,7 +368,7 @@ fn blocks_beyond_two_tebibytes_are_where_they_should_be() {
         assert_eq!(rig.disk.geometry().unwrap().blocks, blocks);
         for block in [1, (1 << 29) + 1, (1 << 40) + 7, blocks - 1] {
             let Some(block) = Some(block).filter(|block| *block < blocks) else { continue };
-            // The fake's own disk is not as large: it refuses.
+            // The fake's own disk is smaller: it rejects the command.
             assert!(rig.one(Write, block).is_err());
             assert_eq!(rig.fake.addresses().last(), Some(&(block * per_block, per_block)));
         }
@@ -394,13 +394,13 @@ fn an_hba_that_reaches_only_4_gib_needs_memory_there() {
     assert!(fake.disk()[5 * BLOCK..6 * BLOCK] == pattern(1, 5)[..]);
     assert_eq!(fake.violations(), Vec::<String>::new());
 
-    // A buffer that it does not reach, and no room to copy it to.
-    // SAFETY: the driver refuses the buffer, so nobody touches its memory.
+    // A buffer out of its reach, and no bounce buffer.
+    // SAFETY: the driver rejects the buffer, so its memory is never accessed.
     let beyond = unsafe { DmaBuffer::new(std::ptr::NonNull::<u64>::dangling().cast(), 1 << 32, BLOCK) };
     assert!(is_unsupported(disk.rw_block(Write, 5, beyond, &wait).1, "a buffer below 4 GiB"));
 }
 
-/// A request of a property: whether it reads, where, how many blocks.
+/// A request in a property test: whether it reads, its block, its number of blocks.
 type Asked = (bool, u64, usize);
 
 fn asked() -> impl Strategy<Value = Asked> {
@@ -434,7 +434,7 @@ proptest! {
         prop_assert_eq!(rig.fake.violations(), Vec::<String>::new());
     }
 
-    /// The arena lies across the border of 4 GiB, and request by request the buffers lie further up.
+    /// The arena crosses the 4 GiB border, and with each request the buffers move further up.
     #[test]
     fn an_hba_that_reaches_only_4_gib_writes_and_reads_beyond_by_way_of_low_memory(
         seed: u64, coherent: bool, low_blocks in 11..100_usize,

@@ -1,4 +1,4 @@
-//! What is special to ATA: which disk of a controller is taken, how data goes, and what a reset mends.
+//! ATA specifics: which disk of a controller is used, transfer modes, and recovery by reset.
 #![allow(missing_docs)]
 
 use std::ptr::NonNull;
@@ -19,16 +19,16 @@ const BLOCKS: u64 = 64;
 
 type Disk = AtaDisk<Window<AtaModel>, Fake<AtaModel>>;
 
-/// A clock, with pages of RAM that are seen at their bus address.
+/// A clock, with pages of RAM at their bus addresses.
 struct World {
     clock: ClockPlatform,
     ram: Vec<(u64, NonNull<u8>)>,
 }
 
-// SAFETY: the pages are leaked, so they can be read for ever.
+// SAFETY: the pages are leaked, so they stay readable.
 unsafe impl Sync for World {}
 
-// SAFETY: page() gives leaked pages; there is no code to make promises about, and on_stack is the default.
+// SAFETY: page() returns leaked pages; there is no code to make promises about, and on_stack is the default.
 unsafe impl Platform for World {
     fn now(&self) -> Nanoseconds {
         self.clock.now()
@@ -118,7 +118,7 @@ fn write(block: u64, buffer: DmaBuffer) -> Request {
     Request { id: 1, direction: Direction::Write, block, buffer, gather: None }
 }
 
-/// Many times the same data, as a disk shows it.
+/// The same data repeated, as on a disk.
 fn shown(rig: &Rig, block: u64, expected: &[u8]) {
     let disk = rig.fake.disk();
     assert!(disk[block as usize * BLOCK..][..expected.len()] == *expected);
@@ -134,7 +134,7 @@ fn the_first_disk_is_found_wherever_it_is_and_cd_drives_are_passed_over() {
                     let mut rig = Rig::ready(plan);
                     assert_eq!(rig.disk.name(), "ata 00:04.0");
                     rig.one(Direction::Write, 3).unwrap();
-                    // DMA of what nobody uses must not go on when the function may access memory again.
+                    // DMA of an unused channel must not continue when bus mastering is enabled again.
                     assert!(!rig.fake.with(|_, model| model.masters_active()));
                     rig.assert_within_the_rules();
                 }
@@ -159,7 +159,7 @@ fn a_chosen_place_without_a_disk_is_refused_and_another_disk_is_not_taken_for_it
                 let what = "an ATA disk in its place";
                 assert_eq!(result, Err(DeviceError::Unsupported { what, value: number.into() }));
             }
-            // The neighbours' channel was left alone.
+            // The other channel was not touched.
             let resets = rig.fake.with(|_, model| model.resets());
             assert_eq!(resets, u32::from(number / 2 == place / 2));
             rig.assert_within_the_rules();
@@ -197,7 +197,7 @@ fn data_goes_by_dma_where_a_mode_for_it_is_selected_and_by_pio_else() {
             rig.whole(write(300, buffer)).unwrap();
             shown(&rig, 300, &bytes);
             let moved = rig.fake.with(|_, model| model.moved());
-            // 256 sectors are the most that a narrow command moves.
+            // An LBA28 command moves at most 256 sectors.
             let rounds = if wide { 1 } else { (1 << 20) / (256 * sector as u32) };
             assert_eq!(moved, if masters && dma { (rounds, 0) } else { (0, rounds) });
             rig.assert_within_the_rules();
@@ -221,13 +221,13 @@ fn what_the_controller_does_not_reach_goes_by_pio() {
     rig.assert_within_the_rules();
 }
 
-/// A write whose first block is in a buffer, and each further one in a page of RAM of its own.
+/// A write with its first block in a buffer, and each further block in its own page of RAM.
 fn scattered(rig: &mut Rig, pages: usize) -> (Request, Vec<u8>) {
     let buffer = rig.filled(1, 3);
     let mut expected = buffer.bytes().to_vec();
     let mut table = rig.arena.dma(BLOCK, BLOCK).unwrap();
     for entry in table.bytes_mut().as_chunks_mut::<16>().0.iter_mut().take(pages) {
-        // A page between any two.
+        // A gap of a page between any two.
         let page = rig.filled(2, expected.len() as u8);
         expected.extend_from_slice(&page.bytes()[..BLOCK]);
         entry[..8].copy_from_slice(&page.bus_address().to_ne_bytes());
@@ -246,7 +246,7 @@ fn extents_are_written_from_where_they_are_by_dma_and_by_pio() {
         shown(&rig, 9, &expected);
         rig.assert_within_the_rules();
     }
-    // RAM that cannot be read fails the request, not the dump.
+    // Unreadable RAM fails the request, not the dump.
     let mut rig = Rig::ready(AtaPlan { dma: false, ..AtaPlan::default() });
     let (request, _) = scattered(&mut rig, 4);
     rig.world.ram.pop();
@@ -370,7 +370,7 @@ fn a_bus_master_somewhat_behind_the_disk_is_waited_for_but_not_for_ever() {
     let mut rig = Rig::ready(AtaPlan { lag: 100, ..AtaPlan::default() });
     rig.one(Direction::Write, 1).unwrap();
     assert_eq!(rig.fake.with(|_, model| model.resets()), 1);
-    // More than a millisecond means that it has not been given all that was to be moved.
+    // More than a millisecond means that it was not given all the data.
     let mut rig = Rig::ready(AtaPlan { lag: 300, ..AtaPlan::default() });
     let result = rig.one(Direction::Write, 1);
     assert!(matches!(result, Err(DeviceError::Protocol { what: "its end of a transfer", .. })), "{result:?}");
@@ -379,10 +379,10 @@ fn a_bus_master_somewhat_behind_the_disk_is_waited_for_but_not_for_ever() {
 #[test]
 fn a_disk_that_is_not_the_selected_device_is_taken_even_so() {
     for (place, nobody, healthy) in [(0, 0x7f, true), (1, 0, true), (1, 0x7f, false)] {
-        // Even if the reset takes its time to say so.
+        // Even if the reset takes long to show it.
         let plan = AtaPlan { place, nobody, sluggish: place == 0, delay: (450, 0), ..AtaPlan::default() };
         let mut rig = Rig::sized(plan, Some(place), BLOCKS);
-        // The other device of the channel, which is not there.
+        // The other device of the channel, which is absent.
         rig.fake.with(|_, model| model.select(place ^ 1));
         let health = rig.disk.sanity_check(&Wait::new(&rig.world, None, u64::MAX));
         assert_eq!(health, if healthy { Health::Healthy } else { Health::Risky(DeviceError::Gone) });

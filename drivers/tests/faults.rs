@@ -1,5 +1,5 @@
-//! Every way in which a device can fail has an error with a name, ends in time, and leaves the driver usable after the
-//! device has recovered.
+//! Every failure of a device has a named error, ends in time, and leaves the driver usable after the device
+//! has recovered.
 #![allow(missing_docs)]
 
 mod common;
@@ -41,7 +41,7 @@ fn reads(fault: Fault) -> Result<(), DeviceError> {
     result
 }
 
-/// After the device has come to its senses, another quiesce makes it work.
+/// After the device has recovered, another quiesce makes it work.
 fn recovers(rig: &mut Rig) {
     rig.fake.set_faults(vec![]);
     rig.quiesce().expect("quiesces again");
@@ -150,7 +150,7 @@ fn odd_configurations_are_refused_by_name() {
     ));
 }
 
-/// A device that asks for a reset is told so, whatever else was found.
+/// A device's request for a reset is reported, whatever else happened.
 fn as_explained(error: DeviceError) -> DeviceError {
     match error {
         DeviceError::Status { code, .. } if code & 64 != 0 => {
@@ -239,8 +239,8 @@ fn lengths_that_cannot_be_are_named() {
     assert_eq!(reads(Fault::LongLength(1)), protocol("its length written", 4098));
 }
 
-/// The specification wants data and status counted, but devices in use count otherwise, and no driver that they were tried
-/// with looks. What was read is checked by its pattern, label and checksums anyway.
+/// The specification counts data and status, but real devices count differently, and common drivers ignore
+/// the length. Pattern, label and checksums verify the data anyway.
 #[test]
 fn a_read_is_whole_whichever_of_data_and_status_the_device_counts() {
     for counts in [Counts::All, Counts::Data, Counts::Status, Counts::Nothing] {
@@ -251,7 +251,7 @@ fn a_read_is_whole_whichever_of_data_and_status_the_device_counts() {
     }
 }
 
-/// As Linux has it: what the device does not tell, or tells as 0, is one segment.
+/// As in Linux: an unspecified or zero limit means one segment.
 #[test]
 fn a_device_that_tells_no_number_of_segments_gets_one_at_a_time() {
     for (seg_max, size_max) in [(None, 8192), (Some(0), 8192), (None, 0), (Some(0), 4096)] {
@@ -270,7 +270,7 @@ fn a_device_that_tells_no_number_of_segments_gets_one_at_a_time() {
             rig.assert_within_the_rules();
         }
     }
-    // Without a limit of segments' size, one takes the whole request.
+    // Without a segment size limit, one segment takes the whole request.
     let mut rig = Rig::ready(Plan { seg_max: None, ..Plan::default() });
     let buffer = rig.filled(11, 5);
     let request = Request { id: 3, direction: Direction::Write, block: 2, buffer, gather: None };
@@ -293,7 +293,7 @@ fn a_device_that_wrote_more_than_it_was_given_is_not_used_again() {
     let mut rig = Rig::ready(Plan::with(Fault::LongLength(0)));
     rig.read_block(7).unwrap_err();
     assert_eq!(rig.write_block(8, 1), Err(DeviceError::NotReady));
-    // One that wrote less has only failed that request.
+    // A short write fails only that request.
     let mut rig = Rig::ready(Plan::with(Fault::ShortLength(0, 512)));
     rig.read_block(7).unwrap_err();
     assert_eq!(rig.write_block(8, 1), Ok(()));
@@ -338,7 +338,7 @@ fn a_disk_that_shrinks_is_seen_and_not_written_beyond() {
 
 #[test]
 fn a_device_that_goes_at_any_access_is_gone_and_nothing_else() {
-    // The accesses of a whole life: take over, write, flush, rest.
+    // The accesses of a whole life cycle: take-over, write, flush, shutdown.
     let life = |rig: &mut Rig| -> Result<(), DeviceError> {
         rig.quiesce()?;
         rig.write_block(1, 1)?;

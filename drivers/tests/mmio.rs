@@ -1,4 +1,4 @@
-//! What is special to virtio devices that are on no bus.
+//! Specifics of virtio devices that are on no bus.
 #![allow(missing_docs)]
 
 mod common;
@@ -36,7 +36,7 @@ fn empty_and_foreign_windows_are_passed_over() {
         assert_eq!(length, WINDOW);
         // The fourth cannot be mapped at all.
         (at != 4).then(|| {
-            // SAFETY: one of the windows, which outlive this and are not used meanwhile.
+            // SAFETY: one of the windows, which outlive this value and are not used meanwhile.
             unsafe { Mmio::new(start.add(if at > 4 { 4 } else { at as usize }).cast(), WINDOW) }
         })
     };
@@ -107,7 +107,7 @@ fn a_device_that_is_not_what_it_was_is_not_written_to() {
     assert_eq!(disk.sanity_check(&wait(&platform)), Health::Unusable(DeviceError::Gone));
 }
 
-/// Two partitions of one disk are two targets, and each takeover would reset the other's.
+/// Two partitions of one disk are two targets, and each take-over would reset the other's.
 #[test]
 fn two_targets_on_one_window_are_one_controller_and_on_two_windows_two() {
     let (fake, memory) = device(Plan::default());

@@ -1,5 +1,5 @@
-//! What is special to NVMe: queues of any size, lists of pages, namespaces, retries, the ways in which a controller lies
-//! about them, and its shutdown. What it has in common with all disks is in the battery.
+//! NVMe specifics: queues of any size, PRP lists, namespaces, retries, the controller's own lies, and its
+//! shutdown. The battery tests the rest.
 #![allow(missing_docs)]
 
 use dump_drivers::NvmeDisk;
@@ -89,7 +89,7 @@ impl Rig {
         Ok(completion)
     }
 
-    /// Writes so many blocks.
+    /// Writes `count` blocks.
     fn write(&mut self, block: u64, count: usize, seed: u8) -> Result<(), DeviceError> {
         let mut buffer = self.buffer(count);
         fill(buffer.bytes_mut(), seed);
@@ -97,7 +97,7 @@ impl Rig {
         self.next()?.result
     }
 
-    /// Reads so many blocks.
+    /// Reads `count` blocks.
     fn read(&mut self, block: u64, count: usize) -> Result<Vec<u8>, DeviceError> {
         let buffer = self.buffer(count);
         self.submit(2, Direction::Read, block, buffer, None)?;
@@ -143,7 +143,7 @@ fn queues_of_any_size_are_used_and_one_entry_says_nothing() {
         for delay in [(0, 0), (1, 9)] {
             let plan = NvmePlan { mqes, delay, shuffle: true, mdts: 1, ..NvmePlan::default() };
             let mut rig = Rig::ready(plan);
-            // Many times around the queue.
+            // Many passes through the queue.
             for round in 0..12_u8 {
                 rig.write(u64::from(round) * 40, 37, round).unwrap();
                 assert!(rig.read(u64::from(round) * 40, 37).unwrap() == pattern(37, round));
@@ -156,7 +156,8 @@ fn queues_of_any_size_are_used_and_one_entry_says_nothing() {
 
 #[test]
 fn requests_are_cut_to_what_the_controller_takes_at_once() {
-    // A request of 1 MiB, by the power of two of pages in a command; 512 KiB is the driver's own limit.
+    // A request of 1 MiB, by the maximum transfer as a power of two of pages; 512 KiB is the driver's own
+    // limit.
     for (mdts, commands) in [(0, 2), (1, 128), (3, 32), (5, 8), (7, 2), (8, 2), (63, 2), (64, 2), (255, 2)] {
         let mut rig = Rig::ready(NvmePlan { mdts, ..NvmePlan::default() });
         rig.write(7, 256, 3).unwrap();
@@ -199,7 +200,7 @@ fn buffers_that_begin_within_a_page_are_transferred_whole() {
             rig.assert_within_the_rules();
         }
     }
-    // Data begins at a multiple of 4.
+    // Data must be aligned to 4 bytes.
     let mut rig = Rig::ready(NvmePlan::default());
     let (_, rest) = rig.buffer(2).split(2);
     let (buffer, _) = rest.split(BLOCK);
@@ -210,7 +211,7 @@ fn buffers_that_begin_within_a_page_are_transferred_whole() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(60), failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Extents of any size, at any place in a page, after a buffer that may itself begin within one.
+    /// Extents of any size, at any offset in a page, after a buffer that may itself start within a page.
     #[test]
     fn scattered_memory_is_written_in_its_order(
         mdts in 0..9_u8,
@@ -245,7 +246,7 @@ proptest! {
         rig.assert_within_the_rules();
     }
 
-    /// Whatever it tells of itself, taking it over ends, and nothing is done against the specification meanwhile.
+    /// Whatever its identity data, the take-over ends, without violations of the specification.
     #[test]
     fn a_controller_that_tells_nonsense_is_refused_or_used_but_never_believed_blindly(
         question in 0..4_u8,
@@ -260,7 +261,7 @@ proptest! {
         rig.fake.set_faults(Vec::new());
         rig.quiesce().unwrap();
         rig.write(1, 3, 8).unwrap();
-        // A command for a namespace that is not there is the fake's to complain of.
+        // The fake itself reports a command for a missing namespace.
         prop_assert!(result.is_ok() || rig.fake.violations().is_empty());
     }
 }
@@ -275,7 +276,7 @@ fn a_command_that_may_work_the_second_time_is_given_once_more() {
     assert!(rig.fake.disk()[5 * BLOCK..][..12 * BLOCK] == pattern(12, 4));
     assert!(rig.read(5, 12).unwrap() == pattern(12, 4));
     rig.assert_within_the_rules();
-    // It fails twice, in the smallest queue too: the request fails, when all of its commands have come back.
+    // It fails twice, even in the smallest queue: the request fails when all of its commands have completed.
     for mqes in [1, 1023] {
         let mut rig = Rig::ready(NvmePlan { mqes, ..plan() });
         rig.fake.set_faults(vec![NvmeFault::Transient(1, 40)]);
@@ -300,7 +301,7 @@ fn a_command_that_would_fail_again_is_not_given_again() {
 
 #[test]
 fn a_request_fails_as_a_whole_when_all_of_its_commands_are_over() {
-    // The first of many commands fails; a buffer that comes back must not be written to any more.
+    // The first of many commands fails; a returned buffer must not be written any more.
     let mut rig = Rig::ready(NvmePlan { mdts: 1, delay: (1, 30), shuffle: true, ..NvmePlan::default() });
     rig.fake.fill(&pattern(64, 9));
     rig.fake.set_troubles(vec![Trouble::Status(0)]);
@@ -344,7 +345,7 @@ fn completions_that_cannot_be_end_the_controllers_use_by_name() {
 
 #[test]
 fn the_double_of_a_command_is_not_taken_for_its_successor() {
-    // One command at a time, so that the next one is in the same place of the driver's books.
+    // One command at a time, so the next one uses the same slot in the driver's table.
     let mut rig = Rig::ready(NvmePlan { delay: (3, 0), ..NvmePlan::default() });
     rig.fake.set_troubles(vec![Trouble::Duplicate(0), Trouble::NeverCompletes(1)]);
     rig.write(5, 1, 4).unwrap();
@@ -372,7 +373,7 @@ fn a_controller_that_fails_for_good_is_named() {
     );
     rig.fake.set_troubles(vec![]);
     rig.quiesce().unwrap();
-    // While nothing but polling goes on, too.
+    // Even while only polling.
     let buffer = rig.buffer(1);
     rig.fake.set_troubles(vec![Trouble::NeverCompletes(0)]);
     rig.submit(1, Direction::Write, 0, buffer, None).unwrap();
@@ -385,17 +386,17 @@ fn a_controller_that_fails_for_good_is_named() {
 #[test]
 #[cfg_attr(miri, ignore = "waits long")]
 fn resets_have_the_time_that_the_controller_says() {
-    // Almost 2 s, by looks at the clock; the limit of requests is far shorter.
+    // Almost 2 s, by reads of the clock; the limit of requests is far shorter.
     let ticks = (1_900 * MILLISECOND / STEP) as u32;
     let plan = |timeout| NvmePlan { timeout, ticks, ..NvmePlan::default() };
     assert_eq!(quiesces(plan(4)), Ok(()));
-    // One that takes a little longer than it says is waited for.
+    // The driver waits for a controller that takes a little longer than reported.
     assert_eq!(quiesces(plan(3)), Ok(()));
     let result = quiesces(plan(2));
     assert!(
         matches!(result, Err(DeviceError::TimedOut { what: "an NVMe reset", after }) if after >= 1_500 * MILLISECOND)
     );
-    // One that says 0 gets that little only.
+    // A controller that reports 0 gets only that little.
     let result = quiesces(plan(0));
     assert!(matches!(result, Err(DeviceError::TimedOut { after, .. }) if after < 600 * MILLISECOND));
     assert_eq!(quiesces(NvmePlan { timeout: 0, ..NvmePlan::default() }), Ok(()));
@@ -459,7 +460,7 @@ fn the_namespace_is_the_chosen_one_or_the_first() {
     assert_eq!(sized(Some(3)), Err(DeviceError::Unsupported { what: "an active namespace", value: 3 }));
 }
 
-/// What came with later versions is neither asked for nor believed.
+/// Fields of later versions are neither requested nor trusted.
 #[test]
 fn a_controller_of_any_version_is_asked_what_it_knows() {
     for version in [0, 0x1_0000, 0x1_0100, 0x1_0200, 0x1_0300, 0x1_0400, 0x2_0000, 0x2_0100] {
@@ -476,7 +477,7 @@ fn a_controller_of_any_version_is_asked_what_it_knows() {
             }
         }
     }
-    // What is new enough for one to know counts.
+    // Fields within its version count.
     let kind = |version| quiesces(NvmePlan { version, kind: 2, ..NvmePlan::default() });
     assert_eq!(kind(0x1_0300), Ok(()));
     assert!(is_unsupported(kind(0x1_0400), "a controller for data"));
@@ -500,7 +501,7 @@ fn a_controller_that_does_not_list_its_namespaces_is_asked_for_one_after_another
     }
 }
 
-/// Of these, a look at their status soon after a reset has begun fails, as if nobody were there.
+/// For these, a read of the status soon after the start of a reset fails, as if the device were gone.
 #[test]
 #[cfg_attr(miri, ignore = "waits long")]
 fn controllers_that_must_not_be_looked_at_during_their_reset_are_not() {
@@ -514,7 +515,7 @@ fn controllers_that_must_not_be_looked_at_during_their_reset_are_not() {
         assert_eq!(begins(id).0, Ok(()), "{id:x?}");
     }
     assert_eq!(begins((0x1b36, 0x0010)).0, Err(DeviceError::Gone));
-    // Nobody else waits for them.
+    // Other controllers get no such wait.
     let mut rig = Rig::open(NvmePlan::default()).unwrap();
     let begin = rig.platform.peek();
     rig.quiesce().unwrap();
@@ -530,7 +531,7 @@ fn blocks_beyond_2_tib_are_addressed_and_a_part_of_a_block_is_not_counted() {
         let blocks = BLOCKS + (3 << 40) / BLOCK as u64;
         assert_eq!(rig.disk.geometry().unwrap().blocks, blocks);
         assert_eq!(rig.write(blocks, 1, 1), Err(DeviceError::OutOfRange { end: blocks + 1, blocks }));
-        // The fake has no medium there: an address that had lost its upper half would find some.
+        // The fake has no medium there: an address without its upper half would find some.
         let result = rig.write((1 << 29) + 5, 1, 1);
         assert_eq!(result, Err(DeviceError::Status { what: "write", code: 4 }));
         assert!(rig.fake.touched().is_empty());
@@ -546,13 +547,13 @@ fn admin_commands_that_fail_or_hang_are_named() {
     for (operation, what) in
         [(0x06, "describe itself"), (0x05, "make a completion queue"), (0x01, "make a submission queue")]
     {
-        // Once is tried again; a second failure counts.
+        // One failure is retried; a second one counts.
         assert_eq!(quiesces(NvmePlan::with(NvmeFault::AdminFails(operation, 1))), Ok(()));
         assert_eq!(quiesces(NvmePlan::with(NvmeFault::AdminFails(operation, 9))), status(what));
         let result = quiesces(NvmePlan::with(NvmeFault::AdminSilent(operation)));
         assert!(matches!(result, Err(DeviceError::TimedOut { after, .. }) if after >= TIMEOUT), "{result:?}");
     }
-    // How many queues there may be is only asked out of politeness.
+    // The number of queues is requested only for form's sake.
     assert_eq!(quiesces(NvmePlan::with(NvmeFault::AdminFails(0x09, 9))), Ok(()));
     assert!(quiesces(NvmePlan::with(NvmeFault::AdminSilent(0x09))).is_err());
 }
@@ -568,7 +569,7 @@ fn a_cache_is_flushed_and_where_there_is_none_nothing_is_asked() {
         assert!(!rig.fake.is_shut_down());
         rig.shutdown().unwrap();
         assert!(rig.fake.is_shut_down());
-        // And back to life.
+        // And it works again.
         rig.quiesce().unwrap();
         assert!(rig.read(5, 2).unwrap() == pattern(2, 7));
         rig.assert_within_the_rules();
@@ -581,7 +582,7 @@ fn a_flush_that_failed_is_not_repeated_for_the_second_would_pass_over_what_is_lo
     rig.write(5, 1, 7).unwrap();
     let result = rig.disk.flush(&Wait::new(&rig.platform, None, u64::MAX));
     assert!(matches!(result, Err(DeviceError::Status { .. })), "{result:?}");
-    // It would have done the second one.
+    // It would have executed the second one.
     assert_eq!(rig.fake.flush_commands(), 0);
     rig.assert_within_the_rules();
 }
@@ -598,7 +599,7 @@ fn a_shutdown_has_the_time_that_the_controller_says_and_no_more() {
         matches!(result, Err(DeviceError::TimedOut { what: "an NVMe shutdown", after }) if after >= 500 * MILLISECOND)
     );
     assert!(!rig.fake.command().contains(dump_drivers::bus::pci::Command::BUS_MASTER));
-    // After a request that hangs it is told without delay, and not believed to be idle.
+    // After a request that hangs, it is shut down without delay, and not assumed to be idle.
     let mut rig = Rig::ready(NvmePlan::default());
     rig.fake.set_troubles(vec![Trouble::NeverCompletes(0)]);
     rig.disk.flush(&Wait::new(&rig.platform, None, u64::MAX)).unwrap_err();

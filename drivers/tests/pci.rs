@@ -1,4 +1,5 @@
-//! Configuration space: every function is found, registers are read without harm, and a device's lies end the walk.
+//! Configuration space: every function is found, registers are read without side effects, and lies end the
+//! walk.
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use dumpcore::integrity::Digest;
 use dumpcore::sim::cases;
 use proptest::prelude::*;
 
-/// Functions of nothing but bytes.
+/// Functions made only of bytes.
 #[derive(Default)]
 struct Machine {
     functions: Mutex<BTreeMap<u16, [u8; 256]>>,
@@ -71,7 +72,7 @@ fn every_function_is_found_once_on_all_buses() {
         (at(0, 31, 0), bytes(0x8086, 2, true)),
         (at(0, 31, 2), bytes(0x8086, 3, false)),
         (at(0, 31, 7), bytes(0x8086, 4, false)),
-        // Of a device that does not say so, other functions are echoes.
+        // Other functions of a single-function device are echoes.
         (at(3, 4, 0), bytes(0x1af4, 0x1042, false)),
         (at(3, 4, 1), bytes(0x1af4, 0x1042, false)),
         // Without function 0 there is no device.
@@ -159,7 +160,7 @@ proptest! {
     }
 }
 
-/// Registers that remember what was touched.
+/// Registers that record accesses.
 struct Log {
     length: usize,
     touched: Mutex<Vec<(usize, u32)>>,
@@ -200,7 +201,7 @@ fn ecam_finds_each_register_of_its_buses_and_no_other() {
     assert_eq!(ecam.read32(at(0x0f, 0, 0), 0), u32::MAX);
     assert_eq!(ecam.read32(at(0x12, 0, 0), 0), u32::MAX);
     assert_eq!(ecam.read32(at(0x10, 0, 0), 0x1000), u32::MAX);
-    // Byte and word reads are cut from the word around them.
+    // Byte and word reads are extracted from the word around them.
     assert_eq!(ecam.read16(at(0x10, 2, 0), 0x06), 1);
     assert_eq!(ecam.read8(at(0x10, 2, 0), 0x35), 0);
     assert_eq!(ecam.read8(at(0x10, 2, 0), 0x34), 0x34);

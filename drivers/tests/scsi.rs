@@ -1,4 +1,4 @@
-//! What is special to a disk on a SCSI host: finding it, what it says of itself, and how its commands fail.
+//! Specifics of a disk on a SCSI host: finding it, its identity, and its failures.
 #![allow(missing_docs)]
 
 mod common;
@@ -22,7 +22,7 @@ struct Rig {
     disk: VirtioScsi<Window<Virtio>, VirtioFake>,
 }
 
-/// A host that is special in one way, with faults.
+/// A host with one special property, and faults.
 fn host(change: impl FnOnce(&mut ScsiPlan), faults: Vec<Fault>) -> Plan {
     let mut host = ScsiPlan::default();
     change(&mut host);
@@ -68,7 +68,7 @@ impl Rig {
         self.transfer(Direction::Write, block, seed).map(|_| ())
     }
 
-    /// That the disk works: it has, or has recovered.
+    /// Checks that the disk works, or has recovered.
     fn works(&mut self) {
         self.write(9, 3).expect("writes");
         assert_eq!(self.transfer(Direction::Read, 9, 0).expect("reads"), pattern(1, 3));
@@ -124,7 +124,7 @@ fn the_first_disk_is_found_and_its_size_with_it() {
 fn a_disk_that_was_found_is_not_exchanged_for_another() {
     let mut rig = Rig::open(host(|host| host.disk = (4, 0), vec![]), None);
     rig.quiesce().unwrap();
-    // Another disk is plugged in in front of it.
+    // Another disk is plugged in before it.
     let before = |host: &mut ScsiPlan| (host.disk, host.others) = ((4, 0), vec![(0, 0, 0x00)]);
     rig.fake.with(|_, model| model.set_plan(host(before, vec![])));
     rig.quiesce().unwrap();
@@ -180,11 +180,11 @@ fn protection_information_and_write_protection_are_refused_by_name() {
         let what = "a disk formatted without protection information";
         assert_eq!(quiesces(plan), unsupported(what, protection.into()));
     }
-    // Without the lowest bit, the type means nothing.
+    // Without the lowest bit, the type is not valid.
     assert_eq!(quiesces(host(|host| host.protection = 0xe, vec![])), Ok(()));
     let plan = host(|_| {}, vec![Fault::ReadOnly]);
     assert_eq!(quiesces(plan), unsupported("a disk that can be written", 0x80));
-    // A disk that does not say is taken for one that can be written.
+    // A disk that does not say is assumed to be writable.
     assert_eq!(quiesces(host(|host| host.mode_sense = false, vec![Fault::ReadOnly])), Ok(()));
 }
 
@@ -195,7 +195,7 @@ fn disks_beyond_2_tib_are_addressed_with_64_bits() {
         rig.quiesce().unwrap();
         let blocks = sectors / 8;
         assert_eq!(rig.disk.geometry().unwrap().blocks, blocks);
-        // The fake has not so much, which it says; but it finds the place to be on the disk.
+        // The fake is smaller, and reports that; but it accepts the place as valid.
         assert_eq!(rig.write(blocks - 1, 1), status("write: failure", 9));
         assert_eq!(rig.write(blocks, 1), Err(DeviceError::OutOfRange { end: blocks + 1, blocks }));
     }
@@ -207,9 +207,9 @@ fn a_capacity_that_cannot_be_is_refused() {
     for bytes in [0, 1, 8, 12] {
         let result = quiesces(host(|host| host.mode_sense = false, vec![Fault::ShortAnswers(bytes)]));
         let expect = match bytes {
-            // Not even a list of units, or the kind of one.
+            // Not even a list of units, or its type.
             0..=8 => unsupported("a SCSI disk on one of its units", 0),
-            // A list of no unit that is whole.
+            // A list without a complete unit.
             _ => unsupported("a SCSI disk on one of its units", 0),
         };
         assert_eq!(result, expect, "{bytes}");
@@ -230,7 +230,7 @@ fn odd_configurations_are_refused_by_name() {
     }
 }
 
-/// As Linux has it: of pieces and of commands at once, a host that says 0 takes one; of sectors, as many as any host.
+/// As in Linux: for pieces and commands, 0 means one; for sectors, the usual limit.
 #[test]
 fn a_host_that_does_not_limit_by_itself_is_used_by_the_usual_limits() {
     let plan = host(|host| (host.max_sectors, host.cmd_per_lun) = (0, 0), vec![]);
@@ -361,7 +361,7 @@ fn a_host_that_wrote_more_than_there_was_room_for_is_not_used_again() {
     let result = rig.transfer(Direction::Read, 3, 0).map(|_| ());
     assert_eq!(result, protocol("its length written", 4096 + 108 + 1));
     assert_eq!(rig.write(3, 1), Err(DeviceError::NotReady));
-    // Hosts differ in what they report of a write.
+    // Hosts report different lengths for a write.
     assert_eq!(writes(vec![Fault::LongLength(0)]), Ok(()));
 }
 
@@ -415,7 +415,7 @@ proptest! {
         let deferred = form & 1 == 1;
         let expect = match form & 0x7f {
             0x70..=0x73 => match key {
-                // Done after all, or done when it was asked for again.
+                // Executed after all, or by the retry.
                 1 => Ok(()),
                 6 | 0xb if !deferred => Ok(()),
                 2 if !deferred && code == (4, 1) => Ok(()),

@@ -1,4 +1,4 @@
-//! Opening does not disturb, taking over leaves nothing of the old driver, and a driver at rest stays quiet.
+//! Opening has no side effects, a take-over leaves nothing of the old driver, and an idle driver stays quiet.
 #![allow(missing_docs)]
 
 mod common;

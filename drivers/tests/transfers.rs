@@ -1,5 +1,5 @@
-//! Properties: whatever the device is like, what was written is what is read, and nothing else changes; whatever the
-//! device does wrong, the driver ends in time and never has another block written.
+//! Properties: with any device, data read is data written, and nothing else changes; with any fault, the
+//! driver ends in time and never writes another block.
 #![allow(missing_docs)]
 
 mod common;
@@ -57,7 +57,7 @@ fn plan() -> impl Strategy<Value = Plan> {
                 (shuffle, no_notify, flush, resets, seed, platform),
             )| {
                 Plan {
-                    // A queue of 4 has room for 2 pieces, so a piece must hold half a block at least.
+                    // A queue of 4 has room for 2 pieces, so a piece must hold at least half a block.
                     queue_size,
                     size_max,
                     seg_max,
@@ -74,7 +74,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         )
 }
 
-/// What goes wrong: of this kind of device, or of any.
+/// A fault of this kind of device, or of any.
 #[derive(Clone, Copy, Debug)]
 enum Wrong {
     Fault(Fault),
@@ -115,27 +115,27 @@ fn trouble() -> impl Strategy<Value = Trouble> {
     ]
 }
 
-/// What a request in flight was for.
+/// The purpose of a request in flight.
 enum Expect {
     Written { block: u64, bytes: Vec<u8> },
     Read { block: u64, count: usize },
 }
 
-/// Bytes that a run takes at most: a buffer for each step, scattered ones more than twice.
+/// Maximum bytes of a run: a buffer for each step, scattered ones more than twice.
 const ARENA: usize = 8 << 20;
-/// Arenas of runs that are over, driver and device with them.
+/// Arenas of finished runs, with their drivers and devices.
 static SPARE: Mutex<Vec<DmaMemory>> = Mutex::new(Vec::new());
 
-/// Runs steps and keeps the books.
+/// Runs steps and records the expected contents.
 struct Run {
     rig: Rig,
-    /// Blocks whose content is known.
+    /// Blocks with known contents.
     model: BTreeMap<u64, Vec<u8>>,
-    /// Blocks that a write was ever asked for.
+    /// Blocks ever requested to be written.
     asked: Vec<bool>,
     in_flight: BTreeMap<u32, Expect>,
     next: u32,
-    /// Whether lies are part of the game: then a completion may come early, and its data with it.
+    /// Whether lies are enabled: then a completion, with its data, may come early.
     faulty: bool,
 }
 
@@ -187,7 +187,7 @@ impl Run {
                 let whole = completion.gather.is_some() || bytes.len() == written.len();
                 assert!(whole && written.starts_with(bytes), "a write leaves its buffer as it was");
                 for (at, piece) in (block..).zip(written.chunks(BLOCK)) {
-                    // Of a write that failed, nobody knows how far it came.
+                    // The extent of a failed write is unknown.
                     if completion.result.is_ok() {
                         self.model.insert(at, piece.to_vec());
                     } else {
@@ -220,7 +220,8 @@ impl Run {
         Ok(())
     }
 
-    /// Leaves the first block in the buffer, and spreads the others over memory, in extents of one to three blocks.
+    /// Leaves the first block in the buffer, and scatters the others over memory, in extents of one to three
+    /// blocks.
     fn scatter(&mut self, buffer: DmaBuffer, seed: u8) -> (DmaBuffer, Option<Gather>) {
         let (first, rest) = buffer.split(BLOCK);
         let mut table = self.rig.arena.dma(BLOCK, BLOCK).expect("room");
@@ -232,7 +233,7 @@ impl Run {
             }
             let blocks = (1 + (seed as usize + count) % 3).min(bytes.len() / BLOCK);
             let (now, later) = bytes.split_at(blocks * BLOCK);
-            // A block between two extents, so that they do not lie one behind the other.
+            // A gap of a block between two extents, so that they are not contiguous.
             let mut extent = self.rig.arena.dma((blocks + 1) * BLOCK, BLOCK).expect("room");
             extent.bytes_mut()[..now.len()].copy_from_slice(now);
             entry[..8].copy_from_slice(&extent.bus_address().to_ne_bytes());
@@ -255,7 +256,7 @@ impl Run {
         }
         self.drain(self.rig.disk.depth() - 1)?;
         let buffer = self.rig.filled(count, seed);
-        // Some writes of several blocks come from scattered memory.
+        // Some multi-block writes use scattered memory.
         let scatter = direction == Direction::Write && count > 1 && seed.is_multiple_of(3);
         let expect = match direction {
             Direction::Write => Expect::Written { block, bytes: buffer.bytes().to_vec() },
@@ -323,7 +324,7 @@ impl Run {
         self.rig.disk.shutdown(&wait(&self.rig.platform))
     }
 
-    /// Nothing was written that nobody asked for, and what was said to be done is done.
+    /// Only requested blocks were written, and completed requests were executed.
     fn check_disk(&self) {
         self.rig.assert_within_the_rules();
         assert!(self.rig.fake.touched().iter().all(|block| self.asked[*block as usize]));
@@ -375,16 +376,16 @@ proptest! {
         let Ok(mut run) = Run::new(Plan { faults, troubles, ..plan }) else { return Ok(()) };
         let begin = run.rig.platform.peek();
         let result = run.run(&steps);
-        // One wait of the test's, one flush, which may take twelve times as long, some requests that took their time.
+        // One wait of the test's, one flush, which may take twelve times as long, and several slow requests.
         assert!(run.rig.platform.peek() - begin < 15 * TIMEOUT, "ends in time");
         run.check_disk();
         if result.is_err() {
-            // However it failed, the last call ends too, and a device that has recovered works again.
+            // However it failed, the last call ends too, and a recovered device works again.
             let begin = run.rig.platform.peek();
             let _ = run.rig.disk.shutdown(&wait(&run.rig.platform));
             assert!(run.rig.platform.peek() - begin < 14 * TIMEOUT);
             run.check_disk();
-            // Whatever was found while it was still faulty, quiesce may be called again.
+            // Whatever happened while it was faulty, quiesce may be called again.
             let again = run.rig.quiesce();
             let gone = run.rig.fake.is_gone();
             assert!(!gone || again.is_err() || run.rig.read_block(0).is_err());

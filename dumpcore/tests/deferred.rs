@@ -1,4 +1,4 @@
-//! The private queues: what a 2004 diskdump driver needs of them, and their bounds.
+//! The private queues: the needs of a diskdump driver of 2004, and the limits.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -15,7 +15,7 @@ use dumpcore::{Platform, ResetPolicy, platform::RamRange};
 
 const UUID: [u8; 16] = *b"deferred tests..";
 
-/// What a test saw from inside a dump.
+/// Observations of a test from inside a dump.
 static SEEN: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
 static FAILED: AtomicUsize = AtomicUsize::new(0);
 
@@ -31,7 +31,7 @@ fn expect(what: bool) {
     }
 }
 
-/// A driver of the 2004 kind: its requests are finished by a timer, which schedules a tasklet.
+/// A driver in the style of 2004: a timer finishes its requests and schedules a tasklet.
 struct OldDriver {
     inner: dumpcore::sim::SimDevice,
     queues: &'static Queues,
@@ -43,12 +43,12 @@ impl OldDriver {
         Handler { run: count, word }
     }
 
-    /// All that a driver may do with the queues, seen from crashdump mode.
+    /// Everything that a driver may do with the queues, in crashdump mode.
     fn exercise(&self, wait: &Wait<'_>) {
         let (queues, machine) = (self.queues, self.machine);
         expect(queues.crashdump_mode() && dumpcore::crashdump_mode());
         let now = machine.now();
-        // Timers: in time, not early, moved, deleted.
+        // Timers: in time, not early, modified, deleted.
         expect(queues.set_timer(machine, Self::timer(0), now + MILLISECOND).is_ok());
         expect(queues.set_timer(machine, Self::timer(1), now + 3600 * 1000 * MILLISECOND).is_ok());
         expect(queues.set_timer(machine, Self::timer(2), now).is_ok());
@@ -59,7 +59,7 @@ impl OldDriver {
         expect(queues.schedule_tasklet(machine, Self::timer(4)).is_ok());
         expect(queues.schedule_tasklet(machine, Self::timer(4)).is_ok());
         wait.pause(5 * MILLISECOND);
-        // Full is an error, and the entries that are in stay in.
+        // A full queue returns an error, and keeps its entries.
         for word in 0..TIMER_CAPACITY - 2 {
             expect(queues.set_timer(machine, Handler { run: nothing, word }, u64::MAX).is_ok());
         }
@@ -76,7 +76,7 @@ impl OldDriver {
     }
 }
 
-// SAFETY: every buffer goes to the simulated disk and comes back from it.
+// SAFETY: every buffer goes to the simulated disk and is returned by it.
 unsafe impl DumpDevice for OldDriver {
     fn name(&self) -> &str {
         "a 2004 driver"
@@ -113,7 +113,7 @@ unsafe impl DumpDevice for OldDriver {
     }
 }
 
-/// A kernel with timers and tasklets of its own, which only keeps a list of what it was asked.
+/// A kernel with its own timers and tasklets, which only records requests.
 #[derive(Default)]
 struct Host {
     asked: std::sync::Mutex<Vec<String>>,
@@ -134,7 +134,7 @@ impl HostQueues for Host {
     }
 }
 
-// SAFETY: page() gives nothing.
+// SAFETY: page() returns nothing.
 unsafe impl Platform for Host {
     fn now(&self) -> u64 {
         0
@@ -161,14 +161,14 @@ fn in_normal_operation_the_queues_hand_through_to_the_kernels_own() {
     assert_eq!(*host.asked.lock().unwrap(), ["set 5 at 77", "delete 5", "schedule 5"]);
 }
 
-/// A machine on which another CPU is in the middle of a driver when it is stopped.
+/// A machine with another CPU that is stopped in the middle of a driver.
 struct Stopping {
     machine: &'static Machine,
     queues: &'static Queues,
     host: Host,
 }
 
-// SAFETY: all is the machine's own but for what happens in stop_cpus().
+// SAFETY: everything is the machine's own except for stop_cpus().
 unsafe impl Platform for Stopping {
     fn now(&self) -> u64 {
         self.machine.now()
@@ -212,7 +212,7 @@ fn a_cpu_that_is_stopped_in_the_middle_of_a_driver_cannot_hold_the_private_queue
     let registers = dumpcore::Registers::ZERO;
     let crash = dumpcore::Crash { trigger: Trigger::Panic, message: "stopped", registers: &registers };
     assert_eq!(machine.dump().crash(&stopping, &crash), Outcome::Complete);
-    // What the other CPU asked for went to its kernel, and took no lock of the dump's.
+    // The other CPU's requests went to its kernel, and took no lock of the dump's.
     assert_eq!(*stopping.host.asked.lock().unwrap(), ["set 9 at 123"]);
     assert_eq!(FAILED.load(Ordering::Relaxed), 0);
 }
@@ -225,7 +225,7 @@ fn in_a_dump_the_queues_run_the_drivers_timers_and_tasklets_and_nothing_else() {
     let machine: &'static Machine = machine;
     let queues: &'static Queues = Box::leak(Box::new(Queues::new()));
 
-    // In normal operation they hand through, and this kernel has none of its own.
+    // In normal operation they pass requests through, and this kernel has no queues of its own.
     let handler = OldDriver::timer(7);
     assert_eq!(queues.set_timer(machine, handler, 0), Err(DeferError::NoHostQueues));
     assert_eq!(queues.schedule_tasklet(machine, handler), Err(DeferError::NoHostQueues));

@@ -1,4 +1,4 @@
-//! Dumps on a simulated machine: no foreign block is ever changed, every fault has its name and its end.
+//! Dumps on a simulated machine: foreign blocks never change, and every fault has a name and ends.
 
 use dumpcore::ResetPolicy;
 use dumpcore::arm::{ArmError, Config, Ownership, Target};
@@ -74,7 +74,7 @@ fn formatted() -> Disk {
     Disk::formatted(DISK_BLOCKS, FIRST, BLOCKS, &UUID, 11)
 }
 
-/// Arms, spoils something, crashes; the disk's bytes before and after, and the outcome.
+/// Arms, damages something, crashes; returns the disk's bytes before and after, and the outcome.
 fn spoilt(
     config: Config<'static>,
     spoil: impl FnOnce(&mut Machine, &Disk),
@@ -127,7 +127,7 @@ fn the_time_since_boot_is_the_kernels_also_when_the_clock_ran_before_it() {
     arm(machine, &disk, config(), 4).unwrap();
     assert_eq!(machine.panic("soon"), Outcome::Complete);
     let header = Header::parse(at(&disk.bytes(), 1), Kind::Front).unwrap().clone();
-    // A clock that began with the kernel would say a second, and more.
+    // A clock that started with the kernel would show a second or more.
     assert!(header.uptime.get() < SECOND / 2, "{} ns after boot", header.uptime);
 }
 
@@ -244,7 +244,7 @@ fn a_second_dump_goes_behind_the_first_and_a_third_finds_no_room() {
     arm(machine, &disk, config(), 4).unwrap();
     let before = disk.bytes();
     let outcome = machine.panic("third");
-    // What is left holds a shorter dump, or none.
+    // The rest has room for a shorter dump, or none.
     match outcome {
         Outcome::Incomplete(Incomplete::Full) => (),
         Outcome::Refused(Refusal::Unfit(Unfit::NoRoom { .. })) => assert_eq!(before, disk.bytes()),
@@ -286,7 +286,7 @@ fn a_crash_inside_the_dump_is_told_and_writes_nothing_more() {
     for looks in (0..2000).step_by(13) {
         let disk = formatted();
         let machine = machine(&disk, 40);
-        // The looks at the clock while arming do not count.
+        // Reads of the clock while arming do not count.
         machine.set_fault(MachineFault::NestedCrash(looks));
         let machine: &'static Machine = machine;
         arm(machine, &disk, config(), 4).unwrap();
@@ -309,7 +309,7 @@ fn a_check_that_takes_half_the_budget_goes_on_just_ahead_of_each_write() {
             flip(&disk, FIRST + block, 9);
         }
         let machine = machine(&disk, 40);
-        // So slow that reading the whole partition alone takes more than half of it.
+        // So slow that reading the whole partition takes more than half of it.
         machine.set_tick(1_000_000);
         let machine: &'static Machine = machine;
         arm(machine, &disk, Config { budget: 90 * 1_000_000, ..config() }, 4).unwrap();
@@ -317,7 +317,7 @@ fn a_check_that_takes_half_the_budget_goes_on_just_ahead_of_each_write() {
         let outcome = machine.panic("slow");
         let console = machine.console_text();
         assert!(console.contains("checking takes half the time budget"), "{console}");
-        // Whether all of it could be written is a matter of speed; that something was, is not.
+        // Whether everything could be written depends on speed; that something was written does not.
         assert!(
             matches!(outcome, Outcome::Complete | Outcome::Incomplete(Incomplete::Budget)),
             "{outcome:?}"
@@ -353,7 +353,7 @@ fn a_header_spoilt_in_the_arena_is_laid_anew() {
     let machine: &'static Machine = machine(&disk, 10);
     arm(machine, &disk, config(), 4).unwrap();
     let (arena, length) = machine.arena_memory();
-    // SAFETY: the arena, which nobody uses now.
+    // SAFETY: the arena, which is not in use now.
     let arena = unsafe { std::slice::from_raw_parts_mut(arena, length) };
     let header = arena.windows(8).position(|magic| magic == b"DISKDMPF").expect("it lies in the arena");
     arena[header + 8..header + 1000].fill(0xee);
@@ -467,7 +467,8 @@ fn a_torn_front_header_is_left_alone_and_the_next_dump_goes_behind_it() {
     assert_eq!(Header::parse(at(&after, end), Kind::Front).unwrap().message(), "second");
 }
 
-/// A partition of so many blocks with a dump on it that was cut off after `cut` blocks, and a machine that is armed to dump there.
+/// A partition of `blocks` blocks with a dump that was cut off after `cut` blocks, and a machine armed to
+/// dump there.
 fn behind_a_cut(
     blocks: u64,
     cut: u64,
@@ -494,7 +495,7 @@ fn behind_a_cut(
     (disk, second, second.clock() - begin)
 }
 
-/// Blocks that were not the pattern, and were changed.
+/// Changed blocks that did not hold the pattern.
 fn harmed(before: &[u8], after: &[u8]) -> Vec<u64> {
     let blocks = before.as_chunks::<BLOCK_SIZE>().0.iter().zip(after.as_chunks::<BLOCK_SIZE>().0).enumerate();
     let number = |block: usize| (block as u64).wrapping_sub(FIRST);
@@ -526,7 +527,7 @@ fn behind_a_dump_that_was_cut_off_a_large_partition_takes_no_longer_than_a_small
 #[test]
 #[cfg_attr(miri, ignore = "many dumps")]
 fn a_block_of_an_unfinished_dump_far_behind_its_end_is_never_overwritten() {
-    // Further on than any window of requests: a disk's cache may have kept it and lost what is in front.
+    // Beyond any window of requests: a disk's cache may have kept it and lost earlier blocks.
     for (verify, far) in [Verify::All, Verify::Ahead, Verify::Sample { every: 1 }]
         .into_iter()
         .flat_map(|verify| [45, 90, 3_000, 4_900].map(|far| (verify, far)))
@@ -593,7 +594,7 @@ fn while_the_clock_stands_still_the_watchdog_is_patted_all_the_same() {
     });
     assert_eq!(found, Ok(()));
     assert!(machine.pats() - before >= looks / 2_000, "{} pats in {looks} looks", machine.pats() - before);
-    // Also in work that looks for nothing.
+    // Also in work that polls nothing.
     let before = machine.pats();
     (0..10_000).for_each(|_| wait.breathe());
     assert!(machine.pats() > before);
@@ -626,7 +627,8 @@ fn the_message_is_on_the_console_whatever_comes_of_the_dump() {
     arm(spoilt, &disk, config(), 4).unwrap();
     let (state, length) = spoilt.dump().armed_state();
     for word in 0..length / 8 {
-        // SAFETY: inside the armed state, which is aligned and which nobody uses now; what is changed is the budget, a number.
+        // SAFETY: inside the armed state, which is aligned and not in use now; the value changed is the
+        // budget, a number.
         unsafe {
             let word = state.cast::<u64>().add(word);
             if word.read_volatile() == 60 * SECOND {
@@ -690,7 +692,8 @@ fn one_wrong_bit_of_the_armed_state_refuses_or_does_not_matter() {
         let machine: &'static Machine = machine(&disk, 10);
         arm(machine, &disk, config(), 4).unwrap();
         let (state, _) = machine.dump().armed_state();
-        // SAFETY: inside the armed state, which nobody uses now. What the flip makes of it is looked at as numbers first.
+        // SAFETY: inside the armed state, which is not in use now. The result of the flip is first checked as
+        // numbers.
         unsafe {
             let byte = state.add(bit / 8);
             byte.write_volatile(byte.read_volatile() ^ 1 << (bit % 8));
@@ -701,11 +704,11 @@ fn one_wrong_bit_of_the_armed_state_refuses_or_does_not_matter() {
                 refused += 1;
                 assert_eq!(before, disk.bytes());
             }
-            // Padding, and what only the dump itself writes.
+            // Padding, and fields that only the dump itself writes.
             Outcome::Complete => (),
             other => panic!("bit {bit}: {other:?}"),
         }
     }
-    // Most of the rest are slots for buffers that there are not.
+    // Most of the rest are unused slots for buffers.
     assert!(refused > bits / 23 / 4, "{refused} of {} flips were noticed", bits / 23);
 }

@@ -1,4 +1,4 @@
-//! What is on disk is what the format says, and nothing else is taken for it.
+//! The contents of the disk match the format, and nothing else is mistaken for it.
 
 use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
@@ -56,7 +56,7 @@ proptest! {
         prop_assert!(front_at(&block, &[7; 16], at).is_some());
         prop_assert!(front_at(&block, &[8; 16], at).is_none());
         prop_assert_eq!(front_at(&block, &[7; 16], elsewhere).is_some(), elsewhere == at);
-        // A front header is no back header, wherever it is.
+        // A front header is never a back header, wherever it is.
         prop_assert!(back_at(&block, &[7; 16], at + length - 1).is_none());
     }
 
@@ -81,7 +81,7 @@ proptest! {
         struct Aligned(Block);
         let page = Aligned(*block);
         let mut copy = [0; BLOCK_SIZE];
-        // SAFETY: the page is aligned, whole, and stays.
+        // SAFETY: the page is aligned, complete, and permanent.
         unsafe { dumpcore::memory::page::copy(core::ptr::NonNull::from(&page.0).cast(), &mut copy) };
         prop_assert_eq!(&copy, &page.0);
         // SAFETY: as above.
@@ -95,7 +95,7 @@ proptest! {
         struct Aligned(Block);
         let mut page = Aligned([0; BLOCK_SIZE]);
         page.0[at] = byte;
-        // SAFETY: the page is aligned, whole, and stays.
+        // SAFETY: the page is aligned, complete, and permanent.
         let zero = unsafe { dumpcore::memory::page::is_zero(core::ptr::NonNull::from(&page.0).cast()) };
         prop_assert_eq!(zero, byte == 0);
     }
@@ -240,7 +240,7 @@ proptest! {
         prop_assert_eq!(&encrypted, &judged);
         prop_assert_eq!(tag.as_slice(), judged_tag.as_slice());
 
-        // The holder of the other secret opens it.
+        // The holder of the other secret can decrypt it.
         let theirs = Key::agree(&secret, &ephemeral, &ephemeral, &recipient).unwrap();
         prop_assert!(theirs.open(&place, &associated, &mut encrypted, &tag));
         prop_assert_eq!(encrypted, text);
@@ -292,7 +292,7 @@ proptest! {
         }
         let mut output = vec![0xaa; room];
         let mut table = Table::new();
-        // What it held before must not matter.
+        // Its earlier contents must not matter.
         let _ = compress(&[1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 9, 9, 9], &mut [0; 100], &mut table);
         if let Some(length) = compress(&input, &mut output, &mut table) {
             let mut unpacked = vec![0; input.len()];
@@ -337,12 +337,13 @@ fn a_half_free_front_header_is_that_of_a_saved_dump_in_its_place_and_nothing_els
         block
     };
     let block = halved(Status::Saved, UUID, 1);
-    // For a kernel it is a front header, if a damaged one; and savecore knows which dump's it was.
+    // A kernel takes it for a front header, though a damaged one; and savecore knows which dump it belonged
+    // to.
     assert_eq!(Kind::of(&block), Some(Kind::Front));
     assert!(Header::parse(&block, Kind::Front).is_err());
     let known = freeing::half_free(&block, &UUID, 1).unwrap();
     assert_eq!((known.status(), known.end_block.get(), known.message()), (Status::Saved, 9, ""));
-    // A header that was torn when a dump began stands before a dump that waits.
+    // A header torn at the start of a dump precedes a waiting dump.
     for other in [
         halved(Status::InProgress, UUID, 1),
         halved(Status::Saved, [7; 16], 1),
@@ -353,7 +354,7 @@ fn a_half_free_front_header_is_that_of_a_saved_dump_in_its_place_and_nothing_els
     let mut free = [0; BLOCK_SIZE];
     pattern::fill(&mut free, &UUID, 1);
     assert!(freeing::half_free(&free, &UUID, 1).is_none());
-    // Each of the other sectors may have arrived or not; one is enough.
+    // Each of the other sectors may have been written or not; one is enough.
     for sector in 1..BLOCK_SIZE / freeing::SECTOR {
         let mut torn = block;
         torn[freeing::SECTOR..].fill(0);

@@ -1,5 +1,5 @@
-//! The slots, through which jobs go to other CPUs: against a model, step by step, and with threads that stall and die.
-//! `loom.rs` tries the interleavings of a few of them.
+//! The slots, which pass jobs to other CPUs: against a model, step by step, and with threads that stall and
+//! die. `loom.rs` tries the interleavings of a few of them.
 #![cfg(not(loom))]
 
 use std::collections::BTreeMap;
@@ -11,11 +11,11 @@ use dumpcore::helpers::slots::{Job, MAX_HELPER, MAX_SLOTS, Slots, State, Ticket}
 use dumpcore::sim::cases;
 use proptest::prelude::*;
 
-/// What is worked on: so long that one who reads it while another writes would see both.
+/// The work: long enough that a concurrent reader and writer would be noticed.
 struct Work {
     number: u64,
     result: [u64; 64],
-    /// How often it was worked on since it was filled.
+    /// How often it was processed since it was filled.
     runs: u32,
 }
 
@@ -44,7 +44,7 @@ impl Work {
         self.runs += 1;
     }
 
-    /// The job's number, once its result was found exact.
+    /// The job's number, after checking its result.
     fn exact(&mut self) -> u64 {
         assert_eq!(self.runs, 1, "job {}", self.number);
         for (at, word) in self.result.iter().enumerate() {
@@ -91,13 +91,13 @@ fn a_helper_whose_number_is_too_high_gets_nothing() {
     assert!(slots.take(MAX_HELPER).is_some());
 }
 
-/// One step of the model. Numbers choose among what there is.
+/// A step of the model. Numbers select among the possibilities.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Post,
     Take,
     Finish(usize),
-    /// A helper dies, or leaves without a word.
+    /// A helper dies, or leaves silently.
     Abandon(usize),
     Collect,
     Withdraw,
@@ -118,7 +118,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the model knows of a post.
+/// The model's record of a post.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Fate {
     Outstanding(State),
@@ -127,7 +127,7 @@ enum Fate {
     Lost,
 }
 
-/// Posts by ticket, that is, in order: each with its number and what has become of it.
+/// Posts by ticket, that is, in order: each with its number and state.
 type Posts = BTreeMap<Ticket, (u64, Fate)>;
 
 fn first(posts: &Posts, state: State) -> Option<(Ticket, u64)> {
@@ -233,11 +233,11 @@ proptest! {
     }
 }
 
-/// What a helper does with a job.
+/// A helper's behaviour with a job.
 #[derive(Clone, Copy, Debug)]
 enum Mood {
     Work,
-    /// Stops in the middle for so long, and goes on; perhaps it has been given up meanwhile.
+    /// Pauses in the middle for this long, then continues; it may have been given up meanwhile.
     Stall(Duration),
     /// Stops in the middle for good.
     Die,
@@ -251,7 +251,7 @@ fn mood() -> impl Strategy<Value = Mood> {
     ]
 }
 
-/// How the helpers' jobs ended.
+/// The results of the helpers' jobs.
 #[derive(Default)]
 struct Count {
     finished: AtomicUsize,
@@ -261,7 +261,7 @@ struct Count {
 
 fn help(slots: &Slots<Work>, helper: u32, moods: &[Mood], over: &AtomicBool, count: &Count) {
     let mut moods = moods.iter().cycle();
-    // Until the owner says so, which a guard does when it panics.
+    // Until the owner says so, by a guard if it panics.
     while !over.load(Ordering::Relaxed) {
         let Some(mut job) = slots.take(helper) else {
             thread::yield_now();
@@ -286,7 +286,7 @@ fn help(slots: &Slots<Work>, helper: u32, moods: &[Mood], over: &AtomicBool, cou
     }
 }
 
-/// Sends the helpers home, also when the owner panics.
+/// Dismisses the helpers, even if the owner panics.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -318,7 +318,7 @@ proptest! {
             }
             let mut owner = slots.owner().unwrap();
             let mut waiting: Vec<u64> = (0..jobs).rev().collect();
-            // What each cell was last posted with, and since when it has been seen taken.
+            // The last post of each cell, and since when it has been seen taken.
             let mut kept: [Option<(Ticket, u64, Option<Instant>)>; MAX_SLOTS] = [None; MAX_SLOTS];
             let end = Instant::now() + Duration::from_secs(60);
             while results.len() < jobs as usize {
@@ -341,7 +341,7 @@ proptest! {
                     Some(number) => match owner.post(|work| work.fill(number)) {
                         Some(ticket) => kept[ticket.slot()] = Some((ticket, number, None)),
                         None => {
-                            // No cell is free: the owner does the first that nobody has taken, or this one.
+                            // No cell is free: the owner does the first job that was not taken, or this one.
                             let first = owner.withdraw(Work::by_owner);
                             results.push(first.unwrap_or(number));
                             waiting.extend(first.map(|_| number));

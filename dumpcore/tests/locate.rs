@@ -1,4 +1,4 @@
-//! Finding the partition: the tables are laid by somebody else's library, on disks of 3 TiB that are mostly not there.
+//! Finding the partition: another library writes the tables, on sparse disks of 3 TiB.
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;
@@ -15,14 +15,14 @@ use proptest::prelude::*;
 const TIB: u64 = 1 << 40;
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
-/// A disk that keeps only what was written.
+/// A disk that stores only what was written.
 #[derive(Clone, Debug)]
 struct Sparse {
     blocks: BTreeMap<u64, Block>,
     size: u64,
     at: u64,
     bad: Option<u64>,
-    /// What it says of its sectors.
+    /// Its reported sector size.
     known: Option<u32>,
 }
 
@@ -95,7 +95,7 @@ impl ReadBlocks for Sparse {
 /// A partition: name, first sector, sectors.
 type Part = (&'static str, u64, u64);
 
-/// A disk with these partitions, and their GUIDs as they are printed.
+/// A disk with these partitions, and their GUIDs in printed form.
 fn disk(size: u64, sector: u64, parts: &[Part]) -> (Sparse, Vec<[u8; 16]>) {
     let mut disk = Sparse::new(size);
     let block_size = if sector == 512 { LogicalBlockSize::Lb512 } else { LogicalBlockSize::Lb4096 };
@@ -122,7 +122,7 @@ struct Entry {
     count: u32,
 }
 
-/// Writes one of the four entries of the DOS table that stands at a byte.
+/// Writes one of the four entries of the DOS table at a byte offset.
 fn put_entry(disk: &mut Sparse, table: u64, index: u64, entry: Entry) {
     let mut bytes = [0; 16];
     bytes[4] = entry.kind;
@@ -136,7 +136,8 @@ fn put_entry(disk: &mut Sparse, table: u64, index: u64, entry: Entry) {
 
 const SIGNATURE: u32 = 0x5f0e_8a3c;
 
-/// A disk of 1 GiB with a DOS table: partition 1, and in an extended one 5 and 6, which is labelled. Each has 1000 blocks.
+/// A disk of 1 GiB with a DOS table: partition 1, and in an extended one 5 and 6; 6 has a label. Each has
+/// 1000 blocks.
 fn dos(sector: u64) -> Sparse {
     let mut disk = Sparse::new(1 << 30);
     disk.known = Some(sector as u32);
@@ -162,10 +163,10 @@ fn look(disk: &mut Sparse, by: By<'_>) -> Result<Found, NotFound> {
     find(disk, &by, &mut [0; BLOCK_SIZE])
 }
 
-/// Far behind 2 TiB, where 32 bits of sectors end, in blocks.
+/// Far beyond 2 TiB, the limit of 32-bit sector numbers, in blocks.
 const FAR: u64 = 5 * TIB / 2 / BLOCK;
 
-/// A disk of 3 TiB with a labelled dump partition of 1000 blocks behind 2 TiB, between two others.
+/// A disk of 3 TiB with a labelled dump partition of 1000 blocks beyond 2 TiB, between two others.
 fn usual(sector: u64) -> (Sparse, Vec<[u8; 16]>) {
     let per = BLOCK / sector;
     let parts = [
@@ -278,7 +279,8 @@ fn a_partition_of_a_dos_table_is_found_by_what_linux_calls_its_partuuid_and_by_i
             assert_eq!(look(&mut disk, by(number)), Err(NotFound::Nothing));
         }
         assert_eq!(look(&mut disk, By::Dos { signature: 1, number: 6 }), Err(NotFound::Nothing));
-        // It does not say how large its sectors are, but only those of one size have a table where the chain begins.
+        // It does not report its sector size, but only with one size there is a table at the start of the
+        // chain.
         disk.known = None;
         assert_eq!(look(&mut disk, by(6)), Ok(found));
     }
@@ -307,7 +309,7 @@ fn a_guid_table_counts_only_if_the_first_sector_protects_it() {
     assert_eq!(look(&mut disk, By::Name("dump")), Err(NotFound::Nothing));
     disk.known = Some(512);
     assert_eq!(look(&mut disk, By::Dos { signature: 0, number: 1 }).unwrap().first_block, 256);
-    // One that begins elsewhere protects nothing, and no other entry counts beside it.
+    // One that starts elsewhere protects nothing, and no other entry next to it counts.
     put_entry(&mut disk, 0, 1, Entry { kind: 0xee, first: 2, count: 1 });
     assert_eq!(look(&mut disk, By::Dos { signature: 0, number: 1 }), Err(NotFound::NoGuidTable));
     put_entry(&mut disk, 0, 1, Entry { kind: 0xee, first: 1, count: 1 });

@@ -1,5 +1,5 @@
-//! The slots under loom: all interleavings of owner and helpers with at most three preemptions, and all values that the
-//! memory model lets each load return.
+//! The slots under loom: all interleavings of owner and helpers with at most three preemptions, and all
+//! values that the memory model lets each load return.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg loom" cargo test -p dumpcore --release --test loom
@@ -7,14 +7,16 @@
 //!
 //! The models can fail. Each of these was put in by hand, and was found:
 //!
-//! - The exchange to DONE in `Job::finish`, or the load of it in `Cell::done`, made Relaxed: whoever collects while helpers
-//!   run reads the value without the helper's writes being ordered before, and loom stops with "Causality violation:
-//!   Concurrent write accesses to `UnsafeCell`". The models that collect after the join alone would not notice.
+//! - The exchange to DONE in `Job::finish`, or the load of it in `Cell::done`, made Relaxed: whoever collects
+//!   while helpers run reads the value without the helper's writes being ordered before, and loom stops with
+//!   "Causality violation: Concurrent write accesses to `UnsafeCell`". The models that collect after the join
+//!   alone would not notice.
 //! - The same for the store of POSTED, the exchange to TAKEN, and both sides of the owner's flag.
-//! - An exchange replaced by a look and a store, for each of the four: two have the value at once, or a late helper is
-//!   told `true`.
+//! - An exchange replaced by a look and a store, for each of the four: two have the value at once, or a late
+//!   helper is told `true`.
 //! - A cell that was given up becomes FREE, POSTED or DONE instead of LOST: it is used again.
-//! - `give_up` that compares only the cell, or a count that stands still: the second post is given up for the first.
+//! - `give_up` that compares only the cell, or a count that stands still: the second post is given up for the
+//!   first.
 //! - A new owner that does not withdraw, free or give up what the one before has posted.
 //!
 //! Each model also asserts that it reached the cases it is about: [`Seen`].
@@ -27,12 +29,12 @@ use loom::model::Builder;
 use loom::sync::Arc;
 use loom::thread;
 
-/// What is worked on. Two results, so that one half without the other can be seen.
+/// The work. Two results, so that a half-written one can be detected.
 #[derive(Default)]
 struct Work {
     number: u64,
     halves: [u64; 2],
-    /// How often it was worked on since it was filled.
+    /// How often it was processed since it was filled.
     runs: u32,
 }
 
@@ -50,7 +52,7 @@ impl Work {
         self.runs += 1;
     }
 
-    /// The job's number, once its result was found whole.
+    /// The job's number, after checking its result.
     fn whole(&mut self) -> u64 {
         assert_eq!((self.halves, self.runs), ([self.number * 3, self.number * 5], 1));
         self.number
@@ -71,7 +73,7 @@ fn by_helper(mut job: Job<'_, Work>) -> bool {
     job.finish()
 }
 
-/// A helper that looks for work so many times. How much it has done.
+/// A helper that looks for work this many times. Returns the number of jobs done.
 fn help(slots: &Slots<Work>, helper: u32, looks: usize) -> usize {
     let mut done = 0;
     for _ in 0..looks {
@@ -95,7 +97,8 @@ fn spawn<R: 'static>(
     thread::spawn(move || run(&slots))
 }
 
-/// What is left when the helpers are gone: collected if done, else done by the owner. How much was collected.
+/// The rest when the helpers are gone: collected if done, otherwise done by the owner. Returns the number
+/// collected.
 fn finish(owner: &mut Owner<'_, Work>, results: &mut Vec<u64>) -> usize {
     let before = results.len();
     while let Some(number) = owner.collect(Work::whole) {
@@ -108,7 +111,7 @@ fn finish(owner: &mut Owner<'_, Work>, results: &mut Vec<u64>) -> usize {
     collected
 }
 
-/// How often things went one way: so that a model that never gets there is noticed.
+/// Counts of outcomes, to notice a model that never reaches them.
 struct Seen(AtomicUsize);
 
 impl Seen {
@@ -150,7 +153,7 @@ fn two_helpers_and_the_owner_do_every_job_once_and_its_result_is_seen_whole() {
         }
         let helpers = [1, 2].map(|helper| spawn(&slots, move |slots| help(slots, helper, 1)));
         let mut results = Vec::new();
-        // Before the helpers are joined, so that nothing but the slots orders their writes before this read.
+        // Before joining the helpers, so that only the slots order their writes before this read.
         results.extend(owner.collect(Work::whole));
         let mut collected = results.len();
         WITH_HELPERS_AT_WORK.count(collected == 1);
@@ -181,7 +184,7 @@ fn a_job_whose_helper_stalls_is_done_again_by_others_and_the_late_helper_touches
         let stalling = spawn(&slots, |slots| {
             let mut job = slots.take(1)?;
             job.first_half();
-            // Here it stalls for as long as the model likes.
+            // It stalls here for as long as the model likes.
             thread::yield_now();
             job.second_half();
             Some(job.finish())
@@ -195,7 +198,7 @@ fn a_job_whose_helper_stalls_is_done_again_by_others_and_the_late_helper_touches
             GIVEN_UP.count(true);
             assert_eq!(owner.outstanding(), 0);
             assert!(!owner.give_up(ticket), "it was given up twice");
-            // The other cell is all there is: the lost one is neither posted, collected nor withdrawn again.
+            // Only the other cell is left: the lost one is never posted, collected or withdrawn again.
             let again = owner.post(|work| work.fill(1)).unwrap();
             assert_ne!(again.slot(), ticket.slot());
             assert!(owner.post(|_| panic!("a lost cell was filled")).is_none());
@@ -251,7 +254,7 @@ fn a_cell_posted_again_under_a_helper_that_is_just_looking_gives_each_post_to_on
         if let Some(second) = owner.post(|work| work.fill(2)) {
             posts += 1;
             assert!(second > first && second.slot() == first.slot());
-            // The first ticket is not the second, even if the cell is taken again: nothing happens.
+            // The first ticket is not the second, even if the cell is taken again: no effect.
             STALE_TICKET.count(owner.jobs().any(|job| matches!(job, (_, State::Taken(_)))));
             assert!(!owner.give_up(first));
             results.extend(owner.collect(Work::whole));
@@ -275,7 +278,7 @@ fn there_is_one_owner_at_a_time_and_the_next_sees_what_the_one_before_left() {
             let Some(mut owner) = slots.owner() else {
                 return false;
             };
-            // What the one before has left in the value is read, and filled anew.
+            // The previous owner's leftovers in the value are read, and filled anew.
             assert!(owner.post(|work| work.fill(work.number + 1)).is_some());
             assert!(owner.withdraw(Work::by_owner).is_some());
             true

@@ -1,4 +1,5 @@
-//! Checksum and compression, judged by libraries that other people wrote; keys and headers. (Chunks are in `format.rs`.)
+//! Checksum and compression, checked with other people's libraries; keys and headers. (Chunks are in
+//! `format.rs`.)
 
 use dumpcore::format::crc;
 use dumpcore::format::crypt::{Key, header_index, public_key};
@@ -7,7 +8,7 @@ use dumpcore::memory::lz4::{Table, compress};
 use dumpcore::sim::cases;
 use proptest::prelude::*;
 
-/// Bytes as memory has them: runs of one byte, repeated pieces, noise.
+/// Typical memory contents: runs of one byte, repeated pieces, noise.
 fn memory() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         (any::<u8>(), 1_usize..2000).prop_map(|(byte, count)| vec![byte; count]),

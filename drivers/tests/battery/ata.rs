@@ -1,4 +1,4 @@
-//! ATA disks behind an IDE controller.
+//! ATA disks on an IDE controller.
 
 use dump_drivers::ata::disk;
 use dump_drivers::fake::{AtaModel, AtaPlan, DmaMemory, Fake, Trouble, Window};
@@ -32,13 +32,13 @@ impl Kind for Ide {
         let low = dma && arena.physical() < 1 << 32;
         let ram = if low { Ram::Low } else { Ram::Anywhere };
         let ports = |first, length| fake.at_port(first, length);
-        // Either chosen, or the only disk that is to be found.
+        // Either named, or the only disk to be found.
         let chosen = (place & 1 == 0).then_some(place);
         let access = Access { config: fake.clone(), map: ports, timeout: TIMEOUT };
         AtaDisk::open(access, function, chosen, ram, arena)
     }
 
-    /// Requests have no ids, and there is one at a time.
+    /// Requests have no ids, and there is only one at a time.
     fn knows(trouble: Trouble) -> bool {
         !matches!(trouble, Trouble::WrongId(_) | Trouble::Duplicate(_) | Trouble::NeverAsked(_))
     }

@@ -1,17 +1,17 @@
-//! Devices that lie: any bytes are a device, what goes wrong with it, what a dump does with it, and what it answers in
-//! place of the truth. The fuzzer makes up the bytes, and what it has kept is tried again by each run of the tests.
+//! Hostile devices: any bytes define a device, its troubles, the steps of a dump, and its lies. The fuzzer
+//! generates the bytes; each test run repeats the inputs that it has kept.
 
 use dump_drivers::fake::{About, Change, FakeDisk as _, Liar, Lie, Trouble};
 
 use crate::kind::{BLOCKS, Kind};
 use crate::run::{Run, Step, Trust, all_troubles};
 
-/// Steps of a run at most.
+/// Maximum number of steps per run.
 const STEPS: u8 = 16;
-/// Lies of a run at most.
+/// Maximum number of lies per run.
 const LIES: usize = 64;
 
-/// Bytes, and zeros behind their end.
+/// Bytes, followed by zeros.
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -46,7 +46,7 @@ impl Input<'_> {
     fn lie(&mut self) -> Lie {
         let (kind, after, place) = (self.byte(), self.byte(), self.number(2) as u16);
         let about = [About::Answer, About::Answer, About::Written, About::Memory][usize::from(kind & 3)];
-        // Soon, or late.
+        // Early, or late.
         let after = if after < 200 { after.into() } else { u16::from(after - 199) * 200 };
         let change = match kind >> 2 & 7 {
             0 => Change::To(0),
@@ -62,9 +62,9 @@ impl Input<'_> {
     }
 }
 
-/// Lets a dump run on a device that lies. Whatever it answers, nothing panics, each call ends in time, only what was asked
-/// for completes, once each. As long as the lies are not about what the device is, or about what it was asked for, no block
-/// is written that nobody asked for. And when the lies end, it works.
+/// Runs a dump on a lying device. Whatever it answers, nothing panics, each call ends in time, and only
+/// requests complete, once each. As long as the lies are not about the device's identity or about requests,
+/// only requested blocks are written. And when the lies end, the driver works.
 pub fn a_driver_comes_to_no_harm<K: Kind>(bytes: &[u8]) {
     let mut input = Input(bytes);
     let flags = input.byte();
@@ -93,7 +93,7 @@ pub fn a_driver_comes_to_no_harm<K: Kind>(bytes: &[u8]) {
     let Ok(mut run) = opened else { return };
     run.faulty |= !lies.is_empty();
     run.trust = trust;
-    // What drivers share with their devices comes after the stack that a dump has there.
+    // Memory shared with devices comes after the dump's stack.
     let first = run.rig.arena.physical();
     let stack = (dumpcore::stack::RED_ZONE + dumpcore::stack::STACK_SIZE) as u64;
     let shared = first + stack..first + run.rig.arena.used() as u64;
@@ -121,7 +121,7 @@ fn attempt<K: Kind>(
     run.rig.shutdown()
 }
 
-/// Lies reach the driver: a device that answers each read with ones, though it is there, is not taken over.
+/// Lies reach the driver: a device that answers each read with ones cannot be taken over.
 #[cfg(not(fuzzing))]
 pub fn a_device_that_answers_nothing_but_ones_is_not_believed<K: Kind>() {
     let mut run = Run::<K>::over(0, true, Vec::new(), |_| {}).expect("opens");
@@ -132,7 +132,7 @@ pub fn a_device_that_answers_nothing_but_ones_is_not_believed<K: Kind>() {
     run.rig.quiesce().expect("it was there all the time");
 }
 
-/// [`a_driver_comes_to_no_harm`] by all that the fuzzer has kept for it.
+/// [`a_driver_comes_to_no_harm`] for all inputs kept by the fuzzer.
 #[cfg(not(fuzzing))]
 pub fn what_the_fuzzer_has_kept_does_no_harm<K: Kind>() {
     let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/");
@@ -142,7 +142,7 @@ pub fn what_the_fuzzer_has_kept_does_no_harm<K: Kind>() {
     for file in files {
         let path = file.expect("a file").path();
         let bytes = std::fs::read(&path).expect("its bytes");
-        // What fails says which it was.
+        // A failure names its input.
         eprintln!("{}", path.display());
         a_driver_comes_to_no_harm::<K>(&bytes);
         count += 1;

@@ -7,24 +7,24 @@ use dumpcore::dma::DmaBuffer;
 use dumpcore::integrity::Digest;
 use dumpcore::wait::{MILLISECOND, Wait};
 
-/// Time that passes at each look at the clock.
+/// Time that passes with each read of the clock.
 pub const STEP: u64 = 5_000;
-/// What a request may take.
+/// Time limit of a request.
 pub const TIMEOUT: u64 = 5 * MILLISECOND;
 pub const BLOCK: usize = 4096;
 pub const BLOCKS: u64 = 64;
 
-/// A driver, and a fake of what it drives.
+/// A driver, and a fake of its device.
 pub trait Kind {
-    /// What the disk's name begins with.
+    /// Prefix of the disk's name.
     const NAME: &'static str;
     /// The fuzzer's name for it.
     const CORPUS: &'static str;
-    /// Whether it is a PCI function, which can sleep, move, and be kept from memory.
+    /// Whether it is a PCI function, which can sleep, move, and lose bus mastering.
     const ON_PCI: bool = true;
-    /// Bytes of arena that the driver may carve, at most.
+    /// Maximum bytes of arena for the driver.
     const ARENA: usize = 48 << 10;
-    /// Nanoseconds that any one call may take, at most: the longest of the controller's own deadlines, some requests, a
+    /// Maximum nanoseconds for any call: the longest deadline of the controller, several requests, or a
     /// flush.
     const LIMIT: u64;
     type Fake: FakeDisk + Clone + 'static;
@@ -36,8 +36,8 @@ pub trait Kind {
         false
     }
 
-    /// A controller in use by another driver, with a disk of `blocks` blocks. `seed` chooses what it is like among all that
-    /// its specification allows: sizes, limits, delays, order.
+    /// A controller in use by another driver, with a disk of `blocks` blocks. `seed` selects its properties
+    /// within the specification: sizes, limits, delays, order.
     fn fake(memory: DmaMemory, blocks: u64, seed: u64) -> Self::Fake;
 
     fn open(fake: &Self::Fake, arena: &mut Arena<'static>) -> Result<Self::Disk, DeviceError>;
@@ -49,7 +49,7 @@ pub trait Kind {
     }
 }
 
-/// All of it, wired together.
+/// Everything wired together.
 pub struct Rig<K: Kind> {
     pub memory: DmaMemory,
     pub fake: K::Fake,
@@ -59,7 +59,7 @@ pub struct Rig<K: Kind> {
 }
 
 impl<K: Kind> Rig<K> {
-    /// Opened, if it can be, with what `before` has done to the device.
+    /// Tries to open it after applying `before` to the device.
     pub fn try_over(
         memory: DmaMemory,
         seed: u64,
@@ -79,7 +79,7 @@ impl<K: Kind> Rig<K> {
         Rig::try_over(memory, seed, |_| {}).expect("opens")
     }
 
-    /// Opened, on a machine of either kind of DMA.
+    /// Opened, with either kind of DMA.
     pub fn open(seed: u64) -> Rig<K> {
         let bytes = 512 << 10;
         Rig::over(if seed & 1 == 0 { DmaMemory::leak(bytes) } else { DmaMemory::incoherent(bytes) }, seed)
@@ -92,7 +92,7 @@ impl<K: Kind> Rig<K> {
         rig
     }
 
-    /// Calls the driver, which has to come back in time.
+    /// Calls the driver, which must return in time.
     pub fn timed<T>(&mut self, what: &str, call: impl FnOnce(&mut K::Disk, &Wait<'_>) -> T) -> T {
         let begin = self.platform.peek();
         let result = call(&mut self.disk, &Wait::new(&self.platform, None, u64::MAX));

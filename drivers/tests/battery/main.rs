@@ -1,6 +1,6 @@
-//! What every driver has to go through, with a fake of its controller: whatever the controller is like within its
-//! specification, what was written is what is read; whatever it does wrong, the driver ends in time, has no other block
-//! written, and works again after the next takeover. With coherent DMA, and without.
+//! The common tests of all drivers, with fakes of their controllers: with any controller within its
+//! specification, data read is data written; with any fault, the driver ends in time, writes no other block,
+//! and works again after the next take-over. With coherent and non-coherent DMA.
 //!
 //! A driver joins by a [`Kind`](kind::Kind) and a line `battery!(…)`.
 #![allow(missing_docs, unreachable_pub)]

@@ -14,7 +14,7 @@ pub struct Nvme;
 impl Kind for Nvme {
     const NAME: &'static str = "nvme 00:04.0";
     const CORPUS: &'static str = "nvme";
-    /// A start that has to be awaited, a reset and a start, of a second each; some admin commands, each tried twice.
+    /// A start in progress, a reset and a start, of a second each; some admin commands, each tried twice.
     const LIMIT: u64 = 3 * SECOND + 16 * TIMEOUT + 20 * MILLISECOND;
     type Fake = NvmeFake;
     type Disk = NvmeDisk<Window<NvmeModel>, NvmeFake>;
@@ -29,9 +29,9 @@ impl Kind for Nvme {
     }
 }
 
-/// A controller as the specification allows them.
+/// A random controller within the specification.
 fn plan(seed: u64) -> NvmePlan {
-    // Each choice takes its part of the number.
+    // Each choice uses a part of the number.
     let mut rest = seed;
     let mut below = |count: u64| {
         let choice = rest % count;
@@ -47,7 +47,7 @@ fn plan(seed: u64) -> NvmePlan {
     let (format, more) = ([0, 3, 15, 16, 63][below(5)], below(2) as u64);
     let (ticks, kind) = ([0, 1, 40][below(3)], below(2) as u8);
     let delay = [(0, 0), (0, 3), (3, 20)][below(3)];
-    // Older ones do not list their namespaces, and some newer ones do not either.
+    // Older ones do not list their namespaces, nor do some newer ones.
     let version = [0x1_0000, 0x1_0100, 0x1_0200, 0x1_0300, 0x1_0400, 0x2_0000][below(6)];
     let (lists, dirty) = (below(4) != 0, below(2) == 0);
     let namespace = if lists && version > 0x1_0000 { namespace } else { namespace.min(32) };
@@ -64,7 +64,7 @@ fn plan(seed: u64) -> NvmePlan {
         command_sets,
         namespace,
         format,
-        // Less than a block of the driver's.
+        // Less than one of the driver's blocks.
         more: if shift < 12 { more } else { 0 },
         ticks,
         kind,

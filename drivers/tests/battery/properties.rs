@@ -1,4 +1,4 @@
-//! The battery as tests: with random devices, troubles and steps, and with what the fuzzer has kept.
+//! The battery as tests: with random devices, troubles and steps, and with the fuzzer's inputs.
 
 use dump_drivers::fake::Trouble;
 use proptest::prelude::*;

@@ -13,7 +13,7 @@ use dumpcore::wait::Wait;
 
 use super::kind::{BLOCK, BLOCKS, Kind, Rig, TIMEOUT, pattern};
 
-/// One thing that a dump does with a disk.
+/// A step of a dump.
 #[derive(Clone, Debug)]
 pub enum Step {
     Write { block: u64, count: usize, seed: u8 },
@@ -42,41 +42,41 @@ pub fn all_troubles(at: u32) -> [Trouble; 13] {
     ]
 }
 
-/// What a request in flight was for.
+/// The purpose of a request in flight.
 enum Expect {
     Written { block: u64, bytes: Vec<u8> },
     Read { block: u64, count: usize },
 }
 
-/// Bytes that a run takes at most: a buffer for each step, scattered ones more than twice.
+/// Maximum bytes of a run: a buffer for each step, scattered ones more than twice.
 const ARENA: usize = 4 << 20;
-/// Memory of runs that are over, driver and device with them: coherent, and not.
+/// Memory of finished runs, with their drivers and devices: coherent, and non-coherent.
 static SPARE: [Mutex<Vec<DmaMemory>>; 2] = [Mutex::new(Vec::new()), Mutex::new(Vec::new())];
 
-/// What about a device is still to be believed.
+/// Which facts about a device are still trustworthy.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Trust {
-    /// All, but for its troubles.
+    /// All, except for its troubles.
     Whole,
-    /// What it said of itself when it was taken over, and what the driver has asked it for.
+    /// Its identity, and the driver's requests.
     Nature,
-    /// What the driver has asked it for, and where: of another disk, perhaps, than the one that is there.
+    /// The driver's requests, with their addresses: but perhaps of another disk than the real one.
     Requests,
-    /// Nothing: it may have changed the requests themselves, or have told the driver to use other registers.
+    /// Nothing: the lies may have changed the requests themselves, or have led the driver to other registers.
     Nothing,
 }
 
-/// Runs steps and keeps the books.
+/// Runs steps and records the expected contents.
 pub struct Run<K: Kind> {
     pub rig: Rig<K>,
     spare: &'static Mutex<Vec<DmaMemory>>,
-    /// Blocks whose content is known.
+    /// Blocks with known contents.
     model: BTreeMap<u64, Vec<u8>>,
-    /// Blocks that a write was ever asked for.
+    /// Blocks ever requested to be written.
     asked: Vec<bool>,
     in_flight: BTreeMap<u32, Expect>,
     next: u32,
-    /// Whether lies are part of the game: then a completion may come early, and its data with it.
+    /// Whether lies are enabled: then a completion, with its data, may come early.
     pub faulty: bool,
     pub trust: Trust,
 }
@@ -92,7 +92,7 @@ impl<K: Kind> Run<K> {
         Run::over(seed, coherent, troubles, |_| {}).expect("opens")
     }
 
-    /// Over a device to which `before` is done before it is opened.
+    /// With `before` applied to the device before it is opened.
     pub fn over(
         seed: u64,
         coherent: bool,
@@ -137,7 +137,7 @@ impl<K: Kind> Run<K> {
                 let same = self.trust == Trust::Nothing || written.starts_with(bytes);
                 assert!(whole && same, "a write leaves its buffer as it was");
                 for (at, piece) in (block..).zip(written.chunks(BLOCK)) {
-                    // Of a write that failed, nobody knows how far it came.
+                    // The extent of a failed write is unknown.
                     if completion.result.is_ok() {
                         self.model.insert(at, piece.to_vec());
                     } else {
@@ -176,7 +176,8 @@ impl<K: Kind> Run<K> {
         Ok(())
     }
 
-    /// Leaves the first block in the buffer, and spreads the others over memory, in extents of one to three blocks.
+    /// Leaves the first block in the buffer, and scatters the others over memory, in extents of one to three
+    /// blocks.
     fn scatter(&mut self, buffer: DmaBuffer, seed: u8) -> (DmaBuffer, Option<Gather>) {
         let (first, rest) = buffer.split(BLOCK);
         let mut table = self.rig.arena.dma(BLOCK, BLOCK).expect("room");
@@ -188,10 +189,10 @@ impl<K: Kind> Run<K> {
             }
             let blocks = (1 + (seed as usize + count) % 3).min(bytes.len() / BLOCK);
             let (now, later) = bytes.split_at(blocks * BLOCK);
-            // A block between two extents, so that they do not lie one behind the other.
+            // A gap of a block between two extents, so that they are not contiguous.
             let mut extent = self.rig.arena.dma((blocks + 1) * BLOCK, BLOCK).expect("room");
             extent.bytes_mut()[..now.len()].copy_from_slice(now);
-            // Pages that are written from where they are have to be clean.
+            // Pages written in place must be clean.
             extent.clean_for_device(&self.rig.platform);
             entry[..8].copy_from_slice(&extent.bus_address().to_ne_bytes());
             entry[8..].copy_from_slice(&(now.len() as u64).to_ne_bytes());
@@ -214,7 +215,7 @@ impl<K: Kind> Run<K> {
         self.drain(self.rig.disk.depth() - 1)?;
         let count = count.min(self.rig.disk.max_transfer() / BLOCK);
         let buffer = self.rig.filled(count, seed);
-        // Some writes of several blocks come from scattered memory.
+        // Some multi-block writes use scattered memory.
         let can = self.rig.disk.max_extents() >= count;
         let scatter = can && direction == Direction::Write && count > 1 && seed.is_multiple_of(3);
         let expect = match direction {
@@ -282,17 +283,17 @@ impl<K: Kind> Run<K> {
         self.rig.shutdown()
     }
 
-    /// However the run failed, the last call ends too, and a device that has recovered works again.
+    /// However the run failed, the last call ends too, and a recovered device works again.
     pub fn recovers(&mut self) {
         let _ = self.rig.shutdown();
         self.check_disk();
-        // Whatever was found while it was still faulty, quiesce may be called again.
+        // Whatever happened while it was faulty, quiesce may be called again.
         let again = self.rig.quiesce();
         let gone = self.rig.fake.is_gone();
         assert!(!gone || again.is_err() || self.rig.read_block(0).is_err());
         self.rig.fake.set_troubles(Vec::new());
         self.rig.fake.set_liar(Liar::default());
-        // Of a device that lied when it was opened, nobody knows where it is.
+        // The place of a device that lied at open is unknown.
         if !gone && self.trust < Trust::Nothing {
             self.in_flight.clear();
             self.rig.quiesce().expect("a device that has recovered");
@@ -301,17 +302,18 @@ impl<K: Kind> Run<K> {
         }
     }
 
-    /// Nothing was written that nobody asked for, and what was said to be done is done.
+    /// Only requested blocks were written, and completed requests were executed.
     pub fn check_disk(&self) {
         match self.trust {
             Trust::Whole => self.rig.assert_within_the_rules(),
-            // A device that was lied about may find rules broken; but memory that is not there was never given to it.
+            // Lies may lead the driver to break rules; but it never gives the device memory outside the
+            // arena.
             Trust::Nature | Trust::Requests => {
                 assert_eq!(self.rig.fake.strays(), 0, "{:?}", self.rig.fake.violations());
             }
             Trust::Nothing => {}
         }
-        // How large its blocks are, or which of its disks is meant, may have been a lie.
+        // Its block size, or which of its disks is meant, may have been a lie.
         if self.trust > Trust::Nature {
             return;
         }
@@ -457,7 +459,7 @@ pub fn a_function_that_was_reset_is_given_back_where_it_was<K: Kind>() {
     }
 }
 
-/// Each takeover resets the other's, so that nobody may use them at the same time.
+/// Each take-over resets the other's device, so they must not be used at the same time.
 pub fn two_drivers_of_one_controller_say_that_it_is_one<K: Kind>() {
     let mut rig = Rig::<K>::open(0);
     let other = K::open(&rig.fake, &mut rig.arena).expect("opens again");
@@ -495,12 +497,12 @@ pub fn what_the_old_driver_had_in_flight_never_arrives<K: Kind>() {
         rig.quiesce().expect("quiesces");
         rig.let_time_pass(2000);
         victim.invalidate_from_device(&rig.platform);
-        // Not even during the reset: the function was no bus master then.
+        // Not even during the reset: bus mastering was off.
         assert!(victim.bytes().iter().all(|byte| *byte == 0));
     }
 }
 
-/// Each trouble by its name: an error, or all is right.
+/// Each trouble by its name: an error, or success.
 pub fn each_trouble_ends_in_an_error_or_in_the_right_data<K: Kind>() {
     for at in 0..4 {
         for trouble in all_troubles(at).into_iter().filter(|trouble| K::knows(*trouble)) {
@@ -595,7 +597,7 @@ pub fn a_request_given_up_never_touches_its_buffer_after_the_next_takeover<K: Ki
         assert!(result.is_err());
         rig.fake.set_troubles(Vec::new());
         rig.quiesce().expect("quiesces again");
-        // SAFETY: the device had kept it, and the takeover has made driver and device forget it.
+        // SAFETY: the device had kept it; after the take-over, neither driver nor device refers to it.
         let mut again = unsafe { place.buffer() };
         again.bytes_mut().fill(0x5a);
         again.clean_for_device(&rig.platform);

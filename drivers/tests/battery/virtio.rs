@@ -23,7 +23,7 @@ impl Seed {
     }
 }
 
-/// A device as any may be.
+/// A random device within the specification.
 fn plan(front: Front, seed: u64) -> (Plan, Seed) {
     let mut random = Seed(seed);
     let pci = matches!(front, Front::Pci(_));
@@ -37,12 +37,12 @@ fn plan(front: Front, seed: u64) -> (Plan, Seed) {
         delay: random.pick(&[(0, 0), (0, 0), (1, 3), (0, 20)]),
         shuffle: random.pick(&[true, false]),
         no_notify: random.pick(&[true, false, false]),
-        // On PCI, memory is safe during the reset; on MMIO, only once it has ended.
+        // On PCI, memory is safe during the reset; on MMIO, only after it.
         reset_ticks: random.pick(if pci { &[0, 5, 50] } else { &[0, 1, 1] }),
         seed,
         ..Plan::default()
     };
-    // A device may insist on its size, if a driver may have it.
+    // A device may require its queue size, if the driver supports that.
     let fits = plan.queue_size.is_power_of_two() && plan.queue_size <= 256;
     let faults = if random.pick(&[fits, false]) { vec![Fault::QueueSizeStuck] } else { vec![] };
     (Plan { faults, ..plan }, random)
@@ -50,7 +50,7 @@ fn plan(front: Front, seed: u64) -> (Plan, Seed) {
 
 fn block_device(front: Front, seed: u64) -> Plan {
     let (plan, mut random) = plan(front, seed);
-    // A queue of 4 has room for 2 pieces, so a piece must hold half a block at least.
+    // A queue of 4 has room for 2 pieces, so a piece must hold at least half a block.
     let (size_max, seg_max) = random.pick(&[
         (None, None),
         (None, Some(254)),
@@ -92,7 +92,7 @@ fn scsi_host(front: Front, seed: u64) -> Plan {
     Plan { scsi: Some(host), seg_max, counts, flush: true, ..plan }
 }
 
-/// What is left when there is no PCI.
+/// The cases without PCI.
 fn on_mmio(trouble: Trouble) -> bool {
     trouble != Trouble::MsiStuck
 }

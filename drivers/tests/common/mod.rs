@@ -10,9 +10,9 @@ use dumpcore::dma::DmaBuffer;
 use dumpcore::integrity::Digest;
 use dumpcore::wait::{MILLISECOND, Wait};
 
-/// Time that passes at each look at the clock.
+/// Time that passes with each read of the clock.
 pub const STEP: u64 = 1_000;
-/// What a request may take.
+/// Time limit of a request.
 pub const TIMEOUT: u64 = 5 * MILLISECOND;
 pub const BLOCK: usize = 4096;
 pub const BLOCKS: u64 = 64;

@@ -1,4 +1,4 @@
-//! Encrypted dumps: what is in the clear, what opens, and that no nonce comes twice.
+//! Encrypted dumps: which parts are in the clear, which keys open them, and that no nonce is repeated.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ fn encrypted(fault: DiskFault) -> DiskPlan {
     DiskPlan { encrypted: true, fault, ..DiskPlan::default() }
 }
 
-/// A machine whose memory repeats one word that is easy to look for, and a encrypted disk.
+/// A machine whose memory repeats one easily found word, and an encrypted disk.
 fn telling() -> World {
     let world = World::new(Plan { disks: vec![encrypted(DiskFault::None)], ..Plan::default() });
     for pfn in 0x210..0x260 {
@@ -72,7 +72,7 @@ fn a_dump_that_was_cut_off_has_an_authentic_header_too() {
     assert!(!dumps[0].chunks.is_empty());
 }
 
-/// Makes the checksums of a chunk or header fit its bytes again, as somebody would who changed them on purpose.
+/// Makes the checksums of a chunk or header match its modified bytes, as an attacker would.
 fn cover_up(partition: &mut [[u8; BLOCK_SIZE]], changed: u64) {
     let chunk_of = |partition: &[[u8; BLOCK_SIZE]]| {
         (1..=changed).rev().find(|at| Kind::of(&partition[*at as usize]).is_some())
@@ -115,9 +115,9 @@ proptest! {
             let mut blocks = reader::blocks(partition).to_vec();
             blocks[block as usize][at] ^= bits;
             cover_up(&mut blocks, block);
-            // Without the key, the dump looks whole, or at least nothing breaks.
+            // Without the key, the dump looks complete, or at least nothing breaks.
             let _ = reader::dumps(blocks.as_flattened(), None);
-            // With the key, what was changed is told, and what is read is true.
+            // With the key, the change is reported, and all data read is correct.
             let dumps = reader::dumps(blocks.as_flattened(), Some(&SECRET));
             let same_blocks = blocks.as_flattened() == partition;
             let key = key_of(&SECRET, &truth.front.ephemeral);
@@ -131,7 +131,7 @@ proptest! {
                     !dump.is_whole() || !authentic(&dump.front) || !dump.back.as_ref().is_some_and(authentic)
                 }
             };
-            // Bytes that carry nothing: magic, checksums of checksums.
+            // Bytes without content: magic, checksums of checksums.
             let carries = (8..BLOCK_SIZE - 4).contains(&at);
             prop_assert!(told || same_blocks || !carries || is_sum(&blocks[block as usize], at), "block {}, byte {}", block, at);
         }
@@ -154,7 +154,7 @@ proptest! {
             for (disk, plan) in world.disks.iter().zip(&world.plan.disks) {
                 for (_, block) in disk.take_journal() {
                     let Some((place, tag)) = encrypted_at(&block) else { continue };
-                    // The tag depends on all of the text: the same place must not come with two of them.
+                    // The tag depends on the whole text: the same place must not occur with two texts.
                     let before = texts.entry(place).or_insert(tag);
                     prop_assert_eq!(*before, tag, "{:?} came twice", place);
                 }
@@ -168,7 +168,7 @@ proptest! {
 /// An ephemeral key, and the parts of a nonce.
 type Place = ([u8; 32], u32, u64, u64);
 
-/// Where a chunk or header was encrypted, and its tag.
+/// The place of an encrypted chunk or header, and its tag.
 fn encrypted_at(block: &[u8; BLOCK_SIZE]) -> Option<(Place, Tag)> {
     if let Ok(chunk) = ChunkHeader::parse(block) {
         let place = (chunk.ephemeral, chunk.attempt.get(), chunk.nonce.get(), chunk.index.get());
@@ -179,7 +179,7 @@ fn encrypted_at(block: &[u8; BLOCK_SIZE]) -> Option<(Place, Tag)> {
     Some(((header.ephemeral, header.attempt.get(), header.nonce.get(), index), header.tag))
 }
 
-/// Whether this byte of a chunk's header is one of its checksums, which say nothing that the tag does not.
+/// Whether this byte of a chunk's header is in a checksum, which says nothing beyond the tag.
 fn is_sum(block: &[u8; BLOCK_SIZE], at: usize) -> bool {
     Kind::of(block) == Some(Kind::Chunk) && at >= core::mem::offset_of!(ChunkHeader, sums)
 }
@@ -217,7 +217,7 @@ fn each_dump_of_one_arming_has_an_attempt_of_its_own() {
 #[test]
 #[cfg_attr(miri, ignore = "many dumps")]
 fn a_partition_that_demands_encryption_gets_no_dump_in_the_clear() {
-    // Armed without a key for it: found out at the crash, or by looking.
+    // Armed without a key for it: detected at the crash, or by a check.
     let target = |world: &World, ownership, recipient| {
         let target = Target {
             device: Box::leak(Box::new(world.disks[0].device(4))),
@@ -238,7 +238,7 @@ fn a_partition_that_demands_encryption_gets_no_dump_in_the_clear() {
     assert!(matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
     world.check_after(&before, outcome);
 
-    // For somebody else.
+    // For another recipient.
     let world = demanding();
     target(&world, Ownership::Shared, Some(public_key(&[9; 32]))).unwrap();
     let before = world.bytes();
@@ -249,7 +249,7 @@ fn a_partition_that_demands_encryption_gets_no_dump_in_the_clear() {
     let refused = target(&world, Ownership::Exclusive, Some(public_key(&[9; 32])));
     assert!(matches!(refused, Err(ArmError::Unfit { target: 0, .. })), "{refused:?}");
 
-    // Nobody else's business: the label says it all.
+    // No further check: the label has all.
     let world = demanding();
     target(&world, Ownership::Exclusive, None).unwrap();
     assert_eq!(world.machine.panic("as the label says"), Outcome::Complete);
@@ -270,11 +270,12 @@ fn found(memory: &[u8], secrets: &[[u8; 32]]) -> usize {
     memory.windows(16).filter(|window| halves.contains(window)).count()
 }
 
-/// Runs on a stack of its own, and returns what is left on it.
+/// Runs on a separate stack, and returns the bytes left on it.
 fn dead_stack_of(run: &mut dyn FnMut()) -> Vec<u8> {
     let mut stack = vec![0xee_u8; 1 << 20];
     let top = stack.as_mut_ptr_range().end.map_addr(|end| end & !15);
-    // SAFETY: the end of memory that nobody else uses; what runs does not unwind, or the test's process ends.
+    // SAFETY: the end of memory, which is not used otherwise; the function does not unwind, or the test's
+    // process ends.
     assert!(unsafe { call_on(top, run) });
     stack
 }
@@ -284,7 +285,7 @@ fn dead_stack_of(run: &mut dyn FnMut()) -> Vec<u8> {
 fn after_arming_no_secret_is_on_the_stack_and_after_disarming_none_in_the_arena() {
     let disks = vec![encrypted(DiskFault::None), DiskPlan { exclusive: true, ..encrypted(DiskFault::None) }];
     let world = World::new(Plan { disks, ..Plan::default() });
-    // What the machine's entropy gives, and what follows from it.
+    // The machine's entropy, and values derived from it.
     let mut numbers = Numbers::new(world.plan.seed);
     let mut secret = [0; 32];
     secret.as_chunks_mut::<8>().0.iter_mut().for_each(|word| *word = numbers.number().to_le_bytes());
@@ -302,7 +303,7 @@ fn after_arming_no_secret_is_on_the_stack_and_after_disarming_none_in_the_arena(
     assert!(stack.iter().any(|byte| *byte != 0xee), "it ran there");
     assert_eq!(found(&stack, &secrets), 0, "on the stack");
     let (start, length) = world.machine.arena_memory();
-    // SAFETY: the arena, in which nothing happens now.
+    // SAFETY: the arena, which is not in use now.
     let arena = || unsafe { core::slice::from_raw_parts(start, length) }.to_vec();
     assert_eq!(found(&arena(), &[*key.bytes()]), 4, "a key for each target, and nowhere else");
     assert_eq!(found(&arena(), &[secret, clamped, shared]), 0);
@@ -332,7 +333,7 @@ fn an_arming_that_fails_leaves_no_secret_in_the_arena() {
     let recipient = public_key(&SECRET);
     let key = Key::agree(&secret, &recipient, &public_key(&secret), &recipient).unwrap();
     let (start, length) = machine.arena_memory();
-    // SAFETY: the arena, in which nothing happens now.
+    // SAFETY: the arena, which is not in use now.
     let arena = unsafe { core::slice::from_raw_parts(start, length) };
     assert_eq!(found(arena, &[*key.bytes(), secret]), 0);
 }

@@ -1,4 +1,4 @@
-//! Several targets: which of them gets the dump, and what is left on the others.
+//! Several targets: which one gets the dump, and the state of the others.
 
 use dumpcore::Outcome;
 use dumpcore::format::chunk::Encoding;
@@ -18,7 +18,7 @@ fn risky(fault: DiskFault) -> DiskPlan {
     DiskPlan { fault, risky: true, ..DiskPlan::default() }
 }
 
-/// Dumps to these disks; what happened, and the world to look at.
+/// Dumps to these disks; returns the outcome, and the world for inspection.
 fn dumped(disks: Vec<DiskPlan>, config: Config<'static>) -> (Outcome, World) {
     let world = World::new(Plan { disks, config, tick: 20_000, ..Plan::default() });
     world.arm().unwrap();
@@ -28,7 +28,7 @@ fn dumped(disks: Vec<DiskPlan>, config: Config<'static>) -> (Outcome, World) {
     (outcome, world)
 }
 
-/// The same with memory that does not shrink, so that there is more to write.
+/// The same with incompressible memory, so that there is more to write.
 fn dumped_random(disks: Vec<DiskPlan>) -> (Outcome, World) {
     let contents = (256..640).map(|place| (place, Content::Random)).collect();
     let world = World::new(Plan { disks, contents, tick: 20_000, ..Plan::default() });
@@ -39,7 +39,7 @@ fn dumped_random(disks: Vec<DiskPlan>) -> (Outcome, World) {
     (outcome, world)
 }
 
-/// Which disks have a whole dump.
+/// The disks with a complete dump.
 fn whole_on(world: &World) -> Vec<usize> {
     let whole = world.dumps().into_iter().filter(|dump| dump.is_whole());
     whole.flat_map(|dump| dump.parts.into_iter().map(|(disk, _)| disk)).collect()
@@ -62,7 +62,8 @@ proptest! {
         (stripe, third) in any::<(bool, bool)>(),
         seed: u64,
     ) {
-        // A disk that hangs only once goes on after it was reset; whatever it then has, it is not left at that.
+        // A disk that hangs only once goes on after it was reset; whatever it then has, it is not left at
+        // that.
         let mut disks = vec![DiskPlan { fault, ..first }, second];
         if third {
             disks.push(DiskPlan::default());
@@ -185,19 +186,19 @@ fn a_spoilt_or_full_partition_is_passed_over() {
     assert_eq!(world.disks[0].blocks_written(), 0);
     assert!(world.console().contains("block 70 does not hold its pattern"), "{}", world.console());
 
-    // The same found out when writing has come near to it.
+    // The same, detected just before writing there.
     let ahead = Config { verify: Verify::Ahead, encoding: Encoding::Plain, ..config() };
     let spoilt = DiskPlan { spoilt: Some((70, 5)), ..DiskPlan::default() };
     let (outcome, world) = dumped(vec![spoilt, disk(DiskFault::None)], ahead.clone());
     assert_eq!((outcome, whole_on(&world)), (Outcome::Complete, vec![1]), "{}", world.console());
     assert_eq!(world.dumps_on(0)[0].front.incomplete(), Incomplete::Pattern, "{}", world.console());
     assert!(text(&world.dumps_on(1)[0].front.metrics.refused[0]).contains("block 70"));
-    // A dump that does not come so far does not care.
+    // A dump that does not get so far is not affected.
     let spoilt = DiskPlan { spoilt: Some((700, 5)), ..DiskPlan::default() };
     let (outcome, world) = dumped(vec![spoilt, disk(DiskFault::None)], ahead);
     assert_eq!((outcome, whole_on(&world)), (Outcome::Complete, vec![0]), "{}", world.console());
 
-    // Unharvested dumps leave no room.
+    // Unsaved dumps leave no room.
     let small = DiskPlan { blocks: 8, ..DiskPlan::default() };
     let world = World::new(Plan { disks: vec![small, disk(DiskFault::None)], ..Plan::default() });
     world.disks[0].change(|bytes| {
@@ -218,7 +219,7 @@ fn a_spoilt_or_full_partition_is_passed_over() {
 
 #[test]
 fn a_full_partition_is_as_good_as_it_gets_if_none_is_larger() {
-    // A dump that ends for want of room is a dump: the next disk is for devices that fail.
+    // A dump that runs out of space is a dump: the next disk is only for failed devices.
     let small = DiskPlan { blocks: 60, ..DiskPlan::default() };
     let (outcome, world) = dumped(vec![small], config());
     assert_eq!(outcome, Outcome::Incomplete(Incomplete::Full));
@@ -345,7 +346,7 @@ fn what_cannot_be_armed_is_refused_by_its_place_in_the_list() {
 
 #[test]
 fn another_disk_in_the_place_of_the_first_is_passed_over() {
-    // One disk was armed for, another one is there.
+    // Armed for one disk, but another one is there.
     let world = World::new(Plan { disks: vec![DiskPlan::default(); 2], ..Plan::default() });
     world.arm().unwrap();
     let other = Disk::formatted(FIRST + 809, FIRST, 800, b"not that disk...", 1);

@@ -1,4 +1,4 @@
-//! A dump that finds itself harmed while it runs writes nothing any more.
+//! A dump that detects damage to itself while it runs stops writing.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -14,7 +14,7 @@ use dumpcore::{Config, Ownership, Target};
 
 use crate::world::{BUDGET, Content, DiskPlan, FIRST, Plan, World, config, uuid};
 
-/// What happens in a driver when it is called to write for the n-th time, and what it has been asked for since.
+/// The event in a driver at its n-th write, and the number of later calls.
 struct Trap {
     at: u64,
     calls: AtomicU64,
@@ -55,13 +55,13 @@ impl Trap {
     }
 }
 
-/// A driver with a trap in it.
+/// A driver with a trap.
 struct Trapped {
     inner: SimDevice,
     trap: &'static Trap,
 }
 
-// SAFETY: it hands every call on to a device that keeps the contract, and keeps no buffer.
+// SAFETY: it forwards every call to a device that fulfils the contract, and keeps no buffer.
 unsafe impl DumpDevice for Trapped {
     fn name(&self) -> &str {
         self.inner.name()
@@ -106,7 +106,7 @@ unsafe impl DumpDevice for Trapped {
     }
 }
 
-/// Arms a world, with the trap in the driver of each of its disks.
+/// Arms a world, with the trap in each disk's driver.
 fn arm(world: &World, trap: &'static Trap) {
     let target = |(number, disk): (usize, &Disk)| Target {
         device: Box::leak(Box::new(Trapped { inner: disk.device(4), trap })),
@@ -122,13 +122,13 @@ fn arm(world: &World, trap: &'static Trap) {
     world.disks.iter().zip(&world.plan.disks).for_each(|(disk, plan)| disk.set_fault(plan.fault));
 }
 
-/// A dump of several chunks: its fourth write is one of memory.
+/// A dump of several chunks: its fourth write is memory.
 fn long() -> Plan {
     let contents = (300..460).map(|place| (place, Content::Random)).collect();
     Plan { contents, ..Plan::default() }
 }
 
-/// Calls itself until it has left the stack whose lowest byte is at `lowest`.
+/// Recurses until it has left the stack whose lowest byte is at `lowest`.
 #[inline(never)]
 fn overrun(lowest: usize) -> u64 {
     let frame = std::hint::black_box([0x11_u64; 16]);
@@ -172,12 +172,12 @@ fn a_dump_that_does_not_overrun_its_stack_leaves_the_red_zone_whole() {
     assert!(!world.console().contains("overflowed"));
 }
 
-/// Where the 16 settings are in the armed state: the third is the budget.
+/// The place of the 16 settings in the armed state: the third is the budget.
 fn encrypted_words(machine: &Machine) -> *mut u64 {
     let (state, length) = machine.dump().armed_state();
     let words = state.cast::<u64>();
     for word in 0..length / 8 {
-        // SAFETY: inside the armed state, which is aligned, and which nobody uses now.
+        // SAFETY: inside the armed state, which is aligned and not in use now.
         if unsafe { words.add(word).read_volatile() } == BUDGET {
             return words.wrapping_add(word).wrapping_sub(2);
         }
@@ -188,7 +188,7 @@ fn encrypted_words(machine: &Machine) -> *mut u64 {
 /// Flips a bit of the armed state.
 fn flip(word: usize, bit: u32) {
     let word = core::ptr::with_exposed_provenance_mut::<u64>(word);
-    // SAFETY: one of the settings, which the dump reads again only when it checks them.
+    // SAFETY: one of the settings, which the dump reads again only to check them.
     unsafe { word.write_volatile(word.read_volatile() ^ (1 << bit)) };
 }
 
@@ -202,7 +202,7 @@ fn protected_state_that_changes_between_two_targets_keeps_the_second_from_being_
                 DiskPlan::default(),
             ];
             let world = World::new(Plan { disks, ..long() });
-            // The write that fails: the dump then goes on to the second disk.
+            // The write that fails: the dump then continues on the second disk.
             let place = Box::leak(Box::new(AtomicU64::new(0)));
             let at: &'static AtomicU64 = place;
             let trap = Trap::new(3, move || flip(at.load(Ordering::SeqCst) as usize, bit));
@@ -227,7 +227,7 @@ fn protected_state_that_changes_before_anything_was_written_refuses_the_next_tar
     let world = World::new(Plan { disks, config: config(), ..Plan::default() });
     arm(&world, Trap::new(u64::MAX, || ()));
     let words = encrypted_words(world.machine).expose_provenance();
-    // When the first disk is refused, the console is told: the flip comes from there.
+    // The refusal of the first disk is reported on the console: the flip happens there.
     world.machine.at_console_line("refused: ", move || flip(words + 8 * 10, 4));
     let outcome = world.machine.panic("changed");
     assert!(

@@ -1,4 +1,4 @@
-//! Other CPUs that help, die, stall, come late, or crash themselves.
+//! Helpers that work, die, stall, come late, or crash themselves.
 
 use dumpcore::Config;
 use dumpcore::Outcome;
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use crate::world::{Content, DiskPlan, Plan, World, config, helpers};
 
-/// A machine with much to do and these helpers.
+/// A machine with much work and these helpers.
 fn busy(helpers: Vec<Helper>, config: Config<'static>) -> Plan {
     let contents =
         (256..640).map(|place| (place, if place % 5 == 0 { Content::Random } else { Content::Packable }));
@@ -56,10 +56,10 @@ proptest! {
 
 #[test]
 fn helpers_pack_pages_and_check_blocks_and_the_dump_tells_how_many() {
-    // As long as a host may take to let a thread run.
+    // As long as a host may take to schedule a thread.
     let config = Config { helper_patience: 600 * SECOND, budget: 3600 * SECOND, ..config() };
     let (mut packed, mut checked) = (false, false);
-    // How soon a thread gets its turn is the host's business.
+    // When a thread is scheduled is up to the host.
     for _ in 0..100 {
         let (world, report) = dump(busy(vec![Helper::Works; 3], config.clone()));
         assert_eq!(report.helpers, 3);
@@ -85,7 +85,7 @@ fn a_helper_that_dies_costs_its_unit_and_no_more() {
                 let config = Config { encoding, verify, ..config() };
                 let (world, _) = dump(busy(vec![Helper::Dies(look)], config));
                 let metrics = world.dumps()[0].header().metrics;
-                // It is a matter of luck whether it came so far.
+                // Whether it came so far is a matter of luck.
                 if metrics.helpers_lost.get() > 0 {
                     assert_eq!((metrics.helpers_lost.get(), metrics.units_redone.get()), (1, 1));
                 }
@@ -162,7 +162,7 @@ fn a_crash_in_the_midst_of_the_helpers_ends_in_bounded_time() {
 #[test]
 #[cfg_attr(miri, ignore = "many dumps")]
 fn a_clock_that_stands_still_does_not_make_the_dump_wait_for_dead_helpers_for_ever() {
-    // Whether a helper dies with work in its hands, and before the dump ends, is the host's business.
+    // Whether a helper dies with work in progress, and before the dump ends, is up to the host.
     for round in 0..60 {
         let looks = 60 + round % 6 * 30;
         let plan = busy(vec![Helper::Dies(3), Helper::Dies(12)], config());

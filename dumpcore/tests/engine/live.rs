@@ -1,4 +1,4 @@
-//! Dumps of a kernel that goes on, and dumps behind dumps.
+//! Dumps of a kernel that survives, and dumps after dumps.
 
 use std::sync::Mutex;
 use std::thread;
@@ -29,7 +29,7 @@ fn after_a_snapshot_the_machine_goes_on_and_later_dumps_go_behind() {
     let first = world.bytes();
     assert_eq!(world.dumps()[0].header().trigger.get(), Trigger::Oops as u32);
 
-    // The machine goes on and changes its memory.
+    // The machine continues and changes its memory.
     for pfn in 0x280..0x290 {
         world.machine.fill_page(pfn, 77);
     }
@@ -75,7 +75,7 @@ fn a_snapshot_that_fails_leaves_the_machine_alive_and_armed() {
         assert!(outcome != Outcome::Complete, "{fault:?}: {outcome:?}");
         assert_eq!((world.machine.resets(), world.machine.resumed()), (0, 1), "{fault:?}");
         world.check_after(&before, outcome);
-        // The disk was mended.
+        // The disk was repaired.
         world.disks[0].switch_on();
         let before = world.bytes();
         assert_eq!(world.machine.panic("better luck"), Outcome::Complete, "{fault:?}\n{}", world.console());
@@ -158,7 +158,7 @@ proptest! {
             prop_assert!(!matches!(outcome, Outcome::NotArmed | Outcome::OtherCpu { .. }), "{:?}", outcome);
             world.check_after(&before, outcome);
             prop_assert!(world.machine.clock() - begin < crate::world::BUDGET + 2 * SECOND);
-            // Disks that failed stay as they are, but for the power.
+            // Failed disks stay as they are, except for the power.
             for (disk, plan) in world.disks.iter().zip(&world.plan.disks) {
                 disk.switch_on();
                 disk.set_fault(plan.fault);

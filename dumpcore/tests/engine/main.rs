@@ -1,5 +1,5 @@
-//! The engine on a simulated machine: passes, levels, units, stripes, helpers, fail-over, encryption, live dumps. What is on
-//! the disks is read by a small reader that has nothing from the engine but the format's structures.
+//! The engine on a simulated machine: passes, levels, units, stripes, helpers, fail-over, encryption, live
+//! dumps. A small reader checks the disks; it shares nothing with the engine except the format's structures.
 
 mod encryption;
 mod failover;

@@ -1,4 +1,4 @@
-//! Many CPUs that panic at once: one of them dumps, and the others do not come in its way.
+//! Many CPUs that panic at once: one of them dumps, and the others do not interfere.
 
 use std::cell::Cell;
 use std::ptr::NonNull;
@@ -23,23 +23,24 @@ thread_local! {
     static CPU: Cell<u32> = const { Cell::new(0) };
 }
 
-/// How far the machine is.
+/// The progress of the machine.
 #[derive(Default)]
 struct Gate {
     /// CPUs in `crash()`.
     inside: u32,
-    /// A reset came: who is not in `crash()` never gets there.
+    /// A reset: CPUs that are not in `crash()` never get there.
     dead: bool,
 }
 
-/// A machine whose CPUs are the threads that crash. Without numbers it is the kernel whose author wrote five methods.
+/// A machine whose CPUs are the threads that crash. Without CPU numbers it is the minimal kernel with five
+/// methods.
 struct Smp {
     machine: &'static Machine,
     numbered: bool,
     cpus: u32,
     gate: Mutex<Gate>,
     resets: AtomicU32,
-    /// At which look at a page the dump itself crashes.
+    /// The read of a page at which the dump itself crashes.
     crash_at: u64,
     looks: AtomicU64,
     nested: Mutex<Vec<Outcome>>,
@@ -67,7 +68,7 @@ impl Smp {
         self.machine.dump().crash(self, &Crash { trigger: Trigger::Panic, message, registers })
     }
 
-    /// The life of a CPU: it panics when the clock was looked at so often.
+    /// A CPU: it panics after this many reads of the clock.
     fn cpu_panics(&self, cpu: u32, moment: u64) -> Option<Outcome> {
         CPU.set(cpu);
         while self.machine.looks() < moment && !self.gate(|gate| gate.dead) {
@@ -82,7 +83,7 @@ impl Smp {
         outcome
     }
 
-    /// Lets all CPUs panic, and says what each was told.
+    /// Makes all CPUs panic, and returns the result of each.
     fn all_panic(&self, moments: &[u64]) -> Vec<Outcome> {
         thread::scope(|scope| {
             let cpus: Vec<_> = moments
@@ -95,7 +96,7 @@ impl Smp {
     }
 }
 
-// SAFETY: all but the numbers is the machine's own.
+// SAFETY: everything except the numbers is the machine's own.
 unsafe impl Platform for Smp {
     fn now(&self) -> u64 {
         self.machine.now()
@@ -125,7 +126,7 @@ unsafe impl Platform for Smp {
     fn reset(&self, policy: ResetPolicy) {
         self.resets.fetch_add(1, Ordering::SeqCst);
         self.gate(|gate| gate.dead = true);
-        // On a real machine nothing comes after this, on no CPU.
+        // On a real machine no CPU gets beyond this.
         while self.gate(|gate| gate.inside) > 1 {
             thread::sleep(Duration::from_micros(20));
         }
@@ -145,7 +146,7 @@ unsafe impl Platform for Smp {
     }
 }
 
-/// When each of two to eight CPUs panics: one at once.
+/// The panic times of two to eight CPUs: one is immediate.
 fn moments() -> impl Strategy<Value = Vec<u64>> {
     let moment = prop_oneof![Just(0), 0..40_u64, 0..3_000_u64];
     proptest::collection::vec(moment, 1..8).prop_map(|mut moments| {

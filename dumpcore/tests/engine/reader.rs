@@ -1,4 +1,4 @@
-//! Dumps as they are on disk, taken apart block by block.
+//! Dumps on disk, parsed block by block.
 
 use std::collections::BTreeMap;
 
@@ -9,20 +9,20 @@ use dumpcore::format::frame::Kind;
 use dumpcore::format::header::{Header, Status};
 use dumpcore::format::{BLOCK_SIZE, Block, PAGE_SIZE, checksum, pattern};
 
-/// One page as a dump names it.
+/// A page in a dump.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Page {
     pub(crate) kind: RunKind,
     pub(crate) class: PageClass,
     pub(crate) pass: u32,
-    /// Its bytes, if they are there.
+    /// Its bytes, if present.
     pub(crate) bytes: Option<Box<[u8; PAGE_SIZE]>>,
 }
 
-/// A chunk whose header and checksums are right.
+/// A chunk with a valid header and valid checksums.
 pub(crate) struct Chunk {
     pub(crate) header: ChunkHeader,
-    /// The used bytes of its payload, opened if it was encrypted.
+    /// The used bytes of its payload, decrypted if it was encrypted.
     pub(crate) payload: Vec<u8>,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Dump {
     /// The header after it, if it was closed.
     pub(crate) back: Option<Header>,
     pub(crate) chunks: Vec<Chunk>,
-    /// The chunk at which reading ended because it does not open.
+    /// The chunk at which reading ended because it cannot be decrypted.
     pub(crate) tampered: Option<u64>,
 }
 
@@ -42,12 +42,12 @@ pub(crate) fn blocks(bytes: &[u8]) -> &[Block] {
     blocks
 }
 
-/// The key of whatever was encrypted for the holder of `secret` with this ephemeral key.
+/// The key for data encrypted to the holder of `secret` with this ephemeral key.
 pub(crate) fn key_of(secret: &SecretKey, ephemeral: &PublicKey) -> Key {
     Key::agree(secret, ephemeral, ephemeral, &public_key(secret)).expect("a proper key")
 }
 
-/// The chunk at block `at`, and whether it opens; `None` if there is none that is whole.
+/// The chunk at block `at`, and whether it can be decrypted; `None` if there is no valid one.
 fn chunk(partition: &[Block], at: u64, secret: Option<&SecretKey>) -> Option<Result<Chunk, u64>> {
     let header = ChunkHeader::parse(partition.get(at as usize)?).ok()?.clone();
     if header.block.get() != at {
@@ -70,7 +70,7 @@ fn chunk(partition: &[Block], at: u64, secret: Option<&SecretKey>) -> Option<Res
     Some(Ok(Chunk { header, payload }))
 }
 
-/// All dumps of a partition, in order. Behind one that is in progress, the next is looked for.
+/// All dumps of a partition, in order. After an unfinished one, searches for the next.
 pub(crate) fn dumps(partition: &[u8], secret: Option<&SecretKey>) -> Vec<Dump> {
     let partition = blocks(partition);
     let mut found = Vec::new();
@@ -81,7 +81,7 @@ pub(crate) fn dumps(partition: &[u8], secret: Option<&SecretKey>) -> Vec<Dump> {
             continue;
         };
         let front = front.clone();
-        // What was tampered with may say anything.
+        // Modified data may say anything.
         if front.first_block.get() != at || front.end_block.get() > partition.len() as u64 {
             at += 1;
             continue;
@@ -122,7 +122,7 @@ pub(crate) fn is_pattern(block: &Block, uuid: &[u8; 16], number: u64) -> bool {
 }
 
 impl Dump {
-    /// Whether it has everything.
+    /// Whether it is complete.
     pub(crate) fn is_whole(&self) -> bool {
         self.front.status() == Status::Complete && self.is_closed()
     }
@@ -135,10 +135,10 @@ impl Dump {
     }
 }
 
-/// The pages that the chunks name, each once.
+/// The pages in the chunks, each once.
 ///
 /// # Panics
-/// If one is named twice, or the payload is not what the runs say.
+/// If a page occurs twice, or the payload does not match the runs.
 pub(crate) fn pages<'c>(chunks: impl IntoIterator<Item = &'c Chunk>) -> BTreeMap<u64, Page> {
     let mut pages = BTreeMap::new();
     for Chunk { header, payload } in chunks {

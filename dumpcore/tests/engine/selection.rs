@@ -1,4 +1,4 @@
-//! What is dumped, what is left out, and in which order: for any machine.
+//! Which pages are dumped or excluded, and in which order: for any machine.
 
 use dumpcore::Outcome;
 use dumpcore::format::chunk::{Encoding, MAX_RUNS, RunKind};
@@ -22,7 +22,7 @@ proptest! {
     ) {
         let world = World::new(plan);
         match world.arm() {
-            // A dump of the kernel only, of a machine that has none.
+            // A dump of only the kernel, on a machine without kernel pages.
             Err(dumpcore::ArmError::NoClasses) => {
                 prop_assert!(world.plan.config.level.contains(Level::KERNEL_ONLY));
                 prop_assert!(!crate::world::pfns().iter().any(|pfn| world.machine.class_of(*pfn).is_kernel()));
@@ -36,7 +36,7 @@ proptest! {
         world.check_after(&before, outcome);
         let dumps = world.dumps();
         prop_assert_eq!(dumps.len(), 1);
-        // A dump is striped over disks with the same key only.
+        // A dump is striped only over disks with the same key.
         let disks = &world.plan.disks;
         let alike = disks.iter().filter(|disk| disk.encrypted == disks[0].encrypted).count();
         let stripes = if world.plan.config.stripe { alike } else { 1 };
@@ -54,7 +54,7 @@ proptest! {
     ) {
         let config = dumpcore::Config { budget, ..plan.config.clone() };
         let world = World::new(Plan { fault: nested.unwrap_or(MachineFault::None), config, ..plan });
-        // A disk on which arming fails by itself is another story.
+        // A disk that cannot be armed on its own is a different case.
         prop_assume!(world.arm().is_ok());
         let (before, begin) = (world.bytes(), world.machine.clock());
         let outcome = world.machine.panic("any fault");
@@ -77,14 +77,14 @@ proptest! {
             outcome,
             Outcome::Complete | Outcome::Refused(_) | Outcome::Incomplete(Incomplete::Full | Incomplete::Budget)
         );
-        // What has not even time to be closed may blame the disk that is waited for.
+        // A dump without even the time to close may blame the disk that it waits for.
         let in_time = world.machine.clock() - begin < budget;
         prop_assert!(ended || !in_time, "{:?}\n{}", outcome, world.console());
         world.check_after(&before, outcome);
     }
 }
 
-/// A machine with a little of everything, in the wrong order.
+/// A machine with pages of every class, in the wrong order.
 fn mixed() -> Plan {
     let classes = [
         (260..300, PageClass::User),
@@ -152,7 +152,7 @@ fn each_level_leaves_out_what_it_says_and_names_the_reason() {
 #[test]
 #[cfg_attr(miri, ignore = "many dumps")]
 fn memory_whose_class_changes_with_every_page_takes_no_more_chunks_than_its_runs_need() {
-    // Of one pass, so that they are neighbours on disk too.
+    // Of one pass, so that they are adjacent on disk too.
     let motley = [PageClass::User, PageClass::Cache, PageClass::CachePrivate, PageClass::Free];
     let chunks = |encoding, every: usize, mixed: bool| {
         let contents = (256..512).step_by(every).map(|place| (place, Content::Packable)).collect();
@@ -190,7 +190,7 @@ fn the_kernel_only_of_a_machine_that_does_not_say_what_is_the_kernels_is_refused
     }
 }
 
-/// What the platform lacked, as the dump's notes say.
+/// The platform's missing features, from the dump's notes.
 pub(crate) fn lacks(world: &World) -> Lacks {
     let dumps = world.dumps();
     let notes = &dumps[0].parts[0].1.chunks[0].payload;

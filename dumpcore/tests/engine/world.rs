@@ -1,4 +1,4 @@
-//! A machine with disks made from a plan, and what must be true of it whatever the plan.
+//! A machine with disks, made from a plan, and the properties that hold for every plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,14 +19,14 @@ use proptest::prelude::*;
 
 use crate::reader::{self, Dump, Page};
 
-/// Where each disk's partition begins.
+/// The start of each disk's partition.
 pub(crate) const FIRST: u64 = 3;
 /// Bytes of the arena.
 pub(crate) const ARENA: usize = 1 << 20;
-/// Time that a dump has, unless its plan says otherwise.
+/// Time budget of a dump, unless its plan says otherwise.
 pub(crate) const BUDGET: u64 = 60 * SECOND;
 
-/// What a page holds, or is.
+/// The contents or kind of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Content {
     Random,
@@ -36,7 +36,7 @@ pub(crate) enum Content {
     Restless,
 }
 
-/// A disk, and what is wrong with it.
+/// A disk, and its faults.
 #[derive(Clone, Debug)]
 pub(crate) struct DiskPlan {
     pub(crate) blocks: u64,
@@ -46,7 +46,7 @@ pub(crate) struct DiskPlan {
     pub(crate) write_back: bool,
     pub(crate) encrypted: bool,
     pub(crate) exclusive: bool,
-    /// A block of the partition, and a bit of it that is wrong.
+    /// A block of the partition, and a bit of it to flip.
     pub(crate) spoilt: Option<(u64, usize)>,
 }
 
@@ -65,12 +65,12 @@ impl Default for DiskPlan {
     }
 }
 
-/// All that a test may choose.
+/// All choices of a test.
 #[derive(Clone)]
 pub(crate) struct Plan {
-    /// By their place among the pages of RAM.
+    /// By index among the pages of RAM.
     pub(crate) contents: BTreeMap<usize, Content>,
-    /// Places among the pages of RAM, and what those are used for.
+    /// Indexes among the pages of RAM, and their classes.
     pub(crate) classes: Vec<(Range<usize>, PageClass)>,
     pub(crate) longest_class_run: Option<u64>,
     pub(crate) guard: bool,
@@ -109,7 +109,7 @@ impl fmt::Debug for Plan {
     }
 }
 
-/// A configuration that can be shown when a test fails.
+/// A configuration that can be printed when a test fails.
 #[derive(Clone)]
 pub(crate) struct Way(pub(crate) Config<'static>);
 
@@ -147,7 +147,7 @@ pub(crate) fn config() -> Config<'static> {
     Config { budget: BUDGET, reset: ResetPolicy::Return, clear_after_encrypted: true, ..Config::default() }
 }
 
-/// RAM with a hole, odd ends, and something far away.
+/// RAM with a hole, odd ends, and a distant part.
 pub(crate) fn ram() -> Vec<RamRange> {
     vec![
         RamRange { start: 0x1000, end: 0x18_0000 },
@@ -165,7 +165,7 @@ pub(crate) fn uuid(disk: usize) -> [u8; 16] {
     *[b"engine test, 0..", b"engine test, 1..", b"engine test, 2..", b"engine test, 3.."][disk]
 }
 
-/// The pass in which pages of a class go out.
+/// The pass that writes pages of a class.
 pub(crate) fn pass_of(class: PageClass) -> u32 {
     match class {
         PageClass::Stack | PageClass::PageTable => 1,
@@ -174,19 +174,19 @@ pub(crate) fn pass_of(class: PageClass) -> u32 {
     }
 }
 
-/// For whom dumps are encrypted.
+/// The recipient of encrypted dumps.
 pub(crate) const SECRET: SecretKey = [3; 32];
 
-/// A plan come true.
+/// A world made from a plan.
 pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) machine: &'static Machine,
     pub(crate) disks: Vec<Disk>,
 }
 
-/// A dump put together from its stripes.
+/// A dump assembled from its stripes.
 pub(crate) struct Whole {
-    /// The disk of each stripe, and what is there.
+    /// The disk of each stripe, and its dump.
     pub(crate) parts: Vec<(usize, Dump)>,
 }
 
@@ -294,14 +294,14 @@ impl World {
         self.disks.iter().map(Disk::bytes).collect()
     }
 
-    /// What is on a disk's partition.
+    /// The contents of a disk's partition.
     pub(crate) fn dumps_on(&self, disk: usize) -> Vec<Dump> {
         let bytes = self.disks[disk].bytes();
         let secret = self.plan.disks[disk].encrypted.then_some(&SECRET);
         reader::dumps(reader::partition(&bytes, FIRST, self.plan.disks[disk].blocks), secret)
     }
 
-    /// All dumps, stripes put together, in the order of disks.
+    /// All dumps, with their stripes assembled, in the order of disks.
     pub(crate) fn dumps(&self) -> Vec<Whole> {
         let mut wholes: Vec<Whole> = Vec::new();
         for disk in 0..self.disks.len() {
@@ -320,7 +320,7 @@ impl World {
         wholes
     }
 
-    /// What a dump has to say of a page, and its bytes if they can be foretold.
+    /// The expected record of a page, and its bytes if predictable.
     fn truth(&self, pfn: u64) -> (RunKind, Option<Box<[u8; BLOCK_SIZE]>>) {
         let machine = self.machine;
         if machine.arena_pages().contains(&pfn) {
@@ -341,7 +341,7 @@ impl World {
         }
     }
 
-    /// What a dump says is true, and in order; of a whole one, that it says everything.
+    /// A dump's contents are correct and in order; a complete one has everything.
     pub(crate) fn check(&self, whole: &Whole) {
         let pages = whole.pages();
         let ram = pfns();
@@ -349,7 +349,7 @@ impl World {
             assert!(ram.binary_search(pfn).is_ok(), "page {pfn:#x} is no RAM");
             let (kind, bytes) = self.truth(*pfn);
             assert_eq!(page.kind, kind, "page {pfn:#x}, a page of {:?}", self.machine.class_of(*pfn));
-            // What the arena is for goes without saying.
+            // Arena pages need not be listed.
             let class = if kind == RunKind::Arena { PageClass::Unknown } else { self.machine.class_of(*pfn) };
             assert_eq!(page.class, class, "page {pfn:#x}, which is {kind:?}");
             if let Some(found) = &page.bytes {
@@ -369,7 +369,8 @@ impl World {
             }
         }
         for (_, part) in &whole.parts {
-            // The front header is closed when the medium has everything else, unless something was given up that hung.
+            // The front header is closed when everything else is on the medium, unless a hanging request was
+            // abandoned.
             let in_order = matches!(part.front.incomplete(), Incomplete::No | Incomplete::Full);
             if part.front.status() != Status::InProgress && in_order {
                 assert!(part.is_closed(), "a header tells of what is not there\n{}", self.console());
@@ -379,7 +380,7 @@ impl World {
         self.check_counts(whole, &pages);
     }
 
-    /// What is lost for want of room or time is the least valuable.
+    /// Pages lost for lack of space or time are the least valuable.
     fn check_losses(&self, whole: &Whole, pages: &BTreeMap<u64, Page>) {
         let front = &whole.parts[0].1.front;
         if !matches!(front.incomplete(), Incomplete::Full | Incomplete::Budget) {
@@ -395,7 +396,7 @@ impl World {
         }
     }
 
-    /// The headers count what the chunks say.
+    /// The headers' counts match the chunks.
     fn check_counts(&self, whole: &Whole, pages: &BTreeMap<u64, Page>) {
         if whole.parts.iter().any(|(_, part)| part.front.status() == Status::InProgress) {
             return;
@@ -419,7 +420,8 @@ impl World {
         assert_eq!(front.excluded_pages.get(), left_out);
     }
 
-    /// Law 1: since `before`, nothing was written but what held its pattern, and only front headers were written twice.
+    /// Law 1: since `before`, only blocks that held their pattern were written, and only front headers were
+    /// written twice.
     pub(crate) fn check_harm(&self, before: &[Vec<u8>]) {
         for (number, disk) in self.disks.iter().enumerate() {
             let blocks = self.plan.disks[number].blocks;
@@ -432,7 +434,7 @@ impl World {
                 let inside = (FIRST + 1..FIRST + blocks).contains(&at);
                 let free = inside && reader::is_pattern(slot, &uuid, at - FIRST);
                 let again = fronts.contains(&at) && Kind::of(&new) == Some(Kind::Front);
-                // A sample may miss a spoilt block: that is the risk its user takes.
+                // A sample may miss a damaged block: that is the risk of its user.
                 let spoilt = self.plan.disks[number].spoilt.map(|(block, _)| FIRST + block % blocks);
                 let sampled =
                     matches!(self.plan.config.verify, Verify::Sample { .. }) && inside && spoilt == Some(at);
@@ -446,7 +448,7 @@ impl World {
             let after = disk.bytes();
             let pairs = reader::blocks(&before[number]).iter().zip(reader::blocks(&after));
             for (at, (was, is)) in pairs.enumerate() {
-                // A lost cache leaves what was there before it, if only what a front header said at first.
+                // A lost cache leaves the earlier contents, even if only a front header's first version.
                 let known =
                     || written.get(&(at as u64)).is_some_and(|all| all.iter().any(|new| **new == *is));
                 assert!(was == is || known(), "disk {number}: block {at} holds what nobody wrote");
@@ -454,7 +456,7 @@ impl World {
         }
     }
 
-    /// All that must be true after any dump, whatever became of it.
+    /// Everything that must hold after any dump, whatever its outcome.
     pub(crate) fn check_after(&self, before: &[Vec<u8>], outcome: Outcome) {
         self.check_harm(before);
         let dumps = self.dumps();
@@ -492,7 +494,7 @@ impl Whole {
         reader::pages(self.parts.iter().flat_map(|(_, part)| &part.chunks))
     }
 
-    /// Chunks are numbered without a gap, over all stripes in turn, notes first, and passes one after the other.
+    /// Chunks are numbered without gaps, over all stripes in turn, notes first, then the passes in order.
     fn check_order(&self) {
         let stripes = self.header().stripes.get();
         let mut passes: BTreeMap<u64, u32> = BTreeMap::new();
@@ -529,7 +531,7 @@ prop_compose! {
     ) -> BTreeMap<usize, Content> {
         let mut contents = BTreeMap::new();
         for (first, pages, content) in picks {
-            // Few of those that are wrong, many of the others.
+            // Few wrong ones, many of the others.
             let pages = if matches!(content, Content::Random | Content::Packable) { pages } else { pages / 8 + 1 };
             contents.extend((first..first + pages).map(|place| (place, content)));
         }
@@ -593,7 +595,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// A disk with nothing wrong.
+    /// A disk without faults.
     pub(crate) fn good_disks(blocks: Range<u64>)(
         blocks in blocks,
         depth in 1..6_usize,
@@ -621,7 +623,7 @@ pub(crate) fn faults() -> impl Strategy<Value = DiskFault> {
 }
 
 prop_compose! {
-    /// A disk with anything wrong.
+    /// A disk with any faults.
     pub(crate) fn any_disks()(
         disk in good_disks(20..800),
         fault in faults(),

@@ -1,5 +1,5 @@
-//! The checksum of bulk data: what the format says it is, and what it sees. [`unseen`] lists the structured damages that a checksum
-//! does not see; that of version 3 is tried too, to show that they find what they are for.
+//! The checksum of bulk data: it matches the format, and detects damage. [`unseen`] lists structured damage
+//! that a checksum misses; version 3 is also tested, to show that the cases work.
 
 use dumpcore::format::checksum::{self, LEFT, MULTIPLIER, RIGHT, Sum64, version3};
 use dumpcore::format::chunk::{ChunkHeader, MAX_PAYLOAD_BLOCKS};
@@ -13,7 +13,8 @@ use super::block;
 /// Words in a block.
 const WORDS: usize = BLOCK_SIZE / 8;
 
-/// The state, once more from the words of the format, in another way: each half is a row of words, each product a number of 128 bits.
+/// The state, implemented independently from the format's text: each half is a row of words, each product a
+/// 128-bit number.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct State {
     left: [u64; 4],
@@ -44,7 +45,7 @@ impl State {
         State { left: self.right, right }
     }
 
-    /// The only state that becomes this one with a stripe.
+    /// The only state that leads to this one with a stripe.
     fn before(&self, stripe: [u64; 4]) -> State {
         let products = products(self.left);
         let left = zip(|at| self.right[at].wrapping_sub(products[at]) ^ stripe[at]);
@@ -57,9 +58,10 @@ impl State {
     }
 }
 
-/// The only two stripes, one after another, that make the one state of the other.
+/// The only two consecutive stripes that turn the one state into the other.
 fn stripes_between(first: &State, last: &State) -> [[u64; 4]; 2] {
-    // Of the state in between, the left half is the first one's right one, and the right half the last one's left one.
+    // The left half of the intermediate state is the first one's right half, and its right half the last
+    // one's left half.
     let (before, between) = (products(first.right), products(last.left));
     [
         zip(|at| last.left[at].wrapping_sub(before[at]) ^ first.left[at]),
@@ -76,7 +78,7 @@ fn stripes(block: &Block) -> impl Iterator<Item = [u64; 4]> {
     block.chunks(32).map(move |stripe| zip(|at| word(&stripe[8 * at..8 * at + 8])))
 }
 
-/// Words that are special to the checksums, among them those that make a factor of the first steps zero.
+/// Special words for the checksums, including those that make a factor of the first steps zero.
 fn special_words() -> Vec<u64> {
     let constants = [version3::K1, version3::K2, version3::K3, MULTIPLIER];
     let constants: Vec<u64> = constants.into_iter().chain(LEFT).chain(RIGHT).collect();
@@ -177,7 +179,7 @@ fn the_constants_are_nobody_else_s() {
 
 type Sum = fn(&Block, u64) -> u64;
 
-/// Blocks that memory is full of, or that a checksum may have trouble with.
+/// Blocks that are common in memory, or difficult for a checksum.
 fn bases() -> Vec<(String, Box<Block>)> {
     let filled = |with: &dyn Fn(usize) -> u64| {
         let mut block = Box::new([0; BLOCK_SIZE]);
@@ -210,7 +212,7 @@ fn bases() -> Vec<(String, Box<Block>)> {
     bases
 }
 
-/// What goes wrong with blocks, by what it is called.
+/// Kinds of damage to blocks, by name.
 fn damages(base: &Block, numbers: &mut Numbers) -> Vec<(String, Box<Block>)> {
     let mut all = Vec::new();
     let mut add = |name: String, change: &dyn Fn(&mut Block)| {
@@ -272,7 +274,7 @@ fn damages(base: &Block, numbers: &mut Numbers) -> Vec<(String, Box<Block>)> {
         add(format!("noise in word {at}"), &|block| random(block, false));
         add(format!("noise in all words before {at}"), &|block| random(block, true));
     }
-    // What a lane of two words that is erased at the end would not see.
+    // Damage that a final loss of a two-word lane would hide.
     for lane in [0, 2] {
         add(format!("words {lane} and {} of each stripe but the last two", lane + 1), &|block| {
             words(block, &|words| {
@@ -286,7 +288,7 @@ fn damages(base: &Block, numbers: &mut Numbers) -> Vec<(String, Box<Block>)> {
     all
 }
 
-/// Damages that a checksum does not see.
+/// Damage that a checksum misses.
 fn unseen(sum: Sum) -> Vec<String> {
     let mut numbers = Numbers::new(11);
     let mut unseen = Vec::new();
@@ -302,7 +304,7 @@ fn unseen(sum: Sum) -> Vec<String> {
 #[test]
 fn structured_damage_is_seen_also_before_words_that_equal_the_constants() {
     assert_eq!(unseen(checksum::block_sum), Vec::<String>::new());
-    // These blocks and damages are those that the checksum of version 3 does not see.
+    // The checksum of version 3 misses these.
     let before = unseen(version3::block_sum);
     for (key, at) in [(version3::K1, WORDS - 7), (version3::K2, WORDS - 5)] {
         for word in [key, !key] {
@@ -319,7 +321,7 @@ fn rows_of_the_same_words_of_different_lengths_have_different_checksums() {
         let mut state = Sum64::new();
         for length in 0..=2 * BLOCK_SIZE as u64 / 32 {
             sums.push(state.finish(32 * length));
-            // As if the length were not known either.
+            // As if the length were unknown too.
             sums.push(state.finish(BLOCK_SIZE as u64 * 4));
             state.stripe([word; 4]);
         }
@@ -341,7 +343,8 @@ fn a_block_moved_inside_a_chunk_is_seen() {
     }
 }
 
-/// Of sums of blocks that differ in one or two bits, no two are equal, nor are more of their halves than chance has it.
+/// The sums of blocks that differ in one or two bits are all different, and their halves collide no more
+/// often than by chance.
 #[test]
 fn sums_of_blocks_that_hardly_differ_are_as_different_as_random_numbers() {
     for word in [0, u64::MAX, version3::K1, LEFT[0]] {
@@ -370,7 +373,8 @@ fn sums_of_blocks_that_hardly_differ_are_as_different_as_random_numbers() {
             sums.len() - parts.len()
         };
         assert_eq!(equal(&|sum| sum), 0, "blocks of {word:#x}");
-        // Of 73,920 numbers of 32 bits, 0.6 pairs are equal on average; nine or more are in one of 10^8 cases.
+        // Of 73,920 numbers of 32 bits, 0.6 pairs are equal on average; nine or more are in one of 10^8
+        // cases.
         for shift in [0, 16, 32] {
             assert!(
                 equal(&|sum| sum >> shift & 0xffff_ffff) < 9,

@@ -1,4 +1,4 @@
-//! The device: one command at a time, of one span of memory, and a record in memory when it is over.
+//! The device: one command at a time with one span of memory, and a completion record in memory.
 
 use dump_drivers::fake::{Chassis, ConfigBytes, DmaMemory, Fake, Model, Trouble};
 
@@ -7,24 +7,24 @@ use crate::kind::BLOCK;
 
 /// Registers, 32 bits each.
 pub mod register {
-    /// Written: a reset.
+    /// Write: reset.
     pub const RESET: usize = 0x00;
     pub const STATUS: usize = 0x04;
-    /// How large the disk is.
+    /// Size of the disk.
     pub const BLOCKS: usize = 0x08;
-    /// Of the next command: the first block, the length in bytes, and where in memory, 64 bits.
+    /// The next command: first block, length in bytes, and address in memory, 64 bits.
     pub const BLOCK: usize = 0x0c;
     pub const LENGTH: usize = 0x10;
     pub const ADDRESS: usize = 0x14;
-    /// Where the record is, 64 bits.
+    /// Address of the record, 64 bits.
     pub const RECORD: usize = 0x1c;
-    /// Written: a command, and its number in bits 16 to 31.
+    /// Write: a command, and its number in bits 16 to 31.
     pub const COMMAND: usize = 0x24;
     pub const BYTES: usize = 0x28;
 }
 
 pub mod status {
-    /// It takes commands.
+    /// It accepts commands.
     pub const READY: u32 = 1 << 0;
     /// It has failed as a whole.
     pub const FATAL: u32 = 1 << 1;
@@ -46,7 +46,7 @@ pub mod record {
 }
 
 const BAR: u64 = 0xfebe_0000;
-/// What a failed command has as its code.
+/// The code of a failed command.
 const FAILED: u32 = 5;
 
 /// The device, in use by another driver.
@@ -62,7 +62,8 @@ pub fn ferry(memory: DmaMemory, blocks: u64, seed: u64) -> Fake<FerryModel> {
     )
 }
 
-/// A command under way: what was written to the command register, ticks until it is over, and which request it is.
+/// The current command: the value of the command register, ticks until completion, and the index of its
+/// request.
 struct UnderWay {
     command: u32,
     ticks: u32,
@@ -74,7 +75,7 @@ pub struct FerryModel {
     registers: [u32; 10],
     ready: bool,
     fatal: bool,
-    /// Ticks until a reset is over.
+    /// Ticks until a reset is complete.
     resetting: Option<u32>,
     under_way: Option<UnderWay>,
     requests: u32,

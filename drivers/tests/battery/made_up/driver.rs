@@ -1,4 +1,4 @@
-//! The driver: what the controller does. `Polled` does the rest.
+//! The driver: the controller's part. `Polled` is the rest.
 
 use dump_drivers::Registers;
 use dump_drivers::bus::pci::{Command, ConfigSpace, Function, PciDevice, functions};
@@ -17,7 +17,7 @@ use super::device::{command, record, register, status};
 /// Vendor and device.
 pub const ID: (u16, u16) = (0x1234, 0xfe44);
 
-/// What the device can be told besides transfers.
+/// Commands other than transfers.
 #[derive(Clone, Copy)]
 pub enum FerryCommand {
     Flush,
@@ -31,20 +31,20 @@ pub struct Ferry<R, C> {
     pci: PciDevice<C>,
     registers: R,
     timeout: Nanoseconds,
-    /// The record that the device writes when a command is over.
+    /// The completion record written by the device.
     record: Shared,
     blocks: Option<u64>,
-    /// The request that the device has, and the number of its command.
+    /// The current request, and the number of its command.
     current: Option<usize>,
     number: u16,
 }
 
-/// The `index`th on the bus.
+/// Number `index` on the bus.
 pub fn find<C: ConfigSpace>(config: &C, index: usize) -> Option<Function> {
     functions(config).filter(|function| (function.vendor, function.device) == ID).nth(index)
 }
 
-/// Looks at a device, and carves a cache line from the arena.
+/// Probes a device, and takes a cache line from the arena.
 pub fn open<R: Registers, C: ConfigSpace>(
     mut access: Access<C, impl FnMut(u64, usize) -> Option<R>>,
     function: Function,
@@ -82,8 +82,8 @@ impl<R: Registers, C: ConfigSpace> Ferry<R, C> {
     }
 }
 
-// SAFETY: the device has one command at a time, of which the driver knows the request. It is told of that one's memory and
-// of the record, which is the driver's, and a reset makes it forget both.
+// SAFETY: the device has one command at a time, and the driver knows its request. It is given only that
+// request's memory and the record, which belongs to the driver; a reset makes it forget both.
 unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ferry<R, C> {
     type Command = FerryCommand;
     type State = ();
@@ -164,7 +164,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ferry<R, C> {
                     Direction::Read => command::READ,
                     Direction::Write => command::WRITE,
                 };
-                // One span of memory a command; the next one is the next round.
+                // One span of memory per command; the next span is the next round.
                 let span = spans(request, pending.done).next();
                 (code, request.block + (pending.done / 4096) as u64, span)
             }
@@ -177,7 +177,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ferry<R, C> {
         self.registers.write32(register::BLOCK, block as u32);
         self.registers.write32(register::LENGTH, span.length as u32);
         self.write_address(register::ADDRESS, span.bus);
-        // The data before the command.
+        // The data first, then the command.
         barrier::publish();
         self.registers.write32(register::COMMAND, u32::from(self.number) << 16 | code);
     }
@@ -188,7 +188,7 @@ unsafe impl<R: Registers, C: ConfigSpace> PolledDisk for Ferry<R, C> {
         if self.record.read::<u32>(record::NUMBER) != Some(self.number.into()) {
             return Ok(Progress::Nothing);
         }
-        // The number before the rest, and the data.
+        // The number first, then the rest, and the data.
         barrier::observe();
         self.record.invalidate(0, record::BYTES, wait.platform());
         let code = self.record.read::<u32>(record::CODE).unwrap_or(u32::MAX);

@@ -1,7 +1,7 @@
-//! A driver for a device that does not exist, as an exercise: the whole of what a new one takes. It is this folder, and
-//! the line in `main.rs` by which it goes through the battery.
+//! A driver for a device that does not exist, as an exercise: everything that a new driver needs. It consists
+//! of this folder, and the line in `main.rs` that runs the battery on it.
 //!
-//! - `driver.rs`: what the driver's own folder in `drivers/src` would be.
+//! - `driver.rs`: would be the driver's own folder in `drivers/src`.
 //! - `device.rs`: a fake of the device.
 
 mod device;
@@ -20,7 +20,7 @@ pub struct Ferry;
 
 impl Kind for Ferry {
     const NAME: &'static str = "ferry 00:04.0";
-    // What the fuzzer has found for others does for this one too.
+    // The fuzzer's inputs for other drivers serve this one too.
     const CORPUS: &'static str = "nvme";
     /// A flush, and a reset.
     const LIMIT: u64 = 14 * TIMEOUT + 20 * MILLISECOND;
@@ -36,7 +36,7 @@ impl Kind for Ferry {
         driver::open(fake.access(TIMEOUT), function, arena)
     }
 
-    /// It has one command at a time, so what is over is never mistaken.
+    /// It has one command at a time, so a completion is never ambiguous.
     fn knows(trouble: Trouble) -> bool {
         !matches!(trouble, Trouble::WrongId(_) | Trouble::Duplicate(_) | Trouble::NeverAsked(_))
     }
